@@ -1,0 +1,24 @@
+"""DALL-E 1 from scratch. `from dalle import DALLE, DiscreteVAE, CLIP`."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dalle.models.clip import CLIP
+    from dalle.models.dvae import DiscreteVAE
+    from dalle.sampling.pipeline import DALLE
+
+__all__ = ["CLIP", "DALLE", "DiscreteVAE"]
+
+_HOMES = {
+    "CLIP": "dalle.models.clip",
+    "DALLE": "dalle.sampling.pipeline",
+    "DiscreteVAE": "dalle.models.dvae",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # on first use, so that `import dalle` alone does not load torch
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

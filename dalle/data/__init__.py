@@ -1,0 +1,29 @@
+"""The data sets by name. A new one is a file with its config and its source, and a line in each table here."""
+
+from collections.abc import Callable
+from typing import Any
+
+from dalle.data import emoji
+from dalle.data.blocks import BlocksConfig, BlocksSource
+from dalle.data.emoji import EmojiConfig, EmojiSource
+from dalle.data.folder import FolderConfig, FolderSource
+from dalle.data.source import Source
+
+CONFIGS: dict[str, type] = {"blocks": BlocksConfig, "emoji": EmojiConfig, "folder": FolderConfig}
+SOURCES: dict[str, Callable[[Any, str], Source]] = {
+    "blocks": BlocksSource,
+    "emoji": EmojiSource,
+    "folder": FolderSource,
+}
+ATTRIBUTIONS: dict[str, str] = {"emoji": emoji.ATTRIBUTION}  # to be shown wherever the pictures are
+
+
+def open_source(config: Any, split: str) -> Source:
+    """The split "train" or "val" (blocks: also "novel") of the data set that `config.name` names.
+
+    `config` is one of `CONFIGS`. Raises ValueError for a name or split that does not exist, and what the
+    source raises when its pictures are not there.
+    """
+    if config.name not in SOURCES:
+        raise ValueError(f"there is no data set {config.name!r}; choose one of {', '.join(SOURCES)}")
+    return SOURCES[config.name](config, split)

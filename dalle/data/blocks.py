@@ -1,0 +1,260 @@
+"""`blocks`: procedural pictures of a few coloured shapes, captioned in plain English.
+
+A scene is made the other way round from a photograph: first the facts (a `Statement`), then a layout in which
+they hold, then the picture and several wordings of the facts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations, permutations, product
+from typing import TypeVar
+
+import numpy as np
+
+from dalle.data.blocks_world import (
+    COLOURS,
+    DIRECTIONS,
+    OUTLINES,
+    RADII,
+    Described,
+    Piece,
+    Relation,
+    Scene,
+    Statement,
+    draw,
+)
+from dalle.data.source import Record
+
+T = TypeVar("T")
+
+PAIRS = tuple(product(OUTLINES, COLOURS))
+HELD_OUT = (("circle", "orange"), ("square", "green"), ("triangle", "purple"), ("cross", "blue"))
+SEEN = tuple(pair for pair in PAIRS if pair not in HELD_OUT)
+SPLITS = ("train", "val", "novel")
+
+MARGIN = 0.03  # between a shape and the picture's edge
+GAP = 0.06  # between two shapes that do not touch
+HALF_EXTENTS = {shape: outline.max(axis=0) for shape, outline in OUTLINES.items()}
+
+
+@dataclass
+class BlocksConfig:
+    name: str = "blocks"
+    image_size: int = 64  # side of the pictures in pixels
+    lattice: int = 16  # places along each side that centres are drawn from; 0: anywhere, a harder world
+    radius_jitter: float = 0.0  # how far radii stray from RADII, relative: 0.05 makes a harder world
+    train: int = 100_000  # pictures in each split; they are drawn when asked for, so size costs nothing
+    val: int = 2_000
+    novel: int = 2_000  # every caption names a (shape, colour) of HELD_OUT, which train and val never show
+    wordings: int = 4  # captions per picture, at most
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.image_size < 8:
+            raise ValueError(f"image_size={self.image_size} shows no shapes; choose at least 8, better 64")
+        if self.lattice and self.lattice < 16:
+            raise ValueError(f"lattice={self.lattice} has no room for three shapes; choose 0, or at least 16")
+        if not 0 <= self.radius_jitter <= 0.1:
+            raise ValueError(f"radius_jitter={self.radius_jitter} would blur small and large; choose 0 to 0.1")
+        if self.wordings < 1:
+            raise ValueError(f"wordings={self.wordings} leaves pictures without a caption; choose at least 1")
+
+
+# --- from chance to facts -----------------------------------------------------------------------------------
+
+# kind of scene: (share of the pictures, how many of each described thing)
+KINDS = {
+    "one": (0.18, (1,)),
+    "two alike": (0.08, (2,)),
+    "three alike": (0.08, (3,)),
+    "pair": (0.10, (1, 1)),
+    "related pair": (0.40, (1, 1)),
+    "two and one": (0.05, (2, 1)),
+    "three": (0.05, (1, 1, 1)),
+    "corner": (0.03, (1, 1, 1)),
+    "stack": (0.03, (1, 1, 1)),
+}
+_CUMULATIVE_SHARES = np.cumsum([share for share, _ in KINDS.values()])
+_TIMES_UNSIZED = 0.15  # how often a noun phrase leaves the size out
+_RADIUS_SUM = 0.53  # three unlike shapes: at most two large ones, or there is no room to place them
+_STACK_RADIUS_SUM = 0.45  # at most one large one, or the tower leaves the picture
+
+
+def _pick(options: Sequence[T], generator: np.random.Generator) -> T:
+    return options[int(generator.integers(len(options)))]
+
+
+def _relations(kind: str, generator: np.random.Generator) -> tuple[Relation, ...]:
+    match kind:
+        case "related pair":
+            return (Relation(0, _pick(tuple(DIRECTIONS), generator), 1),)
+        case "corner":
+            sideways = _pick(("left of", "right of"), generator)
+            upright = _pick(("above", "below"), generator)
+            return (Relation(0, sideways, 1), Relation(0, upright, 2))
+        case "stack":
+            return (Relation(0, "on top of", 1), Relation(1, "on top of", 2))
+        case _:
+            return ()
+
+
+def _pairs(number: int, novel: bool, generator: np.random.Generator) -> list[tuple[str, str]]:
+    pairs = [_pick(PAIRS if novel else SEEN, generator) for _ in range(number)]
+    if novel:
+        pairs[int(generator.integers(number))] = _pick(HELD_OUT, generator)
+    return pairs
+
+
+def _plausible(pairs: Sequence[tuple[str, str]], relations: Sequence[Relation]) -> bool:
+    """No two noun phrases for the same thing; what rests rests on more than a tip, and stands out from it."""
+    resting = [(pairs[r.subject], pairs[r.object]) for r in relations if r.name == "on top of"]
+    return len(set(pairs)) == len(pairs) and all(
+        upper[1] != lower[1] and lower[0] != "triangle" for upper, lower in resting
+    )
+
+
+def compose(config: BlocksConfig, generator: np.random.Generator, novel: bool = False) -> Scene:
+    """A random scene; with `novel`, one whose statement names at least one pair of HELD_OUT, else none."""
+    kind = tuple(KINDS)[int(np.searchsorted(_CUMULATIVE_SHARES, generator.random() * _CUMULATIVE_SHARES[-1]))]
+    counts = KINDS[kind][1]
+    relations = _relations(kind, generator)
+    pairs = _pairs(len(counts), novel, generator)
+    while not _plausible(pairs, relations):
+        pairs = _pairs(len(counts), novel, generator)
+    sizes = [_pick(tuple(RADII), generator) for _ in counts]
+    most = _STACK_RADIUS_SUM if kind == "stack" else _RADIUS_SUM
+    while len(counts) > 1 and sum(n * RADII[size] for n, size in zip(counts, sizes, strict=True)) > most:
+        sizes = [_pick(tuple(RADII), generator) for _ in counts]
+
+    each = [(*pair, size) for pair, size, n in zip(pairs, sizes, counts, strict=True) for _ in range(n)]
+    jitter = generator.uniform(1 - config.radius_jitter, 1 + config.radius_jitter, len(each))
+    radii = np.array([RADII[size] for _, _, size in each]) * jitter
+    centres = _layout([shape for shape, _, _ in each], radii, relations, config.lattice, generator)
+    placed = zip(each, centres.tolist(), radii.tolist(), strict=True)
+    pieces = tuple(Piece(*what, x, y, radius) for what, (x, y), radius in placed)
+
+    said = [None if generator.random() < _TIMES_UNSIZED else size for size in sizes]
+    described = (Described(*pair, size, n) for pair, size, n in zip(pairs, said, counts, strict=True))
+    return Scene(pieces, Statement(tuple(described), relations))
+
+
+# --- from facts to a layout ---------------------------------------------------------------------------------
+
+
+def _layout(
+    shapes: Sequence[str],
+    radii: np.ndarray,
+    relations: Sequence[Relation],
+    lattice: int,
+    generator: np.random.Generator,
+) -> np.ndarray:
+    """Centres (n, 2), uniform over the layouts where nothing is cut or crowded and relations are plain."""
+    half = np.array([HALF_EXTENTS[shape] for shape in shapes]) * radii[:, None]  # (n, 2)
+    low, high = half + MARGIN, 1 - half - MARGIN
+    resting = [relation for relation in relations if relation.name == "on top of"]
+    touching = {frozenset((relation.subject, relation.object)) for relation in resting}
+    while True:  # a batch of layouts at a time: most scenes need one batch
+        centres = generator.uniform(low, high, (256, *half.shape))  # (tries, n, 2)
+        if lattice:
+            centres = np.rint(centres * lattice) / lattice
+        for upper, _, lower in reversed(resting):  # stacks are described from the top
+            shift = 0 if lattice else generator.uniform(-0.012, 0.012, len(centres))
+            centres[:, upper, 0] = centres[:, lower, 0] + shift
+            centres[:, upper, 1] = centres[:, lower, 1] - half[lower, 1] - half[upper, 1]
+        good = ((centres >= low) & (centres <= high)).all(axis=(1, 2))
+        for one, other in combinations(range(len(shapes)), 2):
+            if frozenset((one, other)) not in touching:
+                apart = np.abs(centres[:, one] - centres[:, other]) - half[one] - half[other]
+                good &= apart.max(axis=1) >= GAP
+        for subject, name, object_ in relations:
+            step = centres[:, subject] - centres[:, object_]
+            along = step @ np.array(DIRECTIONS[name])
+            across = np.abs(step).sum(axis=1) - np.abs(along)
+            good &= along >= 2 * across  # the named axis dominates: nobody would call it the other one
+        if good.any():
+            return centres[good.argmax()]
+
+
+# --- from facts to words ------------------------------------------------------------------------------------
+
+# "A left of B", "B with A to its left"
+_PLAIN_WORDS = {
+    "left of": ("left of", "to the left of"),
+    "right of": ("right of", "to the right of"),
+    "above": ("above", "over"),
+    "below": ("below", "under"),
+    "on top of": ("on top of", "resting on"),
+}
+_WITH_WORDS = {
+    "left of": ("to its left",),
+    "right of": ("to its right",),
+    "above": ("above it",),
+    "below": ("below it",),
+    "on top of": ("on top of it",),
+}
+_NUMBERS = {2: "two", 3: "three"}
+_MOST_WORDS = 20
+
+
+def _noun_phrase(thing: Described) -> str:
+    adjectives = f"{thing.size} {thing.colour}" if thing.size else thing.colour
+    if thing.count > 1:
+        return f"{_NUMBERS[thing.count]} {adjectives} {thing.shape}{'es' if thing.shape == 'cross' else 's'}"
+    return f"{'an' if adjectives[0] in 'aeiou' else 'a'} {adjectives} {thing.shape}"
+
+
+def wordings(statement: Statement) -> list[str]:
+    """Every caption the world has for `statement`, all equally true, at most 20 words each."""
+    phrases = [_noun_phrase(thing) for thing in statement.described]
+    match statement.relations:
+        case ():
+            orders = permutations(phrases)
+            bare = [" and ".join(filter(None, [", ".join(order[:-1]), order[-1]])) for order in orders]
+        case (Relation(subject, name, object_),):
+            a, b = phrases[subject], phrases[object_]
+            bare = [f"{a} {words} {b}" for words in _PLAIN_WORDS[name]]
+            bare += [f"{b} with {a} {words}" for words in _WITH_WORDS[name]]
+        case (first, second):
+            a, b, c = phrases[first.subject], phrases[first.object], phrases[second.object]
+            also = " and " if first.subject == second.subject else " "  # else `second` goes on from b
+            ways = zip(_PLAIN_WORDS[first.name], _PLAIN_WORDS[second.name], strict=True)
+            bare = [f"{a} {one} {b}{also}{two} {c}" for one, two in ways]
+        case _:
+            raise ValueError(f"captions state at most 2 relations, not {len(statement.relations)}")
+    there = [("there is " if words.startswith("a") else "there are ") + words for words in bare]
+    every = bare + there + [f"a picture of {words}" for words in bare]
+    return [words for words in every if words.count(" ") < _MOST_WORDS]
+
+
+# --- the data set -------------------------------------------------------------------------------------------
+
+
+class BlocksSource:
+    """A split of the data set: record `index` is a pure function of (config, split, index)."""
+
+    def __init__(self, config: BlocksConfig, split: str):
+        if split not in SPLITS:
+            raise ValueError(f"blocks has the splits {', '.join(SPLITS)}, and no {split!r}")
+        self.config = config
+        self.split = split
+        self.image_size = config.image_size
+
+    def __len__(self) -> int:
+        return getattr(self.config, self.split)
+
+    def _generator(self, index: int, stream: int) -> np.random.Generator:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} is outside the {len(self)} pictures of blocks/{self.split}")
+        return np.random.default_rng((self.config.seed, SPLITS.index(self.split), index, stream))
+
+    def scene(self, index: int) -> Scene:
+        """What record `index` shows, and the facts that its captions state."""
+        return compose(self.config, self._generator(index, stream=0), novel=self.split == "novel")
+
+    def __getitem__(self, index: int) -> Record:
+        scene = self.scene(index)
+        captions = wordings(scene.statement)
+        # a stream of its own, so that a change of wording leaves the pictures as they were
+        order = self._generator(index, stream=1).permutation(len(captions))
+        chosen = tuple(captions[i] for i in order[: self.config.wordings])
+        return Record(draw(scene, self.image_size), chosen, f"{self.split}/{index:06d}")

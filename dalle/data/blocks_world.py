@@ -1,0 +1,132 @@
+"""The world of `blocks`: what there is, what can be said of it, and how it looks.
+
+The data set (`blocks.py`) and its judge (`dalle/evaluation/blocks_judge.py`) both speak in these terms, so what
+is said, what is drawn and what is asked cannot drift apart. Lengths are fractions of the picture's side; x grows
+to the right, y downwards.
+"""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+BACKGROUND = (244, 244, 240)
+COLOURS = {
+    "red": (206, 28, 44),
+    "green": (36, 156, 62),
+    "blue": (30, 80, 218),
+    "yellow": (250, 220, 40),
+    "purple": (142, 44, 178),
+    "orange": (244, 122, 12),
+}
+RADII = {"small": 0.125, "large": 0.2}
+SUPERSAMPLING = 4
+
+
+def _circle(points: int = 72) -> np.ndarray:
+    angles = np.linspace(0, 2 * np.pi, points, endpoint=False)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def _cross(arm: float = 0.36) -> np.ndarray:
+    top = np.array([(-arm, -1), (arm, -1), (arm, -arm)])  # then the same, a quarter turn on each time
+    right = top[:, ::-1] * (-1, 1)
+    return np.concatenate([top, right, -top, -right])
+
+
+# corners (k, 2) in units of the radius, the bounding box centred on the origin
+OUTLINES = {
+    "circle": _circle(),
+    "square": 0.88 * np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]),
+    "triangle": np.array([(0, -0.866), (1, 0.866), (-1, 0.866)]),
+    "cross": _cross(),
+}
+DIRECTIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1), "on top of": (0, -1)}
+
+
+@dataclass(frozen=True)
+class Described:
+    """One noun phrase: "two small red circles"."""
+
+    shape: str
+    colour: str
+    size: str | None = None  # None: the caption does not say
+    count: int = 1
+
+
+class Relation(NamedTuple):
+    """`name` holds from described[subject] to described[object]."""
+
+    subject: int
+    name: str
+    object: int
+
+
+@dataclass(frozen=True)
+class Statement:
+    """The facts that a caption states, and all that the judge is told."""
+
+    described: tuple[Described, ...]
+    relations: tuple[Relation, ...] = ()
+
+
+class Piece(NamedTuple):
+    """A shape in a picture; x, y is the centre of its bounding box."""
+
+    shape: str
+    colour: str
+    size: str
+    x: float
+    y: float
+    radius: float
+
+
+@dataclass(frozen=True)
+class Scene:
+    pieces: tuple[Piece, ...]
+    statement: Statement  # true of the pieces, and names them all
+
+
+def draw(scene: Scene, size: int) -> Image.Image:
+    """The picture of `scene`, `size` pixels square, anti-aliased."""
+    side = size * SUPERSAMPLING
+    image = Image.new("RGB", (side, side), BACKGROUND)
+    canvas = ImageDraw.Draw(image)
+    for piece in scene.pieces:
+        corners = (OUTLINES[piece.shape] * piece.radius + (piece.x, piece.y)) * side - 0.5
+        canvas.polygon(corners.ravel().tolist(), fill=COLOURS[piece.colour])
+    return image.reduce(SUPERSAMPLING)
+
+
+def _with_described(statement: Statement, index: int, **changes) -> Statement:
+    described = list(statement.described)
+    described[index] = replace(described[index], **changes)
+    return replace(statement, described=tuple(described))
+
+
+def one_fact_changed(statement: Statement) -> dict[str, list[Statement]]:
+    """Statements that differ from `statement` in one fact, listed by the fact that was changed.
+
+    Each is false of every picture that `statement` describes, for three reasons: a statement names all that
+    is in its picture; a (shape, colour) has one noun phrase; a relation's axis dominates, so no other holds.
+    The facts are "colour", "shape", "size", "relation" and "count"; a fact that is not stated has no entry.
+    """
+    changed: dict[str, list[Statement]] = {}
+    for index, thing in enumerate(statement.described):
+        options = {"shape": tuple(OUTLINES), "colour": tuple(COLOURS), "count": (1, 2, 3)}
+        if thing.size is not None:
+            options["size"] = tuple(RADII)
+        for fact, values in options.items():
+            for value in values:
+                if value != getattr(thing, fact):
+                    false = _with_described(statement, index, **{fact: value})
+                    changed.setdefault(fact, []).append(false)
+    for index, relation in enumerate(statement.relations):
+        for name in DIRECTIONS:
+            # what is on top of something is above it, too
+            if name != relation.name and (relation.name, name) != ("on top of", "above"):
+                relations = list(statement.relations)
+                relations[index] = relation._replace(name=name)
+                changed.setdefault("relation", []).append(replace(statement, relations=tuple(relations)))
+    return changed

@@ -1,0 +1,123 @@
+"""Emoji names in plain English, and which emojis are variants of one: text in, text out."""
+
+import re
+from itertools import groupby
+
+TONE = re.compile(r"\b(?:light|medium-light|medium|medium-dark|dark) skin tone\b")
+HAIR = re.compile(r"(?P<who>man|woman|person) (?:(?P<hair>(?:red|curly|white|blond) hair)|(?P<beard>beard)|bald)")
+COMPANY = re.compile(
+    r"(?P<group>kiss|couple with heart|family) (?P<members>(?:man|woman|person|adult|boy|girl|child).*)"
+)
+COMPANY_OF = {"kiss": " between ", "couple with heart": ", ", "family": " of "}
+PLURALS = {"man": "men", "woman": "women", "person": "people", "child": "children"}
+
+WHO = re.compile(r"\b(man|woman|men|women|person|people|adult|boy|girl|child|and|facing right)\b")
+LOOKS = re.compile(r"\b((red|curly|white|blond) hair|bald|beard)$")
+BASES = {  # variants whose names have no word in common
+    "old": "older",
+    "prince": "royalty",
+    "princess": "royalty",
+    "with crown": "royalty",
+    "mermaid": "merperson",
+    "merman": "merperson",
+    "santa claus": "claus",
+    "mrs. claus": "claus",
+    "mx claus": "claus",
+}
+
+THE_PLACES = re.compile(
+    r"^(United|European Union|Isle of|Bahamas|Gambia|Netherlands|Caribbean|Philippines|Maldives|Comoros|"
+    r"Seychelles|British|U\.S\.|French Southern|Turks)|^[^&]*(Islands|Republic|Territories)$"
+)
+
+# Last words that are not counted, and whole names that take no article for other reasons.
+UNCOUNTED = re.compile(
+    r"rice|bread|fire|fog|popcorn|spaghetti|sushi|oden|dango|sake|salt|butter|garlic|bacon|broccoli|meat|hair|"
+    r"luggage|soap|yarn|thread|wood|coral|ice|money|food|water|splatter|dna|smoking|littering|candy|custard|"
+    r"cooking|construction|camping|bowling|tennis|badminton|volleyball|lacrosse|hockey|moai|om|zzz|warning|"
+    r"infinity|information|cinema|mate|wireless|prohibited|radioactive|biohazard|foggy|plus|minus|multiply|"
+    r"divide|locked|unlocked|bald|dizzy|exchange|polish|claus"
+)
+NO_ARTICLE = re.compile(
+    r"(no |input |locked ).*|.*(o'clock|-thirty|pong|struck|-feeding)|(high voltage|horse racing|"
+    r"performing arts|passport control|baggage claim|milky way|mount fuji|Tokyo tower|flower playing cards|"
+    r"dashing away|rolling on the floor laughing)"
+)
+SINGULAR_IN_S = re.compile(r".*(ss|us|rhinoceros)")
+AFTER_HEAD = re.compile(
+    r" (with|without|in|on|of|at|over|and|for|to|facing|behind|showing|pointing|pointed|tilted|holding|"
+    r"wearing|getting|playing|lifting|bouncing|curving|blowing|savoring|fluttering|crossed) "
+)
+LETTER_BY_LETTER = {"ATM", "SOS", "NG", "OK", "ID", "CL", "VS", "A", "B", "O", "P", "AB"}
+AN_SOUND = re.compile(r"(?!uni|one|ewe|euro|ufo|utensil)[aeiou8]|hour|x-", re.IGNORECASE)
+
+
+def plain(name: str) -> str:
+    """A name or keyword of the packages, such as ":red_apple:", as words."""
+    return " ".join(name.strip(":").replace("_", " ").replace("\u2019", "'").split())
+
+
+def split_tones(name: str) -> tuple[str, list[str]]:
+    """The name without its skin tones, and these in order."""
+    return " ".join(TONE.sub("", name).split()), TONE.findall(name)
+
+
+def base_of(name: str) -> str:
+    """What the skin tones, hair styles, genders and walking directions of one emoji have in common.
+
+    "woman astronaut medium skin tone" and "man astronaut" give "astronaut"; "girl" and "man bald", "person".
+    """
+    toneless, _ = split_tones(name)
+    words = " ".join(WHO.sub("", LOOKS.sub("", toneless)).lower().split())
+    return BASES.get(words, words) or "person"
+
+
+def flag_of(place: str) -> str:
+    """The flag of a country, region or union: "the flag of the United States"."""
+    article = "the " if THE_PLACES.search(place) else ""
+    return f"the flag of {article}{place.replace('&', 'and')}"
+
+
+def phrase(name: str, tones: list[str]) -> str:
+    """A name as one would say it: "a red apple", "grapes", "a man with light skin tone and red hair"."""
+    if not name:
+        return listed(tones)  # a swatch of the tone alone
+    features = tones
+    if hair := HAIR.fullmatch(name):
+        features = tones + ([hair["hair"]] if hair["hair"] else ["a beard"] if hair["beard"] else [])
+        said = with_article(hair["who"] if hair["hair"] or hair["beard"] else f"bald {hair['who']}")
+    elif company := COMPANY.fullmatch(name):
+        said = with_article(company["group"]) + COMPANY_OF[company["group"]] + counted(company["members"].split())
+    elif name.startswith("keycap "):
+        said = f"the key {name.removeprefix('keycap ')}"
+    else:
+        said = with_article(name)
+    if not features:
+        return said
+    return f"{said}{',' if re.search(' with |, ', said) else ''} with {listed(features)}"
+
+
+def with_article(name: str) -> str:
+    """The name after "a" or "an", or alone where English has none: plurals, substances, proper names."""
+    first, *rest = name.split()
+    head = AFTER_HEAD.split(f"{name} ")[0].split()[-1]
+    plural = head in PLURALS.values() or first in PLURALS.values()
+    plural = plural or (head.endswith("s") and not SINGULAR_IN_S.fullmatch(head))
+    proper = first.istitle() and not rest
+    if name == "Statue of Liberty":
+        return f"the {name}"
+    if plural or proper or UNCOUNTED.fullmatch(head.lower()) or NO_ARTICLE.fullmatch(name):
+        return name
+    an = first[0] in "AEFHILMNORSX" if first in LETTER_BY_LETTER else AN_SOUND.match(first)
+    return f"{'an' if an else 'a'} {name}"
+
+
+def counted(members: list[str]) -> str:
+    """People in a row, equal neighbours taken together: "two men and a girl"."""
+    groups = [(who, len(list(equal))) for who, equal in groupby(members)]
+    return listed([with_article(who) if n == 1 else f"two {PLURALS.get(who, who + 's')}" for who, n in groups])
+
+
+def listed(words: list[str]) -> str:
+    """One word as it is, two joined by "and", more with commas before that."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

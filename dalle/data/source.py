@@ -1,0 +1,36 @@
+"""What every data set is to the rest of the code: captioned pictures by index."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Record:
+    """One picture with its captions."""
+
+    image: Image.Image  # RGB, any size
+    captions: tuple[str, ...]  # at least one; the loader draws one of them per epoch
+    key: str  # names the record in logs and results, such as "train/000123" or a file's path
+
+
+class UnreadableRecord(Exception):
+    """A record that cannot be used; the loader skips it, counts it and names it once."""
+
+    def __init__(self, key: str, reason: str):
+        super().__init__(f"{key}: {reason}")
+        self.key = key
+        self.reason = reason
+
+
+class Source(Protocol):
+    """A split of a data set: indexable, finite, a pure function of its configuration and the index."""
+
+    image_size: int  # side in pixels of the square pictures that models are given
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record:
+        """The record at `index` in [0, len). Raises `UnreadableRecord` when it cannot be read."""
+        ...

@@ -1,0 +1,138 @@
+"""Several processes that train one model: which is this one, and how they speak. Alone, all of it is idle.
+
+The processes come from `torchrun`. Ranks count from 0; only the first writes files.
+"""
+
+import gc
+import os
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
+
+
+def start(device: str = "auto") -> torch.device:
+    """Join the other ranks, if torchrun started several, and return the device this rank computes on.
+
+    "auto" is this rank's GPU where there is one, and the CPU otherwise. Raises ValueError for a device that
+    this machine does not have.
+    """
+    chosen = _choose_device(device)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
+        # gloo beside nccl: small facts can be agreed on without making the GPU wait
+        dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+    return chosen
+
+
+def stop() -> None:
+    """Leave the other ranks."""
+    if dist.is_initialized():
+        gc.collect()  # a wrapped model that lingers in a cycle keeps gloo's threads, which abort at the exit
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    """How many ranks there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_first() -> bool:
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait until every rank is here."""
+    any_rank(False)
+
+
+def broadcast(value: T) -> T:
+    """What the first rank passes, on every rank; anything that can be pickled."""
+    if world() == 1:
+        return value
+    values: list[Any] = [value]
+    dist.broadcast_object_list(values, device=torch.device("cpu"))
+    return values[0]
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether `flag` is true on any rank; every rank has to ask. Does not wait for the GPU."""
+    if world() == 1:
+        return flag
+    flags = torch.tensor(int(flag))
+    dist.all_reduce(flags, dist.ReduceOp.MAX)
+    return bool(flags)
+
+
+def mean(values: Tensor) -> Tensor:
+    """The mean of `values` over the ranks, without gradients."""
+    if world() == 1:
+        return values.detach()
+    total = values.detach().clone()
+    dist.all_reduce(total)
+    return total / world()
+
+
+def gather(values: Tensor) -> Tensor:
+    """Every rank's `values` (b, ...), alike in shape, as (world * b, ...); gradients flow back to all."""
+    return values if world() == 1 else _Gather.apply(values)
+
+
+def wrap(model: nn.Module) -> nn.Module:
+    """`model`, averaging its gradients over the ranks; call the result, its attributes are other ones."""
+    if world() == 1:
+        return model
+    devices = [torch.cuda.current_device()] if next(model.parameters()).is_cuda else None
+    with warnings.catch_warnings():  # of a successor to broadcast_buffers, which torch 2.6 does not have
+        warnings.simplefilter("ignore", FutureWarning)
+        # buffers are masks and tables, which are alike on every rank
+        return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+
+
+def without_sharing(model: nn.Module) -> AbstractContextManager:
+    """A context in which gradients stay on their rank: for all micro-batches of an update but the last."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+
+
+def _choose_device(device: str) -> torch.device:
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device={device} is unknown; choose auto, cpu, cuda or cuda:0") from error
+    if chosen.type == "cuda":
+        chosen = torch.device("cuda", local_rank if chosen.index is None else chosen.index)
+        if chosen.index >= torch.cuda.device_count():
+            raise ValueError(
+                f"device={chosen} is not there: this machine has {torch.cuda.device_count()} CUDA devices"
+            )
+    return chosen
+
+
+class _Gather(torch.autograd.Function):
+    """All-gather whose backward adds up what every rank's loss says about this rank's values."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        parts = [torch.empty_like(values) for _ in range(world())]
+        dist.all_gather(parts, values.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total.chunk(world())[rank()]

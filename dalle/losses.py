@@ -1,0 +1,82 @@
+"""Every quantity that is minimised.
+
+Units: likelihoods and divergences are in nats. The dVAE's loss is nats per pixel value (Appendix A.2 divides the
+whole bound by 3 * height * width), so a KL weight `beta` acts as beta / (3 * downsample^2) on the mean KL of one
+position: beta / 192 for codes of 8x8 pixels.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, reduce
+from torch import Tensor
+
+from dalle.models.dvae import PIXEL_MARGIN, map_pixels
+
+
+def logit_laplace_nll(parameters: Tensor, images: Tensor, floor: float | None = None) -> Tensor:
+    """Negative log-likelihood of pixels under the logit-Laplace distribution (Section 2.1 Eq. 2, Appendix A.3).
+
+    parameters: (b, 6, h, w), mu and ln b of each colour; images: (b, 3, h, w) in [0, 1] -> (b, 3, h, w) nats.
+    `floor` keeps ln b from falling below it (the paper mentions none): on flat pictures the density is unbounded.
+    """
+    mu, log_scale = parameters.float().chunk(2, dim=1)
+    if floor is not None:
+        log_scale = log_scale.clamp(min=floor)
+    x = map_pixels(images.float())
+    log_jacobian = torch.log(x) + torch.log1p(-x)
+    return math.log(2) + log_scale + log_jacobian + (torch.logit(x) - mu).abs() * torch.exp(-log_scale)
+
+
+def normal_nll(parameters: Tensor, images: Tensor, scale: float) -> Tensor:
+    """The same for a normal distribution of fixed standard deviation `scale` (of pixels in [0, 1]) around the decoded
+    picture: squared error in honest units, so that KL weights keep their meaning."""
+    return (_picture(parameters) - images.float()).square() / (2 * scale**2) + math.log(scale * math.sqrt(2 * math.pi))
+
+
+def laplace_nll(parameters: Tensor, images: Tensor, scale: float) -> Tensor:
+    """The same for a Laplace distribution of fixed `scale`: absolute error in honest units."""
+    return (_picture(parameters) - images.float()).abs() / scale + math.log(2 * scale)
+
+
+def _picture(parameters: Tensor) -> Tensor:
+    # unlike `mean_picture` without the clamp, whose gradient is zero just outside [0, 1]
+    return (parameters[:, :3].float().sigmoid() - PIXEL_MARGIN) / (1 - 2 * PIXEL_MARGIN)
+
+
+def kl_to_uniform(logits: Tensor) -> Tensor:
+    """KL(q || uniform) of the categorical posterior at each position: (b, v, h, w) logits -> (b, h, w) nats.
+
+    The encoder's logits are taken as a plain categorical distribution at every relaxation temperature, and the sum
+    over the codebook is exact, not sampled (the paper leaves this open; OpenAI's authors confirmed it in public).
+    Between 0 and ln(v).
+    """
+    log_q = F.log_softmax(logits.float(), dim=1)
+    return (log_q.exp() * log_q).sum(dim=1) + math.log(logits.shape[1])
+
+
+def negative_elb(nll: Tensor, kl: Tensor, kl_weight: float) -> Tensor:
+    """The dVAE's loss (Eq. 1, Appendix A.2): nats per pixel value.
+
+    nll: (b, 3, H, W) nats per pixel value; kl: (b, h, w) nats per position -> scalar. At `kl_weight` = 1 it is the
+    negative evidence lower bound.
+    """
+    per_image = reduce(nll, "b c h w -> b", "sum") + kl_weight * reduce(kl, "b h w -> b", "sum")
+    return per_image.mean() / nll[0].numel()
+
+
+def contrastive(images: Tensor, captions: Tensor, scale: Tensor) -> Tensor:
+    """CLIP's symmetric cross-entropy (CLIP paper, Section 2.3).
+
+    images, captions: (b, d) unit vectors, row i of one belonging to row i of the other; scale: the exponentiated
+    temperature parameter -> scalar nats.
+    """
+    logits = scale * images @ captions.T
+    target = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
+    """Negative log-likelihood of each token: (b, n, v) logits, (b, n) targets -> (b, n) nats; 0 where ignored."""
+    return F.cross_entropy(rearrange(logits.float(), "b n v -> b v n"), targets, reduction="none")

@@ -1,0 +1,74 @@
+"""Multi-head self-attention. Who sees whom is an argument: a function of queries, keys and values."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Queries, keys, values (b, heads, n, d) each -> (b, heads, n, d)."""
+
+
+def full(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Every query sees every key."""
+    return _attention(q, k, v)
+
+
+def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Every query sees the keys up to its own position."""
+    return _attention(q, k, v, is_causal=True)
+
+
+class Masked(nn.Module):
+    """Query i sees key j where mask[i, j]. Serves any pattern; faster ways are measured against it."""
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor):
+        super().__init__()
+        self.register_buffer("mask", mask, persistent=False)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return _attention(q, k, v, self.mask)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention.
+
+    Raises:
+        ValueError: `width` is not a multiple of `heads`.
+    """
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width={width} does not divide into heads={heads}; the paper has 64 a head")
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, attend: Attend = full) -> Tensor:
+        """(b, n, d) -> (b, n, d)."""
+        split = "b n (three heads d) -> three b heads n d"
+        q, k, v = rearrange(self.qkv(x), split, three=3, heads=self.heads)
+        return self.out(rearrange(attend(q, k, v), "b heads n d -> b n (heads d)"))
+
+
+def joint_softmax(on_text: Tensor, on_image: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights of scores (..., t) on text keys and (..., s) on image keys, which add up to one together.
+
+    Jointly normalised attention beat separately normalised attention (Sec. 2.2, fn. 7).
+    """
+    weights = torch.cat([on_text, on_image], dim=-1).softmax(dim=-1)
+    from_text, from_image = weights.split([on_text.shape[-1], on_image.shape[-1]], dim=-1)
+    return from_text, from_image
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+    if q.device.type == "cpu" and q.dtype != torch.float32:
+        # torch's CPU kernel is two to three times slower in bfloat16 than in float32
+        with torch.autocast("cpu", enabled=False):
+            return _attention(q.float(), k.float(), v.float(), mask, is_causal).to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal)

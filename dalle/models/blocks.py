@@ -1,0 +1,71 @@
+"""What every transformer here is made of: pre-LN residual blocks, the MLP, and linear layers kept in fp32."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dalle.models.attention import Attend, SelfAttention, full
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x), the activation of the Sparse Transformer (Child et al. 2019) and of CLIP."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS = {"quick_gelu": QuickGELU, "gelu": nn.GELU}
+
+
+class MLP(nn.Module):
+    """width -> 4 width -> width with one nonlinearity between (the factor is in the paper's Table 2).
+
+    Raises:
+        ValueError: `activation` is not a name in `ACTIVATIONS`.
+    """
+
+    def __init__(self, width: int, activation: str = "quick_gelu"):
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"unknown activation {activation!r}; choose one of {', '.join(ACTIVATIONS)}")
+        self.expand = nn.Linear(width, 4 * width)
+        self.activation = ACTIVATIONS[activation]()
+        self.out = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, n, d) -> (b, n, d)."""
+        return self.out(self.activation(self.expand(x)))
+
+
+class Residual(nn.Module):
+    """x + branch(norm(x)): one residual block as the paper counts them, 128 in 64 layers (App. D)."""
+
+    def __init__(self, width: int, branch: nn.Module):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.branch = branch
+
+    def forward(self, x: Tensor, *context: Attend) -> Tensor:
+        return x + self.branch(self.norm(x), *context)
+
+
+class ResidualBlock(nn.Module):
+    """Attention, then MLP, each a residual branch."""
+
+    def __init__(self, width: int, heads: int, activation: str = "quick_gelu"):
+        super().__init__()
+        self.attention = Residual(width, SelfAttention(width, heads))
+        self.mlp = Residual(width, MLP(width, activation))
+
+    def forward(self, x: Tensor, attend: Attend = full) -> Tensor:
+        """(b, n, d) -> (b, n, d); `attend` says which states see which."""
+        return self.mlp(self.attention(x, attend))
+
+
+class Float32Linear(nn.Linear):
+    """A linear layer that computes and answers in fp32, under autocast too: for logits (App. D)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        with torch.autocast(input.device.type, enabled=False):
+            bias = None if self.bias is None else self.bias.float()
+            return F.linear(input.float(), self.weight.float(), bias)

@@ -1,0 +1,268 @@
+"""The discrete VAE: an image becomes a grid of codebook indices, and a grid of indices an image.
+
+The architecture is the paper's (Section 2.1, Appendix A.1) as OpenAI's released code has it, with its sizes as
+parameters. There is no codebook module: the decoder's first 1x1 convolution, applied to one-hot (or relaxed)
+codes, *is* the embedding.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from dalle import checkpoint
+
+PIXEL_MARGIN = 0.1  # epsilon of Appendix A.3, Equation 3: keeps pixels away from the ends of the open interval (0, 1)
+
+
+def map_pixels(images: Tensor) -> Tensor:
+    """Pixels in [0, 1] to the interval (0.1, 0.9) that the likelihood is defined on (Appendix A.3, Eq. 3)."""
+    return (1 - 2 * PIXEL_MARGIN) * images + PIXEL_MARGIN
+
+
+def unmap_pixels(images: Tensor) -> Tensor:
+    """The inverse of `map_pixels`, clamped to [0, 1]."""
+    return ((images - PIXEL_MARGIN) / (1 - 2 * PIXEL_MARGIN)).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class DVAEConfig:
+    """Sizes of a discrete VAE; the defaults are the paper's 256x256, 8192-code model."""
+
+    vocabulary: int = 8192  # codebook size K
+    width: int = 256  # channels of the first encoder group; the others have 2, 4 and 8 times as many
+    groups: int = 4  # resolutions; an image shrinks by 2^(groups - 1) per side
+    blocks_per_group: int = 2
+    decoder_input: int = 128  # channels that a code is embedded in
+    pool: str = "max"  # "max" | "average"; max gave the better ELB (Appendix A.1)
+    bottleneck_kernel: int = 1  # of the convolutions next to the relaxation; 1 generalises better (Section 2.1)
+    gain: float | None = None  # of the residual branches; None: 1 / (groups * blocks_per_group)^2 (Section 2.1)
+
+    def __post_init__(self) -> None:
+        if self.pool not in ("max", "average"):
+            raise ValueError(f"pool={self.pool!r} is unknown; choose 'max' or 'average'")
+        if self.width % 4:
+            raise ValueError(f"width={self.width} must be a multiple of 4: residual branches are a quarter as wide")
+        if self.bottleneck_kernel % 2 == 0:
+            raise ValueError(f"bottleneck_kernel={self.bottleneck_kernel} must be odd, to keep the grid's size")
+
+    @property
+    def downsample(self) -> int:
+        """Pixels per code along each side."""
+        return 2 ** (self.groups - 1)
+
+    @property
+    def branch_gain(self) -> float:
+        return 1 / (self.groups * self.blocks_per_group) ** 2 if self.gain is None else self.gain
+
+
+class Convolution(nn.Conv2d):
+    """A 'same' convolution with OpenAI's initialisation: weights N(0, 1 / fan-in), biases 0."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int):
+        super().__init__(inputs, outputs, kernel, padding=kernel // 2)
+
+    def reset_parameters(self) -> None:
+        fan_in = self.in_channels * self.kernel_size[0] ** 2
+        nn.init.normal_(self.weight, std=1 / math.sqrt(fan_in))
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def scaled(self, x: Tensor, gain: float) -> Tensor:
+        """gain * self(x), without a pass over the activations: the gain is multiplied into weights and biases."""
+        bias = None if self.bias is None else gain * self.bias
+        return F.conv2d(x, gain * self.weight, bias, padding=self.kernel_size[0] // 2)
+
+
+class Block(nn.Module):
+    """A bottleneck residual block, ReLU before every convolution: identity + gain * branch.
+
+    With `upsample` the block works at twice its input's resolution. The published decoder repeats pixels first;
+    here they are repeated after the 1x1 convolutions, which is the same function at a quarter of the work, since
+    repeating pixels commutes with ReLU and with 1x1 convolutions.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernels: tuple[int, int, int, int],
+        gain: float,
+        upsample: bool = False,
+    ):
+        super().__init__()
+        hidden = outputs // 4
+        widths = [inputs, hidden, hidden, hidden, outputs]
+        self.identity = nn.Identity() if inputs == outputs else Convolution(inputs, outputs, 1)
+        self.first, self.second, self.third, self.last = (
+            Convolution(a, b, k) for a, b, k in zip(widths[:-1], widths[1:], kernels, strict=True)
+        )
+        self.gain = gain
+        self.upsample = nn.Upsample(scale_factor=2, mode="nearest") if upsample else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.upsample(self.first(F.relu(x)))
+        h = self.second(F.relu_(h))  # in place: a convolution does not need its output again
+        h = self.third(F.relu_(h))
+        h = self.last.scaled(F.relu_(h), self.gain)
+        return h + self.upsample(self.identity(x))
+
+
+class Encoder(nn.Module):
+    """Mapped pixels to logits over the codebook."""
+
+    def __init__(self, config: DVAEConfig):
+        super().__init__()
+        widths = [config.width * 2**g for g in range(config.groups)]
+        self.input = Convolution(3, config.width, 7)
+        self.groups = nn.ModuleList(
+            _group(a, b, config, kernels=(3, 3, 3, 1))
+            for a, b in zip([config.width, *widths[:-1]], widths, strict=True)
+        )
+        self.output = Convolution(widths[-1], config.vocabulary, config.bottleneck_kernel)
+        self.pool = nn.MaxPool2d(2) if config.pool == "max" else nn.AvgPool2d(2)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = self.input(pixels)  # (b, width, 8h, 8w)
+        for number, group in enumerate(self.groups):
+            x = group(x if number == 0 else self.pool(x))
+        return self.output(F.relu(x))  # (b, v, h, w)
+
+
+class Decoder(nn.Module):
+    """Codes, one-hot or relaxed, to the parameters of the likelihood: mu and ln b for each colour."""
+
+    def __init__(self, config: DVAEConfig):
+        super().__init__()
+        widths = [config.width * 2**g for g in reversed(range(config.groups))]
+        self.input = Convolution(config.vocabulary, config.decoder_input, config.bottleneck_kernel)
+        self.groups = nn.ModuleList(
+            _group(a, b, config, kernels=(1, 3, 3, 3), upsample=number > 0)
+            for number, (a, b) in enumerate(zip([config.decoder_input, *widths[:-1]], widths, strict=True))
+        )
+        self.output = Convolution(widths[-1], 6, 1)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        x = self.input(codes)  # (b, decoder_input, h, w)
+        for group in self.groups:
+            x = group(x)
+        return self.output(F.relu(x))  # (b, 6, 8h, 8w)
+
+
+def _group(
+    inputs: int, outputs: int, config: DVAEConfig, kernels: tuple[int, int, int, int], upsample: bool = False
+) -> nn.Sequential:
+    first = Block(inputs, outputs, kernels, config.branch_gain, upsample)
+    rest = (Block(outputs, outputs, kernels, config.branch_gain) for _ in range(config.blocks_per_group - 1))
+    return nn.Sequential(first, *rest)
+
+
+class DiscreteVAE(nn.Module):
+    """Images to codebook indices and back. Trained by `dalle.stages.dvae`."""
+
+    def __init__(self, config: DVAEConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        # convolutions are up to twice as fast that way
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    @property
+    def vocabulary(self) -> int:
+        return self.config.vocabulary
+
+    @property
+    def downsample(self) -> int:
+        """Pixels per code along each side."""
+        return self.config.downsample
+
+    def forward(
+        self, images: Tensor, temperature: float, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What training needs: likelihood parameters (b, 6, ., .) for relaxed codes, and the logits (b, v, h, w)."""
+        logits = self.logits(images)  # (b, v, h, w)
+        codes = gumbel_softmax(logits, temperature, generator)  # (b, v, h, w)
+        return self.decode_codes(codes), logits
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Unnormalised log-probabilities of the codes.
+
+        images: (b, 3, h * downsample, w * downsample) in [0, 1] -> (b, v, h, w). Raises `ValueError` for
+        integers, values outside [0, 1] and sides that are no multiple of `downsample`.
+        """
+        self._check_images(images)
+        return self.encoder(map_pixels(images))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """The most probable code at each position (Section 2.2): (b, 3, ., .) in [0, 1] -> (b, h, w) int64."""
+        return self.logits(images).argmax(dim=1)
+
+    def decode_codes(self, codes: Tensor) -> Tensor:
+        """The likelihood's parameters for codes, one-hot or relaxed: (b, v, h, w) -> (b, 6, ., .)."""
+        return self.decoder(codes)
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """The picture that indices stand for: (b, h, w) int64 -> (b, 3, h * downsample, w * downsample) in [0, 1].
+
+        The scale ln b is ignored, as in the paper (Appendix A.3). Raises `ValueError` for indices
+        outside the codebook.
+        """
+        low, high = tokens.min().item(), tokens.max().item()
+        if low < 0 or high >= self.vocabulary:
+            raise ValueError(f"tokens span {low} to {high}, but the codebook has indices 0 to {self.vocabulary - 1}")
+        codes = rearrange(F.one_hot(tokens, self.vocabulary), "b h w v -> b v h w").to(self.encoder.input.weight.dtype)
+        return mean_picture(self.decode_codes(codes))
+
+    def _check_images(self, images: Tensor) -> None:
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"images must be (b, 3, height, width), not {tuple(images.shape)}")
+        if not images.is_floating_point():
+            raise ValueError(f"images must be floats in [0, 1], not {images.dtype}; divide 8-bit pixels by 255")
+        if images.shape[2] % self.downsample or images.shape[3] % self.downsample:
+            raise ValueError(
+                f"images of {images.shape[3]}x{images.shape[2]} pixels do not divide into codes of "
+                f"{self.downsample}x{self.downsample} pixels; crop or resize them first"
+            )
+
+    def save(self, folder: str | Path, meta: dict | None = None) -> None:
+        """Write a checkpoint folder that `load` rebuilds the model from."""
+        checkpoint.save_model(folder, "dvae", self, self.config, meta)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "DiscreteVAE":
+        """A model in eval mode from a checkpoint folder. Raises `CheckpointError` with what is wrong with it."""
+        config, _ = checkpoint.read_config(folder, "dvae")
+        model = cls(DVAEConfig(**config))
+        checkpoint.load_weights(folder, model)
+        return model.eval()
+
+
+def gumbel_softmax(logits: Tensor, temperature: float, generator: torch.Generator | None = None) -> Tensor:
+    """A relaxed sample of the codes (Section 2.1): (b, v, h, w) logits -> (b, v, h, w) on the simplex over v, fp32.
+
+    As the temperature goes to 0 the samples become one-hot draws from the categorical distribution.
+    """
+    logits = logits.float()
+    exponential = torch.empty_like(logits).exponential_(generator=generator)
+    gumbel = -torch.log(exponential.clamp_min(torch.finfo(torch.float32).tiny))
+    return F.softmax((logits + gumbel) / temperature, dim=1)
+
+
+def codebook_use(counts: Tensor) -> tuple[int, float]:
+    """How often each code occurred, (v,) -> codes that occurred at all, and the perplexity of their distribution.
+
+    The perplexity, exp(entropy), says how many codes used equally often would tell as much apart: from 1 to v.
+    """
+    share = counts / counts.sum()
+    entropy = -torch.special.xlogy(share, share).sum()
+    return int((counts > 0).sum()), entropy.exp().item()
+
+
+def mean_picture(parameters: Tensor) -> Tensor:
+    """The picture that the likelihood's parameters describe: (b, 6, h, w) -> (b, 3, h, w) in [0, 1] (Appendix A.3)."""
+    return unmap_pixels(parameters[:, :3].sigmoid())

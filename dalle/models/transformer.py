@@ -1,0 +1,144 @@
+"""The transformer: a decoder-only model of caption and image tokens as one stream (Sec. 2.2, App. B.1)."""
+
+import math
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from dalle import checkpoint
+from dalle.models.attention import causal
+from dalle.models.blocks import Float32Linear, ResidualBlock
+from dalle.models.cache import Cache, CaptionCache, LayerCache, layout_of
+from dalle.models.patterns import layer_names, pattern_named
+from dalle.models.stream import Stream, StreamEmbedding
+from dalle.models.structured import attend_for
+from dalle.tokenizer import CaptionTokenizer
+
+
+@dataclass
+class TransformerConfig:
+    """Sizes of the transformer; the defaults are the paper's 12-billion-parameter model."""
+
+    text_positions: int = 256  # text slots: one starts the text, so a caption has at most one token fewer
+    text_vocabulary: int = 16_384  # entries of the captions' BPE
+    image_vocabulary: int = 8192  # entries of the dVAE's codebook
+    grid: int = 32  # image tokens along each side
+    width: int = 3968  # of the residual stream
+    depth: int = 64  # layers, each of two residual blocks: attention and MLP
+    heads: int = 62  # 64 wide each
+    patterns: list[str] = field(default_factory=lambda: ["paper"])  # or a name for all layers, or one each
+    kernel: int = 11  # side of the convolutional pattern's neighbourhood
+    attention: str = "auto"  # auto: structured where that computes less; masked: dense masks, for less memory
+    activation: str = "quick_gelu"  # of the MLP: quick_gelu or gelu; the paper does not say
+
+
+class Logits(NamedTuple):
+    """Unnormalised log-probabilities, fp32, of what each state predicts: a softmax for each kind of token."""
+
+    text: Tensor  # (b, T, text_vocabulary + 1), the last class being "pad"
+    image: Tensor  # (b, I, image_vocabulary)
+
+
+class Transformer(nn.Module):
+    """Models p(caption, image) token by token. Trained by `dalle.stages.transformer`.
+
+    Raises:
+        ValueError: sizes or pattern names in `config` that cannot work.
+    """
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.config = config
+        self.stream = Stream(config.text_positions, config.text_vocabulary, config.image_vocabulary, config.grid)
+        self.layer_names = layer_names(config.patterns, config.depth)
+        self.patterns = {name: pattern_named(name, config.kernel) for name in set(self.layer_names)}
+
+        self.embed = StreamEmbedding(self.stream, config.width)
+        self.attend = nn.ModuleDict(
+            {
+                name: attend_for(pattern, config.text_positions, config.grid, config.attention)
+                for name, pattern in self.patterns.items()
+            }
+        )
+        self.layers = nn.ModuleList(
+            ResidualBlock(config.width, config.heads, config.activation) for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(config.width)
+        self.text_head = Float32Linear(config.width, config.text_vocabulary + 1)
+        self.image_head = Float32Linear(config.width, config.image_vocabulary)
+        self._initialise()
+
+    def forward(self, caption: Tensor, image: Tensor) -> Logits:
+        """Logits of the next token at every position: (b, T) captions with `PAD`s, (b, I) image tokens."""
+        x = self.embed(caption, image)  # (b, n, d)
+        for layer, name in zip(self.layers, self.layer_names, strict=True):
+            x = layer(x, self.attend[name])  # (b, n, d)
+        text, image_states = self.stream.split(self.norm(x))
+        return Logits(self.text_head(text), self.image_head(image_states))
+
+    def prefill(self, caption: Tensor) -> CaptionCache:
+        """Keys and values of (b, T) captions, for `new_cache`. In every pattern text sees text alone."""
+        kept: CaptionCache = []
+
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            kept.append((k.contiguous(), v.contiguous()))
+            return causal(q, k, v)
+
+        x = self.embed.text(caption)
+        for layer in self.layers:
+            x = layer(x, attend)
+        return kept
+
+    def new_cache(self, captions: CaptionCache, candidates: int) -> Cache:
+        """An empty cache for `candidates` images of each caption, which share the caption's part."""
+        layouts = (layout_of(self.patterns[name], self.config.grid) for name in self.layer_names)
+        return [
+            LayerCache(keys, values, candidates, layout)
+            for (keys, values), layout in zip(captions, layouts, strict=True)
+        ]
+
+    def decode_one_token(self, previous: Tensor, position: int, cache: Cache) -> Tensor:
+        """Logits of cell `position` from the token of the cell before it: (b,) -> (b, image_vocabulary).
+
+        To be called for positions 0, 1, 2 ... in turn; `stream.start_of_image` stands before cell 0. b is
+        captions * candidates, a caption's candidates side by side. Writes keys and values into `cache`.
+        """
+        x = self.embed.image_state(previous, position).unsqueeze(1)  # (b, 1, d)
+        for layer, layer_cache in zip(self.layers, cache, strict=True):
+            x = layer(x, partial(layer_cache.attend, position))  # (b, 1, d)
+        return self.image_head(self.norm(x)).squeeze(1)
+
+    def _initialise(self) -> None:
+        """As the Sparse Transformer (Child et al. 2019, Sec. 6); whether DALL-E kept all of it is not known.
+
+        Weights N(0, 0.125 / sqrt(inputs)), those that end a residual branch times 1 / sqrt(2 depth); biases
+        0; embeddings N(0, 0.125 / sqrt(width)), rows and columns, which are two, times 1 / sqrt(2); the
+        logits start at zero.
+        """
+        width = self.config.width
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                scale = 1 / math.sqrt(2 * self.config.depth) if name.endswith(".out") else 1.0
+                nn.init.normal_(module.weight, std=scale * 0.125 / math.sqrt(module.in_features))
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.125 / math.sqrt(width))
+        for axis in (self.embed.row, self.embed.column):
+            nn.init.normal_(axis.weight, std=0.125 / math.sqrt(2 * width))
+        for head in (self.text_head, self.image_head):
+            nn.init.zeros_(head.weight)
+
+    def save(self, folder: str | Path, meta: dict | None = None, tokenizer: CaptionTokenizer | None = None) -> None:
+        """Write a checkpoint folder that `load` rebuilds the model from."""
+        checkpoint.save_model(folder, "transformer", self, self.config, meta, tokenizer)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Transformer":
+        """A model in eval mode from a checkpoint folder. Raises `CheckpointError` saying what is wrong."""
+        config, _ = checkpoint.read_config(folder, "transformer")
+        model = cls(TransformerConfig(**config))
+        checkpoint.load_weights(folder, model)
+        return model.eval()

@@ -1,0 +1,20 @@
+"""Pictures as tensors, and tensors as pictures."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image
+from torch import Tensor
+
+
+def to_tensor(images: Sequence[Image.Image]) -> Tensor:
+    """RGB pictures of one size -> (b, 3, h, w) floats in [0, 1]."""
+    return rearrange(torch.from_numpy(np.stack([np.asarray(image) for image in images])), "b h w c -> b c h w") / 255
+
+
+def to_images(pixels: Tensor) -> list[Image.Image]:
+    """(b, 3, h, w) in [0, 1], clamped to it -> b RGB pictures."""
+    levels = (pixels.float().clamp(0, 1) * 255).round().to(torch.uint8)
+    return [Image.fromarray(image) for image in rearrange(levels, "b c h w -> b h w c").cpu().numpy()]

@@ -1,0 +1,45 @@
+"""Random numbers for drawing tokens that are a pure function of (seed, candidate, position, token).
+
+A generator's stream would depend on who draws from it first, so on batch size and order. Here every number is
+a hash of its coordinates (SplitMix64, Steele et al. 2014), computed for a whole batch at once on any device.
+"""
+
+import torch
+from torch import Tensor
+
+_STEP = 0x9E3779B97F4A7C15 - 2**64  # SplitMix64's constants as signed 64-bit integers, which wrap around
+_FIRST = 0xBF58476D1CE4E5B9 - 2**64
+_SECOND = 0x94D049BB133111EB - 2**64
+
+
+def candidate_keys(seed: int, candidates: Tensor) -> Tensor:
+    """One key for each candidate number: any integer, (m,) int64 -> (m,) int64."""
+    start = torch.tensor((seed + 2**63) % 2**64 - 2**63, device=candidates.device)
+    return _hash(_hash(start), candidates)
+
+
+def gumbel_noise(keys: Tensor, position: int, vocabulary: int) -> Tensor:
+    """Standard Gumbel noise for drawing the token at `position`: (b,) keys -> (b, vocabulary) fp32.
+
+    The argmax of log-probabilities plus this noise is a draw from the distribution. Rounding in the logits
+    changes a draw only where two tokens tie to within it, unlike inversion of a cumulative sum, where every
+    token's boundary is such a place.
+    """
+    here = _hash(keys, torch.full_like(keys, position))
+    bits = _hash(here[:, None], torch.arange(vocabulary, device=keys.device))
+    # 40 bits: near 0, where the likely winners are, fp32 resolves them all; near 1 it must not round up to 1
+    uniform = ((_shift(bits, 24).float() + 0.5) * 2.0**-40).clamp(max=1 - 2.0**-24)
+    return -torch.log(-torch.log1p(-uniform))
+
+
+def _hash(key: Tensor, number: Tensor | int = 0) -> Tensor:
+    """The number-th output of SplitMix64 from state `key`."""
+    z = key + (number + 1) * _STEP
+    z = (z ^ _shift(z, 30)) * _FIRST
+    z = (z ^ _shift(z, 27)) * _SECOND
+    return z ^ _shift(z, 31)
+
+
+def _shift(z: Tensor, by: int) -> Tensor:
+    # `>>` repeats the sign bit; these are unsigned numbers
+    return (z >> by) & ((1 << (64 - by)) - 1)

@@ -1,0 +1,96 @@
+"""The reranker: CLIP, trained to tell which captions and pictures belong together (CLIP paper, Sections 2.3 to 2.5)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dalle import distributed, losses
+from dalle.data.loader import Batch
+from dalle.models.clip import CLIP, CLIPConfig
+from dalle.stages.pictures import Pictures, PicturesConfig, StageContext
+from dalle.training.ema import EMAConfig
+from dalle.training.optimizer import OptimizerConfig
+from dalle.training.schedules import Schedule
+
+
+@dataclass(frozen=True)
+class CLIPStageConfig(PicturesConfig):
+    """OpenAI's recipe for ViT-B/32; 32 epochs of 400M pairs are 390,625 steps."""
+
+    name: str = "clip"
+    # the size of the pictures comes from the data, that of the text vocabulary from the tokenizer (this, at most)
+    model: CLIPConfig = field(default_factory=CLIPConfig)
+    transform: str = "transformer"
+    tokenizer_records: int = 100_000  # training records whose captions the BPE is learned on
+    steps: int = 390_625
+    batch_size: int = 32_768
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(
+            learning_rate=Schedule("cosine", 5e-4, 0.0, 390_625),
+            warm_up=2_000,
+            betas=(0.9, 0.98),
+            eps=1e-6,
+            weight_decay=0.2,
+            decay="matrices",
+        )
+    )
+    ema: EMAConfig = field(default_factory=lambda: EMAConfig(decay=0.0))  # the paper has none
+
+
+class CLIPStage:
+    """See `dalle.training.stage.Stage`."""
+
+    name = "clip"
+
+    def __init__(self, config: CLIPStageConfig, data: Any, context: StageContext):
+        self.config = config
+        self.pictures = Pictures(data, config, context)
+        # two of the model's ids are the start and the end of a caption
+        tokenizer = self.pictures.learn_tokenizer(config.model.text_vocabulary - 2, config.tokenizer_records)
+        sizes = replace(config.model, image_size=self.pictures.image_size, text_vocabulary=tokenizer.vocabulary + 2)
+        self.clip = CLIP(sizes, tokenizer)
+        self.model = self.clip.to(context.device)
+
+    def batches(self, split: str, start: int) -> Iterator[Batch]:
+        return self.pictures.batches(split, start)
+
+    def loss(
+        self, model: nn.Module, batch: Batch, step: int, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float | Tensor]]:
+        images, captions, scale = model(*self._inputs(batch))
+        # every rank's captions are negatives for every rank's pictures
+        images, captions = distributed.gather(images), distributed.gather(captions)
+        loss, accuracy = losses.contrastive(images, captions, scale), _retrieval(images, captions)
+        return loss, {"accuracy": accuracy, "scale": scale}
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Loss, and the share of pictures whose own caption scores best, among each batch of held-out pictures."""
+        totals = {"loss": 0.0, "accuracy": 0.0}
+        pictures = 0
+        for batch in self.pictures.held_out(self.config.validation_pictures):
+            images, captions, scale = model(*self._inputs(batch))
+            count = len(images)
+            totals["loss"] += losses.contrastive(images, captions, scale).item() * count
+            totals["accuracy"] += _retrieval(images, captions).item() * count
+            pictures += count
+        return {name: total / pictures for name, total in totals.items()}
+
+    def preview(self, model: nn.Module) -> None:
+        return None
+
+    def save(self, folder: Path, model: nn.Module, meta: dict[str, Any]) -> None:
+        assert isinstance(model, CLIP)
+        model.save(folder, self.pictures.described(meta))
+
+    def _inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        ids = self.clip.tokenize(batch.captions, truncate=True)
+        return self.pictures.pixels(batch), ids.to(self.pictures.device)
+
+
+def _retrieval(images: Tensor, captions: Tensor) -> Tensor:
+    """Share of pictures (b, d) whose own caption (b, d) is the nearest."""
+    return ((images @ captions.T).argmax(dim=1) == torch.arange(len(images), device=images.device)).float().mean()

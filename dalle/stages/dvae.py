@@ -1,0 +1,155 @@
+"""Stage 1: the discrete VAE, trained on pictures alone to maximise the evidence lower bound (Section 2.1, App. A)."""
+
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from PIL import Image
+from torch import Tensor, nn
+
+from dalle import losses
+from dalle.data.loader import Batch
+from dalle.models.dvae import DiscreteVAE, DVAEConfig, codebook_use, mean_picture
+from dalle.pixels import to_images
+from dalle.stages.pictures import Pictures, PicturesConfig, StageContext
+from dalle.training.ema import EMAConfig
+from dalle.training.optimizer import OptimizerConfig
+from dalle.training.schedules import Schedule
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LikelihoodConfig:
+    """What the decoder's output says about a pixel."""
+
+    kind: str = "logit_laplace"  # logit_laplace (Section 2.1) | laplace (absolute error) | normal (squared error)
+    scale: float = 0.1  # of laplace and normal, in pixels of [0, 1]; logit_laplace learns its own
+    floor: float | None = None  # least ln b of logit_laplace; the paper has none, flat pictures need one
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("logit_laplace", "laplace", "normal"):
+            raise ValueError(f"likelihood.kind={self.kind!r} is unknown; choose logit_laplace, laplace or normal")
+
+    def nll(self, parameters: Tensor, images: Tensor) -> Tensor:
+        """(b, 6, h, w), (b, 3, h, w) in [0, 1] -> (b, 3, h, w) nats per pixel value."""
+        if self.kind == "logit_laplace":
+            return losses.logit_laplace_nll(parameters, images, self.floor)
+        nll = losses.normal_nll if self.kind == "normal" else losses.laplace_nll
+        return nll(parameters, images, self.scale)
+
+
+@dataclass(frozen=True)
+class DVAEStageConfig(PicturesConfig):
+    """The paper's recipe (Section 2.1, Appendix A.2)."""
+
+    name: str = "dvae"
+    model: DVAEConfig = field(default_factory=DVAEConfig)
+    likelihood: LikelihoodConfig = field(default_factory=LikelihoodConfig)
+    kl_weight: Schedule = field(default_factory=lambda: Schedule("cosine", 0.0, 6.6, 5_000))  # beta
+    temperature: Schedule = field(default_factory=lambda: Schedule("cosine", 1.0, 1 / 16, 150_000))  # tau
+    transform: str = "dvae"
+    validation_pictures: int = 256
+    steps: int = 3_000_000
+    batch_size: int = 512
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    ema: EMAConfig = field(default_factory=lambda: EMAConfig(decay=0.999))
+
+
+class DVAEStage:
+    """See `dalle.training.stage.Stage`."""
+
+    name = "dvae"
+
+    def __init__(self, config: DVAEStageConfig, data: Any, context: StageContext):
+        self.config = config
+        self.pictures = Pictures(data, config, context)
+        self.model = DiscreteVAE(config.model).to(context.device)
+
+    def batches(self, split: str, start: int) -> Iterator[Batch]:
+        return self.pictures.batches(split, start)
+
+    def loss(
+        self, model: nn.Module, batch: Batch, step: int, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float | Tensor]]:
+        images = self.pictures.pixels(batch)
+        temperature = self.config.temperature.value(step)
+        kl_weight = self.config.kl_weight.value(step)
+        parameters, logits = model(images, temperature, generator)
+        nll = self.config.likelihood.nll(parameters, images)
+        kl = losses.kl_to_uniform(logits)
+        loss = losses.negative_elb(nll, kl, kl_weight)
+        measures = {"nll": nll.mean(), "kl": kl.mean(), "temperature": temperature, "kl_weight": kl_weight}
+        return loss, measures
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """On held-out pictures: negative ELB, errors of soft and hard reconstructions, use of the codebook.
+
+        Likelihoods are nats per pixel value and the KL nats per position; errors are root mean squares of pixels in
+        [0, 1]. "soft" decodes relaxed samples at the temperature that training ends with, "hard" the most probable
+        codes, which is what the transformer will see.
+        """
+        assert isinstance(model, DiscreteVAE)
+        generator = torch.Generator(self.pictures.device).manual_seed(0)
+        counts = torch.zeros(model.vocabulary, device=self.pictures.device)
+        sums: dict[str, float] = dict.fromkeys(("nll", "kl", "soft", "hard"), 0.0)
+        pictures = 0
+        for batch in self.pictures.held_out(self.config.validation_pictures):
+            images = self.pictures.pixels(batch)
+            parameters, logits = model(images, self.config.temperature.end, generator)
+            tokens = logits.argmax(dim=1)
+            counts += torch.bincount(tokens.flatten(), minlength=model.vocabulary)
+            for name, value in {
+                "nll": self.config.likelihood.nll(parameters, images),
+                "kl": losses.kl_to_uniform(logits),
+                "soft": (mean_picture(parameters) - images).square(),
+                "hard": (model.decode(tokens) - images).square(),
+            }.items():
+                sums[name] += value.mean().item() * len(images)
+            pictures += len(images)
+        used, perplexity = codebook_use(counts)
+        means = {name: value / pictures for name, value in sums.items()}
+        positions_per_value = 1 / (3 * model.downsample**2)
+        measures = {
+            "nll": means["nll"],
+            "kl": means["kl"],
+            "negative_elb": means["nll"] + means["kl"] * positions_per_value,
+            "soft_error": math.sqrt(means["soft"]),
+            "hard_error": math.sqrt(means["hard"]),
+            "codes_used": float(used),
+            "code_perplexity": perplexity,
+        }
+        warning = collapse(measures, model.vocabulary)
+        if warning:
+            log.warning(warning)
+        return measures
+
+    def preview(self, model: nn.Module) -> Image.Image:
+        """Held-out pictures over their soft and their hard reconstructions."""
+        assert isinstance(model, DiscreteVAE)
+        images = torch.cat([self.pictures.pixels(batch) for batch in self.pictures.held_out(8)])
+        generator = torch.Generator(self.pictures.device).manual_seed(0)
+        parameters, logits = model(images, self.config.temperature.end, generator)
+        rows = torch.stack([images, mean_picture(parameters), model.decode(logits.argmax(dim=1))])
+        return to_images(rearrange(rows, "row b c h w -> 1 c (row h) (b w)"))[0]
+
+    def save(self, folder: Path, model: nn.Module, meta: dict[str, Any]) -> None:
+        assert isinstance(model, DiscreteVAE)
+        model.save(folder, self.pictures.described(meta))
+
+
+def collapse(measures: dict[str, float], vocabulary: int) -> str | None:
+    """A sentence that says the codebook has collapsed, or None where it has not."""
+    used, perplexity = measures["codes_used"], measures["code_perplexity"]
+    if perplexity >= min(4, vocabulary / 4):
+        return None
+    return (
+        f"the codebook has collapsed: {used:.0f} of {vocabulary} codes occur, as many as {perplexity:.1f} used equally "
+        f"often could tell apart (KL {measures['kl']:.2f} nats a position). If this lasts beyond the first few hundred "
+        "steps: start with a larger stage.kl_weight, a smaller step size, or a slower fall of stage.temperature"
+    )

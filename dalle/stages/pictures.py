@@ -1,0 +1,105 @@
+"""What every stage is fed: captioned pictures of a data set, as batches on the device."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dalle import distributed
+from dalle.data import open_source
+from dalle.data.loader import Batch, batches, ordered
+from dalle.data.source import Source, UnreadableRecord
+from dalle.data.transforms import transform_named
+from dalle.tokenizer import CaptionTokenizer
+from dalle.training.stage import TrainingConfig
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a stage is told beside its own settings and the data's."""
+
+    seed: int
+    device: torch.device
+    dvae: Path | None = None  # checkpoint of the dVAE whose tokens the transformer learns
+
+
+@dataclass(frozen=True)
+class PicturesConfig(TrainingConfig):
+    """What the settings of every stage say of its pictures."""
+
+    transform: str = "none"  # augmentation of training pictures: dvae (Listing 1) | transformer (Listing 2) | none
+    validation_pictures: int = 1_000  # held-out pictures that validation looks at, the first ones
+    workers: int = 2  # processes that prepare batches; 0: the training process itself
+
+
+class Pictures:
+    """The splits of a data set, loaded for one stage.
+
+    `transform` augments training pictures; held-out pictures are cropped without chance.
+    """
+
+    def __init__(self, data: Any, config: PicturesConfig, context: StageContext):
+        self.data = data
+        self.train, self.val = open_source(data, "train"), open_source(data, "val")
+        self.image_size = self.train.image_size
+        self.transform = transform_named(config.transform)
+        self.batch_size = config.micro_batch_size(distributed.world())
+        self.workers = config.workers
+        self.seed = context.seed
+        self.device = context.device
+
+    def batches(self, split: str, start: int) -> Iterator[Batch]:
+        """This rank's micro-batches without end, from number `start` on."""
+        return batches(
+            self.train if split == "train" else self.val,
+            self.transform,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            start_step=start,
+            rank=distributed.rank(),
+            world=distributed.world(),
+            workers=self.workers,
+        )
+
+    def held_out(self, count: int) -> Iterator[Batch]:
+        """The first `count` pictures of the validation split, in order (all, if there are fewer)."""
+        size = min(self.batch_size, count)
+        remaining = count
+        for batch in itertools.islice(ordered(self.val, transform_named("none"), size), -(-count // size)):
+            yield Batch(batch.images[:remaining], batch.captions[:remaining], batch.keys[:remaining])
+            remaining -= len(batch.captions)
+
+    def described(self, meta: dict[str, Any]) -> dict[str, Any]:
+        """What a checkpoint says about itself, and about the data that it was trained on."""
+        return {**meta, "data": asdict(self.data)}
+
+    def pixels(self, batch: Batch) -> Tensor:
+        """The batch's pictures on the device: (b, 3, s, s) floats in [0, 1], channels last."""
+        images = batch.images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
+        return images.float() / 255
+
+    def generators(self, number: int) -> list[np.random.Generator]:
+        """One source of chance for each picture of this rank's micro-batch `number`, however batches are split."""
+        first = (number * distributed.world() + distributed.rank()) * self.batch_size
+        return [np.random.default_rng((self.seed, first + place)) for place in range(self.batch_size)]
+
+    def learn_tokenizer(self, vocabulary: int, records: int) -> CaptionTokenizer:
+        """A BPE of at most `vocabulary` entries, learned on `records` evenly spaced training records."""
+        step = max(1, len(self.train) // records)
+        indices = range(0, len(self.train), step)
+        return CaptionTokenizer.train(
+            (caption for index in indices for caption in readable_captions(self.train, index)), vocabulary
+        )
+
+
+def readable_captions(source: Source, index: int) -> tuple[str, ...]:
+    """The captions of a record; none where it cannot be read."""
+    try:
+        return source[index].captions
+    except UnreadableRecord:
+        return ()

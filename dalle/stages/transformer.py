@@ -1,0 +1,158 @@
+"""Stage 2: the transformer, trained on caption and image tokens as one stream (Section 2.2, Appendix B)."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image
+from torch import Tensor, nn
+
+from dalle import checkpoint, distributed, losses
+from dalle.checkpoint import CheckpointError
+from dalle.data.loader import Batch
+from dalle.models.dvae import DiscreteVAE
+from dalle.models.stream import IGNORED
+from dalle.models.transformer import Logits, Transformer, TransformerConfig
+from dalle.sampling.pipeline import DALLE
+from dalle.sampling.sheet import Row, sample_sheet
+from dalle.stages.pictures import Pictures, PicturesConfig, StageContext
+from dalle.training.ema import EMAConfig
+from dalle.training.optimizer import OptimizerConfig, PlateauConfig
+from dalle.training.schedules import Schedule
+
+
+@dataclass(frozen=True)
+class TransformerStageConfig(PicturesConfig):
+    """The paper's recipe (Section 2.2, Appendix B.2)."""
+
+    name: str = "transformer"
+    # grid and image vocabulary come from the dVAE, the text vocabulary from the tokenizer (this, at most)
+    model: TransformerConfig = field(default_factory=TransformerConfig)
+    text_weight: float = 1 / 8  # of the text's loss; the image's has the rest (Section 2.2)
+    pad_targets: str = "first"  # which pads count in the text's loss: none | first | all (the paper does not say)
+    bpe_dropout: float = 0.1  # of captions while training (Section 2.2)
+    tokenizer_records: int = 100_000  # training records whose captions the BPE is learned on
+    transform: str = "transformer"
+    steps: int = 430_000
+    batch_size: int = 1_024
+    clip_norm: float | None = 4.0
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(
+            learning_rate=Schedule("constant", 4.5e-4),
+            warm_up=5_000,
+            plateau=PlateauConfig(halvings=5),
+            betas=(0.9, 0.96),
+            weight_decay=4.5e-2,
+        )
+    )
+    ema: EMAConfig = field(default_factory=lambda: EMAConfig(decay=0.99, every=25))
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A batch of the stream."""
+
+    caption: Tensor  # (b, text_positions) int64, PAD where there is no token
+    image: Tensor  # (b, grid * grid) int64
+
+
+class TransformerStage:
+    """See `dalle.training.stage.Stage`."""
+
+    name = "transformer"
+
+    def __init__(self, config: TransformerStageConfig, data: Any, context: StageContext):
+        self.config = config
+        self.pictures = Pictures(data, config, context)
+        self.dvae_folder = find_dvae(context.dvae)
+        self.dvae = DiscreteVAE.load(self.dvae_folder).requires_grad_(False)
+        self.dvae.to(context.device)
+        if self.pictures.image_size % self.dvae.downsample:
+            raise ValueError(
+                f"pictures of {self.pictures.image_size} pixels do not divide into the codes of {self.dvae_folder}, "
+                f"which are {self.dvae.downsample} pixels wide; change data.image_size"
+            )
+        self.tokenizer = self.pictures.learn_tokenizer(config.model.text_vocabulary, config.tokenizer_records)
+        sizes = replace(
+            config.model,
+            text_vocabulary=self.tokenizer.vocabulary,
+            image_vocabulary=self.dvae.vocabulary,
+            grid=self.pictures.image_size // self.dvae.downsample,
+        )
+        self.transformer = Transformer(sizes)
+        self.model = self.transformer.to(context.device)
+
+    def batches(self, split: str, start: int) -> Iterator[Encoded]:
+        dropout = self.config.bpe_dropout if split == "train" else 0.0
+        for number, batch in enumerate(self.pictures.batches(split, start), start):
+            yield self._encoded(batch, dropout, self.pictures.generators(number))
+
+    def loss(
+        self, model: nn.Module, batch: Encoded, step: int, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float | Tensor]]:
+        text, image = self._nll(model, batch)
+        loss = self.config.text_weight * text + (1 - self.config.text_weight) * image
+        return loss, {"text": text, "image": image}
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Nats per text token and per image token of held-out pictures, and their weighted sum."""
+        totals = torch.zeros(2)
+        pictures = 0
+        for batch in self.pictures.held_out(self.config.validation_pictures):
+            text, image = self._nll(model, self._encoded(batch))
+            totals += torch.stack([text, image]).cpu() * len(batch.captions)
+            pictures += len(batch.captions)
+        text, image = (totals / pictures).tolist()
+        weight = self.config.text_weight
+        return {"loss": weight * text + (1 - weight) * image, "text": text, "image": image}
+
+    def preview(self, model: nn.Module) -> Image.Image:
+        """Pictures drawn for held-out captions, unranked."""
+        assert isinstance(model, Transformer)
+        dalle = DALLE(self.dvae, model, self.tokenizer)
+        captions = next(self.pictures.held_out(4)).captions
+        results = dalle.generate_many(captions, candidates=4, keep=4)
+        return sample_sheet([Row(result.caption, result.images, None) for result in results])
+
+    def save(self, folder: Path, model: nn.Module, meta: dict[str, Any]) -> None:
+        """The checkpoint says which dVAE's tokens it speaks, and where that lies."""
+        assert isinstance(model, Transformer)
+        path = os.path.relpath(self.dvae_folder.resolve(), folder.resolve())
+        dvae = {"path": path, "digest": checkpoint.digest(self.dvae_folder)}
+        model.save(folder, self.pictures.described(meta) | {"dvae": dvae}, self.tokenizer)
+
+    def _nll(self, model: nn.Module, batch: Encoded) -> tuple[Tensor, Tensor]:
+        """Mean nats per text token and per image token of a batch."""
+        logits: Logits = model(batch.caption, batch.image)
+        text_targets = self.transformer.stream.text_targets(batch.caption, self.config.pad_targets)
+        text = losses.token_nll(logits.text, text_targets)
+        # ranks may hold unlike numbers of words: each word counts the same in the mean over all ranks
+        words = distributed.mean((text_targets != IGNORED).sum().float())
+        return text.sum() / words, losses.token_nll(logits.image, batch.image).mean()
+
+    @torch.no_grad()
+    def _encoded(
+        self, batch: Batch, dropout: float = 0.0, generators: list[np.random.Generator] | None = None
+    ) -> Encoded:
+        each = generators or [None] * len(batch.captions)
+        ids = [
+            self.tokenizer.encode(caption, dropout, generator)
+            for caption, generator in zip(batch.captions, each, strict=True)
+        ]
+        caption = self.transformer.stream.captions(ids, truncate=True).to(self.pictures.device)
+        return Encoded(caption, rearrange(self.dvae.encode(self.pictures.pixels(batch)), "b h w -> b (h w)"))
+
+
+def find_dvae(folder: Path | None) -> Path:
+    """The dVAE's checkpoint folder. Raises `CheckpointError` when it was not given."""
+    if folder is None:
+        raise CheckpointError(
+            "the transformer learns a dVAE's tokens: say which with dvae=<checkpoint folder>, for instance "
+            "dvae=outputs/dvae/my-dvae; train one first with stage=dvae"
+        )
+    return folder

@@ -1,0 +1,176 @@
+"""The loop that trains every stage: once-in-a-while jobs first, then one update, from top to bottom."""
+
+import signal
+import time
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from dalle import distributed
+from dalle.training.interruption import Interrupted, StopRequest
+from dalle.training.logger import Logger, open_logger
+from dalle.training.precision import autocast
+from dalle.training.progress import Progress
+from dalle.training.run import Run, steps_done
+from dalle.training.seeds import seed_global, step_generator
+from dalle.training.stage import Stage, TrainingConfig
+from dalle.training.state import TrainState
+
+
+class Diverged(ValueError):
+    """Too many updates in a row had a loss or a gradient that was not finite."""
+
+
+def train(stage: Stage, config: TrainingConfig, run: Run) -> None:
+    """Train `stage` until `config.steps` updates are done, going on from where `run` stands.
+
+    Raises Interrupted once asked to stop and saved, Diverged after `config.max_bad_steps` skipped updates in
+    a row, and CheckpointError if the run cannot be resumed or saved; the last checkpoint is good each time.
+    """
+    if steps_done(run.folder, run.identity) < config.steps:
+        trainer = Trainer(stage, config, run)
+        try:
+            trainer.train()
+        finally:
+            trainer.close()
+
+
+class Trainer:
+    """One call of `train`: what its parts share."""
+
+    def __init__(self, stage: Stage, config: TrainingConfig, run: Run):
+        """Go to where `run` stands."""
+        self.stage, self.config, self.run = stage, config, run
+        self.first = distributed.is_first()
+        self.model = distributed.wrap(stage.model).train()
+        self.parameters = [each for each in stage.model.parameters() if each.requires_grad]
+        self.state = state = TrainState(stage.model, config, run.device)
+        state.restore(run.folder)
+        self.saved = state.step
+        self.batches = stage.batches("train", state.step * config.accumulate)
+        self.logger = Logger()
+        if self.first:
+            self.logger = open_logger(run.folder, state.step, run.wandb, state.wandb_id, run.identity)
+        self.progress = Progress(
+            stage.name, state.step, config.steps, config.batch_size, state.seconds, shown=self.first
+        )
+
+    def train(self) -> None:
+        state, config = self.state, self.config
+        with StopRequest() as request:
+            while True:
+                stopping = distributed.any_rank(request.number != 0)
+                finished = state.step == config.steps
+
+                if state.step > state.watched and (finished or not stopping):
+                    self.watch()
+                if state.step > self.saved and (stopping or self.due(config.save_every)):
+                    self.save()
+                if stopping:
+                    where = f"step {state.step} of {config.steps}, saved in {self.run.folder}"
+                    number = request.number or signal.SIGTERM  # another rank was asked
+                    raise Interrupted(f"stopped at {where}: run the same command again to go on", number)
+                if finished:
+                    return
+
+                begin = time.perf_counter()
+                self.update()
+                reading = self.due(config.log_every)
+                if reading or self.run.device.type == "cpu":  # any other device would have to be waited for
+                    self.heed_skipped_updates()
+                means = state.meter.read() if reading else {}
+                state.seconds += time.perf_counter() - begin
+
+                self.progress.advance()
+                if reading:
+                    speed = self.progress.report(means["loss"], state.seconds)
+                    skipped = int(state.meter.skipped.item())
+                    means |= {"skipped": skipped, "images_per_second": speed, "seconds": state.seconds}
+                    self.logger.metrics(state.step, "train", means)
+
+    def due(self, every: int) -> bool:
+        """Whether a job that comes `every` so many updates, and after the last one, comes now."""
+        step = self.state.step
+        return step == self.config.steps or (every > 0 and step % every == 0)
+
+    def watch(self) -> None:
+        """Validate and draw a preview, if they are due, with the average of the weights."""
+        state, device = self.state, self.run.device
+        seed_global(self.run.seed, state.step, distributed.rank(), device)
+        with torch.no_grad(), autocast(state.precision, device):
+            if self.due(self.config.validate_every):
+                self.logger.metrics(state.step, "val", self.stage.validate(state.average.model))
+            if self.due(self.config.preview_every) and self.first:
+                picture = self.stage.preview(state.average.model)
+                if picture is not None:
+                    self.logger.picture(state.step, picture)
+        state.watched = state.step
+
+    def save(self) -> None:
+        """Write the checkpoint, then the state: a run killed in between goes on from the state before."""
+        state = self.state
+        if self.first:
+            images = state.step * self.config.batch_size
+            meta = {"step": state.step, "images": images, "seed": self.run.seed}
+            self.stage.save(self.run.folder, state.average.model, meta)
+        state.save(self.run.folder, self.run.identity)
+        self.saved = state.step
+
+    def update(self) -> None:
+        """One optimizer step, which all ranks skip if loss or gradient is not finite; waits for no device."""
+        state, config = self.state, self.config
+        loss, metrics = self.gradients()
+        state.scaler.unscale_(state.optimizer)
+        norm = get_total_norm([each.grad for each in self.parameters if each.grad is not None])
+        if config.clip_norm is not None:
+            clip_grads_with_norm_(self.parameters, config.clip_norm, norm)
+
+        finite = (torch.isfinite(loss) & torch.isfinite(norm)).float()
+        rate = config.optimizer.learning_rate_at(state.step) * state.plateau.factor
+        state.optimizer.step_where(finite, rate)
+        state.scaler.update()
+        state.step += 1
+        state.average.update(state.step)
+        state.plateau.update(loss, finite, state.step)
+        state.meter.update({**metrics, "loss": loss, "gradient_norm": norm, "learning_rate": rate}, finite)
+
+    def gradients(self) -> tuple[Tensor, dict[str, float | Tensor]]:
+        """Fill in the gradients, micro-batch by micro-batch; mean loss of all ranks, metrics of this one."""
+        state, run, count = self.state, self.run, self.config.accumulate
+        rank = distributed.rank()
+        seed_global(run.seed, state.step, rank, run.device)
+        state.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=run.device)
+        means: dict[str, float | Tensor] = {}
+        for micro_batch in range(count):
+            batch = next(self.batches)
+            generator = step_generator(run.seed, state.step, rank, run.device, micro_batch)
+            last = micro_batch == count - 1
+            with nullcontext() if last else distributed.without_sharing(self.model):
+                with autocast(state.precision, run.device):
+                    loss, metrics = self.stage.loss(self.model, batch, state.step, generator)
+                state.scaler.scale(loss / count).backward()
+            total += loss.detach() / count
+            for name, value in metrics.items():
+                value = value.detach() if isinstance(value, Tensor) else value
+                means[name] = means.get(name, 0.0) + value / count
+        return distributed.mean(total), means
+
+    def heed_skipped_updates(self) -> None:
+        """Say so if the latest update was skipped; raise Diverged if too many in a row were."""
+        step, folder = self.state.step, self.run.folder
+        in_a_row = int(self.state.meter.skipped_in_a_row.item())
+        if in_a_row:
+            self.progress.say(f"update {step} skipped: loss or gradient not finite ({in_a_row} in a row)")
+        if in_a_row >= self.config.max_bad_steps:
+            kept = f"step {self.saved}, saved in {folder}, is good" if self.saved else "nothing was saved yet"
+            raise Diverged(
+                f"training diverged: loss or gradient was not finite in the last {in_a_row} updates, up to"
+                f" step {step}; {kept}. Try a lower learning rate or precision=float32, with another run name"
+            )
+
+    def close(self) -> None:
+        self.progress.close()
+        self.logger.close()

@@ -1,0 +1,57 @@
+"""How far training is, for people: a bar on a terminal, and a line now and then anywhere else."""
+
+import sys
+import time
+
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 20
+
+
+class Progress:
+    """Shows updates done, loss, pictures per second and time left of the run called `title`."""
+
+    def __init__(self, title: str, done: int, steps: int, batch_size: int, seconds: float, shown: bool):
+        """A run that has `done` of `steps` updates behind it, which took `seconds`."""
+        self.title, self.done, self.steps, self.batch_size, self.shown = title, done, steps, batch_size, shown
+        self.reported = done, seconds
+        self.begin, self.begin_step = time.monotonic(), done
+        self.last_line = self.begin
+        self.bar = tqdm(
+            total=steps,
+            initial=done,
+            desc=title,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not (shown and sys.stderr.isatty()),
+        )
+
+    def advance(self) -> None:
+        self.done += 1
+        self.bar.update()
+
+    def report(self, loss: float, seconds: float) -> float:
+        """Show `loss` and the speed since the last report, and return the speed, in pictures per second.
+
+        `seconds` have been spent in updates since the run began.
+        """
+        done, before = self.reported
+        self.reported = self.done, seconds
+        speed = (self.done - done) * self.batch_size / max(seconds - before, 1e-9)
+        figures = f"loss {loss:.4g}, {speed:.4g} images/s"
+        now = time.monotonic()
+        if not self.bar.disable:
+            self.bar.set_postfix_str(figures)
+        elif self.done == self.steps or now - self.last_line > SECONDS_BETWEEN_LINES:
+            self.last_line = now
+            left = (now - self.begin) / (self.done - self.begin_step) * (self.steps - self.done)
+            self.say(f"{figures}, {tqdm.format_interval(left)} left")
+        return speed
+
+    def say(self, text: str) -> None:
+        """Print a line without breaking the bar."""
+        if self.shown:
+            tqdm.write(f"{self.title} {self.done}/{self.steps}: {text}", file=sys.stderr)
+
+    def close(self) -> None:
+        self.bar.close()

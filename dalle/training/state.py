@@ -1,0 +1,97 @@
+"""Exactly what a run has to remember to go on as if it had never stopped."""
+
+import uuid
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dalle import checkpoint, distributed
+from dalle.training import precision
+from dalle.training.ema import EMA
+from dalle.training.meter import Meter
+from dalle.training.optimizer import Plateau, build_optimizer
+from dalle.training.stage import TrainingConfig
+
+
+class TrainState:
+    """Where training stands. Data and random numbers are functions of the step (`seeds.py`), so not here."""
+
+    def __init__(self, model: nn.Module, config: TrainingConfig, device: torch.device):
+        """The state before the first update of `model`."""
+        self.step = 0  # updates done
+        self.watched = 0  # the step at which validation and preview were last seen to
+        self.seconds = 0.0  # spent in updates
+        self.model = model
+        self.average = EMA(model, config.ema)
+        self.optimizer = build_optimizer(model, config.optimizer)
+        self.plateau = Plateau(config.optimizer.plateau, device)
+        self.precision = distributed.broadcast(precision.resolve(config.precision, device))
+        self.scaler = precision.gradient_scaler(self.precision, device)
+        self.meter = Meter(device)
+        self.wandb_id = uuid.uuid4().hex[:8]
+        self._device = device
+
+    def save(self, folder: Path, identity: dict[str, Any]) -> None:
+        """Write the state and `identity`, the settings it belongs to. All ranks call it; the first writes."""
+        scalars = {
+            "identity": identity,
+            "watched": self.watched,
+            "seconds": self.seconds,
+            "plateau": self.plateau.state(),
+            "precision": self.precision,
+            "scaler": self.scaler.state_dict(),
+            "meter": self.meter.state(),
+            "wandb_id": self.wandb_id,
+        }
+        if distributed.is_first():
+            checkpoint.save_state(folder, self.step, self._tensors(), scalars)
+        distributed.barrier()
+
+    def restore(self, folder: Path) -> None:
+        """Become the newest state in `folder`, if there is one. Raises CheckpointError if it does not fit."""
+        saved = checkpoint.load_state(folder)
+        if saved is None:
+            return
+        self.step, tensors, scalars = saved
+        self.watched, self.seconds = scalars["watched"], scalars["seconds"]
+        self.precision = scalars["precision"]
+        self.scaler = precision.gradient_scaler(self.precision, self._device)
+        self.scaler.load_state_dict(scalars["scaler"])
+        self.plateau.restore(scalars["plateau"])
+        self.meter.restore(scalars["meter"])
+        self.wandb_id = scalars["wandb_id"]
+        path = folder / checkpoint.STATE
+        for prefix, module in (("model", self.model), ("average", self.average.model)):
+            weights = _under(prefix, tensors)
+            checkpoint.check_tensors(module.state_dict(), weights, path)
+            module.load_state_dict(weights)
+        self._restore_moments(_under("optimizer", tensors))
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {f"average.{name}": tensor for name, tensor in self.average.model.state_dict().items()}
+        for name, parameter in self.model.named_parameters():
+            for moment, tensor in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer.{moment}.{name}"] = tensor
+        return tensors
+
+    def _restore_moments(self, tensors: dict[str, Tensor]) -> None:
+        # torch's own format numbers the parameters, group by group, and knows which moments stay on the CPU
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        content = self.optimizer.state_dict()
+        parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
+        for number, parameter in enumerate(parameters):
+            moments = {moment: _under(moment, tensors) for moment in ("step", "exp_avg", "exp_avg_sq")}
+            if names[parameter] in moments["step"]:  # none before its first gradient
+                content["state"][number] = {
+                    moment: by_name[names[parameter]] for moment, by_name in moments.items()
+                }
+        self.optimizer.load_state_dict(content)
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix` and a dot, without that."""
+    start = f"{prefix}."
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}

@@ -1,0 +1,142 @@
+"""The procedural scenes: reproducible, plain to see, and captioned truly."""
+
+from collections import Counter
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from dalle.data.blocks import GAP, HALF_EXTENTS, HELD_OUT, SPLITS, BlocksConfig, BlocksSource, wordings
+from dalle.data.blocks_world import BACKGROUND, COLOURS, DIRECTIONS, OUTLINES, draw, one_fact_changed
+
+CONFIG = BlocksConfig(image_size=32)
+SCENES = {split: [BlocksSource(CONFIG, split).scene(index) for index in range(300)] for split in SPLITS}
+EVERY_SCENE = [scene for scenes in SCENES.values() for scene in scenes]
+
+
+def pairs_of(scene):
+    return {(piece.shape, piece.colour) for piece in scene.pieces}
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_record_is_a_pure_function_of_config_split_and_index(split):
+    forwards = [BlocksSource(CONFIG, split)[index] for index in range(6)]
+    backwards = [BlocksSource(CONFIG, split)[index] for index in reversed(range(6))][::-1]
+    for one, other in zip(forwards, backwards, strict=True):
+        assert (one.key, one.captions) == (other.key, other.captions)
+        assert np.array_equal(np.asarray(one.image), np.asarray(other.image))
+
+
+def test_splits_seeds_and_indices_give_different_pictures():
+    sources = [BlocksSource(CONFIG, split) for split in SPLITS]
+    sources.append(BlocksSource(BlocksConfig(image_size=32, seed=1), "train"))
+    pictures = {source[index].image.tobytes() for source in sources for index in range(40)}
+    assert len(pictures) == 160
+
+
+def test_the_first_scene_stays_the_same_from_release_to_release():
+    scene = SCENES["train"][0]
+    assert wordings(scene.statement)[0] == "a small red square above a small blue square"
+
+
+def test_train_and_val_never_show_a_held_out_pair():
+    for scene in SCENES["train"] + SCENES["val"]:
+        assert not pairs_of(scene) & set(HELD_OUT)
+
+
+def test_every_novel_caption_names_a_held_out_pair():
+    for scene in SCENES["novel"]:
+        assert {(thing.shape, thing.colour) for thing in scene.statement.described} & set(HELD_OUT)
+
+
+def test_held_out_pairs_differ_in_shape_and_colour_and_training_shows_each_of_these_elsewhere():
+    assert {shape for shape, _ in HELD_OUT} == set(OUTLINES)
+    assert len({colour for _, colour in HELD_OUT}) == len(HELD_OUT)
+    shown = set().union(*map(pairs_of, SCENES["train"]))
+    assert len(shown) == len(OUTLINES) * len(COLOURS) - len(HELD_OUT)
+
+
+def test_statements_name_exactly_what_is_in_the_picture():
+    for scene in EVERY_SCENE:
+        named = Counter()
+        for thing in scene.statement.described:
+            named[thing.shape, thing.colour] += thing.count
+            sizes = {p.size for p in scene.pieces if (p.shape, p.colour) == (thing.shape, thing.colour)}
+            assert len(sizes) == 1 and thing.size in (None, *sizes)
+        assert named == Counter((piece.shape, piece.colour) for piece in scene.pieces)
+
+
+def test_nothing_is_cut_by_the_edge_and_what_is_apart_has_a_clear_gap():
+    for scene in EVERY_SCENE:
+        resting = {(r.subject, r.object) for r in scene.statement.relations if r.name == "on top of"}
+        boxes = [(np.array((piece.x, piece.y)), HALF_EXTENTS[piece.shape] * piece.radius) for piece in scene.pieces]
+        assert all((centre - half > 0.02).all() and (centre + half < 0.98).all() for centre, half in boxes)
+        for (i, (one, its_half)), (j, (other, other_half)) in combinations(enumerate(boxes), 2):
+            apart = (np.abs(one - other) - its_half - other_half).max()
+            assert abs(apart) < 1e-9 if (i, j) in resting else apart >= GAP
+
+
+def test_relations_are_plain_to_see():
+    for scene in EVERY_SCENE:
+        for subject, name, object_ in scene.statement.relations:
+            one, other = scene.pieces[subject], scene.pieces[object_]
+            step = np.array((one.x - other.x, one.y - other.y))
+            along = step @ np.array(DIRECTIONS[name])
+            assert along > 1.9 * (np.abs(step).sum() - along)
+
+
+def test_all_kinds_of_scenes_occur():
+    relations = Counter(r.name for scene in SCENES["train"] for r in scene.statement.relations)
+    assert set(relations) == set(DIRECTIONS)
+    described = Counter(tuple(t.count for t in scene.statement.described) for scene in SCENES["train"])
+    assert set(described) == {(1,), (2,), (3,), (1, 1), (2, 1), (1, 1, 1)}
+
+
+def test_captions_are_short_distinct_and_plain():
+    vocabulary = set()
+    for scene in EVERY_SCENE:
+        captions = wordings(scene.statement)
+        assert len(set(captions)) == len(captions) >= 3
+        assert max(len(caption.split()) for caption in captions) <= 20
+        vocabulary |= {word for caption in captions for word in caption.replace(",", "").split()}
+        for thing in scene.statement.described:
+            assert all(thing.colour in caption and thing.shape in caption for caption in captions)
+    assert len(vocabulary) < 60
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_captions_of_a_record_are_wordings_of_its_statement(split):
+    source = BlocksSource(CONFIG, split)
+    for index in range(20):
+        assert set(source[index].captions) <= set(wordings(source.scene(index).statement))
+        assert 1 <= len(source[index].captions) <= CONFIG.wordings
+
+
+def test_one_fact_changed_changes_one_fact():
+    for scene in EVERY_SCENE[::7]:
+        for fact, statements in one_fact_changed(scene.statement).items():
+            for statement in statements:
+                told = [vars(thing) for thing in scene.statement.described]
+                now = [vars(thing) for thing in statement.described]
+                differences = [key for a, b in zip(told, now, strict=True) for key in a if a[key] != b[key]]
+                differences += ["relation"] * (statement.relations != scene.statement.relations)
+                assert differences == [fact]
+                wordings(statement)  # false statements can be worded, too
+
+
+@pytest.mark.parametrize("size", [24, 64, 100])
+def test_pictures_come_in_any_size_on_a_constant_background(size):
+    picture = np.asarray(draw(SCENES["val"][0], size))
+    assert picture.shape == (size, size, 3)
+    assert {tuple(picture[y, x]) for y in (0, -1) for x in (0, -1)} == {BACKGROUND}
+
+
+def test_wrong_splits_indices_and_sizes_are_refused_in_words():
+    with pytest.raises(ValueError, match="train, val, novel"):
+        BlocksSource(CONFIG, "test")
+    with pytest.raises(IndexError, match="2000"):
+        BlocksSource(CONFIG, "val")[2000]
+    with pytest.raises(ValueError, match="image_size=2"):
+        BlocksConfig(image_size=2)
+    with pytest.raises(ValueError, match="wordings=0"):
+        BlocksConfig(wordings=0)

@@ -1,0 +1,184 @@
+"""The transforms: the paper's numbers, and pictures of every size and kind."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from dalle.data import transforms
+from dalle.data.transforms import (
+    area_resize,
+    dvae_augmentation,
+    inference_crop,
+    on_white,
+    transform_named,
+    transformer_augmentation,
+)
+
+
+def noise(width: int, height: int, seed: int = 0) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def ramp(width: int, height: int) -> Image.Image:
+    """Red grows to the right by one each pixel, green downwards: a crop tells where it was cut."""
+    y, x = np.mgrid[:height, :width]
+    return Image.fromarray(np.stack([x, y, 0 * x], axis=-1).astype(np.uint8))
+
+
+class Recorder:
+    """A generator that remembers the range of every draw."""
+
+    def __init__(self, seed: int):
+        self.generator = np.random.default_rng(seed)
+        self.ranges: list[tuple[int, int]] = []
+
+    def integers(self, low: int, high: int | None = None, endpoint: bool = False) -> int:
+        first, last = (0, low) if high is None else (low, high)
+        self.ranges.append((int(first), int(last) if endpoint else int(last) - 1))
+        return int(self.generator.integers(low, high, endpoint=endpoint))
+
+    def random(self) -> float:
+        return self.generator.random()
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    name=st.sampled_from(["dvae", "transformer", "none"]),
+    width=st.integers(1, 90),
+    height=st.integers(1, 90),
+    size=st.integers(1, 48),
+    seed=st.integers(0, 99),
+)
+def test_any_picture_becomes_a_square_and_the_same_one_each_time(name, width, height, size, seed):
+    image = noise(width, height)
+    transform = transform_named(name)
+    pixels = transform(image, size, np.random.default_rng(seed))
+    assert pixels.shape == (size, size, 3) and pixels.dtype == np.uint8
+    assert np.array_equal(pixels, transform(image, size, np.random.default_rng(seed)))
+    assert image == noise(width, height)
+
+
+def test_dvae_augmentation_draws_from_the_papers_ranges():
+    recorder: Any = Recorder(0)
+    dvae_augmentation(noise(500, 420), 256, recorder)
+    left, top, side, *crop = recorder.ranges
+    assert (left, top) == ((0, 80), (0, 0))
+    assert side == (288, 384)  # 9/8 and 12/8 of 256
+    assert crop[0] == crop[1] and 288 - 256 <= crop[0][1] <= 384 - 256
+
+
+def test_dvae_augmentation_scales_no_further_than_the_square():
+    for shorter, expected in ((300, (288, 300)), (270, (270, 270)), (256, (256, 256)), (100, (100, 100))):
+        recorder: Any = Recorder(0)
+        dvae_augmentation(noise(shorter + 50, shorter), 256, recorder)
+        assert recorder.ranges[2] == expected
+
+
+def test_transformer_augmentation_draws_from_the_papers_ranges():
+    recorder: Any = Recorder(0)
+    transformer_augmentation(noise(500, 420), 256, recorder)
+    left, top, side, *crop = recorder.ranges
+    assert (left, top) == ((30, 49), (0, 0))  # 3 * 80 // 8 to 5 * 80 // 8, exclusive
+    assert side == (256, 288)
+    assert crop[0] == crop[1] and 0 <= crop[0][1] <= 32
+
+
+def test_transformer_augmentation_scales_no_further_than_the_square():
+    for shorter, expected in ((270, (256, 270)), (256, (256, 256)), (100, (256, 256))):
+        recorder: Any = Recorder(0)
+        transformer_augmentation(noise(shorter, shorter), 256, recorder)
+        assert recorder.ranges[2] == expected
+
+
+def test_scaling_to_64_keeps_the_proportions():
+    recorder: Any = Recorder(0)
+    dvae_augmentation(noise(200, 200), 64, recorder)
+    assert recorder.ranges[2] == (72, 96)
+
+
+def test_only_the_dvae_augmentation_mirrors():
+    def directions(transform):
+        draws = [transform(ramp(64, 64), 64, np.random.default_rng(seed))[0, :, 0] for seed in range(30)]
+        return {bool(row[0] < row[-1]) for row in draws}
+
+    assert directions(dvae_augmentation) == {True, False}
+    assert directions(transformer_augmentation) == {True}
+
+
+def test_augmentations_leave_a_picture_of_the_right_size_unscaled():
+    image = noise(32, 32)
+    plain = np.asarray(image)
+    assert np.array_equal(transformer_augmentation(image, 32, np.random.default_rng(0)), plain)
+    augmented = dvae_augmentation(image, 32, np.random.default_rng(0))
+    assert np.array_equal(augmented, plain) or np.array_equal(augmented, plain[:, ::-1])
+
+
+def test_inference_crop_equals_scaling_the_shorter_side_and_cropping_the_centre():
+    for width, height in ((91, 60), (64, 150), (640, 481)):
+        image = noise(width, height)
+        scale = 48 / min(width, height)
+        scaled = image.resize((round(width * scale), round(height * scale)), Image.Resampling.LANCZOS)
+        left, top = round((scaled.width - 48) / 2), round((scaled.height - 48) / 2)
+        expected = np.asarray(scaled.crop((left, top, left + 48, top + 48))).astype(int)
+        assert np.abs(inference_crop(image, 48) - expected).max() <= 1
+
+
+def test_extreme_proportions_cost_no_memory():
+    assert inference_crop(Image.new("RGB", (1, 200_000)), 256).shape == (256, 256, 3)
+    assert dvae_augmentation(Image.new("RGB", (200_000, 1)), 256, np.random.default_rng(0)).shape[0] == 256
+
+
+def test_area_resize_equals_the_mean_over_each_area():
+    side, target = 11, 7
+    pixels = np.asarray(noise(side, side)).astype(np.float64)
+    length = (side - 1) / (target - 1)
+    fine = 6  # length = 10/6: in steps of 1/6 all borders fall between the small cells
+    small = pixels.repeat(fine, axis=0).repeat(fine, axis=1)
+    small = np.pad(small, ((0, fine), (0, fine), (0, 0)), mode="edge")
+    step = round(length * fine)
+    for i in range(target):
+        for j in range(target):
+            cell = small[i * step : (i + 1) * step, j * step : (j + 1) * step].mean(axis=(0, 1))
+            # half a grey level of rounding, and a little for float32
+            assert np.abs(area_resize(pixels.astype(np.uint8), target)[i, j] - cell).max() <= 0.501
+
+
+@settings(deadline=None, max_examples=30)
+@given(side=st.integers(1, 60), share=st.floats(0, 1), grey=st.integers(0, 255))
+def test_area_resize_keeps_a_flat_picture_flat(side, share, grey):
+    target = max(1, round(side * share))
+    resized = area_resize(np.full((side, side, 3), grey, dtype=np.uint8), target)
+    assert resized.shape == (target, target, 3)
+    assert (resized == grey).all()
+
+
+def test_transparency_is_laid_on_white():
+    clear_red = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    half_black = Image.new("LA", (4, 4), (0, 128))
+    palette = Image.new("P", (4, 4), 0)
+    palette.putpalette([10, 20, 30])
+    palette.info["transparency"] = 0
+    assert on_white(clear_red).getpixel((0, 0)) == (255, 255, 255)
+    assert on_white(half_black).getpixel((0, 0)) == (127, 127, 127)
+    assert on_white(palette).getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "LAB", "HSV", "F", "RGBX", "RGBa", "PA"])
+def test_every_mode_becomes_rgb(mode):
+    assert on_white(Image.new(mode, (3, 2))).mode == "RGB"
+
+
+def test_sixteen_bit_greys_are_scaled_not_clipped():
+    greys = Image.fromarray(np.array([[0, 257 * 100, 65535]], dtype=np.uint16))
+    assert [on_white(greys).getpixel((x, 0)) for x in range(3)] == [(0,) * 3, (100,) * 3, (255,) * 3]
+
+
+def test_unknown_transform_is_named_with_those_that_exist():
+    with pytest.raises(ValueError, match="no transform 'dva'; choose one of dvae, transformer, none"):
+        transform_named("dva")
+    assert set(transforms.TRANSFORMS) == {"dvae", "transformer", "none"}

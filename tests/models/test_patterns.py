@@ -1,0 +1,145 @@
+import pytest
+import torch
+
+from dalle.models.cache import layout_of
+from dalle.models.patterns import (
+    Column,
+    Convolutional,
+    Dense,
+    Pattern,
+    Row,
+    image_mask,
+    layer_names,
+    pattern_named,
+    stream_mask,
+)
+
+PATTERNS = [Dense(), Row(), Column(), Convolutional(3), Convolutional(5)]
+
+
+def drawn_keys(pattern: Pattern, grid: int, row: int, column: int) -> set[tuple[int, int]]:
+    """The cells that a cell sees, written down from the paper's words, two coordinates at a time."""
+    cells = [(r, c) for r in range(grid) for c in range(grid)]
+    place = cells.index((row, column))
+    past = cells[: place + 1]
+    match pattern:
+        case Dense():
+            return set(past)
+        case Row():
+            # everything after the cell two rows back on the right: ends with the cell straight above
+            return set(past[-(grid + 1) :])
+        case Column():
+            return {(r, c) for r, c in past if c == column}
+        case Convolutional():
+            half = pattern.kernel // 2
+            seen = set()
+            for up in range(half + 1):
+                for right in range(-half, half + 1):
+                    # stepping off a row's end goes on in the next one, as reading does
+                    lines, wrapped = divmod(column + right, grid)
+                    target = (row - up + lines, wrapped)
+                    if target in past:
+                        seen.add(target)
+            return seen
+    raise AssertionError(pattern)
+
+
+@pytest.mark.parametrize("grid", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+def test_each_mask_is_what_the_paper_draws(pattern: Pattern, grid: int):
+    mask = image_mask(pattern, grid)
+    for query in range(grid * grid):
+        seen = {divmod(key, grid) for key in mask[query].nonzero().flatten().tolist()}
+        assert seen == drawn_keys(pattern, grid, *divmod(query, grid))
+
+
+def test_row_sees_five_cells_of_a_grid_four_wide():
+    assert image_mask(Row(), 4)[9].nonzero().flatten().tolist() == [5, 6, 7, 8, 9]
+
+
+def test_column_sees_the_cells_above_and_itself():
+    assert image_mask(Column(), 4)[13].nonzero().flatten().tolist() == [1, 5, 9, 13]
+
+
+def test_convolution_sees_a_causal_neighbourhood():
+    assert image_mask(Convolutional(3), 4)[10].nonzero().flatten().tolist() == [5, 6, 7, 9, 10]
+
+
+def test_convolution_wraps_over_rows():
+    assert image_mask(Convolutional(3), 4)[8].nonzero().flatten().tolist() == [3, 4, 5, 7, 8]
+
+
+def test_full_size_convolution_sees_61_cells_in_the_middle():
+    assert image_mask(Convolutional(11), 32)[20 * 32 + 16].sum() == 5 * 11 + 6
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+def test_text_is_causal_and_every_image_state_sees_all_of_it(pattern: Pattern):
+    mask = stream_mask(pattern, 5, 3)
+    assert mask[:5, :5].equal(torch.ones(5, 5, dtype=torch.bool).tril())
+    assert not mask[:5, 5:].any()
+    assert mask[5:, :5].all()
+    assert mask[5:, 5:].equal(image_mask(pattern, 3))
+
+
+@pytest.mark.parametrize("grid", [1, 2, 4, 7])
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+def test_compact_cache_holds_exactly_what_the_mask_shows(pattern: Pattern, grid: int):
+    layout, mask = layout_of(pattern, grid), image_mask(pattern, grid)
+    holds: dict[int, int] = {}
+    for state in range(grid * grid):
+        holds[layout.write[state]] = state
+        stretch = list(range(layout.slots))[layout.read[state]]
+        visible = [slot for slot in stretch if layout.mask is None or layout.mask[state, slot]]
+        assert {holds[slot] for slot in visible} == set(mask[state].nonzero().flatten().tolist())
+
+
+def test_caches_are_as_small_as_the_patterns_allow():
+    assert layout_of(Row(), 32).slots == 33
+    assert layout_of(Convolutional(11), 32).slots == 5 * 32 + 5 + 1
+    assert layout_of(Column(), 32).slots == layout_of(Dense(), 32).slots == 1024
+
+
+@pytest.mark.parametrize("pattern", [Dense(), Row(), Column()], ids=str)
+def test_only_convolutional_caches_need_a_mask(pattern: Pattern):
+    assert layout_of(pattern, 8).mask is None
+    assert layout_of(Column(), 8).read[29] == slice(5 * 8, 5 * 8 + 4)
+
+
+def test_a_cache_that_forgets_too_early_is_refused():
+    class Forgetful(Dense):
+        def slot(self, state, grid):
+            return state % 3
+
+    with pytest.raises(ValueError, match="image state 3 needs"):
+        layout_of(Forgetful(), 4)
+
+
+def test_paper_order_of_64_layers():
+    names = layer_names(["paper"], 64)
+    assert names[:8] == ["row", "column", "row", "row", "row", "column", "row", "row"]
+    assert names[-1] == "convolutional"
+    assert [names.count(name) for name in ("column", "row", "convolutional")] == [16, 47, 1]
+
+
+def test_one_name_serves_every_layer():
+    assert layer_names(["dense"], 3) == ["dense"] * 3
+
+
+def test_each_layer_can_have_its_own_pattern():
+    assert layer_names(["row", "column"], 2) == ["row", "column"]
+
+
+def test_a_list_of_another_length_is_refused_with_both_numbers():
+    with pytest.raises(ValueError, match=r"3 layers but depth=2"):
+        layer_names(["row", "row", "row"], 2)
+
+
+def test_an_unknown_pattern_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"'diagonal'.*dense, row, column, convolutional"):
+        pattern_named("diagonal")
+
+
+def test_an_even_kernel_is_refused():
+    with pytest.raises(ValueError, match="odd kernel, not 4"):
+        Convolutional(4)

@@ -1,0 +1,212 @@
+import time
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dalle.models.blocks import MLP, Float32Linear
+from dalle.models.patterns import image_mask, pattern_named
+from dalle.models.transformer import Transformer, TransformerConfig
+
+NAMES = ["dense", "row", "column", "convolutional"]
+
+
+def example(model: Transformer, batch: int = 2, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    stream = model.stream
+    captions = [
+        torch.randint(stream.text_vocabulary, (1 + n % stream.caption_limit,), generator=generator).tolist()
+        for n in range(batch)
+    ]
+    shape = (batch, stream.image_positions)
+    return stream.captions(captions), torch.randint(stream.image_vocabulary, shape, generator=generator)
+
+
+def joint(model: Transformer, caption: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """What every state answers, padded to one width: (b, n, v)."""
+    text, image_logits = model(caption, image)
+    width = max(text.shape[-1], image_logits.shape[-1])
+    return torch.cat([F.pad(each, (0, width - each.shape[-1])) for each in (text, image_logits)], dim=1)
+
+
+@pytest.mark.parametrize("patterns", [*([name] for name in NAMES), ["paper"]], ids=str)
+@torch.no_grad()
+def test_a_changed_token_leaves_everything_before_it_unchanged(make_transformer, patterns):
+    model = make_transformer(patterns=patterns, depth=3)
+    stream = model.stream
+    caption, image = stream.captions([[1, 2, 3, 4, 5]]), example(model, batch=1)[1]
+    before = joint(model, caption, image)
+    for place in range(stream.caption_limit):
+        changed = caption.clone()
+        changed[0, place] += 1
+        after = joint(model, changed, image)
+        assert after[:, : place + 1].equal(before[:, : place + 1])
+        assert not after[:, place + 1].equal(before[:, place + 1])
+    for cell in range(stream.image_positions - 1):
+        changed = image.clone()
+        changed[0, cell] = (changed[0, cell] + 1) % stream.image_vocabulary
+        after, place = joint(model, caption, changed), stream.text_positions + cell
+        assert after[:, : place + 1].equal(before[:, : place + 1])
+        assert not after[:, place + 1].equal(before[:, place + 1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_one_layer_passes_on_what_its_pattern_sees_and_nothing_else(make_transformer, name):
+    model = make_transformer(patterns=[name], depth=1)
+    caption, image = example(model, batch=1)
+    before = model(caption, image).image[0]
+    sees = image_mask(pattern_named(name, model.config.kernel), model.stream.grid)
+    for cell in range(model.stream.image_positions - 1):
+        changed = image.clone()
+        changed[0, cell] = (changed[0, cell] + 1) % model.stream.image_vocabulary
+        differs = (model(caption, changed).image[0] != before).any(dim=-1)
+        assert differs.equal(sees[:, cell + 1])  # the cell's token is the input of the state after it
+
+
+@torch.no_grad()
+def test_captions_in_a_batch_leave_each_other_alone(make_transformer):
+    model = make_transformer()
+    caption, image = example(model, batch=5)
+    together = model(caption, image)
+    for row in range(5):
+        alone = model(caption[row : row + 1], image[row : row + 1])
+        torch.testing.assert_close(together.text[row], alone.text[0])
+        torch.testing.assert_close(together.image[row], alone.image[0])
+
+
+@torch.no_grad()
+def test_pad_vectors_matter_only_where_pads_stand(make_transformer):
+    model = make_transformer()
+    caption, image = example(model, batch=1)
+    caption = model.stream.captions([[1, 2]])  # slots 0 to 2 are taken, the others are pads
+    before = joint(model, caption, image)
+    for slot in range(model.stream.text_positions):
+        kept = model.embed.pad.weight[slot].clone()
+        model.embed.pad.weight[slot] += 1
+        same = joint(model, caption, image).equal(before)
+        assert same == (slot <= 2)
+        model.embed.pad.weight[slot] = kept
+
+
+@pytest.mark.parametrize("patterns", [*([name] for name in NAMES), ["paper"]], ids=str)
+@torch.no_grad()
+def test_cached_decoding_matches_full_forward(make_transformer, patterns):
+    model = make_transformer(patterns=patterns, depth=4)
+    caption, _ = example(model, batch=2)
+    candidates = 3
+    images = torch.randint(13, (2 * candidates, 16), generator=torch.Generator().manual_seed(1))
+    expected = model(caption.repeat_interleave(candidates, dim=0), images).image
+
+    cache = model.new_cache(model.prefill(caption), candidates)
+    inputs = model.stream.image_inputs(images)
+    states = [model.decode_one_token(inputs[:, n], n, cache) for n in range(16)]
+    torch.testing.assert_close(torch.stack(states, dim=1), expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_candidates_share_their_captions_keys_in_memory(make_transformer):
+    model = make_transformer()
+    captions = model.prefill(example(model)[0])
+    cache = model.new_cache(captions, candidates=5)
+    assert all(layer.text_keys is keys for layer, (keys, _) in zip(cache, captions, strict=True))
+
+
+@torch.no_grad()
+def test_decoding_works_under_bfloat16_autocast(make_transformer):
+    model = make_transformer(patterns=["paper"])
+    caption, image = example(model)
+    expected = model(caption, image).image[:, 0]
+    with torch.autocast("cpu", torch.bfloat16):
+        cache = model.new_cache(model.prefill(caption), 1)
+        logits = model.decode_one_token(model.stream.image_inputs(image)[:, 0], 0, cache)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, expected, rtol=0.1, atol=0.3)
+
+
+def test_one_batch_overfits():
+    torch.manual_seed(0)
+    sizes = TransformerConfig(6, 11, 13, grid=4, width=64, depth=3, heads=2, kernel=3)
+    model = Transformer(sizes)
+    caption, image = example(model, batch=4)
+    targets = model.stream.text_targets(caption)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(150):
+        logits = model(caption, image)
+        text = F.cross_entropy(logits.text.flatten(0, 1), targets.flatten())
+        loss = text / 8 + 7 / 8 * F.cross_entropy(logits.image.flatten(0, 1), image.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    # all four captions begin alike, at SOT: which one it is cannot be known before its first token
+    assert F.cross_entropy(logits.image.flatten(0, 1), image.flatten()) < 0.05
+    assert (logits.image.argmax(-1) == image).all()
+
+
+def test_a_fresh_model_finds_all_tokens_equally_probable():
+    model = Transformer(TransformerConfig(6, 11, 13, grid=4, width=16, depth=2, heads=2))
+    caption, image = example(model)
+    logits = model(caption, image)
+    assert logits.text.shape == (2, 6, 12)
+    assert logits.image.shape == (2, 16, 13)
+    assert not logits.text.any()
+    assert not logits.image.any()
+
+
+def test_initial_weights_have_the_sparse_transformers_scales():
+    torch.manual_seed(0)
+    model = Transformer(TransformerConfig(256, 500, 500, grid=16, width=256, depth=8, heads=4))
+    state = model.state_dict()
+
+    def scale(name: str) -> float:
+        return state[name].std().item()
+
+    assert scale("layers.3.attention.branch.qkv.weight") == pytest.approx(0.125 / 16, rel=0.05)
+    assert scale("layers.3.attention.branch.out.weight") == pytest.approx(0.125 / 16 / 4, rel=0.05)
+    assert scale("layers.3.mlp.branch.expand.weight") == pytest.approx(0.125 / 16, rel=0.05)
+    assert scale("layers.3.mlp.branch.out.weight") == pytest.approx(0.125 / 32 / 4, rel=0.05)
+    assert scale("embed.text_token.weight") == pytest.approx(0.125 / 16, rel=0.05)
+    assert scale("embed.row.weight") == pytest.approx(0.125 / 16 / 2**0.5, rel=0.05)
+    assert not any(value.any() for name, value in state.items() if name.endswith("bias"))
+
+
+def test_the_papers_model_has_12_billion_parameters():
+    begin = time.monotonic()
+    with torch.device("meta"):
+        model = Transformer(TransformerConfig())
+    assert time.monotonic() - begin < 10
+    width = 3968
+    layers = 64 * (12 * width**2 + 13 * width)  # weights; biases of 3 + 1 + 4 + 1 widths, two norms of 2
+    text = width * (16_385 + 256 + 256) + 16_385 * (width + 1)
+    image = width * (8193 + 32 + 32) + 8192 * (width + 1)
+    assert sum(p.numel() for p in model.parameters()) == layers + text + image + 2 * width == 12_292_844_929
+    assert len(model.layers) == 64
+
+
+def test_a_saved_model_answers_the_same(make_transformer, tmp_path):
+    model = make_transformer(patterns=["paper"], activation="gelu")
+    model.save(tmp_path, meta={"step": 3})
+    loaded = Transformer.load(tmp_path)
+    caption, image = example(model)
+    assert loaded.config == model.config
+    assert not loaded.training
+    assert loaded(caption, image).image.equal(model(caption, image).image)
+
+
+def test_logits_are_computed_in_fp32_under_autocast():
+    torch.manual_seed(0)
+    head, states = Float32Linear(32, 8), torch.randn(4, 32)
+    exact = head(states)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.nn.functional.linear(states, head.weight).dtype == torch.bfloat16
+        assert head(states).equal(exact)
+
+
+def test_a_width_that_heads_do_not_divide_is_refused():
+    with pytest.raises(ValueError, match=r"width=16 does not divide into heads=3"):
+        Transformer(TransformerConfig(6, 11, 13, grid=4, width=16, depth=1, heads=3))
+
+
+def test_an_unknown_activation_is_refused():
+    with pytest.raises(ValueError, match=r"'relu'.*quick_gelu, gelu"):
+        MLP(8, "relu")

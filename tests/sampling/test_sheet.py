@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from dalle.sampling.sheet import PAPER, Row, sample_sheet
+
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+def squares(*colours: tuple[int, int, int]) -> list[Image.Image]:
+    return [Image.new("RGB", (16, 16), colour) for colour in colours]
+
+
+def has(sheet: Image.Image, colour: tuple[int, int, int]) -> np.ndarray:
+    return (np.asarray(sheet) == colour).all(axis=-1)
+
+
+def test_every_picture_stands_on_the_sheet_at_its_full_size():
+    sheet = sample_sheet([Row("one", squares(RED, RED, BLUE), [0.3, 0.2, 0.1])], tile=20)
+    assert has(sheet, RED).sum() == 2 * 400
+    assert has(sheet, BLUE).sum() == 400
+
+
+def test_the_best_stands_first():
+    sheet = sample_sheet([Row("one", squares(BLUE, RED), [0.3, 0.2])], tile=20)
+    assert has(sheet, BLUE).nonzero()[1].max() < has(sheet, RED).nonzero()[1].min()
+
+
+def test_rows_go_on_in_the_next_line():
+    sheet = sample_sheet([Row("one", squares(RED, RED, BLUE), None)], columns=2, tile=20)
+    assert has(sheet, BLUE).nonzero()[0].min() > has(sheet, RED).nonzero()[0].max()
+
+
+def test_captions_follow_one_another_and_scores_take_room():
+    rows = [Row("one", squares(RED), [0.3]), Row("two", squares(BLUE), [0.3])]
+    sheet = sample_sheet(rows)
+    assert has(sheet, BLUE).nonzero()[0].min() > has(sheet, RED).nonzero()[0].max()
+    assert sheet.height > sample_sheet([row._replace(scores=None) for row in rows]).height
+
+
+def test_a_long_caption_wraps_inside_the_sheet():
+    short = sample_sheet([Row("a circle", squares(RED), None)])
+    long = sample_sheet([Row("a circle " * 20 + "b" * 200, squares(RED), None)])
+    assert long.width == short.width
+    assert long.height > short.height
+    paper = np.asarray(Image.new("RGB", (1, 1), PAPER))[0, 0]
+    assert (np.asarray(long)[:, -8:] == paper).all()
+
+
+def test_a_sheet_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="no pictures"):
+        sample_sheet([])

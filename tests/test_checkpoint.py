@@ -1,0 +1,189 @@
+"""What is written is read back, what is broken is named, and a failed save leaves the last one good."""
+
+import json
+import resource
+import signal
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+
+from dalle import checkpoint
+from dalle.checkpoint import CheckpointError
+
+
+@dataclass(frozen=True)
+class LineConfig:
+    inputs: int = 3
+
+
+class Line(nn.Module):
+    def __init__(self, inputs: int = 3):
+        super().__init__()
+        self.linear = nn.Linear(inputs, 1)
+        self.tied = self.linear  # the same tensors under two names
+
+
+class Words:
+    def save(self, path):
+        path.write_text("{}")
+
+
+@pytest.fixture
+def saved(tmp_path):
+    torch.manual_seed(0)
+    model = Line()
+    checkpoint.save_model(tmp_path / "line", "line", model, LineConfig(), {"step": 7}, Words())
+    return tmp_path / "line", model
+
+
+@pytest.fixture
+def small_files_only():
+    """Writing more than 100 kB to a file fails, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_model_comes_back_as_it_was(saved):
+    folder, model = saved
+    config, meta = checkpoint.read_config(folder, "line")
+    assert (config, meta) == ({"inputs": 3}, {"step": 7})
+    other = Line(**config)
+    checkpoint.load_weights(folder, other)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+    files = {path.name for path in folder.iterdir()}
+    assert files == {"model.safetensors", "config.json", "tokenizer.json"}
+
+
+def test_digest_follows_weights_and_config_but_not_meta(saved):
+    folder, model = saved
+    first = checkpoint.digest(folder)
+    assert len(first) == 16
+    checkpoint.save_model(folder, "line", model, LineConfig(), {"step": 8})
+    assert checkpoint.digest(folder) == first
+    checkpoint.save_model(folder, "line", model, LineConfig(inputs=4))
+    assert checkpoint.digest(folder) != first
+    with torch.no_grad():
+        model.linear.bias.add_(1)
+    checkpoint.save_model(folder, "line", model, LineConfig())
+    assert checkpoint.digest(folder) != first
+
+
+def break_nothing_there(folder):
+    (folder / "config.json").unlink()
+    folder.rename(folder.with_name("elsewhere"))
+
+
+def break_not_a_checkpoint(folder):
+    (folder / "config.json").unlink()
+
+
+def break_one_floor_up(folder):
+    (folder / "dvae").mkdir()
+    (folder / "config.json").rename(folder / "dvae" / "config.json")
+
+
+def break_bad_json(folder):
+    (folder / "config.json").write_text('{"format": 1, ')
+
+
+def break_no_kind(folder):
+    (folder / "config.json").write_text('{"format": 1}')
+
+
+def break_newer_format(folder):
+    (folder / "config.json").write_text(json.dumps({"format": 2, "kind": "line", "model": {}}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (break_nothing_there, "no such folder"),
+        (break_not_a_checkpoint, "no config.json"),
+        (break_one_floor_up, "holds the checkpoints dvae"),
+        (break_bad_json, "not valid JSON"),
+        (break_no_kind, "lacks format, kind or model"),
+        (break_newer_format, "format 2"),
+    ],
+)
+def test_a_config_that_cannot_be_read_says_why(saved, damage, words):
+    damage(saved[0])
+    with pytest.raises(CheckpointError, match=words):
+        checkpoint.read_config(saved[0], "line")
+
+
+def test_another_kind_of_checkpoint_is_refused(saved):
+    with pytest.raises(CheckpointError, match="holds a line, not a clip"):
+        checkpoint.read_config(saved[0], "clip")
+
+
+def test_weights_that_do_not_fit_name_the_tensor_and_change_nothing(saved):
+    folder, _ = saved
+    wide = Line(inputs=4)
+    before = wide.linear.weight.clone()
+    with pytest.raises(CheckpointError, match=r"linear.weight is \(1, 3\) in the file, \(1, 4\) in the model"):
+        checkpoint.load_weights(folder, wide)
+    assert torch.equal(wide.linear.weight, before)
+    with pytest.raises(CheckpointError, match=r"lacks the tensor 0\.weight"):
+        checkpoint.load_weights(folder, nn.Sequential(nn.Linear(3, 1)))
+    with pytest.raises(CheckpointError, match="which the model does not have"):
+        checkpoint.load_weights(folder, nn.Module())
+
+
+def test_truncated_and_missing_weights_are_named(saved):
+    folder, model = saved
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-3])
+    with pytest.raises(CheckpointError, match="truncated or damaged"):
+        checkpoint.load_weights(folder, model)
+    weights.unlink()
+    with pytest.raises(CheckpointError, match="is missing"):
+        checkpoint.load_weights(folder, model)
+
+
+def test_state_comes_back_and_only_the_newest_is_kept(tmp_path):
+    assert checkpoint.load_state(tmp_path) is None
+    assert checkpoint.read_scalars(tmp_path) is None
+    for step in (5, 10, 10):
+        checkpoint.save_state(tmp_path, step, {"a": torch.full((2,), float(step))}, {"loss": 0.1 * step})
+    step, tensors, scalars = checkpoint.load_state(tmp_path) or pytest.fail("no state")
+    assert step == 10
+    assert torch.equal(tensors["a"], torch.tensor([10.0, 10.0]))
+    assert scalars == {"loss": 1.0}
+    assert checkpoint.read_scalars(tmp_path) == {"step": 10, "loss": 1.0}
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["00000010"]
+
+
+def test_what_an_interrupted_save_leaves_behind_is_not_read(tmp_path):
+    checkpoint.save_state(tmp_path, 5, {"a": torch.zeros(2)}, {})
+    (tmp_path / "state" / ".00000010.part").mkdir()
+    assert checkpoint.read_scalars(tmp_path) == {"step": 5}
+    (tmp_path / "state" / "00000005").rename(tmp_path / "state" / "00000005.old")
+    assert checkpoint.read_scalars(tmp_path) == {"step": 5}
+    checkpoint.save_state(tmp_path, 10, {"a": torch.zeros(2)}, {})
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["00000010"]
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint_and_state_good(saved, small_files_only):
+    folder, _ = saved
+    checkpoint.save_state(folder, 5, {"a": torch.zeros(2)}, {})
+    first, files = checkpoint.digest(folder), sorted(folder.rglob("*"))
+    with pytest.raises(CheckpointError, match=r"could not save .*line.*File too large"):
+        checkpoint.save_model(folder, "line", Line(inputs=100_000), LineConfig(100_000))
+    with pytest.raises(CheckpointError, match="saved before is still good"):
+        checkpoint.save_state(folder, 10, {"a": torch.zeros(100_000)}, {})
+    assert checkpoint.digest(folder) == first
+    assert checkpoint.read_scalars(folder) == {"step": 5}
+    assert sorted(folder.rglob("*")) == files  # nothing half-written lies about
+
+
+def test_nothing_outside_the_folder_is_needed_to_read_it(saved, tmp_path):
+    moved = saved[0].rename(tmp_path / "moved")
+    other = Line()
+    checkpoint.load_weights(moved, other)
+    assert torch.equal(other.linear.weight, saved[1].linear.weight)

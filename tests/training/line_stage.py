@@ -1,0 +1,101 @@
+"""The smallest stage there is, a line fitted to noisy points, with every kind of randomness that a stage may use."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from dalle import checkpoint, distributed
+from dalle.training.ema import EMAConfig
+from dalle.training.logger import WandbConfig
+from dalle.training.loop import train
+from dalle.training.optimizer import OptimizerConfig
+from dalle.training.run import Run
+from dalle.training.schedules import Schedule
+from dalle.training.seeds import step_generator
+from dalle.training.stage import TrainingConfig
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class LineConfig(TrainingConfig):
+    steps: int = 20
+    batch_size: int = 8
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(Schedule("cosine", 0.1, 0.01, 20), warm_up=3)
+    )
+    ema: EMAConfig = field(default_factory=lambda: EMAConfig(0.9, every=2))
+    precision: str = "float32"
+    log_every: int = 3
+    validate_every: int = 5
+    preview_every: int = 10
+    save_every: int = 5
+    dropout: float = 0.5  # draws from torch's global generator
+    noise: float = 0.1  # drawn from the loop's generator
+
+
+class Line(nn.Module):
+    def __init__(self, dropout: float):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(2, 4), nn.Dropout(dropout), nn.Linear(4, 1))
+        self.register_buffer("table", torch.arange(3))  # as models have masks
+
+    def forward(self, points: Tensor) -> Tensor:
+        return self.layers(points)
+
+
+class LineStage:
+    name = "line"
+
+    def __init__(self, config: LineConfig, data: Any = None, *, seed: int = 0, **_: Any):
+        self.config, self.seed = config, seed
+        self.micro_batch_size = config.micro_batch_size(distributed.world())
+        torch.manual_seed(seed)
+        self.model = Line(config.dropout)
+        self.validations: list[int] = []
+
+    def batches(self, split: str, start: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+        size, world, number = self.micro_batch_size, distributed.world(), start
+        while True:
+            first = (number * world + distributed.rank()) * size  # position of a point in the one long row of them
+            points = torch.stack([point(self.seed, first + each) for each in range(size)])
+            yield number, points, points @ torch.tensor([[2.0], [-1.0]]) + 0.5
+            number += 1
+
+    def loss(
+        self, model: nn.Module, batch: tuple[int, Tensor, Tensor], step: int, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float | Tensor]]:
+        _, points, targets = batch
+        noise = self.config.noise * torch.randn(targets.shape, generator=generator)
+        loss = (model(points) - targets - noise).square().mean()
+        return loss, {"root": loss.sqrt(), "step_seen": float(step)}
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        torch.rand(5)  # whatever it draws must not change the training that follows
+        points = torch.stack([point(-1, each) for each in range(16)])
+        targets = points @ torch.tensor([[2.0], [-1.0]]) + 0.5
+        return {"loss": (model(points) - targets).square().mean().item()}
+
+    def preview(self, model: nn.Module) -> Image.Image | None:
+        return Image.new("RGB", (4, 4))
+
+    def save(self, folder: Path, model: nn.Module, meta: dict[str, Any]) -> None:
+        checkpoint.save_model(folder, "line", model, self.config, meta)
+
+
+def point(seed: int, position: int) -> Tensor:
+    return torch.randn(2, generator=step_generator(seed + 1, position, 0, CPU))
+
+
+def fit(folder: Path, config: LineConfig | None = None, stage: LineStage | None = None, seed: int = 0) -> LineStage:
+    """Train a line in `folder`, going on where it stands."""
+    config = config or LineConfig()
+    stage = stage or LineStage(config, seed=seed)
+    identity = {"stage": {"steps": config.steps, "noise": config.noise}, "seed": seed}
+    train(stage, config, Run(folder, identity, seed, CPU, WandbConfig("disabled")))
+    return stage

@@ -1,0 +1,123 @@
+import json
+import sys
+import types
+
+import pytest
+from PIL import Image
+
+from dalle.training.logger import MetricsFile, WandbConfig, open_logger
+from dalle.training.progress import Progress
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_line_is_an_object_with_step_split_and_numbers(tmp_path):
+    file = MetricsFile(tmp_path / "metrics.jsonl", 0)
+    file.metrics(5, "train", {"loss": 0.25, "gradient_norm": float("nan")})
+    file.metrics(5, "val", {"loss": float("inf")})
+    file.close()
+    assert read(tmp_path / "metrics.jsonl") == [
+        {"step": 5, "split": "train", "loss": 0.25, "gradient_norm": None},
+        {"step": 5, "split": "val", "loss": None},
+    ]
+
+
+def test_going_on_cuts_what_was_written_after_that_step(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 5}\n{"step": 10}\n{"step": 15}\n{"step": 7')
+    MetricsFile(path, 10).close()
+    assert read(path) == [{"step": 5}, {"step": 10}]
+    assert [each.name for each in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_unknown_wandb_modes_are_refused():
+    with pytest.raises(ValueError, match="offline, online or disabled"):
+        WandbConfig(mode="off")
+
+
+class FakeWandb(types.ModuleType):
+    """Records what it is given, and fails from the moment `broken` is set."""
+
+    def __init__(self):
+        super().__init__("wandb")
+        self.options, self.logged, self.broken, self.finished = {}, [], False, False
+        self.Image = lambda image: image
+        self.Settings = dict
+
+    def init(self, **options):
+        self.options = options
+        if self.broken:
+            raise RuntimeError("no network")
+        return self
+
+    def define_metric(self, *_, **__): ...
+
+    def log(self, values):
+        if self.broken:
+            raise RuntimeError("no network")
+        self.logged.append(values)
+
+    def finish(self):
+        self.finished = True
+
+
+@pytest.fixture
+def wandb(monkeypatch):
+    module = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    return module
+
+
+def test_wandb_gets_numbers_pictures_and_the_same_run_again(tmp_path, wandb):
+    logger = open_logger(tmp_path, 0, WandbConfig(), "abc123", {"seed": 0})
+    logger.metrics(5, "val", {"loss": 0.5})
+    logger.picture(5, Image.new("RGB", (2, 2)))
+    logger.close()
+    assert (wandb.options["id"], wandb.options["resume"], wandb.options["mode"]) == ("abc123", "allow", "offline")
+    assert wandb.logged[0] == {"step": 5, "val/loss": 0.5}
+    assert set(wandb.logged[1]) == {"step", "preview"}
+    assert wandb.finished
+    assert (tmp_path / "previews" / "step-000005.png").exists()
+
+
+@pytest.mark.parametrize("from_the_start", [False, True])
+def test_wandb_failing_is_said_once_and_costs_nothing_else(tmp_path, wandb, caplog, from_the_start):
+    wandb.broken = from_the_start
+    logger = open_logger(tmp_path, 0, WandbConfig(), "abc123", {})
+    wandb.broken = True
+    for step in (5, 10):
+        logger.metrics(step, "train", {"loss": 0.5})
+        logger.picture(step, Image.new("RGB", (2, 2)))
+    logger.close()
+    assert [line["step"] for line in read(tmp_path / "metrics.jsonl")] == [5, 10]
+    assert len(list((tmp_path / "previews").iterdir())) == 2
+    assert [record.message for record in caplog.records] == [
+        "wandb failed, and this run goes on without it: no network"
+    ]
+
+
+def test_disabled_wandb_is_not_even_imported(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # importing it would raise
+    logger = open_logger(tmp_path, 0, WandbConfig(mode="disabled"), "abc123", {})
+    logger.metrics(1, "train", {"loss": 1.0})
+    logger.close()
+
+
+def test_away_from_a_terminal_progress_is_a_line_now_and_then(capsys):
+    progress = Progress("dvae", 0, 100, batch_size=8, seconds=0.0, shown=True)
+    for step in range(1, 101):
+        progress.advance()
+        speed = progress.report(0.5, 0.1 * step)
+        assert speed == pytest.approx(80)
+    progress.close()
+    assert capsys.readouterr().err == "dvae 100/100: loss 0.5, 80 images/s, 00:00 left\n"
+
+
+def test_ranks_other_than_the_first_show_nothing(capsys):
+    progress = Progress("dvae", 0, 1, batch_size=8, seconds=0.0, shown=False)
+    progress.advance()
+    progress.report(0.5, 1.0)
+    progress.say("hello")
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,95 @@
+import pytest
+import torch
+from torch import nn
+
+from dalle.training.optimizer import OptimizerConfig, Plateau, PlateauConfig, build_optimizer
+from dalle.training.schedules import Schedule
+
+CPU = torch.device("cpu")
+ONE, ZERO = torch.ones(()), torch.zeros(())
+
+
+def test_learning_rate_warms_up_and_then_follows_its_schedule():
+    config = OptimizerConfig(Schedule("linear", 1.0, 0.0, steps=100), warm_up=10)
+    assert config.learning_rate_at(0) == pytest.approx(0.1)
+    assert config.learning_rate_at(9) == pytest.approx(0.91)
+    assert config.learning_rate_at(50) == pytest.approx(0.5)
+    assert OptimizerConfig(Schedule(start=0.3)).learning_rate_at(0) == 0.3
+
+
+def test_paper_defaults_of_the_dvae_step_size():
+    config = OptimizerConfig()
+    assert (config.learning_rate_at(0), config.learning_rate_at(1_200_000)) == (1e-4, 1.25e-6)
+
+
+def test_weight_decay_can_spare_gains_biases_and_temperature():
+    model = nn.ModuleDict({"linear": nn.Linear(3, 3), "norm": nn.LayerNorm(3)})
+    model.register_parameter("temperature", nn.Parameter(torch.zeros(())))
+    decayed, spared = build_optimizer(model, OptimizerConfig(weight_decay=0.2, decay="matrices")).param_groups
+    assert [tuple(each.shape) for each in decayed["params"]] == [(3, 3)]
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.2, 0.0)
+    assert len(spared["params"]) == 4
+    (everything,) = build_optimizer(model, OptimizerConfig()).param_groups
+    assert len(everything["params"]) == 5
+    with pytest.raises(ValueError, match="matrices"):
+        OptimizerConfig(decay="some")
+
+
+def test_frozen_parameters_are_left_out():
+    model = nn.Linear(3, 3)
+    model.bias.requires_grad_(False)
+    (group,) = build_optimizer(model, OptimizerConfig()).param_groups
+    assert group["params"] == [model.weight]
+
+
+def test_a_step_called_off_changes_neither_weights_nor_moments():
+    model = nn.Linear(3, 3)
+    optimizer = build_optimizer(model, OptimizerConfig())
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step_where(ONE, 0.1)
+    weights = [each.clone() for each in model.parameters()]
+    moments = [each.clone() for state in optimizer.state.values() for each in state.values()]
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, torch.nan)
+    optimizer.step_where(ZERO, 0.1)
+    assert all(torch.equal(a, b) for a, b in zip(weights, model.parameters(), strict=True))
+    now = [each for state in optimizer.state.values() for each in state.values()]
+    assert all(torch.equal(a, b) for a, b in zip(moments, now, strict=True))
+
+
+def test_the_step_size_is_halved_on_each_plateau_and_no_more_often_than_allowed():
+    plateau = Plateau(PlateauConfig(halvings=2, window=4, threshold=0.01), CPU)
+    halved = []
+    for step in range(1, 41):
+        loss = torch.tensor(max(1.0, 3.0 - 0.25 * step))  # falls until step 8
+        if plateau.update(loss, ONE, step):
+            halved.append(step)
+    assert halved == [16, 20]  # 9 to 12 are still below 5 to 8
+    assert plateau.factor == 0.25
+
+
+def test_plateaus_work_below_zero_and_pass_over_skipped_updates():
+    plateau = Plateau(PlateauConfig(halvings=5, window=2, threshold=0.01), CPU)
+    for step, loss in enumerate((-1.0, -1.0, -1.2, -1.2), start=1):
+        assert not plateau.update(torch.tensor(loss), ONE, step)
+    assert not plateau.update(torch.tensor(torch.nan), ZERO, 5)
+    assert not plateau.update(torch.tensor(-1.3), ONE, 6)
+    assert not plateau.update(torch.tensor(torch.nan), ZERO, 7)
+    assert not plateau.update(torch.tensor(torch.nan), ZERO, 8)  # nothing to judge by
+    assert not plateau.update(torch.tensor(-1.3), ONE, 9)
+    assert plateau.update(torch.tensor(-1.3), ONE, 10)
+
+
+def test_a_plateau_goes_on_from_its_saved_state():
+    config = PlateauConfig(halvings=3, window=3, threshold=0.0)
+    losses = [torch.tensor(float(loss)) for loss in (5, 4, 4, 6, 6, 6, 3, 3, 3, 4, 4, 4)]
+    whole, broken = Plateau(config, CPU), Plateau(config, CPU)
+    for step, loss in enumerate(losses, start=1):
+        whole.update(loss, ONE, step)
+        broken.update(loss, ONE, step)
+        again = Plateau(config, CPU)
+        again.restore(broken.state())
+        broken = again
+    assert broken.state() == whole.state()
+    assert whole.halvings == 2

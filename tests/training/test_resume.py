@@ -1,0 +1,189 @@
+"""A run that was stopped, killed or extended is, to the bit, the run that never was."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from line_stage import LineConfig, LineStage, fit
+
+from dalle import checkpoint
+from dalle.checkpoint import CheckpointError
+from dalle.training.interruption import Interrupted, StopRequest
+from dalle.training.optimizer import OptimizerConfig, PlateauConfig
+from dalle.training.schedules import Schedule
+
+# dropout, noise, accumulation, warm-up, plateaus and the average's own rhythm all have something to remember
+FULL = replace(
+    LineConfig(),
+    accumulate=2,
+    optimizer=OptimizerConfig(
+        Schedule("cosine", 0.1, 0.01, 20), warm_up=3, plateau=PlateauConfig(halvings=3, window=4, threshold=0.5)
+    ),
+)
+CLOCKS = {"seconds", "images_per_second"}
+
+
+class Breaking(LineStage):
+    """Does `act` when update 13 begins, two updates after the last line of metrics, three after the last save."""
+
+    def __init__(self, config, act):
+        super().__init__(config)
+        self.acts = [act]
+
+    def loss(self, model, batch, step, generator):
+        if step == 13 and self.acts:
+            self.acts.pop()()
+        return super().loss(model, batch, step, generator)
+
+
+def everything(folder):
+    """All that a run leaves, but for the clock."""
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    metrics = [{name: value for name, value in line.items() if name not in CLOCKS} for line in metrics]
+    loaded = checkpoint.load_state(folder)
+    assert loaded is not None
+    step, tensors, scalars = loaded
+    plain = {name: tensor.tolist() for name, tensor in tensors.items()}
+    scalars = {name: value for name, value in scalars.items() if name not in {"seconds", "wandb_id"}}
+    return step, plain, scalars, metrics, checkpoint.digest(folder)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    fit(folder, FULL)
+    return everything(folder)
+
+
+def test_a_crashed_run_goes_on_to_the_same_bits(tmp_path, uninterrupted):
+    def crash():
+        raise RuntimeError("crash")
+
+    with pytest.raises(RuntimeError, match="crash"):
+        fit(tmp_path, FULL, Breaking(FULL, crash))
+    assert everything(tmp_path)[0] == 10
+    fit(tmp_path, FULL)
+    assert everything(tmp_path) == uninterrupted
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_asked_to_stop_finishes_its_update_saves_and_goes_on_to_the_same_bits(tmp_path, uninterrupted, number):
+    with pytest.raises(Interrupted, match=r"stopped at step 14 of 20, .*run the same command again") as stopped:
+        fit(tmp_path, FULL, Breaking(FULL, lambda: signal.raise_signal(number)))
+    assert stopped.value.number == number
+    assert everything(tmp_path)[0] == 14
+    fit(tmp_path, FULL)
+    assert everything(tmp_path) == uninterrupted
+
+
+def test_a_run_stopped_where_it_would_validate_still_does(tmp_path, uninterrupted):
+    for _ in range(20):  # stopped after every single update
+        stage = LineStage(FULL)
+        inner = stage.loss
+
+        def stopping(*arguments, inner=inner):
+            signal.raise_signal(signal.SIGTERM)  # once per micro-batch: schedulers may ask twice
+            return inner(*arguments)
+
+        stage.loss = stopping
+        with pytest.raises(Interrupted):
+            fit(tmp_path, FULL, stage)
+    assert sorted(map(str, everything(tmp_path)[3])) == sorted(map(str, uninterrupted[3]))
+    assert everything(tmp_path)[1] == uninterrupted[1]
+
+
+def test_a_killed_process_goes_on_to_the_same_bits(tmp_path, uninterrupted):
+    script = (
+        "import os, signal, sys; from pathlib import Path;"
+        "from line_stage import fit; from test_resume import FULL, Breaking;"
+        "fit(Path(sys.argv[1]), FULL, Breaking(FULL, lambda: os.kill(os.getpid(), signal.SIGKILL)))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    run = subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=environment, check=False)
+    assert run.returncode == -signal.SIGKILL
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 13, "spl')  # as if it had died in the middle of a line
+    fit(tmp_path, FULL)
+    assert everything(tmp_path) == uninterrupted
+
+
+def test_a_second_request_to_stop_is_not_held_back():
+    with pytest.raises(KeyboardInterrupt), StopRequest() as request:
+        signal.raise_signal(signal.SIGINT)
+        assert request.number == signal.SIGINT
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_finished_run_is_left_alone(tmp_path):
+    fit(tmp_path, FULL)
+    before = everything(tmp_path)
+
+    class Untouchable(LineStage):
+        def batches(self, split, start):
+            pytest.fail("a finished run was trained again")
+
+    fit(tmp_path, FULL, Untouchable(FULL))
+    assert everything(tmp_path) == before
+
+
+def test_a_finished_run_can_be_made_longer(tmp_path):
+    constant = replace(FULL, optimizer=OptimizerConfig(Schedule(start=0.01)), steps=12)
+    fit(tmp_path / "extended", constant)
+    longer = replace(constant, steps=21)
+    fit(tmp_path / "extended", longer)
+    fit(tmp_path / "at once", longer)
+    extended, at_once = everything(tmp_path / "extended"), everything(tmp_path / "at once")
+    assert extended[1] == at_once[1]
+    assert extended[0] == 21
+
+
+def test_the_chosen_precision_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("dalle.training.precision.resolve", lambda *_: "bfloat16")
+    config = replace(FULL, precision="auto")
+    fit(tmp_path, config)
+    monkeypatch.setattr("dalle.training.precision.resolve", lambda *_: "float32")
+    fit(tmp_path, replace(config, steps=25))
+    scalars = checkpoint.read_scalars(tmp_path)
+    assert scalars is not None
+    assert scalars["precision"] == "bfloat16"
+
+
+def test_other_settings_are_refused_by_name_and_nothing_is_touched(tmp_path):
+    fit(tmp_path, FULL)
+    before = everything(tmp_path)
+    with pytest.raises(CheckpointError, match=r"stage.noise was 0.1, now 0.2\. Choose another name"):
+        fit(tmp_path, replace(FULL, noise=0.2))
+    assert everything(tmp_path) == before
+
+
+def test_a_state_that_does_not_fit_the_model_is_named(tmp_path):
+    fit(tmp_path, FULL)
+    stage = LineStage(FULL)
+    stage.model.layers[0] = torch.nn.Linear(2, 5)
+    with pytest.raises(CheckpointError, match=r"layers\.0\.weight is \(4, 2\) in the file"):
+        fit(tmp_path, replace(FULL, steps=30), stage)
+
+
+def test_a_failed_save_ends_the_run_with_the_previous_one_good(tmp_path, uninterrupted, monkeypatch):
+    write = checkpoint.save_file
+
+    def full_disk(tensors, path):
+        if "00000010" in str(path):
+            Path(path).write_bytes(b"half of it")
+            raise OSError(28, "No space left on device")
+        write(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    with pytest.raises(CheckpointError, match=r"No space left on device.*make room, and run again"):
+        fit(tmp_path, FULL)
+    monkeypatch.undo()
+    assert everything(tmp_path)[0] == 5
+    fit(tmp_path, FULL)
+    assert everything(tmp_path) == uninterrupted

@@ -1,0 +1,58 @@
+import pytest
+
+from dalle import checkpoint
+from dalle.checkpoint import CheckpointError
+from dalle.training.run import differences, set_aside, steps_done
+
+OLD = {"stage": {"steps": 100, "model": {"width": 8}, "temperature": {"steps": 100}, "log_every": 5}, "seed": 0}
+
+
+def changed(**changes):
+    stage = {**OLD["stage"], **changes}
+    return {**OLD, "stage": stage}
+
+
+def test_changes_are_named_with_both_values():
+    assert differences(OLD, changed(model={"width": 16, "depth": 2})) == [
+        "stage.model.depth was absent, now 2",
+        "stage.model.width was 8, now 16",
+    ]
+    assert differences(OLD, {**OLD, "dvae": "abc"}) == ["dvae was absent, now abc"]
+
+
+def test_lists_and_tuples_are_the_same():
+    assert differences(changed(betas=[0.9, 0.99]), changed(betas=(0.9, 0.99))) == []
+
+
+def test_watching_otherwise_is_no_change():
+    assert differences(OLD, changed(log_every=50, save_every=7)) == []
+
+
+def test_a_longer_run_is_no_change_and_schedules_that_span_it_grow_with_it():
+    assert differences(OLD, changed(steps=200, temperature={"steps": 200})) == []
+    assert differences(OLD, changed(steps=200)) == []
+    assert differences(OLD, changed(steps=200, temperature={"steps": 150})) != []
+    assert differences(OLD, changed(steps=200, model={"width": 200})) != []
+
+
+def test_a_new_folder_has_nothing_behind_it(tmp_path):
+    assert steps_done(tmp_path / "new", OLD) == 0
+    (tmp_path / "empty").mkdir()
+    assert steps_done(tmp_path / "empty", OLD) == 0
+
+
+def test_a_model_without_a_state_is_not_trained_over(tmp_path):
+    (tmp_path / checkpoint.WEIGHTS).touch()
+    with pytest.raises(CheckpointError, match="no state to go on from"):
+        steps_done(tmp_path, OLD)
+
+
+def test_a_run_set_aside_keeps_everything(tmp_path):
+    folder = tmp_path / "run"
+    assert set_aside(folder) is None
+    for number in (1, 2):
+        folder.mkdir()
+        (folder / "file").write_text(str(number))
+        assert set_aside(folder) == tmp_path / f"run.{number}"
+    assert not folder.exists()
+    assert [(tmp_path / f"run.{number}" / "file").read_text() for number in (1, 2)] == ["1", "2"]
