@@ -1,13 +1,13 @@
 """Draw pictures for captions, best first: python sample.py checkpoint=outputs/demo caption="a red circle"."""
 
 from dataclasses import asdict
-from datetime import datetime
+from datetime import date
 from pathlib import Path
 
 from dalle import checkpoint, distributed
 from dalle.config import verb
 from dalle.sampling.filters import Filters
-from dalle.sampling.gallery import FACTS, SHEET, slug, write_gallery
+from dalle.sampling.gallery import FACTS, SHEET, slug, unused, write_gallery
 from dalle.sampling.pipeline import DALLE, find_parts
 from dalle.sampling.settings import SampleConfig
 
@@ -25,8 +25,7 @@ def main(config: SampleConfig) -> None:
 
     parts = find_parts(config.checkpoint, config.dvae, config.clip)
     settings = asdict(config) | {"digests": {name: checkpoint.digest(path) for name, path in parts.items()}}
-    moment = datetime.now().strftime("%Y%m%d-%H%M%S")
-    out = Path(config.out or f"outputs/samples/{moment}-{slug(captions[0])}")
+    out = Path(config.out) if config.out else unused(Path("outputs/samples", f"{date.today()}-{slug(captions[0])}"))
     files = write_gallery(out, results, config.seed, settings)
 
     for result in results:

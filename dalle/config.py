@@ -6,22 +6,21 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, is_dataclass
-from difflib import SequenceMatcher
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import MISSING, Container, DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from dalle import distributed
 from dalle.data import CONFIGS as DATA
 from dalle.evaluation.settings import EvaluateConfig
+from dalle.mistakes import all_keys, explain, strangers, unknown
 from dalle.sampling.settings import SampleConfig
 from dalle.stages import STAGES
 from dalle.training.interruption import Interrupted
@@ -81,7 +80,7 @@ def run_name(name: str) -> str:
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
         return name
     chosen = [each for each in HydraConfig.get().overrides.task if each not in sys.argv]  # not the same for all
-    parts = [re.sub(r"[^\w.]+", "_", each.removeprefix("stage.")) for each in chosen if "run=" not in each[:5]]
+    parts = [re.sub(r"[^\w.]+", "_", each.removeprefix("stage.")) for each in chosen if not each.startswith("run=")]
     full = "-".join([name, *parts])
     return full if len(full) <= 120 else f"{full[:110]}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
 
@@ -114,7 +113,7 @@ def verb(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
 
         def command() -> None:
             register()
-            with _hydra_kept_quiet(name):
+            with _hydra_kept_quiet(name) as typed:
                 try:
                     hydra.main(version_base="1.3", config_path=str(FOLDER), config_name=name)(job)()
                 except _Said:
@@ -122,35 +121,12 @@ def verb(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
                 except (HydraException, OmegaConfBaseException) as error:
                     if full_error:
                         raise
-                    _say(explain(error, name, sys.argv[1:]))
+                    _say(explain(error, known_keys(name, typed), typed))
                     raise SystemExit(2) from None
 
         return command
 
     return decorate
-
-
-def explain(error: Exception, name: str, arguments: Sequence[str] = ()) -> str:
-    """One sentence on why the command line `arguments` of the verb `name` could not be composed."""
-    text = f"{error}\n{error.__cause__ or ''}"
-    if isinstance(error, OverrideParseException) or "Ambiguous value" in text:
-        wrong = next((each for each in arguments if each in text), "an option")
-        key = wrong.split("=")[0]
-        return f"cannot read {wrong}: text with commas, brackets or quotes needs quotes of its own, '{key}=\"a, b\"'"
-    if isinstance(error, MissingConfigException) and (missing := re.search(r"'([^']+)/([^']+)'", text)):
-        group, option = missing.groups()
-        options = sorted(set(re.findall(r"^\t([\w-]+)$", text, re.MULTILINE)))
-        shown = ", ".join(each for each in options if not each.endswith("_schema"))
-        return f"there is no {group}={option}; choose one of {shown or 'the YAML files in configs/' + group}"
-    key = re.search(r"full_key: (\S+)", text)
-    keys = known_keys(name, arguments)
-    if key and key[1] not in keys:
-        return f"there is no setting {key[1]}{_nearest(key[1], keys)}"
-    cause = str(error.__cause__ or error).splitlines()[0]
-    given = next((each for each in arguments if key and each.lstrip("+~").startswith(f"{key[1]}=")), None)
-    parts = [each for each in keys if key and each.startswith(f"{key[1]}.") and "." not in each[len(key[1]) + 1 :]]
-    hint = f"; set one of its parts, {', '.join(parts)}" if parts else ""
-    return f"{given or (key and key[1]) or name}: {cause}{hint}"
 
 
 def known_keys(name: str, arguments: Sequence[str] = ()) -> list[str]:
@@ -161,7 +137,7 @@ def known_keys(name: str, arguments: Sequence[str] = ()) -> list[str]:
         composed = _compose(name, choices)
     except (HydraException, OmegaConfBaseException):
         composed = _compose(name)
-    return [*_keys(composed), *groups]
+    return [*all_keys(composed), *groups]
 
 
 class _Said(Exception):
@@ -169,6 +145,52 @@ class _Said(Exception):
 
 
 def _say(sentence: str) -> None:
-    rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
+    rank = f"rank {os.environ.get('RANK')}: " if os.environ.get("WORLD_SIZE", "1") != "1" else ""
     print(f"{rank}{sentence}", file=sys.stderr)
-    if os.environ.get(FULL_ERROR): ...
+
+
+@contextmanager
+def _hydra_kept_quiet(name: str) -> Iterator[list[str]]:
+    """Within it, Hydra makes no folders or logs and raises what goes wrong; yields what the user typed."""
+    typed = sys.argv[1:]
+    # side by side with the user's overrides, as Hydra's parser wants them all in one row
+    place = next((at for at, each in enumerate(typed) if "=" in each and not each.startswith("-")), len(typed))
+    environment = os.environ.get(FULL_ERROR)
+    sys.argv[1:] = [*typed[:place], *QUIET, f"hydra.job.name={name}", *typed[place:]]
+    os.environ[FULL_ERROR] = "1"
+    try:
+        yield typed
+    finally:
+        sys.argv[1:] = typed
+        os.environ.pop(FULL_ERROR)
+        if environment is not None:
+            os.environ[FULL_ERROR] = environment
+
+
+def _compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
+    register()
+    with hydra.initialize_config_dir(str(FOLDER), version_base="1.3"):
+        return hydra.compose(name, list(overrides))
+
+
+def _to_object(composed: DictConfig) -> Any:
+    """The composed options as dataclasses; ValueError for one that was added with a + and that none of them has."""
+    added = list(strangers(composed))
+    if added:
+        raise ValueError(unknown(added[0], [key for key in all_keys(composed) if key not in added]))
+    return OmegaConf.to_object(composed)
+
+
+def _writable(schema: type) -> DictConfig:
+    """The dataclass as Hydra keeps it, though it be frozen: Hydra would not let a frozen one be overridden."""
+
+    def thaw(node: DictConfig) -> None:
+        OmegaConf.set_readonly(node, None)
+        for key in node:
+            below = node._get_node(key)
+            if isinstance(below, DictConfig) and not below._is_none() and not below._is_missing():
+                thaw(below)
+
+    structure = OmegaConf.structured(schema)
+    thaw(structure)
+    return structure

@@ -20,7 +20,7 @@ COLOURS = {
     "purple": (142, 44, 178),
     "orange": (244, 122, 12),
 }
-RADII = {"small": 0.125, "large": 0.2}
+RADII = {"small": 1 / 8, "large": 3 / 16}
 SUPERSAMPLING = 4
 
 
@@ -35,11 +35,11 @@ def _cross(arm: float = 0.36) -> np.ndarray:
     return np.concatenate([top, right, -top, -right])
 
 
-# corners (k, 2) in units of the radius, the bounding box centred on the origin
+# corners (k, 2) in units of the radius; all bounding boxes are 2 x 2, so that stacks stay on the lattice
 OUTLINES = {
     "circle": _circle(),
-    "square": 0.88 * np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]),
-    "triangle": np.array([(0, -0.866), (1, 0.866), (-1, 0.866)]),
+    "square": np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]),
+    "triangle": np.array([(0, -1), (1, 1), (-1, 1)]),
     "cross": _cross(),
 }
 DIRECTIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1), "on top of": (0, -1)}

@@ -11,7 +11,8 @@ class QuickGELU(nn.Module):
     """x * sigmoid(1.702 x), the activation of the Sparse Transformer (Child et al. 2019) and of CLIP."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(1.702 * x)
+        # as one fused pass forward and one backward, with less to remember between them
+        return F.silu(1.702 * x) / 1.702
 
 
 ACTIVATIONS = {"quick_gelu": QuickGELU, "gelu": nn.GELU}

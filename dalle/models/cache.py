@@ -3,7 +3,6 @@
 A cache is an argument of the decoding calls, never part of a model. It is the one thing that they write into.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -64,10 +63,6 @@ class LayerCache:
         self.values = torch.zeros_like(self.keys)
         self.layout = layout
         self.mask = None if layout.mask is None else layout.mask.to(text_keys.device)
-
-    def tensors(self) -> Iterator[Tensor]:
-        """What is kept: caption keys and values, then the candidates'."""
-        yield from (self.text_keys, self.text_values, self.keys, self.values)
 
     def attend(self, position: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Add image state `position`; mix what it sees of caption and image under one softmax.

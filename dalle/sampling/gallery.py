@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,12 @@ def slug(caption: str, length: int = 48) -> str:
     """The caption as part of a file's name: words joined by hyphens, "caption" where it has none."""
     words = re.sub(r"\W+", "-", caption.lower()).strip("-")
     return words[:length].rstrip("-") or "caption"
+
+
+def unused(folder: Path) -> Path:
+    """`folder`, or with the first of -2, -3, ... behind its name if something stands there already."""
+    names = (folder if number == 1 else folder.with_name(f"{folder.name}-{number}") for number in count(1))
+    return next(name for name in names if not name.exists())
 
 
 def _text_chunks(facts: Mapping[str, Any]) -> PngInfo:

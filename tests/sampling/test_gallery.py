@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from dalle import DALLE
-from dalle.sampling.gallery import slug, write_gallery
+from dalle.sampling.gallery import slug, unused, write_gallery
 
 CAPTIONS = ["a small red circle", "three green triangles"]
 
@@ -28,10 +28,10 @@ def test_facts_and_pictures_agree(results, tmp_path):
         for image, entry in zip(result.images, described["images"], strict=True):
             written = Image.open(tmp_path / "new" / "folder" / entry["file"])
             assert written.tobytes() == image.tobytes()
-            assert written.text["caption"] == result.caption
-            assert json.loads(written.text["candidate"]) == entry["candidate"]
-            assert json.loads(written.text["seed"]) == 5
-            assert json.loads(written.text["settings"]) == {"temperature": 1.0}
+            assert written.info["caption"] == result.caption
+            assert json.loads(written.info["candidate"]) == entry["candidate"]
+            assert json.loads(written.info["seed"]) == 5
+            assert json.loads(written.info["settings"]) == {"temperature": 1.0}
 
 
 def test_one_sheet_shows_everything(results, tmp_path):
@@ -50,3 +50,10 @@ def test_captions_that_differ_only_in_signs_have_files_of_their_own(results, tmp
 )
 def test_file_names_come_from_the_captions_words(caption, name):
     assert slug(caption) == name
+
+
+def test_results_of_before_are_not_written_over(tmp_path):
+    assert unused(tmp_path / "a") == tmp_path / "a"
+    for name in ("a", "a-2"):
+        (tmp_path / name).mkdir()
+    assert unused(tmp_path / "a") == tmp_path / "a-3"

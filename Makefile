@@ -1,0 +1,50 @@
+# The version that the tests ran with. A range works too: make test TORCH='torch>=2.6,<2.14'
+TORCH ?= torch==2.13.0
+PYTHON ?= python3
+
+RUN := .venv/bin/python
+INSTALLED := .venv/.installed
+DEMO := outputs/demo
+WEIGHTS := $(DEMO)/dvae/model.safetensors $(DEMO)/clip/model.safetensors $(DEMO)/transformer/model.safetensors
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint types
+
+help: ## list what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## .venv with everything that demo and test need
+
+demo: $(INSTALLED) ## train all three parts on the CPU, draw pictures, measure
+	$(RUN) train.py experiment=demo
+	@$(MAKE) --no-print-directory $(DEMO)/samples.png $(DEMO)/metrics.json
+	@echo
+	@echo "checkpoints  $(DEMO)/dvae $(DEMO)/clip $(DEMO)/transformer"
+	@echo "metrics      $(DEMO)/metrics.json"
+	@echo "pictures     $(DEMO)/samples.png"
+	@echo "next         $(RUN) sample.py checkpoint=$(DEMO) caption=\"a small red circle above a large blue square\""
+
+test: $(INSTALLED) ## the whole test suite
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
+
+lint: $(INSTALLED) ## ruff: style and format
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+types: $(INSTALLED) ## pyright
+	$(RUN) -m pyright
+
+$(DEMO)/samples.png: $(WEIGHTS)
+	$(RUN) sample.py +prompts=demo checkpoint=$(DEMO) candidates=64 keep=8 seed=0 out=$(DEMO)/samples
+	cp $(DEMO)/samples/grid.png $@
+
+$(DEMO)/metrics.json: $(WEIGHTS)
+	$(RUN) evaluate.py checkpoint=$(DEMO)
+
+$(WEIGHTS): ;
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(RUN) -m pip install --quiet "$(TORCH)"
+	$(RUN) -m pip install --quiet --editable ".[data,dev]"
+	@touch $@

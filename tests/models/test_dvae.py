@@ -1,0 +1,340 @@
+"""The discrete VAE: the published architecture, computed faster, and codes that mean what they should."""
+
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dalle.checkpoint import CheckpointError
+from dalle.models.dvae import (
+    DiscreteVAE,
+    DVAEConfig,
+    codebook_use,
+    gumbel_softmax,
+    map_pixels,
+    mean_picture,
+    unmap_pixels,
+)
+
+TINY = DVAEConfig(vocabulary=11, width=8, groups=3, blocks_per_group=2, decoder_input=6, gain=0.7)
+
+
+def build(config: DVAEConfig = TINY, seed: int = 0) -> DiscreteVAE:
+    torch.manual_seed(seed)
+    model = DiscreteVAE(config).double()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):  # fresh ones are 0, and would hide what becomes of them
+                parameter.normal_(std=0.3)
+    return model.eval()
+
+
+def pictures(batch: int = 2, height: int = 16, width: int = 16, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(batch, 3, height, width, generator=generator, dtype=torch.float64)
+
+
+# --- the published architecture --------------------------------------------------------------------------------
+
+
+def published_shapes(half: str) -> dict[str, tuple[int, ...]]:
+    """The paper's weights by our names, from the tables of OpenAI's released code; h is a quarter of the outputs."""
+    if half == "encoder":
+        groups = [(256, 256), (256, 512), (512, 1024), (1024, 2048)]
+        shapes: dict[str, tuple[int, ...]] = {"input": (256, 3, 7, 7), "output": (8192, 2048, 1, 1)}
+        kernels = (3, 3, 3, 1)
+    else:
+        groups = [(128, 2048), (2048, 1024), (1024, 512), (512, 256)]
+        shapes = {"input": (128, 8192, 1, 1), "output": (6, 256, 1, 1)}
+        kernels = (1, 3, 3, 3)
+    for group, (inputs, outputs) in enumerate(groups):
+        for block, entering in enumerate((inputs, outputs)):
+            h = outputs // 4
+            name = f"groups.{group}.{block}"
+            widths = [(h, entering), (h, h), (h, h), (outputs, h)]
+            for part, sizes, k in zip(("first", "second", "third", "last"), widths, kernels, strict=True):
+                shapes[f"{name}.{part}"] = (*sizes, k, k)
+            if entering != outputs:
+                shapes[f"{name}.identity"] = (outputs, entering, 1, 1)
+    return shapes
+
+
+@pytest.mark.parametrize(("half", "parameters", "tensors"), [("encoder", 53_786_240, 74), ("decoder", 43_829_766, 76)])
+def test_the_defaults_have_the_published_sizes(half, parameters, tensors):
+    with torch.device("meta"):
+        state = getattr(DiscreteVAE(DVAEConfig()), half).state_dict()
+    assert sum(tensor.numel() for tensor in state.values()) == parameters
+    assert len(state) == tensors
+    weights = {name.removesuffix(".weight"): tuple(w.shape) for name, w in state.items() if name.endswith(".weight")}
+    assert weights == published_shapes(half)
+    assert all(state[f"{name}.bias"].shape == shape[:1] for name, shape in weights.items())
+
+
+def test_the_defaults_turn_256_pixels_into_32_by_32_of_8192_codes():
+    config = DVAEConfig()
+    assert (config.vocabulary, config.downsample, config.branch_gain) == (8192, 8, 1 / 64)
+    with torch.device("meta"):
+        model = DiscreteVAE(config)
+        assert model.logits(torch.empty(1, 3, 256, 256)).shape == (1, 8192, 32, 32)
+        assert model.decode_codes(torch.empty(1, 8192, 32, 32)).shape == (1, 6, 256, 256)
+
+
+def literal_block(block, x, gain):
+    """Appendix A.1 word by word: ReLU before every convolution, identity path plus gain times residual path."""
+    h = x
+    for convolution in (block.first, block.second, block.third, block.last):
+        padding = convolution.weight.shape[-1] // 2
+        h = F.conv2d(F.relu(h), convolution.weight, convolution.bias, padding=padding)
+    return block.identity(x) + gain * h
+
+
+def literal_encoder(model: DiscreteVAE, images: torch.Tensor, pool) -> torch.Tensor:
+    x = model.encoder.input(0.8 * images + 0.1)
+    for number, group in enumerate(model.encoder.groups):
+        for block in group:
+            x = literal_block(block, x, model.config.branch_gain)
+        if number < model.config.groups - 1:
+            x = pool(x, 2)
+    return model.encoder.output(F.relu(x))
+
+
+def literal_decoder(model: DiscreteVAE, codes: torch.Tensor) -> torch.Tensor:
+    """As published: after each group but the last its pixels are repeated, and the next group sees the large grid."""
+    x = model.decoder.input(codes)
+    for number, group in enumerate(model.decoder.groups):
+        for block in group:
+            x = literal_block(block, x, model.config.branch_gain)
+        if number < model.config.groups - 1:
+            x = x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    return model.decoder.output(F.relu(x))
+
+
+@pytest.mark.parametrize(("name", "pool"), [("max", F.max_pool2d), ("average", F.avg_pool2d)])
+@torch.no_grad()
+def test_the_encoder_equals_the_published_construction(name, pool):
+    model = build(replace(TINY, pool=name))
+    images = pictures()
+    torch.testing.assert_close(model.logits(images), literal_encoder(model, images, pool))
+
+
+@torch.no_grad()
+def test_repeating_pixels_after_the_1x1_convolutions_equals_repeating_them_before():
+    model = build()
+    codes = gumbel_softmax(torch.randn(2, 11, 3, 5, generator=torch.Generator().manual_seed(1)), 1.0).double()
+    torch.testing.assert_close(model.decode_codes(codes), literal_decoder(model, codes))
+
+
+def test_gradients_pass_the_folded_gain_and_the_late_upsampling_unchanged():
+    model = build()
+    codes = F.softmax(torch.randn(1, 11, 2, 2, generator=torch.Generator().manual_seed(1)).double(), dim=1)
+    towards = pictures(1, 8, 8).repeat(1, 2, 1, 1)
+    parameters = list(model.decoder.parameters())
+    ours = torch.autograd.grad((model.decode_codes(codes) * towards).sum(), parameters)
+    literal = torch.autograd.grad((literal_decoder(model, codes) * towards).sum(), parameters)
+    torch.testing.assert_close(ours, literal)
+
+
+@torch.no_grad()
+def test_the_inputs_stay_as_they_were():
+    model = build()  # its ReLUs work in place
+    images, codes = pictures(), F.softmax(torch.randn(2, 11, 4, 4).double(), dim=1)
+    before = images.clone(), codes.clone()
+    model.logits(images)
+    model.decode_codes(codes)
+    assert images.equal(before[0])
+    assert codes.equal(before[1])
+
+
+def test_fresh_weights_keep_the_scale_of_what_they_are_given():
+    torch.manual_seed(0)
+    state = DiscreteVAE(DVAEConfig(vocabulary=64, width=64, groups=2)).state_dict()
+    for name, tensor in state.items():
+        if name.endswith("bias"):
+            assert not tensor.any()
+        else:
+            fan_in = tensor[0].numel()
+            assert tensor.std().item() == pytest.approx(fan_in**-0.5, rel=0.1), name
+
+
+# --- codes -----------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_pictures_of_any_shape_that_divides_become_a_grid_and_a_picture_again():
+    model = build()
+    images = pictures(3, 8, 20)
+    assert model.logits(images).shape == (3, 11, 2, 5)
+    tokens = model.encode(images)
+    assert tokens.shape == (3, 2, 5)
+    assert tokens.dtype == torch.int64
+    decoded = model.decode(tokens)
+    assert decoded.shape == (3, 3, 8, 20)
+    assert decoded.min() >= 0
+    assert decoded.max() <= 1
+    parameters, logits = model.float()(images.float(), 1.0, torch.Generator().manual_seed(0))
+    assert parameters.shape == (3, 6, 8, 20)
+    assert logits.shape == (3, 11, 2, 5)
+
+
+@torch.no_grad()
+def test_a_code_is_the_most_probable_one_at_its_position():
+    model = build()
+    images = pictures(4)
+    assert model.encode(images).equal(model.logits(images).softmax(dim=1).argmax(dim=1))
+    assert model.encode(images).unique().numel() > 2
+
+
+@torch.no_grad()
+def test_decoding_an_index_looks_up_its_embedding():
+    model = build()
+    tokens = torch.randint(11, (2, 3, 4), generator=torch.Generator().manual_seed(2))
+    table = model.decoder.input.weight[:, :, 0, 0]  # (decoder_input, v)
+    looked_up = table[:, tokens].transpose(0, 1) + model.decoder.input.bias[:, None, None]
+    hard = F.one_hot(tokens, 11).movedim(-1, 1).double()
+    torch.testing.assert_close(model.decoder.input(hard), looked_up)
+    parameters = model.decode_codes(hard)
+    assert model.decode(tokens).equal(mean_picture(parameters))
+    torch.testing.assert_close(model.decode(tokens), ((parameters[:, :3].sigmoid() - 0.1) / 0.8).clamp(0, 1))
+
+
+@torch.no_grad()
+def test_the_decoded_scale_leaves_the_picture_alone():
+    model = build()
+    tokens = torch.arange(11).reshape(1, 1, 11)
+    before = model.decode(tokens)
+    model.decoder.output.weight[3:] += 1
+    model.decoder.output.bias[3:] -= 1
+    assert model.decode(tokens).equal(before)
+
+
+def test_mapped_pixels_lie_between_a_tenth_and_nine_tenths_and_come_back():
+    ends = torch.tensor([0.0, 0.5, 1.0])
+    torch.testing.assert_close(map_pixels(ends), torch.tensor([0.1, 0.5, 0.9]))
+    images = pictures()
+    torch.testing.assert_close(unmap_pixels(map_pixels(images)), images)
+    outside = torch.tensor([0.0, 0.05, 0.95, 1.0])
+    assert unmap_pixels(outside).tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("images", "sentence"),
+    [
+        (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), r"floats in \[0, 1\], not torch.uint8; divide 8-bit pixels by"),
+        (torch.zeros(3, 16, 16), r"must be \(b, 3, height, width\), not \(3, 16, 16\)"),
+        (torch.zeros(1, 4, 16, 16), r"must be \(b, 3, height, width\), not \(1, 4, 16, 16\)"),
+        (torch.zeros(1, 3, 16, 18), r"images of 18x16 pixels do not divide into codes of 4x4 pixels; crop or resize"),
+        (torch.zeros(1, 3, 10, 16), r"images of 16x10 pixels do not divide into codes of 4x4 pixels; crop or resize"),
+    ],
+)
+def test_pictures_that_cannot_be_encoded_are_refused_in_a_sentence(images, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        build().encode(images)
+
+
+@pytest.mark.parametrize(("token", "span"), [(11, "0 to 11"), (-1, "-1 to 0")])
+def test_indices_outside_the_codebook_are_refused_with_the_codebooks_size(token, span):
+    tokens = torch.zeros(1, 2, 2, dtype=torch.int64)
+    tokens[0, 1, 1] = token
+    with pytest.raises(ValueError, match=f"tokens span {span}, but the codebook has indices 0 to 10"):
+        build().decode(tokens)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "sentence"),
+    [
+        ({"pool": "min"}, "pool='min' is unknown; choose 'max' or 'average'"),
+        ({"width": 10}, "width=10 must be a multiple of 4"),
+        ({"bottleneck_kernel": 2}, "bottleneck_kernel=2 must be odd"),
+    ],
+)
+def test_sizes_that_cannot_work_are_refused(sizes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        DVAEConfig(**sizes)
+
+
+@torch.no_grad()
+def test_a_wider_bottleneck_keeps_the_grid():
+    model = build(replace(TINY, bottleneck_kernel=3))
+    assert model.encoder.output.weight.shape[-1] == model.decoder.input.weight.shape[-1] == 3
+    assert model.encode(pictures()).shape == (2, 4, 4)
+    assert model.decode(model.encode(pictures())).shape == (2, 3, 16, 16)
+
+
+# --- the relaxation --------------------------------------------------------------------------------------------
+
+
+def drawn(logits: torch.Tensor, temperature: float, seed: int = 0) -> torch.Tensor:
+    return gumbel_softmax(logits, temperature, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("temperature", [10.0, 1.0, 1 / 16, 1e-4])
+def test_relaxed_codes_lie_on_the_simplex(temperature):
+    codes = drawn(5 * torch.randn(4, 7, 9, 9, generator=torch.Generator().manual_seed(1)), temperature)
+    assert codes.shape == (4, 7, 9, 9)
+    assert torch.isfinite(codes).all()
+    assert (codes >= 0).all()
+    torch.testing.assert_close(codes.sum(dim=1), torch.ones(4, 9, 9))
+
+
+def test_relaxed_codes_become_one_hot_as_the_temperature_falls_and_flat_as_it_rises():
+    logits = torch.randn(4, 7, 9, 9, generator=torch.Generator().manual_seed(1))
+    peaks = [drawn(logits, temperature).amax(dim=1).mean().item() for temperature in (100, 4, 1, 1 / 4, 1 / 64, 1e-5)]
+    assert peaks == sorted(peaks)
+    assert peaks[0] == pytest.approx(1 / 7, rel=0.05)
+    assert peaks[-1] > 0.9999
+    one_hot = F.one_hot(drawn(logits, 1.0).argmax(dim=1), 7).movedim(-1, 1).float()
+    torch.testing.assert_close(drawn(logits, 1e-6), one_hot)  # the same draw, whatever the temperature
+
+
+def test_relaxed_codes_depend_on_their_generator_alone():
+    logits = torch.randn(2, 7, 3, 3, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(1)
+    first = drawn(logits, 1.0)
+    torch.manual_seed(2)
+    assert drawn(logits, 1.0).equal(first)
+    assert not drawn(logits, 1.0, seed=1).equal(first)
+
+
+def test_the_largest_relaxed_code_is_a_draw_from_the_categorical_distribution():
+    logits = torch.tensor([2.0, 1.0, 0.0, -1.0, -3.0])
+    draws = 40_000
+    codes = drawn(logits[:, None, None].expand(1, 5, 200, 200), 0.5).argmax(dim=1)
+    counts = torch.bincount(codes.flatten(), minlength=5)
+    expected = logits.softmax(dim=0) * draws
+    assert ((counts - expected).square() / expected).sum() < 18.5  # chi-squared of 4 degrees: once in a thousand
+
+
+def test_gradients_reach_the_logits_through_relaxed_codes():
+    logits = torch.randn(1, 7, 3, 3, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    drawn(logits, 1.0)[:, 0].sum().backward()
+    assert (logits.grad != 0).all()
+
+
+@pytest.mark.parametrize(
+    ("counts", "used", "perplexity"),
+    [([5, 5, 5, 5], 4, 4.0), ([9, 0, 0, 0], 1, 1.0), ([3, 1, 0, 0], 2, 4 / 27**0.25), ([7, 0, 7, 0], 2, 2.0)],
+)
+def test_perplexity_says_how_many_codes_used_equally_often_would_do(counts, used, perplexity):
+    assert codebook_use(torch.tensor(counts)) == (used, pytest.approx(perplexity))
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_a_saved_model_answers_the_same_to_the_bit(tmp_path):
+    model = build().float()
+    model.save(tmp_path, meta={"step": 3})
+    loaded = DiscreteVAE.load(tmp_path)
+    assert asdict(loaded.config) == asdict(model.config)
+    assert not loaded.training
+    images = pictures().float()
+    assert loaded.logits(images).equal(model.logits(images))
+    tokens = model.encode(images)
+    assert loaded.decode(tokens).equal(model.decode(tokens))
+
+
+def test_a_checkpoint_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="nowhere"):
+        DiscreteVAE.load(tmp_path / "nowhere")

@@ -1,0 +1,205 @@
+"""What is minimised: densities that are densities, in the units that the paper counts in."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.distributions import Categorical, kl_divergence
+
+from dalle.losses import (
+    contrastive,
+    kl_to_uniform,
+    laplace_nll,
+    logit_laplace_nll,
+    negative_elb,
+    normal_nll,
+    token_nll,
+)
+from dalle.models.dvae import map_pixels, mean_picture
+from dalle.models.stream import IGNORED
+
+
+def parameters(mu: float, log_scale: float, count: int) -> torch.Tensor:
+    """Likelihood parameters (1, 6, 1, count), alike in each colour and pixel."""
+    return torch.tensor([mu] * 3 + [log_scale] * 3)[None, :, None, None].expand(1, 6, 1, count)
+
+
+def everywhere(values: torch.Tensor) -> torch.Tensor:
+    """Pixel values (n) as a grey picture (1, 3, 1, n)."""
+    return values[None, None, None].expand(1, 3, 1, -1)
+
+
+def random_parameters(batch: int = 2, side: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(batch, 6, side, side, generator=generator), torch.rand(batch, 3, side, side, generator=generator)
+
+
+# --- likelihoods -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mu", [-2.0, 0.0, 1.5])
+@pytest.mark.parametrize("scale", [0.1, 0.5, 1.0])
+def test_the_logit_laplace_density_integrates_to_one_over_the_open_interval(mu, scale):
+    logit = torch.linspace(-14, 14, 20_001, dtype=torch.float64)
+    x = logit.sigmoid()  # close to both ends, where the density may be steep
+    images = (x - 0.1) / 0.8  # what `map_pixels` makes x of
+    nll = logit_laplace_nll(parameters(mu, math.log(scale), len(x)), everywhere(images))
+    for colour in (-nll[0, :, 0].double()).exp():
+        assert torch.trapezoid(colour, x).item() == pytest.approx(1, abs=2e-3)
+
+
+def test_the_logit_laplace_likelihood_is_the_papers_formula():
+    params, images = random_parameters()
+    mu, scale = params[:, :3].double(), params[:, 3:].double().exp()
+    x = 0.8 * images.double() + 0.1
+    density = 1 / (2 * scale * x * (1 - x)) * torch.exp(-(torch.log(x / (1 - x)) - mu).abs() / scale)  # Equation 2
+    torch.testing.assert_close(logit_laplace_nll(params, images), -density.log().float(), rtol=1e-5, atol=1e-5)
+
+
+def test_black_and_white_pixels_have_finite_likelihoods_and_gradients():
+    params = torch.randn(1, 6, 1, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    nll = logit_laplace_nll(params, everywhere(torch.tensor([0.0, 1.0])))
+    nll.sum().backward()
+    assert torch.isfinite(nll).all()
+    assert torch.isfinite(params.grad).all()
+
+
+def test_a_floor_keeps_the_scale_from_falling_below_it():
+    params, images = random_parameters()
+    floor = 0.3
+    raised = torch.cat([params[:, :3], params[:, 3:].clamp(min=floor)], dim=1)
+    assert (params[:, 3:] < floor).any()
+    assert logit_laplace_nll(params, images, floor).equal(logit_laplace_nll(raised, images))
+    assert logit_laplace_nll(params, images, -9.0).equal(logit_laplace_nll(params, images))
+
+
+@pytest.mark.parametrize("scale", [0.05, 0.1, 1.0])
+@pytest.mark.parametrize("mu", [-3.0, 0.0, 0.7])
+@pytest.mark.parametrize("nll", [normal_nll, laplace_nll])
+def test_normal_and_laplace_densities_integrate_to_one_over_all_pixel_values(nll, mu, scale):
+    params = parameters(mu, 0.0, 20_001)
+    middle = (torch.tensor(mu).sigmoid().item() - 0.1) / 0.8  # the decoded pixel; below 0 for mu = -3
+    pixels = middle + 14 * scale * torch.linspace(-1, 1, 20_001)
+    density = (-nll(params, everywhere(pixels), scale)[0, 0, 0].double()).exp()
+    assert torch.trapezoid(density, pixels.double()).item() == pytest.approx(1, abs=1e-3)
+    assert pixels[density.argmax()].item() == pytest.approx(middle, abs=2e-3 * scale)
+
+
+def test_squared_and_absolute_errors_are_counted_in_units_of_their_scale():
+    params, images = random_parameters()
+    params[:, :3] = params[:, :3].clamp(-2, 2)  # so that nothing is clamped in the picture
+    error, scale = mean_picture(params) - images, 0.2
+    normal = torch.distributions.Normal(0.0, scale)
+    laplace = torch.distributions.Laplace(0.0, scale)
+    torch.testing.assert_close(normal_nll(params, images, scale), -normal.log_prob(error), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(laplace_nll(params, images, scale), -laplace.log_prob(error), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("nll", [normal_nll, laplace_nll])
+def test_a_decoded_pixel_beyond_white_still_feels_which_way_is_right(nll):
+    params = parameters(5.0, 0.0, 1).clone().requires_grad_()  # decoded as more than 1, shown as 1
+    nll(params, torch.ones(1, 3, 1, 1), 0.1).sum().backward()
+    assert (params.grad[:, :3] > 0).all()
+
+
+# --- divergence and bound --------------------------------------------------------------------------------------
+
+
+def test_the_kl_of_flat_logits_is_zero_and_of_certain_ones_ln_v():
+    flat = torch.full((2, 50, 3, 3), 7.0)
+    torch.testing.assert_close(kl_to_uniform(flat), torch.zeros(2, 3, 3), atol=1e-5, rtol=0)
+    certain = torch.zeros(2, 50, 3, 3)
+    certain[:, 8] = 1e4
+    torch.testing.assert_close(kl_to_uniform(certain), torch.full((2, 3, 3), math.log(50)))
+
+
+def test_the_kl_is_the_categorical_distributions():
+    logits = 3 * torch.randn(2, 9, 4, 5, generator=torch.Generator().manual_seed(0))
+    q, p = Categorical(logits=logits.movedim(1, -1)), Categorical(logits=torch.zeros(2, 4, 5, 9))
+    torch.testing.assert_close(kl_to_uniform(logits), kl_divergence(q, p))
+    assert kl_to_uniform(logits).shape == (2, 4, 5)
+
+
+def test_the_kl_is_computed_in_fp32_whatever_the_logits_are():
+    logits = torch.randn(2, 9, 4, 5, generator=torch.Generator().manual_seed(0)).bfloat16()
+    assert kl_to_uniform(logits).equal(kl_to_uniform(logits.float()))
+
+
+@pytest.mark.parametrize("kl_weight", [0.0, 1.0, 6.6])
+def test_with_codes_of_8x8_pixels_a_kl_weight_acts_as_a_192nd_of_it(kl_weight):
+    generator = torch.Generator().manual_seed(0)
+    nll, kl = torch.randn(5, 3, 32, 32, generator=generator), torch.rand(5, 4, 4, generator=generator)
+    expected = nll.mean() + kl_weight / 192 * kl.mean()
+    torch.testing.assert_close(negative_elb(nll, kl, kl_weight), expected)
+
+
+def test_the_bound_is_the_mean_over_pictures_of_their_nats_by_pixel_values():
+    nll, kl = torch.full((2, 3, 4, 4), 0.5), torch.tensor([[[1.0, 2.0]], [[3.0, 4.0]]])
+    nll[1] = 1.5
+    bounds = [0.5 * 48 + 2 * 3, 1.5 * 48 + 2 * 7]
+    assert negative_elb(nll, kl, kl_weight=2.0).item() == pytest.approx(sum(bounds) / 2 / 48)
+
+
+# --- CLIP ------------------------------------------------------------------------------------------------------
+
+
+def unit_vectors(rows: int, width: int, seed: int) -> torch.Tensor:
+    return F.normalize(torch.randn(rows, width, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+def test_the_contrastive_loss_is_the_mean_of_both_directions_cross_entropies():
+    images, captions, scale = unit_vectors(5, 8, 0), unit_vectors(5, 8, 1), torch.tensor(14.0)
+    total = 0.0
+    for i in range(5):
+        logits = [scale.item() * torch.dot(images[i], captions[j]).item() for j in range(5)]
+        total += math.log(sum(map(math.exp, logits))) - logits[i]
+        logits = [scale.item() * torch.dot(images[j], captions[i]).item() for j in range(5)]
+        total += math.log(sum(map(math.exp, logits))) - logits[i]
+    assert contrastive(images, captions, scale).item() == pytest.approx(total / 10, rel=1e-5)
+
+
+def test_the_contrastive_loss_treats_pictures_and_captions_alike():
+    images, captions, scale = unit_vectors(5, 8, 0), unit_vectors(5, 8, 1), torch.tensor(14.0)
+    torch.testing.assert_close(contrastive(images, captions, scale), contrastive(captions, images, scale))
+    order = torch.tensor([3, 0, 4, 1, 2])
+    torch.testing.assert_close(contrastive(images, captions, scale), contrastive(images[order], captions[order], scale))
+
+
+def test_the_contrastive_loss_is_least_where_each_picture_meets_its_own_caption():
+    images, scale = torch.eye(6), torch.tensor(100.0)
+    assert contrastive(images, images, scale).item() == pytest.approx(0, abs=1e-6)
+    assert contrastive(images, images.roll(1, dims=0), scale).item() == pytest.approx(100, rel=1e-3)
+    alike = images[:1].expand(6, 6)
+    assert contrastive(alike, alike, scale).item() == pytest.approx(math.log(6))
+
+
+# --- tokens ----------------------------------------------------------------------------------------------------
+
+
+def test_each_tokens_loss_is_minus_its_log_probability():
+    logits = torch.randn(2, 3, 7, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([[0, 6, 3], [2, 2, 5]])
+    nll = token_nll(logits, targets)
+    assert nll.shape == (2, 3)
+    for b in range(2):
+        for n in range(3):
+            expected = -logits[b, n].softmax(dim=0)[targets[b, n]].log()
+            torch.testing.assert_close(nll[b, n], expected)
+
+
+def test_ignored_tokens_cost_nothing_and_teach_nothing():
+    logits = torch.randn(1, 4, 7, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    targets = torch.tensor([[1, IGNORED, 3, IGNORED]])
+    nll = token_nll(logits, targets)
+    assert (nll[0] == 0).tolist() == [False, True, False, True]
+    nll.sum().backward()
+    assert (logits.grad[0] == 0).all(dim=-1).tolist() == [False, True, False, True]
+
+
+def test_mapped_pixels_are_the_only_ones_that_the_likelihood_sees():
+    """The density is that of mapped pixels: it has no term for the map itself."""
+    images = torch.full((1, 3, 1, 1), 0.25)
+    x = map_pixels(images)[0, 0, 0, 0].item()
+    at_its_median = logit_laplace_nll(parameters(math.log(x / (1 - x)), 0.0, 1), images)
+    assert at_its_median[0, 0, 0, 0].item() == pytest.approx(math.log(2 * x * (1 - x)), abs=1e-6)

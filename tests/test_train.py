@@ -1,0 +1,142 @@
+"""train.py by its command line: run folders, going on, starting over, and all stages in turn."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dalle import checkpoint
+
+TRAIN = Path(__file__).parents[1] / "train.py"
+TINY_DVAE = "vocabulary=8 width=8 decoder_input=8 blocks_per_group=1".split()
+TINY_CLIP = (
+    "patch=8 image_width=16 image_depth=1 image_heads=2 text_vocabulary=64 text_positions=16 "
+    "text_width=16 text_depth=1 text_heads=2 embedding=16"
+).split()
+TINY_TRANSFORMER = "text_positions=16 text_vocabulary=64 width=16 depth=2 heads=2 kernel=3".split()
+COMMON = ["data.image_size=32", "device=cpu", "wandb.mode=disabled"]
+
+
+def tiny(prefix, model, steps=2):
+    """The smallest settings of the stage at `prefix`."""
+    settings = {"steps": steps, "batch_size": 4, "workers": 0, "validation_pictures": 4, "precision": "float32"}
+    return [
+        *(f"{prefix}.{name}={value}" for name, value in settings.items()),
+        *(f"{prefix}.model.{each}" for each in model),
+    ]
+
+
+DVAE = [*COMMON, *tiny("stage", TINY_DVAE)]
+
+
+@pytest.fixture
+def train(tmp_path, monkeypatch, capsys):
+    """Runs train.py in an empty folder; gives (exit status, what it printed)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+        try:
+            runpy.run_path(str(TRAIN), run_name="__main__")
+            status = 0
+        except SystemExit as end:
+            status = end.code
+        printed = capsys.readouterr()
+        return status, printed.out + printed.err
+
+    return run
+
+
+def test_a_run_folder_holds_config_metrics_and_checkpoint(train, tmp_path):
+    status, printed = train(*DVAE, "run=mine", "seed=5")
+    folder = tmp_path / "outputs" / "dvae" / "mine"
+    assert status == 0
+    assert "from step 0 to 2" in printed
+    assert {"config.yaml", "metrics.jsonl", "model.safetensors", "config.json", "state"} <= {
+        path.name for path in folder.iterdir()
+    }
+    assert "width: 8" in (folder / "config.yaml").read_text()
+    _, meta = checkpoint.read_config(folder, "dvae")
+    assert meta["step"] == 2
+    assert meta["seed"] == 5
+
+
+def test_the_same_command_again_does_nothing_and_more_steps_go_on(train, tmp_path):
+    train(*DVAE)
+    folder = tmp_path / "outputs" / "dvae" / "default"
+    first = checkpoint.digest(folder)
+    status, printed = train(*DVAE)
+    assert (status, checkpoint.digest(folder)) == (0, first)
+    assert "finished, 2 updates done" in printed
+    assert "from step 2 to 3" in train(*DVAE, "stage.steps=3")[1]
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [2, 2, 3, 3]  # train and val
+
+
+def test_other_settings_are_refused_unless_one_starts_over(train, tmp_path):
+    train(*DVAE)
+    folder = tmp_path / "outputs" / "dvae" / "default"
+    first = checkpoint.digest(folder)
+    status, printed = train(*DVAE, "seed=1")
+    assert status == 2
+    assert "seed was 0, now 1" in printed
+    status, printed = train(*DVAE, "seed=1", "resume=false")
+    assert status == 0
+    assert "what stood there is now outputs/dvae/default.1" in printed
+    assert checkpoint.digest(folder.with_name("default.1")) == first != checkpoint.digest(folder)
+
+
+def test_the_seed_decides_the_first_weights(train, tmp_path):
+    for run, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train(*DVAE, f"run={run}", f"seed={seed}", "stage.steps=1")
+    a, b, c = (first_convolution(tmp_path / "outputs" / "dvae" / run) for run in "abc")
+    assert torch.equal(a, b)
+    assert not torch.allclose(a, c, atol=1e-2)
+
+
+def first_convolution(folder):
+    _, tensors, _ = checkpoint.load_state(folder)
+    return next(tensor for name, tensor in tensors.items() if name.startswith("model.encoder") and tensor.ndim == 4)
+
+
+def test_all_stages_in_turn_share_a_folder_and_the_transformer_speaks_the_new_dvaes_codes(train, tmp_path):
+    overrides = [*COMMON, "stage=all", "run=trio", "data.image_size=16"]
+    for prefix, model in (
+        ("stage.dvae", TINY_DVAE),
+        ("stage.clip", TINY_CLIP),
+        ("stage.transformer", TINY_TRANSFORMER),
+    ):
+        overrides += tiny(prefix, model)
+    overrides += [f"stage.{stage}.tokenizer_records=50" for stage in ("clip", "transformer")]
+    status, printed = train(*overrides)
+    assert status == 0, printed
+    folder = tmp_path / "outputs" / "trio"
+    assert sorted(path.name for path in folder.iterdir()) == ["clip", "dvae", "transformer"]
+    for stage in ("dvae", "clip", "transformer"):
+        checkpoint.read_config(folder / stage, stage)
+    _, meta = checkpoint.read_config(folder / "transformer", "transformer")
+    assert meta["dvae"]["digest"] == checkpoint.digest(folder / "dvae")
+    assert train(*overrides)[1].count("finished, 2 updates done") == 3
+
+    train(*DVAE, "data.image_size=16", "seed=7", "out=outputs/other", "run=x")
+    (folder / "dvae" / "model.safetensors").write_bytes(
+        (tmp_path / "outputs/other/dvae/x/model.safetensors").read_bytes()
+    )
+    status, printed = train(*overrides)
+    assert status == 2
+    assert "transformer holds a run with other settings: dvae was" in printed
+
+
+def test_a_dvae_that_would_not_be_used_is_refused(train):
+    status, printed = train("stage=all", "dvae=outputs/dvae/mine")
+    assert status == 2
+    assert "leave dvae out" in printed
+
+
+def test_a_dvae_that_is_missing_is_named(train):
+    status, printed = train("stage=transformer", "dvae=outputs/dvae/mine")
+    assert status == 2
+    assert "no checkpoint at outputs/dvae/mine" in printed

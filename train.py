@@ -1,0 +1,73 @@
+"""Train one stage, or all three in turn: python train.py stage=dvae data=folder data.path=... run=my-dvae"""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+
+from dalle import checkpoint, distributed
+from dalle.config import TrainConfig, run_name, verb
+from dalle.stages import STAGES
+from dalle.stages.pictures import StageContext
+from dalle.training.loop import train
+from dalle.training.memory import keep_freed_memory
+from dalle.training.run import Run, set_aside, steps_done
+
+
+@verb("train")
+def main(config: TrainConfig) -> None:
+    device = distributed.start(config.device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    try:
+        for one_stage, folder in planned(config):
+            train_stage(one_stage, folder, device)
+    finally:
+        distributed.stop()
+
+
+def planned(config: TrainConfig) -> list[tuple[TrainConfig, Path]]:
+    """The stages to train, in order, each with its run folder."""
+    name = run_name(config.run)
+    if not isinstance(config.stage, dict):
+        return [(config, Path(config.out, config.stage.name, name))]
+    if config.dvae is not None:
+        raise ValueError("stage=all trains a dVAE of its own: leave dvae out, or train one stage at a time")
+    folder = Path(config.out, name)
+    dvaes = {"transformer": str(folder / "dvae")}
+    return [(replace(config, stage=config.stage[stage], dvae=dvaes.get(stage)), folder / stage) for stage in STAGES]
+
+
+def train_stage(config: TrainConfig, folder: Path, device: torch.device) -> None:
+    """Bring the run in `folder` to its last step from wherever it stands."""
+    identity = {"stage": asdict(config.stage), "data": asdict(config.data), "seed": config.seed}
+    if config.dvae is not None:
+        checkpoint.read_config(config.dvae, "dvae")  # says what is wrong with it before anything is touched
+        identity["dvae"] = checkpoint.digest(config.dvae)
+    if not config.resume and (aside := set_aside(folder)) is not None:
+        say(f"{folder}: starting over; what stood there is now {aside}")
+    done, steps = steps_done(folder, identity), config.stage.steps
+    if done >= steps:
+        say(f"{folder}: finished, {done} updates done")
+        return
+
+    stage_class = next(stage for schema, stage in STAGES.values() if isinstance(config.stage, schema))
+    torch.manual_seed(config.seed)  # the first weights
+    dvae = None if config.dvae is None else Path(config.dvae)
+    stage = stage_class(config.stage, config.data, StageContext(config.seed, device, dvae))
+    count = sum(parameter.numel() for parameter in stage.model.parameters())
+    say(f"{folder}: {count:,} parameters on {device}, from step {done} to {steps}")
+    if distributed.is_first():
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(OmegaConf.create(asdict(config)), folder / "config.yaml")
+    train(stage, config.stage, Run(folder, identity, config.seed, device, config.wandb))
+
+
+def say(text: str) -> None:
+    if distributed.is_first():
+        print(text, flush=True)
+
+
+if __name__ == "__main__":
+    main()
