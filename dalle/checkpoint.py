@@ -122,9 +122,7 @@ def digest(folder: str | Path) -> str:
     return known.hexdigest()[:16]
 
 
-def save_state(
-    folder: str | Path, step: int, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]
-) -> None:
+def save_state(folder: str | Path, step: int, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
     """Keep what training needs to go on after `step` updates; the previous state goes once this one stands.
 
     `scalars` is anything JSON can hold. Raises CheckpointError if it could not be written; the previous state

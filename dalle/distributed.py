@@ -116,9 +116,7 @@ def _choose_device(device: str) -> torch.device:
     if chosen.type == "cuda":
         chosen = torch.device("cuda", local_rank if chosen.index is None else chosen.index)
         if chosen.index >= torch.cuda.device_count():
-            raise ValueError(
-                f"device={chosen} is not there: this machine has {torch.cuda.device_count()} CUDA devices"
-            )
+            raise ValueError(f"device={chosen} is not there: this machine has {torch.cuda.device_count()} CUDA devices")
     return chosen
 
 

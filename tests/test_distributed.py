@@ -75,7 +75,12 @@ def test_two_ranks_train_as_one(two_ranks, tmp_path):
         assert torch.allclose(ours, torch.tensor(theirs), atol=1e-6)
     ours, theirs = ((each / "metrics.jsonl").read_text().splitlines() for each in (tmp_path, folder))
     for one, other in zip(map(json.loads, ours), map(json.loads, theirs), strict=True):
-        names = set(one) - {"split", "seconds", "images_per_second", "root"}  # the mean of roots is not the root of the mean
+        names = set(one) - {
+            "split",
+            "seconds",
+            "images_per_second",
+            "root",
+        }  # the mean of roots is not the root of the mean
         assert {name: one[name] for name in names} == pytest.approx({name: other[name] for name in names}, rel=1e-4)
 
 

@@ -16,7 +16,7 @@ from dalle.losses import (
     normal_nll,
     token_nll,
 )
-from dalle.models.dvae import map_pixels, mean_picture
+from dalle.models.dvae import mean_picture
 from dalle.models.stream import IGNORED
 
 
@@ -195,11 +195,3 @@ def test_ignored_tokens_cost_nothing_and_teach_nothing():
     assert (nll[0] == 0).tolist() == [False, True, False, True]
     nll.sum().backward()
     assert (logits.grad[0] == 0).all(dim=-1).tolist() == [False, True, False, True]
-
-
-def test_mapped_pixels_are_the_only_ones_that_the_likelihood_sees():
-    """The density is that of mapped pixels: it has no term for the map itself."""
-    images = torch.full((1, 3, 1, 1), 0.25)
-    x = map_pixels(images)[0, 0, 0, 0].item()
-    at_its_median = logit_laplace_nll(parameters(math.log(x / (1 - x)), 0.0, 1), images)
-    assert at_its_median[0, 0, 0, 0].item() == pytest.approx(math.log(2 * x * (1 - x)), abs=1e-6)

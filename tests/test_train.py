@@ -11,12 +11,13 @@ import torch
 from dalle import checkpoint
 
 TRAIN = Path(__file__).parents[1] / "train.py"
-TINY_DVAE = "vocabulary=8 width=8 decoder_input=8 blocks_per_group=1".split()
+TINY_DVAE = "vocabulary=8 width=8 decoder_input=8 blocks_per_group=1"
 TINY_CLIP = (
-    "patch=8 image_width=16 image_depth=1 image_heads=2 text_vocabulary=64 text_positions=16 "
+    "patch=8 image_width=16 image_depth=1 image_heads=2 text_vocabulary=300 text_positions=40 "
     "text_width=16 text_depth=1 text_heads=2 embedding=16"
-).split()
-TINY_TRANSFORMER = "text_positions=16 text_vocabulary=64 width=16 depth=2 heads=2 kernel=3".split()
+)
+TINY_TRANSFORMER = "text_positions=40 text_vocabulary=300 width=16 depth=2 heads=2 kernel=3"
+MODELS = {"dvae": TINY_DVAE, "clip": TINY_CLIP, "transformer": TINY_TRANSFORMER}
 COMMON = ["data.image_size=32", "device=cpu", "wandb.mode=disabled"]
 
 
@@ -25,7 +26,7 @@ def tiny(prefix, model, steps=2):
     settings = {"steps": steps, "batch_size": 4, "workers": 0, "validation_pictures": 4, "precision": "float32"}
     return [
         *(f"{prefix}.{name}={value}" for name, value in settings.items()),
-        *(f"{prefix}.model.{each}" for each in model),
+        *(f"{prefix}.model.{each}" for each in model.split()),
     ]
 
 
@@ -102,14 +103,26 @@ def first_convolution(folder):
     return next(tensor for name, tensor in tensors.items() if name.startswith("model.encoder") and tensor.ndim == 4)
 
 
+@pytest.mark.parametrize("stage", ["dvae", "clip", "transformer"])
+def test_every_stage_goes_on_to_the_same_bits(train, tmp_path, stage):
+    overrides = [*COMMON, f"stage={stage}", *tiny("stage", MODELS[stage])]
+    if stage != "dvae":
+        overrides += ["stage.tokenizer_records=50", "stage.accumulate=2"]
+    if stage == "transformer":
+        train(*DVAE)
+        overrides += ["dvae=outputs/dvae/default"]
+    train(*overrides, "run=whole", "stage.steps=4")
+    for steps in (1, 3, 4):
+        train(*overrides, "run=parts", f"stage.steps={steps}")
+    whole, parts = (checkpoint.load_state(tmp_path / "outputs" / stage / run) for run in ("whole", "parts"))
+    assert whole[0] == parts[0] == 4
+    assert all(torch.equal(tensor, parts[1][name]) for name, tensor in whole[1].items())
+
+
 def test_all_stages_in_turn_share_a_folder_and_the_transformer_speaks_the_new_dvaes_codes(train, tmp_path):
     overrides = [*COMMON, "stage=all", "run=trio", "data.image_size=16"]
-    for prefix, model in (
-        ("stage.dvae", TINY_DVAE),
-        ("stage.clip", TINY_CLIP),
-        ("stage.transformer", TINY_TRANSFORMER),
-    ):
-        overrides += tiny(prefix, model)
+    for stage, model in MODELS.items():
+        overrides += tiny(f"stage.{stage}", model)
     overrides += [f"stage.{stage}.tokenizer_records=50" for stage in ("clip", "transformer")]
     status, printed = train(*overrides)
     assert status == 0, printed

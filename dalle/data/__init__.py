@@ -1,6 +1,6 @@
 """The data sets by name. A new one is a file with its config and its source, and a line in each table here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dalle.data import emoji
@@ -16,6 +16,14 @@ SOURCES: dict[str, Callable[[Any, str], Source]] = {
     "folder": FolderSource,
 }
 ATTRIBUTIONS: dict[str, str] = {"emoji": emoji.ATTRIBUTION}  # to be shown wherever the pictures are
+
+
+def read_config(written: Mapping[str, Any]) -> Any:
+    """The config that `dataclasses.asdict` wrote, as in a checkpoint's meta. Raises ValueError for another's."""
+    name = written.get("name")
+    if name not in CONFIGS:
+        raise ValueError(f"there is no data set {name!r}; choose one of {', '.join(CONFIGS)}")
+    return CONFIGS[name](**written)
 
 
 def open_source(config: Any, split: str) -> Source:

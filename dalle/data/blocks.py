@@ -41,7 +41,7 @@ HALF_EXTENTS = {shape: outline.max(axis=0) for shape, outline in OUTLINES.items(
 class BlocksConfig:
     name: str = "blocks"
     image_size: int = 64  # side of the pictures in pixels
-    lattice: int = 16  # places along each side that centres are drawn from; 0: anywhere, a harder world
+    lattice: int = 8  # lines along each side that shapes' boxes begin and end on; 16 is harder, 0 (anywhere) hardest
     radius_jitter: float = 0.0  # how far radii stray from RADII, relative: 0.05 makes a harder world
     train: int = 100_000  # pictures in each split; they are drawn when asked for, so size costs nothing
     val: int = 2_000
@@ -52,8 +52,8 @@ class BlocksConfig:
     def __post_init__(self) -> None:
         if self.image_size < 8:
             raise ValueError(f"image_size={self.image_size} shows no shapes; choose at least 8, better 64")
-        if self.lattice and self.lattice < 16:
-            raise ValueError(f"lattice={self.lattice} has no room for three shapes; choose 0, or at least 16")
+        if self.lattice % 8:
+            raise ValueError(f"lattice={self.lattice}: shapes are 2/8 and 3/8 wide; choose 0 or a multiple of 8")
         if not 0 <= self.radius_jitter <= 0.1:
             raise ValueError(f"radius_jitter={self.radius_jitter} would blur small and large; choose 0 to 0.1")
         if self.wordings < 1:
@@ -150,16 +150,18 @@ def _layout(
 ) -> np.ndarray:
     """Centres (n, 2), uniform over the layouts where nothing is cut or crowded and relations are plain."""
     half = np.array([HALF_EXTENTS[shape] for shape in shapes]) * radii[:, None]  # (n, 2)
-    low, high = half + MARGIN, 1 - half - MARGIN
+    margin = 0 if lattice else MARGIN
+    low, high = half + margin, 1 - half - margin
     resting = [relation for relation in relations if relation.name == "on top of"]
     touching = {frozenset((relation.subject, relation.object)) for relation in resting}
     while True:  # a batch of layouts at a time: most scenes need one batch
         centres = generator.uniform(low, high, (256, *half.shape))  # (tries, n, 2)
         if lattice:
-            centres = np.rint(centres * lattice) / lattice
+            centres = _snapped(centres, half, lattice)
         for upper, _, lower in reversed(resting):  # stacks are described from the top
-            shift = 0 if lattice else generator.uniform(-0.012, 0.012, len(centres))
-            centres[:, upper, 0] = centres[:, lower, 0] + shift
+            centres[:, upper, 0] = centres[:, lower, 0] + generator.uniform(-0.012, 0.012, len(centres))
+            if lattice:  # a small shape on a large one sits half a step beside its middle
+                centres[:, upper] = _snapped(centres[:, upper], half[upper], lattice)
             centres[:, upper, 1] = centres[:, lower, 1] - half[lower, 1] - half[upper, 1]
         good = ((centres >= low) & (centres <= high)).all(axis=(1, 2))
         for one, other in combinations(range(len(shapes)), 2):
@@ -173,6 +175,11 @@ def _layout(
             good &= along >= 2 * across  # the named axis dominates: nobody would call it the other one
         if good.any():
             return centres[good.argmax()]
+
+
+def _snapped(centres: np.ndarray, half: np.ndarray, lattice: int) -> np.ndarray:
+    """The nearest centres for which boxes of these half extents begin on a lattice line."""
+    return np.rint((centres - half) * lattice) / lattice + half
 
 
 # --- from facts to words ------------------------------------------------------------------------------------

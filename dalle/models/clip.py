@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dalle import checkpoint
+from dalle.checkpoint import CheckpointError
 from dalle.models.attention import causal
 from dalle.models.blocks import ResidualBlock
 from dalle.pixels import to_tensor
@@ -180,7 +181,11 @@ class CLIP(nn.Module):
     def load(cls, folder: str | Path) -> "CLIP":
         """A model in eval mode from a checkpoint folder. Raises `CheckpointError` with what is wrong with it."""
         config, _ = checkpoint.read_config(folder, "clip")
-        model = cls(CLIPConfig(**config), CaptionTokenizer.load(Path(folder) / "tokenizer.json"))
+        try:
+            tokenizer = CaptionTokenizer.load(Path(folder) / checkpoint.TOKENIZER)
+        except ValueError as error:
+            raise CheckpointError(str(error)) from error
+        model = cls(CLIPConfig(**config), tokenizer)
         checkpoint.load_weights(folder, model)
         return model.eval()
 

@@ -14,9 +14,7 @@ class EMAConfig:
 
     decay: float = 0.999  # share of the old average that each update of it keeps; 0: the weights themselves
     every: int = 1  # training updates between two updates of the average (transformer: 25; Appendix B.2)
-    warm_up: bool = (
-        True  # after n updates of it keep at most (1 + n) / (10 + n), lest the first weights linger
-    )
+    warm_up: bool = True  # after n updates of it keep at most (1 + n) / (10 + n), lest the first weights linger
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay < 1:

@@ -99,16 +99,12 @@ class PreviewFolder:
 class Wandb:
     """The same in wandb. Whatever goes wrong there is said once, and the run goes on without it."""
 
-    def __init__(
-        self, config: WandbConfig, folder: Path, name: str, run_id: str, settings: Mapping[str, Any]
-    ):
+    def __init__(self, config: WandbConfig, folder: Path, name: str, run_id: str, settings: Mapping[str, Any]):
         """Open the wandb run `run_id`, or go on with it; `settings` is shown as the run's config."""
         self.run: Any = None
         self._guarded(lambda: self._open(config, folder, name, run_id, settings))
 
-    def _open(
-        self, config: WandbConfig, folder: Path, name: str, run_id: str, settings: Mapping[str, Any]
-    ) -> None:
+    def _open(self, config: WandbConfig, folder: Path, name: str, run_id: str, settings: Mapping[str, Any]) -> None:
         import wandb  # takes a second, which runs without it should not pay
 
         options = {**asdict(config), "tags": list(config.tags)}
@@ -138,9 +134,7 @@ class Wandb:
             log.warning("wandb failed, and this run goes on without it: %s", error)
 
 
-def open_logger(
-    folder: Path, step: int, wandb: WandbConfig, run_id: str, settings: Mapping[str, Any]
-) -> Logger:
+def open_logger(folder: Path, step: int, wandb: WandbConfig, run_id: str, settings: Mapping[str, Any]) -> Logger:
     """The sinks of a run in `folder` that goes on after `step` updates."""
     folder.mkdir(parents=True, exist_ok=True)
     sinks: list[Sink] = [MetricsFile(folder / "metrics.jsonl", step), PreviewFolder(folder / "previews")]

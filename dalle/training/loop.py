@@ -1,5 +1,6 @@
 """The loop that trains every stage: once-in-a-while jobs first, then one update, from top to bottom."""
 
+import logging
 import signal
 import time
 from contextlib import nullcontext
@@ -17,6 +18,8 @@ from dalle.training.run import Run, steps_done
 from dalle.training.seeds import seed_global, step_generator
 from dalle.training.stage import Stage, TrainingConfig
 from dalle.training.state import TrainState
+
+log = logging.getLogger(__name__)
 
 
 class Diverged(ValueError):
@@ -103,10 +106,17 @@ class Trainer:
             if self.due(self.config.validate_every):
                 self.logger.metrics(state.step, "val", self.stage.validate(state.average.model))
             if self.due(self.config.preview_every) and self.first:
-                picture = self.stage.preview(state.average.model)
-                if picture is not None:
-                    self.logger.picture(state.step, picture)
+                self.preview()
         state.watched = state.step
+
+    def preview(self) -> None:
+        try:
+            picture = self.stage.preview(self.state.average.model)
+        except Exception as error:  # whatever it is: a picture to look at must not cost the training so far
+            log.warning("no preview of step %d: %s", self.state.step, error)
+            return
+        if picture is not None:
+            self.logger.picture(self.state.step, picture)
 
     def save(self) -> None:
         """Write the checkpoint, then the state: a run killed in between goes on from the state before."""

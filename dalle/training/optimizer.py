@@ -23,9 +23,7 @@ class PlateauConfig:
 
     def __post_init__(self) -> None:
         if self.halvings < 0 or self.window < 1:
-            raise ValueError(
-                f"a plateau needs halvings >= 0, window >= 1, not {self.halvings}, {self.window}"
-            )
+            raise ValueError(f"a plateau needs halvings >= 0, window >= 1, not {self.halvings}, {self.window}")
 
 
 @dataclass(frozen=True)
@@ -38,9 +36,7 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.999)  # of the running mean and variance (transformer: 0.9, 0.96)
     eps: float = 1e-8  # added to the root of the variance
     weight_decay: float = 1e-4  # decoupled (transformer: 0.045; CLIP: 0.2)
-    decay: str = (
-        "all"  # "all" parameters | "matrices": not gains, biases, temperature (CLIP paper, Section 2.5)
-    )
+    decay: str = "all"  # "all" parameters | "matrices": not gains, biases, temperature (CLIP paper, Section 2.5)
 
     def __post_init__(self) -> None:
         if self.decay not in ("all", "matrices"):

@@ -24,9 +24,7 @@ def resolve(precision: str, device: torch.device) -> str:
     if precision not in FORMATS:
         raise ValueError(f"precision={precision} is unknown; choose auto, {', '.join(FORMATS)}")
     if precision == "float16" and device.type != "cuda":
-        raise ValueError(
-            f"precision=float16 needs a CUDA device, not {device.type}; choose bfloat16 or float32"
-        )
+        raise ValueError(f"precision=float16 needs a CUDA device, not {device.type}; choose bfloat16 or float32")
     return precision
 
 

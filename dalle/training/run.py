@@ -21,9 +21,7 @@ class Run:
     """One training run: where it lives, and what it is."""
 
     folder: Path  # metrics.jsonl, previews/, the checkpoint, state/
-    identity: dict[
-        str, Any
-    ]  # nested settings that make it this run and no other; holds "stage" and its "steps"
+    identity: dict[str, Any]  # nested settings that make it this run and no other; holds "stage" and its "steps"
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     wandb: WandbConfig = field(default_factory=WandbConfig)
@@ -70,9 +68,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     found = []
     for key in sorted(before | after):
         change = before.get(key, "absent"), after.get(key, "absent")
-        spans_the_run = (
-            key.endswith(".steps") and change == lengths
-        )  # a schedule as long as the run grows with it
+        spans_the_run = key.endswith(".steps") and change == lengths  # a schedule as long as the run grows with it
         if change[0] != change[1] and key.split(".")[-1] not in FREE and key != LENGTH and not spans_the_run:
             found.append(f"{key} was {change[0]}, now {change[1]}")
     return found

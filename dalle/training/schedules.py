@@ -22,9 +22,7 @@ class Schedule:
         if self.steps < 1 or self.delay < 0:
             raise ValueError(f"a schedule needs steps >= 1 and delay >= 0, not {self.steps} and {self.delay}")
         if self.kind == "exponential" and not (self.start > 0 and self.end > 0):
-            raise ValueError(
-                f"an exponential schedule cannot go from {self.start} to {self.end}: both must be > 0"
-            )
+            raise ValueError(f"an exponential schedule cannot go from {self.start} to {self.end}: both must be > 0")
 
     def value(self, step: int) -> float:
         """The value after `step` updates; `end` exactly from `delay + steps` on."""

@@ -10,9 +10,7 @@ def seed_from(*numbers: int) -> int:
     return int(sequence.generate_state(1, np.uint64)[0] >> 1)
 
 
-def step_generator(
-    seed: int, step: int, rank: int, device: torch.device, micro_batch: int = 0
-) -> torch.Generator:
+def step_generator(seed: int, step: int, rank: int, device: torch.device, micro_batch: int = 0) -> torch.Generator:
     """All randomness of one micro-batch, on `rank`, of the update that follows `step` others."""
     return torch.Generator(device).manual_seed(seed_from(seed, step, rank, micro_batch))
 

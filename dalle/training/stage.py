@@ -19,17 +19,11 @@ class TrainingConfig:
 
     steps: int = 3_000_000  # optimizer updates; raise it to train a finished run further
     batch_size: int = 512  # pictures per update, over all ranks and micro-batches
-    accumulate: int = (
-        1  # micro-batches per update: less memory, same update (a contrastive loss sees each alone)
-    )
+    accumulate: int = 1  # micro-batches per update: less memory, same update (a contrastive loss sees each alone)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    clip_norm: float | None = (
-        None  # the gradient's norm is cut down to it (transformer: 4; paper, Appendix B.2)
-    )
+    clip_norm: float | None = None  # the gradient's norm is cut down to it (transformer: 4; paper, Appendix B.2)
     ema: EMAConfig = field(default_factory=EMAConfig)
-    precision: str = (
-        "auto"  # of the forward pass: auto | float32 | bfloat16 | float16 (CUDA, with loss scaling)
-    )
+    precision: str = "auto"  # of the forward pass: auto | float32 | bfloat16 | float16 (CUDA, with loss scaling)
     max_bad_steps: int = 25  # updates in a row skipped for an infinite loss or gradient before the run stops
     log_every: int = 50  # updates between two lines of metrics; 0 for any of these: only at the end
     validate_every: int = 5_000

@@ -78,16 +78,19 @@ class TrainState:
         return tensors
 
     def _restore_moments(self, tensors: dict[str, Tensor]) -> None:
-        # torch's own format numbers the parameters, group by group, and knows which moments stay on the CPU
+        # torch's own format numbers the parameters, group by group
         names = {parameter: name for name, parameter in self.model.named_parameters()}
         content = self.optimizer.state_dict()
         parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
         for number, parameter in enumerate(parameters):
-            moments = {moment: _under(moment, tensors) for moment in ("step", "exp_avg", "exp_avg_sq")}
-            if names[parameter] in moments["step"]:  # none before its first gradient
-                content["state"][number] = {
-                    moment: by_name[names[parameter]] for moment, by_name in moments.items()
-                }
+            name = names[parameter]
+            if f"step.{name}" not in tensors:  # it never had a gradient
+                continue
+            moments = {"step": tensors[f"step.{name}"]}
+            for moment in ("exp_avg", "exp_avg_sq"):
+                # the fused kernels pair up memory, not indices: a moment must lie there as its parameter does
+                moments[moment] = torch.empty_like(parameter).copy_(tensors[f"{moment}.{name}"])
+            content["state"][number] = moments
         self.optimizer.load_state_dict(content)
 
 

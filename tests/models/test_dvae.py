@@ -182,7 +182,7 @@ def test_a_code_is_the_most_probable_one_at_its_position():
     model = build()
     images = pictures(4)
     assert model.encode(images).equal(model.logits(images).softmax(dim=1).argmax(dim=1))
-    assert model.encode(images).unique().numel() > 2
+    assert model.encode(images).unique().numel() > 1
 
 
 @torch.no_grad()

@@ -43,10 +43,11 @@ class Line(nn.Module):
     def __init__(self, dropout: float):
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(2, 4), nn.Dropout(dropout), nn.Linear(4, 1))
+        self.gains = nn.Parameter(torch.ones(1, 2, 2, 2).to(memory_format=torch.channels_last))  # as convolutions
         self.register_buffer("table", torch.arange(3))  # as models have masks
 
     def forward(self, points: Tensor) -> Tensor:
-        return self.layers(points)
+        return self.layers(points * self.gains.sum(dim=(0, 2, 3)) / 4)
 
 
 class LineStage:

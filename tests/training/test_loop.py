@@ -148,6 +148,17 @@ def test_watching_a_run_does_not_change_it(tmp_path):
     assert len(lines(tmp_path / "never", "val")) == 1  # at the end
 
 
+def test_a_preview_that_fails_is_said_and_costs_nothing(tmp_path, caplog):
+    stage = LineStage(EXACT)
+    stage.preview = lambda model: 1 / 0
+    fit(tmp_path, EXACT, stage)
+    assert [record.message for record in caplog.records] == [
+        "no preview of step 10: division by zero",
+        "no preview of step 20: division by zero",
+    ]
+    assert (tmp_path / "state" / "00000020").is_dir()
+
+
 def test_a_loss_that_stops_falling_halves_the_step_size(tmp_path):
     plateau = PlateauConfig(halvings=2, window=4, threshold=0.9)
     fit(tmp_path, replace(EXACT, log_every=1, optimizer=OptimizerConfig(Schedule(start=1e-9), plateau=plateau)))

@@ -1,0 +1,252 @@
+"""CLIP: two towers that put pictures and captions on one sphere."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from dalle.checkpoint import CheckpointError
+from dalle.models.clip import CLIP, CLIPConfig
+from dalle.tokenizer import CaptionTokenizer
+
+CAPTIONS = ["a small red circle above a large blue square", "three green triangles", "one circle left of a square"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> CaptionTokenizer:
+    return CaptionTokenizer.train(CAPTIONS * 4, 280)
+
+
+@pytest.fixture(scope="module")
+def config(tokenizer) -> CLIPConfig:
+    return CLIPConfig(
+        image_size=12,
+        patch=4,
+        image_width=16,
+        image_depth=2,
+        image_heads=2,
+        text_vocabulary=tokenizer.vocabulary + 2,
+        text_positions=32,
+        text_width=12,
+        text_depth=2,
+        text_heads=3,
+        embedding=8,
+    )
+
+
+@pytest.fixture
+def clip(config, tokenizer) -> CLIP:
+    torch.manual_seed(0)
+    return CLIP(config, tokenizer).eval()
+
+
+def pixels(batch: int, side: int = 12) -> torch.Tensor:
+    return torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def noise(width: int, height: int, seed: int = 0) -> Image.Image:
+    generator = torch.Generator().manual_seed(seed)
+    return Image.fromarray(torch.randint(256, (height, width, 3), generator=generator, dtype=torch.uint8).numpy())
+
+
+# --- the towers ------------------------------------------------------------------------------------------------
+
+
+def test_the_defaults_are_the_published_vit_b_32():
+    with torch.device("meta"):
+        model = CLIP(CLIPConfig())
+    assert sum(parameter.numel() for parameter in model.parameters()) == 151_277_313
+    assert sum(parameter.numel() for parameter in model.image.parameters()) == 87_849_216
+
+
+@torch.no_grad()
+def test_pictures_and_captions_become_unit_vectors_of_one_space(clip):
+    images, captions = clip.encode_image(pixels(3)), clip.encode_text(clip.tokenize(CAPTIONS[:2]))
+    assert images.shape == (3, 8)
+    assert captions.shape == (2, 8)
+    for features in (images, captions):
+        torch.testing.assert_close(features.norm(dim=-1), torch.ones(len(features)))
+        assert not torch.allclose(features[0], features[1], atol=1e-3)
+    together = clip(pixels(3), clip.tokenize(CAPTIONS[:2]))
+    assert together[0].equal(images)
+    assert together[1].equal(captions)
+
+
+@torch.no_grad()
+def test_every_patch_and_its_place_count(clip):
+    image = pixels(1)
+    before = clip.encode_image(image)
+    for y in range(0, 12, 4):
+        for x in range(0, 12, 4):
+            changed = image.clone()
+            changed[:, :, y : y + 4, x : x + 4] = 0.5
+            assert not torch.allclose(clip.encode_image(changed), before, atol=1e-4)
+    assert not torch.allclose(clip.encode_image(image.flip(-1)), before, atol=1e-4)
+
+
+@torch.no_grad()
+def test_text_after_the_end_token_cannot_change_the_feature(clip):
+    ids = clip.tokenize([CAPTIONS[1]])
+    end = ids[0].tolist().index(clip.config.end_token)
+    assert 2 < end < ids.shape[1] - 5
+    before = clip.encode_text(ids)
+    after_the_end, inside = ids.clone(), ids.clone()
+    after_the_end[0, end + 1 :] = 7
+    inside[0, end - 1] = 7
+    torch.testing.assert_close(clip.encode_text(after_the_end), before)
+    torch.testing.assert_close(clip.encode_text(ids[:, : end + 1]), before)
+    assert not torch.allclose(clip.encode_text(inside), before, atol=1e-4)
+
+
+@torch.no_grad()
+def test_what_stands_beside_it_in_a_batch_leaves_a_feature_alone(clip):
+    ids = clip.tokenize(CAPTIONS)
+    images, captions = clip.encode_image(pixels(4)), clip.encode_text(ids)
+    for row in range(4):
+        torch.testing.assert_close(clip.encode_image(pixels(4)[row : row + 1])[0], images[row])
+    for row in range(3):
+        torch.testing.assert_close(clip.encode_text(ids[row : row + 1])[0], captions[row])
+
+
+@torch.no_grad()
+def test_features_stay_unit_vectors_in_fp32_under_autocast(clip):
+    with torch.autocast("cpu", torch.bfloat16):
+        images, captions, _ = clip(pixels(2), clip.tokenize(CAPTIONS[:2]))
+    for features in (images, captions):
+        assert features.dtype == torch.float32
+        torch.testing.assert_close(features.norm(dim=-1), torch.ones(2))
+
+
+def test_the_scale_starts_at_the_papers_temperature_and_is_clipped_at_100(clip):
+    assert clip.scale.item() == pytest.approx(1 / 0.07)
+    with torch.no_grad():
+        clip.log_scale.fill_(math.log(99))
+    assert clip.scale.item() == pytest.approx(99, rel=1e-5)
+    with torch.no_grad():
+        clip.log_scale.fill_(math.log(101))
+    assert clip.scale.item() == 100
+    assert clip(pixels(1), clip.tokenize(CAPTIONS[:1]))[2].item() == 100
+
+
+def test_sizes_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match="image_size=30 must be a multiple of patch=8"):
+        CLIPConfig(image_size=30, patch=8)
+    with pytest.raises(ValueError, match="width=768 does not divide into heads=7"):
+        CLIP(CLIPConfig(image_heads=7))
+
+
+# --- captions --------------------------------------------------------------------------------------------------
+
+
+def test_a_caption_stands_between_start_and_end_before_zeros(clip, tokenizer):
+    ids = clip.tokenize([CAPTIONS[0], ""])
+    words = tokenizer.encode(CAPTIONS[0])
+    start, end = tokenizer.vocabulary, tokenizer.vocabulary + 1
+    assert ids.dtype == torch.int64
+    assert ids.tolist() == [
+        [start, *words, end] + [0] * (30 - len(words)),
+        [start, end] + [0] * 30,
+    ]
+
+
+def test_a_caption_too_long_is_refused_with_the_numbers_or_cut_before_its_end_token(clip, tokenizer):
+    long = " ".join(CAPTIONS * 3)
+    tokens = tokenizer.encode(long)
+    assert len(tokens) > 30
+    with pytest.raises(ValueError, match=rf"the caption has {len(tokens)} tokens, but CLIP reads at most 30: 'a small"):
+        clip.tokenize([CAPTIONS[1], long])
+    (ids,) = clip.tokenize([long], truncate=True).tolist()
+    assert ids == [clip.config.start_token, *tokens[:30], clip.config.end_token]
+
+
+def test_a_caption_that_just_fits_is_whole(config, tokenizer):
+    tokens = tokenizer.encode(CAPTIONS[0])
+    (ids,) = CLIP(replace(config, text_positions=len(tokens) + 2), tokenizer).tokenize([CAPTIONS[0]]).tolist()
+    assert ids[1:-1] == tokens
+    with pytest.raises(ValueError, match="at most"):
+        CLIP(replace(config, text_positions=len(tokens) + 1), tokenizer).tokenize([CAPTIONS[0]])
+
+
+def test_without_a_tokenizer_captions_cannot_be_read(config):
+    with pytest.raises(ValueError, match="built without a tokenizer; load one"):
+        CLIP(config).tokenize(CAPTIONS)
+
+
+# --- pictures --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(12, 12), (17, 40), (41, 16), (5, 7), (1, 9), (13, 12), (25, 25)])
+def test_pictures_of_any_size_become_squares_in_the_unit_range(clip, size):
+    prepared = clip.preprocess([noise(*size)])
+    assert prepared.shape == (1, 3, 12, 12)
+    assert prepared.min() >= 0
+    assert prepared.max() <= 1
+
+
+def test_the_middle_of_a_long_picture_is_kept_in_its_proportions(clip):
+    stripes = Image.new("RGB", (72, 24), "red")
+    stripes.paste("lime", (24, 0, 48, 24))
+    wide, tall = clip.preprocess([stripes]), clip.preprocess([stripes.rotate(90, expand=True)])
+    green = torch.tensor([0.0, 1.0, 0.0])[:, None, None].expand(3, 12, 8)
+    torch.testing.assert_close(wide[0, :, :, 2:-2], green, atol=0.02, rtol=0)
+    torch.testing.assert_close(tall[0, :, 2:-2, :].transpose(1, 2), green, atol=0.02, rtol=0)
+
+
+def test_a_picture_of_the_right_size_is_taken_as_it_is(clip):
+    image = noise(12, 12)
+    assert clip.preprocess([image]).mul(255).round().byte().movedim(1, -1).numpy().tobytes() == image.tobytes()
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1"])
+def test_pictures_of_every_mode_are_read_as_rgb(clip, mode):
+    image = noise(12, 12).convert(mode)
+    assert clip.preprocess([image]).equal(clip.preprocess([image.convert("RGB")]))
+
+
+# --- scores ----------------------------------------------------------------------------------------------------
+
+
+def test_a_score_is_the_cosine_of_a_picture_and_a_caption(clip):
+    images = [noise(12, 12, seed) for seed in range(5)]
+    scores = clip.score(images, CAPTIONS)
+    assert scores.shape == (5, 3)
+    assert scores.min() >= -1
+    assert scores.max() <= 1
+    with torch.no_grad():
+        for i, image in enumerate(images):
+            for j, caption in enumerate(CAPTIONS):
+                picture, words = clip.encode_image(clip.preprocess([image])), clip.encode_text(clip.tokenize([caption]))
+                assert scores[i, j].item() == pytest.approx((picture * words).sum().item(), abs=1e-5)
+    torch.testing.assert_close(clip.score(images, CAPTIONS, batch_size=2), scores)
+    assert not scores.requires_grad
+
+
+def test_captions_too_long_are_scored_by_their_beginning(clip):
+    long = " ".join(CAPTIONS * 3)
+    longer = long + " and more"
+    torch.testing.assert_close(clip.score([noise(12, 12)], [long]), clip.score([noise(12, 12)], [longer]))
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------------
+
+
+def test_a_saved_model_scores_the_same_and_brings_its_tokenizer(clip, tmp_path):
+    with torch.no_grad():
+        clip.log_scale.fill_(1.5)
+    clip.save(tmp_path, meta={"step": 3})
+    loaded = CLIP.load(tmp_path)
+    assert loaded.config == clip.config
+    assert not loaded.training
+    assert loaded.scale.equal(clip.scale)
+    assert loaded.tokenize(CAPTIONS).equal(clip.tokenize(CAPTIONS))
+    images = [noise(17, 12, seed) for seed in range(3)]
+    assert loaded.score(images, CAPTIONS).equal(clip.score(images, CAPTIONS))
+
+
+def test_a_missing_tokenizer_is_named(clip, tmp_path):
+    clip.save(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
+        CLIP.load(tmp_path)

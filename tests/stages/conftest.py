@@ -1,0 +1,34 @@
+"""What the stages are fed: a dVAE's checkpoint, and a folder of pictures as users have them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_stages import CONFIGS
+
+from dalle.models.dvae import DiscreteVAE
+
+
+@pytest.fixture(scope="session")
+def dvae_folder(tmp_path_factory) -> Path:
+    """The checkpoint of a dVAE with random weights: 16 codes of 4 x 4 pixels."""
+    folder = tmp_path_factory.mktemp("dvae")
+    torch.manual_seed(0)
+    DiscreteVAE(CONFIGS["dvae"].model).save(folder)  # pyright: ignore[reportAttributeAccessIssue]
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pictures_folder(tmp_path_factory) -> Path:
+    """Twelve pictures of unlike sizes, captioned; one that is broken."""
+    folder = tmp_path_factory.mktemp("pictures")
+    generator = np.random.default_rng(0)
+    for number in range(12):
+        pixels = generator.integers(256, size=(20 + number, 40 - number, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"picture {number} of noise\nnoise, number {number}\n")
+    (folder / "broken.png").write_bytes(b"no picture")
+    (folder / "broken.txt").write_text("a picture that cannot be read")
+    return folder

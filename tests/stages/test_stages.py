@@ -1,0 +1,139 @@
+"""What is asked of every stage: batches by number, training on any data, checkpoints that stand alone."""
+
+import json
+import math
+
+import pytest
+import torch
+from PIL import Image
+from tiny_stages import BLOCKS, CPU, SIZE, build
+
+from dalle import checkpoint
+from dalle.data.emoji import EmojiConfig
+from dalle.data.folder import FolderConfig
+from dalle.stages import STAGES
+from dalle.stages.transformer import Encoded
+from dalle.training.logger import WandbConfig
+from dalle.training.loop import train
+from dalle.training.run import Run
+
+METRICS = {
+    "dvae": {"nll", "kl", "negative_elb", "soft_error", "hard_error", "codes_used", "code_perplexity"},
+    "clip": {"loss", "accuracy"},
+    "transformer": {"loss", "text", "image"},
+}
+
+
+def parts(batch) -> list[torch.Tensor]:
+    """The tensors of a batch, and its captions as if they were one."""
+    if isinstance(batch, Encoded):
+        return [batch.caption, batch.image]
+    return [batch.images, torch.tensor([hash(caption) for caption in batch.captions])]
+
+
+def some_batches(stage, split: str, start: int, count: int) -> list[list[torch.Tensor]]:
+    source = stage.batches(split, start)
+    return [parts(next(source)) for _ in range(count)]
+
+
+def all_equal(ones, others) -> bool:
+    return all(a.equal(b) for one, other in zip(ones, others, strict=True) for a, b in zip(one, other, strict=True))
+
+
+def data_named(name: str, pictures_folder):
+    if name == "emoji":
+        pytest.importorskip("resvg_py", reason="the extra `data` is not installed")
+        return EmojiConfig(image_size=SIZE)
+    if name == "folder":
+        return FolderConfig(path=str(pictures_folder), image_size=SIZE, validation_share=0.3)
+    return BLOCKS
+
+
+@pytest.mark.parametrize("data_name", ["blocks", "emoji", "folder"])
+@pytest.mark.parametrize("name", STAGES)
+def test_every_stage_trains_on_every_data_set(name, data_name, dvae_folder, pictures_folder, tmp_path):
+    data = data_named(data_name, pictures_folder)
+    stage = build(name, dvae_folder, data)
+    before = [each.detach().clone() for each in stage.model.parameters()]
+    train(stage, stage.config, Run(tmp_path, {"stage": {"steps": 2}}, 0, CPU, WandbConfig("disabled")))
+
+    assert any(not one.equal(other) for one, other in zip(before, stage.model.parameters(), strict=True))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["split"], line["step"]) for line in lines] == [("val", 2), ("train", 2)] or [
+        (line["split"], line["step"]) for line in lines
+    ] == [("train", 2), ("val", 2)]
+    assert all(math.isfinite(value) for line in lines for value in line.values() if isinstance(value, float))
+    _, meta = checkpoint.read_config(tmp_path, name)
+    assert meta["data"]["name"] == data_name
+    assert meta["data"]["image_size"] == SIZE
+    assert meta["step"] == 2
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_batch_is_a_pure_function_of_its_number(name, dvae_folder):
+    changes = {"bpe_dropout": 0.5} if name == "transformer" else {}
+    stage = build(name, dvae_folder, transform="dvae", **changes)
+    for split in ("train", "val"):
+        first = some_batches(stage, split, 0, 4)
+        assert all_equal(some_batches(stage, split, 2, 2), first[2:])
+        assert not all_equal(first[:1], first[1:2])
+    assert all_equal(some_batches(build(name, dvae_folder, transform="dvae", **changes), "val", 0, 4), first)
+    other_seed = build(name, dvae_folder, transform="dvae", seed=1, **changes)
+    assert not all_equal(some_batches(other_seed, "val", 0, 1), first[:1])
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_the_micro_batches_of_an_update_hold_together_the_same_pictures_and_words(name, dvae_folder):
+    changes = {"bpe_dropout": 0.5} if name == "transformer" else {}
+    whole = some_batches(build(name, dvae_folder, transform="dvae", **changes), "train", 3, 1)
+    halves = some_batches(build(name, dvae_folder, transform="dvae", accumulate=2, **changes), "train", 6, 2)
+    assert [len(part) for part in halves[0]] == [4, 4]
+    assert all_equal(whole, [[torch.cat(pair) for pair in zip(*halves, strict=True)]])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", STAGES)
+def test_validation_gives_finite_numbers_by_name_and_the_same_ones_again(name, dvae_folder):
+    stage = build(name, dvae_folder)
+    stage.model.eval()
+    metrics = stage.validate(stage.model)
+    assert metrics.keys() == METRICS[name]
+    assert all(isinstance(value, float) and math.isfinite(value) for value in metrics.values())
+    torch.manual_seed(9)
+    assert stage.validate(stage.model) == metrics
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", STAGES)
+def test_validation_sees_held_out_pictures_without_chance(name, dvae_folder):
+    """Neither augmentation nor dropout of merges reaches it, nor how large the batches are in training."""
+    changes = {"bpe_dropout": 0.9} if name == "transformer" else {}
+    plain, disturbed = build(name, dvae_folder), build(name, dvae_folder, transform="dvae", **changes)
+    assert plain.validate(plain.model) == disturbed.validate(disturbed.model)
+    seen = [key for batch in plain.pictures.held_out(10) for key in batch.keys]
+    assert seen == [f"val/{index:06d}" for index in range(10)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", STAGES)
+def test_the_preview_is_a_picture_where_the_stage_has_one(name, dvae_folder):
+    stage = build(name, dvae_folder)
+    preview = stage.preview(stage.model.eval())
+    if name == "clip":
+        assert preview is None
+        return
+    assert isinstance(preview, Image.Image)
+    assert preview.mode == "RGB"
+    assert len(preview.getcolors(1 << 20)) > 8
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 8, 10, 99])
+def test_as_many_pictures_are_held_out_as_asked_for_or_there_are(count):
+    stage = build("dvae", batch_size=4)
+    keys = [key for batch in stage.pictures.held_out(count) for key in batch.keys]
+    assert keys == [f"val/{index:06d}" for index in range(min(count, 10))]
+
+
+def test_every_stage_names_itself_as_its_settings_do():
+    for name, (schema, stage) in STAGES.items():
+        assert schema().name == stage.name == name

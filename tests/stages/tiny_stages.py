@@ -1,0 +1,83 @@
+"""The three stages at a size that trains while one waits: 16-pixel pictures of 4 x 4 codes."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dalle.data.blocks import BlocksConfig
+from dalle.models.clip import CLIPConfig
+from dalle.models.dvae import DVAEConfig
+from dalle.models.transformer import TransformerConfig
+from dalle.stages import STAGES
+from dalle.stages.clip import CLIPStageConfig
+from dalle.stages.dvae import DVAEStageConfig
+from dalle.stages.pictures import PicturesConfig, StageContext
+from dalle.stages.transformer import TransformerStageConfig
+from dalle.training.optimizer import OptimizerConfig
+from dalle.training.schedules import Schedule
+from dalle.training.stage import Stage
+
+CPU = torch.device("cpu")
+SIZE = 16  # pixels
+BLOCKS = BlocksConfig(image_size=SIZE, train=64, val=10)
+COMMON: dict[str, Any] = {
+    "transform": "none",
+    "workers": 0,
+    "steps": 2,
+    "batch_size": 8,
+    "validation_pictures": 10,
+    "precision": "float32",
+    "optimizer": OptimizerConfig(Schedule(start=1e-3)),
+}
+CONFIGS: Mapping[str, PicturesConfig] = {
+    "dvae": DVAEStageConfig(
+        model=DVAEConfig(vocabulary=16, width=16, groups=3, blocks_per_group=1, decoder_input=8, gain=0.5), **COMMON
+    ),
+    "clip": CLIPStageConfig(
+        model=CLIPConfig(
+            patch=8,
+            image_width=32,
+            image_depth=1,
+            image_heads=2,
+            text_vocabulary=290,
+            text_positions=24,
+            text_width=32,
+            text_depth=1,
+            text_heads=2,
+            embedding=16,
+        ),
+        tokenizer_records=16,
+        **COMMON,
+    ),
+    "transformer": TransformerStageConfig(
+        model=TransformerConfig(
+            text_positions=24, text_vocabulary=288, width=32, depth=2, heads=2, kernel=3, initial_scale=0.5
+        ),
+        tokenizer_records=16,
+        **COMMON,
+    ),
+}
+
+
+def build(name: str, dvae: Path | None = None, data: Any = BLOCKS, seed: int = 0, **changes: Any) -> Any:
+    """The stage `name` with `changes` to its settings."""
+    torch.manual_seed(seed)
+    config = replace(CONFIGS[name], **changes)
+    return STAGES[name][1](config, data, StageContext(seed, CPU, dvae if name == "transformer" else None))  # type: ignore[arg-type]
+
+
+def overfit(stage: Stage, updates: int, learning_rate: float) -> list[float]:
+    """Show the stage one batch again and again; the losses on the way."""
+    optimizer = torch.optim.AdamW(stage.model.parameters(), lr=learning_rate)
+    batch = next(stage.batches("train", 0))
+    found = []
+    for step in range(updates):
+        loss, _ = stage.loss(stage.model, batch, step, torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        found.append(loss.item())
+    return found

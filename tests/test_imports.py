@@ -1,0 +1,114 @@
+"""Imports go down: what a file may know of the others, read from its source."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# from the top; a package counts as one, and neighbours on a floor leave each other alone
+FLOORS = (
+    {"train", "sample", "evaluate"},  # the verbs
+    {"config", "dalle"},  # the verbs' options; what `from dalle import DALLE` shows
+    {"stages", "evaluation", "mistakes"},
+    {"training", "sampling"},
+    {"data", "losses", "models", "interop"},
+    {"pixels", "tokenizer", "checkpoint", "distributed"},
+)
+EXCEPTIONS = {("losses", "dalle.models.dvae")}  # how pixels are mapped is told once, where the model is
+HYDRAS = {
+    "dalle/config.py": {"hydra", "omegaconf"},
+    "dalle/mistakes.py": {"hydra", "omegaconf"},
+    "train.py": {"omegaconf"},
+}
+
+FILES = [path.relative_to(ROOT) for path in sorted([*ROOT.glob("*.py"), *ROOT.glob("dalle/**/*.py")])]
+
+
+def part_of(module: str) -> str:
+    """Where in the house a module is: dalle.models.dvae -> models, train -> train, dalle.CLIP, a class -> dalle."""
+    first, _, rest = module.partition(".")
+    part = rest.split(".")[0]
+    within = first == "dalle" and any((ROOT / "dalle" / name).exists() for name in (f"{part}.py", f"{part}/"))
+    return part if part and within else first
+
+
+def module_of(file: Path) -> str:
+    return ".".join(file.with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(source: str) -> Iterator[str]:
+    """Modules that a source imports, wherever in it; `from a import b` gives a.b."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (each.name for each in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: write the module's name in full"
+            yield from (f"{node.module}.{each.name}" for each in node.names)
+
+
+def floor_of(part: str) -> int:
+    places = [number for number, floor in enumerate(FLOORS) if part in floor]
+    assert places, f"{part} has no floor: put it on one of FLOORS in {Path(__file__).name}"
+    return places[0]
+
+
+def trespasses(importer: str, source: str) -> list[str]:
+    """The modules that `importer`, with this source, must not import."""
+    found = []
+    for module in imports(source):
+        if module.split(".")[0] not in FLOORS[0] | {"dalle"}:
+            continue
+        here, there = part_of(importer), part_of(module)
+        down = floor_of(there) > floor_of(here)
+        excepted = any(here == part and f"{module}.".startswith(f"{below}.") for part, below in EXCEPTIONS)
+        if here != there and not down and not excepted:
+            found.append(module)
+    return found
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_imports_go_down(file):
+    assert trespasses(module_of(file), (ROOT / file).read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_hydra_is_known_where_commands_are_read_and_nowhere_else(file):
+    known = {module.split(".")[0] for module in imports((ROOT / file).read_text(encoding="utf-8"))}
+    assert known & {"hydra", "omegaconf"} <= HYDRAS.get(file.as_posix(), set())
+
+
+def test_what_a_checkpoint_holds_is_never_unpickled():
+    for file in FILES:
+        known = set(imports((ROOT / file).read_text(encoding="utf-8")))
+        assert not known & {"pickle", "dill", "joblib", "shelve"}, file
+        assert "torch.load(" not in (ROOT / file).read_text(encoding="utf-8"), file
+
+
+@pytest.mark.parametrize(
+    ("importer", "source", "found"),
+    [
+        ("dalle.data.blocks", "from dalle.models.dvae import map_pixels", ["dalle.models.dvae.map_pixels"]),
+        ("dalle.data.blocks", "from dalle.data.source import Record\nfrom dalle import pixels, checkpoint", []),
+        ("dalle.data.blocks", "def f():\n    import dalle.losses", ["dalle.losses"]),
+        ("dalle.models.clip", "import torch\nfrom dalle.stages import STAGES", ["dalle.stages.STAGES"]),
+        ("dalle.losses", "from dalle.models.dvae import map_pixels", []),
+        ("dalle.losses", "from dalle.models.clip import CLIP", ["dalle.models.clip.CLIP"]),
+        ("dalle.training.loop", "from dalle.sampling import decode", ["dalle.sampling.decode"]),
+        ("dalle.stages.clip", "from dalle.config import compose", ["dalle.config.compose"]),
+        ("dalle.stages.clip", "from dalle import DALLE", ["dalle.DALLE"]),
+        ("dalle.config", "from dalle.stages import STAGES\nfrom train import main", ["train.main"]),
+        ("train", "from dalle.config import verb\nfrom dalle import DALLE\nimport sample", ["sample"]),
+    ],
+)
+def test_trespasses_are_found(importer, source, found):
+    assert trespasses(importer, source) == found
+
+
+def test_every_floor_is_lived_on():
+    parts = {part_of(module_of(file)) for file in FILES}
+    assert all(floor & parts for floor in FLOORS)
+    for part in parts:
+        floor_of(part)
