@@ -24,8 +24,8 @@ def main(config: EvaluateConfig) -> None:
     metrics = reconstruction_metrics(dalle.dvae, val, config.pictures)
     splits = {"val": val}
     if isinstance(val, BlocksSource):
-        statements = [val.scene(index).statement for index in range(config.pictures)]
         images = reconstructed_images(dalle.dvae, val, config.pictures)
+        statements = [val.scene(index).statement for index in range(len(images))]
         metrics["dvae_hard_judge"] = share_held(images, statements)
         splits["novel"] = open_source(data, "novel")
     for split, source in splits.items():

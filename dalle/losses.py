@@ -16,7 +16,7 @@ from dalle.models.dvae import PIXEL_MARGIN, map_pixels
 
 
 def logit_laplace_nll(parameters: Tensor, images: Tensor, floor: float | None = None) -> Tensor:
-    """Negative log-likelihood of pixels under the logit-Laplace distribution (Section 2.1 Eq. 2, Appendix A.3).
+    """Negative log-likelihood of pixels under the logit-Laplace distribution (Section 2.1; Appendix A.3, Eq. 2).
 
     parameters: (b, 6, h, w), mu and ln b of each colour; images: (b, 3, h, w) in [0, 1] -> (b, 3, h, w) nats.
     `floor` keeps ln b from falling below it (the paper mentions none): on flat pictures the density is unbounded.
@@ -48,8 +48,8 @@ def _picture(parameters: Tensor) -> Tensor:
 def kl_to_uniform(logits: Tensor) -> Tensor:
     """KL(q || uniform) of the categorical posterior at each position: (b, v, h, w) logits -> (b, h, w) nats.
 
-    The encoder's logits are taken as a plain categorical distribution at every relaxation temperature, and the sum
-    over the codebook is exact, not sampled (the paper leaves this open; OpenAI's authors confirmed it in public).
+    The encoder's logits are taken as a plain categorical distribution at every relaxation temperature, as the first
+    author says in openai/DALL-E issue 26; the sum over the codebook is exact, not sampled (the paper leaves it open).
     Between 0 and ln(v).
     """
     log_q = F.log_softmax(logits.float(), dim=1)

@@ -8,6 +8,7 @@ worker processes change who prepares a batch, never what is in it.
 
 import itertools
 import logging
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,6 +73,7 @@ def batches(
         sampler=steps,
         num_workers=workers,
         collate_fn=_unchanged,
+        worker_init_fn=_leave_stopping_to_the_trainer,
         generator=torch.Generator(),  # or it would draw from the global one, and workers change the training
     )
     return _reported(loader)
@@ -189,6 +191,12 @@ def _reported(stream: Iterable[Batch]) -> Iterator[Batch]:
                 named.add(key)
                 log.warning("skipped unreadable record %s: %s (%d so far)", key, reason, len(named))
         yield batch
+
+
+def _leave_stopping_to_the_trainer(worker: int) -> None:
+    """Ctrl-C and a scheduler's SIGTERM reach workers too; if they died of it, training could not end in peace."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
 
 
 def _unchanged(batch: Any) -> Any:

@@ -128,7 +128,9 @@ class CLIP(nn.Module):
     @property
     def scale(self) -> Tensor:
         """What cosines are multiplied with: the learned inverse temperature, clipped."""
-        return self.log_scale.exp().clamp(max=self.config.largest_scale)
+        scale = self.log_scale.exp()
+        # the gradient passes the clip, or a scale that once exceeded it could never come back
+        return scale + (scale.clamp(max=self.config.largest_scale) - scale).detach()
 
     def forward(self, pixels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What training needs: unit vectors of pictures and captions, (b, embedding) each, and the logits' scale."""
@@ -191,7 +193,7 @@ class CLIP(nn.Module):
 
 
 def _initialise(blocks: nn.ModuleList, width: int, depth: int) -> None:
-    """Weights of the transformer blocks as OpenAI's code draws them; biases 0."""
+    """Weights of the transformer blocks as OpenAI's code draws those of the text tower; biases 0."""
     residual = width**-0.5 * (2 * depth) ** -0.5
     for name, module in blocks.named_modules():
         if isinstance(module, nn.Linear):

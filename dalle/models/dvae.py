@@ -72,6 +72,11 @@ class Convolution(nn.Conv2d):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
+    def in_float32(self, x: Tensor) -> Tensor:
+        """self(x) in fp32, under autocast too: what stands next to the codes is kept so in the published code."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self(x.float())
+
     def scaled(self, x: Tensor, gain: float) -> Tensor:
         """gain * self(x), without a pass over the activations: the gain is multiplied into weights and biases."""
         bias = None if self.bias is None else gain * self.bias
@@ -130,7 +135,7 @@ class Encoder(nn.Module):
         x = self.input(pixels)  # (b, width, 8h, 8w)
         for number, group in enumerate(self.groups):
             x = group(x if number == 0 else self.pool(x))
-        return self.output(F.relu(x))  # (b, v, h, w)
+        return self.output.in_float32(F.relu(x))  # (b, v, h, w)
 
 
 class Decoder(nn.Module):
@@ -147,7 +152,7 @@ class Decoder(nn.Module):
         self.output = Convolution(widths[-1], 6, 1)
 
     def forward(self, codes: Tensor) -> Tensor:
-        x = self.input(codes)  # (b, decoder_input, h, w)
+        x = self.input.in_float32(codes)  # (b, decoder_input, h, w)
         for group in self.groups:
             x = group(x)
         return self.output(F.relu(x))  # (b, 6, 8h, 8w)
@@ -193,7 +198,7 @@ class DiscreteVAE(nn.Module):
         """Unnormalised log-probabilities of the codes.
 
         images: (b, 3, h * downsample, w * downsample) in [0, 1] -> (b, v, h, w). Raises `ValueError` for
-        integers, values outside [0, 1] and sides that are no multiple of `downsample`.
+        integers and for sides that are no multiple of `downsample`; whether values lie in [0, 1] is not checked.
         """
         self._check_images(images)
         return self.encoder(map_pixels(images))

@@ -121,13 +121,17 @@ class DALLE:
         first: int = 0,
         batch_size: int = 64,
         canvas: Tensor | None = None,
+        truncate: bool = False,
     ) -> list[Result]:
-        """`generate` for several captions, which share batches: faster where candidates are few."""
+        """`generate` for several captions, which share batches: faster where candidates are few.
+
+        With `truncate` a caption too long is cut, as in training.
+        """
         if not 1 <= keep <= candidates:
             raise ValueError(f"keep={keep} of candidates={candidates} cannot be kept; use 1 to {candidates}")
         drawn = generate(
             self.transformer,
-            self.tokenize(captions),
+            self.tokenize(captions, truncate),
             candidates,
             filters=filters,
             seed=seed,
@@ -137,12 +141,15 @@ class DALLE:
         )
         return [self._keep(caption, tokens, keep, first) for caption, tokens in zip(captions, drawn, strict=True)]
 
-    def tokenize(self, captions: Sequence[str]) -> Tensor:
-        """(captions, T) int64, as the transformer reads them. Raises `ValueError` for empty or too long."""
+    def tokenize(self, captions: Sequence[str], truncate: bool = False) -> Tensor:
+        """(captions, T) int64, as the transformer reads them.
+
+        Raises `ValueError` for a caption that is empty, or too long unless `truncate`.
+        """
         rows = []
         for caption in captions:
             try:
-                rows.append(self.transformer.stream.captions([self.tokenizer.encode(caption)]))
+                rows.append(self.transformer.stream.captions([self.tokenizer.encode(caption)], truncate))
             except ValueError as error:
                 raise ValueError(f"{caption!r}: {error}") from error
         return torch.cat(rows)

@@ -60,6 +60,11 @@ class DVAEStageConfig(PicturesConfig):
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     ema: EMAConfig = field(default_factory=lambda: EMAConfig(decay=0.999))
 
+    @property
+    def last_temperature(self) -> float:
+        """What training ends with: the schedule may be longer than the run, or constant."""
+        return self.temperature.value(self.steps)
+
 
 class DVAEStage:
     """See `dalle.training.stage.Stage`."""
@@ -101,7 +106,7 @@ class DVAEStage:
         pictures = 0
         for batch in self.pictures.held_out(self.config.validation_pictures):
             images = self.pictures.pixels(batch)
-            parameters, logits = model(images, self.config.temperature.end, generator)
+            parameters, logits = model(images, self.config.last_temperature, generator)
             tokens = logits.argmax(dim=1)
             counts += torch.bincount(tokens.flatten(), minlength=model.vocabulary)
             for name, value in {
@@ -134,7 +139,7 @@ class DVAEStage:
         assert isinstance(model, DiscreteVAE)
         images = torch.cat([self.pictures.pixels(batch) for batch in self.pictures.held_out(8)])
         generator = torch.Generator(self.pictures.device).manual_seed(0)
-        parameters, logits = model(images, self.config.temperature.end, generator)
+        parameters, logits = model(images, self.config.last_temperature, generator)
         rows = torch.stack([images, mean_picture(parameters), model.decode(logits.argmax(dim=1))])
         return to_images(rearrange(rows, "row b c h w -> 1 c (row h) (b w)"))[0]
 

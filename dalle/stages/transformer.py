@@ -116,7 +116,7 @@ class TransformerStage:
         assert isinstance(model, Transformer)
         dalle = DALLE(self.dvae, model, self.tokenizer)
         captions = next(self.pictures.held_out(4)).captions
-        results = dalle.generate_many(captions, candidates=4, keep=4)
+        results = dalle.generate_many(captions, candidates=4, keep=4, truncate=True)
         return sample_sheet([Row(result.caption, result.images, None) for result in results])
 
     def save(self, folder: Path, model: nn.Module, meta: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 @dataclass(frozen=True)
 class EMAConfig:
-    """How slowly the average follows; the defaults are the dVAE's (paper, Appendix A.2)."""
+    """How slowly the average follows; the defaults are the dVAE's (paper, Appendix A.2), the warm-up is ours."""
 
     decay: float = 0.999  # share of the old average that each update of it keeps; 0: the weights themselves
     every: int = 1  # training updates between two updates of the average (transformer: 25; Appendix B.2)

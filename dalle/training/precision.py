@@ -34,7 +34,7 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
 
 
 def gradient_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
-    """The paper's "ordinary global loss scaling" (Appendix A.2) for float16; idle for the other formats."""
+    """One loss scale for the whole model, as the paper's dVAE has (Appendix A.2), for float16; idle for the other formats."""
     return torch.amp.GradScaler(device.type, enabled=precision == "float16")
 
 

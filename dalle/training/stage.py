@@ -19,7 +19,7 @@ class TrainingConfig:
 
     steps: int = 3_000_000  # optimizer updates; raise it to train a finished run further
     batch_size: int = 512  # pictures per update, over all ranks and micro-batches
-    accumulate: int = 1  # micro-batches per update: less memory, same update (a contrastive loss sees each alone)
+    accumulate: int = 1  # micro-batches per update: less memory, same update (but losses over a batch see each alone)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     clip_norm: float | None = None  # the gradient's norm is cut down to it (transformer: 4; paper, Appendix B.2)
     ema: EMAConfig = field(default_factory=EMAConfig)

@@ -70,10 +70,31 @@ def test_nothing_is_cut_by_the_edge_and_what_is_apart_has_a_clear_gap():
     for scene in EVERY_SCENE:
         resting = {(r.subject, r.object) for r in scene.statement.relations if r.name == "on top of"}
         boxes = [(np.array((piece.x, piece.y)), HALF_EXTENTS[piece.shape] * piece.radius) for piece in scene.pieces]
-        assert all((centre - half > 0.02).all() and (centre + half < 0.98).all() for centre, half in boxes)
+        assert all((centre - half > -1e-9).all() and (centre + half < 1 + 1e-9).all() for centre, half in boxes)
         for (i, (one, its_half)), (j, (other, other_half)) in combinations(enumerate(boxes), 2):
             apart = (np.abs(one - other) - its_half - other_half).max()
             assert abs(apart) < 1e-9 if (i, j) in resting else apart >= GAP
+
+
+@pytest.mark.parametrize("lattice", [8, 16])
+def test_boxes_begin_and_end_on_lattice_lines(lattice):
+    source = BlocksSource(BlocksConfig(lattice=lattice), "train")
+    for piece in (piece for index in range(100) for piece in source.scene(index).pieces):
+        corner = (np.array((piece.x, piece.y)) - piece.radius) * lattice
+        assert np.allclose(corner, np.rint(corner))
+
+
+def test_without_a_lattice_shapes_lie_anywhere_and_clear_of_the_edge():
+    source = BlocksSource(BlocksConfig(lattice=0, radius_jitter=0.05), "train")
+    pieces = [piece for index in range(100) for piece in source.scene(index).pieces]
+    assert all(0.02 < at - piece.radius and at + piece.radius < 0.98 for piece in pieces for at in (piece.x, piece.y))
+    assert len({round(piece.x % (1 / 16), 4) for piece in pieces}) > 50
+
+
+@pytest.mark.parametrize("settings", [{"lattice": 12}, {"radius_jitter": 0.5}])
+def test_settings_that_leave_no_room_are_refused(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        BlocksConfig(**settings)
 
 
 def test_relations_are_plain_to_see():

@@ -1,0 +1,98 @@
+"""CLIP's stage: each picture finds its own caption among those of its batch."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_stages import CONFIGS, build, overfit
+
+from dalle import losses
+from dalle.models.clip import CLIP
+from dalle.stages.clip import CLIPStageConfig
+from dalle.training.schedules import Schedule
+
+
+def distinct_batch(stage):
+    """A training batch in which no two captions are alike."""
+    batch = next(stage.batches("train", 0))
+    assert len(set(batch.captions)) == len(batch.captions)
+    return batch
+
+
+def test_one_batch_overfits():
+    stage = build("clip")
+    batch = distinct_batch(stage)
+    found = overfit(stage, 60, 3e-3)
+    assert found[0] > 1
+    assert found[-1] < 0.1
+    _, metrics = stage.loss(stage.model, batch, 0, torch.Generator())
+    assert metrics["accuracy"] == 1
+
+
+@torch.no_grad()
+def test_the_loss_and_its_measures_are_those_of_the_batchs_features():
+    stage = build("clip")
+    batch = distinct_batch(stage)
+    loss, metrics = stage.loss(stage.model, batch, 0, torch.Generator())
+    pixels = batch.images.float() / 255
+    images, captions = stage.model.encode_image(pixels), stage.model.encode_text(stage.model.tokenize(batch.captions))
+    torch.testing.assert_close(loss, losses.contrastive(images, captions, torch.tensor(1 / 0.07)))
+    right = [(images[i] @ captions.T).argmax().item() == i for i in range(8)]
+    assert metrics["accuracy"].item() == pytest.approx(sum(right) / 8)
+    assert metrics["scale"].item() == pytest.approx(1 / 0.07)
+
+
+@torch.no_grad()
+def test_validation_weighs_batches_by_their_pictures():
+    stage = build("clip", batch_size=4)  # 10 pictures: 4, 4 and 2
+    expected = {"loss": 0.0, "accuracy": 0.0}
+    for batch in stage.pictures.held_out(10):
+        loss, metrics = stage.loss(stage.model, batch, 0, torch.Generator())
+        expected["loss"] += loss.item() * len(batch.captions) / 10
+        expected["accuracy"] += metrics["accuracy"].item() * len(batch.captions) / 10
+    assert stage.validate(stage.model) == pytest.approx(expected)
+
+
+@torch.no_grad()
+def test_a_clip_that_knows_nothing_does_as_well_as_chance():
+    stage = build("clip", batch_size=10)
+    for tower in (stage.clip.image, stage.clip.text):
+        tower.projection.weight.zero_()
+    assert stage.validate(stage.model)["loss"] == pytest.approx(math.log(10), rel=1e-4)
+
+
+def test_captions_that_are_too_long_are_cut_while_training():
+    narrow = replace(CONFIGS["clip"].model, text_positions=6)
+    stage = build("clip", model=narrow)
+    loss, _ = stage.loss(stage.model, next(stage.batches("train", 0)), 0, torch.Generator())
+    assert torch.isfinite(loss)
+
+
+def test_sizes_come_from_the_data_and_the_tokenizer():
+    stage = build("clip")
+    assert stage.clip.config.image_size == 16
+    assert stage.clip.tokenizer.vocabulary <= CONFIGS["clip"].model.text_vocabulary - 2
+    assert stage.clip.config.text_vocabulary == stage.clip.tokenizer.vocabulary + 2
+    assert stage.clip.tokenizer.vocabulary > 256  # it learned words
+
+
+def test_a_saved_stage_is_a_clip_that_scores_alone(tmp_path):
+    stage = build("clip")
+    stage.save(tmp_path, stage.model, {"step": 7})
+    loaded = CLIP.load(tmp_path)
+    record = stage.pictures.val[0]
+    assert loaded.score([record.image], list(record.captions)).equal(
+        stage.clip.eval().score([record.image], list(record.captions))
+    )
+
+
+def test_the_defaults_are_openais():
+    config = CLIPStageConfig()
+    optimizer = config.optimizer
+    assert config.batch_size == 32_768
+    assert optimizer.learning_rate == Schedule("cosine", 5e-4, 0.0, config.steps)
+    assert (optimizer.warm_up, optimizer.betas, optimizer.eps) == (2_000, (0.9, 0.98), 1e-6)
+    assert (optimizer.weight_decay, optimizer.decay) == (0.2, "matrices")
+    assert config.ema.decay == 0
+    assert config.steps * config.batch_size == 32 * 400_000_000

@@ -1,0 +1,209 @@
+"""The dVAE's stage: the bound that it minimises, what it measures, and what it says when the codebook collapses."""
+
+import logging
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from einops import rearrange
+from tiny_stages import BLOCKS, CONFIGS, SIZE, build, overfit
+
+from dalle import losses
+from dalle.data import open_source
+from dalle.data.loader import ordered
+from dalle.data.transforms import inference_crop
+from dalle.models.dvae import DiscreteVAE
+from dalle.stages.dvae import DVAEStageConfig, LikelihoodConfig, collapse
+from dalle.training.schedules import Schedule
+
+NORMAL = LikelihoodConfig("normal", scale=0.1)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def held_out_pixels(count: int = 10) -> torch.Tensor:
+    (batch,) = ordered(open_source(replace(BLOCKS, val=count), "val"), inference_crop, count)
+    return batch.images.float() / 255
+
+
+def test_one_batch_overfits():
+    still = Schedule(start=0.0), Schedule(start=0.5)
+    stage = build("dvae", batch_size=4, likelihood=NORMAL, kl_weight=still[0], temperature=still[1])
+    found = overfit(stage, 150, 1e-2)
+    grey = losses.normal_nll(torch.zeros(1, 6, 1, 1), torch.full((1, 3, 1, 1), 0.9), 0.1).mean().item()
+    assert found[0] > grey / 2
+    assert found[-1] < -0.7  # the least is ln(0.1 sqrt(2 pi)) = -1.38, for a picture without a fault
+
+
+def test_the_papers_likelihood_falls_too():
+    found = overfit(build("dvae", batch_size=4, kl_weight=Schedule(start=0.1)), 60, 3e-3)
+    assert found[-1] < found[0] - 0.3
+
+
+def test_the_loss_is_the_likelihood_and_the_weighted_divergence_at_this_steps_schedules():
+    stage = build(
+        "dvae", kl_weight=Schedule("cosine", 0.0, 6.6, 1000), temperature=Schedule("linear", 1.0, 1 / 16, 100)
+    )
+    batch = next(stage.batches("train", 0))
+    for step, weight, temperature in [(0, 0.0, 1.0), (500, 3.3, 1 / 16), (2000, 6.6, 1 / 16)]:
+        loss, measures = stage.loss(stage.model, batch, step, generator())
+        assert measures["kl_weight"] == pytest.approx(weight)
+        assert measures["temperature"] == temperature
+        expected = measures["nll"] + weight * measures["kl"] / (3 * 4 * 4)  # codes of 4 x 4 pixels
+        torch.testing.assert_close(loss, expected)
+        parameters, logits = stage.model(batch.images.float() / 255, temperature, generator())
+        torch.testing.assert_close(measures["kl"], losses.kl_to_uniform(logits).mean())
+        torch.testing.assert_close(
+            measures["nll"], losses.logit_laplace_nll(parameters, batch.images.float() / 255).mean()
+        )
+
+
+def test_the_noise_of_a_loss_comes_from_its_generator_alone():
+    stage = build("dvae")
+    batch = next(stage.batches("train", 0))
+    first = stage.loss(stage.model, batch, 0, generator())[0]
+    torch.manual_seed(5)
+    assert stage.loss(stage.model, batch, 0, generator())[0].equal(first)
+    assert not stage.loss(stage.model, batch, 0, generator(1))[0].equal(first)
+
+
+def test_halves_of_a_batch_teach_together_what_the_whole_does():
+    """Given the same noise: the loss is a mean over pictures, so gradients of micro-batches average to the batch's."""
+    stage = build("dvae", kl_weight=Schedule(start=2.0))
+    batch = next(stage.batches("train", 0))
+    noise = generator()
+    parameters = list(stage.model.parameters())
+    whole = torch.autograd.grad(stage.loss(stage.model, batch, 0, noise)[0], parameters)
+    noise = generator()
+    halves = []
+    for part in (slice(0, 4), slice(4, 8)):
+        half = replace(batch, images=batch.images[part], captions=batch.captions[part], keys=batch.keys[part])
+        halves.append(torch.autograd.grad(stage.loss(stage.model, half, 0, noise)[0], parameters))
+    for one, first, second in zip(whole, *halves, strict=True):
+        torch.testing.assert_close((first + second) / 2, one, rtol=1e-3, atol=1e-5)
+
+
+@torch.no_grad()
+def test_validation_measures_what_its_names_say():
+    stage = build("dvae", batch_size=4, likelihood=NORMAL, temperature=Schedule("cosine", 1.0, 0.3, 2))
+    model, images = stage.model.eval(), held_out_pixels()
+    metrics = stage.validate(model)
+
+    tokens = model.encode(images)
+    hard = model.decode(tokens)
+    assert metrics["hard_error"] == pytest.approx((hard - images).square().mean().sqrt().item(), rel=1e-4)
+    share = torch.bincount(tokens.flatten(), minlength=16) / tokens.numel()
+    entropy = -sum(p * math.log(p) for p in share.tolist() if p > 0)
+    assert metrics["code_perplexity"] == pytest.approx(math.exp(entropy), rel=1e-4)
+    assert metrics["codes_used"] == tokens.unique().numel()
+    kl = losses.kl_to_uniform(model.logits(images)).mean().item()
+    assert metrics["kl"] == pytest.approx(kl, rel=1e-4)
+    assert metrics["negative_elb"] == pytest.approx(metrics["nll"] + kl / 48, rel=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("schedule", "temperature"),
+    [
+        (Schedule("cosine", 1.0, 1e-4, 2), 1e-4),
+        (Schedule("constant", 1e-4), 1e-4),
+        (Schedule("linear", 1.0, 0.0, 4), 0.5),
+    ],
+)
+def test_soft_reconstructions_are_those_of_the_temperature_that_training_ends_with(schedule, temperature, monkeypatch):
+    stage = build("dvae", temperature=schedule)  # of 2 updates
+    seen = []
+    forward = DiscreteVAE.forward
+    monkeypatch.setattr(DiscreteVAE, "forward", lambda self, x, t, g=None: seen.append(t) or forward(self, x, t, g))
+    stage.validate(stage.model)
+    stage.preview(stage.model)
+    assert set(seen) == {temperature}
+
+
+@torch.no_grad()
+def test_the_preview_shows_pictures_over_their_soft_and_hard_reconstructions():
+    stage = build("dvae")
+    preview = stage.preview(stage.model.eval())
+    assert preview.size == (8 * SIZE, 3 * SIZE)
+    images = held_out_pixels(8)
+    hard = stage.model.decode(stage.model.encode(images))
+    for row, expected in ((0, images), (2, hard)):
+        strip = torch.frombuffer(bytearray(preview.tobytes()), dtype=torch.uint8).reshape(3, SIZE, 8 * SIZE, 3)[row]
+        torch.testing.assert_close(strip.float() / 255, rearrange(expected, "b c h w -> h (b w) c"), atol=3e-3, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["logit_laplace", "laplace", "normal"])
+def test_each_likelihood_says_what_the_page_of_losses_says(kind):
+    parameters, images = torch.randn(1, 6, 2, 2, generator=generator()), torch.rand(1, 3, 2, 2, generator=generator())
+    expected = {
+        "logit_laplace": losses.logit_laplace_nll(parameters, images, 0.2),
+        "laplace": losses.laplace_nll(parameters, images, 0.3),
+        "normal": losses.normal_nll(parameters, images, 0.3),
+    }[kind]
+    assert LikelihoodConfig(kind, scale=0.3, floor=0.2).nll(parameters, images).equal(expected)
+
+
+def test_an_unknown_likelihood_is_refused_with_those_that_exist():
+    with pytest.raises(ValueError, match="likelihood.kind='mse' is unknown; choose logit_laplace, laplace or normal"):
+        LikelihoodConfig("mse")
+
+
+def test_a_collapse_is_called_out_in_words_with_what_to_do():
+    told = collapse({"codes_used": 3, "code_perplexity": 1.2, "kl": 0.05}, vocabulary=512)
+    assert told is not None
+    assert "the codebook has collapsed: 3 of 512 codes occur" in told
+    assert "1.2 used equally" in told
+    assert "stage.kl_weight" in told
+
+
+@pytest.mark.parametrize(("perplexity", "vocabulary"), [(30.0, 512), (4.0, 512), (2.1, 8), (512.0, 512)])
+def test_a_codebook_in_use_is_not_spoken_of(perplexity, vocabulary):
+    assert collapse({"codes_used": 9, "code_perplexity": perplexity, "kl": 1.0}, vocabulary) is None
+
+
+@torch.no_grad()
+def test_validation_warns_of_a_collapse_and_only_then(caplog):
+    stage = build("dvae")
+    output = stage.model.encoder.output
+    output.weight.zero_()
+    output.bias.zero_()
+    output.bias[7] = 1
+    with caplog.at_level(logging.WARNING):
+        assert stage.validate(stage.model)["code_perplexity"] == pytest.approx(1)
+    assert "the codebook has collapsed: 1 of 16 codes occur" in caplog.text
+    caplog.clear()
+    # an encoder that sees pictures as what they are: a code for each shade
+    stage.model.encode = None
+    output.weight.normal_(std=3.0, generator=generator())
+    output.bias.normal_(std=0.1, generator=generator())
+    with caplog.at_level(logging.WARNING):
+        assert stage.validate(stage.model)["code_perplexity"] > 4
+    assert caplog.text == ""
+
+
+def test_a_saved_stage_is_a_dvae_that_loads_alone(tmp_path):
+    stage = build("dvae")
+    stage.save(tmp_path, stage.model, {"step": 7})
+    loaded = DiscreteVAE.load(tmp_path)
+    assert loaded.config == CONFIGS["dvae"].model
+    images = held_out_pixels(2)
+    assert loaded.encode(images).equal(stage.model.eval().encode(images))
+
+
+def test_the_defaults_are_the_papers():
+    config = DVAEStageConfig()
+    assert (config.steps, config.batch_size, config.transform, config.likelihood.kind) == (
+        3_000_000,
+        512,
+        "dvae",
+        "logit_laplace",
+    )
+    assert config.kl_weight == Schedule("cosine", 0.0, 6.6, 5_000)
+    assert config.temperature == Schedule("cosine", 1.0, 1 / 16, 150_000)
+    optimizer = config.optimizer
+    assert optimizer.learning_rate == Schedule("cosine", 1e-4, 1.25e-6, 1_200_000)
+    assert (optimizer.betas, optimizer.eps, optimizer.weight_decay) == ((0.9, 0.999), 1e-8, 1e-4)
+    assert config.ema.decay == 0.999

@@ -1,0 +1,204 @@
+"""The transformer's stage: captions and a dVAE's tokens as one stream, and checkpoints that know their dVAE."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_stages import BLOCKS, CONFIGS, build, overfit
+
+from dalle import checkpoint
+from dalle.checkpoint import CheckpointError
+from dalle.models.dvae import DiscreteVAE, DVAEConfig
+from dalle.models.stream import PAD
+from dalle.sampling.pipeline import DALLE
+from dalle.stages.transformer import TransformerStageConfig
+from dalle.training.schedules import Schedule
+
+
+def captions(stage, split: str, number: int) -> torch.Tensor:
+    return next(stage.batches(split, number)).caption
+
+
+def without_dropout(stage, split: str, number: int) -> torch.Tensor:
+    words = next(stage.pictures.batches(split, number)).captions
+    return stage.transformer.stream.captions([stage.tokenizer.encode(caption) for caption in words], truncate=True)
+
+
+def test_one_batch_overfits(dvae_folder):
+    stage = build("transformer", dvae_folder, bpe_dropout=0.0)
+    found = overfit(stage, 120, 1e-2)
+    assert found[0] > 2.5  # 16 codes are ln 16 = 2.77 nats apart at first
+    assert found[-1] < 0.15
+    batch = next(stage.batches("train", 0))
+    assert (stage.model(batch.caption, batch.image).image.argmax(dim=-1) == batch.image).float().mean() > 0.97
+
+
+@torch.no_grad()
+def test_the_loss_is_an_eighth_text_and_seven_eighths_image(dvae_folder):
+    stage = build("transformer", dvae_folder)
+    for head in (stage.model.text_head, stage.model.image_head):  # which start at zero
+        head.weight.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
+    batch = next(stage.batches("train", 0))
+    loss, metrics = stage.loss(stage.model, batch, 0, torch.Generator())
+    logits = stage.model(batch.caption, batch.image)
+    targets = stage.model.stream.text_targets(batch.caption, "first")
+    asked = targets != -100
+    text = F.cross_entropy(logits.text[asked], targets[asked])
+    image = F.cross_entropy(logits.image.flatten(0, 1), batch.image.flatten())
+    torch.testing.assert_close(metrics["text"], text)
+    torch.testing.assert_close(metrics["image"], image)
+    torch.testing.assert_close(loss, text / 8 + image * 7 / 8)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pads", ["none", "first", "all"])
+def test_pads_count_in_the_texts_loss_as_the_settings_say(dvae_folder, pads):
+    stage = build("transformer", dvae_folder, pad_targets=pads)
+    head = stage.model.text_head
+    head.bias[-1] = 100.0  # whatever it reads it answers "pad"
+    _, metrics = stage.loss(stage.model, next(stage.batches("train", 0)), 0, torch.Generator())
+    tokens = (next(stage.batches("train", 0)).caption != PAD).sum().item()
+    asked = {"none": tokens, "first": tokens + 8, "all": 8 * 24}[pads]
+    assert metrics["text"].item() == pytest.approx(100 * tokens / asked, rel=0.01)
+
+
+@torch.no_grad()
+def test_validation_is_the_mean_over_held_out_pictures(dvae_folder):
+    stage = build("transformer", dvae_folder, batch_size=5)
+    metrics = stage.validate(stage.model)
+    sums = {"text": 0.0, "image": 0.0}
+    for batch in stage.pictures.held_out(10):
+        loss, measures = stage.loss(stage.model, stage._encoded(batch), 0, torch.Generator())
+        for name in sums:
+            sums[name] += measures[name].item() / 2
+    assert metrics == pytest.approx({"loss": sums["text"] / 8 + 7 / 8 * sums["image"], **sums})
+
+
+def test_images_are_the_dvaes_most_probable_codes_in_raster_order(dvae_folder):
+    stage = build("transformer", dvae_folder)
+    batch, pictures = next(stage.batches("train", 2)), next(stage.pictures.batches("train", 2))
+    tokens = DiscreteVAE.load(dvae_folder).encode(pictures.images.float() / 255)
+    assert batch.image.equal(tokens.reshape(8, 16))
+    assert tokens.unique().numel() > 1
+
+
+def test_the_dvae_stays_as_it_was(dvae_folder):
+    stage = build("transformer", dvae_folder)
+    overfit(stage, 2, 0.1)
+    assert not any(parameter.requires_grad for parameter in stage.dvae.parameters())
+    assert not any("dvae" in name for name, _ in stage.model.named_parameters())
+    stored = DiscreteVAE.load(dvae_folder).state_dict()
+    assert all(tensor.equal(stored[name]) for name, tensor in stage.dvae.state_dict().items())
+
+
+# --- words -----------------------------------------------------------------------------------------------------
+
+
+def test_dropout_of_merges_is_reproduced_by_the_batchs_number(dvae_folder):
+    stage = build("transformer", dvae_folder, bpe_dropout=0.5)
+    stream = stage.batches("train", 0)
+    first = [next(stream).caption for _ in range(3)]
+    assert captions(stage, "train", 2).equal(first[2])
+    assert captions(build("transformer", dvae_folder, bpe_dropout=0.5), "train", 2).equal(first[2])
+    for number in range(3):
+        assert not first[number].equal(without_dropout(stage, "train", number))
+
+
+def test_each_picture_has_its_own_dropout_and_another_one_when_it_comes_again(dvae_folder):
+    one_caption = replace(BLOCKS, train=1, wordings=1)
+    stage = build("transformer", dvae_folder, one_caption, bpe_dropout=0.5)
+    seen = torch.cat([captions(stage, "train", number) for number in range(2)])
+    assert seen.unique(dim=0).shape[0] > 12  # of 16 times the same caption
+    spelt = {stage.tokenizer.decode([token for token in row if token != PAD]) for row in seen.tolist()}
+    (caption,) = stage.pictures.train[0].captions
+    assert all(stage.tokenizer.normalise(caption).startswith(each) for each in spelt)  # the longest are cut
+
+
+def test_without_dropout_and_in_validation_words_are_spelt_one_way(dvae_folder):
+    plain, dropping = (build("transformer", dvae_folder, bpe_dropout=share) for share in (0.0, 0.5))
+    assert captions(plain, "train", 1).equal(without_dropout(plain, "train", 1))
+    assert captions(dropping, "val", 1).equal(without_dropout(dropping, "val", 1))
+
+
+def test_the_tokenizer_is_learned_on_evenly_spaced_training_records(dvae_folder):
+    stage = build("transformer", dvae_folder, tokenizer_records=1)
+    (caption, *others) = stage.pictures.train[0].captions
+    everything = build("transformer", dvae_folder, tokenizer_records=64)
+    assert 256 < stage.tokenizer.vocabulary <= 288
+    assert len(stage.tokenizer.encode(caption)) <= len(everything.tokenizer.encode(caption))
+    assert everything.tokenizer.vocabulary == 288
+
+
+# --- the dVAE and the sizes that come from it ------------------------------------------------------------------
+
+
+def test_sizes_come_from_the_dvae_the_data_and_the_tokenizer(dvae_folder):
+    stage = build("transformer", dvae_folder)
+    config = stage.model.config
+    assert (config.image_vocabulary, config.grid) == (16, 4)
+    assert config.text_vocabulary == stage.tokenizer.vocabulary
+    assert build("transformer", dvae_folder, replace(BLOCKS, image_size=24)).model.config.grid == 6
+
+
+def test_without_a_dvae_the_stage_says_how_to_give_one():
+    with pytest.raises(CheckpointError, match=r"say which with dvae=<checkpoint folder>.*train one first"):
+        build("transformer", None)
+
+
+def test_a_dvae_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="no checkpoint at .*nowhere"):
+        build("transformer", tmp_path / "nowhere")
+
+
+def test_a_checkpoint_of_another_kind_is_refused(dvae_folder, tmp_path):
+    build("clip").save(tmp_path, build("clip").model, {})
+    with pytest.raises(CheckpointError, match="holds a clip, not a dvae"):
+        build("transformer", tmp_path)
+
+
+def test_pictures_that_do_not_divide_into_codes_are_refused(dvae_folder):
+    with pytest.raises(
+        ValueError, match=r"pictures of 18 pixels do not divide .*4 pixels wide; change data.image_size"
+    ):
+        build("transformer", dvae_folder, replace(BLOCKS, image_size=18))
+
+
+def test_a_checkpoint_says_what_data_and_whose_tokens_it_learned(dvae_folder, tmp_path):
+    stage = build("transformer", dvae_folder)
+    stage.save(tmp_path / "transformer", stage.model, {"step": 7})
+    _, meta = checkpoint.read_config(tmp_path / "transformer", "transformer")
+    assert meta["step"] == 7
+    assert meta["data"] == {**meta["data"], "name": "blocks", "image_size": 16, "train": 64, "val": 10}
+    assert meta["dvae"]["digest"] == checkpoint.digest(dvae_folder)
+    assert not Path(meta["dvae"]["path"]).is_absolute()
+    assert (tmp_path / "transformer" / meta["dvae"]["path"]).resolve() == dvae_folder.resolve()
+
+
+def test_a_checkpoint_draws_with_its_dvae_and_with_no_other(dvae_folder, tmp_path):
+    run = tmp_path / "run"
+    own = Path(shutil.copytree(dvae_folder, run / "dvae"))
+    stage = build("transformer", own)
+    stage.save(run / "transformer", stage.model, {})
+    moved = run.rename(tmp_path / "moved")  # the two together
+    dalle = DALLE.load(moved / "transformer")
+    result = dalle.generate("a red circle", candidates=2, keep=1)
+    assert result.images[0].size == (16, 16)
+    torch.manual_seed(3)
+    DiscreteVAE(DVAEConfig(vocabulary=16, width=16, groups=3, blocks_per_group=1)).save(moved / "dvae")
+    with pytest.raises(CheckpointError, match="was trained on the tokens of dVAE"):
+        DALLE.load(moved / "transformer")
+
+
+def test_the_defaults_are_the_papers():
+    config = TransformerStageConfig()
+    optimizer = config.optimizer
+    assert (config.steps, config.batch_size, config.clip_norm) == (430_000, 1_024, 4.0)
+    assert (config.text_weight, config.bpe_dropout, config.transform) == (1 / 8, 0.1, "transformer")
+    assert optimizer.learning_rate == Schedule("constant", 4.5e-4)
+    assert (optimizer.warm_up, optimizer.plateau.halvings) == (5_000, 5)
+    assert (optimizer.betas, optimizer.eps, optimizer.weight_decay) == ((0.9, 0.96), 1e-8, 4.5e-2)
+    assert (config.ema.decay, config.ema.every) == (0.99, 25)
+    assert CONFIGS["transformer"].model != config.model
