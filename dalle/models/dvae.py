@@ -6,6 +6,7 @@ codes, *is* the embedding.
 """
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,10 +73,11 @@ class Convolution(nn.Conv2d):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def in_float32(self, x: Tensor) -> Tensor:
-        """self(x) in fp32, under autocast too: what stands next to the codes is kept so in the published code."""
-        with torch.autocast(x.device.type, enabled=False):
-            return self(x.float())
+    def in_full_precision(self, x: Tensor) -> Tensor:
+        """self(x) in the weights' precision, under autocast too, as the published code has it next to the codes."""
+        has_autocast = torch.amp.is_autocast_available(x.device.type)  # the meta device has none
+        with torch.autocast(x.device.type, enabled=False) if has_autocast else nullcontext():
+            return self(x.to(self.weight.dtype))
 
     def scaled(self, x: Tensor, gain: float) -> Tensor:
         """gain * self(x), without a pass over the activations: the gain is multiplied into weights and biases."""
@@ -135,7 +137,7 @@ class Encoder(nn.Module):
         x = self.input(pixels)  # (b, width, 8h, 8w)
         for number, group in enumerate(self.groups):
             x = group(x if number == 0 else self.pool(x))
-        return self.output.in_float32(F.relu(x))  # (b, v, h, w)
+        return self.output.in_full_precision(F.relu(x))  # (b, v, h, w)
 
 
 class Decoder(nn.Module):
@@ -152,7 +154,7 @@ class Decoder(nn.Module):
         self.output = Convolution(widths[-1], 6, 1)
 
     def forward(self, codes: Tensor) -> Tensor:
-        x = self.input.in_float32(codes)  # (b, decoder_input, h, w)
+        x = self.input.in_full_precision(codes)  # (b, decoder_input, h, w)
         for group in self.groups:
             x = group(x)
         return self.output(F.relu(x))  # (b, 6, 8h, 8w)

@@ -6,10 +6,11 @@ T = `text_positions` text states, then I = `grid * grid` image states in raster 
     input      SOT  t[0] ...  t[T-2]    SOI   z[0] ...  z[I-2]      shifted right by one
     predicts   t[0] t[1] ...  t[T-1]    z[0]  z[1] ...  z[I-1]
 
-Figure 10, as it was described to us, counts SOT among the text slots (not confirmed); read so, a caption has at most T - 1 tokens (255 of the paper's 256);
-that way the image sees all of them. Slots after the caption's last token are pads: their input is a vector
-learned for that slot alone, and they are attended to like any other state. Text other than pads has a learned
-position added, image inputs the row and the column of the cell that their state predicts (SOI: row 0, col 0).
+Figure 10, as it was described to us, counts SOT among the text slots (not confirmed); read so, a caption has at
+most T - 1 tokens (255 of the paper's 256), and the image sees all of them. Slots after the caption's last token
+are pads: their input is a vector learned for that slot alone, and they are attended to like any other state. Text
+other than pads has a learned position added, image inputs the row and the column of the cell that their state
+predicts (SOI: row 0, column 0).
 """
 
 from collections.abc import Sequence

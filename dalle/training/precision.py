@@ -34,7 +34,7 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
 
 
 def gradient_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
-    """One loss scale for the whole model, as the paper's dVAE has (Appendix A.2), for float16; idle for the other formats."""
+    """One loss scale for the whole model, as the paper's dVAE has (Appendix A.2): for float16, else idle."""
     return torch.amp.GradScaler(device.type, enabled=precision == "float16")
 
 

@@ -87,7 +87,7 @@ def test_boxes_begin_and_end_on_lattice_lines(lattice):
 def test_without_a_lattice_shapes_lie_anywhere_and_clear_of_the_edge():
     source = BlocksSource(BlocksConfig(lattice=0, radius_jitter=0.05), "train")
     pieces = [piece for index in range(100) for piece in source.scene(index).pieces]
-    assert all(0.02 < at - piece.radius and at + piece.radius < 0.98 for piece in pieces for at in (piece.x, piece.y))
+    assert all(at - piece.radius > 0.02 and at + piece.radius < 0.98 for piece in pieces for at in (piece.x, piece.y))
     assert len({round(piece.x % (1 / 16), 4) for piece in pieces}) > 50
 
 

@@ -42,8 +42,8 @@ CONFIGS: Mapping[str, PicturesConfig] = {
             image_width=32,
             image_depth=1,
             image_heads=2,
-            text_vocabulary=290,
-            text_positions=24,
+            text_vocabulary=340,
+            text_positions=48,
             text_width=32,
             text_depth=1,
             text_heads=2,
@@ -69,10 +69,9 @@ def build(name: str, dvae: Path | None = None, data: Any = BLOCKS, seed: int = 0
     return STAGES[name][1](config, data, StageContext(seed, CPU, dvae if name == "transformer" else None))  # type: ignore[arg-type]
 
 
-def overfit(stage: Stage, updates: int, learning_rate: float) -> list[float]:
+def overfit(stage: Stage, batch: Any, updates: int, learning_rate: float) -> list[float]:
     """Show the stage one batch again and again; the losses on the way."""
     optimizer = torch.optim.AdamW(stage.model.parameters(), lr=learning_rate)
-    batch = next(stage.batches("train", 0))
     found = []
     for step in range(updates):
         loss, _ = stage.loss(stage.model, batch, step, torch.Generator().manual_seed(step))
