@@ -1,0 +1,99 @@
+"""Metrics of reconstructions, with dVAEs whose every code is known."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dalle.data.blocks import BlocksConfig, BlocksSource
+from dalle.evaluation.captions import share_held
+from dalle.evaluation.reconstruction import reconstructed_images, reconstruction_metrics, reconstructions
+from dalle.models.dvae import DiscreteVAE
+
+
+class Known(nn.Module):
+    """Encodes the i-th picture that it sees as `grids[i % len(grids)]`; decodes to what it saw, a little brighter."""
+
+    vocabulary = 16
+
+    def __init__(self, grids: list[list[int]], brighter: float = 0.0):
+        super().__init__()
+        self.place = nn.Parameter(torch.zeros(1))  # tells where the model is
+        self.grids = torch.tensor(grids).unsqueeze(1)  # (k, 1, w)
+        self.brighter = brighter
+        self.seen: list[Tensor] = []
+
+    def encode(self, images: Tensor) -> Tensor:
+        first = sum(map(len, self.seen))
+        self.seen.append(images)
+        return self.grids[torch.arange(first, first + len(images)) % len(self.grids)]
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        assert tokens.shape[0] == len(self.seen[-1])
+        return self.seen[-1] + self.brighter
+
+
+@pytest.fixture(scope="module")
+def val() -> BlocksSource:
+    return BlocksSource(BlocksConfig(val=70), "val")
+
+
+def measured(model, source: BlocksSource, pictures: int = 20) -> dict[str, float]:
+    return reconstruction_metrics(model, source, pictures)
+
+
+@pytest.mark.parametrize(
+    ("grids", "used", "perplexity"),
+    [
+        ([[0, 0, 0, 0]], 1, 1.0),
+        ([[0, 1, 2, 3]], 4, 4.0),
+        ([[0, 0], [5, 5]], 2, 2.0),
+        ([[7, 7, 7, 9]], 2, 4 / 27**0.25),
+    ],
+)
+def test_the_codes_of_all_pictures_are_counted_together(val, grids, used, perplexity):
+    metrics = measured(Known(grids), val)
+    assert metrics["codes_used"] == used
+    assert metrics["code_perplexity"] == pytest.approx(perplexity, rel=1e-5)
+
+
+def test_the_error_is_a_root_mean_square_of_pixels_in_the_unit_range(val):
+    assert measured(Known([[0]]), val)["dvae_hard_error"] == 0
+    assert measured(Known([[0]], brighter=0.25), val)["dvae_hard_error"] == pytest.approx(0.25, rel=1e-4)
+
+
+@pytest.mark.parametrize(("pictures", "expected"), [(1, 1), (20, 20), (64, 64), (66, 66), (500, 70)])
+def test_the_first_pictures_are_seen_once_each(val, pictures, expected):
+    model = Known([[0]])
+    measured(model, val, pictures)
+    seen = torch.cat(model.seen)
+    assert len(seen) == expected
+    last = torch.from_numpy(np.asarray(val[expected - 1].image)).movedim(-1, 0) / 255
+    torch.testing.assert_close(seen[-1], last)
+
+
+def test_batches_do_not_change_what_is_measured(val, checkpoints):
+    dvae = DiscreteVAE.load(checkpoints / "dvae")
+    one, many = (list(reconstructions(dvae, val, 10, batch_size)) for batch_size in (10, 4))
+    assert [len(tokens) for _, _, tokens in many] == [4, 4, 2]
+    assert torch.cat([tokens for _, _, tokens in many]).equal(one[0][2])
+    torch.testing.assert_close(torch.cat([decoded for _, decoded, _ in many]), one[0][1])
+
+
+def test_perfect_reconstructions_pass_the_judge_and_blank_ones_fail(val):
+    statements = [val.scene(index).statement for index in range(20)]
+    perfect = reconstructed_images(Known([[0]]), val, 20)
+    assert perfect[3].tobytes() == val[3].image.tobytes()
+    assert share_held(perfect, statements) == 1
+    blank = reconstructed_images(Known([[0]], brighter=1.0), val, 20)  # more than white, shown as white
+    assert share_held(blank, statements) == 0
+
+
+def test_a_real_dvae_is_measured_by_its_most_probable_codes(val, checkpoints):
+    dvae = DiscreteVAE.load(checkpoints / "dvae")
+    metrics = reconstruction_metrics(dvae, val, 4)
+    ((images, decoded, tokens),) = reconstructions(dvae, val, 4)
+    assert tokens.equal(dvae.encode(images))
+    assert decoded.equal(dvae.decode(tokens))
+    assert metrics["codes_used"] == tokens.unique().numel()
+    assert metrics["dvae_hard_error"] == pytest.approx((decoded - images).square().mean().sqrt().item(), rel=1e-4)
