@@ -1,6 +1,5 @@
 """Metrics of reconstructions, with dVAEs whose every code is known."""
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,6 +8,7 @@ from dalle.data.blocks import BlocksConfig, BlocksSource
 from dalle.evaluation.captions import share_held
 from dalle.evaluation.reconstruction import reconstructed_images, reconstruction_metrics, reconstructions
 from dalle.models.dvae import DiscreteVAE
+from dalle.pixels import to_tensor
 
 
 class Known(nn.Module):
@@ -68,7 +68,7 @@ def test_the_first_pictures_are_seen_once_each(val, pictures, expected):
     measured(model, val, pictures)
     seen = torch.cat(model.seen)
     assert len(seen) == expected
-    last = torch.from_numpy(np.asarray(val[expected - 1].image)).movedim(-1, 0) / 255
+    (last,) = to_tensor([val[expected - 1].image])
     torch.testing.assert_close(seen[-1], last)
 
 
