@@ -12,6 +12,7 @@ from dalle.data.blocks import BlocksConfig, BlocksSource
 from dalle.data.blocks_world import BACKGROUND, one_fact_changed
 from dalle.data.folder import FolderConfig, FolderSource
 from dalle.evaluation.captions import caption_metrics, draw, first_captions, share_held
+from dalle.models.clip import CLIP
 from dalle.sampling.pipeline import DALLE, Result
 
 BLANK = Image.new("RGB", (64, 64), BACKGROUND)
@@ -131,13 +132,13 @@ def test_records_that_cannot_be_read_are_passed_over(folder):
 
 
 def test_captions_too_long_for_the_transformer_are_drawn_by_their_beginning(checkpoints, folder):
-    dalle = DALLE.load(checkpoints)
+    dalle, clip = DALLE.load(checkpoints), CLIP.load(checkpoints / "clip")
     captions = first_captions(folder, 99)
     assert any(len(dalle.tokenizer.encode(caption)) > 31 for caption in captions)
     drawn = draw(dalle, captions, candidates=2, seed=0, batch_size=8)
     assert [each.caption for each in drawn] == captions
     for each in drawn:
-        scores = dalle.clip.score([each.first, each.best], [each.caption])[:, 0].tolist()
+        scores = clip.score([each.first, each.best], [each.caption])[:, 0].tolist()
         assert each.score == pytest.approx(scores[1], abs=1e-5)
         assert scores[1] >= scores[0] - 1e-5
 

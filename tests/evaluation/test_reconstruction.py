@@ -1,5 +1,7 @@
 """Metrics of reconstructions, with dVAEs whose every code is known."""
 
+from typing import Any, cast
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -38,7 +40,7 @@ def val() -> BlocksSource:
     return BlocksSource(BlocksConfig(val=70), "val")
 
 
-def measured(model, source: BlocksSource, pictures: int = 20) -> dict[str, float]:
+def measured(model: Any, source: BlocksSource, pictures: int = 20) -> dict[str, float]:
     return reconstruction_metrics(model, source, pictures)
 
 
@@ -82,10 +84,11 @@ def test_batches_do_not_change_what_is_measured(val, checkpoints):
 
 def test_perfect_reconstructions_pass_the_judge_and_blank_ones_fail(val):
     statements = [val.scene(index).statement for index in range(20)]
-    perfect = reconstructed_images(Known([[0]]), val, 20)
+    right, wrong = cast(DiscreteVAE, Known([[0]])), cast(DiscreteVAE, Known([[0]], brighter=1.0))
+    perfect = reconstructed_images(right, val, 20)
     assert perfect[3].tobytes() == val[3].image.tobytes()
     assert share_held(perfect, statements) == 1
-    blank = reconstructed_images(Known([[0]], brighter=1.0), val, 20)  # more than white, shown as white
+    blank = reconstructed_images(wrong, val, 20)  # more than white, shown as white
     assert share_held(blank, statements) == 0
 
 

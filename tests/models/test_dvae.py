@@ -92,7 +92,7 @@ def literal_block(block, x, gain):
 def literal_encoder(model: DiscreteVAE, images: torch.Tensor, pool) -> torch.Tensor:
     x = model.encoder.input(0.8 * images + 0.1)
     for number, group in enumerate(model.encoder.groups):
-        for block in group:
+        for block in group.children():
             x = literal_block(block, x, model.config.branch_gain)
         if number < model.config.groups - 1:
             x = pool(x, 2)
@@ -103,7 +103,7 @@ def literal_decoder(model: DiscreteVAE, codes: torch.Tensor) -> torch.Tensor:
     """As published: after each group but the last its pixels are repeated, and the next group sees the large grid."""
     x = model.decoder.input(codes)
     for number, group in enumerate(model.decoder.groups):
-        for block in group:
+        for block in group.children():
             x = literal_block(block, x, model.config.branch_gain)
         if number < model.config.groups - 1:
             x = x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
@@ -189,8 +189,9 @@ def test_a_code_is_the_most_probable_one_at_its_position():
 def test_decoding_an_index_looks_up_its_embedding():
     model = build()
     tokens = torch.randint(11, (2, 3, 4), generator=torch.Generator().manual_seed(2))
-    table = model.decoder.input.weight[:, :, 0, 0]  # (decoder_input, v)
-    looked_up = table[:, tokens].transpose(0, 1) + model.decoder.input.bias[:, None, None]
+    state = model.decoder.input.state_dict()
+    table = state["weight"][:, :, 0, 0]  # (decoder_input, v)
+    looked_up = table[:, tokens].transpose(0, 1) + state["bias"][:, None, None]
     hard = F.one_hot(tokens, 11).movedim(-1, 1).double()
     torch.testing.assert_close(model.decoder.input(hard), looked_up)
     parameters = model.decode_codes(hard)
@@ -204,7 +205,7 @@ def test_the_decoded_scale_leaves_the_picture_alone():
     tokens = torch.arange(11).reshape(1, 1, 11)
     before = model.decode(tokens)
     model.decoder.output.weight[3:] += 1
-    model.decoder.output.bias[3:] -= 1
+    model.decoder.output.state_dict()["bias"][3:] -= 1
     assert model.decode(tokens).equal(before)
 
 

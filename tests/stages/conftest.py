@@ -16,7 +16,7 @@ def dvae_folder(tmp_path_factory) -> Path:
     """The checkpoint of a dVAE with random weights: 16 codes of 4 x 4 pixels."""
     folder = tmp_path_factory.mktemp("dvae")
     torch.manual_seed(0)
-    DiscreteVAE(CONFIGS["dvae"].model).save(folder)  # pyright: ignore[reportAttributeAccessIssue]
+    DiscreteVAE(CONFIGS["dvae"].model).save(folder)
     return folder
 
 

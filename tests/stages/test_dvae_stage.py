@@ -42,8 +42,8 @@ def hard_error(model: DiscreteVAE, images: torch.Tensor) -> float:
 
 
 def test_one_batch_overfits():
-    falling = {"kl_weight": Schedule("cosine", 1.0, 0.0, 60), "temperature": Schedule("cosine", 1.0, 0.3, 60)}
-    stage, batch = build("dvae", likelihood=NORMAL, **falling), patchwork()
+    kl_weight, temperature = Schedule("cosine", 1.0, 0.0, 60), Schedule("cosine", 1.0, 0.3, 60)
+    stage, batch = build("dvae", likelihood=NORMAL, kl_weight=kl_weight, temperature=temperature), patchwork()
     images = batch.images.float() / 255
     assert hard_error(stage.model, images) > 0.4
     found = overfit(stage, batch, 120, 5e-3)

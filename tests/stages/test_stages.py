@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -59,9 +60,7 @@ def test_every_stage_trains_on_every_data_set(name, data_name, dvae_folder, pict
 
     assert any(not one.equal(other) for one, other in zip(before, stage.model.parameters(), strict=True))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [(line["split"], line["step"]) for line in lines] == [("val", 2), ("train", 2)] or [
-        (line["split"], line["step"]) for line in lines
-    ] == [("train", 2), ("val", 2)]
+    assert {(line["split"], line["step"]) for line in lines} == {("train", 2), ("val", 2)}
     assert all(math.isfinite(value) for line in lines for value in line.values() if isinstance(value, float))
     _, meta = checkpoint.read_config(tmp_path, name)
     assert meta["data"]["name"] == data_name
@@ -71,7 +70,7 @@ def test_every_stage_trains_on_every_data_set(name, data_name, dvae_folder, pict
 
 @pytest.mark.parametrize("name", STAGES)
 def test_a_batch_is_a_pure_function_of_its_number(name, dvae_folder):
-    changes = {"bpe_dropout": 0.5} if name == "transformer" else {}
+    changes: dict[str, Any] = {"bpe_dropout": 0.5} if name == "transformer" else {}
     stage = build(name, dvae_folder, transform="dvae", **changes)
     for split in ("train", "val"):
         first = some_batches(stage, split, 0, 4)
@@ -84,7 +83,7 @@ def test_a_batch_is_a_pure_function_of_its_number(name, dvae_folder):
 
 @pytest.mark.parametrize("name", STAGES)
 def test_the_micro_batches_of_an_update_hold_together_the_same_pictures_and_words(name, dvae_folder):
-    changes = {"bpe_dropout": 0.5} if name == "transformer" else {}
+    changes: dict[str, Any] = {"bpe_dropout": 0.5} if name == "transformer" else {}
     whole = some_batches(build(name, dvae_folder, transform="dvae", **changes), "train", 3, 1)
     halves = some_batches(build(name, dvae_folder, transform="dvae", accumulate=2, **changes), "train", 6, 2)
     assert [len(part) for part in halves[0]] == [4, 4]
@@ -107,7 +106,7 @@ def test_validation_gives_finite_numbers_by_name_and_the_same_ones_again(name, d
 @pytest.mark.parametrize("name", STAGES)
 def test_validation_sees_held_out_pictures_without_chance(name, dvae_folder):
     """Neither augmentation nor dropout of merges reaches it, nor how large the batches are in training."""
-    changes = {"bpe_dropout": 0.9} if name == "transformer" else {}
+    changes: dict[str, Any] = {"bpe_dropout": 0.9} if name == "transformer" else {}
     plain, disturbed = build(name, dvae_folder), build(name, dvae_folder, transform="dvae", **changes)
     assert plain.validate(plain.model) == disturbed.validate(disturbed.model)
     seen = [key for batch in plain.pictures.held_out(10) for key in batch.keys]
@@ -124,7 +123,7 @@ def test_the_preview_is_a_picture_where_the_stage_has_one(name, dvae_folder):
         return
     assert isinstance(preview, Image.Image)
     assert preview.mode == "RGB"
-    assert len(preview.getcolors(1 << 20)) > 8
+    assert len(preview.getcolors(1 << 20) or []) > 8
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 8, 10, 99])

@@ -1,6 +1,5 @@
 """The three stages at a size that trains while one waits: 16-pixel pictures of 4 x 4 codes."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from dalle.models.transformer import TransformerConfig
 from dalle.stages import STAGES
 from dalle.stages.clip import CLIPStageConfig
 from dalle.stages.dvae import DVAEStageConfig
-from dalle.stages.pictures import PicturesConfig, StageContext
+from dalle.stages.pictures import StageContext
 from dalle.stages.transformer import TransformerStageConfig
 from dalle.training.optimizer import OptimizerConfig
 from dalle.training.schedules import Schedule
@@ -32,7 +31,7 @@ COMMON: dict[str, Any] = {
     "precision": "float32",
     "optimizer": OptimizerConfig(Schedule(start=1e-3)),
 }
-CONFIGS: Mapping[str, PicturesConfig] = {
+CONFIGS: dict[str, Any] = {
     "dvae": DVAEStageConfig(
         model=DVAEConfig(vocabulary=16, width=16, groups=3, blocks_per_group=1, decoder_input=8, gain=0.5), **COMMON
     ),
@@ -66,7 +65,7 @@ def build(name: str, dvae: Path | None = None, data: Any = BLOCKS, seed: int = 0
     """The stage `name` with `changes` to its settings."""
     torch.manual_seed(seed)
     config = replace(CONFIGS[name], **changes)
-    return STAGES[name][1](config, data, StageContext(seed, CPU, dvae if name == "transformer" else None))  # type: ignore[arg-type]
+    return STAGES[name][1](config, data, StageContext(seed, CPU, dvae if name == "transformer" else None))
 
 
 def overfit(stage: Stage, batch: Any, updates: int, learning_rate: float) -> list[float]:
