@@ -1,5 +1,6 @@
 """Metrics of reconstructions, with dVAEs whose every code is known."""
 
+import math
 from typing import Any, cast
 
 import pytest
@@ -57,6 +58,13 @@ def test_the_codes_of_all_pictures_are_counted_together(val, grids, used, perple
     metrics = measured(Known(grids), val)
     assert metrics["codes_used"] == used
     assert metrics["code_perplexity"] == pytest.approx(perplexity, rel=1e-5)
+
+
+def test_codes_are_counted_over_all_batches(val):
+    metrics = measured(Known([[0]] * 64 + [[5]] * 6), val, pictures=70)
+    entropy = -sum(share * math.log(share) for share in (64 / 70, 6 / 70))
+    assert metrics["codes_used"] == 2
+    assert metrics["code_perplexity"] == pytest.approx(math.exp(entropy), rel=1e-5)
 
 
 def test_the_error_is_a_root_mean_square_of_pixels_in_the_unit_range(val):
