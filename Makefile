@@ -8,7 +8,7 @@ DEMO := outputs/demo
 WEIGHTS := $(DEMO)/dvae/model.safetensors $(DEMO)/clip/model.safetensors $(DEMO)/transformer/model.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types
+.PHONY: help install demo test patterns lint types
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ demo: $(INSTALLED) ## train all three parts on the CPU, draw pictures, measure
 
 test: $(INSTALLED) ## the whole test suite
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
+
+patterns: $(INSTALLED) ## the attention patterns as a picture, docs/patterns.png
+	$(RUN) docs/patterns.py
 
 lint: $(INSTALLED) ## ruff: style and format
 	$(RUN) -m ruff check .
@@ -47,4 +50,5 @@ $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet "$(TORCH)"
 	$(RUN) -m pip install --quiet --editable ".[data,dev]"
+	$(RUN) -m pip install --quiet --no-deps dall-e==0.1 # OpenAI's code, to compare with; it asks for torchvision
 	@touch $@

@@ -20,6 +20,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dalle.data import CONFIGS as DATA
 from dalle.evaluation.settings import EvaluateConfig
+from dalle.interop import IMPORTS
+from dalle.interop.settings import PrepareConfig
 from dalle.mistakes import all_keys, explain, strangers, unknown
 from dalle.sampling.settings import SampleConfig
 from dalle.stages import STAGES
@@ -56,7 +58,7 @@ class TrainConfig:
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
 
-VERBS = {"train": TrainConfig, "sample": SampleConfig, "evaluate": EvaluateConfig}
+VERBS = {"train": TrainConfig, "sample": SampleConfig, "evaluate": EvaluateConfig, "prepare": PrepareConfig}
 
 
 def register() -> None:
@@ -68,6 +70,8 @@ def register() -> None:
         store.store(group="stage", name=f"{name}_schema", node=_writable(schema))
     for name, schema in DATA.items():
         store.store(group="data", name=f"{name}_schema", node=_writable(schema))
+    for name, (schema, _) in IMPORTS.items():
+        store.store(group="import", name=f"{name}_schema", node=_writable(schema), package="_global_")
 
 
 def compose(name: str, overrides: Sequence[str] = ()) -> Any:

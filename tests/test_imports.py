@@ -10,12 +10,13 @@ ROOT = Path(__file__).parents[1]
 
 # from the top; a package counts as one, and neighbours on a floor leave each other alone
 FLOORS = (
-    {"train", "sample", "evaluate"},  # the verbs
+    {"train", "sample", "evaluate", "prepare"},  # the verbs
     {"config", "dalle"},  # the verbs' options; what `from dalle import DALLE` shows
     {"stages", "evaluation", "mistakes"},
     {"training", "sampling"},
-    {"data", "losses", "models", "interop"},
-    {"pixels", "tokenizer", "checkpoint", "distributed"},
+    {"data", "losses", "models"},
+    {"interop"},  # reads other people's models; ours are built from what it read
+    {"pixels", "tokenizer", "clip_tokenizer", "checkpoint", "distributed"},
 )
 EXCEPTIONS = {("losses", "dalle.models.dvae")}  # how pixels are mapped is told once, where the model is
 HYDRAS = {
@@ -83,6 +84,8 @@ def test_hydra_is_known_where_commands_are_read_and_nowhere_else(file):
 def test_what_a_checkpoint_holds_is_never_unpickled():
     for file in FILES:
         known = set(imports((ROOT / file).read_text(encoding="utf-8")))
+        if file == Path("dalle/interop/pickles.py"):
+            known -= {"pickle"}  # where names have only harmless meanings: tests/interop/test_pickles.py
         assert not known & {"pickle", "dill", "joblib", "shelve"}, file
         assert "torch.load(" not in (ROOT / file).read_text(encoding="utf-8"), file
 

@@ -1,10 +1,11 @@
-"""CLIP: an image transformer and a text transformer that agree on what belongs together (Radford et al. 2021).
+"""CLIP: a picture's tower and a caption's tower that agree on what belongs together (Radford et al. 2021).
 
-Reranks the sampler's candidates (DALL-E, Section 2.6). The towers are those of OpenAI's released ViT models.
+Reranks the sampler's candidates (DALL-E, Section 2.6). The towers are those of OpenAI's released models, so that their
+weights can be read, and Hugging Face's.
 """
 
 import math
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,41 +16,23 @@ from torch import Tensor, nn
 
 from dalle import checkpoint
 from dalle.checkpoint import CheckpointError
+from dalle.clip_tokenizer import CLIPTokenizer
+from dalle.interop.huggingface_clip import read_huggingface_clip
+from dalle.interop.openai_clip import read_openai_clip
+from dalle.interop.published import Published
 from dalle.models.attention import causal
 from dalle.models.blocks import ResidualBlock
+from dalle.models.clip_config import CLIPConfig
+from dalle.models.clip_resnet import ResNetTower
 from dalle.pixels import to_tensor
 from dalle.tokenizer import CaptionTokenizer
 
-
-@dataclass(frozen=True)
-class CLIPConfig:
-    """Sizes of a CLIP model; the defaults are those of the published ViT-B/32."""
-
-    image_size: int = 224  # side of the pictures in pixels
-    patch: int = 32  # side of a patch in pixels
-    image_width: int = 768
-    image_depth: int = 12
-    image_heads: int = 12
-    text_vocabulary: int = 49_408  # ids of captions, and the start and end tokens as the last two
-    text_positions: int = 77  # the start and end tokens included
-    text_width: int = 512
-    text_depth: int = 12
-    text_heads: int = 8
-    embedding: int = 512  # dimensions of the space that pictures and captions share
-    initial_temperature: float = 0.07  # CLIP paper, Section 2.5
-    largest_scale: float = 100.0  # the logits' scale is clipped here, for stability (Section 2.5)
-
-    def __post_init__(self) -> None:
-        if self.image_size % self.patch:
-            raise ValueError(f"image_size={self.image_size} must be a multiple of patch={self.patch}")
-
-    @property
-    def start_token(self) -> int:
-        return self.text_vocabulary - 2
-
-    @property
-    def end_token(self) -> int:
-        return self.text_vocabulary - 1
+# how a checkpoint's tokenizer.json is read; the published ones bring a start and an end token
+TOKENIZERS = {
+    "dalle": CaptionTokenizer.load,
+    "openai": partial(CLIPTokenizer.load, openai=True),
+    "huggingface": CLIPTokenizer.load,
+}
 
 
 class ImageTower(nn.Module):
@@ -62,9 +45,10 @@ class ImageTower(nn.Module):
         self.patchify = nn.Conv2d(3, width, config.patch, stride=config.patch, bias=False)
         self.class_token = nn.Parameter(torch.randn(width) / math.sqrt(width))
         self.positions = nn.Parameter(torch.randn(patches + 1, width) / math.sqrt(width))
-        self.norm_in = nn.LayerNorm(width)
-        self.blocks = nn.ModuleList(ResidualBlock(width, config.image_heads) for _ in range(config.image_depth))
-        self.norm_out = nn.LayerNorm(width)
+        self.norm_in = nn.LayerNorm(width, config.image_eps)
+        block = config.image_heads, config.image_activation, config.image_mlp, config.image_eps
+        self.blocks = nn.ModuleList(ResidualBlock(width, *block) for _ in range(config.image_depth))
+        self.norm_out = nn.LayerNorm(width, config.image_eps)
         self.projection = nn.Linear(width, config.embedding, bias=False)
         nn.init.normal_(self.projection.weight, std=width**-0.5)
 
@@ -83,10 +67,12 @@ class TextTower(nn.Module):
     def __init__(self, config: CLIPConfig):
         super().__init__()
         width = config.text_width
+        self.end_id = config.end_id
         self.embedding = nn.Embedding(config.text_vocabulary, width)
         self.positions = nn.Parameter(torch.randn(config.text_positions, width) * 0.01)
-        self.blocks = nn.ModuleList(ResidualBlock(width, config.text_heads) for _ in range(config.text_depth))
-        self.norm_out = nn.LayerNorm(width)
+        block = config.text_heads, config.text_activation, config.text_mlp, config.text_eps
+        self.blocks = nn.ModuleList(ResidualBlock(width, *block) for _ in range(config.text_depth))
+        self.norm_out = nn.LayerNorm(width, config.text_eps)
         self.projection = nn.Linear(width, config.embedding, bias=False)
         nn.init.normal_(self.embedding.weight, std=0.02)
         nn.init.normal_(self.projection.weight, std=width**-0.5)
@@ -95,13 +81,16 @@ class TextTower(nn.Module):
         x = self.embedding(ids) + self.positions[: ids.shape[1]]  # (b, n, d)
         for block in self.blocks:
             x = block(x, causal)
-        end = ids.argmax(dim=1)  # the end token has the largest id; what follows it cannot reach back to it
+        # the first end token, which has the largest id if none is told; what follows it cannot reach back to it
+        end = ids.argmax(dim=1) if self.end_id is None else (ids == self.end_id).int().argmax(dim=1)
         return self.projection(self.norm_out(x[torch.arange(len(x), device=x.device), end]))  # (b, embedding)
 
 
-# mean and standard deviation of the pixels of CLIP's training pictures, as published with the weights
-PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
-PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+def _resnet(config: CLIPConfig) -> ResNetTower:
+    return ResNetTower(config.image_size, config.image_width, config.image_blocks, config.image_heads, config.embedding)
+
+
+IMAGE_TOWERS = {"vit": ImageTower, "resnet": _resnet}
 
 
 class CLIP(nn.Module):
@@ -110,20 +99,18 @@ class CLIP(nn.Module):
     pixel_mean: Tensor
     pixel_std: Tensor
 
-    def __init__(self, config: CLIPConfig, tokenizer: CaptionTokenizer | None = None):
+    def __init__(self, config: CLIPConfig, tokenizer: CaptionTokenizer | CLIPTokenizer | None = None):
         super().__init__()
         self.config = config
         self.tokenizer = tokenizer
-        self.image = ImageTower(config)
+        self.image = IMAGE_TOWERS[config.image_tower](config)
         self.text = TextTower(config)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / config.initial_temperature)))
-        for tower, width, depth in (
-            (self.image, config.image_width, config.image_depth),
-            (self.text, config.text_width, config.text_depth),
-        ):
-            _initialise(tower.blocks, width, depth)
-        self.register_buffer("pixel_mean", rearrange(torch.tensor(PIXEL_MEAN), "c -> c 1 1"), persistent=False)
-        self.register_buffer("pixel_std", rearrange(torch.tensor(PIXEL_STD), "c -> c 1 1"), persistent=False)
+        if isinstance(self.image, ImageTower):
+            _initialise(self.image.blocks, config.image_width, config.image_depth)
+        _initialise(self.text.blocks, config.text_width, config.text_depth)
+        self.register_buffer("pixel_mean", rearrange(torch.tensor(config.pixel_mean), "c -> c 1 1"), persistent=False)
+        self.register_buffer("pixel_std", rearrange(torch.tensor(config.pixel_std), "c -> c 1 1"), persistent=False)
 
     @property
     def scale(self) -> Tensor:
@@ -151,7 +138,10 @@ class CLIP(nn.Module):
         Raises `ValueError` for a caption that does not fit, unless `truncate`, and when the model has no tokenizer.
         """
         if self.tokenizer is None:
-            raise ValueError("this CLIP was built without a tokenizer; load one from a checkpoint folder")
+            raise ValueError(
+                "this CLIP was built without a tokenizer; load one from a checkpoint folder, or give the tokenizer's "
+                "files where weights are imported"
+            )
         room = self.config.text_positions - 2
         rows = torch.zeros(len(captions), self.config.text_positions, dtype=torch.int64)
         for row, caption in zip(rows, captions, strict=True):
@@ -163,8 +153,8 @@ class CLIP(nn.Module):
         return rows
 
     def preprocess(self, images: list[Image.Image]) -> Tensor:
-        """Shorter side to image_size (bicubic), centre crop: (b, 3, image_size, image_size) in [0, 1]."""
-        return to_tensor([_square(image.convert("RGB"), self.config.image_size) for image in images])
+        """Scaled to `shorter_side`, then the centre of it: (b, 3, image_size, image_size) in [0, 1]."""
+        return to_tensor([_square(image.convert("RGB"), self.config) for image in images])
 
     @torch.inference_mode()
     def score(self, images: list[Image.Image], captions: list[str], batch_size: int = 256) -> Tensor:
@@ -182,13 +172,46 @@ class CLIP(nn.Module):
     @classmethod
     def load(cls, folder: str | Path) -> "CLIP":
         """A model in eval mode from a checkpoint folder. Raises `CheckpointError` with what is wrong with it."""
-        config, _ = checkpoint.read_config(folder, "clip")
+        written, _ = checkpoint.read_config(folder, "clip")
+        config = CLIPConfig(**written)
         try:
-            tokenizer = CaptionTokenizer.load(Path(folder) / checkpoint.TOKENIZER)
+            tokenizer = TOKENIZERS[config.tokenizer](Path(folder) / checkpoint.TOKENIZER)
         except ValueError as error:
             raise CheckpointError(str(error)) from error
-        model = cls(CLIPConfig(**config), tokenizer)
+        model = cls(config, tokenizer)
         checkpoint.load_weights(folder, model)
+        return model.eval()
+
+    @classmethod
+    def from_openai(cls, path: str | Path, merges: str | Path | None = None) -> "CLIP":
+        """One of OpenAI's CLIPs, ViT or ResNet, in eval mode and fp32, with its own way of preparing pictures.
+
+        `path` is a published TorchScript archive (ViT-B-32.pt, RN50.pt, ...), of which no code is run, or a state
+        dict; `merges` the bpe_simple_vocab_16e6.txt.gz published with them, or another file that `CLIPTokenizer.read`
+        takes. Without it captions cannot be read. Raises `ValueError` with what is wrong with them.
+        """
+        return cls.from_published(read_openai_clip(path, merges))
+
+    @classmethod
+    def from_huggingface(cls, folder: str | Path, tokenizer: str | Path | None = None) -> "CLIP":
+        """A CLIPModel saved by Hugging Face's transformers, in eval mode and fp32.
+
+        `folder` holds model.safetensors, config.json, perhaps preprocessor_config.json, and the tokenizer's files;
+        `tokenizer` is the folder of these where they are elsewhere. Where there are none, captions cannot be read.
+        Raises `ValueError` with what is wrong with them.
+        """
+        return cls.from_published(read_huggingface_clip(folder, tokenizer))
+
+    @classmethod
+    def from_published(cls, published: Published) -> "CLIP":
+        """A model in eval mode from what `dalle.interop` read. Raises `CheckpointError` if its parts do not fit."""
+        weights = Path(published.meta["files"]["weights"]["file"])
+        try:
+            model = cls(CLIPConfig(**published.sizes), published.tokenizer)
+        except (ValueError, TypeError, ArithmeticError) as error:
+            raise CheckpointError(f"no CLIP has the sizes of {weights}: {error}") from error
+        checkpoint.check_tensors(model.state_dict(), published.tensors, weights)
+        model.load_state_dict(published.tensors)
         return model.eval()
 
 
@@ -202,10 +225,11 @@ def _initialise(blocks: nn.ModuleList, width: int, depth: int) -> None:
             nn.init.zeros_(module.bias)
 
 
-def _square(image: Image.Image, size: int) -> Image.Image:
-    shorter = min(image.size)
-    width, height = (round(side * size / shorter) for side in image.size)
+def _square(image: Image.Image, config: CLIPConfig) -> Image.Image:
+    size, shorter = config.image_size, min(image.size)
+    width, height = (side * (config.shorter_side or size) // shorter for side in image.size)
     if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (width - size) // 2, (height - size) // 2
+        image = image.resize((width, height), Image.Resampling[config.resample.upper()])
+    offset = round if config.crop_rounding == "even" else math.floor
+    left, top = offset((width - size) / 2), offset((height - size) / 2)
     return image.crop((left, top, left + size, top + size))

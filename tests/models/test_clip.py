@@ -1,5 +1,6 @@
 """CLIP: two towers that put pictures and captions on one sphere."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 
 from dalle.checkpoint import CheckpointError
+from dalle.clip_tokenizer import CLIPTokenizer
 from dalle.models.clip import CLIP, CLIPConfig
 from dalle.tokenizer import CaptionTokenizer
 
@@ -130,11 +132,36 @@ def test_the_scale_starts_at_the_papers_temperature_and_is_clipped_at_100(clip):
     assert clip(pixels(1), clip.tokenize(CAPTIONS[:1]))[2].item() == 100
 
 
+@torch.no_grad()
+def test_the_text_tower_is_read_at_the_end_token_that_is_told_or_at_the_largest_id(config, clip):
+    told = CLIP(replace(config, end_id=5)).eval()
+    told.load_state_dict(clip.state_dict())
+    ids = torch.tensor([[config.start_token, 9, 5, config.end_token, 5]])
+    for model, length in ((told, 3), (clip, 4)):
+        torch.testing.assert_close(model.encode_text(ids), model.encode_text(ids[:, :length]))
+        assert not torch.allclose(model.encode_text(ids), model.encode_text(ids[:, : length - 1]), atol=1e-3)
+
+
 def test_sizes_that_do_not_divide_are_refused():
     with pytest.raises(ValueError, match="image_size=30 must be a multiple of patch=8"):
         CLIPConfig(image_size=30, patch=8)
     with pytest.raises(ValueError, match="width=768 does not divide into heads=7"):
         CLIP(CLIPConfig(image_heads=7))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"image_tower": "mixer"}, "image_tower='mixer' is unknown; choose one of vit, resnet"),
+        ({"resample": "cubic"}, "resample='cubic' is unknown; choose one of nearest, "),
+        ({"crop_rounding": "up"}, "crop_rounding='up' is unknown; choose one of down, even"),
+        ({"tokenizer": "word"}, "tokenizer='word' is unknown; choose one of dalle, openai, huggingface"),
+        ({"shorter_side": 200}, "shorter_side=200 must be at least image_size=224"),
+    ],
+)
+def test_choices_that_there_are_not_are_refused(changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        CLIPConfig(**changes)
 
 
 # --- captions --------------------------------------------------------------------------------------------------
@@ -199,6 +226,34 @@ def test_a_picture_of_the_right_size_is_taken_as_it_is(clip):
     assert clip.preprocess([image]).mul(255).round().byte().movedim(1, -1).numpy().tobytes() == image.tobytes()
 
 
+def test_a_wider_margin_is_cropped_off(config, clip):
+    wide = CLIP(replace(config, shorter_side=20))
+    image = noise(20, 20)
+    assert wide.preprocess([image]).equal(clip.preprocess([image.crop((4, 4, 16, 16))]))
+
+
+@pytest.mark.parametrize(
+    ("rounding", "lefts"), [("down", [0, 0, 1, 1, 2, 2, 3, 3]), ("even", [0, 0, 1, 2, 2, 2, 3, 4])]
+)
+def test_half_a_pixel_of_the_crops_offset_goes_where_the_config_says(config, clip, rounding, lefts):
+    model = CLIP(replace(config, crop_rounding=rounding))
+    for margin, left in enumerate(lefts):
+        image = noise(12 + margin, 12)
+        assert model.preprocess([image]).equal(clip.preprocess([image.crop((left, 0, left + 12, 12))]))
+
+
+def test_pictures_are_scaled_by_the_filter_and_normalised_by_the_numbers_of_the_config(config, clip):
+    other = CLIP(replace(config, resample="nearest", pixel_mean=(0.1, 0.2, 0.3), pixel_std=(0.5, 0.6, 0.7))).eval()
+    other.load_state_dict(clip.state_dict())
+    assert other.preprocess([noise(24, 24)]).equal(
+        clip.preprocess([noise(24, 24).resize((12, 12), Image.Resampling.NEAREST)])
+    )
+    mean, std = (torch.tensor(each)[:, None, None] for each in ((0.1, 0.2, 0.3), (0.5, 0.6, 0.7)))
+    as_published = (pixels(2) - mean) / std * clip.pixel_std + clip.pixel_mean
+    with torch.no_grad():
+        torch.testing.assert_close(other.encode_image(pixels(2)), clip.encode_image(as_published))
+
+
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1"])
 def test_pictures_of_every_mode_are_read_as_rgb(clip, mode):
     image = noise(12, 12).convert(mode)
@@ -250,3 +305,44 @@ def test_a_missing_tokenizer_is_named(clip, tmp_path):
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
         CLIP.load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["openai", "huggingface"])
+def test_a_published_tokenizer_comes_back_with_its_start_and_end(kind, config, tmp_path):
+    (tmp_path / "merges.txt").write_text("t h\nth e</w>\n")
+    published = CLIPTokenizer.from_merges(tmp_path / "merges.txt", 516, openai=kind == "openai")
+    sizes = replace(config, text_vocabulary=520, tokenizer=kind, start_id=514, end_id=515)
+    clip = CLIP(sizes, published).eval()
+    clip.save(tmp_path / "checkpoint")
+    loaded = CLIP.load(tmp_path / "checkpoint")
+    assert loaded.config == sizes
+    captions = ["The &amp; the", "the"]
+    assert loaded.tokenize(captions).equal(clip.tokenize(captions))
+    assert loaded.tokenize(captions)[1].tolist()[:4] == [514, 513, 515, 0]
+    assert (loaded.tokenize(captions)[0, 4] == 515) == (kind == "openai")  # the other reads four more letters
+    assert loaded.score([noise(9, 9)], captions).equal(clip.score([noise(9, 9)], captions))
+
+
+def test_a_resnet_comes_back_with_the_averages_of_its_norms(config, tokenizer, tmp_path):
+    sizes = replace(
+        config, image_tower="resnet", image_size=32, image_width=4, image_blocks=(1, 1, 1, 2), image_heads=4
+    )
+    clip = CLIP(sizes, tokenizer)
+    clip.encode_image(torch.rand(4, 3, 32, 32))  # in training, norms average over batches
+    clip.eval().save(tmp_path)
+    loaded = CLIP.load(tmp_path)
+    assert loaded.config == sizes
+    assert loaded.score([noise(40, 33)], CAPTIONS).equal(clip.score([noise(40, 33)], CAPTIONS))
+    assert loaded.image.stem[0].norm.num_batches_tracked == 1
+
+
+def test_a_checkpoint_from_before_clips_were_imported_still_loads(clip, tmp_path):
+    clip.save(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    known = ("image_size", "patch", "image_width", "image_depth", "image_heads", "embedding", "initial_temperature")
+    known += ("largest_scale", "text_vocabulary", "text_positions", "text_width", "text_depth", "text_heads")
+    written["model"] = {name: written["model"][name] for name in known}
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    loaded = CLIP.load(tmp_path)
+    assert loaded.config == clip.config
+    assert loaded.score([noise(9, 9)], CAPTIONS).equal(clip.score([noise(9, 9)], CAPTIONS))

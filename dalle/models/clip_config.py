@@ -1,0 +1,69 @@
+"""What a CLIP is: the sizes of its towers, and how pictures and captions are prepared for it."""
+
+from dataclasses import dataclass
+
+from PIL import Image
+
+# mean and standard deviation of the pixels of CLIP's training pictures, as published with the weights
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
+PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class CLIPConfig:
+    """Sizes of a CLIP model; the defaults are those of the published ViT-B/32."""
+
+    image_size: int = 224  # side of the pictures in pixels
+    image_tower: str = "vit"  # "vit" | "resnet"
+    patch: int = 32  # vit: side of a patch in pixels
+    image_width: int = 768  # resnet: of the first stage
+    image_depth: int = 12  # vit
+    image_blocks: tuple[int, ...] = (3, 4, 6, 3)  # resnet: how many in each stage
+    image_heads: int = 12  # resnet: of the attention at its end
+    image_mlp: int | None = None  # vit: width inside the MLPs; None: 4 image_width
+    image_activation: str = "quick_gelu"  # vit: "quick_gelu" | "gelu"
+    image_eps: float = 1e-5  # vit: of the layer norms
+    text_vocabulary: int = 49_408  # ids of captions, the start and end tokens included
+    text_positions: int = 77  # the start and end tokens included
+    text_width: int = 512
+    text_depth: int = 12
+    text_heads: int = 8
+    text_mlp: int | None = None  # None: 4 text_width
+    text_activation: str = "quick_gelu"
+    text_eps: float = 1e-5
+    start_id: int | None = None  # None: the last id but one
+    end_id: int | None = None  # where it stands first, the text tower is read; None: the largest id
+    embedding: int = 512  # dimensions of the space that pictures and captions share
+    initial_temperature: float = 0.07  # CLIP paper, Section 2.5
+    largest_scale: float = 100.0  # the logits' scale is clipped here, for stability (Section 2.5)
+    shorter_side: int | None = None  # pictures are scaled to this before the crop; None: image_size
+    resample: str = "bicubic"  # how they are scaled, by Pillow's names
+    crop_rounding: str = "down"  # half a pixel of the centre crop's offset goes "down" | "even": as in torchvision
+    pixel_mean: tuple[float, ...] = PIXEL_MEAN
+    pixel_std: tuple[float, ...] = PIXEL_STD
+    tokenizer: str = "dalle"  # "dalle": learned from our captions | "openai" | "huggingface": as published by them
+
+    def __post_init__(self) -> None:
+        for name in ("image_blocks", "pixel_mean", "pixel_std"):  # JSON has lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        known = {
+            "image_tower": ("vit", "resnet"),
+            "resample": tuple(each.name.lower() for each in Image.Resampling),
+            "crop_rounding": ("down", "even"),
+            "tokenizer": ("dalle", "openai", "huggingface"),
+        }
+        for name, choices in known.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}")
+        if self.image_tower == "vit" and self.image_size % self.patch:
+            raise ValueError(f"image_size={self.image_size} must be a multiple of patch={self.patch}")
+        if self.shorter_side is not None and self.shorter_side < self.image_size:
+            raise ValueError(f"shorter_side={self.shorter_side} must be at least image_size={self.image_size}")
+
+    @property
+    def start_token(self) -> int:
+        return self.text_vocabulary - 2 if self.start_id is None else self.start_id
+
+    @property
+    def end_token(self) -> int:
+        return self.text_vocabulary - 1 if self.end_id is None else self.end_id

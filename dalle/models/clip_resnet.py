@@ -1,0 +1,110 @@
+"""CLIP's other image tower: a ResNet whose last step is attention (CLIP paper, Section 2.4; OpenAI's released code)."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from dalle.models.attention import full
+
+CELL = 32  # pixels that a cell of the last feature map is wide
+GROWTH = 4  # a block's output is this many times as wide as what its 3x3 convolution sees
+
+
+class Convolution(nn.Module):
+    """A convolution without bias, normalised over the batch."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1):
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
+        self.norm = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+
+class Bottleneck(nn.Module):
+    """A residual block. A stride is an average over cells, never a step over them: so nothing is aliased."""
+
+    def __init__(self, inputs: int, width: int, stride: int):
+        super().__init__()
+        outputs = GROWTH * width
+        self.reduce = Convolution(inputs, width, 1)
+        self.middle = Convolution(width, width, 3)
+        self.pool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+        self.expand = Convolution(width, outputs, 1)
+        self.shortcut = Convolution(inputs, outputs, 1) if stride > 1 or inputs != outputs else nn.Identity()
+        nn.init.zeros_(self.expand.norm.weight)  # a fresh block passes on what it is given
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = F.relu(self.reduce(x))  # (b, d, h, w)
+        branch = F.relu(self.middle(branch))  # (b, d, h, w)
+        branch = self.expand(self.pool(branch))  # (b, 4 d, h / stride, w / stride)
+        return F.relu(branch + self.shortcut(self.pool(x)))
+
+
+class AttentionPool(nn.Module):
+    """One look at all cells, whose query is their mean."""
+
+    def __init__(self, width: int, cells: int, heads: int, embedding: int):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"the last stage, {width} wide, does not divide into heads={heads}")
+        self.heads = heads
+        self.positions = nn.Parameter(torch.randn(1 + cells, width) * width**-0.5)
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.out = nn.Linear(width, embedding)
+        for layer in (self.query, self.key, self.value, self.out):
+            nn.init.normal_(layer.weight, std=width**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        cells = rearrange(x, "b d h w -> b (h w) d")
+        cells = torch.cat([cells.mean(dim=1, keepdim=True), cells], dim=1) + self.positions  # (b, 1 + h w, d)
+        q, k, v = self.query(cells[:, :1]), self.key(cells), self.value(cells)
+        q, k, v = (rearrange(each, "b n (heads d) -> b heads n d", heads=self.heads) for each in (q, k, v))
+        return self.out(rearrange(full(q, k, v), "b heads 1 d -> b (heads d)"))  # (b, embedding)
+
+
+class ResNetTower(nn.Module):
+    """Pixels to a feature: three convolutions, four stages of residual blocks, attention over what they found.
+
+    Each stage after the first halves the grid and doubles the width; `blocks` says how many each has (RN50:
+    3, 4, 6, 3), `width` how wide the first is (RN50: 64).
+
+    Raises:
+        ValueError: an image_size that is no multiple of 32, an odd width, or heads that do not divide 32 width.
+    """
+
+    def __init__(self, image_size: int, width: int, blocks: Sequence[int], heads: int, embedding: int):
+        super().__init__()
+        if image_size % CELL or width % 2:
+            raise ValueError(f"image_size={image_size} must be a multiple of {CELL}, and width={width} even")
+        half = width // 2
+        self.stem = nn.Sequential(
+            Convolution(3, half, 3, stride=2),
+            nn.ReLU(),
+            Convolution(half, half, 3),
+            nn.ReLU(),
+            Convolution(half, width, 3),
+            nn.ReLU(),
+            nn.AvgPool2d(2),
+        )
+        widths = [width * 2**stage for stage in range(len(blocks))]  # of the 3x3 convolutions
+        inputs = [width, *(GROWTH * each for each in widths)]
+        self.stages = nn.Sequential(
+            *(_stage(inputs[stage], widths[stage], blocks[stage], 2 if stage else 1) for stage in range(len(blocks)))
+        )
+        self.pool = AttentionPool(inputs[-1], (image_size // CELL) ** 2, heads, embedding)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = self.stem(pixels)  # (b, d, h / 4, w / 4)
+        x = self.stages(x)  # (b, 32 d, h / 32, w / 32)
+        return self.pool(x)  # (b, embedding)
+
+
+def _stage(inputs: int, width: int, depth: int, stride: int) -> nn.Sequential:
+    """`depth` blocks, the first of which takes the stride."""
+    first = Bottleneck(inputs, width, stride)
+    return nn.Sequential(first, *(Bottleneck(GROWTH * width, width, 1) for _ in range(depth - 1)))

@@ -1,0 +1,155 @@
+"""CLIP's ResNet; that it computes what OpenAI's does is shown in tests/interop/test_openai_clip.py."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dalle import losses
+from dalle.models.clip import CLIP, CLIPConfig
+from dalle.models.clip_resnet import AttentionPool, Bottleneck, ResNetTower
+
+RN50 = CLIPConfig(image_tower="resnet", image_width=64, image_blocks=(3, 4, 6, 3), image_heads=32, embedding=1024)
+SMALL = CLIPConfig(
+    image_size=64,
+    image_tower="resnet",
+    image_width=4,
+    image_blocks=(1, 2, 1, 1),
+    image_heads=4,
+    text_vocabulary=20,
+    text_positions=6,
+    text_width=16,
+    text_depth=1,
+    text_heads=2,
+    embedding=8,
+)
+
+
+@pytest.fixture
+def tower() -> ResNetTower:
+    """With all weights at random: in a fresh one, residual branches add nothing."""
+    torch.manual_seed(0)
+    tower = ResNetTower(64, 4, (1, 2, 1, 1), 4, 8).eval()
+    with torch.no_grad():
+        for tensor in tower.state_dict().values():
+            if tensor.is_floating_point() and tensor.ndim == 1:
+                tensor.add_(torch.rand(tensor.shape))
+    return tower
+
+
+def pictures(count: int) -> torch.Tensor:
+    """(count, 3, 64, 64), coarse: noise would look the same to every cell."""
+    return F.interpolate(torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(0)), 64)
+
+
+def test_the_published_rn50_has_its_number_of_parameters():
+    with torch.device("meta"):
+        model = CLIP(RN50)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 102_007_137
+    assert model.image.pool.positions.shape == (50, 2048)
+
+
+@torch.no_grad()
+def test_pictures_become_features_through_a_grid_a_32nd_as_wide(tower):
+    pixels = pictures(3)
+    assert tower(pixels).shape == (3, 8)
+    shapes = [tower.stem(pixels).shape[1:]]
+    shapes += [tower.stages[: number + 1](tower.stem(pixels)).shape[1:] for number in range(4)]
+    assert shapes == [(4, 16, 16), (16, 16, 16), (32, 8, 8), (64, 4, 4), (128, 2, 2)]
+
+
+@torch.no_grad()
+def test_every_cell_and_its_place_count(tower):
+    image = pictures(1)
+    before = tower(image)
+    for y in (0, 32):
+        for x in (0, 32):
+            changed = image.clone()
+            changed[:, :, y : y + 32, x : x + 32] = 0
+            assert not torch.allclose(tower(changed), before, atol=1e-4)
+    assert not torch.allclose(tower(image.flip(-1)), before, atol=1e-4)
+
+
+@torch.no_grad()
+def test_what_stands_beside_it_in_a_batch_leaves_a_feature_alone(tower):
+    pixels = pictures(4)
+    together = tower(pixels)
+    for row in range(4):
+        torch.testing.assert_close(tower(pixels[row : row + 1])[0], together[row])
+
+
+@torch.no_grad()
+def test_a_stride_is_an_average_of_what_no_stride_gives():
+    """A step over cells would look at one in four of them and pass on their aliases."""
+    torch.manual_seed(0)
+    still, strided = Bottleneck(8, 4, 1).eval(), Bottleneck(8, 4, 2).eval()
+    x = torch.rand(2, 8, 6, 6)
+    torch.testing.assert_close(strided.shortcut(strided.pool(x)), F.avg_pool2d(strided.shortcut(x), 2))
+    assert strided(x).shape == (2, 16, 3, 3)
+    assert still(x).shape == (2, 16, 6, 6)
+
+
+@torch.no_grad()
+def test_a_fresh_block_passes_on_its_input():
+    x = torch.rand(2, 16, 6, 6)
+    assert Bottleneck(16, 4, 1)(x).equal(x)
+
+
+@torch.no_grad()
+def test_the_attention_at_the_end_is_torchs_asked_by_the_mean():
+    torch.manual_seed(0)
+    pool = AttentionPool(12, 6, 3, 5)
+    x = torch.rand(2, 12, 2, 3)
+    cells = x.flatten(2).permute(2, 0, 1)
+    cells = torch.cat([cells.mean(0, keepdim=True), cells]) + pool.positions[:, None]
+    expected, _ = F.multi_head_attention_forward(
+        cells[:1],
+        cells,
+        cells,
+        12,
+        3,
+        None,
+        torch.cat([pool.query.bias, pool.key.bias, pool.value.bias]),
+        None,
+        None,
+        False,
+        0.0,
+        pool.out.weight,
+        pool.out.bias,
+        use_separate_proj_weight=True,
+        q_proj_weight=pool.query.weight,
+        k_proj_weight=pool.key.weight,
+        v_proj_weight=pool.value.weight,
+    )
+    torch.testing.assert_close(pool(x), expected[0])
+
+
+def test_one_batch_overfits():
+    torch.manual_seed(0)
+    clip = CLIP(SMALL)
+    pixels, ids = pictures(4), torch.randint(18, (4, 6))
+    ids[:, -1] = clip.config.end_token
+    optimizer = torch.optim.Adam(clip.parameters(), 3e-3)
+    for _ in range(30):
+        loss = losses.contrastive(*clip(pixels, ids))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.2
+    assert all(parameter.grad is not None for parameter in clip.parameters())
+
+
+def test_sizes_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match="image_size=224 must be a multiple of 32, and width=7 even"):
+        ResNetTower(224, 7, (1, 1, 1, 1), 4, 8)
+    with pytest.raises(ValueError, match="image_size=200 must be a multiple of 32"):
+        ResNetTower(200, 8, (1, 1, 1, 1), 4, 8)
+    with pytest.raises(ValueError, match="the last stage, 256 wide, does not divide into heads=12"):
+        ResNetTower(64, 8, (1, 1, 1, 1), 12, 8)
+
+
+@torch.no_grad()
+def test_a_saved_resnet_gives_the_same_features(tower):
+    other = ResNetTower(64, 4, (1, 2, 1, 1), 4, 8).eval()
+    other.load_state_dict(tower.state_dict())
+    pixels = pictures(2)
+    assert other(pixels).equal(tower(pixels))
