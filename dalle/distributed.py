@@ -6,6 +6,7 @@ The processes come from `torchrun`. Ranks count from 0; only the first writes fi
 import gc
 import os
 import warnings
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
@@ -82,6 +83,16 @@ def mean(values: Tensor) -> Tensor:
     total = values.detach().clone()
     dist.all_reduce(total)
     return total / world()
+
+
+def total(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The sum over the ranks of each of `tensors`, all in one message, without gradients."""
+    if world() == 1 or not tensors:
+        return list(tensors)
+    message = torch.cat([each.detach().flatten() for each in tensors])
+    dist.all_reduce(message)
+    parts = message.split([each.numel() for each in tensors])
+    return [part.view(each.shape) for part, each in zip(parts, tensors, strict=True)]
 
 
 def gather(values: Tensor) -> Tensor:

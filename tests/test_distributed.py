@@ -11,20 +11,40 @@ import pytest
 import torch
 
 from dalle import distributed
+from dalle.training.optimizer import OptimizerConfig
+from dalle.training.powersgd import CompressionConfig
+from dalle.training.schedules import Schedule
 
 TRAINING_TESTS = Path(__file__).parent / "training"
 sys.path.insert(0, str(TRAINING_TESTS))
 
-from line_stage import LineConfig, LineStage, fit  # noqa: E402 (found on the path set above)
+from line_stage import BlockStage, LineConfig, LineStage, fit  # noqa: E402 (found on the path set above)
 
 EXACT = LineConfig(dropout=0.0, noise=0.0, clip_norm=0.5)  # noise differs from rank to rank
+BLOCKS = replace(
+    EXACT,
+    optimizer=OptimizerConfig(Schedule(start=3e-3), eps=1e-3),
+    log_every=1,
+    validate_every=0,
+    preview_every=0,
+    save_every=10,
+)
+COMPRESSED = replace(BLOCKS, compression=CompressionConfig(rank=2, blocks=1))
+RUNS = {
+    "averaged": BLOCKS,
+    "compressed": COMPRESSED,
+    "enough": replace(BLOCKS, compression=CompressionConfig(rank=8, blocks=1)),  # gradients of 8 points have no more
+    "spoilt averaged": replace(BLOCKS, precision="float16", gradient_scaling="resblock", steps=6),
+    "spoilt compressed": replace(COMPRESSED, precision="float16", gradient_scaling="resblock", steps=6),
+    "spoilt under one scale": replace(COMPRESSED, precision="float16", steps=6),
+}
 
 RANK = """
 import json, sys
 from pathlib import Path
 import torch
 from dalle import distributed
-from test_distributed import EXACT, contrast, fit
+from test_distributed import EXACT, contrast, fit, flat, runs_of_blocks
 
 device, folder = distributed.start("cpu"), Path(sys.argv[1])
 rank = distributed.rank()
@@ -39,6 +59,8 @@ facts = {
     "any": [distributed.any_rank(rank == 1), distributed.any_rank(False)],
     "mean": distributed.mean(torch.tensor(float(rank))).item(),
     "slope": distributed.mean(scale.grad).item(),
+    "total": [each.tolist() for each in distributed.total([torch.tensor([[1.0, rank]]), torch.tensor(2.0)])],
+    "runs": {name: flat(stage).tolist() for name, stage in runs_of_blocks(folder).items()},
 }
 (folder / f"rank{rank}.json").write_text(json.dumps(facts))
 distributed.stop()
@@ -50,6 +72,34 @@ def contrast(scale, rows):
     points = torch.arange(12.0).reshape(6, 2).cos()
     features = distributed.gather((scale * points[rows]).sin())
     return (features @ features.T).logsumexp(1).mean()
+
+
+class Spoilt(BlockStage):
+    """Its loss is infinite in the fourth update, on the last rank alone."""
+
+    def loss(self, model, batch, step, generator):
+        loss, metrics = super().loss(model, batch, step, generator)
+        bad = step == 3 and distributed.rank() == distributed.world() - 1
+        return (loss * torch.inf if bad else loss), metrics
+
+
+def runs_of_blocks(folder):
+    """Everything in RUNS, and the compressed one once more, with an interruption."""
+    kinds = {name: Spoilt if name.startswith("spoilt") else BlockStage for name in RUNS}
+    stages = {name: fit(folder / name, config, kinds[name](config)) for name, config in RUNS.items()}
+    half = replace(COMPRESSED, steps=10)
+    fit(folder / "interrupted", half, BlockStage(half))
+    stages["interrupted"] = fit(folder / "interrupted", COMPRESSED, BlockStage(COMPRESSED))
+    return stages
+
+
+def flat(stage):
+    return torch.cat([each.detach().flatten() for each in stage.model.parameters()])
+
+
+def lines(folder):
+    read = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in read if line["split"] == "train"]
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +142,50 @@ def test_gradients_flow_through_what_was_gathered(two_ranks):
         assert facts["slope"] == pytest.approx(scale.grad.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("name", [*RUNS, "interrupted"])
+def test_ranks_keep_the_same_weights(two_ranks, name):
+    first, second = (facts["runs"][name] for facts in two_ranks[1])
+    assert first == second
+    assert torch.tensor(first).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["averaged", "compressed"])
+def test_two_ranks_train_blocks_as_one_with_compression_and_without(two_ranks, tmp_path, name):
+    alone = fit(tmp_path, RUNS[name], BlockStage(RUNS[name]))
+    torch.testing.assert_close(torch.tensor(two_ranks[1][0]["runs"][name]), flat(alone), atol=1e-4, rtol=1e-3)
+
+
+def test_compressed_training_learns_what_averaged_training_learns(two_ranks):
+    folder, (facts, _) = two_ranks
+    averaged, compressed = lines(folder / "averaged"), lines(folder / "compressed")
+    for losses in (averaged, compressed):
+        assert losses[-1]["loss"] < losses[0]["loss"] / 5
+    assert compressed[0]["gradient_norm"] < averaged[0]["gradient_norm"]  # some of it is kept for later
+    assert facts["runs"]["averaged"] != facts["runs"]["compressed"]
+
+
+def test_with_a_rank_that_suffices_compression_changes_nothing(two_ranks):
+    first = two_ranks[1][0]["runs"]
+    torch.testing.assert_close(torch.tensor(first["enough"]), torch.tensor(first["averaged"]), atol=1e-4, rtol=1e-3)
+
+
+def test_a_compressed_run_of_two_ranks_goes_on_to_the_same_bits(two_ranks):
+    runs = two_ranks[1][0]["runs"]
+    assert runs["interrupted"] == runs["compressed"]
+
+
+@pytest.mark.parametrize("name", [name for name in RUNS if name.startswith("spoilt")])
+def test_what_is_not_finite_on_one_rank_is_skipped_by_all(two_ranks, name):
+    skipped = [line["skipped"] for line in lines(two_ranks[0] / name)]
+    assert skipped[3] == skipped[2] + 1
+    assert skipped[5] == skipped[3]
+
+
+def test_ranks_lower_their_scale_together(two_ranks):
+    written = lines(two_ranks[0] / "spoilt under one scale")
+    assert written[4]["lowest_scale"] == pytest.approx(2.0 ** (16 - written[3]["skipped"]), rel=0.01)  # a mean of both
+
+
 def test_ranks_agree(two_ranks):
     for rank, facts in enumerate(two_ranks[1]):
         assert facts["world"] == 2
@@ -99,6 +193,7 @@ def test_ranks_agree(two_ranks):
         assert facts["said"] == "from 0"
         assert facts["any"] == [True, False]
         assert facts["mean"] == 0.5
+        assert facts["total"] == [[[2.0, 1.0]], 4.0]
 
 
 def test_a_run_of_two_ranks_goes_on_alone(two_ranks, tmp_path):
@@ -119,6 +214,7 @@ def test_alone_everything_is_idle():
     assert distributed.mean(torch.tensor(2.0)) == 2.0
     values = torch.ones(2)
     assert distributed.gather(values) is values
+    assert distributed.total([values])[0] is values
     model = torch.nn.Linear(1, 1)
     assert distributed.wrap(model) is model
     distributed.barrier()

@@ -1,10 +1,20 @@
 """What every transformer here is made of: pre-LN residual blocks, the MLP, and linear layers kept in fp32."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dalle.models.attention import Attend, SelfAttention, full
+
+Way = Callable[..., Tensor]
+"""How a residual branch is run: its function, x (b, n, d) and what else that function is given -> (b, n, d)."""
+
+
+def directly(branch: Way, x: Tensor, *context: Attend) -> Tensor:
+    """branch(x)."""
+    return branch(x, *context)
 
 
 class QuickGELU(nn.Module):
@@ -19,19 +29,20 @@ ACTIVATIONS = {"quick_gelu": QuickGELU, "gelu": nn.GELU}
 
 
 class MLP(nn.Module):
-    """width -> 4 width -> width with one nonlinearity between (the factor is in the paper's Table 2).
+    """width -> mlp_width -> width with one nonlinearity between; None: 4 width (the factor is in the paper's Table 2).
 
     Raises:
         ValueError: `activation` is not a name in `ACTIVATIONS`.
     """
 
-    def __init__(self, width: int, activation: str = "quick_gelu"):
+    def __init__(self, width: int, activation: str = "quick_gelu", mlp_width: int | None = None):
         super().__init__()
+        mlp_width = 4 * width if mlp_width is None else mlp_width
         if activation not in ACTIVATIONS:
             raise ValueError(f"unknown activation {activation!r}; choose one of {', '.join(ACTIVATIONS)}")
-        self.expand = nn.Linear(width, 4 * width)
+        self.expand = nn.Linear(width, mlp_width)
         self.activation = ACTIVATIONS[activation]()
-        self.out = nn.Linear(4 * width, width)
+        self.out = nn.Linear(mlp_width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, n, d) -> (b, n, d)."""
@@ -39,24 +50,35 @@ class MLP(nn.Module):
 
 
 class Residual(nn.Module):
-    """x + branch(norm(x)): one residual block as the paper counts them, 128 in 64 layers (App. D)."""
+    """x + branch(norm(x)): one residual block as the paper counts them, 128 in 64 layers (App. D).
 
-    def __init__(self, width: int, branch: nn.Module):
+    Training may set another `way` to run branch and norm, which scales gradients or recomputes activations.
+    """
+
+    way: Way
+
+    def __init__(self, width: int, branch: nn.Module, eps: float = 1e-5):
         super().__init__()
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width, eps)
         self.branch = branch
+        self.way = directly
 
     def forward(self, x: Tensor, *context: Attend) -> Tensor:
-        return x + self.branch(self.norm(x), *context)
+        return x + self.way(self._normed_branch, x, *context)
+
+    def _normed_branch(self, x: Tensor, *context: Attend) -> Tensor:
+        return self.branch(self.norm(x), *context)
 
 
 class ResidualBlock(nn.Module):
     """Attention, then MLP, each a residual branch."""
 
-    def __init__(self, width: int, heads: int, activation: str = "quick_gelu"):
+    def __init__(
+        self, width: int, heads: int, activation: str = "quick_gelu", mlp_width: int | None = None, eps: float = 1e-5
+    ):
         super().__init__()
-        self.attention = Residual(width, SelfAttention(width, heads))
-        self.mlp = Residual(width, MLP(width, activation))
+        self.attention = Residual(width, SelfAttention(width, heads), eps)
+        self.mlp = Residual(width, MLP(width, activation, mlp_width), eps)
 
     def forward(self, x: Tensor, attend: Attend = full) -> Tensor:
         """(b, n, d) -> (b, n, d); `attend` says which states see which."""

@@ -59,6 +59,8 @@ class Trainer:
         self.progress = Progress(
             stage.name, state.step, config.steps, config.batch_size, state.seconds, shown=self.first
         )
+        if state.exchange.note:
+            self.progress.say(state.exchange.note)
 
     def train(self) -> None:
         state, config = self.state, self.config
@@ -132,7 +134,8 @@ class Trainer:
         """One optimizer step, which all ranks skip if loss or gradient is not finite; waits for no device."""
         state, config = self.state, self.config
         loss, metrics = self.gradients()
-        state.scaler.unscale_(state.optimizer)
+        state.scales.unscale()
+        state.exchange.combine(state.step)
         norm = get_total_norm([each.grad for each in self.parameters if each.grad is not None])
         if config.clip_norm is not None:
             clip_grads_with_norm_(self.parameters, config.clip_norm, norm)
@@ -140,7 +143,8 @@ class Trainer:
         finite = (torch.isfinite(loss) & torch.isfinite(norm)).float()
         rate = config.optimizer.learning_rate_at(state.step) * state.plateau.factor
         state.optimizer.step_where(finite, rate)
-        state.scaler.update()
+        metrics |= state.scales.metrics()
+        state.scales.update()
         state.step += 1
         state.average.update(state.step)
         state.plateau.update(loss, finite, state.step)
@@ -157,11 +161,11 @@ class Trainer:
         for micro_batch in range(count):
             batch = next(self.batches)
             generator = step_generator(run.seed, state.step, rank, run.device, micro_batch)
-            last = micro_batch == count - 1
-            with nullcontext() if last else distributed.without_sharing(self.model):
+            shared = state.exchange.in_backward and micro_batch == count - 1
+            with nullcontext() if shared else distributed.without_sharing(self.model):
                 with autocast(state.precision, run.device):
                     loss, metrics = self.stage.loss(self.model, batch, state.step, generator)
-                state.scaler.scale(loss / count).backward()
+                state.scales.of_loss(loss / count).backward()
             total += loss.detach() / count
             for name, value in metrics.items():
                 value = value.detach() if isinstance(value, Tensor) else value

@@ -23,19 +23,12 @@ def resolve(precision: str, device: torch.device) -> str:
         return "bfloat16" if fast else "float32"
     if precision not in FORMATS:
         raise ValueError(f"precision={precision} is unknown; choose auto, {', '.join(FORMATS)}")
-    if precision == "float16" and device.type != "cuda":
-        raise ValueError(f"precision=float16 needs a CUDA device, not {device.type}; choose bfloat16 or float32")
     return precision
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     """A context in which matrix products and convolutions compute in `precision`; weights stay float32."""
     return torch.autocast(device.type, FORMATS[precision], enabled=precision != "float32")
-
-
-def gradient_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
-    """One loss scale for the whole model, as the paper's dVAE has (Appendix A.2): for float16, else idle."""
-    return torch.amp.GradScaler(device.type, enabled=precision == "float16")
 
 
 def _has_bfloat16_instructions() -> bool:

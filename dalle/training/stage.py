@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from dalle.training.ema import EMAConfig
 from dalle.training.optimizer import OptimizerConfig
+from dalle.training.powersgd import CompressionConfig
+
+GRADIENT_SCALINGS = ("global", "resblock")
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,11 @@ class TrainingConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     clip_norm: float | None = None  # the gradient's norm is cut down to it (transformer: 4; paper, Appendix B.2)
     ema: EMAConfig = field(default_factory=EMAConfig)
-    precision: str = "auto"  # of the forward pass: auto | float32 | bfloat16 | float16 (CUDA, with loss scaling)
+    precision: str = "auto"  # of matrix products and convolutions: auto | float32 | bfloat16 | float16
+    gradient_scaling: str = "global"  # of float16: on the loss | "resblock": each residual branch's own (App. D)
+    gradient_exponent: int | None = None  # bits; simulates this narrow a format in branches, with scaling (float16: 5)
+    recompute: bool = False  # residual branches in the backward pass: less memory, a third more work (Section 2.4)
+    compression: CompressionConfig = field(default_factory=CompressionConfig)  # of what ranks exchange
     max_bad_steps: int = 25  # updates in a row skipped for an infinite loss or gradient before the run stops
     log_every: int = 50  # updates between two lines of metrics; 0 for any of these: only at the end
     validate_every: int = 5_000
@@ -36,6 +43,11 @@ class TrainingConfig:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise ValueError(f"clip_norm={self.clip_norm} must be above 0; null turns clipping off")
+        if self.gradient_scaling not in GRADIENT_SCALINGS:
+            choices = " or ".join(GRADIENT_SCALINGS)
+            raise ValueError(f"gradient_scaling={self.gradient_scaling} is unknown; choose {choices}")
+        if self.gradient_exponent is not None and not 2 <= self.gradient_exponent <= 5:
+            raise ValueError(f"gradient_exponent={self.gradient_exponent} must be 2 to 5 bits, or null for no format")
 
     def micro_batch_size(self, world: int) -> int:
         """Pictures per micro-batch and rank. Raises ValueError if the batch does not divide evenly."""

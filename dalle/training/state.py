@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from dalle import checkpoint, distributed
-from dalle.training import precision
+from dalle.training import branches, precision
 from dalle.training.ema import EMA
+from dalle.training.exchange import build_exchange
 from dalle.training.meter import Meter
 from dalle.training.optimizer import Plateau, build_optimizer
 from dalle.training.stage import TrainingConfig
@@ -28,10 +29,11 @@ class TrainState:
         self.optimizer = build_optimizer(model, config.optimizer)
         self.plateau = Plateau(config.optimizer.plateau, device)
         self.precision = distributed.broadcast(precision.resolve(config.precision, device))
-        self.scaler = precision.gradient_scaler(self.precision, device)
+        self.scales = branches.prepare(model, config, self.precision, device)
+        self.exchange = build_exchange(model, config.compression)
         self.meter = Meter(device)
         self.wandb_id = uuid.uuid4().hex[:8]
-        self._device = device
+        self._config, self._device = config, device
 
     def save(self, folder: Path, identity: dict[str, Any]) -> None:
         """Write the state and `identity`, the settings it belongs to. All ranks call it; the first writes."""
@@ -41,12 +43,13 @@ class TrainState:
             "seconds": self.seconds,
             "plateau": self.plateau.state(),
             "precision": self.precision,
-            "scaler": self.scaler.state_dict(),
+            "scales": self.scales.state(),
             "meter": self.meter.state(),
             "wandb_id": self.wandb_id,
         }
+        exchange = {f"exchange.{name}": tensor for name, tensor in self.exchange.state().items()}
         if distributed.is_first():
-            checkpoint.save_state(folder, self.step, self._tensors(), scalars)
+            checkpoint.save_state(folder, self.step, self._tensors() | exchange, scalars)
         distributed.barrier()
 
     def restore(self, folder: Path) -> None:
@@ -57,8 +60,8 @@ class TrainState:
         self.step, tensors, scalars = saved
         self.watched, self.seconds = scalars["watched"], scalars["seconds"]
         self.precision = scalars["precision"]
-        self.scaler = precision.gradient_scaler(self.precision, self._device)
-        self.scaler.load_state_dict(scalars["scaler"])
+        self.scales = branches.prepare(self.model, self._config, self.precision, self._device)
+        self.scales.restore(scalars["scales"])
         self.plateau.restore(scalars["plateau"])
         self.meter.restore(scalars["meter"])
         self.wandb_id = scalars["wandb_id"]
@@ -68,6 +71,7 @@ class TrainState:
             checkpoint.check_tensors(module.state_dict(), weights, path)
             module.load_state_dict(weights)
         self._restore_moments(_under("optimizer", tensors))
+        self.exchange.restore(_under("exchange", tensors))
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
@@ -78,20 +82,15 @@ class TrainState:
         return tensors
 
     def _restore_moments(self, tensors: dict[str, Tensor]) -> None:
-        # torch's own format numbers the parameters, group by group
-        names = {parameter: name for name, parameter in self.model.named_parameters()}
-        content = self.optimizer.state_dict()
-        parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
-        for number, parameter in enumerate(parameters):
-            name = names[parameter]
+        for name, parameter in self.model.named_parameters():
             if f"step.{name}" not in tensors:  # it never had a gradient
                 continue
-            moments = {"step": tensors[f"step.{name}"]}
+            moments = {"step": tensors[f"step.{name}"].to(parameter.device)}
             for moment in ("exp_avg", "exp_avg_sq"):
+                saved = tensors[f"{moment}.{name}"]
                 # the fused kernels pair up memory, not indices: a moment must lie there as its parameter does
-                moments[moment] = torch.empty_like(parameter).copy_(tensors[f"{moment}.{name}"])
-            content["state"][number] = moments
-        self.optimizer.load_state_dict(content)
+                moments[moment] = torch.empty_like(parameter, dtype=saved.dtype, requires_grad=False).copy_(saved)
+            self.optimizer.state[parameter] = moments
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dalle import checkpoint, distributed
+from dalle.models.blocks import ResidualBlock
 from dalle.training.ema import EMAConfig
 from dalle.training.logger import WandbConfig
 from dalle.training.loop import train
@@ -87,6 +88,31 @@ class LineStage:
 
     def save(self, folder: Path, model: nn.Module, meta: dict[str, Any]) -> None:
         checkpoint.save_model(folder, "line", model, self.config, meta)
+
+
+class Blocks(nn.Module):
+    """A line as a transformer would draw it."""
+
+    def __init__(self):
+        super().__init__()
+        self.expand = nn.Linear(2, 24)
+        self.blocks = nn.ModuleList(ResidualBlock(24, heads=2) for _ in range(2))
+        self.out = nn.Linear(24, 1)
+
+    def forward(self, points: Tensor) -> Tensor:
+        x = self.expand(points).unsqueeze(1)
+        for block in self.blocks:
+            x = block(x)
+        return self.out(x.squeeze(1))
+
+
+class BlockStage(LineStage):
+    """The same with residual blocks."""
+
+    def __init__(self, config: LineConfig, data: Any = None, *, seed: int = 0, **_: Any):
+        super().__init__(config, data, seed=seed)
+        torch.manual_seed(seed)
+        self.model = Blocks()
 
 
 def point(seed: int, position: int) -> Tensor:

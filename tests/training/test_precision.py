@@ -36,11 +36,9 @@ def test_autocast_computes_in_the_format_and_float32_leaves_all_alone():
 def test_impossible_formats_are_refused():
     with pytest.raises(ValueError, match="choose auto, float32, bfloat16, float16"):
         precision.resolve("fp16", CPU)
-    with pytest.raises(ValueError, match="needs a CUDA device"):
-        precision.resolve("float16", CPU)
-    assert precision.resolve("float16", CUDA) == "float16"
 
 
-def test_losses_are_scaled_for_float16_only():
-    assert precision.gradient_scaler("float16", CPU).is_enabled()
-    assert not precision.gradient_scaler("bfloat16", CPU).is_enabled()
+@pytest.mark.parametrize("device", [CPU, CUDA])
+@pytest.mark.parametrize("asked", ["float32", "bfloat16", "float16"])
+def test_what_is_asked_for_by_name_is_had(asked, device):
+    assert precision.resolve(asked, device) == asked

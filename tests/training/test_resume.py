@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from line_stage import LineConfig, LineStage, fit
+from line_stage import BlockStage, LineConfig, LineStage, fit
 
 from dalle import checkpoint
 from dalle.checkpoint import CheckpointError
 from dalle.training.interruption import Interrupted, StopRequest
 from dalle.training.optimizer import OptimizerConfig, PlateauConfig
+from dalle.training.powersgd import CompressionConfig
 from dalle.training.schedules import Schedule
 
 # dropout, noise, accumulation, warm-up, plateaus and the average's own rhythm all have something to remember
@@ -40,6 +41,10 @@ class Breaking(LineStage):
         if step == 13 and self.acts:
             self.acts.pop()()
         return super().loss(model, batch, step, generator)
+
+
+class BreakingBlocks(Breaking, BlockStage):
+    pass
 
 
 def everything(folder):
@@ -70,6 +75,27 @@ def test_a_crashed_run_goes_on_to_the_same_bits(tmp_path, uninterrupted):
     assert everything(tmp_path)[0] == 10
     fit(tmp_path, FULL)
     assert everything(tmp_path) == uninterrupted
+
+
+OPTIONS = {
+    "16-bit moments": {"optimizer": replace(FULL.optimizer, moments="paper16", variance_clip=5.0)},
+    "a scale per branch": {"precision": "float16", "gradient_scaling": "resblock"},
+    "a scale for all": {"gradient_exponent": 3},
+    "fixed PowerSGD": {"compression": CompressionConfig(rank=2, blocks=2)},
+    "warm PowerSGD": {"compression": CompressionConfig(rank=2, blocks=1, basis="warm")},
+    "recomputing": {"recompute": True},
+}
+
+
+@pytest.mark.parametrize("changes", OPTIONS.values(), ids=OPTIONS)
+def test_whatever_the_options_a_crashed_run_goes_on_to_the_same_bits(tmp_path, changes):
+    config = replace(FULL, **changes)
+    fit(tmp_path / "whole", config, BlockStage(config))
+    with pytest.raises(ZeroDivisionError):
+        fit(tmp_path / "parts", config, BreakingBlocks(config, lambda: 1 / 0))
+    assert everything(tmp_path / "parts")[0] == 10
+    fit(tmp_path / "parts", config, BlockStage(config))
+    assert everything(tmp_path / "parts") == everything(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

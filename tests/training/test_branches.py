@@ -1,0 +1,216 @@
+"""Scaled gradients are the gradients, and get through formats that plain ones vanish in."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dalle.models.blocks import ResidualBlock
+from dalle.training import branches
+from dalle.training.gradient_scales import PER_BRANCH, GradientScales, LossScale
+from dalle.training.precision import autocast
+from dalle.training.small_floats import ieee
+from dalle.training.stage import TrainingConfig
+
+CPU = torch.device("cpu")
+RESBLOCK = TrainingConfig(gradient_scaling="resblock")
+WIDTH = 16
+
+
+class Stack(nn.Module):
+    """Residual blocks, with gradients that fade on their way from each block to the one before."""
+
+    def __init__(self, depth: int = 4, fading: float = 1.0):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Embedding(11, WIDTH)
+        self.blocks = nn.ModuleList(ResidualBlock(WIDTH, heads=2) for _ in range(depth))
+        self.head = nn.Linear(WIDTH, 11)
+        self.fading = fading
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embed(ids)
+        for block in self.blocks:
+            x = block(self.fading * x + (1 - self.fading) * x.detach())
+        with torch.autocast("cpu", enabled=False):
+            return self.head(x)
+
+
+def gradients(model: nn.Module, scales: GradientScales | None = None, precision: str = "float32") -> dict[str, Tensor]:
+    ids = torch.arange(22).reshape(2, 11) % 11
+    model.zero_grad()
+    with autocast(precision, CPU):
+        loss = nn.functional.cross_entropy(model(ids).flatten(0, 1), (3 * ids.flatten() + 1) % 11)
+    (loss if scales is None else scales.of_loss(loss)).backward()
+    if scales is not None:
+        scales.unscale()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+def parts(found: dict[str, Tensor]) -> list[Tensor]:
+    """The gradients of each residual branch's matrices, from the first branch to the last."""
+    names = dict.fromkeys(".".join(name.split(".")[:3]) for name in found if name.startswith("blocks"))
+    return [
+        torch.cat([each.flatten() for key, each in found.items() if key.startswith(f"{name}.branch") and each.ndim > 1])
+        for name in names
+    ]
+
+
+def test_there_is_a_scale_for_each_residual_branch():
+    model = Stack(depth=4)
+    scales = branches.prepare(model, RESBLOCK, "float16", CPU)
+    assert scales.values.tolist() == [2.0**13] * 8
+    inside = {id(each) for group in scales.groups for each in group}
+    assert {name.split(".")[0] for name, each in model.named_parameters() if id(each) not in inside} == {
+        "embed",
+        "head",
+    }
+    assert isinstance(branches.prepare(model, TrainingConfig(), "float16", CPU), LossScale)
+    for config, precision in ((RESBLOCK, "bfloat16"), (RESBLOCK, "float32"), (TrainingConfig(), "bfloat16")):
+        assert branches.prepare(model, config, precision, CPU).groups == []
+
+
+def test_scales_make_up_for_the_division_by_micro_batches():
+    scales = branches.prepare(Stack(), replace(RESBLOCK, accumulate=4), "float16", CPU)
+    assert scales.values.tolist() == [2.0**15] * 8
+    assert (scales.rule.lowest, scales.rule.highest) == (2**9, 2**26)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_scaled_branches_give_the_same_gradients(recompute):
+    """Powers of two cost no precision, so in float32 they are the same to the bit."""
+    plain = gradients(Stack())
+    model = Stack()
+    config = replace(RESBLOCK, gradient_exponent=5, recompute=recompute)
+    scales = branches.prepare(model, config, "float32", CPU)
+    for block in model.blocks:
+        for residual in (block.attention, block.mlp):
+            residual.way = replace(residual.way, format=None)  # scales alone
+    scales.values.copy_(2.0 ** torch.arange(7, 15))
+    scaled = gradients(model, scales)
+    assert all(scaled[name].equal(gradient) for name, gradient in plain.items())
+
+
+def test_within_a_branch_gradients_are_larger_by_its_scale_and_only_there():
+    plain, model = gradients(Stack()), Stack()
+    scales = branches.prepare(model, replace(RESBLOCK, gradient_exponent=5), "float32", CPU)
+    scales.unscale = lambda: None
+    found = gradients(model, scales)
+    for name, gradient in plain.items():
+        scale = 2.0**13 if name.startswith("blocks") else 1.0
+        torch.testing.assert_close(found[name], gradient * scale, rtol=0.01, atol=0.01 * scale * gradient.abs().max())
+
+
+@pytest.mark.parametrize("scaling", ["global", "resblock"])
+def test_float16_gradients_are_near_those_of_float32(scaling):
+    plain, model = gradients(Stack()), Stack()
+    scales = branches.prepare(model, replace(RESBLOCK, gradient_scaling=scaling), "float16", CPU)
+    found = gradients(model, scales, "float16")
+    for name, gradient in plain.items():
+        assert found[name].dtype == torch.float32
+        assert (found[name] - gradient).norm() < 0.02 * gradient.norm() + 1e-7, name
+
+
+def settled(scaling: str, exponent: int, model: nn.Module) -> dict[str, Tensor]:
+    """Gradients once the scales have found their place, which takes a run thousands of updates."""
+    config = replace(RESBLOCK, gradient_scaling=scaling, gradient_exponent=exponent)
+    scales = branches.prepare(model, config, "float32", CPU)
+    scales.rule = replace(scales.rule, growth=2**0.5, backoff=0.5, pause=0)
+    found = []
+    for _ in range(40):
+        found.append(gradients(model, scales))
+        scales.update()
+    return next(each for each in reversed(found) if all(gradient.isfinite().all() for gradient in each.values()))
+
+
+def test_a_narrow_exponent_loses_gradients_under_one_scale_and_none_under_one_for_each_branch():
+    """With 3 bits, numbers end at 2^4 and 2^-12: where the last block's fit in, the first one's do not."""
+    plain = parts(gradients(Stack(4, fading=1 / 64)))
+    assert plain[0].norm() < 2**-16 * plain[-1].norm()  # they shrink through depth, from the last block to the first
+
+    def lost(scaling: str) -> list[float]:
+        """What is missing of each branch's gradient, as a share of it."""
+        found = parts(settled(scaling, 3, Stack(4, fading=1 / 64)))
+        return [((ours - true).norm() / true.norm()).item() for ours, true in zip(found, plain, strict=True)]
+
+    under_one, each_its_own = lost("global"), lost("resblock")
+    assert under_one[-1] < 0.01
+    assert under_one[0] == 1.0  # all of it
+    assert max(each_its_own) < 0.01
+
+
+def test_what_overflows_in_a_branch_shows_in_its_own_parameters_and_lowers_its_own_scale():
+    model = Stack()
+    scales = branches.prepare(model, RESBLOCK, "float16", CPU)
+    scales.values[3] = 2.0**40  # far too much for float16
+    found = gradients(model, scales, "float16")
+    bad = {name for name, gradient in found.items() if not gradient.isfinite().all()}
+    assert bad
+    assert all(name.startswith("blocks.1.mlp") for name in bad)
+    assert found["embed.weight"].any()
+    scales.update()
+    grown = [True, True, True, False, True, True, True, True]
+    assert (scales.values > PER_BRANCH.initial).tolist() == [value or number == 3 for number, value in enumerate(grown)]
+    assert scales.values[3] <= PER_BRANCH.highest
+
+
+def test_what_comes_in_unfit_is_filtered_before_the_branch():
+    """So a loss that is not finite says nothing about scales."""
+    model = Stack()
+    scales = branches.prepare(model, RESBLOCK, "float16", CPU)
+    with autocast("float16", CPU):
+        loss = model(torch.arange(11)[None]).sum() * torch.nan
+    loss.backward()
+    scales.unscale()
+    assert not model.head.weight.grad.isfinite().any()
+    assert not torch.cat(parts({name: each.grad for name, each in model.named_parameters()})).any()
+    scales.update()
+    assert (scales.values > PER_BRANCH.initial).all()
+
+
+def test_recomputed_activations_are_not_kept_and_change_nothing():
+    def kept(model: nn.Module) -> int:
+        """Numbers that the backward pass remembers."""
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: sizes.append(tensor.numel()) or tensor, lambda x: x
+        ):
+            model(torch.arange(11)[None])
+        return sum(sizes)
+
+    plain, recomputing = Stack(), Stack()
+    branches.prepare(recomputing, TrainingConfig(recompute=True), "float32", CPU)
+    expected = gradients(plain)
+    assert all(gradient.equal(expected[name]) for name, gradient in gradients(recomputing).items())
+    assert kept(recomputing) < kept(plain) / 4
+
+
+def test_a_simulated_format_rounds_what_enters_and_leaves_a_branch():
+    seen = []
+
+    def way(branch, x, *context):
+        x.register_hook(lambda gradient: seen.append(("leaving", gradient)))
+        output = branch(x, *context)
+        output.register_hook(lambda gradient: seen.append(("entering", gradient)))
+        return output
+
+    format = ieee(3, 10)
+    scaled = branches.Scaled(way, torch.tensor(2.0), format)
+    x = torch.full((3,), 1.0, requires_grad=True)
+    scaled(lambda x: 3 * x, x).backward(torch.tensor([2.0**-14, 0.10009765625, 100.0]))
+    assert seen[0][1].tolist() == [0.0, format.round(torch.tensor(0.2001953125)).item(), torch.inf]
+    assert x.grad.tolist() == [0.0, format.round(3 * seen[0][1][1]).item() / 2, 0.0]
+
+
+def test_models_without_residual_branches_are_told_so():
+    for config in (RESBLOCK, TrainingConfig(recompute=True), TrainingConfig(gradient_exponent=4)):
+        with pytest.raises(ValueError, match="no residual branches of the kind"):
+            branches.prepare(nn.Linear(2, 2), config, "float16", CPU)
+
+
+def test_impossible_settings_are_refused():
+    with pytest.raises(ValueError, match="gradient_scaling=local is unknown; choose global or resblock"):
+        TrainingConfig(gradient_scaling="local")
+    with pytest.raises(ValueError, match="gradient_exponent=8 must be 2 to 5 bits"):
+        TrainingConfig(gradient_exponent=8)
