@@ -78,5 +78,11 @@ def contrastive(images: Tensor, captions: Tensor, scale: Tensor) -> Tensor:
 
 
 def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
-    """Negative log-likelihood of each token: (b, n, v) logits, (b, n) targets -> (b, n) nats; 0 where ignored."""
+    """Negative log-likelihood of each token: (b, n, v) logits, (b, n) targets -> (b, n) nats; 0 where ignored.
+
+    Targets may also be distributions over the tokens, (b, n, v) floats: then it is the expected one, which is their
+    cross-entropy.
+    """
+    if targets.is_floating_point():
+        targets = rearrange(targets, "b n v -> b v n")
     return F.cross_entropy(rearrange(logits.float(), "b n v -> b v n"), targets, reduction="none")

@@ -1,5 +1,7 @@
 """The YAML files: each is reached from a command line, says only what differs, and describes models that fit."""
 
+import re
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import torch
 from omegaconf import OmegaConf
 
 from dalle.config import FOLDER, VERBS, TrainConfig, compose
+from dalle.interop import IMPORTS
 from dalle.models.clip import CLIP
 from dalle.models.dvae import DiscreteVAE
 from dalle.models.transformer import Transformer
@@ -20,6 +23,15 @@ STAGE_PRESETS = [file for file in FILES if len(file.parts) == 3 and file.parts[1
 EXPERIMENTS = [file.stem for file in FILES if file.parts[0] == "experiment"]
 RECIPES = {f"preset={file.stem}": ["stage=all"] for file in FILES if file.parent == Path("preset")}
 RECIPES |= {f"experiment={name}": [] for name in EXPERIMENTS}
+# pictures' side, parameters of dVAE, CLIP and transformer
+SIZES = {
+    "paper": (256, 97_616_006, 151_288_833, 12_292_844_929),
+    "paper-6b": (256, 97_616_006, 151_288_833, 5_685_007_489),
+    "paper-3b": (256, 97_616_006, 151_288_833, 2_928_264_577),
+    "paper-1b": (256, 97_616_006, 151_288_833, 1_197_119_425),
+    "base": (256, 58_592_390, 134_381_569, 302_875_649),
+    "small": (128, 22_407_302, 28_635_649, 48_474_625),
+}
 
 
 def names_in(folder: str) -> set[str]:
@@ -31,8 +43,9 @@ def stages_of(config: TrainConfig) -> dict[str, Any]:
 
 
 def test_every_file_is_reached_from_a_command_line():
-    """By test_config.py: stages, data sets, presets, experiments. Below: verbs and prompts."""
-    reached = {"stage", "data", "preset", "experiment", "prompts", *(f"preset/{name}" for name in [*STAGES, "all"])}
+    """By test_config.py: stages, data sets, presets, experiments. Below: verbs, prompts and imports."""
+    reached = {"stage", "data", "import", "preset", "experiment", "prompts"}
+    reached |= {f"preset/{name}" for name in [*STAGES, "all"]}
     strays = [file for file in FILES if file.parent != Path(".") and file.parent.as_posix() not in reached]
     assert strays == []
     assert names_in("stage") == {*STAGES, "all"}
@@ -55,6 +68,16 @@ def test_every_verb_composes_to_the_defaults_beside_its_code(verb):
         assert composed == VERBS[verb]()
 
 
+@pytest.mark.parametrize("name", IMPORTS)
+def test_every_import_composes_to_the_defaults_beside_its_code(name):
+    settings, _ = IMPORTS[name]
+    assert compose("prepare", [f"import={name}"]) == settings()
+
+
+def test_every_import_has_a_file():
+    assert names_in("import") == set(IMPORTS)
+
+
 @pytest.mark.parametrize("prompts", sorted(names_in("prompts")))
 def test_prompts_are_captions_to_sample(prompts):
     composed = compose("sample", [f"+prompts={prompts}"])
@@ -74,9 +97,13 @@ def test_every_file_says_what_it_is_for(file):
 
 @pytest.mark.parametrize("file", STAGE_PRESETS, ids=str)
 def test_presets_hold_only_what_differs(file):
-    default = asdict(STAGES[file.parts[1]][0]())
-    same = list(repeated(OmegaConf.to_container(OmegaConf.load(FOLDER / file)) or {}, default))
-    assert same == []
+    given: Any = OmegaConf.to_container(OmegaConf.load(FOLDER / file)) or {}
+    stage = file.parts[1]
+    # what it starts from: another preset, or the defaults beside the code
+    base, *_ = given.pop("defaults", [None])
+    preset = base.removeprefix(f"/preset/{stage}/").removesuffix("@_here_") if base else None
+    default = compose("train", [f"stage={stage}", f"preset={preset}"]).stage if preset else STAGES[stage][0]()
+    assert list(repeated(given, asdict(default))) == []
 
 
 def repeated(given: Any, default: Any, prefix: str = ""):
@@ -98,7 +125,7 @@ def test_schedules_end_within_their_run(recipe):
         assert stage.optimizer.warm_up < stage.steps
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", [each for each in RECIPES if each.removeprefix("preset=") not in SIZES])
 def test_the_models_of_a_recipe_can_be_built_and_fit_each_other_and_the_data(recipe):
     config = compose("train", [*RECIPES[recipe], recipe])
     stages, size = stages_of(config), config.data.image_size
@@ -112,6 +139,33 @@ def test_the_models_of_a_recipe_can_be_built_and_fit_each_other_and_the_data(rec
         if "transformer" in stages:
             sizes = {"grid": size // dvae.downsample, "image_vocabulary": dvae.vocabulary}
             Transformer(replace(stages["transformer"].model, **sizes))
+
+
+@pytest.mark.parametrize("preset", SIZES)
+def test_presets_have_the_parameters_that_they_say(preset):
+    side, *expected = SIZES[preset]
+    stages = compose("train", ["stage=all", f"preset={preset}"]).stage
+    begin = time.process_time()
+    with torch.device("meta"):
+        dvae = DiscreteVAE(stages["dvae"].model)
+        clip = CLIP(replace(stages["clip"].model, image_size=side))
+        sizes = {"grid": side // dvae.downsample, "image_vocabulary": dvae.vocabulary}
+        models = (dvae, clip, Transformer(replace(stages["transformer"].model, **sizes)))
+    assert time.process_time() - begin < 20
+    counts = [sum(parameter.numel() for parameter in model.parameters()) for model in models]
+    assert counts == expected
+    for stage, count in zip(STAGES, counts, strict=True):
+        header = (FOLDER / "preset" / stage / f"{preset}.yaml").read_text()
+        told = re.match(r"# ([\d.]+)(M| billion) parameters", header)
+        if told is None:
+            assert "nothing differs" in header.lower()
+        else:
+            decimals = len(told[1].partition(".")[2])
+            assert round(count / {"M": 1e6, " billion": 1e9}[told[2]], decimals) == float(told[1])
+
+
+def test_every_size_is_counted():
+    assert names_in("preset") == {*SIZES, "tiny"}
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

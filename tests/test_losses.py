@@ -188,6 +188,14 @@ def test_each_tokens_loss_is_minus_its_log_probability():
             torch.testing.assert_close(nll[b, n], expected)
 
 
+def test_the_loss_of_a_distribution_is_the_expected_loss_of_its_tokens():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 7, generator=generator)
+    distribution = torch.randn(2, 3, 7, generator=generator).softmax(dim=-1)
+    each = torch.stack([token_nll(logits, torch.full((2, 3), token)) for token in range(7)], dim=-1)
+    torch.testing.assert_close(token_nll(logits, distribution), (distribution * each).sum(dim=-1))
+
+
 def test_ignored_tokens_cost_nothing_and_teach_nothing():
     logits = torch.randn(1, 4, 7, generator=torch.Generator().manual_seed(0)).requires_grad_()
     targets = torch.tensor([[1, IGNORED, 3, IGNORED]])

@@ -1,4 +1,7 @@
-"""Multi-head self-attention. Who sees whom is an argument: a function of queries, keys and values."""
+"""Multi-head self-attention. Who sees whom is an argument: a function of queries, keys and values.
+
+`hidden`, (b, t) bool, marks keys, of the first t, that no query sees, whatever else shows them.
+"""
 
 from collections.abc import Callable
 
@@ -11,14 +14,17 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Queries, keys, values (b, heads, n, d) each -> (b, heads, n, d)."""
 
 
-def full(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def full(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None = None) -> Tensor:
     """Every query sees every key."""
-    return _attention(q, k, v)
+    return _attention(q, k, v, None if hidden is None else ~_columns(hidden, k))
 
 
-def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def causal(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None = None) -> Tensor:
     """Every query sees the keys up to its own position."""
-    return _attention(q, k, v, is_causal=True)
+    if hidden is None:
+        return _attention(q, k, v, is_causal=True)
+    past = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
+    return _attention(q, k, v, past & ~_columns(hidden, k))
 
 
 class Masked(nn.Module):
@@ -30,8 +36,8 @@ class Masked(nn.Module):
         super().__init__()
         self.register_buffer("mask", mask, persistent=False)
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return _attention(q, k, v, self.mask)
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None = None) -> Tensor:
+        return _attention(q, k, v, self.mask if hidden is None else self.mask & ~_columns(hidden, k))
 
 
 class SelfAttention(nn.Module):
@@ -56,14 +62,28 @@ class SelfAttention(nn.Module):
         return self.out(rearrange(attend(q, k, v), "b heads n d -> b n (heads d)"))
 
 
-def joint_softmax(on_text: Tensor, on_image: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights of scores (..., t) on text keys and (..., s) on image keys, which add up to one together.
+Softmax = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Scores (..., t) of text keys and (..., s) of image keys -> the weights of both."""
 
-    Jointly normalised attention beat separately normalised attention (Sec. 2.2, fn. 7).
-    """
+
+def joint_softmax(on_text: Tensor, on_image: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights that add up to one together: a single attention operation, which did better (Sec. 2.2, fn. 7)."""
     weights = torch.cat([on_text, on_image], dim=-1).softmax(dim=-1)
     from_text, from_image = weights.split([on_text.shape[-1], on_image.shape[-1]], dim=-1)
     return from_text, from_image
+
+
+def separate_softmax(on_text: Tensor, on_image: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights that add up to one on text and to one on image keys: two operations, whose results are added."""
+    return on_text.softmax(dim=-1), on_image.softmax(dim=-1)
+
+
+SOFTMAXES: dict[str, Softmax] = {"joint": joint_softmax, "separate": separate_softmax}
+
+
+def _columns(hidden: Tensor, k: Tensor) -> Tensor:
+    """`hidden` over all keys, as masks of scores have it: (b, t) -> (b, 1, 1, n)."""
+    return F.pad(hidden, (0, k.shape[2] - hidden.shape[1]))[:, None, None]
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:

@@ -5,16 +5,26 @@ A cache is an argument of the decoding calls, never part of a model. It is the o
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from dalle.models.attention import joint_softmax
+from dalle.models.attention import Softmax, joint_softmax
 from dalle.models.patterns import Pattern, image_mask
 
-CaptionCache = list[tuple[Tensor, Tensor]]
-"""Keys and values of the text states, (captions, heads, T, d) each, of every layer from the first."""
+
+class TextKeys(NamedTuple):
+    """What image states attend to of captions, in one layer."""
+
+    keys: Tensor  # (captions, heads, T, d)
+    values: Tensor  # (captions, heads, T, d)
+    hidden: Tensor | None = None  # (captions, T) bool: text states that no state sees
+
+
+CaptionCache = list[TextKeys]
+"""One per layer, from the first."""
 
 
 @dataclass(frozen=True)
@@ -54,22 +64,22 @@ def layout_of(pattern: Pattern, grid: int) -> Layout:
 class LayerCache:
     """Keys and values of one layer for captions * candidates images, a caption's candidates side by side."""
 
-    def __init__(self, text_keys: Tensor, text_values: Tensor, candidates: int, layout: Layout):
-        captions, heads, _, width = text_keys.shape
-        self.text_keys = text_keys  # (captions, heads, T, d)
-        self.text_values = text_values
+    def __init__(self, text: TextKeys, candidates: int, layout: Layout, softmax: Softmax = joint_softmax):
+        captions, heads, _, width = text.keys.shape
+        self.text = text
         # Zeros: what the mask hides is still multiplied by its weight of zero, so it must be finite.
-        self.keys = text_keys.new_zeros(captions * candidates, heads, layout.slots, width)
+        self.keys = text.keys.new_zeros(captions * candidates, heads, layout.slots, width)
         self.values = torch.zeros_like(self.keys)
         self.layout = layout
-        self.mask = None if layout.mask is None else layout.mask.to(text_keys.device)
+        self.mask = None if layout.mask is None else layout.mask.to(text.keys.device)
+        self.softmax = softmax
 
     def attend(self, position: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Add image state `position`; mix what it sees of caption and image under one softmax.
+        """Add image state `position`; mix what it sees of caption and image.
 
         Query, key and value (b, heads, 1, d) each -> (b, heads, 1, d).
         """
-        captions, slot, stretch = len(self.text_keys), self.layout.write[position], self.layout.read[position]
+        captions, slot, stretch = len(self.text.keys), self.layout.write[position], self.layout.read[position]
         self.keys[:, :, slot] = k[:, :, 0]
         self.values[:, :, slot] = v[:, :, 0]
         keys, values = self.keys[:, :, stretch], self.values[:, :, stretch]  # (b, heads, s, d)
@@ -77,14 +87,17 @@ class LayerCache:
         q = q * q.shape[-1] ** -0.5
         # One matrix product per caption and head serves all of the caption's candidates.
         together = rearrange(q, "(captions m) heads 1 d -> captions heads m d", captions=captions)
-        on_text = rearrange(together @ self.text_keys.mT, "captions heads m t -> (captions m) heads 1 t")
+        on_text = together @ self.text.keys.mT
+        if self.text.hidden is not None:
+            on_text = on_text.masked_fill(self.text.hidden[:, None, None], -torch.inf)
+        on_text = rearrange(on_text, "captions heads m t -> (captions m) heads 1 t")
         on_image = q @ keys.mT  # (b, heads, 1, s)
         if self.mask is not None:
             on_image = on_image.masked_fill(~self.mask[position, stretch], -torch.inf)
 
-        on_text, on_image = joint_softmax(on_text, on_image)
+        on_text, on_image = self.softmax(on_text, on_image)
         together = rearrange(on_text, "(captions m) heads 1 t -> captions heads m t", captions=captions)
-        from_text = rearrange(together @ self.text_values, "captions heads m d -> (captions m) heads 1 d")
+        from_text = rearrange(together @ self.text.values, "captions heads m d -> (captions m) heads 1 d")
         return from_text + on_image @ values
 
 

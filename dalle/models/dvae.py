@@ -16,6 +16,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dalle import checkpoint
+from dalle.interop.openai_dvae import read_openai_dvae
+from dalle.interop.published import Published
+from dalle.models.relaxation import RELAXATIONS
 
 PIXEL_MARGIN = 0.1  # epsilon of Appendix A.3, Equation 3: keeps pixels away from the ends of the open interval (0, 1)
 
@@ -42,10 +45,13 @@ class DVAEConfig:
     pool: str = "max"  # "max" | "average"; max gave the better ELB (Appendix A.1)
     bottleneck_kernel: int = 1  # of the convolutions next to the relaxation; 1 generalises better (Section 2.1)
     gain: float | None = None  # of the residual branches; None: 1 / (groups * blocks_per_group)^2 (Section 2.1)
+    relaxation: str = "gumbel_softmax"  # what training decodes | "straight_through": one-hot, with its gradients
 
     def __post_init__(self) -> None:
         if self.pool not in ("max", "average"):
             raise ValueError(f"pool={self.pool!r} is unknown; choose 'max' or 'average'")
+        if self.relaxation not in RELAXATIONS:
+            raise ValueError(f"relaxation={self.relaxation!r} is unknown; choose one of {', '.join(RELAXATIONS)}")
         if self.width % 4:
             raise ValueError(f"width={self.width} must be a multiple of 4: residual branches are a quarter as wide")
         if self.bottleneck_kernel % 2 == 0:
@@ -176,6 +182,7 @@ class DiscreteVAE(nn.Module):
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
+        self.relax = RELAXATIONS[config.relaxation]
         # convolutions are up to twice as fast that way
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
@@ -193,7 +200,7 @@ class DiscreteVAE(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """What training needs: likelihood parameters (b, 6, ., .) for relaxed codes, and the logits (b, v, h, w)."""
         logits = self.logits(images)  # (b, v, h, w)
-        codes = gumbel_softmax(logits, temperature, generator)  # (b, v, h, w)
+        codes = self.relax(logits, temperature, generator)  # (b, v, h, w)
         return self.decode_codes(codes), logits
 
     def logits(self, images: Tensor) -> Tensor:
@@ -248,16 +255,21 @@ class DiscreteVAE(nn.Module):
         checkpoint.load_weights(folder, model)
         return model.eval()
 
+    @classmethod
+    def from_openai(cls, encoder: str | Path = "encoder.pkl", decoder: str | Path = "decoder.pkl") -> "DiscreteVAE":
+        """OpenAI's dVAE from its two published files, in eval mode; nothing in them is executed.
 
-def gumbel_softmax(logits: Tensor, temperature: float, generator: torch.Generator | None = None) -> Tensor:
-    """A relaxed sample of the codes (Section 2.1): (b, v, h, w) logits -> (b, v, h, w) on the simplex over v, fp32.
+        They are at https://cdn.openai.com/dall-e/encoder.pkl and .../decoder.pkl. Raises `CheckpointError` with
+        what is wrong with them.
+        """
+        return cls.from_published(read_openai_dvae(encoder, decoder))
 
-    As the temperature goes to 0 the samples become one-hot draws from the categorical distribution.
-    """
-    logits = logits.float()
-    exponential = torch.empty_like(logits).exponential_(generator=generator)
-    gumbel = -torch.log(exponential.clamp_min(torch.finfo(torch.float32).tiny))
-    return F.softmax((logits + gumbel) / temperature, dim=1)
+    @classmethod
+    def from_published(cls, published: Published) -> "DiscreteVAE":
+        """A model in eval mode from what `dalle.interop` read."""
+        model = cls(DVAEConfig(**published.sizes))
+        model.load_state_dict(published.tensors)
+        return model.eval()
 
 
 def codebook_use(counts: Tensor) -> tuple[int, float]:

@@ -40,17 +40,22 @@ class Dense:
 
 @dataclass(frozen=True)
 class Row:
-    """The state itself and the `grid` before it in raster order, wrapping over rows (Figure 11a).
+    """grid + 1 states in raster order, wrapping over rows (Figure 11a): the 5 of the paper's 4-wide drawing.
 
-    The furthest is the cell straight above; with the state itself that is grid + 1 keys, the 5 of the paper's
-    4-wide drawing.
+    Counting the state itself, the furthest is the cell straight above, as the paper has it. The other reading,
+    grid + 1 states before it, reaches one cell further.
     """
 
+    counts_itself: bool = True
+
     def sees(self, query: Tensor, key: Tensor, grid: int) -> Tensor:
-        return (key <= query) & (query - key <= grid)
+        return (key <= query) & (query - key <= self._furthest(grid))
 
     def slot(self, state: Tensor, grid: int) -> Tensor:
-        return state % (grid + 1)  # a ring
+        return state % (self._furthest(grid) + 1)  # a ring
+
+    def _furthest(self, grid: int) -> int:
+        return grid if self.counts_itself else grid + 1
 
 
 @dataclass(frozen=True)
@@ -67,14 +72,16 @@ class Column:
 
 @dataclass(frozen=True)
 class Convolutional:
-    """A causal `kernel` x `kernel` neighbourhood, wrapping over rows as the row pattern does (Figure 11d).
+    """A causal `kernel` x `kernel` neighbourhood (Figure 11d).
 
-    Counted back along the raster, the offsets grid * dy - dx >= 0 of the cells dy rows up and dx columns to
-    the right, dy in 0..kernel // 2 and |dx| <= kernel // 2. The paper's text does not confirm the exact
-    offsets; this is the natural reading of its drawing.
+    It wraps over rows as the row pattern does: counted back along the raster, the offsets grid * dy - dx >= 0
+    of the cells dy rows up and dx columns to the right, dy in 0..kernel // 2 and |dx| <= kernel // 2. Clamped,
+    it ends at the picture's left and right edges. The paper's text does not confirm the exact offsets; wrapping
+    is the natural reading of its drawing.
     """
 
     kernel: int = 11
+    wraps: bool = True
 
     def __post_init__(self):
         if self.kernel < 1 or self.kernel % 2 == 0:
@@ -83,8 +90,12 @@ class Convolutional:
     def sees(self, query: Tensor, key: Tensor, grid: int) -> Tensor:
         half = self.kernel // 2
         offset = query - key
-        near = [(offset - grid * up).abs() <= half for up in range(half + 1)]
-        return (offset >= 0) & torch.stack(near).any(dim=0)
+        if self.wraps:
+            near = torch.stack([(offset - grid * up).abs() <= half for up in range(half + 1)]).any(dim=0)
+        else:
+            up, left = query // grid - key // grid, query % grid - key % grid
+            near = (up <= half) & (left.abs() <= half)
+        return (offset >= 0) & near
 
     def slot(self, state: Tensor, grid: int) -> Tensor:
         half = self.kernel // 2
@@ -92,7 +103,9 @@ class Convolutional:
         return state % (furthest + 1)  # a ring
 
 
-def pattern_named(name: str, kernel: int = 11) -> Pattern:
+def pattern_named(
+    name: str, kernel: int = 11, row_counts_itself: bool = True, convolution_wraps: bool = True
+) -> Pattern:
     """The pattern that configurations call `name`.
 
     Raises:
@@ -100,9 +113,9 @@ def pattern_named(name: str, kernel: int = 11) -> Pattern:
     """
     patterns: dict[str, Pattern] = {
         "dense": Dense(),
-        "row": Row(),
+        "row": Row(row_counts_itself),
         "column": Column(),
-        "convolutional": Convolutional(kernel),
+        "convolutional": Convolutional(kernel, convolution_wraps),
     }
     if name not in patterns:
         raise ValueError(f"unknown attention pattern {name!r}; choose one of {', '.join(patterns)}")

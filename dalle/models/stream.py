@@ -10,18 +10,21 @@ Figure 10, as it was described to us, counts SOT among the text slots (not confi
 most T - 1 tokens (255 of the paper's 256), and the image sees all of them. Slots after the caption's last token
 are pads: their input is a vector learned for that slot alone, and they are attended to like any other state. Text
 other than pads has a learned position added, image inputs the row and the column of the cell that their state
-predicts (SOI: row 0, column 0).
+predicts (SOI: row 0, column 0). Other readings are fields of `Stream`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 PAD = -1  # stands in a caption tensor wherever there is no token
 IGNORED = -100  # target that F.cross_entropy leaves out
 PAD_TARGETS = ("none", "first", "all")
+PADS = ("learned", "masked")
+IMAGE_PLACES = ("predicted", "own")
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,18 @@ class Stream:
     text_vocabulary: int  # BPE entries; the id after the last is SOT as an input and "pad" as a target
     image_vocabulary: int  # codebook size; the id after the last is SOI as an input
     grid: int  # image tokens per side: I = grid * grid
+    pads: str = "learned"  # "learned" vectors that all later states see | "masked", seen by no state
+    image_places: str = "predicted"  # an image input's row and column: of the cell "predicted" next | its "own"
 
     def __post_init__(self):
         if self.text_positions < 2:
             raise ValueError(f"text_positions={self.text_positions} holds no caption; use at least 2")
         if self.grid < 1:
             raise ValueError(f"grid={self.grid} holds no image; use at least 1")
+        if self.pads not in PADS:
+            raise ValueError(f"unknown kind of pads {self.pads!r}; choose one of {', '.join(PADS)}")
+        if self.image_places not in IMAGE_PLACES:
+            raise ValueError(f"unknown image places {self.image_places!r}; choose one of {', '.join(IMAGE_PLACES)}")
 
     @property
     def caption_limit(self) -> int:
@@ -84,6 +93,10 @@ class Stream:
         start = torch.full_like(caption[:, :1], self.start_of_text)
         return torch.cat([start, caption[:, :-1]], dim=1)
 
+    def hidden(self, caption: Tensor) -> Tensor | None:
+        """(b, T) caption -> (b, T) bool: the text states that no state sees. None where all are seen."""
+        return self.text_inputs(caption) == PAD if self.pads == "masked" else None
+
     def image_inputs(self, image: Tensor) -> Tensor:
         """(b, I) image tokens -> (b, I) inputs of the image states: SOI, then all tokens but the last."""
         start = torch.full_like(image[:, :1], self.start_of_image)
@@ -114,6 +127,7 @@ class StreamEmbedding(nn.Module):
     def __init__(self, stream: Stream, width: int):
         super().__init__()
         self.stream = stream
+        self.place_lag = 0 if stream.image_places == "predicted" else 1  # cells from a state's to its place
         self.text_token = nn.Embedding(stream.text_vocabulary + 1, width)  # the last is SOT
         self.text_position = nn.Embedding(stream.text_positions, width)
         self.pad = nn.Embedding(stream.text_positions, width)
@@ -134,13 +148,17 @@ class StreamEmbedding(nn.Module):
 
     def image(self, image: Tensor) -> Tensor:
         """(b, I) -> (b, I, d)."""
-        cells = self.row.weight[:, None] + self.column.weight[None, :]  # (h, w, d)
-        return self.image_token(self.stream.image_inputs(image)) + cells.flatten(0, 1)
+        cells = (self.row.weight[:, None] + self.column.weight[None, :]).flatten(0, 1)  # (h * w, d)
+        places = F.pad(cells, (0, 0, self.place_lag, 0))[: len(cells)]
+        return self.image_token(self.stream.image_inputs(image)) + places
 
     def image_state(self, previous: Tensor, position: int) -> Tensor:
         """Input of the state that predicts cell `position`: (b,) tokens of the cell before it -> (b, d).
 
         For position 0, `previous` is the stream's `start_of_image`.
         """
-        row, column = divmod(position, self.stream.grid)
-        return self.image_token(previous) + self.row.weight[row] + self.column.weight[column]
+        token = self.image_token(previous)
+        if position < self.place_lag:
+            return token  # the start of image has no cell of its own
+        row, column = divmod(position - self.place_lag, self.stream.grid)
+        return token + self.row.weight[row] + self.column.weight[column]

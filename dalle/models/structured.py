@@ -1,7 +1,7 @@
 """Sparse attention that computes little more than what a pattern shows; equal to attention with its dense mask.
 
 Image states attend in groups, a line or a column of the picture each: to all text, and to a stretch of image keys
-that their group shares. Both parts go through one softmax.
+that their group shares. Both parts go through one softmax, or each through its own.
 """
 
 import torch
@@ -9,32 +9,41 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from dalle.models.attention import Masked, causal, joint_softmax
+from dalle.models.attention import SOFTMAXES, Masked, Softmax, causal, full, joint_softmax
 from dalle.models.patterns import Column, Dense, Pattern, image_mask, stream_mask
 
 WAYS = ("auto", "masked")
 
 
-def attend_for(pattern: Pattern, text_positions: int, grid: int, way: str = "auto") -> nn.Module:
+def attend_for(
+    pattern: Pattern, text_positions: int, grid: int, way: str = "auto", normalisation: str = "joint"
+) -> nn.Module:
     """How a layer with `pattern` attends over the whole stream: queries, keys, values (b, heads, n, d) -> the same.
 
-    "masked" is the dense mask; "auto" is a structured form where that computes much less.
+    What it returns also takes `hidden`, (b, T) bool or None: text states that no state sees.
+
+    way: "masked" is the dense mask; "auto" is a structured form where that computes much less.
+    normalisation: "joint" is one softmax over the text and image keys of an image state; "separate" is one for
+        each, whose results are added (Sec. 2.2, fn. 7).
 
     Raises:
-        ValueError: an unknown way.
+        ValueError: an unknown way or normalisation.
     """
     if way not in WAYS:
         raise ValueError(f"unknown way to attend {way!r}; choose one of {', '.join(WAYS)}")
-    if way == "auto" and isinstance(pattern, Dense):
+    if normalisation not in SOFTMAXES:
+        raise ValueError(f"unknown normalisation {normalisation!r}; choose one of {', '.join(SOFTMAXES)}")
+    joint = normalisation == "joint"
+    if way == "auto" and joint and isinstance(pattern, Dense):
         return Causal()
     # Measured on CPUs: from 256 image states on, worth it where a query meets at most two fifths of the stream.
     if way == "auto" and grid >= 16:
         affordable = (text_positions + grid * grid) * 2 // 5 - text_positions
         if isinstance(pattern, Column) and grid <= affordable:
-            return Columns(text_positions, grid)
+            return Columns(text_positions, grid, SOFTMAXES[normalisation])
         if lines_seen(pattern, grid) * grid <= affordable:
-            return Lines(pattern, text_positions, grid)
-    return Masked(stream_mask(pattern, text_positions, grid))
+            return Lines(pattern, text_positions, grid, SOFTMAXES[normalisation])
+    return Masked(stream_mask(pattern, text_positions, grid)) if joint else MaskedApart(pattern, text_positions, grid)
 
 
 def lines_seen(pattern: Pattern, grid: int) -> int:
@@ -46,71 +55,106 @@ def lines_seen(pattern: Pattern, grid: int) -> int:
 class Causal(nn.Module):
     """For the dense pattern: each state sees all before it, text or image."""
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return causal(q, k, v)
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None = None) -> Tensor:
+        return causal(q, k, v, hidden)
 
 
-class Lines(nn.Module):
-    """For patterns that reach a few lines back: a line's states share those lines' keys."""
-
-    mask: Tensor  # (lines, grid, keys): which keys of its line's stretch a state sees
+class MaskedApart(nn.Module):
+    """For any pattern, normalised separately: an image state's attention to text plus that to image states."""
 
     def __init__(self, pattern: Pattern, text_positions: int, grid: int):
         super().__init__()
         self.text_positions = text_positions
-        self.grid = grid
-        self.reach = lines_seen(pattern, grid)
-        query = torch.arange(grid * grid, device="cpu").view(grid, grid, 1)
-        first = (torch.arange(grid, device="cpu") - self.reach + 1) * grid
-        key = first[:, None, None] + torch.arange(self.reach * grid, device="cpu")
-        mask = pattern.sees(query, key, grid) & (key >= 0)  # keys before the first line are padding
-        self.register_buffer("mask", mask, persistent=False)
+        self.to_image = Masked(image_mask(pattern, grid))
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        text_q, text_k, text_v = (x[:, :, : self.text_positions] for x in (q, k, v))
-        q, k, v = (
-            rearrange(x[:, :, self.text_positions :], "b heads (h w) d -> b heads h w d", w=self.grid)
-            for x in (q, k, v)
-        )
-        image = _in_groups(q, text_k, text_v, self._stretches(k), self._stretches(v), self.mask)
-        image = rearrange(image, "b heads h w d -> b heads (h w) d")
-        return torch.cat([causal(text_q, text_k, text_v), image], dim=2)
-
-    def _stretches(self, lines: Tensor) -> Tensor:
-        """(b, heads, h, w, d) -> (b, heads, h, reach * w, d): each line behind those before it."""
-        padded = F.pad(lines, (0, 0, 0, 0, self.reach - 1, 0))
-        return torch.cat([padded[:, :, back : back + self.grid] for back in range(self.reach)], dim=3)
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None = None) -> Tensor:
+        (text_q, q), (text_k, k), (text_v, v) = (_split(x, self.text_positions) for x in (q, k, v))
+        image = full(q, text_k, text_v, hidden) + self.to_image(q, k, v)
+        return torch.cat([causal(text_q, text_k, text_v, hidden), image], dim=2)
 
 
-class Columns(nn.Module):
-    """For the column pattern: image states are transposed, and each column is causal (Figure 11c)."""
+class Grouped(nn.Module):
+    """Image states in groups, each of which shares the keys it sees; `Lines` and `Columns` say which."""
 
-    mask: Tensor  # (grid, grid)
+    mask: Tensor  # (g or 1, s, m): which of its group's m keys each of its s states sees
 
-    def __init__(self, text_positions: int, grid: int):
+    def __init__(self, mask: Tensor, text_positions: int, grid: int, softmax: Softmax):
         super().__init__()
+        self.register_buffer("mask", mask, persistent=False)
         self.text_positions = text_positions
         self.grid = grid
-        self.register_buffer("mask", torch.ones(grid, grid, dtype=torch.bool, device="cpu").tril(), persistent=False)
+        self.softmax = softmax
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        text_q, text_k, text_v = (x[:, :, : self.text_positions] for x in (q, k, v))
-        q, k, v = (
-            rearrange(x[:, :, self.text_positions :], "b heads (h w) d -> b heads w h d", w=self.grid)
-            for x in (q, k, v)
-        )
-        image = rearrange(_in_groups(q, text_k, text_v, k, v, self.mask), "b heads w h d -> b heads (h w) d")
-        return torch.cat([causal(text_q, text_k, text_v), image], dim=2)
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None = None) -> Tensor:
+        (text_q, q), (text_k, k), (text_v, v) = (_split(x, self.text_positions) for x in (q, k, v))
+        text = causal(text_q, text_k, text_v, hidden)
+        q, k, v = self.queries(q), self.keys(k), self.keys(v)  # (b, heads, g, s, d), the others (b, heads, g, m, d)
+
+        q = q * q.shape[-1] ** -0.5
+        on_text = rearrange(q, "b heads g s d -> b heads (g s) d") @ text_k.mT
+        if hidden is not None:
+            on_text = on_text.masked_fill(hidden[:, None, None], -torch.inf)
+        on_text = rearrange(on_text, "b heads (g s) t -> b heads g s t", g=self.grid)
+        on_image = (q @ k.mT).masked_fill(~self.mask, -torch.inf)
+
+        on_text, on_image = self.softmax(on_text, on_image)
+        from_text = rearrange(on_text, "b heads g s t -> b heads (g s) t") @ text_v
+        from_text = rearrange(from_text, "b heads (g s) d -> b heads g s d", g=self.grid)
+        return torch.cat([text, self.in_raster_order(from_text + on_image @ v)], dim=2)
+
+    def queries(self, image: Tensor) -> Tensor:
+        """(b, heads, I, d) -> (b, heads, g, s, d)."""
+        raise NotImplementedError
+
+    def keys(self, image: Tensor) -> Tensor:
+        """(b, heads, I, d) -> (b, heads, g, m, d)."""
+        raise NotImplementedError
+
+    def in_raster_order(self, groups: Tensor) -> Tensor:
+        """The inverse of `queries`."""
+        raise NotImplementedError
 
 
-def _in_groups(q: Tensor, text_k: Tensor, text_v: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Groups of queries (b, heads, g, s, d) over text (b, heads, t, d) and their stretches (b, heads, g, m, d)."""
-    groups = q.shape[2]
-    q = q * q.shape[-1] ** -0.5
-    on_text = rearrange(q, "b heads g s d -> b heads (g s) d") @ text_k.mT
-    on_text = rearrange(on_text, "b heads (g s) t -> b heads g s t", g=groups)
-    on_image = (q @ k.mT).masked_fill(~mask, -torch.inf)
+class Lines(Grouped):
+    """For patterns that reach a few lines back: a line's states share those lines' keys."""
 
-    on_text, on_image = joint_softmax(on_text, on_image)
-    from_text = rearrange(on_text, "b heads g s t -> b heads (g s) t") @ text_v
-    return rearrange(from_text, "b heads (g s) d -> b heads g s d", g=groups) + on_image @ v
+    def __init__(self, pattern: Pattern, text_positions: int, grid: int, softmax: Softmax = joint_softmax):
+        reach = lines_seen(pattern, grid)
+        query = torch.arange(grid * grid, device="cpu").view(grid, grid, 1)
+        first = (torch.arange(grid, device="cpu") - reach + 1) * grid
+        key = first[:, None, None] + torch.arange(reach * grid, device="cpu")
+        mask = pattern.sees(query, key, grid) & (key >= 0)  # keys before the first line are padding
+        super().__init__(mask, text_positions, grid, softmax)
+        self.reach = reach
+
+    def queries(self, image: Tensor) -> Tensor:
+        return rearrange(image, "b heads (h w) d -> b heads h w d", w=self.grid)
+
+    def keys(self, image: Tensor) -> Tensor:
+        """Each line behind those before it."""
+        padded = F.pad(self.queries(image), (0, 0, 0, 0, self.reach - 1, 0))
+        return torch.cat([padded[:, :, back : back + self.grid] for back in range(self.reach)], dim=3)
+
+    def in_raster_order(self, groups: Tensor) -> Tensor:
+        return rearrange(groups, "b heads h w d -> b heads (h w) d")
+
+
+class Columns(Grouped):
+    """For the column pattern: image states are transposed, and each column is causal (Figure 11c)."""
+
+    def __init__(self, text_positions: int, grid: int, softmax: Softmax = joint_softmax):
+        mask = torch.ones(1, grid, grid, dtype=torch.bool, device="cpu").tril()
+        super().__init__(mask, text_positions, grid, softmax)
+
+    def queries(self, image: Tensor) -> Tensor:
+        return rearrange(image, "b heads (h w) d -> b heads w h d", w=self.grid)
+
+    keys = queries
+
+    def in_raster_order(self, groups: Tensor) -> Tensor:
+        return rearrange(groups, "b heads w h d -> b heads (h w) d")
+
+
+def _split(x: Tensor, text_positions: int) -> tuple[Tensor, Tensor]:
+    """(b, heads, n, d) -> text states (b, heads, T, d), image states (b, heads, I, d)."""
+    return x[:, :, :text_positions], x[:, :, text_positions:]

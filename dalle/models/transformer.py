@@ -9,9 +9,9 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from dalle import checkpoint
-from dalle.models.attention import causal
+from dalle.models.attention import SOFTMAXES, causal
 from dalle.models.blocks import Float32Linear, ResidualBlock
-from dalle.models.cache import Cache, CaptionCache, LayerCache, layout_of
+from dalle.models.cache import Cache, CaptionCache, LayerCache, TextKeys, layout_of
 from dalle.models.patterns import layer_names, pattern_named
 from dalle.models.stream import Stream, StreamEmbedding
 from dalle.models.structured import attend_for
@@ -31,6 +31,11 @@ class TransformerConfig:
     heads: int = 62  # 64 wide each
     patterns: list[str] = field(default_factory=lambda: ["paper"])  # or a name for all layers, or one each
     kernel: int = 11  # side of the convolutional pattern's neighbourhood
+    row_counts_itself: bool = True  # among the grid + 1 states that the row pattern shows; false: those before it
+    convolution_wraps: bool = True  # over the ends of rows; false: the neighbourhood ends at the picture's edges
+    pads: str = "learned"  # vectors where the caption has ended, seen by all; masked: seen by no state (Sec. 2.2)
+    image_places: str = "predicted"  # an image input's row and column: of the cell predicted next, or its own
+    attention_normalisation: str = "joint"  # of text and image keys: joint, or separate softmaxes (Sec. 2.2, fn. 7)
     attention: str = "auto"  # auto: structured where that computes less; masked: dense masks, for less memory
     activation: str = "quick_gelu"  # of the MLP: quick_gelu or gelu; the paper does not say
     initial_scale: float = 0.125  # of all fresh weights; short trainings of small models do better with 0.5
@@ -53,17 +58,30 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig):
         super().__init__()
         self.config = config
-        self.stream = Stream(config.text_positions, config.text_vocabulary, config.image_vocabulary, config.grid)
+        self.stream = Stream(
+            config.text_positions,
+            config.text_vocabulary,
+            config.image_vocabulary,
+            config.grid,
+            config.pads,
+            config.image_places,
+        )
         self.layer_names = layer_names(config.patterns, config.depth)
-        self.patterns = {name: pattern_named(name, config.kernel) for name in set(self.layer_names)}
+        self.patterns = {
+            name: pattern_named(name, config.kernel, config.row_counts_itself, config.convolution_wraps)
+            for name in set(self.layer_names)
+        }
 
         self.embed = StreamEmbedding(self.stream, config.width)
         self.attend = nn.ModuleDict(
             {
-                name: attend_for(pattern, config.text_positions, config.grid, config.attention)
+                name: attend_for(
+                    pattern, config.text_positions, config.grid, config.attention, config.attention_normalisation
+                )
                 for name, pattern in self.patterns.items()
             }
         )
+        self.softmax = SOFTMAXES[config.attention_normalisation]
         self.layers = nn.ModuleList(
             ResidualBlock(config.width, config.heads, config.activation) for _ in range(config.depth)
         )
@@ -75,18 +93,20 @@ class Transformer(nn.Module):
     def forward(self, caption: Tensor, image: Tensor) -> Logits:
         """Logits of the next token at every position: (b, T) captions with `PAD`s, (b, I) image tokens."""
         x = self.embed(caption, image)  # (b, n, d)
+        hidden = self.stream.hidden(caption)  # (b, T), or None
         for layer, name in zip(self.layers, self.layer_names, strict=True):
-            x = layer(x, self.attend[name])  # (b, n, d)
+            x = layer(x, partial(self.attend[name], hidden=hidden))  # (b, n, d)
         text, image_states = self.stream.split(self.norm(x))
         return Logits(self.text_head(text), self.image_head(image_states))
 
     def prefill(self, caption: Tensor) -> CaptionCache:
         """Keys and values of (b, T) captions, for `new_cache`. In every pattern text sees text alone."""
         kept: CaptionCache = []
+        hidden = self.stream.hidden(caption)
 
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            kept.append((k.contiguous(), v.contiguous()))
-            return causal(q, k, v)
+            kept.append(TextKeys(k.contiguous(), v.contiguous(), hidden))
+            return causal(q, k, v, hidden)
 
         x = self.embed.text(caption)
         for layer in self.layers:
@@ -97,8 +117,7 @@ class Transformer(nn.Module):
         """An empty cache for `candidates` images of each caption, which share the caption's part."""
         layouts = (layout_of(self.patterns[name], self.config.grid) for name in self.layer_names)
         return [
-            LayerCache(keys, values, candidates, layout)
-            for (keys, values), layout in zip(captions, layouts, strict=True)
+            LayerCache(text, candidates, layout, self.softmax) for text, layout in zip(captions, layouts, strict=True)
         ]
 
     def decode_one_token(self, previous: Tensor, position: int, cache: Cache) -> Tensor:

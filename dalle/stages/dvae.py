@@ -149,9 +149,13 @@ class DVAEStage:
 
 
 def collapse(measures: dict[str, float], vocabulary: int) -> str | None:
-    """A sentence that says the codebook has collapsed, or None where it has not."""
+    """A sentence that says the codebook has collapsed, or None where it has not.
+
+    Few codes in use are no collapse if they are used evenly, nor is uneven use of many: a plain background, for which
+    one code is enough, may cover most of every picture.
+    """
     used, perplexity = measures["codes_used"], measures["code_perplexity"]
-    if perplexity >= min(4, vocabulary / 4):
+    if perplexity >= min(4, vocabulary / 4) or used >= min(16, vocabulary / 4):
         return None
     return (
         f"the codebook has collapsed: {used:.0f} of {vocabulary} codes occur, as many as {perplexity:.1f} used equally "

@@ -32,7 +32,7 @@ class StageContext:
 class PicturesConfig(TrainingConfig):
     """What the settings of every stage say of its pictures."""
 
-    transform: str = "none"  # augmentation of training pictures: dvae (Listing 1) | transformer (Listing 2) | none
+    transform: str = "none"  # of training pictures: dvae (Listing 1) | transformer (Listing 2) | channel_shuffle | none
     validation_pictures: int = 1_000  # held-out pictures that validation looks at, the first ones
     workers: int = 2  # processes that prepare batches; 0: the training process itself
 

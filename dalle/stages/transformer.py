@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from dalle.models.stream import IGNORED
 from dalle.models.transformer import Logits, Transformer, TransformerConfig
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.sheet import Row, sample_sheet
+from dalle.stages.image_tokens import ImageTokens, Recall, argmax, image_tokens_named
 from dalle.stages.pictures import Pictures, PicturesConfig, StageContext
 from dalle.training.ema import EMAConfig
 from dalle.training.optimizer import OptimizerConfig, PlateauConfig
@@ -35,12 +35,14 @@ class TransformerStageConfig(PicturesConfig):
     model: TransformerConfig = field(default_factory=TransformerConfig)
     text_weight: float = 1 / 8  # of the text's loss; the image's has the rest (Section 2.2)
     pad_targets: str = "first"  # which pads count in the text's loss: none | first | all (the paper does not say)
+    image_targets: str = "argmax"  # the dVAE's likeliest codes | "sampled" ones | "soft": its distribution (fn. 6)
     bpe_dropout: float = 0.1  # of captions while training (Section 2.2)
     tokenizer_records: int = 100_000  # training records whose captions the BPE is learned on
     transform: str = "transformer"
     steps: int = 430_000
     batch_size: int = 1_024
     clip_norm: float | None = 4.0
+    gradient_scaling: str = "resblock"
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(
             learning_rate=Schedule("constant", 4.5e-4),
@@ -48,9 +50,14 @@ class TransformerStageConfig(PicturesConfig):
             plateau=PlateauConfig(halvings=5),
             betas=(0.9, 0.96),
             weight_decay=4.5e-2,
+            variance_clip=5.0,
         )
     )
     ema: EMAConfig = field(default_factory=lambda: EMAConfig(decay=0.99, every=25))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        image_tokens_named(self.image_targets)  # a misspelt name is told before anything starts
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,7 @@ class Encoded:
 
     caption: Tensor  # (b, text_positions) int64, PAD where there is no token
     image: Tensor  # (b, grid * grid) int64
+    image_targets: Tensor  # the same, or distributions over the codes, (b, grid * grid, image_vocabulary)
 
 
 class TransformerStage:
@@ -84,6 +92,9 @@ class TransformerStage:
             image_vocabulary=self.dvae.vocabulary,
             grid=self.pictures.image_size // self.dvae.downsample,
         )
+        self.image_tokens = image_tokens_named(config.image_targets)
+        # where chance has no part in them, a picture's tokens are always the same
+        self.recall = Recall() if (config.transform, config.image_targets) == ("none", "argmax") else None
         self.transformer = Transformer(sizes)
         self.model = self.transformer.to(context.device)
 
@@ -100,7 +111,10 @@ class TransformerStage:
         return loss, {"text": text, "image": image}
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """Nats per text token and per image token of held-out pictures, and their weighted sum."""
+        """Nats per text token and per image token of held-out pictures, and their weighted sum.
+
+        Image tokens are the most probable codes, whatever `image_targets` trains on: what it leads to compares.
+        """
         totals = torch.zeros(2)
         pictures = 0
         for batch in self.pictures.held_out(self.config.validation_pictures):
@@ -133,19 +147,31 @@ class TransformerStage:
         text = losses.token_nll(logits.text, text_targets)
         # ranks may hold unlike numbers of words: each word counts the same in the mean over all ranks
         words = distributed.mean((text_targets != IGNORED).sum().float())
-        return text.sum() / words, losses.token_nll(logits.image, batch.image).mean()
+        return text.sum() / words, losses.token_nll(logits.image, batch.image_targets).mean()
 
     @torch.no_grad()
     def _encoded(
         self, batch: Batch, dropout: float = 0.0, generators: list[np.random.Generator] | None = None
     ) -> Encoded:
+        """Captions and pictures as the transformer reads them; without `generators`, free of chance."""
         each = generators or [None] * len(batch.captions)
         ids = [
             self.tokenizer.encode(caption, dropout, generator)
             for caption, generator in zip(batch.captions, each, strict=True)
         ]
         caption = self.transformer.stream.captions(ids, truncate=True).to(self.pictures.device)
-        return Encoded(caption, rearrange(self.dvae.encode(self.pictures.pixels(batch)), "b h w -> b (h w)"))
+        image = self._image_tokens(batch, generators)
+        return Encoded(caption, image.inputs, image.targets)
+
+    def _image_tokens(self, batch: Batch, generators: list[np.random.Generator] | None) -> ImageTokens:
+        if self.recall is None:
+            logits = self.dvae.logits(self.pictures.pixels(batch))
+            return self.image_tokens(logits, generators) if generators else argmax(logits)
+        tokens = self.recall(batch.keys)
+        if tokens is None:
+            tokens = argmax(self.dvae.logits(self.pictures.pixels(batch))).inputs
+            self.recall.learn(batch.keys, tokens)
+        return ImageTokens(tokens, tokens)
 
 
 def find_dvae(folder: Path | None) -> Path:

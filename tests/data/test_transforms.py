@@ -48,7 +48,7 @@ class Recorder:
 
 @settings(deadline=None, max_examples=40)
 @given(
-    name=st.sampled_from(["dvae", "transformer", "none"]),
+    name=st.sampled_from(sorted(transforms.TRANSFORMS)),
     width=st.integers(1, 90),
     height=st.integers(1, 90),
     size=st.integers(1, 48),
@@ -181,4 +181,14 @@ def test_sixteen_bit_greys_are_scaled_not_clipped():
 def test_unknown_transform_is_named_with_those_that_exist():
     with pytest.raises(ValueError, match="no transform 'dva'; choose one of dvae, transformer, none"):
         transform_named("dva")
-    assert set(transforms.TRANSFORMS) == {"dvae", "transformer", "none"}
+    assert set(transforms.TRANSFORMS) == {"dvae", "transformer", "none", "channel_shuffle"}
+
+
+def test_shuffled_channels_keep_the_shapes_and_come_in_every_order():
+    image = ramp(32, 32)
+    plain = inference_crop(image, 32)
+    draws = [transforms.channel_shuffle(image, 32, np.random.default_rng(seed)) for seed in range(400)]
+    assert all((np.sort(pixels, axis=-1) == np.sort(plain, axis=-1)).all() for pixels in draws)
+    changed = [pixels for pixels in draws if (pixels != plain).any()]
+    assert 0.14 < len(changed) / len(draws) < 0.28  # a quarter, of which one in six comes out as it was
+    assert len({pixels.tobytes() for pixels in changed}) == 5

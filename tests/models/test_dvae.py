@@ -11,11 +11,11 @@ from dalle.models.dvae import (
     DiscreteVAE,
     DVAEConfig,
     codebook_use,
-    gumbel_softmax,
     map_pixels,
     mean_picture,
     unmap_pixels,
 )
+from dalle.models.relaxation import gumbel_softmax
 
 TINY = DVAEConfig(vocabulary=11, width=8, groups=3, blocks_per_group=2, decoder_input=6, gain=0.7)
 
@@ -260,56 +260,6 @@ def test_a_wider_bottleneck_keeps_the_grid():
     assert model.encoder.output.weight.shape[-1] == model.decoder.input.weight.shape[-1] == 3
     assert model.encode(pictures()).shape == (2, 4, 4)
     assert model.decode(model.encode(pictures())).shape == (2, 3, 16, 16)
-
-
-# --- the relaxation --------------------------------------------------------------------------------------------
-
-
-def drawn(logits: torch.Tensor, temperature: float, seed: int = 0) -> torch.Tensor:
-    return gumbel_softmax(logits, temperature, torch.Generator().manual_seed(seed))
-
-
-@pytest.mark.parametrize("temperature", [10.0, 1.0, 1 / 16, 1e-4])
-def test_relaxed_codes_lie_on_the_simplex(temperature):
-    codes = drawn(5 * torch.randn(4, 7, 9, 9, generator=torch.Generator().manual_seed(1)), temperature)
-    assert codes.shape == (4, 7, 9, 9)
-    assert torch.isfinite(codes).all()
-    assert (codes >= 0).all()
-    torch.testing.assert_close(codes.sum(dim=1), torch.ones(4, 9, 9))
-
-
-def test_relaxed_codes_become_one_hot_as_the_temperature_falls_and_flat_as_it_rises():
-    logits = torch.randn(4, 7, 9, 9, generator=torch.Generator().manual_seed(1))
-    peaks = [drawn(logits, temperature).amax(dim=1).mean().item() for temperature in (100, 4, 1, 1 / 4, 1 / 64, 1e-5)]
-    assert peaks == sorted(peaks)
-    assert peaks[0] == pytest.approx(1 / 7, rel=0.05)
-    assert peaks[-1] > 0.9999
-    one_hot = F.one_hot(drawn(logits, 1.0).argmax(dim=1), 7).movedim(-1, 1).float()
-    torch.testing.assert_close(drawn(logits, 1e-6), one_hot)  # the same draw, whatever the temperature
-
-
-def test_relaxed_codes_depend_on_their_generator_alone():
-    logits = torch.randn(2, 7, 3, 3, generator=torch.Generator().manual_seed(1))
-    torch.manual_seed(1)
-    first = drawn(logits, 1.0)
-    torch.manual_seed(2)
-    assert drawn(logits, 1.0).equal(first)
-    assert not drawn(logits, 1.0, seed=1).equal(first)
-
-
-def test_the_largest_relaxed_code_is_a_draw_from_the_categorical_distribution():
-    logits = torch.tensor([2.0, 1.0, 0.0, -1.0, -3.0])
-    draws = 40_000
-    codes = drawn(logits[:, None, None].expand(1, 5, 200, 200), 0.5).argmax(dim=1)
-    counts = torch.bincount(codes.flatten(), minlength=5)
-    expected = logits.softmax(dim=0) * draws
-    assert ((counts - expected).square() / expected).sum() < 18.5  # chi-squared of 4 degrees: once in a thousand
-
-
-def test_gradients_reach_the_logits_through_relaxed_codes():
-    logits = torch.randn(1, 7, 3, 3, generator=torch.Generator().manual_seed(1), requires_grad=True)
-    drawn(logits, 1.0)[:, 0].sum().backward()
-    assert (logits.grad != 0).all()
 
 
 @pytest.mark.parametrize(

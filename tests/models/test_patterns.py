@@ -14,7 +14,16 @@ from dalle.models.patterns import (
     stream_mask,
 )
 
-PATTERNS = [Dense(), Row(), Column(), Convolutional(3), Convolutional(5)]
+PATTERNS = [
+    Dense(),
+    Row(),
+    Row(counts_itself=False),
+    Column(),
+    Convolutional(3),
+    Convolutional(5),
+    Convolutional(3, wraps=False),
+    Convolutional(5, wraps=False),
+]
 
 
 def drawn_keys(pattern: Pattern, grid: int, row: int, column: int) -> set[tuple[int, int]]:
@@ -26,8 +35,8 @@ def drawn_keys(pattern: Pattern, grid: int, row: int, column: int) -> set[tuple[
         case Dense():
             return set(past)
         case Row():
-            # everything after the cell two rows back on the right: ends with the cell straight above
-            return set(past[-(grid + 1) :])
+            # the cell straight above and all that follow it; or one more
+            return set(past[-(grid + 1) :] if pattern.counts_itself else past[-(grid + 2) :])
         case Column():
             return {(r, c) for r, c in past if c == column}
         case Convolutional():
@@ -35,10 +44,10 @@ def drawn_keys(pattern: Pattern, grid: int, row: int, column: int) -> set[tuple[
             seen = set()
             for up in range(half + 1):
                 for right in range(-half, half + 1):
-                    # stepping off a row's end goes on in the next one, as reading does
+                    # stepping off a row's end goes on in the next one, as reading does, or leaves the picture
                     lines, wrapped = divmod(column + right, grid)
                     target = (row - up + lines, wrapped)
-                    if target in past:
+                    if target in past and (pattern.wraps or lines == 0):
                         seen.add(target)
             return seen
     raise AssertionError(pattern)
@@ -57,6 +66,10 @@ def test_row_sees_five_cells_of_a_grid_four_wide():
     assert image_mask(Row(), 4)[9].nonzero().flatten().tolist() == [5, 6, 7, 8, 9]
 
 
+def test_row_sees_five_cells_before_its_own_where_that_does_not_count():
+    assert image_mask(Row(counts_itself=False), 4)[9].nonzero().flatten().tolist() == [4, 5, 6, 7, 8, 9]
+
+
 def test_column_sees_the_cells_above_and_itself():
     assert image_mask(Column(), 4)[13].nonzero().flatten().tolist() == [1, 5, 9, 13]
 
@@ -67,6 +80,13 @@ def test_convolution_sees_a_causal_neighbourhood():
 
 def test_convolution_wraps_over_rows():
     assert image_mask(Convolutional(3), 4)[8].nonzero().flatten().tolist() == [3, 4, 5, 7, 8]
+
+
+def test_a_clamped_convolution_ends_at_the_pictures_edges():
+    mask = image_mask(Convolutional(3, wraps=False), 4)
+    assert mask[8].nonzero().flatten().tolist() == [4, 5, 8]
+    assert mask[11].nonzero().flatten().tolist() == [6, 7, 10, 11]
+    assert mask[10].equal(image_mask(Convolutional(3), 4)[10])  # away from the edges nothing changes
 
 
 def test_full_size_convolution_sees_61_cells_in_the_middle():
@@ -96,11 +116,12 @@ def test_compact_cache_holds_exactly_what_the_mask_shows(pattern: Pattern, grid:
 
 def test_caches_are_as_small_as_the_patterns_allow():
     assert layout_of(Row(), 32).slots == 33
+    assert layout_of(Row(counts_itself=False), 32).slots == 34
     assert layout_of(Convolutional(11), 32).slots == 5 * 32 + 5 + 1
     assert layout_of(Column(), 32).slots == layout_of(Dense(), 32).slots == 1024
 
 
-@pytest.mark.parametrize("pattern", [Dense(), Row(), Column()], ids=str)
+@pytest.mark.parametrize("pattern", [Dense(), Row(), Row(counts_itself=False), Column()], ids=str)
 def test_only_convolutional_caches_need_a_mask(pattern: Pattern):
     assert layout_of(pattern, 8).mask is None
     assert layout_of(Column(), 8).read[29] == slice(5 * 8, 5 * 8 + 4)
@@ -133,6 +154,12 @@ def test_each_layer_can_have_its_own_pattern():
 def test_a_list_of_another_length_is_refused_with_both_numbers():
     with pytest.raises(ValueError, match=r"3 layers but depth=2"):
         layer_names(["row", "row", "row"], 2)
+
+
+def test_names_and_settings_give_the_patterns():
+    assert [pattern_named(name) for name in ("dense", "row", "column")] == [Dense(), Row(), Column()]
+    assert pattern_named("row", row_counts_itself=False) == Row(counts_itself=False)
+    assert pattern_named("convolutional", 5, convolution_wraps=False) == Convolutional(5, wraps=False)
 
 
 def test_an_unknown_pattern_is_refused_with_the_known_ones():

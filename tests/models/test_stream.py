@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -58,9 +60,41 @@ def test_every_position_has_the_embeddings_that_figure_10_gives_it():
     torch.testing.assert_close(embed(CAPTIONS[:1], IMAGES[:1])[0], torch.stack(expected))
 
 
-def test_one_state_at_a_time_has_the_same_inputs():
+def test_image_tokens_can_have_the_places_of_their_own_cells():
     torch.manual_seed(0)
-    embed = StreamEmbedding(STREAM, width=3)
+    embed = StreamEmbedding(replace(STREAM, image_places="own"), width=3)
+    token, row, column = embed.image_token.weight, embed.row.weight, embed.column.weight
+    expected = [
+        token[7],  # the start of image is no cell's
+        token[0] + row[0] + column[0],
+        token[1] + row[0] + column[1],
+        token[2] + row[1] + column[0],
+    ]
+    torch.testing.assert_close(embed.image(IMAGES[:1])[0], torch.stack(expected))
+
+
+def test_masked_pads_are_hidden_and_learned_ones_are_not():
+    masked = replace(STREAM, pads="masked")
+    assert masked.hidden(CAPTIONS).tolist() == [[False, False, False, True, True], [False] * 5]
+    assert STREAM.hidden(CAPTIONS) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"pads": "none"}, "unknown kind of pads 'none'; choose one of learned, masked"),
+        ({"image_places": "next"}, "unknown image places 'next'; choose one of predicted, own"),
+    ],
+)
+def test_an_unknown_reading_is_refused_with_those_that_exist(change: dict[str, str], sentence: str):
+    with pytest.raises(ValueError, match=sentence):
+        replace(STREAM, **change)
+
+
+@pytest.mark.parametrize("places", ["predicted", "own"])
+def test_one_state_at_a_time_has_the_same_inputs(places: str):
+    torch.manual_seed(0)
+    embed = StreamEmbedding(replace(STREAM, image_places=places), width=3)
     inputs = STREAM.image_inputs(IMAGES)
     states = [embed.image_state(inputs[:, position], position) for position in range(4)]
     torch.testing.assert_close(torch.stack(states, dim=1), embed.image(IMAGES))

@@ -1,33 +1,60 @@
 import pytest
 import torch
+from torch import Tensor, nn
 
-from dalle.models.attention import Masked
-from dalle.models.patterns import Column, Convolutional, Dense, Row, stream_mask
-from dalle.models.structured import Causal, Columns, Lines, attend_for, lines_seen
+from dalle.models.attention import SOFTMAXES, Masked
+from dalle.models.patterns import Column, Convolutional, Dense, Pattern, Row, stream_mask
+from dalle.models.structured import Causal, Columns, Lines, MaskedApart, attend_for, lines_seen
 
 TEXT, GRID = 5, 4
-WAYS = {
-    "dense": (Dense(), Causal()),
-    "row": (Row(), Lines(Row(), TEXT, GRID)),
-    "column": (Column(), Columns(TEXT, GRID)),
-    "column in lines": (Column(), Lines(Column(), TEXT, GRID)),
-    "convolutional": (Convolutional(3), Lines(Convolutional(3), TEXT, GRID)),
-    "wide convolutional": (Convolutional(7), Lines(Convolutional(7), TEXT, GRID)),
+HIDDEN = torch.tensor([[False, False, True, True, True], [False] * 5])
+PATTERNS = {
+    "dense": Dense(),
+    "row": Row(),
+    "row before itself": Row(counts_itself=False),
+    "column": Column(),
+    "convolutional": Convolutional(3),
+    "wide convolutional": Convolutional(7),
+    "clamped convolutional": Convolutional(3, wraps=False),
 }
 
 
-@pytest.mark.parametrize("name", WAYS)
-def test_structured_attention_equals_its_dense_mask_forward_and_backward(name):
-    pattern, structured = WAYS[name]
+def ways(pattern: Pattern, normalisation: str) -> list[nn.Module]:
+    """Every class that can compute the pattern."""
+    joint = normalisation == "joint"
+    found: list[nn.Module] = [Lines(pattern, TEXT, GRID, SOFTMAXES[normalisation])]
+    found += [Masked(stream_mask(pattern, TEXT, GRID)) if joint else MaskedApart(pattern, TEXT, GRID)]
+    found += [Columns(TEXT, GRID, SOFTMAXES[normalisation])] if pattern == Column() else []
+    found += [Causal()] if pattern == Dense() and joint else []
+    return found
+
+
+def literal(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, normalisation: str) -> Tensor:
+    """What the words say, score by score: one softmax over all that is seen, or one over each kind and their sum."""
+    scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~mask, -torch.inf)
+    parts = [scores] if normalisation == "joint" else [scores[..., :TEXT], scores[..., TEXT:]]
+    weights = torch.cat([part.softmax(dim=-1) for part in parts], dim=-1)
+    return torch.where(mask, weights, 0) @ v  # text states see no image states: a softmax of nothing
+
+
+@pytest.mark.parametrize("normalisation", ["joint", "separate"])
+@pytest.mark.parametrize("hidden", [None, HIDDEN], ids=["all seen", "some hidden"])
+@pytest.mark.parametrize("name", PATTERNS)
+def test_every_way_to_attend_is_what_the_mask_says_forward_and_backward(name, hidden, normalisation):
     generator = torch.Generator().manual_seed(0)
     qkv = [torch.randn(2, 3, TEXT + GRID**2, 8, generator=generator, requires_grad=True) for _ in range(3)]
     towards = torch.randn(2, 3, TEXT + GRID**2, 8, generator=generator)
+    mask = stream_mask(PATTERNS[name], TEXT, GRID).expand(2, 1, -1, -1).clone()
+    if hidden is not None:
+        mask[0, :, :, 2:5] = False
 
-    masked = Masked(stream_mask(pattern, TEXT, GRID))
-    expected, actual = masked(*qkv), structured(*qkv)
-    torch.testing.assert_close(actual, expected)
-    gradients = [torch.autograd.grad((out * towards).sum(), qkv) for out in (actual, expected)]
-    torch.testing.assert_close(*gradients)
+    expected = literal(*qkv, mask, normalisation)
+    gradients = torch.autograd.grad((expected * towards).sum(), qkv)
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    for attend in ways(PATTERNS[name], normalisation):
+        actual = attend(*qkv, hidden)
+        torch.testing.assert_close(actual, expected)
+        torch.testing.assert_close(torch.autograd.grad((actual * towards).sum(), qkv), gradients)
 
 
 @pytest.mark.parametrize(
@@ -37,15 +64,28 @@ def test_structured_attention_equals_its_dense_mask_forward_and_backward(name):
 )
 def test_the_papers_sizes_are_structured(pattern, kind):
     assert isinstance(attend_for(pattern, 256, 32), kind)
+    separate = attend_for(pattern, 256, 32, normalisation="separate")
+    assert isinstance(separate, MaskedApart if kind is Causal else kind)
 
 
 @pytest.mark.parametrize("pattern", [Row(), Column(), Convolutional(5)], ids=str)
 def test_small_grids_and_whoever_asks_for_it_have_the_dense_mask(pattern):
     assert isinstance(attend_for(pattern, 32, 8), Masked)
     assert isinstance(attend_for(pattern, 256, 32, "masked"), Masked)
+    assert isinstance(attend_for(pattern, 256, 32, "masked", "separate"), MaskedApart)
 
 
-@pytest.mark.parametrize(("pattern", "lines"), [(Row(), 2), (Convolutional(11), 7), (Column(), 32)], ids=str)
+@pytest.mark.parametrize(
+    ("pattern", "lines"),
+    [
+        (Row(), 2),
+        (Row(counts_itself=False), 3),
+        (Convolutional(11), 7),
+        (Convolutional(11, wraps=False), 6),
+        (Column(), 32),
+    ],
+    ids=str,
+)
 def test_lines_seen_by_each_pattern(pattern, lines):
     assert lines_seen(pattern, 32) == lines
 
@@ -55,11 +95,17 @@ def test_an_unknown_way_is_refused():
         attend_for(Row(), 5, 4, "fast")
 
 
+def test_an_unknown_normalisation_is_refused():
+    with pytest.raises(ValueError, match="'split'; choose one of joint, separate"):
+        attend_for(Row(), 5, 4, normalisation="split")
+
+
+@pytest.mark.parametrize("changes", [{}, {"pads": "masked", "attention_normalisation": "separate"}], ids=str)
 @torch.no_grad()
-def test_a_whole_model_answers_the_same_either_way(make_transformer):
-    sizes = {"patterns": ["paper"], "depth": 3, "grid": 16, "text_positions": 12}
+def test_a_whole_model_answers_the_same_either_way(make_transformer, changes):
+    sizes = {"patterns": ["paper"], "depth": 3, "grid": 16, "text_positions": 12, **changes}
     model, reference = make_transformer(**sizes), make_transformer(attention="masked", **sizes)
-    assert not any(isinstance(attend, Masked) for attend in model.attend.values())
+    assert not any(isinstance(attend, (Masked, MaskedApart)) for attend in model.attend.values())
     caption = model.stream.captions([[1, 2, 3]])
     image = torch.randint(13, (1, 256), generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(model(caption, image), reference(caption, image), rtol=1e-4, atol=1e-4)

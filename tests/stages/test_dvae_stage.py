@@ -174,9 +174,11 @@ def test_a_collapse_is_called_out_in_words_with_what_to_do():
     assert "stage.kl_weight" in told
 
 
-@pytest.mark.parametrize(("perplexity", "vocabulary"), [(30.0, 512), (4.0, 512), (2.1, 8), (512.0, 512)])
-def test_a_codebook_in_use_is_not_spoken_of(perplexity, vocabulary):
-    assert collapse({"codes_used": 9, "code_perplexity": perplexity, "kl": 1.0}, vocabulary) is None
+@pytest.mark.parametrize(
+    ("used", "perplexity", "vocabulary"), [(9, 30.0, 512), (9, 4.0, 512), (1, 2.1, 8), (9, 512.0, 512), (20, 2.6, 128)]
+)
+def test_a_codebook_in_use_is_not_spoken_of(used, perplexity, vocabulary):
+    assert collapse({"codes_used": used, "code_perplexity": perplexity, "kl": 1.0}, vocabulary) is None
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from dalle.checkpoint import CheckpointError
 from dalle.models.dvae import DiscreteVAE, DVAEConfig
 from dalle.models.stream import PAD
 from dalle.sampling.pipeline import DALLE
+from dalle.stages.image_tokens import Recall
 from dalle.stages.transformer import TransformerStageConfig
 from dalle.training.schedules import Schedule
 
@@ -83,6 +84,71 @@ def test_images_are_the_dvaes_most_probable_codes_in_raster_order(dvae_folder):
     tokens = DiscreteVAE.load(dvae_folder).encode(pictures.images.float() / 255)
     assert batch.image.equal(tokens.reshape(8, 16))
     assert tokens.unique().numel() > 1
+
+
+# --- draws and distributions instead of the most probable codes ----------------------------------------------
+
+
+def test_sampled_tokens_are_drawn_anew_for_each_batch_and_reproduced_by_its_number(dvae_folder):
+    probable = next(build("transformer", dvae_folder).batches("train", 2)).image
+    stage = build("transformer", dvae_folder, image_targets="sampled")
+    stream = stage.batches("train", 0)
+    third = [next(stream) for _ in range(3)][2]
+    assert third.image_targets is third.image
+    assert next(stage.batches("train", 2)).image.equal(third.image)
+    assert 0 < (third.image != probable).float().mean() < 1
+    halves = build("transformer", dvae_folder, image_targets="sampled", accumulate=2).batches("train", 4)
+    assert torch.cat([next(halves).image, next(halves).image]).equal(third.image)
+
+
+@torch.no_grad()
+def test_soft_targets_are_the_dvaes_distributions_and_the_loss_their_cross_entropy(dvae_folder):
+    stage = build("transformer", dvae_folder, image_targets="soft")
+    stage.model.image_head.weight.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
+    batch, pictures = next(stage.batches("train", 2)), next(stage.pictures.batches("train", 2))
+    assert batch.image.equal(next(build("transformer", dvae_folder, image_targets="sampled").batches("train", 2)).image)
+    logits = DiscreteVAE.load(dvae_folder).logits(pictures.images.float() / 255)
+    posterior = logits.softmax(dim=1).flatten(2).mT
+    torch.testing.assert_close(batch.image_targets, posterior)
+    _, metrics = stage.loss(stage.model, batch, 0, torch.Generator())
+    answer = stage.model(batch.caption, batch.image).image.log_softmax(dim=-1)
+    torch.testing.assert_close(metrics["image"], -(posterior * answer).sum(dim=-1).mean())
+
+
+@torch.no_grad()
+def test_validation_asks_for_the_most_probable_codes_whatever_training_does(dvae_folder):
+    found = []
+    for name in ("argmax", "sampled", "soft"):
+        stage = build("transformer", dvae_folder, image_targets=name)
+        stage.model.image_head.weight.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
+        found.append(stage.validate(stage.model))
+    assert found[0] == found[1] == found[2]
+
+
+def test_unknown_image_targets_are_refused_before_anything_starts():
+    with pytest.raises(ValueError, match="image_targets='hard' is unknown"):
+        TransformerStageConfig(image_targets="hard")
+
+
+@pytest.mark.parametrize(
+    "reading",
+    [
+        {"pads": "masked"},
+        {"attention_normalisation": "separate"},
+        {"row_counts_itself": False},
+        {"convolution_wraps": False},
+        {"image_places": "own"},
+    ],
+    ids=str,
+)
+def test_every_reading_of_the_paper_trains_and_draws_after_loading(dvae_folder, tmp_path, reading):
+    stage = build("transformer", dvae_folder, model=replace(CONFIGS["transformer"].model, **reading))
+    found = overfit(stage, next(stage.batches("train", 0)), 8, 1e-2)
+    assert found[-1] < found[0]
+    stage.save(tmp_path, stage.model, {})
+    dalle = DALLE.load(tmp_path)
+    assert {name: getattr(dalle.transformer.config, name) for name in reading} == reading
+    assert dalle.generate("a red circle", candidates=1, keep=1).images[0].size == (16, 16)
 
 
 def test_the_dvae_stays_as_it_was(dvae_folder):
@@ -197,8 +263,35 @@ def test_the_defaults_are_the_papers():
     optimizer = config.optimizer
     assert (config.steps, config.batch_size, config.clip_norm) == (430_000, 1_024, 4.0)
     assert (config.text_weight, config.bpe_dropout, config.transform) == (1 / 8, 0.1, "transformer")
+    assert config.image_targets == "argmax"
     assert optimizer.learning_rate == Schedule("constant", 4.5e-4)
     assert (optimizer.warm_up, optimizer.plateau.halvings) == (5_000, 5)
     assert (optimizer.betas, optimizer.eps, optimizer.weight_decay) == ((0.9, 0.96), 1e-8, 4.5e-2)
     assert (config.ema.decay, config.ema.every) == (0.99, 25)
     assert CONFIGS["transformer"].model != config.model
+
+
+@torch.no_grad()
+def test_a_picture_that_comes_again_is_not_encoded_again_and_has_the_same_tokens(dvae_folder, monkeypatch):
+    stage = build("transformer", dvae_folder)
+    per_epoch = BLOCKS.train // stage.config.batch_size
+    batches = stage.batches("train", 0)
+    for _ in range(per_epoch):
+        next(batches)
+    pictures = next(stage.pictures.batches("train", per_epoch))
+    expected = stage.dvae.encode(stage.pictures.pixels(pictures)).flatten(1)
+    monkeypatch.setattr(stage.dvae, "logits", lambda _: pytest.fail("encoded again"))
+    assert next(batches).image.equal(expected)
+
+
+@pytest.mark.parametrize("settings", [{"transform": "transformer"}, {"image_targets": "sampled"}])
+def test_tokens_that_chance_decides_are_encoded_each_time(dvae_folder, settings):
+    assert build("transformer", dvae_folder, **settings).recall is None
+
+
+def test_no_more_pictures_are_remembered_than_was_said():
+    recall = Recall(most=2)
+    for number in range(4):
+        recall.learn([str(number)], torch.full((1, 3), number))
+    assert recall(["0", "1"]) is not None
+    assert recall(["1", "2"]) is None

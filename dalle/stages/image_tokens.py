@@ -1,0 +1,96 @@
+"""What the transformer learns of a picture: the dVAE's most probable codes, or draws from its distribution (fn. 6)."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+
+class ImageTokens(NamedTuple):
+    """What the image states read and what they are asked for, in raster order."""
+
+    inputs: Tensor  # (b, n) int64
+    targets: Tensor  # (b, n) int64, or distributions over the codes, (b, n, v) fp32
+
+
+Generators = Sequence[np.random.Generator]
+"""A source of chance for each picture, so that its draws are the same in whatever batch it comes."""
+
+
+def argmax(logits: Tensor, generators: Generators = ()) -> ImageTokens:
+    """The most probable codes, without chance, as in the paper: (b, v, h, w) logits -> tokens."""
+    tokens = rearrange(logits.argmax(dim=1), "b h w -> b (h w)")
+    return ImageTokens(tokens, tokens)
+
+
+def sampled(logits: Tensor, generators: Generators) -> ImageTokens:
+    """One draw from the dVAE's posterior, as Equation 1 has it: (b, v, h, w) logits -> tokens."""
+    tokens = _drawn(_posterior(logits), generators)
+    return ImageTokens(tokens, tokens)
+
+
+def soft(logits: Tensor, generators: Generators) -> ImageTokens:
+    """A draw to read, and the whole distribution to predict at each position: (b, v, h, w) logits -> tokens.
+
+    Given the picture, the codes of its positions are independent, so this is the mean of `sampled`'s loss over
+    the draws of each target, with less noise.
+    """
+    posterior = _posterior(logits)
+    return ImageTokens(_drawn(posterior, generators), posterior)
+
+
+IMAGE_TARGETS: dict[str, Callable[[Tensor, Generators], ImageTokens]] = {
+    "argmax": argmax,
+    "sampled": sampled,
+    "soft": soft,
+}
+
+
+def image_tokens_named(name: str) -> Callable[[Tensor, Generators], ImageTokens]:
+    """The way that settings call `name`. Raises `ValueError` if there is none of that name."""
+    if name not in IMAGE_TARGETS:
+        raise ValueError(f"image_targets={name!r} is unknown; choose one of {', '.join(IMAGE_TARGETS)}")
+    return IMAGE_TARGETS[name]
+
+
+class Recall:
+    """Tokens of pictures that were encoded before, by their keys: in training, pictures come again."""
+
+    def __init__(self, most: int = 200_000):
+        self.most = most  # pictures remembered; 8 KB each at 32x32 tokens
+        self.known: dict[str, Tensor] = {}
+
+    def __call__(self, keys: Sequence[str]) -> Tensor | None:
+        """(b, n) tokens of these pictures, or None where any of them is unknown.
+
+        Batches are known or encoded whole: in a batch of another size a tie could be rounded another way, and a
+        resumed run, which begins with nothing known, would part from an uninterrupted one.
+        """
+        if any(key not in self.known for key in keys):
+            return None
+        return torch.stack([self.known[key] for key in keys])
+
+    def learn(self, keys: Sequence[str], tokens: Tensor) -> None:
+        if len(self.known) < self.most:
+            self.known.update(zip(keys, tokens.unbind(), strict=True))
+
+
+def _posterior(logits: Tensor) -> Tensor:
+    """(b, v, h, w) logits -> (b, n, v) probabilities, fp32."""
+    return rearrange(logits.float(), "b v h w -> b (h w) v").softmax(dim=-1)
+
+
+def _drawn(posterior: Tensor, generators: Generators) -> Tensor:
+    """One code a position: (b, n, v) probabilities -> (b, n) int64.
+
+    The code at which the running sum of probabilities passes a uniform number: one number a position to be drawn
+    on the CPU, not one for each code.
+    """
+    rows = [generator.random(posterior.shape[1], dtype=np.float32) for generator in generators]
+    uniform = torch.from_numpy(np.stack(rows)).to(posterior.device).unsqueeze(-1)
+    cumulative = posterior.cumsum(dim=-1)
+    # the sum is not 1 to the last digit
+    return torch.searchsorted(cumulative, uniform * cumulative[..., -1:], right=True).squeeze(-1)

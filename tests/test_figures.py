@@ -1,0 +1,65 @@
+"""The figures of the documentation: each is drawn by its command and shows what the code does."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageColor
+
+from dalle.models.patterns import Column, Convolutional, Pattern, Row, stream_mask
+
+DOCS = Path(__file__).parents[1] / "docs"
+TRANSPOSED = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15]
+PANELS: list[tuple[Pattern, list[int]]] = [
+    (Row(), list(range(16))),
+    (Column(), list(range(16))),
+    (Column(), TRANSPOSED),
+    (Convolutional(3), list(range(16))),
+]
+
+
+@pytest.fixture(scope="module")
+def script() -> dict:
+    return runpy.run_path(str(DOCS / "patterns.py"))
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> Path:
+    """What `python docs/patterns.py file` writes."""
+    path = tmp_path_factory.mktemp("figure") / "patterns.png"
+    arguments, sys.argv = sys.argv, ["patterns.py", str(path)]
+    try:
+        runpy.run_path(str(DOCS / "patterns.py"), run_name="__main__")
+    finally:
+        sys.argv = arguments
+    return path
+
+
+def squares(path: Path, script: dict, panel: int) -> list[list[tuple[int, ...]]]:
+    """The colours of a panel's cells, row by row."""
+    figure = Image.open(path).convert("RGB")
+    cell, head, title, margin = (script[name] for name in ("CELL", "HEAD", "TITLE", "MARGIN"))
+    width, height = head + 22 * cell + margin, title + head + 22 * cell + margin
+    left, top = margin + panel % 2 * width + head, margin + panel // 2 * height + title + head
+    middle = cell // 2 - 1
+    pixels = figure.load()
+    return [[pixels[left + x * cell + middle, top + y * cell + middle] for x in range(22)] for y in range(22)]
+
+
+@pytest.mark.parametrize("panel", range(4))
+def test_the_figure_shows_the_masks_that_the_transformer_uses(script, drawn, panel):
+    pattern, cells = PANELS[panel]
+    order = [*range(6), *(6 + cell for cell in cells)]
+    mask = stream_mask(pattern, 6, 4)[order][:, order]
+    colours, blank = squares(drawn, script, panel), ImageColor.getrgb(script["UNSEEN"])
+    # the upper right corner shows what one state sees as a picture
+    shown = [(y, x) for y in range(22) for x in range(22) if y >= 6 or x < 16]
+    assert [colours[y][x] != blank for y, x in shown] == [bool(mask[y, x]) for y, x in shown]
+    assert mask[:6, 16:].sum() == 0
+
+
+@pytest.mark.parametrize("panel", range(4))
+def test_the_figure_in_the_documentation_is_up_to_date(script, drawn, panel):
+    assert squares(DOCS / "patterns.png", script, panel) == squares(drawn, script, panel)
+    assert Image.open(DOCS / "patterns.png").size == Image.open(drawn).size
