@@ -71,7 +71,7 @@ def read_config(folder: str | Path, kind: str) -> tuple[dict[str, Any], dict[str
         inside = sorted(below.parent.name for below in folder.glob(f"*/{CONFIG}"))
         hint = f"; it holds the checkpoints {', '.join(inside)}: name one of them" if inside else ""
         raise CheckpointError(f"{folder} is not a checkpoint: it has no {CONFIG}{hint}")
-    written = _read_json(path)
+    written = read_json(path)
     if "format" not in written or "kind" not in written or not isinstance(written.get("model"), dict):
         raise CheckpointError(f"{path} does not describe a checkpoint: it lacks format, kind or model")
     if written["format"] != FORMAT:
@@ -90,7 +90,7 @@ def load_weights(folder: str | Path, model: nn.Module) -> None:
     is then as it was.
     """
     path = Path(folder) / WEIGHTS
-    tensors = _read_tensors(path)
+    tensors = read_tensors(path)
     check_tensors(model.state_dict(), tensors, path)
     model.load_state_dict(tensors)
 
@@ -111,7 +111,7 @@ def check_tensors(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], pat
 def digest(folder: str | Path) -> str:
     """The first 16 hexadecimal digits of the SHA-256 of weights and model config: which model this is."""
     folder = Path(folder)
-    written = _read_json(folder / CONFIG)
+    written = read_json(folder / CONFIG)
     known = hashlib.sha256(json.dumps([written["kind"], written["model"]], sort_keys=True).encode())
     try:
         with open(folder / WEIGHTS, "rb") as file:
@@ -154,7 +154,7 @@ def load_state(folder: str | Path) -> tuple[int, dict[str, Tensor], dict[str, An
     standing = _newest_state(folder)
     if standing is None:
         return None
-    tensors = _read_tensors(standing / "state.safetensors")
+    tensors = read_tensors(standing / "state.safetensors")
     scalars = _read_scalars(standing)
     return scalars.pop("step"), tensors, scalars
 
@@ -171,13 +171,14 @@ def _newest_state(folder: str | Path) -> Path | None:
 
 
 def _read_scalars(standing: Path) -> dict[str, Any]:
-    scalars = _read_json(standing / "state.json")
+    scalars = read_json(standing / "state.json")
     if scalars.pop("format", None) != FORMAT or not isinstance(scalars.get("step"), int):
         raise CheckpointError(f"{standing} was written by another version of this code: use another run name")
     return scalars
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by name. Raises `CheckpointError` if it is missing or damaged."""
     try:
         return load_file(path)
     except FileNotFoundError as error:
@@ -197,9 +198,12 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     save_file(separate, path)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds. Raises `CheckpointError` if it cannot be read or holds something else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:

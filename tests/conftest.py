@@ -1,6 +1,9 @@
 """Tiny models with random weights, for the tests of several floors."""
 
+import runpy
+import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,9 @@ from dalle.tokenizer import CaptionTokenizer
 CAPTIONS = ["a small red circle above a large blue square", "three green triangles", "one circle left of a square"]
 
 MakeTransformer = Callable[..., Transformer]
+RunVerb = Callable[..., tuple[int, str]]
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -72,3 +78,33 @@ def checkpoints(make_transformer, tmp_path_factory) -> Path:
     )
     CLIP(sizes, tokenizer).save(folder / "clip")
     return folder
+
+
+@pytest.fixture
+def run_verb(tmp_path, monkeypatch, capsys) -> RunVerb:
+    """Runs a verb in an empty folder, as its name and arguments say; gives (exit status, what it printed)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(verb: str, *arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", [f"{verb}.py", *arguments])
+        try:
+            runpy.run_path(str(ROOT / f"{verb}.py"), run_name="__main__")
+            status = 0
+        except SystemExit as end:
+            status = end.code
+        printed = capsys.readouterr()
+        return status, printed.out + printed.err
+
+    return run
+
+
+@pytest.fixture
+def train(run_verb) -> RunVerb:
+    """train.py, by `run_verb`."""
+    return partial(run_verb, "train")
+
+
+@pytest.fixture
+def prepare(run_verb) -> RunVerb:
+    """prepare.py, by `run_verb`."""
+    return partial(run_verb, "prepare")

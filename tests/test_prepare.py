@@ -1,7 +1,5 @@
 """prepare.py by its command line: a published model becomes a checkpoint folder, or nothing does."""
 
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,27 +13,8 @@ from dalle.models.transformer import TransformerConfig
 from dalle.stages.pictures import StageContext
 from dalle.stages.transformer import TransformerStage, TransformerStageConfig
 
-PREPARE = Path(__file__).parents[1] / "prepare.py"
 CPU = torch.device("cpu")
 SIZES = {"width": 8, "vocabulary": 20, "decoder_input": 12, "groups": 4, "blocks_per_group": 1}
-
-
-@pytest.fixture
-def prepare(tmp_path, monkeypatch, capsys):
-    """Runs prepare.py in an empty folder; gives (exit status, what it printed)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["prepare.py", *arguments])
-        try:
-            runpy.run_path(str(PREPARE), run_name="__main__")
-            status = 0
-        except SystemExit as end:
-            status = end.code
-        printed = capsys.readouterr()
-        return status, printed.out + printed.err
-
-    return run
 
 
 @pytest.fixture

@@ -1,16 +1,12 @@
 """train.py by its command line: run folders, going on, starting over, and all stages in turn."""
 
 import json
-import runpy
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from dalle import checkpoint
 
-TRAIN = Path(__file__).parents[1] / "train.py"
 TINY_DVAE = "vocabulary=8 width=8 decoder_input=8 blocks_per_group=1"
 TINY_CLIP = (
     "patch=8 image_width=16 image_depth=1 image_heads=2 text_vocabulary=300 text_positions=40 "
@@ -31,24 +27,6 @@ def tiny(prefix, model, steps=2):
 
 
 DVAE = [*COMMON, *tiny("stage", TINY_DVAE)]
-
-
-@pytest.fixture
-def train(tmp_path, monkeypatch, capsys):
-    """Runs train.py in an empty folder; gives (exit status, what it printed)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-        try:
-            runpy.run_path(str(TRAIN), run_name="__main__")
-            status = 0
-        except SystemExit as end:
-            status = end.code
-        printed = capsys.readouterr()
-        return status, printed.out + printed.err
-
-    return run
 
 
 def test_a_run_folder_holds_config_metrics_and_checkpoint(train, tmp_path):

@@ -4,7 +4,6 @@ It holds config.json and model.safetensors; preprocessor_config.json says how pi
 or vocab.json with merges.txt, how captions are.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,9 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from dalle.checkpoint import CheckpointError
+from dalle.checkpoint import CheckpointError, read_json, read_tensors
 from dalle.clip_tokenizer import CLIPTokenizer
 from dalle.interop.names import renamed
 from dalle.interop.published import Published, origin
@@ -100,7 +97,7 @@ def read_huggingface_clip(folder: str | Path, tokenizer: str | Path | None = Non
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"there is no folder {folder}; it should hold model.safetensors and config.json")
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     if config.get("model_type") != "clip":
         raise CheckpointError(f"{folder} holds a model of type {config.get('model_type')!r}, not 'clip'")
     text, vision = _part(config, "text_config", TEXT), _part(config, "vision_config", VISION)
@@ -110,7 +107,7 @@ def read_huggingface_clip(folder: str | Path, tokenizer: str | Path | None = Non
 
     words = _tokenizer(folder, tokenizer, text["vocab_size"])
     path = folder / "model.safetensors"
-    tensors = _in_our_names(_read_tensors(path), path)
+    tensors = _in_our_names(read_tensors(path), path)
     sizes = {
         "image_size": vision["image_size"],
         "patch": vision["patch_size"],
@@ -180,9 +177,9 @@ def _pictures(folder: Path, image_size: int) -> dict[str, Any]:
     """How pictures are prepared. Raises CheckpointError for a way other than scale, crop, normalise."""
     given, path = {"size": image_size, "crop_size": image_size}, folder / "preprocessor_config.json"
     if path.exists():
-        given = _read_json(path)
+        given = read_json(path)
     elif (path := folder / "processor_config.json").exists():  # where newer versions may write it
-        given = _read_json(path).get("image_processor", {})
+        given = read_json(path).get("image_processor", {})
     given = {**PICTURES, **given}
     size, crop, resample = given["size"], given["crop_size"], given["resample"]
     shorter = size.get("shortest_edge") if isinstance(size, dict) else size
@@ -228,24 +225,3 @@ def _in_our_names(found: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
             tensor = torch.cat([part for part in parts if part is not None])
         tensors[renamed(name, STARTS, PARTS)] = tensor
     return tensors
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} should hold a JSON object but holds a {type(content).__name__}")
-    return content
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing; with save_pretrained, transformers writes one") from error
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is truncated or damaged: {error}") from error

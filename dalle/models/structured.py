@@ -4,6 +4,8 @@ Image states attend in groups, a line or a column of the picture each: to all te
 that their group shares. Both parts go through one softmax, or each through its own.
 """
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -73,7 +75,7 @@ class MaskedApart(nn.Module):
         return torch.cat([causal(text_q, text_k, text_v, hidden), image], dim=2)
 
 
-class Grouped(nn.Module):
+class Grouped(nn.Module, ABC):
     """Image states in groups, each of which shares the keys it sees; `Lines` and `Columns` say which."""
 
     mask: Tensor  # (g or 1, s, m): which of its group's m keys each of its s states sees
@@ -102,17 +104,17 @@ class Grouped(nn.Module):
         from_text = rearrange(from_text, "b heads (g s) d -> b heads g s d", g=self.grid)
         return torch.cat([text, self.in_raster_order(from_text + on_image @ v)], dim=2)
 
+    @abstractmethod
     def queries(self, image: Tensor) -> Tensor:
         """(b, heads, I, d) -> (b, heads, g, s, d)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def keys(self, image: Tensor) -> Tensor:
         """(b, heads, I, d) -> (b, heads, g, m, d)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def in_raster_order(self, groups: Tensor) -> Tensor:
         """The inverse of `queries`."""
-        raise NotImplementedError
 
 
 class Lines(Grouped):

@@ -243,7 +243,7 @@ def test_missing_and_damaged_files_are_named(folder):
     weights.unlink()
     assert "model.safetensors is missing" in refused(folder)
     config.write_text(config.read_text()[:-20])
-    assert "config.json cannot be read" in refused(folder)
+    assert "config.json is not valid JSON" in refused(folder)
     config.write_text("[1]")
     assert "config.json should hold a JSON object but holds a list" in refused(folder)
     config.unlink()

@@ -1,8 +1,6 @@
 """OpenAI's CLIPs: archives and state dicts are read without running them, and give the published models' numbers."""
 
 import os
-import runpy
-import sys
 import zipfile
 from pathlib import Path
 
@@ -19,7 +17,6 @@ from dalle.models.clip import CLIP
 
 CLOSE = {"atol": 1e-4, "rtol": 0}
 BLOCKS = (2, 1, 1, 2)  # of the small ResNet's stages
-ROOT = Path(__file__).parents[2]
 
 State = dict[str, Tensor]
 
@@ -259,24 +256,6 @@ def test_a_centre_crop_lies_where_torchvision_puts_it(vit, tmp_path):
 
 
 # --- from the weights to ranked pictures -----------------------------------------------------------------------
-
-
-@pytest.fixture
-def prepare(tmp_path, monkeypatch, capsys):
-    """Runs prepare.py in an empty folder; gives (exit status, what it printed)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["prepare.py", *arguments])
-        try:
-            runpy.run_path(str(ROOT / "prepare.py"), run_name="__main__")
-            status = 0
-        except SystemExit as end:
-            status = end.code
-        printed = capsys.readouterr()
-        return status, printed.out + printed.err
-
-    return run
 
 
 @pytest.mark.parametrize("tower", ["vit", "resnet"])
