@@ -4,11 +4,13 @@ PYTHON ?= python3
 
 RUN := .venv/bin/python
 INSTALLED := .venv/.installed
+BENCH_RUN := .venv-bench/bin/python
+BENCH_INSTALLED := .venv-bench/.installed
 DEMO := outputs/demo
 WEIGHTS := $(DEMO)/dvae/model.safetensors $(DEMO)/clip/model.safetensors $(DEMO)/transformer/model.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test patterns lint types
+.PHONY: help install demo test bench patterns edits notebooks lint types
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,15 +22,24 @@ demo: $(INSTALLED) ## train all three parts on the CPU, draw pictures, measure
 	@$(MAKE) --no-print-directory $(DEMO)/samples.png $(DEMO)/metrics.json
 	@echo
 	@echo "checkpoints  $(DEMO)/dvae $(DEMO)/clip $(DEMO)/transformer"
-	@echo "metrics      $(DEMO)/metrics.json"
+	@echo "metrics      $(DEMO)/metrics.md $(DEMO)/metrics.json"
 	@echo "pictures     $(DEMO)/samples.png"
 	@echo "next         $(RUN) sample.py checkpoint=$(DEMO) caption=\"a small red circle above a large blue square\""
 
 test: $(INSTALLED) ## the whole test suite
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
 
+bench: $(BENCH_INSTALLED) ## drawing images, beside other people's decoders and the machine's limit
+	$(BENCH_RUN) benchmarks/sampling.py
+
 patterns: $(INSTALLED) ## the attention patterns as a picture, docs/patterns.png
 	$(RUN) docs/patterns.py
+
+edits: $(INSTALLED) $(WEIGHTS) ## every edit of the demo's pictures, docs/edits.png
+	$(RUN) docs/edits.py
+
+notebooks: $(INSTALLED) $(WEIGHTS) ## run the notebooks on the demo and on the sweeps that there are
+	$(RUN) notebooks/make.py
 
 lint: $(INSTALLED) ## ruff: style and format
 	$(RUN) -m ruff check .
@@ -49,6 +60,13 @@ $(WEIGHTS): ;
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet "$(TORCH)"
-	$(RUN) -m pip install --quiet --editable ".[data,dev]"
+	$(RUN) -m pip install --quiet --editable ".[data,eval,dev]"
 	$(RUN) -m pip install --quiet --no-deps dall-e==0.1 # OpenAI's code, to compare with; it asks for torchvision
+	@touch $@
+
+$(BENCH_INSTALLED): pyproject.toml
+	$(PYTHON) -m venv .venv-bench
+	$(BENCH_RUN) -m pip install --quiet "$(TORCH)"
+	$(BENCH_RUN) -m pip install --quiet --editable . "transformers>=5" requests
+	$(BENCH_RUN) -m pip install --quiet --no-deps dalle-pytorch==1.6.6 axial-positional-embedding rotary-embedding-torch # it asks for torchvision
 	@touch $@

@@ -1,43 +1,48 @@
 """Measure a trained model on data it has not seen: python evaluate.py checkpoint=outputs/demo"""
 
-import json
-from pathlib import Path
+from collections.abc import Callable
 
-from dalle import checkpoint, distributed
 from dalle.config import verb
-from dalle.data import open_source, read_config
-from dalle.data.blocks import BlocksSource
-from dalle.evaluation.captions import caption_metrics, share_held
-from dalle.evaluation.reconstruction import reconstructed_images, reconstruction_metrics
+from dalle.evaluation import abilities, blur_curve, fit, likelihood, quality, reconstruction
+from dalle.evaluation.measured import Measured
+from dalle.evaluation.page import write_page
+from dalle.evaluation.record import begin
 from dalle.evaluation.settings import EvaluateConfig
-from dalle.sampling.pipeline import DALLE, find_parts
+from dalle.evaluation.subject import Subject
+
+METRICS: dict[str, Callable[[Subject, EvaluateConfig], Measured]] = {
+    "reconstruction": reconstruction.measure,
+    "likelihood": likelihood.measure,
+    "fit": fit.measure,
+    "quality": quality.measure,
+    "abilities": abilities.measure,
+}
+CURVES: dict[str, Callable[[Subject, EvaluateConfig], Measured]] = {
+    "blur_curve": blur_curve.measure,
+    "rerank_curve": fit.measure_rerank_curve,
+}
 
 
 @verb("evaluate")
 def main(config: EvaluateConfig) -> None:
-    parts = find_parts(config.checkpoint, config.dvae, config.clip)
-    _, meta = checkpoint.read_config(parts["transformer"], "transformer")
-    data = read_config(meta["data"])
-    dalle = DALLE.load(config.checkpoint, distributed.start(config.device), config.dvae, config.clip)
+    if strangers := [name for name in config.metrics if name not in METRICS]:
+        raise ValueError(f"there is no part {strangers[0]!r} of metrics=[...]; choose among {', '.join(METRICS)}")
+    parts = {name: METRICS[name] for name in config.metrics}
+    parts |= {name: measure for name, measure in CURVES.items() if getattr(config, name)}
 
-    val = open_source(data, "val")
-    metrics = reconstruction_metrics(dalle.dvae, val, config.pictures)
-    splits = {"val": val}
-    if isinstance(val, BlocksSource):
-        images = reconstructed_images(dalle.dvae, val, config.pictures)
-        statements = [val.scene(index).statement for index in range(len(images))]
-        metrics["dvae_hard_judge"] = share_held(images, statements)
-        splits["novel"] = open_source(data, "novel")
-    for split, source in splits.items():
-        metrics |= caption_metrics(
-            dalle, source, split, config.captions, config.candidates, config.seed, config.batch_size
-        )
-
-    out = Path(config.out or Path(config.checkpoint) / "metrics.json")
-    out.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    for name, value in metrics.items():
-        print(f"{name:20} {value:.4f}")
-    print(f"written to {out}")
+    subject = Subject.load(config)
+    record = begin(config.file, subject.described())
+    for name, measure in parts.items():
+        measured = measure(subject, config)
+        # as each part ends, so that what was measured outlives what fails later
+        record = record.having(name, measured, subject.environment(), config.folder)
+        record.write(config.file)
+        write_page(record, config.page)
+        for number, value in measured.numbers.items():
+            print(f"{number:40} {value:.4f}")
+        for note in measured.notes:
+            print(note)
+    print(f"written to {config.file} and {config.page}")
 
 
 if __name__ == "__main__":

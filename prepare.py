@@ -1,4 +1,8 @@
-"""Prepare what training and sampling start from: python prepare.py import=openai-dvae encoder=... decoder=..."""
+"""Prepare what training and sampling start from: python prepare.py data=folder data.path=my/pictures
+
+A data set is looked over; find= looks for a picture in it; dvae= encodes it into tokens; sources= tells what a
+checkpoint was trained on; import= turns a published model into a checkpoint.
+"""
 
 import os
 import shutil
@@ -6,11 +10,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dalle import distributed
 from dalle.config import verb
+from dalle.data import open_source
+from dalle.data.picture_file import read_picture
+from dalle.data.provenance import provenances
+from dalle.data.source import UnreadableRecord
+from dalle.data.survey import Survey
+from dalle.data.survey_page import PAGE, write_survey
+from dalle.data.tiles import tile_sheet
 from dalle.interop import IMPORTS
 from dalle.interop.settings import PrepareConfig
 from dalle.models.clip import CLIP
 from dalle.models.dvae import DiscreteVAE
+from dalle.sampling.novelty import TrainingPictures, side_by_side, verdict
+from dalle.stages.encoding import Encoding, described
 
 MODELS = {"dvae": DiscreteVAE, "clip": CLIP}
 
@@ -18,16 +32,90 @@ MODELS = {"dvae": DiscreteVAE, "clip": CLIP}
 @verb("prepare")
 def main(config: PrepareConfig) -> None:
     name = next((name for name, (settings, _) in IMPORTS.items() if type(config) is settings), None)
-    if name is None:
-        raise ValueError(f"say what to prepare: {' or '.join(f'import={name}' for name in IMPORTS)}")
-    import_model(name, config)
+    if name is not None:
+        import_model(name, config)
+    elif config.sources is not None:
+        tell_sources(config.sources, config.out)
+    elif config.data is None:
+        imports = " or ".join(f"import={name}" for name in IMPORTS)
+        raise ValueError(f"say what to prepare: {imports}, or a data set, as in data=folder data.path=my/pictures")
+    elif config.find is not None:
+        find_picture(config)
+    elif config.dvae is not None:
+        encode_pictures(config)
+    else:
+        look_over(config)
+
+
+def look_over(config: PrepareConfig) -> None:
+    """A page about a data set, with its pictures, its tokenizer, and what is wrong with it."""
+    folder = unwritten(config.out or Path("outputs", "survey", config.data.name))
+    survey = Survey.of(config.data, config.vocabulary, config.text_positions, config.limit, config.workers)
+    with new_folder(folder) as beside:
+        found = write_survey(survey, beside)
+    print("\n".join(found))
+    print(f"page      {folder / PAGE}")
+
+
+def find_picture(config: PrepareConfig) -> None:
+    """Whether a picture is in the training split, and a sheet of the nearest ones there."""
+    assert config.find is not None
+    path = Path(config.find).expanduser()
+    try:
+        image = read_picture(path, str(path))
+    except UnreadableRecord as problem:
+        raise ValueError(f"find={config.find} cannot be read: {problem.reason}") from problem
+    clip_folder = None if config.clip is None else Path(config.clip).expanduser()
+    clip = None if clip_folder is None else CLIP.load(clip_folder)
+    training = TrainingPictures.open(config.data, clip, clip_folder, config.workers)
+    neighbours = training.nearest(image, config.neighbours)
+    folder = unwritten(config.out or Path("outputs", "find", path.stem))
+    title = verdict(neighbours[0], len(training.keys))
+    with new_folder(folder) as beside:
+        tile_sheet(side_by_side(training, image, path.name, neighbours), title=title).save(beside / "neighbours.png")
+    for each in neighbours:
+        print(f"{each.distances()}: {each.key}")
+    print(title)
+    print(f"sheet     {folder / 'neighbours.png'}")
+
+
+def encode_pictures(config: PrepareConfig) -> None:
+    """The training split as tokens, by all ranks; stopped midway, it goes on when it is run again."""
+    device = distributed.start(config.device)
+    try:
+        dvae_folder = Path(config.dvae or "").expanduser()
+        dvae = DiscreteVAE.load(dvae_folder).to(device)
+        source = open_source(config.data, "train")
+        encoding = Encoding(config.data, source, config.transform, config.views, dvae_folder)
+        folder = Path(config.out).expanduser() if config.out else encoding.place(Path("outputs", "tokens"))
+        cache = encoding.cache(folder, dvae, device, config.workers)
+        if distributed.is_first():
+            print(f"tokens    {folder}: {described(cache)}")
+            named = f" tokens={config.out}" if config.out else ""
+            settings = f"stage.transform={config.transform} stage.views={config.views}{named}"
+            print(f"next      train.py stage=transformer with the same data and dvae, and {settings}")
+    finally:
+        distributed.stop()
+
+
+def tell_sources(checkpoint: str, out: str | None) -> None:
+    """What each model of a checkpoint was trained on; with `out`, a file for each that names every record."""
+    models = provenances(checkpoint)
+    for model in models:
+        print("\n".join(model.lines()))
+    if out is None:
+        return
+    folder = unwritten(out)
+    with new_folder(folder) as beside:
+        for model in models:
+            with open(beside / f"{model.kind}.txt", "w", encoding="utf-8", errors="surrogateescape") as file:
+                file.writelines(f"{key}\n" for key in model.names())
+    print(f"names     {folder}")
 
 
 def import_model(name: str, config: PrepareConfig) -> None:
     """Turn somebody else's model into a checkpoint folder of ours."""
-    folder = Path(config.out or Path("outputs", name)).expanduser()
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ValueError(f"{folder} is not empty: choose another out=, or move away what is there")
+    folder = unwritten(config.out or Path("outputs", name))
     _, read = IMPORTS[name]
     published = read(config)
     model = MODELS[published.kind].from_published(published)
@@ -35,6 +123,14 @@ def import_model(name: str, config: PrepareConfig) -> None:
         model.save(beside, published.meta)
     count = sum(parameter.numel() for parameter in model.parameters())
     print(f"{folder}: {published.kind}, {count:,} parameters")
+
+
+def unwritten(folder: str | Path) -> Path:
+    """The folder; ValueError unless it is new or empty."""
+    folder = Path(folder).expanduser()
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ValueError(f"{folder} is not empty: choose another out=, or move away what is there")
+    return folder
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Train one stage, or all three in turn: python train.py stage=dvae data=folder data.path=... run=my-dvae"""
 
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from omegaconf import OmegaConf
 
 from dalle import checkpoint, distributed
 from dalle.config import TrainConfig, run_name, verb
+from dalle.reports.job import Job, recorded
 from dalle.stages import STAGES
 from dalle.stages.pictures import StageContext
 from dalle.training.loop import train
@@ -22,13 +24,16 @@ def main(config: TrainConfig) -> None:
         keep_freed_memory()
     try:
         for one_stage, folder in planned(config):
-            train_stage(one_stage, folder, device)
+            with recorded(Job.of(config), folder) if config.ablation else nullcontext():
+                train_stage(one_stage, folder, device)
     finally:
         distributed.stop()
 
 
 def planned(config: TrainConfig) -> list[tuple[TrainConfig, Path]]:
     """The stages to train, in order, each with its run folder."""
+    if config.ablation is not None:
+        return [(config, Job.of(config).folder(config.out))]
     name = run_name(config.run)
     if not isinstance(config.stage, dict):
         return [(config, Path(config.out, config.stage.name, name))]
@@ -55,7 +60,8 @@ def train_stage(config: TrainConfig, folder: Path, device: torch.device) -> None
     stage_class = next(stage for schema, stage in STAGES.values() if isinstance(config.stage, schema))
     torch.manual_seed(config.seed)  # the first weights
     dvae = None if config.dvae is None else Path(config.dvae)
-    stage = stage_class(config.stage, config.data, StageContext(config.seed, device, dvae))
+    tokens = Path(config.out, "tokens") if config.tokens is None else Path(config.tokens)
+    stage = stage_class(config.stage, config.data, StageContext(config.seed, device, dvae, tokens))
     count = sum(parameter.numel() for parameter in stage.model.parameters())
     say(f"{folder}: {count:,} parameters on {device}, from step {done} to {steps}")
     if distributed.is_first():

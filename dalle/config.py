@@ -1,34 +1,43 @@
 """What users can type: each verb's options, checked before anything starts; what is wrong is said in a sentence."""
 
+import copy
 import hashlib
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from dalle.ablation import AblationConfig
 from dalle.data import CONFIGS as DATA
 from dalle.evaluation.settings import EvaluateConfig
 from dalle.interop import IMPORTS
 from dalle.interop.settings import PrepareConfig
 from dalle.mistakes import all_keys, explain, strangers, unknown
+from dalle.reports.settings import ReportConfig
+from dalle.sampling.edits import EDITS
 from dalle.sampling.settings import SampleConfig
 from dalle.stages import STAGES
 from dalle.training.interruption import Interrupted
 from dalle.training.logger import WandbConfig
 
 FOLDER = Path(__file__).parents[1] / "configs"
+TEXTS = ("caption", "data.path", "find")  # settings that are read as they are typed, commas, quotes and all
+LISTS = ("runs",)  # settings that are lists with or without brackets
 FULL_ERROR = "HYDRA_FULL_ERROR"  # 1 in the environment shows where an error was raised
 
 # Hydra composes settings; folders and logs are the verbs' affair
@@ -47,18 +56,27 @@ class TrainConfig:
     """Options of train.py."""
 
     stage: Any = MISSING  # what is trained: dvae, clip, transformer, or all of them in turn
-    data: Any = MISSING  # captioned pictures: blocks, emoji, folder
+    data: Any = MISSING  # captioned pictures: blocks, emoji, folder, coco, webdataset
     preset: Any = None  # sizes, by name; the choice is merged into the stage
+    scale: str | None = None  # size of an ablation's runs, by name
+    ablation: AblationConfig | None = None  # the question that a sweep of runs is to answer
     run: str = "default"  # name of the run; the same name again goes on with it
     out: str = "outputs"  # runs lie in <out>/<stage>/<run>, those of stage=all in <out>/<run>/<stage>
     seed: int = 0  # of weights, data order and everything else that is random
     dvae: str | None = None  # checkpoint folder of the dVAE whose tokens the transformer learns
+    tokens: str | None = None  # pictures encoded before, or the folder where such are kept; null: <out>/tokens
     device: str = "auto"  # auto | cpu | cuda | cuda:0
     resume: bool = True  # false: start over, with what stood there moved aside
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
 
-VERBS = {"train": TrainConfig, "sample": SampleConfig, "evaluate": EvaluateConfig, "prepare": PrepareConfig}
+VERBS = {
+    "train": TrainConfig,
+    "sample": SampleConfig,
+    "evaluate": EvaluateConfig,
+    "report": ReportConfig,
+    "prepare": PrepareConfig,
+}
 
 
 def register() -> None:
@@ -70,6 +88,8 @@ def register() -> None:
         store.store(group="stage", name=f"{name}_schema", node=_writable(schema))
     for name, schema in DATA.items():
         store.store(group="data", name=f"{name}_schema", node=_writable(schema))
+    for name, (schema, _) in EDITS.items():
+        store.store(group="edit", name=f"{name}_schema", node=_writable(schema))
     for name, (schema, _) in IMPORTS.items():
         store.store(group="import", name=f"{name}_schema", node=_writable(schema), package="_global_")
 
@@ -77,6 +97,41 @@ def register() -> None:
 def compose(name: str, overrides: Sequence[str] = ()) -> Any:
     """The options of the verb `name`, with `overrides` as on its command line, as its dataclass."""
     return _to_object(_compose(name, overrides))
+
+
+def compose_jobs(name: str, overrides: Sequence[str] = ()) -> list[Any]:
+    """The options of each job of `python <name>.py -m <overrides>`, where a file among these says what is swept.
+
+    It is composed once, and each job's values are then put in: as in Hydra's own sweeper, for a tenth of the time.
+    """
+    register()
+    with _hydra():
+        composed = hydra.compose(name, list(overrides), return_hydra_config=True)
+        parser = OverridesParser.create()
+        swept = parser.parse_overrides([f"{key}={values}" for key, values in composed.hydra.sweeper.params.items()])
+        (batch,) = BasicSweeper.split_arguments(swept, max_batch_size=None)
+        with open_dict(composed):
+            del composed["hydra"]
+        jobs = []
+        for values in batch:
+            job = copy.deepcopy(composed)
+            for override in parser.parse_overrides(values):
+                OmegaConf.update(job, override.key_or_group, override.value(), merge=True)
+            jobs.append(_to_object(job))
+    return jobs
+
+
+def ablations() -> list[str]:
+    """The names of all ablations."""
+    return sorted(path.stem for path in (FOLDER / "ablation").glob("*.yaml"))
+
+
+def ablation_jobs(name: str, scale: str | None = None) -> list[Any]:
+    """The options of each job of the ablation `name`, whose file says which verb does them."""
+    given: Any = OmegaConf.load(FOLDER / "ablation" / f"{name}.yaml")
+    return compose_jobs(
+        given.ablation.get("verb", "train"), [f"+ablation={name}", *([f"scale={scale}"] if scale else [])]
+    )
 
 
 def run_name(name: str) -> str:
@@ -93,13 +148,15 @@ def verb(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
     """Turn `main(config)` into a command, which reads the command line, and runs each job where that is a sweep.
 
     What a user can mend is said in a sentence on stderr, with exit status 2. Being asked to stop ends with 128 and
-    the signal's number, as in a shell.
+    the signal's number, as in a shell. A job that fails does not stop its sweep, which lists it at the end.
     """
 
     def decorate(main: Callable[[Any], None]) -> Callable[[], None]:
         full_error = os.environ.get(FULL_ERROR) == "1"
+        failed: list[str] = []  # jobs of a sweep
 
         def job(composed: DictConfig) -> None:
+            sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
             try:
                 main(_to_object(composed))
             except Interrupted as stopped:
@@ -112,8 +169,10 @@ def verb(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
                 if full_error:
                     raise
                 _say(str(error))
-                sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
-                raise (_Said if sweeping else SystemExit)(2) from None  # other jobs of a sweep still run
+                if not sweeping:
+                    raise SystemExit(2) from None
+                failed.append(f"{' '.join(HydraConfig.get().overrides.task)}: {error}")
+                raise _Said from None  # other jobs of the sweep still run
 
         def command() -> None:
             register()
@@ -121,6 +180,7 @@ def verb(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
                 try:
                     hydra.main(version_base="1.3", config_path=str(FOLDER), config_name=name)(job)()
                 except _Said:
+                    _say("\n  ".join([f"jobs of this sweep that failed, {len(failed)}:", *failed]))
                     raise SystemExit(2) from None
                 except (HydraException, OmegaConfBaseException) as error:
                     if full_error:
@@ -157,10 +217,12 @@ def _say(sentence: str) -> None:
 def _hydra_kept_quiet(name: str) -> Iterator[list[str]]:
     """Within it, Hydra makes no folders or logs and raises what goes wrong; yields what the user typed."""
     typed = sys.argv[1:]
+    sweeping = not {"-m", "--multirun"}.isdisjoint(typed)  # where commas separate the jobs' values
+    given = typed if sweeping else [_literal(each) for each in typed]
     # side by side with the user's overrides, as Hydra's parser wants them all in one row
     place = next((at for at, each in enumerate(typed) if "=" in each and not each.startswith("-")), len(typed))
     environment = os.environ.get(FULL_ERROR)
-    sys.argv[1:] = [*typed[:place], *QUIET, f"hydra.job.name={name}", *typed[place:]]
+    sys.argv[1:] = [*given[:place], *QUIET, f"hydra.job.name={name}", *given[place:]]
     os.environ[FULL_ERROR] = "1"
     try:
         yield typed
@@ -171,9 +233,32 @@ def _hydra_kept_quiet(name: str) -> Iterator[list[str]]:
             os.environ[FULL_ERROR] = environment
 
 
+def _literal(argument: str) -> str:
+    """An argument that gives one of `TEXTS`, in the quotes that make Hydra take it literally; others as they are.
+
+    One of `LISTS` gets the brackets that make Hydra take it as a list.
+    """
+    key, _, text = argument.partition("=")
+    if key in LISTS and not text.startswith("["):
+        return f"{key}=[{text}]"
+    in_quotes = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
+    if key not in TEXTS or in_quotes:
+        return argument
+    text = re.sub(r'(\\+)(?="|$)', r"\1\1", text)  # elsewhere Hydra takes backslashes literally anyway
+    text = text.replace('"', '\\"').replace("${", "\\${")
+    return f'{key}="{text}"'
+
+
+def _hydra() -> AbstractContextManager[Any]:
+    """Within it, Hydra composes what lies in `FOLDER`; within a verb it does so anyway."""
+    if GlobalHydra.instance().is_initialized():
+        return nullcontext()
+    return hydra.initialize_config_dir(str(FOLDER), version_base="1.3")
+
+
 def _compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     register()
-    with hydra.initialize_config_dir(str(FOLDER), version_base="1.3"):
+    with _hydra():
         return hydra.compose(name, list(overrides))
 
 

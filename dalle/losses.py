@@ -6,6 +6,7 @@ position: beta / 192 for codes of 8x8 pixels.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +46,26 @@ def _picture(parameters: Tensor) -> Tensor:
     return (parameters[:, :3].float().sigmoid() - PIXEL_MARGIN) / (1 - 2 * PIXEL_MARGIN)
 
 
+@dataclass(frozen=True)
+class LikelihoodConfig:
+    """What the decoder's output says about a pixel."""
+
+    kind: str = "logit_laplace"  # logit_laplace (Section 2.1) | laplace (absolute error) | normal (squared error)
+    scale: float = 0.1  # of laplace and normal, in pixels of [0, 1]; logit_laplace learns its own
+    floor: float | None = None  # least ln b of logit_laplace; the paper has none, flat pictures need one
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("logit_laplace", "laplace", "normal"):
+            raise ValueError(f"likelihood.kind={self.kind!r} is unknown; choose logit_laplace, laplace or normal")
+
+    def nll(self, parameters: Tensor, images: Tensor) -> Tensor:
+        """(b, 6, h, w), (b, 3, h, w) in [0, 1] -> (b, 3, h, w) nats per pixel value."""
+        if self.kind == "logit_laplace":
+            return logit_laplace_nll(parameters, images, self.floor)
+        nll = normal_nll if self.kind == "normal" else laplace_nll
+        return nll(parameters, images, self.scale)
+
+
 def kl_to_uniform(logits: Tensor) -> Tensor:
     """KL(q || uniform) of the categorical posterior at each position: (b, v, h, w) logits -> (b, h, w) nats.
 
@@ -54,6 +75,15 @@ def kl_to_uniform(logits: Tensor) -> Tensor:
     """
     log_q = F.log_softmax(logits.float(), dim=1)
     return (log_q.exp() * log_q).sum(dim=1) + math.log(logits.shape[1])
+
+
+def quantisation_error(logits: Tensor) -> Tensor:
+    """Squared distance to the nearest code: (b, v, h, w) logits of vector quantisation -> (b, h, w).
+
+    Its gradients move code and encoder's vector towards each other: the second and third term of VQ-VAE's loss
+    (van den Oord et al. 2017, Eq. 3), equally weighted, which their results hardly depend on.
+    """
+    return -logits.amax(dim=1)
 
 
 def negative_elb(nll: Tensor, kl: Tensor, kl_weight: float) -> Tensor:

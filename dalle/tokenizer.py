@@ -3,7 +3,8 @@
 import json
 import logging
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from itertools import groupby, pairwise
+from operator import itemgetter
 from os import PathLike
 from pathlib import Path
 
@@ -86,6 +87,13 @@ class CaptionTokenizer:
         for word in words:
             ids += self._merge([self._bytes[symbol] for symbol in word], passes)
         return ids
+
+    def words(self, caption: str) -> list[tuple[str, list[int]]]:
+        """The caption's words and punctuation marks, each with its token ids, which `encode` gives in a row."""
+        encoding = self._tokenizer.encode(_encodable(caption), add_special_tokens=False)
+        pairs = zip(encoding.word_ids, encoding.ids, strict=True)
+        by_word = [[token for _, token in pieces] for _, pieces in groupby(pairs, key=itemgetter(0))]
+        return [(self.decode(ids), ids) for ids in by_word]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids. Bytes that are no UTF-8, as in a sequence cut short, become U+FFFD."""

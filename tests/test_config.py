@@ -103,6 +103,32 @@ def test_mistakes_are_named_with_the_nearest_right_name_and_nothing_starts(comma
     assert told.count("\n") <= 3
 
 
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "a red circle, a blue square",
+        "it's {odd} [text] (here): a=b",
+        'a "red" circle',
+        "back\\slash, \\",
+        'both \\" of them',
+        "${dvae} and $5",
+        "null",
+        "12",
+    ],
+)
+def test_a_caption_is_read_as_it_is_typed(command, caption):
+    (composed,), status, _ = command(f"caption={caption}", "seed=3", name="sample")
+    assert status == 0
+    assert (composed.caption, composed.seed) == (caption, 3)
+
+
+def test_a_caption_in_hydras_quotes_and_sweeps_over_captions_are_left_to_hydra(command):
+    (composed,), _, _ = command("caption='a red circle, a blue square'", name="sample")
+    assert composed.caption == "a red circle, a blue square"
+    calls, _, _ = command("-m", "caption=red,blue", name="sample")
+    assert [each.caption for each in calls] == ["red", "blue"]
+
+
 def test_with_all_stages_a_setting_is_found_in_each(command):
     _, _, told = command("stage=all", "stage.batchsize=8")
     assert "did you mean stage.dvae.batch_size or stage.clip.batch_size" in told

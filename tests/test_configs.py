@@ -15,11 +15,12 @@ from dalle.interop import IMPORTS
 from dalle.models.clip import CLIP
 from dalle.models.dvae import DiscreteVAE
 from dalle.models.transformer import Transformer
+from dalle.sampling.edits import EDITS
 from dalle.stages import STAGES
 from dalle.training.schedules import Schedule
 
 FILES = sorted(path.relative_to(FOLDER) for path in FOLDER.rglob("*.yaml"))
-STAGE_PRESETS = [file for file in FILES if len(file.parts) == 3 and file.parts[1] in STAGES]
+STAGE_PRESETS = [file for file in FILES if file.parts[0] == "preset" and file.parts[1] in STAGES]
 EXPERIMENTS = [file.stem for file in FILES if file.parts[0] == "experiment"]
 RECIPES = {f"preset={file.stem}": ["stage=all"] for file in FILES if file.parent == Path("preset")}
 RECIPES |= {f"experiment={name}": [] for name in EXPERIMENTS}
@@ -43,8 +44,12 @@ def stages_of(config: TrainConfig) -> dict[str, Any]:
 
 
 def test_every_file_is_reached_from_a_command_line():
-    """By test_config.py: stages, data sets, presets, experiments. Below: verbs, prompts and imports."""
-    reached = {"stage", "data", "import", "preset", "experiment", "prompts"}
+    """By test_config.py: stages, data sets, presets, experiments. Below: verbs, prompts, imports and edits.
+
+    By test_ablations.py: ablations and their scales.
+    """
+    reached = {"stage", "data", "import", "preset", "experiment", "prompts", "edit", "filters"}
+    reached |= {"ablation", "scale", "scale/dvae", "scale/transformer"}
     reached |= {f"preset/{name}" for name in [*STAGES, "all"]}
     strays = [file for file in FILES if file.parent != Path(".") and file.parent.as_posix() not in reached]
     assert strays == []
@@ -76,6 +81,17 @@ def test_every_import_composes_to_the_defaults_beside_its_code(name):
 
 def test_every_import_has_a_file():
     assert names_in("import") == set(IMPORTS)
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_every_edit_composes_to_the_defaults_beside_its_code(name):
+    settings, _ = EDITS[name]
+    assert compose("sample", [f"edit={name}"]) == replace(VERBS["sample"](), edit=settings())
+    assert settings().name == name
+
+
+def test_every_edit_has_a_file():
+    assert names_in("edit") == set(EDITS)
 
 
 @pytest.mark.parametrize("prompts", sorted(names_in("prompts")))

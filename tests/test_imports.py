@@ -10,13 +10,14 @@ ROOT = Path(__file__).parents[1]
 
 # from the top; a package counts as one, and neighbours on a floor leave each other alone
 FLOORS = (
-    {"train", "sample", "evaluate", "prepare"},  # the verbs
+    {"train", "sample", "evaluate", "report", "prepare"},  # the verbs
     {"config", "dalle"},  # the verbs' options; what `from dalle import DALLE` shows
+    {"reports"},  # what runs and evaluations have written, side by side
     {"stages", "evaluation", "mistakes"},
     {"training", "sampling"},
     {"data", "losses", "models"},
     {"interop"},  # reads other people's models; ours are built from what it read
-    {"pixels", "tokenizer", "clip_tokenizer", "checkpoint", "distributed"},
+    {"pixels", "tokenizer", "clip_tokenizer", "checkpoint", "distributed", "ablation"},
 )
 EXCEPTIONS = {("losses", "dalle.models.dvae")}  # how pixels are mapped is told once, where the model is
 HYDRAS = {

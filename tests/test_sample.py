@@ -1,44 +1,99 @@
 import json
-import subprocess
-import sys
+import os
+import shutil
+import signal
+import threading
+import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from dalle.models.transformer import Transformer
+from dalle.sampling.chunks import in_words
+from dalle.sampling.memory import decoding_memory
 
 
-def sample(*overrides: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "sample.py"), *overrides]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-
-def test_sample_draws_ranks_and_says_where_the_pictures_are(checkpoints, tmp_path):
-    out = tmp_path / "drawn"
-    done = sample(
+def test_sample_draws_ranks_and_says_where_the_pictures_are(checkpoints, run_verb, tmp_path):
+    status, printed = run_verb(
+        "sample",
         f"checkpoint={checkpoints}",
         'captions=["a red circle","three green triangles, small"]',
         "candidates=5",
         "keep=2",
         "seed=3",
-        f"out={out}",
+        "out=drawn",
     )
-    assert done.returncode == 0, done.stderr
-    assert str(out / "grid.png") in done.stdout
-    facts = json.loads((out / "samples.json").read_text())
+    assert status == 0, printed
+    assert "sheet     drawn/grid.png" in printed
+    assert "three green triangles, small: 2 of 5 kept, best score" in printed
+    facts = json.loads((tmp_path / "drawn" / "samples.json").read_text())
     assert [entry["caption"] for entry in facts["captions"]] == ["a red circle", "three green triangles, small"]
     assert set(facts["settings"]["digests"]) == {"dvae", "transformer", "clip"}
     assert facts["settings"]["seed"] == 3
-    assert len(list(out.glob("*.png"))) == 1 + 4
+    assert len(list((tmp_path / "drawn").glob("*.png"))) == 1 + 4
 
 
-def test_sample_without_a_caption_says_how_to_give_one(checkpoints):
-    failed = sample(f"checkpoint={checkpoints}")
-    assert failed.returncode != 0
-    assert 'caption="a red circle"' in failed.stderr
-    assert "Traceback" not in failed.stderr
+def test_sample_without_a_caption_says_how_to_give_one(checkpoints, run_verb):
+    status, printed = run_verb("sample", f"checkpoint={checkpoints}")
+    assert status == 2
+    assert 'caption="a red circle"' in printed
+    assert "Traceback" not in printed
 
 
-def test_sample_without_a_checkpoint_names_it(tmp_path):
-    failed = sample(f"checkpoint={tmp_path / 'nowhere'}", "caption=x")
-    assert failed.returncode != 0
-    assert f"no checkpoint at {tmp_path / 'nowhere'}" in failed.stderr
-    assert "Traceback" not in failed.stderr
+def test_sample_without_a_checkpoint_names_it(run_verb):
+    status, printed = run_verb("sample", "checkpoint=nowhere", "caption=x")
+    assert status == 2
+    assert "no checkpoint at nowhere" in printed
+
+
+def test_little_memory_is_told_and_drawing_goes_on_in_chunks(checkpoints, run_verb):
+    needs = decoding_memory(Transformer.load(checkpoints / "transformer"), compact=True)
+    options = [f"checkpoint={checkpoints}", "caption=a red circle", "candidates=8", "keep=2", "out=drawn"]
+    little = (needs.step + needs.caption + 3.5 * needs.candidate) / 10**9
+    status, printed = run_verb("sample", *options, f"memory={little}")
+    assert status == 0
+    assert "3 pictures fit, so they are drawn 3 at a time" in printed
+    assert f"cache     {in_words(needs.cache)} a candidate; dense {in_words(needs.dense)}" in printed
+    assert "2 of 8 kept" in printed
+    status, printed = run_verb("sample", *options, "memory=1e-9")
+    assert (status, "drawing one image takes" in printed) == (2, True)
+
+
+def test_captions_come_from_a_file_and_a_caption_may_have_commas(checkpoints, run_verb, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red circle\n\nthree green triangles, small\n")
+    options = [f"checkpoint={checkpoints}", "candidates=2", "keep=1"]
+    status, printed = run_verb("sample", *options, "captions_file=prompts.txt", "out=many")
+    assert status == 0, printed
+    facts = json.loads((tmp_path / "many" / "samples.json").read_text())
+    assert [entry["caption"] for entry in facts["captions"]] == ["a red circle", "three green triangles, small"]
+    status, printed = run_verb("sample", *options, "caption=a red circle, a blue square", "out=one")
+    assert status == 0, printed
+    assert "a red circle, a blue square: 1 of 2 kept" in printed
+
+
+def interrupt_once_there_is(pattern: str, folder: Path) -> threading.Thread:
+    def wait() -> None:
+        while not list(folder.glob(pattern)):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_being_interrupted_keeps_what_is_finished_and_says_so(checkpoints, run_verb, tmp_path):
+    thread = interrupt_once_there_is("drawn/001-*.png", tmp_path)
+    options = ["captions=[a red circle,one circle,three]", "candidates=60", "keep=2", "batch_size=1", "out=drawn"]
+    shutil.copytree(checkpoints / "dvae", tmp_path / "parts" / "dvae")
+    shutil.copytree(checkpoints / "transformer", tmp_path / "parts" / "transformer")
+    status, printed = run_verb("sample", "checkpoint=parts", *options)
+    thread.join()
+    assert status == 130
+    assert "stopped with 1 of 3 captions finished; samples.json says which" in printed
+    assert "Traceback" not in printed
+    facts = json.loads((tmp_path / "drawn" / "samples.json").read_text())
+    assert facts["interrupted"]
+    drawn = [entry["drawn"] for entry in facts["captions"]]
+    assert drawn[0] == 60
+    assert 0 <= drawn[1] < 60
+    assert drawn[2] == 0
+    assert (tmp_path / "drawn" / "grid.png").exists()

@@ -5,15 +5,25 @@ from typing import Any
 
 from dalle.data import emoji
 from dalle.data.blocks import BlocksConfig, BlocksSource
+from dalle.data.coco import CocoConfig, CocoSource
 from dalle.data.emoji import EmojiConfig, EmojiSource
 from dalle.data.folder import FolderConfig, FolderSource
 from dalle.data.source import Source
+from dalle.data.webdataset import WebdatasetConfig, WebdatasetSource
 
-CONFIGS: dict[str, type] = {"blocks": BlocksConfig, "emoji": EmojiConfig, "folder": FolderConfig}
+CONFIGS: dict[str, type] = {
+    "blocks": BlocksConfig,
+    "emoji": EmojiConfig,
+    "folder": FolderConfig,
+    "coco": CocoConfig,
+    "webdataset": WebdatasetConfig,
+}
 SOURCES: dict[str, Callable[[Any, str], Source]] = {
     "blocks": BlocksSource,
     "emoji": EmojiSource,
     "folder": FolderSource,
+    "coco": CocoSource,
+    "webdataset": WebdatasetSource,
 }
 ATTRIBUTIONS: dict[str, str] = {"emoji": emoji.ATTRIBUTION}  # to be shown wherever the pictures are
 

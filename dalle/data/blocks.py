@@ -23,6 +23,7 @@ from dalle.data.blocks_world import (
     Statement,
     draw,
 )
+from dalle.data.index import Strings, digest_of
 from dalle.data.source import Record
 
 T = TypeVar("T")
@@ -117,6 +118,29 @@ def compose(config: BlocksConfig, generator: np.random.Generator, novel: bool = 
     """A random scene; with `novel`, one whose statement names at least one pair of HELD_OUT, else none."""
     kind = tuple(KINDS)[int(np.searchsorted(_CUMULATIVE_SHARES, generator.random() * _CUMULATIVE_SHARES[-1]))]
     counts = KINDS[kind][1]
+    things, relations = facts(kind, generator, novel)
+    each = [thing for thing, n in zip(things, counts, strict=True) for _ in range(n)]
+    jitter = generator.uniform(1 - config.radius_jitter, 1 + config.radius_jitter, len(each))
+    radii = np.array([RADII[size] for _, _, size in each]) * jitter
+    centres = _layout([shape for shape, _, _ in each], radii, relations, config.lattice, generator)
+    placed = zip(each, centres.tolist(), radii.tolist(), strict=True)
+    pieces = tuple(Piece(*what, x, y, radius) for what, (x, y), radius in placed)
+
+    said = [None if generator.random() < _TIMES_UNSIZED else size for _, _, size in things]
+    described = (
+        Described(shape, colour, size, n) for (shape, colour, _), size, n in zip(things, said, counts, strict=True)
+    )
+    return Scene(pieces, Statement(tuple(described), relations))
+
+
+def facts(
+    kind: str, generator: np.random.Generator, novel: bool = False
+) -> tuple[list[tuple[str, str, str]], tuple[Relation, ...]]:
+    """What a random scene of one of KINDS describes: (shape, colour, size) of each thing, and how they are related.
+
+    With `novel` at least one (shape, colour) is of HELD_OUT, else none.
+    """
+    counts = KINDS[kind][1]
     relations = _relations(kind, generator)
     pairs = _pairs(len(counts), novel, generator)
     while not _plausible(pairs, relations):
@@ -125,17 +149,7 @@ def compose(config: BlocksConfig, generator: np.random.Generator, novel: bool = 
     most = _STACK_RADIUS_SUM if kind == "stack" else _RADIUS_SUM
     while len(counts) > 1 and sum(n * RADII[size] for n, size in zip(counts, sizes, strict=True)) > most:
         sizes = [_pick(tuple(RADII), generator) for _ in counts]
-
-    each = [(*pair, size) for pair, size, n in zip(pairs, sizes, counts, strict=True) for _ in range(n)]
-    jitter = generator.uniform(1 - config.radius_jitter, 1 + config.radius_jitter, len(each))
-    radii = np.array([RADII[size] for _, _, size in each]) * jitter
-    centres = _layout([shape for shape, _, _ in each], radii, relations, config.lattice, generator)
-    placed = zip(each, centres.tolist(), radii.tolist(), strict=True)
-    pieces = tuple(Piece(*what, x, y, radius) for what, (x, y), radius in placed)
-
-    said = [None if generator.random() < _TIMES_UNSIZED else size for size in sizes]
-    described = (Described(*pair, size, n) for pair, size, n in zip(pairs, said, counts, strict=True))
-    return Scene(pieces, Statement(tuple(described), relations))
+    return [(*pair, size) for pair, size in zip(pairs, sizes, strict=True)], relations
 
 
 # --- from facts to a layout ---------------------------------------------------------------------------------
@@ -199,7 +213,7 @@ _WITH_WORDS = {
     "below": ("below it",),
     "on top of": ("on top of it",),
 }
-_NUMBERS = {2: "two", 3: "three"}
+_NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}  # scenes count to three; evaluation asks for more
 _MOST_WORDS = 20
 
 
@@ -245,6 +259,7 @@ class BlocksSource:
         self.config = config
         self.split = split
         self.image_size = config.image_size
+        self.dropped: dict[str, int] = {}
 
     def __len__(self) -> int:
         return getattr(self.config, self.split)
@@ -260,8 +275,28 @@ class BlocksSource:
 
     def __getitem__(self, index: int) -> Record:
         scene = self.scene(index)
+        return Record(draw(scene, self.image_size), self._captions(scene, index), f"{self.split}/{index:06d}")
+
+    def keys(self) -> Strings:
+        """For example train/000123."""
+        return Strings.of(f"{self.split}/{index:06d}" for index in range(len(self)))
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        """The captions of record `index`."""
+        return self._captions(self.scene(index), index)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """As drawn: square."""
+        return self.image_size, self.image_size
+
+    def digest(self) -> str:
+        """Changes with the config and the split, and with this code where the first scenes show it."""
+        first = [self[index] for index in range(min(8, len(self)))]
+        shown = b"".join(record.image.tobytes() for record in first)
+        return digest_of(repr((self.config, self.split, [record.captions for record in first])).encode(), shown)
+
+    def _captions(self, scene: Scene, index: int) -> tuple[str, ...]:
         captions = wordings(scene.statement)
         # a stream of its own, so that a change of wording leaves the pictures as they were
         order = self._generator(index, stream=1).permutation(len(captions))
-        chosen = tuple(captions[i] for i in order[: self.config.wordings])
-        return Record(draw(scene, self.image_size), chosen, f"{self.split}/{index:06d}")
+        return tuple(captions[i] for i in order[: self.config.wordings])

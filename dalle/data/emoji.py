@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from dalle.data.emoji_words import base_of, flag_of, phrase, plain, split_tones
+from dalle.data.index import Strings, digest_of
 from dalle.data.source import Record
 
 ATTRIBUTION = "Emojis by OpenMoji (openmoji.org), the open-source emoji and icon project. License: CC BY-SA 4.0"
@@ -67,7 +69,9 @@ class EmojiSource:
         self._emojis = [
             emoji for emoji in all_emojis() if (fraction(emoji.base) < config.validation_share) == (split == "val")
         ]
+        self._side = round(config.image_size * 12 / 8)
         self._drawn: dict[str, bytes] = {}  # code -> PNG
+        self.dropped: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self._emojis)
@@ -75,8 +79,25 @@ class EmojiSource:
     def __getitem__(self, index: int) -> Record:
         code, _, captions = self._emojis[index]
         if code not in self._drawn:
-            self._drawn[code] = draw(code, round(self.image_size * 12 / 8))
+            self._drawn[code] = draw(code, self._side)
         return Record(Image.open(BytesIO(self._drawn[code])).convert("RGB"), captions, f"openmoji/{code}")
+
+    def keys(self) -> Strings:
+        """For example openmoji/1F600."""
+        return Strings.of(f"openmoji/{emoji.code}" for emoji in self._emojis)
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        """The captions of the emoji at `index`."""
+        return self._emojis[index].captions
+
+    def size(self, index: int) -> tuple[int, int]:
+        """As drawn: square."""
+        return self._side, self._side
+
+    def digest(self) -> str:
+        """Changes with the emojis, their captions, their size and the packages that draw them."""
+        packages = [f"{package} {version(package)}" for package in PACKAGES.values()]
+        return digest_of(repr((self._emojis, self.image_size, packages)).encode())
 
 
 def fraction(base: str) -> float:

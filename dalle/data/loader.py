@@ -8,31 +8,20 @@ worker processes change who prepares a batch, never what is in it.
 
 import itertools
 import logging
-import signal
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
-import torch
-from einops import rearrange
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
+from dalle.data.contents import Batch, Contents, Picture, Pictures, TokenBatch, Tokens, images_of
 from dalle.data.source import Source, UnreadableRecord
+from dalle.data.token_cache import Block, TokenCache
 from dalle.data.transforms import Transform
+from dalle.data.workers import LoadingError, Note, prepared
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Pictures with one caption each; equal positions belong together."""
-
-    images: Tensor  # (b, 3, size, size) uint8
-    captions: list[str]  # b
-    keys: list[str]  # b, the records' names
-    unreadable: dict[str, str] = field(default_factory=dict)  # key -> reason, of records passed over here
 
 
 def batches(
@@ -54,29 +43,46 @@ def batches(
     filled up from the epoch after. An unreadable record is replaced by the next one of the stream, listed in
     the batch, and named once in the log. With `workers` > 0 that many processes prepare batches ahead.
 
-    Raises ValueError for an empty source, numbers that cannot work, and when no record can be read.
+    Raises ValueError for an empty source and numbers that cannot work; `LoadingError` when no record can be read,
+    when reading one fails as nobody foresaw, and when a process dies of it.
     """
-    _check(source, batch_size)
-    if not 0 <= rank < world:
-        raise ValueError(f"rank {rank} is not one of {world} ranks, 0 to {world - 1}")
-    if seed < 0 or start_step < 0 or workers < 0:
-        raise ValueError(f"seed {seed}, start_step {start_step} and workers {workers} must be 0 or more")
+    stream = _Stream(Pictures(source, transform), batch_size, seed, rank, world)
+    if start_step < 0 or workers < 0:
+        raise ValueError(f"start_step {start_step} and workers {workers} must be 0 or more")
     steps: Iterable[int] = itertools.count(start_step)
     if epochs is not None:
         steps = range(start_step, -(-epochs * len(source) // (batch_size * world)))
-    stream = _Stream(source, transform, batch_size, seed, rank, world)
-    if workers == 0:
-        return _reported(stream[step] for step in steps)
-    loader = DataLoader(
-        stream,
-        batch_size=None,  # the stream makes whole batches
-        sampler=steps,
-        num_workers=workers,
-        collate_fn=_unchanged,
-        worker_init_fn=_leave_stopping_to_the_trainer,
-        generator=torch.Generator(),  # or it would draw from the global one, and workers change the training
-    )
-    return _reported(loader)
+    return _reported(prepared(stream, steps, workers))
+
+
+def token_batches(
+    source: Source, cache: TokenCache, *, batch_size: int, seed: int, start_step: int = 0, rank: int = 0, world: int = 1
+) -> Iterator[TokenBatch]:
+    """What `batches` gives without end, with each picture's tokens; no picture is opened.
+
+    Epoch e shows view e modulo the number of views. During as many epochs as there are views, a run of seed 0 meets
+    the very pictures that `batches` would have shown it.
+    """
+    stream = _Stream(Tokens(source, cache), batch_size, seed, rank, world)
+    return _reported(prepared(stream, itertools.count(start_step), workers=0))
+
+
+@dataclass(frozen=True)
+class Views:
+    """The pictures of a block of records, to be encoded."""
+
+    block: Block
+    images: Tensor  # (b, 3, size, size) uint8; black where there is no picture
+    readable: np.ndarray  # (b) bool
+    unreadable: dict[str, str]  # key -> reason
+
+
+def views(source: Source, transform: Transform, blocks: Iterable[Block], workers: int = 0) -> Iterator[Views]:
+    """The pictures of each block, as a run of seed 0 meets them in the epoch that is the block's view.
+
+    Raises `LoadingError` as `batches` does.
+    """
+    return _reported(prepared(_Blocks(Pictures(source, transform)), blocks, workers))
 
 
 def ordered(source: Source, transform: Transform, batch_size: int) -> Iterator[Batch]:
@@ -98,58 +104,96 @@ def _check(source: Source, batch_size: int) -> None:
         raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
 
 
-@dataclass(frozen=True)
-class _Sample:
-    pixels: np.ndarray  # (size, size, 3) uint8
-    caption: str
-    key: str
+class _Told(Protocol):
+    @property
+    def unreadable(self) -> dict[str, str]: ...
 
 
-class _Stream(Dataset[Batch]):
+Made = TypeVar("Made", bound=_Told)
+
+
+class _Stream(Generic[Made]):
     """The batches of one rank by step."""
 
-    def __init__(self, source: Source, transform: Transform, batch_size: int, seed: int, rank: int, world: int):
-        self.source = source
-        self.transform = transform
+    def __init__(self, contents: Contents[Made], batch_size: int, seed: int, rank: int, world: int):
+        _check(contents.source, batch_size)
+        if not 0 <= rank < world:
+            raise ValueError(f"rank {rank} is not one of {world} ranks, 0 to {world - 1}")
+        if seed < 0:
+            raise ValueError(f"seed {seed} must be 0 or more")
+        self.contents = contents
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
         self.world = world
+        self.records = len(contents.source)
         self.orders: dict[int, np.ndarray] = {}  # epoch -> indices in order; the two epochs used last
 
-    def __getitem__(self, step: int) -> Batch:
+    def make(self, step: int, note: Note) -> Made:
         first = (step * self.world + self.rank) * self.batch_size
-        samples, passed_over = zip(*map(self.sample, range(first, first + self.batch_size)), strict=True)
-        return _batch(samples, dict(itertools.chain.from_iterable(each.items() for each in passed_over)))
+        samples, unreadable = [], {}
+        for position in range(first, first + self.batch_size):
+            sample, passed_over = self.sample(position, note)
+            samples.append(sample)
+            unreadable |= passed_over
+        return self.contents.batch(samples, unreadable)
 
-    def sample(self, position: int) -> tuple[_Sample, dict[str, str]]:
+    def name(self, index: int) -> str:
+        return self.contents.source.keys()[index]
+
+    def sample(self, position: int, note: Note) -> tuple[Any, dict[str, str]]:
         """The first readable record at or after `position`, and the unreadable ones before it."""
         unreadable: dict[str, str] = {}
-        for candidate in range(position, position + len(self.source)):
-            epoch, place = divmod(candidate, len(self.source))
+        for candidate in range(position, position + self.records):
+            epoch, place = divmod(candidate, self.records)
             index = int(self.order(epoch)[place])
-            generator = np.random.default_rng((self.seed, epoch, index))
+            note(index)
             try:
-                record = self.source[index]
+                return self.contents.sample(index, epoch, self.seed), unreadable
             except UnreadableRecord as problem:
                 unreadable[problem.key] = problem.reason
-                continue
-            caption = record.captions[generator.integers(len(record.captions))]
-            pixels = self.transform(record.image, self.source.image_size, generator)
-            return _Sample(pixels, caption, record.key), unreadable
+            except Exception as problem:
+                raise LoadingError.of(self.name(index), problem) from problem
         raise _nothing_readable(unreadable)
 
     def order(self, epoch: int) -> np.ndarray:
         if epoch not in self.orders:
-            # len(source) stands where a record's generator has its index, which is always smaller
-            generator = np.random.default_rng((self.seed, epoch, len(self.source)))
+            # the number of records stands where a record's generator has its index, which is always smaller
+            generator = np.random.default_rng((self.seed, epoch, self.records))
             latest = list(self.orders.items())[-1:]
-            self.orders = dict([*latest, (epoch, generator.permutation(len(self.source)))])
+            self.orders = dict([*latest, (epoch, generator.permutation(self.records))])
         return self.orders[epoch]
 
 
+class _Blocks:
+    """Every record of a block where it lies in the data set."""
+
+    def __init__(self, contents: Pictures):
+        self.contents = contents
+
+    def make(self, block: Block, note: Note) -> Views:
+        size = self.contents.source.image_size
+        pixels = np.zeros((block.last - block.first, size, size, 3), np.uint8)
+        readable = np.ones(len(pixels), bool)
+        unreadable = {}
+        for place, index in enumerate(range(block.first, block.last)):
+            note(index)
+            try:
+                pixels[place] = self.contents.sample(index, block.view, seed=0).pixels
+            except UnreadableRecord as problem:
+                readable[place] = False
+                unreadable[problem.key] = problem.reason
+            except Exception as problem:
+                raise LoadingError.of(self.name(index), problem) from problem
+        return Views(block, images_of(pixels), readable, unreadable)
+
+    def name(self, index: int) -> str:
+        return self.contents.source.keys()[index]
+
+
 def _ordered(source: Source, transform: Transform, batch_size: int) -> Iterator[Batch]:
-    samples: list[_Sample] = []
+    contents = Pictures(source, transform)
+    samples: list[Picture] = []
     unreadable: dict[str, str] = {}
     for index in range(len(source)):
         try:
@@ -158,31 +202,21 @@ def _ordered(source: Source, transform: Transform, batch_size: int) -> Iterator[
             unreadable[problem.key] = problem.reason
             continue
         if len(samples) == batch_size:
-            yield _batch(samples, unreadable)
+            yield contents.batch(samples, unreadable)
             samples, unreadable = [], {}
         pixels = transform(record.image, source.image_size, np.random.default_rng(index))
-        samples.append(_Sample(pixels, record.captions[0], record.key))
+        samples.append(Picture(pixels, record.captions[0], record.key))
     if not samples:
         raise _nothing_readable(unreadable)
-    yield _batch(samples, unreadable)
+    yield contents.batch(samples, unreadable)
 
 
-def _nothing_readable(unreadable: dict[str, str]) -> ValueError:
+def _nothing_readable(unreadable: dict[str, str]) -> LoadingError:
     key, reason = next(iter(unreadable.items()))
-    return ValueError(f"none of the {len(unreadable)} records can be read; for instance {key}: {reason}")
+    return LoadingError(f"none of the {len(unreadable)} records can be read; for instance {key}: {reason}")
 
 
-def _batch(samples: Sequence[_Sample], unreadable: dict[str, str]) -> Batch:
-    pixels = rearrange(np.stack([sample.pixels for sample in samples]), "b h w c -> b c h w")
-    return Batch(
-        images=torch.from_numpy(np.ascontiguousarray(pixels)),
-        captions=[sample.caption for sample in samples],
-        keys=[sample.key for sample in samples],
-        unreadable=unreadable,
-    )
-
-
-def _reported(stream: Iterable[Batch]) -> Iterator[Batch]:
+def _reported(stream: Iterable[Made]) -> Iterator[Made]:
     """The same batches, their unreadable records named in the log, each once."""
     named: set[str] = set()
     for batch in stream:
@@ -191,13 +225,3 @@ def _reported(stream: Iterable[Batch]) -> Iterator[Batch]:
                 named.add(key)
                 log.warning("skipped unreadable record %s: %s (%d so far)", key, reason, len(named))
         yield batch
-
-
-def _leave_stopping_to_the_trainer(worker: int) -> None:
-    """Ctrl-C and a scheduler's SIGTERM reach workers too; if they died of it, training could not end in peace."""
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_IGN)
-
-
-def _unchanged(batch: Any) -> Any:
-    return batch

@@ -1,9 +1,12 @@
 """What every data set is to the rest of the code: captioned pictures by index."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from PIL import Image
+
+from dalle.data.index import Strings
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,29 @@ class Source(Protocol):
 
     image_size: int  # side in pixels of the square pictures that models are given
 
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """How many records of the whole data set, all splits, were left out when it was opened, by reason."""
+        ...
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Record:
         """The record at `index` in [0, len). Raises `UnreadableRecord` when it cannot be read."""
+        ...
+
+    def keys(self) -> Strings:
+        """The records' keys in order, without opening a picture."""
+        ...
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        """The captions of the record at `index`, without opening its picture."""
+        ...
+
+    def size(self, index: int) -> tuple[int, int] | None:
+        """Width and height in pixels of the picture at `index` as it is stored; None where that cannot be read."""
+        ...
+
+    def digest(self) -> str:
+        """Changes when the records do, in number, order, captions or pictures; opens no picture."""
         ...

@@ -51,17 +51,21 @@ def inference_crop(image: Image.Image, size: int, generator: np.random.Generator
     `image` has any size and mode (alpha is laid on white); the result is (size, size, 3) uint8. Nothing is
     drawn from the generator. The official code refuses pictures smaller than `size`; they are enlarged here.
     """
-    image = on_white(image)
-    side = min(image.size)
+    # resampling only the part that is kept equals scaling and then cropping, whatever the proportions
+    kept = on_white(image).resize((size, size), Image.Resampling.LANCZOS, box=central_box(image.size, size))
+    return np.asarray(kept)
+
+
+def central_box(image_size: tuple[int, int], size: int) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom, in a picture's own pixels, of what `inference_crop` keeps of it."""
+    side = min(image_size)
     start, stop = [], []
-    for original in image.size:
+    for original in image_size:
         scaled = max(size, round(original * size / side))
         offset = round((scaled - size) / 2)
         start.append(offset * original / scaled)
         stop.append((offset + size) * original / scaled)
-    # resampling only the part that is kept equals scaling and then cropping, whatever the proportions
-    kept = image.resize((size, size), Image.Resampling.LANCZOS, box=(*start, *stop))
-    return np.asarray(kept)
+    return start[0], start[1], stop[0], stop[1]
 
 
 def channel_shuffle(image: Image.Image, size: int, generator: np.random.Generator) -> np.ndarray:

@@ -1,72 +1,130 @@
 """How well drawn pictures fit held-out captions: by CLIP for any data, by the judge for `blocks`."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from itertools import islice
+from statistics import mean
 from typing import NamedTuple
 
+import torch
 from PIL import Image
 
-from dalle.data.blocks import BlocksSource, Statement
+from dalle.data.blocks import BlocksSource
+from dalle.data.blocks_world import Statement
 from dalle.data.loader import ordered
 from dalle.data.source import Source
 from dalle.data.transforms import inference_crop
-from dalle.evaluation.blocks_judge import judge
+from dalle.evaluation.blocks_judge import Verdict, judge
+from dalle.evaluation.rerank_curve import Quality
+from dalle.sampling.filters import Filters
 from dalle.sampling.pipeline import DALLE
+from dalle.sampling.rerank import BY_CLIP, Rerank, Scorer
 
 
 class Drawn(NamedTuple):
-    """What was drawn for one caption."""
+    """What is kept of the pictures drawn for one caption: two of them, and what the judge says of all."""
 
     caption: str
     first: Image.Image  # candidate 0, as if nothing had reranked
-    best: Image.Image  # the candidate that CLIP ranks first; `first` without a CLIP
-    score: float | None  # its CLIP score
+    best: Image.Image  # the favourite; `first` where nothing ranks them
+    verdicts: list[Verdict]  # of all candidates, best first; none for data whose facts are not known
+    place: int  # of candidate 0 among them
 
 
-def draw(dalle: DALLE, captions: Sequence[str], candidates: int, seed: int, batch_size: int) -> list[Drawn]:
-    """Draw `candidates` pictures for each caption, cut where it is too long, and rank them."""
-    results = dalle.generate_many(
-        captions, candidates, keep=candidates, seed=seed, batch_size=batch_size, truncate=True
-    )
-    return [
-        Drawn(
-            result.caption,
-            result.images[result.candidates.index(0)],
-            result.images[0],
-            result.scores[0] if result.scores else None,
-        )
-        for result in results
-    ]
-
-
-def caption_metrics(
-    dalle: DALLE, source: Source, split: str, captions: int, candidates: int, seed: int, batch_size: int
-) -> dict[str, float]:
-    """Metrics of pictures drawn for the first `captions` captions of `source`, the held-out data's `split`.
-
-    `clip_{split}_top` is the mean CLIP score of the best candidates (own CLIP; comparable within a run only). For
-    `blocks` also `judge_{split}_top` and `judge_{split}_first`: the share of captions of which every fact holds, in
-    the best and in the first of the candidates.
-    """
-    drawn = draw(dalle, first_captions(source, captions), candidates, seed, batch_size)
-    metrics: dict[str, float] = {}
-    scores = [each.score for each in drawn if each.score is not None]
-    if scores:
-        metrics[f"clip_{split}_top"] = sum(scores) / len(scores)
+def draw(
+    dalle: DALLE,
+    source: Source,
+    captions: int,
+    candidates: int,
+    rerank: Rerank = BY_CLIP,
+    seed: int = 0,
+    batch_size: int = 64,
+    temperature: float = 1.0,
+) -> list[Drawn]:
+    """Draw for the first `captions` captions of `source`. Captions too long are cut."""
+    texts = first_captions(source, captions)
+    statements = []
     if isinstance(source, BlocksSource):
-        statements = [source.scene(index).statement for index in range(len(drawn))]
-        metrics[f"judge_{split}_top"] = share_held([each.best for each in drawn], statements)
-        metrics[f"judge_{split}_first"] = share_held([each.first for each in drawn], statements)
+        statements = [source.scene(number).statement for number in range(len(texts))]
+    return draw_stated(dalle, texts, statements, candidates, rerank, seed, batch_size, temperature)
+
+
+def draw_stated(
+    dalle: DALLE,
+    captions: Sequence[str],
+    statements: Sequence[Statement],
+    candidates: int,
+    rerank: Rerank,
+    seed: int,
+    batch_size: int,
+    temperature: float,
+) -> list[Drawn]:
+    """Draw for `captions`, cut where they are too long; the judge is told their `statements`, if they are known."""
+    results = dalle.stream(
+        captions,
+        candidates,
+        keep=candidates,
+        filters=Filters(temperature),
+        rerank=rerank,
+        seed=seed,
+        batch_size=batch_size,
+        truncate=True,
+    )
+    drawn = []
+    for number, result in enumerate(results):
+        verdicts = [judge(image, statements[number]) for image in result.images] if statements else []
+        place = result.candidates.index(0)
+        drawn.append(Drawn(result.caption, result.images[place], result.images[0], verdicts, place))
+    return drawn
+
+
+def rightness(drawn: Sequence[Drawn]) -> dict[str, list[float]]:
+    """For each caption whether every fact holds, 0 or 1: in the favourite (`top`), in candidate 0 (`first`), and in
+    any candidate, which no choice exceeds (`any`); and the share of all candidates in which it does (`mean`)."""
+    right = [[verdict.holds for verdict in each.verdicts] for each in drawn]
+    return {
+        "top": [float(row[0]) for row in right],
+        "first": [float(row[each.place]) for row, each in zip(right, drawn, strict=True)],
+        "mean": [mean(row) for row in right],
+        "any": [float(any(row)) for row in right],
+    }
+
+
+def caption_metrics(drawn: Sequence[Drawn], split: str, clip: Scorer | None) -> dict[str, float]:
+    """Metrics of what was drawn for captions of the held-out data's `split`.
+
+    `clip_{split}_top` is the mean CLIP score of the favourites (own CLIP; comparable within a run only). For `blocks`
+    also the share of captions of which every fact holds in the favourite, `judge_{split}_top`, in candidate 0, as if
+    nothing had reranked, `judge_{split}_first`, and in any candidate, `judge_{split}_any`, which no choice exceeds; and
+    the share of all candidates in which every fact holds, `judge_{split}_mean`. Fact by fact, such as
+    `judge_{split}_top_colours`, the share of favourites in which that one holds.
+    """
+    metrics: dict[str, float] = {}
+    if clip is not None:
+        # (n, n): each with all captions
+        scores = clip.score([each.best for each in drawn], [each.caption for each in drawn])
+        metrics[f"clip_{split}_top"] = scores.diagonal().mean().item()
+    if drawn[0].verdicts:
+        metrics |= {f"judge_{split}_{which}": mean(shares) for which, shares in rightness(drawn).items()}
+        for fact in (each.name for each in fields(Verdict)):
+            metrics[f"judge_{split}_top_{fact}"] = mean(getattr(each.verdicts[0], fact) for each in drawn)
     return metrics
+
+
+def caption_qualities(dalle: DALLE, source: Source, captions: Sequence[str]) -> dict[str, Quality]:
+    """What `caption_metrics` measures, for `rerank_curve` of these first captions of `source`."""
+    qualities: dict[str, Quality] = {}
+    if isinstance(source, BlocksSource):
+        statements = [source.scene(number).statement for number in range(len(captions))]
+        qualities["judge"] = lambda number, images: torch.tensor(
+            [float(judge(image, statements[number]).holds) for image in images]
+        )
+    if (clip := dalle.clip) is not None:
+        qualities["clip"] = lambda number, images: clip.score(images, [captions[number]])[:, 0]
+    return qualities
 
 
 def first_captions(source: Source, count: int) -> list[str]:
     """The first caption of each of the first `count` records that can be read; fewer, where there are fewer."""
     every = (caption for batch in ordered(source, inference_crop, min(count, 64)) for caption in batch.captions)
     return list(islice(every, count))
-
-
-def share_held(images: Sequence[Image.Image], statements: Sequence[Statement]) -> float:
-    """The share of pictures in which every fact of their statement holds."""
-    held = [judge(image, statement).holds for image, statement in zip(images, statements, strict=True)]
-    return sum(held) / len(held)

@@ -19,6 +19,9 @@ from dalle.interop.settings import PrepareConfig
 
 URL = "https://cdn.openai.com/dall-e/{}.pkl"
 
+# how the paper trained it (Section 2.1, Appendix A.2), for evaluation: the likelihood, and the last temperature
+OBJECTIVE = {"likelihood": {"kind": "logit_laplace"}, "temperature": 1 / 16}
+
 # what the published modules are made of
 CLASSES = frozenset(
     {
@@ -77,7 +80,7 @@ def read_openai_dvae(encoder: str | Path, decoder: str | Path) -> Published:
     for half, saved in halves.items():
         tensors |= _renamed(saved.tensors, list(counterparts(half, sizes)), paths[half])
     model = sizes | {"gain": _gain(halves, paths)}
-    return Published("dvae", model, tensors, origin("openai-dvae", **paths))
+    return Published("dvae", model, tensors, origin("openai-dvae", **paths) | OBJECTIVE)
 
 
 def counterparts(half: str, sizes: Mapping[str, int]) -> Iterator[Counterpart]:

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,12 @@ from torch import Tensor, nn
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Queries, keys, values (b, heads, n, d) each -> (b, heads, n, d)."""
+
+
+class OfStates(NamedTuple):
+    """Attention that is not given queries, keys and values, but the states and the layer that makes them."""
+
+    attend: Callable[[Tensor, "SelfAttention"], Tensor]  # states (b, n, heads * d) -> (b, heads, n, d)
 
 
 def full(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None = None) -> Tensor:
@@ -55,11 +62,15 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, attend: Attend = full) -> Tensor:
+    def forward(self, x: Tensor, attend: Attend | OfStates = full) -> Tensor:
         """(b, n, d) -> (b, n, d)."""
-        split = "b n (three heads d) -> three b heads n d"
-        q, k, v = rearrange(self.qkv(x), split, three=3, heads=self.heads)
-        return self.out(rearrange(attend(q, k, v), "b heads n d -> b n (heads d)"))
+        mixed = attend.attend(x, self) if isinstance(attend, OfStates) else attend(*self.project(x))
+        return self.out(rearrange(mixed, "b heads n d -> b n (heads d)"))
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(b, n, heads * d) -> queries, keys and values, (b, heads, n, d) each."""
+        q, k, v = rearrange(self.qkv(x), "b n (three heads d) -> three b heads n d", three=3, heads=self.heads)
+        return q, k, v
 
 
 Softmax = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]

@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dalle.models.attention import Attend, SelfAttention, full
+from dalle.models.attention import Attend, OfStates, SelfAttention, full
 
 Way = Callable[..., Tensor]
 """How a residual branch is run: its function, x (b, n, d) and what else that function is given -> (b, n, d)."""
 
 
-def directly(branch: Way, x: Tensor, *context: Attend) -> Tensor:
+def directly(branch: Way, x: Tensor, *context: Attend | OfStates) -> Tensor:
     """branch(x)."""
     return branch(x, *context)
 
@@ -63,10 +63,10 @@ class Residual(nn.Module):
         self.branch = branch
         self.way = directly
 
-    def forward(self, x: Tensor, *context: Attend) -> Tensor:
+    def forward(self, x: Tensor, *context: Attend | OfStates) -> Tensor:
         return x + self.way(self._normed_branch, x, *context)
 
-    def _normed_branch(self, x: Tensor, *context: Attend) -> Tensor:
+    def _normed_branch(self, x: Tensor, *context: Attend | OfStates) -> Tensor:
         return self.branch(self.norm(x), *context)
 
 
@@ -80,7 +80,7 @@ class ResidualBlock(nn.Module):
         self.attention = Residual(width, SelfAttention(width, heads), eps)
         self.mlp = Residual(width, MLP(width, activation, mlp_width), eps)
 
-    def forward(self, x: Tensor, attend: Attend = full) -> Tensor:
+    def forward(self, x: Tensor, attend: Attend | OfStates = full) -> Tensor:
         """(b, n, d) -> (b, n, d); `attend` says which states see which."""
         return self.mlp(self.attention(x, attend))
 

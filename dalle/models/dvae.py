@@ -19,6 +19,7 @@ from dalle import checkpoint
 from dalle.interop.openai_dvae import read_openai_dvae
 from dalle.interop.published import Published
 from dalle.models.relaxation import RELAXATIONS
+from dalle.models.vector_quantisation import nearness, straight_through_vectors
 
 PIXEL_MARGIN = 0.1  # epsilon of Appendix A.3, Equation 3: keeps pixels away from the ends of the open interval (0, 1)
 
@@ -45,7 +46,8 @@ class DVAEConfig:
     pool: str = "max"  # "max" | "average"; max gave the better ELB (Appendix A.1)
     bottleneck_kernel: int = 1  # of the convolutions next to the relaxation; 1 generalises better (Section 2.1)
     gain: float | None = None  # of the residual branches; None: 1 / (groups * blocks_per_group)^2 (Section 2.1)
-    relaxation: str = "gumbel_softmax"  # what training decodes | "straight_through": one-hot, with its gradients
+    # what training decodes | straight_through: one-hot codes, with its gradients | vector_quantisation: as in VQ-VAE
+    relaxation: str = "gumbel_softmax"
 
     def __post_init__(self) -> None:
         if self.pool not in ("max", "average"):
@@ -56,11 +58,21 @@ class DVAEConfig:
             raise ValueError(f"width={self.width} must be a multiple of 4: residual branches are a quarter as wide")
         if self.bottleneck_kernel % 2 == 0:
             raise ValueError(f"bottleneck_kernel={self.bottleneck_kernel} must be odd, to keep the grid's size")
+        if self.quantises_vectors and self.bottleneck_kernel != 1:
+            raise ValueError(
+                f"relaxation=vector_quantisation needs bottleneck_kernel=1, not {self.bottleneck_kernel}: the "
+                "decoder's first layer is the codebook, a vector for each code"
+            )
 
     @property
     def downsample(self) -> int:
         """Pixels per code along each side."""
         return 2 ** (self.groups - 1)
+
+    @property
+    def quantises_vectors(self) -> bool:
+        """Whether the encoder gives vectors near codes, and not the codes' logits."""
+        return self.relaxation == "vector_quantisation"
 
     @property
     def branch_gain(self) -> float:
@@ -126,7 +138,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Mapped pixels to logits over the codebook."""
+    """Mapped pixels to logits over the codebook, or to vectors to be quantised."""
 
     def __init__(self, config: DVAEConfig):
         super().__init__()
@@ -136,14 +148,15 @@ class Encoder(nn.Module):
             _group(a, b, config, kernels=(3, 3, 3, 1))
             for a, b in zip([config.width, *widths[:-1]], widths, strict=True)
         )
-        self.output = Convolution(widths[-1], config.vocabulary, config.bottleneck_kernel)
+        outputs = config.decoder_input if config.quantises_vectors else config.vocabulary
+        self.output = Convolution(widths[-1], outputs, config.bottleneck_kernel)
         self.pool = nn.MaxPool2d(2) if config.pool == "max" else nn.AvgPool2d(2)
 
     def forward(self, pixels: Tensor) -> Tensor:
         x = self.input(pixels)  # (b, width, 8h, 8w)
         for number, group in enumerate(self.groups):
             x = group(x if number == 0 else self.pool(x))
-        return self.output.in_full_precision(F.relu(x))  # (b, v, h, w)
+        return self.output.in_full_precision(F.relu(x))  # (b, v, h, w), or (b, decoder_input, h, w)
 
 
 class Decoder(nn.Module):
@@ -160,7 +173,13 @@ class Decoder(nn.Module):
         self.output = Convolution(widths[-1], 6, 1)
 
     def forward(self, codes: Tensor) -> Tensor:
-        x = self.input.in_full_precision(codes)  # (b, decoder_input, h, w)
+        return self.draw(self.embed(codes))
+
+    def embed(self, codes: Tensor) -> Tensor:
+        return self.input.in_full_precision(codes)  # (b, decoder_input, h, w)
+
+    def draw(self, embedded: Tensor) -> Tensor:
+        x = embedded
         for group in self.groups:
             x = group(x)
         return self.output(F.relu(x))  # (b, 6, 8h, 8w)
@@ -199,9 +218,12 @@ class DiscreteVAE(nn.Module):
         self, images: Tensor, temperature: float, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """What training needs: likelihood parameters (b, 6, ., .) for relaxed codes, and the logits (b, v, h, w)."""
-        logits = self.logits(images)  # (b, v, h, w)
-        codes = self.relax(logits, temperature, generator)  # (b, v, h, w)
-        return self.decode_codes(codes), logits
+        encoded = self._encoded(images)  # (b, v, h, w), or (b, decoder_input, h, w)
+        logits = self._logits(encoded)  # (b, v, h, w)
+        embedded = self.decoder.embed(self.relax(logits, temperature, generator))  # (b, decoder_input, h, w)
+        if self.config.quantises_vectors:
+            embedded = straight_through_vectors(encoded, embedded)
+        return self.decoder.draw(embedded), logits
 
     def logits(self, images: Tensor) -> Tensor:
         """Unnormalised log-probabilities of the codes.
@@ -209,8 +231,7 @@ class DiscreteVAE(nn.Module):
         images: (b, 3, h * downsample, w * downsample) in [0, 1] -> (b, v, h, w). Raises `ValueError` for
         integers and for sides that are no multiple of `downsample`; whether values lie in [0, 1] is not checked.
         """
-        self._check_images(images)
-        return self.encoder(map_pixels(images))
+        return self._logits(self._encoded(images))
 
     def encode(self, images: Tensor) -> Tensor:
         """The most probable code at each position (Section 2.2): (b, 3, ., .) in [0, 1] -> (b, h, w) int64."""
@@ -231,6 +252,15 @@ class DiscreteVAE(nn.Module):
             raise ValueError(f"tokens span {low} to {high}, but the codebook has indices 0 to {self.vocabulary - 1}")
         codes = rearrange(F.one_hot(tokens, self.vocabulary), "b h w v -> b v h w").to(self.encoder.input.weight.dtype)
         return mean_picture(self.decode_codes(codes))
+
+    def _encoded(self, images: Tensor) -> Tensor:
+        self._check_images(images)
+        return self.encoder(map_pixels(images))
+
+    def _logits(self, encoded: Tensor) -> Tensor:
+        if not self.config.quantises_vectors:
+            return encoded
+        return nearness(encoded, self.decoder.input.weight[:, :, 0, 0].T)
 
     def _check_images(self, images: Tensor) -> None:
         if images.ndim != 4 or images.shape[1] != 3:

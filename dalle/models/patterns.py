@@ -2,7 +2,7 @@
 
 A pattern has two faces. `sees` defines it: from it follow the dense mask (training and reference) and what a
 step of decoding reads. `slot` says where in a compact cache a state's key and value lie; they may be
-overwritten only once no later state sees them, which `dalle.models.cache.layout_of` checks against `sees`.
+overwritten only once no later state sees them, which `dalle.models.layouts.layout_of` checks against `sees`.
 
 Image states are counted in raster order from 0, the state that predicts the first cell. Text is the same for
 all: a text state sees the text up to itself, an image state sees all text (Sec. 2.2, App. B.1, Figure 11).
@@ -98,9 +98,9 @@ class Convolutional:
         return (offset >= 0) & near
 
     def slot(self, state: Tensor, grid: int) -> Tensor:
-        half = self.kernel // 2
-        furthest = grid * half + half
-        return state % (furthest + 1)  # a ring
+        # A ring of lines, transposed, so that the neighbourhood's columns are one stretch of memory.
+        lines = min(self.kernel // 2 + 1, grid)
+        return state % grid * lines + state // grid % lines
 
 
 def pattern_named(

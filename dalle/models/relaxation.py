@@ -1,4 +1,4 @@
-"""Draws of the codes that gradients pass through, so that the dVAE's encoder learns from its decoder (Section 2.1)."""
+"""Draws of the codes that the dVAE's decoder learns from, and its encoder through it (Section 2.1)."""
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +19,17 @@ def gumbel_softmax(logits: Tensor, temperature: float, generator: torch.Generato
 def straight_through(logits: Tensor, temperature: float, generator: torch.Generator | None = None) -> Tensor:
     """One-hot draws of the codes, (b, v, h, w), whose gradients are those of the relaxed samples."""
     relaxed = gumbel_softmax(logits, temperature, generator)
-    codes = torch.zeros_like(relaxed).scatter_(1, relaxed.argmax(dim=1, keepdim=True), 1.0)
-    return codes + (relaxed - relaxed.detach())
+    return most_probable(relaxed) + (relaxed - relaxed.detach())
 
 
-RELAXATIONS = {"gumbel_softmax": gumbel_softmax, "straight_through": straight_through}
+def most_probable(logits: Tensor, temperature: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
+    """The codes with the largest logits, or the largest of relaxed codes, one-hot: (b, v, h, w), fp32; no chance."""
+    logits = logits.float()
+    return torch.zeros_like(logits).scatter_(1, logits.argmax(dim=1, keepdim=True), 1.0)
+
+
+RELAXATIONS = {
+    "gumbel_softmax": gumbel_softmax,
+    "straight_through": straight_through,
+    "vector_quantisation": most_probable,  # gradients go around it: see `DiscreteVAE.forward`
+}

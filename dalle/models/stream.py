@@ -148,16 +148,22 @@ class StreamEmbedding(nn.Module):
 
     def image(self, image: Tensor) -> Tensor:
         """(b, I) -> (b, I, d)."""
-        cells = (self.row.weight[:, None] + self.column.weight[None, :]).flatten(0, 1)  # (h * w, d)
-        places = F.pad(cells, (0, 0, self.place_lag, 0))[: len(cells)]
-        return self.image_token(self.stream.image_inputs(image)) + places
+        return self.image_token(self.stream.image_inputs(image)) + self.places()
 
-    def image_state(self, previous: Tensor, position: int) -> Tensor:
+    def places(self) -> Tensor:
+        """What is added to the token of each image state for its row and column: (I, d)."""
+        cells = (self.row.weight[:, None] + self.column.weight[None, :]).flatten(0, 1)  # (h * w, d)
+        return F.pad(cells, (0, 0, self.place_lag, 0))[: len(cells)]
+
+    def image_state(self, previous: Tensor, position: int | Tensor) -> Tensor:
         """Input of the state that predicts cell `position`: (b,) tokens of the cell before it -> (b, d).
 
-        For position 0, `previous` is the stream's `start_of_image`.
+        For position 0, `previous` is the stream's `start_of_image`. A position that is a (1,) int64 tensor is looked
+        up where it is: on a GPU, without waiting for it.
         """
         token = self.image_token(previous)
+        if isinstance(position, Tensor):
+            return token + self.places()[position]
         if position < self.place_lag:
             return token  # the start of image has no cell of its own
         row, column = divmod(position - self.place_lag, self.stream.grid)

@@ -1,6 +1,7 @@
 """The transformer: a decoder-only model of caption and image tokens as one stream (Sec. 2.2, App. B.1)."""
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from dalle import checkpoint
-from dalle.models.attention import SOFTMAXES, causal
+from dalle.models.attention import SOFTMAXES, OfStates, causal
 from dalle.models.blocks import Float32Linear, ResidualBlock
-from dalle.models.cache import Cache, CaptionCache, LayerCache, TextKeys, layout_of
+from dalle.models.cache import Cache, CaptionCache, KeyCache, StateCache, TextKeys
+from dalle.models.layouts import Slices, Tables, layout_of
 from dalle.models.patterns import layer_names, pattern_named
 from dalle.models.stream import Stream, StreamEmbedding
 from dalle.models.structured import attend_for
@@ -90,12 +92,18 @@ class Transformer(nn.Module):
         self.image_head = Float32Linear(config.width, config.image_vocabulary)
         self._initialise()
 
-    def forward(self, caption: Tensor, image: Tensor) -> Logits:
-        """Logits of the next token at every position: (b, T) captions with `PAD`s, (b, I) image tokens."""
+    def forward(
+        self, caption: Tensor, image: Tensor, attend: Mapping[str, Callable[..., Tensor]] | None = None
+    ) -> Logits:
+        """Logits of the next token at every position: (b, T) captions with `PAD`s, (b, I) image tokens.
+
+        attend: how the layers of each pattern attend, by its name; None: in the model's own way, `self.attend`.
+        """
+        ways = self.attend if attend is None else attend
         x = self.embed(caption, image)  # (b, n, d)
         hidden = self.stream.hidden(caption)  # (b, T), or None
         for layer, name in zip(self.layers, self.layer_names, strict=True):
-            x = layer(x, partial(self.attend[name], hidden=hidden))  # (b, n, d)
+            x = layer(x, partial(ways[name], hidden=hidden))  # (b, n, d)
         text, image_states = self.stream.split(self.norm(x))
         return Logits(self.text_head(text), self.image_head(image_states))
 
@@ -113,22 +121,35 @@ class Transformer(nn.Module):
             x = layer(x, attend)
         return kept
 
-    def new_cache(self, captions: CaptionCache, candidates: int) -> Cache:
-        """An empty cache for `candidates` images of each caption, which share the caption's part."""
-        layouts = (layout_of(self.patterns[name], self.config.grid) for name in self.layer_names)
+    def new_cache(
+        self, captions: CaptionCache, candidates: int, compact: bool = False, in_place: bool = False
+    ) -> Cache:
+        """An empty cache for `candidates` images of each caption, which share the caption's part.
+
+        compact: layers that need all image states to the end keep the states, half as much as keys and values. It
+            takes a little longer (see `dalle.models.cache.StateCache`) and computes the same.
+        in_place: `decode_one_token` will be given positions as tensors, and do the same work for each of them.
+        """
+        places, kinds = {}, {}
+        for name, pattern in self.patterns.items():
+            layout = layout_of(pattern, self.config.grid)
+            places[name] = (Tables if in_place else Slices)(layout, captions[0].keys.device)
+            kinds[name] = StateCache if compact and layout.slots == self.stream.image_positions else KeyCache
         return [
-            LayerCache(text, candidates, layout, self.softmax) for text, layout in zip(captions, layouts, strict=True)
+            kinds[name](text, candidates, places[name], self.softmax)
+            for text, name in zip(captions, self.layer_names, strict=True)
         ]
 
-    def decode_one_token(self, previous: Tensor, position: int, cache: Cache) -> Tensor:
+    def decode_one_token(self, previous: Tensor, position: int | Tensor, cache: Cache) -> Tensor:
         """Logits of cell `position` from the token of the cell before it: (b,) -> (b, image_vocabulary).
 
         To be called for positions 0, 1, 2 ... in turn; `stream.start_of_image` stands before cell 0. b is
-        captions * candidates, a caption's candidates side by side. Writes keys and values into `cache`.
+        captions * candidates, a caption's candidates side by side. Writes the state into `cache`. The position is
+        a whole number, or a (1,) int64 tensor where the cache is one to work in place.
         """
         x = self.embed.image_state(previous, position).unsqueeze(1)  # (b, 1, d)
         for layer, layer_cache in zip(self.layers, cache, strict=True):
-            x = layer(x, partial(layer_cache.attend, position))  # (b, 1, d)
+            x = layer(x, OfStates(partial(layer_cache.attend, position)))  # (b, 1, d)
         return self.image_head(self.norm(x)).squeeze(1)
 
     def _initialise(self) -> None:

@@ -1,5 +1,6 @@
-"""What may be drawn: temperature, top-k and top-p, as pure functions of logits."""
+"""What may be drawn: temperature, top-k, top-p and min-p, as pure functions of logits."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -21,9 +22,18 @@ def top_p(logits: Tensor, p: float) -> Tensor:
     return torch.full_like(logits, -torch.inf).scatter(-1, ordered.indices, kept)
 
 
+def min_p(logits: Tensor, share: float) -> Tensor:
+    """Keep those of (b, v) logits at least `share` times as probable as the likeliest; the others: -inf.
+
+    So few are left where the model is sure and many where it is not (Nguyen et al. 2024).
+    """
+    lowest = logits.amax(dim=-1, keepdim=True) + math.log(share)
+    return logits.masked_fill(logits < lowest, -torch.inf)
+
+
 @dataclass(frozen=True)
 class Filters:
-    """Temperature, then top-k, then top-p. The paper draws at temperature 1 without filters (Sec. 2.6).
+    """Temperature, then top-k, top-p and min-p. The paper draws at temperature 1 without filters (Sec. 2.6).
 
     Raises:
         ValueError: a setting out of its range.
@@ -32,6 +42,7 @@ class Filters:
     temperature: float = 1.0  # divides the logits; 0 always takes the most probable token
     top_k: int | None = None  # keep this many tokens; None: all
     top_p: float | None = None  # keep the most probable tokens that together have this probability; None: all
+    min_p: float | None = None  # keep tokens at least this many times as probable as the likeliest; None: all
 
     def __post_init__(self):
         if self.temperature < 0:
@@ -40,6 +51,8 @@ class Filters:
             raise ValueError(f"top_k={self.top_k} leaves nothing to draw; use at least 1")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p={self.top_p} is no probability; use more than 0 and at most 1")
+        if self.min_p is not None and not 0 < self.min_p <= 1:
+            raise ValueError(f"min_p={self.min_p} is no share of a probability; use more than 0 and at most 1")
 
     def __call__(self, logits: Tensor) -> Tensor:
         """(b, v) logits -> (b, v) logits of the distribution that is drawn from."""
@@ -50,6 +63,8 @@ class Filters:
             logits = top_k(logits, self.top_k)
         if self.top_p is not None:
             logits = top_p(logits, self.top_p)
+        if self.min_p is not None:
+            logits = min_p(logits, self.min_p)
         return logits
 
 

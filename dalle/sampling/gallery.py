@@ -1,4 +1,7 @@
-"""What sample.py leaves behind: a sheet, one PNG for each picture, and the facts of all in samples.json."""
+"""What sample.py leaves behind: a sheet, one PNG for each picture, and the facts of all in samples.json.
+
+Pictures are written as they come, so that ten thousand captions need no more memory than a sheet.
+"""
 
 import json
 import re
@@ -9,46 +12,82 @@ from typing import Any
 
 from PIL.PngImagePlugin import PngInfo
 
-from dalle.sampling.pipeline import Result
+from dalle.sampling.results import Result
 from dalle.sampling.sheet import Row, sample_sheet
 
 SHEET, FACTS = "grid.png", "samples.json"
+SHEET_ROWS = 40  # captions on the sheet, the first ones: a longer one is no use to a person
 
 
-def write_gallery(folder: str | Path, results: Sequence[Result], seed: int, settings: Mapping[str, Any]) -> list[Path]:
-    """Write grid.png, a PNG for each picture with its facts as text chunks, and samples.json into `folder`.
+class Gallery:
+    """A folder that results are added to; on exit, however it comes about, it gets its sheet and samples.json.
 
-    settings: whatever else a reader needs to draw the same again; JSON must be able to hold it.
-    Returns the pictures' files, in the order of the results and best first.
+    Nothing is written before the first result.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = [Row(result.caption, result.images, result.scores) for result in results]
-    sample_sheet(rows).save(folder / SHEET)
 
-    files, captions = [], []
-    for number, result in enumerate(results):
+    def __init__(
+        self, folder: str | Path, captions: Sequence[str], candidates: int, seed: int, settings: Mapping[str, Any]
+    ):
+        """For the results of `captions`, in their order, with `candidates` drawn of each.
+
+        settings: what else a reader needs to draw the same again; JSON must be able to hold it.
+        """
+        self.folder = Path(folder)
+        self.captions, self.candidates, self.seed, self.settings = captions, candidates, seed, dict(settings)
+        self.files: list[Path] = []  # of the pictures, in the order of the results and best first
+        self.rows: list[Row] = []  # of the sheet
+        self.facts: list[dict[str, Any]] = []
+
+    def __enter__(self) -> "Gallery":
+        return self
+
+    @property
+    def finished(self) -> int:
+        """The captions of which all candidates have been drawn."""
+        return sum(each["drawn"] == self.candidates for each in self.facts)
+
+    def add(self, result: Result, extra: Sequence[Mapping[str, Any]] | None = None) -> None:
+        """Write the pictures of the next caption, each with its facts, and with `extra` ones, as text chunks."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         # one caption's files need no number; several must not share a name
-        prefix = f"{number + 1:03d}-" if len(results) > 1 else ""
-        entries = picture_facts(result, seed)
+        digits = max(3, len(str(len(self.captions))))
+        prefix = f"{len(self.facts) + 1:0{digits}d}-" if len(self.captions) > 1 else ""
+        entries = picture_facts(result, self.seed)
+        for entry, more in zip(entries, extra or [], strict=extra is not None):
+            entry |= more
         for image, entry in zip(result.images, entries, strict=True):
-            path = folder / f"{prefix}{slug(result.caption)}-{entry['rank']:03d}.png"
-            image.save(path, pnginfo=_text_chunks({"caption": result.caption, **entry, "settings": settings}))
+            path = self.folder / f"{prefix}{slug(result.caption)}-{entry['rank']:03d}.png"
+            image.save(path, pnginfo=_text_chunks({"caption": result.caption, **entry, "settings": self.settings}))
             entry["file"] = path.name
-            files.append(path)
-        captions.append({"caption": result.caption, "images": entries})
-    facts = {"settings": dict(settings), "captions": captions}
-    (folder / FACTS).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return files
+            self.files.append(path)
+        self.facts.append({"caption": result.caption, "drawn": result.drawn, "images": entries})
+        if len(self.rows) < SHEET_ROWS:
+            self.rows.append(Row(result.caption, result.images, result.scores))
+
+    def __exit__(self, *_: object) -> None:
+        if not self.facts:
+            return
+        beyond = len(self.facts) - len(self.rows)
+        note = f"and {beyond:,} more captions, whose pictures are files of their own" if beyond else ""
+        sample_sheet(self.rows, note=note).save(self.folder / SHEET)
+        untouched = [{"caption": each, "drawn": 0, "images": []} for each in self.captions[len(self.facts) :]]
+        interrupted = self.finished < len(self.captions)
+        facts = {"settings": self.settings, "interrupted": interrupted, "captions": self.facts + untouched}
+        text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
+        (self.folder / FACTS).write_text(text, encoding="utf-8")
 
 
 def picture_facts(result: Result, seed: int) -> list[dict[str, Any]]:
     """For each picture, best first: its rank from 1, what it was drawn from, and its score."""
     scores = result.scores or [None] * len(result.images)
-    return [
+    entries = [
         {"rank": rank, "seed": seed, "candidate": candidate, "score": score}
         for rank, (candidate, score) in enumerate(zip(result.candidates, scores, strict=True), start=1)
     ]
+    if len(result.scores_by_name) > 1:
+        for place, entry in enumerate(entries):
+            entry["scores"] = {name: each[place] for name, each in result.scores_by_name.items()}
+    return entries
 
 
 def slug(caption: str, length: int = 48) -> str:

@@ -1,11 +1,10 @@
 """Captions to pictures, best first: dVAE, transformer, tokenizer and CLIP put together (Sec. 2.6)."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
@@ -14,21 +13,25 @@ from dalle.checkpoint import CheckpointError
 from dalle.models.clip import CLIP
 from dalle.models.dvae import DiscreteVAE
 from dalle.models.transformer import Transformer
-from dalle.sampling.decode import generate
+from dalle.sampling import decode, fill
+from dalle.sampling.canvas import Canvas, Original, original
+from dalle.sampling.chunks import Chunk, chunk_for
 from dalle.sampling.filters import UNFILTERED, Filters
-from dalle.sampling.rerank import Scorer, rank
+from dalle.sampling.parts import find_parts
+from dalle.sampling.precision import resolve
+from dalle.sampling.progress import Progress, Stopped
+from dalle.sampling.rerank import (
+    BY_CLIP,
+    USUAL,
+    Rerank,
+    Reranker,
+    RerankWeights,
+    Scorer,
+    reference_captions,
+    reranker_for,
+)
+from dalle.sampling.results import Choice, Result, pictures
 from dalle.tokenizer import CaptionTokenizer
-
-
-@dataclass(frozen=True)
-class Result:
-    """The pictures kept for one caption, best first; without a scorer in the order they were drawn."""
-
-    caption: str
-    images: list[Image.Image]
-    scores: list[float] | None  # CLIP scores, or None where nothing scored them
-    tokens: Tensor  # (keep, grid, grid) int64
-    candidates: list[int]  # which candidate each picture is: with the seed, what it depends on
 
 
 class DALLE:
@@ -44,7 +47,13 @@ class DALLE:
         transformer: Transformer,
         tokenizer: CaptionTokenizer,
         clip: Scorer | None = None,
+        caption_dropout: float = 0.0,
+        precision: torch.dtype = torch.float32,
     ):
+        """
+        caption_dropout: the share of empty captions that the transformer was trained on; guidance needs some.
+        precision: in which a CPU computes the transformer's linear layers; a GPU does as the model's weights are.
+        """
         if dvae.vocabulary != transformer.stream.image_vocabulary:
             raise ValueError(
                 f"the dVAE has {dvae.vocabulary} codes and the transformer draws "
@@ -59,6 +68,8 @@ class DALLE:
         self.transformer = transformer
         self.tokenizer = tokenizer
         self.clip = clip
+        self.caption_dropout = caption_dropout
+        self.precision = precision
 
     @classmethod
     def load(
@@ -67,23 +78,31 @@ class DALLE:
         device: str | torch.device = "cpu",
         dvae: str | Path | None = None,
         clip: str | Path | None = None,
+        precision: str = "auto",
     ) -> "DALLE":
         """From a folder with dvae/, transformer/ and perhaps clip/, or from a transformer's checkpoint alone.
 
         A transformer's checkpoint says which dVAE it was trained on and where that lay; `dvae` and `clip` say
-        where to look instead. Raises `CheckpointError` when a part is missing, broken or another one.
+        where to look instead. `precision` of the transformer is float32, bfloat16, or "auto": bfloat16 on a GPU.
+        Raises `CheckpointError` when a part is missing, broken or another one.
         """
+        device = torch.device(device)
+        dtype = resolve(precision, device)
         parts = find_parts(folder, dvae, clip)
         try:
             tokenizer = CaptionTokenizer.load(parts["transformer"] / checkpoint.TOKENIZER)
         except ValueError as error:
             raise CheckpointError(str(error)) from error
         scorer = CLIP.load(parts["clip"]).to(device) if "clip" in parts else None
+        _, meta = checkpoint.read_config(parts["transformer"], "transformer")
         return cls(
             DiscreteVAE.load(parts["dvae"]).to(device),
-            Transformer.load(parts["transformer"]).to(device),
+            # on a CPU the weights stay as they are: only packed layers are faster in bfloat16 there
+            Transformer.load(parts["transformer"]).to(device, torch.float32 if device.type == "cpu" else dtype),
             tokenizer,
             scorer,
+            meta.get("caption_dropout", 0.0),
+            dtype,
         )
 
     def generate(
@@ -94,52 +113,112 @@ class DALLE:
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
+        min_p: float | None = None,
+        guidance: float = 1.0,
         seed: int = 0,
         first: int = 0,
-        batch_size: int = 64,
-        canvas: Tensor | None = None,
+        batch_size: int | None = None,
+        canvas: Canvas | Tensor | None = None,
+        rerank: str = "clip",
+        rerank_weights: RerankWeights = USUAL,
+        rerank_references: Sequence[str] = (),
+        progress: bool = False,
     ) -> Result:
         """Draw `candidates` pictures of `caption` and keep the `keep` that CLIP finds to fit it best.
 
-        The paper draws 512 at temperature 1 (Sec. 2.6). Candidate i of a seed is the same picture whatever
-        `candidates`, `keep` and `batch_size` (images decoded at a time) are; `first` is the number of the
-        first one. `canvas` is described at `dalle.sampling.decode.generate`.
+        The paper draws 512 at temperature 1 without guidance (Sec. 2.6). Candidate i of a seed is the same picture
+        whatever `candidates`, `keep` and `batch_size` (images decoded at a time; None: what memory allows) are;
+        `first` is the number of the first one. `guidance` and `canvas` are described at
+        `dalle.sampling.decode.generate`, the filters at `dalle.sampling.filters.Filters`, and what else than
+        CLIP may choose at `dalle.sampling.rerank`. With `progress` a bar is shown on a terminal.
 
         Raises:
-            ValueError: an empty or too long caption, keep > candidates, or a setting out of its range.
+            ValueError: an empty or too long caption, keep > candidates, a setting out of its range, or guidance of
+                a transformer that was trained without empty captions.
         """
-        filters = Filters(temperature, top_k, top_p)
-        return self.generate_many([caption], candidates, keep, filters, seed, first, batch_size, canvas)[0]
+        (result,) = self.stream(
+            [caption],
+            candidates,
+            keep,
+            Filters(temperature, top_k, top_p, min_p),
+            guidance,
+            seed,
+            first,
+            batch_size,
+            canvas,
+            Rerank(rerank, rerank_weights, rerank_references),
+            progress=progress,
+        )
+        return result
 
     def generate_many(
+        self, captions: Sequence[str], candidates: int = 64, keep: int = 8, **settings: Any
+    ) -> list[Result]:
+        """`generate` for several captions, which share batches: `stream`, whose other settings it takes, as a list."""
+        return list(self.stream(captions, candidates, keep, **settings))
+
+    def stream(
         self,
         captions: Sequence[str],
         candidates: int = 64,
         keep: int = 8,
         filters: Filters = UNFILTERED,
+        guidance: float = 1.0,
         seed: int = 0,
-        first: int = 0,
-        batch_size: int = 64,
-        canvas: Tensor | None = None,
+        first: int | Sequence[int] = 0,
+        batch_size: int | None = None,
+        canvas: Canvas | Tensor | None = None,
+        rerank: Rerank = BY_CLIP,
+        memory: str = "auto",
         truncate: bool = False,
-    ) -> list[Result]:
-        """`generate` for several captions, which share batches: faster where candidates are few.
+        progress: bool = False,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Result]:
+        """`generate` for each of many captions in turn, as soon as its pictures are drawn: they need not all be kept.
 
-        With `truncate` a caption too long is cut, as in training.
+        `first` is one number for all captions, or one for each. Where there is no `batch_size`, `memory` limits it,
+        see `dalle.sampling.chunks.chunk_for`. With `truncate` a caption too long is cut, as in
+        training. When `stop` says so, drawing ends within one token; what was drawn of the present caption by then
+        is ranked and comes last, if there is any.
         """
         if not 1 <= keep <= candidates:
             raise ValueError(f"keep={keep} of candidates={candidates} cannot be kept; use 1 to {candidates}")
-        drawn = generate(
-            self.transformer,
-            self.tokenize(captions, truncate),
-            candidates,
-            filters=filters,
-            seed=seed,
-            first=first,
-            batch_size=batch_size,
-            canvas=canvas,
-        )
-        return [self._keep(caption, tokens, keep, first) for caption, tokens in zip(captions, drawn, strict=True)]
+        self._check_guidance(guidance)
+        ids = self.tokenize(captions, truncate)
+        choice = Choice(self.dvae, keep, self.reranker(ids, rerank), canvas)
+        firsts = [first] * len(captions) if isinstance(first, int) else first
+        compact = False
+        if batch_size is None:
+            chunk = self.chunk(len(captions), candidates, guidance, memory)
+            batch_size, compact = chunk.images, chunk.needs.compact
+        drawn: list[Tensor] = []  # of the present caption
+        present = 0
+        with Progress(len(captions) * candidates, progress, stop) as advance:
+            drawing = {
+                "filters": filters,
+                "guidance": guidance,
+                "seed": seed,
+                "first": firsts,
+                "batch_size": batch_size,
+                "precision": self.precision,
+                "compact": compact,
+                "on_progress": advance,
+            }
+            try:
+                for batch in self._batches(ids, candidates, canvas, drawing):
+                    for present, images in enumerate(batch.images, batch.caption):
+                        drawn.append(images)
+                        if batch.candidate + len(images) == candidates:
+                            yield choice(captions[present], ids[present], torch.cat(drawn), firsts[present])
+                            drawn = []
+            except Stopped:
+                if drawn:
+                    yield choice(captions[present], ids[present], torch.cat(drawn), firsts[present])
+
+    def chunk(self, captions: int, candidates: int, guidance: float = 1.0, memory: str = "auto") -> Chunk:
+        """How many images `stream` decodes at a time. Raises `ValueError` where memory does not hold one."""
+        self._check_guidance(guidance)
+        return chunk_for(self.transformer, captions, candidates, guidance, memory, self.precision)
 
     def tokenize(self, captions: Sequence[str], truncate: bool = False) -> Tensor:
         """(captions, T) int64, as the transformer reads them.
@@ -154,61 +233,35 @@ class DALLE:
                 raise ValueError(f"{caption!r}: {error}") from error
         return torch.cat(rows)
 
-    @torch.inference_mode()
-    def pictures(self, tokens: Tensor, batch_size: int = 64) -> list[Image.Image]:
+    def pictures(self, tokens: Tensor) -> list[Image.Image]:
         """The pictures that image tokens stand for: (b, h, w) int64 -> b of them."""
-        device = self.transformer.image_head.weight.device
-        decoded = [self.dvae.decode(some.to(device)).float().cpu() for some in tokens.split(batch_size)]
-        pixels = rearrange(torch.cat(decoded), "b c h w -> b h w c").mul(255).round().to(torch.uint8)
-        return [Image.fromarray(image) for image in pixels.numpy()]
+        return pictures(self.dvae, tokens)
 
-    def _keep(self, caption: str, tokens: Tensor, keep: int, first: int) -> Result:
-        if self.clip is None:
-            order, scores = list(range(keep)), None
-            images = self.pictures(tokens[:keep])
-        else:
-            candidates = self.pictures(tokens)
-            order, scores = rank(candidates, caption, self.clip)
-            order, scores = order[:keep], scores[:keep]
-            images = [candidates[index] for index in order]
-        return Result(caption, images, scores, tokens[order], [first + index for index in order])
+    def original(self, image: Image.Image) -> Original:
+        """A picture to edit, of any size and mode, as the models see it: `dalle.sampling.edits` make canvases of it."""
+        return original(image, self.dvae, self.transformer.stream.grid)
 
+    def reranker(self, captions: Tensor, rerank: Rerank = BY_CLIP) -> Reranker | None:
+        """What ranks candidates of these (captions, T) in the way of `rerank`; None: nothing does, without a CLIP.
 
-def find_parts(folder: str | Path, dvae: str | Path | None = None, clip: str | Path | None = None) -> dict[str, Path]:
-    """Where the parts of a DALL-E lie: {"transformer": ..., "dvae": ...} and "clip" where there is one.
+        Raises `ValueError` where a part or the references for it are missing.
+        """
+        references = None
+        if "caption_likelihood" in rerank.judges:
+            given = self.tokenize(rerank.references, truncate=True) if rerank.references else None
+            references = reference_captions(self.transformer.stream, captions, given, self.caption_dropout > 0)
+        return reranker_for(rerank, self.transformer, self.clip, references)
 
-    Raises:
-        CheckpointError: no transformer or dVAE, or a dVAE that the transformer was not trained on.
-    """
-    folder = Path(folder)
-    transformer = folder / "transformer" if (folder / "transformer").is_dir() else folder
-    _, meta = checkpoint.read_config(transformer, "transformer")
-    trained_on = meta.get("dvae", {})
+    def _check_guidance(self, guidance: float) -> None:
+        if guidance != 1 and not self.caption_dropout:
+            raise ValueError(
+                f"guidance={guidance} needs a transformer that knows the empty caption, and this one was trained "
+                "without: train one with stage.caption_dropout=0.1, or leave guidance at 1"
+            )
 
-    if dvae is not None:
-        found = Path(dvae)
-    elif (folder / "dvae").is_dir():
-        found = folder / "dvae"
-    elif "path" in trained_on:
-        found = transformer / trained_on["path"]
-    else:
-        raise CheckpointError(f"{folder} has no dvae/ and names no dVAE; give dvae=<folder>")
-    if not found.is_dir():
-        raise CheckpointError(
-            f"{transformer} was trained on the dVAE {trained_on.get('digest', 'of unknown digest')}, "
-            f"which is not at {found}; say where it is with dvae=<folder>"
-        )
-    checkpoint.read_config(found, "dvae")
-    digest = checkpoint.digest(found)
-    if digest != trained_on.get("digest", digest):
-        raise CheckpointError(
-            f"{transformer} was trained on the tokens of dVAE {trained_on['digest']}, "
-            f"but {found} is {digest}; give the right one with dvae=<folder>"
-        )
-
-    parts = {"transformer": transformer, "dvae": found}
-    if clip is not None:
-        parts["clip"] = Path(clip)
-    elif (folder / "clip").is_dir():
-        parts["clip"] = folder / "clip"
-    return parts
+    def _batches(
+        self, ids: Tensor, candidates: int, canvas: Canvas | Tensor | None, drawing: Mapping[str, Any]
+    ) -> Iterator[decode.Batch]:
+        if isinstance(canvas, Canvas):
+            return fill.batches(self.transformer, ids, candidates, canvas=canvas, **drawing)
+        return decode.batches(self.transformer, ids, candidates, canvas=canvas, **drawing)

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from dalle.data.tiles import wrap
 
 MARGIN, GAP = 24, 8
 CAPTION_SIZE, SCORE_SIZE = 20, 13
@@ -18,10 +20,11 @@ class Row(NamedTuple):
     scores: Sequence[float] | None  # as many, or None to print none
 
 
-def sample_sheet(rows: Sequence[Row], columns: int = 8, tile: int = 128) -> Image.Image:
+def sample_sheet(rows: Sequence[Row], columns: int = 8, tile: int = 128, note: str = "") -> Image.Image:
     """One labelled picture of all rows; a row of more than `columns` images goes on in the next line.
 
     tile: side in pixels at which each image is shown, enlarged or shrunk.
+    note: a line at the foot.
 
     Raises:
         ValueError: no rows.
@@ -34,12 +37,14 @@ def sample_sheet(rows: Sequence[Row], columns: int = 8, tile: int = 128) -> Imag
     # a single picture still leaves room for its caption
     width = max(columns * (tile + GAP) - GAP, 3 * tile)
     line = CAPTION_SIZE + GAP
-    wrapped = [_wrap(row.caption, caption_font, width) for row in rows]
+    wrapped = [wrap(row.caption, caption_font, width) for row in rows]
     heights = [
         len(lines) * line + -(-len(row.images) // columns) * _tile_height(row, tile)
         for row, lines in zip(rows, wrapped, strict=True)
     ]
-    sheet = Image.new("RGB", (width + 2 * MARGIN, sum(heights) + (len(rows) + 1) * MARGIN), PAPER)
+    foot = wrap(note, caption_font, width) if note else []
+    total = sum(heights) + len(foot) * line + (len(rows) + 1) * MARGIN
+    sheet = Image.new("RGB", (width + 2 * MARGIN, total), PAPER)
     draw = ImageDraw.Draw(sheet)
 
     top = MARGIN
@@ -49,30 +54,16 @@ def sample_sheet(rows: Sequence[Row], columns: int = 8, tile: int = 128) -> Imag
         for number, image in enumerate(row.images):
             x = MARGIN + number % columns * (tile + GAP)
             y = top + len(lines) * line + number // columns * _tile_height(row, tile)
-            sheet.paste(image.convert("RGB").resize((tile, tile), Image.Resampling.LANCZOS), (x, y))
+            square = ImageOps.pad(image.convert("RGB"), (tile, tile), Image.Resampling.LANCZOS, PAPER)
+            sheet.paste(square, (x, y))
             if row.scores is not None:
                 centre = (x + tile / 2, y + tile + GAP / 2)
                 draw.text(centre, f"{row.scores[number]:.3f}", FAINT, score_font, anchor="ma")
         top += height + MARGIN
+    for number, text in enumerate(foot):
+        draw.text((MARGIN, top + number * line), text, FAINT, caption_font)
     return sheet
 
 
 def _tile_height(row: Row, tile: int) -> int:
     return tile + GAP + (0 if row.scores is None else SCORE_SIZE + GAP)
-
-
-def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
-    """Lines no wider than `width` pixels; a word that is wider is broken."""
-    lines = [""]
-    for word in text.split():
-        extended = f"{lines[-1]} {word}".strip()
-        if font.getlength(extended) <= width:
-            lines[-1] = extended
-            continue
-        if lines[-1]:
-            lines.append("")
-        for letter in word:
-            if font.getlength(lines[-1] + letter) > width:
-                lines.append("")
-            lines[-1] += letter
-    return lines

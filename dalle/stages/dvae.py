@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from dalle import losses
 from dalle.data.loader import Batch
+from dalle.losses import LikelihoodConfig
 from dalle.models.dvae import DiscreteVAE, DVAEConfig, codebook_use, mean_picture
+from dalle.models.relaxation import most_probable
 from dalle.pixels import to_images
 from dalle.stages.pictures import Pictures, PicturesConfig, StageContext
 from dalle.training.ema import EMAConfig
@@ -22,26 +24,6 @@ from dalle.training.optimizer import OptimizerConfig
 from dalle.training.schedules import Schedule
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class LikelihoodConfig:
-    """What the decoder's output says about a pixel."""
-
-    kind: str = "logit_laplace"  # logit_laplace (Section 2.1) | laplace (absolute error) | normal (squared error)
-    scale: float = 0.1  # of laplace and normal, in pixels of [0, 1]; logit_laplace learns its own
-    floor: float | None = None  # least ln b of logit_laplace; the paper has none, flat pictures need one
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("logit_laplace", "laplace", "normal"):
-            raise ValueError(f"likelihood.kind={self.kind!r} is unknown; choose logit_laplace, laplace or normal")
-
-    def nll(self, parameters: Tensor, images: Tensor) -> Tensor:
-        """(b, 6, h, w), (b, 3, h, w) in [0, 1] -> (b, 3, h, w) nats per pixel value."""
-        if self.kind == "logit_laplace":
-            return losses.logit_laplace_nll(parameters, images, self.floor)
-        nll = losses.normal_nll if self.kind == "normal" else losses.laplace_nll
-        return nll(parameters, images, self.scale)
 
 
 @dataclass(frozen=True)
@@ -53,6 +35,7 @@ class DVAEStageConfig(PicturesConfig):
     likelihood: LikelihoodConfig = field(default_factory=LikelihoodConfig)
     kl_weight: Schedule = field(default_factory=lambda: Schedule("cosine", 0.0, 6.6, 5_000))  # beta
     temperature: Schedule = field(default_factory=lambda: Schedule("cosine", 1.0, 1 / 16, 150_000))  # tau
+    commitment: float = 1.0  # weight of what takes the KL's place in vector quantisation: distances to codes (VQ-VAE)
     transform: str = "dvae"
     validation_pictures: int = 256
     steps: int = 3_000_000
@@ -84,10 +67,13 @@ class DVAEStage:
     ) -> tuple[Tensor, dict[str, float | Tensor]]:
         images = self.pictures.pixels(batch)
         temperature = self.config.temperature.value(step)
-        kl_weight = self.config.kl_weight.value(step)
         parameters, logits = model(images, temperature, generator)
         nll = self.config.likelihood.nll(parameters, images)
-        kl = losses.kl_to_uniform(logits)
+        if self.config.model.quantises_vectors:
+            distance = losses.quantisation_error(logits)
+            loss = losses.negative_elb(nll, distance, self.config.commitment)
+            return loss, {"nll": nll.mean(), "distance": distance.mean()}
+        kl, kl_weight = losses.kl_to_uniform(logits), self.config.kl_weight.value(step)
         loss = losses.negative_elb(nll, kl, kl_weight)
         measures = {"nll": nll.mean(), "kl": kl.mean(), "temperature": temperature, "kl_weight": kl_weight}
         return loss, measures
@@ -97,20 +83,24 @@ class DVAEStage:
 
         Likelihoods are nats per pixel value and the KL nats per position; errors are root mean squares of pixels in
         [0, 1]. "soft" decodes relaxed samples at the temperature that training ends with, "hard" the most probable
-        codes, which is what the transformer will see.
+        codes, which is what the transformer will see. `true_negative_elb` is the bound itself, with codes drawn from
+        the encoder's distribution and not relaxed; `bound_gap` is what the relaxation flatters it by.
         """
         assert isinstance(model, DiscreteVAE)
         generator = torch.Generator(self.pictures.device).manual_seed(0)
         counts = torch.zeros(model.vocabulary, device=self.pictures.device)
-        sums: dict[str, float] = dict.fromkeys(("nll", "kl", "soft", "hard"), 0.0)
+        sums: dict[str, float] = dict.fromkeys(("nll", "drawn_nll", "kl", "soft", "hard"), 0.0)
         pictures = 0
         for batch in self.pictures.held_out(self.config.validation_pictures):
             images = self.pictures.pixels(batch)
-            parameters, logits = model(images, self.config.last_temperature, generator)
+            logits = model.logits(images)
+            relaxed = model.relax(logits, self.config.last_temperature, generator)
+            parameters, drawn = model.decode_codes(relaxed), model.decode_codes(most_probable(relaxed))
             tokens = logits.argmax(dim=1)
             counts += torch.bincount(tokens.flatten(), minlength=model.vocabulary)
             for name, value in {
                 "nll": self.config.likelihood.nll(parameters, images),
+                "drawn_nll": self.config.likelihood.nll(drawn, images),
                 "kl": losses.kl_to_uniform(logits),
                 "soft": (mean_picture(parameters) - images).square(),
                 "hard": (model.decode(tokens) - images).square(),
@@ -124,6 +114,8 @@ class DVAEStage:
             "nll": means["nll"],
             "kl": means["kl"],
             "negative_elb": means["nll"] + means["kl"] * positions_per_value,
+            "true_negative_elb": means["drawn_nll"] + means["kl"] * positions_per_value,
+            "bound_gap": means["drawn_nll"] - means["nll"],
             "soft_error": math.sqrt(means["soft"]),
             "hard_error": math.sqrt(means["hard"]),
             "codes_used": float(used),
@@ -144,8 +136,10 @@ class DVAEStage:
         return to_images(rearrange(rows, "row b c h w -> 1 c (row h) (b w)"))[0]
 
     def save(self, folder: Path, model: nn.Module, meta: dict[str, Any]) -> None:
+        """The checkpoint says what its output means, and how soft its codes were at the end: evaluation asks."""
         assert isinstance(model, DiscreteVAE)
-        model.save(folder, self.pictures.described(meta))
+        objective = {"likelihood": asdict(self.config.likelihood), "temperature": self.config.last_temperature}
+        model.save(folder, self.pictures.described(meta) | objective)
 
 
 def collapse(measures: dict[str, float], vocabulary: int) -> str | None:

@@ -56,28 +56,6 @@ def image_tokens_named(name: str) -> Callable[[Tensor, Generators], ImageTokens]
     return IMAGE_TARGETS[name]
 
 
-class Recall:
-    """Tokens of pictures that were encoded before, by their keys: in training, pictures come again."""
-
-    def __init__(self, most: int = 200_000):
-        self.most = most  # pictures remembered; 8 KB each at 32x32 tokens
-        self.known: dict[str, Tensor] = {}
-
-    def __call__(self, keys: Sequence[str]) -> Tensor | None:
-        """(b, n) tokens of these pictures, or None where any of them is unknown.
-
-        Batches are known or encoded whole: in a batch of another size a tie could be rounded another way, and a
-        resumed run, which begins with nothing known, would part from an uninterrupted one.
-        """
-        if any(key not in self.known for key in keys):
-            return None
-        return torch.stack([self.known[key] for key in keys])
-
-    def learn(self, keys: Sequence[str], tokens: Tensor) -> None:
-        if len(self.known) < self.most:
-            self.known.update(zip(keys, tokens.unbind(), strict=True))
-
-
 def _posterior(logits: Tensor) -> Tensor:
     """(b, v, h, w) logits -> (b, n, v) probabilities, fp32."""
     return rearrange(logits.float(), "b v h w -> b (h w) v").softmax(dim=-1)

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,11 @@ from torch import Tensor
 
 from dalle import distributed
 from dalle.data import open_source
-from dalle.data.loader import Batch, batches, ordered
+from dalle.data.contents import Batch, TokenBatch
+from dalle.data.loader import batches, ordered, token_batches
+from dalle.data.provenance import described
 from dalle.data.source import Source, UnreadableRecord
+from dalle.data.token_cache import TokenCache
 from dalle.data.transforms import transform_named
 from dalle.tokenizer import CaptionTokenizer
 from dalle.training.stage import TrainingConfig
@@ -26,6 +29,7 @@ class StageContext:
     seed: int
     device: torch.device
     dvae: Path | None = None  # checkpoint of the dVAE whose tokens the transformer learns
+    tokens: Path | None = None  # pictures encoded before, or a folder where such are kept; None: nothing is kept
 
 
 @dataclass(frozen=True)
@@ -66,22 +70,34 @@ class Pictures:
             workers=self.workers,
         )
 
-    def held_out(self, count: int) -> Iterator[Batch]:
-        """The first `count` pictures of the validation split, in order (all, if there are fewer)."""
+    def token_batches(self, cache: TokenCache, start: int) -> Iterator[TokenBatch]:
+        """`batches` of the training split, the pictures as their tokens."""
+        return token_batches(
+            self.train,
+            cache,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            start_step=start,
+            rank=distributed.rank(),
+            world=distributed.world(),
+        )
+
+    def held_out(self, count: int, split: str = "val") -> Iterator[Batch]:
+        """The first `count` pictures of a held-out split, in order (all, if there are fewer)."""
+        source = self.val if split == "val" else open_source(self.data, split)
         size = min(self.batch_size, count)
         remaining = count
-        for batch in itertools.islice(ordered(self.val, transform_named("none"), size), -(-count // size)):
+        for batch in itertools.islice(ordered(source, transform_named("none"), size), -(-count // size)):
             yield Batch(batch.images[:remaining], batch.captions[:remaining], batch.keys[:remaining])
             remaining -= len(batch.captions)
 
     def described(self, meta: dict[str, Any]) -> dict[str, Any]:
         """What a checkpoint says about itself, and about the data that it was trained on."""
-        return {**meta, "data": asdict(self.data)}
+        return {**meta, **described(self.data, {"train": self.train, "val": self.val})}
 
     def pixels(self, batch: Batch) -> Tensor:
         """The batch's pictures on the device: (b, 3, s, s) floats in [0, 1], channels last."""
-        images = batch.images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
-        return images.float() / 255
+        return pixels_of(batch.images, self.device)
 
     def generators(self, number: int) -> list[np.random.Generator]:
         """One source of chance for each picture of this rank's micro-batch `number`, however batches are split."""
@@ -95,6 +111,11 @@ class Pictures:
         return CaptionTokenizer.train(
             (caption for index in indices for caption in readable_captions(self.train, index)), vocabulary
         )
+
+
+def pixels_of(images: Tensor, device: torch.device) -> Tensor:
+    """Pictures on the device: (b, 3, s, s) uint8 -> floats in [0, 1], channels last."""
+    return images.to(device, non_blocking=True, memory_format=torch.channels_last).float() / 255
 
 
 def readable_captions(source: Source, index: int) -> tuple[str, ...]:

@@ -13,13 +13,15 @@ from torch import Tensor, nn
 
 from dalle import checkpoint, distributed, losses
 from dalle.checkpoint import CheckpointError
-from dalle.data.loader import Batch
+from dalle.data.contents import Batch, TokenBatch
+from dalle.data.token_cache import TokenCache, is_cache
 from dalle.models.dvae import DiscreteVAE
-from dalle.models.stream import IGNORED
+from dalle.models.stream import IGNORED, PAD
 from dalle.models.transformer import Logits, Transformer, TransformerConfig
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.sheet import Row, sample_sheet
-from dalle.stages.image_tokens import ImageTokens, Recall, argmax, image_tokens_named
+from dalle.stages.encoding import Encoding, check_views, grid_of
+from dalle.stages.image_tokens import ImageTokens, argmax, image_tokens_named
 from dalle.stages.pictures import Pictures, PicturesConfig, StageContext
 from dalle.training.ema import EMAConfig
 from dalle.training.optimizer import OptimizerConfig, PlateauConfig
@@ -36,8 +38,11 @@ class TransformerStageConfig(PicturesConfig):
     text_weight: float = 1 / 8  # of the text's loss; the image's has the rest (Section 2.2)
     pad_targets: str = "first"  # which pads count in the text's loss: none | first | all (the paper does not say)
     image_targets: str = "argmax"  # the dVAE's likeliest codes | "sampled" ones | "soft": its distribution (fn. 6)
+    views: int = 0  # crops of each picture, encoded once, that take turns; 0: a new one each time (paper)
     bpe_dropout: float = 0.1  # of captions while training (Section 2.2)
+    caption_dropout: float = 0.0  # share of training captions left empty: guidance needs some; the paper has none
     tokenizer_records: int = 100_000  # training records whose captions the BPE is learned on
+    also_validate: list[str] = field(default_factory=list)  # on other splits too: [novel] of blocks gives novel_image
     transform: str = "transformer"
     steps: int = 430_000
     batch_size: int = 1_024
@@ -58,6 +63,12 @@ class TransformerStageConfig(PicturesConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         image_tokens_named(self.image_targets)  # a misspelt name is told before anything starts
+        if not 0 <= self.caption_dropout < 1:
+            raise ValueError(f"caption_dropout={self.caption_dropout} is no share of captions; use 0 to below 1")
+        if self.views:
+            check_views(self.views, self.transform)
+        if self.views and self.image_targets != "argmax":
+            raise ValueError(f"views={self.views} keeps a picture's tokens, not {self.image_targets} ones: use views=0")
 
 
 @dataclass(frozen=True)
@@ -80,28 +91,30 @@ class TransformerStage:
         self.dvae_folder = find_dvae(context.dvae)
         self.dvae = DiscreteVAE.load(self.dvae_folder).requires_grad_(False)
         self.dvae.to(context.device)
-        if self.pictures.image_size % self.dvae.downsample:
-            raise ValueError(
-                f"pictures of {self.pictures.image_size} pixels do not divide into the codes of {self.dvae_folder}, "
-                f"which are {self.dvae.downsample} pixels wide; change data.image_size"
-            )
+        grid = grid_of(self.pictures.image_size, self.dvae, self.dvae_folder)
         self.tokenizer = self.pictures.learn_tokenizer(config.model.text_vocabulary, config.tokenizer_records)
         sizes = replace(
             config.model,
             text_vocabulary=self.tokenizer.vocabulary,
             image_vocabulary=self.dvae.vocabulary,
-            grid=self.pictures.image_size // self.dvae.downsample,
+            grid=grid,
         )
         self.image_tokens = image_tokens_named(config.image_targets)
-        # where chance has no part in them, a picture's tokens are always the same
-        self.recall = Recall() if (config.transform, config.image_targets) == ("none", "argmax") else None
+        self.cache = self._cache(context)
+        self._held_out: dict[str, list[Encoded]] = {}  # by split: what is validated on is always the same
         self.transformer = Transformer(sizes)
         self.model = self.transformer.to(context.device)
 
     def batches(self, split: str, start: int) -> Iterator[Encoded]:
-        dropout = self.config.bpe_dropout if split == "train" else 0.0
-        for number, batch in enumerate(self.pictures.batches(split, start), start):
-            yield self._encoded(batch, dropout, self.pictures.generators(number))
+        training = split == "train"
+        bpe_dropout = self.config.bpe_dropout if training else 0.0
+        caption_dropout = self.config.caption_dropout if training else 0.0
+        if training and self.cache is not None:
+            stream = self.pictures.token_batches(self.cache, start)
+        else:
+            stream = self.pictures.batches(split, start)
+        for number, batch in enumerate(stream, start):
+            yield self._encoded(batch, bpe_dropout, caption_dropout, self.pictures.generators(number))
 
     def loss(
         self, model: nn.Module, batch: Encoded, step: int, generator: torch.Generator
@@ -115,15 +128,13 @@ class TransformerStage:
 
         Image tokens are the most probable codes, whatever `image_targets` trains on: what it leads to compares.
         """
-        totals = torch.zeros(2)
-        pictures = 0
-        for batch in self.pictures.held_out(self.config.validation_pictures):
-            text, image = self._nll(model, self._encoded(batch))
-            totals += torch.stack([text, image]).cpu() * len(batch.captions)
-            pictures += len(batch.captions)
-        text, image = (totals / pictures).tolist()
+        text, image = self._held_out_nll(model, "val")
         weight = self.config.text_weight
-        return {"loss": weight * text + (1 - weight) * image, "text": text, "image": image}
+        measures = {"loss": weight * text + (1 - weight) * image, "text": text, "image": image}
+        for split in self.config.also_validate:
+            text, image = self._held_out_nll(model, split)
+            measures |= {f"{split}_text": text, f"{split}_image": image}
+        return measures
 
     def preview(self, model: nn.Module) -> Image.Image:
         """Pictures drawn for held-out captions, unranked."""
@@ -134,44 +145,80 @@ class TransformerStage:
         return sample_sheet([Row(result.caption, result.images, None) for result in results])
 
     def save(self, folder: Path, model: nn.Module, meta: dict[str, Any]) -> None:
-        """The checkpoint says which dVAE's tokens it speaks, and where that lies."""
+        """The checkpoint says which dVAE's tokens it speaks, where that lies, and whether it can be guided."""
         assert isinstance(model, Transformer)
         path = os.path.relpath(self.dvae_folder.resolve(), folder.resolve())
         dvae = {"path": path, "digest": checkpoint.digest(self.dvae_folder)}
-        model.save(folder, self.pictures.described(meta) | {"dvae": dvae}, self.tokenizer)
+        described = self.pictures.described(meta) | {"dvae": dvae, "caption_dropout": self.config.caption_dropout}
+        model.save(folder, described, self.tokenizer)
+
+    def _held_out_nll(self, model: nn.Module, split: str) -> tuple[float, float]:
+        if split not in self._held_out:
+            with torch.autocast(self.pictures.device.type, enabled=False):  # in which the loop validates
+                pictures = self.pictures.held_out(self.config.validation_pictures, split)
+                self._held_out[split] = [self._encoded(batch) for batch in pictures]
+        totals = torch.zeros(2)
+        pictures = 0
+        for batch in self._held_out[split]:
+            text, image = self._nll(model, batch)
+            totals += torch.stack([text, image]).cpu() * len(batch.caption)
+            pictures += len(batch.caption)
+        text, image = (totals / pictures).tolist()
+        return text, image
 
     def _nll(self, model: nn.Module, batch: Encoded) -> tuple[Tensor, Tensor]:
         """Mean nats per text token and per image token of a batch."""
         logits: Logits = model(batch.caption, batch.image)
         text_targets = self.transformer.stream.text_targets(batch.caption, self.config.pad_targets)
+        # that a caption was left out is nothing to learn about captions: their likelihood stays that of the data's
+        text_targets = text_targets.masked_fill(batch.caption[:, :1] == PAD, IGNORED)
         text = losses.token_nll(logits.text, text_targets)
         # ranks may hold unlike numbers of words: each word counts the same in the mean over all ranks
         words = distributed.mean((text_targets != IGNORED).sum().float())
+        words = words.clamp(min=torch.finfo(words.dtype).tiny)  # all captions may have been left out: 0 nats of them
         return text.sum() / words, losses.token_nll(logits.image, batch.image_targets).mean()
 
     @torch.no_grad()
     def _encoded(
-        self, batch: Batch, dropout: float = 0.0, generators: list[np.random.Generator] | None = None
+        self,
+        batch: Batch | TokenBatch,
+        bpe_dropout: float = 0.0,
+        caption_dropout: float = 0.0,
+        generators: list[np.random.Generator] | None = None,
     ) -> Encoded:
         """Captions and pictures as the transformer reads them; without `generators`, free of chance."""
         each = generators or [None] * len(batch.captions)
         ids = [
-            self.tokenizer.encode(caption, dropout, generator)
+            self.tokenizer.encode(caption, bpe_dropout, generator)
             for caption, generator in zip(batch.captions, each, strict=True)
         ]
-        caption = self.transformer.stream.captions(ids, truncate=True).to(self.pictures.device)
+        caption = self.transformer.stream.captions(ids, truncate=True)
+        if caption_dropout and generators:
+            left_out = torch.tensor([generator.random() < caption_dropout for generator in generators])
+            caption = caption.masked_fill(left_out[:, None], PAD)
         image = self._image_tokens(batch, generators)
-        return Encoded(caption, image.inputs, image.targets)
+        return Encoded(caption.to(self.pictures.device), image.inputs, image.targets)
 
-    def _image_tokens(self, batch: Batch, generators: list[np.random.Generator] | None) -> ImageTokens:
-        if self.recall is None:
-            logits = self.dvae.logits(self.pictures.pixels(batch))
-            return self.image_tokens(logits, generators) if generators else argmax(logits)
-        tokens = self.recall(batch.keys)
-        if tokens is None:
-            tokens = argmax(self.dvae.logits(self.pictures.pixels(batch))).inputs
-            self.recall.learn(batch.keys, tokens)
-        return ImageTokens(tokens, tokens)
+    def _image_tokens(self, batch: Batch | TokenBatch, generators: list[np.random.Generator] | None) -> ImageTokens:
+        if isinstance(batch, TokenBatch):
+            tokens = batch.tokens.to(self.pictures.device, non_blocking=True)
+            return ImageTokens(tokens, tokens)
+        logits = self.dvae.logits(self.pictures.pixels(batch))
+        return self.image_tokens(logits, generators) if generators else argmax(logits)
+
+    def _cache(self, context: StageContext) -> TokenCache | None:
+        """The tokens of all training pictures, encoded now if need be; None where they are encoded as they come."""
+        config, train, tokens = self.config, self.pictures.train, context.tokens
+        named = tokens is not None and is_cache(tokens)
+        views = config.views
+        if (config.transform, config.image_targets) == ("none", "argmax"):  # without chance, tokens stay the same
+            views = int(views or named or config.steps * config.batch_size > len(train))
+        if named and not views:
+            raise ValueError(f"stage.views=0 encodes pictures each time they come: to train on {tokens}, set it")
+        if tokens is None or not views:
+            return None
+        encoding = Encoding(self.pictures.data, train, config.transform, views, self.dvae_folder)
+        return encoding.cache(encoding.place(tokens), self.dvae, context.device, config.workers)
 
 
 def find_dvae(folder: Path | None) -> Path:

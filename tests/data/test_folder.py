@@ -1,18 +1,17 @@
-"""The folder source: any tree of pictures and text files, the broken ones included."""
+"""The folder source: any tree of pictures, with text files or a table, the broken ones included."""
 
-import warnings
-import zlib
+import json
+import os
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from dalle.data import folder
-from dalle.data.folder import FolderConfig, FolderSource, relative_paths
+from dalle.data.folder import FolderConfig, FolderSource, picture_paths
 from dalle.data.loader import batches
 from dalle.data.source import UnreadableRecord
+from dalle.data.tally import Tally
 from dalle.data.transforms import inference_crop
 
 
@@ -30,14 +29,9 @@ def opened(root: Path, split: str = "train", **options) -> FolderSource:
     return FolderSource(FolderConfig(path=str(root), image_size=4, **options), split)
 
 
-def record_of(root: Path, key: str, **options):
-    """The record of this key, whatever its split."""
-    for split in ("train", "val"):
-        source = opened(root, split, **options)
-        for index, path in enumerate(source._paths):
-            if path.decode() == key:
-                return source[index]
-    raise AssertionError(f"{key} is in no split")
+def records(root: Path, **options):
+    """All records of both splits, by key."""
+    return {record.key: record for split in ("train", "val") for record in opened(root, split, **options)}
 
 
 def test_pictures_are_found_in_any_depth_and_listed_in_order(tmp_path):
@@ -46,16 +40,25 @@ def test_pictures_are_found_in_any_depth_and_listed_in_order(tmp_path):
     add(tmp_path, ".hidden.png")
     add(tmp_path, ".cache/x.png")
     (tmp_path / "notes.md").write_text("no picture")
-    assert relative_paths(tmp_path) == [b"a/b/c.webp", b"a/z.JPG", b"b.png", b"d.bmp", b"e.gif", b"f.jpeg"]
+    assert picture_paths(tmp_path, Tally()) == ["a/b/c.webp", "a/z.JPG", "b.png", "d.bmp", "e.gif", "f.jpeg"]
 
 
 def test_record_has_an_rgb_picture_its_captions_and_its_path(tmp_path):
     add(tmp_path, "sub/one.png", "\ufeffa red picture\n\n  all of it red  \r\n")
     add(tmp_path, "two.png")
-    record = record_of(tmp_path, "sub/one.png")
+    record = records(tmp_path)["sub/one.png"]
     assert record.captions == ("a red picture", "all of it red")
     assert record.key == "sub/one.png"
     assert record.image.mode == "RGB" and record.image.getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_names_in_any_bytes_are_found_and_read(tmp_path):
+    add(tmp_path, os.fsdecode(b"caf\xe9.png"), "a café")
+    add(tmp_path, "日本/猫 \n.png", "a cat")
+    assert {key: record.captions for key, record in records(tmp_path).items()} == {
+        os.fsdecode(b"caf\xe9.png"): ("a café",),
+        "日本/猫 \n.png": ("a cat",),
+    }
 
 
 def test_splits_share_no_picture_and_leave_none_out(tmp_path):
@@ -71,10 +74,10 @@ def test_splits_share_no_picture_and_leave_none_out(tmp_path):
 def test_a_picture_keeps_its_split_when_others_are_added(tmp_path):
     for number in range(40):
         add(tmp_path, f"{number}.png")
-    before = {record.key for record in opened(tmp_path, "val", validation_share=0.2)}
+    before = set(opened(tmp_path, "val", validation_share=0.2).keys())
     for number in range(40, 80):
         add(tmp_path, f"{number}.png")
-    after = {record.key for record in opened(tmp_path, "val", validation_share=0.2)}
+    after = set(opened(tmp_path, "val", validation_share=0.2).keys())
     assert {key for key in after if int(Path(key).stem) < 40} == before
 
 
@@ -93,77 +96,7 @@ def test_one_picture_is_for_training_and_validation_says_so(tmp_path):
         opened(tmp_path, "val")
 
 
-def test_exif_rotation_is_applied(tmp_path):
-    image = Image.new("RGB", (8, 4), "red")
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter
-    add(tmp_path, "turned.jpg", image=image, exif=exif)
-    add(tmp_path, "other.png")
-    assert record_of(tmp_path, "turned.jpg").image.size == (4, 8)
-
-
-@pytest.mark.parametrize(
-    ("name", "mode", "colour", "expected"),
-    [
-        ("clear.png", "RGBA", (255, 0, 0, 0), (255, 255, 255)),
-        ("grey.png", "L", 100, (100, 100, 100)),
-        ("bits.png", "1", 1, (255, 255, 255)),
-        ("deep.png", "I;16", 257 * 100, (100, 100, 100)),
-        ("ink.jpg", "CMYK", (0, 0, 0, 0), (255, 255, 255)),
-        ("table.gif", "P", 0, None),
-        ("clear.webp", "RGBA", (0, 0, 255, 0), (255, 255, 255)),
-    ],
-)
-def test_every_kind_of_pixel_becomes_rgb_on_white(tmp_path, name, mode, colour, expected):
-    add(tmp_path, name, image=Image.new(mode, (6, 4), colour))
-    add(tmp_path, "other.png")
-    image = record_of(tmp_path, name).image
-    assert image.mode == "RGB" and image.size == (6, 4)
-    assert expected is None or image.getpixel((0, 0)) == expected
-
-
-def test_an_animation_gives_its_first_frame(tmp_path):
-    frames = [Image.new("RGB", (6, 4), colour) for colour in ("red", "blue")]
-    add(tmp_path, "moving.gif", image=frames[0], save_all=True, append_images=frames[1:])
-    add(tmp_path, "other.png")
-    assert record_of(tmp_path, "moving.gif").image.getpixel((0, 0)) == (255, 0, 0)
-
-
-def png_that_claims(width: int, height: int) -> bytes:
-    """The first bytes of a PNG of this size: enough to be believed, and a tiny file."""
-    header = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x00\x00\x00\x00"
-    data = b"IDAT" + zlib.compress(bytes(1000))
-    chunks = [len(each[4:]).to_bytes(4, "big") + each + zlib.crc32(each).to_bytes(4, "big") for each in (header, data)]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
-
-
-def break_picture(path: Path, damage: str) -> None:
-    whole = path.read_bytes()
-    broken = {
-        "empty": b"",
-        "cut short": whole[: len(whole) // 2],
-        "text": b"this is no picture",
-        "noise": np.random.default_rng(0).bytes(400),
-        "bomb": png_that_claims(60_000, 60_000),
-        "huge": png_that_claims(10_000, 10_000),
-        "postscript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n",
-    }
-    path.write_bytes(broken[damage])
-
-
-@pytest.mark.parametrize("damage", ["empty", "cut short", "text", "noise", "bomb", "huge", "postscript"])
-def test_broken_pictures_are_unreadable_records(tmp_path, damage):
-    path = add(tmp_path, "broken.png", image=Image.effect_noise((40, 40), 50))
-    break_picture(path, damage)
-    add(tmp_path, "other.png")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with pytest.raises(UnreadableRecord) as caught:
-            record_of(tmp_path, "broken.png")
-    assert caught.value.key == "broken.png" and caught.value.reason
-
-
-def test_a_deleted_picture_is_an_unreadable_record(tmp_path):
+def test_a_picture_that_vanishes_is_an_unreadable_record(tmp_path):
     paths = [add(tmp_path, f"{number}.png") for number in range(3)]
     source = opened(tmp_path)
     for path in paths:
@@ -172,27 +105,75 @@ def test_a_deleted_picture_is_an_unreadable_record(tmp_path):
         source[0]
 
 
-@pytest.mark.parametrize("captions", [None, "", "\n  \n"])
-def test_a_picture_without_captions_is_unreadable_unless_that_is_allowed(tmp_path, captions):
+@pytest.mark.parametrize("captions", [None, "", "\n  \n", "\x00\x01 \x1b\n"])
+def test_a_picture_without_captions_is_left_out_unless_that_is_allowed(tmp_path, captions, caplog):
     add(tmp_path, "plain.png", captions)
     add(tmp_path, "other.png")
-    with pytest.raises(UnreadableRecord, match=r"plain\.png: no caption in plain\.txt"):
-        record_of(tmp_path, "plain.png")
-    assert record_of(tmp_path, "plain.png", allow_missing_captions=True).captions == ("",)
+    assert list(opened(tmp_path).keys()) == ["other.png"]
+    assert opened(tmp_path).dropped == {"without a caption": 1}
+    (sentence,) = caplog.messages
+    assert "1 of 2 records are used; left out: 1 without a caption (first: plain.png)" in sentence
+    assert "data.allow_missing_captions=true does without" in sentence
+    assert records(tmp_path, allow_missing_captions=True)["plain.png"].captions == ("",)
 
 
-def test_captions_that_are_not_utf8_are_unreadable(tmp_path):
+def test_captions_that_are_not_utf8_or_cannot_be_opened_leave_their_pictures_out(tmp_path):
     add(tmp_path, "latin.png").with_suffix(".txt").write_bytes("été".encode("latin-1"))
-    add(tmp_path, "other.png")
-    with pytest.raises(UnreadableRecord, match=r"captions in latin\.txt cannot be read"):
-        record_of(tmp_path, "latin.png", allow_missing_captions=True)
+    add(tmp_path, "folder.png", None).with_suffix(".txt").mkdir()
+    for number in range(3):
+        add(tmp_path, f"{number}.png")
+    source = opened(tmp_path, allow_missing_captions=True)
+    assert source.dropped == {"with captions that cannot be read": 2}
+    assert set(records(tmp_path)) == {"0.png", "1.png", "2.png"}
+
+
+def test_what_is_no_file_is_passed_over_and_counted(tmp_path):
+    add(tmp_path, "one.png")
+    add(tmp_path, "two.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "nowhere.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "one.png")
+    (tmp_path / "link.txt").write_text("a link to a picture is a picture")
+    (tmp_path / "round").symlink_to(tmp_path)
+    (tmp_path / "sub.png").mkdir()
+    source = opened(tmp_path)
+    assert source.remarks == {"names that lead to no file": 2}
+    assert set(records(tmp_path)) == {"one.png", "two.png", "link.png"}
+
+
+def test_a_folder_that_cannot_be_opened_is_counted(tmp_path, monkeypatch):
+    for name in ("open/1.png", "open/2.png", "shut/3.png"):
+        add(tmp_path, name)
+    scandir = os.scandir
+
+    def refused(path):
+        if Path(path).name == "shut":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    assert opened(tmp_path).remarks == {"folders that cannot be opened": 1}
+    assert set(records(tmp_path)) == {"open/1.png", "open/2.png"}
+
+
+def test_a_file_without_permission_is_an_unreadable_record(tmp_path, monkeypatch):
+    for number in range(3):
+        add(tmp_path, f"{number}.png")
+    source = opened(tmp_path)
+
+    def refused(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("dalle.data.folder.read_bytes", refused)
+    with pytest.raises(UnreadableRecord, match="PermissionError"):
+        source[0]
 
 
 def test_training_goes_on_around_broken_pictures(tmp_path):
     for number in range(12):
         add(tmp_path, f"{number}.png")
     for number in (3, 5, 7):
-        break_picture(tmp_path / f"{number}.png", "empty")
+        (tmp_path / f"{number}.png").write_bytes(b"")
     stream = batches(opened(tmp_path), inference_crop, batch_size=4, seed=0)
     keys = {key for batch in islice(stream, 6) for key in batch.keys}
     assert keys and not keys & {"3.png", "5.png", "7.png"}
@@ -205,6 +186,9 @@ def test_missing_and_empty_folders_say_what_was_looked_for(tmp_path):
         opened(tmp_path)
     with pytest.raises(ValueError, match=r"data\.path is empty"):
         FolderSource(FolderConfig(), "train")
+    add(tmp_path, "one.png", None)
+    with pytest.raises(ValueError, match=r"0 of 1 records are used; left out: 1 without a caption"):
+        opened(tmp_path)
 
 
 def test_other_splits_and_shares_are_refused(tmp_path):
@@ -216,5 +200,61 @@ def test_other_splits_and_shares_are_refused(tmp_path):
             opened(tmp_path, validation_share=share)
 
 
-def test_the_size_limit_is_pillows_own():
-    assert Image.MAX_IMAGE_PIXELS == folder.LARGEST
+def test_a_table_in_the_folder_takes_the_place_of_the_text_files(tmp_path):
+    for name in ("a.png", "sub/b.png", "c.png"):
+        add(tmp_path, name, "not this")
+    rows = ["file_name,caption", "a.png,first", "sub/b.png,other", "a.png,second", "gone.png,lost"]
+    (tmp_path / "captions.csv").write_text("\n".join(rows))
+    found = records(tmp_path)
+    assert {key: record.captions for key, record in found.items()} == {
+        "a.png": ("first", "second"),
+        "sub/b.png": ("other",),
+    }
+    assert opened(tmp_path).dropped == {"without a caption": 1}
+    assert opened(tmp_path).remarks == {"rows whose picture is not there": 1}
+    (tmp_path / "captions.jsonl").write_text("")
+    with pytest.raises(ValueError, match=r"holds captions\.csv and captions\.jsonl: keep one"):
+        opened(tmp_path)
+
+
+def test_the_digest_changes_with_captions_pictures_and_their_number_and_not_with_the_place(tmp_path):
+    for number in range(4):
+        add(tmp_path / "one", f"{number}.png", image=Image.new("RGB", (6, 4), (number, 0, 0)))
+    source = opened(tmp_path / "one")
+    first = source.digest()
+    assert opened(tmp_path / "one").digest() == first
+    assert opened(tmp_path / "one", "val").digest() != first
+    (tmp_path / "one").rename(tmp_path / "other")
+    assert opened(tmp_path / "other").digest() == first
+    digests = {first}
+    for change in (
+        lambda: (tmp_path / "other" / f"{Path(source.keys()[0]).stem}.txt").write_text("another"),
+        lambda: os.utime(tmp_path / "other" / source.keys()[0], ns=(5, 5)),
+        lambda: add(tmp_path / "other", "zzz.png"),
+        lambda: (tmp_path / "other" / source.keys()[0]).unlink(),
+    ):
+        change()
+        digests.add(opened(tmp_path / "other").digest())
+    assert len(digests) == 5
+
+
+def test_keys_and_captions_are_known_without_opening_a_picture(tmp_path):
+    for number in range(4):
+        add(tmp_path, f"{number}.png", f"number {number}").write_bytes(b"no picture")
+    source = opened(tmp_path)
+    for index, key in enumerate(source.keys()):
+        assert source.captions(index) == (f"number {key[0]}",)
+        with pytest.raises(UnreadableRecord):
+            source[index]
+
+
+def test_metadata_beside_a_picture_serve_the_opt_out_list(tmp_path):
+    for number in range(4):
+        add(tmp_path, f"{number}.png").with_suffix(".json").write_text(
+            json.dumps({"url": f"https://host{number}.example/a.png"})
+        )
+    (tmp_path / "1.json").write_text("{")
+    (tmp_path / "list.txt").write_text("host1.example\nhost2.example")
+    source = opened(tmp_path, opt_out=str(tmp_path / "list.txt"))
+    assert source.dropped == {"opted out by domain": 1}
+    assert set(records(tmp_path, opt_out=str(tmp_path / "list.txt"))) == {"0.png", "1.png", "3.png"}

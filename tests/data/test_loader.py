@@ -1,17 +1,25 @@
 """The loader: what a batch holds depends on the seed and the step alone."""
 
 import logging
+import os
+import time
+import tracemalloc
 from collections import Counter
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from dalle.data.loader import Batch, batches, ordered
+from dalle.data.contents import Batch, TokenBatch
+from dalle.data.index import Strings
+from dalle.data.loader import batches, ordered, token_batches, views
 from dalle.data.source import Record, UnreadableRecord
+from dalle.data.token_cache import TokenCache, TokenKind
 from dalle.data.transforms import dvae_augmentation, inference_crop
+from dalle.data.workers import LoadingError
 
 SIZE = 8
 
@@ -20,6 +28,7 @@ class Numbered:
     """Record i is a picture of random pixels with two captions; those in `broken` cannot be read."""
 
     image_size = SIZE
+    dropped: dict[str, int] = {}
 
     def __init__(self, length: int, broken: tuple[int, ...] = ()):
         self.length = length
@@ -28,11 +37,20 @@ class Numbered:
     def __len__(self) -> int:
         return self.length
 
+    def keys(self) -> Strings:
+        return Strings.of(f"record {index}" for index in range(self.length))
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        return f"{index} in words", f"number {index}"
+
+    def digest(self) -> str:
+        return f"{self.length} numbers"
+
     def __getitem__(self, index: int) -> Record:
         if index in self.broken:
             raise UnreadableRecord(f"record {index}", "made so")
         pixels = np.random.default_rng(index).integers(0, 256, (SIZE + 4, SIZE + 6, 3), dtype=np.uint8)
-        return Record(Image.fromarray(pixels), (f"{index} in words", f"number {index}"), f"record {index}")
+        return Record(Image.fromarray(pixels), self.captions(index), f"record {index}")
 
 
 def taken(count: int, source: Numbered, **options) -> list[Batch]:
@@ -157,3 +175,164 @@ def test_empty_source_is_refused_at_once():
         batches(Numbered(0), inference_crop, batch_size=1, seed=0)
     with pytest.raises(ValueError, match="empty"):
         ordered(Numbered(0), inference_crop, 1)
+
+
+# --- exactness -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_any_step_of_any_rank_is_had_by_asking_for_it_alone(world):
+    source = Numbered(13, broken=(6,))
+    for rank in range(world):
+        whole = taken(9, source, rank=rank, world=world)
+        for step in (7, 0, 5):
+            assert_same([whole[step]], taken(1, source, rank=rank, world=world, start_step=step))
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+def test_no_record_is_seen_twice_in_an_epoch_by_any_rank(world):
+    length = 17  # which no batch divides
+    ranks = [taken(12, Numbered(length), batch_size=2, rank=rank, world=world) for rank in range(world)]
+    stream = [key for step in zip(*ranks, strict=True) for batch in step for key in batch.keys]
+    for first in range(0, len(stream) - length + 1, length):
+        assert len(set(stream[first : first + length])) == length
+
+
+class Buggy(Numbered):
+    """Reading record 5 raises what no source should."""
+
+    def __getitem__(self, index: int) -> Record:
+        if index == 5:
+            raise KeyError("width")
+        return super().__getitem__(index)
+
+
+class Deadly(Numbered):
+    """A process that reads record 5 ends on the spot."""
+
+    def __getitem__(self, index: int) -> Record:
+        if index == 5:
+            os._exit(1)
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_exception_that_nobody_foresaw_is_told_with_the_record_at_fault(workers):
+    with pytest.raises(LoadingError) as caught:
+        taken(4, Buggy(10), workers=workers)
+    sentence = str(caught.value)
+    assert sentence.startswith("record record 5 could not be prepared: KeyError: 'width' (test_loader.py, line ")
+    assert "\n" not in sentence
+
+
+def test_a_workers_death_is_told_when_its_batch_is_missed_with_the_record_at_fault():
+    stream = batches(Deadly(10), inference_crop, batch_size=1, seed=7, workers=1)
+    place = [batch.keys[0] for batch in taken(10, Numbered(10), batch_size=1)].index("record 5")
+    for _ in range(max(1, place - 1)):  # the worker is two batches ahead
+        next(stream)
+    time.sleep(1)  # it dies: nothing is to happen here
+    with pytest.raises(LoadingError, match="a worker process died at record record 5: it ran out of memory, or"):
+        for _ in range(3):
+            next(stream)
+
+
+def test_where_nothing_can_be_read_workers_say_it_in_one_sentence():
+    with pytest.raises(LoadingError) as caught:
+        taken(1, Numbered(2, broken=(0, 1)), workers=1)
+    assert str(caught.value).startswith("none of the 2 records can be read; for instance record")
+    assert "\n" not in str(caught.value)
+
+
+# --- tokens ----------------------------------------------------------------------------------------------------
+
+
+def made_up_tokens(images: torch.Tensor) -> torch.Tensor:
+    """Four numbers that tell one picture from another: (b, 3, s, s) -> (b, 4)."""
+    return images[:, :, :2, :2].sum(dim=1, dtype=torch.int64).flatten(1)
+
+
+def encoded(source: Numbered, folder: Path, count: int) -> TokenCache:
+    """`count` views of all records, augmented."""
+    kind = TokenKind(source.digest(), SIZE, "dvae", "made up", count)
+    cache = TokenCache.create(folder, kind, len(source), positions=4, vocabulary=766, about={})
+    for seen in views(source, dvae_augmentation, list(cache.unfinished())):
+        cache.write(seen.block, made_up_tokens(seen.images).numpy(), seen.readable)
+    return cache
+
+
+def tokens_taken(count: int, source: Numbered, cache: TokenCache, **options) -> list[TokenBatch]:
+    settings = {"batch_size": 3, "seed": 0} | options
+    return list(islice(token_batches(source, cache, **settings), count))
+
+
+@pytest.mark.parametrize(("rank", "world", "start_step"), [(0, 1, 0), (0, 1, 5), (1, 2, 2)])
+def test_a_view_for_each_epoch_gives_the_very_batches_of_opened_pictures(tmp_path, rank, world, start_step):
+    source = Numbered(11, broken=(4,))
+    cache = encoded(source, tmp_path / "tokens", 4)
+    options = {"seed": 0, "rank": rank, "world": world, "start_step": start_step}
+    steps = 4 * 11 // (3 * world) - start_step
+    opened, read = taken(steps, source, **options), tokens_taken(steps, source, cache, **options)
+    assert len(opened) == len(read) == steps
+    for pictures, tokens in zip(opened, read, strict=True):
+        assert tokens.tokens.equal(made_up_tokens(pictures.images))
+        assert (tokens.captions, tokens.keys) == (pictures.captions, pictures.keys)
+        assert tokens.unreadable.keys() == pictures.unreadable.keys()
+
+
+def test_views_take_turns_when_epochs_outnumber_them(tmp_path):
+    source = Numbered(6)
+    cache = encoded(source, tmp_path / "tokens", 2)
+    epochs = [{}, {}, {}, {}]
+    for epoch in range(4):
+        for batch in tokens_taken(2, source, cache, seed=3, start_step=2 * epoch):
+            epochs[epoch] |= dict(zip(batch.keys, batch.tokens.tolist(), strict=True))
+    assert epochs[0] == epochs[2] and epochs[1] == epochs[3]
+    assert all(epochs[0][key] != epochs[1][key] for key in source.keys())
+
+
+def test_tokens_are_read_without_opening_a_picture(tmp_path):
+    cache = encoded(Numbered(6), tmp_path / "tokens", 1)
+
+    class Closed(Numbered):
+        def __getitem__(self, index: int) -> Record:
+            pytest.fail("opened")
+
+    assert len(tokens_taken(3, Closed(6), cache)) == 3
+
+
+def test_workers_change_nothing_in_what_is_encoded(tmp_path):
+    source = Numbered(40, broken=(7, 39))
+    cache = encoded(source, tmp_path / "tokens", 1)
+    seen = list(views(source, dvae_augmentation, [(0, 0, 32), (0, 32, 40)], workers=2))
+    assert torch.cat([made_up_tokens(each.images) for each in seen]).numpy().tolist() == cache.tokens[0].tolist()
+    assert [list(each.unreadable) for each in seen] == [["record 7"], ["record 39"]]
+    assert np.flatnonzero(~np.concatenate([each.readable for each in seen])).tolist() == [7, 39]
+
+
+def test_a_million_records_take_no_more_memory_than_their_arrays(tmp_path):
+    records = 1_000_000
+
+    class Million(Numbered):
+        names = Strings(b"x" * 8 * records, np.arange(records + 1) * 8)
+
+        def keys(self) -> Strings:
+            return self.names
+
+    source = Million(records)
+    cache = TokenCache.create(tmp_path / "tokens", TokenKind("", SIZE, "none", "", 1), records, 16, 8192, {})
+    with open(tmp_path / "tokens" / "states.npy", "r+b") as file:
+        file.seek(-records, os.SEEK_END)
+        file.write(b"\1" * records)
+    streams = token_batches(source, cache, batch_size=64, seed=0), batches(source, inference_crop, batch_size=4, seed=0)
+    tracemalloc.start()
+    try:
+        for stream in streams:
+            assert len(list(islice(stream, 50))) == 50
+        first = tracemalloc.get_traced_memory()[0]
+        for stream in streams:
+            list(islice(stream, 50))
+        after, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - first < 100_000
+    assert peak < 6 * 8 * records  # an order of eight bytes each for either stream, and what numpy needs to draw it

@@ -1,16 +1,18 @@
 """Metrics of reconstructions, with dVAEs whose every code is known."""
 
 import math
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from dalle.data.blocks import BlocksConfig, BlocksSource
-from dalle.evaluation.captions import share_held
-from dalle.evaluation.reconstruction import reconstructed_images, reconstruction_metrics, reconstructions
-from dalle.models.dvae import DiscreteVAE
+from dalle.evaluation import reconstruction
+from dalle.evaluation.held_out import HeldOut
+from dalle.evaluation.reconstruction import NO_BOUND, NO_POSTERIOR, NO_SSIM, hard_metrics, reconstructions
+from dalle.models.dvae import DiscreteVAE, DVAEConfig
 from dalle.pixels import to_tensor
 
 
@@ -42,7 +44,7 @@ def val() -> BlocksSource:
 
 
 def measured(model: Any, source: BlocksSource, pictures: int = 20) -> dict[str, float]:
-    return reconstruction_metrics(model, source, pictures)
+    return hard_metrics(model, HeldOut(source, pictures), source)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +71,9 @@ def test_codes_are_counted_over_all_batches(val):
 
 def test_the_error_is_a_root_mean_square_of_pixels_in_the_unit_range(val):
     assert measured(Known([[0]]), val)["dvae_hard_error"] == 0
-    assert measured(Known([[0]], brighter=0.25), val)["dvae_hard_error"] == pytest.approx(0.25, rel=1e-4)
+    brighter = measured(Known([[0]], brighter=0.25), val)
+    assert brighter["dvae_hard_error"] == pytest.approx(0.25, rel=1e-4)
+    assert brighter["psnr"] == pytest.approx(-20 * math.log10(0.25), rel=1e-4)
 
 
 @pytest.mark.parametrize(("pictures", "expected"), [(1, 1), (20, 20), (64, 64), (66, 66), (500, 70)])
@@ -84,27 +88,48 @@ def test_the_first_pictures_are_seen_once_each(val, pictures, expected):
 
 def test_batches_do_not_change_what_is_measured(val, checkpoints):
     dvae = DiscreteVAE.load(checkpoints / "dvae")
-    one, many = (list(reconstructions(dvae, val, 10, batch_size)) for batch_size in (10, 4))
+    one, many = (list(reconstructions(dvae, HeldOut(val, 10, batch_size))) for batch_size in (10, 4))
     assert [len(tokens) for _, _, tokens in many] == [4, 4, 2]
     assert torch.cat([tokens for _, _, tokens in many]).equal(one[0][2])
     torch.testing.assert_close(torch.cat([decoded for _, decoded, _ in many]), one[0][1])
 
 
 def test_perfect_reconstructions_pass_the_judge_and_blank_ones_fail(val):
-    statements = [val.scene(index).statement for index in range(20)]
-    right, wrong = cast(DiscreteVAE, Known([[0]])), cast(DiscreteVAE, Known([[0]], brighter=1.0))
-    perfect = reconstructed_images(right, val, 20)
-    assert perfect[3].tobytes() == val[3].image.tobytes()
-    assert share_held(perfect, statements) == 1
-    blank = reconstructed_images(wrong, val, 20)  # more than white, shown as white
-    assert share_held(blank, statements) == 0
+    assert measured(Known([[0]]), val)["dvae_hard_judge"] == 1
+    assert measured(Known([[0]], brighter=1.0), val)["dvae_hard_judge"] == 0  # more than white, shown as white
 
 
 def test_a_real_dvae_is_measured_by_its_most_probable_codes(val, checkpoints):
     dvae = DiscreteVAE.load(checkpoints / "dvae")
-    metrics = reconstruction_metrics(dvae, val, 4)
-    ((images, decoded, tokens),) = reconstructions(dvae, val, 4)
+    metrics = measured(dvae, val, 4)
+    ((images, decoded, tokens),) = reconstructions(dvae, HeldOut(val, 4))
     assert tokens.equal(dvae.encode(images))
     assert decoded.equal(dvae.decode(tokens))
     assert metrics["codes_used"] == tokens.unique().numel()
     assert metrics["dvae_hard_error"] == pytest.approx((decoded - images).square().mean().sqrt().item(), rel=1e-4)
+
+
+def test_the_part_has_the_bound_where_the_checkpoint_says_the_likelihood(subject, config):
+    objective = {"likelihood": {"kind": "normal", "scale": 0.1, "floor": None}, "temperature": 0.5}
+    found = reconstruction.measure(replace(subject, objective=objective), config)
+    assert {"elb_nats", "bits_per_dimension", "elb_gap_nats", "kl_nats"} <= found.numbers.keys()
+    gap = found.numbers["dvae_hard_error"] - found.numbers["dvae_soft_error"]
+    assert found.numbers["soft_hard_gap"] == pytest.approx(gap)
+    assert (found.settings["temperature"], found.settings["pairs"]) == (0.5, 7)
+    assert NO_BOUND not in found.notes
+    assert set(found.pictures) == {"reconstructions"}
+
+
+def test_what_a_checkpoint_does_not_allow_is_said(subject, config):
+    found = reconstruction.measure(subject, config)
+    assert found.notes == [NO_SSIM, NO_BOUND]  # of pictures of 8 pixels
+    assert not {"elb_nats", "ssim"} & found.numbers.keys()
+
+
+def test_a_vq_vae_has_no_bound(subject, config):
+    sizes = DVAEConfig(
+        vocabulary=13, width=8, groups=2, blocks_per_group=1, decoder_input=8, relaxation="vector_quantisation"
+    )
+    objective = {"likelihood": {"kind": "normal"}, "temperature": 0.5}
+    quantised = replace(subject, dvae=DiscreteVAE(sizes), objective=objective)
+    assert reconstruction.measure(quantised, config).notes == [NO_SSIM, NO_POSTERIOR]

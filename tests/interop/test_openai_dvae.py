@@ -129,6 +129,7 @@ def test_sizes_are_those_of_the_official_modules_and_origin_is_told(tmp_path):
     assert replace(DVAEConfig(**published.sizes), gain=None) == expected
     assert DVAEConfig(**published.sizes).branch_gain == pytest.approx(expected.branch_gain)
     assert published.meta["imported"] == "openai-dvae"
+    assert (published.meta["likelihood"], published.meta["temperature"]) == ({"kind": "logit_laplace"}, 1 / 16)
     assert published.meta["files"]["decoder"]["file"] == "decoder.pkl"
 
 

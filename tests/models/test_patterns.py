@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from dalle.models.cache import layout_of
 from dalle.models.patterns import (
     Column,
     Convolutional,
@@ -100,40 +99,6 @@ def test_text_is_causal_and_every_image_state_sees_all_of_it(pattern: Pattern):
     assert not mask[:5, 5:].any()
     assert mask[5:, :5].all()
     assert mask[5:, 5:].equal(image_mask(pattern, 3))
-
-
-@pytest.mark.parametrize("grid", [1, 2, 4, 7])
-@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
-def test_compact_cache_holds_exactly_what_the_mask_shows(pattern: Pattern, grid: int):
-    layout, mask = layout_of(pattern, grid), image_mask(pattern, grid)
-    holds: dict[int, int] = {}
-    for state in range(grid * grid):
-        holds[layout.write[state]] = state
-        stretch = list(range(layout.slots))[layout.read[state]]
-        visible = [slot for slot in stretch if layout.mask is None or layout.mask[state, slot]]
-        assert {holds[slot] for slot in visible} == set(mask[state].nonzero().flatten().tolist())
-
-
-def test_caches_are_as_small_as_the_patterns_allow():
-    assert layout_of(Row(), 32).slots == 33
-    assert layout_of(Row(counts_itself=False), 32).slots == 34
-    assert layout_of(Convolutional(11), 32).slots == 5 * 32 + 5 + 1
-    assert layout_of(Column(), 32).slots == layout_of(Dense(), 32).slots == 1024
-
-
-@pytest.mark.parametrize("pattern", [Dense(), Row(), Row(counts_itself=False), Column()], ids=str)
-def test_only_convolutional_caches_need_a_mask(pattern: Pattern):
-    assert layout_of(pattern, 8).mask is None
-    assert layout_of(Column(), 8).read[29] == slice(5 * 8, 5 * 8 + 4)
-
-
-def test_a_cache_that_forgets_too_early_is_refused():
-    class Forgetful(Dense):
-        def slot(self, state, grid):
-            return state % 3
-
-    with pytest.raises(ValueError, match="image state 3 needs"):
-        layout_of(Forgetful(), 4)
 
 
 def test_paper_order_of_64_layers():

@@ -1,9 +1,11 @@
 import json
 import time
+from itertools import product
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from dalle.models.blocks import MLP, Float32Linear, QuickGELU
 from dalle.models.patterns import image_mask, pattern_named
@@ -141,19 +143,48 @@ def test_separate_softmaxes_change_what_images_read_and_leave_text_alone(make_tr
     assert not torch.allclose(separate(caption, image).image, joint(caption, image).image, atol=1e-2)
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("compact", [False, True])
 @pytest.mark.parametrize("changes", CHANGES, ids=str)
 @torch.no_grad()
-def test_cached_decoding_matches_full_forward(make_transformer, changes):
+def test_cached_decoding_matches_full_forward(make_transformer, changes, compact, in_place):
     model = make_transformer(depth=4, **changes)
     caption, _ = example(model, batch=2)
     candidates = 3
     images = torch.randint(13, (2 * candidates, 16), generator=torch.Generator().manual_seed(1))
     expected = model(caption.repeat_interleave(candidates, dim=0), images).image
 
-    cache = model.new_cache(model.prefill(caption), candidates)
+    cache = model.new_cache(model.prefill(caption), candidates, compact, in_place)
     inputs = model.stream.image_inputs(images)
-    states = [model.decode_one_token(inputs[:, n], n, cache) for n in range(16)]
+    positions = [torch.tensor([n]) if in_place else n for n in range(16)]
+    states = [model.decode_one_token(inputs[:, n], position, cache) for n, position in enumerate(positions)]
     torch.testing.assert_close(torch.stack(states, dim=1), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("compact", [False, True])
+@torch.no_grad()
+def test_one_recorded_step_serves_every_position(make_transformer, compact):
+    model = make_transformer(depth=4)  # row, column, row, convolutional
+    caption, image = example(model)
+    inputs = model.stream.image_inputs(image)
+    cache = model.new_cache(model.prefill(caption), 1, compact, in_place=True)
+
+    def step(previous: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+        return model.decode_one_token(previous, position, cache)
+
+    # as a CUDA graph has it: the operations of position 0, on the same tensors, whatever Python would do elsewhere
+    recorded = make_fx(step)(inputs[:, 0], torch.tensor([0]))
+    states = [recorded(inputs[:, n], torch.tensor([n])) for n in range(16)]
+    torch.testing.assert_close(torch.stack(states, dim=1), model(caption, image).image, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_compact_caches_are_half_as_large_where_all_states_are_kept(make_transformer):
+    model = make_transformer(depth=4)  # row, column, row, convolutional
+    captions = model.prefill(example(model)[0])
+    plain, compact = (model.new_cache(captions, 3, compact) for compact in (False, True))
+    for layer, smaller, name in zip(plain, compact, model.layer_names, strict=True):
+        assert smaller.nbytes * (2 if name == "column" else 1) == layer.nbytes
 
 
 @torch.no_grad()
@@ -166,14 +197,16 @@ def test_candidates_share_their_captions_keys_in_memory(make_transformer):
 
 @torch.no_grad()
 def test_decoding_works_under_bfloat16_autocast(make_transformer):
-    model = make_transformer(patterns=["paper"])
+    model = make_transformer(depth=3)
     caption, image = example(model)
     expected = model(caption, image).image[:, 0]
-    with torch.autocast("cpu", torch.bfloat16):
-        cache = model.new_cache(model.prefill(caption), 1)
-        logits = model.decode_one_token(model.stream.image_inputs(image)[:, 0], 0, cache)
-    assert logits.dtype == torch.float32
-    torch.testing.assert_close(logits, expected, rtol=0.1, atol=0.3)
+    start = model.stream.image_inputs(image)[:, 0]
+    for compact, in_place in product((False, True), repeat=2):
+        with torch.autocast("cpu", torch.bfloat16):
+            cache = model.new_cache(model.prefill(caption), 1, compact, in_place)
+            logits = model.decode_one_token(start, torch.tensor([0]) if in_place else 0, cache)
+        assert logits.dtype == torch.float32
+        torch.testing.assert_close(logits, expected, rtol=0.1, atol=0.3)
 
 
 def test_one_batch_overfits():

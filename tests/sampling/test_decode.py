@@ -2,9 +2,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from dalle.models.packed import can_pack
 from dalle.models.transformer import Transformer
 from dalle.sampling.decode import FREE, generate
 from dalle.sampling.filters import Filters
+from dalle.sampling.guidance import empty_caption
 from dalle.sampling.noise import candidate_keys, gumbel_noise
 
 PATTERNS = [["dense"], ["row"], ["column"], ["convolutional"], ["paper"]]
@@ -15,18 +17,31 @@ def captions(model: Transformer) -> Tensor:
 
 
 @torch.no_grad()
-def drawn_without_cache(model: Transformer, caption: Tensor, candidates: int, filters: Filters, seed: int) -> Tensor:
+def drawn_without_cache(
+    model: Transformer, caption: Tensor, candidates: int, filters: Filters, seed: int, guidance: float = 1.0
+) -> Tensor:
     """The definition: the whole stream again for every token."""
     grid, images = model.stream.grid, []
+    empty = empty_caption(model.stream)
     for row in caption:
         for key in candidate_keys(seed, torch.arange(candidates)):
             image = torch.zeros(1, model.stream.image_positions, dtype=torch.int64)
             for position in range(model.stream.image_positions):
-                logits = filters(model(row[None], image).image[:, position])
+                logits = model(row[None], image).image[:, position]
+                if guidance != 1:
+                    without = model(empty, image).image[:, position]
+                    logits = without + guidance * (logits - without)
                 noise = gumbel_noise(key[None], position, logits.shape[-1])
-                image[0, position] = (logits + noise).argmax()
+                image[0, position] = (filters(logits) + noise).argmax()
             images.append(image)
     return torch.cat(images).view(len(caption), candidates, grid, grid)
+
+
+def some_canvases(*images: int, size: int = 4) -> Tensor:
+    """Canvases of which about half the cells are free, each others."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(13, (*images, size, size), generator=generator)
+    return torch.where(torch.rand(tokens.shape, generator=generator) < 0.5, FREE, tokens)
 
 
 @pytest.mark.parametrize("patterns", PATTERNS, ids=str)
@@ -37,11 +52,59 @@ def test_cached_and_uncached_decoding_draw_the_same_tokens(make_transformer, pat
     assert cached.equal(drawn_without_cache(model, captions(model), 3, filters, seed=5))
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 5, 16, 64])
-def test_candidates_do_not_depend_on_the_batch_size(make_transformer, batch_size):
+@pytest.mark.parametrize("changes", [*({"patterns": each} for each in PATTERNS), {"pads": "masked"}], ids=str)
+@pytest.mark.parametrize("guidance", [0.0, 2.5])
+def test_cached_and_uncached_guided_decoding_draw_the_same_tokens(make_transformer, changes, guidance):
+    model = make_transformer(depth=3, **changes)
+    cached = generate(model, captions(model), 2, filters=Filters(min_p=0.02), guidance=guidance, seed=5)
+    assert cached.equal(drawn_without_cache(model, captions(model), 2, Filters(min_p=0.02), 5, guidance))
+
+
+def test_a_guidance_of_one_is_no_guidance_and_decodes_each_image_once(make_transformer, monkeypatch):
+    model = make_transformer()
+    rows = []
+    decode = model.decode_one_token
+    monkeypatch.setattr(
+        model, "decode_one_token", lambda token, *at, **cache: rows.append(len(token)) or decode(token, *at, **cache)
+    )
+    expected = generate(model, captions(model), 4, seed=3)
+    assert generate(model, captions(model), 4, seed=3, guidance=1.0).equal(expected)
+    assert set(rows) == {12}
+    assert not generate(model, captions(model), 4, seed=3, guidance=3.0).equal(expected)
+    assert set(rows) == {12, 24}
+
+
+def test_without_the_captions_say_all_captions_get_the_same_pictures(make_transformer):
+    model = make_transformer()
+    images = generate(model, captions(model), 4, seed=3, guidance=0.0)
+    assert images[0].equal(images[1])
+    assert images[0].equal(images[2])
+
+
+def test_the_empty_caption_is_read_once_however_many_captions_there_are(make_transformer, monkeypatch):
+    model = make_transformer()
+    read = []
+    prefill = model.prefill
+    monkeypatch.setattr(model, "prefill", lambda caption: read.append(caption) or prefill(caption))
+    generate(model, captions(model), 4, guidance=2.0, batch_size=2)
+    assert sum((caption == empty_caption(model.stream)).all().item() for caption in read) == 1
+
+
+SETTINGS = {
+    "plain": {},
+    "filtered": {"filters": Filters(temperature=0.8, top_k=9, top_p=0.9, min_p=0.05)},
+    "guided": {"guidance": 2.0},
+    "on canvases": {"canvas": some_canvases(3, 6)},
+    "all": {"filters": Filters(min_p=0.05), "guidance": 2.0, "canvas": some_canvases(3, 6)},
+}
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 12, 64])
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_candidates_do_not_depend_on_the_batch_size(make_transformer, settings, batch_size):
     model = make_transformer(patterns=["paper"], depth=3, width=32)
-    expected = generate(model, captions(model), 16, seed=1, batch_size=48)
-    assert generate(model, captions(model), 16, seed=1, batch_size=batch_size).equal(expected)
+    expected = generate(model, captions(model), 6, seed=1, batch_size=18, **settings)
+    assert generate(model, captions(model), 6, seed=1, batch_size=batch_size, **settings).equal(expected)
 
 
 def test_candidates_do_not_depend_on_how_many_are_drawn_or_from_where(make_transformer):
@@ -50,6 +113,27 @@ def test_candidates_do_not_depend_on_how_many_are_drawn_or_from_where(make_trans
     assert generate(model, captions(model), 5, seed=1).equal(expected[:, :5])
     assert generate(model, captions(model), 4, seed=1, first=7).equal(expected[:, 7:11])
     assert generate(model, captions(model)[1:2], 16, seed=1).equal(expected[1:2])
+    settings = SETTINGS["all"]
+    expected = generate(model, captions(model), 6, seed=1, **settings)
+    alone = settings | {"canvas": settings["canvas"][1:2, 3:5]}
+    assert generate(model, captions(model)[1:2], 2, seed=1, first=3, **alone).equal(expected[1:2, 3:5])
+
+
+def test_each_caption_can_have_a_first_candidate_of_its_own(make_transformer):
+    model = make_transformer()
+    drawn = generate(model, captions(model), 2, seed=1, first=[0, 5, 7])
+    for number, first in enumerate((0, 5, 7)):
+        alone = generate(model, captions(model)[number : number + 1], 2, seed=1, first=first)
+        assert drawn[number].equal(alone[0])
+
+
+def test_bfloat16_draws_other_pictures_that_do_not_depend_on_the_batch_size(make_transformer):
+    model = make_transformer(patterns=["paper"], depth=3, width=32)
+    if not can_pack(torch.bfloat16):
+        pytest.skip("this torch cannot pack bfloat16 layers on this processor")
+    drawn = generate(model, captions(model), 32, seed=1, batch_size=96, precision=torch.bfloat16)
+    assert 0 < (drawn != generate(model, captions(model), 32, seed=1, batch_size=96)).float().mean() < 0.9
+    assert generate(model, captions(model), 32, seed=1, batch_size=20, precision=torch.bfloat16).equal(drawn)
 
 
 def test_candidates_and_seeds_differ(make_transformer):
@@ -84,11 +168,62 @@ def test_a_canvas_with_nothing_free_comes_back(make_transformer):
     assert generate(model, captions(model)[:1], 1, canvas=canvas)[0, 0].equal(canvas)
 
 
+@pytest.mark.parametrize("images", [(), (4,), (3, 4)])
+def test_each_image_gets_its_own_canvas(make_transformer, images):
+    model = make_transformer(patterns=["paper"], depth=3)
+    canvas = some_canvases(*images)
+    before = canvas.clone()
+    drawn = generate(model, captions(model), 4, seed=2, canvas=canvas)
+    each = canvas.expand(3, 4, 4, 4)
+    assert drawn[each != FREE].equal(each[each != FREE])
+    assert drawn.min() >= 0
+    assert canvas.equal(before)
+    for caption, candidate in ((0, 1), (2, 3)):
+        alone = generate(
+            model,
+            captions(model)[caption : caption + 1],
+            1,
+            seed=2,
+            first=candidate,
+            canvas=each[caption, candidate],
+        )
+        assert alone[0, 0].equal(drawn[caption, candidate])
+
+
+def test_cells_behind_the_last_free_one_are_not_decoded(make_transformer, monkeypatch):
+    model = make_transformer()
+    canvas = some_canvases(4)
+    canvas.flatten(1)[:, 6:] = 3
+    canvas[0, 1, 1] = FREE  # the last
+    positions = []
+    decode = model.decode_one_token
+    monkeypatch.setattr(
+        model, "decode_one_token", lambda token, at, **cache: positions.append(at) or decode(token, at, **cache)
+    )
+    generate(model, captions(model)[:1], 4, canvas=canvas)
+    assert positions == list(range(6))
+
+
+def test_progress_adds_up_to_the_images_and_what_it_raises_ends_the_drawing(make_transformer):
+    model = make_transformer()
+    told = []
+    generate(model, captions(model), 5, batch_size=2, on_progress=told.append)
+    assert sum(told) == pytest.approx(15)
+    assert len(told) == 9 * 16
+
+    def enough(_: float) -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        generate(model, captions(model), 5, on_progress=enough)
+
+
 @pytest.mark.parametrize(
     ("canvas", "problem"),
     [
         (torch.zeros(3, 4, dtype=torch.int64), r"\(3, 4\) tokens, but the model draws 4 x 4"),
         (torch.full((4, 4), 13), "tokens from 13 to 13; use 0 to 12"),
+        (torch.zeros(2, 4, 4, dtype=torch.int64), r"for \(2,\) images, but captions=3 and candidates=1"),
     ],
 )
 def test_a_canvas_that_does_not_fit_is_refused(make_transformer, canvas, problem):
@@ -101,3 +236,9 @@ def test_no_candidates_are_refused(make_transformer):
     model = make_transformer()
     with pytest.raises(ValueError, match="candidates=0"):
         generate(model, captions(model), 0)
+
+
+def test_a_guidance_below_zero_is_refused(make_transformer):
+    model = make_transformer()
+    with pytest.raises(ValueError, match="guidance=-1"):
+        generate(model, captions(model), 1, guidance=-1)

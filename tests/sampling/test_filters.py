@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dalle.sampling.filters import Filters, top_k, top_p
+from dalle.sampling.filters import Filters, min_p, top_k, top_p
 
 
 def kept(logits: torch.Tensor) -> torch.Tensor:
@@ -35,6 +35,21 @@ def test_top_p_of_one_keeps_everything():
     assert kept(top_p(logits, 1.0)).all()
 
 
+@pytest.mark.parametrize(("share", "expected"), [(0.05, [0, 1, 2, 3]), (0.2, [1, 2, 3]), (0.5, [1, 3]), (1.0, [1])])
+def test_min_p_keeps_tokens_by_their_odds_against_the_likeliest(share: float, expected: list[int]):
+    logits = torch.tensor([[0.05, 0.5, 0.15, 0.3]]).log() + 7  # unnormalised, as models give them
+    filtered = min_p(logits, share)
+    assert kept(filtered)[0].nonzero().flatten().tolist() == expected
+    assert filtered[kept(filtered)].equal(logits[kept(filtered)])
+
+
+def test_min_p_leaves_fewer_where_the_model_is_sure():
+    sure, unsure = torch.tensor([[8.0, 1.0, 0.5, 0.0]]), torch.tensor([[1.0, 0.9, 0.8, 0.7]])
+    narrow = Filters(min_p=0.1)
+    assert kept(narrow(sure)).sum() == 1
+    assert kept(narrow(unsure)).sum() == 4
+
+
 def test_temperature_divides_before_top_p():
     logits = torch.tensor([[0.05, 0.5, 0.15, 0.3]]).log()
     # halved temperature squares the odds: 0.5 becomes 0.68
@@ -61,6 +76,8 @@ def test_the_callers_logits_stay_as_they_were():
         ({"top_k": 0}, "top_k=0"),
         ({"top_p": 0.0}, "top_p=0.0"),
         ({"top_p": 1.5}, "top_p=1.5"),
+        ({"min_p": 0.0}, "min_p=0.0"),
+        ({"min_p": 1.5}, "min_p=1.5"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict, problem: str):

@@ -1,3 +1,4 @@
+import json
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import torch
 from dalle import CLIP, DALLE, DiscreteVAE
 from dalle.checkpoint import CheckpointError
 from dalle.models.dvae import DVAEConfig
+from dalle.sampling.memory import decoding_memory
 
 CAPTION = "a small red circle above a large blue square"
 
@@ -68,7 +70,7 @@ def test_captions_together_get_what_they_get_alone(dalle):
 def test_settings_reach_the_drawing(dalle):
     greedy = dalle.generate(CAPTION, candidates=4, keep=4, temperature=0)
     assert greedy.tokens.unique(dim=0).shape[0] == 1
-    for narrow in ({"top_k": 1}, {"top_p": 0.01}):
+    for narrow in ({"top_k": 1}, {"top_p": 0.01}, {"min_p": 1.0}):
         assert dalle.generate(CAPTION, candidates=4, keep=4, **narrow).tokens.equal(greedy.tokens)
     assert dalle.generate(CAPTION, candidates=4, keep=4).tokens.unique(dim=0).shape[0] == 4
 
@@ -141,3 +143,78 @@ def test_keeping_more_or_fewer_than_there_are_is_refused(dalle, keep):
 def test_importing_the_package_does_not_load_torch():
     code = "import sys, dalle; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# --- many captions, and being stopped --------------------------------------------------------------------------
+
+
+def test_a_captions_pictures_come_before_the_next_captions_are_drawn(dalle):
+    told = []
+    captions = [CAPTION, "three green triangles", "one circle"]
+    stream = dalle.stream(captions, candidates=6, keep=2, batch_size=4, stop=lambda: told.append(1) or False)
+    first = next(stream)
+    assert len(told) == 2 * 16  # two batches of 16 tokens
+    expected = dalle.generate_many(captions, candidates=6, keep=2)
+    assert first.tokens.equal(expected[0].tokens)
+    assert [result.caption for result in stream] == captions[1:]
+
+
+def stopping_after(cells: int):
+    """Says stop once that many cells have been drawn."""
+    calls = iter(range(cells))
+    return lambda: next(calls, None) is None
+
+
+def test_being_stopped_keeps_the_candidates_that_are_finished_and_the_rest_can_be_drawn_later(dalle):
+    settings = {"keep": 9, "seed": 4, "batch_size": 4}
+    everything = dalle.generate_many([CAPTION, "three green triangles"], candidates=9, **settings)
+    stopped = list(
+        dalle.stream([CAPTION, "three green triangles"], candidates=9, stop=stopping_after(4 * 16 + 3), **settings)
+    )
+    assert [result.drawn for result in stopped] == [9, 4]
+    assert stopped[0].tokens.equal(everything[0].tokens)
+    assert sorted(stopped[1].candidates) == [0, 1, 2, 3]
+    rest = dalle.generate("three green triangles", candidates=5, keep=5, seed=4, first=4)
+    both = dict(zip(stopped[1].candidates + rest.candidates, stopped[1].scores + rest.scores, strict=True))
+    whole = dict(zip(everything[1].candidates, everything[1].scores, strict=True))
+    assert both == pytest.approx(whole, abs=1e-6)
+
+
+def test_being_stopped_before_anything_is_finished_gives_nothing(dalle):
+    assert list(dalle.stream([CAPTION], candidates=4, keep=1, stop=lambda: True)) == []
+
+
+def test_each_caption_can_have_candidates_of_its_own(dalle):
+    captions = [CAPTION, CAPTION]
+    one, two = dalle.generate_many(captions, candidates=3, keep=3, first=[0, 3])
+    assert sorted(one.candidates + two.candidates) == list(range(6))
+    assert two.tokens.equal(dalle.generate(CAPTION, candidates=3, keep=3, first=3).tokens)
+
+
+# --- guidance --------------------------------------------------------------------------------------------------
+
+
+def test_guidance_of_a_model_that_never_saw_an_empty_caption_is_refused_and_says_how_to_train_one(dalle):
+    with pytest.raises(ValueError, match=r"guidance=3.0 needs .* train one with stage.caption_dropout=0.1"):
+        dalle.generate(CAPTION, candidates=2, keep=1, guidance=3.0)
+
+
+def test_guidance_of_a_model_trained_for_it_changes_its_pictures(copied):
+    path = copied / "transformer" / "config.json"
+    written = json.loads(path.read_text())
+    written["meta"]["caption_dropout"] = 0.1
+    path.write_text(json.dumps(written))
+    dalle = DALLE.load(copied)
+    plain, guided = (dalle.generate(CAPTION, candidates=3, keep=3, guidance=scale) for scale in (1.0, 3.0))
+    assert not plain.tokens.equal(guided.tokens)
+    assert guided.tokens.equal(dalle.generate(CAPTION, candidates=3, keep=3, guidance=3.0, batch_size=1).tokens)
+
+
+def test_little_memory_draws_the_same_pictures_in_chunks(dalle):
+    needs = decoding_memory(dalle.transformer, compact=True)
+    little = str((needs.step + needs.caption + 3.5 * needs.candidate) / 10**9)
+    assert dalle.chunk(1, 8, memory=little).images == 3
+    (result,) = dalle.generate_many([CAPTION], candidates=8, keep=8, memory=little)
+    assert result.candidates == dalle.generate(CAPTION, candidates=8, keep=8).candidates
+    with pytest.raises(ValueError, match="drawing one image takes"):
+        dalle.generate_many([CAPTION], candidates=8, keep=8, memory="1e-9")

@@ -50,3 +50,12 @@ def test_a_long_caption_wraps_inside_the_sheet():
 def test_a_sheet_of_nothing_is_refused():
     with pytest.raises(ValueError, match="no pictures"):
         sample_sheet([])
+
+
+def test_a_note_stands_at_the_foot():
+    row = Row("one", squares(RED), None)
+    plain, noted = sample_sheet([row]), sample_sheet([row], note="and 5 more captions")
+    assert noted.height > plain.height
+    top = np.asarray(noted)[: plain.height - 24]
+    assert (top == np.asarray(plain)[: plain.height - 24]).all()
+    assert (np.asarray(noted)[plain.height - 24 :] != 255).any()

@@ -9,11 +9,12 @@ import torch
 from einops import rearrange
 from tiny_stages import BLOCKS, CONFIGS, SIZE, build, overfit
 
-from dalle import losses
+from dalle import checkpoint, losses
 from dalle.data import open_source
 from dalle.data.loader import Batch, ordered
 from dalle.data.transforms import inference_crop
 from dalle.models.dvae import DiscreteVAE
+from dalle.models.relaxation import gumbel_softmax, most_probable
 from dalle.stages.dvae import DVAEStageConfig, LikelihoodConfig, collapse
 from dalle.training.schedules import Schedule
 
@@ -117,6 +118,34 @@ def test_validation_measures_what_its_names_say():
     kl = losses.kl_to_uniform(model.logits(images)).mean().item()
     assert metrics["kl"] == pytest.approx(kl, rel=1e-4)
     assert metrics["negative_elb"] == pytest.approx(metrics["nll"] + kl / 48, rel=1e-4)
+    assert metrics["true_negative_elb"] == pytest.approx(metrics["negative_elb"] + metrics["bound_gap"], rel=1e-4)
+
+
+@torch.no_grad()
+def test_the_true_bound_decodes_draws_and_the_gap_closes_as_the_relaxation_freezes():
+    gaps = []
+    for temperature in (2.0, 1e-6):
+        stage = build("dvae", batch_size=10, likelihood=NORMAL, temperature=Schedule(start=temperature))
+        metrics = stage.validate(stage.model.eval())
+        gaps.append(abs(metrics["bound_gap"]))
+        logits = stage.model.logits(held_out_pixels())
+        draw = most_probable(gumbel_softmax(logits, 1.0, torch.Generator().manual_seed(0)))
+        nll = NORMAL.nll(stage.model.decode_codes(draw), held_out_pixels()).mean().item()
+        assert metrics["true_negative_elb"] == pytest.approx(nll + metrics["kl"] / 48, rel=1e-4)
+    assert gaps[0] > 1e-3
+    assert gaps[1] < 1e-5
+
+
+def test_vector_quantisation_adds_the_distance_to_codes_to_the_likelihood():
+    stage = build("dvae", commitment=3.0, model=replace(CONFIGS["dvae"].model, relaxation="vector_quantisation"))
+    batch = next(stage.batches("train", 0))
+    loss, measures = stage.loss(stage.model, batch, 0, generator())
+    torch.testing.assert_close(loss, measures["nll"] + 3 * measures["distance"] / 48)
+    assert measures["distance"] > 0
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in stage.model.encoder.parameters())
+    assert stage.model.decoder.input.weight.grad.any()
+    assert stage.validate(stage.model)["bound_gap"] == 0  # its codes are not relaxed
 
 
 @torch.no_grad()
@@ -205,6 +234,16 @@ def test_a_saved_stage_is_a_dvae_that_loads_alone(tmp_path):
     assert loaded.config == CONFIGS["dvae"].model
     images = held_out_pixels(2)
     assert loaded.encode(images).equal(stage.model.eval().encode(images))
+
+
+def test_a_checkpoint_says_what_evaluation_asks_for(tmp_path):
+    schedule = Schedule("cosine", 1.0, 0.25, steps=2)
+    stage = build("dvae", likelihood=NORMAL, temperature=schedule)
+    stage.save(tmp_path, stage.model, {"step": 7})
+    _, meta = checkpoint.read_config(tmp_path, "dvae")
+    assert meta["likelihood"] == {"kind": "normal", "scale": 0.1, "floor": None}
+    assert meta["temperature"] == pytest.approx(0.25)
+    assert LikelihoodConfig(**meta["likelihood"]) == NORMAL
 
 
 def test_the_defaults_are_the_papers():

@@ -19,7 +19,10 @@ from dalle.training.loop import train
 from dalle.training.run import Run
 
 METRICS = {
-    "dvae": {"nll", "kl", "negative_elb", "soft_error", "hard_error", "codes_used", "code_perplexity"},
+    "dvae": {
+        *("nll", "kl", "negative_elb", "true_negative_elb", "bound_gap"),
+        *("soft_error", "hard_error", "codes_used", "code_perplexity"),
+    },
     "clip": {"loss", "accuracy"},
     "transformer": {"loss", "text", "image"},
 }

@@ -11,10 +11,10 @@ from tiny_stages import BLOCKS, CONFIGS, build, overfit
 
 from dalle import checkpoint
 from dalle.checkpoint import CheckpointError
+from dalle.data import open_source
 from dalle.models.dvae import DiscreteVAE, DVAEConfig
 from dalle.models.stream import PAD
 from dalle.sampling.pipeline import DALLE
-from dalle.stages.image_tokens import Recall
 from dalle.stages.transformer import TransformerStageConfig
 from dalle.training.schedules import Schedule
 
@@ -76,6 +76,21 @@ def test_validation_is_the_mean_over_held_out_pictures(dvae_folder):
         for name in sums:
             sums[name] += measures[name].item() / 2
     assert metrics == pytest.approx({"loss": sums["text"] / 8 + 7 / 8 * sums["image"], **sums})
+
+
+@torch.no_grad()
+def test_other_splits_are_validated_too_where_that_is_asked_for(dvae_folder):
+    plain, both = (build("transformer", dvae_folder, batch_size=10, also_validate=splits) for splits in ([], ["novel"]))
+    for stage in (plain, both):  # a fresh model finds all tokens equally probable, whatever the split
+        stage.model.image_head.weight.normal_(generator=torch.Generator().manual_seed(0))
+    metrics = both.validate(both.model)
+    assert {name: value for name, value in metrics.items() if "novel" not in name} == plain.validate(both.model)
+    novel = open_source(BLOCKS, "novel")
+    (batch,) = both.pictures.held_out(10, "novel")
+    assert batch.keys == [novel[index].key for index in range(10)]
+    _, measures = both.loss(both.model, both._encoded(batch), 0, torch.Generator())
+    assert metrics["novel_image"] == pytest.approx(measures["image"].item())
+    assert metrics["novel_image"] != pytest.approx(metrics["image"])
 
 
 def test_images_are_the_dvaes_most_probable_codes_in_raster_order(dvae_folder):
@@ -189,6 +204,59 @@ def test_without_dropout_and_in_validation_words_are_spelt_one_way(dvae_folder):
     assert captions(dropping, "val", 1).equal(without_dropout(dropping, "val", 1))
 
 
+def test_captions_are_left_out_as_often_as_was_said_and_reproduced_by_the_batchs_number(dvae_folder):
+    stage = build("transformer", dvae_folder, caption_dropout=0.3)
+    stream = stage.batches("train", 0)
+    batches = [next(stream).caption for _ in range(40)]
+    empty = [(caption == PAD).all(dim=1) for caption in batches]
+    assert torch.cat(empty).float().mean().item() == pytest.approx(0.3, abs=0.08)  # of 320
+    halves = build("transformer", dvae_folder, caption_dropout=0.3, accumulate=2).batches("train", 6)
+    assert torch.cat([next(halves).caption, next(halves).caption]).equal(batches[3])
+    plain = build("transformer", dvae_folder)
+    for number, left_out in enumerate(empty[:4]):
+        assert batches[number][~left_out].equal(captions(plain, "train", number)[~left_out])
+
+
+def test_captions_of_held_out_pictures_are_never_left_out(dvae_folder):
+    stage, plain = build("transformer", dvae_folder, caption_dropout=0.9), build("transformer", dvae_folder)
+    assert captions(stage, "val", 1).equal(captions(plain, "val", 1))
+    assert stage.validate(stage.model) == plain.validate(plain.model)
+
+
+@torch.no_grad()
+def test_a_caption_left_out_counts_in_the_images_loss_only(dvae_folder):
+    stage = build("transformer", dvae_folder)
+    for head in (stage.model.text_head, stage.model.image_head):
+        head.weight.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
+    batch = next(stage.batches("train", 0))
+    some = replace(batch, caption=batch.caption.index_fill(0, torch.tensor([0, 5]), PAD))
+    kept = [row for row in range(8) if row not in (0, 5)]
+    others = replace(batch, caption=batch.caption[kept], image=batch.image[kept], image_targets=batch.image[kept])
+    text, image = stage._nll(stage.model, some)
+    torch.testing.assert_close(text, stage._nll(stage.model, others)[0])
+    answer = stage.model(some.caption, some.image).image
+    torch.testing.assert_close(image, F.cross_entropy(answer.flatten(0, 1), some.image.flatten()))
+    text, image = stage._nll(stage.model, replace(batch, caption=torch.full_like(batch.caption, PAD)))
+    assert text == 0
+    assert image.isfinite()
+
+
+def test_a_checkpoint_trained_with_captions_left_out_can_be_guided_and_another_can_not(dvae_folder, tmp_path):
+    for share in (0.0, 0.5):
+        stage = build("transformer", dvae_folder, caption_dropout=share)
+        overfit(stage, next(stage.batches("train", 0)), 4, 1e-2)
+        stage.save(tmp_path / str(share), stage.model, {})
+    with pytest.raises(ValueError, match="train one with stage.caption_dropout"):
+        DALLE.load(tmp_path / "0.0").generate("a red circle", candidates=1, keep=1, guidance=2.0)
+    assert DALLE.load(tmp_path / "0.5").generate("a red circle", candidates=1, keep=1, guidance=2.0).drawn == 1
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_a_share_of_captions_that_is_none_is_refused_before_anything_starts(share):
+    with pytest.raises(ValueError, match=f"caption_dropout={share} is no share of captions"):
+        TransformerStageConfig(caption_dropout=share)
+
+
 def test_the_tokenizer_is_learned_on_evenly_spaced_training_records(dvae_folder):
     stage = build("transformer", dvae_folder, tokenizer_records=1)
     (caption, *others) = stage.pictures.train[0].captions
@@ -238,6 +306,7 @@ def test_a_checkpoint_says_what_data_and_whose_tokens_it_learned(dvae_folder, tm
     _, meta = checkpoint.read_config(tmp_path / "transformer", "transformer")
     assert meta["step"] == 7
     assert meta["data"] == {**meta["data"], "name": "blocks", "image_size": 16, "train": 64, "val": 10}
+    assert meta["caption_dropout"] == 0.0
     assert meta["dvae"]["digest"] == checkpoint.digest(dvae_folder)
     assert not Path(meta["dvae"]["path"]).is_absolute()
     assert (tmp_path / "transformer" / meta["dvae"]["path"]).resolve() == dvae_folder.resolve()
@@ -263,35 +332,9 @@ def test_the_defaults_are_the_papers():
     optimizer = config.optimizer
     assert (config.steps, config.batch_size, config.clip_norm) == (430_000, 1_024, 4.0)
     assert (config.text_weight, config.bpe_dropout, config.transform) == (1 / 8, 0.1, "transformer")
-    assert config.image_targets == "argmax"
+    assert (config.image_targets, config.caption_dropout) == ("argmax", 0.0)
     assert optimizer.learning_rate == Schedule("constant", 4.5e-4)
     assert (optimizer.warm_up, optimizer.plateau.halvings) == (5_000, 5)
     assert (optimizer.betas, optimizer.eps, optimizer.weight_decay) == ((0.9, 0.96), 1e-8, 4.5e-2)
     assert (config.ema.decay, config.ema.every) == (0.99, 25)
     assert CONFIGS["transformer"].model != config.model
-
-
-@torch.no_grad()
-def test_a_picture_that_comes_again_is_not_encoded_again_and_has_the_same_tokens(dvae_folder, monkeypatch):
-    stage = build("transformer", dvae_folder)
-    per_epoch = BLOCKS.train // stage.config.batch_size
-    batches = stage.batches("train", 0)
-    for _ in range(per_epoch):
-        next(batches)
-    pictures = next(stage.pictures.batches("train", per_epoch))
-    expected = stage.dvae.encode(stage.pictures.pixels(pictures)).flatten(1)
-    monkeypatch.setattr(stage.dvae, "logits", lambda _: pytest.fail("encoded again"))
-    assert next(batches).image.equal(expected)
-
-
-@pytest.mark.parametrize("settings", [{"transform": "transformer"}, {"image_targets": "sampled"}])
-def test_tokens_that_chance_decides_are_encoded_each_time(dvae_folder, settings):
-    assert build("transformer", dvae_folder, **settings).recall is None
-
-
-def test_no_more_pictures_are_remembered_than_was_said():
-    recall = Recall(most=2)
-    for number in range(4):
-        recall.learn([str(number)], torch.full((1, 3), number))
-    assert recall(["0", "1"]) is not None
-    assert recall(["1", "2"]) is None

@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny_stages import CPU, build
 
 from dalle import distributed
+from dalle.data.token_cache import TokenCache
 from dalle.stages import STAGES
 from dalle.training.logger import WandbConfig
 from dalle.training.loop import train
@@ -25,11 +27,12 @@ RANK = """
 import json, sys
 from pathlib import Path
 from dalle import distributed
-from test_two_ranks import trained_weights
+from test_two_ranks import encoded, trained_weights
 
 distributed.start("cpu")
 folder, dvae = map(Path, sys.argv[1:])
 (folder / f"rank{distributed.rank()}.json").write_text(json.dumps(trained_weights(folder, dvae)))
+encoded(folder / "tokens", dvae)
 distributed.stop()
 """
 
@@ -49,6 +52,11 @@ def trained_weights(folder: Path, dvae: Path) -> dict[str, list[float]]:
     return {key: weights.tolist() for key, weights in found.items()}
 
 
+def encoded(tokens: Path, dvae: Path) -> TokenCache:
+    """The tokens of all training pictures, which a run of more than an epoch wants."""
+    return build("transformer", dvae, tokens=tokens, steps=9, batch_size=8).cache
+
+
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory, dvae_folder):
     folder = tmp_path_factory.mktemp("stages_on_ranks")
@@ -57,7 +65,8 @@ def two_ranks(tmp_path_factory, dvae_folder):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launch, str(folder / "rank.py"), str(folder), str(dvae_folder)]
     subprocess.run(command, env=environment, check=True, timeout=300)
-    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    weights = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    return weights, folder / "tokens"
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +78,7 @@ def alone(tmp_path_factory, dvae_folder):
 @pytest.mark.parametrize("exchange", EXCHANGES)
 @pytest.mark.parametrize("name", STAGES)
 def test_ranks_keep_the_same_weights(two_ranks, name, exchange):
-    first, second = (torch.tensor(weights[f"{name} {exchange}"]) for weights in two_ranks)
+    first, second = (torch.tensor(weights[f"{name} {exchange}"]) for weights in two_ranks[0])
     assert first.equal(second)
     assert first.isfinite().all()
 
@@ -77,7 +86,7 @@ def test_ranks_keep_the_same_weights(two_ranks, name, exchange):
 @pytest.mark.parametrize("exchange", EXCHANGES)
 @pytest.mark.parametrize("name", ["clip", "transformer"])  # the dVAE's noise differs from rank to rank
 def test_two_ranks_train_as_one_on_the_same_pictures(two_ranks, alone, dvae_folder, name, exchange):
-    together, one = (torch.tensor(weights[f"{name} {exchange}"]) for weights in (two_ranks[0], alone))
+    together, one = (torch.tensor(weights[f"{name} {exchange}"]) for weights in (two_ranks[0][0], alone))
     fresh = torch.cat([each.detach().flatten() for each in build(name, dvae_folder).model.parameters()])
     assert (together - one).norm() < 1e-3 * (one - fresh).norm()
 
@@ -85,3 +94,11 @@ def test_two_ranks_train_as_one_on_the_same_pictures(two_ranks, alone, dvae_fold
 @pytest.mark.parametrize("name", STAGES)
 def test_compression_is_at_work(alone, name):
     assert alone[f"{name} averaged"] != alone[f"{name} compressed"]
+
+
+def test_two_ranks_encode_what_one_encodes(two_ranks, dvae_folder, tmp_path):
+    (shared,) = two_ranks[1].iterdir()
+    one = encoded(tmp_path, dvae_folder)
+    assert one.folder.name == shared.name
+    assert (np.load(shared / "tokens.npy") == one.tokens).all()
+    assert (np.load(shared / "states.npy") == one.states).all()

@@ -61,11 +61,19 @@ CONFIGS: dict[str, Any] = {
 }
 
 
-def build(name: str, dvae: Path | None = None, data: Any = BLOCKS, seed: int = 0, **changes: Any) -> Any:
+def build(
+    name: str,
+    dvae: Path | None = None,
+    data: Any = BLOCKS,
+    seed: int = 0,
+    tokens: Path | None = None,
+    **changes: Any,
+) -> Any:
     """The stage `name` with `changes` to its settings."""
     torch.manual_seed(seed)
     config = replace(CONFIGS[name], **changes)
-    return STAGES[name][1](config, data, StageContext(seed, CPU, dvae if name == "transformer" else None))
+    context = StageContext(seed, CPU, dvae if name == "transformer" else None, tokens)
+    return STAGES[name][1](config, data, context)
 
 
 def overfit(stage: Stage, batch: Any, updates: int, learning_rate: float) -> list[float]:

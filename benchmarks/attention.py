@@ -1,0 +1,71 @@
+"""What the small caches of the patterns save: the time of attention alone for each token that is decoded."""
+
+import statistics
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+
+import torch
+
+from benchmarks.machine import seconds
+from dalle.models.cache import Cache
+from dalle.models.transformer import Transformer, TransformerConfig
+
+PATTERNS = ("dense", "row", "column", "convolutional", "paper")
+EVERY = 37  # of the positions is timed; every column of the image has its turn
+
+
+@dataclass(frozen=True)
+class AttentionTime:
+    """All layers of one pattern."""
+
+    pattern: str
+    milliseconds: float  # for a token of each image of the batch
+    times_dense: float  # how much faster than with the dense pattern
+    cache_bytes: int  # of a candidate
+
+
+def attention_times(config: TransformerConfig, batch: int, rounds: int) -> list[AttentionTime]:
+    """A row for each pattern, timed in turn."""
+    caches: dict[str, Cache] = {}
+    for pattern in PATTERNS:
+        model = Transformer(replace(config, patterns=[pattern])).eval()
+        caches[pattern] = empty_cache(model, batch)
+    times: dict[str, list[float]] = {pattern: [] for pattern in PATTERNS}
+    for turn in range(rounds + 1):
+        for pattern, cache in caches.items():
+            taken = attention_seconds(cache, config, batch)
+            if turn > 0:  # the first one warms up
+                times[pattern].append(taken)
+
+    medians = {pattern: statistics.median(taken) for pattern, taken in times.items()}
+    return [
+        AttentionTime(
+            pattern,
+            milliseconds=1e3 * medians[pattern],
+            times_dense=medians["dense"] / medians[pattern],
+            cache_bytes=sum(layer.nbytes for layer in cache) // batch,
+        )
+        for pattern, cache in caches.items()
+    ]
+
+
+@torch.inference_mode()
+def empty_cache(model: Transformer, batch: int) -> Cache:
+    """A cache for `batch` images of one caption."""
+    return model.new_cache(model.prefill(model.stream.captions([[1]])), batch)
+
+
+@torch.inference_mode()
+def attention_seconds(cache: Cache, config: TransformerConfig, batch: int) -> float:
+    """For a token, the mean of all positions. Queries, keys and values are given, so only attention is timed."""
+    q, k, v = torch.randn(3, batch, config.heads, 1, config.width // config.heads)
+    attention = SimpleNamespace(project=lambda x: (q, k, v))
+    x = torch.randn(batch, 1, config.width)
+    positions = range(0, config.grid**2, EVERY)
+
+    def decode() -> None:
+        for position in positions:
+            for layer in cache:
+                layer.attend(position, x, attention)  # type: ignore[arg-type]
+
+    return seconds(decode) / len(positions)

@@ -1,0 +1,85 @@
+"""What this machine can do at best: the floor that every decoder stands on."""
+
+import ctypes
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from dalle.models.packed import PackedLinear, can_pack
+from dalle.models.transformer import TransformerConfig
+
+Result = TypeVar("Result")
+
+BYTES = {"float32": 4, "bfloat16": 2}
+ROW = 4096  # numbers
+CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+
+def seconds(work: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def read_bandwidth(size: int, tries: int = 6) -> float:
+    """Bytes per second, the best of some tries, of reading `size` bytes over and over, as decoding does."""
+    rows = torch.ones(max(1, size // (4 * ROW)), ROW)
+    one = torch.ones(ROW)
+    # either reads everything once; which is faster depends on the machine
+    best = min(seconds(read) for _ in range(tries) for read in (rows.sum, partial(torch.mv, rows, one)))
+    return rows.nbytes / best
+
+
+def matmul_rate(precision: str, size: int = 1024, tries: int = 6) -> float:
+    """Multiplications and additions per second in products of `precision`, the best that torch has here."""
+    dtype = getattr(torch, precision)
+    layer = nn.Linear(size, size, bias=False, dtype=dtype)
+    ways = [layer, PackedLinear(layer, size, dtype)] if can_pack(dtype) else [layer]
+    x = torch.ones(size, size, dtype=dtype)
+    with torch.inference_mode():
+        return 2 * size**3 / min(seconds(partial(way, x)) for _ in range(tries) for way in ways)
+
+
+def decoding_work(config: TransformerConfig, batch: int, precision: str) -> tuple[int, int]:
+    """Bytes that must be read and operations that must be done for `batch` images of one caption, token by token.
+
+    Read for each token: the weights of all linear layers, the caption's keys and values once for all images, and
+    those of the image tokens so far, every number in `precision`.
+    """
+    images, width = config.grid**2, config.width
+    weights = config.depth * 12 * width**2 + width * config.image_vocabulary
+    seen = batch * (images + 1) / 2 + config.text_positions  # states whose keys and values are read, on average
+    numbers = images * (weights + 2 * config.depth * width * seen)
+    attended = config.text_positions + (images + 1) / 2
+    operations = 2 * images * batch * (weights + 2 * config.depth * width * attended)
+    return round(numbers) * BYTES[precision], round(operations)
+
+
+def peak_memory(work: Callable[[], Result]) -> tuple[Result, int]:
+    """What `work` gives, and the bytes by which resident memory rose at most; 0 where the kernel does not say."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # gives back what was freed, or it would be used again uncounted
+        CLEAR.write_text("5")  # forgets the peak so far
+        before = _status("VmRSS")
+    except (OSError, AttributeError):
+        return work(), 0
+    result = work()
+    return result, max(0, _status("VmHWM") - before)
+
+
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return "unknown"
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def _status(field: str) -> int:
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024

@@ -1,0 +1,140 @@
+"""Other people's decoders of the same size, each as its own documentation says to call it."""
+
+import sys
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.race import Decoder
+from dalle.models.transformer import TransformerConfig
+
+
+def gpt2(config: TransformerConfig, precision: str) -> Decoder:
+    """GPT-2 of transformers with `generate`: one vocabulary for captions and images, learned positions, GELU."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    sizes = GPT2Config(
+        vocab_size=config.text_vocabulary + config.image_vocabulary,
+        n_positions=config.text_positions + config.grid**2,
+        n_embd=config.width,
+        n_layer=config.depth,
+        n_head=config.heads,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    model = GPT2LMHeadModel(sizes).eval().to(getattr(torch, precision))
+
+    def decode(batch: int, tokens: int) -> Tensor:
+        caption = _caption(config, batch)
+        settings = {"min_new_tokens": tokens, "max_new_tokens": tokens, "do_sample": True, "top_k": 0}
+        return model.generate(caption, attention_mask=torch.ones_like(caption), **settings)  # type: ignore[operator]
+
+    return Decoder("Hugging Face GPT-2, generate", precision, model, decode)
+
+
+def dalle_pytorch_as_shipped(config: TransformerConfig) -> Decoder:
+    """dalle-pytorch 1.6.6 as its README calls it, with its cache asked for.
+
+    It drops the cache where guidance is off, so each token costs a pass over the whole stream. `decode` starts in
+    the middle of the image, where a pass costs the mean of all.
+    """
+    model = _dalle_pytorch(config)
+    start = config.grid**2 // 2
+
+    def decode(batch: int, tokens: int) -> Tensor:
+        return _draw(model, config, batch, start, tokens)
+
+    return Decoder("dalle-pytorch 1.6.6, as shipped", "float32", model, decode, cached=False)
+
+
+def dalle_pytorch_patched(config: TransformerConfig) -> Decoder:
+    """dalle-pytorch 1.6.6 with one line mended: without guidance the cache is passed on too."""
+    model = _dalle_pytorch(config)
+
+    def with_cache(*inputs: Tensor, cond_scale: float, cache: dict | None) -> Tensor:
+        return model(*inputs, cache=cache)
+
+    model.forward_with_cond_scale = with_cache
+
+    def decode(batch: int, tokens: int) -> Tensor:
+        return _draw(model, config, batch, 0, tokens)
+
+    return Decoder("dalle-pytorch 1.6.6, its cache mended", "float32", model, decode)
+
+
+PEERS: dict[str, Callable[[TransformerConfig], Decoder]] = {
+    "gpt2-float32": lambda config: gpt2(config, "float32"),
+    "gpt2-bfloat16": lambda config: gpt2(config, "bfloat16"),
+    "dalle-pytorch-patched": dalle_pytorch_patched,
+    "dalle-pytorch": dalle_pytorch_as_shipped,
+}
+
+
+def found(names: list[str], config: TransformerConfig) -> tuple[list[Decoder], dict[str, str]]:
+    """Peers by name, and for those that cannot be had why."""
+    peers, left_out = [], {}
+    for name in names:
+        try:
+            peers.append(PEERS[name](config))
+        except ImportError as error:
+            left_out[name] = f"not installed ({error}); make bench installs it"
+    return peers, left_out
+
+
+def _caption(config: TransformerConfig, batch: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    words = torch.randint(1, config.text_vocabulary // 2, (1, config.text_positions), generator=generator)
+    return words.repeat(batch, 1)
+
+
+def _dalle_pytorch(config: TransformerConfig) -> Any:
+    _stand_in_for_what_is_not_measured()
+    from dalle_pytorch import DALLE, DiscreteVAE  # type: ignore[reportMissingImports]
+
+    class Tokens(DiscreteVAE):
+        """Pictures are not what is measured: an image is its tokens."""
+
+        given: Tensor
+
+        def get_codebook_indices(self, images: Tensor) -> Tensor:
+            return self.given
+
+        def decode(self, img_seq: Tensor) -> Tensor:
+            return img_seq
+
+    vae = Tokens(
+        image_size=8 * config.grid, num_layers=3, num_tokens=config.image_vocabulary, codebook_dim=8, hidden_dim=8
+    )
+    return DALLE(
+        dim=config.width,
+        vae=vae,
+        num_text_tokens=config.text_vocabulary - config.text_positions,  # it adds a pad for each position
+        text_seq_len=config.text_positions,
+        depth=config.depth,
+        heads=config.heads,
+        dim_head=config.width // config.heads,
+    ).eval()
+
+
+def _draw(model: Any, config: TransformerConfig, batch: int, start: int, tokens: int) -> Tensor:
+    """`generate_images` for `tokens` tokens after `start` given ones; it would go on to the end of the image."""
+    model.image_seq_len = start + tokens
+    side = 8 * config.grid
+    model.vae.given = torch.zeros(batch, config.grid**2, dtype=torch.int64)
+    given = {"img": torch.zeros(batch, 3, side, side), "num_init_img_tokens": start} if start else {}
+    return model.generate_images(_caption(config, batch), use_cache=True, **given)
+
+
+def _stand_in_for_what_is_not_measured() -> None:
+    """dalle-pytorch imports VQGAN code (which wants torchvision) and setuptools' old pkg_resources; neither is used."""
+    vqgan = ModuleType("taming.models.vqgan")
+    vqgan.VQModel = vqgan.GumbelVQ = object  # type: ignore[attr-defined]
+    resources = ModuleType("pkg_resources")
+    resources.get_distribution = lambda name: SimpleNamespace(version="0")  # type: ignore[attr-defined]
+    stands_in = {"taming": ModuleType("taming"), "taming.models": ModuleType("taming.models")}
+    for name, module in {**stands_in, vqgan.__name__: vqgan, resources.__name__: resources}.items():
+        sys.modules.setdefault(name, module)

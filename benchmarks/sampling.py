@@ -1,0 +1,158 @@
+"""Drawing images on the CPU, beside other people's decoders and the machine's limit: python benchmarks/sampling.py."""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.attention import AttentionTime, attention_times
+from benchmarks.machine import processor
+from benchmarks.peers import PEERS, found
+from benchmarks.race import Decoder, Floor, Measured, race
+from benchmarks.shares import shares, shares_table
+from dalle.models.transformer import Transformer, TransformerConfig
+from dalle.sampling.decode import FREE, generate
+
+SETTING = TransformerConfig(
+    text_positions=64,
+    text_vocabulary=4096,
+    image_vocabulary=1024,
+    grid=16,
+    width=512,
+    depth=8,
+    heads=8,
+    patterns=["dense"],  # as the peers have it
+)
+LONG = replace(SETTING, text_positions=256, grid=32)  # the paper's 1,280 positions, where caches are compared
+QUICK = TransformerConfig(
+    text_positions=8, text_vocabulary=64, image_vocabulary=32, grid=4, width=64, depth=2, heads=2, patterns=["dense"]
+)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
+    torch.set_num_threads(options.threads)
+    config, long = (QUICK, QUICK) if options.quick else (SETTING, LONG)
+    peers, left_out = found(options.peers, config)
+    for name, reason in left_out.items():
+        print(f"{name}: {reason}")
+
+    rows: list[Measured] = []
+    floors: dict[int, Floor] = {}
+    for batch in options.batches:
+        measured, floors[batch] = race([*ours(config), *peers], config, batch, options.rounds)
+        print(f"\n{table(measured, floors[batch], config)}", flush=True)
+        rows += measured
+    model = Transformer(config).eval()
+    parts = {
+        (batch, precision): shares(model, batch, precision, options.rounds)
+        for batch in options.batches
+        for precision in ("float32", "bfloat16")
+    }
+    print(f"\n{shares_table(parts)}", flush=True)
+    attention = attention_times(long, options.attention_batch, options.rounds)
+    print(f"\n{attention_table(attention, long, options.attention_batch)}")
+
+    facts = {
+        "setting": asdict(config),
+        "processor": processor(),
+        "threads": options.threads,
+        "rounds": options.rounds,
+        "versions": {name: version_of(name) for name in ("torch", "transformers", "dalle-pytorch")},
+        "decoders": [asdict(row) for row in rows],
+        "floors": floors,
+        "left_out": left_out,
+        "shares": [{"batch": batch, "precision": name, **asdict(row)} for (batch, name), row in parts.items()],
+        "attention": [asdict(row) for row in attention],
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(facts, indent=2) + "\n")
+    print(f"\nfacts  {options.out}")
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batches", type=int, nargs="+", help="images at a time (1 4 16 64 512)")
+    parser.add_argument("--rounds", type=int, help="how often everybody has a turn (3)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch (%(default)s)")
+    parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=list(PEERS), help="whom to run beside us")
+    parser.add_argument("--attention-batch", type=int, default=16, help="images where caches are compared (16)")
+    parser.add_argument("--quick", action="store_true", help="tiny models, to see that all of it runs")
+    parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/sampling.json"), help="file of all facts")
+    options = parser.parse_args(arguments)
+    options.batches = options.batches or ([1, 2] if options.quick else [1, 4, 16, 64, 512])
+    options.rounds = options.rounds or (1 if options.quick else 3)
+    return options
+
+
+def ours(config: TransformerConfig) -> list[Decoder]:
+    """This project in both precisions, and with the paper's attention patterns."""
+    dense = Transformer(config).eval()
+    paper = Transformer(replace(config, patterns=["paper"])).eval()
+    return [
+        _ours("this project", dense, "float32"),
+        _ours("this project", dense, "bfloat16"),
+        _ours("this project, the paper's patterns", paper, "float32"),
+        _ours("this project, the paper's patterns", paper, "bfloat16"),
+    ]
+
+
+def _ours(name: str, model: Transformer, precision: str) -> Decoder:
+    stream = model.stream
+    caption = stream.captions([[1] * stream.caption_limit])
+
+    def decode(images: int, tokens: int) -> None:
+        canvas = torch.zeros(stream.image_positions, dtype=torch.int64)
+        canvas[:tokens] = FREE  # decoding ends with the last free cell
+        canvas = canvas.view(stream.grid, stream.grid)
+        generate(model, caption, images, batch_size=images, canvas=canvas, precision=getattr(torch, precision))
+
+    return Decoder(name, precision, model, decode, ours=True)
+
+
+def table(rows: list[Measured], floor: Floor, config: TransformerConfig) -> str:
+    """One batch size in Markdown."""
+    peers = [[row.images_per_second for row in rows if not row.ours and row.precision == name] for name in floor]
+    best = [max(speeds, default=None) for speeds in peers]
+    lines = [
+        f"| batch {rows[0].batch} | precision | images/s | times best peer fp32, bf16 | share of floor | memory |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        ratios = ", ".join("-" if peer is None else f"{row.images_per_second / peer:.2f}" for peer in best)
+        whole = row.tokens_timed == config.grid**2
+        speed = f"{row.images_per_second:.3g}" + ("" if whole else f" (from {row.tokens_timed} tokens)")
+        memory = f"{row.memory_bytes / 2**20:,.0f} MiB"
+        lines.append(f"| {row.name} | {row.precision} | {speed} | {ratios} | {row.share_of_floor:.0%} | {memory} |")
+    lines += [f"| the machine's limit | {name} | {speed:.3g} | | | |" for name, speed in floor.items()]
+    return "\n".join(lines)
+
+
+def attention_table(rows: list[AttentionTime], config: TransformerConfig, batch: int) -> str:
+    """The caches of the patterns in Markdown."""
+    lines = [
+        f"| attention, {config.text_positions} + {config.grid**2} positions, batch {batch} | ms/token | times dense "
+        "| cache of a candidate |",
+        "|---|---|---|---|",
+    ]
+    for row in rows:
+        cache = f"{row.cache_bytes / 2**20:.2f} MiB"
+        lines.append(f"| {row.pattern} | {row.milliseconds:.3g} | {row.times_dense:.2f} | {cache} |")
+    return "\n".join(lines)
+
+
+def version_of(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+if __name__ == "__main__":
+    main()

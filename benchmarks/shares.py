@@ -1,0 +1,75 @@
+"""Where the time of a step of ours goes, each part run by itself."""
+
+import statistics
+from dataclasses import asdict, dataclass
+from functools import partial
+
+import torch
+from torch import nn
+
+from benchmarks.attention import attention_seconds, empty_cache
+from benchmarks.machine import seconds
+from dalle.models.packed import PackedLinear, packed
+from dalle.models.transformer import Transformer
+from dalle.sampling.filters import UNFILTERED
+from dalle.sampling.noise import candidate_keys, gumbel_noise
+
+STEPS = 8  # timed one after the other in the middle of the image
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Milliseconds of one step, the median of the rounds."""
+
+    whole: float
+    linears: float  # weights are read
+    attention: float  # keys and values are read
+    drawing: float  # noise and the largest
+    rest: float  # norms, sums, casts, and torch's and Python's own time between operations
+
+
+@torch.inference_mode()
+def shares(model: Transformer, batch: int, precision: str, rounds: int) -> Shares:
+    """The parts of decoding one token of `batch` images of one caption."""
+    model = packed(model, batch, getattr(torch, precision))
+    config, cache = model.config, empty_cache(model, batch)
+    layers = [
+        each for each in model.modules() if isinstance(each, (PackedLinear, nn.Linear)) and each is not model.text_head
+    ]
+    inputs = {width: torch.randn(batch, 1, width) for width in {layer.weight.shape[1] for layer in layers}}
+    keys, previous = candidate_keys(0, torch.arange(batch)), torch.zeros(batch, dtype=torch.int64)
+    logits = torch.randn(batch, config.image_vocabulary)
+    middle = config.grid**2 // 2
+
+    def linears() -> None:
+        for layer in layers:
+            layer(inputs[layer.weight.shape[1]])
+
+    def draw(logits: torch.Tensor) -> torch.Tensor:
+        return (UNFILTERED(logits) + gumbel_noise(keys, middle, logits.shape[-1])).argmax(dim=-1)
+
+    def decode() -> None:
+        for step in range(STEPS):
+            draw(model.decode_one_token(previous, middle + step - STEPS // 2, cache))
+
+    taken = []
+    for _ in range(rounds + 1):
+        parts = [
+            seconds(decode) / STEPS,
+            seconds(linears),
+            attention_seconds(cache, config, batch),
+            seconds(partial(draw, logits)),
+        ]
+        taken.append(parts)
+    whole, *parts = (1e3 * statistics.median(column) for column in zip(*taken[1:], strict=True))
+    return Shares(whole, *parts, rest=whole - sum(parts))
+
+
+def shares_table(rows: dict[tuple[int, str], Shares]) -> str:
+    """In Markdown, for each batch size and precision."""
+    names = list(asdict(next(iter(rows.values()))))
+    lines = [f"| a step of ours, ms | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
+    for (batch, precision), row in rows.items():
+        values = " | ".join(f"{value:.2f}" for value in asdict(row).values())
+        lines.append(f"| batch {batch}, {precision} | {values} |")
+    return "\n".join(lines)

@@ -1,0 +1,117 @@
+"""What a batch is made of: pictures, opened and transformed, or the tokens that stand for them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from dalle.data.source import Source, UnreadableRecord
+from dalle.data.token_cache import TokenCache
+from dalle.data.transforms import Transform
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures with one caption each; equal positions belong together."""
+
+    images: Tensor  # (b, 3, size, size) uint8
+    captions: list[str]  # b
+    keys: list[str]  # b, the records' names
+    unreadable: dict[str, str] = field(default_factory=dict)  # key -> reason, of records passed over here
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """A batch whose pictures were encoded before."""
+
+    tokens: Tensor  # (b, n) int64, in raster order
+    captions: list[str]  # b
+    keys: list[str]  # b
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+
+Made = TypeVar("Made", covariant=True)
+
+
+class Contents(Protocol[Made]):
+    """Records as samples, and samples as a batch."""
+
+    source: Source
+
+    def sample(self, index: int, epoch: int, seed: int) -> Any:
+        """A record as an epoch of a run shows it. Raises `UnreadableRecord`."""
+        ...
+
+    def batch(self, samples: Sequence[Any], unreadable: dict[str, str]) -> Made: ...
+
+
+class Picture(NamedTuple):
+    """A sample of `Pictures`."""
+
+    pixels: np.ndarray  # (size, size, 3) uint8
+    caption: str
+    key: str
+
+
+class Pictures(Contents[Batch]):
+    """Pictures, each read from its source and transformed."""
+
+    def __init__(self, source: Source, transform: Transform):
+        self.source = source
+        self.transform = transform
+
+    def sample(self, index: int, epoch: int, seed: int) -> Picture:
+        generator = np.random.default_rng((seed, epoch, index))
+        record = self.source[index]
+        caption = one_of(record.captions, generator)
+        pixels = self.transform(record.image, self.source.image_size, generator)
+        return Picture(pixels, caption, record.key)
+
+    def batch(self, samples: Sequence[Picture], unreadable: dict[str, str]) -> Batch:
+        pixels, captions, keys = zip(*samples, strict=True)
+        return Batch(images_of(np.stack(pixels)), list(captions), list(keys), unreadable)
+
+
+class Place(NamedTuple):
+    """A sample of `Tokens`: where a picture's tokens lie, to be read for a whole batch at once."""
+
+    view: int
+    row: int
+    caption: str
+    key: str
+
+
+class Tokens(Contents[TokenBatch]):
+    """The same captions as those of `Pictures`, and the tokens of one view of each picture, which stays closed."""
+
+    def __init__(self, source: Source, cache: TokenCache):
+        self.source = source
+        self.cache = cache
+        self.keys = source.keys()
+
+    def sample(self, index: int, epoch: int, seed: int) -> Place:
+        view, key = epoch % self.cache.kind.views, self.keys[index]
+        if not self.cache.holds(view, index):
+            raise UnreadableRecord(key, "could not be read when its tokens were made")
+        captions = self.source.captions(index)
+        caption = one_of(captions, np.random.default_rng((seed, epoch, index)))
+        return Place(view, index, caption, key)
+
+    def batch(self, samples: Sequence[Place], unreadable: dict[str, str]) -> TokenBatch:
+        views, indices, captions, keys = zip(*samples, strict=True)
+        tokens = torch.from_numpy(self.cache.read(views, indices))
+        return TokenBatch(tokens, list(captions), list(keys), unreadable)
+
+
+def one_of(captions: tuple[str, ...], generator: np.random.Generator) -> str:
+    """One of a record's captions; what is drawn before anything else."""
+    return captions[generator.integers(len(captions))]
+
+
+def images_of(pixels: np.ndarray) -> Tensor:
+    """(b, size, size, 3) uint8 -> (b, 3, size, size)."""
+    return torch.from_numpy(np.ascontiguousarray(rearrange(pixels, "b h w c -> b c h w")))

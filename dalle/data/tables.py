@@ -1,0 +1,179 @@
+"""Tables of captions, as captions.csv, .tsv, .jsonl or .parquet in a folder, whatever is broken in them.
+
+A row names a picture (column file, image, file_name or filename: its path within the folder) and a caption (caption or
+text). A column url, where there is one, serves the opt-out list.
+"""
+
+import csv
+from collections import deque
+from collections.abc import Callable, Container, Iterator, Sequence
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from itertools import chain, count
+from pathlib import Path
+
+from dalle.data.captions import CAPTION, LARGEST_TEXT, object_of, texts_of, texts_under
+from dalle.data.rows import Row, normal
+from dalle.data.tally import Tally
+
+FILE = ("file", "image", "file_name", "filename")
+URL = ("url",)
+MOST_LINES = 100  # of one row of a CSV: a caption in quotes may have line breaks
+UNREADABLE = "rows that cannot be read"
+
+
+def csv_rows(path: Path, pictures: Container[str], remarks: Tally, separator: str = ",") -> Iterator[Row]:
+    """The rows of a CSV, each by itself: a quote that is never closed costs its own row and no other.
+
+    Raises ValueError when the first line names no column for the file or for the caption.
+    """
+    lines = _Window(path, remarks)
+    names = next(csv.reader([lines.first or ""], delimiter=separator), [])
+    file, caption, url = _columns(path, names)
+    last = caption == len(names) - 1
+    lines.drop(1)
+    while lines.first is not None:
+        row = _quoted(lines, separator) if '"' in lines.first else None
+        if row is not None and (len(row[0]) != len(names) or _swallowed(lines, row[1], separator, file, pictures)):
+            row = None
+        # without quotes, or with some that make no sense: as it stands, and the last column may hold separators
+        as_it_stands = lines.first.rstrip("\r\n").split(separator, len(names) - 1 if last else -1)
+        fields, taken = row or ([field.strip('" ') for field in as_it_stands], 1)
+        if len(fields) == len(names):
+            yield Row(fields[file], texts_of(fields[caption]), texts_of(fields[url]) if url is not None else ())
+        elif lines.first.strip():
+            remarks.add(UNREADABLE, f"{path.name} line {lines.number}")
+        lines.drop(taken)
+
+
+def jsonl_rows(path: Path, pictures: Container[str], remarks: Tally) -> Iterator[Row]:
+    """One JSON object a line; a caption may be a list of captions."""
+    for number, line in _numbered(path, remarks):
+        try:
+            told = object_of(line)
+            (file, *_) = texts_under(told, FILE)
+        except ValueError:
+            if line.strip():
+                remarks.add(UNREADABLE, f"{path.name} line {number}")
+            continue
+        yield Row(file, texts_under(told, CAPTION), texts_under(told, URL))
+
+
+def parquet_rows(path: Path, pictures: Container[str], remarks: Tally) -> Iterator[Row]:
+    """The rows of a Parquet file; a caption may be a list of captions.
+
+    Raises ValueError when pyarrow is not installed, the file is broken, or a column is missing.
+    """
+    if find_spec("pyarrow") is None:
+        raise ValueError(f"{path} needs pyarrow: pip install pyarrow, or write the table as captions.csv")
+    try:
+        table = import_module("pyarrow.parquet").ParquetFile(path)
+    except Exception as problem:  # it has kinds of its own
+        raise ValueError(f"{path} cannot be read as Parquet: {problem}") from problem
+    names = table.schema_arrow.names
+    wanted = [names[place] for place in _columns(path, names) if place is not None]
+    batches = table.iter_batches(columns=wanted)
+    values = (zip(*(batch.column(name).to_pylist() for name in wanted), strict=True) for batch in batches)
+    for number, row in enumerate(chain.from_iterable(values), start=1):
+        file, caption, *url = map(texts_of, row)
+        if file:
+            yield Row(file[0], caption, *url)
+        else:
+            remarks.add(UNREADABLE, f"{path.name} row {number}")
+
+
+TABLES: dict[str, Callable[[Path, Container[str], Tally], Iterator[Row]]] = {
+    "captions.csv": csv_rows,
+    "captions.tsv": partial(csv_rows, separator="\t"),
+    "captions.jsonl": jsonl_rows,
+    "captions.parquet": parquet_rows,
+}
+
+
+def _columns(path: Path, names: Sequence[str]) -> tuple[int, int, int | None]:
+    """Where file, caption and url stand."""
+    plain = [name.strip().lower() for name in names]
+    file, caption, url = (
+        next((plain.index(each) for each in known if each in plain), None) for known in (FILE, CAPTION, URL)
+    )
+    if file is None or caption is None:
+        raise ValueError(
+            f"{path} should name a column {', '.join(FILE[:-1])} or {FILE[-1]}, and one {' or '.join(CAPTION)}; "
+            f"it has {', '.join(names)[:200] or 'none'}"
+        )
+    return file, caption, url
+
+
+def _quoted(lines: "_Window", separator: str) -> tuple[list[str], int] | None:
+    """The fields of the row that begins here and how many lines it takes; None if its quotes make no sense."""
+    taken = 0
+
+    def supplied() -> Iterator[str]:
+        nonlocal taken
+        for line in lines.from_here():
+            taken += 1
+            yield line
+
+    try:
+        return next(csv.reader(supplied(), delimiter=separator, strict=True)), taken
+    except csv.Error:
+        return None
+
+
+def _swallowed(lines: "_Window", taken: int, separator: str, file: int, pictures: Container[str]) -> bool:
+    """Whether one of the further lines of a row is a row itself: it names a picture where rows do."""
+    for line in list(lines.from_here())[1:taken]:
+        fields = line.split(separator)
+        if len(fields) > file and normal(fields[file].strip('" ')) in pictures:
+            return True
+    return False
+
+
+class _Window:
+    """A text's lines, the next ones of which can be looked at before they are taken."""
+
+    def __init__(self, path: Path, remarks: Tally):
+        self._rest = _numbered(path, remarks)
+        self._next: deque[tuple[int, str]] = deque()
+
+    @property
+    def first(self) -> str | None:
+        """The next line; None at the end."""
+        return next(self.from_here(), None)
+
+    @property
+    def number(self) -> int:
+        """Of the next line, from 1."""
+        return self._next[0][0]
+
+    def from_here(self) -> Iterator[str]:
+        """The next lines, up to `MOST_LINES`."""
+        for place in range(MOST_LINES):
+            if place == len(self._next):
+                line = next(self._rest, None)
+                if line is None:
+                    return
+                self._next.append(line)
+            yield self._next[place][1]
+
+    def drop(self, count: int) -> None:
+        for _ in range(min(count, len(self._next))):
+            self._next.popleft()
+
+
+def _numbered(path: Path, remarks: Tally) -> Iterator[tuple[int, str]]:
+    """The lines of a UTF-8 text with their numbers from 1; those in other bytes, or too long, are passed over."""
+    with open(path, "rb") as file:
+        for number in count(1):
+            data = piece = file.readline(LARGEST_TEXT)
+            while len(piece) == LARGEST_TEXT and not piece.endswith(b"\n"):
+                data, piece = b"\xff", file.readline(LARGEST_TEXT)  # no UTF-8
+            if not data:
+                return
+            try:
+                line = data.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError:
+                remarks.add(UNREADABLE, f"{path.name} line {number}")
+                continue
+            yield number, line

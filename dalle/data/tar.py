@@ -1,0 +1,126 @@
+"""Where the files in a tar lie, read from its headers alone: nothing is extracted, and no link is followed.
+
+Python's tarfile takes some 50 microseconds for each file, minutes for the million pictures of a data set. This reads
+the same formats (ustar, and the long names of GNU and POSIX) in a fifth of that, and goes on after a broken header.
+"""
+
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from dalle.data.tally import Tally
+
+BLOCK = 512
+LONGEST_EXTENSION = 1 << 20  # bytes of an extended header that are looked at
+LINKS, DIRECTORY, DEVICES = (b"1", b"2"), b"5", (b"3", b"4", b"6")
+PLAIN = (b"0", b"\0", b"7")
+LONG_NAME, EXTENSION, PASSED_OVER = b"L", b"x", (b"K", b"g")  # about the next file; about others, or its link's target
+
+
+class Member(NamedTuple):
+    """A plain file in a tar."""
+
+    name: str
+    offset: int  # of its first byte
+    size: int
+
+
+def members(path: Path, remarks: Tally) -> Iterator[Member]:
+    """The plain files that lie in a tar whole, in order; `remarks` counts what else there is, but for directories.
+
+    As tar does, it looks for the next header where one is broken. Raises OSError when the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        position, intact, told = 0, True, _Told()
+        while position < end:
+            file.seek(position)
+            block = file.read(BLOCK)
+            start = position = position + BLOCK
+            header = _header(block)
+            if header is None:
+                told = _Told()  # of a file that is lost
+                if intact and any(block):  # zeros end a tar, and others may follow
+                    remarks.add("stretches of shards that are no tar", f"{path.name} at byte {start - BLOCK:,}")
+                    intact = False
+                continue
+            intact = True
+            if header.kind in (LONG_NAME, EXTENSION):
+                told = _extended(told, header.kind, file.read(min(header.size, LONGEST_EXTENSION)))
+            elif header.kind not in PASSED_OVER:
+                name, size = told.name or header.name, header.size if told.size is None else told.size
+                header, told = _Header(name, size, header.kind), _Told()
+            if header.kind not in (*LINKS, *DEVICES, DIRECTORY):  # which have no bytes, whatever they say
+                position += -(-header.size // BLOCK) * BLOCK
+            if header.kind in (LONG_NAME, EXTENSION, DIRECTORY, *PASSED_OVER) or header.name.endswith(b"/"):
+                continue
+            name = header.name.decode("utf-8", "surrogateescape").removeprefix("./")
+            if (reason := _unfit(header, name, start + header.size > end)) is not None:
+                remarks.add(reason, f"{path.name}: {name}")
+            else:
+                yield Member(name, start, header.size)
+
+
+class _Header(NamedTuple):
+    name: bytes
+    size: int
+    kind: bytes
+
+
+class _Told(NamedTuple):
+    """What an extended header tells of the file after it."""
+
+    name: bytes | None = None
+    size: int | None = None
+
+
+def _unfit(header: _Header, name: str, cut: bool) -> str | None:
+    if header.kind in LINKS:
+        return "links in shards"
+    if header.kind not in PLAIN:
+        return "special files in shards"
+    if name.startswith("/") or ".." in name.split("/"):
+        return "names in shards that lead out of them"
+    return "files cut short by the end of their shard" if cut else None
+
+
+def _header(block: bytes) -> _Header | None:
+    """What a header says; None for a block that is none, by its checksum."""
+    checksum, size = _number(block[148:156]), _number(block[124:136])
+    if len(block) < BLOCK or not checksum or size is None:
+        return None
+    # the sum of the bytes, its own as blanks: Adler's checksum begins with it, and takes no loop in Python
+    if zlib.adler32(block[:148] + b"        " + block[156:]) & 0xFFFF != (1 + checksum) % 65_521:
+        return None
+    name = block[:100].split(b"\0", 1)[0]
+    prefix = block[345:500].split(b"\0", 1)[0] if block[257:263] == b"ustar\0" else b""  # GNU keeps times there
+    return _Header(prefix + b"/" + name if prefix else name, size, block[156:157])
+
+
+def _number(digits: bytes) -> int | None:
+    """Octal digits, or, of what those cannot hold, bytes after a mark."""
+    if digits[:1] == b"\x80":
+        return int.from_bytes(digits[1:], "big")
+    digits = digits.split(b"\0", 1)[0].strip(b" ")
+    try:
+        return int(digits or b"0", 8) if digits.isdigit() or not digits else None
+    except ValueError:
+        return None
+
+
+def _extended(told: _Told, kind: bytes, data: bytes) -> _Told:
+    """`told`, and what this header adds: a long name, or lines such as "20 path=photo.jpg"."""
+    if kind == LONG_NAME:
+        return told._replace(name=data.split(b"\0", 1)[0])
+    place = 0
+    while (blank := data.find(b" ", place, place + 10)) > 0 and data[place:blank].isdigit():
+        line = data[blank + 1 : place + int(data[place:blank])]
+        place += max(int(data[place:blank]), 1)
+        keyword, _, value = line.removesuffix(b"\n").partition(b"=")
+        if keyword == b"path":
+            told = told._replace(name=value)
+        elif keyword == b"size" and value.isdigit() and len(value) < 20:
+            told = told._replace(size=int(value))
+    return told

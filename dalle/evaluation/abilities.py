@@ -1,0 +1,90 @@
+"""What a model of `blocks` can do and what not: one table of abilities, one sheet of pictures."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from statistics import mean, stdev
+from typing import Any
+
+from dalle.evaluation.abilities_sheet import Line, abilities_sheet
+from dalle.evaluation.ability_prompts import ABILITIES, Prompt, prompts
+from dalle.evaluation.captions import Drawn, draw_stated, rightness
+from dalle.evaluation.fit import digest, drawing_settings, rerank_of
+from dalle.evaluation.measured import Measured
+from dalle.evaluation.settings import EvaluateConfig
+from dalle.evaluation.subject import Subject
+from dalle.sampling.pipeline import DALLE
+
+ABOUT = (
+    "The share of captions of which the judge finds every stated fact true, and its standard error over captions: in "
+    "the picture drawn first, in all candidates on average, in the favourite of them, and in any, which no choice "
+    "exceeds. All captions share the noise of their candidates, so wordings of one statement differ in words alone."
+)
+NOTHING_CHOSE = "Nothing ranks candidates, as the checkpoint has no clip/: the favourite is the one drawn first."
+SHOWN = 6  # favourites of each ability on the sheet
+COLUMNS = ("first", "mean", "top", "any")
+
+
+def measure(subject: Subject, config: EvaluateConfig) -> Measured:
+    """Draw for `config.ability_captions` captions of each ability. Raises ValueError for data other than `blocks`."""
+    if subject.data.name != "blocks":
+        raise ValueError(
+            f"metrics=[abilities] needs pictures whose facts can be read, those of `blocks`, and {subject.folder} is "
+            f"of `{subject.data.name}`: look at what it draws for captions_file=configs/prompts/... of sample.py"
+        )
+    dalle, rerank = subject.whole(), rerank_of(config)
+    numbers: dict[str, float] = {}
+    asked: list[str] = []
+    rows, lines = [], []
+    for ability in ABILITIES:
+        wanted = prompts(ability, config.ability_captions)
+        captions, statements = [each.caption for each in wanted], [each.statement for each in wanted]
+        chance = config.seed, config.batch_size, config.temperature
+        drawn = draw_stated(dalle, captions, statements, config.candidates, rerank, *chance)
+        right = rightness(drawn)
+        numbers |= {f"ability_{ability.name}_{which}": mean(right[which]) for which in COLUMNS}
+        if ability.every_wording:
+            numbers |= _agreement(ability.name, wanted, right["top"])
+        cells = [ability.title, str(len(drawn)), ability.trained, *(_share(right[which]) for which in COLUMNS)]
+        rows.append(f"| {' | '.join(cells)} |")
+        lines.append(Line(f"{ability.title}, {mean(right['top']):.0%} right", _tiles(drawn)))
+        asked += captions
+    heads = ["ability", "captions", "trained", "first", "mean", f"best of {config.candidates}", "any"]
+    table = [f"| {' | '.join(heads)} |", f"|---|---:|---|{'---:|' * len(COLUMNS)}", *rows, "", _in_words(numbers)]
+    notes = [] if dalle.reranker(dalle.tokenize(asked[:1], truncate=True), rerank) else [NOTHING_CHOSE]
+    settings: dict[str, Any] = drawing_settings(config, config.candidates)
+    settings |= {"captions_for_each": config.ability_captions, "captions_digest": digest(asked)}
+    sheet = abilities_sheet(lines, "Favourites, framed green where every fact is true and red where one is not.")
+    return Measured(ABOUT, numbers, settings, {"abilities": sheet}, "\n".join(table), [*notes, *_cut(dalle, asked)])
+
+
+def _agreement(name: str, wanted: Sequence[Prompt], right: Sequence[float]) -> dict[str, float]:
+    """The share of statements whose favourites are right in every wording, and in at least one."""
+    pairs = zip(wanted, right, strict=True)
+    by_statement = [[holds for _, holds in group] for _, group in groupby(pairs, lambda pair: pair[0].statement)]
+    return {
+        f"ability_{name}_every_wording": mean(float(all(each)) for each in by_statement),
+        f"ability_{name}_some_wording": mean(float(any(each)) for each in by_statement),
+    }
+
+
+def _in_words(numbers: dict[str, float]) -> str:
+    every, some = (numbers[f"ability_rephrasing_{which}_wording"] for which in ("every", "some"))
+    return (
+        f"Rephrasings: the favourite is right in at least one wording of {some:.0%} of the statements, and in every "
+        f"wording of {every:.0%}; were words no matter, the two would be the same."
+    )
+
+
+def _share(values: Sequence[float]) -> str:
+    error = f" ± {stdev(values) / len(values) ** 0.5:.2f}" if len(values) > 1 else ""
+    return f"{mean(values):.2f}{error}"
+
+
+def _tiles(drawn: Sequence[Drawn]) -> list[tuple[str, Any, bool]]:
+    return [(each.caption, each.best, each.verdicts[0].holds) for each in drawn[:SHOWN]]
+
+
+def _cut(dalle: DALLE, captions: Sequence[str]) -> list[str]:
+    positions = dalle.transformer.stream.text_positions
+    cut = sum(len(dalle.tokenizer.encode(caption)) > positions for caption in captions)
+    return [f"{cut} of {len(captions)} captions are longer than {positions} tokens, and were cut."] if cut else []

@@ -1,0 +1,232 @@
+"""The Inception v3 that FID is defined with, from the weights file that pytorch-fid and torch-fidelity share.
+
+It is the ImageNet model of 2015 as TensorFlow ran it (Szegedy et al. 2016): averages leave the padding out, and the
+last block takes a maximum where the others average. Modules are named as in the file, so that its tensors go in as
+they are. Nothing in the file is run.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dalle.checkpoint import CheckpointError, check_tensors
+from dalle.interop.pickles import read_saved
+
+SIDE = 299  # pixels that pictures are resized to
+WIDTH = 2048  # features of a picture: the last block, averaged over places
+CLASSES = 1008  # 1,000 have a meaning; the published scores count all
+FILE = "pt_inception-2015-12-05-6726825d.pth"
+
+
+class Conv(NamedTuple):
+    """One convolution, by its name in the weights file."""
+
+    name: str
+    outputs: int
+    kernel: tuple[int, int] = (1, 1)
+    stride: int = 1
+
+
+# what a branch is made of; two convolutions side by side read the same and are stacked
+Step = Conv | str | tuple[Conv, Conv]
+POOLS = {
+    "average": partial(F.avg_pool2d, kernel_size=3, stride=1, padding=1, count_include_pad=False),
+    "maximum": partial(F.max_pool2d, kernel_size=3, stride=1, padding=1),
+    "halve": partial(F.max_pool2d, kernel_size=3, stride=2),
+}
+
+
+def _figure_5(pooled: int) -> list[list[Step]]:
+    """5x5 convolutions, one of them as two of 3x3."""
+    return [
+        [Conv("branch1x1", 64)],
+        [Conv("branch5x5_1", 48), Conv("branch5x5_2", 64, (5, 5))],
+        [Conv("branch3x3dbl_1", 64), Conv("branch3x3dbl_2", 96, (3, 3)), Conv("branch3x3dbl_3", 96, (3, 3))],
+        ["average", Conv("branch_pool", pooled)],
+    ]
+
+
+def _figure_6(inner: int) -> list[list[Step]]:
+    """7x7 convolutions as rows and columns."""
+    return [
+        [Conv("branch1x1", 192)],
+        [Conv("branch7x7_1", inner), Conv("branch7x7_2", inner, (1, 7)), Conv("branch7x7_3", 192, (7, 1))],
+        [
+            Conv("branch7x7dbl_1", inner),
+            Conv("branch7x7dbl_2", inner, (7, 1)),
+            Conv("branch7x7dbl_3", inner, (1, 7)),
+            Conv("branch7x7dbl_4", inner, (7, 1)),
+            Conv("branch7x7dbl_5", 192, (1, 7)),
+        ],
+        ["average", Conv("branch_pool", 192)],
+    ]
+
+
+def _figure_7(pool: str) -> list[list[Step]]:
+    """3x3 convolutions that end in a row beside a column."""
+    return [
+        [Conv("branch1x1", 320)],
+        [Conv("branch3x3_1", 384), (Conv("branch3x3_2a", 384, (1, 3)), Conv("branch3x3_2b", 384, (3, 1)))],
+        [
+            Conv("branch3x3dbl_1", 448),
+            Conv("branch3x3dbl_2", 384, (3, 3)),
+            (Conv("branch3x3dbl_3a", 384, (1, 3)), Conv("branch3x3dbl_3b", 384, (3, 1))),
+        ],
+        [pool, Conv("branch_pool", 192)],
+    ]
+
+
+HALVE_TO_17: list[list[Step]] = [
+    [Conv("branch3x3", 384, (3, 3), stride=2)],
+    [Conv("branch3x3dbl_1", 64), Conv("branch3x3dbl_2", 96, (3, 3)), Conv("branch3x3dbl_3", 96, (3, 3), stride=2)],
+    ["halve"],
+]
+HALVE_TO_8: list[list[Step]] = [
+    [Conv("branch3x3_1", 192), Conv("branch3x3_2", 320, (3, 3), stride=2)],
+    [
+        Conv("branch7x7x3_1", 192),
+        Conv("branch7x7x3_2", 192, (1, 7)),
+        Conv("branch7x7x3_3", 192, (7, 1)),
+        Conv("branch7x7x3_4", 192, (3, 3), stride=2),
+    ],
+    ["halve"],
+]
+BLOCKS = {
+    "Mixed_5b": _figure_5(32),  # 35 x 35 places
+    "Mixed_5c": _figure_5(64),
+    "Mixed_5d": _figure_5(64),
+    "Mixed_6a": HALVE_TO_17,
+    "Mixed_6b": _figure_6(128),
+    "Mixed_6c": _figure_6(160),
+    "Mixed_6d": _figure_6(160),
+    "Mixed_6e": _figure_6(192),
+    "Mixed_7a": HALVE_TO_8,
+    "Mixed_7b": _figure_7("average"),
+    "Mixed_7c": _figure_7("maximum"),
+}
+
+
+class Convolution(nn.Module):
+    """Convolution, batch norm, ReLU; strided ones and those told so are not padded."""
+
+    def __init__(self, inputs: int, spec: Conv, padded: bool = True):
+        super().__init__()
+        height, width = spec.kernel
+        padding = (height // 2, width // 2) if padded and spec.stride == 1 else 0
+        self.conv = nn.Conv2d(inputs, spec.outputs, spec.kernel, spec.stride, padding, bias=False)
+        self.bn = nn.BatchNorm2d(spec.outputs, eps=0.001)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn(self.conv(x)))
+
+
+class Mixed(nn.Module):
+    """Branches that read the same and are stacked."""
+
+    def __init__(self, inputs: int, branches: Sequence[Sequence[Step]]):
+        super().__init__()
+        self.branches = branches
+        self.outputs = 0
+        for branch in branches:
+            width = inputs
+            for step in branch:
+                if not isinstance(step, str):
+                    for spec in _side_by_side(step):
+                        self.add_module(spec.name, Convolution(width, spec))
+                    width = sum(spec.outputs for spec in _side_by_side(step))
+            self.outputs += width
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self._branch(branch, x) for branch in self.branches], dim=1)
+
+    def _branch(self, branch: Sequence[Step], x: Tensor) -> Tensor:
+        for step in branch:
+            if isinstance(step, str):
+                x = POOLS[step](x)
+            else:
+                x = torch.cat([self.get_submodule(spec.name)(x) for spec in _side_by_side(step)], dim=1)
+        return x
+
+
+def _side_by_side(step: Conv | tuple[Conv, Conv]) -> tuple[Conv, ...]:
+    return (step,) if isinstance(step, Conv) else step
+
+
+class Inception(nn.Module):
+    """Pictures to features and logits. `load` fills it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.Conv2d_1a_3x3 = Convolution(3, Conv("", 32, (3, 3), stride=2))
+        self.Conv2d_2a_3x3 = Convolution(32, Conv("", 32, (3, 3)), padded=False)
+        self.Conv2d_2b_3x3 = Convolution(32, Conv("", 64, (3, 3)))
+        self.Conv2d_3b_1x1 = Convolution(64, Conv("", 80))
+        self.Conv2d_4a_3x3 = Convolution(80, Conv("", 192, (3, 3)), padded=False)
+        width = 192
+        for name, branches in BLOCKS.items():
+            block = Mixed(width, branches)
+            self.add_module(name, block)
+            width = block.outputs
+        self.fc = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(b, 3, h, w) in [0, 255] -> features (b, 2048), logits (b, 1008) without their bias, as scores use them."""
+        x = (resized(images, SIDE) - 128) / 128  # (b, 3, 299, 299)
+        x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))  # (b, 64, 147, 147)
+        x = POOLS["halve"](x)  # (b, 64, 73, 73)
+        x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x))  # (b, 192, 71, 71)
+        x = POOLS["halve"](x)  # (b, 192, 35, 35)
+        for name in BLOCKS:
+            x = self.get_submodule(name)(x)  # (b, 2048, 8, 8) in the end
+        features = x.mean(dim=(2, 3))
+        return features, features @ self.fc.weight.T
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Inception":
+        """The network in eval mode from a weights file. Raises CheckpointError where it is missing or another one."""
+        with torch.device("meta"):
+            model = cls()
+        wanted = {name: each for name, each in model.state_dict().items() if not _counts(name)}
+        found = {name: each.float() for name, each in read_saved(path, _is_module).tensors.items() if not _counts(name)}
+        try:
+            check_tensors(wanted, found, Path(path))
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}. FID needs the weights published as {FILE}") from None
+        for name, buffer in model.named_buffers():
+            if _counts(name):
+                found[name] = torch.zeros_like(buffer, device="cpu")
+        model.load_state_dict(found, assign=True)
+        return model.eval()
+
+
+def _counts(name: str) -> bool:
+    """Batch norm's count of the batches it was trained on, which files may lack and nobody needs."""
+    return name.endswith("num_batches_tracked")
+
+
+def _is_module(name: str) -> bool:
+    return False  # the file is a mapping of tensors
+
+
+def resized(images: Tensor, side: int) -> Tensor:
+    """Pictures as TensorFlow 1 resized them: (b, c, h, w) floats -> (b, c, side, side).
+
+    Bilinear without antialiasing, pixel i taken at i * h / side: half a pixel off what other libraries do.
+    """
+    rows, columns = (_tensorflow_lines(length, side).to(images) for length in images.shape[-2:])
+    return rows @ images @ columns.T
+
+
+def _tensorflow_lines(length: int, side: int) -> Tensor:
+    """How much each of `length` lines counts in each of `side`: (side, length) fp32."""
+    places = torch.arange(side) * (length / side)
+    lower = places.long()
+    share = places - lower
+    weights = torch.zeros(side, length)
+    weights.scatter_add_(1, lower[:, None], 1 - share[:, None])
+    return weights.scatter_add_(1, (lower + 1).clamp(max=length - 1)[:, None], share[:, None])

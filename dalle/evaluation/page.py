@@ -1,0 +1,47 @@
+"""metrics.md: the record of an evaluation as a page that a person reads."""
+
+import json
+from pathlib import Path
+
+from dalle.evaluation.record import Part, Record
+
+TITLES = {
+    "reconstruction": "Reconstruction",
+    "likelihood": "Likelihood",
+    "fit": "Fit to captions",
+    "abilities": "Abilities",
+    "quality": "Sample quality",
+    "blur_curve": "Sample quality against blur",
+    "rerank_curve": "Quality against candidates",
+}
+
+
+def write_page(record: Record, path: Path) -> None:
+    """Write the record's page to `path`, beside the folder with the pictures that it shows."""
+    data = record.subject["data"]
+    models = ", ".join(f"{name} `{digest}`" for name, digest in record.subject["models"].items())
+    lines = [
+        "# Evaluation",
+        "",
+        f"Models: {models}. Data: `{data['name']}`, held-out pictures of {data['image_size']} pixels.",
+    ]
+    for name in sorted(record.parts, key=list(TITLES).index):
+        lines += ["", *_section(TITLES[name], record.parts[name], record.numbers)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _section(title: str, part: Part, numbers: dict[str, float]) -> list[str]:
+    lines = [f"## {title}", "", part.about, ""]
+    lines += [f"> {note}\n" for note in part.notes]
+    if part.table:
+        lines += [part.table.rstrip(), ""]
+    else:
+        lines += ["| | |", "|---|---|", *(f"| `{name}` | {_short(numbers[name])} |" for name in part.names), ""]
+    lines += [f"![{Path(picture).stem}]({picture})\n" for picture in part.pictures]
+    settings = json.dumps(part.settings, indent=1, ensure_ascii=False)
+    return [*lines, "<details><summary>Settings</summary>", "", "```json", settings, "```", "", "</details>"]
+
+
+def _short(value: float) -> str:
+    """Four decimals, without zeros at their end."""
+    return f"{value:.4f}".rstrip("0").rstrip(".")

@@ -1,0 +1,69 @@
+"""Figures of measurements, with matplotlib, which is an extra: pip install "dalle[eval]"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from dalle.evaluation.rerank_curve import PERFECT, RerankCurve
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def check_matplotlib() -> None:
+    """Raise `ValueError`, before hours of work, if there is nothing to plot with."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ValueError('the plot needs matplotlib, which is not installed: pip install "dalle[eval]"') from error
+
+
+def plot_rerank_curve(curve: RerankCurve) -> Image.Image:
+    """A panel for each quality: it against the number of candidates, a line for each ranking with its error."""
+    from matplotlib.figure import Figure  # without pyplot, which would keep the figure and look for a screen
+
+    qualities = list(dict.fromkeys(each.quality for each in curve.curves))
+    figure = Figure(figsize=(1 + 4.6 * len(qualities), 4.2), dpi=150, layout="constrained")
+    panels = figure.subplots(1, len(qualities), squeeze=False)[0]
+    for panel, quality in zip(panels, qualities, strict=True):
+        for each in (each for each in curve.curves if each.quality == quality):
+            style = (
+                {"color": "0.55", "linestyle": "--"} if each.ranking == PERFECT else {"marker": "o", "markersize": 4}
+            )
+            (line,) = panel.plot(curve.sizes, each.means, label=each.ranking, **style)
+            low = [mean - error for mean, error in zip(each.means, each.errors, strict=True)]
+            high = [mean + error for mean, error in zip(each.means, each.errors, strict=True)]
+            panel.fill_between(curve.sizes, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(curve.sizes, [str(size) for size in curve.sizes])
+        panel.set_xlabel(f"candidates for each of {curve.captions} captions")
+        panel.set_ylabel(f"{quality}: mean of the chosen, and its standard error")
+        panel.grid(alpha=0.25)
+        panel.legend(title="chosen by", frameon=False)
+    return _picture(figure)
+
+
+def plot_blur_curve(radii: Sequence[int], curves: Mapping[str, Sequence[float]], pictures: int) -> Image.Image:
+    """A panel for each metric: its values against the blur radius."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1 + 3.6 * len(curves), 3.8), dpi=150, layout="constrained")
+    panels = figure.subplots(1, len(curves), squeeze=False)[0]
+    for panel, (name, values) in zip(panels, curves.items(), strict=True):
+        panel.plot(radii, values, marker="o", markersize=4)
+        panel.axhline(0, color="0.55", linewidth=0.8)
+        panel.set_xticks(radii)
+        panel.set_xlabel(f"blur radius in pixels, {pictures} pictures")
+        panel.set_ylabel(name)
+        panel.grid(alpha=0.25)
+    return _picture(figure)
+
+
+def _picture(figure: Figure) -> Image.Image:
+    buffer = BytesIO()
+    figure.savefig(buffer)
+    return Image.open(buffer).convert("RGB")

@@ -1,0 +1,106 @@
+"""metrics.json: what an evaluation found, flat names to numbers, with all that moves them.
+
+    {"format": 2, "psnr": 34.1, ..., "judge_val_top": 0.7, "subject": {...}, "parts": {"reconstruction": {...}, ...}}
+
+`parts` says of each part which numbers are its own, the settings that they depend on, and what it drew. Parts measured
+one after the other of the same models and data gather in one file.
+"""
+
+import json
+import math
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from dalle.checkpoint import read_json
+from dalle.evaluation.measured import Measured
+
+FORMAT = 2  # 1 had numbers alone
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is told of a part beside its numbers."""
+
+    names: list[str]  # of its numbers
+    about: str
+    settings: dict[str, Any]
+    pictures: list[str]  # files, relative to the record's folder
+    table: str
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Record:
+    """The content of a metrics.json."""
+
+    subject: dict[str, Any]  # models and data
+    numbers: dict[str, float] = field(default_factory=dict)
+    parts: dict[str, Part] = field(default_factory=dict)
+
+    def having(self, name: str, measured: Measured, environment: dict[str, Any], folder: Path) -> "Record":
+        """This record with the part `name`, in place of an earlier one; its pictures are saved in `folder`."""
+        before = self.parts[name].names if name in self.parts else []
+        kept = {each: value for each, value in self.numbers.items() if each not in before}
+        finite = {each: float(value) for each, value in measured.numbers.items() if math.isfinite(value)}
+        lost = [f"`{each}` is left out: it is not finite." for each in measured.numbers if each not in finite]
+        part = Part(
+            list(finite),
+            measured.about,
+            {**measured.settings, "environment": environment},
+            [_saved(picture, folder / f"{stem}.png") for stem, picture in measured.pictures.items()],
+            measured.table,
+            [*measured.notes, *lost],
+        )
+        return Record(self.subject, kept | finite, self.parts | {name: part})
+
+    def write(self, path: Path) -> None:
+        """Replace the file at `path`, which is whole at any time."""
+        parts = {name: asdict(part) for name, part in self.parts.items()}
+        content = {"format": FORMAT, **self.numbers, "subject": self.subject, "parts": parts}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}.part")
+        beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        os.replace(beside, path)
+
+
+def _saved(picture: Image.Image, path: Path) -> str:
+    """Save a picture; its name from the folder above, where the record is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
+    return f"{path.parent.name}/{path.name}"
+
+
+def read_record(path: str | Path) -> Record:
+    """The record in a metrics.json. Raises ValueError where it is missing, damaged, or of another format."""
+    path = Path(path)
+    content = read_json(path)
+    found = content.pop("format", 1)
+    if found != FORMAT:
+        advice = "run evaluate.py again" if found == 1 else "update the code"
+        raise ValueError(f"{path} has format {found} but this version reads format {FORMAT}: {advice}")
+    try:
+        subject, parts = content.pop("subject"), content.pop("parts")
+        return Record(subject, content, {name: Part(**part) for name, part in parts.items()})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not what evaluate.py writes: {error}") from error
+
+
+def read_metrics(path: str | Path) -> dict[str, float]:
+    """The numbers of a metrics.json by name. Raises as `read_record` does."""
+    return read_record(path).numbers
+
+
+def begin(path: Path, subject: dict[str, Any]) -> Record:
+    """The record at `path` to go on with, where it is of the same models and data; else an empty one."""
+    fresh = Record(json.loads(json.dumps(subject)))
+    if not path.is_file():
+        return fresh
+    try:
+        earlier = read_record(path)
+    except ValueError:
+        return fresh  # as evaluate.py always did, it replaces a file that it cannot go on with
+    return earlier if earlier.subject == fresh.subject else fresh

@@ -1,0 +1,119 @@
+"""A sweep as a page that a person reads: the question, the paper's answer, the runs' answer, and every number."""
+
+from collections.abc import Sequence
+
+from dalle.ablation import SMALLEST
+from dalle.reports.outcomes import Outcome
+from dalle.reports.sweep import Sweep
+from dalle.reports.verdict import Measure, together
+
+HOW = """Cells are mean ± standard deviation between seeds, and the difference from the paper's choice, which is marked
+◂; the best mean is bold. A difference counts, and has a star, if chance alone would make so large a one in less than a
+twentieth of cases (Student's t on the spread between seeds, pooled over all values of the sweep); everything else is
+noise. Which value the paper would have win in which measure stands in each file of configs/ablation."""
+
+
+def all_sweeps(sweeps: Sequence[Sweep], pictures: dict[str, str]) -> str:
+    """One page for all; `pictures` are the plots' paths, relative to it, by the ablations' names."""
+    lines = [
+        "# Ablations",
+        "",
+        "The paper's questions, each as a sweep that one command runs. `report.py` writes this page.",
+        "",
+    ]
+    lines += [HOW, "", "| | Question | The runs' answer | Runs |", "|---|---|---|---|"]
+    for sweep in sweeps:
+        about = sweep.ablation
+        link = f"[{about.question}](#{about.letter}-{about.name.replace('_', '-')})"
+        lines.append(f"| {about.letter} | {link} | {answer(sweep)} | {counted(sweep)} |")
+    for sweep in sweeps:
+        lines += ["", *section(sweep, pictures.get(sweep.ablation.name))]
+    return "\n".join(lines) + "\n"
+
+
+def one_sweep(sweep: Sweep, picture: str | None) -> str:
+    """A page for one."""
+    return "\n".join([*section(sweep, picture), "", HOW]) + "\n"
+
+
+def section(sweep: Sweep, picture: str | None) -> list[str]:
+    about = sweep.ablation
+    lines = [f"## {about.letter} {about.name.replace('_', ' ')}", "", f"**{about.question}**", ""]
+    lines += [f"- Paper: {about.claim}", f"- Runs: {answer(sweep)}."]
+    lines += [f"  - {each.sentence}" for each in sweep.verdicts]
+    if about.finding:
+        lines.append(f"- Reading: {about.finding}")
+    lines += [f"- Command: `{command(sweep)}`", f"- Cost: {cost(sweep)}", "", *table(sweep)]
+    if law := sweep.power_law():
+        lines += ["", f"Fitted: `{about.power_law}` = {law.factor:.3g} · parameters^{law.exponent:.3f}, which explains"]
+        lines[-1] += f" {law.explained:.0%} of the variance of its logarithm."
+    if picture:
+        lines += ["", f"![{about.name}]({picture})"]
+    return [*lines, *_not_finished(sweep.outcomes)]
+
+
+def answer(sweep: Sweep) -> str:
+    """In words: does what was found agree with the paper's claim?"""
+    if not sweep.finished:
+        return "no finished runs"
+    if not sweep.verdicts:
+        return "nothing in the paper to compare with"
+    partial = "" if len(sweep.finished) == len(sweep.outcomes) else " (not all runs have finished)"
+    return together(sweep.verdicts) + partial
+
+
+def counted(sweep: Sweep) -> str:
+    """Jobs: one that measures many points counts once."""
+    done, asked = ({each.folder for each in outcomes} for outcomes in (sweep.finished, sweep.outcomes))
+    return f"{len(done)} of {len(asked)}"
+
+
+def command(sweep: Sweep) -> str:
+    about = sweep.ablation
+    more = [f"scale={sweep.scale}"] * (sweep.scale != SMALLEST) + [about.needs] * bool(about.needs)
+    return " ".join([f"python {about.verb}.py -m +ablation={about.name}", *more])
+
+
+def cost(sweep: Sweep) -> str:
+    if not sweep.finished:
+        return "nothing was measured"
+    steps = sorted({each.steps for each in sweep.finished})
+    seeds = sorted({each.seed for each in sweep.finished})
+    words = f"{len({each.folder for each in sweep.finished})} runs, seeds {', '.join(map(str, seeds))}"
+    if steps != [0]:
+        words += f", {' or '.join(map(str, steps))} updates each, {sweep.minutes:.0f} minutes together"
+    return words
+
+
+def table(sweep: Sweep) -> list[str]:
+    about = sweep.ablation
+    heads = [*([", ".join(about.vary.values())] if not about.along else [about.along]), "runs"]
+    arrows = {"low": "↓", "high": "↑"}
+    heads += [f"{each.title} {arrows[each.better]}" for each in sweep.measures]
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for value in sweep.values:
+        runs = sum(each.label == value for each in sweep.finished)
+        marked = f"{value} ◂" if value == about.paper else value
+        cells = [_cell(each, value, about.paper) for each in sweep.measures]
+        lines.append(f"| {' | '.join([marked, str(runs), *cells])} |")
+    return lines
+
+
+def _cell(measure: Measure, value: str, paper: str) -> str:
+    if value not in measure.runs:
+        return ""
+    mean, spread = measure.mean(value), measure.spread(value)
+    words = f"{mean:.4g}" if spread is None else f"{mean:.4g} ± {spread:.1g}"
+    words = f"**{words}**" if value == measure.best else words
+    if value == paper or paper not in measure.runs:
+        return words
+    star = "*" if measure.against(value, paper) else ""
+    return f"{words} ({mean - measure.mean(paper):+.2g}{star})"
+
+
+def _not_finished(outcomes: Sequence[Outcome]) -> list[str]:
+    missing = {each.folder: each for each in outcomes if each.missing}
+    if not missing:
+        return []
+    told = [f"- {path.name}: {each.missing}" for path, each in missing.items()]
+    return ["", f"Without results, {len(missing)} of {len({each.folder for each in outcomes})}:", "", *told]

@@ -1,0 +1,94 @@
+"""Heat maps of a caption's words over its picture, as one labelled picture that a person can read."""
+
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from dalle.sampling.attention_maps import WordMaps, attention_to_text, check_layer, word_maps
+from dalle.sampling.pipeline import DALLE
+from dalle.sampling.results import Result
+from dalle.sampling.sheet import CAPTION_SIZE, FAINT, GAP, INK, MARGIN, PAPER, wrap
+
+WORD_SIZE, NOTE_SIZE = 17, 13
+HEAT = "#d6300f"
+FULL = 3.0  # times a word's mean at which a cell has the full colour
+VEIL = 0.55  # how far the picture beneath a map is faded to white
+
+
+def attention_sheets(dalle: DALLE, result: Result, layer: int | None = None) -> list[Image.Image]:
+    """A sheet for each picture of a result, of a layer from 1, or of all on average.
+
+    Raises:
+        ValueError: there is no such layer, or the pictures are larger than those that the model draws in one go.
+    """
+    model, words = dalle.transformer, dalle.tokenizer.words(result.caption)
+    check_layer(model, layer)
+    (caption,) = dalle.tokenize([result.caption])
+    layers = f"mean of {model.config.depth} layers" if layer is None else f"layer {layer}"
+    sheets = []
+    for image, tokens in zip(result.images, result.tokens, strict=True):
+        found = word_maps(attention_to_text(model, caption, tokens), words, layer)
+        sheets.append(attention_sheet(result.caption, image, found, layers))
+    return sheets
+
+
+def attention_sheet(
+    caption: str, image: Image.Image, found: WordMaps, layers: str, columns: int = 6, tile: int = 144
+) -> Image.Image:
+    """The picture beside a tile for each word, in reading order, and what the colours mean.
+
+    A state that draws late looks less at the text, as there is more picture to look at. So a tile shows a word's share
+    of what its cell gave to words, and colours the cells that are above the word's mean.
+
+    layers: what the maps were made of, to be said below: "layer 3".
+    tile: side in pixels.
+    """
+    shares = found.maps / found.maps.sum(dim=0).clamp(min=1e-12)  # (words, h, w)
+    columns = min(columns, len(found.words) + 1)
+    rows = -(-(len(found.words) + 1) // columns)
+    step, height = tile + GAP, tile + WORD_SIZE + NOTE_SIZE + 4 * GAP
+    width = max(columns * step - GAP, 4 * step)
+    fonts = {size: ImageFont.load_default(size) for size in (CAPTION_SIZE, WORD_SIZE, NOTE_SIZE)}
+    title = wrap(caption, fonts[CAPTION_SIZE], width)
+    notes = [line for note in _notes(found, layers) for line in wrap(note, fonts[NOTE_SIZE], width)]
+    top = MARGIN + len(title) * (CAPTION_SIZE + GAP)
+    bottom = top + rows * height + GAP
+    size = (width + 2 * MARGIN, bottom + len(notes) * (NOTE_SIZE + 6) + MARGIN)
+    sheet = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(sheet)
+
+    for number, line in enumerate(title):
+        draw.text((MARGIN, MARGIN + number * (CAPTION_SIZE + GAP)), line, INK, fonts[CAPTION_SIZE])
+    picture = image.convert("RGB").resize((tile, tile), Image.Resampling.LANCZOS)
+    faded = Image.blend(picture.convert("L").convert("RGB"), Image.new("RGB", picture.size, PAPER), VEIL)
+    tiles = [picture, *(_heated(faded, share) for share in shares)]
+    means = [f"{share.mean():.0%}" for share in shares]
+    labels = [("picture", ""), *zip(found.words, means, strict=True)]
+    for number, (heated, (word, mean)) in enumerate(zip(tiles, labels, strict=True)):
+        x, y = MARGIN + number % columns * step, top + number // columns * height
+        sheet.paste(heated, (x, y))
+        draw.rectangle((x - 1, y - 1, x + tile, y + tile), outline="#d4d4d8")
+        (shown, *_) = wrap(word, fonts[WORD_SIZE], tile)
+        draw.text((x + tile / 2, y + tile + GAP), shown, INK, fonts[WORD_SIZE], anchor="ma")
+        draw.text((x + tile / 2, y + tile + WORD_SIZE + 2 * GAP), mean, FAINT, fonts[NOTE_SIZE], anchor="ma")
+    for number, note in enumerate(notes):
+        draw.text((MARGIN, bottom + number * (NOTE_SIZE + 6)), note, FAINT, fonts[NOTE_SIZE])
+    return sheet
+
+
+def _heated(faded: Image.Image, share: Tensor) -> Image.Image:
+    """Cells above the mean of (h, w) shares in colour, the more the higher, over the picture."""
+    strength = (share / share.mean().clamp(min=1e-12) - 1) / (FULL - 1)
+    mask = Image.fromarray((strength.clamp(0, 1) * 255).byte().numpy())
+    return Image.composite(Image.new("RGB", faded.size, HEAT), faded, mask.resize(faded.size, Image.Resampling.NEAREST))
+
+
+def _notes(found: WordMaps, layers: str) -> list[str]:
+    words = found.maps.sum(dim=0).mean().item()
+    text = words + found.start + found.pads
+    return [
+        f"Where each word was attended to by the states that draw the cells ({layers}, mean of all heads): its share "
+        "of what a cell gave to words. No colour is the word's mean, which stands beneath it, or less; full colour is "
+        f"{FULL:.0f} times the mean.",
+        f"Of all that they gave to text, {words / text:.0%} went to words, {found.start / text:.0%} to the start and "
+        f"{found.pads / text:.0%} to the pads behind the caption.",
+    ]

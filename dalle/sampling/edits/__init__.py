@@ -1,0 +1,82 @@
+"""Edits by name: edit=<name> of sample.py. A new one is a file, a line here and one in configs/edit.
+
+An edit turns pictures into a canvas: which tokens are kept, which are drawn. It knows nothing of how.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from dalle.data.picture_file import read_picture
+from dalle.data.source import UnreadableRecord
+from dalle.sampling.canvas import Canvas, Original
+from dalle.sampling.edits.complete import CompleteConfig, complete
+from dalle.sampling.edits.inpaint import InpaintConfig, inpaint
+from dalle.sampling.edits.outpaint import OutpaintConfig, outpaint
+from dalle.sampling.edits.remix import RemixConfig, remix
+from dalle.sampling.edits.variations import VariationsConfig, variations
+
+
+@dataclass(frozen=True)
+class Task:
+    """What an edit of sample.py is made for."""
+
+    original: Original
+    encode: Callable[[Image.Image], Original]  # for a second picture
+    candidates: int
+    seed: int
+    first: int
+
+
+# name -> (its options, what makes the canvas of a task)
+EDITS: dict[str, tuple[type, Callable[[Any, Task], Canvas]]] = {
+    "complete": (CompleteConfig, lambda edit, task: complete(task.original, edit)),
+    "inpaint": (InpaintConfig, lambda edit, task: inpaint(task.original, read_image(edit.mask, "edit.mask"), edit)),
+    "outpaint": (OutpaintConfig, lambda edit, task: outpaint(task.original, edit)),
+    "variations": (
+        VariationsConfig,
+        lambda edit, task: variations(task.original, edit, task.candidates, task.seed, task.first),
+    ),
+    "remix": (
+        RemixConfig,
+        lambda edit, task: remix(
+            task.original,
+            task.encode(read_image(edit.other, "edit.other")),
+            edit,
+            task.candidates,
+            task.seed,
+            task.first,
+        ),
+    ),
+}
+
+
+def canvas_of(
+    edit: Any, image: str | None, encode: Callable[[Image.Image], Original], candidates: int, seed: int, first: int
+) -> Canvas | None:
+    """The canvas that `edit`, the options of one of `EDITS`, makes of the picture in the file `image`; None of None.
+
+    Raises:
+        ValueError: one without the other, a file that cannot be read, or what the edit raises.
+    """
+    if edit is None:
+        if image is not None:
+            raise ValueError(f"image={image} is for edits: say which, as edit=complete; there are {', '.join(EDITS)}")
+        return None
+    if image is None:
+        raise ValueError(f"edit={edit.name} changes a picture: say which with image=<file>")
+    make = next(make for options, make in EDITS.values() if type(edit) is options)
+    return make(edit, Task(encode(read_image(image, "image")), encode, candidates, seed, first))
+
+
+def read_image(path: str, option: str) -> Image.Image:
+    """The picture in a file, as RGB and upright; ValueError naming the `option` where it cannot be read."""
+    if not path:
+        raise ValueError(f"{option} is empty: set it to a picture file")
+    try:
+        return read_picture(Path(path).expanduser(), path)
+    except UnreadableRecord as problem:
+        raise ValueError(f"{option}={path} cannot be read as a picture: {problem.reason}") from problem

@@ -1,0 +1,30 @@
+"""Complete: keep the top rows of a picture and draw the rest, the paper's image prompts (Sec. 3.3, App. G)."""
+
+from dataclasses import dataclass
+
+from dalle.sampling.canvas import Canvas, Original
+from dalle.sampling.decode import FREE
+
+PAPERS_SHARE = 15 / 32  # of the rows are given
+
+
+@dataclass
+class CompleteConfig:
+    name: str = "complete"
+    rows: int | None = None  # rows of tokens that are kept, from the top; None: the paper's share, 15 of 32
+    paste: bool = True  # show the picture's own pixels where it is kept; false: what the dVAE makes of its tokens
+
+
+def complete(original: Original, config: CompleteConfig | None = None) -> Canvas:
+    """The canvas that keeps the top rows of `original`.
+
+    Raises:
+        ValueError: no rows, or so many that nothing is left to draw.
+    """
+    config, grid = config or CompleteConfig(), len(original.tokens)
+    rows = round(PAPERS_SHARE * grid) if config.rows is None else config.rows
+    if not 1 <= rows < grid:
+        raise ValueError(f"rows={rows} cannot be kept of a picture of {grid} rows of tokens; use 1 to {grid - 1}")
+    tokens = original.tokens.clone()
+    tokens[rows:] = FREE
+    return Canvas(tokens, pixels=original.pixels if config.paste else None)

@@ -1,0 +1,64 @@
+"""Remix: one picture from the tokens of two, with what lies along their border drawn anew."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dalle.sampling.canvas import Canvas, Original, near
+from dalle.sampling.decode import FREE
+from dalle.sampling.edits.variations import random_cells
+
+LAYOUTS = ("top", "left", "checkerboard", "random")
+
+
+@dataclass
+class RemixConfig:
+    name: str = "remix"
+    other: str = ""  # picture file that the rest of the tokens comes from
+    layout: str = "top"  # what is of the first picture: top, left, the quarters of a checkerboard, or random cells
+    share: float = 0.5  # of the rows (top), columns (left) or cells (random) that are of the first picture
+    seam: int = 1  # rows and columns on each side of a border that are drawn anew; random cells have none
+    sweeps: int = 2  # over the seam, to fit it to what comes after; 0: raster order alone
+    proposals: int = 8  # redrawings that compete in each step of a sweep
+
+
+def remix(
+    original: Original,
+    other: Original,
+    config: RemixConfig | None = None,
+    candidates: int = 64,
+    seed: int = 0,
+    first: int = 0,
+) -> Canvas:
+    """The canvas with tokens of both pictures; `random` has one for each of the candidates first, first + 1, ...
+
+    Raises:
+        ValueError: an unknown layout, a share that leaves only one picture, or a negative seam.
+    """
+    config, grid = config or RemixConfig(), len(original.tokens)
+    if config.layout not in LAYOUTS:
+        raise ValueError(f"layout={config.layout} is unknown; choose one of {', '.join(LAYOUTS)}")
+    if not 0 < config.share < 1:
+        raise ValueError(f"share={config.share} leaves one picture alone; use more than 0 and less than 1")
+    if config.seam < 0:
+        raise ValueError(f"seam={config.seam} is below 0; 0 draws nothing anew")
+    if config.layout == "random":
+        ours = random_cells((grid, grid), config.share, candidates, seed, first)
+        return Canvas(torch.where(ours, original.tokens, other.tokens))
+    ours = _ours(config.layout, config.share, grid)
+    border = near(ours, config.seam) & near(~ours, config.seam)
+    tokens = torch.where(ours, original.tokens, other.tokens).masked_fill(border, FREE)
+    return Canvas(tokens, sweeps=config.sweeps, proposals=config.proposals)
+
+
+def _ours(layout: str, share: float, grid: int) -> Tensor:
+    """The cells of the first picture: (grid, grid) bool."""
+    row, column = torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij")
+    match layout:
+        case "top":
+            return row < round(share * grid)
+        case "left":
+            return column < round(share * grid)
+        case _:
+            return (row < grid // 2) == (column < grid // 2)

@@ -1,0 +1,50 @@
+"""Variations: keep a share of a picture's tokens, other ones for each candidate, and draw the rest anew."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dalle.sampling.canvas import Canvas, Original
+from dalle.sampling.decode import FREE
+from dalle.sampling.noise import candidate_keys, gumbel_noise
+
+
+@dataclass
+class VariationsConfig:
+    name: str = "variations"
+    share: float = 0.5  # of the tokens that are kept; more is more alike
+    keep: str = "cells"  # what is kept or drawn as one: cells, rows or columns
+    sweeps: int = 2  # over what is drawn, to fit it to what comes after; 0: raster order alone
+    proposals: int = 8  # redrawings that compete in each step of a sweep
+
+
+def variations(
+    original: Original, config: VariationsConfig | None = None, candidates: int = 64, seed: int = 0, first: int = 0
+) -> Canvas:
+    """A canvas for each of the candidates first, first + 1, ... that keeps random tokens of `original`.
+
+    What candidate i keeps depends on (seed, i) alone.
+
+    Raises:
+        ValueError: a share that keeps nothing or everything, or an unknown `keep`.
+    """
+    config = config or VariationsConfig()
+    height, width = original.tokens.shape
+    shapes = {"cells": (height, width), "rows": (height, 1), "columns": (1, width)}
+    if config.keep not in shapes:
+        raise ValueError(f"keep={config.keep} is unknown; choose one of {', '.join(shapes)}")
+    if not 0 < config.share < 1:
+        raise ValueError(f"share={config.share} keeps all tokens or none; use more than 0 and less than 1")
+    kept = random_cells(shapes[config.keep], config.share, candidates, seed, first)
+    tokens = torch.where(kept, original.tokens, FREE)  # (candidates, h, w)
+    return Canvas(tokens, sweeps=config.sweeps, proposals=config.proposals)
+
+
+def random_cells(shape: tuple[int, int], share: float, candidates: int, seed: int, first: int) -> Tensor:
+    """The same number of cells for each candidate, about a `share` of them: (candidates, *shape) bool."""
+    cells = shape[0] * shape[1]
+    keys = candidate_keys(seed, torch.arange(first, first + candidates))
+    order = gumbel_noise(keys, -1, cells).argsort(dim=-1)  # positions of tokens count from 0 up, so -1 is nobody's
+    chosen = torch.zeros(candidates, cells, dtype=torch.bool)
+    return chosen.scatter(1, order[:, : round(share * cells)], True).view(candidates, *shape)

@@ -1,0 +1,137 @@
+"""Filling a canvas: window by window in raster order, then mended by sweeps that heed what comes after a hole.
+
+Raster order sees only what lies before. What a hole should hold is p(hole | before, after), which by Bayes' rule is
+p(hole | before) * p(after | before, hole) up to a constant: the first factor is what the model draws from, the second
+the likelihood of the kept cells, which one teacher-forced pass tells. So a sweep draws proposals and keeps, for each
+candidate, the one under which the later cells that it left as they were are likeliest, or what was there before if no
+proposal is better. The first sweep redraws the whole hole, the second one half of its rows and then the other, the
+third one third after another: from coarse to fine. Not in the paper, whose image prompts end where drawing begins.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import count
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from dalle.models.transformer import Transformer
+from dalle.sampling.canvas import Canvas
+from dalle.sampling.decode import FREE, Batch, OnProgress, generate
+from dalle.sampling.likelihood import cells_given_caption
+from dalle.sampling.noise import candidate_keys
+
+SCORED = 64  # images scored at a time, at most: all positions of each are in memory at once
+
+
+class Draw(Protocol):
+    """Draws the free cells of some captions' and candidates' images."""
+
+    def __call__(self, *, canvas: Tensor, seed: int) -> Tensor:
+        """(captions, candidates, h, w) -> the same without `FREE`."""
+        ...
+
+
+Likelihood = Callable[[Tensor], Tensor]
+"""Log-likelihood of each cell given those before it: (captions, candidates, h, w) -> the same shape, fp32."""
+
+
+def batches(
+    model: Transformer,
+    captions: Tensor,
+    candidates: int,
+    *,
+    canvas: Canvas,
+    seed: int = 0,
+    first: int | Sequence[int] = 0,
+    batch_size: int = 64,
+    on_progress: OnProgress | None = None,
+    **drawing: Any,
+) -> Iterator[Batch]:
+    """`dalle.sampling.decode.batches` for a canvas of any size: images of as many cells as it has.
+
+    As there, candidate i depends on its caption, its cells, the settings and (seed, i) alone.
+
+    drawing: what else `dalle.sampling.decode.generate` is to know: filters, guidance, precision.
+
+    Raises:
+        ValueError: a canvas that does not fit the model or the number of candidates.
+    """
+    canvas.check(model.stream.grid, model.stream.image_vocabulary, candidates)
+    cells = canvas.tokens.expand(candidates, *canvas.tokens.shape[-2:])
+    firsts = [first] * len(captions) if isinstance(first, int) else first
+    together = max(1, batch_size // candidates)  # captions
+    for caption in range(0, len(captions), together):
+        texts = captions[caption : caption + together]
+        for candidate in range(0, candidates, batch_size):
+            given = cells[candidate : candidate + batch_size]  # (m, h, w)
+            draw = partial(
+                generate,
+                model,
+                texts,
+                len(given),
+                first=[number + candidate for number in firsts[caption : caption + together]],
+                batch_size=batch_size,
+                on_progress=on_progress and partial(_share_of, on_progress, canvas.draws),
+                **drawing,
+            )
+            likelihood = partial(_likelihood, model, texts, batch_size)
+            given = given.expand(len(texts), *given.shape)
+            yield Batch(caption, candidate, fill(given, canvas, model.stream.grid, draw, likelihood, seed))
+
+
+def fill(given: Tensor, canvas: Canvas, grid: int, draw: Draw, likelihood: Likelihood, seed: int) -> Tensor:
+    """The images of one batch: (captions, candidates, h, w) cells -> the same with nothing free."""
+    images = given.clone()
+    seeds = (_another(seed, number) for number in count())
+    for top, left in canvas.windows:
+        window = images[..., top : top + grid, left : left + grid]
+        window[:] = fill_window(window.clone(), canvas, draw, likelihood, seeds)
+    return images
+
+
+def fill_window(given: Tensor, canvas: Canvas, draw: Draw, likelihood: Likelihood, seeds: Iterator[int]) -> Tensor:
+    """One window, drawn and swept: (captions, candidates, grid, grid) -> the same with nothing free."""
+    images, free = draw(canvas=given, seed=next(seeds)), given == FREE
+    for bands in range(1, canvas.sweeps + 1):
+        for number in range(bands):
+            band = band_of_rows(free, bands, number)
+            before = likelihood_behind(band, likelihood(images))
+            for _ in range(canvas.proposals):
+                proposal = draw(canvas=images.masked_fill(band, FREE), seed=next(seeds))
+                after = likelihood_behind(band, likelihood(proposal))
+                better = after > before
+                images = torch.where(better[..., None, None], proposal, images)
+                before = torch.where(better, after, before)
+    return images
+
+
+def band_of_rows(free: Tensor, bands: int, number: int) -> Tensor:
+    """The free cells in one of `bands` equal shares of the rows that have any, from the top: (..., h, w) bool."""
+    rows = free.any(dim=-1)  # (..., h)
+    place = (rows.cumsum(dim=-1) - 1) * bands // rows.sum(dim=-1, keepdim=True).clamp(min=1)
+    return free & (place == number)[..., None]
+
+
+def likelihood_behind(band: Tensor, likelihoods: Tensor) -> Tensor:
+    """Log-likelihood of the cells that come after a band's first and are not its own: (..., h, w) -> (...)."""
+    # those before it are as likely as ever, but for rounding, which must not choose
+    behind = (band.flatten(-2).cumsum(dim=-1) > 0).view_as(band)
+    return likelihoods.where(behind & ~band, 0.0).sum(dim=(-2, -1))
+
+
+def _likelihood(model: Transformer, captions: Tensor, batch_size: int, images: Tensor) -> Tensor:
+    few = min(batch_size, SCORED)
+    scored = [cells_given_caption(model, text, some, few) for text, some in zip(captions, images, strict=True)]
+    return torch.stack(scored)
+
+
+def _share_of(on_progress: OnProgress, draws: int, images: float) -> None:
+    on_progress(images / draws)
+
+
+def _another(seed: int, number: int) -> int:
+    """The seed of the number-th drawing of the same cells; the 0th is `seed`."""
+    # candidates count from 0 up, so below it are keys that no candidate has
+    return seed if number == 0 else int(candidate_keys(seed, torch.tensor([-number])))

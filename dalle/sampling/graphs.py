@@ -1,0 +1,56 @@
+"""A step of decoding as the sampler calls it: on a GPU one CUDA graph, captured once and replayed for every cell.
+
+A step is some thousand small kernels, and launching them one by one takes longer than running them. A graph launches
+them all at once, but does each time exactly what was recorded: so the position is a tensor, looked up on the GPU
+(`dalle.models.layouts.Tables`), and tokens go in and logits come out at fixed addresses.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from dalle.models.cache import Cache, CaptionCache
+from dalle.models.transformer import Transformer
+
+WARM_UPS = 3  # steps before the capture, in which libraries choose their kernels and take their workspaces
+
+Step = Callable[[Tensor, int], Tensor]
+"""Tokens of the cells before and the cell's position -> logits: `Transformer.decode_one_token` with its cache."""
+
+
+def decoding_step(model: Transformer, text: CaptionCache, candidates: int, compact: bool = False) -> Step:
+    """Decoding with a new cache for `candidates` images of each caption, in the way that suits the device.
+
+    What a step returns on a GPU is overwritten by the next one.
+    """
+    if text[0].keys.device.type == "cuda":
+        return GraphedStep(model, model.new_cache(text, candidates, compact, in_place=True))
+    return partial(model.decode_one_token, cache=model.new_cache(text, candidates, compact))
+
+
+class GraphedStep:
+    """`model.decode_one_token` with an in-place `cache`, recorded when it is made, which leaves the cache empty."""
+
+    def __init__(self, model: Transformer, cache: Cache):
+        device = cache[0].text.keys.device
+        self.previous = torch.full((cache[0].images,), model.stream.start_of_image, device=device)
+        self.position = torch.zeros(1, dtype=torch.int64, device=device)
+        self.graph = torch.cuda.CUDAGraph()
+
+        beside = torch.cuda.Stream(device)
+        beside.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(beside):
+            for _ in range(WARM_UPS):  # position 0 is written again by the first real step
+                model.decode_one_token(self.previous, self.position, cache)
+        torch.cuda.current_stream(device).wait_stream(beside)
+        with torch.cuda.graph(self.graph):
+            self.logits = model.decode_one_token(self.previous, self.position, cache)
+
+    def __call__(self, previous: Tensor, position: int) -> Tensor:
+        """(b,) tokens -> (b, image_vocabulary) logits, overwritten by the next call."""
+        self.previous.copy_(previous)
+        self.position.fill_(position)
+        self.graph.replay()
+        return self.logits

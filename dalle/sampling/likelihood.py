@@ -1,0 +1,60 @@
+"""How likely the transformer itself finds pictures: given their caption, and their caption given them.
+
+All are log-probabilities of whole pictures in nats, teacher-forced: one forward pass scores all of a picture's tokens.
+"""
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from dalle.losses import token_nll
+from dalle.models.transformer import Transformer
+
+
+@torch.inference_mode()
+def cells_given_caption(model: Transformer, caption: Tensor, tokens: Tensor, batch_size: int = 64) -> Tensor:
+    """Each token's log-likelihood given the caption and those before it: (T,), (m, h, w) -> (m, h, w) on the CPU.
+
+    batch_size: pictures scored at a time; changes speed and memory only.
+
+    Raises:
+        ValueError: pictures of another size than the model's.
+    """
+    grid = model.stream.grid
+    if tokens.shape[1:] != (grid, grid):
+        raise ValueError(
+            f"the pictures are {tokens.shape[1]} x {tokens.shape[2]} tokens, and the transformer knows how likely "
+            f"{grid} x {grid} are; choose among others by rerank=clip"
+        )
+    device = model.image_head.weight.device
+    found = []
+    for some in rearrange(tokens, "m h w -> m (h w)").split(batch_size):
+        some = some.to(device)
+        logits = model(caption.to(device).expand(len(some), -1), some).image  # (b, I, v)
+        found.append(-token_nll(logits, some).cpu())
+    return torch.cat(found).view(tokens.shape)
+
+
+def image_given_caption(model: Transformer, caption: Tensor, tokens: Tensor, batch_size: int = 64) -> Tensor:
+    """log p(image | caption) of many pictures: (T,) caption, (m, h, w) image tokens -> (m,) nats on the CPU."""
+    return cells_given_caption(model, caption, tokens, batch_size).sum(dim=(1, 2))
+
+
+def image_alone(model: Transformer, references: Tensor, tokens: Tensor, batch_size: int = 64) -> Tensor:
+    """log p(image), as the log of the mean of p(image | caption) over (r, T) references: -> (m,) nats."""
+    given = torch.stack([image_given_caption(model, caption, tokens, batch_size) for caption in references])
+    return given.logsumexp(dim=0) - torch.tensor(len(references)).log()
+
+
+def caption_given_image(
+    model: Transformer, caption: Tensor, tokens: Tensor, references: Tensor, batch_size: int = 64
+) -> Tensor:
+    """log p(caption | image) - log p(caption): (T,) caption, (m, h, w) image tokens, (r, T) references -> (m,) nats.
+
+    The stream has its text first, so the caption's likelihood comes by Bayes' rule:
+    log p(caption | image) = log p(image | caption) - log p(image) + log p(caption), whose last term is the same for
+    all pictures of a caption and is left out. p(image) is estimated with the references: the empty caption
+    (`dalle.sampling.guidance`) for a model that was trained with caption dropout and so knows pictures without one;
+    for any other several captions of other pictures.
+    """
+    return image_given_caption(model, caption, tokens, batch_size) - image_alone(model, references, tokens, batch_size)

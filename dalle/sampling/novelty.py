@@ -1,0 +1,220 @@
+"""Is a picture new? The training pictures nearest to it, by perceptual hash and, with a CLIP, by its features."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from dalle import checkpoint
+from dalle.data import open_source
+from dalle.data.fingerprints import (
+    FOLDER,
+    NEAR_BITS,
+    NEAR_LEVELS,
+    differing_bits,
+    differing_levels,
+    fingerprint,
+    fingerprints,
+    read_rows,
+)
+from dalle.data.passes import in_order
+from dalle.data.source import Source, UnreadableRecord
+from dalle.data.tiles import Tile, tile_sheet
+from dalle.data.transforms import inference_crop
+from dalle.models.clip import CLIP
+from dalle.sampling.results import Result
+
+SHEET = "novelty.png"
+MOST_ON_SHEET = 96  # pictures that are shown with their neighbours
+BATCH = 64  # pictures that CLIP encodes at a time
+SAME_LEVELS = 8  # of 255: mean colours that are no further apart are those of one picture, saved twice
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A training picture, and how far from the one that was asked about."""
+
+    index: int
+    key: str
+    bits: int  # of 64 in which the hashes differ
+    levels: int  # of 255 by which the mean colours differ, at most
+    feature_distance: float | None  # 1 - cosine of CLIP's features, in [0, 2]; None: there was no CLIP
+
+    @property
+    def is_near_copy(self) -> bool:
+        return self.bits <= NEAR_BITS and self.levels <= NEAR_LEVELS
+
+    @property
+    def is_same(self) -> bool:
+        return self.bits == 0 and self.levels <= SAME_LEVELS
+
+    def distances(self) -> str:
+        """In a few words, for under a picture."""
+        features = "" if self.feature_distance is None else f", CLIP {self.feature_distance:.3f}"
+        return f"{self.bits} bits, {self.levels} levels{features}"
+
+    def facts(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "near_copy": self.is_near_copy}
+
+
+class TrainingPictures:
+    """The pictures of a source, in which to look for the nearest ones."""
+
+    def __init__(
+        self, source: Source, prints: np.ndarray, clip: CLIP | None = None, features: np.ndarray | None = None
+    ):
+        """prints: (n) FINGERPRINT; features: (n, embedding) unit vectors of `clip`, 0 where there is no picture."""
+        self.source, self.prints, self.clip, self.features = source, prints, clip, features
+        self.keys = source.keys()
+
+    @classmethod
+    def open(
+        cls, data: Any, clip: CLIP | None = None, clip_folder: Path | None = None, workers: int = 0
+    ) -> "TrainingPictures":
+        """Those of a data set's training split; what is computed is kept on disk and is there at once the next time.
+
+        `clip_folder` is the checkpoint that `clip` came from. Raises ValueError where the data cannot be opened.
+        """
+        source = open_source(data, "train")
+        prints = fingerprints(source, workers)
+        if clip is None or clip_folder is None:
+            return cls(source, prints)
+        return cls(source, prints, clip, clip_features(source, clip, checkpoint.digest(clip_folder), workers))
+
+    def nearest(self, image: Image.Image, count: int = 1) -> list[Neighbour]:
+        """The `count` training pictures nearest to one, the nearest first; fewer, if there are fewer.
+
+        Near copies by their fingerprints come first; the others are in the order of CLIP's features, or without a CLIP
+        in that of fingerprints. Raises ValueError where no training picture can be read.
+        """
+        own = fingerprint(image)
+        bits = differing_bits(self.prints["hash"], own["hash"])
+        levels = differing_levels(self.prints["colours"], own["colours"])
+        far = ~((bits <= NEAR_BITS) & (levels <= NEAR_LEVELS))
+        apart = None if self.features is None else self._feature_distances(image)
+        # the last key counts most
+        order = np.lexsort((levels, bits, far) if apart is None else (levels, bits, np.where(far, apart, 0), far))
+        order = order[self.prints["readable"][order]][:count].tolist()
+        if not order:
+            raise ValueError("none of the training pictures can be read")
+        return [
+            Neighbour(at, self.keys[at], int(bits[at]), int(levels[at]), None if apart is None else float(apart[at]))
+            for at in order
+        ]
+
+    def picture(self, neighbour: Neighbour) -> Image.Image:
+        """What it looks like; white where it can no longer be read."""
+        try:
+            return self.source[neighbour.index].image
+        except UnreadableRecord:
+            return Image.new("RGB", (self.source.image_size, self.source.image_size), "white")
+
+    def _feature_distances(self, image: Image.Image) -> np.ndarray:
+        assert self.clip is not None and self.features is not None
+        square = inference_crop(image, self.source.image_size)  # as the training pictures were looked at
+        own = _encoded(self.clip, [square])[0]
+        starts = range(0, len(self.features), 1 << 16)  # what lies on disk need not fit into memory at once
+        cosines = [self.features[start : start + (1 << 16)].astype(np.float32) @ own for start in starts]
+        return 1 - np.concatenate(cosines)
+
+
+class Novelty:
+    """The training picture nearest to each sample: facts for samples.json, and a sheet of them side by side."""
+
+    def __init__(self, training: TrainingPictures):
+        self.training = training
+        self.tiles: list[Tile] = []
+        self.looked_at, self.near_copies = 0, 0
+
+    def look(self, result: Result) -> list[Mapping[str, Any]]:
+        """For each picture of a result, what is nearest to it."""
+        nearest = [self.training.nearest(image)[0] for image in result.images]
+        for image, neighbour in zip(result.images, nearest, strict=True):
+            if len(self.tiles) < 2 * MOST_ON_SHEET:
+                self.tiles += side_by_side(self.training, image, result.caption, [neighbour])
+        self.looked_at += len(nearest)
+        self.near_copies += sum(each.is_near_copy for each in nearest)
+        return [{"nearest": each.facts()} for each in nearest]
+
+    def save(self, folder: Path) -> Path:
+        """Write the sheet; something was looked at."""
+        shown = f"the first {len(self.tiles) // 2:,} of " if len(self.tiles) < 2 * self.looked_at else ""
+        title = f"{shown}{self.looked_at:,} samples, each left of the training picture nearest to it; {self.sentence()}"
+        tile_sheet(self.tiles, columns=8, title=title).save(folder / SHEET)
+        return folder / SHEET
+
+    def sentence(self) -> str:
+        """How many are no news."""
+        return f"{self.near_copies:,} of {self.looked_at:,} are near copies of training pictures"
+
+
+def side_by_side(
+    training: TrainingPictures, image: Image.Image, label: str, neighbours: Sequence[Neighbour]
+) -> list[Tile]:
+    """A picture, and then its neighbours, each with its first caption and its distances."""
+    tiles = [Tile(image, label, "this picture")]
+    for each in neighbours:
+        caption = training.source.captions(each.index)[0]
+        tiles.append(Tile(training.picture(each), f"{caption} ({each.key})", each.distances()))
+    return tiles
+
+
+def verdict(nearest: Neighbour, pictures: int) -> str:
+    """Whether a picture is in a training set of so many, given the nearest one there, in a sentence."""
+    if nearest.is_same:
+        return f"This picture is in the training set: {nearest.key}."
+    if nearest.is_near_copy:
+        return f"A near copy of this picture is in the training set: {nearest.key} ({nearest.distances()})."
+    return (
+        f"Neither this picture nor a near copy of it is among the {pictures:,} training pictures; "
+        f"the nearest is {nearest.key} ({nearest.distances()}; a near copy has at most {NEAR_BITS} bits and "
+        f"{NEAR_LEVELS} levels). Mirrored or strongly cropped copies are not recognised by this."
+    )
+
+
+def clip_features(source: Source, clip: CLIP, digest: str, workers: int = 0) -> np.ndarray:
+    """(n, embedding) float16 unit vectors of a source's pictures, computed once and kept on disk; 0: unreadable.
+
+    digest: of the CLIP. The pictures are cut as models see them.
+    """
+    shape = (len(source), clip.config.embedding)
+    path = FOLDER / f"{source.digest()}-clip-{digest}.npy"
+    if (kept := read_rows(path, shape)) is not None:
+        return kept
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    features = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float16, shape=shape)
+    waiting: list[tuple[int, np.ndarray]] = []
+    try:
+        for index, seen in in_order(
+            source, range(len(source)), partial(_square, size=source.image_size), workers, "CLIP"
+        ):
+            if not isinstance(seen, UnreadableRecord):
+                waiting.append((index, seen))
+            if waiting and (len(waiting) == BATCH or index == len(source) - 1):
+                rows, squares = zip(*waiting, strict=True)
+                features[list(rows)] = _encoded(clip, squares)
+                waiting = []
+        features.flush()
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    return features
+
+
+def _square(source: Source, index: int, size: int) -> np.ndarray:
+    return inference_crop(source[index].image, size)
+
+
+@torch.inference_mode()
+def _encoded(clip: CLIP, squares: Sequence[np.ndarray]) -> np.ndarray:
+    """(b, embedding) float32 unit vectors of pictures (size, size, 3) uint8."""
+    pixels = clip.preprocess([Image.fromarray(square) for square in squares])
+    return clip.encode_image(pixels.to(clip.log_scale.device)).float().cpu().numpy()

@@ -1,0 +1,165 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 1. The codebook
+# The discrete VAE turns a picture into a grid of codes, and back (paper, Section 2.1). What do its codes look like,
+# which are alike, and what is lost when soft codes, as in training, become hard ones?
+#
+# `DALLE_CHECKPOINT` names the checkpoint; without it, it is `outputs/demo`, which `make demo` trains.
+
+# %%
+import os
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+from einops import rearrange, reduce
+
+import dalle
+from dalle import checkpoint
+from dalle.data import open_source, read_config
+from dalle.models.dvae import codebook_use, mean_picture
+from dalle.models.relaxation import gumbel_softmax, most_probable
+from dalle.pixels import to_images, to_tensor
+from dalle.sampling.sheet import Row, sample_sheet
+
+ROOT = Path(dalle.__file__).parents[1]
+CHECKPOINT = Path(os.environ.get("DALLE_CHECKPOINT", ROOT / "outputs" / "demo"))
+plt.rcParams.update({"figure.dpi": 64, "axes.grid": True, "grid.alpha": 0.25})
+torch.set_grad_enabled(False)
+
+dvae = dalle.DiscreteVAE.load(CHECKPOINT / "dvae")
+_, meta = checkpoint.read_config(CHECKPOINT / "transformer", "transformer")
+source = open_source(read_config(meta["data"]), "val")
+pictures = to_tensor([source[index].image for index in range(min(128, len(source)))])  # (b, 3, h, w), held out
+logits = dvae.logits(pictures)  # (b, v, h, w)
+tokens = logits.argmax(dim=1)  # (b, h, w): the most probable codes
+counts = torch.bincount(tokens.flatten(), minlength=dvae.vocabulary)
+by_use = counts.argsort(descending=True)
+used, perplexity = codebook_use(counts)
+print(f"{dvae.vocabulary} codes, of which these {len(pictures)} pictures use {used}; perplexity {perplexity:.1f}")
+print(f"{tokens.shape[1]} x {tokens.shape[2]} codes a picture, {dvae.downsample} x {dvae.downsample} pixels a code")
+
+# %% [markdown]
+# ## A picture, and what its codes say of it
+# Above, pictures that the dVAE was not trained on; below, what it decodes from their codes alone.
+
+# %%
+SHOWN = 8
+sample_sheet(
+    [
+        Row("held-out pictures", to_images(pictures[:SHOWN]), None),
+        Row("from their most probable codes", to_images(dvae.decode(tokens[:SHOWN])), None),
+    ],
+    tile=72,
+)
+
+# %% [markdown]
+# ## How often each code is used
+# A KL term to a uniform prior asks for equal use; the perplexity says how many codes, used equally often, would tell
+# as much apart. A world of few colours on an empty ground needs few codes, and uses one of them for the ground.
+
+# %%
+figure, panel = plt.subplots(figsize=(6, 2.4), layout="constrained")
+panel.bar(range(used), (counts[by_use[:used]] / counts.sum()).tolist())
+panel.set_yscale("log")
+panel.set_xlabel("codes, most used first")
+_ = panel.set_ylabel("share of all positions")
+
+# %% [markdown]
+# ## What a code looks like
+# A code has no picture of its own: the decoder draws each by its neighbourhood. So, two views of the codes in use: a
+# grid filled with nothing else, of which the middle is shown; and the mean of the real patches that are encoded as
+# it.
+
+# %%
+MOST = 16
+some = by_use[: min(MOST, used)]
+full = rearrange(some, "k -> k 1 1").expand(-1, 3, 3)
+side = dvae.downsample
+alone = dvae.decode(full)[:, :, side : 2 * side, side : 2 * side]  # (k, 3, side, side)
+patches = rearrange(pictures, "b c (h y) (w x) -> (b h w) c y x", y=side, x=side)
+means = torch.stack([patches[tokens.flatten() == code].mean(dim=0) for code in some])
+sample_sheet(
+    [Row("alone, most used first", to_images(alone), None), Row("mean of real patches", to_images(means), None)],
+    columns=MOST,
+    tile=40,
+)
+
+# %% [markdown]
+# ## Neighbours
+# The decoder's first convolution is the codebook: a vector for each code. Codes whose vectors point the same way
+# should be nearly synonyms. Are they? Every code of the pictures is replaced by its 1st, 2nd, 4th, ... nearest
+# neighbour among those in use, and the error of what is decoded is compared.
+
+
+# %%
+def error(images):
+    """Mean absolute error of each of (b, 3, h, w) from the pictures, averaged over them, in [0, 1]."""
+    return (images - pictures).abs().mean().item()
+
+
+vectors = torch.nn.functional.normalize(dvae.decoder.input.weight.mean(dim=(2, 3)).T, dim=1)  # (v, decoder_input)
+likeness = vectors @ vectors.T  # (v, v), cosines
+likeness[:, counts == 0] = -2
+ranked = likeness.argsort(dim=1, descending=True)  # (v, v): each code itself, then its nearest
+ranks = [rank for rank in (0, 1, 2, 4, 8, 16, 32, 64) if rank < used]
+errors = [error(dvae.decode(ranked[tokens, rank])) for rank in ranks]
+
+figure, panel = plt.subplots(figsize=(5, 2.4), layout="constrained")
+panel.plot(range(len(ranks)), errors, marker="o")
+panel.set_xticks(range(len(ranks)), [str(rank) for rank in ranks])
+panel.set_xlabel("each code replaced by its neighbour number ... (0: itself)")
+_ = panel.set_ylabel("mean absolute error")
+
+# %%
+near = ranked[some[:6], : min(8, used)]  # (6, 8)
+rows = [
+    Row(f"code {code}: itself, then its neighbours", to_images(dvae.decode(rearrange(row, "k -> k 1 1"))), None)
+    for code, row in zip(some[:6].tolist(), near, strict=True)
+]
+sample_sheet(rows, tile=48)
+
+# %% [markdown]
+# ## Soft against hard
+# Training decodes relaxed codes, points on the simplex over all codes, and drawing decodes hard ones. The paper
+# anneals the relaxation's temperature to 1/16 to close the gap (Section 2.1). Here: the error of relaxed draws at
+# several temperatures, of the codes' probabilities themselves, and of hard codes.
+
+# %%
+temperatures = [2.0, 1.0, 0.5, 0.25, 1 / 8, 1 / 16]
+generator = torch.Generator().manual_seed(0)
+relaxed = {each: mean_picture(dvae.decode_codes(gumbel_softmax(logits, each, generator))) for each in temperatures}
+probable = mean_picture(dvae.decode_codes(logits.softmax(dim=1)))
+hard = mean_picture(dvae.decode_codes(most_probable(logits)))
+
+figure, panel = plt.subplots(figsize=(5, 2.6), layout="constrained")
+panel.plot(temperatures, [error(relaxed[each]) for each in temperatures], marker="o", label="relaxed draws")
+panel.axhline(error(probable), color="C1", linestyle="--", label="probabilities")
+panel.axhline(error(hard), color="C2", linestyle=":", label="most probable code")
+panel.set_xscale("log", base=2)
+panel.set_xlabel("temperature of the relaxation")
+panel.set_ylabel("mean absolute error")
+_ = panel.legend(frameon=False)
+
+# %%
+rows = [
+    Row("most probable code", to_images(hard[:SHOWN]), None),
+    Row("probabilities", to_images(probable[:SHOWN]), None),
+]
+rows += [Row(f"relaxed at {each:g}", to_images(relaxed[each][:SHOWN]), None) for each in (1 / 16, 0.5, 2.0)]
+sample_sheet(rows, tile=72)
+
+# %% [markdown]
+# How sure the encoder is tells how much there is to lose: where the most probable code has nearly all of the
+# probability, soft and hard are the same.
+
+# %%
+sure = reduce(logits.softmax(dim=1), "b v h w -> (b h w)", "max")
+print(f"probability of the most probable code: mean {sure.mean():.3f}, above 0.9 at {(sure > 0.9).float().mean():.0%}")

@@ -1,0 +1,149 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 3. The ablations
+# The paper's questions as sweeps (docs/ablations.md), read from where `train.py -m +ablation=<name>` and `evaluate.py
+# -m +ablation=<name>` left them, and drawn side by side. What has not been run is listed, not hidden.
+#
+# `DALLE_SWEEPS` names the folder of all sweeps; without it, it is `outputs/ablation`.
+
+# %%
+import os
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+import dalle
+from dalle.config import ablations
+from dalle.reports.page import answer, command, counted
+
+sys.path.append(str(Path(dalle.__file__).parents[1]))  # where the verbs are
+from report import read_sweep
+
+ROOT = Path(dalle.__file__).parents[1]
+SWEEPS = Path(os.environ.get("DALLE_SWEEPS", ROOT / "outputs" / "ablation"))
+plt.rcParams.update({"figure.dpi": 56, "axes.grid": True, "grid.alpha": 0.25, "axes.titlesize": 10})
+
+sweeps = sorted((read_sweep(SWEEPS / name) for name in ablations()), key=lambda sweep: sweep.ablation.letter)
+finished = [sweep for sweep in sweeps if sweep.finished]
+for sweep in sweeps:
+    print(f"{sweep.ablation.letter} {sweep.ablation.name:18} {counted(sweep):>9} runs  {answer(sweep)}")
+
+# %% [markdown]
+# ## What is missing
+
+# %%
+for sweep in sweeps:
+    missing = {each.folder.name: each.missing for each in sweep.outcomes if each.missing}
+    if missing:
+        print(f"{sweep.ablation.name}: {len(missing)} jobs. {command(sweep)}")
+        for reason in sorted(set(missing.values()) - {"not begun", "not begun, or unfinished"}):
+            print(f"    {reason}")
+
+# %% [markdown]
+# ## Each question, answered by its first measure
+# A dot is a run, a bar the mean over seeds, and the paper's choice is marked. Whether a difference is more than noise
+# is what the answers above and docs/ablations.md say.
+
+
+# %%
+def dots(panel, sweep, measure):
+    """One measure of all runs of a sweep."""
+    for place, value in enumerate(sweep.values):
+        runs = measure.runs.get(value, ())
+        colour = "C1" if value == sweep.ablation.paper else "C0"
+        panel.plot([place] * len(runs), runs, "o", color=colour, alpha=0.6, markersize=4)
+        if runs:
+            panel.plot([place - 0.3, place + 0.3], [measure.mean(value)] * 2, color=colour, linewidth=2)
+    names = [f"{value} ◂" if value == sweep.ablation.paper else value for value in sweep.values]
+    panel.set_xticks(range(len(names)), [name[:18] for name in names], rotation=30, ha="right", fontsize=8)
+
+
+def overview(sweeps, columns=4):
+    """A panel for each sweep."""
+    rows = -(-len(sweeps) // columns)
+    figure, panels = plt.subplots(
+        rows, columns, figsize=(3.4 * columns, 2.7 * rows), squeeze=False, layout="constrained"
+    )
+    for panel, sweep in zip(panels.flat, sweeps, strict=False):
+        measure = next(each for each in sweep.measures if each.runs)
+        dots(panel, sweep, measure)
+        panel.set_title(f"{sweep.ablation.letter} {sweep.ablation.name}: {measure.title} ({measure.better} is better)")
+    for panel in panels.flat[len(sweeps) :]:
+        panel.set_visible(False)
+
+
+measured = [sweep for sweep in finished if any(each.runs for each in sweep.measures)]
+if measured:
+    overview(measured)
+else:
+    print("no sweep has finished runs yet")
+
+# %% [markdown]
+# ## On the way
+# The same measure while training: a line for each run, a colour for each value. The paper's own figures of this kind
+# are of gradient compression and of mixed precision; here they are drawn for every sweep that trains.
+
+
+# %%
+def on_the_way(sweeps, columns=4):
+    """A panel for each sweep whose runs were validated more than once."""
+    rows = -(-len(sweeps) // columns)
+    figure, panels = plt.subplots(
+        rows, columns, figsize=(3.4 * columns, 2.5 * rows), squeeze=False, layout="constrained"
+    )
+    for panel, sweep in zip(panels.flat, sweeps, strict=False):
+        name = next(iter(sweep.ablation.measures))
+        for each in sweep.finished:
+            points = [(line["step"], line[name]) for line in each.curve if line.get(name) is not None]
+            colour = f"C{sweep.values.index(each.label) % 10}"
+            told = each.label if each.seed == min(one.seed for one in sweep.finished) else None
+            if points:
+                panel.plot(*zip(*points, strict=True), color=colour, linewidth=1, label=told)
+        panel.set_title(f"{sweep.ablation.name}: {name}")
+        panel.legend(fontsize=6, frameon=False)
+    for panel in panels.flat[len(sweeps) :]:
+        panel.set_visible(False)
+
+
+trained = [sweep for sweep in measured if any(len(each.curve) > 1 for each in sweep.finished)]
+if trained:
+    on_the_way(trained)
+else:
+    print("no sweep with curves has finished runs yet")
+
+# %% [markdown]
+# ## Figure 9: candidates and blur
+# Sweeps that measure one model at many points, as the paper's Figure 9: quality against the number of candidates that
+# CLIP chooses from (c), and distance to real pictures against the radius that both are blurred with (a, b).
+
+# %%
+along = [sweep for sweep in measured if sweep.ablation.along]
+for sweep in along:
+    figure, panels = plt.subplots(
+        1, len(sweep.measures), figsize=(3.4 * len(sweep.measures), 2.7), squeeze=False, layout="constrained"
+    )
+    for panel, measure in zip(panels[0], sweep.measures, strict=True):
+        values = [value for value in sweep.values if value in measure.runs]
+        panel.plot(values, [measure.mean(value) for value in values], marker="o", markersize=4)
+        panel.set_xlabel(sweep.ablation.along)
+        panel.set_title(f"{measure.title} ({measure.better} is better)")
+if not along:
+    print("neither has been measured yet")
+
+# %% [markdown]
+# ## In words
+# What the runs say to each thing that the paper would lead one to expect.
+
+# %%
+for sweep in finished:
+    print(f"{sweep.ablation.letter} {sweep.ablation.question}")
+    for verdict in sweep.verdicts:
+        print(f"    {verdict.kind}: {verdict.sentence}")

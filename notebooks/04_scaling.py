@@ -1,0 +1,122 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 4. Scaling
+# How does the loss fall with the size of the transformer? The paper goes from pilots to 12 billion parameters and
+# prints no law. Here the sweep `scaling` trains small ones of several widths and depths with equal updates on equal
+# data, and a power law is fitted to their held-out image loss, in nats per token.
+#
+# `DALLE_SWEEPS` names the folder of all sweeps; without it, it is `outputs/ablation`.
+
+# %%
+import os
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+import dalle
+from dalle.reports.page import command, cost, counted, table
+
+sys.path.append(str(Path(dalle.__file__).parents[1]))  # where the verbs are
+from report import read_sweep
+
+ROOT = Path(dalle.__file__).parents[1]
+SWEEPS = Path(os.environ.get("DALLE_SWEEPS", ROOT / "outputs" / "ablation"))
+plt.rcParams.update({"figure.dpi": 64, "axes.grid": True, "grid.alpha": 0.25, "axes.titlesize": 10})
+
+sweep = read_sweep(SWEEPS / "scaling")
+law = sweep.power_law()
+name = sweep.ablation.power_law
+print(f"{counted(sweep)} runs have finished: {cost(sweep)}")
+if law is None:
+    print(f"A law needs runs of three sizes: {command(sweep)}")
+print("\n".join(table(sweep)))
+
+# %% [markdown]
+# ## The law
+# Straight in a plot of logarithms, if loss = factor · parameters^exponent. A law without a floor cannot hold for
+# ever: the pictures have an entropy of their own. With so few sizes, a floor could not be told from chance.
+
+
+# %%
+def losses(outcomes):
+    """(n,) parameters and (n,) losses of runs."""
+    found = [(each.parameters, each.measures[name]) for each in outcomes if name in each.measures]
+    return np.array(found, dtype=np.float64).reshape(-1, 2).T
+
+
+def law_figure():
+    parameters, loss = losses(sweep.finished)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    for value in sweep.values:
+        left.plot(*losses([each for each in sweep.finished if each.label == value]), "o", label=value)
+    line = np.geomspace(parameters.min(), parameters.max())
+    left.plot(line, law.factor * line**law.exponent, "--", color="0.4")
+    left.set_xscale("log")
+    left.set_yscale("log")
+    left.set_xlabel("parameters")
+    left.set_title(f"{name} = {law.factor:.3g} · parameters^{law.exponent:.3f}")
+    left.legend(title="width, depth", fontsize=7, frameon=False)
+    right.plot(parameters, loss / (law.factor * parameters**law.exponent) - 1, "o")
+    right.axhline(0, color="0.4", linestyle="--")
+    right.set_xscale("log")
+    right.set_xlabel("parameters")
+    right.set_title("loss beside the law, relative")
+
+
+if law is not None:
+    law_figure()
+    print(f"doubling the parameters multiplies the loss by {2**law.exponent:.4f}")
+    print(f"the law explains {law.explained:.0%} of the variance of the loss's logarithm")
+
+# %% [markdown]
+# ## Does it predict?
+# A law is worth what it says of sizes that it was not fitted to: here it is fitted to all but the largest, and asked
+# for that one.
+
+# %%
+if law is not None:
+    parameters, loss = losses(sweep.finished)
+    largest = parameters == parameters.max()
+    if len(set(parameters[~largest])) < 2:
+        print("too few sizes to leave one out")
+    else:
+        exponent, intercept = np.polyfit(np.log(parameters[~largest]), np.log(loss[~largest]), 1)
+        predicted, found = np.exp(intercept) * parameters.max() ** exponent, loss[largest].mean()
+        print(f"{parameters.max():,.0f} parameters: predicted {predicted:.4f}, found {found:.4f}")
+        print(f"the prediction is {predicted / found - 1:+.1%} off")
+
+# %% [markdown]
+# ## Loss against compute
+# Updates cost about 6 operations per parameter and token, so a small model is further after the same compute. The
+# lower edge of all curves is what each budget could buy. (Embeddings are counted as parameters, and cost less than
+# that.)
+
+
+# %%
+def compute_figure():
+    figure, panel = plt.subplots(figsize=(6, 3.2), layout="constrained")
+    for each in sweep.finished:
+        points = [(each.parameters * line["step"], line[name]) for line in each.curve if line.get(name) is not None]
+        told = each.label if each.seed == min(one.seed for one in sweep.finished) else None
+        if points:
+            colour = f"C{sweep.values.index(each.label) % 10}"
+            panel.plot(*zip(*points, strict=True), marker=".", color=colour, linewidth=1, label=told)
+    panel.set_xscale("log")
+    panel.set_xlabel("parameters x updates")
+    panel.set_title(f"{name}, held out")
+    panel.legend(title="width, depth", fontsize=7, frameon=False)
+
+
+if sweep.finished:
+    compute_figure()
+else:
+    print("nothing to draw yet")

@@ -1,0 +1,95 @@
+"""Finished runs as tables and plots: python report.py sweep=outputs/ablation/kl_weight, or runs=a,b side by side"""
+
+from pathlib import Path
+from typing import Any
+
+from dalle import distributed
+from dalle.ablation import SMALLEST, label, values_of
+from dalle.config import ablation_jobs, ablations, verb
+from dalle.evaluation.plots import check_matplotlib
+from dalle.reports import comparison, page
+from dalle.reports.figures import runs_figure, sweep_figure
+from dalle.reports.job import Job
+from dalle.reports.outcomes import Planned
+from dalle.reports.settings import ReportConfig
+from dalle.reports.sweep import Sweep
+
+
+@verb("report")
+def main(config: ReportConfig) -> None:
+    check_matplotlib()
+    if config.sweep is not None and config.runs:
+        raise ValueError("report one sweep, sweep=..., or set runs side by side, runs=a,b: not both at once")
+    if config.runs:
+        report_runs(config)
+    elif config.sweep is not None:
+        report_sweep(Path(config.sweep), config.out)
+    else:
+        report_all(Path(config.folder), Path(config.out or "docs/ablations.md"))
+
+
+def report_all(folder: Path, out: Path) -> None:
+    """One page of all sweeps; those that have not been run are on it too, without results."""
+    sweeps = sorted((read_sweep(folder / name) for name in ablations()), key=lambda sweep: sweep.ablation.letter)
+    pictures = {}
+    for sweep in sweeps:
+        name = sweep.ablation.name
+        if sweep.finished:
+            pictures[name] = f"{out.stem}/{name}.png"
+            sweep_figure(sweep, out.parent / pictures[name])
+        print(f"{sweep.ablation.letter} {name:16} {page.counted(sweep):>9} {page.answer(sweep)}")
+    write(out, page.all_sweeps(sweeps, pictures))
+
+
+def report_sweep(folder: Path, out: str | None) -> None:
+    sweep, path = read_sweep(folder), Path(out or folder / "report.md")
+    picture = path.with_suffix(".png") if sweep.finished else None
+    if picture is not None:
+        sweep_figure(sweep, picture)
+    text = page.one_sweep(sweep, None if picture is None else picture.name)
+    print(text)
+    write(path, text)
+
+
+def report_runs(config: ReportConfig) -> None:
+    out = Path(config.out or "outputs/comparison/report.md")
+    runs = comparison.read_runs(config.runs)
+    runs_figure({run.name: run.curve for run in runs}, out.with_name("curves.png"))
+    device = distributed.start(config.device)
+    sheet = comparison.sample_grid(runs, config.captions, config.candidates, config.seed, device)
+    if sheet is not None:
+        sheet.save(out.with_name("pictures.png"))
+    text = comparison.page(runs, "curves.png", None if sheet is None else "pictures.png")
+    print(text)
+    write(out, text)
+
+
+def read_sweep(folder: Path) -> Sweep:
+    """The sweep in `folder`, which is called as its file in configs/ablation, for other scales with -<scale> behind.
+
+    Raises ValueError where there is no such file.
+    """
+    name, _, scale = folder.name.partition("-")
+    if name not in ablations():
+        raise ValueError(
+            f"{folder} is no sweep's folder: there is no ablation {name}; there are {', '.join(ablations())}"
+        )
+    jobs = ablation_jobs(name, scale or None)
+    planned = [planned_job(job, folder) for job in jobs]
+    return Sweep.read(jobs[0].ablation, scale or SMALLEST, folder, planned)
+
+
+def planned_job(job: Any, folder: Path) -> Planned:
+    """Where a job with these options of its verb has its results."""
+    place = Job.of(job).name if job.ablation.verb == "train" else job.file.parent.name
+    return Planned(label(values_of(job, job.ablation)), job.seed, folder / place)
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    print(f"written to {path}")
+
+
+if __name__ == "__main__":
+    main()

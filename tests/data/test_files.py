@@ -1,0 +1,147 @@
+"""What all sources of files share: filters, opt-outs, counts, and the example of the docs."""
+
+import hashlib
+import re
+import shlex
+import zipfile
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dalle.config import compose
+from dalle.data.captions import LONGEST
+from dalle.data.filters import FiltersConfig
+from dalle.data.folder import FolderConfig, FolderSource
+from dalle.data.loader import ordered
+from dalle.data.transforms import inference_crop
+
+DOCS = Path(__file__).parents[2] / "docs" / "data.md"
+
+
+def add(root: Path, name: str, captions: str = "a red picture", size: tuple[int, int] = (6, 4), **options) -> Path:
+    path = root / name
+    Image.new("RGB", size, "red").save(path, **options)
+    path.with_suffix(".txt").write_text(captions)
+    return path
+
+
+def opened(root: Path, split: str = "train", **options) -> FolderSource:
+    return FolderSource(FolderConfig(path=str(root), image_size=4, **options), split)
+
+
+def kept(root: Path, **options) -> dict[str, tuple[str, ...]]:
+    sources = [opened(root, split, **options) for split in ("train", "val")]
+    return {key: source.captions(index) for source in sources for index, key in enumerate(source.keys())}
+
+
+def test_every_record_is_in_a_split_or_counted(tmp_path):
+    add(tmp_path, "good.png")
+    add(tmp_path, "wide.png", size=(9, 4))
+    add(tmp_path, "high.png", size=(4, 9))
+    add(tmp_path, "square.jpg", size=(90, 45))
+    add(tmp_path, "short.png", "red")
+    add(tmp_path, "dated.png", "photographed on 3 May 2008")
+    add(tmp_path, "mixed.png", "red\nphotographed on 3 May 2008\na red one")
+    add(tmp_path, "empty.png", "")
+    add(tmp_path, "out.png")
+    broken = add(tmp_path, "broken.png")
+    broken.write_bytes(b"no picture")  # has no size to be left out for
+    (tmp_path / "list").write_text("out.png")
+    filters = FiltersConfig(min_words=2, boilerplate=["photographed on <date>"], max_aspect_ratio=2)
+    options = {"filters": filters, "opt_out": str(tmp_path / "list")}
+    assert kept(tmp_path, **options) == {
+        "good.png": ("a red picture",),
+        "square.jpg": ("a red picture",),
+        "mixed.png": ("a red one",),
+        "broken.png": ("a red picture",),
+    }
+    dropped = opened(tmp_path, **options).dropped
+    assert dropped == {
+        "with captions too short": 1,
+        "with boilerplate captions": 1,
+        "without a caption": 1,
+        "opted out by key": 1,
+        "with an aspect ratio over 2": 2,
+    }
+    assert opened(tmp_path, "val", **options).dropped == dropped
+    assert len(kept(tmp_path)) == 9 and opened(tmp_path).dropped == {"without a caption": 1}
+
+
+def test_a_picture_that_may_lack_captions_is_still_left_out_for_those_it_has(tmp_path):
+    for name, captions in (("a.png", ""), ("b.png", "red"), ("c.png", "a red one")):
+        add(tmp_path, name, captions)
+    options = {"allow_missing_captions": True, "filters": FiltersConfig(min_words=2)}
+    assert kept(tmp_path, **options) == {"a.png": ("",), "c.png": ("a red one",)}
+
+
+def test_captions_of_a_megabyte_are_cut_and_counted(tmp_path):
+    add(tmp_path, "long.png", "word " * 200_000)
+    add(tmp_path, "lines.png", "word\n" * 500)
+    captions = kept(tmp_path)
+    assert [len(caption) for caption in captions["long.png"]] == [LONGEST]
+    assert len(captions["lines.png"]) == 500
+    assert opened(tmp_path).remarks == {"with captions cut to 4,096 characters": 1}
+
+
+def test_counts_are_told_once_though_stages_and_splits_open_the_data_again(tmp_path, caplog):
+    for number in range(3):
+        add(tmp_path, f"{number}.png")
+    add(tmp_path, "odd \x1b[31m.png", "")
+    for split in ("train", "val", "train"):
+        opened(tmp_path, split)
+    (sentence,) = caplog.messages
+    assert sentence == (
+        f"data.path={tmp_path}: 3 of 4 records are used; left out: 1 without a caption (first: 'odd \\x1b[31m.png'); "
+        "data.allow_missing_captions=true does without captions"
+    )
+
+
+def test_a_picture_on_the_list_by_its_hash_is_never_given_out(tmp_path, caplog):
+    for number in range(4):
+        add(tmp_path, f"{number}.png", size=(4 + number, 4))
+    digest = hashlib.sha256((tmp_path / "2.png").read_bytes()).hexdigest()
+    (tmp_path / "list").write_text(digest)
+    seen: set[str] = set()
+    for split in ("train", "val"):
+        source = opened(tmp_path, split, opt_out=str(tmp_path / "list"), validation_share=0.5)
+        seen |= {key for batch in ordered(source, inference_crop, 2) for key in batch.keys}
+    assert seen == {"0.png", "1.png", "3.png"}
+    assert any("2.png: opted out by hash (1 so far)" in message for message in caplog.messages)
+
+
+def test_large_jpegs_are_decoded_to_no_less_than_twice_the_size_of_the_models(tmp_path):
+    for name in ("a.jpg", "b.jpg"):
+        add(tmp_path, name, size=(100, 70))
+    (record,) = opened(tmp_path)
+    assert record.image.size == (13, 9)
+
+
+def test_the_source_of_the_docs_works(tmp_path):
+    (example,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    scope: dict = {"__name__": "zip"}
+    exec(compile(example, "docs/data.md", "exec"), scope)
+    with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
+        for name in ("a_dog.png", "b/a_cat.png", "a_cow.png"):
+            file = BytesIO()
+            Image.new("RGB", (6, 4), "red").save(file, "PNG")
+            archive.writestr(name, file.getvalue())
+        archive.writestr("notes.md", "no picture")
+    sources = [scope["ZipSource"](scope["ZipConfig"](path=str(tmp_path / "pictures.zip")), s) for s in ("train", "val")]
+    found = {record.key: record.captions for source in sources for record in source}
+    assert found == {"a_dog.png": ("a dog",), "b/a_cat.png": ("a cat",), "a_cow.png": ("a cow",)}
+    assert sources[0].digest() != sources[1].digest()
+    config = re.findall(r"```yaml\n(.*?)```", DOCS.read_text(), re.DOTALL)[0]
+    assert "zip_schema" in config and "Splits:" in config and "Attribution:" in config
+
+
+@pytest.mark.parametrize("block", re.findall(r"```bash\n(.*?)```", DOCS.read_text(), re.DOTALL))
+def test_the_commands_of_the_docs_compose(block):
+    for line in block.splitlines():
+        words = [
+            f'{key}="{value}"' if key == "data.path" else word
+            for word in shlex.split(line)
+            for key, _, value in [word.partition("=")]
+        ]
+        assert compose("train", words[2:]).data.path

@@ -1,0 +1,80 @@
+"""The index: any strings come back as they were, from arrays whose size is that of their bytes."""
+
+import pickle
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dalle.data.index import Index, IndexBuilder, Lists, Strings, digest_of
+
+# whatever a file may be called
+names = st.binary(max_size=12).map(lambda name: name.decode("utf-8", "surrogateescape"))
+
+
+@given(st.lists(names), st.data())
+def test_strings_come_back_as_they_were_and_rows_are_taken_in_any_order(texts, data):
+    strings = Strings.of(texts)
+    assert list(strings) == texts
+    rows = data.draw(st.lists(st.integers(0, len(texts) - 1))) if texts else []
+    assert list(strings.take(np.array(rows, np.int64))) == [texts[row] for row in rows]
+
+
+@given(st.lists(st.lists(names, max_size=4)), st.data())
+def test_lists_come_back_as_they_were_and_rows_are_taken_in_any_order(lists, data):
+    builder = IndexBuilder()
+    for number, texts in enumerate(lists):
+        builder.add(str(number), texts, (number, -number))
+    index = builder.built()
+    rows = data.draw(st.lists(st.integers(0, len(lists) - 1))) if lists else []
+    for got, wanted in ((index, range(len(lists))), (index.take(np.array(rows, np.int64)), rows)):
+        assert [got.captions[place] for place in range(len(got))] == [tuple(lists[row]) for row in wanted]
+        assert list(got.keys) == [str(row) for row in wanted]
+        assert got.places.tolist() == [[row, -row] for row in wanted]
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), names)))
+def test_strings_are_grouped_by_their_owners_in_order(owned):
+    owners = np.array([owner for owner, _ in owned], np.int64)
+    grouped = Lists.grouped(owners, Strings.of(text for _, text in owned), 6)
+    for record in range(6):
+        assert grouped[record] == tuple(text for owner, text in owned if owner == record)
+
+
+@pytest.mark.parametrize("index", [-1, 2, 10**9])
+def test_there_is_nothing_outside(index):
+    with pytest.raises(IndexError, match="outside of 2 strings"):
+        Strings.of(["a", "b"])[index]
+
+
+def test_a_million_records_take_their_bytes_and_48_more_and_never_become_objects():
+    count, caption = 1_000_000, "a caption of thirty-two letters."
+    builder = IndexBuilder()
+    for number in range(count):
+        builder.add("%09d.jpg" % number, (caption,), (0, number, 1))
+    index = builder.built()
+    assert index.nbytes == pytest.approx(count * (13 + 32 + 6 * 8), rel=1e-3)
+    tracemalloc.start()
+    kept = index.take(np.flatnonzero(np.arange(count) % 20 != 0))  # as a split takes most of them
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept.nbytes == pytest.approx(0.95 * index.nbytes, rel=1e-3)
+    assert held < 1.05 * kept.nbytes
+    assert peak < 2 * kept.nbytes
+    assert (kept.keys[len(kept) - 1], kept.captions[len(kept) - 1]) == ("000999999.jpg", (caption,))
+    assert len(pickle.dumps(kept)) < 1.01 * kept.nbytes  # for workers that are not forked
+
+
+def test_digests_tell_every_change_and_where_parts_end():
+    parts = [(b"ab", b"c"), (b"a", b"bc"), (b"abc",), (b"ab", b"c", b""), (np.arange(3), b""), (np.arange(4), b"")]
+    assert len({digest_of(*each) for each in parts}) == len(parts)
+    assert digest_of(b"ab", b"c") == digest_of(b"ab", b"c")
+    assert digest_of(np.arange(6).reshape(2, 3)[:, ::2]) == digest_of(np.array([0, 2, 3, 5]))
+
+
+def test_an_empty_index_has_no_records():
+    index = IndexBuilder().built()
+    assert isinstance(index, Index) and len(index) == 0
+    assert len(index.take(np.array([], np.int64))) == 0

@@ -1,0 +1,89 @@
+"""The opt-out list: what is on it is left out, by whatever it is named, and nothing else."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dalle.data.opt_out import OptOut
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "left_out"),
+    [
+        ("a/b.png", "a/b.png", True),
+        ("b.png", "a/b.png", True),  # the end of a key
+        ("00012", "shards/0.tar/00012", True),
+        ("a", "a/b.png", False),
+        (".png", "a/b.png", False),
+        ("# b.png", "a/b.png", False),
+        ("  b.png  ", "a/b.png", True),
+        ("photo #3.png", "photo #3.png", True),
+    ],
+)
+def test_keys(line, key, left_out):
+    assert OptOut([line]).reason(key) == ("opted out by key" if left_out else None)
+
+
+@pytest.mark.parametrize(
+    ("line", "url", "reason"),
+    [
+        ("https://a.org/x.jpg", "https://a.org/x.jpg", "opted out by address"),
+        ("https://a.org/x.jpg", "http://www.A.org/x.jpg#top", "opted out by address"),
+        ("https://a.org/x.jpg?id=1", "https://a.org/x.jpg?id=2", None),
+        ("https://a.org/x.jpg", "https://a.org/X.jpg", None),
+        ("https://a.org", "https://a.org/x.jpg", None),
+        ("a.org", "https://a.org/x.jpg", "opted out by domain"),
+        ("www.a.org", "https://a.org/x.jpg", "opted out by domain"),
+        ("A.org", "https://cdn.pictures.a.org:8080/x.jpg", "opted out by domain"),
+        ("a.org", "https://ba.org/x.jpg", None),
+        ("a.org", "https://b.org/a.org", None),
+        ("a.org", "https://[broken/x.jpg", None),
+        ("https://[broken", "https://[broken", None),
+        ("a.org", "", None),
+        ("https://", "", None),
+    ],
+)
+def test_addresses_and_domains(line, url, reason):
+    assert OptOut([line]).reason("key", urls=["https://elsewhere.net/", url]) == reason
+
+
+def test_hashes_of_bytes_and_those_that_metadata_tell():
+    digest = hashlib.sha256(b"picture").hexdigest()
+    listed = OptOut([digest.upper(), hashlib.sha256(b"other").hexdigest()])
+    assert listed.holds(b"picture") and listed.holds(b"other") and not listed.holds(b"")
+    assert listed.reason("key", sha256=["nonsense", digest]) == "opted out by hash"
+    assert listed.reason(f"0.tar/{digest}") == "opted out by hash"
+    assert listed.reason("key", sha256=["0" * 64]) is None
+
+
+@given(st.lists(st.binary(min_size=32, max_size=32)), st.binary(min_size=32, max_size=32))
+def test_a_hash_is_found_if_it_is_listed(listed, other):
+    opt_out = OptOut([each.hex() for each in listed])
+    assert all(opt_out.reason("key", sha256=[each.hex()]) for each in listed)
+    assert bool(opt_out.reason("key", sha256=[other.hex()])) == (other in listed)
+
+
+def test_a_list_of_hashes_takes_32_bytes_each():
+    hashes = OptOut(f"{number:064x}" for number in range(1000)).hashes
+    assert isinstance(hashes, np.ndarray) and hashes.nbytes == 32_000
+
+
+def test_no_list_leaves_nothing_out(tmp_path):
+    assert not OptOut.read("")
+    assert OptOut.read("").reason("key", ["https://a.org"], ["0" * 64]) is None
+    assert not OptOut.read("").holds(b"")
+
+
+def test_the_list_is_a_file_of_lines_in_any_bytes(tmp_path):
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf# by mail\r\na.png\r\n\r\ncaf\xe9.png\n")
+    listed = OptOut.read(str(tmp_path / "list.txt"))
+    assert listed.reason("a.png") and listed.reason("caf\udce9.png")
+    assert not listed.reason("") and not listed.reason("# by mail")
+
+
+def test_a_list_that_is_not_there_is_an_error():
+    with pytest.raises(ValueError, match=r"data\.opt_out=nowhere\.txt cannot be read"):
+        OptOut.read("nowhere.txt")

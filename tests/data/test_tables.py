@@ -1,0 +1,150 @@
+"""Tables of captions: each row stands or falls by itself, whatever was done to its quotes."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from dalle.data.rows import Row, gathered
+from dalle.data.tables import TABLES, UNREADABLE
+from dalle.data.tally import Tally
+
+PICTURES = {name: number for number, name in enumerate(["a.png", "b.png", "sub/c.png", "d.png"])}
+
+
+def read(folder: Path, name: str, content: str | bytes) -> tuple[list[Row], Tally]:
+    path, remarks = folder / name, Tally()
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return list(TABLES[name](path, PICTURES, remarks)), remarks
+
+
+def captions(folder: Path, content: str | bytes, name: str = "captions.csv") -> tuple[dict[str, str], int]:
+    """Of each file its caption, and how many rows could not be read."""
+    rows, remarks = read(folder, name, content)
+    return {row.file: " ".join(row.captions) for row in rows}, sum(remarks.values())
+
+
+def test_a_csv_is_read_as_spreadsheets_write_it(tmp_path):
+    rows, remarks = read(
+        tmp_path,
+        "captions.csv",
+        '\ufeffid,File_Name,Caption,URL\r\n1,a.png,"red, with ""quotes""",https://x.org/a\r\n'
+        '2,b.png,"two\r\nlines",\r\n\r\n3,sub/c.png,plain,\r\n',
+    )
+    assert rows == [
+        Row("a.png", ('red, with "quotes"',), ("https://x.org/a",)),
+        Row("b.png", ("two\r\nlines",)),
+        Row("sub/c.png", ("plain",)),
+    ]
+    assert not remarks
+
+
+def test_a_tsv_is_the_same_with_tabs(tmp_path):
+    found, lost = captions(tmp_path, 'image\ttext\na.png\tred, blue\nb.png\t12" wide\n', "captions.tsv")
+    assert (found, lost) == ({"a.png": "red, blue", "b.png": '12" wide'}, 0)
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ('a.png,"never closed', "never closed"),
+        ('a.png,12" wide', '12" wide'),
+        ('a.png,"closed" and on', 'closed" and on'),
+        ("a.png,commas, without, quotes", "commas, without, quotes"),
+        ('a.png,"a "quote" within, and a comma"', 'a "quote" within, and a comma'),
+        ('"a.png,never closed', "never closed"),
+        ('a.png,"', ""),
+    ],
+)
+def test_a_row_with_broken_quotes_is_read_as_it_stands_and_costs_no_other(tmp_path, row, expected):
+    for ending in ("\n", '\nd.png,"closed here"\n', '\nd.png,he said "hi"\n'):
+        found, lost = captions(tmp_path, f"file,caption\n{row}\nb.png,good\nsub/c.png,also good{ending}")
+        assert found["a.png"] == expected
+        assert (found["b.png"], found["sub/c.png"], lost) == ("good", "also good", 0)
+
+
+@pytest.mark.parametrize("row", ["a.png", "a.png,b,c,d", '"a.png', "\x00", "a.png\tb"])
+def test_a_row_with_other_columns_is_counted_and_costs_no_other(tmp_path, row):
+    found, lost = captions(tmp_path, f"caption,file,id\n{row}\ngood,b.png,1\n")
+    assert (found, lost) == ({"b.png": "good"}, 1)
+
+
+def test_bytes_that_are_not_utf8_and_lines_without_end_are_counted_and_cost_no_other(tmp_path):
+    content = b"file,caption\na.png,caf\xe9\nb.png,good\nd.png," + b"x" * 3_000_000 + b"\nsub/c.png,good\n"
+    found, lost = captions(tmp_path, content)
+    assert (found, lost) == ({"b.png": "good", "sub/c.png": "good"}, 2)
+
+
+def test_a_caption_of_many_letters_is_read(tmp_path):
+    found, lost = captions(tmp_path, f'file,caption\na.png,"{"x" * 500_000}"\nb.png,good\n')
+    assert found == {"a.png": "x" * 500_000, "b.png": "good"} and lost == 0
+
+
+@pytest.mark.parametrize("header", ["", "name,caption", "file,title", "a.png,a caption"])
+def test_a_table_without_the_columns_says_which_it_needs(tmp_path, header):
+    with pytest.raises(ValueError, match=r"captions\.csv should name a column file, image, file_name or filename, and"):
+        read(tmp_path, "captions.csv", f"{header}\na.png,b\n")
+
+
+def test_json_lines_are_read_each_by_itself(tmp_path):
+    lines = [
+        json.dumps({"file": "a.png", "caption": "red", "url": "https://x.org/a"}),
+        "{broken",
+        "",
+        '{"caption": "no file"}',
+        '{"file": 5, "caption": "no file"}',
+        "[" * 100_000,
+        json.dumps({"image": "b.png", "text": ["one", "two", 3]}),
+        '{"file": "d.png", "caption": "\\ud800 half a letter"}',
+    ]
+    rows, remarks = read(tmp_path, "captions.jsonl", "\n".join(lines))
+    assert rows[0] == Row("a.png", ("red",), ("https://x.org/a",))
+    assert rows[1] == Row("b.png", ("one", "two"))
+    assert remarks == {UNREADABLE: 4}
+    (*_, (_, record)) = gathered(rows, PICTURES, remarks)
+    assert record.captions == ("? half a letter",)
+
+
+def test_parquet_is_read_where_pyarrow_is_installed(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    from pyarrow import parquet
+
+    path = tmp_path / "captions.parquet"
+    parquet.write_table(
+        pyarrow.table({"n": [1, 2, 3], "caption": ["red", "blue", None], "file": ["a.png", "b.png", None]}), path
+    )
+    remarks = Tally()
+    assert list(TABLES[path.name](path, PICTURES, remarks)) == [Row("a.png", ("red",)), Row("b.png", ("blue",))]
+    assert remarks == {UNREADABLE: 1}
+    path.write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match="cannot be read as Parquet"):
+        list(TABLES[path.name](path, PICTURES, Tally()))
+
+
+def test_parquet_without_pyarrow_is_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setattr("dalle.data.tables.find_spec", lambda name: None)
+    with pytest.raises(
+        ValueError, match=r"captions\.parquet needs pyarrow: pip install pyarrow, or write the table as"
+    ):
+        read(tmp_path, "captions.parquet", b"")
+
+
+def test_rows_are_gathered_by_picture_wherever_they_stand_and_however_paths_are_written():
+    rows = [
+        Row("b.png", ("one",)),
+        Row("./a.png", ("red",), ("https://x.org",)),
+        Row("sub\\c.png", ("three",)),
+        Row(" b.png", ("two",)),
+        *(Row(outside, ("lost",)) for outside in ("../a.png", "/a.png", "sub/../../a.png", "e.png", "", ".")),
+    ]
+    remarks = Tally()
+    found = list(gathered(rows, PICTURES, remarks))
+    assert [(named, record.key, record.captions, record.urls) for named, record in found] == [
+        (True, "a.png", ("red",), ("https://x.org",)),
+        (True, "b.png", ("one", "two"), ()),
+        (True, "sub/c.png", ("three",), ()),
+        (False, "d.png", (), ()),
+    ]
+    assert remarks == {"rows whose picture is not there": 6}

@@ -1,0 +1,117 @@
+"""The token cache: what is written is read, what is half done goes on, and what is of something else is refused."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dalle.data import token_cache
+from dalle.data.token_cache import BLOCK, CACHE, ENCODED, STATES, TODO, UNREADABLE, StaleTokens, TokenCache, TokenKind
+
+KIND = TokenKind(data="d1", image_size=16, transform="transformer", dvae="v1", views=2)
+RECORDS = BLOCK + 5
+
+
+def created(folder: Path, vocabulary: int = 8192) -> TokenCache:
+    return TokenCache.create(folder, KIND, RECORDS, 16, vocabulary, {"records": RECORDS})
+
+
+def fill(cache: TokenCache, blocks: int | None = None) -> np.ndarray:
+    """Random tokens, into the first of the blocks that are left; record 3 has none."""
+    tokens = np.random.default_rng(0).integers(8192, size=(2, RECORDS, 16))
+    for block in list(cache.unfinished())[:blocks]:
+        rows = np.arange(block.first, block.last)
+        cache.write(block, tokens[block.view, rows], rows != 3)
+    return tokens
+
+
+def test_what_is_written_is_read_in_any_order_and_by_numpy(tmp_path):
+    tokens = fill(created(tmp_path / "tokens"))
+    cache = TokenCache(tmp_path / "tokens", KIND)
+    found = cache.read([1, 0, 1], [36, 2, 0])
+    assert found.dtype == np.int64
+    assert (found == tokens[[1, 0, 1], [36, 2, 0]]).all()
+    plain = np.load(tmp_path / "tokens" / "tokens.npy", mmap_mode="r")
+    assert plain.dtype == np.uint16
+    assert (plain == tokens).all()
+
+
+def test_records_without_a_picture_are_known_and_counted(tmp_path):
+    cache = created(tmp_path / "tokens")
+    fill(cache)
+    assert [cache.holds(view, 3) for view in (0, 1)] == [False, False]
+    assert cache.holds(1, 4)
+    assert [cache.count(state) for state in (TODO, ENCODED, UNREADABLE)] == [0, 2 * RECORDS - 2, 2]
+
+
+@pytest.mark.parametrize(("vocabulary", "dtype"), [(256, np.uint8), (8192, np.uint16), (65537, np.uint32)])
+def test_tokens_take_no_more_bytes_than_their_vocabulary_needs(tmp_path, vocabulary, dtype):
+    assert created(tmp_path / "tokens", vocabulary).tokens.dtype == dtype
+
+
+def test_what_is_half_done_goes_on_where_it_stopped(tmp_path):
+    fill(created(tmp_path / "tokens"), blocks=3)
+    cache = created(tmp_path / "tokens")
+    assert [tuple(block) for block in cache.unfinished()] == [(1, BLOCK, RECORDS)]
+    tokens = fill(cache)
+    assert list(cache.unfinished()) == []
+    assert (cache.tokens == tokens).all()
+
+
+def test_a_block_that_was_not_marked_is_written_again(tmp_path, monkeypatch):
+    cache = created(tmp_path / "tokens")
+    put = cache._put
+    monkeypatch.setattr(cache, "_put", lambda path, *rest: None if path.name == STATES else put(path, *rest))
+    fill(cache, blocks=1)
+    assert cache.tokens.any()
+    assert next(created(tmp_path / "tokens").unfinished()).first == 0
+
+
+def test_who_is_second_to_create_it_takes_what_the_first_has_begun(tmp_path, monkeypatch):
+    fill(created(tmp_path / "tokens"), blocks=1)
+    monkeypatch.setattr(token_cache, "is_cache", lambda folder: False)  # a moment before the first one's was there
+    assert len(list(created(tmp_path / "tokens").unfinished())) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["tokens"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"data": "d2"}, "the records was d1, and is d2 now"),
+        ({"image_size": 32}, "the image size was 16, and is 32 now"),
+        ({"transform": "none", "views": 1}, "transform was transformer, and is none now; views was 2, and is 1 now"),
+        ({"dvae": "v2"}, "the dVAE was v1, and is v2 now"),
+    ],
+    ids=str,
+)
+def test_tokens_of_something_else_are_refused_with_what_has_changed(tmp_path, change, said):
+    fill(created(tmp_path / "tokens"))
+    other = replace(KIND, **change)
+    assert other.digest() != KIND.digest()
+    with pytest.raises(StaleTokens, match=said):
+        TokenCache(tmp_path / "tokens", other)
+    with pytest.raises(StaleTokens, match=said):
+        TokenCache.create(tmp_path / "tokens", other, RECORDS, 16, 8192, {})
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(StaleTokens, match="there are no tokens in"):
+        created(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_damage_is_named(tmp_path):
+    created(tmp_path / "tokens")
+    whole = (tmp_path / "tokens" / STATES).read_bytes()
+    (tmp_path / "tokens" / STATES).write_bytes(whole[:-1])
+    with pytest.raises(StaleTokens, match=r"damaged: .*; delete the folder"):
+        TokenCache(tmp_path / "tokens", KIND)
+    told = json.loads((tmp_path / "tokens" / CACHE).read_text())
+    for content, said in [("{", "cannot be read"), ("{}", "cannot be read"), (told | {"format": 2}, "has format 2")]:
+        text = content if isinstance(content, str) else json.dumps(content)
+        (tmp_path / "tokens" / CACHE).write_text(text)
+        with pytest.raises(StaleTokens, match=said):
+            TokenCache(tmp_path / "tokens", KIND)

@@ -1,0 +1,82 @@
+"""From files to a trained dVAE by the command line: each source, with what it needs and no more."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dalle import checkpoint
+
+TINY = [
+    "preset=tiny",
+    "device=cpu",
+    "wandb.mode=disabled",
+    "run=mine",
+    "data.image_size=32",
+    "data.validation_share=0.3",
+    *(f"stage.{each}" for each in ("steps=2", "batch_size=4", "workers=0", "validation_pictures=2")),
+    *(f"stage.model.{each}" for each in ("vocabulary=8", "width=8", "decoder_input=8", "blocks_per_group=1")),
+]
+NAMES = [f"{number:03d}" for number in range(10)]
+
+
+def jpeg(number: int) -> bytes:
+    file = io.BytesIO()
+    pixels = np.random.default_rng(number).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file, "JPEG")
+    return file.getvalue()
+
+
+def folder(root: Path) -> list[str]:
+    for number, name in enumerate(NAMES):
+        (root / f"{name}.jpg").write_bytes(jpeg(number))
+        (root / f"{name}.txt").write_text(f"picture number {name}")
+    return ["data=folder", f"data.path={root}"]
+
+
+def coco(root: Path) -> list[str]:
+    for number, name in enumerate(NAMES):
+        (root / f"{name}.jpg").write_bytes(jpeg(number))
+    images = [{"id": number, "file_name": f"{name}.jpg"} for number, name in enumerate(NAMES)]
+    annotations = [{"image_id": number, "caption": f"picture number {name}"} for number, name in enumerate(NAMES)]
+    (root / "captions.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    return ["data=coco", f"data.path={root}", f"data.captions={root}/captions.json"]
+
+
+def webdataset(root: Path) -> list[str]:
+    for shard in range(2):
+        with tarfile.open(root / f"{shard:05d}.tar", "w") as tar:
+            for number, name in enumerate(NAMES[shard::2]):
+                for file, data in ((f"{name}.jpg", jpeg(number)), (f"{name}.txt", b"picture number " + name.encode())):
+                    entry = tarfile.TarInfo(file)
+                    entry.size = len(data)
+                    tar.addfile(entry, io.BytesIO(data))
+    return ["data=webdataset", f"data.path={root}/{{00000..00001}}.tar"]
+
+
+@pytest.mark.parametrize("make", [folder, coco, webdataset])
+def test_a_dvae_is_trained_on_it_and_says_on_what(make, train, tmp_path):
+    root = tmp_path / "my pictures, and more"
+    root.mkdir()
+    overrides = make(root)
+    (tmp_path / "list.txt").write_text("003.jpg\n003")
+    status, printed = train(*overrides, *TINY, "data.opt_out=list.txt", "data.filters.min_words=3")
+    assert status == 0, printed
+    _, meta = checkpoint.read_config(tmp_path / "outputs" / "dvae" / "mine", "dvae")
+    assert meta["step"] == 2
+    assert meta["data"]["name"] == make.__name__
+    assert meta["data"]["path"].startswith(str(root))
+    assert meta["data"]["opt_out"] == "list.txt" and meta["data"]["filters"]["min_words"] == 3
+
+
+def test_what_is_left_out_is_said_and_filters_are_a_group(train, tmp_path, caplog):
+    overrides = folder(tmp_path)
+    (tmp_path / "005.txt").write_text("photographed on 3 May 2008")
+    status, printed = train(*overrides, *TINY, "filters=paper", "data.filters.languages=[]")
+    assert status == 0, printed
+    (sentence,) = caplog.messages
+    assert "9 of 10 records are used; left out: 1 with boilerplate captions (first: 005.jpg)" in sentence

@@ -1,0 +1,190 @@
+"""The webdataset source: captioned pictures in tars, read where they lie."""
+
+import hashlib
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dalle.data.source import UnreadableRecord
+from dalle.data.webdataset import WebdatasetConfig, WebdatasetSource, expanded, key_and_kind
+
+
+def png(colour: str = "red") -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (6, 4), colour).save(file, "PNG")
+    return file.getvalue()
+
+
+def shard(path: Path, *files: tuple[str, bytes | str]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in files:
+            data = content.encode() if isinstance(content, str) else content
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mtime = len(data), 1700000000.5
+            tar.addfile(entry, io.BytesIO(data))
+    return path
+
+
+def sample(key: str, caption: str = "a picture", **metadata) -> list[tuple[str, bytes | str]]:
+    """As img2dataset writes it."""
+    return [(f"{key}.png", png()), (f"{key}.txt", caption), (f"{key}.json", json.dumps({"key": key} | metadata))]
+
+
+def opened(path: Path | str, split: str = "train", **options) -> WebdatasetSource:
+    return WebdatasetSource(WebdatasetConfig(path=str(path), image_size=4, **options), split)
+
+
+def records(path: Path | str, **options):
+    return {record.key: record for split in ("train", "val") for record in opened(path, split, **options)}
+
+
+def test_files_of_one_stem_are_one_record(tmp_path):
+    shard(
+        tmp_path / "s" / "00000.tar",
+        ("000.jpg.txt", "no such kind"),
+        ("000.png", png("red")),
+        ("000.txt", "one\ntwo"),
+        ("001.json", json.dumps({"caption": "of json"})),
+        ("001.webp", png("blue")),
+        ("a/002.PNG", png("lime")),
+        ("a/002.txt", " \n"),
+        ("a/002.json", json.dumps({"text": ["three", "four"]})),
+    )
+    found = records(tmp_path / "s" / "00000.tar")
+    assert {key: record.captions for key, record in found.items()} == {
+        "00000.tar/000": ("one", "two"),
+        "00000.tar/001": ("of json",),
+        "00000.tar/a/002": ("three", "four"),
+    }
+    assert [record.image.getpixel((0, 0)) for record in found.values()] != [(255, 0, 0)] * 3
+    assert found["00000.tar/001"].image.getpixel((0, 0)) == (0, 0, 255)
+    assert records(tmp_path / "s").keys() == found.keys()
+
+
+def test_pictures_and_captions_may_stand_apart_and_a_later_file_of_a_name_replaces_the_first(tmp_path):
+    path = shard(
+        tmp_path / "0.tar",
+        ("a.png", png("red")),
+        ("b.png", png("red")),
+        ("c.txt", "of nothing"),
+        ("a.txt", "first"),
+        ("b.txt", "b"),
+        ("a.png", png("blue")),
+        ("a.txt", "second"),
+    )
+    found = records(path)
+    assert {key: record.captions for key, record in found.items()} == {"0.tar/a": ("second",), "0.tar/b": ("b",)}
+    assert found["0.tar/a"].image.getpixel((0, 0)) == (0, 0, 255)
+    source = opened(path)
+    assert source.dropped == {"replaced by a later file of the same key": 1}
+    assert source.remarks == {"replaced by a later file of the same key": 1, "captions without a picture": 1}
+
+
+def test_shards_are_a_range_a_folder_or_one_and_their_order_is_theirs(tmp_path):
+    for number in range(8, 12):
+        shard(tmp_path / "s" / f"{number:05d}.tar", *sample("x", f"shard {number}"))
+    everything = [f"{number:05d}.tar/x" for number in range(8, 12)]
+    assert sorted(records(tmp_path / "s")) == everything
+    assert sorted(records(f"{tmp_path}/s/{{00009..00011}}.tar")) == everything[1:]
+    assert sorted(records(f"{tmp_path}/{{s}}/{{00008,00011}}.tar")) == [f"s/{everything[0]}", f"s/{everything[3]}"]
+    source = opened(f"{tmp_path}/s/{{00008..00011}}.tar")
+    assert [source.captions(index)[0] for index in range(len(source))] == [
+        f"shard {int(key[:5])}" for key in source.keys()
+    ]
+
+
+def test_braces_are_expanded_as_a_shell_does():
+    assert expanded("a/{08..10}.{x,y}") == ["a/08.x", "a/08.y", "a/09.x", "a/09.y", "a/10.x", "a/10.y"]
+    assert expanded("a.tar") == ["a.tar"]
+    for pattern in ("{3..1}.tar", "{0..99999999999}.tar"):
+        with pytest.raises(ValueError, match="no range of shards"):
+            expanded(pattern)
+    with pytest.raises(ValueError, match="more than 1,000,000 shards"):
+        expanded("{0..9999}{0..9999}.tar")
+
+
+def test_shards_that_are_not_there_are_named(tmp_path):
+    shard(tmp_path / "0.tar", *sample("a"))
+    with pytest.raises(ValueError, match=r"2 of 3 shards are not there, such as .*1\.tar"):
+        opened(f"{tmp_path}/{{0..2}}.tar")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"no \.tar in this folder"):
+        opened(tmp_path / "empty")
+    (tmp_path / "none.tar").write_bytes(b"no tar")
+    with pytest.raises(ValueError, match="0 of 0 records are used; besides: 1 stretches of shards that are no tar"):
+        opened(tmp_path / "none.tar")
+
+
+def test_what_cannot_be_read_is_counted_and_costs_nothing_else(tmp_path, monkeypatch):
+    path = shard(
+        tmp_path / "0.tar",
+        ("bad.png", png()),
+        ("bad.txt", b"caf\xe9"),
+        ("odd.png", png()),
+        ("odd.json", "{"),
+        ("bare.png", png()),
+        *sample("good"),
+        *sample("also"),
+    )
+    shard(tmp_path / "1.tar", *sample("shut"))
+    really_open = open
+
+    def refused(file, *arguments, **options):
+        if str(file).endswith("1.tar"):
+            raise PermissionError(13, "Permission denied")
+        return really_open(file, *arguments, **options)
+
+    monkeypatch.setattr("builtins.open", refused)
+    source = opened(tmp_path)
+    assert source.dropped == {"with captions that cannot be read": 1, "without a caption": 2}
+    assert source.remarks == {"metadata that cannot be read": 1, "shards that cannot be read (PermissionError)": 1}
+    assert set(records(path)) == {"0.tar/good", "0.tar/also"}
+
+
+def test_a_shard_that_vanishes_or_shrinks_leaves_unreadable_records(tmp_path):
+    path = shard(tmp_path / "0.tar", *sample("a"), *sample("b"), *sample("c"))
+    source = opened(path)
+    path.write_bytes(path.read_bytes()[:600])
+    with pytest.raises(UnreadableRecord, match="bytes too early"):
+        source[len(source) - 1]
+    path.unlink()
+    with pytest.raises(UnreadableRecord, match="No such file"):
+        source[0]
+
+
+def test_the_opt_out_list_is_looked_up_by_key_address_and_hash(tmp_path):
+    red, other = hashlib.sha256(png()).hexdigest(), hashlib.sha256(png("lime")).hexdigest()
+    shard(
+        tmp_path / "0.tar",
+        *sample("0", url="https://a.org/0.png"),
+        *sample("1", url="https://b.org/1.png"),
+        *sample("2", sha256="ab" * 32),
+        *sample("3"),
+        *sample("4"),
+        ("5.png", png("lime")),
+        ("5.txt", "green"),
+    )
+
+    def kept(*lines: str) -> set[str]:
+        (tmp_path / "list").write_text("\n".join(lines))
+        return {key[-1] for key in records(tmp_path / "0.tar", opt_out=str(tmp_path / "list"))}
+
+    assert kept("a.org", "1", "AB" * 32, "0.tar/3") == {"4", "5"}
+    with pytest.raises(UnreadableRecord, match="opted out by hash"):
+        kept(red)
+    sources = [opened(tmp_path / "0.tar", split, opt_out=str(tmp_path / "list")) for split in ("train", "val")]
+    assert sum(map(len, sources)) == 6  # of a picture's bytes one knows when they are read
+    (tmp_path / "list").write_text(other)
+    assert opened(tmp_path / "0.tar", opt_out=str(tmp_path / "list")).digest() != sources[0].digest()
+
+
+def test_kinds_are_told_by_what_follows_the_first_dot():
+    assert key_and_kind("a.b/c.d.png") == ("a.b/c", None)
+    assert key_and_kind("a.b/c.JPEG") == ("a.b/c", "picture")
+    assert key_and_kind("c.json") == ("c", "json")
+    assert key_and_kind("c") == ("c", None)

@@ -1,0 +1,90 @@
+"""What each ability is asked with: the same prompts every time, of the right kind, that the judge can answer."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dalle.data.blocks import HELD_OUT, BlocksConfig, BlocksSource, wordings
+from dalle.data.blocks_world import RADII, Described, Piece, Scene, Statement, draw
+from dalle.evaluation.ability_prompts import ABILITIES, prompts
+from dalle.evaluation.blocks_judge import judge
+
+BY_NAME = {ability.name: ability for ability in ABILITIES}
+EVERY = pytest.mark.parametrize("name", BY_NAME)
+# centres on the lattice that keep small things apart
+PLACES = [(2 / 8, 2 / 8), (6 / 8, 2 / 8), (2 / 8, 6 / 8), (6 / 8, 6 / 8), (4 / 8, 4 / 8)]
+
+
+def described(name):
+    return [prompt.statement.described for prompt in prompts(BY_NAME[name], 12)]
+
+
+@EVERY
+def test_prompts_are_different_captions_and_the_same_every_time(name):
+    found = prompts(BY_NAME[name], 12)
+    captions = [prompt.caption for prompt in found]
+    assert len(set(captions)) == len(captions) >= 12
+    assert found == prompts(BY_NAME[name], 12)
+    assert all(prompt.caption in wordings(prompt.statement) for prompt in found)
+
+
+@pytest.mark.parametrize("name", ["binding_1", "novel_1", "counting_5"])
+def test_an_ability_with_few_captions_gives_those_that_it_has(name):
+    found = prompts(BY_NAME[name], 300)
+    assert 12 < len(found) < 300
+
+
+@pytest.mark.parametrize("name, things", [("binding_1", 1), ("binding_2", 2), ("binding_3", 3), ("stacking_3", 3)])
+def test_binding_and_stacking_name_so_many_unlike_things(name, things):
+    for each in described(name):
+        assert len({(thing.shape, thing.colour) for thing in each}) == things
+        assert all(thing.count == 1 for thing in each)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+def test_counting_names_one_thing_so_often_and_says_the_number(count):
+    word = ("two", "three", "four", "five")[count - 2]
+    for prompt in prompts(BY_NAME[f"counting_{count}"], 12):
+        (thing,) = prompt.statement.described
+        assert thing.count == count
+        assert f"{word} {thing.size}" in prompt.caption
+
+
+def test_novel_combinations_are_held_out_and_no_others_are():
+    for ability in ABILITIES:
+        for each in described(ability.name):
+            novel = any((thing.shape, thing.colour) in HELD_OUT for thing in each)
+            assert novel == ability.name.startswith("novel")
+
+
+def test_rephrasings_hold_every_wording_of_each_statement():
+    by_statement = {}
+    for caption, statement in prompts(BY_NAME["rephrasing"], 12):
+        by_statement.setdefault(statement, []).append(caption)
+    assert len(by_statement) == 6
+    assert all(captions == wordings(statement) for statement, captions in by_statement.items())
+
+
+def test_training_never_shows_what_is_called_untrained():
+    source = BlocksSource(BlocksConfig(), "train")
+    counts = {thing.count for index in range(500) for thing in source.scene(index).statement.described}
+    assert counts == {1, 2, 3}
+    untrained = {ability.name for ability in ABILITIES if ability.trained != "yes"}
+    assert untrained == {"counting_4", "counting_5", "novel_1", "novel_2"}
+
+
+def small_things(shown: int, shape: str = "circle", colour: str = "red") -> Image.Image:
+    pieces = tuple(Piece(shape, colour, "small", x, y, RADII["small"]) for x, y in PLACES[:shown])
+    return draw(Scene(pieces, Statement(())), 64)
+
+
+@pytest.mark.parametrize("asked", [4, 5])
+@pytest.mark.parametrize("shown", [3, 4, 5])
+def test_the_judge_counts_to_five(asked, shown):
+    generator = np.random.default_rng(shown)
+    for thing in (each for (each,) in described(f"counting_{asked}")):
+        verdict = judge(small_things(shown, thing.shape, thing.colour), Statement((thing,)))
+        assert verdict.holds == (asked == shown)
+        other = str(generator.choice([shape for shape in ("circle", "square", "cross") if shape != thing.shape]))
+        wrong = Described(other, thing.colour, thing.size, asked)
+        assert not judge(small_things(shown, thing.shape, thing.colour), Statement((wrong,))).shapes

@@ -1,0 +1,57 @@
+"""The part `fit` and the rerank curve: what they measure of a model, and what they say where something is missing."""
+
+from dataclasses import replace
+
+import pytest
+
+from dalle.checkpoint import CheckpointError
+from dalle.evaluation import fit
+from dalle.evaluation.subject import Subject
+
+
+def test_every_split_has_scores_facts_and_retrieval_and_a_sheet(subject, config):
+    found = fit.measure(subject, config)
+    for split in ("val", "novel"):
+        names = {f"clip_{split}_{name}" for name in ("top", "first", "real")}
+        names |= {f"judge_{split}_{name}" for name in ("top", "first", "mean", "any", "top_colours", "top_relation")}
+        names |= {f"retrieval_{split}_{kind}_to_caption_{rank}" for kind in ("first", "real") for rank in (1, 5, 10)}
+        assert names <= found.numbers.keys()
+    assert set(found.pictures) == {"samples_val", "samples_novel"}
+    assert found.notes == []
+
+
+def test_favourites_score_no_worse_than_first_ones(subject, config):
+    numbers = fit.measure(subject, config).numbers
+    assert numbers["clip_val_top"] >= numbers["clip_val_first"]
+
+
+def test_all_that_decides_the_pictures_is_told(subject, config):
+    told = fit.measure(subject, config).settings
+    assert (told["candidates"], told["seed"], told["rerank"]["by"]) == (3, 0, "clip")
+    assert told["val"]["captions"] == 5
+    captions = [subject.sources["val"][index].captions[0] for index in range(5)]
+    assert told["val"]["captions_digest"] == fit.digest(captions) != fit.digest(captions[:4])
+
+
+def test_without_a_clip_the_judge_remains_and_the_lack_is_said(config, without_clip):
+    config = replace(config, checkpoint=str(without_clip()))
+    found = fit.measure(Subject.load(config), config)
+    assert found.notes == [fit.NO_CLIP]
+    assert not any(name.startswith(("clip", "retrieval")) for name in found.numbers)
+    assert "judge_val_top" in found.numbers
+
+
+def test_the_rerank_curve_has_the_choice_and_the_ceiling_a_table_and_a_plot(subject, config):
+    found = fit.measure_rerank_curve(subject, config)
+    assert {f"judge_val_best_of_{size}" for size in (1, 2, 4)} <= found.numbers.keys()
+    assert found.numbers["clip_val_best_of_4_by_perfect"] == pytest.approx(found.numbers["clip_val_best_of_4"])
+    assert found.table.startswith("| quality | chosen by | 1 | 2 | 4 |")
+    assert set(found.pictures) == {"rerank_curve"}
+    assert found.settings["candidates"] == 4
+
+
+def test_a_curve_of_nothing_measurable_asks_for_a_clip(config, without_clip, monkeypatch):
+    config = replace(config, checkpoint=str(without_clip()))
+    monkeypatch.setattr(fit, "caption_qualities", lambda *_: {})
+    with pytest.raises(CheckpointError, match="a rerank curve of data without known facts needs"):
+        fit.measure_rerank_curve(Subject.load(config), config)

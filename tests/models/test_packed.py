@@ -1,0 +1,118 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dalle.models import packed as module
+from dalle.models.packed import PackedLinear, can_pack, packed
+from dalle.sampling.decode import generate
+
+FORMATS = [torch.float32, torch.bfloat16]
+needs_operators = pytest.mark.skipif(not can_pack(torch.float32), reason="this torch has no packed linear layers")
+needs_bfloat16 = pytest.mark.skipif(not can_pack(torch.bfloat16), reason="no bfloat16 products on this processor")
+
+
+@pytest.fixture
+def fresh_trial():
+    """What was found out about the operators is forgotten, before and after."""
+    can_pack.cache_clear()
+    yield
+    can_pack.cache_clear()
+
+
+def stream(model, b: int = 3) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    image = torch.randint(0, 13, (b, model.stream.image_positions), generator=generator)
+    return model.stream.captions([[1, 2, 3], [4], [5, 6]][:b]), image
+
+
+@needs_operators
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
+@pytest.mark.parametrize("batch", [1, 3, 64])
+@torch.inference_mode()
+def test_packed_and_plain_layers_compute_the_same(make_transformer, activation, batch):
+    model = make_transformer(width=32, patterns=["paper"], activation=activation)
+    caption, image = stream(model)
+    expected, found = model(caption, image), packed(model, batch)(caption, image)
+    assert torch.allclose(found.image, expected.image, atol=1e-5)
+    assert torch.allclose(found.text, expected.text, atol=1e-5)
+
+
+@needs_bfloat16
+@torch.inference_mode()
+def test_bfloat16_is_for_products_alone(make_transformer):
+    model = make_transformer(width=32)
+    caption, image = stream(model)
+    expected, twin = model(caption, image).image, packed(model, 3, torch.bfloat16)
+    found = twin(caption, image).image
+    assert found.dtype == torch.float32
+    assert 0 < (found - expected).abs().max() < 0.05 * expected.std()
+    assert all(text.keys.dtype == text.values.dtype == torch.float32 for text in twin.prefill(caption))
+
+    states = torch.randn(3, 32)
+    assert torch.allclose(twin.image_head(states), model.image_head(states), atol=1e-5)  # logits are fp32 (App. D)
+
+
+@needs_operators
+def test_the_same_pictures_are_drawn(make_transformer, monkeypatch):
+    model = make_transformer(patterns=["paper"], depth=3)
+    caption, _ = stream(model)
+    drawn = generate(model, caption, 4, seed=3)
+    monkeypatch.setattr(module, "can_pack", lambda dtype: False)
+    assert generate(model, caption, 4, seed=3).equal(drawn)
+
+
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+def test_the_model_stays_as_it_was_and_trains_on(make_transformer, dtype):
+    model = make_transformer()
+    caption, image = stream(model)
+    names, kinds = list(model.state_dict()), [type(part) for part in model.modules()]
+    twin = packed(model, 3, dtype)
+    with torch.inference_mode():
+        before = twin(caption, image).image.clone()
+
+    assert list(model.state_dict()) == list(twin.state_dict()) == names
+    assert all(own is shared for own, shared in zip(model.parameters(), twin.parameters(), strict=True))
+    assert [type(part) for part in model.modules()] == kinds
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    logits = model(caption, image)
+    (logits.text.square().mean() + logits.image.square().mean()).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    optimizer.step()
+    with torch.inference_mode():
+        assert torch.allclose(packed(model, 3)(caption, image).image, model(caption, image).image, atol=1e-5)
+        assert not torch.allclose(before, model(caption, image).image, atol=1e-3)
+
+
+@needs_operators
+def test_layers_without_biases_and_containers_without_layers_are_packed():
+    model = nn.ModuleDict({"a": nn.Linear(8, 4, bias=False), "b": nn.ModuleList(), "c": nn.LayerNorm(4)})
+    twin = packed(model, 2)
+    x = torch.randn(2, 8)
+    with torch.inference_mode():
+        assert isinstance(twin["a"], PackedLinear)
+        assert torch.allclose(twin["a"](x), model["a"](x), atol=1e-6)
+    assert twin["c"].weight is model["c"].weight
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"_layout": lambda weight, batch: torch.ops.mkldnn.no_such_operator(weight, batch)},
+        {"_product": lambda x, layout, bias, activation: torch.zeros(4, 16)},
+        {"_product": lambda x, layout, bias, activation: torch.ops.mkldnn._linear_pointwise(x)},
+    ],
+    ids=["no operator", "wrong results", "other arguments"],
+)
+def test_where_the_operators_are_not_as_expected_the_model_is_used_as_it_is(
+    make_transformer, monkeypatch, fresh_trial, broken
+):
+    for name, function in broken.items():
+        monkeypatch.setattr(module, name, function)
+    model = make_transformer()
+    assert packed(model, 1) is model
+    assert generate(model, stream(model)[0], 1).shape == (3, 1, 4, 4)
+
+
+def test_models_elsewhere_than_on_a_cpu_are_used_as_they_are():
+    model = nn.Linear(4, 4, device="meta")
+    assert packed(model, 1) is model

@@ -1,0 +1,88 @@
+"""Vector quantisation: the nearest code is taken, gradients go around it, and checkpoints are those of any dVAE."""
+
+import pytest
+import torch
+from einops import rearrange
+
+from dalle.losses import quantisation_error
+from dalle.models.dvae import DiscreteVAE, DVAEConfig
+from dalle.models.vector_quantisation import nearness, straight_through_vectors
+
+CONFIG = DVAEConfig(11, 8, groups=2, blocks_per_group=1, decoder_input=6, gain=1.0, relaxation="vector_quantisation")
+
+
+def fresh() -> DiscreteVAE:
+    torch.manual_seed(0)
+    return DiscreteVAE(CONFIG)
+
+
+def images() -> torch.Tensor:
+    return torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def test_nearness_is_minus_the_squared_distance():
+    generator = torch.Generator().manual_seed(0)
+    vectors, codebook = torch.randn(2, 5, 3, 4, generator=generator), torch.randn(7, 5, generator=generator)
+    distances = torch.cdist(rearrange(vectors, "b d h w -> (b h w) d"), codebook)
+    expected = rearrange(-distances.square(), "(b h w) v -> b v h w", b=2, h=3)
+    found = nearness(vectors, codebook)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(quantisation_error(found), -expected.amax(dim=1))
+
+
+@torch.no_grad()
+def test_pictures_are_decoded_from_the_nearest_vectors_with_the_same_numbers_as_from_tokens():
+    model = fresh()
+    parameters, logits = model(images(), 1.0, torch.Generator().manual_seed(0))
+    codebook = model.decoder.input.weight[:, :, 0, 0].T  # (v, d)
+    assert model.encode(images()).equal(logits.argmax(dim=1))
+    looked_up = rearrange(codebook[model.encode(images())], "b h w d -> b d h w")
+    torch.testing.assert_close(parameters, model.decoder.draw(looked_up))
+    torch.testing.assert_close(model.decode(model.encode(images())), model.decode(logits.argmax(dim=1)))
+
+
+def test_the_decoders_gradients_go_to_the_encoder_and_leave_the_codebook_alone():
+    model = fresh()
+    parameters, _ = model(images(), 1.0)
+    parameters.square().sum().backward()
+    assert model.encoder.output.weight.grad.any()
+    assert model.decoder.input.weight.grad is None
+
+
+def test_straight_through_vectors_have_the_codes_values_and_the_encoders_gradients():
+    vectors = torch.randn(2, 5, 3, 3, requires_grad=True)
+    chosen = torch.randn(2, 5, 3, 3, requires_grad=True)
+    towards = torch.randn(2, 5, 3, 3)
+    passed = straight_through_vectors(vectors, chosen)
+    torch.testing.assert_close(passed, chosen)
+    (passed * towards).sum().backward()
+    assert vectors.grad is not None and vectors.grad.equal(towards)
+    assert chosen.grad is None
+
+
+def test_the_error_draws_codes_and_vectors_together():
+    model = fresh()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    errors = []
+    for _ in range(20):
+        _, logits = model(images(), 1.0)
+        error = quantisation_error(logits).mean()
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+        errors.append(error.item())
+    assert errors[-1] < errors[0] / 2
+
+
+@torch.no_grad()
+def test_it_is_saved_and_loaded_as_any_dvae(tmp_path):
+    model = fresh().eval()
+    model.save(tmp_path)
+    loaded = DiscreteVAE.load(tmp_path)
+    assert loaded.encode(images()).equal(model.encode(images()))
+    assert loaded.logits(images()).shape == (3, 11, 4, 4)
+
+
+def test_a_wider_bottleneck_is_refused():
+    with pytest.raises(ValueError, match="needs bottleneck_kernel=1, not 3"):
+        DVAEConfig(relaxation="vector_quantisation", bottleneck_kernel=3)

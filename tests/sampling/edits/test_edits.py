@@ -1,0 +1,254 @@
+"""What each edit keeps and frees, and what users are told when an edit cannot be made."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dalle import DALLE
+from dalle.sampling.canvas import Original
+from dalle.sampling.decode import FREE
+from dalle.sampling.edits import EDITS, canvas_of
+from dalle.sampling.edits.complete import CompleteConfig, complete
+from dalle.sampling.edits.inpaint import InpaintConfig, inpaint
+from dalle.sampling.edits.outpaint import OutpaintConfig, outpaint
+from dalle.sampling.edits.remix import RemixConfig, remix
+from dalle.sampling.edits.variations import VariationsConfig, variations
+
+
+def made(grid: int = 8, start: int = 0) -> Original:
+    """A picture of grid x grid tokens, all different, of 2 x 2 pixels each."""
+    tokens = start + torch.arange(grid * grid).view(grid, grid)
+    return Original((2 * grid, 2 * grid), Image.new("RGB", (2 * grid, 2 * grid), "green"), tokens)
+
+
+@pytest.mark.parametrize(("grid", "rows"), [(32, 15), (16, 8), (8, 4), (2, 1)])
+def test_complete_keeps_the_papers_share_of_the_rows(grid, rows):
+    tokens = complete(made(grid)).tokens
+    assert tokens[:rows].equal(made(grid).tokens[:rows])
+    assert (tokens[rows:] == FREE).all()
+
+
+@pytest.mark.parametrize("rows", [0, 8, 40, -1])
+def test_complete_refuses_rows_that_leave_nothing_to_keep_or_draw(rows):
+    with pytest.raises(ValueError, match=f"rows={rows} cannot be kept of a picture of 8 rows of tokens; use 1 to 7"):
+        complete(made(), CompleteConfig(rows=rows))
+
+
+def test_inpaint_frees_what_is_white():
+    mask = Image.new("L", (16, 16))
+    mask.paste(255, (4, 6, 9, 8))  # columns 4 to 8 of pixels are tokens 2 to 4
+    canvas = inpaint(made(), mask, InpaintConfig(sweeps=1, proposals=3))
+    assert (canvas.tokens == FREE).nonzero().tolist() == [[3, 2], [3, 3], [3, 4]]
+    assert (canvas.sweeps, canvas.proposals) == (1, 3)
+    assert canvas.tokens[canvas.tokens != FREE].equal(made().tokens[canvas.tokens != FREE])
+
+
+SIDES = [(4, 0, 0, 0), (0, 3, 0, 0), (0, 0, 5, 0), (0, 0, 0, 9), (2, 5, 7, 1), (20, 0, 0, 20)]
+
+
+@pytest.mark.parametrize("sides", SIDES, ids=str)
+def test_outpaint_keeps_the_picture_in_its_place(sides):
+    left, right, up, down = sides
+    canvas = outpaint(made(), OutpaintConfig(left=left, right=right, up=up, down=down))
+    assert canvas.tokens.shape == (up + 8 + down, left + 8 + right)
+    assert canvas.tokens[up : up + 8, left : left + 8].equal(made().tokens)
+    assert (canvas.tokens != FREE).sum() == 64
+    assert canvas.pixels is not None
+    assert canvas.pixels.size == (2 * (left + 8 + right), 2 * (up + 8 + down))
+    green = (np.asarray(canvas.pixels) == (0, 128, 0)).all(axis=-1)
+    assert green.sum() == 256
+    assert green[2 * up : 2 * up + 16, 2 * left : 2 * left + 16].all()
+
+
+@pytest.mark.parametrize("sides", SIDES, ids=str)
+def test_outpaints_windows_reach_everything_and_see_half_a_window_of_what_is_there(sides):
+    left, right, up, down = sides
+    canvas = outpaint(made(), OutpaintConfig(left=left, right=right, up=up, down=down))
+    canvas.check(8, 64, 1)
+    known = canvas.tokens != FREE
+    for top, start in canvas.windows:
+        window = known[top : top + 8, start : start + 8]
+        assert 32 <= window.sum() < 64
+        window[:] = True
+    assert known.all()
+
+
+def test_outpaint_sweeps_only_where_something_kept_comes_after_what_is_drawn():
+    assert outpaint(made(), OutpaintConfig(down=9)).sweeps == 0
+    assert outpaint(made(), OutpaintConfig(down=9, right=1)).sweeps == OutpaintConfig().sweeps
+
+
+@pytest.mark.parametrize("sides", [{}, {"left": -1, "right": 4}])
+def test_outpaint_refuses_to_add_nothing(sides):
+    with pytest.raises(ValueError, match=r"outpaint adds columns and rows of tokens, .* try edit.right=4"):
+        outpaint(made(), OutpaintConfig(**sides))
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("cells", 19), ("rows", 16), ("columns", 16)])
+def test_variations_keep_a_share_that_differs_between_candidates(keep, kept):
+    tokens = variations(made(), VariationsConfig(share=0.3, keep=keep), candidates=20).tokens
+    assert tokens.shape == (20, 8, 8)
+    assert ((tokens != FREE).sum(dim=(1, 2)) == kept).all()
+    assert ((tokens == FREE) | (tokens == made().tokens)).all()
+    assert len({tuple(each.flatten().tolist()) for each in tokens}) > 10
+    shown = (tokens != FREE).float()
+    if keep != "cells":
+        along = 2 if keep == "rows" else 1
+        assert shown.std(dim=along).max() == 0
+
+
+def test_what_variations_keep_depends_on_seed_and_candidate_alone():
+    tokens = variations(made(), candidates=20, seed=3).tokens
+    assert variations(made(), candidates=4, seed=3, first=7).tokens.equal(tokens[7:11])
+    assert not variations(made(), candidates=20, seed=4).tokens.equal(tokens)
+
+
+@pytest.mark.parametrize(
+    ("layout", "ours"),
+    [("top", [[0, 1], [0, 1]]), ("left", [[0, 0], [1, 1]]), ("checkerboard", [[0, 1], [1, 0]])],
+)
+def test_remix_joins_two_pictures_and_frees_their_border(layout, ours):
+    """`ours` is which picture each quarter is of, columns first."""
+    one, other = made(), made(start=100)
+    whole = remix(one, other, RemixConfig(layout=layout, seam=0)).tokens
+    quarters = whole.view(2, 4, 2, 4)
+    assert [[int((quarters[y, :, x] >= 100).all()) for y in (0, 1)] for x in (0, 1)] == ours
+    assert ((whole == one.tokens) | (whole == other.tokens)).all()
+    seamed = remix(one, other, RemixConfig(layout=layout, seam=1)).tokens
+    middle = torch.zeros(8, 8, dtype=torch.bool)
+    if layout != "left":
+        middle[3:5] = True
+    if layout != "top":
+        middle[:, 3:5] = True
+    assert (seamed == FREE).equal(middle)
+    assert seamed[~middle].equal(whole[~middle])
+
+
+def test_a_random_remix_takes_a_share_of_each_picture_for_each_candidate():
+    tokens = remix(made(), made(start=100), RemixConfig(layout="random", share=0.25), candidates=9).tokens
+    assert ((tokens < 100).sum(dim=(1, 2)) == 16).all()
+    assert (tokens % 100 == made().tokens).all()
+    assert not tokens[0].equal(tokens[1])
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda: variations(made(), VariationsConfig(share=1.0)), "share=1.0 keeps all tokens or none"),
+        (lambda: variations(made(), VariationsConfig(keep="dots")), "keep=dots is unknown; choose one of cells, rows"),
+        (lambda: remix(made(), made(), RemixConfig(layout="spiral")), "layout=spiral is unknown; choose one of top"),
+        (lambda: remix(made(), made(), RemixConfig(share=0.0)), "share=0.0 leaves one picture alone"),
+        (lambda: remix(made(), made(), RemixConfig(seam=-1)), "seam=-1 is below 0"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(make, problem):
+    with pytest.raises(ValueError, match=problem):
+        make()
+
+
+# --- from the command line ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(tmp_path) -> Path:
+    """one.png and two.png of 12 x 8 pixels, mask.png for them, and what cannot work."""
+    generator = np.random.default_rng(0)
+    for name in ("one.png", "two.png"):
+        Image.fromarray(generator.integers(0, 256, (8, 12, 3), dtype=np.uint8)).save(tmp_path / name)
+    mask = Image.new("L", (12, 8))
+    mask.paste(255, (4, 2, 8, 6))
+    mask.save(tmp_path / "mask.png")
+    Image.new("L", (12, 8)).save(tmp_path / "black.png")
+    Image.new("L", (8, 8), 255).save(tmp_path / "small.png")
+    (tmp_path / "broken.png").write_text("no picture")
+    return tmp_path
+
+
+QUICK = ["edit.sweeps=1", "edit.proposals=2"]
+OPTIONS = {
+    "complete": ["edit.rows=1"],
+    "inpaint": ["edit.mask=mask.png", *QUICK],
+    "outpaint": ["edit.right=2", "edit.up=1", *QUICK],
+    "variations": ["edit.share=0.3", *QUICK],
+    "remix": ["edit.other=two.png", *QUICK],
+}
+
+
+def test_every_edit_is_run_from_the_command_line_below():
+    assert set(OPTIONS) == set(EDITS)
+
+
+@pytest.mark.parametrize("edit", OPTIONS)
+def test_each_edit_draws_pictures_and_says_with_which_settings(checkpoints, files, run_verb, edit):
+    status, told = run_verb(
+        "sample",
+        f"checkpoint={checkpoints}",
+        "caption=a red circle",
+        "candidates=3",
+        "keep=2",
+        "image=one.png",
+        f"edit={edit}",
+        "out=drawn",
+        *OPTIONS[edit],
+    )
+    assert status == 0, told
+    facts = json.loads((files / "drawn" / "samples.json").read_text())
+    assert facts["settings"]["edit"]["name"] == edit
+    names = [image["file"] for image in facts["captions"][0]["images"]]
+    pictures = [Image.open(files / "drawn" / name) for name in names]
+    assert [picture.size for picture in pictures] == [(12, 10) if edit == "outpaint" else (8, 8)] * 2
+    if edit in ("complete", "inpaint"):  # kept pixels are the picture's own, the middle 8 of its 12 columns
+        own = np.asarray(Image.open(files / "one.png").convert("RGB"))[:2, 2:10]
+        assert all(np.array_equal(np.asarray(picture)[:2], own) for picture in pictures)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["edit=inpaint", "image=one.png", "edit.mask=small.png"], "mask has 8x8 pixels and the picture 12x8"),
+        (["edit=inpaint", "image=one.png", "edit.mask=black.png"], "the mask marks nothing"),
+        (["edit=inpaint", "image=one.png"], "edit.mask is empty: set it to a picture file"),
+        (["edit=complete", "image=broken.png"], "image=broken.png cannot be read as a picture"),
+        (["edit=complete", "image=nowhere.png"], "image=nowhere.png cannot be read as a picture"),
+        (["edit=complete"], "edit=complete changes a picture: say which with image=<file>"),
+        (["image=one.png"], "image=one.png is for edits: say which, as edit=complete; there are complete, inpaint"),
+        (["edit=complete", "image=one.png", "edit.rows=9"], "rows=9 cannot be kept of a picture of 4 rows"),
+        (["edit=outpaint", "image=one.png"], "right=0, up=0, down=0 adds none: try edit.right=4"),
+        (
+            ["edit=outpaint", "image=one.png", "edit.up=1", "rerank=mixture"],
+            "rerank=mixture: the transformer looks at 4 x",
+        ),
+        (
+            ["edit=outpaint", "image=one.png", "edit.up=1", "attention=true"],
+            "attention=true: the transformer looks at 4",
+        ),
+        (["edit=remix", "image=one.png", "edit.other=broken.png"], "edit.other=broken.png cannot be read"),
+        (["edit=inpant", "image=one.png"], "there is no edit=inpant; choose one of complete, inpaint"),
+        (["edit=inpaint", "image=one.png", "edit.msk=mask.png"], "no setting edit.msk; did you mean edit.mask"),
+    ],
+)
+def test_what_is_wrong_with_an_edit_is_said_in_a_sentence(checkpoints, files, run_verb, arguments, sentence):
+    status, told = run_verb("sample", f"checkpoint={checkpoints}", "caption=a red circle", "out=drawn", *arguments)
+    assert status == 2
+    assert sentence in told
+    assert told.count("\n") == 1
+    assert not (files / "drawn").exists()
+
+
+def test_no_edit_makes_no_canvas():
+    assert canvas_of(None, None, lambda image: made(), 4, 0, 0) is None
+
+
+def test_generate_takes_a_canvas_from_python(checkpoints):
+    dalle = DALLE.load(checkpoints)
+    photo = dalle.original(Image.new("RGB", (20, 30), "orange"))
+    result = dalle.generate("a red circle", candidates=3, keep=2, canvas=complete(photo, CompleteConfig(rows=3)))
+    assert (result.tokens[:, :3] == photo.tokens[:3]).all()
+    canvas = outpaint(photo, OutpaintConfig(right=3, sweeps=1, proposals=2))
+    wide = dalle.generate("a red circle", candidates=3, keep=2, canvas=canvas)
+    assert (wide.tokens[:, :, :4] == photo.tokens).all()
+    assert wide.images[0].size == (14, 8)

@@ -1,0 +1,68 @@
+import pytest
+import torch
+
+from dalle.sampling import chunks
+from dalle.sampling.chunks import GB, chunk_for, free_memory, in_words, memory_in_bytes
+from dalle.sampling.memory import decoding_memory
+
+CPU = torch.device("cpu")
+
+
+def gigabytes(size: float) -> str:
+    return str(size / GB)
+
+
+def test_with_memory_enough_a_batch_is_as_large_as_pays(make_transformer):
+    model = make_transformer()
+    assert chunk_for(model, captions=1, candidates=512).images == chunks.ENOUGH["cpu"]
+    assert chunk_for(model, captions=3, candidates=4).images == 12
+    assert not chunk_for(model, captions=1, candidates=512).needs.compact
+
+
+@pytest.mark.parametrize(("captions", "candidates"), [(1, 40), (5, 8), (2, 12)])
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_what_is_drawn_at_a_time_fits_and_one_more_would_not(make_transformer, captions, candidates, guidance):
+    model = make_transformer(patterns=["dense"], width=32)
+    needs, rows = decoding_memory(model, compact=True), 1 if guidance == 1 else 2
+    allowed = needs.step + rows * (needs.caption + int(7.5 * needs.candidate))
+    chunk = chunk_for(model, captions, candidates, guidance, gigabytes(allowed))
+
+    def taken(images: int) -> int:
+        return chunk.needs.total(rows * images, rows) - chunk.needs.weights
+
+    assert chunk.images < chunk.wanted
+    assert taken(chunk.images) <= allowed < taken(chunk.images + 1)
+
+
+def test_too_little_memory_for_one_image_is_refused_with_the_numbers(make_transformer):
+    model = make_transformer()
+    needs = decoding_memory(model, compact=True)
+    one = needs.total(1, 1) - needs.weights
+    assert chunk_for(model, 1, 4, memory=gigabytes(one + 1)).images == 1
+    with pytest.raises(ValueError, match=rf"drawing one image takes {in_words(one)} .*allow more with memory=<GB>"):
+        chunk_for(model, 1, 4, memory=gigabytes(one - 2))
+
+
+def test_auto_is_most_of_what_is_free_less_the_packed_weights(make_transformer, monkeypatch):
+    model = make_transformer()
+    monkeypatch.setattr(chunks, "free_memory", lambda _: 10_000_000)
+    weights = decoding_memory(model).weights
+    assert chunk_for(model, 1, 4).memory == 9_000_000 - weights
+    assert chunk_for(model, 1, 4, precision=torch.bfloat16).memory == 9_000_000 - weights // 2
+
+
+def test_free_memory_is_less_than_all_and_more_than_nothing():
+    assert 10**7 < free_memory(CPU) < 10**14
+
+
+@pytest.mark.parametrize("memory", ["lots", "0", "-1", "nan", "inf", ""])
+def test_what_is_no_amount_of_memory_is_refused(memory):
+    with pytest.raises(ValueError, match=f"memory={memory} is no amount of memory"):
+        memory_in_bytes(memory, CPU)
+
+
+@pytest.mark.parametrize(
+    ("size", "words"), [(0, "0 bytes"), (999, "999 bytes"), (22_400, "22.4 kB"), (5 * 10**6, "5 MB"), (1.5e9, "1.5 GB")]
+)
+def test_bytes_are_told_in_words(size, words):
+    assert in_words(size) == words

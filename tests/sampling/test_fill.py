@@ -1,0 +1,160 @@
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from dalle.models.transformer import Transformer
+from dalle.sampling.canvas import Canvas
+from dalle.sampling.decode import FREE, generate
+from dalle.sampling.fill import band_of_rows, batches, fill, likelihood_behind
+from dalle.sampling.filters import Filters
+from dalle.sampling.likelihood import cells_given_caption
+
+
+def captions(model: Transformer) -> Tensor:
+    return model.stream.captions([[1, 2, 3], [4]])
+
+
+def picture() -> Tensor:
+    return torch.arange(16).view(4, 4) * 5 % 13
+
+
+def hole() -> Tensor:
+    free = torch.zeros(4, 4, dtype=torch.bool)
+    free[1:3, 1:3] = True
+    return free
+
+
+def filled(model: Transformer, canvas: Canvas, candidates: int = 6, **settings) -> Tensor:
+    images = torch.full((2, candidates, *canvas.tokens.shape[-2:]), FREE)
+    for batch in batches(model, captions(model), candidates, canvas=canvas, **settings):
+        rows, columns = batch.images.shape[:2]
+        images[batch.caption : batch.caption + rows, batch.candidate : batch.candidate + columns] = batch.images
+    return images
+
+
+def kept_likelihood(model: Transformer, images: Tensor, free: Tensor) -> Tensor:
+    cells = [cells_given_caption(model, text, some) for text, some in zip(captions(model), images, strict=True)]
+    return torch.stack(cells).masked_fill(free, 0).sum(dim=(-2, -1))
+
+
+def test_without_sweeps_a_canvas_of_the_models_size_is_drawn_as_ever(make_transformer):
+    model = make_transformer()
+    tokens = picture().masked_fill(hole(), FREE)
+    expected = generate(model, captions(model), 6, seed=3, canvas=tokens)
+    assert filled(model, Canvas(tokens), seed=3).equal(expected)
+
+
+@pytest.mark.parametrize("sweeps", [0, 1, 3])
+def test_kept_tokens_are_kept(make_transformer, sweeps):
+    images = filled(make_transformer(), Canvas(picture().masked_fill(hole(), FREE), sweeps=sweeps, proposals=2))
+    assert (images == picture())[..., ~hole()].all()
+    assert images.min() >= 0
+
+
+def test_each_candidate_can_have_cells_of_its_own(make_transformer):
+    free = torch.rand(6, 4, 4, generator=torch.Generator().manual_seed(0)) < 0.5
+    images = filled(make_transformer(), Canvas(torch.where(free, FREE, picture()), sweeps=2, proposals=2))
+    assert (images == picture())[(~free).expand(images.shape)].all()
+    assert images.min() >= 0
+
+
+def test_sweeps_make_the_kept_tokens_likelier_and_never_less_likely(make_transformer):
+    model, tokens = make_transformer(), picture().masked_fill(hole(), FREE)
+    found = [
+        kept_likelihood(model, filled(model, Canvas(tokens, sweeps=sweeps, proposals=proposals), seed=4), hole())
+        for sweeps, proposals in [(0, 1), (1, 1), (1, 4), (1, 12)]
+    ]
+    for before, after in itertools.pairwise(found):
+        assert (after >= before - 1e-4).all()
+        assert (after > before + 0.1).any()
+
+
+def test_sweeps_change_nothing_where_nothing_is_kept_after_the_hole(make_transformer):
+    model, tokens = make_transformer(), picture()
+    tokens[2:] = FREE
+    expected = filled(model, Canvas(tokens), seed=2)
+    assert filled(model, Canvas(tokens, sweeps=1, proposals=3), seed=2).equal(expected)
+
+
+def test_only_cells_after_a_bands_first_and_outside_of_it_have_a_say():
+    likelihoods = torch.arange(16.0).view(4, 4)
+    assert likelihood_behind(hole(), likelihoods) == sum([7, 8, 11, 12, 13, 14, 15])
+
+
+def test_a_sweep_finds_the_token_under_which_what_comes_after_is_likeliest(make_transformer):
+    model, free = make_transformer(), torch.zeros(4, 4, dtype=torch.bool)
+    free[1, 2] = True
+    every = picture().expand(2, 13, 4, 4).clone()
+    every[..., 1, 2] = torch.arange(13)
+    best = kept_likelihood(model, every, free).argmax(dim=1)
+    # at this temperature each of the 13 tokens is about as likely to be drawn, so 60 draws miss none
+    canvas = Canvas(picture().masked_fill(free, FREE), sweeps=1, proposals=60)
+    images = filled(model, canvas, candidates=1, filters=Filters(temperature=50))
+    assert images[:, 0, 1, 2].tolist() == best.tolist()
+
+
+@pytest.mark.parametrize("batch_size", [2, 4])
+def test_candidates_depend_on_their_number_and_seed_alone(make_transformer, batch_size):
+    model = make_transformer()
+    tokens = picture().repeat(8, 1, 1)
+    tokens[torch.rand(8, 4, 4, generator=torch.Generator().manual_seed(0)) < 0.6] = FREE
+    expected = filled(model, Canvas(tokens, sweeps=2, proposals=2), candidates=8, seed=1)
+    some = Canvas(tokens[3:6], sweeps=2, proposals=2)
+    assert filled(model, some, candidates=3, seed=1, first=3, batch_size=batch_size).equal(expected[:, 3:6])
+    assert not filled(model, some, candidates=3, seed=2, first=3).equal(expected[:, 3:6])
+
+
+def test_proposals_of_a_sweep_differ(make_transformer):
+    model, seen = make_transformer(), []
+
+    def draw(*, canvas: Tensor, seed: int) -> Tensor:
+        seen.append(generate(model, captions(model), 2, canvas=canvas, seed=seed))
+        return seen[-1]
+
+    given = torch.full((2, 2, 4, 4), FREE)
+    fill(given, Canvas(given[0, 0], sweeps=1, proposals=5), 4, draw, torch.zeros_like, seed=0)
+    assert len({tuple(images.flatten().tolist()) for images in seen}) == 6
+    assert given.eq(FREE).all()  # the caller's stay as they were
+
+
+def test_windows_see_what_earlier_ones_drew():
+    """Of 4 x 4 cells each, over a canvas of 4 x 8 of which the first 2 columns are kept."""
+    given = torch.full((1, 1, 4, 8), FREE)
+    given[..., :2] = 7
+    asked = []
+
+    def draw(*, canvas: Tensor, seed: int) -> Tensor:
+        asked.append(canvas.clone())
+        return canvas.where(canvas != FREE, torch.tensor(len(asked)))
+
+    canvas = Canvas(given[0, 0], windows=((0, 0), (0, 2), (0, 4)))
+    images = fill(given, canvas, 4, draw, torch.zeros_like, seed=0)
+    assert [window[0, 0, 0].tolist() for window in asked] == [[7, 7, -1, -1], [1, 1, -1, -1], [2, 2, -1, -1]]
+    assert images[0, 0, 0].tolist() == [7, 7, 1, 1, 2, 2, 3, 3]
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3, 5])
+def test_each_free_cell_is_in_one_band_and_bands_are_rows_that_follow_each_other(bands):
+    free = torch.rand(20, 6, 5, generator=torch.Generator().manual_seed(1)) < 0.3
+    free[0] = False
+    cut = torch.stack([band_of_rows(free, bands, number) for number in range(bands)])
+    assert cut.sum(dim=0).equal(free.long())
+    for image in range(20):
+        rows = [band[image].any(dim=-1).nonzero().flatten().tolist() for band in cut]
+        assert sum(rows, []) == free[image].any(dim=-1).nonzero().flatten().tolist()
+        assert max(map(len, rows)) - min(map(len, rows)) <= 1
+
+
+def test_progress_adds_up_to_the_images(make_transformer):
+    told = []
+    canvas = Canvas(torch.full((4, 4), FREE), sweeps=2, proposals=2)
+    filled(make_transformer(), canvas, candidates=3, batch_size=2, on_progress=told.append)
+    assert canvas.draws == 1 + 2 * 3
+    assert sum(told) == pytest.approx(6)
+
+
+def test_a_canvas_that_does_not_fit_is_refused_before_anything_is_drawn(make_transformer):
+    with pytest.raises(ValueError, match="5 x 5 cells, but the model draws 4 x 4"):
+        filled(make_transformer(), Canvas(torch.full((5, 5), FREE)))

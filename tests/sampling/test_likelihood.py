@@ -1,0 +1,74 @@
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+
+from dalle.models.transformer import Transformer
+from dalle.sampling.likelihood import caption_given_image, image_alone, image_given_caption
+
+
+@pytest.fixture
+def tiny(make_transformer) -> Transformer:
+    """Draws 2 x 2 tokens of 3 kinds: 81 pictures, which can be gone through."""
+    return make_transformer(grid=2, image_vocabulary=3)
+
+
+@pytest.fixture
+def every_picture() -> Tensor:
+    return torch.tensor(list(product(range(3), repeat=4))).view(81, 2, 2)
+
+
+def captions(model: Transformer) -> Tensor:
+    return model.stream.captions([[1, 2, 3], [4], [5, 6, 7, 8]])
+
+
+def some_pictures(model: Transformer, count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    grid = model.stream.grid
+    return torch.randint(model.stream.image_vocabulary, (count, grid, grid), generator=generator)
+
+
+@pytest.mark.parametrize("patterns", [["dense"], ["row"], ["column"], ["convolutional"], ["paper"]], ids=str)
+@pytest.mark.parametrize("pads", ["learned", "masked"])
+@torch.no_grad()
+def test_a_pictures_likelihood_is_the_product_of_what_decoding_gives_its_tokens(make_transformer, patterns, pads):
+    model = make_transformer(patterns=patterns, depth=3, pads=pads)
+    caption, tokens = captions(model)[2], some_pictures(model, 5)
+    cache = model.new_cache(model.prefill(caption[None]), 5)
+    previous, expected = torch.full((5,), model.stream.start_of_image), torch.zeros(5)
+    for position, cell in enumerate(tokens.flatten(1).T):
+        logits = model.decode_one_token(previous, position, cache)
+        expected += logits.log_softmax(-1)[torch.arange(5), cell]
+        previous = cell
+    torch.testing.assert_close(image_given_caption(model, caption, tokens), expected, atol=1e-4, rtol=1e-5)
+
+
+def test_all_pictures_of_a_caption_have_probability_one_together(tiny, every_picture):
+    for caption in captions(tiny):
+        assert image_given_caption(tiny, caption, every_picture).exp().sum().item() == pytest.approx(1, abs=1e-4)
+
+
+def test_all_pictures_of_no_caption_have_probability_one_together(tiny, every_picture):
+    assert image_alone(tiny, captions(tiny), every_picture).exp().sum().item() == pytest.approx(1, abs=1e-4)
+
+
+def test_the_captions_of_a_picture_have_probability_one_together_where_there_are_no_others(tiny):
+    every_caption, tokens = captions(tiny), some_pictures(tiny, 7)
+    gains = torch.stack([caption_given_image(tiny, one, tokens, every_caption) for one in every_caption])
+    prior = 1 / len(every_caption)
+    torch.testing.assert_close((gains.exp() * prior).sum(dim=0), torch.ones(7), atol=1e-4, rtol=0)
+
+
+def test_a_caption_that_says_no_more_than_its_reference_gains_nothing(tiny):
+    caption, tokens = captions(tiny)[1], some_pictures(tiny, 4)
+    assert caption_given_image(tiny, caption, tokens, caption[None]).abs().max() < 1e-5
+
+
+def test_likelihoods_do_not_depend_on_the_batch_size(make_transformer):
+    model = make_transformer()
+    caption, tokens = captions(model)[0], some_pictures(model, 7)
+    together = image_given_caption(model, caption, tokens)
+    torch.testing.assert_close(image_given_caption(model, caption, tokens, batch_size=2), together)
+    alone = torch.cat([image_given_caption(model, caption, each[None]) for each in tokens])
+    torch.testing.assert_close(alone, together)

@@ -1,0 +1,124 @@
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from dalle.config import compose
+from dalle.models.cache import KeyCache, StateCache, TextKeys
+from dalle.models.transformer import Transformer, TransformerConfig
+from dalle.sampling.filters import Filters
+from dalle.sampling.memory import decoding_memory, fitting_memory
+from dalle.sampling.noise import gumbel_noise
+
+GPU = 141 * 10**9
+
+
+@pytest.fixture(scope="module")
+def paper() -> Transformer:
+    """`preset=paper` in bfloat16, as shapes alone."""
+    config = compose("train", ["stage=transformer", "preset=paper"]).stage.model
+    with torch.device("meta"):
+        return Transformer(config).to(torch.bfloat16)
+
+
+class Peak(TorchDispatchMode):
+    """The most bytes that the tensors made under it took at a time, on any device."""
+
+    def __init__(self):
+        super().__init__()
+        self.live: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        given = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        self.live = {key: entry for key, entry in self.live.items() if not entry[0].expired()}
+        for leaf in tree_leaves(made):
+            if isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata not in given:
+                storage = leaf.untyped_storage()
+                self.live[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        self.bytes = max(self.bytes, sum(size for _, size in self.live.values()))
+        return made
+
+
+def test_512_candidates_of_the_papers_model_fit_one_gpu_in_bfloat16(paper):
+    memory = fitting_memory(paper, GPU, candidates=512)
+    assert memory.compact
+    masks = sum(buffer.nbytes for buffer in paper.buffers())
+    assert memory.weights == 2 * 12_292_844_929 + masks
+    assert memory.total(512) < GPU
+    assert memory.total(512) / 1e9 == pytest.approx(107.0, abs=0.2)
+    assert memory.candidates_that_fit(GPU) >= 512
+    assert memory.dense * 512 > 4 * GPU
+    print(f"12B, 512 candidates: {memory.total(512) / 1e9:.1f} GB in all, {memory.cache / 1e6:.0f} MB of cache each")
+
+
+def test_the_papers_caches_have_the_sizes_that_its_patterns_imply(paper):
+    state = 3968 * 2  # bytes
+    rows, columns, window = 47 * 33 * 2, 16 * 1024, 6 * 32 * 2  # numbers of states, or of keys and values
+    assert decoding_memory(paper).cache == (rows + 2 * columns + window) * state
+    assert decoding_memory(paper, compact=True).cache == (rows + columns + window) * state
+    assert decoding_memory(paper).dense == 64 * 2 * 1280 * state
+    assert decoding_memory(paper).caption == 64 * 2 * 256 * state
+
+
+def test_keys_and_values_are_kept_where_they_fit(paper):
+    assert not fitting_memory(paper, GPU, candidates=256).compact
+    assert fitting_memory(paper, GPU, candidates=512).compact
+    assert not fitting_memory(paper, 2 * GPU, candidates=512).compact
+
+
+@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_what_is_foreseen_is_what_caches_take(make_transformer, dtype, compact):
+    model = make_transformer(depth=4).to(dtype)  # row, column, row, convolutional
+    memory = decoding_memory(model, compact=compact)
+    text = model.prefill(model.stream.captions([[1, 2], [3, 4, 5]]))
+    assert 2 * memory.caption == sum(layer.keys.nbytes + layer.values.nbytes for layer in text)
+    kept = 0
+    for layer in model.new_cache(text, 3, compact):
+        tensors = [each for each in vars(layer).values() if isinstance(each, Tensor)]
+        assert len(tensors) == {KeyCache: 2, StateCache: 1}[type(layer)]
+        kept += sum(each.untyped_storage().nbytes() for each in tensors)
+    assert 6 * memory.cache == kept
+    assert memory.weights == sum(p.nbytes for p in model.parameters()) + sum(b.nbytes for b in model.buffers())
+    assert memory.total(6, 2) == memory.weights + memory.step + 2 * memory.caption + 6 * memory.candidate
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("pattern", ["dense", "row", "column", "convolutional"])
+@torch.inference_mode()
+def test_a_step_takes_no_more_than_is_foreseen(monkeypatch, pattern, compact, in_place):
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which knows no meta device
+    with torch.device("meta"):
+        model = Transformer(TransformerConfig(depth=1, patterns=[pattern])).to(torch.bfloat16)
+        keys = torch.empty(1, 62, 256, 64, dtype=torch.bfloat16)
+        tokens, position = torch.zeros(512, dtype=torch.int64), torch.tensor([1023])
+    cache = model.new_cache([TextKeys(keys, keys)], 512, compact, in_place)
+    memory = decoding_memory(model, compact=compact, in_place=in_place)
+    with Peak() as step:
+        model.decode_one_token(tokens, position if in_place else 1023, cache)
+    assert 0.2 * (memory.step + 512 * memory.working) < step.bytes < memory.step + 512 * memory.working
+
+
+def test_drawing_takes_no_more_than_is_foreseen():
+    memory = decoding_memory(Transformer(TransformerConfig(6, 11, 8192, grid=4, width=16, depth=1, heads=2, kernel=3)))
+    logits = torch.zeros(4, 8192)
+    with Peak() as drawing:
+        filtered = Filters(temperature=0.9, top_k=100, top_p=0.9)(logits)
+        (filtered + gumbel_noise(torch.arange(4), 0, 8192)).argmax(dim=-1)
+    assert drawing.bytes < 4 * memory.working
+
+
+def test_the_candidates_that_fit_do_and_one_more_does_not(make_transformer):
+    memory = decoding_memory(make_transformer())
+    budget = memory.total(10, captions=2) + memory.candidate // 2
+    assert memory.candidates_that_fit(budget, captions=2) == 10
+    assert memory.total(10, captions=2) <= budget < memory.total(11, captions=2)
+    assert memory.candidates_that_fit(memory.weights) == 0

@@ -1,0 +1,106 @@
+import json
+import shutil
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dalle import checkpoint
+from dalle.data.blocks import BlocksConfig
+from dalle.data.fingerprints import NEAR_BITS
+from dalle.models.clip import CLIP
+from dalle.sampling.novelty import SHEET, TrainingPictures, verdict
+
+DATA = BlocksConfig(image_size=8, train=20)
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def clip(checkpoints):
+    return CLIP.load(checkpoints / "clip")
+
+
+def test_a_training_picture_is_found_and_said_to_be_one():
+    training = TrainingPictures.open(DATA)
+    nearest = training.nearest(training.source[7].image, 3)
+    assert nearest[0].key == "train/000007"
+    assert nearest[0].is_same
+    assert nearest[0].feature_distance is None
+    assert [each.bits for each in nearest] == sorted(each.bits for each in nearest)
+    assert verdict(nearest[0], 20) == "This picture is in the training set: train/000007."
+
+
+def test_a_picture_that_is_not_there_is_said_not_to_be():
+    training = TrainingPictures.open(DATA)
+    checks = np.indices((8, 8)).sum(axis=0) // 2 % 2 * 255
+    (nearest,) = training.nearest(Image.fromarray(checks.astype(np.uint8)).convert("RGB"))
+    assert nearest.bits > NEAR_BITS
+    assert verdict(nearest, 20).startswith("Neither this picture nor a near copy of it is among the 20")
+
+
+def test_clip_orders_what_is_no_copy_by_its_features(checkpoints, clip):
+    training = TrainingPictures.open(DATA, clip, checkpoints / "clip")
+    image = training.source[7].image
+    own, *others = training.nearest(image, 20)
+    assert own.key == "train/000007"
+    assert own.feature_distance == pytest.approx(0, abs=2e-3)
+    far = [each.feature_distance for each in others if not each.is_near_copy]
+    assert len(far) > 10
+    assert far == sorted(far)
+    pixels = clip.preprocess([image, training.source[others[-1].index].image])
+    one, other = clip.encode_image(pixels).detach()
+    assert others[-1].feature_distance == pytest.approx(float(1 - one @ other), abs=5e-3)
+
+
+def test_features_are_computed_once_for_each_clip(checkpoints, clip, monkeypatch):
+    first = TrainingPictures.open(DATA, clip, checkpoints / "clip")
+    monkeypatch.setattr(CLIP, "preprocess", None)
+    again = TrainingPictures.open(DATA, clip, checkpoints / "clip")
+    assert np.array_equal(first.features, again.features)
+
+
+def test_pictures_that_cannot_be_read_are_never_the_nearest():
+    training = TrainingPictures.open(DATA)
+    prints = np.array(training.prints)
+    prints["readable"][7] = False
+    blind = TrainingPictures(training.source, prints)
+    assert blind.nearest(training.source[7].image)[0].key != "train/000007"
+    assert len(blind.nearest(training.source[7].image, 99)) == 19
+    prints["readable"] = False
+    with pytest.raises(ValueError, match="none of the training pictures can be read"):
+        blind.nearest(training.source[7].image)
+
+
+@pytest.fixture
+def trained(checkpoints, tmp_path):
+    """`checkpoints`, which now say what they were trained on."""
+    shutil.copytree(checkpoints, tmp_path / "trained")
+    path = tmp_path / "trained" / "transformer" / checkpoint.CONFIG
+    written = json.loads(path.read_text())
+    written["meta"]["data"] = asdict(DATA)
+    path.write_text(json.dumps(written))
+    return tmp_path / "trained"
+
+
+def test_samples_stand_beside_the_training_pictures_nearest_to_them(trained, run_verb, tmp_path):
+    options = ["caption=a red circle", "candidates=4", "keep=3", "novelty=true", "out=drawn"]
+    status, printed = run_verb("sample", f"checkpoint={trained}", *options)
+    assert status == 0, printed
+    assert "of 3 are near copies of training pictures" in printed
+    facts = json.loads((tmp_path / "drawn" / "samples.json").read_text())
+    nearest = [image["nearest"] for image in facts["captions"][0]["images"]]
+    assert all(each["key"].startswith("train/0000") for each in nearest)
+    assert all(0 <= each["bits"] <= 64 and 0 <= each["feature_distance"] <= 2 for each in nearest)
+    assert Image.open(tmp_path / "drawn" / SHEET).width > 6 * 150
+
+
+def test_without_knowing_the_data_novelty_is_refused_before_anything_is_drawn(checkpoints, run_verb, tmp_path):
+    status, printed = run_verb("sample", f"checkpoint={checkpoints}", "caption=x", "novelty=true", "out=drawn")
+    assert status == 2
+    assert "does not say which data it was trained on" in printed
+    assert not (tmp_path / "drawn").exists()

@@ -1,0 +1,80 @@
+import importlib
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def benchmarks(monkeypatch):
+    """Imports a module of benchmarks/, which is no part of the installed package."""
+    monkeypatch.syspath_prepend(ROOT)
+    return lambda name: importlib.import_module(f"benchmarks.{name}")
+
+
+def numbers(facts) -> list[float]:
+    """All numbers in what JSON can hold."""
+    if isinstance(facts, dict):
+        facts = list(facts.values())
+    if isinstance(facts, list):
+        return [number for fact in facts for number in numbers(fact)]
+    return [facts] if isinstance(facts, (int, float)) else []
+
+
+def test_sampling_is_measured_without_any_peer(run_verb, tmp_path):
+    out = tmp_path / "new" / "facts.json"
+    status, printed = run_verb("benchmarks/sampling", "--quick", "--peers", "--out", str(out))
+    assert status == 0, printed
+    facts = json.loads(out.read_text())
+    assert all(map(math.isfinite, numbers(facts)))
+    assert {(row["batch"], row["precision"]) for row in facts["decoders"]} == {
+        (batch, precision) for batch in (1, 2) for precision in ("float32", "bfloat16")
+    }
+    assert all(row["images_per_second"] > 0 for row in facts["decoders"])
+    assert [row["pattern"] for row in facts["attention"]] == ["dense", "row", "column", "convolutional", "paper"]
+    assert "| this project | float32 |" in printed
+
+
+def test_a_peer_that_is_not_installed_is_named(benchmarks, monkeypatch):
+    peers = benchmarks("peers")
+
+    def missing(config):
+        raise ModuleNotFoundError("No module named 'transformers'")
+
+    monkeypatch.setitem(peers.PEERS, "gpt2-float32", missing)
+    found, left_out = peers.found(["gpt2-float32"], benchmarks("sampling").QUICK)
+    assert found == []
+    assert "No module named 'transformers'" in left_out["gpt2-float32"]
+
+
+@pytest.mark.parametrize(("cached", "batch", "expected"), [(True, 16, 1256), (True, 64, 1256), (False, 4, 256)])
+def test_time_from_some_tokens_is_scaled_up_to_images(benchmarks, monkeypatch, cached, batch, expected):
+    race, asked = benchmarks("race"), []
+    # a second for each token, and a thousand for the caption where it is not part of each token's pass
+    monkeypatch.setattr(race, "seconds", lambda work: work() + 1000 * cached)
+
+    def decode(images: int, tokens: int) -> int:
+        asked.append(tokens)
+        return tokens
+
+    decoder = race.Decoder("peer", "float32", torch.nn.Identity(), decode, cached=cached)
+    assert race.batch_seconds(decoder, batch, 256) == pytest.approx(expected)
+    assert (max(asked) == 256) == (cached and batch == 16)
+
+
+def test_the_floor_reads_all_weights_and_what_the_caches_hold(benchmarks, make_transformer):
+    machine = benchmarks("machine")
+    model = make_transformer(patterns=["dense"], width=32, grid=4)
+    layers = [layer.weight for block in model.layers for layer in block.modules() if isinstance(layer, torch.nn.Linear)]
+    weights = sum(weight.numel() for weight in [*layers, model.image_head.weight])
+    caption = 2 * model.config.depth * 32 * model.config.text_positions
+    images = sum(5 * 2 * model.config.depth * 32 * states for states in range(1, 17))
+
+    size, operations = machine.decoding_work(model.config, 5, "float32")
+    assert size == 4 * (16 * (weights + caption) + images)
+    assert machine.decoding_work(model.config, 5, "bfloat16") == (size // 2, operations)
+    assert operations == 2 * (16 * 5 * (weights + caption) + images)

@@ -1,0 +1,65 @@
+"""evaluate.py from the command line: one page, one file of numbers, parts by name, mistakes in sentences."""
+
+import json
+
+import pytest
+from PIL import Image
+
+DATA = ("data=blocks", "data.image_size=8", "data.val=12", "data.novel=12")
+SMALL = ("captions=4", "candidates=2", "pictures=6", "device=cpu")
+
+
+@pytest.fixture
+def evaluate(run_verb, checkpoints):
+    def run(*arguments: str) -> tuple[int, str]:
+        return run_verb("evaluate", f"checkpoint={checkpoints}", "out=found/metrics.json", *SMALL, *arguments)
+
+    return run
+
+
+def test_by_default_it_measures_what_is_quick(evaluate, tmp_path):
+    status, printed = evaluate(*DATA)
+    assert status == 0, printed
+    content = json.loads((tmp_path / "found/metrics.json").read_text())
+    assert list(content["parts"]) == ["reconstruction", "likelihood", "fit"]
+    numbers = {name: value for name, value in content.items() if name not in ("format", "subject", "parts")}
+    assert all(isinstance(value, float) for value in numbers.values())
+    names = {"judge_val_top", "judge_val_first", "judge_novel_top", "judge_novel_first", "dvae_hard_judge"}
+    assert names | {"code_perplexity", "codes_used", "dvae_hard_error", "clip_val_top"} <= numbers.keys()
+    for name, value in numbers.items():
+        assert f"{name} " in printed and f"{value:.4f}" in printed
+    page = (tmp_path / "found/metrics.md").read_text()
+    for heading in ("## Reconstruction", "## Likelihood", "## Fit to captions"):
+        assert heading in page
+    for part in content["parts"].values():
+        for picture in part["pictures"]:
+            assert f"]({picture})" in page
+            assert min(Image.open(tmp_path / "found" / picture).size) > 100
+
+
+def test_parts_are_chosen_by_name_and_gather_in_one_file(evaluate, tmp_path):
+    assert evaluate(*DATA, "metrics=[likelihood]")[0] == 0
+    assert evaluate(*DATA, "metrics=[reconstruction]")[0] == 0
+    content = json.loads((tmp_path / "found/metrics.json").read_text())
+    assert set(content["parts"]) == {"likelihood", "reconstruction"}
+    page = (tmp_path / "found/metrics.md").read_text()
+    assert page.index("## Reconstruction") < page.index("## Likelihood")
+
+
+def test_a_part_that_does_not_exist_is_answered_with_those_that_do(evaluate):
+    status, printed = evaluate(*DATA, "metrics=[fid]")
+    assert status == 2
+    assert "no part 'fid' of metrics=[...]; choose among reconstruction, likelihood, fit, quality" in printed
+
+
+def test_what_was_measured_outlives_a_part_that_fails(evaluate, tmp_path):
+    status, printed = evaluate(*DATA, "metrics=[likelihood,quality]", "features=inception")
+    assert status == 2
+    assert "needs the weights of FID's network" in printed
+    assert "image_nats_val" in json.loads((tmp_path / "found/metrics.json").read_text())
+
+
+def test_a_checkpoint_that_does_not_say_its_data_asks_for_some(evaluate):
+    status, printed = evaluate()
+    assert status == 2
+    assert "does not say which data it was trained on: name some" in printed

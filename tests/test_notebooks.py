@@ -1,0 +1,131 @@
+"""The notebooks: scripts run on tiny models and made-up sweeps, and each .ipynb is its script, executed."""
+
+import json
+import runpy
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from dalle import checkpoint
+from dalle.config import ablation_jobs
+from dalle.data.blocks import BlocksConfig
+from dalle.reports.job import FORMAT, Job
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+SCRIPTS = sorted(FOLDER.glob("[0-9]*.py"))
+EACH = pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+BLOCKS = BlocksConfig(image_size=8, val=16, novel=16)
+
+
+@pytest.fixture
+def trained(checkpoints, tmp_path):
+    """The tiny models, saying that tiny pictures of `blocks` are what they were trained on."""
+    folder = shutil.copytree(checkpoints, tmp_path / "trained")
+    path = folder / "transformer" / checkpoint.CONFIG
+    content = json.loads(path.read_text())
+    content["meta"]["data"] = asdict(BLOCKS)
+    path.write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture
+def swept(tmp_path):
+    """All runs of two sweeps: of the KL weight, and of sizes with a loss of 2 / parameters^0.1."""
+    for name in ("kl_weight", "scaling"):
+        for config in ablation_jobs(name):
+            parameters = 100 * getattr(config.stage.model, "depth", 1) * config.stage.model.width
+            measures = {measure: 1.0 + config.seed for measure in config.ablation.measures}
+            if name == "scaling":
+                measures = {"image": 2 * parameters**-0.1, "text": 1.0}
+            leave(tmp_path, Job.of(config), parameters, measures)
+    return tmp_path / "ablation"
+
+
+def leave(out: Path, job: Job, parameters: int, measures: dict[str, float]) -> None:
+    """The folder of a job that trained for ten updates."""
+    folder = job.folder(out)
+    folder.mkdir(parents=True)
+    written = {"format": FORMAT, **vars(job), "status": "finished", "error": ""}
+    (folder / "job.json").write_text(json.dumps(written))
+    lines = [{"step": step, "split": "val", **measures} for step in (5, 10)]
+    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    checkpoint.save_state(folder, 10, {}, {"identity": {"stage": {"steps": 10}, "seed": job.seed}})
+    save_file({"weight": torch.zeros(parameters)}, folder / checkpoint.WEIGHTS)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs a notebook's script; gives what it defined and what it printed."""
+    grad, close = torch.is_grad_enabled(), pytest.importorskip("matplotlib.pyplot").close
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+
+    def run(name, **environment):
+        for key, value in environment.items():
+            monkeypatch.setenv(key, str(value))
+        defined = runpy.run_path(str(FOLDER / f"{name}.py"))
+        return defined, capsys.readouterr().out
+
+    yield run
+    torch.set_grad_enabled(grad)
+    close("all")
+
+
+def test_the_codebook_is_described_and_hard_codes_are_compared_with_soft_ones(run, trained):
+    defined, printed = run("01_codebook", DALLE_CHECKPOINT=trained)
+    assert "13 codes, of which these 16 pictures use" in printed
+    assert defined["errors"][0] == pytest.approx(defined["error"](defined["hard"]))
+    assert len(defined["relaxed"]) == 6
+
+
+def test_sampling_compares_settings_and_says_why_there_is_no_guidance(run, trained):
+    defined, printed = run("02_sampling", DALLE_CHECKPOINT=trained)
+    assert "needs a transformer that knows the empty caption" in printed
+    assert defined["by_temperature"][0.0][1] == 0  # greedy drawing has no variety
+    assert defined["by_temperature"][1.0][1] > 0
+    assert len(defined["canvases"]) == len(defined["rows"]) == 5
+
+
+def test_ablations_draw_what_has_run_and_list_what_has_not(run, swept):
+    defined, printed = run("03_ablations", DALLE_SWEEPS=swept)
+    assert [sweep.ablation.name for sweep in defined["finished"]] == ["kl_weight", "scaling"]
+    assert "gain: " in printed and "python train.py -m +ablation=gain" in printed
+    assert "a kl_weight              10 of 10 runs" in printed
+
+
+def test_the_scaling_law_is_found_and_predicts_the_largest(run, swept):
+    defined, printed = run("04_scaling", DALLE_SWEEPS=swept)
+    assert defined["law"].exponent == pytest.approx(-0.1)
+    assert "the prediction is +0.0% off" in printed or "the prediction is -0.0% off" in printed
+
+
+@pytest.mark.parametrize("name", ["03_ablations", "04_scaling"])
+def test_without_any_sweep_the_commands_that_make_them_are_told(run, tmp_path, name):
+    _, printed = run(name, DALLE_SWEEPS=tmp_path / "nothing")
+    assert "python train.py -m +ablation=scaling dvae=outputs/demo/dvae" in printed
+
+
+def test_there_are_four():
+    assert [script.stem for script in SCRIPTS] == ["01_codebook", "02_sampling", "03_ablations", "04_scaling"]
+
+
+@EACH
+def test_a_notebook_holds_its_script_and_what_it_showed(script):
+    notebook = nbformat.read(script.with_suffix(".ipynb"), as_version=4)
+    cells = jupytext.read(script).cells
+    assert [(cell.cell_type, cell.source) for cell in notebook.cells] == [
+        (cell.cell_type, cell.source) for cell in cells
+    ], "run: make notebooks"
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert not any(output.output_type == "error" for cell in code for output in cell.outputs)
+
+
+@EACH
+def test_a_notebook_is_small(script):
+    assert script.with_suffix(".ipynb").stat().st_size < 300_000

@@ -1,0 +1,71 @@
+"""prepare.py on data: looking it over, looking for a picture in it, and what a checkpoint was trained on."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from dalle.data.blocks import BlocksConfig, BlocksSource
+
+BLOCKS = ["data=blocks", "data.train=24", "data.val=6", "data.image_size=32", "workers=0"]
+SCENES = BlocksSource(BlocksConfig(image_size=32, train=24), "train")
+
+
+def test_a_data_set_is_looked_over_in_one_command(prepare, tmp_path):
+    status, printed = prepare(*BLOCKS, "out=seen")
+    assert status == 0, printed
+    assert "train: 24 records" in printed
+    assert "the words ran out before the 16,384 asked for" in printed
+    facts = json.loads((tmp_path / "seen" / "survey.json").read_text())
+    assert facts["data"]["name"] == "blocks"
+    status, printed = prepare(*BLOCKS, "out=seen")
+    assert (status, "seen is not empty" in printed) == (2, True)
+
+
+def test_a_picture_is_found_in_the_training_set(prepare, tmp_path):
+    SCENES[5].image.resize((100, 100)).save(tmp_path / "holiday, 1.jpg", quality=80)
+    status, printed = prepare(*BLOCKS, "find=holiday, 1.jpg", "neighbours=3", "out=found")
+    assert status == 0, printed
+    assert "is in the training set: train/000005" in printed
+    assert printed.count(" levels: train/") == 3
+    assert Image.open(tmp_path / "found" / "neighbours.png").size
+    Image.radial_gradient("L").save(tmp_path / "other.png")
+    status, printed = prepare(*BLOCKS, "find=other.png")
+    assert "Neither this picture nor a near copy of it is among the 24 training pictures" in printed
+    assert (tmp_path / "outputs" / "find" / "other" / "neighbours.png").is_file()
+
+
+def test_clip_adds_distances_by_features(prepare, checkpoints, tmp_path):
+    SCENES[5].image.save(tmp_path / "x.png")
+    status, printed = prepare(*BLOCKS, "find=x.png", f"clip={checkpoints / 'clip'}")
+    assert status == 0, printed
+    assert "0 bits, 0 levels, CLIP 0.000: train/000005" in printed
+
+
+def test_a_checkpoint_tells_its_sources_and_names_every_record(prepare, train, tmp_path):
+    options = ["data.train=24", "data.val=6", "preset=tiny", "stage.steps=1", "stage.batch_size=2", "stage.workers=0"]
+    status, printed = train("stage=dvae", "data=blocks", *options, "stage.validation_pictures=2", "run=a")
+    assert status == 0, printed
+    status, printed = prepare("sources=outputs/dvae/a", "out=names")
+    assert status == 0, printed
+    assert "trained on data=blocks" in printed
+    assert "train: 24 records, digest " in printed
+    assert "the data are unchanged" in printed
+    assert (tmp_path / "names" / "dvae.txt").read_text().split() == list(SCENES.keys())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["find=x.png"], "say what to prepare: "),
+        ([*BLOCKS, "find=x.png"], "find=x.png cannot be read: FileNotFoundError"),
+        (["sources=nowhere"], "no checkpoint at nowhere"),
+        (["data=folder", "data.path=nowhere"], "data.path=nowhere: there is no such folder"),
+        ([*BLOCKS, "limit=0"], "limit=0 leaves nothing to look at"),
+    ],
+)
+def test_mistakes_are_said_in_a_sentence(prepare, arguments, sentence, tmp_path):
+    status, printed = prepare(*arguments)
+    assert status == 2
+    assert sentence in printed
+    assert list(tmp_path.iterdir()) == []
