@@ -36,7 +36,8 @@ from dalle.training.interruption import Interrupted
 from dalle.training.logger import WandbConfig
 
 FOLDER = Path(__file__).parents[1] / "configs"
-TEXTS = ("caption", "data.path", "find")  # settings that are read as they are typed, commas, quotes and all
+# settings that are read as they are typed, commas, quotes and all
+TEXTS = ("caption", "data.path", "data.captions", "data.opt_out", "find")
 LISTS = ("runs",)  # settings that are lists with or without brackets
 FULL_ERROR = "HYDRA_FULL_ERROR"  # 1 in the environment shows where an error was raised
 

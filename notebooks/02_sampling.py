@@ -38,7 +38,8 @@ from dalle.sampling.sheet import Row, sample_sheet
 
 ROOT = Path(dalle.__file__).parents[1]
 CHECKPOINT = Path(os.environ.get("DALLE_CHECKPOINT", ROOT / "outputs" / "demo"))
-CAPTIONS, CANDIDATES = 12, 16  # few: more make curves smoother and the notebook slower
+CAPTIONS = 12
+CANDIDATES = int(os.environ.get("DALLE_CANDIDATES", 16))  # for each caption; more make curves smoother, and take longer
 plt.rcParams.update({"figure.dpi": 64, "axes.grid": True, "grid.alpha": 0.25})
 torch.set_grad_enabled(False)
 
@@ -118,17 +119,17 @@ for scale, (right, variety, _) in guided.items():
 
 # %% [markdown]
 # ## Reranking
-# Of many candidates, CLIP's favourites (Section 2.6): above the best of 32, below those that it likes least. Then how
+# Of many candidates, CLIP's favourites (Section 2.6): above the best of many, below those that it likes least. Then how
 # quality grows with the number of candidates (Figure 9c); `perfect` is what could be had from the same candidates.
 
 # %%
-(many,) = draw([caption], 32)
+(many,) = draw([caption], 2 * CANDIDATES)
 best = Row(f"best: {caption}", many.images[:8], None if many.scores is None else many.scores[:8])
 worst = Row("worst", many.images[-8:], None if many.scores is None else many.scores[-8:])
 sample_sheet([best, worst], tile=72)
 
 # %%
-curve = rerank_curve(model, captions, 32, caption_qualities(model, source, captions))
+curve = rerank_curve(model, captions, 2 * CANDIDATES, caption_qualities(model, source, captions))
 plotted = plot_rerank_curve(curve)
 plotted.resize((plotted.width // 2, plotted.height // 2), Image.Resampling.LANCZOS)
 

@@ -1,12 +1,18 @@
 """prepare.py by its command line: a published model becomes a checkpoint folder, or nothing does."""
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from dalle import checkpoint
 from dalle.data.blocks import BlocksConfig
+from dalle.data.token_cache import TokenCache
 from dalle.interop.openai_dvae import counterparts
 from dalle.models.dvae import DiscreteVAE
 from dalle.models.transformer import TransformerConfig
@@ -121,3 +127,55 @@ def test_mistakes_are_said_in_a_sentence(prepare, arguments, sentence, tmp_path)
     assert sentence in printed
     assert printed.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+# --- tokens ----------------------------------------------------------------------------------------------------
+
+BLOCKS = ["data=blocks", "data.image_size=8", "data.train=100", "data.val=4"]
+
+
+def test_a_data_set_becomes_tokens_and_says_how_to_train_on_them(prepare, checkpoints):
+    encode = [*BLOCKS, f"dvae={checkpoints / 'dvae'}", "views=2", "workers=0"]
+    status, printed = prepare(*encode)
+    assert status == 0, printed
+    (folder,) = Path("outputs/tokens").iterdir()
+    assert f"tokens    {folder}: 100 pictures in 2 views of 16 tokens each" in printed
+    assert "stage.transform=transformer stage.views=2" in printed
+    before = (folder / "tokens.npy").stat().st_mtime_ns
+    assert prepare(*encode)[0] == 0  # there is nothing left to do
+    assert (folder / "tokens.npy").stat().st_mtime_ns == before
+    status, printed = prepare(*encode, "data.train=90", f"out={folder}")
+    assert status == 2
+    assert f"the tokens in {folder} are of something else: the records was " in printed
+    assert printed.count("\n") == 1
+
+
+KILLED = """
+import os, signal, sys
+sys.argv = ["prepare.py", *sys.argv[1:]]
+from dalle.data.token_cache import TokenCache
+from prepare import main
+write, done = TokenCache.write, []
+def dying(cache, block, *rest):
+    if len(done) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    done.append(block)
+    write(cache, block, *rest)
+TokenCache.write = dying
+main()
+"""
+
+
+def test_who_is_killed_while_encoding_goes_on_there(prepare, checkpoints, monkeypatch):
+    encode = [*BLOCKS, f"dvae={checkpoints / 'dvae'}", "transform=none", "views=1", "workers=0", "out=tokens"]
+    root = str(Path(__file__).parents[1])
+    killed = subprocess.run([sys.executable, "-c", KILLED, *encode], env={**os.environ, "PYTHONPATH": root})
+    assert killed.returncode == -signal.SIGKILL
+    assert (np.load("tokens/states.npy") != 0).sum() == 64  # two blocks of four
+    written = []
+    write = TokenCache.write
+    monkeypatch.setattr(TokenCache, "write", lambda *given: (written.append(given[1].first), write(*given)))
+    assert prepare(*encode)[0] == 0
+    assert written == [64, 96]
+    assert prepare(*encode[:-1], "out=at_once")[0] == 0
+    assert (np.load("tokens/tokens.npy") == np.load("at_once/tokens.npy")).all()

@@ -119,7 +119,7 @@ class Index:
 
     @property
     def nbytes(self) -> int:
-        return sum(memoryview(part).nbytes for part in self.parts())
+        return sum(len(part) if isinstance(part, bytes) else part.nbytes for part in self.parts())
 
 
 class IndexBuilder:
@@ -150,7 +150,7 @@ def digest_of(*parts: bytes | np.ndarray) -> str:
     """32 hexadecimal digits that change when any of `parts`, or where one ends, does."""
     total = hashlib.blake2b(digest_size=16)
     for part in parts:
-        content = memoryview(np.ascontiguousarray(part) if isinstance(part, np.ndarray) else part)
-        total.update(content.nbytes.to_bytes(8, "little"))
-        total.update(content.cast("B") if content.nbytes else b"")
+        content = part if isinstance(part, bytes) else part.tobytes()
+        total.update(len(content).to_bytes(8, "little"))
+        total.update(content)
     return total.hexdigest()

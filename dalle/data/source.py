@@ -26,6 +26,10 @@ class UnreadableRecord(Exception):
         self.key = key
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        """So that worker processes can send it."""
+        return type(self), (self.key, self.reason)
+
 
 class Source(Protocol):
     """A split of a data set: indexable, finite, a pure function of its configuration and the index."""

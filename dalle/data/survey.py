@@ -111,8 +111,10 @@ class Survey:
         for look, captions in zip(self.looks, self.captions, strict=True):
             most = np.zeros(len(look.rows), np.int64)
             np.maximum.at(most, captions.places, captions.tokens)
-            over_long |= {look.key(place): int(most[place]) for place in np.flatnonzero(most > self.text_positions)}
-            empty += [look.key(place) for place in np.flatnonzero(most == 0)]
+            over_long |= {
+                look.key(place): int(most[place]) for place in np.flatnonzero(most > self.text_positions).tolist()
+            }
+            empty += [look.key(place) for place in np.flatnonzero(most == 0).tolist()]
         tokens = np.concatenate([each.tokens for each in self.captions])
         records = sum(len(look.rows) for look in self.looks)
         return {

@@ -29,10 +29,10 @@ def csv_rows(path: Path, pictures: Container[str], remarks: Tally, separator: st
     Raises ValueError when the first line names no column for the file or for the caption.
     """
     lines = _Window(path, remarks)
-    names = next(csv.reader([lines.first or ""], delimiter=separator), [])
+    names, taken = _quoted(lines, separator) or ([], 1)
     file, caption, url = _columns(path, names)
     last = caption == len(names) - 1
-    lines.drop(1)
+    lines.drop(taken)
     while lines.first is not None:
         row = _quoted(lines, separator) if '"' in lines.first else None
         if row is not None and (len(row[0]) != len(names) or _swallowed(lines, row[1], separator, file, pictures)):
@@ -116,7 +116,7 @@ def _quoted(lines: "_Window", separator: str) -> tuple[list[str], int] | None:
             yield line
 
     try:
-        return next(csv.reader(supplied(), delimiter=separator, strict=True)), taken
+        return next(csv.reader(supplied(), delimiter=separator, strict=True), []), taken
     except csv.Error:
         return None
 

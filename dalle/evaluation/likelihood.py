@@ -20,6 +20,7 @@ ABOUT = (
     "mean over the words' tokens and the end of each caption, `image_nats_*` over image tokens, the most probable "
     "codes, given their caption. A uniform guess has ln of the vocabulary: {text:.3f} and {image:.3f}."
 )
+BATCH_SIZE = 16  # pairs scored at a time: their logits over both vocabularies are large
 PAD_TARGETS = "first"  # the caption's end counts, the certain pads behind it do not
 
 
@@ -30,7 +31,7 @@ def measure(subject: Subject, config: EvaluateConfig) -> Measured:
     numbers: dict[str, float] = {}
     settings: dict[str, Any] = {"pad_targets": PAD_TARGETS}
     for split, source in subject.sources.items():
-        pairs = HeldOut(source, config.pictures)
+        pairs = HeldOut(source, config.pictures, BATCH_SIZE)
         numbers |= {f"{name}_{split}": value for name, value in nats_per_token(dalle, pairs).items()}
         settings[split] = pairs.described()
     vocabularies = torch.tensor([stream.text_vocabulary + 1, stream.image_vocabulary]).log().tolist()

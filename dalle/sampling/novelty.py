@@ -122,7 +122,7 @@ class TrainingPictures:
         own = _encoded(self.clip, [square])[0]
         starts = range(0, len(self.features), 1 << 16)  # what lies on disk need not fit into memory at once
         cosines = [self.features[start : start + (1 << 16)].astype(np.float32) @ own for start in starts]
-        return 1 - np.concatenate(cosines)
+        return (1 - np.concatenate(cosines)).clip(0)  # rounding may lift the cosine of equals above 1
 
 
 class Novelty:

@@ -53,7 +53,7 @@ def test_a_million_records_take_their_bytes_and_48_more_and_never_become_objects
     count, caption = 1_000_000, "a caption of thirty-two letters."
     builder = IndexBuilder()
     for number in range(count):
-        builder.add("%09d.jpg" % number, (caption,), (0, number, 1))
+        builder.add(f"{number:09d}.jpg", (caption,), (0, number, 1))
     index = builder.built()
     assert index.nbytes == pytest.approx(count * (13 + 32 + 6 * 8), rel=1e-3)
     tracemalloc.start()

@@ -152,6 +152,11 @@ def test_broken_pictures_are_unreadable_and_nothing_is_said_elsewhere(damage, tm
     assert of_file.value.reason == caught.value.reason
 
 
+def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded():
+    with pytest.raises(UnreadableRecord, match="10000 x 10000 pixels are more than 89,478,485"):
+        decode_picture(BROKEN["huge"], "key")
+
+
 def test_a_huge_file_is_not_read_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(picture_file, "LARGEST_FILE", 1000)
     with open(tmp_path / "sparse.png", "wb") as file:

@@ -58,7 +58,7 @@ def test_a_tsv_is_the_same_with_tabs(tmp_path):
     ],
 )
 def test_a_row_with_broken_quotes_is_read_as_it_stands_and_costs_no_other(tmp_path, row, expected):
-    for ending in ("\n", '\nd.png,"closed here"\n', '\nd.png,he said "hi"\n'):
+    for ending in ("\n", '\nd.png,closed here"\n', '\nd.png,"closed here"\n', '\nd.png,he said "hi"\n'):
         found, lost = captions(tmp_path, f"file,caption\n{row}\nb.png,good\nsub/c.png,also good{ending}")
         assert found["a.png"] == expected
         assert (found["b.png"], found["sub/c.png"], lost) == ("good", "also good", 0)
@@ -81,7 +81,7 @@ def test_a_caption_of_many_letters_is_read(tmp_path):
     assert found == {"a.png": "x" * 500_000, "b.png": "good"} and lost == 0
 
 
-@pytest.mark.parametrize("header", ["", "name,caption", "file,title", "a.png,a caption"])
+@pytest.mark.parametrize("header", ["", "name,caption", "file,title", "a.png,a caption", '"file', "x" * 200_000, "\0"])
 def test_a_table_without_the_columns_says_which_it_needs(tmp_path, header):
     with pytest.raises(ValueError, match=r"captions\.csv should name a column file, image, file_name or filename, and"):
         read(tmp_path, "captions.csv", f"{header}\na.png,b\n")

@@ -95,6 +95,13 @@ def test_after_a_broken_header_the_next_one_is_found(tmp_path):
     assert remarks == {"stretches of shards that are no tar": 1}
 
 
+def test_the_long_name_of_a_file_that_is_lost_is_not_given_to_the_next(tmp_path):
+    files = {"1.txt": b"1" * 1000, "long" * 60: b"2" * 1000, "3.txt": b"3"}
+    data = bytearray(tar_of(files))
+    data[1536 + 1024 + 130] ^= 7  # in the size that follows the long name
+    assert read(tmp_path, bytes(data))[0] == {"1.txt": files["1.txt"], "3.txt": files["3.txt"]}
+
+
 @pytest.mark.parametrize("left", [3 * 512 + 700, 3 * 512, 3 * 512 - 1, 700])
 def test_of_a_tar_cut_short_the_whole_files_are_left(tmp_path, left):
     files = {"1.txt": b"1" * 1000, "2.txt": b"2" * 1000}

@@ -1,0 +1,252 @@
+"""Pictures per second of every source, beside plain Pillow, the package webdataset and memory: benchmarks/data.py."""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import made_up
+from benchmarks.machine import processor
+from dalle.data import open_source
+from dalle.data.blocks import BlocksConfig
+from dalle.data.coco import CocoConfig
+from dalle.data.folder import FolderConfig
+from dalle.data.loader import batches, token_batches
+from dalle.data.token_cache import ENCODED, TokenCache, TokenKind
+from dalle.data.transforms import inference_crop, transform_named
+from dalle.data.webdataset import WebdatasetConfig
+
+IMAGE_SIZE = 256
+BATCH = 32
+TRANSFORMS = ("none", "transformer")  # what a picture goes through
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Somebody who handles `count` pictures when asked to."""
+
+    name: str
+    what: str  # "decoded" | "none" | "transformer" | "tokens": how far pictures get
+    count: int
+    work: Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    what: str
+    images_per_second: float  # of processor time, of one core
+    times_floor: float  # its speed over that of the floor of the same kind
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
+    torch.set_num_threads(1)
+    print(f"{processor()}, one core; pictures per second of processor time, medians of {options.rounds} rounds")
+    facts: dict[str, Any] = {"processor": processor(), "pictures": options.pictures, "rounds": options.rounds}
+    for width, height in options.sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder)
+            made_up.write(root, options.pictures, width, height)
+            size = sum(path.stat().st_size for path in (root / "folder").glob("*.jpg")) / options.pictures
+            runners = [*decoders(root), *loaders(root), *peers(root)]
+            rows = measured(runners, options.rounds, floor=runners[0].name)
+        title = f"JPEGs of {width} x {height}, {size / 1000:.0f} kB"
+        print(f"\n{table(rows, title)}", flush=True)
+        facts[f"{width}x{height}"] = [asdict(row) for row in rows]
+    drawn = measured([*made(options.pictures)], options.rounds, floor="")
+    print(f"\n{table(drawn, 'drawn when asked for, 64 pixels')}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = tokens(Path(folder), options.records, options.positions, options.rounds)
+    print(f"\n{table(rows, f'tokens, {options.positions:,} of each of {options.records:,} pictures, 512 at a time')}")
+    facts |= {"drawn": [asdict(row) for row in drawn], "tokens": [asdict(row) for row in rows]}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(facts, indent=2) + "\n")
+    print(f"\nfacts  {options.out}")
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pictures", type=int, help="files of each size (200)")
+    parser.add_argument("--records", type=int, help="in the token cache (20,000)")
+    parser.add_argument("--positions", type=int, default=1_024, help="tokens of a picture (%(default)s)")
+    parser.add_argument("--rounds", type=int, help="how often everybody has a turn (5)")
+    parser.add_argument("--quick", action="store_true", help="a handful of small pictures, to see that all of it runs")
+    parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/data.json"), help="file of all facts")
+    options = parser.parse_args(arguments)
+    options.pictures = options.pictures or (40 if options.quick else 200)
+    options.records = options.records or (1_000 if options.quick else 20_000)
+    options.rounds = options.rounds or (1 if options.quick else 5)
+    options.sizes = [(64, 48)] if options.quick else [(512, 384), (1_280, 960)]
+    return options
+
+
+def measured(runners: list[Runner], rounds: int, floor: str) -> list[Row]:
+    """Everybody in turn, round after round, so that a busy moment of the machine hits all of them."""
+    times: list[list[float]] = [[] for _ in runners]
+    for turn in range(rounds + 1):
+        for taken, runner in zip(times, runners, strict=True):
+            begin = time.process_time()
+            runner.work()
+            if turn:  # the first one reads files from the disk
+                taken.append(time.process_time() - begin)
+    speeds = [runner.count / max(statistics.median(taken), 1e-9) for runner, taken in zip(runners, times, strict=True)]
+    limit = next((speed for runner, speed in zip(runners, speeds, strict=True) if runner.name == floor), float("nan"))
+    pairs = zip(runners, speeds, strict=True)
+    return [Row(runner.name, runner.what, speed, speed / limit) for runner, speed in pairs]
+
+
+# --- pictures ------------------------------------------------------------------------------------------------
+
+
+def decoders(root: Path) -> list[Runner]:
+    """Pillow alone, on what lies in memory: all pixels, and no more of them than `IMAGE_SIZE` calls for."""
+    files = [path.read_bytes() for path in sorted((root / "folder").glob("*.jpg"))]
+
+    def decode(side: int | None) -> None:
+        for data in files:
+            image = Image.open(BytesIO(data))
+            if side is not None:
+                image.draft("RGB", (side, side))
+            image.convert("RGB").load()
+
+    return [
+        Runner("Pillow: decode", "decoded", len(files), partial(decode, None)),
+        Runner("Pillow: decode in draft mode", "decoded", len(files), partial(decode, 2 * IMAGE_SIZE)),
+    ]
+
+
+def loaders(root: Path) -> list[Runner]:
+    """This project's sources: records in random order, and whole batches of them by each transform."""
+    configs = {
+        "folder": FolderConfig(path=str(root / "folder"), image_size=IMAGE_SIZE),
+        "coco": CocoConfig(path=str(root / "folder"), captions=str(root / "captions.json"), image_size=IMAGE_SIZE),
+        "webdataset": WebdatasetConfig(path=str(root / "shards"), image_size=IMAGE_SIZE),
+    }
+    runners = []
+    for name, config in configs.items():
+        source = open_source(config, "train")
+        order = np.random.default_rng(0).permutation(len(source)).tolist()
+        runners.append(Runner(f"{name}: records", "decoded", len(order), partial(read_all, source, order)))
+        steps = max(1, len(source) // BATCH)
+        for transform in TRANSFORMS:
+            work = partial(load, source, transform, steps)
+            runners.append(Runner(f"{name}: batches", transform, steps * BATCH, work))
+    return runners
+
+
+def made(pictures: int) -> list[Runner]:
+    """Sources that draw their pictures."""
+    source = open_source(BlocksConfig(train=pictures), "train")
+    steps = max(1, pictures // BATCH)
+    runners = [Runner("blocks: batches", "none", steps * BATCH, partial(load, source, "none", steps))]
+    try:
+        from dalle.data.emoji import EmojiConfig
+
+        emoji = open_source(EmojiConfig(), "train")
+    except ImportError as missing:
+        print(f"emoji: {missing}")
+        return runners
+    # the first round draws them, the others open what was drawn
+    return [*runners, Runner("emoji: batches", "none", steps * BATCH, partial(load, emoji, "none", steps))]
+
+
+def peers(root: Path) -> list[Runner]:
+    """The package webdataset on the same shards, one after the other, as its README calls it."""
+    try:
+        import webdataset
+    except ImportError:
+        print("the package webdataset is not installed: pip install webdataset runs it beside ours")
+        return []
+    shards = sorted(str(path) for path in (root / "shards").glob("*.tar"))
+    count = len(list((root / "folder").glob("*.jpg")))
+
+    def run(then: Callable[[Image.Image], object]) -> None:
+        records = webdataset.WebDataset(shards, shardshuffle=False).decode("pilrgb").to_tuple("jpg", "txt")
+        for image, _ in records:
+            then(image)
+
+    crop = partial(run, lambda image: inference_crop(image, IMAGE_SIZE))
+    return [
+        Runner(f"webdataset {webdataset.__version__}: records", "decoded", count, partial(run, lambda image: None)),
+        Runner(f"webdataset {webdataset.__version__}: and our crop", "none", count, crop),
+    ]
+
+
+def read_all(source: Any, order: list[int]) -> None:
+    for index in order:
+        source[index]
+
+
+def load(source: Any, transform: str, steps: int) -> None:
+    for _ in islice(batches(source, transform_named(transform), batch_size=BATCH, seed=0), steps):
+        pass
+
+
+# --- tokens --------------------------------------------------------------------------------------------------
+
+
+def tokens(root: Path, records: int, positions: int, rounds: int, size: int = 512) -> list[Row]:
+    """A cache of made-up tokens: whole batches, the reads alone, and what memory takes to move as many bytes."""
+    source = open_source(BlocksConfig(train=records), "train")
+    kind = TokenKind("made up", 64, "none", "made up", 1)
+    cache = TokenCache.create(root / "tokens", kind, records, positions, 8_192, {})
+    generator = np.random.default_rng(0)
+    np.load(root / "tokens" / "tokens.npy", mmap_mode="r+")[:] = generator.integers(8_192, size=(records, positions))
+    np.load(root / "tokens" / "states.npy", mmap_mode="r+")[:] = ENCODED
+    steps = max(1, records // size)
+    rows = [generator.permutation(records)[:size] for _ in range(steps)]
+    views = np.zeros(len(rows[0]), np.int64)
+    whole = np.ones((len(rows[0]), positions), np.int64)  # as many bytes as a batch has
+
+    def read() -> None:
+        for picked in rows:
+            cache.read(views, picked)
+
+    def plain() -> None:
+        for picked in rows:
+            np.take(cache.tokens[0], picked, axis=0).astype(np.int64)
+
+    def copy() -> None:
+        for _ in rows:
+            whole.copy()
+
+    def train() -> None:
+        for _ in islice(token_batches(source, cache, batch_size=len(whole), seed=0), steps):
+            pass
+
+    count = steps * len(whole)
+    runners = [
+        Runner("memcpy of as many bytes", "tokens", count, copy),
+        Runner("numpy.take of a map", "tokens", count, plain),
+        Runner("token cache: reads", "tokens", count, read),
+        Runner("token cache: batches, with captions", "tokens", count, train),
+    ]
+    return measured(runners, rounds, floor=runners[1].name)
+
+
+def table(rows: list[Row], title: str) -> str:
+    lines = [f"| {title} | until | images/s | times floor |", "|---|---|---|---|"]
+    for row in rows:
+        times = "" if np.isnan(row.times_floor) else f"{row.times_floor:.2f}"
+        lines.append(f"| {row.name} | {row.what} | {row.images_per_second:,.0f} | {times} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
