@@ -29,7 +29,8 @@ demo: $(INSTALLED) ## train all three parts on the CPU, draw pictures, measure
 test: $(INSTALLED) ## the whole test suite
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
 
-bench: $(BENCH_INSTALLED) ## drawing images, beside other people's decoders and the machine's limit
+bench: $(BENCH_INSTALLED) ## reading and drawing images, beside other people's code and the machine's limit
+	$(BENCH_RUN) benchmarks/data.py
 	$(BENCH_RUN) benchmarks/sampling.py
 
 patterns: $(INSTALLED) ## the attention patterns as a picture, docs/patterns.png
@@ -67,6 +68,6 @@ $(INSTALLED): pyproject.toml
 $(BENCH_INSTALLED): pyproject.toml
 	$(PYTHON) -m venv .venv-bench
 	$(BENCH_RUN) -m pip install --quiet "$(TORCH)"
-	$(BENCH_RUN) -m pip install --quiet --editable . "transformers>=5" requests
+	$(BENCH_RUN) -m pip install --quiet --editable ".[data]" "transformers>=5" webdataset requests
 	$(BENCH_RUN) -m pip install --quiet --no-deps dalle-pytorch==1.6.6 axial-positional-embedding rotary-embedding-torch # it asks for torchvision
 	@touch $@

@@ -26,6 +26,7 @@ from dalle.data import open_source
 from dalle.data.blocks import BlocksConfig
 from dalle.data.coco import CocoConfig
 from dalle.data.folder import FolderConfig
+from dalle.data.index import Strings
 from dalle.data.loader import batches, token_batches
 from dalle.data.token_cache import ENCODED, TokenCache, TokenKind
 from dalle.data.transforms import inference_crop, transform_named
@@ -201,9 +202,25 @@ def load(source: Any, transform: str, steps: int) -> None:
 # --- tokens --------------------------------------------------------------------------------------------------
 
 
+class Captioned:
+    """Captions as sources of files keep them, and no pictures."""
+
+    def __init__(self, records: int):
+        self.names = Strings.of(f"{number:09d}.jpg" for number in range(records))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def keys(self) -> Strings:
+        return self.names
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        return (f"a photograph of clouds, number {index}",)
+
+
 def tokens(root: Path, records: int, positions: int, rounds: int, size: int = 512) -> list[Row]:
     """A cache of made-up tokens: whole batches, the reads alone, and what memory takes to move as many bytes."""
-    source = open_source(BlocksConfig(train=records), "train")
+    source: Any = Captioned(records)
     kind = TokenKind("made up", 64, "none", "made up", 1)
     cache = TokenCache.create(root / "tokens", kind, records, positions, 8_192, {})
     generator = np.random.default_rng(0)
@@ -237,7 +254,7 @@ def tokens(root: Path, records: int, positions: int, rounds: int, size: int = 51
         Runner("token cache: reads", "tokens", count, read),
         Runner("token cache: batches, with captions", "tokens", count, train),
     ]
-    return measured(runners, rounds, floor=runners[1].name)
+    return measured(runners, rounds, floor=runners[0].name)
 
 
 def table(rows: list[Row], title: str) -> str:

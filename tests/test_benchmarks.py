@@ -1,6 +1,7 @@
 import importlib
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,21 @@ def test_sampling_is_measured_without_any_peer(run_verb, tmp_path):
     assert all(row["images_per_second"] > 0 for row in facts["decoders"])
     assert [row["pattern"] for row in facts["attention"]] == ["dense", "row", "column", "convolutional", "paper"]
     assert "| this project | float32 |" in printed
+
+
+def test_sources_and_tokens_are_measured_without_any_peer(run_verb, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "webdataset", None)  # as if it were not installed
+    out = tmp_path / "new" / "facts.json"
+    status, printed = run_verb("benchmarks/data", "--quick", "--positions", "16", "--out", str(out))
+    assert status == 0, printed
+    assert "the package webdataset is not installed" in printed
+    facts = json.loads(out.read_text())
+    rows = [row for table in ("64x48", "drawn", "tokens") for row in facts[table]]
+    assert all(row["images_per_second"] > 0 for row in rows)
+    sources = {row["name"].split(":")[0] for row in rows if row["name"].endswith("batches")}
+    assert sources >= {"folder", "coco", "webdataset", "blocks"}
+    assert facts["64x48"][0]["times_floor"] == facts["tokens"][0]["times_floor"] == 1
+    assert "| token cache: reads | tokens |" in printed
 
 
 def test_a_peer_that_is_not_installed_is_named(benchmarks, monkeypatch):

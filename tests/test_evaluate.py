@@ -59,6 +59,12 @@ def test_what_was_measured_outlives_a_part_that_fails(evaluate, tmp_path):
     assert "image_nats_val" in json.loads((tmp_path / "found/metrics.json").read_text())
 
 
+def test_a_name_that_leaves_no_room_for_the_page_is_refused(run_verb):
+    status, printed = run_verb("evaluate", "out=found/metrics")
+    assert status == 2
+    assert "out=found/metrics is to be a .json file" in printed
+
+
 def test_a_checkpoint_that_does_not_say_its_data_asks_for_some(evaluate):
     status, printed = evaluate()
     assert status == 2

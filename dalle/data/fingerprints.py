@@ -21,7 +21,7 @@ FOLDER = Path("outputs/.fingerprints")  # what was computed before, by the diges
 VERSION = 1  # to be raised when fingerprints of the same picture change
 
 NEAR_BITS = 3  # of 64 that may differ between near copies: JPEG's losses and scaling change no more
-NEAR_LEVELS = 40  # of 255 that any of the mean colours may differ between near copies
+NEAR_LEVELS = 24  # of 255 that any of the mean colours may differ between them
 
 SIDE = 32  # pixels of the square that is looked at
 FREQUENCIES = sorted(product(range(12), repeat=2), key=sum)[1:65]  # the lowest, without the mean

@@ -45,7 +45,7 @@ class WebdatasetSource(FileSource):
     def shards(self) -> list[Path]:
         """The tars, in order."""
         if self.root.is_dir():
-            paths = sorted(path for path in self.root.iterdir() if path.suffix == ".tar" and path.is_file())
+            paths = sorted(path for path in self.root.glob("[!.]*.tar") if path.is_file())
             if not paths:
                 raise ValueError(f"data.path={self.config.path}: no .tar in this folder")
             return paths
@@ -115,7 +115,7 @@ def key_and_kind(name: str) -> tuple[str, str | None]:
     stem, _, extension = file.partition(".")
     extension = extension.lower()
     kind = "picture" if f".{extension}" in SUFFIXES else extension
-    return f"{folder}{slash}{stem}", kind if kind in ("picture", "txt", "json") else None
+    return f"{folder}{slash}{stem}", kind if stem and kind in ("picture", "txt", "json") else None
 
 
 def part_of(file: BinaryIO, offset: int, size: int) -> bytes:

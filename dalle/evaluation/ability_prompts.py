@@ -65,7 +65,7 @@ def _alike(count: int) -> Callable[[np.random.Generator], Statement]:
 
     def statement(generator: np.random.Generator) -> Statement:
         ((shape, colour, size),), _ = facts("one", generator)
-        return Statement((Described(shape, colour, size if count < 3 else "small", min(count, 4)),))
+        return Statement((Described(shape, colour, size if count < 3 else "small", count),))
 
     return statement
 
@@ -83,8 +83,8 @@ ABILITIES = (
     Ability("counting_3", "counting: 3", _alike(3)),
     Ability("counting_4", "counting: 4", _alike(4), UNSEEN_COUNT),
     Ability("counting_5", "counting: 5", _alike(5), UNSEEN_COUNT),
-    Ability("novel_1", "novel combination: 1 object", _scene("one", novel=False), UNSEEN_PAIR),
-    Ability("novel_2", "novel combination: beside another", _scene("pair", novel=False), UNSEEN_PAIR),
+    Ability("novel_1", "novel combination: 1 object", _scene("one", novel=True), UNSEEN_PAIR),
+    Ability("novel_2", "novel combination: beside another", _scene("pair", novel=True), UNSEEN_PAIR),
     Ability("rephrasing", "rephrasing: all wordings of a relation", _related(tuple(DIRECTIONS)), every_wording=True),
 )
 
@@ -103,7 +103,7 @@ def prompts(ability: Ability, count: int) -> list[Prompt]:
         for _ in range(MOST_TRIES * count):
             statement = ability.statement(generator)
             ways = wordings(statement)
-            found.setdefault(ways[0], statement)
+            found.setdefault(ways[generator.integers(len(ways))], statement)
             if len(found) == count:
                 break
     return [Prompt(caption, statement) for caption, statement in found.items()]

@@ -23,8 +23,6 @@ from dalle.evaluation.subject import Subject
 
 RADII = (0, 1, 2, 4, 8)
 FILTER = "Pillow's GaussianBlur, radius = standard deviation in pixels, on 8-bit pictures before they are resized"
-
-
 ABOUT = " At each radius both sets are blurred alike, in pixels of pictures {size} wide; the paper's are 256 wide."
 
 

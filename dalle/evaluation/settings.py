@@ -40,6 +40,10 @@ class EvaluateConfig:
     ablation: AblationConfig | None = None  # the question that this is to answer: configs/ablation
     out: str | None = None  # the file to write, .json; None: metrics.json in the checkpoint's folder
 
+    def __post_init__(self) -> None:
+        if self.out is not None and Path(self.out).suffix != ".json":
+            raise ValueError(f"out={self.out} is to be a .json file; a page and a folder of pictures get its name too")
+
     @property
     def file(self) -> Path:
         """Where the metrics go."""

@@ -98,9 +98,10 @@ class TrainingPictures:
         bits = differing_bits(self.prints["hash"], own["hash"])
         levels = differing_levels(self.prints["colours"], own["colours"])
         far = ~((bits <= NEAR_BITS) & (levels <= NEAR_LEVELS))
+        units = bits / NEAR_BITS + levels / NEAR_LEVELS  # of what near copies may differ by
         apart = None if self.features is None else self._feature_distances(image)
         # the last key counts most
-        order = np.lexsort((levels, bits, far) if apart is None else (levels, bits, np.where(far, apart, 0), far))
+        order = np.lexsort((units, far) if apart is None else (units, np.where(far, apart, 0), far))
         order = order[self.prints["readable"][order]][:count].tolist()
         if not order:
             raise ValueError("none of the training pictures can be read")

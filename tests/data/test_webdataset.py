@@ -88,6 +88,7 @@ def test_pictures_and_captions_may_stand_apart_and_a_later_file_of_a_name_replac
 def test_shards_are_a_range_a_folder_or_one_and_their_order_is_theirs(tmp_path):
     for number in range(8, 12):
         shard(tmp_path / "s" / f"{number:05d}.tar", *sample("x", f"shard {number}"))
+    (tmp_path / "s" / "._00008.tar").write_bytes(b"what a Mac leaves behind")
     everything = [f"{number:05d}.tar/x" for number in range(8, 12)]
     assert sorted(records(tmp_path / "s")) == everything
     assert sorted(records(f"{tmp_path}/s/{{00009..00011}}.tar")) == everything[1:]
@@ -187,3 +188,4 @@ def test_kinds_are_told_by_what_follows_the_first_dot():
     assert key_and_kind("a.b/c.JPEG") == ("a.b/c", "picture")
     assert key_and_kind("c.json") == ("c", "json")
     assert key_and_kind("c") == ("c", None)
+    assert key_and_kind("a/.png") == ("a/", None)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from dalle import checkpoint
 from dalle.data.blocks import BlocksConfig
-from dalle.data.fingerprints import NEAR_BITS
+from dalle.data.fingerprints import NEAR_BITS, NEAR_LEVELS
 from dalle.models.clip import CLIP
 from dalle.sampling.novelty import SHEET, TrainingPictures, verdict
 
@@ -31,7 +31,8 @@ def test_a_training_picture_is_found_and_said_to_be_one():
     assert nearest[0].key == "train/000007"
     assert nearest[0].is_same
     assert nearest[0].feature_distance is None
-    assert [each.bits for each in nearest] == sorted(each.bits for each in nearest)
+    apart = [each.bits / NEAR_BITS + each.levels / NEAR_LEVELS for each in nearest]
+    assert apart == sorted(apart)
     assert verdict(nearest[0], 20) == "This picture is in the training set: train/000007."
 
 

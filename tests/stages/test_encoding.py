@@ -52,7 +52,7 @@ def test_without_chance_training_from_tokens_is_training_on_pictures_to_the_bit(
 
 @pytest.fixture(scope="module")
 def photographs(pictures_folder, tmp_path_factory) -> FolderConfig:
-    """Pictures larger than they are shown, so that crops differ, and some that cannot be read."""
+    """Pictures larger than they are shown, so that crops differ, and four that cannot be read."""
     folder = Path(shutil.copytree(pictures_folder, tmp_path_factory.mktemp("photographs") / "all"))
     for number in range(4):
         (folder / f"broken{number}.png").write_bytes(b"")
@@ -60,8 +60,9 @@ def photographs(pictures_folder, tmp_path_factory) -> FolderConfig:
     return FolderConfig(path=str(folder), image_size=16, validation_share=0.2)
 
 
-def test_crops_are_those_that_epochs_would_draw_and_then_take_turns(dvae_folder, photographs, tmp_path):
-    settings = {"transform": "transformer", "data": photographs, "batch_size": 1}
+def test_crops_are_those_that_epochs_would_draw_and_then_take_turns(dvae_folder, pictures_folder, tmp_path):
+    data = FolderConfig(path=str(pictures_folder), image_size=16, validation_share=0.2)
+    settings = {"transform": "transformer", "data": data, "batch_size": 1}
     fresh = stage_of(dvae_folder, None, **settings)
     kept = stage_of(dvae_folder, tmp_path, **settings, views=2)
     records = len(fresh.pictures.train)
