@@ -40,7 +40,8 @@ def simple_features(monkeypatch) -> None:
 def test_drawn_pictures_and_reconstructions_are_compared_with_the_same_real_ones(subject, config):
     found = quality.measure(subject, config)
     assert {"fed", "kid_effnet", "fed_reconstructed", "kid_effnet_reconstructed"} <= found.numbers.keys()
-    assert found.numbers["fed"] > found.numbers["fed_reconstructed"] > 0.01 or pytest.fail(str(found.numbers))
+    assert found.numbers["fed"] != found.numbers["fed_reconstructed"]
+    assert found.numbers["fed_reconstructed"] > 0.01  # an untrained dVAE's are not the pictures themselves
     told = found.settings
     assert (told["real_pictures"], told["drawn_pictures"], told["pairs"]) == (6, 6, 6)
     assert (told["sample_candidates"], told["split"], told["temperature"]) == (1, "val", 1.0)
