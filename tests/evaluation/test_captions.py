@@ -134,8 +134,9 @@ def test_fact_by_fact_the_favourites_say_what_is_wrong(val):
         scene = val.scene(index)
         pieces = tuple(piece._replace(colour=others[piece.colour]) for piece in scene.pieces)
         recoloured[val[index].captions[0]] = render(Scene(pieces, scene.statement), 64)
-    painter: Any = Painter(lambda caption, _: recoloured[caption])
-    found = caption_metrics(draw(painter, val, 12, 1), "val", None)
+    pictures = truth(val)  # which the favourites are not
+    painter: Any = Painter(lambda caption, candidate: (pictures if candidate else recoloured)[caption], order=[0, 1])
+    found = caption_metrics(draw(painter, val, 12, 2), "val", None)
     assert found["judge_val_top"] == found["judge_val_top_colours"] == 0
     assert {found[f"judge_val_top_{fact}"] for fact in ("objects", "sizes", "count")} == {1}
     assert found.keys() >= FACTS

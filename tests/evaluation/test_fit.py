@@ -20,9 +20,13 @@ def test_every_split_has_scores_facts_and_retrieval_and_a_sheet(subject, config)
     assert found.notes == []
 
 
-def test_favourites_score_no_worse_than_first_ones(subject, config):
+def test_first_ones_are_those_that_nothing_has_chosen_and_favourites_score_no_worse(subject, config):
     numbers = fit.measure(subject, config).numbers
     assert numbers["clip_val_top"] >= numbers["clip_val_first"]
+    captions = [subject.sources["val"][index].captions[0] for index in range(5)]
+    unchosen = subject.dalle.generate_many(captions, candidates=1, keep=1, truncate=True)
+    scores = [result.scores[0] for result in unchosen]
+    assert numbers["clip_val_first"] == pytest.approx(sum(scores) / 5, abs=1e-5)
 
 
 def test_all_that_decides_the_pictures_is_told(subject, config):

@@ -1,5 +1,6 @@
 """Sample quality and its curve over blur: which sets are compared, what is drawn for it, and what is missing when."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -92,6 +93,18 @@ def test_blur_is_pillows_and_none_at_radius_0():
     for image, soft in zip(images, blurred(images, 2), strict=True):
         picture = Image.fromarray(image.permute(1, 2, 0).numpy()).filter(ImageFilter.GaussianBlur(2))
         assert np.array_equal(np.asarray(picture), soft.permute(1, 2, 0).numpy())
+
+
+def test_real_and_drawn_pictures_are_blurred_alike(subject, config, monkeypatch):
+    blurs: Counter[int] = Counter()
+
+    def counted(images: Tensor, radius: int) -> Tensor:
+        blurs[radius] += len(images)
+        return blurred(images, radius)
+
+    monkeypatch.setattr(blur_curve, "blurred", counted)
+    blur_curve.measure(subject, config)
+    assert blurs == dict.fromkeys(RADII, 6 + 6)
 
 
 def test_the_radius_is_a_standard_deviation():
