@@ -2,12 +2,10 @@
 
 import argparse
 import json
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from io import BytesIO
 from itertools import islice
@@ -22,13 +20,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import made_up
 from benchmarks.machine import processor
+from benchmarks.token_reads import token_reads
+from benchmarks.turns import Runner, measured, table
 from dalle.data import open_source
 from dalle.data.blocks import BlocksConfig
 from dalle.data.coco import CocoConfig
+from dalle.data.emoji import EmojiConfig
 from dalle.data.folder import FolderConfig
-from dalle.data.index import Strings
-from dalle.data.loader import batches, token_batches
-from dalle.data.token_cache import ENCODED, TokenCache, TokenKind
+from dalle.data.loader import batches
 from dalle.data.transforms import inference_crop, transform_named
 from dalle.data.webdataset import WebdatasetConfig
 
@@ -37,43 +36,25 @@ BATCH = 32
 TRANSFORMS = ("none", "transformer")  # what a picture goes through
 
 
-@dataclass(frozen=True)
-class Runner:
-    """Somebody who handles `count` pictures when asked to."""
-
-    name: str
-    what: str  # "decoded" | "none" | "transformer" | "tokens": how far pictures get
-    count: int
-    work: Callable[[], Any]
-
-
-@dataclass(frozen=True)
-class Row:
-    name: str
-    what: str
-    images_per_second: float  # of processor time, of one core
-    times_floor: float  # its speed over that of the floor of the same kind
-
-
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     torch.set_num_threads(1)
     print(f"{processor()}, one core; pictures per second of processor time, medians of {options.rounds} rounds")
     facts: dict[str, Any] = {"processor": processor(), "pictures": options.pictures, "rounds": options.rounds}
-    for width, height in options.sizes:
+    for name in options.sizes:
+        width, height = map(int, name.split("x"))
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
             made_up.write(root, options.pictures, width, height)
             size = sum(path.stat().st_size for path in (root / "folder").glob("*.jpg")) / options.pictures
             runners = [*decoders(root), *loaders(root), *peers(root)]
             rows = measured(runners, options.rounds, floor=runners[0].name)
-        title = f"JPEGs of {width} x {height}, {size / 1000:.0f} kB"
-        print(f"\n{table(rows, title)}", flush=True)
-        facts[f"{width}x{height}"] = [asdict(row) for row in rows]
+        print(f"\n{table(rows, f'JPEGs of {name}, {size / 1000:.0f} kB')}", flush=True)
+        facts[name] = [asdict(row) for row in rows]
     drawn = measured([*made(options.pictures)], options.rounds, floor="")
     print(f"\n{table(drawn, 'drawn when asked for, 64 pixels')}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        rows = tokens(Path(folder), options.records, options.positions, options.rounds)
+        rows = token_reads(Path(folder), options.records, options.positions, options.rounds)
     print(f"\n{table(rows, f'tokens, {options.positions:,} of each of {options.records:,} pictures, 512 at a time')}")
     facts |= {"drawn": [asdict(row) for row in drawn], "tokens": [asdict(row) for row in rows]}
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -84,6 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=int, help="files of each size (200)")
+    parser.add_argument("--sizes", nargs="+", help="of the pictures (512x384 2048x1536)")
     parser.add_argument("--records", type=int, help="in the token cache (20,000)")
     parser.add_argument("--positions", type=int, default=1_024, help="tokens of a picture (%(default)s)")
     parser.add_argument("--rounds", type=int, help="how often everybody has a turn (5)")
@@ -93,26 +75,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options.pictures = options.pictures or (40 if options.quick else 200)
     options.records = options.records or (1_000 if options.quick else 20_000)
     options.rounds = options.rounds or (1 if options.quick else 5)
-    options.sizes = [(64, 48)] if options.quick else [(512, 384), (1_280, 960)]
+    options.sizes = options.sizes or (["64x48"] if options.quick else ["512x384", "2048x1536"])
     return options
-
-
-def measured(runners: list[Runner], rounds: int, floor: str) -> list[Row]:
-    """Everybody in turn, round after round, so that a busy moment of the machine hits all of them."""
-    times: list[list[float]] = [[] for _ in runners]
-    for turn in range(rounds + 1):
-        for taken, runner in zip(times, runners, strict=True):
-            begin = time.process_time()
-            runner.work()
-            if turn:  # the first one reads files from the disk
-                taken.append(time.process_time() - begin)
-    speeds = [runner.count / max(statistics.median(taken), 1e-9) for runner, taken in zip(runners, times, strict=True)]
-    limit = next((speed for runner, speed in zip(runners, speeds, strict=True) if runner.name == floor), float("nan"))
-    pairs = zip(runners, speeds, strict=True)
-    return [Row(runner.name, runner.what, speed, speed / limit) for runner, speed in pairs]
-
-
-# --- pictures ------------------------------------------------------------------------------------------------
 
 
 def decoders(root: Path) -> list[Runner]:
@@ -157,8 +121,6 @@ def made(pictures: int) -> list[Runner]:
     steps = max(1, pictures // BATCH)
     runners = [Runner("blocks: batches", "none", steps * BATCH, partial(load, source, "none", steps))]
     try:
-        from dalle.data.emoji import EmojiConfig
-
         emoji = open_source(EmojiConfig(), "train")
     except ImportError as missing:
         print(f"emoji: {missing}")
@@ -197,72 +159,6 @@ def read_all(source: Any, order: list[int]) -> None:
 def load(source: Any, transform: str, steps: int) -> None:
     for _ in islice(batches(source, transform_named(transform), batch_size=BATCH, seed=0), steps):
         pass
-
-
-# --- tokens --------------------------------------------------------------------------------------------------
-
-
-class Captioned:
-    """Captions as sources of files keep them, and no pictures."""
-
-    def __init__(self, records: int):
-        self.names = Strings.of(f"{number:09d}.jpg" for number in range(records))
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def keys(self) -> Strings:
-        return self.names
-
-    def captions(self, index: int) -> tuple[str, ...]:
-        return (f"a photograph of clouds, number {index}",)
-
-
-def tokens(root: Path, records: int, positions: int, rounds: int, size: int = 512) -> list[Row]:
-    """A cache of made-up tokens: whole batches, the reads alone, and what memory takes to move as many bytes."""
-    source: Any = Captioned(records)
-    kind = TokenKind("made up", 64, "none", "made up", 1)
-    cache = TokenCache.create(root / "tokens", kind, records, positions, 8_192, {})
-    generator = np.random.default_rng(0)
-    np.load(root / "tokens" / "tokens.npy", mmap_mode="r+")[:] = generator.integers(8_192, size=(records, positions))
-    np.load(root / "tokens" / "states.npy", mmap_mode="r+")[:] = ENCODED
-    steps = max(1, records // size)
-    rows = [generator.permutation(records)[:size] for _ in range(steps)]
-    views = np.zeros(len(rows[0]), np.int64)
-    whole = np.ones((len(rows[0]), positions), np.int64)  # as many bytes as a batch has
-
-    def read() -> None:
-        for picked in rows:
-            cache.read(views, picked)
-
-    def plain() -> None:
-        for picked in rows:
-            np.take(cache.tokens[0], picked, axis=0).astype(np.int64)
-
-    def copy() -> None:
-        for _ in rows:
-            whole.copy()
-
-    def train() -> None:
-        for _ in islice(token_batches(source, cache, batch_size=len(whole), seed=0), steps):
-            pass
-
-    count = steps * len(whole)
-    runners = [
-        Runner("memcpy of as many bytes", "tokens", count, copy),
-        Runner("numpy.take of a map", "tokens", count, plain),
-        Runner("token cache: reads", "tokens", count, read),
-        Runner("token cache: batches, with captions", "tokens", count, train),
-    ]
-    return measured(runners, rounds, floor=runners[0].name)
-
-
-def table(rows: list[Row], title: str) -> str:
-    lines = [f"| {title} | until | images/s | times floor |", "|---|---|---|---|"]
-    for row in rows:
-        times = "" if np.isnan(row.times_floor) else f"{row.times_floor:.2f}"
-        lines.append(f"| {row.name} | {row.what} | {row.images_per_second:,.0f} | {times} |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":
