@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
             rows = measured(runners, options.rounds, floor=runners[0].name)
         print(f"\n{table(rows, f'JPEGs of {name}, {size / 1000:.0f} kB')}", flush=True)
         facts[name] = [asdict(row) for row in rows]
-    drawn = measured([*made(options.pictures)], options.rounds, floor="")
+    drawn = measured([*made(options.pictures)], options.rounds, floor=None)
     print(f"\n{table(drawn, 'drawn when asked for, 64 pixels')}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         rows = token_reads(Path(folder), options.records, options.positions, options.rounds)

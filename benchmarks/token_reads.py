@@ -1,0 +1,67 @@
+"""Reading tokens from a cache, beside what memory takes to move as many bytes."""
+
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.turns import Row, Runner, measured
+from dalle.data.index import Strings
+from dalle.data.loader import token_batches
+from dalle.data.token_cache import ENCODED, TokenCache, TokenKind
+
+
+class Captioned:
+    """Captions as sources of files keep them, and no pictures."""
+
+    def __init__(self, records: int):
+        self.names = Strings.of(f"{number:09d}.jpg" for number in range(records))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def keys(self) -> Strings:
+        return self.names
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        return (f"a photograph of clouds, number {index}",)
+
+
+def token_reads(root: Path, records: int, positions: int, rounds: int, size: int = 512) -> list[Row]:
+    """A cache of made-up tokens: whole batches, the reads alone, and what memory takes to move as many bytes."""
+    source: Any = Captioned(records)
+    kind = TokenKind("made up", 64, "none", "made up", 1)
+    cache = TokenCache.create(root / "tokens", kind, records, positions, 8_192, {})
+    generator = np.random.default_rng(0)
+    np.load(root / "tokens" / "tokens.npy", mmap_mode="r+")[:] = generator.integers(8_192, size=(records, positions))
+    np.load(root / "tokens" / "states.npy", mmap_mode="r+")[:] = ENCODED
+    steps = max(1, records // size)
+    rows = [generator.permutation(records)[:size] for _ in range(steps)]
+    views = np.zeros(len(rows[0]), np.int64)
+    whole = np.ones((len(rows[0]), positions), np.int64)  # as many bytes as a batch has
+
+    def read() -> None:
+        for picked in rows:
+            cache.read(views, picked)
+
+    def plain() -> None:
+        for picked in rows:
+            np.take(cache.tokens[0], picked, axis=0).astype(np.int64)
+
+    def copy() -> None:
+        for _ in rows:
+            whole.copy()
+
+    def train() -> None:
+        for _ in islice(token_batches(source, cache, batch_size=len(whole), seed=0), steps):
+            pass
+
+    count = steps * len(whole)
+    runners = [
+        Runner("memcpy of as many bytes", "tokens", count, copy),
+        Runner("numpy.take of a map", "tokens", count, plain),
+        Runner("token cache: reads", "tokens", count, read),
+        Runner("token cache: batches, with captions", "tokens", count, train),
+    ]
+    return measured(runners, rounds, floor=runners[0].name)
