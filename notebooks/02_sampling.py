@@ -86,7 +86,7 @@ by_temperature = {each: drawn(Filters(each)) for each in temperatures}
 filters = {"top_k=4": Filters(top_k=4), "top_p=0.9": Filters(top_p=0.9), "min_p=0.1": Filters(min_p=0.1)}
 by_filter = {name: drawn(each) for name, each in filters.items()}
 
-figure, panel = plt.subplots(figsize=(5, 3.4), layout="constrained")
+figure, panel = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
 panel.plot(*zip(*[(variety, right) for right, variety, _ in by_temperature.values()], strict=True), color="0.7")
 for name, (right, variety, _) in {
     **{f"T={each:g}": by_temperature[each] for each in temperatures},
