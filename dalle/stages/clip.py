@@ -11,21 +11,20 @@ from torch import Tensor, nn
 from dalle import distributed, losses
 from dalle.data.loader import Batch
 from dalle.models.clip import CLIP, CLIPConfig
-from dalle.stages.pictures import Pictures, PicturesConfig, StageContext
+from dalle.stages.pictures import CaptionedConfig, Pictures, StageContext
 from dalle.training.ema import EMAConfig
 from dalle.training.optimizer import OptimizerConfig
 from dalle.training.schedules import Schedule
 
 
 @dataclass(frozen=True)
-class CLIPStageConfig(PicturesConfig):
+class CLIPStageConfig(CaptionedConfig):
     """OpenAI's recipe for ViT-B/32; 32 epochs of 400M pairs are 390,625 steps."""
 
     name: str = "clip"
     # the size of the pictures comes from the data, that of the text vocabulary from the tokenizer (this, at most)
     model: CLIPConfig = field(default_factory=CLIPConfig)
     transform: str = "transformer"
-    tokenizer_records: int = 100_000  # training records whose captions the BPE is learned on
     steps: int = 390_625
     batch_size: int = 32_768
     optimizer: OptimizerConfig = field(
@@ -50,7 +49,7 @@ class CLIPStage:
         self.config = config
         self.pictures = Pictures(data, config, context)
         # two of the model's ids are the start and the end of a caption
-        tokenizer = self.pictures.learn_tokenizer(config.model.text_vocabulary - 2, config.tokenizer_records)
+        tokenizer = self.pictures.tokenizer(config, config.model.text_vocabulary - 2)
         sizes = replace(config.model, image_size=self.pictures.image_size, text_vocabulary=tokenizer.vocabulary + 2)
         self.clip = CLIP(sizes, tokenizer)
         self.model = self.clip.to(context.device)

@@ -15,7 +15,6 @@ from dalle.data import open_source
 from dalle.data.contents import Batch, TokenBatch
 from dalle.data.loader import batches, ordered, token_batches
 from dalle.data.provenance import described
-from dalle.data.source import Source, UnreadableRecord
 from dalle.data.token_cache import TokenCache
 from dalle.data.transforms import transform_named
 from dalle.tokenizer import CaptionTokenizer
@@ -39,6 +38,14 @@ class PicturesConfig(TrainingConfig):
     transform: str = "none"  # of training pictures: dvae (Listing 1) | transformer (Listing 2) | channel_shuffle | none
     validation_pictures: int = 1_000  # held-out pictures that validation looks at, the first ones
     workers: int = 2  # processes that prepare batches; 0: the training process itself
+
+
+@dataclass(frozen=True)
+class CaptionedConfig(PicturesConfig):
+    """What the settings of the stages that read captions say of them."""
+
+    tokenizer: str | None = None  # a tokenizer.json, of prepare.py or of a checkpoint; null: learned here
+    tokenizer_records: int = 100_000  # training records whose captions the BPE is learned on
 
 
 class Pictures:
@@ -104,23 +111,26 @@ class Pictures:
         first = (number * distributed.world() + distributed.rank()) * self.batch_size
         return [np.random.default_rng((self.seed, first + place)) for place in range(self.batch_size)]
 
-    def learn_tokenizer(self, vocabulary: int, records: int) -> CaptionTokenizer:
-        """A BPE of at most `vocabulary` entries, learned on `records` evenly spaced training records."""
-        step = max(1, len(self.train) // records)
-        indices = range(0, len(self.train), step)
-        return CaptionTokenizer.train(
-            (caption for index in indices for caption in readable_captions(self.train, index)), vocabulary
-        )
+    def tokenizer(self, config: CaptionedConfig, vocabulary: int) -> CaptionTokenizer:
+        """A BPE of at most `vocabulary` entries: the one that is named, or one learned on the training captions.
+
+        Raises `ValueError` when the file that is named cannot be read, or has more entries.
+        """
+        if config.tokenizer is None:
+            step = max(1, len(self.train) // config.tokenizer_records)
+            indices = range(0, len(self.train), step)
+            return CaptionTokenizer.train(
+                (words for index in indices for words in self.train.captions(index)), vocabulary
+            )
+        named = CaptionTokenizer.load(config.tokenizer)
+        if named.vocabulary > vocabulary:
+            raise ValueError(
+                f"{config.tokenizer} has {named.vocabulary} entries, and the model takes {vocabulary} at most: "
+                f"raise stage.model.text_vocabulary, or let stage.tokenizer=null learn a smaller one"
+            )
+        return named
 
 
 def pixels_of(images: Tensor, device: torch.device) -> Tensor:
     """Pictures on the device: (b, 3, s, s) uint8 -> floats in [0, 1], channels last."""
     return images.to(device, non_blocking=True, memory_format=torch.channels_last).float() / 255
-
-
-def readable_captions(source: Source, index: int) -> tuple[str, ...]:
-    """The captions of a record; none where it cannot be read."""
-    try:
-        return source[index].captions
-    except UnreadableRecord:
-        return ()

@@ -22,14 +22,14 @@ from dalle.sampling.pipeline import DALLE
 from dalle.sampling.sheet import Row, sample_sheet
 from dalle.stages.encoding import Encoding, check_views, grid_of
 from dalle.stages.image_tokens import ImageTokens, argmax, image_tokens_named
-from dalle.stages.pictures import Pictures, PicturesConfig, StageContext
+from dalle.stages.pictures import CaptionedConfig, Pictures, StageContext
 from dalle.training.ema import EMAConfig
 from dalle.training.optimizer import OptimizerConfig, PlateauConfig
 from dalle.training.schedules import Schedule
 
 
 @dataclass(frozen=True)
-class TransformerStageConfig(PicturesConfig):
+class TransformerStageConfig(CaptionedConfig):
     """The paper's recipe (Section 2.2, Appendix B.2)."""
 
     name: str = "transformer"
@@ -41,7 +41,6 @@ class TransformerStageConfig(PicturesConfig):
     views: int = 0  # crops of each picture, encoded once, that take turns; 0: a new one each time (paper)
     bpe_dropout: float = 0.1  # of captions while training (Section 2.2)
     caption_dropout: float = 0.0  # share of training captions left empty: guidance needs some; the paper has none
-    tokenizer_records: int = 100_000  # training records whose captions the BPE is learned on
     also_validate: list[str] = field(default_factory=list)  # on other splits too: [novel] of blocks gives novel_image
     transform: str = "transformer"
     steps: int = 430_000
@@ -92,7 +91,7 @@ class TransformerStage:
         self.dvae = DiscreteVAE.load(self.dvae_folder).requires_grad_(False)
         self.dvae.to(context.device)
         grid = grid_of(self.pictures.image_size, self.dvae, self.dvae_folder)
-        self.tokenizer = self.pictures.learn_tokenizer(config.model.text_vocabulary, config.tokenizer_records)
+        self.tokenizer = self.pictures.tokenizer(config, config.model.text_vocabulary)
         sizes = replace(
             config.model,
             text_vocabulary=self.tokenizer.vocabulary,

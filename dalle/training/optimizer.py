@@ -1,4 +1,4 @@
-"""AdamW and its step size: warm-up, times a schedule, times what plateaus of the loss have left of it."""
+"""The optimizer and its step size: warm-up, times a schedule, times what plateaus of the loss have left of it."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from dalle.training.matrices import matrices
+from dalle.training.muon import Muon
 from dalle.training.paper_adam import PaperAdamW
 from dalle.training.schedules import Schedule
 
+KINDS = ("adamw", "muon")
 MOMENTS = ("float32", "paper16")
 
 
@@ -43,8 +45,11 @@ class OptimizerConfig:
     decay: str = "all"  # "all" parameters | "matrices": not gains, biases, temperature (CLIP paper, Section 2.5)
     variance_clip: float | None = None  # the running variance never exceeds it (transformer: 5; App. B.2)
     moments: str = "float32"  # how mean and variance are kept: float32 | paper16, the matrices' in 1-6-9 and 0-6-10
+    kind: str = "adamw"  # the paper's | "muon": layers' matrices step along orthogonal directions, all else as AdamW
 
     def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"optimizer.kind={self.kind!r} is unknown; choose one of {', '.join(KINDS)}")
         if self.decay not in ("all", "matrices"):
             raise ValueError(f"optimizer.decay={self.decay!r} is unknown; choose 'all' or 'matrices'")
         if self.moments not in MOMENTS:
@@ -72,21 +77,24 @@ class AdamW(torch.optim.AdamW):
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> AdamW | PaperAdamW:
-    """AdamW over the parameters of `model` that are trained.
+    """The optimizer of the parameters of `model` that are trained.
 
-    It is torch's fused form, three times as fast on a CPU as ours, unless that cannot do what `config` asks for.
+    AdamW is torch's fused form, three times as fast on a CPU as ours, unless that cannot do what `config` asks for.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    turned = set(matrices(model).values()) if config.kind == "muon" else set()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter not in turned]
     decayed = [parameter for parameter in trained if config.decay == "all" or parameter.ndim >= 2]
     spared = [parameter for parameter in trained if config.decay != "all" and parameter.ndim < 2]
-    groups = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
+    groups.append({"params": [each for each in model.parameters() if each in turned], "orthogonal": True})
     groups = [group for group in groups if group["params"]]
     beta1, beta2 = config.betas
     numbers: dict[str, Any] = {"betas": (beta1, beta2), "eps": config.eps, "weight_decay": config.weight_decay}
-    if config.variance_clip is None and config.moments == "float32":
+    if config.kind == "adamw" and config.variance_clip is None and config.moments == "float32":
         return AdamW(groups, lr=config.learning_rate_at(0), fused=True, **numbers)
     narrow = matrices(model).values() if config.moments == "paper16" else ()
-    return PaperAdamW(groups, variance_clip=config.variance_clip, narrow=narrow, **numbers)
+    ours = Muon if config.kind == "muon" else PaperAdamW
+    return ours(groups, variance_clip=config.variance_clip, narrow=narrow, **numbers)
 
 
 class Plateau:

@@ -34,11 +34,17 @@ class PaperAdamW(torch.optim.Optimizer):
         """Step if `finite` is 1; leave weights and moments as they are if it is 0. Waits for no device."""
         for group in self.param_groups:
             group["lr"] = learning_rate
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    # what is not finite must not reach the moments, not even times 0
-                    gradient = torch.where(finite.bool(), parameter.grad, 0.0)
-                    self._update(parameter, gradient, finite, group)
+            # what is not finite must not reach the moments, not even times 0
+            gradients = {
+                parameter: torch.where(finite.bool(), parameter.grad, 0.0)
+                for parameter in group["params"]
+                if parameter.grad is not None
+            }
+            self._update_group(gradients, finite, group)
+
+    def _update_group(self, gradients: dict[nn.Parameter, Tensor], finite: Tensor, group: dict[str, Any]) -> None:
+        for parameter, gradient in gradients.items():
+            self._update(parameter, gradient, finite, group)
 
     def _update(self, parameter: nn.Parameter, gradient: Tensor, finite: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter] or self._begin(parameter)

@@ -82,15 +82,13 @@ class TrainState:
         return tensors
 
     def _restore_moments(self, tensors: dict[str, Tensor]) -> None:
-        for name, parameter in self.model.named_parameters():
-            if f"step.{name}" not in tensors:  # it never had a gradient
-                continue
-            moments = {"step": tensors[f"step.{name}"].to(parameter.device)}
-            for moment in ("exp_avg", "exp_avg_sq"):
-                saved = tensors[f"{moment}.{name}"]
-                # the fused kernels pair up memory, not indices: a moment must lie there as its parameter does
-                moments[moment] = torch.empty_like(parameter, dtype=saved.dtype, requires_grad=False).copy_(saved)
-            self.optimizer.state[parameter] = moments
+        parameters = dict(self.model.named_parameters())
+        for each, saved in tensors.items():
+            moment, _, name = each.partition(".")
+            parameter = parameters[name]
+            # the fused kernels pair up memory, not indices: a moment must lie there as its parameter does
+            kept = torch.empty_like(parameter, dtype=saved.dtype, requires_grad=False) if saved.ndim else saved
+            self.optimizer.state[parameter][moment] = kept.copy_(saved).to(parameter.device)
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

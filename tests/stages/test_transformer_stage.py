@@ -269,6 +269,17 @@ def test_the_tokenizer_is_learned_on_evenly_spaced_training_records(dvae_folder)
 # --- the dVAE and the sizes that come from it ------------------------------------------------------------------
 
 
+def test_a_tokenizer_that_is_named_is_taken_instead(dvae_folder, tmp_path):
+    learned = build("transformer", dvae_folder, tokenizer_records=64).tokenizer
+    learned.save(tmp_path / "tokenizer.json")
+    taken = build("transformer", dvae_folder, tokenizer_records=1, tokenizer=str(tmp_path / "tokenizer.json"))
+    assert taken.transformer.config.text_vocabulary == 288
+    assert taken.tokenizer.encode("a small red circle") == learned.encode("a small red circle")
+    small = replace(CONFIGS["transformer"].model, text_vocabulary=287)
+    with pytest.raises(ValueError, match=r"tokenizer\.json has 288 entries, and the model takes 287 at most: raise"):
+        build("transformer", dvae_folder, model=small, tokenizer=str(tmp_path / "tokenizer.json"))
+
+
 def test_sizes_come_from_the_dvae_the_data_and_the_tokenizer(dvae_folder):
     stage = build("transformer", dvae_folder)
     config = stage.model.config

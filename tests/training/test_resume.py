@@ -79,6 +79,7 @@ def test_a_crashed_run_goes_on_to_the_same_bits(tmp_path, uninterrupted):
 
 OPTIONS = {
     "16-bit moments": {"optimizer": replace(FULL.optimizer, moments="paper16", variance_clip=5.0)},
+    "Muon": {"optimizer": replace(FULL.optimizer, kind="muon")},
     "a scale per branch": {"precision": "float16", "gradient_scaling": "resblock"},
     "a scale for all": {"gradient_exponent": 3},
     "fixed PowerSGD": {"compression": CompressionConfig(rank=2, blocks=2)},

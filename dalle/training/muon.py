@@ -1,0 +1,60 @@
+"""Muon (Jordan et al. 2024): matrices step along their momentum made orthogonal, all else as AdamW has it.
+
+Not in the paper. At thousands of small updates it learns as much as AdamW in a quarter of them (docs/lab.md).
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dalle.training.paper_adam import PaperAdamW
+
+MOMENTUM = 0.95
+ITERATIONS = 5
+# of x, x^3 and x^5: singular values of [0.01, 1] are in about [0.7, 1.2] after ITERATIONS
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+RMS = 0.2  # root mean square of AdamW's usual updates, so that one step size serves both (Liu et al. 2025, Sec. 2.2)
+
+
+class Muon(PaperAdamW):
+    """AdamW, but for groups with `orthogonal`: True, whose parameters are weights of linear layers or convolutions."""
+
+    def _update_group(self, gradients: dict[nn.Parameter, Tensor], finite: Tensor, group: dict[str, Any]) -> None:
+        if not group.get("orthogonal"):
+            return super()._update_group(gradients, finite, group)
+        alike: dict[torch.Size, list[nn.Parameter]] = {}
+        for parameter in gradients:
+            alike.setdefault(parameter.shape, []).append(parameter)
+        for parameters in alike.values():  # of one shape, all at once: small matrices are dear one by one
+            directions = [self._direction(parameter, gradients[parameter], finite) for parameter in parameters]
+            steps = orthogonalised(torch.stack(directions))
+            reach = group["lr"] * RMS * math.sqrt(max(steps.shape[1:]))
+            for parameter, step in zip(parameters, steps, strict=True):
+                parameter.mul_(1 - finite * group["lr"] * group["weight_decay"])
+                parameter.addcmul_(step.view_as(parameter), finite * reach, value=-1)
+
+    def _direction(self, parameter: nn.Parameter, gradient: Tensor, finite: Tensor) -> Tensor:
+        """The momentum as Nesterov has it, one matrix: (outputs, all inputs), a convolution's too."""
+        state = self.state[parameter]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(parameter)
+        momentum = state["momentum"].lerp_(gradient, finite * (1 - MOMENTUM))
+        return gradient.lerp(momentum, MOMENTUM).flatten(1)
+
+
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """The nearest (semi-)orthogonal matrices of (n, rows, columns), roughly: Newton and Schulz's iteration.
+
+    Their singular vectors stay, their singular values come to lie between about 0.7 and 1.2.
+    """
+    a, b, c = COEFFICIENTS
+    x = matrices.bfloat16() if matrices.is_cuda else matrices
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x  # the smaller of the two Gram matrices
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(ITERATIONS):
+        gram = x @ x.mT
+        x = a * x + torch.baddbmm(gram, gram, gram, beta=b, alpha=c) @ x
+    return (x.mT if tall else x).to(matrices.dtype)
