@@ -1,6 +1,6 @@
 """Draw pictures for captions, best first: python sample.py checkpoint=outputs/demo caption="a red circle"."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 
@@ -33,6 +33,8 @@ def main(config: SampleConfig) -> None:
     rerank = Rerank(config.rerank, config.rerank_weights, config.rerank_references)
     device = distributed.start(config.device)
     dalle = DALLE.load(config.checkpoint, device, config.dvae, config.clip, config.precision)
+    if config.guidance is None:
+        config = replace(config, guidance=dalle.guidance)
     if config.attention:
         check_layer(dalle.transformer, config.attention_layer)
     canvas = canvas_of(config.edit, config.image, dalle.original, config.candidates, config.seed, config.first)

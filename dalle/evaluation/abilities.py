@@ -51,7 +51,7 @@ def measure(subject: Subject, config: EvaluateConfig) -> Measured:
     heads = ["ability", "captions", "trained", "first", "mean", f"best of {config.candidates}", "any"]
     table = [f"| {' | '.join(heads)} |", f"|---|---:|---|{'---:|' * len(COLUMNS)}", *rows, "", _in_words(numbers)]
     notes = [] if dalle.reranker(dalle.tokenize(asked[:1], truncate=True), rerank) else [NOTHING_CHOSE]
-    settings: dict[str, Any] = drawing_settings(config, config.candidates)
+    settings: dict[str, Any] = drawing_settings(dalle, config, config.candidates)
     settings |= {"captions_for_each": config.ability_captions, "captions_digest": digest(asked)}
     sheet = abilities_sheet(lines, "Favourites, framed green where every fact is true and red where one is not.")
     return Measured(ABOUT, numbers, settings, {"abilities": sheet}, "\n".join(table), [*notes, *_cut(dalle, asked)])

@@ -16,6 +16,7 @@ from dalle.evaluation.retrieval import recalls
 from dalle.evaluation.settings import EvaluateConfig
 from dalle.evaluation.subject import Subject
 from dalle.pixels import to_images
+from dalle.sampling.pipeline import DALLE
 from dalle.sampling.rerank import Rerank, Scorer
 from dalle.sampling.sheet import Row, sample_sheet
 
@@ -48,7 +49,7 @@ def measure(subject: Subject, config: EvaluateConfig) -> Measured:
         about, notes = ABOUT, [NO_CLIP]
     numbers: dict[str, float] = {}
     pictures: dict[str, Image.Image] = {}
-    settings: dict[str, Any] = drawing_settings(config, config.candidates)
+    settings: dict[str, Any] = drawing_settings(dalle, config, config.candidates)
     for split, source in subject.sources.items():
         chance = config.seed, config.batch_size, config.temperature
         drawn = draw(dalle, source, config.captions, config.candidates, rerank, *chance)
@@ -80,7 +81,7 @@ def measure_rerank_curve(subject: Subject, config: EvaluateConfig) -> Measured:
         if each.ranking != curve.chosen_by:
             for size, mean in zip(curve.sizes, each.means, strict=True):
                 numbers[f"{each.quality}_val_best_of_{size}_by_{each.ranking}"] = mean
-    settings = drawing_settings(config, config.curve_candidates)
+    settings = drawing_settings(dalle, config, config.curve_candidates)
     settings |= {"captions": len(captions), "captions_digest": digest(captions)}
     return Measured(CURVE, numbers, settings, {"rerank_curve": plot_rerank_curve(curve)}, curve.table())
 
@@ -90,10 +91,10 @@ def rerank_of(config: EvaluateConfig) -> Rerank:
     return Rerank(config.rerank, config.rerank_weights, config.rerank_references)
 
 
-def drawing_settings(config: EvaluateConfig, candidates: int) -> dict[str, Any]:
+def drawing_settings(dalle: DALLE, config: EvaluateConfig, candidates: int) -> dict[str, Any]:
     """What decides the pictures that are drawn for captions."""
     drawing = {"candidates": candidates, "seed": config.seed, "temperature": config.temperature}
-    return {**drawing, "rerank": asdict(rerank_of(config))}
+    return {**drawing, "guidance": dalle.guidance, "rerank": asdict(rerank_of(config))}
 
 
 def clip_metrics(clip: Scorer, drawn: list[Drawn], real: list[Image.Image], split: str) -> dict[str, float]:

@@ -69,6 +69,7 @@ def drawing_settings(subject: Subject, config: EvaluateConfig) -> dict[str, Any]
         "sample_candidates": config.sample_candidates,
         "seed": config.seed,
         "temperature": config.temperature,
+        "guidance": subject.whole().guidance,
         "precision": str(subject.whole().precision),
     }
 

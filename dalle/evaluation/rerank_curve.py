@@ -132,8 +132,8 @@ def judged_candidates(
     together = max(1, batch_size // candidates)  # captions
     for start in range(0, len(captions), together):
         some = ids[start : start + together]
-        filters = Filters(temperature)
-        drawn = generate(dalle.transformer, some, candidates, filters=filters, seed=seed, batch_size=batch_size)
+        chance = {"filters": Filters(temperature), "guidance": dalle.guidance, "seed": seed}
+        drawn = generate(dalle.transformer, some, candidates, batch_size=batch_size, **chance)
         for number, tokens in enumerate(drawn, start):
             images = dalle.pictures(tokens)
             found = Candidates(captions[number], ids[number], tokens, images)

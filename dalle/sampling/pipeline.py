@@ -49,9 +49,11 @@ class DALLE:
         clip: Scorer | None = None,
         caption_dropout: float = 0.0,
         precision: torch.dtype = torch.float32,
+        guidance: float = 1.0,
     ):
         """
         caption_dropout: the share of empty captions that the transformer was trained on; guidance needs some.
+        guidance: what is drawn with where nothing else is asked for; the checkpoint says, 1 in the paper.
         precision: in which a CPU computes the transformer's linear layers; a GPU does as the model's weights are.
         """
         if dvae.vocabulary != transformer.stream.image_vocabulary:
@@ -70,6 +72,7 @@ class DALLE:
         self.clip = clip
         self.caption_dropout = caption_dropout
         self.precision = precision
+        self.guidance = guidance
 
     @classmethod
     def load(
@@ -103,6 +106,7 @@ class DALLE:
             scorer,
             meta.get("caption_dropout", 0.0),
             dtype,
+            meta.get("guidance", 1.0),
         )
 
     def generate(
@@ -114,7 +118,7 @@ class DALLE:
         top_k: int | None = None,
         top_p: float | None = None,
         min_p: float | None = None,
-        guidance: float = 1.0,
+        guidance: float | None = None,
         seed: int = 0,
         first: int = 0,
         batch_size: int | None = None,
@@ -128,7 +132,7 @@ class DALLE:
 
         The paper draws 512 at temperature 1 without guidance (Sec. 2.6). Candidate i of a seed is the same picture
         whatever `candidates`, `keep` and `batch_size` (images decoded at a time; None: what memory allows) are;
-        `first` is the number of the first one. `guidance` and `canvas` are described at
+        `first` is the number of the first one. `guidance` (None: the checkpoint's own) and `canvas` are described at
         `dalle.sampling.decode.generate`, the filters at `dalle.sampling.filters.Filters`, and what else than
         CLIP may choose at `dalle.sampling.rerank`. With `progress` a bar is shown on a terminal.
 
@@ -163,7 +167,7 @@ class DALLE:
         candidates: int = 64,
         keep: int = 8,
         filters: Filters = UNFILTERED,
-        guidance: float = 1.0,
+        guidance: float | None = None,
         seed: int = 0,
         first: int | Sequence[int] = 0,
         batch_size: int | None = None,
@@ -183,7 +187,7 @@ class DALLE:
         """
         if not 1 <= keep <= candidates:
             raise ValueError(f"keep={keep} of candidates={candidates} cannot be kept; use 1 to {candidates}")
-        self._check_guidance(guidance)
+        guidance = self._guidance(guidance)
         ids = self.tokenize(captions, truncate)
         choice = Choice(self.dvae, keep, self.reranker(ids, rerank), canvas)
         firsts = [first] * len(captions) if isinstance(first, int) else first
@@ -215,10 +219,9 @@ class DALLE:
                 if drawn:
                     yield choice(captions[present], ids[present], torch.cat(drawn), firsts[present])
 
-    def chunk(self, captions: int, candidates: int, guidance: float = 1.0, memory: str = "auto") -> Chunk:
+    def chunk(self, captions: int, candidates: int, guidance: float | None = None, memory: str = "auto") -> Chunk:
         """How many images `stream` decodes at a time. Raises `ValueError` where memory does not hold one."""
-        self._check_guidance(guidance)
-        return chunk_for(self.transformer, captions, candidates, guidance, memory, self.precision)
+        return chunk_for(self.transformer, captions, candidates, self._guidance(guidance), memory, self.precision)
 
     def tokenize(self, captions: Sequence[str], truncate: bool = False) -> Tensor:
         """(captions, T) int64, as the transformer reads them.
@@ -252,12 +255,14 @@ class DALLE:
             references = reference_captions(self.transformer.stream, captions, given, self.caption_dropout > 0)
         return reranker_for(rerank, self.transformer, self.clip, references)
 
-    def _check_guidance(self, guidance: float) -> None:
+    def _guidance(self, asked: float | None) -> float:
+        guidance = self.guidance if asked is None else asked
         if guidance != 1 and not self.caption_dropout:
             raise ValueError(
                 f"guidance={guidance} needs a transformer that knows the empty caption, and this one was trained "
                 "without: train one with stage.caption_dropout=0.1, or leave guidance at 1"
             )
+        return guidance
 
     def _batches(
         self, ids: Tensor, candidates: int, canvas: Canvas | Tensor | None, drawing: Mapping[str, Any]

@@ -23,7 +23,8 @@ class SampleConfig:
     top_k: int | None = None  # draw among this many most probable tokens only; the paper does not filter
     top_p: float | None = None  # draw among the most probable tokens that add up to this; the paper does not
     min_p: float | None = None  # draw among tokens at least this many times as probable as the likeliest
-    guidance: float = 1.0  # how much the caption's say is scaled; others than 1 need a model with caption_dropout
+    # how much the caption's say is scaled; others than 1 need a model with caption_dropout; None: the checkpoint's own
+    guidance: float | None = None
     rerank: str = "clip"  # what finds the best: clip, as in the paper | image_likelihood | caption_likelihood | mixture
     rerank_weights: RerankWeights = USUAL  # of a mixture
     # captions that caption_likelihood compares with; none: the empty one, if the model knows it, or those drawn beside

@@ -41,6 +41,7 @@ class TransformerStageConfig(CaptionedConfig):
     views: int = 0  # crops of each picture, encoded once, that take turns; 0: a new one each time (paper)
     bpe_dropout: float = 0.1  # of captions while training (Section 2.2)
     caption_dropout: float = 0.0  # share of training captions left empty: guidance needs some; the paper has none
+    guidance: float = 1.0  # that the model is drawn from with, unless told otherwise; 1: none, as in the paper
     also_validate: list[str] = field(default_factory=list)  # on other splits too: [novel] of blocks gives novel_image
     transform: str = "transformer"
     steps: int = 430_000
@@ -64,6 +65,8 @@ class TransformerStageConfig(CaptionedConfig):
         image_tokens_named(self.image_targets)  # a misspelt name is told before anything starts
         if not 0 <= self.caption_dropout < 1:
             raise ValueError(f"caption_dropout={self.caption_dropout} is no share of captions; use 0 to below 1")
+        if self.guidance != 1 and not self.caption_dropout:
+            raise ValueError(f"guidance={self.guidance} needs captions left empty in training: set caption_dropout=0.1")
         if self.views:
             check_views(self.views, self.transform)
         if self.views and self.image_targets != "argmax":
@@ -138,7 +141,8 @@ class TransformerStage:
     def preview(self, model: nn.Module) -> Image.Image:
         """Pictures drawn for held-out captions, unranked."""
         assert isinstance(model, Transformer)
-        dalle = DALLE(self.dvae, model, self.tokenizer)
+        dropped, guidance = self.config.caption_dropout, self.config.guidance
+        dalle = DALLE(self.dvae, model, self.tokenizer, caption_dropout=dropped, guidance=guidance)
         captions = next(self.pictures.held_out(4)).captions
         results = dalle.generate_many(captions, candidates=4, keep=4, truncate=True)
         return sample_sheet([Row(result.caption, result.images, None) for result in results])
@@ -148,7 +152,8 @@ class TransformerStage:
         assert isinstance(model, Transformer)
         path = os.path.relpath(self.dvae_folder.resolve(), folder.resolve())
         dvae = {"path": path, "digest": checkpoint.digest(self.dvae_folder)}
-        described = self.pictures.described(meta) | {"dvae": dvae, "caption_dropout": self.config.caption_dropout}
+        drawing = {"caption_dropout": self.config.caption_dropout, "guidance": self.config.guidance}
+        described = self.pictures.described(meta) | {"dvae": dvae} | drawing
         model.save(folder, described, self.tokenizer)
 
     def _held_out_nll(self, model: nn.Module, split: str) -> tuple[float, float]:
