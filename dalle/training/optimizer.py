@@ -54,6 +54,8 @@ class OptimizerConfig:
             raise ValueError(f"optimizer.decay={self.decay!r} is unknown; choose 'all' or 'matrices'")
         if self.moments not in MOMENTS:
             raise ValueError(f"optimizer.moments={self.moments!r} is unknown; choose one of {', '.join(MOMENTS)}")
+        if self.kind == "muon" and self.moments == "paper16":
+            raise ValueError("optimizer.kind=muon has no variance of matrices to keep in 16 bits: use moments=float32")
         if self.variance_clip is not None and self.variance_clip <= 0:
             raise ValueError(
                 f"optimizer.variance_clip={self.variance_clip} must be above 0; null leaves the variance alone"

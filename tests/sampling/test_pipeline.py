@@ -210,6 +210,17 @@ def test_guidance_of_a_model_trained_for_it_changes_its_pictures(copied):
     assert guided.tokens.equal(dalle.generate(CAPTION, candidates=3, keep=3, guidance=3.0, batch_size=1).tokens)
 
 
+def test_a_checkpoint_says_what_guidance_it_is_drawn_with(copied):
+    path = copied / "transformer" / "config.json"
+    written = json.loads(path.read_text())
+    written["meta"] |= {"caption_dropout": 0.1, "guidance": 3.0}
+    path.write_text(json.dumps(written))
+    dalle = DALLE.load(copied)
+    asked, plain = (dalle.generate(CAPTION, candidates=3, keep=3, guidance=scale).tokens for scale in (3.0, 1.0))
+    assert dalle.generate(CAPTION, candidates=3, keep=3).tokens.equal(asked)
+    assert not asked.equal(plain)
+
+
 def test_little_memory_draws_the_same_pictures_in_chunks(dalle):
     needs = decoding_memory(dalle.transformer, compact=True)
     little = str((needs.step + needs.caption + 3.5 * needs.candidate) / 10**9)

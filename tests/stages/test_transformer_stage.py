@@ -257,6 +257,14 @@ def test_a_share_of_captions_that_is_none_is_refused_before_anything_starts(shar
         TransformerStageConfig(caption_dropout=share)
 
 
+def test_guidance_is_told_to_those_who_draw_and_needs_captions_left_out(dvae_folder, tmp_path):
+    stage = build("transformer", dvae_folder, caption_dropout=0.1, guidance=2.0)
+    stage.save(tmp_path, stage.model, {})
+    assert DALLE.load(tmp_path).guidance == 2.0
+    with pytest.raises(ValueError, match="guidance=2.0 needs captions left empty in training: set caption_dropout=0.1"):
+        TransformerStageConfig(guidance=2.0)
+
+
 def test_the_tokenizer_is_learned_on_evenly_spaced_training_records(dvae_folder):
     stage = build("transformer", dvae_folder, tokenizer_records=1)
     (caption, *others) = stage.pictures.train[0].captions

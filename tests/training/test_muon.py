@@ -93,3 +93,8 @@ def test_weights_decay_by_themselves_and_not_with_the_momentum():
 def test_an_unknown_kind_is_refused():
     with pytest.raises(ValueError, match="optimizer.kind='lion' is unknown; choose one of adamw, muon"):
         OptimizerConfig(kind="lion")
+
+
+def test_moments_that_it_does_not_have_are_refused():
+    with pytest.raises(ValueError, match="kind=muon has no variance of matrices to keep in 16 bits"):
+        OptimizerConfig(kind="muon", moments="paper16")
