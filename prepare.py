@@ -23,6 +23,7 @@ from dalle.interop import IMPORTS
 from dalle.interop.settings import PrepareConfig
 from dalle.models.clip import CLIP
 from dalle.models.dvae import DiscreteVAE
+from dalle.sampling.gallery import unused
 from dalle.sampling.novelty import TrainingPictures, side_by_side, verdict
 from dalle.stages.encoding import Encoding, described
 
@@ -49,7 +50,7 @@ def main(config: PrepareConfig) -> None:
 
 def look_over(config: PrepareConfig) -> None:
     """A page about a data set, with its pictures, its tokenizer, and what is wrong with it."""
-    folder = unwritten(config.out or Path("outputs", "survey", config.data.name))
+    folder = unwritten(config.out or unused(Path("outputs", "survey", config.data.name)))
     survey = Survey.of(config.data, config.vocabulary, config.text_positions, config.limit, config.workers)
     with new_folder(folder) as beside:
         found = write_survey(survey, beside)

@@ -3,6 +3,7 @@
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
@@ -23,9 +24,15 @@ def main(config: TrainConfig) -> None:
     if device.type == "cpu":
         keep_freed_memory()
     try:
-        for one_stage, folder in planned(config):
+        runs = planned(config)
+        if len(runs) > 1:
+            check_chain(runs)
+        for one_stage, folder in runs:
             with recorded(Job.of(config), folder) if config.ablation else nullcontext():
                 train_stage(one_stage, folder, device)
+        if len(runs) > 1:
+            whole = runs[0][1].parent
+            say(f'{whole}: all stages are finished; next: python sample.py checkpoint={whole} caption="..."')
     finally:
         distributed.stop()
 
@@ -44,9 +51,26 @@ def planned(config: TrainConfig) -> list[tuple[TrainConfig, Path]]:
     return [(replace(config, stage=config.stage[stage], dvae=dvaes.get(stage)), folder / stage) for stage in STAGES]
 
 
+def check_chain(runs: list[tuple[TrainConfig, Path]]) -> None:
+    """Refuse to train a dVAE on whose tokens a transformer in the same run has learned, which then fits no dVAE."""
+    (dvae, place), *_, (_, transformer) = runs
+    if not dvae.resume or checkpoint.read_scalars(transformer) is None:
+        return
+    if (done := steps_done(place, identity_of(dvae))) < dvae.stage.steps:
+        raise ValueError(
+            f"{transformer} has learned the tokens of {place} as it is after {done} updates, and would fit none after "
+            f"{dvae.stage.steps}: choose another name (run=...), or move {transformer} away first"
+        )
+
+
+def identity_of(config: TrainConfig) -> dict[str, Any]:
+    """The settings that make a run this run and no other."""
+    return {"stage": asdict(config.stage), "data": asdict(config.data), "seed": config.seed}
+
+
 def train_stage(config: TrainConfig, folder: Path, device: torch.device) -> None:
     """Bring the run in `folder` to its last step from wherever it stands."""
-    identity = {"stage": asdict(config.stage), "data": asdict(config.data), "seed": config.seed}
+    identity = identity_of(config)
     if config.dvae is not None:
         checkpoint.read_config(config.dvae, "dvae")  # says what is wrong with it before anything is touched
         identity["dvae"] = checkpoint.digest(config.dvae)
@@ -63,7 +87,8 @@ def train_stage(config: TrainConfig, folder: Path, device: torch.device) -> None
     tokens = Path(config.out, "tokens") if config.tokens is None else Path(config.tokens)
     stage = stage_class(config.stage, config.data, StageContext(config.seed, device, dvae, tokens))
     count = sum(parameter.numel() for parameter in stage.model.parameters())
-    say(f"{folder}: {count:,} parameters on {device}, from step {done} to {steps}")
+    pixels = stage.pictures.image_size
+    say(f"{folder}: {count:,} parameters on {device}, pictures of {pixels} pixels, from step {done} to {steps}")
     if distributed.is_first():
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(OmegaConf.create(asdict(config)), folder / "config.yaml")

@@ -110,7 +110,15 @@ def test_all_stages_in_turn_share_a_folder_and_the_transformer_speaks_the_new_dv
         checkpoint.read_config(folder / stage, stage)
     _, meta = checkpoint.read_config(folder / "transformer", "transformer")
     assert meta["dvae"]["digest"] == checkpoint.digest(folder / "dvae")
-    assert train(*overrides)[1].count("finished, 2 updates done") == 3
+    status, printed = train(*overrides)
+    assert printed.count("finished, 2 updates done") == 3
+    assert 'trio: all stages are finished; next: python sample.py checkpoint=outputs/trio caption="..."' in printed
+
+    before = checkpoint.digest(folder / "dvae")
+    status, printed = train(*overrides, "stage.dvae.steps=3")
+    assert status == 2
+    assert "transformer has learned the tokens of outputs/trio/dvae as it is after 2 updates, and would fit" in printed
+    assert checkpoint.digest(folder / "dvae") == before
 
     train(*DVAE, "data.image_size=16", "seed=7", "out=outputs/other", "run=x")
     (folder / "dvae" / "model.safetensors").write_bytes(

@@ -88,11 +88,11 @@ class TrainingPictures:
             return cls(source, prints)
         return cls(source, prints, clip, clip_features(source, clip, checkpoint.digest(clip_folder), workers))
 
-    def nearest(self, image: Image.Image, count: int = 1) -> list[Neighbour]:
+    def nearest(self, image: Image.Image, count: int = 1, by_clip: bool = True) -> list[Neighbour]:
         """The `count` training pictures nearest to one, the nearest first; fewer, if there are fewer.
 
         Near copies by their fingerprints come first; the others are in the order of CLIP's features, or without a CLIP
-        in that of fingerprints. Raises ValueError where no training picture can be read.
+        or `by_clip` in that of fingerprints. Raises ValueError where no training picture can be read.
         """
         own = fingerprint(image)
         bits = differing_bits(self.prints["hash"], own["hash"])
@@ -101,7 +101,7 @@ class TrainingPictures:
         units = bits / NEAR_BITS + levels / NEAR_LEVELS  # of what near copies may differ by
         apart = None if self.features is None else self._feature_distances(image)
         # the last key counts most
-        order = np.lexsort((units, far) if apart is None else (units, np.where(far, apart, 0), far))
+        order = np.lexsort((units, far) if apart is None or not by_clip else (units, np.where(far, apart, 0), far))
         order = order[self.prints["readable"][order]][:count].tolist()
         if not order:
             raise ValueError("none of the training pictures can be read")
@@ -127,28 +127,37 @@ class TrainingPictures:
 
 
 class Novelty:
-    """The training picture nearest to each sample: facts for samples.json, and a sheet of them side by side."""
+    """The training picture nearest to each sample, by fingerprint and, where there is a CLIP, by its features too.
+
+    Facts for samples.json, and a sheet of them side by side.
+    """
 
     def __init__(self, training: TrainingPictures):
         self.training = training
+        self.measures = {"nearest": False} | ({} if training.features is None else {"nearest_by_clip": True})
         self.tiles: list[Tile] = []
         self.looked_at, self.near_copies = 0, 0
 
     def look(self, result: Result) -> list[Mapping[str, Any]]:
         """For each picture of a result, what is nearest to it."""
-        nearest = [self.training.nearest(image)[0] for image in result.images]
-        for image, neighbour in zip(result.images, nearest, strict=True):
-            if len(self.tiles) < 2 * MOST_ON_SHEET:
-                self.tiles += side_by_side(self.training, image, result.caption, [neighbour])
-        self.looked_at += len(nearest)
-        self.near_copies += sum(each.is_near_copy for each in nearest)
-        return [{"nearest": each.facts()} for each in nearest]
+        found = []
+        for image in result.images:
+            nearest = {
+                name: self.training.nearest(image, by_clip=by_clip)[0] for name, by_clip in self.measures.items()
+            }
+            if self.looked_at < MOST_ON_SHEET:
+                self.tiles += side_by_side(self.training, image, result.caption, list(nearest.values()))
+            self.looked_at += 1
+            self.near_copies += nearest["nearest"].is_near_copy
+            found.append({name: each.facts() for name, each in nearest.items()})
+        return found
 
     def save(self, folder: Path) -> Path:
         """Write the sheet; something was looked at."""
-        shown = f"the first {len(self.tiles) // 2:,} of " if len(self.tiles) < 2 * self.looked_at else ""
-        title = f"{shown}{self.looked_at:,} samples, each left of the training picture nearest to it; {self.sentence()}"
-        tile_sheet(self.tiles, columns=8, title=title).save(folder / SHEET)
+        shown = f"the first {MOST_ON_SHEET:,} of " if self.looked_at > MOST_ON_SHEET else ""
+        both = "s nearest to it, by fingerprint and by CLIP" if len(self.measures) > 1 else " nearest to it"
+        title = f"{shown}{self.looked_at:,} samples, each left of the training picture{both}; {self.sentence()}"
+        tile_sheet(self.tiles, columns=4 * (1 + len(self.measures)), title=title).save(folder / SHEET)
         return folder / SHEET
 
     def sentence(self) -> str:

@@ -185,6 +185,8 @@ class DALLE:
         training. When `stop` says so, drawing ends within one token; what was drawn of the present caption by then
         is ranked and comes last, if there is any.
         """
+        if candidates < 1:
+            raise ValueError(f"candidates={candidates} draws nothing; use at least 1")
         if not 1 <= keep <= candidates:
             raise ValueError(f"keep={keep} of candidates={candidates} cannot be kept; use 1 to {candidates}")
         guidance = self._guidance(guidance)

@@ -20,6 +20,7 @@ from dalle.training.stage import Stage, TrainingConfig
 from dalle.training.state import TrainState
 
 log = logging.getLogger(__name__)
+SAID = 5  # of the numbers of a validation, the others stand in metrics.jsonl
 
 
 class Diverged(ValueError):
@@ -106,7 +107,10 @@ class Trainer:
         seed_global(self.run.seed, state.step, distributed.rank(), device)
         with torch.no_grad(), autocast(state.precision, device):
             if self.due(self.config.validate_every):
-                self.logger.metrics(state.step, "val", self.stage.validate(state.average.model))
+                found = self.stage.validate(state.average.model)
+                self.logger.metrics(state.step, "val", found)
+                some = [f"{name} {value:.4g}" for name, value in found.items()][:SAID]
+                self.progress.say(f"held-out pictures: {', '.join(some)}")
             if self.due(self.config.preview_every) and self.first:
                 self.preview()
         state.watched = state.step

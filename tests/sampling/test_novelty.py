@@ -97,6 +97,12 @@ def test_samples_stand_beside_the_training_pictures_nearest_to_them(trained, run
     nearest = [image["nearest"] for image in facts["captions"][0]["images"]]
     assert all(each["key"].startswith("train/0000") for each in nearest)
     assert all(0 <= each["bits"] <= 64 and 0 <= each["feature_distance"] <= 2 for each in nearest)
+    by_clip = [image["nearest_by_clip"] for image in facts["captions"][0]["images"]]
+    for one, other in zip(nearest, by_clip, strict=True):
+        assert other["feature_distance"] <= one["feature_distance"]
+        assert one["bits"] / NEAR_BITS + one["levels"] / NEAR_LEVELS <= (
+            other["bits"] / NEAR_BITS + other["levels"] / NEAR_LEVELS
+        )
     assert Image.open(tmp_path / "drawn" / SHEET).width > 6 * 150
 
 

@@ -210,6 +210,11 @@ def test_guidance_of_a_model_trained_for_it_changes_its_pictures(copied):
     assert guided.tokens.equal(dalle.generate(CAPTION, candidates=3, keep=3, guidance=3.0, batch_size=1).tokens)
 
 
+def test_no_candidates_are_refused(dalle):
+    with pytest.raises(ValueError, match="candidates=-4 draws nothing; use at least 1"):
+        dalle.generate(CAPTION, candidates=-4, keep=8)
+
+
 def test_a_checkpoint_says_what_guidance_it_is_drawn_with(copied):
     path = copied / "transformer" / "config.json"
     written = json.loads(path.read_text())
