@@ -67,9 +67,12 @@ def main(config: SampleConfig) -> None:
                 for path, sheet in zip(kept, attention_sheets(dalle, result, config.attention_layer), strict=True):
                     sheet.save(path.with_name(f"{path.stem}-attention.png"))
             if len(gallery.facts) <= LINES:
-                best = "" if result.scores is None else f", best score {result.scores[0]:.3f}"
+                how = "" if config.rerank == "clip" else f" by {config.rerank}"
+                best = "" if result.scores is None else f", best score {result.scores[0]:.3f}{how}"
                 say(f"{result.caption}: {len(result.images)} of {result.drawn} kept{best}")
     report(gallery)
+    if config.attention and gallery.files:
+        print(f"attention {gallery.files[0].with_name(f'{gallery.files[0].stem}-attention.png')}, and so on")
     if novelty and gallery.facts:
         print(f"novelty   {novelty.save(gallery.folder)}: {novelty.sentence()}")
     if gallery.finished < len(captions):

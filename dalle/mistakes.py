@@ -63,6 +63,11 @@ def _unreadable(text: str, typed: Sequence[str]) -> str:
     wrong = next((each for each in typed if each in text), typed[-1] if typed else "")
     key = wrong.split("=")[0]
     if wrong == key:
+        before = typed[typed.index(wrong) - 1] if wrong in typed[1:] else ""
+        if "=" in before and "." not in wrong:  # caption=a money bag
+            return (
+                f"cannot read {wrong}: settings are given as {key}=value; does it belong to {before}? Then quote it all"
+            )
         return f"cannot read {wrong}: settings are given as {key}=value"
     return f"cannot read {wrong}: a value with commas or brackets needs two pairs of quotes, as '{key}=\"a, b\"'"
 

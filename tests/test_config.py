@@ -103,6 +103,14 @@ def test_mistakes_are_named_with_the_nearest_right_name_and_nothing_starts(comma
     assert told.count("\n") <= 3
 
 
+def test_words_without_quotes_are_told_to_have_some(command):
+    calls, status, told = command("caption=a", "money", "bag", name="sample")
+    assert (calls, status) == ([], 2)
+    assert (
+        "cannot read money: settings are given as money=value; does it belong to caption=a? Then quote it all" in told
+    )
+
+
 @pytest.mark.parametrize(
     "caption",
     [

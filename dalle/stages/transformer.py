@@ -1,5 +1,6 @@
 """Stage 2: the transformer, trained on caption and image tokens as one stream (Section 2.2, Appendix B)."""
 
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,8 @@ from dalle.stages.pictures import CaptionedConfig, Pictures, StageContext
 from dalle.training.ema import EMAConfig
 from dalle.training.optimizer import OptimizerConfig, PlateauConfig
 from dalle.training.schedules import Schedule
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ class TransformerStage:
         self.dvae = DiscreteVAE.load(self.dvae_folder).requires_grad_(False)
         self.dvae.to(context.device)
         grid = grid_of(self.pictures.image_size, self.dvae, self.dvae_folder)
+        _warn_of_other_size(self.dvae_folder, self.pictures.image_size)
         self.tokenizer = self.pictures.tokenizer(config, config.model.text_vocabulary)
         sizes = replace(
             config.model,
@@ -223,6 +227,14 @@ class TransformerStage:
             return None
         encoding = Encoding(self.pictures.data, train, config.transform, views, self.dvae_folder)
         return encoding.cache(encoding.place(tokens), self.dvae, context.device, config.workers)
+
+
+def _warn_of_other_size(dvae: Path, image_size: int) -> None:
+    """Codes learned on pictures of one size can stand for another's, but that is seldom what was meant."""
+    _, meta = checkpoint.read_config(dvae, "dvae")
+    trained = meta.get("data", {}).get("image_size", image_size)
+    if trained != image_size:
+        log.warning("%s was trained on pictures of %d pixels, and data.image_size is %d", dvae, trained, image_size)
 
 
 def find_dvae(folder: Path | None) -> Path:

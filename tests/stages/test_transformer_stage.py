@@ -288,6 +288,14 @@ def test_a_tokenizer_that_is_named_is_taken_instead(dvae_folder, tmp_path):
         build("transformer", dvae_folder, model=small, tokenizer=str(tmp_path / "tokenizer.json"))
 
 
+def test_a_dvae_that_was_trained_on_pictures_of_another_size_is_said(dvae_folder, tmp_path, caplog):
+    build("transformer", dvae_folder)
+    assert not caplog.messages or "trained on pictures" not in " ".join(caplog.messages)
+    DiscreteVAE.load(dvae_folder).save(tmp_path, {"data": {"image_size": 32}})
+    build("transformer", tmp_path)
+    assert f"{tmp_path} was trained on pictures of 32 pixels, and data.image_size is 16" in caplog.messages
+
+
 def test_sizes_come_from_the_dvae_the_data_and_the_tokenizer(dvae_folder):
     stage = build("transformer", dvae_folder)
     config = stage.model.config
