@@ -106,9 +106,7 @@ def test_mistakes_are_named_with_the_nearest_right_name_and_nothing_starts(comma
 def test_words_without_quotes_are_told_to_have_some(command):
     calls, status, told = command("caption=a", "money", "bag", name="sample")
     assert (calls, status) == ([], 2)
-    assert (
-        "cannot read money: settings are given as money=value; does it belong to caption=a? Then quote it all" in told
-    )
+    assert "cannot read money: settings are given as money=value; or quote it with caption=a" in told
 
 
 @pytest.mark.parametrize(
