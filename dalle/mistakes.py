@@ -65,9 +65,7 @@ def _unreadable(text: str, typed: Sequence[str]) -> str:
     if wrong == key:
         before = typed[typed.index(wrong) - 1] if wrong in typed[1:] else ""
         if "=" in before and "." not in wrong:  # caption=a money bag
-            return (
-                f"cannot read {wrong}: settings are given as {key}=value; does it belong to {before}? Then quote it all"
-            )
+            return f"cannot read {wrong}: settings are given as {key}=value; or quote it with {before}"
         return f"cannot read {wrong}: settings are given as {key}=value"
     return f"cannot read {wrong}: a value with commas or brackets needs two pairs of quotes, as '{key}=\"a, b\"'"
 
