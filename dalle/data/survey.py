@@ -49,7 +49,7 @@ class Survey:
     captions: list[Captions]  # of each split
     tokenizer: CaptionTokenizer
     vocabulary: int  # that was asked for
-    text_positions: int  # tokens that a model has room for
+    text_positions: int  # text slots of a model; one of them starts the text, and the others hold a caption's tokens
     near_copies: list[list[tuple[Look, int]]] = field(repr=False)  # groups of places, the largest group first
 
     @classmethod
@@ -112,7 +112,7 @@ class Survey:
             most = np.zeros(len(look.rows), np.int64)
             np.maximum.at(most, captions.places, captions.tokens)
             over_long |= {
-                look.key(place): int(most[place]) for place in np.flatnonzero(most > self.text_positions).tolist()
+                look.key(place): int(most[place]) for place in np.flatnonzero(most >= self.text_positions).tolist()
             }
             empty += [look.key(place) for place in np.flatnonzero(most == 0).tolist()]
         tokens = np.concatenate([each.tokens for each in self.captions])

@@ -94,7 +94,7 @@ def findings(facts: Mapping[str, Any]) -> list[str]:
     if captions["empty"]:
         said.append(f"{len(captions['empty']):,} records have no words in their captions")
     if captions["over_long"]:
-        longest = captions["text_positions"]
+        longest = captions["text_positions"] - 1  # one slot starts the text
         said.append(
             f"{len(captions['over_long']):,} records have captions of more than {longest} tokens, which are cut"
         )

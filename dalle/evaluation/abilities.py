@@ -85,6 +85,6 @@ def _tiles(drawn: Sequence[Drawn]) -> list[tuple[str, Any, bool]]:
 
 
 def _cut(dalle: DALLE, captions: Sequence[str]) -> list[str]:
-    positions = dalle.transformer.stream.text_positions
-    cut = sum(len(dalle.tokenizer.encode(caption)) > positions for caption in captions)
-    return [f"{cut} of {len(captions)} captions are longer than {positions} tokens, and were cut."] if cut else []
+    limit = dalle.transformer.stream.caption_limit
+    cut = sum(len(dalle.tokenizer.encode(caption)) > limit for caption in captions)
+    return [f"{cut} of {len(captions)} captions are longer than {limit} tokens, and were cut."] if cut else []

@@ -19,6 +19,6 @@ class PrepareConfig:
     transform: str = "transformer"  # of pictures before they are encoded; stage.transform has to say the same
     device: str = "auto"  # that encodes: auto | cpu | cuda | cuda:0
     vocabulary: int = 16_384  # entries of the BPE learned on the captions, at most; the paper's
-    text_positions: int = 256  # tokens of a caption beyond which it counts as too long; the paper's
+    text_positions: int = 256  # a caption of as many tokens is too long, as one slot starts the text; the paper's
     limit: int | None = None  # records of each split to look at, evenly spaced; None: all
     workers: int = 2  # processes that open pictures; 0: this one
