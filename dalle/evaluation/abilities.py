@@ -8,7 +8,8 @@ from typing import Any
 from dalle.evaluation.abilities_sheet import Line, abilities_sheet
 from dalle.evaluation.ability_prompts import ABILITIES, Prompt, prompts
 from dalle.evaluation.captions import Drawn, draw_stated, rightness
-from dalle.evaluation.fit import digest, drawing_settings, rerank_of
+from dalle.evaluation.drawing import Drawing
+from dalle.evaluation.fit import choice_settings, digest, rerank_of
 from dalle.evaluation.measured import Measured
 from dalle.evaluation.settings import EvaluateConfig
 from dalle.evaluation.subject import Subject
@@ -38,8 +39,7 @@ def measure(subject: Subject, config: EvaluateConfig) -> Measured:
     for ability in ABILITIES:
         wanted = prompts(ability, config.ability_captions)
         captions, statements = [each.caption for each in wanted], [each.statement for each in wanted]
-        chance = config.seed, config.batch_size, config.temperature
-        drawn = draw_stated(dalle, captions, statements, config.candidates, rerank, *chance)
+        drawn = draw_stated(dalle, captions, statements, config.candidates, rerank, Drawing.of(config))
         right = rightness(drawn)
         numbers |= {f"ability_{ability.name}_{which}": mean(right[which]) for which in COLUMNS}
         if ability.every_wording:
@@ -51,7 +51,7 @@ def measure(subject: Subject, config: EvaluateConfig) -> Measured:
     heads = ["ability", "captions", "trained", "first", "mean", f"best of {config.candidates}", "any"]
     table = [f"| {' | '.join(heads)} |", f"|---|---:|---|{'---:|' * len(COLUMNS)}", *rows, "", _in_words(numbers)]
     notes = [] if dalle.reranker(dalle.tokenize(asked[:1], truncate=True), rerank) else [NOTHING_CHOSE]
-    settings: dict[str, Any] = drawing_settings(dalle, config, config.candidates)
+    settings: dict[str, Any] = choice_settings(dalle, config, config.candidates)
     settings |= {"captions_for_each": config.ability_captions, "captions_digest": digest(asked)}
     sheet = abilities_sheet(lines, "Favourites, framed green where every fact is true and red where one is not.")
     return Measured(ABOUT, numbers, settings, {"abilities": sheet}, "\n".join(table), [*notes, *_cut(dalle, asked)])

@@ -15,8 +15,8 @@ from dalle.data.loader import ordered
 from dalle.data.source import Source
 from dalle.data.transforms import inference_crop
 from dalle.evaluation.blocks_judge import Verdict, judge
+from dalle.evaluation.drawing import USUAL, Drawing
 from dalle.evaluation.rerank_curve import Quality
-from dalle.sampling.filters import Filters
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.rerank import BY_CLIP, Rerank, Scorer
 
@@ -37,16 +37,14 @@ def draw(
     captions: int,
     candidates: int,
     rerank: Rerank = BY_CLIP,
-    seed: int = 0,
-    batch_size: int = 64,
-    temperature: float = 1.0,
+    drawing: Drawing = USUAL,
 ) -> list[Drawn]:
     """Draw for the first `captions` captions of `source`. Captions too long are cut."""
     texts = first_captions(source, captions)
     statements = []
     if isinstance(source, BlocksSource):
         statements = [source.scene(number).statement for number in range(len(texts))]
-    return draw_stated(dalle, texts, statements, candidates, rerank, seed, batch_size, temperature)
+    return draw_stated(dalle, texts, statements, candidates, rerank, drawing)
 
 
 def draw_stated(
@@ -55,21 +53,10 @@ def draw_stated(
     statements: Sequence[Statement],
     candidates: int,
     rerank: Rerank,
-    seed: int,
-    batch_size: int,
-    temperature: float,
+    drawing: Drawing,
 ) -> list[Drawn]:
     """Draw for `captions`, cut where they are too long; the judge is told their `statements`, if they are known."""
-    results = dalle.stream(
-        captions,
-        candidates,
-        keep=candidates,
-        filters=Filters(temperature),
-        rerank=rerank,
-        seed=seed,
-        batch_size=batch_size,
-        truncate=True,
-    )
+    results = dalle.stream(captions, candidates, keep=candidates, rerank=rerank, truncate=True, **drawing.settings())
     drawn = []
     for number, result in enumerate(results):
         verdicts = [judge(image, statements[number]) for image in result.images] if statements else []

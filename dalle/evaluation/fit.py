@@ -8,6 +8,7 @@ from PIL import Image
 
 from dalle.data import ATTRIBUTIONS
 from dalle.evaluation.captions import Drawn, caption_metrics, caption_qualities, draw, first_captions
+from dalle.evaluation.drawing import Drawing
 from dalle.evaluation.held_out import HeldOut, unit
 from dalle.evaluation.measured import Measured
 from dalle.evaluation.plots import check_matplotlib, plot_rerank_curve
@@ -49,10 +50,9 @@ def measure(subject: Subject, config: EvaluateConfig) -> Measured:
         about, notes = ABOUT, [NO_CLIP]
     numbers: dict[str, float] = {}
     pictures: dict[str, Image.Image] = {}
-    settings: dict[str, Any] = drawing_settings(dalle, config, config.candidates)
+    settings: dict[str, Any] = choice_settings(dalle, config, config.candidates)
     for split, source in subject.sources.items():
-        chance = config.seed, config.batch_size, config.temperature
-        drawn = draw(dalle, source, config.captions, config.candidates, rerank, *chance)
+        drawn = draw(dalle, source, config.captions, config.candidates, rerank, Drawing.of(config))
         pairs = HeldOut(source, len(drawn))
         real = [image for batch in pairs for image in to_images(unit(batch.images))]
         numbers |= caption_metrics(drawn, split, dalle.clip)
@@ -74,14 +74,13 @@ def measure_rerank_curve(subject: Subject, config: EvaluateConfig) -> Measured:
     qualities = caption_qualities(dalle, source, captions)
     if not qualities:
         subject.clip("a rerank curve of data without known facts")
-    chance = config.seed, config.batch_size, config.temperature
-    curve = rerank_curve(dalle, captions, config.curve_candidates, qualities, rerank, *chance)
+    curve = rerank_curve(dalle, captions, config.curve_candidates, qualities, rerank, Drawing.of(config))
     numbers = curve.numbers("val")
     for each in curve.curves:
         if each.ranking != curve.chosen_by:
             for size, mean in zip(curve.sizes, each.means, strict=True):
                 numbers[f"{each.quality}_val_best_of_{size}_by_{each.ranking}"] = mean
-    settings = drawing_settings(dalle, config, config.curve_candidates)
+    settings = choice_settings(dalle, config, config.curve_candidates)
     settings |= {"captions": len(captions), "captions_digest": digest(captions)}
     return Measured(CURVE, numbers, settings, {"rerank_curve": plot_rerank_curve(curve)}, curve.table())
 
@@ -91,10 +90,10 @@ def rerank_of(config: EvaluateConfig) -> Rerank:
     return Rerank(config.rerank, config.rerank_weights, config.rerank_references)
 
 
-def drawing_settings(dalle: DALLE, config: EvaluateConfig, candidates: int) -> dict[str, Any]:
-    """What decides the pictures that are drawn for captions."""
-    drawing = {"candidates": candidates, "seed": config.seed, "temperature": config.temperature}
-    return {**drawing, "guidance": dalle.guidance, "rerank": asdict(rerank_of(config))}
+def choice_settings(dalle: DALLE, config: EvaluateConfig, candidates: int) -> dict[str, Any]:
+    """What decides the pictures that are drawn for captions, and which of them is the favourite."""
+    rerank = asdict(rerank_of(config))
+    return {"candidates": candidates, **Drawing.of(config).described(dalle), "rerank": rerank}
 
 
 def clip_metrics(clip: Scorer, drawn: list[Drawn], real: list[Image.Image], split: str) -> dict[str, float]:

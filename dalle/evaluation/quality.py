@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dalle.data import ATTRIBUTIONS
 from dalle.evaluation.distances import Distances, about
+from dalle.evaluation.drawing import Drawing
 from dalle.evaluation.features import Features, features_named
 from dalle.evaluation.held_out import HeldOut, unit
 from dalle.evaluation.measured import Measured
@@ -58,7 +59,7 @@ def draw_samples(subject: Subject, config: EvaluateConfig, pairs: HeldOut) -> Sa
     facts = {**subject.described(), **drawing_settings(subject, config)}
     captions = [caption for batch in pairs for caption in batch.captions]
     samples = Samples(config.folder / "drawn", facts)
-    samples.draw(dalle, captions, config.sample_candidates, config.seed, config.batch_size, config.temperature)
+    samples.draw(dalle, captions, config.sample_candidates, Drawing.of(config))
     return samples
 
 
@@ -67,10 +68,7 @@ def drawing_settings(subject: Subject, config: EvaluateConfig) -> dict[str, Any]
     return {
         "split": "val",
         "sample_candidates": config.sample_candidates,
-        "seed": config.seed,
-        "temperature": config.temperature,
-        "guidance": subject.whole().guidance,
-        "precision": str(subject.whole().precision),
+        **Drawing.of(config).described(subject.whole()),
     }
 
 

@@ -15,10 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dalle.sampling.decode import generate
-from dalle.sampling.filters import Filters
+from dalle.evaluation.drawing import USUAL, Drawing
 from dalle.sampling.pipeline import DALLE
-from dalle.sampling.rerank import BY_CLIP, Candidates, Rerank
+from dalle.sampling.rerank import BY_CLIP, Rerank
 
 Quality = Callable[[int, list[Image.Image]], Tensor]
 """A caption's number and m pictures drawn for it -> (m,) floats, higher is better."""
@@ -76,17 +75,14 @@ def rerank_curve(
     candidates: int,
     qualities: dict[str, Quality],
     rerank: Rerank = BY_CLIP,
-    seed: int = 0,
-    batch_size: int = 64,
-    temperature: float = 1.0,
+    drawing: Drawing = USUAL,
 ) -> RerankCurve:
     """Curves of 1, 2, 4, ... up to `candidates` pictures for each caption, which are drawn once.
 
     For each quality there is a curve for each judge of `rerank`, for their mixture where they are several, and for a
     perfect choice. A mixture standardises over all candidates at any size.
     """
-    chance = seed, batch_size, temperature
-    judged = list(judged_candidates(dalle, captions, candidates, qualities, rerank, *chance))
+    judged = list(judged_candidates(dalle, captions, candidates, qualities, rerank, drawing))
     sizes = sizes_up_to(candidates)
     curves = []
     for quality in qualities:
@@ -122,20 +118,10 @@ def judged_candidates(
     candidates: int,
     qualities: dict[str, Quality],
     rerank: Rerank,
-    seed: int,
-    batch_size: int,
-    temperature: float,
+    drawing: Drawing,
 ) -> Iterator[Judged]:
     """Draw for each caption and judge; the pictures are not kept, as they may be hundreds for each of hundreds."""
-    ids = dalle.tokenize(captions, truncate=True)
-    reranker = dalle.reranker(ids, rerank)
-    together = max(1, batch_size // candidates)  # captions
-    for start in range(0, len(captions), together):
-        some = ids[start : start + together]
-        chance = {"filters": Filters(temperature), "guidance": dalle.guidance, "seed": seed}
-        drawn = generate(dalle.transformer, some, candidates, batch_size=batch_size, **chance)
-        for number, tokens in enumerate(drawn, start):
-            images = dalle.pictures(tokens)
-            found = Candidates(captions[number], ids[number], tokens, images)
-            rankings = {} if reranker is None else reranker.scores(found)
-            yield Judged(rankings, {name: quality(number, images) for name, quality in qualities.items()})
+    results = dalle.stream(captions, candidates, keep=candidates, rerank=rerank, truncate=True, **drawing.settings())
+    for number, result in enumerate(results):
+        rankings = {name: torch.tensor(scores) for name, scores in result.scores_by_name.items()}
+        yield Judged(rankings, {name: quality(number, result.images) for name, quality in qualities.items()})

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from dalle.sampling.filters import Filters
+from dalle.evaluation.drawing import Drawing
 from dalle.sampling.pipeline import DALLE
 
 MANIFEST = "manifest.jsonl"
@@ -37,15 +37,7 @@ class Samples:
         self.digest = hashlib.sha256(written.encode()).hexdigest()[:12]
         self.folder = folder / self.digest
 
-    def draw(
-        self,
-        dalle: DALLE,
-        captions: Sequence[str],
-        candidates: int,
-        seed: int,
-        batch_size: int,
-        temperature: float = 1.0,
-    ) -> None:
+    def draw(self, dalle: DALLE, captions: Sequence[str], candidates: int, drawing: Drawing) -> None:
         """Draw what is still missing of a picture for each caption: the best of `candidates`, if they are several.
 
         Caption i gets the candidates from i * candidates on, so that each has noise of its own. Raises ValueError
@@ -65,11 +57,9 @@ class Samples:
             captions[len(drawn) :],
             candidates,
             keep=1,
-            filters=Filters(temperature),
-            seed=seed,
             first=[number * candidates for number in numbers],
-            batch_size=batch_size,
             truncate=True,
+            **drawing.settings(),
         )
         bar = tqdm(total=len(captions), initial=len(drawn), unit="picture", disable=not sys.stderr.isatty())
         with bar, open(self.folder / MANIFEST, "a", encoding="utf-8") as manifest:

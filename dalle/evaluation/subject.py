@@ -44,8 +44,6 @@ class Subject:
         else:
             parts = find_parts(folder, config.dvae, config.clip)
             dalle = DALLE.load(folder, device, config.dvae, config.clip)
-            if config.guidance is not None:
-                dalle.guidance = config.guidance
             dvae = dalle.dvae
             _, meta = checkpoint.read_config(parts["transformer"], "transformer")
         _, of_dvae = checkpoint.read_config(parts["dvae"], "dvae")

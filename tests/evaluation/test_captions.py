@@ -13,6 +13,7 @@ from dalle.data.blocks_world import BACKGROUND, COLOURS, Scene
 from dalle.data.blocks_world import draw as render
 from dalle.data.folder import FolderConfig, FolderSource
 from dalle.evaluation.captions import caption_metrics, caption_qualities, draw, first_captions
+from dalle.evaluation.drawing import Drawing
 from dalle.sampling.pipeline import DALLE, Result
 from dalle.sampling.rerank import Rerank
 
@@ -56,7 +57,7 @@ class Painter:
 
 
 def measured(painter: Any, source: Any, captions: int = 12, candidates: int = 2) -> dict[str, float]:
-    drawn = draw(painter, source, captions, candidates, Rerank("mixture"), seed=7, batch_size=3)
+    drawn = draw(painter, source, captions, candidates, Rerank("mixture"), Drawing(seed=7, batch_size=3))
     found = caption_metrics(drawn, "val", painter.clip)
     return {name: value for name, value in found.items() if name not in FACTS}
 
@@ -170,7 +171,7 @@ def test_captions_too_long_for_the_transformer_are_drawn_by_their_beginning(chec
     dalle = DALLE.load(checkpoints)
     captions = first_captions(folder, 99)
     assert any(len(dalle.tokenizer.encode(caption)) > 31 for caption in captions)
-    (score,) = caption_metrics(draw(dalle, folder, 99, 2, seed=1), "val", dalle.clip).values()
+    (score,) = caption_metrics(draw(dalle, folder, 99, 2, drawing=Drawing(seed=1)), "val", dalle.clip).values()
     results = dalle.generate_many(captions, candidates=2, keep=1, seed=1, truncate=True)
     assert score == pytest.approx(sum(result.scores[0] for result in results) / len(captions), abs=1e-5)
 

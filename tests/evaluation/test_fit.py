@@ -37,6 +37,15 @@ def test_all_that_decides_the_pictures_is_told(subject, config):
     assert told["val"]["captions_digest"] == fit.digest(captions) != fit.digest(captions[:4])
 
 
+def test_pictures_are_drawn_with_the_checkpoints_guidance_or_with_one_that_is_asked_for(subject, config, monkeypatch):
+    monkeypatch.setattr(subject.dalle, "caption_dropout", 0.1)
+    usual, asked = (fit.measure(subject, replace(config, guidance=guidance)) for guidance in (None, 9.0))
+    assert (usual.settings["guidance"], asked.settings["guidance"]) == (1.0, 9.0)
+    assert usual.numbers["clip_val_first"] != asked.numbers["clip_val_first"]
+    monkeypatch.setattr(subject.dalle, "guidance", 9.0)
+    assert fit.measure(subject, config).numbers == asked.numbers
+
+
 def test_without_a_clip_the_judge_remains_and_the_lack_is_said(config, without_clip):
     config = replace(config, checkpoint=str(without_clip()))
     found = fit.measure(Subject.load(config), config)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dalle.evaluation.drawing import Drawing
 from dalle.evaluation.plots import plot_rerank_curve
 from dalle.evaluation.rerank_curve import PERFECT, Curve, RerankCurve, best_of, rerank_curve, sizes_up_to
 from dalle.sampling.pipeline import DALLE
@@ -24,7 +25,7 @@ def dalle(checkpoints) -> DALLE:
 
 @pytest.fixture(scope="module")
 def measured(dalle) -> RerankCurve:
-    return rerank_curve(dalle, CAPTIONS, 6, {"bright": brightness}, Rerank("mixture"), seed=4)
+    return rerank_curve(dalle, CAPTIONS, 6, {"bright": brightness}, Rerank("mixture"), Drawing(seed=4))
 
 
 def test_sizes_double_up_to_all_candidates():
@@ -87,7 +88,7 @@ def test_no_choice_is_better_than_a_perfect_one_which_gains_with_every_candidate
 
 
 def test_the_batch_size_moves_nothing(dalle, measured):
-    again = rerank_curve(dalle, CAPTIONS, 6, {"bright": brightness}, Rerank("mixture"), seed=4, batch_size=18)
+    again = rerank_curve(dalle, CAPTIONS, 6, {"bright": brightness}, Rerank("mixture"), Drawing(seed=4, batch_size=18))
     for one, other in zip(measured.curves, again.curves, strict=True):
         assert one.means == pytest.approx(other.means, abs=1e-5)
 

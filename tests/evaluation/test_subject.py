@@ -70,11 +70,6 @@ def test_likelihood_and_temperature_come_from_the_dvaes_checkpoint(config, subje
     assert Subject.load(replace(config, checkpoint=str(tmp_path / "dvae"))).objective == objective
 
 
-def test_another_guidance_than_the_checkpoints_can_be_asked_for(config, subject):
-    assert subject.dalle.guidance == 1.0
-    assert Subject.load(replace(config, guidance=2.5)).dalle.guidance == 2.5
-
-
 def test_the_environment_names_versions_and_device(subject):
     told = subject.environment()
     assert told["device"] == "cpu"
