@@ -35,7 +35,7 @@ def chunk_for(
     """The chunks in which to draw `candidates` of each caption.
 
     memory: GB that drawing may take beside the models, or "auto": most of what is free now.
-    precision: of the linear layers, see `dalle.sampling.decode.generate`.
+    precision: of the linear layers, see `dalle.sampling.decode.batches`.
 
     Raises:
         ValueError: there is not memory for one image, or `memory` is no amount of it.

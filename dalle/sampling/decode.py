@@ -1,7 +1,7 @@
 """Drawing image tokens: the caption once, then cell by cell for all candidates at a time."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
@@ -29,55 +29,10 @@ class Batch(NamedTuple):
     images: Tensor  # (captions, candidates, h, w) int64 on the CPU
 
 
-def generate(
-    model: Transformer,
-    captions: Tensor,
-    candidates: int,
-    *,
-    filters: Filters = UNFILTERED,
-    guidance: float = 1.0,
-    seed: int = 0,
-    first: int | Sequence[int] = 0,
-    batch_size: int = 64,
-    canvas: Tensor | None = None,
-    precision: torch.dtype = torch.float32,
-    compact: bool = False,
-    on_progress: OnProgress | None = None,
-) -> Tensor:
-    """Draw images for each caption: (captions, T) -> (captions, candidates, h, w) int64 on the CPU.
-
-    Candidates are numbered first, first + 1, ...; the tokens of candidate i depend on its caption, its canvas, the
-    filters, the guidance, the precision and (seed, i) alone, whatever is drawn beside it, unless two tokens tie to
-    within rounding.
-
-    captions: as `model.stream.captions` makes them.
-    guidance: how much the captions' say is scaled, see `dalle.sampling.guidance`; 1 is the model's own and the
-        paper's, and any other decodes each image twice.
-    first: one number for all captions, or one for each.
-    batch_size: images decoded at a time.
-    canvas: (h, w), (candidates, h, w) or (captions, candidates, h, w) int64; cells other than `FREE` are kept.
-    precision: of the linear layers on a CPU, see `dalle.models.packed`; elsewhere the model's own is used.
-    compact: caches that take less memory and a little longer, see `Transformer.new_cache`.
-
-    Raises:
-        ValueError: no candidates, a batch size below 1, a guidance below 0, or a canvas of another size or with
-            unknown tokens.
-    """
+def generate(model: Transformer, captions: Tensor, candidates: int, **settings: Any) -> Tensor:
+    """`batches`, whose settings it takes, put together: (captions, T) -> (captions, candidates, h, w) int64."""
     images = torch.empty(len(captions), candidates, model.stream.grid, model.stream.grid, dtype=torch.int64)
-    for batch in batches(
-        model,
-        captions,
-        candidates,
-        filters=filters,
-        guidance=guidance,
-        seed=seed,
-        first=first,
-        batch_size=batch_size,
-        canvas=canvas,
-        precision=precision,
-        compact=compact,
-        on_progress=on_progress,
-    ):
+    for batch in batches(model, captions, candidates, **settings):
         rows, columns = batch.images.shape[:2]
         images[batch.caption : batch.caption + rows, batch.candidate : batch.candidate + columns] = batch.images
     return images
@@ -99,7 +54,25 @@ def batches(
     compact: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Iterator[Batch]:
-    """`generate`, a batch at a time: caption by caption, or several captions where all their candidates fit."""
+    """Draw images for each caption, a batch at a time: caption by caption, or several whose candidates all fit.
+
+    Candidates are numbered first, first + 1, ...; the tokens of candidate i depend on its caption, its canvas, the
+    filters, the guidance, the precision and (seed, i) alone, whatever is drawn beside it, unless two tokens tie to
+    within rounding.
+
+    captions: as `model.stream.captions` makes them.
+    guidance: how much the captions' say is scaled, see `dalle.sampling.guidance`; 1 is the model's own and the
+        paper's, and any other decodes each image twice.
+    first: one number for all captions, or one for each.
+    batch_size: images decoded at a time.
+    canvas: (h, w), (candidates, h, w) or (captions, candidates, h, w) int64; cells other than `FREE` are kept.
+    precision: of the linear layers on a CPU, see `dalle.models.packed`; elsewhere the model's own is used.
+    compact: caches that take less memory and a little longer, see `Transformer.new_cache`.
+
+    Raises:
+        ValueError: no candidates, a batch size below 1, a guidance below 0, or a canvas of another size or with
+            unknown tokens.
+    """
     if candidates < 1 or batch_size < 1:
         raise ValueError(f"candidates={candidates} and batch_size={batch_size} must be at least 1")
     if guidance < 0:

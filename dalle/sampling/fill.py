@@ -53,7 +53,7 @@ def batches(
 
     As there, candidate i depends on its caption, its cells, the settings and (seed, i) alone.
 
-    drawing: what else `dalle.sampling.decode.generate` is to know: filters, guidance, precision.
+    drawing: what else `dalle.sampling.decode.batches` is to know: filters, guidance, precision.
 
     Raises:
         ValueError: a canvas that does not fit the model or the number of candidates.

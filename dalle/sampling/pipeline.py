@@ -133,7 +133,7 @@ class DALLE:
         The paper draws 512 at temperature 1 without guidance (Sec. 2.6). Candidate i of a seed is the same picture
         whatever `candidates`, `keep` and `batch_size` (images decoded at a time; None: what memory allows) are;
         `first` is the number of the first one. `guidance` (None: the checkpoint's own) and `canvas` are described at
-        `dalle.sampling.decode.generate`, the filters at `dalle.sampling.filters.Filters`, and what else than
+        `dalle.sampling.decode.batches`, the filters at `dalle.sampling.filters.Filters`, and what else than
         CLIP may choose at `dalle.sampling.rerank`. With `progress` a bar is shown on a terminal.
 
         Raises:

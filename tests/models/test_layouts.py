@@ -1,19 +1,10 @@
 import pytest
 import torch
+from every_pattern import PATTERNS
 
 from dalle.models.layouts import Slices, Tables, layout_of
 from dalle.models.patterns import Column, Convolutional, Dense, Pattern, Row, image_mask
 
-PATTERNS = [
-    Dense(),
-    Row(),
-    Row(counts_itself=False),
-    Column(),
-    Convolutional(3),
-    Convolutional(5),
-    Convolutional(3, wraps=False),
-    Convolutional(5, wraps=False),
-]
 CPU = torch.device("cpu")
 
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from every_pattern import PATTERNS
 
 from dalle.models.patterns import (
     Column,
@@ -12,17 +13,6 @@ from dalle.models.patterns import (
     pattern_named,
     stream_mask,
 )
-
-PATTERNS = [
-    Dense(),
-    Row(),
-    Row(counts_itself=False),
-    Column(),
-    Convolutional(3),
-    Convolutional(5),
-    Convolutional(3, wraps=False),
-    Convolutional(5, wraps=False),
-]
 
 
 def drawn_keys(pattern: Pattern, grid: int, row: int, column: int) -> set[tuple[int, int]]:

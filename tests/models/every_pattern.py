@@ -1,0 +1,14 @@
+"""Each kind of attention pattern, with each of its switches."""
+
+from dalle.models.patterns import Column, Convolutional, Dense, Row
+
+PATTERNS = [
+    Dense(),
+    Row(),
+    Row(counts_itself=False),
+    Column(),
+    Convolutional(3),
+    Convolutional(5),
+    Convolutional(3, wraps=False),
+    Convolutional(5, wraps=False),
+]
