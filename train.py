@@ -15,7 +15,7 @@ from dalle.stages import STAGES
 from dalle.stages.pictures import StageContext
 from dalle.training.loop import train
 from dalle.training.memory import keep_freed_memory
-from dalle.training.run import Run, set_aside, steps_done
+from dalle.training.run import Run, defaults_of, set_aside, steps_done
 
 
 @verb("train")
@@ -56,7 +56,7 @@ def check_chain(runs: list[tuple[TrainConfig, Path]]) -> None:
     (dvae, place), *_, (_, transformer) = runs
     if not dvae.resume or checkpoint.read_scalars(transformer) is None:
         return
-    if (done := steps_done(place, identity_of(dvae))) < dvae.stage.steps:
+    if (done := steps_done(place, identity_of(dvae), usual(dvae))) < dvae.stage.steps:
         raise ValueError(
             f"{transformer} has learned the tokens of {place} as it is after {done} updates, and would fit none after "
             f"{dvae.stage.steps}: choose another name (run=...), or move {transformer} away first"
@@ -68,6 +68,11 @@ def identity_of(config: TrainConfig) -> dict[str, Any]:
     return {"stage": asdict(config.stage), "data": asdict(config.data), "seed": config.seed}
 
 
+def usual(config: TrainConfig) -> dict[str, Any]:
+    """What these settings are where nobody sets them."""
+    return {"stage": defaults_of(type(config.stage)), "data": defaults_of(type(config.data))}
+
+
 def train_stage(config: TrainConfig, folder: Path, device: torch.device) -> None:
     """Bring the run in `folder` to its last step from wherever it stands."""
     identity = identity_of(config)
@@ -76,7 +81,7 @@ def train_stage(config: TrainConfig, folder: Path, device: torch.device) -> None
         identity["dvae"] = checkpoint.digest(config.dvae)
     if not config.resume and (aside := set_aside(folder)) is not None:
         say(f"{folder}: starting over; what stood there is now {aside}")
-    done, steps = steps_done(folder, identity), config.stage.steps
+    done, steps = steps_done(folder, identity, usual(config)), config.stage.steps
     if done >= steps:
         say(f"{folder}: finished, {done} updates done")
         return
@@ -92,7 +97,7 @@ def train_stage(config: TrainConfig, folder: Path, device: torch.device) -> None
     if distributed.is_first():
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(OmegaConf.create(asdict(config)), folder / "config.yaml")
-    train(stage, config.stage, Run(folder, identity, config.seed, device, config.wandb))
+    train(stage, config.stage, Run(folder, identity, config.seed, device, config.wandb, usual(config)))
 
 
 def say(text: str) -> None:

@@ -68,6 +68,17 @@ def test_other_settings_are_refused_unless_one_starts_over(train, tmp_path):
     assert checkpoint.digest(folder.with_name("default.1")) == first != checkpoint.digest(folder)
 
 
+def test_a_run_made_before_a_setting_existed_goes_on_as_long_as_that_keeps_its_default(train, tmp_path):
+    train(*DVAE)
+    (path,) = (tmp_path / "outputs" / "dvae" / "default").glob("state/*/state.json")
+    state = json.loads(path.read_text())
+    del state["identity"]["stage"]["optimizer"]["kind"]
+    path.write_text(json.dumps(state))
+    status, printed = train(*DVAE, "stage.steps=3", "stage.optimizer.kind=muon")
+    assert (status, "stage.optimizer.kind was adamw, now muon" in printed) == (2, True)
+    assert train(*DVAE, "stage.steps=3")[0] == 0
+
+
 def test_the_seed_decides_the_first_weights(train, tmp_path):
     for run, seed in (("a", 1), ("b", 1), ("c", 2)):
         train(*DVAE, f"run={run}", f"seed={seed}", "stage.steps=1")

@@ -33,7 +33,7 @@ def train(stage: Stage, config: TrainingConfig, run: Run) -> None:
     Raises Interrupted once asked to stop and saved, Diverged after `config.max_bad_steps` skipped updates in
     a row, and CheckpointError if the run cannot be resumed or saved; the last checkpoint is good each time.
     """
-    if steps_done(run.folder, run.identity) < config.steps:
+    if steps_done(run.folder, run.identity, run.defaults) < config.steps:
         trainer = Trainer(stage, config, run)
         try:
             trainer.train()

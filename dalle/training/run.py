@@ -1,7 +1,7 @@
 """A run folder: may this run go on in it, and how far has it come?"""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,13 @@ class Run:
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     wandb: WandbConfig = field(default_factory=WandbConfig)
+    defaults: dict[str, Any] = field(default_factory=dict)  # of `identity`'s settings, where they have any
 
 
-def steps_done(folder: Path, identity: dict[str, Any]) -> int:
+def steps_done(folder: Path, identity: dict[str, Any], defaults: dict[str, Any] | None = None) -> int:
     """How many updates the run in `folder` has behind it; 0 for a new one.
+
+    A setting that is newer than that run had its default there, one of `defaults`.
 
     Raises CheckpointError if what stands there is of other settings than `identity`, or cannot be resumed.
     """
@@ -40,7 +43,7 @@ def steps_done(folder: Path, identity: dict[str, Any]) -> int:
                 " over with resume=false, which moves that folder aside"
             )
         return 0
-    changes = differences(saved["identity"], identity)
+    changes = differences(saved["identity"], identity, defaults)
     if changes:
         raise CheckpointError(
             f"{folder} holds a run with other settings: {'; '.join(changes)}. Choose another name (run=...),"
@@ -61,16 +64,26 @@ def set_aside(folder: Path) -> Path | None:
     return aside
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def differences(old: dict[str, Any], new: dict[str, Any], defaults: dict[str, Any] | None = None) -> list[str]:
     """What makes `new` another run than `old`, as sentences; being longer, or watched otherwise, does not."""
-    before, after = (_flatten(json.loads(json.dumps(each))) for each in (old, new))
+    before, after, usual = (_flatten(json.loads(json.dumps(each))) for each in (old, new, defaults or {}))
     lengths = before.get(LENGTH), after.get(LENGTH)
     found = []
     for key in sorted(before | after):
-        change = before.get(key, "absent"), after.get(key, "absent")
+        change = before.get(key, usual.get(key, "absent")), after.get(key, "absent")
         spans_the_run = key.endswith(".steps") and change == lengths  # a schedule as long as the run grows with it
         if change[0] != change[1] and key.split(".")[-1] not in FREE and key != LENGTH and not spans_the_run:
             found.append(f"{key} was {change[0]}, now {change[1]}")
+    return found
+
+
+def defaults_of(schema: type) -> dict[str, Any]:
+    """The defaults of a dataclass, and of those in it, as nested settings."""
+    found: dict[str, Any] = {}
+    for each in fields(schema):
+        default = each.default if each.default_factory is MISSING else each.default_factory()
+        if default is not MISSING:
+            found[each.name] = asdict(default) if is_dataclass(default) and not isinstance(default, type) else default
     return found
 
 

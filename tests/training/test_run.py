@@ -1,8 +1,11 @@
+from dataclasses import asdict
+
 import pytest
 
 from dalle import checkpoint
 from dalle.checkpoint import CheckpointError
-from dalle.training.run import differences, set_aside, steps_done
+from dalle.stages import STAGES
+from dalle.training.run import defaults_of, differences, set_aside, steps_done
 
 OLD = {"stage": {"steps": 100, "model": {"width": 8}, "temperature": {"steps": 100}, "log_every": 5}, "seed": 0}
 
@@ -26,6 +29,20 @@ def test_lists_and_tuples_are_the_same():
 
 def test_watching_otherwise_is_no_change():
     assert differences(OLD, changed(log_every=50, save_every=7)) == []
+
+
+def test_a_setting_that_an_older_run_did_not_know_had_its_default_there():
+    defaults = {"stage": {"model": {"depth": 2}, "ema": None}}
+    assert differences(OLD, changed(model={"width": 8, "depth": 2}, ema=None), defaults) == []
+    assert differences(OLD, changed(model={"width": 8, "depth": 3}, ema={"decay": 0.9}), defaults) == [
+        "stage.ema.decay was absent, now 0.9",
+        "stage.model.depth was 2, now 3",
+    ]
+
+
+@pytest.mark.parametrize("schema", [schema for schema, _ in STAGES.values()])
+def test_defaults_are_those_of_a_stage_as_nobody_sets_it(schema):
+    assert defaults_of(schema) == asdict(schema())
 
 
 def test_a_longer_run_is_no_change_and_schedules_that_span_it_grow_with_it():
