@@ -10,7 +10,7 @@ DEMO := outputs/demo
 WEIGHTS := $(DEMO)/dvae/model.safetensors $(DEMO)/clip/model.safetensors $(DEMO)/transformer/model.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench patterns edits notebooks lint types
+.PHONY: help install demo test bench patterns configs edits notebooks lint types
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ bench: $(BENCH_INSTALLED) ## reading and drawing images, beside other people's c
 
 patterns: $(INSTALLED) ## the attention patterns as a picture, docs/patterns.png
 	$(RUN) docs/patterns.py
+
+configs: $(INSTALLED) ## every setting that can be typed, docs/configs.md
+	$(RUN) docs/configs.py
 
 edits: $(INSTALLED) $(WEIGHTS) ## every edit of the demo's pictures, docs/edits.png
 	$(RUN) docs/edits.py

@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dalle.ablation import AblationConfig
 from dalle.data import CONFIGS as DATA
+from dalle.described import usage
 from dalle.evaluation.settings import EvaluateConfig
 from dalle.interop import IMPORTS
 from dalle.interop.settings import PrepareConfig
@@ -39,6 +40,7 @@ FOLDER = Path(__file__).parents[1] / "configs"
 # settings that are read as they are typed, commas, quotes and all
 TEXTS = ("caption", "data.path", "data.captions", "data.opt_out", "find")
 LISTS = ("runs",)  # settings that are lists with or without brackets
+HELP = {"-h", "--help"}
 FULL_ERROR = "HYDRA_FULL_ERROR"  # 1 in the environment shows where an error was raised
 
 # Hydra composes settings; folders and logs are the verbs' affair
@@ -60,7 +62,7 @@ class TrainConfig:
     data: Any = MISSING  # captioned pictures: blocks, emoji, folder, coco, webdataset
     preset: Any = None  # sizes, by name; the choice is merged into the stage
     scale: str | None = None  # size of an ablation's runs, by name
-    ablation: AblationConfig | None = None  # the question that a sweep of runs is to answer
+    ablation: AblationConfig | None = None  # the question that a sweep of runs is to answer: -m +ablation=<name>
     run: str = "default"  # name of the run; the same name again goes on with it
     out: str = "outputs"  # runs lie in <out>/<stage>/<run>, those of stage=all in <out>/<run>/<stage>
     seed: int = 0  # of weights, data order and everything else that is random
@@ -179,6 +181,10 @@ def verb(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
             register()
             with _hydra_kept_quiet(name) as typed:
                 try:
+                    if not HELP.isdisjoint(typed):
+                        composed = compose(name, [_literal(each) for each in typed if "=" in each])
+                        print(usage(f"{name}.py", composed, choices(name)))
+                        return
                     hydra.main(version_base="1.3", config_path=str(FOLDER), config_name=name)(job)()
                 except _Said:
                     _say("\n  ".join([f"jobs of this sweep that failed, {len(failed)}:", *failed]))
@@ -203,6 +209,14 @@ def known_keys(name: str, arguments: Sequence[str] = ()) -> list[str]:
     except (HydraException, OmegaConfBaseException):
         composed = _compose(name)
     return [*all_keys(composed), *groups]
+
+
+def choices(name: str) -> dict[str, list[str]]:
+    """What the verb `name` can be given by name: {"stage": ["all", "clip", ...], ...}."""
+    given: Any = OmegaConf.load(FOLDER / f"{name}.yaml")
+    named = [str(group) for each in given.defaults if isinstance(each, DictConfig) for group in each]
+    groups = [group for group in named if (FOLDER / group).is_dir()]
+    return {group: sorted(path.stem for path in (FOLDER / group).glob("*.yaml")) for group in groups}
 
 
 class _Said(Exception):

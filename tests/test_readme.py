@@ -30,7 +30,7 @@ def first_of_sweep(override: str) -> str:
 
 def composed(words: list[str]):
     script = next(index for index, word in enumerate(words) if word.endswith(".py"))
-    verb, overrides = Path(words[script]).stem, words[script + 1 :]
+    verb, overrides = Path(words[script]).stem, [word for word in words[script + 1 :] if word != "--help"]
     if "-m" in overrides:
         overrides = [first_of_sweep(each) for each in overrides if each != "-m"]
     # a place for the reader's own words

@@ -45,10 +45,10 @@ class BlocksConfig:
     lattice: int = 8  # lines along each side that shapes' boxes begin and end on; 16 is harder, 0 (anywhere) hardest
     radius_jitter: float = 0.0  # how far radii stray from RADII, relative: 0.05 makes a harder world
     train: int = 100_000  # pictures in each split; they are drawn when asked for, so size costs nothing
-    val: int = 2_000
+    val: int = 2_000  # held-out pictures of the same kind
     novel: int = 2_000  # every caption names a (shape, colour) of HELD_OUT, which train and val never show
     wordings: int = 4  # captions per picture, at most
-    seed: int = 0
+    seed: int = 0  # of the scenes
 
     def __post_init__(self) -> None:
         if self.image_size < 8:

@@ -33,7 +33,7 @@ class EvaluateConfig:
     weights: str | None = None  # file of inception's weights, which is not shipped
     temperature: float = 1.0  # that pictures are drawn at, as in the paper
     guidance: float | None = None  # that they are drawn with; None: the checkpoint's own, 1 (none) in the paper
-    seed: int = 0
+    seed: int = 0  # of all draws
     batch_size: int = 128  # pictures decoded at a time; changes speed and memory only
     dvae: str | None = None  # folder of the dVAE, where it is not in the checkpoint
     clip: str | None = None  # folder of the CLIP to rank with, where it is not in the checkpoint

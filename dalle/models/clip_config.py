@@ -25,12 +25,12 @@ class CLIPConfig:
     image_eps: float = 1e-5  # vit: of the layer norms
     text_vocabulary: int = 49_408  # ids of captions, the start and end tokens included
     text_positions: int = 77  # the start and end tokens included
-    text_width: int = 512
-    text_depth: int = 12
-    text_heads: int = 8
+    text_width: int = 512  # of the text tower's states
+    text_depth: int = 12  # layers
+    text_heads: int = 8  # of the attention in each
     text_mlp: int | None = None  # None: 4 text_width
-    text_activation: str = "quick_gelu"
-    text_eps: float = 1e-5
+    text_activation: str = "quick_gelu"  # "quick_gelu" | "gelu"
+    text_eps: float = 1e-5  # of the layer norms
     start_id: int | None = None  # None: the last id but one
     end_id: int | None = None  # where it stands first, the text tower is read; None: the largest id
     embedding: int = 512  # dimensions of the space that pictures and captions share
@@ -39,8 +39,8 @@ class CLIPConfig:
     shorter_side: int | None = None  # pictures are scaled to this before the crop; None: image_size
     resample: str = "bicubic"  # how they are scaled, by Pillow's names
     crop_rounding: str = "down"  # half a pixel of the centre crop's offset goes "down" | "even": as in torchvision
-    pixel_mean: tuple[float, ...] = PIXEL_MEAN
-    pixel_std: tuple[float, ...] = PIXEL_STD
+    pixel_mean: tuple[float, ...] = PIXEL_MEAN  # of red, green and blue, which is taken off
+    pixel_std: tuple[float, ...] = PIXEL_STD  # by which they are then divided
     tokenizer: str = "dalle"  # "dalle": learned from our captions | "openai" | "huggingface": as published by them
 
     def __post_init__(self) -> None:

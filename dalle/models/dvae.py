@@ -41,7 +41,7 @@ class DVAEConfig:
     vocabulary: int = 8192  # codebook size K
     width: int = 256  # channels of the first encoder group; the others have 2, 4 and 8 times as many
     groups: int = 4  # resolutions; an image shrinks by 2^(groups - 1) per side
-    blocks_per_group: int = 2
+    blocks_per_group: int = 2  # residual blocks in each group
     decoder_input: int = 128  # channels that a code is embedded in
     pool: str = "max"  # "max" | "average"; max gave the better ELB (Appendix A.1)
     bottleneck_kernel: int = 1  # of the convolutions next to the relaxation; 1 generalises better (Section 2.1)

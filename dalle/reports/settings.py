@@ -10,9 +10,8 @@ class ReportConfig:
     sweep: str | None = None  # folder of one sweep, which gets a report.md and its plot
     runs: list[str] = field(default_factory=list)  # run folders to set side by side instead: runs=a,b
     folder: str = "outputs/ablation"  # where all sweeps lie
-    out: str | None = (
-        None  # the file to write; None: docs/ablations.md, <sweep>/report.md, outputs/comparison/report.md
-    )
+    # the file to write; None: docs/ablations.md, <sweep>/report.md, outputs/comparison/report.md
+    out: str | None = None
     captions: int = 4  # held-out captions that transformers set side by side draw
     candidates: int = 4  # pictures that each draws for each caption
     seed: int = 0  # of those pictures

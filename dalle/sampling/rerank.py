@@ -102,9 +102,9 @@ class Ranking(NamedTuple):
 class RerankWeights:
     """The say of each judge in a mixture; 0 is none. docs/lab.md has the trials that chose these."""
 
-    clip: float = 1.0
-    image_likelihood: float = 0.5
-    caption_likelihood: float = 0.0
+    clip: float = 1.0  # how well picture and caption fit (CLIP, the paper's choice)
+    image_likelihood: float = 0.5  # of the image tokens, given the caption
+    caption_likelihood: float = 0.0  # how much more likely the picture makes the caption
 
 
 JUDGES = tuple(each.name for each in fields(RerankWeights))

@@ -18,10 +18,10 @@ class WandbConfig:
     """Weights & Biases: kept on this disk unless told otherwise; never needed, and never fatal."""
 
     mode: str = "offline"  # offline (`wandb sync` uploads it later) | online | disabled
-    project: str = "dalle"
-    entity: str | None = None
-    group: str | None = None
-    tags: tuple[str, ...] = ()
+    project: str = "dalle"  # that runs are shown under
+    entity: str | None = None  # whose project; None: the account's own
+    group: str | None = None  # of runs that are shown together
+    tags: tuple[str, ...] = ()  # to find the run by
 
     def __post_init__(self) -> None:
         if self.mode not in ("offline", "online", "disabled"):

@@ -11,8 +11,8 @@ class Schedule:
     """From `start` to `end` within `steps` updates, held before and after (as in the paper, Appendix A.2)."""
 
     kind: str = "constant"  # constant (start, always) | linear | cosine | exponential
-    start: float = 1.0
-    end: float = 1.0
+    start: float = 1.0  # value at first
+    end: float = 1.0  # value at last
     steps: int = 1  # updates that the way from start to end takes
     delay: int = 0  # updates before it sets out
 

@@ -33,9 +33,9 @@ class TrainingConfig:
     compression: CompressionConfig = field(default_factory=CompressionConfig)  # of what ranks exchange
     max_bad_steps: int = 25  # updates in a row skipped for an infinite loss or gradient before the run stops
     log_every: int = 50  # updates between two lines of metrics; 0 for any of these: only at the end
-    validate_every: int = 5_000
-    preview_every: int = 5_000
-    save_every: int = 5_000
+    validate_every: int = 5_000  # updates between two looks at held-out pictures
+    preview_every: int = 5_000  # between two sheets of pictures in previews/
+    save_every: int = 5_000  # between two checkpoints
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "max_bad_steps"):

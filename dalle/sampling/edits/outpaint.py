@@ -12,10 +12,10 @@ from dalle.sampling.decode import FREE
 @dataclass
 class OutpaintConfig:
     name: str = "outpaint"
-    left: int = 0  # columns of tokens added on each side
-    right: int = 0
-    up: int = 0  # rows of tokens
-    down: int = 0
+    left: int = 0  # columns of tokens added on this side
+    right: int = 0  # columns on this one
+    up: int = 0  # rows of tokens above
+    down: int = 0  # rows below
     sweeps: int = 2  # over each window's hole, to fit it to what comes after; 0: raster order alone
     proposals: int = 8  # redrawings that compete in each step of a sweep
     paste: bool = True  # show the picture's own pixels in its place; false: what the dVAE makes of its tokens

@@ -1,0 +1,101 @@
+"""What each setting means: the comment beside it in its dataclass, as `--help` and docs/configs.md show it."""
+
+import ast
+import inspect
+import io
+import shutil
+import textwrap
+import tokenize
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from typing import Any
+
+COLUMN = 34  # where meanings begin
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One that can be typed."""
+
+    key: str  # dotted: stage.model.width
+    value: str  # as it would be typed
+    meaning: str  # empty where its dataclass says nothing
+
+
+def settings(config: Any, prefix: str = "") -> Iterator[Setting]:
+    """Every setting in `config`, a dataclass or a dict of such, and in those within it, in the order of definition.
+
+    A `name` is none: it tells what was chosen, as in stage=dvae.
+    """
+    named = config if isinstance(config, dict) else {each.name: getattr(config, each.name) for each in fields(config)}
+    meanings = {} if isinstance(config, dict) else comments(type(config))
+    for name, value in named.items():
+        if is_dataclass(value) or isinstance(value, dict):
+            yield from settings(value, f"{prefix}{name}.")
+        elif name != "name":
+            yield Setting(f"{prefix}{name}", as_typed(value), meanings.get(name, ""))
+
+
+@cache
+def comments(schema: type) -> dict[str, str]:
+    """The comment of each field of a dataclass: behind it, or else on lines of its own right above.
+
+    A class that only gives an inherited field another default need not say again what it means.
+    """
+    found: dict[str, str] = {}
+    for owner in reversed(schema.__mro__):
+        if is_dataclass(owner):
+            here = _comments(textwrap.dedent(inspect.getsource(owner)))
+            found |= {name: comment or found.get(name, "") for name, comment in here.items()}
+    return found
+
+
+def as_typed(value: Any) -> str:
+    """A value as it is written on a command line: null, true, [a,b], plain numbers and words."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(as_typed(each) for each in value)}]"
+    return str(value) if value != "" else '""'
+
+
+def usage(verb: str, config: Any, choices: Mapping[str, Sequence[str]]) -> str:
+    """What `verb --help` says, given the options as they are composed so far and what each group offers."""
+    width = max(80, shutil.get_terminal_size().columns)
+    lines = [f"python {verb} [setting=value ...]", "", (inspect.getdoc(type(config)) or "").split("\n")[0], ""]
+    if choices:
+        lines.append("Choices, each of which brings settings of its own; add --help to see them:")
+        lines += [_entry(name, " | ".join(offered), width) for name, offered in choices.items()] + [""]
+    lines.append("Settings, with the values that this command would use:")
+    found = [each for each in settings(config) if each.key not in choices]
+    found.sort(key=lambda each: "." in each.key)  # the verb's own, then those of what was chosen
+    lines += [_entry(f"{each.key}={each.value}", each.meaning, width) for each in found]
+    return "\n".join(lines)
+
+
+def _entry(head: str, text: str, width: int) -> str:
+    first = f"  {head} ".ljust(COLUMN)
+    if text and len(first) > COLUMN:  # a line of its own
+        return f"  {head}\n{_entry('', text, width)}"
+    return textwrap.fill(first + text, width, subsequent_indent=" " * COLUMN, break_on_hyphens=False).rstrip()
+
+
+def _comments(source: str) -> dict[str, str]:
+    """{field: comment} of the source of one class, without what it inherits."""
+    found = [
+        token for token in tokenize.generate_tokens(io.StringIO(source).readline) if token.type == tokenize.COMMENT
+    ]
+    text = {token.start[0]: token.string.lstrip("# ") for token in found}
+    alone = {token.start[0] for token in found if token.line.strip() == token.string}
+    (definition,) = ast.parse(source).body
+    assert isinstance(definition, ast.ClassDef)
+    comments_of = {}
+    for node in definition.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            first = node.lineno
+            while first - 1 in alone:
+                first -= 1
+            above = " ".join(text[line] for line in range(first, node.lineno))
+            comments_of[node.target.id] = text.get(node.end_lineno or node.lineno, above)
+    return comments_of

@@ -1,0 +1,70 @@
+"""Writes docs/configs.md, every setting that can be typed: `make configs`, or `python docs/configs.py [file]`.
+
+The words are the comments beside the settings in their dataclasses, so that is where to change them.
+"""
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dalle.config import VERBS, choices
+from dalle.data import CONFIGS as DATA
+from dalle.described import Setting, settings
+from dalle.interop import IMPORTS
+from dalle.sampling.edits import EDITS
+from dalle.stages import STAGES
+
+PAGE = Path(__file__).with_suffix(".md")
+BEGINNING = """# Every setting
+
+Written by `make configs` from the comments in the code. `python train.py stage=clip preset=tiny --help` says the same
+on a terminal, with the values that this very command would use; `--cfg job` prints those as YAML.
+
+Settings are typed as `name=value`, lists as `[a,b]`, nothing as `null` (in words below: None). A preset, a scale or an
+experiment changes the defaults below; they are the paper's, wherever it gives any.
+"""
+
+
+def page() -> str:
+    """The whole of docs/configs.md."""
+    lines = [BEGINNING]
+    for name, schema in VERBS.items():
+        lines.append(f"## {name}.py\n")
+        offered = choices(name)
+        lines += [f"- `{group}=` {', '.join(f'`{each}`' for each in names)}" for group, names in offered.items()]
+        lines += [""] if offered else []
+        lines += table(each for each in settings(schema()) if each.key not in offered)
+        if name == "train":
+            for stage, (config, _) in STAGES.items():
+                lines += section(f"stage={stage}", config(), "stage.")
+            for data, config in DATA.items():
+                lines += section(f"data={data}", config(), "data.")
+        if name == "sample":
+            for edit, (config, _) in EDITS.items():
+                lines += section(f"edit={edit}", config(), "edit.")
+        if name == "prepare":
+            usual = {each.key for each in settings(schema())}
+            for imported, (config, _) in IMPORTS.items():
+                lines += section(f"import={imported}", config(), "", usual)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def section(title: str, config: Any, prefix: str, known: set[str] = frozenset()) -> list[str]:
+    """What a choice brings, apart from settings that are known already."""
+    return [f"### {title}\n", *table(each for each in settings(config, prefix) if each.key not in known)]
+
+
+def table(rows: Iterator[Setting]) -> list[str]:
+    lines = ["| setting | default | meaning |", "|---|---|---|"]
+    for each in rows:
+        meaning = re.sub(r"[|<]", r"\\\g<0>", each.meaning)  # which mean something else in a table
+        lines.append(f"| `{each.key}` | `{each.value}` | {meaning} |")
+    return [*lines, ""]
+
+
+if __name__ == "__main__":
+    to = Path(sys.argv[1]) if len(sys.argv) > 1 else PAGE
+    to.write_text(page(), encoding="utf-8")
+    print(to)

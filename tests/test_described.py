@@ -1,0 +1,113 @@
+"""Every setting is told with what it means: by --help, and on the page docs/configs.md."""
+
+import os
+import runpy
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from dalle.config import VERBS, choices, compose
+from dalle.data import CONFIGS as DATA
+from dalle.described import as_typed, comments, settings, usage
+from dalle.interop import IMPORTS
+from dalle.sampling.edits import EDITS
+from dalle.stages import STAGES
+
+ROOT = Path(__file__).parents[1]
+CHOSEN = [schema for schema, _ in [*STAGES.values(), *EDITS.values(), *IMPORTS.values()]]
+
+
+@dataclass
+class Base:
+    width: int = 8  # of the states
+    # how many there are,
+    # whatever they hold
+    depth: int = 2
+    kept: int = 1  # while it lasts
+
+
+@dataclass
+class Inner(Base):
+    kept: int = 5
+    colours: list[str] = field(default_factory=lambda: ["#ff0000"])  # in #rrggbb
+    bare: float = 0.5
+
+
+@dataclass
+class Outer:
+    name: str = "outer"
+    inner: Inner = field(default_factory=Inner)  # never shown: what is in it is
+
+
+def test_a_setting_means_what_the_comment_behind_or_above_it_says_and_may_inherit_that():
+    assert comments(Inner) == {
+        "width": "of the states",
+        "depth": "how many there are, whatever they hold",
+        "kept": "while it lasts",
+        "colours": "in #rrggbb",
+        "bare": "",
+    }
+
+
+def test_settings_are_dotted_and_have_the_values_of_this_very_config():
+    found = {each.key: each.value for each in settings(Outer(inner=Inner(depth=3)), "stage.")}
+    assert found == {
+        "stage.inner.width": "8",
+        "stage.inner.depth": "3",
+        "stage.inner.kept": "5",
+        "stage.inner.colours": "[#ff0000]",
+        "stage.inner.bare": "0.5",
+    }
+    assert [each.key for each in settings({"a": Inner()}, "")][0] == "a.width"
+
+
+@pytest.mark.parametrize(
+    ("value", "typed"),
+    [(None, "null"), (True, "true"), (0, "0"), (0.1, "0.1"), ("", '""'), ((1, None), "[1,null]"), ("a b", "a b")],
+)
+def test_values_look_as_they_are_typed(value, typed):
+    assert as_typed(value) == typed
+
+
+@pytest.mark.parametrize("schema", [*VERBS.values(), *DATA.values(), *CHOSEN], ids=lambda schema: schema.__name__)
+def test_no_setting_is_left_unexplained(schema):
+    assert [each.key for each in settings(schema()) if not each.meaning] == []
+
+
+def test_the_page_is_what_the_code_says():
+    written = (ROOT / "docs" / "configs.md").read_text(encoding="utf-8")
+    assert written == runpy.run_path(str(ROOT / "docs" / "configs.py"))["page"](), "run `make configs`"
+
+
+def test_help_has_the_choices_and_each_setting_with_the_value_that_this_command_would_use(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    config = compose("train", ["stage=clip", "preset=tiny", "stage.steps=77"])
+    text = usage("train.py", config, choices("train"))
+    assert "all | clip | dvae | transformer" in text
+    lines = {line.split()[0]: line.split(maxsplit=1)[1:] for line in text.splitlines() if line.strip()}
+    assert lines["stage.steps=77"] == ["optimizer updates; raise it to train a finished run further"]
+    told = {f"{each.key}={each.value}".split()[0] for each in settings(config) if each.key not in choices("train")}
+    assert told <= lines.keys()
+
+
+@pytest.mark.parametrize("columns", [20, 80, 132])
+def test_help_fits_the_terminal_but_for_long_names(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for line in usage("sample.py", VERBS["sample"](), choices("sample")).splitlines():
+        assert len(line) <= max(80, columns)
+
+
+def run(*command):
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, env={**os.environ})
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_help_is_asked_for_on_the_command_line_and_a_wrong_choice_is_said():
+    status, out, _ = run("sample.py", "--help", "edit=outpaint", "caption=a red, green circle")
+    assert (status, "edit.left=0" in out, "caption=a red, green circle" in out) == (0, True, True)
+    status, out, error = run("sample.py", "--help", "edit=outpain")
+    assert (status, out) == (2, "")
+    assert "choose one of complete, inpaint, outpaint, remix, variations" in error
