@@ -148,6 +148,9 @@ def test_a_sweep_leaves_a_folder_for_each_job_and_does_nothing_when_run_again(tr
     assert (written["ablation"], written["seed"], written["status"]) == ("pool", 4, "finished")
     again = train(*sweep)[1]
     assert again.count("finished, 2 updates done") == 2
+    status, printed = train(*sweep, "stage.ema.decay=0.5")
+    assert (status, printed.count("now 0.5")) == (2, 4)  # at each job, and at the end
+    assert json.loads((folder / "model.pool_average-seed_4" / "job.json").read_text()) == written
 
 
 def test_a_failing_job_is_recorded_and_listed_and_the_others_run(train, tmp_path):

@@ -11,6 +11,7 @@ from typing import Any
 from dalle import distributed
 from dalle.ablation import SMALLEST, AblationConfig, values_of, word
 from dalle.training.interruption import Interrupted
+from dalle.training.run import AnotherRun
 
 FILE = "job.json"
 FORMAT = 1
@@ -53,12 +54,18 @@ class Job:
 def recorded(job: Job, folder: Path) -> Iterator[None]:
     """Within it, `folder` says that the job runs; afterwards, that it has finished, or why it failed.
 
-    A job that was stopped or killed goes on saying that it runs.
+    A job that was stopped or killed goes on saying that it runs; where another run stands, its record stays.
     """
+    path = folder / FILE
+    stood = path.read_bytes() if path.is_file() else None
     _write(job, folder, RUNNING)
     try:
         yield
     except Interrupted:
+        raise
+    except AnotherRun:
+        if distributed.is_first():
+            path.unlink() if stood is None else path.write_bytes(stood)
         raise
     except Exception as error:  # whatever it is: a sweep goes on with other jobs, and its report has to say why
         _write(job, folder, FAILED, f"{type(error).__name__}: {error}")

@@ -16,6 +16,10 @@ FREE = {"log_every", "validate_every", "preview_every", "save_every", "max_bad_s
 LENGTH = "stage.steps"
 
 
+class AnotherRun(CheckpointError):
+    """What stands in a folder is not the run that was asked for, and stays as it is."""
+
+
 @dataclass(frozen=True)
 class Run:
     """One training run: where it lives, and what it is."""
@@ -33,19 +37,19 @@ def steps_done(folder: Path, identity: dict[str, Any], defaults: dict[str, Any] 
 
     A setting that is newer than that run had its default there, one of `defaults`.
 
-    Raises CheckpointError if what stands there is of other settings than `identity`, or cannot be resumed.
+    Raises AnotherRun if what stands there is of other settings than `identity`, or has no state to go on from.
     """
     saved = checkpoint.read_scalars(folder)
     if saved is None:
         if (folder / checkpoint.WEIGHTS).exists():
-            raise CheckpointError(
+            raise AnotherRun(
                 f"{folder} holds a model but no state to go on from: choose another name (run=...), or start"
                 " over with resume=false, which moves that folder aside"
             )
         return 0
     changes = differences(saved["identity"], identity, defaults)
     if changes:
-        raise CheckpointError(
+        raise AnotherRun(
             f"{folder} holds a run with other settings: {'; '.join(changes)}. Choose another name (run=...),"
             " put the settings back, or start over with resume=false, which moves that folder aside"
         )

@@ -7,6 +7,7 @@ from written_sweeps import job
 
 from dalle.reports.job import Job, recorded
 from dalle.training.interruption import Interrupted
+from dalle.training.run import AnotherRun
 
 
 def status(folder):
@@ -33,6 +34,15 @@ def test_a_job_that_was_stopped_has_not_failed(tmp_path, stop):
     with pytest.raises(type(stop)), recorded(job("salt", 3), tmp_path):
         raise stop
     assert status(tmp_path) == ("running", "")
+
+
+def test_a_finished_job_stays_finished_where_another_run_is_asked_for_in_its_place(tmp_path):
+    with recorded(job("salt", 3), tmp_path):
+        pass
+    with pytest.raises(AnotherRun), recorded(job("salt", 4), tmp_path):
+        raise AnotherRun("seed was 3, now 4")
+    assert status(tmp_path) == ("finished", "")
+    assert Job.read(json.loads((tmp_path / "job.json").read_text())).seed == 3
 
 
 def test_folders_are_named_after_values_and_tell_scales_apart(tmp_path):
