@@ -29,8 +29,9 @@ demo: $(INSTALLED) ## train all three parts on the CPU, draw pictures, measure
 test: $(INSTALLED) ## the whole test suite
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
 
-bench: $(BENCH_INSTALLED) ## reading and drawing images, beside other people's code and the machine's limit
+bench: $(BENCH_INSTALLED) ## reading, training and drawing, beside other people's code and the machine's limit
 	$(BENCH_RUN) benchmarks/data.py
+	$(BENCH_RUN) benchmarks/training.py
 	$(BENCH_RUN) benchmarks/sampling.py
 
 patterns: $(INSTALLED) ## the attention patterns as a picture, docs/patterns.png

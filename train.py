@@ -13,8 +13,8 @@ from dalle.config import TrainConfig, run_name, verb
 from dalle.reports.job import Job, recorded
 from dalle.stages import STAGES
 from dalle.stages.pictures import StageContext
+from dalle.training.cpu import set_up_cpu
 from dalle.training.loop import train
-from dalle.training.memory import keep_freed_memory
 from dalle.training.run import Run, defaults_of, set_aside, steps_done
 
 
@@ -22,7 +22,7 @@ from dalle.training.run import Run, defaults_of, set_aside, steps_done
 def main(config: TrainConfig) -> None:
     device = distributed.start(config.device)
     if device.type == "cpu":
-        keep_freed_memory()
+        set_up_cpu()
     try:
         runs = planned(config)
         if len(runs) > 1:

@@ -55,6 +55,14 @@ def test_sources_and_tokens_are_measured_without_any_peer(run_verb, monkeypatch,
     assert "| token cache: reads | tokens |" in printed
 
 
+def test_set_ups_of_the_cpu_are_compared_round_by_round(benchmarks):
+    training = benchmarks("training")
+    assert training.images_per_second([], 90.0, 1, 1) > 0
+    speeds = {"a dVAE": {each: [10.0, 20.0, 40.0] for each in training.SET_UPS}}
+    speeds["a dVAE"]["both"] = [15.0, 60.0, 80.0]
+    assert "| both | 2.00 (1.50 to 3.00) |" in training.table(speeds)
+
+
 def test_a_peer_that_is_not_installed_is_named(benchmarks, monkeypatch):
     peers = benchmarks("peers")
 
