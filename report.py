@@ -5,7 +5,7 @@ from typing import Any
 
 from dalle import distributed
 from dalle.ablation import SMALLEST, label, values_of
-from dalle.config import ablation_jobs, ablations, verb
+from dalle.config import verb
 from dalle.evaluation.plots import check_matplotlib
 from dalle.reports import comparison, page
 from dalle.reports.figures import runs_figure, sweep_figure
@@ -13,6 +13,7 @@ from dalle.reports.job import Job
 from dalle.reports.outcomes import Planned
 from dalle.reports.settings import ReportConfig
 from dalle.reports.sweep import Sweep
+from dalle.sweeps import ablation_jobs, ablations
 
 
 @verb("report")

@@ -1,10 +1,10 @@
 """What users can type: each verb's options, checked before anything starts; what is wrong is said in a sentence."""
 
-import copy
 import hashlib
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dalle.ablation import AblationConfig
@@ -40,6 +38,7 @@ FOLDER = Path(__file__).parents[1] / "configs"
 # settings that are read as they are typed, commas, quotes and all
 TEXTS = ("caption", "data.path", "data.captions", "data.opt_out", "find")
 LISTS = ("runs",)  # settings that are lists with or without brackets
+MENDABLE = (ValueError, OSError, OmegaConfBaseException)  # by the user, who is told in a sentence
 HELP = {"-h", "--help"}
 FULL_ERROR = "HYDRA_FULL_ERROR"  # 1 in the environment shows where an error was raised
 
@@ -99,42 +98,7 @@ def register() -> None:
 
 def compose(name: str, overrides: Sequence[str] = ()) -> Any:
     """The options of the verb `name`, with `overrides` as on its command line, as its dataclass."""
-    return _to_object(_compose(name, overrides))
-
-
-def compose_jobs(name: str, overrides: Sequence[str] = ()) -> list[Any]:
-    """The options of each job of `python <name>.py -m <overrides>`, where a file among these says what is swept.
-
-    It is composed once, and each job's values are then put in: as in Hydra's own sweeper, for a tenth of the time.
-    """
-    register()
-    with _hydra():
-        composed = hydra.compose(name, list(overrides), return_hydra_config=True)
-        parser = OverridesParser.create()
-        swept = parser.parse_overrides([f"{key}={values}" for key, values in composed.hydra.sweeper.params.items()])
-        (batch,) = BasicSweeper.split_arguments(swept, max_batch_size=None)
-        with open_dict(composed):
-            del composed["hydra"]
-        jobs = []
-        for values in batch:
-            job = copy.deepcopy(composed)
-            for override in parser.parse_overrides(values):
-                OmegaConf.update(job, override.key_or_group, override.value(), merge=True)
-            jobs.append(_to_object(job))
-    return jobs
-
-
-def ablations() -> list[str]:
-    """The names of all ablations."""
-    return sorted(path.stem for path in (FOLDER / "ablation").glob("*.yaml"))
-
-
-def ablation_jobs(name: str, scale: str | None = None) -> list[Any]:
-    """The options of each job of the ablation `name`, whose file says which verb does them."""
-    given: Any = OmegaConf.load(FOLDER / "ablation" / f"{name}.yaml")
-    return compose_jobs(
-        given.ablation.get("verb", "train"), [f"+ablation={name}", *([f"scale={scale}"] if scale else [])]
-    )
+    return to_object(_compose(name, overrides))
 
 
 def run_name(name: str) -> str:
@@ -161,43 +125,58 @@ def verb(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
         def job(composed: DictConfig) -> None:
             sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
             try:
-                main(_to_object(composed))
+                main(to_object(composed))
             except Interrupted as stopped:
                 _say(str(stopped))
                 raise SystemExit(128 + stopped.number) from None
             except KeyboardInterrupt:
                 _say("stopped")
                 raise SystemExit(130) from None
-            except (ValueError, OSError, OmegaConfBaseException) as error:
-                if full_error:
+            except Exception as error:
+                mendable = isinstance(error, MENDABLE)
+                if full_error or (not sweeping and not mendable):
                     raise
-                _say(str(error))
+                _say(str(error) if mendable else traceback.format_exc())
                 if not sweeping:
                     raise SystemExit(2) from None
-                failed.append(f"{' '.join(HydraConfig.get().overrides.task)}: {error}")
-                raise _Said from None  # other jobs of the sweep still run
+                told = str(error) if mendable else f"{type(error).__name__}: {error}"
+                failed.append(f"{' '.join(HydraConfig.get().overrides.task)}: {told}")  # other jobs still run
 
         def command() -> None:
             register()
             with _hydra_kept_quiet(name) as typed:
+                if wrong := for_another_verb(name, typed):
+                    _say(wrong)
+                    raise SystemExit(2)
                 try:
                     if not HELP.isdisjoint(typed):
                         composed = compose(name, [_literal(each) for each in typed if "=" in each])
                         print(usage(f"{name}.py", composed, choices(name)))
                         return
                     hydra.main(version_base="1.3", config_path=str(FOLDER), config_name=name)(job)()
-                except _Said:
-                    _say("\n  ".join([f"jobs of this sweep that failed, {len(failed)}:", *failed]))
-                    raise SystemExit(2) from None
                 except (HydraException, OmegaConfBaseException) as error:
                     if full_error:
                         raise
                     _say(explain(error, known_keys(name, typed), typed))
                     raise SystemExit(2) from None
+            if failed:
+                _say("\n  ".join([f"jobs of this sweep that failed, {len(failed)}:", *failed]))
+                raise SystemExit(2)
 
         return command
 
     return decorate
+
+
+def for_another_verb(name: str, arguments: Sequence[str]) -> str | None:
+    """What is wrong with asking the verb `name` for a sweep that another one does, if that is so."""
+    asked = {each.lstrip("+").partition("=")[2] for each in arguments if each.lstrip("+").startswith("ablation=")}
+    for path in (FOLDER / "ablation" / f"{ablation}.yaml" for ablation in asked):
+        given: Any = OmegaConf.load(path) if path.is_file() else {}
+        verb_of_sweep = given.get("ablation", {}).get("verb", AblationConfig.verb)
+        if verb_of_sweep != name:
+            return f"ablation={path.stem} is one of {verb_of_sweep}.py: python {verb_of_sweep}.py {' '.join(arguments)}"
+    return None
 
 
 def known_keys(name: str, arguments: Sequence[str] = ()) -> list[str]:
@@ -217,10 +196,6 @@ def choices(name: str) -> dict[str, list[str]]:
     named = [str(group) for each in given.defaults if isinstance(each, DictConfig) for group in each]
     groups = [group for group in named if (FOLDER / group).is_dir()]
     return {group: sorted(path.stem for path in (FOLDER / group).glob("*.yaml")) for group in groups}
-
-
-class _Said(Exception):
-    """The user knows already."""
 
 
 def _say(sentence: str) -> None:
@@ -264,7 +239,7 @@ def _literal(argument: str) -> str:
     return f'{key}="{text}"'
 
 
-def _hydra() -> AbstractContextManager[Any]:
+def initialised() -> AbstractContextManager[Any]:
     """Within it, Hydra composes what lies in `FOLDER`; within a verb it does so anyway."""
     if GlobalHydra.instance().is_initialized():
         return nullcontext()
@@ -273,11 +248,11 @@ def _hydra() -> AbstractContextManager[Any]:
 
 def _compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     register()
-    with _hydra():
+    with initialised():
         return hydra.compose(name, list(overrides))
 
 
-def _to_object(composed: DictConfig) -> Any:
+def to_object(composed: DictConfig) -> Any:
     """The composed options as dataclasses; ValueError for one that was added with a + and that none of them has."""
     added = list(strangers(composed))
     if added:

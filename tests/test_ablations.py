@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from dalle.ablation import label, values_of
-from dalle.config import FOLDER, ablation_jobs, ablations, compose, compose_jobs
+from dalle.config import FOLDER, compose
 from dalle.models.dvae import DiscreteVAE
 from dalle.models.transformer import Transformer
 from dalle.reports.job import Job
+from dalle.sweeps import ablation_jobs, ablations, compose_jobs
 
 LETTERS = "abcdefghijklmnopqrst"
 SCALES = sorted(path.stem for path in (FOLDER / "scale").glob("*.yaml"))

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 # from the top; a package counts as one, and neighbours on a floor leave each other alone
 FLOORS = (
     {"train", "sample", "evaluate", "report", "prepare"},  # the verbs
+    {"sweeps"},  # many options at once
     {"config", "dalle"},  # the verbs' options; what `from dalle import DALLE` shows
     {"reports"},  # what runs and evaluations have written, side by side
     {"stages", "evaluation", "mistakes"},
@@ -23,6 +24,7 @@ EXCEPTIONS = {("losses", "dalle.models.dvae")}  # how pixels are mapped is told 
 HYDRAS = {
     "dalle/config.py": {"hydra", "omegaconf"},
     "dalle/mistakes.py": {"hydra", "omegaconf"},
+    "dalle/sweeps.py": {"hydra", "omegaconf"},
     "train.py": {"omegaconf"},
 }
 

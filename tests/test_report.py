@@ -5,7 +5,7 @@ import re
 import pytest
 from test_ablations import TINY
 
-from dalle.config import ablations
+from dalle.sweeps import ablations
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from dalle.models.sizes import check_sizes
+
 # mean and standard deviation of the pixels of CLIP's training pictures, as published with the weights
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -44,6 +46,7 @@ class CLIPConfig:
     tokenizer: str = "dalle"  # "dalle": learned from our captions | "openai" | "huggingface": as published by them
 
     def __post_init__(self) -> None:
+        check_sizes(self)
         for name in ("image_blocks", "pixel_mean", "pixel_std"):  # JSON has lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
         known = {

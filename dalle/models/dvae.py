@@ -19,6 +19,7 @@ from dalle import checkpoint
 from dalle.interop.openai_dvae import read_openai_dvae
 from dalle.interop.published import Published
 from dalle.models.relaxation import RELAXATIONS
+from dalle.models.sizes import check_sizes
 from dalle.models.vector_quantisation import nearness, straight_through_vectors
 
 PIXEL_MARGIN = 0.1  # epsilon of Appendix A.3, Equation 3: keeps pixels away from the ends of the open interval (0, 1)
@@ -50,6 +51,7 @@ class DVAEConfig:
     relaxation: str = "gumbel_softmax"
 
     def __post_init__(self) -> None:
+        check_sizes(self)
         if self.pool not in ("max", "average"):
             raise ValueError(f"pool={self.pool!r} is unknown; choose 'max' or 'average'")
         if self.relaxation not in RELAXATIONS:

@@ -15,6 +15,7 @@ from dalle.models.blocks import Float32Linear, ResidualBlock
 from dalle.models.cache import Cache, CaptionCache, KeyCache, StateCache, TextKeys
 from dalle.models.layouts import Slices, Tables, layout_of
 from dalle.models.patterns import layer_names, pattern_named
+from dalle.models.sizes import check_sizes
 from dalle.models.stream import Stream, StreamEmbedding
 from dalle.models.structured import attend_for
 from dalle.tokenizer import CaptionTokenizer
@@ -41,6 +42,9 @@ class TransformerConfig:
     attention: str = "auto"  # auto: structured where that computes less; masked: dense masks, for less memory
     activation: str = "quick_gelu"  # of the MLP: quick_gelu or gelu; the paper does not say
     initial_scale: float = 0.125  # of all fresh weights; short trainings of small models do better with 0.5
+
+    def __post_init__(self) -> None:
+        check_sizes(self)
 
 
 class Logits(NamedTuple):
