@@ -1,5 +1,6 @@
 """Finished runs as tables and plots: python report.py sweep=outputs/ablation/kl_weight, or runs=a,b side by side"""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from dalle.reports.outcomes import Planned
 from dalle.reports.settings import ReportConfig
 from dalle.reports.sweep import Sweep
 from dalle.sweeps import ablation_jobs, ablations
+from dalle.training.run import flat
 
 
 @verb("report")
@@ -30,7 +32,12 @@ def main(config: ReportConfig) -> None:
 
 
 def report_all(folder: Path, out: Path) -> None:
-    """One page of all sweeps; those that have not been run are on it too, without results."""
+    """One page of all sweeps of the smallest scale; those that have not been run are on it too, without results.
+
+    Raises ValueError where there is no such folder.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"folder={folder}: there is no such folder; sweeps lie in outputs/ablation")
     sweeps = sorted((read_sweep(folder / name) for name in ablations()), key=lambda sweep: sweep.ablation.letter)
     pictures = {}
     for sweep in sweeps:
@@ -44,6 +51,8 @@ def report_all(folder: Path, out: Path) -> None:
 
 def report_sweep(folder: Path, out: str | None) -> None:
     sweep, path = read_sweep(folder), Path(out or folder / "report.md")
+    if not folder.is_dir():
+        raise ValueError(f"sweep={folder}: there is no such folder; sweeps lie in outputs/ablation")
     picture = path.with_suffix(".png") if sweep.finished else None
     if picture is not None:
         sweep_figure(sweep, picture)
@@ -82,8 +91,11 @@ def read_sweep(folder: Path) -> Sweep:
 
 def planned_job(job: Any, folder: Path) -> Planned:
     """Where a job with these options of its verb has its results."""
-    place = Job.of(job).name if job.ablation.verb == "train" else job.file.parent.name
-    return Planned(label(values_of(job, job.ablation)), job.seed, folder / place)
+    values = label(values_of(job, job.ablation))
+    if job.ablation.verb != "train":
+        return Planned(values, job.seed, folder / job.file.parent.name)
+    settings = {"stage": asdict(job.stage), "data": asdict(job.data)}
+    return Planned(values, job.seed, folder / Job.of(job).name, flat(settings))
 
 
 def write(path: Path, text: str) -> None:

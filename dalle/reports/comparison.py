@@ -11,10 +11,19 @@ from PIL import Image
 from dalle import checkpoint
 from dalle.data import open_source, read_config
 from dalle.evaluation.captions import first_captions
-from dalle.evaluation.record import read_metrics
-from dalle.reports.outcomes import EVALUATED, numbers_of, parameters_of, seconds_of, settings_of, validation_lines
+from dalle.evaluation.record import read_record
+from dalle.reports.outcomes import (
+    EVALUATED,
+    evaluated_settings,
+    numbers_of,
+    parameters_of,
+    seconds_of,
+    settings_of,
+    validation_lines,
+)
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.sheet import Row, sample_sheet
+from dalle.training.run import flat
 
 
 @dataclass(frozen=True)
@@ -31,13 +40,14 @@ class ComparedRun:
 
 def read_run(folder: Path, name: str) -> ComparedRun:
     """Raises ValueError where `folder` holds no run, or one that has not been validated yet."""
-    settings, curve = settings_of(folder), validation_lines(folder)
+    settings, curve = dict(settings_of(folder)), validation_lines(folder)
     if not curve:
         raise ValueError(f"{folder} has no validation in its metrics.jsonl yet: nothing to set side by side")
     evaluated, notes = {}, []
     if (folder / EVALUATED).is_file():
         try:
-            evaluated = read_metrics(folder / EVALUATED)
+            record = read_record(folder / EVALUATED)
+            evaluated, settings["evaluation"] = record.numbers, evaluated_settings(record)
         except ValueError as error:
             notes.append(str(error))
     done, steps = curve[-1]["step"], settings["stage"]["steps"]
@@ -48,9 +58,9 @@ def read_run(folder: Path, name: str) -> ComparedRun:
 
 def read_runs(folders: Sequence[str]) -> list[ComparedRun]:
     """The runs, by the shortest ends of their paths that tell them apart."""
-    if len(set(folders)) < 2:
-        raise ValueError(f"runs={','.join(folders)}: name at least two run folders to set side by side")
     paths = [Path(folder) for folder in folders]
+    if len(set(paths)) < max(2, len(paths)):
+        raise ValueError(f"runs={','.join(folders)}: name at least two run folders to set side by side, each once")
     parts = next(count for count in range(1, 64) if len({path.parts[-count:] for path in paths}) == len(set(paths)))
     return [read_run(path, "/".join(path.parts[-parts:])) for path in paths]
 
@@ -103,18 +113,10 @@ def _in_order(candidates: Sequence[int]) -> list[int]:
 
 
 def _differing(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    flat = [dict(_flat(each)) for each in settings]
-    keys = dict.fromkeys(key for each in flat for key in each)
-    rows = {key: [each.get(key, "") for each in flat] for key in keys}
+    told = [flat(each) for each in settings]
+    keys = dict.fromkeys(key for each in told for key in each)
+    rows = {key: [each.get(key, "") for each in told] for key in keys}
     return {key: row for key, row in rows.items() if any(value != row[0] for value in row)}
-
-
-def _flat(tree: Any, prefix: str = ""):
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _table(names: Sequence[str], rows: Mapping[str, Sequence[Any]]) -> list[str]:

@@ -46,6 +46,7 @@ def runs_figure(curves: Mapping[str, Curve], path: Path) -> None:
     first, *others = [numbers_of(curve[-1]) for curve in curves.values()]
     shared = [name for name in first if all(name in each for each in others)]
     figure, panels = _panels(max(1, len(shared)))
+    path.parent.mkdir(parents=True, exist_ok=True)
     for panel, name in zip(panels, shared, strict=False):
         for run, curve in curves.items():
             points = [(line["step"], line[name]) for line in curve if line.get(name) is not None]
@@ -53,8 +54,10 @@ def runs_figure(curves: Mapping[str, Curve], path: Path) -> None:
         panel.set_title(name, fontsize=10)
         panel.set_xlabel("updates")
         panel.grid(alpha=0.25)
+    if not shared:
+        panels[0].set_title("no measure that all of them have", fontsize=10)
+        return figure.savefig(path)
     panels[0].legend(fontsize=8, frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 
 
@@ -82,8 +85,8 @@ def _on_the_way(panel: Any, sweep: Sweep, colours: Mapping[str, Any]) -> None:
 
 def _power_law(panel: Any, sweep: Sweep, law: PowerLaw, colours: Mapping[str, Any]) -> None:
     name = sweep.ablation.power_law
-    sizes = sorted({each.parameters for each in sweep.finished})
-    for each in sweep.finished:
+    sizes = sorted({each.parameters for each in sweep.fitted()})
+    for each in sweep.fitted():
         panel.plot(each.parameters, each.measures[name], "o", color=colours[each.label], alpha=0.6)
     panel.plot(sizes, [law.factor * size**law.exponent for size in sizes], "--", color="0.4")
     panel.set_xscale("log")

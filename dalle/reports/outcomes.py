@@ -4,17 +4,23 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from dalle import checkpoint
 from dalle.ablation import AblationConfig, label
-from dalle.evaluation.record import read_metrics
+from dalle.evaluation.record import Record, read_record
 from dalle.reports import job
+from dalle.training.run import flat
 
 METRICS, EVALUATED = "metrics.jsonl", "metrics.json"
+
+
+# what a folder with anything broken in it may raise
+BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError)
 
 
 class Planned(NamedTuple):
@@ -23,6 +29,7 @@ class Planned(NamedTuple):
     label: str
     seed: int
     folder: Path
+    settings: Mapping[str, Any] = {}  # dotted; those that differ between planned jobs are what a sweep varies
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ class Outcome:
     steps: int = 0  # updates that it was to make
     seconds: float = 0.0  # that they took
     parameters: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)  # dotted: all that makes it this run and no other
 
 
 def outcomes_of(ablation: AblationConfig, folder: Path, planned: Sequence[Planned]) -> list[Outcome]:
@@ -45,11 +53,8 @@ def outcomes_of(ablation: AblationConfig, folder: Path, planned: Sequence[Planne
     if ablation.verb == "evaluate":
         return [point for each in planned for point in _points(ablation, each)]
     known = {each.folder for each in planned}
-    found = []
-    for path in sorted(folder.glob(f"*/{job.FILE}")):
-        written = _job(path)
-        if path.parent not in known and isinstance(written, dict) and _is_job_of(ablation, path.parent, written):
-            found.append(Planned(label(written["values"]), written["seed"], path.parent))
+    paths = [path for path in sorted(folder.glob(f"*/{job.FILE}")) if path.parent not in known]
+    found = [each for each in map(partial(_unplanned, ablation), paths) if each is not None]
     return [_trained(each) for each in [*planned, *found]]
 
 
@@ -82,71 +87,88 @@ def parameters_of(folder: Path) -> int:
         return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
 
 
+def evaluated_settings(record: Record) -> dict[str, Any]:
+    """What an evaluation's numbers depend on, beside the models: its data, and the settings of its parts."""
+    parts = {name: dict(part.settings) for name, part in record.parts.items()}
+    for settings in parts.values():
+        settings.pop("environment", None)
+    return {"data": record.subject.get("data", {}), **parts}
+
+
 def _trained(planned: Planned) -> Outcome:
-    name, seed, folder = planned
-    path = folder / job.FILE
-    if not path.is_file():
-        return Outcome(name, seed, folder, "not begun")
-    written = _job(path)
-    if isinstance(written, str):
-        return Outcome(name, seed, folder, written)
-    if written["status"] == job.FAILED:
-        return Outcome(name, seed, folder, f"failed: {written['error']}")
-    curve = validation_lines(folder)
-    if written["status"] != job.FINISHED or not curve:
-        last = max((line["step"] for line in _lines(folder)), default=0)
-        return Outcome(name, seed, folder, f"unfinished, last heard of at step {last}", curve=curve)
-    steps = settings_of(folder)["stage"]["steps"]
-    return Outcome(
-        name, seed, folder, "", numbers_of(curve[-1]), curve, steps, seconds_of(folder), parameters_of(folder)
-    )
+    name, seed, folder, _ = planned
+    try:
+        written = _job(folder / job.FILE)
+        if written is None:
+            return Outcome(name, seed, folder, "not begun")
+        if written["status"] == job.FAILED:
+            return Outcome(name, seed, folder, f"failed: {written['error']}")
+        curve = validation_lines(folder)
+        if written["status"] != job.FINISHED or not curve:
+            last = max((line["step"] for line in _lines(folder)), default=0)
+            return Outcome(name, seed, folder, f"unfinished, last heard of at step {last}", curve=curve)
+        settings = settings_of(folder)
+        steps, end = settings["stage"]["steps"], curve[-1]["step"]
+        if end != steps:
+            return Outcome(name, seed, folder, f"{METRICS} ends at step {end} of {steps}", curve=curve)
+        spent, parameters = seconds_of(folder), parameters_of(folder)
+        measures = numbers_of(curve[-1])
+    except BROKEN as error:
+        why = str(error) if isinstance(error, ValueError) else f"cannot be read: {type(error).__name__}: {error}"
+        return Outcome(name, seed, folder, why)
+    return Outcome(name, seed, folder, "", measures, curve, steps, spent, parameters, flat(settings))
 
 
 def _points(ablation: AblationConfig, planned: Planned) -> Iterable[Outcome]:
     """An evaluation's outcomes: one for each of the points that it measures, or one for all of it."""
-    name, seed, folder = planned
+    name, seed, folder, _ = planned
     path = folder / EVALUATED
     points = ablation.points or [name]
     if not path.is_file():
         return [Outcome(point, seed, folder, "not begun, or unfinished") for point in points]
     try:
-        numbers = read_metrics(path)
+        record = read_record(path)
     except ValueError as error:
         return [Outcome(point, seed, folder, str(error)) for point in points]
-    return [
-        Outcome(
-            point,
-            seed,
-            folder,
-            "",
-            {each: numbers[each.format(point)] for each in ablation.measures if each.format(point) in numbers},
-        )
-        for point in points
-    ]
+    return [_point(ablation, Planned(point, seed, folder), record) for point in points]
 
 
-def _job(path: Path) -> dict[str, Any] | str:
-    """What job.json says, or why it cannot be read."""
+def _point(ablation: AblationConfig, planned: Planned, record: Record) -> Outcome:
+    names = {each: each.format(planned.label) for each in ablation.measures}
+    found = {each: record.numbers[name] for each, name in names.items() if name in record.numbers}
+    settings = flat({"models": record.subject.get("models", {}), **evaluated_settings(record)})
+    missing = "" if found else f"{EVALUATED} has no {' or '.join(names.values())}"
+    return Outcome(*planned[:3], missing, found, settings=settings)
+
+
+def _unplanned(ablation: AblationConfig, path: Path) -> Planned | None:
+    """The job that a job.json speaks of, if it is one of this sweep, in its own place: one moved aside is none."""
     try:
-        written = checkpoint.read_json(path)
-    except ValueError as error:
-        return str(error)
+        written = _job(path)
+        if written is None or written["ablation"] != ablation.name or job.Job.read(written).name != path.parent.name:
+            return None
+        return Planned(label(written["values"]), written["seed"], path.parent)
+    except BROKEN:
+        return None  # nobody knows whose it is
+
+
+def _job(path: Path) -> dict[str, Any] | None:
+    """What job.json says; None where there is none. Raises ValueError where it cannot be read."""
+    if not path.is_file():
+        return None
+    written = checkpoint.read_json(path)
     if written.get("format") != job.FORMAT:
-        return f"{path} has format {written.get('format')} but this version reads format {job.FORMAT}: train it again"
+        found = written.get("format")
+        raise ValueError(f"{path} has format {found} but this version reads format {job.FORMAT}: train it again")
     return written
-
-
-def _is_job_of(ablation: AblationConfig, folder: Path, written: dict[str, Any]) -> bool:
-    """Whether it is a job of this sweep, in its own place: one that was moved aside is none."""
-    return written["ablation"] == ablation.name and job.Job.read(written).name == folder.name
 
 
 def _lines(folder: Path) -> list[dict[str, Any]]:
     path = folder / METRICS
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
             found.append(json.loads(line))
         except ValueError:
             continue  # the last one, cut off
-    return found
+    return [line for line in found if isinstance(line, dict)]

@@ -9,8 +9,9 @@ from dalle.reports.verdict import Measure, together
 
 HOW = """Cells are mean ± standard deviation between seeds, and the difference from the paper's choice, which is marked
 ◂; the best mean is bold. A difference counts, and has a star, if chance alone would make so large a one in less than a
-twentieth of cases (Student's t on the spread between seeds, pooled over all values of the sweep); everything else is
-noise. Which value the paper would have win in which measure stands in each file of configs/ablation."""
+twentieth of cases (Student's t on the spread between the seeds of the two values); everything else is noise. "As good
+as" is said only where a difference of a tenth would have counted. Which value the paper would have win in which measure
+stands in each file of configs/ablation."""
 
 
 def all_sweeps(sweeps: Sequence[Sweep], pictures: dict[str, str]) -> str:
@@ -41,8 +42,9 @@ def section(sweep: Sweep, picture: str | None) -> list[str]:
     lines = [f"## {about.letter} {about.name.replace('_', ' ')}", "", f"**{about.question}**", ""]
     lines += [f"- Paper: {about.claim}", f"- Runs: {answer(sweep)}."]
     lines += [f"  - {each.sentence}" for each in sweep.verdicts]
+    lines += [f"- Beware: {each}" for each in warnings(sweep)]
     if about.finding:
-        lines.append(f"- Reading: {about.finding}")
+        lines.append(f"- Found: {about.finding}")
     lines += [f"- Command: `{command(sweep)}`", f"- Cost: {cost(sweep)}", "", *table(sweep)]
     if law := sweep.power_law():
         lines += ["", f"Fitted: `{about.power_law}` = {law.factor:.3g} · parameters^{law.exponent:.3f}, which explains"]
@@ -59,7 +61,20 @@ def answer(sweep: Sweep) -> str:
     if not sweep.verdicts:
         return "nothing in the paper to compare with"
     partial = "" if len(sweep.finished) == len(sweep.outcomes) else " (not all runs have finished)"
-    return together(sweep.verdicts) + partial
+    return together(sweep.verdicts) + (" (runs are not alike)" if sweep.unlike else partial)
+
+
+def warnings(sweep: Sweep) -> list[str]:
+    """What spoils the comparison."""
+    found = [
+        f"runs differ in more than what is compared: `{key}` is {' or '.join(values)}."
+        for key, values in sweep.unlike.items()
+    ]
+    for measure in sweep.measures:
+        runs, having = len(sweep.finished), sum(map(len, measure.runs.values()))
+        if 0 < having < runs:
+            found.append(f"`{measure.title}` is missing, or was not finite, in {runs - having} of {runs} runs.")
+    return found
 
 
 def counted(sweep: Sweep) -> str:
@@ -79,7 +94,8 @@ def cost(sweep: Sweep) -> str:
         return "nothing was measured"
     steps = sorted({each.steps for each in sweep.finished})
     seeds = sorted({each.seed for each in sweep.finished})
-    words = f"{len({each.folder for each in sweep.finished})} runs, seeds {', '.join(map(str, seeds))}"
+    runs = len({each.folder for each in sweep.finished})
+    words = f"{runs} run{'s' * (runs > 1)}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     if steps != [0]:
         words += f", {' or '.join(map(str, steps))} updates each, {sweep.minutes:.0f} minutes together"
     return words
@@ -103,12 +119,14 @@ def _cell(measure: Measure, value: str, paper: str) -> str:
     if value not in measure.runs:
         return ""
     mean, spread = measure.mean(value), measure.spread(value)
-    words = f"{mean:.4g}" if spread is None else f"{mean:.4g} ± {spread:.1g}"
+    words = f"{mean:.4g}" if spread is None else f"{mean:.4g} ± {float(f'{spread:.1g}'):g}"
     words = f"**{words}**" if value == measure.best else words
     if value == paper or paper not in measure.runs:
         return words
     star = "*" if measure.against(value, paper) else ""
-    return f"{words} ({mean - measure.mean(paper):+.2g}{star})"
+    ahead = mean - measure.mean(paper)
+    ahead = 0.0 if abs(ahead) < 1e-9 * abs(mean) else float(f"{ahead:.2g}")
+    return f"{words} ({ahead:+g}{star})"
 
 
 def _not_finished(outcomes: Sequence[Outcome]) -> list[str]:

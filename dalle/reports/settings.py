@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class ReportConfig:
-    """Options of report.py; without any, it gathers all sweeps under `folder` into docs/ablations.md."""
+    """Options of report.py; without any, it gathers the sweeps under `folder` into docs/ablations.md."""
 
     sweep: str | None = None  # folder of one sweep, which gets a report.md and its plot
     runs: list[str] = field(default_factory=list)  # run folders to set side by side instead: runs=a,b

@@ -1,15 +1,18 @@
 """A sweep and what came of it: the measures of its runs, and what they say to each expectation."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dalle.ablation import AblationConfig
 from dalle.reports.outcomes import Outcome, Planned, outcomes_of
 from dalle.reports.verdict import Measure, Verdict, judge
+from dalle.training.run import FREE
 
 
 @dataclass(frozen=True)
@@ -28,15 +31,33 @@ class Sweep:
     ablation: AblationConfig
     scale: str
     outcomes: list[Outcome]
+    varied: frozenset[str] = frozenset()  # settings in which its planned jobs differ
 
     @classmethod
     def read(cls, ablation: AblationConfig, scale: str, folder: Path, planned: Sequence[Planned]) -> "Sweep":
         """What lies in `folder`, and what is missing of the `planned` jobs."""
-        return cls(ablation, scale, outcomes_of(ablation, folder, planned))
+        values = _values([each.settings for each in planned])
+        varied = frozenset(key for key, found in values.items() if len(found) > 1)
+        return cls(ablation, scale, outcomes_of(ablation, folder, planned), varied)
 
     @cached_property
     def finished(self) -> list[Outcome]:
         return [each for each in self.outcomes if not each.missing]
+
+    @cached_property
+    def unlike(self) -> dict[str, list[str]]:
+        """Settings in which finished runs differ though the sweep does not vary them, each with its values.
+
+        Older runs do not know a newer setting: that is no difference.
+        """
+        own = self.varied | {*self.ablation.vary}
+        words = FREE | {"seed"} | {key.rpartition(".")[2] for key in self.ablation.vary}
+        values = _values([each.settings for each in self.finished])
+        return {
+            key: found
+            for key, found in values.items()
+            if len(found) > 1 and key not in own and key.rpartition(".")[2] not in words
+        }
 
     @cached_property
     def values(self) -> list[str]:
@@ -65,13 +86,27 @@ class Sweep:
         """Time that finished runs spent in updates."""
         return sum(each.seconds for each in self.finished) / 60
 
+    def fitted(self) -> list[Outcome]:
+        """The finished runs that have the measure which the power law is of."""
+        return [each for each in self.finished if self.ablation.power_law in each.measures]
+
     def power_law(self) -> PowerLaw | None:
         """The fit that the ablation asks for; None without three sizes."""
-        name = self.ablation.power_law
-        points = [(each.parameters, each.measures[name]) for each in self.finished if name in each.measures]
-        if not name or len({parameters for parameters, _ in points}) < 3:
+        points = [(each.parameters, each.measures[self.ablation.power_law]) for each in self.fitted()]
+        if len({parameters for parameters, _ in points}) < 3:
             return None
         x, y = np.log(np.array(points, dtype=np.float64)).T
         exponent, intercept = np.polyfit(x, y, 1)
         left = (y - exponent * x - intercept).var() / y.var()
         return PowerLaw(float(np.exp(intercept)), float(exponent), float(1 - left))
+
+
+def _values(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Every value of each key, in words, whoever has it."""
+    found: dict[str, list[str]] = {}
+    for each in settings:
+        for key, value in each.items():
+            words = json.dumps(value)
+            if words not in found.setdefault(key, []):
+                found[key].append(words)
+    return found

@@ -1,8 +1,9 @@
 """Do runs agree with the paper? Means, their spread over seeds, and a sentence for each thing that it says.
 
-The noise of a measure is the standard deviation between seeds, pooled over all values of a sweep, as two or three
-seeds of one value say little by themselves. A difference of two means counts if chance alone would make so large a
-one in less than a twentieth of cases (Student's t, two-sided). With a single seed nothing counts.
+The noise of a difference is the standard deviation between seeds, pooled over the two values that are compared: others
+may be noisier by far, as where a run collapses. A difference of two means counts if chance alone would make so large a
+one in less than a twentieth of cases (Student's t, two-sided). With a single seed nothing counts. Two values are as
+good as each other only where a difference of a tenth would have counted: else nobody can tell.
 """
 
 import math
@@ -14,6 +15,8 @@ from dalle.ablation import Expectation
 
 # 97.5% quantiles of Student's t by degrees of freedom; beyond the last, that of ten serves, which is careful
 QUANTILES = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
+TIE = 0.1  # how small a difference, relative to the mean, has to be ruled out before two values are as good
 
 AGREES, PARTLY, UNDECIDED, DISAGREES = "agrees", "agrees in part", "cannot tell", "disagrees"
 
@@ -44,14 +47,18 @@ class Measure:
         return (min if self.better == "low" else max)(self.runs, key=self.mean)
 
     def threshold(self, value: str, other: str) -> float:
-        """How far apart the means of two values have to be to count; infinite where no seed was repeated."""
-        groups = [each for each in self.runs.values() if len(each) > 1]
-        freedom = sum(len(each) - 1 for each in groups)
+        """How far apart the means of two values have to be to count; infinite where neither has a second seed."""
+        pair = [self.runs[value], self.runs[other]]
+        freedom = sum(len(each) - 1 for each in pair)
         if not freedom:
             return math.inf
-        noise = math.sqrt(sum(variance(each) * (len(each) - 1) for each in groups) / freedom)
+        noise = math.sqrt(sum(variance(each) * (len(each) - 1) for each in pair if len(each) > 1) / freedom)
         seeds = 1 / len(self.runs[value]) + 1 / len(self.runs[other])
         return QUANTILES[min(freedom, len(QUANTILES)) - 1] * noise * math.sqrt(seeds)
+
+    def as_good(self, value: str, other: str) -> bool:
+        """Whether two values are alike, and a difference of a tenth would have counted."""
+        return not self.against(value, other) and self.threshold(value, other) <= TIE * abs(self.mean(other))
 
     def against(self, value: str, other: str) -> int:
         """1 where `value` does better than `other` by more than noise, -1 where worse, 0 where none can be told."""
@@ -75,22 +82,25 @@ def judge(expectation: Expectation, measure: Measure, values: Sequence[str]) -> 
     if value in absent or len(absent) == len(others):
         return Verdict(UNDECIDED, f"`{measure.title}`: no finished runs of {_listed(absent)}.")
     present = [each for each in others if each not in absent]
-    if math.isinf(measure.threshold(value, present[0])):
+    if all(math.isinf(measure.threshold(value, each)) for each in present):
         return Verdict(UNDECIDED, f"`{measure.title}`: one seed each, so nobody knows how large the noise is.")
     better, worse, alike = (
         [each for each in present if measure.against(value, each) == outcome] for outcome in (1, -1, 0)
     )
     ties = expectation.should == "tie"
-    if not worse and not absent and (ties or not alike):
+    as_good = [each for each in alike if ties and measure.as_good(value, each)]
+    unclear = [each for each in alike if each not in as_good]
+    if not (worse or unclear or absent):
         kind = AGREES
-    elif worse:
-        kind = PARTLY if better or (ties and alike) else DISAGREES
+    elif better or as_good:
+        kind = PARTLY
     else:
-        kind = PARTLY if better or (ties and alike) else UNDECIDED
+        kind = DISAGREES if worse else UNDECIDED
     told = {
         "better than": better,
         "worse than": worse,
-        "no difference beyond noise from": alike,
+        "as good as": as_good,
+        "no difference beyond noise from": unclear,
         "no finished runs of": absent,
     }
     parts = [f"{words} {_listed(values)}" for words, values in told.items() if values]

@@ -70,7 +70,7 @@ def set_aside(folder: Path) -> Path | None:
 
 def differences(old: dict[str, Any], new: dict[str, Any], defaults: dict[str, Any] | None = None) -> list[str]:
     """What makes `new` another run than `old`, as sentences; being longer, or watched otherwise, does not."""
-    before, after, usual = (_flatten(json.loads(json.dumps(each))) for each in (old, new, defaults or {}))
+    before, after, usual = (flat(json.loads(json.dumps(each))) for each in (old, new, defaults or {}))
     lengths = before.get(LENGTH), after.get(LENGTH)
     found = []
     for key in sorted(before | after):
@@ -91,11 +91,11 @@ def defaults_of(schema: type) -> dict[str, Any]:
     return found
 
 
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} as {"a.b": 1}."""
     if not isinstance(tree, dict):
         return {prefix: tree}
-    flat: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= _flatten(value, f"{prefix}.{key}" if prefix else key)
-    return flat
+        found |= flat(value, f"{prefix}.{key}" if prefix else key)
+    return found

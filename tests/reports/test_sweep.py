@@ -1,6 +1,7 @@
 """A sweep's folder, read and told: what finished is averaged, and what did not is listed with its reason."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from dalle.reports import page
 from dalle.reports.outcomes import Planned
 from dalle.reports.sweep import Sweep
 
-SALT, SUGAR = ({"error": 1.0, "codes": 20.0}, {"error": 1.1, "codes": 21.0}), ({"error": 3.25, "codes": 20.0},) * 2
+SALT, SUGAR = ({"error": 1.0, "codes": 20.0}, {"error": 1.1, "codes": 20.2}), ({"error": 3.25, "codes": 20.0},) * 2
 
 
 @pytest.fixture
@@ -34,9 +35,10 @@ def test_runs_become_means_spreads_and_a_verdict_in_words(folder, tmp_path):
     assert (error.mean("salt"), error.spread("salt")) == (pytest.approx(1.05), pytest.approx(0.0707, rel=1e-3))
     assert page.answer(sweep) == "agrees"
     text = page.one_sweep(sweep, "plot.png")
-    assert "| salt ◂ | 2 | **1.05 ± 0.07** | **20.5 ± 0.7** |" in text
-    assert "| sugar | 2 | 3.25 ± 0 (+2.2*) | 20 ± 0 (-0.5) |" in text
+    assert "| salt ◂ | 2 | **1.05 ± 0.07** | **20.1 ± 0.1** |" in text
+    assert "| sugar | 2 | 3.25 ± 0 (+2.2*) | 20 ± 0 (-0.1) |" in text
     assert '`error`, "salt": better than "sugar".' in text
+    assert '`codes`, "salt": as good as "sugar".' in text
     assert "4 runs, seeds 0, 1, 10 updates each, 4 minutes together" in text
     assert "python train.py -m +ablation=taste" in text
     assert "![taste](plot.png)" in text
@@ -79,10 +81,81 @@ def test_a_job_of_another_format_is_told_in_a_sentence(folder, tmp_path):
     assert missing == f"{path} has format 9 but this version reads format 1: train it again"
 
 
+def broken_job(run):
+    (run / "job.json").write_text('{"format": 1}')
+
+
+def cut_weights(run):
+    path = run / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:20])
+
+
+def lose_state(run):
+    shutil.rmtree(run / "state")
+
+
+def lose_weights(run):
+    (run / "model.safetensors").unlink()
+
+
+def lose_the_last_validation(run):
+    path = run / "metrics.jsonl"
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n5\n")
+
+
+def write_no_text(run):
+    (run / "metrics.jsonl").write_bytes(b"\xff\xfe\x00")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (broken_job, "cannot be read: KeyError: 'status'"),
+        (cut_weights, "cannot be read: SafetensorError: "),
+        (lose_state, "it has no state"),
+        (lose_weights, "cannot be read: FileNotFoundError: "),
+        (lose_the_last_validation, "metrics.jsonl ends at step 5 of 10"),
+        (write_no_text, "unfinished, last heard of at step 0"),
+    ],
+)
+def test_a_run_with_anything_broken_in_it_is_listed_and_the_others_are_reported(folder, tmp_path, spoil, reason):
+    spoil(folder / "taste_salt-seed_0")
+    (folder / "stranger").mkdir()
+    broken_job(folder / "stranger")
+    sweep = read(tmp_path)
+    assert len(sweep.finished) == 3
+    (missing,) = (each.missing for each in sweep.outcomes if each.missing)
+    assert reason in missing
+
+
+def test_runs_that_differ_in_more_than_what_is_compared_are_told(folder, tmp_path):
+    jobs = [
+        each._replace(settings={"stage.taste": each.label, "stage.depth": number % 2})
+        for number, each in enumerate(planned(tmp_path))
+    ]
+    assert Sweep.read(ABLATION, "laptop", folder, jobs).unlike == {}
+    for number, path in enumerate(sorted(folder.glob("*/state/*/state.json"))):
+        state = json.loads(path.read_text())
+        state["identity"]["stage"] |= {"depth": number, "batch_size": 8 if number else 4, "log_every": number}
+        path.write_text(json.dumps(state))
+    sweep = Sweep.read(ABLATION, "laptop", folder, jobs)
+    assert sweep.unlike == {"stage.batch_size": ["4", "8"]}
+    assert page.answer(sweep) == "agrees (runs are not alike)"
+    told = "- Beware: runs differ in more than what is compared: `stage.batch_size` is 4 or 8."
+    assert told in page.section(sweep, None)
+
+
+def test_a_measure_that_was_not_finite_in_a_run_is_told(folder, tmp_path):
+    path = folder / "taste_salt-seed_0" / "metrics.jsonl"
+    path.write_text(path.read_text().replace('"error": 1.0,', '"error": null,'))
+    (warning,) = page.warnings(read(tmp_path))
+    assert warning == "`error` is missing, or was not finite, in 1 of 4 runs."
+
+
 def test_a_measure_that_older_runs_lack_is_left_open(folder, tmp_path):
     ablation = replace(ABLATION, measures={**ABLATION.measures, "gap": "low"})
     sweep = Sweep.read(ablation, "laptop", folder, planned(tmp_path))
-    assert page.table(sweep)[2].endswith("| **20.5 ± 0.7** |  |")
+    assert page.table(sweep)[2].endswith("| **20.1 ± 0.1** |  |")
 
 
 def test_an_evaluation_gives_a_value_for_each_of_its_points(tmp_path):

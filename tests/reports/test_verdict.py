@@ -10,11 +10,12 @@ from dalle.reports.verdict import AGREES, DISAGREES, PARTLY, UNDECIDED, Measure,
 CLEAR = {"a": [1.0, 1.1], "b": [5.0, 5.1], "c": [9.0, 9.1]}
 
 
-def test_the_noise_is_pooled_over_values_and_the_bar_is_students():
-    measure = Measure("error", "low", {"a": [1.0, 3.0], "b": [10.0, 10.0], "c": [7.0]})
+def test_the_noise_is_pooled_over_the_two_values_and_the_bar_is_students():
+    measure = Measure("error", "low", {"a": [1.0, 3.0], "b": [10.0, 10.0], "c": [7.0], "d": [8.0], "e": [0.0, 90.0]})
     pooled = math.sqrt((2.0 + 0.0) / 2)  # variances 2 and 0 of one degree of freedom each
     assert measure.threshold("a", "b") == pytest.approx(4.303 * pooled)  # two seeds each
-    assert measure.threshold("a", "c") == pytest.approx(4.303 * pooled * math.sqrt(1.5))
+    assert measure.threshold("a", "c") == pytest.approx(12.71 * math.sqrt(2) * math.sqrt(1.5))
+    assert measure.threshold("c", "d") == math.inf
 
 
 @pytest.mark.parametrize(("better", "sign"), [("low", 1), ("high", -1)])
@@ -32,7 +33,10 @@ def test_better_is_lower_or_higher_as_the_measure_says(better, sign):
         (Expectation("error", "b"), CLEAR, PARTLY),
         (Expectation("error", "b", over=["c"]), CLEAR, AGREES),
         (Expectation("error", "a"), {"a": [1.0, 5.0], "b": [2.0, 6.0]}, UNDECIDED),
-        (Expectation("error", "a", "tie"), {"a": [1.0, 5.0], "b": [2.0, 6.0]}, AGREES),
+        (Expectation("error", "a", "tie"), {"a": [1.0, 5.0], "b": [2.0, 6.0]}, UNDECIDED),
+        (Expectation("error", "a", "tie"), {"a": [2.0, 2.01], "b": [2.0, 2.01]}, AGREES),
+        (Expectation("error", "a", "tie"), {"a": [2.0, 2.1], "b": [2.0, 2.1]}, UNDECIDED),
+        (Expectation("error", "a", "tie"), {"a": [2.0, 2.1], "b": [2.0, 2.1], "c": [9.0, 9.1]}, PARTLY),
         (Expectation("error", "a", "tie"), CLEAR, AGREES),
         (Expectation("error", "c", "tie", ["a"]), CLEAR, DISAGREES),
         (Expectation("error", "a", over=["b", "d"]), CLEAR, PARTLY),
