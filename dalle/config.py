@@ -37,7 +37,7 @@ from dalle.training.logger import WandbConfig
 FOLDER = Path(__file__).parents[1] / "configs"
 # settings that are read as they are typed, commas, quotes and all
 TEXTS = ("caption", "data.path", "data.captions", "data.opt_out", "find")
-LISTS = ("runs",)  # settings that are lists with or without brackets
+LISTS = ("runs", "metrics")  # settings that are lists with or without brackets
 MENDABLE = (ValueError, OSError, OmegaConfBaseException)  # by the user, who is told in a sentence
 HELP = {"-h", "--help"}
 FULL_ERROR = "HYDRA_FULL_ERROR"  # 1 in the environment shows where an error was raised

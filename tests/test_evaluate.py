@@ -69,3 +69,39 @@ def test_a_checkpoint_that_does_not_say_its_data_asks_for_some(evaluate):
     status, printed = evaluate()
     assert status == 2
     assert "does not say which data it was trained on: name some" in printed
+
+
+def test_a_record_that_cannot_be_gone_on_with_is_kept(evaluate, tmp_path):
+    found = tmp_path / "found"
+    found.mkdir()
+    (found / "metrics.json").write_text('{"format": 99}')
+    assert "it is kept as found/metrics.1.json" in evaluate(*DATA, "metrics=[likelihood]")[1]
+    assert (found / "metrics.1.json").read_text() == '{"format": 99}'
+    first = (found / "metrics.json").read_text()
+    assert "kept" not in evaluate(*DATA, "metrics=[likelihood]")[1]
+    printed = evaluate(*DATA, "metrics=[likelihood]", "pictures=3")[1]
+    assert "likelihood was measured with other settings before; that record is kept as found/metrics.2.json" in printed
+    kept, now = (json.loads((found / name).read_text()) for name in ("metrics.2.json", "metrics.json"))
+    assert kept["image_nats_val"] == json.loads(first)["image_nats_val"] != now["image_nats_val"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["metrics=[]"], "metrics=[] leaves nothing to measure"),
+        (["captions=0"], "captions=0 must be at least 1"),
+        (["ability_captions=-1"], "ability_captions=-1 must be at least 1"),
+        (["metrics=likelihoods"], "no part 'likelihoods' of metrics=[...]"),
+        (["data=folder"], "data.path"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_in_a_sentence(evaluate, arguments, sentence):
+    status, printed = evaluate(*arguments)
+    assert (status, sentence in printed) == (2, True), printed
+
+
+def test_fewer_pairs_than_asked_for_are_said(evaluate):
+    status, printed = evaluate(*DATA, "metrics=likelihood,fit", "pictures=99", "captions=13")
+    assert status == 0
+    assert "val: There are 12 held-out pairs that can be read, not 99." in printed
+    assert "val: There are 12 held-out pairs that can be read, not 13." in printed

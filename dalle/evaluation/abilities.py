@@ -16,7 +16,7 @@ from dalle.evaluation.subject import Subject
 from dalle.sampling.pipeline import DALLE
 
 ABOUT = (
-    "The share of captions of which the judge finds every stated fact true, and its standard error over captions: in "
+    "The share of captions of which the judge finds every stated fact true, and its standard error over statements: in "
     "the picture drawn first, in all candidates on average, in the favourite of them, and in any, which no choice "
     "exceeds. All captions share the noise of their candidates, so wordings of one statement differ in words alone."
 )
@@ -29,8 +29,8 @@ def measure(subject: Subject, config: EvaluateConfig) -> Measured:
     """Draw for `config.ability_captions` captions of each ability. Raises ValueError for data other than `blocks`."""
     if subject.data.name != "blocks":
         raise ValueError(
-            f"metrics=[abilities] needs pictures whose facts can be read, those of `blocks`, and {subject.folder} is "
-            f"of `{subject.data.name}`: look at what it draws for captions_file=configs/prompts/... of sample.py"
+            f"metrics=[abilities] needs pictures whose facts can be read, those of `blocks`, and not "
+            f"`{subject.data.name}`: look at what the model draws for captions_file=configs/prompts/... of sample.py"
         )
     dalle, rerank = subject.whole(), rerank_of(config)
     numbers: dict[str, float] = {}
@@ -44,13 +44,13 @@ def measure(subject: Subject, config: EvaluateConfig) -> Measured:
         numbers |= {f"ability_{ability.name}_{which}": mean(right[which]) for which in COLUMNS}
         if ability.every_wording:
             numbers |= _agreement(ability.name, wanted, right["top"])
-        cells = [ability.title, str(len(drawn)), ability.trained, *(_share(right[which]) for which in COLUMNS)]
+        cells = [ability.title, str(len(drawn)), ability.trained, *(_share(wanted, right[which]) for which in COLUMNS)]
         rows.append(f"| {' | '.join(cells)} |")
         lines.append(Line(f"{ability.title}, {mean(right['top']):.0%} right", _tiles(drawn)))
         asked += captions
     heads = ["ability", "captions", "trained", "first", "mean", f"best of {config.candidates}", "any"]
     table = [f"| {' | '.join(heads)} |", f"|---|---:|---|{'---:|' * len(COLUMNS)}", *rows, "", _in_words(numbers)]
-    notes = [] if dalle.reranker(dalle.tokenize(asked[:1], truncate=True), rerank) else [NOTHING_CHOSE]
+    notes = [] if dalle.reranker(dalle.tokenize(asked, truncate=True), rerank) else [NOTHING_CHOSE]
     settings: dict[str, Any] = choice_settings(dalle, config, config.candidates)
     settings |= {"captions_for_each": config.ability_captions, "captions_digest": digest(asked)}
     sheet = abilities_sheet(lines, "Favourites, framed green where every fact is true and red where one is not.")
@@ -59,8 +59,7 @@ def measure(subject: Subject, config: EvaluateConfig) -> Measured:
 
 def _agreement(name: str, wanted: Sequence[Prompt], right: Sequence[float]) -> dict[str, float]:
     """The share of statements whose favourites are right in every wording, and in at least one."""
-    pairs = zip(wanted, right, strict=True)
-    by_statement = [[holds for _, holds in group] for _, group in groupby(pairs, lambda pair: pair[0].statement)]
+    by_statement = _by_statement(wanted, right)
     return {
         f"ability_{name}_every_wording": mean(float(all(each)) for each in by_statement),
         f"ability_{name}_some_wording": mean(float(any(each)) for each in by_statement),
@@ -75,9 +74,16 @@ def _in_words(numbers: dict[str, float]) -> str:
     )
 
 
-def _share(values: Sequence[float]) -> str:
-    error = f" ± {stdev(values) / len(values) ** 0.5:.2f}" if len(values) > 1 else ""
-    return f"{mean(values):.2f}{error}"
+def _share(wanted: Sequence[Prompt], right: Sequence[float]) -> str:
+    """The mean, and its standard error over statements: all wordings of one are drawn with the same noise."""
+    by_statement = [mean(each) for each in _by_statement(wanted, right)]
+    error = f" ± {stdev(by_statement) / len(by_statement) ** 0.5:.2f}" if len(by_statement) > 1 else ""
+    return f"{mean(right):.2f}{error}"
+
+
+def _by_statement(wanted: Sequence[Prompt], right: Sequence[float]) -> list[list[float]]:
+    pairs = zip(wanted, right, strict=True)
+    return [[holds for _, holds in group] for _, group in groupby(pairs, lambda pair: pair[0].statement)]
 
 
 def _tiles(drawn: Sequence[Drawn]) -> list[tuple[str, Any, bool]]:

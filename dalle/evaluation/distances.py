@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torchmetrics.image.kid import KernelInceptionDistance
 
 SUBSETS, SUBSET_SIZE = 100, 1000  # that KID is averaged over, as is usual
+FEWEST = 4  # pictures of each kind, for subsets of two
 SPLITS = 10  # that the Inception score is averaged over, as published (Salimans et al. 2016)
 ABOUT = (
     "`{frechet}` is the Frechet distance and `{kid}` the squared maximum mean discrepancy (its mean over {subsets} "
@@ -68,13 +69,17 @@ class Distances:
                 numbers[names.frechet] = self.frechet.compute().item()
             else:
                 notes.append(too_few(self.features, fewest))
-            if self.subset_size > 1:
+            if fewest < FEWEST:
+                notes.append(f"No {names.kid}: it takes {FEWEST} pictures of each kind, and there are {fewest}.")
+            else:
                 self.kid.subset_size = self.subset_size
                 mean, spread = self.kid.compute()
                 numbers |= {names.kid: mean.item(), f"{names.kid}_spread": spread.item()}
             if self.counts["drawn"] >= SPLITS * 2:
                 mean, spread = self.inception_score.compute()
                 numbers |= {names.inception_score: mean.item(), f"{names.inception_score}_spread": spread.item()}
+            else:
+                notes.append(f"No {names.inception_score}: it takes {SPLITS * 2} drawn pictures.")
         return numbers, notes
 
     @property

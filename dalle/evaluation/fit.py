@@ -62,6 +62,7 @@ def measure(subject: Subject, config: EvaluateConfig) -> Measured:
             about += BY_JUDGE
         captions = [each.caption for each in drawn]
         settings[split] = {**pairs.described(), "captions": len(drawn), "captions_digest": digest(captions)}
+        notes += [f"{split}: {each}" for each in pairs.shortfall(config.captions)]
         pictures[f"samples_{split}"] = _sheet(drawn, real, ATTRIBUTIONS.get(subject.data.name, ""))
     return Measured(about, numbers, settings, pictures, notes=notes)
 
@@ -74,6 +75,8 @@ def measure_rerank_curve(subject: Subject, config: EvaluateConfig) -> Measured:
     qualities = caption_qualities(dalle, source, captions)
     if not qualities:
         subject.clip("a rerank curve of data without known facts")
+    if dalle.reranker(dalle.tokenize(captions, truncate=True), rerank) is None:
+        subject.clip("a rerank curve by rerank=clip")
     curve = rerank_curve(dalle, captions, config.curve_candidates, qualities, rerank, Drawing.of(config))
     numbers = curve.numbers("val")
     for each in curve.curves:

@@ -39,6 +39,12 @@ class HeldOut:
             if self.seen == self.count:
                 return
 
+    def shortfall(self, asked: int) -> list[str]:
+        """What is to be said where there were fewer pairs than were asked for."""
+        if self.seen == asked:
+            return []
+        return [f"There are {self.seen} held-out pairs that can be read, not {asked}."]
+
     def described(self) -> dict[str, Any]:
         """What was passed through: the number of pairs, a digest of pixels and captions, how pictures were resized."""
         return {"pairs": self.seen, "digest": self._known.hexdigest()[:16], "resize": RESIZE}

@@ -30,12 +30,14 @@ def measure(subject: Subject, config: EvaluateConfig) -> Measured:
     stream = dalle.transformer.stream
     numbers: dict[str, float] = {}
     settings: dict[str, Any] = {"pad_targets": PAD_TARGETS}
+    notes: list[str] = []
     for split, source in subject.sources.items():
         pairs = HeldOut(source, config.pictures, BATCH_SIZE)
         numbers |= {f"{name}_{split}": value for name, value in nats_per_token(dalle, pairs).items()}
         settings[split] = pairs.described()
+        notes += [f"{split}: {each}" for each in pairs.shortfall(config.pictures)]
     vocabularies = torch.tensor([stream.text_vocabulary + 1, stream.image_vocabulary]).log().tolist()
-    return Measured(ABOUT.format(text=vocabularies[0], image=vocabularies[1]), numbers, settings)
+    return Measured(ABOUT.format(text=vocabularies[0], image=vocabularies[1]), numbers, settings, notes=notes)
 
 
 def nats_per_token(dalle: DALLE, pairs: HeldOut) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """How much drawn pictures are like real ones, as sets, in the features of a trained network (Section 3.1, Figure 9)."""
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -8,9 +9,10 @@ from PIL import Image
 from torch import Tensor
 
 from dalle.data import ATTRIBUTIONS
-from dalle.evaluation.distances import Distances, about
+from dalle.evaluation.distances import FEWEST, Distances, about
 from dalle.evaluation.drawing import Drawing
 from dalle.evaluation.features import Features, features_named
+from dalle.evaluation.fit import rerank_of
 from dalle.evaluation.held_out import HeldOut, unit
 from dalle.evaluation.measured import Measured
 from dalle.evaluation.samples import Samples
@@ -36,16 +38,17 @@ def measure(subject: Subject, config: EvaluateConfig) -> Measured:
         reconstructed.add(real, real=True)
         reconstructed.add(features(_reconstructed(subject.dvae, batch.images)), real=False)
     found, notes = reconstructed.compute()
+    few = pairs.shortfall(config.samples)
     numbers = {f"{name}_reconstructed": found[name] for name in (features.frechet, features.kid) if name in found}
     settings: dict[str, Any] = {**pairs.described(), **reconstructed.described()}
     if samples is None:
-        return Measured(about(features) + RECONSTRUCTED, numbers, settings, notes=notes)
+        return Measured(about(features) + RECONSTRUCTED, numbers, settings, notes=[*few, *notes])
     for images in samples.batches(pairs.seen):
         drawn.add(features(images), real=False)
     found, notes = drawn.compute()
     settings |= {**drawn.described(), **drawing_settings(subject, config), "drawn_in": samples.digest}
     sheet = _sheet(subject, next(samples.batches(pairs.seen)))
-    return Measured(about(features) + RECONSTRUCTED, numbers | found, settings, {"drawn": sheet}, notes=notes)
+    return Measured(about(features) + RECONSTRUCTED, numbers | found, settings, {"drawn": sheet}, notes=[*few, *notes])
 
 
 def draw_samples(subject: Subject, config: EvaluateConfig, pairs: HeldOut) -> Samples:
@@ -53,23 +56,25 @@ def draw_samples(subject: Subject, config: EvaluateConfig, pairs: HeldOut) -> Sa
 
     Raises `CheckpointError` where there is nothing that draws, or that chooses among several candidates.
     """
-    if config.sample_candidates > 1:
-        subject.clip(f"choosing among sample_candidates={config.sample_candidates}")
-    dalle = subject.whole()
-    facts = {**subject.described(), **drawing_settings(subject, config)}
+    dalle, rerank = subject.whole(), rerank_of(config)
     captions = [caption for batch in pairs for caption in batch.captions]
-    samples = Samples(config.folder / "drawn", facts)
-    samples.draw(dalle, captions, config.sample_candidates, Drawing.of(config))
+    if len(captions) < FEWEST:
+        raise ValueError(f"{len(captions)} held-out pictures are no set to compare with; it takes {FEWEST} or more")
+    if config.sample_candidates > 1 and dalle.reranker(dalle.tokenize(captions, truncate=True), rerank) is None:
+        subject.clip(f"choosing among sample_candidates={config.sample_candidates}")
+    samples = Samples(config.folder / "drawn", {**subject.described(), **drawing_settings(subject, config)})
+    samples.draw(dalle, captions, config.sample_candidates, Drawing.of(config), rerank)
     return samples
 
 
 def drawing_settings(subject: Subject, config: EvaluateConfig) -> dict[str, Any]:
     """What decides the drawn pictures beside models and data."""
-    return {
+    settings = {
         "split": "val",
         "sample_candidates": config.sample_candidates,
         **Drawing.of(config).described(subject.whole()),
     }
+    return settings if config.sample_candidates == 1 else {**settings, "rerank": asdict(rerank_of(config))}
 
 
 def compare(features: Features, real: Iterable[Tensor], drawn: Iterable[Tensor], seed: int) -> Distances:

@@ -52,6 +52,7 @@ def measure(subject: Subject, config: EvaluateConfig) -> Measured:
         numbers["soft_hard_gap"] = numbers["dvae_hard_error"] - numbers["dvae_soft_error"]
     if isinstance(source, BlocksSource):
         about += " `dvae_hard_judge` is the share of reconstructions in which every stated fact still holds."
+    notes += pairs.shortfall(config.pictures)
     settings = {**pairs.described(), "seed": config.seed, **(objective or {})}
     sheet = reconstruction_sheet(subject.dvae, source, note=ATTRIBUTIONS.get(subject.data.name, ""))
     return Measured(about, numbers, settings, {"reconstructions": sheet}, notes=notes)

@@ -9,7 +9,9 @@ one after the other of the same models and data gather in one file.
 import json
 import math
 import os
+import shutil
 from dataclasses import asdict, dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,13 @@ class Record:
         )
         return Record(self.subject, kept | finite, self.parts | {name: part})
 
+    def measured_otherwise(self, name: str, measured: Measured) -> bool:
+        """Whether the part `name` stands here with other settings than `measured` has."""
+        if name not in self.parts:
+            return False
+        settings = {key: value for key, value in self.parts[name].settings.items() if key != "environment"}
+        return settings != json.loads(json.dumps(measured.settings))
+
     def write(self, path: Path) -> None:
         """Replace the file at `path`, which is whole at any time."""
         parts = {name: asdict(part) for name, part in self.parts.items()}
@@ -94,13 +103,21 @@ def read_metrics(path: str | Path) -> dict[str, float]:
     return read_record(path).numbers
 
 
-def begin(path: Path, subject: dict[str, Any]) -> Record:
-    """The record at `path` to go on with, where it is of the same models and data; else an empty one."""
+def begin(path: Path, subject: dict[str, Any]) -> Record | None:
+    """The record at `path` to go on with, an empty one where there is none; None where it is not of `subject`."""
     fresh = Record(json.loads(json.dumps(subject)))
     if not path.is_file():
         return fresh
     try:
         earlier = read_record(path)
     except ValueError:
-        return fresh  # as evaluate.py always did, it replaces a file that it cannot go on with
-    return earlier if earlier.subject == fresh.subject else fresh
+        return None
+    return earlier if earlier.subject == fresh.subject else None
+
+
+def set_aside(path: Path) -> Path:
+    """Copy metrics.json to the first free of metrics.1.json, metrics.2.json, ...; returns which."""
+    copies = (path.with_suffix(f".{number}{path.suffix}") for number in count(1))
+    aside = next(each for each in copies if not each.exists())
+    shutil.copy2(path, aside)
+    return aside

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from dalle.evaluation.drawing import Drawing
 from dalle.sampling.pipeline import DALLE
+from dalle.sampling.rerank import BY_CLIP, Rerank
 
 MANIFEST = "manifest.jsonl"
 SHELF = 1000  # pictures in a folder
@@ -37,7 +38,9 @@ class Samples:
         self.digest = hashlib.sha256(written.encode()).hexdigest()[:12]
         self.folder = folder / self.digest
 
-    def draw(self, dalle: DALLE, captions: Sequence[str], candidates: int, drawing: Drawing) -> None:
+    def draw(
+        self, dalle: DALLE, captions: Sequence[str], candidates: int, drawing: Drawing, rerank: Rerank = BY_CLIP
+    ) -> None:
         """Draw what is still missing of a picture for each caption: the best of `candidates`, if they are several.
 
         Caption i gets the candidates from i * candidates on, so that each has noise of its own. Raises ValueError
@@ -58,6 +61,7 @@ class Samples:
             candidates,
             keep=1,
             first=[number * candidates for number in numbers],
+            rerank=rerank,
             truncate=True,
             **drawing.settings(),
         )
@@ -83,12 +87,11 @@ class Samples:
     def _known_captions(self) -> list[str]:
         """Those that pictures were drawn for; begins the manifest where there is none."""
         path = self.folder / MANIFEST
-        if not path.is_file():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(self.facts) + "\n", encoding="utf-8")
-        content = path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if whole != content:  # killed while it wrote a line
+        self.folder.mkdir(parents=True, exist_ok=True)
+        content = path.read_bytes() if path.is_file() else b""
+        # where it was killed while it wrote a line, that line goes; the first one tells the facts
+        whole = content[: content.rfind(b"\n") + 1] or (json.dumps(self.facts) + "\n").encode()
+        if whole != content:
             path.write_bytes(whole)
         return [json.loads(line)["caption"] for line in whole.decode().splitlines()[1:]]
 

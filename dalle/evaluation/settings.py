@@ -7,6 +7,11 @@ from typing import Any
 from dalle.ablation import AblationConfig
 from dalle.sampling.rerank import USUAL, RerankWeights
 
+COUNTS = (
+    *("captions", "candidates", "curve_captions", "curve_candidates", "pictures"),
+    *("ability_captions", "samples", "sample_candidates", "batch_size"),
+)
+
 
 @dataclass
 class EvaluateConfig:
@@ -42,6 +47,9 @@ class EvaluateConfig:
     out: str | None = None  # the file to write, .json; None: metrics.json in the checkpoint's folder
 
     def __post_init__(self) -> None:
+        for name in COUNTS:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.out is not None and Path(self.out).suffix != ".json":
             raise ValueError(f"out={self.out} is to be a .json file; a page and a folder of pictures get its name too")
 

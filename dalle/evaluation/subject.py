@@ -49,6 +49,7 @@ class Subject:
         _, of_dvae = checkpoint.read_config(parts["dvae"], "dvae")
         known = {"likelihood", "temperature"} <= of_dvae.keys()
         data = config.data or _trained_on(meta, folder)
+        sources = {split: open_source(data, split) for split in SPLITS.get(data.name, ("val",))}
         _check_size(data, dvae, dalle)
         return cls(
             config.checkpoint,
@@ -56,7 +57,7 @@ class Subject:
             dalle,
             {name: of_dvae[name] for name in ("likelihood", "temperature")} if known else None,
             data,
-            {split: open_source(data, split) for split in SPLITS.get(data.name, ("val",))},
+            sources,
             {name: checkpoint.digest(path) for name, path in parts.items()},
         )
 

@@ -118,7 +118,7 @@ def test_seeds_decide_the_subsets_and_nobody_elses_randomness_is_touched(feature
 
 @pytest.mark.parametrize(("real", "drawn", "fewest"), [(12, 300, 12), (300, 9, 9)])
 def test_with_too_few_pictures_for_a_covariance_kid_is_named_instead_and_why(features, real, drawn, fewest):
-    numbers, (note,) = measured(features, drawn_from(0, real), drawn_from(1, drawn))
+    numbers, (note, *_) = measured(features, drawn_from(0, real), drawn_from(1, drawn))
     assert "fed" not in numbers
     assert "kid_effnet" in numbers
     assert f"more than 12 pictures on either side, and there are {fewest}" in note
@@ -129,7 +129,13 @@ def test_with_too_few_pictures_for_a_covariance_kid_is_named_instead_and_why(fea
 def test_one_more_picture_than_features_is_enough(features):
     numbers, notes = measured(features, drawn_from(0, 13), drawn_from(1, 13))
     assert "fed" in numbers
-    assert notes == []
+    assert notes == ["No is_effnet: it takes 20 drawn pictures."]
+
+
+def test_fewer_than_four_pictures_have_no_distance_at_all(features):
+    numbers, notes = measured(features, drawn_from(0, 3), drawn_from(1, 30))
+    assert set(numbers) == {"is_effnet", "is_effnet_spread"}
+    assert notes[1] == "No kid_effnet: it takes 4 pictures of each kind, and there are 3."
 
 
 def test_all_that_moves_the_numbers_is_told(features):

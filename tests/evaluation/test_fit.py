@@ -63,6 +63,15 @@ def test_the_rerank_curve_has_the_choice_and_the_ceiling_a_table_and_a_plot(subj
     assert found.settings["candidates"] == 4
 
 
+def test_a_curve_of_what_nothing_ranks_asks_for_a_clip_or_another_way_to_rank(config, without_clip):
+    config = replace(config, checkpoint=str(without_clip()))
+    subject = Subject.load(config)
+    with pytest.raises(CheckpointError, match="which a rerank curve by rerank=clip needs"):
+        fit.measure_rerank_curve(subject, config)
+    found = fit.measure_rerank_curve(subject, replace(config, rerank="image_likelihood"))
+    assert "judge_val_best_of_4_by_perfect" in found.numbers
+
+
 def test_a_curve_of_nothing_measurable_asks_for_a_clip(config, without_clip, monkeypatch):
     config = replace(config, checkpoint=str(without_clip()))
     monkeypatch.setattr(fit, "caption_qualities", lambda *_: {})

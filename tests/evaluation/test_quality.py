@@ -76,8 +76,16 @@ def test_with_too_few_pictures_the_curve_is_kids_and_says_why(subject, config):
     assert "fed_blur_0" not in found.numbers
     assert "kid_effnet_blur_8" in found.numbers
     assert found.table.startswith("| blur radius | kid_effnet |")
-    (note,) = found.notes
-    assert "Look at kid_effnet instead" in note
+    frechet, inception_score = found.notes
+    assert "Look at kid_effnet instead" in frechet
+    assert inception_score == "No is_effnet: it takes 20 drawn pictures."
+
+
+def test_fewer_than_four_pictures_are_refused_before_any_is_drawn(subject, config):
+    for measure in (quality.measure, blur_curve.measure):
+        with pytest.raises(ValueError, match="3 held-out pictures are no set to compare with; it takes 4 or more"):
+            measure(subject, replace(config, samples=3))
+    assert not config.folder.exists()
 
 
 def test_choosing_among_candidates_needs_a_clip_before_anything_is_drawn(config, without_clip):
