@@ -28,6 +28,8 @@ def main(config: TrainConfig) -> None:
         if len(runs) > 1:
             check_chain(runs)
         for one_stage, folder in runs:
+            if not config.resume:
+                start_over(one_stage, folder)
             with recorded(Job.of(config), folder) if config.ablation else nullcontext():
                 train_stage(one_stage, folder, device)
         if len(runs) > 1:
@@ -73,14 +75,20 @@ def usual(config: TrainConfig) -> dict[str, Any]:
     return {"stage": defaults_of(type(config.stage)), "data": defaults_of(type(config.data))}
 
 
+def start_over(config: TrainConfig, folder: Path) -> None:
+    """Move what stands in `folder` aside, unless its place could not be taken."""
+    if config.dvae is not None:
+        checkpoint.read_config(config.dvae, "dvae")
+    if (aside := set_aside(folder)) is not None:
+        say(f"{folder}: starting over; what stood there is now {aside}")
+
+
 def train_stage(config: TrainConfig, folder: Path, device: torch.device) -> None:
     """Bring the run in `folder` to its last step from wherever it stands."""
     identity = identity_of(config)
     if config.dvae is not None:
         checkpoint.read_config(config.dvae, "dvae")  # says what is wrong with it before anything is touched
         identity["dvae"] = checkpoint.digest(config.dvae)
-    if not config.resume and (aside := set_aside(folder)) is not None:
-        say(f"{folder}: starting over; what stood there is now {aside}")
     done, steps = steps_done(folder, identity, usual(config)), config.stage.steps
     if done >= steps:
         say(f"{folder}: finished, {done} updates done")

@@ -154,6 +154,17 @@ def test_a_sweep_leaves_a_folder_for_each_job_and_does_nothing_when_run_again(tr
     assert json.loads((folder / "model.pool_average-seed_4" / "job.json").read_text()) == written
 
 
+def test_a_job_that_starts_over_leaves_its_old_record_with_the_old_run(train, tmp_path):
+    sweep = ["-m", "+ablation=pool", "seed=4", "stage.model.pool=max", *TINY]
+    train(*sweep)
+    folder = tmp_path / "outputs" / "ablation" / "pool" / "model.pool_max-seed_4"
+    before = (folder / "job.json").read_bytes()
+    status, printed = train(*sweep, "resume=false", "stage.steps=3")
+    assert (status, "starting over" in printed) == (0, True)
+    assert (folder.with_name(f"{folder.name}.1") / "job.json").read_bytes() == before
+    assert json.loads((folder / "job.json").read_text())["status"] == "finished"
+
+
 def test_a_failing_job_is_recorded_and_listed_and_the_others_run(train, tmp_path):
     (tmp_path / "outputs" / "ablation" / "pool").mkdir(parents=True)
     (tmp_path / "outputs" / "ablation" / "pool" / "model.pool_max-seed_0").write_text("in the way")

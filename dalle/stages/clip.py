@@ -67,16 +67,20 @@ class CLIPStage:
         return loss, {"accuracy": accuracy, "scale": scale}
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """Loss, and the share of pictures whose own caption scores best, among each batch of held-out pictures."""
-        totals = {"loss": 0.0, "accuracy": 0.0}
-        pictures = 0
-        for batch in self.pictures.held_out(self.config.validation_pictures):
-            images, captions, scale = model(*self._inputs(batch))
-            count = len(images)
-            totals["loss"] += losses.contrastive(images, captions, scale).item() * count
-            totals["accuracy"] += _retrieval(images, captions).item() * count
-            pictures += count
-        return {name: total / pictures for name, total in totals.items()}
+        """Loss, and the share of pictures whose own caption scores best, in groups as large as a training batch.
+
+        Like the loss of training they are among so many pairs, however many ranks and micro-batches share a batch.
+        """
+        held_out = self.pictures.held_out(self.config.validation_pictures)
+        pairs = [model(*self._inputs(batch)) for batch in held_out]
+        scale = pairs[0][2]
+        groups = [torch.cat([pair[side] for pair in pairs]).split(self.config.batch_size) for side in (0, 1)]
+        totals = torch.zeros(2)
+        for images, captions in zip(*groups, strict=True):
+            found = losses.contrastive(images, captions, scale), _retrieval(images, captions)
+            totals += torch.stack(found).float().cpu() * len(images)
+        loss, accuracy = (totals / sum(map(len, groups[0]))).tolist()
+        return {"loss": loss, "accuracy": accuracy}
 
     def preview(self, model: nn.Module) -> None:
         return None

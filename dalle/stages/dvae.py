@@ -26,6 +26,9 @@ from dalle.training.schedules import Schedule
 log = logging.getLogger(__name__)
 
 
+BOUND = ("kl", "negative_elb", "true_negative_elb", "bound_gap")  # measures that a VQ-VAE does not have
+
+
 @dataclass(frozen=True)
 class DVAEStageConfig(PicturesConfig):
     """The paper's recipe (Section 2.1, Appendix A.2)."""
@@ -121,6 +124,8 @@ class DVAEStage:
             "codes_used": float(used),
             "code_perplexity": perplexity,
         }
+        if self.config.model.quantises_vectors:  # codes are chosen, not drawn, and never relaxed: there is no bound
+            return {name: value for name, value in measures.items() if name not in BOUND}
         warning = collapse(measures, model.vocabulary)
         if warning:
             log.warning(warning)

@@ -39,13 +39,23 @@ class PicturesConfig(TrainingConfig):
     validation_pictures: int = 1_000  # held-out pictures that validation looks at, the first ones
     workers: int = 2  # processes that prepare batches; 0: the training process itself
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.validation_pictures < 1:
+            raise ValueError(f"validation_pictures={self.validation_pictures} must be at least 1")
+
 
 @dataclass(frozen=True)
 class CaptionedConfig(PicturesConfig):
     """What the settings of the stages that read captions say of them."""
 
     tokenizer: str | None = None  # a tokenizer.json, of prepare.py or of a checkpoint; null: learned here
-    tokenizer_records: int = 100_000  # training records whose captions the BPE is learned on
+    tokenizer_records: int = 100_000  # training records whose captions the BPE is learned on, about so many
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tokenizer_records < 1:
+            raise ValueError(f"tokenizer_records={self.tokenizer_records} must be at least 1")
 
 
 class Pictures:

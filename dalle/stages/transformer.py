@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from dalle import checkpoint, distributed, losses
 from dalle.checkpoint import CheckpointError
+from dalle.data import open_source
 from dalle.data.contents import Batch, TokenBatch
 from dalle.data.token_cache import TokenCache, is_cache
 from dalle.models.dvae import DiscreteVAE
-from dalle.models.stream import IGNORED, PAD
+from dalle.models.stream import IGNORED, PAD, PAD_TARGETS
 from dalle.models.transformer import Logits, Transformer, TransformerConfig
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.sheet import Row, sample_sheet
@@ -66,6 +67,8 @@ class TransformerStageConfig(CaptionedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         image_tokens_named(self.image_targets)  # a misspelt name is told before anything starts
+        if self.pad_targets not in PAD_TARGETS:
+            raise ValueError(f"pad_targets={self.pad_targets!r} is unknown; choose one of {', '.join(PAD_TARGETS)}")
         if not 0 <= self.caption_dropout < 1:
             raise ValueError(f"caption_dropout={self.caption_dropout} is no share of captions; use 0 to below 1")
         if self.guidance != 1 and not self.caption_dropout:
@@ -108,6 +111,8 @@ class TransformerStage:
         self.image_tokens = image_tokens_named(config.image_targets)
         self.cache = self._cache(context)
         self._held_out: dict[str, list[Encoded]] = {}  # by split: what is validated on is always the same
+        for split in config.also_validate:
+            open_source(data, split)  # one that there is not is told before anything is trained
         self.transformer = Transformer(sizes)
         self.model = self.transformer.to(context.device)
 
@@ -147,7 +152,7 @@ class TransformerStage:
         assert isinstance(model, Transformer)
         dropped, guidance = self.config.caption_dropout, self.config.guidance
         dalle = DALLE(self.dvae, model, self.tokenizer, caption_dropout=dropped, guidance=guidance)
-        captions = next(self.pictures.held_out(4)).captions
+        captions = [caption for batch in self.pictures.held_out(4) for caption in batch.captions]
         results = dalle.generate_many(captions, candidates=4, keep=4, truncate=True)
         return sample_sheet([Row(result.caption, result.images, None) for result in results])
 
@@ -165,26 +170,30 @@ class TransformerStage:
             with torch.autocast(self.pictures.device.type, enabled=False):  # in which the loop validates
                 pictures = self.pictures.held_out(self.config.validation_pictures, split)
                 self._held_out[split] = [self._encoded(batch) for batch in pictures]
-        totals = torch.zeros(2)
-        pictures = 0
+        nats, tokens = torch.zeros(2), torch.zeros(2)
         for batch in self._held_out[split]:
-            text, image = self._nll(model, batch)
-            totals += torch.stack([text, image]).cpu() * len(batch.caption)
-            pictures += len(batch.caption)
-        text, image = (totals / pictures).tolist()
+            text, image, words = self._token_nlls(model, batch)
+            nats += torch.stack([text.sum(), image.sum()]).cpu()
+            tokens += torch.tensor([words.item(), image.numel()])
+        text, image = (nats / tokens.clamp(min=1)).tolist()
         return text, image
 
     def _nll(self, model: nn.Module, batch: Encoded) -> tuple[Tensor, Tensor]:
         """Mean nats per text token and per image token of a batch."""
+        text, image, words = self._token_nlls(model, batch)
+        # ranks may hold unlike numbers of words: each word counts the same in the mean over all ranks
+        words = distributed.mean(words.float())
+        words = words.clamp(min=torch.finfo(words.dtype).tiny)  # all captions may have been left out: 0 nats of them
+        return text.sum() / words, image.mean()
+
+    def _token_nlls(self, model: nn.Module, batch: Encoded) -> tuple[Tensor, Tensor, Tensor]:
+        """Nats of each text token, (b, T), and image token, (b, grid * grid); how many text tokens are predicted."""
         logits: Logits = model(batch.caption, batch.image)
         text_targets = self.transformer.stream.text_targets(batch.caption, self.config.pad_targets)
         # that a caption was left out is nothing to learn about captions: their likelihood stays that of the data's
         text_targets = text_targets.masked_fill(batch.caption[:, :1] == PAD, IGNORED)
         text = losses.token_nll(logits.text, text_targets)
-        # ranks may hold unlike numbers of words: each word counts the same in the mean over all ranks
-        words = distributed.mean((text_targets != IGNORED).sum().float())
-        words = words.clamp(min=torch.finfo(words.dtype).tiny)  # all captions may have been left out: 0 nats of them
-        return text.sum() / words, losses.token_nll(logits.image, batch.image_targets).mean()
+        return text, losses.token_nll(logits.image, batch.image_targets), (text_targets != IGNORED).sum()
 
     @torch.no_grad()
     def _encoded(

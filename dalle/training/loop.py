@@ -84,7 +84,8 @@ class Trainer:
                 begin = time.perf_counter()
                 self.update()
                 reading = self.due(config.log_every)
-                if reading or self.run.device.type == "cpu":  # any other device would have to be waited for
+                # any other device than a CPU would have to be waited for
+                if reading or self.run.device.type == "cpu" or self.due(config.max_bad_steps):
                     self.heed_skipped_updates()
                 means = state.meter.read() if reading else {}
                 state.seconds += time.perf_counter() - begin

@@ -2,12 +2,13 @@
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from tiny_stages import BLOCKS, CPU, SIZE, build
+from tiny_stages import BLOCKS, CONFIGS, CPU, SIZE, build
 
 from dalle import checkpoint
 from dalle.data.emoji import EmojiConfig
@@ -139,3 +140,16 @@ def test_as_many_pictures_are_held_out_as_asked_for_or_there_are(count):
 def test_every_stage_names_itself_as_its_settings_do():
     for name, (schema, stage) in STAGES.items():
         assert schema().name == stage.name == name
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_validation_does_not_depend_on_how_a_batch_is_split(name, dvae_folder):
+    whole, split = (build(name, dvae_folder, accumulate=accumulate) for accumulate in (1, 4))
+    whole.model.eval(), split.model.eval()
+    assert split.validate(split.model) == pytest.approx(whole.validate(whole.model), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_no_pictures_to_validate_on_are_refused_before_anything_starts(name):
+    with pytest.raises(ValueError, match="validation_pictures=0 must be at least 1"):
+        replace(CONFIGS[name], validation_pictures=0)

@@ -365,3 +365,23 @@ def test_the_defaults_are_the_papers():
     assert (optimizer.betas, optimizer.eps, optimizer.weight_decay) == ((0.9, 0.96), 1e-8, 4.5e-2)
     assert (config.ema.decay, config.ema.every) == (0.99, 25)
     assert CONFIGS["transformer"].model != config.model
+
+
+def test_a_split_that_there_is_not_is_told_before_anything_is_trained(dvae_folder):
+    with pytest.raises(ValueError, match="nvel"):
+        build("transformer", dvae_folder, also_validate=["nvel"])
+
+
+def test_unknown_pad_targets_and_no_records_for_the_tokenizer_are_refused_before_anything_starts():
+    with pytest.raises(ValueError, match="pad_targets='frist' is unknown; choose one of none, first, all"):
+        replace(CONFIGS["transformer"], pad_targets="frist")
+    with pytest.raises(ValueError, match="tokenizer_records=0 must be at least 1"):
+        replace(CONFIGS["transformer"], tokenizer_records=0)
+
+
+def test_a_preview_shows_as_many_captions_however_a_batch_is_split(dvae_folder):
+    sizes = []
+    for accumulate in (1, 8):
+        stage = build("transformer", dvae_folder, accumulate=accumulate)
+        sizes.append(stage.preview(stage.model.eval()).size)
+    assert sizes[0] == sizes[1]
