@@ -54,8 +54,8 @@ class CLIPStage:
         self.clip = CLIP(sizes, tokenizer)
         self.model = self.clip.to(context.device)
 
-    def batches(self, split: str, start: int) -> Iterator[Batch]:
-        return self.pictures.batches(split, start)
+    def batches(self, start: int) -> Iterator[Batch]:
+        return self.pictures.batches(start)
 
     def loss(
         self, model: nn.Module, batch: Batch, step: int, generator: torch.Generator

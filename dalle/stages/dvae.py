@@ -62,8 +62,8 @@ class DVAEStage:
         self.pictures = Pictures(data, config, context)
         self.model = DiscreteVAE(config.model).to(context.device)
 
-    def batches(self, split: str, start: int) -> Iterator[Batch]:
-        return self.pictures.batches(split, start)
+    def batches(self, start: int) -> Iterator[Batch]:
+        return self.pictures.batches(start)
 
     def loss(
         self, model: nn.Module, batch: Batch, step: int, generator: torch.Generator

@@ -74,10 +74,10 @@ class Pictures:
         self.seed = context.seed
         self.device = context.device
 
-    def batches(self, split: str, start: int) -> Iterator[Batch]:
-        """This rank's micro-batches without end, from number `start` on."""
+    def batches(self, start: int) -> Iterator[Batch]:
+        """This rank's micro-batches of the training split without end, from number `start` on."""
         return batches(
-            self.train if split == "train" else self.val,
+            self.train,
             self.transform,
             batch_size=self.batch_size,
             seed=self.seed,
@@ -88,7 +88,7 @@ class Pictures:
         )
 
     def token_batches(self, cache: TokenCache, start: int) -> Iterator[TokenBatch]:
-        """`batches` of the training split, the pictures as their tokens."""
+        """`batches`, the pictures as their tokens."""
         return token_batches(
             self.train,
             cache,

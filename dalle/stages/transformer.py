@@ -116,16 +116,11 @@ class TransformerStage:
         self.transformer = Transformer(sizes)
         self.model = self.transformer.to(context.device)
 
-    def batches(self, split: str, start: int) -> Iterator[Encoded]:
-        training = split == "train"
-        bpe_dropout = self.config.bpe_dropout if training else 0.0
-        caption_dropout = self.config.caption_dropout if training else 0.0
-        if training and self.cache is not None:
-            stream = self.pictures.token_batches(self.cache, start)
-        else:
-            stream = self.pictures.batches(split, start)
+    def batches(self, start: int) -> Iterator[Encoded]:
+        pictures, dropped = self.pictures, (self.config.bpe_dropout, self.config.caption_dropout)
+        stream = pictures.batches(start) if self.cache is None else pictures.token_batches(self.cache, start)
         for number, batch in enumerate(stream, start):
-            yield self._encoded(batch, bpe_dropout, caption_dropout, self.pictures.generators(number))
+            yield self._encoded(batch, *dropped, pictures.generators(number))
 
     def loss(
         self, model: nn.Module, batch: Encoded, step: int, generator: torch.Generator

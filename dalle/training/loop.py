@@ -53,7 +53,7 @@ class Trainer:
         self.state = state = TrainState(stage.model, config, run.device)
         state.restore(run.folder)
         self.saved = state.step
-        self.batches = stage.batches("train", state.step * config.accumulate)
+        self.batches = stage.batches(state.step * config.accumulate)
         self.logger = Logger()
         if self.first:
             self.logger = open_logger(run.folder, state.step, run.wandb, state.wandb_id, run.identity)

@@ -70,8 +70,8 @@ class Stage(Protocol):
     name: str
     model: nn.Module  # on the device; its parameters that require gradients are trained
 
-    def batches(self, split: str, start: int) -> Iterator[Any]:
-        """This rank's micro-batches of `split` without end, from number `start` on.
+    def batches(self, start: int) -> Iterator[Any]:
+        """This rank's micro-batches of training pictures without end, from number `start` on.
 
         Each holds `TrainingConfig.micro_batch_size` pictures and is a pure function of its number. Those of
         one update hold, together, the same pictures however many ranks and micro-batches there are.

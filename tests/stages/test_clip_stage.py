@@ -15,7 +15,7 @@ from dalle.training.schedules import Schedule
 
 def distinct_batch(stage):
     """A training batch in which no two captions are alike."""
-    batch = next(stage.batches("train", 0))
+    batch = next(stage.batches(0))
     assert len(set(batch.captions)) == len(batch.captions)
     return batch
 
@@ -65,7 +65,7 @@ def test_a_clip_that_knows_nothing_does_as_well_as_chance():
 def test_captions_that_are_too_long_are_cut_while_training():
     narrow = replace(CONFIGS["clip"].model, text_positions=6)
     stage = build("clip", model=narrow)
-    loss, _ = stage.loss(stage.model, next(stage.batches("train", 0)), 0, torch.Generator())
+    loss, _ = stage.loss(stage.model, next(stage.batches(0)), 0, torch.Generator())
     assert torch.isfinite(loss)
 
 

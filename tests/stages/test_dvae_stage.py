@@ -63,7 +63,7 @@ def test_the_loss_is_the_likelihood_and_the_weighted_divergence_at_this_steps_sc
     stage = build(
         "dvae", kl_weight=Schedule("cosine", 0.0, 6.6, 1000), temperature=Schedule("linear", 1.0, 1 / 16, 100)
     )
-    batch = next(stage.batches("train", 0))
+    batch = next(stage.batches(0))
     for step, weight, temperature in [(0, 0.0, 1.0), (500, 3.3, 1 / 16), (2000, 6.6, 1 / 16)]:
         loss, measures = stage.loss(stage.model, batch, step, generator())
         assert measures["kl_weight"] == pytest.approx(weight)
@@ -79,7 +79,7 @@ def test_the_loss_is_the_likelihood_and_the_weighted_divergence_at_this_steps_sc
 
 def test_the_noise_of_a_loss_comes_from_its_generator_alone():
     stage = build("dvae")
-    batch = next(stage.batches("train", 0))
+    batch = next(stage.batches(0))
     first = stage.loss(stage.model, batch, 0, generator())[0]
     torch.manual_seed(5)
     assert stage.loss(stage.model, batch, 0, generator())[0].equal(first)
@@ -89,7 +89,7 @@ def test_the_noise_of_a_loss_comes_from_its_generator_alone():
 def test_halves_of_a_batch_teach_together_what_the_whole_does():
     """Given the same noise: the loss is a mean over pictures, so gradients of micro-batches average to the batch's."""
     stage = build("dvae", kl_weight=Schedule(start=2.0))
-    batch = next(stage.batches("train", 0))
+    batch = next(stage.batches(0))
     noise = generator()
     parameters = list(stage.model.parameters())
     whole = torch.autograd.grad(stage.loss(stage.model, batch, 0, noise)[0], parameters)
@@ -138,7 +138,7 @@ def test_the_true_bound_decodes_draws_and_the_gap_closes_as_the_relaxation_freez
 
 def test_vector_quantisation_adds_the_distance_to_codes_to_the_likelihood():
     stage = build("dvae", commitment=3.0, model=replace(CONFIGS["dvae"].model, relaxation="vector_quantisation"))
-    batch = next(stage.batches("train", 0))
+    batch = next(stage.batches(0))
     loss, measures = stage.loss(stage.model, batch, 0, generator())
     torch.testing.assert_close(loss, measures["nll"] + 3 * measures["distance"] / 48)
     assert measures["distance"] > 0

@@ -28,7 +28,7 @@ def stage_of(dvae: Path, tokens: Path | None, **changes):
 
 
 def assert_same(one, other, steps: int, start: int = 0) -> None:
-    pairs = zip(one.batches("train", start), other.batches("train", start), strict=True)
+    pairs = zip(one.batches(start), other.batches(start), strict=True)
     for a, b in islice(pairs, steps):
         assert a.caption.equal(b.caption)
         assert a.image.equal(b.image)
@@ -75,8 +75,8 @@ def test_crops_are_those_that_epochs_would_draw_and_then_take_turns(dvae_folder,
 
 def codes(stage, start: int, stop: int) -> dict[str, list[int]]:
     """The tokens of each picture, of batches of one."""
-    keys = [batch.keys[0] for batch in islice(stage.pictures.batches("train", start), stop - start)]
-    return dict(zip(keys, (batch.image[0].tolist() for batch in stage.batches("train", start)), strict=False))
+    keys = [batch.keys[0] for batch in islice(stage.pictures.batches(start), stop - start)]
+    return dict(zip(keys, (batch.image[0].tolist() for batch in stage.batches(start)), strict=False))
 
 
 @pytest.mark.parametrize("settings", [{}, {"transform": "transformer", "views": 3}], ids=str)
@@ -97,7 +97,7 @@ def test_the_stage_encodes_once_for_all_runs(dvae_folder, tmp_path, monkeypatch)
     monkeypatch.setattr(DiscreteVAE, "logits", lambda *_: pytest.fail("encoded again"))
     again = stage_of(dvae_folder, tmp_path / "tokens", seed=1, steps=5 * EPOCH)
     assert again.cache.folder == first.cache.folder
-    next(again.batches("train", 0))
+    next(again.batches(0))
 
 
 @pytest.mark.parametrize(

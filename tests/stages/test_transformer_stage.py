@@ -19,18 +19,18 @@ from dalle.stages.transformer import TransformerStageConfig
 from dalle.training.schedules import Schedule
 
 
-def captions(stage, split: str, number: int) -> torch.Tensor:
-    return next(stage.batches(split, number)).caption
+def captions(stage, number: int) -> torch.Tensor:
+    return next(stage.batches(number)).caption
 
 
-def without_dropout(stage, split: str, number: int) -> torch.Tensor:
-    words = next(stage.pictures.batches(split, number)).captions
+def without_dropout(stage, number: int) -> torch.Tensor:
+    words = next(stage.pictures.batches(number)).captions
     return stage.transformer.stream.captions([stage.tokenizer.encode(caption) for caption in words], truncate=True)
 
 
 def test_one_batch_overfits(dvae_folder):
     stage = build("transformer", dvae_folder, bpe_dropout=0.0)
-    batch = next(stage.batches("train", 0))
+    batch = next(stage.batches(0))
     found = overfit(stage, batch, 120, 1e-2)
     assert found[0] > 2.5  # of which ln 16 = 2.77 for each image token
     assert found[-1] < 0.15
@@ -42,7 +42,7 @@ def test_the_loss_is_an_eighth_text_and_seven_eighths_image(dvae_folder):
     stage = build("transformer", dvae_folder)
     for head in (stage.model.text_head, stage.model.image_head):  # which start at zero
         head.weight.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
-    batch = next(stage.batches("train", 0))
+    batch = next(stage.batches(0))
     loss, metrics = stage.loss(stage.model, batch, 0, torch.Generator())
     logits = stage.model(batch.caption, batch.image)
     targets = stage.model.stream.text_targets(batch.caption, "first")
@@ -60,8 +60,8 @@ def test_pads_count_in_the_texts_loss_as_the_settings_say(dvae_folder, pads):
     stage = build("transformer", dvae_folder, pad_targets=pads)
     head = stage.model.text_head
     head.bias[-1] = 100.0  # whatever it reads it answers "pad"
-    _, metrics = stage.loss(stage.model, next(stage.batches("train", 0)), 0, torch.Generator())
-    tokens = (next(stage.batches("train", 0)).caption != PAD).sum().item()
+    _, metrics = stage.loss(stage.model, next(stage.batches(0)), 0, torch.Generator())
+    tokens = (next(stage.batches(0)).caption != PAD).sum().item()
     asked = {"none": tokens, "first": tokens + 8, "all": 8 * 24}[pads]
     assert metrics["text"].item() == pytest.approx(100 * tokens / asked, rel=0.01)
 
@@ -95,7 +95,7 @@ def test_other_splits_are_validated_too_where_that_is_asked_for(dvae_folder):
 
 def test_images_are_the_dvaes_most_probable_codes_in_raster_order(dvae_folder):
     stage = build("transformer", dvae_folder)
-    batch, pictures = next(stage.batches("train", 2)), next(stage.pictures.batches("train", 2))
+    batch, pictures = next(stage.batches(2)), next(stage.pictures.batches(2))
     tokens = DiscreteVAE.load(dvae_folder).encode(pictures.images.float() / 255)
     assert batch.image.equal(tokens.reshape(8, 16))
     assert tokens.unique().numel() > 1
@@ -105,14 +105,14 @@ def test_images_are_the_dvaes_most_probable_codes_in_raster_order(dvae_folder):
 
 
 def test_sampled_tokens_are_drawn_anew_for_each_batch_and_reproduced_by_its_number(dvae_folder):
-    probable = next(build("transformer", dvae_folder).batches("train", 2)).image
+    probable = next(build("transformer", dvae_folder).batches(2)).image
     stage = build("transformer", dvae_folder, image_targets="sampled")
-    stream = stage.batches("train", 0)
+    stream = stage.batches(0)
     third = [next(stream) for _ in range(3)][2]
     assert third.image_targets is third.image
-    assert next(stage.batches("train", 2)).image.equal(third.image)
+    assert next(stage.batches(2)).image.equal(third.image)
     assert 0 < (third.image != probable).float().mean() < 1
-    halves = build("transformer", dvae_folder, image_targets="sampled", accumulate=2).batches("train", 4)
+    halves = build("transformer", dvae_folder, image_targets="sampled", accumulate=2).batches(4)
     assert torch.cat([next(halves).image, next(halves).image]).equal(third.image)
 
 
@@ -120,8 +120,8 @@ def test_sampled_tokens_are_drawn_anew_for_each_batch_and_reproduced_by_its_numb
 def test_soft_targets_are_the_dvaes_distributions_and_the_loss_their_cross_entropy(dvae_folder):
     stage = build("transformer", dvae_folder, image_targets="soft")
     stage.model.image_head.weight.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
-    batch, pictures = next(stage.batches("train", 2)), next(stage.pictures.batches("train", 2))
-    assert batch.image.equal(next(build("transformer", dvae_folder, image_targets="sampled").batches("train", 2)).image)
+    batch, pictures = next(stage.batches(2)), next(stage.pictures.batches(2))
+    assert batch.image.equal(next(build("transformer", dvae_folder, image_targets="sampled").batches(2)).image)
     logits = DiscreteVAE.load(dvae_folder).logits(pictures.images.float() / 255)
     posterior = logits.softmax(dim=1).flatten(2).mT
     torch.testing.assert_close(batch.image_targets, posterior)
@@ -158,7 +158,7 @@ def test_unknown_image_targets_are_refused_before_anything_starts():
 )
 def test_every_reading_of_the_paper_trains_and_draws_after_loading(dvae_folder, tmp_path, reading):
     stage = build("transformer", dvae_folder, model=replace(CONFIGS["transformer"].model, **reading))
-    found = overfit(stage, next(stage.batches("train", 0)), 8, 1e-2)
+    found = overfit(stage, next(stage.batches(0)), 8, 1e-2)
     assert found[-1] < found[0]
     stage.save(tmp_path, stage.model, {})
     dalle = DALLE.load(tmp_path)
@@ -168,7 +168,7 @@ def test_every_reading_of_the_paper_trains_and_draws_after_loading(dvae_folder, 
 
 def test_the_dvae_stays_as_it_was(dvae_folder):
     stage = build("transformer", dvae_folder)
-    overfit(stage, next(stage.batches("train", 0)), 2, 0.1)
+    overfit(stage, next(stage.batches(0)), 2, 0.1)
     assert not any(parameter.requires_grad for parameter in stage.dvae.parameters())
     assert not any("dvae" in name for name, _ in stage.model.named_parameters())
     stored = DiscreteVAE.load(dvae_folder).state_dict()
@@ -180,18 +180,18 @@ def test_the_dvae_stays_as_it_was(dvae_folder):
 
 def test_dropout_of_merges_is_reproduced_by_the_batchs_number(dvae_folder):
     stage = build("transformer", dvae_folder, bpe_dropout=0.5)
-    stream = stage.batches("train", 0)
+    stream = stage.batches(0)
     first = [next(stream).caption for _ in range(3)]
-    assert captions(stage, "train", 2).equal(first[2])
-    assert captions(build("transformer", dvae_folder, bpe_dropout=0.5), "train", 2).equal(first[2])
+    assert captions(stage, 2).equal(first[2])
+    assert captions(build("transformer", dvae_folder, bpe_dropout=0.5), 2).equal(first[2])
     for number in range(3):
-        assert not first[number].equal(without_dropout(stage, "train", number))
+        assert not first[number].equal(without_dropout(stage, number))
 
 
 def test_each_picture_has_its_own_dropout_and_another_one_when_it_comes_again(dvae_folder):
     one_caption = replace(BLOCKS, train=1, wordings=1)
     stage = build("transformer", dvae_folder, one_caption, bpe_dropout=0.5)
-    seen = torch.cat([captions(stage, "train", number) for number in range(2)])
+    seen = torch.cat([captions(stage, number) for number in range(2)])
     assert seen.unique(dim=0).shape[0] > 12  # of 16 times the same caption
     spelt = {stage.tokenizer.decode([token for token in row if token != PAD]) for row in seen.tolist()}
     (caption,) = stage.pictures.train[0].captions
@@ -200,26 +200,25 @@ def test_each_picture_has_its_own_dropout_and_another_one_when_it_comes_again(dv
 
 def test_without_dropout_and_in_validation_words_are_spelt_one_way(dvae_folder):
     plain, dropping = (build("transformer", dvae_folder, bpe_dropout=share) for share in (0.0, 0.5))
-    assert captions(plain, "train", 1).equal(without_dropout(plain, "train", 1))
-    assert captions(dropping, "val", 1).equal(without_dropout(dropping, "val", 1))
+    assert captions(plain, 1).equal(without_dropout(plain, 1))
+    assert dropping.validate(dropping.model) == plain.validate(plain.model)
 
 
 def test_captions_are_left_out_as_often_as_was_said_and_reproduced_by_the_batchs_number(dvae_folder):
     stage = build("transformer", dvae_folder, caption_dropout=0.3)
-    stream = stage.batches("train", 0)
+    stream = stage.batches(0)
     batches = [next(stream).caption for _ in range(40)]
     empty = [(caption == PAD).all(dim=1) for caption in batches]
     assert torch.cat(empty).float().mean().item() == pytest.approx(0.3, abs=0.08)  # of 320
-    halves = build("transformer", dvae_folder, caption_dropout=0.3, accumulate=2).batches("train", 6)
+    halves = build("transformer", dvae_folder, caption_dropout=0.3, accumulate=2).batches(6)
     assert torch.cat([next(halves).caption, next(halves).caption]).equal(batches[3])
     plain = build("transformer", dvae_folder)
     for number, left_out in enumerate(empty[:4]):
-        assert batches[number][~left_out].equal(captions(plain, "train", number)[~left_out])
+        assert batches[number][~left_out].equal(captions(plain, number)[~left_out])
 
 
 def test_captions_of_held_out_pictures_are_never_left_out(dvae_folder):
     stage, plain = build("transformer", dvae_folder, caption_dropout=0.9), build("transformer", dvae_folder)
-    assert captions(stage, "val", 1).equal(captions(plain, "val", 1))
     assert stage.validate(stage.model) == plain.validate(plain.model)
 
 
@@ -228,7 +227,7 @@ def test_a_caption_left_out_counts_in_the_images_loss_only(dvae_folder):
     stage = build("transformer", dvae_folder)
     for head in (stage.model.text_head, stage.model.image_head):
         head.weight.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
-    batch = next(stage.batches("train", 0))
+    batch = next(stage.batches(0))
     some = replace(batch, caption=batch.caption.index_fill(0, torch.tensor([0, 5]), PAD))
     kept = [row for row in range(8) if row not in (0, 5)]
     others = replace(batch, caption=batch.caption[kept], image=batch.image[kept], image_targets=batch.image[kept])
@@ -244,7 +243,7 @@ def test_a_caption_left_out_counts_in_the_images_loss_only(dvae_folder):
 def test_a_checkpoint_trained_with_captions_left_out_can_be_guided_and_another_can_not(dvae_folder, tmp_path):
     for share in (0.0, 0.5):
         stage = build("transformer", dvae_folder, caption_dropout=share)
-        overfit(stage, next(stage.batches("train", 0)), 4, 1e-2)
+        overfit(stage, next(stage.batches(0)), 4, 1e-2)
         stage.save(tmp_path / str(share), stage.model, {})
     with pytest.raises(ValueError, match="train one with stage.caption_dropout"):
         DALLE.load(tmp_path / "0.0").generate("a red circle", candidates=1, keep=1, guidance=2.0)

@@ -61,7 +61,7 @@ class LineStage:
         self.model = Line(config.dropout)
         self.validations: list[int] = []
 
-    def batches(self, split: str, start: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+    def batches(self, start: int) -> Iterator[tuple[int, Tensor, Tensor]]:
         size, world, number = self.micro_batch_size, distributed.world(), start
         while True:
             first = (number * world + distributed.rank()) * size  # position of a point in the one long row of them

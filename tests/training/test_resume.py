@@ -153,7 +153,7 @@ def test_a_finished_run_is_left_alone(tmp_path):
     before = everything(tmp_path)
 
     class Untouchable(LineStage):
-        def batches(self, split, start):
+        def batches(self, start):
             pytest.fail("a finished run was trained again")
 
     fit(tmp_path, FULL, Untouchable(FULL))
