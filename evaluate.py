@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from dalle.config import verb
-from dalle.evaluation import abilities, blur_curve, fit, likelihood, quality, reconstruction
+from dalle.evaluation import abilities, blur_curve, fit, likelihood, quality, reconstruction, rerank_curve
 from dalle.evaluation.measured import Measured
 from dalle.evaluation.page import write_page
 from dalle.evaluation.record import Record, begin, set_aside
@@ -19,7 +19,7 @@ METRICS: dict[str, Callable[[Subject, EvaluateConfig], Measured]] = {
 }
 CURVES: dict[str, Callable[[Subject, EvaluateConfig], Measured]] = {
     "blur_curve": blur_curve.measure,
-    "rerank_curve": fit.measure_rerank_curve,
+    "rerank_curve": rerank_curve.measure,
 }
 
 

@@ -24,10 +24,10 @@ from PIL import Image
 import dalle
 from dalle import DALLE, checkpoint
 from dalle.data import open_source, read_config
+from dalle.evaluation.best_of import rerank_curve
 from dalle.evaluation.blocks_judge import judge
 from dalle.evaluation.captions import caption_qualities
 from dalle.evaluation.plots import plot_rerank_curve
-from dalle.evaluation.rerank_curve import rerank_curve
 from dalle.sampling.edits.complete import complete
 from dalle.sampling.edits.inpaint import inpaint
 from dalle.sampling.edits.outpaint import OutpaintConfig, outpaint

@@ -8,8 +8,7 @@ from typing import Any
 from dalle.evaluation.abilities_sheet import Line, abilities_sheet
 from dalle.evaluation.ability_prompts import ABILITIES, Prompt, prompts
 from dalle.evaluation.captions import Drawn, draw_stated, rightness
-from dalle.evaluation.drawing import Drawing
-from dalle.evaluation.fit import choice_settings, digest, rerank_of
+from dalle.evaluation.drawing import Drawing, choice_settings, digest, rerank_of
 from dalle.evaluation.measured import Measured
 from dalle.evaluation.settings import EvaluateConfig
 from dalle.evaluation.subject import Subject

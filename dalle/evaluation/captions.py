@@ -1,4 +1,4 @@
-"""How well drawn pictures fit held-out captions: by CLIP for any data, by the judge for `blocks`."""
+"""Pictures drawn for captions, and how well they fit: by CLIP for any data, by the judge for `blocks`."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -14,9 +14,9 @@ from dalle.data.blocks_world import Statement
 from dalle.data.loader import ordered
 from dalle.data.source import Source
 from dalle.data.transforms import inference_crop
+from dalle.evaluation.best_of import Quality
 from dalle.evaluation.blocks_judge import Verdict, judge
 from dalle.evaluation.drawing import USUAL, Drawing
-from dalle.evaluation.rerank_curve import Quality
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.rerank import BY_CLIP, Rerank, Scorer
 

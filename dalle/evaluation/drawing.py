@@ -1,11 +1,13 @@
-"""How evaluation draws its pictures, whatever it measures on them."""
+"""How evaluation draws its pictures and chooses among them, whatever it measures on them."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from hashlib import sha256
 from typing import Any
 
 from dalle.evaluation.settings import EvaluateConfig
 from dalle.sampling.filters import Filters
 from dalle.sampling.pipeline import DALLE
+from dalle.sampling.rerank import Rerank
 
 
 @dataclass(frozen=True)
@@ -38,3 +40,19 @@ class Drawing:
 
 
 USUAL = Drawing()
+
+
+def rerank_of(config: EvaluateConfig) -> Rerank:
+    """What favourites are chosen by."""
+    return Rerank(config.rerank, config.rerank_weights, config.rerank_references)
+
+
+def choice_settings(dalle: DALLE, config: EvaluateConfig, candidates: int) -> dict[str, Any]:
+    """What decides the pictures that are drawn for captions, and which of them is the favourite."""
+    rerank = asdict(rerank_of(config))
+    return {"candidates": candidates, **Drawing.of(config).described(dalle), "rerank": rerank}
+
+
+def digest(captions: list[str]) -> str:
+    """Which captions these are."""
+    return sha256("\n".join(captions).encode()).hexdigest()[:16]

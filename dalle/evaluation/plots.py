@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from dalle.evaluation.rerank_curve import PERFECT, RerankCurve
+from dalle.evaluation.best_of import PERFECT, RerankCurve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from dalle.data import ATTRIBUTIONS
 from dalle.evaluation.distances import FEWEST, Distances, about
-from dalle.evaluation.drawing import Drawing
+from dalle.evaluation.drawing import Drawing, rerank_of
 from dalle.evaluation.features import Features, features_named
-from dalle.evaluation.fit import rerank_of
 from dalle.evaluation.held_out import HeldOut, unit
 from dalle.evaluation.measured import Measured
 from dalle.evaluation.samples import Samples

@@ -1,11 +1,11 @@
-"""The part `fit` and the rerank curve: what they measure of a model, and what they say where something is missing."""
+"""The part `fit`: what it measures of a model, and what it says where something is missing."""
 
 from dataclasses import replace
 
 import pytest
 
-from dalle.checkpoint import CheckpointError
 from dalle.evaluation import fit
+from dalle.evaluation.drawing import digest
 from dalle.evaluation.subject import Subject
 
 
@@ -34,7 +34,7 @@ def test_all_that_decides_the_pictures_is_told(subject, config):
     assert (told["candidates"], told["seed"], told["rerank"]["by"]) == (3, 0, "clip")
     assert told["val"]["captions"] == 5
     captions = [subject.sources["val"][index].captions[0] for index in range(5)]
-    assert told["val"]["captions_digest"] == fit.digest(captions) != fit.digest(captions[:4])
+    assert told["val"]["captions_digest"] == digest(captions) != digest(captions[:4])
 
 
 def test_pictures_are_drawn_with_the_checkpoints_guidance_or_with_one_that_is_asked_for(subject, config, monkeypatch):
@@ -52,28 +52,3 @@ def test_without_a_clip_the_judge_remains_and_the_lack_is_said(config, without_c
     assert found.notes == [fit.NO_CLIP]
     assert not any(name.startswith(("clip", "retrieval")) for name in found.numbers)
     assert "judge_val_top" in found.numbers
-
-
-def test_the_rerank_curve_has_the_choice_and_the_ceiling_a_table_and_a_plot(subject, config):
-    found = fit.measure_rerank_curve(subject, config)
-    assert {f"judge_val_best_of_{size}" for size in (1, 2, 4)} <= found.numbers.keys()
-    assert found.numbers["clip_val_best_of_4_by_perfect"] == pytest.approx(found.numbers["clip_val_best_of_4"])
-    assert found.table.startswith("| quality | chosen by | 1 | 2 | 4 |")
-    assert set(found.pictures) == {"rerank_curve"}
-    assert found.settings["candidates"] == 4
-
-
-def test_a_curve_of_what_nothing_ranks_asks_for_a_clip_or_another_way_to_rank(config, without_clip):
-    config = replace(config, checkpoint=str(without_clip()))
-    subject = Subject.load(config)
-    with pytest.raises(CheckpointError, match="which a rerank curve by rerank=clip needs"):
-        fit.measure_rerank_curve(subject, config)
-    found = fit.measure_rerank_curve(subject, replace(config, rerank="image_likelihood"))
-    assert "judge_val_best_of_4_by_perfect" in found.numbers
-
-
-def test_a_curve_of_nothing_measurable_asks_for_a_clip(config, without_clip, monkeypatch):
-    config = replace(config, checkpoint=str(without_clip()))
-    monkeypatch.setattr(fit, "caption_qualities", lambda *_: {})
-    with pytest.raises(CheckpointError, match="a rerank curve of data without known facts needs"):
-        fit.measure_rerank_curve(Subject.load(config), config)
