@@ -52,12 +52,12 @@ def save_model(
     written = {"format": FORMAT, "kind": kind, "model": dataclasses.asdict(config), "meta": dict(meta or {})}
     with _naming_failures(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with _replacing(folder / WEIGHTS) as path:
+        with replacing(folder / WEIGHTS) as path:
             _write_tensors(path, model.state_dict())
         if tokenizer is not None:
-            with _replacing(folder / TOKENIZER) as path:
+            with replacing(folder / TOKENIZER) as path:
                 tokenizer.save(path)
-        with _replacing(folder / CONFIG) as path:
+        with replacing(folder / CONFIG) as path:
             _write_json(path, written)
 
 
@@ -218,7 +218,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """A path to write to, which takes the place of `path` if the block ends well and vanishes otherwise."""
     beside = path.with_name(f".{path.name}.part")
     try:

@@ -8,7 +8,6 @@ one after the other of the same models and data gather in one file.
 
 import json
 import math
-import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from itertools import count
@@ -17,7 +16,7 @@ from typing import Any
 
 from PIL import Image
 
-from dalle.checkpoint import read_json
+from dalle.checkpoint import read_json, replacing
 from dalle.evaluation.measured import Measured
 
 FORMAT = 2  # 1 had numbers alone
@@ -71,9 +70,8 @@ class Record:
         parts = {name: asdict(part) for name, part in self.parts.items()}
         content = {"format": FORMAT, **self.numbers, "subject": self.subject, "parts": parts}
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.part")
-        beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        os.replace(beside, path)
+        with replacing(path) as beside:
+            beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _saved(picture: Image.Image, path: Path) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dalle import distributed
+from dalle import checkpoint, distributed
 from dalle.ablation import SMALLEST, AblationConfig, values_of, word
 from dalle.training.interruption import Interrupted
 from dalle.training.run import AnotherRun
@@ -78,6 +78,5 @@ def _write(job: Job, folder: Path, status: str, error: str = "") -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     written = {"format": FORMAT, **vars(job), "status": status, "error": error}
-    beside = folder / f".{FILE}.part"
-    beside.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
-    beside.replace(folder / FILE)
+    with checkpoint.replacing(folder / FILE) as beside:
+        beside.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
