@@ -38,7 +38,7 @@ class AblationConfig:
     measures: dict[str, str] = field(default_factory=dict)  # of held-out data, at the end -> low or high, the better
     expect: list[Expectation] = field(default_factory=list)
     power_law: str = ""  # the measure that is fitted against the number of parameters, where there is one
-    finding: str = ""  # what people read out of the runs, beside the numbers
+    finding: str = ""  # what people read out of the runs made here, beside the numbers
 
     def __post_init__(self) -> None:
         wrong = [better for better in self.measures.values() if better not in ("low", "high")]

@@ -43,13 +43,14 @@ def test_every_question_has_a_file(jobs):
     assert sorted(letters.values()) == list(LETTERS)
 
 
-def test_the_page_of_all_ablations_asks_every_question_and_quotes_every_claim(jobs):
+def test_the_page_of_all_ablations_asks_every_question_and_quotes_every_claim_and_finding(jobs):
     text = (FOLDER.parent / "docs" / "ablations.md").read_text(encoding="utf-8")
     for each in (together[0].ablation for together in jobs.values()):
         assert (
             f"\n## {each.letter} {each.name.replace('_', ' ')}\n\n**{each.question}**\n\n- Paper: {each.claim}\n"
             in text
         )
+        assert each.finding and f"- Found: {each.finding}\n" in text
 
 
 @pytest.mark.parametrize("name", ablations())
@@ -135,7 +136,8 @@ def test_jobs_composed_at_once_are_those_composed_one_by_one():
         compose("train", [*given, "seed=1", f"stage.compression={{{compression}}}"])
         for compression in ("rank:0", "rank:16", "rank:4", "rank:1", "rank:4,basis:warm", "rank:4,basis:resampled")
     ]
-    assert compose_jobs("train", given)[len(one_by_one) :] == one_by_one  # after those of seed 0
+    jobs = len(one_by_one)
+    assert compose_jobs("train", given)[jobs : 2 * jobs] == one_by_one  # after those of seed 0
 
 
 def test_a_sweep_leaves_a_folder_for_each_job_and_does_nothing_when_run_again(train, tmp_path):
