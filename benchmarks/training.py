@@ -101,15 +101,15 @@ def table(speeds: dict[str, dict[str, list[float]]]) -> str:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, help="updates that are timed (20)")
-    parser.add_argument("--rounds", type=int, help="how often everybody has a turn (5)")
+    parser.add_argument("--steps", type=int, help="updates that are timed (8)")
+    parser.add_argument("--rounds", type=int, help="how often everybody has a turn (3)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="(%(default)s)")
     parser.add_argument("--quick", action="store_true", help="two updates, once, to see that all of it runs")
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/training.json"), help="file of all facts")
     parser.add_argument("--turn", nargs=2, help=argparse.SUPPRESS)  # one turn in a process of its own
     options = parser.parse_args(arguments)
-    options.steps = options.steps or (2 if options.quick else 20)
-    options.rounds = options.rounds or (1 if options.quick else 5)
+    options.steps = options.steps or (2 if options.quick else 8)
+    options.rounds = options.rounds or (1 if options.quick else 3)
     return options
 
 
