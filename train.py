@@ -13,7 +13,7 @@ from dalle.config import TrainConfig, run_name, verb
 from dalle.reports.job import Job, recorded
 from dalle.stages import STAGES
 from dalle.stages.pictures import StageContext
-from dalle.training.cpu import set_up_cpu
+from dalle.training.cpu import set_up
 from dalle.training.loop import train
 from dalle.training.run import Run, defaults_of, set_aside, steps_done
 
@@ -21,22 +21,26 @@ from dalle.training.run import Run, defaults_of, set_aside, steps_done
 @verb("train")
 def main(config: TrainConfig) -> None:
     device = distributed.start(config.device)
-    if device.type == "cpu":
-        set_up_cpu()
     try:
-        runs = planned(config)
-        if len(runs) > 1:
-            check_chain(runs)
-        for one_stage, folder in runs:
-            if not config.resume:
-                start_over(one_stage, folder)
-            with recorded(Job.of(config), folder) if config.ablation else nullcontext():
-                train_stage(one_stage, folder, device)
-        if len(runs) > 1:
-            whole = runs[0][1].parent
-            say(f'{whole}: all stages are finished; next: python sample.py checkpoint={whole} caption="..."')
+        with set_up(device):
+            train_stages(config, device)
     finally:
         distributed.stop()
+
+
+def train_stages(config: TrainConfig, device: torch.device) -> None:
+    """One, or all in turn."""
+    runs = planned(config)
+    if len(runs) > 1:
+        check_chain(runs)
+    for one_stage, folder in runs:
+        if not config.resume:
+            start_over(one_stage, folder)
+        with recorded(Job.of(config), folder) if config.ablation else nullcontext():
+            train_stage(one_stage, folder, device)
+    if len(runs) > 1:
+        whole = runs[0][1].parent
+        say(f'{whole}: all stages are finished; next: python sample.py checkpoint={whole} caption="..."')
 
 
 def planned(config: TrainConfig) -> list[tuple[TrainConfig, Path]]:

@@ -11,6 +11,8 @@ codes makes millions of them: a relaxed sample gives the other codes probabiliti
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -18,10 +20,21 @@ import torch
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
-def set_up_cpu() -> None:
-    """For the whole process; call it before the first large tensor is made, and before PyTorch has threads."""
+@contextmanager
+def set_up(device: torch.device) -> Iterator[None]:
+    """Within it, denormal numbers count as zero, and freed memory is kept until the process ends, if it is a CPU.
+
+    Begin before the first large tensor is made, and before PyTorch has threads, which do as the one that began them.
+    """
+    if device.type != "cpu":
+        yield
+        return
     keep_freed_memory()
     torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)  # other code in this process may count on them
 
 
 def keep_freed_memory() -> bool:
