@@ -29,21 +29,21 @@ def main(config: EvaluateConfig) -> None:
         raise ValueError(f"there is no part {strangers[0]!r} of metrics=[...]; choose among {', '.join(METRICS)}")
     parts = {name: METRICS[name] for name in config.metrics}
     parts |= {name: measure for name, measure in CURVES.items() if getattr(config, name)}
-
     if not parts:
         raise ValueError("metrics=[] leaves nothing to measure; name some, or set blur_curve=true or rerank_curve=true")
     subject = Subject.load(config)
-    record = begin(config.file, subject.described())
-    if record is None:
-        print(f"{config.file} is of other models or data, or another version; it is kept as {set_aside(config.file)}")
-        record = Record(subject.described())
     aside = None
     for name, measure in parts.items():
         measured = measure(subject, config)
-        if aside is None and record.measured_otherwise(name, measured):
+        # as each part ends: what was measured outlives what fails later, and what others wrote meanwhile stays
+        record = begin(config.file, subject.described())
+        if record is None:
+            aside = set_aside(config.file)
+            print(f"{config.file} is of other models or data, or another version; it is kept as {aside}")
+            record = Record(subject.described())
+        elif aside is None and record.measured_otherwise(name, measured):
             aside = set_aside(config.file)
             print(f"{name} was measured with other settings before; that record is kept as {aside}")
-        # as each part ends, so that what was measured outlives what fails later
         record = record.having(name, measured, subject.environment(), config.folder)
         record.write(config.file)
         write_page(record, config.page)

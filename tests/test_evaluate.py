@@ -5,6 +5,9 @@ import json
 import pytest
 from PIL import Image
 
+from dalle.evaluation import likelihood, reconstruction
+from dalle.evaluation.record import begin
+
 DATA = ("data=blocks", "data.image_size=8", "data.val=12", "data.novel=12")
 SMALL = ("captions=4", "candidates=2", "pictures=6", "device=cpu")
 
@@ -105,3 +108,18 @@ def test_fewer_pairs_than_asked_for_are_said(evaluate):
     assert status == 0
     assert "val: There are 12 held-out pairs that can be read, not 99." in printed
     assert "val: There are 12 held-out pairs that can be read, not 13." in printed
+
+
+def test_what_another_evaluation_wrote_meanwhile_stays(evaluate, tmp_path, monkeypatch):
+    measure = likelihood.measure
+
+    def slowly(subject, config):
+        record, other = begin(config.file, subject.described()), reconstruction.measure(subject, config)
+        assert record is not None
+        record.having("reconstruction", other, {}, config.folder).write(config.file)
+        return measure(subject, config)
+
+    monkeypatch.setattr(likelihood, "measure", slowly)
+    assert evaluate(*DATA, "metrics=likelihood")[0] == 0
+    content = json.loads((tmp_path / "found/metrics.json").read_text())
+    assert set(content["parts"]) == {"likelihood", "reconstruction"}

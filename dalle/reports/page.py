@@ -28,7 +28,7 @@ def all_sweeps(sweeps: Sequence[Sweep], pictures: dict[str, str]) -> str:
         link = f"[{about.question}](#{about.letter}-{about.name.replace('_', '-')})"
         lines.append(f"| {about.letter} | {link} | {answer(sweep)} | {counted(sweep)} |")
     for sweep in sweeps:
-        lines += ["", *section(sweep, pictures.get(sweep.ablation.name))]
+        lines += ["", *section(sweep, pictures.get(sweep.ablation.name), sweep.ablation.finding)]
     return "\n".join(lines) + "\n"
 
 
@@ -37,14 +37,15 @@ def one_sweep(sweep: Sweep, picture: str | None) -> str:
     return "\n".join([*section(sweep, picture), "", HOW]) + "\n"
 
 
-def section(sweep: Sweep, picture: str | None) -> list[str]:
+def section(sweep: Sweep, picture: str | None, finding: str = "") -> list[str]:
+    """finding: what was read out of these very runs; that in the sweep's file is of those on the page of all."""
     about = sweep.ablation
     lines = [f"## {about.letter} {about.name.replace('_', ' ')}", "", f"**{about.question}**", ""]
     lines += [f"- Paper: {about.claim}", f"- Runs: {answer(sweep)}."]
     lines += [f"  - {each.sentence}" for each in sweep.verdicts]
     lines += [f"- Beware: {each}" for each in warnings(sweep)]
-    if about.finding:
-        lines.append(f"- Found: {about.finding}")
+    if finding:
+        lines.append(f"- Found: {finding}")
     lines += [f"- Command: `{command(sweep)}`", f"- Cost: {cost(sweep)}", "", *table(sweep)]
     if law := sweep.power_law():
         lines += ["", f"Fitted: `{about.power_law}` = {law.factor:.3g} · parameters^{law.exponent:.3f}, which explains"]
