@@ -1,4 +1,4 @@
-"""What the CPU's set-up gains in training the demo's dVAE, in images per second: benchmarks/training.py."""
+"""What the CPU's set-up gains in training the demo's dVAE: benchmarks/training.py."""
 
 import argparse
 import json
@@ -24,7 +24,7 @@ from dalle.training.cpu import keep_freed_memory
 from dalle.training.loop import train
 from dalle.training.run import Run
 
-# each in a process of its own, as neither can be taken back
+# each in a process of its own, as what is freed is kept until a process ends
 SET_UPS = {
     "as it comes": [],
     "freed memory kept": ["memory"],
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
         set_up, lead = options.turn
         print(json.dumps(images_per_second(SET_UPS[set_up], float(lead), options.steps, options.threads)))
         return
-    print(f"{processor()}, {options.threads} threads; images per second, medians of {options.rounds} rounds")
+    print(f"{processor()}, {options.threads} threads; speeds beside the first of each round, {options.rounds} rounds")
     speeds: dict[str, dict[str, list[float]]] = {model: {each: [] for each in SET_UPS} for model in MODELS}
     for model, set_up in (turn for _ in range(options.rounds) for turn in turns()):
         speeds[model][set_up].append(asked(set_up, MODELS[model], options))
