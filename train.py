@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from dalle import checkpoint, distributed
 from dalle.config import TrainConfig, run_name, verb
 from dalle.reports.job import Job, recorded
+from dalle.seeds import seed_global_generators
 from dalle.stages import STAGES
 from dalle.stages.pictures import StageContext
 from dalle.training.cpu import set_up
@@ -99,7 +100,7 @@ def train_stage(config: TrainConfig, folder: Path, device: torch.device) -> None
         return
 
     stage_class = next(stage for schema, stage in STAGES.values() if isinstance(config.stage, schema))
-    torch.manual_seed(config.seed)  # the first weights
+    seed_global_generators("initial weights", config.seed, device=device)
     dvae = None if config.dvae is None else Path(config.dvae)
     tokens = Path(config.out, "tokens") if config.tokens is None else Path(config.tokens)
     stage = stage_class(config.stage, config.data, StageContext(config.seed, device, dvae, tokens))

@@ -63,6 +63,15 @@ def test_set_ups_of_the_cpu_are_compared_round_by_round(benchmarks):
     assert "| both | 2.00 (1.50 to 3.00) |" in training.table(speeds)
 
 
+def test_bfloat16_is_measured_beside_float32(run_verb, tmp_path):
+    out = tmp_path / "new" / "facts.json"
+    status, printed = run_verb("benchmarks/precision", "--quick", "--out", str(out))
+    assert status == 0, printed
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["model"] for row in rows] == ["dVAE", "transformer"]
+    assert all(row["ratio"] > 0 for row in rows)
+
+
 def test_a_peer_that_is_not_installed_is_named(benchmarks, monkeypatch):
     peers = benchmarks("peers")
 

@@ -25,6 +25,7 @@ from dalle.data.blocks_world import (
 )
 from dalle.data.index import Strings, digest_of
 from dalle.data.source import Record
+from dalle.seeds import numpy_generator
 
 T = TypeVar("T")
 
@@ -264,14 +265,14 @@ class BlocksSource:
     def __len__(self) -> int:
         return getattr(self.config, self.split)
 
-    def _generator(self, index: int, stream: int) -> np.random.Generator:
+    def _generator(self, index: int, stream: str) -> np.random.Generator:
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is outside the {len(self)} pictures of blocks/{self.split}")
-        return np.random.default_rng((self.config.seed, SPLITS.index(self.split), index, stream))
+        return numpy_generator(f"blocks {stream}", self.config.seed, SPLITS.index(self.split), index)
 
     def scene(self, index: int) -> Scene:
         """What record `index` shows, and the facts that its captions state."""
-        return compose(self.config, self._generator(index, stream=0), novel=self.split == "novel")
+        return compose(self.config, self._generator(index, stream="scene"), novel=self.split == "novel")
 
     def __getitem__(self, index: int) -> Record:
         scene = self.scene(index)
@@ -298,5 +299,5 @@ class BlocksSource:
     def _captions(self, scene: Scene, index: int) -> tuple[str, ...]:
         captions = wordings(scene.statement)
         # a stream of its own, so that a change of wording leaves the pictures as they were
-        order = self._generator(index, stream=1).permutation(len(captions))
+        order = self._generator(index, stream="captions").permutation(len(captions))
         return tuple(captions[i] for i in order[: self.config.wordings])

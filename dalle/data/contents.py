@@ -12,6 +12,7 @@ from torch import Tensor
 from dalle.data.source import Source, UnreadableRecord
 from dalle.data.token_cache import TokenCache
 from dalle.data.transforms import Transform
+from dalle.seeds import numpy_generator
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Pictures(Contents[Batch]):
         self.transform = transform
 
     def sample(self, index: int, epoch: int, seed: int) -> Picture:
-        generator = np.random.default_rng((seed, epoch, index))
+        generator = numpy_generator("training record", seed, epoch, index)
         record = self.source[index]
         caption = one_of(record.captions, generator)
         pixels = self.transform(record.image, self.source.image_size, generator)
@@ -98,7 +99,7 @@ class Tokens(Contents[TokenBatch]):
         if not self.cache.holds(view, index):
             raise UnreadableRecord(key, "could not be read when its tokens were made")
         captions = self.source.captions(index)
-        caption = one_of(captions, np.random.default_rng((seed, epoch, index)))
+        caption = one_of(captions, numpy_generator("training record", seed, epoch, index))
         return Place(view, index, caption, key)
 
     def batch(self, samples: Sequence[Place], unreadable: dict[str, str]) -> TokenBatch:

@@ -20,6 +20,7 @@ from dalle.data.source import Source, UnreadableRecord
 from dalle.data.token_cache import Block, TokenCache
 from dalle.data.transforms import Transform
 from dalle.data.workers import LoadingError, Note, prepared
+from dalle.seeds import numpy_generator
 
 log = logging.getLogger(__name__)
 
@@ -158,8 +159,7 @@ class _Stream(Generic[Made]):
 
     def order(self, epoch: int) -> np.ndarray:
         if epoch not in self.orders:
-            # the number of records stands where a record's generator has its index, which is always smaller
-            generator = np.random.default_rng((self.seed, epoch, self.records))
+            generator = numpy_generator("order of records", self.seed, epoch)
             latest = list(self.orders.items())[-1:]
             self.orders = dict([*latest, (epoch, generator.permutation(self.records))])
         return self.orders[epoch]
@@ -204,7 +204,7 @@ def _ordered(source: Source, transform: Transform, batch_size: int) -> Iterator[
         if len(samples) == batch_size:
             yield contents.batch(samples, unreadable)
             samples, unreadable = [], {}
-        pixels = transform(record.image, source.image_size, np.random.default_rng(index))
+        pixels = transform(record.image, source.image_size, numpy_generator("held-out record", index))
         samples.append(Picture(pixels, record.captions[0], record.key))
     if not samples:
         raise _nothing_readable(unreadable)

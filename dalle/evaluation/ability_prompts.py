@@ -8,12 +8,12 @@ of the same thing well and the other badly (docs/prompts.md).
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
-from zlib import crc32
 
 import numpy as np
 
 from dalle.data.blocks import KINDS, facts, wordings
 from dalle.data.blocks_world import DIRECTIONS, Described, Statement
+from dalle.seeds import numpy_generator
 
 MOST_TRIES = 100  # for each caption: where an ability has fewer captions than asked for, those that there are do
 ON_TOP = ("on top of",)
@@ -94,7 +94,7 @@ def prompts(ability: Ability, count: int) -> list[Prompt]:
 
     One that asks in every wording has half as many statements, side by side in all their wordings.
     """
-    generator = np.random.default_rng(crc32(ability.name.encode()))
+    generator = numpy_generator(f"prompts of {ability.name}")
     found: dict[str, Statement] = {}
     if ability.every_wording:
         statements = dict.fromkeys(ability.statement(generator) for _ in range(max(1, count // 2)))

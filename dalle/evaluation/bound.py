@@ -8,6 +8,7 @@ from dalle.evaluation.held_out import HeldOut, unit
 from dalle.losses import LikelihoodConfig, kl_to_uniform
 from dalle.models.dvae import PIXEL_MARGIN, DiscreteVAE, mean_picture
 from dalle.models.relaxation import most_probable
+from dalle.seeds import torch_generator
 
 ABOUT = (
     "`elb_nats` is the evidence lower bound of a picture (Eq. 1 with KL weight 1 and a uniform prior; higher is "
@@ -26,7 +27,7 @@ def bound_metrics(
 ) -> dict[str, float]:
     """See `ABOUT`. One draw of the codes for each picture; the relaxed codes are made of the same noise."""
     device = next(dvae.parameters()).device
-    generator = torch.Generator(device).manual_seed(seed)
+    generator = torch_generator("relaxed codes", seed, device=device)
     totals: dict[str, float] = dict.fromkeys(("exact", "relaxed", "kl", "squares"), 0.0)
     values = positions = 0
     for batch in pairs:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dalle.evaluation.features import Features, Seen
+from dalle.seeds import seed_global_generators
 
 if TYPE_CHECKING:
     from torchmetrics.image.fid import FrechetInceptionDistance
@@ -64,7 +65,9 @@ class Distances:
         notes = []
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            torch.manual_seed(self.seed)  # torchmetrics draws subsets and splits from the global generator
+            seed_global_generators(
+                "metric subsets", self.seed
+            )  # torchmetrics draws subsets and splits from the global generator
             if fewest > self.features.width:
                 numbers[names.frechet] = self.frechet.compute().item()
             else:

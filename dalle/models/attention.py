@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from dalle.precision import without_autocast
+
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Queries, keys, values (b, heads, n, d) each -> (b, heads, n, d)."""
 
@@ -47,6 +49,14 @@ class Masked(nn.Module):
         return _attention(q, k, v, self.mask if hidden is None else self.mask & ~_columns(hidden, k))
 
 
+class FusedLinear(nn.Linear):
+    """`parts` linear layers of the same input and the same size, computed as one."""
+
+    def __init__(self, inputs: int, outputs: int, parts: int):
+        super().__init__(inputs, parts * outputs)
+        self.parts = parts
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention.
 
@@ -59,7 +69,7 @@ class SelfAttention(nn.Module):
         if width % heads:
             raise ValueError(f"width={width} does not divide into heads={heads}; the paper has 64 a head")
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
+        self.qkv = FusedLinear(width, width, parts=3)
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, attend: Attend | OfStates = full) -> Tensor:
@@ -100,6 +110,6 @@ def _columns(hidden: Tensor, k: Tensor) -> Tensor:
 def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
     if q.device.type == "cpu" and q.dtype != torch.float32:
         # torch's CPU kernel is two to three times slower in bfloat16 than in float32
-        with torch.autocast("cpu", enabled=False):
+        with without_autocast("cpu"):
             return _attention(q.float(), k.float(), v.float(), mask, is_causal).to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal)

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dalle.models.attention import Attend, OfStates, SelfAttention, full
+from dalle.precision import without_autocast
 
 Way = Callable[..., Tensor]
 """How a residual branch is run: its function, x (b, n, d) and what else that function is given -> (b, n, d)."""
@@ -89,6 +89,6 @@ class Float32Linear(nn.Linear):
     """A linear layer that computes and answers in fp32, under autocast too: for logits (App. D)."""
 
     def forward(self, input: Tensor) -> Tensor:
-        with torch.autocast(input.device.type, enabled=False):
+        with without_autocast(input.device.type):
             bias = None if self.bias is None else self.bias.float()
             return F.linear(input.float(), self.weight.float(), bias)

@@ -1,11 +1,11 @@
 """What the dVAE is built of: convolutions as OpenAI starts them, and residual blocks of them (Appendix A.1)."""
 
 import math
-from contextlib import nullcontext
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from dalle.precision import without_autocast
 
 
 class Convolution(nn.Conv2d):
@@ -21,9 +21,8 @@ class Convolution(nn.Conv2d):
             nn.init.zeros_(self.bias)
 
     def in_full_precision(self, x: Tensor) -> Tensor:
-        """self(x) in the weights' precision, under autocast too, as the published code has it next to the codes."""
-        has_autocast = torch.amp.is_autocast_available(x.device.type)  # the meta device has none
-        with torch.autocast(x.device.type, enabled=False) if has_autocast else nullcontext():
+        """self(x) in the weights' precision, under autocast too: next to the codes as in OpenAI's, and last."""
+        with without_autocast(x.device.type):
             return self(x.to(self.weight.dtype))
 
     def scaled(self, x: Tensor, gain: float) -> Tensor:

@@ -125,7 +125,7 @@ class Decoder(nn.Module):
         x = embedded
         for group in self.groups:
             x = group(x)
-        return self.output(F.relu(x))  # (b, 6, 8h, 8w)
+        return self.output.in_full_precision(F.relu(x))  # (b, 6, 8h, 8w)
 
 
 def _group(

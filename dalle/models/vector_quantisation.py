@@ -9,10 +9,15 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from dalle.precision import in_float32
 
+
+@in_float32
 def nearness(vectors: Tensor, codebook: Tensor) -> Tensor:
     """Minus the squared distance to each code: (b, d, h, w) vectors, (v, d) codebook -> (b, v, h, w), fp32."""
-    vectors, codebook = vectors.float(), codebook.float()
+    # Distances stay the same wherever zero is, and what cancels below is smallest where zero is amid the codes.
+    centre = codebook.detach().mean(dim=0)
+    vectors, codebook = vectors - rearrange(centre, "d -> d 1 1"), codebook - centre
     products = torch.einsum("bdhw,vd->bvhw", vectors, codebook)
     squares = rearrange(codebook.square().sum(dim=1), "v -> v 1 1")
     return 2 * products - squares - vectors.square().sum(dim=1, keepdim=True)

@@ -44,18 +44,19 @@ def chunk_for(
     rows = 1 if guidance == 1 else 2  # that are decoded for each image
     wanted = min(ENOUGH.get(device.type, 64), captions * candidates)
     together = max(1, wanted // candidates)  # captions
+    texts, least = rows * together + rows - 1, 2 * rows - 1  # in memory: the empty caption once more, to be copied from
     weights = sum(weight.nbytes for weight in [*model.parameters(), *model.buffers()])
     allowed = memory_in_bytes(memory, device)
     if memory == "auto" and device.type == "cpu":
         allowed -= weights * precision.itemsize // torch.float32.itemsize  # those that are packed
     budget = allowed + weights  # which `total` counts, and which are there already
 
-    needs = fitting_memory(model, budget, rows * wanted, rows * together)
-    images = needs.candidates_that_fit(budget, rows * together) // rows
+    needs = fitting_memory(model, budget, rows * wanted, texts)
+    images = needs.candidates_that_fit(budget, texts) // rows
     if images < candidates:
-        images = min(candidates, needs.candidates_that_fit(budget, rows) // rows)
+        images = min(candidates, needs.candidates_that_fit(budget, least) // rows)
     if images < 1:
-        one = in_words(needs.total(rows, rows) - weights)
+        one = in_words(needs.total(rows, least) - weights)
         raise ValueError(
             f"drawing one image takes {one} beside the models, and there are {in_words(max(0, allowed))} for it: "
             "free some memory, or allow more with memory=<GB>"

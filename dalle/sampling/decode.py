@@ -8,10 +8,10 @@ from einops import rearrange
 from torch import Tensor
 
 from dalle.models.packed import packed
-from dalle.models.stream import Stream
 from dalle.models.transformer import Transformer
+from dalle.precision import without_autocast
 from dalle.sampling.filters import UNFILTERED, Filters
-from dalle.sampling.graphs import Step, decoding_step
+from dalle.sampling.graphs import decoding_step
 from dalle.sampling.guidance import beside_empty, empty_caption, guided
 from dalle.sampling.noise import candidate_keys, gumbel_noise
 
@@ -58,7 +58,7 @@ def batches(
 
     Candidates are numbered first, first + 1, ...; the tokens of candidate i depend on its caption, its canvas, the
     filters, the guidance, the precision and (seed, i) alone, whatever is drawn beside it, unless two tokens tie to
-    within rounding.
+    within rounding. No memory but the images' is held between two batches.
 
     captions: as `model.stream.captions` makes them.
     guidance: how much the captions' say is scaled, see `dalle.sampling.guidance`; 1 is the model's own and the
@@ -78,58 +78,89 @@ def batches(
     if guidance < 0:
         raise ValueError(f"guidance={guidance} is below 0; 0 leaves the caption out, 1 is the model's own")
     cells = canvas_cells(canvas, len(captions), candidates, model)
-    device = model.image_head.weight.device
     firsts = torch.tensor([first] * len(captions) if isinstance(first, int) else first).unsqueeze(1)
-    keys = candidate_keys(seed, (firsts + torch.arange(candidates)).to(device))  # (captions, candidates)
+    keys = candidate_keys(seed, firsts + torch.arange(candidates))  # (captions, candidates)
+    samplers = Samplers(model, min(batch_size, keys.numel()), filters, guidance, precision, compact)
     together = max(1, batch_size // candidates)  # captions
-    sides = 1 if guidance == 1 else 2  # rows that are decoded for each image
-    model = packed(model, sides * min(batch_size, keys.numel()), precision)
-    empty = None if guidance == 1 else model.prefill(empty_caption(model.stream).to(device))
-
     for caption in range(0, len(captions), together):
-        text = model.prefill(captions[caption : caption + together].to(device))
-        if empty is not None:
-            text = beside_empty(text, empty)
         for candidate in range(0, candidates, batch_size):
             some = slice(caption, caption + together), slice(candidate, candidate + batch_size)
-            step = decoding_step(model, text, keys[some].shape[1], compact)
-            given = cells[some].to(device)
-            images = decode_images(step, model.stream, keys[some], given, filters, guidance, on_progress)
-            yield Batch(caption, candidate, images.cpu())
+            sampler = samplers.of(captions[some[0]], keys[some].shape[1])
+            images = sampler.sample(keys[some], cells[some], on_progress)
+            del sampler  # before the caller decodes and ranks the images, and before the next one is made
+            yield Batch(caption, candidate, images)
 
 
-def decode_images(
-    step: Step,
-    stream: Stream,
-    keys: Tensor,
-    canvas: Tensor,
-    filters: Filters,
-    guidance: float,
-    on_progress: OnProgress | None = None,
-) -> Tensor:
-    """One batch: (captions, m) noise keys, (captions, m, h, w) canvas -> (captions, m, h, w) images.
+class Samplers:
+    """Makes a `TokenSampler` for each batch of captions; holds what all of them share."""
 
-    step: decodes a candidate of each caption, and behind them as many of the empty caption where images are guided.
+    @torch.inference_mode()
+    def __init__(
+        self,
+        model: Transformer,
+        batch_size: int,
+        filters: Filters = UNFILTERED,
+        guidance: float = 1.0,
+        precision: torch.dtype = torch.float32,
+        compact: bool = False,
+    ):
+        """See `batches`; batch_size: images that most samplers will draw at a time."""
+        self.filters, self.guidance, self.compact = filters, guidance, compact
+        self.device = model.image_head.weight.device
+        rows = 1 if guidance == 1 else 2  # that are decoded for each image
+        with without_autocast(self.device.type):
+            self.model = packed(model, rows * batch_size, precision)
+            empty = empty_caption(model.stream).to(self.device)
+            self.empty = None if guidance == 1 else self.model.prefill(empty)
+
+    def of(self, captions: Tensor, candidates: int) -> "TokenSampler":
+        """The sampler of `candidates` images of each of (captions, T)."""
+        return TokenSampler(self, captions, candidates)
+
+
+class TokenSampler:
+    """Samples the image tokens of some captions' candidates, cell by cell for all of them at a time.
+
+    Holds the memory of decoding: the captions' keys and values, a cache, and on a GPU a CUDA graph. `sample` can be
+    called again and again.
     """
-    captions, guides = len(keys), guidance != 1
-    keys = keys.flatten()
-    images = rearrange(canvas, "captions m h w -> (captions m) (h w)").clone()
-    free = images == FREE
-    some_free = free.any(dim=0).tolist()
-    steps = max((position + 1 for position, wanted in enumerate(some_free) if wanted), default=0)
 
-    previous = torch.full_like(keys, stream.start_of_image)
-    for position in range(steps):
-        logits = step(previous.repeat(2) if guides else previous, position)
-        if guides:
-            logits = guided(logits, guidance)  # (b, v)
-        if some_free[position]:
-            drawn = (filters(logits) + gumbel_noise(keys, position, logits.shape[-1])).argmax(dim=-1)
-            images[:, position] = torch.where(free[:, position], drawn, images[:, position])
-        previous = images[:, position]
-        if on_progress is not None:
-            on_progress(len(images) / steps)
-    return rearrange(images, "(captions m) (h w) -> captions m h w", captions=captions, h=stream.grid)
+    @torch.inference_mode()
+    def __init__(self, shared: Samplers, captions: Tensor, candidates: int):
+        self.filters, self.guidance, self.device = shared.filters, shared.guidance, shared.device
+        self.stream = shared.model.stream
+        with without_autocast(self.device.type):  # which a caller may be in, and which would round the logits
+            text = shared.model.prefill(captions.to(self.device))
+            if shared.empty is not None:
+                text = beside_empty(text, shared.empty)
+            self.step = decoding_step(shared.model, text, candidates, shared.compact)
+
+    @torch.inference_mode()
+    def sample(self, keys: Tensor, canvas: Tensor, on_progress: OnProgress | None = None) -> Tensor:
+        """(captions, m) noise keys, (captions, m, h, w) canvas -> (captions, m, h, w) images on the CPU."""
+        images = rearrange(canvas.to(self.device), "captions m h w -> (captions m) (h w)").clone()
+        with without_autocast(self.device.type):
+            self._fill(images, keys.flatten().to(self.device), on_progress)
+        return rearrange(images, "(captions m) (h w) -> captions m h w", captions=len(keys), h=self.stream.grid).cpu()
+
+    def _fill(self, images: Tensor, keys: Tensor, on_progress: OnProgress | None) -> None:
+        """Replace what is `FREE` in (b, h * w) images."""
+        guides = self.guidance != 1
+        free = images == FREE
+        some_free = free.any(dim=0).tolist()
+        steps = max((position + 1 for position, wanted in enumerate(some_free) if wanted), default=0)
+
+        previous = torch.full_like(keys, self.stream.start_of_image)
+        for position in range(steps):
+            logits = self.step(previous.repeat(2) if guides else previous, position)
+            if guides:
+                logits = guided(logits, self.guidance)  # (b, v)
+            if some_free[position]:
+                drawn = (self.filters(logits) + gumbel_noise(keys, position, logits.shape[-1])).argmax(dim=-1)
+                images[:, position] = torch.where(free[:, position], drawn, images[:, position])
+            previous = images[:, position]
+            if on_progress is not None:
+                on_progress(len(images) / steps)
 
 
 def canvas_cells(canvas: Tensor | None, captions: int, candidates: int, model: Transformer) -> Tensor:

@@ -11,16 +11,18 @@ third one third after another: from coarse to fine. Not in the paper, whose imag
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import count
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from dalle.models.transformer import Transformer
 from dalle.sampling.canvas import Canvas
-from dalle.sampling.decode import FREE, Batch, OnProgress, generate
+from dalle.sampling.decode import FREE, Batch, OnProgress, Samplers, TokenSampler
+from dalle.sampling.filters import UNFILTERED, Filters
 from dalle.sampling.likelihood import cells_given_caption
 from dalle.sampling.noise import candidate_keys
+from dalle.seeds import derive_seed
 
 SCORED = 64  # images scored at a time, at most: all positions of each are in memory at once
 
@@ -43,42 +45,41 @@ def batches(
     candidates: int,
     *,
     canvas: Canvas,
+    filters: Filters = UNFILTERED,
+    guidance: float = 1.0,
     seed: int = 0,
     first: int | Sequence[int] = 0,
     batch_size: int = 64,
+    precision: torch.dtype = torch.float32,
+    compact: bool = False,
     on_progress: OnProgress | None = None,
-    **drawing: Any,
 ) -> Iterator[Batch]:
     """`dalle.sampling.decode.batches` for a canvas of any size: images of as many cells as it has.
 
     As there, candidate i depends on its caption, its cells, the settings and (seed, i) alone.
 
-    drawing: what else `dalle.sampling.decode.batches` is to know: filters, guidance, precision.
-
     Raises:
         ValueError: a canvas that does not fit the model or the number of candidates.
     """
     canvas.check(model.stream.grid, model.stream.image_vocabulary, candidates)
-    cells = canvas.tokens.expand(candidates, *canvas.tokens.shape[-2:])
-    firsts = [first] * len(captions) if isinstance(first, int) else first
+    cells = canvas.tokens.expand(len(captions), candidates, *canvas.tokens.shape[-2:])
+    firsts = torch.tensor([first] * len(captions) if isinstance(first, int) else first).unsqueeze(1)
+    numbers = firsts + torch.arange(candidates)  # (captions, candidates)
+    samplers = Samplers(model, min(batch_size, numbers.numel()), filters, guidance, precision, compact)
+    told = on_progress and partial(_share_of, on_progress, canvas.draws)
     together = max(1, batch_size // candidates)  # captions
     for caption in range(0, len(captions), together):
         texts = captions[caption : caption + together]
         for candidate in range(0, candidates, batch_size):
-            given = cells[candidate : candidate + batch_size]  # (m, h, w)
-            draw = partial(
-                generate,
-                model,
-                texts,
-                len(given),
-                first=[number + candidate for number in firsts[caption : caption + together]],
-                batch_size=batch_size,
-                on_progress=on_progress and partial(_share_of, on_progress, canvas.draws),
-                **drawing,
+            some = slice(caption, caption + together), slice(candidate, candidate + batch_size)
+            # one for all windows and sweeps: a GPU captures its graph once
+            sampler = samplers.of(texts, numbers[some].shape[1])
+            draw = partial(_drawn, sampler, numbers[some], told)
+            images = fill(
+                cells[some], canvas, model.stream.grid, draw, partial(_likelihood, model, texts, batch_size), seed
             )
-            likelihood = partial(_likelihood, model, texts, batch_size)
-            given = given.expand(len(texts), *given.shape)
-            yield Batch(caption, candidate, fill(given, canvas, model.stream.grid, draw, likelihood, seed))
+            del sampler, draw
+            yield Batch(caption, candidate, images)
 
 
 def fill(given: Tensor, canvas: Canvas, grid: int, draw: Draw, likelihood: Likelihood, seed: int) -> Tensor:
@@ -121,6 +122,12 @@ def likelihood_behind(band: Tensor, likelihoods: Tensor) -> Tensor:
     return likelihoods.where(behind & ~band, 0.0).sum(dim=(-2, -1))
 
 
+def _drawn(
+    sampler: TokenSampler, numbers: Tensor, on_progress: OnProgress | None, *, canvas: Tensor, seed: int
+) -> Tensor:
+    return sampler.sample(candidate_keys(seed, numbers), canvas, on_progress)
+
+
 def _likelihood(model: Transformer, captions: Tensor, batch_size: int, images: Tensor) -> Tensor:
     few = min(batch_size, SCORED)
     scored = [cells_given_caption(model, text, some, few) for text, some in zip(captions, images, strict=True)]
@@ -133,5 +140,4 @@ def _share_of(on_progress: OnProgress, draws: int, images: float) -> None:
 
 def _another(seed: int, number: int) -> int:
     """The seed of the number-th drawing of the same cells; the 0th is `seed`."""
-    # candidates count from 0 up, so below it are keys that no candidate has
-    return seed if number == 0 else int(candidate_keys(seed, torch.tensor([-number])))
+    return seed if number == 0 else derive_seed("inpainting", seed, number)

@@ -34,23 +34,24 @@ class GraphedStep:
     """`model.decode_one_token` with an in-place `cache`, recorded when it is made, which leaves the cache empty."""
 
     def __init__(self, model: Transformer, cache: Cache):
-        device = cache[0].text.keys.device
-        self.previous = torch.full((cache[0].images,), model.stream.start_of_image, device=device)
-        self.position = torch.zeros(1, dtype=torch.int64, device=device)
-        self.graph = torch.cuda.CUDAGraph()
-
-        beside = torch.cuda.Stream(device)
-        beside.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(beside):
-            for _ in range(WARM_UPS):  # position 0 is written again by the first real step
-                model.decode_one_token(self.previous, self.position, cache)
-        torch.cuda.current_stream(device).wait_stream(beside)
-        with torch.cuda.graph(self.graph):
-            self.logits = model.decode_one_token(self.previous, self.position, cache)
+        self.device = cache[0].text.keys.device
+        self.previous = torch.full((cache[0].images,), model.stream.start_of_image, device=self.device)
+        self.position = torch.zeros(1, dtype=torch.int64, device=self.device)
+        with torch.cuda.device(self.device):  # graphs are captured and replayed on the current device
+            self.graph = torch.cuda.CUDAGraph()
+            beside = torch.cuda.Stream()
+            beside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(beside):
+                for _ in range(WARM_UPS):  # position 0 is written again by the first real step
+                    model.decode_one_token(self.previous, self.position, cache)
+            torch.cuda.current_stream().wait_stream(beside)
+            with torch.cuda.graph(self.graph):
+                self.logits = model.decode_one_token(self.previous, self.position, cache)
 
     def __call__(self, previous: Tensor, position: int) -> Tensor:
         """(b,) tokens -> (b, image_vocabulary) logits, overwritten by the next call."""
         self.previous.copy_(previous)
         self.position.fill_(position)
-        self.graph.replay()
+        with torch.cuda.device(self.device):
+            self.graph.replay()
         return self.logits

@@ -2,7 +2,9 @@
 
 import torch
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+from dalle.precision import FORMATS
+
+NAMES = ("float32", "bfloat16")
 
 
 def resolve(precision: str, device: torch.device) -> torch.dtype:
@@ -13,6 +15,6 @@ def resolve(precision: str, device: torch.device) -> torch.dtype:
     """
     if precision == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision={precision} is unknown; choose auto, {' or '.join(PRECISIONS)}")
-    return PRECISIONS[precision]
+    if precision not in NAMES:
+        raise ValueError(f"precision={precision} is unknown; choose auto, {' or '.join(NAMES)}")
+    return FORMATS[precision]

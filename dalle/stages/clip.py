@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dalle import distributed, losses
 from dalle.data.loader import Batch
 from dalle.models.clip import CLIP, CLIPConfig
+from dalle.precision import in_float32
 from dalle.stages.pictures import CaptionedConfig, Pictures, StageContext
 from dalle.training.ema import EMAConfig
 from dalle.training.optimizer import OptimizerConfig
@@ -78,7 +79,7 @@ class CLIPStage:
         totals = torch.zeros(2)
         for images, captions in zip(*groups, strict=True):
             found = losses.contrastive(images, captions, scale), _retrieval(images, captions)
-            totals += torch.stack(found).float().cpu() * len(images)
+            totals += torch.stack(found).cpu() * len(images)
         loss, accuracy = (totals / sum(map(len, groups[0]))).tolist()
         return {"loss": loss, "accuracy": accuracy}
 
@@ -94,6 +95,7 @@ class CLIPStage:
         return self.pictures.pixels(batch), ids.to(self.pictures.device)
 
 
+@in_float32
 def _retrieval(images: Tensor, captions: Tensor) -> Tensor:
     """Share of pictures (b, d) whose own caption (b, d) is the nearest."""
     return ((images @ captions.T).argmax(dim=1) == torch.arange(len(images), device=images.device)).float().mean()

@@ -18,6 +18,7 @@ from dalle.losses import LikelihoodConfig
 from dalle.models.dvae import DiscreteVAE, DVAEConfig, codebook_use, mean_picture
 from dalle.models.relaxation import most_probable
 from dalle.pixels import to_images
+from dalle.seeds import torch_generator
 from dalle.stages.pictures import Pictures, PicturesConfig, StageContext
 from dalle.training.ema import EMAConfig
 from dalle.training.optimizer import OptimizerConfig
@@ -90,7 +91,7 @@ class DVAEStage:
         the encoder's distribution and not relaxed; `bound_gap` is what the relaxation flatters it by.
         """
         assert isinstance(model, DiscreteVAE)
-        generator = torch.Generator(self.pictures.device).manual_seed(0)
+        generator = torch_generator("validation codes", device=self.pictures.device)
         counts = torch.zeros(model.vocabulary, device=self.pictures.device)
         sums: dict[str, float] = dict.fromkeys(("nll", "drawn_nll", "kl", "soft", "hard"), 0.0)
         pictures = 0
@@ -135,7 +136,7 @@ class DVAEStage:
         """Held-out pictures over their soft and their hard reconstructions."""
         assert isinstance(model, DiscreteVAE)
         images = torch.cat([self.pictures.pixels(batch) for batch in self.pictures.held_out(8)])
-        generator = torch.Generator(self.pictures.device).manual_seed(0)
+        generator = torch_generator("validation codes", device=self.pictures.device)
         parameters, logits = model(images, self.config.last_temperature, generator)
         rows = torch.stack([images, mean_picture(parameters), model.decode(logits.argmax(dim=1))])
         return to_images(rearrange(rows, "row b c h w -> 1 c (row h) (b w)"))[0]

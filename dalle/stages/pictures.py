@@ -17,6 +17,7 @@ from dalle.data.loader import batches, ordered, token_batches
 from dalle.data.provenance import described
 from dalle.data.token_cache import TokenCache
 from dalle.data.transforms import transform_named
+from dalle.seeds import numpy_generator
 from dalle.tokenizer import CaptionTokenizer
 from dalle.training.stage import TrainingConfig
 
@@ -119,7 +120,7 @@ class Pictures:
     def generators(self, number: int) -> list[np.random.Generator]:
         """One source of chance for each picture of this rank's micro-batch `number`, however batches are split."""
         first = (number * distributed.world() + distributed.rank()) * self.batch_size
-        return [np.random.default_rng((self.seed, first + place)) for place in range(self.batch_size)]
+        return [numpy_generator("stage", self.seed, first + place) for place in range(self.batch_size)]
 
     def tokenizer(self, config: CaptionedConfig, vocabulary: int) -> CaptionTokenizer:
         """A BPE of at most `vocabulary` entries: the one that is named, or one learned on the training captions.

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from dalle import distributed
+from dalle.precision import autocast
+from dalle.seeds import seed_global_generators, torch_generator
 from dalle.training.interruption import Interrupted, StopRequest
 from dalle.training.logger import Logger, open_logger
-from dalle.training.precision import autocast
 from dalle.training.progress import Progress
 from dalle.training.run import Run, steps_done
-from dalle.training.seeds import seed_global, step_generator
 from dalle.training.stage import Stage, TrainingConfig
 from dalle.training.state import TrainState
 
@@ -60,6 +60,7 @@ class Trainer:
         self.progress = Progress(
             stage.name, state.step, config.steps, config.batch_size, state.seconds, shown=self.first
         )
+        self.progress.say(f"precision {state.precision}: {state.precision_reason}")
         if state.exchange.note:
             self.progress.say(state.exchange.note)
 
@@ -105,20 +106,21 @@ class Trainer:
     def watch(self) -> None:
         """Validate and draw a preview, if they are due, with the average of the weights."""
         state, device = self.state, self.run.device
-        seed_global(self.run.seed, state.step, distributed.rank(), device)
-        with torch.no_grad(), autocast(state.precision, device):
-            if self.due(self.config.validate_every):
+        seed_global_generators("validation", self.run.seed, state.step, distributed.rank(), device=device)
+        if self.due(self.config.validate_every):
+            with torch.no_grad(), autocast(state.precision, device):
                 found = self.stage.validate(state.average.model)
-                self.logger.metrics(state.step, "val", found)
-                some = [f"{name} {value:.4g}" for name, value in found.items()][:SAID]
-                self.progress.say(f"held-out pictures: {', '.join(some)}")
-            if self.due(self.config.preview_every) and self.first:
-                self.preview()
+            self.logger.metrics(state.step, "val", found)
+            some = [f"{name} {value:.4g}" for name, value in found.items()][:SAID]
+            self.progress.say(f"held-out pictures: {', '.join(some)}")
+        if self.due(self.config.preview_every) and self.first:
+            self.preview()
         state.watched = state.step
 
     def preview(self) -> None:
         try:
-            picture = self.stage.preview(self.state.average.model)
+            with torch.no_grad():
+                picture = self.stage.preview(self.state.average.model)
         except Exception as error:  # whatever it is: a picture to look at must not cost the training so far
             log.warning("no preview of step %d: %s", self.state.step, error)
             return
@@ -159,13 +161,13 @@ class Trainer:
         """Fill in the gradients, micro-batch by micro-batch; mean loss of all ranks, metrics of this one."""
         state, run, count = self.state, self.run, self.config.accumulate
         rank = distributed.rank()
-        seed_global(run.seed, state.step, rank, run.device)
+        seed_global_generators("dropout", run.seed, state.step, rank, device=run.device)
         state.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=run.device)
         means: dict[str, float | Tensor] = {}
         for micro_batch in range(count):
             batch = next(self.batches)
-            generator = step_generator(run.seed, state.step, rank, run.device, micro_batch)
+            generator = torch_generator("loss", run.seed, state.step, rank, micro_batch, device=run.device)
             shared = state.exchange.in_backward and micro_batch == count - 1
             with nullcontext() if shared else distributed.without_sharing(self.model):
                 with autocast(state.precision, run.device):

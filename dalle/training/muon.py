@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from dalle.training.paper_adam import PaperAdamW
@@ -19,18 +20,22 @@ RMS = 0.2  # root mean square of AdamW's usual updates, so that one step size se
 
 
 class Muon(PaperAdamW):
-    """AdamW, but for groups with `orthogonal`: True, whose parameters are weights of linear layers or convolutions."""
+    """AdamW, except for groups with `orthogonal_parts`: n, whose parameters are weights of linear layers or
+    convolutions, each n matrices one below the other (queries, keys and values: 3)."""
 
     def _update_group(self, gradients: dict[nn.Parameter, Tensor], finite: Tensor, group: dict[str, Any]) -> None:
-        if not group.get("orthogonal"):
+        if "orthogonal_parts" not in group:
             return super()._update_group(gradients, finite, group)
+        parts = group["orthogonal_parts"]
         alike: dict[torch.Size, list[nn.Parameter]] = {}
         for parameter in gradients:
             alike.setdefault(parameter.shape, []).append(parameter)
         for parameters in alike.values():  # of one shape, all at once: small matrices are dear one by one
             directions = [self._direction(parameter, gradients[parameter], finite) for parameter in parameters]
-            steps = orthogonalised(torch.stack(directions))
+            steps = rearrange(torch.stack(directions), "n (parts rows) columns -> (n parts) rows columns", parts=parts)
+            steps = orthogonalised(steps)
             reach = group["lr"] * RMS * math.sqrt(max(steps.shape[1:]))
+            steps = rearrange(steps, "(n parts) rows columns -> n (parts rows) columns", parts=parts)
             for parameter, step in zip(parameters, steps, strict=True):
                 parameter.mul_(1 - finite * group["lr"] * group["weight_decay"])
                 parameter.addcmul_(step.view_as(parameter), finite * reach, value=-1)

@@ -83,18 +83,20 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> AdamW | PaperA
 
     AdamW is torch's fused form, three times as fast on a CPU as ours, unless that cannot do what `config` asks for.
     """
-    turned = set(matrices(model).values()) if config.kind == "muon" else set()
+    large = matrices(model).values()
+    turned = {matrix.weight: matrix.parts for matrix in large} if config.kind == "muon" else {}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter not in turned]
     decayed = [parameter for parameter in trained if config.decay == "all" or parameter.ndim >= 2]
     spared = [parameter for parameter in trained if config.decay != "all" and parameter.ndim < 2]
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
-    groups.append({"params": [each for each in model.parameters() if each in turned], "orthogonal": True})
+    for parts in sorted(set(turned.values())):
+        groups.append({"params": [each for each in turned if turned[each] == parts], "orthogonal_parts": parts})
     groups = [group for group in groups if group["params"]]
     beta1, beta2 = config.betas
     numbers: dict[str, Any] = {"betas": (beta1, beta2), "eps": config.eps, "weight_decay": config.weight_decay}
     if config.kind == "adamw" and config.variance_clip is None and config.moments == "float32":
         return AdamW(groups, lr=config.learning_rate_at(0), fused=True, **numbers)
-    narrow = matrices(model).values() if config.moments == "paper16" else ()
+    narrow = [matrix.weight for matrix in large] if config.moments == "paper16" else ()
     ours = Muon if config.kind == "muon" else PaperAdamW
     return ours(groups, variance_clip=config.variance_clip, narrow=narrow, **numbers)
 

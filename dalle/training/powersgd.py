@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from dalle import distributed
+from dalle.seeds import torch_generator
 from dalle.training.matrices import matrices
-from dalle.training.seeds import seed_from
 
 BASES = ("fixed", "warm", "resampled")
 
@@ -49,9 +49,9 @@ class Cut:
     Queries, keys and values are a matrix each, though one layer makes them (Table 2). Blocks lie along the longer side.
     """
 
-    def __init__(self, name: str, shape: tuple[int, ...], config: CompressionConfig):
+    def __init__(self, shape: tuple[int, ...], config: CompressionConfig, parts: int = 1):
         self.shape = shape
-        self.parts = 3 if name.endswith("qkv.weight") else 1
+        self.parts = parts
         rows, columns = shape[0] // self.parts, math.prod(shape[1:])
         longer, shorter = max(rows, columns), min(rows, columns)
         self.blocks = math.gcd(longer, config.blocks)
@@ -86,7 +86,7 @@ class Cut:
 
 def cuts(model: nn.Module, config: CompressionConfig) -> dict[str, Cut]:
     """The matrices of `model` that compression makes smaller, by name."""
-    found = {name: Cut(name, tuple(matrix.shape), config) for name, matrix in matrices(model).items()}
+    found = {name: Cut(tuple(weight.shape), config, parts) for name, (weight, parts) in matrices(model).items()}
     return {name: cut for name, cut in found.items() if 0 < cut.compressed < cut.uncompressed}
 
 
@@ -106,7 +106,7 @@ class Compressed:
 
     def gaussian(self, step: int) -> Tensor:
         """(blocks, longer side, rank), the same on all ranks and in every run."""
-        generator = torch.Generator().manual_seed(seed_from(self.number, step))
+        generator = torch_generator("PowerSGD", self.number, step)
         shape = self.cut.parts * self.cut.blocks, self.cut.sides[1], self.cut.rank
         return torch.randn(shape, generator=generator).to(self.parameter.device)
 

@@ -1,53 +1,49 @@
-"""In which number format the forward pass computes: chosen once for a run, and kept when it resumes."""
+"""The number format of a run's forward pass: chosen once, and kept when the run resumes."""
 
-import time
-from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
+from torch import nn
 
-FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from dalle.precision import FORMATS
+
+# Below, converting weights and activations takes more time than bfloat16 products save (benchmarks/precision.py)
+LARGE_ENOUGH = 100_000  # parameters
 
 
-def resolve(precision: str, device: torch.device) -> str:
-    """The format that `precision` means on `device`: "float32", "bfloat16" or "float16".
+class Precision(NamedTuple):
+    name: str  # float32 | bfloat16 | float16
+    reason: str
 
-    "auto" is bfloat16 on CUDA. On a CPU it is bfloat16 where the processor has instructions for it and wins a
-    race of a few milliseconds with them (some advertise them and are slower), and float32 otherwise.
+
+def resolve(precision: str, model: nn.Module, device: torch.device) -> Precision:
+    """The format that `precision` means for training `model` on `device`, and why.
+
+    "auto" is bfloat16 on CUDA. On a CPU it is bfloat16 if the processor multiplies matrices of bfloat16 in hardware
+    made for it (AMX) and the model is large enough to gain by it, and float32 otherwise. It depends on nothing else,
+    so equal runs on equal machines are equal.
+
+    Raises:
+        ValueError: an unknown format.
     """
-    if precision == "auto":
-        if device.type == "cuda":
-            return "bfloat16"
-        fast = device.type == "cpu" and _has_bfloat16_instructions() and _bfloat16_is_faster()
-        return "bfloat16" if fast else "float32"
-    if precision not in FORMATS:
-        raise ValueError(f"precision={precision} is unknown; choose auto, {', '.join(FORMATS)}")
-    return precision
+    if precision != "auto":
+        if precision not in FORMATS:
+            raise ValueError(f"precision={precision} is unknown; choose auto, {', '.join(FORMATS)}")
+        return Precision(precision, "as asked for")
+    if device.type == "cuda":
+        return Precision("bfloat16", "as on every GPU")
+    if device.type != "cpu" or not has_amx():
+        return Precision("float32", "the processor has no AMX" if device.type == "cpu" else f"as on {device.type}")
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    if parameters < LARGE_ENOUGH:
+        return Precision("float32", f"{parameters:,} parameters gain nothing by bfloat16")
+    return Precision("bfloat16", "the processor has AMX")
 
 
-def autocast(precision: str, device: torch.device) -> AbstractContextManager:
-    """A context in which matrix products and convolutions compute in `precision`; weights stay float32."""
-    return torch.autocast(device.type, FORMATS[precision], enabled=precision != "float32")
-
-
-def _has_bfloat16_instructions() -> bool:
+def has_amx(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the processor has Intel's matrix extensions for bfloat16; false where nothing says so."""
     try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:  # no Linux: float32 is never wrong
+        return "amx_bf16" in cpuinfo.read_text()
+    except OSError:  # no Linux
         return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
-
-
-def _bfloat16_is_faster(size: int = 512, rounds: int = 4, margin: float = 1.2) -> bool:
-    """Whether a linear layer under autocast, weight cast included, beats float32 by more than `margin`."""
-    x, weight = torch.ones(size, size), torch.ones(size, size)
-    best = {False: float("inf"), True: float("inf")}
-    with torch.no_grad():
-        for _ in range(rounds):  # taking turns, so that a busy moment of the machine hits both
-            for enabled in best:
-                with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-                    begin = time.perf_counter()
-                    F.linear(x, weight)
-                    best[enabled] = min(best[enabled], time.perf_counter() - begin)
-    return best[False] > margin * best[True]

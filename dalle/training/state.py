@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from dalle import checkpoint, distributed
-from dalle.training import branches, precision
+from dalle.training import branches
 from dalle.training.ema import EMA
 from dalle.training.exchange import build_exchange
 from dalle.training.meter import Meter
 from dalle.training.optimizer import Plateau, build_optimizer
+from dalle.training.precision import resolve
 from dalle.training.stage import TrainingConfig
 
 
@@ -28,7 +29,7 @@ class TrainState:
         self.average = EMA(model, config.ema)
         self.optimizer = build_optimizer(model, config.optimizer)
         self.plateau = Plateau(config.optimizer.plateau, device)
-        self.precision = distributed.broadcast(precision.resolve(config.precision, device))
+        self.precision, self.precision_reason = distributed.broadcast(resolve(config.precision, model, device))
         self.scales = branches.prepare(model, config, self.precision, device)
         self.exchange = build_exchange(model, config.compression)
         self.meter = Meter(device)
@@ -59,7 +60,8 @@ class TrainState:
             return
         self.step, tensors, scalars = saved
         self.watched, self.seconds = scalars["watched"], scalars["seconds"]
-        self.precision = scalars["precision"]
+        if self.precision != scalars["precision"]:
+            self.precision, self.precision_reason = scalars["precision"], "as this run began"
         self.scales = branches.prepare(self.model, self._config, self.precision, self._device)
         self.scales.restore(scalars["scales"])
         self.plateau.restore(scalars["plateau"])

@@ -36,7 +36,7 @@ def test_splits_seeds_and_indices_give_different_pictures():
 
 def test_the_first_scene_stays_the_same_from_release_to_release():
     scene = SCENES["train"][0]
-    assert wordings(scene.statement)[0] == "a small red square above a small blue square"
+    assert wordings(scene.statement)[0] == "two small yellow crosses and a large yellow square"
 
 
 def test_train_and_val_never_show_a_held_out_pair():

@@ -72,8 +72,10 @@ def test_pictures_of_one_colour_have_no_bits_and_are_told_apart_by_it():
 def test_a_picture_is_compared_by_its_middle_square():
     wide = Image.new("RGB", (96, 64), "blue")
     wide.paste(SOURCE[0].image, (16, 0))
-    bits, levels = apart(wide, SOURCE[0].image)
-    assert (bits, levels <= 1) == (0, True)
+    bits, levels = apart(wide, SOURCE[0].image)  # blue reaches a little over the edge as the picture is scaled
+    assert bits <= NEAR_BITS and levels <= NEAR_LEVELS
+    bits, levels = apart(wide.resize((64, 64)), SOURCE[0].image)
+    assert bits > NEAR_BITS or levels > NEAR_LEVELS
 
 
 def test_differing_bits_are_counted():

@@ -9,6 +9,7 @@ from torch import nn
 from dalle.evaluation import distances as module
 from dalle.evaluation.distances import Distances
 from dalle.evaluation.features import Features, Seen
+from dalle.seeds import seed_global_generators
 
 WIDTH = 12
 
@@ -75,7 +76,7 @@ def polynomial_mmd(real: np.ndarray, drawn: np.ndarray) -> float:
 def test_kid_is_the_mean_over_seeded_subsets_and_its_spread_theirs(features):
     real, drawn = drawn_from(0, 80), drawn_from(1, 90, shift=0.3)
     numbers, _ = measured(features, real, drawn, seed=5)
-    torch.manual_seed(5)
+    seed_global_generators("metric subsets", 5)
     subsets = [[torch.randperm(len(seen.features))[:40] for seen in (real, drawn)] for _ in range(3)]
     expected = [
         polynomial_mmd(real.features[one].double().numpy(), drawn.features[other].double().numpy())

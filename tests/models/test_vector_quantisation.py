@@ -7,6 +7,7 @@ from einops import rearrange
 from dalle.losses import quantisation_error
 from dalle.models.dvae import DiscreteVAE, DVAEConfig
 from dalle.models.vector_quantisation import nearness, straight_through_vectors
+from dalle.precision import autocast
 
 CONFIG = DVAEConfig(11, 8, groups=2, blocks_per_group=1, decoder_input=6, gain=1.0, relaxation="vector_quantisation")
 
@@ -86,3 +87,18 @@ def test_it_is_saved_and_loaded_as_any_dvae(tmp_path):
 def test_a_wider_bottleneck_is_refused():
     with pytest.raises(ValueError, match="needs bottleneck_kernel=1, not 3"):
         DVAEConfig(relaxation="vector_quantisation", bottleneck_kernel=3)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_distances_to_a_clustered_codebook_are_exact_under_autocast(precision):
+    generator = torch.Generator().manual_seed(0)
+    centre = 10 * torch.randn(16, generator=generator)
+    codebook = centre + 0.01 * torch.randn(32, 16, generator=generator)
+    vectors = centre[:, None, None] + 0.01 * torch.randn(2, 16, 5, 5, generator=generator)
+    with autocast(precision, torch.device("cpu")):
+        found = nearness(vectors, codebook)
+        errors = quantisation_error(found)
+    exact = nearness(vectors.double(), codebook.double())
+    torch.testing.assert_close(found.double(), exact, rtol=1e-3, atol=0)
+    assert found.argmax(dim=1).equal(exact.argmax(dim=1))
+    assert (errors > 0).all()

@@ -242,3 +242,13 @@ def test_a_guidance_below_zero_is_refused(make_transformer):
     model = make_transformer()
     with pytest.raises(ValueError, match="guidance=-1"):
         generate(model, captions(model), 1, guidance=-1)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_a_callers_autocast_changes_nothing(make_transformer, guidance):
+    """A stage's preview may be drawn under it, and it would round logits, and once kept layers from being packed."""
+    model = make_transformer(patterns=["paper"], depth=3, width=32)
+    expected = generate(model, captions(model), 4, seed=1, guidance=guidance)
+    can_pack.cache_clear()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert generate(model, captions(model), 4, seed=1, guidance=guidance).equal(expected)

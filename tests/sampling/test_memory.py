@@ -10,6 +10,8 @@ from torch.utils._pytree import tree_leaves
 from dalle.config import compose
 from dalle.models.cache import KeyCache, StateCache, TextKeys
 from dalle.models.transformer import Transformer, TransformerConfig
+from dalle.sampling import decode, fill
+from dalle.sampling.canvas import Canvas
 from dalle.sampling.filters import Filters
 from dalle.sampling.memory import decoding_memory, fitting_memory
 from dalle.sampling.noise import gumbel_noise
@@ -36,13 +38,21 @@ class Peak(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         made = func(*args, **(kwargs or {}))
         given = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
-        self.live = {key: entry for key, entry in self.live.items() if not entry[0].expired()}
+        self._forget()
         for leaf in tree_leaves(made):
             if isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata not in given:
                 storage = leaf.untyped_storage()
                 self.live[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
         self.bytes = max(self.bytes, sum(size for _, size in self.live.values()))
         return made
+
+    def now(self) -> int:
+        """Bytes at this moment."""
+        self._forget()
+        return sum(size for _, size in self.live.values())
+
+    def _forget(self) -> None:
+        self.live = {key: entry for key, entry in self.live.items() if not entry[0].expired()}
 
 
 def test_512_candidates_of_the_papers_model_fit_one_gpu_in_bfloat16(paper):
@@ -105,6 +115,36 @@ def test_a_step_takes_no_more_than_is_foreseen(monkeypatch, pattern, compact, in
     with Peak() as step:
         model.decode_one_token(tokens, position if in_place else 1023, cache)
     assert 0.2 * (memory.step + 512 * memory.working) < step.bytes < memory.step + 512 * memory.working
+
+
+@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize("edited", [False, True])
+def test_several_chunks_and_captions_take_no_more_than_is_foreseen_for_one(monkeypatch, compact, guidance, edited):
+    monkeypatch.setattr(decode, "packed", lambda model, *_: model)
+    model = Transformer(TransformerConfig(8, 40, 20, grid=8, width=64, depth=3, heads=2, kernel=3)).eval()
+    rows, chunk = 1 if guidance == 1 else 2, 16
+    memory = decoding_memory(model, compact=compact)
+    foreseen = memory.total(rows * chunk, captions=2 * rows - 1) - memory.weights
+    captions = model.stream.captions([[1, 2, 3], [4], [5, 6]])
+    settings = {"guidance": guidance, "batch_size": chunk, "compact": compact}
+    peaks, kept = [], []
+    for candidates in (chunk, 3 * chunk):
+        canvas = Canvas(torch.full((8, 8), decode.FREE), sweeps=1, proposals=2)
+        drawing = (
+            fill.batches(model, captions, candidates, canvas=canvas, **settings)
+            if edited
+            else decode.batches(model, captions, candidates, **settings)
+        )
+        with Peak() as peak:
+            for batch in drawing:
+                kept.append(peak.now() - batch.images.nbytes)  # while dVAE and CLIP would run
+        peaks.append(peak.bytes)
+    if not edited:  # whose windows are scored beside what drawing takes
+        assert peaks[1] <= foreseen
+    assert 0.4 * foreseen < peaks[0]
+    assert peaks[1] < 1.05 * peaks[0]
+    assert max(kept) < 0.1 * foreseen
 
 
 def test_drawing_takes_no_more_than_is_foreseen():

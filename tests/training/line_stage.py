@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from dalle import checkpoint, distributed
 from dalle.models.blocks import ResidualBlock
+from dalle.seeds import torch_generator
 from dalle.training.ema import EMAConfig
 from dalle.training.logger import WandbConfig
 from dalle.training.loop import train
 from dalle.training.optimizer import OptimizerConfig
 from dalle.training.run import Run
 from dalle.training.schedules import Schedule
-from dalle.training.seeds import step_generator
 from dalle.training.stage import TrainingConfig
 
 CPU = torch.device("cpu")
@@ -116,7 +116,7 @@ class BlockStage(LineStage):
 
 
 def point(seed: int, position: int) -> Tensor:
-    return torch.randn(2, generator=step_generator(seed + 1, position, 0, CPU))
+    return torch.randn(2, generator=torch_generator("line", seed, position))
 
 
 def fit(folder: Path, config: LineConfig | None = None, stage: LineStage | None = None, seed: int = 0) -> LineStage:

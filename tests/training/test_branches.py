@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from dalle.models.blocks import ResidualBlock
+from dalle.precision import autocast
 from dalle.training import branches
 from dalle.training.gradient_scales import PER_BRANCH, GradientScales, LossScale
-from dalle.training.precision import autocast
 from dalle.training.small_floats import ieee
 from dalle.training.stage import TrainingConfig
 

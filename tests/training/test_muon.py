@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from dalle.models.attention import FusedLinear
 from dalle.models.blocks import Float32Linear
 from dalle.training.muon import orthogonalised
 from dalle.training.optimizer import OptimizerConfig, build_optimizer
@@ -64,6 +65,18 @@ def test_all_else_takes_the_steps_of_adamw():
     for name, parameter in theirs.named_parameters():
         same = torch.allclose(ours.get_parameter(name), parameter, rtol=1e-4, atol=1e-6)
         assert same == (name not in ("0.weight", "3.weight")), name
+
+
+def test_fused_layers_step_as_they_would_apart():
+    torch.manual_seed(0)
+    together, apart = FusedLinear(16, 8, parts=3), nn.ModuleList(nn.Linear(16, 8) for _ in range(3))
+    gradient = torch.randn(24, 16) * torch.tensor([1.0, 10.0, 100.0]).repeat_interleave(8)[:, None]
+    together.weight.grad = gradient
+    for layer, weight, part in zip(apart, together.weight.detach().chunk(3), gradient.chunk(3), strict=True):
+        layer.weight.data, layer.weight.grad = weight.clone(), part
+    for model in (together, apart):
+        build_optimizer(model, MUON).step_where(ONE, 1e-2)
+    torch.testing.assert_close(together.weight.detach(), torch.cat([layer.weight.detach() for layer in apart]))
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])

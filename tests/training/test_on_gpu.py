@@ -7,10 +7,10 @@ import torch
 from line_stage import Blocks
 from torch import nn
 
+from dalle.precision import autocast
 from dalle.training import branches
 from dalle.training.optimizer import OptimizerConfig, build_optimizer
 from dalle.training.powersgd import CompressionConfig, PowerSGD
-from dalle.training.precision import autocast
 from dalle.training.schedules import Schedule
 from dalle.training.small_floats import MEAN, VARIANCE, ieee
 from dalle.training.stage import TrainingConfig

@@ -47,6 +47,7 @@ def test_the_matrices_are_what_the_paper_does_not_spare(make_transformer):
     found = matrices(make_transformer())
     assert {name.split(".")[0] for name in found} == {"layers"}
     layers = {".".join(name.split(".")[2:]) for name in found}
+    assert {name.split(".")[-2] for name, matrix in found.items() if matrix.parts == 3} == {"qkv"}
     assert layers == {
         f"{name}.weight"
         for name in ("attention.branch.qkv", "attention.branch.out", "mlp.branch.expand", "mlp.branch.out")
@@ -55,17 +56,11 @@ def test_the_matrices_are_what_the_paper_does_not_spare(make_transformer):
 
 @pytest.mark.parametrize("blocks", [1, 2, 8])
 @pytest.mark.parametrize(
-    ("name", "shape"),
-    [
-        ("qkv.weight", (48, 16)),
-        ("out.weight", (16, 16)),
-        ("out.weight", (16, 64)),
-        ("x", (64, 16)),
-        ("x", (6, 5, 3, 3)),
-    ],
+    ("parts", "shape"),
+    [(3, (48, 16)), (1, (16, 16)), (1, (16, 64)), (1, (64, 16)), (1, (6, 5, 3, 3))],
 )
-def test_a_matrix_is_cut_and_joined_again(name, shape, blocks):
-    cut = Cut(name, shape, CompressionConfig(rank=8, blocks=blocks))
+def test_a_matrix_is_cut_and_joined_again(parts, shape, blocks):
+    cut = Cut(shape, CompressionConfig(rank=8, blocks=blocks), parts)
     matrix = torch.arange(float(torch.tensor(shape).prod())).reshape(shape)
     parts = cut.split(matrix)
     assert parts.shape[1:] == cut.sides
@@ -76,7 +71,7 @@ def test_a_matrix_is_cut_and_joined_again(name, shape, blocks):
 
 def test_queries_keys_and_values_are_cut_apart():
     matrix = torch.arange(3.0).repeat_interleave(16)[:, None].expand(48, 16)
-    blocks = Cut("a.qkv.weight", (48, 16), CompressionConfig(rank=8)).split(matrix)
+    blocks = Cut((48, 16), CompressionConfig(rank=8), parts=3).split(matrix)
     assert blocks.shape == (24, 2, 16)
     assert [len(block.unique()) for block in blocks] == [1] * 24
 

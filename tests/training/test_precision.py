@@ -1,44 +1,65 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
+from dalle.precision import autocast, in_float32
 from dalle.training import precision
+from dalle.training.precision import LARGE_ENOUGH, has_amx, resolve
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+SMALL, LARGE = nn.Linear(8, 8), nn.Linear(LARGE_ENOUGH, 1, device="meta")
 
 
 def test_auto_is_bfloat16_on_cuda():
-    assert precision.resolve("auto", CUDA) == "bfloat16"
+    assert resolve("auto", SMALL, CUDA).name == "bfloat16"
 
 
-@pytest.mark.parametrize("instructions", [False, True])
-@pytest.mark.parametrize("faster", [False, True])
-def test_auto_on_a_cpu_wants_the_instructions_and_the_speed(monkeypatch, instructions, faster):
-    monkeypatch.setattr(precision, "_has_bfloat16_instructions", lambda: instructions)
-    monkeypatch.setattr(precision, "_bfloat16_is_faster", lambda: faster)
-    expected = "bfloat16" if instructions and faster else "float32"
-    assert precision.resolve("auto", CPU) == expected
+@pytest.mark.parametrize(
+    ("model", "amx", "expected", "reason"),
+    [
+        (LARGE, True, "bfloat16", "the processor has AMX"),
+        (LARGE, False, "float32", "the processor has no AMX"),
+        (SMALL, True, "float32", "72 parameters gain nothing by bfloat16"),
+        (SMALL, False, "float32", "the processor has no AMX"),
+    ],
+)
+def test_auto_on_a_cpu_depends_on_the_processor_and_the_models_size(monkeypatch, model, amx, expected, reason):
+    monkeypatch.setattr(precision, "has_amx", lambda: amx)
+    assert resolve("auto", model, CPU) == (expected, reason)
 
 
-def test_the_race_is_decided_by_its_margin():
-    assert precision._bfloat16_is_faster(size=64, rounds=2, margin=0.0)
-    assert not precision._bfloat16_is_faster(size=64, rounds=2, margin=1e9)
+@pytest.mark.parametrize(
+    ("flags", "found"), [("amx_bf16 amx_tile", True), ("avx512_bf16", False), ("", False), (None, False)]
+)
+def test_amx_is_read_off_the_processors_flags(tmp_path, flags, found):
+    if flags is not None:
+        (tmp_path / "cpuinfo").write_text(f"model name : Some\nflags : fpu vme {flags}\n")
+    assert has_amx(tmp_path / "cpuinfo") == found
 
 
 def test_autocast_computes_in_the_format_and_float32_leaves_all_alone():
     x, weight = torch.ones(2, 2), torch.ones(2, 2)
-    with precision.autocast("bfloat16", CPU):
+    with autocast("bfloat16", CPU):
         assert F.linear(x, weight).dtype == torch.bfloat16
-    with precision.autocast("float32", CPU):
+    with autocast("float32", CPU):
         assert F.linear(x, weight).dtype == torch.float32
+
+
+@pytest.mark.parametrize(("given", "computed"), [(torch.bfloat16, torch.float32), (torch.float64, torch.float64)])
+def test_what_is_to_be_in_float32_is_under_autocast_too(given, computed):
+    product = in_float32(lambda x, *, other: x @ other)
+    x = torch.ones(2, 2, dtype=given)
+    with autocast("bfloat16", CPU):
+        assert product(x, other=x).dtype == computed
 
 
 def test_impossible_formats_are_refused():
     with pytest.raises(ValueError, match="choose auto, float32, bfloat16, float16"):
-        precision.resolve("fp16", CPU)
+        resolve("fp16", SMALL, CPU)
 
 
 @pytest.mark.parametrize("device", [CPU, CUDA])
 @pytest.mark.parametrize("asked", ["float32", "bfloat16", "float16"])
 def test_what_is_asked_for_by_name_is_had(asked, device):
-    assert precision.resolve(asked, device) == asked
+    assert resolve(asked, SMALL, device).name == asked

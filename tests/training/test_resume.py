@@ -17,6 +17,7 @@ from dalle.checkpoint import CheckpointError
 from dalle.training.interruption import Interrupted, StopRequest
 from dalle.training.optimizer import OptimizerConfig, PlateauConfig
 from dalle.training.powersgd import CompressionConfig
+from dalle.training.precision import Precision
 from dalle.training.schedules import Schedule
 
 # dropout, noise, accumulation, warm-up, plateaus and the average's own rhythm all have something to remember
@@ -173,10 +174,10 @@ def test_a_finished_run_can_be_made_longer(tmp_path):
 
 
 def test_the_chosen_precision_is_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr("dalle.training.precision.resolve", lambda *_: "bfloat16")
+    monkeypatch.setattr("dalle.training.state.resolve", lambda *_: Precision("bfloat16", "for a test"))
     config = replace(FULL, precision="auto")
     fit(tmp_path, config)
-    monkeypatch.setattr("dalle.training.precision.resolve", lambda *_: "float32")
+    monkeypatch.setattr("dalle.training.state.resolve", lambda *_: Precision("float32", "for a test"))
     fit(tmp_path, replace(config, steps=25))
     scalars = checkpoint.read_scalars(tmp_path)
     assert scalars is not None

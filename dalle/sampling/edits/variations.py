@@ -8,6 +8,7 @@ from torch import Tensor
 from dalle.sampling.canvas import Canvas, Original
 from dalle.sampling.decode import FREE
 from dalle.sampling.noise import candidate_keys, gumbel_noise
+from dalle.seeds import derive_seed
 
 
 @dataclass
@@ -44,7 +45,7 @@ def variations(
 def random_cells(shape: tuple[int, int], share: float, candidates: int, seed: int, first: int) -> Tensor:
     """The same number of cells for each candidate, about a `share` of them: (candidates, *shape) bool."""
     cells = shape[0] * shape[1]
-    keys = candidate_keys(seed, torch.arange(first, first + candidates))
-    order = gumbel_noise(keys, -1, cells).argsort(dim=-1)  # positions of tokens count from 0 up, so -1 is nobody's
+    keys = candidate_keys(derive_seed("variations", seed), torch.arange(first, first + candidates))
+    order = gumbel_noise(keys, 0, cells).argsort(dim=-1)
     chosen = torch.zeros(candidates, cells, dtype=torch.bool)
     return chosen.scatter(1, order[:, : round(share * cells)], True).view(candidates, *shape)

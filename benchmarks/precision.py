@@ -1,0 +1,93 @@
+"""Training in bfloat16 beside float32 on this processor, by size of the model: what `precision=auto` rests on."""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.machine import processor
+from dalle import losses
+from dalle.models.dvae import DiscreteVAE, DVAEConfig
+from dalle.models.transformer import Transformer, TransformerConfig
+from dalle.precision import autocast
+from dalle.training.precision import resolve
+
+CPU = torch.device("cpu")
+WIDTHS = {"dVAE": (8, 16, 32, 64), "transformer": (16, 32, 64, 128, 256)}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
+    torch.set_num_threads(options.threads)
+    print(f"{processor()}, {options.threads} threads, {options.rounds} rounds; processor time of forward and backward")
+    print("\n| model | width | parameters | float32 / bfloat16 | auto |\n|---|---|---|---|---|")
+    rows = []
+    for kind, widths in WIDTHS.items():
+        for width in widths[: 1 if options.quick else None]:
+            model, loss = {"dVAE": dvae, "transformer": transformer}[kind](width)
+            row = {
+                "model": kind,
+                "width": width,
+                "parameters": sum(parameter.numel() for parameter in model.parameters()),
+                "ratio": ratio(loss, options.rounds),
+                "auto": resolve("auto", model, CPU).name,
+            }
+            rows.append(row)
+            print(f"| {kind} | {width} | {row['parameters']:,} | {row['ratio']:.2f} | {row['auto']} |", flush=True)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps({"processor": processor(), "rows": rows, "threads": options.threads}) + "\n")
+    print(f"\nfacts  {options.out}")
+
+
+def dvae(width: int) -> tuple[nn.Module, Callable[[], Tensor]]:
+    """A dVAE as the demo's, and its likelihood on 16 images of 64 pixels."""
+    model = DiscreteVAE(DVAEConfig(vocabulary=128, width=width, blocks_per_group=1, decoder_input=2 * width))
+    images = torch.rand(16, 3, 64, 64).to(memory_format=torch.channels_last)
+    return model, lambda: losses.logit_laplace_nll(model(images, 1.0)[0], images).mean()
+
+
+def transformer(width: int) -> tuple[nn.Module, Callable[[], Tensor]]:
+    """A transformer as the demo's, and its loss on 32 captions with 8 x 8 image tokens."""
+    sizes = {"text_positions": 24, "text_vocabulary": 512, "image_vocabulary": 128, "grid": 8}
+    model = Transformer(TransformerConfig(**sizes, width=width, depth=4, heads=4, patterns=["dense"]))
+    captions, images = torch.randint(500, (32, 24)), torch.randint(128, (32, 64))
+    return model, lambda: losses.token_nll(model(captions, images).image, images).mean()
+
+
+def ratio(loss: Callable[[], Tensor], rounds: int) -> float:
+    """The median over rounds of float32's time by bfloat16's, both in turn."""
+    found = []
+    for turn in range(rounds + 1):
+        taken = []
+        for precision in ("float32", "bfloat16"):
+            begin = time.process_time()
+            with autocast(precision, CPU):
+                value = loss()
+            value.backward()
+            taken.append(time.process_time() - begin)
+        if turn:  # memory and kernels are new in the first
+            found.append(taken[0] / taken[1])
+    return statistics.median(found)
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, help="how often both have a turn (8)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="(%(default)s)")
+    parser.add_argument("--quick", action="store_true", help="the smallest models, once, to see that all of it runs")
+    parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/precision.json"), help="file of all facts")
+    options = parser.parse_args(arguments)
+    options.rounds = options.rounds or (1 if options.quick else 8)
+    return options
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Every stage in every number format: it trains, validates and draws, and its losses are those of float64."""
+
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from tiny_stages import CONFIGS, CPU, build
+
+from dalle.losses import LikelihoodConfig
+from dalle.models.relaxation import RELAXATIONS
+from dalle.precision import FORMATS, autocast
+from dalle.stages import STAGES
+from dalle.training.logger import WandbConfig
+from dalle.training.loop import train
+from dalle.training.run import Run
+
+DVAE = CONFIGS["dvae"].model
+LOSSES: list[tuple[str, dict[str, Any]]] = [
+    ("clip", {}),
+    ("transformer", {}),
+    ("transformer", {"image_targets": "soft"}),
+    *(("dvae", {"model": replace(DVAE, relaxation=relaxation)}) for relaxation in RELAXATIONS),
+    *(("dvae", {"likelihood": LikelihoodConfig(kind=kind)}) for kind in ("laplace", "normal")),
+]
+
+
+def as_leaves(output: Any, dtype: torch.dtype | None = None) -> Any:
+    """A model's output without its history, ready for gradients."""
+    leaves = [each.detach().to(dtype or each.dtype).requires_grad_() for each in output]
+    return type(output)(*leaves) if hasattr(output, "_fields") else tuple(leaves)
+
+
+def loss_of(stage, output: Any, batch: Any) -> torch.Tensor:
+    """The stage's loss, were `output` what its model gave."""
+    return stage.loss(lambda *_: output, batch, 1, torch.Generator().manual_seed(0))[0]
+
+
+def output_of(stage, batch: Any, precision: str) -> Any:
+    """What the stage's loss reads of its model."""
+    outputs = []
+
+    def recorded(*inputs):
+        outputs.append(stage.model(*inputs))
+        return outputs[-1]
+
+    with autocast(precision, CPU):
+        stage.loss(recorded, batch, 1, torch.Generator().manual_seed(0))
+    return outputs[0]
+
+
+@pytest.mark.parametrize("precision", FORMATS)
+@pytest.mark.parametrize("name", STAGES)
+def test_every_stage_trains_validates_and_draws_in_every_precision(name, precision, dvae_folder, tmp_path, caplog):
+    stage = build(name, dvae_folder, steps=3, precision=precision, validate_every=1, preview_every=1)
+    train(stage, stage.config, Run(tmp_path, {"stage": {"steps": 3}}, 0, CPU, WandbConfig("disabled")))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["split"] == "val"] == [1, 2, 3]
+    assert all(math.isfinite(value) for line in lines for value in line.values() if isinstance(value, float))
+    previews = sorted((tmp_path / "previews").glob("*.png"))
+    assert len(previews) == (0 if name == "clip" else 3), caplog.text
+    assert all(len(Image.open(preview).getcolors(1 << 20) or []) > 8 for preview in previews)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize(("name", "changes"), LOSSES, ids=lambda each: str(each)[-60:])
+def test_losses_and_their_gradients_under_autocast_are_those_of_float64(name, changes, precision, dvae_folder):
+    stage = build(name, dvae_folder, **changes)
+    batch = next(stage.batches(0))
+    output = output_of(stage, batch, precision)
+    given, exactly = as_leaves(output), as_leaves(output, torch.float64)
+    with autocast(precision, CPU):
+        loss = loss_of(stage, given, batch)
+    exact = loss_of(stage, exactly, batch)
+    torch.testing.assert_close(loss.double(), exact.double(), rtol=1e-5, atol=1e-6)
+    gradients = [
+        torch.autograd.grad(each, leaves, allow_unused=True, materialize_grads=True)
+        for each, leaves in ((loss, given), (exact, exactly))
+    ]
+    for found, expected in zip(*gradients, strict=True):
+        assert (found - expected).norm() <= 1e-4 * expected.norm()
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize(("name", "changes"), LOSSES, ids=lambda each: str(each)[-60:])
+def test_what_losses_read_of_a_model_leaves_it_in_float32(name, changes, precision, dvae_folder):
+    stage = build(name, dvae_folder, **changes)
+    output = output_of(stage, next(stage.batches(0)), precision)
+    assert {each.dtype for each in output} == {torch.float32}
