@@ -74,10 +74,9 @@ class Column:
 class Convolutional:
     """A causal `kernel` x `kernel` neighbourhood (Figure 11d).
 
-    It wraps over rows as the row pattern does: counted back along the raster, the offsets grid * dy - dx >= 0
-    of the cells dy rows up and dx columns to the right, dy in 0..kernel // 2 and |dx| <= kernel // 2. Clamped,
-    it ends at the picture's left and right edges. The paper's text does not confirm the exact offsets; wrapping
-    is the natural reading of its drawing.
+    It wraps over rows as the row pattern does (Figure 11's caption): counted back along the raster, the offsets
+    grid * dy - dx >= 0 of the cells dy rows up and dx columns to the right, dy in 0..kernel // 2 and
+    |dx| <= kernel // 2. Clamped, it ends at the picture's left and right edges.
     """
 
     kernel: int = 11

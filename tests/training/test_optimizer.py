@@ -1,7 +1,13 @@
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
 
+from dalle.stages.transformer import TransformerStageConfig
 from dalle.training.optimizer import OptimizerConfig, Plateau, PlateauConfig, build_optimizer
 from dalle.training.schedules import Schedule
 
@@ -59,18 +65,68 @@ def test_a_step_called_off_changes_neither_weights_nor_moments():
 
 
 def test_the_step_size_is_halved_on_each_plateau_and_no_more_often_than_allowed():
-    plateau = Plateau(PlateauConfig(halvings=2, window=4, threshold=0.01), CPU)
+    plateau = Plateau(PlateauConfig(halvings=2, window=4, threshold=0.01, patience=1), CPU)
     halved = []
-    for step in range(1, 41):
+    for step in range(1, 61):
         loss = torch.tensor(max(1.0, 3.0 - 0.25 * step))  # falls until step 8
         if plateau.update(loss, ONE, step):
             halved.append(step)
-    assert halved == [16, 20]  # 9 to 12 are still below 5 to 8
+    # 9 to 12 are still below 5 to 8, and two windows more are not; then one to compare with, and two that are no better
+    assert halved == [20, 32]
     assert plateau.factor == 0.25
 
 
+def windows_of_halvings(loss: Callable[[float, float], float], config: PlateauConfig) -> list[int]:
+    """Windows (of 5,000 updates in the paper's run) at whose end the step size is halved.
+
+    loss: of a window, from its number and the share of the step size that is left.
+    """
+    plateau = Plateau(replace(config, window=1), CPU)
+    return [
+        window
+        for window in range(1, 430_000 // config.window + 1)
+        if plateau.update(torch.tensor(loss(window, plateau.factor)), ONE, window)
+    ]
+
+
+PAPER = TransformerStageConfig().optimizer.plateau
+
+
+@pytest.mark.parametrize(("scale", "power", "floor"), [(12.0, 0.076, 0.0), (30.0, 0.3, 1.5), (200.0, 0.5, 2.0)])
+def test_a_loss_that_falls_smoothly_whatever_the_step_size_does_not_burn_the_halvings(scale, power, floor):
+    halved = windows_of_halvings(lambda window, _: floor + scale * (5000 * window) ** -power, PAPER)
+    assert all(window > 60 for window in halved)  # of 86: not while it falls by a 200th in four windows
+    assert all(later - sooner > PAPER.patience for sooner, later in pairwise(halved))
+
+
+@pytest.mark.parametrize(("noise", "windows"), [(0.3, 2.0), (0.1, 6.0)])
+def test_each_halving_waits_for_what_the_last_one_gained(noise, windows):
+    """The loss nears a floor that lies as high as steps are large, as under the noise of gradients."""
+    before = [6.0]
+
+    def loss(_: float, share: float) -> float:
+        floor = 2.0 + noise * share
+        before.append(floor + (before[-1] - floor) * math.exp(-1 / windows))
+        return before[-1]
+
+    halved = windows_of_halvings(loss, PAPER)
+    assert len(halved) == 5
+    assert all(later - sooner > PAPER.patience for sooner, later in pairwise(halved))
+    assert halved[1] - halved[0] > 2 * PAPER.patience  # the first gains most
+
+
+def test_a_loss_that_stands_still_is_halved_every_so_many_windows():
+    assert windows_of_halvings(lambda *_: 2.0, PAPER) == [5, 10, 15, 20, 25]
+
+
+def test_noise_of_a_window_is_no_plateau():
+    generator = torch.Generator().manual_seed(0)
+    noise = (0.003 * torch.randn(200, generator=generator)).tolist()
+    assert windows_of_halvings(lambda window, _: 5 - 0.03 * window + noise[int(window)], PAPER) == []
+
+
 def test_plateaus_work_below_zero_and_pass_over_skipped_updates():
-    plateau = Plateau(PlateauConfig(halvings=5, window=2, threshold=0.01), CPU)
+    plateau = Plateau(PlateauConfig(halvings=5, window=2, threshold=0.01, patience=0), CPU)
     for step, loss in enumerate((-1.0, -1.0, -1.2, -1.2), start=1):
         assert not plateau.update(torch.tensor(loss), ONE, step)
     assert not plateau.update(torch.tensor(torch.nan), ZERO, 5)
@@ -82,8 +138,8 @@ def test_plateaus_work_below_zero_and_pass_over_skipped_updates():
 
 
 def test_a_plateau_goes_on_from_its_saved_state():
-    config = PlateauConfig(halvings=3, window=3, threshold=0.0)
-    losses = [torch.tensor(float(loss)) for loss in (5, 4, 4, 6, 6, 6, 3, 3, 3, 4, 4, 4)]
+    config = PlateauConfig(halvings=3, window=2, threshold=0.0, patience=1)
+    losses = [torch.tensor(float(loss)) for loss in (5, 4, 4, 6, 6, 6, 3, 3, 3, 4, 4, 4, 5, 5, 5, 5)]
     whole, broken = Plateau(config, CPU), Plateau(config, CPU)
     for step, loss in enumerate(losses, start=1):
         whole.update(loss, ONE, step)
@@ -93,3 +149,4 @@ def test_a_plateau_goes_on_from_its_saved_state():
         broken = again
     assert broken.state() == whole.state()
     assert whole.halvings == 2
+    assert whole.waited == 1
