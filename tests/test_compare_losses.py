@@ -1,0 +1,56 @@
+"""tools/compare_losses.py: it trains both sides and finds the first bit that differs."""
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TOOL = runpy.run_path(str(ROOT / "tools" / "compare_losses.py"))
+Losses, first_difference = TOOL["Losses"], TOOL["first_difference"]
+
+
+def training(*losses: float, weights: str = "same", norm: float = 1.0):
+    return Losses([{"loss": loss, "gradient_norm": norm} for loss in losses], weights)
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    ended = subprocess.run(
+        [sys.executable, ROOT / "tools" / "compare_losses.py", *arguments], capture_output=True, text=True
+    )
+    return ended.returncode, ended.stdout + ended.stderr
+
+
+def test_the_first_difference_is_told_by_step_and_name():
+    assert first_difference(training(1.0, 0.5), training(1.0, 0.5)) is None
+    one_bit = 0.5 + 2.0**-53
+    assert first_difference(training(1.0, 0.5, 0.1), training(1.0, one_bit, 0.2)) == (
+        f"loss differs first at step 2: 0.5, {one_bit!r}"
+    )
+    assert "gradient_norm differs first at step 1" in first_difference(training(1.0), training(1.0, norm=2.0))
+    assert "the weights differ after the last step" in first_difference(training(1.0), training(1.0, weights="other"))
+
+
+@pytest.mark.parametrize("stage", ["clip"])
+def test_a_tree_equals_itself_and_not_what_other_settings_make_of_it(stage):
+    settings = ["--stages", stage, "--steps", "3", "--equal"]
+    status, printed = run(".", ".", *settings)
+    assert status == 0, printed
+    assert "clip: all numbers of 3 steps and the weights are equal" in printed
+    status, printed = run(".", ".", *settings, "--b", "stage.optimizer.weight_decay=0.1")
+    assert status == 1
+    assert "clip: " in printed and "differ" in printed
+
+
+def test_what_is_no_commit_is_told_with_gits_words():
+    status, printed = run("no-such-commit", ".")
+    assert status == 1
+    assert "no-such-commit" in printed
+
+
+def test_a_side_that_fails_is_told_with_its_own_words():
+    status, printed = run(".", ".", "--stages", "clip", "--steps", "2", "--b", "stage.stepz=3")
+    assert status == 1
+    assert "failed" in printed and "stage.steps" in printed
