@@ -10,7 +10,7 @@ DEMO := outputs/demo
 WEIGHTS := $(DEMO)/dvae/model.safetensors $(DEMO)/clip/model.safetensors $(DEMO)/transformer/model.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench patterns configs edits notebooks lint types
+.PHONY: help install demo test bench patterns configs edits notebooks recorded lint types
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ edits: $(INSTALLED) $(WEIGHTS) ## every edit of the demo's pictures, docs/edits.
 
 notebooks: $(INSTALLED) $(WEIGHTS) ## run the notebooks on the demo and on the sweeps that there are
 	$(RUN) notebooks/make.py
+
+recorded: $(INSTALLED) ## what training, drawing and measuring give now, for the tests to compare with
+	$(RUN) tests/recorded/recording.py
 
 lint: $(INSTALLED) ## ruff: style and format
 	$(RUN) -m ruff check .

@@ -101,13 +101,17 @@ def gather(values: Tensor) -> Tensor:
 
 
 def wrap(model: nn.Module) -> nn.Module:
-    """`model`, averaging its gradients over the ranks; call the result, its attributes are other ones."""
+    """`model`, averaging its gradients over the ranks; call the result, its attributes are other ones.
+
+    Its batch norms see the batches of all ranks from now on.
+    """
     if world() == 1:
         return model
+    _synchronise_batch_norms(model)
     devices = [torch.cuda.current_device()] if next(model.parameters()).is_cuda else None
     with warnings.catch_warnings():  # of a successor to broadcast_buffers, which torch 2.6 does not have
         warnings.simplefilter("ignore", FutureWarning)
-        # buffers are masks and tables, which are alike on every rank
+        # buffers are masks, tables and the statistics of batch norms, which are alike on every rank
         return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
 
 
@@ -129,6 +133,48 @@ def _choose_device(device: str) -> torch.device:
         if chosen.index >= torch.cuda.device_count():
             raise ValueError(f"device={chosen} is not there: this machine has {torch.cuda.device_count()} CUDA devices")
     return chosen
+
+
+def _synchronise_batch_norms(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d) and not isinstance(child, SyncBatchNorm):
+            setattr(module, name, SyncBatchNorm.of(child))
+        else:
+            _synchronise_batch_norms(child)
+
+
+class SyncBatchNorm(nn.BatchNorm2d):
+    """Batch norm over the batches of all ranks, as if one rank had them; torch's own works on GPUs alone."""
+
+    @classmethod
+    def of(cls, norm: nn.BatchNorm2d) -> "SyncBatchNorm":
+        """A norm that shares the parameters and the running statistics of `norm`."""
+        made = cls(norm.num_features, norm.eps, norm.momentum)
+        made._parameters, made._buffers = norm._parameters, norm._buffers
+        return made.train(norm.training)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(b, c, h, w) -> the same."""
+        if not self.training or world() == 1:
+            return super().forward(input)
+        x = input.float()
+        own = torch.stack([x.mean(dim=(0, 2, 3)), x.var(dim=(0, 2, 3), correction=0)])  # (2, c)
+        means, variances = gather(own.unsqueeze(0)).unbind(dim=1)  # (ranks, c)
+        mean = means.mean(dim=0)
+        variance = (variances + (means - mean).square()).mean(dim=0)
+        self._follow(mean.detach(), variance.detach(), count=world() * x.numel() // x.shape[1])
+        gain = self.weight * (variance + self.eps).rsqrt()
+        normed = (x - mean[:, None, None]) * gain[:, None, None] + self.bias[:, None, None]
+        return normed.to(input.dtype)
+
+    @torch.no_grad()
+    def _follow(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Let the running statistics follow those of a batch of `count` numbers a channel."""
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked += 1
 
 
 class _Gather(torch.autograd.Function):

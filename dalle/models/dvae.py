@@ -145,6 +145,8 @@ class DiscreteVAE(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.relax = RELAXATIONS[config.relaxation]
+        if config.quantises_vectors and self.decoder.input.bias is not None:
+            self.decoder.input.bias.requires_grad_(False)  # the codebook is the weights; gradients go around the bias
         # convolutions are up to twice as fast that way
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 

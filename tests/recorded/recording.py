@@ -4,7 +4,6 @@ Run it after a change that is to move numbers, and say in the commit why they mo
 """
 
 import json
-import sys
 import tempfile
 from hashlib import sha256
 from pathlib import Path
@@ -12,9 +11,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
 
 from dalle import DALLE
 from dalle.config import compose
@@ -53,7 +49,7 @@ def record() -> dict[str, Any]:
 
 
 def processor_digest() -> str:
-    """Equal where this torch on this processor gives the same bits: it hashes what the operators give that models use."""
+    """Equal where this torch on this processor gives the same bits: a hash of what operators give that models use."""
     generator = torch.Generator().manual_seed(0)
     x, weight = (torch.randn(48, 96, generator=generator) for _ in range(2))
     image, kernel = torch.randn(2, 16, 16, 16, generator=generator), torch.randn(16, 16, 3, 3, generator=generator)

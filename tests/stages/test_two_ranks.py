@@ -4,16 +4,18 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tiny_stages import CPU, build
+from tiny_stages import BLOCKS, CONFIGS, CPU, build
 
 from dalle import distributed
 from dalle.data.token_cache import TokenCache
-from dalle.stages import STAGES
+from dalle.models.relaxation import RELAXATIONS
 from dalle.training.logger import WandbConfig
 from dalle.training.loop import train
 from dalle.training.optimizer import OptimizerConfig
@@ -21,6 +23,16 @@ from dalle.training.powersgd import CompressionConfig
 from dalle.training.run import Run
 from dalle.training.schedules import Schedule
 
+DVAE, CLIP = CONFIGS["dvae"].model, CONFIGS["clip"].model
+RESNET = replace(CLIP, image_tower="resnet", image_width=4, image_blocks=(1, 1, 1, 1), image_heads=2)
+# every way to train a model: its stage, and what is set otherwise
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{f"dvae {name}": ("dvae", {"model": replace(DVAE, relaxation=name)}) for name in RELAXATIONS},
+    "clip vit": ("clip", {}),
+    "clip resnet": ("clip", {"model": RESNET, "data": replace(BLOCKS, image_size=32)}),
+    "transformer": ("transformer", {}),
+}
+NOISY = {"dvae gumbel_softmax", "dvae straight_through"}  # whose noise differs from rank to rank
 EXCHANGES = {"averaged": CompressionConfig(), "compressed": CompressionConfig(rank=4, blocks=2)}
 
 RANK = """
@@ -38,18 +50,23 @@ distributed.stop()
 
 
 def trained_weights(folder: Path, dvae: Path) -> dict[str, list[float]]:
-    """All stages after three updates, with each exchange."""
+    """Weights and running statistics of all models after three updates, with each exchange."""
     # so large an eps makes steps follow the gradient, not its sign
     optimizer = OptimizerConfig(Schedule(start=0.1), eps=1.0)
     found = {}
-    for name in STAGES:
+    for model, (name, changes) in MODELS.items():
         for exchange, compression in EXCHANGES.items():
             options = {"steps": 3, "optimizer": optimizer, "compression": compression, "log_every": 1}
-            stage = build(name, dvae, validate_every=0, preview_every=0, validation_pictures=2, **options)
+            options |= {"validate_every": 0, "preview_every": 0, "validation_pictures": 2, **changes}
+            stage = build(name, dvae, **options)
             identity = {"stage": {"steps": 3}}
-            train(stage, stage.config, Run(folder / name / exchange, identity, 0, CPU, WandbConfig("disabled")))
-            found[f"{name} {exchange}"] = torch.cat([each.detach().flatten() for each in stage.model.parameters()])
+            train(stage, stage.config, Run(folder / model / exchange, identity, 0, CPU, WandbConfig("disabled")))
+            found[f"{model} {exchange}"] = flat(stage.model)
     return {key: weights.tolist() for key, weights in found.items()}
+
+
+def flat(model: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([each.detach().flatten() for each in model.state_dict().values() if each.is_floating_point()])
 
 
 def encoded(tokens: Path, dvae: Path) -> TokenCache:
@@ -76,7 +93,7 @@ def alone(tmp_path_factory, dvae_folder):
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES)
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", MODELS)
 def test_ranks_keep_the_same_weights(two_ranks, name, exchange):
     first, second = (torch.tensor(weights[f"{name} {exchange}"]) for weights in two_ranks[0])
     assert first.equal(second)
@@ -84,14 +101,15 @@ def test_ranks_keep_the_same_weights(two_ranks, name, exchange):
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES)
-@pytest.mark.parametrize("name", ["clip", "transformer"])  # the dVAE's noise differs from rank to rank
+@pytest.mark.parametrize("name", sorted(MODELS.keys() - NOISY))
 def test_two_ranks_train_as_one_on_the_same_pictures(two_ranks, alone, dvae_folder, name, exchange):
     together, one = (torch.tensor(weights[f"{name} {exchange}"]) for weights in (two_ranks[0][0], alone))
-    fresh = torch.cat([each.detach().flatten() for each in build(name, dvae_folder).model.parameters()])
+    stage, changes = MODELS[name]
+    fresh = flat(build(stage, dvae_folder, **changes).model)
     assert (together - one).norm() < 1e-3 * (one - fresh).norm()
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", MODELS)
 def test_compression_is_at_work(alone, name):
     assert alone[f"{name} averaged"] != alone[f"{name} compressed"]
 
