@@ -87,9 +87,9 @@ def encode_pictures(config: PrepareConfig) -> None:
         dvae_folder = Path(config.dvae or "").expanduser()
         dvae = DiscreteVAE.load(dvae_folder).to(device)
         source = open_source(config.data, "train")
-        encoding = Encoding(config.data, source, config.transform, config.views, dvae_folder)
+        encoding = Encoding(config.data, source, config.transform, config.views, dvae_folder, device)
         folder = Path(config.out).expanduser() if config.out else encoding.place(Path("outputs", "tokens"))
-        cache = encoding.cache(folder, dvae, device, config.workers)
+        cache = encoding.cache(folder, dvae, config.workers)
         if distributed.is_first():
             print(f"tokens    {folder}: {described(cache)}")
             named = f" tokens={config.out}" if config.out else ""

@@ -31,7 +31,7 @@ def main(config: SampleConfig) -> None:
     captions = captions_to_draw(config)
     filters = Filters(config.temperature, config.top_k, config.top_p, config.min_p)
     rerank = Rerank(config.rerank, config.rerank_weights, config.rerank_references)
-    device = distributed.start(config.device)
+    device = distributed.start(config.device, config.deterministic)
     dalle = DALLE.load(config.checkpoint, device, config.dvae, config.clip, config.precision)
     if config.guidance is None:
         config = replace(config, guidance=dalle.guidance)

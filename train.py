@@ -21,7 +21,7 @@ from dalle.training.run import Run, defaults_of, set_aside, steps_done
 
 @verb("train")
 def main(config: TrainConfig) -> None:
-    device = distributed.start(config.device)
+    device = distributed.start(config.device, config.deterministic)
     try:
         with set_up(device):
             train_stages(config, device)

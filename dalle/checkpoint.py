@@ -14,17 +14,32 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from dalle.validation import fits, in_words, shortened, validated
+
 FORMAT = 1
 WEIGHTS, CONFIG, TOKENIZER, STATE = "model.safetensors", "config.json", "tokenizer.json", "state"
+
+
+# what `meta` of a config.json may say; other keys are for people to read
+META = {
+    "caption_dropout": float,
+    "guidance": float,
+    "temperature": float,
+    "dvae": dict,
+    "likelihood": dict,
+    "data": dict,
+}
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 class CheckpointError(ValueError):
@@ -80,7 +95,60 @@ def read_config(folder: str | Path, kind: str) -> tuple[dict[str, Any], dict[str
         )
     if written["kind"] != kind:
         raise CheckpointError(f"{folder} holds a {written['kind']}, not a {kind}")
-    return written["model"], written.get("meta") or {}
+    meta = written.get("meta") or {}
+    if not isinstance(meta, dict):
+        raise CheckpointError(f"{path}: meta={shortened(meta)} must be an object")
+    for name, hint in META.items():
+        if name in meta and not fits(meta[name], hint):
+            raise CheckpointError(f"{path}: meta.{name}={shortened(meta[name])} must be {in_words(hint)}")
+    if any(not isinstance(value, str) for value in meta.get("dvae", {}).values()):
+        raise CheckpointError(f"{path}: meta.dvae={shortened(meta['dvae'])} must hold texts alone")
+    return written["model"], meta
+
+
+def load_model(folder: str | Path, kind: str, schema: type, build: Callable[[Any], Model]) -> Model:
+    """The model in `folder`, in eval mode, built by `build` from its configuration, a dataclass `schema`.
+
+    The configuration is validated by type and range, and against the shapes of the tensors in the file, before
+    anything is built, so that a stranger's file allocates no more than it holds. `schema.sizes_in` reads sizes off the
+    shapes. Raises CheckpointError with what is wrong.
+    """
+    written, _ = read_config(folder, kind)
+    path = Path(folder) / CONFIG
+    try:
+        config = validated(schema, written, str(path))
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+    weights = Path(folder) / WEIGHTS
+    try:
+        told = schema.sizes_in(read_shapes(weights))
+    except (KeyError, IndexError) as error:
+        raise CheckpointError(f"{weights} holds no {kind}: its tensor {error} is missing or too flat") from error
+    for name, size in told.items():
+        if getattr(config, name) not in (size, None):  # None: the usual, which `check_tensors` compares
+            raise CheckpointError(f"{path} has {name}={getattr(config, name)}, and the tensors in {WEIGHTS} {size}")
+    try:
+        model = build(config)
+    except (ValueError, ArithmeticError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    load_weights(folder, model)
+    return model.eval()
+
+
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors in a safetensors file, from its header. Raises CheckpointError if that is damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing") from error
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is truncated or damaged: {error}") from error
+
+
+def count_children(shapes: Mapping[str, Any], prefix: str) -> int:
+    """How many modules of a list have tensors: of layers.0.norm.weight and layers.1.norm.weight, 2 with "layers."."""
+    return len({name.removeprefix(prefix).partition(".")[0] for name in shapes if name.startswith(prefix)})
 
 
 def load_weights(folder: str | Path, model: nn.Module) -> None:

@@ -68,6 +68,7 @@ class TrainConfig:
     dvae: str | None = None  # checkpoint folder of the dVAE whose tokens the transformer learns
     tokens: str | None = None  # pictures encoded before, or the folder where such are kept; null: <out>/tokens
     device: str = "auto"  # auto | cpu | cuda | cuda:0
+    deterministic: bool = False  # on a GPU the same bits each time, by slower kernels; a CPU's are the same anyway
     resume: bool = True  # false: start over, with what stood there moved aside
     wandb: WandbConfig = field(default_factory=WandbConfig)
 

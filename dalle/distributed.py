@@ -15,15 +15,20 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from dalle.precision import use_deterministic_algorithms, use_exact_float32
+
 T = TypeVar("T")
 
 
-def start(device: str = "auto") -> torch.device:
+def start(device: str = "auto", deterministic: bool = False) -> torch.device:
     """Join the other ranks, if torchrun started several, and return the device this rank computes on.
 
-    "auto" is this rank's GPU where there is one, and the CPU otherwise. Raises ValueError for a device that
-    this machine does not have.
+    "auto" is this rank's GPU where there is one, and the CPU otherwise. From then on GPUs compute float32 as such, and
+    with `deterministic` the same bits each time. Raises ValueError for a device that this machine does not have.
     """
+    use_exact_float32()
+    if deterministic:
+        use_deterministic_algorithms()
     chosen = _choose_device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)

@@ -13,17 +13,20 @@ who is killed on the way loses the block at hand.
 
 import errno
 import json
+import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dalle.data.index import digest_of
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 TOKENS, STATES, CACHE = "tokens.npy", "states.npy", "cache.json"
@@ -44,6 +47,8 @@ class TokenKind:
     transform: str  # by name
     dvae: str  # digest of the checkpoint
     views: int  # encodings of each picture, with other chance: view v is that of epoch v
+    device: str = "cpu"  # that encoded them: where two codes nearly tie, another may have chosen the other
+    precision: str = "float32"  # that they were encoded in
 
     def digest(self) -> str:
         """Twelve hexadecimal digits."""
@@ -66,7 +71,10 @@ class TokenCache:
         self.folder = folder
         self.kind = kind
         self.told = _told(folder)
-        if differing := _differing(TokenKind(**self.told["kind"]), kind):
+        made = TokenKind(**self.told["kind"])
+        if made.device != kind.device:  # of which somebody has named the folder: others are named by their kind
+            log.warning("the tokens in %s were encoded on %s, and this is %s", folder, made.device, kind.device)
+        if differing := _differing(made, replace(kind, device=made.device)):
             raise StaleTokens(
                 f"the tokens in {folder} are of something else: {'; '.join(differing)}. Put the settings back, or "
                 "encode the pictures again, into another folder"

@@ -43,6 +43,8 @@ class EvaluateConfig:
     dvae: str | None = None  # folder of the dVAE, where it is not in the checkpoint
     clip: str | None = None  # folder of the CLIP to rank with, where it is not in the checkpoint
     device: str = "auto"  # "auto": cuda where there is one, else cpu
+    precision: str = "auto"  # number format of the drawing: float32 | bfloat16; auto: bfloat16 on a GPU
+    deterministic: bool = False  # on a GPU the same bits each time, by slower kernels; a CPU's are the same anyway
     ablation: AblationConfig | None = None  # the question that this is to answer: configs/ablation
     out: str | None = None  # the file to write, .json; None: metrics.json in the checkpoint's folder
 

@@ -36,14 +36,14 @@ class Subject:
 
         Raises `CheckpointError` where a model is missing or broken, and ValueError for data that does not fit.
         """
-        device, folder = distributed.start(config.device), Path(config.checkpoint)
+        device, folder = distributed.start(config.device, config.deterministic), Path(config.checkpoint)
         if _is_dvae(folder):
             parts, dalle = {"dvae": folder}, None
             dvae = DiscreteVAE.load(folder).to(device)
             _, meta = checkpoint.read_config(folder, "dvae")
         else:
             parts = find_parts(folder, config.dvae, config.clip)
-            dalle = DALLE.load(folder, device, config.dvae, config.clip)
+            dalle = DALLE.load(folder, device, config.dvae, config.clip, config.precision)
             dvae = dalle.dvae
             _, meta = checkpoint.read_config(parts["transformer"], "transformer")
         _, of_dvae = checkpoint.read_config(parts["dvae"], "dvae")

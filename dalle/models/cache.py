@@ -118,6 +118,7 @@ class StateCache(LayerCache):
         split = "(three heads d) ... -> three heads d ..."
         to_q, to_k, to_v = rearrange(attention.qkv.weight, split, three=3, heads=attention.heads)  # (heads, d, width)
         q_bias, k_bias, v_bias = rearrange(attention.qkv.bias, split, three=3, heads=attention.heads)  # (heads, d)
+        x = x.to(to_q.dtype)  # norms compute in float32
         self.places.put(self.states, position, x)
         states = self.places.take(self.states, position)  # (b, s, width)
 

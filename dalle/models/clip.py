@@ -172,15 +172,7 @@ class CLIP(nn.Module):
     @classmethod
     def load(cls, folder: str | Path) -> "CLIP":
         """A model in eval mode from a checkpoint folder. Raises `CheckpointError` with what is wrong with it."""
-        written, _ = checkpoint.read_config(folder, "clip")
-        config = CLIPConfig(**written)
-        try:
-            tokenizer = TOKENIZERS[config.tokenizer](Path(folder) / checkpoint.TOKENIZER)
-        except ValueError as error:
-            raise CheckpointError(str(error)) from error
-        model = cls(config, tokenizer)
-        checkpoint.load_weights(folder, model)
-        return model.eval()
+        return checkpoint.load_model(folder, "clip", CLIPConfig, partial(_with_tokenizer, folder=Path(folder)))
 
     @classmethod
     def from_openai(cls, path: str | Path, merges: str | Path | None = None) -> "CLIP":
@@ -213,6 +205,10 @@ class CLIP(nn.Module):
         checkpoint.check_tensors(model.state_dict(), published.tensors, weights)
         model.load_state_dict(published.tensors)
         return model.eval()
+
+
+def _with_tokenizer(config: CLIPConfig, folder: Path) -> CLIP:
+    return CLIP(config, TOKENIZERS[config.tokenizer](folder / checkpoint.TOKENIZER))
 
 
 def _initialise(blocks: nn.ModuleList, width: int, depth: int) -> None:

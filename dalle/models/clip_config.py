@@ -1,9 +1,14 @@
 """What a CLIP is: the sizes of its towers, and how pictures and captions are prepared for it."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image
 
+from dalle.checkpoint import count_children
+from dalle.models.clip_resnet import CELL
 from dalle.models.sizes import check_sizes
 
 # mean and standard deviation of the pixels of CLIP's training pictures, as published with the weights
@@ -58,10 +63,52 @@ class CLIPConfig:
         for name, choices in known.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}")
+        for name in ("start_id", "end_id"):
+            if (value := getattr(self, name)) is not None and not 0 <= value < self.text_vocabulary:
+                raise ValueError(f"{name}={value} is none of the text_vocabulary={self.text_vocabulary} ids")
+        for name in ("image_eps", "text_eps", "initial_temperature", "largest_scale"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+        if len(self.pixel_mean) != 3 or len(self.pixel_std) != 3 or min(self.pixel_std) <= 0:
+            raise ValueError("pixel_mean and pixel_std are three numbers each, those of pixel_std above 0")
         if self.image_tower == "vit" and self.image_size % self.patch:
             raise ValueError(f"image_size={self.image_size} must be a multiple of patch={self.patch}")
-        if self.shorter_side is not None and self.shorter_side < self.image_size:
-            raise ValueError(f"shorter_side={self.shorter_side} must be at least image_size={self.image_size}")
+        if self.shorter_side is not None and not self.image_size <= self.shorter_side <= 16 * self.image_size:
+            raise ValueError(
+                f"shorter_side={self.shorter_side} must be at least image_size={self.image_size}, at most 16 times it"
+            )
+
+    @staticmethod
+    def sizes_in(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+        """The sizes that the shapes of a CLIP's tensors tell. Raises KeyError for tensors that are of none."""
+        vocabulary, width = shapes["text.embedding.weight"]
+        sizes: dict[str, Any] = {
+            "text_vocabulary": vocabulary,
+            "text_width": width,
+            "text_positions": shapes["text.positions"][0],
+            "text_depth": count_children(shapes, "text.blocks."),
+            "text_mlp": shapes["text.blocks.0.mlp.branch.expand.weight"][0],
+            "embedding": shapes["text.projection.weight"][0],
+        }
+        if "image.class_token" in shapes:
+            patch = shapes["image.patchify.weight"][2]
+            sizes |= {
+                "image_tower": "vit",
+                "image_size": patch * math.isqrt(shapes["image.positions"][0] - 1),
+                "patch": patch,
+                "image_width": shapes["image.class_token"][0],
+                "image_depth": count_children(shapes, "image.blocks."),
+                "image_mlp": shapes["image.blocks.0.mlp.branch.expand.weight"][0],
+            }
+        else:
+            stages = count_children(shapes, "image.stages.")
+            sizes |= {
+                "image_tower": "resnet",
+                "image_width": shapes["image.stages.0.0.reduce.conv.weight"][0],
+                "image_blocks": tuple(count_children(shapes, f"image.stages.{stage}.") for stage in range(stages)),
+                "image_size": CELL * math.isqrt(shapes["image.pool.positions"][0] - 1),
+            }
+        return sizes
 
     @property
     def start_token(self) -> int:

@@ -5,6 +5,7 @@ parameters. There is no codebook module: the decoder's first 1x1 convolution, ap
 codes, *is* the embedding.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +76,19 @@ class DVAEConfig:
         """Whether the encoder gives vectors near codes, and not the codes' logits."""
         return self.relaxation == "vector_quantisation"
 
+    @staticmethod
+    def sizes_in(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+        """The sizes that the shapes of a dVAE's tensors tell. Raises KeyError for tensors that are of none."""
+        code = shapes["decoder.input.weight"]
+        return {
+            "vocabulary": code[1],
+            "decoder_input": code[0],
+            "bottleneck_kernel": code[2],
+            "width": shapes["encoder.input.weight"][0],
+            "groups": checkpoint.count_children(shapes, "encoder.groups."),
+            "blocks_per_group": checkpoint.count_children(shapes, "encoder.groups.0."),
+        }
+
     @property
     def branch_gain(self) -> float:
         return 1 / (self.groups * self.blocks_per_group) ** 2 if self.gain is None else self.gain
@@ -120,6 +134,15 @@ class Decoder(nn.Module):
 
     def embed(self, codes: Tensor) -> Tensor:
         return self.input.in_full_precision(codes)  # (b, decoder_input, h, w)
+
+    def look_up(self, tokens: Tensor) -> Tensor:
+        """`embed` of one-hot codes: (b, h, w) int64 -> (b, decoder_input, h, w)."""
+        weight, bias = self.input.weight, self.input.bias
+        if self.input.kernel_size != (1, 1):
+            codes = rearrange(F.one_hot(tokens, weight.shape[1]), "b h w v -> b v h w")
+            return self.embed(codes.to(weight.dtype))
+        embedded = F.embedding(tokens, weight[:, :, 0, 0].T) + (0 if bias is None else bias)
+        return rearrange(embedded, "b h w d -> b d h w")
 
     def draw(self, embedded: Tensor) -> Tensor:
         x = embedded
@@ -195,8 +218,7 @@ class DiscreteVAE(nn.Module):
         low, high = tokens.min().item(), tokens.max().item()
         if low < 0 or high >= self.vocabulary:
             raise ValueError(f"tokens span {low} to {high}, but the codebook has indices 0 to {self.vocabulary - 1}")
-        codes = rearrange(F.one_hot(tokens, self.vocabulary), "b h w v -> b v h w").to(self.encoder.input.weight.dtype)
-        return mean_picture(self.decode_codes(codes))
+        return mean_picture(self.decoder.draw(self.decoder.look_up(tokens)))
 
     def _encoded(self, images: Tensor) -> Tensor:
         self._check_images(images)
@@ -225,10 +247,7 @@ class DiscreteVAE(nn.Module):
     @classmethod
     def load(cls, folder: str | Path) -> "DiscreteVAE":
         """A model in eval mode from a checkpoint folder. Raises `CheckpointError` with what is wrong with it."""
-        config, _ = checkpoint.read_config(folder, "dvae")
-        model = cls(DVAEConfig(**config))
-        checkpoint.load_weights(folder, model)
-        return model.eval()
+        return checkpoint.load_model(folder, "dvae", DVAEConfig, cls)
 
     @classmethod
     def from_openai(cls, encoder: str | Path = "encoder.pkl", decoder: str | Path = "decoder.pkl") -> "DiscreteVAE":

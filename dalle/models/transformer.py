@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from dalle import checkpoint
@@ -45,6 +46,20 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         check_sizes(self)
+        if self.initial_scale < 0:
+            raise ValueError(f"initial_scale={self.initial_scale} must be at least 0")
+
+    @staticmethod
+    def sizes_in(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+        """The sizes that the shapes of a transformer's tensors tell. Raises KeyError for tensors that are of none."""
+        return {
+            "text_positions": shapes["embed.text_position.weight"][0],
+            "text_vocabulary": shapes["text_head.weight"][0] - 1,
+            "image_vocabulary": shapes["image_head.weight"][0],
+            "grid": shapes["embed.row.weight"][0],
+            "width": shapes["norm.weight"][0],
+            "depth": checkpoint.count_children(shapes, "layers."),
+        }
 
 
 class Logits(NamedTuple):
@@ -95,6 +110,11 @@ class Transformer(nn.Module):
         self.text_head = Float32Linear(config.width, config.text_vocabulary + 1)
         self.image_head = Float32Linear(config.width, config.image_vocabulary)
         self._initialise()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the layers' matrices, and so of keys and values."""
+        return next(each.dtype for each in self.layers.parameters() if each.ndim == 2)
 
     def forward(
         self, caption: Tensor, image: Tensor, attend: Mapping[str, Callable[..., Tensor]] | None = None
@@ -183,7 +203,4 @@ class Transformer(nn.Module):
     @classmethod
     def load(cls, folder: str | Path) -> "Transformer":
         """A model in eval mode from a checkpoint folder. Raises `CheckpointError` saying what is wrong."""
-        config, _ = checkpoint.read_config(folder, "transformer")
-        model = cls(TransformerConfig(**config))
-        checkpoint.load_weights(folder, model)
-        return model.eval()
+        return checkpoint.load_model(folder, "transformer", TransformerConfig, cls)

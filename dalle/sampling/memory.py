@@ -7,6 +7,8 @@ import torch
 from dalle.models.cache import Cache, StateCache, TextKeys
 from dalle.models.transformer import Transformer
 
+DRAWN = 64  # bytes for each logit: with noise, filters and what they sort
+
 
 @dataclass(frozen=True)
 class DecodingMemory:
@@ -18,7 +20,6 @@ class DecodingMemory:
     cache: int  # of one candidate
     dense: int  # of one candidate, were the caption's and all image keys and values its own in every layer
     working: int  # of one candidate for the length of a step: activations, logits and what is drawn from them
-    step: int  # for the length of a step, whatever the number of candidates
 
     @property
     def candidate(self) -> int:
@@ -27,7 +28,7 @@ class DecodingMemory:
 
     def total(self, candidates: int, captions: int = 1) -> int:
         """Of this many candidates in all, decoded at a time, of this many captions."""
-        return self.weights + self.step + captions * self.caption + candidates * self.candidate
+        return self.weights + captions * self.caption + candidates * self.candidate
 
     def candidates_that_fit(self, budget: int, captions: int = 1) -> int:
         """The most candidates for which `total` is within the budget; 0 where there is not room for one."""
@@ -39,22 +40,22 @@ def decoding_memory(
 ) -> DecodingMemory:
     """What decoding with `model` takes; it may be on the meta device, where it has no memory itself.
 
-    dtype: of caches and activations; None: that of the weights.
+    dtype: of caches and attention; None: that of the layers' weights.
     compact, in_place: as in `Transformer.new_cache`.
     """
     config, weights = model.config, [*model.parameters(), *model.buffers()]
-    dtype = model.image_head.weight.dtype if dtype is None else dtype
+    dtype = model.dtype if dtype is None else dtype
     keys = torch.empty(1, config.heads, config.text_positions, config.width // config.heads, dtype=dtype, device="meta")
     captions = [TextKeys(keys, keys)] * config.depth
     cache = model.new_cache(captions, 1, compact, in_place)
+    activations = _attention_numbers(cache, model) * dtype.itemsize + 4 * 14 * config.width  # residual stream: fp32
     return DecodingMemory(
         compact=compact,
         weights=sum(weight.nbytes for weight in weights),
         caption=sum(text.keys.nbytes + text.values.nbytes for text in captions),
         cache=sum(layer.nbytes for layer in cache),
         dense=2 * config.depth * model.stream.positions * config.width * dtype.itemsize,
-        working=(_attention_numbers(cache, model) + 14 * config.width) * dtype.itemsize + 64 * config.image_vocabulary,
-        step=model.image_head.weight.numel() * 4,
+        working=activations + DRAWN * config.image_vocabulary,
     )
 
 

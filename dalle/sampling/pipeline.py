@@ -12,7 +12,9 @@ from dalle import checkpoint
 from dalle.checkpoint import CheckpointError
 from dalle.models.clip import CLIP
 from dalle.models.dvae import DiscreteVAE
+from dalle.models.mixed_precision import to_mixed_precision
 from dalle.models.transformer import Transformer
+from dalle.precision import use_exact_float32
 from dalle.sampling import decode, fill
 from dalle.sampling.canvas import Canvas, Original, original
 from dalle.sampling.chunks import Chunk, chunk_for
@@ -54,7 +56,7 @@ class DALLE:
         """
         caption_dropout: the share of empty captions that the transformer was trained on; guidance needs some.
         guidance: what is drawn with where nothing else is asked for; the checkpoint says, 1 in the paper.
-        precision: in which a CPU computes the transformer's linear layers; a GPU does as the model's weights are.
+        precision: in which a CPU computes the transformer's linear layers; on a GPU the format of their weights.
         """
         if dvae.vocabulary != transformer.stream.image_vocabulary:
             raise ValueError(
@@ -98,10 +100,13 @@ class DALLE:
             raise CheckpointError(str(error)) from error
         scorer = CLIP.load(parts["clip"]).to(device) if "clip" in parts else None
         _, meta = checkpoint.read_config(parts["transformer"], "transformer")
+        transformer = Transformer.load(parts["transformer"])
+        if device.type != "cpu":  # where the weights stay as they are: only packed layers are faster in bfloat16
+            use_exact_float32()
+            transformer = to_mixed_precision(transformer, dtype)
         return cls(
             DiscreteVAE.load(parts["dvae"]).to(device),
-            # on a CPU the weights stay as they are: only packed layers are faster in bfloat16 there
-            Transformer.load(parts["transformer"]).to(device, torch.float32 if device.type == "cpu" else dtype),
+            transformer.to(device),
             tokenizer,
             scorer,
             meta.get("caption_dropout", 0.0),

@@ -40,6 +40,7 @@ class SampleConfig:
     dvae: str | None = None  # folder of the dVAE, where it is not in the checkpoint or where that says
     clip: str | None = None  # folder of the CLIP to rank with, where it is not in the checkpoint
     device: str = "auto"  # "auto": cuda where there is one, else cpu
+    deterministic: bool = False  # on a GPU the same bits each time, by slower kernels; a CPU's are the same anyway
     out: str | None = None  # folder to write; None: one of its own under outputs/samples/
 
 

@@ -48,20 +48,21 @@ def grid_of(image_size: int, dvae: DiscreteVAE, folder: Path) -> int:
 class Encoding:
     """The training pictures of a data set, as `transform` shows them, in tokens of the dVAE in `dvae_folder`."""
 
-    def __init__(self, data: Any, source: Source, transform: str, views: int, dvae_folder: Path):
+    def __init__(self, data: Any, source: Source, transform: str, views: int, dvae_folder: Path, device: torch.device):
+        """device: that the pictures are encoded on."""
         check_views(views, transform)
-        self.data, self.source, self.dvae_folder = data, source, dvae_folder
+        self.data, self.source, self.dvae_folder, self.device = data, source, dvae_folder, device
         self.transform = transform
         # a million files are looked at by one rank, not by all
         digests = (source.digest(), checkpoint.digest(dvae_folder)) if distributed.is_first() else ("", "")
         data_digest, dvae_digest = distributed.broadcast(digests)
-        self.kind = TokenKind(data_digest, source.image_size, transform, dvae_digest, views)
+        self.kind = TokenKind(data_digest, source.image_size, transform, dvae_digest, views, device.type)
 
     def place(self, tokens: Path) -> Path:
         """Where they are, or will be: `tokens` itself where that is a cache, else a folder in it, named by its kind."""
         return tokens if is_cache(tokens) else place_of(tokens, self.data.name, self.kind)
 
-    def cache(self, folder: Path, dvae: DiscreteVAE, device: torch.device, workers: int) -> TokenCache:
+    def cache(self, folder: Path, dvae: DiscreteVAE, workers: int) -> TokenCache:
         """The tokens in `folder`; what is missing is encoded first, by all ranks. Stopped midway, it goes on there.
 
         Raises `StaleTokens` where the folder holds tokens of something else, and LoadingError as loaders do.
@@ -88,7 +89,7 @@ class Encoding:
         shown = distributed.is_first() and sys.stderr.isatty()
         with tqdm(total=pictures, desc="tokens", unit=" pictures", dynamic_ncols=True, disable=not shown) as bar:
             for seen in loader.views(self.source, transform_named(self.transform), own, workers):
-                tokens = encode(dvae, seen.images, device)
+                tokens = encode(dvae, seen.images, self.device)
                 cache.write(seen.block, tokens.cpu().numpy(), seen.readable)
                 bar.update(min(len(seen.images) * distributed.world(), pictures - bar.n))
         distributed.barrier()

@@ -229,8 +229,8 @@ class TransformerStage:
             raise ValueError(f"stage.views=0 encodes pictures each time they come: to train on {tokens}, set it")
         if tokens is None or not views:
             return None
-        encoding = Encoding(self.pictures.data, train, config.transform, views, self.dvae_folder)
-        return encoding.cache(encoding.place(tokens), self.dvae, context.device, config.workers)
+        encoding = Encoding(self.pictures.data, train, config.transform, views, self.dvae_folder, context.device)
+        return encoding.cache(encoding.place(tokens), self.dvae, config.workers)
 
 
 def _warn_of_other_size(dvae: Path, image_size: int) -> None:

@@ -255,6 +255,24 @@ def test_sizes_that_cannot_work_are_refused(sizes, sentence):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("bottleneck_kernel", [1, 3])
+@torch.no_grad()
+def test_pictures_of_tokens_are_those_of_their_one_hot_codes(bottleneck_kernel):
+    torch.manual_seed(0)
+    model = DiscreteVAE(replace(TINY, bottleneck_kernel=bottleneck_kernel))
+    model.decoder.input.bias.normal_()
+    tokens = torch.randint(model.vocabulary, (2, 3, 4), generator=torch.Generator().manual_seed(1))
+    codes = F.one_hot(tokens, model.vocabulary).permute(0, 3, 1, 2).float()
+    torch.testing.assert_close(model.decode(tokens), mean_picture(model.decode_codes(codes)))
+
+
+@torch.no_grad()
+def test_tokens_are_looked_up_and_not_made_one_hot(monkeypatch):
+    monkeypatch.setattr(F, "one_hot", None)  # 4.3 GB for 64 pictures of the published size
+    model = DiscreteVAE(TINY)
+    assert model.decode(torch.zeros(1, 2, 2, dtype=torch.int64)).shape == (1, 3, 8, 8)
+
+
 def test_a_wider_bottleneck_keeps_the_grid():
     model = build(replace(TINY, bottleneck_kernel=3))
     assert model.encoder.output.weight.shape[-1] == model.decoder.input.weight.shape[-1] == 3

@@ -25,7 +25,7 @@ def test_what_is_drawn_at_a_time_fits_and_one_more_would_not(make_transformer, c
     model = make_transformer(patterns=["dense"], width=32)
     needs, rows = decoding_memory(model, compact=True), 1 if guidance == 1 else 2
     texts = 2 * rows - 1  # of a guided caption: its own, the empty one, and the one that this is a copy of
-    allowed = needs.step + texts * needs.caption + rows * int(7.5 * needs.candidate)
+    allowed = texts * needs.caption + rows * int(7.5 * needs.candidate)
     chunk = chunk_for(model, captions, candidates, guidance, gigabytes(allowed))
 
     def taken(images: int) -> int:

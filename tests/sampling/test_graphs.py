@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dalle.models.mixed_precision import to_mixed_precision
 from dalle.models.transformer import Transformer
 from dalle.sampling.graphs import GraphedStep, Step, decoding_step
 
@@ -36,7 +37,7 @@ def test_a_graph_replays_for_every_position_what_the_whole_model_does(make_trans
     model = make_transformer(depth=4)
     captions, images = example(model)
     expected = model(captions.repeat_interleave(3, dim=0), images).image
-    model = make_transformer(depth=4).to("cuda", dtype)
+    model = to_mixed_precision(make_transformer(depth=4), dtype).to("cuda")
     images = images.cuda()
     step = decoding_step(model, model.prefill(captions.cuda()), 3, compact)
     assert isinstance(step, GraphedStep)

@@ -196,9 +196,9 @@ def test_views_that_cannot_be_are_refused_before_anything_starts(settings, said)
 
 def test_the_encoding_is_what_the_dvae_says_of_each_view(dvae_folder, tmp_path):
     source = open_source(BLOCKS, "train")
-    encoding = Encoding(BLOCKS, source, "none", 1, dvae_folder)
+    encoding = Encoding(BLOCKS, source, "none", 1, dvae_folder, CPU)
     dvae = DiscreteVAE.load(dvae_folder)
-    cache = encoding.cache(encoding.place(tmp_path), dvae, CPU, workers=0)
+    cache = encoding.cache(encoding.place(tmp_path), dvae, workers=0)
     assert described(cache) == "64 pictures in 1 views of 16 tokens each"
     for index in (0, 40, 63):
         pixels = torch.from_numpy(np.array(source[index].image)).permute(2, 0, 1)[None] / 255

@@ -1,0 +1,75 @@
+"""Half precision in the matrices of layers alone: as the paper has it, and closer to float32 than everywhere."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dalle.models.mixed_precision import HalfLinear, to_mixed_precision
+from dalle.models.transformer import Transformer, TransformerConfig
+from dalle.sampling.decode import generate
+
+
+def deep_network() -> Transformer:
+    """64 layers with weights at random, which spread what is rounded in the first."""
+    torch.manual_seed(0)
+    config = TransformerConfig(8, 30, 50, grid=4, width=64, depth=64, heads=2, kernel=3, initial_scale=0.5)
+    model = Transformer(config)
+    with torch.no_grad():
+        for head in (model.text_head, model.image_head):
+            head.weight.normal_(std=head.in_features**-0.5)
+    return model.eval()
+
+
+@torch.no_grad()
+def divergence(model: Transformer, exact: Transformer) -> float:
+    """Mean KL of a token's distribution from that of the exact model, in nats."""
+    captions = exact.stream.captions([[1, 2, 3], [4, 5]])
+    images = torch.randint(50, (2, 16), generator=torch.Generator().manual_seed(1))
+    expected, found = (each(captions, images).image.double().log_softmax(dim=-1) for each in (exact, model))
+    return F.kl_div(found, expected, reduction="none", log_target=True).sum(dim=-1).mean().item()
+
+
+def test_norms_embeddings_and_unembeddings_stay_in_float32():
+    model = to_mixed_precision(deep_network(), torch.bfloat16)
+    dtypes = {name: each.dtype for name, each in model.named_parameters()}
+    half = {name.split(".")[-2] for name, dtype in dtypes.items() if dtype == torch.bfloat16}
+    assert half == {"qkv", "out", "expand"}
+    assert {dtypes[name] for name in ("text_head.weight", "image_head.weight", "norm.weight")} == {torch.float32}
+    assert {dtype for name, dtype in dtypes.items() if name.startswith("embed")} == {torch.float32}
+    assert model.dtype == torch.bfloat16
+
+
+def test_it_is_much_closer_to_float32_than_half_precision_everywhere():
+    exact = deep_network()
+    mixed = divergence(to_mixed_precision(copy.deepcopy(exact), torch.bfloat16), exact)
+    everywhere = divergence(copy.deepcopy(exact).to(torch.bfloat16), exact)
+    print(f"KL from float32, nats a token: {mixed:.1e} with half-precision matrices, {everywhere:.1e} with all in half")
+    assert 0 < mixed < everywhere / 3
+
+
+def test_the_state_dict_has_the_same_names():
+    model = deep_network()
+    names = list(model.state_dict())
+    assert list(to_mixed_precision(model, torch.bfloat16).state_dict()) == names
+
+
+def test_float32_leaves_a_model_as_it_is():
+    model = deep_network()
+    to_mixed_precision(model, torch.float32)
+    assert not any(isinstance(each, HalfLinear) for each in model.modules())
+
+
+@pytest.mark.parametrize("compact", [False, True])
+@torch.no_grad()
+def test_cached_decoding_is_as_close_to_the_whole_stream_as_rounding_allows(make_transformer, compact):
+    model = to_mixed_precision(make_transformer(depth=4), torch.bfloat16)
+    captions = model.stream.captions([[1, 2, 3], [4]])
+    images = torch.randint(13, (2, 16), generator=torch.Generator().manual_seed(1))
+    cache = model.new_cache(model.prefill(captions), 1, compact)
+    assert {layer.nbytes for layer in cache} and model.prefill(captions)[0].keys.dtype == torch.bfloat16
+    inputs = model.stream.image_inputs(images)
+    steps = torch.stack([model.decode_one_token(inputs[:, n], n, cache) for n in range(16)], dim=1)
+    torch.testing.assert_close(steps, model(captions, images).image, rtol=0.1, atol=0.1)
+    assert generate(model, captions, 2, compact=compact).shape == (2, 2, 4, 4)
