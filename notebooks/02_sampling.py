@@ -133,7 +133,7 @@ worst = Row("worst", many.images[-8:], None if many.scores is None else many.sco
 sample_sheet([best, worst], tile=72)
 
 # %%
-curve = rerank_curve(model, captions, 2 * CANDIDATES, caption_qualities(model, source, captions))
+curve = rerank_curve(model, captions, 2 * CANDIDATES, caption_qualities(source, captions))
 plotted = plot_rerank_curve(curve)
 plotted.resize((plotted.width // 2, plotted.height // 2), Image.Resampling.LANCZOS)
 

@@ -7,7 +7,7 @@ ranked by itself this is the estimator of pass@k, Chen et al. 2021).
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import comb
 from typing import NamedTuple
 
@@ -30,6 +30,7 @@ class Judged(NamedTuple):
 
     rankings: dict[str, Tensor]  # (m,) scores by judge; the last are those that the choice is made by
     qualities: dict[str, Tensor]  # (m,) by name
+    favourites: list[Image.Image]  # by size: of the candidates that were drawn first
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class RerankCurve:
     chosen_by: str  # the ranking that was asked for; the others show what it is made of, and what could be had
     sizes: list[int]  # numbers of candidates
     curves: list[Curve]
+    favourites: dict[int, list[Image.Image]] = field(default_factory=dict)  # by size: each caption's among the first
 
     def numbers(self, split: str) -> dict[str, float]:
         """The curves of the choice that was asked for, by names such as judge_val_best_of_16."""
@@ -82,8 +84,8 @@ def rerank_curve(
     For each quality there is a curve for each judge of `rerank`, for their mixture where they are several, and for a
     perfect choice. A mixture standardises over all candidates at any size.
     """
-    judged = list(judged_candidates(dalle, captions, candidates, qualities, rerank, drawing))
     sizes = sizes_up_to(candidates)
+    judged = list(judged_candidates(dalle, captions, sizes, qualities, rerank, drawing))
     curves = []
     for quality in qualities:
         values = torch.stack([each.qualities[quality] for each in judged])  # (captions, m)
@@ -93,7 +95,8 @@ def rerank_curve(
             errors = best.std(dim=1, correction=0) / max(1, len(judged) - 1) ** 0.5
             curves.append(Curve(quality, ranking, best.mean(dim=1).tolist(), errors.tolist()))
     chosen_by = [PERFECT, *judged[0].rankings][-1]
-    return RerankCurve(len(judged), chosen_by, sizes, curves)
+    favourites = {size: [each.favourites[place] for each in judged] for place, size in enumerate(sizes)}
+    return RerankCurve(len(judged), chosen_by, sizes, curves, favourites)
 
 
 def sizes_up_to(candidates: int) -> list[int]:
@@ -115,13 +118,17 @@ def best_of(quality: Tensor, scores: Tensor, size: int) -> Tensor:
 def judged_candidates(
     dalle: DALLE,
     captions: Sequence[str],
-    candidates: int,
+    sizes: Sequence[int],
     qualities: dict[str, Quality],
     rerank: Rerank,
     drawing: Drawing,
 ) -> Iterator[Judged]:
-    """Draw for each caption and judge; the pictures are not kept, as they may be hundreds for each of hundreds."""
+    """Draw sizes[-1] pictures for each caption and judge them; only the favourites of each size are kept."""
+    candidates = sizes[-1]
     results = dalle.stream(captions, candidates, keep=candidates, rerank=rerank, truncate=True, **drawing.settings())
     for number, result in enumerate(results):
         rankings = {name: torch.tensor(scores) for name, scores in result.scores_by_name.items()}
-        yield Judged(rankings, {name: quality(number, result.images) for name, quality in qualities.items()})
+        ranked = list(zip(result.candidates, result.images, strict=True))  # best first
+        favourites = [next(image for candidate, image in ranked if candidate < size) for size in sizes]
+        values = {name: quality(number, result.images) for name, quality in qualities.items()}
+        yield Judged(rankings, values, favourites)

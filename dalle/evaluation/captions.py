@@ -1,13 +1,15 @@
 """Pictures drawn for captions, and how well they fit: by CLIP for any data, by the judge for `blocks`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from itertools import islice
 from statistics import mean
 from typing import NamedTuple
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from dalle.data.blocks import BlocksSource
 from dalle.data.blocks_world import Statement
@@ -98,17 +100,26 @@ def caption_metrics(drawn: Sequence[Drawn], split: str, clip: Scorer | None) -> 
     return metrics
 
 
-def caption_qualities(dalle: DALLE, source: Source, captions: Sequence[str]) -> dict[str, Quality]:
-    """What `caption_metrics` measures, for `rerank_curve` of these first captions of `source`."""
+def caption_qualities(
+    source: Source, captions: Sequence[str], scorers: Mapping[str, Scorer] | None = None
+) -> dict[str, Quality]:
+    """Qualities that `rerank_curve` measures for these first captions of `source`: the judge's, where it knows facts.
+
+    scorers: others, by name. One that also chooses, or that the chooser learned from, would rise by construction.
+    """
     qualities: dict[str, Quality] = {}
     if isinstance(source, BlocksSource):
         statements = [source.scene(number).statement for number in range(len(captions))]
         qualities["judge"] = lambda number, images: torch.tensor(
             [float(judge(image, statements[number]).holds) for image in images]
         )
-    if (clip := dalle.clip) is not None:
-        qualities["clip"] = lambda number, images: clip.score(images, [captions[number]])[:, 0]
+    for name, scorer in (scorers or {}).items():
+        qualities[name] = partial(_scored, scorer, captions)
     return qualities
+
+
+def _scored(scorer: Scorer, captions: Sequence[str], number: int, images: list[Image.Image]) -> Tensor:
+    return scorer.score(images, [captions[number]])[:, 0]
 
 
 def first_captions(source: Source, count: int) -> list[str]:

@@ -49,15 +49,29 @@ def plot_rerank_curve(curve: RerankCurve) -> Image.Image:
 
 def plot_blur_curve(radii: Sequence[int], curves: Mapping[str, Sequence[float]], pictures: int) -> Image.Image:
     """A panel for each metric: its values against the blur radius."""
+    return _panels(radii, curves, f"blur radius in pixels, {pictures} pictures")
+
+
+def plot_set_curve(sizes: Sequence[int], curves: Mapping[str, Sequence[float]], captions: int) -> Image.Image:
+    """A panel for each metric of the set of favourites: its values against the number of candidates (Figure 9c)."""
+    return _panels(sizes, curves, f"candidates for each of {captions} captions", logarithmic=True)
+
+
+def _panels(
+    at: Sequence[int], curves: Mapping[str, Sequence[float]], label: str, logarithmic: bool = False
+) -> Image.Image:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(1 + 3.6 * len(curves), 3.8), dpi=150, layout="constrained")
     panels = figure.subplots(1, len(curves), squeeze=False)[0]
     for panel, (name, values) in zip(panels, curves.items(), strict=True):
-        panel.plot(radii, values, marker="o", markersize=4)
-        panel.axhline(0, color="0.55", linewidth=0.8)
-        panel.set_xticks(radii)
-        panel.set_xlabel(f"blur radius in pixels, {pictures} pictures")
+        panel.plot(at, values, marker="o", markersize=4)
+        if logarithmic:
+            panel.set_xscale("log", base=2)
+        else:
+            panel.axhline(0, color="0.55", linewidth=0.8)
+        panel.set_xticks(at, [str(each) for each in at])
+        panel.set_xlabel(label)
         panel.set_ylabel(name)
         panel.grid(alpha=0.25)
     return _picture(figure)

@@ -26,7 +26,11 @@ class EvaluateConfig:
     rerank: str = "clip"  # clip, as in the paper | image_likelihood | caption_likelihood | mixture
     rerank_weights: RerankWeights = USUAL  # of a mixture
     rerank_references: list[str] = field(default_factory=list)  # see sample.py; none: the captions themselves
-    rerank_curve: bool = False  # also measure favourites of 1, 2, 4, ... candidates, on val: a table and a plot
+    # also measure favourites of 1, 2, 4, ... candidates, one by one and as sets, on val: tables and plots
+    rerank_curve: bool = False
+    # folder of a CLIP that had no part in training or choosing, to measure the curve of data whose facts no judge
+    # knows; None: words read off efficientnet-lite0
+    scorer: str | None = None
     curve_captions: int = 64  # captions of the curve
     curve_candidates: int = 512  # pictures drawn for each of them, once
     pictures: int = 256  # held-out pairs for reconstruction and likelihood

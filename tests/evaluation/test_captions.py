@@ -187,13 +187,12 @@ def test_clips_score_is_that_of_the_favourite_whatever_that_was_chosen_by(checkp
 def test_the_qualities_of_a_curve_are_those_that_are_measured(val):
     captions, pictures = first_captions(val, 4), truth(val)
     painter: Any = Painter(lambda *_: BLANK, order=[0])
-    qualities = caption_qualities(painter, val, captions)
+    qualities = caption_qualities(val, captions, {"clip": painter.clip})
     assert list(qualities) == ["judge", "clip"]
     for number, caption in enumerate(captions):
         assert qualities["judge"](number, [BLANK, pictures[caption], BLANK]).tolist() == [0, 1, 0]
         assert qualities["clip"](number, [BLANK, BLANK]).tolist() == [0.5, 0.5]
 
 
-def test_other_data_without_a_clip_has_no_quality_to_plot(folder):
-    painter: Any = Painter(lambda *_: BLANK)
-    assert caption_qualities(painter, folder, ["a"]) == {}
+def test_other_data_without_a_scorer_has_no_quality_to_plot(folder):
+    assert caption_qualities(folder, ["a"]) == {}
