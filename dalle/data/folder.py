@@ -14,6 +14,9 @@ from dalle.data.rows import gathered
 from dalle.data.tables import TABLES
 from dalle.data.tally import Tally
 
+BESIDE = (".json",)  # img2dataset leaves them beside pictures
+OTHER_PICTURES = {".svg", ".svgz", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".psd", ".ico", ".pdf", ".eps"}
+
 
 @dataclass
 class FolderConfig(FilesConfig):
@@ -37,8 +40,9 @@ class PictureFolder(FileSource):
             raise ValueError(f"data.path={self.config.path}: there is no such folder")
         paths = picture_paths(self.root, self.remarks)
         if not paths:
+            others = f"; passed over: {self.remarks}" if self.remarks else ""
             raise ValueError(
-                f"data.path={self.config.path}: no picture ({', '.join(SUFFIXES)}) in it or in its sub-folders"
+                f"data.path={self.config.path}: no picture ({', '.join(SUFFIXES)}) in it or in its sub-folders{others}"
             )
         return {path: number for number, path in enumerate(paths)}
 
@@ -84,8 +88,12 @@ class FolderSource(PictureFolder):
 
 
 def picture_paths(root: Path, remarks: Tally) -> list[str]:
-    """The pictures under `root`, relative to it, with forward slashes, sorted by their bytes."""
+    """The pictures under `root`, relative to it, with forward slashes, sorted by their bytes.
+
+    Text files without a picture of their name, and files of kinds that are not read, go into `remarks`.
+    """
     found: list[bytes] = []
+    texts: list[str] = []
     folders = [""]
     while folders:
         prefix = folders.pop()
@@ -101,6 +109,26 @@ def picture_paths(root: Path, remarks: Tally) -> list[str]:
                             found.append(os.fsencode(prefix + entry.name))
                         else:
                             remarks.add("names that lead to no file", prefix + entry.name)
+                    elif entry.name.lower().endswith(".txt"):
+                        texts.append(prefix + entry.name)
+                    elif entry.is_file() and not _belongs(prefix, entry.name):
+                        remarks.add(_passed_over(entry.name), prefix + entry.name)
         except OSError:
             remarks.add("folders that cannot be opened", prefix or str(root))
-    return [os.fsdecode(path) for path in sorted(found)]
+    paths = [os.fsdecode(path) for path in sorted(found)]
+    stems = {path.rpartition(".")[0] for path in paths}
+    for text in sorted(texts):
+        if text[: -len(".txt")] not in stems:
+            remarks.add("text files without a picture of their name", text)
+    return paths
+
+
+def _belongs(prefix: str, name: str) -> bool:
+    """Whether a file is read with the pictures, or may be: facts beside them, tables of captions."""
+    return name.lower().endswith(BESIDE) or (not prefix and name in TABLES)
+
+
+def _passed_over(name: str) -> str:
+    """Why a file is not read: by its kind, where that is one of pictures."""
+    suffix = os.path.splitext(name)[1].lower()
+    return f"{suffix} files, a kind that is not read" if suffix in OTHER_PICTURES else "files of other kinds"

@@ -258,3 +258,32 @@ def test_metadata_beside_a_picture_serve_the_opt_out_list(tmp_path):
     source = opened(tmp_path, opt_out=str(tmp_path / "list.txt"))
     assert source.dropped == {"opted out by domain": 1}
     assert set(records(tmp_path, opt_out=str(tmp_path / "list.txt"))) == {"0.png", "1.png", "3.png"}
+
+
+def test_text_files_without_a_picture_and_kinds_that_are_not_read_are_counted(tmp_path):
+    Image.new("RGB", (9, 9)).save(tmp_path / "seen.png")
+    (tmp_path / "sub").mkdir()
+    for name in (
+        "seen.txt",
+        "seen.json",
+        "lone.txt",
+        "sub/lone.TXT",
+        "a.svg",
+        "sub/b.SVG",
+        "c.tiff",
+        "notes.doc",
+        ".hidden",
+    ):
+        (tmp_path / name).write_text("words")
+    assert opened(tmp_path).remarks == {
+        ".svg files, a kind that is not read": 2,
+        ".tiff files, a kind that is not read": 1,
+        "files of other kinds": 1,
+        "text files without a picture of their name": 2,
+    }
+
+
+def test_a_folder_of_kinds_that_are_not_read_says_so(tmp_path):
+    (tmp_path / "a.svg").write_text("<svg/>")
+    with pytest.raises(ValueError, match="no picture .* passed over: 1 .svg files, a kind that is not read"):
+        opened(tmp_path)
