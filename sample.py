@@ -33,6 +33,9 @@ def main(config: SampleConfig) -> None:
     rerank = Rerank(config.rerank, config.rerank_weights, config.rerank_references)
     device = distributed.start(config.device, config.deterministic)
     dalle = DALLE.load(config.checkpoint, device, config.dvae, config.clip, config.precision)
+    if unknown := dalle.unknown_words(captions):
+        more = f" and {len(unknown) - LINES} more" if len(unknown) > LINES else ""
+        say(f"hint      no training caption had the words {', '.join(unknown[:LINES])}{more}")
     if config.guidance is None:
         config = replace(config, guidance=dalle.guidance)
     if config.attention:

@@ -37,6 +37,7 @@ META = {
     "dvae": dict,
     "likelihood": dict,
     "data": dict,
+    "caption_words": list[str],
 }
 
 Model = TypeVar("Model", bound=nn.Module)

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,27 @@ FOLDER = Path(__file__).parents[1] / "configs"
 TEXTS = ("caption", "data.path", "data.captions", "data.opt_out", "find")
 LISTS = ("runs", "metrics")  # settings that are lists with or without brackets
 MENDABLE = (ValueError, OSError, OmegaConfBaseException)  # by the user, who is told in a sentence
-HELP = {"-h", "--help"}
+HELP, HELP_ALL = {"-h", "--help"}, "--help-all"
+# what people set first, where a verb has more than a screen of settings
+FIRST = {
+    "train": (
+        *("run", "out", "seed", "dvae", "device", "resume", "wandb.mode", "data.path", "data.image_size", "data.train"),
+        *("stage.steps", "stage.batch_size", "stage.accumulate", "stage.precision", "stage.recompute", "stage.workers"),
+        *("stage.optimizer.learning_rate.start", "stage.optimizer.warm_up", "stage.log_every", "stage.validate_every"),
+        *("stage.preview_every", "stage.save_every"),
+    ),
+    "sample": (
+        *("checkpoint", "caption", "captions_file", "candidates", "keep", "seed", "temperature", "top_k", "top_p"),
+        *("min_p", "guidance", "rerank", "image", "novelty", "attention", "batch_size", "precision", "dvae", "clip"),
+        *("device", "out"),
+    ),
+    "evaluate": (
+        *("checkpoint", "metrics", "captions", "candidates", "rerank", "rerank_curve", "curve_captions", "pictures"),
+        *("samples", "blur_curve", "features", "temperature", "guidance", "seed", "batch_size", "dvae", "clip"),
+        *("device", "precision", "out"),
+    ),
+}
+LARGE_GROUPS = {"stage", "data", "preset", "scale", "experiment"}  # with more settings than --help shows
 FULL_ERROR = "HYDRA_FULL_ERROR"  # 1 in the environment shows where an error was raised
 
 # Hydra composes settings; folders and logs are the verbs' affair
@@ -150,9 +171,10 @@ def verb(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
                     _say(wrong)
                     raise SystemExit(2)
                 try:
-                    if not HELP.isdisjoint(typed):
+                    if not {*HELP, HELP_ALL}.isdisjoint(typed):
                         composed = compose(name, [_literal(each) for each in typed if "=" in each])
-                        print(usage(f"{name}.py", composed, choices(name)))
+                        first = None if HELP_ALL in typed or name not in FIRST else partial(shown_first, name, typed)
+                        print(usage(f"{name}.py", composed, choices(name), first))
                         return
                     hydra.main(version_base="1.3", config_path=str(FOLDER), config_name=name)(job)()
                 except (HydraException, OmegaConfBaseException) as error:
@@ -167,6 +189,12 @@ def verb(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
         return command
 
     return decorate
+
+
+def shown_first(name: str, typed: Sequence[str], key: str) -> bool:
+    """Whether --help shows `key`: people set it first, or it was typed, or is of a small group that was."""
+    asked = {each.lstrip("+").partition("=")[0] for each in typed if "=" in each}
+    return key in FIRST[name] or key in asked or key.split(".")[0] in asked - LARGE_GROUPS
 
 
 def for_another_verb(name: str, arguments: Sequence[str]) -> str | None:

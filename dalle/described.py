@@ -6,7 +6,7 @@ import io
 import shutil
 import textwrap
 import tokenize
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any
@@ -60,8 +60,13 @@ def as_typed(value: Any) -> str:
     return str(value) if value != "" else '""'
 
 
-def usage(verb: str, config: Any, choices: Mapping[str, Sequence[str]]) -> str:
-    """What `verb --help` says, given the options as they are composed so far and what each group offers."""
+def usage(
+    verb: str, config: Any, choices: Mapping[str, Sequence[str]], first: Callable[[str], bool] | None = None
+) -> str:
+    """What `verb --help` says, given the options as they are composed so far and what each group offers.
+
+    first: tells of a key whether it is shown; the others are counted. None: all are.
+    """
     width = max(80, shutil.get_terminal_size().columns)
     lines = [f"python {verb} [setting=value ...]", "", (inspect.getdoc(type(config)) or "").split("\n")[0], ""]
     if choices:
@@ -70,7 +75,13 @@ def usage(verb: str, config: Any, choices: Mapping[str, Sequence[str]]) -> str:
     lines.append("Settings, with the values that this command would use:")
     found = [each for each in settings(config) if each.key not in choices]
     found.sort(key=lambda each: "." in each.key)  # the verb's own, then those of what was chosen
-    lines += [_entry(f"{each.key}={each.value}", each.meaning, width) for each in found]
+    shown = [each for each in found if first is None or first(each.key)]
+    lines += [_entry(f"{each.key}={each.value}", each.meaning, width) for each in shown]
+    if len(shown) < len(found):
+        lines += [
+            "",
+            f"and {len(found) - len(shown)} more: --help-all tells them, and docs/configs.md those of all choices",
+        ]
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Iterable, Iterator
 from itertools import groupby, pairwise
 from operator import itemgetter
@@ -140,3 +141,8 @@ class CaptionTokenizer:
 def _encodable(caption: str) -> str:
     """The caption with lone surrogates, which no UTF-8 has, replaced by question marks."""
     return caption.encode("utf-8", "replace").decode("utf-8")
+
+
+def words_of(caption: str) -> set[str]:
+    """The words of a caption, in lower case."""
+    return set(re.findall(r"\w+", caption.lower()))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dalle.config import VERBS, choices, compose
+from dalle.config import FIRST, VERBS, choices, compose
 from dalle.data import CONFIGS as DATA
 from dalle.described import as_typed, comments, settings, usage
 from dalle.interop import IMPORTS
@@ -98,6 +98,24 @@ def test_help_fits_the_terminal_but_for_long_names(monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
     for line in usage("sample.py", VERBS["sample"](), choices("sample")).splitlines():
         assert len(line) <= max(80, columns)
+
+
+@pytest.mark.parametrize("verb", FIRST)
+def test_help_begins_with_some_twenty_settings_that_there_are(verb):
+    every = {each.key for each in settings(compose(verb, ["data=folder"] if verb == "train" else []))}
+    also = {each.key for each in settings(compose("train", ["data=blocks"]))}
+    assert 15 < len(FIRST[verb]) <= 24
+    assert set(FIRST[verb]) <= every | (also if verb == "train" else set())
+
+
+def test_help_shows_what_is_set_first_and_counts_the_rest():
+    status, out, _ = run("train.py", "--help", "stage=clip", "stage.ema.decay=0.5")
+    assert status == 0
+    assert "stage.steps=" in out and "stage.ema.decay=0.5" in out
+    assert "stage.model.patch" not in out
+    assert "--help-all tells them" in out
+    status, out, _ = run("train.py", "--help-all", "stage=clip")
+    assert (status, "stage.model.patch=" in out, "--help-all" in out) == (0, True, False)
 
 
 def run(*command):

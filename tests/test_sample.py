@@ -97,3 +97,18 @@ def test_being_interrupted_keeps_what_is_finished_and_says_so(checkpoints, run_v
     assert 0 <= drawn[1] < 60
     assert drawn[2] == 0
     assert (tmp_path / "drawn" / "grid.png").exists()
+
+
+def test_words_that_no_training_caption_had_are_named(checkpoints, run_verb, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(checkpoints, folder)
+    options = [f"checkpoint={folder}", "candidates=1", "keep=1", "out=drawn", "caption=A Red zebra, purple"]
+    status, printed = run_verb("sample", *options)
+    assert (status, "hint" in printed) == (0, False)  # older checkpoints list no words
+    path = folder / "transformer" / "config.json"
+    content = json.loads(path.read_text())
+    content["meta"]["caption_words"] = ["a", "circle", "red"]
+    path.write_text(json.dumps(content))
+    status, printed = run_verb("sample", *options[:3], "out=again", options[-1])
+    assert status == 0
+    assert "hint      no training caption had the words purple, zebra" in printed

@@ -5,7 +5,6 @@ score with a caption is the cosine between the words that its features tell and 
 centred. It is crude, but a picture gains nothing by having pleased the CLIP that chose it.
 """
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from dalle.data.source import Source
 from dalle.evaluation.features import Features
 from dalle.evaluation.held_out import HeldOut
 from dalle.pixels import to_tensor
+from dalle.tokenizer import words_of
 
 FITTED = 4_000  # training pictures at most
 SELDOM = 5  # captions that a word must be in
@@ -71,11 +71,6 @@ class CaptionWords:
         wanted = torch.where(known, said - self.frequencies, 0.0)
         scale = self.frequencies.clamp_min(1e-6).rsqrt()  # rare words count for more
         return (F.normalize(told * scale, dim=1) @ F.normalize(wanted * scale, dim=1).T).float()
-
-
-def words_of(caption: str) -> set[str]:
-    """The words of a caption, in lower case."""
-    return set(re.findall(r"\w+", caption.lower()))
 
 
 def _indicator(caption: str, words: Sequence[str]) -> Tensor:

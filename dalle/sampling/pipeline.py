@@ -33,7 +33,7 @@ from dalle.sampling.rerank import (
     reranker_for,
 )
 from dalle.sampling.results import Choice, Result, pictures
-from dalle.tokenizer import CaptionTokenizer
+from dalle.tokenizer import CaptionTokenizer, words_of
 
 
 class DALLE:
@@ -52,10 +52,12 @@ class DALLE:
         caption_dropout: float = 0.0,
         precision: torch.dtype = torch.float32,
         guidance: float = 1.0,
+        words: Sequence[str] = (),
     ):
         """
         caption_dropout: the share of empty captions that the transformer was trained on; guidance needs some.
         guidance: what is drawn with where nothing else is asked for; the checkpoint says, 1 in the paper.
+        words: of the training captions, as far as the checkpoint lists them.
         precision: in which a CPU computes the transformer's linear layers; on a GPU the format of their weights.
         """
         if dvae.vocabulary != transformer.stream.image_vocabulary:
@@ -75,6 +77,7 @@ class DALLE:
         self.caption_dropout = caption_dropout
         self.precision = precision
         self.guidance = guidance
+        self.words = frozenset(words)
 
     @classmethod
     def load(
@@ -112,6 +115,7 @@ class DALLE:
             meta.get("caption_dropout", 0.0),
             dtype,
             meta.get("guidance", 1.0),
+            meta.get("caption_words", ()),
         )
 
     def generate(
@@ -242,6 +246,11 @@ class DALLE:
             except ValueError as error:
                 raise ValueError(f"{caption!r}: {error}") from error
         return torch.cat(rows)
+
+    def unknown_words(self, captions: Sequence[str]) -> list[str]:
+        """Words that no training caption had, in alphabetical order; none where the checkpoint does not list those."""
+        asked = set().union(*map(words_of, captions)) if self.words else set()
+        return sorted(asked - self.words)
 
     def pictures(self, tokens: Tensor) -> list[Image.Image]:
         """The pictures that image tokens stand for: (b, h, w) int64 -> b of them."""

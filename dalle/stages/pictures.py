@@ -18,8 +18,10 @@ from dalle.data.provenance import described
 from dalle.data.token_cache import TokenCache
 from dalle.data.transforms import transform_named
 from dalle.seeds import numpy_generator
-from dalle.tokenizer import CaptionTokenizer
+from dalle.tokenizer import CaptionTokenizer, words_of
 from dalle.training.stage import TrainingConfig
+
+MOST_WORDS = 20_000  # that a checkpoint lists: of larger vocabularies a hint about unknown ones helps nobody
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class Pictures:
         self.workers = config.workers
         self.seed = context.seed
         self.device = context.device
+        self.words: set[str] = set()  # of the captions that the tokenizer has read
 
     def batches(self, start: int) -> Iterator[Batch]:
         """This rank's micro-batches of the training split without end, from number `start` on."""
@@ -111,7 +114,8 @@ class Pictures:
 
     def described(self, meta: dict[str, Any]) -> dict[str, Any]:
         """What a checkpoint says about itself, and about the data that it was trained on."""
-        return {**meta, **described(self.data, {"train": self.train, "val": self.val})}
+        words = {"caption_words": sorted(self.words)} if 0 < len(self.words) <= MOST_WORDS else {}
+        return {**meta, **words, **described(self.data, {"train": self.train, "val": self.val})}
 
     def pixels(self, batch: Batch) -> Tensor:
         """The batch's pictures on the device: (b, 3, s, s) floats in [0, 1], channels last."""
@@ -128,11 +132,9 @@ class Pictures:
         Raises `ValueError` when the file that is named cannot be read, or has more entries.
         """
         if config.tokenizer is None:
-            step = max(1, len(self.train) // config.tokenizer_records)
-            indices = range(0, len(self.train), step)
-            return CaptionTokenizer.train(
-                (words for index in indices for words in self.train.captions(index)), vocabulary
-            )
+            return CaptionTokenizer.train(self._captions(config.tokenizer_records), vocabulary)
+        for _ in self._captions(config.tokenizer_records):
+            pass  # for their words
         named = CaptionTokenizer.load(config.tokenizer)
         if named.vocabulary > vocabulary:
             raise ValueError(
@@ -140,6 +142,14 @@ class Pictures:
                 f"raise stage.model.text_vocabulary, or let stage.tokenizer=null learn a smaller one"
             )
         return named
+
+    def _captions(self, records: int) -> Iterator[str]:
+        """The captions of about so many training records; their words are kept for `described`."""
+        for index in range(0, len(self.train), max(1, len(self.train) // records)):
+            for caption in self.train.captions(index):
+                if len(self.words) <= MOST_WORDS:
+                    self.words |= words_of(caption)
+                yield caption
 
 
 def pixels_of(images: Tensor, device: torch.device) -> Tensor:
