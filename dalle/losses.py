@@ -122,6 +122,6 @@ def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
     Targets may also be distributions over the tokens, (b, n, v) floats: then it is the expected one, which is their
     cross-entropy.
     """
-    if targets.is_floating_point():
-        targets = rearrange(targets, "b n v -> b v n")
-    return F.cross_entropy(rearrange(logits, "b n v -> b v n"), targets, reduction="none")
+    flat = rearrange(logits, "b n v -> (b n) v")  # on a GPU only losses of (rows, v) have deterministic kernels
+    flat_targets = targets.flatten(0, 1)
+    return F.cross_entropy(flat, flat_targets, reduction="none").view(targets.shape[:2])

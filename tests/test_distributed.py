@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -226,3 +227,19 @@ def test_devices_that_are_not_there_are_named():
     with pytest.raises(ValueError, match=r"device=cuda:99 is not there: this machine has \d+ CUDA devices"):
         distributed.start("cuda:99")
     assert distributed.start("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_float32_is_computed_as_such_and_the_same_each_time_where_asked_for(monkeypatch, deterministic):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.backends.cudnn.allow_tf32 = True
+        try:
+            distributed.start("cpu", deterministic)
+            assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+            assert torch.are_deterministic_algorithms_enabled() == deterministic
+            assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == deterministic
+        finally:
+            torch.use_deterministic_algorithms(False)
+            os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)

@@ -115,3 +115,14 @@ def test_damage_is_named(tmp_path):
         (tmp_path / "tokens" / CACHE).write_text(text)
         with pytest.raises(StaleTokens, match=said):
             TokenCache(tmp_path / "tokens", KIND)
+
+
+def test_tokens_of_another_device_are_of_another_kind_and_used_with_a_warning_where_they_are_named(tmp_path, caplog):
+    """Where two codes nearly tie, a GPU may have chosen the other; the pictures and the dVAE are the same."""
+    tokens = fill(created(tmp_path / "tokens"))
+    elsewhere = replace(KIND, device="cuda")
+    assert elsewhere.digest() != KIND.digest()
+    assert (TokenCache(tmp_path / "tokens", elsewhere).tokens == tokens).all()
+    assert "were encoded on cpu, and this is cuda" in caplog.text
+    with pytest.raises(StaleTokens, match="precision was float32, and is bfloat16 now"):
+        TokenCache(tmp_path / "tokens", replace(KIND, precision="bfloat16"))

@@ -5,10 +5,12 @@ import torch
 from torch import Tensor
 
 from dalle.models.transformer import Transformer
+from dalle.sampling import decode
 from dalle.sampling.canvas import Canvas
 from dalle.sampling.decode import FREE, generate
 from dalle.sampling.fill import band_of_rows, batches, fill, likelihood_behind
 from dalle.sampling.filters import Filters
+from dalle.sampling.graphs import decoding_step
 from dalle.sampling.likelihood import cells_given_caption
 
 
@@ -158,3 +160,16 @@ def test_progress_adds_up_to_the_images(make_transformer):
 def test_a_canvas_that_does_not_fit_is_refused_before_anything_is_drawn(make_transformer):
     with pytest.raises(ValueError, match="5 x 5 cells, but the model draws 4 x 4"):
         filled(make_transformer(), Canvas(torch.full((5, 5), FREE)))
+
+
+def test_all_windows_and_sweeps_of_a_batch_share_one_cache_and_one_reading_of_the_captions(
+    make_transformer, monkeypatch
+):
+    """On a GPU each would capture a CUDA graph of its own otherwise."""
+    made, read = [], []
+    model = make_transformer()
+    monkeypatch.setattr(decode, "decoding_step", lambda *a: made.append(a) or decoding_step(*a))
+    monkeypatch.setattr(model, "prefill", lambda caption, of=model.prefill: read.append(caption) or of(caption))
+    canvas = Canvas(torch.full((4, 8), FREE), windows=((0, 0), (0, 2), (0, 4)), sweeps=1, proposals=2)
+    filled(model, canvas, candidates=2, batch_size=4)
+    assert (len(made), len(read)) == (1, 1)
