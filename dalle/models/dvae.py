@@ -141,6 +141,7 @@ class Decoder(nn.Module):
         if self.input.kernel_size != (1, 1):
             codes = rearrange(F.one_hot(tokens, weight.shape[1]), "b h w v -> b v h w")
             return self.embed(codes.to(weight.dtype))
+        tokens = tokens.clone()  # autograd could not keep those that were made in inference mode
         embedded = F.embedding(tokens, weight[:, :, 0, 0].T) + (0 if bias is None else bias)
         return rearrange(embedded, "b h w d -> b d h w")
 

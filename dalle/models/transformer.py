@@ -40,7 +40,8 @@ class TransformerConfig:
     pads: str = "learned"  # vectors where the caption has ended, seen by all; masked: seen by no state (Sec. 2.2)
     image_places: str = "predicted"  # an image input's row and column: of the cell predicted next, or its own
     attention_normalisation: str = "joint"  # of text and image keys: joint, or separate softmaxes (Sec. 2.2, fn. 7)
-    attention: str = "auto"  # auto: structured where that computes less; masked: dense masks, for less memory
+    # auto: on a CPU structured where that is faster, else a dense mask | masked, for less memory | structured
+    attention: str = "auto"
     activation: str = "quick_gelu"  # of the MLP: quick_gelu or gelu; the paper does not say
     initial_scale: float = 0.125  # of all fresh weights; short trainings of small models do better with 0.5
 

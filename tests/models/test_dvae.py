@@ -266,6 +266,13 @@ def test_pictures_of_tokens_are_those_of_their_one_hot_codes(bottleneck_kernel):
     torch.testing.assert_close(model.decode(tokens), mean_picture(model.decode_codes(codes)))
 
 
+def test_tokens_made_in_inference_mode_are_decoded_where_gradients_are_kept():
+    model = DiscreteVAE(TINY)
+    with torch.inference_mode():
+        tokens = model.encode(torch.rand(1, 3, 8, 8))
+    assert model.decode(tokens).requires_grad
+
+
 @torch.no_grad()
 def test_tokens_are_looked_up_and_not_made_one_hot(monkeypatch):
     monkeypatch.setattr(F, "one_hot", None)  # 4.3 GB for 64 pictures of the published size

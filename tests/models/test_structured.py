@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from dalle.models.attention import SOFTMAXES, Masked
 from dalle.models.patterns import Column, Convolutional, Dense, Pattern, Row, stream_mask
-from dalle.models.structured import Causal, Columns, Lines, MaskedApart, attend_for, lines_seen
+from dalle.models.structured import ByDevice, Causal, Columns, Lines, MaskedApart, attend_for, lines_seen
 
 TEXT, GRID = 5, 4
 HIDDEN = torch.tensor([[False, False, True, True, True], [False] * 5])
@@ -63,9 +63,21 @@ def test_every_way_to_attend_is_what_the_mask_says_forward_and_backward(name, hi
     ids=str,
 )
 def test_the_papers_sizes_are_structured(pattern, kind):
-    assert isinstance(attend_for(pattern, 256, 32), kind)
+    joint = attend_for(pattern, 256, 32)
     separate = attend_for(pattern, 256, 32, normalisation="separate")
-    assert isinstance(separate, MaskedApart if kind is Causal else kind)
+    if kind is Causal:
+        assert (type(joint), type(separate)) == (Causal, MaskedApart)
+        return
+    assert (type(joint.on_cpu), type(joint.elsewhere)) == (kind, Masked)  # the threshold was measured on CPUs
+    assert (type(separate.on_cpu), type(separate.elsewhere)) == (kind, MaskedApart)
+    assert isinstance(attend_for(pattern, 256, 32, "structured"), kind)
+
+
+def test_the_device_decides_which_of_two_forms_attends():
+    forms = ByDevice(lambda *_: "structured", lambda *_: "masked")
+    for device, expected in (("cpu", "structured"), ("meta", "masked")):
+        x = torch.empty(1, 1, 2, 3, device=device)
+        assert forms(x, x, x) == expected
 
 
 @pytest.mark.parametrize("pattern", [Row(), Column(), Convolutional(5)], ids=str)
