@@ -108,7 +108,7 @@ def read_config(folder: str | Path, kind: str) -> tuple[dict[str, Any], dict[str
 
 
 def load_model(folder: str | Path, kind: str, schema: type, build: Callable[[Any], Model]) -> Model:
-    """The model in `folder`, in eval mode, built by `build` from its configuration, a dataclass `schema`.
+    """Load the model in `folder`, in eval mode; `build` makes it of its configuration, a dataclass `schema`.
 
     The configuration is validated by type and range, and against the shapes of the tensors in the file, before
     anything is built, so that a stranger's file allocates no more than it holds. `schema.sizes_in` reads sizes off the
@@ -138,17 +138,12 @@ def load_model(folder: str | Path, kind: str, schema: type, build: Callable[[Any
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors in a safetensors file, from its header. Raises CheckpointError if that is damaged."""
-    try:
-        with safe_open(path, "pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing") from error
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is truncated or damaged: {error}") from error
+    with _naming_damage(path), safe_open(path, "pt") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
 def count_children(shapes: Mapping[str, Any], prefix: str) -> int:
-    """How many modules of a list have tensors: of layers.0.norm.weight and layers.1.norm.weight, 2 with "layers."."""
+    """Count the modules of a list by their tensors: layers.0.norm.weight, layers.1.norm.weight and "layers." give 2."""
     return len({name.removeprefix(prefix).partition(".")[0] for name in shapes if name.startswith(prefix)})
 
 
@@ -248,8 +243,14 @@ def _read_scalars(standing: Path) -> dict[str, Any]:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file by name. Raises `CheckpointError` if it is missing or damaged."""
-    try:
+    with _naming_damage(path):
         return load_file(path)
+
+
+@contextmanager
+def _naming_damage(path: Path) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing") from error
     except (SafetensorError, OSError) as error:

@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dalle.ablation import AblationConfig
 from dalle.data import CONFIGS as DATA
-from dalle.described import usage
+from dalle.described import FIRST, shown_first, usage
 from dalle.evaluation.settings import EvaluateConfig
 from dalle.interop import IMPORTS
 from dalle.interop.settings import PrepareConfig
@@ -41,26 +41,6 @@ TEXTS = ("caption", "data.path", "data.captions", "data.opt_out", "find")
 LISTS = ("runs", "metrics")  # settings that are lists with or without brackets
 MENDABLE = (ValueError, OSError, OmegaConfBaseException)  # by the user, who is told in a sentence
 HELP, HELP_ALL = {"-h", "--help"}, "--help-all"
-# what people set first, where a verb has more than a screen of settings
-FIRST = {
-    "train": (
-        *("run", "out", "seed", "dvae", "device", "resume", "wandb.mode", "data.path", "data.image_size", "data.train"),
-        *("stage.steps", "stage.batch_size", "stage.accumulate", "stage.precision", "stage.recompute", "stage.workers"),
-        *("stage.optimizer.learning_rate.start", "stage.optimizer.warm_up", "stage.log_every", "stage.validate_every"),
-        *("stage.preview_every", "stage.save_every"),
-    ),
-    "sample": (
-        *("checkpoint", "caption", "captions_file", "candidates", "keep", "seed", "temperature", "top_k", "top_p"),
-        *("min_p", "guidance", "rerank", "image", "novelty", "attention", "batch_size", "precision", "dvae", "clip"),
-        *("device", "out"),
-    ),
-    "evaluate": (
-        *("checkpoint", "metrics", "captions", "candidates", "rerank", "rerank_curve", "curve_captions", "pictures"),
-        *("samples", "blur_curve", "features", "temperature", "guidance", "seed", "batch_size", "dvae", "clip"),
-        *("device", "precision", "out"),
-    ),
-}
-LARGE_GROUPS = {"stage", "data", "preset", "scale", "experiment"}  # with more settings than --help shows
 FULL_ERROR = "HYDRA_FULL_ERROR"  # 1 in the environment shows where an error was raised
 
 # Hydra composes settings; folders and logs are the verbs' affair
@@ -189,12 +169,6 @@ def verb(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
         return command
 
     return decorate
-
-
-def shown_first(name: str, typed: Sequence[str], key: str) -> bool:
-    """Whether --help shows `key`: people set it first, or it was typed, or is of a small group that was."""
-    asked = {each.lstrip("+").partition("=")[0] for each in typed if "=" in each}
-    return key in FIRST[name] or key in asked or key.split(".")[0] in asked - LARGE_GROUPS
 
 
 def for_another_verb(name: str, arguments: Sequence[str]) -> str | None:

@@ -12,6 +12,26 @@ from functools import cache
 from typing import Any
 
 COLUMN = 34  # where meanings begin
+# what people set first, where a verb has more than a screen of settings
+FIRST = {
+    "train": (
+        *("run", "out", "seed", "dvae", "device", "resume", "wandb.mode", "data.path", "data.image_size", "data.train"),
+        *("stage.steps", "stage.batch_size", "stage.accumulate", "stage.precision", "stage.recompute", "stage.workers"),
+        *("stage.optimizer.learning_rate.start", "stage.optimizer.warm_up", "stage.log_every", "stage.validate_every"),
+        *("stage.preview_every", "stage.save_every"),
+    ),
+    "sample": (
+        *("checkpoint", "caption", "captions_file", "candidates", "keep", "seed", "temperature", "top_k", "top_p"),
+        *("min_p", "guidance", "rerank", "image", "novelty", "attention", "batch_size", "precision", "dvae", "clip"),
+        *("device", "out"),
+    ),
+    "evaluate": (
+        *("checkpoint", "metrics", "captions", "candidates", "rerank", "rerank_curve", "curve_captions", "pictures"),
+        *("samples", "blur_curve", "features", "temperature", "guidance", "seed", "batch_size", "dvae", "clip"),
+        *("device", "precision", "out"),
+    ),
+}
+LARGE_GROUPS = {"stage", "data", "preset", "scale", "experiment"}  # with more settings than --help shows
 
 
 @dataclass(frozen=True)
@@ -58,6 +78,12 @@ def as_typed(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{','.join(as_typed(each) for each in value)}]"
     return str(value) if value != "" else '""'
+
+
+def shown_first(name: str, typed: Sequence[str], key: str) -> bool:
+    """Tell if --help shows `key`: people set it first, or it was typed, or is of a small group that was."""
+    asked = {each.lstrip("+").partition("=")[0] for each in typed if "=" in each}
+    return key in FIRST[name] or key in asked or key.split(".")[0] in asked - LARGE_GROUPS
 
 
 def usage(

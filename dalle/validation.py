@@ -28,7 +28,7 @@ def validated(schema: type, values: Mapping[str, Any], where: str) -> Any:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether `value`, read from JSON, has the type `hint`; a list passes for a tuple, and an integer for a float."""
+    """Tell if `value`, read from JSON, has the type `hint`; a list passes for a tuple, and an integer for a float."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return any(fits(value, each) for each in arguments)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dalle.config import FIRST, VERBS, choices, compose
+from dalle.config import VERBS, choices, compose
 from dalle.data import CONFIGS as DATA
-from dalle.described import as_typed, comments, settings, usage
+from dalle.described import FIRST, as_typed, comments, settings, usage
 from dalle.interop import IMPORTS
 from dalle.sampling.edits import EDITS
 from dalle.stages import STAGES

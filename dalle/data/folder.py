@@ -124,11 +124,11 @@ def picture_paths(root: Path, remarks: Tally) -> list[str]:
 
 
 def _belongs(prefix: str, name: str) -> bool:
-    """Whether a file is read with the pictures, or may be: facts beside them, tables of captions."""
+    """Tell if a file is read with the pictures, or may be: facts beside them, tables of captions."""
     return name.lower().endswith(BESIDE) or (not prefix and name in TABLES)
 
 
 def _passed_over(name: str) -> str:
-    """Why a file is not read: by its kind, where that is one of pictures."""
+    """The reason why a file is not read, by its kind if that is one of pictures."""
     suffix = os.path.splitext(name)[1].lower()
     return f"{suffix} files, a kind that is not read" if suffix in OTHER_PICTURES else "files of other kinds"

@@ -80,18 +80,18 @@ def batches(
     cells = canvas_cells(canvas, len(captions), candidates, model)
     firsts = torch.tensor([first] * len(captions) if isinstance(first, int) else first).unsqueeze(1)
     keys = candidate_keys(seed, firsts + torch.arange(candidates))  # (captions, candidates)
-    samplers = Samplers(model, min(batch_size, keys.numel()), filters, guidance, precision, compact)
+    samplers = TokenSamplerFactory(model, min(batch_size, keys.numel()), filters, guidance, precision, compact)
     together = max(1, batch_size // candidates)  # captions
     for caption in range(0, len(captions), together):
         for candidate in range(0, candidates, batch_size):
             some = slice(caption, caption + together), slice(candidate, candidate + batch_size)
-            sampler = samplers.of(captions[some[0]], keys[some].shape[1])
+            sampler = samplers.create(captions[some[0]], keys[some].shape[1])
             images = sampler.sample(keys[some], cells[some], on_progress)
             del sampler  # before the caller decodes and ranks the images, and before the next one is made
             yield Batch(caption, candidate, images)
 
 
-class Samplers:
+class TokenSamplerFactory:
     """Makes a `TokenSampler` for each batch of captions; holds what all of them share."""
 
     @torch.inference_mode()
@@ -113,7 +113,7 @@ class Samplers:
             empty = empty_caption(model.stream).to(self.device)
             self.empty = None if guidance == 1 else self.model.prefill(empty)
 
-    def of(self, captions: Tensor, candidates: int) -> "TokenSampler":
+    def create(self, captions: Tensor, candidates: int) -> "TokenSampler":
         """The sampler of `candidates` images of each of (captions, T)."""
         return TokenSampler(self, captions, candidates)
 
@@ -126,7 +126,7 @@ class TokenSampler:
     """
 
     @torch.inference_mode()
-    def __init__(self, shared: Samplers, captions: Tensor, candidates: int):
+    def __init__(self, shared: TokenSamplerFactory, captions: Tensor, candidates: int):
         self.filters, self.guidance, self.device = shared.filters, shared.guidance, shared.device
         self.stream = shared.model.stream
         with without_autocast(self.device.type):  # which a caller may be in, and which would round the logits

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dalle.models.transformer import Transformer
 from dalle.sampling.canvas import Canvas
-from dalle.sampling.decode import FREE, Batch, OnProgress, Samplers, TokenSampler
+from dalle.sampling.decode import FREE, Batch, OnProgress, TokenSampler, TokenSamplerFactory
 from dalle.sampling.filters import UNFILTERED, Filters
 from dalle.sampling.likelihood import cells_given_caption
 from dalle.sampling.noise import candidate_keys
@@ -65,7 +65,7 @@ def batches(
     cells = canvas.tokens.expand(len(captions), candidates, *canvas.tokens.shape[-2:])
     firsts = torch.tensor([first] * len(captions) if isinstance(first, int) else first).unsqueeze(1)
     numbers = firsts + torch.arange(candidates)  # (captions, candidates)
-    samplers = Samplers(model, min(batch_size, numbers.numel()), filters, guidance, precision, compact)
+    samplers = TokenSamplerFactory(model, min(batch_size, numbers.numel()), filters, guidance, precision, compact)
     told = on_progress and partial(_share_of, on_progress, canvas.draws)
     together = max(1, batch_size // candidates)  # captions
     for caption in range(0, len(captions), together):
@@ -73,7 +73,7 @@ def batches(
         for candidate in range(0, candidates, batch_size):
             some = slice(caption, caption + together), slice(candidate, candidate + batch_size)
             # one for all windows and sweeps: a GPU captures its graph once
-            sampler = samplers.of(texts, numbers[some].shape[1])
+            sampler = samplers.create(texts, numbers[some].shape[1])
             draw = partial(_drawn, sampler, numbers[some], told)
             images = fill(
                 cells[some], canvas, model.stream.grid, draw, partial(_likelihood, model, texts, batch_size), seed

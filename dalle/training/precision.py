@@ -42,7 +42,7 @@ def resolve(precision: str, model: nn.Module, device: torch.device) -> Precision
 
 
 def has_amx(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the processor has Intel's matrix extensions for bfloat16; false where nothing says so."""
+    """Tell if the processor has Intel's matrix extensions for bfloat16; false where nothing says so."""
     try:
         return "amx_bf16" in cpuinfo.read_text()
     except OSError:  # no Linux
