@@ -35,7 +35,7 @@ def main(config: SampleConfig) -> None:
     dalle = DALLE.load(config.checkpoint, device, config.dvae, config.clip, config.precision)
     if unknown := dalle.unknown_words(captions):
         more = f" and {len(unknown) - LINES} more" if len(unknown) > LINES else ""
-        say(f"hint      no training caption had the words {', '.join(unknown[:LINES])}{more}")
+        say(f"hint      in none of the training captions that its tokenizer read: {', '.join(unknown[:LINES])}{more}")
     if config.guidance is None:
         config = replace(config, guidance=dalle.guidance)
     if config.attention:

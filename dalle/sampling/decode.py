@@ -75,8 +75,6 @@ def batches(
     """
     if candidates < 1 or batch_size < 1:
         raise ValueError(f"candidates={candidates} and batch_size={batch_size} must be at least 1")
-    if guidance < 0:
-        raise ValueError(f"guidance={guidance} is below 0; 0 leaves the caption out, 1 is the model's own")
     cells = canvas_cells(canvas, len(captions), candidates, model)
     firsts = torch.tensor([first] * len(captions) if isinstance(first, int) else first).unsqueeze(1)
     keys = candidate_keys(seed, firsts + torch.arange(candidates))  # (captions, candidates)
@@ -104,7 +102,14 @@ class TokenSamplerFactory:
         precision: torch.dtype = torch.float32,
         compact: bool = False,
     ):
-        """See `batches`; batch_size: images that most samplers will draw at a time."""
+        """See `batches`; batch_size: images that most samplers will draw at a time.
+
+        Raises ValueError for a batch size below 1 or a guidance below 0.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} must be at least 1")
+        if guidance < 0:
+            raise ValueError(f"guidance={guidance} is below 0; 0 leaves the caption out, 1 is the model's own")
         self.filters, self.guidance, self.compact = filters, guidance, compact
         self.device = model.image_head.weight.device
         rows = 1 if guidance == 1 else 2  # that are decoded for each image

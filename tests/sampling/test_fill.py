@@ -173,3 +173,11 @@ def test_all_windows_and_sweeps_of_a_batch_share_one_cache_and_one_reading_of_th
     canvas = Canvas(torch.full((4, 8), FREE), windows=((0, 0), (0, 2), (0, 4)), sweeps=1, proposals=2)
     filled(model, canvas, candidates=2, batch_size=4)
     assert (len(made), len(read)) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"), [({"guidance": -1.0}, "guidance=-1.0 is"), ({"batch_size": 0}, "batch_size=0")]
+)
+def test_impossible_settings_of_an_edit_are_refused(make_transformer, settings, said):
+    with pytest.raises(ValueError, match=said):
+        filled(make_transformer(), Canvas(picture().masked_fill(hole(), FREE)), **settings)
