@@ -27,9 +27,10 @@ def gumbel_noise(keys: Tensor, position: int, vocabulary: int) -> Tensor:
     """
     here = _hash(keys, torch.full_like(keys, position))
     bits = _hash(here[:, None], torch.arange(vocabulary, device=keys.device))
-    # 40 bits: near 0, where the likely winners are, fp32 resolves them all; near 1 it must not round up to 1
-    minus_uniform = _shift(bits, 24, out=bits).float().add_(0.5).mul_(-(2.0**-40)).clamp_(min=2.0**-24 - 1)
-    return minus_uniform.log1p_().neg_().log_().neg_()  # -log(-log1p(-uniform))
+    # float64 holds 40 random bits and 1 less that exactly; and however a device computes logarithms, the same float32
+    # is nearest to what it finds, so that a CPU and a GPU draw alike
+    uniform = _shift(bits, 24, out=bits).double().add_(0.5).mul_(-(2.0**-40)).add_(1.0)
+    return uniform.log_().neg_().log_().neg_().float()  # -log(-log(uniform))
 
 
 def _hash(key: Tensor, number: Tensor | int = 0) -> Tensor:

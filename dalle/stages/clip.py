@@ -16,6 +16,7 @@ from dalle.stages.pictures import CaptionedConfig, Pictures, StageContext
 from dalle.training.ema import EMAConfig
 from dalle.training.optimizer import OptimizerConfig
 from dalle.training.schedules import Schedule
+from dalle.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class CLIPStage:
 
     def _inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         ids = self.clip.tokenize(batch.captions, truncate=True)
-        return self.pictures.pixels(batch), ids.to(self.pictures.device)
+        return self.pictures.pixels(batch), to_device(ids, self.pictures.device)
 
 
 @in_float32

@@ -8,6 +8,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from dalle.transfer import to_device
+
 
 class ImageTokens(NamedTuple):
     """What the image states read and what they are asked for, in raster order."""
@@ -68,7 +70,7 @@ def _drawn(posterior: Tensor, generators: Generators) -> Tensor:
     on the CPU, not one for each code.
     """
     rows = [generator.random(posterior.shape[1], dtype=np.float32) for generator in generators]
-    uniform = torch.from_numpy(np.stack(rows)).to(posterior.device).unsqueeze(-1)
+    uniform = to_device(torch.from_numpy(np.stack(rows)), posterior.device).unsqueeze(-1)
     cumulative = posterior.cumsum(dim=-1)
     # the sum is not 1 to the last digit
     return torch.searchsorted(cumulative, uniform * cumulative[..., -1:], right=True).squeeze(-1)

@@ -20,6 +20,7 @@ from dalle.data.transforms import transform_named
 from dalle.seeds import numpy_generator
 from dalle.tokenizer import CaptionTokenizer, words_of
 from dalle.training.stage import TrainingConfig
+from dalle.transfer import to_device
 
 MOST_WORDS = 20_000  # that a checkpoint lists: of larger vocabularies a hint about unknown ones helps nobody
 
@@ -154,4 +155,4 @@ class Pictures:
 
 def pixels_of(images: Tensor, device: torch.device) -> Tensor:
     """Pictures on the device: (b, 3, s, s) uint8 -> floats in [0, 1], channels last."""
-    return images.to(device, non_blocking=True, memory_format=torch.channels_last).float() / 255
+    return to_device(images, device, memory_format=torch.channels_last).float() / 255

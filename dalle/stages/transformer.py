@@ -28,6 +28,7 @@ from dalle.stages.pictures import CaptionedConfig, Pictures, StageContext
 from dalle.training.ema import EMAConfig
 from dalle.training.optimizer import OptimizerConfig, PlateauConfig
 from dalle.training.schedules import Schedule
+from dalle.transfer import to_device
 
 log = logging.getLogger(__name__)
 
@@ -209,11 +210,11 @@ class TransformerStage:
             left_out = torch.tensor([generator.random() < caption_dropout for generator in generators])
             caption = caption.masked_fill(left_out[:, None], PAD)
         image = self._image_tokens(batch, generators)
-        return Encoded(caption.to(self.pictures.device), image.inputs, image.targets)
+        return Encoded(to_device(caption, self.pictures.device), image.inputs, image.targets)
 
     def _image_tokens(self, batch: Batch | TokenBatch, generators: list[np.random.Generator] | None) -> ImageTokens:
         if isinstance(batch, TokenBatch):
-            tokens = batch.tokens.to(self.pictures.device, non_blocking=True)
+            tokens = to_device(batch.tokens, self.pictures.device)
             return ImageTokens(tokens, tokens)
         logits = self.dvae.logits(self.pictures.pixels(batch))
         return self.image_tokens(logits, generators) if generators else argmax(logits)

@@ -21,6 +21,7 @@ from torch.nn.utils import get_total_norm
 from dalle import distributed
 from dalle.seeds import torch_generator
 from dalle.training.matrices import matrices
+from dalle.transfer import to_device
 
 BASES = ("fixed", "warm", "resampled")
 
@@ -108,7 +109,7 @@ class Compressed:
         """(blocks, longer side, rank), the same on all ranks and in every run."""
         generator = torch_generator("PowerSGD", self.number, step)
         shape = self.cut.parts * self.cut.blocks, self.cut.sides[1], self.cut.rank
-        return torch.randn(shape, generator=generator).to(self.parameter.device)
+        return to_device(torch.randn(shape, generator=generator), self.parameter.device)
 
 
 class PowerSGD:
