@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def start(device: str = "auto", deterministic: bool = False) -> torch.device:
-    """Join the other ranks, if torchrun started several, and return the device this rank computes on.
+    """Join the other ranks, if torchrun started this process, and return the device this rank computes on.
 
     "auto" is this rank's GPU where there is one, and the CPU otherwise. From then on GPUs compute float32 as such, and
     with `deterministic` the same bits each time. Raises ValueError for a device that this machine does not have.
@@ -32,7 +32,8 @@ def start(device: str = "auto", deterministic: bool = False) -> torch.device:
     chosen = _choose_device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
+    launched = int(os.environ.get("WORLD_SIZE", 1)) > 1 or dist.is_torchelastic_launched()
+    if launched and not dist.is_initialized():
         # gloo beside nccl: small facts can be agreed on without making the GPU wait
         dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
     return chosen
@@ -45,13 +46,18 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
+def is_distributed() -> bool:
+    """Return whether torchrun started this process: there may still be one rank alone."""
+    return dist.is_initialized()
+
+
 def rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
+    return dist.get_rank() if is_distributed() else 0
 
 
 def world() -> int:
     """How many ranks there are."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return dist.get_world_size() if is_distributed() else 1
 
 
 def is_first() -> bool:
@@ -65,7 +71,7 @@ def barrier() -> None:
 
 def broadcast(value: T) -> T:
     """What the first rank passes, on every rank; anything that can be pickled."""
-    if world() == 1:
+    if not is_distributed():
         return value
     values: list[Any] = [value]
     dist.broadcast_object_list(values, device=torch.device("cpu"))
@@ -74,7 +80,7 @@ def broadcast(value: T) -> T:
 
 def any_rank(flag: bool) -> bool:
     """Whether `flag` is true on any rank; every rank has to ask. Does not wait for the GPU."""
-    if world() == 1:
+    if not is_distributed():
         return flag
     flags = torch.tensor(int(flag))
     dist.all_reduce(flags, dist.ReduceOp.MAX)
@@ -83,7 +89,7 @@ def any_rank(flag: bool) -> bool:
 
 def mean(values: Tensor) -> Tensor:
     """The mean of `values` over the ranks, without gradients."""
-    if world() == 1:
+    if not is_distributed():
         return values.detach()
     total = values.detach().clone()
     dist.all_reduce(total)
@@ -92,7 +98,7 @@ def mean(values: Tensor) -> Tensor:
 
 def total(tensors: Sequence[Tensor]) -> list[Tensor]:
     """The sum over the ranks of each of `tensors`, all in one message, without gradients."""
-    if world() == 1 or not tensors:
+    if not is_distributed() or not tensors:
         return list(tensors)
     message = torch.cat([each.detach().flatten() for each in tensors])
     dist.all_reduce(message)
@@ -102,7 +108,7 @@ def total(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 def gather(values: Tensor) -> Tensor:
     """Every rank's `values` (b, ...), alike in shape, as (world * b, ...); gradients flow back to all."""
-    return values if world() == 1 else _Gather.apply(values)
+    return _Gather.apply(values) if is_distributed() else values
 
 
 def wrap(model: nn.Module) -> nn.Module:
@@ -110,7 +116,7 @@ def wrap(model: nn.Module) -> nn.Module:
 
     Its batch norms see the batches of all ranks from now on.
     """
-    if world() == 1:
+    if not is_distributed():
         return model
     _synchronise_batch_norms(model)
     devices = [torch.cuda.current_device()] if next(model.parameters()).is_cuda else None

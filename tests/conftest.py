@@ -1,5 +1,6 @@
 """Tiny models with random weights, for the tests of several floors."""
 
+import os
 import runpy
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from dalle import checkpoint
 from dalle.models.clip import CLIP, CLIPConfig
 from dalle.models.dvae import DiscreteVAE, DVAEConfig
 from dalle.models.transformer import Transformer, TransformerConfig
+from dalle.precision import use_exact_float32
 from dalle.tokenizer import CaptionTokenizer
 
 CAPTIONS = ["a small red circle above a large blue square", "three green triangles", "one circle left of a square"]
@@ -78,6 +80,26 @@ def checkpoints(make_transformer, tmp_path_factory) -> Path:
     )
     CLIP(sizes, tokenizer).save(folder / "clip")
     return folder
+
+
+@pytest.fixture(scope="session")
+def gpu() -> torch.device:
+    """The device of tests marked gpu: a CUDA card, or what DALLE_TEST_DEVICE names, to try the tests themselves."""
+    device = torch.device(os.environ.get("DALLE_TEST_DEVICE", "cuda"))
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device, and this machine has none")
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before cuBLAS starts: for deterministic kernels
+    use_exact_float32()
+    return device
+
+
+@pytest.fixture(scope="session")
+def cuda(gpu) -> torch.device:
+    """The CUDA card of tests that no other device can stand in for."""
+    if gpu.type != "cuda":
+        pytest.skip("needs CUDA itself")
+    return gpu
 
 
 @pytest.fixture

@@ -67,12 +67,13 @@ def build(
     data: Any = BLOCKS,
     seed: int = 0,
     tokens: Path | None = None,
+    device: torch.device = CPU,
     **changes: Any,
 ) -> Any:
     """The stage `name` with `changes` to its settings."""
     torch.manual_seed(seed)
     config = replace(CONFIGS[name], **changes)
-    context = StageContext(seed, CPU, dvae if name == "transformer" else None, tokens)
+    context = StageContext(seed, device, dvae if name == "transformer" else None, tokens)
     return STAGES[name][1](config, data, context)
 
 

@@ -1,0 +1,184 @@
+"""Every stage trains on a GPU as on a CPU: the same updates, the same bits after resuming, nothing waited for."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_stages import BLOCKS, CONFIGS, CPU, build
+
+from dalle import distributed
+from dalle.models.relaxation import RELAXATIONS
+from dalle.precision import FORMATS, autocast
+from dalle.stages import STAGES
+from dalle.training.logger import WandbConfig
+from dalle.training.loop import Trainer, train
+from dalle.training.optimizer import OptimizerConfig
+from dalle.training.powersgd import CompressionConfig
+from dalle.training.run import Run
+from dalle.training.schedules import Schedule
+
+pytestmark = pytest.mark.gpu
+
+DVAE, CLIP, TRANSFORMER = (CONFIGS[name].model for name in ("dvae", "clip", "transformer"))
+RESNET = replace(CLIP, image_tower="resnet", image_width=4, image_blocks=(1, 1, 1, 1), image_heads=2)
+PAPER = replace(TRANSFORMER, depth=4, patterns=["paper"])
+# so large an eps makes steps follow the gradient, not its sign
+OPTIMIZER = OptimizerConfig(Schedule(start=0.1), eps=1.0)
+# every way to train a model: its stage, and what is set otherwise
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{f"dvae {name}": ("dvae", {"model": replace(DVAE, relaxation=name)}) for name in RELAXATIONS},
+    "clip vit": ("clip", {}),
+    "clip resnet": ("clip", {"model": RESNET, "data": replace(BLOCKS, image_size=32)}),
+    "transformer": ("transformer", {"model": PAPER}),
+    "transformer structured": ("transformer", {"model": replace(PAPER, attention="structured")}),
+    "transformer soft": ("transformer", {"image_targets": "soft"}),
+    "transformer recompute": ("transformer", {"model": PAPER, "recompute": True}),
+    "transformer muon": ("transformer", {"optimizer": replace(OPTIMIZER, kind="muon")}),
+    "transformer paper16": ("transformer", {"optimizer": replace(OPTIMIZER, moments="paper16", variance_clip=5.0)}),
+    "transformer compressed": ("transformer", {"compression": CompressionConfig(rank=4, blocks=2)}),
+}
+# distance of one update from a CPU's, over the update's own length
+TOLERANCES = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.03}
+
+ONE_RANK = """
+import sys
+from pathlib import Path
+import torch
+from dalle import distributed
+from test_stages_on_gpu import trained_weights
+
+device = distributed.start(sys.argv[1])
+assert distributed.is_distributed() and distributed.world() == 1
+torch.save(trained_weights(device, *map(Path, sys.argv[2:])), Path(sys.argv[2], "weights.pt"))
+distributed.stop()
+"""
+
+
+def trainer_of(name: str, device: torch.device, dvae: Path, folder: Path, **changes: Any) -> Trainer:
+    options = {"steps": 4, "optimizer": OPTIMIZER, "log_every": 0, "validate_every": 0, "preview_every": 0}
+    stage = build(name, dvae, device=device, **{**options, **changes})
+    return Trainer(stage, stage.config, Run(folder, {}, 0, device, WandbConfig("disabled")))
+
+
+def flat(model: torch.nn.Module) -> torch.Tensor:
+    floating = [each for each in model.state_dict().values() if each.is_floating_point()]
+    return torch.cat([each.detach().cpu().flatten() for each in floating])
+
+
+@pytest.fixture
+def same_noise(monkeypatch):
+    """Chance in losses is drawn on the CPU: generators of CPU and GPU have streams of their own."""
+
+    fill = torch.Tensor.exponential_
+
+    def exponential(self: torch.Tensor, generator: Any = None) -> torch.Tensor:
+        return self.copy_(fill(torch.empty(self.shape), generator=torch.Generator().manual_seed(0)))
+
+    monkeypatch.setattr(torch.Tensor, "exponential_", exponential)
+
+
+@pytest.mark.parametrize("precision", FORMATS)
+@pytest.mark.parametrize("model", MODELS)
+def test_an_update_is_that_of_a_cpu(gpu, model, precision, dvae_folder, tmp_path, same_noise, record_property):
+    name, changes = MODELS[model]
+    ended, losses, skipped = [], [], []
+    for device in (CPU, gpu):
+        trainer = trainer_of(name, device, dvae_folder, tmp_path, precision=precision, **changes)
+        fresh = flat(trainer.stage.model)
+        while not trainer.state.meter.count:  # of float16 the first scales may be too large
+            trainer.update()
+        skipped.append(int(trainer.state.meter.skipped))
+        ended.append(flat(trainer.stage.model))
+        losses.append(trainer.state.meter.read()["loss"])
+    distance = ((ended[1] - ended[0]).norm() / (ended[0] - fresh).norm()).item()
+    record_property("distance", distance)
+    assert skipped[0] == skipped[1] < 8
+    assert losses[1] == pytest.approx(losses[0], rel=TOLERANCES[precision])
+    assert distance < TOLERANCES[precision]
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_validation_is_that_of_a_cpu(gpu, name, dvae_folder, same_noise):
+    found = []
+    for device in (CPU, gpu):
+        stage = build(name, dvae_folder, device=device)
+        with torch.no_grad():
+            found.append(stage.validate(stage.model.eval()))
+    assert found[1] == pytest.approx(found[0], rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["dvae", "transformer"])
+def test_previews_are_drawn(gpu, name, dvae_folder):
+    stage = build(name, dvae_folder, device=gpu)
+    with torch.no_grad(), autocast("bfloat16", gpu):
+        picture = stage.preview(stage.model.eval())
+    assert len(picture.getcolors(1 << 20)) > 8
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("name", STAGES)
+def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(gpu, name, precision, dvae_folder, tmp_path):
+    ended = []
+    torch.use_deterministic_algorithms(True)
+    try:
+        for steps in ((4,), (2, 4)):
+            for until in steps:
+                stage = build(name, dvae_folder, device=gpu, precision=precision, steps=until, optimizer=OPTIMIZER)
+                # the identity leaves the steps out, as resuming with more of them does
+                run = Run(tmp_path / str(steps), {"stage": {"steps": until}}, 0, gpu, WandbConfig("disabled"))
+                train(stage, stage.config, run)
+            ended.append(flat(stage.model))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert ended[0].equal(ended[1])
+
+
+@pytest.mark.parametrize("precision", FORMATS)
+@pytest.mark.parametrize("model", MODELS)
+def test_an_update_waits_for_no_gpu(cuda, model, precision, dvae_folder, tmp_path):
+    name, changes = MODELS[model]
+    trainer = trainer_of(name, cuda, dvae_folder, tmp_path, precision=precision, accumulate=2, **changes)
+    trainer.update()  # the first one allocates, chooses kernels and builds tables
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            trainer.update()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def trained_weights(device: torch.device, folder: Path, dvae: Path) -> dict[str, torch.Tensor]:
+    """Weights after three updates, gradients averaged and compressed."""
+    found = {}
+    for name in STAGES:
+        for rank in (0, 4):
+            compression = CompressionConfig(rank=rank, blocks=2)
+            trainer = trainer_of(name, device, dvae, folder / f"{name} {rank}", compression=compression)
+            for _ in range(3):
+                trainer.update()
+            found[f"{name} {rank}"] = flat(trainer.stage.model)
+    return found
+
+
+def test_one_rank_trains_as_no_ranks(gpu, dvae_folder, tmp_path):
+    """With NCCL on a GPU: torchrun's process group, DDP, and compressed gradients."""
+    script = tmp_path / "rank.py"
+    script.write_text(ONE_RANK)
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
+    }
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]
+    subprocess.run([*launch, str(script), str(gpu), str(tmp_path), str(dvae_folder)], env=environment, check=True)
+    together = torch.load(tmp_path / "weights.pt", weights_only=True)
+    assert not distributed.is_distributed()
+    for name, weights in trained_weights(gpu, tmp_path / "alone", dvae_folder).items():
+        stage = name.split()[0]
+        fresh = flat(build(stage, dvae_folder).model)
+        assert (together[name] - weights).norm() < 1e-3 * (weights - fresh).norm(), name
