@@ -7,10 +7,20 @@ INSTALLED := .venv/.installed
 BENCH_RUN := .venv-bench/bin/python
 BENCH_INSTALLED := .venv-bench/.installed
 DEMO := outputs/demo
+# make gpu: on a machine that has torch and no network, so without .venv; what PYTHON lacks comes from WHEELS
+DEVICE ?= cuda
+QUICK ?=
+GPU_OUT ?= outputs/gpu
+WHEELS ?= wheels
+PYTHON_VERSION ?= 3.12
+GPU_SITE := $(CURDIR)/.gpu-site
+GPU_PYTHON = PYTHONPATH="$(GPU_SITE):$(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))" $(PYTHON)
+GPU_RUN = $(GPU_PYTHON) -m benchmarks.gpu
 WEIGHTS := $(DEMO)/dvae/model.safetensors $(DEMO)/clip/model.safetensors $(DEMO)/transformer/model.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench patterns configs edits notebooks recorded lint types
+.PHONY: help install demo test bench gpu gpu-install gpu-tests gpu-sampling gpu-training gpu-demo wheels patterns configs \
+	edits notebooks recorded lint types
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +43,19 @@ bench: $(BENCH_INSTALLED) ## reading, training and drawing, beside other people'
 	$(BENCH_RUN) benchmarks/data.py
 	$(BENCH_RUN) benchmarks/training.py
 	$(BENCH_RUN) benchmarks/sampling.py
+
+gpu: ## all that needs a CUDA card: gpu-tests, gpu-sampling, gpu-training, gpu-demo (DEVICE=cpu QUICK=1: without one)
+	-@for part in tests sampling training demo; do $(MAKE) --no-print-directory gpu-$$part; done
+	@$(GPU_RUN) summary --out "$(GPU_OUT)"
+
+gpu-tests gpu-sampling gpu-training gpu-demo: gpu-install
+	@$(GPU_RUN) $(@:gpu-%=%) --device "$(DEVICE)" --out "$(GPU_OUT)" $(if $(QUICK),--quick)
+
+gpu-install:
+	@$(GPU_PYTHON) -m benchmarks.gpu.requirements install "$(WHEELS)" "$(GPU_SITE)"
+
+wheels: ## what a machine without a network needs for make gpu: PYTHON_VERSION=3.12
+	$(PYTHON) -m benchmarks.gpu.requirements collect "$(WHEELS)" "$(PYTHON_VERSION)"
 
 patterns: $(INSTALLED) ## the attention patterns as a picture, docs/patterns.png
 	$(RUN) docs/patterns.py

@@ -12,7 +12,7 @@ from benchmarks.race import Decoder
 from dalle.models.transformer import TransformerConfig
 
 
-def gpt2(config: TransformerConfig, precision: str) -> Decoder:
+def gpt2(config: TransformerConfig, precision: str, device: torch.device | None = None) -> Decoder:
     """GPT-2 of transformers with `generate`: one vocabulary for captions and images, learned positions, GELU."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -26,10 +26,16 @@ def gpt2(config: TransformerConfig, precision: str) -> Decoder:
         eos_token_id=None,
         pad_token_id=0,
     )
-    model = GPT2LMHeadModel(sizes).eval().to(getattr(torch, precision))
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, precision))  # large ones are never held in float32
+    try:
+        with device or torch.device("cpu"):
+            model = GPT2LMHeadModel(sizes).eval()
+    finally:
+        torch.set_default_dtype(usual)
 
     def decode(batch: int, tokens: int) -> Tensor:
-        caption = _caption(config, batch)
+        caption = _caption(config, batch).to(model.device)
         settings = {"min_new_tokens": tokens, "max_new_tokens": tokens, "do_sample": True, "top_k": 0}
         return model.generate(caption, attention_mask=torch.ones_like(caption), **settings)  # type: ignore[operator]
 

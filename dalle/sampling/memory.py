@@ -73,14 +73,21 @@ def _attention_numbers(cache: Cache, model: Transformer) -> int:
 
 
 def fitting_memory(
-    model: Transformer, budget: int, candidates: int, captions: int = 1, dtype: torch.dtype | None = None
+    model: Transformer,
+    budget: int,
+    candidates: int,
+    captions: int = 1,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
 ) -> DecodingMemory:
     """With keys and values where all candidates fit so, else compact, which lets more of them fit at a time.
 
     budget: bytes for everything, the weights included.
     candidates: in all, of this many captions; guided images count twice, and so do their captions.
+    device: that will decode; None: the one that the model is on.
     """
-    in_place = model.image_head.weight.device.type == "cuda"
+    device = model.image_head.weight.device if device is None else device
+    in_place = device.type == "cuda"
     memory = decoding_memory(model, dtype, in_place=in_place)
     if memory.candidates_that_fit(budget, captions) < candidates:
         memory = decoding_memory(model, dtype, compact=True, in_place=in_place)

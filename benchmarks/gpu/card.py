@@ -1,0 +1,115 @@
+"""The machine that figures come from: its name, its versions, and what it reaches in plain reads and products."""
+
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.machine import processor
+
+PACKAGES = ("numpy", "triton", "transformers", "torchmetrics", "hydra-core", "tokenizers", "safetensors")
+
+
+def facts(device: torch.device) -> dict[str, Any]:
+    """Return what every figure is reported with."""
+    found: dict[str, Any] = {"device": str(device), "processor": processor(), "cores": torch.get_num_threads()}
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        found |= {
+            "card": properties.name,
+            "card_memory_bytes": properties.total_memory,
+            "multiprocessors": properties.multi_processor_count,
+            "driver": _driver(),
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+        }
+    found |= {"python": platform.python_version(), "torch": torch.__version__}
+    return found | {"packages": {name: _version(name) for name in PACKAGES}}
+
+
+def name_of(machine: dict[str, Any]) -> str:
+    """Return the machine in one line."""
+    if "card" not in machine:
+        return f"{machine['processor']}, {machine['cores']} threads, torch {machine['torch']}"
+    memory = f"{machine['card_memory_bytes'] / 2**30:.0f} GiB"
+    return f"{machine['card']} ({memory}), driver {machine['driver']}, CUDA {machine['cuda']}, torch {machine['torch']}"
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Return the memory that the device has free."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Return how long `work` takes until the device has done it."""
+    wait(device)
+    begin = time.perf_counter()
+    work()
+    wait(device)
+    return time.perf_counter() - begin
+
+
+def median_seconds(work: Callable[[], object], device: torch.device, rounds: int = 5) -> float:
+    """Return the median of some rounds, after one that warms up."""
+    work()
+    return statistics.median(seconds(work, device) for _ in range(rounds))
+
+
+def read_bandwidth(device: torch.device, size: int) -> float:
+    """Return the bytes per second of reading `size` bytes in a sum."""
+    numbers = torch.ones(size // 4, device=device)
+    return numbers.nbytes / median_seconds(numbers.sum, device)
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype, side: int) -> float:
+    """Return the multiplications and additions per second of a square product of random numbers."""
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    return 2 * side**3 / median_seconds(lambda: a @ b, device)
+
+
+class PeakMemory:
+    """The most memory that torch held of a card while the context lasted; `bytes` is None on a CPU."""
+
+    bytes: int | None = None
+
+    def __init__(self, device: torch.device):
+        self.device = device
+
+    def __enter__(self) -> "PeakMemory":
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.device.type == "cuda":
+            self.bytes = torch.cuda.max_memory_allocated(self.device)
+
+
+def _driver() -> str:
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=30).stdout.split("\n")[0] or "unknown"
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,118 @@
+"""gpu-demo: `make demo` on the card with three seeds, its figures and pictures, and deterministic runs bit for bit."""
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu.part import ROOT, Figures, Part, Setting
+
+SEEDS = (0, 1, 2)
+STAGES = ("dvae", "clip", "transformer")
+CAPTION = "a small red circle above a large blue square"
+SHOWN = ("judge_val_top", "judge_val_any", "judge_val_first", "judge_novel_top", "judge_novel_any", "dvae_hard_judge")
+TOY = ["data.image_size=32", "data.train=64", "data.val=8", "data.novel=8"]
+TOY += [f"stage.{stage}.{each}" for stage in STAGES for each in ("batch_size=8", "workers=0", "validation_pictures=4")]
+DETERMINISTIC_STEPS = 30
+
+
+def train_and_evaluate(seed: int, setting: Setting) -> Figures:
+    """Train the demo with one seed, going on where a call before stopped; draw the README's caption and measure."""
+    place = setting.folder / f"seed{seed}"
+    toy = [*TOY, *(f"stage.{stage}.steps=2" for stage in STAGES)] if setting.quick else []
+    begin = time.time()
+    _command(setting, "train.py", "experiment=demo", f"seed={seed}", *_at(place), *toy)
+    trained = time.time()
+    few = ["captions=2", "candidates=2", "pictures=4"] if setting.quick else []
+    counts = ["candidates=2", "keep=2"] if setting.quick else ["candidates=512", "keep=8"]
+    _command(setting, "sample.py", f"checkpoint={place}", f"caption={CAPTION}", *counts, f"out={place / 'samples'}")
+    drawn = time.time()
+    _command(setting, "evaluate.py", f"checkpoint={place}", *few)
+    shutil.copy(place / "samples" / "grid.png", setting.folder.parent / f"demo-seed{seed}.png")
+    return {
+        "seconds": {  # of this call alone, where an earlier one had begun
+            "training, this call": trained - begin,
+            "drawing": drawn - trained,
+            "evaluation": time.time() - drawn,
+        },
+        "seconds_in_updates": {stage: _seconds_in_updates(place / stage) for stage in STAGES},
+        "metrics": json.loads((place / "metrics.json").read_text(encoding="utf-8")),
+    }
+
+
+def deterministic_twice(setting: Setting) -> Figures:
+    """Train twice with deterministic=true; weights must be the same to the bit. Compares with ordinary runs too."""
+    steps = 2 if setting.quick else DETERMINISTIC_STEPS
+    toy = [*(TOY if setting.quick else ["data.train=2000"]), *(f"stage.{stage}.steps={steps}" for stage in STAGES)]
+    digests: dict[str, list[dict[str, str]]] = {}
+    for deterministic in ("true",) if setting.quick else ("true", "false"):
+        for turn in (1, 2):
+            place = setting.folder / f"deterministic-{deterministic}-{turn}"
+            shutil.rmtree(place, ignore_errors=True)
+            _command(setting, "train.py", "experiment=demo", *_at(place), *toy, f"deterministic={deterministic}")
+            weights = {stage: (place / stage / "model.safetensors").read_bytes() for stage in STAGES}
+            found = {stage: sha256(content).hexdigest()[:16] for stage, content in weights.items()}
+            digests.setdefault(deterministic, []).append(found)
+    same = {
+        f"deterministic={name}": {stage: first[stage] == second[stage] for stage in STAGES}
+        for name, (first, second) in digests.items()
+    }
+    if not all(same["deterministic=true"].values()):
+        raise SystemExit(f"deterministic=true gave other bits the second time: {same['deterministic=true']}")
+    return {"steps": steps, "same_bits": same}
+
+
+def _at(place: Path) -> list[str]:
+    return [f"out={place.parent}", f"run={place.name}", "wandb.mode=disabled"]
+
+
+def _command(setting: Setting, script: str, *overrides: str) -> None:
+    command = [sys.executable, str(ROOT / script), f"device={setting.device}", *overrides]
+    print("$", *command[1:], flush=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    if subprocess.run(command, cwd=ROOT, env=environment).returncode:
+        raise SystemExit(f"{script} {' '.join(overrides)} failed")
+
+
+def _seconds_in_updates(folder: Path) -> float:
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    return max(line["seconds"] for line in lines if "seconds" in line)
+
+
+def measurements(quick: bool) -> dict[str, Any]:
+    seeds = SEEDS[:1] if quick else SEEDS
+    first, *others = ((f"seed {seed}", partial(train_and_evaluate, seed)) for seed in seeds)
+    return dict([first, ("deterministic runs", deterministic_twice), *others])
+
+
+def page(found: dict[str, Figures]) -> list[str]:
+    lines = []
+    if runs := {name: each for name, each in found.items() if name.startswith("seed")}:
+        lines += [f"| | {' | '.join(runs)} | mean |", f"|---|{'---|' * (len(runs) + 1)}"]
+        for metric in SHOWN:
+            values = [each["metrics"][metric] for each in runs.values() if metric in each["metrics"]]
+            if values:
+                cells = " | ".join(f"{value:.3g}" for value in values)
+                lines.append(f"| {metric} | {cells} | {statistics.mean(values):.3g} |")
+        for stage in STAGES:
+            values = [each["seconds_in_updates"][stage] for each in runs.values()]
+            cells = " | ".join(f"{value:.0f}" for value in values)
+            lines.append(f"| seconds in updates, {stage} | {cells} | {statistics.mean(values):.0f} |")
+        pictures = ", ".join(f"demo-{name.replace(' ', '')}.png" for name in runs)
+        lines += ["", f"Pictures: {pictures}."]
+    if each := found.get("deterministic runs"):
+        lines += ["", f"The same bits in two runs of {each['steps']} updates a stage:", ""]
+        for setting, same in each["same_bits"].items():
+            answers = ", ".join(f"{stage} {'yes' if equal else 'no'}" for stage, equal in same.items())
+            lines.append(f"- `{setting}`: {answers}")
+    return lines
+
+
+PART = Part("demo", measurements, page)

@@ -1,0 +1,43 @@
+"""A pytest plugin: writes down each test's outcome as it ends, and leaves out those that passed in a call before.
+
+Loaded with -p; the environment variable DALLE_GPU_OUTCOMES names the file, one JSON object a line.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def file() -> Path:
+    return Path(os.environ["DALLE_GPU_OUTCOMES"])
+
+
+def outcomes(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the last outcome of each test in the file, by the test's id."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return {outcome["test"]: outcome for outcome in map(json.loads, lines)}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    passed = {test for test, outcome in outcomes(file()).items() if outcome["outcome"] == "passed"}
+    items[:] = [item for item in items if item.nodeid not in passed]
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when != "call" and report.passed:
+        return
+    told = {
+        "test": report.nodeid,
+        "outcome": report.outcome,
+        "seconds": round(report.duration, 3),
+        "found": dict(report.user_properties),
+    }
+    if report.skipped and isinstance(report.longrepr, tuple):
+        told["reason"] = report.longrepr[2].removeprefix("Skipped: ")
+    if report.failed:
+        told["reason"] = report.longreprtext[-3000:]
+    with file().open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(told) + "\n")

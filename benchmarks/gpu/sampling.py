@@ -1,0 +1,238 @@
+"""gpu-sampling: the demo's shape, `base` and the paper's 12 billion parameters, beside eager steps and GPT-2."""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.gpu import card
+from benchmarks.gpu.part import Figures, NotPossible, Part, Setting
+from benchmarks.peers import gpt2
+from dalle.config import compose
+from dalle.models.mixed_precision import to_mixed_precision
+from dalle.models.patterns import image_mask
+from dalle.models.transformer import Transformer, TransformerConfig
+from dalle.sampling.decode import FREE, generate
+from dalle.sampling.memory import DecodingMemory, fitting_memory
+
+# images at a time: what a person waits for, and the paper's number of candidates
+BATCHES = {"demo": (1, 64, 512), "base": (1, 64, 512), "paper-12b": (512,)}
+QUICK_BATCHES = {"demo": (2,), "base": (2,), "paper-12b": (2,)}
+ROUNDS = 3
+LONG = 15  # seconds of a run that is not repeated
+PEER_TOKENS = 32  # that GPT-2 decodes of an image where whole ones would take minutes; the time is scaled up
+RESERVE = 0.92  # of the free memory is planned with: CUDA's own context, and what the allocator cannot use
+
+
+def config_of(name: str, quick: bool) -> TransformerConfig:
+    """Return the transformer of a preset, with the sizes that data and dVAE would give it."""
+    if quick:
+        return TransformerConfig(
+            text_positions=8, text_vocabulary=64, image_vocabulary=32, grid=4, width=64, depth=4, heads=2, kernel=3
+        )
+    if name == "paper-12b":
+        return TransformerConfig()
+    preset, vocabulary, grid = {"demo": ("tiny", 64, 8), "base": ("base", 8192, 32)}[name]
+    chosen = compose("train", ["stage=transformer", f"preset={preset}"]).stage.model
+    return replace(chosen, image_vocabulary=vocabulary, grid=grid)
+
+
+def random_transformer(config: TransformerConfig, dtype: torch.dtype, device: torch.device) -> Transformer:
+    """Build a transformer on the device, its matrices in `dtype`, without ever holding it in float32."""
+    with torch.device("meta"):
+        model = to_mixed_precision(Transformer(config), dtype)
+    model = model.eval().to_empty(device=device)
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.reset_parameters()
+        else:
+            for weight in module.parameters(recurse=False):
+                nn.init.normal_(weight, std=0.02)
+    tables = dict(Transformer(narrow(config)).named_buffers())
+    for name, buffer in model.named_buffers():
+        buffer.copy_(tables[name])
+    return model
+
+
+def narrow(config: TransformerConfig) -> TransformerConfig:
+    """Return a config with the same masks, which do not depend on widths."""
+    return replace(config, width=64, heads=1)
+
+
+def limits(setting: Setting) -> Figures:
+    """What the card reaches in plain reads and products."""
+    side, size = (256, 2**24) if setting.quick else (8192, 2**32)
+    rates = {
+        str(dtype).removeprefix("torch."): card.matmul_rate(setting.device, dtype, side)
+        for dtype in (torch.float32, torch.bfloat16, torch.float16)
+    }
+    return {"read_bytes_per_second": card.read_bandwidth(setting.device, size), "matmul_per_second": rates}
+
+
+def draw(name: str, batch: int, setting: Setting) -> Figures:
+    """Whole images of one caption: CUDA graphs and eager steps in turn, then GPT-2; with the share of the limits."""
+    config = config_of(name, setting.quick)
+    dtype = torch.bfloat16
+    free = card.memory_bytes(setting.device)
+    with torch.device("meta"):
+        plan = to_mixed_precision(Transformer(config), dtype)
+    memory = fitting_memory(plan, round(RESERVE * free), batch, dtype=dtype, device=setting.device)
+    fits = memory.candidates_that_fit(round(RESERVE * free))
+    if not fits:
+        raise NotPossible(
+            f"one candidate of {name} needs {memory.total(1) / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+        )
+    images = min(batch, fits)
+
+    ways, peak = _race(config, images, dtype, memory, setting)
+    found = limits(setting)
+    needed, operations = step_work(config, images, dtype)
+    reading = needed / found["read_bytes_per_second"]
+    computing = operations / found["matmul_per_second"]["bfloat16"]
+    peers = {} if setting.quick and name != "base" else _gpt2(config, min(images, 64), setting)
+    return {
+        "images": images,
+        "asked": batch,
+        "compact": memory.compact,
+        "precision": "bfloat16",
+        "parameters": sum(each.numel() for each in plan.parameters()),
+        "ways": {
+            way: {
+                "images_per_second": images / taken,
+                "milliseconds_a_step": 1e3 * taken / config.grid**2,
+                "share_of_bandwidth": config.grid**2 * reading / taken,
+                "share_of_matmul_rate": config.grid**2 * computing / taken,
+            }
+            for way, taken in ways.items()
+        },
+        "peers": peers,
+        "limits": found,
+        "memory": {"estimate_bytes": memory.total(images), "peak_bytes": peak, "fit": fits},
+    }
+
+
+def _race(
+    config: TransformerConfig, images: int, dtype: torch.dtype, memory: DecodingMemory, setting: Setting
+) -> tuple[dict[str, float], int | None]:
+    """Seconds of `images` whole images by each way of decoding, and the peak memory of the first."""
+    model = random_transformer(config, dtype, setting.device)
+    caption = model.stream.captions([[1] * (config.text_positions // 2)])
+
+    def draw(steps: int = config.grid**2) -> None:
+        canvas = torch.zeros(config.grid**2, dtype=torch.int64)
+        canvas[:steps] = FREE  # decoding ends with the last free cell
+        canvas = canvas.view(config.grid, config.grid)
+        generate(model, caption, images, batch_size=images, canvas=canvas, compact=memory.compact)
+
+    draw(steps=2)
+    ours = "CUDA graphs" if setting.device.type == "cuda" else "this project"
+    times: dict[str, list[float]] = {ours: [], "eager": []}
+    with card.PeakMemory(setting.device) as peak:
+        times[ours].append(card.seconds(draw, setting.device))
+    for _ in range(ROUNDS):
+        with eager_steps():
+            times["eager"].append(card.seconds(draw, setting.device))
+        if times[ours][0] > LONG:  # long enough to be its own average
+            break
+        times[ours].append(card.seconds(draw, setting.device))
+    return {way: statistics.median(taken) for way, taken in times.items()}, peak.bytes
+
+
+def eager_steps() -> Any:
+    """Return a context in which steps are launched kernel by kernel, with the cache as CPUs have it."""
+
+    def step(model: Transformer, text: Any, candidates: int, compact: bool = False) -> Callable[[Tensor, int], Tensor]:
+        return partial(model.decode_one_token, cache=model.new_cache(text, candidates, compact))
+
+    return mock.patch("dalle.sampling.decode.decoding_step", step)
+
+
+def step_work(config: TransformerConfig, images: int, dtype: torch.dtype) -> tuple[int, int]:
+    """Bytes that an average step must read, and its operations: all weights once, and what each state sees."""
+    model = Transformer(narrow(config))
+    seen = sum(
+        image_mask(model.patterns[name], config.grid).sum(dim=1).double().mean().item() for name in model.layer_names
+    )
+    text = config.depth * config.text_positions
+    weights = 12 * config.depth * config.width**2 + config.width * config.image_vocabulary
+    numbers = weights + 2 * config.width * (images * seen + text)  # keys and values; the caption's once for all
+    operations = 2 * images * (weights + 2 * config.width * (seen + text))
+    return round(numbers * dtype.itemsize), round(operations)
+
+
+def _gpt2(config: TransformerConfig, images: int, setting: Setting) -> Figures:
+    """Hugging Face's GPT-2 of the same sizes, whose `generate` is timed for some tokens."""
+    try:
+        peer = gpt2(config, "bfloat16", setting.device)
+    except ImportError:
+        return {"left_out": "transformers is not installed"}
+    tokens = min(PEER_TOKENS, config.grid**2)
+    images = min(images, 8) if config.width > 2048 else images
+    try:
+        peer.decode(images, 2)
+        first = card.seconds(lambda: peer.decode(images, 1), setting.device)
+        taken = card.seconds(lambda: peer.decode(images, tokens), setting.device)
+    except torch.OutOfMemoryError:
+        return {"left_out": f"{images} images do not fit"}
+    step = (taken - first) / max(1, tokens - 1)
+    whole = first + step * (config.grid**2 - 1)  # its cache is short in the first tokens, which flatters it
+    return {
+        "Hugging Face GPT-2, generate": {
+            "images": images,
+            "images_per_second": images / whole,
+            "milliseconds_a_step": 1e3 * step,
+            "tokens_timed": tokens,
+        }
+    }
+
+
+def measurements(quick: bool) -> dict[str, Any]:
+    batches = QUICK_BATCHES if quick else BATCHES
+    drawn = {f"{name}, {n} images": partial(draw, name, n) for name, sizes in batches.items() for n in sizes}
+    return {"limits": limits, **drawn}
+
+
+def page(found: dict[str, Figures]) -> list[str]:
+    lines = []
+    if "limits" in found:
+        rates = found["limits"]["matmul_per_second"].items()
+        lines += [
+            f"Reads: {found['limits']['read_bytes_per_second'] / 1e9:.3g} GB/s. Matrix products: "
+            + ", ".join(f"{rate / 1e12:.3g} TFLOP/s {name}" for name, rate in rates)
+            + ".",
+            "",
+        ]
+    lines += [
+        "| images | way | images/s | ms/step | of bandwidth | of matmul rate | peak / estimated GB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, each in found.items():
+        if name == "limits":
+            continue
+        memory = each["memory"]
+        peak = "-" if memory["peak_bytes"] is None else f"{memory['peak_bytes'] / 1e9:.2f}"
+        fewer = "" if each["images"] == each["asked"] else f" (of {each['asked']}; {memory['fit']} fit)"
+        for way, row in each["ways"].items():
+            used = f"{peak} / {memory['estimate_bytes'] / 1e9:.2f}" if way != "eager" else ""
+            lines.append(
+                f"| {name.partition(',')[0]}: {each['images']}{fewer} | {way} | {row['images_per_second']:.3g} "
+                f"| {row['milliseconds_a_step']:.3g} | {100 * row['share_of_bandwidth']:.3g}% "
+                f"| {100 * row['share_of_matmul_rate']:.3g}% | {used} |"
+            )
+        for peer, row in each["peers"].items():
+            if peer == "left_out":
+                lines.append(f"| {name.partition(',')[0]} | Hugging Face GPT-2: {row} | | | | | |")
+            else:
+                lines.append(
+                    f"| {name.partition(',')[0]}: {row['images']} | {peer} (from {row['tokens_timed']} tokens) "
+                    f"| {row['images_per_second']:.3g} | {row['milliseconds_a_step']:.3g} | | | |"
+                )
+    return lines
+
+
+PART = Part("sampling", measurements, page)

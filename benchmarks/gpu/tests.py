@@ -1,0 +1,79 @@
+"""gpu-tests: `pytest -m gpu`, a process for each file, and again for each test that failed.
+
+An illegal access leaves a process's CUDA context broken, and all tests after it fail too: alone they show what is so.
+"""
+
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu.part import ROOT, Figures, NotPossible, Part, Setting
+from benchmarks.gpu.pytest_outcomes import outcomes
+
+MOST_ALONE = 12  # failed tests that are tried again by themselves
+
+
+def files() -> list[Path]:
+    return sorted(path.relative_to(ROOT) for path in ROOT.glob("tests/**/test_*_on_gpu.py"))
+
+
+def run_file(path: Path, setting: Setting) -> Figures:
+    """Run the tests of one file that have not passed yet."""
+    record = setting.folder / f"{path.stem}.jsonl"
+    _pytest([str(path)], record, setting)
+    failed = [test for test, outcome in outcomes(record).items() if outcome["outcome"] == "failed"]
+    if 1 < len(failed) <= MOST_ALONE:
+        for test in failed:
+            _pytest([test], record, setting)
+    found = list(outcomes(record).values())
+    if not found:
+        raise NotPossible(f"pytest found no tests in {path}")
+    counts = {kind: sum(each["outcome"] == kind for each in found) for kind in ("passed", "failed", "skipped")}
+    figures = {**counts, "tests": found}
+    if counts["failed"]:
+        for each in found:
+            if each["outcome"] == "failed":
+                print(f"\n{each['test']}\n{each['reason']}")
+        names = ", ".join(each["test"].partition("::")[2] for each in found if each["outcome"] == "failed")
+        raise SystemExit(f"{counts['failed']} failed, {counts['passed']} passed: {names}")
+    return figures
+
+
+def _pytest(selection: list[str], record: Path, setting: Setting) -> None:
+    environment = {
+        **os.environ,
+        "DALLE_TEST_DEVICE": str(setting.device),
+        "DALLE_GPU_OUTCOMES": str(record),
+        "OMP_NUM_THREADS": "4" if setting.device.type == "cuda" else "1",
+    }
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "benchmarks.gpu.pytest_outcomes"]
+    command += ["-p", "no:cacheprovider", "--tb=short", *selection]
+    subprocess.run(command, cwd=ROOT, env=environment)
+
+
+def measurements(quick: bool) -> dict[str, Any]:
+    return {path.stem: partial(run_file, path) for path in files()}
+
+
+def page(found: dict[str, Figures]) -> list[str]:
+    lines = ["| tests | passed | skipped |", "|---|---|---|"]
+    lines += [f"| {name} | {each['passed']} | {each['skipped']} |" for name, each in found.items()]
+    tests = [test for each in found.values() for test in each["tests"]]
+    reasons = {test["reason"] for test in tests if test["outcome"] == "skipped"}
+    if reasons:
+        lines += ["", "Skipped: " + "; ".join(sorted(reasons)) + "."]
+    told = [(test["test"].partition("::")[2], name, value) for test in tests for name, value in test["found"].items()]
+    if told:
+        lines += ["", "| test | what it reports | |", "|---|---|---|"]
+        lines += [f"| {test} | {name} | {_short(value)} |" for test, name, value in told]
+    return lines
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+PART = Part("tests", measurements, page)

@@ -1,0 +1,161 @@
+"""gpu-training: train.py's updates of every stage at `small` and `base`, and of the transformer at `paper-1b`."""
+
+import itertools
+import statistics
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.gpu import card
+from benchmarks.gpu.part import Figures, NotPossible, Part, Setting
+from benchmarks.gpu.sampling import limits
+from dalle.config import compose
+from dalle.models.dvae import DiscreteVAE
+from dalle.stages import STAGES
+from dalle.stages.pictures import StageContext
+from dalle.training.loop import Trainer
+from dalle.training.run import Run
+
+PIXELS = {"small": 128, "base": 256, "paper-1b": 256}
+TOY = {  # settings on top of tiny's, for a run without a card
+    "dvae": ["model.width=16", "model.vocabulary=32", "batch_size=4"],
+    "clip": ["model.image_width=32", "model.text_width=32", "model.image_depth=1", "model.text_depth=1"],
+    "transformer": ["model.width=32", "model.depth=2", "batch_size=4"],
+}
+UPDATES = 8  # timed one by one
+KERNELS = 10
+
+
+def settings_of(stage: str, preset: str, setting: Setting) -> list[str]:
+    """Return the overrides of train.py."""
+    common = ["workers=0", "log_every=0", "validate_every=0", "preview_every=0", "save_every=0"]
+    if setting.quick:
+        data = ["data=blocks", "data.image_size=32", "data.train=16", "data.val=2"]
+        return [f"stage={stage}", "preset=tiny", *data, *(f"stage.{each}" for each in (*common, *TOY[stage]))]
+    data = ["data=blocks", f"data.image_size={PIXELS[preset]}", "data.train=2048", "data.val=16"]
+    return [f"stage={stage}", f"preset={preset}", *data, *(f"stage.{each}" for each in common)]
+
+
+def train(stage_name: str, preset: str, setting: Setting, batch: int | None = None) -> Figures:
+    """Updates of one stage as train.py makes them, on pictures that were prepared before the clock starts.
+
+    batch: pictures of an update, in one micro-batch; None: the preset's, in its micro-batches.
+    """
+    overrides = settings_of(stage_name, preset, setting)
+    if batch is not None and not setting.quick:
+        overrides += [f"stage.batch_size={batch}", "stage.accumulate=1"]
+    config = compose("train", overrides)
+    dvae = _random_dvae(preset, setting) if stage_name == "transformer" else None
+    free = card.memory_bytes(setting.device)
+    context = StageContext(0, setting.device, dvae)
+    stage = STAGES[stage_name][1](config.stage, config.data, context)
+    needed = state_bytes(stage.model)
+    if needed > free:
+        raise NotPossible(
+            f"weights, gradients, moments and averages take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+        )
+    trainer = Trainer(stage, config.stage, Run(setting.folder / "run", {}, 0, setting.device, config.wandb))
+    some = [next(trainer.batches) for _ in range(config.stage.accumulate)]
+    trainer.batches = itertools.cycle(some)
+    try:
+        with card.PeakMemory(setting.device) as peak:
+            for _ in range(2):
+                trainer.update()
+    except torch.OutOfMemoryError:
+        state, batch = f"{needed / 1e9:.1f} GB of weights, gradients, moments and averages", config.stage.batch_size
+        raise NotPossible(
+            f"the activations of {batch // config.stage.accumulate} pictures beside {state} do not fit into the "
+            f"{free / 1e9:.1f} GB that are free"
+        ) from None
+    counter = FlopCounterMode(display=False)
+    with counter:
+        trainer.update()
+    taken = statistics.median(card.seconds(trainer.update, setting.device) for _ in range(UPDATES))
+    pictures = config.stage.batch_size
+    positions = stage.model.stream.positions if stage_name == "transformer" else None
+    precision = trainer.state.precision
+    rates = limits(setting)["matmul_per_second"]
+    return {
+        "overrides": overrides,
+        "precision": precision,
+        "parameters": sum(each.numel() for each in stage.model.parameters()),
+        "batch": pictures,
+        "micro_batches": config.stage.accumulate,
+        "seconds_an_update": taken,
+        "images_per_second": pictures / taken,
+        "tokens_per_second": None if positions is None else pictures * positions / taken,
+        "flops_per_second": counter.get_total_flops() / taken,
+        "share_of_matmul_rate": counter.get_total_flops() / taken / rates[precision],
+        "memory": {"state_bytes": needed, "peak_bytes": peak.bytes},
+        "kernels": longest_kernels(trainer),
+    }
+
+
+def state_bytes(model: nn.Module) -> int:
+    """Return what float32 weights, gradients, two moments and the average take; activations come on top."""
+    return 4 * 5 * sum(each.numel() for each in model.parameters())
+
+
+def longest_kernels(trainer: Trainer) -> list[dict[str, Any]]:
+    """Return the kernels (operators, on a CPU) that one update spends most time in, with their shares of it."""
+    cuda = trainer.run.device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as profiler:
+        trainer.update()
+        card.wait(trainer.run.device)
+    events = profiler.key_averages()
+    if cuda:
+        kernels = [each for each in events if each.device_type.name == "CUDA" and "#" not in each.key]  # no ranges
+        spent = {each.key: each.self_device_time_total for each in kernels}
+    else:
+        spent = {each.key: each.self_cpu_time_total for each in events}
+    whole = sum(spent.values())
+    longest = sorted(spent, key=lambda name: -spent[name])[:KERNELS]
+    return [{"name": name, "milliseconds": spent[name] / 1e3, "share": spent[name] / whole} for name in longest]
+
+
+def _random_dvae(preset: str, setting: Setting) -> Path:
+    """Write a dVAE of the preset with random weights: tokens of any kind take the same time to learn."""
+    folder = setting.folder / f"dvae-{'toy' if setting.quick else preset}"
+    if not folder.exists():
+        config = compose("train", settings_of("dvae", preset, setting))
+        DiscreteVAE(config.stage.model).save(folder)
+    return folder
+
+
+def measurements(quick: bool) -> dict[str, Any]:
+    stages: Iterator[tuple[str, str]] = itertools.product(["transformer", "dvae", "clip"], ["small", "base"])
+    found: dict[str, Any] = {f"{stage}, {preset}": partial(train, stage, preset) for stage, preset in stages}
+    found["transformer, paper-1b"] = partial(train, "transformer", "paper-1b", batch=16)
+    return {name: found[name] for name in list(found)[::2][:3]} if quick else found
+
+
+def page(found: dict[str, Figures]) -> list[str]:
+    lines = [
+        "| stage, preset | parameters | batch | images/s | tokens/s | TFLOP/s (of products) | GB (state alone) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, each in found.items():
+        memory = each["memory"]
+        peak = "-" if memory["peak_bytes"] is None else f"{memory['peak_bytes'] / 1e9:.1f}"
+        tokens = "-" if each["tokens_per_second"] is None else f"{each['tokens_per_second']:,.0f}"
+        lines.append(
+            f"| {name} ({each['precision']}) | {each['parameters'] / 1e6:.3g}M | {each['batch']} in "
+            f"{each['micro_batches']} | {each['images_per_second']:.4g} | {tokens} "
+            f"| {each['flops_per_second'] / 1e12:.3g} ({each['share_of_matmul_rate']:.0%}) "
+            f"| {peak} ({memory['state_bytes'] / 1e9:.1f}) |"
+        )
+    for name, each in found.items():
+        lines += ["", f"Longest kernels of an update, {name}:", "", "| kernel | ms | share |", "|---|---|---|"]
+        for kernel in each["kernels"]:
+            shown = kernel["name"].replace("|", "\\|")[:90]
+            lines.append(f"| `{shown}` | {kernel['milliseconds']:.3g} | {kernel['share']:.1%} |")
+    return lines
+
+
+PART = Part("training", measurements, page)

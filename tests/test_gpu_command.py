@@ -1,0 +1,189 @@
+"""`make gpu` without a card: all of it runs at toy size, and says what it cannot do."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from dalle.sampling.memory import decoding_memory
+
+ROOT = Path(__file__).parents[1]
+CPU = torch.device("cpu")
+PARTS = ["tests", "sampling", "training", "demo"]
+
+
+@pytest.fixture
+def gpu_module(monkeypatch):
+    """Imports a module of benchmarks/gpu, which is no part of the installed package."""
+    monkeypatch.syspath_prepend(ROOT)
+    return lambda name: importlib.import_module(f"benchmarks.gpu.{name}")
+
+
+@pytest.fixture
+def setting(gpu_module, tmp_path):
+    return gpu_module("part").Setting(CPU, True, tmp_path, time.time() + 600)
+
+
+def make(target: str, out: Path, *variables: str) -> tuple[int, str]:
+    command = ["make", "--no-print-directory", target, f"GPU_OUT={out}", f"PYTHON={sys.executable}", *variables]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_everything_runs_without_a_card_and_nothing_twice(tmp_path):
+    status, printed = make("gpu", tmp_path, "DEVICE=cpu", "QUICK=1")
+    assert status == 0, printed
+    summary = printed.partition("# make gpu\n")[2].splitlines()
+    assert 20 < len(summary) <= 100
+    for part in PARTS:
+        facts = json.loads((tmp_path / f"{part}.json").read_text())
+        assert facts["machine"]["torch"] == torch.__version__ and facts["command"].startswith(f"make gpu-{part}")
+        outcomes = facts["measurements"]
+        assert outcomes and {each["status"] for each in outcomes.values()} == {"done"}, outcomes
+        assert all(each["commit"] and each["date"] for each in outcomes.values())
+        page = (tmp_path / f"{part}.md").read_text()
+        assert torch.__version__ in page and f"make gpu-{part} DEVICE=cpu QUICK=1" in page
+    assert (tmp_path / "demo-seed0.png").stat().st_size > 1000
+    same = json.loads((tmp_path / "demo.json").read_text())["measurements"]["deterministic runs"]["figures"]
+    assert same["same_bits"]["deterministic=true"] == {"dvae": True, "clip": True, "transformer": True}
+
+    before = {part: (tmp_path / f"{part}.json").read_bytes() for part in PARTS}
+    status, printed = make("gpu", tmp_path, "DEVICE=cpu", "QUICK=1")
+    assert status == 0 and " ..." not in printed.partition("# make gpu\n")[0]
+    assert before == {part: (tmp_path / f"{part}.json").read_bytes() for part in PARTS}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_a_machine_without_a_card_is_told_so(tmp_path):
+    status, printed = make("gpu-sampling", tmp_path)
+    assert status != 0
+    assert f"no CUDA device was found by torch {torch.__version__}" in printed
+    assert "DEVICE=cpu QUICK=1" in printed and "Traceback" not in printed
+
+
+def test_a_wheelhouse_of_another_python_is_told_so_and_the_rest_installed(gpu_module, monkeypatch, tmp_path):
+    requirements = gpu_module("requirements")
+    monkeypatch.setattr(requirements, "FILE", tmp_path / "requirements.txt")
+    (tmp_path / "requirements.txt").write_text("torch>=2.6\nmade-up-one>=1 # why\nmade-up-two\n")
+    (tmp_path / "made_up_one-1.0-cp35-cp35m-manylinux2014_x86_64.whl").touch()
+    assert [each.name for each in requirements.missing()] == ["made-up-one", "made-up-two"]
+    other, absent = requirements.install(tmp_path, tmp_path / "site")
+    here = f"PYTHON_VERSION={sys.version_info.major}.{sys.version_info.minor}"
+    assert "made_up_one-1.0-cp35-cp35m-manylinux2014_x86_64.whl is for another Python" in other and here in other
+    assert "made-up-two: neither installed nor in" in absent and here in absent
+
+
+def test_requirements_cover_what_the_commands_import(gpu_module):
+    """All of them are met by the environment that the tests run in, so the names and versions exist."""
+    assert gpu_module("requirements").missing() == []
+
+
+@pytest.fixture
+def made_up(gpu_module, monkeypatch, tmp_path):
+    """Runs a part of three measurements whose outcomes are given; what was run, and the record."""
+    part = gpu_module("part")
+    monkeypatch.setattr(part, "_machine", lambda device: {"device": device, "processor": "p", "cores": 1, "torch": "t"})
+    names = ["first", "second", "third"]
+    three = part.Part("made-up", lambda quick: dict.fromkeys(names, lambda setting: {}), lambda found: [*found])
+
+    def run(outcomes: dict[str, str], minutes: float = 5) -> tuple[bool, list[str], dict[str, str]]:
+        begun = []
+
+        def in_a_process(part_name, name, *_):
+            begun.append(name)
+            figures = {"figures": {}} if outcomes[name] == "done" else {"reason": "because\nof this"}
+            return {"status": outcomes[name], "seconds": 1.0, **figures}
+
+        monkeypatch.setattr(part, "_in_a_process", in_a_process)
+        fine = part.run(three, "cpu", True, tmp_path, minutes)
+        found = json.loads((tmp_path / "made-up.json").read_text())["measurements"]
+        return fine, begun, {name: each["status"] for name, each in found.items()}
+
+    return run
+
+
+def test_what_failed_is_tried_again_and_what_is_done_is_not(made_up, tmp_path):
+    first = made_up({"first": "done", "second": "failed", "third": "skipped"})
+    assert first == (False, ["first", "second", "third"], {"first": "done", "second": "failed", "third": "skipped"})
+    assert "- second: failed: of this" in (tmp_path / "made-up.md").read_text()
+    assert made_up({"second": "done"}) == (True, ["second"], {"first": "done", "second": "done", "third": "skipped"})
+
+
+def test_nothing_is_begun_when_the_time_is_over(made_up):
+    fine, begun, found = made_up({}, minutes=0.1)
+    assert not fine and not begun and set(found.values()) == {"not begun"}
+    assert made_up({"first": "done", "second": "done", "third": "done"})[0]
+
+
+def test_figures_of_another_machine_are_set_aside(made_up, gpu_module, monkeypatch, tmp_path):
+    made_up({"first": "done", "second": "done", "third": "done"})
+    other = {"device": "cpu", "processor": "another", "cores": 1, "torch": "t"}
+    monkeypatch.setattr(gpu_module("part"), "_machine", lambda device: other)
+    assert made_up({"first": "done", "second": "done", "third": "done"})[1] == ["first", "second", "third"]
+    assert len(list(tmp_path.glob("made-up-*.json"))) == 1
+
+
+def test_a_measurement_that_raises_is_written_down_with_its_last_words(gpu_module, tmp_path):
+    part = gpu_module("part")
+    outcome = part._in_a_process("sampling", "no such measurement", "cpu", True, tmp_path, time.time() + 60)
+    assert outcome["status"] == "failed" and "no such measurement" in outcome["reason"]
+
+
+def test_a_measurement_is_ended_when_its_time_is_over(gpu_module, tmp_path):
+    part = gpu_module("part")
+    outcome = part._in_a_process("training", "transformer, base", "cpu", False, tmp_path, time.time() + 2)
+    assert outcome["status"] == "cut off" and outcome["seconds"] < 20
+
+
+def test_a_model_that_does_not_fit_is_skipped_with_the_numbers(gpu_module, monkeypatch, setting):
+    sampling = gpu_module("sampling")
+    monkeypatch.setattr(sampling.card, "memory_bytes", lambda device: 10**5)
+    with pytest.raises(gpu_module("part").NotPossible, match=r"one candidate of base needs \d.* GB, and 0.0 GB are"):
+        sampling.draw("base", 4, setting)
+    training = gpu_module("training")
+    with pytest.raises(gpu_module("part").NotPossible, match=r"averages take 0.0 GB, and 0.0 GB are free"):
+        training.train("clip", "small", setting)
+
+
+def test_fewer_candidates_are_drawn_where_not_all_fit(gpu_module, monkeypatch, setting):
+    sampling = gpu_module("sampling")
+    config = sampling.config_of("base", quick=True)
+    model = sampling.to_mixed_precision(sampling.Transformer(config), torch.bfloat16)
+    budget = decoding_memory(model, torch.bfloat16, compact=True).total(3)
+    monkeypatch.setattr(sampling.card, "memory_bytes", lambda device: int(budget / sampling.RESERVE) + 100)
+    found = sampling.draw("base", 8, setting)
+    assert (found["images"], found["asked"], found["memory"]["fit"]) == (3, 8, 3)
+
+
+def test_random_models_are_whole_models_in_half_precision(gpu_module):
+    """Built on the device without float32 weights; masks and all are those of a model built as usual."""
+    sampling = gpu_module("sampling")
+    config = sampling.config_of("base", quick=True)
+    model = sampling.random_transformer(config, torch.bfloat16, CPU)
+    usual = sampling.to_mixed_precision(sampling.Transformer(config), torch.bfloat16).eval()
+    usual.load_state_dict(model.state_dict())
+    assert all(each.isfinite().all() and each.std() > 0 for each in model.parameters() if each.ndim == 2)
+    caption, images = torch.tensor([[1, 2, 3, 0, 0, 0, 0, 0]]), torch.arange(16)[None]
+    with torch.inference_mode():
+        assert model(caption, images).image.equal(usual(caption, images).image)
+
+
+def test_the_work_of_a_dense_step_is_that_of_the_decoding_benchmark(gpu_module):
+    sampling, machine = gpu_module("sampling"), importlib.import_module("benchmarks.machine")
+    config = sampling.config_of("demo", quick=False)
+    found = sampling.step_work(config, 7, torch.bfloat16)
+    whole = machine.decoding_work(config, 7, "bfloat16")
+    assert found == pytest.approx([each / config.grid**2 for each in whole], rel=1e-3)
+
+
+def test_a_summary_says_which_parts_have_not_run(gpu_module, tmp_path):
+    lines, fine = gpu_module("summary").summary(tmp_path, PARTS)
+    assert not fine and "Not run: `make gpu-sampling`." in lines
