@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dalle.config import compose
-from dalle.models.blocks import Residual
+from dalle.models.blocks import ResidualBranch
 from dalle.models.dvae import PIXEL_MARGIN
 from dalle.models.transformer import Transformer
 from dalle.training.schedules import Schedule
@@ -132,7 +132,7 @@ def test_the_numbers_that_follow_are_the_papers_too(paper):
     with torch.device("meta"):
         model = Transformer(paper["transformer"].model)
     assert model.stream.positions == 1280
-    assert sum(isinstance(module, Residual) for module in model.modules()) == 128  # Appendix D
+    assert sum(isinstance(module, ResidualBranch) for module in model.modules()) == 128  # Appendix D
     names = model.layer_names
     assert [names.count(name) for name in ("row", "column", "convolutional")] == [47, 16, 1]
     assert model.patterns["row"].sees(torch.tensor(500), torch.arange(1024), 32).sum() == 33

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dalle.checkpoint import CheckpointError, read_json, read_tensors
 from dalle.clip_tokenizer import CLIPTokenizer
-from dalle.interop.names import renamed
+from dalle.interop.names import ATTENTION_NORM, ATTENTION_OUT, MLP_IN, MLP_NORM, MLP_OUT, QKV, renamed
 from dalle.interop.published import Published, origin
 from dalle.interop.settings import PrepareConfig
 
@@ -71,12 +71,12 @@ STARTS = {
     "text_projection.": "text.projection.",
 }
 PARTS = {
-    ".layer_norm1.": ".attention.norm.",
-    ".self_attn.q_proj.": ".attention.branch.qkv.",
-    ".self_attn.out_proj.": ".attention.branch.out.",
-    ".layer_norm2.": ".mlp.norm.",
-    ".mlp.fc1.": ".mlp.branch.expand.",
-    ".mlp.fc2.": ".mlp.branch.out.",
+    ".layer_norm1.": ATTENTION_NORM,
+    ".self_attn.q_proj.": QKV,
+    ".self_attn.out_proj.": ATTENTION_OUT,
+    ".layer_norm2.": MLP_NORM,
+    ".mlp.fc1.": MLP_IN,
+    ".mlp.fc2.": MLP_OUT,
 }
 
 

@@ -2,6 +2,11 @@
 
 from collections.abc import Mapping
 
+# the layers of a `TransformerBlock` (dalle/models/blocks.py), the only place that names them for importers
+ATTENTION_NORM, MLP_NORM = ".attention.norm.", ".mlp.norm."
+QKV, ATTENTION_OUT = ".attention.branch.qkv.", ".attention.branch.out."
+MLP_IN, MLP_OUT = ".mlp.branch.expand.", ".mlp.branch.out."
+
 
 def renamed(name: str, starts: Mapping[str, str], parts: Mapping[str, str]) -> str:
     """`name` with the first of `starts` that it begins with replaced, and all `parts` within the rest.

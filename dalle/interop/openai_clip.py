@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dalle.checkpoint import CheckpointError
 from dalle.clip_tokenizer import CLIPTokenizer
-from dalle.interop.names import renamed
+from dalle.interop.names import ATTENTION_NORM, ATTENTION_OUT, MLP_IN, MLP_NORM, MLP_OUT, QKV, renamed
 from dalle.interop.pickles import read_saved
 from dalle.interop.published import Published, origin
 from dalle.interop.settings import PrepareConfig
@@ -55,12 +55,12 @@ RESNET_STARTS = {
     "visual.attnpool.c_proj.": "image.pool.out.",
 }
 PARTS = {  # of a transformer's block
-    ".ln_1.": ".attention.norm.",
-    ".attn.in_proj_": ".attention.branch.qkv.",
-    ".attn.out_proj.": ".attention.branch.out.",
-    ".ln_2.": ".mlp.norm.",
-    ".mlp.c_fc.": ".mlp.branch.expand.",
-    ".mlp.c_proj.": ".mlp.branch.out.",
+    ".ln_1.": ATTENTION_NORM,
+    ".attn.in_proj_": QKV,
+    ".attn.out_proj.": ATTENTION_OUT,
+    ".ln_2.": MLP_NORM,
+    ".mlp.c_fc.": MLP_IN,
+    ".mlp.c_proj.": MLP_OUT,
 }
 RESNET_PARTS = PARTS | {
     ".conv1.": ".reduce.conv.",

@@ -1,20 +1,14 @@
 """What every transformer here is made of: pre-LN residual blocks, the MLP, and linear layers kept in fp32."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dalle.models.attention import Attend, OfStates, SelfAttention, full
+from dalle.models.attention import Attend, FusedLinear, SelfAttention, full
 from dalle.precision import without_autocast
-
-Way = Callable[..., Tensor]
-"""How a residual branch is run: its function, x (b, n, d) and what else that function is given -> (b, n, d)."""
-
-
-def directly(branch: Way, x: Tensor, *context: Attend | OfStates) -> Tensor:
-    """branch(x)."""
-    return branch(x, *context)
 
 
 class QuickGELU(nn.Module):
@@ -25,64 +19,158 @@ class QuickGELU(nn.Module):
         return F.silu(1.702 * x) / 1.702
 
 
-ACTIVATIONS = {"quick_gelu": QuickGELU, "gelu": nn.GELU}
+class Activation(NamedTuple):
+    """An activation, and the operation that a CPU can fuse into the product before it, where there is one."""
+
+    module: Callable[[], nn.Module]
+    fused: str | None = None  # activation(x) = fused(scale * x) / scale
+    scale: float = 1.0
+
+
+ACTIVATIONS = {"quick_gelu": Activation(QuickGELU, "swish", 1.702), "gelu": Activation(nn.GELU, "gelu")}
+
+
+@dataclass(frozen=True)
+class BlockConfig:
+    """Sizes and kinds of a transformer block."""
+
+    width: int
+    heads: int
+    activation: str = "quick_gelu"  # of the plain MLP: quick_gelu | gelu
+    mlp: str = "plain"  # plain | swiglu
+    mlp_width: int | None = None  # None: 4 width (Table 2), and of swiglu two thirds of that, which is as many weights
+    qk_norm: bool = False  # see `SelfAttention`
+    eps: float = 1e-5  # of the layer norms
 
 
 class MLP(nn.Module):
-    """width -> mlp_width -> width with one nonlinearity between; None: 4 width (the factor is in the paper's Table 2).
+    """width -> mlp_width -> width with one nonlinearity between.
 
     Raises:
         ValueError: `activation` is not a name in `ACTIVATIONS`.
     """
 
-    def __init__(self, width: int, activation: str = "quick_gelu", mlp_width: int | None = None):
+    def __init__(self, config: BlockConfig):
         super().__init__()
-        mlp_width = 4 * width if mlp_width is None else mlp_width
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"unknown activation {activation!r}; choose one of {', '.join(ACTIVATIONS)}")
-        self.expand = nn.Linear(width, mlp_width)
-        self.activation = ACTIVATIONS[activation]()
-        self.out = nn.Linear(mlp_width, width)
+        mlp_width = config.mlp_width or 4 * config.width
+        if config.activation not in ACTIVATIONS:
+            raise ValueError(f"unknown activation {config.activation!r}; choose one of {', '.join(ACTIVATIONS)}")
+        self.kind = ACTIVATIONS[config.activation]
+        self.expand = nn.Linear(config.width, mlp_width)
+        self.activation = self.kind.module()
+        self.out = nn.Linear(mlp_width, config.width)
+
+    @property
+    def activations(self) -> int:
+        """Numbers that the layers compute for each state."""
+        width, mlp_width = self.out.weight.shape
+        return 2 * mlp_width + width
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, n, d) -> (b, n, d)."""
         return self.out(self.activation(self.expand(x)))
 
+    def pack(self, linear: Callable[..., nn.Module]) -> dict[str, nn.Module]:
+        """Children for inference on a CPU, by name: the activation is fused into the product before it.
 
-class Residual(nn.Module):
-    """x + branch(norm(x)): one residual block as the paper counts them, 128 in 64 layers (App. D).
+        linear: makes a packed layer, see `dalle.models.packed.PackedLinear`.
+        """
+        if self.kind.fused is None:
+            return {"expand": linear(self.expand), "activation": self.activation, "out": linear(self.out)}
+        expand = linear(self.expand, activation=self.kind.fused, output_scale=self.kind.scale, narrow=True)
+        return {"expand": expand, "activation": nn.Identity(), "out": linear(self.out, input_scale=1 / self.kind.scale)}
 
-    Training may set another `way` to run branch and norm, which scales gradients or recomputes activations.
+
+class SwiGLU(nn.Module):
+    """A gated MLP: out(silu(gate) * value), with gate and value from one layer (Shazeer 2020)."""
+
+    def __init__(self, config: BlockConfig):
+        super().__init__()
+        mlp_width = config.mlp_width or -(-8 * config.width // 48) * 16  # a multiple of 16
+        self.expand = FusedLinear(config.width, mlp_width, parts=2)
+        self.out = nn.Linear(mlp_width, config.width)
+
+    @property
+    def activations(self) -> int:
+        """Numbers that the layers compute for each state."""
+        width, mlp_width = self.out.weight.shape
+        return 4 * mlp_width + width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, n, d) -> (b, n, d)."""
+        gate, value = self.expand(x).chunk(2, dim=-1)
+        return self.out(F.silu(gate) * value)
+
+
+MLPS: dict[str, Callable[[BlockConfig], MLP | SwiGLU]] = {"plain": MLP, "swiglu": SwiGLU}
+
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+class ResidualBranch(nn.Module, Generic[Layer]):
+    """layer(norm(x)): what a residual block adds to its input; the paper counts 128 in 64 layers (App. D).
+
+    Training attaches hooks to it that scale gradients or recompute activations.
     """
 
-    way: Way
+    branch: Layer
 
-    def __init__(self, width: int, branch: nn.Module, eps: float = 1e-5):
+    def __init__(self, config: BlockConfig, layer: Layer):
         super().__init__()
-        self.norm = nn.LayerNorm(width, eps)
-        self.branch = branch
-        self.way = directly
+        self.norm = nn.LayerNorm(config.width, config.eps)
+        self.branch = layer
 
-    def forward(self, x: Tensor, *context: Attend | OfStates) -> Tensor:
-        return x + self.way(self._normed_branch, x, *context)
-
-    def _normed_branch(self, x: Tensor, *context: Attend | OfStates) -> Tensor:
+    def forward(self, x: Tensor, *context: Attend) -> Tensor:
         return self.branch(self.norm(x), *context)
 
 
-class ResidualBlock(nn.Module):
-    """Attention, then MLP, each a residual branch."""
+class TransformerBlock(nn.Module):
+    """Attention, then MLP, each a residual branch with its layer norm before it.
 
-    def __init__(
-        self, width: int, heads: int, activation: str = "quick_gelu", mlp_width: int | None = None, eps: float = 1e-5
-    ):
+    Raises:
+        ValueError: sizes or names in `config` that cannot work.
+    """
+
+    def __init__(self, config: BlockConfig):
         super().__init__()
-        self.attention = Residual(width, SelfAttention(width, heads), eps)
-        self.mlp = Residual(width, MLP(width, activation, mlp_width), eps)
+        if config.mlp not in MLPS:
+            raise ValueError(f"unknown mlp {config.mlp!r}; choose one of {', '.join(MLPS)}")
+        self.config = config
+        self.attention = ResidualBranch(config, SelfAttention(config.width, config.heads, config.qk_norm))
+        self.mlp = ResidualBranch(config, MLPS[config.mlp](config))
 
-    def forward(self, x: Tensor, attend: Attend | OfStates = full) -> Tensor:
+    def forward(self, x: Tensor, attend: Attend = full) -> Tensor:
         """(b, n, d) -> (b, n, d); `attend` says which states see which."""
-        return self.mlp(self.attention(x, attend))
+        x = x + self.attention(x, attend)
+        return x + self.mlp(x)
+
+    def decode(self, x: Tensor, attend: Callable[[Tensor, SelfAttention], Tensor]) -> Tensor:
+        """(b, 1, d) -> (b, 1, d): a new state, which attends to a cache.
+
+        attend: from the normed state (b, 1, d) and the layer to what it attended to, (b, heads, 1, d / heads).
+        """
+        layer = self.attention.branch
+        x = x + layer.merge(attend(self.attention.norm(x), layer))
+        return x + self.mlp(x)
+
+    def initialise(self, qkv: float, attention_out: float, expand: float, mlp_out: float) -> None:
+        """Draw the weights of the four layers with these standard deviations; biases become 0."""
+        attention, mlp = self.attention.branch, self.mlp.branch
+        layers = (attention.qkv, qkv), (attention.out, attention_out), (mlp.expand, expand), (mlp.out, mlp_out)
+        for layer, std in layers:
+            nn.init.normal_(layer.weight, std=std)
+            nn.init.zeros_(layer.bias)
+
+    @property
+    def mlp_width(self) -> int:
+        """Inputs of the layer that ends the MLP."""
+        return self.mlp.branch.out.weight.shape[1]
+
+    @property
+    def activations(self) -> int:
+        """Numbers computed for each state, itself included, attention scores aside: a bound of what is held."""
+        return self.config.width + self.attention.branch.activations + self.mlp.branch.activations
 
 
 class Float32Linear(nn.Linear):

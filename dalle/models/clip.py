@@ -21,7 +21,7 @@ from dalle.interop.huggingface_clip import read_huggingface_clip
 from dalle.interop.openai_clip import read_openai_clip
 from dalle.interop.published import Published
 from dalle.models.attention import causal
-from dalle.models.blocks import ResidualBlock
+from dalle.models.blocks import BlockConfig, TransformerBlock
 from dalle.models.clip_config import CLIPConfig
 from dalle.models.clip_resnet import ResNetTower
 from dalle.pixels import to_tensor
@@ -46,8 +46,10 @@ class ImageTower(nn.Module):
         self.class_token = nn.Parameter(torch.randn(width) / math.sqrt(width))
         self.positions = nn.Parameter(torch.randn(patches + 1, width) / math.sqrt(width))
         self.norm_in = nn.LayerNorm(width, config.image_eps)
-        block = config.image_heads, config.image_activation, config.image_mlp, config.image_eps
-        self.blocks = nn.ModuleList(ResidualBlock(width, *block) for _ in range(config.image_depth))
+        block = BlockConfig(
+            width, config.image_heads, config.image_activation, mlp_width=config.image_mlp, eps=config.image_eps
+        )
+        self.blocks = nn.ModuleList(TransformerBlock(block) for _ in range(config.image_depth))
         self.norm_out = nn.LayerNorm(width, config.image_eps)
         self.projection = nn.Linear(width, config.embedding, bias=False)
         nn.init.normal_(self.projection.weight, std=width**-0.5)
@@ -70,8 +72,10 @@ class TextTower(nn.Module):
         self.end_id = config.end_id
         self.embedding = nn.Embedding(config.text_vocabulary, width)
         self.positions = nn.Parameter(torch.randn(config.text_positions, width) * 0.01)
-        block = config.text_heads, config.text_activation, config.text_mlp, config.text_eps
-        self.blocks = nn.ModuleList(ResidualBlock(width, *block) for _ in range(config.text_depth))
+        block = BlockConfig(
+            width, config.text_heads, config.text_activation, mlp_width=config.text_mlp, eps=config.text_eps
+        )
+        self.blocks = nn.ModuleList(TransformerBlock(block) for _ in range(config.text_depth))
         self.norm_out = nn.LayerNorm(width, config.text_eps)
         self.projection = nn.Linear(width, config.embedding, bias=False)
         nn.init.normal_(self.embedding.weight, std=0.02)
@@ -214,11 +218,9 @@ def _with_tokenizer(config: CLIPConfig, folder: Path) -> CLIP:
 def _initialise(blocks: nn.ModuleList, width: int, depth: int) -> None:
     """Weights of the transformer blocks as OpenAI's code draws those of the text tower; biases 0."""
     residual = width**-0.5 * (2 * depth) ** -0.5
-    for name, module in blocks.named_modules():
-        if isinstance(module, nn.Linear):
-            spread = {"qkv": width**-0.5, "expand": (2 * width) ** -0.5, "out": residual}[name.split(".")[-1]]
-            nn.init.normal_(module.weight, std=spread)
-            nn.init.zeros_(module.bias)
+    for block in blocks:
+        assert isinstance(block, TransformerBlock)
+        block.initialise(qkv=width**-0.5, attention_out=residual, expand=(2 * width) ** -0.5, mlp_out=residual)
 
 
 def _square(image: Image.Image, config: CLIPConfig) -> Image.Image:

@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 
 from dalle.checkpoint import count_children
+from dalle.interop.names import MLP_IN
 from dalle.models.clip_resnet import CELL
 from dalle.models.sizes import check_sizes
 
@@ -87,7 +88,7 @@ class CLIPConfig:
             "text_width": width,
             "text_positions": shapes["text.positions"][0],
             "text_depth": count_children(shapes, "text.blocks."),
-            "text_mlp": shapes["text.blocks.0.mlp.branch.expand.weight"][0],
+            "text_mlp": shapes[f"text.blocks.0{MLP_IN}weight"][0],
             "embedding": shapes["text.projection.weight"][0],
         }
         if "image.class_token" in shapes:
@@ -98,7 +99,7 @@ class CLIPConfig:
                 "patch": patch,
                 "image_width": shapes["image.class_token"][0],
                 "image_depth": count_children(shapes, "image.blocks."),
-                "image_mlp": shapes["image.blocks.0.mlp.branch.expand.weight"][0],
+                "image_mlp": shapes[f"image.blocks.0{MLP_IN}weight"][0],
             }
         else:
             stages = count_children(shapes, "image.stages.")

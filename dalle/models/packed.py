@@ -6,19 +6,18 @@ they are tried before they are trusted; everything that knows them is in this fi
 """
 
 from copy import copy
-from functools import cache
+from functools import cache, partial
 from typing import TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dalle.models.blocks import MLP, Float32Linear, QuickGELU
+from dalle.models.blocks import MLP, Float32Linear
 
 Model = TypeVar("Model", bound=nn.Module)
 
 NOTHING, GELU, SILU = "none", "gelu", "swish"  # what oneDNN can do to a product before it is written to memory
-QUICK_GELU = 1.702  # quick_gelu(x) = silu(1.702 x) / 1.702
 
 
 def packed(model: Model, batch: int, dtype: torch.dtype = torch.float32) -> Model:
@@ -65,47 +64,34 @@ class PackedLinear(nn.Module):
         activation: str = NOTHING,
         input_scale: float = 1.0,
         output_scale: float = 1.0,
+        narrow: bool = False,
     ):
+        """narrow: whether results stay in `dtype`, for another packed layer, instead of going back to the input's."""
         super().__init__()
         self.weight, self.bias = linear.weight, linear.bias
         self.dtype = dtype
         self.activation = activation
+        self.narrow = narrow
         with torch.no_grad():
             self.layout = _layout((linear.weight * (input_scale * output_scale)).to(dtype), batch)
             self.packed_bias = None if linear.bias is None else (linear.bias * output_scale).to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., inputs) -> (..., outputs), in the dtype of x."""
-        return _product(x.to(self.dtype), self.layout, self.packed_bias, self.activation).to(x.dtype)
-
-
-class PackedMLP(nn.Module):
-    """An `MLP` in two operations, its activation being part of the first."""
-
-    def __init__(self, mlp: MLP, batch: int, dtype: torch.dtype):
-        super().__init__()
-        self.dtype = dtype
-        if isinstance(mlp.activation, QuickGELU):
-            self.expand = PackedLinear(mlp.expand, batch, dtype, SILU, output_scale=QUICK_GELU)
-            self.out = PackedLinear(mlp.out, batch, dtype, input_scale=1 / QUICK_GELU)
-        else:
-            self.expand = PackedLinear(mlp.expand, batch, dtype, GELU)
-            self.out = PackedLinear(mlp.out, batch, dtype)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(b, n, d) -> (b, n, d)."""
-        return self.out(self.expand(x.to(self.dtype))).to(x.dtype)
+        """(..., inputs) -> (..., outputs), in the dtype of x unless `narrow`."""
+        y = _product(x.to(self.dtype), self.layout, self.packed_bias, self.activation)
+        return y if self.narrow else y.to(x.dtype)
 
 
 def _pack(module: nn.Module, batch: int, dtype: torch.dtype) -> nn.Module:
-    if isinstance(module, MLP):
-        return PackedMLP(module, batch, dtype)
     if isinstance(module, Float32Linear):
         return PackedLinear(module, batch, torch.float32)
     if isinstance(module, nn.Linear):
         return PackedLinear(module, batch, dtype)
     twin = copy(module)  # shares parameters, buffers and all else with the module
-    children = {name: child if child is None else _pack(child, batch, dtype) for name, child in module._modules.items()}
+    if isinstance(module, MLP):  # which knows what can be fused
+        children = module.pack(partial(PackedLinear, batch=batch, dtype=dtype))
+    else:
+        children = {name: _pack(child, batch, dtype) for name, child in module.named_children()}
     twin.__dict__["_modules"] = children
     return twin
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from dalle.models.attention import SOFTMAXES, Masked, Softmax, causal, full, joint_softmax
+from dalle.models.attention import Masked, TextImageSoftmax, causal, full
 from dalle.models.patterns import Column, Dense, Pattern, image_mask, stream_mask
 
 WAYS = ("auto", "masked", "structured")
@@ -35,13 +35,12 @@ def attend_for(
     """
     if way not in WAYS:
         raise ValueError(f"unknown way to attend {way!r}; choose one of {', '.join(WAYS)}")
-    if normalisation not in SOFTMAXES:
-        raise ValueError(f"unknown normalisation {normalisation!r}; choose one of {', '.join(SOFTMAXES)}")
+    softmax = TextImageSoftmax(normalisation)
     joint = normalisation == "joint"
     if way == "auto" and joint and isinstance(pattern, Dense):
         return Causal()
     masked = Masked(stream_mask(pattern, text_positions, grid)) if joint else MaskedApart(pattern, text_positions, grid)
-    structured = partial(_structured, pattern, text_positions, grid, SOFTMAXES[normalisation])
+    structured = partial(_structured, pattern, text_positions, grid, softmax)
     if way == "structured":
         return structured()
     # Measured on CPUs: from 256 image states on, worth it where a query meets at most two fifths of the stream.
@@ -50,7 +49,7 @@ def attend_for(
     return ByDevice(structured(), masked) if way == "auto" and grid >= 16 and image_keys <= affordable else masked
 
 
-def _structured(pattern: Pattern, text_positions: int, grid: int, softmax: Softmax) -> nn.Module:
+def _structured(pattern: Pattern, text_positions: int, grid: int, softmax: TextImageSoftmax) -> nn.Module:
     if isinstance(pattern, Column):
         return Columns(text_positions, grid, softmax)
     return Lines(pattern, text_positions, grid, softmax)
@@ -99,7 +98,7 @@ class Grouped(nn.Module, ABC):
 
     mask: Tensor  # (g or 1, s, m): which of its group's m keys each of its s states sees
 
-    def __init__(self, mask: Tensor, text_positions: int, grid: int, softmax: Softmax):
+    def __init__(self, mask: Tensor, text_positions: int, grid: int, softmax: TextImageSoftmax):
         super().__init__()
         self.register_buffer("mask", mask, persistent=False)
         self.text_positions = text_positions
@@ -112,16 +111,14 @@ class Grouped(nn.Module, ABC):
         q, k, v = self.queries(q), self.keys(k), self.keys(v)  # (b, heads, g, s, d), the others (b, heads, g, m, d)
 
         q = q * q.shape[-1] ** -0.5
-        on_text = rearrange(q, "b heads g s d -> b heads (g s) d") @ text_k.mT
-        if hidden is not None:
-            on_text = on_text.masked_fill(hidden[:, None, None], -torch.inf)
-        on_text = rearrange(on_text, "b heads (g s) t -> b heads g s t", g=self.grid)
-        on_image = (q @ k.mT).masked_fill(~self.mask, -torch.inf)
+        text_scores = rearrange(q, "b heads g s d -> b heads (g s) d") @ text_k.mT
+        text_scores = rearrange(text_scores, "b heads (g s) t -> b heads g s t", g=self.grid)
+        text_hidden = None if hidden is None else hidden[:, None, None, None]
+        text_weights, image_weights = self.softmax(text_scores, q @ k.mT, text_hidden, ~self.mask)
 
-        on_text, on_image = self.softmax(on_text, on_image)
-        from_text = rearrange(on_text, "b heads g s t -> b heads (g s) t") @ text_v
+        from_text = rearrange(text_weights, "b heads g s t -> b heads (g s) t") @ text_v
         from_text = rearrange(from_text, "b heads (g s) d -> b heads g s d", g=self.grid)
-        return torch.cat([text, self.in_raster_order(from_text + on_image @ v)], dim=2)
+        return torch.cat([text, self.in_raster_order(from_text + image_weights @ v)], dim=2)
 
     @abstractmethod
     def queries(self, image: Tensor) -> Tensor:
@@ -139,7 +136,7 @@ class Grouped(nn.Module, ABC):
 class Lines(Grouped):
     """For patterns that reach a few lines back: a line's states share those lines' keys."""
 
-    def __init__(self, pattern: Pattern, text_positions: int, grid: int, softmax: Softmax = joint_softmax):
+    def __init__(self, pattern: Pattern, text_positions: int, grid: int, softmax: TextImageSoftmax):
         reach = lines_seen(pattern, grid)
         query = torch.arange(grid * grid, device="cpu").view(grid, grid, 1)
         first = (torch.arange(grid, device="cpu") - reach + 1) * grid
@@ -163,7 +160,7 @@ class Lines(Grouped):
 class Columns(Grouped):
     """For the column pattern: image states are transposed, and each column is causal (Figure 11c)."""
 
-    def __init__(self, text_positions: int, grid: int, softmax: Softmax = joint_softmax):
+    def __init__(self, text_positions: int, grid: int, softmax: TextImageSoftmax):
         mask = torch.ones(1, grid, grid, dtype=torch.bool, device="cpu").tril()
         super().__init__(mask, text_positions, grid, softmax)
 

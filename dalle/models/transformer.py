@@ -1,18 +1,18 @@
 """The transformer: a decoder-only model of caption and image tokens as one stream (Sec. 2.2, App. B.1)."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from dalle import checkpoint
-from dalle.models.attention import SOFTMAXES, OfStates, causal
-from dalle.models.blocks import Float32Linear, ResidualBlock
+from dalle.models.attention import TextImageSoftmax, causal
+from dalle.models.blocks import BlockConfig, Float32Linear, TransformerBlock
 from dalle.models.cache import Cache, CaptionCache, KeyCache, StateCache, TextKeys
 from dalle.models.layouts import Slices, Tables, layout_of
 from dalle.models.patterns import layer_names, pattern_named
@@ -43,12 +43,18 @@ class TransformerConfig:
     # auto: on a CPU structured where that is faster, else a dense mask | masked, for less memory | structured
     attention: str = "auto"
     activation: str = "quick_gelu"  # of the MLP: quick_gelu or gelu; the paper does not say
+    mlp: str = "plain"  # plain: one layer, the activation, another | swiglu: gated by silu, with as many weights
+    qk_norm: bool = False  # RMS norm of queries and keys in each head: the usual cure for bfloat16 that diverges
     initial_scale: float = 0.125  # of all fresh weights; short trainings of small models do better with 0.5
 
     def __post_init__(self) -> None:
         check_sizes(self)
         if self.initial_scale < 0:
             raise ValueError(f"initial_scale={self.initial_scale} must be at least 0")
+
+    @property
+    def block(self) -> BlockConfig:
+        return BlockConfig(self.width, self.heads, self.activation, self.mlp, qk_norm=self.qk_norm)
 
     @staticmethod
     def sizes_in(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
@@ -103,10 +109,9 @@ class Transformer(nn.Module):
                 for name, pattern in self.patterns.items()
             }
         )
-        self.softmax = SOFTMAXES[config.attention_normalisation]
-        self.layers = nn.ModuleList(
-            ResidualBlock(config.width, config.heads, config.activation) for _ in range(config.depth)
-        )
+        self.softmax = TextImageSoftmax(config.attention_normalisation)
+        blocks = nn.ModuleList(TransformerBlock(config.block) for _ in range(config.depth))
+        self.layers = cast(Sequence[TransformerBlock], blocks)
         self.norm = nn.LayerNorm(config.width)
         self.text_head = Float32Linear(config.width, config.text_vocabulary + 1)
         self.image_head = Float32Linear(config.width, config.image_vocabulary)
@@ -115,7 +120,7 @@ class Transformer(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """That of the layers' matrices, and so of keys and values."""
-        return next(each.dtype for each in self.layers.parameters() if each.ndim == 2)
+        return next(each.dtype for each in self.layers[0].parameters() if each.ndim == 2)
 
     def forward(
         self, caption: Tensor, image: Tensor, attend: Mapping[str, Callable[..., Tensor]] | None = None
@@ -161,8 +166,8 @@ class Transformer(nn.Module):
             places[name] = (Tables if in_place else Slices)(layout, captions[0].keys.device)
             kinds[name] = StateCache if compact and layout.slots == self.stream.image_positions else KeyCache
         return [
-            kinds[name](text, candidates, places[name], self.softmax)
-            for text, name in zip(captions, self.layer_names, strict=True)
+            kinds[name](text, candidates, places[name], self.softmax, layer.attention.branch)
+            for text, name, layer in zip(captions, self.layer_names, self.layers, strict=True)
         ]
 
     def decode_one_token(self, previous: Tensor, position: int | Tensor, cache: Cache) -> Tensor:
@@ -174,7 +179,7 @@ class Transformer(nn.Module):
         """
         x = self.embed.image_state(previous, position).unsqueeze(1)  # (b, 1, d)
         for layer, layer_cache in zip(self.layers, cache, strict=True):
-            x = layer(x, OfStates(partial(layer_cache.attend, position)))  # (b, 1, d)
+            x = layer.decode(x, partial(layer_cache.attend, position))  # (b, 1, d)
         return self.image_head(self.norm(x)).squeeze(1)
 
     def _initialise(self) -> None:
@@ -185,17 +190,19 @@ class Transformer(nn.Module):
         1 / sqrt(2); the logits start at zero.
         """
         width, scale = self.config.width, self.config.initial_scale
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear):
-                share = 1 / math.sqrt(2 * self.config.depth) if name.endswith(".out") else 1.0
-                nn.init.normal_(module.weight, std=share * scale / math.sqrt(module.in_features))
-                nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=scale / math.sqrt(width))
+        inner, share = scale / math.sqrt(width), 1 / math.sqrt(2 * self.config.depth)
+        for module in self.embed.modules():
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=inner)
+        for layer in self.layers:
+            out = share * scale / math.sqrt(layer.mlp_width)
+            layer.initialise(qkv=inner, attention_out=share * inner, expand=inner, mlp_out=out)
+        for head in (self.text_head, self.image_head):
+            nn.init.normal_(head.weight)  # not used; the draws that follow stay what they have always been
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
         for axis in (self.embed.row, self.embed.column):
             nn.init.normal_(axis.weight, std=scale / math.sqrt(2 * width))
-        for head in (self.text_head, self.image_head):
-            nn.init.zeros_(head.weight)
 
     def save(self, folder: str | Path, meta: dict | None = None, tokenizer: CaptionTokenizer | None = None) -> None:
         """Write a checkpoint folder that `load` rebuilds the model from."""

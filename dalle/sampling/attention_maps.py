@@ -8,7 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from dalle.models.attention import Softmax, causal
+from dalle.models.attention import TextImageSoftmax, causal
 from dalle.models.patterns import image_mask
 from dalle.models.transformer import Transformer
 
@@ -19,18 +19,15 @@ class Recording:
 
     mask: Tensor  # (I, I) bool: which image states see which
     text_positions: int
-    softmax: Softmax
+    softmax: TextImageSoftmax
     kept: list[Tensor]  # (b, heads, I, T) for each call
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None = None) -> Tensor:
         sizes = [self.text_positions, len(self.mask)]
         (text_q, q), (text_k, k), (text_v, v) = (x.split(sizes, dim=2) for x in (q, k, v))
         q = q * q.shape[-1] ** -0.5
-        on_text = q @ text_k.mT
-        if hidden is not None:
-            on_text = on_text.masked_fill(hidden[:, None, None], -torch.inf)
-        on_image = (q @ k.mT).masked_fill(~self.mask.to(q.device), -torch.inf)
-        on_text, on_image = self.softmax(on_text, on_image)
+        text_hidden = None if hidden is None else hidden[:, None, None]
+        on_text, on_image = self.softmax(q @ text_k.mT, q @ k.mT, text_hidden, ~self.mask.to(q.device))
         self.kept.append(on_text)
         return torch.cat([causal(text_q, text_k, text_v, hidden), on_text @ text_v + on_image @ v], dim=2)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dalle.models.cache import Cache, StateCache, TextKeys
+from dalle.models.cache import TextKeys
 from dalle.models.transformer import Transformer
 
 DRAWN = 64  # bytes for each logit: with noise, filters and what they sort
@@ -48,7 +48,8 @@ def decoding_memory(
     keys = torch.empty(1, config.heads, config.text_positions, config.width // config.heads, dtype=dtype, device="meta")
     captions = [TextKeys(keys, keys)] * config.depth
     cache = model.new_cache(captions, 1, compact, in_place)
-    activations = _attention_numbers(cache, model) * dtype.itemsize + 4 * 14 * config.width  # residual stream: fp32
+    attention = max(layer.activations for layer in cache) * dtype.itemsize
+    activations = attention + 4 * max(layer.activations for layer in model.layers)  # the residual stream is fp32
     return DecodingMemory(
         compact=compact,
         weights=sum(weight.nbytes for weight in weights),
@@ -57,19 +58,6 @@ def decoding_memory(
         dense=2 * config.depth * model.stream.positions * config.width * dtype.itemsize,
         working=activations + DRAWN * config.image_vocabulary,
     )
-
-
-def _attention_numbers(cache: Cache, model: Transformer) -> int:
-    """How many numbers of one candidate attention holds at a time: scores, and copies of what it reads."""
-    heads, width = model.config.heads, model.config.width
-    most = 0
-    for layer in cache:
-        seen = max(stretch.stop - stretch.start for stretch in layer.places.layout.read)
-        scores = 4 * heads * (model.config.text_positions + seen)
-        # of states, what each head looks for and finds is as wide as they are
-        wide = 3 * heads if isinstance(layer, StateCache) else layer.places.copied
-        most = max(most, scores + (wide + layer.places.copied) * width)
-    return most
 
 
 def fitting_memory(

@@ -1,26 +1,37 @@
-"""How residual branches are run while training: gradients scaled, activations recomputed (Sec. 2.4, App. D)."""
+"""Hooks on residual branches while training: gradients are scaled, activations recomputed (Sec. 2.4, App. D)."""
 
-from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dalle.models.blocks import Residual, Way, directly
+from dalle.models.blocks import ResidualBranch
 from dalle.training.gradient_scales import PER_BRANCH, GradientScales, LossScale
 from dalle.training.small_floats import SmallFloat, ieee
 from dalle.training.stage import TrainingConfig
 
 
-def prepare(model: nn.Module, config: TrainingConfig, precision: str, device: torch.device) -> GradientScales:
-    """Have the branches of `model` run as `config` says; the scales that its gradients are then multiplied by.
+class Handle(Protocol):
+    """Undoes what was attached to a module, as torch's handles of hooks do."""
+
+    def remove(self) -> None: ...
+
+
+def attach(
+    model: nn.Module, config: TrainingConfig, precision: str, device: torch.device
+) -> tuple[GradientScales, list[Handle]]:
+    """Attach to the residual branches of `model` what `config` asks for.
+
+    Return the scales that gradients are then multiplied by, and handles to take everything off again. To be called
+    after the model was copied for an average: a copy would keep the hooks.
 
     Raises ValueError if `config` asks for residual branches and there are none.
     """
-    residuals = [module for module in model.modules() if isinstance(module, Residual)]
+    branches = [module for module in model.modules() if isinstance(module, ResidualBranch)]
     asked = config.recompute or config.gradient_scaling == "resblock" or config.gradient_exponent is not None
-    if asked and not residuals:
+    if asked and not branches:
         raise ValueError(
             "this model has no residual branches of the kind that gradient_scaling=resblock, gradient_exponent and"
             " recompute=true are for: choose gradient_scaling=global, gradient_exponent=null, recompute=false"
@@ -31,36 +42,48 @@ def prepare(model: nn.Module, config: TrainingConfig, precision: str, device: to
 
     scales = GradientScales([], PER_BRANCH, device)
     if by_branch:
-        scales = GradientScales([each.parameters() for each in residuals], PER_BRANCH.times(config.accumulate), device)
+        scales = GradientScales([each.parameters() for each in branches], PER_BRANCH.times(config.accumulate), device)
     elif narrow:
         scales = LossScale(model, device)
-    own = scales.values if by_branch else torch.ones(len(residuals), device=device)
-    for residual, scale in zip(residuals, own, strict=True):
-        way = recomputed if config.recompute else directly
-        residual.way = Scaled(way, scale, format) if by_branch or format is not None else way
-    return scales
+    handles: list[Handle] = []
+    if config.recompute:
+        handles += [Recomputation(branch) for branch in branches]
+    if by_branch or format is not None:
+        own = scales.values if by_branch else torch.ones(len(branches), device=device)
+        for branch, scale in zip(branches, own, strict=True):
+            handles += scale_gradients(branch, scale, format)
+    return scales, handles
 
 
-def recomputed(branch: Way, x: Tensor, *context: Any) -> Tensor:
-    """The branch's activations are forgotten, and computed again when gradients need them."""
-    return checkpoint(branch, x, *context, use_reentrant=False)
+class Recomputation:
+    """A branch whose activations are forgotten, and computed again when gradients need them, until `remove`."""
+
+    def __init__(self, branch: nn.Module):
+        self.branch = branch
+        branch.forward = partial(checkpoint, branch.forward, use_reentrant=False)
+
+    def remove(self) -> None:
+        del self.branch.forward  # the class's own shows again
 
 
-@dataclass(frozen=True)
-class Scaled:
-    """A branch whose gradients are larger by a factor within it, and only there (App. D; Fig. 4).
+def scale_gradients(branch: nn.Module, scale: Tensor, format: SmallFloat | None = None) -> list[Handle]:
+    """Have gradients be larger by `scale` within the branch, and only there (App. D; Fig. 4).
 
     Its norm lies within: so a description of Figure 4 has it. What is not finite does not leave it: one bad branch
     would drag down the scales of all before it.
+
+    scale: a scalar; whoever made it may change it between updates.
+    format: simulated: gradients are rounded to it as they enter and leave.
     """
 
-    way: Way
-    scale: Tensor  # a scalar; whoever made it may change it between updates
-    format: SmallFloat | None = None  # simulated: gradients are rounded to it as they enter and leave
+    def enter(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        x, *context = arguments
+        return (_Entrance.apply(x, scale, format), *context)
 
-    def __call__(self, branch: Way, x: Tensor, *context: Any) -> Tensor:
-        x = _Entrance.apply(x, self.scale, self.format)
-        return _Exit.apply(self.way(branch, x, *context), self.scale, self.format)
+    def leave(_: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
+        return _Exit.apply(output, scale, format)
+
+    return [branch.register_forward_pre_hook(enter), branch.register_forward_hook(leave)]
 
 
 class _Entrance(torch.autograd.Function):

@@ -30,7 +30,8 @@ class TrainState:
         self.optimizer = build_optimizer(model, config.optimizer)
         self.plateau = Plateau(config.optimizer.plateau, device)
         self.precision, self.precision_reason = distributed.broadcast(resolve(config.precision, model, device))
-        self.scales = branches.prepare(model, config, self.precision, device)
+        # after the average was copied, which is to have no hooks
+        self.scales, self._hooks = branches.attach(model, config, self.precision, device)
         self.exchange = build_exchange(model, config.compression)
         self.meter = Meter(device)
         self.wandb_id = uuid.uuid4().hex[:8]
@@ -62,7 +63,9 @@ class TrainState:
         self.watched, self.seconds = scalars["watched"], scalars["seconds"]
         if self.precision != scalars["precision"]:
             self.precision, self.precision_reason = scalars["precision"], "as this run began"
-        self.scales = branches.prepare(self.model, self._config, self.precision, self._device)
+        for hook in self._hooks:
+            hook.remove()
+        self.scales, self._hooks = branches.attach(self.model, self._config, self.precision, self._device)
         self.scales.restore(scalars["scales"])
         self.plateau.restore(scalars["plateau"])
         self.meter.restore(scalars["meter"])

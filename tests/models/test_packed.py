@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dalle.models import blocks
 from dalle.models import packed as module
 from dalle.models.packed import PackedLinear, can_pack, packed
 from dalle.sampling.decode import generate
@@ -19,6 +20,18 @@ def fresh_trial():
     can_pack.cache_clear()
 
 
+BLOCKS = [{"activation": "quick_gelu"}, {"activation": "gelu"}, {"qk_norm": True}, {"mlp": "swiglu"}]
+
+
+@needs_operators
+@torch.inference_mode()
+def test_an_activation_that_no_operator_fuses_is_computed_as_it_is(make_transformer, monkeypatch):
+    monkeypatch.setitem(blocks.ACTIVATIONS, "softplus", blocks.Activation(torch.nn.Softplus))
+    model = make_transformer(width=32, activation="softplus")
+    caption, image = stream(model)
+    assert torch.allclose(packed(model, 3)(caption, image).image, model(caption, image).image, atol=1e-5)
+
+
 def stream(model, b: int = 3) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     image = torch.randint(0, 13, (b, model.stream.image_positions), generator=generator)
@@ -26,11 +39,11 @@ def stream(model, b: int = 3) -> tuple[Tensor, Tensor]:
 
 
 @needs_operators
-@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
+@pytest.mark.parametrize("changes", BLOCKS, ids=str)
 @pytest.mark.parametrize("batch", [1, 3, 64])
 @torch.inference_mode()
-def test_packed_and_plain_layers_compute_the_same(make_transformer, activation, batch):
-    model = make_transformer(width=32, patterns=["paper"], activation=activation)
+def test_packed_and_plain_layers_compute_the_same(make_transformer, changes, batch):
+    model = make_transformer(width=32, patterns=["paper"], **changes)
     caption, image = stream(model)
     expected, found = model(caption, image), packed(model, batch)(caption, image)
     assert torch.allclose(found.image, expected.image, atol=1e-5)

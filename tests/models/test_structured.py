@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dalle.models.attention import SOFTMAXES, Masked
+from dalle.models.attention import Masked, TextImageSoftmax
 from dalle.models.patterns import Column, Convolutional, Dense, Pattern, Row, stream_mask
 from dalle.models.structured import ByDevice, Causal, Columns, Lines, MaskedApart, attend_for, lines_seen
 
@@ -22,9 +22,9 @@ PATTERNS = {
 def ways(pattern: Pattern, normalisation: str) -> list[nn.Module]:
     """Every class that can compute the pattern."""
     joint = normalisation == "joint"
-    found: list[nn.Module] = [Lines(pattern, TEXT, GRID, SOFTMAXES[normalisation])]
+    found: list[nn.Module] = [Lines(pattern, TEXT, GRID, TextImageSoftmax(normalisation))]
     found += [Masked(stream_mask(pattern, TEXT, GRID)) if joint else MaskedApart(pattern, TEXT, GRID)]
-    found += [Columns(TEXT, GRID, SOFTMAXES[normalisation])] if pattern == Column() else []
+    found += [Columns(TEXT, GRID, TextImageSoftmax(normalisation))] if pattern == Column() else []
     found += [Causal()] if pattern == Dense() and joint else []
     return found
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from dalle.models.blocks import MLP, Float32Linear, QuickGELU
+from dalle.models.blocks import MLP, BlockConfig, Float32Linear, QuickGELU
 from dalle.models.patterns import image_mask, pattern_named
 from dalle.models.transformer import Transformer, TransformerConfig
 
@@ -20,7 +20,8 @@ READINGS = [
     {"attention_normalisation": "separate"},
     {"pads": "masked", "attention_normalisation": "separate", "image_places": "own", "convolution_wraps": False},
 ]
-CHANGES = [*({"patterns": [name]} for name in NAMES), {}, *READINGS]
+BLOCKS = [{"qk_norm": True}, {"mlp": "swiglu"}, {"qk_norm": True, "mlp": "swiglu"}]
+CHANGES = [*({"patterns": [name]} for name in NAMES), {}, *READINGS, *BLOCKS]
 
 
 def example(model: Transformer, batch: int = 2, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -304,6 +305,35 @@ def test_a_width_that_heads_do_not_divide_is_refused():
         Transformer(TransformerConfig(6, 11, 13, grid=4, width=16, depth=1, heads=3))
 
 
+def test_normed_queries_and_keys_bound_the_scores(make_transformer):
+    """However large the states are: a score is at most sqrt(d) times the gains."""
+    layer = make_transformer(qk_norm=True).layers[0].attention.branch
+    q, k, _ = layer.project(1e4 * torch.randn(2, 7, 16))
+    rms = [(each / norm.weight).square().mean(dim=-1) for each, norm in ((q, layer.query_norm), (k, layer.key_norm))]
+    torch.testing.assert_close(torch.stack(rms), torch.ones(2, 2, 2, 7))
+
+
+def test_queries_and_keys_are_normed_as_torch_does(make_transformer):
+    layer = make_transformer(qk_norm=True).layers[0].attention.branch
+    x = torch.randn(3, 8)
+    expected = F.rms_norm(x, (8,), layer.key_norm.weight, layer.key_norm.eps)
+    torch.testing.assert_close(layer.key_norm(x), expected)
+
+
+def test_swiglu_is_its_definition_and_has_as_many_weights(make_transformer):
+    layer = make_transformer(mlp="swiglu", width=48).layers[0].mlp.branch
+    (gate, value), (gate_bias, value_bias) = layer.expand.weight.chunk(2), layer.expand.bias.chunk(2)
+    x = torch.randn(5, 48)
+    g, v = x @ gate.T + gate_bias, x @ value.T + value_bias
+    torch.testing.assert_close(layer(x), (g * torch.sigmoid(g) * v) @ layer.out.weight.T + layer.out.bias)
+    assert layer.expand.weight.numel() + layer.out.weight.numel() == 8 * 48**2
+
+
+def test_an_unknown_mlp_is_refused():
+    with pytest.raises(ValueError, match=r"unknown mlp 'moe'; choose one of plain, swiglu"):
+        Transformer(TransformerConfig(6, 11, 13, grid=4, width=16, depth=1, heads=2, mlp="moe"))
+
+
 def test_quick_gelu_is_its_definition():
     x = torch.linspace(-20, 20, 401)
     torch.testing.assert_close(QuickGELU()(x), x * torch.sigmoid(1.702 * x))
@@ -311,4 +341,4 @@ def test_quick_gelu_is_its_definition():
 
 def test_an_unknown_activation_is_refused():
     with pytest.raises(ValueError, match=r"'relu'.*quick_gelu, gelu"):
-        MLP(8, "relu")
+        MLP(BlockConfig(8, 2, "relu"))

@@ -87,9 +87,10 @@ def test_keys_and_values_are_kept_where_they_fit(paper):
 
 @pytest.mark.parametrize("compact", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("qk_norm", [False, True])
 @torch.no_grad()
-def test_what_is_foreseen_is_what_caches_take(make_transformer, dtype, compact):
-    model = to_mixed_precision(make_transformer(depth=4), dtype)  # row, column, row, convolutional
+def test_what_is_foreseen_is_what_caches_take(make_transformer, qk_norm, dtype, compact):
+    model = to_mixed_precision(make_transformer(depth=4, qk_norm=qk_norm), dtype)  # row, column, row, convolutional
     memory = decoding_memory(model, compact=compact)
     text = model.prefill(model.stream.captions([[1, 2], [3, 4, 5]]))
     assert 2 * memory.caption == sum(layer.keys.nbytes + layer.values.nbytes for layer in text)
@@ -106,11 +107,12 @@ def test_what_is_foreseen_is_what_caches_take(make_transformer, dtype, compact):
 @pytest.mark.parametrize("in_place", [False, True])
 @pytest.mark.parametrize("compact", [False, True])
 @pytest.mark.parametrize("pattern", ["dense", "row", "column", "convolutional"])
+@pytest.mark.parametrize("block", [{}, {"qk_norm": True, "mlp": "swiglu"}], ids=str)
 @torch.inference_mode()
-def test_a_step_takes_no_more_than_is_foreseen(monkeypatch, pattern, compact, in_place):
+def test_a_step_takes_no_more_than_is_foreseen(monkeypatch, pattern, block, compact, in_place):
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which knows no meta device
     with torch.device("meta"):
-        model = to_mixed_precision(Transformer(TransformerConfig(depth=1, patterns=[pattern])), torch.bfloat16)
+        model = to_mixed_precision(Transformer(TransformerConfig(depth=1, patterns=[pattern], **block)), torch.bfloat16)
         keys = torch.empty(1, 62, 256, 64, dtype=torch.bfloat16)
         tokens, position = torch.zeros(512, dtype=torch.int64), torch.tensor([1023])
     cache = model.new_cache([TextKeys(keys, keys)], 512, compact, in_place)

@@ -23,6 +23,7 @@ PATTERNS = [
     {"patterns": ["convolutional"]},
     {"patterns": ["convolutional"], "convolution_wraps": False},
     {"patterns": ["paper"]},
+    {"patterns": ["paper"], "qk_norm": True, "mlp": "swiglu"},
 ]
 CAPTION = "a small red circle above a large blue square"
 

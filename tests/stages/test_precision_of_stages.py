@@ -65,6 +65,18 @@ def test_every_stage_trains_validates_and_draws_in_every_precision(name, precisi
     assert all(len(Image.open(preview).getcolors(1 << 20) or []) > 8 for preview in previews)
 
 
+@pytest.mark.parametrize("precision", FORMATS)
+@pytest.mark.parametrize("scaling", ["global", "resblock"])
+def test_other_blocks_train_and_draw_in_every_precision(precision, scaling, dvae_folder, tmp_path):
+    model = replace(CONFIGS["transformer"].model, qk_norm=True, mlp="swiglu", patterns=["paper"], depth=4)
+    changes = {"model": model, "gradient_scaling": scaling, "recompute": True, "preview_every": 1}
+    stage = build("transformer", dvae_folder, steps=2, precision=precision, **changes)
+    train(stage, stage.config, Run(tmp_path, {"stage": {"steps": 2}}, 0, CPU, WandbConfig("disabled")))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert all(math.isfinite(value) for line in lines for value in line.values() if isinstance(value, float))
+    assert len(list((tmp_path / "previews").glob("*.png"))) == 2
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 @pytest.mark.parametrize(("name", "changes"), LOSSES, ids=lambda each: str(each)[-60:])
 def test_losses_and_their_gradients_under_autocast_are_those_of_float64(name, changes, precision, dvae_folder):

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dalle import checkpoint, distributed
-from dalle.models.blocks import ResidualBlock
+from dalle.models.blocks import BlockConfig, TransformerBlock
 from dalle.seeds import torch_generator
 from dalle.training.ema import EMAConfig
 from dalle.training.logger import WandbConfig
@@ -96,7 +96,7 @@ class Blocks(nn.Module):
     def __init__(self):
         super().__init__()
         self.expand = nn.Linear(2, 24)
-        self.blocks = nn.ModuleList(ResidualBlock(24, heads=2) for _ in range(2))
+        self.blocks = nn.ModuleList(TransformerBlock(BlockConfig(24, heads=2)) for _ in range(2))
         self.out = nn.Linear(24, 1)
 
     def forward(self, points: Tensor) -> Tensor:

@@ -1,12 +1,13 @@
 """Scaled gradients are the gradients, and get through formats that plain ones vanish in."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from dalle.models.blocks import ResidualBlock
+from dalle.models.blocks import BlockConfig, ResidualBranch, TransformerBlock
 from dalle.precision import autocast
 from dalle.training import branches
 from dalle.training.gradient_scales import PER_BRANCH, GradientScales, LossScale
@@ -21,11 +22,11 @@ WIDTH = 16
 class Stack(nn.Module):
     """Residual blocks, with gradients that fade on their way from each block to the one before."""
 
-    def __init__(self, depth: int = 4, fading: float = 1.0):
+    def __init__(self, depth: int = 4, fading: float = 1.0, **block: Any):
         super().__init__()
         torch.manual_seed(0)
         self.embed = nn.Embedding(11, WIDTH)
-        self.blocks = nn.ModuleList(ResidualBlock(WIDTH, heads=2) for _ in range(depth))
+        self.blocks = nn.ModuleList(TransformerBlock(BlockConfig(WIDTH, heads=2, **block)) for _ in range(depth))
         self.head = nn.Linear(WIDTH, 11)
         self.fading = fading
 
@@ -48,6 +49,10 @@ def gradients(model: nn.Module, scales: GradientScales | None = None, precision:
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
+def attached(model: nn.Module, config: TrainingConfig, precision: str, device: torch.device) -> GradientScales:
+    return branches.attach(model, config, precision, device)[0]
+
+
 def parts(found: dict[str, Tensor]) -> list[Tensor]:
     """The gradients of each residual branch's matrices, from the first branch to the last."""
     names = dict.fromkeys(".".join(name.split(".")[:3]) for name in found if name.startswith("blocks"))
@@ -59,42 +64,57 @@ def parts(found: dict[str, Tensor]) -> list[Tensor]:
 
 def test_there_is_a_scale_for_each_residual_branch():
     model = Stack(depth=4)
-    scales = branches.prepare(model, RESBLOCK, "float16", CPU)
+    scales = attached(model, RESBLOCK, "float16", CPU)
     assert scales.values.tolist() == [2.0**13] * 8
     inside = {id(each) for group in scales.groups for each in group}
     assert {name.split(".")[0] for name, each in model.named_parameters() if id(each) not in inside} == {
         "embed",
         "head",
     }
-    assert isinstance(branches.prepare(model, TrainingConfig(), "float16", CPU), LossScale)
+    assert isinstance(attached(model, TrainingConfig(), "float16", CPU), LossScale)
     for config, precision in ((RESBLOCK, "bfloat16"), (RESBLOCK, "float32"), (TrainingConfig(), "bfloat16")):
-        assert branches.prepare(model, config, precision, CPU).groups == []
+        assert attached(model, config, precision, CPU).groups == []
 
 
 def test_scales_make_up_for_the_division_by_micro_batches():
-    scales = branches.prepare(Stack(), replace(RESBLOCK, accumulate=4), "float16", CPU)
+    scales = attached(Stack(), replace(RESBLOCK, accumulate=4), "float16", CPU)
     assert scales.values.tolist() == [2.0**15] * 8
     assert (scales.rule.lowest, scales.rule.highest) == (2**9, 2**26)
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_scaled_branches_give_the_same_gradients(recompute):
+@pytest.mark.parametrize("block", [{}, {"qk_norm": True, "mlp": "swiglu"}], ids=str)
+def test_scaled_branches_give_the_same_gradients(block, recompute):
     """Powers of two cost no precision, so in float32 they are the same to the bit."""
-    plain = gradients(Stack())
-    model = Stack()
-    config = replace(RESBLOCK, gradient_exponent=5, recompute=recompute)
-    scales = branches.prepare(model, config, "float32", CPU)
-    for block in model.blocks:
-        for residual in (block.attention, block.mlp):
-            residual.way = replace(residual.way, format=None)  # scales alone
+    plain = gradients(Stack(**block))
+    model = Stack(**block)
+    found = [module for module in model.modules() if isinstance(module, ResidualBranch)]
+    scales = GradientScales([each.parameters() for each in found], PER_BRANCH, CPU)
     scales.values.copy_(2.0 ** torch.arange(7, 15))
+    for branch, scale in zip(found, scales.values, strict=True):
+        if recompute:
+            branches.Recomputation(branch)
+        branches.scale_gradients(branch, scale)
     scaled = gradients(model, scales)
     assert all(scaled[name].equal(gradient) for name, gradient in plain.items())
 
 
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_what_was_attached_can_be_taken_off(precision):
+    plain, model = gradients(Stack()), Stack()
+    config = replace(RESBLOCK, recompute=True, gradient_exponent=5)
+    before = {name: dict(vars(module)) for name, module in model.named_modules()}
+    _, handles = branches.attach(model, config, precision, CPU)
+    assert len(handles) == 8 * 3
+    for handle in handles:
+        handle.remove()
+    assert {name: dict(vars(module)) for name, module in model.named_modules()} == before
+    assert all(gradient.equal(plain[name]) for name, gradient in gradients(model).items())
+
+
 def test_within_a_branch_gradients_are_larger_by_its_scale_and_only_there():
     plain, model = gradients(Stack()), Stack()
-    scales = branches.prepare(model, replace(RESBLOCK, gradient_exponent=5), "float32", CPU)
+    scales = attached(model, replace(RESBLOCK, gradient_exponent=5), "float32", CPU)
     scales.unscale = lambda: None
     found = gradients(model, scales)
     for name, gradient in plain.items():
@@ -105,7 +125,7 @@ def test_within_a_branch_gradients_are_larger_by_its_scale_and_only_there():
 @pytest.mark.parametrize("scaling", ["global", "resblock"])
 def test_float16_gradients_are_near_those_of_float32(scaling):
     plain, model = gradients(Stack()), Stack()
-    scales = branches.prepare(model, replace(RESBLOCK, gradient_scaling=scaling), "float16", CPU)
+    scales = attached(model, replace(RESBLOCK, gradient_scaling=scaling), "float16", CPU)
     found = gradients(model, scales, "float16")
     for name, gradient in plain.items():
         assert found[name].dtype == torch.float32
@@ -115,7 +135,7 @@ def test_float16_gradients_are_near_those_of_float32(scaling):
 def settled(scaling: str, exponent: int, model: nn.Module) -> dict[str, Tensor]:
     """Gradients once the scales have found their place, which takes a run thousands of updates."""
     config = replace(RESBLOCK, gradient_scaling=scaling, gradient_exponent=exponent)
-    scales = branches.prepare(model, config, "float32", CPU)
+    scales = attached(model, config, "float32", CPU)
     scales.rule = replace(scales.rule, growth=2**0.5, backoff=0.5, pause=0)
     found = []
     for _ in range(40):
@@ -142,7 +162,7 @@ def test_a_narrow_exponent_loses_gradients_under_one_scale_and_none_under_one_fo
 
 def test_what_overflows_in_a_branch_shows_in_its_own_parameters_and_lowers_its_own_scale():
     model = Stack()
-    scales = branches.prepare(model, RESBLOCK, "float16", CPU)
+    scales = attached(model, RESBLOCK, "float16", CPU)
     scales.values[3] = 2.0**40  # far too much for float16
     found = gradients(model, scales, "float16")
     bad = {name for name, gradient in found.items() if not gradient.isfinite().all()}
@@ -158,7 +178,7 @@ def test_what_overflows_in_a_branch_shows_in_its_own_parameters_and_lowers_its_o
 def test_what_comes_in_unfit_is_filtered_before_the_branch():
     """So a loss that is not finite says nothing about scales."""
     model = Stack()
-    scales = branches.prepare(model, RESBLOCK, "float16", CPU)
+    scales = attached(model, RESBLOCK, "float16", CPU)
     with autocast("float16", CPU):
         loss = model(torch.arange(11)[None]).sum() * torch.nan
     loss.backward()
@@ -180,7 +200,7 @@ def test_recomputed_activations_are_not_kept_and_change_nothing():
         return sum(sizes)
 
     plain, recomputing = Stack(), Stack()
-    branches.prepare(recomputing, TrainingConfig(recompute=True), "float32", CPU)
+    attached(recomputing, TrainingConfig(recompute=True), "float32", CPU)
     expected = gradients(plain)
     assert all(gradient.equal(expected[name]) for name, gradient in gradients(recomputing).items())
     assert kept(recomputing) < kept(plain) / 4
@@ -189,16 +209,17 @@ def test_recomputed_activations_are_not_kept_and_change_nothing():
 def test_a_simulated_format_rounds_what_enters_and_leaves_a_branch():
     seen = []
 
-    def way(branch, x, *context):
-        x.register_hook(lambda gradient: seen.append(("leaving", gradient)))
-        output = branch(x, *context)
-        output.register_hook(lambda gradient: seen.append(("entering", gradient)))
-        return output
+    class Triple(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            x.register_hook(lambda gradient: seen.append(("leaving", gradient)))
+            output = 3 * x
+            output.register_hook(lambda gradient: seen.append(("entering", gradient)))
+            return output
 
-    format = ieee(3, 10)
-    scaled = branches.Scaled(way, torch.tensor(2.0), format)
+    format, triple = ieee(3, 10), Triple()
+    branches.scale_gradients(triple, torch.tensor(2.0), format)
     x = torch.full((3,), 1.0, requires_grad=True)
-    scaled(lambda x: 3 * x, x).backward(torch.tensor([2.0**-14, 0.10009765625, 100.0]))
+    triple(x).backward(torch.tensor([2.0**-14, 0.10009765625, 100.0]))
     assert seen[0][1].tolist() == [0.0, format.round(torch.tensor(0.2001953125)).item(), torch.inf]
     assert x.grad.tolist() == [0.0, format.round(3 * seen[0][1][1]).item() / 2, 0.0]
 
@@ -206,7 +227,7 @@ def test_a_simulated_format_rounds_what_enters_and_leaves_a_branch():
 def test_models_without_residual_branches_are_told_so():
     for config in (RESBLOCK, TrainingConfig(recompute=True), TrainingConfig(gradient_exponent=4)):
         with pytest.raises(ValueError, match="no residual branches of the kind"):
-            branches.prepare(nn.Linear(2, 2), config, "float16", CPU)
+            attached(nn.Linear(2, 2), config, "float16", CPU)
 
 
 def test_impossible_settings_are_refused():

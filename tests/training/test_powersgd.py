@@ -47,6 +47,9 @@ def test_the_matrices_are_what_the_paper_does_not_spare(make_transformer):
     found = matrices(make_transformer())
     assert {name.split(".")[0] for name in found} == {"layers"}
     layers = {".".join(name.split(".")[2:]) for name in found}
+    gated = matrices(make_transformer(mlp="swiglu", qk_norm=True))
+    assert {name.split(".")[-2]: matrix.parts for name, matrix in gated.items()} == {"qkv": 3, "expand": 2, "out": 1}
+    assert gated.keys() == found.keys()
     assert {name.split(".")[-2] for name, matrix in found.items() if matrix.parts == 3} == {"qkv"}
     assert layers == {
         f"{name}.weight"

@@ -27,7 +27,7 @@ def model_on(device: torch.device) -> nn.Module:
 
 def differentiate(model: nn.Module, config: TrainingConfig, precision: str, device: torch.device) -> None:
     """Leave the gradients of a small batch's loss in `model`, scaled and unscaled again."""
-    scales = branches.prepare(model, config, precision, device)
+    scales, _ = branches.attach(model, config, precision, device)
     points = torch.linspace(-1, 1, 16).reshape(8, 2).to(device)
     with autocast(precision, device):
         loss = (model(points) - points.sum(dim=1, keepdim=True)).square().mean() / 64  # a first scale fits
