@@ -8,6 +8,7 @@ from functools import wraps
 from typing import Any, TypeVar, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -39,6 +40,27 @@ def use_deterministic_algorithms() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may add up in any order
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
+
+
+def cumulative_sum(x: Tensor) -> Tensor:
+    """Return the running sums of (..., n) floats along the last axis.
+
+    Where deterministic algorithms are asked for, torch has none for this on GPUs: there blocks are summed by products
+    with triangular matrices.
+    """
+    if not (x.is_cuda and torch.are_deterministic_algorithms_enabled()):
+        return x.cumsum(dim=-1)
+    return blocked_cumulative_sum(x)
+
+
+def blocked_cumulative_sum(x: Tensor, block: int = 128) -> Tensor:
+    """Compute `cumulative_sum` block by block, in matrix products."""
+    length = x.shape[-1]
+    blocks = F.pad(x, (0, -length % block)).unflatten(-1, (-1, block))  # (..., blocks, block)
+    within = blocks @ torch.ones(block, block, dtype=x.dtype, device=x.device).triu()
+    count = blocks.shape[-2]
+    before = within[..., -1] @ torch.ones(count, count, dtype=x.dtype, device=x.device).triu(1)
+    return (within + before.unsqueeze(-1)).flatten(-2)[..., :length]
 
 
 def without_autocast(device_type: str) -> AbstractContextManager:

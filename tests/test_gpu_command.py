@@ -184,6 +184,16 @@ def test_the_work_of_a_dense_step_is_that_of_the_decoding_benchmark(gpu_module):
     assert found == pytest.approx([each / config.grid**2 for each in whole], rel=1e-3)
 
 
+def test_a_card_without_a_number_is_the_first_one(gpu_module, monkeypatch):
+    """torch.cuda.set_device takes no device without an index."""
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    named = gpu_module("__main__").device_named
+    assert [str(named(each)) for each in ("cuda", "cuda:1", "cpu")] == ["cuda:0", "cuda:1", "cpu"]
+    assert [str(each) for each in chosen] == ["cuda:0", "cuda:1"]
+
+
 def test_a_summary_says_which_parts_have_not_run(gpu_module, tmp_path):
     lines, fine = gpu_module("summary").summary(tmp_path, PARTS)
     assert not fine and "Not run: `make gpu-sampling`." in lines

@@ -50,6 +50,7 @@ def device_named(name: str) -> torch.device:
         )
     device = torch.device(name)
     if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)
         torch.cuda.set_device(device)
     return device
 

@@ -110,7 +110,8 @@ def longest_kernels(trainer: Trainer) -> list[dict[str, Any]]:
         card.wait(trainer.run.device)
     events = profiler.key_averages()
     if cuda:
-        kernels = [each for each in events if each.device_type.name == "CUDA" and "#" not in each.key]  # no ranges
+        on_card = [each for each in events if each.device_type.name == "CUDA"]
+        kernels = [each for each in on_card if not getattr(each, "is_user_annotation", False)]
         spent = {each.key: each.self_device_time_total for each in kernels}
     else:
         spent = {each.key: each.self_cpu_time_total for each in events}
@@ -122,7 +123,7 @@ def longest_kernels(trainer: Trainer) -> list[dict[str, Any]]:
 def _random_dvae(preset: str, setting: Setting) -> Path:
     """Write a dVAE of the preset with random weights: tokens of any kind take the same time to learn."""
     folder = setting.folder / f"dvae-{'toy' if setting.quick else preset}"
-    if not folder.exists():
+    if not (folder / "config.json").exists():  # which is written last
         config = compose("train", settings_of("dvae", preset, setting))
         DiscreteVAE(config.stage.model).save(folder)
     return folder

@@ -1,7 +1,7 @@
 """What is evaluated: trained models, and the held-out data that they are measured on."""
 
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +81,21 @@ class Subject:
 
     def environment(self) -> dict[str, Any]:
         """What else may move numbers in their last digits."""
-        versions = {name: version(name) for name in ("dalle", "torch", "numpy", "pillow")}
+        versions = {name: _version(name) for name in ("dalle", "torch", "numpy", "pillow")}
         precision = {} if self.dalle is None else {"precision": str(self.dalle.precision)}
         return {"versions": versions, "device": next(self.dvae.parameters()).device.type, **precision}
 
     def described(self) -> dict[str, Any]:
         """The models' digests and the data's settings: figures of one subject belong together."""
         return {"models": self.digests, "data": asdict(self.data)}
+
+
+def _version(package: str) -> str | None:
+    """Return a package's version, None where it is not installed but on the path, as this one may be."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _is_dvae(folder: Path) -> bool:

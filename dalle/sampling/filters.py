@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dalle.precision import cumulative_sum
+
 
 def top_k(logits: Tensor, k: int) -> Tensor:
     """Keep the k largest of (b, v) logits, exactly k even among equals; the others become -inf."""
@@ -17,7 +19,7 @@ def top_p(logits: Tensor, p: float) -> Tensor:
     """Keep the fewest of (b, v) logits, the largest, that together have probability p; the others: -inf."""
     ordered = logits.sort(dim=-1, descending=True)
     # summed from the least probable up: the other way round, rounding swallows the tail
-    remaining = ordered.values.softmax(dim=-1).flip(-1).cumsum(dim=-1).flip(-1)
+    remaining = cumulative_sum(ordered.values.softmax(dim=-1).flip(-1)).flip(-1)
     kept = ordered.values.masked_fill(remaining <= 1 - p, -torch.inf)
     return torch.full_like(logits, -torch.inf).scatter(-1, ordered.indices, kept)
 

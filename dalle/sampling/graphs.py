@@ -45,7 +45,8 @@ class GraphedStep:
                 for _ in range(WARM_UPS):  # position 0 is written again by the first real step
                     model.decode_one_token(self.previous, self.position, cache)
             torch.cuda.current_stream().wait_stream(beside)
-            with torch.cuda.graph(self.graph):
+            # on the same stream: cuBLAS keeps a workspace for each, and torch's own for captures is on the first device
+            with torch.cuda.graph(self.graph, stream=beside):
                 self.logits = model.decode_one_token(self.previous, self.position, cache)
 
     def __call__(self, previous: Tensor, position: int) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from dalle.precision import cumulative_sum
 from dalle.transfer import to_device
 
 
@@ -71,6 +72,6 @@ def _drawn(posterior: Tensor, generators: Generators) -> Tensor:
     """
     rows = [generator.random(posterior.shape[1], dtype=np.float32) for generator in generators]
     uniform = to_device(torch.from_numpy(np.stack(rows)), posterior.device).unsqueeze(-1)
-    cumulative = posterior.cumsum(dim=-1)
+    cumulative = cumulative_sum(posterior)
     # the sum is not 1 to the last digit
     return torch.searchsorted(cumulative, uniform * cumulative[..., -1:], right=True).squeeze(-1)

@@ -8,6 +8,7 @@ from dalle import checkpoint
 from dalle.checkpoint import CheckpointError
 from dalle.data.blocks import BlocksConfig
 from dalle.data.folder import FolderConfig
+from dalle.evaluation import subject as module
 from dalle.evaluation.subject import Subject
 from dalle.models.dvae import DiscreteVAE
 
@@ -75,3 +76,17 @@ def test_the_environment_names_versions_and_device(subject):
     assert told["device"] == "cpu"
     assert told["versions"]["torch"].startswith("2.")
     assert {"dalle", "numpy", "pillow"} <= told["versions"].keys()
+
+
+def test_a_package_that_is_on_the_path_but_not_installed_has_no_version(subject, monkeypatch):
+    """As this one is where `make gpu` runs it from the working tree."""
+    known = module.version
+
+    def version(name: str) -> str:
+        if name == "dalle":
+            raise module.PackageNotFoundError(name)
+        return known(name)
+
+    monkeypatch.setattr(module, "version", version)
+    versions = subject.environment()["versions"]
+    assert versions["dalle"] is None and versions["torch"] == known("torch")

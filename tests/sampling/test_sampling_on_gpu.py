@@ -105,8 +105,10 @@ def test_drawing_takes_no_more_memory_than_was_estimated(cuda, make_transformer,
     generate(model, captions, 2, compact=compact)  # workspaces of libraries
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated() - sum(each.nbytes for each in model.parameters())
     generate(model, captions, candidates, batch_size=candidates, compact=compact)
-    share = torch.cuda.max_memory_allocated() / estimate
+    workspaces = 3 * 2**25  # of cuBLAS, one a stream: they do not grow with the model
+    share = (torch.cuda.max_memory_allocated() - before) / (estimate + workspaces)
     record_property("peak over estimate", share)
     assert share <= 1
 

@@ -45,6 +45,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # distance of one update from a CPU's, over the update's own length
 TOLERANCES = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.03}
+ON_CUDA = {"transformer muon": 0.3}  # its iteration is in bfloat16 there
 
 ONE_RANK = """
 import sys
@@ -63,12 +64,16 @@ distributed.stop()
 def trainer_of(name: str, device: torch.device, dvae: Path, folder: Path, **changes: Any) -> Trainer:
     options = {"steps": 4, "optimizer": OPTIMIZER, "log_every": 0, "validate_every": 0, "preview_every": 0}
     stage = build(name, dvae, device=device, **{**options, **changes})
+    if name == "transformer":  # whose fresh heads are zero, so that no gradient would reach its layers
+        generator = torch.Generator().manual_seed(0)
+        for head in (stage.model.text_head, stage.model.image_head):
+            weight = torch.randn(head.weight.shape, generator=generator) * head.weight.shape[1] ** -0.5
+            head.weight.data.copy_(weight)
     return Trainer(stage, stage.config, Run(folder, {}, 0, device, WandbConfig("disabled")))
 
 
 def flat(model: torch.nn.Module) -> torch.Tensor:
-    floating = [each for each in model.state_dict().values() if each.is_floating_point()]
-    return torch.cat([each.detach().cpu().flatten() for each in floating])
+    return torch.cat([each.detach().cpu().flatten() for each in model.parameters()])
 
 
 @pytest.fixture
@@ -87,20 +92,19 @@ def same_noise(monkeypatch):
 @pytest.mark.parametrize("model", MODELS)
 def test_an_update_is_that_of_a_cpu(gpu, model, precision, dvae_folder, tmp_path, same_noise, record_property):
     name, changes = MODELS[model]
-    ended, losses, skipped = [], [], []
+    ended, losses = [], []
     for device in (CPU, gpu):
         trainer = trainer_of(name, device, dvae_folder, tmp_path, precision=precision, **changes)
         fresh = flat(trainer.stage.model)
-        while not trainer.state.meter.count:  # of float16 the first scales may be too large
-            trainer.update()
-        skipped.append(int(trainer.state.meter.skipped))
+        trainer.state.scales.values.fill_(2.0**8)  # of float16, where there are any: no gradient overflows
+        trainer.update()
+        assert not trainer.state.meter.skipped
         ended.append(flat(trainer.stage.model))
         losses.append(trainer.state.meter.read()["loss"])
     distance = ((ended[1] - ended[0]).norm() / (ended[0] - fresh).norm()).item()
     record_property("distance", distance)
-    assert skipped[0] == skipped[1] < 8
     assert losses[1] == pytest.approx(losses[0], rel=TOLERANCES[precision])
-    assert distance < TOLERANCES[precision]
+    assert distance < max(TOLERANCES[precision], ON_CUDA.get(model, 0) if gpu.type == "cuda" else 0)
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -129,7 +133,8 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(gpu, name, pre
     try:
         for steps in ((4,), (2, 4)):
             for until in steps:
-                stage = build(name, dvae_folder, device=gpu, precision=precision, steps=until, optimizer=OPTIMIZER)
+                options = {"precision": precision, "steps": until, "optimizer": OPTIMIZER, "preview_every": 2}
+                stage = build(name, dvae_folder, device=gpu, **options)
                 # the identity leaves the steps out, as resuming with more of them does
                 run = Run(tmp_path / str(steps), {"stage": {"steps": until}}, 0, gpu, WandbConfig("disabled"))
                 train(stage, stage.config, run)
@@ -137,6 +142,8 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(gpu, name, pre
     finally:
         torch.use_deterministic_algorithms(False)
     assert ended[0].equal(ended[1])
+    previews = tmp_path.glob("*/previews/*.png")  # which fail with a warning alone
+    assert len(list(previews)) == (0 if name == "clip" else 4)
 
 
 @pytest.mark.parametrize("precision", FORMATS)
@@ -176,7 +183,8 @@ def test_one_rank_trains_as_no_ranks(gpu, dvae_folder, tmp_path):
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
     }
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]
-    subprocess.run([*launch, str(script), str(gpu), str(tmp_path), str(dvae_folder)], env=environment, check=True)
+    command = [*launch, str(script), str(gpu), str(tmp_path), str(dvae_folder)]
+    subprocess.run(command, env=environment, check=True, timeout=240)
     together = torch.load(tmp_path / "weights.pt", weights_only=True)
     assert not distributed.is_distributed()
     for name, weights in trained_weights(gpu, tmp_path / "alone", dvae_folder).items():

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dalle.precision import autocast, in_float32
+from dalle.precision import autocast, blocked_cumulative_sum, in_float32
 from dalle.training import precision
 from dalle.training.precision import LARGE_ENOUGH, has_amx, resolve
 
@@ -63,3 +63,9 @@ def test_impossible_formats_are_refused():
 @pytest.mark.parametrize("asked", ["float32", "bfloat16", "float16"])
 def test_what_is_asked_for_by_name_is_had(asked, device):
     assert resolve(asked, SMALL, device).name == asked
+
+
+@pytest.mark.parametrize("length", [1, 127, 128, 129, 1000])
+def test_running_sums_by_blocks_are_running_sums(length):
+    x = torch.rand(3, 2, length, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(blocked_cumulative_sum(x), x.cumsum(dim=-1))
