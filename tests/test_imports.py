@@ -19,7 +19,7 @@ FLOORS = (
     {"data", "losses", "models"},
     {"interop"},  # reads other people's models; ours are built from what it read
     {"pixels", "tokenizer", "clip_tokenizer", "checkpoint", "distributed", "ablation", "described"},
-    {"seeds", "precision", "transfer", "validation"},
+    {"seeds", "precision", "registry", "transfer", "validation"},
 )
 EXCEPTIONS = {("losses", "dalle.models.dvae")}  # how pixels are mapped is told once, where the model is
 HYDRAS = {

@@ -1,0 +1,46 @@
+from dataclasses import dataclass
+
+import pytest
+
+from dalle.registry import Entry, Registry
+
+
+@dataclass(frozen=True)
+class CircleConfig:
+    radius: int = 1
+    name: str = "circle"
+
+
+@dataclass(frozen=True)
+class Square:
+    side: int = 1
+
+
+SHAPES = Registry("shape", {"circle": Entry(lambda config: config.radius, CircleConfig), "square": Entry(Square)})
+
+
+def test_what_was_chosen_is_built_by_name_and_by_settings():
+    assert SHAPES.choose("circle").build(CircleConfig(3)) == 3
+    assert SHAPES.of(CircleConfig(3)) is SHAPES["circle"]
+    assert list(SHAPES) == ["circle", "square"] and len(SHAPES) == 2 and "oval" not in SHAPES
+    assert SHAPES.configs == {"circle": CircleConfig}
+
+
+def test_an_unknown_name_is_answered_with_all_names():
+    with pytest.raises(ValueError, match="there is no shape 'oval'; choose one of circle, square"):
+        SHAPES.choose("oval")
+    with pytest.raises(ValueError, match="there is no shape with settings of type Square"):
+        SHAPES.of(Square())
+
+
+@pytest.mark.parametrize(
+    ("entry", "complaint"),
+    [
+        (Entry("not a function"), "shape 'oval': 'not a function' cannot be called"),
+        (Entry(int, int), "shape 'oval': its settings, <class 'int'>, are no dataclass"),
+        (Entry(int, CircleConfig), "shape 'oval': CircleConfig has name='circle'"),
+    ],
+)
+def test_an_entry_that_does_not_fit_is_refused_at_once(entry, complaint):
+    with pytest.raises(TypeError, match=complaint):
+        Registry("shape", {"oval": entry})
