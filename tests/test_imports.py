@@ -19,7 +19,7 @@ FLOORS = (
     {"data", "losses", "models"},
     {"interop"},  # reads other people's models; ours are built from what it read
     {"pixels", "image_grid", "tokenizer", "clip_tokenizer", "checkpoint", "distributed", "ablation", "described"},
-    {"seeds", "precision", "transfer", "validation"},
+    {"seeds", "precision", "transfer", "validation", "extras"},
 )
 EXCEPTIONS = {("losses", "dalle.models.dvae")}  # how pixels are mapped is told once, where the model is
 HYDRAS = {
