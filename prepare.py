@@ -18,13 +18,14 @@ from dalle.data.provenance import provenances
 from dalle.data.source import UnreadableRecord
 from dalle.data.survey import Survey
 from dalle.data.survey_page import PAGE, write_survey
-from dalle.data.tiles import tile_sheet
+from dalle.data.tally import shown
+from dalle.image_grid import GridRow, image_grid
 from dalle.interop import IMPORTS
 from dalle.interop.settings import PrepareConfig
 from dalle.models.clip import CLIP
 from dalle.models.dvae import DiscreteVAE
 from dalle.sampling.gallery import unused
-from dalle.sampling.novelty import TrainingPictures, side_by_side, verdict
+from dalle.sampling.novelty import TILE, TrainingPictures, side_by_side, verdict
 from dalle.stages.encoding import Encoding, described
 
 MODELS = {"dvae": DiscreteVAE, "clip": CLIP}
@@ -73,7 +74,8 @@ def find_picture(config: PrepareConfig) -> None:
     folder = unwritten(config.out or Path("outputs", "find", path.stem))
     title = verdict(neighbours[0], len(training.keys))
     with new_folder(folder) as beside:
-        tile_sheet(side_by_side(training, image, path.name, neighbours), title=title).save(beside / "neighbours.png")
+        cells = side_by_side(training, image, shown(path.name), neighbours)
+        image_grid([GridRow(cells)], tile=TILE, title=title).save(beside / "neighbours.png")
     for each in neighbours:
         print(f"{each.distances()}: {each.key}")
     print(title)

@@ -7,7 +7,7 @@ from typing import Any
 from dalle import distributed
 from dalle.ablation import SMALLEST, label, values_of
 from dalle.config import verb
-from dalle.evaluation.plots import check_matplotlib
+from dalle.extras import check_installed
 from dalle.reports import comparison, page
 from dalle.reports.figures import runs_figure, sweep_figure
 from dalle.reports.job import Job
@@ -20,7 +20,7 @@ from dalle.training.run import flat
 
 @verb("report")
 def main(config: ReportConfig) -> None:
-    check_matplotlib()
+    check_installed("eval", "report.py", "matplotlib", "scipy")
     if config.sweep is not None and config.runs:
         raise ValueError("report one sweep, sweep=..., or set runs side by side, runs=a,b: not both at once")
     if config.runs:

@@ -290,6 +290,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write to, which takes the place of `path` if the block ends well and vanishes otherwise."""
+    # the package for this, atomicwrites, is no longer kept
     beside = path.with_name(f".{path.name}.part")
     try:
         yield beside

@@ -93,6 +93,7 @@ def usage(
 
     first: tells of a key whether it is shown; the others are counted. None: all are.
     """
+    # Hydra's own --help shows values, but no comments
     width = max(80, shutil.get_terminal_size().columns)
     lines = [f"python {verb} [setting=value ...]", "", (inspect.getdoc(type(config)) or "").split("\n")[0], ""]
     if choices:

@@ -35,6 +35,7 @@ def explain(error: Exception, keys: Sequence[str], typed: Sequence[str]) -> str:
 
 def unknown(key: str, keys: Sequence[str]) -> str:
     """The sentence for a setting that is not among `keys`."""
+    # difflib.get_close_matches compares settings in whole alone, where the last word is what people remember
     likenesses = {known: _likeness(key, known) for known in keys}
     best = max(likenesses.values(), default=0.0)
     alike = [known for known, value in likenesses.items() if value > best - 0.03][:3]

@@ -29,6 +29,7 @@ def validated(schema: type, values: Mapping[str, Any], where: str) -> Any:
 
 def fits(value: Any, hint: Any) -> bool:
     """Tell if `value`, read from JSON, has the type `hint`; a list passes for a tuple, and an integer for a float."""
+    # pydantic could, but tells mistakes over several lines and in words of its own
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return any(fits(value, each) for each in arguments)

@@ -1,7 +1,8 @@
 """Draws every edit at work, limits included: `make edits`, or `python docs/edits.py [file]`. Needs outputs/demo.
 
 Pictures are held-out scenes of `blocks`. Results are the first candidates, as they were drawn: nothing has ranked them
-unless the row says so.
+unless the row says so. All are shown at one scale, so that pictures that grew look larger: `dalle.image_grid` would fit
+each into the same square.
 """
 
 import sys

@@ -18,8 +18,8 @@ FLOORS = (
     {"training", "sampling"},
     {"data", "losses", "models"},
     {"interop"},  # reads other people's models; ours are built from what it read
-    {"pixels", "tokenizer", "clip_tokenizer", "checkpoint", "distributed", "ablation", "described"},
-    {"seeds", "precision", "registry", "transfer", "validation"},
+    {"pixels", "image_grid", "tokenizer", "clip_tokenizer", "checkpoint", "distributed", "ablation", "described"},
+    {"seeds", "precision", "registry", "transfer", "validation", "extras"},
 )
 EXCEPTIONS = {("losses", "dalle.models.dvae")}  # how pixels are mapped is told once, where the model is
 HYDRAS = {

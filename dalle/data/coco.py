@@ -10,6 +10,7 @@ from dalle.data.files import FilesConfig, Found
 from dalle.data.folder import PictureFolder
 from dalle.data.rows import Row, gathered
 
+# pycocotools, compiled for masks that nobody needs here, reads captions with json too, and stops at a broken entry
 UNREADABLE = "entries that cannot be read"
 
 

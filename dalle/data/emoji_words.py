@@ -99,6 +99,7 @@ def phrase(name: str, tones: list[str]) -> str:
 
 def with_article(name: str) -> str:
     """The name after "a" or "an", or alone where English has none: plurals, substances, proper names."""
+    # the package inflect tells a from an, but not which names take neither
     first, *rest = name.split()
     head = AFTER_HEAD.split(f"{name} ")[0].split()[-1]
     plural = head in PLURALS.values() or first in PLURALS.values()

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 DETECTOR = "py3langid"  # the paper's, cld3, no longer installs
 MARGIN = 10.0  # nats; with less, one short English caption in seven would count as another language
 
+# dateutil.parser takes captions such as "may" and "5" for dates
 _MONTH = (
     r"(jan(uary)?|feb(ruary)?|mar(ch)?|apr(il)?|may|june?|july?|aug(ust)?|sept?(ember)?|oct(ober)?|nov(ember)?"
     r"|dec(ember)?)\.?"

@@ -25,10 +25,12 @@ NEAR_LEVELS = 24  # of 255 that any of the mean colours may differ between them
 
 SIDE = 32  # pixels of the square that is looked at
 FREQUENCIES = sorted(product(range(12), repeat=2), key=sum)[1:65]  # the lowest, without the mean
+# ImageHash compares with the median of the frequencies instead, and needs SciPy and PyWavelets
 STANDS_OUT = 0.25  # of the mean size of all frequencies: what is symmetric has many near 0, whose signs are noise
 FAINT = 8.0  # a frequency's size in a picture that has nothing but noise of a few levels
 
 _GREY = np.array([0.299, 0.587, 0.114])
+# np.bitwise_count is newer than the NumPy asked for
 _POPCOUNT = np.array([value.bit_count() for value in range(1 << 16)], np.uint8)
 
 

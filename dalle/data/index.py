@@ -16,6 +16,7 @@ class Strings:
     """An unchanging row of strings: one block of bytes, and where in it each begins."""
 
     def __init__(self, blob: bytes, offsets: np.ndarray):
+        # pyarrow's arrays of strings would do, but are a large dependency, here an extra
         self.blob = blob  # UTF-8, with surrogates for what in a file's name is not
         self.offsets = offsets  # (n + 1) int64; string i lies from offsets[i] to offsets[i + 1]
 

@@ -58,6 +58,7 @@ def _masks() -> list[np.uint64]:
 
 def _joined(count: int, pairs: np.ndarray) -> np.ndarray:
     """(count) labels, equal for all that `pairs` (m, 2) join, directly or by others: the smallest member."""
+    # as scipy.sparse.csgraph.connected_components does; but data are looked over without SciPy, which is an extra
     label = np.arange(count)
     one, other = pairs.T
     while True:

@@ -11,7 +11,7 @@ from dalle.data.look import Look, evenly_spaced
 from dalle.data.source import UnreadableRecord
 from dalle.data.survey import Survey
 from dalle.data.tally import shown
-from dalle.data.tiles import Tile, tile_sheet
+from dalle.image_grid import Cell, GridRow, image_grid
 
 PAGE, FACTS, SHEET, COPIES, TOKENIZER = (
     "survey.md",
@@ -22,6 +22,7 @@ PAGE, FACTS, SHEET, COPIES, TOKENIZER = (
 )
 NAMED = 20  # records that the page names of those with something wrong; the facts name all
 ON_SHEET = 64  # pictures of the contact sheet
+TILE = 152  # pixels of a picture on the sheets
 COPY_GROUPS, COPIES_OF_GROUP = 12, 6  # on the sheet of near copies
 
 
@@ -30,38 +31,36 @@ def write_survey(survey: Survey, folder: Path) -> list[str]:
     facts = survey.facts()
     (folder / FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", "utf-8", "surrogateescape")
     survey.tokenizer.save(folder / TOKENIZER)
-    if tiles := contact_tiles(survey.looks[0]):
-        title = f"{len(tiles)} of the {len(survey.looks[0].source):,} training pictures, evenly spaced"
-        tile_sheet(tiles, title=title).save(folder / SHEET)
-    if tiles := copy_tiles(survey):
-        tile_sheet(tiles, COPIES_OF_GROUP, title="near copies, a group in each row").save(folder / COPIES)
+    if cells := contact_cells(survey.looks[0]):
+        title = f"{len(cells)} of the {len(survey.looks[0].source):,} training pictures, evenly spaced"
+        image_grid([GridRow(cells)], tile=TILE, title=title).save(folder / SHEET)
+    if rows := copy_rows(survey):
+        image_grid(rows, tile=TILE, title="near copies, a group in each row").save(folder / COPIES)
     found = findings(facts)
-    (folder / PAGE).write_text(page(facts, found, copies=bool(tiles)), "utf-8", "backslashreplace")
+    (folder / PAGE).write_text(page(facts, found, copies=bool(rows)), "utf-8", "backslashreplace")
     return found
 
 
-def contact_tiles(look: Look) -> list[Tile]:
+def contact_cells(look: Look) -> list[Cell]:
     """Readable pictures of a split, evenly spaced, with their first captions and their keys."""
     readable = np.flatnonzero(look.prints["readable"])
     places = readable[list(evenly_spaced(len(readable), ON_SHEET))]
-    return [tile for place in places.tolist() if (tile := _tile(look, place))]
+    return [cell for place in places.tolist() if (cell := _cell(look, place))]
 
 
-def copy_tiles(survey: Survey) -> list[Tile]:
-    """The largest groups of near copies, each padded to a row."""
-    tiles = []
-    for group in survey.near_copies[:COPY_GROUPS]:
-        row = [tile for look, place in group[:COPIES_OF_GROUP] if (tile := _tile(look, place))]
-        tiles += row + [Tile(None, "")] * (COPIES_OF_GROUP - len(row))
-    return tiles
+def copy_rows(survey: Survey) -> list[GridRow]:
+    """The largest groups of near copies, a row each."""
+    groups = (group[:COPIES_OF_GROUP] for group in survey.near_copies[:COPY_GROUPS])
+    rows = ([cell for look, place in group if (cell := _cell(look, place))] for group in groups)
+    return [GridRow(cells) for cells in rows if cells]
 
 
-def _tile(look: Look, place: int) -> Tile | None:
+def _cell(look: Look, place: int) -> Cell | None:
     try:
         record = look.source[look.rows[place]]
     except UnreadableRecord:  # by now
         return None
-    return Tile(record.image, record.captions[0], f"{look.split}: {record.key}")
+    return Cell(record.image, shown(record.captions[0]), shown(f"{look.split}: {record.key}"))
 
 
 def findings(facts: Mapping[str, Any]) -> list[str]:

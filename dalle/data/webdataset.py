@@ -129,6 +129,7 @@ def part_of(file: BinaryIO, offset: int, size: int) -> bytes:
 
 def expanded(pattern: str) -> list[str]:
     """`a{08..10}.{x,y}` -> a08.x, a08.y, a09.x, a09.y, a10.x, a10.y. ValueError for a range that goes down or on."""
+    # the package braceexpand, last released in 2021, counts down where a range is mistyped, and has no limit
     pieces = BRACES.split(pattern)  # text, what is in braces, text, ...
     choices = [_alternatives(piece) if place % 2 else [piece] for place, piece in enumerate(pieces)]
     if math.prod(map(len, choices)) > MOST_SHARDS:

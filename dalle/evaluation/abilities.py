@@ -5,13 +5,13 @@ from itertools import groupby
 from statistics import mean, stdev
 from typing import Any
 
-from dalle.evaluation.abilities_sheet import Line, abilities_sheet
 from dalle.evaluation.ability_prompts import ABILITIES, Prompt, prompts
 from dalle.evaluation.captions import Drawn, draw_stated, rightness
 from dalle.evaluation.drawing import Drawing, choice_settings, digest, rerank_of
 from dalle.evaluation.measured import Measured
 from dalle.evaluation.settings import EvaluateConfig
 from dalle.evaluation.subject import Subject
+from dalle.image_grid import Cell, GridRow, image_grid
 from dalle.sampling.pipeline import DALLE
 
 ABOUT = (
@@ -21,6 +21,7 @@ ABOUT = (
 )
 NOTHING_CHOSE = "Nothing ranks candidates, as the checkpoint has no clip/: the favourite is the one drawn first."
 SHOWN = 6  # favourites of each ability on the sheet
+RIGHT, WRONG = "#2f9e5b", "#d04a3e"  # frames
 COLUMNS = ("first", "mean", "top", "any")
 
 
@@ -34,7 +35,7 @@ def measure(subject: Subject, config: EvaluateConfig) -> Measured:
     dalle, rerank = subject.whole(), rerank_of(config)
     numbers: dict[str, float] = {}
     asked: list[str] = []
-    rows, lines = [], []
+    rows, shown = [], []
     for ability in ABILITIES:
         wanted = prompts(ability, config.ability_captions)
         captions, statements = [each.caption for each in wanted], [each.statement for each in wanted]
@@ -45,14 +46,14 @@ def measure(subject: Subject, config: EvaluateConfig) -> Measured:
             numbers |= _agreement(ability.name, wanted, right["top"])
         cells = [ability.title, str(len(drawn)), ability.trained, *(_share(wanted, right[which]) for which in COLUMNS)]
         rows.append(f"| {' | '.join(cells)} |")
-        lines.append(Line(f"{ability.title}, {mean(right['top']):.0%} right", _tiles(drawn)))
+        shown.append(GridRow(favourites(drawn), f"{ability.title}, {mean(right['top']):.0%} right"))
         asked += captions
     heads = ["ability", "captions", "trained", "first", "mean", f"best of {config.candidates}", "any"]
     table = [f"| {' | '.join(heads)} |", f"|---|---:|---|{'---:|' * len(COLUMNS)}", *rows, "", _in_words(numbers)]
     notes = [] if dalle.reranker(dalle.tokenize(asked, truncate=True), rerank) else [NOTHING_CHOSE]
     settings: dict[str, Any] = choice_settings(dalle, config, config.candidates)
     settings |= {"captions_for_each": config.ability_captions, "captions_digest": digest(asked)}
-    sheet = abilities_sheet(lines, "Favourites, framed green where every fact is true and red where one is not.")
+    sheet = image_grid(shown, title="Favourites, framed green where every fact is true and red where one is not")
     return Measured(ABOUT, numbers, settings, {"abilities": sheet}, "\n".join(table), [*notes, *_cut(dalle, asked)])
 
 
@@ -85,8 +86,9 @@ def _by_statement(wanted: Sequence[Prompt], right: Sequence[float]) -> list[list
     return [[holds for _, holds in group] for _, group in groupby(pairs, lambda pair: pair[0].statement)]
 
 
-def _tiles(drawn: Sequence[Drawn]) -> list[tuple[str, Any, bool]]:
-    return [(each.caption, each.best, each.verdicts[0].holds) for each in drawn[:SHOWN]]
+def favourites(drawn: Sequence[Drawn]) -> list[Cell]:
+    """The first favourites of an ability over their captions, framed by whether every fact is true."""
+    return [Cell(each.best, each.caption, frame=RIGHT if each.verdicts[0].holds else WRONG) for each in drawn[:SHOWN]]
 
 
 def _cut(dalle: DALLE, captions: Sequence[str]) -> list[str]:

@@ -58,6 +58,7 @@ class CaptionWords:
         x = (x - mean) / spread
         targets = torch.stack([_indicator(caption, words) for caption in captions]).double()
         frequencies = targets.mean(dim=0)
+        # scikit-learn's Ridge does the same, and would be a dependency for two lines
         penalty = PENALTY * torch.eye(x.shape[1], dtype=torch.float64)
         weights = torch.linalg.solve(x.T @ x + penalty, x.T @ (targets - frequencies))
         return cls(features, words, mean, spread, weights, frequencies)

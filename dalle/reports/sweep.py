@@ -92,13 +92,13 @@ class Sweep:
 
     def power_law(self) -> PowerLaw | None:
         """The fit that the ablation asks for; None without three sizes."""
+        from scipy.stats import linregress  # of the extra `eval`, which report.py looks for
+
         points = [(each.parameters, each.measures[self.ablation.power_law]) for each in self.fitted()]
         if len({parameters for parameters, _ in points}) < 3:
             return None
-        x, y = np.log(np.array(points, dtype=np.float64)).T
-        exponent, intercept = np.polyfit(x, y, 1)
-        left = (y - exponent * x - intercept).var() / y.var()
-        return PowerLaw(float(np.exp(intercept)), float(exponent), float(1 - left))
+        fit: Any = linregress(*np.log(np.array(points, dtype=np.float64)).T)
+        return PowerLaw(float(np.exp(fit.intercept)), float(fit.slope), float(fit.rvalue**2))
 
 
 def _values(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:

@@ -13,9 +13,7 @@ from statistics import fmean, stdev, variance
 
 from dalle.ablation import Expectation
 
-# 97.5% quantiles of Student's t by degrees of freedom; beyond the last, that of ten serves, which is careful
-QUANTILES = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-
+SHARE = 0.05  # of cases in which chance alone may make a difference that counts
 TIE = 0.1  # how small a difference, relative to the mean, has to be ruled out before two values are as good
 
 AGREES, PARTLY, UNDECIDED, DISAGREES = "agrees", "agrees in part", "cannot tell", "disagrees"
@@ -47,14 +45,17 @@ class Measure:
         return (min if self.better == "low" else max)(self.runs, key=self.mean)
 
     def threshold(self, value: str, other: str) -> float:
-        """How far apart the means of two values have to be to count; infinite where neither has a second seed."""
+        """Return how far apart two values' means must be to count: infinite where neither has a second seed."""
+        from scipy.stats import t  # of the extra `eval`, which report.py looks for
+
+        # scipy.stats.ttest_ind knows no noise where one of the values has a single run
         pair = [self.runs[value], self.runs[other]]
         freedom = sum(len(each) - 1 for each in pair)
         if not freedom:
             return math.inf
         noise = math.sqrt(sum(variance(each) * (len(each) - 1) for each in pair if len(each) > 1) / freedom)
         seeds = 1 / len(self.runs[value]) + 1 / len(self.runs[other])
-        return QUANTILES[min(freedom, len(QUANTILES)) - 1] * noise * math.sqrt(seeds)
+        return float(t.ppf(1 - SHARE / 2, freedom)) * noise * math.sqrt(seeds)
 
     def as_good(self, value: str, other: str) -> bool:
         """Whether two values are alike, and a difference of a tenth would have counted."""

@@ -1,14 +1,13 @@
 """Heat maps of a caption's words over its picture, as one labelled picture that a person can read."""
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
+from dalle.image_grid import PAPER, Cell, GridRow, fitted, image_grid
 from dalle.sampling.attention_maps import WordMaps, attention_to_text, check_layer, word_maps
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.results import Result
-from dalle.sampling.sheet import CAPTION_SIZE, FAINT, GAP, INK, MARGIN, PAPER, wrap
 
-WORD_SIZE, NOTE_SIZE = 17, 13
 HEAT = "#d6300f"
 FULL = 3.0  # times a word's mean at which a cell has the full colour
 VEIL = 0.55  # how far the picture beneath a map is faded to white
@@ -34,7 +33,7 @@ def attention_sheets(dalle: DALLE, result: Result, layer: int | None = None) -> 
 def attention_sheet(
     caption: str, image: Image.Image, found: WordMaps, layers: str, columns: int = 6, tile: int = 144
 ) -> Image.Image:
-    """The picture beside a tile for each word, in reading order, and what the colours mean.
+    """Lay out the picture and a tile for each word, in reading order, and say what the colours mean.
 
     A state that draws late looks less at the text, as there is more picture to look at. So a tile shows a word's share
     of what its cell gave to words, and colours the cells that are above the word's mean.
@@ -43,36 +42,14 @@ def attention_sheet(
     tile: side in pixels.
     """
     shares = found.maps / found.maps.sum(dim=0).clamp(min=1e-12)  # (words, h, w)
-    columns = min(columns, len(found.words) + 1)
-    rows = -(-(len(found.words) + 1) // columns)
-    step, height = tile + GAP, tile + WORD_SIZE + NOTE_SIZE + 4 * GAP
-    width = max(columns * step - GAP, 4 * step)
-    fonts = {size: ImageFont.load_default(size) for size in (CAPTION_SIZE, WORD_SIZE, NOTE_SIZE)}
-    title = wrap(caption, fonts[CAPTION_SIZE], width)
-    notes = [line for note in _notes(found, layers) for line in wrap(note, fonts[NOTE_SIZE], width)]
-    top = MARGIN + len(title) * (CAPTION_SIZE + GAP)
-    bottom = top + rows * height + GAP
-    size = (width + 2 * MARGIN, bottom + len(notes) * (NOTE_SIZE + 6) + MARGIN)
-    sheet = Image.new("RGB", size, PAPER)
-    draw = ImageDraw.Draw(sheet)
-
-    for number, line in enumerate(title):
-        draw.text((MARGIN, MARGIN + number * (CAPTION_SIZE + GAP)), line, INK, fonts[CAPTION_SIZE])
-    picture = image.convert("RGB").resize((tile, tile), Image.Resampling.LANCZOS)
+    picture = fitted(image.convert("RGB"), tile)
     faded = Image.blend(picture.convert("L").convert("RGB"), Image.new("RGB", picture.size, PAPER), VEIL)
-    tiles = [picture, *(_heated(faded, share) for share in shares)]
-    means = [f"{share.mean():.0%}" for share in shares]
-    labels = [("picture", ""), *zip(found.words, means, strict=True)]
-    for number, (heated, (word, mean)) in enumerate(zip(tiles, labels, strict=True)):
-        x, y = MARGIN + number % columns * step, top + number // columns * height
-        sheet.paste(heated, (x, y))
-        draw.rectangle((x - 1, y - 1, x + tile, y + tile), outline="#d4d4d8")
-        (shown, *_) = wrap(word, fonts[WORD_SIZE], tile)
-        draw.text((x + tile / 2, y + tile + GAP), shown, INK, fonts[WORD_SIZE], anchor="ma")
-        draw.text((x + tile / 2, y + tile + WORD_SIZE + 2 * GAP), mean, FAINT, fonts[NOTE_SIZE], anchor="ma")
-    for number, note in enumerate(notes):
-        draw.text((MARGIN, bottom + number * (NOTE_SIZE + 6)), note, FAINT, fonts[NOTE_SIZE])
-    return sheet
+    cells = [Cell(picture, "picture")]
+    cells += [
+        Cell(_heated(faded, share), word, f"{share.mean():.0%}")
+        for word, share in zip(found.words, shares, strict=True)
+    ]
+    return image_grid([GridRow(cells, caption)], columns, tile, notes=_notes(found, layers))
 
 
 def _heated(faded: Image.Image, share: Tensor) -> Image.Image:

@@ -25,12 +25,14 @@ from dalle.data.fingerprints import (
 )
 from dalle.data.passes import in_order
 from dalle.data.source import Source, UnreadableRecord
-from dalle.data.tiles import Tile, tile_sheet
+from dalle.data.tally import shown
 from dalle.data.transforms import inference_crop
+from dalle.image_grid import Cell, GridRow, image_grid
 from dalle.models.clip import CLIP
 from dalle.sampling.results import Result
 
 SHEET = "novelty.png"
+TILE = 152  # pixels of a picture on the sheet
 MOST_ON_SHEET = 96  # pictures that are shown with their neighbours
 BATCH = 64  # pictures that CLIP encodes at a time
 SAME_LEVELS = 8  # of 255: mean colours that are no further apart are those of one picture, saved twice
@@ -135,7 +137,7 @@ class Novelty:
     def __init__(self, training: TrainingPictures):
         self.training = training
         self.measures = {"nearest": False} | ({} if training.features is None else {"nearest_by_clip": True})
-        self.tiles: list[Tile] = []
+        self.cells: list[Cell] = []
         self.looked_at, self.near_copies = 0, 0
 
     def look(self, result: Result) -> list[Mapping[str, Any]]:
@@ -146,7 +148,7 @@ class Novelty:
                 name: self.training.nearest(image, by_clip=by_clip)[0] for name, by_clip in self.measures.items()
             }
             if self.looked_at < MOST_ON_SHEET:
-                self.tiles += side_by_side(self.training, image, result.caption, list(nearest.values()))
+                self.cells += side_by_side(self.training, image, result.caption, list(nearest.values()))
             self.looked_at += 1
             self.near_copies += nearest["nearest"].is_near_copy
             found.append({name: each.facts() for name, each in nearest.items()})
@@ -154,10 +156,10 @@ class Novelty:
 
     def save(self, folder: Path) -> Path:
         """Write the sheet; something was looked at."""
-        shown = f"the first {MOST_ON_SHEET:,} of " if self.looked_at > MOST_ON_SHEET else ""
+        some = f"the first {MOST_ON_SHEET:,} of " if self.looked_at > MOST_ON_SHEET else ""
         both = "s nearest to it, by fingerprint and by CLIP" if len(self.measures) > 1 else " nearest to it"
-        title = f"{shown}{self.looked_at:,} samples, each left of the training picture{both}; {self.sentence()}"
-        tile_sheet(self.tiles, columns=4 * (1 + len(self.measures)), title=title).save(folder / SHEET)
+        title = f"{some}{self.looked_at:,} samples, each left of the training picture{both}; {self.sentence()}"
+        image_grid([GridRow(self.cells)], 4 * (1 + len(self.measures)), TILE, title).save(folder / SHEET)
         return folder / SHEET
 
     def sentence(self) -> str:
@@ -167,13 +169,13 @@ class Novelty:
 
 def side_by_side(
     training: TrainingPictures, image: Image.Image, label: str, neighbours: Sequence[Neighbour]
-) -> list[Tile]:
+) -> list[Cell]:
     """A picture, and then its neighbours, each with its first caption and its distances."""
-    tiles = [Tile(image, label, "this picture")]
+    cells = [Cell(image, label, "this picture")]
     for each in neighbours:
         caption = training.source.captions(each.index)[0]
-        tiles.append(Tile(training.picture(each), f"{caption} ({each.key})", each.distances()))
-    return tiles
+        cells.append(Cell(training.picture(each), shown(f"{caption} ({each.key})"), each.distances()))
+    return cells
 
 
 def verdict(nearest: Neighbour, pictures: int) -> str:

@@ -3,13 +3,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image
 
-from dalle.data.tiles import wrap
-
-MARGIN, GAP = 24, 8
-CAPTION_SIZE, SCORE_SIZE = 20, 13
-INK, FAINT, PAPER = "#1c1c1e", "#77777c", "#ffffff"
+from dalle.image_grid import Cell, GridRow, image_grid
 
 
 class Row(NamedTuple):
@@ -21,49 +17,17 @@ class Row(NamedTuple):
 
 
 def sample_sheet(rows: Sequence[Row], columns: int = 8, tile: int = 128, note: str = "") -> Image.Image:
-    """One labelled picture of all rows; a row of more than `columns` images goes on in the next line.
+    """Lay out all rows on one labelled picture; a row of more than `columns` images goes on in the next line.
 
-    tile: side in pixels at which each image is shown, enlarged or shrunk.
-    note: a line at the foot.
+    tile: side in pixels of the square in which each image is shown, enlarged or shrunk.
+    note: a paragraph at the foot.
 
     Raises:
         ValueError: no rows.
     """
-    if not rows:
-        raise ValueError("there are no pictures to put on a sheet")
-    caption_font = ImageFont.load_default(CAPTION_SIZE)
-    score_font = ImageFont.load_default(SCORE_SIZE)
-    columns = min(columns, max(len(row.images) for row in rows))
-    # a single picture still leaves room for its caption
-    width = max(columns * (tile + GAP) - GAP, 3 * tile)
-    line = CAPTION_SIZE + GAP
-    wrapped = [wrap(row.caption, caption_font, width) for row in rows]
-    heights = [
-        len(lines) * line + -(-len(row.images) // columns) * _tile_height(row, tile)
-        for row, lines in zip(rows, wrapped, strict=True)
-    ]
-    foot = wrap(note, caption_font, width) if note else []
-    total = sum(heights) + len(foot) * line + (len(rows) + 1) * MARGIN
-    sheet = Image.new("RGB", (width + 2 * MARGIN, total), PAPER)
-    draw = ImageDraw.Draw(sheet)
-
-    top = MARGIN
-    for row, lines, height in zip(rows, wrapped, heights, strict=True):
-        for number, text in enumerate(lines):
-            draw.text((MARGIN, top + number * line), text, INK, caption_font)
-        for number, image in enumerate(row.images):
-            x = MARGIN + number % columns * (tile + GAP)
-            y = top + len(lines) * line + number // columns * _tile_height(row, tile)
-            square = ImageOps.pad(image.convert("RGB"), (tile, tile), Image.Resampling.LANCZOS, PAPER)
-            sheet.paste(square, (x, y))
-            if row.scores is not None:
-                centre = (x + tile / 2, y + tile + GAP / 2)
-                draw.text(centre, f"{row.scores[number]:.3f}", FAINT, score_font, anchor="ma")
-        top += height + MARGIN
-    for number, text in enumerate(foot):
-        draw.text((MARGIN, top + number * line), text, FAINT, caption_font)
-    return sheet
+    return image_grid([GridRow(_cells(row), row.caption) for row in rows], columns, tile, notes=[note])
 
 
-def _tile_height(row: Row, tile: int) -> int:
-    return tile + GAP + (0 if row.scores is None else SCORE_SIZE + GAP)
+def _cells(row: Row) -> list[Cell]:
+    scores = [""] * len(row.images) if row.scores is None else [f"{score:.3f}" for score in row.scores]
+    return [Cell(image, note=score) for image, score in zip(row.images, scores, strict=True)]

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
 
 from dalle import losses
 from dalle.data.loader import Batch
+from dalle.image_grid import Cell, GridRow, image_grid
 from dalle.losses import LikelihoodConfig
 from dalle.models.dvae import DiscreteVAE, DVAEConfig, codebook_use, mean_picture
 from dalle.models.relaxation import most_probable
@@ -138,8 +138,13 @@ class DVAEStage:
         images = torch.cat([self.pictures.pixels(batch) for batch in self.pictures.held_out(8)])
         generator = torch_generator("validation codes", device=self.pictures.device)
         parameters, logits = model(images, self.config.last_temperature, generator)
-        rows = torch.stack([images, mean_picture(parameters), model.decode(logits.argmax(dim=1))])
-        return to_images(rearrange(rows, "row b c h w -> 1 c (row h) (b w)"))[0]
+        shown = {
+            "held-out pictures": images,
+            "from their relaxed codes": mean_picture(parameters),
+            "from their most probable codes": model.decode(logits.argmax(dim=1)),
+        }
+        rows = [GridRow([*map(Cell, to_images(pixels))], title) for title, pixels in shown.items()]
+        return image_grid(rows)
 
     def save(self, folder: Path, model: nn.Module, meta: dict[str, Any]) -> None:
         """The checkpoint says what its output means, and how soft its codes were at the end: evaluation asks."""

@@ -8,7 +8,6 @@ from PIL import Image
 from dalle.data.blocks_world import Described, Statement
 from dalle.data.folder import FolderConfig
 from dalle.evaluation import abilities
-from dalle.evaluation.abilities_sheet import RIGHT, WRONG, Line, abilities_sheet
 from dalle.evaluation.ability_prompts import ABILITIES, Prompt
 from dalle.evaluation.captions import Drawn
 from dalle.evaluation.subject import Subject
@@ -90,8 +89,7 @@ def test_data_whose_facts_cannot_be_read_are_refused_with_what_to_do(subject, co
         abilities.measure(other, config)
 
 
-def test_the_sheet_frames_right_pictures_in_another_colour_than_wrong_ones():
-    picture = Image.new("RGB", (8, 8))
-    sheet = abilities_sheet([Line("counting", [("two", picture, True), ("three", picture, False)])], "note")
-    colours = {colour for _, colour in sheet.getcolors(1 << 16)}
-    assert {tuple(bytes.fromhex(colour[1:])) for colour in (RIGHT, WRONG)} <= colours
+def test_favourites_stand_over_their_captions_framed_by_whether_they_are_right():
+    drawn = as_judged(lambda caption: caption == "two")(None, ["two", "three"], [], 1)
+    right, wrong = abilities.favourites(drawn)
+    assert (right.label, right.frame, wrong.label, wrong.frame) == ("two", abilities.RIGHT, "three", abilities.WRONG)

@@ -1,6 +1,7 @@
 """Verdicts: a difference counts where it is larger than the noise between seeds, and only there."""
 
 import math
+from statistics import variance
 
 import pytest
 
@@ -13,9 +14,18 @@ CLEAR = {"a": [1.0, 1.1], "b": [5.0, 5.1], "c": [9.0, 9.1]}
 def test_the_noise_is_pooled_over_the_two_values_and_the_bar_is_students():
     measure = Measure("error", "low", {"a": [1.0, 3.0], "b": [10.0, 10.0], "c": [7.0], "d": [8.0], "e": [0.0, 90.0]})
     pooled = math.sqrt((2.0 + 0.0) / 2)  # variances 2 and 0 of one degree of freedom each
-    assert measure.threshold("a", "b") == pytest.approx(4.303 * pooled)  # two seeds each
-    assert measure.threshold("a", "c") == pytest.approx(12.71 * math.sqrt(2) * math.sqrt(1.5))
+    assert measure.threshold("a", "b") == pytest.approx(4.303 * pooled, rel=1e-3)  # two seeds each
+    assert measure.threshold("a", "c") == pytest.approx(12.71 * math.sqrt(2) * math.sqrt(1.5), rel=1e-3)
     assert measure.threshold("c", "d") == math.inf
+
+
+def test_the_bar_is_lower_the_more_seeds_there_are_and_ends_at_that_of_the_normal_distribution():
+    """Tables of Student's t have 2.086 for 20 degrees of freedom, and 1.960 for the normal distribution."""
+    for count, quantile in ((11, 2.086), (20_000, 1.960)):
+        runs = [1.0, 3.0] * (count // 2) + [2.0] * (count % 2)
+        measure = Measure("error", "low", {"a": runs, "b": runs})
+        standard_error = math.sqrt(2 * variance(runs) / count)
+        assert measure.threshold("a", "b") == pytest.approx(quantile * standard_error, rel=1e-3)
 
 
 @pytest.mark.parametrize(("better", "sign"), [("low", 1), ("high", -1)])

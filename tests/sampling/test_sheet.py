@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dalle.sampling.sheet import PAPER, Row, sample_sheet
+from dalle.image_grid import PAPER
+from dalle.sampling.sheet import Row, sample_sheet
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from einops import rearrange
 from tiny_stages import BLOCKS, CONFIGS, SIZE, build, overfit
 
 from dalle import checkpoint, losses
@@ -15,6 +14,7 @@ from dalle.data.loader import Batch, ordered
 from dalle.data.transforms import inference_crop
 from dalle.models.dvae import DiscreteVAE
 from dalle.models.relaxation import gumbel_softmax, most_probable
+from dalle.pixels import to_tensor
 from dalle.seeds import torch_generator
 from dalle.stages.dvae import DVAEStageConfig, LikelihoodConfig, collapse
 from dalle.training.schedules import Schedule
@@ -170,15 +170,22 @@ def test_soft_reconstructions_are_those_of_the_temperature_that_training_ends_wi
 
 
 @torch.no_grad()
-def test_the_preview_shows_pictures_over_their_soft_and_hard_reconstructions():
-    stage = build("dvae")
-    preview = stage.preview(stage.model.eval())
-    assert preview.size == (8 * SIZE, 3 * SIZE)
+def test_the_preview_shows_pictures_over_their_soft_and_hard_reconstructions(monkeypatch):
+    stage, sheets = build("dvae"), []
+    monkeypatch.setattr("dalle.stages.dvae.image_grid", sheets.append)
+    stage.preview(stage.model.eval())
     images = held_out_pixels(8)
     hard = stage.model.decode(stage.model.encode(images))
-    for row, expected in ((0, images), (2, hard)):
-        strip = torch.frombuffer(bytearray(preview.tobytes()), dtype=torch.uint8).reshape(3, SIZE, 8 * SIZE, 3)[row]
-        torch.testing.assert_close(strip.float() / 255, rearrange(expected, "b c h w -> h (b w) c"), atol=3e-3, rtol=0)
+    ((real, soft, decoded),) = sheets
+    assert [row.title for row in (real, soft, decoded)] == [
+        "held-out pictures",
+        "from their relaxed codes",
+        "from their most probable codes",
+    ]
+    assert len(soft.cells) == 8
+    for row, expected in ((real, images), (decoded, hard)):
+        shown = to_tensor([cell.image for cell in row.cells])
+        torch.testing.assert_close(shown, expected.contiguous(), atol=3e-3, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["logit_laplace", "laplace", "normal"])
