@@ -31,7 +31,7 @@ FIRST = {
         *("device", "precision", "out"),
     ),
 }
-LARGE_GROUPS = {"stage", "data", "preset", "scale", "experiment"}  # with more settings than --help shows
+LARGE_GROUPS = {"stage", "data", "preset", "size", "experiment"}  # with more settings than --help shows
 
 
 @dataclass(frozen=True)

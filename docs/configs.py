@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dalle.config import VERBS, choices
+from dalle.config import VERBS, choices_of
 from dalle.data import CONFIGS as DATA
 from dalle.described import Setting, settings
 from dalle.interop import IMPORTS
@@ -22,7 +22,7 @@ BEGINNING = """# Every setting
 Written by `make configs` from the comments in the code. `python train.py stage=clip preset=tiny --help` says the same
 on a terminal, with the values that this very command would use; `--cfg job` prints those as YAML.
 
-Settings are typed as `name=value`, lists as `[a,b]`, nothing as `null` (in words below: None). A preset, a scale or an
+Settings are typed as `name=value`, lists as `[a,b]`, nothing as `null` (in words below: None). A preset, a size or an
 experiment changes the defaults below; they are the paper's, wherever it gives any.
 """
 
@@ -32,7 +32,7 @@ def page() -> str:
     lines = [BEGINNING]
     for name, schema in VERBS.items():
         lines.append(f"## {name}.py\n")
-        offered = choices(name)
+        offered = choices_of(name)
         lines += [f"- `{group}=` {', '.join(f'`{each}`' for each in names)}" for group, names in offered.items()]
         lines += [""] if offered else []
         lines += table(each for each in settings(schema()) if each.key not in offered)

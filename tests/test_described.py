@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dalle.config import VERBS, choices, compose
+from dalle.config import VERBS, choices_of, compose
 from dalle.data import CONFIGS as DATA
 from dalle.described import FIRST, as_typed, comments, settings, usage
 from dalle.interop import IMPORTS
@@ -85,18 +85,18 @@ def test_the_page_is_what_the_code_says():
 def test_help_has_the_choices_and_each_setting_with_the_value_that_this_command_would_use(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     config = compose("train", ["stage=clip", "preset=tiny", "stage.steps=77"])
-    text = usage("train.py", config, choices("train"))
+    text = usage("train.py", config, choices_of("train"))
     assert "all | clip | dvae | transformer" in text
     lines = {line.split()[0]: line.split(maxsplit=1)[1:] for line in text.splitlines() if line.strip()}
     assert lines["stage.steps=77"] == ["optimizer updates; raise it to train a finished run further"]
-    told = {f"{each.key}={each.value}".split()[0] for each in settings(config) if each.key not in choices("train")}
+    told = {f"{each.key}={each.value}".split()[0] for each in settings(config) if each.key not in choices_of("train")}
     assert told <= lines.keys()
 
 
 @pytest.mark.parametrize("columns", [20, 80, 132])
 def test_help_fits_the_terminal_but_for_long_names(monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
-    for line in usage("sample.py", VERBS["sample"](), choices("sample")).splitlines():
+    for line in usage("sample.py", VERBS["sample"](), choices_of("sample")).splitlines():
         assert len(line) <= max(80, columns)
 
 
