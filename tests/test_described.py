@@ -1,6 +1,7 @@
 """Every setting is told with what it means: by --help, and on the page docs/configs.md."""
 
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -121,6 +122,22 @@ def test_help_shows_what_is_set_first_and_counts_the_rest():
 def run(*command):
     done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, env={**os.environ})
     return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("verb", "choice"),
+    [*(("sample", f"edit={name}") for name in EDITS), *(("prepare", f"import={name}") for name in IMPORTS)],
+)
+def test_help_and_the_page_show_a_command_for_every_edit_and_import(verb, choice):
+    text = usage(f"{verb}.py", compose(verb, [choice]), choices_of(verb))
+    (shown,) = re.findall(rf"^python {verb}.py .*{choice} .*$", text, re.MULTILINE)
+    assert f"\n`{shown}`\n" in (ROOT / "docs" / "configs.md").read_text(encoding="utf-8")
+
+
+def test_help_says_what_the_chosen_stage_is_and_what_all_means():
+    text = usage("train.py", compose("train", ["stage=transformer"]), choices_of("train"))
+    assert "stage=transformer:\nStage 2, the transformer: the paper's recipe" in text
+    assert "stage.dvae.steps=" in text  # as settings are called with stage=all
 
 
 def test_help_is_asked_for_on_the_command_line_and_a_wrong_choice_is_said():
