@@ -32,7 +32,7 @@ def main(config: ReportConfig) -> None:
 
 
 def report_all(folder: Path, out: Path) -> None:
-    """One page of all sweeps of the smallest scale; those that have not been run are on it too, without results.
+    """One page of all sweeps of the smallest size; those that have not been run are on it too, without results.
 
     Raises ValueError where there is no such folder.
     """
@@ -75,18 +75,18 @@ def report_runs(config: ReportConfig) -> None:
 
 
 def read_sweep(folder: Path) -> Sweep:
-    """The sweep in `folder`, which is called as its file in configs/ablation, for other scales with -<scale> behind.
+    """The sweep in `folder`, which is called as its file in configs/ablation, for other sizes with -<size> behind.
 
     Raises ValueError where there is no such file.
     """
-    name, _, scale = folder.name.partition("-")
+    name, _, size = folder.name.partition("-")
     if name not in ablations():
         raise ValueError(
             f"{folder} is no sweep's folder: there is no ablation {name}; there are {', '.join(ablations())}"
         )
-    jobs = ablation_jobs(name, scale or None)
+    jobs = ablation_jobs(name, size or None)
     planned = [planned_job(job, folder) for job in jobs]
-    return Sweep.read(jobs[0].ablation, scale or SMALLEST, folder, planned)
+    return Sweep.read(jobs[0].ablation, size or SMALLEST, folder, planned)
 
 
 def planned_job(job: Any, folder: Path) -> Planned:

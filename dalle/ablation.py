@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-SMALLEST = "laptop"  # the scale that is meant where none is named
+SMALLEST = "laptop"  # the size that is meant where none is named
 
 
 @dataclass

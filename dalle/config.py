@@ -8,8 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
+from functools import cache, partial
 from typing import Any
 
 import hydra
@@ -21,21 +20,18 @@ from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from dalle import choices
 from dalle.ablation import AblationConfig
-from dalle.data import CONFIGS as DATA
+from dalle.choices import FOLDER, writable
 from dalle.described import FIRST, shown_first, usage
 from dalle.evaluation.settings import EvaluateConfig
-from dalle.interop import IMPORTS
 from dalle.interop.settings import PrepareConfig
 from dalle.mistakes import all_keys, explain, strangers, unknown
 from dalle.reports.settings import ReportConfig
-from dalle.sampling.edits import EDITS
 from dalle.sampling.settings import SampleConfig
-from dalle.stages import STAGES
 from dalle.training.interruption import Interrupted
 from dalle.training.logger import WandbConfig
 
-FOLDER = Path(__file__).parents[1] / "configs"
 # settings that are read as they are typed, commas, quotes and all
 TEXTS = ("caption", "data.path", "data.captions", "data.opt_out", "find")
 LISTS = ("runs", "metrics")  # settings that are lists with or without brackets
@@ -58,10 +54,12 @@ QUIET = (
 class TrainConfig:
     """Options of train.py."""
 
-    stage: Any = MISSING  # what is trained: dvae, clip, transformer, or all of them in turn
-    data: Any = MISSING  # captioned pictures: blocks, emoji, folder, coco, webdataset
-    preset: Any = None  # sizes, by name; the choice is merged into the stage
-    scale: str | None = None  # size of an ablation's runs, by name
+    # what is trained; all: dVAE, CLIP and transformer in turn, the transformer on the dVAE just trained, with settings
+    # such as stage.dvae.steps=...
+    stage: Any = MISSING
+    data: Any = MISSING  # captioned pictures to train on
+    preset: Any = None  # sizes of the models, and the recipe for them: merged into the settings of the stage
+    size: str | None = None  # of an ablation's runs; laptop: a minute or so each on one CPU core
     ablation: AblationConfig | None = None  # the question that a sweep of runs is to answer: -m +ablation=<name>
     run: str = "default"  # name of the run; the same name again goes on with it
     out: str = "outputs"  # runs lie in <out>/<stage>/<run>, those of stage=all in <out>/<run>/<stage>
@@ -83,19 +81,12 @@ VERBS = {
 }
 
 
+@cache
 def register() -> None:
-    """Make the dataclasses known to Hydra, each as the schema that its YAML files begin with."""
-    store = ConfigStore.instance()
+    """Make each verb's dataclass known to Hydra, as the schema that its YAML file begins with, and all choices."""
     for name, schema in VERBS.items():
-        store.store(name=f"{name}_schema", node=_writable(schema))
-    for name, (schema, _) in STAGES.items():
-        store.store(group="stage", name=f"{name}_schema", node=_writable(schema))
-    for name, schema in DATA.items():
-        store.store(group="data", name=f"{name}_schema", node=_writable(schema))
-    for name, (schema, _) in EDITS.items():
-        store.store(group="edit", name=f"{name}_schema", node=_writable(schema))
-    for name, (schema, _) in IMPORTS.items():
-        store.store(group="import", name=f"{name}_schema", node=_writable(schema), package="_global_")
+        ConfigStore.instance().store(name=f"{name}_schema", node=writable(schema))
+    choices.register()
 
 
 def compose(name: str, overrides: Sequence[str] = ()) -> Any:
@@ -145,7 +136,11 @@ def verb(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
                 failed.append(f"{' '.join(HydraConfig.get().overrides.task)}: {told}")  # other jobs still run
 
         def command() -> None:
-            register()
+            try:
+                register()
+            except ValueError as error:
+                _say(str(error))
+                raise SystemExit(2) from None
             with _hydra_kept_quiet(name) as typed:
                 if wrong := for_another_verb(name, typed):
                     _say(wrong)
@@ -154,7 +149,7 @@ def verb(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
                     if not {*HELP, HELP_ALL}.isdisjoint(typed):
                         composed = compose(name, [_literal(each) for each in typed if "=" in each])
                         first = None if HELP_ALL in typed or name not in FIRST else partial(shown_first, name, typed)
-                        print(usage(f"{name}.py", composed, choices(name), first))
+                        print(usage(f"{name}.py", composed, choices_of(name), first))
                         return
                     hydra.main(version_base="1.3", config_path=str(FOLDER), config_name=name)(job)()
                 except (HydraException, OmegaConfBaseException) as error:
@@ -184,21 +179,22 @@ def for_another_verb(name: str, arguments: Sequence[str]) -> str | None:
 
 def known_keys(name: str, arguments: Sequence[str] = ()) -> list[str]:
     """Every setting of the verb `name`, dotted, and every group, given the groups chosen in `arguments`."""
-    groups = sorted(path.name for path in FOLDER.iterdir() if path.is_dir())
-    choices = [each.split(",")[0] for each in arguments if each.lstrip("+").split("=")[0] in groups]
-    try:
-        composed = _compose(name, choices)
-    except (HydraException, OmegaConfBaseException):
-        composed = _compose(name)
-    return [*all_keys(composed), *groups]
+    groups = choices.groups()
+    chosen = [each.split(",")[0] for each in arguments if each.lstrip("+").split("=")[0] in groups]
+    schemas = [each for each in chosen if each.split("=")[0] in ("stage", "data", "edit", "import")]
+    for given in (chosen, schemas, []):  # fewer where a choice cannot be composed
+        try:
+            return [*all_keys(_compose(name, given)), *groups]
+        except (HydraException, OmegaConfBaseException):
+            continue
+    return groups
 
 
-def choices(name: str) -> dict[str, list[str]]:
-    """What the verb `name` can be given by name: {"stage": ["all", "clip", ...], ...}."""
+def choices_of(name: str) -> dict[str, list[str]]:
+    """List what the verb `name` can be given by name: {"stage": ["all", "clip", ...], ...}."""
     given: Any = OmegaConf.load(FOLDER / f"{name}.yaml")
     named = [str(group) for each in given.defaults if isinstance(each, DictConfig) for group in each]
-    groups = [group for group in named if (FOLDER / group).is_dir()]
-    return {group: sorted(path.stem for path in (FOLDER / group).glob("*.yaml")) for group in groups}
+    return {group: choices.options(group) for group in named if group in choices.groups()}
 
 
 def _say(sentence: str) -> None:
@@ -261,18 +257,3 @@ def to_object(composed: DictConfig) -> Any:
     if added:
         raise ValueError(unknown(added[0], [key for key in all_keys(composed) if key not in added]))
     return OmegaConf.to_object(composed)
-
-
-def _writable(schema: type) -> DictConfig:
-    """The dataclass as Hydra keeps it, though it be frozen: Hydra would not let a frozen one be overridden."""
-
-    def thaw(node: DictConfig) -> None:
-        OmegaConf.set_readonly(node, None)
-        for key in node:
-            below = node._get_node(key)
-            if isinstance(below, DictConfig) and not below._is_none() and not below._is_missing():
-                thaw(below)
-
-    structure = OmegaConf.structured(schema)
-    thaw(structure)
-    return structure

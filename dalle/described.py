@@ -31,7 +31,7 @@ FIRST = {
         *("device", "precision", "out"),
     ),
 }
-LARGE_GROUPS = {"stage", "data", "preset", "scale", "experiment"}  # with more settings than --help shows
+LARGE_GROUPS = {"stage", "data", "preset", "size", "experiment"}  # with more settings than --help shows
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,11 @@ def comments(schema: type) -> dict[str, str]:
     return found
 
 
+def about(config: Any) -> list[str]:
+    """The docstring of a dataclass in lines: what it is for, and commands that use it."""
+    return (inspect.getdoc(type(config)) or "").splitlines()
+
+
 def as_typed(value: Any) -> str:
     """A value as it is written on a command line: null, true, [a,b], plain numbers and words."""
     if value is None or isinstance(value, bool):
@@ -95,10 +100,17 @@ def usage(
     """
     # Hydra's own --help shows values, but no comments
     width = max(80, shutil.get_terminal_size().columns)
-    lines = [f"python {verb} [setting=value ...]", "", (inspect.getdoc(type(config)) or "").split("\n")[0], ""]
+    lines = [f"python {verb} [setting=value ...]", "", *about(config), ""]
     if choices:
         lines.append("Choices, each of which brings settings of its own; add --help to see them:")
-        lines += [_entry(name, " | ".join(offered), width) for name, offered in choices.items()] + [""]
+        meanings = comments(type(config))
+        for name, offered in choices.items():
+            lines.append(_entry(name, " | ".join(offered), width))
+            lines += [_entry("", meanings[name], width)] if meanings.get(name) else []
+        lines.append("")
+        for name in choices:
+            if is_dataclass(chosen := getattr(config, name, None)):
+                lines += [f"{name}={getattr(chosen, 'name', '')}:", *about(chosen), ""]
     lines.append("Settings, with the values that this command would use:")
     found = [each for each in settings(config) if each.key not in choices]
     found.sort(key=lambda each: "." in each.key)  # the verb's own, then those of what was chosen

@@ -9,6 +9,8 @@ from typing import Any
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
+RENAMED = {"scale": "size"}  # settings that are called otherwise now
+
 
 def explain(error: Exception, keys: Sequence[str], typed: Sequence[str]) -> str:
     """Why Hydra raised `error` over the arguments `typed`, where `keys` are all settings there are."""
@@ -23,7 +25,9 @@ def explain(error: Exception, keys: Sequence[str], typed: Sequence[str]) -> str:
     found = re.search(r"full_key: (\S+)", text)
     if not found:
         return " ".join(str(error).split("\n")[:2])
-    key = found[1]
+    key, file = found[1], _file(text)
+    if file:
+        return f"{file}: {unknown(key, keys) if key not in keys else f'{key}: {text.splitlines()[1]}'}"
     given = next((each for each in typed if each.lstrip("+~").startswith((f"{key}=", f"{key}."))), key)
     if key not in keys:
         return unknown(given.lstrip("+~").split("=")[0], keys)
@@ -35,6 +39,8 @@ def explain(error: Exception, keys: Sequence[str], typed: Sequence[str]) -> str:
 
 def unknown(key: str, keys: Sequence[str]) -> str:
     """The sentence for a setting that is not among `keys`."""
+    if key in RENAMED:
+        return f"there is no setting {key}; it is called {RENAMED[key]} now"
     # difflib.get_close_matches compares settings in whole alone, where the last word is what people remember
     likenesses = {known: _likeness(key, known) for known in keys}
     best = max(likenesses.values(), default=0.0)
@@ -69,6 +75,15 @@ def _unreadable(text: str, typed: Sequence[str]) -> str:
             return f"cannot read {wrong}: settings are given as {key}=value; or quote it with {before}"
         return f"cannot read {wrong}: settings are given as {key}=value"
     return f"cannot read {wrong}: a value with commas or brackets needs two pairs of quotes, as '{key}=\"a, b\"'"
+
+
+def _file(text: str) -> str:
+    """The file in configs, and its section, that Hydra says it was merging when an error occurred; "" for none."""
+    found = re.search(r"^In '([^']+)': \w+ raised while composing", text, re.MULTILINE)
+    parts = found[1].split("/") if found else []
+    if len(parts) == 3:  # preset/dvae/tiny
+        return f"configs/{parts[0]}/{parts[2]}.yaml, section {parts[1]}"
+    return f"configs/{'/'.join(parts)}.yaml" if parts else ""
 
 
 def _likeness(key: str, known: str) -> float:

@@ -9,7 +9,8 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf, open_dict
 
-from dalle.config import FOLDER, initialised, register, to_object
+from dalle.choices import FOLDER
+from dalle.config import initialised, register, to_object
 
 
 def compose_jobs(name: str, overrides: Sequence[str] = ()) -> list[Any]:
@@ -39,9 +40,7 @@ def ablations() -> list[str]:
     return sorted(path.stem for path in (FOLDER / "ablation").glob("*.yaml"))
 
 
-def ablation_jobs(name: str, scale: str | None = None) -> list[Any]:
+def ablation_jobs(name: str, size: str | None = None) -> list[Any]:
     """The options of each job of the ablation `name`, whose file says which verb does them."""
     given: Any = OmegaConf.load(FOLDER / "ablation" / f"{name}.yaml")
-    return compose_jobs(
-        given.ablation.get("verb", "train"), [f"+ablation={name}", *([f"scale={scale}"] if scale else [])]
-    )
+    return compose_jobs(given.ablation.get("verb", "train"), [f"+ablation={name}", *([f"size={size}"] if size else [])])

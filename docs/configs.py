@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dalle.config import VERBS, choices
+from dalle.config import VERBS, choices_of
 from dalle.data import CONFIGS as DATA
-from dalle.described import Setting, settings
+from dalle.described import Setting, about, comments, settings
 from dalle.interop import IMPORTS
 from dalle.sampling.edits import EDITS
 from dalle.stages import STAGES
@@ -22,7 +22,7 @@ BEGINNING = """# Every setting
 Written by `make configs` from the comments in the code. `python train.py stage=clip preset=tiny --help` says the same
 on a terminal, with the values that this very command would use; `--cfg job` prints those as YAML.
 
-Settings are typed as `name=value`, lists as `[a,b]`, nothing as `null` (in words below: None). A preset, a scale or an
+Settings are typed as `name=value`, lists as `[a,b]`, nothing as `null` (in words below: None). A preset, a size or an
 experiment changes the defaults below; they are the paper's, wherever it gives any.
 """
 
@@ -32,8 +32,10 @@ def page() -> str:
     lines = [BEGINNING]
     for name, schema in VERBS.items():
         lines.append(f"## {name}.py\n")
-        offered = choices(name)
-        lines += [f"- `{group}=` {', '.join(f'`{each}`' for each in names)}" for group, names in offered.items()]
+        offered = choices_of(name)
+        for group, names in offered.items():
+            meaning = comments(schema).get(group)
+            lines.append(f"- `{group}=` {', '.join(f'`{each}`' for each in names)}{f': {meaning}' if meaning else ''}")
         lines += [""] if offered else []
         lines += table(each for each in settings(schema()) if each.key not in offered)
         if name == "train":
@@ -53,15 +55,20 @@ def page() -> str:
 
 def section(title: str, config: Any, prefix: str, known: set[str] = frozenset()) -> list[str]:
     """What a choice brings, apart from settings that are known already."""
-    return [f"### {title}\n", *table(each for each in settings(config, prefix) if each.key not in known)]
+    told = [f"`{line}`" if line.startswith("python ") else escaped(line) for line in about(config)]
+    return [f"### {title}\n", *told, "", *table(each for each in settings(config, prefix) if each.key not in known)]
 
 
 def table(rows: Iterator[Setting]) -> list[str]:
     lines = ["| setting | default | meaning |", "|---|---|---|"]
     for each in rows:
-        meaning = re.sub(r"[|<]", r"\\\g<0>", each.meaning)  # which mean something else in a table
-        lines.append(f"| `{each.key}` | `{each.value}` | {meaning} |")
+        lines.append(f"| `{each.key}` | `{each.value}` | {escaped(each.meaning)} |")
     return [*lines, ""]
+
+
+def escaped(text: str) -> str:
+    """The text without characters that mean something else in a table or a page."""
+    return re.sub(r"[|<]", r"\\\g<0>", text)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dalle import checkpoint
+from dalle import checkpoint, config
+from dalle.config import verb
 from dalle.models.clip import CLIP, CLIPConfig
 from dalle.models.dvae import DiscreteVAE, DVAEConfig
 from dalle.models.transformer import Transformer, TransformerConfig
@@ -130,3 +131,27 @@ def train(run_verb) -> RunVerb:
 def prepare(run_verb) -> RunVerb:
     """prepare.py, by `run_verb`."""
     return partial(run_verb, "prepare")
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Runs a verb with arguments in an empty folder; gives (configs it was called with, exit status, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(config.FULL_ERROR, raising=False)
+
+    def run(*arguments, name="train", act=lambda _: None):
+        calls = []
+
+        def main(composed):
+            calls.append(composed)
+            act(composed)
+
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+        try:
+            verb(name)(main)()
+            status = 0
+        except SystemExit as end:
+            status = end.code
+        return calls, status, capsys.readouterr().err
+
+    return run

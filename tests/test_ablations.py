@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from dalle.ablation import label, values_of
-from dalle.config import FOLDER, compose
+from dalle.choices import FOLDER, options
+from dalle.config import compose
 from dalle.models.dvae import DiscreteVAE
 from dalle.models.transformer import Transformer
 from dalle.reports.job import Job
 from dalle.sweeps import ablation_jobs, ablations, compose_jobs
 
 LETTERS = "abcdefghijklmnopqrst"
-SCALES = sorted(path.stem for path in (FOLDER / "scale").glob("*.yaml"))
+SIZES = options("size")
 TINY = [
     "data.image_size=16",
     "device=cpu",
@@ -57,7 +58,7 @@ def test_the_page_of_all_ablations_asks_every_question_and_quotes_every_claim_an
 def test_a_file_says_what_the_paper_says_how_to_run_it_and_what_that_costs(jobs, name):
     ablation = jobs[name][0].ablation
     assert ablation.name == name
-    assert re.fullmatch(r"[a-z_]+", name)  # a scale's name goes behind a hyphen
+    assert re.fullmatch(r"[a-z_]+", name)  # a size's name goes behind a hyphen
     assert ablation.question.endswith("?")
     assert re.search(r"\((.*Sec\.|App\.|fn\.|Table)", ablation.claim)
     command = " ".join([f"python {ablation.verb}.py -m +ablation={name}", ablation.needs]).strip()
@@ -114,19 +115,19 @@ def test_the_models_of_every_value_can_be_built(jobs, name):
         job.stage.micro_batch_size(1)
 
 
-@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", ["kl_weight", "patterns"])
-def test_a_scale_makes_runs_larger_and_keeps_them_apart(name, scale):
-    together = ablation_jobs(name, scale)
+def test_a_size_makes_runs_larger_and_keeps_them_apart(name, size):
+    together = ablation_jobs(name, size)
     sweeps = {Job.of(job).folder("outputs").parent.name for job in together}
-    assert sweeps == {name if scale == "laptop" else f"{name}-{scale}"}
-    if scale == "laptop":
+    assert sweeps == {name if size == "laptop" else f"{name}-{size}"}
+    if size == "laptop":
         return
-    preset = compose("train", [f"stage={together[0].stage.name}", f"preset={scale}"]).stage
+    preset = compose("train", [f"stage={together[0].stage.name}", f"preset={size}"]).stage
     changed = values_of(together[0], together[0].ablation)
     assert together[0].stage.steps == preset.steps
     assert together[0].stage.model.width == preset.model.width
-    assert together[0].data.image_size == {"small": 128}.get(scale, 256)
+    assert together[0].data.image_size == {"small": 128}.get(size, 256)
     assert changed.keys() == together[0].ablation.vary.keys()
 
 

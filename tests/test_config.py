@@ -10,38 +10,13 @@ import pytest
 from hydra.errors import HydraException
 
 from dalle import config
-from dalle.config import FOLDER, TrainConfig, compose, verb
+from dalle.choices import options
+from dalle.config import TrainConfig, compose, verb
 from dalle.stages import STAGES
 from dalle.training.interruption import Interrupted
 
-PRESETS = sorted(path.stem for path in (FOLDER / "preset").glob("*.yaml"))
-DATA = sorted(path.stem for path in (FOLDER / "data").glob("*.yaml"))
+PRESETS, DATA, EXPERIMENTS = (options(group) for group in ("preset", "data", "experiment"))
 NEEDED = {"folder": ["data.path=pictures"]}  # what has no default
-EXPERIMENTS = sorted(path.stem for path in (FOLDER / "experiment").glob("*.yaml"))
-
-
-@pytest.fixture
-def command(tmp_path, monkeypatch, capsys):
-    """Runs a verb with arguments in an empty folder; gives (configs it was called with, exit status, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv(config.FULL_ERROR, raising=False)
-
-    def run(*arguments, name="train", act=lambda _: None):
-        calls = []
-
-        def main(composed):
-            calls.append(composed)
-            act(composed)
-
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
-        try:
-            verb(name)(main)()
-            status = 0
-        except SystemExit as end:
-            status = end.code
-        return calls, status, capsys.readouterr().err
-
-    return run
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -84,6 +59,13 @@ def test_overrides_reach_frozen_settings_and_the_defaults_stay_the_papers():
         ("presett=tiny", "there is no setting presett; did you mean preset?"),
         ("+stage.stepz=1", "there is no setting stage.stepz; did you mean stage.steps?"),
         ("zzzzzz=1", "there is no setting zzzzzz\n"),
+        ("scale=laptop", "there is no setting scale; it is called size now"),
+        (
+            "preset=smal",
+            "there is no preset=smal; choose one of base, paper, paper-1b, paper-3b, paper-6b, small, tiny",
+        ),
+        ("size=lapto", "there is no size=lapto; choose one of base, laptop, paper, small"),
+        ("preset.dvae.steps=3", "there is no setting preset.dvae.steps; did you mean stage."),
         ("stage=dvea", "there is no stage=dvea; choose one of all, clip, dvae, transformer"),
         ("stage.steps=abc", "stage.steps=abc: Value 'abc' of type 'str' could not be converted to Integer"),
         ("stage.optimizer=adam", "stage.optimizer is made of parts, .learning_rate, .warm_up"),

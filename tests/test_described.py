@@ -1,6 +1,7 @@
 """Every setting is told with what it means: by --help, and on the page docs/configs.md."""
 
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dalle.config import VERBS, choices, compose
+from dalle.config import VERBS, choices_of, compose
 from dalle.data import CONFIGS as DATA
 from dalle.described import FIRST, as_typed, comments, settings, usage
 from dalle.interop import IMPORTS
@@ -85,18 +86,18 @@ def test_the_page_is_what_the_code_says():
 def test_help_has_the_choices_and_each_setting_with_the_value_that_this_command_would_use(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     config = compose("train", ["stage=clip", "preset=tiny", "stage.steps=77"])
-    text = usage("train.py", config, choices("train"))
+    text = usage("train.py", config, choices_of("train"))
     assert "all | clip | dvae | transformer" in text
     lines = {line.split()[0]: line.split(maxsplit=1)[1:] for line in text.splitlines() if line.strip()}
     assert lines["stage.steps=77"] == ["optimizer updates; raise it to train a finished run further"]
-    told = {f"{each.key}={each.value}".split()[0] for each in settings(config) if each.key not in choices("train")}
+    told = {f"{each.key}={each.value}".split()[0] for each in settings(config) if each.key not in choices_of("train")}
     assert told <= lines.keys()
 
 
 @pytest.mark.parametrize("columns", [20, 80, 132])
 def test_help_fits_the_terminal_but_for_long_names(monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
-    for line in usage("sample.py", VERBS["sample"](), choices("sample")).splitlines():
+    for line in usage("sample.py", VERBS["sample"](), choices_of("sample")).splitlines():
         assert len(line) <= max(80, columns)
 
 
@@ -121,6 +122,22 @@ def test_help_shows_what_is_set_first_and_counts_the_rest():
 def run(*command):
     done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, env={**os.environ})
     return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("verb", "choice"),
+    [*(("sample", f"edit={name}") for name in EDITS), *(("prepare", f"import={name}") for name in IMPORTS)],
+)
+def test_help_and_the_page_show_a_command_for_every_edit_and_import(verb, choice):
+    text = usage(f"{verb}.py", compose(verb, [choice]), choices_of(verb))
+    (shown,) = re.findall(rf"^python {verb}.py .*{choice} .*$", text, re.MULTILINE)
+    assert f"\n`{shown}`\n" in (ROOT / "docs" / "configs.md").read_text(encoding="utf-8")
+
+
+def test_help_says_what_the_chosen_stage_is_and_what_all_means():
+    text = usage("train.py", compose("train", ["stage=transformer"]), choices_of("train"))
+    assert "stage=transformer:\nStage 2, the transformer: the paper's recipe" in text
+    assert "stage.dvae.steps=" in text  # as settings are called with stage=all
 
 
 def test_help_is_asked_for_on_the_command_line_and_a_wrong_choice_is_said():

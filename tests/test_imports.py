@@ -13,7 +13,7 @@ FLOORS = (
     {"train", "sample", "evaluate", "report", "prepare"},  # the verbs
     {"sweeps"},  # many options at once
     {"config", "dalle"},  # the verbs' options; what `from dalle import DALLE` shows
-    {"reports"},  # what runs and evaluations have written, side by side
+    {"reports", "choices"},  # what runs and evaluations have written, side by side; what is chosen by name
     {"stages", "evaluation", "mistakes"},
     {"training", "sampling"},
     {"data", "losses", "models"},
@@ -23,6 +23,7 @@ FLOORS = (
 )
 EXCEPTIONS = {("losses", "dalle.models.dvae")}  # how pixels are mapped is told once, where the model is
 HYDRAS = {
+    "dalle/choices.py": {"hydra", "omegaconf"},
     "dalle/config.py": {"hydra", "omegaconf"},
     "dalle/mistakes.py": {"hydra", "omegaconf"},
     "dalle/sweeps.py": {"hydra", "omegaconf"},

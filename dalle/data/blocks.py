@@ -41,6 +41,8 @@ HALF_EXTENTS = {shape: outline.max(axis=0) for shape, outline in OUTLINES.items(
 
 @dataclass
 class BlocksConfig:
+    """Procedural scenes of one to three coloured shapes, with captions in plain English."""
+
     name: str = "blocks"
     image_size: int = 64  # side of the pictures in pixels
     lattice: int = 8  # lines along each side that shapes' boxes begin and end on; 16 is harder, 0 (anywhere) hardest

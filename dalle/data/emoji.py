@@ -37,6 +37,8 @@ EMPTY_WORDS = {"flag", "banner", "country", "nation", "meaning", "unified", "squ
 
 @dataclass
 class EmojiConfig:
+    """OpenMoji's drawings of the Unicode emojis, with their names, aliases and keywords in plain English."""
+
     name: str = "emoji"
     image_size: int = 64  # side in pixels of the squares that models are given
     validation_share: float = 0.1  # of the base emojis, chosen by a hash of their names

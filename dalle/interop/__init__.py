@@ -1,4 +1,4 @@
-"""Models of others by name: import=<name> of prepare.py. A new one is a file, a line here and one in configs/import.
+"""Models of others by name: import=<name> of prepare.py. A new one is a file and a line here.
 
 A reader turns files into a `Published`: sizes and tensors in our names. It knows nothing of our models, which are
 built from that one floor up (`DiscreteVAE.from_openai`, prepare.py).

@@ -82,7 +82,13 @@ PARTS = {
 
 @dataclass
 class HuggingFaceCLIPConfig(PrepareConfig):
-    """Options of prepare.py import=huggingface-clip."""
+    """Options of prepare.py import=huggingface-clip.
+
+    python prepare.py import=huggingface-clip folder=clip-vit-base-patch32 out=outputs/huggingface-clip
+
+    A CLIPModel of Hugging Face's transformers, to rank pictures with: sample.py clip=outputs/huggingface-clip
+    The folder holds model.safetensors, config.json, preprocessor_config.json and the tokenizer's files.
+    """
 
     folder: str = "clip-vit-base-patch32"  # with model.safetensors and config.json
     tokenizer: str | None = None  # folder or file of the tokenizer, where it is not in `folder`

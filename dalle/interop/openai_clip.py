@@ -76,7 +76,14 @@ RESNET_PARTS = PARTS | {
 
 @dataclass
 class OpenAICLIPConfig(PrepareConfig):
-    """Options of prepare.py import=openai-clip."""
+    """Options of prepare.py import=openai-clip.
+
+    python prepare.py import=openai-clip weights=ViT-B-32.pt merges=bpe_simple_vocab_16e6.txt.gz out=outputs/openai-clip
+
+    One of OpenAI's CLIPs, ViT or ResNet, to rank pictures with: sample.py clip=outputs/openai-clip
+    Where the weights are is said in clip/clip.py of https://github.com/openai/CLIP; the merges lie beside it.
+    The weights are read as data; nothing in them is executed.
+    """
 
     weights: str = "ViT-B-32.pt"  # TorchScript archive, or state dict; their addresses: github.com/openai/CLIP, clip.py
     merges: str = "bpe_simple_vocab_16e6.txt.gz"  # the tokenizer's merges, from the same repository

@@ -52,7 +52,14 @@ SHAPES = {
 
 @dataclass
 class OpenAIDVAEConfig(PrepareConfig):
-    """Options of prepare.py import=openai-dvae."""
+    """Options of prepare.py import=openai-dvae.
+
+    python prepare.py import=openai-dvae encoder=encoder.pkl decoder=decoder.pkl out=outputs/openai-dvae
+
+    OpenAI's dVAE for 256x256 pictures, 8,192 codes of 8x8 pixels, from its two published files:
+    https://cdn.openai.com/dall-e/encoder.pkl and https://cdn.openai.com/dall-e/decoder.pkl.
+    They are read as data; nothing in them is executed.
+    """
 
     encoder: str = "encoder.pkl"  # file, from https://cdn.openai.com/dall-e/encoder.pkl
     decoder: str = "decoder.pkl"  # file, from https://cdn.openai.com/dall-e/decoder.pkl

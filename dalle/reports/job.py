@@ -23,20 +23,21 @@ class Job:
     """Which job of which sweep."""
 
     ablation: str
-    scale: str
+    size: str
     values: dict[str, Any]  # dotted setting -> its value
     seed: int
 
     @classmethod
     def of(cls, config: Any) -> "Job":
-        """The job that a verb's options describe; they have an `ablation`, a `scale` and a `seed`."""
+        """The job that a verb's options describe; they have an `ablation`, a `size` and a `seed`."""
         ablation: AblationConfig = config.ablation
-        return cls(ablation.name, config.scale or SMALLEST, values_of(config, ablation), config.seed)
+        return cls(ablation.name, config.size or SMALLEST, values_of(config, ablation), config.seed)
 
     @classmethod
     def read(cls, written: dict[str, Any]) -> "Job":
         """The job that a job.json speaks of."""
-        return cls(written["ablation"], written["scale"], written["values"], written["seed"])
+        size = written["size"] if "size" in written else written["scale"]  # as it was called before
+        return cls(written["ablation"], size, written["values"], written["seed"])
 
     @property
     def name(self) -> str:
@@ -45,8 +46,8 @@ class Job:
         return "-".join(re.sub(r"[^\w.]+", "_", part).strip("_") for part in [*varied, f"seed_{self.seed}"])
 
     def folder(self, out: str | Path) -> Path:
-        """Where the job lives. A sweep of another scale has a folder of its own."""
-        sweep = self.ablation if self.scale == SMALLEST else f"{self.ablation}-{self.scale}"
+        """Where the job lives. A sweep of another size has a folder of its own."""
+        sweep = self.ablation if self.size == SMALLEST else f"{self.ablation}-{self.size}"
         return Path(out, "ablation", sweep, self.name)
 
 

@@ -86,7 +86,7 @@ def counted(sweep: Sweep) -> str:
 
 def command(sweep: Sweep) -> str:
     about = sweep.ablation
-    more = [f"scale={sweep.scale}"] * (sweep.scale != SMALLEST) + [about.needs] * bool(about.needs)
+    more = [f"size={sweep.size}"] * (sweep.size != SMALLEST) + [about.needs] * bool(about.needs)
     return " ".join([f"python {about.verb}.py -m +ablation={about.name}", *more])
 
 

@@ -26,19 +26,19 @@ class PowerLaw:
 
 @dataclass(frozen=True)
 class Sweep:
-    """All jobs of one ablation at one scale."""
+    """All jobs of one ablation at one size."""
 
     ablation: AblationConfig
-    scale: str
+    size: str
     outcomes: list[Outcome]
     varied: frozenset[str] = frozenset()  # settings in which its planned jobs differ
 
     @classmethod
-    def read(cls, ablation: AblationConfig, scale: str, folder: Path, planned: Sequence[Planned]) -> "Sweep":
+    def read(cls, ablation: AblationConfig, size: str, folder: Path, planned: Sequence[Planned]) -> "Sweep":
         """What lies in `folder`, and what is missing of the `planned` jobs."""
         values = _values([each.settings for each in planned])
         varied = frozenset(key for key, found in values.items() if len(found) > 1)
-        return cls(ablation, scale, outcomes_of(ablation, folder, planned), varied)
+        return cls(ablation, size, outcomes_of(ablation, folder, planned), varied)
 
     @cached_property
     def finished(self) -> list[Outcome]:

@@ -16,7 +16,7 @@ class SampleConfig:
     captions: list[str] = field(default_factory=list)  # several to draw, instead of `caption`
     captions_file: str | None = None  # text file of many to draw, one a line, instead of both
     image: str | None = None  # picture file to edit; its middle square is what the models see
-    edit: Any = None  # what to do with it: complete, inpaint, outpaint, variations or remix
+    edit: Any = None  # what to do with the picture that image= names
     candidates: int = 64  # pictures drawn for each caption; the paper draws 512
     keep: int = 8  # pictures kept, the best by `rerank`
     temperature: float = 1.0  # divides the logits; 1 is the paper's, 0 takes the most probable tokens

@@ -21,7 +21,7 @@ from dalle.transfer import to_device
 
 @dataclass(frozen=True)
 class CLIPStageConfig(CaptionedConfig):
-    """OpenAI's recipe for ViT-B/32; 32 epochs of 400M pairs are 390,625 steps."""
+    """The reranker: OpenAI's recipe for CLIP's ViT-B/32; 32 epochs of 400M pairs are 390,625 steps."""
 
     name: str = "clip"
     # the size of the pictures comes from the data, that of the text vocabulary from the tokenizer (this, at most)

@@ -32,7 +32,7 @@ BOUND = ("kl", "negative_elb", "true_negative_elb", "bound_gap")  # measures tha
 
 @dataclass(frozen=True)
 class DVAEStageConfig(PicturesConfig):
-    """The paper's recipe (Section 2.1, Appendix A.2)."""
+    """Stage 1, the discrete VAE: the paper's recipe (Section 2.1, Appendix A.2)."""
 
     name: str = "dvae"
     model: DVAEConfig = field(default_factory=DVAEConfig)

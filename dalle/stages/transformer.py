@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TransformerStageConfig(CaptionedConfig):
-    """The paper's recipe (Section 2.2, Appendix B.2)."""
+    """Stage 2, the transformer: the paper's recipe (Section 2.2, Appendix B.2). Needs dvae=<checkpoint folder>."""
 
     name: str = "transformer"
     # grid and image vocabulary come from the dVAE, the text vocabulary from the tokenizer (this, at most)

@@ -45,7 +45,12 @@ def test_a_finished_job_stays_finished_where_another_run_is_asked_for_in_its_pla
     assert Job.read(json.loads((tmp_path / "job.json").read_text())).seed == 3
 
 
-def test_folders_are_named_after_values_and_tell_scales_apart(tmp_path):
+def test_a_record_from_before_sizes_were_called_so_is_still_read():
+    written = {"ablation": "order", "scale": "small", "values": {}, "seed": 2}
+    assert Job.read(written) == Job("order", "small", {}, 2)
+
+
+def test_folders_are_named_after_values_and_tell_sizes_apart(tmp_path):
     values = {"stage.model.patterns": ["row", "column"], "stage.temperature.end": 0.0625, "stage.gain": None}
     name = "model.patterns_row_column-temperature.end_0.0625-gain_none-seed_2"
     assert Job("order", "laptop", values, 2).folder(tmp_path) == tmp_path / "ablation" / "order" / name

@@ -1,4 +1,4 @@
-"""Edits by name: edit=<name> of sample.py. A new one is a file, a line here and one in configs/edit.
+"""Edits by name: edit=<name> of sample.py. A new one is a file and a line here.
 
 An edit turns pictures into a canvas: which tokens are kept, which are drawn. It knows nothing of how.
 """

@@ -10,6 +10,11 @@ PAPERS_SHARE = 15 / 32  # of the rows are given
 
 @dataclass
 class CompleteConfig:
+    """Keep the top rows of tokens and draw the rest: the paper's image prompts (Sec. 3.3), 15 of 32 rows by default.
+
+    python sample.py checkpoint=outputs/demo caption="a red circle" edit=complete image=photo.png
+    """
+
     name: str = "complete"
     rows: int | None = None  # rows of tokens that are kept, from the top; None: the paper's share, 15 of 32
     paste: bool = True  # show the picture's own pixels where it is kept; false: what the dVAE makes of its tokens

@@ -10,6 +10,11 @@ from dalle.sampling.decode import FREE
 
 @dataclass
 class InpaintConfig:
+    """Draw anew, in whole tokens, what is white in a mask of the picture's size. The caption is of the whole result.
+
+    python sample.py checkpoint=outputs/demo caption="a red circle" edit=inpaint image=photo.png edit.mask=mask.png
+    """
+
     name: str = "inpaint"
     mask: str = ""  # picture file, as large as the image: white is drawn anew, in whole tokens; black is kept
     sweeps: int = 2  # over the hole, to fit it to what comes after; 0: raster order alone

@@ -11,6 +11,11 @@ from dalle.sampling.decode import FREE
 
 @dataclass
 class OutpaintConfig:
+    """Go on beyond the picture's edges, by so many columns and rows of tokens.
+
+    python sample.py checkpoint=outputs/demo caption="a circle" edit=outpaint image=photo.png edit.right=4 edit.down=4
+    """
+
     name: str = "outpaint"
     left: int = 0  # columns of tokens added on this side
     right: int = 0  # columns on this one

@@ -14,6 +14,13 @@ LAYOUTS = ("top", "left", "checkerboard", "random")
 
 @dataclass
 class RemixConfig:
+    """Join the top of one picture to the bottom of another, with what lies along the border drawn anew.
+
+    Other layouts: edit.layout=...
+
+    python sample.py checkpoint=outputs/demo caption="a red circle" edit=remix image=one.png edit.other=two.png
+    """
+
     name: str = "remix"
     other: str = ""  # picture file that the rest of the tokens comes from
     layout: str = "top"  # what is of the first picture: top, left, the quarters of a checkerboard, or random cells

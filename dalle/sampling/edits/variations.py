@@ -13,6 +13,11 @@ from dalle.seeds import derive_seed
 
 @dataclass
 class VariationsConfig:
+    """Keep a share of the tokens, other ones for each candidate, and draw the rest anew.
+
+    python sample.py checkpoint=outputs/demo caption="a red circle" edit=variations image=photo.png edit.share=0.5
+    """
+
     name: str = "variations"
     share: float = 0.5  # of the tokens that are kept; more is more alike
     keep: str = "cells"  # what is kept or drawn as one: cells, rows or columns
