@@ -1,6 +1,6 @@
 """Draw pictures for captions, best first: python sample.py checkpoint=outputs/demo caption="a red circle"."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 
@@ -12,14 +12,12 @@ from dalle.sampling.attention_maps import check_layer
 from dalle.sampling.attention_sheet import attention_sheets
 from dalle.sampling.chunks import in_words
 from dalle.sampling.edits import canvas_of
-from dalle.sampling.filters import Filters
 from dalle.sampling.gallery import FACTS, SHEET, Gallery, slug, unused
 from dalle.sampling.memory import decoding_memory
 from dalle.sampling.novelty import Novelty, TrainingPictures
 from dalle.sampling.parts import find_parts
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.progress import say
-from dalle.sampling.rerank import Rerank
 from dalle.sampling.settings import SampleConfig, captions_to_draw
 from dalle.training.interruption import Interrupted, StopRequest
 
@@ -29,20 +27,15 @@ LINES = 12  # captions named one by one in what is printed
 @verb("sample")
 def main(config: SampleConfig) -> None:
     captions = captions_to_draw(config)
-    filters = Filters(config.temperature, config.top_k, config.top_p, config.min_p)
-    rerank = Rerank(config.rerank, config.rerank_weights, config.rerank_references)
     device = distributed.start(config.device, config.deterministic)
     dalle = DALLE.load(config.checkpoint, device, config.dvae, config.clip, config.precision)
     if unknown := dalle.unknown_words(captions):
         more = f" and {len(unknown) - LINES} more" if len(unknown) > LINES else ""
         say(f"hint      in none of the training captions that its tokenizer read: {', '.join(unknown[:LINES])}{more}")
-    if config.guidance is None:
-        config = replace(config, guidance=dalle.guidance)
+    config = dalle.with_guidance(config)
     if config.attention:
         check_layer(dalle.transformer, config.attention_layer)
-    canvas = canvas_of(config.edit, config.image, dalle.original, config.candidates, config.seed, config.first)
-    if canvas is not None:
-        canvas.check_looks(dalle.transformer.stream.grid, looks(config, rerank))
+    canvas = canvas_of(config, dalle.original)
     say_memory(config, dalle, len(captions))
     novelty = Novelty(training_pictures(config, dalle)) if config.novelty else None
     with (
@@ -50,19 +43,7 @@ def main(config: SampleConfig) -> None:
         Gallery(folder(config, captions), captions, config.candidates, config.seed, facts(config)) as gallery,
     ):
         for result in dalle.stream(
-            captions,
-            config.candidates,
-            config.keep,
-            filters,
-            config.guidance,
-            config.seed,
-            config.first,
-            config.batch_size,
-            canvas,
-            rerank,
-            config.memory,
-            progress=True,
-            stop=lambda: asked.number != 0,
+            captions, config, canvas=canvas, first=config.first, progress=True, stop=lambda: asked.number != 0
         ):
             gallery.add(result, novelty.look(result) if novelty else None)
             if config.attention:
@@ -89,23 +70,17 @@ def training_pictures(config: SampleConfig, dalle: DALLE) -> TrainingPictures:
     return TrainingPictures.open(Provenance.read(parts["transformer"]).data(), clip, parts.get("clip"))
 
 
-def looks(config: SampleConfig, rerank: Rerank) -> list[str]:
-    """Options for which the transformer looks at whole pictures."""
-    judges = [f"rerank={config.rerank}"] if set(rerank.judges) - {"clip"} else []
-    return [*judges, *(["attention=true"] if config.attention else [])]
-
-
 def say_memory(config: SampleConfig, dalle: DALLE, captions: int) -> None:
     """What a candidate's cache takes, and how many candidates are drawn at a time where memory does not hold all."""
     if config.batch_size is None:
-        chunk = dalle.chunk(captions, config.candidates, config.guidance, config.memory)
+        chunk = dalle.chunk(captions, config)
         needs = chunk.needs
         if chunk.images < chunk.wanted:
             fit = f"{chunk.images} pictures fit, so they are drawn {chunk.images} at a time"
             say(f"memory    {in_words(chunk.memory)}: {fit}")
     else:
         needs = decoding_memory(dalle.transformer)
-    rows = 1 if config.guidance == 1 else 2  # that are decoded for each candidate
+    rows = 2 if config.guided else 1  # that are decoded for each candidate
     say(f"cache     {in_words(rows * needs.cache)} a candidate; dense {in_words(rows * needs.dense)}")
 
 
