@@ -28,7 +28,6 @@ from dalle.sampling.sampling_config import Config, RerankConfig, SamplingConfig
 from dalle.tokenizer import CaptionTokenizer, words_of
 
 DEFAULTS = SamplingConfig()
-OPTIONS = ("canvas", "first", "truncate", "progress")  # of `generate_many` beside its settings
 
 
 class DALLE:
@@ -125,9 +124,10 @@ class DALLE:
     ) -> Result:
         """Draw `candidates` pictures of `caption` and keep the `keep` that CLIP finds to fit it best.
 
-        `settings` are those of `SamplingConfig` by name, such as candidates=64, keep=8, temperature=0.9, seed=1; they
-        change `config`. Candidate i of a seed is the same picture whatever `candidates`, `keep` and `batch_size` are.
+        The paper draws 512 at temperature 1 without guidance (Sec. 2.6). Candidate i of a seed is the same picture
+        whatever `candidates`, `keep` and `batch_size` are.
 
+        settings: those of `SamplingConfig` by name, such as candidates=64, keep=8, seed=1; they change `config`.
         canvas: cells to keep and cells to draw, such as `dalle.sampling.edits` make; None: all are drawn.
         first: number of the first candidate.
         progress: show a bar on a terminal.
@@ -137,7 +137,7 @@ class DALLE:
             ValueError: an empty or too long caption, a setting out of its range, or guidance of a transformer that was
                 trained without empty captions.
         """
-        config = config.changed(settings, OPTIONS)
+        config = config.changed(settings, beside=("canvas", "first", "progress"))
         (result,) = self.stream([caption], config, canvas=canvas, first=first, progress=progress)
         return result
 
@@ -153,7 +153,7 @@ class DALLE:
         **settings: Any,
     ) -> list[Result]:
         """`generate` for several captions, which share batches; see `stream` for the options."""
-        config = config.changed(settings, OPTIONS)
+        config = config.changed(settings, beside=("canvas", "first", "truncate", "progress"))
         return list(self.stream(captions, config, canvas=canvas, first=first, truncate=truncate, progress=progress))
 
     def stream(
