@@ -18,6 +18,7 @@ from benchmarks.race import Decoder, Floor, Measured, race
 from benchmarks.shares import shares, shares_table
 from dalle.models.transformer import Transformer, TransformerConfig
 from dalle.sampling.decode import FREE, generate
+from dalle.sampling.sampling_config import DecodingConfig
 
 SETTING = TransformerConfig(
     text_positions=64,
@@ -111,7 +112,8 @@ def _ours(name: str, model: Transformer, precision: str) -> Decoder:
         canvas = torch.zeros(stream.image_positions, dtype=torch.int64)
         canvas[:tokens] = FREE  # decoding ends with the last free cell
         canvas = canvas.view(stream.grid, stream.grid)
-        generate(model, caption, images, batch_size=images, canvas=canvas, precision=getattr(torch, precision))
+        config = DecodingConfig(batch_size=images)
+        generate(model, caption, images, config, canvas=canvas, precision=getattr(torch, precision))
 
     return Decoder(name, precision, model, decode, ours=True)
 

@@ -11,7 +11,8 @@ from benchmarks.attention import attention_seconds, empty_cache
 from benchmarks.machine import seconds
 from dalle.models.packed import PackedLinear, packed
 from dalle.models.transformer import Transformer
-from dalle.sampling.filters import UNFILTERED
+from dalle.sampling.decode import DEFAULTS
+from dalle.sampling.filters import filtered
 from dalle.sampling.noise import candidate_keys, gumbel_noise
 
 STEPS = 8  # timed one after the other in the middle of the image
@@ -46,7 +47,7 @@ def shares(model: Transformer, batch: int, precision: str, rounds: int) -> Share
             layer(inputs[layer.weight.shape[1]])
 
     def draw(logits: torch.Tensor) -> torch.Tensor:
-        return (UNFILTERED(logits) + gumbel_noise(keys, middle, logits.shape[-1])).argmax(dim=-1)
+        return (filtered(logits, DEFAULTS) + gumbel_noise(keys, middle, logits.shape[-1])).argmax(dim=-1)
 
     def decode() -> None:
         for step in range(STEPS):

@@ -7,13 +7,15 @@ if TYPE_CHECKING:
     from dalle.models.clip import CLIP
     from dalle.models.dvae import DiscreteVAE
     from dalle.sampling.pipeline import DALLE
+    from dalle.sampling.sampling_config import SamplingConfig
 
-__all__ = ["CLIP", "DALLE", "DiscreteVAE"]
+__all__ = ["CLIP", "DALLE", "DiscreteVAE", "SamplingConfig"]
 
 _HOMES = {
     "CLIP": "dalle.models.clip",
     "DALLE": "dalle.sampling.pipeline",
     "DiscreteVAE": "dalle.models.dvae",
+    "SamplingConfig": "dalle.sampling.sampling_config",
 }
 
 

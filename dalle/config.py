@@ -157,6 +157,11 @@ def verb(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
                         raise
                     _say(explain(error, known_keys(name, typed), typed))
                     raise SystemExit(2) from None
+                except ValueError as error:  # --help beside a value that its dataclass refuses
+                    if full_error:
+                        raise
+                    _say(str(error))
+                    raise SystemExit(2) from None
             if failed:
                 _say("\n  ".join([f"jobs of this sweep that failed, {len(failed)}:", *failed]))
                 raise SystemExit(2)

@@ -46,9 +46,14 @@ class Setting:
 def settings(config: Any, prefix: str = "") -> Iterator[Setting]:
     """Every setting in `config`, a dataclass or a dict of such, and in those within it, in the order of definition.
 
-    A `name` is none: it tells what was chosen, as in stage=dvae.
+    Settings that a config shares with others, which are keyword-only, come last. A `name` is none: it tells what was
+    chosen, as in stage=dvae.
     """
-    named = config if isinstance(config, dict) else {each.name: getattr(config, each.name) for each in fields(config)}
+    if isinstance(config, dict):
+        named = config
+    else:
+        ordered = sorted(fields(config), key=lambda each: each.kw_only is True)
+        named = {each.name: getattr(config, each.name) for each in ordered}
     meanings = {} if isinstance(config, dict) else comments(type(config))
     for name, value in named.items():
         if is_dataclass(value) or isinstance(value, dict):

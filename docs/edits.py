@@ -125,7 +125,7 @@ def draw_panel(dalle: DALLE, panel: Panel) -> Image.Image:
     scenes = BlocksSource(BlocksConfig(), "val")
     originals = [dalle.original(scenes[index].image) for index in panel.pictures]
     canvas = panel.edit(*originals)
-    result = dalle.generate(panel.caption, RANKED if panel.ranked else RESULTS, RESULTS, canvas=canvas)
+    result = dalle.generate(panel.caption, candidates=RANKED if panel.ranked else RESULTS, keep=RESULTS, canvas=canvas)
     numbers = range(RESULTS) if panel.ranked else result.candidates
     drawn = [image for _, image in sorted(zip(numbers, result.images, strict=True), key=lambda pair: pair[0])]
 

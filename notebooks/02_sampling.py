@@ -33,7 +33,7 @@ from dalle.sampling.edits.inpaint import inpaint
 from dalle.sampling.edits.outpaint import OutpaintConfig, outpaint
 from dalle.sampling.edits.remix import remix
 from dalle.sampling.edits.variations import variations
-from dalle.sampling.filters import Filters
+from dalle.sampling.sampling_config import SamplingConfig
 from dalle.sampling.sheet import Row, sample_sheet
 
 ROOT = Path(dalle.__file__).parents[1]
@@ -63,12 +63,12 @@ print("\n".join(captions))
 # %%
 def draw(captions, candidates, **settings):
     """Candidates of some captions, best first; a caption that is too long is cut, as in training."""
-    return model.generate_many(captions, candidates, keep=candidates, truncate=True, **settings)
+    return model.generate_many(captions, candidates=candidates, keep=candidates, truncate=True, **settings)
 
 
-def drawn(filters=None, **settings):
+def drawn(**settings):
     """All candidates of every caption: (right, variety, results)."""
-    results = draw(captions, CANDIDATES, filters=filters or Filters(), **settings)
+    results = draw(captions, CANDIDATES, **settings)
     right = [
         judge(image, statement).holds
         for result, statement in zip(results, statements, strict=True)
@@ -86,9 +86,9 @@ def in_order(result):
 
 
 temperatures = [0.0, 0.5, 0.8, 1.0, 1.2]
-by_temperature = {each: drawn(Filters(each), guidance=1.0) for each in temperatures}
-filters = {"top_k=4": Filters(top_k=4), "top_p=0.9": Filters(top_p=0.9), "min_p=0.1": Filters(min_p=0.1)}
-by_filter = {name: drawn(each, guidance=1.0) for name, each in filters.items()}
+by_temperature = {each: drawn(temperature=each, guidance=1.0) for each in temperatures}
+filters = {"top_k": 4, "top_p": 0.9, "min_p": 0.1}
+by_filter = {f"{name}={each}": drawn(**{name: each}, guidance=1.0) for name, each in filters.items()}
 
 figure, panel = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
 panel.plot(*zip(*[(variety, right) for right, variety, _ in by_temperature.values()], strict=True), color="0.7")
@@ -133,7 +133,8 @@ worst = Row("worst", many.images[-8:], None if many.scores is None else many.sco
 sample_sheet([best, worst], tile=72)
 
 # %%
-curve = rerank_curve(model, captions, 2 * CANDIDATES, caption_qualities(source, captions))
+config = SamplingConfig(candidates=2 * CANDIDATES, keep=1)
+curve = rerank_curve(model, captions, caption_qualities(source, captions), config)
 plotted = plot_rerank_curve(curve)
 plotted.resize((plotted.width // 2, plotted.height // 2), Image.Resampling.LANCZOS)
 

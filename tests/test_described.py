@@ -146,3 +146,12 @@ def test_help_is_asked_for_on_the_command_line_and_a_wrong_choice_is_said():
     status, out, error = run("sample.py", "--help", "edit=outpain")
     assert (status, out) == (2, "")
     assert "choose one of complete, inpaint, outpaint, remix, variations" in error
+
+
+@pytest.mark.parametrize(
+    ("command", "wrong"), [("sample.py", "keep=100 of candidates=64"), ("evaluate.py", "captions=0 must be at least 1")]
+)
+def test_help_beside_a_value_that_cannot_be_says_so_in_a_sentence(command, wrong):
+    status, out, error = run(command, "--help", wrong.split()[0])
+    assert (status, out) == (2, "")
+    assert error.startswith(wrong) and error.count("\n") == 1

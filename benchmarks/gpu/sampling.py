@@ -19,6 +19,7 @@ from dalle.models.patterns import image_mask
 from dalle.models.transformer import Transformer, TransformerConfig
 from dalle.sampling.decode import FREE, generate
 from dalle.sampling.memory import DecodingMemory, fitting_memory
+from dalle.sampling.sampling_config import DecodingConfig
 
 # images at a time: what a person waits for, and the paper's number of candidates
 BATCHES = {"demo": (1, 64, 512), "base": (1, 64, 512), "paper-12b": (512,)}
@@ -128,7 +129,7 @@ def _compare_ways(
         canvas = torch.zeros(config.grid**2, dtype=torch.int64)
         canvas[:steps] = FREE  # decoding ends with the last free cell
         canvas = canvas.view(config.grid, config.grid)
-        generate(model, caption, images, batch_size=images, canvas=canvas, compact=memory.compact)
+        generate(model, caption, images, DecodingConfig(batch_size=images), canvas=canvas, compact=memory.compact)
 
     draw(steps=2)
     ours = "CUDA graphs" if setting.device.type == "cuda" else "this project"

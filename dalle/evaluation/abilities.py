@@ -1,4 +1,4 @@
-"""What a model of `blocks` can do and what not: one table of abilities, one sheet of pictures."""
+"""Abilities of a model of `blocks`: one table of shares that are right, one sheet of pictures."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -7,7 +7,7 @@ from typing import Any
 
 from dalle.evaluation.ability_prompts import ABILITIES, Prompt, prompts
 from dalle.evaluation.captions import Drawn, draw_stated, rightness
-from dalle.evaluation.drawing import Drawing, choice_settings, digest, rerank_of
+from dalle.evaluation.drawing import choice_settings, digest
 from dalle.evaluation.measured import Measured
 from dalle.evaluation.settings import EvaluateConfig
 from dalle.evaluation.subject import Subject
@@ -32,14 +32,14 @@ def measure(subject: Subject, config: EvaluateConfig) -> Measured:
             f"metrics=[abilities] needs pictures whose facts can be read, those of `blocks`, and not "
             f"`{subject.data.name}`: look at what the model draws for captions_file=configs/prompts/... of sample.py"
         )
-    dalle, rerank = subject.whole(), rerank_of(config)
+    dalle = subject.whole()
     numbers: dict[str, float] = {}
     asked: list[str] = []
     rows, shown = [], []
     for ability in ABILITIES:
         wanted = prompts(ability, config.ability_captions)
         captions, statements = [each.caption for each in wanted], [each.statement for each in wanted]
-        drawn = draw_stated(dalle, captions, statements, config.candidates, rerank, Drawing.of(config))
+        drawn = draw_stated(dalle, captions, statements, config.sampling(config.candidates))
         right = rightness(drawn)
         numbers |= {f"ability_{ability.name}_{which}": mean(right[which]) for which in COLUMNS}
         if ability.every_wording:
@@ -50,7 +50,7 @@ def measure(subject: Subject, config: EvaluateConfig) -> Measured:
         asked += captions
     heads = ["ability", "captions", "trained", "first", "mean", f"best of {config.candidates}", "any"]
     table = [f"| {' | '.join(heads)} |", f"|---|---:|---|{'---:|' * len(COLUMNS)}", *rows, "", _in_words(numbers)]
-    notes = [] if dalle.reranker(dalle.tokenize(asked, truncate=True), rerank) else [NOTHING_CHOSE]
+    notes = [] if dalle.reranker(dalle.tokenize(asked, truncate=True), config) else [NOTHING_CHOSE]
     settings: dict[str, Any] = choice_settings(dalle, config, config.candidates)
     settings |= {"captions_for_each": config.ability_captions, "captions_digest": digest(asked)}
     sheet = image_grid(shown, title="Favourites, framed green where every fact is true and red where one is not")

@@ -7,7 +7,7 @@ ranked by itself this is the estimator of pass@k, Chen et al. 2021).
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import comb
 from typing import NamedTuple
 
@@ -15,9 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dalle.evaluation.drawing import USUAL, Drawing
 from dalle.sampling.pipeline import DALLE
-from dalle.sampling.rerank import BY_CLIP, Rerank
+from dalle.sampling.sampling_config import SamplingConfig
 
 Quality = Callable[[int, list[Image.Image]], Tensor]
 """A caption's number and m pictures drawn for it -> (m,) floats, higher is better."""
@@ -26,7 +25,7 @@ PERFECT = "perfect"  # the ranking by quality itself: no reranker gets more out 
 
 
 class Judged(NamedTuple):
-    """What is kept of one caption's m candidates."""
+    """Scores and favourites of one caption's m candidates."""
 
     rankings: dict[str, Tensor]  # (m,) scores by judge; the last are those that the choice is made by
     qualities: dict[str, Tensor]  # (m,) by name
@@ -72,20 +71,15 @@ class RerankCurve:
 
 
 def rerank_curve(
-    dalle: DALLE,
-    captions: Sequence[str],
-    candidates: int,
-    qualities: dict[str, Quality],
-    rerank: Rerank = BY_CLIP,
-    drawing: Drawing = USUAL,
+    dalle: DALLE, captions: Sequence[str], qualities: dict[str, Quality], config: SamplingConfig
 ) -> RerankCurve:
-    """Curves of 1, 2, 4, ... up to `candidates` pictures for each caption, which are drawn once.
+    """Measure curves of 1, 2, 4, ... up to `config.candidates` pictures for each caption, which are drawn once.
 
-    For each quality there is a curve for each judge of `rerank`, for their mixture where they are several, and for a
-    perfect choice. A mixture standardises over all candidates at any size.
+    For each quality there is a curve for each judge of `config.rerank`, for their mixture where they are several, and
+    for a perfect choice. A mixture standardises over all candidates at any size.
     """
-    sizes = sizes_up_to(candidates)
-    judged = list(judged_candidates(dalle, captions, sizes, qualities, rerank, drawing))
+    sizes = sizes_up_to(config.candidates)
+    judged = list(judged_candidates(dalle, captions, sizes, qualities, config))
     curves = []
     for quality in qualities:
         values = torch.stack([each.qualities[quality] for each in judged])  # (captions, m)
@@ -120,12 +114,10 @@ def judged_candidates(
     captions: Sequence[str],
     sizes: Sequence[int],
     qualities: dict[str, Quality],
-    rerank: Rerank,
-    drawing: Drawing,
+    config: SamplingConfig,
 ) -> Iterator[Judged]:
-    """Draw sizes[-1] pictures for each caption and judge them; only the favourites of each size are kept."""
-    candidates = sizes[-1]
-    results = dalle.stream(captions, candidates, keep=candidates, rerank=rerank, truncate=True, **drawing.settings())
+    """Draw the candidates of each caption and judge them; only the favourites of each size are kept."""
+    results = dalle.stream(captions, replace(config, keep=config.candidates), truncate=True)
     for number, result in enumerate(results):
         rankings = {name: torch.tensor(scores) for name, scores in result.scores_by_name.items()}
         ranked = list(zip(result.candidates, result.images, strict=True))  # best first

@@ -1,7 +1,7 @@
 """Pictures drawn for captions, and how well they fit: by CLIP for any data, by the judge for `blocks`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from itertools import islice
 from statistics import mean
@@ -18,13 +18,13 @@ from dalle.data.source import Source
 from dalle.data.transforms import inference_crop
 from dalle.evaluation.best_of import Quality
 from dalle.evaluation.blocks_judge import Verdict, judge
-from dalle.evaluation.drawing import USUAL, Drawing
 from dalle.sampling.pipeline import DALLE
-from dalle.sampling.rerank import BY_CLIP, Rerank, Scorer
+from dalle.sampling.rerank import Scorer
+from dalle.sampling.sampling_config import SamplingConfig
 
 
 class Drawn(NamedTuple):
-    """What is kept of the pictures drawn for one caption: two of them, and what the judge says of all."""
+    """Pictures drawn for one caption: two of them, and what the judge says of all."""
 
     caption: str
     first: Image.Image  # candidate 0, as if nothing had reranked
@@ -33,32 +33,20 @@ class Drawn(NamedTuple):
     place: int  # of candidate 0 among them
 
 
-def draw(
-    dalle: DALLE,
-    source: Source,
-    captions: int,
-    candidates: int,
-    rerank: Rerank = BY_CLIP,
-    drawing: Drawing = USUAL,
-) -> list[Drawn]:
+def draw(dalle: DALLE, source: Source, captions: int, config: SamplingConfig) -> list[Drawn]:
     """Draw for the first `captions` captions of `source`. Captions too long are cut."""
     texts = first_captions(source, captions)
     statements = []
     if isinstance(source, BlocksSource):
         statements = [source.scene(number).statement for number in range(len(texts))]
-    return draw_stated(dalle, texts, statements, candidates, rerank, drawing)
+    return draw_stated(dalle, texts, statements, config)
 
 
 def draw_stated(
-    dalle: DALLE,
-    captions: Sequence[str],
-    statements: Sequence[Statement],
-    candidates: int,
-    rerank: Rerank,
-    drawing: Drawing,
+    dalle: DALLE, captions: Sequence[str], statements: Sequence[Statement], config: SamplingConfig
 ) -> list[Drawn]:
     """Draw for `captions`, cut where they are too long; the judge is told their `statements`, if they are known."""
-    results = dalle.stream(captions, candidates, keep=candidates, rerank=rerank, truncate=True, **drawing.settings())
+    results = dalle.stream(captions, replace(config, keep=config.candidates), truncate=True)
     drawn = []
     for number, result in enumerate(results):
         verdicts = [judge(image, statements[number]) for image in result.images] if statements else []

@@ -1,58 +1,34 @@
-"""How evaluation draws its pictures and chooses among them, whatever it measures on them."""
+"""Records of how evaluation draws its pictures and chooses among them, for metrics.json."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from hashlib import sha256
 from typing import Any
 
 from dalle.evaluation.settings import EvaluateConfig
-from dalle.sampling.filters import Filters
 from dalle.sampling.pipeline import DALLE
-from dalle.sampling.rerank import Rerank
+
+FILTERS = ("top_k", "top_p", "min_p")
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """What decides the pictures of a model beside its captions and the number of candidates."""
-
-    seed: int = 0
-    batch_size: int = 64  # changes speed and memory only
-    temperature: float = 1.0
-    guidance: float | None = None  # None: the checkpoint's own
-
-    @classmethod
-    def of(cls, config: EvaluateConfig) -> "Drawing":
-        return cls(config.seed, config.batch_size, config.temperature, config.guidance)
-
-    def settings(self) -> dict[str, Any]:
-        """For `DALLE.stream`."""
-        return {
-            "filters": Filters(self.temperature),
-            "guidance": self.guidance,
-            "seed": self.seed,
-            "batch_size": self.batch_size,
-        }
-
-    def described(self, dalle: DALLE) -> dict[str, Any]:
-        """For metrics.json."""
-        guidance = dalle.guidance if self.guidance is None else self.guidance
-        told = {"seed": self.seed, "temperature": self.temperature, "guidance": guidance}
-        return {**told, "precision": str(dalle.precision)}
+def decoding_settings(dalle: DALLE, config: EvaluateConfig) -> dict[str, Any]:
+    """Settings that decide the candidates; filters only where some are set."""
+    guidance = dalle.guidance if config.guidance is None else config.guidance
+    filters = {name: getattr(config, name) for name in FILTERS if getattr(config, name) is not None}
+    told = {"seed": config.seed, "temperature": config.temperature, **filters, "guidance": guidance}
+    return {**told, "precision": str(dalle.precision)}
 
 
-USUAL = Drawing()
-
-
-def rerank_of(config: EvaluateConfig) -> Rerank:
-    """What favourites are chosen by."""
-    return Rerank(config.rerank, config.rerank_weights, config.rerank_references)
+def rerank_settings(config: EvaluateConfig) -> dict[str, Any]:
+    """Settings that favourites are chosen by."""
+    weights, references = asdict(config.rerank_weights), list(config.rerank_references)
+    return {"by": config.rerank, "weights": weights, "references": references}
 
 
 def choice_settings(dalle: DALLE, config: EvaluateConfig, candidates: int) -> dict[str, Any]:
-    """What decides the pictures that are drawn for captions, and which of them is the favourite."""
-    rerank = asdict(rerank_of(config))
-    return {"candidates": candidates, **Drawing.of(config).described(dalle), "rerank": rerank}
+    """Settings that decide the pictures that are drawn for captions, and which of them is the favourite."""
+    return {"candidates": candidates, **decoding_settings(dalle, config), "rerank": rerank_settings(config)}
 
 
 def digest(captions: list[str]) -> str:
-    """Which captions these are."""
+    """Short hash of these captions in this order."""
     return sha256("\n".join(captions).encode()).hexdigest()[:16]

@@ -6,7 +6,7 @@ from PIL import Image
 
 from dalle.data import ATTRIBUTIONS
 from dalle.evaluation.captions import Drawn, caption_metrics, draw
-from dalle.evaluation.drawing import Drawing, choice_settings, digest, rerank_of
+from dalle.evaluation.drawing import choice_settings, digest
 from dalle.evaluation.held_out import HeldOut, unit
 from dalle.evaluation.measured import Measured
 from dalle.evaluation.retrieval import recalls
@@ -35,7 +35,7 @@ SHOWN = 6  # captions on the sheet
 
 def measure(subject: Subject, config: EvaluateConfig) -> Measured:
     """Draw for the first `config.captions` captions of each held-out split."""
-    dalle, rerank = subject.whole(), rerank_of(config)
+    dalle = subject.whole()
     about, notes = ABOUT + BY_CLIP, []
     if dalle.clip is None:
         about, notes = ABOUT, [NO_CLIP]
@@ -43,7 +43,7 @@ def measure(subject: Subject, config: EvaluateConfig) -> Measured:
     pictures: dict[str, Image.Image] = {}
     settings: dict[str, Any] = choice_settings(dalle, config, config.candidates)
     for split, source in subject.sources.items():
-        drawn = draw(dalle, source, config.captions, config.candidates, rerank, Drawing.of(config))
+        drawn = draw(dalle, source, config.captions, config.sampling(config.candidates))
         pairs = HeldOut(source, len(drawn))
         real = [image for batch in pairs for image in to_images(unit(batch.images))]
         numbers |= caption_metrics(drawn, split, dalle.clip)

@@ -1,7 +1,6 @@
-"""How much drawn pictures are like real ones, as sets, in the features of a trained network (Section 3.1, Figure 9)."""
+"""Distance of drawn pictures from real ones, as sets, in the features of a trained network (Section 3.1, Figure 9)."""
 
 from collections.abc import Iterable
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from dalle.data import ATTRIBUTIONS
 from dalle.evaluation.distances import FEWEST, Distances, about
-from dalle.evaluation.drawing import Drawing, rerank_of
+from dalle.evaluation.drawing import decoding_settings, rerank_settings
 from dalle.evaluation.features import Features, features_named
 from dalle.evaluation.held_out import HeldOut, unit
 from dalle.evaluation.measured import Measured
@@ -55,25 +54,25 @@ def draw_samples(subject: Subject, config: EvaluateConfig, pairs: HeldOut) -> Sa
 
     Raises `CheckpointError` where there is nothing that draws, or that chooses among several candidates.
     """
-    dalle, rerank = subject.whole(), rerank_of(config)
+    dalle = subject.whole()
     captions = [caption for batch in pairs for caption in batch.captions]
     if len(captions) < FEWEST:
         raise ValueError(f"{len(captions)} held-out pictures are no set to compare with; it takes {FEWEST} or more")
-    if config.sample_candidates > 1 and dalle.reranker(dalle.tokenize(captions, truncate=True), rerank) is None:
+    if config.sample_candidates > 1 and dalle.reranker(dalle.tokenize(captions, truncate=True), config) is None:
         subject.clip(f"choosing among sample_candidates={config.sample_candidates}")
     samples = Samples(config.folder / "drawn", {**subject.described(), **drawing_settings(subject, config)})
-    samples.draw(dalle, captions, config.sample_candidates, Drawing.of(config), rerank)
+    samples.draw(dalle, captions, config.sampling(config.sample_candidates))
     return samples
 
 
 def drawing_settings(subject: Subject, config: EvaluateConfig) -> dict[str, Any]:
-    """What decides the drawn pictures beside models and data."""
+    """Settings that decide the drawn pictures beside models and data."""
     settings = {
         "split": "val",
         "sample_candidates": config.sample_candidates,
-        **Drawing.of(config).described(subject.whole()),
+        **decoding_settings(subject.whole(), config),
     }
-    return settings if config.sample_candidates == 1 else {**settings, "rerank": asdict(rerank_of(config))}
+    return settings if config.sample_candidates == 1 else {**settings, "rerank": rerank_settings(config)}
 
 
 def compare(features: Features, real: Iterable[Tensor], drawn: Iterable[Tensor], seed: int) -> Distances:

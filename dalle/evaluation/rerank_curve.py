@@ -8,7 +8,7 @@ from dalle.evaluation.best_of import RerankCurve, rerank_curve
 from dalle.evaluation.caption_words import CaptionWords
 from dalle.evaluation.captions import caption_qualities, first_captions
 from dalle.evaluation.distances import Distances, about
-from dalle.evaluation.drawing import Drawing, choice_settings, digest, rerank_of
+from dalle.evaluation.drawing import choice_settings, digest
 from dalle.evaluation.features import Features, features_named
 from dalle.evaluation.held_out import HeldOut, unit
 from dalle.evaluation.measured import Measured
@@ -35,14 +35,14 @@ AS_SETS = " Of the favourites as a set, as in Figure 9c, against real pictures o
 def measure(subject: Subject, config: EvaluateConfig) -> Measured:
     """Favourites of 1, 2, 4, ... candidates, for the first `config.curve_captions` validation captions."""
     check_matplotlib()
-    dalle, source, rerank = subject.whole(), subject.sources["val"], rerank_of(config)
+    dalle, source = subject.whole(), subject.sources["val"]
     captions = first_captions(source, config.curve_captions)
-    if dalle.reranker(dalle.tokenize(captions, truncate=True), rerank) is None:
+    if dalle.reranker(dalle.tokenize(captions, truncate=True), config) is None:
         subject.clip("a rerank curve by rerank=clip")
     features = features_named(config.features, config.weights, next(subject.dvae.parameters()).device)
     scorers, told = _scorers(subject, config)
     qualities = caption_qualities(source, captions, scorers)
-    curve = rerank_curve(dalle, captions, config.curve_candidates, qualities, rerank, Drawing.of(config))
+    curve = rerank_curve(dalle, captions, qualities, config.sampling(config.curve_candidates))
     numbers = curve.numbers("val") | _real_pairs(scorers, source, len(captions))
     for each in curve.curves:
         if each.ranking != curve.chosen_by:
@@ -62,7 +62,7 @@ def measure(subject: Subject, config: EvaluateConfig) -> Measured:
 
 
 def _scorers(subject: Subject, config: EvaluateConfig) -> tuple[dict[str, Scorer], str]:
-    """What measures beside the judge of `blocks`, by name, and what it is."""
+    """Scorers that measure beside the judge of `blocks`, by name, and a sentence on what they are."""
     if config.scorer is not None:
         device = next(subject.dvae.parameters()).device
         return {"other_clip": CLIP.load(config.scorer).to(device)}, BY_CLIP

@@ -10,6 +10,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from dalle.evaluation.drawing import Drawing
 from dalle.sampling.pipeline import DALLE
-from dalle.sampling.rerank import BY_CLIP, Rerank
+from dalle.sampling.sampling_config import SamplingConfig
 
 MANIFEST = "manifest.jsonl"
 SHELF = 1000  # pictures in a folder
@@ -38,13 +38,11 @@ class Samples:
         self.digest = hashlib.sha256(written.encode()).hexdigest()[:12]
         self.folder = folder / self.digest
 
-    def draw(
-        self, dalle: DALLE, captions: Sequence[str], candidates: int, drawing: Drawing, rerank: Rerank = BY_CLIP
-    ) -> None:
-        """Draw what is still missing of a picture for each caption: the best of `candidates`, if they are several.
+    def draw(self, dalle: DALLE, captions: Sequence[str], config: SamplingConfig) -> None:
+        """Draw what is still missing of a picture for each caption: the best of its candidates, if they are several.
 
-        Caption i gets the candidates from i * candidates on, so that each has noise of its own. Raises ValueError
-        where pictures were drawn for other captions.
+        Caption i gets the candidates from i * config.candidates on, so that each has noise of its own. Raises
+        ValueError where pictures were drawn for other captions.
         """
         drawn = self._known_captions()
         common = min(len(drawn), len(captions))
@@ -58,12 +56,9 @@ class Samples:
         numbers = range(len(drawn), len(captions))
         results = dalle.stream(
             captions[len(drawn) :],
-            candidates,
-            keep=1,
-            first=[number * candidates for number in numbers],
-            rerank=rerank,
+            replace(config, keep=1),
+            first=[number * config.candidates for number in numbers],
             truncate=True,
-            **drawing.settings(),
         )
         bar = tqdm(total=len(captions), initial=len(drawn), unit="picture", disable=not sys.stderr.isatty())
         with bar, open(self.folder / MANIFEST, "a", encoding="utf-8") as manifest:

@@ -1,20 +1,21 @@
-"""What evaluate.py can be told."""
+"""Settings of evaluate.py: those of sampling, and what to measure of which model on which data."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from dalle.ablation import AblationConfig
-from dalle.sampling.rerank import USUAL, RerankWeights
+from dalle.sampling.sampling_config import DecodingConfig, RerankConfig, SamplingConfig
 
 COUNTS = (
     *("captions", "candidates", "curve_captions", "curve_candidates", "pictures"),
-    *("ability_captions", "samples", "sample_candidates", "batch_size"),
+    *("ability_captions", "samples", "sample_candidates"),
 )
+SAMPLING = (DecodingConfig, RerankConfig)
 
 
-@dataclass
-class EvaluateConfig:
+@dataclass(frozen=True)
+class EvaluateConfig(RerankConfig, DecodingConfig):
     """Options of evaluate.py."""
 
     checkpoint: str = "outputs/demo"  # folder of dvae/, transformer/ and clip/, or a transformer's or dVAE's checkpoint
@@ -22,10 +23,8 @@ class EvaluateConfig:
     # what to measure; also: quality, abilities
     metrics: list[str] = field(default_factory=lambda: ["reconstruction", "likelihood", "fit"])
     captions: int = 256  # held-out captions that pictures are drawn for
-    candidates: int = 16  # pictures drawn for each caption, of which `rerank` picks the best
-    rerank: str = "clip"  # clip, as in the paper | image_likelihood | caption_likelihood | mixture
-    rerank_weights: RerankWeights = USUAL  # of a mixture
-    rerank_references: list[str] = field(default_factory=list)  # see sample.py; none: the captions themselves
+    candidates: int = field(default=16, kw_only=True)
+    batch_size: int | None = field(default=128, kw_only=True)
     # also measure favourites of 1, 2, 4, ... candidates, one by one and as sets, on val: tables and plots
     rerank_curve: bool = False
     # folder of a CLIP that had no part in training or choosing, to measure the curve of data whose facts no judge
@@ -40,10 +39,6 @@ class EvaluateConfig:
     blur_curve: bool = False  # also measure quality with all pictures blurred by 0, 1, 2, 4 and 8: a table and a plot
     features: str = "efficientnet-lite0"  # that quality is measured in: efficientnet-lite0 | inception, as FID is
     weights: str | None = None  # file of inception's weights, which is not shipped
-    temperature: float = 1.0  # that pictures are drawn at, as in the paper
-    guidance: float | None = None  # that they are drawn with; None: the checkpoint's own, 1 (none) in the paper
-    seed: int = 0  # of all draws
-    batch_size: int = 128  # pictures decoded at a time; changes speed and memory only
     dvae: str | None = None  # folder of the dVAE, where it is not in the checkpoint
     clip: str | None = None  # folder of the CLIP to rank with, where it is not in the checkpoint
     device: str = "auto"  # "auto": cuda where there is one, else cpu
@@ -56,12 +51,19 @@ class EvaluateConfig:
         for name in COUNTS:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        RerankConfig.__post_init__(self)
+        DecodingConfig.__post_init__(self)
         if self.out is not None and Path(self.out).suffix != ".json":
             raise ValueError(f"out={self.out} is to be a .json file; a page and a folder of pictures get its name too")
 
+    def sampling(self, candidates: int) -> SamplingConfig:
+        """Settings to draw `candidates` pictures for each caption with, all of which are kept, best first."""
+        shared = {each.name: getattr(self, each.name) for base in SAMPLING for each in fields(base)}
+        return SamplingConfig(**{**shared, "candidates": candidates, "keep": candidates})
+
     @property
     def file(self) -> Path:
-        """Where the metrics go."""
+        """File that the metrics are written to."""
         return Path(self.out or Path(self.checkpoint) / "metrics.json")
 
     @property

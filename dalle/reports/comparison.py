@@ -22,6 +22,7 @@ from dalle.reports.outcomes import (
     validation_lines,
 )
 from dalle.sampling.pipeline import DALLE
+from dalle.sampling.sampling_config import SamplingConfig
 from dalle.sampling.sheet import Row, sample_sheet
 from dalle.training.run import flat
 
@@ -93,7 +94,7 @@ def sample_grid(
     texts = first_captions(open_source(read_config(meta["data"]), "val"), captions)
     drawn = {
         run.name: DALLE.load(run.folder, device).generate_many(
-            texts, candidates, keep=candidates, seed=seed, truncate=True
+            texts, SamplingConfig(candidates=candidates, keep=candidates, seed=seed), truncate=True
         )
         for run in runs
     }

@@ -1,4 +1,4 @@
-"""Where in a picture each word of its caption was attended to."""
+"""Attention maps: how much each cell of a picture attended to each word of its caption."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +11,14 @@ from torch import Tensor
 from dalle.models.attention import TextImageSoftmax, causal
 from dalle.models.patterns import image_mask
 from dalle.models.transformer import Transformer
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionConfig:
+    """Settings of the attention maps that sample.py draws beside its pictures."""
+
+    attention: bool = False  # also draw where in each kept picture each word was attended to
+    attention_layer: int | None = None  # in this layer, from 1; None: in all on average
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,7 @@ def recordings(model: Transformer, kept: list[Tensor]) -> dict[str, Recording]:
 
 @torch.inference_mode()
 def attention_to_text(model: Transformer, caption: Tensor, tokens: Tensor) -> Tensor:
-    """What the state that predicts each cell of a picture gave to each text state, by layer, averaged over heads.
+    """Weights that the state which predicts each cell of a picture gave to each text state, by layer, mean of heads.
 
     (T,) caption, (h, w) image tokens -> (depth, h, w, T) weights on the CPU. With one softmax over text and picture
     those of a cell add up to at most 1, the rest being given to cells before it; with separate ones to 1.

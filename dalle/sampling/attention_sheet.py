@@ -1,5 +1,8 @@
 """Heat maps of a caption's words over its picture, as one labelled picture that a person can read."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from PIL import Image
 from torch import Tensor
 
@@ -11,6 +14,28 @@ from dalle.sampling.results import Result
 HEAT = "#d6300f"
 FULL = 3.0  # times a word's mean at which a cell has the full colour
 VEIL = 0.55  # how far the picture beneath a map is faded to white
+
+
+class AttentionSheets:
+    """Writer of a sheet of attention maps beside each picture that sample.py keeps.
+
+    Raises:
+        ValueError: the model has no such layer.
+    """
+
+    def __init__(self, dalle: DALLE, layer: int | None = None):
+        check_layer(dalle.transformer, layer)
+        self.dalle, self.layer = dalle, layer
+
+    def save(self, result: Result, pictures: Sequence[Path]) -> None:
+        """Write the sheets of a result, whose pictures lie in these files, as <picture>-attention.png."""
+        for path, sheet in zip(pictures, attention_sheets(self.dalle, result, self.layer), strict=True):
+            sheet.save(sheet_path(path))
+
+
+def sheet_path(picture: Path) -> Path:
+    """File of the attention sheet that belongs to a picture's file."""
+    return picture.with_name(f"{picture.stem}-attention.png")
 
 
 def attention_sheets(dalle: DALLE, result: Result, layer: int | None = None) -> list[Image.Image]:

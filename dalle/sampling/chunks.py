@@ -1,4 +1,4 @@
-"""How many images are decoded at a time: as many as memory holds, up to where more would gain nothing."""
+"""Number of images that are decoded at a time: as many as memory holds, up to where more would gain nothing."""
 
 import os
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ import torch
 
 from dalle.models.transformer import Transformer
 from dalle.sampling.memory import DecodingMemory, fitting_memory
+from dalle.sampling.sampling_config import SamplingConfig, memory_limit
 
-GB = 10**9
 ENOUGH = {"cpu": 64, "cuda": 512}  # images at a time; with more, none comes faster, and a stop loses more
 SPARE = 0.1  # share of the free memory that is left to others
 
@@ -25,29 +25,24 @@ class Chunk:
 
 
 def chunk_for(
-    model: Transformer,
-    captions: int,
-    candidates: int,
-    guidance: float = 1.0,
-    memory: str = "auto",
-    precision: torch.dtype = torch.float32,
+    model: Transformer, captions: int, config: SamplingConfig, precision: torch.dtype = torch.float32
 ) -> Chunk:
-    """The chunks in which to draw `candidates` of each caption.
+    """Size the chunks in which to draw `config.candidates` of each caption within `config.memory`.
 
-    memory: GB that drawing may take beside the models, or "auto": most of what is free now.
     precision: of the linear layers, see `dalle.sampling.decode.batches`.
 
     Raises:
-        ValueError: there is not memory for one image, or `memory` is no amount of it.
+        ValueError: there is not memory for one image.
     """
     device = model.image_head.weight.device
-    rows = 1 if guidance == 1 else 2  # that are decoded for each image
+    candidates = config.candidates
+    rows = 2 if config.guided else 1  # that are decoded for each image
     wanted = min(ENOUGH.get(device.type, 64), captions * candidates)
     together = max(1, wanted // candidates)  # captions
     texts, least = rows * together + rows - 1, 2 * rows - 1  # in memory: the empty caption once more, to be copied from
     weights = sum(weight.nbytes for weight in [*model.parameters(), *model.buffers()])
-    allowed = memory_in_bytes(memory, device)
-    if memory == "auto" and device.type == "cpu":
+    allowed = memory_in_bytes(config.memory, device)
+    if config.memory == "auto" and device.type == "cpu":
         allowed -= weights * precision.itemsize // torch.float32.itemsize  # those that are packed
     budget = allowed + weights  # which `total` counts, and which are there already
 
@@ -65,20 +60,9 @@ def chunk_for(
 
 
 def memory_in_bytes(memory: str, device: torch.device) -> int:
-    """What `memory` allows: "auto", most of what is free now, or a number of GB.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    if memory == "auto":
-        return int(free_memory(device) * (1 - SPARE))
-    try:
-        gigabytes = float(memory)
-    except ValueError:
-        gigabytes = 0.0
-    if not 0 < gigabytes < float("inf"):
-        raise ValueError(f"memory={memory} is no amount of memory; use auto, or a number of GB such as 8")
-    return int(gigabytes * GB)
+    """Bytes that `memory` allows: with "auto" most of what is free now. ValueError where it is no amount of memory."""
+    limit = memory_limit(memory)
+    return int(free_memory(device) * (1 - SPARE)) if limit is None else limit
 
 
 def free_memory(device: torch.device) -> int:

@@ -10,12 +10,15 @@ from torch import Tensor
 from dalle.models.packed import packed
 from dalle.models.transformer import Transformer
 from dalle.precision import without_autocast
-from dalle.sampling.filters import UNFILTERED, Filters
+from dalle.sampling.filters import filtered
 from dalle.sampling.graphs import decoding_step
 from dalle.sampling.guidance import beside_empty, empty_caption, guided
 from dalle.sampling.noise import candidate_keys, gumbel_noise
+from dalle.sampling.sampling_config import DecodingConfig
 
 FREE = -1  # a cell of a canvas that the model is to fill
+BATCH_SIZE = 64  # images decoded at a time, where nothing says how many
+DEFAULTS = DecodingConfig()
 
 OnProgress = Callable[[float], None]
 """Told after each cell how many images' worth of work it was. What it raises ends the drawing."""
@@ -29,10 +32,12 @@ class Batch(NamedTuple):
     images: Tensor  # (captions, candidates, h, w) int64 on the CPU
 
 
-def generate(model: Transformer, captions: Tensor, candidates: int, **settings: Any) -> Tensor:
-    """`batches`, whose settings it takes, put together: (captions, T) -> (captions, candidates, h, w) int64."""
+def generate(
+    model: Transformer, captions: Tensor, candidates: int, config: DecodingConfig = DEFAULTS, **options: Any
+) -> Tensor:
+    """Draw the images of `batches`, whose options it takes: (captions, T) -> (captions, candidates, h, w) int64."""
     images = torch.empty(len(captions), candidates, model.stream.grid, model.stream.grid, dtype=torch.int64)
-    for batch in batches(model, captions, candidates, **settings):
+    for batch in batches(model, captions, candidates, config, **options):
         rows, columns = batch.images.shape[:2]
         images[batch.caption : batch.caption + rows, batch.candidate : batch.candidate + columns] = batch.images
     return images
@@ -43,12 +48,9 @@ def batches(
     model: Transformer,
     captions: Tensor,
     candidates: int,
+    config: DecodingConfig = DEFAULTS,
     *,
-    filters: Filters = UNFILTERED,
-    guidance: float = 1.0,
-    seed: int = 0,
     first: int | Sequence[int] = 0,
-    batch_size: int = 64,
     canvas: Tensor | None = None,
     precision: torch.dtype = torch.float32,
     compact: bool = False,
@@ -61,32 +63,43 @@ def batches(
     within rounding. No memory but the images' is held between two batches.
 
     captions: as `model.stream.captions` makes them.
-    guidance: how much the captions' say is scaled, see `dalle.sampling.guidance`; 1 is the model's own and the
-        paper's, and any other decodes each image twice.
+    config: a guidance other than 1 decodes each image twice, see `dalle.sampling.guidance`; `batch_size` None is 64.
     first: one number for all captions, or one for each.
-    batch_size: images decoded at a time.
     canvas: (h, w), (candidates, h, w) or (captions, candidates, h, w) int64; cells other than `FREE` are kept.
     precision: of the linear layers on a CPU, see `dalle.models.packed`; elsewhere the model's own is used.
     compact: caches that take less memory and a little longer, see `Transformer.new_cache`.
 
     Raises:
-        ValueError: no candidates, a batch size below 1, a guidance below 0, or a canvas of another size or with
-            unknown tokens.
+        ValueError: no candidates, or a canvas of another size or with unknown tokens.
     """
-    if candidates < 1 or batch_size < 1:
-        raise ValueError(f"candidates={candidates} and batch_size={batch_size} must be at least 1")
+    numbers = candidate_numbers(first, len(captions), candidates)
     cells = canvas_cells(canvas, len(captions), candidates, model)
-    firsts = torch.tensor([first] * len(captions) if isinstance(first, int) else first).unsqueeze(1)
-    keys = candidate_keys(seed, firsts + torch.arange(candidates))  # (captions, candidates)
-    samplers = TokenSamplerFactory(model, min(batch_size, keys.numel()), filters, guidance, precision, compact)
+    samplers = TokenSamplerFactory(model, config, numbers.numel(), precision, compact)
+    for some in batch_slices(len(captions), candidates, samplers.batch_size):
+        sampler = samplers.create(captions[some[0]], numbers[some].shape[1])
+        images = sampler.sample(candidate_keys(config.seed, numbers[some]), cells[some], on_progress)
+        del sampler  # before the caller decodes and ranks the images, and before the next one is made
+        yield Batch(some[0].start, some[1].start, images)
+
+
+def candidate_numbers(first: int | Sequence[int], captions: int, candidates: int) -> Tensor:
+    """Number the candidates of each caption from `first` on, which may be one number for each: (captions, candidates).
+
+    Raises:
+        ValueError: no candidates.
+    """
+    if candidates < 1:
+        raise ValueError(f"candidates={candidates} must be at least 1")
+    firsts = torch.tensor([first] * captions if isinstance(first, int) else first)
+    return firsts.unsqueeze(1) + torch.arange(candidates)
+
+
+def batch_slices(captions: int, candidates: int, batch_size: int) -> Iterator[tuple[slice, slice]]:
+    """Slices of captions and of candidates, of at most `batch_size` images each, that cover all of them in order."""
     together = max(1, batch_size // candidates)  # captions
-    for caption in range(0, len(captions), together):
+    for caption in range(0, captions, together):
         for candidate in range(0, candidates, batch_size):
-            some = slice(caption, caption + together), slice(candidate, candidate + batch_size)
-            sampler = samplers.create(captions[some[0]], keys[some].shape[1])
-            images = sampler.sample(keys[some], cells[some], on_progress)
-            del sampler  # before the caller decodes and ranks the images, and before the next one is made
-            yield Batch(caption, candidate, images)
+            yield slice(caption, caption + together), slice(candidate, candidate + batch_size)
 
 
 class TokenSamplerFactory:
@@ -96,27 +109,19 @@ class TokenSamplerFactory:
     def __init__(
         self,
         model: Transformer,
-        batch_size: int,
-        filters: Filters = UNFILTERED,
-        guidance: float = 1.0,
+        config: DecodingConfig,
+        images: int,
         precision: torch.dtype = torch.float32,
         compact: bool = False,
     ):
-        """See `batches`; batch_size: images that most samplers will draw at a time.
-
-        Raises ValueError for a batch size below 1 or a guidance below 0.
-        """
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be at least 1")
-        if guidance < 0:
-            raise ValueError(f"guidance={guidance} is below 0; 0 leaves the caption out, 1 is the model's own")
-        self.filters, self.guidance, self.compact = filters, guidance, compact
+        """See `batches`; images: to be drawn in all, with all samplers."""
+        self.config, self.compact = config, compact
+        self.batch_size = BATCH_SIZE if config.batch_size is None else config.batch_size
         self.device = model.image_head.weight.device
-        rows = 1 if guidance == 1 else 2  # that are decoded for each image
+        rows = 2 if config.guided else 1  # that are decoded for each image
         with without_autocast(self.device.type):
-            self.model = packed(model, rows * batch_size, precision)
-            empty = empty_caption(model.stream).to(self.device)
-            self.empty = None if guidance == 1 else self.model.prefill(empty)
+            self.model = packed(model, rows * min(self.batch_size, images), precision)
+            self.empty = self.model.prefill(empty_caption(model.stream).to(self.device)) if config.guided else None
 
     def create(self, captions: Tensor, candidates: int) -> "TokenSampler":
         """The sampler of `candidates` images of each of (captions, T)."""
@@ -132,7 +137,7 @@ class TokenSampler:
 
     @torch.inference_mode()
     def __init__(self, shared: TokenSamplerFactory, captions: Tensor, candidates: int):
-        self.filters, self.guidance, self.device = shared.filters, shared.guidance, shared.device
+        self.config, self.device = shared.config, shared.device
         self.stream = shared.model.stream
         with without_autocast(self.device.type):  # which a caller may be in, and which would round the logits
             text = shared.model.prefill(captions.to(self.device))
@@ -150,18 +155,19 @@ class TokenSampler:
 
     def _fill(self, images: Tensor, keys: Tensor, on_progress: OnProgress | None) -> None:
         """Replace what is `FREE` in (b, h * w) images."""
-        guides = self.guidance != 1
+        scale = self.config.guidance if self.config.guided else None
         free = images == FREE
         some_free = free.any(dim=0).tolist()
         steps = max((position + 1 for position, wanted in enumerate(some_free) if wanted), default=0)
 
         previous = torch.full_like(keys, self.stream.start_of_image)
         for position in range(steps):
-            logits = self.step(previous.repeat(2) if guides else previous, position)
-            if guides:
-                logits = guided(logits, self.guidance)  # (b, v)
+            logits = self.step(previous if scale is None else previous.repeat(2), position)
+            if scale is not None:
+                logits = guided(logits, scale)  # (b, v)
             if some_free[position]:
-                drawn = (self.filters(logits) + gumbel_noise(keys, position, logits.shape[-1])).argmax(dim=-1)
+                noise = gumbel_noise(keys, position, logits.shape[-1])
+                drawn = (filtered(logits, self.config) + noise).argmax(dim=-1)
                 images[:, position] = torch.where(free[:, position], drawn, images[:, position])
             previous = images[:, position]
             if on_progress is not None:
@@ -169,7 +175,7 @@ class TokenSampler:
 
 
 def canvas_cells(canvas: Tensor | None, captions: int, candidates: int, model: Transformer) -> Tensor:
-    """What stands in each cell before drawing: (captions, candidates, h, w) int64, `FREE` where nothing does.
+    """Content of each cell before drawing: (captions, candidates, h, w) int64, `FREE` where there is none.
 
     Raises:
         ValueError: a canvas of another size than the model's, for other numbers of images, or with unknown tokens.

@@ -18,10 +18,19 @@ from torch import Tensor
 
 from dalle.models.transformer import Transformer
 from dalle.sampling.canvas import Canvas
-from dalle.sampling.decode import FREE, Batch, OnProgress, TokenSampler, TokenSamplerFactory
-from dalle.sampling.filters import UNFILTERED, Filters
+from dalle.sampling.decode import (
+    DEFAULTS,
+    FREE,
+    Batch,
+    OnProgress,
+    TokenSampler,
+    TokenSamplerFactory,
+    batch_slices,
+    candidate_numbers,
+)
 from dalle.sampling.likelihood import cells_given_caption
 from dalle.sampling.noise import candidate_keys
+from dalle.sampling.sampling_config import DecodingConfig
 from dalle.seeds import derive_seed
 
 SCORED = 64  # images scored at a time, at most: all positions of each are in memory at once
@@ -43,13 +52,10 @@ def batches(
     model: Transformer,
     captions: Tensor,
     candidates: int,
+    config: DecodingConfig = DEFAULTS,
     *,
     canvas: Canvas,
-    filters: Filters = UNFILTERED,
-    guidance: float = 1.0,
-    seed: int = 0,
     first: int | Sequence[int] = 0,
-    batch_size: int = 64,
     precision: torch.dtype = torch.float32,
     compact: bool = False,
     on_progress: OnProgress | None = None,
@@ -63,23 +69,18 @@ def batches(
     """
     canvas.check(model.stream.grid, model.stream.image_vocabulary, candidates)
     cells = canvas.tokens.expand(len(captions), candidates, *canvas.tokens.shape[-2:])
-    firsts = torch.tensor([first] * len(captions) if isinstance(first, int) else first).unsqueeze(1)
-    numbers = firsts + torch.arange(candidates)  # (captions, candidates)
-    samplers = TokenSamplerFactory(model, min(batch_size, numbers.numel()), filters, guidance, precision, compact)
+    numbers = candidate_numbers(first, len(captions), candidates)
+    samplers = TokenSamplerFactory(model, config, numbers.numel(), precision, compact)
     told = on_progress and partial(_share_of, on_progress, canvas.draws)
-    together = max(1, batch_size // candidates)  # captions
-    for caption in range(0, len(captions), together):
-        texts = captions[caption : caption + together]
-        for candidate in range(0, candidates, batch_size):
-            some = slice(caption, caption + together), slice(candidate, candidate + batch_size)
-            # one for all windows and sweeps: a GPU captures its graph once
-            sampler = samplers.create(texts, numbers[some].shape[1])
-            draw = partial(_drawn, sampler, numbers[some], told)
-            images = fill(
-                cells[some], canvas, model.stream.grid, draw, partial(_likelihood, model, texts, batch_size), seed
-            )
-            del sampler, draw
-            yield Batch(caption, candidate, images)
+    for some in batch_slices(len(captions), candidates, samplers.batch_size):
+        texts = captions[some[0]]
+        # one for all windows and sweeps: a GPU captures its graph once
+        sampler = samplers.create(texts, numbers[some].shape[1])
+        draw = partial(_drawn, sampler, numbers[some], told)
+        likelihood = partial(_likelihood, model, texts, min(samplers.batch_size, SCORED))
+        images = fill(cells[some], canvas, model.stream.grid, draw, likelihood, config.seed)
+        del sampler, draw
+        yield Batch(some[0].start, some[1].start, images)
 
 
 def fill(given: Tensor, canvas: Canvas, grid: int, draw: Draw, likelihood: Likelihood, seed: int) -> Tensor:
@@ -128,8 +129,8 @@ def _drawn(
     return sampler.sample(candidate_keys(seed, numbers), canvas, on_progress)
 
 
-def _likelihood(model: Transformer, captions: Tensor, batch_size: int, images: Tensor) -> Tensor:
-    few = min(batch_size, SCORED)
+def _likelihood(model: Transformer, captions: Tensor, few: int, images: Tensor) -> Tensor:
+    """few: images scored at a time."""
     scored = [cells_given_caption(model, text, some, few) for text, some in zip(captions, images, strict=True)]
     return torch.stack(scored)
 

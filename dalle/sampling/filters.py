@@ -1,12 +1,12 @@
-"""What may be drawn: temperature, top-k, top-p and min-p, as pure functions of logits."""
+"""Temperature and the filters top-k, top-p and min-p, as pure functions of logits."""
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dalle.precision import cumulative_sum
+from dalle.sampling.sampling_config import DecodingConfig
 
 
 def top_k(logits: Tensor, k: int) -> Tensor:
@@ -33,41 +33,18 @@ def min_p(logits: Tensor, share: float) -> Tensor:
     return logits.masked_fill(logits < lowest, -torch.inf)
 
 
-@dataclass(frozen=True)
-class Filters:
-    """Temperature, then top-k, top-p and min-p. The paper draws at temperature 1 without filters (Sec. 2.6).
+def filtered(logits: Tensor, config: DecodingConfig) -> Tensor:
+    """Apply temperature, then top-k, top-p and min-p: (b, v) logits -> (b, v) logits of the distribution drawn from.
 
-    Raises:
-        ValueError: a setting out of its range.
+    The paper draws at temperature 1 without filters (Sec. 2.6).
     """
-
-    temperature: float = 1.0  # divides the logits; 0 always takes the most probable token
-    top_k: int | None = None  # keep this many tokens; None: all
-    top_p: float | None = None  # keep the most probable tokens that together have this probability; None: all
-    min_p: float | None = None  # keep tokens at least this many times as probable as the likeliest; None: all
-
-    def __post_init__(self):
-        if self.temperature < 0:
-            raise ValueError(f"temperature={self.temperature} is below 0; 0 is greedy, 1 the model's own")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k={self.top_k} leaves nothing to draw; use at least 1")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p={self.top_p} is no probability; use more than 0 and at most 1")
-        if self.min_p is not None and not 0 < self.min_p <= 1:
-            raise ValueError(f"min_p={self.min_p} is no share of a probability; use more than 0 and at most 1")
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        """(b, v) logits -> (b, v) logits of the distribution that is drawn from."""
-        if self.temperature == 0:
-            return top_k(logits, 1)
-        logits = logits / self.temperature
-        if self.top_k is not None:
-            logits = top_k(logits, self.top_k)
-        if self.top_p is not None:
-            logits = top_p(logits, self.top_p)
-        if self.min_p is not None:
-            logits = min_p(logits, self.min_p)
-        return logits
-
-
-UNFILTERED = Filters()
+    if config.temperature == 0:
+        return top_k(logits, 1)
+    logits = logits / config.temperature
+    if config.top_k is not None:
+        logits = top_k(logits, config.top_k)
+    if config.top_p is not None:
+        logits = top_p(logits, config.top_p)
+    if config.min_p is not None:
+        logits = min_p(logits, config.min_p)
+    return logits

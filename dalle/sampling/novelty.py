@@ -1,4 +1,4 @@
-"""Is a picture new? The training pictures nearest to it, by perceptual hash and, with a CLIP, by its features."""
+"""Novelty of pictures: the training pictures nearest to each, by perceptual hash and, with a CLIP, by its features."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -24,11 +24,13 @@ from dalle.data.fingerprints import (
     read_rows,
 )
 from dalle.data.passes import in_order
+from dalle.data.provenance import Provenance
 from dalle.data.source import Source, UnreadableRecord
 from dalle.data.tally import shown
 from dalle.data.transforms import inference_crop
 from dalle.image_grid import Cell, GridRow, image_grid
 from dalle.models.clip import CLIP
+from dalle.sampling.rerank import Scorer
 from dalle.sampling.results import Result
 
 SHEET = "novelty.png"
@@ -139,6 +141,16 @@ class Novelty:
         self.measures = {"nearest": False} | ({} if training.features is None else {"nearest_by_clip": True})
         self.cells: list[Cell] = []
         self.looked_at, self.near_copies = 0, 0
+
+    @classmethod
+    def of_checkpoint(cls, parts: Mapping[str, Path], clip: Scorer | None) -> "Novelty":
+        """Compare with the pictures that the transformer in `parts`, of `find_parts`, was trained on.
+
+        clip: the one in `parts`; another scorer than a CLIP compares nothing. Raises ValueError where the pictures
+        are no longer there.
+        """
+        data = Provenance.read(parts["transformer"]).data()
+        return cls(TrainingPictures.open(data, clip if isinstance(clip, CLIP) else None, parts.get("clip")))
 
     def look(self, result: Result) -> list[Mapping[str, Any]]:
         """For each picture of a result, what is nearest to it."""

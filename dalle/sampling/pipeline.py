@@ -1,6 +1,7 @@
 """Captions to pictures, best first: dVAE, transformer, tokenizer and CLIP put together (Sec. 2.6)."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +19,15 @@ from dalle.precision import use_exact_float32
 from dalle.sampling import decode, fill
 from dalle.sampling.canvas import Canvas, Original, original
 from dalle.sampling.chunks import Chunk, chunk_for
-from dalle.sampling.filters import UNFILTERED, Filters
 from dalle.sampling.parts import find_parts
 from dalle.sampling.precision import resolve
 from dalle.sampling.progress import Progress, Stopped
-from dalle.sampling.rerank import (
-    BY_CLIP,
-    USUAL,
-    Rerank,
-    Reranker,
-    RerankWeights,
-    Scorer,
-    reference_captions,
-    reranker_for,
-)
+from dalle.sampling.rerank import Reranker, Scorer, reference_captions, reranker_for
 from dalle.sampling.results import Choice, Result, pictures
+from dalle.sampling.sampling_config import Config, RerankConfig, SamplingConfig
 from dalle.tokenizer import CaptionTokenizer, words_of
+
+DEFAULTS = SamplingConfig()
 
 
 class DALLE:
@@ -121,118 +115,105 @@ class DALLE:
     def generate(
         self,
         caption: str,
-        candidates: int = 64,
-        keep: int = 8,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
-        guidance: float | None = None,
-        seed: int = 0,
-        first: int = 0,
-        batch_size: int | None = None,
+        config: SamplingConfig = DEFAULTS,
+        *,
         canvas: Canvas | Tensor | None = None,
-        rerank: str = "clip",
-        rerank_weights: RerankWeights = USUAL,
-        rerank_references: Sequence[str] = (),
+        first: int = 0,
         progress: bool = False,
+        **settings: Any,
     ) -> Result:
         """Draw `candidates` pictures of `caption` and keep the `keep` that CLIP finds to fit it best.
 
         The paper draws 512 at temperature 1 without guidance (Sec. 2.6). Candidate i of a seed is the same picture
-        whatever `candidates`, `keep` and `batch_size` (images decoded at a time; None: what memory allows) are;
-        `first` is the number of the first one. `guidance` (None: the checkpoint's own) and `canvas` are described at
-        `dalle.sampling.decode.batches`, the filters at `dalle.sampling.filters.Filters`, and what else than
-        CLIP may choose at `dalle.sampling.rerank`. With `progress` a bar is shown on a terminal.
+        whatever `candidates`, `keep` and `batch_size` are.
+
+        settings: those of `SamplingConfig` by name, such as candidates=64, keep=8, seed=1; they change `config`.
+        canvas: cells to keep and cells to draw, such as `dalle.sampling.edits` make; None: all are drawn.
+        first: number of the first candidate.
+        progress: show a bar on a terminal.
 
         Raises:
-            ValueError: an empty or too long caption, keep > candidates, a setting out of its range, or guidance of
-                a transformer that was trained without empty captions.
+            TypeError: a setting that there is not, with the nearest right name.
+            ValueError: an empty or too long caption, a setting out of its range, or guidance of a transformer that was
+                trained without empty captions.
         """
-        (result,) = self.stream(
-            [caption],
-            candidates,
-            keep,
-            Filters(temperature, top_k, top_p, min_p),
-            guidance,
-            seed,
-            first,
-            batch_size,
-            canvas,
-            Rerank(rerank, rerank_weights, rerank_references),
-            progress=progress,
-        )
+        config = config.changed(settings, beside=("canvas", "first", "progress"))
+        (result,) = self.stream([caption], config, canvas=canvas, first=first, progress=progress)
         return result
 
     def generate_many(
-        self, captions: Sequence[str], candidates: int = 64, keep: int = 8, **settings: Any
+        self,
+        captions: Sequence[str],
+        config: SamplingConfig = DEFAULTS,
+        *,
+        canvas: Canvas | Tensor | None = None,
+        first: int | Sequence[int] = 0,
+        truncate: bool = False,
+        progress: bool = False,
+        **settings: Any,
     ) -> list[Result]:
-        """`generate` for several captions, which share batches: `stream`, whose other settings it takes, as a list."""
-        return list(self.stream(captions, candidates, keep, **settings))
+        """`generate` for several captions, which share batches; see `stream` for the options."""
+        config = config.changed(settings, beside=("canvas", "first", "truncate", "progress"))
+        return list(self.stream(captions, config, canvas=canvas, first=first, truncate=truncate, progress=progress))
 
     def stream(
         self,
         captions: Sequence[str],
-        candidates: int = 64,
-        keep: int = 8,
-        filters: Filters = UNFILTERED,
-        guidance: float | None = None,
-        seed: int = 0,
-        first: int | Sequence[int] = 0,
-        batch_size: int | None = None,
+        config: SamplingConfig = DEFAULTS,
+        *,
         canvas: Canvas | Tensor | None = None,
-        rerank: Rerank = BY_CLIP,
-        memory: str = "auto",
+        first: int | Sequence[int] = 0,
         truncate: bool = False,
         progress: bool = False,
         stop: Callable[[], bool] = lambda: False,
     ) -> Iterator[Result]:
-        """`generate` for each of many captions in turn, as soon as its pictures are drawn: they need not all be kept.
+        """Yield the result of each caption in turn, as soon as its pictures are drawn: they need not all be kept.
 
-        `first` is one number for all captions, or one for each. Where there is no `batch_size`, `memory` limits it,
-        see `dalle.sampling.chunks.chunk_for`. With `truncate` a caption too long is cut, as in
-        training. When `stop` says so, drawing ends within one token; what was drawn of the present caption by then
-        is ranked and comes last, if there is any.
+        first: number of the first candidate, one for all captions or one for each.
+        truncate: cut a caption that is too long, as training does; otherwise it is refused.
+        stop: once it returns True, drawing ends within one token; what was drawn of the present caption by then is
+            ranked and comes last, if there is any.
         """
-        if candidates < 1:
-            raise ValueError(f"candidates={candidates} draws nothing; use at least 1")
-        if not 1 <= keep <= candidates:
-            raise ValueError(f"keep={keep} of candidates={candidates} cannot be kept; use 1 to {candidates}")
-        guidance = self._guidance(guidance)
+        config = self.with_guidance(config)
         ids = self.tokenize(captions, truncate)
-        choice = Choice(self.dvae, keep, self.reranker(ids, rerank), canvas)
+        choice = Choice(self.dvae, config, self.reranker(ids, config), canvas)
         firsts = [first] * len(captions) if isinstance(first, int) else first
         compact = False
-        if batch_size is None:
-            chunk = self.chunk(len(captions), candidates, guidance, memory)
-            batch_size, compact = chunk.images, chunk.needs.compact
+        if config.batch_size is None:
+            chunk = self.chunk(len(captions), config)
+            config, compact = replace(config, batch_size=chunk.images), chunk.needs.compact
         drawn: list[Tensor] = []  # of the present caption
         present = 0
-        with Progress(len(captions) * candidates, progress, stop) as advance:
-            drawing = {
-                "filters": filters,
-                "guidance": guidance,
-                "seed": seed,
-                "first": firsts,
-                "batch_size": batch_size,
-                "precision": self.precision,
-                "compact": compact,
-                "on_progress": advance,
-            }
+        with Progress(len(captions) * config.candidates, progress, stop) as advance:
+            options = {"first": firsts, "precision": self.precision, "compact": compact, "on_progress": advance}
             try:
-                for batch in self._batches(ids, candidates, canvas, drawing):
+                for batch in self._batches(ids, config, canvas, options):
                     for present, images in enumerate(batch.images, batch.caption):
                         drawn.append(images)
-                        if batch.candidate + len(images) == candidates:
+                        if batch.candidate + len(images) == config.candidates:
                             yield choice(captions[present], ids[present], torch.cat(drawn), firsts[present])
                             drawn = []
             except Stopped:
                 if drawn:
                     yield choice(captions[present], ids[present], torch.cat(drawn), firsts[present])
 
-    def chunk(self, captions: int, candidates: int, guidance: float | None = None, memory: str = "auto") -> Chunk:
-        """How many images `stream` decodes at a time. Raises `ValueError` where memory does not hold one."""
-        return chunk_for(self.transformer, captions, candidates, self._guidance(guidance), memory, self.precision)
+    def chunk(self, captions: int, config: SamplingConfig) -> Chunk:
+        """Number of images that `stream` decodes at a time. Raises `ValueError` where memory does not hold one."""
+        return chunk_for(self.transformer, captions, self.with_guidance(config), self.precision)
+
+    def with_guidance(self, config: Config) -> Config:
+        """Return `config` with the checkpoint's own guidance where it asks for none.
+
+        Raises:
+            ValueError: guidance of a transformer that was trained without empty captions.
+        """
+        guidance = self.guidance if config.guidance is None else config.guidance
+        if guidance != 1 and not self.caption_dropout:
+            raise ValueError(
+                f"guidance={guidance} needs a transformer that knows the empty caption, and this one was trained "
+                "without: train one with stage.caption_dropout=0.1, or leave guidance at 1"
+            )
+        return replace(config, guidance=guidance)
 
     def tokenize(self, captions: Sequence[str], truncate: bool = False) -> Tensor:
         """(captions, T) int64, as the transformer reads them.
@@ -260,29 +241,20 @@ class DALLE:
         """A picture to edit, of any size and mode, as the models see it: `dalle.sampling.edits` make canvases of it."""
         return original(image, self.dvae, self.transformer.stream.grid)
 
-    def reranker(self, captions: Tensor, rerank: Rerank = BY_CLIP) -> Reranker | None:
-        """What ranks candidates of these (captions, T) in the way of `rerank`; None: nothing does, without a CLIP.
+    def reranker(self, captions: Tensor, config: RerankConfig = DEFAULTS) -> Reranker | None:
+        """Build what ranks candidates of these (captions, T); None where CLIP alone is to rank and there is none.
 
         Raises `ValueError` where a part or the references for it are missing.
         """
         references = None
-        if "caption_likelihood" in rerank.judges:
-            given = self.tokenize(rerank.references, truncate=True) if rerank.references else None
+        if "caption_likelihood" in config.judges:
+            given = self.tokenize(config.rerank_references, truncate=True) if config.rerank_references else None
             references = reference_captions(self.transformer.stream, captions, given, self.caption_dropout > 0)
-        return reranker_for(rerank, self.transformer, self.clip, references)
-
-    def _guidance(self, asked: float | None) -> float:
-        guidance = self.guidance if asked is None else asked
-        if guidance != 1 and not self.caption_dropout:
-            raise ValueError(
-                f"guidance={guidance} needs a transformer that knows the empty caption, and this one was trained "
-                "without: train one with stage.caption_dropout=0.1, or leave guidance at 1"
-            )
-        return guidance
+        return reranker_for(config, self.transformer, self.clip, references)
 
     def _batches(
-        self, ids: Tensor, candidates: int, canvas: Canvas | Tensor | None, drawing: Mapping[str, Any]
+        self, ids: Tensor, config: SamplingConfig, canvas: Canvas | Tensor | None, options: Mapping[str, Any]
     ) -> Iterator[decode.Batch]:
         if isinstance(canvas, Canvas):
-            return fill.batches(self.transformer, ids, candidates, canvas=canvas, **drawing)
-        return decode.batches(self.transformer, ids, candidates, canvas=canvas, **drawing)
+            return fill.batches(self.transformer, ids, config.candidates, config, canvas=canvas, **options)
+        return decode.batches(self.transformer, ids, config.candidates, config, canvas=canvas, **options)

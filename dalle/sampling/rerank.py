@@ -10,8 +10,8 @@ no common unit, and nats grow with the number of tokens, so that weights of raw 
 each model. A weight then says how large a part of the choice that score has.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
@@ -22,8 +22,8 @@ from dalle.models.stream import Stream
 from dalle.models.transformer import Transformer
 from dalle.sampling.guidance import empty_caption
 from dalle.sampling.likelihood import caption_given_image, image_given_caption
+from dalle.sampling.sampling_config import MIXTURE, RerankConfig
 
-MIXTURE = "mixture"
 MOST_REFERENCES = 16  # captions that p(picture) is estimated with; each costs as much as image_likelihood
 
 
@@ -99,49 +99,6 @@ class Ranking(NamedTuple):
 
 
 @dataclass(frozen=True)
-class RerankWeights:
-    """The say of each judge in a mixture; 0 is none. docs/lab.md has the trials that chose these."""
-
-    clip: float = 1.0  # how well picture and caption fit (CLIP, the paper's choice)
-    image_likelihood: float = 0.5  # of the image tokens, given the caption
-    caption_likelihood: float = 0.0  # how much more likely the picture makes the caption
-
-
-JUDGES = tuple(each.name for each in fields(RerankWeights))
-USUAL = RerankWeights()
-
-
-@dataclass(frozen=True)
-class Rerank:
-    """What to choose by; the paper chooses by CLIP (Sec. 2.6).
-
-    Raises:
-        ValueError: an unknown name, weights without a mixture, or none that counts.
-    """
-
-    by: str = "clip"  # a judge's name, or "mixture"
-    weights: RerankWeights = USUAL  # of a mixture's judges
-    references: Sequence[str] = ()  # captions for `reference_captions`
-
-    def __post_init__(self):
-        if self.by not in (*JUDGES, MIXTURE):
-            raise ValueError(f"unknown rerank={self.by}; choose one of {', '.join((*JUDGES, MIXTURE))}")
-        if self.by != MIXTURE and self.weights != USUAL:
-            raise ValueError(f"rerank_weights are for rerank={MIXTURE}, but this is rerank={self.by}; leave one out")
-        if not self.judges:
-            raise ValueError("all rerank_weights are 0; give at least one that counts")
-
-    @property
-    def judges(self) -> dict[str, float]:
-        """The weight of each judge that has a say."""
-        weights = vars(self.weights) if self.by == MIXTURE else {self.by: 1.0}
-        return {name: weight for name, weight in weights.items() if weight}
-
-
-BY_CLIP = Rerank()
-
-
-@dataclass(frozen=True)
 class Reranker:
     """One judge whose word is final, or several whose standardised scores are added up with their weights."""
 
@@ -164,15 +121,17 @@ class Reranker:
         return {**scores, MIXTURE: torch.stack(weighted).sum(dim=0)}
 
 
-def reranker_for(rerank: Rerank, model: Transformer, clip: Scorer | None, references: Tensor | None) -> Reranker | None:
-    """What does as `rerank` says; None where CLIP alone is to judge and there is none.
+def reranker_for(
+    config: RerankConfig, model: Transformer, clip: Scorer | None, references: Tensor | None
+) -> Reranker | None:
+    """Build the reranker that `config` describes; None where CLIP alone is to judge and there is none.
 
     references: (r, T), from `reference_captions`, where caption_likelihood has a say.
 
     Raises:
         ValueError: CLIP is to be mixed with others, and there is none.
     """
-    weights = rerank.judges
+    weights = config.judges
     judges: dict[str, Judge] = {"image_likelihood": ByImageLikelihood(model)}
     if references is not None:
         judges["caption_likelihood"] = ByCaptionLikelihood(model, references)
@@ -186,7 +145,7 @@ def reranker_for(rerank: Rerank, model: Transformer, clip: Scorer | None, refere
 
 
 def reference_captions(stream: Stream, captions: Tensor, given: Tensor | None, knows_empty: bool) -> Tensor:
-    """What p(picture) is estimated with for these (c, T) captions: (r, T).
+    """Choose the captions that p(picture) is estimated with, for these (c, T) captions: (r, T).
 
     The captions `given` for it; else the empty caption, if the model `knows_empty` from caption dropout; else the
     captions themselves, each of which serves the others.

@@ -1,4 +1,4 @@
-"""What is kept of the candidates that were drawn for a caption, as pictures and with their scores."""
+"""Results: the pictures kept of the candidates that were drawn for a caption, with their scores."""
 
 from dataclasses import dataclass, field
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from dalle.models.dvae import DiscreteVAE
 from dalle.sampling.canvas import Canvas
 from dalle.sampling.rerank import Candidates, Reranker
+from dalle.sampling.sampling_config import SamplingConfig
 
 
 @dataclass(frozen=True)
@@ -30,18 +31,18 @@ class Choice:
     """Makes results of drawn tokens: the best of them, or the first where nothing ranks them."""
 
     dvae: DiscreteVAE
-    keep: int
+    config: SamplingConfig
     reranker: Reranker | None
     canvas: Canvas | Tensor | None  # what they were drawn on; a picture that was edited comes back into them
 
     def __call__(self, caption: str, ids: Tensor, tokens: Tensor, first: int) -> Result:
         """ids: (T,), the caption as the transformer reads it; tokens: (m, h, w), of which the first is `first`."""
         if self.reranker is None:
-            order, scores, by_name = list(range(min(self.keep, len(tokens)))), None, {}
+            order, scores, by_name = list(range(min(self.config.keep, len(tokens)))), None, {}
             images = self._pictures(tokens[order])
         else:
             candidates = self._pictures(tokens)
-            order, scores, by_name = self.reranker(Candidates(caption, ids, tokens, candidates)).best(self.keep)
+            order, scores, by_name = self.reranker(Candidates(caption, ids, tokens, candidates)).best(self.config.keep)
             images = [candidates[index] for index in order]
         numbers = [first + index for index in order]
         return Result(caption, images, scores, tokens[order], numbers, len(tokens), by_name)

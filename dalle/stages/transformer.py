@@ -21,6 +21,7 @@ from dalle.models.dvae import DiscreteVAE
 from dalle.models.stream import IGNORED, PAD, PAD_TARGETS
 from dalle.models.transformer import Logits, Transformer, TransformerConfig
 from dalle.sampling.pipeline import DALLE
+from dalle.sampling.sampling_config import SamplingConfig
 from dalle.sampling.sheet import Row, sample_sheet
 from dalle.stages.encoding import Encoding, check_views, grid_of
 from dalle.stages.image_tokens import ImageTokens, argmax, image_tokens_named
@@ -149,7 +150,7 @@ class TransformerStage:
         dropped, guidance = self.config.caption_dropout, self.config.guidance
         dalle = DALLE(self.dvae, model, self.tokenizer, caption_dropout=dropped, guidance=guidance)
         captions = [caption for batch in self.pictures.held_out(4) for caption in batch.captions]
-        results = dalle.generate_many(captions, candidates=4, keep=4, truncate=True)
+        results = dalle.generate_many(captions, SamplingConfig(candidates=4, keep=4), truncate=True)
         return sample_sheet([Row(result.caption, result.images, None) for result in results])
 
     def save(self, folder: Path, model: nn.Module, meta: dict[str, Any]) -> None:

@@ -25,9 +25,9 @@ def as_judged(right):
         def __init__(self, holds):
             self.holds = holds
 
-    def draw(dalle, captions, statements, candidates, *_):
+    def draw(dalle, captions, statements, config):
         blank = Image.new("RGB", (8, 8))
-        return [Drawn(each, blank, blank, [Made(right(each))] * candidates, 0) for each in captions]
+        return [Drawn(each, blank, blank, [Made(right(each))] * config.candidates, 0) for each in captions]
 
     return draw
 

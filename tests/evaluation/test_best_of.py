@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import combinations, product
 from statistics import mean
 
@@ -6,12 +7,14 @@ import torch
 from PIL import Image
 
 from dalle.evaluation.best_of import PERFECT, Curve, RerankCurve, best_of, rerank_curve, sizes_up_to
-from dalle.evaluation.drawing import Drawing
 from dalle.evaluation.plots import plot_rerank_curve
 from dalle.sampling.pipeline import DALLE
-from dalle.sampling.rerank import Rerank
+from dalle.sampling.sampling_config import SamplingConfig
 
 CAPTIONS = ["a red circle", "three green triangles", "one circle left of a square"]
+
+
+CONFIG = SamplingConfig(candidates=6, keep=6, rerank="mixture", seed=4)
 
 
 def brightness(number: int, images: list[Image.Image]) -> torch.Tensor:
@@ -25,7 +28,7 @@ def dalle(checkpoints) -> DALLE:
 
 @pytest.fixture(scope="module")
 def measured(dalle) -> RerankCurve:
-    return rerank_curve(dalle, CAPTIONS, 6, {"bright": brightness}, Rerank("mixture"), Drawing(seed=4))
+    return rerank_curve(dalle, CAPTIONS, {"bright": brightness}, CONFIG)
 
 
 def test_sizes_double_up_to_all_candidates():
@@ -67,7 +70,7 @@ def test_large_numbers_of_candidates_are_exact():
 
 
 def test_a_curve_of_one_set_of_candidates_agrees_with_drawing_and_ranking_them(dalle, measured):
-    results = dalle.generate_many(CAPTIONS, 6, keep=6, rerank=Rerank("mixture"), seed=4)
+    results = dalle.generate_many(CAPTIONS, CONFIG)
     curves = {each.ranking: each for each in measured.curves}
     assert list(curves) == ["clip", "image_likelihood", "mixture", PERFECT]
     assert measured.chosen_by == "mixture"
@@ -88,7 +91,7 @@ def test_no_choice_is_better_than_a_perfect_one_which_gains_with_every_candidate
 
 
 def test_the_batch_size_moves_nothing(dalle, measured):
-    again = rerank_curve(dalle, CAPTIONS, 6, {"bright": brightness}, Rerank("mixture"), Drawing(seed=4, batch_size=18))
+    again = rerank_curve(dalle, CAPTIONS, {"bright": brightness}, replace(CONFIG, batch_size=18))
     for one, other in zip(measured.curves, again.curves, strict=True):
         assert one.means == pytest.approx(other.means, abs=1e-5)
 
@@ -97,7 +100,7 @@ def test_errors_are_those_of_a_mean_over_captions(dalle):
     def by_number(number: int, images: list[Image.Image]) -> torch.Tensor:
         return torch.full((len(images),), float(number))
 
-    (clip, _) = rerank_curve(dalle, CAPTIONS, 2, {"number": by_number}).curves
+    (clip, _) = rerank_curve(dalle, CAPTIONS, {"number": by_number}, SamplingConfig(candidates=2, keep=1)).curves
     assert clip.means == [1, 1]
     assert clip.errors == pytest.approx([torch.tensor([0.0, 1, 2]).std().item() / 3**0.5] * 2)
 

@@ -13,9 +13,8 @@ from dalle.data.blocks_world import BACKGROUND, COLOURS, Scene
 from dalle.data.blocks_world import draw as render
 from dalle.data.folder import FolderConfig, FolderSource
 from dalle.evaluation.captions import caption_metrics, caption_qualities, draw, first_captions
-from dalle.evaluation.drawing import Drawing
 from dalle.sampling.pipeline import DALLE, Result
-from dalle.sampling.rerank import Rerank
+from dalle.sampling.sampling_config import SamplingConfig
 
 BLANK = Image.new("RGB", (64, 64), BACKGROUND)
 
@@ -40,8 +39,9 @@ class Painter:
         self.clip = None if order is None else Half()
         self.asked: list[dict[str, Any]] = []
 
-    def stream(self, captions: Sequence[str], candidates: int, **settings: Any) -> list[Result]:
-        self.asked.append({"captions": list(captions), "candidates": candidates, **settings})
+    def stream(self, captions: Sequence[str], config: SamplingConfig, **settings: Any) -> list[Result]:
+        self.asked.append({"captions": list(captions), "config": config, **settings})
+        candidates = config.candidates
         order = list(self.order or range(candidates))
         return [
             Result(
@@ -57,7 +57,8 @@ class Painter:
 
 
 def measured(painter: Any, source: Any, captions: int = 12, candidates: int = 2) -> dict[str, float]:
-    drawn = draw(painter, source, captions, candidates, Rerank("mixture"), Drawing(seed=7, batch_size=3))
+    config = SamplingConfig(candidates=candidates, keep=1, rerank="mixture", seed=7, batch_size=3)
+    drawn = draw(painter, source, captions, config)
     found = caption_metrics(drawn, "val", painter.clip)
     return {name: value for name, value in found.items() if name not in FACTS}
 
@@ -117,8 +118,7 @@ def test_captions_are_the_first_ones_in_order_and_settings_reach_the_drawing(val
     measured(painter, val, captions=5, candidates=4)
     (asked,) = painter.asked
     assert asked["captions"] == [val[index].captions[0] for index in range(5)]
-    assert (asked["candidates"], asked["keep"], asked["seed"], asked["batch_size"]) == (4, 4, 7, 3)
-    assert asked["rerank"] == Rerank("mixture")
+    assert asked["config"] == SamplingConfig(candidates=4, keep=4, rerank="mixture", seed=7, batch_size=3)
 
 
 def test_no_more_captions_are_asked_for_than_there_are(val):
@@ -137,7 +137,7 @@ def test_fact_by_fact_the_favourites_say_what_is_wrong(val):
         recoloured[val[index].captions[0]] = render(Scene(pieces, scene.statement), 64)
     pictures = truth(val)  # which the favourites are not
     painter: Any = Painter(lambda caption, candidate: (pictures if candidate else recoloured)[caption], order=[0, 1])
-    found = caption_metrics(draw(painter, val, 12, 2), "val", None)
+    found = caption_metrics(draw(painter, val, 12, SamplingConfig(candidates=2, keep=1)), "val", None)
     assert found["judge_val_top"] == found["judge_val_top_colours"] == 0
     assert {found[f"judge_val_top_{fact}"] for fact in ("objects", "sizes", "count")} == {1}
     assert found.keys() >= FACTS
@@ -171,15 +171,16 @@ def test_captions_too_long_for_the_transformer_are_drawn_by_their_beginning(chec
     dalle = DALLE.load(checkpoints)
     captions = first_captions(folder, 99)
     assert any(len(dalle.tokenizer.encode(caption)) > 31 for caption in captions)
-    (score,) = caption_metrics(draw(dalle, folder, 99, 2, drawing=Drawing(seed=1)), "val", dalle.clip).values()
-    results = dalle.generate_many(captions, candidates=2, keep=1, seed=1, truncate=True)
+    config = SamplingConfig(candidates=2, keep=1, seed=1)
+    (score,) = caption_metrics(draw(dalle, folder, 99, config), "val", dalle.clip).values()
+    results = dalle.generate_many(captions, config, truncate=True)
     assert score == pytest.approx(sum(result.scores[0] for result in results) / len(captions), abs=1e-5)
 
 
 def test_clips_score_is_that_of_the_favourite_whatever_that_was_chosen_by(checkpoints, val):
-    dalle, by = DALLE.load(checkpoints), Rerank("image_likelihood")
-    metrics = caption_metrics(draw(dalle, val, captions=3, candidates=4, rerank=by), "val", dalle.clip)
-    results = dalle.generate_many(first_captions(val, 3), candidates=4, keep=1, rerank=by, truncate=True)
+    dalle, config = DALLE.load(checkpoints), SamplingConfig(candidates=4, keep=1, rerank="image_likelihood")
+    metrics = caption_metrics(draw(dalle, val, 3, config), "val", dalle.clip)
+    results = dalle.generate_many(first_captions(val, 3), config, truncate=True)
     scores = [dalle.clip.score(result.images, [result.caption]).item() for result in results]
     assert metrics["clip_val_top"] == pytest.approx(sum(scores) / 3, abs=1e-5)
 

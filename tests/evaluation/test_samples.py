@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dalle.evaluation.drawing import Drawing
 from dalle.evaluation.samples import MANIFEST, Samples
 from dalle.sampling.pipeline import DALLE
+from dalle.sampling.sampling_config import SamplingConfig
 
 CAPTIONS = [f"a red circle {number}" for number in range(7)]
 FACTS = {"models": {"dvae": "abc"}, "seed": 0}
@@ -46,7 +46,7 @@ def pictures(samples: Samples, count: int = 7, batch_size: int = 3) -> torch.Ten
 
 def drawn(dalle, folder, captions=CAPTIONS, candidates=1, facts=FACTS, batch_size=4) -> Samples:
     samples = Samples(folder, facts)
-    samples.draw(dalle, captions, candidates, Drawing(0, batch_size))
+    samples.draw(dalle, captions, SamplingConfig(candidates=candidates, keep=1, batch_size=batch_size))
     return samples
 
 

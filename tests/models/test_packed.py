@@ -6,6 +6,7 @@ from dalle.models import blocks
 from dalle.models import packed as module
 from dalle.models.packed import PackedLinear, can_pack, packed
 from dalle.sampling.decode import generate
+from dalle.sampling.sampling_config import DecodingConfig
 
 FORMATS = [torch.float32, torch.bfloat16]
 needs_operators = pytest.mark.skipif(not can_pack(torch.float32), reason="this torch has no packed linear layers")
@@ -69,9 +70,9 @@ def test_bfloat16_is_for_products_alone(make_transformer):
 def test_the_same_pictures_are_drawn(make_transformer, monkeypatch):
     model = make_transformer(patterns=["paper"], depth=3)
     caption, _ = stream(model)
-    drawn = generate(model, caption, 4, seed=3)
+    drawn = generate(model, caption, 4, DecodingConfig(seed=3))
     monkeypatch.setattr(module, "can_pack", lambda dtype: False)
-    assert generate(model, caption, 4, seed=3).equal(drawn)
+    assert generate(model, caption, 4, DecodingConfig(seed=3)).equal(drawn)
 
 
 @pytest.mark.parametrize("dtype", FORMATS, ids=str)

@@ -1,11 +1,15 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from dalle.sampling import chunks
-from dalle.sampling.chunks import GB, chunk_for, free_memory, in_words, memory_in_bytes
+from dalle.sampling.chunks import chunk_for, free_memory, in_words, memory_in_bytes
 from dalle.sampling.memory import decoding_memory
+from dalle.sampling.sampling_config import GB, SamplingConfig
 
 CPU = torch.device("cpu")
+FOUR = SamplingConfig(candidates=4, keep=1)
 
 
 def gigabytes(size: float) -> str:
@@ -14,9 +18,9 @@ def gigabytes(size: float) -> str:
 
 def test_with_memory_enough_a_batch_is_as_large_as_pays(make_transformer):
     model = make_transformer()
-    assert chunk_for(model, captions=1, candidates=512).images == chunks.ENOUGH["cpu"]
-    assert chunk_for(model, captions=3, candidates=4).images == 12
-    assert not chunk_for(model, captions=1, candidates=512).needs.compact
+    assert chunk_for(model, 1, SamplingConfig(candidates=512)).images == chunks.ENOUGH["cpu"]
+    assert chunk_for(model, 3, FOUR).images == 12
+    assert not chunk_for(model, 1, SamplingConfig(candidates=512)).needs.compact
 
 
 @pytest.mark.parametrize(("captions", "candidates"), [(1, 40), (5, 8), (2, 12)])
@@ -26,7 +30,8 @@ def test_what_is_drawn_at_a_time_fits_and_one_more_would_not(make_transformer, c
     needs, rows = decoding_memory(model, compact=True), 1 if guidance == 1 else 2
     texts = 2 * rows - 1  # of a guided caption: its own, the empty one, and the one that this is a copy of
     allowed = texts * needs.caption + rows * int(7.5 * needs.candidate)
-    chunk = chunk_for(model, captions, candidates, guidance, gigabytes(allowed))
+    config = SamplingConfig(candidates=candidates, keep=1, guidance=guidance, memory=gigabytes(allowed))
+    chunk = chunk_for(model, captions, config)
 
     def taken(images: int) -> int:
         return chunk.needs.total(rows * images, texts) - chunk.needs.weights
@@ -39,17 +44,17 @@ def test_too_little_memory_for_one_image_is_refused_with_the_numbers(make_transf
     model = make_transformer()
     needs = decoding_memory(model, compact=True)
     one = needs.total(1, 1) - needs.weights
-    assert chunk_for(model, 1, 4, memory=gigabytes(one + 1)).images == 1
+    assert chunk_for(model, 1, replace(FOUR, memory=gigabytes(one + 1))).images == 1
     with pytest.raises(ValueError, match=rf"drawing one image takes {in_words(one)} .*allow more with memory=<GB>"):
-        chunk_for(model, 1, 4, memory=gigabytes(one - 2))
+        chunk_for(model, 1, replace(FOUR, memory=gigabytes(one - 2)))
 
 
 def test_auto_is_most_of_what_is_free_less_the_packed_weights(make_transformer, monkeypatch):
     model = make_transformer()
     monkeypatch.setattr(chunks, "free_memory", lambda _: 10_000_000)
     weights = decoding_memory(model).weights
-    assert chunk_for(model, 1, 4).memory == 9_000_000 - weights
-    assert chunk_for(model, 1, 4, precision=torch.bfloat16).memory == 9_000_000 - weights // 2
+    assert chunk_for(model, 1, FOUR).memory == 9_000_000 - weights
+    assert chunk_for(model, 1, FOUR, torch.bfloat16).memory == 9_000_000 - weights // 2
 
 
 def test_free_memory_is_less_than_all_and_more_than_nothing():

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -5,9 +7,10 @@ from torch import Tensor
 from dalle.models.packed import can_pack
 from dalle.models.transformer import Transformer
 from dalle.sampling.decode import FREE, generate
-from dalle.sampling.filters import Filters
+from dalle.sampling.filters import filtered
 from dalle.sampling.guidance import empty_caption
 from dalle.sampling.noise import candidate_keys, gumbel_noise
+from dalle.sampling.sampling_config import DecodingConfig
 
 PATTERNS = [["dense"], ["row"], ["column"], ["convolutional"], ["paper"]]
 
@@ -17,22 +20,20 @@ def captions(model: Transformer) -> Tensor:
 
 
 @torch.no_grad()
-def drawn_without_cache(
-    model: Transformer, caption: Tensor, candidates: int, filters: Filters, seed: int, guidance: float = 1.0
-) -> Tensor:
+def drawn_without_cache(model: Transformer, caption: Tensor, candidates: int, config: DecodingConfig) -> Tensor:
     """The definition: the whole stream again for every token."""
     grid, images = model.stream.grid, []
     empty = empty_caption(model.stream)
     for row in caption:
-        for key in candidate_keys(seed, torch.arange(candidates)):
+        for key in candidate_keys(config.seed, torch.arange(candidates)):
             image = torch.zeros(1, model.stream.image_positions, dtype=torch.int64)
             for position in range(model.stream.image_positions):
                 logits = model(row[None], image).image[:, position]
-                if guidance != 1:
+                if config.guided:
                     without = model(empty, image).image[:, position]
-                    logits = without + guidance * (logits - without)
+                    logits = without + config.guidance * (logits - without)
                 noise = gumbel_noise(key[None], position, logits.shape[-1])
-                image[0, position] = (filters(logits) + noise).argmax()
+                image[0, position] = (filtered(logits, config) + noise).argmax()
             images.append(image)
     return torch.cat(images).view(len(caption), candidates, grid, grid)
 
@@ -47,17 +48,18 @@ def some_canvases(*images: int, size: int = 4) -> Tensor:
 @pytest.mark.parametrize("patterns", PATTERNS, ids=str)
 def test_cached_and_uncached_decoding_draw_the_same_tokens(make_transformer, patterns):
     model = make_transformer(patterns=patterns, depth=3)
-    filters = Filters(temperature=0.9, top_k=8, top_p=0.95)
-    cached = generate(model, captions(model), 3, filters=filters, seed=5)
-    assert cached.equal(drawn_without_cache(model, captions(model), 3, filters, seed=5))
+    config = DecodingConfig(temperature=0.9, top_k=8, top_p=0.95, seed=5)
+    cached = generate(model, captions(model), 3, config)
+    assert cached.equal(drawn_without_cache(model, captions(model), 3, config))
 
 
 @pytest.mark.parametrize("changes", [*({"patterns": each} for each in PATTERNS), {"pads": "masked"}], ids=str)
 @pytest.mark.parametrize("guidance", [0.0, 2.5])
 def test_cached_and_uncached_guided_decoding_draw_the_same_tokens(make_transformer, changes, guidance):
     model = make_transformer(depth=3, **changes)
-    cached = generate(model, captions(model), 2, filters=Filters(min_p=0.02), guidance=guidance, seed=5)
-    assert cached.equal(drawn_without_cache(model, captions(model), 2, Filters(min_p=0.02), 5, guidance))
+    config = DecodingConfig(min_p=0.02, guidance=guidance, seed=5)
+    cached = generate(model, captions(model), 2, config)
+    assert cached.equal(drawn_without_cache(model, captions(model), 2, config))
 
 
 def test_a_guidance_of_one_is_no_guidance_and_decodes_each_image_once(make_transformer, monkeypatch):
@@ -67,16 +69,16 @@ def test_a_guidance_of_one_is_no_guidance_and_decodes_each_image_once(make_trans
     monkeypatch.setattr(
         model, "decode_one_token", lambda token, *at, **cache: rows.append(len(token)) or decode(token, *at, **cache)
     )
-    expected = generate(model, captions(model), 4, seed=3)
-    assert generate(model, captions(model), 4, seed=3, guidance=1.0).equal(expected)
+    expected = generate(model, captions(model), 4, DecodingConfig(seed=3))
+    assert generate(model, captions(model), 4, DecodingConfig(seed=3, guidance=1.0)).equal(expected)
     assert set(rows) == {12}
-    assert not generate(model, captions(model), 4, seed=3, guidance=3.0).equal(expected)
+    assert not generate(model, captions(model), 4, DecodingConfig(seed=3, guidance=3.0)).equal(expected)
     assert set(rows) == {12, 24}
 
 
 def test_without_the_captions_say_all_captions_get_the_same_pictures(make_transformer):
     model = make_transformer()
-    images = generate(model, captions(model), 4, seed=3, guidance=0.0)
+    images = generate(model, captions(model), 4, DecodingConfig(seed=3, guidance=0.0))
     assert images[0].equal(images[1])
     assert images[0].equal(images[2])
 
@@ -86,44 +88,44 @@ def test_the_empty_caption_is_read_once_however_many_captions_there_are(make_tra
     read = []
     prefill = model.prefill
     monkeypatch.setattr(model, "prefill", lambda caption: read.append(caption) or prefill(caption))
-    generate(model, captions(model), 4, guidance=2.0, batch_size=2)
+    generate(model, captions(model), 4, DecodingConfig(guidance=2.0, batch_size=2))
     assert sum((caption == empty_caption(model.stream)).all().item() for caption in read) == 1
 
 
 SETTINGS = {
-    "plain": {},
-    "filtered": {"filters": Filters(temperature=0.8, top_k=9, top_p=0.9, min_p=0.05)},
-    "guided": {"guidance": 2.0},
-    "on canvases": {"canvas": some_canvases(3, 6)},
-    "all": {"filters": Filters(min_p=0.05), "guidance": 2.0, "canvas": some_canvases(3, 6)},
+    "plain": (DecodingConfig(seed=1), None),
+    "filtered": (DecodingConfig(seed=1, temperature=0.8, top_k=9, top_p=0.9, min_p=0.05), None),
+    "guided": (DecodingConfig(seed=1, guidance=2.0), None),
+    "on canvases": (DecodingConfig(seed=1), some_canvases(3, 6)),
+    "all": (DecodingConfig(seed=1, min_p=0.05, guidance=2.0), some_canvases(3, 6)),
 }
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 12, 64])
-@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-def test_candidates_do_not_depend_on_the_batch_size(make_transformer, settings, batch_size):
+@pytest.mark.parametrize(("config", "canvas"), SETTINGS.values(), ids=SETTINGS)
+def test_candidates_do_not_depend_on_the_batch_size(make_transformer, config, canvas, batch_size):
     model = make_transformer(patterns=["paper"], depth=3, width=32)
-    expected = generate(model, captions(model), 6, seed=1, batch_size=18, **settings)
-    assert generate(model, captions(model), 6, seed=1, batch_size=batch_size, **settings).equal(expected)
+    expected = generate(model, captions(model), 6, replace(config, batch_size=18), canvas=canvas)
+    assert generate(model, captions(model), 6, replace(config, batch_size=batch_size), canvas=canvas).equal(expected)
 
 
 def test_candidates_do_not_depend_on_how_many_are_drawn_or_from_where(make_transformer):
     model = make_transformer()
-    expected = generate(model, captions(model), 16, seed=1)
-    assert generate(model, captions(model), 5, seed=1).equal(expected[:, :5])
-    assert generate(model, captions(model), 4, seed=1, first=7).equal(expected[:, 7:11])
-    assert generate(model, captions(model)[1:2], 16, seed=1).equal(expected[1:2])
-    settings = SETTINGS["all"]
-    expected = generate(model, captions(model), 6, seed=1, **settings)
-    alone = settings | {"canvas": settings["canvas"][1:2, 3:5]}
-    assert generate(model, captions(model)[1:2], 2, seed=1, first=3, **alone).equal(expected[1:2, 3:5])
+    expected = generate(model, captions(model), 16, DecodingConfig(seed=1))
+    assert generate(model, captions(model), 5, DecodingConfig(seed=1)).equal(expected[:, :5])
+    assert generate(model, captions(model), 4, DecodingConfig(seed=1), first=7).equal(expected[:, 7:11])
+    assert generate(model, captions(model)[1:2], 16, DecodingConfig(seed=1)).equal(expected[1:2])
+    config, canvas = SETTINGS["all"]
+    expected = generate(model, captions(model), 6, config, canvas=canvas)
+    alone = generate(model, captions(model)[1:2], 2, config, first=3, canvas=canvas[1:2, 3:5])
+    assert alone.equal(expected[1:2, 3:5])
 
 
 def test_each_caption_can_have_a_first_candidate_of_its_own(make_transformer):
     model = make_transformer()
-    drawn = generate(model, captions(model), 2, seed=1, first=[0, 5, 7])
+    drawn = generate(model, captions(model), 2, DecodingConfig(seed=1), first=[0, 5, 7])
     for number, first in enumerate((0, 5, 7)):
-        alone = generate(model, captions(model)[number : number + 1], 2, seed=1, first=first)
+        alone = generate(model, captions(model)[number : number + 1], 2, DecodingConfig(seed=1), first=first)
         assert drawn[number].equal(alone[0])
 
 
@@ -131,20 +133,22 @@ def test_bfloat16_draws_other_pictures_that_do_not_depend_on_the_batch_size(make
     model = make_transformer(patterns=["paper"], depth=3, width=32)
     if not can_pack(torch.bfloat16):
         pytest.skip("this torch cannot pack bfloat16 layers on this processor")
-    drawn = generate(model, captions(model), 32, seed=1, batch_size=96, precision=torch.bfloat16)
-    assert 0 < (drawn != generate(model, captions(model), 32, seed=1, batch_size=96)).float().mean() < 0.9
-    assert generate(model, captions(model), 32, seed=1, batch_size=20, precision=torch.bfloat16).equal(drawn)
+    config = DecodingConfig(seed=1, batch_size=96)
+    drawn = generate(model, captions(model), 32, config, precision=torch.bfloat16)
+    assert 0 < (drawn != generate(model, captions(model), 32, config)).float().mean() < 0.9
+    config = DecodingConfig(seed=1, batch_size=20)
+    assert generate(model, captions(model), 32, config, precision=torch.bfloat16).equal(drawn)
 
 
 def test_candidates_and_seeds_differ(make_transformer):
     model = make_transformer()
-    zero, one = (generate(model, captions(model)[:1], 8, seed=seed)[0] for seed in (0, 1))
+    zero, one = (generate(model, captions(model)[:1], 8, DecodingConfig(seed=seed))[0] for seed in (0, 1))
     assert len({tuple(image.flatten().tolist()) for image in [*zero, *one]}) == 16
 
 
 def test_temperature_zero_draws_one_picture(make_transformer):
     model = make_transformer()
-    images = generate(model, captions(model)[:1], 4, filters=Filters(temperature=0))[0]
+    images = generate(model, captions(model)[:1], 4, DecodingConfig(temperature=0))[0]
     assert all(image.equal(images[0]) for image in images)
     logits = model(captions(model)[:1], images[:1].flatten(1)).image
     assert logits.argmax(-1).equal(images[:1].flatten(1))
@@ -152,10 +156,10 @@ def test_temperature_zero_draws_one_picture(make_transformer):
 
 def test_a_canvas_keeps_its_tokens_and_leaves_those_before_them_as_they_were(make_transformer):
     model = make_transformer(patterns=["paper"], depth=3)
-    free = generate(model, captions(model), 4, seed=2)
+    free = generate(model, captions(model), 4, DecodingConfig(seed=2))
     canvas = torch.full((4, 4), FREE)
     canvas[2, 1], canvas[3, 0] = 5, 12
-    drawn = generate(model, captions(model), 4, seed=2, canvas=canvas)
+    drawn = generate(model, captions(model), 4, DecodingConfig(seed=2), canvas=canvas)
     assert (drawn[..., 2, 1] == 5).all()
     assert (drawn[..., 3, 0] == 12).all()
     assert drawn.flatten(2)[..., :9].equal(free.flatten(2)[..., :9])
@@ -173,20 +177,14 @@ def test_each_image_gets_its_own_canvas(make_transformer, images):
     model = make_transformer(patterns=["paper"], depth=3)
     canvas = some_canvases(*images)
     before = canvas.clone()
-    drawn = generate(model, captions(model), 4, seed=2, canvas=canvas)
+    drawn = generate(model, captions(model), 4, DecodingConfig(seed=2), canvas=canvas)
     each = canvas.expand(3, 4, 4, 4)
     assert drawn[each != FREE].equal(each[each != FREE])
     assert drawn.min() >= 0
     assert canvas.equal(before)
     for caption, candidate in ((0, 1), (2, 3)):
-        alone = generate(
-            model,
-            captions(model)[caption : caption + 1],
-            1,
-            seed=2,
-            first=candidate,
-            canvas=each[caption, candidate],
-        )
+        some, cells = captions(model)[caption : caption + 1], each[caption, candidate]
+        alone = generate(model, some, 1, DecodingConfig(seed=2), first=candidate, canvas=cells)
         assert alone[0, 0].equal(drawn[caption, candidate])
 
 
@@ -207,7 +205,7 @@ def test_cells_behind_the_last_free_one_are_not_decoded(make_transformer, monkey
 def test_progress_adds_up_to_the_images_and_what_it_raises_ends_the_drawing(make_transformer):
     model = make_transformer()
     told = []
-    generate(model, captions(model), 5, batch_size=2, on_progress=told.append)
+    generate(model, captions(model), 5, DecodingConfig(batch_size=2), on_progress=told.append)
     assert sum(told) == pytest.approx(15)
     assert len(told) == 9 * 16
 
@@ -238,17 +236,11 @@ def test_no_candidates_are_refused(make_transformer):
         generate(model, captions(model), 0)
 
 
-def test_a_guidance_below_zero_is_refused(make_transformer):
-    model = make_transformer()
-    with pytest.raises(ValueError, match="guidance=-1"):
-        generate(model, captions(model), 1, guidance=-1)
-
-
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_a_callers_autocast_changes_nothing(make_transformer, guidance):
     """A stage's preview may be drawn under it, and it would round logits, and once kept layers from being packed."""
     model = make_transformer(patterns=["paper"], depth=3, width=32)
-    expected = generate(model, captions(model), 4, seed=1, guidance=guidance)
+    expected = generate(model, captions(model), 4, DecodingConfig(seed=1, guidance=guidance))
     can_pack.cache_clear()
     with torch.autocast("cpu", torch.bfloat16):
-        assert generate(model, captions(model), 4, seed=1, guidance=guidance).equal(expected)
+        assert generate(model, captions(model), 4, DecodingConfig(seed=1, guidance=guidance)).equal(expected)

@@ -13,9 +13,10 @@ from dalle.models.mixed_precision import to_mixed_precision
 from dalle.models.transformer import Transformer, TransformerConfig
 from dalle.sampling import decode, fill
 from dalle.sampling.canvas import Canvas
-from dalle.sampling.filters import Filters
+from dalle.sampling.filters import filtered
 from dalle.sampling.memory import DRAWN, decoding_memory, fitting_memory
 from dalle.sampling.noise import gumbel_noise
+from dalle.sampling.sampling_config import DecodingConfig
 
 GPU = 141 * 10**9
 
@@ -133,14 +134,14 @@ def test_several_chunks_and_captions_take_no_more_than_is_foreseen_for_one(monke
     memory = decoding_memory(model, compact=compact)
     foreseen = memory.total(rows * chunk, captions=2 * rows - 1) - memory.weights
     captions = model.stream.captions([[1, 2, 3], [4]])
-    settings = {"guidance": guidance, "batch_size": chunk, "compact": compact}
+    config = DecodingConfig(guidance=guidance, batch_size=chunk)
     peaks, kept = [], []
     for candidates in (chunk, 2 * chunk):
         canvas = Canvas(torch.full((4, 4), decode.FREE), sweeps=1, proposals=1)
         drawing = (
-            fill.batches(model, captions, candidates, canvas=canvas, **settings)
+            fill.batches(model, captions, candidates, config, canvas=canvas, compact=compact)
             if edited
-            else decode.batches(model, captions, candidates, **settings)
+            else decode.batches(model, captions, candidates, config, compact=compact)
         )
         with Peak() as peak:
             for batch in drawing:
@@ -157,8 +158,8 @@ def test_drawing_takes_no_more_than_is_foreseen():
     memory = decoding_memory(Transformer(TransformerConfig(6, 11, 8192, grid=4, width=16, depth=1, heads=2, kernel=3)))
     logits = torch.zeros(4, 8192)
     with Peak() as drawing:
-        filtered = Filters(temperature=0.9, top_k=100, top_p=0.9)(logits)
-        (filtered + gumbel_noise(torch.arange(4), 0, 8192)).argmax(dim=-1)
+        kept = filtered(logits, DecodingConfig(temperature=0.9, top_k=100, top_p=0.9))
+        (kept + gumbel_noise(torch.arange(4), 0, 8192)).argmax(dim=-1)
     assert drawing.bytes < 4 * memory.working
 
 

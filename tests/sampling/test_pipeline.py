@@ -11,6 +11,7 @@ from dalle import CLIP, DALLE, DiscreteVAE
 from dalle.checkpoint import CheckpointError
 from dalle.models.dvae import DVAEConfig
 from dalle.sampling.memory import decoding_memory
+from dalle.sampling.sampling_config import SamplingConfig
 
 CAPTION = "a small red circle above a large blue square"
 
@@ -151,7 +152,9 @@ def test_importing_the_package_does_not_load_torch():
 def test_a_captions_pictures_come_before_the_next_captions_are_drawn(dalle):
     told = []
     captions = [CAPTION, "three green triangles", "one circle"]
-    stream = dalle.stream(captions, candidates=6, keep=2, batch_size=4, stop=lambda: told.append(1) or False)
+    stream = dalle.stream(
+        captions, SamplingConfig(candidates=6, keep=2, batch_size=4), stop=lambda: told.append(1) or False
+    )
     first = next(stream)
     assert len(told) == 2 * 16  # two batches of 16 tokens
     expected = dalle.generate_many(captions, candidates=6, keep=2)
@@ -166,11 +169,9 @@ def stopping_after(cells: int):
 
 
 def test_being_stopped_keeps_the_candidates_that_are_finished_and_the_rest_can_be_drawn_later(dalle):
-    settings = {"keep": 9, "seed": 4, "batch_size": 4}
-    everything = dalle.generate_many([CAPTION, "three green triangles"], candidates=9, **settings)
-    stopped = list(
-        dalle.stream([CAPTION, "three green triangles"], candidates=9, stop=stopping_after(4 * 16 + 3), **settings)
-    )
+    captions, config = [CAPTION, "three green triangles"], SamplingConfig(candidates=9, keep=9, seed=4, batch_size=4)
+    everything = dalle.generate_many(captions, config)
+    stopped = list(dalle.stream(captions, config, stop=stopping_after(4 * 16 + 3)))
     assert [result.drawn for result in stopped] == [9, 4]
     assert stopped[0].tokens.equal(everything[0].tokens)
     assert sorted(stopped[1].candidates) == [0, 1, 2, 3]
@@ -181,7 +182,7 @@ def test_being_stopped_keeps_the_candidates_that_are_finished_and_the_rest_can_b
 
 
 def test_being_stopped_before_anything_is_finished_gives_nothing(dalle):
-    assert list(dalle.stream([CAPTION], candidates=4, keep=1, stop=lambda: True)) == []
+    assert list(dalle.stream([CAPTION], SamplingConfig(candidates=4, keep=1), stop=lambda: True)) == []
 
 
 def test_each_caption_can_have_candidates_of_its_own(dalle):
@@ -229,7 +230,7 @@ def test_a_checkpoint_says_what_guidance_it_is_drawn_with(copied):
 def test_little_memory_draws_the_same_pictures_in_chunks(dalle):
     needs = decoding_memory(dalle.transformer, compact=True)
     little = str((needs.caption + 3.5 * needs.candidate) / 10**9)
-    assert dalle.chunk(1, 8, memory=little).images == 3
+    assert dalle.chunk(1, SamplingConfig(candidates=8, memory=little)).images == 3
     (result,) = dalle.generate_many([CAPTION], candidates=8, keep=8, memory=little)
     assert result.candidates == dalle.generate(CAPTION, candidates=8, keep=8).candidates
     with pytest.raises(ValueError, match="drawing one image takes"):

@@ -12,13 +12,12 @@ from dalle.sampling.rerank import (
     ByCLIP,
     ByImageLikelihood,
     Candidates,
-    Rerank,
     Reranker,
-    RerankWeights,
     reference_captions,
     reranker_for,
     standardised,
 )
+from dalle.sampling.sampling_config import RerankConfig, RerankWeights, SamplingConfig
 
 
 class Brightness:
@@ -134,33 +133,21 @@ def test_a_caption_without_another_to_compare_with_is_refused(model, reference):
 
 
 def test_names_and_weights_say_who_judges(model):
-    assert Rerank().judges == {"clip": 1}
-    assert Rerank("image_likelihood").judges == {"image_likelihood": 1}
-    assert Rerank("mixture").judges == {"clip": 1, "image_likelihood": 0.5}
-    mixed = Rerank("mixture", RerankWeights(clip=0, image_likelihood=2, caption_likelihood=-1))
+    assert RerankConfig().judges == {"clip": 1}
+    assert RerankConfig(rerank="image_likelihood").judges == {"image_likelihood": 1}
+    assert RerankConfig(rerank="mixture").judges == {"clip": 1, "image_likelihood": 0.5}
+    weights = RerankWeights(clip=0, image_likelihood=2, caption_likelihood=-1)
+    mixed = RerankConfig(rerank="mixture", rerank_weights=weights)
     reranker = reranker_for(mixed, model, None, model.stream.captions([[4]]))
     assert reranker.weights == {"image_likelihood": 2, "caption_likelihood": -1}
     assert list(reranker.judges) == list(reranker.weights)
 
 
 def test_without_a_clip_nothing_reranks_unless_another_judge_is_asked(model):
-    assert reranker_for(Rerank(), model, None, None) is None
-    assert reranker_for(Rerank("image_likelihood"), model, None, None) is not None
+    assert reranker_for(RerankConfig(), model, None, None) is None
+    assert reranker_for(RerankConfig(rerank="image_likelihood"), model, None, None) is not None
     with pytest.raises(ValueError, match="the mixture asks for CLIP, and there is none; give clip=<folder>"):
-        reranker_for(Rerank("mixture"), model, None, None)
-
-
-@pytest.mark.parametrize(
-    ("settings", "problem"),
-    [
-        ({"by": "luck"}, "rerank=luck; choose one of clip, image_likelihood, caption_likelihood, mixture"),
-        ({"by": "clip", "weights": RerankWeights(clip=2)}, "are for rerank=mixture, but this is rerank=clip"),
-        ({"by": "mixture", "weights": RerankWeights(0, 0, 0)}, "all rerank_weights are 0"),
-    ],
-)
-def test_a_wish_that_makes_no_sense_is_refused(settings, problem):
-    with pytest.raises(ValueError, match=problem):
-        Rerank(**settings)
+        reranker_for(RerankConfig(rerank="mixture"), model, None, None)
 
 
 def test_the_pictures_kept_are_those_that_the_transformer_finds_likeliest(checkpoints):
@@ -176,7 +163,7 @@ def test_the_pictures_kept_are_those_that_the_transformer_finds_likeliest(checkp
 
 def test_a_mixture_ranks_several_captions_by_each_ones_own_candidates(checkpoints):
     dalle, captions = DALLE.load(checkpoints), ["a red circle", "three green triangles"]
-    for result in dalle.generate_many(captions, 6, 6, rerank=Rerank("mixture")):
+    for result in dalle.generate_many(captions, SamplingConfig(candidates=6, keep=6, rerank="mixture")):
         clip, image = (torch.tensor(result.scores_by_name[name]) for name in ("clip", "image_likelihood"))
         assert result.scores == pytest.approx((standardised(clip) + 0.5 * standardised(image)).tolist(), abs=1e-4)
         assert result.scores == sorted(result.scores, reverse=True)
@@ -184,9 +171,8 @@ def test_a_mixture_ranks_several_captions_by_each_ones_own_candidates(checkpoint
 
 def test_caption_likelihood_compares_with_the_captions_drawn_beside_or_with_those_given(checkpoints):
     dalle, captions = DALLE.load(checkpoints), ["a red circle", "three green triangles"]
-    by = Rerank("caption_likelihood")
-    beside = dalle.generate_many(captions, 4, 4, rerank=by)[0]
     settings = {"candidates": 4, "keep": 4, "rerank": "caption_likelihood"}
+    beside = dalle.generate_many(captions, **settings)[0]
     given = dalle.generate(captions[0], rerank_references=captions[1:], **settings)
     assert given.candidates == beside.candidates
     assert given.scores == pytest.approx(beside.scores, abs=1e-4)

@@ -1,5 +1,7 @@
 """A GPU draws what a CPU draws: the same noise, the same logits, graphs that replay what the model computes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,10 +9,10 @@ from dalle import DALLE
 from dalle.models.mixed_precision import to_mixed_precision
 from dalle.models.transformer import Transformer
 from dalle.sampling.decode import generate
-from dalle.sampling.filters import Filters
 from dalle.sampling.graphs import GraphedStep, decoding_step
 from dalle.sampling.memory import decoding_memory
 from dalle.sampling.noise import candidate_keys, gumbel_noise
+from dalle.sampling.sampling_config import DecodingConfig
 
 from .test_graphs import all_logits, example
 
@@ -89,10 +91,10 @@ def test_a_graph_runs_on_a_second_device(cuda, make_transformer):
 def test_pictures_do_not_depend_on_what_is_drawn_beside_them(gpu, make_transformer):
     model = make_transformer(depth=4).to(gpu)
     captions, _ = example(model)
-    settings = {"filters": Filters(temperature=0.7, top_k=8, top_p=0.9), "guidance": 1.5, "seed": 4}
-    whole = generate(model, captions, 6, batch_size=12, **settings)
-    assert generate(model, captions, 6, batch_size=4, **settings).equal(whole)
-    assert generate(model, captions[1:], 2, first=3, **settings).equal(whole[1:, 3:5])
+    config = DecodingConfig(temperature=0.7, top_k=8, top_p=0.9, guidance=1.5, seed=4)
+    whole = generate(model, captions, 6, replace(config, batch_size=12))
+    assert generate(model, captions, 6, replace(config, batch_size=4)).equal(whole)
+    assert generate(model, captions[1:], 2, config, first=3).equal(whole[1:, 3:5])
 
 
 @pytest.mark.parametrize("compact", [False, True])
@@ -106,7 +108,7 @@ def test_drawing_takes_no_more_memory_than_was_estimated(cuda, make_transformer,
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated() - sum(each.nbytes for each in model.parameters())
-    generate(model, captions, candidates, batch_size=candidates, compact=compact)
+    generate(model, captions, candidates, DecodingConfig(batch_size=candidates), compact=compact)
     workspaces = 3 * 2**25  # of cuBLAS, one a stream: they do not grow with the model
     share = (torch.cuda.max_memory_allocated() - before) / (estimate + workspaces)
     record_property("peak over estimate", share)
@@ -125,7 +127,7 @@ def test_a_loaded_model_draws_as_on_a_cpu(gpu, checkpoints, record_property):
     here, there = DALLE.load(checkpoints, precision="float32"), DALLE.load(checkpoints, gpu, precision="float32")
     caption = here.transformer.stream.captions([here.tokenizer.encode(CAPTION)])
     candidates = 64
-    images = generate(here.transformer, caption, candidates, seed=1)[0].flatten(1)
+    images = generate(here.transformer, caption, candidates, DecodingConfig(seed=1))[0].flatten(1)
     models = here.transformer, there.transformer
     logits = [teacher_forced(model, caption, images) for model in models]
     difference = (logits[0] - logits[1]).abs().max().item()
@@ -140,7 +142,7 @@ def test_a_loaded_model_draws_as_on_a_cpu(gpu, checkpoints, record_property):
     record_property("share of equal tokens, teacher-forced", agreed)
     assert agreed >= 0.999
 
-    free = generate(there.transformer, caption, candidates, seed=1)[0].flatten(1)
+    free = generate(there.transformer, caption, candidates, DecodingConfig(seed=1))[0].flatten(1)
     other = (free != images).nonzero()
     first = "none" if not len(other) else min(other.tolist(), key=lambda place: place[1])
     record_property("first other token when free-running, (candidate, position)", str(first))

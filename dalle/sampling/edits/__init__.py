@@ -18,17 +18,16 @@ from dalle.sampling.edits.inpaint import InpaintConfig, inpaint
 from dalle.sampling.edits.outpaint import OutpaintConfig, outpaint
 from dalle.sampling.edits.remix import RemixConfig, remix
 from dalle.sampling.edits.variations import VariationsConfig, variations
+from dalle.sampling.settings import SampleConfig
 
 
 @dataclass(frozen=True)
 class Task:
-    """What an edit of sample.py is made for."""
+    """Input of an edit of sample.py."""
 
     original: Original
     encode: Callable[[Image.Image], Original]  # for a second picture
-    candidates: int
-    seed: int
-    first: int
+    config: SampleConfig
 
 
 # name -> (its options, what makes the canvas of a task)
@@ -38,7 +37,7 @@ EDITS: dict[str, tuple[type, Callable[[Any, Task], Canvas]]] = {
     "outpaint": (OutpaintConfig, lambda edit, task: outpaint(task.original, edit)),
     "variations": (
         VariationsConfig,
-        lambda edit, task: variations(task.original, edit, task.candidates, task.seed, task.first),
+        lambda edit, task: variations(task.original, edit, task.config.candidates, task.config.seed, task.config.first),
     ),
     "remix": (
         RemixConfig,
@@ -46,22 +45,24 @@ EDITS: dict[str, tuple[type, Callable[[Any, Task], Canvas]]] = {
             task.original,
             task.encode(read_image(edit.other, "edit.other")),
             edit,
-            task.candidates,
-            task.seed,
-            task.first,
+            task.config.candidates,
+            task.config.seed,
+            task.config.first,
         ),
     ),
 }
 
 
-def canvas_of(
-    edit: Any, image: str | None, encode: Callable[[Image.Image], Original], candidates: int, seed: int, first: int
-) -> Canvas | None:
-    """The canvas that `edit`, the options of one of `EDITS`, makes of the picture in the file `image`; None of None.
+def canvas_of(config: SampleConfig, encode: Callable[[Image.Image], Original]) -> Canvas | None:
+    """Make the canvas of `config.edit`, one of `EDITS`, and the picture in `config.image`; None without an edit.
+
+    encode: turns a picture into what the models see, as `DALLE.original`.
 
     Raises:
-        ValueError: one without the other, a file that cannot be read, or what the edit raises.
+        ValueError: an edit without a picture or the other way round, a file that cannot be read, pictures larger than
+            the model's grid with options that look at whole ones, or what the edit raises.
     """
+    edit, image = config.edit, config.image
     if edit is None:
         if image is not None:
             raise ValueError(f"image={image} is for edits: say which, as edit=complete; there are {', '.join(EDITS)}")
@@ -69,11 +70,14 @@ def canvas_of(
     if image is None:
         raise ValueError(f"edit={edit.name} changes a picture: say which with image=<file>")
     make = next(make for options, make in EDITS.values() if type(edit) is options)
-    return make(edit, Task(encode(read_image(image, "image")), encode, candidates, seed, first))
+    original = encode(read_image(image, "image"))
+    canvas = make(edit, Task(original, encode, config))
+    canvas.check_looks(len(original.tokens), config.looks)
+    return canvas
 
 
 def read_image(path: str, option: str) -> Image.Image:
-    """The picture in a file, as RGB and upright; ValueError naming the `option` where it cannot be read."""
+    """Read the picture in a file, as RGB and upright; ValueError naming the `option` where it cannot be read."""
     if not path:
         raise ValueError(f"{option} is empty: set it to a picture file")
     try:

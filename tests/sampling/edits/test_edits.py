@@ -17,6 +17,7 @@ from dalle.sampling.edits.inpaint import InpaintConfig, inpaint
 from dalle.sampling.edits.outpaint import OutpaintConfig, outpaint
 from dalle.sampling.edits.remix import RemixConfig, remix
 from dalle.sampling.edits.variations import VariationsConfig, variations
+from dalle.sampling.settings import SampleConfig
 
 
 def made(grid: int = 8, start: int = 0) -> Original:
@@ -240,7 +241,7 @@ def test_what_is_wrong_with_an_edit_is_said_in_a_sentence(checkpoints, files, ru
 
 
 def test_no_edit_makes_no_canvas():
-    assert canvas_of(None, None, lambda image: made(), 4, 0, 0) is None
+    assert canvas_of(SampleConfig(), lambda image: made()) is None
 
 
 def test_generate_takes_a_canvas_from_python(checkpoints):

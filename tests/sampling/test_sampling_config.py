@@ -1,0 +1,180 @@
+"""Settings of sampling: validated, declared once, and told when they are misspelt."""
+
+import ast
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from dataclasses import field, fields, is_dataclass, make_dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, get_args
+
+import pytest
+
+import dalle as package
+from dalle import DALLE
+from dalle.evaluation.settings import EvaluateConfig
+from dalle.sampling.sampling_config import DecodingConfig, RerankConfig, RerankWeights, SamplingConfig, memory_limit
+from dalle.sampling.settings import SampleConfig
+
+ROOT = Path(package.__file__).parent
+OWNERS = {name: owner for owner in (DecodingConfig, RerankConfig, SamplingConfig) for name in owner.__annotations__}
+MOST = 3  # settings that a function may take one by one: more travel as one object
+
+WRONG = [
+    ({"temperature": -1.0}, r"temperature=-1\.0 is below 0; 0 is greedy"),
+    ({"top_k": 0}, "top_k=0 leaves nothing to draw"),
+    ({"top_p": 0.0}, r"top_p=0\.0 is no probability"),
+    ({"top_p": 1.5}, r"top_p=1\.5 is no probability"),
+    ({"min_p": 0.0}, r"min_p=0\.0 is no share of a probability"),
+    ({"min_p": 1.5}, r"min_p=1\.5 is no share of a probability"),
+    ({"guidance": -1.0}, r"guidance=-1\.0 is below 0; 0 leaves the caption out"),
+    ({"batch_size": 0}, "batch_size=0 must be at least 1"),
+    ({"candidates": 0}, "candidates=0 "),
+    ({"candidates": -4}, "candidates=-4 "),
+    ({"rerank": "luck"}, "rerank=luck; choose one of clip, image_likelihood, caption_likelihood, mixture"),
+    ({"rerank_weights": RerankWeights(clip=2)}, "are for rerank=mixture, but this is rerank=clip"),
+    ({"rerank": "mixture", "rerank_weights": RerankWeights(0, 0, 0)}, "all rerank_weights are 0"),
+]
+WRONG_WHERE_SOME_ARE_KEPT = [
+    ({"keep": 0}, "keep=0 of candidates=64 cannot be kept; use 1 to 64"),
+    ({"keep": 5, "candidates": 4}, "keep=5 of candidates=4 cannot be kept; use 1 to 4"),
+    *(({"memory": memory}, f"memory={memory} is no amount of memory") for memory in ("lots", "0", "-1", "nan", "inf")),
+]
+IDS = {"ids": lambda each: str(each) if isinstance(each, dict) else ""}
+
+
+@pytest.mark.parametrize("config", [SamplingConfig, SampleConfig, EvaluateConfig])
+@pytest.mark.parametrize(("settings", "problem"), WRONG, **IDS)
+def test_a_setting_out_of_its_range_is_refused_by_every_config_that_has_it(config, settings, problem):
+    with pytest.raises(ValueError, match=problem):
+        config(**settings)
+
+
+@pytest.mark.parametrize("config", [SamplingConfig, SampleConfig])
+@pytest.mark.parametrize(("settings", "problem"), WRONG_WHERE_SOME_ARE_KEPT, **IDS)
+def test_a_number_to_keep_or_an_amount_of_memory_that_cannot_be_is_refused(config, settings, problem):
+    with pytest.raises(ValueError, match=problem):
+        config(**settings)
+
+
+def test_every_setting_has_a_wrong_value_above():
+    """But `seed`, which may be any integer, and references, which may be any captions."""
+    tested = {name for settings, _ in [*WRONG, *WRONG_WHERE_SOME_ARE_KEPT] for name in settings}
+    assert tested == OWNERS.keys() - {"seed", "rerank_references"}
+
+
+def test_the_edges_of_each_range_are_allowed():
+    SamplingConfig(temperature=0, top_k=1, top_p=1, min_p=1, guidance=0, batch_size=1, candidates=1, keep=1, seed=-1)
+    SamplingConfig(rerank="mixture", rerank_weights=RerankWeights(0, 0, -1), memory="0.5")
+
+
+def test_memory_is_in_units_of_a_billion_bytes():
+    assert memory_limit("auto") is None
+    assert memory_limit("1.5") == 1_500_000_000
+
+
+@pytest.mark.parametrize(("guidance", "guided"), [(None, False), (1.0, False), (0.0, True), (2.0, True)])
+def test_a_guidance_of_one_is_no_guidance(guidance, guided):
+    assert DecodingConfig(guidance=guidance).guided == guided
+
+
+def test_evaluation_draws_with_its_own_settings_and_keeps_all_candidates():
+    given = {"seed": 3, "temperature": 0.8, "top_p": 0.9, "guidance": 2.0, "batch_size": 7}
+    given |= {"rerank": "mixture", "rerank_weights": RerankWeights(1, 2, 3), "rerank_references": ["a"]}
+    assert EvaluateConfig(**given).sampling(512) == SamplingConfig(candidates=512, keep=512, **given)
+
+
+# --- misspelt settings -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("typed", "right"),
+    [("temprature", "temperature"), ("candidate", "candidates"), ("topk", "top_k"), ("canvass", "canvas")],
+)
+def test_a_misspelt_setting_is_told_with_the_nearest_right_one(checkpoints, typed, right):
+    dalle = DALLE.load(checkpoints)
+    sentence = f"there is no sampling setting {typed}; did you mean {right}"
+    with pytest.raises(TypeError, match=sentence):
+        dalle.generate("a red circle", **{typed: 1})
+    with pytest.raises(TypeError, match=sentence):
+        dalle.generate_many(["a red circle"], **{typed: 1})
+
+
+def test_a_setting_like_no_other_is_told_with_all_there_are():
+    with pytest.raises(TypeError, match="there is no sampling setting xyz; there are temperature, .* memory, first"):
+        SamplingConfig().changed({"xyz": 1}, ["first"])
+
+
+def test_changed_settings_are_validated_and_leave_the_others():
+    config = SamplingConfig(candidates=4, keep=2, seed=5)
+    assert config.changed({"temperature": 0.5}) == SamplingConfig(candidates=4, keep=2, seed=5, temperature=0.5)
+    with pytest.raises(ValueError, match="keep=5 of candidates=4"):
+        config.changed({"keep": 5})
+
+
+def test_settings_by_name_and_as_one_object_draw_the_same(checkpoints):
+    dalle, config = DALLE.load(checkpoints), SamplingConfig(candidates=4, keep=2, seed=5, temperature=0.5)
+    by_name = dalle.generate("a red circle", candidates=4, keep=2, seed=5, temperature=0.5)
+    mixed = dalle.generate("a red circle", SamplingConfig(candidates=4, keep=2, seed=5), temperature=0.5)
+    (result,) = dalle.stream(["a red circle"], config)
+    assert result.tokens.equal(by_name.tokens)
+    assert mixed.tokens.equal(by_name.tokens)
+
+
+# --- each setting is declared once -------------------------------------------------------------------------------
+
+
+def dataclasses_of(folder: str) -> Iterator[type]:
+    """Every dataclass that is defined in a package of ours."""
+    for module in pkgutil.walk_packages([str(ROOT / folder)], f"dalle.{folder}."):
+        for value in vars(importlib.import_module(module.name)).values():
+            if isinstance(value, type) and is_dataclass(value) and value.__module__ == module.name:
+                yield value
+
+
+def kinds(annotation: Any) -> set[Any]:
+    """Types that a field may have beside None."""
+    return {*get_args(annotation)} - {NoneType} if isinstance(annotation, UnionType) else {annotation}
+
+
+def restated(config: type) -> list[str]:
+    """Settings that a dataclass declares though another does; one that gives an inherited one a default may."""
+    found = []
+    for name, annotation in vars(config).get("__annotations__", {}).items():
+        owner = OWNERS.get(name, config)
+        if owner is not config and kinds(annotation) == kinds(owner.__annotations__[name]):
+            defaults = [next(each.default for each in fields(of) if each.name == name) for of in (owner, config)]
+            if not issubclass(config, owner) or defaults[0] == defaults[1]:
+                found.append(name)
+    return found
+
+
+def test_every_setting_of_sampling_is_declared_in_one_dataclass():
+    every = {config for folder in ("sampling", "evaluation") for config in dataclasses_of(folder)}
+    assert {DecodingConfig, RerankConfig, SamplingConfig, SampleConfig, EvaluateConfig} <= every
+    assert {config.__qualname__: restated(config) for config in every if restated(config)} == {}
+
+
+@pytest.mark.parametrize("name", OWNERS)
+def test_a_dataclass_that_declares_a_setting_again_is_found(name):
+    assert restated(make_dataclass("Again", [(name, OWNERS[name].__annotations__[name])])) == [name]
+
+
+def test_a_config_that_inherits_a_setting_may_give_it_another_default_and_not_the_same():
+    same, other = (
+        make_dataclass("Heir", [("keep", int, field(default=keep, kw_only=True))], bases=(SamplingConfig,), frozen=True)
+        for keep in (8, 4)
+    )
+    assert (restated(same), restated(other)) == (["keep"], [])
+
+
+def test_no_function_takes_many_settings_one_by_one():
+    found = {}
+    for path in [*ROOT.glob("**/*.py"), *ROOT.parent.glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                taken = {each.arg for each in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]}
+                if len(taken & OWNERS.keys()) > MOST:
+                    found[f"{path.name}: {node.name}"] = sorted(taken & OWNERS.keys())
+    assert found == {}
