@@ -110,7 +110,7 @@ def two_ranks(tmp_path_factory):
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(TRAINING_TESTS), str(TRAINING_TESTS.parent)]),
+        "PYTHONPATH": os.pathsep.join([str(TRAINING_TESTS), str(TRAINING_TESTS.parent), *sys.path]),
     }
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launch, str(folder / "rank.py"), str(folder)]

@@ -171,7 +171,7 @@ def _join(name: str, key: str) -> str:
     return f"{name}.{key}" if name else str(key)
 
 
-# torch.load(weights_only=True) reads neither whole modules nor TorchScript
+# torch.load with weights_only=True reads neither whole modules nor TorchScript
 class Reader(pickle.Unpickler):
     """Reads one pickle in which names have only the meanings given here."""
 

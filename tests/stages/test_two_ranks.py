@@ -78,7 +78,8 @@ def encoded(tokens: Path, dvae: Path) -> TokenCache:
 def two_ranks(tmp_path_factory, dvae_folder):
     folder = tmp_path_factory.mktemp("stages_on_ranks")
     (folder / "rank.py").write_text(RANK)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    search = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": search}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launch, str(folder / "rank.py"), str(folder), str(dvae_folder)]
     subprocess.run(command, env=environment, check=True, timeout=300)
