@@ -137,7 +137,7 @@ class DALLE:
             ValueError: an empty or too long caption, a setting out of its range, or guidance of a transformer that was
                 trained without empty captions.
         """
-        config = config.changed(settings, beside=("canvas", "first", "progress"))
+        config = _changed(config, settings, beside=("canvas", "first", "progress"))
         (result,) = self.stream([caption], config, canvas=canvas, first=first, progress=progress)
         return result
 
@@ -153,7 +153,7 @@ class DALLE:
         **settings: Any,
     ) -> list[Result]:
         """`generate` for several captions, which share batches; see `stream` for the options."""
-        config = config.changed(settings, beside=("canvas", "first", "truncate", "progress"))
+        config = _changed(config, settings, beside=("canvas", "first", "truncate", "progress"))
         return list(self.stream(captions, config, canvas=canvas, first=first, truncate=truncate, progress=progress))
 
     def stream(
@@ -258,3 +258,10 @@ class DALLE:
         if isinstance(canvas, Canvas):
             return fill.batches(self.transformer, ids, config.candidates, config, canvas=canvas, **options)
         return decode.batches(self.transformer, ids, config.candidates, config, canvas=canvas, **options)
+
+
+def _changed(config: SamplingConfig, settings: Mapping[str, Any], beside: Sequence[str]) -> SamplingConfig:
+    """Return `config` with some settings changed. Raises TypeError for a number in its place, and as `changed` does."""
+    if not isinstance(config, SamplingConfig):
+        raise TypeError(f"config must be a SamplingConfig, not {config!r}; give settings by name, as candidates=64")
+    return config.changed(settings, beside)

@@ -11,6 +11,7 @@ from dalle.evaluation import abilities
 from dalle.evaluation.ability_prompts import ABILITIES, Prompt
 from dalle.evaluation.captions import Drawn
 from dalle.evaluation.subject import Subject
+from dalle.sampling.sampling_config import RerankConfig
 
 
 @pytest.fixture
@@ -90,6 +91,6 @@ def test_data_whose_facts_cannot_be_read_are_refused_with_what_to_do(subject, co
 
 
 def test_favourites_stand_over_their_captions_framed_by_whether_they_are_right():
-    drawn = as_judged(lambda caption: caption == "two")(None, ["two", "three"], [], 1)
+    drawn = as_judged(lambda caption: caption == "two")(None, ["two", "three"], [], RerankConfig(candidates=1))
     right, wrong = abilities.favourites(drawn)
     assert (right.label, right.frame, wrong.label, wrong.frame) == ("two", abilities.RIGHT, "three", abilities.WRONG)

@@ -235,3 +235,8 @@ def test_little_memory_draws_the_same_pictures_in_chunks(dalle):
     assert result.candidates == dalle.generate(CAPTION, candidates=8, keep=8).candidates
     with pytest.raises(ValueError, match="drawing one image takes"):
         dalle.generate_many([CAPTION], candidates=8, keep=8, memory="1e-9")
+
+
+def test_a_setting_without_its_name_is_refused_with_a_sentence(checkpoints):
+    with pytest.raises(TypeError, match="must be a SamplingConfig, not 64; give settings by name, as candidates=64"):
+        DALLE.load(checkpoints).generate("a red circle", 64)
