@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from dalle.config import verb
-from dalle.evaluation import abilities, blur_curve, fit, likelihood, quality, reconstruction, rerank_curve
+from dalle.cli.config import verb
 from dalle.evaluation.measured import Measured
+from dalle.evaluation.metrics import abilities, blur_curve, fit, likelihood, quality, reconstruction, rerank_curve
 from dalle.evaluation.page import write_page
 from dalle.evaluation.record import Record, begin, set_aside
 from dalle.evaluation.settings import EvaluateConfig

@@ -11,19 +11,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dalle import distributed
-from dalle.config import verb
+from dalle.cli.config import verb
 from dalle.data import open_source
+from dalle.data.audit.provenance import provenances
+from dalle.data.audit.survey import Survey
+from dalle.data.audit.survey_page import PAGE, write_survey
+from dalle.data.audit.tally import shown
 from dalle.data.picture_file import read_picture
-from dalle.data.provenance import provenances
 from dalle.data.source import UnreadableRecord
-from dalle.data.survey import Survey
-from dalle.data.survey_page import PAGE, write_survey
-from dalle.data.tally import shown
 from dalle.image_grid import GridRow, image_grid
-from dalle.interop import IMPORTS
-from dalle.interop.settings import PrepareConfig
-from dalle.models.clip import CLIP
-from dalle.models.dvae import DiscreteVAE
+from dalle.models.clip.model import CLIP
+from dalle.models.dvae.model import DiscreteVAE
+from dalle.pretrained import IMPORTS
+from dalle.pretrained.settings import PrepareConfig
 from dalle.sampling.gallery import unused
 from dalle.sampling.novelty import TILE, TrainingPictures, side_by_side, verdict
 from dalle.stages.encoding import Encoding, described

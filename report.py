@@ -6,15 +6,15 @@ from typing import Any
 
 from dalle import distributed
 from dalle.ablation import SMALLEST, label, values_of
-from dalle.config import verb
+from dalle.ablations import comparison, page
+from dalle.ablations.figures import runs_figure, sweep_figure
+from dalle.ablations.outcomes import Planned
+from dalle.ablations.settings import ReportConfig
+from dalle.ablations.sweep import Sweep
+from dalle.cli.config import verb
+from dalle.cli.sweeps import ablation_jobs, ablations
 from dalle.extras import check_installed
-from dalle.reports import comparison, page
-from dalle.reports.figures import runs_figure, sweep_figure
-from dalle.reports.job import Job
-from dalle.reports.outcomes import Planned
-from dalle.reports.settings import ReportConfig
-from dalle.reports.sweep import Sweep
-from dalle.sweeps import ablation_jobs, ablations
+from dalle.training.job import Job
 from dalle.training.run import flat
 
 

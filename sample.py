@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from dalle import checkpoint, distributed
-from dalle.config import verb
+from dalle.cli.config import verb
+from dalle.cli.sample_messages import how_to_go_on, print_report, say_memory, say_result, say_unknown_words
 from dalle.sampling.attention_sheet import AttentionSheets
 from dalle.sampling.edits import canvas_of
 from dalle.sampling.gallery import Gallery, slug, unused
 from dalle.sampling.novelty import Novelty
 from dalle.sampling.parts import find_parts
 from dalle.sampling.pipeline import DALLE
-from dalle.sampling.sample_messages import how_to_go_on, print_report, say_memory, say_result, say_unknown_words
 from dalle.sampling.settings import SampleConfig, captions_to_draw
 from dalle.training.interruption import Interrupted, StopRequest
 

@@ -9,12 +9,12 @@ import torch
 from omegaconf import OmegaConf
 
 from dalle import checkpoint, distributed
-from dalle.config import TrainConfig, run_name, verb
-from dalle.reports.job import Job, recorded
+from dalle.cli.config import TrainConfig, run_name, verb
 from dalle.seeds import seed_global_generators
 from dalle.stages import STAGES
 from dalle.stages.pictures import StageContext
 from dalle.training.cpu import set_up
+from dalle.training.job import Job, recorded
 from dalle.training.loop import train
 from dalle.training.run import Run, defaults_of, set_aside, steps_done
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import torch
 
 from benchmarks.machine import seconds
-from dalle.models.cache import Cache
-from dalle.models.transformer import Transformer, TransformerConfig
+from dalle.models.transformer.kv_cache import Cache
+from dalle.models.transformer.model import Transformer, TransformerConfig
 
 PATTERNS = ("dense", "row", "column", "convolutional", "paper")
 EVERY = 37  # of the positions is timed; every column of the image has its turn

@@ -10,8 +10,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from dalle.models.packed import PackedLinear, can_pack
-from dalle.models.transformer import TransformerConfig
+from dalle.models.cpu_linear import PackedLinear, can_pack
+from dalle.models.transformer.model import TransformerConfig
 
 Result = TypeVar("Result")
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.race import Decoder
-from dalle.models.transformer import TransformerConfig
+from dalle.models.transformer.model import TransformerConfig
 
 
 def gpt2(config: TransformerConfig, precision: str, device: torch.device | None = None) -> Decoder:

@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.machine import processor
 from dalle import losses
-from dalle.models.dvae import DiscreteVAE, DVAEConfig
-from dalle.models.transformer import Transformer, TransformerConfig
+from dalle.models.dvae.model import DiscreteVAE, DVAEConfig
+from dalle.models.transformer.model import Transformer, TransformerConfig
 from dalle.precision import autocast
 from dalle.training.precision import resolve
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from benchmarks.machine import decoding_work, matmul_rate, peak_memory, read_bandwidth, seconds
-from dalle.models.transformer import TransformerConfig
+from dalle.models.transformer.model import TransformerConfig
 
 # What takes us minutes takes some peers hours.
 UNCACHED_UP_TO = 4  # images at a time, of a decoder without a cache

@@ -16,7 +16,7 @@ from benchmarks.machine import processor
 from benchmarks.peers import PEERS, found
 from benchmarks.race import Decoder, Floor, Measured, race
 from benchmarks.shares import shares, shares_table
-from dalle.models.transformer import Transformer, TransformerConfig
+from dalle.models.transformer.model import Transformer, TransformerConfig
 from dalle.sampling.decode import FREE, generate
 from dalle.sampling.sampling_config import DecodingConfig
 

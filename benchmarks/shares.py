@@ -9,8 +9,8 @@ from torch import nn
 
 from benchmarks.attention import attention_seconds, empty_cache
 from benchmarks.machine import seconds
-from dalle.models.packed import PackedLinear, packed
-from dalle.models.transformer import Transformer
+from dalle.models.cpu_linear import PackedLinear, packed
+from dalle.models.transformer.model import Transformer
 from dalle.sampling.decode import DEFAULTS
 from dalle.sampling.filters import filtered
 from dalle.sampling.noise import candidate_keys, gumbel_noise

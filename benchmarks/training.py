@@ -17,7 +17,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.machine import processor
-from dalle.config import compose
+from dalle.cli.config import compose
 from dalle.stages.dvae import DVAEStage
 from dalle.stages.pictures import StageContext
 from dalle.training.cpu import keep_freed_memory

@@ -4,17 +4,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dalle.models.clip import CLIP
-    from dalle.models.dvae import DiscreteVAE
+    from dalle.models.clip.model import CLIP
+    from dalle.models.dvae.model import DiscreteVAE
     from dalle.sampling.pipeline import DALLE
     from dalle.sampling.sampling_config import SamplingConfig
 
 __all__ = ["CLIP", "DALLE", "DiscreteVAE", "SamplingConfig"]
 
 _HOMES = {
-    "CLIP": "dalle.models.clip",
+    "CLIP": "dalle.models.clip.model",
     "DALLE": "dalle.sampling.pipeline",
-    "DiscreteVAE": "dalle.models.dvae",
+    "DiscreteVAE": "dalle.models.dvae.model",
     "SamplingConfig": "dalle.sampling.sampling_config",
 }
 

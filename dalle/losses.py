@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor
 
-from dalle.models.dvae import PIXEL_MARGIN, map_pixels
+from dalle.models.dvae.model import PIXEL_MARGIN, map_pixels
 from dalle.precision import in_float32
 
 

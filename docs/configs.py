@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dalle.config import VERBS, choices_of
+from dalle.cli.config import VERBS, choices_of
+from dalle.cli.help import Setting, about, comments, settings
 from dalle.data import CONFIGS as DATA
-from dalle.described import Setting, about, comments, settings
-from dalle.interop import IMPORTS
+from dalle.pretrained import IMPORTS
 from dalle.sampling.edits import EDITS
 from dalle.stages import STAGES
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from dalle.models.patterns import Column, Convolutional, Row, stream_mask
+from dalle.models.transformer.patterns import Column, Convolutional, Row, stream_mask
 
 TEXT, GRID, KERNEL = 6, 4, 3
 STATES = TEXT + GRID**2

@@ -24,8 +24,8 @@ from einops import rearrange, reduce
 import dalle
 from dalle import checkpoint
 from dalle.data import open_source, read_config
-from dalle.models.dvae import codebook_use, mean_picture
-from dalle.models.relaxation import gumbel_softmax, most_probable
+from dalle.models.dvae.model import codebook_use, mean_picture
+from dalle.models.dvae.relaxation import gumbel_softmax, most_probable
 from dalle.pixels import to_images, to_tensor
 from dalle.sampling.sheet import Row, sample_sheet
 

@@ -24,9 +24,9 @@ from PIL import Image
 import dalle
 from dalle import DALLE, checkpoint
 from dalle.data import open_source, read_config
-from dalle.evaluation.best_of import rerank_curve
-from dalle.evaluation.blocks_judge import judge
-from dalle.evaluation.captions import caption_qualities
+from dalle.evaluation.judges.blocks_judge import judge
+from dalle.evaluation.metrics.best_of import rerank_curve
+from dalle.evaluation.metrics.captions import caption_qualities
 from dalle.evaluation.plots import plot_rerank_curve
 from dalle.sampling.edits.complete import complete
 from dalle.sampling.edits.inpaint import inpaint

@@ -21,8 +21,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 import dalle
-from dalle.reports.page import answer, command, counted
-from dalle.sweeps import ablations
+from dalle.ablations.page import answer, command, counted
+from dalle.cli.sweeps import ablations
 
 sys.path.append(str(Path(dalle.__file__).parents[1]))  # where the verbs are
 from report import read_sweep

@@ -23,7 +23,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import dalle
-from dalle.reports.page import command, cost, counted, table
+from dalle.ablations.page import command, cost, counted, table
 
 sys.path.append(str(Path(dalle.__file__).parents[1]))  # where the verbs are
 from report import read_sweep

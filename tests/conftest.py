@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from dalle import checkpoint, config
-from dalle.config import verb
-from dalle.models.clip import CLIP, CLIPConfig
-from dalle.models.dvae import DiscreteVAE, DVAEConfig
-from dalle.models.transformer import Transformer, TransformerConfig
+from dalle import checkpoint
+from dalle.cli import config
+from dalle.cli.config import verb
+from dalle.models.clip.model import CLIP, CLIPConfig
+from dalle.models.dvae.model import DiscreteVAE, DVAEConfig
+from dalle.models.transformer.model import Transformer, TransformerConfig
 from dalle.precision import use_exact_float32
 from dalle.tokenizer import CaptionTokenizer
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from dalle.ablation import label, values_of
-from dalle.choices import FOLDER, options
-from dalle.config import compose
-from dalle.models.dvae import DiscreteVAE
-from dalle.models.transformer import Transformer
-from dalle.reports.job import Job
-from dalle.sweeps import ablation_jobs, ablations, compose_jobs
+from dalle.cli.choices import FOLDER, options
+from dalle.cli.config import compose
+from dalle.cli.sweeps import ablation_jobs, ablations, compose_jobs
+from dalle.models.dvae.model import DiscreteVAE
+from dalle.models.transformer.model import Transformer
+from dalle.training.job import Job
 
 LETTERS = "abcdefghijklmnopqrst"
 SIZES = options("size")

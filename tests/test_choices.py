@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from hydra.core.config_store import ConfigStore
 
-from dalle import choices, config
-from dalle.choices import FOLDER, groups, options, read_sections, register, register_preset, register_size
-from dalle.config import compose
+from dalle.cli import choices, config
+from dalle.cli.choices import FOLDER, groups, options, read_sections, register, register_preset, register_size
+from dalle.cli.config import compose
 from dalle.stages import STAGES
 
 SIZES = options("size")

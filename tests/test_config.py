@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from hydra.errors import HydraException
 
-from dalle import config
-from dalle.choices import options
-from dalle.config import TrainConfig, compose, verb
+from dalle.cli import config
+from dalle.cli.choices import options
+from dalle.cli.config import TrainConfig, compose, verb
 from dalle.stages import STAGES
 from dalle.training.interruption import Interrupted
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from dalle.choices import FOLDER, options, read_sections
-from dalle.config import VERBS, TrainConfig, compose
-from dalle.interop import IMPORTS
-from dalle.models.clip import CLIP
-from dalle.models.dvae import DiscreteVAE
-from dalle.models.transformer import Transformer
+from dalle.cli.choices import FOLDER, options, read_sections
+from dalle.cli.config import VERBS, TrainConfig, compose
+from dalle.models.clip.model import CLIP
+from dalle.models.dvae.model import DiscreteVAE
+from dalle.models.transformer.model import Transformer
+from dalle.pretrained import IMPORTS
 from dalle.sampling.edits import EDITS
 from dalle.stages import STAGES
 from dalle.training.schedules import Schedule

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from dalle.config import VERBS, choices_of, compose
+from dalle.cli.config import VERBS, choices_of, compose
+from dalle.cli.help import FIRST, as_typed, comments, settings, usage
 from dalle.data import CONFIGS as DATA
-from dalle.described import FIRST, as_typed, comments, settings, usage
-from dalle.interop import IMPORTS
+from dalle.pretrained import IMPORTS
 from dalle.sampling.edits import EDITS
 from dalle.stages import STAGES
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from dalle.evaluation import likelihood, reconstruction
+from dalle.evaluation.metrics import likelihood, reconstruction
 from dalle.evaluation.record import begin
 
 DATA = ("data=blocks", "data.image_size=8", "data.val=12", "data.novel=12")

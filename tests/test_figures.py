@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageColor
 
-from dalle.models.patterns import Column, Convolutional, Pattern, Row, stream_mask
+from dalle.models.transformer.patterns import Column, Convolutional, Pattern, Row, stream_mask
 
 DOCS = Path(__file__).parents[1] / "docs"
 TRANSPOSED = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15]

@@ -10,23 +10,22 @@ ROOT = Path(__file__).parents[1]
 
 # from the top; a package counts as one, and neighbours on a floor leave each other alone
 FLOORS = (
-    {"train", "sample", "evaluate", "report", "prepare"},  # the verbs
-    {"sweeps"},  # many options at once
-    {"config", "dalle"},  # the verbs' options; what `from dalle import DALLE` shows
-    {"reports", "choices"},  # what runs and evaluations have written, side by side; what is chosen by name
-    {"stages", "evaluation", "mistakes"},
+    {"train", "sample", "evaluate", "report", "prepare"},  # the commands
+    {"cli", "dalle"},  # the commands' options; what `from dalle import DALLE` shows
+    {"ablations"},  # what runs and evaluations have written, side by side
+    {"stages", "evaluation"},
     {"training", "sampling"},
     {"data", "losses", "models"},
-    {"interop"},  # reads other people's models; ours are built from what it read
-    {"pixels", "image_grid", "tokenizer", "clip_tokenizer", "checkpoint", "distributed", "ablation", "described"},
+    {"pretrained"},  # reads other people's models; ours are built from what it read
+    {"pixels", "image_grid", "tokenizer", "clip_tokenizer", "checkpoint", "distributed", "ablation"},
     {"seeds", "precision", "registry", "transfer", "validation", "extras"},
 )
-EXCEPTIONS = {("losses", "dalle.models.dvae")}  # how pixels are mapped is told once, where the model is
+EXCEPTIONS = {("losses", "dalle.models.dvae.model")}  # how pixels are mapped is told once, where the model is
 HYDRAS = {
-    "dalle/choices.py": {"hydra", "omegaconf"},
-    "dalle/config.py": {"hydra", "omegaconf"},
-    "dalle/mistakes.py": {"hydra", "omegaconf"},
-    "dalle/sweeps.py": {"hydra", "omegaconf"},
+    "dalle/cli/choices.py": {"hydra", "omegaconf"},
+    "dalle/cli/config.py": {"hydra", "omegaconf"},
+    "dalle/cli/errors.py": {"hydra", "omegaconf"},
+    "dalle/cli/sweeps.py": {"hydra", "omegaconf"},
     "train.py": {"omegaconf"},
 }
 
@@ -89,8 +88,8 @@ def test_hydra_is_known_where_commands_are_read_and_nowhere_else(file):
 def test_what_a_checkpoint_holds_is_never_unpickled():
     for file in FILES:
         known = set(imports((ROOT / file).read_text(encoding="utf-8")))
-        if file == Path("dalle/interop/pickles.py"):
-            known -= {"pickle"}  # where names have only harmless meanings: tests/interop/test_pickles.py
+        if file == Path("dalle/pretrained/pickles.py"):
+            known -= {"pickle"}  # where names have only harmless meanings: tests/pretrained/test_pickles.py
         assert not known & {"pickle", "dill", "joblib", "shelve"}, file
         assert "torch.load(" not in (ROOT / file).read_text(encoding="utf-8"), file
 
@@ -98,17 +97,17 @@ def test_what_a_checkpoint_holds_is_never_unpickled():
 @pytest.mark.parametrize(
     ("importer", "source", "found"),
     [
-        ("dalle.data.blocks", "from dalle.models.dvae import map_pixels", ["dalle.models.dvae.map_pixels"]),
+        ("dalle.data.blocks", "from dalle.models.dvae.model import map_pixels", ["dalle.models.dvae.model.map_pixels"]),
         ("dalle.data.blocks", "from dalle.data.source import Record\nfrom dalle import pixels, checkpoint", []),
         ("dalle.data.blocks", "def f():\n    import dalle.losses", ["dalle.losses"]),
-        ("dalle.models.clip", "import torch\nfrom dalle.stages import STAGES", ["dalle.stages.STAGES"]),
-        ("dalle.losses", "from dalle.models.dvae import map_pixels", []),
-        ("dalle.losses", "from dalle.models.clip import CLIP", ["dalle.models.clip.CLIP"]),
+        ("dalle.models.clip.model", "import torch\nfrom dalle.stages import STAGES", ["dalle.stages.STAGES"]),
+        ("dalle.losses", "from dalle.models.dvae.model import map_pixels", []),
+        ("dalle.losses", "from dalle.models.clip.model import CLIP", ["dalle.models.clip.model.CLIP"]),
         ("dalle.training.loop", "from dalle.sampling import decode", ["dalle.sampling.decode"]),
-        ("dalle.stages.clip", "from dalle.config import compose", ["dalle.config.compose"]),
+        ("dalle.stages.clip", "from dalle.cli.config import compose", ["dalle.cli.config.compose"]),
         ("dalle.stages.clip", "from dalle import DALLE", ["dalle.DALLE"]),
-        ("dalle.config", "from dalle.stages import STAGES\nfrom train import main", ["train.main"]),
-        ("train", "from dalle.config import verb\nfrom dalle import DALLE\nimport sample", ["sample"]),
+        ("dalle.cli.config", "from dalle.stages import STAGES\nfrom train import main", ["train.main"]),
+        ("train", "from dalle.cli.config import verb\nfrom dalle import DALLE\nimport sample", ["sample"]),
     ],
 )
 def test_trespasses_are_found(importer, source, found):

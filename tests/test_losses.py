@@ -7,17 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch.distributions import Categorical, kl_divergence
 
-from dalle.losses import (
-    contrastive,
-    kl_to_uniform,
-    laplace_nll,
-    logit_laplace_nll,
-    negative_elb,
-    normal_nll,
-    token_nll,
-)
-from dalle.models.dvae import mean_picture
-from dalle.models.stream import IGNORED
+from dalle.losses import contrastive, kl_to_uniform, laplace_nll, logit_laplace_nll, negative_elb, normal_nll, token_nll
+from dalle.models.dvae.model import mean_picture
+from dalle.models.transformer.sequence import IGNORED
 
 
 def parameters(mu: float, log_scale: float, count: int) -> torch.Tensor:

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from dalle import checkpoint
+from dalle.cli.sweeps import ablation_jobs
 from dalle.data.blocks import BlocksConfig
-from dalle.reports.job import FORMAT, Job
-from dalle.sweeps import ablation_jobs
+from dalle.training.job import FORMAT, Job
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 SCRIPTS = sorted(FOLDER.glob("[0-9]*.py"))

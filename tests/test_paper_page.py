@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dalle.config import compose, known_keys
+from dalle.cli.config import compose, known_keys
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")

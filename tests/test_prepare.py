@@ -13,9 +13,9 @@ import torch
 from dalle import checkpoint
 from dalle.data.blocks import BlocksConfig
 from dalle.data.token_cache import TokenCache
-from dalle.interop.openai_dvae import counterparts
-from dalle.models.dvae import DiscreteVAE
-from dalle.models.transformer import TransformerConfig
+from dalle.models.dvae.model import DiscreteVAE
+from dalle.models.transformer.model import TransformerConfig
+from dalle.pretrained.openai_dvae import counterparts
 from dalle.stages.pictures import StageContext
 from dalle.stages.transformer import TransformerStage, TransformerStageConfig
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from dalle.choices import FOLDER
+from dalle.cli.choices import FOLDER
 from dalle.evaluation.ability_prompts import ABILITIES
 from dalle.sampling.settings import SampleConfig, captions_to_draw
 from dalle.tokenizer import CaptionTokenizer

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from dalle.config import compose
+from dalle.cli.config import compose
 from dalle.models.blocks import ResidualBranch
-from dalle.models.dvae import PIXEL_MARGIN
-from dalle.models.transformer import Transformer
+from dalle.models.dvae.model import PIXEL_MARGIN
+from dalle.models.transformer.model import Transformer
 from dalle.training.schedules import Schedule
 
 PUBLISHED: list[tuple[str, Any, str]] = [

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dalle.config import VERBS, compose
+from dalle.cli.config import VERBS, compose
 from dalle.data import CONFIGS as DATA
 
 ROOT = Path(__file__).parents[1]

@@ -5,7 +5,7 @@ import re
 import pytest
 from test_ablations import TINY
 
-from dalle.sweeps import ablations
+from dalle.cli.sweeps import ablations
 
 
 @pytest.fixture

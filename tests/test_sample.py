@@ -6,7 +6,7 @@ import threading
 import time
 from pathlib import Path
 
-from dalle.models.transformer import Transformer
+from dalle.models.transformer.model import Transformer
 from dalle.sampling.chunks import in_words
 from dalle.sampling.memory import decoding_memory
 

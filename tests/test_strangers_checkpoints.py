@@ -10,9 +10,9 @@ from PIL import Image
 
 from dalle import checkpoint
 from dalle.checkpoint import CheckpointError
-from dalle.models.clip import CLIP, CLIPConfig
-from dalle.models.dvae import DiscreteVAE, DVAEConfig
-from dalle.models.transformer import Transformer, TransformerConfig
+from dalle.models.clip.model import CLIP, CLIPConfig
+from dalle.models.dvae.model import DiscreteVAE, DVAEConfig
+from dalle.models.transformer.model import Transformer, TransformerConfig
 from dalle.sampling.pipeline import DALLE
 
 MODELS = {"dvae": DiscreteVAE, "transformer": Transformer, "clip": CLIP}

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from benchmarks.gpu import card
 from benchmarks.gpu.part import Figures, NotPossible, Part, Setting
 from benchmarks.peers import gpt2
-from dalle.config import compose
+from dalle.cli.config import compose
 from dalle.models.mixed_precision import to_mixed_precision
-from dalle.models.patterns import image_mask
-from dalle.models.transformer import Transformer, TransformerConfig
+from dalle.models.transformer.model import Transformer, TransformerConfig
+from dalle.models.transformer.patterns import image_mask
 from dalle.sampling.decode import FREE, generate
 from dalle.sampling.memory import DecodingMemory, fitting_memory
 from dalle.sampling.sampling_config import DecodingConfig

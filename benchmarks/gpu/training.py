@@ -15,8 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.gpu import card
 from benchmarks.gpu.part import Figures, NotPossible, Part, Setting
 from benchmarks.gpu.sampling import limits
-from dalle.config import compose
-from dalle.models.dvae import DiscreteVAE
+from dalle.cli.config import compose
+from dalle.models.dvae.model import DiscreteVAE
 from dalle.stages import STAGES
 from dalle.stages.pictures import StageContext
 from dalle.training.loop import Trainer

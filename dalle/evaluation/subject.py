@@ -10,7 +10,7 @@ from dalle.checkpoint import CheckpointError
 from dalle.data import open_source, read_config
 from dalle.data.source import Source
 from dalle.evaluation.settings import EvaluateConfig
-from dalle.models.dvae import DiscreteVAE
+from dalle.models.dvae.model import DiscreteVAE
 from dalle.sampling.parts import find_parts
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.rerank import Scorer

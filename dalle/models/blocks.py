@@ -73,7 +73,7 @@ class MLP(nn.Module):
     def pack(self, linear: Callable[..., nn.Module]) -> dict[str, nn.Module]:
         """Children for inference on a CPU, by name: the activation is fused into the product before it.
 
-        linear: makes a packed layer, see `dalle.models.packed.PackedLinear`.
+        linear: makes a packed layer, see `dalle.models.cpu_linear.PackedLinear`.
         """
         if self.kind.fused is None:
             return {"expand": linear(self.expand), "activation": self.activation, "out": linear(self.out)}

@@ -9,8 +9,8 @@ from einops import rearrange
 from torch import Tensor
 
 from dalle.models.attention import TextImageSoftmax, causal
-from dalle.models.patterns import image_mask
-from dalle.models.transformer import Transformer
+from dalle.models.transformer.model import Transformer
+from dalle.models.transformer.patterns import image_mask
 
 
 @dataclass(frozen=True, kw_only=True)

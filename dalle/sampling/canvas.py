@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from dalle.data.transforms import central_box, inference_crop
-from dalle.models.dvae import DiscreteVAE
+from dalle.models.dvae.model import DiscreteVAE
 from dalle.pixels import to_tensor
 from dalle.sampling.decode import FREE
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from dalle.models.transformer import Transformer
+from dalle.models.transformer.model import Transformer
 from dalle.sampling.memory import DecodingMemory, fitting_memory
 from dalle.sampling.sampling_config import SamplingConfig, memory_limit
 

@@ -7,8 +7,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from dalle.models.packed import packed
-from dalle.models.transformer import Transformer
+from dalle.models.cpu_linear import packed
+from dalle.models.transformer.model import Transformer
 from dalle.precision import without_autocast
 from dalle.sampling.filters import filtered
 from dalle.sampling.graphs import decoding_step
@@ -66,7 +66,7 @@ def batches(
     config: a guidance other than 1 decodes each image twice, see `dalle.sampling.guidance`; `batch_size` None is 64.
     first: one number for all captions, or one for each.
     canvas: (h, w), (candidates, h, w) or (captions, candidates, h, w) int64; cells other than `FREE` are kept.
-    precision: of the linear layers on a CPU, see `dalle.models.packed`; elsewhere the model's own is used.
+    precision: of the linear layers on a CPU, see `dalle.models.cpu_linear`; elsewhere the model's own is used.
     compact: caches that take less memory and a little longer, see `Transformer.new_cache`.
 
     Raises:

@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from dalle.models.transformer import Transformer
+from dalle.models.transformer.model import Transformer
 from dalle.sampling.canvas import Canvas
 from dalle.sampling.decode import (
     DEFAULTS,

@@ -2,7 +2,7 @@
 
 A step is some thousand small kernels, and launching them one by one takes longer than running them. A graph launches
 them all at once, but does each time exactly what was recorded: so the position is a tensor, looked up on the GPU
-(`dalle.models.layouts.Tables`), and tokens go in and logits come out at fixed addresses.
+(`dalle.models.transformer.kv_cache.Tables`), and tokens go in and logits come out at fixed addresses.
 """
 
 from collections.abc import Callable
@@ -11,8 +11,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dalle.models.cache import Cache, CaptionCache
-from dalle.models.transformer import Transformer
+from dalle.models.transformer.kv_cache import Cache, CaptionCache
+from dalle.models.transformer.model import Transformer
 
 WARM_UPS = 3  # steps before the capture, in which libraries choose their kernels and take their workspaces
 

@@ -8,8 +8,8 @@ the token that is drawn from the guided logits. The model must have seen empty c
 import torch
 from torch import Tensor
 
-from dalle.models.cache import CaptionCache, TextKeys
-from dalle.models.stream import PAD, Stream
+from dalle.models.transformer.kv_cache import CaptionCache, TextKeys
+from dalle.models.transformer.sequence import PAD, Stream
 
 
 def empty_caption(stream: Stream) -> Tensor:

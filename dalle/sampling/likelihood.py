@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor
 
 from dalle.losses import token_nll
-from dalle.models.transformer import Transformer
+from dalle.models.transformer.model import Transformer
 
 
 @torch.inference_mode()

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from dalle.models.cache import TextKeys
-from dalle.models.transformer import Transformer
+from dalle.models.transformer.kv_cache import TextKeys
+from dalle.models.transformer.model import Transformer
 
 DRAWN = 64  # bytes for each logit: with noise, filters and what they sort
 

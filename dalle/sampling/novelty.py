@@ -13,7 +13,7 @@ from PIL import Image
 
 from dalle import checkpoint
 from dalle.data import open_source
-from dalle.data.fingerprints import (
+from dalle.data.audit.fingerprints import (
     FOLDER,
     NEAR_BITS,
     NEAR_LEVELS,
@@ -23,13 +23,13 @@ from dalle.data.fingerprints import (
     fingerprints,
     read_rows,
 )
+from dalle.data.audit.provenance import Provenance
+from dalle.data.audit.tally import shown
 from dalle.data.passes import in_order
-from dalle.data.provenance import Provenance
 from dalle.data.source import Source, UnreadableRecord
-from dalle.data.tally import shown
 from dalle.data.transforms import inference_crop
 from dalle.image_grid import Cell, GridRow, image_grid
-from dalle.models.clip import CLIP
+from dalle.models.clip.model import CLIP
 from dalle.sampling.rerank import Scorer
 from dalle.sampling.results import Result
 

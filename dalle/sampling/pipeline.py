@@ -11,10 +11,10 @@ from torch import Tensor
 
 from dalle import checkpoint
 from dalle.checkpoint import CheckpointError
-from dalle.models.clip import CLIP
-from dalle.models.dvae import DiscreteVAE
+from dalle.models.clip.model import CLIP
+from dalle.models.dvae.model import DiscreteVAE
 from dalle.models.mixed_precision import to_mixed_precision
-from dalle.models.transformer import Transformer
+from dalle.models.transformer.model import Transformer
 from dalle.precision import use_exact_float32
 from dalle.sampling import decode, fill
 from dalle.sampling.canvas import Canvas, Original, original

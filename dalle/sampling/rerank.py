@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dalle.models.stream import Stream
-from dalle.models.transformer import Transformer
+from dalle.models.transformer.model import Transformer
+from dalle.models.transformer.sequence import Stream
 from dalle.sampling.guidance import empty_caption
 from dalle.sampling.likelihood import caption_given_image, image_given_caption
 from dalle.sampling.sampling_config import MIXTURE, RerankConfig

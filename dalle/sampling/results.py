@@ -7,7 +7,7 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from dalle.models.dvae import DiscreteVAE
+from dalle.models.dvae.model import DiscreteVAE
 from dalle.sampling.canvas import Canvas
 from dalle.sampling.rerank import Candidates, Reranker
 from dalle.sampling.sampling_config import SamplingConfig

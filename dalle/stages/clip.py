@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dalle import distributed, losses
 from dalle.data.loader import Batch
-from dalle.models.clip import CLIP, CLIPConfig
+from dalle.models.clip.model import CLIP, CLIPConfig
 from dalle.precision import in_float32
 from dalle.stages.pictures import CaptionedConfig, Pictures, StageContext
 from dalle.training.ema import EMAConfig

@@ -15,8 +15,8 @@ from dalle import losses
 from dalle.data.loader import Batch
 from dalle.image_grid import Cell, GridRow, image_grid
 from dalle.losses import LikelihoodConfig
-from dalle.models.dvae import DiscreteVAE, DVAEConfig, codebook_use, mean_picture
-from dalle.models.relaxation import most_probable
+from dalle.models.dvae.model import DiscreteVAE, DVAEConfig, codebook_use, mean_picture
+from dalle.models.dvae.relaxation import most_probable
 from dalle.pixels import to_images
 from dalle.seeds import torch_generator
 from dalle.stages.pictures import Pictures, PicturesConfig, StageContext

@@ -12,18 +12,9 @@ from tqdm import tqdm
 from dalle import checkpoint, distributed
 from dalle.data import loader
 from dalle.data.source import Source
-from dalle.data.token_cache import (
-    ENCODED,
-    TODO,
-    UNREADABLE,
-    StaleTokens,
-    TokenCache,
-    TokenKind,
-    is_cache,
-    place_of,
-)
+from dalle.data.token_cache import ENCODED, TODO, UNREADABLE, StaleTokens, TokenCache, TokenKind, is_cache, place_of
 from dalle.data.transforms import transform_named
-from dalle.models.dvae import DiscreteVAE
+from dalle.models.dvae.model import DiscreteVAE
 from dalle.stages.image_tokens import argmax
 from dalle.stages.pictures import pixels_of
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from dalle import distributed
 from dalle.data import open_source
+from dalle.data.audit.provenance import described
 from dalle.data.contents import Batch, TokenBatch
 from dalle.data.loader import batches, ordered, token_batches
-from dalle.data.provenance import described
 from dalle.data.token_cache import TokenCache
 from dalle.data.transforms import transform_named
 from dalle.seeds import numpy_generator

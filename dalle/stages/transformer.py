@@ -17,9 +17,9 @@ from dalle.checkpoint import CheckpointError
 from dalle.data import open_source
 from dalle.data.contents import Batch, TokenBatch
 from dalle.data.token_cache import TokenCache, is_cache
-from dalle.models.dvae import DiscreteVAE
-from dalle.models.stream import IGNORED, PAD, PAD_TARGETS
-from dalle.models.transformer import Logits, Transformer, TransformerConfig
+from dalle.models.dvae.model import DiscreteVAE
+from dalle.models.transformer.model import Logits, Transformer, TransformerConfig
+from dalle.models.transformer.sequence import IGNORED, PAD, PAD_TARGETS
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.sampling_config import SamplingConfig
 from dalle.sampling.sheet import Row, sample_sheet

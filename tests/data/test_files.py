@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dalle.config import compose
+from dalle.cli.config import compose
 from dalle.data.captions import LONGEST
 from dalle.data.filters import FiltersConfig
 from dalle.data.folder import FolderConfig, FolderSource

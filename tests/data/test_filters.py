@@ -5,7 +5,7 @@ from types import ModuleType
 
 import pytest
 
-from dalle.config import compose
+from dalle.cli.config import compose
 from dalle.data import read_config
 from dalle.data.filters import CaptionFilter, FiltersConfig, is_in, too_long
 from dalle.data.folder import FolderConfig

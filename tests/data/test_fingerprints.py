@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from dalle.data import fingerprints as module
-from dalle.data.blocks import BlocksConfig, BlocksSource
-from dalle.data.fingerprints import (
+from dalle.data.audit import fingerprints as module
+from dalle.data.audit.fingerprints import (
     NEAR_BITS,
     NEAR_LEVELS,
     differing_bits,
@@ -14,6 +13,7 @@ from dalle.data.fingerprints import (
     fingerprint,
     fingerprints,
 )
+from dalle.data.blocks import BlocksConfig, BlocksSource
 from dalle.data.source import UnreadableRecord
 
 SOURCE = BlocksSource(BlocksConfig(train=12), "train")

@@ -1,7 +1,7 @@
 import numpy as np
 
-from dalle.data.fingerprints import FINGERPRINT, NEAR_BITS, NEAR_LEVELS, differing_bits, differing_levels
-from dalle.data.near_copies import groups_of_near_copies
+from dalle.data.audit.fingerprints import FINGERPRINT, NEAR_BITS, NEAR_LEVELS, differing_bits, differing_levels
+from dalle.data.audit.near_copies import groups_of_near_copies
 
 
 def prints_of(hashes) -> np.ndarray:

@@ -6,8 +6,8 @@ import torch
 from dalle import checkpoint
 from dalle.checkpoint import CheckpointError
 from dalle.data import open_source
+from dalle.data.audit.provenance import described, provenances
 from dalle.data.blocks import BlocksConfig
-from dalle.data.provenance import described, provenances
 from dalle.stages.dvae import DVAEStageConfig
 from dalle.stages.pictures import Pictures, StageContext
 

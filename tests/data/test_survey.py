@@ -5,11 +5,11 @@ import json
 import pytest
 from PIL import Image
 
+from dalle.data.audit.look import evenly_spaced, look_at
+from dalle.data.audit.survey import Survey
+from dalle.data.audit.survey_page import COPIES, FACTS, PAGE, SHEET, TOKENIZER, write_survey
 from dalle.data.blocks import BlocksConfig, BlocksSource
 from dalle.data.folder import FolderConfig
-from dalle.data.look import evenly_spaced, look_at
-from dalle.data.survey import Survey
-from dalle.data.survey_page import COPIES, FACTS, PAGE, SHEET, TOKENIZER, write_survey
 from dalle.tokenizer import CaptionTokenizer
 
 

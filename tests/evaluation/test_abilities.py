@@ -7,9 +7,9 @@ from PIL import Image
 
 from dalle.data.blocks_world import Described, Statement
 from dalle.data.folder import FolderConfig
-from dalle.evaluation import abilities
 from dalle.evaluation.ability_prompts import ABILITIES, Prompt
-from dalle.evaluation.captions import Drawn
+from dalle.evaluation.metrics import abilities
+from dalle.evaluation.metrics.captions import Drawn
 from dalle.evaluation.subject import Subject
 from dalle.sampling.sampling_config import RerankConfig
 

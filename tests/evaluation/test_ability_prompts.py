@@ -7,7 +7,7 @@ from PIL import Image
 from dalle.data.blocks import HELD_OUT, BlocksConfig, BlocksSource, wordings
 from dalle.data.blocks_world import RADII, Described, Piece, Scene, Statement, draw
 from dalle.evaluation.ability_prompts import ABILITIES, prompts
-from dalle.evaluation.blocks_judge import judge
+from dalle.evaluation.judges.blocks_judge import judge
 
 BY_NAME = {ability.name: ability for ability in ABILITIES}
 EVERY = pytest.mark.parametrize("name", BY_NAME)

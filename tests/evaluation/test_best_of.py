@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dalle.evaluation.best_of import PERFECT, Curve, RerankCurve, best_of, rerank_curve, sizes_up_to
+from dalle.evaluation.metrics.best_of import PERFECT, Curve, RerankCurve, best_of, rerank_curve, sizes_up_to
 from dalle.evaluation.plots import plot_rerank_curve
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.sampling_config import SamplingConfig

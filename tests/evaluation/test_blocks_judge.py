@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw
 from dalle.data.blocks import SPLITS, BlocksConfig, BlocksSource
 from dalle.data.blocks_world import BACKGROUND, COLOURS, Described, Piece, Relation, Scene, Statement, draw
 from dalle.data.blocks_world import one_fact_changed as falsehoods
-from dalle.evaluation.blocks_eye import connected_patches, find_blobs
-from dalle.evaluation.blocks_judge import judge
+from dalle.evaluation.judges.blocks_eye import connected_patches, find_blobs
+from dalle.evaluation.judges.blocks_judge import judge
 
 RED, BLUE, YELLOW = COLOURS["red"], COLOURS["blue"], COLOURS["yellow"]
 

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from einops import rearrange
 
 from dalle.data.blocks import BlocksConfig, BlocksSource
-from dalle.evaluation.bound import bound_metrics
 from dalle.evaluation.held_out import HeldOut, unit
+from dalle.evaluation.metrics.bound import bound_metrics
 from dalle.losses import LikelihoodConfig, kl_to_uniform, negative_elb
-from dalle.models.dvae import DiscreteVAE, DVAEConfig
+from dalle.models.dvae.model import DiscreteVAE, DVAEConfig
 
 SIZES = DVAEConfig(vocabulary=5, width=8, groups=2, blocks_per_group=1, decoder_input=8, gain=1.0)
 

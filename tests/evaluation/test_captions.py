@@ -12,7 +12,7 @@ from dalle.data.blocks import BlocksConfig, BlocksSource
 from dalle.data.blocks_world import BACKGROUND, COLOURS, Scene
 from dalle.data.blocks_world import draw as render
 from dalle.data.folder import FolderConfig, FolderSource
-from dalle.evaluation.captions import caption_metrics, caption_qualities, draw, first_captions
+from dalle.evaluation.metrics.captions import caption_metrics, caption_qualities, draw, first_captions
 from dalle.sampling.pipeline import DALLE, Result
 from dalle.sampling.sampling_config import SamplingConfig
 

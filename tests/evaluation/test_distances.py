@@ -6,9 +6,9 @@ import scipy.linalg
 import torch
 from torch import nn
 
-from dalle.evaluation import distances as module
-from dalle.evaluation.distances import Distances
 from dalle.evaluation.features import Features, Seen
+from dalle.evaluation.metrics import distances as module
+from dalle.evaluation.metrics.distances import Distances
 from dalle.seeds import seed_global_generators
 
 WIDTH = 12

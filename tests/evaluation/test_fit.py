@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from dalle.evaluation import fit
 from dalle.evaluation.drawing import digest
+from dalle.evaluation.metrics import fit
 from dalle.evaluation.subject import Subject
 
 

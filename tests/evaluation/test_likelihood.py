@@ -7,7 +7,7 @@ import torch
 
 from dalle.data.blocks import BlocksConfig, BlocksSource
 from dalle.evaluation.held_out import HeldOut, unit
-from dalle.evaluation.likelihood import nats_per_token
+from dalle.evaluation.metrics.likelihood import nats_per_token
 from dalle.sampling.pipeline import DALLE
 
 

@@ -10,10 +10,10 @@ from PIL import Image, ImageFilter
 from torch import Tensor, nn
 
 from dalle.checkpoint import CheckpointError
-from dalle.evaluation import blur_curve, distances, quality
-from dalle.evaluation.blur_curve import RADII, blurred
 from dalle.evaluation.features import Features
 from dalle.evaluation.held_out import HeldOut
+from dalle.evaluation.metrics import blur_curve, distances, quality
+from dalle.evaluation.metrics.blur_curve import RADII, blurred
 from dalle.evaluation.subject import Subject
 
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from dalle.data.blocks import BlocksConfig, BlocksSource
-from dalle.evaluation import reconstruction
 from dalle.evaluation.held_out import HeldOut
-from dalle.evaluation.reconstruction import NO_BOUND, NO_POSTERIOR, NO_SSIM, hard_metrics, reconstructions
-from dalle.models.dvae import DiscreteVAE, DVAEConfig
+from dalle.evaluation.metrics import reconstruction
+from dalle.evaluation.metrics.reconstruction import NO_BOUND, NO_POSTERIOR, NO_SSIM, hard_metrics, reconstructions
+from dalle.models.dvae.model import DiscreteVAE, DVAEConfig
 from dalle.pixels import to_tensor
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from dalle.checkpoint import CheckpointError
 from dalle.data.folder import FolderConfig
-from dalle.evaluation import rerank_curve
+from dalle.evaluation.metrics import rerank_curve
 from dalle.evaluation.subject import Subject
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dalle.evaluation.retrieval import RANKS, recalls
+from dalle.evaluation.metrics.retrieval import RANKS, recalls
 
 NAMES = [f"{direction}_{rank}" for direction in ("to_caption", "to_picture") for rank in RANKS]
 

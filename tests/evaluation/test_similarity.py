@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dalle.evaluation.similarity import check_torchmetrics, psnr, ssim
+from dalle.evaluation.metrics.similarity import check_torchmetrics, psnr, ssim
 
 
 @pytest.fixture

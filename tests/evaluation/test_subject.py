@@ -10,7 +10,7 @@ from dalle.data.blocks import BlocksConfig
 from dalle.data.folder import FolderConfig
 from dalle.evaluation import subject as module
 from dalle.evaluation.subject import Subject
-from dalle.models.dvae import DiscreteVAE
+from dalle.models.dvae.model import DiscreteVAE
 
 
 def test_models_and_both_held_out_splits_of_blocks_are_found(subject, checkpoints):

@@ -1,6 +1,6 @@
 """Each kind of attention pattern, with each of its switches."""
 
-from dalle.models.patterns import Column, Convolutional, Dense, Row
+from dalle.models.transformer.patterns import Column, Convolutional, Dense, Row
 
 PATTERNS = [
     Dense(),

@@ -10,7 +10,7 @@ from PIL import Image
 
 from dalle.checkpoint import CheckpointError
 from dalle.clip_tokenizer import CLIPTokenizer
-from dalle.models.clip import CLIP, CLIPConfig
+from dalle.models.clip.model import CLIP, CLIPConfig
 from dalle.tokenizer import CaptionTokenizer
 
 CAPTIONS = ["a small red circle above a large blue square", "three green triangles", "one circle left of a square"]

@@ -1,12 +1,12 @@
-"""CLIP's ResNet; that it computes what OpenAI's does is shown in tests/interop/test_openai_clip.py."""
+"""CLIP's ResNet; that it computes what OpenAI's does is shown in tests/pretrained/test_openai_clip.py."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from dalle import losses
-from dalle.models.clip import CLIP, CLIPConfig
-from dalle.models.clip_resnet import AttentionPool, Bottleneck, ResNetTower
+from dalle.models.clip.model import CLIP, CLIPConfig
+from dalle.models.clip.resnet import AttentionPool, Bottleneck, ResNetTower
 
 RN50 = CLIPConfig(image_tower="resnet", image_width=64, image_blocks=(3, 4, 6, 3), image_heads=32, embedding=1024)
 SMALL = CLIPConfig(

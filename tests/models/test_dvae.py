@@ -7,15 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from dalle.checkpoint import CheckpointError
-from dalle.models.dvae import (
-    DiscreteVAE,
-    DVAEConfig,
-    codebook_use,
-    map_pixels,
-    mean_picture,
-    unmap_pixels,
-)
-from dalle.models.relaxation import gumbel_softmax
+from dalle.models.dvae.model import DiscreteVAE, DVAEConfig, codebook_use, map_pixels, mean_picture, unmap_pixels
+from dalle.models.dvae.relaxation import gumbel_softmax
 
 TINY = DVAEConfig(vocabulary=11, width=8, groups=3, blocks_per_group=2, decoder_input=6, gain=0.7)
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 from every_pattern import PATTERNS
 
-from dalle.models.layouts import Slices, Tables, layout_of
-from dalle.models.patterns import Column, Convolutional, Dense, Pattern, Row, image_mask
+from dalle.models.transformer.kv_cache import Slices, Tables, layout_of
+from dalle.models.transformer.patterns import Column, Convolutional, Dense, Pattern, Row, image_mask
 
 CPU = torch.device("cpu")
 

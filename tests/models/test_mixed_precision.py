@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from dalle.models.mixed_precision import HalfLinear, to_mixed_precision
-from dalle.models.transformer import Transformer, TransformerConfig
+from dalle.models.transformer.model import Transformer, TransformerConfig
 from dalle.sampling.decode import generate
 
 

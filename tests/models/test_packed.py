@@ -3,8 +3,8 @@ import torch
 from torch import Tensor, nn
 
 from dalle.models import blocks
-from dalle.models import packed as module
-from dalle.models.packed import PackedLinear, can_pack, packed
+from dalle.models import cpu_linear as module
+from dalle.models.cpu_linear import PackedLinear, can_pack, packed
 from dalle.sampling.decode import generate
 from dalle.sampling.sampling_config import DecodingConfig
 

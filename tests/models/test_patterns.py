@@ -2,7 +2,7 @@ import pytest
 import torch
 from every_pattern import PATTERNS
 
-from dalle.models.patterns import (
+from dalle.models.transformer.patterns import (
     Column,
     Convolutional,
     Dense,

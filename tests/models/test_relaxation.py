@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dalle.models.dvae import DiscreteVAE, DVAEConfig
-from dalle.models.relaxation import gumbel_softmax, most_probable, straight_through
+from dalle.models.dvae.model import DiscreteVAE, DVAEConfig
+from dalle.models.dvae.relaxation import gumbel_softmax, most_probable, straight_through
 
 
 def drawn(logits: torch.Tensor, temperature: float, seed: int = 0) -> torch.Tensor:

@@ -4,9 +4,9 @@ from dataclasses import fields
 
 import pytest
 
-from dalle.models.clip_config import CLIPConfig
-from dalle.models.dvae import DVAEConfig
-from dalle.models.transformer import TransformerConfig
+from dalle.models.clip.config import CLIPConfig
+from dalle.models.dvae.model import DVAEConfig
+from dalle.models.transformer.model import TransformerConfig
 
 SIZES = [
     (config, each.name)

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dalle.models.stream import IGNORED, PAD, Stream, StreamEmbedding
+from dalle.models.transformer.sequence import IGNORED, PAD, Stream, StreamEmbedding
 
 STREAM = Stream(text_positions=5, text_vocabulary=10, image_vocabulary=7, grid=2)
 CAPTIONS = STREAM.captions([[3, 4], [5, 6, 7, 8]])

@@ -3,8 +3,16 @@ import torch
 from torch import Tensor, nn
 
 from dalle.models.attention import Masked, TextImageSoftmax
-from dalle.models.patterns import Column, Convolutional, Dense, Pattern, Row, stream_mask
-from dalle.models.structured import ByDevice, Causal, Columns, Lines, MaskedApart, attend_for, lines_seen
+from dalle.models.transformer.patterns import Column, Convolutional, Dense, Pattern, Row, stream_mask
+from dalle.models.transformer.sparse_attention import (
+    ByDevice,
+    Causal,
+    Columns,
+    Lines,
+    MaskedApart,
+    attend_for,
+    lines_seen,
+)
 
 TEXT, GRID = 5, 4
 HIDDEN = torch.tensor([[False, False, True, True, True], [False] * 5])

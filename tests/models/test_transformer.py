@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from dalle.models.blocks import MLP, BlockConfig, Float32Linear, QuickGELU
-from dalle.models.patterns import image_mask, pattern_named
-from dalle.models.transformer import Transformer, TransformerConfig
+from dalle.models.transformer.model import Transformer, TransformerConfig
+from dalle.models.transformer.patterns import image_mask, pattern_named
 
 NAMES = ["dense", "row", "column", "convolutional"]
 READINGS = [

@@ -5,8 +5,8 @@ import torch
 from einops import rearrange
 
 from dalle.losses import quantisation_error
-from dalle.models.dvae import DiscreteVAE, DVAEConfig
-from dalle.models.vector_quantisation import nearness, straight_through_vectors
+from dalle.models.dvae.model import DiscreteVAE, DVAEConfig
+from dalle.models.dvae.relaxation import nearness, straight_through_vectors
 from dalle.precision import autocast
 
 CONFIG = DVAEConfig(11, 8, groups=2, blocks_per_group=1, decoder_input=6, gain=1.0, relaxation="vector_quantisation")

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from dalle import DALLE
-from dalle.config import compose
-from dalle.evaluation import fit, likelihood, reconstruction
+from dalle.cli.config import compose
+from dalle.evaluation.metrics import fit, likelihood, reconstruction
 from dalle.evaluation.settings import EvaluateConfig
 from dalle.evaluation.subject import Subject
 from dalle.seeds import seed_global_generators

@@ -3,8 +3,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dalle.models.patterns import stream_mask
-from dalle.models.transformer import Transformer
+from dalle.models.transformer.model import Transformer
+from dalle.models.transformer.patterns import stream_mask
 from dalle.sampling.attention_maps import WordMaps, attention_to_text, check_layer, recordings, word_maps
 from dalle.sampling.attention_sheet import HEAT, attention_sheet, attention_sheets
 from dalle.sampling.pipeline import DALLE

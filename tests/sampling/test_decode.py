@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dalle.models.packed import can_pack
-from dalle.models.transformer import Transformer
+from dalle.models.cpu_linear import can_pack
+from dalle.models.transformer.model import Transformer
 from dalle.sampling.decode import FREE, generate
 from dalle.sampling.filters import filtered
 from dalle.sampling.guidance import empty_caption

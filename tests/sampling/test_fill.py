@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dalle.models.transformer import Transformer
+from dalle.models.transformer.model import Transformer
 from dalle.sampling import decode
 from dalle.sampling.canvas import Canvas
 from dalle.sampling.decode import FREE, generate

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dalle.models.transformer import Transformer
+from dalle.models.transformer.model import Transformer
 from dalle.sampling.graphs import Step, decoding_step
 
 

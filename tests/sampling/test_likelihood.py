@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dalle.models.transformer import Transformer
+from dalle.models.transformer.model import Transformer
 from dalle.sampling.likelihood import caption_given_image, image_alone, image_given_caption
 
 

@@ -7,10 +7,10 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dalle.config import compose
-from dalle.models.cache import KeyCache, StateCache, TextKeys
+from dalle.cli.config import compose
 from dalle.models.mixed_precision import to_mixed_precision
-from dalle.models.transformer import Transformer, TransformerConfig
+from dalle.models.transformer.kv_cache import KeyCache, StateCache, TextKeys
+from dalle.models.transformer.model import Transformer, TransformerConfig
 from dalle.sampling import decode, fill
 from dalle.sampling.canvas import Canvas
 from dalle.sampling.filters import filtered

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from dalle import checkpoint
+from dalle.data.audit.fingerprints import NEAR_BITS, NEAR_LEVELS
 from dalle.data.blocks import BlocksConfig
-from dalle.data.fingerprints import NEAR_BITS, NEAR_LEVELS
-from dalle.models.clip import CLIP
+from dalle.models.clip.model import CLIP
 from dalle.sampling.novelty import SHEET, TrainingPictures, verdict
 
 DATA = BlocksConfig(image_size=8, train=20)

@@ -9,7 +9,7 @@ import torch
 
 from dalle import CLIP, DALLE, DiscreteVAE
 from dalle.checkpoint import CheckpointError
-from dalle.models.dvae import DVAEConfig
+from dalle.models.dvae.model import DVAEConfig
 from dalle.sampling.memory import decoding_memory
 from dalle.sampling.sampling_config import SamplingConfig
 

@@ -7,7 +7,7 @@ import torch
 
 from dalle import DALLE
 from dalle.models.mixed_precision import to_mixed_precision
-from dalle.models.transformer import Transformer
+from dalle.models.transformer.model import Transformer
 from dalle.sampling.decode import generate
 from dalle.sampling.graphs import GraphedStep, decoding_step
 from dalle.sampling.memory import decoding_memory

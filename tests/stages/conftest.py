@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from tiny_stages import CONFIGS
 
-from dalle.models.dvae import DiscreteVAE
+from dalle.models.dvae.model import DiscreteVAE
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import torch
 from tiny_stages import CONFIGS, build, overfit
 
 from dalle import losses
-from dalle.models.clip import CLIP
+from dalle.models.clip.model import CLIP
 from dalle.stages.clip import CLIPStageConfig
 from dalle.training.schedules import Schedule
 

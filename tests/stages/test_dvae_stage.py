@@ -12,8 +12,8 @@ from dalle import checkpoint, losses
 from dalle.data import open_source
 from dalle.data.loader import Batch, ordered
 from dalle.data.transforms import inference_crop
-from dalle.models.dvae import DiscreteVAE
-from dalle.models.relaxation import gumbel_softmax, most_probable
+from dalle.models.dvae.model import DiscreteVAE
+from dalle.models.dvae.relaxation import gumbel_softmax, most_probable
 from dalle.pixels import to_tensor
 from dalle.seeds import torch_generator
 from dalle.stages.dvae import DVAEStageConfig, LikelihoodConfig, collapse

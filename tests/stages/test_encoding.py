@@ -13,7 +13,7 @@ from tiny_stages import BLOCKS, CPU, build
 from dalle.data import open_source
 from dalle.data.folder import FolderConfig
 from dalle.data.token_cache import TODO, StaleTokens, TokenCache
-from dalle.models.dvae import DiscreteVAE
+from dalle.models.dvae.model import DiscreteVAE
 from dalle.stages.encoding import Encoding, described
 from dalle.stages.transformer import TransformerStageConfig
 from dalle.training.logger import WandbConfig

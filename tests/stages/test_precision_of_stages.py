@@ -11,7 +11,7 @@ from PIL import Image
 from tiny_stages import CONFIGS, CPU, build
 
 from dalle.losses import LikelihoodConfig
-from dalle.models.relaxation import RELAXATIONS
+from dalle.models.dvae.relaxation import RELAXATIONS
 from dalle.precision import FORMATS, autocast
 from dalle.stages import STAGES
 from dalle.training.logger import WandbConfig

@@ -12,7 +12,7 @@ import torch
 from tiny_stages import BLOCKS, CONFIGS, CPU, build
 
 from dalle import distributed
-from dalle.models.relaxation import RELAXATIONS
+from dalle.models.dvae.relaxation import RELAXATIONS
 from dalle.precision import FORMATS, autocast
 from dalle.stages import STAGES
 from dalle.training.logger import WandbConfig

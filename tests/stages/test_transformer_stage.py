@@ -12,8 +12,8 @@ from tiny_stages import BLOCKS, CONFIGS, build, overfit
 from dalle import checkpoint
 from dalle.checkpoint import CheckpointError
 from dalle.data import open_source
-from dalle.models.dvae import DiscreteVAE, DVAEConfig
-from dalle.models.stream import PAD
+from dalle.models.dvae.model import DiscreteVAE, DVAEConfig
+from dalle.models.transformer.sequence import PAD
 from dalle.sampling.pipeline import DALLE
 from dalle.stages.transformer import TransformerStageConfig
 from dalle.training.schedules import Schedule

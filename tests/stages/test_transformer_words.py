@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from tiny_stages import BLOCKS, CONFIGS, build, overfit
 
-from dalle.models.stream import PAD
+from dalle.models.transformer.sequence import PAD
 from dalle.sampling.pipeline import DALLE
 from dalle.stages.transformer import TransformerStageConfig
 

@@ -15,7 +15,7 @@ from tiny_stages import BLOCKS, CONFIGS, CPU, build
 
 from dalle import distributed
 from dalle.data.token_cache import TokenCache
-from dalle.models.relaxation import RELAXATIONS
+from dalle.models.dvae.relaxation import RELAXATIONS
 from dalle.training.logger import WandbConfig
 from dalle.training.loop import train
 from dalle.training.optimizer import OptimizerConfig

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from dalle.data.blocks import BlocksConfig
-from dalle.models.clip import CLIPConfig
-from dalle.models.dvae import DVAEConfig
-from dalle.models.transformer import TransformerConfig
+from dalle.models.clip.model import CLIPConfig
+from dalle.models.dvae.model import DVAEConfig
+from dalle.models.transformer.model import TransformerConfig
 from dalle.stages import STAGES
 from dalle.stages.clip import CLIPStageConfig
 from dalle.stages.dvae import DVAEStageConfig

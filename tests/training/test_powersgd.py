@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dalle.models.transformer import Transformer, TransformerConfig
+from dalle.models.transformer.model import Transformer, TransformerConfig
 from dalle.training.matrices import matrices
 from dalle.training.powersgd import CompressionConfig, Cut, PowerSGD, compression_rate, cuts
 

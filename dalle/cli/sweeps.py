@@ -1,0 +1,46 @@
+"""The jobs of a sweep: the paper's questions in configs/ablation, as each of their runs is to be done."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf, open_dict
+
+from dalle.cli.choices import FOLDER
+from dalle.cli.config import initialised, register, to_object
+
+
+def compose_jobs(name: str, overrides: Sequence[str] = ()) -> list[Any]:
+    """The options of each job of `python <name>.py -m <overrides>`, where a file among these says what is swept.
+
+    It is composed once, and each job's values are then put in: as in Hydra's own sweeper, for a tenth of the time.
+    """
+    register()
+    with initialised():
+        composed = hydra.compose(name, list(overrides), return_hydra_config=True)
+        parser = OverridesParser.create()
+        swept = parser.parse_overrides([f"{key}={values}" for key, values in composed.hydra.sweeper.params.items()])
+        (batch,) = BasicSweeper.split_arguments(swept, max_batch_size=None)
+        with open_dict(composed):
+            del composed["hydra"]
+        jobs = []
+        for values in batch:
+            job = copy.deepcopy(composed)
+            for override in parser.parse_overrides(values):
+                OmegaConf.update(job, override.key_or_group, override.value(), merge=True)
+            jobs.append(to_object(job))
+    return jobs
+
+
+def ablations() -> list[str]:
+    """The names of all ablations."""
+    return sorted(path.stem for path in (FOLDER / "ablation").glob("*.yaml"))
+
+
+def ablation_jobs(name: str, size: str | None = None) -> list[Any]:
+    """The options of each job of the ablation `name`, whose file says which verb does them."""
+    given: Any = OmegaConf.load(FOLDER / "ablation" / f"{name}.yaml")
+    return compose_jobs(given.ablation.get("verb", "train"), [f"+ablation={name}", *([f"size={size}"] if size else [])])

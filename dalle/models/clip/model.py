@@ -1,0 +1,233 @@
+"""CLIP: a picture's tower and a caption's tower that agree on what belongs together (Radford et al. 2021).
+
+Reranks the sampler's candidates (DALL-E, Section 2.6). The towers are those of OpenAI's released models, so that their
+weights can be read, and Hugging Face's.
+"""
+
+import math
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from PIL import Image
+from torch import Tensor, nn
+
+from dalle import checkpoint
+from dalle.checkpoint import CheckpointError
+from dalle.clip_tokenizer import CLIPTokenizer
+from dalle.models.attention import causal
+from dalle.models.blocks import BlockConfig, TransformerBlock
+from dalle.models.clip.config import CLIPConfig
+from dalle.models.clip.resnet import ResNetTower
+from dalle.pixels import to_tensor
+from dalle.pretrained.huggingface_clip import read_huggingface_clip
+from dalle.pretrained.openai_clip import read_openai_clip
+from dalle.pretrained.published import Published
+from dalle.tokenizer import CaptionTokenizer
+
+# how a checkpoint's tokenizer.json is read; the published ones bring a start and an end token
+TOKENIZERS = {
+    "dalle": CaptionTokenizer.load,
+    "openai": partial(CLIPTokenizer.load, openai=True),
+    "huggingface": CLIPTokenizer.load,
+}
+
+
+class ImageTower(nn.Module):
+    """Pixels to a feature: patches, a class token, pre-norm transformer blocks, a projection of the class token."""
+
+    def __init__(self, config: CLIPConfig):
+        super().__init__()
+        width = config.image_width
+        patches = (config.image_size // config.patch) ** 2
+        self.patchify = nn.Conv2d(3, width, config.patch, stride=config.patch, bias=False)
+        self.class_token = nn.Parameter(torch.randn(width) / math.sqrt(width))
+        self.positions = nn.Parameter(torch.randn(patches + 1, width) / math.sqrt(width))
+        self.norm_in = nn.LayerNorm(width, config.image_eps)
+        block = BlockConfig(
+            width, config.image_heads, config.image_activation, mlp_width=config.image_mlp, eps=config.image_eps
+        )
+        self.blocks = nn.ModuleList(TransformerBlock(block) for _ in range(config.image_depth))
+        self.norm_out = nn.LayerNorm(width, config.image_eps)
+        self.projection = nn.Linear(width, config.embedding, bias=False)
+        nn.init.normal_(self.projection.weight, std=width**-0.5)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = rearrange(self.patchify(pixels), "b d h w -> b (h w) d")
+        x = torch.cat([repeat(self.class_token, "d -> b 1 d", b=len(x)), x], dim=1)  # (b, 1 + patches, d)
+        x = self.norm_in(x + self.positions)
+        for block in self.blocks:
+            x = block(x)
+        return self.projection(self.norm_out(x[:, 0]))  # (b, embedding)
+
+
+class TextTower(nn.Module):
+    """Token ids to a feature: causal pre-norm transformer blocks, a projection of the end token's state."""
+
+    def __init__(self, config: CLIPConfig):
+        super().__init__()
+        width = config.text_width
+        self.end_id = config.end_id
+        self.embedding = nn.Embedding(config.text_vocabulary, width)
+        self.positions = nn.Parameter(torch.randn(config.text_positions, width) * 0.01)
+        block = BlockConfig(
+            width, config.text_heads, config.text_activation, mlp_width=config.text_mlp, eps=config.text_eps
+        )
+        self.blocks = nn.ModuleList(TransformerBlock(block) for _ in range(config.text_depth))
+        self.norm_out = nn.LayerNorm(width, config.text_eps)
+        self.projection = nn.Linear(width, config.embedding, bias=False)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        nn.init.normal_(self.projection.weight, std=width**-0.5)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embedding(ids) + self.positions[: ids.shape[1]]  # (b, n, d)
+        for block in self.blocks:
+            x = block(x, causal)
+        # the first end token, which has the largest id if none is told; what follows it cannot reach back to it
+        end = ids.argmax(dim=1) if self.end_id is None else (ids == self.end_id).int().argmax(dim=1)
+        return self.projection(self.norm_out(x[torch.arange(len(x), device=x.device), end]))  # (b, embedding)
+
+
+def _resnet(config: CLIPConfig) -> ResNetTower:
+    return ResNetTower(config.image_size, config.image_width, config.image_blocks, config.image_heads, config.embedding)
+
+
+IMAGE_TOWERS = {"vit": ImageTower, "resnet": _resnet}
+
+
+class CLIP(nn.Module):
+    """Scores how well pictures fit captions. Trained by `dalle.stages.clip`."""
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, config: CLIPConfig, tokenizer: CaptionTokenizer | CLIPTokenizer | None = None):
+        super().__init__()
+        self.config = config
+        self.tokenizer = tokenizer
+        self.image = IMAGE_TOWERS[config.image_tower](config)
+        self.text = TextTower(config)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / config.initial_temperature)))
+        if isinstance(self.image, ImageTower):
+            _initialise(self.image.blocks, config.image_width, config.image_depth)
+        _initialise(self.text.blocks, config.text_width, config.text_depth)
+        self.register_buffer("pixel_mean", rearrange(torch.tensor(config.pixel_mean), "c -> c 1 1"), persistent=False)
+        self.register_buffer("pixel_std", rearrange(torch.tensor(config.pixel_std), "c -> c 1 1"), persistent=False)
+
+    @property
+    def scale(self) -> Tensor:
+        """What cosines are multiplied with: the learned inverse temperature, clipped."""
+        scale = self.log_scale.exp()
+        # the gradient passes the clip, or a scale that once exceeded it could never come back
+        return scale + (scale.clamp(max=self.config.largest_scale) - scale).detach()
+
+    def forward(self, pixels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What training needs: unit vectors of pictures and captions, (b, embedding) each, and the logits' scale."""
+        return self.encode_image(pixels), self.encode_text(ids), self.scale
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """(b, 3, image_size, image_size) in [0, 1] -> (b, embedding) unit vectors."""
+        features = self.image((pixels - self.pixel_mean) / self.pixel_std)
+        return F.normalize(features.float(), dim=-1)
+
+    def encode_text(self, ids: Tensor) -> Tensor:
+        """(b, n) ids as `tokenize` makes them, n <= text_positions -> (b, embedding) unit vectors."""
+        return F.normalize(self.text(ids).float(), dim=-1)
+
+    def tokenize(self, captions: list[str], truncate: bool = False) -> Tensor:
+        """Start token, caption, end token, zeros: (b, text_positions) int64.
+
+        Raises `ValueError` for a caption that does not fit, unless `truncate`, and when the model has no tokenizer.
+        """
+        if self.tokenizer is None:
+            raise ValueError(
+                "this CLIP was built without a tokenizer; load one from a checkpoint folder, or give the tokenizer's "
+                "files where weights are imported"
+            )
+        room = self.config.text_positions - 2
+        rows = torch.zeros(len(captions), self.config.text_positions, dtype=torch.int64)
+        for row, caption in zip(rows, captions, strict=True):
+            ids = self.tokenizer.encode(caption)
+            if len(ids) > room and not truncate:
+                raise ValueError(f"the caption has {len(ids)} tokens, but CLIP reads at most {room}: {caption!r}")
+            ids = [self.config.start_token, *ids[:room], self.config.end_token]
+            row[: len(ids)] = torch.tensor(ids)
+        return rows
+
+    def preprocess(self, images: list[Image.Image]) -> Tensor:
+        """Scaled to `shorter_side`, then the centre of it: (b, 3, image_size, image_size) in [0, 1]."""
+        return to_tensor([_square(image.convert("RGB"), self.config) for image in images])
+
+    @torch.inference_mode()
+    def score(self, images: list[Image.Image], captions: list[str], batch_size: int = 256) -> Tensor:
+        """Cosine similarity of every picture with every caption: (images, captions), in [-1, 1], on the CPU."""
+        device = self.log_scale.device
+        texts = self.encode_text(self.tokenize(captions, truncate=True).to(device))
+        chunks = (images[i : i + batch_size] for i in range(0, len(images), batch_size))
+        pictures = torch.cat([self.encode_image(self.preprocess(chunk).to(device)) for chunk in chunks])
+        return (pictures @ texts.T).cpu()
+
+    def save(self, folder: str | Path, meta: dict | None = None) -> None:
+        """Write a checkpoint folder, tokenizer included, that `load` rebuilds the model from."""
+        checkpoint.save_model(folder, "clip", self, self.config, meta, self.tokenizer)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "CLIP":
+        """A model in eval mode from a checkpoint folder. Raises `CheckpointError` with what is wrong with it."""
+        return checkpoint.load_model(folder, "clip", CLIPConfig, partial(_with_tokenizer, folder=Path(folder)))
+
+    @classmethod
+    def from_openai(cls, path: str | Path, merges: str | Path | None = None) -> "CLIP":
+        """One of OpenAI's CLIPs, ViT or ResNet, in eval mode and fp32, with its own way of preparing pictures.
+
+        `path` is a published TorchScript archive (ViT-B-32.pt, RN50.pt, ...), of which no code is run, or a state
+        dict; `merges` the bpe_simple_vocab_16e6.txt.gz published with them, or another file that `CLIPTokenizer.read`
+        takes. Without it captions cannot be read. Raises `ValueError` with what is wrong with them.
+        """
+        return cls.from_published(read_openai_clip(path, merges))
+
+    @classmethod
+    def from_huggingface(cls, folder: str | Path, tokenizer: str | Path | None = None) -> "CLIP":
+        """A CLIPModel saved by Hugging Face's transformers, in eval mode and fp32.
+
+        `folder` holds model.safetensors, config.json, perhaps preprocessor_config.json, and the tokenizer's files;
+        `tokenizer` is the folder of these where they are elsewhere. Where there are none, captions cannot be read.
+        Raises `ValueError` with what is wrong with them.
+        """
+        return cls.from_published(read_huggingface_clip(folder, tokenizer))
+
+    @classmethod
+    def from_published(cls, published: Published) -> "CLIP":
+        """A model in eval mode from what `dalle.pretrained` read. Raises `CheckpointError` if its parts do not fit."""
+        weights = Path(published.meta["files"]["weights"]["file"])
+        try:
+            model = cls(CLIPConfig(**published.sizes), published.tokenizer)
+        except (ValueError, TypeError, ArithmeticError) as error:
+            raise CheckpointError(f"no CLIP has the sizes of {weights}: {error}") from error
+        checkpoint.check_tensors(model.state_dict(), published.tensors, weights)
+        model.load_state_dict(published.tensors)
+        return model.eval()
+
+
+def _with_tokenizer(config: CLIPConfig, folder: Path) -> CLIP:
+    return CLIP(config, TOKENIZERS[config.tokenizer](folder / checkpoint.TOKENIZER))
+
+
+def _initialise(blocks: nn.ModuleList, width: int, depth: int) -> None:
+    """Weights of the transformer blocks as OpenAI's code draws those of the text tower; biases 0."""
+    residual = width**-0.5 * (2 * depth) ** -0.5
+    for block in blocks:
+        assert isinstance(block, TransformerBlock)
+        block.initialise(qkv=width**-0.5, attention_out=residual, expand=(2 * width) ** -0.5, mlp_out=residual)
+
+
+def _square(image: Image.Image, config: CLIPConfig) -> Image.Image:
+    size, shorter = config.image_size, min(image.size)
+    width, height = (side * (config.shorter_side or size) // shorter for side in image.size)
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling[config.resample.upper()])
+    offset = round if config.crop_rounding == "even" else math.floor
+    left, top = offset((width - size) / 2), offset((height - size) / 2)
+    return image.crop((left, top, left + size, top + size))

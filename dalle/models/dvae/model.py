@@ -1,0 +1,281 @@
+"""The discrete VAE: an image becomes a grid of codebook indices, and a grid of indices an image.
+
+The architecture is the paper's (Section 2.1, Appendix A.1) as OpenAI's released code has it, with its sizes as
+parameters. There is no codebook module: the decoder's first 1x1 convolution, applied to one-hot (or relaxed)
+codes, *is* the embedding.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from dalle import checkpoint
+from dalle.models.dvae.convolutions import Block, Convolution
+from dalle.models.dvae.relaxation import RELAXATIONS, nearness, straight_through_vectors
+from dalle.models.sizes import check_sizes
+from dalle.pretrained.openai_dvae import read_openai_dvae
+from dalle.pretrained.published import Published
+
+PIXEL_MARGIN = 0.1  # epsilon of Appendix A.3, Equation 3: keeps pixels away from the ends of the open interval (0, 1)
+
+
+def map_pixels(images: Tensor) -> Tensor:
+    """Pixels in [0, 1] to the interval (0.1, 0.9) that the likelihood is defined on (Appendix A.3, Eq. 3)."""
+    return (1 - 2 * PIXEL_MARGIN) * images + PIXEL_MARGIN
+
+
+def unmap_pixels(images: Tensor) -> Tensor:
+    """The inverse of `map_pixels`, clamped to [0, 1]."""
+    return ((images - PIXEL_MARGIN) / (1 - 2 * PIXEL_MARGIN)).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class DVAEConfig:
+    """Sizes of a discrete VAE; the defaults are the paper's 256x256, 8192-code model."""
+
+    vocabulary: int = 8192  # codebook size K
+    width: int = 256  # channels of the first encoder group; the others have 2, 4 and 8 times as many
+    groups: int = 4  # resolutions; an image shrinks by 2^(groups - 1) per side
+    blocks_per_group: int = 2  # residual blocks in each group
+    decoder_input: int = 128  # channels that a code is embedded in
+    pool: str = "max"  # "max" | "average"; max gave the better ELB (Appendix A.1)
+    bottleneck_kernel: int = 1  # of the convolutions next to the relaxation; 1 generalises better (Section 2.1)
+    gain: float | None = None  # of the residual branches; None: 1 / (groups * blocks_per_group)^2 (Section 2.1)
+    # what training decodes | straight_through: one-hot codes, with its gradients | vector_quantisation: as in VQ-VAE
+    relaxation: str = "gumbel_softmax"
+
+    def __post_init__(self) -> None:
+        check_sizes(self)
+        if self.pool not in ("max", "average"):
+            raise ValueError(f"pool={self.pool!r} is unknown; choose 'max' or 'average'")
+        if self.relaxation not in RELAXATIONS:
+            raise ValueError(f"relaxation={self.relaxation!r} is unknown; choose one of {', '.join(RELAXATIONS)}")
+        if self.width % 4:
+            raise ValueError(f"width={self.width} must be a multiple of 4: residual branches are a quarter as wide")
+        if self.bottleneck_kernel % 2 == 0:
+            raise ValueError(f"bottleneck_kernel={self.bottleneck_kernel} must be odd, to keep the grid's size")
+        if self.quantises_vectors and self.bottleneck_kernel != 1:
+            raise ValueError(
+                f"relaxation=vector_quantisation needs bottleneck_kernel=1, not {self.bottleneck_kernel}: the "
+                "decoder's first layer is the codebook, a vector for each code"
+            )
+
+    @property
+    def downsample(self) -> int:
+        """Pixels per code along each side."""
+        return 2 ** (self.groups - 1)
+
+    @property
+    def quantises_vectors(self) -> bool:
+        """Whether the encoder gives vectors near codes, and not the codes' logits."""
+        return self.relaxation == "vector_quantisation"
+
+    @staticmethod
+    def sizes_in(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+        """The sizes that the shapes of a dVAE's tensors tell. Raises KeyError for tensors that are of none."""
+        code = shapes["decoder.input.weight"]
+        return {
+            "vocabulary": code[1],
+            "decoder_input": code[0],
+            "bottleneck_kernel": code[2],
+            "width": shapes["encoder.input.weight"][0],
+            "groups": checkpoint.count_children(shapes, "encoder.groups."),
+            "blocks_per_group": checkpoint.count_children(shapes, "encoder.groups.0."),
+        }
+
+    @property
+    def branch_gain(self) -> float:
+        return 1 / (self.groups * self.blocks_per_group) ** 2 if self.gain is None else self.gain
+
+
+class Encoder(nn.Module):
+    """Mapped pixels to logits over the codebook, or to vectors to be quantised."""
+
+    def __init__(self, config: DVAEConfig):
+        super().__init__()
+        widths = [config.width * 2**g for g in range(config.groups)]
+        self.input = Convolution(3, config.width, 7)
+        self.groups = nn.ModuleList(
+            _group(a, b, config, kernels=(3, 3, 3, 1))
+            for a, b in zip([config.width, *widths[:-1]], widths, strict=True)
+        )
+        outputs = config.decoder_input if config.quantises_vectors else config.vocabulary
+        self.output = Convolution(widths[-1], outputs, config.bottleneck_kernel)
+        self.pool = nn.MaxPool2d(2) if config.pool == "max" else nn.AvgPool2d(2)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = self.input(pixels)  # (b, width, 8h, 8w)
+        for number, group in enumerate(self.groups):
+            x = group(x if number == 0 else self.pool(x))
+        return self.output.in_full_precision(F.relu(x))  # (b, v, h, w), or (b, decoder_input, h, w)
+
+
+class Decoder(nn.Module):
+    """Codes, one-hot or relaxed, to the parameters of the likelihood: mu and ln b for each colour."""
+
+    def __init__(self, config: DVAEConfig):
+        super().__init__()
+        widths = [config.width * 2**g for g in reversed(range(config.groups))]
+        self.input = Convolution(config.vocabulary, config.decoder_input, config.bottleneck_kernel)
+        self.groups = nn.ModuleList(
+            _group(a, b, config, kernels=(1, 3, 3, 3), upsample=number > 0)
+            for number, (a, b) in enumerate(zip([config.decoder_input, *widths[:-1]], widths, strict=True))
+        )
+        self.output = Convolution(widths[-1], 6, 1)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        return self.draw(self.embed(codes))
+
+    def embed(self, codes: Tensor) -> Tensor:
+        return self.input.in_full_precision(codes)  # (b, decoder_input, h, w)
+
+    def look_up(self, tokens: Tensor) -> Tensor:
+        """`embed` of one-hot codes: (b, h, w) int64 -> (b, decoder_input, h, w)."""
+        weight, bias = self.input.weight, self.input.bias
+        if self.input.kernel_size != (1, 1):
+            codes = rearrange(F.one_hot(tokens, weight.shape[1]), "b h w v -> b v h w")
+            return self.embed(codes.to(weight.dtype))
+        tokens = tokens.clone()  # autograd could not keep those that were made in inference mode
+        embedded = F.embedding(tokens, weight[:, :, 0, 0].T) + (0 if bias is None else bias)
+        return rearrange(embedded, "b h w d -> b d h w")
+
+    def draw(self, embedded: Tensor) -> Tensor:
+        x = embedded
+        for group in self.groups:
+            x = group(x)
+        return self.output.in_full_precision(F.relu(x))  # (b, 6, 8h, 8w)
+
+
+def _group(
+    inputs: int, outputs: int, config: DVAEConfig, kernels: tuple[int, int, int, int], upsample: bool = False
+) -> nn.Sequential:
+    first = Block(inputs, outputs, kernels, config.branch_gain, upsample)
+    rest = (Block(outputs, outputs, kernels, config.branch_gain) for _ in range(config.blocks_per_group - 1))
+    return nn.Sequential(first, *rest)
+
+
+class DiscreteVAE(nn.Module):
+    """Images to codebook indices and back. Trained by `dalle.stages.dvae`."""
+
+    def __init__(self, config: DVAEConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.relax = RELAXATIONS[config.relaxation]
+        if config.quantises_vectors and self.decoder.input.bias is not None:
+            self.decoder.input.bias.requires_grad_(False)  # the codebook is the weights; gradients go around the bias
+        # convolutions are up to twice as fast that way
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    @property
+    def vocabulary(self) -> int:
+        return self.config.vocabulary
+
+    @property
+    def downsample(self) -> int:
+        """Pixels per code along each side."""
+        return self.config.downsample
+
+    def forward(
+        self, images: Tensor, temperature: float, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What training needs: likelihood parameters (b, 6, ., .) for relaxed codes, and the logits (b, v, h, w)."""
+        encoded = self._encoded(images)  # (b, v, h, w), or (b, decoder_input, h, w)
+        logits = self._logits(encoded)  # (b, v, h, w)
+        embedded = self.decoder.embed(self.relax(logits, temperature, generator))  # (b, decoder_input, h, w)
+        if self.config.quantises_vectors:
+            embedded = straight_through_vectors(encoded, embedded)
+        return self.decoder.draw(embedded), logits
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Unnormalised log-probabilities of the codes.
+
+        images: (b, 3, h * downsample, w * downsample) in [0, 1] -> (b, v, h, w). Raises `ValueError` for
+        integers and for sides that are no multiple of `downsample`; whether values lie in [0, 1] is not checked.
+        """
+        return self._logits(self._encoded(images))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """The most probable code at each position (Section 2.2): (b, 3, ., .) in [0, 1] -> (b, h, w) int64."""
+        return self.logits(images).argmax(dim=1)
+
+    def decode_codes(self, codes: Tensor) -> Tensor:
+        """The likelihood's parameters for codes, one-hot or relaxed: (b, v, h, w) -> (b, 6, ., .)."""
+        return self.decoder(codes)
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """The picture that indices stand for: (b, h, w) int64 -> (b, 3, h * downsample, w * downsample) in [0, 1].
+
+        The scale ln b is ignored, as in the paper (Appendix A.3). Raises `ValueError` for indices
+        outside the codebook.
+        """
+        low, high = tokens.min().item(), tokens.max().item()
+        if low < 0 or high >= self.vocabulary:
+            raise ValueError(f"tokens span {low} to {high}, but the codebook has indices 0 to {self.vocabulary - 1}")
+        return mean_picture(self.decoder.draw(self.decoder.look_up(tokens)))
+
+    def _encoded(self, images: Tensor) -> Tensor:
+        self._check_images(images)
+        return self.encoder(map_pixels(images))
+
+    def _logits(self, encoded: Tensor) -> Tensor:
+        if not self.config.quantises_vectors:
+            return encoded
+        return nearness(encoded, self.decoder.input.weight[:, :, 0, 0].T)
+
+    def _check_images(self, images: Tensor) -> None:
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"images must be (b, 3, height, width), not {tuple(images.shape)}")
+        if not images.is_floating_point():
+            raise ValueError(f"images must be floats in [0, 1], not {images.dtype}; divide 8-bit pixels by 255")
+        if images.shape[2] % self.downsample or images.shape[3] % self.downsample:
+            raise ValueError(
+                f"images of {images.shape[3]}x{images.shape[2]} pixels do not divide into codes of "
+                f"{self.downsample}x{self.downsample} pixels; crop or resize them first"
+            )
+
+    def save(self, folder: str | Path, meta: dict | None = None) -> None:
+        """Write a checkpoint folder that `load` rebuilds the model from."""
+        checkpoint.save_model(folder, "dvae", self, self.config, meta)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "DiscreteVAE":
+        """A model in eval mode from a checkpoint folder. Raises `CheckpointError` with what is wrong with it."""
+        return checkpoint.load_model(folder, "dvae", DVAEConfig, cls)
+
+    @classmethod
+    def from_openai(cls, encoder: str | Path = "encoder.pkl", decoder: str | Path = "decoder.pkl") -> "DiscreteVAE":
+        """OpenAI's dVAE from its two published files, in eval mode; nothing in them is executed.
+
+        They are at https://cdn.openai.com/dall-e/encoder.pkl and .../decoder.pkl. Raises `CheckpointError` with
+        what is wrong with them.
+        """
+        return cls.from_published(read_openai_dvae(encoder, decoder))
+
+    @classmethod
+    def from_published(cls, published: Published) -> "DiscreteVAE":
+        """A model in eval mode from what `dalle.pretrained` read."""
+        model = cls(DVAEConfig(**published.sizes))
+        model.load_state_dict(published.tensors)
+        return model.eval()
+
+
+def codebook_use(counts: Tensor) -> tuple[int, float]:
+    """How often each code occurred, (v,) -> codes that occurred at all, and the perplexity of their distribution.
+
+    The perplexity, exp(entropy), says how many codes used equally often would tell as much apart: from 1 to v.
+    """
+    share = counts / counts.sum()
+    entropy = -torch.special.xlogy(share, share).sum()
+    return int((counts > 0).sum()), entropy.exp().item()
+
+
+def mean_picture(parameters: Tensor) -> Tensor:
+    """The picture that the likelihood's parameters describe: (b, 6, h, w) -> (b, 3, h, w) in [0, 1] (Appendix A.3)."""
+    return unmap_pixels(parameters[:, :3].sigmoid())

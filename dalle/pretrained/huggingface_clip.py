@@ -1,0 +1,233 @@
+"""CLIPs of Hugging Face's transformers: a saved CLIPModel's folder, read in our names.
+
+It holds config.json and model.safetensors; preprocessor_config.json says how pictures are prepared, and tokenizer.json,
+or vocab.json with merges.txt, how captions are.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dalle.checkpoint import CheckpointError, read_json, read_tensors
+from dalle.clip_tokenizer import CLIPTokenizer
+from dalle.pretrained.names import ATTENTION_NORM, ATTENTION_OUT, MLP_IN, MLP_NORM, MLP_OUT, QKV, renamed
+from dalle.pretrained.published import Published, origin
+from dalle.pretrained.settings import PrepareConfig
+
+# what transformers takes for granted where a file is silent
+TEXT = {
+    "vocab_size": 49_408,
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 8,
+    "max_position_embeddings": 77,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
+    "bos_token_id": 49_406,
+    "eos_token_id": 49_407,
+}
+VISION = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "num_channels": 3,
+    "image_size": 224,
+    "patch_size": 32,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
+}
+PICTURES = {
+    "size": {"shortest_edge": 224},
+    "crop_size": {"height": 224, "width": 224},
+    "resample": Image.Resampling.BICUBIC.value,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+    "rescale_factor": 1 / 255,
+    **{f"do_{step}": True for step in ("resize", "center_crop", "rescale", "normalize")},
+}
+LEGACY_END = 2  # configs of before 2023 say this and mean the largest id, which is where their models are read
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt")
+
+STARTS = {
+    "logit_scale": "log_scale",
+    "vision_model.embeddings.class_embedding": "image.class_token",
+    "vision_model.embeddings.patch_embedding.": "image.patchify.",
+    "vision_model.embeddings.position_embedding.weight": "image.positions",
+    "vision_model.pre_layrnorm.": "image.norm_in.",
+    "vision_model.encoder.layers.": "image.blocks.",
+    "vision_model.post_layernorm.": "image.norm_out.",
+    "visual_projection.": "image.projection.",
+    "text_model.embeddings.token_embedding.": "text.embedding.",
+    "text_model.embeddings.position_embedding.weight": "text.positions",
+    "text_model.encoder.layers.": "text.blocks.",
+    "text_model.final_layer_norm.": "text.norm_out.",
+    "text_projection.": "text.projection.",
+}
+PARTS = {
+    ".layer_norm1.": ATTENTION_NORM,
+    ".self_attn.q_proj.": QKV,
+    ".self_attn.out_proj.": ATTENTION_OUT,
+    ".layer_norm2.": MLP_NORM,
+    ".mlp.fc1.": MLP_IN,
+    ".mlp.fc2.": MLP_OUT,
+}
+
+
+@dataclass
+class HuggingFaceCLIPConfig(PrepareConfig):
+    """Options of prepare.py import=huggingface-clip.
+
+    python prepare.py import=huggingface-clip folder=clip-vit-base-patch32 out=outputs/huggingface-clip
+
+    A CLIPModel of Hugging Face's transformers, to rank pictures with: sample.py clip=outputs/huggingface-clip
+    The folder holds model.safetensors, config.json, preprocessor_config.json and the tokenizer's files.
+    """
+
+    folder: str = "clip-vit-base-patch32"  # with model.safetensors and config.json
+    tokenizer: str | None = None  # folder or file of the tokenizer, where it is not in `folder`
+
+
+def read_huggingface_clip(folder: str | Path, tokenizer: str | Path | None = None) -> Published:
+    """A CLIPModel, and its tokenizer if there is one in `folder`, or at `tokenizer`.
+
+    Raises CheckpointError if files are missing, damaged, or of another kind of model, and ValueError for a tokenizer
+    that is none or does not fit.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"there is no folder {folder}; it should hold model.safetensors and config.json")
+    config = read_json(folder / "config.json")
+    if config.get("model_type") != "clip":
+        raise CheckpointError(f"{folder} holds a model of type {config.get('model_type')!r}, not 'clip'")
+    text, vision = _part(config, "text_config", TEXT), _part(config, "vision_config", VISION)
+    if vision["num_channels"] != 3 or not isinstance(vision["image_size"], int):
+        found = f"image_size={vision['image_size']}, num_channels={vision['num_channels']}"
+        raise CheckpointError(f"{folder / 'config.json'} has {found}; pictures should be square and have 3 channels")
+
+    words = _tokenizer(folder, tokenizer, text["vocab_size"])
+    path = folder / "model.safetensors"
+    tensors = _in_our_names(read_tensors(path), path)
+    sizes = {
+        "image_size": vision["image_size"],
+        "patch": vision["patch_size"],
+        **_transformer("image", vision),
+        "text_vocabulary": text["vocab_size"],
+        "text_positions": text["max_position_embeddings"],
+        **_transformer("text", text),
+        **_ends(text, words, folder),
+        "embedding": config.get("projection_dim", 512),
+        "largest_scale": _largest_scale(tensors),
+        **_pictures(folder, vision["image_size"]),
+        "tokenizer": "huggingface",
+    }
+    return Published("clip", sizes, tensors, origin("huggingface-clip", weights=path), words)
+
+
+def import_huggingface_clip(config: HuggingFaceCLIPConfig) -> Published:
+    """What prepare.py reads. Raises CheckpointError also if there is no tokenizer: a checkpoint needs one."""
+    published = read_huggingface_clip(config.folder, config.tokenizer)
+    if published.tokenizer is None:
+        raise CheckpointError(f"{config.folder} has none of {', '.join(TOKENIZER_FILES)}; give tokenizer=<folder>")
+    return published
+
+
+def _part(config: Mapping[str, Any], name: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of one tower. Where a file has it twice, that with _dict counts, as in transformers."""
+    given = config.get(f"{name}_dict")
+    return {**defaults, **(config.get(name) or {} if given is None else given)}
+
+
+def _transformer(tower: str, part: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        f"{tower}_width": part["hidden_size"],
+        f"{tower}_depth": part["num_hidden_layers"],
+        f"{tower}_heads": part["num_attention_heads"],
+        f"{tower}_mlp": part["intermediate_size"],
+        f"{tower}_activation": part["hidden_act"],
+        f"{tower}_eps": part["layer_norm_eps"],
+    }
+
+
+def _ends(text: Mapping[str, Any], tokenizer: CLIPTokenizer | None, folder: Path) -> dict[str, int | None]:
+    """Ids of the start token and of the end token, at which the text tower is read; None: the last two."""
+    start, end = text["bos_token_id"], text["eos_token_id"]
+    if tokenizer is None:
+        return {"start_id": None, "end_id": None} if end == LEGACY_END else {"start_id": start, "end_id": end}
+    if end not in (LEGACY_END, tokenizer.end):
+        raise CheckpointError(
+            f"{folder / 'config.json'} has eos_token_id={end}, but the tokenizer ends captions with {tokenizer.end}"
+        )
+    return {"start_id": tokenizer.start, "end_id": tokenizer.end}
+
+
+def _tokenizer(folder: Path, given: str | Path | None, vocabulary: int) -> CLIPTokenizer | None:
+    if given is None and not any((folder / name).exists() for name in TOKENIZER_FILES):
+        return None
+    tokenizer = CLIPTokenizer.read(folder if given is None else given, vocabulary)
+    if tokenizer.vocabulary > vocabulary:
+        raise ValueError(
+            f"{given or folder} has {tokenizer.vocabulary:,} token ids, but the model's vocabulary is {vocabulary:,}: "
+            f"it is the tokenizer of another model"
+        )
+    return tokenizer
+
+
+def _pictures(folder: Path, image_size: int) -> dict[str, Any]:
+    """How pictures are prepared. Raises CheckpointError for a way other than scale, crop, normalise."""
+    given, path = {"size": image_size, "crop_size": image_size}, folder / "preprocessor_config.json"
+    if path.exists():
+        given = read_json(path)
+    elif (path := folder / "processor_config.json").exists():  # where newer versions may write it
+        given = read_json(path).get("image_processor", {})
+    given = {**PICTURES, **given}
+    size, crop, resample = given["size"], given["crop_size"], given["resample"]
+    shorter = size.get("shortest_edge") if isinstance(size, dict) else size
+    crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
+    filters = {each.value: each.name.lower() for each in Image.Resampling}
+
+    known = [
+        ("size", isinstance(shorter, int), {"shortest_edge": image_size}),
+        ("crop_size", crop == {"height": image_size, "width": image_size}, f"{image_size}, the pictures' size,"),
+        ("resample", resample in filters, f"Pillow's {', '.join(map(str, filters))}"),
+        ("rescale_factor", abs(given["rescale_factor"] - 1 / 255) < 1e-6, "1/255"),
+        *((name, len(given[name]) == 3, "a number for each of 3 channels") for name in ("image_mean", "image_std")),
+        *((name, given[name], True) for name in PICTURES if name.startswith("do_")),
+    ]
+    for name, fits, expected in known:
+        if not fits:
+            raise CheckpointError(f"{path} has {name}={given[name]}, where only {expected} is known here")
+    return {
+        "shorter_side": shorter,
+        "resample": filters[resample],
+        "pixel_mean": tuple(given["image_mean"]),
+        "pixel_std": tuple(given["image_std"]),
+    }
+
+
+def _largest_scale(tensors: Mapping[str, Tensor]) -> float:
+    """The published scale, where it is above what ours are clipped at: theirs are not clipped."""
+    scale = tensors.get("log_scale")
+    return 100.0 if scale is None or scale.ndim else max(100.0, scale.float().exp().item())
+
+
+def _in_our_names(found: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    tensors = {}
+    for name, tensor in found.items():
+        if name.endswith((".position_ids", ".k_proj.weight", ".k_proj.bias", ".v_proj.weight", ".v_proj.bias")):
+            continue  # row numbers, which older versions saved; keys and values go with their queries
+        if ".q_proj." in name:
+            parts = [found.get(name.replace(".q_proj.", f".{part}_proj.")) for part in "qkv"]
+            if any(part is None or part.shape != tensor.shape for part in parts):
+                raise CheckpointError(
+                    f"{path} should have keys and values as {name} {tuple(tensor.shape)}, but has not"
+                )
+            tensor = torch.cat([part for part in parts if part is not None])
+        tensors[renamed(name, STARTS, PARTS)] = tensor
+    return tensors

@@ -1,0 +1,209 @@
+"""OpenAI's CLIPs, the ViTs and the ResNets: their published files, read in our names.
+
+The files are TorchScript archives, programs with their weights; they are read as data, see `dalle.pretrained.pickles`.
+Plain state dicts of the same models can be read too. Sizes are taken from the shapes of the tensors, heads are 64
+wide, as in the released code (github.com/openai/CLIP, model.py).
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dalle.checkpoint import CheckpointError
+from dalle.clip_tokenizer import CLIPTokenizer
+from dalle.pretrained.names import ATTENTION_NORM, ATTENTION_OUT, MLP_IN, MLP_NORM, MLP_OUT, QKV, renamed
+from dalle.pretrained.pickles import read_saved
+from dalle.pretrained.published import Published, origin
+from dalle.pretrained.settings import PrepareConfig
+
+HEAD = 64  # width of an attention head
+CELL = 32  # pixels that a cell of a ResNet's last feature map is wide
+NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # other tensors that archives may keep
+TRANSPOSED = ("visual.proj", "text_projection")  # matrices to multiply with, where we have linear layers
+
+STARTS = {
+    "logit_scale": "log_scale",
+    "token_embedding.": "text.embedding.",
+    "positional_embedding": "text.positions",
+    "transformer.resblocks.": "text.blocks.",
+    "ln_final.": "text.norm_out.",
+    "text_projection": "text.projection.weight",
+}
+VIT_STARTS = {
+    "visual.conv1.": "image.patchify.",
+    "visual.class_embedding": "image.class_token",
+    "visual.positional_embedding": "image.positions",
+    "visual.ln_pre.": "image.norm_in.",
+    "visual.transformer.resblocks.": "image.blocks.",
+    "visual.ln_post.": "image.norm_out.",
+    "visual.proj": "image.projection.weight",
+}
+RESNET_STARTS = {
+    **{f"visual.conv{number}.": f"image.stem.{2 * number - 2}.conv." for number in (1, 2, 3)},
+    **{f"visual.bn{number}.": f"image.stem.{2 * number - 2}.norm." for number in (1, 2, 3)},
+    **{f"visual.layer{number}.": f"image.stages.{number - 1}." for number in (1, 2, 3, 4)},
+    "visual.attnpool.positional_embedding": "image.pool.positions",
+    "visual.attnpool.q_proj.": "image.pool.query.",
+    "visual.attnpool.k_proj.": "image.pool.key.",
+    "visual.attnpool.v_proj.": "image.pool.value.",
+    "visual.attnpool.c_proj.": "image.pool.out.",
+}
+PARTS = {  # of a transformer's block
+    ".ln_1.": ATTENTION_NORM,
+    ".attn.in_proj_": QKV,
+    ".attn.out_proj.": ATTENTION_OUT,
+    ".ln_2.": MLP_NORM,
+    ".mlp.c_fc.": MLP_IN,
+    ".mlp.c_proj.": MLP_OUT,
+}
+RESNET_PARTS = PARTS | {
+    ".conv1.": ".reduce.conv.",
+    ".bn1.": ".reduce.norm.",
+    ".conv2.": ".middle.conv.",
+    ".bn2.": ".middle.norm.",
+    ".conv3.": ".expand.conv.",
+    ".bn3.": ".expand.norm.",
+    ".downsample.0.": ".shortcut.conv.",
+    ".downsample.1.": ".shortcut.norm.",
+}
+
+
+@dataclass
+class OpenAICLIPConfig(PrepareConfig):
+    """Options of prepare.py import=openai-clip.
+
+    python prepare.py import=openai-clip weights=ViT-B-32.pt merges=bpe_simple_vocab_16e6.txt.gz out=outputs/openai-clip
+
+    One of OpenAI's CLIPs, ViT or ResNet, to rank pictures with: sample.py clip=outputs/openai-clip
+    Where the weights are is said in clip/clip.py of https://github.com/openai/CLIP; the merges lie beside it.
+    The weights are read as data; nothing in them is executed.
+    """
+
+    weights: str = "ViT-B-32.pt"  # TorchScript archive, or state dict; their addresses: github.com/openai/CLIP, clip.py
+    merges: str = "bpe_simple_vocab_16e6.txt.gz"  # the tokenizer's merges, from the same repository
+
+
+def read_openai_clip(weights: str | Path, merges: str | Path | None = None) -> Published:
+    """A CLIP of OpenAI's, and its tokenizer where `merges` are given. No code in the file is run.
+
+    Raises CheckpointError if a file is missing, damaged, asks for code or holds something else, and ValueError for
+    `merges` that are none or do not fit.
+    """
+    path = Path(weights)
+    saved = read_saved(path, lambda name: name.startswith("__torch__."))  # the archive's own classes
+    tensors = {name: tensor for name, tensor in saved.tensors.items() if name.split(".")[-1] not in NOT_WEIGHTS}
+    sizes = _sizes(tensors, path)
+    files = {"weights": path}
+    tokenizer = None
+    if merges is not None:
+        tokenizer = _tokenizer(Path(merges), sizes["text_vocabulary"])
+        files |= {"merges": Path(merges)} if Path(merges).is_file() else {}
+    resnet = sizes["image_tower"] == "resnet"
+    starts, parts = (RESNET_STARTS, RESNET_PARTS) if resnet else (VIT_STARTS, PARTS)
+    ours = {
+        renamed(name, STARTS | starts, parts): tensor.T if name in TRANSPOSED else tensor
+        for name, tensor in tensors.items()
+    }
+    if resnet:  # how many batches a norm has averaged over; older files do not tell, and here nothing asks
+        norms = [name.removesuffix("running_mean") for name in ours if name.endswith("running_mean")]
+        ours = {f"{norm}num_batches_tracked": torch.tensor(0) for norm in norms} | ours
+    return Published("clip", sizes, ours, origin("openai-clip", **files), tokenizer)
+
+
+def _sizes(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
+    """Fields of a CLIPConfig. Raises CheckpointError unless these are the tensors of a CLIP of OpenAI's."""
+    if "visual.proj" in tensors:
+        image = _vit_sizes(tensors, path)
+    elif "visual.attnpool.positional_embedding" in tensors:
+        image = _resnet_sizes(tensors, path)
+    else:
+        raise CheckpointError(
+            f"{path} is no CLIP of OpenAI's: among its {len(tensors)} tensors is neither visual.proj, as in a ViT, nor "
+            f"visual.attnpool.positional_embedding, as in a ResNet"
+        )
+    vocabulary, width = _shape(tensors, "token_embedding.weight", 2, path)
+    scale = _tensor(tensors, "logit_scale", 0, path).float().exp().item()
+    return {
+        **image,
+        "text_vocabulary": vocabulary,
+        "text_positions": _shape(tensors, "positional_embedding", 2, path)[0],
+        "text_width": width,
+        "text_depth": _count(tensors, r"transformer\.resblocks\.(\d+)\."),
+        "text_heads": _heads(width, "text", path),
+        "embedding": _shape(tensors, "text_projection", 2, path)[1],
+        "largest_scale": max(100.0, scale),  # the published ones are 100, but for rounding
+        "crop_rounding": "even",
+        "tokenizer": "openai",
+    }
+
+
+def _vit_sizes(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
+    width, _, _, patch = _shape(tensors, "visual.conv1.weight", 4, path)
+    return {
+        "image_tower": "vit",
+        "image_size": patch * _grid(tensors, "visual.positional_embedding", path),
+        "patch": patch,
+        "image_width": width,
+        "image_depth": _count(tensors, r"visual\.transformer\.resblocks\.(\d+)\."),
+        "image_heads": _heads(width, "image", path),
+    }
+
+
+def _resnet_sizes(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
+    positions = "visual.attnpool.positional_embedding"
+    return {
+        "image_tower": "resnet",
+        "image_size": CELL * _grid(tensors, positions, path),
+        "image_width": _shape(tensors, "visual.layer1.0.conv1.weight", 4, path)[0],
+        "image_blocks": tuple(_count(tensors, rf"visual\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4)),
+        "image_heads": _heads(_shape(tensors, positions, 2, path)[1], "image", path),
+    }
+
+
+def _tensor(tensors: Mapping[str, Tensor], name: str, dimensions: int, path: Path) -> Tensor:
+    if name not in tensors:
+        raise CheckpointError(f"{path} is no CLIP of OpenAI's: it lacks the tensor {name}")
+    tensor = tensors[name]
+    if tensor.ndim != dimensions:
+        raise CheckpointError(f"{path}: {name} should have {dimensions} dimensions but is {tuple(tensor.shape)}")
+    return tensor
+
+
+def _shape(tensors: Mapping[str, Tensor], name: str, dimensions: int, path: Path) -> tuple[int, ...]:
+    return tuple(_tensor(tensors, name, dimensions, path).shape)
+
+
+def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
+    """How many different numbers stand in the names where `pattern` has its group."""
+    return len({found[1] for name in tensors if (found := re.match(pattern, name))})
+
+
+def _grid(tensors: Mapping[str, Tensor], name: str, path: Path) -> int:
+    """Cells along a side, of positions for each cell of a square and one more."""
+    positions = _shape(tensors, name, 2, path)[0]
+    side = math.isqrt(positions - 1)
+    if side**2 + 1 != positions:
+        raise CheckpointError(f"{path}: {name} should have 1 and a square number of positions, but has {positions}")
+    return side
+
+
+def _heads(width: int, tower: str, path: Path) -> int:
+    if width % HEAD:
+        raise CheckpointError(f"{path}: the {tower} tower is {width} wide, but the heads of OpenAI's CLIPs are {HEAD}")
+    return width // HEAD
+
+
+def _tokenizer(merges: Path, vocabulary: int) -> CLIPTokenizer:
+    tokenizer = CLIPTokenizer.read(merges, vocabulary, openai=True)
+    if (tokenizer.start, tokenizer.end) != (vocabulary - 2, vocabulary - 1):
+        raise ValueError(
+            f"{merges} has start and end at {tokenizer.start} and {tokenizer.end}, but the model's vocabulary of "
+            f"{vocabulary:,} ends with them: it is the tokenizer of another model"
+        )
+    return tokenizer

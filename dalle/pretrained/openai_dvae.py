@@ -1,0 +1,193 @@
+"""OpenAI's dVAE: its two published files, read in our names.
+
+The files are whole modules of the package `dall_e`, pickled by `torch.save`; they are read as data, see
+`dalle.pretrained.pickles`. Sizes are taken from the shapes of the tensors, so models of other sizes that were saved by
+the same code can be read too, and so can plain state dicts of the two modules.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from dalle.checkpoint import CheckpointError
+from dalle.pretrained.pickles import Saved, read_saved
+from dalle.pretrained.published import Published, origin
+from dalle.pretrained.settings import PrepareConfig
+
+URL = "https://cdn.openai.com/dall-e/{}.pkl"
+
+# how the paper trained it (Section 2.1, Appendix A.2), for evaluation: the likelihood, and the last temperature
+OBJECTIVE = {"likelihood": {"kind": "logit_laplace"}, "temperature": 1 / 16}
+
+# what the published modules are made of
+CLASSES = frozenset(
+    {
+        "dall_e.encoder.Encoder",
+        "dall_e.encoder.EncoderBlock",
+        "dall_e.decoder.Decoder",
+        "dall_e.decoder.DecoderBlock",
+        "dall_e.utils.Conv2d",
+        "torch.nn.modules.activation.ReLU",
+        "torch.nn.modules.container.Sequential",
+        "torch.nn.modules.linear.Identity",
+        "torch.nn.modules.pooling.MaxPool2d",
+        "torch.nn.modules.upsampling.Upsample",
+    }
+)
+
+# kernels in a residual branch, and the names of its convolutions there and here
+KERNELS = {"encoder": (3, 3, 3, 1), "decoder": (1, 3, 3, 3)}
+BRANCH = {"conv_1": "first", "conv_2": "second", "conv_3": "third", "conv_4": "last"}
+
+# what tells the halves apart
+ENDS = ("blocks.input.w", "blocks.output.conv.w")
+SHAPES = {
+    "encoder": "(width, 3, 7, 7) and (codes, 8 width, 1, 1)",
+    "decoder": "(channels, codes, 1, 1) and (6, width, 1, 1)",
+}
+
+
+@dataclass
+class OpenAIDVAEConfig(PrepareConfig):
+    """Options of prepare.py import=openai-dvae.
+
+    python prepare.py import=openai-dvae encoder=encoder.pkl decoder=decoder.pkl out=outputs/openai-dvae
+
+    OpenAI's dVAE for 256x256 pictures, 8,192 codes of 8x8 pixels, from its two published files:
+    https://cdn.openai.com/dall-e/encoder.pkl and https://cdn.openai.com/dall-e/decoder.pkl.
+    They are read as data; nothing in them is executed.
+    """
+
+    encoder: str = "encoder.pkl"  # file, from https://cdn.openai.com/dall-e/encoder.pkl
+    decoder: str = "decoder.pkl"  # file, from https://cdn.openai.com/dall-e/decoder.pkl
+
+
+@dataclass(frozen=True)
+class Counterpart:
+    """Where one convolution is found, what it is called here, and its weights' shape."""
+
+    theirs: str
+    ours: str
+    shape: tuple[int, int, int, int]  # outputs, inputs, kernel height, kernel width
+
+
+def read_openai_dvae(encoder: str | Path, decoder: str | Path) -> Published:
+    """The dVAE in two files of OpenAI's. Neither is executed.
+
+    Raises CheckpointError if a file is missing, damaged, asks for code, holds something else or the other half,
+    or if the two halves do not belong together.
+    """
+    paths = {"encoder": Path(encoder).expanduser(), "decoder": Path(decoder).expanduser()}
+    halves = {half: _read_half(path, half) for half, path in paths.items()}
+    sizes = _sizes_in_common(paths, {half: _sizes(half, saved.tensors, paths[half]) for half, saved in halves.items()})
+    tensors: dict[str, Tensor] = {}
+    for half, saved in halves.items():
+        tensors |= _renamed(saved.tensors, list(counterparts(half, sizes)), paths[half])
+    model = sizes | {"gain": _gain(halves, paths)}
+    return Published("dvae", model, tensors, origin("openai-dvae", **paths) | OBJECTIVE)
+
+
+def counterparts(half: str, sizes: Mapping[str, int]) -> Iterator[Counterpart]:
+    """Every convolution of the "encoder" or "decoder", from input to output; each has a weight and a bias."""
+    widths = [sizes["width"] * 2**group for group in range(sizes["groups"])]
+    if half == "encoder":
+        first, last = (widths[0], 3, 7, 7), (sizes["vocabulary"], widths[-1], 1, 1)
+    else:
+        widths.reverse()
+        first, last = (sizes["decoder_input"], sizes["vocabulary"], 1, 1), (6, widths[-1], 1, 1)
+
+    yield Counterpart("blocks.input", f"{half}.input", first)
+    inputs = first[0]
+    for group, outputs in enumerate(widths):
+        for block in range(sizes["blocks_per_group"]):
+            theirs, ours = f"blocks.group_{group + 1}.block_{block + 1}", f"{half}.groups.{group}.{block}"
+            if inputs != outputs:
+                yield Counterpart(f"{theirs}.id_path", f"{ours}.identity", (outputs, inputs, 1, 1))
+            channels = [inputs, *[outputs // 4] * 3, outputs]
+            for number, (name, kernel) in enumerate(zip(BRANCH, KERNELS[half], strict=True)):
+                shape = (channels[number + 1], channels[number], kernel, kernel)
+                yield Counterpart(f"{theirs}.res_path.{name}", f"{ours}.{BRANCH[name]}", shape)
+            inputs = outputs
+    yield Counterpart("blocks.output.conv", f"{half}.output", last)
+
+
+def _read_half(path: Path, half: str) -> Saved:
+    if not path.exists():
+        raise CheckpointError(f"there is no file {path}; OpenAI's {half} is published at {URL.format(half)}")
+    return read_saved(path, CLASSES.__contains__)
+
+
+def _sizes(half: str, tensors: Mapping[str, Tensor], path: Path) -> dict[str, int]:
+    """The sizes that the tensors of one half tell. Raises CheckpointError unless it is that half."""
+    first, last = (_shape(tensors.get(name)) for name in ENDS)
+    found = _which_half(first, last)
+    if found is None:
+        shapes = " and ".join(str(shape or "missing") for shape in (first, last))
+        raise CheckpointError(
+            f"{path} is no {half} of OpenAI's dVAE: of its {len(tensors)} tensors {' and '.join(ENDS)} are {shapes}, "
+            f"not {SHAPES[half]}"
+        )
+    if found != half:
+        raise CheckpointError(f"{path} is OpenAI's {found}, not the {half}: swap encoder= and decoder=")
+    groups = {name.split(".")[1] for name in tensors if re.match(r"blocks\.group_\d+\.", name)}
+    blocks = {name.split(".")[2] for name in tensors if re.match(r"blocks\.group_1\.block_\d+\.", name)}
+    depth = {"groups": max(1, len(groups)), "blocks_per_group": max(1, len(blocks))}  # what is missing is told later
+    if half == "encoder":
+        return {"width": first[0], "vocabulary": last[0], **depth}
+    return {"width": last[1], "vocabulary": first[1], "decoder_input": first[0], **depth}
+
+
+def _which_half(first: tuple[int, ...], last: tuple[int, ...]) -> str | None:
+    """Pictures go into the encoder; the six parameters of each pixel's likelihood come out of the decoder."""
+    if len(first) != 4 or len(last) != 4:
+        return None
+    if first[1:] == (3, 7, 7):
+        return "encoder"
+    return "decoder" if first[2:] == (1, 1) and last[0] == 6 else None
+
+
+def _shape(tensor: Tensor | None) -> tuple[int, ...]:
+    return () if tensor is None else tuple(tensor.shape)
+
+
+def _sizes_in_common(paths: Mapping[str, Path], sizes: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    encoder, decoder = sizes["encoder"], sizes["decoder"]
+    for name, size in encoder.items():
+        if decoder[name] != size:
+            raise CheckpointError(
+                f"{paths['encoder']} and {paths['decoder']} are not of one model: "
+                f"{name} is {size} in the encoder and {decoder[name]} in the decoder"
+            )
+    return {**encoder, **decoder}
+
+
+def _renamed(tensors: Mapping[str, Tensor], expected: list[Counterpart], path: Path) -> dict[str, Tensor]:
+    """The tensors in our names. Raises CheckpointError unless they are those of `expected`, in name and shape."""
+    ours, shapes = {}, {}
+    for each in expected:
+        ours |= {f"{each.theirs}.w": f"{each.ours}.weight", f"{each.theirs}.b": f"{each.ours}.bias"}
+        shapes |= {f"{each.theirs}.w": each.shape, f"{each.theirs}.b": each.shape[:1]}
+    for name, shape in shapes.items():
+        if _shape(tensors.get(name)) != shape:
+            found = "is missing" if name not in tensors else f"is {_shape(tensors[name])}"
+            raise CheckpointError(f"{path} is not what its first and last tensors say: {name} {found}, not {shape}")
+    for name in tensors:
+        if name not in ours:
+            raise CheckpointError(f"{path} holds the tensor {name}, which OpenAI's dVAE does not have")
+    return {ours[name]: tensor for name, tensor in tensors.items()}
+
+
+def _gain(halves: Mapping[str, Saved], paths: Mapping[str, Path]) -> float | None:
+    """The factor of the residual branches, as the modules recorded it; None where only a state dict was saved."""
+    gains = {
+        number for saved in halves.values() for name, number in saved.numbers.items() if name.endswith(".post_gain")
+    }
+    if len(gains) > 1:
+        raise CheckpointError(
+            f"{paths['encoder']} and {paths['decoder']} are not of one model: residual branches have the gains "
+            f"{', '.join(str(gain) for gain in sorted(gains))}"
+        )
+    return next(iter(gains), None)

@@ -1,0 +1,328 @@
+"""Hugging Face's CLIPs: pictures, captions and scores as transformers itself has them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from published_clips import CAPTIONS, MERGES, VOCABULARY, huggingface_model, noise, vocabulary
+from safetensors.torch import load_file, save_file
+from transformers import CLIPModel, CLIPTokenizer
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from dalle.checkpoint import CheckpointError
+from dalle.models.clip.model import CLIP
+
+CLOSE = {"atol": 1e-4, "rtol": 0}
+SIZES = [(32, 32), (64, 48), (37, 90), (33, 35), (20, 71), (9, 5)]
+
+
+def saved(model: CLIPModel, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    CLIPTokenizer(vocab=vocabulary(), merges=MERGES).save_pretrained(folder)
+    return folder
+
+
+def edited(folder: Path, name: str, **changes) -> None:
+    path = folder / name
+    content = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**content, **changes}))
+
+
+@pytest.fixture(autouse=True)
+def same_draws() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def reference() -> CLIPModel:
+    return huggingface_model()
+
+
+@pytest.fixture(scope="module")
+def published(reference, tmp_path_factory) -> Path:
+    return saved(reference, tmp_path_factory.mktemp("published"))
+
+
+@pytest.fixture
+def folder(published, tmp_path) -> Path:
+    """A copy to spoil."""
+    for path in published.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+@torch.no_grad()
+def assert_parity(clip: CLIP, reference: CLIPModel) -> None:
+    """Embeddings and similarities of noise and of captions."""
+    pixels = torch.rand(3, 3, clip.config.image_size, clip.config.image_size)
+    ids = clip.tokenize(CAPTIONS)
+    theirs = reference(input_ids=ids, pixel_values=(pixels - clip.pixel_mean) / clip.pixel_std)
+    pictures, captions, scale = clip(pixels, ids)
+    torch.testing.assert_close(pictures, theirs.image_embeds, **CLOSE)
+    torch.testing.assert_close(captions, theirs.text_embeds, **CLOSE)
+    torch.testing.assert_close(scale * pictures @ captions.T, theirs.logits_per_image, **CLOSE)
+    assert (pictures[0] - pictures[1]).abs().max() > 0.01
+    assert (captions[0] - captions[1]).abs().max() > 0.01
+
+
+# --- the same numbers ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "vision", "projection"),
+    [
+        ({}, {}, 24),
+        ({"hidden_act": "gelu", "layer_norm_eps": 0.1}, {"hidden_size": 96, "num_attention_heads": 3}, 40),
+        ({"intermediate_size": 100, "num_hidden_layers": 3}, {"hidden_act": "gelu", "layer_norm_eps": 0.03}, 24),
+        ({"num_attention_heads": 4}, {"image_size": 48, "patch_size": 16, "intermediate_size": 72}, 24),
+    ],
+)
+def test_embeddings_and_similarities_are_those_of_transformers(text, vision, projection, tmp_path):
+    reference = huggingface_model(text, vision, projection)
+    assert_parity(CLIP.from_huggingface(saved(reference, tmp_path)), reference)
+
+
+def test_weights_saved_in_half_precision_are_read_as_floats(reference, folder):
+    path = folder / "model.safetensors"
+    save_file({name: tensor.half() for name, tensor in load_file(path).items()}, path)
+    clip = CLIP.from_huggingface(folder)
+    assert {parameter.dtype for parameter in clip.parameters()} == {torch.float32}
+    assert_parity(clip, CLIPModel.from_pretrained(folder, dtype=torch.float32).eval())
+
+
+def test_scores_of_pictures_and_captions_are_those_of_transformers(reference, published):
+    clip = CLIP.from_huggingface(published)
+    images = [noise(*size, seed) for seed, size in enumerate(SIZES)]
+    ids = CLIPTokenizer.from_pretrained(published)(CAPTIONS, padding=True, return_tensors="pt").input_ids
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    with torch.no_grad():
+        theirs = reference(input_ids=ids, pixel_values=processor(images, return_tensors="pt").pixel_values)
+    expected = theirs.logits_per_image / reference.logit_scale.exp()
+    torch.testing.assert_close(clip.score(images, CAPTIONS), expected, **CLOSE)
+
+
+def test_a_scale_above_the_papers_bound_is_kept_as_published(folder):
+    path = folder / "model.safetensors"
+    save_file({**load_file(path), "logit_scale": torch.tensor(4.6052)}, path)
+    clip = CLIP.from_huggingface(folder)
+    assert clip.scale.item() == pytest.approx(100.003, abs=1e-3)
+    assert clip.scale.item() > 100.002
+
+
+# --- where captions end ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", [2, VOCABULARY - 1, 7], ids=["old configs", "the end token", "a token of its own"])
+@torch.no_grad()
+def test_the_text_tower_is_read_where_transformers_reads_it(end, tmp_path):
+    reference = huggingface_model({"eos_token_id": end})
+    reference.save_pretrained(tmp_path)
+    clip = CLIP.from_huggingface(tmp_path)
+    ids = torch.randint(VOCABULARY, (8, 40), generator=torch.Generator().manual_seed(0))
+    ids[torch.arange(8), torch.arange(3, 11)] = 7
+    theirs = torch.nn.functional.normalize(reference.get_text_features(ids).pooler_output, dim=-1)
+    torch.testing.assert_close(clip.encode_text(ids), theirs, **CLOSE)
+
+
+def test_added_tokens_do_not_move_the_end(reference, folder):
+    """Of a vocabulary with ids beyond the end token's, that of the config counts."""
+    tokenizer = CLIPTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save_pretrained(folder)
+    larger = huggingface_model({"vocab_size": VOCABULARY + 1})
+    larger.save_pretrained(folder)
+    clip = CLIP.from_huggingface(folder)
+    ids = clip.tokenize(["a <new> cat"])
+    assert ids[0].tolist()[:6] == [*tokenizer("a <new> cat").input_ids, 0]
+    assert_parity(clip, larger)
+
+
+# --- how pictures are prepared ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.2, 0.1]},
+        {"resample": 2, "size": {"shortest_edge": 40}},
+    ],
+    ids=["published", "other statistics", "bilinear and a wider margin"],
+)
+@pytest.mark.parametrize("file", ["preprocessor_config.json", "processor_config.json"])
+def test_pictures_are_prepared_as_transformers_does(folder, changes, file):
+    settings = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}, **changes}
+    processor = CLIPImageProcessorPil(**settings)
+    if file == "preprocessor_config.json":
+        processor.save_pretrained(folder)
+    else:
+        edited(folder, file, image_processor=processor.to_dict())
+    clip = CLIP.from_huggingface(folder)
+    images = [noise(*size, seed) for seed, size in enumerate(SIZES)]
+    images += [noise(40, 50).convert("L"), noise(40, 50).convert("RGBA")]
+    expected = processor(images, return_tensors="pt").pixel_values
+    torch.testing.assert_close(
+        (clip.preprocess(images) - clip.pixel_mean) / clip.pixel_std, expected, atol=1e-5, rtol=0
+    )
+
+
+def test_sizes_written_the_old_way_mean_the_same(folder):
+    edited(folder, "preprocessor_config.json", size=40, crop_size=32, resample=3, feature_extractor_type="CLIP")
+    config = CLIP.from_huggingface(folder).config
+    assert (config.shorter_side, config.image_size, config.resample) == (40, 32, "bicubic")
+
+
+def test_a_config_written_twice_counts_as_in_transformers(reference, folder):
+    config = json.loads((folder / "config.json").read_text())
+    wrong = {**config["text_config"], "num_attention_heads": 2}
+    edited(folder, "config.json", text_config=wrong, text_config_dict=config["text_config"], vision_config_dict=None)
+    assert_parity(CLIP.from_huggingface(folder), reference)
+
+
+# --- captions --------------------------------------------------------------------------------------------------
+
+
+def test_both_forms_of_the_tokenizer_are_read(published, folder):
+    expected = CLIP.from_huggingface(published).tokenize(CAPTIONS)
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(json.dumps(vocabulary()))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *(" ".join(pair) for pair in MERGES)]))
+    assert CLIP.from_huggingface(folder).tokenize(CAPTIONS).equal(expected)
+    (folder / "merges.txt").unlink()
+    with pytest.raises(ValueError, match=r"merges\.txt, which the tokenizer needs"):
+        CLIP.from_huggingface(folder)
+    assert CLIP.from_huggingface(folder, tokenizer=published).tokenize(CAPTIONS).equal(expected)
+
+
+def test_without_a_tokenizer_pictures_are_read_and_captions_not(reference, folder):
+    (folder / "tokenizer.json").unlink()
+    clip = CLIP.from_huggingface(folder)
+    assert clip.encode_image(torch.rand(1, 3, 32, 32)).shape == (1, 24)
+    with pytest.raises(ValueError, match="built without a tokenizer"):
+        clip.score([noise(8, 8)], ["a cat"])
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------------
+
+
+def test_saved_as_a_checkpoint_it_scores_the_same(folder, tmp_path_factory):
+    CLIPImageProcessorPil(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    edited(folder, "preprocessor_config.json", image_mean=[0.1, 0.2, 0.3])
+    clip, out = CLIP.from_huggingface(folder), tmp_path_factory.mktemp("checkpoint")
+    clip.save(out)
+    loaded = CLIP.load(out)
+    assert loaded.config == clip.config
+    images = [noise(*size, seed) for seed, size in enumerate(SIZES)]
+    captions = [*CAPTIONS, "red &amp; red"]
+    assert loaded.score(images, captions).equal(clip.score(images, captions))
+    assert not loaded.score(images, captions[-1:]).equal(loaded.score(images, ["red & red"]))
+
+
+# --- what is no CLIP -------------------------------------------------------------------------------------------
+
+
+def refused(folder: Path, **options) -> str:
+    with pytest.raises(ValueError) as error:
+        CLIP.from_huggingface(folder, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_another_type_of_model_is_named(folder):
+    edited(folder, "config.json", model_type="siglip")
+    assert "holds a model of type 'siglip', not 'clip'" in refused(folder)
+
+
+def test_missing_and_damaged_files_are_named(folder):
+    assert "there is no folder nowhere" in refused(Path("nowhere"))
+    weights, config = folder / "model.safetensors", folder / "config.json"
+    content = weights.read_bytes()
+    weights.write_bytes(content[: len(content) // 2])
+    assert "model.safetensors is truncated or damaged" in refused(folder)
+    weights.unlink()
+    assert "model.safetensors is missing" in refused(folder)
+    config.write_text(config.read_text()[:-20])
+    assert "config.json is not valid JSON" in refused(folder)
+    config.write_text("[1]")
+    assert "config.json should hold a JSON object but holds a list" in refused(folder)
+    config.unlink()
+    assert "config.json is missing" in refused(folder)
+
+
+def test_tensors_of_other_names_or_shapes_are_named(folder):
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+
+    def spoilt(**changes) -> str:
+        changed = {name.replace("__", "."): tensor for name, tensor in changes.items()}
+        kept = {name: tensor for name, tensor in {**tensors, **changed}.items() if tensor is not None}
+        save_file(kept, path)
+        return refused(folder)
+
+    assert "lacks the tensor text.projection.weight" in spoilt(text_projection__weight=None)
+    sentence = spoilt(visual_projection__weight=torch.zeros(7, 64))
+    assert (
+        "model.safetensors does not fit the model: image.projection.weight is (7, 64) in the file, (24, 64)" in sentence
+    )
+    assert "holds the tensor decoder.weight, which the model does not have" in spoilt(decoder__weight=torch.zeros(1))
+    name = "text_model__encoder__layers__1__self_attn__k_proj__weight"
+    for tensor in (None, torch.zeros(3, 3)):
+        assert "keys and values as text_model.encoder.layers.1.self_attn.q_proj.weight (64, 64)" in spoilt(
+            **{name: tensor}
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"image_size": 30}, "image_size=30 must be a multiple of patch=8"),
+        ({"image_size": [32, 48]}, "image_size=[32, 48]"),
+        ({"num_channels": 1}, "num_channels=1; pictures should be square and have 3 channels"),
+        ({"hidden_act": "relu"}, "unknown activation 'relu'; choose one of quick_gelu, gelu"),
+        ({"num_attention_heads": 7}, "width=64 does not divide into heads=7"),
+    ],
+)
+def test_sizes_that_no_clip_of_ours_has_are_named(folder, changes, sentence):
+    vision = json.loads((folder / "config.json").read_text())["vision_config"]
+    edited(folder, "config.json", vision_config={**vision, **changes})
+    assert sentence in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"do_center_crop": False}, "has do_center_crop=False, where only True is known here"),
+        ({"rescale_factor": 1.0}, "has rescale_factor=1.0"),
+        (
+            {"size": {"height": 32, "width": 32}},
+            "has size={'height': 32, 'width': 32}, where only {'shortest_edge': 32}",
+        ),
+        ({"crop_size": {"height": 30, "width": 32}}, "has crop_size={'height': 30, 'width': 32}"),
+        ({"size": {"shortest_edge": 20}}, "shorter_side=20 must be at least image_size=32"),
+        ({"resample": 9}, "has resample=9"),
+        ({"image_mean": [0.5]}, "has image_mean=[0.5]"),
+    ],
+)
+def test_other_ways_to_prepare_pictures_are_named(folder, changes, sentence):
+    ours = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    edited(folder, "preprocessor_config.json", **{**ours, **changes})
+    assert sentence in refused(folder)
+
+
+def test_the_tokenizer_of_another_model_is_refused(folder, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    tokenizer = CLIPTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save_pretrained(other)
+    sentence = refused(folder, tokenizer=other)
+    assert f"has {VOCABULARY + 1} token ids, but the model's vocabulary is {VOCABULARY}" in sentence
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    edited(folder, "config.json", text_config={**text, "eos_token_id": 7})
+    assert f"has eos_token_id=7, but the tokenizer ends captions with {VOCABULARY - 1}" in refused(folder)
+
+
+def test_what_is_wrong_is_a_checkpoint_error(folder):
+    edited(folder, "config.json", model_type="bert")
+    with pytest.raises(CheckpointError):
+        CLIP.from_huggingface(folder)

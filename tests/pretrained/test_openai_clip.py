@@ -1,0 +1,375 @@
+"""OpenAI's CLIPs: archives and state dicts are read without running them, and give the published models' numbers."""
+
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from published_clips import CAPTIONS, VOCABULARY, huggingface_model, noise, openai_state_dict, write_merges
+from torch import Tensor, nn
+from transformers import CLIPModel
+
+from dalle import DALLE
+from dalle.checkpoint import CheckpointError
+from dalle.models.clip.model import CLIP
+
+CLOSE = {"atol": 1e-4, "rtol": 0}
+BLOCKS = (2, 1, 1, 2)  # of the small ResNet's stages
+
+State = dict[str, Tensor]
+
+# torch would like us to leave TorchScript, which is what OpenAI published
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+
+
+class Shell(nn.Module):
+    """Holds tensors by names like those of a state dict; as a program it does nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def hold(self, name: str, tensor: Tensor) -> None:
+        first, _, rest = name.partition(".")
+        if rest:
+            if first not in self._modules:
+                self.add_module(first, Shell())
+            self.get_submodule(first).hold(rest, tensor)
+        elif tensor.is_floating_point() and "running" not in name:
+            self.register_parameter(first, nn.Parameter(tensor))
+        else:
+            self.register_buffer(first, tensor)
+
+
+@pytest.fixture(autouse=True)
+def same_draws() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def reference() -> CLIPModel:
+    return huggingface_model({"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 2})
+
+
+@pytest.fixture(scope="module")
+def vit(reference) -> State:
+    return openai_state_dict(reference)
+
+
+@pytest.fixture(scope="module")
+def resnet(vit) -> State:
+    """The text tower of `vit` beside a small ResNet, with the names and shapes of the released code."""
+    generator = torch.Generator().manual_seed(1)
+    state = {name: tensor for name, tensor in vit.items() if not name.startswith("visual.")}
+
+    def convolution(conv: str, norm: str, outputs: int, inputs: int, kernel: int) -> None:
+        spread = (4 / (inputs * kernel**2)) ** 0.5  # large enough for pictures to differ at the end
+        state[f"visual.{conv}.weight"] = spread * torch.randn(outputs, inputs, kernel, kernel, generator=generator)
+        state[f"visual.{norm}.weight"] = 1 + 0.2 * torch.randn(outputs, generator=generator)
+        state[f"visual.{norm}.bias"] = 0.2 * torch.randn(outputs, generator=generator)
+        state[f"visual.{norm}.running_mean"] = 0.2 * torch.randn(outputs, generator=generator)
+        state[f"visual.{norm}.running_var"] = 0.5 + torch.rand(outputs, generator=generator)
+        state[f"visual.{norm}.num_batches_tracked"] = torch.tensor(17)
+
+    width = 8
+    convolution("conv1", "bn1", width // 2, 3, 3)
+    convolution("conv2", "bn2", width // 2, width // 2, 3)
+    convolution("conv3", "bn3", width, width // 2, 3)
+    inputs = width
+    for stage, depth in enumerate(BLOCKS):
+        inner = width * 2**stage
+        for number in range(depth):
+            block = f"layer{stage + 1}.{number}"
+            convolution(f"{block}.conv1", f"{block}.bn1", inner, inputs, 1)
+            convolution(f"{block}.conv2", f"{block}.bn2", inner, inner, 3)
+            convolution(f"{block}.conv3", f"{block}.bn3", 4 * inner, inner, 1)
+            if number == 0:
+                convolution(f"{block}.downsample.0", f"{block}.downsample.1", 4 * inner, inputs, 1)
+            inputs = 4 * inner
+    state["visual.attnpool.positional_embedding"] = 0.2 * torch.randn(5, inputs, generator=generator)
+    for part in "qkvc":
+        outputs = 24 if part == "c" else inputs
+        weight = torch.randn(outputs, inputs, generator=generator) * inputs**-0.5
+        state[f"visual.attnpool.{part}_proj.weight"] = weight
+        state[f"visual.attnpool.{part}_proj.bias"] = 0.1 * torch.randn(outputs, generator=generator)
+    return state
+
+
+def resnet_features(state: State, x: Tensor, heads: int) -> Tensor:
+    """The published ResNet, written out: pixels, normalised, to features that are not."""
+
+    def convolve(conv: str, norm: str, x: Tensor, stride: int = 1) -> Tensor:
+        kernel = state[f"visual.{conv}.weight"]
+        x = F.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
+        mean, variance, gain, bias = (
+            state[f"visual.{norm}.{part}"][:, None, None] for part in ("running_mean", "running_var", "weight", "bias")
+        )
+        return (x - mean) / (variance + 1e-5).sqrt() * gain + bias
+
+    x = convolve("conv1", "bn1", x, stride=2).relu()
+    x = convolve("conv2", "bn2", x).relu()
+    x = convolve("conv3", "bn3", x).relu()
+    x = F.avg_pool2d(x, 2)
+    for stage, depth in enumerate(BLOCKS, 1):
+        for number in range(depth):
+            block = f"layer{stage}.{number}"
+            halved = number == 0 and stage > 1
+            y = convolve(f"{block}.conv1", f"{block}.bn1", x).relu()
+            y = convolve(f"{block}.conv2", f"{block}.bn2", y).relu()
+            y = F.avg_pool2d(y, 2) if halved else y
+            y = convolve(f"{block}.conv3", f"{block}.bn3", y)
+            if number == 0:
+                x = F.avg_pool2d(x, 2) if halved else x
+                x = convolve(f"{block}.downsample.0", f"{block}.downsample.1", x)
+            x = (x + y).relu()
+
+    def project(part: str, x: Tensor) -> Tensor:
+        return x @ state[f"visual.attnpool.{part}_proj.weight"].T + state[f"visual.attnpool.{part}_proj.bias"]
+
+    cells = x.flatten(2).mT
+    cells = torch.cat([cells.mean(1, keepdim=True), cells], 1) + state["visual.attnpool.positional_embedding"]
+    pooled = []
+    q, k, v = project("q", cells[:, :1]), project("k", cells), project("v", cells)
+    for of_head in zip(*(each.chunk(heads, dim=-1) for each in (q, k, v)), strict=True):
+        query, key, value = of_head
+        weights = (query @ key.mT / query.shape[-1] ** 0.5).softmax(dim=-1)
+        pooled.append(weights @ value)
+    return project("c", torch.cat(pooled, dim=-1)[:, 0])
+
+
+def save_archive(state: State, path: Path) -> Path:
+    """As OpenAI published them: TorchScript, in half precision, with attributes that are no weights."""
+    model = Shell()
+    for name, tensor in state.items():
+        model.hold(name, tensor.half() if tensor.is_floating_point() else tensor)
+    for name, number in {"input_resolution": 32, "context_length": 40, "vocab_size": VOCABULARY}.items():
+        model.hold(name, torch.tensor(number))
+    model.hold("transformer.resblocks.0.attn_mask", torch.zeros(40, 40))
+    model.layers, model.rates, model.flags = [3, 4, 6, 3], [0.5], [True]
+    torch.jit.save(torch.jit.script(model), path)
+    return path
+
+
+def save_state(state: State, path: Path) -> Path:
+    torch.save(state, path)
+    return path
+
+
+def halved(state: State) -> State:
+    return {name: tensor.half().float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+
+
+@pytest.fixture
+def merges(tmp_path) -> Path:
+    return write_merges(tmp_path / "bpe_simple_vocab_16e6.txt.gz")
+
+
+# --- the same numbers ------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def assert_parity(clip: CLIP, reference: CLIPModel) -> None:
+    pixels, ids = torch.rand(3, 3, 32, 32), torch.randint(VOCABULARY, (4, 40))
+    ids[:, 11] = VOCABULARY - 1
+    theirs = reference(input_ids=ids, pixel_values=(pixels - clip.pixel_mean) / clip.pixel_std)
+    pictures, captions, scale = clip(pixels, ids)
+    torch.testing.assert_close(pictures, theirs.image_embeds, **CLOSE)
+    torch.testing.assert_close(captions, theirs.text_embeds, **CLOSE)
+    torch.testing.assert_close(scale * pictures @ captions.T, theirs.logits_per_image, **CLOSE)
+
+
+def test_a_vits_state_dict_gives_the_numbers_of_transformers(vit, reference, tmp_path):
+    clip = CLIP.from_openai(save_state(vit, tmp_path / "vit.pt"))
+    assert not clip.training
+    assert_parity(clip, reference)
+
+
+def test_a_vits_archive_gives_the_numbers_of_its_halved_weights(vit, reference, tmp_path):
+    clip = CLIP.from_openai(save_archive(vit, tmp_path / "vit.pt"))
+    assert {parameter.dtype for parameter in clip.parameters()} == {torch.float32}
+    same = CLIP.from_openai(save_state(halved(vit), tmp_path / "state.pt"))
+    for name, tensor in same.state_dict().items():
+        assert clip.state_dict()[name].equal(tensor), name
+    rounded = CLIPModel(reference.config).eval()
+    rounded.load_state_dict(reference.half().state_dict())
+    reference.float()
+    assert_parity(clip, rounded)
+
+
+@pytest.mark.parametrize("save", [save_state, save_archive])
+@torch.no_grad()
+def test_a_resnet_gives_the_numbers_of_the_published_architecture(resnet, vit, save, tmp_path):
+    clip = CLIP.from_openai(save(resnet, tmp_path / "rn.pt"))
+    expected = halved(resnet) if save is save_archive else resnet
+    pixels = F.interpolate(torch.rand(3, 3, 4, 4), 64)  # noise would look the same to all of it
+    features = resnet_features(expected, (pixels - clip.pixel_mean) / clip.pixel_std, heads=4)
+    torch.testing.assert_close(clip.encode_image(pixels), F.normalize(features, dim=-1), **CLOSE)
+    assert (features[0] - features[1]).abs().max() > 0.1
+    beside = CLIP.from_openai(save(vit, tmp_path / "vit.pt"))
+    ids = torch.randint(VOCABULARY, (4, 40))
+    assert clip.encode_text(ids).equal(beside.encode_text(ids))
+
+
+def test_a_resnets_norms_need_no_counts_of_batches(resnet, tmp_path):
+    fewer = {name: tensor for name, tensor in resnet.items() if not name.endswith("num_batches_tracked")}
+    clip, same = (CLIP.from_openai(save_state(each, tmp_path / "rn.pt")) for each in (fewer, resnet))
+    assert clip.encode_image(torch.ones(1, 3, 64, 64)).equal(same.encode_image(torch.ones(1, 3, 64, 64)))
+
+
+def test_sizes_are_read_off_the_tensors(vit, resnet, tmp_path):
+    config = CLIP.from_openai(save_state(vit, tmp_path / "vit.pt")).config
+    assert (config.image_size, config.patch, config.image_width, config.image_depth, config.image_heads) == (
+        32,
+        8,
+        64,
+        2,
+        1,
+    )
+    assert (config.text_width, config.text_depth, config.text_heads, config.text_positions) == (128, 2, 2, 40)
+    assert (config.embedding, config.text_vocabulary) == (24, VOCABULARY)
+    config = CLIP.from_openai(save_state(resnet, tmp_path / "rn.pt")).config
+    assert (config.image_tower, config.image_size, config.image_width) == ("resnet", 64, 8)
+    assert (config.image_blocks, config.image_heads) == (BLOCKS, 4)
+
+
+def test_captions_are_read_up_to_the_largest_id(vit, merges, tmp_path):
+    clip = CLIP.from_openai(save_state(vit, tmp_path / "vit.pt"), merges)
+    start, end = VOCABULARY - 2, VOCABULARY - 1
+    (ids,) = clip.tokenize(["the cat's &amp;"]).tolist()
+    assert ids[:6] == [start, 513, 515, 522, 256 + 5, end]
+    assert ids[6:] == [0] * 34
+
+
+def test_a_centre_crop_lies_where_torchvision_puts_it(vit, tmp_path):
+    clip = CLIP.from_openai(save_state(vit, tmp_path / "vit.pt"))
+    for width in range(32, 44):
+        image = noise(width, 32)
+        left = int(round((width - 32) / 2.0))  # torchvision's center_crop
+        expected = image.crop((left, 0, left + 32, 32))
+        assert (clip.preprocess([image])[0] * 255).round().byte().movedim(0, -1).numpy().tobytes() == expected.tobytes()
+    # torchvision's Resize cuts off the fraction of the longer side: 32 * 50 / 37 = 43.2
+    resized = noise(50, 37).resize((43, 32), resample=3).crop((6, 0, 38, 32))
+    assert (clip.preprocess([noise(50, 37)])[0] * 255).round().byte().movedim(
+        0, -1
+    ).numpy().tobytes() == resized.tobytes()
+
+
+# --- from the weights to ranked pictures -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tower", ["vit", "resnet"])
+def test_an_imported_clip_ranks_the_pictures_of_another_size(tower, request, checkpoints, merges, tmp_path, prepare):
+    save_archive(request.getfixturevalue(tower), tmp_path / "published.pt")
+    status, printed = prepare("import=openai-clip", "weights=published.pt", f"merges={merges.name}", "out=mine")
+    assert status == 0, printed
+    dalle = DALLE.load(checkpoints, clip="mine")
+    direct = CLIP.from_openai("published.pt", merges)
+    result = dalle.generate("three green triangles", candidates=6, keep=6)
+    assert result.images[0].size == (8, 8)
+    scores = direct.score(result.images, ["three green triangles"])[:, 0].tolist()
+    assert result.scores == pytest.approx(scores, abs=1e-6)
+    assert scores == sorted(scores, reverse=True)
+    assert scores[0] > scores[-1]
+
+
+def test_hugging_faces_folder_is_imported_by_its_own_name(reference, prepare, tmp_path):
+    reference.save_pretrained(tmp_path / "published")
+    status, printed = prepare("import=huggingface-clip", "folder=published", "out=mine")
+    assert status == 2
+    sentence = "published has none of tokenizer.json, vocab.json, merges.txt; give tokenizer=<folder>"
+    assert printed.splitlines()[-1] == sentence
+    assert not (tmp_path / "mine").exists()
+    write_merges(tmp_path / "merges.txt")
+    status, printed = prepare("import=huggingface-clip", "folder=published", "tokenizer=merges.txt", "out=mine")
+    assert status == 0, printed
+    assert CLIP.load("mine").score([noise(9, 9)], CAPTIONS).shape == (1, 4)
+
+
+# --- what is no CLIP -------------------------------------------------------------------------------------------
+
+
+def refused(weights: Path, merges: Path | None = None) -> str:
+    with pytest.raises(ValueError) as error:
+        CLIP.from_openai(weights, merges)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_an_archives_code_is_never_read(vit, tmp_path):
+    whole, gutted = save_archive(vit, tmp_path / "whole.pt"), tmp_path / "gutted.pt"
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(gutted, "w") as target:
+        for entry in source.infolist():
+            spoilt = "/code/" in entry.filename or entry.filename.endswith("constants.pkl")
+            target.writestr(entry.filename, b"no program" if spoilt else source.read(entry))
+    assert CLIP.from_openai(gutted).encode_image(torch.ones(1, 3, 32, 32)).shape == (1, 24)
+
+
+def test_an_archive_that_asks_for_a_function_is_refused(vit, tmp_path):
+    whole, evil = save_archive(vit, tmp_path / "whole.pt"), tmp_path / "evil.pt"
+    call = b"cposix\nmkdir\n(X\x05\x00\x00\x00taken" + b"tR."
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(evil, "w") as target:
+        for entry in source.infolist():
+            target.writestr(entry.filename, call if entry.filename.endswith("/data.pkl") else source.read(entry))
+    assert "evil.pt is refused, and nothing in it was run: it asks for posix.mkdir" in refused(evil)
+    assert not os.path.exists("taken")
+
+
+def test_other_files_are_named(vit, tmp_path):
+    assert "there is no file" in refused(tmp_path / "missing.pt")
+    (tmp_path / "text.pt").write_text("a text")
+    assert "text.pt is no file of torch.save: it begins with b'a te'" in refused(tmp_path / "text.pt")
+    save_state({"weight": torch.zeros(3)}, tmp_path / "other.pt")
+    sentence = refused(tmp_path / "other.pt")
+    assert "other.pt is no CLIP of OpenAI's: among its 1 tensors is neither visual.proj" in sentence
+    for save in (save_state, save_archive):
+        content = save(vit, tmp_path / "cut.pt").read_bytes()
+        (tmp_path / "cut.pt").write_bytes(content[: len(content) // 2])
+        assert "cut.pt is truncated or damaged" in refused(tmp_path / "cut.pt")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "sentence"),
+    [
+        ("text_projection", None, "it lacks the tensor text_projection"),
+        ("text_projection", (128, 23), "image.projection.weight is (24, 64) in the file, (23, 64) in the model"),
+        ("ln_final.bias", None, "lacks the tensor text.norm_out.bias, which the model has"),
+        ("visual.positional_embedding", (18, 64), "should have 1 and a square number of positions, but has 18"),
+        ("visual.positional_embedding", (18,), "should have 2 dimensions but is (18,)"),
+        ("visual.conv1.weight", (60, 3, 8, 8), "the image tower is 60 wide, but the heads of OpenAI's CLIPs are 64"),
+        ("visual.ln_pre.weight", (65,), "image.norm_in.weight is (65,) in the file, (64,) in the model"),
+        ("visual.head", (3,), "holds the tensor visual.head, which the model does not have"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(vit, name, shape, sentence, tmp_path):
+    state = {key: tensor for key, tensor in vit.items() if key != name}
+    if shape is not None:
+        state[name] = torch.zeros(shape)
+    found = refused(save_state(state, tmp_path / "vit.pt"))
+    assert "vit.pt" in found
+    assert sentence in found
+
+
+def test_merges_that_do_not_fit_are_named(vit, merges, tmp_path):
+    weights = save_state(vit, tmp_path / "vit.pt")
+    assert "there is no" in refused(weights, tmp_path / "missing.gz")
+    larger = {**vit, "token_embedding.weight": torch.zeros(600, 128)}
+    assert "has 15 merges, but a vocabulary of 600 needs 86" in refused(save_state(larger, tmp_path / "l.pt"), merges)
+    CLIP.from_openai(weights, merges).tokenizer.save(tmp_path / "tokenizer.json")
+    assert "vocabulary of 600 ends with them" in refused(tmp_path / "l.pt", tmp_path / "tokenizer.json")
+
+
+def test_a_failed_import_leaves_nothing(vit, merges, tmp_path, prepare):
+    content = save_archive(vit, tmp_path / "cut.pt").read_bytes()
+    (tmp_path / "cut.pt").write_bytes(content[:-1000])
+    before = sorted(os.listdir(tmp_path))
+    status, printed = prepare("import=openai-clip", "weights=cut.pt", f"merges={merges.name}", "out=mine")
+    assert status == 2
+    assert "cut.pt is truncated or damaged" in printed
+    assert printed.count("\n") == 1
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_what_is_wrong_with_weights_is_a_checkpoint_error(tmp_path):
+    with pytest.raises(CheckpointError):
+        CLIP.from_openai(tmp_path / "missing.pt")
