@@ -1,40 +1,20 @@
 """Measure a trained model on data it has not seen: python evaluate.py checkpoint=outputs/demo"""
 
-from collections.abc import Callable
-
 from dalle.cli.config import verb
-from dalle.evaluation.measured import Measured
-from dalle.evaluation.metrics import abilities, blur_curve, fit, likelihood, quality, reconstruction, rerank_curve
+from dalle.evaluation.metrics import METRICS, asked_for
 from dalle.evaluation.page import write_page
 from dalle.evaluation.record import Record, begin, set_aside
 from dalle.evaluation.settings import EvaluateConfig
 from dalle.evaluation.subject import Subject
 
-METRICS: dict[str, Callable[[Subject, EvaluateConfig], Measured]] = {
-    "reconstruction": reconstruction.measure,
-    "likelihood": likelihood.measure,
-    "fit": fit.measure,
-    "quality": quality.measure,
-    "abilities": abilities.measure,
-}
-CURVES: dict[str, Callable[[Subject, EvaluateConfig], Measured]] = {
-    "blur_curve": blur_curve.measure,
-    "rerank_curve": rerank_curve.measure,
-}
-
 
 @verb("evaluate")
 def main(config: EvaluateConfig) -> None:
-    if strangers := [name for name in config.metrics if name not in METRICS]:
-        raise ValueError(f"there is no part {strangers[0]!r} of metrics=[...]; choose among {', '.join(METRICS)}")
-    parts = {name: METRICS[name] for name in config.metrics}
-    parts |= {name: measure for name, measure in CURVES.items() if getattr(config, name)}
-    if not parts:
-        raise ValueError("metrics=[] leaves nothing to measure; name some, or set blur_curve=true or rerank_curve=true")
+    names = asked_for(config)
     subject = Subject.load(config)
     aside = None
-    for name, measure in parts.items():
-        measured = measure(subject, config)
+    for name in names:
+        measured = METRICS[name].build(subject, config)
         # as each part ends: what was measured outlives what fails later, and what others wrote meanwhile stays
         record = begin(config.file, subject.described())
         if record is None:

@@ -33,7 +33,7 @@ MODELS = {"dvae": DiscreteVAE, "clip": CLIP}
 
 @verb("prepare")
 def main(config: PrepareConfig) -> None:
-    name = next((name for name, (settings, _) in IMPORTS.items() if type(config) is settings), None)
+    name = next((name for name, settings in IMPORTS.configs.items() if type(config) is settings), None)
     if name is not None:
         import_model(name, config)
     elif config.sources is not None:
@@ -119,8 +119,7 @@ def tell_sources(checkpoint: str, out: str | None) -> None:
 def import_model(name: str, config: PrepareConfig) -> None:
     """Turn somebody else's model into a checkpoint folder of ours."""
     folder = unwritten(config.out or Path("outputs", name))
-    _, read = IMPORTS[name]
-    published = read(config)
+    published = IMPORTS[name].build(config)
     model = MODELS[published.kind].from_published(published)
     with new_folder(folder) as beside:
         model.save(beside, published.meta)

@@ -99,11 +99,11 @@ def train_stage(config: TrainConfig, folder: Path, device: torch.device) -> None
         say(f"{folder}: finished, {done} updates done")
         return
 
-    stage_class = next(stage for schema, stage in STAGES.values() if isinstance(config.stage, schema))
     seed_global_generators("initial weights", config.seed, device=device)
     dvae = None if config.dvae is None else Path(config.dvae)
     tokens = Path(config.out, "tokens") if config.tokens is None else Path(config.tokens)
-    stage = stage_class(config.stage, config.data, StageContext(config.seed, device, dvae, tokens))
+    context = StageContext(config.seed, device, dvae, tokens)
+    stage = STAGES.of(config.stage).build(config.stage, config.data, context)
     count = sum(parameter.numel() for parameter in stage.model.parameters())
     pixels = stage.pictures.image_size
     say(f"{folder}: {count:,} parameters on {device}, pictures of {pixels} pixels, from step {done} to {steps}")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Generic, TypeVar
 
-Built = TypeVar("Built")
+Built = TypeVar("Built", covariant=True)
 
 
 @dataclass(frozen=True)

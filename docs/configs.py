@@ -11,7 +11,7 @@ from typing import Any
 
 from dalle.cli.config import VERBS, choices_of
 from dalle.cli.help import Setting, about, comments, settings
-from dalle.data import CONFIGS as DATA
+from dalle.data import DATA_SETS
 from dalle.pretrained import IMPORTS
 from dalle.sampling.edits import EDITS
 from dalle.stages import STAGES
@@ -39,16 +39,16 @@ def page() -> str:
         lines += [""] if offered else []
         lines += table(each for each in settings(schema()) if each.key not in offered)
         if name == "train":
-            for stage, (config, _) in STAGES.items():
+            for stage, config in STAGES.configs.items():
                 lines += section(f"stage={stage}", config(), "stage.")
-            for data, config in DATA.items():
+            for data, config in DATA_SETS.configs.items():
                 lines += section(f"data={data}", config(), "data.")
         if name == "sample":
-            for edit, (config, _) in EDITS.items():
+            for edit, config in EDITS.configs.items():
                 lines += section(f"edit={edit}", config(), "edit.")
         if name == "prepare":
             usual = {each.key for each in settings(schema())}
-            for imported, (config, _) in IMPORTS.items():
+            for imported, config in IMPORTS.configs.items():
                 lines += section(f"import={imported}", config(), "", usual)
     return "\n".join(lines).rstrip() + "\n"
 

@@ -26,7 +26,7 @@ def test_every_stage_composes_with_every_preset(stage, preset):
     assert isinstance(composed, TrainConfig)
     stages = composed.stage if stage == "all" else {stage: composed.stage}
     for name, settings in stages.items():
-        assert type(settings) is STAGES[name][0]
+        assert type(settings) is STAGES[name].config
         settings.micro_batch_size(1)
 
 
@@ -45,7 +45,7 @@ def test_overrides_reach_frozen_settings_and_the_defaults_stay_the_papers():
     composed = compose("train", ["stage.model.width=64", "stage.optimizer.learning_rate.end=3e-5"])
     assert composed.stage.model.width == 64
     assert composed.stage.optimizer.learning_rate.end == 3e-5
-    defaults, composed = (asdict(each) for each in (STAGES["dvae"][0](), compose("train").stage))
+    defaults, composed = (asdict(each) for each in (STAGES["dvae"].config(), compose("train").stage))
     assert json.dumps(defaults) == json.dumps(composed)  # but for tuples, which Hydra makes lists
     everything = compose("train", ["stage=all", "stage.clip.model.patch=8"])
     assert everything.stage["clip"].model.patch == 8

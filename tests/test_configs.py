@@ -73,7 +73,7 @@ def test_every_verb_composes_to_the_defaults_beside_its_code(verb):
 
 @pytest.mark.parametrize("name", IMPORTS)
 def test_every_import_composes_to_the_defaults_beside_its_code(name):
-    settings, _ = IMPORTS[name]
+    settings = IMPORTS[name].config
     assert compose("prepare", [f"import={name}"]) == settings()
 
 
@@ -83,7 +83,7 @@ def test_every_import_can_be_chosen():
 
 @pytest.mark.parametrize("name", EDITS)
 def test_every_edit_composes_to_the_defaults_beside_its_code(name):
-    settings, _ = EDITS[name]
+    settings = EDITS[name].config
     assert compose("sample", [f"edit={name}"]) == replace(VERBS["sample"](), edit=settings())
     assert settings().name == name
 
@@ -114,7 +114,7 @@ def test_presets_hold_only_what_differs(preset, stage):
     # what it starts from: another preset's section, or the defaults beside the code
     base, *_ = given.pop("defaults", [None])
     preset = base.removeprefix(f"/preset/{stage}/").removesuffix("@_here_") if base else None
-    default = compose("train", [f"stage={stage}", f"preset={preset}"]).stage if preset else STAGES[stage][0]()
+    default = compose("train", [f"stage={stage}", f"preset={preset}"]).stage if preset else STAGES[stage].config()
     assert list(repeated(given, asdict(default))) == []
 
 

@@ -12,13 +12,13 @@ import pytest
 
 from dalle.cli.config import VERBS, choices_of, compose
 from dalle.cli.help import FIRST, as_typed, comments, settings, usage
-from dalle.data import CONFIGS as DATA
+from dalle.data import DATA_SETS
 from dalle.pretrained import IMPORTS
 from dalle.sampling.edits import EDITS
 from dalle.stages import STAGES
 
 ROOT = Path(__file__).parents[1]
-CHOSEN = [schema for schema, _ in [*STAGES.values(), *EDITS.values(), *IMPORTS.values()]]
+CHOSEN = [schema for choices in (STAGES, EDITS, IMPORTS) for schema in choices.configs.values()]
 
 
 @dataclass
@@ -73,7 +73,9 @@ def test_values_look_as_they_are_typed(value, typed):
     assert as_typed(value) == typed
 
 
-@pytest.mark.parametrize("schema", [*VERBS.values(), *DATA.values(), *CHOSEN], ids=lambda schema: schema.__name__)
+@pytest.mark.parametrize(
+    "schema", [*VERBS.values(), *DATA_SETS.configs.values(), *CHOSEN], ids=lambda schema: schema.__name__
+)
 def test_no_setting_is_left_unexplained(schema):
     assert [each.key for each in settings(schema()) if not each.meaning] == []
 

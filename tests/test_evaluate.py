@@ -5,8 +5,9 @@ import json
 import pytest
 from PIL import Image
 
-from dalle.evaluation.metrics import likelihood, reconstruction
+from dalle.evaluation.metrics import METRICS, likelihood, reconstruction
 from dalle.evaluation.record import begin
+from dalle.registry import Entry
 
 DATA = ("data=blocks", "data.image_size=8", "data.val=12", "data.novel=12")
 SMALL = ("captions=4", "candidates=2", "pictures=6", "device=cpu")
@@ -52,7 +53,7 @@ def test_parts_are_chosen_by_name_and_gather_in_one_file(evaluate, tmp_path):
 def test_a_part_that_does_not_exist_is_answered_with_those_that_do(evaluate):
     status, printed = evaluate(*DATA, "metrics=[fid]")
     assert status == 2
-    assert "no part 'fid' of metrics=[...]; choose among reconstruction, likelihood, fit, quality" in printed
+    assert "there is no metric 'fid'; choose one of reconstruction, likelihood, fit, abilities, quality" in printed
 
 
 def test_what_was_measured_outlives_a_part_that_fails(evaluate, tmp_path):
@@ -94,7 +95,7 @@ def test_a_record_that_cannot_be_gone_on_with_is_kept(evaluate, tmp_path):
         (["metrics=[]"], "metrics=[] leaves nothing to measure"),
         (["captions=0"], "captions=0 must be at least 1"),
         (["ability_captions=-1"], "ability_captions=-1 must be at least 1"),
-        (["metrics=likelihoods"], "no part 'likelihoods' of metrics=[...]"),
+        (["metrics=likelihoods"], "there is no metric 'likelihoods'"),
         (["data=folder"], "data.path"),
     ],
 )
@@ -119,7 +120,7 @@ def test_what_another_evaluation_wrote_meanwhile_stays(evaluate, tmp_path, monke
         record.having("reconstruction", other, {}, config.folder).write(config.file)
         return measure(subject, config)
 
-    monkeypatch.setattr(likelihood, "measure", slowly)
+    monkeypatch.setitem(METRICS._entries, "likelihood", Entry(slowly))
     assert evaluate(*DATA, "metrics=likelihood")[0] == 0
     content = json.loads((tmp_path / "found/metrics.json").read_text())
     assert set(content["parts"]) == {"likelihood", "reconstruction"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dalle.cli.config import VERBS, compose
-from dalle.data import CONFIGS as DATA
+from dalle.data import DATA_SETS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -54,7 +54,7 @@ def test_every_target_can_be_made(target):
 
 
 def test_the_table_of_data_sets_is_whole():
-    assert set(re.findall(r"^\| `data=(\w+)`", README, re.MULTILINE)) == set(DATA)
+    assert set(re.findall(r"^\| `data=(\w+)`", README, re.MULTILINE)) == set(DATA_SETS)
 
 
 def test_every_file_and_picture_that_it_links_to_exists():

@@ -54,7 +54,7 @@ def train(stage_name: str, preset: str, setting: Setting, batch: int | None = No
     dvae = _random_dvae(preset, setting) if stage_name == "transformer" else None
     free = card.memory_bytes(setting.device)
     context = StageContext(0, setting.device, dvae)
-    stage = STAGES[stage_name][1](config.stage, config.data, context)
+    stage = STAGES[stage_name].build(config.stage, config.data, context)
     needed = state_bytes(stage.model)
     if needed > free:
         raise NotPossible(

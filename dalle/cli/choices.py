@@ -17,7 +17,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
-from dalle.data import CONFIGS as DATA
+from dalle.data import DATA_SETS
 from dalle.pretrained import IMPORTS
 from dalle.sampling.edits import EDITS
 from dalle.stages import STAGES
@@ -37,14 +37,14 @@ class RegisteredFirst(SearchPathPlugin):
 def register() -> None:
     """Make all choices known to Hydra. Raises ValueError for a preset or a size that cannot be read."""
     store = ConfigStore.instance()
-    for name, (schema, _) in STAGES.items():
+    for name, schema in STAGES.configs.items():
         store.store(group="stage", name=name, node=writable(schema))
     store.store(group="stage", name="all", node={"defaults": [f"{stage}@{stage}" for stage in STAGES]})
-    for name, (schema, _) in EDITS.items():
+    for name, schema in EDITS.configs.items():
         store.store(group="edit", name=name, node=writable(schema))
-    for name, (schema, _) in IMPORTS.items():
+    for name, schema in IMPORTS.configs.items():
         store.store(group="import", name=name, node=writable(schema), package="_global_")
-    for name, schema in DATA.items():
+    for name, schema in DATA_SETS.configs.items():
         store.store(group="data", name=f"{name}_schema", node=writable(schema))
     for path in sorted(FOLDER.glob("preset/*.yaml")):
         register_preset(path)

@@ -3,17 +3,8 @@
 import json
 from pathlib import Path
 
+from dalle.evaluation.metrics import METRICS
 from dalle.evaluation.record import Part, Record
-
-TITLES = {
-    "reconstruction": "Reconstruction",
-    "likelihood": "Likelihood",
-    "fit": "Fit to captions",
-    "abilities": "Abilities",
-    "quality": "Sample quality",
-    "blur_curve": "Sample quality against blur",
-    "rerank_curve": "Quality against candidates",
-}
 
 
 def write_page(record: Record, path: Path) -> None:
@@ -25,8 +16,8 @@ def write_page(record: Record, path: Path) -> None:
         "",
         f"Models: {models}. Data: `{data['name']}`, held-out pictures of {data['image_size']} pixels.",
     ]
-    for name in sorted(record.parts, key=list(TITLES).index):
-        lines += ["", *_section(TITLES[name], record.parts[name], record.numbers)]
+    for name in (name for name in METRICS if name in record.parts):
+        lines += ["", *_section(METRICS[name].note, record.parts[name], record.numbers)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

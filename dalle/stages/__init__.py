@@ -1,12 +1,18 @@
-"""What is optimised: the three stages by name, each with its settings."""
+"""What is optimised: the three stages by name. A new one is a file, an entry here and a section in each preset."""
 
+from typing import Any
+
+from dalle.registry import Entry, Registry
 from dalle.stages.clip import CLIPStage, CLIPStageConfig
 from dalle.stages.dvae import DVAEStage, DVAEStageConfig
 from dalle.stages.transformer import TransformerStage, TransformerStageConfig
 
 # in the order in which they are trained: the transformer needs a dVAE
-STAGES = {
-    "dvae": (DVAEStageConfig, DVAEStage),
-    "clip": (CLIPStageConfig, CLIPStage),
-    "transformer": (TransformerStageConfig, TransformerStage),
-}
+STAGES: Registry[Any] = Registry(  # of what `dalle.training.stage.Stage` describes
+    "stage",
+    {
+        "dvae": Entry(DVAEStage, DVAEStageConfig),
+        "clip": Entry(CLIPStage, CLIPStageConfig),
+        "transformer": Entry(TransformerStage, TransformerStageConfig),
+    },
+)

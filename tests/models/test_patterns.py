@@ -1,16 +1,17 @@
 import pytest
 import torch
-from every_pattern import PATTERNS
+from every_pattern import PATTERNS as EVERY_PATTERN
 
 from dalle.models.transformer.patterns import (
+    PATTERNS,
     Column,
     Convolutional,
     Dense,
     Pattern,
+    PatternOptions,
     Row,
     image_mask,
     layer_names,
-    pattern_named,
     stream_mask,
 )
 
@@ -43,7 +44,7 @@ def drawn_keys(pattern: Pattern, grid: int, row: int, column: int) -> set[tuple[
 
 
 @pytest.mark.parametrize("grid", [1, 2, 3, 4, 7])
-@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+@pytest.mark.parametrize("pattern", EVERY_PATTERN, ids=str)
 def test_each_mask_is_what_the_paper_draws(pattern: Pattern, grid: int):
     mask = image_mask(pattern, grid)
     for query in range(grid * grid):
@@ -82,7 +83,7 @@ def test_full_size_convolution_sees_61_cells_in_the_middle():
     assert image_mask(Convolutional(11), 32)[20 * 32 + 16].sum() == 5 * 11 + 6
 
 
-@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+@pytest.mark.parametrize("pattern", EVERY_PATTERN, ids=str)
 def test_text_is_causal_and_every_image_state_sees_all_of_it(pattern: Pattern):
     mask = stream_mask(pattern, 5, 3)
     assert mask[:5, :5].equal(torch.ones(5, 5, dtype=torch.bool).tril())
@@ -112,14 +113,14 @@ def test_a_list_of_another_length_is_refused_with_both_numbers():
 
 
 def test_names_and_settings_give_the_patterns():
-    assert [pattern_named(name) for name in ("dense", "row", "column")] == [Dense(), Row(), Column()]
-    assert pattern_named("row", row_counts_itself=False) == Row(counts_itself=False)
-    assert pattern_named("convolutional", 5, convolution_wraps=False) == Convolutional(5, wraps=False)
+    assert [PATTERNS[name].build(PatternOptions()) for name in ("dense", "row", "column")] == [Dense(), Row(), Column()]
+    assert PATTERNS["row"].build(PatternOptions(row_counts_itself=False)) == Row(counts_itself=False)
+    assert PATTERNS["convolutional"].build(PatternOptions(5, convolution_wraps=False)) == Convolutional(5, wraps=False)
 
 
 def test_an_unknown_pattern_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match=r"'diagonal'.*dense, row, column, convolutional"):
-        pattern_named("diagonal")
+        PATTERNS.choose("diagonal")
 
 
 def test_an_even_kernel_is_refused():

@@ -9,7 +9,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from dalle.models.blocks import MLP, BlockConfig, Float32Linear, QuickGELU
 from dalle.models.transformer.model import Transformer, TransformerConfig
-from dalle.models.transformer.patterns import image_mask, pattern_named
+from dalle.models.transformer.patterns import PATTERNS, PatternOptions, image_mask
 
 NAMES = ["dense", "row", "column", "convolutional"]
 READINGS = [
@@ -76,7 +76,7 @@ def test_one_layer_passes_on_what_its_pattern_sees_and_nothing_else(make_transfo
     model = make_transformer(patterns=[name], depth=1, **setting)
     caption, image = example(model, batch=1)
     before = model(caption, image).image[0]
-    sees = image_mask(pattern_named(name, model.config.kernel, **setting), model.stream.grid)
+    sees = image_mask(PATTERNS[name].build(PatternOptions(model.config.kernel, **setting)), model.stream.grid)
     for cell in range(model.stream.image_positions - 1):
         changed = image.clone()
         changed[0, cell] = (changed[0, cell] + 1) % model.stream.image_vocabulary

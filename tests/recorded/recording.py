@@ -66,7 +66,7 @@ def _recorded(folder: Path) -> dict[str, Any]:
         config = compose("train", [f"stage={name}", "preset=tiny", *DATA, *settings])
         seed_global_generators("initial weights", 0)
         dvae = folder / "dvae" if name == "transformer" else None
-        stage = STAGES[name][1](config.stage, config.data, StageContext(0, CPU, dvae))
+        stage = STAGES[name].build(config.stage, config.data, StageContext(0, CPU, dvae))
         train(stage, config.stage, Run(folder / name, {"stage": {"steps": STEPS}}, wandb=config.wandb))
         lines = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
         found["losses"][name] = [line["loss"] for line in lines if line["split"] == "train"]

@@ -137,8 +137,8 @@ def test_as_many_pictures_are_held_out_as_asked_for_or_there_are(count):
 
 
 def test_every_stage_names_itself_as_its_settings_do():
-    for name, (schema, stage) in STAGES.items():
-        assert schema().name == stage.name == name
+    for name, entry in STAGES.items():
+        assert entry.config().name == entry.build.name == name
 
 
 @pytest.mark.parametrize("name", CONFIGS)

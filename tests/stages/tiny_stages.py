@@ -74,7 +74,7 @@ def build(
     torch.manual_seed(seed)
     config = replace(CONFIGS[name], **changes)
     context = StageContext(seed, device, dvae if name == "transformer" else None, tokens)
-    return STAGES[name][1](config, data, context)
+    return STAGES[name].build(config, data, context)
 
 
 def overfit(stage: Stage, batch: Any, updates: int, learning_rate: float) -> list[float]:

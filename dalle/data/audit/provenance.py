@@ -7,7 +7,7 @@ from typing import Any
 
 from dalle import checkpoint
 from dalle.checkpoint import CheckpointError
-from dalle.data import ATTRIBUTIONS, open_source, read_config
+from dalle.data import DATA_SETS, open_source, read_config
 from dalle.data.index import Strings
 from dalle.data.source import Source
 
@@ -55,8 +55,8 @@ class Provenance:
         left_out = next(iter(self.meta.get("records", {}).values()), {}).get("left_out", {})
         said += [f"  left out: {count:,} {reason}" for reason, count in left_out.items()]
         said.append(f"  now: {self.compared()}")
-        if data["name"] in ATTRIBUTIONS:
-            said.append(f"  {ATTRIBUTIONS[data['name']]}")
+        if data["name"] in DATA_SETS and (note := DATA_SETS[data["name"]].note):
+            said.append(f"  {note}")
         return said
 
     def compared(self) -> str:

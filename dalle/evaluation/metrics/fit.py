@@ -4,7 +4,7 @@ from typing import Any
 
 from PIL import Image
 
-from dalle.data import ATTRIBUTIONS
+from dalle.data import attribution
 from dalle.evaluation.drawing import choice_settings, digest
 from dalle.evaluation.held_out import HeldOut, unit
 from dalle.evaluation.measured import Measured
@@ -54,7 +54,7 @@ def measure(subject: Subject, config: EvaluateConfig) -> Measured:
         captions = [each.caption for each in drawn]
         settings[split] = {**pairs.described(), "captions": len(drawn), "captions_digest": digest(captions)}
         notes += [f"{split}: {each}" for each in pairs.shortfall(config.captions)]
-        pictures[f"samples_{split}"] = _sheet(drawn, real, ATTRIBUTIONS.get(subject.data.name, ""))
+        pictures[f"samples_{split}"] = _sheet(drawn, real, attribution(subject.data))
     return Measured(about, numbers, settings, pictures, notes=notes)
 
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dalle.data import ATTRIBUTIONS
+from dalle.data import attribution
 from dalle.evaluation.drawing import decoding_settings, rerank_settings
 from dalle.evaluation.features import Features, features_named
 from dalle.evaluation.held_out import HeldOut, unit
@@ -97,4 +97,4 @@ def _sheet(subject: Subject, drawn: Tensor) -> Image.Image:
         Row("real pictures", to_images(unit(real)), None),
         Row("drawn for their captions", to_images(unit(drawn[:SHOWN])), None),
     ]
-    return sample_sheet(rows, note=ATTRIBUTIONS.get(subject.data.name, ""))
+    return sample_sheet(rows, note=attribution(subject.data))

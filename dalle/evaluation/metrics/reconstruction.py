@@ -7,7 +7,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from dalle.data import ATTRIBUTIONS
+from dalle.data import attribution
 from dalle.data.blocks import BlocksSource
 from dalle.data.source import Source
 from dalle.evaluation.held_out import HeldOut, unit
@@ -56,7 +56,7 @@ def measure(subject: Subject, config: EvaluateConfig) -> Measured:
         about += " `dvae_hard_judge` is the share of reconstructions in which every stated fact still holds."
     notes += pairs.shortfall(config.pictures)
     settings = {**pairs.described(), "seed": config.seed, **(objective or {}), "torchmetrics": version("torchmetrics")}
-    sheet = reconstruction_sheet(subject.dvae, source, note=ATTRIBUTIONS.get(subject.data.name, ""))
+    sheet = reconstruction_sheet(subject.dvae, source, note=attribution(subject.data))
     return Measured(about, numbers, settings, {"reconstructions": sheet}, notes=notes)
 
 

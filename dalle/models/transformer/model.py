@@ -24,7 +24,7 @@ from dalle.models.transformer.kv_cache import (
     TextKeys,
     layout_of,
 )
-from dalle.models.transformer.patterns import layer_names, pattern_named
+from dalle.models.transformer.patterns import PATTERNS, PatternOptions, layer_names
 from dalle.models.transformer.sequence import Stream, StreamEmbedding
 from dalle.models.transformer.sparse_attention import attend_for
 from dalle.tokenizer import CaptionTokenizer
@@ -103,10 +103,8 @@ class Transformer(nn.Module):
             config.image_places,
         )
         self.layer_names = layer_names(config.patterns, config.depth)
-        self.patterns = {
-            name: pattern_named(name, config.kernel, config.row_counts_itself, config.convolution_wraps)
-            for name in set(self.layer_names)
-        }
+        options = PatternOptions(config.kernel, config.row_counts_itself, config.convolution_wraps)
+        self.patterns = {name: PATTERNS.choose(name).build(options) for name in set(self.layer_names)}
 
         self.embed = StreamEmbedding(self.stream, config.width)
         self.attend = nn.ModuleDict(

@@ -14,6 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dalle.registry import Entry, Registry
+
 
 class Pattern(Protocol):
     """What one attention layer lets image states see of each other. Hashable."""
@@ -102,23 +104,24 @@ class Convolutional:
         return state % grid * lines + state // grid % lines
 
 
-def pattern_named(
-    name: str, kernel: int = 11, row_counts_itself: bool = True, convolution_wraps: bool = True
-) -> Pattern:
-    """The pattern that configurations call `name`.
+@dataclass(frozen=True)
+class PatternOptions:
+    """What a transformer's config says of its patterns."""
 
-    Raises:
-        ValueError: there is none of that name.
-    """
-    patterns: dict[str, Pattern] = {
-        "dense": Dense(),
-        "row": Row(row_counts_itself),
-        "column": Column(),
-        "convolutional": Convolutional(kernel, convolution_wraps),
-    }
-    if name not in patterns:
-        raise ValueError(f"unknown attention pattern {name!r}; choose one of {', '.join(patterns)}")
-    return patterns[name]
+    kernel: int = 11  # side of the convolutional pattern's neighbourhood
+    row_counts_itself: bool = True
+    convolution_wraps: bool = True
+
+
+PATTERNS: Registry[Pattern] = Registry(
+    "attention pattern",
+    {
+        "dense": Entry(lambda options: Dense()),
+        "row": Entry(lambda options: Row(options.row_counts_itself)),
+        "column": Entry(lambda options: Column()),
+        "convolutional": Entry(lambda options: Convolutional(options.kernel, options.convolution_wraps)),
+    },
+)
 
 
 def layer_names(order: list[str], depth: int) -> list[str]:

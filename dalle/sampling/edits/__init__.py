@@ -6,12 +6,12 @@ An edit turns pictures into a canvas: which tokens are kept, which are drawn. It
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from dalle.data.picture_file import read_picture
 from dalle.data.source import UnreadableRecord
+from dalle.registry import Entry, Registry
 from dalle.sampling.canvas import Canvas, Original
 from dalle.sampling.edits.complete import CompleteConfig, complete
 from dalle.sampling.edits.inpaint import InpaintConfig, inpaint
@@ -30,27 +30,34 @@ class Task:
     config: SampleConfig
 
 
-# name -> (its options, what makes the canvas of a task)
-EDITS: dict[str, tuple[type, Callable[[Any, Task], Canvas]]] = {
-    "complete": (CompleteConfig, lambda edit, task: complete(task.original, edit)),
-    "inpaint": (InpaintConfig, lambda edit, task: inpaint(task.original, read_image(edit.mask, "edit.mask"), edit)),
-    "outpaint": (OutpaintConfig, lambda edit, task: outpaint(task.original, edit)),
-    "variations": (
-        VariationsConfig,
-        lambda edit, task: variations(task.original, edit, task.config.candidates, task.config.seed, task.config.first),
-    ),
-    "remix": (
-        RemixConfig,
-        lambda edit, task: remix(
-            task.original,
-            task.encode(read_image(edit.other, "edit.other")),
-            edit,
-            task.config.candidates,
-            task.config.seed,
-            task.config.first,
+# built from the edit's options and the task, into a canvas
+EDITS: Registry[Canvas] = Registry(
+    "edit",
+    {
+        "complete": Entry(lambda edit, task: complete(task.original, edit), CompleteConfig),
+        "inpaint": Entry(
+            lambda edit, task: inpaint(task.original, read_image(edit.mask, "edit.mask"), edit), InpaintConfig
         ),
-    ),
-}
+        "outpaint": Entry(lambda edit, task: outpaint(task.original, edit), OutpaintConfig),
+        "variations": Entry(
+            lambda edit, task: variations(
+                task.original, edit, task.config.candidates, task.config.seed, task.config.first
+            ),
+            VariationsConfig,
+        ),
+        "remix": Entry(
+            lambda edit, task: remix(
+                task.original,
+                task.encode(read_image(edit.other, "edit.other")),
+                edit,
+                task.config.candidates,
+                task.config.seed,
+                task.config.first,
+            ),
+            RemixConfig,
+        ),
+    },
+)
 
 
 def canvas_of(config: SampleConfig, encode: Callable[[Image.Image], Original]) -> Canvas | None:
@@ -69,9 +76,8 @@ def canvas_of(config: SampleConfig, encode: Callable[[Image.Image], Original]) -
         return None
     if image is None:
         raise ValueError(f"edit={edit.name} changes a picture: say which with image=<file>")
-    make = next(make for options, make in EDITS.values() if type(edit) is options)
     original = encode(read_image(image, "image"))
-    canvas = make(edit, Task(original, encode, config))
+    canvas = EDITS.of(edit).build(edit, Task(original, encode, config))
     canvas.check_looks(len(original.tokens), config.looks)
     return canvas
 
