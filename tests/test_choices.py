@@ -157,6 +157,6 @@ def test_a_wrong_value_in_a_size_is_named_with_its_file(write, command):
 
 def test_groups_and_options_are_those_of_files_and_of_dataclasses():
     folders = {path.name for path in FOLDER.iterdir() if path.is_dir()}
-    assert set(groups()) == folders | {"stage", "edit", "import"}
+    assert set(groups()) == folders | {"stage", "data", "edit", "import"}
     assert all(options(group) for group in groups())
     assert options("data") == ["blocks", "coco", "emoji", "folder", "webdataset"]

@@ -45,7 +45,7 @@ def register() -> None:
     for name, schema in IMPORTS.configs.items():
         store.store(group="import", name=name, node=writable(schema), package="_global_")
     for name, schema in DATA_SETS.configs.items():
-        store.store(group="data", name=f"{name}_schema", node=writable(schema))
+        store.store(group="data", name=name, node=writable(schema))
     for path in sorted(FOLDER.glob("preset/*.yaml")):
         register_preset(path)
     for path in sorted(FOLDER.glob("size/*.yaml")):

@@ -16,7 +16,18 @@ UNREADABLE = "entries that cannot be read"
 
 @dataclass
 class CocoConfig(FilesConfig):
-    """`path` is the folder of the pictures, such as train2017."""
+    """Pictures captioned as in COCO.
+
+    python train.py data=coco data.path=train2017 data.captions=captions_train2017.json ...
+
+    data.path is the folder of the pictures, data.captions the JSON file that names them (images, annotations). Pictures
+    that it does not name are no part of the set.
+
+    Splits: train and val by a hash of each picture's path within the folder; data.validation_share of them are held
+    out. COCO's own val2017 is a data set by itself.
+    Attribution: COCO's captions are CC BY 4.0 by the COCO Consortium; its pictures have the licences of their owners on
+    Flickr, which the JSON file lists.
+    """
 
     name: str = "coco"
     captions: str = ""  # JSON file, such as annotations/captions_train2017.json

@@ -37,7 +37,15 @@ EMPTY_WORDS = {"flag", "banner", "country", "nation", "meaning", "unified", "squ
 
 @dataclass
 class EmojiConfig:
-    """OpenMoji's drawings of the Unicode emojis, with their names, aliases and keywords in plain English."""
+    """OpenMoji's drawings of the Unicode emojis (about 4,000), with their names, aliases and keywords in plain English.
+
+    They are rendered when they are asked for. Needs the extra packages: pip install 'dalle[data]'.
+
+    Splits: train and val by base emoji, a tenth of them held out: all skin tones, genders, hair styles and walking
+    directions of one emoji are in the same split.
+    Attribution: to be shown with the pictures, and with what a model trained on them draws:
+    "Emojis by OpenMoji (openmoji.org), the open-source emoji and icon project. License: CC BY-SA 4.0"
+    """
 
     name: str = "emoji"
     image_size: int = 64  # side in pixels of the squares that models are given

@@ -20,7 +20,18 @@ OTHER_PICTURES = {".svg", ".svgz", ".tif", ".tiff", ".heic", ".heif", ".avif", "
 
 @dataclass
 class FolderConfig(FilesConfig):
-    """`path` is the folder; its sub-folders are searched too."""
+    """Your own pictures: a folder, searched in depth, of .jpg .jpeg .png .webp .bmp .gif files.
+
+    python train.py data=folder data.path=my/pictures ...
+
+    Beside photo.jpg stands photo.txt with its captions, one a line. Or all captions stand in captions.csv (.tsv,
+    .jsonl, .parquet) in the folder, columns file and caption. Without captions (data.allow_missing_captions=true) the
+    pictures still train a dVAE.
+
+    Splits: train and val by a hash of each picture's path within the folder; data.validation_share of them are held
+    out, and stay so when pictures are added.
+    Attribution: yours to give.
+    """
 
     name: str = "folder"
 

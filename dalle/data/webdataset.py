@@ -23,7 +23,18 @@ MOST_SHARDS = 1_000_000
 
 @dataclass
 class WebdatasetConfig(FilesConfig):
-    """`path` is a tar, a folder of tars, or a range of them: 'shards/{00000..00099}.tar'."""
+    """Tars of captioned pictures, as img2dataset and webdataset write them, read in place.
+
+    python train.py data=webdataset 'data.path=shards/{00000..00099}.tar' ...
+
+    data.path is a range of tars (in quotes, or the shell expands it), one tar, or a folder of them. In a tar, files of
+    one stem belong together: 012.jpg (.jpeg .png .webp .bmp .gif), 012.txt with its captions, one a line, and 012.json,
+    whose caption counts where there is no .txt, and whose url and sha256 serve data.opt_out.
+
+    Splits: train and val by a hash of each record's tar and stem; data.validation_share of them are held out, and stay
+    so when tars are added.
+    Attribution: yours to give.
+    """
 
     name: str = "webdataset"
 

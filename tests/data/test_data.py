@@ -1,15 +1,13 @@
-"""The list of data sets: each has its config, its source, its YAML."""
+"""The list of data sets: each has its config, its source, and says what it is."""
 
+import inspect
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from dalle.data import DATA_SETS, open_source
 from dalle.data.blocks import BlocksConfig, BlocksSource
-
-CONFIG_FILES = Path(__file__).parents[2] / "configs" / "data"
 
 
 def test_every_data_set_has_a_config_under_its_name():
@@ -20,19 +18,17 @@ def test_every_data_set_has_a_config_under_its_name():
         assert defaults["name"] == name and "image_size" in defaults
 
 
-def test_every_data_set_has_a_yaml_that_explains_it():
-    for name in DATA_SETS:
-        text = (CONFIG_FILES / f"{name}.yaml").read_text(encoding="utf-8")
-        comment = text[: text.index("defaults:")]
-        assert comment.startswith("# ") and "Splits:" in comment and "Attribution:" in comment
-        assert f"{name}_schema" in text
+def test_every_data_set_says_how_it_is_split_and_whom_to_name():
+    for config in DATA_SETS.configs.values():
+        explanation = inspect.getdoc(config)
+        assert "\nSplits:" in explanation and "\nAttribution:" in explanation
 
 
-def test_the_yaml_shows_the_attribution_that_the_code_gives():
-    noted = {name: entry.note for name, entry in DATA_SETS.items() if entry.note}
+def test_the_explanation_shows_the_attribution_that_the_code_gives():
+    noted = {name: entry for name, entry in DATA_SETS.items() if entry.note}
     assert "emoji" in noted
-    for name, attribution in noted.items():
-        assert attribution in (CONFIG_FILES / f"{name}.yaml").read_text(encoding="utf-8")
+    for entry in noted.values():
+        assert entry.note in inspect.getdoc(entry.config).replace("\n", " ")
 
 
 def test_a_source_is_opened_by_its_configs_name():
