@@ -16,9 +16,9 @@ from dalle.data import open_source
 from dalle.data.audit.provenance import provenances
 from dalle.data.audit.survey import Survey
 from dalle.data.audit.survey_page import PAGE, write_survey
-from dalle.data.audit.tally import shown
 from dalle.data.picture_file import read_picture
 from dalle.data.source import UnreadableRecord
+from dalle.data.tally import shown
 from dalle.image_grid import GridRow, image_grid
 from dalle.models.clip.model import CLIP
 from dalle.models.dvae.model import DiscreteVAE

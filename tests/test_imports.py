@@ -85,6 +85,11 @@ def test_hydra_is_known_where_commands_are_read_and_nowhere_else(file):
     assert known & {"hydra", "omegaconf"} <= HYDRAS.get(file.as_posix(), set())
 
 
+@pytest.mark.parametrize("file", sorted((ROOT / "dalle/data").glob("*.py")), ids=lambda path: path.name)
+def test_data_sources_know_nothing_of_their_audit(file):
+    assert not [each for each in imports(file.read_text(encoding="utf-8")) if each.startswith("dalle.data.audit")]
+
+
 def test_what_a_checkpoint_holds_is_never_unpickled():
     for file in FILES:
         known = set(imports((ROOT / file).read_text(encoding="utf-8")))

@@ -15,13 +15,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dalle.data.audit.opt_out import OptOut
-from dalle.data.audit.tally import Tally, shown
 from dalle.data.captions import LONGEST, cleaned
 from dalle.data.filters import CaptionFilter, FiltersConfig, too_long
 from dalle.data.index import Index, IndexBuilder, Strings, digest_of
+from dalle.data.opt_out import OptOut
 from dalle.data.picture_file import HEAD, decode_picture, picture_size
 from dalle.data.source import Record, UnreadableRecord
+from dalle.data.tally import Tally, shown
 
 log = logging.getLogger(__name__)
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dalle.data.audit.tally import Tally
 from dalle.data.captions import LARGEST_TEXT, lines_of, metadata_of
 from dalle.data.files import FilesConfig, FileSource, Found, stamps_of
 from dalle.data.picture_file import LARGEST_FILE, SUFFIXES, read_bytes
 from dalle.data.rows import gathered
 from dalle.data.tables import TABLES
+from dalle.data.tally import Tally
 
 BESIDE = (".json",)  # img2dataset leaves them beside pictures
 OTHER_PICTURES = {".svg", ".svgz", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".psd", ".ico", ".pdf", ".eps"}

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dalle.data.audit.tally import Tally
 from dalle.data.captions import LONGEST, cleaned
 from dalle.data.files import Found
 from dalle.data.index import Lists, StringsBuilder
+from dalle.data.tally import Tally
 
 
 class Row(NamedTuple):

@@ -13,9 +13,9 @@ from importlib.util import find_spec
 from itertools import chain, count
 from pathlib import Path
 
-from dalle.data.audit.tally import Tally
 from dalle.data.captions import CAPTION, LARGEST_TEXT, object_of, texts_of, texts_under
 from dalle.data.rows import Row, normal
+from dalle.data.tally import Tally
 
 FILE = ("file", "image", "file_name", "filename")
 URL = ("url",)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from dalle.data.audit.tally import Tally
+from dalle.data.tally import Tally
 
 BLOCK = 512
 LONGEST_EXTENSION = 1 << 20  # bytes of an extended header that are looked at

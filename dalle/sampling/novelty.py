@@ -24,9 +24,9 @@ from dalle.data.audit.fingerprints import (
     read_rows,
 )
 from dalle.data.audit.provenance import Provenance
-from dalle.data.audit.tally import shown
 from dalle.data.passes import in_order
 from dalle.data.source import Source, UnreadableRecord
+from dalle.data.tally import shown
 from dalle.data.transforms import inference_crop
 from dalle.image_grid import Cell, GridRow, image_grid
 from dalle.models.clip.model import CLIP

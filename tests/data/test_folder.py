@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dalle.data.audit.tally import Tally
 from dalle.data.folder import FolderConfig, FolderSource, picture_paths
 from dalle.data.loader import batches
 from dalle.data.source import UnreadableRecord
+from dalle.data.tally import Tally
 from dalle.data.transforms import inference_crop
 
 

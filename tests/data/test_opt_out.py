@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dalle.data.audit.opt_out import OptOut
+from dalle.data.opt_out import OptOut
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dalle.data.audit.tally import Tally
 from dalle.data.rows import Row, gathered
 from dalle.data.tables import TABLES, UNREADABLE
+from dalle.data.tally import Tally
 
 PICTURES = {name: number for number, name in enumerate(["a.png", "b.png", "sub/c.png", "d.png"])}
 

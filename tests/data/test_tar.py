@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dalle.data.audit.tally import Tally
+from dalle.data.tally import Tally
 from dalle.data.tar import members
 
 NAMES = ["a.txt", "b/c.txt", "x" * 99, "y" * 140 + "/z.txt", "z" * 300 + ".jpg", "naïve 日本.txt", "deep/" * 60 + "a"]

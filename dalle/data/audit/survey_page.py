@@ -9,8 +9,8 @@ import numpy as np
 
 from dalle.data.audit.look import Look, evenly_spaced
 from dalle.data.audit.survey import Survey
-from dalle.data.audit.tally import shown
 from dalle.data.source import UnreadableRecord
+from dalle.data.tally import shown
 from dalle.image_grid import Cell, GridRow, image_grid
 
 PAGE, FACTS, SHEET, COPIES, TOKENIZER = (
