@@ -62,7 +62,7 @@ def runs_figure(curves: Mapping[str, Curve], path: Path) -> None:
 
 
 def _panels(count: int) -> tuple[Any, Sequence[Any]]:
-    from matplotlib.figure import Figure  # without pyplot, which would keep the figure and look for a screen
+    from matplotlib.figure import Figure  # without pyplot, which would keep the figure and need a display
 
     figure = Figure(figsize=(PANEL * count, HEIGHT), dpi=DOTS, layout="constrained")
     return figure, figure.subplots(1, count, squeeze=False)[0]

@@ -35,7 +35,7 @@ class EvaluateConfig(RerankConfig, DecodingConfig):
     pictures: int = 256  # held-out pairs for reconstruction and likelihood
     ability_captions: int = 24  # captions for each capability of a model of `blocks`
     samples: int = 2_000  # images sampled for quality and blur_curve, one per caption; the paper samples 30,000
-    sample_candidates: int = 1  # candidates for each of them, of which the best by `rerank` is kept; 512 in the paper
+    sample_candidates: int = 1  # candidates for each of them; the best by `rerank` is kept; 512 in the paper
     blur_curve: bool = False  # also measure quality with all images blurred by 0, 1, 2, 4 and 8: a table and a plot
     features: str = "efficientnet-lite0"  # features for quality: efficientnet-lite0 | inception, as FID
     weights: str | None = None  # file with the weights of inception, which are not included

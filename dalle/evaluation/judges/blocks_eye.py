@@ -119,7 +119,7 @@ def connected_patches(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return patch_of_run[runs], labels[starts][roots]
 
 
-# --- from patches to shapes ----------------------------------------------------------------------------------
+# --- classification of patches by shape -------------------------------------------------------------------
 
 
 def _area_and_centroid(outline: np.ndarray) -> tuple[float, np.ndarray]:

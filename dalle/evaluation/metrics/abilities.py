@@ -26,7 +26,7 @@ COLUMNS = ("first", "mean", "top", "any")
 
 
 def measure(subject: Subject, config: EvaluateConfig) -> Measured:
-    """Measure accuracy on `config.ability_captions` captions per ability. Raises ValueError for other data than `blocks`."""
+    """Measure accuracy on `config.ability_captions` captions an ability. Raises ValueError for data with no judge."""
     if subject.data.name != "blocks":
         raise ValueError(
             f"metrics=[abilities] needs pictures whose facts can be read, those of `blocks`, and not "

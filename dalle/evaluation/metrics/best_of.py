@@ -38,7 +38,7 @@ class Curve:
 
     quality: str  # name of the quality
     ranking: str  # name of the ranking that selects the best
-    means: list[float]  # over captions
+    means: list[float]  # means over captions
     errors: list[float]  # standard errors of the means, over captions
 
 
