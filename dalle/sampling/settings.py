@@ -10,7 +10,7 @@ from dalle.sampling.sampling_config import SamplingConfig
 
 @dataclass(frozen=True)
 class SampleConfig(AttentionConfig, SamplingConfig):
-    """Options of sample.py; by default it keeps the best 8 of 64 images of one caption."""
+    """Options of sample.py; by default the best 8 of 64 images of one caption."""
 
     checkpoint: str = "outputs/demo"  # folder with dvae/, transformer/ and clip/, or a transformer checkpoint
     caption: str = ""  # caption to sample images for
