@@ -5,7 +5,7 @@ p(hole | before) * p(after | before, hole) up to a constant. The model samples f
 likelihood of the kept tokens, from one teacher-forced pass. A sweep therefore samples proposals and keeps, for each
 candidate, the one with the highest likelihood of the later tokens that it left unchanged, or the current tokens if no
 proposal is better. The first sweep resamples the whole hole, the second one half of its rows and then the other, the
-third one third after another: from coarse to fine. Not in the paper, whose image prompts have no tokens after the hole.
+third one third after another: from coarse to fine. Not in the paper: its image prompts have no tokens after the hole.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +33,7 @@ from dalle.sampling.noise import candidate_keys
 from dalle.sampling.sampling_config import DecodingConfig
 from dalle.seeds import derive_seed
 
-SCORED = 64  # most images scored at a time: the logits of all positions are in memory at once
+SCORED = 64  # maximum of images scored at a time: the logits of all positions are in memory at once
 
 
 class Draw(Protocol):
@@ -118,7 +118,7 @@ def band_of_rows(free: Tensor, bands: int, number: int) -> Tensor:
 
 def likelihood_behind(band: Tensor, likelihoods: Tensor) -> Tensor:
     """Log-likelihood of the tokens after a band's first cell, except the band's own: (..., h, w) -> (...)."""
-    # earlier tokens differ only by rounding, which must not decide
+    # likelihoods of earlier tokens differ only by rounding, which must not decide
     behind = (band.flatten(-2).cumsum(dim=-1) > 0).view_as(band)
     return likelihoods.where(behind & ~band, 0.0).sum(dim=(-2, -1))
 

@@ -84,8 +84,9 @@ class DALLE:
     ) -> "DALLE":
         """Load from a folder with dvae/, transformer/ and optionally clip/, or from a transformer checkpoint.
 
-        A transformer checkpoint records the digest and the path of the dVAE that it was trained with; `dvae` and `clip`
-        override the paths. `precision` of the transformer is "float32", "bfloat16", or "auto": bfloat16 on a GPU.
+        A transformer checkpoint records the digest and the path of the dVAE that it was trained with; `dvae`
+        overrides the path, and `clip` is the folder of a CLIP. `precision` of the transformer is "float32", "bfloat16",
+        or "auto": bfloat16 on a GPU.
 
         Raises:
             CheckpointError: a component is missing, unreadable, or not the one the transformer was trained with.
@@ -124,7 +125,7 @@ class DALLE:
         progress: bool = False,
         **settings: Any,
     ) -> Result:
-        """Sample `candidates` images of `caption` and return the `keep` that rank best by CLIP.
+        """Sample `candidates` images of `caption` and return the best `keep` by `rerank`, by default CLIP.
 
         The paper samples 512 at temperature 1 without guidance (Sec. 2.6). Candidate i of a seed is the same image
         whatever `candidates`, `keep` and `batch_size` are.
@@ -169,7 +170,7 @@ class DALLE:
         progress: bool = False,
         stop: Callable[[], bool] = lambda: False,
     ) -> Iterator[Result]:
-        """Yield the result of each caption in turn, as soon as its candidates are sampled.
+        """Yield the result of each caption in turn, as soon as its candidates are sampled; none is held.
 
         first: number of the first candidate, one for all captions or one for each.
         truncate: cut a caption that is too long, as training does; otherwise raise `ValueError`.
