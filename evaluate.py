@@ -1,4 +1,4 @@
-"""Measure a trained model on data it has not seen: python evaluate.py checkpoint=outputs/demo"""
+"""Evaluate a trained model on held-out data: python evaluate.py checkpoint=outputs/demo"""
 
 from dalle.cli.config import verb
 from dalle.evaluation.metrics import METRICS, asked_for
@@ -15,7 +15,7 @@ def main(config: EvaluateConfig) -> None:
     aside = None
     for name in names:
         measured = METRICS[name].build(subject, config)
-        # as each part ends: what was measured outlives what fails later, and what others wrote meanwhile stays
+        # after each metric: results survive a later failure, and results that others wrote meanwhile are kept
         record = begin(config.file, subject.described())
         if record is None:
             aside = set_aside(config.file)

@@ -1,4 +1,4 @@
-"""Finished runs as tables and plots: python report.py sweep=outputs/ablation/kl_weight, or runs=a,b side by side"""
+"""Report finished runs as tables and plots: python report.py sweep=outputs/ablation/kl_weight, or compare runs=a,b"""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -32,9 +32,10 @@ def main(config: ReportConfig) -> None:
 
 
 def report_all(folder: Path, out: Path) -> None:
-    """One page of all sweeps of the smallest size; those that have not been run are on it too, without results.
+    """Write one page of all sweeps of the smallest size; sweeps that have not been run are listed without results.
 
-    Raises ValueError where there is no such folder.
+    Raises:
+        ValueError: there is no such folder.
     """
     if not folder.is_dir():
         raise ValueError(f"folder={folder}: there is no such folder; sweeps lie in outputs/ablation")
@@ -75,9 +76,10 @@ def report_runs(config: ReportConfig) -> None:
 
 
 def read_sweep(folder: Path) -> Sweep:
-    """The sweep in `folder`, which is called as its file in configs/ablation, for other sizes with -<size> behind.
+    """Read the sweep in `folder`, named after its file in configs/ablation, with the suffix -<size> for other sizes.
 
-    Raises ValueError where there is no such file.
+    Raises:
+        ValueError: there is no such file.
     """
     name, _, size = folder.name.partition("-")
     if name not in ablations():
@@ -90,7 +92,7 @@ def read_sweep(folder: Path) -> Sweep:
 
 
 def planned_job(job: Any, folder: Path) -> Planned:
-    """Where a job with these options of its verb has its results."""
+    """Return the label, seed, folder and settings of a job with these options of its command."""
     values = label(values_of(job, job.ablation))
     if job.ablation.verb != "train":
         return Planned(values, job.seed, folder / job.file.parent.name)

@@ -1,4 +1,4 @@
-"""Draw pictures for captions, best first: python sample.py checkpoint=outputs/demo caption="a red circle"."""
+"""Sample images for captions, best first: python sample.py checkpoint=outputs/demo caption="a red circle"."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -33,7 +33,7 @@ def main(config: SampleConfig) -> None:
     attention = AttentionSheets(dalle, config.attention_layer) if config.attention else None
     novelty = Novelty.of_checkpoint(parts, dalle.clip) if config.novelty else None
     with (
-        StopRequest() as asked,  # the outer one, so that the gallery finishes its files
+        StopRequest() as asked,  # the outer context, so that the gallery finishes its files
         Gallery(folder(config, captions), captions, config.candidates, config.seed, facts(config, parts)) as gallery,
     ):
         for result in dalle.stream(
@@ -49,12 +49,12 @@ def main(config: SampleConfig) -> None:
 
 
 def folder(config: SampleConfig, captions: list[str]) -> Path:
-    """Folder to write: the one asked for, or a new one that is named after the day and the first caption."""
+    """Output folder: `config.out`, or a new folder named after the date and the first caption."""
     return Path(config.out) if config.out else unused(Path("outputs/samples", f"{date.today()}-{slug(captions[0])}"))
 
 
 def facts(config: SampleConfig, parts: Mapping[str, Path]) -> dict[str, Any]:
-    """Settings and digests that draw the same again; the captions stand beside their pictures."""
+    """Settings and checkpoint digests needed to sample the same images again, without the captions."""
     settings = {name: value for name, value in asdict(config).items() if name not in ("caption", "captions")}
     return settings | {"digests": {name: checkpoint.digest(path) for name, path in parts.items()}}
 

@@ -1,19 +1,19 @@
-"""An ablation: one question of the paper as a sweep, and what the paper leads one to expect of it."""
+"""Ablation: one question of the paper as a sweep, with the result that the paper predicts."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
-SMALLEST = "laptop"  # the size that is meant where none is named
+SMALLEST = "laptop"  # the size used if none is given
 
 
 @dataclass
 class Expectation:
-    """What the paper says of one measure: which value does better in it than which others, or just as well."""
+    """Expected result of one measure: a value that beats others, or is as good as they are."""
 
     measure: str = ""
-    value: str = ""  # as tables call it
-    should: str = "win"  # win: be better than each of the others | tie: be as good as each of them, or better
-    over: list[str] = field(default_factory=list)  # the others, as tables call them; none named: all
+    value: str = ""  # as written in tables
+    should: str = "win"  # win: better than each of the others | tie: as good as each of them, or better
+    over: list[str] = field(default_factory=list)  # the others, as written in tables; empty: all
 
     def __post_init__(self) -> None:
         if self.should not in ("win", "tie"):
@@ -22,23 +22,23 @@ class Expectation:
 
 @dataclass
 class AblationConfig:
-    """A question, its answer in the paper, and how runs decide it."""
+    """Question, the paper's answer, and the runs and measures that test it."""
 
-    name: str = ""  # of its file in configs/ablation; its runs lie in outputs/ablation/<name>
-    letter: str = ""  # its place in docs/ablations.md
-    verb: str = "train"  # what a job is: train, or evaluate
-    needs: str = ""  # what its command has to be given beside its name
+    name: str = ""  # name of its file in configs/ablation; its runs are in outputs/ablation/<name>
+    letter: str = ""  # its letter in docs/ablations.md
+    verb: str = "train"  # command of a job: train or evaluate
+    needs: str = ""  # options that its command needs beside its name
     question: str = ""
-    claim: str = ""  # what the paper says, with its section
-    vary: dict[str, str] = field(default_factory=dict)  # settings that set its jobs apart -> their names in tables
-    # where one evaluation measures many values: what they are called, and the values; {} stands for them in measures
+    claim: str = ""  # the paper's statement, with its section
+    vary: dict[str, str] = field(default_factory=dict)  # settings that differ between jobs -> their names in tables
+    # if one evaluation measures several values: their name, and the values; {} in measures is replaced by each
     along: str = ""
     points: list[str] = field(default_factory=list)
-    paper: str = ""  # the paper's choice, as tables call it; none: it has none
+    paper: str = ""  # the paper's choice, as written in tables; empty: none
     measures: dict[str, str] = field(default_factory=dict)  # of held-out data, at the end -> low or high, the better
     expect: list[Expectation] = field(default_factory=list)
-    power_law: str = ""  # the measure that is fitted against the number of parameters, where there is one
-    finding: str = ""  # what people read out of the runs made here, beside the numbers
+    power_law: str = ""  # the measure to fit against the number of parameters, if any
+    finding: str = ""  # conclusion from the runs made here, beside the numbers
 
     def __post_init__(self) -> None:
         wrong = [better for better in self.measures.values() if better not in ("low", "high")]
@@ -47,17 +47,17 @@ class AblationConfig:
 
 
 def values_of(config: Any, ablation: AblationConfig) -> dict[str, Any]:
-    """What sets this job apart from the others of its sweep: dotted settings of `config` and their values."""
+    """Return the varied settings of this job: dotted names in `config` and their values."""
     return {key: _setting(config, key) for key in ablation.vary}
 
 
 def label(values: dict[str, Any]) -> str:
-    """The values as tables call them: 0.0625, cosine."""
+    """Format the values of a job for tables: 0.0625, cosine."""
     return ", ".join(word(value) for value in values.values())
 
 
 def word(value: Any) -> str:
-    """A setting's value as tables call it."""
+    """Format one setting's value for tables."""
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "none"}[value]
     if isinstance(value, float):

@@ -1,45 +1,45 @@
-"""Labelled pictures in rows on one sheet: the layout of everything that people are to look over."""
+"""Image grid: labelled images in rows on one sheet."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-MARGIN, GAP, FRAME = 24, 10, 3  # pixels: around the sheet, between pictures, and how thick a coloured frame is
-TITLE_SIZE, LABEL_SIZE = 20, 13  # of fonts
+MARGIN, GAP, FRAME = 24, 10, 3  # pixels: around the sheet, between images, and width of a coloured frame
+TITLE_SIZE, LABEL_SIZE = 20, 13  # font sizes
 LABEL_LINES, NOTE_LINES = 6, 2
-LEAST_WIDTH = 420  # pixels without margins: a single small picture still leaves room for its title
+LEAST_WIDTH = 420  # pixels without margins: space for the title above a single small image
 INK, FAINT, PAPER, EDGE = "#1c1c1e", "#77777c", "#ffffff", "#d4d4d8"
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 class Cell(NamedTuple):
-    """A picture, and what is written beneath it."""
+    """An image with the text below it."""
 
-    image: Image.Image | None  # of any size and mode; None leaves the place free
-    label: str = ""  # on at most `LABEL_LINES` lines; what is longer ends in an ellipsis
-    note: str = ""  # below that in grey, on at most two; of what is longer the end is kept, which tells paths apart
-    frame: str | None = None  # its colour; None: a hairline, where white pictures end
+    image: Image.Image | None  # any size and mode; None leaves the cell empty
+    label: str = ""  # at most `LABEL_LINES` lines; longer text ends in an ellipsis
+    note: str = ""  # grey text below the label, at most two lines; longer text keeps its end, where paths differ
+    frame: str | None = None  # colour of the frame; None: a thin line, which shows the edge of white images
 
 
 class GridRow(NamedTuple):
-    """Pictures that belong together."""
+    """Cells that belong together."""
 
     cells: Sequence[Cell]
-    title: str = ""  # above them
+    title: str = ""  # above the cells
 
 
 def image_grid(
     rows: Sequence[GridRow], columns: int = 8, tile: int = 128, title: str = "", notes: Sequence[str] = ()
 ) -> Image.Image:
-    """Lay out all rows on one sheet; a row of more than `columns` cells goes on in the next line.
+    """Lay out all rows on one sheet. A row of more than `columns` cells is wrapped.
 
-    Pictures keep their shape and are enlarged or shrunk to touch a square of `tile` pixels from inside. No text is
-    wider than what it belongs to.
+    Images keep their aspect ratio and are scaled to fit a square of `tile` pixels. Text is wrapped to the width of its
+    cell or of the sheet.
 
-    title: at the head of the sheet, above the rows' own.
-    notes: in grey at the foot, a paragraph each.
+    title: at the top of the sheet, above the titles of the rows.
+    notes: in grey at the bottom, one paragraph each.
 
     Raises:
         ValueError: there are no cells.
@@ -68,7 +68,7 @@ def image_grid(
 
 
 class _Space:
-    """Nothing, between two bands."""
+    """Vertical space between two bands."""
 
     def __init__(self, height: int):
         self.height = height
@@ -78,7 +78,7 @@ class _Space:
 
 
 class _Text:
-    """A paragraph over the whole width."""
+    """Paragraph over the whole width."""
 
     def __init__(self, text: str, size: int, ink: str, width: int):
         self.font, self.ink, self.step = ImageFont.load_default(size), ink, line_height(size)
@@ -92,7 +92,7 @@ class _Text:
 
 
 class _Pictures:
-    """Cells side by side, as high as the highest of them."""
+    """Cells side by side; the height is that of the highest cell."""
 
     def __init__(self, cells: Sequence[Cell], tile: int):
         font = ImageFont.load_default(LABEL_SIZE)
@@ -121,23 +121,23 @@ class _Pictures:
 
 
 def fitted(image: Image.Image, side: int) -> Image.Image:
-    """Scale a picture so that its longer side has `side` pixels, and its shorter at least one."""
-    scale = side / max(image.size)  # ImageOps.contain fails where the shorter side is rounded to nothing
+    """Scale an image so that its longer side has `side` pixels, and its shorter side at least one."""
+    scale = side / max(image.size)  # ImageOps.contain fails if the shorter side rounds to 0
     width, height = (max(1, round(length * scale)) for length in image.size)
     return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def line_height(size: int) -> int:
-    """Pixels from one line of a font of this size to the next: a third more than its size holds what hangs below."""
+    """Line spacing in pixels of a font of this size: a third more than the size, for descenders."""
     return size + -(-size // 3)
 
 
 def wrap(text: str, font: Font, width: int, most: int | None = None) -> list[str]:
-    """Break a text into lines no wider than `width` pixels; a word that is wider is broken.
+    """Break text into lines of at most `width` pixels; a word that is wider is broken.
 
-    Of more than `most` lines the last one kept ends in an ellipsis.
+    Beyond `most` lines the text is cut, and the last line ends in an ellipsis.
     """
-    # textwrap counts letters, and Pillow's ImageText.wrap, newer than the Pillow asked for, breaks no long word
+    # textwrap counts letters, and Pillow's ImageText.wrap needs a newer Pillow and does not break long words
     lines = [""]
     for word in text.split():
         extended = f"{lines[-1]} {word}".strip()
@@ -159,7 +159,7 @@ def wrap(text: str, font: Font, width: int, most: int | None = None) -> list[str
 
 
 def _ending(text: str, font: Font, width: int) -> list[str]:
-    """Break a text into at most `NOTE_LINES` lines; of one that takes more, one line with the end is left."""
+    """Break text into at most `NOTE_LINES` lines; longer text is reduced to one line with its end."""
     lines = wrap(text, font, width)
     if len(lines) <= NOTE_LINES:
         return lines

@@ -1,4 +1,4 @@
-"""Pictures as tensors, and tensors as pictures."""
+"""Conversion between images and tensors."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ from torch import Tensor
 
 
 def to_tensor(images: Sequence[Image.Image]) -> Tensor:
-    """RGB pictures of one size -> (b, 3, h, w) floats in [0, 1]."""
+    """Convert RGB images of one size to (b, 3, h, w) floats in [0, 1]."""
     return rearrange(torch.from_numpy(np.stack([np.asarray(image) for image in images])), "b h w c -> b c h w") / 255
 
 
 def to_images(pixels: Tensor) -> list[Image.Image]:
-    """(b, 3, h, w) in [0, 1], clamped to it -> b RGB pictures."""
+    """Convert (b, 3, h, w) floats, clamped to [0, 1], to b RGB images."""
     levels = (pixels.float().clamp(0, 1) * 255).round().to(torch.uint8)
     return [Image.fromarray(image) for image in rearrange(levels, "b c h w -> b h w c").cpu().numpy()]

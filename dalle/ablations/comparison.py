@@ -1,4 +1,4 @@
-"""Runs side by side: what was set otherwise, what came of it, how they got there, and what each draws."""
+"""Comparison of runs: different settings, final measures, curves, and samples."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,18 +29,18 @@ from dalle.training.run import flat
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """A run, finished or not."""
+    """Settings, curve and numbers of a run, finished or not."""
 
     name: str
     folder: Path
     settings: dict[str, Any]
     curve: list[dict[str, Any]]  # validation lines, each with its step
-    evaluated: dict[str, float]  # what evaluate.py wrote beside it
-    notes: list[str]  # what could not be read
+    evaluated: dict[str, float]  # numbers of its evaluation, if evaluate.py was run
+    notes: list[str]  # files that could not be read, and progress
 
 
 def read_run(folder: Path, name: str) -> ComparedRun:
-    """Raises ValueError where `folder` holds no run, or one that has not been validated yet."""
+    """Read a run. Raises ValueError if `folder` has no run, or one without validation yet."""
     settings, curve = dict(settings_of(folder)), validation_lines(folder)
     if not curve:
         raise ValueError(f"{folder} has no validation in its metrics.jsonl yet: nothing to set side by side")
@@ -58,7 +58,7 @@ def read_run(folder: Path, name: str) -> ComparedRun:
 
 
 def read_runs(folders: Sequence[str]) -> list[ComparedRun]:
-    """The runs, by the shortest ends of their paths that tell them apart."""
+    """Read the runs. Each is named by the end of its path, as long as needed to be unique."""
     paths = [Path(folder) for folder in folders]
     if len(set(paths)) < max(2, len(paths)):
         raise ValueError(f"runs={','.join(folders)}: name at least two run folders to set side by side, each once")
@@ -67,7 +67,7 @@ def read_runs(folders: Sequence[str]) -> list[ComparedRun]:
 
 
 def page(runs: Sequence[ComparedRun], curves: str, sheet: str | None) -> str:
-    """Markdown; `curves` and `sheet` are pictures' paths, relative to it."""
+    """Write the comparison as Markdown; `curves` and `sheet` are image paths relative to the page."""
     names = [run.name for run in runs]
     lines = [f"# {' beside '.join(names)}", ""]
     lines += [f"> {run.name}: {note}\n" for run in runs for note in run.notes]
@@ -87,7 +87,7 @@ def page(runs: Sequence[ComparedRun], curves: str, sheet: str | None) -> str:
 def sample_grid(
     runs: Sequence[ComparedRun], captions: int, candidates: int, seed: int, device: torch.device
 ) -> Image.Image | None:
-    """What each transformer draws for the same held-out captions with the same seed; None where a run is none."""
+    """Image grid of samples of each transformer for the same held-out captions and seed. None if a run has none."""
     if any(run.settings["stage"]["name"] != "transformer" for run in runs):
         return None
     _, meta = checkpoint.read_config(runs[0].folder, "transformer")
@@ -109,7 +109,7 @@ def sample_grid(
 
 
 def _in_order(candidates: Sequence[int]) -> list[int]:
-    """Places of candidates 0, 1, ... in a ranked list: equal columns are to be equal seeds."""
+    """Indices of candidates 0, 1, ... in a ranked list, so that each column has one seed."""
     return sorted(range(len(candidates)), key=candidates.__getitem__)
 
 

@@ -1,4 +1,4 @@
-"""Plots of sweeps and of runs side by side, with matplotlib, which is an extra: pip install "dalle[eval]"."""
+"""Plots of sweeps and of run comparisons, with matplotlib, which is an extra: pip install "dalle[eval]"."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ HEIGHT, PANEL, DOTS = 3.4, 4.2, 80  # inches, inches, dots per inch: small files
 
 
 def sweep_figure(sweep: Sweep, path: Path) -> None:
-    """On the left the first measure on the way, a colour for each value; then each measure at the end, run by run."""
+    """Plot the first measure against steps, with a colour per value, then each final measure, one dot per run."""
     from matplotlib import colormaps
 
     law = sweep.power_law()
@@ -42,7 +42,7 @@ def sweep_figure(sweep: Sweep, path: Path) -> None:
 
 
 def runs_figure(curves: Mapping[str, Curve], path: Path) -> None:
-    """A panel for each measure that all runs have, a line for each run."""
+    """Plot a panel for each measure that all runs have, with a line for each run."""
     first, *others = [numbers_of(curve[-1]) for curve in curves.values()]
     shared = [name for name in first if all(name in each for each in others)]
     figure, panels = _panels(max(1, len(shared)))
@@ -62,7 +62,7 @@ def runs_figure(curves: Mapping[str, Curve], path: Path) -> None:
 
 
 def _panels(count: int) -> tuple[Any, Sequence[Any]]:
-    from matplotlib.figure import Figure  # without pyplot, which would keep the figure and look for a screen
+    from matplotlib.figure import Figure  # without pyplot, which would keep the figure and need a display
 
     figure = Figure(figsize=(PANEL * count, HEIGHT), dpi=DOTS, layout="constrained")
     return figure, figure.subplots(1, count, squeeze=False)[0]

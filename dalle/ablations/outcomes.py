@@ -1,4 +1,4 @@
-"""What became of a sweep's jobs, read from their folders: finished, unfinished, failed, or never begun."""
+"""Results of a sweep's jobs, read from their folders: finished, unfinished, failed, or not begun."""
 
 import json
 import math
@@ -19,37 +19,37 @@ from dalle.training.run import flat
 METRICS, EVALUATED = "metrics.jsonl", "metrics.json"
 
 
-# what a folder with anything broken in it may raise
+# errors that damaged files in a folder may raise
 BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError)
 
 
 class Planned(NamedTuple):
-    """A job that a sweep's file asks for."""
+    """A job of a sweep's file."""
 
     label: str
     seed: int
     folder: Path
-    settings: Mapping[str, Any] = {}  # dotted; those that differ between planned jobs are what a sweep varies
+    settings: Mapping[str, Any] = {}  # dotted; those that differ between planned jobs are varied by the sweep
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a job came to."""
+    """Result of one job."""
 
-    label: str  # its values, as tables call them
+    label: str  # its values, as written in tables
     seed: int
     folder: Path
-    missing: str = ""  # why it has no measures; "" where it is finished
+    missing: str = ""  # reason why it has no measures; "" if finished
     measures: dict[str, float] = field(default_factory=dict)  # of held-out data, at the end
-    curve: list[dict[str, float]] = field(default_factory=list)  # the same on the way, each with its step
-    steps: int = 0  # updates that it was to make
-    seconds: float = 0.0  # that they took
+    curve: list[dict[str, float]] = field(default_factory=list)  # the same during training, each with its step
+    steps: int = 0  # planned number of updates
+    seconds: float = 0.0  # time spent in updates
     parameters: int = 0
-    settings: dict[str, Any] = field(default_factory=dict)  # dotted: all that makes it this run and no other
+    settings: dict[str, Any] = field(default_factory=dict)  # dotted; everything that identifies the run
 
 
 def outcomes_of(ablation: AblationConfig, folder: Path, planned: Sequence[Planned]) -> list[Outcome]:
-    """The planned jobs in their order, then others of the same sweep that lie in `folder`, as with further seeds."""
+    """Results of the planned jobs, in order, then of the sweep's other jobs in `folder`, such as further seeds."""
     if ablation.verb == "evaluate":
         return [point for each in planned for point in _points(ablation, each)]
     known = {each.folder for each in planned}
@@ -59,22 +59,22 @@ def outcomes_of(ablation: AblationConfig, folder: Path, planned: Sequence[Planne
 
 
 def validation_lines(folder: Path) -> list[dict[str, float]]:
-    """What metrics.jsonl says of held-out data, in the order of steps; a line that was cut off is left out."""
+    """Read the validation lines of metrics.jsonl, in the order of steps; a truncated line is skipped."""
     return [line for line in _lines(folder) if line.get("split") == "val"]
 
 
 def numbers_of(line: Mapping[str, Any]) -> dict[str, float]:
-    """The measures of a validation line, without those that were not finite."""
+    """Measures of a validation line, without those that were not finite."""
     return {name: float(value) for name, value in line.items() if isinstance(value, float | int) and name != "step"}
 
 
 def seconds_of(folder: Path) -> float:
-    """Time that the run in `folder` spent in updates."""
+    """Time that the run in `folder` spent in updates, in seconds."""
     return max((line["seconds"] for line in _lines(folder) if "seconds" in line), default=0.0)
 
 
 def settings_of(folder: Path) -> dict[str, Any]:
-    """What makes the run in `folder` that run and no other: its stage, its data, its seed."""
+    """Read the settings that identify a run: its stage, data and seed. Raises ValueError if there is no run state."""
     scalars = checkpoint.read_scalars(folder)
     if scalars is None:
         raise ValueError(f"{folder} is no training run, or one that has saved nothing yet: it has no state")
@@ -82,13 +82,13 @@ def settings_of(folder: Path) -> dict[str, Any]:
 
 
 def parameters_of(folder: Path) -> int:
-    """Numbers in the model, from the file's header alone."""
+    """Number of parameters of the model, read from the weights file's header."""
     with safe_open(folder / checkpoint.WEIGHTS, framework="numpy") as file:
         return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
 
 
 def evaluated_settings(record: Record) -> dict[str, Any]:
-    """What an evaluation's numbers depend on, beside the models: its data, and the settings of its parts."""
+    """Settings that an evaluation's numbers depend on, beside the models: its data, and the settings of its metrics."""
     parts = {name: dict(part.settings) for name, part in record.parts.items()}
     for settings in parts.values():
         settings.pop("environment", None)
@@ -120,7 +120,7 @@ def _trained(planned: Planned) -> Outcome:
 
 
 def _points(ablation: AblationConfig, planned: Planned) -> Iterable[Outcome]:
-    """An evaluation's outcomes: one for each of the points that it measures, or one for all of it."""
+    """Results of an evaluation: one for each point that it measures, or one for all of it."""
     name, seed, folder, _ = planned
     path = folder / EVALUATED
     points = ablation.points or [name]
@@ -142,18 +142,18 @@ def _point(ablation: AblationConfig, planned: Planned, record: Record) -> Outcom
 
 
 def _unplanned(ablation: AblationConfig, path: Path) -> Planned | None:
-    """The job that a job.json speaks of, if it is one of this sweep, in its own place: one moved aside is none."""
+    """Return the job of a job.json, if it belongs to this sweep and its folder was not moved; else None."""
     try:
         written = _job(path)
         if written is None or written["ablation"] != ablation.name or job.Job.read(written).name != path.parent.name:
             return None
         return Planned(label(written["values"]), written["seed"], path.parent)
     except BROKEN:
-        return None  # nobody knows whose it is
+        return None  # it cannot be assigned to a sweep
 
 
 def _job(path: Path) -> dict[str, Any] | None:
-    """What job.json says; None where there is none. Raises ValueError where it cannot be read."""
+    """Read job.json. Returns None if there is none, raises ValueError if it cannot be read."""
     if not path.is_file():
         return None
     written = checkpoint.read_json(path)
@@ -170,5 +170,5 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
         try:
             found.append(json.loads(line))
         except ValueError:
-            continue  # the last one, cut off
+            continue  # the last line, truncated
     return [line for line in found if isinstance(line, dict)]

@@ -1,4 +1,4 @@
-"""A sweep as a page that a person reads: the question, the paper's answer, the runs' answer, and every number."""
+"""Markdown page of a sweep: the question, the paper's answer, the runs' answer, and every number."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ stands in each file of configs/ablation."""
 
 
 def all_sweeps(sweeps: Sequence[Sweep], pictures: dict[str, str]) -> str:
-    """One page for all; `pictures` are the plots' paths, relative to it, by the ablations' names."""
+    """Page of all sweeps; `pictures` are the plots' paths, relative to it, by the ablations' names."""
     lines = [
         "# Ablations",
         "",
@@ -33,12 +33,12 @@ def all_sweeps(sweeps: Sequence[Sweep], pictures: dict[str, str]) -> str:
 
 
 def one_sweep(sweep: Sweep, picture: str | None) -> str:
-    """A page for one."""
+    """Page of one sweep."""
     return "\n".join([*section(sweep, picture), "", HOW]) + "\n"
 
 
 def section(sweep: Sweep, picture: str | None, finding: str = "") -> list[str]:
-    """finding: what was read out of these very runs; that in the sweep's file is of those on the page of all."""
+    """Section of one sweep. finding: conclusion from these runs; shown on the page of all sweeps only."""
     about = sweep.ablation
     lines = [f"## {about.letter} {about.name.replace('_', ' ')}", "", f"**{about.question}**", ""]
     lines += [f"- Paper: {about.claim}", f"- Runs: {answer(sweep)}."]
@@ -56,7 +56,7 @@ def section(sweep: Sweep, picture: str | None, finding: str = "") -> list[str]:
 
 
 def answer(sweep: Sweep) -> str:
-    """In words: does what was found agree with the paper's claim?"""
+    """Summarise if the results agree with the paper's claim."""
     if not sweep.finished:
         return "no finished runs"
     if not sweep.verdicts:
@@ -66,7 +66,7 @@ def answer(sweep: Sweep) -> str:
 
 
 def warnings(sweep: Sweep) -> list[str]:
-    """What spoils the comparison."""
+    """Warnings about the comparison: runs that differ in other settings, and missing measures."""
     found = [
         f"runs differ in more than what is compared: `{key}` is {' or '.join(values)}."
         for key, values in sweep.unlike.items()
@@ -79,7 +79,7 @@ def warnings(sweep: Sweep) -> list[str]:
 
 
 def counted(sweep: Sweep) -> str:
-    """Jobs: one that measures many points counts once."""
+    """Count finished and planned jobs, as "3 of 4"; a job that measures several points counts once."""
     done, asked = ({each.folder for each in outcomes} for outcomes in (sweep.finished, sweep.outcomes))
     return f"{len(done)} of {len(asked)}"
 

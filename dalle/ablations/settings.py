@@ -1,18 +1,18 @@
-"""What report.py can be told."""
+"""Settings of report.py."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass
 class ReportConfig:
-    """Options of report.py; without any, it gathers the sweeps under `folder` into docs/ablations.md."""
+    """Options of report.py. By default it collects the sweeps under `folder` in docs/ablations.md."""
 
-    sweep: str | None = None  # folder of one sweep, which gets a report.md and its plot
-    runs: list[str] = field(default_factory=list)  # run folders to set side by side instead: runs=a,b
-    folder: str = "outputs/ablation"  # where all sweeps lie
-    # the file to write; None: docs/ablations.md, <sweep>/report.md, outputs/comparison/report.md
+    sweep: str | None = None  # folder of one sweep, to which report.md and a plot are written
+    runs: list[str] = field(default_factory=list)  # run folders to compare instead: runs=a,b
+    folder: str = "outputs/ablation"  # folder of all sweeps
+    # output file; None: docs/ablations.md, <sweep>/report.md, outputs/comparison/report.md
     out: str | None = None
-    captions: int = 4  # held-out captions that transformers set side by side draw
-    candidates: int = 4  # pictures that each draws for each caption
-    seed: int = 0  # of those pictures
-    device: str = "auto"  # that they are drawn on: auto | cpu | cuda
+    captions: int = 4  # held-out captions for the samples of compared transformers
+    candidates: int = 4  # images per caption and transformer
+    seed: int = 0  # seed of these samples
+    device: str = "auto"  # device to sample on: auto | cpu | cuda

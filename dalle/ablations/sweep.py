@@ -1,4 +1,4 @@
-"""A sweep and what came of it: the measures of its runs, and what they say to each expectation."""
+"""Results of a sweep: the measures of its runs, and a verdict on each expectation."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from dalle.training.run import FREE
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """measure = factor * parameters^exponent, fitted by least squares to the logarithms."""
+    """Power law measure = factor * parameters^exponent, fitted by least squares to the logarithms."""
 
     factor: float
     exponent: float
@@ -35,7 +35,7 @@ class Sweep:
 
     @classmethod
     def read(cls, ablation: AblationConfig, size: str, folder: Path, planned: Sequence[Planned]) -> "Sweep":
-        """What lies in `folder`, and what is missing of the `planned` jobs."""
+        """Read the results in `folder`, including those of `planned` jobs that are missing."""
         values = _values([each.settings for each in planned])
         varied = frozenset(key for key, found in values.items() if len(found) > 1)
         return cls(ablation, size, outcomes_of(ablation, folder, planned), varied)
@@ -46,9 +46,9 @@ class Sweep:
 
     @cached_property
     def unlike(self) -> dict[str, list[str]]:
-        """Settings in which finished runs differ though the sweep does not vary them, each with its values.
+        """Settings that differ between finished runs though the sweep does not vary them, each with its values.
 
-        Older runs do not know a newer setting: that is no difference.
+        A setting that older runs lack is no difference.
         """
         own = self.varied | {*self.ablation.vary}
         words = FREE | {"seed"} | {key.rpartition(".")[2] for key in self.ablation.vary}
@@ -61,12 +61,12 @@ class Sweep:
 
     @cached_property
     def values(self) -> list[str]:
-        """What is compared, as tables call it, in the order of the sweep's file."""
+        """The compared values, as written in tables, in the order of the sweep's file."""
         return list(dict.fromkeys(each.label for each in self.outcomes))
 
     @cached_property
     def measures(self) -> list[Measure]:
-        """Those of the finished runs that have them."""
+        """Measures of the finished runs that have them."""
         found = []
         for name, better in self.ablation.measures.items():
             runs = {
@@ -83,16 +83,16 @@ class Sweep:
 
     @property
     def minutes(self) -> float:
-        """Time that finished runs spent in updates."""
+        """Minutes that finished runs spent in updates."""
         return sum(each.seconds for each in self.finished) / 60
 
     def fitted(self) -> list[Outcome]:
-        """The finished runs that have the measure which the power law is of."""
+        """Finished runs that have the power law's measure."""
         return [each for each in self.finished if self.ablation.power_law in each.measures]
 
     def power_law(self) -> PowerLaw | None:
-        """The fit that the ablation asks for; None without three sizes."""
-        from scipy.stats import linregress  # of the extra `eval`, which report.py looks for
+        """Fit the ablation's power law. Returns None with fewer than three model sizes."""
+        from scipy.stats import linregress  # of the extra `eval`, whose presence report.py checks
 
         points = [(each.parameters, each.measures[self.ablation.power_law]) for each in self.fitted()]
         if len({parameters for parameters, _ in points}) < 3:
@@ -102,7 +102,7 @@ class Sweep:
 
 
 def _values(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Every value of each key, in words, whoever has it."""
+    """Collect the different values of each key over all settings, as JSON."""
     found: dict[str, list[str]] = {}
     for each in settings:
         for key, value in each.items():

@@ -1,9 +1,9 @@
-"""Do runs agree with the paper? Means, their spread over seeds, and a sentence for each thing that it says.
+"""Comparison of results with the paper's claims: means, their spread over seeds, and a verdict for each claim.
 
-The noise of a difference is the standard deviation between seeds, pooled over the two values that are compared: others
-may be noisier by far, as where a run collapses. A difference of two means counts if chance alone would make so large a
-one in less than a twentieth of cases (Student's t, two-sided). With a single seed nothing counts. Two values are as
-good as each other only where a difference of a tenth would have counted: else nobody can tell.
+The noise of a difference is the standard deviation between seeds, pooled over the two compared values only, as others
+may be much noisier, for example if a run diverges. A difference of two means counts if its p-value is below 0.05
+(Student's t, two-sided). With a single seed no difference counts. Two values are as good as each other only if a
+difference of a tenth would have counted; otherwise the result is undecided.
 """
 
 import math
@@ -13,8 +13,8 @@ from statistics import fmean, stdev, variance
 
 from dalle.ablation import Expectation
 
-SHARE = 0.05  # of cases in which chance alone may make a difference that counts
-TIE = 0.1  # how small a difference, relative to the mean, has to be ruled out before two values are as good
+SHARE = 0.05  # significance level
+TIE = 0.1  # relative difference that must be excluded before two values are as good as each other
 
 AGREES, PARTLY, UNDECIDED, DISAGREES = "agrees", "agrees in part", "cannot tell", "disagrees"
 
@@ -25,11 +25,11 @@ class Measure:
 
     name: str
     better: str  # low | high
-    runs: Mapping[str, Sequence[float]]  # value, as tables call it -> the measure in each of its runs
+    runs: Mapping[str, Sequence[float]]  # value, as written in tables -> the measure in each of its runs
 
     @property
     def title(self) -> str:
-        """As tables call it."""
+        """Name as written in tables."""
         return self.name.replace("_{}", "")
 
     def mean(self, value: str) -> float:
@@ -45,10 +45,10 @@ class Measure:
         return (min if self.better == "low" else max)(self.runs, key=self.mean)
 
     def threshold(self, value: str, other: str) -> float:
-        """Return how far apart two values' means must be to count: infinite where neither has a second seed."""
-        from scipy.stats import t  # of the extra `eval`, which report.py looks for
+        """Return the least significant difference of two values' means: infinite if neither has a second seed."""
+        from scipy.stats import t  # of the extra `eval`, whose presence report.py checks
 
-        # scipy.stats.ttest_ind knows no noise where one of the values has a single run
+        # scipy.stats.ttest_ind cannot estimate the noise if one of the values has a single run
         pair = [self.runs[value], self.runs[other]]
         freedom = sum(len(each) - 1 for each in pair)
         if not freedom:
@@ -58,25 +58,25 @@ class Measure:
         return float(t.ppf(1 - SHARE / 2, freedom)) * noise * math.sqrt(seeds)
 
     def as_good(self, value: str, other: str) -> bool:
-        """Whether two values are alike, and a difference of a tenth would have counted."""
+        """True if the values do not differ, and a difference of a tenth would have counted."""
         return not self.against(value, other) and self.threshold(value, other) <= TIE * abs(self.mean(other))
 
     def against(self, value: str, other: str) -> int:
-        """1 where `value` does better than `other` by more than noise, -1 where worse, 0 where none can be told."""
+        """Return 1 if `value` is better than `other` by more than noise, -1 if worse, 0 if undecided."""
         ahead = self.mean(other) - self.mean(value) if self.better == "low" else self.mean(value) - self.mean(other)
         return 0 if abs(ahead) <= self.threshold(value, other) else int(math.copysign(1, ahead))
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What runs say to an expectation."""
+    """Result of comparing runs with an expectation."""
 
     kind: str  # AGREES, PARTLY, UNDECIDED or DISAGREES
     sentence: str
 
 
 def judge(expectation: Expectation, measure: Measure, values: Sequence[str]) -> Verdict:
-    """Compare the value that the paper favours with others; where it names none, with all of the sweep's `values`."""
+    """Compare the expected best value with others: those of the expectation, or all of the sweep's `values`."""
     value = expectation.value
     others = [each for each in expectation.over or values if each != value]
     absent = [each for each in (value, *others) if each not in measure.runs]
@@ -109,7 +109,7 @@ def judge(expectation: Expectation, measure: Measure, values: Sequence[str]) -> 
 
 
 def together(verdicts: Sequence[Verdict]) -> str:
-    """One word for several verdicts."""
+    """Combine several verdicts into one."""
     kinds = {each.kind for each in verdicts}
     if len(kinds) == 1:
         return kinds.pop()
@@ -117,6 +117,6 @@ def together(verdicts: Sequence[Verdict]) -> str:
 
 
 def _listed(values: Sequence[str]) -> str:
-    """Each in quotes, as values may hold commas."""
+    """List the values in quotes, as values may contain commas."""
     quoted = [f'"{value}"' for value in values]
     return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"

@@ -1,8 +1,8 @@
-"""What a model of `blocks` is asked for, ability by ability: captions, and the statements that the judge is told.
+"""Prompts for the capabilities of a model of `blocks`: captions, and the statements that the judge checks.
 
-They are testable counterparts of what the paper's authors report of their model: it binds attributes to objects the
-less reliably the more objects there are, confuses relations, counts poorly beyond three, and draws one of two wordings
-of the same thing well and the other badly (docs/prompts.md).
+They are testable counterparts of limitations that the paper's authors report: attribute binding is less reliable with
+more objects, relations are confused, counting is poor beyond three, and of two wordings of the same caption one may
+work well and the other badly (docs/prompts.md).
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from dalle.data.blocks import KINDS, facts, wordings
 from dalle.data.blocks_world import DIRECTIONS, Described, Statement
 from dalle.seeds import numpy_generator
 
-MOST_TRIES = 100  # for each caption: where an ability has fewer captions than asked for, those that there are do
+MOST_TRIES = 100  # for each caption: some capabilities have fewer captions than requested
 ON_TOP = ("on top of",)
 BESIDE = tuple(name for name in DIRECTIONS if name not in ON_TOP)
 
@@ -27,17 +27,17 @@ class Prompt(NamedTuple):
 
 @dataclass(frozen=True)
 class Ability:
-    """One thing that a model may be able to do."""
+    """A capability to be measured."""
 
-    name: str  # in metrics.json
-    title: str  # in the table
-    statement: Callable[[np.random.Generator], Statement]  # a random one that takes this ability
-    trained: str = "yes"  # whether training shows the like; if not, why
-    every_wording: bool = False  # ask for a statement in all its wordings, to compare them
+    name: str  # key in metrics.json
+    title: str  # row title in the table
+    statement: Callable[[np.random.Generator], Statement]  # draws a random statement that needs this capability
+    trained: str = "yes"  # "yes" if training has such captions; otherwise the reason
+    every_wording: bool = False  # use all wordings of each statement, to compare them
 
 
 def _scene(kind: str, novel: bool = False) -> Callable[[np.random.Generator], Statement]:
-    """All that is in a scene of one of KINDS."""
+    """Sample all objects and relations of a scene of one of KINDS."""
 
     def statement(generator: np.random.Generator) -> Statement:
         things, relations = facts(kind, generator, novel)
@@ -48,7 +48,7 @@ def _scene(kind: str, novel: bool = False) -> Callable[[np.random.Generator], St
 
 
 def _related(names: tuple[str, ...]) -> Callable[[np.random.Generator], Statement]:
-    """Two things in one of these relations."""
+    """Sample two objects in one of these relations."""
     pair = _scene("related pair")
 
     def statement(generator: np.random.Generator) -> Statement:
@@ -61,7 +61,7 @@ def _related(names: tuple[str, ...]) -> Callable[[np.random.Generator], Statemen
 
 
 def _alike(count: int) -> Callable[[np.random.Generator], Statement]:
-    """So many of the same thing, small from three on: of large ones there is no room for more than two."""
+    """Sample `count` equal objects. From three on they are small, as more than two large ones have no room."""
 
     def statement(generator: np.random.Generator) -> Statement:
         ((shape, colour, size),), _ = facts("one", generator)
@@ -90,9 +90,9 @@ ABILITIES = (
 
 
 def prompts(ability: Ability, count: int) -> list[Prompt]:
-    """The first `count` different prompts of an ability, always the same; fewer, where it has no more.
+    """Return the first `count` different prompts of an ability, deterministically; fewer if there are no more.
 
-    One that asks in every wording has half as many statements, side by side in all their wordings.
+    An ability with `every_wording` has half as many statements; all wordings of a statement are adjacent.
     """
     generator = numpy_generator(f"prompts of {ability.name}")
     found: dict[str, Statement] = {}

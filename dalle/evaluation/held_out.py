@@ -1,4 +1,4 @@
-"""The held-out pairs that are measured: the first of a split, a batch at a time, and a digest of what they were."""
+"""Held-out pairs for evaluation: the first of a split, in batches, and a digest of their content."""
 
 import hashlib
 from collections.abc import Iterator
@@ -14,9 +14,9 @@ RESIZE = "shorter side to the models' size with Lanczos, then the centre (dalle.
 
 
 class HeldOut:
-    """The first `count` pairs of a split that can be read, all where there are fewer; each with its first caption.
+    """Iterable over the first `count` readable pairs of a split, all if there are fewer; each with its first caption.
 
-    Once passed through, it knows how many there were and which.
+    `seen` and `described` refer to the last pass.
     """
 
     def __init__(self, source: Source, count: int, batch_size: int = 64):
@@ -40,16 +40,16 @@ class HeldOut:
                 return
 
     def shortfall(self, asked: int) -> list[str]:
-        """What is to be said where there were fewer pairs than were asked for."""
+        """Return a note if the last pass had fewer pairs than `asked`, else an empty list."""
         if self.seen == asked:
             return []
         return [f"There are {self.seen} held-out pairs that can be read, not {asked}."]
 
     def described(self) -> dict[str, Any]:
-        """What was passed through: the number of pairs, a digest of pixels and captions, how pictures were resized."""
+        """Describe the last pass: number of pairs, digest of pixels and captions, and the resizing."""
         return {"pairs": self.seen, "digest": self._known.hexdigest()[:16], "resize": RESIZE}
 
 
 def unit(images: Tensor) -> Tensor:
-    """8-bit pixels as floats in [0, 1], as the models take them."""
+    """Scale 8-bit pixels to floats in [0, 1], the models' input."""
     return images.float() / 255

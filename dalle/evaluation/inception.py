@@ -1,8 +1,8 @@
-"""The Inception v3 that FID is defined with, from the weights file that pytorch-fid and torch-fidelity share.
+"""Inception v3 as in the definition of FID, from the weights file that pytorch-fid and torch-fidelity share.
 
-It is the ImageNet model of 2015 as TensorFlow ran it (Szegedy et al. 2016): averages leave the padding out, and the
-last block takes a maximum where the others average. Modules are named as in the file, so that its tensors go in as
-they are. Nothing in the file is run.
+It is the ImageNet model of 2015 in TensorFlow (Szegedy et al. 2016): average pooling excludes the padding, and the last
+block uses max pooling where the others average. Modules are named as in the file, so its tensors load unchanged. No
+code in the file is run.
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from dalle.checkpoint import CheckpointError, check_tensors
 from dalle.pretrained.pickles import read_saved
 
-SIDE = 299  # pixels that pictures are resized to
-WIDTH = 2048  # features of a picture: the last block, averaged over places
-CLASSES = 1008  # 1,000 have a meaning; the published scores count all
+SIDE = 299  # pixels; input size
+WIDTH = 2048  # features of an image: the last block, averaged over positions
+CLASSES = 1008  # the 1,000 of ImageNet and 8 unused ones; the published scores use all
 FILE = "pt_inception-2015-12-05-6726825d.pth"
 
 
 class Conv(NamedTuple):
-    """One convolution, by its name in the weights file."""
+    """A convolution, by its name in the weights file."""
 
     name: str
     outputs: int
@@ -32,7 +32,7 @@ class Conv(NamedTuple):
     stride: int = 1
 
 
-# what a branch is made of; two convolutions side by side read the same and are stacked
+# one step of a branch; two convolutions in a tuple have the same input, and their outputs are concatenated
 Step = Conv | str | tuple[Conv, Conv]
 POOLS = {
     "average": partial(F.avg_pool2d, kernel_size=3, stride=1, padding=1, count_include_pad=False),
@@ -42,7 +42,7 @@ POOLS = {
 
 
 def _figure_5(pooled: int) -> list[list[Step]]:
-    """5x5 convolutions, one of them as two of 3x3."""
+    """Block with 5x5 convolutions, one of them as two of 3x3."""
     return [
         [Conv("branch1x1", 64)],
         [Conv("branch5x5_1", 48), Conv("branch5x5_2", 64, (5, 5))],
@@ -52,7 +52,7 @@ def _figure_5(pooled: int) -> list[list[Step]]:
 
 
 def _figure_6(inner: int) -> list[list[Step]]:
-    """7x7 convolutions as rows and columns."""
+    """Block with 7x7 convolutions, factorised into rows and columns."""
     return [
         [Conv("branch1x1", 192)],
         [Conv("branch7x7_1", inner), Conv("branch7x7_2", inner, (1, 7)), Conv("branch7x7_3", 192, (7, 1))],
@@ -68,7 +68,7 @@ def _figure_6(inner: int) -> list[list[Step]]:
 
 
 def _figure_7(pool: str) -> list[list[Step]]:
-    """3x3 convolutions that end in a row beside a column."""
+    """Block with 3x3 convolutions that end in a row and a column in parallel."""
     return [
         [Conv("branch1x1", 320)],
         [Conv("branch3x3_1", 384), (Conv("branch3x3_2a", 384, (1, 3)), Conv("branch3x3_2b", 384, (3, 1)))],
@@ -97,7 +97,7 @@ HALVE_TO_8: list[list[Step]] = [
     ["halve"],
 ]
 BLOCKS = {
-    "Mixed_5b": _figure_5(32),  # 35 x 35 places
+    "Mixed_5b": _figure_5(32),  # 35 x 35 positions
     "Mixed_5c": _figure_5(64),
     "Mixed_5d": _figure_5(64),
     "Mixed_6a": HALVE_TO_17,
@@ -112,7 +112,7 @@ BLOCKS = {
 
 
 class Convolution(nn.Module):
-    """Convolution, batch norm, ReLU; strided ones and those told so are not padded."""
+    """Convolution, batch norm, ReLU. No padding if strided or if `padded` is false."""
 
     def __init__(self, inputs: int, spec: Conv, padded: bool = True):
         super().__init__()
@@ -126,7 +126,7 @@ class Convolution(nn.Module):
 
 
 class Mixed(nn.Module):
-    """Branches that read the same and are stacked."""
+    """Parallel branches with the same input, concatenated along the channels."""
 
     def __init__(self, inputs: int, branches: Sequence[Sequence[Step]]):
         super().__init__()
@@ -157,9 +157,9 @@ def _side_by_side(step: Conv | tuple[Conv, Conv]) -> tuple[Conv, ...]:
     return (step,) if isinstance(step, Conv) else step
 
 
-# torch-fidelity, by which torchmetrics brings this network, needs torchvision
+# own implementation: torchmetrics uses torch-fidelity's, which needs torchvision
 class Inception(nn.Module):
-    """Pictures to features and logits. `load` fills it."""
+    """Feature network of FID: images to features and logits. Use `load` for the trained weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -176,20 +176,20 @@ class Inception(nn.Module):
         self.fc = nn.Linear(WIDTH, CLASSES)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(b, 3, h, w) in [0, 255] -> features (b, 2048), logits (b, 1008) without their bias, as scores use them."""
+        """(b, 3, h, w) in [0, 255] -> features (b, 2048), logits (b, 1008) without bias, for the Inception score."""
         x = (resized(images, SIDE) - 128) / 128  # (b, 3, 299, 299)
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))  # (b, 64, 147, 147)
         x = POOLS["halve"](x)  # (b, 64, 73, 73)
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x))  # (b, 192, 71, 71)
         x = POOLS["halve"](x)  # (b, 192, 35, 35)
         for name in BLOCKS:
-            x = self.get_submodule(name)(x)  # (b, 2048, 8, 8) in the end
+            x = self.get_submodule(name)(x)  # (b, 2048, 8, 8) after the last
         features = x.mean(dim=(2, 3))
         return features, features @ self.fc.weight.T
 
     @classmethod
     def load(cls, path: str | Path) -> "Inception":
-        """The network in eval mode from a weights file. Raises CheckpointError where it is missing or another one."""
+        """Load the network in eval mode from a weights file. Raises CheckpointError if it is missing or wrong."""
         with torch.device("meta"):
             model = cls()
         wanted = {name: each for name, each in model.state_dict().items() if not _counts(name)}
@@ -206,7 +206,7 @@ class Inception(nn.Module):
 
 
 def _counts(name: str) -> bool:
-    """Batch norm's count of the batches it was trained on, which files may lack and nobody needs."""
+    """True for batch norm's batch counters, which files may lack and evaluation does not use."""
     return name.endswith("num_batches_tracked")
 
 
@@ -215,16 +215,16 @@ def _is_module(name: str) -> bool:
 
 
 def resized(images: Tensor, side: int) -> Tensor:
-    """Pictures as TensorFlow 1 resized them: (b, c, h, w) floats -> (b, c, side, side).
+    """Resize images as TensorFlow 1 does: (b, c, h, w) floats -> (b, c, side, side).
 
-    Bilinear without antialiasing, pixel i taken at i * h / side: half a pixel off what other libraries do.
+    Bilinear without antialiasing; output pixel i is at i * h / side, half a pixel off other libraries.
     """
     rows, columns = (_tensorflow_lines(length, side).to(images) for length in images.shape[-2:])
     return rows @ images @ columns.T
 
 
 def _tensorflow_lines(length: int, side: int) -> Tensor:
-    """How much each of `length` lines counts in each of `side`: (side, length) fp32."""
+    """Interpolation weights of `length` input lines for `side` output lines: (side, length) fp32."""
     places = torch.arange(side) * (length / side)
     lower = places.long()
     share = places - lower

@@ -1,4 +1,4 @@
-"""What each part of an evaluation hands over: numbers, all that moves them, and what a person looks at."""
+"""Interface between metrics and the record: numbers, the settings that they depend on, and figures."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,11 +8,11 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Measured:
-    """The findings of one part."""
+    """Result of one metric."""
 
-    about: str  # what the numbers are, their units and which way is better, in a few sentences
+    about: str  # definition of the numbers, their units, and which direction is better, in a few sentences
     numbers: dict[str, float]  # by their names in metrics.json
-    settings: dict[str, Any]  # everything that moves the numbers, as JSON can hold it
-    pictures: dict[str, Image.Image] = field(default_factory=dict)  # by file name, without .png
-    table: str = ""  # Markdown, where numbers read better side by side
-    notes: list[str] = field(default_factory=list)  # what could not be measured, and why
+    settings: dict[str, Any]  # everything the numbers depend on, as JSON values
+    pictures: dict[str, Image.Image] = field(default_factory=dict)  # images by file name, without .png
+    table: str = ""  # Markdown table, if the numbers read better as one
+    notes: list[str] = field(default_factory=list)  # what could not be measured, and the reason

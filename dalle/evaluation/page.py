@@ -1,4 +1,4 @@
-"""metrics.md: the record of an evaluation as a page that a person reads."""
+"""metrics.md: the evaluation record as a Markdown page."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from dalle.evaluation.record import Part, Record
 
 
 def write_page(record: Record, path: Path) -> None:
-    """Write the record's page to `path`, beside the folder with the pictures that it shows."""
+    """Write the page of `record` to `path`, next to the folder with its images."""
     data = record.subject["data"]
     models = ", ".join(f"{name} `{digest}`" for name, digest in record.subject["models"].items())
     lines = [
@@ -34,5 +34,5 @@ def _section(title: str, part: Part, numbers: dict[str, float]) -> list[str]:
 
 
 def _short(value: float) -> str:
-    """Four decimals, without zeros at their end."""
+    """Format with at most four decimals, without trailing zeros."""
     return f"{value:.4f}".rstrip("0").rstrip(".")

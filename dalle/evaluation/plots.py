@@ -1,4 +1,4 @@
-"""Figures of measurements, with matplotlib, which is an extra: pip install "dalle[eval]"."""
+"""Plots of evaluation results, with matplotlib, which is an extra: pip install "dalle[eval]"."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def check_matplotlib() -> None:
-    """Raise `ValueError`, before hours of work, if there is nothing to plot with."""
+    """Raise `ValueError` if matplotlib is missing. Called before hours of sampling."""
     check_installed("eval", "the plot", "matplotlib")
 
 
 def plot_rerank_curve(curve: RerankCurve) -> Image.Image:
-    """A panel for each quality: it against the number of candidates, a line for each ranking with its error."""
-    from matplotlib.figure import Figure  # without pyplot, which would keep the figure and look for a screen
+    """Plot each quality against the number of candidates: a panel per quality, a line with error band per ranking."""
+    from matplotlib.figure import Figure  # without pyplot, which would keep the figure and need a display
 
     qualities = list(dict.fromkeys(each.quality for each in curve.curves))
     figure = Figure(figsize=(1 + 4.6 * len(qualities), 4.2), dpi=150, layout="constrained")
@@ -46,12 +46,12 @@ def plot_rerank_curve(curve: RerankCurve) -> Image.Image:
 
 
 def plot_blur_curve(radii: Sequence[int], curves: Mapping[str, Sequence[float]], pictures: int) -> Image.Image:
-    """A panel for each metric: its values against the blur radius."""
+    """Plot each metric against the blur radius, one panel per metric."""
     return _panels(radii, curves, f"blur radius in pixels, {pictures} pictures")
 
 
 def plot_set_curve(sizes: Sequence[int], curves: Mapping[str, Sequence[float]], captions: int) -> Image.Image:
-    """A panel for each metric of the set of favourites: its values against the number of candidates (Figure 9c)."""
+    """Plot metrics of the set of best candidates against the number of candidates, a panel for each (Figure 9c)."""
     return _panels(sizes, curves, f"candidates for each of {captions} captions", logarithmic=True)
 
 

@@ -1,9 +1,9 @@
-"""metrics.json: what an evaluation found, flat names to numbers, with all that moves them.
+"""metrics.json: numbers of an evaluation by flat names, with everything that they depend on.
 
     {"format": 2, "psnr": 34.1, ..., "judge_val_top": 0.7, "subject": {...}, "parts": {"reconstruction": {...}, ...}}
 
-`parts` says of each part which numbers are its own, the settings that they depend on, and what it drew. Parts measured
-one after the other of the same models and data gather in one file.
+`parts` has an entry for each metric: the names of its numbers, the settings that they depend on, and its images.
+Metrics of the same models and data that are measured in several runs are collected in one file.
 """
 
 import json
@@ -19,14 +19,14 @@ from PIL import Image
 from dalle.checkpoint import read_json, replacing
 from dalle.evaluation.measured import Measured
 
-FORMAT = 2  # 1 had numbers alone
+FORMAT = 2  # format 1 had the numbers only
 
 
 @dataclass(frozen=True)
 class Part:
-    """What is told of a part beside its numbers."""
+    """Description of one metric's result beside its numbers."""
 
-    names: list[str]  # of its numbers
+    names: list[str]  # names of its numbers
     about: str
     settings: dict[str, Any]
     pictures: list[str]  # files, relative to the record's folder
@@ -36,14 +36,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Record:
-    """The content of a metrics.json."""
+    """Content of a metrics.json."""
 
     subject: dict[str, Any]  # models and data
     numbers: dict[str, float] = field(default_factory=dict)
     parts: dict[str, Part] = field(default_factory=dict)
 
     def having(self, name: str, measured: Measured, environment: dict[str, Any], folder: Path) -> "Record":
-        """This record with the part `name`, in place of an earlier one; its pictures are saved in `folder`."""
+        """Return this record with the result `name`, replacing an earlier one. Its images are saved in `folder`."""
         before = self.parts[name].names if name in self.parts else []
         kept = {each: value for each, value in self.numbers.items() if each not in before}
         finite = {each: float(value) for each, value in measured.numbers.items() if math.isfinite(value)}
@@ -59,14 +59,14 @@ class Record:
         return Record(self.subject, kept | finite, self.parts | {name: part})
 
     def measured_otherwise(self, name: str, measured: Measured) -> bool:
-        """Whether the part `name` stands here with other settings than `measured` has."""
+        """True if the record has the result `name` with other settings than those of `measured`."""
         if name not in self.parts:
             return False
         settings = {key: value for key, value in self.parts[name].settings.items() if key != "environment"}
         return settings != json.loads(json.dumps(measured.settings))
 
     def write(self, path: Path) -> None:
-        """Replace the file at `path`, which is whole at any time."""
+        """Write the file at `path` atomically."""
         parts = {name: asdict(part) for name, part in self.parts.items()}
         content = {"format": FORMAT, **self.numbers, "subject": self.subject, "parts": parts}
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,14 +75,14 @@ class Record:
 
 
 def _saved(picture: Image.Image, path: Path) -> str:
-    """Save a picture; its name from the folder above, where the record is."""
+    """Save an image and return its path relative to the record's folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path)
     return f"{path.parent.name}/{path.name}"
 
 
 def read_record(path: str | Path) -> Record:
-    """The record in a metrics.json. Raises ValueError where it is missing, damaged, or of another format."""
+    """Read a metrics.json. Raises ValueError if it is missing, damaged, or of another format."""
     path = Path(path)
     content = read_json(path)
     found = content.pop("format", 1)
@@ -97,12 +97,12 @@ def read_record(path: str | Path) -> Record:
 
 
 def read_metrics(path: str | Path) -> dict[str, float]:
-    """The numbers of a metrics.json by name. Raises as `read_record` does."""
+    """Read the numbers of a metrics.json by name. Raises as `read_record` does."""
     return read_record(path).numbers
 
 
 def begin(path: Path, subject: dict[str, Any]) -> Record | None:
-    """The record at `path` to go on with, an empty one where there is none; None where it is not of `subject`."""
+    """Read the record at `path` to extend it; an empty one if there is no file, None if it is of another subject."""
     fresh = Record(json.loads(json.dumps(subject)))
     if not path.is_file():
         return fresh
@@ -114,7 +114,7 @@ def begin(path: Path, subject: dict[str, Any]) -> Record | None:
 
 
 def set_aside(path: Path) -> Path:
-    """Copy metrics.json to the first free of metrics.1.json, metrics.2.json, ...; returns which."""
+    """Copy metrics.json to the first free name of metrics.1.json, metrics.2.json, ...; returns the copy's path."""
     copies = (path.with_suffix(f".{number}{path.suffix}") for number in count(1))
     aside = next(each for each in copies if not each.exists())
     shutil.copy2(path, aside)

@@ -1,9 +1,9 @@
-"""Pictures drawn to be measured, kept on disk as they come: stopped and run again, the drawing goes on.
+"""Images sampled for evaluation, cached on disk one by one, so that an interrupted run can be resumed.
 
-    <folder>/<digest>/manifest.jsonl      all that decides the pictures, then a line for each that is drawn
-    <folder>/<digest>/000/000123.png      the picture for caption 123
+    <folder>/<digest>/manifest.jsonl      everything the images depend on, then one line per sampled image
+    <folder>/<digest>/000/000123.png      the image for caption 123
 
-Another model, seed or number of candidates has another digest and so a folder of its own; nothing is ever mixed.
+Another model, seed or number of candidates has another digest and so its own folder; images are never mixed.
 """
 
 import hashlib
@@ -25,24 +25,26 @@ from dalle.sampling.pipeline import DALLE
 from dalle.sampling.sampling_config import SamplingConfig
 
 MANIFEST = "manifest.jsonl"
-SHELF = 1000  # pictures in a folder
+SHELF = 1000  # images in a folder
 
 
 class Samples:
-    """One picture for each caption."""
+    """One sampled image for each caption."""
 
     def __init__(self, folder: Path, facts: dict[str, Any]):
-        """facts: everything that decides the pictures beside their captions, as JSON can hold it."""
+        """facts: everything the images depend on beside their captions, as JSON values."""
         written = json.dumps(facts, sort_keys=True)
         self.facts = facts
         self.digest = hashlib.sha256(written.encode()).hexdigest()[:12]
         self.folder = folder / self.digest
 
     def draw(self, dalle: DALLE, captions: Sequence[str], config: SamplingConfig) -> None:
-        """Draw what is still missing of a picture for each caption: the best of its candidates, if they are several.
+        """Sample the missing images, one for each caption: the best of its candidates if there are several.
 
-        Caption i gets the candidates from i * config.candidates on, so that each has noise of its own. Raises
-        ValueError where pictures were drawn for other captions.
+        Caption i uses the candidates from i * config.candidates on, so each caption has its own noise.
+
+        Raises:
+            ValueError: the folder has images for other captions.
         """
         drawn = self._known_captions()
         common = min(len(drawn), len(captions))
@@ -68,23 +70,23 @@ class Samples:
                 result.images[0].save(path)
                 score = None if result.scores is None else result.scores[0]
                 line = {"caption": result.caption, "candidate": result.candidates[0], "score": score}
-                # after the picture, which a line that stands vouches for
+                # after the image: a line in the manifest means that its image is complete
                 manifest.write(json.dumps(line, ensure_ascii=False) + "\n")
                 manifest.flush()
                 bar.update()
 
     def batches(self, count: int, batch_size: int = 64) -> Iterator[Tensor]:
-        """The first `count` pictures: (b, 3, h, w) uint8 at a time. Raises ValueError for one that cannot be read."""
+        """Yield the first `count` images in batches (b, 3, h, w) uint8. Raises ValueError for an unreadable one."""
         for first in range(0, count, batch_size):
             pixels = [self._pixels(number) for number in range(first, min(first + batch_size, count))]
             yield rearrange(torch.from_numpy(np.stack(pixels)), "b h w c -> b c h w")
 
     def _known_captions(self) -> list[str]:
-        """Those that pictures were drawn for; begins the manifest where there is none."""
+        """Return the captions with sampled images; create the manifest if there is none."""
         path = self.folder / MANIFEST
         self.folder.mkdir(parents=True, exist_ok=True)
         content = path.read_bytes() if path.is_file() else b""
-        # where it was killed while it wrote a line, that line goes; the first one tells the facts
+        # drop a line that was cut off by an interruption; the first line holds the facts
         whole = content[: content.rfind(b"\n") + 1] or (json.dumps(self.facts) + "\n").encode()
         if whole != content:
             path.write_bytes(whole)

@@ -1,4 +1,4 @@
-"""Settings of evaluate.py: those of sampling, and what to measure of which model on which data."""
+"""Settings of evaluate.py: those of sampling, and the metrics, the model and the data."""
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -18,34 +18,34 @@ SAMPLING = (DecodingConfig, RerankConfig)
 class EvaluateConfig(RerankConfig, DecodingConfig):
     """Options of evaluate.py."""
 
-    checkpoint: str = "outputs/demo"  # folder of dvae/, transformer/ and clip/, or a transformer's or dVAE's checkpoint
-    data: Any = None  # pictures to measure on; None: those that the checkpoint was trained on, its held-out part
-    # what to measure; also: quality, abilities
+    checkpoint: str = "outputs/demo"  # folder with dvae/, transformer/ and clip/, or a transformer or dVAE checkpoint
+    data: Any = None  # data set to measure on; None: the held-out part of the training data
+    # metrics to compute; also: quality, abilities
     metrics: list[str] = field(default_factory=lambda: ["reconstruction", "likelihood", "fit"])
-    captions: int = 256  # held-out captions that pictures are drawn for
+    captions: int = 256  # held-out captions that images are sampled for
     candidates: int = field(default=16, kw_only=True)
     batch_size: int | None = field(default=128, kw_only=True)
-    # also measure favourites of 1, 2, 4, ... candidates, one by one and as sets, on val: tables and plots
+    # also measure the best of 1, 2, 4, ... candidates, as single images and as sets, on val: tables and plots
     rerank_curve: bool = False
-    # folder of a CLIP that had no part in training or choosing, to measure the curve of data whose facts no judge
-    # knows; None: words read off efficientnet-lite0
+    # folder of a CLIP that is not used for training or ranking, for the rerank curve on data without a judge;
+    # None: predict caption words from efficientnet-lite0's features
     scorer: str | None = None
-    curve_captions: int = 64  # captions of the curve
-    curve_candidates: int = 512  # pictures drawn for each of them, once
+    curve_captions: int = 64  # captions of the rerank curve
+    curve_candidates: int = 512  # images sampled for each of them
     pictures: int = 256  # held-out pairs for reconstruction and likelihood
-    ability_captions: int = 24  # captions for each of the abilities that a model of `blocks` is asked for
-    samples: int = 2_000  # pictures drawn for quality and blur_curve, a caption each; the paper draws 30,000
-    sample_candidates: int = 1  # drawn for each of them, of which CLIP keeps the best; the paper's 512
-    blur_curve: bool = False  # also measure quality with all pictures blurred by 0, 1, 2, 4 and 8: a table and a plot
-    features: str = "efficientnet-lite0"  # that quality is measured in: efficientnet-lite0 | inception, as FID is
-    weights: str | None = None  # file of inception's weights, which is not shipped
-    dvae: str | None = None  # folder of the dVAE, where it is not in the checkpoint
-    clip: str | None = None  # folder of the CLIP to rank with, where it is not in the checkpoint
-    device: str = "auto"  # "auto": cuda where there is one, else cpu
-    precision: str = "auto"  # number format of the drawing: float32 | bfloat16; auto: bfloat16 on a GPU
-    deterministic: bool = False  # on a GPU the same bits each time, by slower kernels; a CPU's are the same anyway
-    ablation: AblationConfig | None = None  # the question that this is to answer: configs/ablation
-    out: str | None = None  # the file to write, .json; None: metrics.json in the checkpoint's folder
+    ability_captions: int = 24  # captions for each capability of a model of `blocks`
+    samples: int = 2_000  # images sampled for quality and blur_curve, one per caption; the paper samples 30,000
+    sample_candidates: int = 1  # candidates for each of them; the best by `rerank` is kept; 512 in the paper
+    blur_curve: bool = False  # also measure quality with all images blurred by 0, 1, 2, 4 and 8: a table and a plot
+    features: str = "efficientnet-lite0"  # features for quality: efficientnet-lite0 | inception, as FID
+    weights: str | None = None  # file with the weights of inception, which are not included
+    dvae: str | None = None  # folder of the dVAE, if it is not in the checkpoint
+    clip: str | None = None  # folder of the CLIP to rank with, if it is not in the checkpoint
+    device: str = "auto"  # "auto": cuda if available, else cpu
+    precision: str = "auto"  # number format of sampling: float32 | bfloat16; auto: bfloat16 on a GPU
+    deterministic: bool = False  # bitwise reproducible on a GPU, with slower kernels; a CPU always is
+    ablation: AblationConfig | None = None  # the ablation that this evaluation is part of: configs/ablation
+    out: str | None = None  # output file, .json; None: metrics.json in the checkpoint's folder
 
     def __post_init__(self) -> None:
         for name in COUNTS:
@@ -57,21 +57,21 @@ class EvaluateConfig(RerankConfig, DecodingConfig):
             raise ValueError(f"out={self.out} is to be a .json file; a page and a folder of pictures get its name too")
 
     def sampling(self, candidates: int) -> SamplingConfig:
-        """Settings to draw `candidates` pictures for each caption with, all of which are kept, best first."""
+        """Sampling settings with `candidates` images for each caption, all of which are kept, best first."""
         shared = {each.name: getattr(self, each.name) for base in SAMPLING for each in fields(base)}
         return SamplingConfig(**{**shared, "candidates": candidates, "keep": candidates})
 
     @property
     def file(self) -> Path:
-        """File that the metrics are written to."""
+        """Path of the metrics file."""
         return Path(self.out or Path(self.checkpoint) / "metrics.json")
 
     @property
     def page(self) -> Path:
-        """The same for people: metrics.md."""
+        """Path of the Markdown page, by default metrics.md."""
         return self.file.with_suffix(".md")
 
     @property
     def folder(self) -> Path:
-        """Pictures for the page, and those that are drawn to be measured: metrics/."""
+        """Folder for the page's images and for sampled images, by default metrics/."""
         return self.file.with_suffix("")

@@ -1,4 +1,4 @@
-"""What is evaluated: trained models, and the held-out data that they are measured on."""
+"""Evaluation context: trained models, and the held-out data to measure them on."""
 
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -20,21 +20,23 @@ SPLITS = {"blocks": ("val", "novel")}  # of other data sets: val
 
 @dataclass(frozen=True)
 class Subject:
-    """Models, data, and what tells them from others."""
+    """Evaluation context: models, data and the digests that identify them."""
 
     folder: str
     dvae: DiscreteVAE
-    dalle: DALLE | None  # None: the checkpoint is a dVAE's alone
-    objective: dict[str, Any] | None  # the dVAE's `likelihood` and last `temperature`, where its checkpoint has them
+    dalle: DALLE | None  # None: the checkpoint has a dVAE only
+    objective: dict[str, Any] | None  # the dVAE's `likelihood` and last `temperature`, if recorded
     data: Any  # the data set's config
     sources: dict[str, Source]  # held-out splits by name
-    digests: dict[str, str]  # of the models, by part
+    digests: dict[str, str]  # of the models, by component
 
     @classmethod
     def load(cls, config: EvaluateConfig) -> "Subject":
-        """The models in `config.checkpoint` and the data in `config.data`, or that which they were trained on.
+        """Load the models in `config.checkpoint` and the data in `config.data`, by default the training data.
 
-        Raises `CheckpointError` where a model is missing or broken, and ValueError for data that does not fit.
+        Raises:
+            CheckpointError: a model is missing or damaged.
+            ValueError: data that does not fit the models.
         """
         device, folder = distributed.start(config.device, config.deterministic), Path(config.checkpoint)
         if _is_dvae(folder):
@@ -62,7 +64,7 @@ class Subject:
         )
 
     def whole(self) -> DALLE:
-        """Everything that drawing needs. Raises `CheckpointError` where the checkpoint is a dVAE's alone."""
+        """Return the pipeline. Raises `CheckpointError` if the checkpoint has a dVAE only."""
         if self.dalle is None:
             raise CheckpointError(
                 f"{self.folder} is a dVAE alone, which draws nothing: measure it with metrics=[reconstruction], or "
@@ -71,7 +73,7 @@ class Subject:
         return self.dalle
 
     def clip(self, needed_for: str) -> Scorer:
-        """The scorer. Raises `CheckpointError` where there is none."""
+        """Return the CLIP scorer. Raises `CheckpointError` if there is none."""
         clip = self.whole().clip
         if clip is None:
             raise CheckpointError(
@@ -80,18 +82,18 @@ class Subject:
         return clip
 
     def environment(self) -> dict[str, Any]:
-        """What else may move numbers in their last digits."""
+        """Package versions, device type and precision, which may change the last digits of numbers."""
         versions = {name: _version(name) for name in ("dalle", "torch", "numpy", "pillow")}
         precision = {} if self.dalle is None else {"precision": str(self.dalle.precision)}
         return {"versions": versions, "device": next(self.dvae.parameters()).device.type, **precision}
 
     def described(self) -> dict[str, Any]:
-        """The models' digests and the data's settings: figures of one subject belong together."""
+        """Digests of the models and settings of the data. Numbers are comparable only if these are equal."""
         return {"models": self.digests, "data": asdict(self.data)}
 
 
 def _version(package: str) -> str | None:
-    """Return a package's version, None where it is not installed but on the path, as this one may be."""
+    """Return a package's version; None if it is on the path but not installed, as this one may be."""
     try:
         return version(package)
     except PackageNotFoundError:

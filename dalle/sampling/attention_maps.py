@@ -1,4 +1,4 @@
-"""Attention maps: how much each cell of a picture attended to each word of its caption."""
+"""Attention maps: attention from each image token to each word of the caption."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ from dalle.models.transformer.patterns import image_mask
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionConfig:
-    """Settings of the attention maps that sample.py draws beside its pictures."""
+    """Settings of the attention maps that sample.py writes beside its images."""
 
-    attention: bool = False  # also draw where in each kept picture each word was attended to
-    attention_layer: int | None = None  # in this layer, from 1; None: in all on average
+    attention: bool = False  # also write heat maps of the attention to each word, for each kept image
+    attention_layer: int | None = None  # layer of the maps, from 1; None: the mean over all layers
 
 
 @dataclass(frozen=True)
 class Recording:
-    """Attends just as a layer with this mask does, and keeps what image states gave to text states."""
+    """Dense attention with this mask that also records the weights from image states to text states."""
 
-    mask: Tensor  # (I, I) bool: which image states see which
+    mask: Tensor  # (I, I) bool: image states visible to each image state
     text_positions: int
     softmax: TextImageSoftmax
     kept: list[Tensor]  # (b, heads, I, T) for each call
@@ -41,7 +41,7 @@ class Recording:
 
 
 def recordings(model: Transformer, kept: list[Tensor]) -> dict[str, Recording]:
-    """For `Transformer.forward`: a recording for each of the model's patterns, all of which keep into one list."""
+    """Create a recording for each attention pattern of the model, for `Transformer.forward`; all append to `kept`."""
     stream = model.stream
     return {
         name: Recording(image_mask(pattern, stream.grid), stream.text_positions, model.softmax, kept)
@@ -51,13 +51,13 @@ def recordings(model: Transformer, kept: list[Tensor]) -> dict[str, Recording]:
 
 @torch.inference_mode()
 def attention_to_text(model: Transformer, caption: Tensor, tokens: Tensor) -> Tensor:
-    """Weights that the state which predicts each cell of a picture gave to each text state, by layer, mean of heads.
+    """Attention from the state that predicts each image token to each text state, by layer, averaged over heads.
 
-    (T,) caption, (h, w) image tokens -> (depth, h, w, T) weights on the CPU. With one softmax over text and picture
-    those of a cell add up to at most 1, the rest being given to cells before it; with separate ones to 1.
+    (T,) caption, (h, w) image tokens -> (depth, h, w, T) weights on the CPU. With one softmax over text and image the
+    weights of a token sum to at most 1, as the rest goes to earlier image tokens; with separate softmaxes to 1.
 
     Raises:
-        ValueError: a picture of another size than the model's.
+        ValueError: an image of another size than the model's.
     """
     grid = model.stream.grid
     if tokens.shape != (grid, grid):
@@ -80,22 +80,21 @@ def check_layer(model: Transformer, layer: int | None) -> None:
 
 
 class WordMaps(NamedTuple):
-    """A heat map for each word of a caption, and what else of the text was attended to, on average over cells."""
+    """Heat map of each word of a caption, and the attention to the rest of the text, averaged over image tokens."""
 
     words: list[str]
-    maps: Tensor  # (words, h, w): what each cell gave to the word's tokens, in [0, 1]
-    start: float  # to the start of the text
-    pads: float  # to what stands behind the caption
+    maps: Tensor  # (words, h, w): attention of each image token to the word's tokens, in [0, 1]
+    start: float  # attention to the start of text
+    pads: float  # attention to the padding after the caption
 
 
 def word_maps(attention: Tensor, words: Sequence[tuple[str, Sequence[int]]], layer: int | None = None) -> WordMaps:
-    """Heat maps of `attention_to_text`, (depth, h, w, T), for words as `CaptionTokenizer.words` gives them.
+    """Heat maps from `attention_to_text`, (depth, h, w, T), for words as `CaptionTokenizer.words` returns them.
 
     layer: from 1 to depth; None: the mean over all.
-
     """
     cells = attention.mean(dim=0) if layer is None else attention[layer - 1]  # (h, w, T)
-    # text state 0 is the start, and token j the input of state j + 1
+    # text state 0 is the start of text, and token j is the input of state j + 1
     lengths = [len(ids) for _, ids in words]
     rest = cells.shape[-1] - 1 - sum(lengths)
     start, *by_word, pads = cells.split([1, *lengths, rest], dim=-1)

@@ -1,4 +1,4 @@
-"""Heat maps of a caption's words over its picture, as one labelled picture that a person can read."""
+"""Image grid of attention maps: heat maps of a caption's words over its image."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +12,12 @@ from dalle.sampling.pipeline import DALLE
 from dalle.sampling.results import Result
 
 HEAT = "#d6300f"
-FULL = 3.0  # times a word's mean at which a cell has the full colour
-VEIL = 0.55  # how far the picture beneath a map is faded to white
+FULL = 3.0  # multiple of a word's mean that gets the full colour
+VEIL = 0.55  # how far the image below a map is blended with white, from 0 to 1
 
 
 class AttentionSheets:
-    """Writer of a sheet of attention maps beside each picture that sample.py keeps.
+    """Writer of an attention sheet beside each image that sample.py keeps.
 
     Raises:
         ValueError: the model has no such layer.
@@ -28,21 +28,21 @@ class AttentionSheets:
         self.dalle, self.layer = dalle, layer
 
     def save(self, result: Result, pictures: Sequence[Path]) -> None:
-        """Write the sheets of a result, whose pictures lie in these files, as <picture>-attention.png."""
+        """Write the sheets of a result, whose images are in the files `pictures`, as <picture>-attention.png."""
         for path, sheet in zip(pictures, attention_sheets(self.dalle, result, self.layer), strict=True):
             sheet.save(sheet_path(path))
 
 
 def sheet_path(picture: Path) -> Path:
-    """File of the attention sheet that belongs to a picture's file."""
+    """Path of the attention sheet of an image file."""
     return picture.with_name(f"{picture.stem}-attention.png")
 
 
 def attention_sheets(dalle: DALLE, result: Result, layer: int | None = None) -> list[Image.Image]:
-    """A sheet for each picture of a result, of a layer from 1, or of all on average.
+    """Build a sheet for each image of a result, for one layer (from 1) or the mean over all.
 
     Raises:
-        ValueError: there is no such layer, or the pictures are larger than those that the model draws in one go.
+        ValueError: there is no such layer, or the images are larger than the model's grid.
     """
     model, words = dalle.transformer, dalle.tokenizer.words(result.caption)
     check_layer(model, layer)
@@ -58,12 +58,12 @@ def attention_sheets(dalle: DALLE, result: Result, layer: int | None = None) -> 
 def attention_sheet(
     caption: str, image: Image.Image, found: WordMaps, layers: str, columns: int = 6, tile: int = 144
 ) -> Image.Image:
-    """Lay out the picture and a tile for each word, in reading order, and say what the colours mean.
+    """Lay out the image and a tile for each word, in reading order, with an explanation of the colours.
 
-    A state that draws late looks less at the text, as there is more picture to look at. So a tile shows a word's share
-    of what its cell gave to words, and colours the cells that are above the word's mean.
+    Later image tokens attend less to the text, as there are more image tokens to attend to. So a tile shows the word's
+    share of a token's attention to words, and colours the cells above the word's mean.
 
-    layers: what the maps were made of, to be said below: "layer 3".
+    layers: name of the layers that the maps are from, such as "layer 3", for the explanation.
     tile: side in pixels.
     """
     shares = found.maps / found.maps.sum(dim=0).clamp(min=1e-12)  # (words, h, w)
@@ -78,7 +78,7 @@ def attention_sheet(
 
 
 def _heated(faded: Image.Image, share: Tensor) -> Image.Image:
-    """Cells above the mean of (h, w) shares in colour, the more the higher, over the picture."""
+    """Colour the cells above the mean of (h, w) shares, stronger for higher shares, over the image."""
     strength = (share / share.mean().clamp(min=1e-12) - 1) / (FULL - 1)
     mask = Image.fromarray((strength.clamp(0, 1) * 255).byte().numpy())
     return Image.composite(Image.new("RGB", faded.size, HEAT), faded, mask.resize(faded.size, Image.Resampling.NEAREST))

@@ -1,4 +1,4 @@
-"""The canvas: image tokens to keep and cells to draw. Every edit of a picture is a way to make one."""
+"""The canvas of an edit: image tokens to keep and cells to sample. Every edit builds one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,17 +21,19 @@ Corner = tuple[int, int]
 
 @dataclass(frozen=True)
 class Original:
-    """A picture that is edited, as the models see it: its middle square."""
+    """Encoded image to edit: its centre square as pixels and tokens."""
 
-    size: tuple[int, int]  # width and height of the whole picture in pixels
-    pixels: Image.Image  # the middle square, scaled to what the dVAE reads
+    size: tuple[int, int]  # width and height of the whole image in pixels
+    pixels: Image.Image  # the centre square, scaled to the dVAE's input size
     tokens: Tensor  # (h, w) int64
 
     def touched(self, mask: Image.Image) -> Tensor:
-        """The cells that a mask of the whole picture marks with at least one white (half or more) pixel: (h, w) bool.
+        """Convert a mask of the whole image to tokens: (h, w) bool.
+
+        A token is True if at least one of its pixels is white (half or more).
 
         Raises:
-            ValueError: a mask of another size, or one that marks none.
+            ValueError: a mask of another size, or one that marks no token.
         """
         if mask.size != self.size:
             raise ValueError(
@@ -51,7 +53,7 @@ class Original:
 
 @torch.inference_mode()
 def original(image: Image.Image, dvae: DiscreteVAE, grid: int) -> Original:
-    """A picture of any size and mode, scaled and cropped as held-out pictures are in training, and encoded."""
+    """Scale and crop an image of any size and mode, as held-out images in training are, and encode it."""
     pixels = Image.fromarray(inference_crop(image, grid * dvae.downsample))
     device = dvae.encoder.input.weight.device
     return Original(image.size, pixels, dvae.encode(to_tensor([pixels]).to(device))[0].cpu().clone())
@@ -59,13 +61,13 @@ def original(image: Image.Image, dvae: DiscreteVAE, grid: int) -> Original:
 
 @dataclass(frozen=True)
 class Canvas:
-    """What stands in each cell before drawing. A canvas larger than the model's grid is drawn in several windows."""
+    """Tokens of an image before sampling. A canvas larger than the model's grid is sampled in several windows."""
 
-    tokens: Tensor  # (h, w), or (candidates, h, w), int64; `FREE` where the model draws
-    windows: tuple[Corner, ...] = ((0, 0),)  # grid x grid cells each, filled in this order
-    sweeps: int = 0  # over each window's hole, to fit it to what comes after: see `dalle.sampling.fill`
-    proposals: int = 8  # redrawings that compete in each step of a sweep
-    pixels: Image.Image | None = None  # to paste where cells are kept, as large as the picture that is drawn
+    tokens: Tensor  # (h, w), or (candidates, h, w), int64; `FREE` where tokens are sampled
+    windows: tuple[Corner, ...] = ((0, 0),)  # top left cells of grid x grid windows, sampled in this order
+    sweeps: int = 0  # refinement sweeps over each window's free cells, to fit them to later ones: `dalle.sampling.fill`
+    proposals: int = 8  # proposals compared in each step of a sweep
+    pixels: Image.Image | None = None  # pasted over kept cells; has the size of the whole result
 
     def __post_init__(self):
         if self.sweeps < 0 or self.proposals < 1:
@@ -75,11 +77,11 @@ class Canvas:
 
     @property
     def draws(self) -> int:
-        """How many times each window's images are drawn, all in all."""
+        """Number of times that images are sampled, over all windows, sweeps and proposals."""
         return len(self.windows) * (1 + self.proposals * self.sweeps * (self.sweeps + 1) // 2)
 
     def check(self, grid: int, vocabulary: int, candidates: int) -> None:
-        """Raises `ValueError` where a model of `grid` x `grid` cells cannot fill it for so many candidates."""
+        """Raise `ValueError` if a model of `grid` x `grid` cells cannot sample this canvas for `candidates` images."""
         *images, height, width = self.tokens.shape
         if images not in ([], [candidates]):
             raise ValueError(f"the canvas is for {images} candidates, but candidates={candidates}")
@@ -103,9 +105,9 @@ class Canvas:
             )
 
     def check_looks(self, grid: int, looks: Sequence[str]) -> None:
-        """Raises `ValueError` where pictures are larger than the model's grid and options ask for it to look at them.
+        """Raise `ValueError` if images are larger than the model's grid and some options need the model's grid.
 
-        looks: these options, as a user gives them.
+        looks: these options, as the user gives them.
         """
         height, width = self.tokens.shape[-2:]
         if looks and (height, width) != (grid, grid):
@@ -115,7 +117,7 @@ class Canvas:
             )
 
     def paste(self, images: list[Image.Image]) -> list[Image.Image]:
-        """The drawn pictures with the original's own pixels where cells are kept, if the canvas has them."""
+        """Paste the original's pixels into sampled images where cells are kept. Without `pixels`, return `images`."""
         if self.pixels is None:
             return images
         kept = Image.fromarray((self.tokens != FREE).numpy().astype(np.uint8) * 255)
@@ -124,6 +126,6 @@ class Canvas:
 
 
 def near(cells: Tensor, reach: int) -> Tensor:
-    """Cells at most `reach` rows and columns from one of these: (..., h, w) bool -> (..., h, w) bool."""
+    """Dilate a mask by `reach` rows and columns: (..., h, w) bool -> (..., h, w) bool."""
     maps = rearrange(cells.float(), "... h w -> (...) 1 h w")
     return F.max_pool2d(maps, 2 * reach + 1, stride=1, padding=reach).bool().view_as(cells)

@@ -1,4 +1,4 @@
-"""Drawing image tokens: the caption once, then cell by cell for all candidates at a time."""
+"""Autoregressive sampling of image tokens: prefill the caption once, then sample token by token for all candidates."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -16,26 +16,26 @@ from dalle.sampling.guidance import beside_empty, empty_caption, guided
 from dalle.sampling.noise import candidate_keys, gumbel_noise
 from dalle.sampling.sampling_config import DecodingConfig
 
-FREE = -1  # a cell of a canvas that the model is to fill
-BATCH_SIZE = 64  # images decoded at a time, where nothing says how many
+FREE = -1  # canvas value of a cell that is to be sampled
+BATCH_SIZE = 64  # images decoded at a time if the config sets no batch size
 DEFAULTS = DecodingConfig()
 
 OnProgress = Callable[[float], None]
-"""Told after each cell how many images' worth of work it was. What it raises ends the drawing."""
+"""Progress callback, called after each token with the number of images completed by it. An exception stops sampling."""
 
 
 class Batch(NamedTuple):
-    """Images that were drawn together."""
+    """Images that were sampled together."""
 
-    caption: int  # the place of the first of their captions
-    candidate: int  # the place of the first candidate of each
+    caption: int  # index of the first caption
+    candidate: int  # index of the first candidate of each caption
     images: Tensor  # (captions, candidates, h, w) int64 on the CPU
 
 
 def generate(
     model: Transformer, captions: Tensor, candidates: int, config: DecodingConfig = DEFAULTS, **options: Any
 ) -> Tensor:
-    """Draw the images of `batches`, whose options it takes: (captions, T) -> (captions, candidates, h, w) int64."""
+    """Sample all images: (captions, T) -> (captions, candidates, h, w) int64. `options` are those of `batches`."""
     images = torch.empty(len(captions), candidates, model.stream.grid, model.stream.grid, dtype=torch.int64)
     for batch in batches(model, captions, candidates, config, **options):
         rows, columns = batch.images.shape[:2]
@@ -56,18 +56,18 @@ def batches(
     compact: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Iterator[Batch]:
-    """Draw images for each caption, a batch at a time: caption by caption, or several whose candidates all fit.
+    """Sample images for each caption, one batch at a time. A batch holds several captions if all their candidates fit.
 
-    Candidates are numbered first, first + 1, ...; the tokens of candidate i depend on its caption, its canvas, the
-    filters, the guidance, the precision and (seed, i) alone, whatever is drawn beside it, unless two tokens tie to
-    within rounding. No memory but the images' is held between two batches.
+    Candidates are numbered first, first + 1, .... The tokens of candidate i depend only on its caption, its canvas,
+    the logits processors, the guidance, the precision and (seed, i), not on the other images of its batch, unless two
+    tokens tie to within rounding. Between two batches no memory is held except the images.
 
-    captions: as `model.stream.captions` makes them.
+    captions: (captions, T) int64, as `model.stream.captions` returns them.
     config: a guidance other than 1 decodes each image twice, see `dalle.sampling.guidance`; `batch_size` None is 64.
-    first: one number for all captions, or one for each.
+    first: number of the first candidate, one for all captions or one for each.
     canvas: (h, w), (candidates, h, w) or (captions, candidates, h, w) int64; cells other than `FREE` are kept.
-    precision: of the linear layers on a CPU, see `dalle.models.cpu_linear`; elsewhere the model's own is used.
-    compact: caches that take less memory and a little longer, see `Transformer.new_cache`.
+    precision: of the linear layers on a CPU, see `dalle.models.cpu_linear`; on other devices the model's own is used.
+    compact: use caches that take less memory and slightly more time, see `Transformer.new_cache`.
 
     Raises:
         ValueError: no candidates, or a canvas of another size or with unknown tokens.
@@ -78,12 +78,12 @@ def batches(
     for some in batch_slices(len(captions), candidates, samplers.batch_size):
         sampler = samplers.create(captions[some[0]], numbers[some].shape[1])
         images = sampler.sample(candidate_keys(config.seed, numbers[some]), cells[some], on_progress)
-        del sampler  # before the caller decodes and ranks the images, and before the next one is made
+        del sampler  # free its memory before the caller decodes and ranks the images, and before the next one is made
         yield Batch(some[0].start, some[1].start, images)
 
 
 def candidate_numbers(first: int | Sequence[int], captions: int, candidates: int) -> Tensor:
-    """Number the candidates of each caption from `first` on, which may be one number for each: (captions, candidates).
+    """Number the candidates of each caption, from `first` (one number, or one per caption): (captions, candidates).
 
     Raises:
         ValueError: no candidates.
@@ -95,15 +95,15 @@ def candidate_numbers(first: int | Sequence[int], captions: int, candidates: int
 
 
 def batch_slices(captions: int, candidates: int, batch_size: int) -> Iterator[tuple[slice, slice]]:
-    """Slices of captions and of candidates, of at most `batch_size` images each, that cover all of them in order."""
-    together = max(1, batch_size // candidates)  # captions
+    """Yield slices of captions and of candidates that cover all images in order, at most `batch_size` images each."""
+    together = max(1, batch_size // candidates)  # captions in a batch
     for caption in range(0, captions, together):
         for candidate in range(0, candidates, batch_size):
             yield slice(caption, caption + together), slice(candidate, candidate + batch_size)
 
 
 class TokenSamplerFactory:
-    """Makes a `TokenSampler` for each batch of captions; holds what all of them share."""
+    """Create a `TokenSampler` for each batch of captions. Holds what all of them share."""
 
     @torch.inference_mode()
     def __init__(
@@ -114,32 +114,32 @@ class TokenSamplerFactory:
         precision: torch.dtype = torch.float32,
         compact: bool = False,
     ):
-        """See `batches`; images: to be drawn in all, with all samplers."""
+        """See `batches` for the arguments. images: total number of images that all samplers will sample."""
         self.config, self.compact = config, compact
         self.batch_size = BATCH_SIZE if config.batch_size is None else config.batch_size
         self.device = model.image_head.weight.device
-        rows = 2 if config.guided else 1  # that are decoded for each image
+        rows = 2 if config.guided else 1  # sequences decoded for each image
         with without_autocast(self.device.type):
             self.model = packed(model, rows * min(self.batch_size, images), precision)
             self.empty = self.model.prefill(empty_caption(model.stream).to(self.device)) if config.guided else None
 
     def create(self, captions: Tensor, candidates: int) -> "TokenSampler":
-        """The sampler of `candidates` images of each of (captions, T)."""
+        """Create the sampler of `candidates` images for each of (captions, T)."""
         return TokenSampler(self, captions, candidates)
 
 
 class TokenSampler:
-    """Samples the image tokens of some captions' candidates, cell by cell for all of them at a time.
+    """Sample the image tokens of a batch of captions, one position at a time for all candidates.
 
-    Holds the memory of decoding: the captions' keys and values, a cache, and on a GPU a CUDA graph. `sample` can be
-    called again and again.
+    Holds the memory of decoding: the captions' keys and values, a KV cache, and on a GPU a CUDA graph. `sample` can be
+    called repeatedly.
     """
 
     @torch.inference_mode()
     def __init__(self, shared: TokenSamplerFactory, captions: Tensor, candidates: int):
         self.config, self.device = shared.config, shared.device
         self.stream = shared.model.stream
-        with without_autocast(self.device.type):  # which a caller may be in, and which would round the logits
+        with without_autocast(self.device.type):  # the caller's autocast would round the logits
             text = shared.model.prefill(captions.to(self.device))
             if shared.empty is not None:
                 text = beside_empty(text, shared.empty)
@@ -147,14 +147,14 @@ class TokenSampler:
 
     @torch.inference_mode()
     def sample(self, keys: Tensor, canvas: Tensor, on_progress: OnProgress | None = None) -> Tensor:
-        """(captions, m) noise keys, (captions, m, h, w) canvas -> (captions, m, h, w) images on the CPU."""
+        """Sample: (captions, m) noise keys, (captions, m, h, w) canvas -> (captions, m, h, w) images on the CPU."""
         images = rearrange(canvas.to(self.device), "captions m h w -> (captions m) (h w)").clone()
         with without_autocast(self.device.type):
             self._fill(images, keys.flatten().to(self.device), on_progress)
         return rearrange(images, "(captions m) (h w) -> captions m h w", captions=len(keys), h=self.stream.grid).cpu()
 
     def _fill(self, images: Tensor, keys: Tensor, on_progress: OnProgress | None) -> None:
-        """Replace what is `FREE` in (b, h * w) images."""
+        """Replace each `FREE` token of (b, h * w) images in place."""
         scale = self.config.guidance if self.config.guided else None
         free = images == FREE
         some_free = free.any(dim=0).tolist()
@@ -175,7 +175,7 @@ class TokenSampler:
 
 
 def canvas_cells(canvas: Tensor | None, captions: int, candidates: int, model: Transformer) -> Tensor:
-    """Content of each cell before drawing: (captions, candidates, h, w) int64, `FREE` where there is none.
+    """Check a canvas and expand it: (captions, candidates, h, w) int64, `FREE` in each cell to be sampled.
 
     Raises:
         ValueError: a canvas of another size than the model's, for other numbers of images, or with unknown tokens.

@@ -1,11 +1,11 @@
-"""Filling a canvas: window by window in raster order, then mended by sweeps that heed what comes after a hole.
+"""Inpainting: sample a canvas window by window in raster order, then refine it by sweeps that use later tokens.
 
-Raster order sees only what lies before. What a hole should hold is p(hole | before, after), which by Bayes' rule is
-p(hole | before) * p(after | before, hole) up to a constant: the first factor is what the model draws from, the second
-the likelihood of the kept cells, which one teacher-forced pass tells. So a sweep draws proposals and keeps, for each
-candidate, the one under which the later cells that it left as they were are likeliest, or what was there before if no
-proposal is better. The first sweep redraws the whole hole, the second one half of its rows and then the other, the
-third one third after another: from coarse to fine. Not in the paper, whose image prompts end where drawing begins.
+Raster order conditions on earlier tokens only. The target is p(hole | before, after), which by Bayes' rule is
+p(hole | before) * p(after | before, hole) up to a constant. The model samples from the first factor. The second is the
+likelihood of the kept tokens, from one teacher-forced pass. A sweep therefore samples proposals and keeps, for each
+candidate, the one with the highest likelihood of the later tokens that it left unchanged, or the current tokens if no
+proposal is better. The first sweep resamples the whole hole, the second one half of its rows and then the other, the
+third one third after another: from coarse to fine. Not in the paper: its image prompts have no tokens after the hole.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -33,11 +33,11 @@ from dalle.sampling.noise import candidate_keys
 from dalle.sampling.sampling_config import DecodingConfig
 from dalle.seeds import derive_seed
 
-SCORED = 64  # images scored at a time, at most: all positions of each are in memory at once
+SCORED = 64  # maximum of images scored at a time: the logits of all positions are in memory at once
 
 
 class Draw(Protocol):
-    """Draws the free cells of some captions' and candidates' images."""
+    """Interface of a function that samples the free tokens of a batch of images."""
 
     def __call__(self, *, canvas: Tensor, seed: int) -> Tensor:
         """(captions, candidates, h, w) -> the same without `FREE`."""
@@ -45,7 +45,7 @@ class Draw(Protocol):
 
 
 Likelihood = Callable[[Tensor], Tensor]
-"""Log-likelihood of each cell given those before it: (captions, candidates, h, w) -> the same shape, fp32."""
+"""Log-likelihood of each token given those before it: (captions, candidates, h, w) -> the same shape, fp32."""
 
 
 def batches(
@@ -60,9 +60,9 @@ def batches(
     compact: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Iterator[Batch]:
-    """`dalle.sampling.decode.batches` for a canvas of any size: images of as many cells as it has.
+    """`dalle.sampling.decode.batches` for a canvas of any size. The images have the canvas's number of tokens.
 
-    As there, candidate i depends on its caption, its cells, the settings and (seed, i) alone.
+    As there, candidate i depends only on its caption, its canvas, the settings and (seed, i).
 
     Raises:
         ValueError: a canvas that does not fit the model or the number of candidates.
@@ -74,7 +74,7 @@ def batches(
     told = on_progress and partial(_share_of, on_progress, canvas.draws)
     for some in batch_slices(len(captions), candidates, samplers.batch_size):
         texts = captions[some[0]]
-        # one for all windows and sweeps: a GPU captures its graph once
+        # one sampler for all windows and sweeps, so that a GPU captures its CUDA graph once
         sampler = samplers.create(texts, numbers[some].shape[1])
         draw = partial(_drawn, sampler, numbers[some], told)
         likelihood = partial(_likelihood, model, texts, min(samplers.batch_size, SCORED))
@@ -84,7 +84,7 @@ def batches(
 
 
 def fill(given: Tensor, canvas: Canvas, grid: int, draw: Draw, likelihood: Likelihood, seed: int) -> Tensor:
-    """The images of one batch: (captions, candidates, h, w) cells -> the same with nothing free."""
+    """Sample and refine the images of one batch: (captions, candidates, h, w) tokens -> the same without `FREE`."""
     images = given.clone()
     seeds = (_another(seed, number) for number in count())
     for top, left in canvas.windows:
@@ -94,7 +94,7 @@ def fill(given: Tensor, canvas: Canvas, grid: int, draw: Draw, likelihood: Likel
 
 
 def fill_window(given: Tensor, canvas: Canvas, draw: Draw, likelihood: Likelihood, seeds: Iterator[int]) -> Tensor:
-    """One window, drawn and swept: (captions, candidates, grid, grid) -> the same with nothing free."""
+    """Sample and refine one window: (captions, candidates, grid, grid) -> the same without `FREE`."""
     images, free = draw(canvas=given, seed=next(seeds)), given == FREE
     for bands in range(1, canvas.sweeps + 1):
         for number in range(bands):
@@ -110,15 +110,15 @@ def fill_window(given: Tensor, canvas: Canvas, draw: Draw, likelihood: Likelihoo
 
 
 def band_of_rows(free: Tensor, bands: int, number: int) -> Tensor:
-    """The free cells in one of `bands` equal shares of the rows that have any, from the top: (..., h, w) bool."""
+    """Select the free cells in one of `bands` equal parts of the rows that have any, from the top: (..., h, w) bool."""
     rows = free.any(dim=-1)  # (..., h)
     place = (rows.cumsum(dim=-1) - 1) * bands // rows.sum(dim=-1, keepdim=True).clamp(min=1)
     return free & (place == number)[..., None]
 
 
 def likelihood_behind(band: Tensor, likelihoods: Tensor) -> Tensor:
-    """Log-likelihood of the cells that come after a band's first and are not its own: (..., h, w) -> (...)."""
-    # those before it are as likely as ever, but for rounding, which must not choose
+    """Log-likelihood of the tokens after a band's first cell, except the band's own: (..., h, w) -> (...)."""
+    # likelihoods of earlier tokens differ only by rounding, which must not decide
     behind = (band.flatten(-2).cumsum(dim=-1) > 0).view_as(band)
     return likelihoods.where(behind & ~band, 0.0).sum(dim=(-2, -1))
 
@@ -130,7 +130,7 @@ def _drawn(
 
 
 def _likelihood(model: Transformer, captions: Tensor, few: int, images: Tensor) -> Tensor:
-    """few: images scored at a time."""
+    """Score each caption's images. few: images scored at a time."""
     scored = [cells_given_caption(model, text, some, few) for text, some in zip(captions, images, strict=True)]
     return torch.stack(scored)
 
@@ -140,5 +140,5 @@ def _share_of(on_progress: OnProgress, draws: int, images: float) -> None:
 
 
 def _another(seed: int, number: int) -> int:
-    """The seed of the number-th drawing of the same cells; the 0th is `seed`."""
+    """Seed of the number-th sampling of the same cells; number 0 gives `seed`."""
     return seed if number == 0 else derive_seed("inpainting", seed, number)

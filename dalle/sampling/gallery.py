@@ -1,6 +1,6 @@
-"""What sample.py leaves behind: a sheet, one PNG for each picture, and the facts of all in samples.json.
+"""Output writer of sample.py: an image grid, one PNG file per image, and the metadata of all images in samples.json.
 
-Pictures are written as they come, so that ten thousand captions need no more memory than a sheet.
+Images are written as they are sampled, so ten thousand captions need no more memory than the grid.
 """
 
 import json
@@ -16,11 +16,11 @@ from dalle.sampling.results import Result
 from dalle.sampling.sheet import Row, sample_sheet
 
 SHEET, FACTS = "grid.png", "samples.json"
-SHEET_ROWS = 40  # captions on the sheet, the first ones: a longer one is no use to a person
+SHEET_ROWS = 40  # captions on the grid, the first ones; a longer grid would be hard to read
 
 
 class Gallery:
-    """A folder that results are added to; on exit, however it comes about, it gets its sheet and samples.json.
+    """Output folder for results. On exit, also after an exception, it writes the image grid and samples.json.
 
     Nothing is written before the first result.
     """
@@ -28,14 +28,14 @@ class Gallery:
     def __init__(
         self, folder: str | Path, captions: Sequence[str], candidates: int, seed: int, settings: Mapping[str, Any]
     ):
-        """For the results of `captions`, in their order, with `candidates` drawn of each.
+        """Prepare the folder for the results of `captions`, in their order, with `candidates` samples each.
 
-        settings: what else a reader needs to draw the same again; JSON must be able to hold it.
+        settings: what else is needed to sample the same images again; must be serialisable as JSON.
         """
         self.folder = Path(folder)
         self.captions, self.candidates, self.seed, self.settings = captions, candidates, seed, dict(settings)
-        self.files: list[Path] = []  # of the pictures, in the order of the results and best first
-        self.rows: list[Row] = []  # of the sheet
+        self.files: list[Path] = []  # image files, in the order of the results and best first
+        self.rows: list[Row] = []  # rows of the grid
         self.facts: list[dict[str, Any]] = []
 
     def __enter__(self) -> "Gallery":
@@ -43,13 +43,13 @@ class Gallery:
 
     @property
     def finished(self) -> int:
-        """The captions of which all candidates have been drawn."""
+        """Number of captions with all candidates sampled."""
         return sum(each["drawn"] == self.candidates for each in self.facts)
 
     def add(self, result: Result, extra: Sequence[Mapping[str, Any]] | None = None) -> None:
-        """Write the pictures of the next caption, each with its facts, and with `extra` ones, as text chunks."""
+        """Write the images of the next caption, with their metadata and items of `extra` as PNG text chunks."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        # one caption's files need no number; several must not share a name
+        # the files of one caption need no number; those of several must not share a name
         digits = max(3, len(str(len(self.captions))))
         prefix = f"{len(self.facts) + 1:0{digits}d}-" if len(self.captions) > 1 else ""
         entries = picture_facts(result, self.seed)
@@ -78,7 +78,7 @@ class Gallery:
 
 
 def picture_facts(result: Result, seed: int) -> list[dict[str, Any]]:
-    """For each picture, best first: its rank from 1, what it was drawn from, and its score."""
+    """Return the metadata of each image, best first: rank (from 1), seed, candidate, and scores."""
     scores = result.scores or [None] * len(result.images)
     entries = [
         {"rank": rank, "seed": seed, "candidate": candidate, "score": score}
@@ -91,13 +91,13 @@ def picture_facts(result: Result, seed: int) -> list[dict[str, Any]]:
 
 
 def slug(caption: str, length: int = 48) -> str:
-    """The caption as part of a file's name: words joined by hyphens, "caption" where it has none."""
+    """Convert a caption to a part of a file name: words joined by hyphens, or "caption" if it has none."""
     words = re.sub(r"\W+", "-", caption.lower()).strip("-")
     return words[:length].rstrip("-") or "caption"
 
 
 def unused(folder: Path) -> Path:
-    """`folder`, or with the first of -2, -3, ... behind its name if something stands there already."""
+    """Return `folder`, or if it exists, the first unused name with the suffix -2, -3, ...."""
     names = (folder if number == 1 else folder.with_name(f"{folder.name}-{number}") for number in count(1))
     return next(name for name in names if not name.exists())
 

@@ -1,8 +1,8 @@
-"""A step of decoding as the sampler calls it: on a GPU one CUDA graph, captured once and replayed for every cell.
+"""Decoding step of the sampler: on a GPU one CUDA graph, captured once and replayed for every token.
 
 A step is some thousand small kernels, and launching them one by one takes longer than running them. A graph launches
-them all at once, but does each time exactly what was recorded: so the position is a tensor, looked up on the GPU
-(`dalle.models.transformer.kv_cache.Tables`), and tokens go in and logits come out at fixed addresses.
+them all at once, but repeats exactly what was recorded. So the position is a tensor, looked up on the GPU
+(`dalle.models.transformer.kv_cache.Tables`), and input tokens and output logits have fixed addresses.
 """
 
 from collections.abc import Callable
@@ -14,16 +14,16 @@ from torch import Tensor
 from dalle.models.transformer.kv_cache import Cache, CaptionCache
 from dalle.models.transformer.model import Transformer
 
-WARM_UPS = 3  # steps before the capture, in which libraries choose their kernels and take their workspaces
+WARM_UPS = 3  # steps before the capture, in which libraries choose kernels and allocate workspaces
 
 Step = Callable[[Tensor, int], Tensor]
-"""Tokens of the cells before and the cell's position -> logits: `Transformer.decode_one_token` with its cache."""
+"""(b,) previous tokens, position -> (b, image_vocabulary) logits: `Transformer.decode_one_token` with its cache."""
 
 
 def decoding_step(model: Transformer, text: CaptionCache, candidates: int, compact: bool = False) -> Step:
-    """Decoding with a new cache for `candidates` images of each caption, in the way that suits the device.
+    """Create the decoding step for the device, with a new cache for `candidates` images of each caption.
 
-    What a step returns on a GPU is overwritten by the next one.
+    On a GPU the returned logits are overwritten by the next step.
     """
     if text[0].keys.device.type == "cuda":
         return GraphedStep(model, model.new_cache(text, candidates, compact, in_place=True))
@@ -31,7 +31,7 @@ def decoding_step(model: Transformer, text: CaptionCache, candidates: int, compa
 
 
 class GraphedStep:
-    """`model.decode_one_token` with an in-place `cache`, recorded when it is made, which leaves the cache empty."""
+    """CUDA graph of `model.decode_one_token` with an in-place cache, captured when created. The cache stays empty."""
 
     def __init__(self, model: Transformer, cache: Cache):
         self.device = cache[0].text.keys.device
@@ -45,7 +45,7 @@ class GraphedStep:
                 for _ in range(WARM_UPS):  # position 0 is written again by the first real step
                     model.decode_one_token(self.previous, self.position, cache)
             torch.cuda.current_stream().wait_stream(beside)
-            # on the same stream: cuBLAS keeps a workspace for each, and torch's own for captures is on the first device
+            # same stream: cuBLAS keeps a workspace per stream, and torch's own capture stream is on the first device
             with torch.cuda.graph(self.graph, stream=beside):
                 self.logits = model.decode_one_token(self.previous, self.position, cache)
 

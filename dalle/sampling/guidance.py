@@ -1,8 +1,8 @@
-"""Classifier-free guidance: what a caption changes, scaled up (Ho and Salimans 2022; not in the paper).
+"""Classifier-free guidance: amplify the effect of the caption on the logits (Ho and Salimans 2022; not in the paper).
 
-Each image is decoded twice, side by side in one batch: with its caption, and with the empty caption. Both are given
-the token that is drawn from the guided logits. The model must have seen empty captions in training, which
-`caption_dropout` of `dalle.stages.transformer` shows it.
+Each image is decoded twice in one batch: with its caption (conditional) and with the empty caption (unconditional). The
+token sampled from the guided logits is fed to both. The model must have been trained on empty captions, with
+`caption_dropout` of `dalle.stages.transformer`.
 """
 
 import torch
@@ -13,12 +13,12 @@ from dalle.models.transformer.sequence import PAD, Stream
 
 
 def empty_caption(stream: Stream) -> Tensor:
-    """(1, T) int64: the start of text, and nothing that follows."""
+    """The empty caption: (1, T) int64, the start of text followed by padding."""
     return torch.full((1, stream.text_positions), PAD)
 
 
 def beside_empty(text: CaptionCache, empty: CaptionCache) -> CaptionCache:
-    """The caches of some captions, then as many times that of the empty caption."""
+    """Append the cache of the empty caption to those of the captions, once for each of them."""
     return [
         TextKeys(
             _beside(layer.keys, without.keys),
@@ -30,10 +30,10 @@ def beside_empty(text: CaptionCache, empty: CaptionCache) -> CaptionCache:
 
 
 def guided(logits: Tensor, scale: float) -> Tensor:
-    """(2b, v) logits, of b images with their captions and then without -> (b, v) logits.
+    """Apply guidance: (2b, v) logits, conditional then unconditional -> (b, v) logits.
 
-    A scale of 1 is the model with its captions, 0 the model without; more than 1 follows the captions more closely,
-    at the price of variety.
+    A scale of 1 gives the conditional logits, 0 the unconditional ones. More than 1 follows the captions more closely
+    and reduces variety.
     """
     conditional, unconditional = logits.chunk(2)
     return unconditional + scale * (conditional - unconditional)

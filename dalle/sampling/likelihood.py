@@ -1,6 +1,6 @@
-"""How likely the transformer itself finds pictures: given their caption, and their caption given them.
+"""Log-likelihoods under the transformer: of images given a caption, and of a caption given images.
 
-All are log-probabilities of whole pictures in nats, teacher-forced: one forward pass scores all of a picture's tokens.
+All are in nats and teacher-forced: one forward pass scores all tokens of an image.
 """
 
 import torch
@@ -13,12 +13,12 @@ from dalle.models.transformer.model import Transformer
 
 @torch.inference_mode()
 def cells_given_caption(model: Transformer, caption: Tensor, tokens: Tensor, batch_size: int = 64) -> Tensor:
-    """Each token's log-likelihood given the caption and those before it: (T,), (m, h, w) -> (m, h, w) on the CPU.
+    """Log-likelihood of each image token given the caption and earlier tokens: (T,), (m, h, w) -> (m, h, w) on the CPU.
 
-    batch_size: pictures scored at a time; changes speed and memory only.
+    batch_size: images scored at a time; changes speed and memory only.
 
     Raises:
-        ValueError: pictures of another size than the model's.
+        ValueError: images of another size than the model's.
     """
     grid = model.stream.grid
     if tokens.shape[1:] != (grid, grid):
@@ -36,12 +36,12 @@ def cells_given_caption(model: Transformer, caption: Tensor, tokens: Tensor, bat
 
 
 def image_given_caption(model: Transformer, caption: Tensor, tokens: Tensor, batch_size: int = 64) -> Tensor:
-    """log p(image | caption) of many pictures: (T,) caption, (m, h, w) image tokens -> (m,) nats on the CPU."""
+    """log p(image | caption) of several images: (T,) caption, (m, h, w) image tokens -> (m,) nats on the CPU."""
     return cells_given_caption(model, caption, tokens, batch_size).sum(dim=(1, 2))
 
 
 def image_alone(model: Transformer, references: Tensor, tokens: Tensor, batch_size: int = 64) -> Tensor:
-    """log p(image), as the log of the mean of p(image | caption) over (r, T) references: -> (m,) nats."""
+    """log p(image), the log of the mean of p(image | caption) over (r, T) references: (m, h, w) -> (m,) nats."""
     given = torch.stack([image_given_caption(model, caption, tokens, batch_size) for caption in references])
     return given.logsumexp(dim=0) - torch.tensor(len(references)).log()
 
@@ -51,10 +51,9 @@ def caption_given_image(
 ) -> Tensor:
     """log p(caption | image) - log p(caption): (T,) caption, (m, h, w) image tokens, (r, T) references -> (m,) nats.
 
-    The stream has its text first, so the caption's likelihood comes by Bayes' rule:
-    log p(caption | image) = log p(image | caption) - log p(image) + log p(caption), whose last term is the same for
-    all pictures of a caption and is left out. p(image) is estimated with the references: the empty caption
-    (`dalle.sampling.guidance`) for a model that was trained with caption dropout and so knows pictures without one;
-    for any other several captions of other pictures.
+    This is the pointwise mutual information of image and caption. Text comes first in the sequence, so it is computed
+    by Bayes' rule: log p(image | caption) - log p(image). The omitted term log p(caption) is the same for all images of
+    a caption. p(image) is estimated with the references: the empty caption (`dalle.sampling.guidance`) for a model
+    trained with caption dropout, else several captions of other images.
     """
     return image_given_caption(model, caption, tokens, batch_size) - image_alone(model, references, tokens, batch_size)

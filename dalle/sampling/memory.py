@@ -1,4 +1,4 @@
-"""How many bytes decoding takes, before any is taken: counted on caches that have shapes and no memory."""
+"""Memory of decoding in bytes, computed before any is allocated, from caches on the meta device."""
 
 from dataclasses import dataclass
 
@@ -7,38 +7,38 @@ import torch
 from dalle.models.transformer.kv_cache import TextKeys
 from dalle.models.transformer.model import Transformer
 
-DRAWN = 64  # bytes for each logit: with noise, filters and what they sort
+DRAWN = 64  # bytes per logit: noise, logits processors and their sorts
 
 
 @dataclass(frozen=True)
 class DecodingMemory:
-    """Bytes of each part of decoding with one model. What is kept is exact, `working` a bound from above."""
+    """Bytes of each part of decoding with one model. Weights and caches are exact, `working` is an upper bound."""
 
-    compact: bool  # whether layers that need all image states keep those, see `Transformer.new_cache`
+    compact: bool  # layers that need all image states cache those, not keys and values, see `Transformer.new_cache`
     weights: int
     caption: int  # keys and values of one caption, which all its candidates share
     cache: int  # of one candidate
-    dense: int  # of one candidate, were the caption's and all image keys and values its own in every layer
-    working: int  # of one candidate for the length of a step: activations, logits and what is drawn from them
+    dense: int  # of one candidate, if each layer held the keys and values of all text and image positions
+    working: int  # of one candidate during a step: activations, logits and sampling
 
     @property
     def candidate(self) -> int:
-        """All that one more candidate takes."""
+        """Bytes of one more candidate."""
         return self.cache + self.working
 
     def total(self, candidates: int, captions: int = 1) -> int:
-        """Of this many candidates in all, decoded at a time, of this many captions."""
+        """Bytes of `candidates` in all, decoded together, of `captions` captions, with the weights."""
         return self.weights + captions * self.caption + candidates * self.candidate
 
     def candidates_that_fit(self, budget: int, captions: int = 1) -> int:
-        """The most candidates for which `total` is within the budget; 0 where there is not room for one."""
+        """Largest number of candidates with `total` within the budget; 0 if not even one fits."""
         return max(0, (budget - self.total(0, captions)) // self.candidate)
 
 
 def decoding_memory(
     model: Transformer, dtype: torch.dtype | None = None, compact: bool = False, in_place: bool = False
 ) -> DecodingMemory:
-    """What decoding with `model` takes; it may be on the meta device, where it has no memory itself.
+    """Compute the memory of decoding with `model`, which may be on the meta device.
 
     dtype: of caches and attention; None: that of the layers' weights.
     compact, in_place: as in `Transformer.new_cache`.
@@ -68,11 +68,11 @@ def fitting_memory(
     dtype: torch.dtype | None = None,
     device: torch.device | None = None,
 ) -> DecodingMemory:
-    """With keys and values where all candidates fit so, else compact, which lets more of them fit at a time.
+    """Compute the memory with key-value caches if all candidates fit, else with compact caches, so that more fit.
 
     budget: bytes for everything, the weights included.
     candidates: in all, of this many captions; guided images count twice, and so do their captions.
-    device: that will decode; None: the one that the model is on.
+    device: that will decode; None: the model's.
     """
     device = model.image_head.weight.device if device is None else device
     in_place = device.type == "cuda"

@@ -1,4 +1,4 @@
-"""Novelty of pictures: the training pictures nearest to each, by perceptual hash and, with a CLIP, by its features."""
+"""Novelty of samples: the nearest training images, by perceptual hash and, if there is a CLIP, by its features."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -34,21 +34,21 @@ from dalle.sampling.rerank import Scorer
 from dalle.sampling.results import Result
 
 SHEET = "novelty.png"
-TILE = 152  # pixels of a picture on the sheet
-MOST_ON_SHEET = 96  # pictures that are shown with their neighbours
-BATCH = 64  # pictures that CLIP encodes at a time
-SAME_LEVELS = 8  # of 255: mean colours that are no further apart are those of one picture, saved twice
+TILE = 152  # pixels of an image on the sheet
+MOST_ON_SHEET = 96  # samples shown with their neighbours
+BATCH = 64  # images that CLIP encodes at a time
+SAME_LEVELS = 8  # of 255: mean colours of the same image, saved twice, differ by at most this
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A training picture, and how far from the one that was asked about."""
+    """A training image and its distances from a query image."""
 
     index: int
     key: str
-    bits: int  # of 64 in which the hashes differ
-    levels: int  # of 255 by which the mean colours differ, at most
-    feature_distance: float | None  # 1 - cosine of CLIP's features, in [0, 2]; None: there was no CLIP
+    bits: int  # differing bits of the 64-bit hashes
+    levels: int  # largest difference of the mean colours, of 255
+    feature_distance: float | None  # 1 - cosine of CLIP's features, in [0, 2]; None: no CLIP
 
     @property
     def is_near_copy(self) -> bool:
@@ -59,22 +59,22 @@ class Neighbour:
         return self.bits == 0 and self.levels <= SAME_LEVELS
 
     def distances(self) -> str:
-        """In a few words, for under a picture."""
+        """Format the distances for a label."""
         features = "" if self.feature_distance is None else f", CLIP {self.feature_distance:.3f}"
         return f"{self.bits} bits, {self.levels} levels{features}"
 
     def facts(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the fields as JSON values."""
         return {**asdict(self), "near_copy": self.is_near_copy}
 
 
 class TrainingPictures:
-    """The pictures of a source, in which to look for the nearest ones."""
+    """Index of a source's images for nearest-neighbour search."""
 
     def __init__(
         self, source: Source, prints: np.ndarray, clip: CLIP | None = None, features: np.ndarray | None = None
     ):
-        """prints: (n) FINGERPRINT; features: (n, embedding) unit vectors of `clip`, 0 where there is no picture."""
+        """prints: (n) FINGERPRINT; features: (n, embedding) unit vectors of `clip`, 0 for unreadable images."""
         self.source, self.prints, self.clip, self.features = source, prints, clip, features
         self.keys = source.keys()
 
@@ -82,9 +82,9 @@ class TrainingPictures:
     def open(
         cls, data: Any, clip: CLIP | None = None, clip_folder: Path | None = None, workers: int = 0
     ) -> "TrainingPictures":
-        """Those of a data set's training split; what is computed is kept on disk and is there at once the next time.
+        """Index a data set's training split. Hashes and features are cached on disk.
 
-        `clip_folder` is the checkpoint that `clip` came from. Raises ValueError where the data cannot be opened.
+        `clip_folder` is the checkpoint of `clip`. Raises ValueError if the data cannot be opened.
         """
         source = open_source(data, "train")
         prints = fingerprints(source, workers)
@@ -93,18 +93,18 @@ class TrainingPictures:
         return cls(source, prints, clip, clip_features(source, clip, checkpoint.digest(clip_folder), workers))
 
     def nearest(self, image: Image.Image, count: int = 1, by_clip: bool = True) -> list[Neighbour]:
-        """The `count` training pictures nearest to one, the nearest first; fewer, if there are fewer.
+        """Return the `count` nearest training images, nearest first; fewer if there are fewer.
 
-        Near copies by their fingerprints come first; the others are in the order of CLIP's features, or without a CLIP
-        or `by_clip` in that of fingerprints. Raises ValueError where no training picture can be read.
+        Near copies by perceptual hash come first. The others are ordered by CLIP's features, or without a CLIP or with
+        `by_clip` false by perceptual hash. Raises ValueError if no training image can be read.
         """
         own = fingerprint(image)
         bits = differing_bits(self.prints["hash"], own["hash"])
         levels = differing_levels(self.prints["colours"], own["colours"])
         far = ~((bits <= NEAR_BITS) & (levels <= NEAR_LEVELS))
-        units = bits / NEAR_BITS + levels / NEAR_LEVELS  # of what near copies may differ by
+        units = bits / NEAR_BITS + levels / NEAR_LEVELS  # in units of the limits for near copies
         apart = None if self.features is None else self._feature_distances(image)
-        # the last key counts most
+        # lexsort: the last key counts most
         order = np.lexsort((units, far) if apart is None or not by_clip else (units, np.where(far, apart, 0), far))
         order = order[self.prints["readable"][order]][:count].tolist()
         if not order:
@@ -115,7 +115,7 @@ class TrainingPictures:
         ]
 
     def picture(self, neighbour: Neighbour) -> Image.Image:
-        """What it looks like; white where it can no longer be read."""
+        """Read the neighbour's image; white if it can no longer be read."""
         try:
             return self.source[neighbour.index].image
         except UnreadableRecord:
@@ -123,17 +123,17 @@ class TrainingPictures:
 
     def _feature_distances(self, image: Image.Image) -> np.ndarray:
         assert self.clip is not None and self.features is not None
-        square = inference_crop(image, self.source.image_size)  # as the training pictures were looked at
+        square = inference_crop(image, self.source.image_size)  # the crop that the training images were encoded with
         own = _encoded(self.clip, [square])[0]
-        starts = range(0, len(self.features), 1 << 16)  # what lies on disk need not fit into memory at once
+        starts = range(0, len(self.features), 1 << 16)  # features on disk may not fit into memory at once
         cosines = [self.features[start : start + (1 << 16)].astype(np.float32) @ own for start in starts]
-        return (1 - np.concatenate(cosines)).clip(0)  # rounding may lift the cosine of equals above 1
+        return (1 - np.concatenate(cosines)).clip(0)  # rounding may give equal vectors a cosine above 1
 
 
 class Novelty:
-    """The training picture nearest to each sample, by fingerprint and, where there is a CLIP, by its features too.
+    """Nearest training image of each sample, by perceptual hash and, if there is a CLIP, by its features too.
 
-    Facts for samples.json, and a sheet of them side by side.
+    Collects entries for samples.json and an image grid.
     """
 
     def __init__(self, training: TrainingPictures):
@@ -144,16 +144,15 @@ class Novelty:
 
     @classmethod
     def of_checkpoint(cls, parts: Mapping[str, Path], clip: Scorer | None) -> "Novelty":
-        """Compare with the pictures that the transformer in `parts`, of `find_parts`, was trained on.
+        """Compare with the training images of the transformer in `parts`, as `find_parts` returns them.
 
-        clip: the one in `parts`; another scorer than a CLIP compares nothing. Raises ValueError where the pictures
-        are no longer there.
+        clip: the CLIP in `parts`; any other scorer is ignored. Raises ValueError if the training images are missing.
         """
         data = Provenance.read(parts["transformer"]).data()
         return cls(TrainingPictures.open(data, clip if isinstance(clip, CLIP) else None, parts.get("clip")))
 
     def look(self, result: Result) -> list[Mapping[str, Any]]:
-        """For each picture of a result, what is nearest to it."""
+        """Find the nearest training images of each image of a result. Returns their facts for samples.json."""
         found = []
         for image in result.images:
             nearest = {
@@ -167,7 +166,7 @@ class Novelty:
         return found
 
     def save(self, folder: Path) -> Path:
-        """Write the sheet; something was looked at."""
+        """Write the image grid and return its path. Needs at least one call of `look`."""
         some = f"the first {MOST_ON_SHEET:,} of " if self.looked_at > MOST_ON_SHEET else ""
         both = "s nearest to it, by fingerprint and by CLIP" if len(self.measures) > 1 else " nearest to it"
         title = f"{some}{self.looked_at:,} samples, each left of the training picture{both}; {self.sentence()}"
@@ -175,14 +174,14 @@ class Novelty:
         return folder / SHEET
 
     def sentence(self) -> str:
-        """How many are no news."""
+        """Return a sentence with the number of near copies."""
         return f"{self.near_copies:,} of {self.looked_at:,} are near copies of training pictures"
 
 
 def side_by_side(
     training: TrainingPictures, image: Image.Image, label: str, neighbours: Sequence[Neighbour]
 ) -> list[Cell]:
-    """A picture, and then its neighbours, each with its first caption and its distances."""
+    """Return cells of an image and its neighbours, each with its first caption and its distances."""
     cells = [Cell(image, label, "this picture")]
     for each in neighbours:
         caption = training.source.captions(each.index)[0]
@@ -191,7 +190,7 @@ def side_by_side(
 
 
 def verdict(nearest: Neighbour, pictures: int) -> str:
-    """Whether a picture is in a training set of so many, given the nearest one there, in a sentence."""
+    """Return a sentence that says if an image is among `pictures` training images, given the nearest of them."""
     if nearest.is_same:
         return f"This picture is in the training set: {nearest.key}."
     if nearest.is_near_copy:
@@ -204,9 +203,9 @@ def verdict(nearest: Neighbour, pictures: int) -> str:
 
 
 def clip_features(source: Source, clip: CLIP, digest: str, workers: int = 0) -> np.ndarray:
-    """(n, embedding) float16 unit vectors of a source's pictures, computed once and kept on disk; 0: unreadable.
+    """CLIP features of a source's images: (n, embedding) float16 unit vectors, 0 if unreadable. Cached on disk.
 
-    digest: of the CLIP. The pictures are cut as models see them.
+    digest: of the CLIP. Images are cropped as for training.
     """
     shape = (len(source), clip.config.embedding)
     path = FOLDER / f"{source.digest()}-clip-{digest}.npy"
@@ -239,6 +238,6 @@ def _square(source: Source, index: int, size: int) -> np.ndarray:
 
 @torch.inference_mode()
 def _encoded(clip: CLIP, squares: Sequence[np.ndarray]) -> np.ndarray:
-    """(b, embedding) float32 unit vectors of pictures (size, size, 3) uint8."""
+    """Encode (size, size, 3) uint8 images with CLIP: (b, embedding) float32 unit vectors."""
     pixels = clip.preprocess([Image.fromarray(square) for square in squares])
     return clip.encode_image(pixels.to(clip.log_scale.device)).float().cpu().numpy()

@@ -1,4 +1,4 @@
-"""Where the parts of a DALL-E lie, and whether they belong together."""
+"""Components of a pipeline: find their checkpoints and check that they were trained together."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from dalle.checkpoint import CheckpointError
 
 
 def find_parts(folder: str | Path, dvae: str | Path | None = None, clip: str | Path | None = None) -> dict[str, Path]:
-    """Where the parts of a DALL-E lie: {"transformer": ..., "dvae": ...} and "clip" where there is one.
+    """Find the checkpoints of a pipeline: {"transformer": ..., "dvae": ...}, and "clip" if there is one.
 
     Raises:
         CheckpointError: no transformer or dVAE, or a dVAE that the transformer was not trained on.

@@ -1,4 +1,4 @@
-"""Captions to pictures, best first: dVAE, transformer, tokenizer and CLIP put together (Sec. 2.6)."""
+"""Text-to-image pipeline: tokenizer, transformer, dVAE decoder and CLIP reranking (Sec. 2.6)."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -31,10 +31,10 @@ DEFAULTS = SamplingConfig()
 
 
 class DALLE:
-    """Draws pictures for captions. `load` puts one together from checkpoints; `generate` is what it does.
+    """Text-to-image pipeline. Build it from checkpoints with `load`, then call `generate`.
 
     Raises:
-        ValueError: parts that do not fit each other.
+        ValueError: components that do not fit each other.
     """
 
     def __init__(
@@ -48,11 +48,11 @@ class DALLE:
         guidance: float = 1.0,
         words: Sequence[str] = (),
     ):
-        """
-        caption_dropout: the share of empty captions that the transformer was trained on; guidance needs some.
-        guidance: what is drawn with where nothing else is asked for; the checkpoint says, 1 in the paper.
-        words: of the training captions, as far as the checkpoint lists them.
-        precision: in which a CPU computes the transformer's linear layers; on a GPU the format of their weights.
+        """caption_dropout: share of training captions that were replaced by the empty caption. Classifier-free guidance
+            needs a share above 0.
+        guidance: default scale of classifier-free guidance, read from the checkpoint; 1 in the paper.
+        words: words of the training captions, as far as the checkpoint lists them.
+        precision: number format of the transformer's linear layers on a CPU; on a GPU their weights' format is used.
         """
         if dvae.vocabulary != transformer.stream.image_vocabulary:
             raise ValueError(
@@ -82,11 +82,14 @@ class DALLE:
         clip: str | Path | None = None,
         precision: str = "auto",
     ) -> "DALLE":
-        """From a folder with dvae/, transformer/ and perhaps clip/, or from a transformer's checkpoint alone.
+        """Load from a folder with dvae/, transformer/ and optionally clip/, or from a transformer checkpoint.
 
-        A transformer's checkpoint says which dVAE it was trained on and where that lay; `dvae` and `clip` say
-        where to look instead. `precision` of the transformer is float32, bfloat16, or "auto": bfloat16 on a GPU.
-        Raises `CheckpointError` when a part is missing, broken or another one.
+        A transformer checkpoint records the digest and the path of the dVAE that it was trained with; `dvae`
+        overrides the path, and `clip` is the folder of a CLIP. `precision` of the transformer is "float32", "bfloat16",
+        or "auto": bfloat16 on a GPU.
+
+        Raises:
+            CheckpointError: a component is missing, unreadable, or not the one the transformer was trained with.
         """
         device = torch.device(device)
         dtype = resolve(precision, device)
@@ -98,7 +101,7 @@ class DALLE:
         scorer = CLIP.load(parts["clip"]).to(device) if "clip" in parts else None
         _, meta = checkpoint.read_config(parts["transformer"], "transformer")
         transformer = Transformer.load(parts["transformer"])
-        if device.type != "cpu":  # where the weights stay as they are: only packed layers are faster in bfloat16
+        if device.type != "cpu":  # a CPU keeps float32 weights: only packed layers are faster in bfloat16
             use_exact_float32()
             transformer = to_mixed_precision(transformer, dtype)
         return cls(
@@ -122,20 +125,20 @@ class DALLE:
         progress: bool = False,
         **settings: Any,
     ) -> Result:
-        """Draw `candidates` pictures of `caption` and keep the `keep` that CLIP finds to fit it best.
+        """Sample `candidates` images of `caption` and return the best `keep` by `rerank`, by default CLIP.
 
-        The paper draws 512 at temperature 1 without guidance (Sec. 2.6). Candidate i of a seed is the same picture
+        The paper samples 512 at temperature 1 without guidance (Sec. 2.6). Candidate i of a seed is the same image
         whatever `candidates`, `keep` and `batch_size` are.
 
-        settings: those of `SamplingConfig` by name, such as candidates=64, keep=8, seed=1; they change `config`.
-        canvas: cells to keep and cells to draw, such as `dalle.sampling.edits` make; None: all are drawn.
+        settings: fields of `SamplingConfig` by name, such as candidates=64, keep=8, seed=1; they override `config`.
+        canvas: tokens to keep and cells to sample, as `dalle.sampling.edits` builds; None: sample all cells.
         first: number of the first candidate.
-        progress: show a bar on a terminal.
+        progress: show a progress bar on a terminal.
 
         Raises:
-            TypeError: a setting that there is not, with the nearest right name.
-            ValueError: an empty or too long caption, a setting out of its range, or guidance of a transformer that was
-                trained without empty captions.
+            TypeError: an unknown setting; the message suggests the nearest name.
+            ValueError: an empty or too long caption, a setting out of its range, or guidance with a transformer that
+                was trained without empty captions.
         """
         config = _changed(config, settings, beside=("canvas", "first", "progress"))
         (result,) = self.stream([caption], config, canvas=canvas, first=first, progress=progress)
@@ -152,7 +155,7 @@ class DALLE:
         progress: bool = False,
         **settings: Any,
     ) -> list[Result]:
-        """`generate` for several captions, which share batches; see `stream` for the options."""
+        """Call `generate` for several captions, which share batches. See `stream` for the options."""
         config = _changed(config, settings, beside=("canvas", "first", "truncate", "progress"))
         return list(self.stream(captions, config, canvas=canvas, first=first, truncate=truncate, progress=progress))
 
@@ -167,12 +170,12 @@ class DALLE:
         progress: bool = False,
         stop: Callable[[], bool] = lambda: False,
     ) -> Iterator[Result]:
-        """Yield the result of each caption in turn, as soon as its pictures are drawn: they need not all be kept.
+        """Yield the result of each caption in turn, as soon as its candidates are sampled; none is held.
 
         first: number of the first candidate, one for all captions or one for each.
-        truncate: cut a caption that is too long, as training does; otherwise it is refused.
-        stop: once it returns True, drawing ends within one token; what was drawn of the present caption by then is
-            ranked and comes last, if there is any.
+        truncate: cut a caption that is too long, as training does; otherwise raise `ValueError`.
+        stop: called after each token. Once it returns True, sampling stops; the finished candidates of the current
+            caption, if any, are ranked and yielded last.
         """
         config = self.with_guidance(config)
         ids = self.tokenize(captions, truncate)
@@ -182,7 +185,7 @@ class DALLE:
         if config.batch_size is None:
             chunk = self.chunk(len(captions), config)
             config, compact = replace(config, batch_size=chunk.images), chunk.needs.compact
-        drawn: list[Tensor] = []  # of the present caption
+        drawn: list[Tensor] = []  # finished candidates of the current caption
         present = 0
         with Progress(len(captions) * config.candidates, progress, stop) as advance:
             options = {"first": firsts, "precision": self.precision, "compact": compact, "on_progress": advance}
@@ -198,14 +201,18 @@ class DALLE:
                     yield choice(captions[present], ids[present], torch.cat(drawn), firsts[present])
 
     def chunk(self, captions: int, config: SamplingConfig) -> Chunk:
-        """Number of images that `stream` decodes at a time. Raises `ValueError` where memory does not hold one."""
+        """Return the number of images that `stream` decodes at a time.
+
+        Raises:
+            ValueError: memory does not hold one image.
+        """
         return chunk_for(self.transformer, captions, self.with_guidance(config), self.precision)
 
     def with_guidance(self, config: Config) -> Config:
-        """Return `config` with the checkpoint's own guidance where it asks for none.
+        """Return `config` with the checkpoint's guidance scale if it sets none.
 
         Raises:
-            ValueError: guidance of a transformer that was trained without empty captions.
+            ValueError: guidance with a transformer that was trained without empty captions.
         """
         guidance = self.guidance if config.guidance is None else config.guidance
         if guidance != 1 and not self.caption_dropout:
@@ -216,9 +223,10 @@ class DALLE:
         return replace(config, guidance=guidance)
 
     def tokenize(self, captions: Sequence[str], truncate: bool = False) -> Tensor:
-        """(captions, T) int64, as the transformer reads them.
+        """Encode captions as the transformer's text input: (captions, T) int64.
 
-        Raises `ValueError` for a caption that is empty, or too long unless `truncate`.
+        Raises:
+            ValueError: a caption that is empty, or too long unless `truncate`.
         """
         rows = []
         for caption in captions:
@@ -229,22 +237,23 @@ class DALLE:
         return torch.cat(rows)
 
     def unknown_words(self, captions: Sequence[str]) -> list[str]:
-        """Words that no training caption had, in alphabetical order; none where the checkpoint does not list those."""
+        """Return the words that no training caption has, sorted; empty if the checkpoint lists no training words."""
         asked = set().union(*map(words_of, captions)) if self.words else set()
         return sorted(asked - self.words)
 
     def pictures(self, tokens: Tensor) -> list[Image.Image]:
-        """The pictures that image tokens stand for: (b, h, w) int64 -> b of them."""
+        """Decode image tokens with the dVAE: (b, h, w) int64 -> b images."""
         return pictures(self.dvae, tokens)
 
     def original(self, image: Image.Image) -> Original:
-        """A picture to edit, of any size and mode, as the models see it: `dalle.sampling.edits` make canvases of it."""
+        """Crop, scale and encode an image of any size and mode for `dalle.sampling.edits`."""
         return original(image, self.dvae, self.transformer.stream.grid)
 
     def reranker(self, captions: Tensor, config: RerankConfig = DEFAULTS) -> Reranker | None:
-        """Build what ranks candidates of these (captions, T); None where CLIP alone is to rank and there is none.
+        """Build the reranker of (captions, T). Returns None if `config` asks for CLIP only and no CLIP is loaded.
 
-        Raises `ValueError` where a part or the references for it are missing.
+        Raises:
+            ValueError: a component or the reference captions that it needs are missing.
         """
         references = None
         if "caption_likelihood" in config.judges:
@@ -261,7 +270,7 @@ class DALLE:
 
 
 def _changed(config: SamplingConfig, settings: Mapping[str, Any], beside: Sequence[str]) -> SamplingConfig:
-    """Return `config` with some settings changed. Raises TypeError for a number in its place, and as `changed` does."""
+    """Return `config` with some settings changed. Raises TypeError if it is of another type, or as `changed` does."""
     if not isinstance(config, SamplingConfig):
         raise TypeError(f"config must be a SamplingConfig, not {config!r}; give settings by name, as candidates=64")
     return config.changed(settings, beside)

@@ -1,4 +1,4 @@
-"""In which number format images are drawn."""
+"""Number format of sampling."""
 
 import torch
 
@@ -8,10 +8,10 @@ NAMES = ("float32", "bfloat16")
 
 
 def resolve(precision: str, device: torch.device) -> torch.dtype:
-    """The number format that `precision` means on `device`: "auto" is bfloat16 on a GPU and float32 on a CPU.
+    """Return the number format of `precision` on `device`: "auto" is bfloat16 on a GPU and float32 on a CPU.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: an unknown format.
     """
     if precision == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16

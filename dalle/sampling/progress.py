@@ -1,4 +1,4 @@
-"""How far drawing is, for people on a terminal; and whether it has been asked to stop."""
+"""Progress bar of sampling on a terminal, and requests to stop."""
 
 import sys
 from collections.abc import Callable
@@ -10,17 +10,17 @@ BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} pictures, {rate_noi
 
 
 class Stopped(Exception):
-    """Drawing was asked to stop; what was finished before is good."""
+    """Raised when sampling is asked to stop; images finished before are valid."""
 
 
 class Progress:
-    """While entered, a function to be called with each share of work that is done, in pictures.
+    """Context manager that returns a function to call with each share of completed work, in images.
 
-    It raises `Stopped` once `stop` says so.
+    The function raises `Stopped` once `stop` returns True.
     """
 
     def __init__(self, pictures: int, shown: bool, stop: Callable[[], bool]):
-        """For so many pictures to be drawn. shown: whether to show a bar, which is done on terminals only."""
+        """pictures: number of images to sample. shown: show a bar, which is done on terminals only."""
         self.stop = stop
         self.bar = tqdm(
             total=pictures,
@@ -46,5 +46,5 @@ class Progress:
 
 
 def say(text: str) -> None:
-    """Print a line without breaking the bar."""
+    """Print a line without breaking the progress bar."""
     tqdm.write(text)

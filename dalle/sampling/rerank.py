@@ -1,13 +1,12 @@
-"""Reranking: candidates best first, by how well they and their caption go together (Sec. 2.6).
+"""Reranking: order candidates by how well image and caption match, best first (Sec. 2.6).
 
-    clip                  CLIP's cosine similarity of picture and caption: the paper's
-    image_likelihood      log p(picture | caption) under the transformer, in nats
-    caption_likelihood    log p(caption | picture) under the transformer, in nats, by Bayes' rule
+    clip                  CLIP's cosine similarity of image and caption, as in the paper
+    image_likelihood      log p(image | caption) under the transformer, in nats
+    caption_likelihood    log p(caption | image) under the transformer, in nats, by Bayes' rule
     mixture               a weighted sum of these
 
-For a mixture each is standardised over the caption's candidates (mean 0, standard deviation 1): cosines and nats have
-no common unit, and nats grow with the number of tokens, so that weights of raw scores would mean something else for
-each model. A weight then says how large a part of the choice that score has.
+For a mixture each score is standardised over the caption's candidates (mean 0, standard deviation 1). Cosines and nats
+have no common unit, and nats grow with the number of tokens, so weights of raw scores would depend on the model.
 """
 
 from collections.abc import Mapping
@@ -24,38 +23,38 @@ from dalle.sampling.guidance import empty_caption
 from dalle.sampling.likelihood import caption_given_image, image_given_caption
 from dalle.sampling.sampling_config import MIXTURE, RerankConfig
 
-MOST_REFERENCES = 16  # captions that p(picture) is estimated with; each costs as much as image_likelihood
+MOST_REFERENCES = 16  # captions used to estimate p(image); each costs as much as image_likelihood
 
 
 class Scorer(Protocol):
-    """Anything that scores pictures against captions, such as `dalle.CLIP`."""
+    """Interface of a model that scores images against captions, such as `dalle.CLIP`."""
 
     def score(self, images: list[Image.Image], captions: list[str]) -> Tensor:
-        """(images, captions), higher is better."""
+        """Return (images, captions) scores; higher is better."""
         ...
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The m pictures drawn for one caption, among which to choose."""
+    """The m images sampled for one caption."""
 
     caption: str
-    ids: Tensor  # (T,) int64, the caption as the transformer reads it
+    ids: Tensor  # (T,) int64, the transformer's text input
     tokens: Tensor  # (m, h, w) int64
     images: list[Image.Image]
 
 
 class Judge(Protocol):
-    """One way to say how good candidates are."""
+    """Interface of a score for reranking."""
 
     def __call__(self, candidates: Candidates) -> Tensor:
-        """(m,) scores, higher is better."""
+        """Return (m,) scores; higher is better."""
         ...
 
 
 @dataclass(frozen=True)
 class ByCLIP:
-    """How well CLIP finds that picture and caption fit."""
+    """CLIP similarity of image and caption."""
 
     clip: Scorer
 
@@ -65,7 +64,7 @@ class ByCLIP:
 
 @dataclass(frozen=True)
 class ByImageLikelihood:
-    """How likely the transformer finds the picture, given the caption. Flaws cost, and so does detail."""
+    """Log-likelihood of the image given the caption, in nats. Flaws lower it, and so does detail."""
 
     model: Transformer
 
@@ -75,10 +74,10 @@ class ByImageLikelihood:
 
 @dataclass(frozen=True)
 class ByCaptionLikelihood:
-    """How likely the transformer finds the caption, given the picture: see `caption_given_image`."""
+    """Log-likelihood of the caption given the image, in nats, up to a constant: see `caption_given_image`."""
 
     model: Transformer
-    references: Tensor  # (r, T) from `reference_captions`; the candidates' own caption is passed over
+    references: Tensor  # (r, T) from `reference_captions`; the candidates' own caption is skipped
 
     def __call__(self, candidates: Candidates) -> Tensor:
         others = self.references[(self.references != candidates.ids).any(dim=1)][:MOST_REFERENCES]
@@ -86,21 +85,21 @@ class ByCaptionLikelihood:
 
 
 class Ranking(NamedTuple):
-    """Candidates in order, best first; equal ones keep the order they were drawn in."""
+    """Candidates in order, best first; ties keep the order of sampling."""
 
     order: list[int]  # indices of the candidates
-    scores: list[float]  # what they were ordered by
-    by_name: dict[str, list[float]]  # the same for each judge, and for the mixture where there are several
+    scores: list[float]  # scores they are ordered by
+    by_name: dict[str, list[float]]  # scores by name: each one, and the mixture if there are several
 
     def best(self, keep: int) -> "Ranking":
-        """Of the first `keep` alone."""
+        """Return the ranking of the first `keep` only."""
         by_name = {name: scores[:keep] for name, scores in self.by_name.items()}
         return Ranking(self.order[:keep], self.scores[:keep], by_name)
 
 
 @dataclass(frozen=True)
 class Reranker:
-    """One judge whose word is final, or several whose standardised scores are added up with their weights."""
+    """Rank candidates by one score, or by a weighted sum of several standardised scores."""
 
     judges: Mapping[str, Judge]
     weights: Mapping[str, float]
@@ -113,7 +112,7 @@ class Reranker:
         return Ranking(order.tolist(), final[order].tolist(), by_name)
 
     def scores(self, candidates: Candidates) -> dict[str, Tensor]:
-        """(m,) scores of each judge by its name; the last are those that the choice is made by."""
+        """Return (m,) scores by name. The last entry is the score that candidates are ranked by."""
         scores = {name: judge(candidates) for name, judge in self.judges.items()}
         if len(scores) == 1:
             return scores
@@ -124,12 +123,12 @@ class Reranker:
 def reranker_for(
     config: RerankConfig, model: Transformer, clip: Scorer | None, references: Tensor | None
 ) -> Reranker | None:
-    """Build the reranker that `config` describes; None where CLIP alone is to judge and there is none.
+    """Build the reranker that `config` describes. Returns None if it asks for CLIP only and there is no CLIP.
 
-    references: (r, T), from `reference_captions`, where caption_likelihood has a say.
+    references: (r, T), from `reference_captions`; needed for caption_likelihood.
 
     Raises:
-        ValueError: CLIP is to be mixed with others, and there is none.
+        ValueError: a mixture with CLIP, and there is no CLIP.
     """
     weights = config.judges
     judges: dict[str, Judge] = {"image_likelihood": ByImageLikelihood(model)}
@@ -145,13 +144,13 @@ def reranker_for(
 
 
 def reference_captions(stream: Stream, captions: Tensor, given: Tensor | None, knows_empty: bool) -> Tensor:
-    """Choose the captions that p(picture) is estimated with, for these (c, T) captions: (r, T).
+    """Choose the captions that p(image) is estimated with: (c, T) captions -> (r, T).
 
-    The captions `given` for it; else the empty caption, if the model `knows_empty` from caption dropout; else the
-    captions themselves, each of which serves the others.
+    These are the `given` captions if any; else the empty caption, if the model was trained on it (`knows_empty`); else
+    `captions` themselves, so that each is compared with the others.
 
     Raises:
-        ValueError: a caption would have no other than itself.
+        ValueError: a caption has no reference other than itself.
     """
     if given is None and knows_empty:
         return empty_caption(stream)
@@ -166,6 +165,6 @@ def reference_captions(stream: Stream, captions: Tensor, given: Tensor | None, k
 
 
 def standardised(scores: Tensor) -> Tensor:
-    """(m,) scores less their mean, in units of their standard deviation; zeros where all are equal."""
+    """Standardise (m,) scores to mean 0 and standard deviation 1; zeros if all are equal."""
     spread = scores.std(correction=0)
     return torch.zeros_like(scores) if spread == 0 else (scores - scores.mean()) / spread

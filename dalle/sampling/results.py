@@ -1,4 +1,4 @@
-"""Results: the pictures kept of the candidates that were drawn for a caption, with their scores."""
+"""Results of sampling: the images kept for a caption, with their scores."""
 
 from dataclasses import dataclass, field
 
@@ -15,28 +15,28 @@ from dalle.sampling.sampling_config import SamplingConfig
 
 @dataclass(frozen=True)
 class Result:
-    """The pictures kept for one caption, best first; without a scorer in the order they were drawn."""
+    """Images kept for one caption, best first; without a reranker in the order of sampling."""
 
     caption: str
     images: list[Image.Image]
-    scores: list[float] | None  # what they were ranked by, CLIP scores if not told otherwise; None: unranked
+    scores: list[float] | None  # scores that images were ranked by, CLIP's by default; None: unranked
     tokens: Tensor  # (keep, grid, grid) int64
-    candidates: list[int]  # which candidate each picture is: with the seed, what it depends on
-    drawn: int  # candidates that these were chosen from: fewer than asked for where drawing was stopped
-    scores_by_name: dict[str, list[float]] = field(default_factory=dict)  # of each judge, and of their mixture
+    candidates: list[int]  # candidate number of each image; with the seed it determines the image
+    drawn: int  # number of candidates sampled: fewer than requested if sampling was stopped
+    scores_by_name: dict[str, list[float]] = field(default_factory=dict)  # each score, and the mixture
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Makes results of drawn tokens: the best of them, or the first where nothing ranks them."""
+    """Select the best candidates by the reranker, or the first ones without a reranker."""
 
     dvae: DiscreteVAE
     config: SamplingConfig
     reranker: Reranker | None
-    canvas: Canvas | Tensor | None  # what they were drawn on; a picture that was edited comes back into them
+    canvas: Canvas | Tensor | None  # canvas that was sampled on; an `Original`'s pixels are pasted back
 
     def __call__(self, caption: str, ids: Tensor, tokens: Tensor, first: int) -> Result:
-        """ids: (T,), the caption as the transformer reads it; tokens: (m, h, w), of which the first is `first`."""
+        """ids: (T,), the caption's token ids; tokens: (m, h, w); first: candidate number of tokens[0]."""
         if self.reranker is None:
             order, scores, by_name = list(range(min(self.config.keep, len(tokens)))), None, {}
             images = self._pictures(tokens[order])
@@ -54,7 +54,7 @@ class Choice:
 
 @torch.inference_mode()
 def pictures(dvae: DiscreteVAE, tokens: Tensor, batch_size: int = 16) -> list[Image.Image]:
-    """The pictures that image tokens stand for: (b, h, w) int64 -> b of them."""
+    """Decode image tokens with the dVAE: (b, h, w) int64 -> b images."""
     device = next(dvae.parameters()).device
     decoded = [dvae.decode(some.to(device)).float().cpu() for some in tokens.split(batch_size)]
     pixels = rearrange(torch.cat(decoded), "b c h w -> b h w c").mul(255).round().to(torch.uint8)

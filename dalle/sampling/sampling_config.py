@@ -1,10 +1,10 @@
-"""Settings of sampling: one dataclass that the Python API, the commands, evaluation, edits and previews share.
+"""Settings of sampling, shared by the Python API, the commands, evaluation, edits and previews.
 
-    DecodingConfig    settings that decide the tokens of a candidate: `decode.py` and `fill.py` need no more
-    RerankConfig      number of candidates, and what the best of them are chosen by: `rerank.py`
-    SamplingConfig    both, with how many are kept: `DALLE.generate`, `generate_many` and `stream`
+    DecodingConfig    settings that decide the tokens of a candidate: used by `decode.py` and `fill.py`
+    RerankConfig      number of candidates, and the score that ranks them: used by `rerank.py`
+    SamplingConfig    both, and the number kept: used by `DALLE.generate`, `generate_many` and `stream`
 
-SampleConfig and EvaluateConfig inherit these, so that each setting is declared, explained and validated here alone.
+SampleConfig and EvaluateConfig inherit these, so each setting is declared, documented and validated only here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,20 +20,20 @@ Config = TypeVar("Config", bound="SamplingConfig")
 
 @dataclass(frozen=True, kw_only=True)
 class DecodingConfig:
-    """Settings that decide the tokens of each candidate, and how many candidates are decoded at a time.
+    """Settings that decide the tokens of each candidate, and the batch size of decoding.
 
     Raises:
         ValueError: a setting out of its range.
     """
 
-    temperature: float = 1.0  # divides the logits; 1 is the paper's, 0 takes the most probable tokens
-    top_k: int | None = None  # draw among this many most probable tokens only; the paper does not filter
-    top_p: float | None = None  # draw among the most probable tokens that add up to this; the paper does not
-    min_p: float | None = None  # draw among tokens at least this many times as probable as the likeliest
-    # how much the caption's say is scaled; others than 1 need a model with caption_dropout; None: the checkpoint's own
+    temperature: float = 1.0  # divides the logits; 1 as in the paper; 0 is greedy decoding
+    top_k: int | None = None  # sample among this many most probable tokens only; None, as in the paper: all tokens
+    top_p: float | None = None  # sample among the most probable tokens that sum to this; None, as in the paper: all
+    min_p: float | None = None  # sample among tokens at least this many times as probable as the most probable
+    # scale of classifier-free guidance; values other than 1 need caption_dropout in training; None: the checkpoint's
     guidance: float | None = None
     seed: int = 0  # candidate i depends on (seed, i) alone
-    batch_size: int | None = None  # pictures decoded at a time, for speed and memory only; None: what memory allows
+    batch_size: int | None = None  # images decoded at a time, for speed and memory only; None: what memory allows
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
@@ -51,17 +51,17 @@ class DecodingConfig:
 
     @property
     def guided(self) -> bool:
-        """True where each image is decoded twice, with and without its caption. None counts as 1: no guidance."""
+        """True if each image is decoded twice, with and without its caption. None counts as 1: no guidance."""
         return self.guidance not in (None, 1)
 
 
 @dataclass(frozen=True)
 class RerankWeights:
-    """Weight of each score in a mixture; 0 leaves it out. docs/lab.md has the trials that chose these."""
+    """Weight of each score in a mixture; 0 leaves it out. docs/lab.md has the experiments behind the defaults."""
 
-    clip: float = 1.0  # how well picture and caption fit (CLIP, the paper's choice)
-    image_likelihood: float = 0.5  # of the image tokens, given the caption
-    caption_likelihood: float = 0.0  # how much more likely the picture makes the caption
+    clip: float = 1.0  # CLIP's similarity of image and caption (the paper's choice)
+    image_likelihood: float = 0.5  # log-likelihood of the image tokens, given the caption
+    caption_likelihood: float = 0.0  # log-likelihood that the caption gains from the image
 
 
 JUDGES = tuple(each.name for each in fields(RerankWeights))
@@ -69,16 +69,16 @@ JUDGES = tuple(each.name for each in fields(RerankWeights))
 
 @dataclass(frozen=True, kw_only=True)
 class RerankConfig:
-    """Number of candidates for each caption, and the score that orders them; the paper's is CLIP's (Sec. 2.6).
+    """Number of candidates for each caption, and the score that ranks them; the paper ranks by CLIP (Sec. 2.6).
 
     Raises:
-        ValueError: no candidates, an unknown score, weights without a mixture, or none that counts.
+        ValueError: no candidates, an unknown score, weights without a mixture, or weights that are all 0.
     """
 
-    candidates: int = 64  # pictures drawn for each caption; the paper draws 512
-    rerank: str = "clip"  # what finds the best: clip, as in the paper | image_likelihood | caption_likelihood | mixture
-    rerank_weights: RerankWeights = RerankWeights()  # of a mixture
-    # captions that caption_likelihood compares with; none: the empty one, if the model knows it, or those drawn beside
+    candidates: int = 64  # images sampled for each caption; the paper samples 512
+    rerank: str = "clip"  # score for ranking: clip, as in the paper | image_likelihood | caption_likelihood | mixture
+    rerank_weights: RerankWeights = RerankWeights()  # weights of the scores of rerank=mixture
+    # captions caption_likelihood compares with; none: the empty one if trained on it, else those sampled alongside
     rerank_references: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -95,21 +95,21 @@ class RerankConfig:
 
     @property
     def judges(self) -> dict[str, float]:
-        """The weight of each score that counts, by its name."""
+        """Weight of each score that counts, by its name."""
         weights = vars(self.rerank_weights) if self.rerank == MIXTURE else {self.rerank: 1.0}
         return {name: weight for name, weight in weights.items() if weight}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig(RerankConfig, DecodingConfig):
-    """All settings of drawing pictures for captions; by default the best 8 of 64 at temperature 1.
+    """All settings of sampling images for captions; by default the best 8 of 64 at temperature 1.
 
     Raises:
-        ValueError: as above, or more pictures to keep than there are candidates, or `memory` that is no amount of it.
+        ValueError: as above, or `keep` above `candidates`, or `memory` that is neither "auto" nor a number of GB.
     """
 
-    keep: int = 8  # pictures kept, the best by `rerank`
-    memory: str = "auto"  # GB that drawing may take beside the models; auto: what is free when it starts
+    keep: int = 8  # images kept, the best by `rerank`
+    memory: str = "auto"  # GB that sampling may take beside the models; auto: what is free at the start
 
     def __post_init__(self) -> None:
         RerankConfig.__post_init__(self)
@@ -123,10 +123,10 @@ class SamplingConfig(RerankConfig, DecodingConfig):
     def changed(self: Config, settings: Mapping[str, Any], beside: Sequence[str] = ()) -> Config:
         """Return a copy with some settings changed.
 
-        beside: names that the caller knows beside these settings, to suggest for a misspelt one.
+        beside: names of the caller's other arguments, suggested for a misspelt name.
 
         Raises:
-            TypeError: a name that is no setting, with the nearest right one.
+            TypeError: a name that is no setting; the message suggests the nearest one.
         """
         names = [each.name for each in fields(self)]
         for stranger in (name for name in settings if name not in names):
@@ -139,7 +139,7 @@ class SamplingConfig(RerankConfig, DecodingConfig):
 
 
 def memory_limit(memory: str) -> int | None:
-    """Convert `SamplingConfig.memory` to bytes; None for "auto", which is whatever is free.
+    """Convert `SamplingConfig.memory` to bytes. Returns None for "auto": the free memory.
 
     Raises:
         ValueError: neither "auto" nor a number of GB.

@@ -1,4 +1,4 @@
-"""Settings of sample.py: those of sampling, and what to draw, by which models, on which device and where to."""
+"""Settings of sample.py: those of sampling, and the captions, checkpoints, device and output folder."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,32 +10,32 @@ from dalle.sampling.sampling_config import SamplingConfig
 
 @dataclass(frozen=True)
 class SampleConfig(AttentionConfig, SamplingConfig):
-    """Options of sample.py; what they draw by default is one caption's best 8 of 64."""
+    """Options of sample.py; by default the best 8 of 64 images of one caption."""
 
-    checkpoint: str = "outputs/demo"  # folder of dvae/, transformer/ and clip/, or a transformer's checkpoint
-    caption: str = ""  # what to draw
-    captions: list[str] = field(default_factory=list)  # several to draw, instead of `caption`
-    captions_file: str | None = None  # text file of many to draw, one a line, instead of both
-    image: str | None = None  # picture file to edit; its middle square is what the models see
-    edit: Any = None  # what to do with the picture that image= names
-    novelty: bool = False  # also look for the training picture nearest to each kept one
-    first: int = 0  # number of the first candidate; 64 goes on where the first 64 ended
-    precision: str = "auto"  # number format of the drawing: float32 | bfloat16; auto: as the device does best
-    dvae: str | None = None  # folder of the dVAE, where it is not in the checkpoint or where that says
-    clip: str | None = None  # folder of the CLIP to rank with, where it is not in the checkpoint
-    device: str = "auto"  # "auto": cuda where there is one, else cpu
-    deterministic: bool = False  # on a GPU the same bits each time, by slower kernels; a CPU's are the same anyway
-    out: str | None = None  # folder to write; None: one of its own under outputs/samples/
+    checkpoint: str = "outputs/demo"  # folder with dvae/, transformer/ and clip/, or a transformer checkpoint
+    caption: str = ""  # caption to sample images for
+    captions: list[str] = field(default_factory=list)  # several captions, instead of `caption`
+    captions_file: str | None = None  # text file with one caption per line, instead of both
+    image: str | None = None  # image file to edit; its centre square is used
+    edit: Any = None  # edit of the image that image= names
+    novelty: bool = False  # also find the training image nearest to each kept image
+    first: int = 0  # number of the first candidate; 64 continues after the first 64
+    precision: str = "auto"  # number format of sampling: float32 | bfloat16; auto: bfloat16 on a GPU, else float32
+    dvae: str | None = None  # folder of the dVAE, if it is neither in the checkpoint nor where the checkpoint says
+    clip: str | None = None  # folder of the CLIP to rank with, if it is not in the checkpoint
+    device: str = "auto"  # "auto": cuda if available, else cpu
+    deterministic: bool = False  # bitwise reproducible on a GPU, with slower kernels; a CPU always is
+    out: str | None = None  # output folder; None: a new one under outputs/samples/
 
     @property
     def looks(self) -> list[str]:
-        """Options for which the transformer looks at whole pictures, as a user gives them."""
+        """Options that need images of the model's grid, as the user gives them."""
         judges = [f"rerank={self.rerank}"] if set(self.judges) - {"clip"} else []
         return [*judges, *(["attention=true"] if self.attention else [])]
 
 
 def captions_to_draw(config: SampleConfig) -> list[str]:
-    """The captions of whichever of the three options gives some.
+    """Return the captions of whichever of the three options is given.
 
     Raises:
         ValueError: none or several of the options are given, or the file cannot be read or holds no captions.
@@ -52,9 +52,9 @@ def captions_to_draw(config: SampleConfig) -> list[str]:
 
 
 def read_captions(path: Path) -> list[str]:
-    """One caption a line; empty lines are passed over. Raises `ValueError` where there are none."""
+    """Read one caption per line, skipping empty ones. Raises `ValueError` if there are none, or on a read error."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()  # some editors put a mark before the first line
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # some editors write a byte order mark
     except OSError as error:
         raise ValueError(f"the captions in {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""A sheet of pictures a person can look over: each caption, its pictures best first, their scores beneath."""
+"""Image grid of sampling results: each caption with its images, best first, and their scores."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,18 +9,18 @@ from dalle.image_grid import Cell, GridRow, image_grid
 
 
 class Row(NamedTuple):
-    """What one caption got."""
+    """Images and scores of one caption."""
 
     caption: str
     images: Sequence[Image.Image]  # best first
-    scores: Sequence[float] | None  # as many, or None to print none
+    scores: Sequence[float] | None  # one per image; None: print none
 
 
 def sample_sheet(rows: Sequence[Row], columns: int = 8, tile: int = 128, note: str = "") -> Image.Image:
-    """Lay out all rows on one labelled picture; a row of more than `columns` images goes on in the next line.
+    """Lay out all rows on one labelled image grid. A row of more than `columns` images is wrapped.
 
-    tile: side in pixels of the square in which each image is shown, enlarged or shrunk.
-    note: a paragraph at the foot.
+    tile: side in pixels of the square that each image is scaled to fit.
+    note: a paragraph at the bottom.
 
     Raises:
         ValueError: no rows.

@@ -1,7 +1,7 @@
-"""Finds the coloured shapes in a picture of the `blocks` world, without learned parts.
+"""Shape detector for images of the `blocks` world, without learned parts.
 
-Pixels are named by their colour, connected pixels of one name make a patch, and a patch is the shape whose
-stencil overlaps it best, if any does well enough.
+Pixels are labelled by colour, connected pixels of one label form a patch, and a patch is classified as the shape whose
+stencil has the highest overlap, if the overlap is large enough.
 """
 
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from PIL import Image, ImageDraw
 
 from dalle.data.blocks_world import BACKGROUND, COLOURS, OUTLINES, RADII
 
-SIDE = 64  # pictures are judged at this resolution, whatever their own
-PURE = 70.0  # RGB distance up to which a pixel names a colour by itself; two colours are over 100 apart
+SIDE = 64  # images are resized to this resolution
+PURE = 70.0  # RGB distance up to which a pixel is labelled by its colour alone; two colours are over 100 apart
 REACH = 3  # pixels around a solid patch of a colour in which mixed pixels may belong to it
-SPECK = 0.004  # share of the picture below which a blob is dirt; the smallest triangle covers 0.019
+SPECK = 0.004  # share of the image below which a blob is ignored as noise; the smallest triangle covers 0.019
 OVERLAP = 0.82  # least intersection over union with a shape's stencil; a circle has 0.83 with a square
-ROUGHNESS = 0.6  # most pixels missed or in excess, per pixel of the shape's outline: binds for large things
-# of the radius that a patch's area suggests: soft corners cost a square area
+ROUGHNESS = 0.6  # most pixels missed or in excess, per pixel of the shape's outline; matters for large shapes
+# relative to the radius computed from a patch's area: soft corners reduce a square's area
 SCALES = (0.96, 0.98, 1.0, 1.02, 1.04)
-SMALL = float(np.sqrt(RADII["small"] * RADII["large"]))  # radius below which a thing is small
+SMALL = float(np.sqrt(RADII["small"] * RADII["large"]))  # radius below which an object is small
 
 BACKGROUND_LABEL = len(COLOURS)
 STRAY_LABEL = BACKGROUND_LABEL + 1  # neither background nor a colour of the world
@@ -29,7 +29,7 @@ PALETTE = np.array([*COLOURS.values(), BACKGROUND], dtype=np.float32)  # (7, 3)
 
 @dataclass(frozen=True)
 class Blob:
-    """A connected patch of one colour."""
+    """Detected object: a connected patch of one colour."""
 
     colour: str | None  # None: no colour of the world
     shape: str | None  # None: no shape overlaps it enough
@@ -40,7 +40,11 @@ class Blob:
 
 
 def find_blobs(image: Image.Image) -> list[Blob]:
-    """Everything in a square picture that is neither background nor a speck, largest first."""
+    """Find all blobs of a square image that are neither background nor noise, largest first.
+
+    Raises:
+        ValueError: an image that is not square.
+    """
     if image.width != image.height:
         raise ValueError(f"the judge reads square pictures, and this one is {image.width} x {image.height}")
     image = image.convert("RGB")
@@ -58,11 +62,11 @@ def find_blobs(image: Image.Image) -> list[Blob]:
 
 
 def name_pixels(pixels: np.ndarray) -> np.ndarray:
-    """Labels (h, w) of RGB pixels (h, w, 3): indices into COLOURS, BACKGROUND_LABEL, or STRAY_LABEL.
+    """Label RGB pixels (h, w, 3): (h, w) indices into COLOURS, BACKGROUND_LABEL, or STRAY_LABEL.
 
-    The edge of a red thing on white passes through an orange, so a pixel may only take a colour of which a
-    solid patch is near: an edge between two patches then falls where the pixels are half and half. Where no
-    colour is near, all that is not background is stray.
+    The edge of a red object on white contains orange pixels, so a pixel may only take a colour with a solid patch
+    nearby. An edge between two patches is then placed where the pixels are mixed half and half. Pixels with no colour
+    nearby are background or stray.
     """
     height, width, _ = pixels.shape
     flat = pixels.reshape(-1, 3)
@@ -70,20 +74,20 @@ def name_pixels(pixels: np.ndarray) -> np.ndarray:
     distances = (PALETTE**2).sum(1)[:, None, None] - 2 * products + (pixels**2).sum(2)  # (7, h, w), squared
     pure = distances.min(axis=0) < PURE**2
     named = (np.arange(len(PALETTE))[:, None, None] == distances.argmin(axis=0)) & pure
-    solid = _window_sum(named, 1) >= 7  # of 3 x 3: lines of one or two pixels are not, noise is forgiven
+    solid = _window_sum(named, 1) >= 7  # of 3 x 3: excludes lines of one or two pixels, and tolerates noise
     near = _window_sum(solid, REACH) > 0
-    near[BACKGROUND_LABEL] = True  # a narrow gap may hold nothing solid, and parts things all the same
+    near[BACKGROUND_LABEL] = True  # a narrow gap may have no solid pixels, but still separates objects
     stray = ~near[:BACKGROUND_LABEL].any(axis=0) & (distances[BACKGROUND_LABEL] >= PURE**2)
     stray |= _window_sum(~pure[None], 1)[0] == 9  # wider than any edge between two colours
     return np.where(stray, STRAY_LABEL, np.where(near, distances, np.inf).argmin(axis=0))
 
 
 def _window_sum(planes: np.ndarray, radius: int) -> np.ndarray:
-    """How many of the (2 radius + 1)^2 pixels around each pixel are set; `planes` (k, h, w) bool.
+    """Count the set pixels in the (2 radius + 1)^2 window around each pixel; `planes` (k, h, w) bool.
 
-    Beyond the edge the picture goes on with its outermost pixels.
+    The image is padded with its edge pixels.
     """
-    # scipy.ndimage.correlate1d takes twice as long on pictures this small, and `make gpu` does without SciPy
+    # scipy.ndimage.correlate1d takes twice as long on images this small, and `make gpu` runs without SciPy
     margin = (radius, radius)
     padded = np.pad(planes.astype(np.uint8), ((0, 0), margin, margin), mode="edge")
     _, height, width = planes.shape
@@ -92,11 +96,11 @@ def _window_sum(planes: np.ndarray, radius: int) -> np.ndarray:
 
 
 def connected_patches(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ids (h, w) of the 4-connected patches of equal label, and the label of each id.
+    """Find 4-connected patches of equal label: ids (h, w), and the label of each id.
 
-    Runs along the rows are joined with the runs that they meet in the row below.
+    Runs along the rows are joined with the runs that they touch in the row below.
     """
-    # scipy.ndimage.label knows one label at a time, and takes twice as long
+    # scipy.ndimage.label handles one label at a time, and takes twice as long
     starts = np.ones(labels.shape, dtype=bool)
     starts[:, 1:] = labels[:, 1:] != labels[:, :-1]
     runs = starts.cumsum().reshape(labels.shape) - 1
@@ -115,7 +119,7 @@ def connected_patches(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return patch_of_run[runs], labels[starts][roots]
 
 
-# --- from patches to shapes ----------------------------------------------------------------------------------
+# --- classification of patches by shape -------------------------------------------------------------------
 
 
 def _area_and_centroid(outline: np.ndarray) -> tuple[float, np.ndarray]:
@@ -142,10 +146,10 @@ def _stencil(outline: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Candidates:
-    """What a patch may be, every shape at every scale: arrays of n = shapes x scales along the first axis."""
+    """Shape hypotheses for a patch, every shape at every scale: arrays of n = shapes x scales along the first axis."""
 
     shapes: tuple[str, ...]
-    radii: np.ndarray  # (n,) of a patch of area 1
+    radii: np.ndarray  # (n,) radius for a patch of area 1
     offsets: np.ndarray  # (n, 2) from the middle of the bounding box to the centroid, in radii
     perimeters: np.ndarray  # (n,) in radii
     stencils: np.ndarray  # (shapes, STENCIL, STENCIL) bool
@@ -169,9 +173,9 @@ CANDIDATES = _candidates()
 
 
 def recognise(mask: np.ndarray, colour: str | None) -> Blob:
-    """The shape of a patch (h, w) bool: each is laid over it, with its centroid and about its area."""
+    """Classify a patch (h, w) bool: overlay each shape hypothesis with the patch's centroid and about its area."""
     rows, columns = np.nonzero(mask)
-    left, top = max(columns.min() - 2, 0), max(rows.min() - 2, 0)  # 2: a shape may stick out of the patch
+    left, top = max(columns.min() - 2, 0), max(rows.min() - 2, 0)  # 2: a shape may extend beyond the patch
     patch = mask[top : rows.max() + 3, left : columns.max() + 3]
     radii = CANDIDATES.radii * np.sqrt(len(rows))  # (n,)
     centroid = np.array([columns.mean(), rows.mean()]) + 0.5
@@ -198,7 +202,7 @@ def recognise(mask: np.ndarray, colour: str | None) -> Blob:
 
 
 def _stencil_positions(start: int, length: int, centres: np.ndarray, radii: np.ndarray) -> np.ndarray:
-    """Where in a stencil the centres of the pixels from `start` fall: (n, length) of int."""
+    """Stencil coordinates of the centres of `length` pixels from `start` on: (n, length) of int."""
     pixels = np.arange(start, start + length) + 0.5
     units = (pixels - centres[:, None]) / radii[:, None]
     return ((units / STENCIL_RADIUS + 1) * STENCIL / 2).astype(int).clip(0, STENCIL - 1)

@@ -1,7 +1,7 @@
-"""The judge of `blocks`: reads a picture, and answers fact by fact whether a statement is true of it.
+"""Judge of `blocks`: check fact by fact if a statement is true of an image.
 
-It is told the statement, sees the picture, and knows nothing else. What `blocks_eye` finds there is matched
-with the statement's noun phrases in every possible way; the match that makes the most facts true counts.
+Its inputs are the statement and the image only. The blobs that `blocks_eye` detects are matched with the statement's
+noun phrases in every possible way; the match with the most true facts counts.
 """
 
 from collections.abc import Sequence
@@ -13,31 +13,32 @@ from PIL import Image
 from dalle.data.blocks_world import DIRECTIONS, Relation, Statement
 from dalle.evaluation.judges.blocks_eye import Blob, find_blobs
 
-TOUCHING = 2  # rows from a thing's lowest pixels to those of what it rests on; things apart have 4
-MOST_BLOBS = 6  # a picture with more is wrong anyway, and every order of them is tried
+TOUCHING = 2  # rows from an object's lowest pixels to those of the object it rests on; separate objects have 4
+MOST_BLOBS = 6  # an image with more is wrong anyway, and every order of them is tried
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Which facts hold; those that the statement does not mention hold. Facts of missing things do not."""
+    """Facts of a statement that hold. Facts that it does not mention hold; facts of missing objects do not."""
 
-    objects: bool  # whole, known shapes in known colours, and nothing else
+    objects: bool  # only whole, known shapes in known colours
     colours: bool
     shapes: bool
     sizes: bool
     relation: bool
-    count: bool  # as many things as described
+    count: bool  # number of objects is as described
 
     @property
     def holds(self) -> bool:
-        """Every fact is true of the picture."""
+        """True if every fact holds."""
         return all(vars(self).values())
 
 
 def judge(image: Image.Image, statement: Statement) -> Verdict:
-    """Which facts of `statement` are true of `image`, a square picture of any resolution.
+    """Check the facts of `statement` on `image`, a square image of any resolution.
 
-    Raises ValueError when the picture is not square.
+    Raises:
+        ValueError: an image that is not square.
     """
     blobs = find_blobs(image)
     wanted = [index for index, thing in enumerate(statement.described) for _ in range(thing.count)]
@@ -56,7 +57,7 @@ def judge(image: Image.Image, statement: Statement) -> Verdict:
 
 
 def _facts(statement: Statement, wanted: Sequence[int], found: Sequence[Blob | None]) -> list[list[bool]]:
-    """Colours, shapes, sizes and relations, fact by fact, if found[i] is one of described[wanted[i]]."""
+    """Truth of each colour, shape, size and relation, if found[i] is the object described[wanted[i]]."""
     things = [statement.described[index] for index in wanted]
     pairs = list(zip(things, found, strict=True))
     return [

@@ -1,8 +1,8 @@
-"""A scorer of pictures and captions that had no part in training or choosing: words read off an ImageNet network.
+"""Independent image-text scorer: predict caption words from the features of an ImageNet network.
 
-Ridge regression maps efficientnet-lite0's features of training pictures to the words of their captions. A picture's
-score with a caption is the cosine between the words that its features tell and those that the caption has, both
-centred. It is crude, but a picture gains nothing by having pleased the CLIP that chose it.
+Ridge regression maps efficientnet-lite0's features of training images to the words of their captions. The score of an
+image and a caption is the cosine between the predicted words and the caption's words, both centred. It is crude, but
+independent of the CLIP that ranks candidates, so its score does not rise by selection alone.
 """
 
 from collections import Counter
@@ -20,27 +20,28 @@ from dalle.evaluation.held_out import HeldOut
 from dalle.pixels import to_tensor
 from dalle.tokenizer import words_of
 
-FITTED = 4_000  # training pictures at most
-SELDOM = 5  # captions that a word must be in
-PENALTY = 100.0  # of the squared weights, for standardised features
+FITTED = 4_000  # maximum number of training images
+SELDOM = 5  # minimum number of captions with a word
+PENALTY = 100.0  # ridge penalty on the squared weights, for standardised features
 
 
 @dataclass(frozen=True)
 class CaptionWords:
-    """The fitted map. `score` is that of `dalle.sampling.rerank.Scorer`."""
+    """Fitted word predictor. `score` implements `dalle.sampling.rerank.Scorer`."""
 
     features: Features
     words: list[str]
-    mean: Tensor  # (width,) of the features
-    spread: Tensor  # (width,)
+    mean: Tensor  # (width,) mean of the features
+    spread: Tensor  # (width,) standard deviation of the features
     weights: Tensor  # (width, words)
-    frequencies: Tensor  # (words,) share of the captions that have each
+    frequencies: Tensor  # (words,) share of captions with each word
 
     @classmethod
     def fit(cls, source: Source, features: Features) -> "CaptionWords":
-        """Fit to the first pictures of a training split.
+        """Fit to the first images of a training split.
 
-        Raises ValueError where no word is in enough captions.
+        Raises:
+            ValueError: no word is in enough captions.
         """
         seen, captions = [], []
         for batch in HeldOut(source, min(FITTED, len(source))):
@@ -58,7 +59,7 @@ class CaptionWords:
         x = (x - mean) / spread
         targets = torch.stack([_indicator(caption, words) for caption in captions]).double()
         frequencies = targets.mean(dim=0)
-        # scikit-learn's Ridge does the same, and would be a dependency for two lines
+        # same as scikit-learn's Ridge, which would add a dependency for two lines
         penalty = PENALTY * torch.eye(x.shape[1], dtype=torch.float64)
         weights = torch.linalg.solve(x.T @ x + penalty, x.T @ (targets - frequencies))
         return cls(features, words, mean, spread, weights, frequencies)
@@ -70,7 +71,7 @@ class CaptionWords:
         said = torch.stack([_indicator(caption, self.words) for caption in captions]).double()
         known = said.any(dim=1, keepdim=True)
         wanted = torch.where(known, said - self.frequencies, 0.0)
-        scale = self.frequencies.clamp_min(1e-6).rsqrt()  # rare words count for more
+        scale = self.frequencies.clamp_min(1e-6).rsqrt()  # rare words have a larger weight
         return (F.normalize(told * scale, dim=1) @ F.normalize(wanted * scale, dim=1).T).float()
 
 

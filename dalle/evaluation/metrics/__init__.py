@@ -1,4 +1,4 @@
-"""What evaluate.py measures, by name, in the order of its page. A new metric is a file and an entry here."""
+"""Registry of metrics: names for evaluate.py, in the order of its page. To add one, add a file and an entry here."""
 
 from dalle.evaluation.measured import Measured
 from dalle.evaluation.metrics import abilities, blur_curve, fit, likelihood, quality, reconstruction, rerank_curve
@@ -18,11 +18,11 @@ METRICS: Registry[Measured] = Registry(
         "rerank_curve": Entry(rerank_curve.measure, note="Quality against candidates"),
     },
 )
-SWITCHED = ("blur_curve", "rerank_curve")  # also asked for by a setting of that name
+SWITCHED = ("blur_curve", "rerank_curve")  # also switched on by a setting of that name
 
 
 def asked_for(config: EvaluateConfig) -> list[str]:
-    """Return the names of the metrics to measure. Raises ValueError for one that there is not, and for none."""
+    """Return the names of the metrics to measure. Raises ValueError for an unknown name, or for no names."""
     for name in config.metrics:
         METRICS.choose(name)
     switched = [name for name in SWITCHED if getattr(config, name)]

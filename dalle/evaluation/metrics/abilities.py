@@ -1,4 +1,4 @@
-"""Abilities of a model of `blocks`: one table of shares that are right, one sheet of pictures."""
+"""Capabilities of a model of `blocks`: a table of accuracies and an image grid of samples."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -20,13 +20,13 @@ ABOUT = (
     "exceeds. All captions share the noise of their candidates, so wordings of one statement differ in words alone."
 )
 NOTHING_CHOSE = "Nothing ranks candidates, as the checkpoint has no clip/: the favourite is the one drawn first."
-SHOWN = 6  # favourites of each ability on the sheet
-RIGHT, WRONG = "#2f9e5b", "#d04a3e"  # frames
+SHOWN = 6  # best candidates of each capability on the grid
+RIGHT, WRONG = "#2f9e5b", "#d04a3e"  # frame colours
 COLUMNS = ("first", "mean", "top", "any")
 
 
 def measure(subject: Subject, config: EvaluateConfig) -> Measured:
-    """Draw for `config.ability_captions` captions of each ability. Raises ValueError for data other than `blocks`."""
+    """Measure accuracy on `config.ability_captions` captions an ability. Raises ValueError for data with no judge."""
     if subject.data.name != "blocks":
         raise ValueError(
             f"metrics=[abilities] needs pictures whose facts can be read, those of `blocks`, and not "
@@ -58,7 +58,7 @@ def measure(subject: Subject, config: EvaluateConfig) -> Measured:
 
 
 def _agreement(name: str, wanted: Sequence[Prompt], right: Sequence[float]) -> dict[str, float]:
-    """The share of statements whose favourites are right in every wording, and in at least one."""
+    """Share of statements whose best candidates are right in every wording, and in at least one."""
     by_statement = _by_statement(wanted, right)
     return {
         f"ability_{name}_every_wording": mean(float(all(each)) for each in by_statement),
@@ -75,7 +75,7 @@ def _in_words(numbers: dict[str, float]) -> str:
 
 
 def _share(wanted: Sequence[Prompt], right: Sequence[float]) -> str:
-    """The mean, and its standard error over statements: all wordings of one are drawn with the same noise."""
+    """Mean and its standard error over statements, as all wordings of a statement share their noise."""
     by_statement = [mean(each) for each in _by_statement(wanted, right)]
     error = f" ± {stdev(by_statement) / len(by_statement) ** 0.5:.2f}" if len(by_statement) > 1 else ""
     return f"{mean(right):.2f}{error}"
@@ -87,7 +87,7 @@ def _by_statement(wanted: Sequence[Prompt], right: Sequence[float]) -> list[list
 
 
 def favourites(drawn: Sequence[Drawn]) -> list[Cell]:
-    """The first favourites of an ability over their captions, framed by whether every fact is true."""
+    """Cells of the first `SHOWN` best candidates with their captions, framed by `RIGHT` or `WRONG`."""
     return [Cell(each.best, each.caption, frame=RIGHT if each.verdicts[0].holds else WRONG) for each in drawn[:SHOWN]]
 
 

@@ -1,9 +1,9 @@
-"""Quality of the favourite against how many candidates it was chosen from, out of one set drawn for each caption.
+"""Best-of-n curves: expected quality of the best of n candidates, estimated from one set of candidates per caption.
 
-Of M candidates ranked best first, number r is the favourite of a random N of them where it is among these and none
-before it is: in C(M - r, N - 1) of C(M, N) choices. Weighted with these shares, the qualities add up to the expected
-quality of the best of N: without bias, and with less noise than any one N of them (for a quality of right or wrong
-ranked by itself this is the estimator of pass@k, Chen et al. 2021).
+Of M candidates ranked best first, candidate r is the best of a random N of them if it is among these and none before it
+is: in C(M - r, N - 1) of C(M, N) choices. The qualities weighted with these shares sum to the expected quality of the
+best of N, without bias and with less variance than a single choice of N. If quality is 0 or 1 and also the ranking,
+this is the estimator of pass@k (Chen et al. 2021).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,41 +19,41 @@ from dalle.sampling.pipeline import DALLE
 from dalle.sampling.sampling_config import SamplingConfig
 
 Quality = Callable[[int, list[Image.Image]], Tensor]
-"""A caption's number and m pictures drawn for it -> (m,) floats, higher is better."""
+"""Caption index and m images sampled for it -> (m,) floats, higher is better."""
 
-PERFECT = "perfect"  # the ranking by quality itself: no reranker gets more out of the same candidates
+PERFECT = "perfect"  # ranking by the quality itself: upper bound for any reranker of the same candidates
 
 
 class Judged(NamedTuple):
-    """Scores and favourites of one caption's m candidates."""
+    """Scores and best candidates of one caption's m candidates."""
 
-    rankings: dict[str, Tensor]  # (m,) scores by judge; the last are those that the choice is made by
+    rankings: dict[str, Tensor]  # (m,) scores by name; the last are those that the reranker ranks by
     qualities: dict[str, Tensor]  # (m,) by name
-    favourites: list[Image.Image]  # by size: of the candidates that were drawn first
+    favourites: list[Image.Image]  # by size n: the best of the first n candidates
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The expected quality of the best of each number of candidates."""
+    """Expected quality of the best of n candidates for several n."""
 
-    quality: str  # what is measured
-    ranking: str  # what the best is chosen by
-    means: list[float]  # over captions
-    errors: list[float]  # their standard errors: another draw of captions would differ by about this
+    quality: str  # name of the quality
+    ranking: str  # name of the ranking that selects the best
+    means: list[float]  # means over captions
+    errors: list[float]  # standard errors of the means, over captions
 
 
 @dataclass(frozen=True)
 class RerankCurve:
-    """All curves of one evaluation."""
+    """All best-of-n curves of one evaluation."""
 
     captions: int
-    chosen_by: str  # the ranking that was asked for; the others show what it is made of, and what could be had
+    chosen_by: str  # the ranking of the config; the others are its components and the upper bound
     sizes: list[int]  # numbers of candidates
     curves: list[Curve]
-    favourites: dict[int, list[Image.Image]] = field(default_factory=dict)  # by size: each caption's among the first
+    favourites: dict[int, list[Image.Image]] = field(default_factory=dict)  # by size n: best of each caption's first n
 
     def numbers(self, split: str) -> dict[str, float]:
-        """The curves of the choice that was asked for, by names such as judge_val_best_of_16."""
+        """Numbers of the config's ranking, by names such as judge_val_best_of_16."""
         return {
             f"{curve.quality}_{split}_best_of_{size}": mean
             for curve in self.curves
@@ -62,7 +62,7 @@ class RerankCurve:
         }
 
     def table(self) -> str:
-        """Markdown: a row for each curve, a column for each number of candidates."""
+        """Markdown table with a row for each curve and a column for each number of candidates."""
         cells = [["quality", "chosen by", *map(str, self.sizes)], ["---", "---", *["---:"] * len(self.sizes)]]
         for curve in self.curves:
             values = zip(curve.means, curve.errors, strict=True)
@@ -73,10 +73,10 @@ class RerankCurve:
 def rerank_curve(
     dalle: DALLE, captions: Sequence[str], qualities: dict[str, Quality], config: SamplingConfig
 ) -> RerankCurve:
-    """Measure curves of 1, 2, 4, ... up to `config.candidates` pictures for each caption, which are drawn once.
+    """Measure curves of the best of 1, 2, 4, ..., `config.candidates` images for each caption, sampled once.
 
-    For each quality there is a curve for each judge of `config.rerank`, for their mixture where they are several, and
-    for a perfect choice. A mixture standardises over all candidates at any size.
+    For each quality there is a curve for each score of `config.rerank`, for their mixture if there are several, and for
+    the perfect ranking. A mixture standardises over all candidates at any size.
     """
     sizes = sizes_up_to(config.candidates)
     judged = list(judged_candidates(dalle, captions, sizes, qualities, config))
@@ -94,14 +94,14 @@ def rerank_curve(
 
 
 def sizes_up_to(candidates: int) -> list[int]:
-    """1, 2, 4, ..., and last `candidates` itself."""
+    """Return 1, 2, 4, ..., and finally `candidates` itself."""
     return [*(1 << power for power in range((candidates - 1).bit_length())), candidates]
 
 
 def best_of(quality: Tensor, scores: Tensor, size: int) -> Tensor:
-    """The expected quality of the highest score among `size` of m candidates: (b, m), (b, m) -> (b,) float64.
+    """Expected quality of the highest score among `size` of m candidates: (b, m), (b, m) -> (b,) float64.
 
-    Of equal scores the first is taken.
+    Ties are resolved to the first candidate.
     """
     total = scores.shape[1]
     shares = [comb(total - rank, size - 1) / comb(total, size) for rank in range(1, total + 1)]
@@ -116,7 +116,7 @@ def judged_candidates(
     qualities: dict[str, Quality],
     config: SamplingConfig,
 ) -> Iterator[Judged]:
-    """Draw the candidates of each caption and judge them; only the favourites of each size are kept."""
+    """Sample and score the candidates of each caption. Only the best images of each size are kept."""
     results = dalle.stream(captions, replace(config, keep=config.candidates), truncate=True)
     for number, result in enumerate(results):
         rankings = {name: torch.tensor(scores) for name, scores in result.scores_by_name.items()}

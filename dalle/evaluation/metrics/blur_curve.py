@@ -1,7 +1,7 @@
-"""Sample quality against blur: how much of the distance is in fine detail, which the dVAE cannot draw (Figure 9).
+"""Sample quality against blur: share of the distance that is in fine detail, which the dVAE cannot decode (Figure 9).
 
-Both real and drawn pictures are blurred by the same Gaussian. The paper's radii are 0, 1, 2, 4 and 8 pixels, of
-pictures 256 wide; what it means by radius is taken to be the standard deviation, as in Pillow.
+Real and sampled images are blurred by the same Gaussian. The paper's radii are 0, 1, 2, 4 and 8 pixels, for images of
+256 pixels. The paper does not define radius; it is taken as the standard deviation, as in Pillow.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ ABOUT = " At each radius both sets are blurred alike, in pixels of pictures {siz
 
 
 def measure(subject: Subject, config: EvaluateConfig) -> Measured:
-    """The metrics of `quality` at each radius, of the same pictures."""
+    """Compute the metrics of `quality` at each radius, for the same images."""
     check_matplotlib()
     features = features_named(config.features, config.weights, next(subject.dvae.parameters()).device)
     pairs = HeldOut(subject.sources["val"], config.samples)
@@ -57,7 +57,7 @@ def measure(subject: Subject, config: EvaluateConfig) -> Measured:
 
 
 def blurred(images: Tensor, radius: float) -> Tensor:
-    """(b, 3, h, w) uint8 -> the same, each picture blurred by a Gaussian; radius 0 leaves them as they are."""
+    """Blur each image by a Gaussian: (b, 3, h, w) uint8 -> the same; radius 0 returns the input."""
     if radius == 0:
         return images
     pictures = rearrange(images, "b c h w -> b h w c").cpu().numpy()
@@ -66,7 +66,7 @@ def blurred(images: Tensor, radius: float) -> Tensor:
 
 
 def table(curves: dict[str, list[float]]) -> str:
-    """A Markdown table, a row for each radius."""
+    """Markdown table with a row for each radius."""
     head = f"| blur radius | {' | '.join(curves)} |\n|---|{'---|' * len(curves)}\n"
     rows = zip(RADII, *curves.values(), strict=True)
     cells = ([str(radius), *(f"{value:.4g}" for value in values)] for radius, *values in rows)

@@ -1,4 +1,4 @@
-"""The evidence lower bound of held-out pictures, with codes as they are and relaxed as training saw them (Eq. 1)."""
+"""ELBO of held-out images, with sampled codes and with the relaxed codes of training (Eq. 1). The paper writes ELB."""
 
 import math
 
@@ -25,7 +25,7 @@ ABOUT = (
 def bound_metrics(
     dvae: DiscreteVAE, pairs: HeldOut, likelihood: LikelihoodConfig, temperature: float, seed: int
 ) -> dict[str, float]:
-    """See `ABOUT`. One draw of the codes for each picture; the relaxed codes are made of the same noise."""
+    """Compute the metrics in `ABOUT`. Codes are sampled once per image; the relaxed codes use the same noise."""
     device = next(dvae.parameters()).device
     generator = torch_generator("relaxed codes", seed, device=device)
     totals: dict[str, float] = dict.fromkeys(("exact", "relaxed", "kl", "squares"), 0.0)
@@ -45,7 +45,7 @@ def bound_metrics(
         values += images.numel()
         positions += logits[:, 0].numel()
     exact, relaxed = totals["exact"] + totals["kl"], totals["relaxed"] + totals["kl"]
-    # the logit-Laplace density is that of pixels squeezed into (0.1, 0.9), where a step is shorter (App. A.3)
+    # the logit-Laplace density is over pixels mapped to (0.1, 0.9), where a step is shorter (App. A.3)
     step = (1 - 2 * PIXEL_MARGIN if likelihood.kind == "logit_laplace" else 1) / 255
     return {
         "elb_nats": -exact / pairs.seen,

@@ -1,4 +1,4 @@
-"""Pictures drawn for captions, and how well they fit: by CLIP for any data, by the judge for `blocks`."""
+"""Image-text agreement of samples: CLIP score for any data, accuracy by the judge for `blocks`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -24,17 +24,17 @@ from dalle.sampling.sampling_config import SamplingConfig
 
 
 class Drawn(NamedTuple):
-    """Pictures drawn for one caption: two of them, and what the judge says of all."""
+    """Samples for one caption: two images, and the judge's verdicts on all candidates."""
 
     caption: str
-    first: Image.Image  # candidate 0, as if nothing had reranked
-    best: Image.Image  # the favourite; `first` where nothing ranks them
-    verdicts: list[Verdict]  # of all candidates, best first; none for data whose facts are not known
-    place: int  # of candidate 0 among them
+    first: Image.Image  # candidate 0, as without reranking
+    best: Image.Image  # the candidate that ranks first; `first` without a reranker
+    verdicts: list[Verdict]  # of all candidates, best first; empty for data without a judge
+    place: int  # index of candidate 0 in the ranking
 
 
 def draw(dalle: DALLE, source: Source, captions: int, config: SamplingConfig) -> list[Drawn]:
-    """Draw for the first `captions` captions of `source`. Captions too long are cut."""
+    """Sample images for the first `captions` captions of `source`. Captions that are too long are cut."""
     texts = first_captions(source, captions)
     statements = []
     if isinstance(source, BlocksSource):
@@ -45,7 +45,7 @@ def draw(dalle: DALLE, source: Source, captions: int, config: SamplingConfig) ->
 def draw_stated(
     dalle: DALLE, captions: Sequence[str], statements: Sequence[Statement], config: SamplingConfig
 ) -> list[Drawn]:
-    """Draw for `captions`, cut where they are too long; the judge is told their `statements`, if they are known."""
+    """Sample images for `captions`, cut if too long, and judge them by their `statements`, if there are any."""
     results = dalle.stream(captions, replace(config, keep=config.candidates), truncate=True)
     drawn = []
     for number, result in enumerate(results):
@@ -56,8 +56,11 @@ def draw_stated(
 
 
 def rightness(drawn: Sequence[Drawn]) -> dict[str, list[float]]:
-    """For each caption whether every fact holds, 0 or 1: in the favourite (`top`), in candidate 0 (`first`), and in
-    any candidate, which no choice exceeds (`any`); and the share of all candidates in which it does (`mean`)."""
+    """Accuracy of each caption: 1 if every fact holds, else 0.
+
+    `top` is of the candidate that ranks first, `first` of candidate 0, `any` of any candidate, an upper bound for all
+    rankings, and `mean` is the share of candidates in which every fact holds.
+    """
     right = [[verdict.holds for verdict in each.verdicts] for each in drawn]
     return {
         "top": [float(row[0]) for row in right],
@@ -68,17 +71,17 @@ def rightness(drawn: Sequence[Drawn]) -> dict[str, list[float]]:
 
 
 def caption_metrics(drawn: Sequence[Drawn], split: str, clip: Scorer | None) -> dict[str, float]:
-    """Metrics of what was drawn for captions of the held-out data's `split`.
+    """Metrics of the images sampled for captions of the held-out data's `split`.
 
-    `clip_{split}_top` is the mean CLIP score of the favourites (own CLIP; comparable within a run only). For `blocks`
-    also the share of captions of which every fact holds in the favourite, `judge_{split}_top`, in candidate 0, as if
-    nothing had reranked, `judge_{split}_first`, and in any candidate, `judge_{split}_any`, which no choice exceeds; and
-    the share of all candidates in which every fact holds, `judge_{split}_mean`. Fact by fact, such as
-    `judge_{split}_top_colours`, the share of favourites in which that one holds.
+    `clip_{split}_top` is the mean CLIP score of the best candidates (by the run's own CLIP, so comparable within a run
+    only). For `blocks` also the share of captions with every fact true: `judge_{split}_top` in the best candidate,
+    `judge_{split}_first` in candidate 0, as without reranking, and `judge_{split}_any` in any candidate, an upper
+    bound; `judge_{split}_mean` is the share of all candidates with every fact true. Names such as
+    `judge_{split}_top_colours` are the share of best candidates in which one fact holds.
     """
     metrics: dict[str, float] = {}
     if clip is not None:
-        # (n, n): each with all captions
+        # (n, n): each image with all captions
         scores = clip.score([each.best for each in drawn], [each.caption for each in drawn])
         metrics[f"clip_{split}_top"] = scores.diagonal().mean().item()
     if drawn[0].verdicts:
@@ -91,9 +94,9 @@ def caption_metrics(drawn: Sequence[Drawn], split: str, clip: Scorer | None) -> 
 def caption_qualities(
     source: Source, captions: Sequence[str], scorers: Mapping[str, Scorer] | None = None
 ) -> dict[str, Quality]:
-    """Qualities that `rerank_curve` measures for these first captions of `source`: the judge's, where it knows facts.
+    """Qualities for `rerank_curve` of these first captions of `source`: the judge's for `blocks`, and `scorers`.
 
-    scorers: others, by name. One that also chooses, or that the chooser learned from, would rise by construction.
+    scorers: by name. A scorer that also ranks, or that the ranking model was trained with, would rise by construction.
     """
     qualities: dict[str, Quality] = {}
     if isinstance(source, BlocksSource):
@@ -111,6 +114,6 @@ def _scored(scorer: Scorer, captions: Sequence[str], number: int, images: list[I
 
 
 def first_captions(source: Source, count: int) -> list[str]:
-    """The first caption of each of the first `count` records that can be read; fewer, where there are fewer."""
+    """Return the first caption of each of the first `count` readable records; fewer if there are fewer."""
     every = (caption for batch in ordered(source, inference_crop, min(count, 64)) for caption in batch.captions)
     return list(islice(every, count))

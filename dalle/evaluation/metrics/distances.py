@@ -1,7 +1,7 @@
-"""How far drawn pictures are from real ones as sets: Frechet distance, KID, Inception score, by torchmetrics.
+"""Distances between sets of sampled and real images: Frechet distance, KID and Inception score, by torchmetrics.
 
-Pictures pass through once and only features are kept: sums for the Frechet distance, the features themselves for the
-other two (30,000 pictures: 150 to 250 MB a set).
+Images pass through the network once, and only features are kept: sums for the Frechet distance, the features themselves
+for the other two (30,000 images: 150 to 250 MB a set).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from torchmetrics.image.inception import InceptionScore
     from torchmetrics.image.kid import KernelInceptionDistance
 
-SUBSETS, SUBSET_SIZE = 100, 1000  # that KID is averaged over, as is usual
-FEWEST = 4  # pictures of each kind, for subsets of two
-SPLITS = 10  # that the Inception score is averaged over, as published (Salimans et al. 2016)
+SUBSETS, SUBSET_SIZE = 100, 1000  # subsets that KID is averaged over, and their size; the usual values
+FEWEST = 4  # images of each kind, for KID's subsets of two
+SPLITS = 10  # splits that the Inception score is averaged over, as published (Salimans et al. 2016)
 ABOUT = (
     "`{frechet}` is the Frechet distance and `{kid}` the squared maximum mean discrepancy (its mean over {subsets} "
     "subsets, `{kid}_spread` their standard deviation) of drawn pictures from real ones, lower being better; "
@@ -33,10 +33,10 @@ ABOUT = (
 
 
 class Distances:
-    """Collects features of real and drawn pictures, then compares them."""
+    """Collect features of real and sampled images, then compute the metrics."""
 
     def __init__(self, features: Features, seed: int):
-        # on first use: torchmetrics takes seconds to import, and other parts do without it
+        # imported on first use: torchmetrics takes seconds to import, and other metrics do not need it
         from torchmetrics.image.fid import FrechetInceptionDistance
         from torchmetrics.image.inception import InceptionScore
         from torchmetrics.image.kid import KernelInceptionDistance
@@ -46,12 +46,12 @@ class Distances:
         given = _Given(features.width)
         self.frechet: FrechetInceptionDistance = FrechetInceptionDistance(given)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that features are kept
+            warnings.simplefilter("ignore", UserWarning)  # torchmetrics warns that features are kept
             self.inception_score: InceptionScore = InceptionScore(given, splits=SPLITS)
             self.kid: KernelInceptionDistance = KernelInceptionDistance(given, subsets=SUBSETS)
 
     def add(self, seen: Seen, real: bool) -> None:
-        """Take in what the network made of some pictures."""
+        """Add the network's output for a batch of images."""
         self.counts["real" if real else "drawn"] += len(seen.features)
         self.frechet.update(seen.features, real=real)
         self.kid.update(seen.features, real=real)
@@ -59,7 +59,7 @@ class Distances:
             self.inception_score.update(seen.logits)
 
     def compute(self) -> tuple[dict[str, float], list[str]]:
-        """The metrics by their names, see `ABOUT`, and sentences on those that so few pictures do not allow."""
+        """Return the metrics by name, see `ABOUT`, and notes on those that need more images."""
         names, fewest = self.features, min(self.counts.values())
         numbers: dict[str, float] = {}
         notes = []
@@ -87,7 +87,7 @@ class Distances:
 
     @property
     def subset_size(self) -> int:
-        """Pictures of each set in a subset of KID: at most half of them, or subsets would hardly differ."""
+        """Images of each set in a subset of KID: at most half of them, as larger subsets would hardly differ."""
         return min(SUBSET_SIZE, min(self.counts.values()) // 2)
 
     def described(self) -> dict[str, Any]:
@@ -102,7 +102,7 @@ class Distances:
 
 
 class _Given(nn.Module):
-    """In place of torchmetrics' own network: it is given features, which were computed once for all three metrics."""
+    """Identity in place of torchmetrics' own network, as the features were computed once for all three metrics."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -113,7 +113,7 @@ class _Given(nn.Module):
 
 
 def about(features: Features) -> str:
-    """What the metrics are, by their names in these features."""
+    """Description of the metrics, by their names for these features."""
     return ABOUT.format(
         frechet=features.frechet,
         kid=features.kid,
@@ -124,7 +124,7 @@ def about(features: Features) -> str:
 
 
 def too_few(features: Features, pictures: int) -> str:
-    """Why there is no Frechet distance of so few pictures, and what to look at instead."""
+    """Note on a missing Frechet distance: the reason, and what to use instead."""
     return (
         f"No {features.frechet}: the covariance of {features.width:,} features takes more than {features.width:,} "
         f"pictures on either side, and there are {pictures:,}. Of fewer it has no full rank, and the distance tells "

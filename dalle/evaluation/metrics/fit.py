@@ -1,4 +1,4 @@
-"""The part `fit` of an evaluation: pictures drawn for held-out captions, beside the real ones."""
+"""Metric `fit`: agreement of images sampled for held-out captions with the captions, compared with real images."""
 
 from typing import Any
 
@@ -30,11 +30,11 @@ BY_JUDGE = (
     "in the first, in all candidates (`mean`), in any of them (`any`). "
 )
 NO_CLIP = "No CLIP scores and no retrieval: the checkpoint has no clip/; say where one is with clip=<folder>."
-SHOWN = 6  # captions on the sheet
+SHOWN = 6  # captions on the image grid
 
 
 def measure(subject: Subject, config: EvaluateConfig) -> Measured:
-    """Draw for the first `config.captions` captions of each held-out split."""
+    """Sample images for the first `config.captions` captions of each held-out split and measure their fit."""
     dalle = subject.whole()
     about, notes = ABOUT + BY_CLIP, []
     if dalle.clip is None:
@@ -59,7 +59,7 @@ def measure(subject: Subject, config: EvaluateConfig) -> Measured:
 
 
 def clip_metrics(clip: Scorer, drawn: list[Drawn], real: list[Image.Image], split: str) -> dict[str, float]:
-    """`clip_{split}_first` and `_real`, and `retrieval_{split}_...` of both; see `BY_CLIP`."""
+    """Compute `clip_{split}_first` and `_real`, and `retrieval_{split}_...` of both; see `BY_CLIP`."""
     captions = [each.caption for each in drawn]
     metrics = {}
     for name, images in {"first": [each.first for each in drawn], "real": real}.items():

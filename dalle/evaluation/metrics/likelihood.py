@@ -1,4 +1,4 @@
-"""How well the transformer foresees held-out pairs: nats a text token, and nats an image token given the text."""
+"""Metric `likelihood`: negative log-likelihood of held-out pairs, in nats per text token and per image token."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -21,11 +21,11 @@ ABOUT = (
     "codes, given their caption. A uniform guess has ln of the vocabulary: {text:.3f} and {image:.3f}."
 )
 BATCH_SIZE = 16  # pairs scored at a time: their logits over both vocabularies are large
-PAD_TARGETS = "first"  # the caption's end counts, the certain pads behind it do not
+PAD_TARGETS = "first"  # the end of the caption counts, the predictable padding after it does not
 
 
 def measure(subject: Subject, config: EvaluateConfig) -> Measured:
-    """The transformer on the first `config.pictures` pairs of each held-out split."""
+    """Score the first `config.pictures` pairs of each held-out split with the transformer."""
     dalle = subject.whole()
     stream = dalle.transformer.stream
     numbers: dict[str, float] = {}
@@ -41,7 +41,7 @@ def measure(subject: Subject, config: EvaluateConfig) -> Measured:
 
 
 def nats_per_token(dalle: DALLE, pairs: HeldOut) -> dict[str, float]:
-    """`text_nats` and `image_nats`: means over all tokens of all pairs, so that batches do not matter."""
+    """Compute `text_nats` and `image_nats`: means over all tokens of all pairs, independent of the batch size."""
     sums, tokens = torch.zeros(2, dtype=torch.float64), torch.zeros(2)
     for text, image in _token_nlls(dalle, pairs):
         sums += torch.stack([text.double().sum(), image.double().sum()])
@@ -52,7 +52,7 @@ def nats_per_token(dalle: DALLE, pairs: HeldOut) -> dict[str, float]:
 
 @torch.inference_mode()
 def _token_nlls(dalle: DALLE, pairs: HeldOut) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each batch the nats of every token that counts: (text tokens), (image tokens), on the CPU."""
+    """Yield the nats of every token that counts, for each batch: (text tokens), (image tokens), on the CPU."""
     model = dalle.transformer
     device = model.image_head.weight.device
     for batch in pairs:

@@ -1,4 +1,4 @@
-"""Distance of drawn pictures from real ones, as sets, in the features of a trained network (Section 3.1, Figure 9)."""
+"""Metric `quality`: distance between sampled and real images, as sets, in network features (Sec. 3.1, Figure 9)."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -21,11 +21,11 @@ from dalle.pixels import to_images
 from dalle.sampling.sheet import Row, sample_sheet
 
 RECONSTRUCTED = " `*_reconstructed` is of the real pictures' own reconstructions, which no drawing is expected to beat."
-SHOWN = 16  # pictures of each kind on the sheet
+SHOWN = 16  # images of each kind on the image grid
 
 
 def measure(subject: Subject, config: EvaluateConfig) -> Measured:
-    """Pictures drawn for the first `config.samples` validation captions, and reconstructions, beside real ones."""
+    """Compare images sampled for the first `config.samples` val captions, and reconstructions, with real images."""
     features = features_named(config.features, config.weights, next(subject.dvae.parameters()).device)
     pairs = HeldOut(subject.sources["val"], config.samples)
     samples = None if subject.dalle is None else draw_samples(subject, config, pairs)
@@ -50,9 +50,11 @@ def measure(subject: Subject, config: EvaluateConfig) -> Measured:
 
 
 def draw_samples(subject: Subject, config: EvaluateConfig, pairs: HeldOut) -> Samples:
-    """A picture for the caption of each of `pairs`, drawn now or on an earlier run.
+    """Sample an image for the caption of each of `pairs`, or load those of an earlier run.
 
-    Raises `CheckpointError` where there is nothing that draws, or that chooses among several candidates.
+    Raises:
+        CheckpointError: the checkpoint has no transformer, or several candidates are sampled and there is no CLIP.
+        ValueError: fewer than `FEWEST` pairs, or the folder has images for other captions.
     """
     dalle = subject.whole()
     captions = [caption for batch in pairs for caption in batch.captions]
@@ -66,7 +68,7 @@ def draw_samples(subject: Subject, config: EvaluateConfig, pairs: HeldOut) -> Sa
 
 
 def drawing_settings(subject: Subject, config: EvaluateConfig) -> dict[str, Any]:
-    """Settings that decide the drawn pictures beside models and data."""
+    """Settings that the sampled images depend on, beside models and data."""
     settings = {
         "split": "val",
         "sample_candidates": config.sample_candidates,
@@ -76,7 +78,7 @@ def drawing_settings(subject: Subject, config: EvaluateConfig) -> dict[str, Any]
 
 
 def compare(features: Features, real: Iterable[Tensor], drawn: Iterable[Tensor], seed: int) -> Distances:
-    """Both sets seen by the network; each yields batches of (b, 3, h, w) uint8."""
+    """Compute the features of both sets; each yields batches of (b, 3, h, w) uint8."""
     distances = Distances(features, seed)
     for is_real, batches in ((True, real), (False, drawn)):
         for images in batches:
@@ -86,7 +88,7 @@ def compare(features: Features, real: Iterable[Tensor], drawn: Iterable[Tensor],
 
 @torch.inference_mode()
 def _reconstructed(dvae: DiscreteVAE, images: Tensor) -> Tensor:
-    """(b, 3, s, s) uint8 -> what their most probable codes decode to, uint8 too."""
+    """Reconstruct images with the dVAE's most probable codes: (b, 3, s, s) uint8 -> the same."""
     pixels = unit(images.to(next(dvae.parameters()).device))
     return (dvae.decode(dvae.encode(pixels)).float() * 255).round().to(torch.uint8)
 

@@ -1,4 +1,4 @@
-"""How much of a picture survives the codebook, and how much of the codebook is used."""
+"""Metric `reconstruction`: reconstruction error of the dVAE and use of its codebook."""
 
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -27,7 +27,7 @@ ABOUT = (
     "`ssim` are means over pictures, `dvae_hard_error` is the root mean square over all pixels in [0, 1]. "
     "`codes_used` of the codebook occur, as many as `code_perplexity` used equally often could tell apart."
 )
-SHOWN = 8  # pictures on the sheet
+SHOWN = 8  # images on the image grid
 NO_BOUND = (
     "No ELB and no soft/hard gap: the dVAE's checkpoint does not say the likelihood that it was trained with, nor its "
     "last temperature. Checkpoints of dVAEs that are trained with this version do."
@@ -37,7 +37,7 @@ NO_SSIM = f"No SSIM: it compares windows of {WINDOW} pixels, and the pictures ar
 
 
 def measure(subject: Subject, config: EvaluateConfig) -> Measured:
-    """The dVAE on the first `config.pictures` of the validation split."""
+    """Reconstruct the first `config.pictures` images of the validation split and measure the errors."""
     check_torchmetrics()
     source, objective = subject.sources["val"], subject.objective
     pairs = HeldOut(source, config.pictures)
@@ -62,9 +62,9 @@ def measure(subject: Subject, config: EvaluateConfig) -> Measured:
 
 @torch.inference_mode()
 def reconstructions(dvae: DiscreteVAE, pairs: HeldOut) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Batches of (pictures, hard reconstructions, tokens).
+    """Yield batches of (images, hard reconstructions, tokens).
 
-    Pictures are (b, 3, s, s) in [0, 1], tokens (b, h, w) int64, the most probable code at each position.
+    Images are (b, 3, s, s) in [0, 1], tokens (b, h, w) int64, the most probable code at each position.
     """
     device = next(dvae.parameters()).device
     for batch in pairs:
@@ -74,7 +74,7 @@ def reconstructions(dvae: DiscreteVAE, pairs: HeldOut) -> Iterator[tuple[Tensor,
 
 
 def hard_metrics(dvae: DiscreteVAE, pairs: HeldOut, source: Source) -> dict[str, float]:
-    """See `ABOUT`; `source` is what `pairs` are of. SSIM is left out for pictures smaller than its window."""
+    """Compute the metrics in `ABOUT`. `pairs` are of `source`. SSIM is left out for images below its window size."""
     counts = torch.zeros(dvae.vocabulary)
     totals: dict[str, float] = {}
     values = seen = 0
@@ -97,7 +97,7 @@ def hard_metrics(dvae: DiscreteVAE, pairs: HeldOut, source: Source) -> dict[str,
 
 
 def reconstruction_sheet(dvae: DiscreteVAE, source: Source, note: str = ""):
-    """The first pictures of `source` over what their most probable codes decode to."""
+    """Image grid of the first images of `source` above their reconstructions from the most probable codes."""
     ((images, decoded, _),) = islice(reconstructions(dvae, HeldOut(source, SHOWN)), 1)
     rows = [Row("pictures", to_images(images), None), Row("reconstructions", to_images(decoded), None)]
     return sample_sheet(rows, columns=SHOWN, note=note)

@@ -1,4 +1,4 @@
-"""The part `rerank_curve` of an evaluation: what more candidates gain, as tables and plots (Figure 9c)."""
+"""Metric `rerank_curve`: gain from more candidates, as tables and plots (Figure 9c)."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ AS_SETS = " Of the favourites as a set, as in Figure 9c, against real pictures o
 
 
 def measure(subject: Subject, config: EvaluateConfig) -> Measured:
-    """Favourites of 1, 2, 4, ... candidates, for the first `config.curve_captions` validation captions."""
+    """Measure the best of 1, 2, 4, ... candidates for the first `config.curve_captions` validation captions."""
     check_matplotlib()
     dalle, source = subject.whole(), subject.sources["val"]
     captions = first_captions(source, config.curve_captions)
@@ -62,7 +62,7 @@ def measure(subject: Subject, config: EvaluateConfig) -> Measured:
 
 
 def _scorers(subject: Subject, config: EvaluateConfig) -> tuple[dict[str, Scorer], str]:
-    """Scorers that measure beside the judge of `blocks`, by name, and a sentence on what they are."""
+    """Return the scorers used beside the judge of `blocks`, by name, and a sentence that describes them."""
     if config.scorer is not None:
         device = next(subject.dvae.parameters()).device
         return {"other_clip": CLIP.load(config.scorer).to(device)}, BY_CLIP
@@ -76,7 +76,7 @@ def _scorers(subject: Subject, config: EvaluateConfig) -> tuple[dict[str, Scorer
 
 
 def _real_pairs(scorers: dict[str, Scorer], source: Any, count: int) -> dict[str, float]:
-    """Share of real pictures that a scorer finds to fit their own caption better than the next picture's."""
+    """Share of real images that a scorer rates higher with their own caption than with the next image's."""
     found = {}
     pairs = [(image, caption) for batch in HeldOut(source, count) for image, caption in _pairs(batch)]
     for name, scorer in scorers.items():
@@ -93,7 +93,7 @@ def _pairs(batch: Any) -> Any:
 def _as_sets(
     curve: RerankCurve, source: Any, features: Features, seed: int
 ) -> tuple[dict[int, dict[str, float]], list[str]]:
-    """Distances of the favourites of each size from real pictures, and what so few pictures do not allow."""
+    """Distances of the best candidates of each size from real images, and notes on metrics that need more images."""
     real = [features(batch.images) for batch in HeldOut(source, curve.captions)]
     rows, notes = {}, []
     for size, images in curve.favourites.items():
@@ -108,7 +108,7 @@ def _as_sets(
 
 
 def _table(sizes: list[int], series: dict[str, list[float]]) -> str:
-    """Markdown: a row for each metric of the sets."""
+    """Markdown table with a row for each metric of the sets."""
     if not series:
         return ""
     lines = [f"| favourites as a set | {' | '.join(map(str, sizes))} |", f"|---|{'---:|' * len(sizes)}"]

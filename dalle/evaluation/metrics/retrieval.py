@@ -1,4 +1,4 @@
-"""Whether a picture finds its caption among others, and a caption its picture: recall at 1, 5 and 10, by CLIP."""
+"""Retrieval: recall at 1, 5 and 10 of captions given images and of images given captions, by CLIP."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,12 @@ RANKS = (1, 5, 10)
 
 
 def recalls(similarities: Tensor, captions: Sequence[str]) -> dict[str, float]:
-    """`to_caption_R` and `to_picture_R` for each R of `RANKS`: the share of right answers among the R best.
+    """Compute recall@R, `to_caption_R` and `to_picture_R`, for each R of `RANKS`.
 
-    similarities: (n, n), row i of the picture that belongs to captions[i]. Any caption of the same words is a right
-    answer, and so is its picture. A wrong answer that ties with the right one comes before it.
+    Recall@R is the share of queries with a right answer among the R best.
+
+    similarities: (n, n), row i of the image that belongs to captions[i]. Any caption of the same words is a right
+    answer, and so is its image. A wrong answer that ties with the right one ranks before it.
     """
     names = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
     which = torch.tensor([names[caption] for caption in captions])
@@ -26,7 +28,7 @@ def recalls(similarities: Tensor, captions: Sequence[str]) -> dict[str, float]:
 
 
 def places(similarities: Tensor, right: Tensor) -> Tensor:
-    """How many wrong answers come before the first right one: (n, m) scores, (n, m) bool -> (n,) int64."""
-    # torchmetrics' retrieval_hit_rate takes a row at a time, and lets a right answer win a tie by chance
+    """Count the wrong answers ranked before the first right one: (n, m) scores, (n, m) bool -> (n,) int64."""
+    # torchmetrics' retrieval_hit_rate takes one row at a time, and resolves ties by chance
     best = similarities.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
     return ((similarities >= best) & ~right).sum(dim=1)

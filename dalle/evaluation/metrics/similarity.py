@@ -1,15 +1,15 @@
-"""How alike two pictures are: signal-to-noise ratio and structural similarity, by torchmetrics, in float64."""
+"""Similarity of image pairs: PSNR and SSIM, by torchmetrics, in float64."""
 
 from torch import Tensor
 
 from dalle.extras import check_installed
 
-WINDOW = 11  # pixels: the side of a window of SSIM, a Gaussian with a standard deviation of 1.5
-MOST = 100.0  # dB, where pictures count as equal: torchmetrics' ratio of equal ones is infinite
+WINDOW = 11  # pixels: side of SSIM's window, a Gaussian with a standard deviation of 1.5
+MOST = 100.0  # dB, used for equal images, for which torchmetrics returns infinity
 
 
 def check_torchmetrics() -> None:
-    """Raise `ValueError`, before pictures are decoded, if there is nothing to compare them with."""
+    """Raise `ValueError` if torchmetrics is missing. Called before images are decoded."""
     check_installed("eval", "metrics=[reconstruction]", "torchmetrics")
 
 
@@ -22,20 +22,22 @@ def psnr(images: Tensor, others: Tensor) -> Tensor:
 
 
 def ssim(images: Tensor, others: Tensor) -> Tensor:
-    """Structural similarity of each pair (Wang et al. 2004): two of (b, 3, h, w) in [0, 1] -> (b,), 1 for equal ones.
+    """Structural similarity of each pair (Wang et al. 2004): two of (b, 3, h, w) in [0, 1] -> (b,), 1 for equal images.
 
-    Colours are compared one by one, in windows that lie wholly within the picture. Raises ValueError for pictures
-    smaller than a window.
+    Colour channels are compared separately, in windows that lie wholly within the image.
+
+    Raises:
+        ValueError: images smaller than a window.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     if min(images.shape[-2:]) < WINDOW:
         size = tuple(images.shape[-2:])
         raise ValueError(f"SSIM compares windows of {WINDOW} pixels, and pictures of {size} are smaller")
-    # its mean counts windows that go on beyond the edges with the picture's reflection, unlike the authors': leave out
+    # unlike the authors', its mean includes windows that reach into the reflected padding: leave these out
     edge = WINDOW // 2
     found = structural_similarity_index_measure(
         others.double(), images.double(), data_range=1.0, reduction="none", return_full_image=True
     )
-    assert isinstance(found, tuple)  # the mean, and a likeness for each pixel
+    assert isinstance(found, tuple)  # the mean, and a similarity for each pixel
     return found[1][:, :, edge:-edge, edge:-edge].mean(dim=(1, 2, 3))

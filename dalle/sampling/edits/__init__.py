@@ -1,6 +1,6 @@
-"""Edits by name: edit=<name> of sample.py. A new one is a file and a line here.
+"""Registry of edits: edit=<name> of sample.py. To add an edit, add a file and an entry here.
 
-An edit turns pictures into a canvas: which tokens are kept, which are drawn. It knows nothing of how.
+An edit converts images to a canvas, which says which tokens are kept and which are sampled.
 """
 
 from collections.abc import Callable
@@ -26,11 +26,11 @@ class Task:
     """Input of an edit of sample.py."""
 
     original: Original
-    encode: Callable[[Image.Image], Original]  # for a second picture
+    encode: Callable[[Image.Image], Original]  # encodes a second image
     config: SampleConfig
 
 
-# built from the edit's options and the task, into a canvas
+# each entry builds a canvas from the edit's options and the task
 EDITS: Registry[Canvas] = Registry(
     "edit",
     {
@@ -61,13 +61,13 @@ EDITS: Registry[Canvas] = Registry(
 
 
 def canvas_of(config: SampleConfig, encode: Callable[[Image.Image], Original]) -> Canvas | None:
-    """Make the canvas of `config.edit`, one of `EDITS`, and the picture in `config.image`; None without an edit.
+    """Build the canvas of `config.edit`, one of `EDITS`, for the image in `config.image`. Returns None without an edit.
 
-    encode: turns a picture into what the models see, as `DALLE.original`.
+    encode: converts an image to an `Original`, such as `DALLE.original`.
 
     Raises:
-        ValueError: an edit without a picture or the other way round, a file that cannot be read, pictures larger than
-            the model's grid with options that look at whole ones, or what the edit raises.
+        ValueError: an edit without an image or an image without an edit, a file that cannot be read, images larger than
+            the model's grid with options that need that grid, or an error of the edit itself.
     """
     edit, image = config.edit, config.image
     if edit is None:
@@ -83,7 +83,7 @@ def canvas_of(config: SampleConfig, encode: Callable[[Image.Image], Original]) -
 
 
 def read_image(path: str, option: str) -> Image.Image:
-    """Read the picture in a file, as RGB and upright; ValueError naming the `option` where it cannot be read."""
+    """Read an image file as upright RGB. Raises ValueError that names the `option` if it cannot be read."""
     if not path:
         raise ValueError(f"{option} is empty: set it to a picture file")
     try:

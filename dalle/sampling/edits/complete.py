@@ -1,30 +1,30 @@
-"""Complete: keep the top rows of a picture and draw the rest, the paper's image prompts (Sec. 3.3, App. G)."""
+"""Complete: keep the top rows of an image and sample the rest, the paper's image prompts (Sec. 3.3, App. G)."""
 
 from dataclasses import dataclass
 
 from dalle.sampling.canvas import Canvas, Original
 from dalle.sampling.decode import FREE
 
-PAPERS_SHARE = 15 / 32  # of the rows are given
+PAPERS_SHARE = 15 / 32  # share of rows that the paper keeps
 
 
 @dataclass
 class CompleteConfig:
-    """Keep the top rows of tokens and draw the rest: the paper's image prompts (Sec. 3.3), 15 of 32 rows by default.
+    """Keep the top rows of tokens and sample the rest: the paper's image prompts (Sec. 3.3), 15 of 32 rows by default.
 
     python sample.py checkpoint=outputs/demo caption="a red circle" edit=complete image=photo.png
     """
 
     name: str = "complete"
-    rows: int | None = None  # rows of tokens that are kept, from the top; None: the paper's share, 15 of 32
-    paste: bool = True  # show the picture's own pixels where it is kept; false: what the dVAE makes of its tokens
+    rows: int | None = None  # rows of tokens kept, from the top; None: the paper's share, 15 of 32
+    paste: bool = True  # show the original pixels of kept tokens; false: show their dVAE reconstruction
 
 
 def complete(original: Original, config: CompleteConfig | None = None) -> Canvas:
-    """The canvas that keeps the top rows of `original`.
+    """Build the canvas that keeps the top rows of `original`.
 
     Raises:
-        ValueError: no rows, or so many that nothing is left to draw.
+        ValueError: no rows, or so many that nothing is left to sample.
     """
     config, grid = config or CompleteConfig(), len(original.tokens)
     rows = round(PAPERS_SHARE * grid) if config.rows is None else config.rows

@@ -1,4 +1,4 @@
-"""Inpaint: draw anew what a mask marks, to fit what is before it and, by sweeps, what comes after."""
+"""Inpaint: sample the masked tokens again, to fit the tokens before them and, by refinement sweeps, those after."""
 
 from dataclasses import dataclass
 
@@ -10,20 +10,20 @@ from dalle.sampling.decode import FREE
 
 @dataclass
 class InpaintConfig:
-    """Draw anew, in whole tokens, what is white in a mask of the picture's size. The caption is of the whole result.
+    """Sample the tokens again where a mask is white. The caption describes the whole result.
 
     python sample.py checkpoint=outputs/demo caption="a red circle" edit=inpaint image=photo.png edit.mask=mask.png
     """
 
     name: str = "inpaint"
-    mask: str = ""  # picture file, as large as the image: white is drawn anew, in whole tokens; black is kept
-    sweeps: int = 2  # over the hole, to fit it to what comes after; 0: raster order alone
-    proposals: int = 8  # redrawings that compete in each step of a sweep
-    paste: bool = True  # show the picture's own pixels where it is kept; false: what the dVAE makes of its tokens
+    mask: str = ""  # mask file of the image's size: tokens with a white pixel are sampled, the others are kept
+    sweeps: int = 2  # refinement sweeps over the masked tokens, to fit them to later ones; 0: raster order alone
+    proposals: int = 8  # proposals compared in each step of a sweep
+    paste: bool = True  # show the original pixels of kept tokens; false: show their dVAE reconstruction
 
 
 def inpaint(original: Original, mask: Image.Image, config: InpaintConfig | None = None) -> Canvas:
-    """The canvas that frees each token of `original` of which `mask`, of its whole size, has a white pixel.
+    """Build the canvas that frees each token of `original` with a white pixel in `mask`, of the whole image's size.
 
     Raises:
         ValueError: a mask of another size, or one that marks nothing.

@@ -1,4 +1,4 @@
-"""Outpaint: go on beyond a picture's edges, by windows that slide half their side at a time, over what is there."""
+"""Outpaint: extend an image beyond its edges, with windows that slide by half a grid and overlap existing tokens."""
 
 from dataclasses import dataclass
 
@@ -11,30 +11,30 @@ from dalle.sampling.decode import FREE
 
 @dataclass
 class OutpaintConfig:
-    """Go on beyond the picture's edges, by so many columns and rows of tokens.
+    """Extend the image beyond its edges by columns and rows of tokens.
 
     python sample.py checkpoint=outputs/demo caption="a circle" edit=outpaint image=photo.png edit.right=4 edit.down=4
     """
 
     name: str = "outpaint"
-    left: int = 0  # columns of tokens added on this side
-    right: int = 0  # columns on this one
-    up: int = 0  # rows of tokens above
-    down: int = 0  # rows below
-    sweeps: int = 2  # over each window's hole, to fit it to what comes after; 0: raster order alone
-    proposals: int = 8  # redrawings that compete in each step of a sweep
-    paste: bool = True  # show the picture's own pixels in its place; false: what the dVAE makes of its tokens
+    left: int = 0  # columns of tokens added on the left
+    right: int = 0  # columns of tokens added on the right
+    up: int = 0  # rows of tokens added above
+    down: int = 0  # rows of tokens added below
+    sweeps: int = 2  # refinement sweeps over each window's free tokens, to fit later ones; 0: raster order alone
+    proposals: int = 8  # proposals compared in each step of a sweep
+    paste: bool = True  # show the original pixels of kept tokens; false: show their dVAE reconstruction
 
 
 def outpaint(original: Original, config: OutpaintConfig) -> Canvas:
-    """The canvas with `original` on it and free columns and rows of tokens around it.
+    """Build the canvas with `original` on it and free columns and rows of tokens around it.
 
-    First the strip beside the picture is drawn, to the right and then to the left, then what lies below its whole
-    width, from the left, and at last what lies above. Each window sees at least half a grid of what is there already,
-    and reads the caption as if it were the whole picture.
+    The order is: right of the image, left of it, the rows below over the whole width, then the rows above; the windows
+    of a row run from the left. Each window overlaps at least half a grid of existing tokens. The caption describes each
+    window as if it were the whole image.
 
     Raises:
-        ValueError: negative numbers, or nothing to draw.
+        ValueError: negative numbers, or nothing to sample.
     """
     left, right, up, down = config.left, config.right, config.up, config.down
     if min(left, right, up, down) < 0 or not left + right + up + down:
@@ -49,19 +49,19 @@ def outpaint(original: Original, config: OutpaintConfig) -> Canvas:
 
     beside = [*_slid(left, left + right, grid), *_slid(left, 0, grid)]
     stacked = [*_slid(up, up + down, grid), *_slid(up, 0, grid)]
-    across = [0, *_slid(0, left + right, grid)]  # from the left edge to the right one
+    across = [0, *_slid(0, left + right, grid)]  # from the left edge to the right edge
     windows = [(up, column) for column in beside] + [(row, column) for row in stacked for column in across]
     pixels = None
     if config.paste:
-        side = original.pixels.width // grid  # of a token
+        side = original.pixels.width // grid  # pixels along one token
         pixels = Image.new("RGB", (width * side, height * side))
         pixels.paste(original.pixels, (left * side, up * side))
-    sweeps = config.sweeps if left + right + up else 0  # what is kept lies before all that is drawn
+    sweeps = config.sweeps if left + right + up else 0  # otherwise all kept tokens come before the sampled ones
     return Canvas(tokens, tuple(windows), sweeps, config.proposals, pixels)
 
 
 def _slid(start: int, stop: int, grid: int) -> list[int]:
-    """Where windows begin that slide from `start`, itself left out, to `stop`, half a grid at a time."""
+    """Return the positions of windows that slide from `start` (excluded) to `stop` in steps of half a grid."""
     step = max(1, grid // 2)
     places = range(start, stop, step) if stop > start else range(start, stop, -step)
     return [*places[1:], stop] if stop != start else []

@@ -1,4 +1,4 @@
-"""Remix: one picture from the tokens of two, with what lies along their border drawn anew."""
+"""Remix: join tokens of two images, and sample the tokens along their border again."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ LAYOUTS = ("top", "left", "checkerboard", "random")
 
 @dataclass
 class RemixConfig:
-    """Join the top of one picture to the bottom of another, with what lies along the border drawn anew.
+    """Join the top of one image to the bottom of another, and sample the tokens along the border again.
 
     Other layouts: edit.layout=...
 
@@ -22,12 +22,12 @@ class RemixConfig:
     """
 
     name: str = "remix"
-    other: str = ""  # picture file that the rest of the tokens comes from
-    layout: str = "top"  # what is of the first picture: top, left, the quarters of a checkerboard, or random cells
-    share: float = 0.5  # of the rows (top), columns (left) or cells (random) that are of the first picture
-    seam: int = 1  # rows and columns on each side of a border that are drawn anew; random cells have none
-    sweeps: int = 2  # over the seam, to fit it to what comes after; 0: raster order alone
-    proposals: int = 8  # redrawings that compete in each step of a sweep
+    other: str = ""  # image file of the second image
+    layout: str = "top"  # tokens taken from the first image: top, left, checkerboard (two opposite quarters), or random
+    share: float = 0.5  # share of rows (top), columns (left) or tokens (random) taken from the first image
+    seam: int = 1  # rows and columns on each side of a border that are sampled again; not for random
+    sweeps: int = 2  # refinement sweeps over the seam, to fit it to later tokens; 0: raster order alone
+    proposals: int = 8  # proposals compared in each step of a sweep
 
 
 def remix(
@@ -38,10 +38,10 @@ def remix(
     seed: int = 0,
     first: int = 0,
 ) -> Canvas:
-    """The canvas with tokens of both pictures; `random` has one for each of the candidates first, first + 1, ...
+    """Build the canvas with tokens of both images; `random` has one per candidate first, first + 1, ...
 
     Raises:
-        ValueError: an unknown layout, a share that leaves only one picture, or a negative seam.
+        ValueError: an unknown layout, a share that leaves only one image, or a negative seam.
     """
     config, grid = config or RemixConfig(), len(original.tokens)
     if config.layout not in LAYOUTS:
@@ -60,7 +60,7 @@ def remix(
 
 
 def _ours(layout: str, share: float, grid: int) -> Tensor:
-    """The cells of the first picture: (grid, grid) bool."""
+    """Mask of the first image's tokens: (grid, grid) bool."""
     row, column = torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij")
     match layout:
         case "top":

@@ -1,4 +1,4 @@
-"""Variations: keep a share of a picture's tokens, other ones for each candidate, and draw the rest anew."""
+"""Variations: keep a random share of an image's tokens, different for each candidate, and sample the rest."""
 
 from dataclasses import dataclass
 
@@ -13,24 +13,24 @@ from dalle.seeds import derive_seed
 
 @dataclass
 class VariationsConfig:
-    """Keep a share of the tokens, other ones for each candidate, and draw the rest anew.
+    """Keep a random share of the tokens, different for each candidate, and sample the rest.
 
     python sample.py checkpoint=outputs/demo caption="a red circle" edit=variations image=photo.png edit.share=0.5
     """
 
     name: str = "variations"
-    share: float = 0.5  # of the tokens that are kept; more is more alike
-    keep: str = "cells"  # what is kept or drawn as one: cells, rows or columns
-    sweeps: int = 2  # over what is drawn, to fit it to what comes after; 0: raster order alone
-    proposals: int = 8  # redrawings that compete in each step of a sweep
+    share: float = 0.5  # share of tokens kept; a larger share gives more similar images
+    keep: str = "cells"  # unit that is kept or sampled as a whole: cells, rows or columns
+    sweeps: int = 2  # refinement sweeps over the sampled tokens, to fit them to later ones; 0: raster order alone
+    proposals: int = 8  # proposals compared in each step of a sweep
 
 
 def variations(
     original: Original, config: VariationsConfig | None = None, candidates: int = 64, seed: int = 0, first: int = 0
 ) -> Canvas:
-    """A canvas for each of the candidates first, first + 1, ... that keeps random tokens of `original`.
+    """Build a canvas for each of the candidates first, first + 1, ... that keeps random tokens of `original`.
 
-    What candidate i keeps depends on (seed, i) alone.
+    The tokens kept by candidate i depend on (seed, i) alone.
 
     Raises:
         ValueError: a share that keeps nothing or everything, or an unknown `keep`.
@@ -48,7 +48,7 @@ def variations(
 
 
 def random_cells(shape: tuple[int, int], share: float, candidates: int, seed: int, first: int) -> Tensor:
-    """The same number of cells for each candidate, about a `share` of them: (candidates, *shape) bool."""
+    """Choose the same number of random cells for each candidate, about a `share` of them: (candidates, *shape) bool."""
     cells = shape[0] * shape[1]
     keys = candidate_keys(derive_seed("variations", seed), torch.arange(first, first + candidates))
     order = gumbel_noise(keys, 0, cells).argsort(dim=-1)
