@@ -140,7 +140,7 @@ class TokenCache:
 
     @staticmethod
     def _put(path: Path, mapped: np.ndarray, start: int, values: np.ndarray) -> None:
-        """Write `values` at element `start` through the file: on a full disk a write to a memory map ends the process."""
+        """Write `values` at element `start` through the file: on a full disk, a write to a memory map is fatal."""
         assert isinstance(mapped, np.memmap)
         with open(path, "r+b", buffering=0) as file:
             file.seek(mapped.offset + start * mapped.itemsize)
