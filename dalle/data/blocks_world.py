@@ -83,6 +83,8 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Scene:
+    """Shapes of an image and a statement about them."""
+
     pieces: tuple[Piece, ...]
     statement: Statement  # true for the pieces; describes all of them
 

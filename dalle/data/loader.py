@@ -2,7 +2,8 @@
 
 Position p of the infinite stream is in epoch p // len(source). Each epoch visits every record once, in its own random
 order. Step s takes batch_size * world positions, starting at s * batch_size * world, split evenly among the ranks.
-A run therefore resumes from a step number, and the number of DataLoader workers does not change a batch's content.
+A run therefore resumes from a step number. Ranks and DataLoader workers only change which process prepares a batch,
+never its content.
 """
 
 import itertools
