@@ -1,7 +1,7 @@
-"""Prepare what training and sampling start from: python prepare.py data=folder data.path=my/pictures
+"""Prepare data and checkpoints for training and sampling: python prepare.py data=folder data.path=my/pictures
 
-A data set is looked over; find= looks for a picture in it; dvae= encodes it into tokens; sources= tells what a
-checkpoint was trained on; import= turns a published model into a checkpoint.
+data= surveys a data set; with find=, it searches the data set for an image; with dvae=, it encodes the data set into
+tokens. sources= reports the training data of a checkpoint. import= converts published weights to a checkpoint.
 """
 
 import os
@@ -50,7 +50,7 @@ def main(config: PrepareConfig) -> None:
 
 
 def look_over(config: PrepareConfig) -> None:
-    """A page about a data set, with its pictures, its tokenizer, and what is wrong with it."""
+    """Write a survey of a data set: a page with statistics and problems, image sheets and the tokenizer."""
     folder = unwritten(config.out or unused(Path("outputs", "survey", config.data.name)))
     survey = Survey.of(config.data, config.vocabulary, config.text_positions, config.limit, config.workers)
     with new_folder(folder) as beside:
@@ -60,7 +60,7 @@ def look_over(config: PrepareConfig) -> None:
 
 
 def find_picture(config: PrepareConfig) -> None:
-    """Whether a picture is in the training split, and a sheet of the nearest ones there."""
+    """Search the training split for an image. Prints the nearest images and writes a sheet of them."""
     assert config.find is not None
     path = Path(config.find).expanduser()
     try:
@@ -83,7 +83,7 @@ def find_picture(config: PrepareConfig) -> None:
 
 
 def encode_pictures(config: PrepareConfig) -> None:
-    """The training split as tokens, by all ranks; stopped midway, it goes on when it is run again."""
+    """Encode the training split into tokens, on all ranks. An interrupted run resumes when it is started again."""
     device = distributed.start(config.device)
     try:
         dvae_folder = Path(config.dvae or "").expanduser()
@@ -102,7 +102,7 @@ def encode_pictures(config: PrepareConfig) -> None:
 
 
 def tell_sources(checkpoint: str, out: str | None) -> None:
-    """What each model of a checkpoint was trained on; with `out`, a file for each that names every record."""
+    """Print the training data of each model of a checkpoint. With `out`, also write all record keys to files."""
     models = provenances(checkpoint)
     for model in models:
         print("\n".join(model.lines()))
@@ -117,7 +117,7 @@ def tell_sources(checkpoint: str, out: str | None) -> None:
 
 
 def import_model(name: str, config: PrepareConfig) -> None:
-    """Turn somebody else's model into a checkpoint folder of ours."""
+    """Convert published weights to a checkpoint folder of this project."""
     folder = unwritten(config.out or Path("outputs", name))
     published = IMPORTS[name].build(config)
     model = MODELS[published.kind].from_published(published)
@@ -128,7 +128,7 @@ def import_model(name: str, config: PrepareConfig) -> None:
 
 
 def unwritten(folder: str | Path) -> Path:
-    """The folder; ValueError unless it is new or empty."""
+    """Return the folder as a path. Raises ValueError unless it is new or empty."""
     folder = Path(folder).expanduser()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ValueError(f"{folder} is not empty: choose another out=, or move away what is there")
@@ -137,9 +137,9 @@ def unwritten(folder: str | Path) -> Path:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which takes the place of `folder`, new or empty, if the block ends well and else vanishes."""
+    """Yield a temporary folder. It replaces `folder`, new or empty, if the block succeeds, and is deleted otherwise."""
     beside = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(beside, ignore_errors=True)  # of a run that was killed
+    shutil.rmtree(beside, ignore_errors=True)  # left by a run that was killed
     beside.mkdir(parents=True)
     try:
         yield beside

@@ -30,7 +30,7 @@ def main(config: TrainConfig) -> None:
 
 
 def train_stages(config: TrainConfig, device: torch.device) -> None:
-    """One, or all in turn."""
+    """Train one stage, or all stages in turn."""
     runs = planned(config)
     if len(runs) > 1:
         check_chain(runs)
@@ -45,7 +45,7 @@ def train_stages(config: TrainConfig, device: torch.device) -> None:
 
 
 def planned(config: TrainConfig) -> list[tuple[TrainConfig, Path]]:
-    """The stages to train, in order, each with its run folder."""
+    """Return the stages to train, in order, each with its run folder."""
     if config.ablation is not None:
         return [(config, Job.of(config).folder(config.out))]
     name = run_name(config.run)
@@ -59,7 +59,7 @@ def planned(config: TrainConfig) -> list[tuple[TrainConfig, Path]]:
 
 
 def check_chain(runs: list[tuple[TrainConfig, Path]]) -> None:
-    """Refuse to train a dVAE on whose tokens a transformer in the same run has learned, which then fits no dVAE."""
+    """Raise ValueError if training the dVAE further would invalidate a transformer already trained on its tokens."""
     (dvae, place), *_, (_, transformer) = runs
     if not dvae.resume or checkpoint.read_scalars(transformer) is None:
         return
@@ -71,17 +71,17 @@ def check_chain(runs: list[tuple[TrainConfig, Path]]) -> None:
 
 
 def identity_of(config: TrainConfig) -> dict[str, Any]:
-    """The settings that make a run this run and no other."""
+    """Return the settings that identify a run: stage, data and seed."""
     return {"stage": asdict(config.stage), "data": asdict(config.data), "seed": config.seed}
 
 
 def usual(config: TrainConfig) -> dict[str, Any]:
-    """What these settings are where nobody sets them."""
+    """Return the defaults of the settings that identify a run."""
     return {"stage": defaults_of(type(config.stage)), "data": defaults_of(type(config.data))}
 
 
 def start_over(config: TrainConfig, folder: Path) -> None:
-    """Move what stands in `folder` aside, unless its place could not be taken."""
+    """Move an existing run in `folder` aside. Reads the dVAE first: a run that cannot start moves nothing."""
     if config.dvae is not None:
         checkpoint.read_config(config.dvae, "dvae")
     if (aside := set_aside(folder)) is not None:
@@ -89,10 +89,10 @@ def start_over(config: TrainConfig, folder: Path) -> None:
 
 
 def train_stage(config: TrainConfig, folder: Path, device: torch.device) -> None:
-    """Bring the run in `folder` to its last step from wherever it stands."""
+    """Train the run in `folder` from its last checkpoint, if any, to its last step."""
     identity = identity_of(config)
     if config.dvae is not None:
-        checkpoint.read_config(config.dvae, "dvae")  # says what is wrong with it before anything is touched
+        checkpoint.read_config(config.dvae, "dvae")  # raises before anything is written
         identity["dvae"] = checkpoint.digest(config.dvae)
     done, steps = steps_done(folder, identity, usual(config)), config.stage.steps
     if done >= steps:

@@ -1,4 +1,4 @@
-"""What the small caches of the patterns save: the time of attention alone for each token that is decoded."""
+"""Attention time per decoded token with the small KV caches of the sparse patterns, without the rest of the model."""
 
 import statistics
 from dataclasses import dataclass, replace
@@ -11,21 +11,21 @@ from dalle.models.transformer.kv_cache import Cache
 from dalle.models.transformer.model import Transformer, TransformerConfig
 
 PATTERNS = ("dense", "row", "column", "convolutional", "paper")
-EVERY = 37  # of the positions is timed; every column of the image has its turn
+EVERY = 37  # every 37th position is timed, which covers all image columns
 
 
 @dataclass(frozen=True)
 class AttentionTime:
-    """All layers of one pattern."""
+    """Result for all layers of one attention pattern."""
 
     pattern: str
-    milliseconds: float  # for a token of each image of the batch
-    times_dense: float  # how much faster than with the dense pattern
-    cache_bytes: int  # of a candidate
+    milliseconds: float  # per token, for the whole batch
+    times_dense: float  # speed-up over the dense pattern
+    cache_bytes: int  # per candidate
 
 
 def attention_times(config: TransformerConfig, batch: int, rounds: int) -> list[AttentionTime]:
-    """A row for each pattern, timed in turn."""
+    """Time each pattern, interleaved over the rounds. Returns one row per pattern."""
     caches: dict[str, Cache] = {}
     for pattern in PATTERNS:
         model = Transformer(replace(config, patterns=[pattern])).eval()
@@ -34,7 +34,7 @@ def attention_times(config: TransformerConfig, batch: int, rounds: int) -> list[
     for turn in range(rounds + 1):
         for pattern, cache in caches.items():
             taken = attention_seconds(cache, config, batch)
-            if turn > 0:  # the first one warms up
+            if turn > 0:  # the first round is a warm-up
                 times[pattern].append(taken)
 
     medians = {pattern: statistics.median(taken) for pattern, taken in times.items()}
@@ -51,13 +51,13 @@ def attention_times(config: TransformerConfig, batch: int, rounds: int) -> list[
 
 @torch.inference_mode()
 def empty_cache(model: Transformer, batch: int) -> Cache:
-    """A cache for `batch` images of one caption."""
+    """Return a cache for `batch` images of one caption."""
     return model.new_cache(model.prefill(model.stream.captions([[1]])), batch)
 
 
 @torch.inference_mode()
 def attention_seconds(cache: Cache, config: TransformerConfig, batch: int) -> float:
-    """For a token, the mean of all positions. Queries, keys and values are given, so only attention is timed."""
+    """Return mean seconds per token over positions. Only attention is timed: queries, keys and values are given."""
     q, k, v = torch.randn(3, batch, config.heads, 1, config.width // config.heads)
     attention = SimpleNamespace(project=lambda x: (q, k, v))
     x = torch.randn(batch, 1, config.width)

@@ -1,4 +1,4 @@
-"""Pictures per second of every source, beside plain Pillow, the package webdataset and memory: benchmarks/data.py."""
+"""Images per second of each data source, of Pillow, of the package webdataset and of memory: benchmarks/data.py."""
 
 import argparse
 import json
@@ -33,7 +33,7 @@ from dalle.data.webdataset import WebdatasetConfig
 
 IMAGE_SIZE = 256
 BATCH = 32
-TRANSFORMS = ("none", "transformer")  # what a picture goes through
+TRANSFORMS = ("none", "transformer")  # transforms that are timed
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -80,7 +80,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def decoders(root: Path) -> list[Runner]:
-    """Pillow alone, on what lies in memory: all pixels, and no more of them than `IMAGE_SIZE` calls for."""
+    """Return runners of Pillow alone on files in memory: at full size, and at the size that `IMAGE_SIZE` needs."""
     files = [path.read_bytes() for path in sorted((root / "folder").glob("*.jpg"))]
 
     def decode(side: int | None) -> None:
@@ -97,7 +97,7 @@ def decoders(root: Path) -> list[Runner]:
 
 
 def loaders(root: Path) -> list[Runner]:
-    """This project's sources: records in random order, and whole batches of them by each transform."""
+    """Return runners of this project's data sources: records in random order, and batches with each transform."""
     configs = {
         "folder": FolderConfig(path=str(root / "folder"), image_size=IMAGE_SIZE),
         "coco": CocoConfig(path=str(root / "folder"), captions=str(root / "captions.json"), image_size=IMAGE_SIZE),
@@ -116,7 +116,7 @@ def loaders(root: Path) -> list[Runner]:
 
 
 def made(pictures: int) -> list[Runner]:
-    """Sources that draw their pictures."""
+    """Return runners of the data sources that draw their images."""
     source = open_source(BlocksConfig(train=pictures), "train")
     steps = max(1, pictures // BATCH)
     runners = [Runner("blocks: batches", "none", steps * BATCH, partial(load, source, "none", steps))]
@@ -125,12 +125,12 @@ def made(pictures: int) -> list[Runner]:
     except ImportError as missing:
         print(f"emoji: {missing}")
         return runners
-    # the first round draws them, the others open what was drawn
+    # the first round renders the images, later ones open the cached images
     return [*runners, Runner("emoji: batches", "none", steps * BATCH, partial(load, emoji, "none", steps))]
 
 
 def peers(root: Path) -> list[Runner]:
-    """The package webdataset on the same shards, one after the other, as its README calls it."""
+    """Return runners of the package webdataset on the same shards in sequence, called as in its README."""
     try:
         import webdataset
     except ImportError:

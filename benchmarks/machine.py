@@ -1,4 +1,4 @@
-"""What this machine can do at best: the floor that every decoder stands on."""
+"""Measured limits of this machine, which give a lower bound on the time of every decoder."""
 
 import ctypes
 import time
@@ -16,7 +16,7 @@ from dalle.models.transformer.model import TransformerConfig
 Result = TypeVar("Result")
 
 BYTES = {"float32": 4, "bfloat16": 2}
-ROW = 4096  # numbers
+ROW = 4096  # numbers per row
 CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
@@ -27,16 +27,16 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def read_bandwidth(size: int, tries: int = 6) -> float:
-    """Bytes per second, the best of some tries, of reading `size` bytes over and over, as decoding does."""
+    """Return the bytes per second, best of `tries`, of reading `size` bytes repeatedly, as decoding does."""
     rows = torch.ones(max(1, size // (4 * ROW)), ROW)
     one = torch.ones(ROW)
-    # either reads everything once; which is faster depends on the machine
+    # both read everything once; the faster one depends on the machine
     best = min(seconds(read) for _ in range(tries) for read in (rows.sum, partial(torch.mv, rows, one)))
     return rows.nbytes / best
 
 
 def matmul_rate(precision: str, size: int = 1024, tries: int = 6) -> float:
-    """Multiplications and additions per second in products of `precision`, the best that torch has here."""
+    """Return operations (multiplications and additions) per second of the fastest torch matmul in `precision`."""
     dtype = getattr(torch, precision)
     layer = nn.Linear(size, size, bias=False, dtype=dtype)
     ways = [layer, PackedLinear(layer, size, dtype)] if can_pack(dtype) else [layer]
@@ -46,14 +46,14 @@ def matmul_rate(precision: str, size: int = 1024, tries: int = 6) -> float:
 
 
 def decoding_work(config: TransformerConfig, batch: int, precision: str) -> tuple[int, int]:
-    """Bytes that must be read and operations that must be done for `batch` images of one caption, token by token.
+    """Return the bytes to read and the operations to compute for `batch` images of one caption, token by token.
 
-    Read for each token: the weights of all linear layers, the caption's keys and values once for all images, and
-    those of the image tokens so far, every number in `precision`.
+    Read per token: the weights of all linear layers, the caption's keys and values once for all images, and those of
+    the image tokens so far, all numbers in `precision`.
     """
     images, width = config.grid**2, config.width
     weights = config.depth * 12 * width**2 + width * config.image_vocabulary
-    seen = batch * (images + 1) / 2 + config.text_positions  # states whose keys and values are read, on average
+    seen = batch * (images + 1) / 2 + config.text_positions  # average number of states with keys and values to read
     numbers = images * (weights + 2 * config.depth * width * seen)
     attended = config.text_positions + (images + 1) / 2
     operations = 2 * images * batch * (weights + 2 * config.depth * width * attended)
@@ -61,10 +61,10 @@ def decoding_work(config: TransformerConfig, batch: int, precision: str) -> tupl
 
 
 def peak_memory(work: Callable[[], Result]) -> tuple[Result, int]:
-    """What `work` gives, and the bytes by which resident memory rose at most; 0 where the kernel does not say."""
+    """Return the result of `work` and the peak increase of resident memory in bytes (0 if the kernel has no data)."""
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # gives back what was freed, or it would be used again uncounted
-        CLEAR.write_text("5")  # forgets the peak so far
+        ctypes.CDLL(None).malloc_trim(0)  # return freed memory to the system, because its reuse would not be counted
+        CLEAR.write_text("5")  # reset the peak
         before = _status("VmRSS")
     except (OSError, AttributeError):
         return work(), 0

@@ -1,4 +1,4 @@
-"""Made-up photographs with captions: a folder of JPEGs, the same as COCO's JSON tells them, and the same in tars."""
+"""Synthetic captioned photographs, in three formats: a folder of JPEGs, COCO's JSON, and tar shards."""
 
 import io
 import json
@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-SHARD = 100  # records of a tar
+SHARD = 100  # records per tar
 
 
 def photograph(number: int, width: int, height: int) -> bytes:
-    """A JPEG of cloudy colours with some grain, about as many bytes a pixel as a photograph."""
+    """Return a JPEG of smooth random colours with noise, with about as many bytes per pixel as a photograph."""
     generator = np.random.default_rng(number)
     clouds = generator.integers(256, size=(height // 32 + 2, width // 32 + 2, 3), dtype=np.uint8)
     picture = Image.fromarray(clouds).resize((width, height), Image.Resampling.BICUBIC)
@@ -24,7 +24,7 @@ def photograph(number: int, width: int, height: int) -> bytes:
 
 
 def write(root: Path, count: int, width: int, height: int) -> None:
-    """`count` pictures: root/folder, root/captions.json and root/shards."""
+    """Write `count` images to root/folder, root/captions.json and root/shards."""
     (root / "folder").mkdir(parents=True)
     (root / "shards").mkdir()
     images, annotations = [], []

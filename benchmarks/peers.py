@@ -1,4 +1,4 @@
-"""Other people's decoders of the same size, each as its own documentation says to call it."""
+"""Decoders of other projects with the same sizes, each called as in its own documentation."""
 
 import sys
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from dalle.models.transformer.model import TransformerConfig
 
 
 def gpt2(config: TransformerConfig, precision: str, device: torch.device | None = None) -> Decoder:
-    """GPT-2 of transformers with `generate`: one vocabulary for captions and images, learned positions, GELU."""
+    """Return GPT-2 of transformers with `generate`: one vocabulary for captions and images, learned positions, GELU."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     sizes = GPT2Config(
@@ -27,7 +27,7 @@ def gpt2(config: TransformerConfig, precision: str, device: torch.device | None 
         pad_token_id=0,
     )
     usual = torch.get_default_dtype()
-    torch.set_default_dtype(getattr(torch, precision))  # large ones are never held in float32
+    torch.set_default_dtype(getattr(torch, precision))  # no float32 copy of large models
     try:
         with device or torch.device("cpu"):
             model = GPT2LMHeadModel(sizes).eval()
@@ -43,10 +43,10 @@ def gpt2(config: TransformerConfig, precision: str, device: torch.device | None 
 
 
 def dalle_pytorch_as_shipped(config: TransformerConfig) -> Decoder:
-    """dalle-pytorch 1.6.6 as its README calls it, with its cache asked for.
+    """Return dalle-pytorch 1.6.6, called as in its README with the cache enabled.
 
-    It drops the cache where guidance is off, so each token costs a pass over the whole stream. `decode` starts in
-    the middle of the image, where a pass costs the mean of all.
+    It drops the cache if guidance is off, so each token costs a forward pass over the whole sequence. `decode` starts
+    in the middle of the image, where the cost of a pass is the mean over all tokens.
     """
     model = _dalle_pytorch(config)
     start = config.grid**2 // 2
@@ -58,7 +58,7 @@ def dalle_pytorch_as_shipped(config: TransformerConfig) -> Decoder:
 
 
 def dalle_pytorch_patched(config: TransformerConfig) -> Decoder:
-    """dalle-pytorch 1.6.6 with one line mended: without guidance the cache is passed on too."""
+    """Return dalle-pytorch 1.6.6 with one line fixed: the cache is passed on without guidance too."""
     model = _dalle_pytorch(config)
 
     def with_cache(*inputs: Tensor, cond_scale: float, cache: dict | None) -> Tensor:
@@ -81,7 +81,7 @@ PEERS: dict[str, Callable[[TransformerConfig], Decoder]] = {
 
 
 def found(names: list[str], config: TransformerConfig) -> tuple[list[Decoder], dict[str, str]]:
-    """Peers by name, and for those that cannot be had why."""
+    """Return the peers by name, and the reason for each unavailable one."""
     peers, left_out = [], {}
     for name in names:
         try:
@@ -102,7 +102,7 @@ def _dalle_pytorch(config: TransformerConfig) -> Any:
     from dalle_pytorch import DALLE, DiscreteVAE  # type: ignore[reportMissingImports]
 
     class Tokens(DiscreteVAE):
-        """Pictures are not what is measured: an image is its tokens."""
+        """Identity dVAE: images are not measured, so an image is its tokens."""
 
         given: Tensor
 
@@ -118,7 +118,7 @@ def _dalle_pytorch(config: TransformerConfig) -> Any:
     return DALLE(
         dim=config.width,
         vae=vae,
-        num_text_tokens=config.text_vocabulary - config.text_positions,  # it adds a pad for each position
+        num_text_tokens=config.text_vocabulary - config.text_positions,  # it adds a padding token for each position
         text_seq_len=config.text_positions,
         depth=config.depth,
         heads=config.heads,
@@ -127,7 +127,7 @@ def _dalle_pytorch(config: TransformerConfig) -> Any:
 
 
 def _draw(model: Any, config: TransformerConfig, batch: int, start: int, tokens: int) -> Tensor:
-    """`generate_images` for `tokens` tokens after `start` given ones; it would go on to the end of the image."""
+    """Run `generate_images` for `tokens` tokens after `start` given ones, not up to the end of the image."""
     model.image_seq_len = start + tokens
     side = 8 * config.grid
     model.vae.given = torch.zeros(batch, config.grid**2, dtype=torch.int64)
@@ -136,7 +136,7 @@ def _draw(model: Any, config: TransformerConfig, batch: int, start: int, tokens:
 
 
 def _stand_in_for_what_is_not_measured() -> None:
-    """dalle-pytorch imports VQGAN code (which wants torchvision) and setuptools' old pkg_resources; neither is used."""
+    """Stub unused imports of dalle-pytorch: VQGAN code (needs torchvision) and setuptools' old pkg_resources."""
     vqgan = ModuleType("taming.models.vqgan")
     vqgan.VQModel = vqgan.GumbelVQ = object  # type: ignore[attr-defined]
     resources = ModuleType("pkg_resources")

@@ -1,4 +1,4 @@
-"""Training in bfloat16 beside float32 on this processor, by size of the model: what `precision=auto` rests on."""
+"""Training speed in bfloat16 and float32 on this processor, by model size: the basis of `precision=auto`."""
 
 import argparse
 import json
@@ -48,14 +48,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def dvae(width: int) -> tuple[nn.Module, Callable[[], Tensor]]:
-    """A dVAE as the demo's, and its likelihood on 16 images of 64 pixels."""
+    """Return a dVAE like the demo's and a function of its likelihood loss on 16 images of 64 x 64 pixels."""
     model = DiscreteVAE(DVAEConfig(vocabulary=128, width=width, blocks_per_group=1, decoder_input=2 * width))
     images = torch.rand(16, 3, 64, 64).to(memory_format=torch.channels_last)
     return model, lambda: losses.logit_laplace_nll(model(images, 1.0)[0], images).mean()
 
 
 def transformer(width: int) -> tuple[nn.Module, Callable[[], Tensor]]:
-    """A transformer as the demo's, and its loss on 32 captions with 8 x 8 image tokens."""
+    """Return a transformer like the demo's and a function of its loss on 32 captions with 8 x 8 image tokens."""
     sizes = {"text_positions": 24, "text_vocabulary": 512, "image_vocabulary": 128, "grid": 8}
     model = Transformer(TransformerConfig(**sizes, width=width, depth=4, heads=4, patterns=["dense"]))
     captions, images = torch.randint(500, (32, 24)), torch.randint(128, (32, 64))
@@ -63,7 +63,7 @@ def transformer(width: int) -> tuple[nn.Module, Callable[[], Tensor]]:
 
 
 def ratio(loss: Callable[[], Tensor], rounds: int) -> float:
-    """The median over rounds of float32's time by bfloat16's, both in turn."""
+    """Return the median over rounds of float32 time / bfloat16 time, measured interleaved."""
     found = []
     for turn in range(rounds + 1):
         taken = []
@@ -73,7 +73,7 @@ def ratio(loss: Callable[[], Tensor], rounds: int) -> float:
                 value = loss()
             value.backward()
             taken.append(time.process_time() - begin)
-        if turn:  # memory and kernels are new in the first
+        if turn:  # the first round is a warm-up
             found.append(taken[0] / taken[1])
     return statistics.median(found)
 

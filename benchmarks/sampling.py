@@ -1,4 +1,4 @@
-"""Drawing images on the CPU, beside other people's decoders and the machine's limit: python benchmarks/sampling.py."""
+"""CPU sampling speed, compared with other decoders and the machine's limit: python benchmarks/sampling.py."""
 
 import argparse
 import json
@@ -28,9 +28,9 @@ SETTING = TransformerConfig(
     width=512,
     depth=8,
     heads=8,
-    patterns=["dense"],  # as the peers have it
+    patterns=["dense"],  # as in the peers
 )
-LONG = replace(SETTING, text_positions=256, grid=32)  # the paper's 1,280 positions, where caches are compared
+LONG = replace(SETTING, text_positions=256, grid=32)  # the paper's 1,280 positions, to compare caches
 QUICK = TransformerConfig(
     text_positions=8, text_vocabulary=64, image_vocabulary=32, grid=4, width=64, depth=2, heads=2, patterns=["dense"]
 )
@@ -93,7 +93,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def ours(config: TransformerConfig) -> list[Decoder]:
-    """This project in both precisions, and with the paper's attention patterns."""
+    """Return this project's decoders in both precisions, and with the paper's attention patterns."""
     dense = Transformer(config).eval()
     paper = Transformer(replace(config, patterns=["paper"])).eval()
     return [
@@ -110,7 +110,7 @@ def _ours(name: str, model: Transformer, precision: str) -> Decoder:
 
     def decode(images: int, tokens: int) -> None:
         canvas = torch.zeros(stream.image_positions, dtype=torch.int64)
-        canvas[:tokens] = FREE  # decoding ends with the last free cell
+        canvas[:tokens] = FREE  # decoding stops after the last free cell
         canvas = canvas.view(stream.grid, stream.grid)
         config = DecodingConfig(batch_size=images)
         generate(model, caption, images, config, canvas=canvas, precision=getattr(torch, precision))
@@ -119,7 +119,7 @@ def _ours(name: str, model: Transformer, precision: str) -> Decoder:
 
 
 def table(rows: list[Measured], floor: Floor, config: TransformerConfig) -> str:
-    """One batch size in Markdown."""
+    """Return the results of one batch size as a Markdown table."""
     peers = [[row.images_per_second for row in rows if not row.ours and row.precision == name] for name in floor]
     best = [max(speeds, default=None) for speeds in peers]
     lines = [
@@ -137,7 +137,7 @@ def table(rows: list[Measured], floor: Floor, config: TransformerConfig) -> str:
 
 
 def attention_table(rows: list[AttentionTime], config: TransformerConfig, batch: int) -> str:
-    """The caches of the patterns in Markdown."""
+    """Return the attention times and cache sizes of the patterns as a Markdown table."""
     lines = [
         f"| attention, {config.text_positions} + {config.grid**2} positions, batch {batch} | ms/token | times dense "
         "| cache of a candidate |",

@@ -1,4 +1,4 @@
-"""Where the time of a step of ours goes, each part run by itself."""
+"""Time breakdown of a decoding step, with each part run separately."""
 
 import statistics
 from dataclasses import asdict, dataclass
@@ -15,23 +15,23 @@ from dalle.sampling.decode import DEFAULTS
 from dalle.sampling.filters import filtered
 from dalle.sampling.noise import candidate_keys, gumbel_noise
 
-STEPS = 8  # timed one after the other in the middle of the image
+STEPS = 8  # consecutive steps that are timed, in the middle of the image
 
 
 @dataclass(frozen=True)
 class Shares:
-    """Milliseconds of one step, the median of the rounds."""
+    """Breakdown of one step in milliseconds, median of the rounds."""
 
     whole: float
-    linears: float  # weights are read
-    attention: float  # keys and values are read
-    drawing: float  # noise and the largest
-    rest: float  # norms, sums, casts, and torch's and Python's own time between operations
+    linears: float  # linear layers: reading weights
+    attention: float  # attention: reading keys and values
+    drawing: float  # sampling: Gumbel noise and argmax
+    rest: float  # norms, sums, casts, and overhead of torch and Python
 
 
 @torch.inference_mode()
 def shares(model: Transformer, batch: int, precision: str, rounds: int) -> Shares:
-    """The parts of decoding one token of `batch` images of one caption."""
+    """Time the parts of decoding one token of `batch` images of one caption."""
     model = packed(model, batch, getattr(torch, precision))
     config, cache = model.config, empty_cache(model, batch)
     layers = [
@@ -67,7 +67,7 @@ def shares(model: Transformer, batch: int, precision: str, rounds: int) -> Share
 
 
 def shares_table(rows: dict[tuple[int, str], Shares]) -> str:
-    """In Markdown, for each batch size and precision."""
+    """Return a Markdown table with a row per batch size and precision."""
     names = list(asdict(next(iter(rows.values()))))
     lines = [f"| a step of ours, ms | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
     for (batch, precision), row in rows.items():

@@ -1,4 +1,4 @@
-"""Reading tokens from a cache, beside what memory takes to move as many bytes."""
+"""Speed of reading tokens from a token cache, compared with copying as many bytes in memory."""
 
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,7 @@ from dalle.data.token_cache import ENCODED, TokenCache, TokenKind
 
 
 class Captioned:
-    """Captions as sources of files keep them, and no pictures."""
+    """Data source with captions stored as in sources of files, but without images."""
 
     def __init__(self, records: int):
         self.names = Strings.of(f"{number:09d}.jpg" for number in range(records))
@@ -29,7 +29,7 @@ class Captioned:
 
 
 def token_reads(root: Path, records: int, positions: int, rounds: int, size: int = 512) -> list[Row]:
-    """A cache of made-up tokens: whole batches, the reads alone, and what memory takes to move as many bytes."""
+    """Time a cache of synthetic tokens: whole batches, reads alone, and copies of as many bytes in memory."""
     source: Any = Captioned(records)
     kind = TokenKind("made up", 64, "none", "made up", 1)
     cache = TokenCache.create(root / "tokens", kind, records, positions, 8_192, {})
@@ -39,7 +39,7 @@ def token_reads(root: Path, records: int, positions: int, rounds: int, size: int
     steps = max(1, records // size)
     rows = [generator.permutation(records)[:size] for _ in range(steps)]
     views = np.zeros(len(rows[0]), np.int64)
-    whole = np.ones((len(rows[0]), positions), np.int64)  # as many bytes as a batch has
+    whole = np.ones((len(rows[0]), positions), np.int64)  # as many bytes as in a batch
 
     def read() -> None:
         for picked in rows:

@@ -1,4 +1,4 @@
-"""What the CPU's set-up gains in training the demo's dVAE: benchmarks/training.py."""
+"""Speed-up from the CPU configuration when training the demo's dVAE: python benchmarks/training.py."""
 
 import argparse
 import json
@@ -24,16 +24,16 @@ from dalle.training.cpu import keep_freed_memory
 from dalle.training.loop import train
 from dalle.training.run import Run
 
-# each in a process of its own, as what is freed is kept until a process ends
+# each in its own process, because freed memory is kept until a process ends
 SET_UPS = {
     "as it comes": [],
     "freed memory kept": ["memory"],
     "denormals as zero": ["denormals"],
     "both": ["memory", "denormals"],
 }
-# how far the first code's logits are raised: one that collapsed in an ablation had it about a hundred ahead
+# value added to the logits of the first code; in a collapsed dVAE of an ablation it was about 100 above the others
 MODELS = {"a new dVAE": 0.0, "a collapsed one": 90.0}
-HEAD = 3  # steps before the clock starts: pages and threads are new
+HEAD = 3  # warm-up steps, in which pages and threads are set up
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -58,21 +58,21 @@ def turns() -> Iterator[tuple[str, str]]:
 
 
 def asked(set_up: str, lead: float, options: argparse.Namespace) -> float:
-    """The speed that a process of its own tells."""
+    """Measure the speed in a new process and return it."""
     turn = [sys.executable, __file__, "--turn", set_up, str(lead)]
     turn += ["--steps", str(options.steps), "--threads", str(options.threads)]
     return json.loads(subprocess.run(turn, check=True, capture_output=True, text=True).stdout)
 
 
 def images_per_second(set_up: list[str], lead: float, steps: int, threads: int) -> float:
-    """Of the project's own loop, over the last `steps` updates."""
+    """Return images per second of the project's training loop, over the last `steps` updates."""
     torch.set_num_threads(threads)
     if "memory" in set_up:
         keep_freed_memory()
     if "denormals" in set_up:
         torch.set_flush_denormal(True)
     watched = ["log_every=1", "validate_every=0", "preview_every=0", "save_every=0", "validation_pictures=1"]
-    cold = "temperature={kind:constant,start:0.0625}"  # the last one from the start
+    cold = "temperature={kind:constant,start:0.0625}"  # use the schedule's final temperature from the start
     overrides = [f"stage.{each}" for each in (f"steps={HEAD + steps}", cold, *watched)]
     config = compose("train", ["stage=dvae", "preset=tiny", "wandb.mode=disabled", *overrides])
     stage = DVAEStage(config.stage, config.data, StageContext(0, torch.device("cpu"), None, Path("tokens")))
@@ -87,7 +87,7 @@ def images_per_second(set_up: list[str], lead: float, steps: int, threads: int) 
 
 
 def table(speeds: dict[str, dict[str, list[float]]]) -> str:
-    """In Markdown: each set-up's speed over that of the first, in each round, and of these the median and the range."""
+    """Return a Markdown table of each set-up's speed relative to the first: median and range over the rounds."""
     lines = [f"| times `{next(iter(SET_UPS))}` | {' | '.join(speeds)} |", f"|---|{'---|' * len(speeds)}"]
     for set_up in SET_UPS:
         cells = []
@@ -106,7 +106,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="(%(default)s)")
     parser.add_argument("--quick", action="store_true", help="two updates, once, to see that all of it runs")
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/training.json"), help="file of all facts")
-    parser.add_argument("--turn", nargs=2, help=argparse.SUPPRESS)  # one turn in a process of its own
+    parser.add_argument("--turn", nargs=2, help=argparse.SUPPRESS)  # internal: one measurement in its own process
     options = parser.parse_args(arguments)
     options.steps = options.steps or (2 if options.quick else 8)
     options.rounds = options.rounds or (1 if options.quick else 3)

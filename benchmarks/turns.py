@@ -1,4 +1,4 @@
-"""Who handles how many pictures a second of processor time, everybody in turn."""
+"""Images per second of processor time of several runners, measured interleaved."""
 
 import statistics
 import time
@@ -9,10 +9,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Runner:
-    """Somebody who handles `count` pictures when asked to."""
+    """A function that processes `count` images."""
 
     name: str
-    what: str  # "decoded" | "none" | "transformer" | "tokens": how far pictures get
+    what: str  # "decoded" | "none" | "transformer" | "tokens": the last processing step
     count: int
     work: Callable[[], Any]
 
@@ -21,21 +21,21 @@ class Runner:
 class Row:
     name: str
     what: str
-    images_per_second: float  # of processor time, of one core
-    times_floor: float | None  # its speed over the floor's, where there is one
+    images_per_second: float  # per second of processor time of one core
+    times_floor: float | None  # speed relative to the floor, if there is one
 
 
 def measured(runners: list[Runner], rounds: int, floor: str | None) -> list[Row]:
-    """Everybody in turn, round after round, so that a busy moment of the machine hits all of them.
+    """Time all runners, interleaved in rounds, so that other load on the machine affects all of them.
 
-    floor: the name of the runner that the others are compared with.
+    floor: name of the runner that the others are compared with.
     """
     times: list[list[float]] = [[] for _ in runners]
     for turn in range(rounds + 1):
         for taken, runner in zip(times, runners, strict=True):
             begin = time.process_time()
             runner.work()
-            if turn:  # the first one reads files from the disk
+            if turn:  # the first round reads files from disk
                 taken.append(time.process_time() - begin)
     speeds = [runner.count / max(statistics.median(taken), 1e-9) for runner, taken in zip(runners, times, strict=True)]
     limit = {runner.name: speed for runner, speed in zip(runners, speeds, strict=True)}.get(floor or "")
@@ -44,7 +44,7 @@ def measured(runners: list[Runner], rounds: int, floor: str | None) -> list[Row]
 
 
 def table(rows: list[Row], title: str) -> str:
-    """In Markdown."""
+    """Return the rows as a Markdown table."""
     lines = [f"| {title} | until | images/s | times floor |", "|---|---|---|---|"]
     for row in rows:
         times = "" if row.times_floor is None else f"{row.times_floor:.2f}"

@@ -1,7 +1,7 @@
-"""Registries: the choices that a setting such as stage=, data=, edit= or metrics= has, by name.
+"""Registry: the options of a setting such as stage=, data=, edit= or metrics=, by name.
 
-All of them have one shape: a name, a dataclass of settings where there are any, and a function that builds what was
-chosen. A new choice is a file and one entry; what does not fit is refused when the registry is imported.
+An entry has a name, an optional dataclass of settings, and a function that builds the object. To add an option, write
+a file and add one entry. Invalid entries raise an error when the registry is imported.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -13,21 +13,22 @@ Built = TypeVar("Built", covariant=True)
 
 @dataclass(frozen=True)
 class Entry(Generic[Built]):
-    """One choice."""
+    """One option of a registry."""
 
     build: Callable[..., Built]
-    config: type | None = None  # its settings, a dataclass; a field `name` of it has the choice's name as its default
-    note: str = ""  # what people are shown of it: a title, or an attribution
+    config: type | None = None  # dataclass of its settings; a field `name` must default to the entry's name
+    note: str = ""  # text to display: a title, or an attribution
 
 
 class Registry(Mapping[str, Entry[Built]]):
-    """The entries of one kind, in order.
+    """Ordered mapping from name to entry, for one kind of option.
 
-    Raises TypeError for an entry that cannot be built, has settings that are no dataclass, or another name in them.
+    Raises TypeError for an entry that is not callable, has settings that are not a dataclass, or whose settings have
+    another name.
     """
 
     def __init__(self, kind: str, entries: Mapping[str, Entry[Built]]):
-        """kind: what error messages call a choice, as "data set"."""
+        """kind: noun for an option in error messages, such as "data set"."""
         self.kind = kind
         self._entries = dict(entries)
         for name, entry in entries.items():
@@ -51,13 +52,13 @@ class Registry(Mapping[str, Entry[Built]]):
         return len(self._entries)
 
     def choose(self, name: Any) -> Entry[Built]:
-        """Return the entry of that name. Raises ValueError, naming all, if there is none."""
+        """Return the entry `name`. Raises ValueError, with all valid names, if there is none."""
         if name not in self._entries:
             raise ValueError(f"there is no {self.kind} {name!r}; choose one of {', '.join(self)}")
         return self._entries[name]
 
     def of(self, config: Any) -> Entry[Built]:
-        """Return the entry whose settings `config` is. Raises ValueError if there is none."""
+        """Return the entry whose dataclass of settings is the type of `config`. Raises ValueError if there is none."""
         for entry in self._entries.values():
             if entry.config is type(config):
                 return entry
@@ -65,5 +66,5 @@ class Registry(Mapping[str, Entry[Built]]):
 
     @property
     def configs(self) -> dict[str, type]:
-        """The dataclasses of settings by name, of the entries that have any."""
+        """Settings dataclasses by name, for the entries that have settings."""
         return {name: entry.config for name, entry in self._entries.items() if entry.config is not None}

@@ -1,4 +1,4 @@
-"""Copies from the CPU's memory to a GPU that training does not wait for."""
+"""Asynchronous copies from CPU memory to a GPU."""
 
 from typing import Any
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def to_device(tensor: Tensor, device: torch.device, **options: Any) -> Tensor:
-    """Return a CPU tensor on `device`, without waiting for what a GPU is still computing.
+    """Copy a CPU tensor to `device` without waiting for pending GPU work.
 
-    From pageable memory a copy would wait for the GPU, so the tensor is first copied into pinned memory, which torch
-    keeps until the copy is done.
+    A copy from pageable memory would block until the GPU is ready. The tensor is therefore first copied to pinned
+    memory, which torch keeps until the copy is complete.
 
-    options: further arguments of `Tensor.to`, as memory_format.
+    options: further arguments of `Tensor.to`, such as memory_format.
     """
     if device.type == "cuda":
         tensor = tensor.pin_memory()

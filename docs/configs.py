@@ -1,6 +1,6 @@
-"""Writes docs/configs.md, every setting that can be typed: `make configs`, or `python docs/configs.py [file]`.
+"""Write docs/configs.md, the reference of all settings: `make configs`, or `python docs/configs.py [file]`.
 
-The words are the comments beside the settings in their dataclasses, so that is where to change them.
+Descriptions are the comments of the settings in their dataclasses; edit them there.
 """
 
 import re
@@ -28,7 +28,7 @@ experiment changes the defaults below; they are the paper's, wherever it gives a
 
 
 def page() -> str:
-    """The whole of docs/configs.md."""
+    """Return the text of docs/configs.md."""
     lines = [BEGINNING]
     for name, schema in VERBS.items():
         lines.append(f"## {name}.py\n")
@@ -54,7 +54,7 @@ def page() -> str:
 
 
 def section(title: str, config: Any, prefix: str, known: set[str] = frozenset()) -> list[str]:
-    """What a choice brings, apart from settings that are known already."""
+    """Return the section of one option: its docstring and its settings, without those in `known`."""
     told = [f"`{line}`" if line.startswith("python ") else escaped(line) for line in about(config)]
     return [f"### {title}\n", *told, "", *table(each for each in settings(config, prefix) if each.key not in known)]
 
@@ -67,7 +67,7 @@ def table(rows: Iterator[Setting]) -> list[str]:
 
 
 def escaped(text: str) -> str:
-    """The text without characters that mean something else in a table or a page."""
+    """Escape characters with a meaning in Markdown tables and pages."""
     return re.sub(r"[|<]", r"\\\g<0>", text)
 
 

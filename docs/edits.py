@@ -1,8 +1,8 @@
-"""Draws every edit at work, limits included: `make edits`, or `python docs/edits.py [file]`. Needs outputs/demo.
+"""Draw a figure of all edits, including their limits: `make edits`, or `python docs/edits.py [file]`.
 
-Pictures are held-out scenes of `blocks`. Results are the first candidates, as they were drawn: nothing has ranked them
-unless the row says so. All are shown at one scale, so that pictures that grew look larger: `dalle.image_grid` would fit
-each into the same square.
+Needs outputs/demo. The images are held-out scenes of `blocks`. Results are the first candidates, not ranked unless the
+row says so. All images have the same scale, so outpainted images are larger; `dalle.image_grid` would fit each into the
+same square.
 """
 
 import sys
@@ -26,9 +26,9 @@ from dalle.sampling.edits.remix import RemixConfig, remix
 from dalle.sampling.edits.variations import VariationsConfig, variations
 
 DEMO = Path(__file__).parents[1] / "outputs" / "demo"
-RESULTS, RANKED = 6, 32  # pictures in a row; candidates they are chosen from where CLIP ranks them
-SCALE = 1.25  # of the pictures
-GAP, MARGIN, HEAD = 8, 24, 46  # pixels: between pictures, around rows, and for a row's title and caption
+RESULTS, RANKED = 6, 32  # images in a row; number of candidates if CLIP ranks them
+SCALE = 1.25  # of the images
+GAP, MARGIN, HEAD = 8, 24, 46  # pixels: between images, around rows, and for a row's title and caption
 LEGEND = (
     "Pictures to edit, the canvas (the model draws what is grey), and what it drew: candidates 0 to 5 as they came."
 )
@@ -40,7 +40,7 @@ class Panel(NamedTuple):
 
     title: str  # the edit and its options
     caption: str  # of the result
-    pictures: tuple[int, ...]  # which held-out scenes are edited
+    pictures: tuple[int, ...]  # indices of the held-out scenes to edit
     edit: Callable[..., Canvas]  # of those pictures
     ranked: bool = False
 
@@ -108,7 +108,7 @@ def panels() -> list[Panel]:
 
 
 def draw_figure(dalle: DALLE) -> Image.Image:
-    """All panels, one below the other."""
+    """Draw all panels, one below the other."""
     rows = [draw_panel(dalle, panel) for panel in panels()]
     width = max(row.width for row in rows) + 2 * MARGIN
     figure = Image.new("RGB", (width, sum(row.height + MARGIN for row in rows) + 3 * MARGIN), PAPER)
@@ -121,7 +121,7 @@ def draw_figure(dalle: DALLE) -> Image.Image:
 
 
 def draw_panel(dalle: DALLE, panel: Panel) -> Image.Image:
-    """Title and caption; below them the pictures, the canvas of candidate 0, and what was drawn."""
+    """Draw one row: title and caption; below them the originals, the canvas of candidate 0, and the results."""
     scenes = BlocksSource(BlocksConfig(), "val")
     originals = [dalle.original(scenes[index].image) for index in panel.pictures]
     canvas = panel.edit(*originals)
@@ -148,7 +148,7 @@ def draw_panel(dalle: DALLE, panel: Panel) -> Image.Image:
 
 
 def seen(dalle: DALLE, canvas: Canvas, originals: list[Original]) -> Image.Image:
-    """The canvas of candidate 0: what is kept of the pictures, grey where the model draws."""
+    """Draw the canvas of candidate 0: kept parts of the images, grey where the model samples."""
     tokens = canvas.tokens[0] if canvas.tokens.ndim == 3 else canvas.tokens
     kept = tokens != FREE
     (shown,) = dalle.pictures(tokens.where(kept, originals[0].tokens[0, 0])[None])

@@ -1,7 +1,7 @@
-"""Draws the attention patterns as the paper's Figure 11 does: `make patterns`, or `python docs/patterns.py [file]`.
+"""Draw the attention patterns as in the paper's Figure 11: `make patterns`, or `python docs/patterns.py [file]`.
 
-A toy stream of 6 text states and 4 x 4 image states, a convolution of 3 x 3. Each row is a state that looks, each
-column a state that can be seen. Colours tell text and the lines of the picture, numbers the cells of the picture.
+Uses a toy sequence of 6 text states and 4 x 4 image states, and a 3 x 3 convolution. Rows are queries, columns are
+keys. Colours mark text and the rows of the image grid; numbers are the cells of the grid.
 """
 
 import sys
@@ -17,10 +17,10 @@ from dalle.models.transformer.patterns import Column, Convolutional, Row, stream
 
 TEXT, GRID, KERNEL = 6, 4, 3
 STATES = TEXT + GRID**2
-EXAMPLE = 9  # the image cell whose view is drawn in the picture's shape too
+EXAMPLE = 9  # image cell whose attention is also drawn as a grid
 
-CELL, GAP = 24, 2  # pixels: from cell to cell, and between them
-HEAD, TITLE, MARGIN = 52, 34, 30  # room for the states' names, for a panel's title, and between panels
+CELL, GAP = 24, 2  # pixels: distance between cells, and gap between them
+HEAD, TITLE, MARGIN = 52, 34, 30  # pixels for the axis labels, a panel's title, and between panels
 INK, FAINT, PAPER, UNSEEN = "#1c1c1e", "#6b6b70", "#ffffff", "#ededf0"
 TEXT_COLOUR = "#5b6472"
 LINE_COLOURS = ("#e9a825", "#e8743b", "#cf4457", "#86429a")
@@ -28,13 +28,13 @@ LINE_COLOURS = ("#e9a825", "#e8743b", "#cf4457", "#86429a")
 
 class Panel(NamedTuple):
     title: str
-    order: str  # of the picture's states
-    mask: Tensor  # (STATES, STATES) bool: row sees column
-    cells: list[int]  # which cell of the picture each state is; -1: text
+    order: str  # order of the image states
+    mask: Tensor  # (STATES, STATES) bool: row attends to column
+    cells: list[int]  # image cell of each state; -1: text
 
 
 def panels() -> list[Panel]:
-    """Figure 11, a to d."""
+    """Return the panels of Figure 11, a to d."""
     raster = torch.arange(GRID**2)
     transposed = raster.view(GRID, GRID).T.flatten()
     column = stream_mask(Column(), TEXT, GRID)
@@ -50,7 +50,7 @@ def panels() -> list[Panel]:
 
 
 def draw_figure() -> Image.Image:
-    """All panels, two by two."""
+    """Draw all panels in a 2 x 2 grid."""
     width, height = HEAD + STATES * CELL + MARGIN, TITLE + HEAD + STATES * CELL + MARGIN
     figure = Image.new("RGB", (2 * width + MARGIN, 2 * height + MARGIN), PAPER)
     for number, panel in enumerate(panels()):
@@ -59,7 +59,7 @@ def draw_figure() -> Image.Image:
 
 
 def draw_panel(figure: Image.Image, x: int, y: int, panel: Panel) -> None:
-    """A mask with its top left corner at (x, y): title, the states above and beside it, then who sees whom."""
+    """Draw a panel with its top left corner at (x, y): title, states along both axes, and the mask."""
     draw = ImageDraw.Draw(figure)
     draw.text((x + HEAD, y), panel.title, INK, font(20))
     left, top = x + HEAD, y + TITLE + HEAD
@@ -70,7 +70,7 @@ def draw_panel(figure: Image.Image, x: int, y: int, panel: Panel) -> None:
         seen = panel.mask[query, key]
         draw_square(draw, left + key * CELL, top + query * CELL, colour(panel.cells[key]) if seen else UNSEEN)
 
-    middles = (TEXT / 2 * CELL, (TEXT + GRID**2 / 2) * CELL)  # of the text states, of the picture's
+    middles = (TEXT / 2 * CELL, (TEXT + GRID**2 / 2) * CELL)  # of the text states, of the image states
     for middle, name in zip(middles, ("text", panel.order), strict=True):
         draw_label(figure, (left + middle, top - HEAD + 10), f"key: {name}")
         draw_label(figure, (x + 10, top + middle), f"query: {name}", upright=True)
@@ -78,7 +78,7 @@ def draw_panel(figure: Image.Image, x: int, y: int, panel: Panel) -> None:
 
 
 def draw_example(figure: Image.Image, x: int, y: int, panel: Panel) -> None:
-    """What one state sees of the picture, as a picture, where the mask is empty."""
+    """Draw the image cells that one state attends to as a grid, in the empty part of the mask."""
     draw = ImageDraw.Draw(figure)
     draw.rectangle((x - CELL, y - CELL, x + GRID * CELL, y + (GRID + 1) * CELL), PAPER)
     seen = {panel.cells[key] for key in panel.mask[panel.cells.index(EXAMPLE)].nonzero().flatten().tolist()}
@@ -92,7 +92,7 @@ def draw_example(figure: Image.Image, x: int, y: int, panel: Panel) -> None:
 
 
 def draw_square(draw: ImageDraw.ImageDraw, x: float, y: float, fill: str, number: int = -1) -> None:
-    """A state, or whether one sees another; with the cell's number where there is one."""
+    """Draw a square for a state or a mask entry, with the cell's number if it is 0 or more."""
     draw.rectangle((x, y, x + CELL - GAP - 1, y + CELL - GAP - 1), fill)
     if number >= 0:
         centre = (x + (CELL - GAP) / 2, y + (CELL - GAP) / 2)
@@ -100,7 +100,7 @@ def draw_square(draw: ImageDraw.ImageDraw, x: float, y: float, fill: str, number
 
 
 def draw_label(figure: Image.Image, centre: tuple[float, float], text: str, upright: bool = False) -> None:
-    """Small letters around `centre`, from left to right or from the bottom up."""
+    """Draw a small label centred at `centre`, horizontal, or rotated to read from bottom to top."""
     label = Image.new("RGB", (round(font(14).getlength(text)) + 4, 20), PAPER)
     ImageDraw.Draw(label).text((2, 10), text, FAINT, font(14), anchor="lm")
     if upright:
@@ -109,7 +109,7 @@ def draw_label(figure: Image.Image, centre: tuple[float, float], text: str, upri
 
 
 def colour(cell: int) -> str:
-    """Of a state: text, or the line of the picture that its cell is in."""
+    """Return the colour of a state: of text, or of the image row of its cell."""
     return TEXT_COLOUR if cell < 0 else LINE_COLOURS[cell // GRID]
 
 

@@ -1,6 +1,7 @@
-"""Runs notebooks and keeps what they show: `make notebooks`, or `python notebooks/make.py [01_codebook ...]`.
+"""Run notebooks and save their outputs: `make notebooks`, or `python notebooks/make.py [01_codebook ...]`.
 
-Each *.py here is a notebook in jupytext's percent format; beside it comes the .ipynb with its outputs.
+Each numbered *.py in this folder is a notebook in jupytext's percent format. The .ipynb with outputs is written beside
+it.
 """
 
 import sys
@@ -15,8 +16,8 @@ from nbclient import NotebookClient
 from PIL import Image
 
 FOLDER = Path(__file__).parent
-MOST = 300_000  # bytes, so that the repository stays small
-COLOURS = 96  # of a picture
+MOST = 300_000  # maximum bytes of a notebook, to keep the repository small
+COLOURS = 96  # palette size of images
 
 
 def main(names: list[str]) -> None:
@@ -27,12 +28,12 @@ def main(names: list[str]) -> None:
 
 
 def run(script: Path) -> int:
-    """Execute one and write its .ipynb; gives its size in bytes. Raises ValueError where that is too large."""
+    """Execute a notebook and write its .ipynb. Returns its size in bytes. Raises ValueError if it is too large."""
     notebook = jupytext.read(script)
     NotebookClient(notebook, resources={"metadata": {"path": str(FOLDER)}}).execute()
     for number, cell in enumerate(notebook.cells):
-        cell["id"] = f"cell-{number}"  # random ones would differ at each run
-        cell.metadata.pop("execution", None)  # times
+        cell["id"] = f"cell-{number}"  # default ids are random and would differ at each run
+        cell.metadata.pop("execution", None)  # timestamps differ at each run
         for output in cell.get("outputs", []):
             if "data" in output:
                 output["data"] = small(output["data"])
@@ -45,7 +46,7 @@ def run(script: Path) -> int:
 
 
 def small(shown: dict[str, Any]) -> dict[str, Any]:
-    """An output with its picture once, as a PNG of few colours: a PIL picture shows itself as a JPEG as well."""
+    """Reduce an output to one PNG with few colours. PIL images are otherwise stored as PNG and JPEG."""
     if "image/png" not in shown:
         return shown
     buffer = BytesIO()

@@ -1,12 +1,12 @@
-"""Train two commits, or two settings, on the same data and compare losses step by step.
+"""Train two commits, or two settings, on the same data and compare their losses step by step.
 
     python tools/compare_losses.py main .                  # a commit and the working tree
-    python tools/compare_losses.py main . --equal          # exit status 1 at the first number that differs in a bit
+    python tools/compare_losses.py main . --equal          # exit status 1 at the first difference, even of one bit
     python tools/compare_losses.py . . --b stage.precision=bfloat16
     python tools/compare_losses.py HEAD~3 HEAD --stages transformer --steps 200 --all preset=small data=emoji
 
-Both run in float32 on one CPU thread, where nothing else asks for another precision. The transformer learns the tokens
-of a dVAE that its own side has trained, without the settings of --a and --b.
+Both run on one CPU thread, in float32 unless a setting changes it. The transformer learns the tokens of a dVAE trained
+by the same commit, without the settings of --a and --b.
 """
 
 import argparse
@@ -27,13 +27,13 @@ ROOT = Path(__file__).parents[1]
 STAGES = ("dvae", "clip", "transformer")
 WORKING_TREE = "."
 COMPARED = ("loss", "gradient_norm")
-# small enough for a minute; of three scenes each, whatever the machine
+# small enough for a minute on any machine
 SMALL = ["data=blocks", "preset=tiny", "data.image_size=32", "data.train=256", "data.val=16"]
 QUIET = ["wandb.mode=disabled", "device=cpu", "stage.workers=0", "stage.log_every=1", "stage.preview_every=0"]
 
 
 class Side(NamedTuple):
-    """One of the two that are compared."""
+    """One of the two sides of the comparison."""
 
     name: str
     tree: Path
@@ -41,7 +41,7 @@ class Side(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """A stage's training."""
+    """Results of training one stage."""
 
     steps: list[dict[str, float]]  # COMPARED, by step
     weights: str  # digest of the checkpoint's weights
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 @contextmanager
 def trees(commits: list[str], work: Path) -> Iterator[list[Path]]:
-    """A folder with the files of each commit."""
+    """Yield a folder with the files of each commit."""
     made = []
     try:
         for number, commit in enumerate(commits):
@@ -88,7 +88,7 @@ def git(*arguments: str) -> None:
 
 
 def losses(side: Side, stage: str, options: argparse.Namespace, out: Path) -> Losses:
-    """Train `stage` with the code and the settings of `side`; reads what the run has written."""
+    """Train `stage` with the code and settings of `side`, and read the metrics and weights of the run."""
     given = list(side.settings)
     if stage == "transformer":
         dvae = out / "dvae" / "for-the-transformer"
@@ -99,12 +99,12 @@ def losses(side: Side, stage: str, options: argparse.Namespace, out: Path) -> Lo
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     steps = [{name: line[name] for name in COMPARED} for line in lines if line["split"] == "train"]
     weights = load_file(folder / "model.safetensors").values()
-    digests = sorted(sha256(each.numpy().tobytes()).hexdigest() for each in weights)  # whatever their names
+    digests = sorted(sha256(each.numpy().tobytes()).hexdigest() for each in weights)  # independent of parameter names
     return Losses(steps, sha256("".join(digests).encode()).hexdigest()[:16])
 
 
 def train(side: Side, stage: str, run: str, given: list[str], options: argparse.Namespace, out: Path) -> Path:
-    """Run the side's train.py; returns the run's folder."""
+    """Run train.py of a side. Returns the run's folder."""
     length = [
         f"stage.steps={options.steps}",
         f"stage.validate_every={options.steps}",
@@ -121,7 +121,7 @@ def train(side: Side, stage: str, run: str, given: list[str], options: argparse.
 
 
 def first_difference(a: Losses, b: Losses) -> str | None:
-    """In words; None where all numbers are the same to the bit."""
+    """Describe the first difference. Returns None if all numbers are bitwise equal."""
     for step, (one, other) in enumerate(zip(a.steps, b.steps, strict=True), start=1):
         for name in COMPARED:
             if one[name] != other[name]:
@@ -130,7 +130,7 @@ def first_difference(a: Losses, b: Losses) -> str | None:
 
 
 def table(sides: list[Side], a: Losses, b: Losses, rows: int = 10) -> str:
-    """Markdown: some of the steps, and over all of them how far the losses are apart."""
+    """Return a Markdown table of some steps, and the mean and maximum difference over all steps."""
     pairs = [(one["loss"], other["loss"]) for one, other in zip(a.steps, b.steps, strict=True)]
     every = max(1, len(pairs) // rows)
     lines = [f"| step | {sides[0].name} | {sides[1].name} | difference |", "|---:|---:|---:|---:|"]

@@ -1,1 +1,1 @@
-"""Everything that needs a CUDA card, in one command: `make gpu`. docs/gpu.md says how to use it."""
+"""Tests and benchmarks that need a CUDA GPU: `make gpu`. See docs/gpu.md for usage."""

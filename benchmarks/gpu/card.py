@@ -1,4 +1,4 @@
-"""The machine that figures come from: its name, its versions, and what it reaches in plain reads and products."""
+"""Description of the machine: name, versions, and measured memory bandwidth and matmul throughput."""
 
 import platform
 import statistics
@@ -17,7 +17,7 @@ PACKAGES = ("numpy", "triton", "transformers", "torchmetrics", "hydra-core", "to
 
 
 def facts(device: torch.device) -> dict[str, Any]:
-    """Return what every figure is reported with."""
+    """Return the machine's description, which is reported with all results."""
     found: dict[str, Any] = {"device": str(device), "processor": processor(), "cores": torch.get_num_threads()}
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
@@ -34,7 +34,7 @@ def facts(device: torch.device) -> dict[str, Any]:
 
 
 def name_of(machine: dict[str, Any]) -> str:
-    """Return the machine in one line."""
+    """Return a one-line description of the machine."""
     if "card" not in machine:
         return f"{machine['processor']}, {machine['cores']} threads, torch {machine['torch']}"
     memory = f"{machine['card_memory_bytes'] / 2**30:.0f} GiB"
@@ -42,7 +42,7 @@ def name_of(machine: dict[str, Any]) -> str:
 
 
 def memory_bytes(device: torch.device) -> int:
-    """Return the memory that the device has free."""
+    """Return the free memory of the device in bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     lines = Path("/proc/meminfo").read_text().splitlines()
@@ -55,7 +55,7 @@ def wait(device: torch.device) -> None:
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Return how long `work` takes until the device has done it."""
+    """Return the seconds until the device has finished `work`."""
     wait(device)
     begin = time.perf_counter()
     work()
@@ -64,25 +64,25 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def median_seconds(work: Callable[[], object], device: torch.device, rounds: int = 5) -> float:
-    """Return the median of some rounds, after one that warms up."""
+    """Return the median seconds over `rounds`, after one warm-up round."""
     work()
     return statistics.median(seconds(work, device) for _ in range(rounds))
 
 
 def read_bandwidth(device: torch.device, size: int) -> float:
-    """Return the bytes per second of reading `size` bytes in a sum."""
+    """Return the bytes per second of a sum over `size` bytes."""
     numbers = torch.ones(size // 4, device=device)
     return numbers.nbytes / median_seconds(numbers.sum, device)
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, side: int) -> float:
-    """Return the multiplications and additions per second of a square product of random numbers."""
+    """Return the operations (multiplications and additions) per second of a product of random side x side matrices."""
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     return 2 * side**3 / median_seconds(lambda: a @ b, device)
 
 
 class PeakMemory:
-    """The most memory that torch held of a card while the context lasted; `bytes` is None on a CPU."""
+    """Context manager that records torch's peak GPU memory in `bytes`, which is None on a CPU."""
 
     bytes: int | None = None
 

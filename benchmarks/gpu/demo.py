@@ -1,4 +1,4 @@
-"""gpu-demo: `make demo` on the card with three seeds, its figures and pictures, and deterministic runs bit for bit."""
+"""gpu-demo: run `make demo` on the GPU with three seeds, and check that deterministic runs are bitwise equal."""
 
 import json
 import os
@@ -24,9 +24,9 @@ DETERMINISTIC_STEPS = 30
 
 
 def train_and_evaluate(seed: int, setting: Setting) -> Figures:
-    """Train the demo with one seed, going on where a call before stopped; draw the README's caption and measure."""
+    """Train the demo with one seed, resuming an earlier call; sample the README's caption and evaluate."""
     place = setting.folder / f"seed{seed}"
-    workers = [f"stage.{stage}.workers=6" for stage in STAGES]  # one draws pictures too slowly for a card
+    workers = [f"stage.{stage}.workers=6" for stage in STAGES]  # one worker draws images too slowly for a GPU
     toy = [*TOY, *(f"stage.{stage}.steps=2" for stage in STAGES)] if setting.quick else workers
     begin = time.time()
     _command(setting, "train.py", "experiment=demo", f"seed={seed}", *_at(place), *toy)
@@ -38,7 +38,7 @@ def train_and_evaluate(seed: int, setting: Setting) -> Figures:
     _command(setting, "evaluate.py", f"checkpoint={place}", *few)
     shutil.copy(place / "samples" / "grid.png", setting.folder.parent / f"demo-seed{seed}.png")
     return {
-        "seconds": {  # of this call alone, where an earlier one had begun
+        "seconds": {  # of this call only, without the time of an interrupted earlier call
             "training, this call": trained - begin,
             "drawing": drawn - trained,
             "evaluation": time.time() - drawn,
@@ -49,7 +49,7 @@ def train_and_evaluate(seed: int, setting: Setting) -> Figures:
 
 
 def deterministic_twice(setting: Setting) -> Figures:
-    """Train twice with deterministic=true; weights must be the same to the bit. Compares with ordinary runs too."""
+    """Train twice with deterministic=true and compare weights bitwise. Also compares ordinary runs."""
     steps = 2 if setting.quick else DETERMINISTIC_STEPS
     toy = [*(TOY if setting.quick else ["data.train=2000"]), *(f"stage.{stage}.steps={steps}" for stage in STAGES)]
     digests: dict[str, list[dict[str, str]]] = {}

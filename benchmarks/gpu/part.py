@@ -1,7 +1,7 @@
-"""A part of `make gpu`: measurements that are run one by one, each in a process of its own, and written down at once.
+"""A part of `make gpu`: measurements run one after the other, each in its own process. Results are saved immediately.
 
-A crash, a sticky CUDA error or an exhausted memory then costs one measurement. A second call goes on where the first
-one stopped; what failed or was cut off is tried again.
+A crash, a sticky CUDA error or an out-of-memory error therefore affects only one measurement. A second call resumes,
+and repeats failed and interrupted measurements.
 """
 
 import json
@@ -20,37 +20,37 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).parents[2]
-LEAST = 20  # seconds that must be left for a measurement to be begun, unless its part says otherwise
-TAIL = 25  # lines of a failed measurement's output that are kept
+LEAST = 20  # minimum seconds left to start a measurement, unless its part sets another value
+TAIL = 25  # lines kept of the output of a failed measurement
 
 Figures = dict[str, Any]
 """What a measurement found: JSON, by name."""
 
 
 class NotPossible(Exception):
-    """A measurement cannot be made on this machine; the message says why, with numbers."""
+    """Raised if a measurement is impossible on this machine. The message states the reason with numbers."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a measurement is told."""
+    """Arguments of a measurement."""
 
     device: torch.device
-    quick: bool  # toy sizes, to see that everything runs
-    folder: Path  # where it may keep files from one call to the next
-    ends: float  # time.time() at which it will be stopped
+    quick: bool  # toy sizes, to check that everything runs
+    folder: Path  # folder for files that are kept between calls
+    ends: float  # time.time() at which the measurement is stopped
 
 
 @dataclass(frozen=True)
 class Part:
     name: str
-    measurements: Callable[[bool], dict[str, Callable[[Setting], Figures]]]  # quick -> by name, first to last
-    page: Callable[[dict[str, Figures]], list[str]]  # Markdown of what is done, by the measurements' names
-    least: dict[str, float] = field(default_factory=dict)  # seconds that must be left for those that take long
+    measurements: Callable[[bool], dict[str, Callable[[Setting], Figures]]]  # quick -> {name: measurement}, in order
+    page: Callable[[dict[str, Figures]], list[str]]  # {name: results} -> Markdown lines
+    least: dict[str, float] = field(default_factory=dict)  # minimum seconds left to start long measurements
 
 
 def run(part: Part, device: str, quick: bool, out: Path, minutes: float) -> bool:
-    """Make the measurements that are not made yet; return whether all are made or impossible here."""
+    """Run the missing measurements. Returns True if all are done or impossible on this machine."""
     ends = time.time() + 60 * minutes
     out.mkdir(parents=True, exist_ok=True)
     record = Record(out / f"{part.name}.json", part.name, _machine(device), quick)
@@ -75,7 +75,7 @@ def run(part: Part, device: str, quick: bool, out: Path, minutes: float) -> bool
 
 
 def measure(part: Part, name: str, setting: Setting, result: Path) -> None:
-    """One measurement, in the process that was started for it; writes its outcome to the file `result`."""
+    """Run one measurement in this process and write its outcome to the file `result`."""
     try:
         outcome = {"status": "done", "figures": part.measurements(setting.quick)[name](setting)}
     except NotPossible as reason:
@@ -84,7 +84,7 @@ def measure(part: Part, name: str, setting: Setting, result: Path) -> None:
 
 
 class Record:
-    """The file of a part: the machine, and what each measurement found there."""
+    """Results file of a part: the machine and the outcome of each measurement."""
 
     def __init__(self, path: Path, part: str, machine: dict[str, Any], quick: bool):
         self.path = path
@@ -141,7 +141,7 @@ class Record:
 
 
 def commit() -> str:
-    """Return the commit of the working tree, with + where files differ from it."""
+    """Return the commit of the working tree, with a + if there are uncommitted changes."""
     try:
         found = subprocess.run(
             ["git", "describe", "--always", "--dirty=+", "--abbrev=10"], cwd=ROOT, capture_output=True, text=True
@@ -152,7 +152,7 @@ def commit() -> str:
 
 
 def _machine(device: str) -> dict[str, Any]:
-    """Facts of the machine, from a process that ends: this one is to hold no memory of the card."""
+    """Describe the machine, in a subprocess, so that this process holds no GPU memory."""
     asked = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu", "facts", "--device", device], cwd=ROOT, capture_output=True, text=True
     )
@@ -168,7 +168,7 @@ def _in_a_process(part: str, name: str, device: str, quick: bool, out: Path, end
     told = {"date": datetime.now(timezone.utc).isoformat(timespec="seconds"), "commit": commit()}
     with tempfile.NamedTemporaryFile() as result, open(out / f"{part}.log", "ab+") as log:
         start = log.seek(0, os.SEEK_END)
-        # a session of its own: workers and commands that it has started are ended with it
+        # a new session, so that its workers and commands can be ended with it
         process = subprocess.Popen(
             [*command, "--result", result.name], cwd=ROOT, stdout=log, stderr=log, start_new_session=True
         )

@@ -1,6 +1,6 @@
-"""A pytest plugin: writes down each test's outcome as it ends, and leaves out those that passed in a call before.
+"""Pytest plugin: write the outcome of each test to a file, and skip tests that passed in an earlier call.
 
-Loaded with -p; the environment variable DALLE_GPU_OUTCOMES names the file, one JSON object a line.
+Load it with -p. The environment variable DALLE_GPU_OUTCOMES is the path of the file, with one JSON object per line.
 """
 
 import json
@@ -16,7 +16,7 @@ def file() -> Path:
 
 
 def outcomes(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the last outcome of each test in the file, by the test's id."""
+    """Return the last outcome of each test in the file, by test id."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return {outcome["test"]: outcome for outcome in map(json.loads, lines)}
 

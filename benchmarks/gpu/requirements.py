@@ -1,4 +1,4 @@
-"""The wheelhouse: collecting it where there is a network, and installing from it what a machine lacks.
+"""Wheelhouse: collect wheels on a machine with network access, and install missing packages on one without.
 
 python -m benchmarks.gpu.requirements collect wheels 3.12
 python -m benchmarks.gpu.requirements install wheels .gpu-site
@@ -14,14 +14,14 @@ try:
     from packaging.requirements import Requirement
     from packaging.tags import sys_tags
     from packaging.utils import canonicalize_name, parse_wheel_filename
-except ImportError:  # a machine with pip alone
+except ImportError:  # only pip is installed
     from pip._vendor.packaging.requirements import Requirement
     from pip._vendor.packaging.tags import sys_tags
     from pip._vendor.packaging.utils import canonicalize_name, parse_wheel_filename
 
 FILE = Path(__file__).with_suffix(".txt")
-LIMIT = 40 * 10**6  # bytes of a wheelhouse
-GLIBC = (39, 35, 34, 31, 28, 27, 24, 17)  # minor versions that wheels are built for; pip wants each by name
+LIMIT = 40 * 10**6  # maximum bytes of a wheelhouse
+GLIBC = (39, 35, 34, 31, 28, 27, 24, 17)  # glibc minor versions of wheels; pip requires an explicit list
 
 
 def requirements() -> list[Requirement]:
@@ -32,7 +32,7 @@ def requirements() -> list[Requirement]:
 def collect(folder: Path, python_version: str) -> None:
     """Fill `folder` with wheels for CPython `python_version` on x86-64 Linux.
 
-    Raises ValueError if they take more than `LIMIT` bytes, and CalledProcessError where pip fails.
+    Raises ValueError if they take more than `LIMIT` bytes, and CalledProcessError if pip fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.whl"):
@@ -43,7 +43,7 @@ def collect(folder: Path, python_version: str) -> None:
     target = ["--only-binary=:all:", f"--python-version={python_version}", "--implementation=cp", *platforms]
     for requirement in requirements():
         wanted = str(requirement)
-        if requirement.name.startswith("antlr4"):  # pure Python: a wheel built here fits everywhere
+        if requirement.name.startswith("antlr4"):  # pure Python: a wheel built here works on all machines
             subprocess.run([*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, wanted], check=True)
         else:
             subprocess.run([*pip, "download", "--quiet", "--no-deps", *target, "--dest", folder, wanted], check=True)
@@ -54,14 +54,14 @@ def collect(folder: Path, python_version: str) -> None:
 
 
 def missing() -> list[Requirement]:
-    """The requirements that this interpreter does not meet."""
+    """Return the requirements that are not met by this interpreter."""
     return [each for each in requirements() if not _is_met(each)]
 
 
 def install(wheelhouse: Path, site: Path) -> list[str]:
-    """Install what is missing into the folder `site`, which is to stand on PYTHONPATH.
+    """Install missing requirements into the folder `site`, which must be on PYTHONPATH.
 
-    Return a sentence for each requirement that could not be installed.
+    Returns a sentence for each requirement that could not be installed.
     """
     wheels = sorted(wheelhouse.glob("*.whl"))
     chosen, problems = [], []

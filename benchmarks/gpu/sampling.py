@@ -1,4 +1,4 @@
-"""gpu-sampling: the demo's shape, `base` and the paper's 12 billion parameters, beside eager steps and GPT-2."""
+"""gpu-sampling: sampling speed of demo, `base` and the paper's 12B sizes, compared with eager steps and GPT-2."""
 
 import statistics
 from collections.abc import Callable
@@ -21,17 +21,17 @@ from dalle.sampling.decode import FREE, generate
 from dalle.sampling.memory import DecodingMemory, fitting_memory
 from dalle.sampling.sampling_config import DecodingConfig
 
-# images at a time: what a person waits for, and the paper's number of candidates
+# batch sizes: one for interactive use, and the paper's number of candidates
 BATCHES = {"demo": (1, 64, 512), "base": (1, 64, 512), "paper-12b": (512,)}
 QUICK_BATCHES = {"demo": (2,), "base": (2,), "paper-12b": (2,)}
 ROUNDS = 3
-LONG = 15  # seconds of a run that is not repeated
-PEER_TOKENS = 32  # that GPT-2 decodes of an image where whole ones would take minutes; the time is scaled up
-RESERVE = 0.92  # of the free memory is planned with: CUDA's own context, and what the allocator cannot use
+LONG = 15  # seconds; longer runs are not repeated
+PEER_TOKENS = 32  # tokens that GPT-2 decodes if whole images would take minutes; the time is scaled up
+RESERVE = 0.92  # share of free memory to plan with; the rest is CUDA's context and fragmentation
 
 
 def config_of(name: str, quick: bool) -> TransformerConfig:
-    """Return the transformer of a preset, with the sizes that data and dVAE would give it."""
+    """Return the transformer config of a preset, with the sizes that follow from the data and the dVAE."""
     if quick:
         return TransformerConfig(
             text_positions=8, text_vocabulary=64, image_vocabulary=32, grid=4, width=64, depth=4, heads=2, kernel=3
@@ -44,7 +44,7 @@ def config_of(name: str, quick: bool) -> TransformerConfig:
 
 
 def random_transformer(config: TransformerConfig, dtype: torch.dtype, device: torch.device) -> Transformer:
-    """Build a transformer on the device, its matrices in `dtype`, without ever holding it in float32."""
+    """Build a transformer on the device with matrices in `dtype`, without a float32 copy."""
     with torch.device("meta"):
         model = to_mixed_precision(Transformer(config), dtype)
     model = model.eval().to_empty(device=device)
@@ -61,12 +61,12 @@ def random_transformer(config: TransformerConfig, dtype: torch.dtype, device: to
 
 
 def narrow(config: TransformerConfig) -> TransformerConfig:
-    """Return a config with the same masks, which do not depend on widths."""
+    """Return a narrow config with the same attention masks, which do not depend on the width."""
     return replace(config, width=64, heads=1)
 
 
 def limits(setting: Setting) -> Figures:
-    """What the card reaches in plain reads and products."""
+    """Measure the memory bandwidth and matmul throughput of the GPU."""
     side, size = (256, 2**24) if setting.quick else (8192, 2**32)
     rates = {
         str(dtype).removeprefix("torch."): card.matmul_rate(setting.device, dtype, side)
@@ -76,7 +76,7 @@ def limits(setting: Setting) -> Figures:
 
 
 def draw(name: str, batch: int, setting: Setting) -> Figures:
-    """Whole images of one caption: CUDA graphs and eager steps in turn, then GPT-2; with the share of the limits."""
+    """Time whole images of one caption: CUDA graphs and eager steps interleaved, then GPT-2; with limit shares."""
     config = config_of(name, setting.quick)
     dtype = torch.bfloat16
     free = card.memory_bytes(setting.device)
@@ -121,13 +121,13 @@ def draw(name: str, batch: int, setting: Setting) -> Figures:
 def _compare_ways(
     config: TransformerConfig, images: int, dtype: torch.dtype, memory: DecodingMemory, setting: Setting
 ) -> tuple[dict[str, tuple[float, float]], int | None]:
-    """Seconds of `images` whole images by each way of decoding, those before the first token, and the peak memory."""
+    """Return, for each decoding method, seconds for `images` images and before the first token, and the peak memory."""
     model = random_transformer(config, dtype, setting.device)
     caption = model.stream.captions([[1] * (config.text_positions // 2)])
 
     def draw(steps: int = config.grid**2) -> None:
         canvas = torch.zeros(config.grid**2, dtype=torch.int64)
-        canvas[:steps] = FREE  # decoding ends with the last free cell
+        canvas[:steps] = FREE  # decoding stops after the last free cell
         canvas = canvas.view(config.grid, config.grid)
         generate(model, caption, images, DecodingConfig(batch_size=images), canvas=canvas, compact=memory.compact)
 
@@ -139,17 +139,17 @@ def _compare_ways(
     for _ in range(ROUNDS):
         with eager_steps():
             times["eager"].append(card.seconds(draw, setting.device))
-        if max(times[ours][0], times["eager"][0]) > LONG:  # long enough to be its own average
+        if max(times[ours][0], times["eager"][0]) > LONG:  # long enough that one run is sufficient
             break
         times[ours].append(card.seconds(draw, setting.device))
-    starts = {ours: card.median_seconds(partial(draw, steps=0), setting.device, rounds=3)}  # prefill, and the capture
+    starts = {ours: card.median_seconds(partial(draw, steps=0), setting.device, rounds=3)}  # prefill and graph capture
     with eager_steps():
         starts["eager"] = card.median_seconds(partial(draw, steps=0), setting.device, rounds=3)
     return {way: (statistics.median(taken), starts[way]) for way, taken in times.items()}, peak.bytes
 
 
 def eager_steps() -> Any:
-    """Return a context in which steps are launched kernel by kernel, with the cache as CPUs have it."""
+    """Return a context in which steps run eagerly, kernel by kernel, with the cache layout used on CPUs."""
 
     def step(model: Transformer, text: Any, candidates: int, compact: bool = False) -> Callable[[Tensor, int], Tensor]:
         return partial(model.decode_one_token, cache=model.new_cache(text, candidates, compact))
@@ -158,20 +158,20 @@ def eager_steps() -> Any:
 
 
 def step_work(config: TransformerConfig, images: int, dtype: torch.dtype) -> tuple[int, int]:
-    """Bytes that an average step must read, and its operations: all weights once, and what each state sees."""
+    """Return bytes read and operations of an average step: all weights once, plus the keys and values attended to."""
     model = Transformer(narrow(config))
     seen = sum(
         image_mask(model.patterns[name], config.grid).sum(dim=1).double().mean().item() for name in model.layer_names
     )
     text = config.depth * config.text_positions
     weights = 12 * config.depth * config.width**2 + config.width * config.image_vocabulary
-    numbers = weights + 2 * config.width * (images * seen + text)  # keys and values; the caption's once for all
+    numbers = weights + 2 * config.width * (images * seen + text)  # keys and values; images share the caption's
     operations = 2 * images * (weights + 2 * config.width * (seen + text))
     return round(numbers * dtype.itemsize), round(operations)
 
 
 def _gpt2(config: TransformerConfig, images: int, setting: Setting) -> Figures:
-    """Hugging Face's GPT-2 of the same sizes, whose `generate` is timed for some tokens."""
+    """Time `generate` of Hugging Face's GPT-2 of the same size, for some tokens."""
     try:
         peer = gpt2(config, "bfloat16", setting.device)
     except ImportError:
@@ -185,7 +185,7 @@ def _gpt2(config: TransformerConfig, images: int, setting: Setting) -> Figures:
     except torch.OutOfMemoryError:
         return {"left_out": f"{images} images do not fit"}
     step = (taken - first) / max(1, tokens - 1)
-    whole = first + step * (config.grid**2 - 1)  # its cache is short in the first tokens, which flatters it
+    whole = first + step * (config.grid**2 - 1)  # favours GPT-2: its cache is short during the first tokens
     return {
         "Hugging Face GPT-2, generate": {
             "images": images,

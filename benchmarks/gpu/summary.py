@@ -1,4 +1,4 @@
-"""The summary of all parts, at most 100 lines: outputs/gpu/summary.md."""
+"""Summary of all parts, at most 100 lines: outputs/gpu/summary.md."""
 
 import json
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ LINES = 100
 
 
 def summary(out: Path, parts: Sequence[str]) -> tuple[list[str], bool]:
-    """Return the summary's lines, which are written to `out` too, and whether everything was made or is impossible."""
+    """Write the summary to `out`. Returns its lines, and True if all measurements are done or impossible."""
     lines, fine = ["# make gpu", ""], True
     for part in parts:
         if not (out / f"{part}.json").exists():
@@ -30,7 +30,7 @@ def summary(out: Path, parts: Sequence[str]) -> tuple[list[str], bool]:
 
 
 def _shortened(body: list[str], page: str, most: int = LINES // 4 - 5) -> list[str]:
-    """Return the first `most` lines, and what did not get measured even if that stands further down."""
+    """Return the first `most` lines, and any later lines about missing measurements."""
     if len(body) <= most:
         return body
     start = body.index("Not measured:") if "Not measured:" in body else len(body)

@@ -1,6 +1,7 @@
-"""gpu-tests: `pytest -m gpu`, a process for each file, and again for each test that failed.
+"""gpu-tests: run `pytest -m gpu` in one process per file, and each failed test again in its own process.
 
-An illegal access leaves a process's CUDA context broken, and all tests after it fail too: alone they show what is so.
+An illegal memory access breaks a process's CUDA context, so that all later tests fail too. Running the failed tests
+alone shows which of them really fail.
 """
 
 import os
@@ -13,7 +14,7 @@ from typing import Any
 from benchmarks.gpu.part import ROOT, Figures, NotPossible, Part, Setting
 from benchmarks.gpu.pytest_outcomes import outcomes
 
-MOST_ALONE = 12  # failed tests that are tried again by themselves
+MOST_ALONE = 12  # maximum number of failed tests to repeat alone
 
 
 def files() -> list[Path]:

@@ -1,4 +1,4 @@
-"""gpu-training: train.py's updates of every stage at `small` and `base`, and of the transformer at `paper-1b`."""
+"""gpu-training: time training updates of every stage at `small` and `base`, and of the transformer at `paper-1b`."""
 
 import itertools
 import statistics
@@ -23,17 +23,17 @@ from dalle.training.loop import Trainer
 from dalle.training.run import Run
 
 PIXELS = {"small": 128, "base": 256, "paper-1b": 256}
-TOY = {  # settings on top of tiny's, for a run without a card
+TOY = {  # settings on top of tiny, for a run without a GPU
     "dvae": ["model.width=16", "model.vocabulary=32", "batch_size=4"],
     "clip": ["model.image_width=32", "model.text_width=32", "model.image_depth=1", "model.text_depth=1"],
     "transformer": ["model.width=32", "model.depth=2", "batch_size=4"],
 }
-UPDATES = 8  # timed one by one
+UPDATES = 8  # number of updates, timed individually
 KERNELS = 10
 
 
 def settings_of(stage: str, preset: str, setting: Setting) -> list[str]:
-    """Return the overrides of train.py."""
+    """Return the overrides for train.py."""
     common = ["workers=0", "log_every=0", "validate_every=0", "preview_every=0", "save_every=0"]
     if setting.quick:
         data = ["data=blocks", "data.image_size=32", "data.train=16", "data.val=2"]
@@ -43,9 +43,9 @@ def settings_of(stage: str, preset: str, setting: Setting) -> list[str]:
 
 
 def train(stage_name: str, preset: str, setting: Setting, batch: int | None = None) -> Figures:
-    """Updates of one stage as train.py makes them, on pictures that were prepared before the clock starts.
+    """Time updates of one stage as in train.py, on images loaded beforehand.
 
-    batch: pictures of an update, in one micro-batch; None: the preset's, in its micro-batches.
+    batch: images per update, in one micro-batch; None: batch size and micro-batches of the preset.
     """
     overrides = settings_of(stage_name, preset, setting)
     if batch is not None and not setting.quick:
@@ -98,12 +98,12 @@ def train(stage_name: str, preset: str, setting: Setting, batch: int | None = No
 
 
 def state_bytes(model: nn.Module) -> int:
-    """Return what float32 weights, gradients, two moments and the average take; activations come on top."""
+    """Return the bytes of float32 weights, gradients, two moments and the EMA, without activations."""
     return 4 * 5 * sum(each.numel() for each in model.parameters())
 
 
 def longest_kernels(trainer: Trainer) -> list[dict[str, Any]]:
-    """Return the kernels (operators, on a CPU) that one update spends most time in, with their shares of it."""
+    """Return the kernels (operators on a CPU) with the largest shares of an update's time, with these shares."""
     cuda = trainer.run.device.type == "cuda"
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as profiler:
         trainer.update()
@@ -121,9 +121,9 @@ def longest_kernels(trainer: Trainer) -> list[dict[str, Any]]:
 
 
 def _random_dvae(preset: str, setting: Setting) -> Path:
-    """Write a dVAE of the preset with random weights: tokens of any kind take the same time to learn."""
+    """Write a dVAE of the preset with random weights; the training time does not depend on the tokens."""
     folder = setting.folder / f"dvae-{'toy' if setting.quick else preset}"
-    if not (folder / "config.json").exists():  # which is written last
+    if not (folder / "config.json").exists():  # config.json is written last
         config = compose("train", settings_of("dvae", preset, setting))
         DiscreteVAE(config.stage.model).save(folder)
     return folder

@@ -1,7 +1,7 @@
-"""Register with Hydra what is chosen by name: dataclasses (stage=dvae), and sections of YAML files (preset=small).
+"""Register config groups with Hydra: dataclasses (stage=dvae) and sections of YAML files (preset=small).
 
-Other choices are files in configs/<group>, which Hydra reads by itself. Presets and sizes are files too, but each holds
-sections, of which a stage takes the one that is called like it.
+Hydra reads the files in configs/<group> of other groups itself. Preset and size files contain one section per stage;
+a stage uses the section with its own name.
 """
 
 from difflib import get_close_matches
@@ -26,16 +26,16 @@ FOLDER = Path(__file__).parents[2] / "configs"
 
 
 class RegisteredFirst(SearchPathPlugin):
-    """Let Hydra find what is registered before it looks for a file, as presets and sizes are not read as files."""
+    """Search path plugin that puts registered configs before files, because presets and sizes are not read as files."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        # Hydra calls its store of what is registered "schema", and the folder of files "main"
+        # in Hydra, "schema" is the store of registered configs and "main" the folder of files
         search_path.prepend("schema", "structured://", anchor="main")
 
 
 @cache
 def register() -> None:
-    """Make all choices known to Hydra. Raises ValueError for a preset or a size that cannot be read."""
+    """Register all config groups with Hydra. Raises ValueError for a preset or a size that cannot be read."""
     store = ConfigStore.instance()
     for name, schema in STAGES.configs.items():
         store.store(group="stage", name=name, node=writable(schema))
@@ -54,9 +54,9 @@ def register() -> None:
 
 
 def register_preset(path: Path) -> None:
-    """Register a file that holds a section for each stage, the settings that differ from the stage's defaults.
+    """Register a preset file. It has a section for each stage, with the settings that differ from the defaults.
 
-    preset/<name> itself sets nothing; configs/train.yaml takes preset/<stage>/<name> into the stage.
+    preset/<name> itself is empty; configs/train.yaml merges preset/<stage>/<name> into the stage.
     """
     store, name = ConfigStore.instance(), path.stem
     outside, sections = read_sections(path)
@@ -75,7 +75,7 @@ def register_preset(path: Path) -> None:
 
 
 def register_size(path: Path) -> None:
-    """Register a file that holds settings of train.py, and further ones in a section for each stage that has some."""
+    """Register a size file. It has settings of train.py and optional sections with settings of a stage."""
     store, name = ConfigStore.instance(), path.stem
     outside, sections = read_sections(path)
     store.store(group="size", name=name, node=outside, package="_global_")
@@ -84,7 +84,7 @@ def register_size(path: Path) -> None:
 
 
 def read_sections(path: Path) -> tuple[dict[Any, Any], dict[str, Any]]:
-    """Split a YAML file into what stands outside of sections that are called like stages, and these sections."""
+    """Split a YAML file into the settings outside of stage sections and the sections by stage."""
     try:
         read = OmegaConf.to_container(OmegaConf.load(path))
     except YAMLError as error:
@@ -99,7 +99,7 @@ def read_sections(path: Path) -> tuple[dict[Any, Any], dict[str, Any]]:
 
 
 def groups() -> list[str]:
-    """Name all groups: ablation, data, edit, ..."""
+    """Return the names of all config groups: ablation, data, edit, ..."""
     register()
     folders = {path.name for path in FOLDER.iterdir() if path.is_dir()}
     registered = {name for name, below in ConfigStore.instance().repo.items() if isinstance(below, dict)}
@@ -107,7 +107,7 @@ def groups() -> list[str]:
 
 
 def options(group: str) -> list[str]:
-    """Name what can be chosen in a group: base, paper, small, ..."""
+    """Return the names of the options of a group: base, paper, small, ..."""
     register()
     store = ConfigStore.instance()
     files = {path.name for path in (FOLDER / group).glob("*.yaml")}
@@ -117,7 +117,7 @@ def options(group: str) -> list[str]:
 
 
 def writable(schema: type) -> DictConfig:
-    """The dataclass as Hydra keeps it, though it be frozen: Hydra would not let a frozen one be overridden."""
+    """Convert a dataclass to a writable structured config. Hydra does not allow overrides of frozen dataclasses."""
 
     def thaw(node: DictConfig) -> None:
         OmegaConf.set_readonly(node, None)

@@ -1,4 +1,4 @@
-"""What users can type: each verb's options, checked before anything starts; what is wrong is said in a sentence."""
+"""Command-line options of each command, checked before work starts. Errors are reported as one sentence."""
 
 import hashlib
 import os
@@ -32,14 +32,14 @@ from dalle.sampling.settings import SampleConfig
 from dalle.training.interruption import Interrupted
 from dalle.training.logger import WandbConfig
 
-# settings that are read as they are typed, commas, quotes and all
+# settings that are read literally, including commas and quotes
 TEXTS = ("caption", "data.path", "data.captions", "data.opt_out", "find")
-LISTS = ("runs", "metrics")  # settings that are lists with or without brackets
-MENDABLE = (ValueError, OSError, OmegaConfBaseException)  # by the user, who is told in a sentence
+LISTS = ("runs", "metrics")  # list settings that may be typed without brackets
+MENDABLE = (ValueError, OSError, OmegaConfBaseException)  # user errors, reported as one sentence without traceback
 HELP, HELP_ALL = {"-h", "--help"}, "--help-all"
-FULL_ERROR = "HYDRA_FULL_ERROR"  # 1 in the environment shows where an error was raised
+FULL_ERROR = "HYDRA_FULL_ERROR"  # environment variable; 1 shows the traceback of an error
 
-# Hydra composes settings; folders and logs are the verbs' affair
+# Hydra only composes settings; the commands create folders and logs themselves
 QUIET = (
     "hydra.run.dir=.",
     "hydra.output_subdir=null",
@@ -54,21 +54,21 @@ QUIET = (
 class TrainConfig:
     """Options of train.py."""
 
-    # what is trained; all: dVAE, CLIP and transformer in turn, the transformer on the dVAE just trained, with settings
-    # such as stage.dvae.steps=...
+    # model to train; all: dVAE, CLIP and transformer in turn, with settings such as stage.dvae.steps=...; the
+    # transformer uses the dVAE trained before
     stage: Any = MISSING
-    data: Any = MISSING  # captioned pictures to train on
-    preset: Any = None  # sizes of the models, and the recipe for them: merged into the settings of the stage
-    size: str | None = None  # of an ablation's runs; laptop: a minute or so each on one CPU core
-    ablation: AblationConfig | None = None  # the question that a sweep of runs is to answer: -m +ablation=<name>
-    run: str = "default"  # name of the run; the same name again goes on with it
-    out: str = "outputs"  # runs lie in <out>/<stage>/<run>, those of stage=all in <out>/<run>/<stage>
-    seed: int = 0  # of weights, data order and everything else that is random
-    dvae: str | None = None  # checkpoint folder of the dVAE whose tokens the transformer learns
-    tokens: str | None = None  # pictures encoded before, or the folder where such are kept; null: <out>/tokens
+    data: Any = MISSING  # captioned images to train on
+    preset: Any = None  # model sizes and training recipe, merged into the settings of the stage
+    size: str | None = None  # size of an ablation's runs; laptop: about a minute each on one CPU core
+    ablation: AblationConfig | None = None  # the question that a sweep of runs answers: -m +ablation=<name>
+    run: str = "default"  # name of the run; using the same name again resumes it
+    out: str = "outputs"  # output folder: runs are in <out>/<stage>/<run>, with stage=all in <out>/<run>/<stage>
+    seed: int = 0  # random seed of weights, data order and everything else
+    dvae: str | None = None  # checkpoint folder of the dVAE that encodes images for the transformer
+    tokens: str | None = None  # token cache, or the folder of token caches; null: <out>/tokens
     device: str = "auto"  # auto | cpu | cuda | cuda:0
-    deterministic: bool = False  # on a GPU the same bits each time, by slower kernels; a CPU's are the same anyway
-    resume: bool = True  # false: start over, with what stood there moved aside
+    deterministic: bool = False  # bitwise reproducible results on a GPU, with slower kernels; a CPU always is
+    resume: bool = True  # false: start over and move the existing run folder aside
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
 
@@ -83,37 +83,37 @@ VERBS = {
 
 @cache
 def register() -> None:
-    """Make each verb's dataclass known to Hydra, as the schema that its YAML file begins with, and all choices."""
+    """Register with Hydra the dataclass of each command, as the schema of its YAML file, and all config groups."""
     for name, schema in VERBS.items():
         ConfigStore.instance().store(name=f"{name}_schema", node=writable(schema))
     choices.register()
 
 
 def compose(name: str, overrides: Sequence[str] = ()) -> Any:
-    """The options of the verb `name`, with `overrides` as on its command line, as its dataclass."""
+    """Compose the options of the command `name` with `overrides` as on its command line. Returns its dataclass."""
     return to_object(_compose(name, overrides))
 
 
 def run_name(name: str) -> str:
-    """`name`, and in a sweep what sets this job apart from the others."""
+    """Return the run name: `name`, and in a sweep also the overrides that differ between jobs."""
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
         return name
-    chosen = [each for each in HydraConfig.get().overrides.task if each not in sys.argv]  # not the same for all
+    chosen = [each for each in HydraConfig.get().overrides.task if each not in sys.argv]  # vary by job
     parts = [re.sub(r"[^\w.]+", "_", each.removeprefix("stage.")) for each in chosen if not each.startswith("run=")]
     full = "-".join([name, *parts])
     return full if len(full) <= 120 else f"{full[:110]}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
 
 
 def verb(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
-    """Turn `main(config)` into a command, which reads the command line, and runs each job where that is a sweep.
+    """Return a decorator that turns `main(config)` into a command. It reads the command line and runs sweeps.
 
-    What a user can mend is said in a sentence on stderr, with exit status 2. Being asked to stop ends with 128 and
-    the signal's number, as in a shell. A job that fails does not stop its sweep, which lists it at the end.
+    A user error prints one sentence on stderr and exits with status 2. A stop signal exits with 128 + its number, as
+    in a shell. A failed job does not stop a sweep; failed jobs are listed at the end.
     """
 
     def decorate(main: Callable[[Any], None]) -> Callable[[], None]:
         full_error = os.environ.get(FULL_ERROR) == "1"
-        failed: list[str] = []  # jobs of a sweep
+        failed: list[str] = []  # failed jobs of a sweep
 
         def job(composed: DictConfig) -> None:
             sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
@@ -133,7 +133,7 @@ def verb(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
                 if not sweeping:
                     raise SystemExit(2) from None
                 told = str(error) if mendable else f"{type(error).__name__}: {error}"
-                failed.append(f"{' '.join(HydraConfig.get().overrides.task)}: {told}")  # other jobs still run
+                failed.append(f"{' '.join(HydraConfig.get().overrides.task)}: {told}")  # continue with the other jobs
 
         def command() -> None:
             try:
@@ -157,7 +157,7 @@ def verb(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
                         raise
                     _say(explain(error, known_keys(name, typed), typed))
                     raise SystemExit(2) from None
-                except ValueError as error:  # --help beside a value that its dataclass refuses
+                except ValueError as error:  # --help with a value that its dataclass rejects
                     if full_error:
                         raise
                     _say(str(error))
@@ -172,7 +172,7 @@ def verb(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
 
 
 def for_another_verb(name: str, arguments: Sequence[str]) -> str | None:
-    """What is wrong with asking the verb `name` for a sweep that another one does, if that is so."""
+    """Return an error message if the command line asks for an ablation of another command than `name`, else None."""
     asked = {each.lstrip("+").partition("=")[2] for each in arguments if each.lstrip("+").startswith("ablation=")}
     for path in (FOLDER / "ablation" / f"{ablation}.yaml" for ablation in asked):
         given: Any = OmegaConf.load(path) if path.is_file() else {}
@@ -183,11 +183,11 @@ def for_another_verb(name: str, arguments: Sequence[str]) -> str | None:
 
 
 def known_keys(name: str, arguments: Sequence[str] = ()) -> list[str]:
-    """Every setting of the verb `name`, dotted, and every group, given the groups chosen in `arguments`."""
+    """Return all dotted settings of the command `name` with the groups chosen in `arguments`, and all group names."""
     groups = choices.groups()
     chosen = [each.split(",")[0] for each in arguments if each.lstrip("+").split("=")[0] in groups]
     schemas = [each for each in chosen if each.split("=")[0] in ("stage", "data", "edit", "import")]
-    for given in (chosen, schemas, []):  # fewer where a choice cannot be composed
+    for given in (chosen, schemas, []):  # with fewer choices if one cannot be composed
         try:
             return [*all_keys(_compose(name, given)), *groups]
         except (HydraException, OmegaConfBaseException):
@@ -196,7 +196,7 @@ def known_keys(name: str, arguments: Sequence[str] = ()) -> list[str]:
 
 
 def choices_of(name: str) -> dict[str, list[str]]:
-    """List what the verb `name` can be given by name: {"stage": ["all", "clip", ...], ...}."""
+    """Return the config groups of the command `name` with their options: {"stage": ["all", "clip", ...], ...}."""
     given: Any = OmegaConf.load(FOLDER / f"{name}.yaml")
     named = [str(group) for each in given.defaults if isinstance(each, DictConfig) for group in each]
     return {group: choices.options(group) for group in named if group in choices.groups()}
@@ -209,11 +209,11 @@ def _say(sentence: str) -> None:
 
 @contextmanager
 def _hydra_kept_quiet(name: str) -> Iterator[list[str]]:
-    """Within it, Hydra makes no folders or logs and raises what goes wrong; yields what the user typed."""
+    """Context in which Hydra makes no folders or logs and raises its errors. Yields the user's arguments."""
     typed = sys.argv[1:]
-    sweeping = not {"-m", "--multirun"}.isdisjoint(typed)  # where commas separate the jobs' values
+    sweeping = not {"-m", "--multirun"}.isdisjoint(typed)  # in a sweep, commas separate the values of jobs
     given = typed if sweeping else [_literal(each) for each in typed]
-    # side by side with the user's overrides, as Hydra's parser wants them all in one row
+    # insert next to the user's overrides: Hydra's parser requires overrides to be consecutive
     place = next((at for at, each in enumerate(typed) if "=" in each and not each.startswith("-")), len(typed))
     environment = os.environ.get(FULL_ERROR)
     sys.argv[1:] = [*given[:place], *QUIET, f"hydra.job.name={name}", *given[place:]]
@@ -228,9 +228,9 @@ def _hydra_kept_quiet(name: str) -> Iterator[list[str]]:
 
 
 def _literal(argument: str) -> str:
-    """An argument that gives one of `TEXTS`, in the quotes that make Hydra take it literally; others as they are.
+    """Quote an argument that sets one of `TEXTS`, so that Hydra reads it literally. Others are returned unchanged.
 
-    One of `LISTS` gets the brackets that make Hydra take it as a list.
+    An argument that sets one of `LISTS` gets brackets, so that Hydra reads it as a list.
     """
     key, _, text = argument.partition("=")
     if key in LISTS and not text.startswith("["):
@@ -238,13 +238,13 @@ def _literal(argument: str) -> str:
     in_quotes = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
     if key not in TEXTS or in_quotes:
         return argument
-    text = re.sub(r'(\\+)(?="|$)', r"\1\1", text)  # elsewhere Hydra takes backslashes literally anyway
+    text = re.sub(r'(\\+)(?="|$)', r"\1\1", text)  # elsewhere Hydra reads backslashes literally
     text = text.replace('"', '\\"').replace("${", "\\${")
     return f'{key}="{text}"'
 
 
 def initialised() -> AbstractContextManager[Any]:
-    """Within it, Hydra composes what lies in `FOLDER`; within a verb it does so anyway."""
+    """Context in which Hydra composes the configs in `FOLDER`. Does nothing if Hydra is initialized already."""
     if GlobalHydra.instance().is_initialized():
         return nullcontext()
     return hydra.initialize_config_dir(str(FOLDER), version_base="1.3")
@@ -257,7 +257,7 @@ def _compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def to_object(composed: DictConfig) -> Any:
-    """The composed options as dataclasses; ValueError for one that was added with a + and that none of them has."""
+    """Convert composed options to dataclasses. Raises ValueError for a key added with + that no dataclass has."""
     added = list(strangers(composed))
     if added:
         raise ValueError(unknown(added[0], [key for key in all_keys(composed) if key not in added]))

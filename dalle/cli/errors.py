@@ -1,4 +1,4 @@
-"""What is wrong with a command line, in a sentence that names the option and the nearest right one."""
+"""Error messages for a wrong command line: one sentence with the option and the closest valid one."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -9,11 +9,11 @@ from typing import Any
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
-RENAMED = {"scale": "size"}  # settings that are called otherwise now
+RENAMED = {"scale": "size"}  # settings with a new name
 
 
 def explain(error: Exception, keys: Sequence[str], typed: Sequence[str]) -> str:
-    """Why Hydra raised `error` over the arguments `typed`, where `keys` are all settings there are."""
+    """Explain a Hydra error in one sentence. `typed` are the arguments, `keys` all valid settings."""
     text = f"{error}\n{error.__cause__ or ''}"
     if isinstance(error, OverrideParseException) or "Ambiguous value" in text:
         return _unreadable(text, typed)
@@ -38,10 +38,10 @@ def explain(error: Exception, keys: Sequence[str], typed: Sequence[str]) -> str:
 
 
 def unknown(key: str, keys: Sequence[str]) -> str:
-    """The sentence for a setting that is not among `keys`."""
+    """Return the error message for a setting that is not in `keys`."""
     if key in RENAMED:
         return f"there is no setting {key}; it is called {RENAMED[key]} now"
-    # difflib.get_close_matches compares settings in whole alone, where the last word is what people remember
+    # difflib.get_close_matches compares only whole keys, but users mostly remember the last word
     likenesses = {known: _likeness(key, known) for known in keys}
     best = max(likenesses.values(), default=0.0)
     alike = [known for known, value in likenesses.items() if value > best - 0.03][:3]
@@ -49,7 +49,7 @@ def unknown(key: str, keys: Sequence[str]) -> str:
 
 
 def all_keys(node: Any, prefix: str = "") -> list[str]:
-    """Every setting below a composed `node`, dotted, and what they are gathered in."""
+    """Return all dotted keys below a composed `node`, including those of sub-configs."""
     keys = []
     for name, below in _children(node).items():
         keys += [f"{prefix}{name}", *all_keys(below, f"{prefix}{name}.")]
@@ -57,7 +57,7 @@ def all_keys(node: Any, prefix: str = "") -> list[str]:
 
 
 def strangers(node: Any, prefix: str = "") -> Iterator[str]:
-    """Settings below `node` that its dataclasses do not have: Hydra lets a + put in anything."""
+    """Yield the unknown keys below `node`, which its dataclasses do not have. Hydra accepts any key after a +."""
     schema = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
     known = {each.name for each in fields(schema)} if is_dataclass(schema) else None
     for name, below in _children(node).items():
@@ -78,7 +78,7 @@ def _unreadable(text: str, typed: Sequence[str]) -> str:
 
 
 def _file(text: str) -> str:
-    """The file in configs, and its section, that Hydra says it was merging when an error occurred; "" for none."""
+    """Return the file in configs, and its section, that Hydra was merging when the error occurred; "" if none."""
     found = re.search(r"^In '([^']+)': \w+ raised while composing", text, re.MULTILINE)
     parts = found[1].split("/") if found else []
     if len(parts) == 3:  # preset/dvae/tiny
@@ -87,13 +87,13 @@ def _file(text: str) -> str:
 
 
 def _likeness(key: str, known: str) -> float:
-    """How alike two settings are, in whole and in their last words, from 0 to 1."""
+    """Similarity of two settings in [0, 1]: the mean over whole keys and last words."""
     pairs = ((key, known), (key.split(".")[-1], known.split(".")[-1]))
     return sum(SequenceMatcher(None, *pair).ratio() for pair in pairs) / 2
 
 
 def _children(node: Any) -> dict[str, Any]:
-    """What is below a mapping by name; nothing is below anything else."""
+    """Return the children of a mapping node by name; an empty dict for other nodes."""
     if not isinstance(node, DictConfig) or node._is_none() or node._is_missing() or node._is_interpolation():
         return {}
     return {str(key): node._get_node(key) for key in node}

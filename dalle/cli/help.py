@@ -1,4 +1,4 @@
-"""What each setting means: the comment beside it in its dataclass, as `--help` and docs/configs.md show it."""
+"""CLI help: read the comment of each setting in its dataclass, for `--help` and docs/configs.md."""
 
 import ast
 import inspect
@@ -11,8 +11,8 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any
 
-COLUMN = 34  # where meanings begin
-# what people set first, where a verb has more than a screen of settings
+COLUMN = 34  # column at which descriptions start
+# settings that --help shows for commands with more settings than fit on a screen
 FIRST = {
     "train": (
         *("run", "out", "seed", "dvae", "device", "resume", "wandb.mode", "data.path", "data.image_size", "data.train"),
@@ -31,23 +31,23 @@ FIRST = {
         *("device", "precision", "out"),
     ),
 }
-LARGE_GROUPS = {"stage", "data", "preset", "size", "experiment"}  # with more settings than --help shows
+LARGE_GROUPS = {"stage", "data", "preset", "size", "experiment"}  # groups with more settings than --help shows
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One that can be typed."""
+    """One setting of the command line."""
 
     key: str  # dotted: stage.model.width
-    value: str  # as it would be typed
-    meaning: str  # empty where its dataclass says nothing
+    value: str  # as typed on the command line
+    meaning: str  # description; empty if its dataclass has no comment
 
 
 def settings(config: Any, prefix: str = "") -> Iterator[Setting]:
-    """Every setting in `config`, a dataclass or a dict of such, and in those within it, in the order of definition.
+    """Yield all settings in `config`, a dataclass or a dict of dataclasses, recursively, in the order of definition.
 
-    Settings that a config shares with others, which are keyword-only, come last. A `name` is none: it tells what was
-    chosen, as in stage=dvae.
+    Keyword-only settings, which several configs share, come last. A `name` is not a setting: it is the chosen option,
+    as in stage=dvae.
     """
     if isinstance(config, dict):
         named = config
@@ -64,9 +64,9 @@ def settings(config: Any, prefix: str = "") -> Iterator[Setting]:
 
 @cache
 def comments(schema: type) -> dict[str, str]:
-    """The comment of each field of a dataclass: behind it, or else on lines of its own right above.
+    """Return the comment of each field of a dataclass: at the end of its line, or on the lines directly above.
 
-    A class that only gives an inherited field another default need not say again what it means.
+    A class that only overrides the default of an inherited field inherits the comment too.
     """
     found: dict[str, str] = {}
     for owner in reversed(schema.__mro__):
@@ -77,12 +77,12 @@ def comments(schema: type) -> dict[str, str]:
 
 
 def about(config: Any) -> list[str]:
-    """The docstring of a dataclass in lines: what it is for, and commands that use it."""
+    """Return the lines of a dataclass's docstring: its purpose and example commands."""
     return (inspect.getdoc(type(config)) or "").splitlines()
 
 
 def as_typed(value: Any) -> str:
-    """A value as it is written on a command line: null, true, [a,b], plain numbers and words."""
+    """Format a value for the command line: null, true, [a,b], plain numbers and words."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, (list, tuple)):
@@ -91,7 +91,7 @@ def as_typed(value: Any) -> str:
 
 
 def shown_first(name: str, typed: Sequence[str], key: str) -> bool:
-    """Tell if --help shows `key`: people set it first, or it was typed, or is of a small group that was."""
+    """Return True if --help shows `key`: it is in FIRST, was typed, or belongs to a small group that was typed."""
     asked = {each.lstrip("+").partition("=")[0] for each in typed if "=" in each}
     return key in FIRST[name] or key in asked or key.split(".")[0] in asked - LARGE_GROUPS
 
@@ -99,9 +99,9 @@ def shown_first(name: str, typed: Sequence[str], key: str) -> bool:
 def usage(
     verb: str, config: Any, choices: Mapping[str, Sequence[str]], first: Callable[[str], bool] | None = None
 ) -> str:
-    """What `verb --help` says, given the options as they are composed so far and what each group offers.
+    """Return the text of `verb --help`, given the composed options and the options of each group.
 
-    first: tells of a key whether it is shown; the others are counted. None: all are.
+    first: predicate of the keys to show; the others are only counted. None: show all.
     """
     # Hydra's own --help shows values, but no comments
     width = max(80, shutil.get_terminal_size().columns)
@@ -118,7 +118,7 @@ def usage(
                 lines += [f"{name}={getattr(chosen, 'name', '')}:", *about(chosen), ""]
     lines.append("Settings, with the values that this command would use:")
     found = [each for each in settings(config) if each.key not in choices]
-    found.sort(key=lambda each: "." in each.key)  # the verb's own, then those of what was chosen
+    found.sort(key=lambda each: "." in each.key)  # settings of the command first, then those of chosen options
     shown = [each for each in found if first is None or first(each.key)]
     lines += [_entry(f"{each.key}={each.value}", each.meaning, width) for each in shown]
     if len(shown) < len(found):
@@ -131,13 +131,13 @@ def usage(
 
 def _entry(head: str, text: str, width: int) -> str:
     first = f"  {head} ".ljust(COLUMN)
-    if text and len(first) > COLUMN:  # a line of its own
+    if text and len(first) > COLUMN:  # the description goes on the next line
         return f"  {head}\n{_entry('', text, width)}"
     return textwrap.fill(first + text, width, subsequent_indent=" " * COLUMN, break_on_hyphens=False).rstrip()
 
 
 def _comments(source: str) -> dict[str, str]:
-    """{field: comment} of the source of one class, without what it inherits."""
+    """Return {field: comment} from the source of one class, without inherited fields."""
     found = [
         token for token in tokenize.generate_tokens(io.StringIO(source).readline) if token.type == tokenize.COMMENT
     ]

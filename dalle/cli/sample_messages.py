@@ -1,4 +1,4 @@
-"""Lines that sample.py prints: hints before it draws, a line for each caption, and where everything is."""
+"""Messages of sample.py: hints before sampling, one line per caption, and the paths of the results."""
 
 from dalle.sampling.attention_sheet import sheet_path
 from dalle.sampling.chunks import in_words
@@ -10,18 +10,18 @@ from dalle.sampling.progress import say
 from dalle.sampling.results import Result
 from dalle.sampling.settings import SampleConfig
 
-LINES = 12  # captions named one by one in what is printed
+LINES = 12  # captions that are printed individually
 
 
 def say_unknown_words(dalle: DALLE, captions: list[str]) -> None:
-    """Name the words that no training caption had."""
+    """Print the words that occur in no training caption."""
     if unknown := dalle.unknown_words(captions):
         more = f" and {len(unknown) - LINES} more" if len(unknown) > LINES else ""
         say(f"hint      in none of the training captions that its tokenizer read: {', '.join(unknown[:LINES])}{more}")
 
 
 def say_memory(dalle: DALLE, captions: int, config: SampleConfig) -> None:
-    """Tell what a candidate's cache takes, and how many are drawn at a time where memory does not hold all."""
+    """Print the cache size per candidate, and the batch size if memory does not fit all candidates."""
     if config.batch_size is None:
         chunk = dalle.chunk(captions, config)
         needs = chunk.needs
@@ -30,12 +30,12 @@ def say_memory(dalle: DALLE, captions: int, config: SampleConfig) -> None:
             say(f"memory    {in_words(chunk.memory)}: {fit}")
     else:
         needs = decoding_memory(dalle.transformer)
-    rows = 2 if config.guided else 1  # that are decoded for each candidate
+    rows = 2 if config.guided else 1  # sequences decoded per candidate (2 with classifier-free guidance)
     say(f"cache     {in_words(rows * needs.cache)} a candidate; dense {in_words(rows * needs.dense)}")
 
 
 def say_result(result: Result, number: int, config: SampleConfig) -> None:
-    """Tell how many pictures of the number-th caption, from 1, were kept, and the best score."""
+    """Print how many images of a caption were kept, and the best score. `number` counts captions from 1."""
     if number <= LINES:
         how = "" if config.rerank == "clip" else f" by {config.rerank}"
         best = "" if result.scores is None else f", best score {result.scores[0]:.3f}{how}"
@@ -43,7 +43,7 @@ def say_result(result: Result, number: int, config: SampleConfig) -> None:
 
 
 def print_report(gallery: Gallery, attention: bool, novelty: Novelty | None) -> None:
-    """Tell where everything is; nothing where nothing was drawn."""
+    """Print the paths of all results. Prints nothing if no image was sampled."""
     files, captions = gallery.files, len(gallery.facts)
     if not files:
         return
@@ -60,7 +60,7 @@ def print_report(gallery: Gallery, attention: bool, novelty: Novelty | None) -> 
 
 
 def how_to_go_on(gallery: Gallery, config: SampleConfig) -> str:
-    """Sentence on what was finished when drawing was stopped, and which options draw the rest."""
+    """Return a sentence with the progress of a stopped run and the options that sample the rest."""
     if not gallery.facts:
         return "stopped before the first pictures were finished; nothing was written"
     drawn = gallery.facts[-1]["drawn"]

@@ -1,4 +1,4 @@
-"""The jobs of a sweep: the paper's questions in configs/ablation, as each of their runs is to be done."""
+"""Compose the jobs of a sweep, such as the ablations in configs/ablation."""
 
 import copy
 from collections.abc import Sequence
@@ -14,9 +14,10 @@ from dalle.cli.config import initialised, register, to_object
 
 
 def compose_jobs(name: str, overrides: Sequence[str] = ()) -> list[Any]:
-    """The options of each job of `python <name>.py -m <overrides>`, where a file among these says what is swept.
+    """Return the options of each job of `python <name>.py -m <overrides>`. One of the overrides names the sweep's file.
 
-    It is composed once, and each job's values are then put in: as in Hydra's own sweeper, for a tenth of the time.
+    Composes the config once and then sets each job's values. The result equals that of Hydra's own sweeper, in a
+    tenth of the time.
     """
     register()
     with initialised():
@@ -36,11 +37,11 @@ def compose_jobs(name: str, overrides: Sequence[str] = ()) -> list[Any]:
 
 
 def ablations() -> list[str]:
-    """The names of all ablations."""
+    """Return the names of all ablations."""
     return sorted(path.stem for path in (FOLDER / "ablation").glob("*.yaml"))
 
 
 def ablation_jobs(name: str, size: str | None = None) -> list[Any]:
-    """The options of each job of the ablation `name`, whose file says which verb does them."""
+    """Return the options of each job of the ablation `name`. Its file sets the command that runs the jobs."""
     given: Any = OmegaConf.load(FOLDER / "ablation" / f"{name}.yaml")
     return compose_jobs(given.ablation.get("verb", "train"), [f"+ablation={name}", *([f"size={size}"] if size else [])])

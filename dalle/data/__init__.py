@@ -1,4 +1,4 @@
-"""The data sets by name. A new one is a file with its config and its source, and an entry here."""
+"""Registry of the data sets. To add one, write a file with its config and its source, and add an entry here."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from dalle.data.source import Source
 from dalle.data.webdataset import WebdatasetConfig, WebdatasetSource
 from dalle.registry import Entry, Registry
 
-# a source is built from its config and the name of a split; the note is the attribution to be shown with pictures
+# a source is built from its config and the name of a split; the note is the attribution to show with its images
 DATA_SETS: Registry[Source] = Registry(
     "data set",
     {
@@ -26,21 +26,21 @@ DATA_SETS: Registry[Source] = Registry(
 
 
 def read_config(written: Mapping[str, Any]) -> Any:
-    """The config that `dataclasses.asdict` wrote, as in a checkpoint's meta. Raises ValueError for another's."""
+    """Rebuild a config from the dict of `dataclasses.asdict`. Raises ValueError for an unknown data set."""
     config = DATA_SETS.choose(written.get("name")).config
     assert config is not None
     return config(**written)
 
 
 def open_source(config: Any, split: str) -> Source:
-    """The split "train" or "val" (blocks: also "novel") of the data set that `config.name` names.
+    """Open a split, "train" or "val" (blocks: also "novel"), of the data set `config.name`.
 
-    Raises ValueError for a name or split that does not exist, and what the
-    source raises when its pictures are not there.
+    Raises ValueError for a name or split that does not exist, and whatever the
+    source raises if its images are missing.
     """
     return DATA_SETS.choose(config.name).build(config, split)
 
 
 def attribution(config: Any) -> str:
-    """Return what has to be shown beside pictures of a data set; "" for nothing."""
+    """Return the attribution to show with images of a data set; "" if none is required."""
     return DATA_SETS[config.name].note

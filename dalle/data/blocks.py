@@ -1,7 +1,7 @@
-"""`blocks`: procedural pictures of a few coloured shapes, captioned in plain English.
+"""Data source `blocks`: procedural images of a few coloured shapes, captioned in plain English.
 
-A scene is made the other way round from a photograph: first the facts (a `Statement`), then a layout in which
-they hold, then the picture and several wordings of the facts.
+A scene is generated from its facts: first a `Statement`, then a layout for which it is true, then the image and
+several wordings of the statement as captions.
 """
 
 from collections.abc import Sequence
@@ -34,32 +34,32 @@ HELD_OUT = (("circle", "orange"), ("square", "green"), ("triangle", "purple"), (
 SEEN = tuple(pair for pair in PAIRS if pair not in HELD_OUT)
 SPLITS = ("train", "val", "novel")
 
-MARGIN = 0.03  # between a shape and the picture's edge
+MARGIN = 0.03  # between a shape and the image's edge
 GAP = 0.06  # between two shapes that do not touch
 HALF_EXTENTS = {shape: outline.max(axis=0) for shape, outline in OUTLINES.items()}
 
 
 @dataclass
 class BlocksConfig:
-    """Procedural scenes of one to three coloured shapes, with captions in plain English, drawn when they are asked for.
+    """Procedural scenes of one to three coloured shapes, drawn on demand, with captions in plain English.
 
-    They are the attribute-binding prompts of DALL-E's announcement, at a size that a CPU can learn, and checked by a
-    judge.
+    They follow the attribute-binding prompts of DALL-E's announcement, at a size that can be learned on a CPU. A shape
+    detector checks generated images automatically.
 
-    Splits: train and val are different scenes of the same kind; novel shows only combinations of shape and colour that
-    the other two never do (`HELD_OUT`).
-    Attribution: none needed, the pictures are made by this code.
+    Splits: train and val are different scenes of the same kind; every scene of novel has a combination of shape and
+    colour that never occurs in the other two (`HELD_OUT`).
+    Attribution: none needed, the images are made by this code.
     """
 
     name: str = "blocks"
-    image_size: int = 64  # side of the pictures in pixels
-    lattice: int = 8  # lines along each side that shapes' boxes begin and end on; 16 is harder, 0 (anywhere) hardest
-    radius_jitter: float = 0.0  # how far radii stray from RADII, relative: 0.05 makes a harder world
-    train: int = 100_000  # pictures in each split; they are drawn when asked for, so size costs nothing
-    val: int = 2_000  # held-out pictures of the same kind
-    novel: int = 2_000  # every caption names a (shape, colour) of HELD_OUT, which train and val never show
-    wordings: int = 4  # captions per picture, at most
-    seed: int = 0  # of the scenes
+    image_size: int = 64  # side of the images in pixels
+    lattice: int = 8  # bounding boxes align to a grid of lattice x lattice; 16 is harder, 0 (no grid) hardest
+    radius_jitter: float = 0.0  # relative random change of the radii in RADII; 0.05 makes the data harder
+    train: int = 100_000  # number of training images; they are drawn on demand, so a large number costs nothing
+    val: int = 2_000  # number of held-out images of the same kind
+    novel: int = 2_000  # number of held-out images with a (shape, colour) of HELD_OUT, never shown in train and val
+    wordings: int = 4  # maximum number of captions per image
+    seed: int = 0  # random seed of the scenes
 
     def __post_init__(self) -> None:
         if self.image_size < 8:
@@ -72,9 +72,9 @@ class BlocksConfig:
             raise ValueError(f"wordings={self.wordings} leaves pictures without a caption; choose at least 1")
 
 
-# --- from chance to facts -----------------------------------------------------------------------------------
+# --- random statements --------------------------------------------------------------------------------------
 
-# kind of scene: (share of the pictures, how many of each described thing)
+# kind of scene: (share of the images, count of each described object)
 KINDS = {
     "one": (0.18, (1,)),
     "two alike": (0.08, (2,)),
@@ -87,9 +87,9 @@ KINDS = {
     "stack": (0.03, (1, 1, 1)),
 }
 _CUMULATIVE_SHARES = np.cumsum([share for share, _ in KINDS.values()])
-_TIMES_UNSIZED = 0.15  # how often a noun phrase leaves the size out
-_RADIUS_SUM = 0.53  # three unlike shapes: at most two large ones, or there is no room to place them
-_STACK_RADIUS_SUM = 0.45  # at most one large one, or the tower leaves the picture
+_TIMES_UNSIZED = 0.15  # probability that a noun phrase omits the size
+_RADIUS_SUM = 0.53  # three different shapes: at most two large ones, else they do not fit
+_STACK_RADIUS_SUM = 0.45  # at most one large shape, else the stack exceeds the image
 
 
 def _pick(options: Sequence[T], generator: np.random.Generator) -> T:
@@ -118,7 +118,7 @@ def _pairs(number: int, novel: bool, generator: np.random.Generator) -> list[tup
 
 
 def _plausible(pairs: Sequence[tuple[str, str]], relations: Sequence[Relation]) -> bool:
-    """No two noun phrases for the same thing; what rests rests on more than a tip, and stands out from it."""
+    """Return True if noun phrases are distinct and no shape rests on a triangle or on a shape of its own colour."""
     resting = [(pairs[r.subject], pairs[r.object]) for r in relations if r.name == "on top of"]
     return len(set(pairs)) == len(pairs) and all(
         upper[1] != lower[1] and lower[0] != "triangle" for upper, lower in resting
@@ -126,7 +126,7 @@ def _plausible(pairs: Sequence[tuple[str, str]], relations: Sequence[Relation]) 
 
 
 def compose(config: BlocksConfig, generator: np.random.Generator, novel: bool = False) -> Scene:
-    """A random scene; with `novel`, one whose statement names at least one pair of HELD_OUT, else none."""
+    """Draw a random scene. With `novel`, its statement has at least one pair of HELD_OUT, otherwise none."""
     kind = tuple(KINDS)[int(np.searchsorted(_CUMULATIVE_SHARES, generator.random() * _CUMULATIVE_SHARES[-1]))]
     counts = KINDS[kind][1]
     things, relations = facts(kind, generator, novel)
@@ -147,9 +147,9 @@ def compose(config: BlocksConfig, generator: np.random.Generator, novel: bool = 
 def facts(
     kind: str, generator: np.random.Generator, novel: bool = False
 ) -> tuple[list[tuple[str, str, str]], tuple[Relation, ...]]:
-    """What a random scene of one of KINDS describes: (shape, colour, size) of each thing, and how they are related.
+    """Draw the facts of a random scene of one of KINDS: (shape, colour, size) of each object, and their relations.
 
-    With `novel` at least one (shape, colour) is of HELD_OUT, else none.
+    With `novel`, at least one (shape, colour) is in HELD_OUT, otherwise none.
     """
     counts = KINDS[kind][1]
     relations = _relations(kind, generator)
@@ -163,7 +163,7 @@ def facts(
     return [(*pair, size) for pair, size in zip(pairs, sizes, strict=True)], relations
 
 
-# --- from facts to a layout ---------------------------------------------------------------------------------
+# --- layout -------------------------------------------------------------------------------------------------
 
 
 def _layout(
@@ -173,19 +173,19 @@ def _layout(
     lattice: int,
     generator: np.random.Generator,
 ) -> np.ndarray:
-    """Centres (n, 2), uniform over the layouts where nothing is cut or crowded and relations are plain."""
+    """Draw centres (n, 2), uniformly over layouts without cropped or crowded shapes and with clear relations."""
     half = np.array([HALF_EXTENTS[shape] for shape in shapes]) * radii[:, None]  # (n, 2)
     margin = 0 if lattice else MARGIN
     low, high = half + margin, 1 - half - margin
     resting = [relation for relation in relations if relation.name == "on top of"]
     touching = {frozenset((relation.subject, relation.object)) for relation in resting}
-    while True:  # a batch of layouts at a time: most scenes need one batch
+    while True:  # rejection sampling in batches of layouts: most scenes need one batch
         centres = generator.uniform(low, high, (256, *half.shape))  # (tries, n, 2)
         if lattice:
             centres = _snapped(centres, half, lattice)
-        for upper, _, lower in reversed(resting):  # stacks are described from the top
+        for upper, _, lower in reversed(resting):  # relations of a stack are listed from the top
             centres[:, upper, 0] = centres[:, lower, 0] + generator.uniform(-0.012, 0.012, len(centres))
-            if lattice:  # a small shape on a large one sits half a step beside its middle
+            if lattice:  # a small shape on a large one is half a step off its centre
                 centres[:, upper] = _snapped(centres[:, upper], half[upper], lattice)
             centres[:, upper, 1] = centres[:, lower, 1] - half[lower, 1] - half[upper, 1]
         good = ((centres >= low) & (centres <= high)).all(axis=(1, 2))
@@ -197,17 +197,17 @@ def _layout(
             step = centres[:, subject] - centres[:, object_]
             along = step @ np.array(DIRECTIONS[name])
             across = np.abs(step).sum(axis=1) - np.abs(along)
-            good &= along >= 2 * across  # the named axis dominates: nobody would call it the other one
+            good &= along >= 2 * across  # the named axis dominates, so the relation is not ambiguous
         if good.any():
             return centres[good.argmax()]
 
 
 def _snapped(centres: np.ndarray, half: np.ndarray, lattice: int) -> np.ndarray:
-    """The nearest centres for which boxes of these half extents begin on a lattice line."""
+    """Return the nearest centres for which boxes of these half extents start on a lattice line."""
     return np.rint((centres - half) * lattice) / lattice + half
 
 
-# --- from facts to words ------------------------------------------------------------------------------------
+# --- captions -----------------------------------------------------------------------------------------------
 
 # "A left of B", "B with A to its left"
 _PLAIN_WORDS = {
@@ -224,7 +224,7 @@ _WITH_WORDS = {
     "below": ("below it",),
     "on top of": ("on top of it",),
 }
-_NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}  # scenes count to three; evaluation asks for more
+_NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}  # scenes have at most three; evaluation prompts have more
 _MOST_WORDS = 20
 
 
@@ -236,7 +236,7 @@ def _noun_phrase(thing: Described) -> str:
 
 
 def wordings(statement: Statement) -> list[str]:
-    """Every caption the world has for `statement`, all equally true, at most 20 words each."""
+    """Return all captions of `statement`. They have the same meaning and at most 20 words each."""
     phrases = [_noun_phrase(thing) for thing in statement.described]
     match statement.relations:
         case ():
@@ -248,7 +248,7 @@ def wordings(statement: Statement) -> list[str]:
             bare += [f"{b} with {a} {words}" for words in _WITH_WORDS[name]]
         case (first, second):
             a, b, c = phrases[first.subject], phrases[first.object], phrases[second.object]
-            also = " and " if first.subject == second.subject else " "  # else `second` goes on from b
+            also = " and " if first.subject == second.subject else " "  # else `second` is about b
             ways = zip(_PLAIN_WORDS[first.name], _PLAIN_WORDS[second.name], strict=True)
             bare = [f"{a} {one} {b}{also}{two} {c}" for one, two in ways]
         case _:
@@ -258,11 +258,11 @@ def wordings(statement: Statement) -> list[str]:
     return [words for words in every if words.count(" ") < _MOST_WORDS]
 
 
-# --- the data set -------------------------------------------------------------------------------------------
+# --- data source --------------------------------------------------------------------------------------------
 
 
 class BlocksSource:
-    """A split of the data set: record `index` is a pure function of (config, split, index)."""
+    """Data source of one split. Record `index` is a pure function of (config, split, index)."""
 
     def __init__(self, config: BlocksConfig, split: str):
         if split not in SPLITS:
@@ -281,7 +281,7 @@ class BlocksSource:
         return numpy_generator(f"blocks {stream}", self.config.seed, SPLITS.index(self.split), index)
 
     def scene(self, index: int) -> Scene:
-        """What record `index` shows, and the facts that its captions state."""
+        """Return the scene of record `index`: its shapes and the statement of its captions."""
         return compose(self.config, self._generator(index, stream="scene"), novel=self.split == "novel")
 
     def __getitem__(self, index: int) -> Record:
@@ -289,25 +289,25 @@ class BlocksSource:
         return Record(draw(scene, self.image_size), self._captions(scene, index), f"{self.split}/{index:06d}")
 
     def keys(self) -> Strings:
-        """For example train/000123."""
+        """Return the keys of all records, such as train/000123."""
         return Strings.of(f"{self.split}/{index:06d}" for index in range(len(self)))
 
     def captions(self, index: int) -> tuple[str, ...]:
-        """The captions of record `index`."""
+        """Return the captions of record `index`."""
         return self._captions(self.scene(index), index)
 
     def size(self, index: int) -> tuple[int, int]:
-        """As drawn: square."""
+        """Return width and height of the drawn image, which is square."""
         return self.image_size, self.image_size
 
     def digest(self) -> str:
-        """Changes with the config and the split, and with this code where the first scenes show it."""
+        """Return a digest of the config, the split and the first scenes, which also reflect changes of this code."""
         first = [self[index] for index in range(min(8, len(self)))]
         shown = b"".join(record.image.tobytes() for record in first)
         return digest_of(repr((self.config, self.split, [record.captions for record in first])).encode(), shown)
 
     def _captions(self, scene: Scene, index: int) -> tuple[str, ...]:
         captions = wordings(scene.statement)
-        # a stream of its own, so that a change of wording leaves the pictures as they were
+        # a separate random stream, so that changed wordings do not change the images
         order = self._generator(index, stream="captions").permutation(len(captions))
         return tuple(captions[i] for i in order[: self.config.wordings])

@@ -1,8 +1,7 @@
-"""The world of `blocks`: what there is, what can be said of it, and how it looks.
+"""Vocabulary of `blocks`: shapes, colours, relations and statements, and drawing of scenes.
 
-The data set (`blocks.py`) and its judge (`dalle/evaluation/judges/blocks_judge.py`) both speak in these terms, so what
-is said, what is drawn and what is asked cannot drift apart. Lengths are fractions of the picture's side; x grows
-to the right, y downwards.
+Shared by the data source (`blocks.py`) and its judge (`dalle/evaluation/judges/blocks_judge.py`), so that captions,
+images and checks stay consistent. Lengths are fractions of the image's side; x grows to the right, y downwards.
 """
 
 from dataclasses import dataclass, replace
@@ -30,7 +29,7 @@ def _circle(points: int = 72) -> np.ndarray:
 
 
 def _cross(arm: float = 0.36) -> np.ndarray:
-    top = np.array([(-arm, -1), (arm, -1), (arm, -arm)])  # then the same, a quarter turn on each time
+    top = np.array([(-arm, -1), (arm, -1), (arm, -arm)])  # the other corners are rotations by 90 degrees
     right = top[:, ::-1] * (-1, 1)
     return np.concatenate([top, right, -top, -right])
 
@@ -47,16 +46,16 @@ DIRECTIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below":
 
 @dataclass(frozen=True)
 class Described:
-    """One noun phrase: "two small red circles"."""
+    """One noun phrase, such as "two small red circles"."""
 
     shape: str
     colour: str
-    size: str | None = None  # None: the caption does not say
+    size: str | None = None  # None: not in the caption
     count: int = 1
 
 
 class Relation(NamedTuple):
-    """`name` holds from described[subject] to described[object]."""
+    """Relation `name` from described[subject] to described[object]."""
 
     subject: int
     name: str
@@ -65,14 +64,14 @@ class Relation(NamedTuple):
 
 @dataclass(frozen=True)
 class Statement:
-    """The facts that a caption states, and all that the judge is told."""
+    """Facts stated by a caption. The judge gets nothing else."""
 
     described: tuple[Described, ...]
     relations: tuple[Relation, ...] = ()
 
 
 class Piece(NamedTuple):
-    """A shape in a picture; x, y is the centre of its bounding box."""
+    """A shape in an image; (x, y) is the centre of its bounding box."""
 
     shape: str
     colour: str
@@ -84,12 +83,14 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Scene:
+    """Shapes of an image and a statement about them."""
+
     pieces: tuple[Piece, ...]
-    statement: Statement  # true of the pieces, and names them all
+    statement: Statement  # true for the pieces; describes all of them
 
 
 def draw(scene: Scene, size: int) -> Image.Image:
-    """The picture of `scene`, `size` pixels square, anti-aliased."""
+    """Draw a scene as an anti-aliased image of size x size pixels."""
     side = size * SUPERSAMPLING
     image = Image.new("RGB", (side, side), BACKGROUND)
     canvas = ImageDraw.Draw(image)
@@ -106,11 +107,11 @@ def _with_described(statement: Statement, index: int, **changes) -> Statement:
 
 
 def one_fact_changed(statement: Statement) -> dict[str, list[Statement]]:
-    """Statements that differ from `statement` in one fact, listed by the fact that was changed.
+    """Return the statements that differ from `statement` in one fact, by the name of the changed fact.
 
-    Each is false of every picture that `statement` describes, for three reasons: a statement names all that
-    is in its picture; a (shape, colour) has one noun phrase; a relation's axis dominates, so no other holds.
-    The facts are "colour", "shape", "size", "relation" and "count"; a fact that is not stated has no entry.
+    Each is false for every image that `statement` describes, for three reasons: a statement describes everything in
+    its image; a (shape, colour) has one noun phrase; a relation's axis dominates, so no other relation holds.
+    The facts are "colour", "shape", "size", "relation" and "count". A fact that is not stated has no entry.
     """
     changed: dict[str, list[Statement]] = {}
     for index, thing in enumerate(statement.described):
@@ -124,7 +125,7 @@ def one_fact_changed(statement: Statement) -> dict[str, list[Statement]]:
                     changed.setdefault(fact, []).append(false)
     for index, relation in enumerate(statement.relations):
         for name in DIRECTIONS:
-            # what is on top of something is above it, too
+            # "on top of" implies "above"
             if name != relation.name and (relation.name, name) != ("on top of", "above"):
                 relations = list(statement.relations)
                 relations[index] = relation._replace(name=name)

@@ -1,4 +1,4 @@
-"""Pictures captioned as in COCO: a folder of pictures, and a JSON file with their captions."""
+"""Data source in COCO's format: a folder of images and a JSON file with their captions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,22 +10,22 @@ from dalle.data.files import FilesConfig, Found
 from dalle.data.folder import PictureFolder
 from dalle.data.rows import Row, gathered
 
-# pycocotools, compiled for masks that nobody needs here, reads captions with json too, and stops at a broken entry
+# pycocotools needs compiled mask code that is not used here, and fails at a broken entry; it reads JSON as well
 UNREADABLE = "entries that cannot be read"
 
 
 @dataclass
 class CocoConfig(FilesConfig):
-    """Pictures captioned as in COCO.
+    """Images with captions in COCO's format.
 
     python train.py data=coco data.path=train2017 data.captions=captions_train2017.json ...
 
-    data.path is the folder of the pictures, data.captions the JSON file that names them (images, annotations). Pictures
-    that it does not name are no part of the set.
+    data.path is the folder of the images, data.captions the JSON file that lists them (images, annotations). Images
+    that it does not list are ignored.
 
-    Splits: train and val by a hash of each picture's path within the folder; data.validation_share of them are held
-    out. COCO's own val2017 is a data set by itself.
-    Attribution: COCO's captions are CC BY 4.0 by the COCO Consortium; its pictures have the licences of their owners on
+    Splits: train and val by a hash of each image's path within the folder; data.validation_share of them are held
+    out. To use COCO's own val2017, open it as a separate data set.
+    Attribution: COCO's captions are CC BY 4.0 by the COCO Consortium; its images have the licences of their owners on
     Flickr, which the JSON file lists.
     """
 
@@ -34,9 +34,9 @@ class CocoConfig(FilesConfig):
 
 
 class CocoSource(PictureFolder):
-    """The pictures that `config.captions` names, sorted by path; what else the folder holds is no part of the set.
+    """Images listed in `config.captions`, sorted by path. Other files in the folder are ignored.
 
-    Raises ValueError when there is no such folder or file, or the file is not as COCO's.
+    Raises ValueError if the folder or the file does not exist, or if the file is not in COCO's format.
     """
 
     config: CocoConfig

@@ -1,4 +1,4 @@
-"""What a batch is made of: pictures, opened and transformed, or the tokens that stand for them."""
+"""Samples and batches: transformed images with captions, or cached image tokens with captions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,17 +17,17 @@ from dalle.seeds import numpy_generator
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures with one caption each; equal positions belong together."""
+    """Batch of images with one caption each."""
 
     images: Tensor  # (b, 3, size, size) uint8
     captions: list[str]  # b
-    keys: list[str]  # b, the records' names
-    unreadable: dict[str, str] = field(default_factory=dict)  # key -> reason, of records passed over here
+    keys: list[str]  # b, keys of the records
+    unreadable: dict[str, str] = field(default_factory=dict)  # key -> reason, of records skipped for this batch
 
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """A batch whose pictures were encoded before."""
+    """Batch of image tokens encoded beforehand, with one caption each."""
 
     tokens: Tensor  # (b, n) int64, in raster order
     captions: list[str]  # b
@@ -39,19 +39,19 @@ Made = TypeVar("Made", covariant=True)
 
 
 class Contents(Protocol[Made]):
-    """Records as samples, and samples as a batch."""
+    """Interface that turns records into samples and samples into a batch."""
 
     source: Source
 
     def sample(self, index: int, epoch: int, seed: int) -> Any:
-        """A record as an epoch of a run shows it. Raises `UnreadableRecord`."""
+        """Return the sample of record `index` in an epoch of a run. Raises `UnreadableRecord`."""
         ...
 
     def batch(self, samples: Sequence[Any], unreadable: dict[str, str]) -> Made: ...
 
 
 class Picture(NamedTuple):
-    """A sample of `Pictures`."""
+    """Sample of `Pictures`: one transformed image and one caption."""
 
     pixels: np.ndarray  # (size, size, 3) uint8
     caption: str
@@ -59,7 +59,7 @@ class Picture(NamedTuple):
 
 
 class Pictures(Contents[Batch]):
-    """Pictures, each read from its source and transformed."""
+    """Samples of images, read from the data source and transformed."""
 
     def __init__(self, source: Source, transform: Transform):
         self.source = source
@@ -78,7 +78,7 @@ class Pictures(Contents[Batch]):
 
 
 class Place(NamedTuple):
-    """A sample of `Tokens`: where a picture's tokens lie, to be read for a whole batch at once."""
+    """Sample of `Tokens`: index of an image's tokens in the cache. Tokens are read for a whole batch at once."""
 
     view: int
     row: int
@@ -87,7 +87,7 @@ class Place(NamedTuple):
 
 
 class Tokens(Contents[TokenBatch]):
-    """The same captions as those of `Pictures`, and the tokens of one view of each picture, which stays closed."""
+    """Samples with the same captions as `Pictures` and the cached tokens of one view. Opens no image."""
 
     def __init__(self, source: Source, cache: TokenCache):
         self.source = source
@@ -109,10 +109,10 @@ class Tokens(Contents[TokenBatch]):
 
 
 def one_of(captions: tuple[str, ...], generator: np.random.Generator) -> str:
-    """One of a record's captions; what is drawn before anything else."""
+    """Draw one of a record's captions. This must be the first draw from the generator."""
     return captions[generator.integers(len(captions))]
 
 
 def images_of(pixels: np.ndarray) -> Tensor:
-    """(b, size, size, 3) uint8 -> (b, 3, size, size)."""
+    """Convert images to a tensor: (b, size, size, 3) uint8 -> (b, 3, size, size)."""
     return torch.from_numpy(np.ascontiguousarray(rearrange(pixels, "b h w c -> b c h w")))

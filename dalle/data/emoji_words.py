@@ -1,4 +1,4 @@
-"""Emoji names in plain English, and which emojis are variants of one: text in, text out."""
+"""Convert emoji names to plain English phrases, and find the base name of variants. Works on strings only."""
 
 import re
 from itertools import groupby
@@ -13,7 +13,7 @@ PLURALS = {"man": "men", "woman": "women", "person": "people", "child": "childre
 
 WHO = re.compile(r"\b(man|woman|men|women|person|people|adult|boy|girl|child|and|facing right)\b")
 LOOKS = re.compile(r"\b((red|curly|white|blond) hair|bald|beard)$")
-BASES = {  # variants whose names have no word in common
+BASES = {  # variants without a common word in their names
     "old": "older",
     "prince": "royalty",
     "princess": "royalty",
@@ -30,7 +30,7 @@ THE_PLACES = re.compile(
     r"Seychelles|British|U\.S\.|French Southern|Turks)|^[^&]*(Islands|Republic|Territories)$"
 )
 
-# Last words that are not counted, and whole names that take no article for other reasons.
+# Uncountable last words, and whole names that take no article for other reasons.
 UNCOUNTED = re.compile(
     r"rice|bread|fire|fog|popcorn|spaghetti|sushi|oden|dango|sake|salt|butter|garlic|bacon|broccoli|meat|hair|"
     r"luggage|soap|yarn|thread|wood|coral|ice|money|food|water|splatter|dna|smoking|littering|candy|custard|"
@@ -53,19 +53,19 @@ AN_SOUND = re.compile(r"(?!uni|one|ewe|euro|ufo|utensil)[aeiou8]|hour|x-", re.IG
 
 
 def plain(name: str) -> str:
-    """A name or keyword of the packages, such as ":red_apple:", as words."""
+    """Convert a name or keyword of the packages, such as ":red_apple:", to words."""
     return " ".join(name.strip(":").replace("_", " ").replace("\u2019", "'").split())
 
 
 def split_tones(name: str) -> tuple[str, list[str]]:
-    """The name without its skin tones, and these in order."""
+    """Return the name without its skin tones, and the skin tones in order."""
     return " ".join(TONE.sub("", name).split()), TONE.findall(name)
 
 
 def base_of(name: str) -> str:
-    """What the skin tones, hair styles, genders and walking directions of one emoji have in common.
+    """Return the base name: the name without skin tone, hair style, gender and walking direction.
 
-    "woman astronaut medium skin tone" and "man astronaut" give "astronaut"; "girl" and "man bald", "person".
+    "woman astronaut medium skin tone" and "man astronaut" give "astronaut"; "girl" and "man bald" give "person".
     """
     toneless, _ = split_tones(name)
     words = " ".join(WHO.sub("", LOOKS.sub("", toneless)).lower().split())
@@ -73,15 +73,15 @@ def base_of(name: str) -> str:
 
 
 def flag_of(place: str) -> str:
-    """The flag of a country, region or union: "the flag of the United States"."""
+    """Return the phrase for the flag of a country, region or union: "the flag of the United States"."""
     article = "the " if THE_PLACES.search(place) else ""
     return f"the flag of {article}{place.replace('&', 'and')}"
 
 
 def phrase(name: str, tones: list[str]) -> str:
-    """A name as one would say it: "a red apple", "grapes", "a man with light skin tone and red hair"."""
+    """Convert a name to a phrase: "a red apple", "grapes", "a man with light skin tone and red hair"."""
     if not name:
-        return listed(tones)  # a swatch of the tone alone
+        return listed(tones)  # an emoji of the skin tone itself
     features = tones
     if hair := HAIR.fullmatch(name):
         features = tones + ([hair["hair"]] if hair["hair"] else ["a beard"] if hair["beard"] else [])
@@ -98,8 +98,8 @@ def phrase(name: str, tones: list[str]) -> str:
 
 
 def with_article(name: str) -> str:
-    """The name after "a" or "an", or alone where English has none: plurals, substances, proper names."""
-    # the package inflect tells a from an, but not which names take neither
+    """Add "a" or "an" to a name, or no article for plurals, uncountable nouns and proper names."""
+    # the package inflect chooses between a and an, but does not detect names without an article
     first, *rest = name.split()
     head = AFTER_HEAD.split(f"{name} ")[0].split()[-1]
     plural = head in PLURALS.values() or first in PLURALS.values()
@@ -114,11 +114,11 @@ def with_article(name: str) -> str:
 
 
 def counted(members: list[str]) -> str:
-    """People in a row, equal neighbours taken together: "two men and a girl"."""
+    """List people, with equal neighbours counted together: "two men and a girl"."""
     groups = [(who, len(list(equal))) for who, equal in groupby(members)]
     return listed([with_article(who) if n == 1 else f"two {PLURALS.get(who, who + 's')}" for who, n in groups])
 
 
 def listed(words: list[str]) -> str:
-    """One word as it is, two joined by "and", more with commas before that."""
+    """Join words as an English list: commas between them, "and" before the last."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -1,7 +1,7 @@
-"""What all sources of picture files share: an index made once, what is left out of it, and the two splits.
+"""Base class of data sources that read image files: builds the index, filters the records, makes the two splits.
 
-A source of one's own is a class with three methods (docs/data.md shows one): `found` lists the records, `read`
-gives a picture's bytes, `stamps` tells whether they have changed.
+A subclass has three methods (docs/data.md shows an example): `found` lists the records, `read` returns the bytes of
+an image file, `stamps` returns sizes and modification times, to detect changes.
 """
 
 import hashlib
@@ -30,40 +30,41 @@ WITHOUT = "without a caption"
 
 @dataclass
 class FilesConfig:
-    """Settings of every source of files."""
+    """Settings shared by all data sources that read files."""
 
     name: str = ""
-    path: str = ""  # where the pictures are
-    image_size: int = 256  # side in pixels of the squares that models are given
-    validation_share: float = 0.05  # of the records, chosen by a hash of their keys
-    allow_missing_captions: bool = False  # pictures without captions get an empty one, to train a dVAE
+    path: str = ""  # location of the images
+    image_size: int = 256  # side in pixels of the square images that models get
+    validation_share: float = 0.05  # share of the records held out for validation, chosen by a hash of their keys
+    allow_missing_captions: bool = False  # keep images without captions, with an empty one, to train a dVAE
     filters: FiltersConfig = field(default_factory=FiltersConfig)  # which records to leave out; filters=paper
-    opt_out: str = ""  # text file of keys, addresses, domains and SHA-256 hashes that are left out; "": none
+    opt_out: str = ""  # text file of keys, URLs, domains and SHA-256 hashes to leave out; "": none
 
     def __post_init__(self) -> None:
-        if isinstance(self.filters, Mapping):  # as a checkpoint's meta has it
+        if isinstance(self.filters, Mapping):  # a dict when read from a checkpoint's meta
             self.filters = FiltersConfig(**self.filters)
 
 
 class Found(NamedTuple):
-    """A record as a source lists it, before anything is left out."""
+    """Raw record as a source lists it, before filters."""
 
-    key: str  # unique, and the same wherever the data set is moved
+    key: str  # unique; does not change when the data set is moved
     captions: tuple[str, ...] = ()
-    urls: tuple[str, ...] = ()  # where it came from, for opting out
-    sha256: tuple[str, ...] = ()  # of its file, where the metadata tell it
-    place: tuple[int, ...] = ()  # numbers by which `read` finds it; as many for every record
+    urls: tuple[str, ...] = ()  # source addresses, for the opt-out list
+    sha256: tuple[str, ...] = ()  # hash of the image file, if the metadata have it
+    place: tuple[int, ...] = ()  # location for `read`; the same length for every record
 
 
 class FileSource(ABC):
-    """The records of a split, "train" or "val", in the order in which `found` lists them.
+    """Records of a split, "train" or "val", in the order in which `found` lists them.
 
-    Opening it lists all records; `dropped` counts those left out by reason, `remarks` what else was passed over
-    (rows of a table, shards, long captions). Both are of the whole data set, and told once in the log. A record's
-    split depends on its key alone; where chance would leave a split without any, the nearest record is moved into it.
+    The constructor lists all records. `dropped` counts the records left out, by reason; `remarks` counts everything
+    else that was skipped (rows of a table, shards, long captions). Both cover the whole data set and are logged once.
+    A record's split depends only on its key. If a split would be empty, the record with the nearest hash is moved
+    into it.
 
-    Raises ValueError for another split or share, and when there is no record. Reading one raises
-    `UnreadableRecord` when its picture is gone, broken or huge, or has a hash that is on the opt-out list.
+    Raises ValueError for an unknown split, for a share outside (0, 1), and if there are no records. Reading a record
+    raises `UnreadableRecord` if its image is missing, broken or too large, or if its hash is on the opt-out list.
     """
 
     def __init__(self, config: FilesConfig, split: str):
@@ -89,15 +90,15 @@ class FileSource(ABC):
 
     @abstractmethod
     def found(self) -> Iterator[Found]:
-        """Every record there is, in an order that does not change; what is passed over goes into `remarks`."""
+        """Yield all records in a fixed order. Count skipped items in `remarks`."""
 
     @abstractmethod
     def read(self, index: int, most: int | None = None) -> bytes:
-        """The bytes of a picture's file, or the first `most`. Raises OSError."""
+        """Return the bytes of an image file, or only the first `most`. Raises OSError."""
 
     @abstractmethod
     def stamps(self) -> np.ndarray:
-        """Integers that change when the files do: sizes and times."""
+        """Return integers that change when the files change: sizes and modification times."""
 
     def __len__(self) -> int:
         return len(self._index)
@@ -110,34 +111,34 @@ class FileSource(ABC):
             raise UnreadableRecord(key, f"{type(problem).__name__}: {problem}") from problem
         if self.opt_out.holds(data):
             raise UnreadableRecord(key, "opted out by hash")
-        # augmentations choose among up to 12/8 of the models' size
+        # augmentations use up to 12/8 of the model's image size
         return Record(decode_picture(data, key, 2 * self.image_size), self._index.captions[index], key)
 
     def keys(self) -> Strings:
-        """The records' keys, without opening a picture."""
+        """Return the keys of all records, without opening an image."""
         return self._index.keys
 
     def captions(self, index: int) -> tuple[str, ...]:
-        """A record's captions, without opening its picture."""
+        """Return the captions of a record, without opening its image."""
         return self._index.captions[index]
 
     def size(self, index: int) -> tuple[int, int] | None:
-        """Width and height of the picture as its file tells them, unturned; None where it does not."""
+        """Return width and height from the file, before EXIF rotation, or None if they cannot be read."""
         try:
             return picture_size(self.read(index, HEAD)) or picture_size(self.read(index))
         except OSError:
             return None
 
     def place(self, index: int) -> list[int]:
-        """The numbers that `found` gave for this record."""
+        """Return the location that `found` gave for this record."""
         return self._index.places[index].tolist()
 
     def digest(self) -> str:
-        """Changes when a record, a caption, a file or the hashes of the opt-out list do; opens no picture."""
+        """Return a digest that changes with the records, captions, files or opt-out hashes. Opens no image."""
         return digest_of(*self._index.parts(), self.stamps(), self.opt_out.hashes)
 
     def _listed(self) -> Index:
-        """The records that are neither opted out nor filtered out by their captions."""
+        """Index the records that are not removed by the opt-out list or the caption filter."""
         left_out = CaptionFilter(self.config.filters)
         building = IndexBuilder()
         for record in self.found():
@@ -149,7 +150,7 @@ class FileSource(ABC):
         return building.built()
 
     def _kept(self, record: Found, left_out: CaptionFilter) -> tuple[tuple[str, ...], str | None]:
-        """The captions to train on, and why there are none."""
+        """Return (captions to train on, None), or (..., reason to leave the record out)."""
         if (reason := self.opt_out.reason(record.key, record.urls, record.sha256)) is not None:
             return (), reason
         captions = [text for caption in record.captions if (text := cleaned(caption))]
@@ -163,7 +164,7 @@ class FileSource(ABC):
         return kept, None if kept else reasons[0]
 
     def _shapely(self, max_aspect_ratio: float) -> np.ndarray:
-        """(m) int64: the records whose pictures are not too long; those that cannot be read stay, to be named then."""
+        """Return the rows (m, int64) within the aspect ratio. Unreadable images stay and are reported when read."""
         rows = []
         for index, key in enumerate(self._index.keys):
             size = self.size(index)
@@ -174,7 +175,7 @@ class FileSource(ABC):
         return np.array(rows, np.int64)
 
     def _tell(self) -> None:
-        """Say what was left out. Raises ValueError when that is everything."""
+        """Log the records left out. Raises ValueError if no record is left."""
         left = len(self._index)
         said = [f"{left:,} of {left + sum(self.dropped.values()):,} records are used"]
         said += [f"left out: {self.dropped}"] if self.dropped else []
@@ -190,14 +191,14 @@ class FileSource(ABC):
 
 @cache
 def warn_once(sentence: str) -> None:
-    """Into the log, though both splits, and every stage, open the same data."""
+    """Log a warning once per process. Both splits and every stage open the same data."""
     log.warning("%s", sentence)
 
 
 def validation_mask(keys: Strings, share: float) -> np.ndarray:
-    """(n) bool: which records are held out. Stable: it does not change when others come or go.
+    """Return a mask (n, bool) of the held-out records. A record's value does not depend on the other records.
 
-    Of two or more records at least one is held out and at least one is not; a single one is not.
+    Exception: of two or more records at least one is held out and at least one is not. A single record is not.
     """
     digests = (hashlib.blake2b(keys.encoded(index), digest_size=8).digest() for index in range(len(keys)))
     position = np.frombuffer(b"".join(digests), ">u8") / 2**64
@@ -208,7 +209,7 @@ def validation_mask(keys: Strings, share: float) -> np.ndarray:
 
 
 def stamps_of(paths: Iterable[str | Path]) -> np.ndarray:
-    """(n, 2) int64: each file's size and time of change, -1 where it is gone."""
+    """Return each file's size and modification time in ns, (n, 2) int64; -1 if the file is missing."""
     stamps = []
     for path in paths:
         try:

@@ -1,6 +1,7 @@
-"""The paper's filters: pictures that are left out for their captions or their shape (Sec. 2.3, App. C).
+"""The paper's filters: leave out images by caption or by aspect ratio (Sec. 2.3, App. C).
 
-The paper names them and gives few numbers; those of configs/filters/paper.yaml are ours, but for the shape's.
+The paper lists the filters but few numbers. The numbers in configs/filters/paper.yaml are ours, except the aspect
+ratio.
 """
 
 import re
@@ -10,9 +11,9 @@ from importlib import import_module
 from importlib.util import find_spec
 
 DETECTOR = "py3langid"  # the paper's, cld3, no longer installs
-MARGIN = 10.0  # nats; with less, one short English caption in seven would count as another language
+MARGIN = 10.0  # nats; with a smaller margin, one in seven short English captions would be rejected
 
-# dateutil.parser takes captions such as "may" and "5" for dates
+# dateutil.parser is not used: it parses captions such as "may" and "5" as dates
 _MONTH = (
     r"(jan(uary)?|feb(ruary)?|mar(ch)?|apr(il)?|may|june?|july?|aug(ust)?|sept?(ember)?|oct(ober)?|nov(ember)?"
     r"|dec(ember)?)\.?"
@@ -28,13 +29,13 @@ DATE = (
 
 @dataclass
 class FiltersConfig:
-    """Which records are left out. By itself, none: filters=paper sets what the paper had."""
+    """Filters of the records. The defaults keep all records; filters=paper sets the paper's filters."""
 
-    min_words: int = 0  # captions of fewer words are left out
-    min_characters: int = 0  # and of fewer characters
-    languages: list[str] = field(default_factory=list)  # captions in others are left out; [en]: English only
-    boilerplate: list[str] = field(default_factory=list)  # regular expressions for whole captions; <date>: any date
-    max_aspect_ratio: float = 0.0  # longer side by shorter side; 0: any. 2 keeps [1/2, 2]
+    min_words: int = 0  # leave out captions with fewer words
+    min_characters: int = 0  # leave out captions with fewer characters
+    languages: list[str] = field(default_factory=list)  # keep only captions in these; []: any; [en]: English
+    boilerplate: list[str] = field(default_factory=list)  # regular expressions of whole captions; <date>: any date
+    max_aspect_ratio: float = 0.0  # longer side / shorter side; 2 keeps [1/2, 2]; 0: no limit
 
     def __post_init__(self) -> None:
         if self.max_aspect_ratio and self.max_aspect_ratio < 1:
@@ -45,10 +46,10 @@ class FiltersConfig:
 
 
 class CaptionFilter:
-    """Tells why a caption is left out.
+    """Callable that returns the reason to leave out a caption, or None.
 
-    Raises ValueError for a pattern that is no regular expression, for a language that the detector does not
-    know, and when languages are asked for and no detector is installed.
+    Raises ValueError for an invalid regular expression, for a language that the detector does not support, and if
+    languages are set but no detector is installed.
     """
 
     def __init__(self, config: FiltersConfig):
@@ -57,7 +58,7 @@ class CaptionFilter:
         self.languages = _detector(config.languages) if config.languages else None
 
     def __call__(self, caption: str) -> str | None:
-        """The reason to leave the caption out, or None."""
+        """Return the reason to leave out the caption, or None to keep it."""
         if len(caption.split()) < self.config.min_words or len(caption) < self.config.min_characters:
             return "with captions too short"
         bare = caption.strip(" .,!")
@@ -69,15 +70,15 @@ class CaptionFilter:
 
 
 def too_long(size: tuple[int, int], max_aspect_ratio: float) -> bool:
-    """Whether a picture of this width and height is longer, or higher, than the ratio allows."""
+    """Return True if an image of `size` (width, height) exceeds the aspect ratio in either direction."""
     return max(size) > max_aspect_ratio * min(size)
 
 
 def is_in(languages: list[str], scores: Mapping[str, float]) -> bool:
-    """Whether a caption may be in one of these languages, given each language's log-probability.
+    """Return True if a caption may be in one of `languages`, given the log-probability of each language.
 
-    What is short is in no language for certain: only one that is `MARGIN` nats more probable than all of
-    `languages` speaks against them.
+    Detection is uncertain for short captions. A caption is rejected only if another language is more probable than
+    all of `languages` by more than `MARGIN` nats.
     """
     return max(scores.values()) - max(scores[language] for language in languages) <= MARGIN
 

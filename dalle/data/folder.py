@@ -1,4 +1,4 @@
-"""A folder of one's own pictures, each with its captions in a text file of the same name, or all in one table."""
+"""Data source for a folder of images, with captions in a text file beside each image or in one table."""
 
 import os
 from collections.abc import Iterator
@@ -14,30 +14,30 @@ from dalle.data.rows import gathered
 from dalle.data.tables import TABLES
 from dalle.data.tally import Tally
 
-BESIDE = (".json",)  # img2dataset leaves them beside pictures
+BESIDE = (".json",)  # img2dataset writes them beside images
 OTHER_PICTURES = {".svg", ".svgz", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".psd", ".ico", ".pdf", ".eps"}
 
 
 @dataclass
 class FolderConfig(FilesConfig):
-    """Your own pictures: a folder, searched in depth, of .jpg .jpeg .png .webp .bmp .gif files.
+    """Your own images: .jpg .jpeg .png .webp .bmp .gif files in a folder and its sub-folders.
 
     python train.py data=folder data.path=my/pictures ...
 
-    Beside photo.jpg stands photo.txt with its captions, one a line. Or all captions stand in captions.csv (.tsv,
-    .jsonl, .parquet) in the folder, columns file and caption. Without captions (data.allow_missing_captions=true) the
-    pictures still train a dVAE.
+    The captions of photo.jpg are in photo.txt, one per line. Alternatively, all captions are in captions.csv (.tsv,
+    .jsonl, .parquet) in the folder, with columns file and caption. Images without captions can train a dVAE
+    (data.allow_missing_captions=true).
 
-    Splits: train and val by a hash of each picture's path within the folder; data.validation_share of them are held
-    out, and stay so when pictures are added.
-    Attribution: yours to give.
+    Splits: train and val by a hash of each image's path within the folder; data.validation_share of them are held
+    out, and stay held out when images are added.
+    Attribution: depends on your images.
     """
 
     name: str = "folder"
 
 
 class PictureFolder(FileSource):
-    """Pictures in a folder, whoever tells their captions. Keys are paths within it, with forward slashes."""
+    """Base class for images in a folder. Keys are paths within the folder, with forward slashes."""
 
     def read(self, index: int, most: int | None = None) -> bytes:
         return read_bytes(self.root / self.keys()[index], LARGEST_FILE + 1 if most is None else most)
@@ -46,7 +46,7 @@ class PictureFolder(FileSource):
         return stamps_of(self.root / key for key in self.keys())
 
     def pictures(self) -> dict[str, int]:
-        """The pictures' paths with their numbers, in order. Raises ValueError when there are none."""
+        """Return {path: number} of the images, in order. Raises ValueError if there are none."""
         if not self.root.is_dir():
             raise ValueError(f"data.path={self.config.path}: there is no such folder")
         paths = picture_paths(self.root, self.remarks)
@@ -59,13 +59,14 @@ class PictureFolder(FileSource):
 
 
 class FolderSource(PictureFolder):
-    """The pictures under `config.path`, sorted by relative path.
+    """Images under `config.path`, sorted by relative path.
 
-    Files are .jpg, .jpeg, .png, .webp, .bmp and .gif (first frame), whatever their case, in any depth; names
-    that begin with a dot and links to folders are passed over. Captions stand in the same-stem .txt, UTF-8,
-    one a line, or in captions.csv, .tsv, .jsonl or .parquet in the folder (`tables`).
+    Reads .jpg, .jpeg, .png, .webp, .bmp and .gif (first frame) files at any depth, ignoring case. Skips names that
+    begin with a dot and links to folders. Captions are in the .txt of the same stem, UTF-8, one per line, or in
+    captions.csv, .tsv, .jsonl or .parquet in the folder (`tables`).
 
-    Raises ValueError when there is no such folder, no picture, more than one table, or one that has no captions.
+    Raises ValueError if the folder does not exist, has no images or more than one table, or if the table has no
+    captions.
     """
 
     def found(self) -> Iterator[Found]:
@@ -80,7 +81,7 @@ class FolderSource(PictureFolder):
             yield from filter(None, map(self._with_text, pictures))
 
     def _with_text(self, key: str) -> Found | None:
-        """The picture with the captions beside it; None, and counted, where they cannot be read."""
+        """Return the image with the captions of its .txt. Returns None, and counts it, if they cannot be read."""
         stem = self.root / key.rpartition(".")[0]
         try:
             captions = lines_of(read_bytes(f"{stem}.txt", LARGEST_TEXT + 1))
@@ -91,7 +92,7 @@ class FolderSource(PictureFolder):
             return None
         if not self.opt_out:
             return Found(key, captions)
-        try:  # as img2dataset leaves it there
+        try:  # as img2dataset writes it
             told = metadata_of(read_bytes(f"{stem}.json", LARGEST_TEXT))
         except (OSError, ValueError):
             return Found(key, captions)
@@ -99,9 +100,9 @@ class FolderSource(PictureFolder):
 
 
 def picture_paths(root: Path, remarks: Tally) -> list[str]:
-    """The pictures under `root`, relative to it, with forward slashes, sorted by their bytes.
+    """List the images under `root` as relative paths with forward slashes, sorted by their bytes.
 
-    Text files without a picture of their name, and files of kinds that are not read, go into `remarks`.
+    Counts in `remarks` the text files without an image of the same name and the files of unsupported types.
     """
     found: list[bytes] = []
     texts: list[str] = []
@@ -116,7 +117,7 @@ def picture_paths(root: Path, remarks: Tally) -> list[str]:
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(f"{prefix}{entry.name}/")
                     elif entry.name.lower().endswith(SUFFIXES) and not entry.is_dir():
-                        if entry.is_file():  # a pipe, say, would be read for ever
+                        if entry.is_file():  # reading a pipe would never end
                             found.append(os.fsencode(prefix + entry.name))
                         else:
                             remarks.add("names that lead to no file", prefix + entry.name)
@@ -135,11 +136,11 @@ def picture_paths(root: Path, remarks: Tally) -> list[str]:
 
 
 def _belongs(prefix: str, name: str) -> bool:
-    """Tell if a file is read with the pictures, or may be: facts beside them, tables of captions."""
+    """Return True for files that are read with the images: JSON metadata and caption tables."""
     return name.lower().endswith(BESIDE) or (not prefix and name in TABLES)
 
 
 def _passed_over(name: str) -> str:
-    """The reason why a file is not read, by its kind if that is one of pictures."""
+    """Return the reason for skipping a file; it names the file type if that is an image type."""
     suffix = os.path.splitext(name)[1].lower()
     return f"{suffix} files, a kind that is not read" if suffix in OTHER_PICTURES else "files of other kinds"

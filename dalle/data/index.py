@@ -1,7 +1,8 @@
-"""What a source knows of its records without opening a picture, in arrays: a million records take tens of megabytes.
+"""Index of a data source: keys, captions and locations of all records, stored in arrays.
 
-Worker processes share the arrays with the process that they were forked from. Lists of strings they would copy, by
-counting references to each, and a million small objects take ten times the space to begin with.
+A million records take tens of megabytes. Forked DataLoader workers share the arrays with the parent process. Lists of
+Python strings would be copied instead, because reference counting writes to their pages, and would take about ten
+times the space.
 """
 
 import hashlib
@@ -13,16 +14,16 @@ import numpy as np
 
 
 class Strings:
-    """An unchanging row of strings: one block of bytes, and where in it each begins."""
+    """Immutable array of strings: one block of bytes and the offset of each string."""
 
     def __init__(self, blob: bytes, offsets: np.ndarray):
-        # pyarrow's arrays of strings would do, but are a large dependency, here an extra
-        self.blob = blob  # UTF-8, with surrogates for what in a file's name is not
-        self.offsets = offsets  # (n + 1) int64; string i lies from offsets[i] to offsets[i + 1]
+        # pyarrow has string arrays, but it is a large dependency and only an extra here
+        self.blob = blob  # UTF-8, with surrogates for bytes of file names that are not UTF-8
+        self.offsets = offsets  # (n + 1) int64; string i is blob[offsets[i] : offsets[i + 1]]
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> "Strings":
-        """These strings. Raises UnicodeEncodeError for surrogates other than those of `os.fsdecode`."""
+        """Build from strings. Raises UnicodeEncodeError for surrogates other than those of `os.fsdecode`."""
         building = StringsBuilder()
         for text in texts:
             building.add(text)
@@ -38,15 +39,15 @@ class Strings:
         return map(self.__getitem__, range(len(self)))
 
     def encoded(self, index: int) -> bytes:
-        """String `index` as bytes; IndexError outside [0, n)."""
+        """Return string `index` as bytes. Raises IndexError outside [0, n)."""
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is outside of {len(self)} strings")
         return self.blob[self.offsets[index] : self.offsets[index + 1]]
 
     def take(self, rows: np.ndarray) -> "Strings":
-        """The strings of these rows (m int64), in their order."""
+        """Return the strings at `rows` (m, int64), in that order."""
         lengths = np.diff(self.offsets)[rows]
-        # neighbours are copied together: most of a data set stays in one piece
+        # copy consecutive rows in one slice: most selections keep long runs
         runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1) if len(rows) else []
         view = memoryview(self.blob)
         blob = b"".join(view[self.offsets[run[0]] : self.offsets[run[-1] + 1]] for run in runs)
@@ -54,7 +55,7 @@ class Strings:
 
 
 class StringsBuilder:
-    """Grows by one string at a time, and never holds them as objects."""
+    """Build `Strings` one string at a time, without keeping Python string objects."""
 
     def __init__(self) -> None:
         self._blob = bytearray()
@@ -72,15 +73,15 @@ class StringsBuilder:
 
 
 class Lists:
-    """For each record a tuple of strings, such as its captions."""
+    """Ragged array of strings: a tuple of strings for each record, such as its captions."""
 
     def __init__(self, strings: Strings, first: np.ndarray):
         self.strings = strings
-        self.first = first  # (n + 1) int64; record i has strings first[i] to first[i + 1]
+        self.first = first  # (n + 1) int64; record i has strings[first[i] : first[i + 1]]
 
     @classmethod
     def grouped(cls, owners: np.ndarray, strings: Strings, records: int) -> "Lists":
-        """String j belongs to record owners[j]; within a record, strings keep their order."""
+        """Group strings by record: string j goes to record owners[j]. Strings of a record keep their order."""
         first = np.r_[0, np.cumsum(np.bincount(owners, minlength=records))]
         return cls(strings.take(np.argsort(owners, kind="stable")), first)
 
@@ -91,7 +92,7 @@ class Lists:
         return tuple(self.strings[place] for place in range(self.first[index], self.first[index + 1]))
 
     def take(self, rows: np.ndarray) -> "Lists":
-        """The tuples of these rows (m int64), in their order."""
+        """Return the tuples at `rows` (m, int64), in that order."""
         lengths = np.diff(self.first)[rows]
         first = np.r_[0, np.cumsum(lengths)]
         within = np.arange(first[-1]) - np.repeat(first[:-1], lengths)
@@ -100,21 +101,21 @@ class Lists:
 
 @dataclass(frozen=True)
 class Index:
-    """n records."""
+    """Keys, captions and locations of n records."""
 
     keys: Strings  # n
     captions: Lists  # n
-    places: np.ndarray  # (n, k) int64: where the source finds each picture, if its key does not say
+    places: np.ndarray  # (n, k) int64: location of each image, if its key is not enough to find it
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def take(self, rows: np.ndarray) -> "Index":
-        """The records of these rows (m int64), in their order."""
+        """Return the records at `rows` (m, int64), in that order."""
         return Index(self.keys.take(rows), self.captions.take(rows), self.places[rows])
 
     def parts(self) -> tuple[bytes | np.ndarray, ...]:
-        """All that it holds."""
+        """Return all buffers of the index."""
         keys, captions = self.keys, self.captions
         return keys.blob, keys.offsets, captions.strings.blob, captions.strings.offsets, captions.first, self.places
 
@@ -124,7 +125,7 @@ class Index:
 
 
 class IndexBuilder:
-    """Grows by one record at a time."""
+    """Build an `Index` one record at a time."""
 
     def __init__(self) -> None:
         self._keys, self._captions = StringsBuilder(), StringsBuilder()
@@ -132,7 +133,7 @@ class IndexBuilder:
         self._places = array("q")
 
     def add(self, key: str, captions: Iterable[str], place: Iterable[int] = ()) -> None:
-        """`place` is equally long for all records."""
+        """Append a record. `place` must have the same length for all records."""
         self._keys.add(key)
         for caption in captions:
             self._captions.add(caption)
@@ -148,7 +149,7 @@ class IndexBuilder:
 
 
 def digest_of(*parts: bytes | np.ndarray) -> str:
-    """32 hexadecimal digits that change when any of `parts`, or where one ends, does."""
+    """Return a digest of 32 hexadecimal digits that depends on the content and the length of each part."""
     total = hashlib.blake2b(digest_size=16)
     for part in parts:
         content = part if isinstance(part, bytes) else part.tobytes()

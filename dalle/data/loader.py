@@ -1,9 +1,9 @@
-"""Records in, batches out: a stream that is a pure function of (seed, step), on any number of ranks.
+"""Data loader: batches that depend only on (seed, step), on any number of ranks.
 
-Position p of the endless stream lies in epoch p // len(source), and each epoch visits every record once, in
-an order of its own. Step s takes batch_size * world positions from s * batch_size * world on, split evenly
-among the ranks. Nothing else decides what a batch holds: a run resumes by naming a step, and ranks and
-worker processes change who prepares a batch, never what is in it.
+Position p of the infinite stream is in epoch p // len(source). Each epoch visits every record once, in its own random
+order. Step s takes batch_size * world positions, starting at s * batch_size * world, split evenly among the ranks.
+A run therefore resumes from a step number. Ranks and DataLoader workers only change which process prepares a batch,
+never its content.
 """
 
 import itertools
@@ -37,15 +37,15 @@ def batches(
     workers: int = 0,
     epochs: int | None = None,
 ) -> Iterator[Batch]:
-    """Training batches from `start_step` on: endless, or `epochs` passes counted from step 0.
+    """Yield training batches from `start_step`, without end or for `epochs` epochs counted from step 0.
 
-    `batch_size` counts the pictures of one rank; what the `world` ranks get in one step is together the batch
-    that a single rank would get with batch_size * world. All batches are full: with `epochs`, the last one is
-    filled up from the epoch after. An unreadable record is replaced by the next one of the stream, listed in
-    the batch, and named once in the log. With `workers` > 0 that many processes prepare batches ahead.
+    `batch_size` is the number of images per rank. The batches of `world` ranks at one step together equal the batch
+    of a single rank with batch_size * world. All batches are full: with `epochs`, the last one is filled from the
+    next epoch. An unreadable record is replaced by the next record of the stream, listed in the batch, and logged
+    once. With `workers` > 0, that many DataLoader workers prepare batches ahead.
 
-    Raises ValueError for an empty source and numbers that cannot work; `LoadingError` when no record can be read,
-    when reading one fails as nobody foresaw, and when a process dies of it.
+    Raises ValueError for an empty source and for invalid arguments, and `LoadingError` if no record can be read, if
+    reading a record raises an unexpected exception, or if a worker process dies.
     """
     stream = _Stream(Pictures(source, transform), batch_size, seed, rank, world)
     if start_step < 0 or workers < 0:
@@ -59,10 +59,10 @@ def batches(
 def token_batches(
     source: Source, cache: TokenCache, *, batch_size: int, seed: int, start_step: int = 0, rank: int = 0, world: int = 1
 ) -> Iterator[TokenBatch]:
-    """What `batches` gives without end, with each picture's tokens; no picture is opened.
+    """Yield the batches of `batches` without end, with cached tokens instead of images. Opens no image.
 
-    Epoch e shows view e modulo the number of views. During as many epochs as there are views, a run of seed 0 meets
-    the very pictures that `batches` would have shown it.
+    Epoch e uses view e modulo the number of views. With seed 0, the first `views` epochs use exactly the image crops
+    of `batches`.
     """
     stream = _Stream(Tokens(source, cache), batch_size, seed, rank, world)
     return _reported(prepared(stream, itertools.count(start_step), workers=0))
@@ -70,16 +70,16 @@ def token_batches(
 
 @dataclass(frozen=True)
 class Views:
-    """The pictures of a block of records, to be encoded."""
+    """Images of a block of records, to be encoded into tokens."""
 
     block: Block
-    images: Tensor  # (b, 3, size, size) uint8; black where there is no picture
+    images: Tensor  # (b, 3, size, size) uint8; black for unreadable records
     readable: np.ndarray  # (b) bool
     unreadable: dict[str, str]  # key -> reason
 
 
 def views(source: Source, transform: Transform, blocks: Iterable[Block], workers: int = 0) -> Iterator[Views]:
-    """The pictures of each block, as a run of seed 0 meets them in the epoch that is the block's view.
+    """Yield the image crops of each block as in a run with seed 0, in the epoch given by the block's view.
 
     Raises `LoadingError` as `batches` does.
     """
@@ -87,12 +87,12 @@ def views(source: Source, transform: Transform, blocks: Iterable[Block], workers
 
 
 def ordered(source: Source, transform: Transform, batch_size: int) -> Iterator[Batch]:
-    """Every readable record once, first to last, each with its first caption; for validation and evaluation.
+    """Yield every readable record once, in order, with its first caption, for validation and evaluation.
 
-    Batches are full except the last. An unreadable record is left out, listed in the batch that it would have
-    been in, and named in the log. What the transform draws depends on the record's index alone.
+    All batches but the last are full. An unreadable record is left out, listed in the batch that would contain it,
+    and logged. The random draws of the transform depend only on the record's index.
 
-    Raises ValueError for an empty source and when no record can be read at all.
+    Raises ValueError for an empty source and if no record can be read.
     """
     _check(source, batch_size)
     return _reported(_ordered(source, transform, batch_size))
@@ -114,7 +114,7 @@ Made = TypeVar("Made", bound=_Told)
 
 
 class _Stream(Generic[Made]):
-    """The batches of one rank by step."""
+    """Batches of one rank, by step."""
 
     def __init__(self, contents: Contents[Made], batch_size: int, seed: int, rank: int, world: int):
         _check(contents.source, batch_size)
@@ -128,7 +128,7 @@ class _Stream(Generic[Made]):
         self.rank = rank
         self.world = world
         self.records = len(contents.source)
-        self.orders: dict[int, np.ndarray] = {}  # epoch -> indices in order; the two epochs used last
+        self.orders: dict[int, np.ndarray] = {}  # epoch -> permutation of the records; keeps the last two epochs
 
     def make(self, step: int, note: Note) -> Made:
         first = (step * self.world + self.rank) * self.batch_size
@@ -143,7 +143,7 @@ class _Stream(Generic[Made]):
         return self.contents.source.keys()[index]
 
     def sample(self, position: int, note: Note) -> tuple[Any, dict[str, str]]:
-        """The first readable record at or after `position`, and the unreadable ones before it."""
+        """Return the first readable record at or after `position`, and the unreadable ones before it."""
         unreadable: dict[str, str] = {}
         for candidate in range(position, position + self.records):
             epoch, place = divmod(candidate, self.records)
@@ -166,7 +166,7 @@ class _Stream(Generic[Made]):
 
 
 class _Blocks:
-    """Every record of a block where it lies in the data set."""
+    """Image crops of blocks of consecutive records."""
 
     def __init__(self, contents: Pictures):
         self.contents = contents
@@ -217,7 +217,7 @@ def _nothing_readable(unreadable: dict[str, str]) -> LoadingError:
 
 
 def _reported(stream: Iterable[Made]) -> Iterator[Made]:
-    """The same batches, their unreadable records named in the log, each once."""
+    """Yield the batches unchanged and log each unreadable record once."""
     named: set[str] = set()
     for batch in stream:
         for key, reason in batch.unreadable.items():

@@ -1,11 +1,11 @@
-"""Who asked to be left out: a list of keys, addresses, domains and hashes that every source of files honours.
+"""Opt-out list: keys, URLs, domains and hashes of images that data sources of files leave out.
 
-A text file, one a line; lines that begin with # are comments:
+A text file with one entry per line; lines that begin with # are comments:
 
-    photos/portrait.jpg                  a record's key, or the end of one after a slash
-    https://example.com/me.jpg           the address that a picture came from
-    example.org                          every address of that domain and of those below it
-    9f86d081884c7d659a2feaa0c55ad015...  the SHA-256 of a picture's file, 64 hexadecimal digits
+    photos/portrait.jpg                  a record's key, or the last path components of one
+    https://example.com/me.jpg           the URL of an image
+    example.org                          all URLs of a domain and its sub-domains
+    9f86d081884c7d659a2feaa0c55ad015...  the SHA-256 of an image file, 64 hexadecimal digits
 """
 
 import hashlib
@@ -20,10 +20,10 @@ _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 
 class OptOut:
-    """The lines of such a list; of no list, none.
+    """Parsed opt-out list; empty by default.
 
-    Keys, addresses and the hashes that metadata tell are looked up when a source is opened, the hashes of the
-    pictures' own bytes when they are read. Hashes are kept in an array, which workers share.
+    Keys, URLs and hashes in metadata are checked when a source is opened. Hashes of image files are checked when the
+    files are read. Hashes are stored in an array, which DataLoader workers share.
     """
 
     def __init__(self, lines: Iterable[str] = ()):
@@ -35,7 +35,7 @@ class OptOut:
 
     @classmethod
     def read(cls, path: str) -> "OptOut":
-        """The list in a file; an empty path is no list. Raises ValueError when there is no such file."""
+        """Read the list from a file; an empty path gives an empty list. Raises ValueError if the file is missing."""
         if not path:
             return cls()
         try:
@@ -47,7 +47,7 @@ class OptOut:
         return bool(self.names or self.addresses or len(self.hashes))
 
     def reason(self, key: str, urls: Iterable[str] = (), sha256: Iterable[str] = ()) -> str | None:
-        """Why this record is left out, told by its key and by what its metadata say; None if it is not."""
+        """Return the reason to leave out a record, by its key and metadata, or None to keep it."""
         if self.names and any(name in self.names for name in _ends(key)):
             return "opted out by key"
         for url in urls:
@@ -55,13 +55,13 @@ class OptOut:
                 return "opted out by address"
             if self.domains and any(domain in self.domains for domain in _domains(url)):
                 return "opted out by domain"
-        told = (*sha256, key.rpartition("/")[2])  # some sets use hashes as keys
+        told = (*sha256, key.rpartition("/")[2])  # some data sets use hashes as keys
         if len(self.hashes) and any(_SHA256.fullmatch(each) and self._has(bytes.fromhex(each)) for each in told):
             return "opted out by hash"
         return None
 
     def holds(self, data: bytes) -> bool:
-        """Whether the hash of a picture's file is on the list."""
+        """Return True if the SHA-256 of an image file's bytes is on the list."""
         return len(self.hashes) > 0 and self._has(hashlib.sha256(data).digest())
 
     def _has(self, digest: bytes) -> bool:
@@ -71,18 +71,18 @@ class OptOut:
 
 
 def _sorted(hashes: Iterable[str]) -> np.ndarray:
-    """(n) 32 bytes each, in order."""
+    """Return the hashes as a sorted array (n) of 32 bytes each."""
     return np.sort(np.array([bytes.fromhex(each) for each in hashes], "S32"))
 
 
 def _ends(key: str) -> list[str]:
-    """`a/b/c` -> a/b/c, b/c, c."""
+    """Return all suffixes of a path: a/b/c -> a/b/c, b/c, c."""
     parts = key.split("/")
     return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
 def _address(url: str) -> str | None:
-    """What makes two addresses the same: host, path and query, but neither http or https nor the place on a page."""
+    """Normalize a URL to host, path and query; scheme and fragment are ignored. Returns None if it has no host."""
     try:
         split = urlsplit(url.strip())
     except ValueError:
@@ -91,7 +91,7 @@ def _address(url: str) -> str | None:
 
 
 def _domains(url: str) -> list[str]:
-    """`https://cdn.example.co.uk/a` -> cdn.example.co.uk, example.co.uk, co.uk, uk."""
+    """Return all domains of a URL: https://cdn.example.co.uk/a -> cdn.example.co.uk, example.co.uk, co.uk, uk."""
     try:
         labels = _site(urlsplit(url.strip()).hostname or "").split(".")
     except ValueError:

@@ -1,4 +1,4 @@
-"""One pass over the records of a source, in as many processes as one likes."""
+"""Parallel map over the records of a data source."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -12,15 +12,15 @@ from dalle.data.source import Source, UnreadableRecord
 T = TypeVar("T")
 Look = Callable[[Source, int], T]
 
-CHUNK = 64  # records that a process looks at before it answers
+CHUNK = 64  # records per task of a worker process
 
 
 def in_order(
     source: Source, rows: Sequence[int], look: Look[T], workers: int = 0, title: str = "looking"
 ) -> Iterator[tuple[int, T | UnreadableRecord]]:
-    """Each of `rows` with what `look` makes of that record, or with what is wrong with it, in order.
+    """Yield (row, `look(source, row)`) for each of `rows`, in order; the error in place of an unreadable record.
 
-    workers: processes that look; 0: this one. title: of the bar that a terminal shows.
+    workers: number of DataLoader workers; 0: this process. title: label of the progress bar on a terminal.
     """
     chunks = _Chunks(source, rows, look)
     passing: Any = DataLoader(chunks, batch_size=None, shuffle=False, num_workers=workers, collate_fn=_unchanged)

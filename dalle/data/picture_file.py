@@ -1,4 +1,4 @@
-"""One picture file, opened safely: whatever somebody may have put there, it is a picture, upright, or a reason."""
+"""Decode one untrusted image file: returns an upright RGB image, or raises `UnreadableRecord` with a reason."""
 
 import os
 import warnings
@@ -12,14 +12,14 @@ from dalle.data.source import UnreadableRecord
 from dalle.data.transforms import on_white
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # by content, whatever the file's name says
-LARGEST = 89_478_485  # pixels; where Pillow, too, begins to suspect a decompression bomb
-LARGEST_FILE = 300_000_000  # bytes: a little more than `LARGEST` pixels take without compression
-HEAD = 65_536  # bytes in which nearly every file says its size
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # detected by content; the file's extension is ignored
+LARGEST = 89_478_485  # pixels; Pillow's own limit for decompression bombs
+LARGEST_FILE = 300_000_000  # bytes; slightly more than `LARGEST` uncompressed pixels
+HEAD = 65_536  # bytes that contain the image size in nearly every file
 
 
 def read_picture(path: Path, key: str) -> Image.Image:
-    """The picture in a file, as RGB and upright; `UnreadableRecord` naming `key` where it cannot be shown."""
+    """Read an image file as upright RGB. Raises `UnreadableRecord` with `key` if it cannot be read."""
     try:
         data = read_bytes(path)
     except OSError as problem:
@@ -28,11 +28,11 @@ def read_picture(path: Path, key: str) -> Image.Image:
 
 
 def decode_picture(data: bytes, key: str, side: int | None = None) -> Image.Image:
-    """The picture in a file's bytes: RGB, upright, transparency on white, the first frame where it moves.
+    """Decode an image: RGB, upright, transparency composited on white, first frame of an animation.
 
-    With `side`, a JPEG whose shorter side has at least twice as many pixels is decoded at a half, a quarter or an
-    eighth of its size, no smaller than `side`: that takes a fraction of the time, and averages pixels as resizing
-    would. Raises `UnreadableRecord` naming `key` for whatever is broken, cut short, too large or no picture.
+    With `side`, a JPEG whose shorter side is at least 2 * `side` is decoded at 1/2, 1/4 or 1/8 of its size, no smaller
+    than `side`. This takes a fraction of the time and averages pixels as resizing would. Raises `UnreadableRecord`
+    with `key` if the data are broken, truncated, too large or not an image.
     """
     if not data:
         raise UnreadableRecord(key, "the file is empty")
@@ -40,24 +40,24 @@ def decode_picture(data: bytes, key: str, side: int | None = None) -> Image.Imag
         raise UnreadableRecord(key, f"the file has more than {LARGEST_FILE:,} bytes")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata, and of sizes, which are looked at here
+            warnings.simplefilter("ignore")  # about unusual metadata, and about sizes, which are checked below
             with Image.open(BytesIO(data), formats=FORMATS) as opened:
                 if opened.width * opened.height > LARGEST:
                     raise ValueError(f"{opened.width} x {opened.height} pixels are more than {LARGEST:,}")
                 if side is not None:
-                    opened.draft(None, (side, side))  # does nothing to other formats
+                    opened.draft(None, (side, side))  # no effect on other formats
                 opened.load()
-                with suppress(Exception):  # what cannot be read as a rotation turns nothing
+                with suppress(Exception):  # ignore invalid rotation metadata
                     ImageOps.exif_transpose(opened, in_place=True)
                 return on_white(opened)
     except UnidentifiedImageError as problem:
         raise UnreadableRecord(key, f"no picture in any of the formats {', '.join(FORMATS)}") from problem
-    except Exception as problem:  # Pillow's readers raise almost anything when a file is broken
+    except Exception as problem:  # Pillow raises almost any exception for broken files
         raise UnreadableRecord(key, f"{type(problem).__name__}: {problem}") from problem
 
 
 def picture_size(head: bytes) -> tuple[int, int] | None:
-    """Width and height in pixels as the first bytes of a file tell them, unturned; None where they do not."""
+    """Read width and height in pixels, before rotation, from the first bytes of a file. Returns None on failure."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -68,6 +68,6 @@ def picture_size(head: bytes) -> tuple[int, int] | None:
 
 
 def read_bytes(path: Path | str, most: int = LARGEST_FILE + 1) -> bytes:
-    """The first `most` bytes of a file: no file, whatever it claims to be, fills the memory. Raises OSError."""
+    """Read the first `most` bytes of a file; the limit keeps huge files from filling memory. Raises OSError."""
     with open(path, "rb", buffering=0) as file:
         return file.read(min(most, os.fstat(file.fileno()).st_size))

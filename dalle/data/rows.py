@@ -1,4 +1,4 @@
-"""Rows of a list that names pictures of a folder, gathered into one record for each picture."""
+"""Caption rows: group the rows of a caption table into one record for each image of a folder."""
 
 import posixpath
 from array import array
@@ -14,15 +14,18 @@ from dalle.data.tally import Tally
 
 
 class Row(NamedTuple):
-    """What a list says of one picture; several rows of one picture are several captions."""
+    """One row of a caption table. An image may have several rows, each with further captions."""
 
-    file: str  # its path within the folder
+    file: str  # path of the image within the folder
     captions: tuple[str, ...] = ()
-    urls: tuple[str, ...] = ()  # where it came from
+    urls: tuple[str, ...] = ()  # source addresses of the image
 
 
 def gathered(rows: Iterable[Row], pictures: Mapping[str, int], remarks: Tally) -> Iterator[tuple[bool, Found]]:
-    """Each of `pictures` (path -> number, in order) with all that `rows` say of it, and whether they name it."""
+    """Yield (is named in `rows`, record) for each of `pictures`, a dict from path to number in order.
+
+    A record has the captions and addresses of all its rows. Rows of missing images are counted in `remarks`.
+    """
     captions, captioned, urls, addressed = StringsBuilder(), array("q"), StringsBuilder(), array("q")
     named = np.zeros(len(pictures), bool)
     for row in rows:
@@ -32,7 +35,7 @@ def gathered(rows: Iterable[Row], pictures: Mapping[str, int], remarks: Tally) -
             continue
         named[number] = True
         for caption in row.captions:
-            captions.add(cleaned(caption)[: LONGEST + 1])  # too long ones are counted when the record is looked at
+            captions.add(cleaned(caption)[: LONGEST + 1])  # one more than allowed, so that long ones are counted later
             captioned.append(number)
         for url in row.urls:
             urls.add(cleaned(url))
@@ -44,5 +47,5 @@ def gathered(rows: Iterable[Row], pictures: Mapping[str, int], remarks: Tally) -
 
 
 def normal(file: str) -> str:
-    """A path as `pictures` have it: ./a\\b.png -> a/b.png. What leads out of the folder stays so, and is not in it."""
+    """Normalize a path: ./a\\b.png -> a/b.png. A path out of the folder keeps its "..", so it matches no image."""
     return posixpath.normpath(file.strip().replace("\\", "/"))

@@ -1,4 +1,4 @@
-"""What every data set is to the rest of the code: captioned pictures by index."""
+"""Interface of a data source: captioned images by index."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from dalle.data.index import Strings
 
 @dataclass(frozen=True)
 class Record:
-    """One picture with its captions."""
+    """One image with its captions."""
 
     image: Image.Image  # RGB, any size
     captions: tuple[str, ...]  # at least one; the loader draws one of them per epoch
-    key: str  # names the record in logs and results, such as "train/000123" or a file's path
+    key: str  # identifies the record in logs and results: "train/000123", or a file's path
 
 
 class UnreadableRecord(Exception):
-    """A record that cannot be used; the loader skips it, counts it and names it once."""
+    """Raised for a record that cannot be used. The loader skips it, counts it and logs its key once."""
 
     def __init__(self, key: str, reason: str):
         super().__init__(f"{key}: {reason}")
@@ -27,38 +27,38 @@ class UnreadableRecord(Exception):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        """So that worker processes can send it."""
+        """Support pickling, so that worker processes can send it."""
         return type(self), (self.key, self.reason)
 
 
 class Source(Protocol):
-    """A split of a data set: indexable, finite, a pure function of its configuration and the index."""
+    """One split of a data set. Indexable and finite; a record depends only on the configuration and the index."""
 
-    image_size: int  # side in pixels of the square pictures that models are given
+    image_size: int  # side in pixels of the square images that models get
 
     @property
     def dropped(self) -> Mapping[str, int]:
-        """How many records of the whole data set, all splits, were left out when it was opened, by reason."""
+        """Number of records left out when the data set was opened, by reason. Counts all splits."""
         ...
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Record:
-        """The record at `index` in [0, len). Raises `UnreadableRecord` when it cannot be read."""
+        """Return the record at `index` in [0, len). Raises `UnreadableRecord` if it cannot be read."""
         ...
 
     def keys(self) -> Strings:
-        """The records' keys in order, without opening a picture."""
+        """Return the keys of all records in order, without opening an image."""
         ...
 
     def captions(self, index: int) -> tuple[str, ...]:
-        """The captions of the record at `index`, without opening its picture."""
+        """Return the captions of the record at `index`, without opening its image."""
         ...
 
     def size(self, index: int) -> tuple[int, int] | None:
-        """Width and height in pixels of the picture at `index` as it is stored; None where that cannot be read."""
+        """Return width and height in pixels of the stored image at `index`, or None if they cannot be read."""
         ...
 
     def digest(self) -> str:
-        """Changes when the records do, in number, order, captions or pictures; opens no picture."""
+        """Return a digest that changes with the number, order, captions or images of the records. Opens no image."""
         ...

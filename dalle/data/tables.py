@@ -1,7 +1,7 @@
-"""Tables of captions, as captions.csv, .tsv, .jsonl or .parquet in a folder, whatever is broken in them.
+"""Read caption tables: captions.csv, .tsv, .jsonl or .parquet in a folder. Broken rows are skipped and counted.
 
-A row names a picture (column file, image, file_name or filename: its path within the folder) and a caption (caption or
-text). A column url, where there is one, serves the opt-out list.
+A row has the path of an image within the folder (column file, image, file_name or filename) and a caption (caption or
+text). An optional column url is used by the opt-out list.
 """
 
 import csv
@@ -19,14 +19,14 @@ from dalle.data.tally import Tally
 
 FILE = ("file", "image", "file_name", "filename")
 URL = ("url",)
-MOST_LINES = 100  # of one row of a CSV: a caption in quotes may have line breaks
+MOST_LINES = 100  # of one CSV row: a quoted caption may have line breaks
 UNREADABLE = "rows that cannot be read"
 
 
 def csv_rows(path: Path, pictures: Container[str], remarks: Tally, separator: str = ",") -> Iterator[Row]:
-    """The rows of a CSV, each by itself: a quote that is never closed costs its own row and no other.
+    """Yield the rows of a CSV. Rows are parsed independently: an unclosed quote affects only its own row.
 
-    Raises ValueError when the first line names no column for the file or for the caption.
+    Raises ValueError if the first line has no column for the file or for the caption.
     """
     lines = _Window(path, remarks)
     names, taken = _quoted(lines, separator) or ([], 1)
@@ -37,7 +37,7 @@ def csv_rows(path: Path, pictures: Container[str], remarks: Tally, separator: st
         row = _quoted(lines, separator) if '"' in lines.first else None
         if row is not None and (len(row[0]) != len(names) or _swallowed(lines, row[1], separator, file, pictures)):
             row = None
-        # without quotes, or with some that make no sense: as it stands, and the last column may hold separators
+        # no quotes or malformed ones: split the line as it is; a caption in the last column may contain separators
         as_it_stands = lines.first.rstrip("\r\n").split(separator, len(names) - 1 if last else -1)
         fields, taken = row or ([field.strip('" ') for field in as_it_stands], 1)
         if len(fields) == len(names):
@@ -48,7 +48,7 @@ def csv_rows(path: Path, pictures: Container[str], remarks: Tally, separator: st
 
 
 def jsonl_rows(path: Path, pictures: Container[str], remarks: Tally) -> Iterator[Row]:
-    """One JSON object a line; a caption may be a list of captions."""
+    """Yield the rows of a JSON Lines file, one object per line. A caption may be a list of captions."""
     for number, line in _numbered(path, remarks):
         try:
             told = object_of(line)
@@ -61,15 +61,15 @@ def jsonl_rows(path: Path, pictures: Container[str], remarks: Tally) -> Iterator
 
 
 def parquet_rows(path: Path, pictures: Container[str], remarks: Tally) -> Iterator[Row]:
-    """The rows of a Parquet file; a caption may be a list of captions.
+    """Yield the rows of a Parquet file. A caption may be a list of captions.
 
-    Raises ValueError when pyarrow is not installed, the file is broken, or a column is missing.
+    Raises ValueError if pyarrow is not installed, the file is broken, or a column is missing.
     """
     if find_spec("pyarrow") is None:
         raise ValueError(f"{path} needs pyarrow: pip install pyarrow, or write the table as captions.csv")
     try:
         table = import_module("pyarrow.parquet").ParquetFile(path)
-    except Exception as problem:  # it has kinds of its own
+    except Exception as problem:  # pyarrow has its own exception types
         raise ValueError(f"{path} cannot be read as Parquet: {problem}") from problem
     names = table.schema_arrow.names
     wanted = [names[place] for place in _columns(path, names) if place is not None]
@@ -92,7 +92,7 @@ TABLES: dict[str, Callable[[Path, Container[str], Tally], Iterator[Row]]] = {
 
 
 def _columns(path: Path, names: Sequence[str]) -> tuple[int, int, int | None]:
-    """Where file, caption and url stand."""
+    """Return the column numbers of file, caption and url (None if absent)."""
     plain = [name.strip().lower() for name in names]
     file, caption, url = (
         next((plain.index(each) for each in known if each in plain), None) for known in (FILE, CAPTION, URL)
@@ -106,7 +106,7 @@ def _columns(path: Path, names: Sequence[str]) -> tuple[int, int, int | None]:
 
 
 def _quoted(lines: "_Window", separator: str) -> tuple[list[str], int] | None:
-    """The fields of the row that begins here and how many lines it takes; None if its quotes make no sense."""
+    """Parse the row at the current line. Returns (fields, number of lines), or None if its quotes are malformed."""
     taken = 0
 
     def supplied() -> Iterator[str]:
@@ -122,7 +122,7 @@ def _quoted(lines: "_Window", separator: str) -> tuple[list[str], int] | None:
 
 
 def _swallowed(lines: "_Window", taken: int, separator: str, file: int, pictures: Container[str]) -> bool:
-    """Whether one of the further lines of a row is a row itself: it names a picture where rows do."""
+    """Return True if a later line of this row is a row by itself, that is, has an image path in the file column."""
     for line in list(lines.from_here())[1:taken]:
         fields = line.split(separator)
         if len(fields) > file and normal(fields[file].strip('" ')) in pictures:
@@ -131,7 +131,7 @@ def _swallowed(lines: "_Window", taken: int, separator: str, file: int, pictures
 
 
 class _Window:
-    """A text's lines, the next ones of which can be looked at before they are taken."""
+    """Lines of a text file, with lookahead."""
 
     def __init__(self, path: Path, remarks: Tally):
         self._rest = _numbered(path, remarks)
@@ -144,11 +144,11 @@ class _Window:
 
     @property
     def number(self) -> int:
-        """Of the next line, from 1."""
+        """Number of the next line, from 1."""
         return self._next[0][0]
 
     def from_here(self) -> Iterator[str]:
-        """The next lines, up to `MOST_LINES`."""
+        """Yield the next lines, at most `MOST_LINES`, without consuming them."""
         for place in range(MOST_LINES):
             if place == len(self._next):
                 line = next(self._rest, None)
@@ -163,12 +163,12 @@ class _Window:
 
 
 def _numbered(path: Path, remarks: Tally) -> Iterator[tuple[int, str]]:
-    """The lines of a UTF-8 text with their numbers from 1; those in other bytes, or too long, are passed over."""
+    """Yield (number from 1, line) of a UTF-8 text. Counts and skips lines that are not UTF-8 or too long."""
     with open(path, "rb") as file:
         for number in count(1):
             data = piece = file.readline(LARGEST_TEXT)
             while len(piece) == LARGEST_TEXT and not piece.endswith(b"\n"):
-                data, piece = b"\xff", file.readline(LARGEST_TEXT)  # no UTF-8
+                data, piece = b"\xff", file.readline(LARGEST_TEXT)  # not UTF-8, so the line is skipped below
             if not data:
                 return
             try:

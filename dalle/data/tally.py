@@ -1,18 +1,18 @@
-"""What was left out, and why: counts by reason, each with an example, so that nothing is lost in silence."""
+"""Skip counter: counts skipped items by reason, with one example each, so that every skip is reported."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
 
 class Tally(Mapping[str, int]):
-    """How often each reason was given, in the order in which reasons came up."""
+    """Mapping from reason to count, in the order of first occurrence."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
         self._first: dict[str, str] = {}
 
     def add(self, reason: str, example: str) -> None:
-        """One more for `reason`; the first example is kept."""
+        """Count one item for `reason`. The first example of a reason is kept."""
         self._counts[reason] += 1
         self._first.setdefault(reason, example)
 
@@ -28,10 +28,10 @@ class Tally(Mapping[str, int]):
         return len(self._counts)
 
     def __str__(self) -> str:
-        """For example "2 without a caption (first: a.png), 1 opted out by key (first: b.png)"."""
+        """Format as "2 without a caption (first: a.png), 1 opted out by key (first: b.png)"."""
         return ", ".join(f"{n:,} {reason} (first: {shown(self._first[reason])})" for reason, n in self.items())
 
 
 def shown(name: str) -> str:
-    """A name as it can stand in a log: file names may hold line breaks and what makes terminals do things."""
+    """Escape a name for logs and terminals: file names may contain line breaks and control characters."""
     return name if name.isprintable() else ascii(name)

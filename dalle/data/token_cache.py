@@ -1,14 +1,14 @@
-"""The image tokens of a whole data set in a folder, to be read at the speed of memory.
+"""Cache of image tokens: the tokens of a whole data set in a folder of memory-mapped files.
 
-    tokens.npy    (views, records, positions) of unsigned integers: numpy.load(..., mmap_mode="r") reads it
+    tokens.npy    (views, records, positions) unsigned integers; read with numpy.load(..., mmap_mode="r")
     states.npy    (views, records) uint8: TODO, ENCODED or UNREADABLE
-    cache.json    what the tokens are of, and how they lie
+    cache.json    settings that the tokens were made with
 
-A cache is good for one set of records in their order, one transform and one dVAE, which it names by digests. Made
-for anything else, it refuses to be opened, and says why.
+A cache is valid for one ordered set of records, one transform and one dVAE, identified by digests. Opening it with
+other settings raises `StaleTokens` with the differences.
 
-Blocks of records are written by any number of processes, and each is marked as done after it has reached the disk:
-who is killed on the way loses the block at hand.
+Any number of processes can write blocks of records. A block is marked as done after it has been flushed to disk, so a
+killed process loses only its current block.
 """
 
 import errno
@@ -31,32 +31,32 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 TOKENS, STATES, CACHE = "tokens.npy", "states.npy", "cache.json"
 TODO, ENCODED, UNREADABLE = range(3)
-BLOCK = 32  # records that are encoded together, so that each number is the same whoever computes it
+BLOCK = 32  # records per encoding batch; fixed, so that tokens are the same for any number of processes
 
 
 class StaleTokens(ValueError):
-    """A token cache cannot be used; the message says why, and what to do."""
+    """Raised if a token cache does not match the settings or is damaged. The message states the cause and a remedy."""
 
 
 @dataclass(frozen=True)
 class TokenKind:
-    """What tokens are of. Those of another kind are of no use."""
+    """Settings that a token cache was made with. A cache made with other settings cannot be used."""
 
     data: str  # digest of the records
     image_size: int  # pixels
-    transform: str  # by name
+    transform: str  # name of the transform
     dvae: str  # digest of the checkpoint
-    views: int  # encodings of each picture, with other chance: view v is that of epoch v
-    device: str = "cpu"  # that encoded them: where two codes nearly tie, another may have chosen the other
-    precision: str = "float32"  # that they were encoded in
+    views: int  # encodings of each image with different random crops; view v uses the crops of epoch v
+    device: str = "cpu"  # that encoded the tokens; near ties between codes may be resolved differently on another
+    precision: str = "float32"  # of the encoding
 
     def digest(self) -> str:
-        """Twelve hexadecimal digits."""
+        """Return a digest of 12 hexadecimal digits."""
         return digest_of(json.dumps([FORMAT, asdict(self)], sort_keys=True).encode())[:12]
 
 
 class Block(NamedTuple):
-    """Records `first` to `last` (without it), as one view shows them."""
+    """Records `first` to `last` (exclusive) of one view."""
 
     view: int
     first: int
@@ -64,15 +64,15 @@ class Block(NamedTuple):
 
 
 class TokenCache:
-    """An open cache. Its arrays are mapped: pages are read when they are needed, and shared between processes."""
+    """Open token cache. Arrays are memory-mapped: pages are read on demand and shared between processes."""
 
     def __init__(self, folder: Path, kind: TokenKind):
-        """Raises `StaleTokens` where `folder` holds no tokens of this kind."""
+        """Open the cache in `folder`. Raises `StaleTokens` if it has no tokens made with these settings."""
         self.folder = folder
         self.kind = kind
         self.told = _told(folder)
         made = TokenKind(**self.told["kind"])
-        if made.device != kind.device:  # of which somebody has named the folder: others are named by their kind
+        if made.device != kind.device:  # only in a folder set by the user: default names contain the digest
             log.warning("the tokens in %s were encoded on %s, and this is %s", folder, made.device, kind.device)
         if differing := _differing(made, replace(kind, device=made.device)):
             raise StaleTokens(
@@ -89,9 +89,10 @@ class TokenCache:
     def create(
         cls, folder: Path, kind: TokenKind, records: int, positions: int, vocabulary: int, about: dict[str, Any]
     ) -> "TokenCache":
-        """An empty cache in `folder`, or the one that somebody else has begun there; `about` is for people to read.
+        """Create an empty cache in `folder`, or open the one that another process has created there.
 
-        positions: tokens of a picture; vocabulary: tokens lie below it.
+        positions: tokens per image. vocabulary: exclusive upper bound of tokens. about: further information for
+        cache.json, not used by the code.
         """
         if not is_cache(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -105,22 +106,22 @@ class TokenCache:
                 beside.chmod(0o777 & ~_umask())
                 os.rename(beside, folder)
             except OSError as problem:
-                if problem.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another process was faster
+                if problem.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another process created the folder first
                     raise
             finally:
                 shutil.rmtree(beside, ignore_errors=True)
         return cls(folder, kind)
 
     def read(self, views: Sequence[int] | np.ndarray, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The tokens of these views (b) of these records (b): (b, n) int64."""
+        """Return the tokens of the given views (b) and records (b): (b, n) int64."""
         return self.tokens[views, indices].astype(np.int64)
 
     def holds(self, view: int, index: int) -> bool:
-        """Whether the record could be read when its tokens were made."""
+        """Return True if the record could be read when it was encoded."""
         return self.states[view, index] == ENCODED
 
     def unfinished(self) -> Iterator[Block]:
-        """Blocks that are still to be written."""
+        """Yield the blocks that are not written yet."""
         for view, states in enumerate(self.states):
             for first in range(0, len(states), BLOCK):
                 last = min(first + BLOCK, len(states))
@@ -128,18 +129,18 @@ class TokenCache:
                     yield Block(view, first, last)
 
     def write(self, block: Block, tokens: np.ndarray, readable: np.ndarray) -> None:
-        """A block's tokens (b, n), and which of its records (b) have some. Raises OSError where the disk is full."""
+        """Write the tokens (b, n) of a block and a mask (b) of readable records. Raises OSError if the disk is full."""
         row = block.view * self.tokens.shape[1] + block.first
         self._put(self.folder / TOKENS, self.tokens, row * self.tokens.shape[2], tokens)
         self._put(self.folder / STATES, self.states, row, np.where(readable, ENCODED, UNREADABLE))
 
     def count(self, state: int) -> int:
-        """How many views of records are in this state, of views * records."""
+        """Return how many of the views * records entries are in `state`."""
         return int((self.states == state).sum())
 
     @staticmethod
     def _put(path: Path, mapped: np.ndarray, start: int, values: np.ndarray) -> None:
-        """`values` from number `start` on. Not through the map: where the disk is full, that ends the process."""
+        """Write `values` at element `start` through the file: on a full disk, a write to a memory map is fatal."""
         assert isinstance(mapped, np.memmap)
         with open(path, "r+b", buffering=0) as file:
             file.seek(mapped.offset + start * mapped.itemsize)
@@ -154,7 +155,7 @@ def is_cache(folder: Path) -> bool:
 
 
 def place_of(root: Path, name: str, kind: TokenKind) -> Path:
-    """Where tokens of this kind lie among others, whether or not they are there yet."""
+    """Return the folder of a cache with these settings below `root`. It need not exist."""
     return root / f"{name}-{kind.digest()}"
 
 
@@ -174,7 +175,7 @@ def _told(folder: Path) -> dict[str, Any]:
 
 
 def _differing(old: TokenKind, new: TokenKind) -> list[str]:
-    """In what two kinds differ, in words."""
+    """Describe the settings in which two kinds differ."""
     words = {"data": "the records", "image_size": "the image size", "dvae": "the dVAE"}
     before, after = asdict(old), asdict(new)
     return [
@@ -185,7 +186,7 @@ def _differing(old: TokenKind, new: TokenKind) -> list[str]:
 
 
 def _empty(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
-    """A file of zeros, which takes no space until they are replaced."""
+    """Create a sparse file of zeros, which takes no disk space until it is written."""
     np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape).flush()
 
 

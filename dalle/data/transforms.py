@@ -1,8 +1,8 @@
-"""How a picture becomes the square of pixels that a model trains on: the paper's augmentations, and none.
+"""Image transforms: the paper's augmentations for the dVAE and the transformer, and a crop without augmentation.
 
-Every transform has the same face, `(image, size, generator) -> (size, size, 3) uint8`. The paper's numbers
-are given for 256 pixels and are scaled to `size` here. The paper assumes pictures whose shorter side has at
-least 256 pixels; here a square cut from a smaller picture is enlarged to `size` (a departure).
+All transforms have the signature `(image, size, generator) -> (size, size, 3) uint8`. The paper gives its numbers for
+256 pixels; they are scaled to `size` here. The paper assumes images with a shorter side of at least 256 pixels. Here a
+square cut from a smaller image is enlarged to `size` (a deviation from the paper).
 """
 
 from collections.abc import Callable
@@ -12,15 +12,15 @@ from PIL import Image
 
 Transform = Callable[[Image.Image, int, np.random.Generator], np.ndarray]
 
-SHUFFLED = 0.25  # share of pictures whose channels `channel_shuffle` permutes
+SHUFFLED = 0.25  # probability that `channel_shuffle` permutes the channels
 
 
 def dvae_augmentation(image: Image.Image, size: int, generator: np.random.Generator) -> np.ndarray:
-    """The dVAE's augmentation (paper, appendix A.2, Listing 1): random crop, random scale, random flip.
+    """Apply the dVAE's augmentation (paper, appendix A.2, Listing 1): random crop, random scale, random flip.
 
-    `image` has any size and mode (alpha is laid on white); the result is (size, size, 3) uint8. The largest
-    square that fits is cut at random, shrunk to a side drawn from 9/8 to 12/8 of `size` (no longer than the
-    square itself), cut to `size` at random, and mirrored in half of the draws.
+    `image` has any size and mode (alpha is composited on white); the result is (size, size, 3) uint8. The largest
+    square that fits is cropped at a random position and shrunk to a side drawn from 9/8 to 12/8 of `size` (at most
+    the side of the square). A random crop of `size` follows, flipped horizontally with probability 1/2.
     """
     image = on_white(image)
     side = min(image.size)
@@ -32,11 +32,11 @@ def dvae_augmentation(image: Image.Image, size: int, generator: np.random.Genera
 
 
 def transformer_augmentation(image: Image.Image, size: int, generator: np.random.Generator) -> np.ndarray:
-    """The transformer's gentler augmentation (paper, appendix B.2, Listing 2): near the centre, unflipped.
+    """Apply the transformer's weaker augmentation (paper, appendix B.2, Listing 2): crop near the centre, no flip.
 
-    `image` has any size and mode (alpha is laid on white); the result is (size, size, 3) uint8. The largest
-    square comes from the middle of the longer side and is shrunk to a side drawn from 1 to 9/8 of `size`.
-    No flip: a picture may hold text, and its caption may say left and right.
+    `image` has any size and mode (alpha is composited on white); the result is (size, size, 3) uint8. The largest
+    square is cropped near the middle of the longer side and shrunk to a side drawn from 1 to 9/8 of `size`.
+    There is no flip because images may show text and captions may say left and right.
     """
     image = on_white(image)
     side = min(image.size)
@@ -46,18 +46,18 @@ def transformer_augmentation(image: Image.Image, size: int, generator: np.random
 
 
 def inference_crop(image: Image.Image, size: int, generator: np.random.Generator | None = None) -> np.ndarray:
-    """No augmentation: the shorter side scaled to `size` with Lanczos, the centre kept (dVAE's usage.ipynb).
+    """Scale the shorter side to `size` with Lanczos and crop the centre, without augmentation (dVAE's usage.ipynb).
 
-    `image` has any size and mode (alpha is laid on white); the result is (size, size, 3) uint8. Nothing is
-    drawn from the generator. The official code refuses pictures smaller than `size`; they are enlarged here.
+    `image` has any size and mode (alpha is composited on white); the result is (size, size, 3) uint8. The generator
+    is not used. The official code rejects images smaller than `size`; they are enlarged here.
     """
-    # resampling only the part that is kept equals scaling and then cropping, whatever the proportions
+    # resampling only the cropped part equals scaling and then cropping, for any aspect ratio
     kept = on_white(image).resize((size, size), Image.Resampling.LANCZOS, box=central_box(image.size, size))
     return np.asarray(kept)
 
 
 def central_box(image_size: tuple[int, int], size: int) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom, in a picture's own pixels, of what `inference_crop` keeps of it."""
+    """Return (left, top, right, bottom) of the crop of `inference_crop`, in pixels of the original image."""
     side = min(image_size)
     start, stop = [], []
     for original in image_size:
@@ -69,10 +69,10 @@ def central_box(image_size: tuple[int, int], size: int) -> tuple[float, float, f
 
 
 def channel_shuffle(image: Image.Image, size: int, generator: np.random.Generator) -> np.ndarray:
-    """`inference_crop`, in a quarter of the draws with red, green and blue in another order; not the paper's.
+    """Apply `inference_crop`, then permute the RGB channels with probability `SHUFFLED`. Not in the paper.
 
-    For a dVAE of few pictures in few colours: shapes in colours that no picture has keep it from learning each
-    coloured shape by heart. Not for stages that read captions, which say "red".
+    Intended for a dVAE trained on few images with few colours: colours that no image has keep it from memorizing each
+    coloured shape. Not for stages that read captions, because captions name colours.
     """
     pixels = inference_crop(image, size)
     return pixels[..., generator.permutation(3)] if generator.random() < SHUFFLED else pixels
@@ -87,14 +87,14 @@ TRANSFORMS: dict[str, Transform] = {
 
 
 def transform_named(name: str) -> Transform:
-    """The transform that `TRANSFORMS` has under this name; ValueError for any other."""
+    """Return the transform `name` of `TRANSFORMS`. Raises ValueError for an unknown name."""
     if name not in TRANSFORMS:
         raise ValueError(f"there is no transform {name!r}; choose one of {', '.join(TRANSFORMS)}")
     return TRANSFORMS[name]
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """The picture as 8-bit RGB: what is transparent becomes white, 16-bit greys are scaled to 8 bits."""
+    """Convert an image to 8-bit RGB. Transparency is composited on white; 16-bit greys are scaled to 8 bits."""
     if image.mode.startswith("I"):  # Pillow's own conversion clips at 255 instead of scaling
         greys = np.asarray(image).astype(np.float64)
         image = Image.fromarray(np.rint(greys.clip(0, 65535) / 257).astype(np.uint8))
@@ -105,25 +105,25 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def random_offset(freedom: int, generator: np.random.Generator) -> int:
-    """Where a crop starts on an axis along which it can move by `freedom` pixels: anywhere."""
+    """Draw the start of a crop along an axis uniformly from [0, freedom], in pixels."""
     return int(generator.integers(freedom, endpoint=True))
 
 
 def central_offset(freedom: int, generator: np.random.Generator) -> int:
-    """Where a crop starts on an axis along which it can move by `freedom` pixels: from 3/8 to 5/8 of them."""
+    """Draw the start of a crop along an axis from 3/8 to 5/8 of `freedom`, in pixels."""
     first = 3 * freedom // 8
     return int(generator.integers(first, max(first + 1, 5 * freedom // 8)))
 
 
 def random_crop(pixels: np.ndarray, size: int, generator: np.random.Generator) -> np.ndarray:
-    """(h, w, 3) -> (size, size, 3), every position equally likely."""
+    """Crop (h, w, 3) to (size, size, 3) at a position drawn uniformly."""
     top = random_offset(pixels.shape[0] - size, generator)
     left = random_offset(pixels.shape[1] - size, generator)
     return pixels[top : top + size, left : left + size]
 
 
 def resized_square(image: Image.Image, left: int, top: int, side: int, target: int) -> np.ndarray:
-    """(target, target, 3) uint8: the square of `side` pixels at this corner, shrunk by area or enlarged."""
+    """Crop a square of `side` pixels at (left, top) and resize it: (target, target, 3) uint8. Shrinks by area."""
     cut = image.crop((left, top, left + side, top + side))
     if target > side:
         return np.asarray(cut.resize((target, target), Image.Resampling.LANCZOS))
@@ -133,8 +133,8 @@ def resized_square(image: Image.Image, left: int, top: int, side: int, target: i
 def area_resize(pixels: np.ndarray, target: int) -> np.ndarray:
     """Shrink (side, side, 3) uint8 to (target, target, 3) uint8 by averaging areas, 1 <= target <= side.
 
-    TensorFlow's AREA method with align_corners, as in the listings. Pillow's nearest kin, BOX, counts a
-    pixel wholly or not at all; at the scales of 1 to 3/2 that small pictures meet, its edges come out ragged.
+    Implements TensorFlow's AREA method with align_corners, as in the listings. Pillow's similar filter, BOX, gives
+    each pixel a weight of 0 or 1, which makes edges jagged at the scales of 1 to 3/2 used for small images.
     """
     if target == pixels.shape[0]:
         return pixels
@@ -144,10 +144,10 @@ def area_resize(pixels: np.ndarray, target: int) -> np.ndarray:
 
 
 def area_means(values: np.ndarray, target: int) -> np.ndarray:
-    """The first axis cut into `target` equal stretches, each replaced by its mean: (n, ...) -> (target, ...).
+    """Average the first axis over `target` intervals of equal length: (n, ...) -> (target, ...) float32.
 
-    The stretches are (n-1)/(target-1) long and start at 0, so the last one reaches past the end, where the
-    last value is repeated. Elements that straddle a border count in part. Returns float32.
+    Intervals have length (n-1)/(target-1) and start at 0, so the last one extends past the end, where the last value
+    is repeated. Elements that cross a boundary are weighted by their overlap.
     """
     n = values.shape[0]
     length = (n - 1) / (target - 1) if target > 1 else float(n)

@@ -1,4 +1,4 @@
-"""Shards of captioned pictures, tars as img2dataset and webdataset write them, read in place."""
+"""Data source for tar shards of captioned images, as img2dataset and webdataset write them, read in place."""
 
 import math
 import re
@@ -23,38 +23,38 @@ MOST_SHARDS = 1_000_000
 
 @dataclass
 class WebdatasetConfig(FilesConfig):
-    """Tars of captioned pictures, as img2dataset and webdataset write them, read in place.
+    """Tar shards of captioned images, as img2dataset and webdataset write them, read in place.
 
     python train.py data=webdataset 'data.path=shards/{00000..00099}.tar' ...
 
-    data.path is a range of tars (in quotes, or the shell expands it), one tar, or a folder of them. In a tar, files of
-    one stem belong together: 012.jpg (.jpeg .png .webp .bmp .gif), 012.txt with its captions, one a line, and 012.json,
-    whose caption counts where there is no .txt, and whose url and sha256 serve data.opt_out.
+    data.path is a range of tars (in quotes, or the shell expands it), one tar, or a folder of tars. In a tar, files of
+    the same stem form a record: 012.jpg (.jpeg .png .webp .bmp .gif), 012.txt with its captions, one per line, and
+    012.json. The JSON's caption is used if there is no .txt; its url and sha256 are used by data.opt_out.
 
     Splits: train and val by a hash of each record's tar and stem; data.validation_share of them are held out, and stay
-    so when tars are added.
-    Attribution: yours to give.
+    held out when tars are added.
+    Attribution: depends on your images.
     """
 
     name: str = "webdataset"
 
 
 class WebdatasetSource(FileSource):
-    """The pictures in tars: files of one stem belong together, {key}.jpg with {key}.txt and {key}.json.
+    """Images in tar shards. Files of the same stem form a record: {key}.jpg with {key}.txt and {key}.json.
 
-    The picture is a .jpg, .jpeg, .png, .webp, .bmp or .gif; its captions stand in the .txt, UTF-8, one a line, or else
-    in the .json under caption or text. A stem ends at the first dot after the last slash. Where a tar has two files of
-    one name, the later one stands, as it would if the tar were extracted. Records' keys are those of the files, after
-    the name of their tar: 00000.tar/000000012.
+    The image is a .jpg, .jpeg, .png, .webp, .bmp or .gif. Its captions are in the .txt, UTF-8, one per line, or else
+    in the .json under caption or text. A stem ends at the first dot after the last slash. If a tar has two files of
+    the same name, the later one is used, as if the tar had been extracted. A record's key is the name of its tar and
+    the stem: 00000.tar/000000012.
 
-    Raises ValueError when there is no such folder or shard, or no picture in any.
+    Raises ValueError if the folder or a shard does not exist, or if no shard has an image.
     """
 
     config: WebdatasetConfig
 
     @cached_property
     def shards(self) -> list[Path]:
-        """The tars, in order."""
+        """Paths of the tars, in order."""
         if self.root.is_dir():
             paths = sorted(path for path in self.root.glob("[!.]*.tar") if path.is_file())
             if not paths:
@@ -84,7 +84,7 @@ class WebdatasetSource(FileSource):
         return stamps_of(self.shards)
 
     def _in_shard(self, number: int, shard: Path, name: str) -> Iterator[Found]:
-        samples: dict[str, dict[str, Member]] = {}  # key -> its files by kind
+        samples: dict[str, dict[str, Member]] = {}  # key -> {kind: file}
         for member in members(shard, self.remarks):
             key, kind = key_and_kind(member.name)
             if kind is None:
@@ -108,7 +108,7 @@ class WebdatasetSource(FileSource):
                 yield Found(f"{name}/{key}", captions, told.urls, told.sha256, place)
 
     def _texts(self, file: BinaryIO, key: str, sample: dict[str, Member]) -> tuple[tuple[str, ...], Metadata]:
-        """Captions, and metadata where they are needed. Raises UnicodeDecodeError."""
+        """Return the captions, and the metadata if needed. Raises UnicodeDecodeError."""
         text, told = sample.get("txt"), Metadata()
         captions = () if text is None else lines_of(part_of(file, text.offset, min(text.size, LARGEST_TEXT + 1)))
         has_captions = any(map(str.strip, captions))
@@ -121,7 +121,7 @@ class WebdatasetSource(FileSource):
 
 
 def key_and_kind(name: str) -> tuple[str, str | None]:
-    """`a/b.jpg` -> a/b, "picture"; of texts "txt" and "json"; of any other file None."""
+    """Split a file name: a/b.jpg -> (a/b, "picture"). The kind is "picture", "txt", "json", or None for others."""
     folder, slash, file = name.rpartition("/")
     stem, _, extension = file.partition(".")
     extension = extension.lower()
@@ -130,7 +130,7 @@ def key_and_kind(name: str) -> tuple[str, str | None]:
 
 
 def part_of(file: BinaryIO, offset: int, size: int) -> bytes:
-    """`size` bytes of a file from `offset` on; OSError where it has become shorter."""
+    """Read `size` bytes of a file from `offset`. Raises OSError if the file has become shorter."""
     file.seek(offset)
     data = file.read(size)
     if len(data) < size:
@@ -139,9 +139,12 @@ def part_of(file: BinaryIO, offset: int, size: int) -> bytes:
 
 
 def expanded(pattern: str) -> list[str]:
-    """`a{08..10}.{x,y}` -> a08.x, a08.y, a09.x, a09.y, a10.x, a10.y. ValueError for a range that goes down or on."""
-    # the package braceexpand, last released in 2021, counts down where a range is mistyped, and has no limit
-    pieces = BRACES.split(pattern)  # text, what is in braces, text, ...
+    """Expand braces: a{08..10}.{x,y} -> a08.x, a08.y, a09.x, a09.y, a10.x, a10.y.
+
+    Raises ValueError for a descending range and for more than `MOST_SHARDS` shards.
+    """
+    # the package braceexpand (last release 2021) accepts descending ranges, likely typing errors, and has no limit
+    pieces = BRACES.split(pattern)  # text, content of braces, text, ...
     choices = [_alternatives(piece) if place % 2 else [piece] for place, piece in enumerate(pieces)]
     if math.prod(map(len, choices)) > MOST_SHARDS:
         raise ValueError(f"data.path={pattern} names more than {MOST_SHARDS:,} shards")

@@ -1,4 +1,4 @@
-"""Worker processes that prepare batches ahead, and which record was at fault when one of them fails or dies."""
+"""DataLoader workers that prepare batches ahead and report the record at which one of them failed or died."""
 
 import multiprocessing
 import os
@@ -20,32 +20,32 @@ Note = Callable[[int], None]
 
 
 class LoadingError(ValueError):
-    """A batch could not be prepared; the message names the record at fault."""
+    """Raised if a batch could not be prepared. The message contains the key of the record that failed."""
 
     @classmethod
     def of(cls, key: str, problem: Exception) -> "LoadingError":
-        """What is said when reading the record `key` raised something that nobody expected."""
+        """Build the error for an unexpected exception while reading the record `key`."""
         place = traceback.extract_tb(problem.__traceback__)[-1]
         where = f"{Path(place.filename).name}, line {place.lineno}"
         return cls(f"record {key} could not be prepared: {type(problem).__name__}: {problem} ({where})")
 
 
 class Work(Protocol[Piece, Made]):
-    """Something that processes can make, piece by piece."""
+    """Interface of work that processes do piece by piece."""
 
     def make(self, piece: Piece, note: Note, /) -> Made:
-        """One piece. Calls `note` with a record's index before it reads the record. Raises `LoadingError`."""
+        """Make one piece. Call `note` with a record's index before reading the record. Raises `LoadingError`."""
         ...
 
     def name(self, index: int) -> str:
-        """A record's key."""
+        """Return the key of a record."""
         ...
 
 
 def prepared(work: Work[Piece, Made], pieces: Iterable[Piece], workers: int) -> Iterator[Made]:
-    """`work.make` of all pieces, in order: by this process, or ahead of time by so many others.
+    """Yield `work.make` of all pieces, in order, made by this process (workers=0) or ahead by DataLoader workers.
 
-    Raises `LoadingError`, the process's own or one that names the record at which a process died.
+    Raises `LoadingError` from `work.make`, or with the key of the record at which a worker died.
     """
     if workers == 0:
         for piece in pieces:
@@ -54,12 +54,12 @@ def prepared(work: Work[Piece, Made], pieces: Iterable[Piece], workers: int) -> 
     whereabouts = _Whereabouts(workers)
     loader: Any = DataLoader(
         _InWorkers(work, whereabouts),
-        batch_size=None,  # a piece is a whole batch
+        batch_size=None,  # a piece is already a batch
         sampler=pieces,
         num_workers=workers,
         collate_fn=_unchanged,
         worker_init_fn=_leave_stopping_to_the_trainer,
-        generator=torch.Generator(),  # or it would draw from the global one, and workers change the training
+        generator=torch.Generator(),  # the default, the global generator, would make training depend on workers
     )
     with _deaths_told_when_batches_are_missed():
         arriving = iter(loader)
@@ -91,11 +91,11 @@ class _InWorkers(Dataset[Any], Generic[Made]):
         try:
             return self.work.make(piece, self.whereabouts.note)
         except LoadingError as failure:
-            return failure  # raised here, its sentence would be lost in the text of a traceback
+            return failure  # returned, because DataLoader would wrap a raised exception in the text of a traceback
 
 
 class _Whereabouts:
-    """The record that each worker is at, where the trainer can still see it when the worker is no more."""
+    """Shared memory with the current record of each worker, readable after the worker has died."""
 
     def __init__(self, workers: int):
         self._records = RawArray("q", workers)
@@ -114,9 +114,9 @@ class _Whereabouts:
 
 @contextmanager
 def _deaths_told_when_batches_are_missed() -> Iterator[None]:
-    """torch would raise an error wherever the trainer is when a worker dies, in the midst of saving, say."""
+    """Restore the SIGCHLD handler: torch's would raise at any point of the training loop, even while saving."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # torch does not, either
+        yield  # torch sets no handler outside the main thread
         return
     handler = signal.getsignal(signal.SIGCHLD)
     try:
@@ -126,7 +126,7 @@ def _deaths_told_when_batches_are_missed() -> Iterator[None]:
 
 
 def _leave_stopping_to_the_trainer(worker: int) -> None:
-    """Ctrl-C and a scheduler's SIGTERM reach workers too; if they died of it, training could not end in peace."""
+    """Ignore Ctrl-C and a scheduler's SIGTERM in workers, so that the trainer can finish its step and save."""
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
 

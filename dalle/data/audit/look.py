@@ -1,4 +1,4 @@
-"""Every picture of a split opened once: its size, its fingerprint, or why it cannot be used."""
+"""Scan a split: open every image once and record its size and perceptual hash, or the reason it is unreadable."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,29 +14,29 @@ from dalle.data.source import Source, UnreadableRecord
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen of n records."""
+    """Result of scanning n records of a split."""
 
     split: str
     source: Source
-    rows: Sequence[int]  # n: which records
+    rows: Sequence[int]  # n: indices of the records
     prints: np.ndarray = field(repr=False)  # (n) FINGERPRINT
-    sizes: np.ndarray = field(repr=False)  # (n, 2) int32: width and height, upright; 0 where it cannot be read
+    sizes: np.ndarray = field(repr=False)  # (n, 2) int32: width and height, upright; 0 if unreadable
     unreadable: dict[str, str]  # key -> reason
 
     @cached_property
     def keys(self) -> Strings:
-        """Of all records of the split."""
+        """Keys of all records of the split."""
         return self.source.keys()
 
     def key(self, place: int) -> str:
-        """The key of the record at `place` in [0, n)."""
+        """Return the key of the scanned record `place` in [0, n)."""
         return self.keys[self.rows[place]]
 
 
 def look_at(source: Source, split: str, limit: int | None = None, workers: int = 0) -> Look:
-    """Open the pictures of a split, or only `limit` of them, evenly spaced.
+    """Scan the images of a split, or only `limit` of them, evenly spaced.
 
-    The fingerprints of a whole split are kept for whoever looks for copies later.
+    The hashes of a whole split are cached for later searches.
     """
     rows = evenly_spaced(len(source), limit)
     prints, sizes = np.zeros(len(rows), FINGERPRINT), np.zeros((len(rows), 2), np.int32)
@@ -53,16 +53,16 @@ def look_at(source: Source, split: str, limit: int | None = None, workers: int =
 
 
 def size_and_fingerprint(source: Source, index: int) -> tuple[tuple[int, int], np.ndarray]:
-    """Of one record; raises `UnreadableRecord`."""
+    """Return ((width, height), perceptual hash) of one record. Raises `UnreadableRecord`."""
     image = source[index].image
-    width, height = source.size(index) or image.size  # the image may have been shrunk while it was decoded
-    if (width > height) != (image.width > image.height):  # and turned upright
+    width, height = source.size(index) or image.size  # decoding may have shrunk the image
+    if (width > height) != (image.width > image.height):  # decoding has rotated it
         width, height = height, width
     return (width, height), fingerprint(image)
 
 
 def evenly_spaced(count: int, limit: int | None) -> range | list[int]:
-    """All of `count` rows, or `limit` of them. Raises ValueError for a limit below 1."""
+    """Return all of `count` rows, or `limit` evenly spaced ones. Raises ValueError for a limit below 1."""
     if limit is None:
         return range(count)
     if limit < 1:

@@ -1,4 +1,4 @@
-"""What models were trained on: written into every checkpoint, and told from it."""
+"""Provenance: a record of the training data, written into every checkpoint, and a report about it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -13,7 +13,7 @@ from dalle.data.source import Source
 
 
 def described(data: Any, sources: Mapping[str, Source]) -> dict[str, Any]:
-    """What a checkpoint's meta says of its data: the config and, of each split, the records and their digest."""
+    """Return the data entry of a checkpoint's meta: the config, and record count and digest of each split."""
     records = {
         split: {"records": len(source), "digest": source.digest(), "left_out": dict(source.dropped)}
         for split, source in sources.items()
@@ -23,7 +23,7 @@ def described(data: Any, sources: Mapping[str, Source]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Provenance:
-    """One model and its data."""
+    """A checkpoint and the record of its training data."""
 
     folder: Path
     kind: str  # dvae, transformer, clip
@@ -31,18 +31,18 @@ class Provenance:
 
     @classmethod
     def read(cls, folder: Path) -> "Provenance":
-        """What the checkpoint in `folder` says. Raises CheckpointError where there is none."""
+        """Read the record from the checkpoint in `folder`. Raises CheckpointError if there is no checkpoint."""
         written = checkpoint.read_json(folder / checkpoint.CONFIG)
         return cls(folder, str(written.get("kind")), written.get("meta") or {})
 
     def data(self) -> Any:
-        """The data set's config. Raises CheckpointError where the checkpoint names none."""
+        """Return the data set's config. Raises CheckpointError if the checkpoint has none."""
         if "data" not in self.meta:
             raise CheckpointError(f"{self.folder} does not say which data it was trained on")
         return read_config(self.meta["data"])
 
     def lines(self) -> list[str]:
-        """What it was trained on, and whether that is what lies there now, in plain words."""
+        """Return a report in lines: the training data, and whether the current data are the same."""
         if "data" not in self.meta:
             imported = self.meta.get("imported")
             whose = f"imported ({imported}): its makers know" if imported else "its checkpoint does not say"
@@ -60,7 +60,7 @@ class Provenance:
         return said
 
     def compared(self) -> str:
-        """Whether the data that the settings lead to today are the same."""
+        """Compare the digest of the training data with that of the current data. Returns a phrase."""
         told = self.meta.get("records")
         if told is None:
             return "cannot be compared: this checkpoint is older than digests of data"
@@ -71,11 +71,11 @@ class Provenance:
         return "the data are unchanged" if now == told["train"]["digest"] else "the data have CHANGED since"
 
     def source(self) -> Source:
-        """The training split. Raises ValueError, or CheckpointError where the checkpoint names no data."""
+        """Open the training split. Raises ValueError, or CheckpointError if the checkpoint has no data config."""
         return open_source(self.data(), "train")
 
     def names(self) -> Strings:
-        """The training records' keys. Raises CheckpointError where the data are no longer those of the training."""
+        """Return the keys of the training records. Raises CheckpointError if the data have changed since training."""
         source = self.source()
         if (told := self.meta.get("records")) is not None and source.digest() != told["train"]["digest"]:
             raise CheckpointError(
@@ -86,7 +86,7 @@ class Provenance:
 
 
 def provenances(folder: str | Path) -> list[Provenance]:
-    """The models in a checkpoint folder, or in the folders in it. Raises CheckpointError where there is none."""
+    """Find the checkpoints in a folder or its direct sub-folders. Raises CheckpointError if there are none."""
     folder = Path(folder)
     found = sorted({path.parent for path in _configs(folder)})
     if not found:

@@ -1,4 +1,4 @@
-"""A data set looked over before anything is spent: its pictures, its captions, and what is wrong with either."""
+"""Survey of a data set before training: statistics and problems of its images and captions."""
 
 from array import array
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from dalle.data.files import FileSource
 from dalle.tokenizer import CaptionTokenizer
 
 SPLITS = ("train", "val")
-SHAPES = {  # of pictures, by the upper bound of width / height; the paper leaves out the first and the last
+SHAPES = {  # upper bounds of width / height; the paper's filter leaves out the first and the last
     "taller than 1:2": 0.5,
     "1:2 to 3:4": 0.75,
     "3:4 to 4:3": 4 / 3,
@@ -25,10 +25,10 @@ SHAPES = {  # of pictures, by the upper bound of width / height; the paper leave
 
 @dataclass(frozen=True)
 class Captions:
-    """The captions of the records that were looked at, in tokens."""
+    """Token counts of the captions of the scanned records."""
 
-    tokens: np.ndarray = field(repr=False)  # (m) int32, of each caption
-    places: np.ndarray = field(repr=False)  # (m) int64, whose caption it is
+    tokens: np.ndarray = field(repr=False)  # (m) int32, token count of each caption
+    places: np.ndarray = field(repr=False)  # (m) int64, position of each caption's record among those scanned
 
     @classmethod
     def of(cls, look: Look, tokenizer: CaptionTokenizer) -> "Captions":
@@ -42,25 +42,24 @@ class Captions:
 
 @dataclass(frozen=True)
 class Survey:
-    """All that was found; `facts` tells it in words and numbers."""
+    """Results of a survey; `facts` returns them as JSON data."""
 
     data: Any  # the data set's config
-    looks: list[Look]  # of each split
-    captions: list[Captions]  # of each split
+    looks: list[Look]  # one per split
+    captions: list[Captions]  # one per split
     tokenizer: CaptionTokenizer
-    vocabulary: int  # that was asked for
-    text_positions: int  # text slots of a model; one of them starts the text, and the others hold a caption's tokens
-    near_copies: list[list[tuple[Look, int]]] = field(repr=False)  # groups of places, the largest group first
+    vocabulary: int  # requested vocabulary size of the BPE
+    text_positions: int  # text positions of a model: a start token and the caption's tokens
+    near_copies: list[list[tuple[Look, int]]] = field(repr=False)  # groups of (scan, position), largest first
 
     @classmethod
     def of(
         cls, data: Any, vocabulary: int, text_positions: int, limit: int | None = None, workers: int = 0
     ) -> "Survey":
-        """Look at both splits of a data set, or at `limit` records of each.
+        """Scan both splits of a data set, or `limit` records of each.
 
-        The BPE is learned on the captions of the training split. Memory is that of arrays, about a hundred bytes a
-        record, and of the names of what cannot be read. Raises ValueError where the source does, and where there is
-        nothing to look at.
+        The BPE is trained on the captions of the training split. Memory use is about a hundred bytes per record, plus
+        the keys of unreadable records. Raises ValueError if the source does, and if there is nothing to scan.
         """
         looks = [look_at(open_source(data, split), split, limit, workers) for split in SPLITS]
         tokenizer = CaptionTokenizer.train(_texts(looks[0]), vocabulary)
@@ -71,7 +70,7 @@ class Survey:
         return cls(data, looks, captions, tokenizer, vocabulary, text_positions, near_copies)
 
     def facts(self) -> dict[str, Any]:
-        """What JSON can hold of it; every record that something is wrong with is named."""
+        """Return the results as JSON data, with the keys of all records that have a problem."""
         first = self.looks[0].source
         return {
             "data": asdict(self.data),
@@ -139,7 +138,7 @@ class Survey:
 
 
 def quantiles(values: np.ndarray) -> dict[str, int]:
-    """Five numbers that tell how integers are spread; none of none."""
+    """Return five quantiles of integers; an empty dict for an empty array."""
     shares = {"least": 0, "5%": 0.05, "median": 0.5, "95%": 0.95, "most": 1}
     if len(values) == 0:
         return {}
@@ -152,6 +151,6 @@ def _texts(look: Look) -> Iterable[str]:
 
 
 def _at(looks: list[Look], ends: np.ndarray, place: int) -> tuple[Look, int]:
-    """Where a place in all splits in a row lies."""
+    """Convert a position in the concatenated splits to (scan of the split, position in it)."""
     number = int(np.searchsorted(ends, place, side="right"))
     return looks[number], place - int(ends[number - 1] if number else 0)

@@ -1,4 +1,4 @@
-"""What a survey leaves behind: a page to read, the facts as JSON, sheets to look at, and the tokenizer."""
+"""Write the results of a survey: a Markdown page, JSON, image sheets and the tokenizer."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -20,14 +20,14 @@ PAGE, FACTS, SHEET, COPIES, TOKENIZER = (
     "near_copies.png",
     "tokenizer.json",
 )
-NAMED = 20  # records that the page names of those with something wrong; the facts name all
-ON_SHEET = 64  # pictures of the contact sheet
-TILE = 152  # pixels of a picture on the sheets
-COPY_GROUPS, COPIES_OF_GROUP = 12, 6  # on the sheet of near copies
+NAMED = 20  # records per problem listed on the page; the JSON lists all
+ON_SHEET = 64  # images on the contact sheet
+TILE = 152  # pixels per side of an image on the sheets
+COPY_GROUPS, COPIES_OF_GROUP = 12, 6  # on the sheet of near duplicates
 
 
 def write_survey(survey: Survey, folder: Path) -> list[str]:
-    """Fill `folder` and give the page's findings, a line each."""
+    """Write all files into `folder`. Returns the page's findings, one line each."""
     facts = survey.facts()
     (folder / FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", "utf-8", "surrogateescape")
     survey.tokenizer.save(folder / TOKENIZER)
@@ -42,14 +42,14 @@ def write_survey(survey: Survey, folder: Path) -> list[str]:
 
 
 def contact_cells(look: Look) -> list[Cell]:
-    """Readable pictures of a split, evenly spaced, with their first captions and their keys."""
+    """Return cells of evenly spaced readable images of a split, with first caption and key."""
     readable = np.flatnonzero(look.prints["readable"])
     places = readable[list(evenly_spaced(len(readable), ON_SHEET))]
     return [cell for place in places.tolist() if (cell := _cell(look, place))]
 
 
 def copy_rows(survey: Survey) -> list[GridRow]:
-    """The largest groups of near copies, a row each."""
+    """Return the largest groups of near duplicates, one row each."""
     groups = (group[:COPIES_OF_GROUP] for group in survey.near_copies[:COPY_GROUPS])
     rows = ([cell for look, place in group if (cell := _cell(look, place))] for group in groups)
     return [GridRow(cells) for cells in rows if cells]
@@ -58,13 +58,13 @@ def copy_rows(survey: Survey) -> list[GridRow]:
 def _cell(look: Look, place: int) -> Cell | None:
     try:
         record = look.source[look.rows[place]]
-    except UnreadableRecord:  # by now
+    except UnreadableRecord:  # the file has changed since the scan
         return None
     return Cell(record.image, shown(record.captions[0]), shown(f"{look.split}: {record.key}"))
 
 
 def findings(facts: Mapping[str, Any]) -> list[str]:
-    """What a person should know before training, in plain sentences."""
+    """Summarize the survey in sentences for a user who is about to train."""
     pictures, captions, copies = facts["pictures"], facts["captions"], facts["near_copies"]
     tokenizer = facts["tokenizer"]
     said = [
@@ -93,7 +93,7 @@ def findings(facts: Mapping[str, Any]) -> list[str]:
     if captions["empty"]:
         said.append(f"{len(captions['empty']):,} records have no words in their captions")
     if captions["over_long"]:
-        longest = captions["text_positions"] - 1  # one slot starts the text
+        longest = captions["text_positions"] - 1  # one position is the start token
         said.append(
             f"{len(captions['over_long']):,} records have captions of more than {longest} tokens, which are cut"
         )
@@ -113,7 +113,7 @@ def findings(facts: Mapping[str, Any]) -> list[str]:
 
 
 def page(facts: Mapping[str, Any], found: Iterable[str], copies: bool) -> str:
-    """The findings, and the numbers behind them, in Markdown."""
+    """Return the findings and the numbers behind them in Markdown."""
     pictures, captions = facts["pictures"], facts["captions"]
     unreadable = {key: why for split in facts["splits"].values() for key, why in split["unreadable"].items()}
     parts = [f"# {_code(facts['data']['name'])}, looked over", _list(found), f"![contact sheet]({SHEET})"]
