@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dalle import distributed
 from dalle.cli.config import verb
+from dalle.cli.prepare_config import PrepareConfig
 from dalle.data import open_source
 from dalle.data.audit.provenance import provenances
 from dalle.data.audit.survey import Survey
@@ -23,7 +24,6 @@ from dalle.image_grid import GridRow, image_grid
 from dalle.models.clip.model import CLIP
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.pretrained import IMPORTS
-from dalle.pretrained.settings import PrepareConfig
 from dalle.sampling.gallery import unused
 from dalle.sampling.novelty import TILE, TrainingPictures, side_by_side, verdict
 from dalle.stages.encoding import Encoding, described
@@ -33,7 +33,7 @@ MODELS = {"dvae": DiscreteVAE, "clip": CLIP}
 
 @verb("prepare")
 def main(config: PrepareConfig) -> None:
-    name = next((name for name, settings in IMPORTS.configs.items() if type(config) is settings), None)
+    name = next((name for name, options in IMPORTS.configs.items() if isinstance(config, options)), None)
     if name is not None:
         import_model(name, config)
     elif config.sources is not None:

@@ -73,8 +73,9 @@ def test_every_verb_composes_to_the_defaults_beside_its_code(verb):
 
 @pytest.mark.parametrize("name", IMPORTS)
 def test_every_import_composes_to_the_defaults_beside_its_code(name):
-    settings = IMPORTS[name].config
-    assert compose("prepare", [f"import={name}"]) == settings()
+    options, composed = IMPORTS[name].config, compose("prepare", [f"import={name}"])
+    assert isinstance(composed, options) and isinstance(composed, VERBS["prepare"])
+    assert asdict(composed) == asdict(VERBS["prepare"]()) | asdict(options())
 
 
 def test_every_import_can_be_chosen():

@@ -17,6 +17,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
+from dalle.cli.prepare_config import with_import
 from dalle.data import DATA_SETS
 from dalle.pretrained import IMPORTS
 from dalle.sampling.edits import EDITS
@@ -43,7 +44,7 @@ def register() -> None:
     for name, schema in EDITS.configs.items():
         store.store(group="edit", name=name, node=writable(schema))
     for name, schema in IMPORTS.configs.items():
-        store.store(group="import", name=name, node=writable(schema), package="_global_")
+        store.store(group="import", name=name, node=writable(with_import(schema)), package="_global_")
     for name, schema in DATA_SETS.configs.items():
         store.store(group="data", name=name, node=writable(schema))
     for path in sorted(FOLDER.glob("preset/*.yaml")):

@@ -26,8 +26,8 @@ from dalle.cli import choices
 from dalle.cli.choices import FOLDER, writable
 from dalle.cli.errors import all_keys, explain, strangers, unknown
 from dalle.cli.help import FIRST, shown_first, usage
+from dalle.cli.prepare_config import PrepareConfig
 from dalle.evaluation.settings import EvaluateConfig
-from dalle.pretrained.settings import PrepareConfig
 from dalle.sampling.settings import SampleConfig
 from dalle.training.interruption import Interrupted
 from dalle.training.logger import WandbConfig

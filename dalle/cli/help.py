@@ -70,7 +70,7 @@ def comments(schema: type) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for owner in reversed(schema.__mro__):
-        if is_dataclass(owner):
+        if is_dataclass(owner) and owner.__dict__.get("__annotations__"):  # its fields are written in a file
             here = _comments(textwrap.dedent(inspect.getsource(owner)))
             found |= {name: comment or found.get(name, "") for name, comment in here.items()}
     return found

@@ -10,7 +10,7 @@ from dalle.pretrained.openai_dvae import OpenAIDVAEConfig, read_openai_dvae
 from dalle.pretrained.published import Published
 from dalle.registry import Entry, Registry
 
-# built from options, a `PrepareConfig`, which name the files
+# built from options, which name the files
 IMPORTS: Registry[Published] = Registry(
     "import",
     {

@@ -17,7 +17,6 @@ from dalle.checkpoint import CheckpointError, read_json, read_tensors
 from dalle.clip_tokenizer import CLIPTokenizer
 from dalle.pretrained.names import ATTENTION_NORM, ATTENTION_OUT, MLP_IN, MLP_NORM, MLP_OUT, QKV, renamed
 from dalle.pretrained.published import Published, origin
-from dalle.pretrained.settings import PrepareConfig
 
 # what transformers takes for granted where a file is silent
 TEXT = {
@@ -81,7 +80,7 @@ PARTS = {
 
 
 @dataclass
-class HuggingFaceCLIPConfig(PrepareConfig):
+class HuggingFaceCLIPConfig:
     """Options of prepare.py import=huggingface-clip.
 
     python prepare.py import=huggingface-clip folder=clip-vit-base-patch32 out=outputs/huggingface-clip

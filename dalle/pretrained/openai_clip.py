@@ -20,7 +20,6 @@ from dalle.clip_tokenizer import CLIPTokenizer
 from dalle.pretrained.names import ATTENTION_NORM, ATTENTION_OUT, MLP_IN, MLP_NORM, MLP_OUT, QKV, renamed
 from dalle.pretrained.pickles import read_saved
 from dalle.pretrained.published import Published, origin
-from dalle.pretrained.settings import PrepareConfig
 
 HEAD = 64  # width of an attention head
 CELL = 32  # pixels that a cell of a ResNet's last feature map is wide
@@ -75,7 +74,7 @@ RESNET_PARTS = PARTS | {
 
 
 @dataclass
-class OpenAICLIPConfig(PrepareConfig):
+class OpenAICLIPConfig:
     """Options of prepare.py import=openai-clip.
 
     python prepare.py import=openai-clip weights=ViT-B-32.pt merges=bpe_simple_vocab_16e6.txt.gz out=outputs/openai-clip

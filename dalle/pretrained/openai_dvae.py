@@ -15,7 +15,6 @@ from torch import Tensor
 from dalle.checkpoint import CheckpointError
 from dalle.pretrained.pickles import Saved, read_saved
 from dalle.pretrained.published import Published, origin
-from dalle.pretrained.settings import PrepareConfig
 
 URL = "https://cdn.openai.com/dall-e/{}.pkl"
 
@@ -51,7 +50,7 @@ SHAPES = {
 
 
 @dataclass
-class OpenAIDVAEConfig(PrepareConfig):
+class OpenAIDVAEConfig:
     """Options of prepare.py import=openai-dvae.
 
     python prepare.py import=openai-dvae encoder=encoder.pkl decoder=decoder.pkl out=outputs/openai-dvae
