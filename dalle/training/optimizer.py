@@ -49,7 +49,7 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.999)  # decay rates of the running mean and variance (transformer: 0.9, 0.96)
     eps: float = 1e-8  # added to the square root of the variance
     weight_decay: float = 1e-4  # decoupled (transformer: 0.045; CLIP: 0.2)
-    decay: str = "all"  # decayed: "all" parameters | "matrices": no gains, biases, temperature (CLIP paper, Section 2.5)
+    decay: str = "all"  # decayed: "all" parameters | "matrices": no gains, biases, temperature (CLIP paper, Sec. 2.5)
     variance_clip: float | None = None  # maximum of the running variance (transformer: 5; App. B.2)
     moments: str = "float32"  # storage of mean and variance: float32 | paper16: 1-6-9 and 0-6-10 for matrices
     kind: str = "adamw"  # "adamw", as in the paper | "muon": orthogonalised updates of matrices, AdamW for the rest
