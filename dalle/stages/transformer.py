@@ -48,7 +48,7 @@ class TransformerStageConfig(CaptionedConfig):
     bpe_dropout: float = 0.1  # BPE dropout rate of training captions (Section 2.2)
     caption_dropout: float = 0.0  # share of training captions dropped, for classifier-free guidance; the paper has none
     guidance: float = 1.0  # default scale of classifier-free guidance when sampling; 1: none, as in the paper
-    also_validate: list[str] = field(default_factory=list)  # further splits to validate on: [novel] of blocks adds novel_image
+    also_validate: list[str] = field(default_factory=list)  # further splits: [novel] of blocks adds novel_image
     transform: str = "transformer"
     steps: int = 430_000
     batch_size: int = 1_024
