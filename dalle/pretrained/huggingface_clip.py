@@ -156,7 +156,7 @@ def _transformer(tower: str, part: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _ends(text: Mapping[str, Any], tokenizer: CLIPTokenizer | None, folder: Path) -> dict[str, int | None]:
-    """Return the ids of the start and end token, of which the text feature is the end's state; None: the last ids."""
+    """Return the ids of the start token and the end token, where the text feature is read; None: the last two ids."""
     start, end = text["bos_token_id"], text["eos_token_id"]
     if tokenizer is None:
         return {"start_id": None, "end_id": None} if end == LEGACY_END else {"start_id": start, "end_id": end}

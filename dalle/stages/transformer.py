@@ -42,13 +42,13 @@ class TransformerStageConfig(CaptionedConfig):
     # grid and image vocabulary come from the dVAE, the text vocabulary from the tokenizer, with this value as maximum
     model: TransformerConfig = field(default_factory=TransformerConfig)
     text_weight: float = 1 / 8  # weight of the text loss; the image loss has the rest (Section 2.2)
-    pad_targets: str = "first"  # padding in the text loss: none | first | all positions (the paper does not say)
+    pad_targets: str = "first"  # padding positions in the text loss: none | first | all (the paper does not say)
     image_targets: str = "argmax"  # "argmax" of the dVAE's logits | "sampled" | "soft": its distribution (fn. 6)
     views: int = 0  # crops of each image, encoded once and used in turn; 0: a new crop each time (paper)
     bpe_dropout: float = 0.1  # BPE dropout rate of training captions (Section 2.2)
     caption_dropout: float = 0.0  # share of training captions dropped, for classifier-free guidance; the paper has none
     guidance: float = 1.0  # default scale of classifier-free guidance when sampling; 1: none, as in the paper
-    also_validate: list[str] = field(default_factory=list)  # further splits: [novel] of blocks adds novel_image
+    also_validate: list[str] = field(default_factory=list)  # more validation splits: [novel] of blocks adds novel_image
     transform: str = "transformer"
     steps: int = 430_000
     batch_size: int = 1_024

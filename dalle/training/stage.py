@@ -20,7 +20,7 @@ GRADIENT_SCALINGS = ("global", "resblock")
 class TrainingConfig:
     """Optimisation and logging of a stage; each stage's config inherits it and sets its own defaults."""
 
-    steps: int = 3_000_000  # optimizer updates; increase it to continue a finished run
+    steps: int = 3_000_000  # optimizer updates; raise it to train a finished run further
     batch_size: int = 512  # images per update, over all ranks and micro-batches
     accumulate: int = 1  # micro-batches per update: less memory, same update (except for contrastive losses)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -28,14 +28,14 @@ class TrainingConfig:
     ema: EMAConfig = field(default_factory=EMAConfig)
     precision: str = "auto"  # of matrix products and convolutions: auto | float32 | bfloat16 | float16
     gradient_scaling: str = "global"  # float16: one scale on the loss | "resblock": one per residual block (App. D)
-    gradient_exponent: int | None = None  # exponent bits of a gradient format to simulate in branches (float16: 5)
+    gradient_exponent: int | None = None  # simulated exponent bits of gradients in branches, with scaling (float16: 5)
     recompute: bool = False  # activation checkpointing of residual branches: less memory, 1/3 more compute (Sec. 2.4)
     compression: CompressionConfig = field(default_factory=CompressionConfig)  # of gradients exchanged by ranks
     max_bad_steps: int = 25  # consecutive updates skipped for a non-finite loss or gradient before the run stops
-    log_every: int = 50  # updates between two lines of metrics; 0 (also below): only at the end
-    validate_every: int = 5_000  # updates between two validations
-    preview_every: int = 5_000  # updates between two preview images in previews/
-    save_every: int = 5_000  # updates between two checkpoints
+    log_every: int = 50  # updates between two lines of metrics; 0: only at the end
+    validate_every: int = 5_000  # updates between two validations; 0: only at the end
+    preview_every: int = 5_000  # updates between two preview images in previews/; 0: only at the end
+    save_every: int = 5_000  # updates between two checkpoints; 0: only at the end
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "max_bad_steps"):

@@ -40,7 +40,7 @@ class CLIPConfig:
     text_activation: str = "quick_gelu"  # activation of the MLPs, "quick_gelu" | "gelu"
     text_eps: float = 1e-5  # epsilon of the layer norms
     start_id: int | None = None  # id of the start token; None: the last id but one
-    end_id: int | None = None  # id of the end token; the text feature is the state at its first one; None: the last id
+    end_id: int | None = None  # id of the end token; the text feature is read at the first one; None: the last id
     embedding: int = 512  # dimensions of the shared embedding space of images and captions
     initial_temperature: float = 0.07  # of the softmax, before training (CLIP paper, Section 2.5)
     largest_scale: float = 100.0  # maximum of the logit scale, for stability (Section 2.5)

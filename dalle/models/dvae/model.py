@@ -40,7 +40,7 @@ class DVAEConfig:
 
     vocabulary: int = 8192  # codebook size K
     width: int = 256  # channels of the first encoder group; they double in each further group
-    groups: int = 4  # groups of blocks, each at half the resolution; the image is downsampled by 2^(groups - 1)
+    groups: int = 4  # groups of blocks; resolution is halved between groups, 2^(groups - 1) times lower in all
     blocks_per_group: int = 2  # residual blocks in each group
     decoder_input: int = 128  # channels of a code's embedding
     pool: str = "max"  # "max" | "average"; max gave the better ELB, the paper's name of the ELBO (Appendix A.1)

@@ -41,14 +41,14 @@ class TransformerConfig:
     width: int = 3968  # of the residual stream
     depth: int = 64  # layers, each with two residual blocks: attention and MLP
     heads: int = 62  # attention heads, in the paper 64 wide each
-    patterns: list[str] = field(default_factory=lambda: ["paper"])  # attention patterns: paper, one for all, or a list
+    patterns: list[str] = field(default_factory=lambda: ["paper"])  # [paper], one pattern for all layers, or one each
     kernel: int = 11  # side of the convolutional pattern's neighbourhood
     row_counts_itself: bool = True  # the row pattern's grid + 1 positions include the query; false: all precede it
     convolution_wraps: bool = True  # the neighbourhood wraps over row ends; false: it ends at the image's edges
     pads: str = "learned"  # text padding: learned embeddings, attended to | masked, never attended to (Sec. 2.2)
     image_places: str = "predicted"  # position embedding of an image token: of the cell predicted next | own
     attention_normalisation: str = "joint"  # one softmax over text and image keys | separate (Sec. 2.2, fn. 7)
-    # masked: a dense mask, less memory | structured: sparse attention | auto: structured on a CPU where it is faster
+    # auto: structured on a CPU if faster, else masked | masked: dense mask, less memory | structured: sparse attention
     attention: str = "auto"
     activation: str = "quick_gelu"  # of the MLP: quick_gelu or gelu; the paper does not specify it
     mlp: str = "plain"  # plain: linear, activation, linear | swiglu: gated by SiLU, equal parameter count
