@@ -121,7 +121,7 @@ class Tables:
 
 
 class TextKeys(NamedTuple):
-    """Keys and values of the captions in one layer, as prefix of the image positions."""
+    """Prefix KV of one layer: keys and values of the captions, shared by all their candidates."""
 
     keys: Tensor  # (captions, heads, T, d)
     values: Tensor  # (captions, heads, T, d)

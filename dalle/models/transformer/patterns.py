@@ -75,7 +75,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Convolutional:
-    """Convolutional pattern: a causal `kernel` x `kernel` neighbourhood (Figure 11d). Raises ValueError if it is even.
+    """Convolutional pattern: a causal `kernel` x `kernel` neighbourhood (Figure 11d). Raises ValueError unless odd.
 
     With `wraps` it wraps over rows, as the row pattern does (Figure 11's caption): the offsets back in raster order are
     grid * dy - dx >= 0, for the cells dy rows up and dx columns to the right, with dy in 0..kernel // 2 and
