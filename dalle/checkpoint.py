@@ -1,12 +1,12 @@
-"""A checkpoint is a folder: weights, the config that rebuilds their model, and a state to resume from.
+"""Checkpoint folders: weights, the model's config, and the training state.
 
-    model.safetensors   the weights that sampling uses
+    model.safetensors   weights for sampling
     config.json         {"format": 1, "kind": "dvae", "model": {...}, "meta": {...}}
-    tokenizer.json      where the model reads text
-    state/00000500/     what training needs to go on after 500 updates: state.safetensors, state.json
+    tokenizer.json      for models that read text
+    state/00000500/     training state after 500 updates: state.safetensors, state.json
 
-Nothing in it is ever unpickled. Files are written beside, flushed and renamed, so what stands under these
-names is whole.
+No pickles are read. Files are written under a temporary name, flushed and renamed, so files under these names are
+always complete.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ FORMAT = 1
 WEIGHTS, CONFIG, TOKENIZER, STATE = "model.safetensors", "config.json", "tokenizer.json", "state"
 
 
-# what `meta` of a config.json may say; other keys are for people to read
+# types of the keys in `meta` of a config.json that the code reads; other keys are informative
 META = {
     "caption_dropout": float,
     "guidance": float,
@@ -44,7 +44,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 class CheckpointError(ValueError):
-    """A checkpoint could not be read or written; the message says which, why, and what to do."""
+    """A checkpoint could not be read or written; the message names it, the reason and a remedy."""
 
 
 class Tokenizer(Protocol):
@@ -59,10 +59,10 @@ def save_model(
     meta: Mapping[str, Any] | None = None,
     tokenizer: Tokenizer | None = None,
 ) -> None:
-    """Write `model` and the dataclass `config` that rebuilds it into `folder`, replacing what stood there.
+    """Write `model` and its config, a dataclass, to `folder`, replacing previous files.
 
-    `meta` is anything JSON can hold that a reader may want to know. Raises CheckpointError if a file could
-    not be written; the previous file is then still in its place.
+    `meta` is further information, JSON-serialisable. Raises CheckpointError if a file cannot be written; the previous
+    file is then kept.
     """
     folder = Path(folder)
     written = {"format": FORMAT, "kind": kind, "model": dataclasses.asdict(config), "meta": dict(meta or {})}
@@ -78,7 +78,7 @@ def save_model(
 
 
 def read_config(folder: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(model config, meta) of the `kind` of model in `folder`; CheckpointError if none can be read there."""
+    """Read (model config, meta) of a model of `kind` in `folder`. Raises CheckpointError if there is no valid one."""
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"no checkpoint at {folder}: there is no such folder")
@@ -108,11 +108,11 @@ def read_config(folder: str | Path, kind: str) -> tuple[dict[str, Any], dict[str
 
 
 def load_model(folder: str | Path, kind: str, schema: type, build: Callable[[Any], Model]) -> Model:
-    """Load the model in `folder`, in eval mode; `build` makes it of its configuration, a dataclass `schema`.
+    """Load the model in `folder` in eval mode; `build` creates it from its config, a dataclass `schema`.
 
-    The configuration is validated by type and range, and against the shapes of the tensors in the file, before
-    anything is built, so that a stranger's file allocates no more than it holds. `schema.sizes_in` reads sizes off the
-    shapes. Raises CheckpointError with what is wrong.
+    Before the model is built, the config is validated by type and range, and against the tensor shapes in the file, so
+    that an untrusted file cannot allocate more memory than its size. `schema.sizes_in` infers sizes from the shapes.
+    Raises CheckpointError for an invalid checkpoint.
     """
     written, _ = read_config(folder, kind)
     path = Path(folder) / CONFIG
@@ -126,7 +126,7 @@ def load_model(folder: str | Path, kind: str, schema: type, build: Callable[[Any
     except (KeyError, IndexError) as error:
         raise CheckpointError(f"{weights} holds no {kind}: its tensor {error} is missing or too flat") from error
     for name, size in told.items():
-        if getattr(config, name) not in (size, None):  # None: the usual, which `check_tensors` compares
+        if getattr(config, name) not in (size, None):  # None: a default size, checked by `check_tensors`
             raise CheckpointError(f"{path} has {name}={getattr(config, name)}, and the tensors in {WEIGHTS} {size}")
     try:
         model = build(config)
@@ -137,7 +137,7 @@ def load_model(folder: str | Path, kind: str, schema: type, build: Callable[[Any
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors in a safetensors file, from its header. Raises CheckpointError if that is damaged."""
+    """Read the tensor shapes from the header of a safetensors file. Raises CheckpointError if it is damaged."""
     with _naming_damage(path), safe_open(path, "pt") as file:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
@@ -148,10 +148,10 @@ def count_children(shapes: Mapping[str, Any], prefix: str) -> int:
 
 
 def load_weights(folder: str | Path, model: nn.Module) -> None:
-    """Fill `model`, on whatever device it is, with the weights in `folder`.
+    """Load the weights in `folder` into `model`, on its device.
 
-    Raises CheckpointError naming the first tensor that is missing, left over or of another shape; the model
-    is then as it was.
+    Raises CheckpointError with the name of the first tensor that is missing, unexpected or of another shape; the model
+    is then unchanged.
     """
     path = Path(folder) / WEIGHTS
     tensors = read_tensors(path)
@@ -160,7 +160,7 @@ def load_weights(folder: str | Path, model: nn.Module) -> None:
 
 
 def check_tensors(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
-    """Raise CheckpointError, naming the first difference, unless both have the same names and shapes."""
+    """Raise CheckpointError with the first difference unless both have the same tensor names and shapes."""
     for name, tensor in wanted.items():
         if name not in found:
             raise CheckpointError(f"{path} lacks the tensor {name}, which the model has")
@@ -173,7 +173,7 @@ def check_tensors(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], pat
 
 
 def digest(folder: str | Path) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of weights and model config: which model this is."""
+    """Compute the model's digest: the first 16 hexadecimal digits of the SHA-256 of weights and model config."""
     folder = Path(folder)
     written = read_json(folder / CONFIG)
     known = hashlib.sha256(json.dumps([written["kind"], written["model"]], sort_keys=True).encode())
@@ -187,10 +187,10 @@ def digest(folder: str | Path) -> str:
 
 
 def save_state(folder: str | Path, step: int, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
-    """Keep what training needs to go on after `step` updates; the previous state goes once this one stands.
+    """Write the training state after `step` updates, then delete previous states.
 
-    `scalars` is anything JSON can hold. Raises CheckpointError if it could not be written; the previous state
-    is then still good.
+    `scalars` is JSON-serialisable. Raises CheckpointError if the state cannot be written; the previous state is then
+    kept.
     """
     states = Path(folder) / STATE
     standing, beside = states / f"{step:08d}", states / f".{step:08d}.part"
@@ -201,7 +201,7 @@ def save_state(folder: str | Path, step: int, tensors: Mapping[str, Tensor], sca
             _write_json(beside / "state.json", {"format": FORMAT, "step": step, **scalars})
             for path in (*beside.iterdir(), beside):
                 _flush(path)
-            if standing.exists():  # the same step again: set aside under a name that load_state knows too
+            if standing.exists():  # same step again: keep the old one under a name that load_state finds
                 os.replace(standing, states / f"{step:08d}.old")
             os.replace(beside, standing)
             _flush(states)
@@ -214,7 +214,7 @@ def save_state(folder: str | Path, step: int, tensors: Mapping[str, Tensor], sca
 
 
 def load_state(folder: str | Path) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
-    """(step, tensors on the CPU, scalars) of the newest state in `folder`, or None where there is none."""
+    """Load (step, tensors on the CPU, scalars) of the newest state in `folder`; None if there is none."""
     standing = _newest_state(folder)
     if standing is None:
         return None
@@ -224,7 +224,7 @@ def load_state(folder: str | Path) -> tuple[int, dict[str, Tensor], dict[str, An
 
 
 def read_scalars(folder: str | Path) -> dict[str, Any] | None:
-    """`step` and the scalars of the newest state, without its tensors; None where there is none."""
+    """Read `step` and the scalars of the newest state, without its tensors; None if there is none."""
     standing = _newest_state(folder)
     return None if standing is None else _read_scalars(standing)
 
@@ -242,7 +242,7 @@ def _read_scalars(standing: Path) -> dict[str, Any]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file by name. Raises `CheckpointError` if it is missing or damaged."""
+    """Read the tensors of a safetensors file by name. Raises `CheckpointError` if it is missing or damaged."""
     with _naming_damage(path):
         return load_file(path)
 
@@ -269,7 +269,7 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object that a JSON file holds. Raises `CheckpointError` if it cannot be read or holds something else."""
+    """Read a JSON object from a file. Raises `CheckpointError` if it cannot be read or is not an object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -289,8 +289,8 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of `path` if the block ends well and vanishes otherwise."""
-    # the package for this, atomicwrites, is no longer kept
+    """Context with a temporary path to write to, which replaces `path` atomically at the end; deleted on errors."""
+    # the package for this, atomicwrites, is no longer maintained
     beside = path.with_name(f".{path.name}.part")
     try:
         yield beside
@@ -302,7 +302,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _flush(path: Path) -> None:
-    """Wait until `path` is on the disk: its name could otherwise outlive a power cut, and its content not."""
+    """Flush `path` to disk: after a power failure, a renamed file could otherwise exist without its content."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

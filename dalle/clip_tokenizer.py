@@ -1,6 +1,6 @@
-"""Captions to the token ids of published CLIPs: a byte-level BPE that marks where words end.
+"""Tokenizer of published CLIP models: a byte-level BPE with end-of-word markers.
 
-The merges are not ours to ship: they come from the file that was published with the weights.
+The merges are read from the file published with the weights; they are not distributed with this code.
 """
 
 import gzip
@@ -14,25 +14,25 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 END_OF_WORD = "</w>"
-# what is merged within itself: contractions, runs of letters, single digits, runs of anything else but white space
+# units that are merged separately: contractions, runs of letters, single digits, runs of other non-space characters
 WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 Merges = Sequence[tuple[str, str]]
 
 
 class CLIPTokenizer:
-    """The BPE of OpenAI's CLIP (CLIP paper, Section 2.4), also as Hugging Face's CLIPTokenizer has it.
+    """BPE of OpenAI's CLIP (CLIP paper, Section 2.4), or of Hugging Face's CLIPTokenizer.
 
-    A caption is lower-cased and cut into words; a word's bytes, the last marked by "</w>", are merged. The two differ
-    in how captions are cleaned: OpenAI resolves HTML entities such as &amp; first. Three things of OpenAI's are not
-    done: it repairs wrongly decoded text with the package ftfy, drops control characters at a caption's ends, and
-    takes a start or end token that is typed next to a punctuation mark for more punctuation.
+    A caption is lower-cased and split into words. The bytes of a word are merged; the last one is marked by "</w>". The
+    two versions clean captions differently: OpenAI's first resolves HTML entities such as &amp;. Three features of
+    OpenAI's are not implemented: repair of wrongly decoded text with the package ftfy, removal of control characters at
+    a caption's ends, and treating a start or end token typed next to a punctuation mark as punctuation.
     """
 
     def __init__(self, tokenizer: Tokenizer, openai: bool = False):
-        """Wraps what `from_merges`, `from_vocabulary` or `load` made; `openai` says how captions are cleaned.
+        """Wrap a tokenizer made by `from_merges`, `from_vocabulary` or `load`.
 
-        Raises ValueError for a tokenizer of another kind.
+        openai: clean captions as OpenAI's code does. Raises ValueError for a tokenizer of another kind.
         """
         if getattr(tokenizer.model, "end_of_word_suffix", None) != END_OF_WORD:
             raise ValueError(f"it is no BPE that marks the ends of words by {END_OF_WORD!r}, as CLIP's does")
@@ -43,16 +43,16 @@ class CLIPTokenizer:
         tokenizer.no_truncation()
         self.start: int = start
         self.end: int = end
-        self.vocabulary = max(tokenizer.get_vocab().values()) + 1  # ids are below
+        self.vocabulary = max(tokenizer.get_vocab().values()) + 1  # upper bound of the ids
         self.openai = openai
         self._tokenizer = tokenizer
 
     @classmethod
     def read(cls, path: str | PathLike[str], vocabulary: int, openai: bool = False) -> "CLIPTokenizer":
-        """From a file or a folder: tokenizer.json, vocab.json with merges.txt, or merges alone, gzipped or not.
+        """Read a file or a folder: tokenizer.json, vocab.json with merges.txt, or a merges file, optionally gzipped.
 
-        Merges alone have OpenAI's ids, of which there are `vocabulary`. Raises ValueError with what is missing or
-        wrong.
+        A merges file alone uses OpenAI's ids, with `vocabulary` of them. Raises ValueError for missing or invalid
+        files.
         """
         path = Path(path)
         if path.is_dir():
@@ -63,10 +63,10 @@ class CLIPTokenizer:
 
     @classmethod
     def from_merges(cls, path: str | PathLike[str], vocabulary: int = 49_408, openai: bool = True) -> "CLIPTokenizer":
-        """From OpenAI's bpe_simple_vocab_16e6.txt.gz, or a merges.txt: as many of its merges as fill the vocabulary.
+        """Read OpenAI's bpe_simple_vocab_16e6.txt.gz, or a merges.txt, up to the number of merges in the vocabulary.
 
-        Ids are those of OpenAI's: the 256 bytes, the 256 bytes that end a word, a merge each, start and end. Raises
-        ValueError if the file is missing, damaged, too short, or not made of merges.
+        Ids are in OpenAI's order: the 256 bytes, the 256 bytes with end-of-word marker, the merges, start, end. Raises
+        ValueError if the file is missing, damaged, too short, or not a file of merges.
         """
         symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
         symbols += [symbol + END_OF_WORD for symbol in symbols]
@@ -84,9 +84,9 @@ class CLIPTokenizer:
     def from_vocabulary(
         cls, vocabulary: str | PathLike[str], merges: str | PathLike[str], openai: bool = False
     ) -> "CLIPTokenizer":
-        """From Hugging Face's vocab.json and merges.txt.
+        """Read Hugging Face's vocab.json and merges.txt.
 
-        Raises ValueError if one is missing or damaged, or if they do not belong together.
+        Raises ValueError if one is missing or damaged, or if they do not match.
         """
         try:
             ids = loads(_read(vocabulary).decode("utf-8"))
@@ -100,34 +100,34 @@ class CLIPTokenizer:
             raise ValueError(f"cannot read the tokenizer in {vocabulary} and {merges}: {error}") from error
 
     def encode(self, caption: str) -> list[int]:
-        """Token ids of a caption, without start and end. An empty caption has none.
+        """Encode a caption as token ids, without start and end token. An empty caption has no ids.
 
-        Of a vocabulary that lacks some of the bytes, these become the end token, as with Hugging Face.
+        Bytes that the vocabulary lacks become the end token, as in Hugging Face's tokenizer.
         """
-        if self.openai:  # lower case here, too: Python's knows the Greek sigma that ends a word
+        if self.openai:  # lower-case here as well: Python's lower() handles the Greek final sigma
             caption = html.unescape(html.unescape(caption)).lower()
         encodable = caption.encode("utf-8", "replace").decode("utf-8")  # lone surrogates have no UTF-8
         return self._tokenizer.encode(encodable, add_special_tokens=False).ids
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Writes a tokenizer.json that Hugging Face's libraries read too."""
+        """Write a tokenizer.json, also readable by Hugging Face's libraries."""
         self._tokenizer.save(str(path))
 
     @classmethod
     def load(cls, path: str | PathLike[str], openai: bool = False) -> "CLIPTokenizer":
-        """Reads a tokenizer.json, of `save` or of Hugging Face.
+        """Read a tokenizer.json, written by `save` or by Hugging Face.
 
-        Raises ValueError when the file is missing, broken or of another kind.
+        Raises ValueError if the file is missing, damaged or of another kind.
         """
         try:
-            # the library raises bare Exceptions for whatever it cannot parse
+            # the library raises bare Exceptions for parse errors
             return cls(Tokenizer.from_str(Path(path).read_text(encoding="utf-8")), openai)
         except Exception as problem:
             raise ValueError(f"cannot read the tokenizer {path}: {problem}") from problem
 
 
 def _build(ids: Mapping[str, int], merges: Merges, source: str | PathLike[str]) -> Tokenizer:
-    """The tokenizer of these ids and merges. Raises ValueError if they do not fit each other."""
+    """Build the tokenizer from ids and merges. Raises ValueError if they do not match."""
     for left, right in merges:
         for token in (left, right, left + right):
             if token not in ids:
@@ -138,13 +138,13 @@ def _build(ids: Mapping[str, int], merges: Merges, source: str | PathLike[str]) 
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
     words = pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    around = [token for token in (START, END) if token in ids]  # `CLIPTokenizer` says what it thinks of fewer
+    around = [token for token in (START, END) if token in ids]  # `CLIPTokenizer` raises if one is missing
     tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in around])
     return tokenizer
 
 
 def _read_merges(path: str | PathLike[str]) -> list[tuple[str, str]]:
-    """The pairs in a file with one a line, after a line with a version."""
+    """Read pairs from a file with one per line, after an optional line with a version."""
     content = _read(path)
     try:
         if content.startswith(b"\x1f\x8b"):

@@ -1,6 +1,6 @@
-"""Several processes that train one model: which is this one, and how they speak. Alone, all of it is idle.
+"""Distributed training: process group, collectives and the model wrapper. With a single process, all are no-ops.
 
-The processes come from `torchrun`. Ranks count from 0; only the first writes files.
+The processes are started by `torchrun`. Ranks count from 0; only the first writes files.
 """
 
 import gc
@@ -21,10 +21,10 @@ T = TypeVar("T")
 
 
 def start(device: str = "auto", deterministic: bool = False) -> torch.device:
-    """Join the other ranks, if torchrun started this process, and return the device this rank computes on.
+    """Initialise the process group, if torchrun started this process, and return this rank's device.
 
-    "auto" is this rank's GPU where there is one, and the CPU otherwise. From then on GPUs compute float32 as such, and
-    with `deterministic` the same bits each time. Raises ValueError for a device that this machine does not have.
+    "auto" is this rank's GPU if there is one, else the CPU. Disables TF32 on GPUs, and with `deterministic` enables
+    deterministic algorithms. Raises ValueError for a device that does not exist.
     """
     use_exact_float32()
     if deterministic:
@@ -34,20 +34,20 @@ def start(device: str = "auto", deterministic: bool = False) -> torch.device:
         torch.cuda.set_device(chosen)
     launched = int(os.environ.get("WORLD_SIZE", 1)) > 1 or dist.is_torchelastic_launched()
     if launched and not dist.is_initialized():
-        # gloo beside nccl: small facts can be agreed on without making the GPU wait
+        # gloo in addition to nccl: small values can be exchanged without synchronising with the GPU
         dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
     return chosen
 
 
 def stop() -> None:
-    """Leave the other ranks."""
+    """Destroy the process group, if there is one."""
     if dist.is_initialized():
-        gc.collect()  # a wrapped model that lingers in a cycle keeps gloo's threads, which abort at the exit
+        gc.collect()  # a wrapped model in a reference cycle keeps gloo's threads alive, which abort at exit
         dist.destroy_process_group()
 
 
 def is_distributed() -> bool:
-    """Return whether torchrun started this process: there may still be one rank alone."""
+    """Return True if there is a process group, possibly of one rank only."""
     return dist.is_initialized()
 
 
@@ -56,7 +56,7 @@ def rank() -> int:
 
 
 def world() -> int:
-    """How many ranks there are."""
+    """Return the number of ranks."""
     return dist.get_world_size() if is_distributed() else 1
 
 
@@ -65,12 +65,12 @@ def is_first() -> bool:
 
 
 def barrier() -> None:
-    """Wait until every rank is here."""
+    """Wait until all ranks reach this call."""
     any_rank(False)
 
 
 def broadcast(value: T) -> T:
-    """What the first rank passes, on every rank; anything that can be pickled."""
+    """Return the first rank's `value` on every rank; it must be picklable."""
     if not is_distributed():
         return value
     values: list[Any] = [value]
@@ -79,7 +79,7 @@ def broadcast(value: T) -> T:
 
 
 def any_rank(flag: bool) -> bool:
-    """Whether `flag` is true on any rank; every rank has to ask. Does not wait for the GPU."""
+    """Return True if `flag` is true on any rank. All ranks must call it. Does not synchronise with the GPU."""
     if not is_distributed():
         return flag
     flags = torch.tensor(int(flag))
@@ -88,7 +88,7 @@ def any_rank(flag: bool) -> bool:
 
 
 def mean(values: Tensor) -> Tensor:
-    """The mean of `values` over the ranks, without gradients."""
+    """Compute the mean of `values` over ranks, without gradients."""
     if not is_distributed():
         return values.detach()
     total = values.detach().clone()
@@ -97,7 +97,7 @@ def mean(values: Tensor) -> Tensor:
 
 
 def total(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The sum over the ranks of each of `tensors`, all in one message, without gradients."""
+    """Compute the sum of each of `tensors` over ranks in one all-reduce, without gradients."""
     if not is_distributed() or not tensors:
         return list(tensors)
     message = torch.cat([each.detach().flatten() for each in tensors])
@@ -107,27 +107,27 @@ def total(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def gather(values: Tensor) -> Tensor:
-    """Every rank's `values` (b, ...), alike in shape, as (world * b, ...); gradients flow back to all."""
+    """All-gather `values`, (b, ...) of equal shape on all ranks, as (world * b, ...), with gradients to all ranks."""
     return _Gather.apply(values) if is_distributed() else values
 
 
 def wrap(model: nn.Module) -> nn.Module:
-    """`model`, averaging its gradients over the ranks; call the result, its attributes are other ones.
+    """Wrap `model` to average its gradients over ranks. Call the result; it does not have the model's attributes.
 
-    Its batch norms see the batches of all ranks from now on.
+    Modifies `model`: its batch norms are replaced by ones that are synchronised over ranks.
     """
     if not is_distributed():
         return model
     _synchronise_batch_norms(model)
     devices = [torch.cuda.current_device()] if next(model.parameters()).is_cuda else None
-    with warnings.catch_warnings():  # of a successor to broadcast_buffers, which torch 2.6 does not have
+    with warnings.catch_warnings():  # about the successor of broadcast_buffers, not in torch 2.6
         warnings.simplefilter("ignore", FutureWarning)
-        # buffers are masks, tables and the statistics of batch norms, which are alike on every rank
+        # buffers are masks, tables and batch-norm statistics, which are equal on all ranks
         return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
 
 
 def without_sharing(model: nn.Module) -> AbstractContextManager:
-    """A context in which gradients stay on their rank: for all micro-batches of an update but the last."""
+    """Return a context without gradient reduction, for all micro-batches of an update except the last."""
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
@@ -155,17 +155,17 @@ def _synchronise_batch_norms(module: nn.Module) -> None:
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
-    """Batch norm over the batches of all ranks, as if one rank had them; torch's own works on GPUs alone."""
+    """Batch norm over the batches of all ranks; torch's own version works on GPUs only."""
 
     @classmethod
     def of(cls, norm: nn.BatchNorm2d) -> "SyncBatchNorm":
-        """A norm that shares the parameters and the running statistics of `norm`."""
+        """Create a norm that shares the parameters and running statistics of `norm`."""
         made = cls(norm.num_features, norm.eps, norm.momentum)
         made._parameters, made._buffers = norm._parameters, norm._buffers
         return made.train(norm.training)
 
     def forward(self, input: Tensor) -> Tensor:
-        """(b, c, h, w) -> the same."""
+        """(b, c, h, w) -> (b, c, h, w)."""
         if not self.training or world() == 1:
             return super().forward(input)
         x = input.float()
@@ -180,7 +180,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        """Let the running statistics follow those of a batch of `count` numbers a channel."""
+        """Update the running statistics with those of a batch of `count` numbers per channel."""
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(variance * count / (count - 1), self.momentum)
@@ -189,7 +189,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
 
 
 class _Gather(torch.autograd.Function):
-    """All-gather whose backward adds up what every rank's loss says about this rank's values."""
+    """All-gather; the backward pass sums the gradients of all ranks' losses with respect to this rank's values."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:

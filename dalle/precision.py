@@ -1,4 +1,4 @@
-"""Number formats by name, computing outside autocast where half precision is too coarse, and exactness on GPUs."""
+"""Precision: autocast, float32 computation inside autocast, exact and deterministic computation on GPUs."""
 
 import os
 import warnings
@@ -17,36 +17,35 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:
-    """Return a context in which matrix products and convolutions compute in `precision`; weights stay float32."""
+    """Return a context in which matrix products and convolutions use `precision`; weights stay float32."""
     return torch.autocast(device.type, FORMATS[precision], enabled=precision != "float32")
 
 
 def use_exact_float32() -> None:
-    """Have GPUs compute products and convolutions of float32 in float32, not with TF32's 10 bits of significand.
+    """Disable TF32 on GPUs, which has 10 significand bits, for float32 matrix products and convolutions.
 
-    cuDNN would use TF32 by default: a dVAE's codes would then be others than on a CPU.
+    cuDNN uses TF32 by default; a dVAE's codes would then differ from those on a CPU.
     """
-    with warnings.catch_warnings():  # of newer names, which torch 2.6 does not have
+    with warnings.catch_warnings():  # about newer names, which torch 2.6 does not have
         warnings.simplefilter("ignore", UserWarning)
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def use_deterministic_algorithms() -> None:
-    """Have GPUs compute the same bits each time, by slower kernels where there are any; raise where there are none.
+    """Make GPU results reproducible to the bit, with slower kernels; operations without such a kernel then raise.
 
-    To be called before the first operation on a GPU. On a CPU this changes nothing.
+    Call it before the first operation on a GPU. It has no effect on a CPU.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may add up in any order
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may sum in any order
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
 
 
 def cumulative_sum(x: Tensor) -> Tensor:
-    """Return the running sums of (..., n) floats along the last axis.
+    """Return the cumulative sum of (..., n) floats along the last axis.
 
-    Where deterministic algorithms are asked for, torch has none for this on GPUs: there blocks are summed by products
-    with triangular matrices.
+    torch has no deterministic algorithm for this on GPUs. If one is required, `blocked_cumulative_sum` is used.
     """
     if not (x.is_cuda and torch.are_deterministic_algorithms_enabled()):
         return x.cumsum(dim=-1)
@@ -54,7 +53,7 @@ def cumulative_sum(x: Tensor) -> Tensor:
 
 
 def blocked_cumulative_sum(x: Tensor, block: int = 128) -> Tensor:
-    """Compute `cumulative_sum` block by block, in matrix products."""
+    """Compute the cumulative sum by products with triangular matrices, in blocks of `block` numbers."""
     length = x.shape[-1]
     blocks = F.pad(x, (0, -length % block)).unflatten(-1, (-1, block))  # (..., blocks, block)
     within = blocks @ torch.ones(block, block, dtype=x.dtype, device=x.device).triu()
@@ -64,17 +63,17 @@ def blocked_cumulative_sum(x: Tensor, block: int = 128) -> Tensor:
 
 
 def without_autocast(device_type: str) -> AbstractContextManager:
-    """Return a context in which operations compute in the format of their arguments."""
+    """Return a context without autocast: operations compute in the dtype of their arguments."""
     if not torch.amp.is_autocast_available(device_type):  # the meta device has none
         return nullcontext()
     return torch.autocast(device_type, enabled=False)
 
 
 def in_float32(function: Function) -> Function:
-    """Decorate `function` to compute outside autocast, with its half-precision arguments as float32.
+    """Decorate `function` to compute outside autocast, with half-precision tensor arguments cast to float32.
 
-    Losses and distances need it: autocast would compute their matrix products in half precision, whatever their
-    arguments are. Arguments in float64 stay so.
+    Losses and distances need it, because autocast computes matrix products in half precision for any dtype of the
+    arguments. float64 arguments are not cast.
     """
 
     @wraps(function)

@@ -1,7 +1,7 @@
-"""Seeds of every random stream, derived from its purpose and numbers, so that no two streams coincide.
+"""Seeds of independent random streams, derived by hashing a purpose and integers.
 
-Random numbers are functions of where a computation stands (seed, step, record), so nothing about them is saved.
-numpy's own sequences of seeds pad with zeros: `default_rng((1, 2))` draws what `default_rng((1, 2, 0))` does.
+Random numbers are functions of the seed and of the position of a computation (step, record), so checkpoints store no
+generator state. numpy's own seed sequences pad with zeros: `default_rng((1, 2))` equals `default_rng((1, 2, 0))`.
 """
 
 import hashlib
@@ -11,22 +11,22 @@ import torch
 
 
 def derive_seed(purpose: str, *numbers: int) -> int:
-    """Hash a purpose and integers of any size and sign to a seed of 63 bits."""
+    """Hash a purpose and integers of any size and sign to a 63-bit seed."""
     return _digest(purpose, numbers) >> 65
 
 
 def numpy_generator(purpose: str, *numbers: int) -> np.random.Generator:
-    """Return numpy's generator of the stream (purpose, numbers)."""
+    """Return a numpy generator for the stream (purpose, numbers)."""
     return np.random.default_rng(_digest(purpose, numbers))
 
 
 def torch_generator(purpose: str, *numbers: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Return torch's generator of the stream (purpose, numbers) on `device`."""
+    """Return a torch generator for the stream (purpose, numbers) on `device`."""
     return torch.Generator(device).manual_seed(derive_seed(purpose, *numbers))
 
 
 def seed_global_generators(purpose: str, *numbers: int, device: torch.device | str = "cpu") -> None:
-    """Seed torch's global generators of the CPU and of `device`, which fresh weights and dropout draw from."""
+    """Seed torch's global generators of the CPU and of `device`, used by weight initialisation and dropout."""
     seed = derive_seed(purpose, *numbers)
     torch.default_generator.manual_seed(seed)
     if torch.device(device).type == "cuda":
@@ -34,6 +34,6 @@ def seed_global_generators(purpose: str, *numbers: int, device: torch.device | s
 
 
 def _digest(purpose: str, numbers: tuple[int, ...]) -> int:
-    """128 bits."""
+    """Hash to 128 bits."""
     text = repr((purpose, *map(int, numbers)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")

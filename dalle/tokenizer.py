@@ -1,4 +1,4 @@
-"""Captions to token ids and back: a lower-cased, byte-level BPE learned from the captions themselves."""
+"""Caption tokenizer: a lower-cased, byte-level BPE trained on the captions."""
 
 import json
 import logging
@@ -16,14 +16,14 @@ log = logging.getLogger(__name__)
 
 
 class CaptionTokenizer:
-    """A byte-pair encoding with ids 0 to vocabulary - 1, all of them text (paper, section 2.2).
+    """Byte-pair encoding with ids 0 to vocabulary - 1, without special tokens (paper, Section 2.2).
 
-    Captions are lower-cased and runs of white space become one space. Words are spelt in bytes and then
-    merged, so nothing is ever unknown. There are no special tokens: padding is the model's business.
+    Captions are lower-cased, and runs of white space become one space. Words are split into bytes, which are then
+    merged, so there are no unknown tokens. The model handles padding.
     """
 
     def __init__(self, tokenizer: Tokenizer):
-        """Wraps a tokenizer that `train` or `load` made. Raises ValueError for one of another kind."""
+        """Wrap a tokenizer made by `train` or `load`. Raises ValueError for one of another kind."""
         parts = json.loads(tokenizer.to_str())
         ids = tokenizer.get_vocab()
         byte_symbols = pre_tokenizers.ByteLevel.alphabet()
@@ -42,17 +42,17 @@ class CaptionTokenizer:
 
     @classmethod
     def train(cls, captions: Iterable[str], vocabulary: int) -> "CaptionTokenizer":
-        """Learn `vocabulary` entries, the 256 bytes included, from the captions, which are read once.
+        """Train a BPE of `vocabulary` entries, including the 256 bytes, on captions, which are read once.
 
-        Fewer entries come out, and a warning says so, when every word has become one token before that many
-        are found. The paper has 16,384. Raises ValueError for a vocabulary below 256.
+        If every word is one token before `vocabulary` is reached, there are fewer entries, and a warning is logged. The
+        paper has 16,384 entries. Raises ValueError for a vocabulary below 256.
         """
         if vocabulary < 256:
             raise ValueError(f"a byte-level vocabulary has at least the 256 bytes, got {vocabulary}")
         tokenizer = Tokenizer(models.BPE())
         spaces = normalizers.Replace(Regex(r"\s+"), " ")
         tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), spaces, normalizers.Strip()])
-        # a space before the first word too, or a word would have other tokens there than inside a caption
+        # with a space before the first word, a word has the same tokens there as inside a caption
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
         tokenizer.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
@@ -66,23 +66,24 @@ class CaptionTokenizer:
         return trained
 
     def normalise(self, caption: str) -> str:
-        """The text that is encoded: lower case, single spaces, none at the ends."""
+        """Normalise a caption: lower case, single spaces, none at the ends."""
         return self._tokenizer.normalizer.normalize_str(_encodable(caption))
 
     def encode(self, caption: str, dropout: float = 0.0, generator: np.random.Generator | None = None) -> list[int]:
-        """Token ids of a caption; `decode` gives back `normalise(caption)`. An empty caption has none.
+        """Encode a caption as token ids; `decode` returns `normalise(caption)`. An empty caption has no ids.
 
-        `dropout` in [0, 1) is BPE dropout (Provilkov et al. 2020; the paper trains with 0.1): at every step
-        of merging, each possible merge is left out with that probability, so words are spelt in many ways.
-        It draws from `generator`, as the library's own dropout, which has no seed, could not do.
+        `dropout` in [0, 1) is the rate of BPE dropout (Provilkov et al. 2020; the paper trains with 0.1): at every
+        merge step, each possible merge is skipped with that probability, so a word has many segmentations. It draws
+        from `generator`, which it needs; the library's own dropout cannot be seeded. Raises ValueError for a dropout
+        out of range or without a generator.
         """
         if dropout == 0:
             return self._tokenizer.encode(_encodable(caption), add_special_tokens=False).ids
         if generator is None or not 0 < dropout < 1:
             raise ValueError(f"dropout must be in [0, 1) and needs a generator, got {dropout}, {generator}")
         words = [word for word, _ in self._tokenizer.pre_tokenizer.pre_tokenize_str(self.normalise(caption))]
-        # A step that leaves each merge out independently takes the best of the rest: it passes over k merges
-        # with probability dropout^k (1 - dropout). There are fewer steps than bytes, so one draw serves all.
+        # A step takes the best merge that is not skipped. With independent skips it passes over k merges with
+        # probability dropout^k (1 - dropout). There are fewer steps than bytes, so all are drawn at once.
         passes = iter((generator.geometric(1 - dropout, size=sum(map(len, words))) - 1).tolist())
         ids: list[int] = []
         for word in words:
@@ -90,31 +91,31 @@ class CaptionTokenizer:
         return ids
 
     def words(self, caption: str) -> list[tuple[str, list[int]]]:
-        """The caption's words and punctuation marks, each with its token ids, which `encode` gives in a row."""
+        """Split a caption into words and punctuation marks with their token ids, in the order of `encode`."""
         encoding = self._tokenizer.encode(_encodable(caption), add_special_tokens=False)
         pairs = zip(encoding.word_ids, encoding.ids, strict=True)
         by_word = [[token for _, token in pieces] for _, pieces in groupby(pairs, key=itemgetter(0))]
         return [(self.decode(ids), ids) for ids in by_word]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of token ids. Bytes that are no UTF-8, as in a sequence cut short, become U+FFFD."""
+        """Decode token ids to text. Invalid UTF-8, as in a truncated sequence, becomes U+FFFD."""
         return self._tokenizer.decode([int(token) for token in ids]).removeprefix(" ")
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Writes a tokenizer.json that Hugging Face's `tokenizers` reads too."""
+        """Write a tokenizer.json, also readable by Hugging Face's `tokenizers`."""
         self._tokenizer.save(str(path))
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "CaptionTokenizer":
-        """Reads what `save` wrote. Raises ValueError when the file is missing, broken or of another kind."""
+        """Read a file written by `save`. Raises ValueError if it is missing, damaged or of another kind."""
         try:
-            # the library raises bare Exceptions for whatever it cannot parse
+            # the library raises bare Exceptions for parse errors
             return cls(Tokenizer.from_str(Path(path).read_text(encoding="utf-8")))
         except Exception as problem:
             raise ValueError(f"cannot read the tokenizer {path}: {problem}") from problem
 
     def _merge(self, ids: list[int], passes: Iterator[int]) -> list[int]:
-        """One word's bytes merged; the next of `passes` says at each step how many merges to pass over."""
+        """Merge the bytes of one word; each step skips as many merges as the next of `passes`."""
         never = len(self._merged)  # rank of a pair that has no merge
         ids = list(ids)
         ranks = [self._rank.get(pair, never) for pair in pairwise(ids)]
@@ -139,10 +140,10 @@ class CaptionTokenizer:
 
 
 def _encodable(caption: str) -> str:
-    """The caption with lone surrogates, which no UTF-8 has, replaced by question marks."""
+    """Replace lone surrogates, which have no UTF-8 encoding, by question marks."""
     return caption.encode("utf-8", "replace").decode("utf-8")
 
 
 def words_of(caption: str) -> set[str]:
-    """The words of a caption, in lower case."""
+    """Return the words of a caption, in lower case."""
     return set(re.findall(r"\w+", caption.lower()))

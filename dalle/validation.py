@@ -1,4 +1,4 @@
-"""Configurations from JSON that anybody may have written: checked by type and range before anything is built."""
+"""Validation of untrusted configs from JSON, by type and range, before anything is built."""
 
 import math
 import types
@@ -8,11 +8,11 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 
 def validated(schema: type, values: Mapping[str, Any], where: str) -> Any:
-    """Build the dataclass `schema` from `values`, each of which must have the type of its field.
+    """Build the dataclass `schema` from `values`, checking each against the type of its field.
 
     Raises:
-        ValueError: a field that `schema` does not have, a value of another type or not finite, or one that `schema`
-            itself refuses; the message begins with `where`.
+        ValueError: an unknown field, a value that has another type or is not finite, or one that `schema` rejects; the
+            message begins with `where`.
     """
     hints = get_type_hints(schema)
     known = {each.name for each in fields(schema)}
@@ -28,8 +28,8 @@ def validated(schema: type, values: Mapping[str, Any], where: str) -> Any:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Tell if `value`, read from JSON, has the type `hint`; a list passes for a tuple, and an integer for a float."""
-    # pydantic could, but tells mistakes over several lines and in words of its own
+    """Return True if `value`, from JSON, has the type `hint`; lists are accepted for tuples, integers for floats."""
+    # pydantic could do this, but its messages span several lines and have their own wording
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return any(fits(value, each) for each in arguments)
@@ -45,12 +45,12 @@ def fits(value: Any, hint: Any) -> bool:
 def is_finite(value: float) -> bool:
     try:
         return math.isfinite(value)
-    except OverflowError:  # an integer that no float holds
+    except OverflowError:  # an integer too large for a float
         return False
 
 
 def in_words(hint: Any) -> str:
-    """A type as people call it: "a whole number or null"."""
+    """Describe a type for error messages, such as "a whole number or null"."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return " or ".join(in_words(each) for each in arguments)

@@ -1,6 +1,6 @@
-"""Multi-head self-attention. Who sees whom is an argument: a function of queries, keys and values.
+"""Multi-head self-attention. The attention function, from queries, keys and values to outputs, is an argument.
 
-`hidden`, (b, t) bool, marks keys, of the first t, that no query sees, whatever else shows them.
+`hidden`, (b, t) bool, is a key padding mask over the first t keys: true for keys that no query may attend to.
 """
 
 from collections.abc import Callable
@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from dalle.precision import without_autocast
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Queries, keys, values (b, heads, n, d) each -> (b, heads, n, d)."""
+"""Attention function: queries, keys, values, (b, heads, n, d) each -> (b, heads, n, d)."""
 
 
 def full(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None = None) -> Tensor:
-    """Every query sees every key."""
+    """Attend from every query to every key: bidirectional attention."""
     return _attention(q, k, v, None if hidden is None else ~_columns(hidden, k))
 
 
 def causal(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None = None) -> Tensor:
-    """Every query sees the keys up to its own position."""
+    """Attend from every query to the keys up to its own position: causal attention."""
     if hidden is None:
         return _attention(q, k, v, is_causal=True)
     past = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
@@ -30,7 +30,10 @@ def causal(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None = None) -> Ten
 
 
 class Masked(nn.Module):
-    """Query i sees key j where mask[i, j]. Serves any pattern; faster ways are measured against it."""
+    """Attention with a dense mask: query i attends to key j where mask[i, j].
+
+    Works for any pattern; the reference for faster implementations.
+    """
 
     mask: Tensor
 
@@ -43,7 +46,7 @@ class Masked(nn.Module):
 
 
 class FusedLinear(nn.Linear):
-    """`parts` linear layers of the same input and the same size, computed as one."""
+    """`parts` linear layers of equal size with the same input, computed as one."""
 
     def __init__(self, inputs: int, outputs: int, parts: int):
         super().__init__(inputs, parts * outputs)
@@ -53,8 +56,8 @@ class FusedLinear(nn.Linear):
 class SelfAttention(nn.Module):
     """Multi-head self-attention.
 
-    qk_norm: whether queries and keys are divided by their root mean square in each head, and multiplied by learned
-        gains (Henry et al. 2020): attention scores then stay bounded, which keeps training in bfloat16 stable.
+    qk_norm: apply RMS norm with learned gains to queries and keys, per head (Henry et al. 2020). Attention scores
+        then stay bounded, which keeps training in bfloat16 stable.
 
     Raises:
         ValueError: `width` is not a multiple of `heads`.
@@ -73,7 +76,7 @@ class SelfAttention(nn.Module):
 
     @property
     def activations(self) -> int:
-        """Numbers that the layers compute for each state, scores aside."""
+        """Number of activations per position, without attention scores."""
         width = self.out.weight.shape[1]
         return (6 if self.qk_norm else 4) * width  # queries, keys, values, output; normed queries and keys
 
@@ -82,32 +85,32 @@ class SelfAttention(nn.Module):
         return self.merge(attend(*self.project(x)))
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(b, n, width) -> queries, keys and values, (b, heads, n, d) each."""
+        """Project hidden states to queries, keys and values: (b, n, width) -> (b, heads, n, d) each."""
         q, k, v = rearrange(self.qkv(x), "b n (three heads d) -> three b heads n d", three=3, heads=self.heads)
         return (self.query_norm(q), self.key_norm(k), v) if self.qk_norm else (q, k, v)
 
     def merge(self, mixed: Tensor) -> Tensor:
-        """What was attended to, (b, heads, n, d) -> (b, n, width)."""
+        """Merge the heads' outputs and project them: (b, heads, n, d) -> (b, n, width)."""
         return self.out(rearrange(mixed, "b heads n d -> b n (heads d)"))
 
 
 class StateAttention:
-    """Attention of one layer to states that are kept instead of their keys and values: half as much, and exact.
+    """Attention of one layer to cached hidden states instead of keys and values: half the memory, same result.
 
-    With k = W x + b, a query's score q k is (q W) x + q b: one map of the query serves all keys. The weighted sum of
-    values is likewise the map of the weighted sum of states. Both maps together take the arithmetic that making the
-    key and the value took, but each head then reads whole states instead of its own d of their heads * d numbers.
-    In the paper's column layers, 16 states on average, that is 4% of the layer's arithmetic. With `qk_norm` a key is
-    W x + b over a number, one for each head, which is kept beside the state.
+    With k = W x + b, a score is q k = (q W) x + q b, so the query is projected once for all keys. Likewise, the
+    weighted sum of values is the projection of the weighted sum of states. The two projections cost as much as
+    computing the key and the value, but each head then reads whole states instead of its own d of heads * d numbers.
+    In the paper's column layers, with 16 states on average, that is 4% of the layer's arithmetic. With `qk_norm` a
+    key is W x + b times one scale per head, which is cached beside the state.
     """
 
     def __init__(self, layer: SelfAttention):
         self.layer = layer
         self.width = layer.out.weight.shape[1]
-        self.size = self.width + (layer.heads if layer.qk_norm else 0)  # numbers that are kept of a state
+        self.size = self.width + (layer.heads if layer.qk_norm else 0)  # numbers cached per state
 
     def keep(self, x: Tensor) -> Tensor:
-        """(b, 1, width) states -> (b, 1, size), of what keys and values can be had."""
+        """Return the cache entry of new states, from which keys and values follow: (b, 1, width) -> (b, 1, size)."""
         layer, (weight, bias) = self.layer, self._part(1)
         x = x.to(weight.dtype)  # norms compute in float32
         if not layer.qk_norm:
@@ -116,7 +119,10 @@ class StateAttention:
         return torch.cat([x, layer.key_norm.scale(keys).squeeze(-1).to(x.dtype)], dim=-1)
 
     def scores(self, x: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-        """(b, 1, width) states, (b, s, size) kept ones -> (b, heads, 1, d) scaled queries, (b, heads, 1, s) scores."""
+        """Compute scaled queries and attention scores.
+
+        x: (b, 1, width) new states; kept: (b, s, size) cache entries -> (b, heads, 1, d) and (b, heads, 1, s).
+        """
         layer, (weight, bias), (key_weight, key_bias) = self.layer, self._part(0), self._part(1)
         states, scales = kept[..., : self.width], kept[..., self.width :]  # (b, s, width), (b, s, heads or 0)
         q = einsum(x.to(weight.dtype).squeeze(1), weight, "b width, heads d width -> b heads d") + bias
@@ -130,14 +136,14 @@ class StateAttention:
         return q.unsqueeze(2), scores.unsqueeze(2)
 
     def mix(self, weights: Tensor, kept: Tensor) -> Tensor:
-        """Attention weights (b, heads, 1, s) -> weighted sums of the values, (b, heads, 1, d)."""
+        """Compute weighted sums of the values from attention weights: (b, heads, 1, s) -> (b, heads, 1, d)."""
         weight, bias = self._part(2)
         found = weights.squeeze(2) @ kept[..., : self.width]  # (b, heads, width)
         values = einsum(found, weight, "b heads width, heads d width -> b heads d") + weights.sum(dim=-1) * bias
         return values.unsqueeze(2)
 
     def _part(self, number: int) -> tuple[Tensor, Tensor]:
-        """Weight (heads, d, width) and bias (heads, d) of queries (0), keys (1) or values (2)."""
+        """Return weight (heads, d, width) and bias (heads, d) of queries (0), keys (1) or values (2)."""
         split = "(three heads d) ... -> three heads d ..."
         qkv, heads = self.layer.qkv, self.layer.heads
         return (
@@ -147,7 +153,7 @@ class StateAttention:
 
 
 class RMSNorm(nn.Module):
-    """x over its root mean square along the last axis, times learned gains; computed in float32."""
+    """RMS norm over the last axis, with learned gains; computed in float32."""
 
     def __init__(self, width: int, eps: float = 1e-6):
         super().__init__()
@@ -159,19 +165,19 @@ class RMSNorm(nn.Module):
         return (x.float() * self.scale(x) * self.weight).to(x.dtype)
 
     def scale(self, x: Tensor) -> Tensor:
-        """(..., width) -> (..., 1), what x is multiplied by, in float32."""
+        """Return 1 / RMS(x), in float32: (..., width) -> (..., 1)."""
         return (x.float().square().mean(dim=-1, keepdim=True) + self.eps).rsqrt()
 
 
 def joint_softmax(text_scores: Tensor, image_scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights that add up to one together: a single attention operation, which did better (Sec. 2.2, fn. 7)."""
+    """Normalise text and image scores with one softmax: a single attention operation, which did better (fn. 7)."""
     weights = torch.cat([text_scores, image_scores], dim=-1).softmax(dim=-1)
     text, image = weights.split([text_scores.shape[-1], image_scores.shape[-1]], dim=-1)
     return text, image
 
 
 def separate_softmax(text_scores: Tensor, image_scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights that add up to one on text and to one on image keys: two operations, whose results are added."""
+    """Normalise text and image scores with a softmax each: two attention operations, with results added (fn. 7)."""
     return text_scores.softmax(dim=-1), image_scores.softmax(dim=-1)
 
 
@@ -179,9 +185,9 @@ SOFTMAXES = {"joint": joint_softmax, "separate": separate_softmax}
 
 
 class TextImageSoftmax:
-    """Attention weights of image states: scores of text and of image keys are masked and normalised.
+    """Masked softmax over the attention scores of image positions, split into text keys and image keys.
 
-    Every form of attention that keeps the two kinds of keys apart ends in it: sparse attention, attention to a cache,
+    Used by all attention that handles the two kinds of keys separately: sparse attention, attention to the KV cache,
     and the recording of attention maps.
 
     Raises:
@@ -189,7 +195,7 @@ class TextImageSoftmax:
     """
 
     def __init__(self, normalisation: str = "joint"):
-        """normalisation: "joint", one softmax over both kinds of keys, or "separate" ones (Sec. 2.2, fn. 7)."""
+        """normalisation: "joint" for one softmax over both kinds of keys, or "separate" for two (Sec. 2.2, fn. 7)."""
         if normalisation not in SOFTMAXES:
             raise ValueError(f"unknown normalisation {normalisation!r}; choose one of {', '.join(SOFTMAXES)}")
         self._softmax = SOFTMAXES[normalisation]
@@ -197,9 +203,9 @@ class TextImageSoftmax:
     def __call__(
         self, text_scores: Tensor, image_scores: Tensor, text_hidden: Tensor | None, image_hidden: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Scores (..., t) and (..., s) -> weights of the same shapes.
+        """Return attention weights of the shapes of the scores, (..., t) and (..., s).
 
-        text_hidden, image_hidden: bool that broadcast to the scores, true for keys that are not seen; None: all are.
+        text_hidden, image_hidden: bool masks, broadcastable to the scores, true for masked keys; None masks nothing.
         """
         if text_hidden is not None:
             text_scores = text_scores.masked_fill(text_hidden, -torch.inf)
@@ -209,13 +215,13 @@ class TextImageSoftmax:
 
 
 def _columns(hidden: Tensor, k: Tensor) -> Tensor:
-    """`hidden` over all keys, as masks of scores have it: (b, t) -> (b, 1, 1, n)."""
+    """Pad the key padding mask to all n keys, broadcastable to attention scores: (b, t) -> (b, 1, 1, n)."""
     return F.pad(hidden, (0, k.shape[2] - hidden.shape[1]))[:, None, None]
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
     if q.device.type == "cpu" and q.dtype != torch.float32:
-        # torch's CPU kernel is two to three times slower in bfloat16 than in float32
+        # torch's CPU kernel is two to three times as slow in bfloat16 as in float32
         with without_autocast("cpu"):
             return _attention(q.float(), k.float(), v.float(), mask, is_causal).to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal)

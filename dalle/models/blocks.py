@@ -1,4 +1,4 @@
-"""What every transformer here is made of: pre-LN residual blocks, the MLP, and linear layers kept in fp32."""
+"""Transformer blocks: pre-LN residual branches, MLPs, and linear layers in fp32."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ class QuickGELU(nn.Module):
     """x * sigmoid(1.702 x), the activation of the Sparse Transformer (Child et al. 2019) and of CLIP."""
 
     def forward(self, x: Tensor) -> Tensor:
-        # as one fused pass forward and one backward, with less to remember between them
+        # SiLU is one fused kernel forward and one backward, and saves fewer tensors in between
         return F.silu(1.702 * x) / 1.702
 
 
 class Activation(NamedTuple):
-    """An activation, and the operation that a CPU can fuse into the product before it, where there is one."""
+    """An activation, and its oneDNN operation that a CPU can fuse into the preceding product, if there is one."""
 
     module: Callable[[], nn.Module]
     fused: str | None = None  # activation(x) = fused(scale * x) / scale
@@ -32,19 +32,19 @@ ACTIVATIONS = {"quick_gelu": Activation(QuickGELU, "swish", 1.702), "gelu": Acti
 
 @dataclass(frozen=True)
 class BlockConfig:
-    """Sizes and kinds of a transformer block."""
+    """Sizes and options of a transformer block."""
 
     width: int
     heads: int
     activation: str = "quick_gelu"  # of the plain MLP: quick_gelu | gelu
     mlp: str = "plain"  # plain | swiglu
-    mlp_width: int | None = None  # None: 4 width (Table 2), and of swiglu two thirds of that, which is as many weights
+    mlp_width: int | None = None  # None: 4 width (Table 2); for swiglu 2/3 of that, for an equal parameter count
     qk_norm: bool = False  # see `SelfAttention`
-    eps: float = 1e-5  # of the layer norms
+    eps: float = 1e-5  # epsilon of the layer norms
 
 
 class MLP(nn.Module):
-    """width -> mlp_width -> width with one nonlinearity between.
+    """MLP: width -> mlp_width -> width with one activation in between.
 
     Raises:
         ValueError: `activation` is not a name in `ACTIVATIONS`.
@@ -62,7 +62,7 @@ class MLP(nn.Module):
 
     @property
     def activations(self) -> int:
-        """Numbers that the layers compute for each state."""
+        """Number of activations per position."""
         width, mlp_width = self.out.weight.shape
         return 2 * mlp_width + width
 
@@ -71,9 +71,9 @@ class MLP(nn.Module):
         return self.out(self.activation(self.expand(x)))
 
     def pack(self, linear: Callable[..., nn.Module]) -> dict[str, nn.Module]:
-        """Children for inference on a CPU, by name: the activation is fused into the product before it.
+        """Return child modules for inference on a CPU, by name, with the activation fused into the first product.
 
-        linear: makes a packed layer, see `dalle.models.cpu_linear.PackedLinear`.
+        linear: builds a packed layer, see `dalle.models.cpu_linear.PackedLinear`.
         """
         if self.kind.fused is None:
             return {"expand": linear(self.expand), "activation": self.activation, "out": linear(self.out)}
@@ -82,7 +82,7 @@ class MLP(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """A gated MLP: out(silu(gate) * value), with gate and value from one layer (Shazeer 2020)."""
+    """Gated MLP: out(silu(gate) * value), with gate and value from one linear layer (Shazeer 2020)."""
 
     def __init__(self, config: BlockConfig):
         super().__init__()
@@ -92,7 +92,7 @@ class SwiGLU(nn.Module):
 
     @property
     def activations(self) -> int:
-        """Numbers that the layers compute for each state."""
+        """Number of activations per position."""
         width, mlp_width = self.out.weight.shape
         return 4 * mlp_width + width
 
@@ -109,9 +109,9 @@ Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class ResidualBranch(nn.Module, Generic[Layer]):
-    """layer(norm(x)): what a residual block adds to its input; the paper counts 128 in 64 layers (App. D).
+    """Branch of a residual block: layer(norm(x)), added to x by the caller. 64 layers have 128 of them (App. D).
 
-    Training attaches hooks to it that scale gradients or recompute activations.
+    During training, hooks on it scale gradients or recompute activations.
     """
 
     branch: Layer
@@ -126,10 +126,10 @@ class ResidualBranch(nn.Module, Generic[Layer]):
 
 
 class TransformerBlock(nn.Module):
-    """Attention, then MLP, each a residual branch with its layer norm before it.
+    """Pre-LN transformer block: attention, then MLP, each a residual branch.
 
     Raises:
-        ValueError: sizes or names in `config` that cannot work.
+        ValueError: invalid sizes or names in `config`.
     """
 
     def __init__(self, config: BlockConfig):
@@ -141,21 +141,21 @@ class TransformerBlock(nn.Module):
         self.mlp = ResidualBranch(config, MLPS[config.mlp](config))
 
     def forward(self, x: Tensor, attend: Attend = full) -> Tensor:
-        """(b, n, d) -> (b, n, d); `attend` says which states see which."""
+        """(b, n, d) -> (b, n, d). `attend` is the attention function: full, causal or masked."""
         x = x + self.attention(x, attend)
         return x + self.mlp(x)
 
     def decode(self, x: Tensor, attend: Callable[[Tensor, SelfAttention], Tensor]) -> Tensor:
-        """(b, 1, d) -> (b, 1, d): a new state, which attends to a cache.
+        """Process one new position that attends to a KV cache: (b, 1, d) -> (b, 1, d).
 
-        attend: from the normed state (b, 1, d) and the layer to what it attended to, (b, heads, 1, d / heads).
+        attend: maps the normed state (b, 1, d) and the attention layer to the output, (b, heads, 1, d / heads).
         """
         layer = self.attention.branch
         x = x + layer.merge(attend(self.attention.norm(x), layer))
         return x + self.mlp(x)
 
     def initialise(self, qkv: float, attention_out: float, expand: float, mlp_out: float) -> None:
-        """Draw the weights of the four layers with these standard deviations; biases become 0."""
+        """Initialise the weights of the four layers from normals with these standard deviations, biases with 0."""
         attention, mlp = self.attention.branch, self.mlp.branch
         layers = (attention.qkv, qkv), (attention.out, attention_out), (mlp.expand, expand), (mlp.out, mlp_out)
         for layer, std in layers:
@@ -164,17 +164,17 @@ class TransformerBlock(nn.Module):
 
     @property
     def mlp_width(self) -> int:
-        """Inputs of the layer that ends the MLP."""
+        """Input features of the MLP's last layer."""
         return self.mlp.branch.out.weight.shape[1]
 
     @property
     def activations(self) -> int:
-        """Numbers computed for each state, itself included, attention scores aside: a bound of what is held."""
+        """Number of activations per position, including the input, without scores: an upper bound for memory."""
         return self.config.width + self.attention.branch.activations + self.mlp.branch.activations
 
 
 class Float32Linear(nn.Linear):
-    """A linear layer that computes and answers in fp32, under autocast too: for logits (App. D)."""
+    """Linear layer that computes and returns fp32, also under autocast: for logits (App. D)."""
 
     def forward(self, input: Tensor) -> Tensor:
         with without_autocast(input.device.type):

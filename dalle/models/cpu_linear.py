@@ -1,8 +1,8 @@
-"""Linear layers whose weights lie in memory the way oneDNN wants them: for inference on a CPU.
+"""Linear layers with weights prepacked for oneDNN, for inference on a CPU.
 
-torch's own layers hand fp32 products to MKL, which keeps off AVX512 on some processors, and lay bfloat16 weights
-out anew at every call. Here that is done once. The operators are private to torch, whose compiler uses them, so
-they are tried before they are trusted; everything that knows them is in this file.
+torch's own layers compute fp32 products with MKL, which does not use AVX512 on some processors, and repack bfloat16
+weights at every call. Here the weights are packed once. The operators are private to torch (its compiler uses them),
+so `can_pack` tests them before use; they are called in this file only.
 """
 
 from copy import copy
@@ -17,18 +17,18 @@ from dalle.models.blocks import MLP, Float32Linear
 
 Model = TypeVar("Model", bound=nn.Module)
 
-NOTHING, GELU, SILU = "none", "gelu", "swish"  # what oneDNN can do to a product before it is written to memory
+NOTHING, GELU, SILU = "none", "gelu", "swish"  # activations that oneDNN can fuse into a product
 
 
 def packed(model: Model, batch: int, dtype: torch.dtype = torch.float32) -> Model:
-    """`model` with packed linear layers, on a CPU; `model` itself elsewhere, and where torch cannot pack them.
+    """Return a copy of `model` with packed linear layers, if it is on a CPU and torch can pack; else `model` itself.
 
-    It is a copy that shares with `model` everything but the packed weights, which are those of this moment.
-    `model` stays as it is, free to be trained on. The copy is for inference: it has no gradients.
+    The copy shares everything with `model` except the packed weights, which do not follow later updates. `model` is
+    unchanged and can be trained further. The copy is for inference: it has no gradients.
 
-    batch: rows that most products will have, such as the images decoded at a time. Others work, less fast.
-    dtype: of the weights and products. torch.bfloat16 takes half the memory and is faster; between the layers,
-        in the residual stream and in attention, numbers stay fp32, and logits are fp32 all through (App. D).
+    batch: usual number of rows of the products, such as the images decoded at a time. Other numbers work, more slowly.
+    dtype: of weights and products. torch.bfloat16 halves memory and is faster. The residual stream and attention stay
+        fp32, and logits are computed in fp32 (App. D).
     """
     device = next(model.parameters()).device
     return cast(Model, _pack(model, batch, dtype)) if device.type == "cpu" and can_pack(dtype) else model
@@ -36,14 +36,14 @@ def packed(model: Model, batch: int, dtype: torch.dtype = torch.float32) -> Mode
 
 @cache
 def can_pack(dtype: torch.dtype) -> bool:
-    """Whether this torch, on this processor, has packed layers of `dtype` that compute what they should."""
+    """Return True if packed layers of `dtype` work with this torch on this processor: compares them with `F.linear`."""
     x, weight, bias = (torch.linspace(-1, 1, size).to(dtype) for size in (4 * 32, 16 * 32, 16))
     x, weight = x.view(4, 32), weight.view(16, 32)
     try:
         with torch.inference_mode():
             layout = _layout(weight, batch=4)
             results = {name: _product(x, layout, bias, name) for name in (NOTHING, GELU, SILU)}
-    except (AttributeError, RuntimeError, TypeError):  # no such operator, or other arguments, or not on this processor
+    except (AttributeError, RuntimeError, TypeError):  # no such operator, different arguments, or unsupported processor
         return False
     plain = F.linear(x, weight, bias)
     expected = {NOTHING: plain, GELU: F.gelu(plain), SILU: F.silu(plain)}
@@ -51,9 +51,9 @@ def can_pack(dtype: torch.dtype) -> bool:
 
 
 class PackedLinear(nn.Module):
-    """activation(output_scale * linear(input_scale * x)), the scales being part of the packed weights.
+    """Packed linear layer: activation(output_scale * linear(input_scale * x)), with the scales packed into the weights.
 
-    Its parameters are the linear layer's own, so that it has the same state dict.
+    Shares the parameters of the linear layer, so the state dict is the same.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class PackedLinear(nn.Module):
         output_scale: float = 1.0,
         narrow: bool = False,
     ):
-        """narrow: whether results stay in `dtype`, for another packed layer, instead of going back to the input's."""
+        """narrow: return results in `dtype`, for another packed layer, instead of the input's dtype."""
         super().__init__()
         self.weight, self.bias = linear.weight, linear.bias
         self.dtype = dtype
@@ -87,8 +87,8 @@ def _pack(module: nn.Module, batch: int, dtype: torch.dtype) -> nn.Module:
         return PackedLinear(module, batch, torch.float32)
     if isinstance(module, nn.Linear):
         return PackedLinear(module, batch, dtype)
-    twin = copy(module)  # shares parameters, buffers and all else with the module
-    if isinstance(module, MLP):  # which knows what can be fused
+    twin = copy(module)  # shallow: shares parameters and buffers with the module
+    if isinstance(module, MLP):  # fuses its activation into the first layer
         children = module.pack(partial(PackedLinear, batch=batch, dtype=dtype))
     else:
         children = {name: _pack(child, batch, dtype) for name, child in module.named_children()}
@@ -101,5 +101,5 @@ def _layout(weight: Tensor, batch: int) -> Tensor:
 
 
 def _product(x: Tensor, layout: Tensor, bias: Tensor | None, activation: str) -> Tensor:
-    algorithm = "none" if activation == GELU else ""  # of gelu: exact, or approximated by a tanh
+    algorithm = "none" if activation == GELU else ""  # of GELU: "none" is exact, "tanh" an approximation
     return torch.ops.mkldnn._linear_pointwise(x, layout, bias, activation, [], algorithm)

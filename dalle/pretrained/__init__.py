@@ -1,7 +1,7 @@
-"""Models of others by name: import=<name> of prepare.py. A new one is a file and a line here.
+"""Registry of importers of published weights, for prepare.py import=<name>. A new one is a file and a line here.
 
-A reader turns files into a `Published`: sizes and tensors in our names. It knows nothing of our models, which are
-built from that one floor up (`DiscreteVAE.from_openai`, prepare.py).
+An importer converts files to a `Published`: sizes, and tensors under our names. It does not depend on our models, which
+are built from the result elsewhere (`DiscreteVAE.from_openai`, prepare.py).
 """
 
 from dalle.pretrained.huggingface_clip import HuggingFaceCLIPConfig, import_huggingface_clip
@@ -10,7 +10,7 @@ from dalle.pretrained.openai_dvae import OpenAIDVAEConfig, read_openai_dvae
 from dalle.pretrained.published import Published
 from dalle.registry import Entry, Registry
 
-# built from options, which name the files
+# each entry reads the files named in its options
 IMPORTS: Registry[Published] = Registry(
     "import",
     {

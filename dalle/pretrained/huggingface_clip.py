@@ -1,7 +1,7 @@
-"""CLIPs of Hugging Face's transformers: a saved CLIPModel's folder, read in our names.
+"""Import of CLIP models from Hugging Face's transformers: reads the folder of a saved CLIPModel.
 
-It holds config.json and model.safetensors; preprocessor_config.json says how pictures are prepared, and tokenizer.json,
-or vocab.json with merges.txt, how captions are.
+The folder contains config.json, model.safetensors, preprocessor_config.json for the image preprocessing, and the
+tokenizer: tokenizer.json, or vocab.json with merges.txt.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from dalle.clip_tokenizer import CLIPTokenizer
 from dalle.pretrained.names import ATTENTION_NORM, ATTENTION_OUT, MLP_IN, MLP_NORM, MLP_OUT, QKV, renamed
 from dalle.pretrained.published import Published, origin
 
-# what transformers takes for granted where a file is silent
+# default values in transformers
 TEXT = {
     "vocab_size": 49_408,
     "hidden_size": 512,
@@ -51,7 +51,7 @@ PICTURES = {
     "rescale_factor": 1 / 255,
     **{f"do_{step}": True for step in ("resize", "center_crop", "rescale", "normalize")},
 }
-LEGACY_END = 2  # configs of before 2023 say this and mean the largest id, which is where their models are read
+LEGACY_END = 2  # eos_token_id in configs from before 2023, which means the largest id
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt")
 
 STARTS = {
@@ -85,19 +85,19 @@ class HuggingFaceCLIPConfig:
 
     python prepare.py import=huggingface-clip folder=clip-vit-base-patch32 out=outputs/huggingface-clip
 
-    A CLIPModel of Hugging Face's transformers, to rank pictures with: sample.py clip=outputs/huggingface-clip
-    The folder holds model.safetensors, config.json, preprocessor_config.json and the tokenizer's files.
+    Import a CLIPModel of Hugging Face's transformers, for reranking: sample.py clip=outputs/huggingface-clip
+    The folder contains model.safetensors, config.json, preprocessor_config.json and the tokenizer's files.
     """
 
-    folder: str = "clip-vit-base-patch32"  # with model.safetensors and config.json
-    tokenizer: str | None = None  # folder or file of the tokenizer, where it is not in `folder`
+    folder: str = "clip-vit-base-patch32"  # folder with model.safetensors and config.json
+    tokenizer: str | None = None  # folder or file of the tokenizer; None: in `folder`
 
 
 def read_huggingface_clip(folder: str | Path, tokenizer: str | Path | None = None) -> Published:
-    """A CLIPModel, and its tokenizer if there is one in `folder`, or at `tokenizer`.
+    """Read a CLIPModel, and its tokenizer if there is one in `folder` or at `tokenizer`.
 
     Raises CheckpointError if files are missing, damaged, or of another kind of model, and ValueError for a tokenizer
-    that is none or does not fit.
+    that is invalid or does not match the model.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -130,7 +130,7 @@ def read_huggingface_clip(folder: str | Path, tokenizer: str | Path | None = Non
 
 
 def import_huggingface_clip(config: HuggingFaceCLIPConfig) -> Published:
-    """What prepare.py reads. Raises CheckpointError also if there is no tokenizer: a checkpoint needs one."""
+    """Read a CLIPModel for prepare.py. Also raises CheckpointError if there is no tokenizer: a checkpoint needs one."""
     published = read_huggingface_clip(config.folder, config.tokenizer)
     if published.tokenizer is None:
         raise CheckpointError(f"{config.folder} has none of {', '.join(TOKENIZER_FILES)}; give tokenizer=<folder>")
@@ -138,7 +138,7 @@ def import_huggingface_clip(config: HuggingFaceCLIPConfig) -> Published:
 
 
 def _part(config: Mapping[str, Any], name: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of one tower. Where a file has it twice, that with _dict counts, as in transformers."""
+    """Return the config of one encoder, completed by `defaults`. As in transformers, `<name>_dict` takes precedence."""
     given = config.get(f"{name}_dict")
     return {**defaults, **(config.get(name) or {} if given is None else given)}
 
@@ -155,7 +155,7 @@ def _transformer(tower: str, part: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _ends(text: Mapping[str, Any], tokenizer: CLIPTokenizer | None, folder: Path) -> dict[str, int | None]:
-    """Ids of the start token and of the end token, at which the text tower is read; None: the last two."""
+    """Return the ids of the start token and the end token, where the text feature is read; None: the last two ids."""
     start, end = text["bos_token_id"], text["eos_token_id"]
     if tokenizer is None:
         return {"start_id": None, "end_id": None} if end == LEGACY_END else {"start_id": start, "end_id": end}
@@ -179,11 +179,11 @@ def _tokenizer(folder: Path, given: str | Path | None, vocabulary: int) -> CLIPT
 
 
 def _pictures(folder: Path, image_size: int) -> dict[str, Any]:
-    """How pictures are prepared. Raises CheckpointError for a way other than scale, crop, normalise."""
+    """Read the image preprocessing. Raises CheckpointError unless it is resize, centre crop, rescale, normalise."""
     given, path = {"size": image_size, "crop_size": image_size}, folder / "preprocessor_config.json"
     if path.exists():
         given = read_json(path)
-    elif (path := folder / "processor_config.json").exists():  # where newer versions may write it
+    elif (path := folder / "processor_config.json").exists():  # newer versions may write this file
         given = read_json(path).get("image_processor", {})
     given = {**PICTURES, **given}
     size, crop, resample = given["size"], given["crop_size"], given["resample"]
@@ -211,7 +211,7 @@ def _pictures(folder: Path, image_size: int) -> dict[str, Any]:
 
 
 def _largest_scale(tensors: Mapping[str, Tensor]) -> float:
-    """The published scale, where it is above what ours are clipped at: theirs are not clipped."""
+    """Return the maximum logit scale: 100, or the published scale if larger, since transformers does not clip it."""
     scale = tensors.get("log_scale")
     return 100.0 if scale is None or scale.ndim else max(100.0, scale.float().exp().item())
 
@@ -220,7 +220,7 @@ def _in_our_names(found: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     tensors = {}
     for name, tensor in found.items():
         if name.endswith((".position_ids", ".k_proj.weight", ".k_proj.bias", ".v_proj.weight", ".v_proj.bias")):
-            continue  # row numbers, which older versions saved; keys and values go with their queries
+            continue  # index buffers of older versions; keys and values are merged with the queries below
         if ".q_proj." in name:
             parts = [found.get(name.replace(".q_proj.", f".{part}_proj.")) for part in "qkv"]
             if any(part is None or part.shape != tensor.shape for part in parts):

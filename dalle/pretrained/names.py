@@ -1,17 +1,17 @@
-"""Tensors by our names instead of others'."""
+"""Conversion of tensor names in published weights to ours."""
 
 from collections.abc import Mapping
 
-# the layers of a `TransformerBlock` (dalle/models/blocks.py), the only place that names them for importers
+# names of the layers of a `TransformerBlock` (dalle/models/blocks.py), shared by all importers
 ATTENTION_NORM, MLP_NORM = ".attention.norm.", ".mlp.norm."
 QKV, ATTENTION_OUT = ".attention.branch.qkv.", ".attention.branch.out."
 MLP_IN, MLP_OUT = ".mlp.branch.expand.", ".mlp.branch.out."
 
 
 def renamed(name: str, starts: Mapping[str, str], parts: Mapping[str, str]) -> str:
-    """`name` with the first of `starts` that it begins with replaced, and all `parts` within the rest.
+    """Convert a tensor name: replace its prefix, the first match in `starts`, and all of `parts` in the rest.
 
-    A name that none of them fits stays as it is, for `checkpoint.check_tensors` to find.
+    A name without a matching prefix is returned unchanged; `checkpoint.check_tensors` then reports it.
     """
     start = next((start for start in starts if name.startswith(start)), None)
     if start is None:

@@ -1,8 +1,8 @@
-"""OpenAI's CLIPs, the ViTs and the ResNets: their published files, read in our names.
+"""Import of OpenAI's CLIP models, ViT and ResNet, from the published files.
 
-The files are TorchScript archives, programs with their weights; they are read as data, see `dalle.pretrained.pickles`.
-Plain state dicts of the same models can be read too. Sizes are taken from the shapes of the tensors, heads are 64
-wide, as in the released code (github.com/openai/CLIP, model.py).
+The files are TorchScript archives, which contain code and weights. They are read as data, without executing the code;
+see `dalle.pretrained.pickles`. State dicts of the same models can be read as well. Sizes are inferred from the tensor
+shapes; attention heads are 64 wide, as in the released code (github.com/openai/CLIP, model.py).
 """
 
 import math
@@ -22,9 +22,9 @@ from dalle.pretrained.pickles import read_saved
 from dalle.pretrained.published import Published, origin
 
 HEAD = 64  # width of an attention head
-CELL = 32  # pixels that a cell of a ResNet's last feature map is wide
-NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # other tensors that archives may keep
-TRANSPOSED = ("visual.proj", "text_projection")  # matrices to multiply with, where we have linear layers
+CELL = 32  # downsampling factor of the ResNets: pixels per cell of the last feature map
+NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # tensors in archives that are skipped
+TRANSPOSED = ("visual.proj", "text_projection")  # plain matrices, transposed to weights of linear layers
 
 STARTS = {
     "logit_scale": "log_scale",
@@ -53,7 +53,7 @@ RESNET_STARTS = {
     "visual.attnpool.v_proj.": "image.pool.value.",
     "visual.attnpool.c_proj.": "image.pool.out.",
 }
-PARTS = {  # of a transformer's block
+PARTS = {  # names within a transformer block
     ".ln_1.": ATTENTION_NORM,
     ".attn.in_proj_": QKV,
     ".attn.out_proj.": ATTENTION_OUT,
@@ -79,23 +79,23 @@ class OpenAICLIPConfig:
 
     python prepare.py import=openai-clip weights=ViT-B-32.pt merges=bpe_simple_vocab_16e6.txt.gz out=outputs/openai-clip
 
-    One of OpenAI's CLIPs, ViT or ResNet, to rank pictures with: sample.py clip=outputs/openai-clip
-    Where the weights are is said in clip/clip.py of https://github.com/openai/CLIP; the merges lie beside it.
-    The weights are read as data; nothing in them is executed.
+    Import one of OpenAI's CLIPs, ViT or ResNet, for reranking: sample.py clip=outputs/openai-clip
+    clip/clip.py of https://github.com/openai/CLIP has the URLs of the weights; the merges are in the same folder.
+    The weights are read as data; code in them is not executed.
     """
 
-    weights: str = "ViT-B-32.pt"  # TorchScript archive, or state dict; their addresses: github.com/openai/CLIP, clip.py
+    weights: str = "ViT-B-32.pt"  # TorchScript archive or state dict; URLs: clip/clip.py of github.com/openai/CLIP
     merges: str = "bpe_simple_vocab_16e6.txt.gz"  # the tokenizer's merges, from the same repository
 
 
 def read_openai_clip(weights: str | Path, merges: str | Path | None = None) -> Published:
-    """A CLIP of OpenAI's, and its tokenizer where `merges` are given. No code in the file is run.
+    """Read one of OpenAI's CLIPs, with its tokenizer if `merges` is given. Code in the file is not executed.
 
-    Raises CheckpointError if a file is missing, damaged, asks for code or holds something else, and ValueError for
-    `merges` that are none or do not fit.
+    Raises CheckpointError if a file is missing, damaged, refers to unexpected code or is another model, and ValueError
+    if `merges` is invalid or does not match the model.
     """
     path = Path(weights)
-    saved = read_saved(path, lambda name: name.startswith("__torch__."))  # the archive's own classes
+    saved = read_saved(path, lambda name: name.startswith("__torch__."))  # classes defined in the archive
     tensors = {name: tensor for name, tensor in saved.tensors.items() if name.split(".")[-1] not in NOT_WEIGHTS}
     sizes = _sizes(tensors, path)
     files = {"weights": path}
@@ -109,14 +109,14 @@ def read_openai_clip(weights: str | Path, merges: str | Path | None = None) -> P
         renamed(name, STARTS | starts, parts): tensor.T if name in TRANSPOSED else tensor
         for name, tensor in tensors.items()
     }
-    if resnet:  # how many batches a norm has averaged over; older files do not tell, and here nothing asks
+    if resnet:  # batch counters of the norms, which older files lack; they are not used here
         norms = [name.removesuffix("running_mean") for name in ours if name.endswith("running_mean")]
         ours = {f"{norm}num_batches_tracked": torch.tensor(0) for norm in norms} | ours
     return Published("clip", sizes, ours, origin("openai-clip", **files), tokenizer)
 
 
 def _sizes(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
-    """Fields of a CLIPConfig. Raises CheckpointError unless these are the tensors of a CLIP of OpenAI's."""
+    """Infer the fields of a CLIPConfig. Raises CheckpointError unless the tensors are those of an OpenAI CLIP."""
     if "visual.proj" in tensors:
         image = _vit_sizes(tensors, path)
     elif "visual.attnpool.positional_embedding" in tensors:
@@ -136,7 +136,7 @@ def _sizes(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
         "text_depth": _count(tensors, r"transformer\.resblocks\.(\d+)\."),
         "text_heads": _heads(width, "text", path),
         "embedding": _shape(tensors, "text_projection", 2, path)[1],
-        "largest_scale": max(100.0, scale),  # the published ones are 100, but for rounding
+        "largest_scale": max(100.0, scale),  # the published scales are 100, up to rounding
         "crop_rounding": "even",
         "tokenizer": "openai",
     }
@@ -179,12 +179,12 @@ def _shape(tensors: Mapping[str, Tensor], name: str, dimensions: int, path: Path
 
 
 def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
-    """How many different numbers stand in the names where `pattern` has its group."""
+    """Count the distinct matches of the group in `pattern` over the tensor names."""
     return len({found[1] for name in tensors if (found := re.match(pattern, name))})
 
 
 def _grid(tensors: Mapping[str, Tensor], name: str, path: Path) -> int:
-    """Cells along a side, of positions for each cell of a square and one more."""
+    """Return the side of the grid from the position embeddings of its cells and one more token."""
     positions = _shape(tensors, name, 2, path)[0]
     side = math.isqrt(positions - 1)
     if side**2 + 1 != positions:

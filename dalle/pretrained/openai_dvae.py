@@ -1,8 +1,8 @@
-"""OpenAI's dVAE: its two published files, read in our names.
+"""Import of OpenAI's dVAE from its two published files.
 
-The files are whole modules of the package `dall_e`, pickled by `torch.save`; they are read as data, see
-`dalle.pretrained.pickles`. Sizes are taken from the shapes of the tensors, so models of other sizes that were saved by
-the same code can be read too, and so can plain state dicts of the two modules.
+The files are whole modules of the package `dall_e`, pickled by `torch.save`. They are read as data, without executing
+code; see `dalle.pretrained.pickles`. Sizes are inferred from the tensor shapes, so models of other sizes saved by the
+same code can be read as well, and so can state dicts of the two modules.
 """
 
 import re
@@ -18,10 +18,10 @@ from dalle.pretrained.published import Published, origin
 
 URL = "https://cdn.openai.com/dall-e/{}.pkl"
 
-# how the paper trained it (Section 2.1, Appendix A.2), for evaluation: the likelihood, and the last temperature
+# the paper's likelihood and final temperature (Section 2.1, Appendix A.2), for evaluation
 OBJECTIVE = {"likelihood": {"kind": "logit_laplace"}, "temperature": 1 / 16}
 
-# what the published modules are made of
+# classes in the published files
 CLASSES = frozenset(
     {
         "dall_e.encoder.Encoder",
@@ -37,11 +37,11 @@ CLASSES = frozenset(
     }
 )
 
-# kernels in a residual branch, and the names of its convolutions there and here
+# kernel sizes in a residual branch, and the names of its convolutions in OpenAI's code and in ours
 KERNELS = {"encoder": (3, 3, 3, 1), "decoder": (1, 3, 3, 3)}
 BRANCH = {"conv_1": "first", "conv_2": "second", "conv_3": "third", "conv_4": "last"}
 
-# what tells the halves apart
+# tensors whose shapes distinguish encoder and decoder
 ENDS = ("blocks.input.w", "blocks.output.conv.w")
 SHAPES = {
     "encoder": "(width, 3, 7, 7) and (codes, 8 width, 1, 1)",
@@ -55,9 +55,9 @@ class OpenAIDVAEConfig:
 
     python prepare.py import=openai-dvae encoder=encoder.pkl decoder=decoder.pkl out=outputs/openai-dvae
 
-    OpenAI's dVAE for 256x256 pictures, 8,192 codes of 8x8 pixels, from its two published files:
+    Import OpenAI's dVAE for 256x256 images, with 8,192 codes of 8x8 pixels, from its two published files:
     https://cdn.openai.com/dall-e/encoder.pkl and https://cdn.openai.com/dall-e/decoder.pkl.
-    They are read as data; nothing in them is executed.
+    They are read as data; code in them is not executed.
     """
 
     encoder: str = "encoder.pkl"  # file, from https://cdn.openai.com/dall-e/encoder.pkl
@@ -66,7 +66,7 @@ class OpenAIDVAEConfig:
 
 @dataclass(frozen=True)
 class Counterpart:
-    """Where one convolution is found, what it is called here, and its weights' shape."""
+    """Names of one convolution in OpenAI's files and in our model, and the shape of its weight."""
 
     theirs: str
     ours: str
@@ -74,10 +74,10 @@ class Counterpart:
 
 
 def read_openai_dvae(encoder: str | Path, decoder: str | Path) -> Published:
-    """The dVAE in two files of OpenAI's. Neither is executed.
+    """Read OpenAI's dVAE from its two files, without executing code in them.
 
-    Raises CheckpointError if a file is missing, damaged, asks for code, holds something else or the other half,
-    or if the two halves do not belong together.
+    Raises CheckpointError if a file is missing, damaged, refers to unexpected code, is another model or the other half,
+    or if the two halves are not of the same model.
     """
     paths = {"encoder": Path(encoder).expanduser(), "decoder": Path(decoder).expanduser()}
     halves = {half: _read_half(path, half) for half, path in paths.items()}
@@ -90,7 +90,7 @@ def read_openai_dvae(encoder: str | Path, decoder: str | Path) -> Published:
 
 
 def counterparts(half: str, sizes: Mapping[str, int]) -> Iterator[Counterpart]:
-    """Every convolution of the "encoder" or "decoder", from input to output; each has a weight and a bias."""
+    """Iterate over the convolutions of the "encoder" or "decoder", from input to output; each has weight and bias."""
     widths = [sizes["width"] * 2**group for group in range(sizes["groups"])]
     if half == "encoder":
         first, last = (widths[0], 3, 7, 7), (sizes["vocabulary"], widths[-1], 1, 1)
@@ -120,7 +120,7 @@ def _read_half(path: Path, half: str) -> Saved:
 
 
 def _sizes(half: str, tensors: Mapping[str, Tensor], path: Path) -> dict[str, int]:
-    """The sizes that the tensors of one half tell. Raises CheckpointError unless it is that half."""
+    """Infer sizes from the tensors of one half. Raises CheckpointError if they are not of that half."""
     first, last = (_shape(tensors.get(name)) for name in ENDS)
     found = _which_half(first, last)
     if found is None:
@@ -133,14 +133,14 @@ def _sizes(half: str, tensors: Mapping[str, Tensor], path: Path) -> dict[str, in
         raise CheckpointError(f"{path} is OpenAI's {found}, not the {half}: swap encoder= and decoder=")
     groups = {name.split(".")[1] for name in tensors if re.match(r"blocks\.group_\d+\.", name)}
     blocks = {name.split(".")[2] for name in tensors if re.match(r"blocks\.group_1\.block_\d+\.", name)}
-    depth = {"groups": max(1, len(groups)), "blocks_per_group": max(1, len(blocks))}  # what is missing is told later
+    depth = {"groups": max(1, len(groups)), "blocks_per_group": max(1, len(blocks))}  # `_renamed` reports missing ones
     if half == "encoder":
         return {"width": first[0], "vocabulary": last[0], **depth}
     return {"width": last[1], "vocabulary": first[1], "decoder_input": first[0], **depth}
 
 
 def _which_half(first: tuple[int, ...], last: tuple[int, ...]) -> str | None:
-    """Pictures go into the encoder; the six parameters of each pixel's likelihood come out of the decoder."""
+    """Identify the half by shape: the encoder's input is an image, the decoder's output has 6 channels; else None."""
     if len(first) != 4 or len(last) != 4:
         return None
     if first[1:] == (3, 7, 7):
@@ -164,7 +164,7 @@ def _sizes_in_common(paths: Mapping[str, Path], sizes: Mapping[str, Mapping[str,
 
 
 def _renamed(tensors: Mapping[str, Tensor], expected: list[Counterpart], path: Path) -> dict[str, Tensor]:
-    """The tensors in our names. Raises CheckpointError unless they are those of `expected`, in name and shape."""
+    """Rename tensors to our names. Raises CheckpointError unless names and shapes are those of `expected`."""
     ours, shapes = {}, {}
     for each in expected:
         ours |= {f"{each.theirs}.w": f"{each.ours}.weight", f"{each.theirs}.b": f"{each.ours}.bias"}
@@ -180,7 +180,7 @@ def _renamed(tensors: Mapping[str, Tensor], expected: list[Counterpart], path: P
 
 
 def _gain(halves: Mapping[str, Saved], paths: Mapping[str, Path]) -> float | None:
-    """The factor of the residual branches, as the modules recorded it; None where only a state dict was saved."""
+    """Return the gain of the residual branches stored in the modules; None for state dicts."""
     gains = {
         number for saved in halves.values() for name, number in saved.numbers.items() if name.endswith(".post_gain")
     }

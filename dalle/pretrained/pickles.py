@@ -1,9 +1,9 @@
-"""Tensors out of a file that `torch.save` wrote, without running the program that such a file is.
+"""Safe reading of tensors from files written by `torch.save`, without executing code in them.
 
-A pickle calls whatever it can name. Here a name stands for something harmless or the file is refused: a few names
-for plain values, and the classes that the caller expects, whose objects become a `Record` of their attributes; the
-classes themselves are never imported. Tensors come out as descriptions, which are checked before they are filled.
-Both containers are read: the zip archive, and the row of pickles that torch wrote before version 1.6.
+Unpickling can call any function that the file names. Here only two kinds of names are accepted: a few for plain values,
+and the classes that the caller expects. Objects of those classes become a `Record` of their attributes; the classes are
+never imported. Files with any other name are rejected. Tensors are read as descriptions, which are checked before the
+data is used. Both formats are supported: the zip archive, and the sequence of pickles from before torch 1.6.
 """
 
 import pickle
@@ -17,19 +17,19 @@ from torch import Tensor
 
 from dalle.checkpoint import CheckpointError
 
-ARCHIVE, PICKLE = b"PK\x03\x04", b"\x80"  # how a zip archive begins, and how a pickle does
-MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of the older container
+ARCHIVE, PICKLE = b"PK\x03\x04", b"\x80"  # first bytes of a zip archive, and of a pickle
+MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of the older format
 
 
 class Saved(NamedTuple):
-    """What a module, or a mapping of tensors, was saved with."""
+    """Content of a saved module or state dict."""
 
-    tensors: dict[str, Tensor]  # on the CPU, by the names that a state dict has
-    numbers: dict[str, float]  # other attributes that are numbers, as "blocks.group_1.block_1.post_gain"
+    tensors: dict[str, Tensor]  # on the CPU, by their state-dict names
+    numbers: dict[str, float]  # other numeric attributes, such as "blocks.group_1.block_1.post_gain"
 
 
 class Record:
-    """An object of a class that is not imported: its attributes, and nothing to call."""
+    """Attributes of an object; stands for instances of classes that are not imported."""
 
     attributes: dict[str, Any]
 
@@ -43,14 +43,14 @@ class Record:
 
 
 class PlainDict(dict):
-    """In place of an OrderedDict: it takes no attributes, which could hide its methods."""
+    """Replacement of OrderedDict that ignores attributes, which could otherwise hide its methods."""
 
     def __setstate__(self, state: Any) -> None:
         pass
 
 
 class Storage(NamedTuple):
-    """A row of numbers elsewhere in the file."""
+    """Description of a tensor storage in the file."""
 
     key: str
     dtype: torch.dtype
@@ -62,7 +62,7 @@ class Storage(NamedTuple):
 
 
 class View(NamedTuple):
-    """A tensor that is still to be filled from its storage."""
+    """Description of a tensor: a strided view of a storage."""
 
     storage: Storage
     offset: int
@@ -71,15 +71,15 @@ class View(NamedTuple):
 
 
 class Refused(Exception):
-    """Why a file is not read, as the rest of a sentence that begins with its name."""
+    """A file is rejected; the message completes a sentence that starts with the file's name."""
 
 
 def read_saved(path: str | Path, is_expected: Callable[[str], bool]) -> Saved:
-    """The tensors and numbers in a file of `torch.save`: those of a module, or of a state dict.
+    """Read the tensors and numbers of a module or state dict in a file of `torch.save`.
 
-    `is_expected` says which classes modules may be made of, given names in full such as
-    "torch.nn.modules.container.Sequential". Nothing in the file is run. Raises CheckpointError if the file is
-    missing, is no file of torch.save, is damaged, or names anything else.
+    `is_expected` returns True for the full names of accepted classes, such as "torch.nn.modules.container.Sequential".
+    Code in the file is not executed. Raises CheckpointError if the file is missing, damaged, not a file of torch.save,
+    or contains any other name.
     """
     try:
         with open(path, "rb") as file:
@@ -93,13 +93,13 @@ def read_saved(path: str | Path, is_expected: Callable[[str], bool]) -> Saved:
         raise CheckpointError(f"there is no file {path}") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    except Exception as error:  # a program that is cut short or altered may fail in any way
+    except Exception as error:  # a truncated or modified pickle may raise anything
         reason = f"{type(error).__name__}: {error}"
         raise CheckpointError(f"{path} is truncated or damaged ({reason}): download it again") from error
 
 
 def _read(file: BinaryIO, is_expected: Callable[[str], bool]) -> tuple[Any, dict[str, Tensor]]:
-    """What was saved, with tensors as `View`s, and the rows of numbers that they view, by key."""
+    """Read the saved object, with tensors as `View`s, and the data of their storages, by key."""
     start = file.read(len(ARCHIVE))
     file.seek(0)
     if start == ARCHIVE:
@@ -110,7 +110,7 @@ def _read(file: BinaryIO, is_expected: Callable[[str], bool]) -> tuple[Any, dict
 
 
 def _read_archive(file: BinaryIO, is_expected: Callable[[str], bool]) -> tuple[Any, dict[str, Tensor]]:
-    """An archive holds <root>/data.pkl, which describes all, and each storage as <root>/data/<key>."""
+    """Read a zip archive: <root>/data.pkl describes the object, <root>/data/<key> is the data of a storage."""
     with zipfile.ZipFile(file) as archive:
         roots = [name.removesuffix("data.pkl") for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(roots) != 1:
@@ -123,7 +123,7 @@ def _read_archive(file: BinaryIO, is_expected: Callable[[str], bool]) -> tuple[A
 
 
 def _read_row_of_pickles(file: BinaryIO, is_expected: Callable[[str], bool]) -> tuple[Any, dict[str, Tensor]]:
-    """Three pickles of greeting, one that describes all, one with the storages' keys; then the storages."""
+    """Read the older format: three header pickles, the object, the storages' keys, then the data of the storages."""
     if Reader(file, is_expected).load() != MAGIC:
         raise Refused("is a pickle, but not one of torch.save")
     for _ in ("version of the container", "sizes of integers"):
@@ -147,7 +147,7 @@ def _row(storage: Storage, content: bytes) -> Tensor:
 
 
 def _fill(view: View, row: Tensor) -> Tensor:
-    """The tensor that `view` describes. Raises IndexError where it would reach beyond its storage."""
+    """Create the tensor of `view` on its storage. Raises IndexError if it exceeds the storage."""
     last = view.offset + sum((size - 1) * stride for size, stride in zip(view.shape, view.strides, strict=True))
     if min((view.offset, *view.shape, *view.strides)) < 0 or last >= len(row):
         raise IndexError(f"a tensor of {view.shape} reaches beyond its storage of {len(row):,} numbers")
@@ -155,10 +155,10 @@ def _fill(view: View, row: Tensor) -> Tensor:
 
 
 def _flatten(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """What is at the leaves of modules and mappings, by the names that a state dict has."""
+    """Iterate over the leaves of modules and mappings, with their state-dict names."""
     if isinstance(node, Record):
         for attribute, value in node.attributes.items():
-            own = attribute in ("_parameters", "_buffers", "_modules")  # a module's own, not part of names
+            own = attribute in ("_parameters", "_buffers", "_modules")  # nn.Module's, not part of names
             yield from _flatten(value, name if own else _join(name, attribute))
     elif isinstance(node, dict):
         for key, value in node.items():
@@ -173,7 +173,7 @@ def _join(name: str, key: str) -> str:
 
 # torch.load with weights_only=True reads neither whole modules nor TorchScript
 class Reader(pickle.Unpickler):
-    """Reads one pickle in which names have only the meanings given here."""
+    """Unpickler for one pickle, restricted to the names in PLAIN and the expected classes."""
 
     def __init__(self, file: Any, is_expected: Callable[[str], bool]):
         super().__init__(file)
@@ -192,7 +192,7 @@ class Reader(pickle.Unpickler):
         match pid:
             case ("storage", torch.dtype() as dtype, str(key), str(), int(length), *_):
                 return self.storages.setdefault(key, Storage(key, dtype, length))
-            case ("module", type() as kind, *_):  # the older container wraps classes, with their source
+            case ("module", type() as kind, *_):  # the older format stores classes with their source
                 return kind
         raise TypeError(f"no storage: {pid!r:.80}")
 
@@ -207,10 +207,10 @@ def _parameter(data: Any, *_: Any) -> Any:
     return data
 
 
-# what names mean, beside the classes that are expected
+# accepted names, besides the expected classes, and their values
 PLAIN: dict[str, Any] = {
     "builtins.set": set,
-    "__builtin__.set": set,  # as Python 2 called it, and pickles of protocol 2 still do
+    "__builtin__.set": set,  # name in Python 2, and in pickles of protocol 2
     "collections.OrderedDict": PlainDict,
     "torch.device": Record,
     "torch.BFloat16Storage": torch.bfloat16,
@@ -221,6 +221,6 @@ PLAIN: dict[str, Any] = {
     "torch.LongStorage": torch.int64,
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_tensor_v2": _view,
-    # TorchScript says of lists what they are made of
+    # TorchScript stores lists with the type of their elements
     **{f"torch.jit._pickle.build_{kind}list": _parameter for kind in ("bool", "double", "int", "tensor")},
 }

@@ -1,4 +1,4 @@
-"""What is read of somebody else's model: all that one of ours is built from, and where it came from."""
+"""Published weights: the common result of all importers, with the origin of the files."""
 
 import hashlib
 from collections.abc import Mapping
@@ -13,17 +13,17 @@ from dalle.clip_tokenizer import CLIPTokenizer
 
 @dataclass(frozen=True)
 class Published:
-    """A published model in our names. `from_published` of the model that `kind` names builds it."""
+    """A published model with tensors under our names, for `from_published` of the model class of `kind`."""
 
-    kind: str  # as in a checkpoint: "dvae" | "clip"
+    kind: str  # kind of checkpoint: "dvae" | "clip"
     sizes: Mapping[str, Any]  # fields of the model's config
-    tensors: Mapping[str, Tensor]  # all of the model's state dict
-    meta: Mapping[str, Any]  # what the checkpoint will say about its origin
-    tokenizer: CLIPTokenizer | None = None  # where the model reads text
+    tensors: Mapping[str, Tensor]  # complete state dict of the model
+    meta: Mapping[str, Any]  # origin, for the checkpoint's meta
+    tokenizer: CLIPTokenizer | None = None  # for models that read text
 
 
 def origin(name: str, **files: str | Path) -> dict[str, Any]:
-    """The `meta` of a model that was imported under `name`: the files it was made from, by what they hold."""
+    """Return the `meta` of a model imported under `name`: file name and SHA-256 of each file, by its role."""
     described = {part: {"file": Path(path).name, "sha256": _sha256(path)} for part, path in files.items()}
     return {"imported": name, "files": described}
 

@@ -1,4 +1,4 @@
-"""What is optimised: the three stages by name. A new one is a file, an entry here and a section in each preset."""
+"""Registry of the training stages. A new one is a file, an entry here and a section in each preset."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from dalle.stages.dvae import DVAEStage, DVAEStageConfig
 from dalle.stages.transformer import TransformerStage, TransformerStageConfig
 
 # in the order in which they are trained: the transformer needs a dVAE
-STAGES: Registry[Any] = Registry(  # of what `dalle.training.stage.Stage` describes
+STAGES: Registry[Any] = Registry(  # of `dalle.training.stage.Stage`
     "stage",
     {
         "dvae": Entry(DVAEStage, DVAEStageConfig),

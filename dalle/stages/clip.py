@@ -1,4 +1,4 @@
-"""The reranker: CLIP, trained to tell which captions and pictures belong together (CLIP paper, Sections 2.3 to 2.5)."""
+"""CLIP stage: contrastive training of the reranker on pairs of image and caption (CLIP paper, Sections 2.3 to 2.5)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -21,10 +21,10 @@ from dalle.transfer import to_device
 
 @dataclass(frozen=True)
 class CLIPStageConfig(CaptionedConfig):
-    """The reranker: OpenAI's recipe for CLIP's ViT-B/32; 32 epochs of 400M pairs are 390,625 steps."""
+    """CLIP, the reranker: OpenAI's recipe for the ViT-B/32; 32 epochs of 400M pairs are 390,625 steps."""
 
     name: str = "clip"
-    # the size of the pictures comes from the data, that of the text vocabulary from the tokenizer (this, at most)
+    # the image size comes from the data, the text vocabulary from the tokenizer, with this value as maximum
     model: CLIPConfig = field(default_factory=CLIPConfig)
     transform: str = "transformer"
     steps: int = 390_625
@@ -39,18 +39,18 @@ class CLIPStageConfig(CaptionedConfig):
             decay="matrices",
         )
     )
-    ema: EMAConfig = field(default_factory=lambda: EMAConfig(decay=0.0))  # the paper has none
+    ema: EMAConfig = field(default_factory=lambda: EMAConfig(decay=0.0))  # CLIP's paper uses no EMA
 
 
 class CLIPStage:
-    """See `dalle.training.stage.Stage`."""
+    """Training stage of CLIP, see `dalle.training.stage.Stage`."""
 
     name = "clip"
 
     def __init__(self, config: CLIPStageConfig, data: Any, context: StageContext):
         self.config = config
         self.pictures = Pictures(data, config, context)
-        # two of the model's ids are the start and the end of a caption
+        # two ids are reserved for the start and end tokens
         tokenizer = self.pictures.tokenizer(config, config.model.text_vocabulary - 2)
         sizes = replace(config.model, image_size=self.pictures.image_size, text_vocabulary=tokenizer.vocabulary + 2)
         self.clip = CLIP(sizes, tokenizer)
@@ -63,15 +63,15 @@ class CLIPStage:
         self, model: nn.Module, batch: Batch, step: int, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float | Tensor]]:
         images, captions, scale = model(*self._inputs(batch))
-        # every rank's captions are negatives for every rank's pictures
+        # gather, so that captions of all ranks are negatives for the images of all ranks
         images, captions = distributed.gather(images), distributed.gather(captions)
         loss, accuracy = losses.contrastive(images, captions, scale), _retrieval(images, captions)
         return loss, {"accuracy": accuracy, "scale": scale}
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """Loss, and the share of pictures whose own caption scores best, in groups as large as a training batch.
+        """Compute loss and accuracy (image-to-text recall@1) in groups as large as a training batch.
 
-        Like the loss of training they are among so many pairs, however many ranks and micro-batches share a batch.
+        The number of pairs in a group does not depend on the number of ranks and micro-batches.
         """
         held_out = self.pictures.held_out(self.config.validation_pictures)
         pairs = [model(*self._inputs(batch)) for batch in held_out]
@@ -98,5 +98,5 @@ class CLIPStage:
 
 @in_float32
 def _retrieval(images: Tensor, captions: Tensor) -> Tensor:
-    """Share of pictures (b, d) whose own caption (b, d) is the nearest."""
+    """Compute image-to-text recall@1: the share of images (b, d) with their own caption (b, d) as the nearest."""
     return ((images @ captions.T).argmax(dim=1) == torch.arange(len(images), device=images.device)).float().mean()

@@ -1,4 +1,4 @@
-"""Stage 1: the discrete VAE, trained on pictures alone to maximise the evidence lower bound (Section 2.1, App. A)."""
+"""Stage 1: the discrete VAE, trained on images to maximise the evidence lower bound (Section 2.1, App. A)."""
 
 import logging
 import math
@@ -27,7 +27,7 @@ from dalle.training.schedules import Schedule
 log = logging.getLogger(__name__)
 
 
-BOUND = ("kl", "negative_elb", "true_negative_elb", "bound_gap")  # measures that a VQ-VAE does not have
+BOUND = ("kl", "negative_elb", "true_negative_elb", "bound_gap")  # metrics that are not defined for a VQ-VAE
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class DVAEStageConfig(PicturesConfig):
     likelihood: LikelihoodConfig = field(default_factory=LikelihoodConfig)
     kl_weight: Schedule = field(default_factory=lambda: Schedule("cosine", 0.0, 6.6, 5_000))  # beta
     temperature: Schedule = field(default_factory=lambda: Schedule("cosine", 1.0, 1 / 16, 150_000))  # tau
-    commitment: float = 1.0  # weight of what takes the KL's place in vector quantisation: distances to codes (VQ-VAE)
+    commitment: float = 1.0  # vector quantisation: weight of the distance to the codes, instead of the KL (VQ-VAE)
     transform: str = "dvae"
     validation_pictures: int = 256
     steps: int = 3_000_000
@@ -49,12 +49,12 @@ class DVAEStageConfig(PicturesConfig):
 
     @property
     def last_temperature(self) -> float:
-        """What training ends with: the schedule may be longer than the run, or constant."""
+        """Relaxation temperature at the end of training; the schedule may be longer than the run, or constant."""
         return self.temperature.value(self.steps)
 
 
 class DVAEStage:
-    """See `dalle.training.stage.Stage`."""
+    """Training stage of the dVAE, see `dalle.training.stage.Stage`."""
 
     name = "dvae"
 
@@ -83,12 +83,12 @@ class DVAEStage:
         return loss, measures
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """On held-out pictures: negative ELB, errors of soft and hard reconstructions, use of the codebook.
+        """Compute held-out metrics: negative ELB, errors of soft and hard reconstructions, codebook usage.
 
-        Likelihoods are nats per pixel value and the KL nats per position; errors are root mean squares of pixels in
-        [0, 1]. "soft" decodes relaxed samples at the temperature that training ends with, "hard" the most probable
-        codes, which is what the transformer will see. `true_negative_elb` is the bound itself, with codes drawn from
-        the encoder's distribution and not relaxed; `bound_gap` is what the relaxation flatters it by.
+        Likelihoods are in nats per pixel value, the KL in nats per position; errors are root mean square errors of
+        pixels in [0, 1]. "soft" decodes relaxed samples at the final temperature, "hard" the most probable codes, which
+        the transformer is trained on. `true_negative_elb` is the bound with codes sampled from the encoder's
+        distribution, without relaxation; `bound_gap` is its difference to the relaxed bound.
         """
         assert isinstance(model, DiscreteVAE)
         generator = torch_generator("validation codes", device=self.pictures.device)
@@ -125,7 +125,7 @@ class DVAEStage:
             "codes_used": float(used),
             "code_perplexity": perplexity,
         }
-        if self.config.model.quantises_vectors:  # codes are chosen, not drawn, and never relaxed: there is no bound
+        if self.config.model.quantises_vectors:  # codes are neither sampled nor relaxed: there is no bound
             return {name: value for name, value in measures.items() if name not in BOUND}
         warning = collapse(measures, model.vocabulary)
         if warning:
@@ -133,7 +133,7 @@ class DVAEStage:
         return measures
 
     def preview(self, model: nn.Module) -> Image.Image:
-        """Held-out pictures over their soft and their hard reconstructions."""
+        """Return a grid of held-out images, with their soft and hard reconstructions below."""
         assert isinstance(model, DiscreteVAE)
         images = torch.cat([self.pictures.pixels(batch) for batch in self.pictures.held_out(8)])
         generator = torch_generator("validation codes", device=self.pictures.device)
@@ -147,17 +147,17 @@ class DVAEStage:
         return image_grid(rows)
 
     def save(self, folder: Path, model: nn.Module, meta: dict[str, Any]) -> None:
-        """The checkpoint says what its output means, and how soft its codes were at the end: evaluation asks."""
+        """Write a checkpoint; its meta has the likelihood and the final temperature, which evaluation needs."""
         assert isinstance(model, DiscreteVAE)
         objective = {"likelihood": asdict(self.config.likelihood), "temperature": self.config.last_temperature}
         model.save(folder, self.pictures.described(meta) | objective)
 
 
 def collapse(measures: dict[str, float], vocabulary: int) -> str | None:
-    """A sentence that says the codebook has collapsed, or None where it has not.
+    """Return a warning if the codebook has collapsed, else None.
 
-    Few codes in use are no collapse if they are used evenly, nor is uneven use of many: a plain background, for which
-    one code is enough, may cover most of every picture.
+    Few codes used evenly do not count as a collapse, nor do many codes used unevenly: a plain background, for which one
+    code is enough, may cover most of every image.
     """
     used, perplexity = measures["codes_used"], measures["code_perplexity"]
     if perplexity >= min(4, vocabulary / 4) or used >= min(16, vocabulary / 4):

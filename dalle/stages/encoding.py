@@ -1,4 +1,4 @@
-"""All training pictures of a data set as a dVAE's tokens: made once, by prepare.py or by the stage that needs them."""
+"""Encoding of all training images of a data set to a token cache, by prepare.py or the transformer's stage."""
 
 import sys
 from dataclasses import asdict
@@ -20,14 +20,14 @@ from dalle.stages.pictures import pixels_of
 
 
 def check_views(views: int, transform: str) -> None:
-    """Raises ValueError for a number of views that this transform cannot give."""
+    """Raise ValueError if `views` is below 1, or above 1 with the transform "none"."""
     if views < 1 or (transform == "none" and views > 1):
         most = "1: without a transform, every view of a picture is the same" if transform == "none" else "at least 1"
         raise ValueError(f"views={views} must be {most}")
 
 
 def grid_of(image_size: int, dvae: DiscreteVAE, folder: Path) -> int:
-    """Tokens along each side of a picture. Raises ValueError where `image_size` does not divide into them."""
+    """Return the number of tokens along each side of an image. Raises ValueError if `image_size` is not divisible."""
     if image_size % dvae.downsample:
         raise ValueError(
             f"pictures of {image_size} pixels do not divide into the codes of {folder}, "
@@ -37,26 +37,27 @@ def grid_of(image_size: int, dvae: DiscreteVAE, folder: Path) -> int:
 
 
 class Encoding:
-    """The training pictures of a data set, as `transform` shows them, in tokens of the dVAE in `dvae_folder`."""
+    """Encoder of the transformed training images of a data set to tokens of the dVAE in `dvae_folder`."""
 
     def __init__(self, data: Any, source: Source, transform: str, views: int, dvae_folder: Path, device: torch.device):
-        """device: that the pictures are encoded on."""
+        """device: device to encode on."""
         check_views(views, transform)
         self.data, self.source, self.dvae_folder, self.device = data, source, dvae_folder, device
         self.transform = transform
-        # a million files are looked at by one rank, not by all
+        # one rank reads the metadata of up to millions of files, and broadcasts the digest
         digests = (source.digest(), checkpoint.digest(dvae_folder)) if distributed.is_first() else ("", "")
         data_digest, dvae_digest = distributed.broadcast(digests)
         self.kind = TokenKind(data_digest, source.image_size, transform, dvae_digest, views, device.type)
 
     def place(self, tokens: Path) -> Path:
-        """Where they are, or will be: `tokens` itself where that is a cache, else a folder in it, named by its kind."""
+        """Return the cache's folder: `tokens` itself if it is a cache, else a subfolder named by the token kind."""
         return tokens if is_cache(tokens) else place_of(tokens, self.data.name, self.kind)
 
     def cache(self, folder: Path, dvae: DiscreteVAE, workers: int) -> TokenCache:
-        """The tokens in `folder`; what is missing is encoded first, by all ranks. Stopped midway, it goes on there.
+        """Open the token cache in `folder`; missing tokens are encoded first, by all ranks.
 
-        Raises `StaleTokens` where the folder holds tokens of something else, and LoadingError as loaders do.
+        An interrupted encoding resumes at the next call. Raises `StaleTokens` if the folder has tokens of another kind,
+        or some are still missing, and LoadingError as the loaders do.
         """
         positions = grid_of(self.source.image_size, dvae, self.dvae_folder) ** 2
         about = {
@@ -91,7 +92,7 @@ class Encoding:
 
 
 def described(cache: TokenCache) -> str:
-    """For example "190 pictures in 4 views of 1,024 tokens each, 10 could not be read"."""
+    """Summarise a cache: "190 pictures in 4 views of 1,024 tokens each; 10 could not be read"."""
     views, records, positions = cache.tokens.shape
     unreadable = cache.count(UNREADABLE) // views
     said = f"{cache.count(ENCODED) // views:,} pictures in {views} views of {positions:,} tokens each"
@@ -100,5 +101,5 @@ def described(cache: TokenCache) -> str:
 
 @torch.no_grad()
 def encode(dvae: DiscreteVAE, images: Tensor, device: torch.device) -> Tensor:
-    """The most probable codes of pictures: (b, 3, s, s) uint8 -> (b, n) int64 on the device, in raster order."""
+    """Encode images to their most probable codes: (b, 3, s, s) uint8 -> (b, n) int64 on the device, raster order."""
     return argmax(dvae.logits(pixels_of(images, device))).inputs

@@ -1,4 +1,4 @@
-"""What every stage is fed: captioned pictures of a data set, as batches on the device."""
+"""Data module of the stages: captioned images of a data set, as batches on the device."""
 
 import itertools
 from collections.abc import Iterator
@@ -22,26 +22,26 @@ from dalle.tokenizer import CaptionTokenizer, words_of
 from dalle.training.stage import TrainingConfig
 from dalle.transfer import to_device
 
-MOST_WORDS = 20_000  # that a checkpoint lists: of larger vocabularies a hint about unknown ones helps nobody
+MOST_WORDS = 20_000  # maximum listed in a checkpoint; for larger vocabularies, hints about unknown words are not useful
 
 
 @dataclass(frozen=True)
 class StageContext:
-    """What a stage is told beside its own settings and the data's."""
+    """Settings of a stage that are in neither its own config nor the data's."""
 
     seed: int
     device: torch.device
-    dvae: Path | None = None  # checkpoint of the dVAE whose tokens the transformer learns
-    tokens: Path | None = None  # pictures encoded before, or a folder where such are kept; None: nothing is kept
+    dvae: Path | None = None  # checkpoint of the dVAE that encodes images for the transformer
+    tokens: Path | None = None  # token cache, or a folder of such caches; None: no caching
 
 
 @dataclass(frozen=True)
 class PicturesConfig(TrainingConfig):
-    """What the settings of every stage say of its pictures."""
+    """Data settings common to all stages."""
 
-    transform: str = "none"  # of training pictures: dvae (Listing 1) | transformer (Listing 2) | channel_shuffle | none
-    validation_pictures: int = 1_000  # held-out pictures that validation looks at, the first ones
-    workers: int = 2  # processes that prepare batches; 0: the training process itself
+    transform: str = "none"  # of training images: dvae (Listing 1) | transformer (Listing 2) | channel_shuffle | none
+    validation_pictures: int = 1_000  # held-out images used for validation, the first of the split
+    workers: int = 2  # processes that load batches; 0: load in the training process
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,10 +51,10 @@ class PicturesConfig(TrainingConfig):
 
 @dataclass(frozen=True)
 class CaptionedConfig(PicturesConfig):
-    """What the settings of the stages that read captions say of them."""
+    """Data settings common to the stages with captions."""
 
-    tokenizer: str | None = None  # a tokenizer.json, of prepare.py or of a checkpoint; null: learned here
-    tokenizer_records: int = 100_000  # training records whose captions the BPE is learned on, about so many
+    tokenizer: str | None = None  # path of a tokenizer.json, from prepare.py or a checkpoint; null: train one
+    tokenizer_records: int = 100_000  # approximate number of training records to train the BPE on
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,9 +63,9 @@ class CaptionedConfig(PicturesConfig):
 
 
 class Pictures:
-    """The splits of a data set, loaded for one stage.
+    """Data module of one stage: batches of the splits of a data set, and the tokenizer.
 
-    `transform` augments training pictures; held-out pictures are cropped without chance.
+    `config.transform` augments training images; held-out images are cropped deterministically.
     """
 
     def __init__(self, data: Any, config: PicturesConfig, context: StageContext):
@@ -77,10 +77,10 @@ class Pictures:
         self.workers = config.workers
         self.seed = context.seed
         self.device = context.device
-        self.words: set[str] = set()  # of the captions that the tokenizer has read
+        self.words: set[str] = set()  # words of the captions that the tokenizer was trained on
 
     def batches(self, start: int) -> Iterator[Batch]:
-        """This rank's micro-batches of the training split without end, from number `start` on."""
+        """Iterate endlessly over this rank's micro-batches of the training split, from number `start` on."""
         return batches(
             self.train,
             self.transform,
@@ -93,7 +93,7 @@ class Pictures:
         )
 
     def token_batches(self, cache: TokenCache, start: int) -> Iterator[TokenBatch]:
-        """`batches`, the pictures as their tokens."""
+        """Iterate as `batches` does, with cached tokens instead of images."""
         return token_batches(
             self.train,
             cache,
@@ -105,7 +105,7 @@ class Pictures:
         )
 
     def held_out(self, count: int, split: str = "val") -> Iterator[Batch]:
-        """The first `count` pictures of a held-out split, in order (all, if there are fewer)."""
+        """Iterate in order over the first `count` images of a held-out split, or all if there are fewer."""
         source = self.val if split == "val" else open_source(self.data, split)
         size = min(self.batch_size, count)
         remaining = count
@@ -114,28 +114,31 @@ class Pictures:
             remaining -= len(batch.captions)
 
     def described(self, meta: dict[str, Any]) -> dict[str, Any]:
-        """What a checkpoint says about itself, and about the data that it was trained on."""
+        """Return `meta` extended with a description of the training data, for a checkpoint."""
         words = {"caption_words": sorted(self.words)} if 0 < len(self.words) <= MOST_WORDS else {}
         return {**meta, **words, **described(self.data, {"train": self.train, "val": self.val})}
 
     def pixels(self, batch: Batch) -> Tensor:
-        """The batch's pictures on the device: (b, 3, s, s) floats in [0, 1], channels last."""
+        """Return the batch's images on the device: (b, 3, s, s) floats in [0, 1], channels last."""
         return pixels_of(batch.images, self.device)
 
     def generators(self, number: int) -> list[np.random.Generator]:
-        """One source of chance for each picture of this rank's micro-batch `number`, however batches are split."""
+        """Return a random generator for each image of this rank's micro-batch `number`.
+
+        An image has the same generator for any number of ranks and micro-batches.
+        """
         first = (number * distributed.world() + distributed.rank()) * self.batch_size
         return [numpy_generator("stage", self.seed, first + place) for place in range(self.batch_size)]
 
     def tokenizer(self, config: CaptionedConfig, vocabulary: int) -> CaptionTokenizer:
-        """A BPE of at most `vocabulary` entries: the one that is named, or one learned on the training captions.
+        """Load the tokenizer of `config`, or train a BPE of at most `vocabulary` entries on the training captions.
 
-        Raises `ValueError` when the file that is named cannot be read, or has more entries.
+        Raises `ValueError` if the file cannot be read or has more entries.
         """
         if config.tokenizer is None:
             return CaptionTokenizer.train(self._captions(config.tokenizer_records), vocabulary)
         for _ in self._captions(config.tokenizer_records):
-            pass  # for their words
+            pass  # collects their words
         named = CaptionTokenizer.load(config.tokenizer)
         if named.vocabulary > vocabulary:
             raise ValueError(
@@ -145,7 +148,7 @@ class Pictures:
         return named
 
     def _captions(self, records: int) -> Iterator[str]:
-        """The captions of about so many training records; their words are kept for `described`."""
+        """Iterate over the captions of about `records` training records, and collect their words for `described`."""
         for index in range(0, len(self.train), max(1, len(self.train) // records)):
             for caption in self.train.captions(index):
                 if len(self.words) <= MOST_WORDS:
@@ -154,5 +157,5 @@ class Pictures:
 
 
 def pixels_of(images: Tensor, device: torch.device) -> Tensor:
-    """Pictures on the device: (b, 3, s, s) uint8 -> floats in [0, 1], channels last."""
+    """Move images to the device and scale them: (b, 3, s, s) uint8 -> floats in [0, 1], channels last."""
     return to_device(images, device, memory_format=torch.channels_last).float() / 255

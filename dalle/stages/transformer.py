@@ -1,4 +1,4 @@
-"""Stage 2: the transformer, trained on caption and image tokens as one stream (Section 2.2, Appendix B)."""
+"""Stage 2: the transformer, trained on caption and image tokens as one sequence (Section 2.2, Appendix B)."""
 
 import logging
 import os
@@ -39,16 +39,16 @@ class TransformerStageConfig(CaptionedConfig):
     """Stage 2, the transformer: the paper's recipe (Section 2.2, Appendix B.2). Needs dvae=<checkpoint folder>."""
 
     name: str = "transformer"
-    # grid and image vocabulary come from the dVAE, the text vocabulary from the tokenizer (this, at most)
+    # grid and image vocabulary come from the dVAE, the text vocabulary from the tokenizer, with this value as maximum
     model: TransformerConfig = field(default_factory=TransformerConfig)
-    text_weight: float = 1 / 8  # of the text's loss; the image's has the rest (Section 2.2)
-    pad_targets: str = "first"  # which pads count in the text's loss: none | first | all (the paper does not say)
-    image_targets: str = "argmax"  # the dVAE's likeliest codes | "sampled" ones | "soft": its distribution (fn. 6)
-    views: int = 0  # crops of each picture, encoded once, that take turns; 0: a new one each time (paper)
-    bpe_dropout: float = 0.1  # of captions while training (Section 2.2)
-    caption_dropout: float = 0.0  # share of training captions left empty: guidance needs some; the paper has none
-    guidance: float = 1.0  # that the model is drawn from with, unless told otherwise; 1: none, as in the paper
-    also_validate: list[str] = field(default_factory=list)  # on other splits too: [novel] of blocks gives novel_image
+    text_weight: float = 1 / 8  # weight of the text loss; the image loss has the rest (Section 2.2)
+    pad_targets: str = "first"  # padding positions in the text loss: none | first | all (the paper does not say)
+    image_targets: str = "argmax"  # "argmax" of the dVAE's logits | "sampled" | "soft": its distribution (fn. 6)
+    views: int = 0  # crops of each image, encoded once and used in turn; 0: a new crop each time (paper)
+    bpe_dropout: float = 0.1  # BPE dropout rate of training captions (Section 2.2)
+    caption_dropout: float = 0.0  # share of training captions dropped, for classifier-free guidance; the paper has none
+    guidance: float = 1.0  # default scale of classifier-free guidance when sampling; 1: none, as in the paper
+    also_validate: list[str] = field(default_factory=list)  # more validation splits: [novel] of blocks adds novel_image
     transform: str = "transformer"
     steps: int = 430_000
     batch_size: int = 1_024
@@ -68,7 +68,7 @@ class TransformerStageConfig(CaptionedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        image_tokens_named(self.image_targets)  # a misspelt name is told before anything starts
+        image_tokens_named(self.image_targets)  # reject an unknown name before anything starts
         if self.pad_targets not in PAD_TARGETS:
             raise ValueError(f"pad_targets={self.pad_targets!r} is unknown; choose one of {', '.join(PAD_TARGETS)}")
         if not 0 <= self.caption_dropout < 1:
@@ -83,15 +83,15 @@ class TransformerStageConfig(CaptionedConfig):
 
 @dataclass(frozen=True)
 class Encoded:
-    """A batch of the stream."""
+    """A batch of token sequences."""
 
-    caption: Tensor  # (b, text_positions) int64, PAD where there is no token
+    caption: Tensor  # (b, text_positions) int64, padded with PAD
     image: Tensor  # (b, grid * grid) int64
-    image_targets: Tensor  # the same, or distributions over the codes, (b, grid * grid, image_vocabulary)
+    image_targets: Tensor  # (b, grid * grid) int64, or distributions over the codes, (b, grid * grid, image_vocabulary)
 
 
 class TransformerStage:
-    """See `dalle.training.stage.Stage`."""
+    """Training stage of the transformer, see `dalle.training.stage.Stage`."""
 
     name = "transformer"
 
@@ -112,9 +112,9 @@ class TransformerStage:
         )
         self.image_tokens = image_tokens_named(config.image_targets)
         self.cache = self._cache(context)
-        self._held_out: dict[str, list[Encoded]] = {}  # by split: what is validated on is always the same
+        self._held_out: dict[str, list[Encoded]] = {}  # validation batches by split, encoded once
         for split in config.also_validate:
-            open_source(data, split)  # one that there is not is told before anything is trained
+            open_source(data, split)  # raise for an unknown split before training starts
         self.transformer = Transformer(sizes)
         self.model = self.transformer.to(context.device)
 
@@ -132,9 +132,9 @@ class TransformerStage:
         return loss, {"text": text, "image": image}
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """Nats per text token and per image token of held-out pictures, and their weighted sum.
+        """Compute nats per text token and per image token on held-out data, and their weighted sum.
 
-        Image tokens are the most probable codes, whatever `image_targets` trains on: what it leads to compares.
+        Image tokens are the most probable codes for every value of `image_targets`, so results are comparable.
         """
         text, image = self._held_out_nll(model, "val")
         weight = self.config.text_weight
@@ -145,7 +145,7 @@ class TransformerStage:
         return measures
 
     def preview(self, model: nn.Module) -> Image.Image:
-        """Pictures drawn for held-out captions, unranked."""
+        """Return a grid of images sampled for held-out captions, without reranking."""
         assert isinstance(model, Transformer)
         dropped, guidance = self.config.caption_dropout, self.config.guidance
         dalle = DALLE(self.dvae, model, self.tokenizer, caption_dropout=dropped, guidance=guidance)
@@ -154,7 +154,7 @@ class TransformerStage:
         return sample_sheet([Row(result.caption, result.images, None) for result in results])
 
     def save(self, folder: Path, model: nn.Module, meta: dict[str, Any]) -> None:
-        """The checkpoint says which dVAE's tokens it speaks, where that lies, and whether it can be guided."""
+        """Write a checkpoint; its meta has the dVAE's path and digest, the caption dropout and the guidance scale."""
         assert isinstance(model, Transformer)
         path = os.path.relpath(self.dvae_folder.resolve(), folder.resolve())
         dvae = {"path": path, "digest": checkpoint.digest(self.dvae_folder)}
@@ -164,7 +164,7 @@ class TransformerStage:
 
     def _held_out_nll(self, model: nn.Module, split: str) -> tuple[float, float]:
         if split not in self._held_out:
-            with torch.autocast(self.pictures.device.type, enabled=False):  # in which the loop validates
+            with torch.autocast(self.pictures.device.type, enabled=False):  # the loop enables it for validation
                 pictures = self.pictures.held_out(self.config.validation_pictures, split)
                 self._held_out[split] = [self._encoded(batch) for batch in pictures]
         nats, tokens = torch.zeros(2), torch.zeros(2)
@@ -176,18 +176,18 @@ class TransformerStage:
         return text, image
 
     def _nll(self, model: nn.Module, batch: Encoded) -> tuple[Tensor, Tensor]:
-        """Mean nats per text token and per image token of a batch."""
+        """Compute mean nats per text token and per image token of a batch."""
         text, image, words = self._token_nlls(model, batch)
-        # ranks may hold unlike numbers of words: each word counts the same in the mean over all ranks
+        # ranks may have different numbers of text tokens: weight each token equally in the mean over all ranks
         words = distributed.mean(words.float())
-        words = words.clamp(min=torch.finfo(words.dtype).tiny)  # all captions may have been left out: 0 nats of them
+        words = words.clamp(min=torch.finfo(words.dtype).tiny)  # all captions may be dropped: 0 nats
         return text.sum() / words, image.mean()
 
     def _token_nlls(self, model: nn.Module, batch: Encoded) -> tuple[Tensor, Tensor, Tensor]:
-        """Nats of each text token, (b, T), and image token, (b, grid * grid); how many text tokens are predicted."""
+        """Compute nats of each text token, (b, T), and image token, (b, grid * grid), and count the text targets."""
         logits: Logits = model(batch.caption, batch.image)
         text_targets = self.transformer.stream.text_targets(batch.caption, self.config.pad_targets)
-        # that a caption was left out is nothing to learn about captions: their likelihood stays that of the data's
+        # dropped captions have no text targets: p(caption) is learned from the data's captions only
         text_targets = text_targets.masked_fill(batch.caption[:, :1] == PAD, IGNORED)
         text = losses.token_nll(logits.text, text_targets)
         return text, losses.token_nll(logits.image, batch.image_targets), (text_targets != IGNORED).sum()
@@ -200,7 +200,7 @@ class TransformerStage:
         caption_dropout: float = 0.0,
         generators: list[np.random.Generator] | None = None,
     ) -> Encoded:
-        """Captions and pictures as the transformer reads them; without `generators`, free of chance."""
+        """Encode captions and images as tokens; deterministic without `generators`."""
         each = generators or [None] * len(batch.captions)
         ids = [
             self.tokenizer.encode(caption, bpe_dropout, generator)
@@ -221,11 +221,11 @@ class TransformerStage:
         return self.image_tokens(logits, generators) if generators else argmax(logits)
 
     def _cache(self, context: StageContext) -> TokenCache | None:
-        """The tokens of all training pictures, encoded now if need be; None where they are encoded as they come."""
+        """Open the token cache of all training images, encoding them if needed; None to encode each batch instead."""
         config, train, tokens = self.config, self.pictures.train, context.tokens
         named = tokens is not None and is_cache(tokens)
         views = config.views
-        if (config.transform, config.image_targets) == ("none", "argmax"):  # without chance, tokens stay the same
+        if (config.transform, config.image_targets) == ("none", "argmax"):  # tokens are deterministic
             views = int(views or named or config.steps * config.batch_size > len(train))
         if named and not views:
             raise ValueError(f"stage.views=0 encodes pictures each time they come: to train on {tokens}, set it")
@@ -236,7 +236,7 @@ class TransformerStage:
 
 
 def _warn_of_other_size(dvae: Path, image_size: int) -> None:
-    """Codes learned on pictures of one size can stand for another's, but that is seldom what was meant."""
+    """Warn if the dVAE was trained on images of another size: it works, but is seldom intended."""
     _, meta = checkpoint.read_config(dvae, "dvae")
     trained = meta.get("data", {}).get("image_size", image_size)
     if trained != image_size:
@@ -244,7 +244,7 @@ def _warn_of_other_size(dvae: Path, image_size: int) -> None:
 
 
 def find_dvae(folder: Path | None) -> Path:
-    """The dVAE's checkpoint folder. Raises `CheckpointError` when it was not given."""
+    """Return the dVAE's checkpoint folder. Raises `CheckpointError` if it is None."""
     if folder is None:
         raise CheckpointError(
             "the transformer learns a dVAE's tokens: say which with dvae=<checkpoint folder>, for instance "

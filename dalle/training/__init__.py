@@ -1,1 +1,1 @@
-"""How a stage is optimised: one loop for all, and the parts it is made of."""
+"""Training: one loop for all stages, and its components."""

@@ -1,4 +1,4 @@
-"""Hooks on residual branches while training: gradients are scaled, activations recomputed (Sec. 2.4, App. D)."""
+"""Training hooks on residual branches: gradient scaling and activation recomputation (Sec. 2.4, App. D)."""
 
 from functools import partial
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ from dalle.training.stage import TrainingConfig
 
 
 class Handle(Protocol):
-    """Undoes what was attached to a module, as torch's handles of hooks do."""
+    """Handle with `remove`, as returned by torch's hook registration."""
 
     def remove(self) -> None: ...
 
@@ -22,12 +22,12 @@ class Handle(Protocol):
 def attach(
     model: nn.Module, config: TrainingConfig, precision: str, device: torch.device
 ) -> tuple[GradientScales, list[Handle]]:
-    """Attach to the residual branches of `model` what `config` asks for.
+    """Attach gradient scaling and recomputation to the residual branches of `model`, according to `config`.
 
-    Return the scales that gradients are then multiplied by, and handles to take everything off again. To be called
-    after the model was copied for an average: a copy would keep the hooks.
+    Returns the gradient scales, and handles that remove the hooks. Call it after the model was copied for the EMA,
+    since a copy would keep the hooks.
 
-    Raises ValueError if `config` asks for residual branches and there are none.
+    Raises ValueError if `config` requires residual branches and the model has none.
     """
     branches = [module for module in model.modules() if isinstance(module, ResidualBranch)]
     asked = config.recompute or config.gradient_scaling == "resblock" or config.gradient_exponent is not None
@@ -56,24 +56,24 @@ def attach(
 
 
 class Recomputation:
-    """A branch whose activations are forgotten, and computed again when gradients need them, until `remove`."""
+    """Activation checkpointing of one branch, until `remove` is called."""
 
     def __init__(self, branch: nn.Module):
         self.branch = branch
         branch.forward = partial(checkpoint, branch.forward, use_reentrant=False)
 
     def remove(self) -> None:
-        del self.branch.forward  # the class's own shows again
+        del self.branch.forward  # restores the method of the class
 
 
 def scale_gradients(branch: nn.Module, scale: Tensor, format: SmallFloat | None = None) -> list[Handle]:
-    """Have gradients be larger by `scale` within the branch, and only there (App. D; Fig. 4).
+    """Register hooks that multiply gradients by `scale` inside the branch only (App. D; Fig. 4).
 
-    Its norm lies within: so a description of Figure 4 has it. What is not finite does not leave it: one bad branch
-    would drag down the scales of all before it.
+    The branch includes its norm, according to a description of Figure 4. Non-finite gradients are set to 0 where they
+    leave the branch; otherwise an overflow in one branch would lower the scales of all branches before it.
 
-    scale: a scalar; whoever made it may change it between updates.
-    format: simulated: gradients are rounded to it as they enter and leave.
+    scale: scalar tensor, which may be modified between updates.
+    format: number format to simulate; gradients are rounded to it where they enter and leave the branch.
     """
 
     def enter(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -87,7 +87,7 @@ def scale_gradients(branch: nn.Module, scale: Tensor, format: SmallFloat | None 
 
 
 class _Entrance(torch.autograd.Function):
-    """x; going backward, its gradient leaves the branch."""
+    """Identity at the branch's input; the backward pass divides the gradient by the scale."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, format: SmallFloat | None) -> Tensor:
@@ -100,7 +100,7 @@ class _Entrance(torch.autograd.Function):
 
 
 class _Exit(torch.autograd.Function):
-    """A branch's output in float32; going backward, a gradient enters the branch and takes on its number format."""
+    """Cast of the branch's output to float32; the backward pass scales the gradient and casts it back."""
 
     @staticmethod
     def forward(ctx: Any, output: Tensor, scale: Tensor, format: SmallFloat | None) -> Tensor:
@@ -109,7 +109,7 @@ class _Exit(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        # filtered before it is converted: what overflows then has to show in the branch's parameters
+        # filter before the cast: an overflow in the cast must show in the gradients of the branch's parameters
         scaled = _filtered(gradients[0] * ctx.scale)
         return _rounded(scaled, ctx.format).to(ctx.dtype), None, None
 

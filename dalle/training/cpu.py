@@ -1,12 +1,12 @@
-"""The CPU, set up for training: freed memory is kept, and numbers too small to matter count as zero.
+"""CPU settings for training: freed memory is kept by the allocator, and denormal numbers are flushed to zero.
 
-What each gains is measured by `benchmarks/training.py`.
+`benchmarks/training.py` measures the gain of each.
 
-Activations of many megabytes are freed and asked for again at every step. glibc hands blocks of that size back to the
-kernel, which then has to clear every page anew.
+Activations of many megabytes are freed and allocated again at every step. By default glibc returns blocks of that size
+to the kernel, which then has to clear every page again.
 
-Below 1.2e-38 a float32 is denormal, and a CPU takes a hundred times as long over it. An encoder that is sure of its
-codes makes millions of them: a relaxed sample gives the other codes probabilities of e^-100.
+Float32 numbers below 1.2e-38 are denormal, and CPU operations on them are a hundred times slower. An encoder with
+confident predictions produces millions of them: relaxed samples give the other codes probabilities such as e^-100.
 """
 
 import ctypes
@@ -22,9 +22,10 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 @contextmanager
 def set_up(device: torch.device) -> Iterator[None]:
-    """Within it, denormal numbers count as zero, and freed memory is kept until the process ends, if it is a CPU.
+    """Context that flushes denormals to zero and keeps freed memory, if `device` is a CPU; else it does nothing.
 
-    Begin before the first large tensor is made, and before PyTorch has threads, which do as the one that began them.
+    Memory is kept until the process ends. Enter before the first large tensor is allocated, and before PyTorch starts
+    its threads, which inherit the setting of the thread that starts them.
     """
     if device.type != "cpu":
         yield
@@ -34,13 +35,13 @@ def set_up(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
-        torch.set_flush_denormal(False)  # other code in this process may count on them
+        torch.set_flush_denormal(False)  # other code in this process may rely on denormals
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc's allocator to keep what is freed, and PyTorch to ask for huge pages; false where there is no glibc.
+    """Configure glibc to keep freed memory, and PyTorch to request huge pages; returns False without glibc.
 
-    Memory use is then the largest ever needed, until the process ends.
+    Memory use then stays at its peak until the process ends.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:

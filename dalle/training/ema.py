@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, which is what is validated, previewed and sampled from."""
+"""Exponential moving average (EMA) of the weights, used for validation, previews and sampling."""
 
 import copy
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 @dataclass(frozen=True)
 class EMAConfig:
-    """How slowly the average follows; the defaults are the dVAE's (paper, Appendix A.2), the warm-up is ours."""
+    """EMA of the weights; the defaults are those of the paper's dVAE (Appendix A.2), the warmup is ours."""
 
-    decay: float = 0.999  # share of the old average that each update of it keeps; 0: the weights themselves
-    every: int = 1  # training updates between two updates of the average (transformer: 25; Appendix B.2)
-    warm_up: bool = True  # after n updates of it keep at most (1 + n) / (10 + n), lest the first weights linger
+    decay: float = 0.999  # share of the old average kept at each EMA update; 0: no averaging
+    every: int = 1  # training updates per EMA update (transformer: 25; Appendix B.2)
+    warm_up: bool = True  # limit the decay to (1 + n) / (10 + n) after n EMA updates, to forget the initial weights
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay < 1:
@@ -23,26 +23,26 @@ class EMAConfig:
             raise ValueError(f"ema.every={self.every} must be at least 1")
 
     def decay_at(self, step: int) -> float:
-        """The share kept by the update of the average that follows training update number `step`."""
+        """Return the decay of the EMA update after training update number `step`."""
         updates = step // self.every
         return min(self.decay, (1 + updates) / (10 + updates)) if self.warm_up else self.decay
 
 
 class EMA:
-    """`model` follows `source`, smoothly; it is in eval mode and without gradients."""
+    """EMA of the weights of `source`: `model` is a copy in eval mode, without gradients."""
 
     def __init__(self, source: nn.Module, config: EMAConfig):
         self.config = config
         self.model = copy.deepcopy(source).eval().requires_grad_(False)
         self._averages: list[Tensor] = list(self.model.parameters())
         self._weights: list[Tensor] = list(source.parameters())
-        # running statistics are copied; masks and index tables never change
+        # floating-point buffers are running statistics, which are copied; masks and index tables never change
         pairs = zip(self.model.buffers(), source.buffers(), strict=True)
         self._statistics = [pair for pair in pairs if pair[0].is_floating_point()]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Follow the source, of which `step` training updates are done."""
+        """Update the average after training update number `step`, every `config.every` updates."""
         if step % self.config.every:
             return
         follow = get_ema_multi_avg_fn(self.config.decay_at(step))

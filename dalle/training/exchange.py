@@ -1,4 +1,4 @@
-"""How ranks come to share one gradient: the mean of theirs, or something near it that is cheaper to send."""
+"""Gradient reduction over ranks: the exact mean, or PowerSGD's compressed approximation."""
 
 from typing import Protocol
 
@@ -8,22 +8,22 @@ from dalle.training.powersgd import CompressionConfig, PowerSGD
 
 
 class Exchange(Protocol):
-    in_backward: bool  # whether the backward pass of the last micro-batch shares gradients (`distributed.wrap`)
-    note: str  # what people should know of it; nothing: ""
+    in_backward: bool  # gradients are reduced in the backward pass of the last micro-batch (`distributed.wrap`)
+    note: str  # message for the user; "" for none
 
     def combine(self, step: int) -> None:
-        """After the backward passes of the update that follows `step` others: make the ranks' gradients one."""
+        """Reduce gradients over ranks, after the backward passes; `step` is the number of updates done."""
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that `restore` needs. All ranks call it."""
+        """Return the tensors for `restore`. All ranks must call it."""
         ...
 
     def restore(self, state: dict[str, Tensor]) -> None: ...
 
 
 class Averaging:
-    """The mean, taken in the backward pass."""
+    """Exact mean of the gradients, computed in the backward pass."""
 
     in_backward = True
     note = ""

@@ -1,7 +1,7 @@
-"""Scales that keep small gradients above float16's smallest number: one on the loss, or one for each residual branch.
+"""Dynamic gradient scaling against underflow in float16: one scale for the loss, or one per residual branch.
 
-A gradient that overflows shows in its parameters' gradients as something that is not finite: the update is skipped and
-the scale lowered. As long as none does, the scale grows. (Sec. 2.4, App. D.)
+If a gradient overflows, the parameters' gradients are not finite: the update is skipped and the scale is lowered.
+Otherwise the scale grows (Sec. 2.4, App. D).
 """
 
 from collections.abc import Iterable
@@ -17,33 +17,33 @@ from dalle import distributed
 
 @dataclass(frozen=True)
 class ScaleRule:
-    """Where a scale begins, and how it follows what it meets."""
+    """Initial value of a gradient scale, and its growth and backoff."""
 
     initial: float
     growth: float  # factor after an update with finite gradients
-    backoff: float  # factor after any other
-    pause: int  # updates in which a scale that was lowered is not lowered again
+    backoff: float  # factor after an update with non-finite gradients
+    pause: int  # updates after a backoff during which the scale is not lowered again
     lowest: float
     highest: float
 
     def times(self, factor: int) -> "ScaleRule":
-        """The rule for gradients that are smaller by `factor`."""
+        """Return the rule for gradients that are smaller by `factor`."""
         sizes = {"initial": self.initial * factor, "lowest": self.lowest * factor, "highest": self.highest * factor}
         return replace(self, **sizes)
 
 
-# as torch's own scaler, which the paper's dVAE could have had (App. A.2), but growing bit by bit
+# as torch's GradScaler, which the paper's dVAE may have used (App. A.2), but with gradual growth
 ON_LOSS = ScaleRule(2.0**16, 2 ** (1 / 2000), 0.5, pause=0, lowest=1.0, highest=2.0**32)
-# App. D, where M GPUs divide their loss by the whole batch, and all three sizes are M times these. Here a backward pass
-# has the mean over its own micro-batch, divided by their number on one rank; ranks are averaged afterwards. So the
-# number of micro-batches takes M's place.
+# App. D: there, M GPUs divide their loss by the whole batch, and the three sizes are M times these. Here the loss of a
+# backward pass is the mean over its micro-batch, divided by the number of micro-batches on the rank; ranks are averaged
+# afterwards. So the number of micro-batches takes the place of M.
 PER_BRANCH = ScaleRule(2.0**13, 2 ** (1 / 1000), 2**-0.5, pause=125, lowest=2.0**7, highest=2.0**24)
 
 
 class GradientScales:
-    """A scale for each group of parameters, whose gradients come out of the backward pass multiplied by it.
+    """Dynamic scale of each parameter group, by which its gradients are multiplied in the backward pass.
 
-    Without groups it is idle.
+    Without groups it does nothing.
     """
 
     def __init__(self, groups: Iterable[Iterable[nn.Parameter]], rule: ScaleRule, device: torch.device):
@@ -51,14 +51,14 @@ class GradientScales:
         self.groups = [[each for each in group if each.requires_grad] for group in groups]
         self.values = torch.full((len(self.groups),), rule.initial, device=device)
         self._quiet = torch.full_like(self.values, rule.pause)  # updates since a scale was last lowered
-        self._finite = torch.ones_like(self.values, dtype=torch.bool)  # whether a group's latest gradients were
+        self._finite = torch.ones_like(self.values, dtype=torch.bool)  # per group, of the latest gradients
 
     def of_loss(self, loss: Tensor) -> Tensor:
-        """What is to be differentiated instead of the loss."""
+        """Return the loss to differentiate, scaled if there is a loss scale."""
         return loss
 
     def unscale(self) -> None:
-        """Turn gradients into what they would be without scales. All ranks call it, before these share gradients."""
+        """Divide gradients by their scales. All ranks must call it, before gradients are reduced over ranks."""
         for group, scale in zip(self.groups, self.values, strict=True):
             for parameter in group:
                 if parameter.grad is not None:
@@ -68,7 +68,7 @@ class GradientScales:
             self._finite = distributed.mean(torch.stack(finite).float()) == 1
 
     def update(self) -> None:
-        """Grow or lower each scale by what the latest gradients of its group were."""
+        """Grow each scale, or lower it if the latest gradients of its group were not finite."""
         rule = self.rule
         lowered = ~self._finite & (self._quiet >= rule.pause)
         factors = torch.where(self._finite, rule.growth, torch.where(lowered, rule.backoff, 1.0))
@@ -81,7 +81,7 @@ class GradientScales:
         return {"lowest_scale": self.values.min(), "highest_scale": self.values.max()}
 
     def state(self) -> dict[str, Any]:
-        """Everything that `restore` needs, as JSON can hold it."""
+        """Return the state for `restore`, JSON-serialisable."""
         return {"values": self.values.tolist(), "quiet": self._quiet.tolist()}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -90,7 +90,7 @@ class GradientScales:
 
 
 class LossScale(GradientScales):
-    """One scale for all parameters, by which the loss is multiplied."""
+    """Loss scaling: one scale for all parameters."""
 
     def __init__(self, model: nn.Module, device: torch.device):
         super().__init__([model.parameters()], ON_LOSS, device)

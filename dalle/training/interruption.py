@@ -1,4 +1,4 @@
-"""Being asked to stop, by Ctrl-C or by a scheduler: finish the update, save, and say how to go on."""
+"""Signal handling: on Ctrl-C or SIGTERM training finishes the update, saves its state and stops."""
 
 import signal
 import threading
@@ -9,22 +9,22 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(Exception):
-    """Training was asked to stop and has saved its state; the message says how to go on."""
+    """Training was interrupted by a signal and has saved its state; the message says how to resume."""
 
     def __init__(self, message: str, number: int):
         super().__init__(message)
-        self.number = number  # of the signal
+        self.number = number  # signal number
 
 
 class StopRequest:
-    """While entered, Ctrl-C and SIGTERM are noted in `number`; a second Ctrl-C acts as it always does."""
+    """Context that records SIGINT or SIGTERM in `number`; a second Ctrl-C raises KeyboardInterrupt as usual."""
 
     def __init__(self) -> None:
         self.number = 0
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
+        if threading.current_thread() is threading.main_thread():  # handlers need the main thread
             self._previous = {each: signal.signal(each, self._note) for each in SIGNALS}
         return self
 

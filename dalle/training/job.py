@@ -1,4 +1,4 @@
-"""A job of a sweep: its folder, and job.json in it, which says which job it is and how it ended."""
+"""Jobs of a sweep: the folder of each, with its settings and status in job.json."""
 
 import json
 import re
@@ -20,7 +20,7 @@ RUNNING, FINISHED, FAILED = "running", "finished", "failed"
 
 @dataclass(frozen=True)
 class Job:
-    """Which job of which sweep."""
+    """One job of a sweep: varied settings and seed."""
 
     ablation: str
     size: str
@@ -29,33 +29,33 @@ class Job:
 
     @classmethod
     def of(cls, config: Any) -> "Job":
-        """The job that a verb's options describe; they have an `ablation`, a `size` and a `seed`."""
+        """Create the job from a command's options, which have an `ablation`, a `size` and a `seed`."""
         ablation: AblationConfig = config.ablation
         return cls(ablation.name, config.size or SMALLEST, values_of(config, ablation), config.seed)
 
     @classmethod
     def read(cls, written: dict[str, Any]) -> "Job":
-        """The job that a job.json speaks of."""
-        size = written["size"] if "size" in written else written["scale"]  # as it was called before
+        """Create the job from the content of a job.json."""
+        size = written["size"] if "size" in written else written["scale"]  # older name
         return cls(written["ablation"], size, written["values"], written["seed"])
 
     @property
     def name(self) -> str:
-        """kl_weight.end_6.6-seed_0: the settings' last words, and their values."""
+        """Name made of the varied settings, their values and the seed, such as kl_weight.end_6.6-seed_0."""
         varied = [f"{key.removeprefix('stage.')}_{word(value)}" for key, value in self.values.items()]
         return "-".join(re.sub(r"[^\w.]+", "_", part).strip("_") for part in [*varied, f"seed_{self.seed}"])
 
     def folder(self, out: str | Path) -> Path:
-        """Where the job lives. A sweep of another size has a folder of its own."""
+        """Return the job's folder. Each size of a sweep has its own parent folder."""
         sweep = self.ablation if self.size == SMALLEST else f"{self.ablation}-{self.size}"
         return Path(out, "ablation", sweep, self.name)
 
 
 @contextmanager
 def recorded(job: Job, folder: Path) -> Iterator[None]:
-    """Within it, `folder` says that the job runs; afterwards, that it has finished, or why it failed.
+    """Context that records the job's status in `folder`: running, then finished, or failed with the error.
 
-    A job that was stopped or killed goes on saying that it runs; where another run stands, its record stays.
+    The status of an interrupted or killed job stays "running". On AnotherRun the previous job.json is restored.
     """
     path = folder / FILE
     stood = path.read_bytes() if path.is_file() else None
@@ -68,7 +68,7 @@ def recorded(job: Job, folder: Path) -> Iterator[None]:
         if distributed.is_first():
             path.unlink() if stood is None else path.write_bytes(stood)
         raise
-    except Exception as error:  # whatever it is: a sweep goes on with other jobs, and its report has to say why
+    except Exception as error:  # any error: the sweep continues with other jobs, and its report shows the reason
         _write(job, folder, FAILED, f"{type(error).__name__}: {error}")
         raise
     _write(job, folder, FINISHED)

@@ -1,4 +1,4 @@
-"""Where a run's numbers and pictures go: metrics.jsonl, previews/, and wandb."""
+"""Logging of metrics and preview images to metrics.jsonl, previews/ and wandb."""
 
 import json
 import logging
@@ -17,13 +17,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WandbConfig:
-    """Weights & Biases: kept on this disk unless told otherwise; never needed, and never fatal."""
+    """Weights & Biases logging, by default to local files. It is optional, and its errors do not stop training."""
 
-    mode: str = "offline"  # offline (`wandb sync` uploads it later) | online | disabled
-    project: str = "dalle"  # that runs are shown under
-    entity: str | None = None  # whose project; None: the account's own
-    group: str | None = None  # of runs that are shown together
-    tags: tuple[str, ...] = ()  # to find the run by
+    mode: str = "offline"  # offline (upload later with `wandb sync`) | online | disabled
+    project: str = "dalle"  # wandb project
+    entity: str | None = None  # user or team that owns the project; None: the account's default
+    group: str | None = None  # group of runs in wandb
+    tags: tuple[str, ...] = ()  # wandb tags of the run
 
     def __post_init__(self) -> None:
         if self.mode not in ("offline", "online", "disabled"):
@@ -39,7 +39,7 @@ class Sink(Protocol):
 
 
 class Logger:
-    """Hands everything to each of its sinks; ranks other than the first have none."""
+    """Logger that forwards to each of its sinks; only the first rank has any."""
 
     def __init__(self, *sinks: Sink):
         self.sinks = sinks
@@ -58,10 +58,10 @@ class Logger:
 
 
 class MetricsFile:
-    """metrics.jsonl: an object a line, with step, split and numbers by name; null where one is not finite."""
+    """metrics.jsonl: one JSON object per line with step, split and metrics by name; non-finite values are null."""
 
     def __init__(self, path: Path, step: int):
-        """Append to `path`, without what it says about updates after `step`, where the run goes on."""
+        """Open `path` for appending, and delete lines about updates after `step`, where the run resumes."""
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         kept = [line for line in lines if _step_of(line) <= step]
         if kept != lines:
@@ -81,7 +81,7 @@ class MetricsFile:
 
 
 class PreviewFolder:
-    """previews/step-000500.png, and so on."""
+    """Folder of preview images: previews/step-000500.png, and so on."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -98,15 +98,15 @@ class PreviewFolder:
 
 
 class Wandb:
-    """The same in wandb. Whatever goes wrong there is said once, and the run goes on without it."""
+    """wandb sink. After an error it logs one warning and is disabled; training continues."""
 
     def __init__(self, config: WandbConfig, folder: Path, name: str, run_id: str, settings: Mapping[str, Any]):
-        """Open the wandb run `run_id`, or go on with it; `settings` is shown as the run's config."""
+        """Start or resume the wandb run `run_id`; `settings` is its config."""
         self.run: Any = None
         self._guarded(lambda: self._open(config, folder, name, run_id, settings))
 
     def _open(self, config: WandbConfig, folder: Path, name: str, run_id: str, settings: Mapping[str, Any]) -> None:
-        import wandb  # takes a second, which runs without it should not pay
+        import wandb  # slow to import, so only runs that use it do
 
         options = {**asdict(config), "tags": list(config.tags)}
         quiet = wandb.Settings(silent=True, console="off")
@@ -114,7 +114,7 @@ class Wandb:
         self.run = wandb.init(
             **options, dir=folder, name=name, id=run_id, resume="allow", config=dict(settings), settings=quiet
         )
-        # a resumed run may repeat steps, which wandb's own count does not allow
+        # a resumed run may repeat steps, which wandb's own step counter does not allow
         self.run.define_metric("*", step_metric="step")
 
     def metrics(self, step: int, split: str, values: Mapping[str, float]) -> None:
@@ -130,13 +130,13 @@ class Wandb:
     def _guarded(self, act: Callable[[], Any]) -> None:
         try:
             act()
-        except Exception as error:  # whatever it is: a logging service must not end a training run
+        except Exception as error:  # any error: a logging service must not end a training run
             self.run = None
             log.warning("wandb failed, and this run goes on without it: %s", error)
 
 
 def open_logger(folder: Path, step: int, wandb: WandbConfig, run_id: str, settings: Mapping[str, Any]) -> Logger:
-    """The sinks of a run in `folder` that goes on after `step` updates."""
+    """Open the logger of a run in `folder` that resumes after `step` updates."""
     folder.mkdir(parents=True, exist_ok=True)
     sinks: list[Sink] = [MetricsFile(folder / "metrics.jsonl", step), PreviewFolder(folder / "previews")]
     if wandb.mode != "disabled":
@@ -146,7 +146,7 @@ def open_logger(folder: Path, step: int, wandb: WandbConfig, run_id: str, settin
 
 
 def _step_of(line: str) -> float:
-    """The step a line speaks of; infinite for a line that was cut off while it was written."""
+    """Return the step of a line of metrics; infinity for a truncated line."""
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""The loop that trains every stage: once-in-a-while jobs first, then one update, from top to bottom."""
+"""Training loop of all stages: in each iteration periodic jobs first, then one optimizer update."""
 
 import logging
 import signal
@@ -20,18 +20,19 @@ from dalle.training.stage import Stage, TrainingConfig
 from dalle.training.state import TrainState
 
 log = logging.getLogger(__name__)
-SAID = 5  # of the numbers of a validation, the others stand in metrics.jsonl
+SAID = 5  # validation metrics printed; all are in metrics.jsonl
 
 
 class Diverged(ValueError):
-    """Too many updates in a row had a loss or a gradient that was not finite."""
+    """Too many consecutive updates with a non-finite loss or gradient."""
 
 
 def train(stage: Stage, config: TrainingConfig, run: Run) -> None:
-    """Train `stage` until `config.steps` updates are done, going on from where `run` stands.
+    """Train `stage` until `config.steps` updates are done, resuming `run` if it has a saved state.
 
-    Raises Interrupted once asked to stop and saved, Diverged after `config.max_bad_steps` skipped updates in
-    a row, and CheckpointError if the run cannot be resumed or saved; the last checkpoint is good each time.
+    Raises Interrupted after a request to stop, once the state is saved; Diverged after `config.max_bad_steps`
+    consecutive skipped updates; and CheckpointError if the run cannot be resumed or saved. The last checkpoint stays
+    valid in each case.
     """
     if steps_done(run.folder, run.identity, run.defaults) < config.steps:
         trainer = Trainer(stage, config, run)
@@ -42,10 +43,10 @@ def train(stage: Stage, config: TrainingConfig, run: Run) -> None:
 
 
 class Trainer:
-    """One call of `train`: what its parts share."""
+    """State and methods of one call of `train`."""
 
     def __init__(self, stage: Stage, config: TrainingConfig, run: Run):
-        """Go to where `run` stands."""
+        """Restore the state of `run`, if it has one."""
         self.stage, self.config, self.run = stage, config, run
         self.first = distributed.is_first()
         self.model = distributed.wrap(stage.model).train()
@@ -77,7 +78,7 @@ class Trainer:
                     self.save()
                 if stopping:
                     where = f"step {state.step} of {config.steps}, saved in {self.run.folder}"
-                    number = request.number or signal.SIGTERM  # another rank was asked
+                    number = request.number or signal.SIGTERM  # another rank received the signal
                     raise Interrupted(f"stopped at {where}: run the same command again to go on", number)
                 if finished:
                     return
@@ -85,7 +86,7 @@ class Trainer:
                 begin = time.perf_counter()
                 self.update()
                 reading = self.due(config.log_every)
-                # any other device than a CPU would have to be waited for
+                # reading the counter synchronises with the device, which is free on a CPU only
                 if reading or self.run.device.type == "cpu" or self.due(config.max_bad_steps):
                     self.heed_skipped_updates()
                 means = state.meter.read() if reading else {}
@@ -99,12 +100,12 @@ class Trainer:
                     self.logger.metrics(state.step, "train", means)
 
     def due(self, every: int) -> bool:
-        """Whether a job that comes `every` so many updates, and after the last one, comes now."""
+        """Return True if a job that runs every `every` updates, and after the last one, is due now."""
         step = self.state.step
         return step == self.config.steps or (every > 0 and step % every == 0)
 
     def watch(self) -> None:
-        """Validate and draw a preview, if they are due, with the average of the weights."""
+        """Validate and write a preview, each if due, with the averaged weights."""
         state, device = self.state, self.run.device
         seed_global_generators("validation", self.run.seed, state.step, distributed.rank(), device=device)
         if self.due(self.config.validate_every):
@@ -121,14 +122,14 @@ class Trainer:
         try:
             with torch.no_grad():
                 picture = self.stage.preview(self.state.average.model)
-        except Exception as error:  # whatever it is: a picture to look at must not cost the training so far
+        except Exception as error:  # any error: a failed preview must not end the training run
             log.warning("no preview of step %d: %s", self.state.step, error)
             return
         if picture is not None:
             self.logger.picture(self.state.step, picture)
 
     def save(self) -> None:
-        """Write the checkpoint, then the state: a run killed in between goes on from the state before."""
+        """Write the checkpoint, then the training state; a run killed in between resumes from the previous state."""
         state = self.state
         if self.first:
             images = state.step * self.config.batch_size
@@ -138,7 +139,7 @@ class Trainer:
         self.saved = state.step
 
     def update(self) -> None:
-        """One optimizer step, which all ranks skip if loss or gradient is not finite; waits for no device."""
+        """Do one optimizer update, skipped on all ranks if loss or gradient is not finite; without device syncs."""
         state, config = self.state, self.config
         loss, metrics = self.gradients()
         state.scales.unscale()
@@ -158,7 +159,7 @@ class Trainer:
         state.meter.update({**metrics, "loss": loss, "gradient_norm": norm, "learning_rate": rate}, finite)
 
     def gradients(self) -> tuple[Tensor, dict[str, float | Tensor]]:
-        """Fill in the gradients, micro-batch by micro-batch; mean loss of all ranks, metrics of this one."""
+        """Accumulate gradients over micro-batches; returns the mean loss of all ranks and this rank's metrics."""
         state, run, count = self.state, self.run, self.config.accumulate
         rank = distributed.rank()
         seed_global_generators("dropout", run.seed, state.step, rank, device=run.device)
@@ -180,7 +181,7 @@ class Trainer:
         return distributed.mean(total), means
 
     def heed_skipped_updates(self) -> None:
-        """Say so if the latest update was skipped; raise Diverged if too many in a row were."""
+        """Report the latest update if it was skipped; raise Diverged after too many skipped updates in a row."""
         step, folder = self.state.step, self.run.folder
         in_a_row = int(self.state.meter.skipped_in_a_row.item())
         if in_a_row:

@@ -1,4 +1,4 @@
-"""The large matrices, which the paper keeps in 16 bits and compresses (App. D, E)."""
+"""Selection of the large weight matrices, which the paper stores in 16 bits and compresses (App. D, E)."""
 
 from typing import NamedTuple
 
@@ -9,16 +9,16 @@ from dalle.models.blocks import Float32Linear
 
 
 class Matrix(NamedTuple):
-    """The weight of a layer, and how many matrices of equal shape it holds, one below the other."""
+    """Weight of a layer, and the number of equal matrices stacked in it along the rows."""
 
     weight: nn.Parameter
     parts: int
 
 
 def matrices(model: nn.Module) -> dict[str, Matrix]:
-    """The trained weights of linear layers and convolutions, by name.
+    """Return the trained weights of linear layers and convolutions, by name.
 
-    Not among them are gains, biases, embeddings and unembeddings: the paper spares those in every respect.
+    Gains, biases, embeddings and unembeddings are excluded, as in the paper.
     """
     layers = {
         id(module.weight): module

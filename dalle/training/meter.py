@@ -1,4 +1,4 @@
-"""Means of what updates report, added up on the device, so that it is waited for only where they are read."""
+"""Running means of training metrics, accumulated on the device, which synchronises only when they are read."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from dalle import distributed
 
 
 class Meter:
-    """Means since the last reading, over ranks too, of the updates that were not skipped."""
+    """Means of metrics over updates and ranks since the last reading, without skipped updates."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -21,7 +21,10 @@ class Meter:
         self.skipped_in_a_row = torch.zeros((), device=device)  # up to the latest update
 
     def update(self, metrics: Mapping[str, float | Tensor], counts: Tensor) -> None:
-        """Take in the `metrics` of one update, scalars under the same names each time, if `counts` is 1."""
+        """Add the `metrics` of one update if `counts` is 1; if it is 0, count the update as skipped.
+
+        Metrics are scalars. Raises ValueError if their names change.
+        """
         if not self.names:
             self.names, self.totals = list(metrics), self.totals.new_zeros(len(metrics))
         if list(metrics) != self.names:
@@ -33,14 +36,14 @@ class Meter:
         self.skipped_in_a_row = (self.skipped_in_a_row + 1) * (1 - counts)
 
     def read(self) -> dict[str, float]:
-        """The means by name, NaN if all updates were skipped; begins the next reading. All ranks call it."""
+        """Return the means by name, NaN if all updates were skipped, and reset them. All ranks must call it."""
         means = (distributed.mean(self.totals) / self.count).tolist()
         self.totals.zero_()
         self.count.zero_()
         return dict(zip(self.names, means, strict=True))
 
     def state(self) -> dict[str, Any]:
-        """Everything that `restore` needs, as JSON can hold it. All ranks call it."""
+        """Return the state for `restore`, JSON-serialisable. All ranks must call it."""
         totals = distributed.mean(self.totals).tolist()
         counts = [self.count.item(), self.skipped.item(), self.skipped_in_a_row.item()]
         return {"names": self.names, "totals": totals, "counts": counts}
@@ -53,4 +56,4 @@ class Meter:
     def _scalar(self, value: float | Tensor) -> Tensor:
         if isinstance(value, Tensor):
             return value.detach().float()
-        return torch.full((), value, device=self.device)  # unlike torch.tensor, it does not wait for a GPU
+        return torch.full((), value, device=self.device)  # unlike torch.tensor, it does not synchronise with the GPU

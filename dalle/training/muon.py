@@ -1,6 +1,6 @@
-"""Muon (Jordan et al. 2024): matrices step along their momentum made orthogonal, all else as AdamW has it.
+"""Muon (Jordan et al. 2024): orthogonalised momentum updates for matrices, AdamW for all other parameters.
 
-Not in the paper. At thousands of small updates it learns as much as AdamW in a quarter of them (docs/lab.md).
+Not in the paper. In runs of thousands of small updates it needs a quarter of AdamW's updates (docs/lab.md).
 """
 
 import math
@@ -14,14 +14,17 @@ from dalle.training.paper_adam import PaperAdamW
 
 MOMENTUM = 0.95
 ITERATIONS = 5
-# of x, x^3 and x^5: singular values of [0.01, 1] are in about [0.7, 1.2] after ITERATIONS
+# coefficients of x, x^3 and x^5: singular values in [0.01, 1] are in about [0.7, 1.2] after ITERATIONS
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-RMS = 0.2  # root mean square of AdamW's usual updates, so that one step size serves both (Liu et al. 2025, Sec. 2.2)
+RMS = 0.2  # RMS of AdamW's usual updates, so that both can use one learning rate (Liu et al. 2025, Sec. 2.2)
 
 
 class Muon(PaperAdamW):
-    """AdamW, except for groups with `orthogonal_parts`: n, whose parameters are weights of linear layers or
-    convolutions, each n matrices one below the other (queries, keys and values: 3)."""
+    """Muon for parameter groups with `orthogonal_parts`, AdamW for all others.
+
+    Parameters of such a group are weights of linear layers or convolutions. Each consists of `orthogonal_parts`
+    matrices stacked along the rows (queries, keys and values: 3).
+    """
 
     def _update_group(self, gradients: dict[nn.Parameter, Tensor], finite: Tensor, group: dict[str, Any]) -> None:
         if "orthogonal_parts" not in group:
@@ -30,7 +33,7 @@ class Muon(PaperAdamW):
         alike: dict[torch.Size, list[nn.Parameter]] = {}
         for parameter in gradients:
             alike.setdefault(parameter.shape, []).append(parameter)
-        for parameters in alike.values():  # of one shape, all at once: small matrices are dear one by one
+        for parameters in alike.values():  # batched by shape: small matrices are slow one by one
             directions = [self._direction(parameter, gradients[parameter], finite) for parameter in parameters]
             steps = rearrange(torch.stack(directions), "n (parts rows) columns -> (n parts) rows columns", parts=parts)
             steps = orthogonalised(steps)
@@ -41,7 +44,7 @@ class Muon(PaperAdamW):
                 parameter.addcmul_(step.view_as(parameter), finite * reach, value=-1)
 
     def _direction(self, parameter: nn.Parameter, gradient: Tensor, finite: Tensor) -> Tensor:
-        """The momentum as Nesterov has it, one matrix: (outputs, all inputs), a convolution's too."""
+        """Update the momentum and return the Nesterov direction as a matrix: (outputs, inputs * kernel)."""
         state = self.state[parameter]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(parameter)
@@ -50,14 +53,14 @@ class Muon(PaperAdamW):
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """The nearest (semi-)orthogonal matrices of (n, rows, columns), roughly: Newton and Schulz's iteration.
+    """Approximate the nearest (semi-)orthogonal matrices by Newton-Schulz iteration: (n, rows, columns) -> the same.
 
-    Their singular vectors stay, their singular values come to lie between about 0.7 and 1.2.
+    Singular vectors are unchanged; singular values become about 0.7 to 1.2.
     """
     a, b, c = COEFFICIENTS
     x = matrices.bfloat16() if matrices.is_cuda else matrices
     tall = x.shape[1] > x.shape[2]
-    x = x.mT if tall else x  # the smaller of the two Gram matrices
+    x = x.mT if tall else x  # makes the Gram matrix the smaller of the two
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(ITERATIONS):
         gram = x @ x.mT

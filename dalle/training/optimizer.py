@@ -1,4 +1,4 @@
-"""The optimizer and its step size: warm-up, times a schedule, times what plateaus of the loss have left of it."""
+"""Optimizer and learning rate: linear warmup, times a schedule, times a factor reduced at plateaus of the loss."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,18 +17,19 @@ MOMENTS = ("float32", "paper16")
 
 @dataclass(frozen=True)
 class PlateauConfig:
-    """Halve the step size when the training loss stops falling (transformer: five times; paper, App. B.2).
+    """Halving of the learning rate when the training loss stops falling (transformer: five times; paper, App. B.2).
 
-    The paper does not say what a plateau is. Here, as in torch's ReduceLROnPlateau: the mean loss of `window` updates
-    was not below the reference by more than `threshold` of it for more than `patience` windows in a row. The reference
-    is the last such mean that was; after each halving it is the first mean at the new step size. With these values
-    losses that fall faster once the step size does are halved five times within the paper's 430,000 updates.
+    The paper does not define a plateau. Here, as in torch's ReduceLROnPlateau, losses are averaged over windows of
+    `window` updates. A window is an improvement if its mean is below the reference by more than `threshold` times the
+    reference. The learning rate is halved after more than `patience` windows in a row without one. The reference is
+    the mean of the last improvement; after a halving it is the first mean at the new learning rate. If the loss falls
+    faster after each halving, these defaults allow five halvings within the paper's 430,000 updates.
     """
 
-    halvings: int = 0  # at most; 0: never
-    window: int = 5_000  # updates whose mean loss is one reading
-    threshold: float = 0.005  # relative improvement that counts as falling
-    patience: int = 3  # windows without improvement that are waited for
+    halvings: int = 0  # maximum number; 0: never
+    window: int = 5_000  # updates over which the loss is averaged
+    threshold: float = 0.005  # relative improvement of the loss that counts
+    patience: int = 3  # windows without improvement to wait for
 
     def __post_init__(self) -> None:
         if self.halvings < 0 or self.window < 1 or self.patience < 0:
@@ -40,18 +41,18 @@ class PlateauConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW; the defaults are the dVAE's (paper, Appendix A.2)."""
+    """AdamW or Muon; the defaults are those of the paper's dVAE (Appendix A.2)."""
 
     learning_rate: Schedule = field(default_factory=lambda: Schedule("cosine", 1e-4, 1.25e-6, 1_200_000))
-    warm_up: int = 0  # updates over which the step size first rises linearly (transformer: 5,000; App. B.2)
+    warm_up: int = 0  # updates of linear learning-rate warmup (transformer: 5,000; App. B.2)
     plateau: PlateauConfig = field(default_factory=PlateauConfig)
-    betas: tuple[float, float] = (0.9, 0.999)  # of the running mean and variance (transformer: 0.9, 0.96)
-    eps: float = 1e-8  # added to the root of the variance
+    betas: tuple[float, float] = (0.9, 0.999)  # decay rates of the running mean and variance (transformer: 0.9, 0.96)
+    eps: float = 1e-8  # added to the square root of the variance
     weight_decay: float = 1e-4  # decoupled (transformer: 0.045; CLIP: 0.2)
-    decay: str = "all"  # "all" parameters | "matrices": not gains, biases, temperature (CLIP paper, Section 2.5)
-    variance_clip: float | None = None  # the running variance never exceeds it (transformer: 5; App. B.2)
-    moments: str = "float32"  # how mean and variance are kept: float32 | paper16, the matrices' in 1-6-9 and 0-6-10
-    kind: str = "adamw"  # the paper's | "muon": layers' matrices step along orthogonal directions, all else as AdamW
+    decay: str = "all"  # decayed: "all" parameters | "matrices": no gains, biases, temperature (CLIP paper, Sec. 2.5)
+    variance_clip: float | None = None  # maximum of the running variance (transformer: 5; App. B.2)
+    moments: str = "float32"  # storage of mean and variance: float32 | paper16: 1-6-9 and 0-6-10 for matrices
+    kind: str = "adamw"  # "adamw", as in the paper | "muon": orthogonalised updates of matrices, AdamW for the rest
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -68,26 +69,26 @@ class OptimizerConfig:
             )
 
     def learning_rate_at(self, step: int) -> float:
-        """The step size of the update that follows `step` others, before any halving."""
+        """Return the learning rate after `step` updates, without plateau halvings."""
         warm = min(1.0, (step + 1) / self.warm_up) if self.warm_up else 1.0
         return warm * self.learning_rate.value(step)
 
 
 class AdamW(torch.optim.AdamW):
-    """AdamW whose step can be called off by a number that only the device knows yet."""
+    """torch's AdamW with a step that can be skipped by a flag on the device, without synchronising."""
 
     def step_where(self, finite: Tensor, learning_rate: float) -> None:
-        """Step if `finite` is 1; leave weights and moments as they are if it is 0."""
+        """Step if `finite` is 1, else leave weights and moments unchanged."""
         for group in self.param_groups:
             group["lr"] = learning_rate
-        self.found_inf = 1 - finite  # the fused kernels read it, as torch's gradient scaler has them do
+        self.found_inf = 1 - finite  # read by the fused kernels, as with torch's GradScaler
         self.step()
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> AdamW | PaperAdamW:
-    """The optimizer of the parameters of `model` that are trained.
+    """Build the optimizer of the trainable parameters of `model`.
 
-    AdamW is torch's fused form, three times as fast on a CPU as ours, unless that cannot do what `config` asks for.
+    AdamW is torch's fused version, three times as fast on a CPU as ours, unless `config` needs options it lacks.
     """
     large = matrices(model).values()
     turned = {matrix.weight: matrix.parts for matrix in large} if config.kind == "muon" else {}
@@ -108,24 +109,24 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> AdamW | PaperA
 
 
 class Plateau:
-    """Watches the training loss and says what share of the step size is left."""
+    """Plateau detection on the training loss, with the resulting factor of the learning rate."""
 
     def __init__(self, config: PlateauConfig, device: torch.device):
         self.config = config
         self.halvings = 0
         self.reference: float | None = None  # mean loss of the last window that was an improvement
-        self.waited = 0  # windows since
-        self.total = torch.zeros((), device=device)  # of the losses in this window
-        self.count = torch.zeros((), device=device)  # of the updates in this window that were not skipped
+        self.waited = 0  # windows since the last improvement
+        self.total = torch.zeros((), device=device)  # sum of the losses in this window
+        self.count = torch.zeros((), device=device)  # updates in this window that were not skipped
 
     @property
     def factor(self) -> float:
         return 0.5**self.halvings
 
     def update(self, loss: Tensor, counts: Tensor, step: int) -> bool:
-        """Take in the `loss` of update number `step` if `counts` is 1, not 0; true if that halved the rate.
+        """Add the `loss` of update number `step` if `counts` is 1; returns True if the learning rate was halved.
 
-        Waits for the device once a window only.
+        Synchronises with the device once per window.
         """
         if self.halvings == self.config.halvings:
             return False
@@ -147,7 +148,7 @@ class Plateau:
         return True
 
     def state(self) -> dict[str, Any]:
-        """Everything that `restore` needs, as JSON can hold it."""
+        """Return the state for `restore`, JSON-serialisable."""
         total, count = self.total.item(), self.count.item()
         readings = {"reference": self.reference, "waited": self.waited, "total": total, "count": count}
         return {"halvings": self.halvings, **readings}

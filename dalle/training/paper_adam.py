@@ -1,4 +1,4 @@
-"""AdamW as the paper's transformer has it: a clipped variance, and moments in 16 bits (App. B.2, D)."""
+"""AdamW of the paper's transformer, with a clipped variance and 16-bit moments (App. B.2, D)."""
 
 from collections.abc import Collection, Iterable
 from typing import Any
@@ -10,10 +10,10 @@ from dalle.training.small_floats import MEAN, VARIANCE, SmallFloat
 
 
 class PaperAdamW(torch.optim.Optimizer):
-    """AdamW with what torch's fused one lacks.
+    """AdamW with options that torch's fused version lacks.
 
-    `narrow` are the parameters whose moments are kept in 16 bits, as codes of `small_floats`, and computed with in
-    float32. Nothing of the variance exceeds `variance_clip` when it is used or kept (App. B.2).
+    narrow: parameters whose moments are stored in 16 bits, as codes of `small_floats`; updates compute in float32.
+    variance_clip: maximum of the running variance, when used and when stored (App. B.2).
     """
 
     def __init__(
@@ -31,10 +31,10 @@ class PaperAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step_where(self, finite: Tensor, learning_rate: float) -> None:
-        """Step if `finite` is 1; leave weights and moments as they are if it is 0. Waits for no device."""
+        """Step if `finite` is 1, else leave weights and moments unchanged. Does not synchronise with the device."""
         for group in self.param_groups:
             group["lr"] = learning_rate
-            # what is not finite must not reach the moments, not even times 0
+            # non-finite gradients must not reach the moments, not even times 0
             gradients = {
                 parameter: torch.where(finite.bool(), parameter.grad, 0.0)
                 for parameter in group["params"]
@@ -66,7 +66,7 @@ class PaperAdamW(torch.optim.Optimizer):
         _write(state["exp_avg_sq"], variance, VARIANCE)
 
     def _begin(self, parameter: nn.Parameter) -> dict[str, Any]:
-        kept_as = torch.int16 if parameter in self.narrow else torch.float32  # code 0 is the number 0 too
+        kept_as = torch.int16 if parameter in self.narrow else torch.float32  # code 0 is also the number 0
         state = self.state[parameter]
         state["step"] = torch.zeros((), device=parameter.device)
         state["exp_avg"] = torch.zeros_like(parameter, dtype=kept_as)
@@ -75,7 +75,7 @@ class PaperAdamW(torch.optim.Optimizer):
 
 
 def _read(kept: Tensor, format: SmallFloat) -> Tensor:
-    """The numbers of a moment; of one in float32 its own memory, which the update then fills."""
+    """Return a moment in float32; a float32 moment is returned itself, and updated in place."""
     return format.decode(kept) if kept.dtype == torch.int16 else kept
 
 

@@ -1,12 +1,13 @@
-"""PowerSGD: ranks exchange low-rank factors of their gradients instead of all of them (Sec. 2.5, App. E).
+"""PowerSGD: ranks exchange low-rank factors of their gradients instead of the gradients (Sec. 2.5, App. E).
 
-G, the sum of the ranks' gradients and of what earlier updates left unsent, becomes P Q^T:
+G_i is the gradient of rank i, divided by the number of ranks, plus its error buffer: the part that earlier updates did
+not send. The sum G of all G_i is approximated by P Q^T:
 
-    P = orthonormal(sum of G_i basis)     one exchange     basis: a Gaussian that stays the same forever
-    Q = sum of G_i^T P                    another
-    G_i - P Q^T / ranks                   is kept by rank i for the next update
+    P = orthonormal(sum of G_i basis)     first all-reduce     basis: a fixed Gaussian matrix
+    Q = sum of G_i^T P                    second all-reduce
+    G_i - P Q^T / ranks                   error buffer of rank i for the next update
 
-Each matrix is cut into as many blocks as the paper spreads it over GPUs, which compress theirs alone (Table 2).
+Each matrix is divided into blocks that are compressed separately, as the paper does on the GPUs of a machine (Table 2).
 """
 
 import math
@@ -28,11 +29,11 @@ BASES = ("fixed", "warm", "resampled")
 
 @dataclass(frozen=True)
 class CompressionConfig:
-    """How ranks share gradients."""
+    """Gradient compression by PowerSGD."""
 
-    rank: int = 0  # of all blocks of a matrix together; 0: nothing is compressed (paper: 896 at 12B; Table 1)
-    blocks: int = 8  # into which each matrix is cut, with an equal share of the rank (paper: a machine's GPUs)
-    basis: str = "fixed"  # a Gaussian kept forever | "warm": the Q of the update before | "resampled" for each (fn. 10)
+    rank: int = 0  # total rank of a matrix's blocks; 0: no compression (paper: 896 at 12B; Table 1)
+    blocks: int = 8  # blocks per matrix, with equal shares of the rank (paper: GPUs of a machine)
+    basis: str = "fixed"  # "fixed" Gaussian | "warm": Q of the previous update | "resampled" at each update (fn. 10)
 
     def __post_init__(self) -> None:
         if self.basis not in BASES:
@@ -45,9 +46,9 @@ class CompressionConfig:
 
 
 class Cut:
-    """How a matrix is cut into blocks, and their share of the rank.
+    """Partition of a matrix into blocks along its longer side, and each block's share of the rank.
 
-    Queries, keys and values are a matrix each, though one layer makes them (Table 2). Blocks lie along the longer side.
+    A fused layer counts as `parts` matrices, such as queries, keys and values (Table 2).
     """
 
     def __init__(self, shape: tuple[int, ...], config: CompressionConfig, parts: int = 1):
@@ -62,23 +63,23 @@ class Cut:
 
     @property
     def uncompressed(self) -> int:
-        """Numbers in the matrix."""
+        """Number of elements of the matrix."""
         return math.prod(self.shape)
 
     @property
     def compressed(self) -> int:
-        """Numbers that a rank sends instead."""
+        """Number of elements that a rank sends instead."""
         return self.parts * self.blocks * self.rank * sum(self.sides)
 
     def split(self, matrix: Tensor) -> Tensor:
-        """(rows, ...) -> (blocks of all parts, shorter side, longer side)."""
+        """Split a matrix into blocks: (rows, ...) -> (parts * blocks, shorter side, longer side)."""
         parts = rearrange(matrix.flatten(1), "(parts rows) columns -> parts rows columns", parts=self.parts)
         parts = parts.mT if self._wide else parts
         blocks = rearrange(parts, "parts (blocks long) short -> (parts blocks) long short", blocks=self.blocks)
         return blocks.mT if self._tall_blocks else blocks
 
     def join(self, blocks: Tensor) -> Tensor:
-        """What `split` has cut, whole again."""
+        """Invert `split`."""
         blocks = blocks.mT if self._tall_blocks else blocks
         parts = rearrange(blocks, "(parts blocks) long short -> parts (blocks long) short", blocks=self.blocks)
         parts = parts.mT if self._wide else parts
@@ -86,36 +87,37 @@ class Cut:
 
 
 def cuts(model: nn.Module, config: CompressionConfig) -> dict[str, Cut]:
-    """The matrices of `model` that compression makes smaller, by name."""
+    """Return the partitions of the matrices of `model` that compression makes smaller, by name."""
     found = {name: Cut(tuple(weight.shape), config, parts) for name, (weight, parts) in matrices(model).items()}
     return {name: cut for name, cut in found.items() if 0 < cut.compressed < cut.uncompressed}
 
 
 def compression_rate(cuts: Mapping[str, Cut]) -> float:
-    """1 - compressed / uncompressed, of the matrices that are compressed: as in Table 1. 0 where there are none."""
+    """Compute 1 - compressed / uncompressed size of the compressed matrices, as in Table 1; 0 if there are none."""
     uncompressed = sum(cut.uncompressed for cut in cuts.values())
     return 1 - sum(cut.compressed for cut in cuts.values()) / uncompressed if cuts else 0.0
 
 
 class Compressed:
-    """A matrix whose gradient is compressed, and what is remembered of it between updates."""
+    """A compressed matrix, with its error buffer and basis."""
 
     def __init__(self, number: int, name: str, parameter: nn.Parameter, cut: Cut):
         self.number, self.name, self.parameter, self.cut = number, name, parameter, cut
-        self.error = torch.zeros_like(cut.split(parameter.detach()))  # this rank's share of what was not sent yet
+        self.error = torch.zeros_like(cut.split(parameter.detach()))  # this rank's error buffer: what was not sent yet
         self.basis = self.gaussian(0)
 
     def gaussian(self, step: int) -> Tensor:
-        """(blocks, longer side, rank), the same on all ranks and in every run."""
+        """Draw a Gaussian basis, (blocks, longer side, rank), the same on all ranks and in every run."""
         generator = torch_generator("PowerSGD", self.number, step)
         shape = self.cut.parts * self.cut.blocks, self.cut.sides[1], self.cut.rank
         return to_device(torch.randn(shape, generator=generator), self.parameter.device)
 
 
 class PowerSGD:
-    """Means of the ranks' gradients, those of large matrices approximate; with one rank too, to try it out.
+    """Gradient reduction by PowerSGD: compressed for large matrices, exact for all other parameters.
 
-    An update with anything in it that is not finite, on any rank, leaves everything that is remembered as it was.
+    Also works with one rank, for experiments. If any rank has a non-finite value, error buffers and bases are left
+    unchanged.
     """
 
     in_backward = False
@@ -135,7 +137,7 @@ class PowerSGD:
 
     @torch.no_grad()
     def combine(self, step: int) -> None:
-        """Replace each rank's gradients by their mean over ranks, in the update that follows `step` others."""
+        """Replace gradients by their (approximate) mean over ranks; `step` is the number of updates done."""
         world, matrices = distributed.world(), self._matrices
         unsent = [each.cut.split(_gradient(each.parameter)) / world + each.error for each in matrices]
         bases = [each.gaussian(step) if self.basis == "resampled" else each.basis for each in matrices]
@@ -155,10 +157,10 @@ class PowerSGD:
             _gradient(parameter).copy_(mean)
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that `restore` needs, for any number of ranks. All ranks call it.
+        """Return the tensors for `restore`, valid for any number of ranks. All ranks must call it.
 
-        Of the errors that is their sum. Each rank goes on with an equal share of it, as it would after `restore`, so
-        that a run is the same to the bit whether it was interrupted here or not.
+        Error buffers are summed over ranks. Each rank continues with an equal share of the sum, as after `restore`, so
+        an interrupted run gives bit-identical results.
         """
         errors = distributed.total([each.error for each in self._matrices])
         state = {f"error.{each.name}": error for each, error in zip(self._matrices, errors, strict=True)}
@@ -174,13 +176,13 @@ class PowerSGD:
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
-    """All ranks send the same parameters' gradients: one that took no part in the loss sends zeros."""
+    """Return the gradient, or zeros for a parameter without one, since all ranks must send the same parameters."""
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)
     return parameter.grad
 
 
 def _orthonormal(sketches: Tensor) -> Tensor:
-    """Bases of the columns' spans, (blocks, side, rank): by Householder's reflections, whatever the columns are."""
+    """Orthonormalise the columns of (blocks, side, rank) by Householder QR, also if they are linearly dependent."""
     sketches = sketches.nan_to_num() + 1e-6 * torch.eye(*sketches.shape[1:], device=sketches.device)
     return torch.linalg.qr(sketches).Q

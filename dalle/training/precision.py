@@ -1,4 +1,4 @@
-"""The number format of a run's forward pass: chosen once, and kept when the run resumes."""
+"""Precision of a run's forward pass, chosen once and kept when the run resumes."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from torch import nn
 
 from dalle.precision import FORMATS
 
-# Below, converting weights and activations takes more time than bfloat16 products save (benchmarks/precision.py)
+# below this size, casting weights and activations costs more time than bfloat16 saves (benchmarks/precision.py)
 LARGE_ENOUGH = 100_000  # parameters
 
 
@@ -18,14 +18,14 @@ class Precision(NamedTuple):
 
 
 def resolve(precision: str, model: nn.Module, device: torch.device) -> Precision:
-    """The format that `precision` means for training `model` on `device`, and why.
+    """Choose the precision for training `model` on `device`, with the reason.
 
-    "auto" is bfloat16 on CUDA. On a CPU it is bfloat16 if the processor multiplies matrices of bfloat16 in hardware
-    made for it (AMX) and the model is large enough to gain by it, and float32 otherwise. It depends on nothing else,
-    so equal runs on equal machines are equal.
+    "auto" is bfloat16 on CUDA. On a CPU it is bfloat16 if the processor has matrix instructions for it (AMX) and the
+    model is large enough to benefit, otherwise float32. It depends on nothing else, so runs on equal machines are
+    reproducible.
 
     Raises:
-        ValueError: an unknown format.
+        ValueError: an unknown precision.
     """
     if precision != "auto":
         if precision not in FORMATS:
@@ -42,8 +42,8 @@ def resolve(precision: str, model: nn.Module, device: torch.device) -> Precision
 
 
 def has_amx(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Tell if the processor has Intel's matrix extensions for bfloat16; false where nothing says so."""
+    """Return True if the processor has Intel's AMX for bfloat16; False if `cpuinfo` is missing."""
     try:
         return "amx_bf16" in cpuinfo.read_text()
-    except OSError:  # no Linux
+    except OSError:  # not on Linux
         return False

@@ -1,4 +1,4 @@
-"""How far training is, for people: a bar on a terminal, and a line now and then anywhere else."""
+"""Progress display of training: a progress bar on a terminal, otherwise a line every 20 seconds."""
 
 import sys
 import time
@@ -9,10 +9,10 @@ SECONDS_BETWEEN_LINES = 20
 
 
 class Progress:
-    """Shows updates done, loss, pictures per second and time left of the run called `title`."""
+    """Progress of the run `title`: updates done, loss, images per second and time left."""
 
     def __init__(self, title: str, done: int, steps: int, batch_size: int, seconds: float, shown: bool):
-        """A run that has `done` of `steps` updates behind it, which took `seconds`."""
+        """done: updates already done, of `steps`; seconds: time spent in them."""
         self.title, self.done, self.steps, self.batch_size, self.shown = title, done, steps, batch_size, shown
         self.reported = done, seconds
         self.begin, self.begin_step = time.monotonic(), done
@@ -31,9 +31,9 @@ class Progress:
         self.bar.update()
 
     def report(self, loss: float, seconds: float) -> float:
-        """Show `loss` and the speed since the last report, and return the speed, in pictures per second.
+        """Show `loss` and the speed since the last report, and return the speed in images per second.
 
-        `seconds` have been spent in updates since the run began.
+        seconds: time spent in updates since the run began.
         """
         done, before = self.reported
         self.reported = self.done, seconds
@@ -49,7 +49,7 @@ class Progress:
         return speed
 
     def say(self, text: str) -> None:
-        """Print a line without breaking the bar."""
+        """Print a line to stderr without breaking the progress bar."""
         if self.shown:
             tqdm.write(f"{self.title} {self.done}/{self.steps}: {text}", file=sys.stderr)
 

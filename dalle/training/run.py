@@ -1,4 +1,4 @@
-"""A run folder: may this run go on in it, and how far has it come?"""
+"""Run folders: check if a run may resume in a folder, and from which step."""
 
 import json
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
@@ -11,33 +11,33 @@ from dalle import checkpoint, distributed
 from dalle.checkpoint import CheckpointError
 from dalle.training.logger import WandbConfig
 
-# how a run is watched and fed, not what it is: a run may go on with other values of these
+# settings of logging and data loading that may change when a run resumes
 FREE = {"log_every", "validate_every", "preview_every", "save_every", "max_bad_steps", "workers"}
 LENGTH = "stage.steps"
 
 
 class AnotherRun(CheckpointError):
-    """What stands in a folder is not the run that was asked for, and stays as it is."""
+    """The folder contains a run with other settings, which is left unchanged."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: where it lives, and what it is."""
+    """One training run: its folder and its settings."""
 
     folder: Path  # metrics.jsonl, previews/, the checkpoint, state/
-    identity: dict[str, Any]  # nested settings that make it this run and no other; holds "stage" and its "steps"
+    identity: dict[str, Any]  # nested settings that identify the run; includes "stage" with its "steps"
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     wandb: WandbConfig = field(default_factory=WandbConfig)
-    defaults: dict[str, Any] = field(default_factory=dict)  # of `identity`'s settings, where they have any
+    defaults: dict[str, Any] = field(default_factory=dict)  # default values of the settings in `identity`
 
 
 def steps_done(folder: Path, identity: dict[str, Any], defaults: dict[str, Any] | None = None) -> int:
-    """How many updates the run in `folder` has behind it; 0 for a new one.
+    """Return the number of updates done by the run in `folder`; 0 for a new run.
 
-    A setting that is newer than that run had its default there, one of `defaults`.
+    A setting that the saved run lacks, since it was added later, is taken from `defaults`.
 
-    Raises AnotherRun if what stands there is of other settings than `identity`, or has no state to go on from.
+    Raises AnotherRun if the saved run has other settings than `identity`, or no state to resume from.
     """
     saved = checkpoint.read_scalars(folder)
     if saved is None:
@@ -57,7 +57,7 @@ def steps_done(folder: Path, identity: dict[str, Any], defaults: dict[str, Any] 
 
 
 def set_aside(folder: Path) -> Path | None:
-    """Rename `folder`, if it is there, to the first free of folder.1, folder.2, ...; returns its new name."""
+    """Rename `folder`, if it exists, to the first free name of folder.1, folder.2, ...; returns the new name."""
     aside = None
     if distributed.is_first() and folder.exists():
         number = 1
@@ -69,20 +69,20 @@ def set_aside(folder: Path) -> Path | None:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], defaults: dict[str, Any] | None = None) -> list[str]:
-    """What makes `new` another run than `old`, as sentences; being longer, or watched otherwise, does not."""
+    """List the differences between two run configs as sentences; ignores the number of steps and settings in FREE."""
     before, after, usual = (flat(json.loads(json.dumps(each))) for each in (old, new, defaults or {}))
     lengths = before.get(LENGTH), after.get(LENGTH)
     found = []
     for key in sorted(before | after):
         change = before.get(key, usual.get(key, "absent")), after.get(key, "absent")
-        spans_the_run = key.endswith(".steps") and change == lengths  # a schedule as long as the run grows with it
+        spans_the_run = key.endswith(".steps") and change == lengths  # a schedule as long as the run may grow with it
         if change[0] != change[1] and key.split(".")[-1] not in FREE and key != LENGTH and not spans_the_run:
             found.append(f"{key} was {change[0]}, now {change[1]}")
     return found
 
 
 def defaults_of(schema: type) -> dict[str, Any]:
-    """The defaults of a dataclass, and of those in it, as nested settings."""
+    """Return the defaults of a dataclass, including nested ones, as a nested dict."""
     found: dict[str, Any] = {}
     for each in fields(schema):
         default = each.default if each.default_factory is MISSING else each.default_factory()
@@ -92,7 +92,7 @@ def defaults_of(schema: type) -> dict[str, Any]:
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} as {"a.b": 1}."""
+    """Flatten a nested dict: {"a": {"b": 1}} becomes {"a.b": 1}."""
     if not isinstance(tree, dict):
         return {prefix: tree}
     found: dict[str, Any] = {}

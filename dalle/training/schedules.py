@@ -1,4 +1,4 @@
-"""Quantities that change while training: a step size, a KL weight, a relaxation temperature."""
+"""Schedules of quantities that change during training: learning rate, KL weight, relaxation temperature."""
 
 import math
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ KINDS = ("constant", "linear", "cosine", "exponential")
 
 @dataclass(frozen=True)
 class Schedule:
-    """From `start` to `end` within `steps` updates, held before and after (as in the paper, Appendix A.2)."""
+    """Schedule from `start` to `end` over `steps` updates, constant before and after (paper, Appendix A.2)."""
 
-    kind: str = "constant"  # constant (start, always) | linear | cosine | exponential
-    start: float = 1.0  # value at first
-    end: float = 1.0  # value at last
-    steps: int = 1  # updates that the way from start to end takes
-    delay: int = 0  # updates before it sets out
+    kind: str = "constant"  # constant: always `start` | linear | cosine | exponential
+    start: float = 1.0  # initial value
+    end: float = 1.0  # final value
+    steps: int = 1  # updates from `start` to `end`
+    delay: int = 0  # updates at `start` before the change begins
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -25,7 +25,7 @@ class Schedule:
             raise ValueError(f"an exponential schedule cannot go from {self.start} to {self.end}: both must be > 0")
 
     def value(self, step: int) -> float:
-        """The value after `step` updates; `end` exactly from `delay + steps` on."""
+        """Return the value after `step` updates; exactly `end` from `delay + steps` on."""
         progress = (step - self.delay) / self.steps
         if self.kind == "constant" or progress <= 0:
             return self.start

@@ -1,9 +1,9 @@
-"""Floating-point formats of at most 16 bits that no hardware has, as tensors of codes.
+"""Custom floating-point formats of at most 16 bits, stored as integer codes.
 
-The paper keeps Adam's mean in 1-6-9 and its variance in 0-6-10: bits of sign, exponent and significand (App. D). Where
-their exponents lie it says only of the 1-6-9 numbers that machines exchange: the largest is just under 16 (App. E).
-We take that for all of them. It leaves 63 octaves, down to 2^-59, and below these subnormal numbers; a variance, being
-a square, needs them. With the symmetric exponents of IEEE 754 it would vanish below 2^-40.
+The paper stores Adam's mean in 1-6-9 and its variance in 0-6-10: bits of sign, exponent and significand (App. D). It
+gives the exponent range only for the 1-6-9 numbers that machines exchange: the largest is just under 16 (App. E). Here
+that range applies to both formats. It leaves 63 octaves, down to 2^-59, and subnormal numbers below, which a variance
+needs, being a square. With the symmetric exponents of IEEE 754 it would underflow below 2^-40.
 """
 
 from dataclasses import dataclass
@@ -14,13 +14,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class SmallFloat:
-    """A format of [sign,] exponent and significand bits; numbers below the smallest octave are subnormal."""
+    """Floating-point format with an optional sign bit, exponent bits and significand bits, including subnormals.
+
+    Raises ValueError for unsupported numbers of bits.
+    """
 
     exponent_bits: int
-    significand_bits: int  # behind the point; the one before it is implied
+    significand_bits: int  # without the implied leading 1
     largest_exponent: int  # the largest number is just under 2 ** (largest_exponent + 1)
     signed: bool = True
-    infinite: bool = False  # as in IEEE 754 the topmost exponent is infinity; otherwise a number, as too large ones are
+    infinite: bool = False  # the largest exponent code is infinity, as in IEEE 754; else large numbers saturate
 
     def __post_init__(self) -> None:
         bits = self.signed + self.exponent_bits + self.significand_bits
@@ -32,7 +35,7 @@ class SmallFloat:
 
     @property
     def smallest_exponent(self) -> int:
-        """Of the smallest number that is not subnormal."""
+        """Exponent of the smallest normal number."""
         return self.largest_exponent - (2**self.exponent_bits - 2 - self.infinite)
 
     @property
@@ -41,27 +44,27 @@ class SmallFloat:
 
     @property
     def smallest(self) -> float:
-        """The smallest number above 0, a subnormal one."""
+        """Smallest positive number, a subnormal."""
         return 2.0 ** (self.smallest_exponent - self.significand_bits)
 
     def encode(self, values: Tensor) -> Tensor:
-        """float32 of any shape -> codes, int16 of the same shape: the nearest number, of two such the even one.
+        """Encode float32 values as int16 codes of the same shape, rounding to nearest, ties to even.
 
-        What is too large becomes the largest number, or infinity where there is one. Without a sign, what is below
-        0 becomes 0. No code means "not a number"; 0 stands for it.
+        Values that are too large become the largest number, or infinity if the format has it. Unsigned formats encode
+        negative values as 0. NaN is encoded as 0.
         """
         magnitudes = values.float().abs().nan_to_num(nan=0.0)
         exponents = (magnitudes.view(torch.int32) >> 23) - 127
         exponents = exponents.clamp(self.smallest_exponent, self.largest_exponent + 1)
         significands = (magnitudes / _power_of_two(exponents - self.significand_bits)).round()
-        # the implied one, and what rounding carries over, add up to the right exponent
+        # the implied 1, and a carry from rounding, add up to the right exponent
         octaves = (exponents - self.smallest_exponent) << self.significand_bits
         codes = (octaves + significands.clamp(max=2**15).int()).clamp(max=self._largest_code + self.infinite)
         signs = values.signbit().int() << self._sign_bit
         return (codes | signs if self.signed else codes * (values > 0)).to(torch.int16)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """The float32 numbers that `codes` stand for, exactly."""
+        """Decode codes to float32, exactly."""
         wide = codes.int() & 0xFFFF
         magnitudes = wide & ((1 << self._sign_bit) - 1)
         octaves = magnitudes >> self.significand_bits
@@ -74,7 +77,7 @@ class SmallFloat:
         return torch.where((wide >> self._sign_bit) > 0, -values, values)
 
     def round(self, values: Tensor) -> Tensor:
-        """float32 -> the float32 numbers that are left of them in this format; what is not a number stays so."""
+        """Round float32 values to this format, in float32; NaN stays NaN."""
         return torch.where(values.isnan(), values, self.decode(self.encode(values)))
 
     @property
@@ -86,15 +89,15 @@ class SmallFloat:
         return (1 << self._sign_bit) - 1 - (self.infinite << self.significand_bits)
 
 
-MEAN = SmallFloat(6, 9, largest_exponent=3)  # of Adam's running mean
+MEAN = SmallFloat(6, 9, largest_exponent=3)  # format of Adam's running mean
 VARIANCE = SmallFloat(6, 10, largest_exponent=3, signed=False)
 
 
 def ieee(exponent_bits: int, significand_bits: int) -> SmallFloat:
-    """The format of these sizes as IEEE 754 would have it; (5, 10) is float16."""
+    """Return the IEEE 754 format with these sizes; (5, 10) is float16."""
     return SmallFloat(exponent_bits, significand_bits, 2 ** (exponent_bits - 1) - 1, infinite=True)
 
 
 def _power_of_two(exponents: Tensor) -> Tensor:
-    """2 ** exponents, exactly, for int32 exponents from -126 to 127."""
+    """Compute 2 ** exponents exactly, for int32 exponents from -126 to 127."""
     return ((exponents + 127) << 23).view(torch.float32)

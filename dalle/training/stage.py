@@ -1,4 +1,4 @@
-"""What the loop asks of a stage, and what a stage's config tells the loop."""
+"""Interface between the training loop and a stage: the `Stage` protocol and the base config."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,24 +18,24 @@ GRADIENT_SCALINGS = ("global", "resblock")
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How a stage is optimised and watched; each stage's config inherits it and sets its own defaults."""
+    """Optimisation and logging of a stage; each stage's config inherits it and sets its own defaults."""
 
     steps: int = 3_000_000  # optimizer updates; raise it to train a finished run further
-    batch_size: int = 512  # pictures per update, over all ranks and micro-batches
-    accumulate: int = 1  # micro-batches per update: less memory, same update (but losses over a batch see each alone)
+    batch_size: int = 512  # images per update, over all ranks and micro-batches
+    accumulate: int = 1  # micro-batches per update: less memory, same update (except for contrastive losses)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    clip_norm: float | None = None  # the gradient's norm is cut down to it (transformer: 4; paper, Appendix B.2)
+    clip_norm: float | None = None  # maximum norm of the gradient (transformer: 4; paper, Appendix B.2)
     ema: EMAConfig = field(default_factory=EMAConfig)
     precision: str = "auto"  # of matrix products and convolutions: auto | float32 | bfloat16 | float16
-    gradient_scaling: str = "global"  # of float16: on the loss | "resblock": each residual branch's own (App. D)
-    gradient_exponent: int | None = None  # bits; simulates this narrow a format in branches, with scaling (float16: 5)
-    recompute: bool = False  # residual branches in the backward pass: less memory, a third more work (Section 2.4)
-    compression: CompressionConfig = field(default_factory=CompressionConfig)  # of what ranks exchange
-    max_bad_steps: int = 25  # updates in a row skipped for an infinite loss or gradient before the run stops
-    log_every: int = 50  # updates between two lines of metrics; 0 for any of these: only at the end
-    validate_every: int = 5_000  # updates between two looks at held-out pictures
-    preview_every: int = 5_000  # between two sheets of pictures in previews/
-    save_every: int = 5_000  # between two checkpoints
+    gradient_scaling: str = "global"  # float16: one scale on the loss | "resblock": one per residual block (App. D)
+    gradient_exponent: int | None = None  # simulated exponent bits of gradients in branches, with scaling (float16: 5)
+    recompute: bool = False  # activation checkpointing of residual branches: less memory, 1/3 more compute (Sec. 2.4)
+    compression: CompressionConfig = field(default_factory=CompressionConfig)  # of gradients exchanged by ranks
+    max_bad_steps: int = 25  # consecutive updates skipped for a non-finite loss or gradient before the run stops
+    log_every: int = 50  # updates between two lines of metrics; 0: only at the end
+    validate_every: int = 5_000  # updates between two validations; 0: only at the end
+    preview_every: int = 5_000  # updates between two preview images in previews/; 0: only at the end
+    save_every: int = 5_000  # updates between two checkpoints; 0: only at the end
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "max_bad_steps"):
@@ -50,7 +50,7 @@ class TrainingConfig:
             raise ValueError(f"gradient_exponent={self.gradient_exponent} must be 2 to 5 bits, or null for no format")
 
     def micro_batch_size(self, world: int) -> int:
-        """Pictures per micro-batch and rank. Raises ValueError if the batch does not divide evenly."""
+        """Return the images per micro-batch and rank. Raises ValueError if the batch does not divide evenly."""
         size, rest = divmod(self.batch_size, world * self.accumulate)
         if rest or not size:
             raise ValueError(
@@ -61,41 +61,41 @@ class TrainingConfig:
 
 
 class Stage(Protocol):
-    """What is optimised. The loop never asks which stage it runs.
+    """A training stage: model, data, loss, validation and checkpoint. The loop is the same for all stages.
 
-    Where a method takes `model`, it is `self.model`, its wrapper (which shares gradients between ranks, and
-    therefore has to be called, not reached into), or a model like it with the average of its weights.
+    The argument `model` of a method is `self.model`, its distributed wrapper (to be called, not accessed by attribute),
+    or a copy with the averaged weights.
     """
 
     name: str
-    model: nn.Module  # on the device; its parameters that require gradients are trained
+    model: nn.Module  # on the device; parameters that require gradients are trained
 
     def batches(self, start: int) -> Iterator[Any]:
-        """This rank's micro-batches of training pictures without end, from number `start` on.
+        """Iterate over this rank's training micro-batches endlessly, from number `start` on.
 
-        Each holds `TrainingConfig.micro_batch_size` pictures and is a pure function of its number. Those of
-        one update hold, together, the same pictures however many ranks and micro-batches there are.
+        Each has `TrainingConfig.micro_batch_size` images and is a pure function of its number. Together, the
+        micro-batches of one update have the same images for any number of ranks and micro-batches.
         """
         ...
 
     def loss(
         self, model: nn.Module, batch: Any, step: int, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float | Tensor]]:
-        """(mean loss of a micro-batch, other metrics by name) for the update that follows `step` others.
+        """Return the mean loss of a micro-batch and other metrics by name; `step` is the number of updates done.
 
-        All randomness comes from `generator`, on the model's device and seeded by (seed, step, micro-batch,
-        rank), or from torch's global one (dropout), which is seeded so too.
+        All randomness comes from `generator`, on the model's device and seeded by (seed, step, rank, micro-batch), or
+        from torch's global generator (dropout), seeded by (seed, step, rank).
         """
         ...
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """Metrics on held-out data; every rank calls it, and the first one's answer is logged."""
+        """Return metrics on held-out data. All ranks call it; the first rank's result is logged."""
         ...
 
     def preview(self, model: nn.Module) -> Image.Image | None:
-        """A picture by which a person sees how training goes; only the first rank calls it."""
+        """Return a preview image for monitoring, or None. Only the first rank calls it."""
         ...
 
     def save(self, folder: Path, model: nn.Module, meta: dict[str, Any]) -> None:
-        """Write a checkpoint of `model` that can be loaded without the stage."""
+        """Write a checkpoint of `model`, which can be loaded without the stage."""
         ...

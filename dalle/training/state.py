@@ -1,4 +1,4 @@
-"""Exactly what a run has to remember to go on as if it had never stopped."""
+"""Training state: everything needed to resume a run with identical results."""
 
 import uuid
 from pathlib import Path
@@ -18,19 +18,19 @@ from dalle.training.stage import TrainingConfig
 
 
 class TrainState:
-    """Where training stands. Data and random numbers are functions of the step (`seeds.py`), so not here."""
+    """State of a run. Data order and random numbers are functions of the step (`seeds.py`), so they are not stored."""
 
     def __init__(self, model: nn.Module, config: TrainingConfig, device: torch.device):
-        """The state before the first update of `model`."""
+        """Initialise the state before the first update of `model`."""
         self.step = 0  # updates done
-        self.watched = 0  # the step at which validation and preview were last seen to
+        self.watched = 0  # step of the last validation or preview
         self.seconds = 0.0  # spent in updates
         self.model = model
         self.average = EMA(model, config.ema)
         self.optimizer = build_optimizer(model, config.optimizer)
         self.plateau = Plateau(config.optimizer.plateau, device)
         self.precision, self.precision_reason = distributed.broadcast(resolve(config.precision, model, device))
-        # after the average was copied, which is to have no hooks
+        # after the EMA copy was made, which must not have hooks
         self.scales, self._hooks = branches.attach(model, config, self.precision, device)
         self.exchange = build_exchange(model, config.compression)
         self.meter = Meter(device)
@@ -38,7 +38,7 @@ class TrainState:
         self._config, self._device = config, device
 
     def save(self, folder: Path, identity: dict[str, Any]) -> None:
-        """Write the state and `identity`, the settings it belongs to. All ranks call it; the first writes."""
+        """Write the state and `identity`, the run's settings. All ranks must call it; the first one writes."""
         scalars = {
             "identity": identity,
             "watched": self.watched,
@@ -55,7 +55,7 @@ class TrainState:
         distributed.barrier()
 
     def restore(self, folder: Path) -> None:
-        """Become the newest state in `folder`, if there is one. Raises CheckpointError if it does not fit."""
+        """Load the newest state in `folder`, if there is one. Raises CheckpointError if it does not match the model."""
         saved = checkpoint.load_state(folder)
         if saved is None:
             return
@@ -91,12 +91,12 @@ class TrainState:
         for each, saved in tensors.items():
             moment, _, name = each.partition(".")
             parameter = parameters[name]
-            # the fused kernels pair up memory, not indices: a moment must lie there as its parameter does
+            # the fused kernels index memory directly: a moment needs the same strides as its parameter
             kept = torch.empty_like(parameter, dtype=saved.dtype, requires_grad=False) if saved.ndim else saved
             self.optimizer.state[parameter][moment] = kept.copy_(saved).to(parameter.device)
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin with `prefix` and a dot, without that."""
+    """Select the tensors with names that start with `prefix` and a dot, and remove it from the names."""
     start = f"{prefix}."
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}

@@ -1,4 +1,4 @@
-"""What a CLIP is: the sizes of its towers, and how pictures and captions are prepared for it."""
+"""Configuration of CLIP: sizes of its encoders, and the preprocessing of images and captions."""
 
 import math
 from collections.abc import Mapping
@@ -12,48 +12,48 @@ from dalle.models.clip.resnet import CELL
 from dalle.models.sizes import check_sizes
 from dalle.pretrained.names import MLP_IN
 
-# mean and standard deviation of the pixels of CLIP's training pictures, as published with the weights
+# mean and standard deviation of the pixels of CLIP's training images, as published with the weights
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
 class CLIPConfig:
-    """Sizes of a CLIP model; the defaults are those of the published ViT-B/32."""
+    """Sizes and preprocessing of a CLIP model; the defaults are those of the published ViT-B/32."""
 
-    image_size: int = 224  # side of the pictures in pixels
-    image_tower: str = "vit"  # "vit" | "resnet"
+    image_size: int = 224  # side of the input images in pixels
+    image_tower: str = "vit"  # image encoder: "vit" | "resnet"
     patch: int = 32  # vit: side of a patch in pixels
-    image_width: int = 768  # resnet: of the first stage
-    image_depth: int = 12  # vit
-    image_blocks: tuple[int, ...] = (3, 4, 6, 3)  # resnet: how many in each stage
-    image_heads: int = 12  # resnet: of the attention at its end
-    image_mlp: int | None = None  # vit: width inside the MLPs; None: 4 image_width
-    image_activation: str = "quick_gelu"  # vit: "quick_gelu" | "gelu"
-    image_eps: float = 1e-5  # vit: of the layer norms
-    text_vocabulary: int = 49_408  # ids of captions, the start and end tokens included
-    text_positions: int = 77  # the start and end tokens included
-    text_width: int = 512  # of the text tower's states
-    text_depth: int = 12  # layers
-    text_heads: int = 8  # of the attention in each
-    text_mlp: int | None = None  # None: 4 text_width
-    text_activation: str = "quick_gelu"  # "quick_gelu" | "gelu"
-    text_eps: float = 1e-5  # of the layer norms
-    start_id: int | None = None  # None: the last id but one
-    end_id: int | None = None  # where it stands first, the text tower is read; None: the largest id
-    embedding: int = 512  # dimensions of the space that pictures and captions share
-    initial_temperature: float = 0.07  # CLIP paper, Section 2.5
-    largest_scale: float = 100.0  # the logits' scale is clipped here, for stability (Section 2.5)
-    shorter_side: int | None = None  # pictures are scaled to this before the crop; None: image_size
-    resample: str = "bicubic"  # how they are scaled, by Pillow's names
-    crop_rounding: str = "down"  # half a pixel of the centre crop's offset goes "down" | "even": as in torchvision
-    pixel_mean: tuple[float, ...] = PIXEL_MEAN  # of red, green and blue, which is taken off
-    pixel_std: tuple[float, ...] = PIXEL_STD  # by which they are then divided
-    tokenizer: str = "dalle"  # "dalle": learned from our captions | "openai" | "huggingface": as published by them
+    image_width: int = 768  # vit: of the hidden states; resnet: channels of the first stage
+    image_depth: int = 12  # vit: number of layers
+    image_blocks: tuple[int, ...] = (3, 4, 6, 3)  # resnet: number of residual blocks in each stage
+    image_heads: int = 12  # attention heads; resnet: of the attention pooling
+    image_mlp: int | None = None  # vit: hidden width of the MLPs; None: 4 * image_width
+    image_activation: str = "quick_gelu"  # vit: activation of the MLPs, "quick_gelu" | "gelu"
+    image_eps: float = 1e-5  # vit: epsilon of the layer norms
+    text_vocabulary: int = 49_408  # number of token ids, including the start and end tokens
+    text_positions: int = 77  # maximum length of a caption in tokens, including the start and end tokens
+    text_width: int = 512  # of the text encoder's hidden states
+    text_depth: int = 12  # number of layers
+    text_heads: int = 8  # attention heads of each layer
+    text_mlp: int | None = None  # hidden width of the MLPs; None: 4 * text_width
+    text_activation: str = "quick_gelu"  # activation of the MLPs, "quick_gelu" | "gelu"
+    text_eps: float = 1e-5  # epsilon of the layer norms
+    start_id: int | None = None  # id of the start token; None: the last id but one
+    end_id: int | None = None  # id of the end token; the text feature is read at the first one; None: the last id
+    embedding: int = 512  # dimensions of the shared embedding space of images and captions
+    initial_temperature: float = 0.07  # of the softmax, before training (CLIP paper, Section 2.5)
+    largest_scale: float = 100.0  # maximum of the logit scale, for stability (Section 2.5)
+    shorter_side: int | None = None  # images are resized to this before the crop; None: image_size
+    resample: str = "bicubic"  # Pillow's name of the resampling filter
+    crop_rounding: str = "down"  # rounding of the centre crop's offset: "down" | "even", as in torchvision
+    pixel_mean: tuple[float, ...] = PIXEL_MEAN  # subtracted from red, green and blue
+    pixel_std: tuple[float, ...] = PIXEL_STD  # the result is divided by it
+    tokenizer: str = "dalle"  # "dalle": trained on our captions | "openai" | "huggingface": published with the weights
 
     def __post_init__(self) -> None:
         check_sizes(self)
-        for name in ("image_blocks", "pixel_mean", "pixel_std"):  # JSON has lists
+        for name in ("image_blocks", "pixel_mean", "pixel_std"):  # JSON has lists instead of tuples
             object.__setattr__(self, name, tuple(getattr(self, name)))
         known = {
             "image_tower": ("vit", "resnet"),
@@ -81,7 +81,7 @@ class CLIPConfig:
 
     @staticmethod
     def sizes_in(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-        """The sizes that the shapes of a CLIP's tensors tell. Raises KeyError for tensors that are of none."""
+        """Infer the config's sizes from a CLIP's tensor shapes. Raises KeyError if they are not those of a CLIP."""
         vocabulary, width = shapes["text.embedding.weight"]
         sizes: dict[str, Any] = {
             "text_vocabulary": vocabulary,

@@ -1,7 +1,7 @@
-"""CLIP: a picture's tower and a caption's tower that agree on what belongs together (Radford et al. 2021).
+"""CLIP: an image encoder and a text encoder with a shared embedding space (Radford et al. 2021).
 
-Reranks the sampler's candidates (DALL-E, Section 2.6). The towers are those of OpenAI's released models, so that their
-weights can be read, and Hugging Face's.
+Used to rerank candidate images (DALL-E, Section 2.6). The encoders have the architecture of OpenAI's released models,
+so weights published by OpenAI and Hugging Face can be loaded.
 """
 
 import math
@@ -27,7 +27,7 @@ from dalle.pretrained.openai_clip import read_openai_clip
 from dalle.pretrained.published import Published
 from dalle.tokenizer import CaptionTokenizer
 
-# how a checkpoint's tokenizer.json is read; the published ones bring a start and an end token
+# loaders of a checkpoint's tokenizer.json; the published tokenizers include a start and an end token
 TOKENIZERS = {
     "dalle": CaptionTokenizer.load,
     "openai": partial(CLIPTokenizer.load, openai=True),
@@ -36,7 +36,7 @@ TOKENIZERS = {
 
 
 class ImageTower(nn.Module):
-    """Pixels to a feature: patches, a class token, pre-norm transformer blocks, a projection of the class token."""
+    """Vision transformer: pixels (b, 3, h, w) -> features (b, embedding), the projected state of the class token."""
 
     def __init__(self, config: CLIPConfig):
         super().__init__()
@@ -64,7 +64,7 @@ class ImageTower(nn.Module):
 
 
 class TextTower(nn.Module):
-    """Token ids to a feature: causal pre-norm transformer blocks, a projection of the end token's state."""
+    """Causal text transformer: ids (b, n) -> features (b, embedding), the projected state of the end token."""
 
     def __init__(self, config: CLIPConfig):
         super().__init__()
@@ -85,7 +85,7 @@ class TextTower(nn.Module):
         x = self.embedding(ids) + self.positions[: ids.shape[1]]  # (b, n, d)
         for block in self.blocks:
             x = block(x, causal)
-        # the first end token, which has the largest id if none is told; what follows it cannot reach back to it
+        # first end token, by default the largest id; attention is causal, so later tokens do not affect it
         end = ids.argmax(dim=1) if self.end_id is None else (ids == self.end_id).int().argmax(dim=1)
         return self.projection(self.norm_out(x[torch.arange(len(x), device=x.device), end]))  # (b, embedding)
 
@@ -98,7 +98,7 @@ IMAGE_TOWERS = {"vit": ImageTower, "resnet": _resnet}
 
 
 class CLIP(nn.Module):
-    """Scores how well pictures fit captions. Trained by `dalle.stages.clip`."""
+    """Contrastive model that scores images against captions. Trained by `dalle.stages.clip`."""
 
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -118,28 +118,28 @@ class CLIP(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """What cosines are multiplied with: the learned inverse temperature, clipped."""
+        """Logit scale: the learned inverse temperature, clipped."""
         scale = self.log_scale.exp()
-        # the gradient passes the clip, or a scale that once exceeded it could never come back
+        # the gradient bypasses the clip: otherwise a scale above the maximum could never decrease
         return scale + (scale.clamp(max=self.config.largest_scale) - scale).detach()
 
     def forward(self, pixels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What training needs: unit vectors of pictures and captions, (b, embedding) each, and the logits' scale."""
+        """Return unit vectors of images and of captions, (b, embedding) each, and the logit scale."""
         return self.encode_image(pixels), self.encode_text(ids), self.scale
 
     def encode_image(self, pixels: Tensor) -> Tensor:
-        """(b, 3, image_size, image_size) in [0, 1] -> (b, embedding) unit vectors."""
+        """Encode images: (b, 3, image_size, image_size) in [0, 1] -> (b, embedding) unit vectors."""
         features = self.image((pixels - self.pixel_mean) / self.pixel_std)
         return F.normalize(features.float(), dim=-1)
 
     def encode_text(self, ids: Tensor) -> Tensor:
-        """(b, n) ids as `tokenize` makes them, n <= text_positions -> (b, embedding) unit vectors."""
+        """Encode captions: (b, n) ids from `tokenize`, n <= text_positions -> (b, embedding) unit vectors."""
         return F.normalize(self.text(ids).float(), dim=-1)
 
     def tokenize(self, captions: list[str], truncate: bool = False) -> Tensor:
-        """Start token, caption, end token, zeros: (b, text_positions) int64.
+        """Tokenize captions: start token, caption, end token, padding with 0; (b, text_positions) int64.
 
-        Raises `ValueError` for a caption that does not fit, unless `truncate`, and when the model has no tokenizer.
+        Raises `ValueError` for a caption that is too long, unless `truncate`, and if the model has no tokenizer.
         """
         if self.tokenizer is None:
             raise ValueError(
@@ -157,12 +157,12 @@ class CLIP(nn.Module):
         return rows
 
     def preprocess(self, images: list[Image.Image]) -> Tensor:
-        """Scaled to `shorter_side`, then the centre of it: (b, 3, image_size, image_size) in [0, 1]."""
+        """Resize images to `shorter_side` and crop the centre: (b, 3, image_size, image_size) in [0, 1]."""
         return to_tensor([_square(image.convert("RGB"), self.config) for image in images])
 
     @torch.inference_mode()
     def score(self, images: list[Image.Image], captions: list[str], batch_size: int = 256) -> Tensor:
-        """Cosine similarity of every picture with every caption: (images, captions), in [-1, 1], on the CPU."""
+        """Compute the cosine similarity of every image with every caption: (images, captions), on the CPU."""
         device = self.log_scale.device
         texts = self.encode_text(self.tokenize(captions, truncate=True).to(device))
         chunks = (images[i : i + batch_size] for i in range(0, len(images), batch_size))
@@ -170,37 +170,40 @@ class CLIP(nn.Module):
         return (pictures @ texts.T).cpu()
 
     def save(self, folder: str | Path, meta: dict | None = None) -> None:
-        """Write a checkpoint folder, tokenizer included, that `load` rebuilds the model from."""
+        """Write a checkpoint folder for `load`, including the tokenizer."""
         checkpoint.save_model(folder, "clip", self, self.config, meta, self.tokenizer)
 
     @classmethod
     def load(cls, folder: str | Path) -> "CLIP":
-        """A model in eval mode from a checkpoint folder. Raises `CheckpointError` with what is wrong with it."""
+        """Load a model in eval mode from a checkpoint folder. Raises `CheckpointError` if it is missing or invalid."""
         return checkpoint.load_model(folder, "clip", CLIPConfig, partial(_with_tokenizer, folder=Path(folder)))
 
     @classmethod
     def from_openai(cls, path: str | Path, merges: str | Path | None = None) -> "CLIP":
-        """One of OpenAI's CLIPs, ViT or ResNet, in eval mode and fp32, with its own way of preparing pictures.
+        """Load one of OpenAI's CLIPs, ViT or ResNet, in eval mode and fp32, with its own image preprocessing.
 
-        `path` is a published TorchScript archive (ViT-B-32.pt, RN50.pt, ...), of which no code is run, or a state
-        dict; `merges` the bpe_simple_vocab_16e6.txt.gz published with them, or another file that `CLIPTokenizer.read`
-        takes. Without it captions cannot be read. Raises `ValueError` with what is wrong with them.
+        `path` is a published TorchScript archive (ViT-B-32.pt, RN50.pt, ...), read without executing its code, or a
+        state dict. `merges` is bpe_simple_vocab_16e6.txt.gz, published with the weights, or another file that
+        `CLIPTokenizer.read` accepts; without it the model has no tokenizer. Raises `ValueError` for invalid files.
         """
         return cls.from_published(read_openai_clip(path, merges))
 
     @classmethod
     def from_huggingface(cls, folder: str | Path, tokenizer: str | Path | None = None) -> "CLIP":
-        """A CLIPModel saved by Hugging Face's transformers, in eval mode and fp32.
+        """Load a CLIPModel saved by Hugging Face's transformers, in eval mode and fp32.
 
-        `folder` holds model.safetensors, config.json, perhaps preprocessor_config.json, and the tokenizer's files;
-        `tokenizer` is the folder of these where they are elsewhere. Where there are none, captions cannot be read.
-        Raises `ValueError` with what is wrong with them.
+        `folder` contains model.safetensors, config.json, optionally preprocessor_config.json, and the tokenizer's
+        files; `tokenizer` is their folder if it is another one. Without them the model has no tokenizer. Raises
+        `ValueError` for invalid files.
         """
         return cls.from_published(read_huggingface_clip(folder, tokenizer))
 
     @classmethod
     def from_published(cls, published: Published) -> "CLIP":
-        """A model in eval mode from what `dalle.pretrained` read. Raises `CheckpointError` if its parts do not fit."""
+        """Build a model in eval mode from weights read by `dalle.pretrained`.
+
+        Raises `CheckpointError` for invalid sizes, or tensors that do not match them.
+        """
         weights = Path(published.meta["files"]["weights"]["file"])
         try:
             model = cls(CLIPConfig(**published.sizes), published.tokenizer)
@@ -216,7 +219,7 @@ def _with_tokenizer(config: CLIPConfig, folder: Path) -> CLIP:
 
 
 def _initialise(blocks: nn.ModuleList, width: int, depth: int) -> None:
-    """Weights of the transformer blocks as OpenAI's code draws those of the text tower; biases 0."""
+    """Initialise transformer blocks as OpenAI's code initialises those of the text encoder; biases 0."""
     residual = width**-0.5 * (2 * depth) ** -0.5
     for block in blocks:
         assert isinstance(block, TransformerBlock)

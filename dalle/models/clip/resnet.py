@@ -1,4 +1,4 @@
-"""CLIP's other image tower: a ResNet whose last step is attention (CLIP paper, Section 2.4; OpenAI's released code)."""
+"""CLIP's ResNet image encoder, with attention pooling (CLIP paper, Section 2.4; OpenAI's released code)."""
 
 from collections.abc import Sequence
 
@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from dalle.models.attention import full
 
-CELL = 32  # pixels that a cell of the last feature map is wide
-GROWTH = 4  # a block's output is this many times as wide as what its 3x3 convolution sees
+CELL = 32  # downsampling factor: pixels per cell of the last feature map, along each side
+GROWTH = 4  # ratio of a block's output channels to those of its 3x3 convolution
 
 
 class Convolution(nn.Module):
-    """A convolution without bias, normalised over the batch."""
+    """Convolution without bias, followed by batch norm."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1):
         super().__init__()
@@ -26,7 +26,7 @@ class Convolution(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A residual block. A stride is an average over cells, never a step over them: so nothing is aliased."""
+    """Bottleneck residual block. Average pooling replaces strided convolutions, which avoids aliasing."""
 
     def __init__(self, inputs: int, width: int, stride: int):
         super().__init__()
@@ -36,7 +36,7 @@ class Bottleneck(nn.Module):
         self.pool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
         self.expand = Convolution(width, outputs, 1)
         self.shortcut = Convolution(inputs, outputs, 1) if stride > 1 or inputs != outputs else nn.Identity()
-        nn.init.zeros_(self.expand.norm.weight)  # a fresh block passes on what it is given
+        nn.init.zeros_(self.expand.norm.weight)  # the branch is zero at initialisation
 
     def forward(self, x: Tensor) -> Tensor:
         branch = F.relu(self.reduce(x))  # (b, d, h, w)
@@ -46,7 +46,7 @@ class Bottleneck(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """One look at all cells, whose query is their mean."""
+    """Attention pooling: one attention operation over all cells, with their mean as the query."""
 
     def __init__(self, width: int, cells: int, heads: int, embedding: int):
         super().__init__()
@@ -68,13 +68,14 @@ class AttentionPool(nn.Module):
 
 
 class ResNetTower(nn.Module):
-    """Pixels to a feature: three convolutions, four stages of residual blocks, attention over what they found.
+    """ResNet: pixels (b, 3, image_size, image_size) -> features (b, embedding).
 
-    Each stage after the first halves the grid and doubles the width; `blocks` says how many each has (RN50:
-    3, 4, 6, 3), `width` how wide the first is (RN50: 64).
+    Three convolutions, stages of residual blocks, attention pooling. Each stage after the first halves the resolution
+    and doubles the width. `blocks` is the number of blocks in each stage (RN50: 3, 4, 6, 3), `width` the width of the
+    first stage (RN50: 64).
 
     Raises:
-        ValueError: an image_size that is no multiple of 32, an odd width, or heads that do not divide 32 width.
+        ValueError: an image_size that is not a multiple of 32, an odd width, or heads that do not divide 32 * width.
     """
 
     def __init__(self, image_size: int, width: int, blocks: Sequence[int], heads: int, embedding: int):
@@ -105,6 +106,6 @@ class ResNetTower(nn.Module):
 
 
 def _stage(inputs: int, width: int, depth: int, stride: int) -> nn.Sequential:
-    """`depth` blocks, the first of which takes the stride."""
+    """Build one stage of `depth` blocks; the first block has the stride."""
     first = Bottleneck(inputs, width, stride)
     return nn.Sequential(first, *(Bottleneck(GROWTH * width, width, 1) for _ in range(depth - 1)))

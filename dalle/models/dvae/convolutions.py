@@ -1,4 +1,4 @@
-"""What the dVAE is built of: convolutions as OpenAI starts them, and residual blocks of them (Appendix A.1)."""
+"""Layers of the dVAE: convolutions with OpenAI's initialisation, and residual blocks of them (Appendix A.1)."""
 
 import math
 
@@ -21,22 +21,25 @@ class Convolution(nn.Conv2d):
             nn.init.zeros_(self.bias)
 
     def in_full_precision(self, x: Tensor) -> Tensor:
-        """self(x) in the weights' precision, under autocast too: next to the codes as in OpenAI's, and last."""
+        """Compute self(x) in the weights' precision, also under autocast.
+
+        For the layers next to the codes, as in OpenAI's code, and for the last layer.
+        """
         with without_autocast(x.device.type):
             return self(x.to(self.weight.dtype))
 
     def scaled(self, x: Tensor, gain: float) -> Tensor:
-        """gain * self(x), without a pass over the activations: the gain is multiplied into weights and biases."""
+        """Compute gain * self(x); the gain is multiplied into weight and bias, which saves a pass over the output."""
         bias = None if self.bias is None else gain * self.bias
         return F.conv2d(x, gain * self.weight, bias, padding=self.kernel_size[0] // 2)
 
 
 class Block(nn.Module):
-    """A bottleneck residual block, ReLU before every convolution: identity + gain * branch.
+    """Bottleneck residual block with ReLU before every convolution: identity + gain * branch.
 
-    With `upsample` the block works at twice its input's resolution. The published decoder repeats pixels first;
-    here they are repeated after the 1x1 convolutions, which is the same function at a quarter of the work, since
-    repeating pixels commutes with ReLU and with 1x1 convolutions.
+    With `upsample` the output has twice the input's resolution. The published decoder upsamples first. Here the 1x1
+    convolutions come first, at a quarter of the cost: nearest-neighbour upsampling commutes with ReLU and with 1x1
+    convolutions, so the function is the same.
     """
 
     def __init__(
@@ -59,7 +62,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.upsample(self.first(F.relu(x)))
-        h = self.second(F.relu_(h))  # in place: a convolution does not need its output again
+        h = self.second(F.relu_(h))  # in place: a convolution's backward pass does not need its output
         h = self.third(F.relu_(h))
         h = self.last.scaled(F.relu_(h), self.gain)
         return h + self.upsample(self.identity(x))

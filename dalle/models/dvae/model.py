@@ -1,8 +1,8 @@
-"""The discrete VAE: an image becomes a grid of codebook indices, and a grid of indices an image.
+"""Discrete VAE: encodes an image as a grid of codebook indices and decodes such a grid to an image.
 
-The architecture is the paper's (Section 2.1, Appendix A.1) as OpenAI's released code has it, with its sizes as
-parameters. There is no codebook module: the decoder's first 1x1 convolution, applied to one-hot (or relaxed)
-codes, *is* the embedding.
+The architecture follows the paper (Section 2.1, Appendix A.1) and OpenAI's released code, with configurable sizes.
+There is no codebook module: the decoder's first 1x1 convolution, applied to one-hot (or relaxed) codes, is the
+embedding.
 """
 
 from collections.abc import Mapping
@@ -21,32 +21,32 @@ from dalle.models.sizes import check_sizes
 from dalle.pretrained.openai_dvae import read_openai_dvae
 from dalle.pretrained.published import Published
 
-PIXEL_MARGIN = 0.1  # epsilon of Appendix A.3, Equation 3: keeps pixels away from the ends of the open interval (0, 1)
+PIXEL_MARGIN = 0.1  # epsilon of Appendix A.3, Equation 3: keeps pixels away from 0 and 1, where the likelihood diverges
 
 
 def map_pixels(images: Tensor) -> Tensor:
-    """Pixels in [0, 1] to the interval (0.1, 0.9) that the likelihood is defined on (Appendix A.3, Eq. 3)."""
+    """Map pixels from [0, 1] to the interval (0.1, 0.9), for the likelihood (Appendix A.3, Eq. 3)."""
     return (1 - 2 * PIXEL_MARGIN) * images + PIXEL_MARGIN
 
 
 def unmap_pixels(images: Tensor) -> Tensor:
-    """The inverse of `map_pixels`, clamped to [0, 1]."""
+    """Invert `map_pixels` and clamp to [0, 1]."""
     return ((images - PIXEL_MARGIN) / (1 - 2 * PIXEL_MARGIN)).clamp(0, 1)
 
 
 @dataclass(frozen=True)
 class DVAEConfig:
-    """Sizes of a discrete VAE; the defaults are the paper's 256x256, 8192-code model."""
+    """Sizes of a discrete VAE; the defaults are the paper's model: 256x256 images, 8192 codes."""
 
     vocabulary: int = 8192  # codebook size K
-    width: int = 256  # channels of the first encoder group; the others have 2, 4 and 8 times as many
-    groups: int = 4  # resolutions; an image shrinks by 2^(groups - 1) per side
+    width: int = 256  # channels of the first encoder group; they double in each further group
+    groups: int = 4  # groups of blocks; resolution is halved between groups, 2^(groups - 1) times lower in all
     blocks_per_group: int = 2  # residual blocks in each group
-    decoder_input: int = 128  # channels that a code is embedded in
-    pool: str = "max"  # "max" | "average"; max gave the better ELB (Appendix A.1)
-    bottleneck_kernel: int = 1  # of the convolutions next to the relaxation; 1 generalises better (Section 2.1)
-    gain: float | None = None  # of the residual branches; None: 1 / (groups * blocks_per_group)^2 (Section 2.1)
-    # what training decodes | straight_through: one-hot codes, with its gradients | vector_quantisation: as in VQ-VAE
+    decoder_input: int = 128  # channels of a code's embedding
+    pool: str = "max"  # "max" | "average"; max gave the better ELB, the paper's name of the ELBO (Appendix A.1)
+    bottleneck_kernel: int = 1  # kernel of the convolutions next to the relaxation; 1 generalises better (Section 2.1)
+    gain: float | None = None  # scale of the residual branches; None: 1 / (groups * blocks_per_group)^2 (Section 2.1)
+    # gumbel_softmax: relaxed codes | straight_through: one-hot codes, relaxed gradients | vector_quantisation: VQ-VAE
     relaxation: str = "gumbel_softmax"
 
     def __post_init__(self) -> None:
@@ -72,12 +72,12 @@ class DVAEConfig:
 
     @property
     def quantises_vectors(self) -> bool:
-        """Whether the encoder gives vectors near codes, and not the codes' logits."""
+        """True if the encoder outputs vectors to be quantised, rather than logits of the codes."""
         return self.relaxation == "vector_quantisation"
 
     @staticmethod
     def sizes_in(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-        """The sizes that the shapes of a dVAE's tensors tell. Raises KeyError for tensors that are of none."""
+        """Infer the config's sizes from a dVAE's tensor shapes. Raises KeyError if they are not those of a dVAE."""
         code = shapes["decoder.input.weight"]
         return {
             "vocabulary": code[1],
@@ -94,7 +94,7 @@ class DVAEConfig:
 
 
 class Encoder(nn.Module):
-    """Mapped pixels to logits over the codebook, or to vectors to be quantised."""
+    """Encoder: mapped pixels (b, 3, 8h, 8w) -> logits over the codebook, or vectors to be quantised."""
 
     def __init__(self, config: DVAEConfig):
         super().__init__()
@@ -116,7 +116,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Codes, one-hot or relaxed, to the parameters of the likelihood: mu and ln b for each colour."""
+    """Decoder: one-hot or relaxed codes (b, v, h, w) -> likelihood parameters, mu and ln b per colour channel."""
 
     def __init__(self, config: DVAEConfig):
         super().__init__()
@@ -135,12 +135,12 @@ class Decoder(nn.Module):
         return self.input.in_full_precision(codes)  # (b, decoder_input, h, w)
 
     def look_up(self, tokens: Tensor) -> Tensor:
-        """`embed` of one-hot codes: (b, h, w) int64 -> (b, decoder_input, h, w)."""
+        """Compute `embed` of one-hot codes from their indices: (b, h, w) int64 -> (b, decoder_input, h, w)."""
         weight, bias = self.input.weight, self.input.bias
         if self.input.kernel_size != (1, 1):
             codes = rearrange(F.one_hot(tokens, weight.shape[1]), "b h w v -> b v h w")
             return self.embed(codes.to(weight.dtype))
-        tokens = tokens.clone()  # autograd could not keep those that were made in inference mode
+        tokens = tokens.clone()  # autograd cannot save tensors created in inference mode
         embedded = F.embedding(tokens, weight[:, :, 0, 0].T) + (0 if bias is None else bias)
         return rearrange(embedded, "b h w d -> b d h w")
 
@@ -160,7 +160,7 @@ def _group(
 
 
 class DiscreteVAE(nn.Module):
-    """Images to codebook indices and back. Trained by `dalle.stages.dvae`."""
+    """Discrete VAE: images to codebook indices and back. Trained by `dalle.stages.dvae`."""
 
     def __init__(self, config: DVAEConfig):
         super().__init__()
@@ -169,8 +169,8 @@ class DiscreteVAE(nn.Module):
         self.decoder = Decoder(config)
         self.relax = RELAXATIONS[config.relaxation]
         if config.quantises_vectors and self.decoder.input.bias is not None:
-            self.decoder.input.bias.requires_grad_(False)  # the codebook is the weights; gradients go around the bias
-        # convolutions are up to twice as fast that way
+            self.decoder.input.bias.requires_grad_(False)  # the codebook is the weight alone; gradients bypass the bias
+        # convolutions are up to twice as fast in channels-last layout
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     @property
@@ -185,7 +185,7 @@ class DiscreteVAE(nn.Module):
     def forward(
         self, images: Tensor, temperature: float, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """What training needs: likelihood parameters (b, 6, ., .) for relaxed codes, and the logits (b, v, h, w)."""
+        """Return the likelihood parameters of relaxed codes, (b, 6, ., .), and the codes' logits, (b, v, h, w)."""
         encoded = self._encoded(images)  # (b, v, h, w), or (b, decoder_input, h, w)
         logits = self._logits(encoded)  # (b, v, h, w)
         embedded = self.decoder.embed(self.relax(logits, temperature, generator))  # (b, decoder_input, h, w)
@@ -194,26 +194,26 @@ class DiscreteVAE(nn.Module):
         return self.decoder.draw(embedded), logits
 
     def logits(self, images: Tensor) -> Tensor:
-        """Unnormalised log-probabilities of the codes.
+        """Compute unnormalised log-probabilities of the codes.
 
-        images: (b, 3, h * downsample, w * downsample) in [0, 1] -> (b, v, h, w). Raises `ValueError` for
-        integers and for sides that are no multiple of `downsample`; whether values lie in [0, 1] is not checked.
+        images: (b, 3, h * downsample, w * downsample) in [0, 1] -> (b, v, h, w). Raises `ValueError` for integer
+        images and for sides that are not a multiple of `downsample`. The range [0, 1] is not checked.
         """
         return self._logits(self._encoded(images))
 
     def encode(self, images: Tensor) -> Tensor:
-        """The most probable code at each position (Section 2.2): (b, 3, ., .) in [0, 1] -> (b, h, w) int64."""
+        """Return the most probable code at each position (Section 2.2): (b, 3, ., .) in [0, 1] -> (b, h, w) int64."""
         return self.logits(images).argmax(dim=1)
 
     def decode_codes(self, codes: Tensor) -> Tensor:
-        """The likelihood's parameters for codes, one-hot or relaxed: (b, v, h, w) -> (b, 6, ., .)."""
+        """Decode one-hot or relaxed codes to likelihood parameters: (b, v, h, w) -> (b, 6, ., .)."""
         return self.decoder(codes)
 
     def decode(self, tokens: Tensor) -> Tensor:
-        """The picture that indices stand for: (b, h, w) int64 -> (b, 3, h * downsample, w * downsample) in [0, 1].
+        """Decode indices to an image: (b, h, w) int64 -> (b, 3, h * downsample, w * downsample) in [0, 1].
 
-        The scale ln b is ignored, as in the paper (Appendix A.3). Raises `ValueError` for indices
-        outside the codebook.
+        The scale ln b is ignored, as in the paper (Appendix A.3). Raises `ValueError` for indices outside the
+        codebook.
         """
         low, high = tokens.min().item(), tokens.max().item()
         if low < 0 or high >= self.vocabulary:
@@ -241,35 +241,35 @@ class DiscreteVAE(nn.Module):
             )
 
     def save(self, folder: str | Path, meta: dict | None = None) -> None:
-        """Write a checkpoint folder that `load` rebuilds the model from."""
+        """Write a checkpoint folder for `load`."""
         checkpoint.save_model(folder, "dvae", self, self.config, meta)
 
     @classmethod
     def load(cls, folder: str | Path) -> "DiscreteVAE":
-        """A model in eval mode from a checkpoint folder. Raises `CheckpointError` with what is wrong with it."""
+        """Load a model in eval mode from a checkpoint folder. Raises `CheckpointError` if it is missing or invalid."""
         return checkpoint.load_model(folder, "dvae", DVAEConfig, cls)
 
     @classmethod
     def from_openai(cls, encoder: str | Path = "encoder.pkl", decoder: str | Path = "decoder.pkl") -> "DiscreteVAE":
-        """OpenAI's dVAE from its two published files, in eval mode; nothing in them is executed.
+        """Load OpenAI's dVAE in eval mode from its two published files, without executing the code in them.
 
-        They are at https://cdn.openai.com/dall-e/encoder.pkl and .../decoder.pkl. Raises `CheckpointError` with
-        what is wrong with them.
+        The files are https://cdn.openai.com/dall-e/encoder.pkl and .../decoder.pkl. Raises `CheckpointError` if one is
+        missing or invalid.
         """
         return cls.from_published(read_openai_dvae(encoder, decoder))
 
     @classmethod
     def from_published(cls, published: Published) -> "DiscreteVAE":
-        """A model in eval mode from what `dalle.pretrained` read."""
+        """Build a model in eval mode from weights read by `dalle.pretrained`."""
         model = cls(DVAEConfig(**published.sizes))
         model.load_state_dict(published.tensors)
         return model.eval()
 
 
 def codebook_use(counts: Tensor) -> tuple[int, float]:
-    """How often each code occurred, (v,) -> codes that occurred at all, and the perplexity of their distribution.
+    """Compute codebook usage from the codes' counts, (v,): the number of codes used, and their perplexity.
 
-    The perplexity, exp(entropy), says how many codes used equally often would tell as much apart: from 1 to v.
+    The perplexity, exp(entropy), is between 1 and v: the number of equally frequent codes with the same entropy.
     """
     share = counts / counts.sum()
     entropy = -torch.special.xlogy(share, share).sum()
@@ -277,5 +277,5 @@ def codebook_use(counts: Tensor) -> tuple[int, float]:
 
 
 def mean_picture(parameters: Tensor) -> Tensor:
-    """The picture that the likelihood's parameters describe: (b, 6, h, w) -> (b, 3, h, w) in [0, 1] (Appendix A.3)."""
+    """Return the image of likelihood parameters: (b, 6, h, w) -> (b, 3, h, w) in [0, 1] (Appendix A.3)."""
     return unmap_pixels(parameters[:, :3].sigmoid())

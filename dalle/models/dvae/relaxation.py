@@ -1,9 +1,9 @@
-"""Draws of the codes that the dVAE's decoder learns from, and its encoder through it (Section 2.1).
+"""Sampling of the dVAE's codes during training: Gumbel-softmax, straight-through, vector quantisation (Section 2.1).
 
-`vector_quantisation` is what the paper's relaxation took the place of (VQ-VAE, van den Oord et al. 2017, Section 3).
-The encoder gives a vector at each position, and the decoder's first layer, which embeds the codes, is the codebook: the
-code is the one whose vector is nearest. Going backward, the decoder's gradients pass straight through to the encoder's
-vectors; encoder and codebook meet because their distance is part of the loss.
+`vector_quantisation` is the method that the paper's relaxation replaces (VQ-VAE, van den Oord et al. 2017, Section 3).
+The encoder outputs one vector per position, and the decoder's first layer, which embeds the codes, is the codebook.
+The chosen code is the one with the nearest vector. In the backward pass the decoder's gradients are copied straight
+through to the encoder's vectors. The distance between encoder vectors and codebook is a term of the loss.
 """
 
 import torch
@@ -15,9 +15,9 @@ from dalle.precision import in_float32
 
 
 def gumbel_softmax(logits: Tensor, temperature: float, generator: torch.Generator | None = None) -> Tensor:
-    """A relaxed sample of the codes (Section 2.1): (b, v, h, w) logits -> (b, v, h, w) on the simplex over v, fp32.
+    """Draw relaxed samples of the codes (Section 2.1): (b, v, h, w) logits -> (b, v, h, w), fp32, summing to 1 over v.
 
-    As the temperature goes to 0 the samples become one-hot draws from the categorical distribution.
+    As the temperature goes to 0, the samples approach one-hot draws from the categorical distribution.
     """
     logits = logits.float()
     exponential = torch.empty_like(logits).exponential_(generator=generator)
@@ -26,13 +26,13 @@ def gumbel_softmax(logits: Tensor, temperature: float, generator: torch.Generato
 
 
 def straight_through(logits: Tensor, temperature: float, generator: torch.Generator | None = None) -> Tensor:
-    """One-hot draws of the codes, (b, v, h, w), whose gradients are those of the relaxed samples."""
+    """Draw one-hot codes, (b, v, h, w), with the gradients of the relaxed samples."""
     relaxed = gumbel_softmax(logits, temperature, generator)
     return most_probable(relaxed) + (relaxed - relaxed.detach())
 
 
 def most_probable(logits: Tensor, temperature: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
-    """The codes with the largest logits, or the largest of relaxed codes, one-hot: (b, v, h, w), fp32; no chance."""
+    """Return the one-hot argmax over v of logits or relaxed codes: (b, v, h, w), fp32; deterministic."""
     logits = logits.float()
     return torch.zeros_like(logits).scatter_(1, logits.argmax(dim=1, keepdim=True), 1.0)
 
@@ -40,14 +40,14 @@ def most_probable(logits: Tensor, temperature: float = 0.0, generator: torch.Gen
 RELAXATIONS = {
     "gumbel_softmax": gumbel_softmax,
     "straight_through": straight_through,
-    "vector_quantisation": most_probable,  # gradients go around it: see `DiscreteVAE.forward`
+    "vector_quantisation": most_probable,  # gradients bypass it: see `DiscreteVAE.forward`
 }
 
 
 @in_float32
 def nearness(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """Minus the squared distance to each code: (b, d, h, w) vectors, (v, d) codebook -> (b, v, h, w), fp32."""
-    # Distances stay the same wherever zero is, and what cancels below is smallest where zero is amid the codes.
+    """Compute the negative squared distance to each code: (b, d, h, w), (v, d) codebook -> (b, v, h, w), fp32."""
+    # Distances do not depend on the origin; cancellation errors below are smallest with the origin at the codes' mean.
     centre = codebook.detach().mean(dim=0)
     vectors, codebook = vectors - rearrange(centre, "d -> d 1 1"), codebook - centre
     products = torch.einsum("bdhw,vd->bvhw", vectors, codebook)
@@ -56,5 +56,5 @@ def nearness(vectors: Tensor, codebook: Tensor) -> Tensor:
 
 
 def straight_through_vectors(vectors: Tensor, chosen: Tensor) -> Tensor:
-    """The `chosen` codes' vectors, whose gradients go to `vectors`; both (b, d, h, w)."""
+    """Return `chosen`, the vectors of the chosen codes, with gradients that go to `vectors`; both (b, d, h, w)."""
     return vectors + (chosen - vectors).detach()

@@ -1,14 +1,15 @@
-"""Key-value caches of decoding, and their layouts.
+"""KV caches for decoding, and their layouts.
 
-A caption's keys and values are kept once for all its candidates, theirs as few as a layer's attention pattern still
-needs. A cache is an argument of the decoding calls, never part of a model: the one thing that they write into.
+The caption's keys and values are stored once for all its candidates. For image positions, a layer stores only the keys
+and values that its attention pattern still needs. A cache is an argument of the decoding calls, never part of a model,
+and the only argument that they modify.
 
-A `Layout` follows from the pattern: the slot of each state's key and value. It is read in one of two ways: by `Slices`,
-which give a step a view of little more than it sees, or by `Tables`, which give every step tensors of the same shapes,
-so that one CUDA graph of a step can be replayed for all of them.
+A `Layout`, derived from the pattern, gives the slot of each position's key and value. There are two ways to index it.
+`Slices` returns a view of little more than a step attends to. `Tables` returns tensors of the same shapes at every
+step, so that one CUDA graph of a step can be replayed for all of them.
 
-A candidate's image states are kept as their keys and values (`KeyCache`), or as the states themselves, from which keys
-and values are linear maps (`StateCache`): half the memory, and for few keys little more arithmetic.
+A layer caches keys and values (`KeyCache`), or the hidden states from which they are computed (`StateCache`): half the
+memory, and for few keys little more arithmetic.
 """
 
 from abc import ABC, abstractmethod
@@ -26,27 +27,27 @@ from dalle.models.transformer.patterns import Pattern, image_mask
 
 @dataclass(frozen=True)
 class Layout:
-    """Where one pattern's states lie while the image states 0..I-1 are decoded in turn."""
+    """Cache layout of one attention pattern, for decoding image positions 0..I-1 in order."""
 
-    slots: int  # states that a candidate keeps
-    write: list[int]  # (I) the slot of each state
-    read: list[slice]  # (I) the stretch of slots that holds all that each state sees
-    mask: Tensor  # (I, slots) bool: which of them it sees
+    slots: int  # slots per candidate
+    write: list[int]  # (I) slot of each position
+    read: list[slice]  # (I) range of slots with all that each position attends to
+    mask: Tensor  # (I, slots) bool: attention mask over the slots
 
 
 @lru_cache(maxsize=64)
 def layout_of(pattern: Pattern, grid: int) -> Layout:
-    """The compact cache of `pattern`, derived from what it sees.
+    """Derive the cache layout of `pattern` from its slots and its mask.
 
     Raises:
-        ValueError: the pattern's slots overwrite a state that a later one still sees.
+        ValueError: a slot is overwritten while a later position still attends to its key.
     """
     sees = image_mask(pattern, grid)
     slot = pattern.slot(torch.arange(grid * grid, device="cpu"), grid)
     slots = int(slot.max()) + 1
 
     visible = torch.zeros(grid * grid, slots, dtype=torch.bool, device="cpu")
-    holds = torch.full((slots,), -1, device="cpu")  # the state that is in each slot
+    holds = torch.full((slots,), -1, device="cpu")  # position stored in each slot
     for state in range(grid * grid):
         holds[slot[state]] = state
         visible[state] = (holds >= 0) & sees[state, holds.clamp(min=0)]
@@ -58,25 +59,25 @@ def layout_of(pattern: Pattern, grid: int) -> Layout:
 
 
 class Places(Protocol):
-    """Gets at what a cache keeps, a tensor (..., slots, d), for the step of one image state."""
+    """Cache index: reads and writes a cached tensor, (..., slots, d), at the step of one image position."""
 
     layout: Layout
-    copied: int  # how many states `take` copies; 0 where it is a view
+    copied: int  # slots that `take` copies; 0 if it returns a view
 
     def put(self, kept: Tensor, position: Any, new: Tensor) -> None:
-        """Write (..., 1, d) into the state's slot."""
+        """Write `new`, (..., 1, d), into the position's slot."""
 
     def take(self, kept: Tensor, position: Any) -> Tensor:
-        """(..., s, d): all that the state sees, and perhaps more."""
+        """Read the slots that the position attends to, and possibly more: (..., s, d)."""
         ...
 
     def unseen(self, position: Any) -> Tensor | None:
-        """Which of the s it does not see: bool that broadcasts to (..., s); None where it sees all."""
+        """Return the mask of the s slots read: bool, broadcastable to (..., s), true where masked; None if none is."""
         ...
 
 
 class Slices:
-    """Positions are whole numbers; what is read is a view, of a stretch as short as it can be."""
+    """Cache index for integer positions; reads are views of the shortest range of slots."""
 
     copied = 0
 
@@ -97,7 +98,7 @@ class Slices:
 
 
 class Tables:
-    """Positions are (1,) int64 tensors, looked up where they are: no shape and no address depends on them."""
+    """Cache index for positions on the device, (1,) int64 tensors: no shape or address depends on their value."""
 
     def __init__(self, layout: Layout, device: torch.device):
         self.layout = layout
@@ -120,19 +121,19 @@ class Tables:
 
 
 class TextKeys(NamedTuple):
-    """What image states attend to of captions, in one layer."""
+    """Prefix KV of one layer: keys and values of the captions, shared by all their candidates."""
 
     keys: Tensor  # (captions, heads, T, d)
     values: Tensor  # (captions, heads, T, d)
-    hidden: Tensor | None = None  # (captions, T) bool: text states that no state sees
+    hidden: Tensor | None = None  # (captions, T) bool: key padding mask, true for masked text positions
 
 
 CaptionCache = list[TextKeys]
-"""One per layer, from the first."""
+"""Keys and values of the captions, one entry per layer, from the first."""
 
 
 class LayerCache(ABC):
-    """What one layer keeps of captions * candidates images, a caption's candidates side by side."""
+    """Cache of one layer for captions * candidates images; a caption's candidates are adjacent in the batch."""
 
     def __init__(
         self, text: TextKeys, candidates: int, places: Places, softmax: TextImageSoftmax, layer: SelfAttention
@@ -148,30 +149,34 @@ class LayerCache(ABC):
 
     @abstractmethod
     def _allocate(self, layer: SelfAttention) -> None:
-        """Make the tensors that `attend` writes into."""
+        """Allocate the tensors that `attend` writes into."""
 
     @abstractmethod
     def attend(self, position: Any, x: Tensor, layer: SelfAttention) -> Tensor:
-        """Add an image state; mix what it sees of caption and image: (b, 1, heads * d) -> (b, heads, 1, d).
+        """Add an image position to the cache and attend from it: (b, 1, heads * d) -> (b, heads, 1, d).
 
-        position: the state's number, as `places` wants it.
-        layer: makes queries, keys and values of x.
+        position: index of the image position, of the type that `places` accepts.
+        layer: projects x to queries, keys and values.
         """
 
     @property
     @abstractmethod
     def nbytes(self) -> int:
-        """Bytes that the images take, without their captions."""
+        """Memory of the image positions in bytes, without the captions."""
 
     @property
     @abstractmethod
     def activations(self) -> int:
-        """Numbers of one image that a step of attention holds at a time: scores, and copies of what it reads."""
+        """Number of activations per image in one attention step: scores, and copies of cached tensors."""
 
     def _mix_text(self, position: Any, q: Tensor, image_scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Scaled queries (b, heads, 1, d), scores of image keys (b, heads, 1, s) -> the text's part, image weights."""
+        """Attend to the caption's keys, and normalise the scores of text and image keys.
+
+        q: (b, heads, 1, d), scaled; image_scores: (b, heads, 1, s). Returns the text's share of the output,
+        (b, heads, 1, d), and the attention weights of the image keys, (b, heads, 1, s).
+        """
         captions = len(self.text.keys)
-        # One matrix product per caption and head serves all of the caption's candidates.
+        # one matrix product per caption and head for all of the caption's candidates
         together = rearrange(q, "(captions m) heads 1 d -> captions heads m d", captions=captions)
         text_scores = together @ self.text.keys.mT
         text_scores = rearrange(text_scores, "captions heads m t -> (captions m) heads 1 t")
@@ -183,17 +188,17 @@ class LayerCache(ABC):
         return from_text, image_weights
 
     def _scores(self) -> int:
-        """Numbers of one image that scores take: before and after masks and softmax."""
+        """Number of score activations per image, before and after masking and softmax."""
         _, heads, text_positions, _ = self.text.keys.shape
         return 4 * heads * (text_positions + max(each.stop - each.start for each in self.places.layout.read))
 
 
 class KeyCache(LayerCache):
-    """Keeps keys and values."""
+    """KV cache of one layer: stores keys and values."""
 
     def _allocate(self, layer: SelfAttention) -> None:
         _, heads, _, width = self.text.keys.shape
-        # Zeros: what the mask hides is still multiplied by its weight of zero, so it must be finite.
+        # zeros: masked values are still multiplied by a weight of zero, so they must be finite
         self.keys = self.text.keys.new_zeros(self.images, heads, self.places.layout.slots, width)
         self.values = torch.zeros_like(self.keys)
 
@@ -218,7 +223,10 @@ class KeyCache(LayerCache):
 
 
 class StateCache(LayerCache):
-    """Keeps the states that keys and values are made from, see `StateAttention`."""
+    """Hidden-state cache of one layer: stores the states that keys and values are computed from.
+
+    See `StateAttention`.
+    """
 
     def _allocate(self, layer: SelfAttention) -> None:
         self.states = self.text.keys.new_zeros(self.images, self.places.layout.slots, StateAttention(layer).size)
@@ -230,7 +238,7 @@ class StateCache(LayerCache):
     @property
     def activations(self) -> int:
         _, heads, _, width = self.text.keys.shape
-        # what each head looks for and finds is as wide as the states
+        # each head's projected query and context are as wide as the states
         return self._scores() + (3 * heads + self.places.copied) * heads * width
 
     def attend(self, position: Any, x: Tensor, layer: SelfAttention) -> Tensor:
@@ -243,4 +251,4 @@ class StateCache(LayerCache):
 
 
 Cache = list[LayerCache]
-"""One per layer, from the first."""
+"""KV cache of a model, one entry per layer, from the first."""

@@ -1,4 +1,4 @@
-"""The transformer: a decoder-only model of caption and image tokens as one stream (Sec. 2.2, App. B.1)."""
+"""Decoder-only transformer over caption and image tokens as one sequence (Sec. 2.2, App. B.1)."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -34,26 +34,26 @@ from dalle.tokenizer import CaptionTokenizer
 class TransformerConfig:
     """Sizes of the transformer; the defaults are the paper's 12-billion-parameter model."""
 
-    text_positions: int = 256  # text slots: one starts the text, so a caption has at most one token fewer
-    text_vocabulary: int = 16_384  # entries of the captions' BPE
-    image_vocabulary: int = 8192  # entries of the dVAE's codebook
+    text_positions: int = 256  # text positions; the first is the start token, so a caption has at most one token fewer
+    text_vocabulary: int = 16_384  # size of the captions' BPE vocabulary
+    image_vocabulary: int = 8192  # size of the dVAE's codebook
     grid: int = 32  # image tokens along each side
     width: int = 3968  # of the residual stream
-    depth: int = 64  # layers, each of two residual blocks: attention and MLP
-    heads: int = 62  # 64 wide each
-    patterns: list[str] = field(default_factory=lambda: ["paper"])  # or a name for all layers, or one each
+    depth: int = 64  # layers, each with two residual blocks: attention and MLP
+    heads: int = 62  # attention heads, in the paper 64 wide each
+    patterns: list[str] = field(default_factory=lambda: ["paper"])  # [paper], one pattern for all layers, or one each
     kernel: int = 11  # side of the convolutional pattern's neighbourhood
-    row_counts_itself: bool = True  # among the grid + 1 states that the row pattern shows; false: those before it
-    convolution_wraps: bool = True  # over the ends of rows; false: the neighbourhood ends at the picture's edges
-    pads: str = "learned"  # vectors where the caption has ended, seen by all; masked: seen by no state (Sec. 2.2)
-    image_places: str = "predicted"  # an image input's row and column: of the cell predicted next, or its own
-    attention_normalisation: str = "joint"  # of text and image keys: joint, or separate softmaxes (Sec. 2.2, fn. 7)
-    # auto: on a CPU structured where that is faster, else a dense mask | masked, for less memory | structured
+    row_counts_itself: bool = True  # the row pattern's grid + 1 positions include the query; false: all precede it
+    convolution_wraps: bool = True  # the neighbourhood wraps over row ends; false: it ends at the image's edges
+    pads: str = "learned"  # text padding: learned embeddings, attended to | masked, never attended to (Sec. 2.2)
+    image_places: str = "predicted"  # position embedding of an image token: of the cell predicted next | own
+    attention_normalisation: str = "joint"  # one softmax over text and image keys | separate (Sec. 2.2, fn. 7)
+    # auto: structured on a CPU if faster, else masked | masked: dense mask, less memory | structured: sparse attention
     attention: str = "auto"
-    activation: str = "quick_gelu"  # of the MLP: quick_gelu or gelu; the paper does not say
-    mlp: str = "plain"  # plain: one layer, the activation, another | swiglu: gated by silu, with as many weights
-    qk_norm: bool = False  # RMS norm of queries and keys in each head: the usual cure for bfloat16 that diverges
-    initial_scale: float = 0.125  # of all fresh weights; short trainings of small models do better with 0.5
+    activation: str = "quick_gelu"  # of the MLP: quick_gelu or gelu; the paper does not specify it
+    mlp: str = "plain"  # plain: linear, activation, linear | swiglu: gated by SiLU, equal parameter count
+    qk_norm: bool = False  # RMS norm of queries and keys per head: the usual remedy for divergence in bfloat16
+    initial_scale: float = 0.125  # scale of the initial weights; 0.5 is better for short runs of small models
 
     def __post_init__(self) -> None:
         check_sizes(self)
@@ -66,7 +66,7 @@ class TransformerConfig:
 
     @staticmethod
     def sizes_in(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-        """The sizes that the shapes of a transformer's tensors tell. Raises KeyError for tensors that are of none."""
+        """Infer the config's sizes from a transformer's tensor shapes. Raises KeyError if they are not those of one."""
         return {
             "text_positions": shapes["embed.text_position.weight"][0],
             "text_vocabulary": shapes["text_head.weight"][0] - 1,
@@ -78,17 +78,17 @@ class TransformerConfig:
 
 
 class Logits(NamedTuple):
-    """Unnormalised log-probabilities, fp32, of what each state predicts: a softmax for each kind of token."""
+    """Logits of the next token at each position, fp32; text and image tokens have separate softmaxes."""
 
-    text: Tensor  # (b, T, text_vocabulary + 1), the last class being "pad"
+    text: Tensor  # (b, T, text_vocabulary + 1); the last class is padding
     image: Tensor  # (b, I, image_vocabulary)
 
 
 class Transformer(nn.Module):
-    """Models p(caption, image) token by token. Trained by `dalle.stages.transformer`.
+    """Autoregressive model of p(caption, image). Trained by `dalle.stages.transformer`.
 
     Raises:
-        ValueError: sizes or pattern names in `config` that cannot work.
+        ValueError: invalid sizes or pattern names in `config`.
     """
 
     def __init__(self, config: TransformerConfig):
@@ -125,15 +125,17 @@ class Transformer(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """That of the layers' matrices, and so of keys and values."""
+        """Dtype of the layers' matrices, and of keys and values."""
         return next(each.dtype for each in self.layers[0].parameters() if each.ndim == 2)
 
     def forward(
         self, caption: Tensor, image: Tensor, attend: Mapping[str, Callable[..., Tensor]] | None = None
     ) -> Logits:
-        """Logits of the next token at every position: (b, T) captions with `PAD`s, (b, I) image tokens.
+        """Compute the logits of the next token at every position.
 
-        attend: how the layers of each pattern attend, by its name; None: in the model's own way, `self.attend`.
+        caption: (b, T) token ids, padded with `PAD`.
+        image: (b, I) image tokens.
+        attend: attention function of each pattern, by its name; None: the model's own, `self.attend`.
         """
         ways = self.attend if attend is None else attend
         x = self.embed(caption, image)  # (b, n, d)
@@ -144,7 +146,7 @@ class Transformer(nn.Module):
         return Logits(self.text_head(text), self.image_head(image_states))
 
     def prefill(self, caption: Tensor) -> CaptionCache:
-        """Keys and values of (b, T) captions, for `new_cache`. In every pattern text sees text alone."""
+        """Compute keys and values of (b, T) captions, for `new_cache`. In every pattern text attends to text only."""
         kept: CaptionCache = []
         hidden = self.stream.hidden(caption)
 
@@ -160,11 +162,12 @@ class Transformer(nn.Module):
     def new_cache(
         self, captions: CaptionCache, candidates: int, compact: bool = False, in_place: bool = False
     ) -> Cache:
-        """An empty cache for `candidates` images of each caption, which share the caption's part.
+        """Allocate a KV cache for `candidates` images of each caption, which share the caption's keys and values.
 
-        compact: layers that need all image states to the end keep the states, half as much as keys and values. It
-            takes a little longer (see `dalle.models.transformer.kv_cache.StateCache`) and computes the same.
-        in_place: `decode_one_token` will be given positions as tensors, and do the same work for each of them.
+        compact: layers that need all image positions to the end cache hidden states instead of keys and values, in
+            half the memory. It is a little slower, with the same result (see
+            `dalle.models.transformer.kv_cache.StateCache`).
+        in_place: use static shapes; `decode_one_token` then takes positions as tensors.
         """
         places, kinds = {}, {}
         for name, pattern in self.patterns.items():
@@ -177,11 +180,11 @@ class Transformer(nn.Module):
         ]
 
     def decode_one_token(self, previous: Tensor, position: int | Tensor, cache: Cache) -> Tensor:
-        """Logits of cell `position` from the token of the cell before it: (b,) -> (b, image_vocabulary).
+        """Compute the logits of image token `position` from the previous token: (b,) -> (b, image_vocabulary).
 
-        To be called for positions 0, 1, 2 ... in turn; `stream.start_of_image` stands before cell 0. b is
-        captions * candidates, a caption's candidates side by side. Writes the state into `cache`. The position is
-        a whole number, or a (1,) int64 tensor where the cache is one to work in place.
+        Call it for positions 0, 1, 2 ... in order; for position 0, `previous` is `stream.start_of_image`. b is
+        captions * candidates, with a caption's candidates adjacent. Writes to `cache`. The position is an int, or a
+        (1,) int64 tensor if the cache was built with `in_place`.
         """
         x = self.embed.image_state(previous, position).unsqueeze(1)  # (b, 1, d)
         for layer, layer_cache in zip(self.layers, cache, strict=True):
@@ -189,11 +192,11 @@ class Transformer(nn.Module):
         return self.image_head(self.norm(x)).squeeze(1)
 
     def _initialise(self) -> None:
-        """As the Sparse Transformer (Child et al. 2019, Sec. 6); whether DALL-E kept all of it is not known.
+        """Initialise as the Sparse Transformer (Child et al. 2019, Sec. 6); it is not known if DALL-E kept all of it.
 
-        With s = `initial_scale`: weights N(0, s / sqrt(inputs)), those that end a residual branch times
-        1 / sqrt(2 depth); biases 0; embeddings N(0, s / sqrt(width)), rows and columns, which are two, times
-        1 / sqrt(2); the logits start at zero.
+        With s = `initial_scale`, standard deviations are: weights s / sqrt(inputs), the last of each residual branch
+        times 1 / sqrt(2 depth); embeddings s / sqrt(width), those of rows and columns times 1 / sqrt(2), since two are
+        added. Biases and the output heads are 0, so all logits are initially 0.
         """
         width, scale = self.config.width, self.config.initial_scale
         inner, share = scale / math.sqrt(width), 1 / math.sqrt(2 * self.config.depth)
@@ -204,17 +207,17 @@ class Transformer(nn.Module):
             out = share * scale / math.sqrt(layer.mlp_width)
             layer.initialise(qkv=inner, attention_out=share * inner, expand=inner, mlp_out=out)
         for head in (self.text_head, self.image_head):
-            nn.init.normal_(head.weight)  # not used; the draws that follow stay what they have always been
+            nn.init.normal_(head.weight)  # overwritten below; keeps later random draws the same as in earlier versions
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
         for axis in (self.embed.row, self.embed.column):
             nn.init.normal_(axis.weight, std=scale / math.sqrt(2 * width))
 
     def save(self, folder: str | Path, meta: dict | None = None, tokenizer: CaptionTokenizer | None = None) -> None:
-        """Write a checkpoint folder that `load` rebuilds the model from."""
+        """Write a checkpoint folder for `load`."""
         checkpoint.save_model(folder, "transformer", self, self.config, meta, tokenizer)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Transformer":
-        """A model in eval mode from a checkpoint folder. Raises `CheckpointError` saying what is wrong."""
+        """Load a model in eval mode from a checkpoint folder. Raises `CheckpointError` if it is missing or invalid."""
         return checkpoint.load_model(folder, "transformer", TransformerConfig, cls)

@@ -1,11 +1,12 @@
-"""Attention patterns: which image states an image state sees, and where a decoder keeps those still needed.
+"""Attention patterns between image positions: masks, and cache slots for decoding.
 
-A pattern has two faces. `sees` defines it: from it follow the dense mask (training and reference) and what a
-step of decoding reads. `slot` says where in a compact cache a state's key and value lie; they may be
-overwritten only once no later state sees them, which `kv_cache.layout_of` checks against `sees`.
+A pattern has two methods. `sees` defines the attention mask, from which the dense mask and the reads of a decoding
+step are derived. `slot` is the cache slot of a position's key and value. A slot may be overwritten only when no later
+position attends to it; `kv_cache.layout_of` checks this against `sees`.
 
-Image states are counted in raster order from 0, the state that predicts the first cell. Text is the same for
-all: a text state sees the text up to itself, an image state sees all text (Sec. 2.2, App. B.1, Figure 11).
+Image positions are numbered in raster order from 0, the position that predicts the first cell. Text is the same for all
+patterns: attention within the text is causal, and every image position attends to all text (Sec. 2.2, App. B.1,
+Figure 11).
 """
 
 from dataclasses import dataclass
@@ -18,20 +19,20 @@ from dalle.registry import Entry, Registry
 
 
 class Pattern(Protocol):
-    """What one attention layer lets image states see of each other. Hashable."""
+    """Attention pattern between image positions in one layer. Hashable."""
 
     def sees(self, query: Tensor, key: Tensor, grid: int) -> Tensor:
-        """Whether image state `query` sees image state `key`: integers that broadcast -> bool."""
+        """Return the attention mask: true if image position `query` attends to `key`; broadcastable int -> bool."""
         ...
 
     def slot(self, state: Tensor, grid: int) -> Tensor:
-        """The place in the cache of each image state's key and value."""
+        """Return the cache slot of each image position's key and value."""
         ...
 
 
 @dataclass(frozen=True)
 class Dense:
-    """Every state up to and including itself."""
+    """Dense causal pattern: all positions up to and including the query's."""
 
     def sees(self, query: Tensor, key: Tensor, grid: int) -> Tensor:
         return key <= query
@@ -42,10 +43,10 @@ class Dense:
 
 @dataclass(frozen=True)
 class Row:
-    """grid + 1 states in raster order, wrapping over rows (Figure 11a): the 5 of the paper's 4-wide drawing.
+    """Row pattern: the last grid + 1 positions in raster order, wrapping over rows (Figure 11a: 5 on a 4-wide grid).
 
-    Counting the state itself, the furthest is the cell straight above, as the paper has it. The other reading,
-    grid + 1 states before it, reaches one cell further.
+    If the query's own position is counted, the furthest is the cell directly above, as in the paper. Otherwise there
+    are grid + 1 positions before it, one cell further.
     """
 
     counts_itself: bool = True
@@ -54,7 +55,7 @@ class Row:
         return (key <= query) & (query - key <= self._furthest(grid))
 
     def slot(self, state: Tensor, grid: int) -> Tensor:
-        return state % (self._furthest(grid) + 1)  # a ring
+        return state % (self._furthest(grid) + 1)  # ring buffer
 
     def _furthest(self, grid: int) -> int:
         return grid if self.counts_itself else grid + 1
@@ -62,23 +63,23 @@ class Row:
 
 @dataclass(frozen=True)
 class Column:
-    """The state itself and all those above it in its column (Figures 11b and 11c)."""
+    """Column pattern: the query's position and all above it in the same column (Figures 11b and 11c)."""
 
     def sees(self, query: Tensor, key: Tensor, grid: int) -> Tensor:
         return (key <= query) & ((query - key) % grid == 0)
 
     def slot(self, state: Tensor, grid: int) -> Tensor:
-        # Transposed, so that a column is one stretch of memory; the next row wants every column again.
+        # transposed, so that a column is contiguous; nothing is overwritten, since the next row needs every column
         return state % grid * grid + state // grid
 
 
 @dataclass(frozen=True)
 class Convolutional:
-    """A causal `kernel` x `kernel` neighbourhood (Figure 11d).
+    """Convolutional pattern: a causal `kernel` x `kernel` neighbourhood (Figure 11d). Raises ValueError unless odd.
 
-    It wraps over rows as the row pattern does (Figure 11's caption): counted back along the raster, the offsets
-    grid * dy - dx >= 0 of the cells dy rows up and dx columns to the right, dy in 0..kernel // 2 and
-    |dx| <= kernel // 2. Clamped, it ends at the picture's left and right edges.
+    With `wraps` it wraps over rows, as the row pattern does (Figure 11's caption): the offsets back in raster order are
+    grid * dy - dx >= 0, for the cells dy rows up and dx columns to the right, with dy in 0..kernel // 2 and
+    |dx| <= kernel // 2. Without it, the neighbourhood ends at the image's left and right edges.
     """
 
     kernel: int = 11
@@ -99,14 +100,14 @@ class Convolutional:
         return (offset >= 0) & near
 
     def slot(self, state: Tensor, grid: int) -> Tensor:
-        # A ring of lines, transposed, so that the neighbourhood's columns are one stretch of memory.
+        # ring buffer of rows, transposed, so that the neighbourhood's columns are contiguous
         lines = min(self.kernel // 2 + 1, grid)
         return state % grid * lines + state // grid % lines
 
 
 @dataclass(frozen=True)
 class PatternOptions:
-    """What a transformer's config says of its patterns."""
+    """Options of the attention patterns, from the transformer's config."""
 
     kernel: int = 11  # side of the convolutional pattern's neighbourhood
     row_counts_itself: bool = True
@@ -125,10 +126,10 @@ PATTERNS: Registry[Pattern] = Registry(
 
 
 def layer_names(order: list[str], depth: int) -> list[str]:
-    """The pattern's name for each of `depth` layers.
+    """Return the name of the attention pattern of each of `depth` layers.
 
-    `["paper"]` is the paper's order: of layers 1..depth, i is "column" where (i - 2) % 4 == 0, else "row";
-    the last is "convolutional" (App. B.1). Any other single name serves all layers; else each has its own.
+    `["paper"]` is the paper's order: of layers 1..depth, layer i is "column" if (i - 2) % 4 == 0, else "row"; the last
+    is "convolutional" (App. B.1). Any other single name applies to all layers; otherwise there is one name per layer.
 
     Raises:
         ValueError: the number of names is neither 1 nor `depth`.
@@ -146,13 +147,13 @@ def layer_names(order: list[str], depth: int) -> list[str]:
 
 
 def image_mask(pattern: Pattern, grid: int) -> Tensor:
-    """(I, I) bool: may image state `row` see image state `column`?"""
+    """Return the attention mask between image positions: (I, I) bool, rows are queries."""
     states = torch.arange(grid * grid, device="cpu")
     return pattern.sees(states[:, None], states[None, :], grid)
 
 
 def stream_mask(pattern: Pattern, text_positions: int, grid: int) -> Tensor:
-    """(n, n) bool over the whole stream, text first: the pattern's dense mask."""
+    """Return the pattern's dense attention mask over the whole sequence, text first: (n, n) bool."""
     length = text_positions + grid * grid
     mask = torch.ones(length, length, dtype=torch.bool, device="cpu").tril()
     mask[text_positions:, text_positions:] = image_mask(pattern, grid)

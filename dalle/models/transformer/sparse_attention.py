@@ -1,7 +1,7 @@
-"""Sparse attention that computes little more than what a pattern shows; equal to attention with its dense mask.
+"""Block-sparse attention, equal to attention with a pattern's dense mask but with less computation.
 
-Image states attend in groups, a line or a column of the picture each: to all text, and to a stretch of image keys
-that their group shares. Both parts go through one softmax, or each through its own.
+Image positions attend in groups, one per row or column of the image: to all text keys, and to a block of image keys
+shared by the group. The two parts have one joint softmax, or a softmax each.
 """
 
 from abc import ABC, abstractmethod
@@ -21,17 +21,18 @@ WAYS = ("auto", "masked", "structured")
 def attend_for(
     pattern: Pattern, text_positions: int, grid: int, way: str = "auto", normalisation: str = "joint"
 ) -> nn.Module:
-    """How a layer with `pattern` attends over the whole stream: queries, keys, values (b, heads, n, d) -> the same.
+    """Build the attention of a layer with `pattern` over the whole sequence.
 
-    What it returns also takes `hidden`, (b, T) bool or None: text states that no state sees.
+    The returned module maps queries, keys and values, (b, heads, n, d) each, to (b, heads, n, d). Its optional argument
+    `hidden`, (b, T) bool, is the key padding mask of the text.
 
-    way: "masked" is the dense mask, "structured" a form that computes little more than what the pattern shows; "auto"
-        is the faster of the two on a CPU, and on a GPU, where nobody has measured yet, the mask in one fused kernel.
-    normalisation: "joint" is one softmax over the text and image keys of an image state; "separate" is one for
-        each, whose results are added (Sec. 2.2, fn. 7).
+    way: "masked" is the dense mask, "structured" sparse attention. "auto" is the faster of the two on a CPU; on a GPU,
+        where they have not been compared, it is the dense mask in one fused kernel.
+    normalisation: "joint" is one softmax over the text and image keys of an image position; "separate" is a softmax
+        for each, with results added (Sec. 2.2, fn. 7).
 
     Raises:
-        ValueError: an unknown way or normalisation.
+        ValueError: an unknown `way` or `normalisation`.
     """
     if way not in WAYS:
         raise ValueError(f"unknown way to attend {way!r}; choose one of {', '.join(WAYS)}")
@@ -43,7 +44,7 @@ def attend_for(
     structured = partial(_structured, pattern, text_positions, grid, softmax)
     if way == "structured":
         return structured()
-    # Measured on CPUs: from 256 image states on, worth it where a query meets at most two fifths of the stream.
+    # measured on CPUs: from 256 image positions on, sparse is faster if a query has at most 2/5 of all keys
     affordable = (text_positions + grid * grid) * 2 // 5 - text_positions
     image_keys = grid if isinstance(pattern, Column) else lines_seen(pattern, grid) * grid
     return ByDevice(structured(), masked) if way == "auto" and grid >= 16 and image_keys <= affordable else masked
@@ -56,13 +57,13 @@ def _structured(pattern: Pattern, text_positions: int, grid: int, softmax: TextI
 
 
 def lines_seen(pattern: Pattern, grid: int) -> int:
-    """How many lines of the picture, its own included, hold all that any state of a line sees."""
+    """Count the rows of the image, including the query's own, that contain all keys of the queries in one row."""
     query, key = image_mask(pattern, grid).nonzero().unbind(dim=1)
     return int((query // grid - key // grid).max()) + 1
 
 
 class ByDevice(nn.Module):
-    """One form of attention on CPUs and another elsewhere; both compute the same."""
+    """Dispatch to one implementation of attention on CPUs and to an equivalent one elsewhere."""
 
     def __init__(self, on_cpu: nn.Module, elsewhere: nn.Module):
         super().__init__()
@@ -73,14 +74,14 @@ class ByDevice(nn.Module):
 
 
 class Causal(nn.Module):
-    """For the dense pattern: each state sees all before it, text or image."""
+    """Causal attention over text and image, for the dense pattern with a joint softmax."""
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None = None) -> Tensor:
         return causal(q, k, v, hidden)
 
 
 class MaskedApart(nn.Module):
-    """For any pattern, normalised separately: an image state's attention to text plus that to image states."""
+    """Dense-mask attention with separate softmaxes: an image position's attention to text plus that to image keys."""
 
     def __init__(self, pattern: Pattern, text_positions: int, grid: int):
         super().__init__()
@@ -94,9 +95,9 @@ class MaskedApart(nn.Module):
 
 
 class Grouped(nn.Module, ABC):
-    """Image states in groups, each of which shares the keys it sees; `Lines` and `Columns` say which."""
+    """Block-sparse attention: g groups of s image positions, with m image keys shared in each group."""
 
-    mask: Tensor  # (g or 1, s, m): which of its group's m keys each of its s states sees
+    mask: Tensor  # (g or 1, s, m) bool: attention mask within each group
 
     def __init__(self, mask: Tensor, text_positions: int, grid: int, softmax: TextImageSoftmax):
         super().__init__()
@@ -122,26 +123,26 @@ class Grouped(nn.Module, ABC):
 
     @abstractmethod
     def queries(self, image: Tensor) -> Tensor:
-        """(b, heads, I, d) -> (b, heads, g, s, d)."""
+        """Group the queries: (b, heads, I, d) -> (b, heads, g, s, d)."""
 
     @abstractmethod
     def keys(self, image: Tensor) -> Tensor:
-        """(b, heads, I, d) -> (b, heads, g, m, d)."""
+        """Gather the keys, or values, of each group: (b, heads, I, d) -> (b, heads, g, m, d)."""
 
     @abstractmethod
     def in_raster_order(self, groups: Tensor) -> Tensor:
-        """The inverse of `queries`."""
+        """Invert `queries`: (b, heads, g, s, d) -> (b, heads, I, d)."""
 
 
 class Lines(Grouped):
-    """For patterns that reach a few lines back: a line's states share those lines' keys."""
+    """Row-sparse attention, for patterns that reach a few rows back: a row's queries share the keys of those rows."""
 
     def __init__(self, pattern: Pattern, text_positions: int, grid: int, softmax: TextImageSoftmax):
         reach = lines_seen(pattern, grid)
         query = torch.arange(grid * grid, device="cpu").view(grid, grid, 1)
         first = (torch.arange(grid, device="cpu") - reach + 1) * grid
         key = first[:, None, None] + torch.arange(reach * grid, device="cpu")
-        mask = pattern.sees(query, key, grid) & (key >= 0)  # keys before the first line are padding
+        mask = pattern.sees(query, key, grid) & (key >= 0)  # keys before the first row are padding
         super().__init__(mask, text_positions, grid, softmax)
         self.reach = reach
 
@@ -149,7 +150,7 @@ class Lines(Grouped):
         return rearrange(image, "b heads (h w) d -> b heads h w d", w=self.grid)
 
     def keys(self, image: Tensor) -> Tensor:
-        """Each line behind those before it."""
+        """Concatenate the keys of each row's `reach` rows, from the furthest to its own."""
         padded = F.pad(self.queries(image), (0, 0, 0, 0, self.reach - 1, 0))
         return torch.cat([padded[:, :, back : back + self.grid] for back in range(self.reach)], dim=3)
 
@@ -158,7 +159,7 @@ class Lines(Grouped):
 
 
 class Columns(Grouped):
-    """For the column pattern: image states are transposed, and each column is causal (Figure 11c)."""
+    """Column-sparse attention, for the column pattern: causal within each column of the image (Figure 11c)."""
 
     def __init__(self, text_positions: int, grid: int, softmax: TextImageSoftmax):
         mask = torch.ones(1, grid, grid, dtype=torch.bool, device="cpu").tril()
@@ -174,5 +175,5 @@ class Columns(Grouped):
 
 
 def _split(x: Tensor, text_positions: int) -> tuple[Tensor, Tensor]:
-    """(b, heads, n, d) -> text states (b, heads, T, d), image states (b, heads, I, d)."""
+    """Split into text and image positions: (b, heads, n, d) -> (b, heads, T, d), (b, heads, I, d)."""
     return x[:, :, :text_positions], x[:, :, text_positions:]
