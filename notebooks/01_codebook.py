@@ -25,7 +25,7 @@ import dalle
 from dalle import checkpoint
 from dalle.data import open_source, read_config
 from dalle.models.dvae.model import codebook_use, mean_picture
-from dalle.models.dvae.relaxation import gumbel_softmax, most_probable
+from dalle.models.dvae.relaxation import argmax_one_hot, gumbel_softmax
 from dalle.pixels import to_images, to_tensor
 from dalle.sampling.sheet import Row, sample_sheet
 
@@ -143,7 +143,7 @@ temperatures = [2.0, 1.0, 0.5, 0.25, 1 / 8, 1 / 16]
 generator = torch.Generator().manual_seed(0)
 relaxed = {each: mean_picture(dvae.decode_codes(gumbel_softmax(logits, each, generator))) for each in temperatures}
 probable = mean_picture(dvae.decode_codes(logits.softmax(dim=1)))
-hard = mean_picture(dvae.decode_codes(most_probable(logits)))
+hard = mean_picture(dvae.decode_codes(argmax_one_hot(logits)))
 
 figure, panel = plt.subplots(figsize=(5, 2.6), layout="constrained")
 panel.plot(temperatures, [error(relaxed[each]) for each in temperatures], marker="o", label="relaxed draws")

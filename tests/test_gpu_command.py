@@ -157,7 +157,7 @@ def test_fewer_candidates_are_drawn_where_not_all_fit(gpu_module, monkeypatch, s
     sampling = gpu_module("sampling")
     config = sampling.config_of("base", quick=True)
     model = sampling.to_mixed_precision(sampling.Transformer(config), torch.bfloat16)
-    budget = decoding_memory(model, torch.bfloat16, compact=True).total(3)
+    budget = decoding_memory(model, torch.bfloat16, recompute_kv=True).total(3)
     monkeypatch.setattr(sampling.card, "memory_bytes", lambda device: int(budget / sampling.RESERVE) + 100)
     found = sampling.draw("base", 8, setting)
     assert (found["images"], found["asked"], found["memory"]["fit"]) == (3, 8, 3)

@@ -45,7 +45,7 @@ def test_sample_without_a_checkpoint_names_it(run_verb):
 
 
 def test_little_memory_is_told_and_drawing_goes_on_in_chunks(checkpoints, run_verb):
-    needs = decoding_memory(Transformer.load(checkpoints / "transformer"), compact=True)
+    needs = decoding_memory(Transformer.load(checkpoints / "transformer"), recompute_kv=True)
     options = [f"checkpoint={checkpoints}", "caption=a red circle", "candidates=8", "keep=2", "out=drawn"]
     little = (needs.caption + 3.5 * needs.candidate) / 10**9
     status, printed = run_verb("sample", *options, f"memory={little}")

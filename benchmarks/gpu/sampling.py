@@ -99,7 +99,7 @@ def draw(name: str, batch: int, setting: Setting) -> Figures:
     return {
         "images": images,
         "asked": batch,
-        "compact": memory.compact,
+        "recompute_kv": memory.recompute_kv,
         "precision": "bfloat16",
         "parameters": sum(each.numel() for each in plan.parameters()),
         "ways": {
@@ -129,7 +129,9 @@ def _compare_ways(
         canvas = torch.zeros(config.grid**2, dtype=torch.int64)
         canvas[:steps] = FREE  # decoding stops after the last free cell
         canvas = canvas.view(config.grid, config.grid)
-        generate(model, caption, images, DecodingConfig(batch_size=images), canvas=canvas, compact=memory.compact)
+        generate(
+            model, caption, images, DecodingConfig(batch_size=images), canvas=canvas, recompute_kv=memory.recompute_kv
+        )
 
     draw(steps=2)
     ours = "CUDA graphs" if setting.device.type == "cuda" else "this project"
@@ -151,8 +153,10 @@ def _compare_ways(
 def eager_steps() -> Any:
     """Return a context in which steps run eagerly, kernel by kernel, with the cache layout used on CPUs."""
 
-    def step(model: Transformer, text: Any, candidates: int, compact: bool = False) -> Callable[[Tensor, int], Tensor]:
-        return partial(model.decode_one_token, cache=model.new_cache(text, candidates, compact))
+    def step(
+        model: Transformer, text: Any, candidates: int, recompute_kv: bool = False
+    ) -> Callable[[Tensor, int], Tensor]:
+        return partial(model.decode_one_token, cache=model.new_cache(text, candidates, recompute_kv))
 
     return mock.patch("dalle.sampling.decode.decoding_step", step)
 

@@ -1,6 +1,6 @@
 """Multi-head self-attention. The attention function, from queries, keys and values to outputs, is an argument.
 
-`hidden`, (b, t) bool, is a key padding mask over the first t keys: true for keys that no query may attend to.
+`key_padding_mask`, (b, t) bool, is a key padding mask over the first t keys: true for keys that no query may attend to.
 """
 
 from collections.abc import Callable
@@ -12,24 +12,24 @@ from torch import Tensor, nn
 
 from dalle.precision import without_autocast
 
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+AttentionFn = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Attention function: queries, keys, values, (b, heads, n, d) each -> (b, heads, n, d)."""
 
 
-def full(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None = None) -> Tensor:
-    """Attend from every query to every key: bidirectional attention."""
-    return _attention(q, k, v, None if hidden is None else ~_columns(hidden, k))
+def full(q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
+    """AttentionFn from every query to every key: bidirectional attention."""
+    return _attention(q, k, v, None if key_padding_mask is None else ~_columns(key_padding_mask, k))
 
 
-def causal(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None = None) -> Tensor:
-    """Attend from every query to the keys up to its own position: causal attention."""
-    if hidden is None:
+def causal(q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
+    """AttentionFn from every query to the keys up to its own position: causal attention."""
+    if key_padding_mask is None:
         return _attention(q, k, v, is_causal=True)
     past = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
-    return _attention(q, k, v, past & ~_columns(hidden, k))
+    return _attention(q, k, v, past & ~_columns(key_padding_mask, k))
 
 
-class Masked(nn.Module):
+class DenseMaskAttention(nn.Module):
     """Attention with a dense mask: query i attends to key j where mask[i, j].
 
     Works for any pattern; the reference for faster implementations.
@@ -41,8 +41,10 @@ class Masked(nn.Module):
         super().__init__()
         self.register_buffer("mask", mask, persistent=False)
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None = None) -> Tensor:
-        return _attention(q, k, v, self.mask if hidden is None else self.mask & ~_columns(hidden, k))
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
+        return _attention(
+            q, k, v, self.mask if key_padding_mask is None else self.mask & ~_columns(key_padding_mask, k)
+        )
 
 
 class FusedLinear(nn.Linear):
@@ -80,7 +82,7 @@ class SelfAttention(nn.Module):
         width = self.out.weight.shape[1]
         return (6 if self.qk_norm else 4) * width  # queries, keys, values, output; normed queries and keys
 
-    def forward(self, x: Tensor, attend: Attend = full) -> Tensor:
+    def forward(self, x: Tensor, attend: AttentionFn = full) -> Tensor:
         """(b, n, width) -> (b, n, width)."""
         return self.merge(attend(*self.project(x)))
 
@@ -94,7 +96,7 @@ class SelfAttention(nn.Module):
         return self.out(rearrange(mixed, "b heads n d -> b n (heads d)"))
 
 
-class StateAttention:
+class HiddenStateAttention:
     """Attention of one layer to cached hidden states instead of keys and values: half the memory, same result.
 
     With k = W x + b, a score is q k = (q W) x + q b, so the query is projected once for all keys. Likewise, the
@@ -185,7 +187,7 @@ SOFTMAXES = {"joint": joint_softmax, "separate": separate_softmax}
 
 
 class TextImageSoftmax:
-    """Masked softmax over the attention scores of image positions, split into text keys and image keys.
+    """DenseMaskAttention softmax over the attention scores of image positions, split into text keys and image keys.
 
     Used by all attention that handles the two kinds of keys separately: sparse attention, attention to the KV cache,
     and the recording of attention maps.
@@ -201,22 +203,22 @@ class TextImageSoftmax:
         self._softmax = SOFTMAXES[normalisation]
 
     def __call__(
-        self, text_scores: Tensor, image_scores: Tensor, text_hidden: Tensor | None, image_hidden: Tensor | None
+        self, text_scores: Tensor, image_scores: Tensor, text_padding_mask: Tensor | None, image_mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Return attention weights of the shapes of the scores, (..., t) and (..., s).
 
-        text_hidden, image_hidden: bool masks, broadcastable to the scores, true for masked keys; None masks nothing.
+        text_padding_mask, image_mask: bool, broadcastable to the scores, true for masked keys; None masks nothing.
         """
-        if text_hidden is not None:
-            text_scores = text_scores.masked_fill(text_hidden, -torch.inf)
-        if image_hidden is not None:
-            image_scores = image_scores.masked_fill(image_hidden, -torch.inf)
+        if text_padding_mask is not None:
+            text_scores = text_scores.masked_fill(text_padding_mask, -torch.inf)
+        if image_mask is not None:
+            image_scores = image_scores.masked_fill(image_mask, -torch.inf)
         return self._softmax(text_scores, image_scores)
 
 
-def _columns(hidden: Tensor, k: Tensor) -> Tensor:
+def _columns(key_padding_mask: Tensor, k: Tensor) -> Tensor:
     """Pad the key padding mask to all n keys, broadcastable to attention scores: (b, t) -> (b, 1, 1, n)."""
-    return F.pad(hidden, (0, k.shape[2] - hidden.shape[1]))[:, None, None]
+    return F.pad(key_padding_mask, (0, k.shape[2] - key_padding_mask.shape[1]))[:, None, None]
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Generic, NamedTuple, TypeVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dalle.models.attention import Attend, FusedLinear, SelfAttention, full
+from dalle.models.attention import AttentionFn, FusedLinear, SelfAttention, full
 from dalle.precision import without_autocast
 
 
@@ -121,7 +121,7 @@ class ResidualBranch(nn.Module, Generic[Layer]):
         self.norm = nn.LayerNorm(config.width, config.eps)
         self.branch = layer
 
-    def forward(self, x: Tensor, *context: Attend) -> Tensor:
+    def forward(self, x: Tensor, *context: AttentionFn) -> Tensor:
         return self.branch(self.norm(x), *context)
 
 
@@ -140,7 +140,7 @@ class TransformerBlock(nn.Module):
         self.attention = ResidualBranch(config, SelfAttention(config.width, config.heads, config.qk_norm))
         self.mlp = ResidualBranch(config, MLPS[config.mlp](config))
 
-    def forward(self, x: Tensor, attend: Attend = full) -> Tensor:
+    def forward(self, x: Tensor, attend: AttentionFn = full) -> Tensor:
         """(b, n, d) -> (b, n, d). `attend` is the attention function: full, causal or masked."""
         x = x + self.attention(x, attend)
         return x + self.mlp(x)

@@ -30,14 +30,14 @@ class Recording:
     softmax: TextImageSoftmax
     kept: list[Tensor]  # (b, heads, I, T) for each call
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None = None) -> Tensor:
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
         sizes = [self.text_positions, len(self.mask)]
         (text_q, q), (text_k, k), (text_v, v) = (x.split(sizes, dim=2) for x in (q, k, v))
         q = q * q.shape[-1] ** -0.5
-        text_hidden = None if hidden is None else hidden[:, None, None]
-        on_text, on_image = self.softmax(q @ text_k.mT, q @ k.mT, text_hidden, ~self.mask.to(q.device))
+        text_padding_mask = None if key_padding_mask is None else key_padding_mask[:, None, None]
+        on_text, on_image = self.softmax(q @ text_k.mT, q @ k.mT, text_padding_mask, ~self.mask.to(q.device))
         self.kept.append(on_text)
-        return torch.cat([causal(text_q, text_k, text_v, hidden), on_text @ text_v + on_image @ v], dim=2)
+        return torch.cat([causal(text_q, text_k, text_v, key_padding_mask), on_text @ text_v + on_image @ v], dim=2)
 
 
 def recordings(model: Transformer, kept: list[Tensor]) -> dict[str, Recording]:

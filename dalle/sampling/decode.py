@@ -53,7 +53,7 @@ def batches(
     first: int | Sequence[int] = 0,
     canvas: Tensor | None = None,
     precision: torch.dtype = torch.float32,
-    compact: bool = False,
+    recompute_kv: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Iterator[Batch]:
     """Sample images for each caption, one batch at a time. A batch holds several captions if all their candidates fit.
@@ -67,14 +67,14 @@ def batches(
     first: number of the first candidate, one for all captions or one for each.
     canvas: (h, w), (candidates, h, w) or (captions, candidates, h, w) int64; cells other than `FREE` are kept.
     precision: of the linear layers on a CPU, see `dalle.models.cpu_linear`; on other devices the model's own is used.
-    compact: use caches that take less memory and slightly more time, see `Transformer.new_cache`.
+    recompute_kv: use caches that take less memory and slightly more time, see `Transformer.new_cache`.
 
     Raises:
         ValueError: no candidates, or a canvas of another size or with unknown tokens.
     """
     numbers = candidate_numbers(first, len(captions), candidates)
     cells = canvas_cells(canvas, len(captions), candidates, model)
-    samplers = TokenSamplerFactory(model, config, numbers.numel(), precision, compact)
+    samplers = TokenSamplerFactory(model, config, numbers.numel(), precision, recompute_kv)
     for some in batch_slices(len(captions), candidates, samplers.batch_size):
         sampler = samplers.create(captions[some[0]], numbers[some].shape[1])
         images = sampler.sample(candidate_keys(config.seed, numbers[some]), cells[some], on_progress)
@@ -112,10 +112,10 @@ class TokenSamplerFactory:
         config: DecodingConfig,
         images: int,
         precision: torch.dtype = torch.float32,
-        compact: bool = False,
+        recompute_kv: bool = False,
     ):
         """See `batches` for the arguments. images: total number of images that all samplers will sample."""
-        self.config, self.compact = config, compact
+        self.config, self.recompute_kv = config, recompute_kv
         self.batch_size = BATCH_SIZE if config.batch_size is None else config.batch_size
         self.device = model.image_head.weight.device
         rows = 2 if config.guided else 1  # sequences decoded for each image
@@ -143,7 +143,7 @@ class TokenSampler:
             text = shared.model.prefill(captions.to(self.device))
             if shared.empty is not None:
                 text = beside_empty(text, shared.empty)
-            self.step = decoding_step(shared.model, text, candidates, shared.compact)
+            self.step = decoding_step(shared.model, text, candidates, shared.recompute_kv)
 
     @torch.inference_mode()
     def sample(self, keys: Tensor, canvas: Tensor, on_progress: OnProgress | None = None) -> Tensor:

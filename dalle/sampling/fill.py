@@ -57,7 +57,7 @@ def batches(
     canvas: Canvas,
     first: int | Sequence[int] = 0,
     precision: torch.dtype = torch.float32,
-    compact: bool = False,
+    recompute_kv: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Iterator[Batch]:
     """`dalle.sampling.decode.batches` for a canvas of any size. The images have the canvas's number of tokens.
@@ -70,7 +70,7 @@ def batches(
     canvas.check(model.stream.grid, model.stream.image_vocabulary, candidates)
     cells = canvas.tokens.expand(len(captions), candidates, *canvas.tokens.shape[-2:])
     numbers = candidate_numbers(first, len(captions), candidates)
-    samplers = TokenSamplerFactory(model, config, numbers.numel(), precision, compact)
+    samplers = TokenSamplerFactory(model, config, numbers.numel(), precision, recompute_kv)
     told = on_progress and partial(_share_of, on_progress, canvas.draws)
     for some in batch_slices(len(captions), candidates, samplers.batch_size):
         texts = captions[some[0]]

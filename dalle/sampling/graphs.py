@@ -2,7 +2,7 @@
 
 A step is some thousand small kernels, and launching them one by one takes longer than running them. A graph launches
 them all at once, but repeats exactly what was recorded. So the position is a tensor, looked up on the GPU
-(`dalle.models.transformer.kv_cache.Tables`), and input tokens and output logits have fixed addresses.
+(`dalle.models.transformer.kv_cache.GatheredIndex`), and input tokens and output logits have fixed addresses.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dalle.models.transformer.kv_cache import Cache, CaptionCache
+from dalle.models.transformer.kv_cache import Cache, PrefixCache
 from dalle.models.transformer.model import Transformer
 
 WARM_UPS = 3  # steps before the capture, in which libraries choose kernels and allocate workspaces
@@ -20,14 +20,14 @@ Step = Callable[[Tensor, int], Tensor]
 """(b,) previous tokens, position -> (b, image_vocabulary) logits: `Transformer.decode_one_token` with its cache."""
 
 
-def decoding_step(model: Transformer, text: CaptionCache, candidates: int, compact: bool = False) -> Step:
+def decoding_step(model: Transformer, text: PrefixCache, candidates: int, recompute_kv: bool = False) -> Step:
     """Create the decoding step for the device, with a new cache for `candidates` images of each caption.
 
     On a GPU the returned logits are overwritten by the next step.
     """
     if text[0].keys.device.type == "cuda":
-        return GraphedStep(model, model.new_cache(text, candidates, compact, in_place=True))
-    return partial(model.decode_one_token, cache=model.new_cache(text, candidates, compact))
+        return GraphedStep(model, model.new_cache(text, candidates, recompute_kv, static_shapes=True))
+    return partial(model.decode_one_token, cache=model.new_cache(text, candidates, recompute_kv))
 
 
 class GraphedStep:

@@ -8,7 +8,7 @@ token sampled from the guided logits is fed to both. The model must have been tr
 import torch
 from torch import Tensor
 
-from dalle.models.transformer.kv_cache import CaptionCache, TextKeys
+from dalle.models.transformer.kv_cache import PrefixCache, PrefixKV
 from dalle.models.transformer.sequence import PAD, Stream
 
 
@@ -17,13 +17,15 @@ def empty_caption(stream: Stream) -> Tensor:
     return torch.full((1, stream.text_positions), PAD)
 
 
-def beside_empty(text: CaptionCache, empty: CaptionCache) -> CaptionCache:
+def beside_empty(text: PrefixCache, empty: PrefixCache) -> PrefixCache:
     """Append the cache of the empty caption to those of the captions, once for each of them."""
     return [
-        TextKeys(
+        PrefixKV(
             _beside(layer.keys, without.keys),
             _beside(layer.values, without.values),
-            None if layer.hidden is None or without.hidden is None else _beside(layer.hidden, without.hidden),
+            None
+            if layer.key_padding_mask is None or without.key_padding_mask is None
+            else _beside(layer.key_padding_mask, without.key_padding_mask),
         )
         for layer, without in zip(text, empty, strict=True)
     ]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dalle.models.transformer.kv_cache import TextKeys
+from dalle.models.transformer.kv_cache import PrefixKV
 from dalle.models.transformer.model import Transformer
 
 DRAWN = 64  # bytes per logit: noise, logits processors and their sorts
@@ -14,7 +14,9 @@ DRAWN = 64  # bytes per logit: noise, logits processors and their sorts
 class DecodingMemory:
     """Bytes of each part of decoding with one model. Weights and caches are exact, `working` is an upper bound."""
 
-    compact: bool  # layers that need all image states cache those, not keys and values, see `Transformer.new_cache`
+    recompute_kv: (
+        bool  # layers that need all image states cache those, not keys and values, see `Transformer.new_cache`
+    )
     weights: int
     caption: int  # keys and values of one caption, which all its candidates share
     cache: int  # of one candidate
@@ -36,22 +38,22 @@ class DecodingMemory:
 
 
 def decoding_memory(
-    model: Transformer, dtype: torch.dtype | None = None, compact: bool = False, in_place: bool = False
+    model: Transformer, dtype: torch.dtype | None = None, recompute_kv: bool = False, static_shapes: bool = False
 ) -> DecodingMemory:
     """Compute the memory of decoding with `model`, which may be on the meta device.
 
     dtype: of caches and attention; None: that of the layers' weights.
-    compact, in_place: as in `Transformer.new_cache`.
+    recompute_kv, static_shapes: as in `Transformer.new_cache`.
     """
     config, weights = model.config, [*model.parameters(), *model.buffers()]
     dtype = model.dtype if dtype is None else dtype
     keys = torch.empty(1, config.heads, config.text_positions, config.width // config.heads, dtype=dtype, device="meta")
-    captions = [TextKeys(keys, keys)] * config.depth
-    cache = model.new_cache(captions, 1, compact, in_place)
+    captions = [PrefixKV(keys, keys)] * config.depth
+    cache = model.new_cache(captions, 1, recompute_kv, static_shapes)
     attention = max(layer.activations for layer in cache) * dtype.itemsize
     activations = attention + 4 * max(layer.activations for layer in model.layers)  # the residual stream is fp32
     return DecodingMemory(
-        compact=compact,
+        recompute_kv=recompute_kv,
         weights=sum(weight.nbytes for weight in weights),
         caption=sum(text.keys.nbytes + text.values.nbytes for text in captions),
         cache=sum(layer.nbytes for layer in cache),
@@ -75,8 +77,8 @@ def fitting_memory(
     device: that will decode; None: the model's.
     """
     device = model.image_head.weight.device if device is None else device
-    in_place = device.type == "cuda"
-    memory = decoding_memory(model, dtype, in_place=in_place)
+    static_shapes = device.type == "cuda"
+    memory = decoding_memory(model, dtype, static_shapes=static_shapes)
     if memory.candidates_that_fit(budget, captions) < candidates:
-        memory = decoding_memory(model, dtype, compact=True, in_place=in_place)
+        memory = decoding_memory(model, dtype, recompute_kv=True, static_shapes=static_shapes)
     return memory

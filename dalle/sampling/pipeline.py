@@ -181,14 +181,19 @@ class DALLE:
         ids = self.tokenize(captions, truncate)
         choice = Choice(self.dvae, config, self.reranker(ids, config), canvas)
         firsts = [first] * len(captions) if isinstance(first, int) else first
-        compact = False
+        recompute_kv = False
         if config.batch_size is None:
             chunk = self.chunk(len(captions), config)
-            config, compact = replace(config, batch_size=chunk.images), chunk.needs.compact
+            config, recompute_kv = replace(config, batch_size=chunk.images), chunk.needs.recompute_kv
         drawn: list[Tensor] = []  # finished candidates of the current caption
         present = 0
         with Progress(len(captions) * config.candidates, progress, stop) as advance:
-            options = {"first": firsts, "precision": self.precision, "compact": compact, "on_progress": advance}
+            options = {
+                "first": firsts,
+                "precision": self.precision,
+                "recompute_kv": recompute_kv,
+                "on_progress": advance,
+            }
             try:
                 for batch in self._batches(ids, config, canvas, options):
                     for present, images in enumerate(batch.images, batch.caption):

@@ -16,7 +16,7 @@ from dalle.data.loader import Batch
 from dalle.image_grid import Cell, GridRow, image_grid
 from dalle.losses import LikelihoodConfig
 from dalle.models.dvae.model import DiscreteVAE, DVAEConfig, codebook_use, mean_picture
-from dalle.models.dvae.relaxation import most_probable
+from dalle.models.dvae.relaxation import argmax_one_hot
 from dalle.pixels import to_images
 from dalle.seeds import torch_generator
 from dalle.stages.pictures import Pictures, PicturesConfig, StageContext
@@ -99,7 +99,7 @@ class DVAEStage:
             images = self.pictures.pixels(batch)
             logits = model.logits(images)
             relaxed = model.relax(logits, self.config.last_temperature, generator)
-            parameters, drawn = model.decode_codes(relaxed), model.decode_codes(most_probable(relaxed))
+            parameters, drawn = model.decode_codes(relaxed), model.decode_codes(argmax_one_hot(relaxed))
             tokens = logits.argmax(dim=1)
             counts += torch.bincount(tokens.flatten(), minlength=model.vocabulary)
             for name, value in {

@@ -88,7 +88,7 @@ class Trainer:
                 reading = self.due(config.log_every)
                 # reading the counter synchronises with the device, which is free on a CPU only
                 if reading or self.run.device.type == "cpu" or self.due(config.max_bad_steps):
-                    self.heed_skipped_updates()
+                    self.check_skipped_updates()
                 means = state.meter.read() if reading else {}
                 state.seconds += time.perf_counter() - begin
 
@@ -150,7 +150,7 @@ class Trainer:
 
         finite = (torch.isfinite(loss) & torch.isfinite(norm)).float()
         rate = config.optimizer.learning_rate_at(state.step) * state.plateau.factor
-        state.optimizer.step_where(finite, rate)
+        state.optimizer.step_if_finite(finite, rate)
         metrics |= state.scales.metrics()
         state.scales.update()
         state.step += 1
@@ -180,7 +180,7 @@ class Trainer:
                 means[name] = means.get(name, 0.0) + value / count
         return distributed.mean(total), means
 
-    def heed_skipped_updates(self) -> None:
+    def check_skipped_updates(self) -> None:
         """Report the latest update if it was skipped; raise Diverged after too many skipped updates in a row."""
         step, folder = self.state.step, self.run.folder
         in_a_row = int(self.state.meter.skipped_in_a_row.item())

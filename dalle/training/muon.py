@@ -1,4 +1,4 @@
-"""Muon (Jordan et al. 2024): orthogonalised momentum updates for matrices, AdamW for all other parameters.
+"""Muon (Jordan et al. 2024): newton_schulz momentum updates for matrices, AdamW for all other parameters.
 
 Not in the paper. In runs of thousands of small updates it needs a quarter of AdamW's updates (docs/lab.md).
 """
@@ -36,7 +36,7 @@ class Muon(PaperAdamW):
         for parameters in alike.values():  # batched by shape: small matrices are slow one by one
             directions = [self._direction(parameter, gradients[parameter], finite) for parameter in parameters]
             steps = rearrange(torch.stack(directions), "n (parts rows) columns -> (n parts) rows columns", parts=parts)
-            steps = orthogonalised(steps)
+            steps = newton_schulz(steps)
             reach = group["lr"] * RMS * math.sqrt(max(steps.shape[1:]))
             steps = rearrange(steps, "(n parts) rows columns -> n (parts rows) columns", parts=parts)
             for parameter, step in zip(parameters, steps, strict=True):
@@ -52,7 +52,7 @@ class Muon(PaperAdamW):
         return gradient.lerp(momentum, MOMENTUM).flatten(1)
 
 
-def orthogonalised(matrices: Tensor) -> Tensor:
+def newton_schulz(matrices: Tensor) -> Tensor:
     """Approximate the nearest (semi-)orthogonal matrices by Newton-Schulz iteration: (n, rows, columns) -> the same.
 
     Singular vectors are unchanged; singular values become about 0.7 to 1.2.

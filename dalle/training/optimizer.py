@@ -52,7 +52,7 @@ class OptimizerConfig:
     decay: str = "all"  # decayed: "all" parameters | "matrices": no gains, biases, temperature (CLIP paper, Sec. 2.5)
     variance_clip: float | None = None  # maximum of the running variance (transformer: 5; App. B.2)
     moments: str = "float32"  # storage of mean and variance: float32 | paper16: 1-6-9 and 0-6-10 for matrices
-    kind: str = "adamw"  # "adamw", as in the paper | "muon": orthogonalised updates of matrices, AdamW for the rest
+    kind: str = "adamw"  # "adamw", as in the paper | "muon": newton_schulz updates of matrices, AdamW for the rest
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -77,7 +77,7 @@ class OptimizerConfig:
 class AdamW(torch.optim.AdamW):
     """torch's AdamW with a step that can be skipped by a flag on the device, without synchronising."""
 
-    def step_where(self, finite: Tensor, learning_rate: float) -> None:
+    def step_if_finite(self, finite: Tensor, learning_rate: float) -> None:
         """Step if `finite` is 1, else leave weights and moments unchanged."""
         for group in self.param_groups:
             group["lr"] = learning_rate

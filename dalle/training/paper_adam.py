@@ -30,7 +30,7 @@ class PaperAdamW(torch.optim.Optimizer):
         self.narrow = set(narrow)
 
     @torch.no_grad()
-    def step_where(self, finite: Tensor, learning_rate: float) -> None:
+    def step_if_finite(self, finite: Tensor, learning_rate: float) -> None:
         """Step if `finite` is 1, else leave weights and moments unchanged. Does not synchronise with the device."""
         for group in self.param_groups:
             group["lr"] = learning_rate

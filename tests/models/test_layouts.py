@@ -2,21 +2,21 @@ import pytest
 import torch
 from every_pattern import PATTERNS
 
-from dalle.models.transformer.kv_cache import Slices, Tables, layout_of
+from dalle.models.transformer.kv_cache import GatheredIndex, SlicedIndex, layout_of
 from dalle.models.transformer.patterns import Column, Convolutional, Dense, Pattern, Row, image_mask
 
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("static_shapes", [False, True])
 @pytest.mark.parametrize("grid", [1, 2, 4, 7])
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
-def test_a_step_finds_exactly_what_the_mask_shows(pattern: Pattern, grid: int, in_place: bool):
+def test_a_step_finds_exactly_what_the_mask_shows(pattern: Pattern, grid: int, static_shapes: bool):
     layout, mask = layout_of(pattern, grid), image_mask(pattern, grid)
-    places = Tables(layout, CPU) if in_place else Slices(layout, CPU)
+    places = GatheredIndex(layout, CPU) if static_shapes else SlicedIndex(layout, CPU)
     kept = torch.full((2, layout.slots, 1), -1)
     for state in range(grid * grid):
-        position = torch.tensor([state]) if in_place else state
+        position = torch.tensor([state]) if static_shapes else state
         places.put(kept, position, torch.full((2, 1, 1), state))
         found, unseen = places.take(kept, position)[0, :, 0], places.unseen(position)
         if unseen is not None:
@@ -27,7 +27,7 @@ def test_a_step_finds_exactly_what_the_mask_shows(pattern: Pattern, grid: int, i
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
 def test_tables_give_every_step_the_same_shapes(pattern: Pattern):
     layout = layout_of(pattern, 4)
-    places, kept = Tables(layout, CPU), torch.zeros(3, layout.slots, 5)
+    places, kept = GatheredIndex(layout, CPU), torch.zeros(3, layout.slots, 5)
     positions = [torch.tensor([state]) for state in range(16)]
     assert len({places.take(kept, position).shape for position in positions}) == 1
     assert len({places.unseen(position).shape for position in positions}) == 1
@@ -63,7 +63,7 @@ def test_steps_read_little_more_than_they_see():
 
 @pytest.mark.parametrize("pattern", [Dense(), Row(), Row(counts_itself=False), Column()], ids=str)
 def test_only_convolutional_slices_need_a_mask(pattern: Pattern):
-    assert Slices(layout_of(pattern, 8), CPU).unseen(29) is None
+    assert SlicedIndex(layout_of(pattern, 8), CPU).unseen(29) is None
     assert layout_of(Column(), 8).read[29] == slice(5 * 8, 5 * 8 + 4)
 
 

@@ -61,15 +61,15 @@ def test_float32_leaves_a_model_as_it_is():
     assert not any(isinstance(each, HalfLinear) for each in model.modules())
 
 
-@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("recompute_kv", [False, True])
 @torch.no_grad()
-def test_cached_decoding_is_as_close_to_the_whole_stream_as_rounding_allows(make_transformer, compact):
+def test_cached_decoding_is_as_close_to_the_whole_stream_as_rounding_allows(make_transformer, recompute_kv):
     model = to_mixed_precision(make_transformer(depth=4), torch.bfloat16)
     captions = model.stream.captions([[1, 2, 3], [4]])
     images = torch.randint(13, (2, 16), generator=torch.Generator().manual_seed(1))
-    cache = model.new_cache(model.prefill(captions), 1, compact)
+    cache = model.new_cache(model.prefill(captions), 1, recompute_kv)
     assert {layer.nbytes for layer in cache} and model.prefill(captions)[0].keys.dtype == torch.bfloat16
     inputs = model.stream.image_inputs(images)
     steps = torch.stack([model.decode_one_token(inputs[:, n], n, cache) for n in range(16)], dim=1)
     torch.testing.assert_close(steps, model(captions, images).image, rtol=0.1, atol=0.1)
-    assert generate(model, captions, 2, compact=compact).shape == (2, 2, 4, 4)
+    assert generate(model, captions, 2, recompute_kv=recompute_kv).shape == (2, 2, 4, 4)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from dalle.models.dvae.model import DiscreteVAE, DVAEConfig
-from dalle.models.dvae.relaxation import gumbel_softmax, most_probable, straight_through
+from dalle.models.dvae.relaxation import argmax_one_hot, gumbel_softmax, straight_through
 
 
 def drawn(logits: torch.Tensor, temperature: float, seed: int = 0) -> torch.Tensor:
@@ -79,9 +79,9 @@ def test_straight_through_gradients_are_those_of_the_relaxed_draw():
 
 def test_the_most_probable_codes_are_one_hot_and_free_of_chance():
     logits = torch.randn(2, 7, 3, 3, generator=torch.Generator().manual_seed(1))
-    codes = most_probable(logits)
+    codes = argmax_one_hot(logits)
     assert codes.equal(F.one_hot(logits.argmax(dim=1), 7).movedim(-1, 1).float())
-    assert most_probable(drawn(logits, 1e-5)).equal(most_probable(drawn(logits, 1.0)))  # the same draw
+    assert argmax_one_hot(drawn(logits, 1e-5)).equal(argmax_one_hot(drawn(logits, 1.0)))  # the same draw
 
 
 @torch.no_grad()

@@ -75,8 +75,8 @@ def test_image_tokens_can_have_the_places_of_their_own_cells():
 
 def test_masked_pads_are_hidden_and_learned_ones_are_not():
     masked = replace(STREAM, pads="masked")
-    assert masked.hidden(CAPTIONS).tolist() == [[False, False, False, True, True], [False] * 5]
-    assert STREAM.hidden(CAPTIONS) is None
+    assert masked.key_padding_mask(CAPTIONS).tolist() == [[False, False, False, True, True], [False] * 5]
+    assert STREAM.key_padding_mask(CAPTIONS) is None
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dalle.models.attention import Masked, TextImageSoftmax
+from dalle.models.attention import DenseMaskAttention, TextImageSoftmax
 from dalle.models.transformer.patterns import Column, Convolutional, Dense, Pattern, Row, stream_mask
 from dalle.models.transformer.sparse_attention import (
     ByDevice,
-    Causal,
-    Columns,
-    Lines,
-    MaskedApart,
+    CausalAttention,
+    ColumnSparseAttention,
+    RowSparseAttention,
+    SeparateSoftmaxAttention,
     attend_for,
-    lines_seen,
+    rows_seen,
 )
 
 TEXT, GRID = 5, 4
@@ -30,10 +30,12 @@ PATTERNS = {
 def ways(pattern: Pattern, normalisation: str) -> list[nn.Module]:
     """Every class that can compute the pattern."""
     joint = normalisation == "joint"
-    found: list[nn.Module] = [Lines(pattern, TEXT, GRID, TextImageSoftmax(normalisation))]
-    found += [Masked(stream_mask(pattern, TEXT, GRID)) if joint else MaskedApart(pattern, TEXT, GRID)]
-    found += [Columns(TEXT, GRID, TextImageSoftmax(normalisation))] if pattern == Column() else []
-    found += [Causal()] if pattern == Dense() and joint else []
+    found: list[nn.Module] = [RowSparseAttention(pattern, TEXT, GRID, TextImageSoftmax(normalisation))]
+    found += [
+        DenseMaskAttention(stream_mask(pattern, TEXT, GRID)) if joint else SeparateSoftmaxAttention(pattern, TEXT, GRID)
+    ]
+    found += [ColumnSparseAttention(TEXT, GRID, TextImageSoftmax(normalisation))] if pattern == Column() else []
+    found += [CausalAttention()] if pattern == Dense() and joint else []
     return found
 
 
@@ -46,38 +48,46 @@ def literal(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, normalisation: str) -
 
 
 @pytest.mark.parametrize("normalisation", ["joint", "separate"])
-@pytest.mark.parametrize("hidden", [None, HIDDEN], ids=["all seen", "some hidden"])
+@pytest.mark.parametrize("key_padding_mask", [None, HIDDEN], ids=["all seen", "some padding"])
 @pytest.mark.parametrize("name", PATTERNS)
-def test_every_way_to_attend_is_what_the_mask_says_forward_and_backward(name, hidden, normalisation):
+def test_every_way_to_attend_is_what_the_mask_says_forward_and_backward(name, key_padding_mask, normalisation):
     generator = torch.Generator().manual_seed(0)
     qkv = [torch.randn(2, 3, TEXT + GRID**2, 8, generator=generator, requires_grad=True) for _ in range(3)]
     towards = torch.randn(2, 3, TEXT + GRID**2, 8, generator=generator)
     mask = stream_mask(PATTERNS[name], TEXT, GRID).expand(2, 1, -1, -1).clone()
-    if hidden is not None:
+    if key_padding_mask is not None:
         mask[0, :, :, 2:5] = False
 
     expected = literal(*qkv, mask, normalisation)
     gradients = torch.autograd.grad((expected * towards).sum(), qkv)
     assert all(gradient.isfinite().all() for gradient in gradients)
     for attend in ways(PATTERNS[name], normalisation):
-        actual = attend(*qkv, hidden)
+        actual = attend(*qkv, key_padding_mask)
         torch.testing.assert_close(actual, expected)
         torch.testing.assert_close(torch.autograd.grad((actual * towards).sum(), qkv), gradients)
 
 
 @pytest.mark.parametrize(
     ("pattern", "kind"),
-    [(Dense(), Causal), (Row(), Lines), (Column(), Columns), (Convolutional(11), Lines)],
+    [
+        (Dense(), CausalAttention),
+        (Row(), RowSparseAttention),
+        (Column(), ColumnSparseAttention),
+        (Convolutional(11), RowSparseAttention),
+    ],
     ids=str,
 )
 def test_the_papers_sizes_are_structured(pattern, kind):
     joint = attend_for(pattern, 256, 32)
     separate = attend_for(pattern, 256, 32, normalisation="separate")
-    if kind is Causal:
-        assert (type(joint), type(separate)) == (Causal, MaskedApart)
+    if kind is CausalAttention:
+        assert (type(joint), type(separate)) == (CausalAttention, SeparateSoftmaxAttention)
         return
-    assert (type(joint.on_cpu), type(joint.elsewhere)) == (kind, Masked)  # the threshold was measured on CPUs
-    assert (type(separate.on_cpu), type(separate.elsewhere)) == (kind, MaskedApart)
+    assert (type(joint.on_cpu), type(joint.elsewhere)) == (
+        kind,
+        DenseMaskAttention,
+    )  # the threshold was measured on CPUs
+    assert (type(separate.on_cpu), type(separate.elsewhere)) == (kind, SeparateSoftmaxAttention)
     assert isinstance(attend_for(pattern, 256, 32, "structured"), kind)
 
 
@@ -90,9 +100,9 @@ def test_the_device_decides_which_of_two_forms_attends():
 
 @pytest.mark.parametrize("pattern", [Row(), Column(), Convolutional(5)], ids=str)
 def test_small_grids_and_whoever_asks_for_it_have_the_dense_mask(pattern):
-    assert isinstance(attend_for(pattern, 32, 8), Masked)
-    assert isinstance(attend_for(pattern, 256, 32, "masked"), Masked)
-    assert isinstance(attend_for(pattern, 256, 32, "masked", "separate"), MaskedApart)
+    assert isinstance(attend_for(pattern, 32, 8), DenseMaskAttention)
+    assert isinstance(attend_for(pattern, 256, 32, "masked"), DenseMaskAttention)
+    assert isinstance(attend_for(pattern, 256, 32, "masked", "separate"), SeparateSoftmaxAttention)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +117,7 @@ def test_small_grids_and_whoever_asks_for_it_have_the_dense_mask(pattern):
     ids=str,
 )
 def test_lines_seen_by_each_pattern(pattern, lines):
-    assert lines_seen(pattern, 32) == lines
+    assert rows_seen(pattern, 32) == lines
 
 
 def test_an_unknown_way_is_refused():
@@ -125,7 +135,9 @@ def test_an_unknown_normalisation_is_refused():
 def test_a_whole_model_answers_the_same_either_way(make_transformer, changes):
     sizes = {"patterns": ["paper"], "depth": 3, "grid": 16, "text_positions": 12, **changes}
     model, reference = make_transformer(**sizes), make_transformer(attention="masked", **sizes)
-    assert not any(isinstance(attend, (Masked, MaskedApart)) for attend in model.attend.values())
+    assert not any(
+        isinstance(attend, (DenseMaskAttention, SeparateSoftmaxAttention)) for attend in model.attend.values()
+    )
     caption = model.stream.captions([[1, 2, 3]])
     image = torch.randint(13, (1, 256), generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(model(caption, image), reference(caption, image), rtol=1e-4, atol=1e-4)

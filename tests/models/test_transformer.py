@@ -144,31 +144,31 @@ def test_separate_softmaxes_change_what_images_read_and_leave_text_alone(make_tr
     assert not torch.allclose(separate(caption, image).image, joint(caption, image).image, atol=1e-2)
 
 
-@pytest.mark.parametrize("in_place", [False, True])
-@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("static_shapes", [False, True])
+@pytest.mark.parametrize("recompute_kv", [False, True])
 @pytest.mark.parametrize("changes", CHANGES, ids=str)
 @torch.no_grad()
-def test_cached_decoding_matches_full_forward(make_transformer, changes, compact, in_place):
+def test_cached_decoding_matches_full_forward(make_transformer, changes, recompute_kv, static_shapes):
     model = make_transformer(depth=4, **changes)
     caption, _ = example(model, batch=2)
     candidates = 3
     images = torch.randint(13, (2 * candidates, 16), generator=torch.Generator().manual_seed(1))
     expected = model(caption.repeat_interleave(candidates, dim=0), images).image
 
-    cache = model.new_cache(model.prefill(caption), candidates, compact, in_place)
+    cache = model.new_cache(model.prefill(caption), candidates, recompute_kv, static_shapes)
     inputs = model.stream.image_inputs(images)
-    positions = [torch.tensor([n]) if in_place else n for n in range(16)]
+    positions = [torch.tensor([n]) if static_shapes else n for n in range(16)]
     states = [model.decode_one_token(inputs[:, n], position, cache) for n, position in enumerate(positions)]
     torch.testing.assert_close(torch.stack(states, dim=1), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("recompute_kv", [False, True])
 @torch.no_grad()
-def test_one_recorded_step_serves_every_position(make_transformer, compact):
+def test_one_recorded_step_serves_every_position(make_transformer, recompute_kv):
     model = make_transformer(depth=4)  # row, column, row, convolutional
     caption, image = example(model)
     inputs = model.stream.image_inputs(image)
-    cache = model.new_cache(model.prefill(caption), 1, compact, in_place=True)
+    cache = model.new_cache(model.prefill(caption), 1, recompute_kv, static_shapes=True)
 
     def step(previous: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
         return model.decode_one_token(previous, position, cache)
@@ -183,8 +183,8 @@ def test_one_recorded_step_serves_every_position(make_transformer, compact):
 def test_compact_caches_are_half_as_large_where_all_states_are_kept(make_transformer):
     model = make_transformer(depth=4)  # row, column, row, convolutional
     captions = model.prefill(example(model)[0])
-    plain, compact = (model.new_cache(captions, 3, compact) for compact in (False, True))
-    for layer, smaller, name in zip(plain, compact, model.layer_names, strict=True):
+    plain, recompute_kv = (model.new_cache(captions, 3, recompute_kv) for recompute_kv in (False, True))
+    for layer, smaller, name in zip(plain, recompute_kv, model.layer_names, strict=True):
         assert smaller.nbytes * (2 if name == "column" else 1) == layer.nbytes
 
 
@@ -202,10 +202,10 @@ def test_decoding_works_under_bfloat16_autocast(make_transformer):
     caption, image = example(model)
     expected = model(caption, image).image[:, 0]
     start = model.stream.image_inputs(image)[:, 0]
-    for compact, in_place in product((False, True), repeat=2):
+    for recompute_kv, static_shapes in product((False, True), repeat=2):
         with torch.autocast("cpu", torch.bfloat16):
-            cache = model.new_cache(model.prefill(caption), 1, compact, in_place)
-            logits = model.decode_one_token(start, torch.tensor([0]) if in_place else 0, cache)
+            cache = model.new_cache(model.prefill(caption), 1, recompute_kv, static_shapes)
+            logits = model.decode_one_token(start, torch.tensor([0]) if static_shapes else 0, cache)
         assert logits.dtype == torch.float32
         torch.testing.assert_close(logits, expected, rtol=0.1, atol=0.3)
 

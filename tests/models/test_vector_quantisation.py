@@ -6,7 +6,7 @@ from einops import rearrange
 
 from dalle.losses import quantisation_error
 from dalle.models.dvae.model import DiscreteVAE, DVAEConfig
-from dalle.models.dvae.relaxation import nearness, straight_through_vectors
+from dalle.models.dvae.relaxation import negative_squared_distance, straight_through_vectors
 from dalle.precision import autocast
 
 CONFIG = DVAEConfig(11, 8, groups=2, blocks_per_group=1, decoder_input=6, gain=1.0, relaxation="vector_quantisation")
@@ -26,7 +26,7 @@ def test_nearness_is_minus_the_squared_distance():
     vectors, codebook = torch.randn(2, 5, 3, 4, generator=generator), torch.randn(7, 5, generator=generator)
     distances = torch.cdist(rearrange(vectors, "b d h w -> (b h w) d"), codebook)
     expected = rearrange(-distances.square(), "(b h w) v -> b v h w", b=2, h=3)
-    found = nearness(vectors, codebook)
+    found = negative_squared_distance(vectors, codebook)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(quantisation_error(found), -expected.amax(dim=1))
 
@@ -96,9 +96,9 @@ def test_distances_to_a_clustered_codebook_are_exact_under_autocast(precision):
     codebook = centre + 0.01 * torch.randn(32, 16, generator=generator)
     vectors = centre[:, None, None] + 0.01 * torch.randn(2, 16, 5, 5, generator=generator)
     with autocast(precision, torch.device("cpu")):
-        found = nearness(vectors, codebook)
+        found = negative_squared_distance(vectors, codebook)
         errors = quantisation_error(found)
-    exact = nearness(vectors.double(), codebook.double())
+    exact = negative_squared_distance(vectors.double(), codebook.double())
     torch.testing.assert_close(found.double(), exact, rtol=1e-3, atol=0)
     assert found.argmax(dim=1).equal(exact.argmax(dim=1))
     assert (errors > 0).all()

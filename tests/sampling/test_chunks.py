@@ -20,14 +20,14 @@ def test_with_memory_enough_a_batch_is_as_large_as_pays(make_transformer):
     model = make_transformer()
     assert chunk_for(model, 1, SamplingConfig(candidates=512)).images == chunks.ENOUGH["cpu"]
     assert chunk_for(model, 3, FOUR).images == 12
-    assert not chunk_for(model, 1, SamplingConfig(candidates=512)).needs.compact
+    assert not chunk_for(model, 1, SamplingConfig(candidates=512)).needs.recompute_kv
 
 
 @pytest.mark.parametrize(("captions", "candidates"), [(1, 40), (5, 8), (2, 12)])
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_what_is_drawn_at_a_time_fits_and_one_more_would_not(make_transformer, captions, candidates, guidance):
     model = make_transformer(patterns=["dense"], width=32)
-    needs, rows = decoding_memory(model, compact=True), 1 if guidance == 1 else 2
+    needs, rows = decoding_memory(model, recompute_kv=True), 1 if guidance == 1 else 2
     texts = 2 * rows - 1  # of a guided caption: its own, the empty one, and the one that this is a copy of
     allowed = texts * needs.caption + rows * int(7.5 * needs.candidate)
     config = SamplingConfig(candidates=candidates, keep=1, guidance=guidance, memory=gigabytes(allowed))
@@ -42,7 +42,7 @@ def test_what_is_drawn_at_a_time_fits_and_one_more_would_not(make_transformer, c
 
 def test_too_little_memory_for_one_image_is_refused_with_the_numbers(make_transformer):
     model = make_transformer()
-    needs = decoding_memory(model, compact=True)
+    needs = decoding_memory(model, recompute_kv=True)
     one = needs.total(1, 1) - needs.weights
     assert chunk_for(model, 1, replace(FOUR, memory=gigabytes(one + 1))).images == 1
     with pytest.raises(ValueError, match=rf"drawing one image takes {in_words(one)} .*allow more with memory=<GB>"):

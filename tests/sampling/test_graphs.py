@@ -17,11 +17,11 @@ def all_logits(model: Transformer, step: Step, images: Tensor) -> Tensor:
     return torch.stack([step(inputs[:, n], n).clone() for n in range(16)], dim=1)
 
 
-@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("recompute_kv", [False, True])
 @torch.inference_mode()
-def test_a_step_decodes_as_the_whole_model_does(make_transformer, compact):
+def test_a_step_decodes_as_the_whole_model_does(make_transformer, recompute_kv):
     model = make_transformer(depth=4)
     captions, images = example(model)
-    step = decoding_step(model, model.prefill(captions), 3, compact)
+    step = decoding_step(model, model.prefill(captions), 3, recompute_kv)
     expected = model(captions.repeat_interleave(3, dim=0), images).image
     torch.testing.assert_close(all_logits(model, step, images), expected, rtol=1e-4, atol=1e-4)

@@ -19,4 +19,4 @@ def test_the_empty_caption_stands_behind_the_captions_as_many_times(make_transfo
     for found, expected in zip(beside_empty(text, empty), both, strict=True):
         torch.testing.assert_close(found.keys, expected.keys)
         torch.testing.assert_close(found.values, expected.values)
-        assert found.hidden.equal(expected.hidden)
+        assert found.key_padding_mask.equal(expected.key_padding_mask)

@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 from dalle.cli.config import compose
 from dalle.models.mixed_precision import to_mixed_precision
-from dalle.models.transformer.kv_cache import KeyCache, StateCache, TextKeys
+from dalle.models.transformer.kv_cache import HiddenStateCache, KVCache, PrefixKV
 from dalle.models.transformer.model import Transformer, TransformerConfig
 from dalle.sampling import decode, fill
 from dalle.sampling.canvas import Canvas
@@ -59,7 +59,7 @@ class Peak(TorchDispatchMode):
 
 def test_512_candidates_of_the_papers_model_fit_one_gpu_in_bfloat16(paper):
     memory = fitting_memory(paper, GPU, candidates=512)
-    assert memory.compact
+    assert memory.recompute_kv
     masks = sum(buffer.nbytes for buffer in paper.buffers())
     in_float32 = sum(each.numel() for each in paper.parameters() if each.dtype == torch.float32)
     assert in_float32 / 12_292_844_929 < 0.02  # norms, embeddings, unembeddings
@@ -75,63 +75,63 @@ def test_the_papers_caches_have_the_sizes_that_its_patterns_imply(paper):
     state = 3968 * 2  # bytes
     rows, columns, window = 47 * 33 * 2, 16 * 1024, 6 * 32 * 2  # numbers of states, or of keys and values
     assert decoding_memory(paper).cache == (rows + 2 * columns + window) * state
-    assert decoding_memory(paper, compact=True).cache == (rows + columns + window) * state
+    assert decoding_memory(paper, recompute_kv=True).cache == (rows + columns + window) * state
     assert decoding_memory(paper).dense == 64 * 2 * 1280 * state
     assert decoding_memory(paper).caption == 64 * 2 * 256 * state
 
 
 def test_keys_and_values_are_kept_where_they_fit(paper):
-    assert not fitting_memory(paper, GPU, candidates=256).compact
-    assert fitting_memory(paper, GPU, candidates=512).compact
-    assert not fitting_memory(paper, 2 * GPU, candidates=512).compact
+    assert not fitting_memory(paper, GPU, candidates=256).recompute_kv
+    assert fitting_memory(paper, GPU, candidates=512).recompute_kv
+    assert not fitting_memory(paper, 2 * GPU, candidates=512).recompute_kv
 
 
-@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("recompute_kv", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("qk_norm", [False, True])
 @torch.no_grad()
-def test_what_is_foreseen_is_what_caches_take(make_transformer, qk_norm, dtype, compact):
+def test_what_is_foreseen_is_what_caches_take(make_transformer, qk_norm, dtype, recompute_kv):
     model = to_mixed_precision(make_transformer(depth=4, qk_norm=qk_norm), dtype)  # row, column, row, convolutional
-    memory = decoding_memory(model, compact=compact)
+    memory = decoding_memory(model, recompute_kv=recompute_kv)
     text = model.prefill(model.stream.captions([[1, 2], [3, 4, 5]]))
     assert 2 * memory.caption == sum(layer.keys.nbytes + layer.values.nbytes for layer in text)
     kept = 0
-    for layer in model.new_cache(text, 3, compact):
+    for layer in model.new_cache(text, 3, recompute_kv):
         tensors = [each for each in vars(layer).values() if isinstance(each, Tensor)]
-        assert len(tensors) == {KeyCache: 2, StateCache: 1}[type(layer)]
+        assert len(tensors) == {KVCache: 2, HiddenStateCache: 1}[type(layer)]
         kept += sum(each.untyped_storage().nbytes() for each in tensors)
     assert 6 * memory.cache == kept
     assert memory.weights == sum(p.nbytes for p in model.parameters()) + sum(b.nbytes for b in model.buffers())
     assert memory.total(6, 2) == memory.weights + 2 * memory.caption + 6 * memory.candidate
 
 
-@pytest.mark.parametrize("in_place", [False, True])
-@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("static_shapes", [False, True])
+@pytest.mark.parametrize("recompute_kv", [False, True])
 @pytest.mark.parametrize("pattern", ["dense", "row", "column", "convolutional"])
 @pytest.mark.parametrize("block", [{}, {"qk_norm": True, "mlp": "swiglu"}], ids=str)
 @torch.inference_mode()
-def test_a_step_takes_no_more_than_is_foreseen(monkeypatch, pattern, block, compact, in_place):
+def test_a_step_takes_no_more_than_is_foreseen(monkeypatch, pattern, block, recompute_kv, static_shapes):
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which knows no meta device
     with torch.device("meta"):
         model = to_mixed_precision(Transformer(TransformerConfig(depth=1, patterns=[pattern], **block)), torch.bfloat16)
         keys = torch.empty(1, 62, 256, 64, dtype=torch.bfloat16)
         tokens, position = torch.zeros(512, dtype=torch.int64), torch.tensor([1023])
-    cache = model.new_cache([TextKeys(keys, keys)], 512, compact, in_place)
-    memory = decoding_memory(model, compact=compact, in_place=in_place)
+    cache = model.new_cache([PrefixKV(keys, keys)], 512, recompute_kv, static_shapes)
+    memory = decoding_memory(model, recompute_kv=recompute_kv, static_shapes=static_shapes)
     with Peak() as step:
-        model.decode_one_token(tokens, position if in_place else 1023, cache)
+        model.decode_one_token(tokens, position if static_shapes else 1023, cache)
     drawing = DRAWN * 8192
     assert 0.2 * 512 * (memory.working - drawing) < step.bytes < 512 * memory.working
 
 
-@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("recompute_kv", [False, True])
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 @pytest.mark.parametrize("edited", [False, True])
-def test_several_chunks_and_captions_take_no_more_than_is_foreseen_for_one(monkeypatch, compact, guidance, edited):
+def test_several_chunks_and_captions_take_no_more_than_is_foreseen_for_one(monkeypatch, recompute_kv, guidance, edited):
     monkeypatch.setattr(decode, "packed", lambda model, *_: model)
     model = Transformer(TransformerConfig(8, 40, 20, grid=4, width=128, depth=3, heads=2, kernel=3)).eval()
     rows, chunk = 1 if guidance == 1 else 2, 16
-    memory = decoding_memory(model, compact=compact)
+    memory = decoding_memory(model, recompute_kv=recompute_kv)
     foreseen = memory.total(rows * chunk, captions=2 * rows - 1) - memory.weights
     captions = model.stream.captions([[1, 2, 3], [4]])
     config = DecodingConfig(guidance=guidance, batch_size=chunk)
@@ -139,9 +139,9 @@ def test_several_chunks_and_captions_take_no_more_than_is_foreseen_for_one(monke
     for candidates in (chunk, 2 * chunk):
         canvas = Canvas(torch.full((4, 4), decode.FREE), sweeps=1, proposals=1)
         drawing = (
-            fill.batches(model, captions, candidates, config, canvas=canvas, compact=compact)
+            fill.batches(model, captions, candidates, config, canvas=canvas, recompute_kv=recompute_kv)
             if edited
-            else decode.batches(model, captions, candidates, config, compact=compact)
+            else decode.batches(model, captions, candidates, config, recompute_kv=recompute_kv)
         )
         with Peak() as peak:
             for batch in drawing:

@@ -228,7 +228,7 @@ def test_a_checkpoint_says_what_guidance_it_is_drawn_with(copied):
 
 
 def test_little_memory_draws_the_same_pictures_in_chunks(dalle):
-    needs = decoding_memory(dalle.transformer, compact=True)
+    needs = decoding_memory(dalle.transformer, recompute_kv=True)
     little = str((needs.caption + 3.5 * needs.candidate) / 10**9)
     assert dalle.chunk(1, SamplingConfig(candidates=8, memory=little)).images == 3
     (result,) = dalle.generate_many([CAPTION], candidates=8, keep=8, memory=little)

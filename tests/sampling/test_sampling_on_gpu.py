@@ -38,14 +38,14 @@ def test_noise_has_the_bits_of_a_cpu(gpu):
 
 
 @pytest.mark.parametrize("normalisation", ["joint", "separate"])
-@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("recompute_kv", [False, True])
 @pytest.mark.parametrize("patterns", PATTERNS, ids=str)
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.3), (torch.float16, 0.05)], ids=str
 )
 @torch.inference_mode()
 def test_a_step_gives_what_the_whole_model_gives_on_a_cpu(
-    gpu, make_transformer, patterns, compact, dtype, tolerance, normalisation
+    gpu, make_transformer, patterns, recompute_kv, dtype, tolerance, normalisation
 ):
     """On a GPU the step is a graph; a second picture starts anew."""
     model = make_transformer(depth=4, attention_normalisation=normalisation, **patterns)
@@ -53,7 +53,7 @@ def test_a_step_gives_what_the_whole_model_gives_on_a_cpu(
     expected = model(captions.repeat_interleave(3, dim=0), images).image
     model = to_mixed_precision(model, dtype).to(gpu)
     images = images.to(gpu)
-    step = decoding_step(model, model.prefill(captions.to(gpu)), 3, compact)
+    step = decoding_step(model, model.prefill(captions.to(gpu)), 3, recompute_kv)
     assert isinstance(step, GraphedStep) == (gpu.type == "cuda")
     logits = all_logits(model, step, images)
     assert logits.dtype == torch.float32
@@ -68,12 +68,12 @@ def test_a_graph_gives_the_bits_of_eager_steps(cuda, make_transformer, patterns)
     model = make_transformer(depth=4, **patterns).to(cuda)
     captions, images = example(model)
     images, text = images.to(cuda), model.prefill(captions.to(cuda))
-    cache = model.new_cache(text, 3, in_place=True)
+    cache = model.new_cache(text, 3, static_shapes=True)
 
     def eager(previous: torch.Tensor, position: int) -> torch.Tensor:
         return model.decode_one_token(previous, torch.full((1,), position, device=cuda), cache)
 
-    graphed = GraphedStep(model, model.new_cache(text, 3, in_place=True))
+    graphed = GraphedStep(model, model.new_cache(text, 3, static_shapes=True))
     assert all_logits(model, graphed, images).equal(all_logits(model, eager, images))
 
 
@@ -97,18 +97,18 @@ def test_pictures_do_not_depend_on_what_is_drawn_beside_them(gpu, make_transform
     assert generate(model, captions[1:], 2, config, first=3).equal(whole[1:, 3:5])
 
 
-@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("recompute_kv", [False, True])
 @torch.inference_mode()
-def test_drawing_takes_no_more_memory_than_was_estimated(cuda, make_transformer, compact, record_property):
+def test_drawing_takes_no_more_memory_than_was_estimated(cuda, make_transformer, recompute_kv, record_property):
     sizes = {"width": 256, "heads": 4, "depth": 4, "grid": 16, "image_vocabulary": 512, "patterns": ["paper"]}
     model = make_transformer(**sizes).to(cuda)
     captions, candidates = model.stream.captions([[1, 2, 3]]), 256
-    estimate = decoding_memory(model, compact=compact, in_place=True).total(candidates)
-    generate(model, captions, 2, compact=compact)  # workspaces of libraries
+    estimate = decoding_memory(model, recompute_kv=recompute_kv, static_shapes=True).total(candidates)
+    generate(model, captions, 2, recompute_kv=recompute_kv)  # workspaces of libraries
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated() - sum(each.nbytes for each in model.parameters())
-    generate(model, captions, candidates, DecodingConfig(batch_size=candidates), compact=compact)
+    generate(model, captions, candidates, DecodingConfig(batch_size=candidates), recompute_kv=recompute_kv)
     workspaces = 3 * 2**25  # of cuBLAS, one a stream: they do not grow with the model
     share = (torch.cuda.max_memory_allocated() - before) / (estimate + workspaces)
     record_property("peak over estimate", share)

@@ -6,7 +6,7 @@ from torch import nn
 
 from dalle.models.attention import FusedLinear
 from dalle.models.blocks import Float32Linear
-from dalle.training.muon import orthogonalised
+from dalle.training.muon import newton_schulz
 from dalle.training.optimizer import OptimizerConfig, build_optimizer
 from dalle.training.schedules import Schedule
 
@@ -28,7 +28,7 @@ def backward(model, seed=0):
 def test_singular_vectors_stay_and_singular_values_come_near_1(shape):
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     u, _, v = torch.linalg.svd(matrices, full_matrices=False)
-    values = u.mT @ orthogonalised(matrices) @ v.mT
+    values = u.mT @ newton_schulz(matrices) @ v.mT
     off_diagonal = values - torch.diag_embed(values.diagonal(dim1=1, dim2=2))
     assert off_diagonal.abs().max() < 1e-4
     spectrum = values.diagonal(dim1=1, dim2=2)
@@ -42,7 +42,7 @@ def test_a_step_moves_matrices_as_far_as_adamw_would_whatever_the_gradients_scal
         before = layer.weight.detach().clone()
         optimizer = build_optimizer(layer, MUON)
         layer.weight.grad = scale * torch.randn(256, 64, generator=torch.Generator().manual_seed(1))
-        optimizer.step_where(ONE, 1e-2)
+        optimizer.step_if_finite(ONE, 1e-2)
         assert (layer.weight - before).square().mean().sqrt().item() == pytest.approx(0.2 * 1e-2, rel=0.2)
 
 
@@ -50,7 +50,7 @@ def test_only_the_matrices_of_layers_are_made_orthogonal():
     model = model_with_every_kind_of_weight()
     optimizer = build_optimizer(model, MUON)
     backward(model)
-    optimizer.step_where(ONE, 1e-2)
+    optimizer.step_if_finite(ONE, 1e-2)
     kept = {name: set(optimizer.state[each]) for name, each in model.named_parameters()}
     assert {name for name, moments in kept.items() if moments == {"momentum"}} == {"0.weight", "3.weight"}
     assert {name for name, moments in kept.items() if "exp_avg" in moments} == kept.keys() - {"0.weight", "3.weight"}
@@ -61,7 +61,7 @@ def test_all_else_takes_the_steps_of_adamw():
     for model, config in ((ours, MUON), (theirs, replace(MUON, kind="adamw"))):
         optimizer = build_optimizer(model, config)
         backward(model)
-        optimizer.step_where(ONE, 1e-2)
+        optimizer.step_if_finite(ONE, 1e-2)
     for name, parameter in theirs.named_parameters():
         same = torch.allclose(ours.get_parameter(name), parameter, rtol=1e-4, atol=1e-6)
         assert same == (name not in ("0.weight", "3.weight")), name
@@ -75,7 +75,7 @@ def test_fused_layers_step_as_they_would_apart():
     for layer, weight, part in zip(apart, together.weight.detach().chunk(3), gradient.chunk(3), strict=True):
         layer.weight.data, layer.weight.grad = weight.clone(), part
     for model in (together, apart):
-        build_optimizer(model, MUON).step_where(ONE, 1e-2)
+        build_optimizer(model, MUON).step_if_finite(ONE, 1e-2)
     torch.testing.assert_close(together.weight.detach(), torch.cat([layer.weight.detach() for layer in apart]))
 
 
@@ -84,12 +84,12 @@ def test_a_step_that_is_called_off_leaves_no_trace(bad):
     model = model_with_every_kind_of_weight()
     optimizer = build_optimizer(model, replace(MUON, weight_decay=0.1))
     backward(model)
-    optimizer.step_where(ONE, 1e-2)
+    optimizer.step_if_finite(ONE, 1e-2)
     before = [each.detach().clone() for each in model.parameters()]
     momentum = optimizer.state[model[3].weight]["momentum"].clone()
     for parameter in model.parameters():
         parameter.grad.fill_(bad)
-    optimizer.step_where(ZERO, 1e-2)
+    optimizer.step_if_finite(ZERO, 1e-2)
     assert all(map(torch.equal, before, model.parameters()))
     assert torch.equal(momentum, optimizer.state[model[3].weight]["momentum"])
 
@@ -99,7 +99,7 @@ def test_weights_decay_by_themselves_and_not_with_the_momentum():
     before = layer.weight.detach().clone()
     optimizer = build_optimizer(layer, replace(MUON, weight_decay=0.5))
     layer.weight.grad = torch.zeros(4, 4)
-    optimizer.step_where(ONE, 0.1)
+    optimizer.step_if_finite(ONE, 0.1)
     torch.testing.assert_close(layer.weight.detach(), before * (1 - 0.1 * 0.5))
 
 

@@ -53,12 +53,12 @@ def test_a_step_called_off_changes_neither_weights_nor_moments():
     optimizer = build_optimizer(model, OptimizerConfig())
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
-    optimizer.step_where(ONE, 0.1)
+    optimizer.step_if_finite(ONE, 0.1)
     weights = [each.clone() for each in model.parameters()]
     moments = [each.clone() for state in optimizer.state.values() for each in state.values()]
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, torch.nan)
-    optimizer.step_where(ZERO, 0.1)
+    optimizer.step_if_finite(ZERO, 0.1)
     assert all(torch.equal(a, b) for a, b in zip(weights, model.parameters(), strict=True))
     now = [each for state in optimizer.state.values() for each in state.values()]
     assert all(torch.equal(a, b) for a, b in zip(moments, now, strict=True))

@@ -33,7 +33,7 @@ def trained(config, updates=60, seed=0, skipped=()):
         if update in skipped:
             for parameter in model.parameters():
                 parameter.grad.fill_(torch.nan if update % 2 else torch.inf)
-        optimizer.step_where(ZERO if update in skipped else ONE, 1e-2)
+        optimizer.step_if_finite(ZERO if update in skipped else ONE, 1e-2)
         losses.append(loss.item())
     return model, optimizer, losses
 
@@ -58,12 +58,12 @@ def test_the_variance_is_clipped_before_it_is_used_and_before_it_is_kept():
     model.weight.data.fill_(0.0)
     optimizer = build_optimizer(model, replace(PAPER, weight_decay=0.0, eps=0.0))
     model.weight.grad = torch.full((1, 1), 100.0)
-    optimizer.step_where(ONE, 0.01)
+    optimizer.step_if_finite(ONE, 0.01)
     assert optimizer.state[model.weight]["exp_avg_sq"].item() == 5.0  # without the clip 0.04 * 100 ** 2 = 400
     step = 0.01 * (0.1 * 100 / 0.1) / (5.0 / 0.04) ** 0.5
     assert model.weight.item() == pytest.approx(-step, rel=1e-5)
     model.weight.grad = torch.zeros(1, 1)
-    optimizer.step_where(ONE, 0.01)
+    optimizer.step_if_finite(ONE, 0.01)
     assert optimizer.state[model.weight]["exp_avg_sq"].item() == pytest.approx(0.96 * 5.0)
 
 

@@ -73,7 +73,7 @@ def test_updates_are_those_of_a_cpu(gpu, moments, rank):
             model.zero_grad()
             differentiate(model, config, "float32", device)
             exchange.combine(step)
-            optimizer.step_where(torch.ones((), device=device), 1e-3)
+            optimizer.step_if_finite(torch.ones((), device=device), 1e-3)
         ended.append(torch.cat([each.detach().cpu().flatten() for each in model.parameters()]))
     torch.testing.assert_close(ended[1], ended[0], rtol=1e-3, atol=1e-4)
 
@@ -91,7 +91,7 @@ def test_fused_adamw_skips_an_update_and_goes_on_as_a_cpu_does(gpu):
             if not finite:
                 next(model.parameters()).grad.fill_(float("nan"))
             kept = state_of(model, optimizer)
-            optimizer.step_where(torch.tensor(float(finite), device=device), 1e-3)
+            optimizer.step_if_finite(torch.tensor(float(finite), device=device), 1e-3)
             unchanged = all(old.equal(new) for old, new in zip(kept, state_of(model, optimizer), strict=True))
             assert unchanged != bool(finite)
         ended.append(torch.cat([each.cpu().flatten() for each in state_of(model, optimizer)]))

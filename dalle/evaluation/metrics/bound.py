@@ -7,7 +7,7 @@ import torch
 from dalle.evaluation.held_out import HeldOut, unit
 from dalle.losses import LikelihoodConfig, kl_to_uniform
 from dalle.models.dvae.model import PIXEL_MARGIN, DiscreteVAE, mean_picture
-from dalle.models.dvae.relaxation import most_probable
+from dalle.models.dvae.relaxation import argmax_one_hot
 from dalle.seeds import torch_generator
 
 ABOUT = (
@@ -36,7 +36,7 @@ def bound_metrics(
         soft = dvae.relax(logits, temperature, generator)  # (b, v, h, w)
         parameters = dvae.decode_codes(soft)
         for name, found in {
-            "exact": likelihood.nll(dvae.decode_codes(most_probable(soft)), images),
+            "exact": likelihood.nll(dvae.decode_codes(argmax_one_hot(soft)), images),
             "relaxed": likelihood.nll(parameters, images),
             "kl": kl_to_uniform(logits),
             "squares": (mean_picture(parameters) - images).square(),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dalle import checkpoint
 from dalle.models.dvae.convolutions import Block, Convolution
-from dalle.models.dvae.relaxation import RELAXATIONS, nearness, straight_through_vectors
+from dalle.models.dvae.relaxation import RELAXATIONS, negative_squared_distance, straight_through_vectors
 from dalle.models.sizes import check_sizes
 from dalle.pretrained.openai_dvae import read_openai_dvae
 from dalle.pretrained.published import Published
@@ -227,7 +227,7 @@ class DiscreteVAE(nn.Module):
     def _logits(self, encoded: Tensor) -> Tensor:
         if not self.config.quantises_vectors:
             return encoded
-        return nearness(encoded, self.decoder.input.weight[:, :, 0, 0].T)
+        return negative_squared_distance(encoded, self.decoder.input.weight[:, :, 0, 0].T)
 
     def _check_images(self, images: Tensor) -> None:
         if images.ndim != 4 or images.shape[1] != 3:

@@ -28,10 +28,10 @@ def gumbel_softmax(logits: Tensor, temperature: float, generator: torch.Generato
 def straight_through(logits: Tensor, temperature: float, generator: torch.Generator | None = None) -> Tensor:
     """Draw one-hot codes, (b, v, h, w), with the gradients of the relaxed samples."""
     relaxed = gumbel_softmax(logits, temperature, generator)
-    return most_probable(relaxed) + (relaxed - relaxed.detach())
+    return argmax_one_hot(relaxed) + (relaxed - relaxed.detach())
 
 
-def most_probable(logits: Tensor, temperature: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
+def argmax_one_hot(logits: Tensor, temperature: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
     """Return the one-hot argmax over v of logits or relaxed codes: (b, v, h, w), fp32; deterministic."""
     logits = logits.float()
     return torch.zeros_like(logits).scatter_(1, logits.argmax(dim=1, keepdim=True), 1.0)
@@ -40,12 +40,12 @@ def most_probable(logits: Tensor, temperature: float = 0.0, generator: torch.Gen
 RELAXATIONS = {
     "gumbel_softmax": gumbel_softmax,
     "straight_through": straight_through,
-    "vector_quantisation": most_probable,  # gradients bypass it: see `DiscreteVAE.forward`
+    "vector_quantisation": argmax_one_hot,  # gradients bypass it: see `DiscreteVAE.forward`
 }
 
 
 @in_float32
-def nearness(vectors: Tensor, codebook: Tensor) -> Tensor:
+def negative_squared_distance(vectors: Tensor, codebook: Tensor) -> Tensor:
     """Compute the negative squared distance to each code: (b, d, h, w), (v, d) codebook -> (b, v, h, w), fp32."""
     # Distances do not depend on the origin; cancellation errors below are smallest with the origin at the codes' mean.
     centre = codebook.detach().mean(dim=0)

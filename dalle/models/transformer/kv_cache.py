@@ -4,12 +4,12 @@ The caption's keys and values are stored once for all its candidates. For image 
 and values that its attention pattern still needs. A cache is an argument of the decoding calls, never part of a model,
 and the only argument that they modify.
 
-A `Layout`, derived from the pattern, gives the slot of each position's key and value. There are two ways to index it.
-`Slices` returns a view of little more than a step attends to. `Tables` returns tensors of the same shapes at every
-step, so that one CUDA graph of a step can be replayed for all of them.
+A `CacheLayout`, derived from the pattern, gives the slot of each position's key and value. There are two ways to index
+it. `SlicedIndex` returns a view of little more than a step attends to. `GatheredIndex` returns tensors of equal shapes at
+every step, so that one CUDA graph of a step can be replayed for all of them.
 
-A layer caches keys and values (`KeyCache`), or the hidden states from which they are computed (`StateCache`): half the
-memory, and for few keys little more arithmetic.
+A layer caches keys and values (`KVCache`), or the hidden states from which they are computed (`HiddenStateCache`): half
+the memory, and for few keys little more arithmetic.
 """
 
 from abc import ABC, abstractmethod
@@ -21,12 +21,12 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from dalle.models.attention import SelfAttention, StateAttention, TextImageSoftmax
+from dalle.models.attention import HiddenStateAttention, SelfAttention, TextImageSoftmax
 from dalle.models.transformer.patterns import Pattern, image_mask
 
 
 @dataclass(frozen=True)
-class Layout:
+class CacheLayout:
     """Cache layout of one attention pattern, for decoding image positions 0..I-1 in order."""
 
     slots: int  # slots per candidate
@@ -36,7 +36,7 @@ class Layout:
 
 
 @lru_cache(maxsize=64)
-def layout_of(pattern: Pattern, grid: int) -> Layout:
+def layout_of(pattern: Pattern, grid: int) -> CacheLayout:
     """Derive the cache layout of `pattern` from its slots and its mask.
 
     Raises:
@@ -55,13 +55,13 @@ def layout_of(pattern: Pattern, grid: int) -> Layout:
             raise ValueError(f"{pattern} on grid={grid} overwrites a key that image state {state} needs")
 
     read = [slice(int(row.min()), int(row.max()) + 1) for row in (states.nonzero() for states in visible)]
-    return Layout(slots, slot.tolist(), read, visible)
+    return CacheLayout(slots, slot.tolist(), read, visible)
 
 
-class Places(Protocol):
+class CacheIndex(Protocol):
     """Cache index: reads and writes a cached tensor, (..., slots, d), at the step of one image position."""
 
-    layout: Layout
+    layout: CacheLayout
     copied: int  # slots that `take` copies; 0 if it returns a view
 
     def put(self, kept: Tensor, position: Any, new: Tensor) -> None:
@@ -76,15 +76,15 @@ class Places(Protocol):
         ...
 
 
-class Slices:
+class SlicedIndex:
     """Cache index for integer positions; reads are views of the shortest range of slots."""
 
     copied = 0
 
-    def __init__(self, layout: Layout, device: torch.device):
+    def __init__(self, layout: CacheLayout, device: torch.device):
         self.layout = layout
         whole = all(bool(seen[stretch].all()) for seen, stretch in zip(layout.mask, layout.read, strict=True))
-        self.hidden = None if whole else ~layout.mask.to(device)
+        self._masked = None if whole else ~layout.mask.to(device)
 
     def put(self, kept: Tensor, position: int, new: Tensor) -> None:
         kept.narrow(-2, self.layout.write[position], 1).copy_(new)
@@ -94,13 +94,13 @@ class Slices:
         return kept.narrow(-2, stretch.start, stretch.stop - stretch.start)
 
     def unseen(self, position: int) -> Tensor | None:
-        return None if self.hidden is None else self.hidden[position, self.layout.read[position]]
+        return None if self._masked is None else self._masked[position, self.layout.read[position]]
 
 
-class Tables:
+class GatheredIndex:
     """Cache index for positions on the device, (1,) int64 tensors: no shape or address depends on their value."""
 
-    def __init__(self, layout: Layout, device: torch.device):
+    def __init__(self, layout: CacheLayout, device: torch.device):
         self.layout = layout
         length = max(stretch.stop - stretch.start for stretch in layout.read)
         starts = torch.tensor([min(stretch.start, layout.slots - length) for stretch in layout.read], device="cpu")
@@ -108,7 +108,7 @@ class Tables:
         self.write = torch.tensor(layout.write, device=device)
         self.copied = 0 if length == layout.slots else length
         self.index = index.to(device)
-        self.hidden = ~layout.mask.gather(1, index).to(device)
+        self._masked = ~layout.mask.gather(1, index).to(device)
 
     def put(self, kept: Tensor, position: Tensor, new: Tensor) -> None:
         kept.index_copy_(kept.ndim - 2, self.write[position], new.to(kept.dtype))
@@ -117,18 +117,18 @@ class Tables:
         return kept.index_select(kept.ndim - 2, self.index[position].squeeze(0)) if self.copied else kept
 
     def unseen(self, position: Tensor) -> Tensor:
-        return self.hidden[position]
+        return self._masked[position]
 
 
-class TextKeys(NamedTuple):
+class PrefixKV(NamedTuple):
     """Prefix KV of one layer: keys and values of the captions, shared by all their candidates."""
 
     keys: Tensor  # (captions, heads, T, d)
     values: Tensor  # (captions, heads, T, d)
-    hidden: Tensor | None = None  # (captions, T) bool: key padding mask, true for masked text positions
+    key_padding_mask: Tensor | None = None  # (captions, T) bool: key padding mask, true for masked text positions
 
 
-CaptionCache = list[TextKeys]
+PrefixCache = list[PrefixKV]
 """Keys and values of the captions, one entry per layer, from the first."""
 
 
@@ -136,15 +136,15 @@ class LayerCache(ABC):
     """Cache of one layer for captions * candidates images; a caption's candidates are adjacent in the batch."""
 
     def __init__(
-        self, text: TextKeys, candidates: int, places: Places, softmax: TextImageSoftmax, layer: SelfAttention
+        self, text: PrefixKV, candidates: int, places: CacheIndex, softmax: TextImageSoftmax, layer: SelfAttention
     ):
         self.text = text
         self.images = len(text.keys) * candidates
         self.places = places
         self.softmax = softmax
-        self.text_hidden: Tensor | None = None  # (images, 1, 1, T)
-        if text.hidden is not None:
-            self.text_hidden = text.hidden.repeat_interleave(candidates, dim=0)[:, None, None]
+        self.text_padding_mask: Tensor | None = None  # (images, 1, 1, T)
+        if text.key_padding_mask is not None:
+            self.text_padding_mask = text.key_padding_mask.repeat_interleave(candidates, dim=0)[:, None, None]
         self._allocate(layer)
 
     @abstractmethod
@@ -181,7 +181,7 @@ class LayerCache(ABC):
         text_scores = together @ self.text.keys.mT
         text_scores = rearrange(text_scores, "captions heads m t -> (captions m) heads 1 t")
         text_weights, image_weights = self.softmax(
-            text_scores, image_scores, self.text_hidden, self.places.unseen(position)
+            text_scores, image_scores, self.text_padding_mask, self.places.unseen(position)
         )
         together = rearrange(text_weights, "(captions m) heads 1 t -> captions heads m t", captions=captions)
         from_text = rearrange(together @ self.text.values, "captions heads m d -> (captions m) heads 1 d")
@@ -193,7 +193,7 @@ class LayerCache(ABC):
         return 4 * heads * (text_positions + max(each.stop - each.start for each in self.places.layout.read))
 
 
-class KeyCache(LayerCache):
+class KVCache(LayerCache):
     """KV cache of one layer: stores keys and values."""
 
     def _allocate(self, layer: SelfAttention) -> None:
@@ -222,14 +222,14 @@ class KeyCache(LayerCache):
         return from_text + weights @ self.places.take(self.values, position)
 
 
-class StateCache(LayerCache):
+class HiddenStateCache(LayerCache):
     """Hidden-state cache of one layer: stores the states that keys and values are computed from.
 
-    See `StateAttention`.
+    See `HiddenStateAttention`.
     """
 
     def _allocate(self, layer: SelfAttention) -> None:
-        self.states = self.text.keys.new_zeros(self.images, self.places.layout.slots, StateAttention(layer).size)
+        self.states = self.text.keys.new_zeros(self.images, self.places.layout.slots, HiddenStateAttention(layer).size)
 
     @property
     def nbytes(self) -> int:
@@ -242,7 +242,7 @@ class StateCache(LayerCache):
         return self._scores() + (3 * heads + self.places.copied) * heads * width
 
     def attend(self, position: Any, x: Tensor, layer: SelfAttention) -> Tensor:
-        attention = StateAttention(layer)
+        attention = HiddenStateAttention(layer)
         self.places.put(self.states, position, attention.keep(x))
         states = self.places.take(self.states, position)  # (b, s, size)
         q, scores = attention.scores(x, states)

@@ -16,12 +16,12 @@ from dalle.models.blocks import BlockConfig, Float32Linear, TransformerBlock
 from dalle.models.sizes import check_sizes
 from dalle.models.transformer.kv_cache import (
     Cache,
-    CaptionCache,
-    KeyCache,
-    Slices,
-    StateCache,
-    Tables,
-    TextKeys,
+    GatheredIndex,
+    HiddenStateCache,
+    KVCache,
+    PrefixCache,
+    PrefixKV,
+    SlicedIndex,
     layout_of,
 )
 from dalle.models.transformer.patterns import PATTERNS, PatternOptions, layer_names
@@ -139,20 +139,20 @@ class Transformer(nn.Module):
         """
         ways = self.attend if attend is None else attend
         x = self.embed(caption, image)  # (b, n, d)
-        hidden = self.stream.hidden(caption)  # (b, T), or None
+        key_padding_mask = self.stream.key_padding_mask(caption)  # (b, T), or None
         for layer, name in zip(self.layers, self.layer_names, strict=True):
-            x = layer(x, partial(ways[name], hidden=hidden))  # (b, n, d)
+            x = layer(x, partial(ways[name], key_padding_mask=key_padding_mask))  # (b, n, d)
         text, image_states = self.stream.split(self.norm(x))
         return Logits(self.text_head(text), self.image_head(image_states))
 
-    def prefill(self, caption: Tensor) -> CaptionCache:
+    def prefill(self, caption: Tensor) -> PrefixCache:
         """Compute keys and values of (b, T) captions, for `new_cache`. In every pattern text attends to text only."""
-        kept: CaptionCache = []
-        hidden = self.stream.hidden(caption)
+        kept: PrefixCache = []
+        key_padding_mask = self.stream.key_padding_mask(caption)
 
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            kept.append(TextKeys(k.contiguous(), v.contiguous(), hidden))
-            return causal(q, k, v, hidden)
+            kept.append(PrefixKV(k.contiguous(), v.contiguous(), key_padding_mask))
+            return causal(q, k, v, key_padding_mask)
 
         x = self.embed.text(caption)
         for layer in self.layers:
@@ -160,20 +160,20 @@ class Transformer(nn.Module):
         return kept
 
     def new_cache(
-        self, captions: CaptionCache, candidates: int, compact: bool = False, in_place: bool = False
+        self, captions: PrefixCache, candidates: int, recompute_kv: bool = False, static_shapes: bool = False
     ) -> Cache:
         """Allocate a KV cache for `candidates` images of each caption, which share the caption's keys and values.
 
-        compact: layers that need all image positions to the end cache hidden states instead of keys and values, in
+        recompute_kv: layers that need all image positions to the end cache hidden states instead of keys and values, in
             half the memory. It is a little slower, with the same result (see
-            `dalle.models.transformer.kv_cache.StateCache`).
-        in_place: use static shapes; `decode_one_token` then takes positions as tensors.
+            `dalle.models.transformer.kv_cache.HiddenStateCache`).
+        static_shapes: use static shapes; `decode_one_token` then takes positions as tensors.
         """
         places, kinds = {}, {}
         for name, pattern in self.patterns.items():
             layout = layout_of(pattern, self.config.grid)
-            places[name] = (Tables if in_place else Slices)(layout, captions[0].keys.device)
-            kinds[name] = StateCache if compact and layout.slots == self.stream.image_positions else KeyCache
+            places[name] = (GatheredIndex if static_shapes else SlicedIndex)(layout, captions[0].keys.device)
+            kinds[name] = HiddenStateCache if recompute_kv and layout.slots == self.stream.image_positions else KVCache
         return [
             kinds[name](text, candidates, places[name], self.softmax, layer.attention.branch)
             for text, name, layer in zip(captions, self.layer_names, self.layers, strict=True)
@@ -184,7 +184,7 @@ class Transformer(nn.Module):
 
         Call it for positions 0, 1, 2 ... in order; for position 0, `previous` is `stream.start_of_image`. b is
         captions * candidates, with a caption's candidates adjacent. Writes to `cache`. The position is an int, or a
-        (1,) int64 tensor if the cache was built with `in_place`.
+        (1,) int64 tensor if the cache was built with `static_shapes`.
         """
         x = self.embed.image_state(previous, position).unsqueeze(1)  # (b, 1, d)
         for layer, layer_cache in zip(self.layers, cache, strict=True):

@@ -93,7 +93,7 @@ class Stream:
         start = torch.full_like(caption[:, :1], self.start_of_text)
         return torch.cat([start, caption[:, :-1]], dim=1)
 
-    def hidden(self, caption: Tensor) -> Tensor | None:
+    def key_padding_mask(self, caption: Tensor) -> Tensor | None:
         """Return the key padding mask of the text positions, (b, T) bool, true for masked ones; None if none is."""
         return self.text_inputs(caption) == PAD if self.pads == "masked" else None
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from dalle.models.attention import Masked, TextImageSoftmax, causal, full
+from dalle.models.attention import DenseMaskAttention, TextImageSoftmax, causal, full
 from dalle.models.transformer.patterns import Column, Dense, Pattern, image_mask, stream_mask
 
 WAYS = ("auto", "masked", "structured")
@@ -24,7 +24,7 @@ def attend_for(
     """Build the attention of a layer with `pattern` over the whole sequence.
 
     The returned module maps queries, keys and values, (b, heads, n, d) each, to (b, heads, n, d). Its optional argument
-    `hidden`, (b, T) bool, is the key padding mask of the text.
+    `key_padding_mask`, (b, T) bool, is the key padding mask of the text.
 
     way: "masked" is the dense mask, "structured" sparse attention. "auto" is the faster of the two on a CPU; on a GPU,
         where they have not been compared, it is the dense mask in one fused kernel.
@@ -39,24 +39,28 @@ def attend_for(
     softmax = TextImageSoftmax(normalisation)
     joint = normalisation == "joint"
     if way == "auto" and joint and isinstance(pattern, Dense):
-        return Causal()
-    masked = Masked(stream_mask(pattern, text_positions, grid)) if joint else MaskedApart(pattern, text_positions, grid)
+        return CausalAttention()
+    masked = (
+        DenseMaskAttention(stream_mask(pattern, text_positions, grid))
+        if joint
+        else SeparateSoftmaxAttention(pattern, text_positions, grid)
+    )
     structured = partial(_structured, pattern, text_positions, grid, softmax)
     if way == "structured":
         return structured()
     # measured on CPUs: from 256 image positions on, sparse is faster if a query has at most 2/5 of all keys
     affordable = (text_positions + grid * grid) * 2 // 5 - text_positions
-    image_keys = grid if isinstance(pattern, Column) else lines_seen(pattern, grid) * grid
+    image_keys = grid if isinstance(pattern, Column) else rows_seen(pattern, grid) * grid
     return ByDevice(structured(), masked) if way == "auto" and grid >= 16 and image_keys <= affordable else masked
 
 
 def _structured(pattern: Pattern, text_positions: int, grid: int, softmax: TextImageSoftmax) -> nn.Module:
     if isinstance(pattern, Column):
-        return Columns(text_positions, grid, softmax)
-    return Lines(pattern, text_positions, grid, softmax)
+        return ColumnSparseAttention(text_positions, grid, softmax)
+    return RowSparseAttention(pattern, text_positions, grid, softmax)
 
 
-def lines_seen(pattern: Pattern, grid: int) -> int:
+def rows_seen(pattern: Pattern, grid: int) -> int:
     """Count the rows of the image, including the query's own, that contain all keys of the queries in one row."""
     query, key = image_mask(pattern, grid).nonzero().unbind(dim=1)
     return int((query // grid - key // grid).max()) + 1
@@ -69,32 +73,32 @@ class ByDevice(nn.Module):
         super().__init__()
         self.on_cpu, self.elsewhere = on_cpu, elsewhere
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None = None) -> Tensor:
-        return (self.on_cpu if q.device.type == "cpu" else self.elsewhere)(q, k, v, hidden)
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
+        return (self.on_cpu if q.device.type == "cpu" else self.elsewhere)(q, k, v, key_padding_mask)
 
 
-class Causal(nn.Module):
-    """Causal attention over text and image, for the dense pattern with a joint softmax."""
+class CausalAttention(nn.Module):
+    """CausalAttention attention over text and image, for the dense pattern with a joint softmax."""
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None = None) -> Tensor:
-        return causal(q, k, v, hidden)
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
+        return causal(q, k, v, key_padding_mask)
 
 
-class MaskedApart(nn.Module):
+class SeparateSoftmaxAttention(nn.Module):
     """Dense-mask attention with separate softmaxes: an image position's attention to text plus that to image keys."""
 
     def __init__(self, pattern: Pattern, text_positions: int, grid: int):
         super().__init__()
         self.text_positions = text_positions
-        self.to_image = Masked(image_mask(pattern, grid))
+        self.to_image = DenseMaskAttention(image_mask(pattern, grid))
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None = None) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
         (text_q, q), (text_k, k), (text_v, v) = (_split(x, self.text_positions) for x in (q, k, v))
-        image = full(q, text_k, text_v, hidden) + self.to_image(q, k, v)
-        return torch.cat([causal(text_q, text_k, text_v, hidden), image], dim=2)
+        image = full(q, text_k, text_v, key_padding_mask) + self.to_image(q, k, v)
+        return torch.cat([causal(text_q, text_k, text_v, key_padding_mask), image], dim=2)
 
 
-class Grouped(nn.Module, ABC):
+class BlockSparseAttention(nn.Module, ABC):
     """Block-sparse attention: g groups of s image positions, with m image keys shared in each group."""
 
     mask: Tensor  # (g or 1, s, m) bool: attention mask within each group
@@ -106,16 +110,16 @@ class Grouped(nn.Module, ABC):
         self.grid = grid
         self.softmax = softmax
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None = None) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
         (text_q, q), (text_k, k), (text_v, v) = (_split(x, self.text_positions) for x in (q, k, v))
-        text = causal(text_q, text_k, text_v, hidden)
+        text = causal(text_q, text_k, text_v, key_padding_mask)
         q, k, v = self.queries(q), self.keys(k), self.keys(v)  # (b, heads, g, s, d), the others (b, heads, g, m, d)
 
         q = q * q.shape[-1] ** -0.5
         text_scores = rearrange(q, "b heads g s d -> b heads (g s) d") @ text_k.mT
         text_scores = rearrange(text_scores, "b heads (g s) t -> b heads g s t", g=self.grid)
-        text_hidden = None if hidden is None else hidden[:, None, None, None]
-        text_weights, image_weights = self.softmax(text_scores, q @ k.mT, text_hidden, ~self.mask)
+        text_padding_mask = None if key_padding_mask is None else key_padding_mask[:, None, None, None]
+        text_weights, image_weights = self.softmax(text_scores, q @ k.mT, text_padding_mask, ~self.mask)
 
         from_text = rearrange(text_weights, "b heads g s t -> b heads (g s) t") @ text_v
         from_text = rearrange(from_text, "b heads (g s) d -> b heads g s d", g=self.grid)
@@ -134,11 +138,11 @@ class Grouped(nn.Module, ABC):
         """Invert `queries`: (b, heads, g, s, d) -> (b, heads, I, d)."""
 
 
-class Lines(Grouped):
+class RowSparseAttention(BlockSparseAttention):
     """Row-sparse attention, for patterns that reach a few rows back: a row's queries share the keys of those rows."""
 
     def __init__(self, pattern: Pattern, text_positions: int, grid: int, softmax: TextImageSoftmax):
-        reach = lines_seen(pattern, grid)
+        reach = rows_seen(pattern, grid)
         query = torch.arange(grid * grid, device="cpu").view(grid, grid, 1)
         first = (torch.arange(grid, device="cpu") - reach + 1) * grid
         key = first[:, None, None] + torch.arange(reach * grid, device="cpu")
@@ -158,7 +162,7 @@ class Lines(Grouped):
         return rearrange(groups, "b heads h w d -> b heads (h w) d")
 
 
-class Columns(Grouped):
+class ColumnSparseAttention(BlockSparseAttention):
     """Column-sparse attention, for the column pattern: causal within each column of the image (Figure 11c)."""
 
     def __init__(self, text_positions: int, grid: int, softmax: TextImageSoftmax):
