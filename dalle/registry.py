@@ -60,7 +60,7 @@ class Registry(Mapping[str, Entry[Built]]):
     def of(self, config: Any) -> Entry[Built]:
         """Return the entry whose dataclass of settings is the type of `config`. Raises ValueError if there is none."""
         for entry in self._entries.values():
-            if entry.config is type(config):
+            if entry.config is not None and isinstance(config, entry.config):
                 return entry
         raise ValueError(f"there is no {self.kind} with settings of type {type(config).__name__}")
 

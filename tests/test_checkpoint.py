@@ -1,4 +1,4 @@
-"""What is written is read back, what is broken is named, and a failed save leaves the last one good."""
+"""Checkpoints are read back, broken ones are named, and a failed save keeps the last good one."""
 
 import json
 import resource

@@ -1,4 +1,4 @@
-"""What users type is composed from the real configs, and what is wrong with it is said in a sentence."""
+"""Command lines compose with the real configs, and mistakes in them are reported in a sentence."""
 
 import json
 import signal

@@ -26,7 +26,7 @@ def script() -> dict:
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory) -> Path:
-    """What `python docs/patterns.py file` writes."""
+    """The picture that `python docs/patterns.py file` writes."""
     path = tmp_path_factory.mktemp("figure") / "patterns.png"
     arguments, sys.argv = sys.argv, ["patterns.py", str(path)]
     try:

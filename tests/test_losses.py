@@ -1,4 +1,4 @@
-"""What is minimised: densities that are densities, in the units that the paper counts in."""
+"""Losses: densities integrate to one, in the paper's units."""
 
 import math
 

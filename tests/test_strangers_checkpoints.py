@@ -59,7 +59,7 @@ def test_a_mangled_field_is_refused_in_a_sentence_or_harmless(mangled, kind, nam
 
 @torch.no_grad()
 def use(kind: str, model) -> None:
-    """What loads also works."""
+    """A checkpoint that loads also works."""
     if kind == "dvae":
         assert model.decode(model.encode(torch.rand(1, 3, 8, 8))).shape == (1, 3, 8, 8)
     elif kind == "clip":

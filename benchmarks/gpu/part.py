@@ -19,12 +19,14 @@ from typing import Any
 
 import torch
 
+from benchmarks.gpu.card import name_of
+
 ROOT = Path(__file__).parents[2]
 LEAST = 20  # minimum seconds left to start a measurement, unless its part sets another value
 TAIL = 25  # lines kept of the output of a failed measurement
 
 Figures = dict[str, Any]
-"""What a measurement found: JSON, by name."""
+"""Results of a measurement by name, as JSON can hold them."""
 
 
 class NotPossible(Exception):
@@ -118,8 +120,6 @@ class Record:
         return {name: outcome["figures"] for name, outcome in made if outcome["status"] == "done"}
 
     def heading(self) -> list[str]:
-        from benchmarks.gpu.card import name_of
-
         measurements = self.facts["measurements"].values()
         commits = sorted({each["commit"] for each in measurements if "commit" in each})
         toy = ["", "Toy sizes, to see that everything runs: no figures to quote."] if self.facts["quick"] else []

@@ -17,12 +17,12 @@ AttentionFn = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def full(q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
-    """AttentionFn from every query to every key: bidirectional attention."""
+    """Attend from every query to every key: bidirectional attention."""
     return _attention(q, k, v, None if key_padding_mask is None else ~_columns(key_padding_mask, k))
 
 
 def causal(q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
-    """AttentionFn from every query to the keys up to its own position: causal attention."""
+    """Attend from every query to the keys up to its own position: causal attention."""
     if key_padding_mask is None:
         return _attention(q, k, v, is_causal=True)
     past = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
@@ -187,7 +187,7 @@ SOFTMAXES = {"joint": joint_softmax, "separate": separate_softmax}
 
 
 class TextImageSoftmax:
-    """DenseMaskAttention softmax over the attention scores of image positions, split into text keys and image keys.
+    """Masked softmax over the attention scores of image positions, split into text keys and image keys.
 
     Used by all attention that handles the two kinds of keys separately: sparse attention, attention to the KV cache,
     and the recording of attention maps.

@@ -1,4 +1,4 @@
-"""What all sources of files share: filters, opt-outs, counts, and the example of the docs."""
+"""Tests of the parts that all sources of files share: filters, opt-outs, counts, and the example of the docs."""
 
 import hashlib
 import re

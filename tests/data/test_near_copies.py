@@ -15,7 +15,7 @@ def flipped(hash_: int, *bits: int) -> int:
 
 
 def each_with_each(prints: np.ndarray) -> set[frozenset[int]]:
-    """What must come out: every pair compared, and joined."""
+    """Reference: compare every pair, then join."""
     group = list(range(len(prints)))
     for one in range(len(prints)):
         near = differing_bits(prints["hash"], prints["hash"][one]) <= NEAR_BITS

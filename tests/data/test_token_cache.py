@@ -118,7 +118,7 @@ def test_damage_is_named(tmp_path):
 
 
 def test_tokens_of_another_device_are_of_another_kind_and_used_with_a_warning_where_they_are_named(tmp_path, caplog):
-    """Where two codes nearly tie, a GPU may have chosen the other; the pictures and the dVAE are the same."""
+    """A cache encoded on another device is used, with a warning: near ties between codes may differ."""
     tokens = fill(created(tmp_path / "tokens"))
     elsewhere = replace(KIND, device="cuda")
     assert elsewhere.digest() != KIND.digest()

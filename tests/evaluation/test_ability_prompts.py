@@ -1,4 +1,4 @@
-"""What each ability is asked with: the same prompts every time, of the right kind, that the judge can answer."""
+"""Prompts of each ability: the same prompts every time, of the right kind, that the judge can answer."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What is evaluated: models and data that are found, fit each other, and are told apart from others."""
+"""Models and data of an evaluation: they are found, fit each other, and are distinguished from others."""
 
 from dataclasses import replace
 

@@ -15,7 +15,7 @@ needs_bfloat16 = pytest.mark.skipif(not can_pack(torch.bfloat16), reason="no bfl
 
 @pytest.fixture
 def fresh_trial():
-    """What was found out about the operators is forgotten, before and after."""
+    """Clear the cached check of the operators before and after."""
     can_pack.cache_clear()
     yield
     can_pack.cache_clear()

@@ -40,7 +40,7 @@ def ways(pattern: Pattern, normalisation: str) -> list[nn.Module]:
 
 
 def literal(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, normalisation: str) -> Tensor:
-    """What the words say, score by score: one softmax over all that is seen, or one over each kind and their sum."""
+    """Reference attention, from all scores: one softmax over all visible keys, or one for each kind and their sum."""
     scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~mask, -torch.inf)
     parts = [scores] if normalisation == "joint" else [scores[..., :TEXT], scores[..., TEXT:]]
     weights = torch.cat([part.softmax(dim=-1) for part in parts], dim=-1)

@@ -36,7 +36,7 @@ def example(model: Transformer, batch: int = 2, seed: int = 0) -> tuple[torch.Te
 
 
 def joint(model: Transformer, caption: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-    """What every state answers, padded to one width: (b, n, v)."""
+    """Logits of all positions, padded to one vocabulary: (b, n, v)."""
     text, image_logits = model(caption, image)
     width = max(text.shape[-1], image_logits.shape[-1])
     return torch.cat([F.pad(each, (0, width - each.shape[-1])) for each in (text, image_logits)], dim=1)

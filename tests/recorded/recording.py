@@ -1,4 +1,4 @@
-"""What the three stages did when they were last meant to change: python tests/recorded/recording.py writes it.
+"""Record losses, samples and metrics of the three stages, to detect changes: python tests/recorded/recording.py
 
 Run it after a change that is to move numbers, and say in the commit why they moved.
 """

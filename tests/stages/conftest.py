@@ -1,4 +1,4 @@
-"""What the stages are fed: a dVAE's checkpoint, and a folder of pictures as users have them."""
+"""Inputs of the stages: a dVAE's checkpoint, and a folder of pictures as users have them."""
 
 from pathlib import Path
 

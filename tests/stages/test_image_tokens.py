@@ -1,4 +1,4 @@
-"""What stands for a picture in the transformer's training: codes, draws, distributions."""
+"""Image tokens in the transformer's training: codes, draws, distributions."""
 
 import numpy as np
 import pytest

@@ -40,7 +40,7 @@ def loss_of(stage, output: Any, batch: Any) -> torch.Tensor:
 
 
 def output_of(stage, batch: Any, precision: str) -> Any:
-    """What the stage's loss reads of its model."""
+    """Output of the model that the stage's loss reads."""
     outputs = []
 
     def recorded(*inputs):

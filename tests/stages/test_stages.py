@@ -1,4 +1,4 @@
-"""What is asked of every stage: batches by number, training on any data, checkpoints that stand alone."""
+"""Requirements of every stage: batches by number, training on any data, checkpoints that stand alone."""
 
 import json
 import math

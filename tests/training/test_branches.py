@@ -150,7 +150,7 @@ def test_a_narrow_exponent_loses_gradients_under_one_scale_and_none_under_one_fo
     assert plain[0].norm() < 2**-16 * plain[-1].norm()  # they shrink through depth, from the last block to the first
 
     def lost(scaling: str) -> list[float]:
-        """What is missing of each branch's gradient, as a share of it."""
+        """Relative error of each branch's gradient."""
         found = parts(settled(scaling, 3, Stack(4, fading=1 / 64)))
         return [((ours - true).norm() / true.norm()).item() for ours, true in zip(found, plain, strict=True)]
 

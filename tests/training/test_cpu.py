@@ -1,4 +1,4 @@
-"""What is set up holds for a whole process, so the test has one of its own."""
+"""CPU settings hold for a whole process, so the test runs in its own."""
 
 import subprocess
 import sys

@@ -115,7 +115,7 @@ def test_all_else_is_not_compressed():
 
 
 def test_what_was_not_sent_is_sent_later():
-    """What was sent by then and what is still kept are, together, all gradients there were."""
+    """Sent gradients and kept errors add up to all gradients."""
     model = model_with_gradients(rank=16)
     exchange = PowerSGD(model, CompressionConfig(rank=2, **WHOLE))
     given = sent = torch.zeros(24, 16)

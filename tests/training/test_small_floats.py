@@ -7,7 +7,7 @@ FORMATS = pytest.mark.parametrize("format", [MEAN, VARIANCE, ieee(5, 10), ieee(3
 
 
 def all_numbers(format: SmallFloat) -> torch.Tensor:
-    """What every code of 16 bits stands for, in the order of the codes."""
+    """Values of all 16-bit codes, in the order of the codes."""
     return format.decode(torch.arange(2**16, dtype=torch.int32).to(torch.int16))
 
 

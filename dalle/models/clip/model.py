@@ -64,7 +64,7 @@ class ImageTower(nn.Module):
 
 
 class TextTower(nn.Module):
-    """CausalAttention text transformer: ids (b, n) -> features (b, embedding), the projected state of the end token."""
+    """Causal text transformer: ids (b, n) -> features (b, embedding), the projected state of the end token."""
 
     def __init__(self, config: CLIPConfig):
         super().__init__()

@@ -78,7 +78,7 @@ class ByDevice(nn.Module):
 
 
 class CausalAttention(nn.Module):
-    """CausalAttention attention over text and image, for the dense pattern with a joint softmax."""
+    """Causal attention over text and image, for the dense pattern with a joint softmax."""
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
         return causal(q, k, v, key_padding_mask)

@@ -1,4 +1,4 @@
-"""What each edit keeps and frees, and what users are told when an edit cannot be made."""
+"""Tokens that each edit keeps and frees, and errors for impossible edits."""
 
 import json
 from pathlib import Path
