@@ -33,7 +33,7 @@ FILES = [path.relative_to(ROOT) for path in sorted([*ROOT.glob("*.py"), *ROOT.gl
 
 
 def part_of(module: str) -> str:
-    """Package of a module on the first level: dalle.models.dvae -> models, train -> train, dalle.CLIP, a class -> dalle."""
+    """Package of a module on the first level: dalle.models.dvae -> models, train -> train, dalle.CLIP -> dalle."""
     first, _, rest = module.partition(".")
     part = rest.split(".")[0]
     within = first == "dalle" and any((ROOT / "dalle" / name).exists() for name in (f"{part}.py", f"{part}/"))
