@@ -10,8 +10,10 @@ from omegaconf import OmegaConf
 
 from dalle import checkpoint, distributed
 from dalle.cli.config import TrainConfig, command, run_name
+from dalle.sampling.parts import find_parts
 from dalle.seeds import seed_global_generators
 from dalle.stages import STAGES
+from dalle.stages.initial_weights import Init, check_dvae, check_settings, find_init, load_init
 from dalle.stages.pictures import StageContext
 from dalle.training.cpu import set_up
 from dalle.training.job import Job, recorded
@@ -32,6 +34,7 @@ def main(config: TrainConfig) -> None:
 def train_stages(config: TrainConfig, device: torch.device) -> None:
     """Train one stage, or all stages in turn."""
     runs = planned(config)
+    check_init(runs)
     if len(runs) > 1:
         check_chain(runs)
     for one_stage, folder in runs:
@@ -55,7 +58,36 @@ def planned(config: TrainConfig) -> list[tuple[TrainConfig, Path]]:
         raise ValueError("stage=all trains a dVAE of its own: leave dvae out, or train one stage at a time")
     folder = Path(config.out, name)
     dvaes = {"transformer": str(folder / "dvae")}
-    return [(replace(config, stage=config.stage[stage], dvae=dvaes.get(stage)), folder / stage) for stage in STAGES]
+    inits = {stage: config.init and str(Path(config.init, stage)) for stage in STAGES}
+    return [
+        (replace(config, stage=config.stage[stage], dvae=dvaes.get(stage), init=inits[stage]), folder / stage)
+        for stage in STAGES
+    ]
+
+
+def check_init(runs: list[tuple[TrainConfig, Path]]) -> None:
+    """Raise ValueError if a run cannot start from its `init` checkpoint, before any run starts."""
+    for config, folder in runs:
+        if (init := init_of(config, folder)) is None or init.resumed:
+            continue
+        check_settings(init, config.stage, config.data, "stage." if len(runs) == 1 else f"stage.{init.kind}.")
+        if init.kind == "transformer":
+            own = len(runs) == 1  # with stage=all, the dVAE is trained before, from the one beside `init`
+            check_dvae(init, Path(dvae_of(config, init) or "") if own else init.path.with_name("dvae"))
+
+
+def init_of(config: TrainConfig, folder: Path) -> Init | None:
+    """Return the checkpoint that the run in `folder` starts from; None for random weights."""
+    if config.init is None:
+        return None
+    return find_init(config.init, config.stage.name, folder, config.resume, config.init_strict)
+
+
+def dvae_of(config: TrainConfig, init: Init | None) -> str | None:
+    """Return the checkpoint of the dVAE: by default that of the transformer that the run starts from."""
+    if config.dvae is not None or config.init is None or init is None or init.kind != "transformer":
+        return config.dvae
+    return str(find_parts(init.run if init.resumed else config.init)["dvae"])
 
 
 def check_chain(runs: list[tuple[TrainConfig, Path]]) -> None:
@@ -63,16 +95,18 @@ def check_chain(runs: list[tuple[TrainConfig, Path]]) -> None:
     (dvae, place), *_, (_, transformer) = runs
     if not dvae.resume or checkpoint.read_scalars(transformer) is None:
         return
-    if (done := steps_done(place, identity_of(dvae), usual(dvae))) < dvae.stage.steps:
+    identity = identity_of(dvae, init_of(dvae, place))
+    if (done := steps_done(place, identity, usual(dvae))) < dvae.stage.steps:
         raise ValueError(
             f"{transformer} has learned the tokens of {place} as it is after {done} updates, and would fit none after "
             f"{dvae.stage.steps}: choose another name (run=...), or move {transformer} away first"
         )
 
 
-def identity_of(config: TrainConfig) -> dict[str, Any]:
-    """Return the settings that identify a run: stage, data and seed."""
-    return {"stage": asdict(config.stage), "data": asdict(config.data), "seed": config.seed}
+def identity_of(config: TrainConfig, init: Init | None) -> dict[str, Any]:
+    """Return the settings that identify a run: stage, data, seed and initial weights."""
+    identity = {"stage": asdict(config.stage), "data": asdict(config.data), "seed": config.seed}
+    return identity if init is None else {**identity, "init": init.digest}
 
 
 def usual(config: TrainConfig) -> dict[str, Any]:
@@ -82,15 +116,17 @@ def usual(config: TrainConfig) -> dict[str, Any]:
 
 def start_over(config: TrainConfig, folder: Path) -> None:
     """Move an existing run in `folder` aside. Reads the dVAE first: a run that cannot start moves nothing."""
-    if config.dvae is not None:
-        checkpoint.read_config(config.dvae, "dvae")
+    if (dvae := dvae_of(config, init_of(config, folder))) is not None:
+        checkpoint.read_config(dvae, "dvae")
     if (aside := set_aside(folder)) is not None:
         say(f"{folder}: starting over; what stood there is now {aside}")
 
 
 def train_stage(config: TrainConfig, folder: Path, device: torch.device) -> None:
     """Train the run in `folder` from its last checkpoint, if any, to its last step."""
-    identity = identity_of(config)
+    init = init_of(config, folder)
+    config = replace(config, dvae=dvae_of(config, init))
+    identity = identity_of(config, init)
     if config.dvae is not None:
         checkpoint.read_config(config.dvae, "dvae")  # raises before anything is written
         identity["dvae"] = checkpoint.digest(config.dvae)
@@ -102,8 +138,10 @@ def train_stage(config: TrainConfig, folder: Path, device: torch.device) -> None
     seed_global_generators("initial weights", config.seed, device=device)
     dvae = None if config.dvae is None else Path(config.dvae)
     tokens = Path(config.out, "tokens") if config.tokens is None else Path(config.tokens)
-    context = StageContext(config.seed, device, dvae, tokens)
+    context = StageContext(config.seed, device, dvae, tokens, init)
     stage = STAGES.of(config.stage).build(config.stage, config.data, context)
+    if init is not None and not init.resumed:
+        say(f"{folder}: {load_init(stage.model, init, config.stage, dvae)}")
     count = sum(parameter.numel() for parameter in stage.model.parameters())
     pixels = stage.pictures.image_size
     say(f"{folder}: {count:,} parameters on {device}, pictures of {pixels} pixels, from step {done} to {steps}")

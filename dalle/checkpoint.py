@@ -35,6 +35,7 @@ META = {
     "guidance": float,
     "temperature": float,
     "dvae": dict,
+    "init": dict,
     "likelihood": dict,
     "data": dict,
     "caption_words": list[str],
@@ -102,8 +103,9 @@ def read_config(folder: str | Path, kind: str) -> tuple[dict[str, Any], dict[str
     for name, hint in META.items():
         if name in meta and not fits(meta[name], hint):
             raise CheckpointError(f"{path}: meta.{name}={shortened(meta[name])} must be {in_words(hint)}")
-    if any(not isinstance(value, str) for value in meta.get("dvae", {}).values()):
-        raise CheckpointError(f"{path}: meta.dvae={shortened(meta['dvae'])} must hold texts alone")
+    for name in ("dvae", "init"):
+        if any(not isinstance(value, str) for value in meta.get(name, {}).values()):
+            raise CheckpointError(f"{path}: meta.{name}={shortened(meta[name])} must hold texts alone")
     return written["model"], meta
 
 

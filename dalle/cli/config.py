@@ -66,6 +66,9 @@ class TrainConfig:
     seed: int = 0  # random seed of weights, data order and everything else
     dvae: str | None = None  # checkpoint folder of the dVAE that encodes images for the transformer
     tokens: str | None = None  # token cache, or the folder of token caches; null: <out>/tokens
+    # checkpoint whose weights the run starts from, of the same stage; stage=all: folder with dvae/, clip/, transformer/
+    init: str | None = None
+    init_strict: bool = True  # false: load the tensors of init that fit, and initialise the others anew
     device: str = "auto"  # auto | cpu | cuda | cuda:0
     deterministic: bool = False  # bitwise reproducible results on a GPU, with slower kernels; a CPU always is
     resume: bool = True  # false: start over and move the existing run folder aside

@@ -15,7 +15,19 @@ COLUMN = 34  # column at which descriptions start
 # settings that --help shows for commands with more settings than fit on a screen
 MAIN_SETTINGS = {
     "train": (
-        *("run", "out", "seed", "dvae", "device", "resume", "wandb.mode", "data.path", "data.image_size", "data.train"),
+        *(
+            "run",
+            "out",
+            "seed",
+            "dvae",
+            "init",
+            "device",
+            "resume",
+            "wandb.mode",
+            "data.path",
+            "data.image_size",
+            "data.train",
+        ),
         *("stage.steps", "stage.batch_size", "stage.accumulate", "stage.precision", "stage.recompute", "stage.workers"),
         *("stage.optimizer.learning_rate.start", "stage.optimizer.warm_up", "stage.log_every", "stage.validate_every"),
         *("stage.preview_every", "stage.save_every"),

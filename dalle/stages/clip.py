@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from dalle import distributed, losses
+from dalle.clip_tokenizer import CLIPTokenizer
 from dalle.data.loader import Batch
-from dalle.models.clip.model import CLIP, CLIPConfig
+from dalle.models.clip.model import CLIP, TOKENIZERS, CLIPConfig
 from dalle.precision import in_float32
 from dalle.stages.pictures import CaptionedConfig, Pictures, StageContext
+from dalle.tokenizer import CaptionTokenizer
 from dalle.training.ema import EMAConfig
 from dalle.training.optimizer import OptimizerConfig
 from dalle.training.schedules import Schedule
@@ -50,10 +52,8 @@ class CLIPStage:
     def __init__(self, config: CLIPStageConfig, data: Any, context: StageContext):
         self.config = config
         self.pictures = Pictures(data, config, context)
-        # two ids are reserved for the start and end tokens
-        tokenizer = self.pictures.tokenizer(config, config.model.text_vocabulary - 2)
-        sizes = replace(config.model, image_size=self.pictures.image_size, text_vocabulary=tokenizer.vocabulary + 2)
-        self.clip = CLIP(sizes, tokenizer)
+        sizes, tokenizer = self._tokenizer(config)
+        self.clip = CLIP(replace(sizes, image_size=self.pictures.image_size), tokenizer)
         self.model = self.clip.to(context.device)
 
     def batches(self, start: int) -> Iterator[Batch]:
@@ -90,6 +90,19 @@ class CLIPStage:
     def save(self, folder: Path, model: nn.Module, meta: dict[str, Any]) -> None:
         assert isinstance(model, CLIP)
         model.save(folder, self.pictures.described(meta))
+
+    def _tokenizer(self, config: CLIPStageConfig) -> tuple[CLIPConfig, CaptionTokenizer | CLIPTokenizer]:
+        """Load or train the tokenizer. Returns the model config with its vocabulary, and the tokenizer."""
+        init = self.pictures.init
+        if init is None or config.tokenizer is not None:
+            # two ids are reserved for the start and end tokens
+            tokenizer = self.pictures.tokenizer(config, config.model.text_vocabulary - 2)
+            return replace(config.model, text_vocabulary=tokenizer.vocabulary + 2), tokenizer
+        kept, _ = init.read_config()
+        names = ("text_vocabulary", "tokenizer", "start_id", "end_id")
+        sizes = replace(config.model, **{name: kept[name] for name in names if name in kept})
+        self.pictures.collect_words(config)
+        return sizes, TOKENIZERS[sizes.tokenizer](init.tokenizer)
 
     def _inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         ids = self.clip.tokenize(batch.captions, truncate=True)

@@ -18,6 +18,7 @@ from dalle.data.loader import batches, ordered, token_batches
 from dalle.data.token_cache import TokenCache
 from dalle.data.transforms import transform_named
 from dalle.seeds import numpy_generator
+from dalle.stages.initial_weights import Init
 from dalle.tokenizer import CaptionTokenizer, words_of
 from dalle.training.stage import TrainingConfig
 from dalle.transfer import to_device
@@ -33,6 +34,7 @@ class StageContext:
     device: torch.device
     dvae: Path | None = None  # checkpoint of the dVAE that encodes images for the transformer
     tokens: Path | None = None  # token cache, or a folder of such caches; None: no caching
+    init: Init | None = None  # checkpoint that the run starts from; its tokenizer is kept
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class Pictures:
         self.workers = config.workers
         self.seed = context.seed
         self.device = context.device
+        self.init = context.init
         self.words: set[str] = set()  # words of the captions that the tokenizer was trained on
 
     def batches(self, start: int) -> Iterator[Batch]:
@@ -116,7 +119,8 @@ class Pictures:
     def described(self, meta: dict[str, Any]) -> dict[str, Any]:
         """Return `meta` extended with a description of the training data, for a checkpoint."""
         words = {"caption_words": sorted(self.words)} if 0 < len(self.words) <= MOST_WORDS else {}
-        return {**meta, **words, **described(self.data, {"train": self.train, "val": self.val})}
+        init = {} if self.init is None else {"init": self.init.meta()}
+        return {**meta, **init, **words, **described(self.data, {"train": self.train, "val": self.val})}
 
     def pixels(self, batch: Batch) -> Tensor:
         """Return the batch's images on the device: (b, 3, s, s) floats in [0, 1], channels last."""
@@ -133,12 +137,15 @@ class Pictures:
     def tokenizer(self, config: CaptionedConfig, vocabulary: int) -> CaptionTokenizer:
         """Load the tokenizer of `config`, or train a BPE of at most `vocabulary` entries on the training captions.
 
-        Raises `ValueError` if the file cannot be read or has more entries.
+        A run that starts from another checkpoint keeps that one's tokenizer instead of training one. Raises
+        `ValueError` if the file cannot be read or has more entries.
         """
-        if config.tokenizer is None:
+        if config.tokenizer is None and self.init is None:
             return CaptionTokenizer.train(self._captions(config.tokenizer_records), vocabulary)
-        for _ in self._captions(config.tokenizer_records):
-            pass  # collects their words
+        self.collect_words(config)
+        if config.tokenizer is None and self.init is not None:
+            return CaptionTokenizer.load(self.init.tokenizer)
+        assert config.tokenizer is not None
         named = CaptionTokenizer.load(config.tokenizer)
         if named.vocabulary > vocabulary:
             raise ValueError(
@@ -146,6 +153,14 @@ class Pictures:
                 f"raise stage.model.text_vocabulary, or let stage.tokenizer=null learn a smaller one"
             )
         return named
+
+    def collect_words(self, config: CaptionedConfig) -> None:
+        """Collect the words of the training captions, and of those of the checkpoint that the run starts from."""
+        for _ in self._captions(config.tokenizer_records):
+            pass
+        if self.init is not None:
+            known = self.init.read_config()[1].get("caption_words")
+            self.words = set() if known is None else self.words | set(known)
 
     def _captions(self, records: int) -> Iterator[str]:
         """Iterate over the captions of about `records` training records, and collect their words for `described`."""

@@ -1,0 +1,192 @@
+"""Initial weights of a run from another checkpoint (init=), for fine-tuning.
+
+Only weights and tokenizer are taken: optimizer, schedules and step start afresh. Model sizes are those of the run's
+settings. A checkpoint that differs is refused, or with init_strict=false loaded as far as it fits.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from dalle import checkpoint
+from dalle.checkpoint import CheckpointError
+
+log = logging.getLogger(__name__)
+
+# model settings that come from data, tokenizer and dVAE, which are compared instead
+DERIVED = {"image_size", "grid", "image_vocabulary", "text_vocabulary", "tokenizer", "start_id", "end_id"}
+# model settings that do not change what given weights compute
+FREE = {"attention", "initial_scale", "initial_temperature"}
+# tensors with a row for each code of the dVAE or for each token of the tokenizer, by the prefix of their names
+CODE_TENSORS = ("embed.image_token.", "image_head.")
+TEXT_TENSORS = ("embed.text_token.", "text_head.", "text.embedding.")
+NAMED = 6  # tensors named in a message; the others are counted
+REMEDY = "or set init_strict=false, which loads what fits and initialises the rest anew"
+
+
+@dataclass(frozen=True)
+class Init:
+    """Checkpoint that a run starts from."""
+
+    path: Path  # its folder
+    kind: str  # dvae, clip or transformer
+    run: Path  # folder of the run that starts from it
+    recorded_digest: str | None = None  # as the run recorded it; None: to be read from `path`
+    resumed: bool = False  # the run has a saved state, which is used instead of the weights
+    strict: bool = True  # refuse a checkpoint that does not fit; False: load the tensors that fit
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of weights and model config."""
+        return self.recorded_digest or checkpoint.digest(self.path)
+
+    @property
+    def source(self) -> Path:
+        """Checkpoint to read tokenizer and meta from: the run's own if it is resumed, else `path`."""
+        return self.run if self.resumed else self.path
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.source / checkpoint.TOKENIZER
+
+    def read_config(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read (model config, meta) of `source`."""
+        return checkpoint.read_config(self.source, self.kind)
+
+    def meta(self) -> dict[str, str]:
+        """Return the entry `init` of the run's checkpoints: path relative to the run, and digest."""
+        return {"path": os.path.relpath(self.path.resolve(), self.run.resolve()), "digest": self.digest}
+
+
+def find_init(path: str | Path, kind: str, run: Path, resume: bool = True, strict: bool = True) -> Init:
+    """Find the checkpoint of `kind` in `path`, or in its sub-folder named after the kind.
+
+    A run in the folder `run` that has a saved state, and began with this very path, does not need the checkpoint any
+    more: its digest is then the one recorded by the run.
+
+    Raises CheckpointError if there is no such checkpoint, if it is of another kind, or if it is the run's own folder.
+    """
+    path = Path(path)
+    resumed = resume and checkpoint.read_scalars(run) is not None
+    if resumed:
+        recorded = checkpoint.read_config(run, kind)[1].get("init", {})
+        for candidate in (path, path / kind):
+            if "path" in recorded and candidate.resolve() == (run / recorded["path"]).resolve():
+                return Init(candidate, kind, run, recorded["digest"], resumed, strict)
+    path = path / kind if (path / kind).is_dir() else path
+    if path.resolve() == run.resolve():
+        raise CheckpointError(f"init={path} is the folder of this run itself: choose another name (run=...)")
+    checkpoint.read_config(path, kind)
+    return Init(path, kind, run, None, resumed, strict)
+
+
+def check_settings(init: Init, stage: Any, data: Any, prefix: str = "stage.") -> None:
+    """Raise CheckpointError if the run's model settings, image size or tokenizer differ from those of `init`.
+
+    Does nothing if `init` is not strict. `prefix` of the stage's settings is for the message.
+    """
+    if not init.strict:
+        return
+    config, meta = checkpoint.read_config(init.path, init.kind)
+    theirs = {each.name: config.get(each.name, getattr(type(stage.model)(), each.name)) for each in fields(stage.model)}
+    pairs = {
+        f"{prefix}model.{name}": (_plain(value), _plain(getattr(stage.model, name)))
+        for name, value in theirs.items()
+        if name not in DERIVED | FREE
+    }
+    if init.kind != "dvae":  # a dVAE is convolutional: it has no image size
+        trained = config.get("image_size", meta.get("data", {}).get("image_size", data.image_size))
+        pairs["data.image_size"] = trained, data.image_size
+    different = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    if different:
+        listed = ", ".join(
+            f"{name} is {_typed(there)} there and {_typed(here)} here" for name, (there, here) in different.items()
+        )
+        overrides = " ".join(f"{name}={_typed(there)}" for name, (there, _) in different.items())
+        raise CheckpointError(f"init={init.path} is another model: {listed}. Add {overrides}, {REMEDY}")
+    if _other_tokenizer(init, stage):
+        raise CheckpointError(
+            f"init={init.path} was trained with another tokenizer than {stage.tokenizer}: leave {prefix}tokenizer out "
+            f"to keep its own, {REMEDY}"
+        )
+
+
+def check_dvae(init: Init, dvae: Path) -> bool:
+    """Return True if the codes of `dvae` are those that the transformer `init` was trained on.
+
+    Those of a dVAE that was itself fine-tuned from that one are taken for the same, with a warning. Raises
+    CheckpointError for any other, unless `init` is not strict.
+    """
+    trained_on = checkpoint.read_config(init.path, init.kind)[1].get("dvae", {}).get("digest")
+    _, meta = checkpoint.read_config(dvae, "dvae")
+    digest = checkpoint.digest(dvae)
+    if trained_on in (None, digest):
+        return True
+    if meta.get("init", {}).get("digest") == trained_on:
+        log.warning("%s was fine-tuned since %s was trained on its codes, which may have moved", dvae, init.path)
+        return True
+    if init.strict:
+        raise CheckpointError(
+            f"init={init.path} was trained on the tokens of dVAE {trained_on}, but {dvae} is {digest}: leave dvae out "
+            f"to keep its own, {REMEDY}"
+        )
+    return False
+
+
+def load_init(model: nn.Module, init: Init, stage: Any, dvae: Path | None) -> str:
+    """Load the weights of `init` into `model`. Returns a sentence about what was loaded.
+
+    Raises CheckpointError if a tensor is missing, unknown or of another shape. If `init` is not strict, such tensors
+    keep their random values, as do those for the codes of another dVAE or the tokens of another tokenizer, and
+    CheckpointError is raised only if nothing fits.
+    """
+    path = init.path / checkpoint.WEIGHTS
+    found, own = checkpoint.read_tensors(path), model.state_dict()
+    problems = [f"{name} is missing" for name in own if name not in found]
+    problems += [
+        f"{name} is {tuple(found[name].shape)} there and {tuple(tensor.shape)} here"
+        for name, tensor in own.items()
+        if name in found and found[name].shape != tensor.shape
+    ]
+    problems += [f"{name} is unknown here" for name in found if name not in own]
+    if problems and init.strict:
+        raise CheckpointError(f"{path} does not fit the model: {_first(problems)}. Change the settings, {REMEDY}")
+    other_codes = init.kind == "transformer" and dvae is not None and not check_dvae(init, dvae)
+    other = (CODE_TENSORS if other_codes else ()) + (TEXT_TENSORS if _other_tokenizer(init, stage) else ())
+    fit = {
+        name: found[name]
+        for name, tensor in own.items()
+        if name in found and found[name].shape == tensor.shape and not name.startswith(other)
+    }
+    if not fit:
+        raise CheckpointError(f"{path} has no tensor that fits the model: {_first(problems)}")
+    model.load_state_dict(fit, strict=False)
+    anew = [name for name in own if name not in fit]
+    rest = f"; initialised anew: {_first(anew)}" if anew else ""
+    return f"starts from the weights of {init.path}, digest {init.digest}{rest}"
+
+
+def _other_tokenizer(init: Init, stage: Any) -> bool:
+    named = getattr(stage, "tokenizer", None)
+    return named is not None and checkpoint.read_json(Path(named)) != checkpoint.read_json(init.tokenizer)
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+def _plain(value: Any) -> Any:
+    """Convert to the types of JSON, in which tuples are lists."""
+    return json.loads(json.dumps(value))
+
+
+def _typed(value: Any) -> str:
+    """Format a setting as it is typed on the command line."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":")).replace('"', "")
