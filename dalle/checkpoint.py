@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dalle.validation import fits, in_words, shortened, validated
+from dalle.config_validation import config_from_json, describe_type, has_type, truncated_repr
 
 FORMAT = 1
 WEIGHTS, CONFIG, TOKENIZER, STATE = "model.safetensors", "config.json", "tokenizer.json", "state"
@@ -98,12 +98,12 @@ def read_config(folder: str | Path, kind: str) -> tuple[dict[str, Any], dict[str
         raise CheckpointError(f"{folder} holds a {written['kind']}, not a {kind}")
     meta = written.get("meta") or {}
     if not isinstance(meta, dict):
-        raise CheckpointError(f"{path}: meta={shortened(meta)} must be an object")
+        raise CheckpointError(f"{path}: meta={truncated_repr(meta)} must be an object")
     for name, hint in META.items():
-        if name in meta and not fits(meta[name], hint):
-            raise CheckpointError(f"{path}: meta.{name}={shortened(meta[name])} must be {in_words(hint)}")
+        if name in meta and not has_type(meta[name], hint):
+            raise CheckpointError(f"{path}: meta.{name}={truncated_repr(meta[name])} must be {describe_type(hint)}")
     if any(not isinstance(value, str) for value in meta.get("dvae", {}).values()):
-        raise CheckpointError(f"{path}: meta.dvae={shortened(meta['dvae'])} must hold texts alone")
+        raise CheckpointError(f"{path}: meta.dvae={truncated_repr(meta['dvae'])} must hold texts alone")
     return written["model"], meta
 
 
@@ -117,7 +117,7 @@ def load_model(folder: str | Path, kind: str, schema: type, build: Callable[[Any
     written, _ = read_config(folder, kind)
     path = Path(folder) / CONFIG
     try:
-        config = validated(schema, written, str(path))
+        config = config_from_json(schema, written, str(path))
     except ValueError as error:
         raise CheckpointError(str(error)) from error
     weights = Path(folder) / WEIGHTS

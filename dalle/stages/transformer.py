@@ -17,6 +17,7 @@ from dalle.checkpoint import CheckpointError
 from dalle.data import open_source
 from dalle.data.contents import Batch, TokenBatch
 from dalle.data.token_cache import TokenCache, is_cache
+from dalle.device_transfer import to_device
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.models.transformer.model import Logits, Transformer, TransformerConfig
 from dalle.models.transformer.sequence import IGNORED, PAD, PAD_TARGETS
@@ -29,7 +30,6 @@ from dalle.stages.pictures import CaptionedConfig, Pictures, StageContext
 from dalle.training.ema import EMAConfig
 from dalle.training.optimizer import OptimizerConfig, PlateauConfig
 from dalle.training.schedules import Schedule
-from dalle.transfer import to_device
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from typing import Any
 from PIL import Image
 
 from dalle.checkpoint import count_children
+from dalle.config_validation import check_sizes
 from dalle.models.clip.resnet import CELL
-from dalle.models.sizes import check_sizes
-from dalle.pretrained.names import MLP_IN
+from dalle.pretrained.key_mapping import MLP_IN
 
 # mean and standard deviation of the pixels of CLIP's training images, as published with the weights
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from dalle import checkpoint
 from dalle.checkpoint import CheckpointError
 from dalle.clip_tokenizer import CLIPTokenizer
+from dalle.image_conversion import to_tensor
 from dalle.models.attention import causal
 from dalle.models.blocks import BlockConfig, TransformerBlock
 from dalle.models.clip.config import CLIPConfig
 from dalle.models.clip.resnet import ResNetTower
-from dalle.pixels import to_tensor
 from dalle.pretrained.huggingface_clip import read_huggingface_clip
 from dalle.pretrained.openai_clip import read_openai_clip
-from dalle.pretrained.published import Published
+from dalle.pretrained.pretrained_weights import PretrainedWeights
 from dalle.tokenizer import CaptionTokenizer
 
 # loaders of a checkpoint's tokenizer.json; the published tokenizers include a start and an end token
@@ -186,7 +186,7 @@ class CLIP(nn.Module):
         state dict. `merges` is bpe_simple_vocab_16e6.txt.gz, published with the weights, or another file that
         `CLIPTokenizer.read` accepts; without it the model has no tokenizer. Raises `ValueError` for invalid files.
         """
-        return cls.from_published(read_openai_clip(path, merges))
+        return cls.from_pretrained_weights(read_openai_clip(path, merges))
 
     @classmethod
     def from_huggingface(cls, folder: str | Path, tokenizer: str | Path | None = None) -> "CLIP":
@@ -196,21 +196,21 @@ class CLIP(nn.Module):
         files; `tokenizer` is their folder if it is another one. Without them the model has no tokenizer. Raises
         `ValueError` for invalid files.
         """
-        return cls.from_published(read_huggingface_clip(folder, tokenizer))
+        return cls.from_pretrained_weights(read_huggingface_clip(folder, tokenizer))
 
     @classmethod
-    def from_published(cls, published: Published) -> "CLIP":
+    def from_pretrained_weights(cls, weights: PretrainedWeights) -> "CLIP":
         """Build a model in eval mode from weights read by `dalle.pretrained`.
 
         Raises `CheckpointError` for invalid sizes, or tensors that do not match them.
         """
-        weights = Path(published.meta["files"]["weights"]["file"])
+        path = Path(weights.meta["files"]["weights"]["file"])
         try:
-            model = cls(CLIPConfig(**published.sizes), published.tokenizer)
+            model = cls(CLIPConfig(**weights.sizes), weights.tokenizer)
         except (ValueError, TypeError, ArithmeticError) as error:
-            raise CheckpointError(f"no CLIP has the sizes of {weights}: {error}") from error
-        checkpoint.check_tensors(model.state_dict(), published.tensors, weights)
-        model.load_state_dict(published.tensors)
+            raise CheckpointError(f"no CLIP has the sizes of {path}: {error}") from error
+        checkpoint.check_tensors(model.state_dict(), weights.tensors, path)
+        model.load_state_dict(weights.tensors)
         return model.eval()
 
 

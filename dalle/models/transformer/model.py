@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from dalle import checkpoint
+from dalle.config_validation import check_sizes
 from dalle.models.attention import TextImageSoftmax, causal
 from dalle.models.blocks import BlockConfig, Float32Linear, TransformerBlock
-from dalle.models.sizes import check_sizes
 from dalle.models.transformer.kv_cache import (
     Cache,
     GatheredIndex,
