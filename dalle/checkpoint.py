@@ -29,6 +29,13 @@ FORMAT = 1
 WEIGHTS, CONFIG, TOKENIZER, STATE = "model.safetensors", "config.json", "tokenizer.json", "state"
 
 
+# former names of fields and of values in config.json, converted on reading: kind -> former name -> name
+RENAMED_FIELDS = {
+    "transformer": {"image_places": "image_position_embedding"},
+    "clip": {"image_tower": "image_encoder", "largest_scale": "max_logit_scale"},
+}
+RENAMED_VALUES = {("transformer", "attention"): {"masked": "dense", "structured": "sparse"}}
+
 # types of the keys in `meta` of a config.json that the code reads; other keys are informative
 META = {
     "caption_dropout": float,
@@ -104,7 +111,18 @@ def read_config(folder: str | Path, kind: str) -> tuple[dict[str, Any], dict[str
             raise CheckpointError(f"{path}: meta.{name}={truncated_repr(meta[name])} must be {describe_type(hint)}")
     if any(not isinstance(value, str) for value in meta.get("dvae", {}).values()):
         raise CheckpointError(f"{path}: meta.dvae={truncated_repr(meta['dvae'])} must hold texts alone")
-    return written["model"], meta
+    return _with_current_names(kind, written["model"]), meta
+
+
+def _with_current_names(kind: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Convert the former names of `RENAMED_FIELDS` and `RENAMED_VALUES` in a model config."""
+    fields = RENAMED_FIELDS.get(kind, {})
+    config = {fields.get(name, name): value for name, value in config.items()}
+    for name, value in config.items():
+        values = RENAMED_VALUES.get((kind, name), {})
+        if isinstance(value, str) and value in values:
+            config[name] = values[value]
+    return config
 
 
 def load_model(folder: str | Path, kind: str, schema: type, build: Callable[[Any], Model]) -> Model:

@@ -125,7 +125,7 @@ def read_huggingface_clip(folder: str | Path, tokenizer: str | Path | None = Non
         **_encoder_sizes("text", text),
         **_special_token_ids(text, clip_tokenizer, folder),
         "embedding": config.get("projection_dim", 512),
-        "largest_scale": _max_logit_scale(tensors),
+        "max_logit_scale": _max_logit_scale(tensors),
         **_preprocessing(folder, vision["image_size"]),
         "tokenizer": "huggingface",
     }

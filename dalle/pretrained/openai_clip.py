@@ -103,7 +103,7 @@ def read_openai_clip(weights: str | Path, merges: str | Path | None = None) -> P
     if merges is not None:
         tokenizer = _read_tokenizer(Path(merges), sizes["text_vocabulary"])
         files |= {"merges": Path(merges)} if Path(merges).is_file() else {}
-    resnet = sizes["image_tower"] == "resnet"
+    resnet = sizes["image_encoder"] == "resnet"
     prefixes, layers = (RESNET_KEY_PREFIXES, RESNET_LAYER_KEYS) if resnet else (VIT_KEY_PREFIXES, LAYER_KEYS)
     state_dict = {
         rename_key(name, KEY_PREFIXES | prefixes, layers): tensor.T if name in TRANSPOSED else tensor
@@ -136,7 +136,7 @@ def _sizes(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
         "text_depth": _count(tensors, r"transformer\.resblocks\.(\d+)\."),
         "text_heads": _heads(width, "text", path),
         "embedding": _shape(tensors, "text_projection", 2, path)[1],
-        "largest_scale": max(100.0, scale),  # the published scales are 100, up to rounding
+        "max_logit_scale": max(100.0, scale),  # the published scales are 100, up to rounding
         "crop_rounding": "even",
         "tokenizer": "openai",
     }
@@ -145,7 +145,7 @@ def _sizes(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
 def _vit_sizes(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
     width, _, _, patch = _shape(tensors, "visual.conv1.weight", 4, path)
     return {
-        "image_tower": "vit",
+        "image_encoder": "vit",
         "image_size": patch * _grid(tensors, "visual.positional_embedding", path),
         "patch": patch,
         "image_width": width,
@@ -157,7 +157,7 @@ def _vit_sizes(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
 def _resnet_sizes(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
     positions = "visual.attnpool.positional_embedding"
     return {
-        "image_tower": "resnet",
+        "image_encoder": "resnet",
         "image_size": RESNET_DOWNSAMPLE * _grid(tensors, positions, path),
         "image_width": _shape(tensors, "visual.layer1.0.conv1.weight", 4, path)[0],
         "image_blocks": tuple(_count(tensors, rf"visual\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4)),

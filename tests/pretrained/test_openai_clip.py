@@ -229,7 +229,7 @@ def test_sizes_are_read_off_the_tensors(vit, resnet, tmp_path):
     assert (config.text_width, config.text_depth, config.text_heads, config.text_positions) == (128, 2, 2, 40)
     assert (config.embedding, config.text_vocabulary) == (24, VOCABULARY)
     config = CLIP.from_openai(save_state(resnet, tmp_path / "rn.pt")).config
-    assert (config.image_tower, config.image_size, config.image_width) == ("resnet", 64, 8)
+    assert (config.image_encoder, config.image_size, config.image_width) == ("resnet", 64, 8)
     assert (config.image_blocks, config.image_heads) == (BLOCKS, 4)
 
 
