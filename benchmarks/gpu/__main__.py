@@ -31,8 +31,8 @@ def main() -> None:
     chosen, name = options.names
     folder = options.out / f"{chosen}-files"
     folder.mkdir(parents=True, exist_ok=True)
-    options = part.Options(device, options.quick, folder, options.deadline or time.time() + 3600)
-    part.measure(load_part(chosen), name, options, options.result)
+    measurement_options = part.Options(device, options.quick, folder, options.deadline or time.time() + 3600)
+    part.measure(load_part(chosen), name, measurement_options, options.result)
 
 
 def load_part(name: str) -> part.Part:
