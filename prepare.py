@@ -47,12 +47,12 @@ def import_model(config: PrepareConfig) -> None:
     name = import_name(config)
     assert name is not None
     folder = empty_folder(config.out or Path("outputs", name))
-    published = IMPORTS[name].build(config)
-    model = MODELS[published.kind].from_published(published)
+    weights = IMPORTS[name].build(config)
+    model = MODELS[weights.kind].from_pretrained_weights(weights)
     with temporary_folder(folder) as temporary:
-        model.save(temporary, published.meta)
+        model.save(temporary, weights.meta)
     count = sum(parameter.numel() for parameter in model.parameters())
-    print(f"{folder}: {published.kind}, {count:,} parameters")
+    print(f"{folder}: {weights.kind}, {count:,} parameters")
 
 
 def import_name(config: PrepareConfig) -> str | None:
