@@ -64,7 +64,7 @@ BOXES = (
         "Loss of the dVAE, Eq. 1",
         "−ln p_{θ}(x | z̃) + β KL(q_{φ}(z | x) ‖ uniform)",
         "losses.py",
-        "negative_elb",
+        "negative_elbo",
         DVAE,
         training=True,
     ),
@@ -133,7 +133,7 @@ BOXES = (
         training=True,
     ),
 )
-SEQUENCE = ("models/transformer/sequence.py", "Stream")
+SEQUENCE = ("models/transformer/sequence.py", "SequenceLayout")
 REFERENCES = [SEQUENCE, *((box.file, box.name) for box in BOXES)]  # every file, under dalle/, and name in the drawing
 
 

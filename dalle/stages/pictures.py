@@ -13,15 +13,15 @@ from torch import Tensor
 from dalle import distributed
 from dalle.data import open_source
 from dalle.data.audit.provenance import described
-from dalle.data.contents import Batch, TokenBatch
-from dalle.data.loader import batches, ordered, token_batches
+from dalle.data.collate import ImageBatch, TokenBatch
+from dalle.data.loader import image_batches, ordered_batches, token_batches
 from dalle.data.token_cache import TokenCache
 from dalle.data.transforms import transform_named
+from dalle.device_transfer import to_device
 from dalle.seeds import numpy_generator
 from dalle.stages.initial_weights import Init
 from dalle.tokenizer import CaptionTokenizer, words_of
 from dalle.training.stage import TrainingConfig
-from dalle.transfer import to_device
 
 MOST_WORDS = 20_000  # maximum listed in a checkpoint; for larger vocabularies, hints about unknown words are not useful
 
@@ -82,9 +82,9 @@ class Pictures:
         self.init = context.init
         self.words: set[str] = set()  # words of the captions that the tokenizer was trained on
 
-    def batches(self, start: int) -> Iterator[Batch]:
+    def batches(self, start: int) -> Iterator[ImageBatch]:
         """Iterate endlessly over this rank's micro-batches of the training split, from number `start` on."""
-        return batches(
+        return image_batches(
             self.train,
             self.transform,
             batch_size=self.batch_size,
@@ -107,13 +107,13 @@ class Pictures:
             world=distributed.world(),
         )
 
-    def held_out(self, count: int, split: str = "val") -> Iterator[Batch]:
+    def held_out(self, count: int, split: str = "val") -> Iterator[ImageBatch]:
         """Iterate in order over the first `count` images of a held-out split, or all if there are fewer."""
         source = self.val if split == "val" else open_source(self.data, split)
         size = min(self.batch_size, count)
         remaining = count
-        for batch in itertools.islice(ordered(source, transform_named("none"), size), -(-count // size)):
-            yield Batch(batch.images[:remaining], batch.captions[:remaining], batch.keys[:remaining])
+        for batch in itertools.islice(ordered_batches(source, transform_named("none"), size), -(-count // size)):
+            yield ImageBatch(batch.images[:remaining], batch.captions[:remaining], batch.keys[:remaining])
             remaining -= len(batch.captions)
 
     def described(self, meta: dict[str, Any]) -> dict[str, Any]:
@@ -122,7 +122,7 @@ class Pictures:
         init = {} if self.init is None else {"init": self.init.meta()}
         return {**meta, **init, **words, **described(self.data, {"train": self.train, "val": self.val})}
 
-    def pixels(self, batch: Batch) -> Tensor:
+    def pixels(self, batch: ImageBatch) -> Tensor:
         """Return the batch's images on the device: (b, 3, s, s) floats in [0, 1], channels last."""
         return pixels_of(batch.images, self.device)
 

@@ -141,7 +141,7 @@ def test_other_model_settings_are_refused_with_both_values_and_what_to_type(trai
 
 def test_settings_that_leave_the_weights_meaning_alone_may_differ(train, base):
     status, printed = train(
-        *of("transformer", "stage.model.attention=masked", "stage.model.initial_scale=1", "init=base")
+        *of("transformer", "stage.model.attention=dense", "stage.model.initial_scale=1", "init=base")
     )
     assert status == 0, printed
 
