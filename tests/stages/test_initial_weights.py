@@ -1,5 +1,6 @@
 """init=: a run starts from the weights of another checkpoint, keeps its tokenizer and its dVAE, and records it."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,8 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from dalle import checkpoint
 from dalle.clip_tokenizer import CLIPTokenizer
+from dalle.data import open_source
+from dalle.data.blocks import BlocksConfig
 from dalle.models.clip.model import CLIP, CLIPConfig
-from dalle.pretrained.openai_dvae import counterparts
+from dalle.pretrained.openai_dvae import convolution_mappings
 from dalle.tokenizer import CaptionTokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -382,7 +385,7 @@ def test_an_imported_dvae_is_fine_tuned(train, prepare, tmp_path):
     sizes = {"width": 8, "vocabulary": 20, "decoder_input": 12, "groups": 4, "blocks_per_group": 1}
     for half in ("encoder", "decoder"):
         state = {}
-        for each in counterparts(half, sizes):
+        for each in convolution_mappings(half, sizes):
             state |= {f"{each.theirs}.w": torch.randn(each.shape), f"{each.theirs}.b": torch.randn(each.shape[0])}
         torch.save(state, tmp_path / f"{half}.pkl")
     assert prepare("import=openai-dvae", "out=imported")[0] == 0
@@ -392,3 +395,50 @@ def test_an_imported_dvae_is_fine_tuned(train, prepare, tmp_path):
     assert status == 0, printed
     began = weights("imported")
     assert same(began, weights("outputs/dvae/default")) == set(began)
+
+
+# --- what it is for ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_fine_tuning_on_fifty_own_images_beats_training_on_them_from_scratch(train, tmp_path):
+    """Own images: about 50, and as many held out, of colours and shapes that the base never saw together."""
+    own = tmp_path / "own"
+    own.mkdir()
+    images = open_source(BlocksConfig(image_size=16, novel=100), "novel")
+    for index in range(100):
+        record = images[index]
+        record.image.save(own / f"{index:03}.png")
+        (own / f"{index:03}.txt").write_text("\n".join(record.captions))
+    common = ["data.image_size=16", "device=cpu", "wandb.mode=disabled"]
+    rate = ["stage.optimizer.learning_rate.start=3e-3", "stage.optimizer.warm_up=10"]
+    small = {
+        "dvae": [*tiny("dvae"), "stage.model.vocabulary=32", "stage.model.width=16"],
+        "transformer": [*tiny("transformer"), "stage.model.width=64", "stage.model.heads=4", "stage.bpe_dropout=0"],
+    }
+
+    def held_out_loss(run: str, *more: str) -> float:
+        lengths = ["stage.batch_size=16", "stage.validation_pictures=100", "stage.ema.decay=0.9", "stage.ema.every=1"]
+        status, printed = train(
+            "stage=transformer", f"run={run}", *common, *small["transformer"], *rate, *lengths, *more
+        )
+        assert status == 0, printed
+        lines = Path(f"outputs/transformer/{run}/metrics.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines if '"val"' in line][-1]["loss"]
+
+    blocks = ["data=blocks", "data.train=2000", "data.val=64"]
+    assert (
+        train("stage=dvae", *common, *small["dvae"], *blocks, *rate, "stage.batch_size=16", "stage.steps=300")[0] == 0
+    )
+    held_out_loss("base", *blocks, "dvae=outputs/dvae/default", "stage.steps=600")
+    for seed in (0, 1):
+        mine = ["data=folder", f"data.path={own}", "data.validation_share=0.5", f"seed={seed}", "stage.steps=40"]
+        tuned = held_out_loss(f"tuned{seed}", *mine, "init=outputs/transformer/base")
+        scratch = held_out_loss(
+            f"scratch{seed}",
+            *mine,
+            "dvae=outputs/dvae/default",
+            "stage.tokenizer=outputs/transformer/base/tokenizer.json",  # so that losses of the text are comparable
+        )
+        print(f"seed {seed}: tuned {tuned:.3f}, scratch {scratch:.3f}")
+        assert tuned < 0.85 * scratch
