@@ -135,7 +135,7 @@ def test_the_numbers_that_follow_are_the_papers_too(paper):
     assert sum(isinstance(module, ResidualBranch) for module in model.modules()) == 128  # Appendix D
     names = model.layer_names
     assert [names.count(name) for name in ("row", "column", "convolutional")] == [47, 16, 1]
-    assert model.patterns["row"].sees(torch.tensor(500), torch.arange(1024), 32).sum() == 33
+    assert model.patterns["row"].attends(torch.tensor(500), torch.arange(1024), 32).sum() == 33
     optimizer = paper["transformer"].optimizer
     last = optimizer.learning_rate.value(430_000) * 0.5**optimizer.plateau.halvings
     assert last == pytest.approx(4.5e-4 / 32)
