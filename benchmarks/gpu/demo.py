@@ -31,7 +31,7 @@ def train_and_evaluate(seed: int, setting: Setting) -> Figures:
     begin = time.time()
     _command(setting, "train.py", "experiment=demo", f"seed={seed}", *_at(place), *toy)
     trained = time.time()
-    few = ["captions=2", "candidates=2", "pictures=4"] if setting.quick else []
+    few = ["captions=2", "candidates=2", "pairs=4"] if setting.quick else []
     counts = ["candidates=2", "keep=2"] if setting.quick else ["candidates=512", "keep=8"]
     _command(setting, "sample.py", f"checkpoint={place}", f"caption={CAPTION}", *counts, f"out={place / 'samples'}")
     drawn = time.time()

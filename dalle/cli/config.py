@@ -20,14 +20,14 @@ from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dalle.ablation import AblationConfig
-from dalle.ablations.settings import ReportConfig
+from dalle.ablation_config import AblationConfig
+from dalle.ablations.report_config import ReportConfig
 from dalle.cli import choices
 from dalle.cli.choices import FOLDER, writable
 from dalle.cli.errors import all_keys, explain, strangers, unknown
 from dalle.cli.help import FIRST, shown_first, usage
 from dalle.cli.prepare_config import PrepareConfig
-from dalle.evaluation.settings import EvaluateConfig
+from dalle.evaluation.evaluate_config import EvaluateConfig
 from dalle.sampling.settings import SampleConfig
 from dalle.training.interruption import Interrupted
 from dalle.training.logger import WandbConfig
@@ -176,7 +176,7 @@ def for_another_verb(name: str, arguments: Sequence[str]) -> str | None:
     asked = {each.lstrip("+").partition("=")[2] for each in arguments if each.lstrip("+").startswith("ablation=")}
     for path in (FOLDER / "ablation" / f"{ablation}.yaml" for ablation in asked):
         given: Any = OmegaConf.load(path) if path.is_file() else {}
-        verb_of_sweep = given.get("ablation", {}).get("verb", AblationConfig.verb)
+        verb_of_sweep = given.get("ablation", {}).get("command", AblationConfig.command)
         if verb_of_sweep != name:
             return f"ablation={path.stem} is one of {verb_of_sweep}.py: python {verb_of_sweep}.py {' '.join(arguments)}"
     return None
