@@ -1,6 +1,6 @@
 """Evaluate a trained model on held-out data: python evaluate.py checkpoint=outputs/demo"""
 
-from dalle.cli.config import verb
+from dalle.cli.config import command
 from dalle.evaluation.context import EvaluationContext
 from dalle.evaluation.evaluate_config import EvaluateConfig
 from dalle.evaluation.metrics import METRICS, selected_metrics
@@ -8,7 +8,7 @@ from dalle.evaluation.metrics_file import MetricsFile, back_up, read_or_create
 from dalle.evaluation.metrics_page import write_page
 
 
-@verb("evaluate")
+@command("evaluate")
 def main(config: EvaluateConfig) -> None:
     names = selected_metrics(config)
     context = EvaluationContext.load(config)

@@ -11,14 +11,14 @@ from dalle.ablations.report_config import ReportConfig
 from dalle.ablations.run_results import PlannedRun
 from dalle.ablations.sweep import Sweep
 from dalle.ablations.sweep_plots import plot_runs, plot_sweep
-from dalle.cli.config import verb
+from dalle.cli.config import command
 from dalle.cli.sweeps import ablation_jobs, ablations
 from dalle.extras import check_installed
 from dalle.training.job import Job
 from dalle.training.run import flat
 
 
-@verb("report")
+@command("report")
 def main(config: ReportConfig) -> None:
     check_installed("eval", "report.py", "matplotlib", "scipy")
     if config.sweep is not None and config.runs:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from dalle.ablation_config import format_values, varied_values
-from dalle.cli.choices import FOLDER, options
 from dalle.cli.config import compose
+from dalle.cli.config_groups import CONFIG_DIR, options
 from dalle.cli.sweeps import ablation_jobs, ablations, compose_jobs
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.models.transformer.model import Transformer
@@ -35,7 +35,7 @@ def jobs():
 
 
 def header(name: str) -> str:
-    lines = (FOLDER / "ablation" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    lines = (CONFIG_DIR / "ablation" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
     return "\n".join(line for line in lines if line.startswith("#"))
 
 
@@ -45,7 +45,7 @@ def test_each_letter_has_an_ablation(jobs):
 
 
 def test_page_has_every_question_claim_and_finding(jobs):
-    text = (FOLDER.parent / "docs" / "ablations.md").read_text(encoding="utf-8")
+    text = (CONFIG_DIR.parent / "docs" / "ablations.md").read_text(encoding="utf-8")
     for each in (jobs_of_name[0].ablation for jobs_of_name in jobs.values()):
         assert (
             f"\n## {each.letter} {each.name.replace('_', ' ')}\n\n**{each.question}**\n\n- Paper: {each.claim}\n"

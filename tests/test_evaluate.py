@@ -14,9 +14,9 @@ SMALL = ("captions=4", "candidates=2", "pairs=6", "device=cpu")
 
 
 @pytest.fixture
-def evaluate(run_verb, checkpoints):
+def evaluate(run_command, checkpoints):
     def run(*arguments: str) -> tuple[int, str]:
-        return run_verb("evaluate", f"checkpoint={checkpoints}", "out=found/metrics.json", *SMALL, *arguments)
+        return run_command("evaluate", f"checkpoint={checkpoints}", "out=found/metrics.json", *SMALL, *arguments)
 
     return run
 
@@ -66,8 +66,8 @@ def test_results_survive_a_later_failure(evaluate, tmp_path):
     assert "image_nats_val" in json.loads((tmp_path / "found/metrics.json").read_text())
 
 
-def test_out_must_end_in_json(run_verb):
-    status, printed = run_verb("evaluate", "out=found/metrics")
+def test_out_must_end_in_json(run_command):
+    status, printed = run_command("evaluate", "out=found/metrics")
     assert status == 2
     assert "out=found/metrics must end in .json" in printed
 

@@ -15,8 +15,8 @@ def swept(train):
     assert status == 0, printed
 
 
-def test_report_of_one_sweep_has_table_and_plot(swept, run_verb, tmp_path):
-    status, printed = run_verb("report", "sweep=outputs/ablation/pool")
+def test_report_of_one_sweep_has_table_and_plot(swept, run_command, tmp_path):
+    status, printed = run_command("report", "sweep=outputs/ablation/pool")
     assert status == 0, printed
     text = (tmp_path / "outputs" / "ablation" / "pool" / "report.md").read_text()
     assert "**Do maxima or means make the better encoder" in text
@@ -25,8 +25,8 @@ def test_report_of_one_sweep_has_table_and_plot(swept, run_verb, tmp_path):
     assert (tmp_path / "outputs" / "ablation" / "pool" / "report.png").stat().st_size > 5_000
 
 
-def test_report_of_all_sweeps_includes_those_without_runs(swept, run_verb, tmp_path):
-    status, printed = run_verb("report")
+def test_report_of_all_sweeps_includes_those_without_runs(swept, run_command, tmp_path):
+    status, printed = run_command("report")
     assert status == 0, printed
     text = (tmp_path / "docs" / "ablations.md").read_text()
     assert re.findall(r"^## ([a-z]) ", text, re.MULTILINE) == list("abcdefghijklmnopqrst")
@@ -38,9 +38,9 @@ def test_report_of_all_sweeps_includes_those_without_runs(swept, run_verb, tmp_p
     assert set(re.findall(r"\]\((#.*?)\)", text)) == anchors
 
 
-def test_runs_are_compared(swept, run_verb, tmp_path):
+def test_runs_are_compared(swept, run_command, tmp_path):
     names = [f"outputs/ablation/pool/model.pool_{each}-seed_0" for each in ("max", "average")]
-    status, printed = run_verb("report", f"runs={','.join(names)}")
+    status, printed = run_command("report", f"runs={','.join(names)}")
     assert status == 0, printed
     folder = tmp_path / "outputs" / "comparison"
     text = (folder / "report.md").read_text()
@@ -50,7 +50,7 @@ def test_runs_are_compared(swept, run_verb, tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ["curves.png", "report.md"]  # dVAEs have no samples
 
 
-def test_comparison_of_transformers_has_samples(train, run_verb, tmp_path):
+def test_comparison_of_transformers_has_samples(train, run_command, tmp_path):
     train("stage=dvae", "preset=tiny", "run=codes", "wandb.mode=disabled", *TINY)
     sizes = ["text_positions=40", "text_vocabulary=300", "width=16", "depth=1", "heads=2"]
     common = [each for each in TINY if "model" not in each] + [f"stage.model.{each}" for each in sizes]
@@ -59,7 +59,7 @@ def test_comparison_of_transformers_has_samples(train, run_verb, tmp_path):
         status, printed = train("stage=transformer", "preset=tiny", f"run={run}", "wandb.mode=disabled", *common, *more)
         assert status == 0, printed
     folders = "outputs/transformer/a,outputs/transformer/b"
-    status, printed = run_verb("report", f"runs={folders}", "captions=2", "candidates=2", "device=cpu")
+    status, printed = run_command("report", f"runs={folders}", "captions=2", "candidates=2", "device=cpu")
     assert status == 0, printed
     folder = tmp_path / "outputs" / "comparison"
     assert (folder / "samples.png").is_file()
@@ -75,14 +75,14 @@ def test_comparison_of_transformers_has_samples(train, run_verb, tmp_path):
         (["runs=outputs/a,outputs/b"], "outputs/a is not a training run, or has not saved a checkpoint yet"),
     ],
 )
-def test_invalid_options_are_reported(run_verb, arguments, sentence):
-    status, printed = run_verb("report", *arguments)
+def test_invalid_options_are_reported(run_command, arguments, sentence):
+    status, printed = run_command("report", *arguments)
     assert status == 2
     assert sentence in printed
 
 
-def test_missing_packages_are_reported_first(run_verb, monkeypatch):
+def test_missing_packages_are_reported_first(run_command, monkeypatch):
     monkeypatch.setattr("dalle.extras.find_spec", lambda name: None)
-    status, printed = run_verb("report")
+    status, printed = run_command("report")
     assert status == 2
     assert "report.py needs matplotlib, scipy: install it with pip install 'dalle[eval]'" in printed
