@@ -119,12 +119,12 @@ def tell_sources(checkpoint: str, out: str | None) -> None:
 def import_model(name: str, config: PrepareConfig) -> None:
     """Convert published weights to a checkpoint folder of this project."""
     folder = unwritten(config.out or Path("outputs", name))
-    published = IMPORTS[name].build(config)
-    model = MODELS[published.kind].from_published(published)
+    weights = IMPORTS[name].build(config)
+    model = MODELS[weights.kind].from_pretrained_weights(weights)
     with new_folder(folder) as beside:
-        model.save(beside, published.meta)
+        model.save(beside, weights.meta)
     count = sum(parameter.numel() for parameter in model.parameters())
-    print(f"{folder}: {published.kind}, {count:,} parameters")
+    print(f"{folder}: {weights.kind}, {count:,} parameters")
 
 
 def unwritten(folder: str | Path) -> Path:

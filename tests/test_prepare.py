@@ -15,7 +15,7 @@ from dalle.data.blocks import BlocksConfig
 from dalle.data.token_cache import TokenCache
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.models.transformer.model import TransformerConfig
-from dalle.pretrained.openai_dvae import counterparts
+from dalle.pretrained.openai_dvae import convolution_mappings
 from dalle.stages.pictures import StageContext
 from dalle.stages.transformer import TransformerStage, TransformerStageConfig
 
@@ -29,7 +29,7 @@ def published(tmp_path):
     torch.manual_seed(0)
     for half in ("encoder", "decoder"):
         state = {}
-        for each in counterparts(half, SIZES):
+        for each in convolution_mappings(half, SIZES):
             state |= {f"{each.theirs}.w": torch.randn(each.shape), f"{each.theirs}.b": torch.randn(each.shape[0])}
         torch.save(state, tmp_path / f"{half}.pkl")
     return tmp_path

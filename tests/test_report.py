@@ -82,7 +82,7 @@ def test_invalid_options_are_reported(run_command, arguments, sentence):
 
 
 def test_missing_packages_are_reported_first(run_command, monkeypatch):
-    monkeypatch.setattr("dalle.extras.find_spec", lambda name: None)
+    monkeypatch.setattr("dalle.optional_dependencies.find_spec", lambda name: None)
     status, printed = run_command("report")
     assert status == 2
     assert "report.py needs matplotlib, scipy: install it with pip install 'dalle[eval]'" in printed

@@ -123,7 +123,7 @@ def _compare_ways(
 ) -> tuple[dict[str, tuple[float, float]], int | None]:
     """Return, for each decoding method, seconds for `images` images and before the first token, and the peak memory."""
     model = random_transformer(config, dtype, setting.device)
-    caption = model.stream.captions([[1] * (config.text_positions // 2)])
+    caption = model.sequence.pad_captions([[1] * (config.text_positions // 2)])
 
     def draw(steps: int = config.grid**2) -> None:
         canvas = torch.zeros(config.grid**2, dtype=torch.int64)

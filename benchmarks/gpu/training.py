@@ -78,7 +78,7 @@ def train(stage_name: str, preset: str, setting: Setting, batch: int | None = No
         trainer.update()
     taken = statistics.median(card.seconds(trainer.update, setting.device) for _ in range(UPDATES))
     pictures = config.stage.batch_size
-    positions = stage.model.stream.positions if stage_name == "transformer" else None
+    positions = stage.model.sequence.positions if stage_name == "transformer" else None
     precision = trainer.state.precision
     rates = limits(setting)["matmul_per_second"]
     return {

@@ -113,8 +113,8 @@ def _training_data(meta: dict[str, Any], folder: Path) -> Any:
 
 def _check_size(data: Any, dvae: DiscreteVAE, pipeline: DALLE | None) -> None:
     size, downsample = data.image_size, dvae.downsample
-    if pipeline is not None and size != pipeline.transformer.stream.grid * downsample:
-        wanted = pipeline.transformer.stream.grid * downsample
+    if pipeline is not None and size != pipeline.transformer.sequence.grid * downsample:
+        wanted = pipeline.transformer.sequence.grid * downsample
         raise ValueError(
             f"the images of the data have {size} pixels and the models' {wanted}: use data.image_size={wanted}"
         )

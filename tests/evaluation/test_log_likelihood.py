@@ -26,14 +26,14 @@ def test_nats_per_token_agree_with_a_computation_per_pair(dalle, val):
     text, image = [], []
     for index in range(7):
         record = val[index]
-        ids = dalle.tokenizer.encode(record.captions[0])[: dalle.transformer.stream.caption_limit]
-        caption = dalle.transformer.stream.captions([ids])
+        ids = dalle.tokenizer.encode(record.captions[0])[: dalle.transformer.sequence.caption_limit]
+        caption = dalle.transformer.sequence.pad_captions([ids])
         pixels = to_unit_range(next(iter(HeldOut(val, 7))).images[index : index + 1])
         tokens = dalle.dvae.encode(pixels).flatten(1)
         with torch.inference_mode():
             logits = dalle.transformer(caption, tokens)
         of_text, of_image = logits.text[0].log_softmax(-1), logits.image[0].log_softmax(-1)
-        end = [dalle.transformer.stream.text_vocabulary] if len(ids) < 32 else []
+        end = [dalle.transformer.sequence.text_vocabulary] if len(ids) < 32 else []
         text += [-of_text[position, token].item() for position, token in enumerate([*ids, *end])]
         image += [-of_image[position, token].item() for position, token in enumerate(tokens[0].tolist())]
     numbers = nats_per_token(dalle, HeldOut(val, 7, batch_size=3))

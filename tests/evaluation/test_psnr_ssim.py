@@ -60,7 +60,7 @@ def test_psnr_agrees_with_its_definition(images):
 
 
 def test_missing_torchmetrics_raises(monkeypatch):
-    monkeypatch.setattr("dalle.extras.find_spec", lambda name: None)
+    monkeypatch.setattr("dalle.optional_dependencies.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"reconstruction\] needs torchmetrics: .* pip install 'dalle\[eval\]'"):
         check_torchmetrics()
 

@@ -18,8 +18,8 @@ from dalle.evaluation.metrics.reconstruction import (
     reconstruction_metrics,
     reconstructions,
 )
+from dalle.image_conversion import to_tensor
 from dalle.models.dvae.model import DiscreteVAE, DVAEConfig
-from dalle.pixels import to_tensor
 
 
 class FakeDVAE(nn.Module):

@@ -12,7 +12,7 @@ from dalle.evaluation.metric_result import MetricResult
 from dalle.evaluation.metrics.caption_samples import CaptionSamples, caption_metrics, sample_for_source
 from dalle.evaluation.metrics.recall_at_k import recall_at_k
 from dalle.evaluation.sampling_settings import captions_digest, sampling_settings
-from dalle.pixels import to_images
+from dalle.image_conversion import to_pil_images
 from dalle.sampling.rerank import Scorer
 from dalle.sampling.sheet import Row, sample_sheet
 
@@ -45,7 +45,7 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     for split, source in context.sources.items():
         samples = sample_for_source(dalle, source, config.captions, config.sampling(config.candidates))
         pairs = HeldOut(source, len(samples))
-        real = [image for batch in pairs for image in to_images(to_unit_range(batch.images))]
+        real = [image for batch in pairs for image in to_pil_images(to_unit_range(batch.images))]
         numbers |= caption_metrics(samples, split, dalle.clip)
         if dalle.clip is not None:
             numbers |= clip_metrics(dalle.clip, samples, real, split)

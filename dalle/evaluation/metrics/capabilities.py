@@ -105,6 +105,6 @@ def best_cells(samples: Sequence[CaptionSamples]) -> list[Cell]:
 
 
 def _truncation_note(dalle: DALLE, captions: Sequence[str]) -> list[str]:
-    limit = dalle.transformer.stream.caption_limit
+    limit = dalle.transformer.sequence.caption_limit
     too_long = sum(len(dalle.tokenizer.encode(caption)) > limit for caption in captions)
     return [f"{too_long} of {len(captions)} captions are longer than {limit} tokens; truncated."] if too_long else []

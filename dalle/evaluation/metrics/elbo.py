@@ -6,7 +6,7 @@ import torch
 
 from dalle.evaluation.held_out import HeldOut, to_unit_range
 from dalle.losses import LikelihoodConfig, kl_to_uniform
-from dalle.models.dvae.model import PIXEL_MARGIN, DiscreteVAE, mean_picture
+from dalle.models.dvae.model import PIXEL_MARGIN, DiscreteVAE, mean_image
 from dalle.models.dvae.relaxation import argmax_one_hot
 from dalle.seeds import torch_generator
 
@@ -39,7 +39,7 @@ def elbo_metrics(
             "nll": likelihood.nll(dvae.decode_codes(argmax_one_hot(relaxed)), images),
             "nll_relaxed": likelihood.nll(parameters, images),
             "kl": kl_to_uniform(logits),
-            "squared_error_relaxed": (mean_picture(parameters) - images).square(),
+            "squared_error_relaxed": (mean_image(parameters) - images).square(),
         }.items():
             totals[name] += terms.double().sum().item()
         values += images.numel()

@@ -28,7 +28,7 @@ PAD_TARGETS = "first"  # the end of the caption counts, the predictable padding 
 def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     """Score the first `config.pairs` pairs of each held-out split with the transformer."""
     dalle = context.require_pipeline()
-    stream = dalle.transformer.stream
+    sequence = dalle.transformer.sequence
     numbers: dict[str, float] = {}
     settings: dict[str, Any] = {"pad_targets": PAD_TARGETS}
     notes: list[str] = []
@@ -37,7 +37,7 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
         numbers |= {f"{name}_{split}": value for name, value in nats_per_token(dalle, pairs).items()}
         settings[split] = pairs.settings()
         notes += [f"{split}: {each}" for each in pairs.shortfall(config.pairs)]
-    vocabularies = torch.tensor([stream.text_vocabulary + 1, stream.image_vocabulary]).log().tolist()
+    vocabularies = torch.tensor([sequence.text_vocabulary + 1, sequence.image_vocabulary]).log().tolist()
     return MetricResult(DESCRIPTION.format(text=vocabularies[0], image=vocabularies[1]), numbers, settings, notes=notes)
 
 
@@ -60,6 +60,6 @@ def _token_nlls(dalle: DALLE, pairs: HeldOut) -> Iterator[tuple[Tensor, Tensor]]
         caption = dalle.tokenize(batch.captions, truncate=True).to(device)
         image = rearrange(dalle.dvae.encode(to_unit_range(batch.images.to(device))), "b h w -> b (h w)")
         logits = model(caption, image)
-        targets = model.stream.text_targets(caption, PAD_TARGETS)
+        targets = model.sequence.text_targets(caption, PAD_TARGETS)
         text = token_nll(logits.text, targets)[targets != IGNORED]
         yield text.cpu(), token_nll(logits.image, image).flatten().cpu()

@@ -18,9 +18,9 @@ from dalle.evaluation.judges.blocks_judge import judge
 from dalle.evaluation.metric_result import MetricResult
 from dalle.evaluation.metrics import elbo
 from dalle.evaluation.metrics.psnr_ssim import WINDOW, check_torchmetrics, psnr, ssim
+from dalle.image_conversion import to_pil_images
 from dalle.losses import LikelihoodConfig
 from dalle.models.dvae.model import DiscreteVAE, codebook_use
-from dalle.pixels import to_images
 from dalle.sampling.sheet import Row, sample_sheet
 
 DESCRIPTION = (
@@ -90,7 +90,7 @@ def reconstruction_metrics(dvae: DiscreteVAE, pairs: HeldOut, source: Source) ->
             sums["ssim"] = ssim(images, decoded).sum()
         if isinstance(source, BlocksSource):
             statements = (source.scene(index).statement for index in range(seen, seen + len(images)))
-            correct = [judge(*pair).holds for pair in zip(to_images(decoded), statements, strict=True)]
+            correct = [judge(*pair).holds for pair in zip(to_pil_images(decoded), statements, strict=True)]
             sums["dvae_hard_judge"] = torch.tensor(sum(correct))
         totals = {name: totals.get(name, 0.0) + value.item() for name, value in sums.items()}
         code_counts += torch.bincount(tokens.flatten(), minlength=dvae.vocabulary).cpu()
@@ -105,5 +105,5 @@ def reconstruction_metrics(dvae: DiscreteVAE, pairs: HeldOut, source: Source) ->
 def reconstruction_grid(dvae: DiscreteVAE, source: Source, note: str = "") -> Image.Image:
     """Image grid of the first images of `source` above their reconstructions from the most probable codes."""
     ((images, decoded, _),) = islice(reconstructions(dvae, HeldOut(source, GRID_IMAGES)), 1)
-    rows = [Row("images", to_images(images), None), Row("reconstructions", to_images(decoded), None)]
+    rows = [Row("images", to_pil_images(images), None), Row("reconstructions", to_pil_images(decoded), None)]
     return sample_sheet(rows, columns=GRID_IMAGES, note=note)

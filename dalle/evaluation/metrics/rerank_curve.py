@@ -18,8 +18,8 @@ from dalle.evaluation.metrics.caption_samples import caption_qualities, first_ca
 from dalle.evaluation.metrics.fid_kid_is import DistributionMetrics, describe
 from dalle.evaluation.plots import check_matplotlib, plot_best_of_n, plot_best_of_n_sets
 from dalle.evaluation.sampling_settings import captions_digest, sampling_settings
+from dalle.image_conversion import to_pil_images, to_tensor
 from dalle.models.clip.model import CLIP
-from dalle.pixels import to_images, to_tensor
 from dalle.sampling.rerank import Scorer
 
 DESCRIPTION = (
@@ -94,7 +94,7 @@ def _real_pair_accuracy(scorers: dict[str, Scorer], source: Source, count: int) 
 
 def _image_caption_pairs(source: Source, count: int) -> Iterator[tuple[Image.Image, str]]:
     for batch in HeldOut(source, count):
-        yield from zip(to_images(to_unit_range(batch.images)), batch.captions, strict=True)
+        yield from zip(to_pil_images(to_unit_range(batch.images)), batch.captions, strict=True)
 
 
 def _set_metrics(
