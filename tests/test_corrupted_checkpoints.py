@@ -1,4 +1,4 @@
-"""Corrupted checkpoints raise CheckpointError with one sentence: every field of each model, with values of all types."""
+"""Corrupted checkpoints raise CheckpointError with a sentence: every field of each model, with values of all types."""
 
 import json
 import shutil
