@@ -15,7 +15,7 @@ from dalle.cli.config import verb
 from dalle.cli.sweeps import ablation_jobs, ablations
 from dalle.extras import check_installed
 from dalle.training.job import Job
-from dalle.training.run import flat
+from dalle.training.run import flatten
 
 
 @verb("report")
@@ -97,7 +97,7 @@ def planned_job(job: Any, folder: Path) -> Planned:
     if job.ablation.verb != "train":
         return Planned(values, job.seed, folder / job.file.parent.name)
     settings = {"stage": asdict(job.stage), "data": asdict(job.data)}
-    return Planned(values, job.seed, folder / Job.of(job).name, flat(settings))
+    return Planned(values, job.seed, folder / Job.from_config(job).name, flatten(settings))
 
 
 def write(path: Path, text: str) -> None:

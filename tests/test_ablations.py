@@ -80,7 +80,7 @@ def test_jobs_differ_in_what_is_varied_and_in_nothing_else(jobs, name):
             values_of(each, ablation) for each in together if each.seed == together[0].seed
         ]
     if ablation.verb == "train":
-        assert len({Job.of(job).folder("outputs") for job in together}) == len(together)
+        assert len({Job.from_config(job).folder("outputs") for job in together}) == len(together)
     else:
         assert len({job.file for job in together}) == len(together)
         assert all(job.file.parts[:3] == ("outputs", "ablation", name) for job in together)
@@ -119,7 +119,7 @@ def test_the_models_of_every_value_can_be_built(jobs, name):
 @pytest.mark.parametrize("name", ["kl_weight", "patterns"])
 def test_a_size_makes_runs_larger_and_keeps_them_apart(name, size):
     together = ablation_jobs(name, size)
-    sweeps = {Job.of(job).folder("outputs").parent.name for job in together}
+    sweeps = {Job.from_config(job).folder("outputs").parent.name for job in together}
     assert sweeps == {name if size == "laptop" else f"{name}-{size}"}
     if size == "laptop":
         return

@@ -43,7 +43,7 @@ def swept(tmp_path):
             measures = {measure: 1.0 + config.seed for measure in config.ablation.measures}
             if name == "scaling":
                 measures = {"image": 2 * parameters**-0.1, "text": 1.0}
-            leave(tmp_path, Job.of(config), parameters, measures)
+            leave(tmp_path, Job.from_config(config), parameters, measures)
     return tmp_path / "ablation"
 
 

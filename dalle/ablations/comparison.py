@@ -24,7 +24,7 @@ from dalle.evaluation.record import read_record
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.sampling_config import SamplingConfig
 from dalle.sampling.sheet import Row, sample_sheet
-from dalle.training.run import flat
+from dalle.training.run import flatten_config
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _in_order(candidates: Sequence[int]) -> list[int]:
 
 
 def _differing(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    told = [flat(each) for each in settings]
+    told = [flatten_config(each) for each in settings]
     keys = dict.fromkeys(key for each in told for key in each)
     rows = {key: [each.get(key, "") for each in told] for key in keys}
     return {key: row for key, row in rows.items() if any(value != row[0] for value in row)}

@@ -14,7 +14,7 @@ from dalle import checkpoint
 from dalle.ablation import AblationConfig, label
 from dalle.evaluation.record import Record, read_record
 from dalle.training import job
-from dalle.training.run import flat
+from dalle.training.run import flatten, flatten_config
 
 METRICS, EVALUATED = "metrics.jsonl", "metrics.json"
 
@@ -116,7 +116,7 @@ def _trained(planned: Planned) -> Outcome:
     except BROKEN as error:
         why = str(error) if isinstance(error, ValueError) else f"cannot be read: {type(error).__name__}: {error}"
         return Outcome(name, seed, folder, why)
-    return Outcome(name, seed, folder, "", measures, curve, steps, spent, parameters, flat(settings))
+    return Outcome(name, seed, folder, "", measures, curve, steps, spent, parameters, flatten_config(settings))
 
 
 def _points(ablation: AblationConfig, planned: Planned) -> Iterable[Outcome]:
@@ -136,7 +136,7 @@ def _points(ablation: AblationConfig, planned: Planned) -> Iterable[Outcome]:
 def _point(ablation: AblationConfig, planned: Planned, record: Record) -> Outcome:
     names = {each: each.format(planned.label) for each in ablation.measures}
     found = {each: record.numbers[name] for each, name in names.items() if name in record.numbers}
-    settings = flat({"models": record.subject.get("models", {}), **evaluated_settings(record)})
+    settings = flatten({"models": record.subject.get("models", {}), **evaluated_settings(record)})
     missing = "" if found else f"{EVALUATED} has no {' or '.join(names.values())}"
     return Outcome(*planned[:3], missing, found, settings=settings)
 
@@ -145,7 +145,11 @@ def _unplanned(ablation: AblationConfig, path: Path) -> Planned | None:
     """Return the job of a job.json, if it belongs to this sweep and its folder was not moved; else None."""
     try:
         written = _job(path)
-        if written is None or written["ablation"] != ablation.name or job.Job.read(written).name != path.parent.name:
+        if (
+            written is None
+            or written["ablation"] != ablation.name
+            or job.Job.from_dict(written).name != path.parent.name
+        ):
             return None
         return Planned(label(written["values"]), written["seed"], path.parent)
     except BROKEN:

@@ -12,7 +12,7 @@ import numpy as np
 from dalle.ablation import AblationConfig
 from dalle.ablations.outcomes import Outcome, Planned, outcomes_of
 from dalle.ablations.verdict import Measure, Verdict, judge
-from dalle.training.run import FREE
+from dalle.training.run import MUTABLE
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Sweep:
         A setting that older runs lack is no difference.
         """
         own = self.varied | {*self.ablation.vary}
-        words = FREE | {"seed"} | {key.rpartition(".")[2] for key in self.ablation.vary}
+        words = MUTABLE | {"seed"} | {key.rpartition(".")[2] for key in self.ablation.vary}
         values = _values([each.settings for each in self.finished])
         return {
             key: found

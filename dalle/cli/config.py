@@ -29,8 +29,8 @@ from dalle.cli.help import FIRST, shown_first, usage
 from dalle.cli.prepare_config import PrepareConfig
 from dalle.evaluation.settings import EvaluateConfig
 from dalle.sampling.settings import SampleConfig
-from dalle.training.interruption import Interrupted
 from dalle.training.logger import WandbConfig
+from dalle.training.signals import Interrupted
 
 # settings that are read literally, including commas and quotes
 TEXTS = ("caption", "data.path", "data.captions", "data.opt_out", "find")
@@ -121,7 +121,7 @@ def verb(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
                 main(to_object(composed))
             except Interrupted as stopped:
                 _say(str(stopped))
-                raise SystemExit(128 + stopped.number) from None
+                raise SystemExit(128 + stopped.signum) from None
             except KeyboardInterrupt:
                 _say("stopped")
                 raise SystemExit(130) from None

@@ -17,7 +17,12 @@ FIRST = {
     "train": (
         *("run", "out", "seed", "dvae", "device", "resume", "wandb.mode", "data.path", "data.image_size", "data.train"),
         *("stage.steps", "stage.batch_size", "stage.accumulate", "stage.precision", "stage.recompute", "stage.workers"),
-        *("stage.optimizer.learning_rate.start", "stage.optimizer.warm_up", "stage.log_every", "stage.validate_every"),
+        *(
+            "stage.optimizer.learning_rate.start",
+            "stage.optimizer.warmup_steps",
+            "stage.log_every",
+            "stage.validate_every",
+        ),
         *("stage.preview_every", "stage.save_every"),
     ),
     "sample": (

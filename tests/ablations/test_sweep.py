@@ -47,7 +47,7 @@ def test_runs_become_means_spreads_and_a_verdict_in_words(folder, tmp_path):
 
 def test_what_did_not_finish_is_listed_with_its_reason(tmp_path):
     leave(tmp_path, job("salt", 0), SALT[0])
-    leave(tmp_path, job("sugar", 0), SUGAR[0], "failed", "Diverged: loss was not finite")
+    leave(tmp_path, job("sugar", 0), SUGAR[0], "failed", "DivergenceError: loss was not finite")
     leave(tmp_path, job("salt", 1), SALT[1], "running")
     cut = leave(tmp_path, job("pepper", 0), SALT[1], "running")
     (cut / "metrics.jsonl").write_text('{"step": 7, "split": "train"}\n{"step": 8, "spl')
@@ -57,7 +57,7 @@ def test_what_did_not_finish_is_listed_with_its_reason(tmp_path):
     assert page.section(sweep, None)[-7:] == [
         "Without results, 5 of 6:",
         "",
-        "- taste_sugar-seed_0: failed: Diverged: loss was not finite",
+        "- taste_sugar-seed_0: failed: DivergenceError: loss was not finite",
         "- taste_pepper-seed_0: unfinished, last heard of at step 7",
         "- taste_salt-seed_1: unfinished, last heard of at step 5",
         "- taste_sugar-seed_1: not begun",

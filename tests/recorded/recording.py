@@ -19,7 +19,7 @@ from dalle.evaluation.settings import EvaluateConfig
 from dalle.evaluation.subject import Subject
 from dalle.seeds import seed_global_generators
 from dalle.stages import STAGES
-from dalle.stages.pictures import StageContext
+from dalle.stages.data_module import StageContext
 from dalle.training.loop import train
 from dalle.training.run import Run
 

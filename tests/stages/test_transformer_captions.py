@@ -17,7 +17,7 @@ def captions(stage, number: int) -> torch.Tensor:
 
 
 def without_dropout(stage, number: int) -> torch.Tensor:
-    words = next(stage.pictures.batches(number)).captions
+    words = next(stage.data.batches(number)).captions
     return stage.transformer.stream.captions([stage.tokenizer.encode(caption) for caption in words], truncate=True)
 
 
@@ -37,7 +37,7 @@ def test_each_picture_has_its_own_dropout_and_another_one_when_it_comes_again(dv
     seen = torch.cat([captions(stage, number) for number in range(2)])
     assert seen.unique(dim=0).shape[0] > 12  # of 16 times the same caption
     spelt = {stage.tokenizer.decode([token for token in row if token != PAD]) for row in seen.tolist()}
-    (caption,) = stage.pictures.train[0].captions
+    (caption,) = stage.data.train[0].captions
     assert all(stage.tokenizer.normalise(caption).startswith(each) for each in spelt)  # the longest are cut
 
 
@@ -109,7 +109,7 @@ def test_guidance_is_told_to_those_who_draw_and_needs_captions_left_out(dvae_fol
 
 def test_the_tokenizer_is_learned_on_evenly_spaced_training_records(dvae_folder):
     stage = build("transformer", dvae_folder, tokenizer_records=1)
-    (caption, *others) = stage.pictures.train[0].captions
+    (caption, *others) = stage.data.train[0].captions
     everything = build("transformer", dvae_folder, tokenizer_records=64)
     assert 256 < stage.tokenizer.vocabulary <= 288
     assert len(stage.tokenizer.encode(caption)) <= len(everything.tokenizer.encode(caption))
