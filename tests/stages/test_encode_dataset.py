@@ -174,7 +174,7 @@ def test_tokens_that_are_named_are_used_or_the_setting_that_lacks_is_told(dvae_f
     assert stage_of(dvae_folder, folder, transform="transformer", crops=2).cache.folder == folder
     with pytest.raises(StaleTokens, match="views was 2, and is 1 now"):
         stage_of(dvae_folder, folder, transform="transformer", crops=1)
-    with pytest.raises(ValueError, match=r"stage.crops=0 encodes pictures each time they come: to train on .*, set it"):
+    with pytest.raises(ValueError, match=r"tokens=.* is a token cache, but stage.crops=0 encodes a new crop"):
         stage_of(dvae_folder, folder, transform="transformer")
     with pytest.raises(StaleTokens, match="transform was transformer, and is none now"):
         stage_of(dvae_folder, folder, steps=1)
@@ -183,9 +183,9 @@ def test_tokens_that_are_named_are_used_or_the_setting_that_lacks_is_told(dvae_f
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"crops": 2, "transform": "none"}, "crops=2 must be 1: without a transform, every view"),
+        ({"crops": 2, "transform": "none"}, "crops=2 must be 1: without a transform, all crops"),
         ({"crops": -1}, "crops=-1 must be at least 1"),
-        ({"crops": 2, "image_targets": "soft"}, "crops=2 keeps a picture's tokens, not soft ones"),
+        ({"crops": 2, "image_targets": "soft"}, "crops=2 caches argmax tokens, so image_targets=soft needs crops=0"),
     ],
     ids=str,
 )

@@ -171,10 +171,10 @@ def test_the_dvae_stays_as_it_was(dvae_folder):
 
 def test_a_dvae_that_was_trained_on_pictures_of_another_size_is_said(dvae_folder, tmp_path, caplog):
     build("transformer", dvae_folder)
-    assert not caplog.messages or "trained on pictures" not in " ".join(caplog.messages)
+    assert not caplog.messages or "trained on images" not in " ".join(caplog.messages)
     DiscreteVAE.load(dvae_folder).save(tmp_path, {"data": {"image_size": 32}})
     build("transformer", tmp_path)
-    assert f"{tmp_path} was trained on pictures of 32 pixels, and data.image_size is 16" in caplog.messages
+    assert f"the dVAE {tmp_path} was trained on images of 32 pixels, but data.image_size is 16" in caplog.messages
 
 
 def test_sizes_come_from_the_dvae_the_data_and_the_tokenizer(dvae_folder):
@@ -186,7 +186,7 @@ def test_sizes_come_from_the_dvae_the_data_and_the_tokenizer(dvae_folder):
 
 
 def test_without_a_dvae_the_stage_says_how_to_give_one():
-    with pytest.raises(CheckpointError, match=r"say which with dvae=<checkpoint folder>.*train one first"):
+    with pytest.raises(CheckpointError, match=r"set dvae=<checkpoint folder>.*train one first"):
         build("transformer", None)
 
 
@@ -203,7 +203,7 @@ def test_a_checkpoint_of_another_kind_is_refused(dvae_folder, tmp_path):
 
 def test_pictures_that_do_not_divide_into_codes_are_refused(dvae_folder):
     with pytest.raises(
-        ValueError, match=r"pictures of 18 pixels do not divide .*4 pixels wide; change data.image_size"
+        ValueError, match=r"images of 18 pixels do not divide .*4 pixels each: set data.image_size"
     ):
         build("transformer", dvae_folder, replace(BLOCKS, image_size=18))
 
