@@ -207,7 +207,7 @@ def test_an_unknown_likelihood_is_refused_with_those_that_exist():
 def test_a_collapse_is_called_out_in_words_with_what_to_do():
     told = collapse_warning({"codes_used": 3, "code_perplexity": 1.2, "kl": 0.05}, vocabulary=512)
     assert told is not None
-    assert "the codebook has collapsed: 3 of 512 codes occur" in told
+    assert "codebook collapse: 3 of 512 codes are used" in told
     assert "1.2 used equally" in told
     assert "stage.kl_weight" in told
 
@@ -228,7 +228,7 @@ def test_validation_warns_of_a_collapse_and_only_then(caplog, monkeypatch):
     output.bias[7] = 1
     with caplog.at_level(logging.WARNING):
         assert stage.validate(stage.model)["code_perplexity"] == pytest.approx(1)
-    assert "the codebook has collapsed: 1 of 16 codes occur" in caplog.text
+    assert "codebook collapse: 1 of 16 codes are used" in caplog.text
     caplog.clear()
     monkeypatch.setattr(DiscreteVAE, "logits", lambda _, images: torch.randn(len(images), 16, 4, 4))
     with caplog.at_level(logging.WARNING):

@@ -202,9 +202,7 @@ def test_a_checkpoint_of_another_kind_is_refused(dvae_folder, tmp_path):
 
 
 def test_pictures_that_do_not_divide_into_codes_are_refused(dvae_folder):
-    with pytest.raises(
-        ValueError, match=r"images of 18 pixels do not divide .*4 pixels each: set data.image_size"
-    ):
+    with pytest.raises(ValueError, match=r"images of 18 pixels do not divide .*4 pixels each: set data.image_size"):
         build("transformer", dvae_folder, replace(BLOCKS, image_size=18))
 
 
