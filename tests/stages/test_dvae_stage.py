@@ -178,9 +178,9 @@ def test_the_preview_shows_pictures_over_their_soft_and_hard_reconstructions(mon
     hard = stage.model.decode(stage.model.encode(images))
     ((real, soft, decoded),) = sheets
     assert [row.title for row in (real, soft, decoded)] == [
-        "held-out pictures",
-        "from their relaxed codes",
-        "from their most probable codes",
+        "held-out images",
+        "soft reconstructions (relaxed codes)",
+        "hard reconstructions (most probable codes)",
     ]
     assert len(soft.cells) == 8
     for row, expected in ((real, images), (decoded, hard)):
