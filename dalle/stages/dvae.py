@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dalle import losses
-from dalle.data.loader import Batch
+from dalle.data.loader import ImageBatch
 from dalle.image_grid import Cell, GridRow, image_grid
 from dalle.losses import LikelihoodConfig
 from dalle.models.dvae.model import DiscreteVAE, DVAEConfig, codebook_use, mean_picture
@@ -63,11 +63,11 @@ class DVAEStage:
         self.data = DataModule(data, config, context)
         self.model = DiscreteVAE(config.model).to(context.device)
 
-    def batches(self, start: int) -> Iterator[Batch]:
+    def batches(self, start: int) -> Iterator[ImageBatch]:
         return self.data.batches(start)
 
     def loss(
-        self, model: nn.Module, batch: Batch, step: int, generator: torch.Generator
+        self, model: nn.Module, batch: ImageBatch, step: int, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float | Tensor]]:
         images = self.data.pixels(batch)
         temperature = self.config.temperature.value(step)

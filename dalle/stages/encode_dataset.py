@@ -80,7 +80,7 @@ class DatasetEncoder:
             tqdm.write(f"encoding {images:,} images into {folder}", file=sys.stderr)
         shown = distributed.is_first() and sys.stderr.isatty()
         with tqdm(total=images, desc="tokens", unit=" images", dynamic_ncols=True, disable=not shown) as bar:
-            for batch in loader.views(self.source, transform_named(self.transform), own, workers):
+            for batch in loader.encoder_batches(self.source, transform_named(self.transform), own, workers):
                 tokens = encode(dvae, batch.images, self.device)
                 cache.write(batch.block, tokens.cpu().numpy(), batch.readable)
                 bar.update(min(len(batch.images) * distributed.world(), images - bar.n))
