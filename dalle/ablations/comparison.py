@@ -114,7 +114,7 @@ def _in_order(candidates: Sequence[int]) -> list[int]:
 
 
 def _differing(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    told = [flatten_config(each) for each in settings]
+    told = [flatten_config(dict(each)) for each in settings]
     keys = dict.fromkeys(key for each in told for key in each)
     rows = {key: [each.get(key, "") for each in told] for key in keys}
     return {key: row for key, row in rows.items() if any(value != row[0] for value in row)}
