@@ -59,7 +59,7 @@ def test_a_checkpoint_tells_its_sources_and_names_every_record(prepare, train, t
     [
         (["find=x.png"], "say what to prepare: "),
         ([*BLOCKS, "find=x.png"], "find=x.png cannot be read: FileNotFoundError"),
-        (["sources=nowhere"], "no checkpoint at nowhere"),
+        (["sources=nowhere"], "no checkpoint in nowhere"),
         (["data=folder", "data.path=nowhere"], "data.path=nowhere: there is no such folder"),
         ([*BLOCKS, "limit=0"], "limit=0 leaves nothing to look at"),
     ],

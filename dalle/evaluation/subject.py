@@ -7,7 +7,7 @@ from typing import Any
 
 from dalle import checkpoint, distributed
 from dalle.checkpoint import CheckpointError
-from dalle.data import open_source, read_config
+from dalle.data import config_from_dict, open_source
 from dalle.data.source import Source
 from dalle.evaluation.settings import EvaluateConfig
 from dalle.models.dvae.model import DiscreteVAE
@@ -110,7 +110,7 @@ def _trained_on(meta: dict[str, Any], folder: Path) -> Any:
         raise CheckpointError(
             f"{folder} does not say which data it was trained on: name some, as in data=folder data.path=..."
         )
-    return read_config(meta["data"])
+    return config_from_dict(meta["data"])
 
 
 def _check_size(data: Any, dvae: DiscreteVAE, dalle: DALLE | None) -> None:

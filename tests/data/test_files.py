@@ -82,7 +82,7 @@ def test_captions_of_a_megabyte_are_cut_and_counted(tmp_path):
     captions = kept(tmp_path)
     assert [len(caption) for caption in captions["long.png"]] == [MAX_CAPTION_CHARACTERS]
     assert len(captions["lines.png"]) == 500
-    assert opened(tmp_path).remarks == {"with captions cut to 4,096 characters": 1}
+    assert opened(tmp_path).warnings == {"with captions cut to 4,096 characters": 1}
 
 
 def test_counts_are_told_once_though_stages_and_splits_open_the_data_again(tmp_path, caplog):

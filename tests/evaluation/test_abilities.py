@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from dalle.data.blocks_world import Described, Statement
+from dalle.data.blocks_scene import NounPhrase, Statement
 from dalle.data.folder import FolderConfig
 from dalle.evaluation.ability_prompts import ABILITIES, Prompt
 from dalle.evaluation.metrics import abilities
@@ -58,7 +58,7 @@ def test_a_model_that_knows_some_wordings_is_called_inconsistent(subject, config
 
 
 def test_wordings_are_compared_within_their_own_statement():
-    one, other = (Statement((Described(shape, "red"),)) for shape in ("circle", "square"))
+    one, other = (Statement((NounPhrase(shape, "red"),)) for shape in ("circle", "square"))
     wanted = [Prompt("a", one), Prompt("b", one), Prompt("c", other), Prompt("d", other)]
     assert abilities._agreement("x", wanted, [1, 1, 0, 1]) == {
         "ability_x_every_wording": 0.5,

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from dalle.data.blocks import SPLITS, BlocksConfig, BlocksSource
-from dalle.data.blocks_world import BACKGROUND, COLOURS, Described, Piece, Relation, Scene, Statement, draw
-from dalle.data.blocks_world import one_fact_changed as falsehoods
+from dalle.data.blocks_scene import BACKGROUND, COLOURS, NounPhrase, Relation, Scene, SceneObject, Statement, draw
+from dalle.data.blocks_scene import one_fact_changed as falsehoods
 from dalle.evaluation.judges.blocks_eye import connected_patches, find_blobs
 from dalle.evaluation.judges.blocks_judge import judge
 
@@ -32,7 +32,7 @@ def disc(x=256, y=256, radius=97, colour=RED):
     return lambda canvas: canvas.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
 
 
-LARGE_RED_CIRCLE = Statement((Described("circle", "red", "large"),))
+LARGE_RED_CIRCLE = Statement((NounPhrase("circle", "red", "large"),))
 
 
 # --- the bar that the project sets ----------------------------------------------------------------------------
@@ -144,15 +144,15 @@ def test_the_judge_names_the_fact_that_is_wrong(fact, image):
 
 def test_two_like_things_in_each_other_s_place_are_not_confused():
     scene = Scene(
-        (Piece("circle", "red", "small", 0.3, 0.5, 0.11), Piece("square", "blue", "small", 0.7, 0.5, 0.11)),
+        (SceneObject("circle", "red", "small", 0.3, 0.5, 0.11), SceneObject("square", "blue", "small", 0.7, 0.5, 0.11)),
         Statement(()),
     )
     image = draw(scene, 64)
-    red_circle, blue_square = Described("circle", "red"), Described("square", "blue")
+    red_circle, blue_square = NounPhrase("circle", "red"), NounPhrase("square", "blue")
     left_of = (Relation(0, "left of", 1),)
     assert judge(image, Statement((red_circle, blue_square), left_of)).holds
     assert judge(image, Statement((blue_square, red_circle), (Relation(1, "left of", 0),))).holds
-    swapped = judge(image, Statement((Described("circle", "blue"), Described("square", "red")), left_of))
+    swapped = judge(image, Statement((NounPhrase("circle", "blue"), NounPhrase("square", "red")), left_of))
     assert not swapped.holds and swapped.objects and swapped.count
     turned = judge(image, Statement((blue_square, red_circle), left_of))
     assert turned.colours and turned.shapes and not turned.relation
@@ -160,17 +160,17 @@ def test_two_like_things_in_each_other_s_place_are_not_confused():
 
 @pytest.mark.parametrize("gap, rests", [(0.0, True), (0.06, False)])
 def test_on_top_of_needs_contact_and_above_does_not(gap, rests):
-    lower = Piece("square", "blue", "large", 0.5, 0.7, 0.19)
-    upper = Piece("circle", "red", "small", 0.5, 0.7 - 0.88 * 0.19 - 0.11 - gap, 0.11)
+    lower = SceneObject("square", "blue", "large", 0.5, 0.7, 0.19)
+    upper = SceneObject("circle", "red", "small", 0.5, 0.7 - 0.88 * 0.19 - 0.11 - gap, 0.11)
     image = draw(Scene((upper, lower), Statement(())), 64)
-    things = (Described("circle", "red"), Described("square", "blue"))
+    things = (NounPhrase("circle", "red"), NounPhrase("square", "blue"))
     assert judge(image, Statement(things, (Relation(0, "above", 1),))).holds
     assert judge(image, Statement(things, (Relation(0, "on top of", 1),))).holds == rests
     assert not judge(image, Statement(things, (Relation(1, "on top of", 0),))).holds
 
 
 def test_an_unsaid_size_is_no_fact():
-    statement = Statement((Described("circle", "red"),))
+    statement = Statement((NounPhrase("circle", "red"),))
     assert judge(picture(disc()), statement).holds
     assert judge(picture(disc(radius=56)), statement).holds
 

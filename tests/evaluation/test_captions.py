@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from dalle.data.blocks import BlocksConfig, BlocksSource
-from dalle.data.blocks_world import BACKGROUND, COLOURS, Scene
-from dalle.data.blocks_world import draw as render
+from dalle.data.blocks_scene import BACKGROUND, COLOURS, Scene
+from dalle.data.blocks_scene import draw as render
 from dalle.data.folder import FolderConfig, FolderSource
 from dalle.evaluation.metrics.captions import caption_metrics, caption_qualities, draw, first_captions
 from dalle.sampling.pipeline import DALLE, Result

@@ -10,7 +10,7 @@ from functools import reduce
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dalle.data.blocks_world import BACKGROUND, COLOURS, OUTLINES, RADII
+from dalle.data.blocks_scene import BACKGROUND, COLOURS, OUTLINES, RADII
 
 SIDE = 64  # images are resized to this resolution
 PURE = 70.0  # RGB distance up to which a pixel is labelled by its colour alone; two colours are over 100 apart
