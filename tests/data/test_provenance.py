@@ -41,7 +41,7 @@ def test_a_checkpoint_tells_its_sources_and_that_they_are_unchanged(tmp_path):
     assert "trained on data=blocks" in text
     assert "train: 5 records, digest " in text
     assert "the data are unchanged" in text
-    assert list(dvae.keys()) == [f"train/{index:06d}" for index in range(5)]
+    assert list(dvae.record_keys()) == [f"train/{index:06d}" for index in range(5)]
     assert "imported from openai-clip" in clip.report_lines()[0]
     assert find_provenance(tmp_path / "whole" / "dvae")[0].report_lines() == dvae.report_lines()
 
@@ -53,7 +53,7 @@ def test_data_that_changed_or_went_are_not_passed_off_as_those_of_the_training(t
     (changed,) = find_provenance(tmp_path / "changed")
     assert "have CHANGED since" in changed.compare()
     with pytest.raises(CheckpointError, match="was trained on 5 records, and the data have changed since"):
-        changed.keys()
+        changed.record_keys()
     gone = {"name": "folder", "path": str(tmp_path / "gone")}
     write(tmp_path / "old", {"data": gone, "records": meta["records"]})
     assert "the data cannot be opened" in find_provenance(tmp_path / "old")[0].compare()
@@ -64,6 +64,6 @@ def test_checkpoints_from_before_say_so(tmp_path):
     assert "has no digest of its data" in find_provenance(tmp_path / "a")[0].compare()
     write(tmp_path / "b", {})
     with pytest.raises(CheckpointError, match="does not record its training data"):
-        find_provenance(tmp_path / "b")[0].keys()
+        find_provenance(tmp_path / "b")[0].record_keys()
     with pytest.raises(CheckpointError, match="no checkpoint in"):
         find_provenance(tmp_path / "c")

@@ -74,7 +74,7 @@ class Provenance:
         """Open the training split. Raises ValueError, or CheckpointError if the checkpoint has no data config."""
         return open_source(self.data(), "train")
 
-    def keys(self) -> StringArray:
+    def record_keys(self) -> StringArray:
         """Return the keys of the training records. Raises CheckpointError if the data have changed since training."""
         source = self.source()
         if (record := self.meta.get("records")) is not None and source.digest() != record["train"]["digest"]:
