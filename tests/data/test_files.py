@@ -94,7 +94,7 @@ def test_counts_are_told_once_though_stages_and_splits_open_the_data_again(tmp_p
     (sentence,) = caplog.messages
     assert sentence == (
         f"data.path={tmp_path}: 3 of 4 records are used; left out: 1 without a caption (first: 'odd \\x1b[31m.png'); "
-        "data.allow_missing_captions=true does without captions"
+        "set data.allow_missing_captions=true to keep images without a caption"
     )
 
 

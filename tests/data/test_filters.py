@@ -6,7 +6,7 @@ from types import ModuleType
 import pytest
 
 from dalle.cli.config import compose
-from dalle.data import read_config
+from dalle.data import config_from_dict
 from dalle.data.filters import CaptionFilter, FiltersConfig, exceeds_aspect_ratio, is_in
 from dalle.data.folder import FolderConfig
 
@@ -123,5 +123,5 @@ def test_the_papers_ratio_is_a_half_to_two_and_what_a_checkpoint_says_of_it_is_r
     assert PAPER.max_aspect_ratio == 2
     assert PAPER.languages == ["en"]
     written = {"name": "folder", "path": "x", "filters": {"min_words": 3, "max_aspect_ratio": 2.0}}
-    assert read_config(written) == FolderConfig(path="x", filters=FiltersConfig(min_words=3, max_aspect_ratio=2.0))
-    assert read_config({"name": "folder", "path": "x"}) == FolderConfig(path="x")  # as before there were filters
+    assert config_from_dict(written) == FolderConfig(path="x", filters=FiltersConfig(min_words=3, max_aspect_ratio=2.0))
+    assert config_from_dict({"name": "folder", "path": "x"}) == FolderConfig(path="x")  # as before there were filters

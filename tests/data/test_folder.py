@@ -92,7 +92,7 @@ def test_two_pictures_are_enough_for_both_splits(tmp_path, share):
 def test_one_picture_is_for_training_and_validation_says_so(tmp_path):
     add(tmp_path, "one.png")
     assert len(opened(tmp_path, "train", validation_share=0.999)) == 1
-    with pytest.raises(ValueError, match="one picture is not enough"):
+    with pytest.raises(ValueError, match="one image is not enough"):
         opened(tmp_path, "val")
 
 

@@ -72,8 +72,8 @@ def test_what_is_half_done_goes_on_where_it_stopped(tmp_path):
 
 def test_a_block_that_was_not_marked_is_written_again(tmp_path, monkeypatch):
     cache = created(tmp_path / "tokens")
-    put = cache._put
-    monkeypatch.setattr(cache, "_put", lambda path, *rest: None if path.name == STATES else put(path, *rest))
+    put = cache._write_elements
+    monkeypatch.setattr(cache, "_write_elements", lambda path, *rest: None if path.name == STATES else put(path, *rest))
     fill(cache, blocks=1)
     assert cache.tokens.any()
     assert next(created(tmp_path / "tokens").pending_blocks()).first == 0
@@ -89,10 +89,10 @@ def test_who_is_second_to_create_it_takes_what_the_first_has_begun(tmp_path, mon
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"data": "d2"}, "the records was d1, and is d2 now"),
-        ({"image_size": 32}, "the image size was 16, and is 32 now"),
-        ({"transform": "none", "views": 1}, "transform was transformer, and is none now; views was 2, and is 1 now"),
-        ({"dvae": "v2"}, "the dVAE was v1, and is v2 now"),
+        ({"data": "d2"}, "the digest of the records was d1 and is now d2"),
+        ({"image_size": 32}, "the image size was 16 and is now 32"),
+        ({"transform": "none", "views": 1}, "transform was transformer and is now none; views was 2 and is now 1"),
+        ({"dvae": "v2"}, "the digest of the dVAE was v1 and is now v2"),
     ],
     ids=str,
 )
