@@ -5,7 +5,7 @@ import re
 import pytest
 
 from dalle.cli.config_groups import CONFIG_DIR
-from dalle.evaluation.ability_prompts import ABILITIES
+from dalle.evaluation.capability_prompts import CAPABILITIES
 from dalle.sampling.settings import SampleConfig, captions_to_draw
 from dalle.tokenizer import CaptionTokenizer
 
@@ -36,5 +36,5 @@ def test_no_prompt_is_asked_twice():
 
 
 def test_the_page_lists_every_kind_of_ability():
-    for ability in ABILITIES:
-        assert ability.title.split(":")[0] in PAGE
+    for capability in CAPABILITIES:
+        assert capability.title.split(":")[0] in PAGE

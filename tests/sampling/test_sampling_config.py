@@ -13,7 +13,7 @@ import pytest
 
 import dalle as package
 from dalle import DALLE
-from dalle.evaluation.settings import EvaluateConfig
+from dalle.evaluation.evaluate_config import EvaluateConfig
 from dalle.sampling.sampling_config import DecodingConfig, RerankConfig, RerankWeights, SamplingConfig, memory_limit
 from dalle.sampling.settings import SampleConfig
 
