@@ -113,7 +113,7 @@ def test_a_picture_without_captions_is_left_out_unless_that_is_allowed(tmp_path,
     assert opened(tmp_path).dropped == {"without a caption": 1}
     (sentence,) = caplog.messages
     assert "1 of 2 records are used; left out: 1 without a caption (first: plain.png)" in sentence
-    assert "data.allow_missing_captions=true does without" in sentence
+    assert "set data.allow_missing_captions=true to keep images" in sentence
     assert records(tmp_path, allow_missing_captions=True)["plain.png"].captions == ("",)
 
 
