@@ -27,7 +27,7 @@ from dalle.models.dvae.model import DiscreteVAE
 from dalle.pretrained import IMPORTS
 from dalle.sampling.gallery import unused
 from dalle.sampling.novelty import TILE, TrainingPictures, side_by_side, verdict
-from dalle.stages.encoding import Encoding, described
+from dalle.stages.encode_dataset import DatasetEncoder, summary
 
 MODELS = {"dvae": DiscreteVAE, "clip": CLIP}
 
@@ -106,13 +106,13 @@ def encode_images(config: PrepareConfig) -> None:
         dvae_folder = Path(config.dvae or "").expanduser()
         dvae = DiscreteVAE.load(dvae_folder).to(device)
         source = open_source(config.data, "train")
-        encoding = Encoding(config.data, source, config.transform, config.views, dvae_folder, device)
-        folder = Path(config.out).expanduser() if config.out else encoding.place(Path("outputs", "tokens"))
-        cache = encoding.cache(folder, dvae, config.workers)
+        encoder = DatasetEncoder(config.data, source, config.transform, config.crops, dvae_folder, device)
+        folder = Path(config.out).expanduser() if config.out else encoder.cache_folder(Path("outputs", "tokens"))
+        cache = encoder.open_cache(folder, dvae, config.workers)
         if distributed.is_first():
-            print(f"tokens    {folder}: {described(cache)}")
+            print(f"tokens    {folder}: {summary(cache)}")
             tokens = f" tokens={config.out}" if config.out else ""
-            settings = f"stage.transform={config.transform} stage.views={config.views}{tokens}"
+            settings = f"stage.transform={config.transform} stage.crops={config.crops}{tokens}"
             print(f"next      train.py stage=transformer {settings}, with the same data= and dvae=")
     finally:
         distributed.stop()

@@ -16,7 +16,7 @@ from dalle.sampling.novelty import Novelty
 from dalle.sampling.parts import find_parts
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.settings import SampleConfig, captions_to_draw
-from dalle.training.interruption import Interrupted, StopRequest
+from dalle.training.signals import Interrupted, StopRequest
 
 
 @command("sample")
@@ -37,7 +37,7 @@ def main(config: SampleConfig) -> None:
         Gallery(folder(config, captions), captions, config.candidates, config.seed, facts(config, parts)) as gallery,
     ):
         for result in dalle.stream(
-            captions, config, canvas=canvas, first=config.first, progress=True, stop=lambda: asked.number != 0
+            captions, config, canvas=canvas, first=config.first, progress=True, stop=lambda: asked.signum != 0
         ):
             gallery.add(result, novelty.look(result) if novelty else None)
             if attention:
@@ -45,7 +45,7 @@ def main(config: SampleConfig) -> None:
             say_result(result, len(gallery.facts), config)
     print_report(gallery, config.attention, novelty)
     if gallery.finished < len(captions):
-        raise Interrupted(how_to_go_on(gallery, config), asked.number)
+        raise Interrupted(how_to_go_on(gallery, config), asked.signum)
 
 
 def folder(config: SampleConfig, captions: list[str]) -> Path:

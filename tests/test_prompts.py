@@ -30,7 +30,7 @@ def test_a_category_has_several_prompts_that_fit_into_a_caption(path):
     assert max(len(tokenizer.encode(prompt)) for prompt in found) <= 256
 
 
-def test_no_prompt_is_asked_twice():
+def test_prompts_are_unique():
     every = [prompt for path in FILES for prompt in prompts(path)]
     assert len(set(every)) == len(every)
 

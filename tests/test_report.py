@@ -19,7 +19,7 @@ def test_report_of_one_sweep_has_table_and_plot(swept, run_command, tmp_path):
     status, printed = run_command("report", "sweep=outputs/ablation/pool")
     assert status == 0, printed
     text = (tmp_path / "outputs" / "ablation" / "pool" / "report.md").read_text()
-    assert "**Do maxima or means make the better encoder" in text
+    assert "**Should the encoder downsample with max-pooling" in text
     assert re.search(r"\| max ◂ \| 2 \| .* ± ", text)
     assert "model.pool_max-seed_2: not started" in text
     assert (tmp_path / "outputs" / "ablation" / "pool" / "report.png").stat().st_size > 5_000

@@ -24,7 +24,7 @@ from dalle.evaluation.metrics_file import read_metrics_file
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.sampling_config import SamplingConfig
 from dalle.sampling.sheet import Row, sample_sheet
-from dalle.training.run import flat
+from dalle.training.run import flatten_config
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _ranks_in_order(candidates: Sequence[int]) -> list[int]:
 
 
 def _different_settings(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    flattened = [flat(each) for each in settings]
+    flattened = [flatten_config(dict(each)) for each in settings]
     keys = dict.fromkeys(key for each in flattened for key in each)
     rows = {key: [each.get(key, "") for each in flattened] for key in keys}
     return {key: row for key, row in rows.items() if any(value != row[0] for value in row)}

@@ -190,7 +190,12 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
 
 def _differences(old: TokenCacheSettings, new: TokenCacheSettings) -> list[str]:
     """Describe the settings that differ."""
-    words = {"data": "the digest of the records", "image_size": "the image size", "dvae": "the digest of the dVAE"}
+    words = {
+        "views": "crops",
+        "data": "the digest of the records",
+        "image_size": "the image size",
+        "dvae": "the digest of the dVAE",
+    }
     before, after = asdict(old), asdict(new)
     return [
         f"{words.get(name, name)} was {before[name]} and is now {after[name]}"

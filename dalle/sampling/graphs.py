@@ -39,7 +39,7 @@ class GraphedStep:
         self.position = torch.zeros(1, dtype=torch.int64, device=self.device)
         with torch.cuda.device(self.device):  # graphs are captured and replayed on the current device
             self.graph = torch.cuda.CUDAGraph()
-            beside = torch.cuda.SequenceLayout()
+            beside = torch.cuda.Stream()
             beside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(beside):
                 for _ in range(WARM_UPS):  # position 0 is written again by the first real step

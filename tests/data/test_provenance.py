@@ -8,8 +8,8 @@ from dalle.checkpoint import CheckpointError
 from dalle.data import open_source
 from dalle.data.audit.provenance import data_meta, find_provenance
 from dalle.data.blocks import BlocksConfig
+from dalle.stages.data_module import DataModule, StageContext
 from dalle.stages.dvae import DVAEStageConfig
-from dalle.stages.pictures import Pictures, StageContext
 
 DATA = BlocksConfig(train=5, val=3)
 
@@ -25,12 +25,12 @@ def meta_of(data=DATA):
 
 
 def test_a_stage_writes_what_it_is_trained_on():
-    pictures = Pictures(DATA, DVAEStageConfig(batch_size=2, workers=0), StageContext(0, torch.device("cpu")))
-    meta = json.loads(json.dumps(pictures.described({"step": 1})))
+    data_module = DataModule(DATA, DVAEStageConfig(batch_size=2, workers=0), StageContext(0, torch.device("cpu")))
+    meta = json.loads(json.dumps(data_module.add_provenance({"step": 1})))
     assert meta["step"] == 1
     assert meta["data"]["train"] == 5
     assert {split: told["records"] for split, told in meta["records"].items()} == {"train": 5, "val": 3}
-    assert meta["records"]["train"]["digest"] == pictures.train.digest()
+    assert meta["records"]["train"]["digest"] == data_module.train.digest()
 
 
 def test_a_checkpoint_tells_its_sources_and_that_they_are_unchanged(tmp_path):

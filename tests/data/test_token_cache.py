@@ -91,7 +91,7 @@ def test_who_is_second_to_create_it_takes_what_the_first_has_begun(tmp_path, mon
     [
         ({"data": "d2"}, "the digest of the records was d1 and is now d2"),
         ({"image_size": 32}, "the image size was 16 and is now 32"),
-        ({"transform": "none", "views": 1}, "transform was transformer and is now none; views was 2 and is now 1"),
+        ({"transform": "none", "views": 1}, "transform was transformer and is now none; crops was 2 and is now 1"),
         ({"dvae": "v2"}, "the digest of the dVAE was v1 and is now v2"),
     ],
     ids=str,
