@@ -146,7 +146,7 @@ def test_a_data_set_is_encoded_and_the_next_command_is_printed(prepare, checkpoi
     assert (folder / "tokens.npy").stat().st_mtime_ns == before
     status, printed = prepare(*encode, "data.train=90", f"out={folder}")
     assert status == 2
-    assert f"the tokens in {folder} are of something else: the records was " in printed
+    assert f"the token cache {folder} was made with other settings: the digest of the records was " in printed
     assert printed.count("\n") == 1
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dalle import distributed
 from dalle.data import open_source
-from dalle.data.audit.provenance import described
+from dalle.data.audit.provenance import data_meta
 from dalle.data.collate import ImageBatch, TokenBatch
 from dalle.data.loader import image_batches, ordered_batches, token_batches
 from dalle.data.token_cache import TokenCache
@@ -116,7 +116,7 @@ class DataModule:
     def add_provenance(self, meta: dict[str, Any]) -> dict[str, Any]:
         """Return `meta` extended with a description of the training data, for a checkpoint."""
         words = {"caption_words": sorted(self.words)} if 0 < len(self.words) <= MAX_CAPTION_WORDS else {}
-        return {**meta, **words, **described(self.data_config, {"train": self.train, "val": self.val})}
+        return {**meta, **words, **data_meta(self.data_config, {"train": self.train, "val": self.val})}
 
     def pixels(self, batch: ImageBatch) -> Tensor:
         """Return the batch's images on the device: (b, 3, s, s) floats in [0, 1], channels last."""

@@ -12,7 +12,16 @@ from tqdm import tqdm
 from dalle import checkpoint, distributed
 from dalle.data import loader
 from dalle.data.source import Source
-from dalle.data.token_cache import ENCODED, TODO, UNREADABLE, StaleTokens, TokenCache, TokenKind, is_cache, place_of
+from dalle.data.token_cache import (
+    ENCODED,
+    TODO,
+    UNREADABLE,
+    TokenCache,
+    TokenCacheMismatch,
+    TokenCacheSettings,
+    cache_folder,
+    is_cache,
+)
 from dalle.data.transforms import transform_named
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.stages.data_module import pixels_of
@@ -47,17 +56,17 @@ class DatasetEncoder:
         # one rank reads the metadata of up to millions of files, and broadcasts the digest
         digests = (source.digest(), checkpoint.digest(dvae_folder)) if distributed.is_first() else ("", "")
         data_digest, dvae_digest = distributed.broadcast(digests)
-        self.kind = TokenKind(data_digest, source.image_size, transform, dvae_digest, crops, device.type)
+        self.kind = TokenCacheSettings(data_digest, source.image_size, transform, dvae_digest, crops, device.type)
 
     def cache_folder(self, tokens: Path) -> Path:
         """Return the cache's folder: `tokens` itself if it is a cache, else a subfolder named by the token kind."""
-        return tokens if is_cache(tokens) else place_of(tokens, self.data.name, self.kind)
+        return tokens if is_cache(tokens) else cache_folder(tokens, self.data.name, self.kind)
 
     def open_cache(self, folder: Path, dvae: DiscreteVAE, workers: int) -> TokenCache:
         """Open the token cache in `folder`; missing tokens are encoded first, by all ranks.
 
-        An interrupted encoding resumes at the next call. Raises `StaleTokens` if the folder has tokens of another kind,
-        or some are still missing, and LoadingError as the loaders do.
+        An interrupted encoding resumes at the next call. Raises `TokenCacheMismatch` if the folder has tokens made with
+        other settings, or some are still missing, and LoadingError as the loaders do.
         """
         positions = token_grid_size(self.source.image_size, dvae, self.dvae_folder) ** 2
         metadata = {
@@ -71,7 +80,7 @@ class DatasetEncoder:
             TokenCache.create(folder, self.kind, len(self.source), positions, dvae.vocabulary, metadata)
         distributed.barrier()
         cache = TokenCache(folder, self.kind)
-        blocks = distributed.broadcast(list(cache.unfinished()))
+        blocks = distributed.broadcast(list(cache.pending_blocks()))
         if not blocks:
             return cache
         own = blocks[distributed.rank() :: distributed.world()]
@@ -87,7 +96,7 @@ class DatasetEncoder:
         distributed.barrier()
         finished = TokenCache(folder, self.kind)
         if finished.count(TODO):
-            raise StaleTokens(
+            raise TokenCacheMismatch(
                 f"{finished.count(TODO):,} images of {folder} are not encoded yet: run the same command again"
             )
         return finished

@@ -12,7 +12,7 @@ from tiny_stages import BLOCKS, CPU, build
 
 from dalle.data import open_source
 from dalle.data.folder import FolderConfig
-from dalle.data.token_cache import TODO, StaleTokens, TokenCache
+from dalle.data.token_cache import TODO, TokenCache, TokenCacheMismatch
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.stages.encode_dataset import DatasetEncoder, summary
 from dalle.stages.transformer import TransformerStageConfig
@@ -87,7 +87,7 @@ def test_a_picture_that_cannot_be_read_is_passed_over_as_in_training_on_pictures
     tokens = stage_of(dvae_folder, tmp_path, **settings)
     settings["crops"] = 0
     records = len(tokens.data.train)
-    assert_same(stage_of(dvae_folder, None, **settings), tokens, tokens.cache.kind.views * records // 4)
+    assert_same(stage_of(dvae_folder, None, **settings), tokens, tokens.cache.settings.views * records // 4)
     assert "could not be read" in summary(tokens.cache)
     assert "skipped unreadable record broken" in caplog.text
 
@@ -159,9 +159,9 @@ def test_another_dvae_or_other_pictures_have_tokens_of_their_own(dvae_folder, tm
     tokens = tmp_path / "tokens"
     stages = [stage_of(dvae_folder, tokens), stage_of(other, tokens), stage_of(dvae_folder, tokens, data=fewer())]
     assert len({stage.cache.folder for stage in stages}) == 3
-    with pytest.raises(StaleTokens, match="of something else: the dVAE was [0-9a-f]+, and is [0-9a-f]+ now"):
+    with pytest.raises(TokenCacheMismatch, match="the digest of the dVAE was [0-9a-f]+ and is now [0-9a-f]+"):
         stage_of(other, stages[0].cache.folder)
-    with pytest.raises(StaleTokens, match="of something else: the records was [0-9a-f]+, and is"):
+    with pytest.raises(TokenCacheMismatch, match="the digest of the records was [0-9a-f]+ and is now"):
         stage_of(dvae_folder, stages[0].cache.folder, data=fewer())
 
 
@@ -172,11 +172,11 @@ def fewer():
 def test_tokens_that_are_named_are_used_or_the_setting_that_lacks_is_told(dvae_folder, tmp_path):
     folder = stage_of(dvae_folder, tmp_path / "a", transform="transformer", crops=2).cache.folder
     assert stage_of(dvae_folder, folder, transform="transformer", crops=2).cache.folder == folder
-    with pytest.raises(StaleTokens, match="views was 2, and is 1 now"):
+    with pytest.raises(TokenCacheMismatch, match="crops was 2 and is now 1"):
         stage_of(dvae_folder, folder, transform="transformer", crops=1)
     with pytest.raises(ValueError, match=r"tokens=.* is a token cache, but stage.crops=0 encodes a new crop"):
         stage_of(dvae_folder, folder, transform="transformer")
-    with pytest.raises(StaleTokens, match="transform was transformer, and is none now"):
+    with pytest.raises(TokenCacheMismatch, match="transform was transformer and is now none"):
         stage_of(dvae_folder, folder, steps=1)
 
 
