@@ -2,15 +2,12 @@
 
 import hashlib
 import re
-import shlex
 import zipfile
 from io import BytesIO
 from pathlib import Path
 
-import pytest
 from PIL import Image
 
-from dalle.cli.config import compose
 from dalle.data.captions import MAX_CAPTION_CHARACTERS
 from dalle.data.filters import FiltersConfig
 from dalle.data.folder import FolderConfig, FolderSource
@@ -133,14 +130,3 @@ def test_the_source_of_the_docs_works(tmp_path):
     assert found == {"a_dog.png": ("a dog",), "b/a_cat.png": ("a cat",), "a_cow.png": ("a cow",)}
     assert sources[0].digest() != sources[1].digest()
     assert "Splits:" in scope["ZipConfig"].__doc__ and "Attribution:" in scope["ZipConfig"].__doc__
-
-
-@pytest.mark.parametrize("block", re.findall(r"```bash\n(.*?)```", DOCS.read_text(), re.DOTALL))
-def test_the_commands_of_the_docs_compose(block):
-    for line in block.splitlines():
-        words = [
-            f'{key}="{value}"' if key == "data.path" else word
-            for word in shlex.split(line)
-            for key, _, value in [word.partition("=")]
-        ]
-        assert compose("train", words[2:]).data.path
