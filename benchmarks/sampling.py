@@ -17,7 +17,7 @@ from benchmarks.peers import PEERS, found
 from benchmarks.race import Decoder, Floor, Measured, race
 from benchmarks.shares import shares, shares_table
 from dalle.models.transformer.model import Transformer, TransformerConfig
-from dalle.sampling.decode import FREE, generate
+from dalle.sampling.decode import MASKED, generate
 from dalle.sampling.sampling_config import DecodingConfig
 
 SETTING = TransformerConfig(
@@ -110,7 +110,7 @@ def _ours(name: str, model: Transformer, precision: str) -> Decoder:
 
     def decode(images: int, tokens: int) -> None:
         canvas = torch.zeros(stream.image_positions, dtype=torch.int64)
-        canvas[:tokens] = FREE  # decoding stops after the last free cell
+        canvas[:tokens] = MASKED  # decoding stops after the last masked token
         canvas = canvas.view(stream.grid, stream.grid)
         config = DecodingConfig(batch_size=images)
         generate(model, caption, images, config, canvas=canvas, precision=getattr(torch, precision))

@@ -21,9 +21,9 @@ from dalle.ablations.outcomes import (
 from dalle.data import open_source, read_config
 from dalle.evaluation.metrics.captions import first_captions
 from dalle.evaluation.record import read_record
+from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.sampling_config import SamplingConfig
-from dalle.sampling.sheet import Row, sample_sheet
 from dalle.training.run import flat
 
 
@@ -99,13 +99,13 @@ def sample_grid(
         for run in runs
     }
     rows = [
-        Row(
+        ImageRow(
             f"{text} | {name}", [results[number].images[place] for place in _in_order(results[number].candidates)], None
         )
         for number, text in enumerate(texts)
         for name, results in drawn.items()
     ]
-    return sample_sheet(rows, columns=candidates)
+    return labelled_grid(rows, columns=candidates)
 
 
 def _in_order(candidates: Sequence[int]) -> list[int]:

@@ -28,7 +28,7 @@ from dalle.cli.errors import all_keys, explain, strangers, unknown
 from dalle.cli.help import FIRST, shown_first, usage
 from dalle.cli.prepare_config import PrepareConfig
 from dalle.evaluation.settings import EvaluateConfig
-from dalle.sampling.settings import SampleConfig
+from dalle.sampling.command_config import SampleConfig
 from dalle.training.interruption import Interrupted
 from dalle.training.logger import WandbConfig
 

@@ -59,7 +59,7 @@ class Samples:
         results = dalle.stream(
             captions[len(drawn) :],
             replace(config, keep=1),
-            first=[number * config.candidates for number in numbers],
+            candidate_offset=[number * config.candidates for number in numbers],
             truncate=True,
         )
         bar = tqdm(total=len(captions), initial=len(drawn), unit="picture", disable=not sys.stderr.isatty())

@@ -13,8 +13,8 @@ from dalle.evaluation.metrics.retrieval import recalls
 from dalle.evaluation.settings import EvaluateConfig
 from dalle.evaluation.subject import Subject
 from dalle.pixels import to_images
+from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 from dalle.sampling.rerank import Scorer
-from dalle.sampling.sheet import Row, sample_sheet
 
 ABOUT = (
     "Pictures drawn for held-out captions; `top` is the favourite of the candidates, `first` the one that is drawn "
@@ -72,7 +72,7 @@ def clip_metrics(clip: Scorer, drawn: list[Drawn], real: list[Image.Image], spli
 
 def _sheet(drawn: list[Drawn], real: list[Image.Image], note: str) -> Image.Image:
     rows = [
-        Row(each.caption, [picture, each.first, each.best], None)
+        ImageRow(each.caption, [picture, each.first, each.best], None)
         for each, picture in zip(drawn[:SHOWN], real, strict=False)
     ]
-    return sample_sheet(rows, note=f"From left: real, drawn first, favourite. {note}")
+    return labelled_grid(rows, note=f"From left: real, drawn first, favourite. {note}")

@@ -18,7 +18,7 @@ from dalle.evaluation.settings import EvaluateConfig
 from dalle.evaluation.subject import Subject
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.pixels import to_images
-from dalle.sampling.sheet import Row, sample_sheet
+from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 
 RECONSTRUCTED = " `*_reconstructed` is of the real pictures' own reconstructions, which no drawing is expected to beat."
 SHOWN = 16  # images of each kind on the image grid
@@ -96,7 +96,7 @@ def _reconstructed(dvae: DiscreteVAE, images: Tensor) -> Tensor:
 def _sheet(subject: Subject, drawn: Tensor) -> Image.Image:
     real = next(iter(HeldOut(subject.sources["val"], SHOWN))).images
     rows = [
-        Row("real pictures", to_images(unit(real)), None),
-        Row("drawn for their captions", to_images(unit(drawn[:SHOWN])), None),
+        ImageRow("real pictures", to_images(unit(real)), None),
+        ImageRow("drawn for their captions", to_images(unit(drawn[:SHOWN])), None),
     ]
-    return sample_sheet(rows, note=attribution(subject.data))
+    return labelled_grid(rows, note=attribution(subject.data))

@@ -20,7 +20,7 @@ from dalle.evaluation.subject import Subject
 from dalle.losses import LikelihoodConfig
 from dalle.models.dvae.model import DiscreteVAE, codebook_use
 from dalle.pixels import to_images
-from dalle.sampling.sheet import Row, sample_sheet
+from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 
 ABOUT = (
     "Pictures that training never saw, through the most probable code at each position. `psnr` (dB, at most 100) and "
@@ -99,5 +99,5 @@ def hard_metrics(dvae: DiscreteVAE, pairs: HeldOut, source: Source) -> dict[str,
 def reconstruction_sheet(dvae: DiscreteVAE, source: Source, note: str = ""):
     """Image grid of the first images of `source` above their reconstructions from the most probable codes."""
     ((images, decoded, _),) = islice(reconstructions(dvae, HeldOut(source, SHOWN)), 1)
-    rows = [Row("pictures", to_images(images), None), Row("reconstructions", to_images(decoded), None)]
-    return sample_sheet(rows, columns=SHOWN, note=note)
+    rows = [ImageRow("pictures", to_images(images), None), ImageRow("reconstructions", to_images(decoded), None)]
+    return labelled_grid(rows, columns=SHOWN, note=note)
