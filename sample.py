@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dalle import checkpoint, distributed
-from dalle.cli.config import verb
+from dalle.cli.config import command
 from dalle.cli.sample_messages import how_to_go_on, print_report, say_memory, say_result, say_unknown_words
 from dalle.sampling.attention_grid import AttentionGridWriter
 from dalle.sampling.command_config import SampleConfig, requested_captions
@@ -19,7 +19,7 @@ from dalle.sampling.pipeline import DALLE
 from dalle.training.interruption import Interrupted, StopRequest
 
 
-@verb("sample")
+@command("sample")
 def main(config: SampleConfig) -> None:
     captions = requested_captions(config)
     device = distributed.start(config.device, config.deterministic)
