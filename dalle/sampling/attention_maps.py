@@ -42,9 +42,9 @@ class RecordedAttention:
 
 def record_attention(model: Transformer, weights: list[Tensor]) -> dict[str, RecordedAttention]:
     """Recording attention for each pattern of the model, for `Transformer.forward`. All append to `weights`."""
-    stream = model.stream
+    sequence = model.sequence
     return {
-        name: RecordedAttention(image_mask(pattern, stream.grid), stream.text_positions, model.softmax, weights)
+        name: RecordedAttention(image_mask(pattern, sequence.grid), sequence.text_positions, model.softmax, weights)
         for name, pattern in model.patterns.items()
     }
 
@@ -59,7 +59,7 @@ def attention_to_text(model: Transformer, caption: Tensor, tokens: Tensor) -> Te
     Raises:
         ValueError: an image of another size than the model's.
     """
-    grid = model.stream.grid
+    grid = model.sequence.grid
     if tokens.shape != (grid, grid):
         raise ValueError(
             f"the image has {tokens.shape[0]} x {tokens.shape[1]} tokens, but the transformer has {grid} x {grid}; "

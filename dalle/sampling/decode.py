@@ -36,7 +36,7 @@ def generate(
     model: Transformer, captions: Tensor, candidates: int, config: DecodingConfig = DEFAULTS, **options: Any
 ) -> Tensor:
     """Sample all images: (captions, T) -> (captions, candidates, h, w) int64. Takes the options of `sample_batches`."""
-    images = torch.empty(len(captions), candidates, model.stream.grid, model.stream.grid, dtype=torch.int64)
+    images = torch.empty(len(captions), candidates, model.sequence.grid, model.sequence.grid, dtype=torch.int64)
     for batch in sample_batches(model, captions, candidates, config, **options):
         rows, columns = batch.images.shape[:2]
         images[batch.caption : batch.caption + rows, batch.candidate : batch.candidate + columns] = batch.images
@@ -62,7 +62,7 @@ def sample_batches(
     the logits processors, the guidance, the precision and (seed, i), not on the other images of its batch, unless two
     tokens tie to within rounding. Between two batches no memory is held except the images.
 
-    captions: (captions, T) int64, as `model.stream.captions` returns them.
+    captions: (captions, T) int64, as `model.sequence.pad_captions` returns them.
     config: a guidance other than 1 decodes each image twice, see `dalle.sampling.guidance`; `batch_size` None is 64.
     candidate_offset: number of the first candidate, the same for all captions or one for each.
     canvas: (h, w), (candidates, h, w) or (captions, candidates, h, w) int64; tokens other than `MASKED` are kept.
@@ -122,7 +122,7 @@ class TokenSamplerFactory:
         with without_autocast(self.device.type):
             self.model = packed(model, sequences * min(self.batch_size, images), precision)
             self.unconditional = (
-                self.model.prefill(empty_caption(model.stream).to(self.device)) if config.guided else None
+                self.model.prefill(empty_caption(model.sequence).to(self.device)) if config.guided else None
             )
 
     def create(self, captions: Tensor, candidates: int) -> "TokenSampler":
@@ -140,7 +140,7 @@ class TokenSampler:
     @torch.inference_mode()
     def __init__(self, shared: TokenSamplerFactory, captions: Tensor, candidates: int):
         self.config, self.device = shared.config, shared.device
-        self.stream = shared.model.stream
+        self.sequence = shared.model.sequence
         with without_autocast(self.device.type):  # the caller's autocast would round the logits
             text = shared.model.prefill(captions.to(self.device))
             if shared.unconditional is not None:
@@ -153,7 +153,7 @@ class TokenSampler:
         images = rearrange(canvas.to(self.device), "captions m h w -> (captions m) (h w)").clone()
         with without_autocast(self.device.type):
             self._sample_masked(images, keys.flatten().to(self.device), on_progress)
-        return rearrange(images, "(captions m) (h w) -> captions m h w", captions=len(keys), h=self.stream.grid).cpu()
+        return rearrange(images, "(captions m) (h w) -> captions m h w", captions=len(keys), h=self.sequence.grid).cpu()
 
     def _sample_masked(self, images: Tensor, keys: Tensor, on_progress: OnProgress | None) -> None:
         """Sample each `MASKED` token of (b, h * w) images, in place."""
@@ -162,7 +162,7 @@ class TokenSampler:
         any_masked = masked.any(dim=0).tolist()
         steps = max((position + 1 for position, is_masked in enumerate(any_masked) if is_masked), default=0)
 
-        previous = torch.full_like(keys, self.stream.start_of_image)
+        previous = torch.full_like(keys, self.sequence.start_of_image)
         for position in range(steps):
             logits = self.step(previous if scale is None else previous.repeat(2), position)
             if scale is not None:
@@ -182,7 +182,7 @@ def expand_canvas(canvas: Tensor | None, captions: int, candidates: int, model: 
     Raises:
         ValueError: a canvas of another size than the model's, for other numbers of images, or with unknown tokens.
     """
-    grid, vocabulary = model.stream.grid, model.stream.image_vocabulary
+    grid, vocabulary = model.sequence.grid, model.sequence.image_vocabulary
     if canvas is None:
         canvas = torch.full((grid, grid), MASKED)
     if canvas.shape[-2:] != (grid, grid):

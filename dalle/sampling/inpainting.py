@@ -68,7 +68,7 @@ def inpaint_batches(
     Raises:
         ValueError: a canvas that does not fit the model or the number of candidates.
     """
-    canvas.check(model.stream.grid, model.stream.image_vocabulary, candidates)
+    canvas.check(model.sequence.grid, model.sequence.image_vocabulary, candidates)
     canvases = canvas.tokens.expand(len(captions), candidates, *canvas.tokens.shape[-2:])
     numbers = candidate_numbers(candidate_offset, len(captions), candidates)
     samplers = TokenSamplerFactory(model, config, numbers.numel(), precision, recompute_kv)
@@ -79,7 +79,7 @@ def inpaint_batches(
         sampler = samplers.create(batch_captions, numbers[batch].shape[1])
         sample = partial(_sample_tokens, sampler, numbers[batch], report)
         log_likelihood = partial(_log_likelihood, model, batch_captions, min(samplers.batch_size, SCORING_BATCH_SIZE))
-        images = inpaint_canvas(canvases[batch], canvas, model.stream.grid, sample, log_likelihood, config.seed)
+        images = inpaint_canvas(canvases[batch], canvas, model.sequence.grid, sample, log_likelihood, config.seed)
         del sampler, sample
         yield SampledBatch(batch[0].start, batch[1].start, images)
 

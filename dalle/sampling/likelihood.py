@@ -20,7 +20,7 @@ def token_log_likelihood(model: Transformer, caption: Tensor, tokens: Tensor, ba
     Raises:
         ValueError: images of another size than the model's.
     """
-    grid = model.stream.grid
+    grid = model.sequence.grid
     if tokens.shape[1:] != (grid, grid):
         raise ValueError(
             f"the images have {tokens.shape[1]} x {tokens.shape[2]} tokens, but the transformer scores images of "

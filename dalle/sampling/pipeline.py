@@ -54,15 +54,15 @@ class DALLE:
         words: words of the training captions; empty if the checkpoint does not list them.
         precision: number format of the transformer's linear layers on a CPU; on a GPU their weights' format is used.
         """
-        if dvae.vocabulary != transformer.stream.image_vocabulary:
+        if dvae.vocabulary != transformer.sequence.image_vocabulary:
             raise ValueError(
                 f"the dVAE has {dvae.vocabulary} codes and the transformer has "
-                f"{transformer.stream.image_vocabulary} image tokens; use components that were trained together"
+                f"{transformer.sequence.image_vocabulary} image tokens; use components that were trained together"
             )
-        if tokenizer.vocabulary > transformer.stream.text_vocabulary:
+        if tokenizer.vocabulary > transformer.sequence.text_vocabulary:
             raise ValueError(
                 f"the tokenizer has {tokenizer.vocabulary} entries and the transformer has "
-                f"{transformer.stream.text_vocabulary} text tokens; use components that were trained together"
+                f"{transformer.sequence.text_vocabulary} text tokens; use components that were trained together"
             )
         self.dvae = dvae
         self.transformer = transformer
@@ -240,7 +240,7 @@ class DALLE:
         ids = []
         for caption in captions:
             try:
-                ids.append(self.transformer.stream.captions([self.tokenizer.encode(caption)], truncate))
+                ids.append(self.transformer.sequence.pad_captions([self.tokenizer.encode(caption)], truncate))
             except ValueError as error:
                 raise ValueError(f"{caption!r}: {error}") from error
         return torch.cat(ids)
@@ -256,7 +256,7 @@ class DALLE:
 
     def encode_image(self, image: Image.Image) -> EncodedImage:
         """Crop, scale and encode an image of any size and mode for `dalle.sampling.edits`."""
-        return encode_image(image, self.dvae, self.transformer.stream.grid)
+        return encode_image(image, self.dvae, self.transformer.sequence.grid)
 
     def reranker(self, captions: Tensor, config: RerankConfig = DEFAULTS) -> Reranker | None:
         """Build the reranker of (captions, T). Returns None if `config` asks for CLIP only and no CLIP is loaded.
@@ -267,7 +267,7 @@ class DALLE:
         references = None
         if "caption_likelihood" in config.score_weights:
             given = self.tokenize(config.rerank_references, truncate=True) if config.rerank_references else None
-            references = reference_captions(self.transformer.stream, captions, given, self.caption_dropout > 0)
+            references = reference_captions(self.transformer.sequence, captions, given, self.caption_dropout > 0)
         return build_reranker(config, self.transformer, self.clip, references)
 
     def _batches(

@@ -13,14 +13,14 @@ from torch import Tensor
 from dalle import distributed
 from dalle.data import open_source
 from dalle.data.audit.provenance import described
-from dalle.data.contents import Batch, TokenBatch
-from dalle.data.loader import batches, ordered, token_batches
+from dalle.data.collate import ImageBatch, TokenBatch
+from dalle.data.loader import image_batches, ordered_batches, token_batches
 from dalle.data.token_cache import TokenCache
 from dalle.data.transforms import transform_named
+from dalle.device_transfer import to_device
 from dalle.seeds import numpy_generator
 from dalle.tokenizer import CaptionTokenizer, words_of
 from dalle.training.stage import TrainingConfig
-from dalle.transfer import to_device
 
 MOST_WORDS = 20_000  # maximum listed in a checkpoint; for larger vocabularies, hints about unknown words are not useful
 
@@ -79,9 +79,9 @@ class Pictures:
         self.device = context.device
         self.words: set[str] = set()  # words of the captions that the tokenizer was trained on
 
-    def batches(self, start: int) -> Iterator[Batch]:
+    def batches(self, start: int) -> Iterator[ImageBatch]:
         """Iterate endlessly over this rank's micro-batches of the training split, from number `start` on."""
-        return batches(
+        return image_batches(
             self.train,
             self.transform,
             batch_size=self.batch_size,
@@ -104,13 +104,13 @@ class Pictures:
             world=distributed.world(),
         )
 
-    def held_out(self, count: int, split: str = "val") -> Iterator[Batch]:
+    def held_out(self, count: int, split: str = "val") -> Iterator[ImageBatch]:
         """Iterate in order over the first `count` images of a held-out split, or all if there are fewer."""
         source = self.val if split == "val" else open_source(self.data, split)
         size = min(self.batch_size, count)
         remaining = count
-        for batch in itertools.islice(ordered(source, transform_named("none"), size), -(-count // size)):
-            yield Batch(batch.images[:remaining], batch.captions[:remaining], batch.keys[:remaining])
+        for batch in itertools.islice(ordered_batches(source, transform_named("none"), size), -(-count // size)):
+            yield ImageBatch(batch.images[:remaining], batch.captions[:remaining], batch.keys[:remaining])
             remaining -= len(batch.captions)
 
     def described(self, meta: dict[str, Any]) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class Pictures:
         words = {"caption_words": sorted(self.words)} if 0 < len(self.words) <= MOST_WORDS else {}
         return {**meta, **words, **described(self.data, {"train": self.train, "val": self.val})}
 
-    def pixels(self, batch: Batch) -> Tensor:
+    def pixels(self, batch: ImageBatch) -> Tensor:
         """Return the batch's images on the device: (b, 3, s, s) floats in [0, 1], channels last."""
         return pixels_of(batch.images, self.device)
 

@@ -10,11 +10,11 @@ from tiny_stages import BLOCKS, CONFIGS, SIZE, build, overfit
 
 from dalle import checkpoint, losses
 from dalle.data import open_source
-from dalle.data.loader import Batch, ordered
+from dalle.data.loader import ImageBatch, ordered_batches
 from dalle.data.transforms import inference_crop
+from dalle.image_conversion import to_tensor
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.models.dvae.relaxation import argmax_one_hot, gumbel_softmax
-from dalle.pixels import to_tensor
 from dalle.seeds import torch_generator
 from dalle.stages.dvae import DVAEStageConfig, LikelihoodConfig, collapse
 from dalle.training.schedules import Schedule
@@ -27,15 +27,15 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def held_out_pixels(count: int = 10) -> torch.Tensor:
-    (batch,) = ordered(open_source(replace(BLOCKS, val=count), "val"), inference_crop, count)
+    (batch,) = ordered_batches(open_source(replace(BLOCKS, val=count), "val"), inference_crop, count)
     return batch.images.float() / 255
 
 
-def patchwork(count: int = 8) -> Batch:
+def patchwork(count: int = 8) -> ImageBatch:
     """Pictures of four pure colours each: no picture that is the same for all comes near them."""
     corners = torch.randint(2, (count, 3, 2, 2), generator=generator()) * 255
     images = corners.repeat_interleave(SIZE // 2, dim=2).repeat_interleave(SIZE // 2, dim=3)
-    return Batch(images.byte(), [""] * count, [""] * count)
+    return ImageBatch(images.byte(), [""] * count, [""] * count)
 
 
 @torch.no_grad()
@@ -118,8 +118,8 @@ def test_validation_measures_what_its_names_say():
     assert metrics["codes_used"] == tokens.unique().numel()
     kl = losses.kl_to_uniform(model.logits(images)).mean().item()
     assert metrics["kl"] == pytest.approx(kl, rel=1e-4)
-    assert metrics["negative_elb"] == pytest.approx(metrics["nll"] + kl / 48, rel=1e-4)
-    assert metrics["true_negative_elb"] == pytest.approx(metrics["negative_elb"] + metrics["bound_gap"], rel=1e-4)
+    assert metrics["negative_elbo"] == pytest.approx(metrics["nll"] + kl / 48, rel=1e-4)
+    assert metrics["true_negative_elbo"] == pytest.approx(metrics["negative_elbo"] + metrics["bound_gap"], rel=1e-4)
 
 
 @torch.no_grad()
@@ -132,7 +132,7 @@ def test_the_true_bound_decodes_draws_and_the_gap_closes_as_the_relaxation_freez
         logits = stage.model.logits(held_out_pixels())
         draw = argmax_one_hot(gumbel_softmax(logits, 1.0, torch_generator("validation codes")))
         nll = NORMAL.nll(stage.model.decode_codes(draw), held_out_pixels()).mean().item()
-        assert metrics["true_negative_elb"] == pytest.approx(nll + metrics["kl"] / 48, rel=1e-4)
+        assert metrics["true_negative_elbo"] == pytest.approx(nll + metrics["kl"] / 48, rel=1e-4)
     assert gaps[0] > 1e-3
     assert gaps[1] < 1e-5
 
