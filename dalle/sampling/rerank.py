@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from dalle.models.transformer.model import Transformer
+from dalle.models.transformer.sequence import SequenceLayout
 from dalle.sampling.guidance import empty_caption
 from dalle.sampling.likelihood import image_log_likelihood, pointwise_mutual_information
 from dalle.sampling.sampling_config import MIXTURE, RerankConfig
