@@ -25,9 +25,9 @@ import dalle
 from dalle import DALLE, checkpoint
 from dalle.data import open_source, read_config
 from dalle.evaluation.judges.blocks_judge import judge
-from dalle.evaluation.metrics.best_of import rerank_curve
-from dalle.evaluation.metrics.captions import caption_qualities
-from dalle.evaluation.plots import plot_rerank_curve
+from dalle.evaluation.metrics.best_of_n import best_of_n_curves
+from dalle.evaluation.metrics.caption_samples import caption_qualities
+from dalle.evaluation.plots import plot_best_of_n
 from dalle.sampling.edits.complete import complete
 from dalle.sampling.edits.inpaint import inpaint
 from dalle.sampling.edits.outpaint import OutpaintConfig, outpaint
@@ -134,8 +134,8 @@ labelled_grid([best, worst], tile=72)
 
 # %%
 config = SamplingConfig(candidates=2 * CANDIDATES, keep=1)
-curve = rerank_curve(model, captions, caption_qualities(source, captions), config)
-plotted = plot_rerank_curve(curve)
+curves = best_of_n_curves(model, captions, caption_qualities(source, captions), config)
+plotted = plot_best_of_n(curves)
 plotted.resize((plotted.width // 2, plotted.height // 2), Image.Resampling.LANCZOS)
 
 # %% [markdown]

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from dalle.cli.config_groups import CONFIG_DIR
-from dalle.evaluation.ability_prompts import ABILITIES
+from dalle.evaluation.capability_prompts import CAPABILITIES
 from dalle.sampling.command_config import SampleConfig, requested_captions
 from dalle.tokenizer import CaptionTokenizer
 
@@ -30,11 +30,11 @@ def test_a_category_has_several_prompts_that_fit_into_a_caption(path):
     assert max(len(tokenizer.encode(prompt)) for prompt in found) <= 256
 
 
-def test_no_prompt_is_asked_twice():
+def test_prompts_are_unique():
     every = [prompt for path in FILES for prompt in prompts(path)]
     assert len(set(every)) == len(every)
 
 
 def test_the_page_lists_every_kind_of_ability():
-    for ability in ABILITIES:
-        assert ability.title.split(":")[0] in PAGE
+    for capability in CAPABILITIES:
+        assert capability.title.split(":")[0] in PAGE

@@ -20,14 +20,14 @@ from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dalle.ablation import AblationConfig
-from dalle.ablations.settings import ReportConfig
+from dalle.ablation_config import AblationConfig
+from dalle.ablations.report_config import ReportConfig
 from dalle.cli import config_groups
 from dalle.cli.config_groups import CONFIG_DIR, writable
 from dalle.cli.errors import all_keys, explain_hydra_error, unknown_keys, unknown_setting
 from dalle.cli.help import MAIN_SETTINGS, help_text, is_main_setting
 from dalle.cli.prepare_config import PrepareConfig
-from dalle.evaluation.settings import EvaluateConfig
+from dalle.evaluation.evaluate_config import EvaluateConfig
 from dalle.sampling.command_config import SampleConfig
 from dalle.training.interruption import Interrupted
 from dalle.training.logger import WandbConfig

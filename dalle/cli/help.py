@@ -26,7 +26,7 @@ MAIN_SETTINGS = {
         *("device", "out"),
     ),
     "evaluate": (
-        *("checkpoint", "metrics", "captions", "candidates", "rerank", "rerank_curve", "curve_captions", "pictures"),
+        *("checkpoint", "metrics", "captions", "candidates", "rerank", "rerank_curve", "curve_captions", "pairs"),
         *("samples", "blur_curve", "features", "temperature", "guidance", "seed", "batch_size", "dvae", "clip"),
         *("device", "precision", "out"),
     ),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dalle import checkpoint, distributed
-from dalle.ablation import SMALLEST, AblationConfig, values_of, word
+from dalle.ablation_config import DEFAULT_SIZE, AblationConfig, format_value, varied_values
 from dalle.training.interruption import Interrupted
 from dalle.training.run import AnotherRun
 
@@ -31,7 +31,7 @@ class Job:
     def of(cls, config: Any) -> "Job":
         """Create the job from a command's options, which have an `ablation`, a `size` and a `seed`."""
         ablation: AblationConfig = config.ablation
-        return cls(ablation.name, config.size or SMALLEST, values_of(config, ablation), config.seed)
+        return cls(ablation.name, config.size or DEFAULT_SIZE, varied_values(config, ablation), config.seed)
 
     @classmethod
     def read(cls, written: dict[str, Any]) -> "Job":
@@ -42,12 +42,12 @@ class Job:
     @property
     def name(self) -> str:
         """Name made of the varied settings, their values and the seed, such as kl_weight.end_6.6-seed_0."""
-        varied = [f"{key.removeprefix('stage.')}_{word(value)}" for key, value in self.values.items()]
+        varied = [f"{key.removeprefix('stage.')}_{format_value(value)}" for key, value in self.values.items()]
         return "-".join(re.sub(r"[^\w.]+", "_", part).strip("_") for part in [*varied, f"seed_{self.seed}"])
 
     def folder(self, out: str | Path) -> Path:
         """Return the job's folder. Each size of a sweep has its own parent folder."""
-        sweep = self.ablation if self.size == SMALLEST else f"{self.ablation}-{self.size}"
+        sweep = self.ablation if self.size == DEFAULT_SIZE else f"{self.ablation}-{self.size}"
         return Path(out, "ablation", sweep, self.name)
 
 
