@@ -21,6 +21,7 @@ from dalle.ablations.run_results import (
 from dalle.data import open_source, read_config
 from dalle.evaluation.metrics.caption_samples import first_captions
 from dalle.evaluation.metrics_file import read_metrics_file
+from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.sampling_config import SamplingConfig
 from dalle.training.run import flat
@@ -99,7 +100,7 @@ def sample_grid(
     config = SamplingConfig(candidates=candidates, keep=candidates, seed=seed)
     samples = {run.name: DALLE.load(run.folder, device).generate_many(texts, config, truncate=True) for run in runs}
     rows = [
-        Row(
+        ImageRow(
             f"{text} | {name}",
             [results[index].images[rank] for rank in _ranks_in_order(results[index].candidates)],
             None,

@@ -14,6 +14,7 @@ import pytest
 import dalle as package
 from dalle import DALLE
 from dalle.evaluation.evaluate_config import EvaluateConfig
+from dalle.sampling.command_config import SampleConfig
 from dalle.sampling.sampling_config import DecodingConfig, RerankConfig, RerankWeights, SamplingConfig, memory_limit
 
 ROOT = Path(package.__file__).parent
