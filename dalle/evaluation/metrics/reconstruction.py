@@ -21,7 +21,7 @@ from dalle.evaluation.metrics.psnr_ssim import WINDOW, check_torchmetrics, psnr,
 from dalle.image_conversion import to_pil_images
 from dalle.losses import LikelihoodConfig
 from dalle.models.dvae.model import DiscreteVAE, codebook_use
-from dalle.sampling.labelled_grid import labelled_grid
+from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 
 DESCRIPTION = (
     "Held-out images, reconstructed from the most probable code at each position. `psnr` (dB, at most 100) and `ssim` "
