@@ -15,7 +15,7 @@ from dalle.cli.config import command
 from dalle.cli.sweeps import ablation_jobs, ablations
 from dalle.optional_dependencies import check_installed
 from dalle.training.job import Job
-from dalle.training.run import flat
+from dalle.training.run import flatten
 
 
 @command("report")
@@ -97,7 +97,7 @@ def planned_job(job: Any, folder: Path) -> PlannedRun:
     if job.ablation.command != "train":
         return PlannedRun(values, job.seed, folder / job.file.parent.name)
     settings = {"stage": asdict(job.stage), "data": asdict(job.data)}
-    return PlannedRun(values, job.seed, folder / Job.of(job).name, flat(settings))
+    return PlannedRun(values, job.seed, folder / Job.from_config(job).name, flatten(settings))
 
 
 def write(path: Path, text: str) -> None:

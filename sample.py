@@ -16,7 +16,7 @@ from dalle.sampling.edits import build_canvas
 from dalle.sampling.novelty import Novelty
 from dalle.sampling.output_writer import OutputWriter, slug, unused_path
 from dalle.sampling.pipeline import DALLE
-from dalle.training.interruption import Interrupted, StopRequest
+from dalle.training.signals import Interrupted, StopRequest
 
 
 @command("sample")
@@ -44,7 +44,7 @@ def main(config: SampleConfig) -> None:
             canvas=canvas,
             candidate_offset=config.candidate_offset,
             progress=True,
-            stop=lambda: stop_request.number != 0,
+            stop=lambda: stop_request.signum != 0,
         ):
             writer.add(result, novelty.compare(result) if novelty else None)
             if attention:
@@ -52,7 +52,7 @@ def main(config: SampleConfig) -> None:
             say_result(result, len(writer.entries), config)
     print_report(writer, config.attention, novelty)
     if writer.finished < len(captions):
-        raise Interrupted(how_to_go_on(writer, config), stop_request.number)
+        raise Interrupted(how_to_go_on(writer, config), stop_request.signum)
 
 
 def output_folder(config: SampleConfig, captions: list[str]) -> Path:

@@ -23,7 +23,7 @@ from einops import rearrange, reduce
 
 import dalle
 from dalle import checkpoint
-from dalle.data import open_source, read_config
+from dalle.data import config_from_dict, open_source
 from dalle.image_conversion import to_pil_images, to_tensor
 from dalle.models.dvae.model import codebook_use, mean_image
 from dalle.models.dvae.relaxation import argmax_one_hot, gumbel_softmax
@@ -36,7 +36,7 @@ torch.set_grad_enabled(False)
 
 dvae = dalle.DiscreteVAE.load(CHECKPOINT / "dvae")
 _, meta = checkpoint.read_config(CHECKPOINT / "transformer", "transformer")
-source = open_source(read_config(meta["data"]), "val")
+source = open_source(config_from_dict(meta["data"]), "val")
 pictures = to_tensor([source[index].image for index in range(min(128, len(source)))])  # (b, 3, h, w), held out
 logits = dvae.logits(pictures)  # (b, v, h, w)
 tokens = logits.argmax(dim=1)  # (b, h, w): the most probable codes

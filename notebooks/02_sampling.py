@@ -23,7 +23,7 @@ from PIL import Image
 
 import dalle
 from dalle import DALLE, checkpoint
-from dalle.data import open_source, read_config
+from dalle.data import config_from_dict, open_source
 from dalle.evaluation.judges.blocks_judge import judge
 from dalle.evaluation.metrics.best_of_n import best_of_n_curves
 from dalle.evaluation.metrics.caption_samples import caption_qualities
@@ -45,7 +45,7 @@ torch.set_grad_enabled(False)
 
 model = DALLE.load(CHECKPOINT)
 _, meta = checkpoint.read_config(CHECKPOINT / "transformer", "transformer")
-source = open_source(read_config(meta["data"]), "val")
+source = open_source(config_from_dict(meta["data"]), "val")
 captions = [source.captions(index)[0] for index in range(CAPTIONS)]
 statements = [source.scene(index).statement for index in range(CAPTIONS)]
 caption = captions[0]

@@ -80,7 +80,7 @@ def test_jobs_differ_only_in_varied_settings_and_seed(jobs, name):
             varied_values(each, ablation) for each in jobs_of_name if each.seed == jobs_of_name[0].seed
         ]
     if ablation.command == "train":
-        assert len({Job.of(job).folder("outputs") for job in jobs_of_name}) == len(jobs_of_name)
+        assert len({Job.from_config(job).folder("outputs") for job in jobs_of_name}) == len(jobs_of_name)
     else:
         assert len({job.file for job in jobs_of_name}) == len(jobs_of_name)
         assert all(job.file.parts[:3] == ("outputs", "ablation", name) for job in jobs_of_name)
@@ -119,7 +119,7 @@ def test_models_of_every_job_can_be_built(jobs, name):
 @pytest.mark.parametrize("name", ["kl_weight", "patterns"])
 def test_sizes_change_the_model_and_the_folder(name, size):
     jobs_of_name = ablation_jobs(name, size)
-    sweeps = {Job.of(job).folder("outputs").parent.name for job in jobs_of_name}
+    sweeps = {Job.from_config(job).folder("outputs").parent.name for job in jobs_of_name}
     assert sweeps == {name if size == "laptop" else f"{name}-{size}"}
     if size == "laptop":
         return

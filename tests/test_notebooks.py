@@ -43,7 +43,7 @@ def swept(tmp_path):
             metrics = {metric: 1.0 + config.seed for metric in config.ablation.metrics}
             if name == "scaling":
                 metrics = {"image": 2 * parameters**-0.1, "text": 1.0}
-            leave(tmp_path, Job.of(config), parameters, metrics)
+            leave(tmp_path, Job.from_config(config), parameters, metrics)
     return tmp_path / "ablation"
 
 

@@ -59,9 +59,9 @@ def test_sources_lists_the_training_data_and_writes_all_record_keys(prepare, tra
     [
         (["find=x.png"], "nothing to prepare: "),
         ([*BLOCKS, "find=x.png"], "find=x.png cannot be read: FileNotFoundError"),
-        (["sources=nowhere"], "no checkpoint at nowhere"),
+        (["sources=nowhere"], "no checkpoint in nowhere"),
         (["data=folder", "data.path=nowhere"], "data.path=nowhere: there is no such folder"),
-        ([*BLOCKS, "limit=0"], "limit=0 leaves nothing to look at"),
+        ([*BLOCKS, "limit=0"], "limit=0 leaves nothing to scan"),
     ],
 )
 def test_errors_are_one_sentence(prepare, arguments, sentence, tmp_path):

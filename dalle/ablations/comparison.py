@@ -18,13 +18,13 @@ from dalle.ablations.run_results import (
     training_seconds,
     validation_lines,
 )
-from dalle.data import open_source, read_config
+from dalle.data import config_from_dict, open_source
 from dalle.evaluation.metrics.caption_samples import first_captions
 from dalle.evaluation.metrics_file import read_metrics_file
 from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.sampling_config import SamplingConfig
-from dalle.training.run import flat
+from dalle.training.run import flatten_config
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def sample_grid(
     if any(run.settings["stage"]["name"] != "transformer" for run in runs):
         return None
     _, meta = checkpoint.read_config(runs[0].folder, "transformer")
-    texts = first_captions(open_source(read_config(meta["data"]), "val"), captions)
+    texts = first_captions(open_source(config_from_dict(meta["data"]), "val"), captions)
     config = SamplingConfig(candidates=candidates, keep=candidates, seed=seed)
     samples = {run.name: DALLE.load(run.folder, device).generate_many(texts, config, truncate=True) for run in runs}
     rows = [
@@ -117,7 +117,7 @@ def _ranks_in_order(candidates: Sequence[int]) -> list[int]:
 
 
 def _different_settings(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    flattened = [flat(each) for each in settings]
+    flattened = [flatten_config(dict(each)) for each in settings]
     keys = dict.fromkeys(key for each in flattened for key in each)
     rows = {key: [each.get(key, "") for each in flattened] for key in keys}
     return {key: row for key, row in rows.items() if any(value != row[0] for value in row)}

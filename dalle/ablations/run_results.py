@@ -14,7 +14,7 @@ from dalle import checkpoint
 from dalle.ablation_config import AblationConfig, format_values
 from dalle.evaluation.metrics_file import MetricsFile, read_metrics_file
 from dalle.training import job
-from dalle.training.run import flat
+from dalle.training.run import flatten, flatten_config
 
 TRAINING_METRICS, EVALUATION_METRICS = "metrics.jsonl", "metrics.json"
 
@@ -116,7 +116,7 @@ def _training_result(run: PlannedRun) -> RunResult:
     except READ_ERRORS as error:
         reason = str(error) if isinstance(error, ValueError) else f"cannot be read: {type(error).__name__}: {error}"
         return RunResult(label, seed, folder, reason)
-    return RunResult(label, seed, folder, "", metrics, curve, steps, seconds, parameters, flat(settings))
+    return RunResult(label, seed, folder, "", metrics, curve, steps, seconds, parameters, flatten_config(settings))
 
 
 def _evaluation_results(ablation: AblationConfig, run: PlannedRun) -> Iterable[RunResult]:
@@ -136,7 +136,7 @@ def _evaluation_results(ablation: AblationConfig, run: PlannedRun) -> Iterable[R
 def _evaluation_result(ablation: AblationConfig, run: PlannedRun, content: MetricsFile) -> RunResult:
     names = {template: template.format(run.label) for template in ablation.metrics}
     metrics = {template: content.numbers[name] for template, name in names.items() if name in content.numbers}
-    settings = flat({"models": content.context.get("models", {}), **evaluation_settings(content)})
+    settings = flatten({"models": content.context.get("models", {}), **evaluation_settings(content)})
     missing = "" if metrics else f"{EVALUATION_METRICS} has no {' or '.join(names.values())}"
     return RunResult(*run[:3], missing, metrics, settings=settings)
 
@@ -145,7 +145,7 @@ def _unplanned_run(ablation: AblationConfig, path: Path) -> PlannedRun | None:
     """Return the job of a job.json, if it belongs to this sweep and its folder was not moved; else None."""
     try:
         status = _read_job(path)
-        if status is None or status["ablation"] != ablation.name or job.Job.read(status).name != path.parent.name:
+        if status is None or status["ablation"] != ablation.name or job.Job.from_dict(status).name != path.parent.name:
             return None
         return PlannedRun(format_values(status["values"]), status["seed"], path.parent)
     except READ_ERRORS:

@@ -12,7 +12,7 @@ import numpy as np
 from dalle.ablation_config import AblationConfig
 from dalle.ablations.run_results import PlannedRun, RunResult, read_results
 from dalle.ablations.significance import ClaimResult, SweepMetric, check_claim
-from dalle.training.run import FREE
+from dalle.training.run import MUTABLE
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Sweep:
         A setting that older runs lack is no difference.
         """
         varied = self.varied | {*self.ablation.vary}
-        ignored = FREE | {"seed"} | {key.rpartition(".")[2] for key in self.ablation.vary}
+        ignored = MUTABLE | {"seed"} | {key.rpartition(".")[2] for key in self.ablation.vary}
         values = _distinct_values([result.settings for result in self.finished])
         return {
             key: distinct

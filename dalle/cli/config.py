@@ -29,8 +29,8 @@ from dalle.cli.help import MAIN_SETTINGS, help_text, is_main_setting
 from dalle.cli.prepare_config import PrepareConfig
 from dalle.evaluation.evaluate_config import EvaluateConfig
 from dalle.sampling.command_config import SampleConfig
-from dalle.training.interruption import Interrupted
 from dalle.training.logger import WandbConfig
+from dalle.training.signals import Interrupted
 
 # settings that are read literally, including commas and quotes
 LITERAL_SETTINGS = ("caption", "data.path", "data.captions", "data.opt_out", "find")
@@ -121,7 +121,7 @@ def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
                 main(to_object(composed))
             except Interrupted as stopped:
                 _print_error(str(stopped))
-                raise SystemExit(128 + stopped.number) from None
+                raise SystemExit(128 + stopped.signum) from None
             except KeyboardInterrupt:
                 _print_error("stopped")
                 raise SystemExit(130) from None

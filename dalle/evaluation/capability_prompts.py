@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dalle.data.blocks import KINDS, facts, wordings
-from dalle.data.blocks_world import DIRECTIONS, Described, Statement
+from dalle.data.blocks_scene import DIRECTIONS, NounPhrase, Statement
 from dalle.seeds import numpy_generator
 
 MAX_TRIES = 100  # per caption: some capabilities have fewer captions than requested
@@ -41,7 +41,7 @@ def _scene(kind: str, novel: bool = False) -> Callable[[np.random.Generator], St
 
     def statement(generator: np.random.Generator) -> Statement:
         things, relations = facts(kind, generator, novel)
-        described = (Described(*thing, count) for thing, count in zip(things, KINDS[kind][1], strict=True))
+        described = (NounPhrase(*thing, count) for thing, count in zip(things, KINDS[kind][1], strict=True))
         return Statement(tuple(described), relations)
 
     return statement
@@ -65,7 +65,7 @@ def _equal_objects(count: int) -> Callable[[np.random.Generator], Statement]:
 
     def statement(generator: np.random.Generator) -> Statement:
         ((shape, colour, size),), _ = facts("one", generator)
-        return Statement((Described(shape, colour, size if count < 3 else "small", count),))
+        return Statement((NounPhrase(shape, colour, size if count < 3 else "small", count),))
 
     return statement
 

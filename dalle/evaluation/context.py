@@ -7,7 +7,7 @@ from typing import Any
 
 from dalle import checkpoint, distributed
 from dalle.checkpoint import CheckpointError
-from dalle.data import open_source, read_config
+from dalle.data import config_from_dict, open_source
 from dalle.data.source import Source
 from dalle.evaluation.evaluate_config import EvaluateConfig
 from dalle.models.dvae.model import DiscreteVAE
@@ -108,7 +108,7 @@ def _training_data(meta: dict[str, Any], folder: Path) -> Any:
         raise CheckpointError(
             f"{folder} does not record its training data: give the data, for example data=folder data.path=..."
         )
-    return read_config(meta["data"])
+    return config_from_dict(meta["data"])
 
 
 def _check_size(data: Any, dvae: DiscreteVAE, pipeline: DALLE | None) -> None:

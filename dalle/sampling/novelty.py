@@ -13,20 +13,20 @@ from PIL import Image
 
 from dalle import checkpoint
 from dalle.data import open_source
-from dalle.data.audit.fingerprints import (
+from dalle.data.audit.perceptual_hash import (
     FOLDER,
     NEAR_BITS,
     NEAR_LEVELS,
-    differing_bits,
-    differing_levels,
-    fingerprint,
-    fingerprints,
-    read_rows,
+    colour_distance,
+    hamming_distance,
+    perceptual_hash,
+    perceptual_hashes,
+    read_array,
 )
 from dalle.data.audit.provenance import Provenance
-from dalle.data.passes import in_order
+from dalle.data.parallel_map import parallel_map
+from dalle.data.skip_counter import printable
 from dalle.data.source import Source, UnreadableRecord
-from dalle.data.tally import shown
 from dalle.data.transforms import inference_crop
 from dalle.image_grid import Cell, GridRow, image_grid
 from dalle.models.clip.model import CLIP
@@ -74,7 +74,7 @@ class TrainingImages:
     def __init__(
         self, source: Source, prints: np.ndarray, clip: CLIP | None = None, features: np.ndarray | None = None
     ):
-        """prints: (n) FINGERPRINT; features: (n, embedding) unit vectors of `clip`, 0 for unreadable images."""
+        """prints: (n) HASH_DTYPE; features: (n, embedding) unit vectors of `clip`, 0 for unreadable images."""
         self.source, self.prints, self.clip, self.features = source, prints, clip, features
         self.keys = source.keys()
 
@@ -87,7 +87,7 @@ class TrainingImages:
         `clip_folder` is the checkpoint of `clip`. Raises ValueError if the data cannot be opened.
         """
         source = open_source(data, "train")
-        prints = fingerprints(source, workers)
+        prints = perceptual_hashes(source, workers)
         if clip is None or clip_folder is None:
             return cls(source, prints)
         return cls(source, prints, clip, clip_features(source, clip, checkpoint.digest(clip_folder), workers))
@@ -98,9 +98,9 @@ class TrainingImages:
         Near duplicates by perceptual hash come first. The others are ordered by CLIP's features, or without a CLIP or
         with `by_clip` false by perceptual hash. Raises ValueError if no training image can be read.
         """
-        own = fingerprint(image)
-        bits = differing_bits(self.prints["hash"], own["hash"])
-        levels = differing_levels(self.prints["colours"], own["colours"])
+        own = perceptual_hash(image)
+        bits = hamming_distance(self.prints["hash"], own["hash"])
+        levels = colour_distance(self.prints["colours"], own["colours"])
         far = ~((bits <= NEAR_BITS) & (levels <= NEAR_LEVELS))
         units = bits / NEAR_BITS + levels / NEAR_LEVELS  # in units of the limits for near duplicates
         apart = None if self.features is None else self._feature_distances(image)
@@ -188,7 +188,7 @@ def side_by_side(
     cells = [Cell(image, label, "this image")]
     for each in neighbours:
         caption = training.source.captions(each.index)[0]
-        cells.append(Cell(training.image(each), shown(f"{caption} ({each.key})"), each.distances()))
+        cells.append(Cell(training.image(each), printable(f"{caption} ({each.key})"), each.distances()))
     return cells
 
 
@@ -212,14 +212,14 @@ def clip_features(source: Source, clip: CLIP, digest: str, workers: int = 0) -> 
     """
     shape = (len(source), clip.config.embedding)
     path = FOLDER / f"{source.digest()}-clip-{digest}.npy"
-    if (kept := read_rows(path, shape)) is not None:
+    if (kept := read_array(path, shape)) is not None:
         return kept
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     features = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
     waiting: list[tuple[int, np.ndarray]] = []
     try:
-        for index, seen in in_order(
+        for index, seen in parallel_map(
             source, range(len(source)), partial(_square, size=source.image_size), workers, "CLIP"
         ):
             if not isinstance(seen, UnreadableRecord):

@@ -5,9 +5,9 @@ import json
 import pytest
 from sweep_files import job
 
-from dalle.training.interruption import Interrupted
-from dalle.training.job import Job, recorded
-from dalle.training.run import AnotherRun
+from dalle.training.job import Job, record_status
+from dalle.training.run import RunConfigMismatchError
+from dalle.training.signals import Interrupted
 
 
 def status(folder):
@@ -16,38 +16,38 @@ def status(folder):
 
 
 def test_status_is_running_then_finished(tmp_path):
-    with recorded(job("salt", 3), tmp_path / "run"):
+    with record_status(job("salt", 3), tmp_path / "run"):
         assert status(tmp_path / "run") == ("running", "")
     assert status(tmp_path / "run") == ("finished", "")
-    assert Job.read(json.loads((tmp_path / "run" / "job.json").read_text())) == job("salt", 3)
+    assert Job.from_dict(json.loads((tmp_path / "run" / "job.json").read_text())) == job("salt", 3)
 
 
 @pytest.mark.parametrize("error", [ValueError("no such dVAE"), RuntimeError("a defect")])
 def test_failed_job_records_the_error(tmp_path, error):
-    with pytest.raises(type(error)), recorded(job("salt", 3), tmp_path):
+    with pytest.raises(type(error)), record_status(job("salt", 3), tmp_path):
         raise error
     assert status(tmp_path) == ("failed", f"{type(error).__name__}: {error}")
 
 
 @pytest.mark.parametrize("stop", [Interrupted("stopped", 15), KeyboardInterrupt()])
 def test_interrupted_job_is_not_failed(tmp_path, stop):
-    with pytest.raises(type(stop)), recorded(job("salt", 3), tmp_path):
+    with pytest.raises(type(stop)), record_status(job("salt", 3), tmp_path):
         raise stop
     assert status(tmp_path) == ("running", "")
 
 
 def test_finished_job_stays_finished_if_another_run_is_refused(tmp_path):
-    with recorded(job("salt", 3), tmp_path):
+    with record_status(job("salt", 3), tmp_path):
         pass
-    with pytest.raises(AnotherRun), recorded(job("salt", 4), tmp_path):
-        raise AnotherRun("seed was 3, now 4")
+    with pytest.raises(RunConfigMismatchError), record_status(job("salt", 4), tmp_path):
+        raise RunConfigMismatchError("seed was 3, now 4")
     assert status(tmp_path) == ("finished", "")
-    assert Job.read(json.loads((tmp_path / "job.json").read_text())).seed == 3
+    assert Job.from_dict(json.loads((tmp_path / "job.json").read_text())).seed == 3
 
 
 def test_job_json_with_the_old_key_scale_is_read():
     written = {"ablation": "order", "scale": "small", "values": {}, "seed": 2}
-    assert Job.read(written) == Job("order", "small", {}, 2)
+    assert Job.from_dict(written) == Job("order", "small", {}, 2)
 
 
 def test_folder_name_has_values_and_size(tmp_path):

@@ -47,7 +47,7 @@ def test_page_has_means_standard_deviations_and_claim_results(folder, tmp_path):
 
 def test_runs_without_results_are_listed_with_the_reason(tmp_path):
     write_run(tmp_path, job("salt", 0), SALT[0])
-    write_run(tmp_path, job("sugar", 0), SUGAR[0], "failed", "Diverged: loss was not finite")
+    write_run(tmp_path, job("sugar", 0), SUGAR[0], "failed", "DivergenceError: loss was not finite")
     write_run(tmp_path, job("salt", 1), SALT[1], "running")
     truncated = write_run(tmp_path, job("pepper", 0), SALT[1], "running")
     (truncated / "metrics.jsonl").write_text('{"step": 7, "split": "train"}\n{"step": 8, "spl')
@@ -57,7 +57,7 @@ def test_runs_without_results_are_listed_with_the_reason(tmp_path):
     assert sweep_page.section(sweep, None)[-7:] == [
         "Runs without results, 5 of 6:",
         "",
-        "- taste_sugar-seed_0: failed: Diverged: loss was not finite",
+        "- taste_sugar-seed_0: failed: DivergenceError: loss was not finite",
         "- taste_pepper-seed_0: unfinished, last logged step 7",
         "- taste_salt-seed_1: unfinished, last logged step 5",
         "- taste_sugar-seed_1: not started",

@@ -82,7 +82,7 @@ def test_captions_of_a_megabyte_are_cut_and_counted(tmp_path):
     captions = kept(tmp_path)
     assert [len(caption) for caption in captions["long.png"]] == [MAX_CAPTION_CHARACTERS]
     assert len(captions["lines.png"]) == 500
-    assert opened(tmp_path).remarks == {"with captions cut to 4,096 characters": 1}
+    assert opened(tmp_path).warnings == {"with captions cut to 4,096 characters": 1}
 
 
 def test_counts_are_told_once_though_stages_and_splits_open_the_data_again(tmp_path, caplog):
@@ -94,7 +94,7 @@ def test_counts_are_told_once_though_stages_and_splits_open_the_data_again(tmp_p
     (sentence,) = caplog.messages
     assert sentence == (
         f"data.path={tmp_path}: 3 of 4 records are used; left out: 1 without a caption (first: 'odd \\x1b[31m.png'); "
-        "data.allow_missing_captions=true does without captions"
+        "set data.allow_missing_captions=true to keep images without a caption"
     )
 
 

@@ -7,13 +7,13 @@ import pytest
 from PIL import Image, ImageDraw
 
 from dalle.data.blocks import SPLITS, BlocksConfig, BlocksSource
-from dalle.data.blocks_world import (
+from dalle.data.blocks_scene import (
     BACKGROUND,
     COLOURS,
-    Described,
-    Piece,
+    NounPhrase,
     Relation,
     Scene,
+    SceneObject,
     Statement,
     draw,
     one_fact_changed,
@@ -41,7 +41,7 @@ def disc(x=256, y=256, radius=97, colour=RED):
     return lambda canvas: canvas.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
 
 
-LARGE_RED_CIRCLE = Statement((Described("circle", "red", "large"),))
+LARGE_RED_CIRCLE = Statement((NounPhrase("circle", "red", "large"),))
 
 
 # --- required accuracy ----------------------------------------------------------------------------
@@ -153,15 +153,15 @@ def test_wrong_fact_is_identified(fact, image):
 
 def test_swapped_attributes_and_positions_are_detected():
     scene = Scene(
-        (Piece("circle", "red", "small", 0.3, 0.5, 0.11), Piece("square", "blue", "small", 0.7, 0.5, 0.11)),
+        (SceneObject("circle", "red", "small", 0.3, 0.5, 0.11), SceneObject("square", "blue", "small", 0.7, 0.5, 0.11)),
         Statement(()),
     )
     image = draw(scene, 64)
-    red_circle, blue_square = Described("circle", "red"), Described("square", "blue")
+    red_circle, blue_square = NounPhrase("circle", "red"), NounPhrase("square", "blue")
     left_of = (Relation(0, "left of", 1),)
     assert judge(image, Statement((red_circle, blue_square), left_of)).holds
     assert judge(image, Statement((blue_square, red_circle), (Relation(1, "left of", 0),))).holds
-    swapped = judge(image, Statement((Described("circle", "blue"), Described("square", "red")), left_of))
+    swapped = judge(image, Statement((NounPhrase("circle", "blue"), NounPhrase("square", "red")), left_of))
     assert not swapped.holds and swapped.objects and swapped.count
     turned = judge(image, Statement((blue_square, red_circle), left_of))
     assert turned.colours and turned.shapes and not turned.relation
@@ -169,17 +169,17 @@ def test_swapped_attributes_and_positions_are_detected():
 
 @pytest.mark.parametrize("gap, rests", [(0.0, True), (0.06, False)])
 def test_on_top_of_requires_contact(gap, rests):
-    lower = Piece("square", "blue", "large", 0.5, 0.7, 0.19)
-    upper = Piece("circle", "red", "small", 0.5, 0.7 - 0.88 * 0.19 - 0.11 - gap, 0.11)
+    lower = SceneObject("square", "blue", "large", 0.5, 0.7, 0.19)
+    upper = SceneObject("circle", "red", "small", 0.5, 0.7 - 0.88 * 0.19 - 0.11 - gap, 0.11)
     image = draw(Scene((upper, lower), Statement(())), 64)
-    things = (Described("circle", "red"), Described("square", "blue"))
+    things = (NounPhrase("circle", "red"), NounPhrase("square", "blue"))
     assert judge(image, Statement(things, (Relation(0, "above", 1),))).holds
     assert judge(image, Statement(things, (Relation(0, "on top of", 1),))).holds == rests
     assert not judge(image, Statement(things, (Relation(1, "on top of", 0),))).holds
 
 
 def test_unstated_size_is_not_checked():
-    statement = Statement((Described("circle", "red"),))
+    statement = Statement((NounPhrase("circle", "red"),))
     assert judge(draw_shapes(disc()), statement).holds
     assert judge(draw_shapes(disc(radius=56)), statement).holds
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from dalle.data.blocks_world import Described, Statement
+from dalle.data.blocks_scene import NounPhrase, Statement
 from dalle.data.folder import FolderConfig
 from dalle.evaluation.capability_prompts import CAPABILITIES, Prompt
 from dalle.evaluation.context import EvaluationContext
@@ -61,7 +61,7 @@ def test_model_that_knows_some_wordings_is_inconsistent(context, config, monkeyp
 
 
 def test_consistency_is_computed_per_statement():
-    one, other = (Statement((Described(shape, "red"),)) for shape in ("circle", "square"))
+    one, other = (Statement((NounPhrase(shape, "red"),)) for shape in ("circle", "square"))
     wanted = [Prompt("a", one), Prompt("b", one), Prompt("c", other), Prompt("d", other)]
     assert capabilities._consistency("x", wanted, [1, 1, 0, 1]) == {
         "capability_x_every_wording": 0.5,

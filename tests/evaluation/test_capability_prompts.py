@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from dalle.data.blocks import HELD_OUT, BlocksConfig, BlocksSource, wordings
-from dalle.data.blocks_world import RADII, Described, Piece, Scene, Statement, draw
+from dalle.data.blocks_scene import RADII, NounPhrase, Scene, SceneObject, Statement, draw
 from dalle.evaluation.capability_prompts import CAPABILITIES, prompts
 from dalle.evaluation.judges.blocks_judge import judge
 
@@ -74,7 +74,7 @@ def test_untrained_capabilities_do_not_occur_in_training():
 
 
 def image_of_small_objects(shown: int, shape: str = "circle", colour: str = "red") -> Image.Image:
-    pieces = tuple(Piece(shape, colour, "small", x, y, RADII["small"]) for x, y in CENTRES[:shown])
+    pieces = tuple(SceneObject(shape, colour, "small", x, y, RADII["small"]) for x, y in CENTRES[:shown])
     return draw(Scene(pieces, Statement(())), 64)
 
 
@@ -86,5 +86,5 @@ def test_judge_counts_to_five(asked, shown):
         verdict = judge(image_of_small_objects(shown, thing.shape, thing.colour), Statement((thing,)))
         assert verdict.holds == (asked == shown)
         other = str(generator.choice([shape for shape in ("circle", "square", "cross") if shape != thing.shape]))
-        wrong = Described(other, thing.colour, thing.size, asked)
+        wrong = NounPhrase(other, thing.colour, thing.size, asked)
         assert not judge(image_of_small_objects(shown, thing.shape, thing.colour), Statement((wrong,))).shapes

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from dalle.data.blocks import BlocksConfig, BlocksSource
-from dalle.data.blocks_world import BACKGROUND, COLOURS, Scene, draw
+from dalle.data.blocks_scene import BACKGROUND, COLOURS, Scene, draw
 from dalle.data.folder import FolderConfig, FolderSource
 from dalle.evaluation.metrics.caption_samples import (
     caption_metrics,

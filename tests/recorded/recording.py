@@ -19,7 +19,7 @@ from dalle.evaluation.evaluate_config import EvaluateConfig
 from dalle.evaluation.metrics import alignment, log_likelihood, reconstruction
 from dalle.seeds import seed_global_generators
 from dalle.stages import STAGES
-from dalle.stages.pictures import StageContext
+from dalle.stages.data_module import StageContext
 from dalle.training.loop import train
 from dalle.training.run import Run
 

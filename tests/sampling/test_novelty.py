@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from dalle import checkpoint
-from dalle.data.audit.fingerprints import NEAR_BITS, NEAR_LEVELS
+from dalle.data.audit.perceptual_hash import NEAR_BITS, NEAR_LEVELS
 from dalle.data.blocks import BlocksConfig
 from dalle.models.clip.model import CLIP
 from dalle.sampling.novelty import GRID_FILE, TrainingImages, describe_nearest
@@ -109,5 +109,5 @@ def test_samples_stand_beside_the_training_pictures_nearest_to_them(trained, run
 def test_without_knowing_the_data_novelty_is_refused_before_anything_is_drawn(checkpoints, run_command, tmp_path):
     status, printed = run_command("sample", f"checkpoint={checkpoints}", "caption=x", "novelty=true", "out=drawn")
     assert status == 2
-    assert "does not say which data it was trained on" in printed
+    assert "does not record its training data" in printed
     assert not (tmp_path / "drawn").exists()

@@ -10,7 +10,7 @@ from itertools import permutations
 
 from PIL import Image
 
-from dalle.data.blocks_world import DIRECTIONS, Relation, Statement
+from dalle.data.blocks_scene import DIRECTIONS, Relation, Statement
 from dalle.evaluation.judges.shape_detector import DetectedShape, detect_shapes
 
 TOUCHING = 2  # rows from an object's lowest pixels to those of the object it rests on; separate objects have 4

@@ -10,7 +10,7 @@ from functools import reduce
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dalle.data.blocks_world import BACKGROUND, COLOURS, OUTLINES, RADII
+from dalle.data.blocks_scene import BACKGROUND, COLOURS, OUTLINES, RADII
 
 RESOLUTION = 64  # images are resized to this number of pixels a side
 MAX_COLOUR_DISTANCE = 70.0  # in RGB, up to which a pixel is labelled by its colour alone; colours are over 100 apart

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from dalle.data.blocks import BlocksSource
-from dalle.data.blocks_world import Statement
+from dalle.data.blocks_scene import Statement
 from dalle.data.loader import ordered_batches
 from dalle.data.source import Source
 from dalle.data.transforms import inference_crop

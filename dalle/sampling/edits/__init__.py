@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from dalle.data.picture_file import read_picture
+from dalle.data.image_file import read_image_file
 from dalle.data.source import UnreadableRecord
 from dalle.registry import Entry, Registry
 from dalle.sampling.canvas import Canvas, EncodedImage
@@ -87,6 +87,6 @@ def read_image(path: str, option: str) -> Image.Image:
     if not path:
         raise ValueError(f"{option} is empty; set it to an image file")
     try:
-        return read_picture(Path(path).expanduser(), path)
+        return read_image_file(Path(path).expanduser(), path)
     except UnreadableRecord as error:
         raise ValueError(f"{option}={path} cannot be read as an image: {error.reason}") from error

@@ -9,8 +9,8 @@ from torch import Tensor
 from dalle import distributed
 
 
-class Meter:
-    """Means of metrics over updates and ranks since the last reading, without skipped updates."""
+class TrainMetrics:
+    """Means of metrics over updates and ranks since the last `compute_and_reset`, without skipped updates."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -18,10 +18,10 @@ class Meter:
         self.totals = torch.zeros(0, device=device)
         self.count = torch.zeros((), device=device)  # updates in `totals`
         self.skipped = torch.zeros((), device=device)  # since training began
-        self.skipped_in_a_row = torch.zeros((), device=device)  # up to the latest update
+        self.consecutive_skipped = torch.zeros((), device=device)  # up to the latest update
 
-    def update(self, metrics: Mapping[str, float | Tensor], counts: Tensor) -> None:
-        """Add the `metrics` of one update if `counts` is 1; if it is 0, count the update as skipped.
+    def update(self, metrics: Mapping[str, float | Tensor], finite: Tensor) -> None:
+        """Add the `metrics` of one update if `finite` is 1; if it is 0, count the update as skipped.
 
         Metrics are scalars. Raises ValueError if their names change.
         """
@@ -30,28 +30,28 @@ class Meter:
         if list(metrics) != self.names:
             raise ValueError(f"metrics must keep their names: they were {self.names}, now {list(metrics)}")
         values = torch.stack([self._scalar(value) for value in metrics.values()])
-        self.totals += torch.where(counts.bool(), values, 0.0)
-        self.count += counts
-        self.skipped += 1 - counts
-        self.skipped_in_a_row = (self.skipped_in_a_row + 1) * (1 - counts)
+        self.totals += torch.where(finite.bool(), values, 0.0)
+        self.count += finite
+        self.skipped += 1 - finite
+        self.consecutive_skipped = (self.consecutive_skipped + 1) * (1 - finite)
 
-    def read(self) -> dict[str, float]:
+    def compute_and_reset(self) -> dict[str, float]:
         """Return the means by name, NaN if all updates were skipped, and reset them. All ranks must call it."""
         means = (distributed.mean(self.totals) / self.count).tolist()
         self.totals.zero_()
         self.count.zero_()
         return dict(zip(self.names, means, strict=True))
 
-    def state(self) -> dict[str, Any]:
-        """Return the state for `restore`, JSON-serialisable. All ranks must call it."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state for `load_state_dict`, JSON-serialisable. All ranks must call it."""
         totals = distributed.mean(self.totals).tolist()
-        counts = [self.count.item(), self.skipped.item(), self.skipped_in_a_row.item()]
+        counts = [self.count.item(), self.skipped.item(), self.consecutive_skipped.item()]
         return {"names": self.names, "totals": totals, "counts": counts}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.names = list(state["names"])
         self.totals = torch.tensor(state["totals"], device=self.device)
-        self.count, self.skipped, self.skipped_in_a_row = torch.tensor(state["counts"], device=self.device)
+        self.count, self.skipped, self.consecutive_skipped = torch.tensor(state["counts"], device=self.device)
 
     def _scalar(self, value: float | Tensor) -> Tensor:
         if isinstance(value, Tensor):

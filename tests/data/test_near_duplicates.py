@@ -1,11 +1,11 @@
 import numpy as np
 
-from dalle.data.audit.fingerprints import FINGERPRINT, NEAR_BITS, NEAR_LEVELS, differing_bits, differing_levels
-from dalle.data.audit.near_copies import groups_of_near_copies
+from dalle.data.audit.near_duplicates import find_near_duplicates
+from dalle.data.audit.perceptual_hash import HASH_DTYPE, NEAR_BITS, NEAR_LEVELS, colour_distance, hamming_distance
 
 
 def prints_of(hashes) -> np.ndarray:
-    prints = np.zeros(len(hashes), FINGERPRINT)
+    prints = np.zeros(len(hashes), HASH_DTYPE)
     prints["hash"], prints["readable"] = hashes, True
     return prints
 
@@ -18,8 +18,8 @@ def each_with_each(prints: np.ndarray) -> set[frozenset[int]]:
     """Reference: compare every pair, then join."""
     group = list(range(len(prints)))
     for one in range(len(prints)):
-        near = differing_bits(prints["hash"], prints["hash"][one]) <= NEAR_BITS
-        near &= differing_levels(prints["colours"], prints["colours"][one]) <= NEAR_LEVELS
+        near = hamming_distance(prints["hash"], prints["hash"][one]) <= NEAR_BITS
+        near &= colour_distance(prints["colours"], prints["colours"][one]) <= NEAR_LEVELS
         for other in np.flatnonzero(near):
             old, new = group[other], group[one]
             group = [new if each == old else each for each in group]
@@ -35,7 +35,7 @@ def test_sorting_finds_what_comparing_each_with_each_finds():
             hashes.append(flipped(int(centre), *generator.choice(64, generator.integers(0, 4), replace=False).tolist()))
     prints = prints_of(np.array(hashes, np.uint64))
     prints["colours"] = generator.integers(0, 2, (len(prints), 1, 1, 1)) * (NEAR_LEVELS + 1)
-    found = groups_of_near_copies(prints)
+    found = find_near_duplicates(prints)
     assert {frozenset(group.tolist()) for group in found} == each_with_each(prints)
     assert [len(group) for group in found] == sorted((len(group) for group in found), reverse=True)
 
@@ -43,27 +43,27 @@ def test_sorting_finds_what_comparing_each_with_each_finds():
 def test_copies_of_copies_are_in_one_group():
     a = 0x0123_4567_89AB_CDEF
     b, c = flipped(a, 0, 20, 40), flipped(a, 0, 20, 40, 1, 21, 41)
-    (group,) = groups_of_near_copies(prints_of([a, 7, c, b]))
+    (group,) = find_near_duplicates(prints_of([a, 7, c, b]))
     assert group.tolist() == [0, 2, 3]
 
 
 def test_a_bit_too_many_or_another_colour_makes_another_picture():
-    assert groups_of_near_copies(prints_of([5, flipped(5, 9, 19, 29, 39)])) == []
+    assert find_near_duplicates(prints_of([5, flipped(5, 9, 19, 29, 39)])) == []
     prints = prints_of([5, 5])
     prints["colours"][1, 2, 3, 0] = NEAR_LEVELS + 1
-    assert groups_of_near_copies(prints) == []
+    assert find_near_duplicates(prints) == []
 
 
 def test_what_cannot_be_read_is_nobodys_copy():
     prints = prints_of([5, 5, 5])
     prints["readable"][1] = False
-    (group,) = groups_of_near_copies(prints)
+    (group,) = find_near_duplicates(prints)
     assert group.tolist() == [0, 2]
-    assert groups_of_near_copies(prints[:0]) == []
+    assert find_near_duplicates(prints[:0]) == []
 
 
 def test_thousands_of_equal_pictures_take_no_time():
     hashes = np.random.default_rng(0).integers(0, 2**63, 30_000, dtype=np.uint64)
     hashes[:20_000] = hashes[0]
-    (group,) = groups_of_near_copies(prints_of(hashes))
+    (group,) = find_near_duplicates(prints_of(hashes))
     assert group.tolist() == list(range(20_000))

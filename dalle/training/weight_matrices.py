@@ -8,14 +8,14 @@ from dalle.models.attention import FusedLinear
 from dalle.models.blocks import Float32Linear
 
 
-class Matrix(NamedTuple):
+class WeightMatrix(NamedTuple):
     """Weight of a layer, and the number of equal matrices stacked in it along the rows."""
 
     weight: nn.Parameter
     parts: int
 
 
-def matrices(model: nn.Module) -> dict[str, Matrix]:
+def weight_matrices(model: nn.Module) -> dict[str, WeightMatrix]:
     """Return the trained weights of linear layers and convolutions, by name.
 
     Gains, biases, embeddings and unembeddings are excluded, as in the paper.
@@ -26,7 +26,7 @@ def matrices(model: nn.Module) -> dict[str, Matrix]:
         if isinstance(module, nn.Linear | nn.Conv2d) and not isinstance(module, Float32Linear)
     }
     trained = {name: each for name, each in model.named_parameters() if each.requires_grad and id(each) in layers}
-    return {name: Matrix(each, _parts(layers[id(each)])) for name, each in trained.items()}
+    return {name: WeightMatrix(each, _parts(layers[id(each)])) for name, each in trained.items()}
 
 
 def _parts(layer: nn.Module) -> int:

@@ -8,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from dalle.data.captions import MAX_CAPTION_CHARACTERS, clean_caption
-from dalle.data.files import Found
+from dalle.data.files import RawRecord
 from dalle.data.index import RaggedStrings, StringArrayBuilder
-from dalle.data.tally import Tally
+from dalle.data.skip_counter import SkipCounter
 
 
-class Row(NamedTuple):
+class CaptionRow(NamedTuple):
     """One row of a caption table. An image may have several rows, each with further captions."""
 
     file: str  # path of the image within the folder
@@ -21,17 +21,19 @@ class Row(NamedTuple):
     urls: tuple[str, ...] = ()  # source addresses of the image
 
 
-def gathered(rows: Iterable[Row], pictures: Mapping[str, int], remarks: Tally) -> Iterator[tuple[bool, Found]]:
+def group_by_image(
+    rows: Iterable[CaptionRow], pictures: Mapping[str, int], warnings: SkipCounter
+) -> Iterator[tuple[bool, RawRecord]]:
     """Yield (is named in `rows`, record) for each of `pictures`, a dict from path to number in order.
 
-    A record has the captions and addresses of all its rows. Rows of missing images are counted in `remarks`.
+    A record has the captions and addresses of all its rows. Rows of missing images are counted in `warnings`.
     """
     captions, captioned, urls, addressed = StringArrayBuilder(), array("q"), StringArrayBuilder(), array("q")
     named = np.zeros(len(pictures), bool)
     for row in rows:
-        number = pictures.get(normal(row.file))
+        number = pictures.get(normalize_path(row.file))
         if number is None:
-            remarks.add("rows whose picture is not there", row.file)
+            warnings.add("rows whose picture is not there", row.file)
             continue
         named[number] = True
         for caption in row.captions:
@@ -45,9 +47,9 @@ def gathered(rows: Iterable[Row], pictures: Mapping[str, int], remarks: Tally) -
     captions_of = RaggedStrings.from_owners(np.array(captioned, np.int64), captions.build(), len(pictures))
     urls_of = RaggedStrings.from_owners(np.array(addressed, np.int64), urls.build(), len(pictures))
     for path, number in pictures.items():
-        yield bool(named[number]), Found(path, captions_of[number], urls_of[number])
+        yield bool(named[number]), RawRecord(path, captions_of[number], urls_of[number])
 
 
-def normal(file: str) -> str:
+def normalize_path(file: str) -> str:
     """Normalize a path: ./a\\b.png -> a/b.png. A path out of the folder keeps its "..", so it matches no image."""
     return posixpath.normpath(file.strip().replace("\\", "/"))

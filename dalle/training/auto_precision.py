@@ -1,4 +1,4 @@
-"""Precision of a run's forward pass, chosen once and kept when the run resumes."""
+"""Automatic choice of the precision of a run's forward pass; a resumed run keeps its precision."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from torch import nn
 from dalle.precision import FORMATS
 
 # below this size, casting weights and activations costs more time than bfloat16 saves (benchmarks/precision.py)
-LARGE_ENOUGH = 100_000  # parameters
+MIN_PARAMETERS_FOR_BFLOAT16 = 100_000  # parameters
 
 
 class Precision(NamedTuple):
@@ -17,7 +17,7 @@ class Precision(NamedTuple):
     reason: str
 
 
-def resolve(precision: str, model: nn.Module, device: torch.device) -> Precision:
+def choose_precision(precision: str, model: nn.Module, device: torch.device) -> Precision:
     """Choose the precision for training `model` on `device`, with the reason.
 
     "auto" is bfloat16 on CUDA. On a CPU it is bfloat16 if the processor has matrix instructions for it (AMX) and the
@@ -30,14 +30,16 @@ def resolve(precision: str, model: nn.Module, device: torch.device) -> Precision
     if precision != "auto":
         if precision not in FORMATS:
             raise ValueError(f"precision={precision} is unknown; choose auto, {', '.join(FORMATS)}")
-        return Precision(precision, "as asked for")
+        return Precision(precision, "set by the config")
     if device.type == "cuda":
-        return Precision("bfloat16", "as on every GPU")
+        return Precision("bfloat16", "the default on a GPU")
     if device.type != "cpu" or not has_amx():
-        return Precision("float32", "the processor has no AMX" if device.type == "cpu" else f"as on {device.type}")
+        return Precision(
+            "float32", "the processor has no AMX" if device.type == "cpu" else f"the default on {device.type}"
+        )
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    if parameters < LARGE_ENOUGH:
-        return Precision("float32", f"{parameters:,} parameters gain nothing by bfloat16")
+    if parameters < MIN_PARAMETERS_FOR_BFLOAT16:
+        return Precision("float32", f"{parameters:,} parameters are too few to gain speed by bfloat16")
     return Precision("bfloat16", "the processor has AMX")
 
 

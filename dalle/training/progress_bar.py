@@ -8,13 +8,13 @@ from tqdm import tqdm
 SECONDS_BETWEEN_LINES = 20
 
 
-class Progress:
+class ProgressBar:
     """Progress of the run `title`: updates done, loss, images per second and time left."""
 
     def __init__(self, title: str, done: int, steps: int, batch_size: int, seconds: float, shown: bool):
         """done: updates already done, of `steps`; seconds: time spent in them."""
         self.title, self.done, self.steps, self.batch_size, self.shown = title, done, steps, batch_size, shown
-        self.reported = done, seconds
+        self.last_report = done, seconds
         self.begin, self.begin_step = time.monotonic(), done
         self.last_line = self.begin
         self.bar = tqdm(
@@ -35,20 +35,20 @@ class Progress:
 
         seconds: time spent in updates since the run began.
         """
-        done, before = self.reported
-        self.reported = self.done, seconds
-        speed = (self.done - done) * self.batch_size / max(seconds - before, 1e-9)
-        figures = f"loss {loss:.4g}, {speed:.4g} images/s"
+        done_before, seconds_before = self.last_report
+        self.last_report = self.done, seconds
+        speed = (self.done - done_before) * self.batch_size / max(seconds - seconds_before, 1e-9)
+        status = f"loss {loss:.4g}, {speed:.4g} images/s"
         now = time.monotonic()
         if not self.bar.disable:
-            self.bar.set_postfix_str(figures)
+            self.bar.set_postfix_str(status)
         elif self.done == self.steps or now - self.last_line > SECONDS_BETWEEN_LINES:
             self.last_line = now
-            left = (now - self.begin) / (self.done - self.begin_step) * (self.steps - self.done)
-            self.say(f"{figures}, {tqdm.format_interval(left)} left")
+            seconds_left = (now - self.begin) / (self.done - self.begin_step) * (self.steps - self.done)
+            self.print(f"{status}, {tqdm.format_interval(seconds_left)} left")
         return speed
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         """Print a line to stderr without breaking the progress bar."""
         if self.shown:
             tqdm.write(f"{self.title} {self.done}/{self.steps}: {text}", file=sys.stderr)

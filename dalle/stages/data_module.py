@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dalle import distributed
 from dalle.data import open_source
-from dalle.data.audit.provenance import described
+from dalle.data.audit.provenance import data_meta
 from dalle.data.collate import ImageBatch, TokenBatch
 from dalle.data.loader import image_batches, ordered_batches, token_batches
 from dalle.data.token_cache import TokenCache
@@ -22,7 +22,7 @@ from dalle.seeds import numpy_generator
 from dalle.tokenizer import CaptionTokenizer, words_of
 from dalle.training.stage import TrainingConfig
 
-MOST_WORDS = 20_000  # maximum listed in a checkpoint; for larger vocabularies, hints about unknown words are not useful
+MAX_CAPTION_WORDS = 20_000  # a checkpoint lists the words of its captions, unless there are more
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class StageContext:
 
 
 @dataclass(frozen=True)
-class PicturesConfig(TrainingConfig):
+class StageDataConfig(TrainingConfig):
     """Data settings common to all stages."""
 
     transform: str = "none"  # of training images: dvae (Listing 1) | transformer (Listing 2) | channel_shuffle | none
@@ -50,7 +50,7 @@ class PicturesConfig(TrainingConfig):
 
 
 @dataclass(frozen=True)
-class CaptionedConfig(PicturesConfig):
+class CaptionedDataConfig(StageDataConfig):
     """Data settings common to the stages with captions."""
 
     tokenizer: str | None = None  # path of a tokenizer.json, from prepare.py or a checkpoint; null: train one
@@ -62,14 +62,14 @@ class CaptionedConfig(PicturesConfig):
             raise ValueError(f"tokenizer_records={self.tokenizer_records} must be at least 1")
 
 
-class Pictures:
+class DataModule:
     """Data module of one stage: batches of the splits of a data set, and the tokenizer.
 
     `config.transform` augments training images; held-out images are cropped deterministically.
     """
 
-    def __init__(self, data: Any, config: PicturesConfig, context: StageContext):
-        self.data = data
+    def __init__(self, data: Any, config: StageDataConfig, context: StageContext):
+        self.data_config = data
         self.train, self.val = open_source(data, "train"), open_source(data, "val")
         self.image_size = self.train.image_size
         self.transform = transform_named(config.transform)
@@ -106,17 +106,17 @@ class Pictures:
 
     def held_out(self, count: int, split: str = "val") -> Iterator[ImageBatch]:
         """Iterate in order over the first `count` images of a held-out split, or all if there are fewer."""
-        source = self.val if split == "val" else open_source(self.data, split)
+        source = self.val if split == "val" else open_source(self.data_config, split)
         size = min(self.batch_size, count)
         remaining = count
         for batch in itertools.islice(ordered_batches(source, transform_named("none"), size), -(-count // size)):
             yield ImageBatch(batch.images[:remaining], batch.captions[:remaining], batch.keys[:remaining])
             remaining -= len(batch.captions)
 
-    def described(self, meta: dict[str, Any]) -> dict[str, Any]:
+    def add_provenance(self, meta: dict[str, Any]) -> dict[str, Any]:
         """Return `meta` extended with a description of the training data, for a checkpoint."""
-        words = {"caption_words": sorted(self.words)} if 0 < len(self.words) <= MOST_WORDS else {}
-        return {**meta, **words, **described(self.data, {"train": self.train, "val": self.val})}
+        words = {"caption_words": sorted(self.words)} if 0 < len(self.words) <= MAX_CAPTION_WORDS else {}
+        return {**meta, **words, **data_meta(self.data_config, {"train": self.train, "val": self.val})}
 
     def pixels(self, batch: ImageBatch) -> Tensor:
         """Return the batch's images on the device: (b, 3, s, s) floats in [0, 1], channels last."""
@@ -128,9 +128,9 @@ class Pictures:
         An image has the same generator for any number of ranks and micro-batches.
         """
         first = (number * distributed.world() + distributed.rank()) * self.batch_size
-        return [numpy_generator("stage", self.seed, first + place) for place in range(self.batch_size)]
+        return [numpy_generator("stage", self.seed, first + index) for index in range(self.batch_size)]
 
-    def tokenizer(self, config: CaptionedConfig, vocabulary: int) -> CaptionTokenizer:
+    def tokenizer(self, config: CaptionedDataConfig, vocabulary: int) -> CaptionTokenizer:
         """Load the tokenizer of `config`, or train a BPE of at most `vocabulary` entries on the training captions.
 
         Raises `ValueError` if the file cannot be read or has more entries.
@@ -138,20 +138,20 @@ class Pictures:
         if config.tokenizer is None:
             return CaptionTokenizer.train(self._captions(config.tokenizer_records), vocabulary)
         for _ in self._captions(config.tokenizer_records):
-            pass  # collects their words
-        named = CaptionTokenizer.load(config.tokenizer)
-        if named.vocabulary > vocabulary:
+            pass  # collects their words in self.words
+        tokenizer = CaptionTokenizer.load(config.tokenizer)
+        if tokenizer.vocabulary > vocabulary:
             raise ValueError(
-                f"{config.tokenizer} has {named.vocabulary} entries, and the model takes {vocabulary} at most: "
-                f"raise stage.model.text_vocabulary, or let stage.tokenizer=null learn a smaller one"
+                f"{config.tokenizer} has {tokenizer.vocabulary} entries, more than stage.model.text_vocabulary allows "
+                f"({vocabulary}): raise it, or set stage.tokenizer=null to train a smaller tokenizer"
             )
-        return named
+        return tokenizer
 
     def _captions(self, records: int) -> Iterator[str]:
-        """Iterate over the captions of about `records` training records, and collect their words for `described`."""
+        """Iterate over the captions of about `records` training records, and collect their words in `self.words`."""
         for index in range(0, len(self.train), max(1, len(self.train) // records)):
             for caption in self.train.captions(index):
-                if len(self.words) <= MOST_WORDS:
+                if len(self.words) <= MAX_CAPTION_WORDS:
                     self.words |= words_of(caption)
                 yield caption
 

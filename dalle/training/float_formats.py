@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class SmallFloat:
+class FloatFormat:
     """Floating-point format with an optional sign bit, exponent bits and significand bits, including subnormals.
 
     Raises ValueError for unsupported numbers of bits.
@@ -23,23 +23,24 @@ class SmallFloat:
     significand_bits: int  # without the implied leading 1
     largest_exponent: int  # the largest number is just under 2 ** (largest_exponent + 1)
     signed: bool = True
-    infinite: bool = False  # the largest exponent code is infinity, as in IEEE 754; else large numbers saturate
+    has_infinity: bool = False  # the largest exponent code is infinity, as in IEEE 754; else large numbers saturate
 
     def __post_init__(self) -> None:
         bits = self.signed + self.exponent_bits + self.significand_bits
         if not 2 <= self.exponent_bits <= 7 or self.significand_bits < 1 or bits > 16:
             raise ValueError(
-                f"a small float needs 2 to 7 exponent bits, at least 1 significand bit and at most 16 bits in all, "
+                f"a float format needs 2 to 7 exponent bits, at least 1 significand bit and at most 16 bits in all, "
                 f"not {self.exponent_bits}, {self.significand_bits} and {bits}"
             )
 
     @property
     def smallest_exponent(self) -> int:
         """Exponent of the smallest normal number."""
-        return self.largest_exponent - (2**self.exponent_bits - 2 - self.infinite)
+        return self.largest_exponent - (2**self.exponent_bits - 2 - self.has_infinity)
 
     @property
     def largest(self) -> float:
+        """Largest finite number."""
         return 2.0**self.largest_exponent * (2 - 2.0**-self.significand_bits)
 
     @property
@@ -58,23 +59,25 @@ class SmallFloat:
         exponents = exponents.clamp(self.smallest_exponent, self.largest_exponent + 1)
         significands = (magnitudes / _power_of_two(exponents - self.significand_bits)).round()
         # the implied 1, and a carry from rounding, add up to the right exponent
-        octaves = (exponents - self.smallest_exponent) << self.significand_bits
-        codes = (octaves + significands.clamp(max=2**15).int()).clamp(max=self._largest_code + self.infinite)
+        biased_exponents = (exponents - self.smallest_exponent) << self.significand_bits
+        codes = (biased_exponents + significands.clamp(max=2**15).int()).clamp(
+            max=self._largest_code + self.has_infinity
+        )
         signs = values.signbit().int() << self._sign_bit
         return (codes | signs if self.signed else codes * (values > 0)).to(torch.int16)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Decode codes to float32, exactly."""
-        wide = codes.int() & 0xFFFF
-        magnitudes = wide & ((1 << self._sign_bit) - 1)
-        octaves = magnitudes >> self.significand_bits
-        implied = (octaves > 0).int() << self.significand_bits
+        bits = codes.int() & 0xFFFF
+        magnitudes = bits & ((1 << self._sign_bit) - 1)
+        biased_exponents = magnitudes >> self.significand_bits
+        implied = (biased_exponents > 0).int() << self.significand_bits
         significands = (magnitudes & ((1 << self.significand_bits) - 1)) + implied
-        exponents = octaves.clamp(min=1) - 1 + self.smallest_exponent
+        exponents = biased_exponents.clamp(min=1) - 1 + self.smallest_exponent
         values = significands * _power_of_two(exponents - self.significand_bits)
-        if self.infinite:
+        if self.has_infinity:
             values = values.masked_fill(magnitudes > self._largest_code, torch.inf)
-        return torch.where((wide >> self._sign_bit) > 0, -values, values)
+        return torch.where((bits >> self._sign_bit) > 0, -values, values)
 
     def round(self, values: Tensor) -> Tensor:
         """Round float32 values to this format, in float32; NaN stays NaN."""
@@ -86,16 +89,16 @@ class SmallFloat:
 
     @property
     def _largest_code(self) -> int:
-        return (1 << self._sign_bit) - 1 - (self.infinite << self.significand_bits)
+        return (1 << self._sign_bit) - 1 - (self.has_infinity << self.significand_bits)
 
 
-MEAN = SmallFloat(6, 9, largest_exponent=3)  # format of Adam's running mean
-VARIANCE = SmallFloat(6, 10, largest_exponent=3, signed=False)
+FLOAT_1_6_9 = FloatFormat(6, 9, largest_exponent=3)  # of Adam's running mean
+FLOAT_0_6_10 = FloatFormat(6, 10, largest_exponent=3, signed=False)  # of Adam's running variance
 
 
-def ieee(exponent_bits: int, significand_bits: int) -> SmallFloat:
+def ieee(exponent_bits: int, significand_bits: int) -> FloatFormat:
     """Return the IEEE 754 format with these sizes; (5, 10) is float16."""
-    return SmallFloat(exponent_bits, significand_bits, 2 ** (exponent_bits - 1) - 1, infinite=True)
+    return FloatFormat(exponent_bits, significand_bits, 2 ** (exponent_bits - 1) - 1, has_infinity=True)
 
 
 def _power_of_two(exponents: Tensor) -> Tensor:

@@ -12,9 +12,9 @@ from tiny_stages import BLOCKS, CPU, build
 
 from dalle.data import open_source
 from dalle.data.folder import FolderConfig
-from dalle.data.token_cache import TODO, StaleTokens, TokenCache
+from dalle.data.token_cache import TODO, TokenCache, TokenCacheMismatch
 from dalle.models.dvae.model import DiscreteVAE
-from dalle.stages.encoding import Encoding, described
+from dalle.stages.encode_dataset import DatasetEncoder, summary
 from dalle.stages.transformer import TransformerStageConfig
 from dalle.training.logger import WandbConfig
 from dalle.training.loop import train
@@ -64,8 +64,8 @@ def test_crops_are_those_that_epochs_would_draw_and_then_take_turns(dvae_folder,
     data = FolderConfig(path=str(pictures_folder), image_size=16, validation_share=0.2)
     settings = {"transform": "transformer", "data": data, "batch_size": 1}
     fresh = stage_of(dvae_folder, None, **settings)
-    kept = stage_of(dvae_folder, tmp_path, **settings, views=2)
-    records = len(fresh.pictures.train)
+    kept = stage_of(dvae_folder, tmp_path, **settings, crops=2)
+    records = len(fresh.data.train)
     assert_same(fresh, kept, 2 * records)
     first, second, third = (codes(kept, epoch * records, (epoch + 1) * records) for epoch in range(3))
     assert first == third
@@ -75,20 +75,20 @@ def test_crops_are_those_that_epochs_would_draw_and_then_take_turns(dvae_folder,
 
 def codes(stage, start: int, stop: int) -> dict[str, list[int]]:
     """The tokens of each picture, of batches of one."""
-    keys = [batch.keys[0] for batch in islice(stage.pictures.batches(start), stop - start)]
+    keys = [batch.keys[0] for batch in islice(stage.data.batches(start), stop - start)]
     return dict(zip(keys, (batch.image[0].tolist() for batch in stage.batches(start)), strict=False))
 
 
-@pytest.mark.parametrize("settings", [{}, {"transform": "transformer", "views": 3}], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"transform": "transformer", "crops": 3}], ids=str)
 def test_a_picture_that_cannot_be_read_is_passed_over_as_in_training_on_pictures(
     dvae_folder, photographs, tmp_path, caplog, settings
 ):
     settings = {"data": photographs, "batch_size": 4, "steps": 20, **settings}
     tokens = stage_of(dvae_folder, tmp_path, **settings)
-    settings["views"] = 0
-    records = len(tokens.pictures.train)
-    assert_same(stage_of(dvae_folder, None, **settings), tokens, tokens.cache.kind.views * records // 4)
-    assert "could not be read" in described(tokens.cache)
+    settings["crops"] = 0
+    records = len(tokens.data.train)
+    assert_same(stage_of(dvae_folder, None, **settings), tokens, tokens.cache.settings.views * records // 4)
+    assert "could not be read" in summary(tokens.cache)
     assert "skipped unreadable record broken" in caplog.text
 
 
@@ -107,12 +107,12 @@ def test_the_stage_encodes_once_for_all_runs(dvae_folder, tmp_path, monkeypatch)
         ({"steps": EPOCH}, False),  # no picture comes again
         ({"transform": "transformer"}, False),  # the paper's: another crop each time
         ({"image_targets": "sampled"}, False),
-        ({"transform": "transformer", "views": 1}, True),
-        ({"steps": EPOCH, "views": 1}, True),
+        ({"transform": "transformer", "crops": 1}, True),
+        ({"steps": EPOCH, "crops": 1}, True),
     ],
     ids=str,
 )
-def test_tokens_are_kept_where_they_stay_the_same_or_views_were_asked_for(dvae_folder, tmp_path, settings, kept):
+def test_tokens_are_kept_where_they_stay_the_same_or_crops_were_asked_for(dvae_folder, tmp_path, settings, kept):
     assert (stage_of(dvae_folder, tmp_path / "tokens", **settings).cache is not None) == kept
     assert (tmp_path / "tokens").exists() == kept
 
@@ -159,9 +159,9 @@ def test_another_dvae_or_other_pictures_have_tokens_of_their_own(dvae_folder, tm
     tokens = tmp_path / "tokens"
     stages = [stage_of(dvae_folder, tokens), stage_of(other, tokens), stage_of(dvae_folder, tokens, data=fewer())]
     assert len({stage.cache.folder for stage in stages}) == 3
-    with pytest.raises(StaleTokens, match="of something else: the dVAE was [0-9a-f]+, and is [0-9a-f]+ now"):
+    with pytest.raises(TokenCacheMismatch, match="the digest of the dVAE was [0-9a-f]+ and is now [0-9a-f]+"):
         stage_of(other, stages[0].cache.folder)
-    with pytest.raises(StaleTokens, match="of something else: the records was [0-9a-f]+, and is"):
+    with pytest.raises(TokenCacheMismatch, match="the digest of the records was [0-9a-f]+ and is now"):
         stage_of(dvae_folder, stages[0].cache.folder, data=fewer())
 
 
@@ -170,36 +170,36 @@ def fewer():
 
 
 def test_tokens_that_are_named_are_used_or_the_setting_that_lacks_is_told(dvae_folder, tmp_path):
-    folder = stage_of(dvae_folder, tmp_path / "a", transform="transformer", views=2).cache.folder
-    assert stage_of(dvae_folder, folder, transform="transformer", views=2).cache.folder == folder
-    with pytest.raises(StaleTokens, match="views was 2, and is 1 now"):
-        stage_of(dvae_folder, folder, transform="transformer", views=1)
-    with pytest.raises(ValueError, match=r"stage.views=0 encodes pictures each time they come: to train on .*, set it"):
+    folder = stage_of(dvae_folder, tmp_path / "a", transform="transformer", crops=2).cache.folder
+    assert stage_of(dvae_folder, folder, transform="transformer", crops=2).cache.folder == folder
+    with pytest.raises(TokenCacheMismatch, match="crops was 2 and is now 1"):
+        stage_of(dvae_folder, folder, transform="transformer", crops=1)
+    with pytest.raises(ValueError, match=r"tokens=.* is a token cache, but stage.crops=0 encodes a new crop"):
         stage_of(dvae_folder, folder, transform="transformer")
-    with pytest.raises(StaleTokens, match="transform was transformer, and is none now"):
+    with pytest.raises(TokenCacheMismatch, match="transform was transformer and is now none"):
         stage_of(dvae_folder, folder, steps=1)
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"views": 2, "transform": "none"}, "views=2 must be 1: without a transform, every view"),
-        ({"views": -1}, "views=-1 must be at least 1"),
-        ({"views": 2, "image_targets": "soft"}, "views=2 keeps a picture's tokens, not soft ones"),
+        ({"crops": 2, "transform": "none"}, "crops=2 must be 1: without a transform, all crops"),
+        ({"crops": -1}, "crops=-1 must be at least 1"),
+        ({"crops": 2, "image_targets": "soft"}, "crops=2 caches argmax tokens, so image_targets=soft needs crops=0"),
     ],
     ids=str,
 )
-def test_views_that_cannot_be_are_refused_before_anything_starts(settings, said):
+def test_crops_that_cannot_be_are_refused_before_anything_starts(settings, said):
     with pytest.raises(ValueError, match=said):
         TransformerStageConfig(**settings)
 
 
 def test_the_encoding_is_what_the_dvae_says_of_each_view(dvae_folder, tmp_path):
     source = open_source(BLOCKS, "train")
-    encoding = Encoding(BLOCKS, source, "none", 1, dvae_folder, CPU)
+    encoder = DatasetEncoder(BLOCKS, source, "none", 1, dvae_folder, CPU)
     dvae = DiscreteVAE.load(dvae_folder)
-    cache = encoding.cache(encoding.place(tmp_path), dvae, workers=0)
-    assert described(cache) == "64 pictures in 1 views of 16 tokens each"
+    cache = encoder.open_cache(encoder.cache_folder(tmp_path), dvae, workers=0)
+    assert summary(cache) == "64 images in 1 crops of 16 tokens each"
     for index in (0, 40, 63):
         pixels = torch.from_numpy(np.array(source[index].image)).permute(2, 0, 1)[None] / 255
         assert cache.read([0], [index])[0].tolist() == dvae.encode(pixels).flatten().tolist()

@@ -4,15 +4,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from dalle.precision import autocast, blocked_cumulative_sum, in_float32
-from dalle.training import precision
-from dalle.training.precision import LARGE_ENOUGH, has_amx, resolve
+from dalle.training import auto_precision
+from dalle.training.auto_precision import MIN_PARAMETERS_FOR_BFLOAT16, choose_precision, has_amx
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-SMALL, LARGE = nn.Linear(8, 8), nn.Linear(LARGE_ENOUGH, 1, device="meta")
+SMALL, LARGE = nn.Linear(8, 8), nn.Linear(MIN_PARAMETERS_FOR_BFLOAT16, 1, device="meta")
 
 
 def test_auto_is_bfloat16_on_cuda():
-    assert resolve("auto", SMALL, CUDA).name == "bfloat16"
+    assert choose_precision("auto", SMALL, CUDA).name == "bfloat16"
 
 
 @pytest.mark.parametrize(
@@ -20,13 +20,13 @@ def test_auto_is_bfloat16_on_cuda():
     [
         (LARGE, True, "bfloat16", "the processor has AMX"),
         (LARGE, False, "float32", "the processor has no AMX"),
-        (SMALL, True, "float32", "72 parameters gain nothing by bfloat16"),
+        (SMALL, True, "float32", "72 parameters are too few to gain speed by bfloat16"),
         (SMALL, False, "float32", "the processor has no AMX"),
     ],
 )
 def test_auto_on_a_cpu_depends_on_the_processor_and_the_models_size(monkeypatch, model, amx, expected, reason):
-    monkeypatch.setattr(precision, "has_amx", lambda: amx)
-    assert resolve("auto", model, CPU) == (expected, reason)
+    monkeypatch.setattr(auto_precision, "has_amx", lambda: amx)
+    assert choose_precision("auto", model, CPU) == (expected, reason)
 
 
 @pytest.mark.parametrize(
@@ -56,13 +56,13 @@ def test_what_is_to_be_in_float32_is_under_autocast_too(given, computed):
 
 def test_impossible_formats_are_refused():
     with pytest.raises(ValueError, match="choose auto, float32, bfloat16, float16"):
-        resolve("fp16", SMALL, CPU)
+        choose_precision("fp16", SMALL, CPU)
 
 
 @pytest.mark.parametrize("device", [CPU, CUDA])
 @pytest.mark.parametrize("asked", ["float32", "bfloat16", "float16"])
 def test_what_is_asked_for_by_name_is_had(asked, device):
-    assert resolve(asked, SMALL, device).name == asked
+    assert choose_precision(asked, SMALL, device).name == asked
 
 
 @pytest.mark.parametrize("length", [1, 127, 128, 129, 1000])

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from dalle.models.blocks import BlockConfig, ResidualBranch, TransformerBlock
 from dalle.precision import autocast
-from dalle.training import branches
-from dalle.training.gradient_scales import PER_BRANCH, GradientScales, LossScale
-from dalle.training.small_floats import ieee
+from dalle.training.branch_hooks import ActivationCheckpointing, attach_hooks, scale_gradients
+from dalle.training.float_formats import ieee
+from dalle.training.gradient_scaler import BRANCH_SCALE, GradientScaler, LossScaler
 from dalle.training.stage import TrainingConfig
 
 CPU = torch.device("cpu")
@@ -38,19 +38,19 @@ class Stack(nn.Module):
             return self.head(x)
 
 
-def gradients(model: nn.Module, scales: GradientScales | None = None, precision: str = "float32") -> dict[str, Tensor]:
+def gradients(model: nn.Module, scaler: GradientScaler | None = None, precision: str = "float32") -> dict[str, Tensor]:
     ids = torch.arange(22).reshape(2, 11) % 11
     model.zero_grad()
     with autocast(precision, CPU):
         loss = nn.functional.cross_entropy(model(ids).flatten(0, 1), (3 * ids.flatten() + 1) % 11)
-    (loss if scales is None else scales.of_loss(loss)).backward()
-    if scales is not None:
-        scales.unscale()
+    (loss if scaler is None else scaler.scale_loss(loss)).backward()
+    if scaler is not None:
+        scaler.unscale()
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
-def attached(model: nn.Module, config: TrainingConfig, precision: str, device: torch.device) -> GradientScales:
-    return branches.attach(model, config, precision, device)[0]
+def attached(model: nn.Module, config: TrainingConfig, precision: str, device: torch.device) -> GradientScaler:
+    return attach_hooks(model, config, precision, device)[0]
 
 
 def parts(found: dict[str, Tensor]) -> list[Tensor]:
@@ -64,22 +64,22 @@ def parts(found: dict[str, Tensor]) -> list[Tensor]:
 
 def test_there_is_a_scale_for_each_residual_branch():
     model = Stack(depth=4)
-    scales = attached(model, RESBLOCK, "float16", CPU)
-    assert scales.values.tolist() == [2.0**13] * 8
-    inside = {id(each) for group in scales.groups for each in group}
+    scaler = attached(model, RESBLOCK, "float16", CPU)
+    assert scaler.scales.tolist() == [2.0**13] * 8
+    inside = {id(each) for group in scaler.parameter_groups for each in group}
     assert {name.split(".")[0] for name, each in model.named_parameters() if id(each) not in inside} == {
         "embed",
         "head",
     }
-    assert isinstance(attached(model, TrainingConfig(), "float16", CPU), LossScale)
+    assert isinstance(attached(model, TrainingConfig(), "float16", CPU), LossScaler)
     for config, precision in ((RESBLOCK, "bfloat16"), (RESBLOCK, "float32"), (TrainingConfig(), "bfloat16")):
-        assert attached(model, config, precision, CPU).groups == []
+        assert attached(model, config, precision, CPU).parameter_groups == []
 
 
 def test_scales_make_up_for_the_division_by_micro_batches():
-    scales = attached(Stack(), replace(RESBLOCK, accumulate=4), "float16", CPU)
-    assert scales.values.tolist() == [2.0**15] * 8
-    assert (scales.rule.lowest, scales.rule.highest) == (2**9, 2**26)
+    scaler = attached(Stack(), replace(RESBLOCK, accumulate=4), "float16", CPU)
+    assert scaler.scales.tolist() == [2.0**15] * 8
+    assert (scaler.config.min_scale, scaler.config.max_scale) == (2**9, 2**26)
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -89,13 +89,13 @@ def test_scaled_branches_give_the_same_gradients(block, recompute):
     plain = gradients(Stack(**block))
     model = Stack(**block)
     found = [module for module in model.modules() if isinstance(module, ResidualBranch)]
-    scales = GradientScales([each.parameters() for each in found], PER_BRANCH, CPU)
-    scales.values.copy_(2.0 ** torch.arange(7, 15))
-    for branch, scale in zip(found, scales.values, strict=True):
+    scaler = GradientScaler([each.parameters() for each in found], BRANCH_SCALE, CPU)
+    scaler.scales.copy_(2.0 ** torch.arange(7, 15))
+    for branch, scale in zip(found, scaler.scales, strict=True):
         if recompute:
-            branches.Recomputation(branch)
-        branches.scale_gradients(branch, scale)
-    scaled = gradients(model, scales)
+            ActivationCheckpointing(branch)
+        scale_gradients(branch, scale)
+    scaled = gradients(model, scaler)
     assert all(scaled[name].equal(gradient) for name, gradient in plain.items())
 
 
@@ -104,7 +104,7 @@ def test_what_was_attached_can_be_taken_off(precision):
     plain, model = gradients(Stack()), Stack()
     config = replace(RESBLOCK, recompute=True, gradient_exponent=5)
     before = {name: dict(vars(module)) for name, module in model.named_modules()}
-    _, handles = branches.attach(model, config, precision, CPU)
+    _, handles = attach_hooks(model, config, precision, CPU)
     assert len(handles) == 8 * 3
     for handle in handles:
         handle.remove()
@@ -114,9 +114,9 @@ def test_what_was_attached_can_be_taken_off(precision):
 
 def test_within_a_branch_gradients_are_larger_by_its_scale_and_only_there():
     plain, model = gradients(Stack()), Stack()
-    scales = attached(model, replace(RESBLOCK, gradient_exponent=5), "float32", CPU)
-    scales.unscale = lambda: None
-    found = gradients(model, scales)
+    scaler = attached(model, replace(RESBLOCK, gradient_exponent=5), "float32", CPU)
+    scaler.unscale = lambda: None
+    found = gradients(model, scaler)
     for name, gradient in plain.items():
         scale = 2.0**13 if name.startswith("blocks") else 1.0
         torch.testing.assert_close(found[name], gradient * scale, rtol=0.01, atol=0.01 * scale * gradient.abs().max())
@@ -125,22 +125,22 @@ def test_within_a_branch_gradients_are_larger_by_its_scale_and_only_there():
 @pytest.mark.parametrize("scaling", ["global", "resblock"])
 def test_float16_gradients_are_near_those_of_float32(scaling):
     plain, model = gradients(Stack()), Stack()
-    scales = attached(model, replace(RESBLOCK, gradient_scaling=scaling), "float16", CPU)
-    found = gradients(model, scales, "float16")
+    scaler = attached(model, replace(RESBLOCK, gradient_scaling=scaling), "float16", CPU)
+    found = gradients(model, scaler, "float16")
     for name, gradient in plain.items():
         assert found[name].dtype == torch.float32
         assert (found[name] - gradient).norm() < 0.02 * gradient.norm() + 1e-7, name
 
 
-def settled(scaling: str, exponent: int, model: nn.Module) -> dict[str, Tensor]:
+def gradients_after_warmup(scaling: str, exponent: int, model: nn.Module) -> dict[str, Tensor]:
     """Gradients once the scales have found their place, which takes a run thousands of updates."""
     config = replace(RESBLOCK, gradient_scaling=scaling, gradient_exponent=exponent)
-    scales = attached(model, config, "float32", CPU)
-    scales.rule = replace(scales.rule, growth=2**0.5, backoff=0.5, pause=0)
+    scaler = attached(model, config, "float32", CPU)
+    scaler.config = replace(scaler.config, growth_factor=2**0.5, backoff_factor=0.5, backoff_cooldown=0)
     found = []
     for _ in range(40):
-        found.append(gradients(model, scales))
-        scales.update()
+        found.append(gradients(model, scaler))
+        scaler.update()
     return next(each for each in reversed(found) if all(gradient.isfinite().all() for gradient in each.values()))
 
 
@@ -151,7 +151,7 @@ def test_a_narrow_exponent_loses_gradients_under_one_scale_and_none_under_one_fo
 
     def lost(scaling: str) -> list[float]:
         """Relative error of each branch's gradient."""
-        found = parts(settled(scaling, 3, Stack(4, fading=1 / 64)))
+        found = parts(gradients_after_warmup(scaling, 3, Stack(4, fading=1 / 64)))
         return [((ours - true).norm() / true.norm()).item() for ours, true in zip(found, plain, strict=True)]
 
     under_one, each_its_own = lost("global"), lost("resblock")
@@ -162,31 +162,33 @@ def test_a_narrow_exponent_loses_gradients_under_one_scale_and_none_under_one_fo
 
 def test_what_overflows_in_a_branch_shows_in_its_own_parameters_and_lowers_its_own_scale():
     model = Stack()
-    scales = attached(model, RESBLOCK, "float16", CPU)
-    scales.values[3] = 2.0**40  # far too much for float16
-    found = gradients(model, scales, "float16")
+    scaler = attached(model, RESBLOCK, "float16", CPU)
+    scaler.scales[3] = 2.0**40  # far too much for float16
+    found = gradients(model, scaler, "float16")
     bad = {name for name, gradient in found.items() if not gradient.isfinite().all()}
     assert bad
     assert all(name.startswith("blocks.1.mlp") for name in bad)
     assert found["embed.weight"].any()
-    scales.update()
+    scaler.update()
     grown = [True, True, True, False, True, True, True, True]
-    assert (scales.values > PER_BRANCH.initial).tolist() == [value or number == 3 for number, value in enumerate(grown)]
-    assert scales.values[3] <= PER_BRANCH.highest
+    assert (scaler.scales > BRANCH_SCALE.init_scale).tolist() == [
+        value or number == 3 for number, value in enumerate(grown)
+    ]
+    assert scaler.scales[3] <= BRANCH_SCALE.max_scale
 
 
 def test_what_comes_in_unfit_is_filtered_before_the_branch():
     """So a loss that is not finite says nothing about scales."""
     model = Stack()
-    scales = attached(model, RESBLOCK, "float16", CPU)
+    scaler = attached(model, RESBLOCK, "float16", CPU)
     with autocast("float16", CPU):
         loss = model(torch.arange(11)[None]).sum() * torch.nan
     loss.backward()
-    scales.unscale()
+    scaler.unscale()
     assert not model.head.weight.grad.isfinite().any()
     assert not torch.cat(parts({name: each.grad for name, each in model.named_parameters()})).any()
-    scales.update()
-    assert (scales.values > PER_BRANCH.initial).all()
+    scaler.update()
+    assert (scaler.scales > BRANCH_SCALE.init_scale).all()
 
 
 def test_recomputed_activations_are_not_kept_and_change_nothing():
@@ -217,7 +219,7 @@ def test_a_simulated_format_rounds_what_enters_and_leaves_a_branch():
             return output
 
     format, triple = ieee(3, 10), Triple()
-    branches.scale_gradients(triple, torch.tensor(2.0), format)
+    scale_gradients(triple, torch.tensor(2.0), format)
     x = torch.full((3,), 1.0, requires_grad=True)
     triple(x).backward(torch.tensor([2.0**-14, 0.10009765625, 100.0]))
     assert seen[0][1].tolist() == [0.0, format.round(torch.tensor(0.2001953125)).item(), torch.inf]
@@ -226,7 +228,7 @@ def test_a_simulated_format_rounds_what_enters_and_leaves_a_branch():
 
 def test_models_without_residual_branches_are_told_so():
     for config in (RESBLOCK, TrainingConfig(recompute=True), TrainingConfig(gradient_exponent=4)):
-        with pytest.raises(ValueError, match="no residual branches of the kind"):
+        with pytest.raises(ValueError, match="this model has no residual branches"):
             attached(nn.Linear(2, 2), config, "float16", CPU)
 
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 
-class Tally(Mapping[str, int]):
+class SkipCounter(Mapping[str, int]):
     """Mapping from reason to count, in the order of first occurrence."""
 
     def __init__(self) -> None:
@@ -29,9 +29,9 @@ class Tally(Mapping[str, int]):
 
     def __str__(self) -> str:
         """Format as "2 without a caption (first: a.png), 1 opted out by key (first: b.png)"."""
-        return ", ".join(f"{n:,} {reason} (first: {shown(self._first[reason])})" for reason, n in self.items())
+        return ", ".join(f"{n:,} {reason} (first: {printable(self._first[reason])})" for reason, n in self.items())
 
 
-def shown(name: str) -> str:
+def printable(name: str) -> str:
     """Escape a name for logs and terminals: file names may contain line breaks and control characters."""
     return name if name.isprintable() else ascii(name)

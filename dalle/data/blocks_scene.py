@@ -45,7 +45,7 @@ DIRECTIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below":
 
 
 @dataclass(frozen=True)
-class Described:
+class NounPhrase:
     """One noun phrase, such as "two small red circles"."""
 
     shape: str
@@ -66,11 +66,11 @@ class Relation(NamedTuple):
 class Statement:
     """Facts stated by a caption. The judge gets nothing else."""
 
-    described: tuple[Described, ...]
+    described: tuple[NounPhrase, ...]
     relations: tuple[Relation, ...] = ()
 
 
-class Piece(NamedTuple):
+class SceneObject(NamedTuple):
     """A shape in an image; (x, y) is the centre of its bounding box."""
 
     shape: str
@@ -85,7 +85,7 @@ class Piece(NamedTuple):
 class Scene:
     """Shapes of an image and a statement about them."""
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[SceneObject, ...]
     statement: Statement  # true for the pieces; describes all of them
 
 

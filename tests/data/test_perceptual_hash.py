@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from dalle.data.audit import fingerprints as module
-from dalle.data.audit.fingerprints import (
+from dalle.data.audit import perceptual_hash as module
+from dalle.data.audit.perceptual_hash import (
     NEAR_BITS,
     NEAR_LEVELS,
-    differing_bits,
-    differing_levels,
-    fingerprint,
-    fingerprints,
+    colour_distance,
+    hamming_distance,
+    perceptual_hash,
+    perceptual_hashes,
 )
 from dalle.data.blocks import BlocksConfig, BlocksSource
 from dalle.data.source import UnreadableRecord
@@ -32,8 +32,8 @@ def as_jpeg(image: Image.Image) -> Image.Image:
 
 def apart(one: Image.Image, other: Image.Image) -> tuple[int, int]:
     """Bits and levels that differ."""
-    a, b = fingerprint(one), fingerprint(other)
-    return int(differing_bits(a["hash"], b["hash"])[0]), int(differing_levels(a["colours"], b["colours"]))
+    a, b = perceptual_hash(one), perceptual_hash(other)
+    return int(hamming_distance(a["hash"], b["hash"])[0]), int(colour_distance(a["colours"], b["colours"]))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_noise_does_not_move_the_bits_of_a_symmetric_picture():
 
 def test_pictures_of_one_colour_have_no_bits_and_are_told_apart_by_it():
     assert apart(Image.new("RGB", (50, 40), "red"), Image.new("RGB", (40, 50), "green")) == (0, 255)
-    assert int(fingerprint(Image.new("RGB", (9, 9), "red"))["hash"]) == 0
+    assert int(perceptual_hash(Image.new("RGB", (9, 9), "red"))["hash"]) == 0
 
 
 def test_a_picture_is_compared_by_its_middle_square():
@@ -81,7 +81,7 @@ def test_a_picture_is_compared_by_its_middle_square():
 def test_differing_bits_are_counted():
     hashes = np.random.default_rng(0).integers(0, 2**63, 50, dtype=np.uint64)
     counted = [(int(each) ^ int(hashes[0])).bit_count() for each in hashes]
-    assert differing_bits(hashes, hashes[0]).tolist() == counted
+    assert hamming_distance(hashes, hashes[0]).tolist() == counted
 
 
 class Half(BlocksSource):
@@ -96,21 +96,21 @@ class Half(BlocksSource):
         return super().__getitem__(index)
 
 
-def test_fingerprints_are_computed_once_and_what_cannot_be_read_has_none():
+def test_hashes_are_computed_once_and_are_zero_for_unreadable_images():
     source = Half(BlocksConfig(train=6), "train")
     source.digest = lambda: "digest"
-    first = fingerprints(source)
+    first = perceptual_hashes(source)
     assert source.opened == 6
     assert first["readable"].tolist() == [True, False] * 3
-    assert np.array_equal(fingerprints(source), first)
+    assert np.array_equal(perceptual_hashes(source), first)
     assert source.opened == 6
     source.digest = lambda: "another"
-    fingerprints(source)
+    perceptual_hashes(source)
     assert source.opened == 12
 
 
-def test_a_damaged_file_of_fingerprints_is_computed_anew():
-    before = np.array(fingerprints(SOURCE))
+def test_a_damaged_cache_file_of_hashes_is_computed_again():
+    before = np.array(perceptual_hashes(SOURCE))
     (path,) = module.FOLDER.iterdir()
     path.write_bytes(path.read_bytes()[:100])
-    assert np.array_equal(fingerprints(SOURCE), before)
+    assert np.array_equal(perceptual_hashes(SOURCE), before)
