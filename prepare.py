@@ -25,8 +25,8 @@ from dalle.image_grid import GridRow, image_grid
 from dalle.models.clip.model import CLIP
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.pretrained import IMPORTS
-from dalle.sampling.gallery import unused
-from dalle.sampling.novelty import TILE, TrainingPictures, side_by_side, verdict
+from dalle.sampling.novelty import TILE, TrainingImages, describe_nearest, side_by_side
+from dalle.sampling.output_writer import unused_path
 from dalle.stages.encode_dataset import DatasetEncoder, summary
 
 MODELS = {"dvae": DiscreteVAE, "clip": CLIP}
@@ -86,10 +86,10 @@ def find_image(config: PrepareConfig) -> None:
         raise ValueError(f"find={config.find} cannot be read: {problem.reason}") from problem
     clip_folder = None if config.clip is None else Path(config.clip).expanduser()
     clip = None if clip_folder is None else CLIP.load(clip_folder)
-    training = TrainingPictures.open(config.data, clip, clip_folder, config.workers)
+    training = TrainingImages.open(config.data, clip, clip_folder, config.workers)
     neighbours = training.nearest(image, config.neighbours)
     folder = empty_folder(config.out or Path("outputs", "find", path.stem))
-    title = verdict(neighbours[0], len(training.keys))
+    title = describe_nearest(neighbours[0], len(training.keys))
     with temporary_folder(folder) as temporary:
         cells = side_by_side(training, image, printable(path.name), neighbours)
         image_grid([GridRow(cells)], tile=TILE, title=title).save(temporary / "neighbours.png")
@@ -120,7 +120,7 @@ def encode_images(config: PrepareConfig) -> None:
 
 def survey_data(config: PrepareConfig) -> None:
     """Write a survey of a data set: a page with statistics and problems, image sheets and the tokenizer."""
-    folder = empty_folder(config.out or unused(Path("outputs", "survey", config.data.name)))
+    folder = empty_folder(config.out or unused_path(Path("outputs", "survey", config.data.name)))
     survey = Survey.of(config.data, config.vocabulary, config.text_positions, config.limit, config.workers)
     with temporary_folder(folder) as temporary:
         found = write_survey(survey, temporary)

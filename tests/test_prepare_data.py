@@ -31,7 +31,7 @@ def test_a_training_image_is_found(prepare, tmp_path):
     assert Image.open(tmp_path / "found" / "neighbours.png").size
     Image.radial_gradient("L").save(tmp_path / "other.png")
     status, printed = prepare(*BLOCKS, "find=other.png")
-    assert "Neither this picture nor a near copy of it is among the 24 training pictures" in printed
+    assert "Neither this image nor a near duplicate of it is among the 24 training images" in printed
     assert (tmp_path / "outputs" / "find" / "other" / "neighbours.png").is_file()
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from dalle.cli.config_groups import CONFIG_DIR
 from dalle.evaluation.capability_prompts import CAPABILITIES
-from dalle.sampling.settings import SampleConfig, captions_to_draw
+from dalle.sampling.command_config import SampleConfig, requested_captions
 from dalle.tokenizer import CaptionTokenizer
 
 PAGE = (CONFIG_DIR.parent / "docs" / "prompts.md").read_text(encoding="utf-8")
@@ -14,7 +14,7 @@ FILES = sorted((CONFIG_DIR / "prompts").glob("*.txt"))
 
 
 def prompts(path):
-    return captions_to_draw(SampleConfig(captions_file=str(path)))
+    return requested_captions(SampleConfig(captions_file=str(path)))
 
 
 def test_there_is_a_file_for_each_category_and_no_other():

@@ -21,9 +21,9 @@ from dalle.ablations.run_results import (
 from dalle.data import config_from_dict, open_source
 from dalle.evaluation.metrics.caption_samples import first_captions
 from dalle.evaluation.metrics_file import read_metrics_file
+from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.sampling_config import SamplingConfig
-from dalle.sampling.sheet import Row, sample_sheet
 from dalle.training.run import flatten_config
 
 
@@ -100,7 +100,7 @@ def sample_grid(
     config = SamplingConfig(candidates=candidates, keep=candidates, seed=seed)
     samples = {run.name: DALLE.load(run.folder, device).generate_many(texts, config, truncate=True) for run in runs}
     rows = [
-        Row(
+        ImageRow(
             f"{text} | {name}",
             [results[index].images[rank] for rank in _ranks_in_order(results[index].candidates)],
             None,
@@ -108,7 +108,7 @@ def sample_grid(
         for index, text in enumerate(texts)
         for name, results in samples.items()
     ]
-    return sample_sheet(rows, columns=candidates)
+    return labelled_grid(rows, columns=candidates)
 
 
 def _ranks_in_order(candidates: Sequence[int]) -> list[int]:

@@ -28,7 +28,7 @@ from dalle.cli.errors import all_keys, explain_hydra_error, unknown_keys, unknow
 from dalle.cli.help import MAIN_SETTINGS, help_text, is_main_setting
 from dalle.cli.prepare_config import PrepareConfig
 from dalle.evaluation.evaluate_config import EvaluateConfig
-from dalle.sampling.settings import SampleConfig
+from dalle.sampling.command_config import SampleConfig
 from dalle.training.logger import WandbConfig
 from dalle.training.signals import Interrupted
 

@@ -11,7 +11,7 @@ from dalle.data import config_from_dict, open_source
 from dalle.data.source import Source
 from dalle.evaluation.evaluate_config import EvaluateConfig
 from dalle.models.dvae.model import DiscreteVAE
-from dalle.sampling.parts import find_parts
+from dalle.sampling.components import find_components
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.rerank import Scorer
 
@@ -44,7 +44,7 @@ class EvaluationContext:
             dvae = DiscreteVAE.load(folder).to(device)
             _, meta = checkpoint.read_config(folder, "dvae")
         else:
-            parts = find_parts(folder, config.dvae, config.clip)
+            parts = find_components(folder, config.dvae, config.clip)
             pipeline = DALLE.load(folder, device, config.dvae, config.clip, config.precision)
             dvae = pipeline.dvae
             _, meta = checkpoint.read_config(parts["transformer"], "transformer")

@@ -58,7 +58,7 @@ class SampleCache:
         results = dalle.stream(
             captions[len(cached) :],
             replace(config, keep=1),
-            first=[index * config.candidates for index in indices],
+            candidate_offset=[index * config.candidates for index in indices],
             truncate=True,
         )
         bar = tqdm(total=len(captions), initial=len(cached), unit="image", disable=not sys.stderr.isatty())

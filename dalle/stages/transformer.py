@@ -21,9 +21,9 @@ from dalle.device_transfer import to_device
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.models.transformer.model import Logits, Transformer, TransformerConfig
 from dalle.models.transformer.sequence import IGNORED, PAD, PAD_TARGETS
+from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.sampling_config import SamplingConfig
-from dalle.sampling.sheet import Row, sample_sheet
 from dalle.stages.data_module import CaptionedDataConfig, DataModule, StageContext
 from dalle.stages.encode_dataset import DatasetEncoder, check_crops, token_grid_size
 from dalle.stages.image_tokens import ImageTokens, argmax, get_image_tokens
@@ -155,7 +155,7 @@ class TransformerStage:
         )
         captions = [caption for batch in self.data.held_out(4) for caption in batch.captions]
         results = dalle.generate_many(captions, SamplingConfig(candidates=4, keep=4), truncate=True)
-        return sample_sheet([Row(result.caption, result.images, None) for result in results])
+        return labelled_grid([ImageRow(result.caption, result.images, None) for result in results])
 
     def save(self, folder: Path, model: nn.Module, meta: dict[str, Any]) -> None:
         """Write a checkpoint; its meta has the dVAE's path and digest, the caption dropout and the guidance scale."""

@@ -58,7 +58,7 @@ def test_image_and_manifest_line_for_each_caption(dalle, tmp_path):
     head, *lines = map(json.loads, (samples.folder / MANIFEST).read_text().splitlines())
     assert head == SETTINGS
     assert [line["caption"] for line in lines] == CAPTIONS
-    result = dalle.generate(CAPTIONS[4], candidates=1, keep=1, seed=0, first=4)
+    result = dalle.generate(CAPTIONS[4], candidates=1, keep=1, seed=0, candidate_offset=4)
     assert np.array_equal(np.asarray(result.images[0]), images[4].permute(1, 2, 0).numpy())
 
 
@@ -71,7 +71,7 @@ def test_each_caption_has_its_own_noise(dalle, tmp_path):
 def test_best_candidate_is_kept(dalle, tmp_path):
     samples = sample(dalle, tmp_path, CAPTIONS[:2], candidates=5)
     lines = [json.loads(line) for line in (samples.folder / MANIFEST).read_text().splitlines()[1:]]
-    result = dalle.generate(CAPTIONS[1], candidates=5, keep=5, seed=0, first=5)
+    result = dalle.generate(CAPTIONS[1], candidates=5, keep=5, seed=0, candidate_offset=5)
     assert lines[1]["candidate"] == result.candidates[0]
     assert lines[1]["score"] == pytest.approx(max(result.scores), abs=1e-5)
 

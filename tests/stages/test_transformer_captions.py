@@ -92,7 +92,7 @@ def test_a_checkpoint_trained_with_captions_left_out_can_be_guided_and_another_c
         stage.save(tmp_path / str(share), stage.model, {})
     with pytest.raises(ValueError, match="train one with stage.caption_dropout"):
         DALLE.load(tmp_path / "0.0").generate("a red circle", candidates=1, keep=1, guidance=2.0)
-    assert DALLE.load(tmp_path / "0.5").generate("a red circle", candidates=1, keep=1, guidance=2.0).drawn == 1
+    assert DALLE.load(tmp_path / "0.5").generate("a red circle", candidates=1, keep=1, guidance=2.0).num_sampled == 1
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0])

@@ -13,8 +13,8 @@ from dalle.evaluation.metrics.caption_samples import CaptionSamples, caption_met
 from dalle.evaluation.metrics.recall_at_k import recall_at_k
 from dalle.evaluation.sampling_settings import captions_digest, sampling_settings
 from dalle.image_conversion import to_pil_images
+from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 from dalle.sampling.rerank import Scorer
-from dalle.sampling.sheet import Row, sample_sheet
 
 DESCRIPTION = (
     "Images sampled for held-out captions: `top` is the candidate that ranks first, `first` is candidate 0, as without "
@@ -72,7 +72,7 @@ def clip_metrics(clip: Scorer, samples: list[CaptionSamples], real: list[Image.I
 
 def _sample_grid(samples: list[CaptionSamples], real: list[Image.Image], note: str) -> Image.Image:
     rows = [
-        Row(each.caption, [image, each.first, each.best], None)
+        ImageRow(each.caption, [image, each.first, each.best], None)
         for each, image in zip(samples[:GRID_CAPTIONS], real, strict=False)
     ]
-    return sample_sheet(rows, note=f"From left: real image, candidate 0, best candidate. {note}")
+    return labelled_grid(rows, note=f"From left: real image, candidate 0, best candidate. {note}")

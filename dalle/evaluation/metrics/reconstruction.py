@@ -21,7 +21,7 @@ from dalle.evaluation.metrics.psnr_ssim import WINDOW, check_torchmetrics, psnr,
 from dalle.image_conversion import to_pil_images
 from dalle.losses import LikelihoodConfig
 from dalle.models.dvae.model import DiscreteVAE, codebook_use
-from dalle.sampling.sheet import Row, sample_sheet
+from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 
 DESCRIPTION = (
     "Held-out images, reconstructed from the most probable code at each position. `psnr` (dB, at most 100) and `ssim` "
@@ -105,5 +105,5 @@ def reconstruction_metrics(dvae: DiscreteVAE, pairs: HeldOut, source: Source) ->
 def reconstruction_grid(dvae: DiscreteVAE, source: Source, note: str = "") -> Image.Image:
     """Image grid of the first images of `source` above their reconstructions from the most probable codes."""
     ((images, decoded, _),) = islice(reconstructions(dvae, HeldOut(source, GRID_IMAGES)), 1)
-    rows = [Row("images", to_pil_images(images), None), Row("reconstructions", to_pil_images(decoded), None)]
-    return sample_sheet(rows, columns=GRID_IMAGES, note=note)
+    rows = [ImageRow("images", to_pil_images(images), None), ImageRow("reconstructions", to_pil_images(decoded), None)]
+    return labelled_grid(rows, columns=GRID_IMAGES, note=note)

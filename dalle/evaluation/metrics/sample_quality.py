@@ -18,7 +18,7 @@ from dalle.evaluation.sample_cache import SampleCache
 from dalle.evaluation.sampling_settings import decoding_settings, rerank_settings
 from dalle.image_conversion import to_pil_images
 from dalle.models.dvae.model import DiscreteVAE
-from dalle.sampling.sheet import Row, sample_sheet
+from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 
 RECONSTRUCTED = " `*_reconstructed` is of the dVAE's reconstructions of the real images; samples are rarely better."
 GRID_IMAGES = 16  # images of each kind on the image grid
@@ -99,7 +99,7 @@ def _reconstruct(dvae: DiscreteVAE, images: Tensor) -> Tensor:
 def _sample_grid(context: EvaluationContext, samples: Tensor) -> Image.Image:
     real = next(iter(HeldOut(context.sources["val"], GRID_IMAGES))).images
     rows = [
-        Row("real images", to_pil_images(to_unit_range(real)), None),
-        Row("sampled for their captions", to_pil_images(to_unit_range(samples[:GRID_IMAGES])), None),
+        ImageRow("real images", to_pil_images(to_unit_range(real)), None),
+        ImageRow("sampled for their captions", to_pil_images(to_unit_range(samples[:GRID_IMAGES])), None),
     ]
-    return sample_sheet(rows, note=attribution(context.data))
+    return labelled_grid(rows, note=attribution(context.data))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dalle.sampling.precision import resolve
+from dalle.sampling.inference_dtype import inference_dtype
 
 
 @pytest.mark.parametrize(
@@ -14,9 +14,9 @@ from dalle.sampling.precision import resolve
     ],
 )
 def test_auto_is_bfloat16_on_a_gpu_and_other_names_are_as_they_say(precision, device, dtype):
-    assert resolve(precision, torch.device(device)) == dtype
+    assert inference_dtype(precision, torch.device(device)) == dtype
 
 
 def test_an_unknown_precision_is_refused():
     with pytest.raises(ValueError, match="precision=float16 is unknown; choose auto, float32 or bfloat16"):
-        resolve("float16", torch.device("cpu"))
+        inference_dtype("float16", torch.device("cpu"))

@@ -6,27 +6,27 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} pictures, {rate_noinv_fmt} [{elapsed}<{remaining}]"
+BAR_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} images, {rate_noinv_fmt} [{elapsed}<{remaining}]"
 
 
-class Stopped(Exception):
+class SamplingStopped(Exception):
     """Raised when sampling is asked to stop; images finished before are valid."""
 
 
-class Progress:
+class SamplingProgress:
     """Context manager that returns a function to call with each share of completed work, in images.
 
-    The function raises `Stopped` once `stop` returns True.
+    The function raises `SamplingStopped` once `stop` returns True.
     """
 
-    def __init__(self, pictures: int, shown: bool, stop: Callable[[], bool]):
-        """pictures: number of images to sample. shown: show a bar, which is done on terminals only."""
+    def __init__(self, images: int, shown: bool, stop: Callable[[], bool]):
+        """images: number of images to sample. shown: show a bar, which is done on terminals only."""
         self.stop = stop
         self.bar = tqdm(
-            total=pictures,
-            desc="drawing",
-            unit=" pictures",
-            bar_format=BAR,
+            total=images,
+            desc="sampling",
+            unit=" images",
+            bar_format=BAR_FORMAT,
             dynamic_ncols=True,
             disable=not (shown and sys.stderr.isatty()),
         )
@@ -39,12 +39,12 @@ class Progress:
     ) -> None:
         self.bar.close()
 
-    def _advance(self, pictures: float) -> None:
-        self.bar.update(pictures)
+    def _advance(self, images: float) -> None:
+        self.bar.update(images)
         if self.stop():
-            raise Stopped
+            raise SamplingStopped
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """Print a line without breaking the progress bar."""
     tqdm.write(text)

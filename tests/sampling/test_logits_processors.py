@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dalle.sampling.filters import filtered, min_p, top_k, top_p
+from dalle.sampling.logits_processors import min_p, process_logits, top_k, top_p
 from dalle.sampling.sampling_config import DecodingConfig
 
 
@@ -47,25 +47,25 @@ def test_min_p_keeps_tokens_by_their_odds_against_the_likeliest(share: float, ex
 def test_min_p_leaves_fewer_where_the_model_is_sure():
     sure, unsure = torch.tensor([[8.0, 1.0, 0.5, 0.0]]), torch.tensor([[1.0, 0.9, 0.8, 0.7]])
     narrow = DecodingConfig(min_p=0.1)
-    assert kept(filtered(sure, narrow)).sum() == 1
-    assert kept(filtered(unsure, narrow)).sum() == 4
+    assert kept(process_logits(sure, narrow)).sum() == 1
+    assert kept(process_logits(unsure, narrow)).sum() == 4
 
 
 def test_temperature_divides_before_top_p():
     logits = torch.tensor([[0.05, 0.5, 0.15, 0.3]]).log()
     # halved temperature squares the odds: 0.5 becomes 0.68
-    assert kept(filtered(logits, DecodingConfig(temperature=0.5, top_p=0.6))).sum() == 1
-    assert kept(filtered(logits, DecodingConfig(temperature=1.0, top_p=0.6))).sum() == 2
-    torch.testing.assert_close(filtered(logits, DecodingConfig(temperature=2.0)), logits / 2)
+    assert kept(process_logits(logits, DecodingConfig(temperature=0.5, top_p=0.6))).sum() == 1
+    assert kept(process_logits(logits, DecodingConfig(temperature=1.0, top_p=0.6))).sum() == 2
+    torch.testing.assert_close(process_logits(logits, DecodingConfig(temperature=2.0)), logits / 2)
 
 
 def test_temperature_zero_keeps_the_most_probable_token():
     greedy = DecodingConfig(temperature=0, top_k=3)
-    assert kept(filtered(torch.tensor([[1.0, 3.0, 2.0]]), greedy)).tolist() == [[False, True, False]]
+    assert kept(process_logits(torch.tensor([[1.0, 3.0, 2.0]]), greedy)).tolist() == [[False, True, False]]
 
 
 def test_the_callers_logits_stay_as_they_were():
     logits = torch.randn(3, 9, generator=torch.Generator().manual_seed(0))
     before = logits.clone()
-    filtered(logits, DecodingConfig(temperature=0.7, top_k=4, top_p=0.5))
+    process_logits(logits, DecodingConfig(temperature=0.7, top_k=4, top_p=0.5))
     assert logits.equal(before)

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from dalle.models.transformer.model import Transformer
-from dalle.sampling.graphs import Step, decoding_step
+from dalle.sampling.cuda_graphs import DecodingStep, decoding_step
 
 
 def example(model: Transformer) -> tuple[Tensor, Tensor]:
@@ -12,7 +12,7 @@ def example(model: Transformer) -> tuple[Tensor, Tensor]:
     return model.sequence.pad_captions([[1, 2, 3], [4]]), images
 
 
-def all_logits(model: Transformer, step: Step, images: Tensor) -> Tensor:
+def all_logits(model: Transformer, step: DecodingStep, images: Tensor) -> Tensor:
     inputs = model.sequence.image_inputs(images)
     return torch.stack([step(inputs[:, n], n).clone() for n in range(16)], dim=1)
 

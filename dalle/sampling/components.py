@@ -6,7 +6,9 @@ from dalle import checkpoint
 from dalle.checkpoint import CheckpointError
 
 
-def find_parts(folder: str | Path, dvae: str | Path | None = None, clip: str | Path | None = None) -> dict[str, Path]:
+def find_components(
+    folder: str | Path, dvae: str | Path | None = None, clip: str | Path | None = None
+) -> dict[str, Path]:
     """Find the checkpoints of a pipeline: {"transformer": ..., "dvae": ...}, and "clip" if there is one.
 
     Raises:
@@ -18,29 +20,29 @@ def find_parts(folder: str | Path, dvae: str | Path | None = None, clip: str | P
     trained_on = meta.get("dvae", {})
 
     if dvae is not None:
-        found = Path(dvae)
+        dvae_folder = Path(dvae)
     elif (folder / "dvae").is_dir():
-        found = folder / "dvae"
+        dvae_folder = folder / "dvae"
     elif "path" in trained_on:
-        found = transformer / trained_on["path"]
+        dvae_folder = transformer / trained_on["path"]
     else:
         raise CheckpointError(f"{folder} has no dvae/ and names no dVAE; give dvae=<folder>")
-    if not found.is_dir():
+    if not dvae_folder.is_dir():
         raise CheckpointError(
             f"{transformer} was trained on the dVAE {trained_on.get('digest', 'of unknown digest')}, "
-            f"which is not at {found}; say where it is with dvae=<folder>"
+            f"which is not at {dvae_folder}; give its folder with dvae=<folder>"
         )
-    checkpoint.read_config(found, "dvae")
-    digest = checkpoint.digest(found)
+    checkpoint.read_config(dvae_folder, "dvae")
+    digest = checkpoint.digest(dvae_folder)
     if digest != trained_on.get("digest", digest):
         raise CheckpointError(
             f"{transformer} was trained on the tokens of dVAE {trained_on['digest']}, "
-            f"but {found} is {digest}; give the right one with dvae=<folder>"
+            f"but {dvae_folder} is {digest}; give the right one with dvae=<folder>"
         )
 
-    parts = {"transformer": transformer, "dvae": found}
+    components = {"transformer": transformer, "dvae": dvae_folder}
     if clip is not None:
-        parts["clip"] = Path(clip)
+        components["clip"] = Path(clip)
     elif (folder / "clip").is_dir():
-        parts["clip"] = folder / "clip"
-    return parts
+        components["clip"] = folder / "clip"
+    return components

@@ -14,23 +14,23 @@ from torch import Tensor
 from dalle.models.transformer.kv_cache import Cache, PrefixCache
 from dalle.models.transformer.model import Transformer
 
-WARM_UPS = 3  # steps before the capture, in which libraries choose kernels and allocate workspaces
+WARMUP_STEPS = 3  # steps before the capture, in which libraries choose kernels and allocate workspaces
 
-Step = Callable[[Tensor, int], Tensor]
+DecodingStep = Callable[[Tensor, int], Tensor]
 """(b,) previous tokens, position -> (b, image_vocabulary) logits: `Transformer.decode_one_token` with its cache."""
 
 
-def decoding_step(model: Transformer, text: PrefixCache, candidates: int, recompute_kv: bool = False) -> Step:
+def decoding_step(model: Transformer, text: PrefixCache, candidates: int, recompute_kv: bool = False) -> DecodingStep:
     """Create the decoding step for the device, with a new cache for `candidates` images of each caption.
 
     On a GPU the returned logits are overwritten by the next step.
     """
     if text[0].keys.device.type == "cuda":
-        return GraphedStep(model, model.new_cache(text, candidates, recompute_kv, static_shapes=True))
+        return CUDAGraphStep(model, model.new_cache(text, candidates, recompute_kv, static_shapes=True))
     return partial(model.decode_one_token, cache=model.new_cache(text, candidates, recompute_kv))
 
 
-class GraphedStep:
+class CUDAGraphStep:
     """CUDA graph of `model.decode_one_token` with an in-place cache, captured when created. The cache stays empty."""
 
     def __init__(self, model: Transformer, cache: Cache):
@@ -39,14 +39,14 @@ class GraphedStep:
         self.position = torch.zeros(1, dtype=torch.int64, device=self.device)
         with torch.cuda.device(self.device):  # graphs are captured and replayed on the current device
             self.graph = torch.cuda.CUDAGraph()
-            beside = torch.cuda.Stream()
-            beside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(beside):
-                for _ in range(WARM_UPS):  # position 0 is written again by the first real step
+            capture_stream = torch.cuda.Stream()
+            capture_stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(capture_stream):
+                for _ in range(WARMUP_STEPS):  # position 0 is written again by the first real step
                     model.decode_one_token(self.previous, self.position, cache)
-            torch.cuda.current_stream().wait_stream(beside)
+            torch.cuda.current_stream().wait_stream(capture_stream)
             # same stream: cuBLAS keeps a workspace per stream, and torch's own capture stream is on the first device
-            with torch.cuda.graph(self.graph, stream=beside):
+            with torch.cuda.graph(self.graph, stream=capture_stream):
                 self.logits = model.decode_one_token(self.previous, self.position, cache)
 
     def __call__(self, previous: Tensor, position: int) -> Tensor:

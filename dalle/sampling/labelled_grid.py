@@ -1,4 +1,4 @@
-"""Image grid of sampling results: each caption with its images, best first, and their scores."""
+"""Image grid of samples: each caption with its images, best first, and their scores."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,15 +8,15 @@ from PIL import Image
 from dalle.image_grid import Cell, GridRow, image_grid
 
 
-class Row(NamedTuple):
-    """Images and scores of one caption."""
+class ImageRow(NamedTuple):
+    """Images of one caption with their scores."""
 
     caption: str
     images: Sequence[Image.Image]  # best first
     scores: Sequence[float] | None  # one per image; None: print none
 
 
-def sample_sheet(rows: Sequence[Row], columns: int = 8, tile: int = 128, note: str = "") -> Image.Image:
+def labelled_grid(rows: Sequence[ImageRow], columns: int = 8, tile: int = 128, note: str = "") -> Image.Image:
     """Lay out all rows on one labelled image grid. A row of more than `columns` images is wrapped.
 
     tile: side in pixels of the square that each image is scaled to fit.
@@ -28,6 +28,6 @@ def sample_sheet(rows: Sequence[Row], columns: int = 8, tile: int = 128, note: s
     return image_grid([GridRow(_cells(row), row.caption) for row in rows], columns, tile, notes=[note])
 
 
-def _cells(row: Row) -> list[Cell]:
+def _cells(row: ImageRow) -> list[Cell]:
     scores = [""] * len(row.images) if row.scores is None else [f"{score:.3f}" for score in row.scores]
     return [Cell(image, note=score) for image, score in zip(row.images, scores, strict=True)]

@@ -33,7 +33,7 @@ def min_p(logits: Tensor, share: float) -> Tensor:
     return logits.masked_fill(logits < lowest, -torch.inf)
 
 
-def filtered(logits: Tensor, config: DecodingConfig) -> Tensor:
+def process_logits(logits: Tensor, config: DecodingConfig) -> Tensor:
     """Apply temperature, then top-k, top-p and min-p: (b, v) logits -> (b, v) logits of the sampling distribution.
 
     Temperature 0 is greedy decoding. The paper samples at temperature 1 without the other processors (Sec. 2.6).

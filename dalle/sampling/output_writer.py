@@ -12,14 +12,14 @@ from typing import Any
 
 from PIL.PngImagePlugin import PngInfo
 
+from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 from dalle.sampling.results import Result
-from dalle.sampling.sheet import Row, sample_sheet
 
-SHEET, FACTS = "grid.png", "samples.json"
-SHEET_ROWS = 40  # captions on the grid, the first ones; a longer grid would be hard to read
+GRID_FILE, METADATA_FILE = "grid.png", "samples.json"
+MAX_GRID_ROWS = 40  # captions on the grid, the first ones; a longer grid would be hard to read
 
 
-class Gallery:
+class OutputWriter:
     """Output folder for results. On exit, also after an exception, it writes the image grid and samples.json.
 
     Nothing is written before the first result.
@@ -35,49 +35,49 @@ class Gallery:
         self.folder = Path(folder)
         self.captions, self.candidates, self.seed, self.settings = captions, candidates, seed, dict(settings)
         self.files: list[Path] = []  # image files, in the order of the results and best first
-        self.rows: list[Row] = []  # rows of the grid
-        self.facts: list[dict[str, Any]] = []
+        self.rows: list[ImageRow] = []  # rows of the grid
+        self.entries: list[dict[str, Any]] = []  # metadata of each caption with its images
 
-    def __enter__(self) -> "Gallery":
+    def __enter__(self) -> "OutputWriter":
         return self
 
     @property
     def finished(self) -> int:
         """Number of captions with all candidates sampled."""
-        return sum(each["drawn"] == self.candidates for each in self.facts)
+        return sum(each["drawn"] == self.candidates for each in self.entries)
 
     def add(self, result: Result, extra: Sequence[Mapping[str, Any]] | None = None) -> None:
         """Write the images of the next caption, with their metadata and items of `extra` as PNG text chunks."""
         self.folder.mkdir(parents=True, exist_ok=True)
         # the files of one caption need no number; those of several must not share a name
         digits = max(3, len(str(len(self.captions))))
-        prefix = f"{len(self.facts) + 1:0{digits}d}-" if len(self.captions) > 1 else ""
-        entries = picture_facts(result, self.seed)
-        for entry, more in zip(entries, extra or [], strict=extra is not None):
+        prefix = f"{len(self.entries) + 1:0{digits}d}-" if len(self.captions) > 1 else ""
+        images = image_metadata(result, self.seed)
+        for entry, more in zip(images, extra or [], strict=extra is not None):
             entry |= more
-        for image, entry in zip(result.images, entries, strict=True):
+        for image, entry in zip(result.images, images, strict=True):
             path = self.folder / f"{prefix}{slug(result.caption)}-{entry['rank']:03d}.png"
             image.save(path, pnginfo=_text_chunks({"caption": result.caption, **entry, "settings": self.settings}))
             entry["file"] = path.name
             self.files.append(path)
-        self.facts.append({"caption": result.caption, "drawn": result.drawn, "images": entries})
-        if len(self.rows) < SHEET_ROWS:
-            self.rows.append(Row(result.caption, result.images, result.scores))
+        self.entries.append({"caption": result.caption, "drawn": result.num_sampled, "images": images})
+        if len(self.rows) < MAX_GRID_ROWS:
+            self.rows.append(ImageRow(result.caption, result.images, result.scores))
 
     def __exit__(self, *_: object) -> None:
-        if not self.facts:
+        if not self.entries:
             return
-        beyond = len(self.facts) - len(self.rows)
-        note = f"and {beyond:,} more captions, whose pictures are files of their own" if beyond else ""
-        sample_sheet(self.rows, note=note).save(self.folder / SHEET)
-        untouched = [{"caption": each, "drawn": 0, "images": []} for each in self.captions[len(self.facts) :]]
+        hidden = len(self.entries) - len(self.rows)
+        note = f"and {hidden:,} more captions, whose images are in their own files" if hidden else ""
+        labelled_grid(self.rows, note=note).save(self.folder / GRID_FILE)
+        pending = [{"caption": each, "drawn": 0, "images": []} for each in self.captions[len(self.entries) :]]
         interrupted = self.finished < len(self.captions)
-        facts = {"settings": self.settings, "interrupted": interrupted, "captions": self.facts + untouched}
-        text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
-        (self.folder / FACTS).write_text(text, encoding="utf-8")
+        metadata = {"settings": self.settings, "interrupted": interrupted, "captions": self.entries + pending}
+        text = json.dumps(metadata, indent=2, ensure_ascii=False) + "\n"
+        (self.folder / METADATA_FILE).write_text(text, encoding="utf-8")
 
 
-def picture_facts(result: Result, seed: int) -> list[dict[str, Any]]:
+def image_metadata(result: Result, seed: int) -> list[dict[str, Any]]:
     """Return the metadata of each image, best first: rank (from 1), seed, candidate, and scores."""
     scores = result.scores or [None] * len(result.images)
     entries = [
@@ -85,8 +85,8 @@ def picture_facts(result: Result, seed: int) -> list[dict[str, Any]]:
         for rank, (candidate, score) in enumerate(zip(result.candidates, scores, strict=True), start=1)
     ]
     if len(result.scores_by_name) > 1:
-        for place, entry in enumerate(entries):
-            entry["scores"] = {name: each[place] for name, each in result.scores_by_name.items()}
+        for index, entry in enumerate(entries):
+            entry["scores"] = {name: each[index] for name, each in result.scores_by_name.items()}
     return entries
 
 
@@ -96,14 +96,14 @@ def slug(caption: str, length: int = 48) -> str:
     return words[:length].rstrip("-") or "caption"
 
 
-def unused(folder: Path) -> Path:
+def unused_path(folder: Path) -> Path:
     """Return `folder`, or if it exists, the first unused name with the suffix -2, -3, ...."""
     names = (folder if number == 1 else folder.with_name(f"{folder.name}-{number}") for number in count(1))
     return next(name for name in names if not name.exists())
 
 
-def _text_chunks(facts: Mapping[str, Any]) -> PngInfo:
+def _text_chunks(metadata: Mapping[str, Any]) -> PngInfo:
     chunks = PngInfo()
-    for name, value in facts.items():
+    for name, value in metadata.items():
         chunks.add_itxt(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
     return chunks

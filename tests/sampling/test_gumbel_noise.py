@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from dalle.sampling.noise import candidate_keys, gumbel_noise
+from dalle.sampling.gumbel_noise import candidate_keys, gumbel_noise
 
 
 def test_noise_of_a_candidate_does_not_depend_on_its_company():

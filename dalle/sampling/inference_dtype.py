@@ -1,4 +1,4 @@
-"""Number format of sampling."""
+"""Number format (dtype) of the transformer in sampling."""
 
 import torch
 
@@ -7,7 +7,7 @@ from dalle.precision import FORMATS
 NAMES = ("float32", "bfloat16")
 
 
-def resolve(precision: str, device: torch.device) -> torch.dtype:
+def inference_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Return the number format of `precision` on `device`: "auto" is bfloat16 on a GPU and float32 on a CPU.
 
     Raises:

@@ -19,7 +19,7 @@ class SampleConfig(AttentionConfig, SamplingConfig):
     image: str | None = None  # image file to edit; its centre square is used
     edit: Any = None  # edit of the image that image= names
     novelty: bool = False  # also find the training image nearest to each kept image
-    first: int = 0  # number of the first candidate; 64 continues after the first 64
+    candidate_offset: int = 0  # number of the first candidate; 64 continues after 64 candidates
     precision: str = "auto"  # number format of sampling: float32 | bfloat16; auto: bfloat16 on a GPU, else float32
     dvae: str | None = None  # folder of the dVAE, if it is neither in the checkpoint nor where the checkpoint says
     clip: str | None = None  # folder of the CLIP to rank with, if it is not in the checkpoint
@@ -28,13 +28,13 @@ class SampleConfig(AttentionConfig, SamplingConfig):
     out: str | None = None  # output folder; None: a new one under outputs/samples/
 
     @property
-    def looks(self) -> list[str]:
-        """Options that need images of the model's grid, as the user gives them."""
-        judges = [f"rerank={self.rerank}"] if set(self.judges) - {"clip"} else []
-        return [*judges, *(["attention=true"] if self.attention else [])]
+    def options_on_model_grid(self) -> list[str]:
+        """Options that need images of the model's grid, as the user types them."""
+        rerank = [f"rerank={self.rerank}"] if set(self.score_weights) - {"clip"} else []
+        return [*rerank, *(["attention=true"] if self.attention else [])]
 
 
-def captions_to_draw(config: SampleConfig) -> list[str]:
+def requested_captions(config: SampleConfig) -> list[str]:
     """Return the captions of whichever of the three options is given.
 
     Raises:
@@ -43,7 +43,7 @@ def captions_to_draw(config: SampleConfig) -> list[str]:
     given = [bool(each) for each in (config.caption, config.captions, config.captions_file)]
     if sum(given) != 1:
         raise ValueError(
-            'say what to draw, in one way: caption="a red circle", captions=["a red circle","a blue square"], '
+            'give the captions in exactly one way: caption="a red circle", captions=["a red circle","a blue square"], '
             "or captions_file=<text file>"
         )
     if config.captions_file is not None:
@@ -58,10 +58,8 @@ def read_captions(path: Path) -> list[str]:
     except OSError as error:
         raise ValueError(f"the captions in {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"the captions in {path} are not text in UTF-8: {error.reason} at byte {error.start}"
-        ) from error
+        raise ValueError(f"the captions in {path} are not UTF-8 text: {error.reason} at byte {error.start}") from error
     captions = [line.strip() for line in lines if line.strip()]
     if not captions:
-        raise ValueError(f"{path} holds no captions; write one on each line")
+        raise ValueError(f"{path} has no captions; write one per line")
     return captions
