@@ -10,22 +10,22 @@ from omegaconf import OmegaConf
 
 from dalle import checkpoint, distributed
 from dalle.cli.config import TrainConfig, command, run_name
-from dalle.sampling.parts import find_parts
+from dalle.sampling.components import find_components
 from dalle.seeds import seed_global_generators
 from dalle.stages import STAGES
+from dalle.stages.data_module import StageContext
 from dalle.stages.initial_weights import Init, check_dvae, check_settings, find_init, load_init
-from dalle.stages.pictures import StageContext
-from dalle.training.cpu import set_up
-from dalle.training.job import Job, recorded
+from dalle.training.cpu import configure_cpu
+from dalle.training.job import Job, record_status
 from dalle.training.loop import train
-from dalle.training.run import Run, defaults_of, set_aside, steps_done
+from dalle.training.run import Run, defaults_of, rename_existing, resume_step
 
 
 @command("train")
 def main(config: TrainConfig) -> None:
     device = distributed.start(config.device, config.deterministic)
     try:
-        with set_up(device):
+        with configure_cpu(device):
             train_stages(config, device)
     finally:
         distributed.stop()
@@ -33,24 +33,24 @@ def main(config: TrainConfig) -> None:
 
 def train_stages(config: TrainConfig, device: torch.device) -> None:
     """Train one stage, or all stages in turn."""
-    runs = planned(config)
+    runs = plan_runs(config)
     check_init(runs)
     if len(runs) > 1:
-        check_chain(runs)
-    for one_stage, folder in runs:
+        check_dvae_unchanged(runs)
+    for stage_config, folder in runs:
         if not config.resume:
-            start_over(one_stage, folder)
-        with recorded(Job.of(config), folder) if config.ablation else nullcontext():
-            train_stage(one_stage, folder, device)
+            start_over(stage_config, folder)
+        with record_status(Job.from_config(config), folder) if config.ablation else nullcontext():
+            train_stage(stage_config, folder, device)
     if len(runs) > 1:
-        whole = runs[0][1].parent
-        say(f'{whole}: all stages are finished; next: python sample.py checkpoint={whole} caption="..."')
+        parent = runs[0][1].parent
+        print_once(f'{parent}: all stages are finished; next: python sample.py checkpoint={parent} caption="..."')
 
 
-def planned(config: TrainConfig) -> list[tuple[TrainConfig, Path]]:
+def plan_runs(config: TrainConfig) -> list[tuple[TrainConfig, Path]]:
     """Return the stages to train, in order, each with its run folder."""
     if config.ablation is not None:
-        return [(config, Job.of(config).folder(config.out))]
+        return [(config, Job.from_config(config).folder(config.out))]
     name = run_name(config.run)
     if not isinstance(config.stage, dict):
         return [(config, Path(config.out, config.stage.name, name))]
@@ -68,71 +68,73 @@ def planned(config: TrainConfig) -> list[tuple[TrainConfig, Path]]:
 def check_init(runs: list[tuple[TrainConfig, Path]]) -> None:
     """Raise ValueError if a run cannot start from its `init` checkpoint, before any run starts."""
     for config, folder in runs:
-        if (init := init_of(config, folder)) is None or init.resumed:
+        if (init := open_init(config, folder)) is None or init.resumed:
             continue
         check_settings(init, config.stage, config.data, "stage." if len(runs) == 1 else f"stage.{init.kind}.")
         if init.kind == "transformer":
-            own = len(runs) == 1  # with stage=all, the dVAE is trained before, from the one beside `init`
-            check_dvae(init, Path(dvae_of(config, init) or "") if own else init.path.with_name("dvae"))
+            # with stage=all, the run's dVAE is not trained yet; it starts from the one next to the transformer
+            dvae = dvae_folder(config, init) if len(runs) == 1 else init.path.with_name("dvae")
+            check_dvae(init, Path(dvae or ""))
 
 
-def init_of(config: TrainConfig, folder: Path) -> Init | None:
+def open_init(config: TrainConfig, folder: Path) -> Init | None:
     """Return the checkpoint that the run in `folder` starts from; None for random weights."""
     if config.init is None:
         return None
     return find_init(config.init, config.stage.name, folder, config.resume, config.init_strict)
 
 
-def dvae_of(config: TrainConfig, init: Init | None) -> str | None:
-    """Return the checkpoint of the dVAE: by default that of the transformer that the run starts from."""
+def dvae_folder(config: TrainConfig, init: Init | None) -> str | None:
+    """Return the dVAE's checkpoint folder: by default that of the transformer that the run starts from."""
     if config.dvae is not None or config.init is None or init is None or init.kind != "transformer":
         return config.dvae
-    return str(find_parts(init.run if init.resumed else config.init)["dvae"])
+    return str(find_components(init.run if init.resumed else config.init)["dvae"])
 
 
-def check_chain(runs: list[tuple[TrainConfig, Path]]) -> None:
+def check_dvae_unchanged(runs: list[tuple[TrainConfig, Path]]) -> None:
     """Raise ValueError if training the dVAE further would invalidate a transformer already trained on its tokens."""
     (dvae, place), *_, (_, transformer) = runs
     if not dvae.resume or checkpoint.read_scalars(transformer) is None:
         return
-    identity = identity_of(dvae, init_of(dvae, place))
-    if (done := steps_done(place, identity, usual(dvae))) < dvae.stage.steps:
+    settings = run_config(dvae, open_init(dvae, place))
+    if (done := resume_step(place, settings, default_config(dvae))) < dvae.stage.steps:
         raise ValueError(
-            f"{transformer} has learned the tokens of {place} as it is after {done} updates, and would fit none after "
-            f"{dvae.stage.steps}: choose another name (run=...), or move {transformer} away first"
+            f"{transformer} was trained on the tokens of {place} after {done} updates. Training that dVAE to "
+            f"{dvae.stage.steps} updates would invalidate it: choose another name with run=<name>, or move "
+            f"{transformer} away first"
         )
 
 
-def identity_of(config: TrainConfig, init: Init | None) -> dict[str, Any]:
-    """Return the settings that identify a run: stage, data, seed and initial weights."""
-    identity = {"stage": asdict(config.stage), "data": asdict(config.data), "seed": config.seed}
-    return identity if init is None else {**identity, "init": init.digest}
+def run_config(config: TrainConfig, init: Init | None) -> dict[str, Any]:
+    """Return the settings that must not change when a run resumes: stage, data, seed and the digest of `init`."""
+    settings = {"stage": asdict(config.stage), "data": asdict(config.data), "seed": config.seed}
+    return settings if init is None else {**settings, "init": init.digest}
 
 
-def usual(config: TrainConfig) -> dict[str, Any]:
-    """Return the defaults of the settings that identify a run."""
+def default_config(config: TrainConfig) -> dict[str, Any]:
+    """Return the defaults of the settings in `run_config`."""
     return {"stage": defaults_of(type(config.stage)), "data": defaults_of(type(config.data))}
 
 
 def start_over(config: TrainConfig, folder: Path) -> None:
-    """Move an existing run in `folder` aside. Reads the dVAE first: a run that cannot start moves nothing."""
-    if (dvae := dvae_of(config, init_of(config, folder))) is not None:
+    """Rename an existing run in `folder`. Reads the dVAE first, so that nothing is renamed if the run cannot start."""
+    if (dvae := dvae_folder(config, open_init(config, folder))) is not None:
         checkpoint.read_config(dvae, "dvae")
-    if (aside := set_aside(folder)) is not None:
-        say(f"{folder}: starting over; what stood there is now {aside}")
+    if (renamed := rename_existing(folder)) is not None:
+        print_once(f"{folder}: starting over; the previous run is now in {renamed}")
 
 
 def train_stage(config: TrainConfig, folder: Path, device: torch.device) -> None:
     """Train the run in `folder` from its last checkpoint, if any, to its last step."""
-    init = init_of(config, folder)
-    config = replace(config, dvae=dvae_of(config, init))
-    identity = identity_of(config, init)
+    init = open_init(config, folder)
+    config = replace(config, dvae=dvae_folder(config, init))
+    settings = run_config(config, init)
     if config.dvae is not None:
         checkpoint.read_config(config.dvae, "dvae")  # raises before anything is written
-        identity["dvae"] = checkpoint.digest(config.dvae)
-    done, steps = steps_done(folder, identity, usual(config)), config.stage.steps
+        settings["dvae"] = checkpoint.digest(config.dvae)
+    done, steps = resume_step(folder, settings, default_config(config)), config.stage.steps
     if done >= steps:
-        say(f"{folder}: finished, {done} updates done")
+        print_once(f"{folder}: finished, {done} updates done")
         return
 
     seed_global_generators("initial weights", config.seed, device=device)
@@ -141,17 +143,20 @@ def train_stage(config: TrainConfig, folder: Path, device: torch.device) -> None
     context = StageContext(config.seed, device, dvae, tokens, init)
     stage = STAGES.of(config.stage).build(config.stage, config.data, context)
     if init is not None and not init.resumed:
-        say(f"{folder}: {load_init(stage.model, init, config.stage, dvae)}")
-    count = sum(parameter.numel() for parameter in stage.model.parameters())
-    pixels = stage.pictures.image_size
-    say(f"{folder}: {count:,} parameters on {device}, pictures of {pixels} pixels, from step {done} to {steps}")
+        print_once(f"{folder}: {load_init(stage.model, init, config.stage, dvae)}")
+    parameters = sum(parameter.numel() for parameter in stage.model.parameters())
+    image_size = stage.data.image_size
+    print_once(
+        f"{folder}: {parameters:,} parameters on {device}, images of {image_size} pixels, steps {done} to {steps}"
+    )
     if distributed.is_first():
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(OmegaConf.create(asdict(config)), folder / "config.yaml")
-    train(stage, config.stage, Run(folder, identity, config.seed, device, config.wandb, usual(config)))
+    train(stage, config.stage, Run(folder, settings, config.seed, device, config.wandb, default_config(config)))
 
 
-def say(text: str) -> None:
+def print_once(text: str) -> None:
+    """Print `text` on the first rank only."""
     if distributed.is_first():
         print(text, flush=True)
 

@@ -87,7 +87,7 @@ def test_a_run_starts_from_the_weights_of_init_at_step_0(train, base, stage):
     status, printed = train(*of(stage, f"init=base/{stage}", FROZEN, "stage.optimizer.weight_decay=0", "run=tuned"))
     assert status == 0, printed
     assert f"starts from the weights of base/{stage}, digest {checkpoint.digest(base / stage)}" in printed
-    assert "from step 0 to 2" in printed
+    assert "steps 0 to 2" in printed
     began = weights(base / stage)
     assert same(began, weights(f"outputs/{stage}/tuned")) == set(began)  # the averaged weights, which are saved
     _, tensors, _ = checkpoint.load_state(f"outputs/{stage}/tuned")
@@ -98,7 +98,7 @@ def test_a_run_starts_from_the_weights_of_init_at_step_0(train, base, stage):
 
 
 def test_the_average_starts_from_the_weights_of_init(train, base):
-    average = ["stage.ema.decay=0.9", "stage.ema.warm_up=false", "stage.optimizer.learning_rate.start=1e-2"]
+    average = ["stage.ema.decay=0.9", "stage.ema.warmup=false", "stage.optimizer.learning_rate.start=1e-2"]
     assert train(*of("dvae", "init=base/dvae", *average))[0] == 0
     began, averaged = weights(base / "dvae"), weights("outputs/dvae/default")
     _, tensors, _ = checkpoint.load_state("outputs/dvae/default")
@@ -316,7 +316,7 @@ def test_a_run_resumes_to_the_same_bits_without_reading_init_again(train, base, 
     shutil.rmtree(base)
     status, printed = train(*tune, "run=parts", "stage.steps=3")
     assert status == 0, printed
-    assert "from step 2 to 3" in printed
+    assert "steps 2 to 3" in printed
     assert "starts from" not in printed
     whole, parts = (checkpoint.load_state(f"outputs/{stage}/{run}") for run in ("whole", "parts"))
     assert all(tensor.equal(parts[1][name]) for name, tensor in whole[1].items())
@@ -328,7 +328,7 @@ def test_a_transformer_resumes_with_the_dvae_that_it_took_from_init(train, base)
     train(*of("transformer", "init=base"))
     shutil.rmtree(base / "transformer")
     status, printed = train(*of("transformer", "init=base", "stage.steps=3"))
-    assert (status, "from step 2 to 3" in printed) == (0, True), printed
+    assert (status, "steps 2 to 3" in printed) == (0, True), printed
 
 
 def test_a_run_with_another_init_is_refused(train, base):
@@ -411,7 +411,7 @@ def test_fine_tuning_on_fifty_own_images_beats_training_on_them_from_scratch(tra
         record.image.save(own / f"{index:03}.png")
         (own / f"{index:03}.txt").write_text("\n".join(record.captions))
     common = ["data.image_size=16", "device=cpu", "wandb.mode=disabled"]
-    rate = ["stage.optimizer.learning_rate.start=3e-3", "stage.optimizer.warm_up=10"]
+    rate = ["stage.optimizer.learning_rate.start=3e-3", "stage.optimizer.warmup_steps=10"]
     small = {
         "dvae": [*tiny("dvae"), "stage.model.vocabulary=32", "stage.model.width=16"],
         "transformer": [*tiny("transformer"), "stage.model.width=64", "stage.model.heads=4", "stage.bpe_dropout=0"],
