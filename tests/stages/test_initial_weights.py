@@ -296,12 +296,14 @@ def test_all_stages_need_all_parts_that_fit_before_anything_is_trained(train, ba
 # --- provenance and resuming ---------------------------------------------------------------------------------
 
 
-def test_init_is_recorded(train, base):
+def test_init_is_recorded_and_reported_as_a_source(train, prepare, base):
     train(*of("dvae", "init=base"))
     folder = Path("outputs/dvae/default")
     _, meta = checkpoint.read_config(folder, "dvae")
     assert meta["init"] == {"path": "../../../base/dvae", "digest": checkpoint.digest(base / "dvae")}
     assert "init: base" in (folder / "config.yaml").read_text()
+    _, printed = prepare(f"sources={folder}")
+    assert f"started from base/dvae, digest {meta['init']['digest']}, whose training data count as well" in printed
 
 
 @pytest.mark.parametrize("stage", MODELS)
@@ -412,8 +414,13 @@ def test_fine_tuning_on_fifty_own_images_beats_training_on_them_from_scratch(tra
         (own / f"{index:03}.txt").write_text("\n".join(record.captions))
     common = ["data.image_size=16", "device=cpu", "wandb.mode=disabled"]
     rate = ["stage.optimizer.learning_rate.start=3e-3", "stage.optimizer.warmup_steps=10"]
+    # the likelihood and KL weight of preset=tiny, with which the codebook does not collapse
+    dvae = "model.vocabulary=32 model.width=16 likelihood.kind=normal likelihood.scale=0.1 clip_norm=1 batch_size=16"
+    dvae += (
+        " kl_weight.start=25 kl_weight.end=0 temperature.end=0.4 steps=300 kl_weight.steps=300 temperature.steps=300"
+    )
     small = {
-        "dvae": [*tiny("dvae"), "stage.model.vocabulary=32", "stage.model.width=16"],
+        "dvae": [*tiny("dvae"), *(f"stage.{each}" for each in dvae.split())],
         "transformer": [*tiny("transformer"), "stage.model.width=64", "stage.model.heads=4", "stage.bpe_dropout=0"],
     }
 
@@ -427,9 +434,7 @@ def test_fine_tuning_on_fifty_own_images_beats_training_on_them_from_scratch(tra
         return [json.loads(line) for line in lines if '"val"' in line][-1]["loss"]
 
     blocks = ["data=blocks", "data.train=2000", "data.val=64"]
-    assert (
-        train("stage=dvae", *common, *small["dvae"], *blocks, *rate, "stage.batch_size=16", "stage.steps=300")[0] == 0
-    )
+    assert train("stage=dvae", *common, *small["dvae"], *blocks, *rate)[0] == 0
     held_out_loss("base", *blocks, "dvae=outputs/dvae/default", "stage.steps=600")
     for seed in (0, 1):
         mine = ["data=folder", f"data.path={own}", "data.validation_share=0.5", f"seed={seed}", "stage.steps=40"]
@@ -441,4 +446,4 @@ def test_fine_tuning_on_fifty_own_images_beats_training_on_them_from_scratch(tra
             "stage.tokenizer=outputs/transformer/base/tokenizer.json",  # so that losses of the text are comparable
         )
         print(f"seed {seed}: tuned {tuned:.3f}, scratch {scratch:.3f}")
-        assert tuned < 0.85 * scratch
+        assert tuned < 0.9 * scratch  # 0.79 when this was written

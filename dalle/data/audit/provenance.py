@@ -1,5 +1,6 @@
 """Provenance: a record of the training data, written into every checkpoint, and a report about it."""
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,6 +56,9 @@ class Provenance:
         left_out = next(iter(self.meta.get("records", {}).values()), {}).get("left_out", {})
         lines += [f"  left out: {count:,} {reason}" for reason, count in left_out.items()]
         lines.append(f"  now: {self.compare()}")
+        if (init := self.meta.get("init")) is not None:
+            path = Path(os.path.normpath(self.folder / init["path"]))
+            lines.append(f"  started from {path}, digest {init['digest']}, whose training data count as well")
         if data["name"] in DATA_SETS and (note := DATA_SETS[data["name"]].note):
             lines.append(f"  {note}")
         return lines
