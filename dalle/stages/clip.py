@@ -59,6 +59,9 @@ class CLIPStage:
     def batches(self, start: int) -> Iterator[Batch]:
         return self.pictures.batches(start)
 
+    def before_update(self, step: int) -> None:
+        """Do nothing: weights are changed by the optimizer alone."""
+
     def loss(
         self, model: nn.Module, batch: Batch, step: int, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float | Tensor]]:

@@ -17,7 +17,9 @@ from dalle.image_grid import Cell, GridRow, image_grid
 from dalle.losses import LikelihoodConfig
 from dalle.models.dvae.model import DiscreteVAE, DVAEConfig, codebook_use, mean_picture
 from dalle.models.dvae.relaxation import argmax_one_hot
+from dalle.models.dvae.restarts import restart_unused_codes
 from dalle.pixels import to_images
+from dalle.precision import autocast
 from dalle.seeds import torch_generator
 from dalle.stages.pictures import Pictures, PicturesConfig, StageContext
 from dalle.training.ema import EMAConfig
@@ -27,6 +29,7 @@ from dalle.training.schedules import Schedule
 log = logging.getLogger(__name__)
 
 
+RESTART_PICTURES = 512  # training pictures in which a code must occur at least once
 BOUND = ("kl", "negative_elb", "true_negative_elb", "bound_gap")  # metrics that are not defined for a VQ-VAE
 
 
@@ -39,6 +42,8 @@ class DVAEStageConfig(PicturesConfig):
     likelihood: LikelihoodConfig = field(default_factory=LikelihoodConfig)
     kl_weight: Schedule = field(default_factory=lambda: Schedule("cosine", 0.0, 6.6, 5_000))  # beta
     temperature: Schedule = field(default_factory=lambda: Schedule("cosine", 1.0, 1 / 16, 150_000))  # tau
+    restart_codes_every: int = 0  # updates between restarts of unused codes; 0: never, as in the paper
+    restart_codes_until: int = 0  # no restarts from this update on, so that the last codes can settle
     commitment: float = 1.0  # vector quantisation: weight of the distance to the codes, instead of the KL (VQ-VAE)
     transform: str = "dvae"
     validation_pictures: int = 256
@@ -65,6 +70,17 @@ class DVAEStage:
 
     def batches(self, start: int) -> Iterator[Batch]:
         return self.pictures.batches(start)
+
+    def before_update(self, step: int) -> None:
+        """Restart unused codes, if it is time to."""
+        every = self.config.restart_codes_every
+        if not every or step % every or not 0 < step < self.config.restart_codes_until:
+            return
+        generator = torch_generator("code restarts", self.pictures.seed, step, device=self.pictures.device)
+        images = self.pictures.sample_of_training(RESTART_PICTURES, step)
+        with autocast("bfloat16" , self.pictures.device):
+            count = restart_unused_codes(self.model, images, generator)
+        log.info("step %d: restarted %d codes", step, count)
 
     def loss(
         self, model: nn.Module, batch: Batch, step: int, generator: torch.Generator

@@ -124,6 +124,9 @@ class TransformerStage:
         for number, batch in enumerate(stream, start):
             yield self._encoded(batch, *dropped, pictures.generators(number))
 
+    def before_update(self, step: int) -> None:
+        """Do nothing: weights are changed by the optimizer alone."""
+
     def loss(
         self, model: nn.Module, batch: Encoded, step: int, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float | Tensor]]:
