@@ -43,6 +43,7 @@ class DVAEStageConfig(PicturesConfig):
     kl_weight: Schedule = field(default_factory=lambda: Schedule("cosine", 0.0, 6.6, 5_000))  # beta
     temperature: Schedule = field(default_factory=lambda: Schedule("cosine", 1.0, 1 / 16, 150_000))  # tau
     restart_codes_every: int = 0  # updates between restarts of unused codes; 0: never, as in the paper
+    restart_codes_from: int = 0  # first update with a restart: while the KL weight is high, codes are not committed yet
     restart_codes_until: int = 0  # no restarts from this update on, so that the last codes can settle
     commitment: float = 1.0  # vector quantisation: weight of the distance to the codes, instead of the KL (VQ-VAE)
     transform: str = "dvae"
@@ -73,12 +74,15 @@ class DVAEStage:
 
     def before_update(self, step: int) -> None:
         """Restart unused codes, if it is time to."""
-        every = self.config.restart_codes_every
-        if not every or step % every or not 0 < step < self.config.restart_codes_until:
+        config = self.config
+        first = max(1, config.restart_codes_from)
+        if not config.restart_codes_every or step % config.restart_codes_every:
+            return
+        if not first <= step < config.restart_codes_until:
             return
         generator = torch_generator("code restarts", self.pictures.seed, step, device=self.pictures.device)
         images = self.pictures.sample_of_training(RESTART_PICTURES, step)
-        with autocast("bfloat16" , self.pictures.device):
+        with autocast("bfloat16", self.pictures.device):
             count = restart_unused_codes(self.model, images, generator)
         log.info("step %d: restarted %d codes", step, count)
 

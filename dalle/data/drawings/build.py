@@ -15,7 +15,7 @@ import json
 import logging
 import sys
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from io import BytesIO
 from typing import Any, NamedTuple
@@ -42,6 +42,9 @@ ATTRIBUTIONS = {
 }
 
 
+Fetch = Callable[[Package, Path], Path]  # downloads a package into a folder and returns its path
+
+
 class Drawing(NamedTuple):
     """One drawing of a set, with the subject that it shows."""
 
@@ -51,18 +54,18 @@ class Drawing(NamedTuple):
     suffix: str  # ".svg" | ".webp"
 
 
-def build(out: Path, downloads: Path) -> list[str]:
+def build(out: Path, downloads: Path, fetch: Fetch = download) -> list[str]:
     """Build the folder `out`, with the packages in `downloads`. Returns a sentence for each package that is missing.
 
     Raises PackageError if nothing can be built: without the words of emojibase-data, or without any set.
     """
     out.mkdir(parents=True, exist_ok=True)
-    words = dict(members(download(EMOJIBASE, downloads), tuple(f"{language}/" for language in LANGUAGES)))
+    words = dict(members(fetch(EMOJIBASE, downloads), tuple(f"{language}/" for language in LANGUAGES)))
     known = catalogue(words)
     problems, sets = [], {}
     for package, names in packages_of_sets().items():
         try:
-            path = download(package, downloads)
+            path = fetch(package, downloads)
         except PackageError as problem:
             problems.append(f"{', '.join(each.name for each in names)}: {problem}")
             log.warning("left out %s", problems[-1])

@@ -60,7 +60,7 @@ SETS: tuple[DrawingSet, ...] = (
     DrawingSet("icon-park-twotone", "gray icon", "icons", "icon-park", "icon-park-twotone"),
     DrawingSet("phosphor", "line icon", "icons", "phosphor", "ph", recolour=True),
     DrawingSet("phosphor-fill", "silhouette", "icons", "phosphor", "ph", suffix="-fill", recolour=True),
-    DrawingSet("phosphor-duotone", "gray icon", "icons", "phosphor", "ph", suffix="-duotone", recolour=True),
+    DrawingSet("phosphor-duotone", "gray icon", "icons", "phosphor", "ph", suffix="-duotone"),
     DrawingSet("tabler", "line icon", "icons", "tabler", "tabler", recolour=True),
     DrawingSet("lucide", "line icon", "icons", "lucide", "lucide", recolour=True),
     DrawingSet("game-icons", "silhouette", "icons", "game-icons", "game-icons", recolour=True),
