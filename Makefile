@@ -19,11 +19,11 @@ GPU_RUN = $(GPU_PYTHON) -m benchmarks.gpu
 WEIGHTS := $(DEMO)/dvae/model.safetensors $(DEMO)/clip/model.safetensors $(DEMO)/transformer/model.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench gpu gpu-install gpu-tests gpu-sampling gpu-training gpu-demo wheels patterns configs \
-	edits notebooks recorded lint types
+.PHONY: help install demo test bench gpu gpu-install gpu-tests gpu-sampling gpu-training gpu-demo wheels patterns \
+	architecture configs edits notebooks recorded lint types
 
 help: ## list what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## .venv with everything that demo and test need
 
@@ -59,6 +59,9 @@ wheels: ## what a machine without a network needs for make gpu: PYTHON_VERSION=3
 
 patterns: $(INSTALLED) ## the attention patterns as a picture, docs/patterns.png
 	$(RUN) docs/patterns.py
+
+architecture: $(INSTALLED) ## the drawing of the model, docs/architecture.svg
+	$(RUN) docs/architecture.py
 
 configs: $(INSTALLED) ## every setting that can be typed, docs/configs.md
 	$(RUN) docs/configs.py

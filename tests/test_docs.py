@@ -1,0 +1,96 @@
+"""The documentation names files, functions, links and make targets: all of them exist."""
+
+import re
+import runpy
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from source_names import NAMES, ROOT
+
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md")), ROOT / "benchmarks" / "README.md"]
+TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
+PLACES = ("", "dalle/", "tests/", "benchmarks/")  # docs/paper.md and benchmarks/README.md leave these out
+FOLDERS = "dalle|tests|configs|docs|tools|benchmarks|notebooks"
+TARGETS = set(re.findall(r"^([a-z-]+(?: [a-z-]+)*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_links_lead_to_files_and_headings_that_exist(page):
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", TEXTS[page]):
+        file, _, heading = link.partition("#")
+        if "://" in link:
+            continue
+        target = (ROOT / page).parent / file if file else ROOT / page
+        if not target.is_file() or (heading and heading not in anchors(target.read_text(encoding="utf-8"))):
+            broken.append(link)
+    assert broken == []
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_paths_exist(page):
+    paths = re.findall(rf"(?<![\w/.-])(?:{FOLDERS})/[\w./-]*[\w/]", TEXTS[page])
+    assert sorted(path for path in set(paths) if not (ROOT / path).exists()) == []
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_python_files_exist(page):
+    files = set(re.findall(r"`([\w/]+\.py)`", TEXTS[page]))
+    assert sorted(file for file in files if not any((ROOT / place / file).is_file() for place in PLACES)) == []
+
+
+def named_beside_files() -> list[tuple[str, str, str]]:
+    """Return (page, file, name) for each name after a file: "`a.py`: `f`, `Config.x`, `.y`", y being of Config too."""
+    found = []
+    for page, text in TEXTS.items():
+        for file, names in re.findall(r"`([\w/]+\.py)`: ((?:`[\w.]+`(?:, )?)+)", text):
+            owner = ""
+            for name in re.findall(r"`([\w.]+)`", names):
+                first, _, rest = name.partition(".")
+                owner = (first or owner) if rest else ""
+                found.append((page, file, f"{owner}.{rest}" if rest else name))
+    return found
+
+
+@pytest.mark.parametrize(("page", "file", "name"), named_beside_files())
+def test_names_beside_a_file_are_defined_in_it(page, file, name):
+    assert any(name in NAMES.get(f"{place}{file}", ()) for place in PLACES), f"{page}: {file} does not define {name}"
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_make_targets_exist(page):
+    targets = {name for line in TARGETS for name in line.split()}
+    named = re.findall(r"(?:`|^)make ([a-z][a-z-]*)", TEXTS[page], re.MULTILINE)
+    assert sorted(set(named) - targets) == []
+
+
+@pytest.fixture(scope="module")
+def drawing() -> dict:
+    return runpy.run_path(str(DOCS / "architecture.py"))
+
+
+def test_the_drawing_is_what_its_script_draws(drawing):
+    assert (DOCS / "architecture.svg").read_bytes() == drawing["draw"]().encode(), "run: make architecture"
+
+
+def test_files_and_names_in_the_drawing_exist(drawing):
+    for file, name in drawing["REFERENCES"]:
+        assert name in NAMES[f"dalle/{file}"], f"dalle/{file} does not define {name}"
+
+
+def test_the_drawing_shows_its_references_and_needs_no_other_file(drawing):
+    root = ElementTree.fromstring((DOCS / "architecture.svg").read_text(encoding="utf-8"))
+    shown = " ".join("".join(each.itertext()) for each in root.iter("{http://www.w3.org/2000/svg}text"))
+    files = re.findall(r"[\w/]+\.py", shown)
+    assert sorted(files) == sorted(file for file, _ in drawing["REFERENCES"])
+    assert all(name in shown for _, name in drawing["REFERENCES"])
+    assert "http" not in (DOCS / "architecture.svg").read_text(encoding="utf-8").replace(
+        "http://www.w3.org/2000/svg", ""
+    )
