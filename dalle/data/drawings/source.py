@@ -146,7 +146,7 @@ class DrawingsSource:
             case "alike":
                 said = wording.two_alike(subject, style)
             case "panels":
-                said = wording.same_below(subject, style, self.drawings.pictures[record.second].drawing_set.style)
+                said = wording.same_below(subject, self.drawings.pictures[record.second].drawing_set.style)
             case relation:
                 said = wording.placed(subject, relation, self.drawings.pictures[record.second].subject, style)
         return tuple(said)
@@ -172,9 +172,10 @@ class DrawingsSource:
         return self.drawings.side, self.drawings.side
 
     def digest(self) -> str:
-        """Return a digest of the packages, the settings and the records."""
+        """Return a digest of the packages, the settings, the records and, of some, the captions."""
         described = [self.drawings.sources["sets"], asdict(self.config) | {"path": ""}]
-        return digest_of(repr((described, self.records)).encode())
+        some = range(0, len(self), max(1, len(self) // 200))
+        return digest_of(repr((described, self.records, [self.captions(index) for index in some])).encode())
 
 
 def side_by_side(first: Image.Image, second: Image.Image, upright: bool) -> Image.Image:

@@ -68,21 +68,16 @@ def in_colour(subject: Subject, colour: str, style: str) -> list[str]:
     return in_style([with_article(f"{colour} {label}")] * 2, style, coloured=True)
 
 
-def same_below(subject: Subject, top: str, bottom: str) -> list[str]:
-    """Return captions of two panels with the same drawing in two styles.
+def same_below(subject: Subject, bottom: str) -> list[str]:
+    """Return captions of two panels with the same drawing in two styles, the lower one in the style `bottom`.
 
     "the exact same owl on the top as a line drawing on the bottom"
     """
     name = bare_name(subject)
-    below, above = STYLES[bottom], STYLES[top]
+    below = STYLES[bottom]
     said = [f"the exact same {name} on the top as {a_style(each)} on the bottom" for each in below]
     unnamed = [f"the exact same picture on the top as {a_style(each)} on the bottom" for each in below[:1]]
-    both = [
-        f"{a_style(above[0])} of {phrase(subject_label(subject), [])} on the top, the exact same {name} as "
-        f"{a_style(each)} on the bottom"
-        for each in below[:1]
-    ]
-    return [*said, *both, *unnamed]
+    return [*said, *said, *unnamed]
 
 
 def bare_name(subject: Subject) -> str:

@@ -20,8 +20,8 @@ def restart_unused_codes(model: DiscreteVAE, images: Tensor, generator: torch.Ge
     images: (b, 3, h * downsample, w * downsample) in [0, 1]. A code is unused if it is nowhere the most probable one.
     Positions are drawn without replacement, in proportion to the squared error of their pixels. The restarted code is
     a copy of the position's code, with an encoder row turned towards the position's features: the boundary between the
-    two is half-way between the position and the mean of all positions of its code. It decodes to the same pixels at
-    first. Needs bottleneck_kernel=1 and logits (not vector quantisation).
+    two is half-way between the position and the mean of all positions of its code. Its embedding is that of the code
+    that it splits. Needs bottleneck_kernel=1 and logits (not vector quantisation).
     """
     features = model.encoder.features(map_pixels(images))  # (b, c, h, w)
     tokens = model.encoder.output.in_full_precision(features).argmax(dim=1)  # (b, h, w)
