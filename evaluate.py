@@ -1,6 +1,6 @@
 """Evaluate a trained model on held-out data: python evaluate.py checkpoint=outputs/demo"""
 
-from dalle.cli.config import verb
+from dalle.cli.config import command
 from dalle.evaluation.metrics import METRICS, asked_for
 from dalle.evaluation.page import write_page
 from dalle.evaluation.record import Record, begin, set_aside
@@ -8,7 +8,7 @@ from dalle.evaluation.settings import EvaluateConfig
 from dalle.evaluation.subject import Subject
 
 
-@verb("evaluate")
+@command("evaluate")
 def main(config: EvaluateConfig) -> None:
     names = asked_for(config)
     subject = Subject.load(config)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dalle import distributed
-from dalle.cli.config import verb
+from dalle.cli.config import command
 from dalle.cli.prepare_config import PrepareConfig
 from dalle.data import open_source
 from dalle.data.audit.provenance import provenances
@@ -31,7 +31,7 @@ from dalle.stages.encoding import Encoding, described
 MODELS = {"dvae": DiscreteVAE, "clip": CLIP}
 
 
-@verb("prepare")
+@command("prepare")
 def main(config: PrepareConfig) -> None:
     name = next((name for name, options in IMPORTS.configs.items() if isinstance(config, options)), None)
     if name is not None:

@@ -11,14 +11,14 @@ from dalle.ablations.figures import runs_figure, sweep_figure
 from dalle.ablations.outcomes import Planned
 from dalle.ablations.settings import ReportConfig
 from dalle.ablations.sweep import Sweep
-from dalle.cli.config import verb
+from dalle.cli.config import command
 from dalle.cli.sweeps import ablation_jobs, ablations
 from dalle.extras import check_installed
 from dalle.training.job import Job
 from dalle.training.run import flat
 
 
-@verb("report")
+@command("report")
 def main(config: ReportConfig) -> None:
     check_installed("eval", "report.py", "matplotlib", "scipy")
     if config.sweep is not None and config.runs:
@@ -94,7 +94,7 @@ def read_sweep(folder: Path) -> Sweep:
 def planned_job(job: Any, folder: Path) -> Planned:
     """Return the label, seed, folder and settings of a job with these options of its command."""
     values = label(values_of(job, job.ablation))
-    if job.ablation.verb != "train":
+    if job.ablation.command != "train":
         return Planned(values, job.seed, folder / job.file.parent.name)
     settings = {"stage": asdict(job.stage), "data": asdict(job.data)}
     return Planned(values, job.seed, folder / Job.of(job).name, flat(settings))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dalle import checkpoint, distributed
-from dalle.cli.config import verb
+from dalle.cli.config import command
 from dalle.cli.sample_messages import how_to_go_on, print_report, say_memory, say_result, say_unknown_words
 from dalle.sampling.attention_sheet import AttentionSheets
 from dalle.sampling.edits import canvas_of
@@ -19,7 +19,7 @@ from dalle.sampling.settings import SampleConfig, captions_to_draw
 from dalle.training.interruption import Interrupted, StopRequest
 
 
-@verb("sample")
+@command("sample")
 def main(config: SampleConfig) -> None:
     captions = captions_to_draw(config)
     device = distributed.start(config.device, config.deterministic)

@@ -9,7 +9,7 @@ import torch
 from omegaconf import OmegaConf
 
 from dalle import checkpoint, distributed
-from dalle.cli.config import TrainConfig, run_name, verb
+from dalle.cli.config import TrainConfig, command, run_name
 from dalle.seeds import seed_global_generators
 from dalle.stages import STAGES
 from dalle.stages.pictures import StageContext
@@ -19,7 +19,7 @@ from dalle.training.loop import train
 from dalle.training.run import Run, defaults_of, set_aside, steps_done
 
 
-@verb("train")
+@command("train")
 def main(config: TrainConfig) -> None:
     device = distributed.start(config.device, config.deterministic)
     try:

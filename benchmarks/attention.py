@@ -31,13 +31,13 @@ def attention_times(config: TransformerConfig, batch: int, rounds: int) -> list[
         model = Transformer(replace(config, patterns=[pattern])).eval()
         caches[pattern] = empty_cache(model, batch)
     times: dict[str, list[float]] = {pattern: [] for pattern in PATTERNS}
-    for turn in range(rounds + 1):
+    for round_number in range(rounds + 1):
         for pattern, cache in caches.items():
-            taken = attention_seconds(cache, config, batch)
-            if turn > 0:  # the first round is a warm-up
-                times[pattern].append(taken)
+            elapsed = attention_seconds(cache, config, batch)
+            if round_number > 0:  # the first round is a warm-up
+                times[pattern].append(elapsed)
 
-    medians = {pattern: statistics.median(taken) for pattern, taken in times.items()}
+    medians = {pattern: statistics.median(elapsed) for pattern, elapsed in times.items()}
     return [
         AttentionTime(
             pattern,

@@ -18,10 +18,10 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import made_up
+from benchmarks import synthetic
+from benchmarks.interleave import Runner, table, time_interleaved
 from benchmarks.machine import processor
 from benchmarks.token_reads import token_reads
-from benchmarks.turns import Runner, measured, table
 from dalle.data import open_source
 from dalle.data.blocks import BlocksConfig
 from dalle.data.coco import CocoConfig
@@ -39,38 +39,38 @@ TRANSFORMS = ("none", "transformer")  # transforms that are timed
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     torch.set_num_threads(1)
-    print(f"{processor()}, one core; pictures per second of processor time, medians of {options.rounds} rounds")
-    facts: dict[str, Any] = {"processor": processor(), "pictures": options.pictures, "rounds": options.rounds}
+    print(f"{processor()}, one core; images per second of processor time, medians of {options.rounds} rounds")
+    results: dict[str, Any] = {"processor": processor(), "pictures": options.pictures, "rounds": options.rounds}
     for name in options.sizes:
         width, height = map(int, name.split("x"))
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
-            made_up.write(root, options.pictures, width, height)
+            synthetic.write(root, options.pictures, width, height)
             size = sum(path.stat().st_size for path in (root / "folder").glob("*.jpg")) / options.pictures
             runners = [*decoders(root), *loaders(root), *peers(root)]
-            rows = measured(runners, options.rounds, floor=runners[0].name)
+            rows = time_interleaved(runners, options.rounds, reference=runners[0].name)
         print(f"\n{table(rows, f'JPEGs of {name}, {size / 1000:.0f} kB')}", flush=True)
-        facts[name] = [asdict(row) for row in rows]
-    drawn = measured([*made(options.pictures)], options.rounds, floor=None)
-    print(f"\n{table(drawn, 'drawn when asked for, 64 pixels')}", flush=True)
+        results[name] = [asdict(row) for row in rows]
+    rendered = time_interleaved([*renderers(options.pictures)], options.rounds, reference=None)
+    print(f"\n{table(rendered, 'rendered on access, 64 pixels')}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         rows = token_reads(Path(folder), options.records, options.positions, options.rounds)
-    print(f"\n{table(rows, f'tokens, {options.positions:,} of each of {options.records:,} pictures, 512 at a time')}")
-    facts |= {"drawn": [asdict(row) for row in drawn], "tokens": [asdict(row) for row in rows]}
+    print(f"\n{table(rows, f'tokens, {options.positions:,} per image, {options.records:,} images, batches of 512')}")
+    results |= {"rendered": [asdict(row) for row in rendered], "tokens": [asdict(row) for row in rows]}
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(facts, indent=2) + "\n")
-    print(f"\nfacts  {options.out}")
+    options.out.write_text(json.dumps(results, indent=2) + "\n")
+    print(f"\nresults  {options.out}")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=int, help="files of each size (200)")
-    parser.add_argument("--sizes", nargs="+", help="of the pictures (512x384 2048x1536)")
-    parser.add_argument("--records", type=int, help="in the token cache (20,000)")
-    parser.add_argument("--positions", type=int, default=1_024, help="tokens of a picture (%(default)s)")
-    parser.add_argument("--rounds", type=int, help="how often everybody has a turn (5)")
-    parser.add_argument("--quick", action="store_true", help="a handful of small pictures, to see that all of it runs")
-    parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/data.json"), help="file of all facts")
+    parser.add_argument("--pictures", type=int, help="number of files of each size (200)")
+    parser.add_argument("--sizes", nargs="+", help="image sizes (512x384 2048x1536)")
+    parser.add_argument("--records", type=int, help="records in the token cache (20,000)")
+    parser.add_argument("--positions", type=int, default=1_024, help="tokens per image (%(default)s)")
+    parser.add_argument("--rounds", type=int, help="rounds of measurements (5)")
+    parser.add_argument("--quick", action="store_true", help="a few small images, to check that everything runs")
+    parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/data.json"), help="JSON output file")
     options = parser.parse_args(arguments)
     options.pictures = options.pictures or (40 if options.quick else 200)
     options.records = options.records or (1_000 if options.quick else 20_000)
@@ -115,7 +115,7 @@ def loaders(root: Path) -> list[Runner]:
     return runners
 
 
-def made(pictures: int) -> list[Runner]:
+def renderers(pictures: int) -> list[Runner]:
     """Return runners of the data sources that draw their images."""
     source = open_source(BlocksConfig(train=pictures), "train")
     steps = max(1, pictures // BATCH)
@@ -134,7 +134,7 @@ def peers(root: Path) -> list[Runner]:
     try:
         import webdataset
     except ImportError:
-        print("the package webdataset is not installed: pip install webdataset runs it beside ours")
+        print("the package webdataset is not installed: to compare with it, pip install webdataset")
         return []
     shards = sorted(str(path) for path in (root / "shards").glob("*.tar"))
     count = len(list((root / "folder").glob("*.jpg")))
@@ -147,7 +147,7 @@ def peers(root: Path) -> list[Runner]:
     crop = partial(run, lambda image: inference_crop(image, IMAGE_SIZE))
     return [
         Runner(f"webdataset {webdataset.__version__}: records", "decoded", count, partial(run, lambda image: None)),
-        Runner(f"webdataset {webdataset.__version__}: and our crop", "none", count, crop),
+        Runner(f"webdataset {webdataset.__version__}: records, cropped", "none", count, crop),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Measured limits of this machine, which give a lower bound on the time of every decoder."""
+"""Measured limits of this machine, which bound the speed of every decoder (roofline model)."""
 
 import ctypes
 import time
@@ -16,8 +16,8 @@ from dalle.models.transformer.model import TransformerConfig
 Result = TypeVar("Result")
 
 BYTES = {"float32": 4, "bfloat16": 2}
-ROW = 4096  # numbers per row
-CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+ROW_LENGTH = 4096  # numbers per row
+CLEAR_REFS, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -28,8 +28,8 @@ def seconds(work: Callable[[], object]) -> float:
 
 def read_bandwidth(size: int, tries: int = 6) -> float:
     """Return the bytes per second, best of `tries`, of reading `size` bytes repeatedly, as decoding does."""
-    rows = torch.ones(max(1, size // (4 * ROW)), ROW)
-    one = torch.ones(ROW)
+    rows = torch.ones(max(1, size // (4 * ROW_LENGTH)), ROW_LENGTH)
+    one = torch.ones(ROW_LENGTH)
     # both read everything once; the faster one depends on the machine
     best = min(seconds(read) for _ in range(tries) for read in (rows.sum, partial(torch.mv, rows, one)))
     return rows.nbytes / best
@@ -39,10 +39,10 @@ def matmul_rate(precision: str, size: int = 1024, tries: int = 6) -> float:
     """Return operations (multiplications and additions) per second of the fastest torch matmul in `precision`."""
     dtype = getattr(torch, precision)
     layer = nn.Linear(size, size, bias=False, dtype=dtype)
-    ways = [layer, PackedLinear(layer, size, dtype)] if can_pack(dtype) else [layer]
+    layers = [layer, PackedLinear(layer, size, dtype)] if can_pack(dtype) else [layer]
     x = torch.ones(size, size, dtype=dtype)
     with torch.inference_mode():
-        return 2 * size**3 / min(seconds(partial(way, x)) for _ in range(tries) for way in ways)
+        return 2 * size**3 / min(seconds(partial(each, x)) for _ in range(tries) for each in layers)
 
 
 def decoding_work(config: TransformerConfig, batch: int, precision: str) -> tuple[int, int]:
@@ -64,7 +64,7 @@ def peak_memory(work: Callable[[], Result]) -> tuple[Result, int]:
     """Return the result of `work` and the peak increase of resident memory in bytes (0 if the kernel has no data)."""
     try:
         ctypes.CDLL(None).malloc_trim(0)  # return freed memory to the system, because its reuse would not be counted
-        CLEAR.write_text("5")  # reset the peak
+        CLEAR_REFS.write_text("5")  # reset the peak
         before = _status("VmRSS")
     except (OSError, AttributeError):
         return work(), 0

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.race import Decoder
+from benchmarks.compare import Decoder
 from dalle.models.transformer.model import TransformerConfig
 
 
@@ -26,13 +26,13 @@ def gpt2(config: TransformerConfig, precision: str, device: torch.device | None 
         eos_token_id=None,
         pad_token_id=0,
     )
-    usual = torch.get_default_dtype()
+    default = torch.get_default_dtype()
     torch.set_default_dtype(getattr(torch, precision))  # no float32 copy of large models
     try:
         with device or torch.device("cpu"):
             model = GPT2LMHeadModel(sizes).eval()
     finally:
-        torch.set_default_dtype(usual)
+        torch.set_default_dtype(default)
 
     def decode(batch: int, tokens: int) -> Tensor:
         caption = _caption(config, batch).to(model.device)
@@ -52,7 +52,7 @@ def dalle_pytorch_as_shipped(config: TransformerConfig) -> Decoder:
     start = config.grid**2 // 2
 
     def decode(batch: int, tokens: int) -> Tensor:
-        return _draw(model, config, batch, start, tokens)
+        return _generate(model, config, batch, start, tokens)
 
     return Decoder("dalle-pytorch 1.6.6, as shipped", "float32", model, decode, cached=False)
 
@@ -67,9 +67,9 @@ def dalle_pytorch_patched(config: TransformerConfig) -> Decoder:
     model.forward_with_cond_scale = with_cache
 
     def decode(batch: int, tokens: int) -> Tensor:
-        return _draw(model, config, batch, 0, tokens)
+        return _generate(model, config, batch, 0, tokens)
 
-    return Decoder("dalle-pytorch 1.6.6, its cache mended", "float32", model, decode)
+    return Decoder("dalle-pytorch 1.6.6, cache fixed", "float32", model, decode)
 
 
 PEERS: dict[str, Callable[[TransformerConfig], Decoder]] = {
@@ -80,15 +80,15 @@ PEERS: dict[str, Callable[[TransformerConfig], Decoder]] = {
 }
 
 
-def found(names: list[str], config: TransformerConfig) -> tuple[list[Decoder], dict[str, str]]:
+def available(names: list[str], config: TransformerConfig) -> tuple[list[Decoder], dict[str, str]]:
     """Return the peers by name, and the reason for each unavailable one."""
-    peers, left_out = [], {}
+    peers, unavailable = [], {}
     for name in names:
         try:
             peers.append(PEERS[name](config))
         except ImportError as error:
-            left_out[name] = f"not installed ({error}); make bench installs it"
-    return peers, left_out
+            unavailable[name] = f"not installed ({error}); make bench installs it"
+    return peers, unavailable
 
 
 def _caption(config: TransformerConfig, batch: int) -> Tensor:
@@ -98,7 +98,7 @@ def _caption(config: TransformerConfig, batch: int) -> Tensor:
 
 
 def _dalle_pytorch(config: TransformerConfig) -> Any:
-    _stand_in_for_what_is_not_measured()
+    _stub_unused_imports()
     from dalle_pytorch import DALLE, DiscreteVAE  # type: ignore[reportMissingImports]
 
     class Tokens(DiscreteVAE):
@@ -126,7 +126,7 @@ def _dalle_pytorch(config: TransformerConfig) -> Any:
     ).eval()
 
 
-def _draw(model: Any, config: TransformerConfig, batch: int, start: int, tokens: int) -> Tensor:
+def _generate(model: Any, config: TransformerConfig, batch: int, start: int, tokens: int) -> Tensor:
     """Run `generate_images` for `tokens` tokens after `start` given ones, not up to the end of the image."""
     model.image_seq_len = start + tokens
     side = 8 * config.grid
@@ -135,12 +135,12 @@ def _draw(model: Any, config: TransformerConfig, batch: int, start: int, tokens:
     return model.generate_images(_caption(config, batch), use_cache=True, **given)
 
 
-def _stand_in_for_what_is_not_measured() -> None:
+def _stub_unused_imports() -> None:
     """Stub unused imports of dalle-pytorch: VQGAN code (needs torchvision) and setuptools' old pkg_resources."""
     vqgan = ModuleType("taming.models.vqgan")
     vqgan.VQModel = vqgan.GumbelVQ = object  # type: ignore[attr-defined]
     resources = ModuleType("pkg_resources")
     resources.get_distribution = lambda name: SimpleNamespace(version="0")  # type: ignore[attr-defined]
-    stands_in = {"taming": ModuleType("taming"), "taming.models": ModuleType("taming.models")}
-    for name, module in {**stands_in, vqgan.__name__: vqgan, resources.__name__: resources}.items():
+    stubs = {"taming": ModuleType("taming"), "taming.models": ModuleType("taming.models")}
+    for name, module in {**stubs, vqgan.__name__: vqgan, resources.__name__: resources}.items():
         sys.modules.setdefault(name, module)

@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"| {kind} | {width} | {row['parameters']:,} | {row['ratio']:.2f} | {row['auto']} |", flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps({"processor": processor(), "rows": rows, "threads": options.threads}) + "\n")
-    print(f"\nfacts  {options.out}")
+    print(f"\nresults  {options.out}")
 
 
 def dvae(width: int) -> tuple[nn.Module, Callable[[], Tensor]]:
@@ -64,26 +64,26 @@ def transformer(width: int) -> tuple[nn.Module, Callable[[], Tensor]]:
 
 def ratio(loss: Callable[[], Tensor], rounds: int) -> float:
     """Return the median over rounds of float32 time / bfloat16 time, measured interleaved."""
-    found = []
-    for turn in range(rounds + 1):
-        taken = []
+    ratios = []
+    for round_number in range(rounds + 1):
+        seconds = []
         for precision in ("float32", "bfloat16"):
             begin = time.process_time()
             with autocast(precision, CPU):
                 value = loss()
             value.backward()
-            taken.append(time.process_time() - begin)
-        if turn:  # the first round is a warm-up
-            found.append(taken[0] / taken[1])
-    return statistics.median(found)
+            seconds.append(time.process_time() - begin)
+        if round_number > 0:  # the first round is a warm-up
+            ratios.append(seconds[0] / seconds[1])
+    return statistics.median(ratios)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, help="how often both have a turn (8)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="(%(default)s)")
-    parser.add_argument("--quick", action="store_true", help="the smallest models, once, to see that all of it runs")
-    parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/precision.json"), help="file of all facts")
+    parser.add_argument("--rounds", type=int, help="rounds of measurements (8)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of torch (%(default)s)")
+    parser.add_argument("--quick", action="store_true", help="only the smallest models, to check that everything runs")
+    parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/precision.json"), help="JSON output file")
     options = parser.parse_args(arguments)
     options.rounds = options.rounds or (1 if options.quick else 8)
     return options

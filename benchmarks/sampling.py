@@ -12,15 +12,15 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.attention import AttentionTime, attention_times
+from benchmarks.breakdown import breakdown_table, step_breakdown
+from benchmarks.compare import Decoder, DecoderResult, Roofline, compare
 from benchmarks.machine import processor
-from benchmarks.peers import PEERS, found
-from benchmarks.race import Decoder, Floor, Measured, race
-from benchmarks.shares import shares, shares_table
+from benchmarks.peers import PEERS, available
 from dalle.models.transformer.model import Transformer, TransformerConfig
 from dalle.sampling.decode import FREE, generate
 from dalle.sampling.sampling_config import DecodingConfig
 
-SETTING = TransformerConfig(
+SIZES = TransformerConfig(
     text_positions=64,
     text_vocabulary=4096,
     image_vocabulary=1024,
@@ -30,8 +30,8 @@ SETTING = TransformerConfig(
     heads=8,
     patterns=["dense"],  # as in the peers
 )
-LONG = replace(SETTING, text_positions=256, grid=32)  # the paper's 1,280 positions, to compare caches
-QUICK = TransformerConfig(
+LONG_SIZES = replace(SIZES, text_positions=256, grid=32)  # the paper's 1,280 positions, to compare caches
+QUICK_SIZES = TransformerConfig(
     text_positions=8, text_vocabulary=64, image_vocabulary=32, grid=4, width=64, depth=2, heads=2, patterns=["dense"]
 )
 
@@ -39,53 +39,53 @@ QUICK = TransformerConfig(
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     torch.set_num_threads(options.threads)
-    config, long = (QUICK, QUICK) if options.quick else (SETTING, LONG)
-    peers, left_out = found(options.peers, config)
-    for name, reason in left_out.items():
+    config, long = (QUICK_SIZES, QUICK_SIZES) if options.quick else (SIZES, LONG_SIZES)
+    peers, unavailable = available(options.peers, config)
+    for name, reason in unavailable.items():
         print(f"{name}: {reason}")
 
-    rows: list[Measured] = []
-    floors: dict[int, Floor] = {}
+    rows: list[DecoderResult] = []
+    rooflines: dict[int, Roofline] = {}
     for batch in options.batches:
-        measured, floors[batch] = race([*ours(config), *peers], config, batch, options.rounds)
-        print(f"\n{table(measured, floors[batch], config)}", flush=True)
-        rows += measured
+        results, rooflines[batch] = compare([*ours(config), *peers], config, batch, options.rounds)
+        print(f"\n{table(results, rooflines[batch], config)}", flush=True)
+        rows += results
     model = Transformer(config).eval()
     parts = {
-        (batch, precision): shares(model, batch, precision, options.rounds)
+        (batch, precision): step_breakdown(model, batch, precision, options.rounds)
         for batch in options.batches
         for precision in ("float32", "bfloat16")
     }
-    print(f"\n{shares_table(parts)}", flush=True)
+    print(f"\n{breakdown_table(parts)}", flush=True)
     attention = attention_times(long, options.attention_batch, options.rounds)
     print(f"\n{attention_table(attention, long, options.attention_batch)}")
 
-    facts = {
-        "setting": asdict(config),
+    content = {
+        "sizes": asdict(config),
         "processor": processor(),
         "threads": options.threads,
         "rounds": options.rounds,
         "versions": {name: version_of(name) for name in ("torch", "transformers", "dalle-pytorch")},
         "decoders": [asdict(row) for row in rows],
-        "floors": floors,
-        "left_out": left_out,
-        "shares": [{"batch": batch, "precision": name, **asdict(row)} for (batch, name), row in parts.items()],
+        "rooflines": rooflines,
+        "unavailable": unavailable,
+        "breakdown": [{"batch": batch, "precision": name, **asdict(row)} for (batch, name), row in parts.items()],
         "attention": [asdict(row) for row in attention],
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(facts, indent=2) + "\n")
-    print(f"\nfacts  {options.out}")
+    options.out.write_text(json.dumps(content, indent=2) + "\n")
+    print(f"\nresults  {options.out}")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batches", type=int, nargs="+", help="images at a time (1 4 16 64 512)")
-    parser.add_argument("--rounds", type=int, help="how often everybody has a turn (3)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch (%(default)s)")
-    parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=list(PEERS), help="whom to run beside us")
-    parser.add_argument("--attention-batch", type=int, default=16, help="images where caches are compared (16)")
-    parser.add_argument("--quick", action="store_true", help="tiny models, to see that all of it runs")
-    parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/sampling.json"), help="file of all facts")
+    parser.add_argument("--batches", type=int, nargs="+", help="batch sizes (1 4 16 64 512)")
+    parser.add_argument("--rounds", type=int, help="rounds of measurements (3)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of torch (%(default)s)")
+    parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=list(PEERS), help="decoders to compare with")
+    parser.add_argument("--attention-batch", type=int, default=16, help="batch size for attention times (%(default)s)")
+    parser.add_argument("--quick", action="store_true", help="tiny models, to check that everything runs")
+    parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/sampling.json"), help="JSON output file")
     options = parser.parse_args(arguments)
     options.batches = options.batches or ([1, 2] if options.quick else [1, 4, 16, 64, 512])
     options.rounds = options.rounds or (1 if options.quick else 3)
@@ -118,21 +118,21 @@ def _ours(name: str, model: Transformer, precision: str) -> Decoder:
     return Decoder(name, precision, model, decode, ours=True)
 
 
-def table(rows: list[Measured], floor: Floor, config: TransformerConfig) -> str:
+def table(rows: list[DecoderResult], roofline: Roofline, config: TransformerConfig) -> str:
     """Return the results of one batch size as a Markdown table."""
-    peers = [[row.images_per_second for row in rows if not row.ours and row.precision == name] for name in floor]
+    peers = [[row.images_per_second for row in rows if not row.ours and row.precision == name] for name in roofline]
     best = [max(speeds, default=None) for speeds in peers]
     lines = [
-        f"| batch {rows[0].batch} | precision | images/s | times best peer fp32, bf16 | share of floor | memory |",
+        f"| batch {rows[0].batch} | precision | images/s | times best peer fp32, bf16 | share of roofline | memory |",
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
         ratios = ", ".join("-" if peer is None else f"{row.images_per_second / peer:.2f}" for peer in best)
-        whole = row.tokens_timed == config.grid**2
-        speed = f"{row.images_per_second:.3g}" + ("" if whole else f" (from {row.tokens_timed} tokens)")
+        all_tokens = row.tokens_timed == config.grid**2
+        speed = f"{row.images_per_second:.3g}" + ("" if all_tokens else f" (from {row.tokens_timed} tokens)")
         memory = f"{row.memory_bytes / 2**20:,.0f} MiB"
-        lines.append(f"| {row.name} | {row.precision} | {speed} | {ratios} | {row.share_of_floor:.0%} | {memory} |")
-    lines += [f"| the machine's limit | {name} | {speed:.3g} | | | |" for name, speed in floor.items()]
+        lines.append(f"| {row.name} | {row.precision} | {speed} | {ratios} | {row.share_of_roofline:.0%} | {memory} |")
+    lines += [f"| roofline of this machine | {name} | {speed:.3g} | | | |" for name, speed in roofline.items()]
     return "\n".join(lines)
 
 

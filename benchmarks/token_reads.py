@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.turns import Row, Runner, measured
+from benchmarks.interleave import Runner, Throughput, time_interleaved
 from dalle.data.index import Strings
 from dalle.data.loader import token_batches
 from dalle.data.token_cache import ENCODED, TokenCache, TokenKind
 
 
-class Captioned:
+class SyntheticCaptions:
     """Data source with captions stored as in sources of files, but without images."""
 
     def __init__(self, records: int):
@@ -28,10 +28,10 @@ class Captioned:
         return (f"a photograph of clouds, number {index}",)
 
 
-def token_reads(root: Path, records: int, positions: int, rounds: int, size: int = 512) -> list[Row]:
+def token_reads(root: Path, records: int, positions: int, rounds: int, size: int = 512) -> list[Throughput]:
     """Time a cache of synthetic tokens: whole batches, reads alone, and copies of as many bytes in memory."""
-    source: Any = Captioned(records)
-    kind = TokenKind("made up", 64, "none", "made up", 1)
+    source: Any = SyntheticCaptions(records)
+    kind = TokenKind("synthetic", 64, "none", "synthetic", 1)
     cache = TokenCache.create(root / "tokens", kind, records, positions, 8_192, {})
     generator = np.random.default_rng(0)
     np.load(root / "tokens" / "tokens.npy", mmap_mode="r+")[:] = generator.integers(8_192, size=(records, positions))
@@ -45,7 +45,7 @@ def token_reads(root: Path, records: int, positions: int, rounds: int, size: int
         for picked in rows:
             cache.read(views, picked)
 
-    def plain() -> None:
+    def take() -> None:
         for picked in rows:
             np.take(cache.tokens[0], picked, axis=0).astype(np.int64)
 
@@ -60,8 +60,8 @@ def token_reads(root: Path, records: int, positions: int, rounds: int, size: int
     count = steps * len(whole)
     runners = [
         Runner("memcpy of as many bytes", "tokens", count, copy),
-        Runner("numpy.take of a map", "tokens", count, plain),
+        Runner("numpy.take of a memory map", "tokens", count, take),
         Runner("token cache: reads", "tokens", count, read),
         Runner("token cache: batches, with captions", "tokens", count, train),
     ]
-    return measured(runners, rounds, floor=runners[0].name)
+    return time_interleaved(runners, rounds, reference=runners[0].name)

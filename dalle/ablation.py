@@ -26,7 +26,7 @@ class AblationConfig:
 
     name: str = ""  # name of its file in configs/ablation; its runs are in outputs/ablation/<name>
     letter: str = ""  # its letter in docs/ablations.md
-    verb: str = "train"  # command of a job: train or evaluate
+    command: str = "train"  # command of a job: train or evaluate
     needs: str = ""  # options that its command needs beside its name
     question: str = ""
     claim: str = ""  # the paper's statement, with its section

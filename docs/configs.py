@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dalle.cli.config import VERBS, choices_of
-from dalle.cli.help import Setting, about, comments, settings
+from dalle.cli.config import COMMANDS, groups_of
+from dalle.cli.help import Setting, docstring_lines, field_comments, settings
 from dalle.data import DATA_SETS
 from dalle.pretrained import IMPORTS
 from dalle.sampling.edits import EDITS
@@ -30,11 +30,11 @@ experiment changes the defaults below; they are the paper's, wherever it gives a
 def page() -> str:
     """Return the text of docs/configs.md."""
     lines = [BEGINNING]
-    for name, schema in VERBS.items():
+    for name, schema in COMMANDS.items():
         lines.append(f"## {name}.py\n")
-        offered = choices_of(name)
+        offered = groups_of(name)
         for group, names in offered.items():
-            meaning = comments(schema).get(group)
+            meaning = field_comments(schema).get(group)
             lines.append(f"- `{group}=` {', '.join(f'`{each}`' for each in names)}{f': {meaning}' if meaning else ''}")
         lines += [""] if offered else []
         lines += table(each for each in settings(schema()) if each.key not in offered)
@@ -55,14 +55,14 @@ def page() -> str:
 
 def section(title: str, config: Any, prefix: str, known: set[str] = frozenset()) -> list[str]:
     """Return the section of one option: its docstring and its settings, without those in `known`."""
-    told = [f"`{line}`" if line.startswith("python ") else escaped(line) for line in about(config)]
+    told = [f"`{line}`" if line.startswith("python ") else escaped(line) for line in docstring_lines(config)]
     return [f"### {title}\n", *told, "", *table(each for each in settings(config, prefix) if each.key not in known)]
 
 
 def table(rows: Iterator[Setting]) -> list[str]:
     lines = ["| setting | default | meaning |", "|---|---|---|"]
     for each in rows:
-        lines.append(f"| `{each.key}` | `{each.value}` | {escaped(each.meaning)} |")
+        lines.append(f"| `{each.key}` | `{each.value}` | {escaped(each.description)} |")
     return [*lines, ""]
 
 

@@ -1,4 +1,4 @@
-"""Tiny models with random weights, for the tests of several floors."""
+"""Fixtures: tiny models with random weights, and functions that run the commands."""
 
 import os
 import runpy
@@ -12,7 +12,6 @@ import torch
 
 from dalle import checkpoint
 from dalle.cli import config
-from dalle.cli.config import verb
 from dalle.models.clip.model import CLIP, CLIPConfig
 from dalle.models.dvae.model import DiscreteVAE, DVAEConfig
 from dalle.models.transformer.model import Transformer, TransformerConfig
@@ -22,14 +21,14 @@ from dalle.tokenizer import CaptionTokenizer
 CAPTIONS = ["a small red circle above a large blue square", "three green triangles", "one circle left of a square"]
 
 MakeTransformer = Callable[..., Transformer]
-RunVerb = Callable[..., tuple[int, str]]
+RunCommand = Callable[..., tuple[int, str]]
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="session")
 def make_transformer() -> MakeTransformer:
-    """Builds tiny transformers whose weights are all random: fresh ones start with logits of zero."""
+    """Function that builds tiny transformers with random weights; new ones would have logits of zero."""
 
     def make(seed: int = 0, **changes) -> Transformer:
         sizes = {
@@ -58,7 +57,7 @@ def make_transformer() -> MakeTransformer:
 
 @pytest.fixture(scope="session")
 def checkpoints(make_transformer, tmp_path_factory) -> Path:
-    """A folder with dvae/, transformer/ and clip/: 8-pixel pictures of 4 x 4 tokens."""
+    """Folder with a dvae/, transformer/ and clip/ for images of 8 x 8 pixels and 4 x 4 tokens."""
     folder = tmp_path_factory.mktemp("checkpoints")
     torch.manual_seed(0)
     tokenizer = CaptionTokenizer.train(CAPTIONS * 4, 280)
@@ -86,11 +85,11 @@ def checkpoints(make_transformer, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def gpu() -> torch.device:
-    """The device of tests marked gpu: a CUDA card, or what DALLE_TEST_DEVICE names, to try the tests themselves."""
+    """Device of tests marked gpu: CUDA, or the value of DALLE_TEST_DEVICE, to run them without a GPU."""
     device = torch.device(os.environ.get("DALLE_TEST_DEVICE", "cuda"))
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            pytest.skip("needs a CUDA device, and this machine has none")
+            pytest.skip("needs a CUDA device")
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before cuBLAS starts: for deterministic kernels
     use_exact_float32()
     return device
@@ -98,21 +97,21 @@ def gpu() -> torch.device:
 
 @pytest.fixture(scope="session")
 def cuda(gpu) -> torch.device:
-    """The CUDA card of tests that no other device can stand in for."""
+    """CUDA device of tests that cannot run on another device."""
     if gpu.type != "cuda":
-        pytest.skip("needs CUDA itself")
+        pytest.skip("needs a CUDA device")
     return gpu
 
 
 @pytest.fixture
-def run_verb(tmp_path, monkeypatch, capsys) -> RunVerb:
-    """Runs a verb in an empty folder, as its name and arguments say; gives (exit status, what it printed)."""
+def run_command(tmp_path, monkeypatch, capsys) -> RunCommand:
+    """Function that runs a script with arguments in an empty folder. Returns (exit status, output)."""
     monkeypatch.chdir(tmp_path)
 
-    def run(verb: str, *arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", [f"{verb}.py", *arguments])
+    def run(script: str, *arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *arguments])
         try:
-            runpy.run_path(str(ROOT / f"{verb}.py"), run_name="__main__")
+            runpy.run_path(str(ROOT / f"{script}.py"), run_name="__main__")
             status = 0
         except SystemExit as end:
             status = end.code
@@ -123,22 +122,22 @@ def run_verb(tmp_path, monkeypatch, capsys) -> RunVerb:
 
 
 @pytest.fixture
-def train(run_verb) -> RunVerb:
-    """train.py, by `run_verb`."""
-    return partial(run_verb, "train")
+def train(run_command) -> RunCommand:
+    """Function that runs train.py with arguments, as `run_command` does."""
+    return partial(run_command, "train")
 
 
 @pytest.fixture
-def prepare(run_verb) -> RunVerb:
-    """prepare.py, by `run_verb`."""
-    return partial(run_verb, "prepare")
+def prepare(run_command) -> RunCommand:
+    """Function that runs prepare.py with arguments, as `run_command` does."""
+    return partial(run_command, "prepare")
 
 
 @pytest.fixture
 def command(tmp_path, monkeypatch, capsys):
-    """Runs a verb with arguments in an empty folder; gives (configs it was called with, exit status, stderr)."""
+    """Function that runs a command with a stub main. Returns (configs that main received, exit status, stderr)."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv(config.FULL_ERROR, raising=False)
+    monkeypatch.delenv(config.HYDRA_FULL_ERROR, raising=False)
 
     def run(*arguments, name="train", act=lambda _: None):
         calls = []
@@ -149,7 +148,7 @@ def command(tmp_path, monkeypatch, capsys):
 
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
         try:
-            verb(name)(main)()
+            config.command(name)(main)()
             status = 0
         except SystemExit as end:
             status = end.code

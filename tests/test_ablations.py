@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from dalle.ablation import label, values_of
-from dalle.cli.choices import FOLDER, options
 from dalle.cli.config import compose
+from dalle.cli.config_groups import CONFIG_DIR, options
 from dalle.cli.sweeps import ablation_jobs, ablations, compose_jobs
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.models.transformer.model import Transformer
@@ -35,7 +35,7 @@ def jobs():
 
 
 def header(name: str) -> str:
-    lines = (FOLDER / "ablation" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    lines = (CONFIG_DIR / "ablation" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
     return "\n".join(line for line in lines if line.startswith("#"))
 
 
@@ -45,7 +45,7 @@ def test_every_question_has_a_file(jobs):
 
 
 def test_the_page_of_all_ablations_asks_every_question_and_quotes_every_claim_and_finding(jobs):
-    text = (FOLDER.parent / "docs" / "ablations.md").read_text(encoding="utf-8")
+    text = (CONFIG_DIR.parent / "docs" / "ablations.md").read_text(encoding="utf-8")
     for each in (together[0].ablation for together in jobs.values()):
         assert (
             f"\n## {each.letter} {each.name.replace('_', ' ')}\n\n**{each.question}**\n\n- Paper: {each.claim}\n"
@@ -61,7 +61,7 @@ def test_a_file_says_what_the_paper_says_how_to_run_it_and_what_that_costs(jobs,
     assert re.fullmatch(r"[a-z_]+", name)  # a size's name goes behind a hyphen
     assert ablation.question.endswith("?")
     assert re.search(r"\((.*Sec\.|App\.|fn\.|Table)", ablation.claim)
-    command = " ".join([f"python {ablation.verb}.py -m +ablation={name}", ablation.needs]).strip()
+    command = " ".join([f"python {ablation.command}.py -m +ablation={name}", ablation.needs]).strip()
     told = header(name)
     assert f"# Run:   {command}\n" in told
     assert "\n# Paper: " in told
@@ -79,7 +79,7 @@ def test_jobs_differ_in_what_is_varied_and_in_nothing_else(jobs, name):
         assert [values_of(each, ablation) for each in same_seed] == [
             values_of(each, ablation) for each in together if each.seed == together[0].seed
         ]
-    if ablation.verb == "train":
+    if ablation.command == "train":
         assert len({Job.of(job).folder("outputs") for job in together}) == len(together)
     else:
         assert len({job.file for job in together}) == len(together)
@@ -103,7 +103,7 @@ def test_what_a_file_expects_can_be_found_in_its_sweep(jobs, name):
 @pytest.mark.parametrize("name", ablations())
 def test_the_models_of_every_value_can_be_built(jobs, name):
     for job in jobs[name]:
-        if job.ablation.verb != "train":
+        if job.ablation.command != "train":
             continue
         with torch.device("meta"):
             if job.stage.name == "dvae":

@@ -1,3 +1,5 @@
+"""Benchmarks run at toy size, and scale partial measurements correctly."""
+
 import importlib
 import json
 import math
@@ -12,13 +14,13 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def benchmarks(monkeypatch):
-    """Imports a module of benchmarks/, which is no part of the installed package."""
+    """Function that imports a module of benchmarks/, which is not part of the installed package."""
     monkeypatch.syspath_prepend(ROOT)
     return lambda name: importlib.import_module(f"benchmarks.{name}")
 
 
 def numbers(facts) -> list[float]:
-    """All numbers in what JSON can hold."""
+    """Return all numbers in a JSON value."""
     if isinstance(facts, dict):
         facts = list(facts.values())
     if isinstance(facts, list):
@@ -26,9 +28,9 @@ def numbers(facts) -> list[float]:
     return [facts] if isinstance(facts, (int, float)) else []
 
 
-def test_sampling_is_measured_without_any_peer(run_verb, tmp_path):
+def test_sampling_benchmark_runs_without_peers(run_command, tmp_path):
     out = tmp_path / "new" / "facts.json"
-    status, printed = run_verb("benchmarks/sampling", "--quick", "--peers", "--out", str(out))
+    status, printed = run_command("benchmarks/sampling", "--quick", "--peers", "--out", str(out))
     assert status == 0, printed
     facts = json.loads(out.read_text())
     assert all(map(math.isfinite, numbers(facts)))
@@ -40,66 +42,66 @@ def test_sampling_is_measured_without_any_peer(run_verb, tmp_path):
     assert "| this project | float32 |" in printed
 
 
-def test_sources_and_tokens_are_measured_without_any_peer(run_verb, monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "webdataset", None)  # as if it were not installed
+def test_data_benchmark_runs_without_peers(run_command, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "webdataset", None)  # the package appears not to be installed
     out = tmp_path / "new" / "facts.json"
-    status, printed = run_verb("benchmarks/data", "--quick", "--positions", "16", "--out", str(out))
+    status, printed = run_command("benchmarks/data", "--quick", "--positions", "16", "--out", str(out))
     assert status == 0, printed
     assert "the package webdataset is not installed" in printed
     facts = json.loads(out.read_text())
-    rows = [row for table in ("64x48", "drawn", "tokens") for row in facts[table]]
+    rows = [row for table in ("64x48", "rendered", "tokens") for row in facts[table]]
     assert all(row["images_per_second"] > 0 for row in rows)
     sources = {row["name"].split(":")[0] for row in rows if row["name"].endswith("batches")}
     assert sources >= {"folder", "coco", "webdataset", "blocks"}
-    assert facts["64x48"][0]["times_floor"] == facts["tokens"][0]["times_floor"] == 1
+    assert facts["64x48"][0]["times_reference"] == facts["tokens"][0]["times_reference"] == 1
     assert "| token cache: reads | tokens |" in printed
 
 
-def test_set_ups_of_the_cpu_are_compared_round_by_round(benchmarks):
+def test_cpu_configurations_are_compared_in_each_round(benchmarks):
     training = benchmarks("training")
     assert training.images_per_second([], 90.0, 1, 1) > 0
-    speeds = {"a dVAE": {each: [10.0, 20.0, 40.0] for each in training.SET_UPS}}
+    speeds = {"a dVAE": {each: [10.0, 20.0, 40.0] for each in training.CONFIGURATIONS}}
     speeds["a dVAE"]["both"] = [15.0, 60.0, 80.0]
     assert "| both | 2.00 (1.50 to 3.00) |" in training.table(speeds)
 
 
-def test_bfloat16_is_measured_beside_float32(run_verb, tmp_path):
+def test_precision_benchmark_compares_bfloat16_and_float32(run_command, tmp_path):
     out = tmp_path / "new" / "facts.json"
-    status, printed = run_verb("benchmarks/precision", "--quick", "--out", str(out))
+    status, printed = run_command("benchmarks/precision", "--quick", "--out", str(out))
     assert status == 0, printed
     rows = json.loads(out.read_text())["rows"]
     assert [row["model"] for row in rows] == ["dVAE", "transformer"]
     assert all(row["ratio"] > 0 for row in rows)
 
 
-def test_a_peer_that_is_not_installed_is_named(benchmarks, monkeypatch):
+def test_a_missing_peer_is_reported(benchmarks, monkeypatch):
     peers = benchmarks("peers")
 
     def missing(config):
         raise ModuleNotFoundError("No module named 'transformers'")
 
     monkeypatch.setitem(peers.PEERS, "gpt2-float32", missing)
-    found, left_out = peers.found(["gpt2-float32"], benchmarks("sampling").QUICK)
+    found, unavailable = peers.available(["gpt2-float32"], benchmarks("sampling").QUICK_SIZES)
     assert found == []
-    assert "No module named 'transformers'" in left_out["gpt2-float32"]
+    assert "No module named 'transformers'" in unavailable["gpt2-float32"]
 
 
 @pytest.mark.parametrize(("cached", "batch", "expected"), [(True, 16, 1256), (True, 64, 1256), (False, 4, 256)])
 def test_time_from_some_tokens_is_scaled_up_to_images(benchmarks, monkeypatch, cached, batch, expected):
-    race, asked = benchmarks("race"), []
-    # a second for each token, and a thousand for the caption where it is not part of each token's pass
-    monkeypatch.setattr(race, "seconds", lambda work: work() + 1000 * cached)
+    compare, counts = benchmarks("compare"), []
+    # one second per token, and 1,000 for the caption unless each token's forward pass includes it
+    monkeypatch.setattr(compare, "seconds", lambda work: work() + 1000 * cached)
 
     def decode(images: int, tokens: int) -> int:
-        asked.append(tokens)
+        counts.append(tokens)
         return tokens
 
-    decoder = race.Decoder("peer", "float32", torch.nn.Identity(), decode, cached=cached)
-    assert race.batch_seconds(decoder, batch, 256) == pytest.approx(expected)
-    assert (max(asked) == 256) == (cached and batch == 16)
+    decoder = compare.Decoder("peer", "float32", torch.nn.Identity(), decode, cached=cached)
+    assert compare.batch_seconds(decoder, batch, 256) == pytest.approx(expected)
+    assert (max(counts) == 256) == (cached and batch == 16)
 
 
-def test_the_floor_reads_all_weights_and_what_the_caches_hold(benchmarks, make_transformer):
+def test_decoding_work_counts_all_weights_and_cache_reads(benchmarks, make_transformer):
     machine = benchmarks("machine")
     model = make_transformer(patterns=["dense"], width=32, grid=4)
     layers = [layer.weight for block in model.layers for layer in block.modules() if isinstance(layer, torch.nn.Linear)]

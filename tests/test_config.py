@@ -1,4 +1,4 @@
-"""Command lines compose with the real configs, and mistakes in them are reported in a sentence."""
+"""Command lines compose with the configs in configs/; errors in them are reported in one sentence."""
 
 import json
 import signal
@@ -10,13 +10,13 @@ import pytest
 from hydra.errors import HydraException
 
 from dalle.cli import config
-from dalle.cli.choices import options
-from dalle.cli.config import TrainConfig, compose, verb
+from dalle.cli.config import TrainConfig, compose
+from dalle.cli.config_groups import options
 from dalle.stages import STAGES
 from dalle.training.interruption import Interrupted
 
 PRESETS, DATA, EXPERIMENTS = (options(group) for group in ("preset", "data", "experiment"))
-NEEDED = {"folder": ["data.path=pictures"]}  # what has no default
+REQUIRED = {"folder": ["data.path=pictures"]}  # settings without a default
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -32,7 +32,7 @@ def test_every_stage_composes_with_every_preset(stage, preset):
 
 @pytest.mark.parametrize("data", DATA)
 def test_every_data_set_composes(data):
-    composed = compose("train", [f"data={data}", *NEEDED.get(data, [])])
+    composed = compose("train", [f"data={data}", *REQUIRED.get(data, [])])
     assert composed.data.name == data
 
 
@@ -59,7 +59,7 @@ def test_overrides_reach_frozen_settings_and_the_defaults_stay_the_papers():
         ("presett=tiny", "there is no setting presett; did you mean preset?"),
         ("+stage.stepz=1", "there is no setting stage.stepz; did you mean stage.steps?"),
         ("zzzzzz=1", "there is no setting zzzzzz\n"),
-        ("scale=laptop", "there is no setting scale; it is called size now"),
+        ("scale=laptop", "the setting scale is now called size"),
         (
             "preset=smal",
             "there is no preset=smal; choose one of base, paper, paper-1b, paper-3b, paper-6b, small, tiny",
@@ -68,27 +68,27 @@ def test_overrides_reach_frozen_settings_and_the_defaults_stay_the_papers():
         ("preset.dvae.steps=3", "there is no setting preset.dvae.steps; did you mean stage."),
         ("stage=dvea", "there is no stage=dvea; choose one of all, clip, dvae, transformer"),
         ("stage.steps=abc", "stage.steps=abc: Value 'abc' of type 'str' could not be converted to Integer"),
-        ("stage.optimizer=adam", "stage.optimizer is made of parts, .learning_rate, .warm_up"),
+        ("stage.optimizer=adam", "stage.optimizer is a group of settings (.learning_rate, .warm_up"),
         (
             "run=a, b",
             "cannot read run=a, b: a value with commas or brackets needs two pairs of quotes, as 'run=\"a, b\"'",
         ),
-        ("stage.steps", "cannot read stage.steps: settings are given as stage.steps=value"),
+        ("stage.steps", "cannot read stage.steps: write stage.steps=value"),
         ("stage.kl_weight.kind=linera", "schedule kind 'linera' is unknown; choose one of constant, linear"),
         ("wandb.mode=off", "wandb.mode=off is unknown; choose offline, online or disabled"),
     ],
 )
-def test_mistakes_are_named_with_the_nearest_right_name_and_nothing_starts(command, argument, sentence):
-    calls, status, told = command(argument)
+def test_errors_suggest_the_closest_name_and_nothing_starts(command, argument, sentence):
+    calls, status, error = command(argument)
     assert (calls, status) == ([], 2)
-    assert sentence in told
-    assert told.count("\n") <= 3
+    assert sentence in error
+    assert error.count("\n") <= 3
 
 
-def test_words_without_quotes_are_told_to_have_some(command):
-    calls, status, told = command("caption=a", "money", "bag", name="sample")
+def test_words_without_quotes_are_an_error_that_mentions_quotes(command):
+    calls, status, error = command("caption=a", "money", "bag", name="sample")
     assert (calls, status) == ([], 2)
-    assert "cannot read money: settings are given as money=value; or quote it with caption=a" in told
+    assert "cannot read money: write money=value, or put quotes around all words of caption=a" in error
 
 
 @pytest.mark.parametrize(
@@ -104,25 +104,25 @@ def test_words_without_quotes_are_told_to_have_some(command):
         "12",
     ],
 )
-def test_a_caption_is_read_as_it_is_typed(command, caption):
+def test_a_caption_is_read_literally(command, caption):
     (composed,), status, _ = command(f"caption={caption}", "seed=3", name="sample")
     assert status == 0
     assert (composed.caption, composed.seed) == (caption, 3)
 
 
-def test_a_caption_in_hydras_quotes_and_sweeps_over_captions_are_left_to_hydra(command):
+def test_quoted_captions_and_sweeps_over_captions_are_parsed_by_hydra(command):
     (composed,), _, _ = command("caption='a red circle, a blue square'", name="sample")
     assert composed.caption == "a red circle, a blue square"
     calls, _, _ = command("-m", "caption=red,blue", name="sample")
     assert [each.caption for each in calls] == ["red", "blue"]
 
 
-def test_with_all_stages_a_setting_is_found_in_each(command):
-    _, _, told = command("stage=all", "stage.batchsize=8")
-    assert "did you mean stage.dvae.batch_size or stage.clip.batch_size" in told
+def test_with_all_stages_each_stage_is_suggested(command):
+    _, _, error = command("stage=all", "stage.batchsize=8")
+    assert "did you mean stage.dvae.batch_size or stage.clip.batch_size" in error
 
 
-def test_a_verb_gets_its_options_and_leaves_nothing_of_hydras(command, tmp_path):
+def test_a_command_gets_its_options_and_hydra_writes_no_files(command, tmp_path):
     (composed,), status, _ = command("stage=clip", "run=mine", "seed=3")
     assert status == 0
     assert (composed.run, composed.seed, composed.stage.name) == ("mine", 3, "clip")
@@ -137,36 +137,36 @@ def raising(error):
     return act
 
 
-def test_what_a_user_can_mend_is_a_sentence_and_status_2(command):
+def test_user_errors_print_a_sentence_and_exit_with_status_2(command):
     for error in (ValueError("no such dVAE"), OSError(28, "No space left on device")):
-        _, status, told = command(act=raising(error))
+        _, status, error = command(act=raising(error))
         assert status == 2
-        assert told in ("no such dVAE\n", "[Errno 28] No space left on device\n")
+        assert error in ("no such dVAE\n", "[Errno 28] No space left on device\n")
 
 
-def test_mistakes_of_our_own_keep_their_traces(command, monkeypatch):
+def test_other_errors_keep_their_traceback(command, monkeypatch):
     with pytest.raises(TypeError, match="a defect"):
         command(act=raising(TypeError("a defect")))
 
 
-def test_the_trace_is_shown_on_demand(monkeypatch):
-    monkeypatch.setenv(config.FULL_ERROR, "1")
+def test_hydra_full_error_shows_the_traceback(monkeypatch):
+    monkeypatch.setenv(config.HYDRA_FULL_ERROR, "1")
     monkeypatch.setattr(sys, "argv", ["train.py"])
     with pytest.raises(ValueError, match="no such dVAE"):
-        verb("train")(raising(ValueError("no such dVAE")))()
+        config.command("train")(raising(ValueError("no such dVAE")))()
     monkeypatch.setattr(sys, "argv", ["train.py", "stage.stepz=1"])
     with pytest.raises(HydraException):
-        verb("train")(lambda _: None)()
+        config.command("train")(lambda _: None)()
 
 
-def test_being_asked_to_stop_ends_as_shells_have_it(command):
-    _, status, told = command(act=raising(Interrupted("stopped at step 5", signal.SIGTERM)))
-    assert (status, told) == (143, "stopped at step 5\n")
+def test_a_stop_signal_exits_with_128_plus_its_number(command):
+    _, status, error = command(act=raising(Interrupted("stopped at step 5", signal.SIGTERM)))
+    assert (status, error) == (143, "stopped at step 5\n")
     assert command(act=raising(KeyboardInterrupt()))[1:] == (130, "stopped\n")
 
 
 @pytest.mark.parametrize("arguments", [["-m", "run=kl", "seed=1,2"], ["run=kl", "seed=1,2", "-m"]])
-def test_the_jobs_of_a_sweep_have_names_of_their_own(command, arguments):
+def test_the_jobs_of_a_sweep_have_different_run_names(command, arguments):
     names = []
     calls, status, _ = command(*arguments, act=lambda composed: names.append(config.run_name(composed.run)))
     assert status == 0
@@ -174,13 +174,13 @@ def test_the_jobs_of_a_sweep_have_names_of_their_own(command, arguments):
     assert [composed.seed for composed in calls] == [1, 2]
 
 
-def test_outside_a_sweep_a_run_keeps_its_name(command):
+def test_outside_a_sweep_the_run_name_is_unchanged(command):
     names = []
     command("run=kl", "seed=1", act=lambda composed: names.append(config.run_name(composed.run)))
     assert names == ["kl"]
 
 
-def test_long_names_of_a_sweep_are_cut_and_stay_apart(command):
+def test_long_run_names_of_a_sweep_are_shortened_and_differ(command):
     names = []
     long = "x" * 150
     command("-m", f"dvae={long}a,{long}b", act=lambda composed: names.append(config.run_name(composed.run)))
@@ -188,16 +188,16 @@ def test_long_names_of_a_sweep_are_cut_and_stay_apart(command):
     assert all(len(name) <= 120 for name in names)
 
 
-def test_one_failing_job_does_not_stop_a_sweep_but_is_told(command):
+def test_a_failed_job_does_not_stop_a_sweep_and_is_reported(command):
     def act(composed):
         if composed.seed == 1:
             raise ValueError("seed 1 fails")
 
-    calls, status, told = command("-m", "seed=1,2", act=act)
+    calls, status, error = command("-m", "seed=1,2", act=act)
     assert len(calls) == 2
     assert status == 2
-    assert "seed 1 fails\n" in told
-    assert "Traceback" not in told
+    assert "seed 1 fails\n" in error
+    assert "Traceback" not in error
 
 
 def test_a_stopped_job_stops_the_sweep(command):

@@ -1,4 +1,4 @@
-"""The YAML files: each is reached from a command line, says only what differs, and describes models that fit."""
+"""Files in configs/: each is used by a command, contains only what differs from the defaults, and fits the models."""
 
 import re
 import time
@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from dalle.cli.choices import FOLDER, options, read_sections
-from dalle.cli.config import VERBS, TrainConfig, compose
+from dalle.cli.config import COMMANDS, TrainConfig, compose
+from dalle.cli.config_groups import CONFIG_DIR, options, read_sections
 from dalle.models.clip.model import CLIP
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.models.transformer.model import Transformer
@@ -19,7 +19,7 @@ from dalle.sampling.edits import EDITS
 from dalle.stages import STAGES
 from dalle.training.schedules import Schedule
 
-FILES = sorted(path.relative_to(FOLDER) for path in FOLDER.rglob("*.yaml"))
+FILES = sorted(path.relative_to(CONFIG_DIR) for path in CONFIG_DIR.rglob("*.yaml"))
 PRESETS = [file.stem for file in FILES if file.parent == Path("preset")]
 EXPERIMENTS = [file.stem for file in FILES if file.parts[0] == "experiment"]
 RECIPES = {f"preset={name}": ["stage=all"] for name in PRESETS}
@@ -44,38 +44,35 @@ def stages_of(config: TrainConfig) -> dict[str, Any]:
     return config.stage if isinstance(config.stage, dict) else {config.stage.name: config.stage}
 
 
-def test_every_file_is_reached_from_a_command_line():
-    """By test_config.py: data sets, presets, experiments. Below: verbs, prompts.
-
-    By test_ablations.py: ablations and their sizes.
-    """
-    reached = {"data", "preset", "experiment", "prompts", "filters", "ablation", "size"}
-    strays = [file for file in FILES if file.parent != Path(".") and file.parent.as_posix() not in reached]
-    assert strays == []
-    assert len(FILES) <= 50  # what is only a dataclass, or a section of another file, needs none
+def test_every_file_is_used_by_a_command():
+    """Data sets, presets and experiments are tested in test_config.py, ablations and sizes in test_ablations.py."""
+    tested = {"data", "preset", "experiment", "prompts", "filters", "ablation", "size"}
+    untested = [file for file in FILES if file.parent != Path(".") and file.parent.as_posix() not in tested]
+    assert untested == []
+    assert len(FILES) <= 50  # a dataclass or a section of another file needs no file
 
 
 def test_every_stage_can_be_chosen():
     assert options("stage") == sorted([*STAGES, "all"])
 
 
-def test_every_verb_has_a_file():
-    assert names_in(".") == set(VERBS)
+def test_every_command_has_a_file():
+    assert names_in(".") == set(COMMANDS)
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_composes_to_the_defaults_beside_its_code(verb):
-    composed = compose(verb)
-    assert type(composed) is VERBS[verb]
-    if verb != "train":
-        assert composed == VERBS[verb]()
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_composes_to_the_defaults_of_its_dataclass(command):
+    composed = compose(command)
+    assert type(composed) is COMMANDS[command]
+    if command != "train":
+        assert composed == COMMANDS[command]()
 
 
 @pytest.mark.parametrize("name", IMPORTS)
-def test_every_import_composes_to_the_defaults_beside_its_code(name):
+def test_every_import_composes_to_the_defaults_of_its_dataclass(name):
     options, composed = IMPORTS[name].config, compose("prepare", [f"import={name}"])
-    assert isinstance(composed, options) and isinstance(composed, VERBS["prepare"])
-    assert asdict(composed) == asdict(VERBS["prepare"]()) | asdict(options())
+    assert isinstance(composed, options) and isinstance(composed, COMMANDS["prepare"])
+    assert asdict(composed) == asdict(COMMANDS["prepare"]()) | asdict(options())
 
 
 def test_every_import_can_be_chosen():
@@ -83,9 +80,9 @@ def test_every_import_can_be_chosen():
 
 
 @pytest.mark.parametrize("name", EDITS)
-def test_every_edit_composes_to_the_defaults_beside_its_code(name):
+def test_every_edit_composes_to_the_defaults_of_its_dataclass(name):
     settings = EDITS[name].config
-    assert compose("sample", [f"edit={name}"]) == replace(VERBS["sample"](), edit=settings())
+    assert compose("sample", [f"edit={name}"]) == replace(COMMANDS["sample"](), edit=settings())
     assert settings().name == name
 
 
@@ -99,19 +96,19 @@ def test_prompts_are_captions_to_sample(prompts):
     assert composed.captions
     assert all(caption.strip() for caption in composed.captions)
     assert len(set(composed.captions)) == len(composed.captions)
-    assert replace(composed, captions=[]) == VERBS["sample"]()
+    assert replace(composed, captions=[]) == COMMANDS["sample"]()
 
 
 @pytest.mark.parametrize("file", FILES, ids=str)
-def test_every_file_says_what_it_is_for(file):
-    first = next(line for line in (FOLDER / file).read_text().splitlines() if not line.startswith("# @package"))
+def test_every_file_starts_with_a_comment(file):
+    first = next(line for line in (CONFIG_DIR / file).read_text().splitlines() if not line.startswith("# @package"))
     assert first.startswith("# ")
 
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("preset", PRESETS)
-def test_presets_hold_only_what_differs(preset, stage):
-    given = read_sections(FOLDER / "preset" / f"{preset}.yaml")[1][stage]
+def test_presets_contain_only_what_differs(preset, stage):
+    given = read_sections(CONFIG_DIR / "preset" / f"{preset}.yaml")[1][stage]
     # what it starts from: another preset's section, or the defaults beside the code
     base, *_ = given.pop("defaults", [None])
     preset = base.removeprefix(f"/preset/{stage}/").removesuffix("@_here_") if base else None
@@ -120,7 +117,7 @@ def test_presets_hold_only_what_differs(preset, stage):
 
 
 def repeated(given: Any, default: Any, prefix: str = ""):
-    """Settings of `given` that are as in `default` anyway; of a schedule, which is read as a whole, all."""
+    """Yield the settings of `given` that equal the default. A schedule replaces the default schedule as a whole."""
     for name, value in given.items():
         if isinstance(value, dict) and "kind" not in value:
             yield from repeated(value, default[name], f"{prefix}{name}.")
@@ -141,7 +138,7 @@ def test_schedules_end_within_their_run(recipe):
 @pytest.mark.parametrize(
     "recipe", [each for each in RECIPES if each.removeprefix("preset=") not in SIZES.keys() - {"tiny"}]
 )
-def test_the_models_of_a_recipe_can_be_built_and_fit_each_other_and_the_data(recipe):
+def test_the_models_of_a_recipe_can_be_built_and_fit_together(recipe):
     config = compose("train", [*RECIPES[recipe], recipe])
     stages, size = stages_of(config), config.data.image_size
     with torch.device("meta"):
@@ -157,7 +154,7 @@ def test_the_models_of_a_recipe_can_be_built_and_fit_each_other_and_the_data(rec
 
 
 @pytest.mark.parametrize("preset", SIZES)
-def test_presets_have_the_parameters_that_they_say(preset):
+def test_comments_of_presets_state_the_number_of_parameters(preset):
     side, *expected = SIZES[preset]
     stages = compose("train", ["stage=all", f"preset={preset}"]).stage
     begin = time.process_time()
@@ -169,21 +166,21 @@ def test_presets_have_the_parameters_that_they_say(preset):
     assert time.process_time() - begin < 20
     counts = [sum(parameter.numel() for parameter in model.parameters()) for model in models]
     assert counts == expected
-    text = (FOLDER / "preset" / f"{preset}.yaml").read_text()
+    text = (CONFIG_DIR / "preset" / f"{preset}.yaml").read_text()
     for stage, count in zip(STAGES, counts, strict=True):
-        told = re.search(rf"^{stage}:\n  # ([\d.]+)(M| billion) parameters", text, re.MULTILINE)
-        if told is None:
+        stated = re.search(rf"^{stage}:\n  # ([\d.]+)(M| billion) parameters", text, re.MULTILINE)
+        if stated is None:
             assert re.search(rf"^{stage}: {{.*}} # .*nothing differs", text, re.MULTILINE)
         else:
-            decimals = len(told[1].partition(".")[2])
-            assert round(count / {"M": 1e6, " billion": 1e9}[told[2]], decimals) == float(told[1])
+            decimals = len(stated[1].partition(".")[2])
+            assert round(count / {"M": 1e6, " billion": 1e9}[stated[2]], decimals) == float(stated[1])
 
 
-def test_every_size_is_counted():
+def test_every_preset_has_a_number_of_parameters():
     assert names_in("preset") == SIZES.keys()
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_an_experiment_runs_under_its_own_name_and_says_how(name):
+def test_an_experiment_has_its_own_run_name_and_states_its_command(name):
     assert compose("train", [f"experiment={name}"]).run == name
-    assert f"# python train.py experiment={name}\n" in (FOLDER / "experiment" / f"{name}.yaml").read_text()
+    assert f"# python train.py experiment={name}\n" in (CONFIG_DIR / "experiment" / f"{name}.yaml").read_text()

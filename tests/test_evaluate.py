@@ -14,9 +14,9 @@ SMALL = ("captions=4", "candidates=2", "pictures=6", "device=cpu")
 
 
 @pytest.fixture
-def evaluate(run_verb, checkpoints):
+def evaluate(run_command, checkpoints):
     def run(*arguments: str) -> tuple[int, str]:
-        return run_verb("evaluate", f"checkpoint={checkpoints}", "out=found/metrics.json", *SMALL, *arguments)
+        return run_command("evaluate", f"checkpoint={checkpoints}", "out=found/metrics.json", *SMALL, *arguments)
 
     return run
 
@@ -63,8 +63,8 @@ def test_what_was_measured_outlives_a_part_that_fails(evaluate, tmp_path):
     assert "image_nats_val" in json.loads((tmp_path / "found/metrics.json").read_text())
 
 
-def test_a_name_that_leaves_no_room_for_the_page_is_refused(run_verb):
-    status, printed = run_verb("evaluate", "out=found/metrics")
+def test_a_name_that_leaves_no_room_for_the_page_is_refused(run_command):
+    status, printed = run_command("evaluate", "out=found/metrics")
     assert status == 2
     assert "out=found/metrics is to be a .json file" in printed
 

@@ -22,7 +22,7 @@ FLOORS = (
 )
 EXCEPTIONS = {("losses", "dalle.models.dvae.model")}  # how pixels are mapped is told once, where the model is
 HYDRAS = {
-    "dalle/cli/choices.py": {"hydra", "omegaconf"},
+    "dalle/cli/config_groups.py": {"hydra", "omegaconf"},
     "dalle/cli/config.py": {"hydra", "omegaconf"},
     "dalle/cli/errors.py": {"hydra", "omegaconf"},
     "dalle/cli/sweeps.py": {"hydra", "omegaconf"},
@@ -112,7 +112,7 @@ def test_what_a_checkpoint_holds_is_never_unpickled():
         ("dalle.stages.clip", "from dalle.cli.config import compose", ["dalle.cli.config.compose"]),
         ("dalle.stages.clip", "from dalle import DALLE", ["dalle.DALLE"]),
         ("dalle.cli.config", "from dalle.stages import STAGES\nfrom train import main", ["train.main"]),
-        ("train", "from dalle.cli.config import verb\nfrom dalle import DALLE\nimport sample", ["sample"]),
+        ("train", "from dalle.cli.config import command\nfrom dalle import DALLE\nimport sample", ["sample"]),
     ],
 )
 def test_trespasses_are_found(importer, source, found):

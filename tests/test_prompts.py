@@ -4,13 +4,13 @@ import re
 
 import pytest
 
-from dalle.cli.choices import FOLDER
+from dalle.cli.config_groups import CONFIG_DIR
 from dalle.evaluation.ability_prompts import ABILITIES
 from dalle.sampling.settings import SampleConfig, captions_to_draw
 from dalle.tokenizer import CaptionTokenizer
 
-PAGE = (FOLDER.parent / "docs" / "prompts.md").read_text(encoding="utf-8")
-FILES = sorted((FOLDER / "prompts").glob("*.txt"))
+PAGE = (CONFIG_DIR.parent / "docs" / "prompts.md").read_text(encoding="utf-8")
+FILES = sorted((CONFIG_DIR / "prompts").glob("*.txt"))
 
 
 def prompts(path):

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from dalle.cli.config import TEXTS, VERBS, compose
+from dalle.cli.config import COMMANDS, LITERAL_SETTINGS, compose
 from dalle.data import DATA_SETS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMANDS = [
+COMMAND_LINES = [
     (page.name, words)
     for page in PAGES
     for block in re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
@@ -22,14 +22,15 @@ COMMANDS = [
 ]
 RUNS = [
     (page, words)
-    for page, words in COMMANDS
-    if words[0] in ("python", "torchrun") and {Path(word).stem for word in words if word.endswith(".py")} & set(VERBS)
+    for page, words in COMMAND_LINES
+    if words[0] in ("python", "torchrun")
+    and {Path(word).stem for word in words if word.endswith(".py")} & set(COMMANDS)
 ]
-MADE = sorted({words[1] for _, words in COMMANDS if words[0] == "make"})
+TARGETS = sorted({words[1] for _, words in COMMAND_LINES if words[0] == "make"})
 
 
 def first_of_sweep(override: str) -> str:
-    """`key=a,b` of a sweep as its first job has it."""
+    """Return `key=a,b` of a sweep with the value of its first job."""
     key, _, value = override.partition("=")
     return f"{key}={value.split(',')[0]}"
 
@@ -38,23 +39,23 @@ def quoted(override: str) -> str:
     """Quote a value that the command line reads literally, and replace a placeholder."""
     key, _, value = override.partition("=")
     value = "given" if value == "..." else value
-    return f'{key}="{value}"' if key in TEXTS else f"{key}={value}"
+    return f'{key}="{value}"' if key in LITERAL_SETTINGS else f"{key}={value}"
 
 
 def composed(words: list[str]):
     script = next(index for index, word in enumerate(words) if word.endswith(".py"))
-    verb, overrides = Path(words[script]).stem, [word for word in words[script + 1 :] if word != "--help"]
+    command, overrides = Path(words[script]).stem, [word for word in words[script + 1 :] if word != "--help"]
     if "-m" in overrides:
         overrides = [first_of_sweep(each) for each in overrides if each != "-m"]
-    return compose(verb, [quoted(each) for each in overrides])
+    return compose(command, [quoted(each) for each in overrides])
 
 
 def test_the_pages_show_every_command():
-    assert {verb for verb in VERBS if any(f"{verb}.py" in words for _, words in RUNS)} == set(VERBS)
+    assert {name for name in COMMANDS if any(f"{name}.py" in words for _, words in RUNS)} == set(COMMANDS)
 
 
 def test_the_readme_describes_every_command_and_fits_three_screens():
-    assert set(re.findall(r"^\| `(\w+)\.py`", README, re.MULTILINE)) == set(VERBS)
+    assert set(re.findall(r"^\| `(\w+)\.py`", README, re.MULTILINE)) == set(COMMANDS)
     assert len(README.splitlines()) <= 150
 
 
@@ -63,11 +64,11 @@ def test_every_command_composes(page, words):
     composed(words)
 
 
-@pytest.mark.parametrize("target", MADE)
+@pytest.mark.parametrize("target", TARGETS)
 def test_every_target_can_be_made(target):
-    told = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert told.returncode == 0, told.stderr
+    done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
-def test_the_table_of_data_sets_is_whole():
+def test_the_table_lists_all_data_sets():
     assert set(re.findall(r"^\| `data=(\w+)`", README, re.MULTILINE)) == set(DATA_SETS)

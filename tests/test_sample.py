@@ -11,8 +11,8 @@ from dalle.sampling.chunks import in_words
 from dalle.sampling.memory import decoding_memory
 
 
-def test_sample_draws_ranks_and_says_where_the_pictures_are(checkpoints, run_verb, tmp_path):
-    status, printed = run_verb(
+def test_sample_draws_ranks_and_says_where_the_pictures_are(checkpoints, run_command, tmp_path):
+    status, printed = run_command(
         "sample",
         f"checkpoint={checkpoints}",
         'captions=["a red circle","three green triangles, small"]',
@@ -31,40 +31,40 @@ def test_sample_draws_ranks_and_says_where_the_pictures_are(checkpoints, run_ver
     assert len(list((tmp_path / "drawn").glob("*.png"))) == 1 + 4
 
 
-def test_sample_without_a_caption_says_how_to_give_one(checkpoints, run_verb):
-    status, printed = run_verb("sample", f"checkpoint={checkpoints}")
+def test_sample_without_a_caption_says_how_to_give_one(checkpoints, run_command):
+    status, printed = run_command("sample", f"checkpoint={checkpoints}")
     assert status == 2
     assert 'caption="a red circle"' in printed
     assert "Traceback" not in printed
 
 
-def test_sample_without_a_checkpoint_names_it(run_verb):
-    status, printed = run_verb("sample", "checkpoint=nowhere", "caption=x")
+def test_sample_without_a_checkpoint_names_it(run_command):
+    status, printed = run_command("sample", "checkpoint=nowhere", "caption=x")
     assert status == 2
     assert "no checkpoint at nowhere" in printed
 
 
-def test_little_memory_is_told_and_drawing_goes_on_in_chunks(checkpoints, run_verb):
+def test_little_memory_is_told_and_drawing_goes_on_in_chunks(checkpoints, run_command):
     needs = decoding_memory(Transformer.load(checkpoints / "transformer"), recompute_kv=True)
     options = [f"checkpoint={checkpoints}", "caption=a red circle", "candidates=8", "keep=2", "out=drawn"]
     little = (needs.caption + 3.5 * needs.candidate) / 10**9
-    status, printed = run_verb("sample", *options, f"memory={little}")
+    status, printed = run_command("sample", *options, f"memory={little}")
     assert status == 0
     assert "3 pictures fit, so they are drawn 3 at a time" in printed
     assert f"cache     {in_words(needs.cache)} a candidate; dense {in_words(needs.dense)}" in printed
     assert "2 of 8 kept" in printed
-    status, printed = run_verb("sample", *options, "memory=1e-9")
+    status, printed = run_command("sample", *options, "memory=1e-9")
     assert (status, "drawing one image takes" in printed) == (2, True)
 
 
-def test_captions_come_from_a_file_and_a_caption_may_have_commas(checkpoints, run_verb, tmp_path):
+def test_captions_come_from_a_file_and_a_caption_may_have_commas(checkpoints, run_command, tmp_path):
     (tmp_path / "prompts.txt").write_text("a red circle\n\nthree green triangles, small\n")
     options = [f"checkpoint={checkpoints}", "candidates=2", "keep=1"]
-    status, printed = run_verb("sample", *options, "captions_file=prompts.txt", "out=many")
+    status, printed = run_command("sample", *options, "captions_file=prompts.txt", "out=many")
     assert status == 0, printed
     facts = json.loads((tmp_path / "many" / "samples.json").read_text())
     assert [entry["caption"] for entry in facts["captions"]] == ["a red circle", "three green triangles, small"]
-    status, printed = run_verb("sample", *options, "caption=a red circle, a blue square", "out=one")
+    status, printed = run_command("sample", *options, "caption=a red circle, a blue square", "out=one")
     assert status == 0, printed
     assert "a red circle, a blue square: 1 of 2 kept" in printed
 
@@ -80,12 +80,12 @@ def interrupt_once_there_is(pattern: str, folder: Path) -> threading.Thread:
     return thread
 
 
-def test_being_interrupted_keeps_what_is_finished_and_says_so(checkpoints, run_verb, tmp_path):
+def test_being_interrupted_keeps_what_is_finished_and_says_so(checkpoints, run_command, tmp_path):
     thread = interrupt_once_there_is("drawn/001-*.png", tmp_path)
     options = ["captions=[a red circle,one circle,three]", "candidates=60", "keep=2", "batch_size=1", "out=drawn"]
     shutil.copytree(checkpoints / "dvae", tmp_path / "parts" / "dvae")
     shutil.copytree(checkpoints / "transformer", tmp_path / "parts" / "transformer")
-    status, printed = run_verb("sample", "checkpoint=parts", *options)
+    status, printed = run_command("sample", "checkpoint=parts", *options)
     thread.join()
     assert status == 130
     assert "stopped with 1 of 3 captions finished; samples.json says which" in printed
@@ -99,16 +99,16 @@ def test_being_interrupted_keeps_what_is_finished_and_says_so(checkpoints, run_v
     assert (tmp_path / "drawn" / "grid.png").exists()
 
 
-def test_words_that_were_in_no_training_caption_are_named(checkpoints, run_verb, tmp_path):
+def test_words_that_were_in_no_training_caption_are_named(checkpoints, run_command, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(checkpoints, folder)
     options = [f"checkpoint={folder}", "candidates=1", "keep=1", "out=drawn", "caption=A Red zebra, purple"]
-    status, printed = run_verb("sample", *options)
+    status, printed = run_command("sample", *options)
     assert (status, "hint" in printed) == (0, False)  # older checkpoints list no words
     path = folder / "transformer" / "config.json"
     content = json.loads(path.read_text())
     content["meta"]["caption_words"] = ["a", "circle", "red"]
     path.write_text(json.dumps(content))
-    status, printed = run_verb("sample", *options[:3], "out=again", options[-1])
+    status, printed = run_command("sample", *options[:3], "out=again", options[-1])
     assert status == 0
     assert "hint      in none of the training captions that its tokenizer read: purple, zebra" in printed

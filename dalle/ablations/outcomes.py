@@ -50,7 +50,7 @@ class Outcome:
 
 def outcomes_of(ablation: AblationConfig, folder: Path, planned: Sequence[Planned]) -> list[Outcome]:
     """Results of the planned jobs, in order, then of the sweep's other jobs in `folder`, such as further seeds."""
-    if ablation.verb == "evaluate":
+    if ablation.command == "evaluate":
         return [point for each in planned for point in _points(ablation, each)]
     known = {each.folder for each in planned}
     paths = [path for path in sorted(folder.glob(f"*/{job.FILE}")) if path.parent not in known]

@@ -87,7 +87,7 @@ def counted(sweep: Sweep) -> str:
 def command(sweep: Sweep) -> str:
     about = sweep.ablation
     more = [f"size={sweep.size}"] * (sweep.size != SMALLEST) + [about.needs] * bool(about.needs)
-    return " ".join([f"python {about.verb}.py -m +ablation={about.name}", *more])
+    return " ".join([f"python {about.command}.py -m +ablation={about.name}", *more])
 
 
 def cost(sweep: Sweep) -> str:

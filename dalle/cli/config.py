@@ -22,10 +22,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dalle.ablation import AblationConfig
 from dalle.ablations.settings import ReportConfig
-from dalle.cli import choices
-from dalle.cli.choices import FOLDER, writable
-from dalle.cli.errors import all_keys, explain, strangers, unknown
-from dalle.cli.help import FIRST, shown_first, usage
+from dalle.cli import config_groups
+from dalle.cli.config_groups import CONFIG_DIR, writable
+from dalle.cli.errors import all_keys, explain_hydra_error, unknown_keys, unknown_setting
+from dalle.cli.help import MAIN_SETTINGS, help_text, is_main_setting
 from dalle.cli.prepare_config import PrepareConfig
 from dalle.evaluation.settings import EvaluateConfig
 from dalle.sampling.settings import SampleConfig
@@ -33,14 +33,14 @@ from dalle.training.interruption import Interrupted
 from dalle.training.logger import WandbConfig
 
 # settings that are read literally, including commas and quotes
-TEXTS = ("caption", "data.path", "data.captions", "data.opt_out", "find")
-LISTS = ("runs", "metrics")  # list settings that may be typed without brackets
-MENDABLE = (ValueError, OSError, OmegaConfBaseException)  # user errors, reported as one sentence without traceback
+LITERAL_SETTINGS = ("caption", "data.path", "data.captions", "data.opt_out", "find")
+LIST_SETTINGS = ("runs", "metrics")  # list settings that may be typed without brackets
+USER_ERRORS = (ValueError, OSError, OmegaConfBaseException)  # user errors, reported as one sentence without traceback
 HELP, HELP_ALL = {"-h", "--help"}, "--help-all"
-FULL_ERROR = "HYDRA_FULL_ERROR"  # environment variable; 1 shows the traceback of an error
+HYDRA_FULL_ERROR = "HYDRA_FULL_ERROR"  # environment variable; 1 shows the traceback of an error
 
-# Hydra only composes settings; the commands create folders and logs themselves
-QUIET = (
+# with these, Hydra only composes settings; the commands create folders and logs themselves
+HYDRA_OVERRIDES = (
     "hydra.run.dir=.",
     "hydra.output_subdir=null",
     "hydra.sweep.dir=outputs/.multirun",
@@ -72,7 +72,7 @@ class TrainConfig:
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
 
-VERBS = {
+COMMANDS = {
     "train": TrainConfig,
     "sample": SampleConfig,
     "evaluate": EvaluateConfig,
@@ -84,9 +84,9 @@ VERBS = {
 @cache
 def register() -> None:
     """Register with Hydra the dataclass of each command, as the schema of its YAML file, and all config groups."""
-    for name, schema in VERBS.items():
+    for name, schema in COMMANDS.items():
         ConfigStore.instance().store(name=f"{name}_schema", node=writable(schema))
-    choices.register()
+    config_groups.register()
 
 
 def compose(name: str, overrides: Sequence[str] = ()) -> Any:
@@ -104,7 +104,7 @@ def run_name(name: str) -> str:
     return full if len(full) <= 120 else f"{full[:110]}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
 
 
-def verb(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
+def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
     """Return a decorator that turns `main(config)` into a command. It reads the command line and runs sweeps.
 
     A user error prints one sentence on stderr and exits with status 2. A stop signal exits with 128 + its number, as
@@ -112,153 +112,159 @@ def verb(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
     """
 
     def decorate(main: Callable[[Any], None]) -> Callable[[], None]:
-        full_error = os.environ.get(FULL_ERROR) == "1"
+        full_error = os.environ.get(HYDRA_FULL_ERROR) == "1"
         failed: list[str] = []  # failed jobs of a sweep
 
-        def job(composed: DictConfig) -> None:
+        def run_job(composed: DictConfig) -> None:
             sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
             try:
                 main(to_object(composed))
             except Interrupted as stopped:
-                _say(str(stopped))
+                _print_error(str(stopped))
                 raise SystemExit(128 + stopped.number) from None
             except KeyboardInterrupt:
-                _say("stopped")
+                _print_error("stopped")
                 raise SystemExit(130) from None
             except Exception as error:
-                mendable = isinstance(error, MENDABLE)
-                if full_error or (not sweeping and not mendable):
+                user_error = isinstance(error, USER_ERRORS)
+                if full_error or (not sweeping and not user_error):
                     raise
-                _say(str(error) if mendable else traceback.format_exc())
+                _print_error(str(error) if user_error else traceback.format_exc())
                 if not sweeping:
                     raise SystemExit(2) from None
-                told = str(error) if mendable else f"{type(error).__name__}: {error}"
-                failed.append(f"{' '.join(HydraConfig.get().overrides.task)}: {told}")  # continue with the other jobs
+                message = str(error) if user_error else f"{type(error).__name__}: {error}"
+                failed.append(f"{' '.join(HydraConfig.get().overrides.task)}: {message}")  # continue with other jobs
 
-        def command() -> None:
+        def run() -> None:
             try:
                 register()
             except ValueError as error:
-                _say(str(error))
+                _print_error(str(error))
                 raise SystemExit(2) from None
-            with _hydra_kept_quiet(name) as typed:
-                if wrong := for_another_verb(name, typed):
-                    _say(wrong)
+            with _hydra_arguments(name) as arguments:
+                if message := wrong_command(name, arguments):
+                    _print_error(message)
                     raise SystemExit(2)
                 try:
-                    if not {*HELP, HELP_ALL}.isdisjoint(typed):
-                        composed = compose(name, [_literal(each) for each in typed if "=" in each])
-                        first = None if HELP_ALL in typed or name not in FIRST else partial(shown_first, name, typed)
-                        print(usage(f"{name}.py", composed, choices_of(name), first))
+                    if not {*HELP, HELP_ALL}.isdisjoint(arguments):
+                        print_help(name, arguments)
                         return
-                    hydra.main(version_base="1.3", config_path=str(FOLDER), config_name=name)(job)()
+                    hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=name)(run_job)()
                 except (HydraException, OmegaConfBaseException) as error:
                     if full_error:
                         raise
-                    _say(explain(error, known_keys(name, typed), typed))
+                    _print_error(explain_hydra_error(error, known_keys(name, arguments), arguments))
                     raise SystemExit(2) from None
                 except ValueError as error:  # --help with a value that its dataclass rejects
                     if full_error:
                         raise
-                    _say(str(error))
+                    _print_error(str(error))
                     raise SystemExit(2) from None
             if failed:
-                _say("\n  ".join([f"jobs of this sweep that failed, {len(failed)}:", *failed]))
+                _print_error("\n  ".join([f"{len(failed)} jobs of this sweep failed:", *failed]))
                 raise SystemExit(2)
 
-        return command
+        return run
 
     return decorate
 
 
-def for_another_verb(name: str, arguments: Sequence[str]) -> str | None:
+def print_help(name: str, arguments: Sequence[str]) -> None:
+    """Print the help of a command, with the values that `arguments` set. --help-all prints all settings."""
+    composed = compose(name, [_literal(each) for each in arguments if "=" in each])
+    show_all = HELP_ALL in arguments or name not in MAIN_SETTINGS
+    shown = None if show_all else partial(is_main_setting, name, arguments)
+    print(help_text(f"{name}.py", composed, groups_of(name), shown))
+
+
+def wrong_command(name: str, arguments: Sequence[str]) -> str | None:
     """Return an error message if the command line asks for an ablation of another command than `name`, else None."""
-    asked = {each.lstrip("+").partition("=")[2] for each in arguments if each.lstrip("+").startswith("ablation=")}
-    for path in (FOLDER / "ablation" / f"{ablation}.yaml" for ablation in asked):
-        given: Any = OmegaConf.load(path) if path.is_file() else {}
-        verb_of_sweep = given.get("ablation", {}).get("verb", AblationConfig.verb)
-        if verb_of_sweep != name:
-            return f"ablation={path.stem} is one of {verb_of_sweep}.py: python {verb_of_sweep}.py {' '.join(arguments)}"
+    names = {each.lstrip("+").partition("=")[2] for each in arguments if each.lstrip("+").startswith("ablation=")}
+    for path in (CONFIG_DIR / "ablation" / f"{ablation}.yaml" for ablation in names):
+        settings: Any = OmegaConf.load(path) if path.is_file() else {}
+        right = settings.get("ablation", {}).get("command", AblationConfig.command)
+        if right != name:
+            return f"ablation={path.stem} is run by {right}.py: use python {right}.py {' '.join(arguments)}"
     return None
 
 
 def known_keys(name: str, arguments: Sequence[str] = ()) -> list[str]:
     """Return all dotted settings of the command `name` with the groups chosen in `arguments`, and all group names."""
-    groups = choices.groups()
+    groups = config_groups.groups()
     chosen = [each.split(",")[0] for each in arguments if each.lstrip("+").split("=")[0] in groups]
     schemas = [each for each in chosen if each.split("=")[0] in ("stage", "data", "edit", "import")]
-    for given in (chosen, schemas, []):  # with fewer choices if one cannot be composed
+    for overrides in (chosen, schemas, []):  # with fewer groups if one cannot be composed
         try:
-            return [*all_keys(_compose(name, given)), *groups]
+            return [*all_keys(_compose(name, overrides)), *groups]
         except (HydraException, OmegaConfBaseException):
             continue
     return groups
 
 
-def choices_of(name: str) -> dict[str, list[str]]:
+def groups_of(name: str) -> dict[str, list[str]]:
     """Return the config groups of the command `name` with their options: {"stage": ["all", "clip", ...], ...}."""
-    given: Any = OmegaConf.load(FOLDER / f"{name}.yaml")
-    named = [str(group) for each in given.defaults if isinstance(each, DictConfig) for group in each]
-    return {group: choices.options(group) for group in named if group in choices.groups()}
+    root: Any = OmegaConf.load(CONFIG_DIR / f"{name}.yaml")
+    named = [str(group) for each in root.defaults if isinstance(each, DictConfig) for group in each]
+    return {group: config_groups.options(group) for group in named if group in config_groups.groups()}
 
 
-def _say(sentence: str) -> None:
+def _print_error(sentence: str) -> None:
     rank = f"rank {os.environ.get('RANK')}: " if os.environ.get("WORLD_SIZE", "1") != "1" else ""
     print(f"{rank}{sentence}", file=sys.stderr)
 
 
 @contextmanager
-def _hydra_kept_quiet(name: str) -> Iterator[list[str]]:
+def _hydra_arguments(name: str) -> Iterator[list[str]]:
     """Context in which Hydra makes no folders or logs and raises its errors. Yields the user's arguments."""
-    typed = sys.argv[1:]
-    sweeping = not {"-m", "--multirun"}.isdisjoint(typed)  # in a sweep, commas separate the values of jobs
-    given = typed if sweeping else [_literal(each) for each in typed]
+    arguments = sys.argv[1:]
+    sweeping = not {"-m", "--multirun"}.isdisjoint(arguments)  # in a sweep, commas separate the values of jobs
+    quoted = arguments if sweeping else [_literal(each) for each in arguments]
     # insert next to the user's overrides: Hydra's parser requires overrides to be consecutive
-    place = next((at for at, each in enumerate(typed) if "=" in each and not each.startswith("-")), len(typed))
-    environment = os.environ.get(FULL_ERROR)
-    sys.argv[1:] = [*given[:place], *QUIET, f"hydra.job.name={name}", *given[place:]]
-    os.environ[FULL_ERROR] = "1"
+    place = next((at for at, each in enumerate(arguments) if "=" in each and not each.startswith("-")), len(arguments))
+    environment = os.environ.get(HYDRA_FULL_ERROR)
+    sys.argv[1:] = [*quoted[:place], *HYDRA_OVERRIDES, f"hydra.job.name={name}", *quoted[place:]]
+    os.environ[HYDRA_FULL_ERROR] = "1"
     try:
-        yield typed
+        yield arguments
     finally:
-        sys.argv[1:] = typed
-        os.environ.pop(FULL_ERROR)
+        sys.argv[1:] = arguments
+        os.environ.pop(HYDRA_FULL_ERROR)
         if environment is not None:
-            os.environ[FULL_ERROR] = environment
+            os.environ[HYDRA_FULL_ERROR] = environment
 
 
 def _literal(argument: str) -> str:
-    """Quote an argument that sets one of `TEXTS`, so that Hydra reads it literally. Others are returned unchanged.
+    """Quote an argument that sets one of `LITERAL_SETTINGS`, for Hydra to read it literally. Returns others unchanged.
 
-    An argument that sets one of `LISTS` gets brackets, so that Hydra reads it as a list.
+    An argument that sets one of `LIST_SETTINGS` gets brackets, so that Hydra reads it as a list.
     """
     key, _, text = argument.partition("=")
-    if key in LISTS and not text.startswith("["):
+    if key in LIST_SETTINGS and not text.startswith("["):
         return f"{key}=[{text}]"
     in_quotes = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
-    if key not in TEXTS or in_quotes:
+    if key not in LITERAL_SETTINGS or in_quotes:
         return argument
     text = re.sub(r'(\\+)(?="|$)', r"\1\1", text)  # elsewhere Hydra reads backslashes literally
     text = text.replace('"', '\\"').replace("${", "\\${")
     return f'{key}="{text}"'
 
 
-def initialised() -> AbstractContextManager[Any]:
-    """Context in which Hydra composes the configs in `FOLDER`. Does nothing if Hydra is initialized already."""
+def hydra_initialized() -> AbstractContextManager[Any]:
+    """Context in which Hydra composes the configs in `CONFIG_DIR`. Does nothing if Hydra is initialized already."""
     if GlobalHydra.instance().is_initialized():
         return nullcontext()
-    return hydra.initialize_config_dir(str(FOLDER), version_base="1.3")
+    return hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3")
 
 
 def _compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     register()
-    with initialised():
+    with hydra_initialized():
         return hydra.compose(name, list(overrides))
 
 
 def to_object(composed: DictConfig) -> Any:
     """Convert composed options to dataclasses. Raises ValueError for a key added with + that no dataclass has."""
-    added = list(strangers(composed))
+    added = list(unknown_keys(composed))
     if added:
-        raise ValueError(unknown(added[0], [key for key in all_keys(composed) if key not in added]))
+        raise ValueError(unknown_setting(added[0], [key for key in all_keys(composed) if key not in added]))
     return OmegaConf.to_object(composed)

@@ -12,11 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 RENAMED = {"scale": "size"}  # settings with a new name
 
 
-def explain(error: Exception, keys: Sequence[str], typed: Sequence[str]) -> str:
-    """Explain a Hydra error in one sentence. `typed` are the arguments, `keys` all valid settings."""
+def explain_hydra_error(error: Exception, keys: Sequence[str], arguments: Sequence[str]) -> str:
+    """Explain a Hydra error in one sentence. `arguments` are those of the command, `keys` all its valid settings."""
     text = f"{error}\n{error.__cause__ or ''}"
     if isinstance(error, OverrideParseException) or "Ambiguous value" in text:
-        return _unreadable(text, typed)
+        return _syntax_error(text, arguments)
     option = re.search(r"Could not find '([^']+)/([^']+)'", text)
     if isinstance(error, MissingConfigException) and option:
         names = sorted(set(re.findall(r"^\t([\w.-]+)$", text, re.MULTILINE)))
@@ -27,25 +27,27 @@ def explain(error: Exception, keys: Sequence[str], typed: Sequence[str]) -> str:
         return " ".join(str(error).split("\n")[:2])
     key, file = found[1], _file(text)
     if file:
-        return f"{file}: {unknown(key, keys) if key not in keys else f'{key}: {text.splitlines()[1]}'}"
-    given = next((each for each in typed if each.lstrip("+~").startswith((f"{key}=", f"{key}."))), key)
+        return f"{file}: {unknown_setting(key, keys) if key not in keys else f'{key}: {text.splitlines()[1]}'}"
+    argument = next((each for each in arguments if each.lstrip("+~").startswith((f"{key}=", f"{key}."))), key)
     if key not in keys:
-        return unknown(given.lstrip("+~").split("=")[0], keys)
+        return unknown_setting(argument.lstrip("+~").split("=")[0], keys)
     parts = [each.removeprefix(key) for each in keys if re.fullmatch(rf"{re.escape(key)}\.[^.]+", each)]
     if parts:
-        return f"{given}: {key} is made of parts, {', '.join(parts)}; set those, as in {key}{parts[0]}=..."
-    return f"{given}: {str(error.__cause__ or error).splitlines()[0]}"
+        return (
+            f"{argument}: {key} is a group of settings ({', '.join(parts)}); set one of them, as in {key}{parts[0]}=..."
+        )
+    return f"{argument}: {str(error.__cause__ or error).splitlines()[0]}"
 
 
-def unknown(key: str, keys: Sequence[str]) -> str:
+def unknown_setting(key: str, keys: Sequence[str]) -> str:
     """Return the error message for a setting that is not in `keys`."""
     if key in RENAMED:
-        return f"there is no setting {key}; it is called {RENAMED[key]} now"
+        return f"the setting {key} is now called {RENAMED[key]}"
     # difflib.get_close_matches compares only whole keys, but users mostly remember the last word
-    likenesses = {known: _likeness(key, known) for known in keys}
-    best = max(likenesses.values(), default=0.0)
-    alike = [known for known, value in likenesses.items() if value > best - 0.03][:3]
-    return f"there is no setting {key}" + (f"; did you mean {' or '.join(alike)}?" if best > 0.6 else "")
+    similarities = {known: _similarity(key, known) for known in keys}
+    best = max(similarities.values(), default=0.0)
+    closest = [known for known, value in similarities.items() if value > best - 0.03][:3]
+    return f"there is no setting {key}" + (f"; did you mean {' or '.join(closest)}?" if best > 0.6 else "")
 
 
 def all_keys(node: Any, prefix: str = "") -> list[str]:
@@ -56,24 +58,25 @@ def all_keys(node: Any, prefix: str = "") -> list[str]:
     return keys
 
 
-def strangers(node: Any, prefix: str = "") -> Iterator[str]:
+def unknown_keys(node: Any, prefix: str = "") -> Iterator[str]:
     """Yield the unknown keys below `node`, which its dataclasses do not have. Hydra accepts any key after a +."""
     schema = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
     known = {each.name for each in fields(schema)} if is_dataclass(schema) else None
     for name, below in _children(node).items():
         if known is not None and name not in known:
             yield f"{prefix}{name}"
-        yield from strangers(below, f"{prefix}{name}.")
+        yield from unknown_keys(below, f"{prefix}{name}.")
 
 
-def _unreadable(text: str, typed: Sequence[str]) -> str:
-    wrong = next((each for each in typed if each in text), typed[-1] if typed else "")
+def _syntax_error(text: str, arguments: Sequence[str]) -> str:
+    """Return the error message for an argument that Hydra cannot parse. `text` is Hydra's message."""
+    wrong = next((each for each in arguments if each in text), arguments[-1] if arguments else "")
     key = wrong.split("=")[0]
     if wrong == key:
-        before = typed[typed.index(wrong) - 1] if wrong in typed[1:] else ""
+        before = arguments[arguments.index(wrong) - 1] if wrong in arguments[1:] else ""
         if "=" in before and "." not in wrong:  # caption=a money bag
-            return f"cannot read {wrong}: settings are given as {key}=value; or quote it with {before}"
-        return f"cannot read {wrong}: settings are given as {key}=value"
+            return f"cannot read {wrong}: write {key}=value, or put quotes around all words of {before}"
+        return f"cannot read {wrong}: write {key}=value"
     return f"cannot read {wrong}: a value with commas or brackets needs two pairs of quotes, as '{key}=\"a, b\"'"
 
 
@@ -86,7 +89,7 @@ def _file(text: str) -> str:
     return f"configs/{'/'.join(parts)}.yaml" if parts else ""
 
 
-def _likeness(key: str, known: str) -> float:
+def _similarity(key: str, known: str) -> float:
     """Similarity of two settings in [0, 1]: the mean over whole keys and last words."""
     pairs = ((key, known), (key.split(".")[-1], known.split(".")[-1]))
     return sum(SequenceMatcher(None, *pair).ratio() for pair in pairs) / 2

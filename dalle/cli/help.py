@@ -13,7 +13,7 @@ from typing import Any
 
 COLUMN = 34  # column at which descriptions start
 # settings that --help shows for commands with more settings than fit on a screen
-FIRST = {
+MAIN_SETTINGS = {
     "train": (
         *("run", "out", "seed", "dvae", "device", "resume", "wandb.mode", "data.path", "data.image_size", "data.train"),
         *("stage.steps", "stage.batch_size", "stage.accumulate", "stage.precision", "stage.recompute", "stage.workers"),
@@ -36,11 +36,11 @@ LARGE_GROUPS = {"stage", "data", "preset", "size", "experiment"}  # groups with 
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting of the command line."""
+    """One setting of the command line, as --help shows it."""
 
     key: str  # dotted: stage.model.width
     value: str  # as typed on the command line
-    meaning: str  # description; empty if its dataclass has no comment
+    description: str  # description; empty if its dataclass has no comment
 
 
 def settings(config: Any, prefix: str = "") -> Iterator[Setting]:
@@ -54,16 +54,16 @@ def settings(config: Any, prefix: str = "") -> Iterator[Setting]:
     else:
         ordered = sorted(fields(config), key=lambda each: each.kw_only is True)
         named = {each.name: getattr(config, each.name) for each in ordered}
-    meanings = {} if isinstance(config, dict) else comments(type(config))
+    descriptions = {} if isinstance(config, dict) else field_comments(type(config))
     for name, value in named.items():
         if is_dataclass(value) or isinstance(value, dict):
             yield from settings(value, f"{prefix}{name}.")
         elif name != "name":
-            yield Setting(f"{prefix}{name}", as_typed(value), meanings.get(name, ""))
+            yield Setting(f"{prefix}{name}", format_value(value), descriptions.get(name, ""))
 
 
 @cache
-def comments(schema: type) -> dict[str, str]:
+def field_comments(schema: type) -> dict[str, str]:
     """Return the comment of each field of a dataclass: at the end of its line, or on the lines directly above.
 
     A class that only overrides the default of an inherited field inherits the comment too.
@@ -71,61 +71,59 @@ def comments(schema: type) -> dict[str, str]:
     found: dict[str, str] = {}
     for owner in reversed(schema.__mro__):
         if is_dataclass(owner) and owner.__dict__.get("__annotations__"):  # its fields are written in a file
-            here = _comments(textwrap.dedent(inspect.getsource(owner)))
+            here = _source_comments(textwrap.dedent(inspect.getsource(owner)))
             found |= {name: comment or found.get(name, "") for name, comment in here.items()}
     return found
 
 
-def about(config: Any) -> list[str]:
+def docstring_lines(config: Any) -> list[str]:
     """Return the lines of a dataclass's docstring: its purpose and example commands."""
     return (inspect.getdoc(type(config)) or "").splitlines()
 
 
-def as_typed(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Format a value for the command line: null, true, [a,b], plain numbers and words."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, (list, tuple)):
-        return f"[{','.join(as_typed(each) for each in value)}]"
+        return f"[{','.join(format_value(each) for each in value)}]"
     return str(value) if value != "" else '""'
 
 
-def shown_first(name: str, typed: Sequence[str], key: str) -> bool:
-    """Return True if --help shows `key`: it is in FIRST, was typed, or belongs to a small group that was typed."""
-    asked = {each.lstrip("+").partition("=")[0] for each in typed if "=" in each}
-    return key in FIRST[name] or key in asked or key.split(".")[0] in asked - LARGE_GROUPS
+def is_main_setting(name: str, arguments: Sequence[str], key: str) -> bool:
+    """Return True if --help shows `key`: a main setting, one in `arguments`, or one of a small group in `arguments`."""
+    given = {each.lstrip("+").partition("=")[0] for each in arguments if "=" in each}
+    return key in MAIN_SETTINGS[name] or key in given or key.split(".")[0] in given - LARGE_GROUPS
 
 
-def usage(
-    verb: str, config: Any, choices: Mapping[str, Sequence[str]], first: Callable[[str], bool] | None = None
+def help_text(
+    script: str, config: Any, groups: Mapping[str, Sequence[str]], is_shown: Callable[[str], bool] | None = None
 ) -> str:
-    """Return the text of `verb --help`, given the composed options and the options of each group.
+    """Return the text of `python script --help`, given the composed config and the options of each config group.
 
-    first: predicate of the keys to show; the others are only counted. None: show all.
+    is_shown: predicate of the keys to show; the others are only counted. None: show all.
     """
     # Hydra's own --help shows values, but no comments
     width = max(80, shutil.get_terminal_size().columns)
-    lines = [f"python {verb} [setting=value ...]", "", *about(config), ""]
-    if choices:
-        lines.append("Choices, each of which brings settings of its own; add --help to see them:")
-        meanings = comments(type(config))
-        for name, offered in choices.items():
-            lines.append(_entry(name, " | ".join(offered), width))
-            lines += [_entry("", meanings[name], width)] if meanings.get(name) else []
+    lines = [f"usage: python {script} [setting=value ...]", "", *docstring_lines(config), ""]
+    if groups:
+        lines.append("Config groups, and their options (add --help to see the settings of an option):")
+        descriptions = field_comments(type(config))
+        for name, options in groups.items():
+            lines.append(_entry(name, " | ".join(options), width))
+            lines += [_entry("", descriptions[name], width)] if descriptions.get(name) else []
         lines.append("")
-        for name in choices:
+        for name in groups:
             if is_dataclass(chosen := getattr(config, name, None)):
-                lines += [f"{name}={getattr(chosen, 'name', '')}:", *about(chosen), ""]
+                lines += [f"{name}={getattr(chosen, 'name', '')}:", *docstring_lines(chosen), ""]
     lines.append("Settings, with the values that this command would use:")
-    found = [each for each in settings(config) if each.key not in choices]
+    found = [each for each in settings(config) if each.key not in groups]
     found.sort(key=lambda each: "." in each.key)  # settings of the command first, then those of chosen options
-    shown = [each for each in found if first is None or first(each.key)]
-    lines += [_entry(f"{each.key}={each.value}", each.meaning, width) for each in shown]
+    shown = [each for each in found if is_shown is None or is_shown(each.key)]
+    lines += [_entry(f"{each.key}={each.value}", each.description, width) for each in shown]
     if len(shown) < len(found):
-        lines += [
-            "",
-            f"and {len(found) - len(shown)} more: --help-all tells them, and docs/configs.md those of all choices",
-        ]
+        more = len(found) - len(shown)
+        lines += ["", f"{more} more settings: use --help-all, or see docs/configs.md for those of all groups"]
     return "\n".join(lines)
 
 
@@ -136,7 +134,7 @@ def _entry(head: str, text: str, width: int) -> str:
     return textwrap.fill(first + text, width, subsequent_indent=" " * COLUMN, break_on_hyphens=False).rstrip()
 
 
-def _comments(source: str) -> dict[str, str]:
+def _source_comments(source: str) -> dict[str, str]:
     """Return {field: comment} from the source of one class, without inherited fields."""
     found = [
         token for token in tokenize.generate_tokens(io.StringIO(source).readline) if token.type == tokenize.COMMENT

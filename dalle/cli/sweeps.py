@@ -9,8 +9,8 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf, open_dict
 
-from dalle.cli.choices import FOLDER
-from dalle.cli.config import initialised, register, to_object
+from dalle.cli.config import hydra_initialized, register, to_object
+from dalle.cli.config_groups import CONFIG_DIR
 
 
 def compose_jobs(name: str, overrides: Sequence[str] = ()) -> list[Any]:
@@ -20,7 +20,7 @@ def compose_jobs(name: str, overrides: Sequence[str] = ()) -> list[Any]:
     tenth of the time.
     """
     register()
-    with initialised():
+    with hydra_initialized():
         composed = hydra.compose(name, list(overrides), return_hydra_config=True)
         parser = OverridesParser.create()
         swept = parser.parse_overrides([f"{key}={values}" for key, values in composed.hydra.sweeper.params.items()])
@@ -38,10 +38,12 @@ def compose_jobs(name: str, overrides: Sequence[str] = ()) -> list[Any]:
 
 def ablations() -> list[str]:
     """Return the names of all ablations."""
-    return sorted(path.stem for path in (FOLDER / "ablation").glob("*.yaml"))
+    return sorted(path.stem for path in (CONFIG_DIR / "ablation").glob("*.yaml"))
 
 
 def ablation_jobs(name: str, size: str | None = None) -> list[Any]:
     """Return the options of each job of the ablation `name`. Its file sets the command that runs the jobs."""
-    given: Any = OmegaConf.load(FOLDER / "ablation" / f"{name}.yaml")
-    return compose_jobs(given.ablation.get("verb", "train"), [f"+ablation={name}", *([f"size={size}"] if size else [])])
+    given: Any = OmegaConf.load(CONFIG_DIR / "ablation" / f"{name}.yaml")
+    return compose_jobs(
+        given.ablation.get("command", "train"), [f"+ablation={name}", *([f"size={size}"] if size else [])]
+    )

@@ -137,9 +137,9 @@ def test_every_kept_picture_gets_a_sheet(dalle):
     assert sheets[0].tobytes() != attention_sheets(dalle, result, layer=1)[0].tobytes()
 
 
-def test_sample_puts_a_sheet_beside_each_picture(checkpoints, run_verb, tmp_path):
+def test_sample_puts_a_sheet_beside_each_picture(checkpoints, run_command, tmp_path):
     options = (f"checkpoint={checkpoints}", f"caption={CAPTION}", "candidates=3", "keep=2", f"out={tmp_path / 'drawn'}")
-    status, printed = run_verb("sample", *options, "attention=true", "attention_layer=2")
+    status, printed = run_command("sample", *options, "attention=true", "attention_layer=2")
     assert status == 0, printed
     pictures = sorted(path.name for path in (tmp_path / "drawn").glob("a-small*.png"))
     assert [name.removeprefix("a-small-red-circle-00") for name in pictures] == [
@@ -148,7 +148,7 @@ def test_sample_puts_a_sheet_beside_each_picture(checkpoints, run_verb, tmp_path
         "2-attention.png",
         "2.png",
     ]
-    status, printed = run_verb("sample", *options, "attention=true", "attention_layer=3")
+    status, printed = run_command("sample", *options, "attention=true", "attention_layer=3")
     assert (status, "attention_layer=3 is none of the model's layers" in printed) == (2, True)
 
 

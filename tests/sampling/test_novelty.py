@@ -88,9 +88,9 @@ def trained(checkpoints, tmp_path):
     return tmp_path / "trained"
 
 
-def test_samples_stand_beside_the_training_pictures_nearest_to_them(trained, run_verb, tmp_path):
+def test_samples_stand_beside_the_training_pictures_nearest_to_them(trained, run_command, tmp_path):
     options = ["caption=a red circle", "candidates=4", "keep=3", "novelty=true", "out=drawn"]
-    status, printed = run_verb("sample", f"checkpoint={trained}", *options)
+    status, printed = run_command("sample", f"checkpoint={trained}", *options)
     assert status == 0, printed
     assert "of 3 are near copies of training pictures" in printed
     facts = json.loads((tmp_path / "drawn" / "samples.json").read_text())
@@ -106,8 +106,8 @@ def test_samples_stand_beside_the_training_pictures_nearest_to_them(trained, run
     assert Image.open(tmp_path / "drawn" / SHEET).width > 6 * 150
 
 
-def test_without_knowing_the_data_novelty_is_refused_before_anything_is_drawn(checkpoints, run_verb, tmp_path):
-    status, printed = run_verb("sample", f"checkpoint={checkpoints}", "caption=x", "novelty=true", "out=drawn")
+def test_without_knowing_the_data_novelty_is_refused_before_anything_is_drawn(checkpoints, run_command, tmp_path):
+    status, printed = run_command("sample", f"checkpoint={checkpoints}", "caption=x", "novelty=true", "out=drawn")
     assert status == 2
     assert "does not say which data it was trained on" in printed
     assert not (tmp_path / "drawn").exists()

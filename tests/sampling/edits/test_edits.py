@@ -184,8 +184,8 @@ def test_every_edit_is_run_from_the_command_line_below():
 
 
 @pytest.mark.parametrize("edit", OPTIONS)
-def test_each_edit_draws_pictures_and_says_with_which_settings(checkpoints, files, run_verb, edit):
-    status, told = run_verb(
+def test_each_edit_draws_pictures_and_says_with_which_settings(checkpoints, files, run_command, edit):
+    status, told = run_command(
         "sample",
         f"checkpoint={checkpoints}",
         "caption=a red circle",
@@ -232,8 +232,8 @@ def test_each_edit_draws_pictures_and_says_with_which_settings(checkpoints, file
         (["edit=inpaint", "image=one.png", "edit.msk=mask.png"], "no setting edit.msk; did you mean edit.mask"),
     ],
 )
-def test_what_is_wrong_with_an_edit_is_said_in_a_sentence(checkpoints, files, run_verb, arguments, sentence):
-    status, told = run_verb("sample", f"checkpoint={checkpoints}", "caption=a red circle", "out=drawn", *arguments)
+def test_what_is_wrong_with_an_edit_is_said_in_a_sentence(checkpoints, files, run_command, arguments, sentence):
+    status, told = run_command("sample", f"checkpoint={checkpoints}", "caption=a red circle", "out=drawn", *arguments)
     assert status == 2
     assert sentence in told
     assert told.count("\n") == 1

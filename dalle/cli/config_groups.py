@@ -23,14 +23,14 @@ from dalle.pretrained import IMPORTS
 from dalle.sampling.edits import EDITS
 from dalle.stages import STAGES
 
-FOLDER = Path(__file__).parents[2] / "configs"
+CONFIG_DIR = Path(__file__).parents[2] / "configs"
 
 
-class RegisteredFirst(SearchPathPlugin):
+class StoreBeforeFiles(SearchPathPlugin):
     """Search path plugin that puts registered configs before files, because presets and sizes are not read as files."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        # in Hydra, "schema" is the store of registered configs and "main" the folder of files
+        # "schema" is Hydra's name of the ConfigStore, "main" that of the folder of files
         search_path.prepend("schema", "structured://", anchor="main")
 
 
@@ -47,11 +47,11 @@ def register() -> None:
         store.store(group="import", name=name, node=writable(with_import(schema)), package="_global_")
     for name, schema in DATA_SETS.configs.items():
         store.store(group="data", name=name, node=writable(schema))
-    for path in sorted(FOLDER.glob("preset/*.yaml")):
+    for path in sorted(CONFIG_DIR.glob("preset/*.yaml")):
         register_preset(path)
-    for path in sorted(FOLDER.glob("size/*.yaml")):
+    for path in sorted(CONFIG_DIR.glob("size/*.yaml")):
         register_size(path)
-    Plugins.instance().register(RegisteredFirst)
+    Plugins.instance().register(StoreBeforeFiles)
 
 
 def register_preset(path: Path) -> None:
@@ -60,49 +60,49 @@ def register_preset(path: Path) -> None:
     preset/<name> itself is empty; configs/train.yaml merges preset/<stage>/<name> into the stage.
     """
     store, name = ConfigStore.instance(), path.stem
-    outside, sections = read_sections(path)
-    if outside:
-        (wrong, *_) = outside
-        near = get_close_matches(str(wrong), STAGES, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"a preset has {', '.join(STAGES)}"
-        raise ValueError(f"{path}: there is no stage {wrong} that a section could be for; {hint}")
+    others, sections = read_sections(path)
+    if others:
+        (wrong, *_) = others
+        closest = get_close_matches(str(wrong), STAGES, n=1)
+        hint = f"did you mean {closest[0]}?" if closest else f"sections of a preset are {', '.join(STAGES)}"
+        raise ValueError(f"{path}: there is no stage {wrong}; {hint}")
     if missing := [stage for stage in STAGES if stage not in sections]:
-        raise ValueError(f"{path} has no section {missing[0]}; for the stage's defaults, write {missing[0]}: {{}}")
+        raise ValueError(f"{path} has no section {missing[0]}; to use the stage's defaults, write {missing[0]}: {{}}")
     store.store(group="preset", name=name, node={})
     for stage, section in sections.items():
         store.store(group=f"preset/{stage}", name=name, node=section)
-    together = [f"/preset/{stage}/{name}@{stage}" for stage in STAGES]
-    store.store(group="preset/all", name=name, node={"defaults": together})
+    all_stages = [f"/preset/{stage}/{name}@{stage}" for stage in STAGES]
+    store.store(group="preset/all", name=name, node={"defaults": all_stages})
 
 
 def register_size(path: Path) -> None:
     """Register a size file. It has settings of train.py and optional sections with settings of a stage."""
     store, name = ConfigStore.instance(), path.stem
-    outside, sections = read_sections(path)
-    store.store(group="size", name=name, node=outside, package="_global_")
+    others, sections = read_sections(path)
+    store.store(group="size", name=name, node=others, package="_global_")
     for stage, section in sections.items():
         store.store(group=f"size/{stage}", name=name, node=section)
 
 
 def read_sections(path: Path) -> tuple[dict[Any, Any], dict[str, Any]]:
-    """Split a YAML file into the settings outside of stage sections and the sections by stage."""
+    """Split a YAML file into the settings outside of all stage sections, and the sections by stage."""
     try:
-        read = OmegaConf.to_container(OmegaConf.load(path))
+        content = OmegaConf.to_container(OmegaConf.load(path))
     except YAMLError as error:
         raise ValueError(f"cannot read a YAML file: {error}") from None
-    if not isinstance(read, dict):
-        raise ValueError(f"{path} has to hold settings, as name: value")
-    sections = {stage: {} if read[stage] is None else read[stage] for stage in STAGES if stage in read}
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must contain settings of the form name: value")
+    sections = {stage: {} if content[stage] is None else content[stage] for stage in STAGES if stage in content}
     for stage, section in sections.items():
         if not isinstance(section, dict):
-            raise ValueError(f"{path}: section {stage} has to hold settings, not {section!r}")
-    return {key: value for key, value in read.items() if key not in sections}, sections
+            raise ValueError(f"{path}: section {stage} must contain settings, not {section!r}")
+    return {key: value for key, value in content.items() if key not in sections}, sections
 
 
 def groups() -> list[str]:
     """Return the names of all config groups: ablation, data, edit, ..."""
     register()
-    folders = {path.name for path in FOLDER.iterdir() if path.is_dir()}
+    folders = {path.name for path in CONFIG_DIR.iterdir() if path.is_dir()}
     registered = {name for name, below in ConfigStore.instance().repo.items() if isinstance(below, dict)}
     return sorted(folders | registered - {"hydra"})
 
@@ -111,7 +111,7 @@ def options(group: str) -> list[str]:
     """Return the names of the options of a group: base, paper, small, ..."""
     register()
     store = ConfigStore.instance()
-    files = {path.name for path in (FOLDER / group).glob("*.yaml")}
+    files = {path.name for path in (CONFIG_DIR / group).glob("*.yaml")}
     registered = store.list(group) if store.get_type(group) == ObjectType.GROUP else []
     names = [name.removesuffix(".yaml") for name in {*files, *registered} if name.endswith(".yaml")]
     return sorted(name for name in names if not name.endswith("_schema"))

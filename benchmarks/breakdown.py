@@ -19,18 +19,18 @@ STEPS = 8  # consecutive steps that are timed, in the middle of the image
 
 
 @dataclass(frozen=True)
-class Shares:
+class Breakdown:
     """Breakdown of one step in milliseconds, median of the rounds."""
 
-    whole: float
+    total: float
     linears: float  # linear layers: reading weights
     attention: float  # attention: reading keys and values
-    drawing: float  # sampling: Gumbel noise and argmax
+    sampling: float  # sampling: Gumbel noise and argmax
     rest: float  # norms, sums, casts, and overhead of torch and Python
 
 
 @torch.inference_mode()
-def shares(model: Transformer, batch: int, precision: str, rounds: int) -> Shares:
+def step_breakdown(model: Transformer, batch: int, precision: str, rounds: int) -> Breakdown:
     """Time the parts of decoding one token of `batch` images of one caption."""
     model = packed(model, batch, getattr(torch, precision))
     config, cache = model.config, empty_cache(model, batch)
@@ -46,30 +46,30 @@ def shares(model: Transformer, batch: int, precision: str, rounds: int) -> Share
         for layer in layers:
             layer(inputs[layer.weight.shape[1]])
 
-    def draw(logits: torch.Tensor) -> torch.Tensor:
+    def sample(logits: torch.Tensor) -> torch.Tensor:
         return (filtered(logits, DEFAULTS) + gumbel_noise(keys, middle, logits.shape[-1])).argmax(dim=-1)
 
     def decode() -> None:
         for step in range(STEPS):
-            draw(model.decode_one_token(previous, middle + step - STEPS // 2, cache))
+            sample(model.decode_one_token(previous, middle + step - STEPS // 2, cache))
 
-    taken = []
+    rows = []
     for _ in range(rounds + 1):
         parts = [
             seconds(decode) / STEPS,
             seconds(linears),
             attention_seconds(cache, config, batch),
-            seconds(partial(draw, logits)),
+            seconds(partial(sample, logits)),
         ]
-        taken.append(parts)
-    whole, *parts = (1e3 * statistics.median(column) for column in zip(*taken[1:], strict=True))
-    return Shares(whole, *parts, rest=whole - sum(parts))
+        rows.append(parts)
+    total, *parts = (1e3 * statistics.median(column) for column in zip(*rows[1:], strict=True))
+    return Breakdown(total, *parts, rest=total - sum(parts))
 
 
-def shares_table(rows: dict[tuple[int, str], Shares]) -> str:
+def breakdown_table(rows: dict[tuple[int, str], Breakdown]) -> str:
     """Return a Markdown table with a row per batch size and precision."""
     names = list(asdict(next(iter(rows.values()))))
-    lines = [f"| a step of ours, ms | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
+    lines = [f"| one step, ms | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
     for (batch, precision), row in rows.items():
         values = " | ".join(f"{value:.2f}" for value in asdict(row).values())
         lines.append(f"| batch {batch}, {precision} | {values} |")

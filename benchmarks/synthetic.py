@@ -40,5 +40,5 @@ def write(root: Path, count: int, width: int, height: int) -> None:
                     shard.addfile(member, io.BytesIO(content))
                 images.append({"id": number, "file_name": f"{number:09d}.jpg"})
                 annotations.append({"image_id": number, "id": number, "caption": caption})
-    told = {"images": images, "annotations": annotations}
-    (root / "captions.json").write_text(json.dumps(told), encoding="utf-8")
+    annotated = {"images": images, "annotations": annotations}
+    (root / "captions.json").write_text(json.dumps(annotated), encoding="utf-8")

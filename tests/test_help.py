@@ -1,4 +1,4 @@
-"""Every setting is told with what it means: by --help, and on the page docs/configs.md."""
+"""Help of the commands: --help and docs/configs.md describe every setting."""
 
 import os
 import re
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dalle.cli.config import VERBS, choices_of, compose
-from dalle.cli.help import FIRST, as_typed, comments, settings, usage
+from dalle.cli.config import COMMANDS, compose, groups_of
+from dalle.cli.help import MAIN_SETTINGS, field_comments, format_value, help_text, settings
 from dalle.data import DATA_SETS
 from dalle.pretrained import IMPORTS
 from dalle.sampling.edits import EDITS
@@ -23,16 +23,16 @@ CHOSEN = [schema for choices in (STAGES, EDITS, IMPORTS) for schema in choices.c
 
 @dataclass
 class Base:
-    width: int = 8  # of the states
-    # how many there are,
-    # whatever they hold
+    width: int = 8  # width of the states
+    # number of layers,
+    # without the embedding
     depth: int = 2
-    kept: int = 1  # while it lasts
+    heads: int = 1  # attention heads
 
 
 @dataclass
 class Inner(Base):
-    kept: int = 5
+    heads: int = 5
     colours: list[str] = field(default_factory=lambda: ["#ff0000"])  # in #rrggbb
     bare: float = 0.5
 
@@ -40,25 +40,25 @@ class Inner(Base):
 @dataclass
 class Outer:
     name: str = "outer"
-    inner: Inner = field(default_factory=Inner)  # never shown: what is in it is
+    inner: Inner = field(default_factory=Inner)  # not shown, only its fields
 
 
-def test_a_setting_means_what_the_comment_behind_or_above_it_says_and_may_inherit_that():
-    assert comments(Inner) == {
-        "width": "of the states",
-        "depth": "how many there are, whatever they hold",
-        "kept": "while it lasts",
+def test_the_description_is_the_comment_after_or_above_a_field_and_is_inherited():
+    assert field_comments(Inner) == {
+        "width": "width of the states",
+        "depth": "number of layers, without the embedding",
+        "heads": "attention heads",
         "colours": "in #rrggbb",
         "bare": "",
     }
 
 
-def test_settings_are_dotted_and_have_the_values_of_this_very_config():
+def test_settings_have_dotted_keys_and_the_values_of_the_config():
     found = {each.key: each.value for each in settings(Outer(inner=Inner(depth=3)), "stage.")}
     assert found == {
         "stage.inner.width": "8",
         "stage.inner.depth": "3",
-        "stage.inner.kept": "5",
+        "stage.inner.heads": "5",
         "stage.inner.colours": "[#ff0000]",
         "stage.inner.bare": "0.5",
     }
@@ -69,54 +69,56 @@ def test_settings_are_dotted_and_have_the_values_of_this_very_config():
     ("value", "typed"),
     [(None, "null"), (True, "true"), (0, "0"), (0.1, "0.1"), ("", '""'), ((1, None), "[1,null]"), ("a b", "a b")],
 )
-def test_values_look_as_they_are_typed(value, typed):
-    assert as_typed(value) == typed
+def test_values_are_formatted_as_they_are_typed(value, typed):
+    assert format_value(value) == typed
 
 
 @pytest.mark.parametrize(
-    "schema", [*VERBS.values(), *DATA_SETS.configs.values(), *CHOSEN], ids=lambda schema: schema.__name__
+    "schema", [*COMMANDS.values(), *DATA_SETS.configs.values(), *CHOSEN], ids=lambda schema: schema.__name__
 )
-def test_no_setting_is_left_unexplained(schema):
-    assert [each.key for each in settings(schema()) if not each.meaning] == []
+def test_every_setting_has_a_description(schema):
+    assert [each.key for each in settings(schema()) if not each.description] == []
 
 
-def test_the_page_is_what_the_code_says():
+def test_the_page_of_settings_is_up_to_date():
     written = (ROOT / "docs" / "configs.md").read_text(encoding="utf-8")
     assert written == runpy.run_path(str(ROOT / "docs" / "configs.py"))["page"](), "run `make configs`"
 
 
-def test_help_has_the_choices_and_each_setting_with_the_value_that_this_command_would_use(monkeypatch):
+def test_help_lists_config_groups_and_settings_with_their_values(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     config = compose("train", ["stage=clip", "preset=tiny", "stage.steps=77"])
-    text = usage("train.py", config, choices_of("train"))
+    text = help_text("train.py", config, groups_of("train"))
     assert "all | clip | dvae | transformer" in text
     lines = {line.split()[0]: line.split(maxsplit=1)[1:] for line in text.splitlines() if line.strip()}
     assert lines["stage.steps=77"] == ["optimizer updates; raise it to train a finished run further"]
-    told = {f"{each.key}={each.value}".split()[0] for each in settings(config) if each.key not in choices_of("train")}
-    assert told <= lines.keys()
+    expected = {
+        f"{each.key}={each.value}".split()[0] for each in settings(config) if each.key not in groups_of("train")
+    }
+    assert expected <= lines.keys()
 
 
 @pytest.mark.parametrize("columns", [20, 80, 132])
-def test_help_fits_the_terminal_but_for_long_names(monkeypatch, columns):
+def test_help_fits_the_terminal(monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
-    for line in usage("sample.py", VERBS["sample"](), choices_of("sample")).splitlines():
+    for line in help_text("sample.py", COMMANDS["sample"](), groups_of("sample")).splitlines():
         assert len(line) <= max(80, columns)
 
 
-@pytest.mark.parametrize("verb", FIRST)
-def test_help_begins_with_some_twenty_settings_that_there_are(verb):
-    every = {each.key for each in settings(compose(verb, ["data=folder"] if verb == "train" else []))}
+@pytest.mark.parametrize("command", MAIN_SETTINGS)
+def test_main_settings_exist_and_fit_on_a_screen(command):
+    every = {each.key for each in settings(compose(command, ["data=folder"] if command == "train" else []))}
     also = {each.key for each in settings(compose("train", ["data=blocks"]))}
-    assert 15 < len(FIRST[verb]) <= 24
-    assert set(FIRST[verb]) <= every | (also if verb == "train" else set())
+    assert 15 < len(MAIN_SETTINGS[command]) <= 24
+    assert set(MAIN_SETTINGS[command]) <= every | (also if command == "train" else set())
 
 
-def test_help_shows_what_is_set_first_and_counts_the_rest():
+def test_help_shows_main_settings_and_counts_the_others():
     status, out, _ = run("train.py", "--help", "stage=clip", "stage.ema.decay=0.5")
     assert status == 0
     assert "stage.steps=" in out and "stage.ema.decay=0.5" in out
     assert "stage.model.patch" not in out
-    assert "--help-all tells them" in out
+    assert "more settings: use --help-all" in out
     status, out, _ = run("train.py", "--help-all", "stage=clip")
     assert (status, "stage.model.patch=" in out, "--help-all" in out) == (0, True, False)
 
@@ -127,22 +129,22 @@ def run(*command):
 
 
 @pytest.mark.parametrize(
-    ("verb", "choice"),
+    ("command", "option"),
     [*(("sample", f"edit={name}") for name in EDITS), *(("prepare", f"import={name}") for name in IMPORTS)],
 )
-def test_help_and_the_page_show_a_command_for_every_edit_and_import(verb, choice):
-    text = usage(f"{verb}.py", compose(verb, [choice]), choices_of(verb))
-    (shown,) = re.findall(rf"^python {verb}.py .*{choice} .*$", text, re.MULTILINE)
+def test_help_and_the_page_show_a_command_for_every_edit_and_import(command, option):
+    text = help_text(f"{command}.py", compose(command, [option]), groups_of(command))
+    (shown,) = re.findall(rf"^python {command}.py .*{option} .*$", text, re.MULTILINE)
     assert f"\n`{shown}`\n" in (ROOT / "docs" / "configs.md").read_text(encoding="utf-8")
 
 
-def test_help_says_what_the_chosen_stage_is_and_what_all_means():
-    text = usage("train.py", compose("train", ["stage=transformer"]), choices_of("train"))
+def test_help_describes_the_chosen_stage():
+    text = help_text("train.py", compose("train", ["stage=transformer"]), groups_of("train"))
     assert "stage=transformer:\nStage 2, the transformer: the paper's recipe" in text
     assert "stage.dvae.steps=" in text  # as settings are called with stage=all
 
 
-def test_help_is_asked_for_on_the_command_line_and_a_wrong_choice_is_said():
+def test_help_shows_overrides_and_rejects_a_wrong_option():
     status, out, _ = run("sample.py", "--help", "edit=outpaint", "caption=a red, green circle")
     assert (status, "edit.left=0" in out, "caption=a red, green circle" in out) == (0, True, True)
     status, out, error = run("sample.py", "--help", "edit=outpain")
@@ -153,7 +155,7 @@ def test_help_is_asked_for_on_the_command_line_and_a_wrong_choice_is_said():
 @pytest.mark.parametrize(
     ("command", "wrong"), [("sample.py", "keep=100 of candidates=64"), ("evaluate.py", "captions=0 must be at least 1")]
 )
-def test_help_beside_a_value_that_cannot_be_says_so_in_a_sentence(command, wrong):
+def test_help_rejects_a_wrong_value_in_a_sentence(command, wrong):
     status, out, error = run(command, "--help", wrong.split()[0])
     assert (status, out) == (2, "")
     assert error.startswith(wrong) and error.count("\n") == 1

@@ -10,10 +10,10 @@ from benchmarks.machine import decoding_work, matmul_rate, peak_memory, read_ban
 from dalle.models.transformer.model import TransformerConfig
 
 # Limits for peers that are much slower: they would take hours.
-UNCACHED_UP_TO = 4  # maximum batch size of a decoder without a cache
-WHOLE_IMAGES_UP_TO = 16  # batch size; above it, peers decode `SOME_TOKENS` tokens, and the time is scaled up
-SOME_TOKENS = 16
-ROUNDS_UP_TO = 64  # batch size; above it there is one round, which is long enough
+MAX_UNCACHED_BATCH = 4  # maximum batch size of a decoder without a cache
+MAX_WHOLE_IMAGE_BATCH = 16  # batch size; above it, peers decode `PARTIAL_TOKENS` tokens, and the time is scaled up
+PARTIAL_TOKENS = 16
+MAX_REPEATED_BATCH = 64  # batch size; above it there is one round, which is long enough
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Decoder:
 
 
 @dataclass(frozen=True)
-class Measured:
+class DecoderResult:
     """Result of one decoder at one batch size."""
 
     name: str
@@ -37,73 +37,75 @@ class Measured:
     ours: bool
     batch: int
     images_per_second: float  # from the median of the rounds
-    share_of_floor: float  # share of the images per second at the machine's limit
+    share_of_roofline: float  # share of the images per second at the roofline
     memory_bytes: int  # weights, plus the increase of resident memory
     tokens_timed: int  # of each image; if not all, the time is scaled up
 
 
-Floor = dict[str, float]
-"""Images per second that the machine's limit allows, by precision."""
+Roofline = dict[str, float]
+"""Images per second at the limits of the machine's memory bandwidth and matmul throughput, by precision."""
 
 
-def race(decoders: list[Decoder], config: TransformerConfig, batch: int, rounds: int) -> tuple[list[Measured], Floor]:
-    """Time all decoders at one batch size, and measure the machine's limit at the same time."""
-    runners = [each for each in decoders if each.cached or batch <= UNCACHED_UP_TO]
+def compare(
+    decoders: list[Decoder], config: TransformerConfig, batch: int, rounds: int
+) -> tuple[list[DecoderResult], Roofline]:
+    """Time all decoders at one batch size, and the machine's limits in the same rounds."""
+    runners = [each for each in decoders if each.cached or batch <= MAX_UNCACHED_BATCH]
     times: list[list[float]] = [[] for _ in runners]
     memory = [0] * len(runners)
     limits: dict[str, list[float]] = {"float32": [], "bfloat16": []}
     for decoder in runners:
-        decoder.decode(min(batch, ROUNDS_UP_TO), 2)  # warm-up
-    for _ in range(rounds if batch <= ROUNDS_UP_TO else 1):
+        decoder.decode(min(batch, MAX_REPEATED_BATCH), 2)  # warm-up
+    for _ in range(rounds if batch <= MAX_REPEATED_BATCH else 1):
         for precision, limit in limits.items():
-            limit.append(floor_seconds(config, batch, precision))
+            limit.append(roofline_seconds(config, batch, precision))
         for index, decoder in enumerate(runners):
-            taken, rise = peak_memory(lambda decoder=decoder: batch_seconds(decoder, batch, config.grid**2))
-            times[index].append(taken)
+            elapsed, rise = peak_memory(lambda decoder=decoder: batch_seconds(decoder, batch, config.grid**2))
+            times[index].append(elapsed)
             memory[index] = max(memory[index], rise)
 
-    floor = {precision: batch / statistics.median(limit) for precision, limit in limits.items()}
-    measured = []
-    for decoder, taken, rise in zip(runners, times, memory, strict=True):
-        speed = batch / statistics.median(taken)
+    roofline = {precision: batch / statistics.median(limit) for precision, limit in limits.items()}
+    results = []
+    for decoder, elapsed, rise in zip(runners, times, memory, strict=True):
+        speed = batch / statistics.median(elapsed)
         weights = sum(parameter.nbytes for parameter in decoder.model.parameters())
-        measured.append(
-            Measured(
+        results.append(
+            DecoderResult(
                 decoder.name,
                 decoder.precision,
                 decoder.ours,
                 batch,
                 images_per_second=speed,
-                share_of_floor=speed / floor[decoder.precision],
+                share_of_roofline=speed / roofline[decoder.precision],
                 memory_bytes=weights + rise,
                 tokens_timed=tokens_timed(decoder, batch, config.grid**2),
             )
         )
-    return measured, floor
+    return results, roofline
 
 
 def tokens_timed(decoder: Decoder, batch: int, image_tokens: int) -> int:
     """Return the number of tokens to decode per image."""
-    if decoder.ours or (decoder.cached and batch <= WHOLE_IMAGES_UP_TO):
+    if decoder.ours or (decoder.cached and batch <= MAX_WHOLE_IMAGE_BATCH):
         return image_tokens
-    return min(SOME_TOKENS, image_tokens // 2)
+    return min(PARTIAL_TOKENS, image_tokens // 2)
 
 
 def batch_seconds(decoder: Decoder, batch: int, image_tokens: int) -> float:
     """Return the seconds for `batch` whole images, scaled up if only some tokens are timed."""
     tokens = tokens_timed(decoder, batch, image_tokens)
-    taken = seconds(lambda: decoder.decode(batch, tokens))
+    elapsed = seconds(lambda: decoder.decode(batch, tokens))
     if tokens == image_tokens:
-        return taken
+        return elapsed
     if not decoder.cached:  # it starts in the middle of the image, where a token has the mean cost
-        return taken / tokens * image_tokens
+        return elapsed / tokens * image_tokens
     # Scaling from the first tokens, with short caches, favours the peer. The caption's time is not scaled.
     first = seconds(lambda: decoder.decode(batch, 1))
-    return first + (taken - first) / (tokens - 1) * (image_tokens - 1)
+    return first + (elapsed - first) / (tokens - 1) * (image_tokens - 1)
 
 
-def floor_seconds(config: TransformerConfig, batch: int, precision: str) -> float:
+def roofline_seconds(config: TransformerConfig, batch: int, precision: str) -> float:
     """Return a lower bound in seconds for any decoder of this model: all data are read, all operations computed."""
     size, operations = decoding_work(config, batch, precision)
-    for_a_token = size // config.grid**2
-    return max(size / read_bandwidth(for_a_token), operations / matmul_rate(precision))
+    bytes_per_token = size // config.grid**2
+    return max(size / read_bandwidth(bytes_per_token), operations / matmul_rate(precision))
