@@ -19,7 +19,7 @@ GPU_RUN = $(GPU_PYTHON) -m benchmarks.gpu
 WEIGHTS := $(DEMO)/dvae/model.safetensors $(DEMO)/clip/model.safetensors $(DEMO)/transformer/model.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench gpu gpu-install gpu-tests gpu-sampling gpu-training gpu-demo wheels patterns \
+.PHONY: help install demo drawings drawings-page test bench gpu gpu-install gpu-tests gpu-sampling gpu-training gpu-demo wheels patterns \
 	architecture configs edits notebooks recorded lint types
 
 help: ## list what can be made
@@ -56,6 +56,12 @@ gpu-install:
 
 wheels: ## what a machine without a network needs for make gpu: PYTHON_VERSION=3.12
 	$(PYTHON) -m benchmarks.gpu.requirements collect "$(WHEELS)" "$(PYTHON_VERSION)"
+
+drawings: $(INSTALLED) ## download and build the data set of drawings, outputs/drawings
+	$(RUN) -m dalle.data.drawings.build --out outputs/drawings
+
+drawings-page: ## the table of authors and licences in docs/drawings.md
+	$(RUN) docs/drawings.py outputs/drawings
 
 patterns: $(INSTALLED) ## the attention patterns as a picture, docs/patterns.png
 	$(RUN) docs/patterns.py

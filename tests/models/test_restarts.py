@@ -75,7 +75,9 @@ def test_positions_are_drawn_in_proportion_to_their_errors(model, images, monkey
     expected = (again - images).square().mean(dim=1).unfold(1, 4, 4).unfold(2, 4, 4).mean(dim=(3, 4)).flatten()
     drawn_from = []
     draw = torch.multinomial
-    monkeypatch.setattr(torch, "multinomial", lambda weights, *a, **k: drawn_from.append(weights) or draw(weights, *a, **k))
+    monkeypatch.setattr(
+        torch, "multinomial", lambda weights, *a, **k: drawn_from.append(weights) or draw(weights, *a, **k)
+    )
     restart_unused_codes(model, images, generator())
     assert_close(drawn_from[0], expected, rtol=1e-4, atol=1e-8)
     assert expected.max() > 4 * expected.min()

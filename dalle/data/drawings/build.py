@@ -16,11 +16,20 @@ import logging
 import sys
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from io import BytesIO
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from dalle.data.drawings.packages import EMOJIBASE, FLUENT_3D, ICONIFY, OPENMOJI, Package, PackageError, download, members
+from dalle.data.drawings.packages import (
+    EMOJIBASE,
+    FLUENT_3D,
+    ICONIFY,
+    OPENMOJI,
+    Package,
+    PackageError,
+    download,
+    members,
+)
 from dalle.data.drawings.sets import SETS, DrawingSet
 from dalle.data.drawings.subjects import Catalogue, Variant, catalogue
 
@@ -215,7 +224,8 @@ def write_index(out: Path, known: Catalogue, sets: dict[str, dict[str, Any]], pr
     sources = {
         "format": FORMAT,
         "sets": {
-            name: {key: value for key, value in entry.items() if key != "pictures"} | {"pictures": len(entry["pictures"])}
+            name: {key: value for key, value in entry.items() if key != "pictures"}
+            | {"pictures": len(entry["pictures"])}
             for name, entry in sets.items()
         },
         "missing": problems,

@@ -11,7 +11,6 @@ from itertools import permutations
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from PIL import Image
 
 from dalle.data.drawings import wording
@@ -137,10 +136,11 @@ class DrawingsSource:
         said: list[str] = []
         match record.kind:
             case "drawing":
-                said = wording.in_style(
-                    wording.names_of(subject, picture.tone, self.config.people == "stated"), style
-                )
-                said = [*said[: len(said) if "en" in self.config.languages else 0], *self.other_languages(subject, len(said))]
+                said = wording.in_style(wording.names_of(subject, picture.tone, self.config.people == "stated"), style)
+                said = [
+                    *said[: len(said) if "en" in self.config.languages else 0],
+                    *self.other_languages(subject, len(said)),
+                ]
             case "colour":
                 said = wording.in_colour(subject, record.colour, style)
             case "alike":
@@ -205,9 +205,11 @@ def records_of(
             dropped[reason] = dropped.get(reason, 0) + 1
         elif picture.tone and fraction(f"tone {picture.key}") >= config.skin_tones:
             continue
-        elif split == home_of(concept, style, len(styles[concept]), config.validation_share):
-            used.append(number)
-        elif split == "colours" and home_of(concept, style, len(styles[concept]), config.validation_share) == "train":
+        elif (
+            split == home_of(concept, style, len(styles[concept]), config.validation_share)
+            or split == "colours"
+            and home_of(concept, style, len(styles[concept]), config.validation_share) == "train"
+        ):
             used.append(number)
     if split != "colours":
         yield from (Composed("drawing", number) for number in used)

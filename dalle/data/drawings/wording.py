@@ -13,9 +13,25 @@ from dalle.data.emoji_words import AFTER_HEAD, flag_of, phrase, with_article
 
 MOST_TAGS = 4
 COLOUR_WORDS = re.compile(
-    r"\b(black|white|red|orange|yellow|green|teal|blue|purple|pink|brown|gray|grey|colou?r|rainbow|blond)", re.IGNORECASE
+    r"\b(black|white|red|orange|yellow|green|teal|blue|purple|pink|brown|gray|grey|colou?r|rainbow|blond)",
+    re.IGNORECASE,
 )
-VAGUE = {"face", "person", "man", "woman", "symbol", "button", "hand", "people", "sign", "mark", "with", "and", "of", "in"}
+VAGUE = {
+    "face",
+    "person",
+    "man",
+    "woman",
+    "symbol",
+    "button",
+    "hand",
+    "people",
+    "sign",
+    "mark",
+    "with",
+    "and",
+    "of",
+    "in",
+}
 STYLED = ("{name}, {style}", "{a style} of {name}", "{name} as {a style}")
 UNCOUNTED_STYLES = re.compile(r".*(design|art)$")
 

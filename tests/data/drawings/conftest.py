@@ -63,9 +63,25 @@ def package_files() -> dict[Package, dict[str, bytes]]:
     codes = [code.replace("-FE0F", "") for code in EMOJIS]
     sets = {
         name: iconify(ICONS, square("currentColor"))
-        for name in ("icon-park", "icon-park-outline", "icon-park-solid", "icon-park-twotone", "lucide", "tabler", "mdi")
+        for name in (
+            "icon-park",
+            "icon-park-outline",
+            "icon-park-solid",
+            "icon-park-twotone",
+            "lucide",
+            "tabler",
+            "mdi",
+        )
     }
-    for name in ("game-icons", "fa7-solid", "streamline-pixel", "emojione-v1", "fxemoji", "streamline-emojis", "noto-v1"):
+    for name in (
+        "game-icons",
+        "fa7-solid",
+        "streamline-pixel",
+        "emojione-v1",
+        "fxemoji",
+        "streamline-emojis",
+        "noto-v1",
+    ):
         sets[name] = iconify((), "")
     sets["ph"] = iconify(("umbrella", "umbrella-fill", "umbrella-duotone"), square("currentColor"))
     chars = {code.lower(): f"drawing-{number}" for number, code in enumerate(codes)}
@@ -83,8 +99,11 @@ def package_files() -> dict[Package, dict[str, bytes]]:
             "en/shortcodes/github.json": json.dumps({"1F34E": ["apple"], "1F989": "owl"}).encode(),
             "en/shortcodes/github.json.d.ts": b"declare",
         },
-        OPENMOJI: {f"{kind}/svg/{code}.svg": svg(colour) for kind, colour in (("color", "#f00"), ("black", "#000"))
-                   for code in (*codes, "1F44B-1F3FF")},
+        OPENMOJI: {
+            f"{kind}/svg/{code}.svg": svg(colour)
+            for kind, colour in (("color", "#f00"), ("black", "#000"))
+            for code in (*codes, "1F44B-1F3FF")
+        },
         FLUENT_3D: {},
         ICONIFY: {f"json/{name}.json": content for name, content in sets.items()},
     }

@@ -114,7 +114,9 @@ def test_scenes_name_both_subjects(train):
 def test_skin_tones_are_stated_or_left_open(config, monkeypatch):
     def toned(people):
         config.people = people
-        source = DrawingsSource(config, "train" if "waving hand" in concepts(DrawingsSource(config, "train")) else "val")
+        source = DrawingsSource(
+            config, "train" if "waving hand" in concepts(DrawingsSource(config, "train")) else "val"
+        )
         index = next(i for i, r in enumerate(source.records) if source.drawings.pictures[r.first].tone)
         return source.captions(index)
 
@@ -177,7 +179,9 @@ def test_settings_that_cannot_work_give_a_sentence(config, change, message):
         DrawingsSource(config, "train")
 
 
-@pytest.mark.parametrize("change", [{"people": "x"}, {"languages": []}, {"validation_share": 1.0}, {"mix": {"panels": -1}}])
+@pytest.mark.parametrize(
+    "change", [{"people": "x"}, {"languages": []}, {"validation_share": 1.0}, {"mix": {"panels": -1}}]
+)
 def test_invalid_settings_are_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         DrawingsConfig(**change)
