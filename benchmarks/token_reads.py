@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.interleave import Runner, Throughput, time_interleaved
-from dalle.data.index import Strings
+from dalle.data.index import StringArray
 from dalle.data.loader import token_batches
 from dalle.data.token_cache import ENCODED, TokenCache, TokenKind
 
@@ -16,12 +16,12 @@ class SyntheticCaptions:
     """Data source with captions stored as in sources of files, but without images."""
 
     def __init__(self, records: int):
-        self.names = Strings.of(f"{number:09d}.jpg" for number in range(records))
+        self.names = StringArray.from_strings(f"{number:09d}.jpg" for number in range(records))
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def keys(self) -> Strings:
+    def keys(self) -> StringArray:
         return self.names
 
     def captions(self, index: int) -> tuple[str, ...]:

@@ -19,11 +19,14 @@ from dalle.stages import STAGES
 PAGE = Path(__file__).with_suffix(".md")
 BEGINNING = """# Every setting
 
-Written by `make configs` from the comments in the code. `python train.py stage=clip preset=tiny --help` says the same
-on a terminal, with the values that this very command would use; `--cfg job` prints those as YAML.
+The settings of each command, with default and meaning. Type a setting as `name=value`, a list as `[a,b]`, and no value
+as `null` (None in the text below). The defaults are the paper's, wherever it gives any. A preset, a size or an
+experiment changes them.
 
-Settings are typed as `name=value`, lists as `[a,b]`, nothing as `null` (in words below: None). A preset, a size or an
-experiment changes the defaults below; they are the paper's, wherever it gives any.
+`--help` and `--help-all` show the same in a terminal, with the values that this very command would use:
+`python train.py stage=clip preset=tiny --help`. `--cfg job` prints them as YAML.
+
+`make configs` writes this page from the comments in the code.
 """
 
 

@@ -39,13 +39,13 @@ def panels() -> list[Panel]:
     transposed = raster.view(GRID, GRID).T.flatten()
     column = stream_mask(Column(), TEXT, GRID)
     order = torch.cat([torch.arange(TEXT), TEXT + transposed])
-    by_line, by_column = ([-1] * TEXT + cells.tolist() for cells in (raster, transposed))
+    by_row, by_column = ([-1] * TEXT + cells.tolist() for cells in (raster, transposed))
     convolution = stream_mask(Convolutional(KERNEL), TEXT, GRID)
     return [
-        Panel("a   row", "picture, line by line", stream_mask(Row(), TEXT, GRID), by_line),
-        Panel("b   column", "picture, line by line", column, by_line),
-        Panel("c   column, picture transposed", "picture, column by column", column[order][:, order], by_column),
-        Panel(f"d   convolutional, {KERNEL} x {KERNEL}", "picture, line by line", convolution, by_line),
+        Panel("a   row", "image, row by row", stream_mask(Row(), TEXT, GRID), by_row),
+        Panel("b   column", "image, row by row", column, by_row),
+        Panel("c   column, image transposed", "image, column by column", column[order][:, order], by_column),
+        Panel(f"d   convolutional, {KERNEL} x {KERNEL}", "image, row by row", convolution, by_row),
     ]
 
 
@@ -88,7 +88,7 @@ def draw_example(figure: Image.Image, x: int, y: int, panel: Panel) -> None:
         if cell == EXAMPLE:
             corner = (x + column * CELL, y + line * CELL)
             draw.rectangle((*corner, corner[0] + CELL - GAP - 1, corner[1] + CELL - GAP - 1), outline=INK, width=2)
-    draw_label(figure, (x + GRID * CELL / 2, y + GRID * CELL + 8), f"seen by {EXAMPLE}")
+    draw_label(figure, (x + GRID * CELL / 2, y + GRID * CELL + 8), f"keys of {EXAMPLE}")
 
 
 def draw_square(draw: ImageDraw.ImageDraw, x: float, y: float, fill: str, number: int = -1) -> None:

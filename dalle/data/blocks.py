@@ -23,7 +23,7 @@ from dalle.data.blocks_world import (
     Statement,
     draw,
 )
-from dalle.data.index import Strings, digest_of
+from dalle.data.index import StringArray, digest_of
 from dalle.data.source import Record
 from dalle.seeds import numpy_generator
 
@@ -288,9 +288,9 @@ class BlocksSource:
         scene = self.scene(index)
         return Record(draw(scene, self.image_size), self._captions(scene, index), f"{self.split}/{index:06d}")
 
-    def keys(self) -> Strings:
+    def keys(self) -> StringArray:
         """Return the keys of all records, such as train/000123."""
-        return Strings.of(f"{self.split}/{index:06d}" for index in range(len(self)))
+        return StringArray.from_strings(f"{self.split}/{index:06d}" for index in range(len(self)))
 
     def captions(self, index: int) -> tuple[str, ...]:
         """Return the captions of record `index`."""

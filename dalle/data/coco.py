@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dalle.data.captions import object_of, texts_of
+from dalle.data.captions import as_strings, parse_json_object
 from dalle.data.files import FilesConfig, Found
 from dalle.data.folder import PictureFolder
 from dalle.data.rows import Row, gathered
@@ -54,7 +54,7 @@ class CocoSource(PictureFolder):
             match image:
                 case {"id": int() | str() as number, "file_name": str() as file}:
                     files[number] = file
-                    yield Row(file, (), texts_of([image.get("coco_url"), image.get("flickr_url")]))
+                    yield Row(file, (), as_strings([image.get("coco_url"), image.get("flickr_url")]))
                 case _:
                     self.remarks.add(UNREADABLE, f"images: {image!r:.80}")
         for annotation in told["annotations"]:
@@ -69,7 +69,7 @@ class CocoSource(PictureFolder):
         if not path:
             raise ValueError("data.captions is empty: set it to the JSON file of the captions")
         try:
-            told = object_of(Path(path).expanduser().read_bytes())
+            told = parse_json_object(Path(path).expanduser().read_bytes())
         except (OSError, ValueError) as problem:
             raise ValueError(f"data.captions={path} cannot be read: {problem}") from problem
         if not all(isinstance(told.get(kind), list) for kind in ("images", "annotations")):

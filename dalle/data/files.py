@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dalle.data.captions import LONGEST, cleaned
+from dalle.data.captions import MAX_CAPTION_CHARACTERS, clean_caption
 from dalle.data.filters import CaptionFilter, FiltersConfig, too_long
-from dalle.data.index import Index, IndexBuilder, Strings, digest_of
+from dalle.data.index import Index, IndexBuilder, StringArray, digest_of
 from dalle.data.opt_out import OptOut
 from dalle.data.picture_file import HEAD, decode_picture, picture_size
 from dalle.data.source import Record, UnreadableRecord
@@ -71,7 +71,7 @@ class FileSource(ABC):
         if split not in ("train", "val"):
             raise ValueError(f"data={config.name} has the splits train and val, not {split!r}")
         if not 0 < config.validation_share < 1:
-            raise ValueError(f"data.validation_share must lie between 0 and 1, got {config.validation_share}")
+            raise ValueError(f"data.validation_share must be between 0 and 1, got {config.validation_share}")
         if not config.path:
             raise ValueError("data.path is empty: set it to where the pictures are")
         self.config = config
@@ -114,7 +114,7 @@ class FileSource(ABC):
         # augmentations use up to 12/8 of the model's image size
         return Record(decode_picture(data, key, 2 * self.image_size), self._index.captions[index], key)
 
-    def keys(self) -> Strings:
+    def keys(self) -> StringArray:
         """Return the keys of all records, without opening an image."""
         return self._index.keys
 
@@ -140,25 +140,25 @@ class FileSource(ABC):
     def _listed(self) -> Index:
         """Index the records that are not removed by the opt-out list or the caption filter."""
         left_out = CaptionFilter(self.config.filters)
-        building = IndexBuilder()
+        builder = IndexBuilder()
         for record in self.found():
             captions, reason = self._kept(record, left_out)
             if reason is not None:
                 self.dropped.add(reason, record.key)
             else:
-                building.add(record.key, captions, record.place)
-        return building.built()
+                builder.add(record.key, captions, record.place)
+        return builder.build()
 
     def _kept(self, record: Found, left_out: CaptionFilter) -> tuple[tuple[str, ...], str | None]:
         """Return (captions to train on, None), or (..., reason to leave the record out)."""
         if (reason := self.opt_out.reason(record.key, record.urls, record.sha256)) is not None:
             return (), reason
-        captions = [text for caption in record.captions if (text := cleaned(caption))]
+        captions = [text for caption in record.captions if (text := clean_caption(caption))]
         if not captions:
             return ("",), None if self.config.allow_missing_captions else WITHOUT
-        if any(len(caption) > LONGEST for caption in captions):
-            self.remarks.add(f"with captions cut to {LONGEST:,} characters", record.key)
-            captions = [caption[:LONGEST] for caption in captions]
+        if any(len(caption) > MAX_CAPTION_CHARACTERS for caption in captions):
+            self.remarks.add(f"with captions cut to {MAX_CAPTION_CHARACTERS:,} characters", record.key)
+            captions = [caption[:MAX_CAPTION_CHARACTERS] for caption in captions]
         reasons = [left_out(caption) for caption in captions]
         kept = tuple(caption for caption, why in zip(captions, reasons, strict=True) if why is None)
         return kept, None if kept else reasons[0]
@@ -195,7 +195,7 @@ def warn_once(sentence: str) -> None:
     log.warning("%s", sentence)
 
 
-def validation_mask(keys: Strings, share: float) -> np.ndarray:
+def validation_mask(keys: StringArray, share: float) -> np.ndarray:
     """Return a mask (n, bool) of the held-out records. A record's value does not depend on the other records.
 
     Exception: of two or more records at least one is held out and at least one is not. A single record is not.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dalle.data.captions import LARGEST_TEXT, lines_of, metadata_of
+from dalle.data.captions import MAX_TEXT_BYTES, decode_lines, parse_metadata
 from dalle.data.files import FilesConfig, FileSource, Found, stamps_of
 from dalle.data.picture_file import LARGEST_FILE, SUFFIXES, read_bytes
 from dalle.data.rows import gathered
@@ -84,7 +84,7 @@ class FolderSource(PictureFolder):
         """Return the image with the captions of its .txt. Returns None, and counts it, if they cannot be read."""
         stem = self.root / key.rpartition(".")[0]
         try:
-            captions = lines_of(read_bytes(f"{stem}.txt", LARGEST_TEXT + 1))
+            captions = decode_lines(read_bytes(f"{stem}.txt", MAX_TEXT_BYTES + 1))
         except FileNotFoundError:
             captions = ()
         except (OSError, UnicodeDecodeError):
@@ -93,7 +93,7 @@ class FolderSource(PictureFolder):
         if not self.opt_out:
             return Found(key, captions)
         try:  # as img2dataset writes it
-            told = metadata_of(read_bytes(f"{stem}.json", LARGEST_TEXT))
+            told = parse_metadata(read_bytes(f"{stem}.json", MAX_TEXT_BYTES))
         except (OSError, ValueError):
             return Found(key, captions)
         return Found(key, captions, told.urls, told.sha256)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 
-class Strings:
+class StringArray:
     """Immutable array of strings: one block of bytes and the offset of each string."""
 
     def __init__(self, blob: bytes, offsets: np.ndarray):
@@ -22,12 +22,12 @@ class Strings:
         self.offsets = offsets  # (n + 1) int64; string i is blob[offsets[i] : offsets[i + 1]]
 
     @classmethod
-    def of(cls, texts: Iterable[str]) -> "Strings":
+    def from_strings(cls, texts: Iterable[str]) -> "StringArray":
         """Build from strings. Raises UnicodeEncodeError for surrogates other than those of `os.fsdecode`."""
-        building = StringsBuilder()
+        builder = StringArrayBuilder()
         for text in texts:
-            building.add(text)
-        return building.built()
+            builder.add(text)
+        return builder.build()
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -44,18 +44,18 @@ class Strings:
             raise IndexError(f"index {index} is outside of {len(self)} strings")
         return self.blob[self.offsets[index] : self.offsets[index + 1]]
 
-    def take(self, rows: np.ndarray) -> "Strings":
+    def take(self, rows: np.ndarray) -> "StringArray":
         """Return the strings at `rows` (m, int64), in that order."""
         lengths = np.diff(self.offsets)[rows]
         # copy consecutive rows in one slice: most selections keep long runs
         runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1) if len(rows) else []
         view = memoryview(self.blob)
         blob = b"".join(view[self.offsets[run[0]] : self.offsets[run[-1] + 1]] for run in runs)
-        return Strings(blob, np.r_[0, np.cumsum(lengths)])
+        return StringArray(blob, np.r_[0, np.cumsum(lengths)])
 
 
-class StringsBuilder:
-    """Build `Strings` one string at a time, without keeping Python string objects."""
+class StringArrayBuilder:
+    """Build `StringArray` one string at a time, without keeping Python string objects."""
 
     def __init__(self) -> None:
         self._blob = bytearray()
@@ -68,20 +68,20 @@ class StringsBuilder:
     def __len__(self) -> int:
         return len(self._offsets) - 1
 
-    def built(self) -> Strings:
-        return Strings(bytes(self._blob), np.array(self._offsets, np.int64))
+    def build(self) -> StringArray:
+        return StringArray(bytes(self._blob), np.array(self._offsets, np.int64))
 
 
-class Lists:
+class RaggedStrings:
     """Ragged array of strings: a tuple of strings for each record, such as its captions."""
 
-    def __init__(self, strings: Strings, first: np.ndarray):
+    def __init__(self, strings: StringArray, first: np.ndarray):
         self.strings = strings
         self.first = first  # (n + 1) int64; record i has strings[first[i] : first[i + 1]]
 
     @classmethod
-    def grouped(cls, owners: np.ndarray, strings: Strings, records: int) -> "Lists":
-        """Group strings by record: string j goes to record owners[j]. Strings of a record keep their order."""
+    def from_owners(cls, owners: np.ndarray, strings: StringArray, records: int) -> "RaggedStrings":
+        """Group strings by record: string j goes to record owners[j]. StringArray of a record keep their order."""
         first = np.r_[0, np.cumsum(np.bincount(owners, minlength=records))]
         return cls(strings.take(np.argsort(owners, kind="stable")), first)
 
@@ -91,20 +91,20 @@ class Lists:
     def __getitem__(self, index: int) -> tuple[str, ...]:
         return tuple(self.strings[place] for place in range(self.first[index], self.first[index + 1]))
 
-    def take(self, rows: np.ndarray) -> "Lists":
+    def take(self, rows: np.ndarray) -> "RaggedStrings":
         """Return the tuples at `rows` (m, int64), in that order."""
         lengths = np.diff(self.first)[rows]
         first = np.r_[0, np.cumsum(lengths)]
         within = np.arange(first[-1]) - np.repeat(first[:-1], lengths)
-        return Lists(self.strings.take(np.repeat(self.first[rows], lengths) + within), first)
+        return RaggedStrings(self.strings.take(np.repeat(self.first[rows], lengths) + within), first)
 
 
 @dataclass(frozen=True)
 class Index:
     """Keys, captions and locations of n records."""
 
-    keys: Strings  # n
-    captions: Lists  # n
+    keys: StringArray  # n
+    captions: RaggedStrings  # n
     places: np.ndarray  # (n, k) int64: location of each image, if its key is not enough to find it
 
     def __len__(self) -> int:
@@ -128,7 +128,7 @@ class IndexBuilder:
     """Build an `Index` one record at a time."""
 
     def __init__(self) -> None:
-        self._keys, self._captions = StringsBuilder(), StringsBuilder()
+        self._keys, self._captions = StringArrayBuilder(), StringArrayBuilder()
         self._first = array("q", [0])
         self._places = array("q")
 
@@ -140,11 +140,11 @@ class IndexBuilder:
         self._first.append(len(self._captions))
         self._places.extend(place)
 
-    def built(self) -> Index:
-        keys = self._keys.built()
+    def build(self) -> Index:
+        keys = self._keys.build()
         places = np.array(self._places, np.int64)
         width = len(places) // max(1, len(keys))
-        captions = Lists(self._captions.built(), np.array(self._first, np.int64))
+        captions = RaggedStrings(self._captions.build(), np.array(self._first, np.int64))
         return Index(keys, captions, places.reshape(len(keys), width))
 
 

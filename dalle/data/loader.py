@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from torch import Tensor
 
-from dalle.data.contents import Batch, Contents, Picture, Pictures, TokenBatch, Tokens, images_of
+from dalle.data.collate import Collator, ImageBatch, ImageCollator, ImageSample, TokenBatch, TokenCollator, to_tensor
 from dalle.data.source import Source, UnreadableRecord
 from dalle.data.token_cache import Block, TokenCache
 from dalle.data.transforms import Transform
@@ -25,7 +25,7 @@ from dalle.seeds import numpy_generator
 log = logging.getLogger(__name__)
 
 
-def batches(
+def image_batches(
     source: Source,
     transform: Transform,
     *,
@@ -36,7 +36,7 @@ def batches(
     world: int = 1,
     workers: int = 0,
     epochs: int | None = None,
-) -> Iterator[Batch]:
+) -> Iterator[ImageBatch]:
     """Yield training batches from `start_step`, without end or for `epochs` epochs counted from step 0.
 
     `batch_size` is the number of images per rank. The batches of `world` ranks at one step together equal the batch
@@ -47,30 +47,30 @@ def batches(
     Raises ValueError for an empty source and for invalid arguments, and `LoadingError` if no record can be read, if
     reading a record raises an unexpected exception, or if a worker process dies.
     """
-    stream = _Stream(Pictures(source, transform), batch_size, seed, rank, world)
+    stream = _BatchLoader(ImageCollator(source, transform), batch_size, seed, rank, world)
     if start_step < 0 or workers < 0:
         raise ValueError(f"start_step {start_step} and workers {workers} must be 0 or more")
     steps: Iterable[int] = itertools.count(start_step)
     if epochs is not None:
         steps = range(start_step, -(-epochs * len(source) // (batch_size * world)))
-    return _reported(prepared(stream, steps, workers))
+    return _log_unreadable(prepared(stream, steps, workers))
 
 
 def token_batches(
     source: Source, cache: TokenCache, *, batch_size: int, seed: int, start_step: int = 0, rank: int = 0, world: int = 1
 ) -> Iterator[TokenBatch]:
-    """Yield the batches of `batches` without end, with cached tokens instead of images. Opens no image.
+    """Yield the batches of `image_batches` without end, with cached tokens instead of images. Opens no image.
 
     Epoch e uses view e modulo the number of views. With seed 0, the first `views` epochs use exactly the image crops
-    of `batches`.
+    of `image_batches`.
     """
-    stream = _Stream(Tokens(source, cache), batch_size, seed, rank, world)
-    return _reported(prepared(stream, itertools.count(start_step), workers=0))
+    stream = _BatchLoader(TokenCollator(source, cache), batch_size, seed, rank, world)
+    return _log_unreadable(prepared(stream, itertools.count(start_step), workers=0))
 
 
 @dataclass(frozen=True)
-class Views:
-    """Images of a block of records, to be encoded into tokens."""
+class EncoderBatch:
+    """Image crops of a block of records, to be encoded to tokens by the dVAE."""
 
     block: Block
     images: Tensor  # (b, 3, size, size) uint8; black for unreadable records
@@ -78,15 +78,17 @@ class Views:
     unreadable: dict[str, str]  # key -> reason
 
 
-def views(source: Source, transform: Transform, blocks: Iterable[Block], workers: int = 0) -> Iterator[Views]:
+def encoder_batches(
+    source: Source, transform: Transform, blocks: Iterable[Block], workers: int = 0
+) -> Iterator[EncoderBatch]:
     """Yield the image crops of each block as in a run with seed 0, in the epoch given by the block's view.
 
-    Raises `LoadingError` as `batches` does.
+    Raises `LoadingError` as `image_batches` does.
     """
-    return _reported(prepared(_Blocks(Pictures(source, transform)), blocks, workers))
+    return _log_unreadable(prepared(_CropLoader(ImageCollator(source, transform)), blocks, workers))
 
 
-def ordered(source: Source, transform: Transform, batch_size: int) -> Iterator[Batch]:
+def ordered_batches(source: Source, transform: Transform, batch_size: int) -> Iterator[ImageBatch]:
     """Yield every readable record once, in order, with its first caption, for validation and evaluation.
 
     All batches but the last are full. An unreadable record is left out, listed in the batch that would contain it,
@@ -94,68 +96,68 @@ def ordered(source: Source, transform: Transform, batch_size: int) -> Iterator[B
 
     Raises ValueError for an empty source and if no record can be read.
     """
-    _check(source, batch_size)
-    return _reported(_ordered(source, transform, batch_size))
+    _check_arguments(source, batch_size)
+    return _log_unreadable(_ordered(source, transform, batch_size))
 
 
-def _check(source: Source, batch_size: int) -> None:
+def _check_arguments(source: Source, batch_size: int) -> None:
     if len(source) == 0:
-        raise ValueError("the data source is empty: there is nothing to make batches of")
+        raise ValueError("the data source is empty: there is nothing to load")
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
 
 
-class _Told(Protocol):
+class _HasUnreadable(Protocol):
     @property
     def unreadable(self) -> dict[str, str]: ...
 
 
-Made = TypeVar("Made", bound=_Told)
+BatchT = TypeVar("BatchT", bound=_HasUnreadable)
 
 
-class _Stream(Generic[Made]):
-    """Batches of one rank, by step."""
+class _BatchLoader(Generic[BatchT]):
+    """Loads the batches of one rank, by step."""
 
-    def __init__(self, contents: Contents[Made], batch_size: int, seed: int, rank: int, world: int):
-        _check(contents.source, batch_size)
+    def __init__(self, collator: Collator[BatchT], batch_size: int, seed: int, rank: int, world: int):
+        _check_arguments(collator.source, batch_size)
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} is not one of {world} ranks, 0 to {world - 1}")
         if seed < 0:
             raise ValueError(f"seed {seed} must be 0 or more")
-        self.contents = contents
+        self.collator = collator
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
         self.world = world
-        self.records = len(contents.source)
+        self.records = len(collator.source)
         self.orders: dict[int, np.ndarray] = {}  # epoch -> permutation of the records; keeps the last two epochs
 
-    def make(self, step: int, note: Note) -> Made:
+    def make(self, step: int, note: Note) -> BatchT:
         first = (step * self.world + self.rank) * self.batch_size
         samples, unreadable = [], {}
         for position in range(first, first + self.batch_size):
-            sample, passed_over = self.sample(position, note)
+            sample, skipped = self.sample(position, note)
             samples.append(sample)
-            unreadable |= passed_over
-        return self.contents.batch(samples, unreadable)
+            unreadable |= skipped
+        return self.collator.collate(samples, unreadable)
 
     def name(self, index: int) -> str:
-        return self.contents.source.keys()[index]
+        return self.collator.source.keys()[index]
 
     def sample(self, position: int, note: Note) -> tuple[Any, dict[str, str]]:
         """Return the first readable record at or after `position`, and the unreadable ones before it."""
         unreadable: dict[str, str] = {}
         for candidate in range(position, position + self.records):
-            epoch, place = divmod(candidate, self.records)
-            index = int(self.order(epoch)[place])
+            epoch, offset = divmod(candidate, self.records)
+            index = int(self.order(epoch)[offset])
             note(index)
             try:
-                return self.contents.sample(index, epoch, self.seed), unreadable
+                return self.collator.sample(index, epoch, self.seed), unreadable
             except UnreadableRecord as problem:
                 unreadable[problem.key] = problem.reason
             except Exception as problem:
                 raise LoadingError.of(self.name(index), problem) from problem
-        raise _nothing_readable(unreadable)
+        raise _none_readable(unreadable)
 
     def order(self, epoch: int) -> np.ndarray:
         if epoch not in self.orders:
@@ -165,35 +167,35 @@ class _Stream(Generic[Made]):
         return self.orders[epoch]
 
 
-class _Blocks:
-    """Image crops of blocks of consecutive records."""
+class _CropLoader:
+    """Loads the image crops of blocks of consecutive records."""
 
-    def __init__(self, contents: Pictures):
-        self.contents = contents
+    def __init__(self, collator: ImageCollator):
+        self.collator = collator
 
-    def make(self, block: Block, note: Note) -> Views:
-        size = self.contents.source.image_size
+    def make(self, block: Block, note: Note) -> EncoderBatch:
+        size = self.collator.source.image_size
         pixels = np.zeros((block.last - block.first, size, size, 3), np.uint8)
         readable = np.ones(len(pixels), bool)
         unreadable = {}
-        for place, index in enumerate(range(block.first, block.last)):
+        for row, index in enumerate(range(block.first, block.last)):
             note(index)
             try:
-                pixels[place] = self.contents.sample(index, block.view, seed=0).pixels
+                pixels[row] = self.collator.sample(index, block.view, seed=0).pixels
             except UnreadableRecord as problem:
-                readable[place] = False
+                readable[row] = False
                 unreadable[problem.key] = problem.reason
             except Exception as problem:
                 raise LoadingError.of(self.name(index), problem) from problem
-        return Views(block, images_of(pixels), readable, unreadable)
+        return EncoderBatch(block, to_tensor(pixels), readable, unreadable)
 
     def name(self, index: int) -> str:
-        return self.contents.source.keys()[index]
+        return self.collator.source.keys()[index]
 
 
-def _ordered(source: Source, transform: Transform, batch_size: int) -> Iterator[Batch]:
-    contents = Pictures(source, transform)
-    samples: list[Picture] = []
+def _ordered(source: Source, transform: Transform, batch_size: int) -> Iterator[ImageBatch]:
+    collator = ImageCollator(source, transform)
+    samples: list[ImageSample] = []
     unreadable: dict[str, str] = {}
     for index in range(len(source)):
         try:
@@ -202,26 +204,26 @@ def _ordered(source: Source, transform: Transform, batch_size: int) -> Iterator[
             unreadable[problem.key] = problem.reason
             continue
         if len(samples) == batch_size:
-            yield contents.batch(samples, unreadable)
+            yield collator.collate(samples, unreadable)
             samples, unreadable = [], {}
         pixels = transform(record.image, source.image_size, numpy_generator("held-out record", index))
-        samples.append(Picture(pixels, record.captions[0], record.key))
+        samples.append(ImageSample(pixels, record.captions[0], record.key))
     if not samples:
-        raise _nothing_readable(unreadable)
-    yield contents.batch(samples, unreadable)
+        raise _none_readable(unreadable)
+    yield collator.collate(samples, unreadable)
 
 
-def _nothing_readable(unreadable: dict[str, str]) -> LoadingError:
+def _none_readable(unreadable: dict[str, str]) -> LoadingError:
     key, reason = next(iter(unreadable.items()))
-    return LoadingError(f"none of the {len(unreadable)} records can be read; for instance {key}: {reason}")
+    return LoadingError(f"none of {len(unreadable)} records can be read; the first is {key}: {reason}")
 
 
-def _reported(stream: Iterable[Made]) -> Iterator[Made]:
+def _log_unreadable(stream: Iterable[BatchT]) -> Iterator[BatchT]:
     """Yield the batches unchanged and log each unreadable record once."""
-    named: set[str] = set()
+    logged: set[str] = set()
     for batch in stream:
         for key, reason in batch.unreadable.items():
-            if key not in named:
-                named.add(key)
-                log.warning("skipped unreadable record %s: %s (%d so far)", key, reason, len(named))
+            if key not in logged:
+                logged.add(key)
+                log.warning("skipped unreadable record %s: %s (%d so far)", key, reason, len(logged))
         yield batch

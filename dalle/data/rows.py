@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dalle.data.captions import LONGEST, cleaned
+from dalle.data.captions import MAX_CAPTION_CHARACTERS, clean_caption
 from dalle.data.files import Found
-from dalle.data.index import Lists, StringsBuilder
+from dalle.data.index import RaggedStrings, StringArrayBuilder
 from dalle.data.tally import Tally
 
 
@@ -26,7 +26,7 @@ def gathered(rows: Iterable[Row], pictures: Mapping[str, int], remarks: Tally) -
 
     A record has the captions and addresses of all its rows. Rows of missing images are counted in `remarks`.
     """
-    captions, captioned, urls, addressed = StringsBuilder(), array("q"), StringsBuilder(), array("q")
+    captions, captioned, urls, addressed = StringArrayBuilder(), array("q"), StringArrayBuilder(), array("q")
     named = np.zeros(len(pictures), bool)
     for row in rows:
         number = pictures.get(normal(row.file))
@@ -35,13 +35,15 @@ def gathered(rows: Iterable[Row], pictures: Mapping[str, int], remarks: Tally) -
             continue
         named[number] = True
         for caption in row.captions:
-            captions.add(cleaned(caption)[: LONGEST + 1])  # one more than allowed, so that long ones are counted later
+            captions.add(
+                clean_caption(caption)[: MAX_CAPTION_CHARACTERS + 1]
+            )  # one more than allowed, so that long ones are counted later
             captioned.append(number)
         for url in row.urls:
-            urls.add(cleaned(url))
+            urls.add(clean_caption(url))
             addressed.append(number)
-    captions_of = Lists.grouped(np.array(captioned, np.int64), captions.built(), len(pictures))
-    urls_of = Lists.grouped(np.array(addressed, np.int64), urls.built(), len(pictures))
+    captions_of = RaggedStrings.from_owners(np.array(captioned, np.int64), captions.build(), len(pictures))
+    urls_of = RaggedStrings.from_owners(np.array(addressed, np.int64), urls.build(), len(pictures))
     for path, number in pictures.items():
         yield bool(named[number]), Found(path, captions_of[number], urls_of[number])
 

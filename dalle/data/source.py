@@ -6,7 +6,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from dalle.data.index import Strings
+from dalle.data.index import StringArray
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Source(Protocol):
         """Return the record at `index` in [0, len). Raises `UnreadableRecord` if it cannot be read."""
         ...
 
-    def keys(self) -> Strings:
+    def keys(self) -> StringArray:
         """Return the keys of all records in order, without opening an image."""
         ...
 

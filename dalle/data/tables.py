@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from itertools import chain, count
 from pathlib import Path
 
-from dalle.data.captions import CAPTION, LARGEST_TEXT, object_of, texts_of, texts_under
+from dalle.data.captions import CAPTION_FIELDS, MAX_TEXT_BYTES, as_strings, first_strings, parse_json_object
 from dalle.data.rows import Row, normal
 from dalle.data.tally import Tally
 
@@ -41,7 +41,7 @@ def csv_rows(path: Path, pictures: Container[str], remarks: Tally, separator: st
         as_it_stands = lines.first.rstrip("\r\n").split(separator, len(names) - 1 if last else -1)
         fields, taken = row or ([field.strip('" ') for field in as_it_stands], 1)
         if len(fields) == len(names):
-            yield Row(fields[file], texts_of(fields[caption]), texts_of(fields[url]) if url is not None else ())
+            yield Row(fields[file], as_strings(fields[caption]), as_strings(fields[url]) if url is not None else ())
         elif lines.first.strip():
             remarks.add(UNREADABLE, f"{path.name} line {lines.number}")
         lines.drop(taken)
@@ -51,13 +51,13 @@ def jsonl_rows(path: Path, pictures: Container[str], remarks: Tally) -> Iterator
     """Yield the rows of a JSON Lines file, one object per line. A caption may be a list of captions."""
     for number, line in _numbered(path, remarks):
         try:
-            told = object_of(line)
-            (file, *_) = texts_under(told, FILE)
+            told = parse_json_object(line)
+            (file, *_) = first_strings(told, FILE)
         except ValueError:
             if line.strip():
                 remarks.add(UNREADABLE, f"{path.name} line {number}")
             continue
-        yield Row(file, texts_under(told, CAPTION), texts_under(told, URL))
+        yield Row(file, first_strings(told, CAPTION_FIELDS), first_strings(told, URL))
 
 
 def parquet_rows(path: Path, pictures: Container[str], remarks: Tally) -> Iterator[Row]:
@@ -76,7 +76,7 @@ def parquet_rows(path: Path, pictures: Container[str], remarks: Tally) -> Iterat
     batches = table.iter_batches(columns=wanted)
     values = (zip(*(batch.column(name).to_pylist() for name in wanted), strict=True) for batch in batches)
     for number, row in enumerate(chain.from_iterable(values), start=1):
-        file, caption, *url = map(texts_of, row)
+        file, caption, *url = map(as_strings, row)
         if file:
             yield Row(file[0], caption, *url)
         else:
@@ -95,11 +95,11 @@ def _columns(path: Path, names: Sequence[str]) -> tuple[int, int, int | None]:
     """Return the column numbers of file, caption and url (None if absent)."""
     plain = [name.strip().lower() for name in names]
     file, caption, url = (
-        next((plain.index(each) for each in known if each in plain), None) for known in (FILE, CAPTION, URL)
+        next((plain.index(each) for each in known if each in plain), None) for known in (FILE, CAPTION_FIELDS, URL)
     )
     if file is None or caption is None:
         raise ValueError(
-            f"{path} should name a column {', '.join(FILE[:-1])} or {FILE[-1]}, and one {' or '.join(CAPTION)}; "
+            f"{path} should name a column {', '.join(FILE[:-1])} or {FILE[-1]}, and one {' or '.join(CAPTION_FIELDS)}; "
             f"it has {', '.join(names)[:200] or 'none'}"
         )
     return file, caption, url
@@ -166,9 +166,9 @@ def _numbered(path: Path, remarks: Tally) -> Iterator[tuple[int, str]]:
     """Yield (number from 1, line) of a UTF-8 text. Counts and skips lines that are not UTF-8 or too long."""
     with open(path, "rb") as file:
         for number in count(1):
-            data = piece = file.readline(LARGEST_TEXT)
-            while len(piece) == LARGEST_TEXT and not piece.endswith(b"\n"):
-                data, piece = b"\xff", file.readline(LARGEST_TEXT)  # not UTF-8, so the line is skipped below
+            data = piece = file.readline(MAX_TEXT_BYTES)
+            while len(piece) == MAX_TEXT_BYTES and not piece.endswith(b"\n"):
+                data, piece = b"\xff", file.readline(MAX_TEXT_BYTES)  # not UTF-8, so the line is skipped below
             if not data:
                 return
             try:

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from dalle.data.captions import LARGEST_TEXT, Metadata, lines_of, metadata_of
+from dalle.data.captions import MAX_TEXT_BYTES, Metadata, decode_lines, parse_metadata
 from dalle.data.files import FilesConfig, FileSource, Found, stamps_of
 from dalle.data.picture_file import LARGEST_FILE, SUFFIXES
 from dalle.data.tar import Member, members
@@ -110,11 +110,11 @@ class WebdatasetSource(FileSource):
     def _texts(self, file: BinaryIO, key: str, sample: dict[str, Member]) -> tuple[tuple[str, ...], Metadata]:
         """Return the captions, and the metadata if needed. Raises UnicodeDecodeError."""
         text, told = sample.get("txt"), Metadata()
-        captions = () if text is None else lines_of(part_of(file, text.offset, min(text.size, LARGEST_TEXT + 1)))
+        captions = () if text is None else decode_lines(part_of(file, text.offset, min(text.size, MAX_TEXT_BYTES + 1)))
         has_captions = any(map(str.strip, captions))
         if (metadata := sample.get("json")) is not None and (self.opt_out or not has_captions):
             try:
-                told = metadata_of(part_of(file, metadata.offset, min(metadata.size, LARGEST_TEXT)))
+                told = parse_metadata(part_of(file, metadata.offset, min(metadata.size, MAX_TEXT_BYTES)))
             except ValueError:
                 self.remarks.add("metadata that cannot be read", key)
         return captions if has_captions else told.captions, told

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dalle.data.loader import Batch, ordered
+from dalle.data.loader import ImageBatch, ordered_batches
 from dalle.data.source import Source
 from dalle.data.transforms import inference_crop
 
@@ -27,11 +27,11 @@ class HeldOut:
         self.seen = 0
         self._known = hashlib.sha256()
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[ImageBatch]:
         self.seen, self._known = 0, hashlib.sha256()
-        for batch in ordered(self.source, inference_crop, self.batch_size):
+        for batch in ordered_batches(self.source, inference_crop, self.batch_size):
             room = self.count - self.seen
-            kept = Batch(batch.images[:room], batch.captions[:room], batch.keys[:room])
+            kept = ImageBatch(batch.images[:room], batch.captions[:room], batch.keys[:room])
             self.seen += len(kept.captions)
             for image, caption in zip(kept.images, kept.captions, strict=True):
                 self._known.update(image.numpy().tobytes() + caption.encode() + b"\0")

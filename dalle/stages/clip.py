@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dalle import distributed, losses
-from dalle.data.loader import Batch
+from dalle.data.loader import ImageBatch
 from dalle.models.clip.model import CLIP, CLIPConfig
 from dalle.precision import in_float32
 from dalle.stages.pictures import CaptionedConfig, Pictures, StageContext
@@ -56,14 +56,14 @@ class CLIPStage:
         self.clip = CLIP(sizes, tokenizer)
         self.model = self.clip.to(context.device)
 
-    def batches(self, start: int) -> Iterator[Batch]:
+    def batches(self, start: int) -> Iterator[ImageBatch]:
         return self.pictures.batches(start)
 
     def before_update(self, step: int) -> None:
         """Do nothing: weights are changed by the optimizer alone."""
 
     def loss(
-        self, model: nn.Module, batch: Batch, step: int, generator: torch.Generator
+        self, model: nn.Module, batch: ImageBatch, step: int, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float | Tensor]]:
         images, captions, scale = model(*self._inputs(batch))
         # gather, so that captions of all ranks are negatives for the images of all ranks
@@ -94,7 +94,7 @@ class CLIPStage:
         assert isinstance(model, CLIP)
         model.save(folder, self.pictures.described(meta))
 
-    def _inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _inputs(self, batch: ImageBatch) -> tuple[Tensor, Tensor]:
         ids = self.clip.tokenize(batch.captions, truncate=True)
         return self.pictures.pixels(batch), to_device(ids, self.pictures.device)
 

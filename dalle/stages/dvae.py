@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dalle import losses
-from dalle.data.loader import Batch
+from dalle.data.loader import ImageBatch
 from dalle.image_grid import Cell, GridRow, image_grid
 from dalle.losses import LikelihoodConfig
 from dalle.models.dvae.model import DiscreteVAE, DVAEConfig, codebook_use, mean_picture
@@ -69,7 +69,7 @@ class DVAEStage:
         self.pictures = Pictures(data, config, context)
         self.model = DiscreteVAE(config.model).to(context.device)
 
-    def batches(self, start: int) -> Iterator[Batch]:
+    def batches(self, start: int) -> Iterator[ImageBatch]:
         return self.pictures.batches(start)
 
     def before_update(self, step: int) -> None:
@@ -87,7 +87,7 @@ class DVAEStage:
         log.info("step %d: restarted %d codes", step, count)
 
     def loss(
-        self, model: nn.Module, batch: Batch, step: int, generator: torch.Generator
+        self, model: nn.Module, batch: ImageBatch, step: int, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float | Tensor]]:
         images = self.pictures.pixels(batch)
         temperature = self.config.temperature.value(step)

@@ -80,7 +80,7 @@ class Encoding:
             tqdm.write(f"encoding {pictures:,} pictures into {folder}", file=sys.stderr)
         shown = distributed.is_first() and sys.stderr.isatty()
         with tqdm(total=pictures, desc="tokens", unit=" pictures", dynamic_ncols=True, disable=not shown) as bar:
-            for seen in loader.views(self.source, transform_named(self.transform), own, workers):
+            for seen in loader.encoder_batches(self.source, transform_named(self.transform), own, workers):
                 tokens = encode(dvae, seen.images, self.device)
                 cache.write(seen.block, tokens.cpu().numpy(), seen.readable)
                 bar.update(min(len(seen.images) * distributed.world(), pictures - bar.n))

@@ -13,8 +13,8 @@ from torch import Tensor
 from dalle import distributed
 from dalle.data import open_source
 from dalle.data.audit.provenance import described
-from dalle.data.contents import Batch, TokenBatch, images_of
-from dalle.data.loader import batches, ordered, token_batches
+from dalle.data.collate import ImageBatch, TokenBatch, to_tensor
+from dalle.data.loader import image_batches, ordered_batches, token_batches
 from dalle.data.token_cache import TokenCache
 from dalle.data.transforms import inference_crop, transform_named
 from dalle.seeds import numpy_generator
@@ -79,9 +79,9 @@ class Pictures:
         self.device = context.device
         self.words: set[str] = set()  # words of the captions that the tokenizer was trained on
 
-    def batches(self, start: int) -> Iterator[Batch]:
+    def batches(self, start: int) -> Iterator[ImageBatch]:
         """Iterate endlessly over this rank's micro-batches of the training split, from number `start` on."""
-        return batches(
+        return image_batches(
             self.train,
             self.transform,
             batch_size=self.batch_size,
@@ -104,13 +104,13 @@ class Pictures:
             world=distributed.world(),
         )
 
-    def held_out(self, count: int, split: str = "val") -> Iterator[Batch]:
+    def held_out(self, count: int, split: str = "val") -> Iterator[ImageBatch]:
         """Iterate in order over the first `count` images of a held-out split, or all if there are fewer."""
         source = self.val if split == "val" else open_source(self.data, split)
         size = min(self.batch_size, count)
         remaining = count
-        for batch in itertools.islice(ordered(source, transform_named("none"), size), -(-count // size)):
-            yield Batch(batch.images[:remaining], batch.captions[:remaining], batch.keys[:remaining])
+        for batch in itertools.islice(ordered_batches(source, transform_named("none"), size), -(-count // size)):
+            yield ImageBatch(batch.images[:remaining], batch.captions[:remaining], batch.keys[:remaining])
             remaining -= len(batch.captions)
 
     def sample_of_training(self, count: int, number: int) -> Tensor:
@@ -118,14 +118,14 @@ class Pictures:
         generator = numpy_generator("sample of training images", self.seed, number)
         records = generator.choice(len(self.train), min(count, len(self.train)), replace=False)
         pixels = [inference_crop(self.train[int(record)].image, self.image_size) for record in records]
-        return pixels_of(images_of(np.stack(pixels)), self.device)
+        return pixels_of(to_tensor(np.stack(pixels)), self.device)
 
     def described(self, meta: dict[str, Any]) -> dict[str, Any]:
         """Return `meta` extended with a description of the training data, for a checkpoint."""
         words = {"caption_words": sorted(self.words)} if 0 < len(self.words) <= MOST_WORDS else {}
         return {**meta, **words, **described(self.data, {"train": self.train, "val": self.val})}
 
-    def pixels(self, batch: Batch) -> Tensor:
+    def pixels(self, batch: ImageBatch) -> Tensor:
         """Return the batch's images on the device: (b, 3, s, s) floats in [0, 1], channels last."""
         return pixels_of(batch.images, self.device)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dalle import checkpoint, distributed, losses
 from dalle.checkpoint import CheckpointError
 from dalle.data import open_source
-from dalle.data.contents import Batch, TokenBatch
+from dalle.data.collate import ImageBatch, TokenBatch
 from dalle.data.token_cache import TokenCache, is_cache
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.models.transformer.model import Logits, Transformer, TransformerConfig
@@ -198,7 +198,7 @@ class TransformerStage:
     @torch.no_grad()
     def _encoded(
         self,
-        batch: Batch | TokenBatch,
+        batch: ImageBatch | TokenBatch,
         bpe_dropout: float = 0.0,
         caption_dropout: float = 0.0,
         generators: list[np.random.Generator] | None = None,
@@ -216,7 +216,9 @@ class TransformerStage:
         image = self._image_tokens(batch, generators)
         return Encoded(to_device(caption, self.pictures.device), image.inputs, image.targets)
 
-    def _image_tokens(self, batch: Batch | TokenBatch, generators: list[np.random.Generator] | None) -> ImageTokens:
+    def _image_tokens(
+        self, batch: ImageBatch | TokenBatch, generators: list[np.random.Generator] | None
+    ) -> ImageTokens:
         if isinstance(batch, TokenBatch):
             tokens = to_device(batch.tokens, self.pictures.device)
             return ImageTokens(tokens, tokens)

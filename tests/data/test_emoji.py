@@ -10,7 +10,7 @@ pytest.importorskip("resvg_py", reason="the extra `data` is not installed")
 
 from dalle.data import emoji as module
 from dalle.data.emoji import ATTRIBUTION, EmojiConfig, EmojiSource, all_emojis
-from dalle.data.emoji_words import base_of, flag_of, phrase, split_tones
+from dalle.data.emoji_words import base_name, flag_phrase, phrase, split_tones
 
 
 @pytest.fixture(scope="module")
@@ -101,15 +101,17 @@ def test_no_variant_of_a_training_emoji_is_held_out():
     ],
 )
 def test_variants_have_one_base(names):
-    assert len({base_of(name) for name in names}) == 1
+    assert len({base_name(name) for name in names}) == 1
 
 
 def test_different_emojis_have_different_bases():
-    assert len({base_of(name) for name in ("red apple", "green apple", "cook", "cooking", "bed", "person in bed")}) == 6
+    assert (
+        len({base_name(name) for name in ("red apple", "green apple", "cook", "cooking", "bed", "person in bed")}) == 6
+    )
 
 
 def test_phrases_of_rarer_kinds():
-    for name, said in (
+    for name, text in (
         ("woman with headscarf dark skin tone", "a woman with headscarf, with dark skin tone"),
         ("handshake light skin tone dark skin tone", "a handshake with light skin tone and dark skin tone"),
         ("light skin tone", "light skin tone"),
@@ -121,9 +123,9 @@ def test_phrases_of_rarer_kinds():
         ("unicorn", "a unicorn"),
         ("no smoking", "no smoking"),
     ):
-        assert phrase(*split_tones(name)) == said
-    assert flag_of("Turks & Caicos Islands") == "the flag of the Turks and Caicos Islands"
-    assert flag_of("St. Vincent & Grenadines") == "the flag of St. Vincent and Grenadines"
+        assert phrase(*split_tones(name)) == text
+    assert flag_phrase("Turks & Caicos Islands") == "the flag of the Turks and Caicos Islands"
+    assert flag_phrase("St. Vincent & Grenadines") == "the flag of St. Vincent and Grenadines"
 
 
 def test_pictures_are_drawn_on_white_and_each_time_alike():
@@ -150,14 +152,14 @@ def test_attribution_names_the_licence():
 def test_other_splits_and_shares_are_refused():
     with pytest.raises(ValueError, match="not 'novel'"):
         split("novel")
-    with pytest.raises(ValueError, match="validation_share must lie between 0 and 1, got 0"):
+    with pytest.raises(ValueError, match="validation_share must be between 0 and 1, got 0"):
         split("train", validation_share=0.0)
 
 
 def test_missing_packages_are_named_with_the_command_that_installs_them(monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(module, "find_spec", lambda name: None if name in ("emoji", "resvg_py") else found(name))
-    module.drawings.cache_clear()
+    module.svg_folder.cache_clear()
     module.all_emojis.cache_clear()
     with pytest.raises(ImportError, match=r"needs emoji, resvg-py: install it with pip install 'dalle\[data\]'"):
         split("train")

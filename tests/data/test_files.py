@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from dalle.cli.config import compose
-from dalle.data.captions import LONGEST
+from dalle.data.captions import MAX_CAPTION_CHARACTERS
 from dalle.data.filters import FiltersConfig
 from dalle.data.folder import FolderConfig, FolderSource
-from dalle.data.loader import ordered
+from dalle.data.loader import ordered_batches
 from dalle.data.transforms import inference_crop
 
 DOCS = Path(__file__).parents[2] / "docs" / "data.md"
@@ -80,7 +80,7 @@ def test_captions_of_a_megabyte_are_cut_and_counted(tmp_path):
     add(tmp_path, "long.png", "word " * 200_000)
     add(tmp_path, "lines.png", "word\n" * 500)
     captions = kept(tmp_path)
-    assert [len(caption) for caption in captions["long.png"]] == [LONGEST]
+    assert [len(caption) for caption in captions["long.png"]] == [MAX_CAPTION_CHARACTERS]
     assert len(captions["lines.png"]) == 500
     assert opened(tmp_path).remarks == {"with captions cut to 4,096 characters": 1}
 
@@ -106,7 +106,7 @@ def test_a_picture_on_the_list_by_its_hash_is_never_given_out(tmp_path, caplog):
     seen: set[str] = set()
     for split in ("train", "val"):
         source = opened(tmp_path, split, opt_out=str(tmp_path / "list"), validation_share=0.5)
-        seen |= {key for batch in ordered(source, inference_crop, 2) for key in batch.keys}
+        seen |= {key for batch in ordered_batches(source, inference_crop, 2) for key in batch.keys}
     assert seen == {"0.png", "1.png", "3.png"}
     assert any("2.png: opted out by hash (1 so far)" in message for message in caplog.messages)
 

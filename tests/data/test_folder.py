@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dalle.data.folder import FolderConfig, FolderSource, picture_paths
-from dalle.data.loader import batches
+from dalle.data.loader import image_batches
 from dalle.data.source import UnreadableRecord
 from dalle.data.tally import Tally
 from dalle.data.transforms import inference_crop
@@ -174,7 +174,7 @@ def test_training_goes_on_around_broken_pictures(tmp_path):
         add(tmp_path, f"{number}.png")
     for number in (3, 5, 7):
         (tmp_path / f"{number}.png").write_bytes(b"")
-    stream = batches(opened(tmp_path), inference_crop, batch_size=4, seed=0)
+    stream = image_batches(opened(tmp_path), inference_crop, batch_size=4, seed=0)
     keys = {key for batch in islice(stream, 6) for key in batch.keys}
     assert keys and not keys & {"3.png", "5.png", "7.png"}
 
@@ -196,7 +196,7 @@ def test_other_splits_and_shares_are_refused(tmp_path):
     with pytest.raises(ValueError, match="not 'novel'"):
         opened(tmp_path, "novel")
     for share in (0.0, 1.0, -0.1):
-        with pytest.raises(ValueError, match="validation_share must lie between 0 and 1"):
+        with pytest.raises(ValueError, match="validation_share must be between 0 and 1"):
             opened(tmp_path, validation_share=share)
 
 

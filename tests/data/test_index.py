@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dalle.data.index import Index, IndexBuilder, Lists, Strings, digest_of
+from dalle.data.index import Index, IndexBuilder, RaggedStrings, StringArray, digest_of
 
 # whatever a file may be called
 names = st.binary(max_size=12).map(lambda name: name.decode("utf-8", "surrogateescape"))
@@ -16,7 +16,7 @@ names = st.binary(max_size=12).map(lambda name: name.decode("utf-8", "surrogatee
 
 @given(st.lists(names), st.data())
 def test_strings_come_back_as_they_were_and_rows_are_taken_in_any_order(texts, data):
-    strings = Strings.of(texts)
+    strings = StringArray.from_strings(texts)
     assert list(strings) == texts
     rows = data.draw(st.lists(st.integers(0, len(texts) - 1))) if texts else []
     assert list(strings.take(np.array(rows, np.int64))) == [texts[row] for row in rows]
@@ -27,7 +27,7 @@ def test_lists_come_back_as_they_were_and_rows_are_taken_in_any_order(lists, dat
     builder = IndexBuilder()
     for number, texts in enumerate(lists):
         builder.add(str(number), texts, (number, -number))
-    index = builder.built()
+    index = builder.build()
     rows = data.draw(st.lists(st.integers(0, len(lists) - 1))) if lists else []
     for got, wanted in ((index, range(len(lists))), (index.take(np.array(rows, np.int64)), rows)):
         assert [got.captions[place] for place in range(len(got))] == [tuple(lists[row]) for row in wanted]
@@ -38,7 +38,7 @@ def test_lists_come_back_as_they_were_and_rows_are_taken_in_any_order(lists, dat
 @given(st.lists(st.tuples(st.integers(0, 5), names)))
 def test_strings_are_grouped_by_their_owners_in_order(owned):
     owners = np.array([owner for owner, _ in owned], np.int64)
-    grouped = Lists.grouped(owners, Strings.of(text for _, text in owned), 6)
+    grouped = RaggedStrings.from_owners(owners, StringArray.from_strings(text for _, text in owned), 6)
     for record in range(6):
         assert grouped[record] == tuple(text for owner, text in owned if owner == record)
 
@@ -46,7 +46,7 @@ def test_strings_are_grouped_by_their_owners_in_order(owned):
 @pytest.mark.parametrize("index", [-1, 2, 10**9])
 def test_there_is_nothing_outside(index):
     with pytest.raises(IndexError, match="outside of 2 strings"):
-        Strings.of(["a", "b"])[index]
+        StringArray.from_strings(["a", "b"])[index]
 
 
 def test_a_million_records_take_their_bytes_and_48_more_and_never_become_objects():
@@ -54,7 +54,7 @@ def test_a_million_records_take_their_bytes_and_48_more_and_never_become_objects
     builder = IndexBuilder()
     for number in range(count):
         builder.add(f"{number:09d}.jpg", (caption,), (0, number, 1))
-    index = builder.built()
+    index = builder.build()
     assert index.nbytes == pytest.approx(count * (13 + 32 + 6 * 8), rel=1e-3)
     tracemalloc.start()
     kept = index.take(np.flatnonzero(np.arange(count) % 20 != 0))  # as a split takes most of them
@@ -75,6 +75,6 @@ def test_digests_tell_every_change_and_where_parts_end():
 
 
 def test_an_empty_index_has_no_records():
-    index = IndexBuilder().built()
+    index = IndexBuilder().build()
     assert isinstance(index, Index) and len(index) == 0
     assert len(index.take(np.array([], np.int64))) == 0

@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dalle.data.contents import Batch, TokenBatch
-from dalle.data.index import Strings
-from dalle.data.loader import batches, ordered, token_batches, views
+from dalle.data.collate import ImageBatch, TokenBatch
+from dalle.data.index import StringArray
+from dalle.data.loader import encoder_batches, image_batches, ordered_batches, token_batches
 from dalle.data.source import Record, UnreadableRecord
 from dalle.data.token_cache import Block, TokenCache, TokenKind
 from dalle.data.transforms import dvae_augmentation, inference_crop
@@ -37,8 +37,8 @@ class Numbered:
     def __len__(self) -> int:
         return self.length
 
-    def keys(self) -> Strings:
-        return Strings.of(f"record {index}" for index in range(self.length))
+    def keys(self) -> StringArray:
+        return StringArray.from_strings(f"record {index}" for index in range(self.length))
 
     def captions(self, index: int) -> tuple[str, ...]:
         return f"{index} in words", f"number {index}"
@@ -53,12 +53,12 @@ class Numbered:
         return Record(Image.fromarray(pixels), self.captions(index), f"record {index}")
 
 
-def taken(count: int, source: Numbered, **options) -> list[Batch]:
+def taken(count: int, source: Numbered, **options) -> list[ImageBatch]:
     settings = {"batch_size": 3, "seed": 7} | options
-    return list(islice(batches(source, dvae_augmentation, **settings), count))
+    return list(islice(image_batches(source, dvae_augmentation, **settings), count))
 
 
-def assert_same(one: list[Batch], other: list[Batch]) -> None:
+def assert_same(one: list[ImageBatch], other: list[ImageBatch]) -> None:
     assert len(one) == len(other)
     for a, b in zip(one, other, strict=True):
         assert torch.equal(a.images, b.images)
@@ -142,14 +142,14 @@ def test_unreadable_record_gives_way_to_the_next_of_the_stream():
 
 
 def test_nothing_readable_is_an_error_that_names_a_record():
-    with pytest.raises(ValueError, match="none of the 3 records can be read; for instance record"):
+    with pytest.raises(ValueError, match="none of 3 records can be read; the first is record"):
         taken(1, Numbered(3, broken=(0, 1, 2)))
-    with pytest.raises(ValueError, match="none of the 3 records can be read; for instance record 0: made so"):
-        list(ordered(Numbered(3, broken=(0, 1, 2)), inference_crop, 2))
+    with pytest.raises(ValueError, match="none of 3 records can be read; the first is record 0: made so"):
+        list(ordered_batches(Numbered(3, broken=(0, 1, 2)), inference_crop, 2))
 
 
 def test_ordered_visits_every_readable_record_once_from_first_to_last():
-    got = list(ordered(Numbered(8, broken=(1, 7)), inference_crop, 4))
+    got = list(ordered_batches(Numbered(8, broken=(1, 7)), inference_crop, 4))
     assert [key for batch in got for key in batch.keys] == [f"record {i}" for i in (0, 2, 3, 4, 5, 6)]
     assert [len(batch.keys) for batch in got] == [4, 2]
     assert got[0].captions[0] == "0 in words"
@@ -172,9 +172,9 @@ def test_numbers_that_cannot_work_are_refused_at_once(options, message):
 
 def test_empty_source_is_refused_at_once():
     with pytest.raises(ValueError, match="empty"):
-        batches(Numbered(0), inference_crop, batch_size=1, seed=0)
+        image_batches(Numbered(0), inference_crop, batch_size=1, seed=0)
     with pytest.raises(ValueError, match="empty"):
-        ordered(Numbered(0), inference_crop, 1)
+        ordered_batches(Numbered(0), inference_crop, 1)
 
 
 # --- exactness -------------------------------------------------------------------------------------------------
@@ -226,7 +226,7 @@ def test_an_exception_that_nobody_foresaw_is_told_with_the_record_at_fault(worke
 
 
 def test_a_workers_death_is_told_when_its_batch_is_missed_with_the_record_at_fault():
-    stream = batches(Deadly(10), inference_crop, batch_size=1, seed=7, workers=1)
+    stream = image_batches(Deadly(10), inference_crop, batch_size=1, seed=7, workers=1)
     place = [batch.keys[0] for batch in taken(10, Numbered(10), batch_size=1)].index("record 5")
     for _ in range(max(1, place - 1)):  # the worker is two batches ahead
         next(stream)
@@ -255,7 +255,7 @@ def encoded(source: Numbered, folder: Path, count: int) -> TokenCache:
     """`count` views of all records, augmented."""
     kind = TokenKind(source.digest(), SIZE, "dvae", "made up", count)
     cache = TokenCache.create(folder, kind, len(source), positions=4, vocabulary=766, about={})
-    for seen in views(source, dvae_augmentation, list(cache.unfinished())):
+    for seen in encoder_batches(source, dvae_augmentation, list(cache.unfinished())):
         cache.write(seen.block, made_up_tokens(seen.images).numpy(), seen.readable)
     return cache
 
@@ -303,7 +303,7 @@ def test_tokens_are_read_without_opening_a_picture(tmp_path):
 def test_workers_change_nothing_in_what_is_encoded(tmp_path):
     source = Numbered(40, broken=(7, 39))
     cache = encoded(source, tmp_path / "tokens", 1)
-    seen = list(views(source, dvae_augmentation, [Block(0, 0, 32), Block(0, 32, 40)], workers=2))
+    seen = list(encoder_batches(source, dvae_augmentation, [Block(0, 0, 32), Block(0, 32, 40)], workers=2))
     assert torch.cat([made_up_tokens(each.images) for each in seen]).numpy().tolist() == cache.tokens[0].tolist()
     assert [list(each.unreadable) for each in seen] == [["record 7"], ["record 39"]]
     assert np.flatnonzero(~np.concatenate([each.readable for each in seen])).tolist() == [7, 39]
@@ -313,9 +313,9 @@ def test_a_million_records_take_no_more_memory_than_their_arrays(tmp_path):
     records = 1_000_000
 
     class Million(Numbered):
-        names = Strings(b"x" * 8 * records, np.arange(records + 1) * 8)
+        names = StringArray(b"x" * 8 * records, np.arange(records + 1) * 8)
 
-        def keys(self) -> Strings:
+        def keys(self) -> StringArray:
             return self.names
 
     source = Million(records)
@@ -323,7 +323,10 @@ def test_a_million_records_take_no_more_memory_than_their_arrays(tmp_path):
     with open(tmp_path / "tokens" / "states.npy", "r+b") as file:
         file.seek(-records, os.SEEK_END)
         file.write(b"\1" * records)
-    streams = token_batches(source, cache, batch_size=64, seed=0), batches(source, inference_crop, batch_size=4, seed=0)
+    streams = (
+        token_batches(source, cache, batch_size=64, seed=0),
+        image_batches(source, inference_crop, batch_size=4, seed=0),
+    )
     tracemalloc.start()
     try:
         for stream in streams:

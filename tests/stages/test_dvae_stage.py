@@ -10,7 +10,7 @@ from tiny_stages import BLOCKS, CONFIGS, SIZE, build, overfit
 
 from dalle import checkpoint, losses
 from dalle.data import open_source
-from dalle.data.loader import Batch, ordered
+from dalle.data.loader import ImageBatch, ordered_batches
 from dalle.data.transforms import inference_crop
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.models.dvae.relaxation import argmax_one_hot, gumbel_softmax
@@ -27,15 +27,15 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def held_out_pixels(count: int = 10) -> torch.Tensor:
-    (batch,) = ordered(open_source(replace(BLOCKS, val=count), "val"), inference_crop, count)
+    (batch,) = ordered_batches(open_source(replace(BLOCKS, val=count), "val"), inference_crop, count)
     return batch.images.float() / 255
 
 
-def patchwork(count: int = 8) -> Batch:
+def patchwork(count: int = 8) -> ImageBatch:
     """Pictures of four pure colours each: no picture that is the same for all comes near them."""
     corners = torch.randint(2, (count, 3, 2, 2), generator=generator()) * 255
     images = corners.repeat_interleave(SIZE // 2, dim=2).repeat_interleave(SIZE // 2, dim=3)
-    return Batch(images.byte(), [""] * count, [""] * count)
+    return ImageBatch(images.byte(), [""] * count, [""] * count)
 
 
 @torch.no_grad()

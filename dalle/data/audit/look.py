@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from dalle.data.audit.fingerprints import FINGERPRINT, fingerprint, keep_fingerprints
-from dalle.data.index import Strings
+from dalle.data.index import StringArray
 from dalle.data.passes import in_order
 from dalle.data.source import Source, UnreadableRecord
 
@@ -24,7 +24,7 @@ class Look:
     unreadable: dict[str, str]  # key -> reason
 
     @cached_property
-    def keys(self) -> Strings:
+    def keys(self) -> StringArray:
         """Keys of all records of the split."""
         return self.source.keys()
 

@@ -8,7 +8,7 @@ from typing import Any
 from dalle import checkpoint
 from dalle.checkpoint import CheckpointError
 from dalle.data import DATA_SETS, open_source, read_config
-from dalle.data.index import Strings
+from dalle.data.index import StringArray
 from dalle.data.source import Source
 
 
@@ -74,7 +74,7 @@ class Provenance:
         """Open the training split. Raises ValueError, or CheckpointError if the checkpoint has no data config."""
         return open_source(self.data(), "train")
 
-    def names(self) -> Strings:
+    def names(self) -> StringArray:
         """Return the keys of the training records. Raises CheckpointError if the data have changed since training."""
         source = self.source()
         if (told := self.meta.get("records")) is not None and source.digest() != told["train"]["digest"]:

@@ -49,8 +49,8 @@ PACKAGES = (EMOJIBASE, OPENMOJI, FLUENT_3D, ICONIFY)
 def download(package: Package, folder: Path) -> Path:
     """Return the path of the package's .tgz file in `folder`, after downloading it if it is not there yet.
 
-    Raises PackageError if npm is missing, the registry does not answer, or the digest is not the pinned one. A file with
-    another digest is never kept.
+    Raises PackageError if npm is missing, the registry does not answer, or the digest is not the pinned one. A file
+    with another digest is never kept.
     """
     path = folder / package.file
     if path.is_file():
@@ -60,8 +60,8 @@ def download(package: Package, folder: Path) -> Path:
     npm = shutil.which("npm")
     if npm is None:
         raise PackageError(
-            "npm is not installed, and it downloads the packages of drawings. Install Node.js (Debian: apt install npm; "
-            "macOS: brew install node), or copy a finished folder from another machine"
+            "npm is not installed, and it downloads the packages of drawings. Install Node.js (Debian: apt install "
+            "npm; macOS: brew install node), or copy a finished folder from another machine"
         )
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:

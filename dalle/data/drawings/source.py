@@ -16,8 +16,8 @@ from PIL import Image
 from dalle.data.drawings import wording
 from dalle.data.drawings.render import COLOURS, Drawings, Picture, recoloured
 from dalle.data.drawings.splits import SPLITS, held_out_colour, held_out_concept, held_out_style
-from dalle.data.emoji import fraction
-from dalle.data.index import Strings, digest_of
+from dalle.data.emoji import hash_fraction
+from dalle.data.index import StringArray, digest_of
 from dalle.data.opt_out import OptOut
 from dalle.data.source import Record
 from dalle.seeds import numpy_generator
@@ -87,7 +87,11 @@ class Composed(NamedTuple):
 
 
 class DrawingsSource:
-    """Drawings and composed pictures of a split. Raises ValueError for an unknown split and a folder without drawings."""
+    """Drawings and composed pictures of a split.
+
+    Held-out records are in random order, so that the first ones represent the split. Raises ValueError for an unknown
+    split and a folder without drawings.
+    """
 
     def __init__(self, config: DrawingsConfig, split: str):
         if split not in SPLITS:
@@ -98,6 +102,9 @@ class DrawingsSource:
         self.check_languages()
         self.dropped: dict[str, int] = {}
         self.records = list(records_of(self.drawings.pictures, config, split, self.dropped))
+        if split != "train":
+            order = numpy_generator("order of held-out drawings", config.seed).permutation(len(self.records))
+            self.records = [self.records[number] for number in order]
 
     def __len__(self) -> int:
         return len(self.records)
@@ -124,9 +131,9 @@ class DrawingsSource:
         second = record.colour or (self.drawings.pictures[record.second].key if record.second >= 0 else "")
         return "/".join(filter(None, (record.kind.replace(" ", "-"), first, second)))
 
-    def keys(self) -> Strings:
+    def keys(self) -> StringArray:
         """Return the keys of all records: twemoji/1F34E, colour/tabler/umbrella/green, ..."""
-        return Strings.of(map(self.key, range(len(self))))
+        return StringArray.of(map(self.key, range(len(self))))
 
     def captions(self, index: int) -> tuple[str, ...]:
         """Return all captions of the record at `index`."""
@@ -198,18 +205,15 @@ def records_of(
     styles: dict[str, set[str]] = defaultdict(set)
     for picture in pictures:
         styles[picture.subject.concept].add(picture.drawing_set.style)
+    wanted = "train" if split == "colours" else split
     used: list[int] = []
     for number, picture in enumerate(pictures):
         concept, style = picture.subject.concept, picture.drawing_set.style
         if reason := opt_out.reason(picture.key):
             dropped[reason] = dropped.get(reason, 0) + 1
-        elif picture.tone and fraction(f"tone {picture.key}") >= config.skin_tones:
+        elif picture.tone and hash_fraction(f"tone {picture.key}") >= config.skin_tones:
             continue
-        elif (
-            split == home_of(concept, style, len(styles[concept]), config.validation_share)
-            or split == "colours"
-            and home_of(concept, style, len(styles[concept]), config.validation_share) == "train"
-        ):
+        elif wanted == home_of(concept, style, len(styles[concept]), config.validation_share):
             used.append(number)
     if split != "colours":
         yield from (Composed("drawing", number) for number in used)
@@ -241,7 +245,7 @@ def coloured(pictures: list[Picture], used: list[int], config: DrawingsConfig, s
     if split == "colours":
         first = {(pictures[number].subject.concept, colour): number for number, colour in reversed(options)}
         yield from (Composed("colour", number, colour=colour) for (_, colour), number in sorted(first.items()))
-    elif split == "train" or split == "val":
+    elif split in ("train", "val"):
         for place in chosen(len(options), config.mix.colours * len(used), "colours", config.seed):
             yield Composed("colour", options[place][0], colour=options[place][1])
 

@@ -19,40 +19,45 @@ WITHOUT_ICONS = {"symbols", "flags", "component"}  # groups of emojis whose name
 
 # objects that at least four icon sets draw and that are no emoji
 OBJECTS = """
-acorn, address book, anvil, aperture, armchair, asteroid, audio cassette=cassette, baby carriage, bacteria, balcony, bandage,
-barbell, barcode, barn, barrel, baseball bat, battery charging, beaker, bed double=double bed, belt, bench, binoculars,
-blender, blinds, bone fracture, book open=open book, bookshelf, boombox, bottle, bow tie, bowl, bowling ball, box, brick wall,
-bread slice, bulldozer, cable car, cactus pot, cake slice, calculator, campfire, candy cane, cannabis=hemp leaf, car battery,
-car door, car wash, caravan, carousel, cash register, castle tower=tower, cctv=security camera, chalkboard, chandelier,
-charging station, chef hat, cherry, chess bishop, chess king, chess knight, chess queen, chess rook, chimney, chocolate,
-clapperboard, closet, coffee bean, coffee mug, coins, compact disc, compass rose, cooking pot, coronavirus, cpu=processor,
-crane, crib, cube, cup, curtains, cylinder, database, desk, desk lamp, diaper, dice, diploma, dishwasher, donut, door open=open
-door, drill, drone, dumbbell, earbuds, easel, eiffel tower, engine, envelope open=open envelope, eraser, escalator,
-eye closed=closed eye, eyedropper, fan, farm, faucet, fence, filing cabinet, film, fire hydrant, fireplace, first aid kit, flask,
-floor lamp, flower, folder open=open folder, forest, fork, forklift, fridge, funnel, galaxy, gallery, game boy=gameboy, garage,
-gas pump, gas station, gate, gavel, gift card, glove, golf ball, golf cart, gramophone, grass, greenhouse, guitar amplifier,
-hair dryer, handcuffs, hanger, hard drive, hard hat, hat, headset, heater, helmet, highlighter, horseshoe, hot air balloon,
-hurricane, ice cream cone, injection=syringe needle, iron, jeep, kettle, keyhole, kidneys, kiwi, ladle, lamp, landscape, leaf,
-lectern, library, lightbulb, light switch, lighthouse, liver, log, magazine, martini, maze, medicine bottle, meteor, metronome,
-microchip, microwave, milestone, moon stars=moon with stars, moped, mortar, music note, nail, necklace, needle, noodles, nurse,
-office chair, outlet, oven, paint brush, paint bucket, paint roller, palette, paper plane, parking meter, parrot cage=bird cage,
-passport, paw, pen nib, perfume, piano, picnic table, pie chart, piggy bank, pill bottle, pillow, pills, pine tree, pinwheel,
-pipette, pizza slice, planet, plane, plant, plate, playground, plug, podium, poker chip, polaroid, pot, pumpkin, puzzle, pyramid,
-qr code, radar, rake, refrigerator, remote control, road, rocking chair, rolling pin, router, rug, ruler, safe, satellite dish, sausage,
-scale, scanner, scarecrow, school bus, sd card, server, ship wheel, shop, shopping bag, shopping basket, shower head, shredder, sim card,
-siren, skirt, smartphone, smartwatch, snowmobile, sofa, solar panel, soup, sphere, spray can, sprout, stairs, stamp, steering wheel,
-sticky note, stomach, store, stroller, submarine, suitcase, swimming pool, sword, swords=crossed swords, table, table lamp, tablet,
-tank, tea cup, telegraph, tennis ball, test tubes, theater, thunderstorm, tire, toolbox, tow truck, traffic cone, trash can,
-treadmill, tree, trolley, trowel, tsunami, tunnel, turntable, ufo, usb, utility pole, vacuum cleaner, van, vault, vest, video camera=
-camcorder, vinyl record, virus, wallet, wardrobe, warehouse, washing machine, water bottle, water glass, waterfall, watering can,
-webcam, wheat, whisk, whistle, wind turbine, windmill, windsock, wine, world=globe stand, yoga
+acorn, address book, anvil, aperture, armchair, asteroid, audio cassette=cassette, baby carriage, bacteria,
+balcony, bandage, barbell, barcode, barn, barrel, baseball bat, battery charging, beaker, bed double=double bed,
+belt, bench, binoculars, blender, blinds, bone fracture, book open=open book, bookshelf, boombox, bottle, bow tie,
+bowl, bowling ball, box, brick wall, bread slice, bulldozer, cable car, cactus pot, cake slice, calculator,
+campfire, candy cane, cannabis=hemp leaf, car battery, car door, car wash, caravan, carousel, cash register, castle
+tower=tower, cctv=security camera, chalkboard, chandelier, charging station, chef hat, cherry, chess bishop, chess
+king, chess knight, chess queen, chess rook, chimney, chocolate, clapperboard, closet, coffee bean, coffee mug,
+coins, compact disc, compass rose, cooking pot, coronavirus, cpu=processor, crane, crib, cube, cup, curtains,
+cylinder, database, desk, desk lamp, diaper, dice, diploma, dishwasher, donut, door open=open door, drill, drone,
+dumbbell, earbuds, easel, eiffel tower, engine, envelope open=open envelope, eraser, escalator, eye closed=closed
+eye, eyedropper, fan, farm, faucet, fence, filing cabinet, film, fire hydrant, fireplace, first aid kit, flask,
+floor lamp, flower, folder open=open folder, forest, fork, forklift, fridge, funnel, galaxy, gallery, game
+boy=gameboy, garage, gas pump, gas station, gate, gavel, gift card, glove, golf ball, golf cart, gramophone, grass,
+greenhouse, guitar amplifier, hair dryer, handcuffs, hanger, hard drive, hard hat, hat, headset, heater, helmet,
+highlighter, horseshoe, hot air balloon, hurricane, ice cream cone, injection=syringe needle, iron, jeep, kettle,
+keyhole, kidneys, kiwi, ladle, lamp, landscape, leaf, lectern, library, lightbulb, light switch, lighthouse, liver,
+log, magazine, martini, maze, medicine bottle, meteor, metronome, microchip, microwave, milestone, moon stars=moon
+with stars, moped, mortar, music note, nail, necklace, needle, noodles, nurse, office chair, outlet, oven, paint
+brush, paint bucket, paint roller, palette, paper plane, parking meter, parrot cage=bird cage, passport, paw, pen
+nib, perfume, piano, picnic table, pie chart, piggy bank, pill bottle, pillow, pills, pine tree, pinwheel, pipette,
+pizza slice, planet, plane, plant, plate, playground, plug, podium, poker chip, polaroid, pot, pumpkin, puzzle,
+pyramid, qr code, radar, rake, refrigerator, remote control, road, rocking chair, rolling pin, router, rug, ruler,
+safe, satellite dish, sausage, scale, scanner, scarecrow, school bus, sd card, server, ship wheel, shop, shopping
+bag, shopping basket, shower head, shredder, sim card, siren, skirt, smartphone, smartwatch, snowmobile, sofa,
+solar panel, soup, sphere, spray can, sprout, stairs, stamp, steering wheel, sticky note, stomach, store, stroller,
+submarine, suitcase, swimming pool, sword, swords=crossed swords, table, table lamp, tablet, tank, tea cup,
+telegraph, tennis ball, test tubes, theater, thunderstorm, tire, toolbox, tow truck, traffic cone, trash can,
+treadmill, tree, trolley, trowel, tsunami, tunnel, turntable, ufo, usb, utility pole, vacuum cleaner, van, vault,
+vest, video camera=camcorder, vinyl record, virus, wallet, wardrobe, warehouse, washing machine, water bottle,
+water glass, waterfall, watering can, webcam, wheat, whisk, whistle, wind turbine, windmill, windsock, wine,
+world=globe stand, yoga
 """
 
 # names of icons that mean something else than the emoji of this name, often a brand or a command of a program
 NOT_DRAWN = {
-    "apple", "windows", "android", "telegram", "twitter", "meta", "amazon", "x", "tag", "pin", "back", "on", "top", "end",
-    "soon", "new", "up", "cool", "free", "id", "link", "share", "code", "copy", "wave", "leaves", "slack", "opera", "safari",
-    "chrome", "edge", "firefox", "java", "swift", "docker", "gem", "ruby", "rust", "snapchat", "wind", "tv-off", "blush",
+    "apple", "windows", "android", "telegram", "twitter", "meta", "amazon", "x", "tag", "pin", "back", "on", "top",
+    "end", "soon", "new", "up", "cool", "free", "id", "link", "share", "code", "copy", "wave", "leaves", "slack",
+    "opera", "safari", "chrome", "edge", "firefox", "java", "swift", "docker", "gem", "ruby", "rust", "snapchat",
+    "wind", "tv-off", "blush",
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dalle.data.blocks import BlocksSource
 from dalle.data.blocks_world import Statement
-from dalle.data.loader import ordered
+from dalle.data.loader import ordered_batches
 from dalle.data.source import Source
 from dalle.data.transforms import inference_crop
 from dalle.evaluation.judges.blocks_judge import Verdict, judge
@@ -115,5 +115,5 @@ def _scored(scorer: Scorer, captions: Sequence[str], number: int, images: list[I
 
 def first_captions(source: Source, count: int) -> list[str]:
     """Return the first caption of each of the first `count` readable records; fewer if there are fewer."""
-    every = (caption for batch in ordered(source, inference_crop, min(count, 64)) for caption in batch.captions)
+    every = (caption for batch in ordered_batches(source, inference_crop, min(count, 64)) for caption in batch.captions)
     return list(islice(every, count))

@@ -161,7 +161,8 @@ def test_opted_out_drawings_are_in_no_record(config, tmp_path):
     config.opt_out = str(listed)
     for split in SPLITS:
         source = DrawingsSource(config, split)
-        assert not any("lucide/umbrella" in key for key in source.keys())
+        keys = source.keys()
+        assert not any("lucide/umbrella" in key for key in keys)
         assert source.dropped == {"opted out by key": 1}
 
 

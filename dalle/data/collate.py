@@ -16,7 +16,7 @@ from dalle.seeds import numpy_generator
 
 
 @dataclass(frozen=True)
-class Batch:
+class ImageBatch:
     """Batch of images with one caption each."""
 
     images: Tensor  # (b, 3, size, size) uint8
@@ -35,11 +35,11 @@ class TokenBatch:
     unreadable: dict[str, str] = field(default_factory=dict)
 
 
-Made = TypeVar("Made", covariant=True)
+BatchT = TypeVar("BatchT", covariant=True)
 
 
-class Contents(Protocol[Made]):
-    """Interface that turns records into samples and samples into a batch."""
+class Collator(Protocol[BatchT]):
+    """Interface that turns records into samples, and samples into a batch."""
 
     source: Source
 
@@ -47,72 +47,74 @@ class Contents(Protocol[Made]):
         """Return the sample of record `index` in an epoch of a run. Raises `UnreadableRecord`."""
         ...
 
-    def batch(self, samples: Sequence[Any], unreadable: dict[str, str]) -> Made: ...
+    def collate(self, samples: Sequence[Any], unreadable: dict[str, str]) -> BatchT:
+        """Stack samples into a batch. unreadable: key -> reason, of the records skipped for this batch."""
+        ...
 
 
-class Picture(NamedTuple):
-    """Sample of `Pictures`: one transformed image and one caption."""
+class ImageSample(NamedTuple):
+    """One transformed image and one caption."""
 
     pixels: np.ndarray  # (size, size, 3) uint8
     caption: str
     key: str
 
 
-class Pictures(Contents[Batch]):
-    """Samples of images, read from the data source and transformed."""
+class ImageCollator(Collator[ImageBatch]):
+    """Reads images from the data source, transforms them and stacks them."""
 
     def __init__(self, source: Source, transform: Transform):
         self.source = source
         self.transform = transform
 
-    def sample(self, index: int, epoch: int, seed: int) -> Picture:
+    def sample(self, index: int, epoch: int, seed: int) -> ImageSample:
         generator = numpy_generator("training record", seed, epoch, index)
         record = self.source[index]
-        caption = one_of(record.captions, generator)
+        caption = draw_caption(record.captions, generator)
         pixels = self.transform(record.image, self.source.image_size, generator)
-        return Picture(pixels, caption, record.key)
+        return ImageSample(pixels, caption, record.key)
 
-    def batch(self, samples: Sequence[Picture], unreadable: dict[str, str]) -> Batch:
+    def collate(self, samples: Sequence[ImageSample], unreadable: dict[str, str]) -> ImageBatch:
         pixels, captions, keys = zip(*samples, strict=True)
-        return Batch(images_of(np.stack(pixels)), list(captions), list(keys), unreadable)
+        return ImageBatch(to_tensor(np.stack(pixels)), list(captions), list(keys), unreadable)
 
 
-class Place(NamedTuple):
-    """Sample of `Tokens`: index of an image's tokens in the cache. Tokens are read for a whole batch at once."""
+class TokenSample(NamedTuple):
+    """Position of one image's tokens in the cache, and one caption. Tokens are read for a whole batch at once."""
 
     view: int
-    row: int
+    index: int
     caption: str
     key: str
 
 
-class Tokens(Contents[TokenBatch]):
-    """Samples with the same captions as `Pictures` and the cached tokens of one view. Opens no image."""
+class TokenCollator(Collator[TokenBatch]):
+    """Reads cached tokens instead of images, with the captions that `ImageCollator` draws. Opens no image."""
 
     def __init__(self, source: Source, cache: TokenCache):
         self.source = source
         self.cache = cache
         self.keys = source.keys()
 
-    def sample(self, index: int, epoch: int, seed: int) -> Place:
+    def sample(self, index: int, epoch: int, seed: int) -> TokenSample:
         view, key = epoch % self.cache.kind.views, self.keys[index]
         if not self.cache.holds(view, index):
-            raise UnreadableRecord(key, "could not be read when its tokens were made")
+            raise UnreadableRecord(key, "could not be read when the tokens were encoded")
         captions = self.source.captions(index)
-        caption = one_of(captions, numpy_generator("training record", seed, epoch, index))
-        return Place(view, index, caption, key)
+        caption = draw_caption(captions, numpy_generator("training record", seed, epoch, index))
+        return TokenSample(view, index, caption, key)
 
-    def batch(self, samples: Sequence[Place], unreadable: dict[str, str]) -> TokenBatch:
+    def collate(self, samples: Sequence[TokenSample], unreadable: dict[str, str]) -> TokenBatch:
         views, indices, captions, keys = zip(*samples, strict=True)
         tokens = torch.from_numpy(self.cache.read(views, indices))
         return TokenBatch(tokens, list(captions), list(keys), unreadable)
 
 
-def one_of(captions: tuple[str, ...], generator: np.random.Generator) -> str:
+def draw_caption(captions: tuple[str, ...], generator: np.random.Generator) -> str:
     """Draw one of a record's captions. This must be the first draw from the generator."""
     return captions[generator.integers(len(captions))]
 
 
-def images_of(pixels: np.ndarray) -> Tensor:
+def to_tensor(pixels: np.ndarray) -> Tensor:
     """Convert images to a tensor: (b, size, size, 3) uint8 -> (b, 3, size, size)."""
     return torch.from_numpy(np.ascontiguousarray(rearrange(pixels, "b h w c -> b c h w")))
