@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from dalle.data.emoji_words import base_of
+from dalle.data.emoji_words import base_name
 
 VARIATION_SELECTOR = "-FE0F"
 GENDERS = {0: "female", 1: "male"}
@@ -168,7 +168,7 @@ def concept_of(label: str, group: str) -> str:
     """Return the concept of an emoji's label, without gender, hair style and walking direction."""
     if group == "flags":
         return label.replace("flag: ", "flag of ")
-    return base_of(label.replace(":", "").replace(",", ""))
+    return base_name(label.replace(":", "").replace(",", ""))
 
 
 def plain_code(code: str) -> str:

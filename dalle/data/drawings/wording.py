@@ -9,7 +9,7 @@ from itertools import product
 
 from dalle.data.drawings.sets import STYLES
 from dalle.data.drawings.subjects import Subject
-from dalle.data.emoji_words import AFTER_HEAD, flag_of, phrase, with_article
+from dalle.data.emoji_words import AFTER_HEAD, flag_phrase, phrase, with_article
 
 MOST_TAGS = 4
 COLOUR_WORDS = re.compile(
@@ -43,7 +43,7 @@ def names_of(subject: Subject, tone: str = "", stated: bool = True) -> list[str]
     """
     label = subject.labels["en"]
     if subject.group == "flags" and label.startswith("flag: "):
-        return [flag_of(label.removeprefix("flag: "))]
+        return [flag_phrase(label.removeprefix("flag: "))]
     label = label.replace(": ", " ").replace(",", "").replace("\u2019", "'").replace("\u201c", "").replace("\u201d", "")
     tones = [f"{each} skin tone" for each in tone.split(" and ")] if tone and stated else []
     full = phrase(label, tones)
