@@ -6,8 +6,9 @@ tokens. sources= reports the training data of a checkpoint. import= converts pub
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from dalle import distributed
@@ -33,33 +34,49 @@ MODELS = {"dvae": DiscreteVAE, "clip": CLIP}
 
 @command("prepare")
 def main(config: PrepareConfig) -> None:
-    name = next((name for name, options in IMPORTS.configs.items() if isinstance(config, options)), None)
-    if name is not None:
-        import_model(name, config)
-    elif config.sources is not None:
-        tell_sources(config.sources, config.out)
-    elif config.data is None:
+    settings = vars(config) | {"import": import_name(config)}
+    task = next((task for task in TASKS if settings[task.setting] is not None), None)
+    if task is None or (task.needs_data and config.data is None):
         imports = " or ".join(f"import={name}" for name in IMPORTS)
-        raise ValueError(f"say what to prepare: {imports}, or a data set, as in data=folder data.path=my/pictures")
-    elif config.find is not None:
-        find_picture(config)
-    elif config.dvae is not None:
-        encode_pictures(config)
-    else:
-        look_over(config)
+        raise ValueError(f"nothing to prepare: give {imports}, or a data set, as in data=folder data.path=my/pictures")
+    task.run(config)
 
 
-def look_over(config: PrepareConfig) -> None:
-    """Write a survey of a data set: a page with statistics and problems, image sheets and the tokenizer."""
-    folder = unwritten(config.out or unused(Path("outputs", "survey", config.data.name)))
-    survey = Survey.of(config.data, config.vocabulary, config.text_positions, config.limit, config.workers)
-    with new_folder(folder) as beside:
-        found = write_survey(survey, beside)
-    print("\n".join(found))
-    print(f"page      {folder / PAGE}")
+def import_model(config: PrepareConfig) -> None:
+    """Convert published weights to a checkpoint folder of this project."""
+    name = import_name(config)
+    assert name is not None
+    folder = empty_folder(config.out or Path("outputs", name))
+    weights = IMPORTS[name].build(config)
+    model = MODELS[weights.kind].from_pretrained_weights(weights)
+    with temporary_folder(folder) as temporary:
+        model.save(temporary, weights.meta)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    print(f"{folder}: {weights.kind}, {count:,} parameters")
 
 
-def find_picture(config: PrepareConfig) -> None:
+def import_name(config: PrepareConfig) -> str | None:
+    """Return the option that import= was set to, or None."""
+    return next((name for name, options in IMPORTS.configs.items() if isinstance(config, options)), None)
+
+
+def list_sources(config: PrepareConfig) -> None:
+    """Print the training data of each model of a checkpoint. With out=, also write all record keys to files."""
+    assert config.sources is not None
+    models = provenances(config.sources)
+    for model in models:
+        print("\n".join(model.lines()))
+    if config.out is None:
+        return
+    folder = empty_folder(config.out)
+    with temporary_folder(folder) as temporary:
+        for model in models:
+            with open(temporary / f"{model.kind}.txt", "w", encoding="utf-8", errors="surrogateescape") as file:
+                file.writelines(f"{key}\n" for key in model.names())
+    print(f"records   {folder}")
+
+
+def find_image(config: PrepareConfig) -> None:
     """Search the training split for an image. Prints the nearest images and writes a sheet of them."""
     assert config.find is not None
     path = Path(config.find).expanduser()
@@ -71,18 +88,18 @@ def find_picture(config: PrepareConfig) -> None:
     clip = None if clip_folder is None else CLIP.load(clip_folder)
     training = TrainingPictures.open(config.data, clip, clip_folder, config.workers)
     neighbours = training.nearest(image, config.neighbours)
-    folder = unwritten(config.out or Path("outputs", "find", path.stem))
+    folder = empty_folder(config.out or Path("outputs", "find", path.stem))
     title = verdict(neighbours[0], len(training.keys))
-    with new_folder(folder) as beside:
+    with temporary_folder(folder) as temporary:
         cells = side_by_side(training, image, shown(path.name), neighbours)
-        image_grid([GridRow(cells)], tile=TILE, title=title).save(beside / "neighbours.png")
+        image_grid([GridRow(cells)], tile=TILE, title=title).save(temporary / "neighbours.png")
     for each in neighbours:
         print(f"{each.distances()}: {each.key}")
     print(title)
     print(f"sheet     {folder / 'neighbours.png'}")
 
 
-def encode_pictures(config: PrepareConfig) -> None:
+def encode_images(config: PrepareConfig) -> None:
     """Encode the training split into tokens, on all ranks. An interrupted run resumes when it is started again."""
     device = distributed.start(config.device)
     try:
@@ -94,58 +111,60 @@ def encode_pictures(config: PrepareConfig) -> None:
         cache = encoding.cache(folder, dvae, config.workers)
         if distributed.is_first():
             print(f"tokens    {folder}: {described(cache)}")
-            named = f" tokens={config.out}" if config.out else ""
-            settings = f"stage.transform={config.transform} stage.views={config.views}{named}"
-            print(f"next      train.py stage=transformer with the same data and dvae, and {settings}")
+            tokens = f" tokens={config.out}" if config.out else ""
+            settings = f"stage.transform={config.transform} stage.views={config.views}{tokens}"
+            print(f"next      train.py stage=transformer {settings}, with the same data= and dvae=")
     finally:
         distributed.stop()
 
 
-def tell_sources(checkpoint: str, out: str | None) -> None:
-    """Print the training data of each model of a checkpoint. With `out`, also write all record keys to files."""
-    models = provenances(checkpoint)
-    for model in models:
-        print("\n".join(model.lines()))
-    if out is None:
-        return
-    folder = unwritten(out)
-    with new_folder(folder) as beside:
-        for model in models:
-            with open(beside / f"{model.kind}.txt", "w", encoding="utf-8", errors="surrogateescape") as file:
-                file.writelines(f"{key}\n" for key in model.names())
-    print(f"names     {folder}")
+def survey_data(config: PrepareConfig) -> None:
+    """Write a survey of a data set: a page with statistics and problems, image sheets and the tokenizer."""
+    folder = empty_folder(config.out or unused(Path("outputs", "survey", config.data.name)))
+    survey = Survey.of(config.data, config.vocabulary, config.text_positions, config.limit, config.workers)
+    with temporary_folder(folder) as temporary:
+        found = write_survey(survey, temporary)
+    print("\n".join(found))
+    print(f"page      {folder / PAGE}")
 
 
-def import_model(name: str, config: PrepareConfig) -> None:
-    """Convert published weights to a checkpoint folder of this project."""
-    folder = unwritten(config.out or Path("outputs", name))
-    published = IMPORTS[name].build(config)
-    model = MODELS[published.kind].from_published(published)
-    with new_folder(folder) as beside:
-        model.save(beside, published.meta)
-    count = sum(parameter.numel() for parameter in model.parameters())
-    print(f"{folder}: {published.kind}, {count:,} parameters")
-
-
-def unwritten(folder: str | Path) -> Path:
+def empty_folder(folder: str | Path) -> Path:
     """Return the folder as a path. Raises ValueError unless it is new or empty."""
     folder = Path(folder).expanduser()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ValueError(f"{folder} is not empty: choose another out=, or move away what is there")
+        raise ValueError(f"{folder} exists and is not an empty folder: choose another out=, or move it away")
     return folder
 
 
 @contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
+def temporary_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder. It replaces `folder`, new or empty, if the block succeeds, and is deleted otherwise."""
-    beside = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(beside, ignore_errors=True)  # left by a run that was killed
-    beside.mkdir(parents=True)
+    temporary = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
+    temporary.mkdir(parents=True)
     try:
-        yield beside
-        os.replace(beside, folder)
+        yield temporary
+        os.replace(temporary, folder)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One of the tasks of prepare.py."""
+
+    setting: str  # the setting that asks for this task
+    run: Callable[[PrepareConfig], None]
+    needs_data: bool = True
+
+
+TASKS = (  # the first task whose setting is given is run
+    Task("import", import_model, needs_data=False),
+    Task("sources", list_sources, needs_data=False),
+    Task("find", find_image),
+    Task("dvae", encode_images),
+    Task("data", survey_data),
+)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from dalle.ablations.settings import ReportConfig
 from dalle.ablations.sweep import Sweep
 from dalle.cli.config import command
 from dalle.cli.sweeps import ablation_jobs, ablations
-from dalle.extras import check_installed
+from dalle.optional_dependencies import check_installed
 from dalle.training.job import Job
 from dalle.training.run import flat
 

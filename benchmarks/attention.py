@@ -52,7 +52,7 @@ def attention_times(config: TransformerConfig, batch: int, rounds: int) -> list[
 @torch.inference_mode()
 def empty_cache(model: Transformer, batch: int) -> Cache:
     """Return a cache for `batch` images of one caption."""
-    return model.new_cache(model.prefill(model.stream.captions([[1]])), batch)
+    return model.new_cache(model.prefill(model.sequence.pad_captions([[1]])), batch)
 
 
 @torch.inference_mode()

@@ -105,13 +105,13 @@ def ours(config: TransformerConfig) -> list[Decoder]:
 
 
 def _ours(name: str, model: Transformer, precision: str) -> Decoder:
-    stream = model.stream
-    caption = stream.captions([[1] * stream.caption_limit])
+    sequence = model.sequence
+    caption = sequence.pad_captions([[1] * sequence.caption_limit])
 
     def decode(images: int, tokens: int) -> None:
-        canvas = torch.zeros(stream.image_positions, dtype=torch.int64)
+        canvas = torch.zeros(sequence.image_positions, dtype=torch.int64)
         canvas[:tokens] = FREE  # decoding stops after the last free cell
-        canvas = canvas.view(stream.grid, stream.grid)
+        canvas = canvas.view(sequence.grid, sequence.grid)
         config = DecodingConfig(batch_size=images)
         generate(model, caption, images, config, canvas=canvas, precision=getattr(torch, precision))
 

@@ -23,11 +23,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dalle.validation import fits, in_words, shortened, validated
+from dalle.config_validation import config_from_json, describe_type, has_type, truncated_repr
 
 FORMAT = 1
 WEIGHTS, CONFIG, TOKENIZER, STATE = "model.safetensors", "config.json", "tokenizer.json", "state"
 
+
+# former names of fields and of values in config.json, converted on reading: kind -> former name -> name
+RENAMED_FIELDS = {
+    "transformer": {"image_places": "image_position_embedding"},
+    "clip": {"image_tower": "image_encoder", "largest_scale": "max_logit_scale"},
+}
+RENAMED_VALUES = {("transformer", "attention"): {"masked": "dense", "structured": "sparse"}}
 
 # types of the keys in `meta` of a config.json that the code reads; other keys are informative
 META = {
@@ -98,13 +105,24 @@ def read_config(folder: str | Path, kind: str) -> tuple[dict[str, Any], dict[str
         raise CheckpointError(f"{folder} holds a {written['kind']}, not a {kind}")
     meta = written.get("meta") or {}
     if not isinstance(meta, dict):
-        raise CheckpointError(f"{path}: meta={shortened(meta)} must be an object")
+        raise CheckpointError(f"{path}: meta={truncated_repr(meta)} must be an object")
     for name, hint in META.items():
-        if name in meta and not fits(meta[name], hint):
-            raise CheckpointError(f"{path}: meta.{name}={shortened(meta[name])} must be {in_words(hint)}")
+        if name in meta and not has_type(meta[name], hint):
+            raise CheckpointError(f"{path}: meta.{name}={truncated_repr(meta[name])} must be {describe_type(hint)}")
     if any(not isinstance(value, str) for value in meta.get("dvae", {}).values()):
-        raise CheckpointError(f"{path}: meta.dvae={shortened(meta['dvae'])} must hold texts alone")
-    return written["model"], meta
+        raise CheckpointError(f"{path}: meta.dvae={truncated_repr(meta['dvae'])} must hold texts alone")
+    return _with_current_names(kind, written["model"]), meta
+
+
+def _with_current_names(kind: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Convert the former names of `RENAMED_FIELDS` and `RENAMED_VALUES` in a model config."""
+    fields = RENAMED_FIELDS.get(kind, {})
+    config = {fields.get(name, name): value for name, value in config.items()}
+    for name, value in config.items():
+        values = RENAMED_VALUES.get((kind, name), {})
+        if isinstance(value, str) and value in values:
+            config[name] = values[value]
+    return config
 
 
 def load_model(folder: str | Path, kind: str, schema: type, build: Callable[[Any], Model]) -> Model:
@@ -117,7 +135,7 @@ def load_model(folder: str | Path, kind: str, schema: type, build: Callable[[Any
     written, _ = read_config(folder, kind)
     path = Path(folder) / CONFIG
     try:
-        config = validated(schema, written, str(path))
+        config = config_from_json(schema, written, str(path))
     except ValueError as error:
         raise CheckpointError(str(error)) from error
     weights = Path(folder) / WEIGHTS

@@ -39,7 +39,9 @@ def normal_nll(parameters: Tensor, images: Tensor, scale: float) -> Tensor:
     It is a squared error, normalised so that KL weights keep their meaning. `scale` is the fixed standard deviation,
     for pixels in [0, 1]. Shapes as in `logit_laplace_nll`.
     """
-    return (_picture(parameters) - images).square() / (2 * scale**2) + math.log(scale * math.sqrt(2 * math.pi))
+    return (_unclamped_mean_image(parameters) - images).square() / (2 * scale**2) + math.log(
+        scale * math.sqrt(2 * math.pi)
+    )
 
 
 @in_float32
@@ -48,11 +50,11 @@ def laplace_nll(parameters: Tensor, images: Tensor, scale: float) -> Tensor:
 
     It is an absolute error, normalised. `scale` is fixed, for pixels in [0, 1]. Shapes as in `logit_laplace_nll`.
     """
-    return (_picture(parameters) - images).abs() / scale + math.log(2 * scale)
+    return (_unclamped_mean_image(parameters) - images).abs() / scale + math.log(2 * scale)
 
 
-def _picture(parameters: Tensor) -> Tensor:
-    # as `mean_picture`, but without its clamp, which has zero gradients outside [0, 1]
+def _unclamped_mean_image(parameters: Tensor) -> Tensor:
+    # as `mean_image`, but without its clamp, which has zero gradients outside [0, 1]
     return (parameters[:, :3].sigmoid() - PIXEL_MARGIN) / (1 - 2 * PIXEL_MARGIN)
 
 
@@ -99,11 +101,11 @@ def quantisation_error(logits: Tensor) -> Tensor:
 
 
 @in_float32
-def negative_elb(nll: Tensor, kl: Tensor, kl_weight: float) -> Tensor:
+def negative_elbo(nll: Tensor, kl: Tensor, kl_weight: float) -> Tensor:
     """Compute the dVAE's loss (Eq. 1, Appendix A.2) in nats per pixel value.
 
     nll: (b, 3, H, W) nats per pixel value; kl: (b, h, w) nats per position -> scalar. With `kl_weight` = 1 it is the
-    negative evidence lower bound: ELB in the paper, usually ELBO.
+    negative evidence lower bound (ELBO), which the paper writes ELB.
     """
     per_image = reduce(nll, "b c h w -> b", "sum") + kl_weight * reduce(kl, "b h w -> b", "sum")
     return per_image.mean() / nll[0].numel()

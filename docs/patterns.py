@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from dalle.models.transformer.patterns import Column, Convolutional, Row, stream_mask
+from dalle.models.transformer.patterns import Column, Convolutional, Row, sequence_mask
 
 TEXT, GRID, KERNEL = 6, 4, 3
 STATES = TEXT + GRID**2
@@ -37,12 +37,12 @@ def panels() -> list[Panel]:
     """Return the panels of Figure 11, a to d."""
     raster = torch.arange(GRID**2)
     transposed = raster.view(GRID, GRID).T.flatten()
-    column = stream_mask(Column(), TEXT, GRID)
+    column = sequence_mask(Column(), TEXT, GRID)
     order = torch.cat([torch.arange(TEXT), TEXT + transposed])
     by_row, by_column = ([-1] * TEXT + cells.tolist() for cells in (raster, transposed))
-    convolution = stream_mask(Convolutional(KERNEL), TEXT, GRID)
+    convolution = sequence_mask(Convolutional(KERNEL), TEXT, GRID)
     return [
-        Panel("a   row", "image, row by row", stream_mask(Row(), TEXT, GRID), by_row),
+        Panel("a   row", "image, row by row", sequence_mask(Row(), TEXT, GRID), by_row),
         Panel("b   column", "image, row by row", column, by_row),
         Panel("c   column, image transposed", "image, column by column", column[order][:, order], by_column),
         Panel(f"d   convolutional, {KERNEL} x {KERNEL}", "image, row by row", convolution, by_row),

@@ -24,9 +24,9 @@ from einops import rearrange, reduce
 import dalle
 from dalle import checkpoint
 from dalle.data import open_source, read_config
-from dalle.models.dvae.model import codebook_use, mean_picture
+from dalle.image_conversion import to_pil_images, to_tensor
+from dalle.models.dvae.model import codebook_use, mean_image
 from dalle.models.dvae.relaxation import argmax_one_hot, gumbel_softmax
-from dalle.pixels import to_images, to_tensor
 from dalle.sampling.sheet import Row, sample_sheet
 
 ROOT = Path(dalle.__file__).parents[1]
@@ -54,8 +54,8 @@ print(f"{tokens.shape[1]} x {tokens.shape[2]} codes a picture, {dvae.downsample}
 SHOWN = 8
 sample_sheet(
     [
-        Row("held-out pictures", to_images(pictures[:SHOWN]), None),
-        Row("from their most probable codes", to_images(dvae.decode(tokens[:SHOWN])), None),
+        Row("held-out pictures", to_pil_images(pictures[:SHOWN]), None),
+        Row("from their most probable codes", to_pil_images(dvae.decode(tokens[:SHOWN])), None),
     ],
     tile=72,
 )
@@ -87,7 +87,10 @@ alone = dvae.decode(full)[:, :, side : 2 * side, side : 2 * side]  # (k, 3, side
 patches = rearrange(pictures, "b c (h y) (w x) -> (b h w) c y x", y=side, x=side)
 means = torch.stack([patches[tokens.flatten() == code].mean(dim=0) for code in some])
 sample_sheet(
-    [Row("alone, most used first", to_images(alone), None), Row("mean of real patches", to_images(means), None)],
+    [
+        Row("alone, most used first", to_pil_images(alone), None),
+        Row("mean of real patches", to_pil_images(means), None),
+    ],
     columns=MOST,
     tile=40,
 )
@@ -127,7 +130,7 @@ if used > 1:
 # %%
 near = ranked[some[:6], : min(8, used)]  # (6, 8)
 rows = [
-    Row(f"code {code}: itself, then its neighbours", to_images(dvae.decode(rearrange(row, "k -> k 1 1"))), None)
+    Row(f"code {code}: itself, then its neighbours", to_pil_images(dvae.decode(rearrange(row, "k -> k 1 1"))), None)
     for code, row in zip(some[:6].tolist(), near, strict=True)
 ]
 sample_sheet(rows, tile=48)
@@ -141,9 +144,9 @@ sample_sheet(rows, tile=48)
 # %%
 temperatures = [2.0, 1.0, 0.5, 0.25, 1 / 8, 1 / 16]
 generator = torch.Generator().manual_seed(0)
-relaxed = {each: mean_picture(dvae.decode_codes(gumbel_softmax(logits, each, generator))) for each in temperatures}
-probable = mean_picture(dvae.decode_codes(logits.softmax(dim=1)))
-hard = mean_picture(dvae.decode_codes(argmax_one_hot(logits)))
+relaxed = {each: mean_image(dvae.decode_codes(gumbel_softmax(logits, each, generator))) for each in temperatures}
+probable = mean_image(dvae.decode_codes(logits.softmax(dim=1)))
+hard = mean_image(dvae.decode_codes(argmax_one_hot(logits)))
 
 figure, panel = plt.subplots(figsize=(5, 2.6), layout="constrained")
 panel.plot(temperatures, [error(relaxed[each]) for each in temperatures], marker="o", label="relaxed draws")
@@ -156,10 +159,10 @@ _ = panel.legend(frameon=False)
 
 # %%
 rows = [
-    Row("most probable code", to_images(hard[:SHOWN]), None),
-    Row("probabilities", to_images(probable[:SHOWN]), None),
+    Row("most probable code", to_pil_images(hard[:SHOWN]), None),
+    Row("probabilities", to_pil_images(probable[:SHOWN]), None),
 ]
-rows += [Row(f"relaxed at {each:g}", to_images(relaxed[each][:SHOWN]), None) for each in (1 / 16, 0.5, 2.0)]
+rows += [Row(f"relaxed at {each:g}", to_pil_images(relaxed[each][:SHOWN]), None) for each in (1 / 16, 0.5, 2.0)]
 sample_sheet(rows, tile=72)
 
 # %% [markdown]

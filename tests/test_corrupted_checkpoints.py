@@ -65,7 +65,7 @@ def use(kind: str, model) -> None:
     elif kind == "clip":
         assert model.score([Image.new("RGB", (9, 9))], ["a red circle"]).shape == (1, 1)
     else:
-        captions = model.stream.captions([[1, 2]])
+        captions = model.sequence.pad_captions([[1, 2]])
         assert model(captions, torch.zeros(1, 16, dtype=torch.int64)).image.shape == (1, 16, 13)
 
 
@@ -113,7 +113,7 @@ def test_nothing_is_allocated_that_the_file_does_not_hold(mangled, monkeypatch):
 def test_a_resnet_comes_back(tmp_path, checkpoints):
     sizes = CLIP.load(checkpoints / "clip").config
     model = CLIP(
-        replace(sizes, image_tower="resnet", image_size=64, image_width=4, image_blocks=(1, 2, 1, 1), image_heads=2),
+        replace(sizes, image_encoder="resnet", image_size=64, image_width=4, image_blocks=(1, 2, 1, 1), image_heads=2),
         CLIP.load(checkpoints / "clip").tokenizer,
     ).eval()
     model.save(tmp_path)

@@ -1,4 +1,4 @@
-"""`make gpu` without a card: all of it runs at toy size, and says what it cannot do."""
+"""`make gpu` on a CPU: everything runs at toy size, and problems are reported."""
 
 import importlib
 import json
@@ -20,14 +20,14 @@ PARTS = ["tests", "sampling", "training", "demo"]
 
 @pytest.fixture
 def gpu_module(monkeypatch):
-    """Imports a module of benchmarks/gpu, which is no part of the installed package."""
+    """Function that imports a module of benchmarks/gpu, which is not part of the installed package."""
     monkeypatch.syspath_prepend(ROOT)
     return lambda name: importlib.import_module(f"benchmarks.gpu.{name}")
 
 
 @pytest.fixture
-def setting(gpu_module, tmp_path):
-    return gpu_module("part").Setting(CPU, True, tmp_path, time.time() + 600)
+def options(gpu_module, tmp_path):
+    return gpu_module("part").Options(CPU, True, tmp_path, time.time() + 600)
 
 
 def make(target: str, out: Path, *variables: str) -> tuple[int, str]:
@@ -38,7 +38,7 @@ def make(target: str, out: Path, *variables: str) -> tuple[int, str]:
 
 
 @pytest.mark.slow
-def test_everything_runs_without_a_card_and_nothing_twice(tmp_path):
+def test_everything_runs_on_a_cpu_and_finished_measurements_are_not_repeated(tmp_path):
     status, printed = make("gpu", tmp_path, "DEVICE=cpu", "QUICK=1")
     assert status == 0, printed
     summary = printed.partition("# make gpu\n")[2].splitlines()
@@ -52,8 +52,8 @@ def test_everything_runs_without_a_card_and_nothing_twice(tmp_path):
         page = (tmp_path / f"{part}.md").read_text()
         assert torch.__version__ in page and f"make gpu-{part} DEVICE=cpu QUICK=1" in page
     assert (tmp_path / "demo-seed0.png").stat().st_size > 1000
-    same = json.loads((tmp_path / "demo.json").read_text())["measurements"]["deterministic runs"]["figures"]
-    assert same["same_bits"]["deterministic=true"] == {"dvae": True, "clip": True, "transformer": True}
+    same = json.loads((tmp_path / "demo.json").read_text())["measurements"]["deterministic runs"]["results"]
+    assert same["bitwise_equal"]["deterministic=true"] == {"dvae": True, "clip": True, "transformer": True}
 
     before = {part: (tmp_path / f"{part}.json").read_bytes() for part in PARTS}
     status, printed = make("gpu", tmp_path, "DEVICE=cpu", "QUICK=1")
@@ -62,109 +62,111 @@ def test_everything_runs_without_a_card_and_nothing_twice(tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
-def test_a_machine_without_a_card_is_told_so(tmp_path):
+def test_a_machine_without_a_gpu_gets_an_error(tmp_path):
     status, printed = make("gpu-sampling", tmp_path)
     assert status != 0
     assert f"no CUDA device was found by torch {torch.__version__}" in printed
     assert "DEVICE=cpu QUICK=1" in printed and "Traceback" not in printed
 
 
-def test_a_wheelhouse_of_another_python_is_told_so_and_the_rest_installed(gpu_module, monkeypatch, tmp_path):
+def test_wheels_of_another_python_and_missing_wheels_are_reported(gpu_module, monkeypatch, tmp_path):
     requirements = gpu_module("requirements")
     monkeypatch.setattr(requirements, "FILE", tmp_path / "requirements.txt")
-    (tmp_path / "requirements.txt").write_text("torch>=2.6\nmade-up-one>=1 # why\nmade-up-two\n")
-    (tmp_path / "made_up_one-1.0-cp35-cp35m-manylinux2014_x86_64.whl").touch()
-    assert [each.name for each in requirements.missing()] == ["made-up-one", "made-up-two"]
+    (tmp_path / "requirements.txt").write_text("torch>=2.6\nsynthetic-one>=1 # why\nsynthetic-two\n")
+    (tmp_path / "synthetic_one-1.0-cp35-cp35m-manylinux2014_x86_64.whl").touch()
+    assert [each.name for each in requirements.missing()] == ["synthetic-one", "synthetic-two"]
     other, absent = requirements.install(tmp_path, tmp_path / "site")
     here = f"PYTHON_VERSION={sys.version_info.major}.{sys.version_info.minor}"
-    assert "made_up_one-1.0-cp35-cp35m-manylinux2014_x86_64.whl is for another Python" in other and here in other
-    assert "made-up-two: neither installed nor in" in absent and here in absent
+    assert "synthetic_one-1.0-cp35-cp35m-manylinux2014_x86_64.whl is for another Python" in other and here in other
+    assert "synthetic-two: neither installed nor in" in absent and here in absent
 
 
 def test_requirements_cover_what_the_commands_import(gpu_module):
-    """All of them are met by the environment that the tests run in, so the names and versions exist."""
+    """The environment of the tests meets all requirements, so their names and versions exist."""
     assert gpu_module("requirements").missing() == []
 
 
 @pytest.fixture
-def made_up(gpu_module, monkeypatch, tmp_path):
-    """Runs a part of three measurements whose outcomes are given; what was run, and the record."""
+def run_part(gpu_module, monkeypatch, tmp_path):
+    """Function that runs a part with three measurements of given outcomes. Returns (complete, started, statuses)."""
     part = gpu_module("part")
-    monkeypatch.setattr(part, "_machine", lambda device: {"device": device, "processor": "p", "cores": 1, "torch": "t"})
+    monkeypatch.setattr(
+        part, "_describe_machine", lambda device: {"device": device, "processor": "p", "cores": 1, "torch": "t"}
+    )
     names = ["first", "second", "third"]
-    three = part.Part("made-up", lambda quick: dict.fromkeys(names, lambda setting: {}), lambda found: [*found])
+    three = part.Part("synthetic", lambda quick: dict.fromkeys(names, lambda options: {}), lambda found: [*found])
 
     def run(outcomes: dict[str, str], minutes: float = 5) -> tuple[bool, list[str], dict[str, str]]:
-        begun = []
+        started = []
 
         def in_a_process(part_name, name, *_):
-            begun.append(name)
-            figures = {"figures": {}} if outcomes[name] == "done" else {"reason": "because\nof this"}
-            return {"status": outcomes[name], "seconds": 1.0, **figures}
+            started.append(name)
+            results = {"results": {}} if outcomes[name] == "done" else {"reason": "because\nof this"}
+            return {"status": outcomes[name], "seconds": 1.0, **results}
 
-        monkeypatch.setattr(part, "_in_a_process", in_a_process)
-        fine = part.run(three, "cpu", True, tmp_path, minutes)
-        found = json.loads((tmp_path / "made-up.json").read_text())["measurements"]
-        return fine, begun, {name: each["status"] for name, each in found.items()}
+        monkeypatch.setattr(part, "_run_in_process", in_a_process)
+        complete = part.run(three, "cpu", True, tmp_path, minutes)
+        found = json.loads((tmp_path / "synthetic.json").read_text())["measurements"]
+        return complete, started, {name: each["status"] for name, each in found.items()}
 
     return run
 
 
-def test_what_failed_is_tried_again_and_what_is_done_is_not(made_up, tmp_path):
-    first = made_up({"first": "done", "second": "failed", "third": "skipped"})
+def test_failed_measurements_are_repeated_and_finished_ones_are_not(run_part, tmp_path):
+    first = run_part({"first": "done", "second": "failed", "third": "skipped"})
     assert first == (False, ["first", "second", "third"], {"first": "done", "second": "failed", "third": "skipped"})
-    assert "- second: failed: of this" in (tmp_path / "made-up.md").read_text()
-    assert made_up({"second": "done"}) == (True, ["second"], {"first": "done", "second": "done", "third": "skipped"})
+    assert "- second: failed: of this" in (tmp_path / "synthetic.md").read_text()
+    assert run_part({"second": "done"}) == (True, ["second"], {"first": "done", "second": "done", "third": "skipped"})
 
 
-def test_nothing_is_begun_when_the_time_is_over(made_up):
-    fine, begun, found = made_up({}, minutes=0.1)
-    assert not fine and not begun and set(found.values()) == {"not begun"}
-    assert made_up({"first": "done", "second": "done", "third": "done"})[0]
+def test_nothing_starts_after_the_deadline(run_part):
+    complete, started, found = run_part({}, minutes=0.1)
+    assert not complete and not started and set(found.values()) == {"not started"}
+    assert run_part({"first": "done", "second": "done", "third": "done"})[0]
 
 
-def test_figures_of_another_machine_are_set_aside(made_up, gpu_module, monkeypatch, tmp_path):
-    made_up({"first": "done", "second": "done", "third": "done"})
+def test_results_of_another_machine_are_moved_away(run_part, gpu_module, monkeypatch, tmp_path):
+    run_part({"first": "done", "second": "done", "third": "done"})
     other = {"device": "cpu", "processor": "another", "cores": 1, "torch": "t"}
-    monkeypatch.setattr(gpu_module("part"), "_machine", lambda device: other)
-    assert made_up({"first": "done", "second": "done", "third": "done"})[1] == ["first", "second", "third"]
-    assert len(list(tmp_path.glob("made-up-*.json"))) == 1
+    monkeypatch.setattr(gpu_module("part"), "_describe_machine", lambda device: other)
+    assert run_part({"first": "done", "second": "done", "third": "done"})[1] == ["first", "second", "third"]
+    assert len(list(tmp_path.glob("synthetic-*.json"))) == 1
 
 
-def test_a_measurement_that_raises_is_written_down_with_its_last_words(gpu_module, tmp_path):
+def test_a_failed_measurement_is_saved_with_its_last_output(gpu_module, tmp_path):
     part = gpu_module("part")
-    outcome = part._in_a_process("sampling", "no such measurement", "cpu", True, tmp_path, time.time() + 60)
+    outcome = part._run_in_process("sampling", "no such measurement", "cpu", True, tmp_path, time.time() + 60)
     assert outcome["status"] == "failed" and "no such measurement" in outcome["reason"]
 
 
-def test_a_measurement_is_ended_when_its_time_is_over(gpu_module, tmp_path):
+def test_a_measurement_is_stopped_at_its_deadline(gpu_module, tmp_path):
     part = gpu_module("part")
-    outcome = part._in_a_process("training", "transformer, base", "cpu", False, tmp_path, time.time() + 2)
-    assert outcome["status"] == "cut off" and outcome["seconds"] < 20
+    outcome = part._run_in_process("training", "transformer, base", "cpu", False, tmp_path, time.time() + 2)
+    assert outcome["status"] == "timed out" and outcome["seconds"] < 20
 
 
-def test_a_model_that_does_not_fit_is_skipped_with_the_numbers(gpu_module, monkeypatch, setting):
+def test_a_model_that_does_not_fit_is_skipped_with_the_numbers(gpu_module, monkeypatch, options):
     sampling = gpu_module("sampling")
-    monkeypatch.setattr(sampling.card, "memory_bytes", lambda device: 10**5)
+    monkeypatch.setattr(sampling.hardware, "memory_bytes", lambda device: 10**5)
     with pytest.raises(gpu_module("part").NotPossible, match=r"one candidate of base needs \d.* GB, and 0.0 GB are"):
-        sampling.draw("base", 4, setting)
+        sampling.draw("base", 4, options)
     training = gpu_module("training")
     with pytest.raises(gpu_module("part").NotPossible, match=r"averages take 0.0 GB, and 0.0 GB are free"):
-        training.train("clip", "small", setting)
+        training.train("clip", "small", options)
 
 
-def test_fewer_candidates_are_drawn_where_not_all_fit(gpu_module, monkeypatch, setting):
+def test_fewer_candidates_are_sampled_if_not_all_fit(gpu_module, monkeypatch, options):
     sampling = gpu_module("sampling")
     config = sampling.config_of("base", quick=True)
     model = sampling.to_mixed_precision(sampling.Transformer(config), torch.bfloat16)
     budget = decoding_memory(model, torch.bfloat16, recompute_kv=True).total(3)
-    monkeypatch.setattr(sampling.card, "memory_bytes", lambda device: int(budget / sampling.RESERVE) + 100)
-    found = sampling.draw("base", 8, setting)
-    assert (found["images"], found["asked"], found["memory"]["fit"]) == (3, 8, 3)
+    monkeypatch.setattr(sampling.hardware, "memory_bytes", lambda device: int(budget / sampling.RESERVE) + 100)
+    found = sampling.draw("base", 8, options)
+    assert (found["images"], found["requested"], found["memory"]["fit"]) == (3, 8, 3)
 
 
-def test_random_models_are_whole_models_in_half_precision(gpu_module):
-    """Built on the device without float32 weights; masks and all are those of a model built as usual."""
+def test_random_transformer_equals_a_model_built_in_float32(gpu_module):
+    """It is built on the device without float32 weights. Its buffers must equal those of an ordinary model."""
     sampling = gpu_module("sampling")
     config = sampling.config_of("base", quick=True)
     model = sampling.random_transformer(config, torch.bfloat16, CPU)
@@ -176,7 +178,7 @@ def test_random_models_are_whole_models_in_half_precision(gpu_module):
         assert model(caption, images).image.equal(usual(caption, images).image)
 
 
-def test_the_work_of_a_dense_step_is_that_of_the_decoding_benchmark(gpu_module):
+def test_work_of_a_dense_step_equals_that_of_the_cpu_benchmark(gpu_module):
     sampling, machine = gpu_module("sampling"), importlib.import_module("benchmarks.machine")
     config = sampling.config_of("demo", quick=False)
     found = sampling.step_work(config, 7, torch.bfloat16)
@@ -184,16 +186,16 @@ def test_the_work_of_a_dense_step_is_that_of_the_decoding_benchmark(gpu_module):
     assert found == pytest.approx([each / config.grid**2 for each in whole], rel=1e-3)
 
 
-def test_a_card_without_a_number_is_the_first_one(gpu_module, monkeypatch):
+def test_a_gpu_without_an_index_is_the_first_one(gpu_module, monkeypatch):
     """torch.cuda.set_device takes no device without an index."""
     chosen = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    named = gpu_module("__main__").device_named
+    named = gpu_module("__main__").select_device
     assert [str(named(each)) for each in ("cuda", "cuda:1", "cpu")] == ["cuda:0", "cuda:1", "cpu"]
     assert [str(each) for each in chosen] == ["cuda:0", "cuda:1"]
 
 
-def test_a_summary_says_which_parts_have_not_run(gpu_module, tmp_path):
-    lines, fine = gpu_module("summary").summary(tmp_path, PARTS)
-    assert not fine and "Not run: `make gpu-sampling`." in lines
+def test_a_summary_lists_parts_that_have_not_run(gpu_module, tmp_path):
+    lines, complete = gpu_module("summary").summary(tmp_path, PARTS)
+    assert not complete and "Not run: `make gpu-sampling`." in lines

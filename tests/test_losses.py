@@ -7,8 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch.distributions import Categorical, kl_divergence
 
-from dalle.losses import contrastive, kl_to_uniform, laplace_nll, logit_laplace_nll, negative_elb, normal_nll, token_nll
-from dalle.models.dvae.model import mean_picture
+from dalle.losses import (
+    contrastive,
+    kl_to_uniform,
+    laplace_nll,
+    logit_laplace_nll,
+    negative_elbo,
+    normal_nll,
+    token_nll,
+)
+from dalle.models.dvae.model import mean_image
 from dalle.models.transformer.sequence import IGNORED
 
 
@@ -81,7 +89,7 @@ def test_normal_and_laplace_densities_integrate_to_one_over_all_pixel_values(nll
 def test_squared_and_absolute_errors_are_counted_in_units_of_their_scale():
     params, images = random_parameters()
     params[:, :3] = params[:, :3].clamp(-2, 2)  # so that nothing is clamped in the picture
-    error, scale = mean_picture(params) - images, 0.2
+    error, scale = mean_image(params) - images, 0.2
     normal = torch.distributions.Normal(0.0, scale)
     laplace = torch.distributions.Laplace(0.0, scale)
     torch.testing.assert_close(normal_nll(params, images, scale), -normal.log_prob(error), rtol=1e-4, atol=1e-5)
@@ -123,14 +131,14 @@ def test_with_codes_of_8x8_pixels_a_kl_weight_acts_as_a_192nd_of_it(kl_weight):
     generator = torch.Generator().manual_seed(0)
     nll, kl = torch.randn(5, 3, 32, 32, generator=generator), torch.rand(5, 4, 4, generator=generator)
     expected = nll.mean() + kl_weight / 192 * kl.mean()
-    torch.testing.assert_close(negative_elb(nll, kl, kl_weight), expected)
+    torch.testing.assert_close(negative_elbo(nll, kl, kl_weight), expected)
 
 
 def test_the_bound_is_the_mean_over_pictures_of_their_nats_by_pixel_values():
     nll, kl = torch.full((2, 3, 4, 4), 0.5), torch.tensor([[[1.0, 2.0]], [[3.0, 4.0]]])
     nll[1] = 1.5
     bounds = [0.5 * 48 + 2 * 3, 1.5 * 48 + 2 * 7]
-    assert negative_elb(nll, kl, kl_weight=2.0).item() == pytest.approx(sum(bounds) / 2 / 48)
+    assert negative_elbo(nll, kl, kl_weight=2.0).item() == pytest.approx(sum(bounds) / 2 / 48)
 
 
 # --- CLIP ------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""prepare.py by its command line: a published model becomes a checkpoint folder, or nothing does."""
+"""prepare.py: import of published weights, and encoding of a data set into tokens."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from dalle.data.blocks import BlocksConfig
 from dalle.data.token_cache import TokenCache
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.models.transformer.model import TransformerConfig
-from dalle.pretrained.openai_dvae import counterparts
+from dalle.pretrained.openai_dvae import convolution_mappings
 from dalle.stages.pictures import StageContext
 from dalle.stages.transformer import TransformerStage, TransformerStageConfig
 
@@ -25,17 +25,17 @@ SIZES = {"width": 8, "vocabulary": 20, "decoder_input": 12, "groups": 4, "blocks
 
 @pytest.fixture
 def published(tmp_path):
-    """encoder.pkl and decoder.pkl with random tensors, as state dicts."""
+    """Folder with encoder.pkl and decoder.pkl, state dicts with random tensors."""
     torch.manual_seed(0)
     for half in ("encoder", "decoder"):
         state = {}
-        for each in counterparts(half, SIZES):
+        for each in convolution_mappings(half, SIZES):
             state |= {f"{each.theirs}.w": torch.randn(each.shape), f"{each.theirs}.b": torch.randn(each.shape[0])}
         torch.save(state, tmp_path / f"{half}.pkl")
     return tmp_path
 
 
-def test_openais_dvae_becomes_a_checkpoint_that_equals_it(prepare, published):
+def test_imported_dvae_has_the_same_outputs(prepare, published):
     status, printed = prepare("import=openai-dvae", "encoder=encoder.pkl", "decoder=decoder.pkl", "out=mine/dvae")
     assert status == 0, printed
     assert "mine/dvae: dvae, " in printed
@@ -48,12 +48,12 @@ def test_openais_dvae_becomes_a_checkpoint_that_equals_it(prepare, published):
     assert {path.name for path in Path("mine").rglob("*")} == {"dvae", checkpoint.WEIGHTS, checkpoint.CONFIG}
 
 
-def test_without_a_folder_the_import_names_it(prepare, published):
+def test_the_default_output_folder_is_named_after_the_import(prepare, published):
     assert prepare("import=openai-dvae")[0] == 0
     assert DiscreteVAE.load("outputs/openai-dvae").vocabulary == 20
 
 
-def test_the_transformer_learns_the_tokens_of_an_imported_dvae(prepare, published):
+def test_the_transformer_trains_on_the_tokens_of_an_imported_dvae(prepare, published):
     Path("empty").mkdir()
     assert prepare("import=openai-dvae", "out=empty")[0] == 0
     config = TransformerStageConfig(
@@ -69,7 +69,7 @@ def test_the_transformer_learns_the_tokens_of_an_imported_dvae(prepare, publishe
     assert loss.isfinite()
 
 
-def test_a_file_that_cannot_be_read_leaves_nothing(prepare, published):
+def test_an_unreadable_file_leaves_no_output(prepare, published):
     before = set(published.rglob("*"))
     whole = Path("decoder.pkl").read_bytes()
     Path("decoder.pkl").write_bytes(whole[: len(whole) // 2])
@@ -80,21 +80,21 @@ def test_a_file_that_cannot_be_read_leaves_nothing(prepare, published):
     assert set(published.rglob("*")) == before
 
 
-def test_failing_to_write_leaves_nothing(prepare, published, monkeypatch):
+def test_a_failed_write_leaves_no_output(prepare, published, monkeypatch):
     before = set(published.rglob("*"))
 
-    def full(path, *_):
+    def disk_full(path, *_):
         path.write_bytes(b"half of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_write_json", full)  # the weights are written by then
+    monkeypatch.setattr(checkpoint, "_write_json", disk_full)  # the weights are written by then
     status, printed = prepare("import=openai-dvae", "out=dvae")
     assert status == 2
     assert "No space left on device" in printed
     assert set(published.rglob("*")) == before
 
 
-def test_what_a_killed_run_left_is_in_nobodys_way(prepare, published):
+def test_files_of_a_killed_run_are_replaced(prepare, published):
     (published / ".dvae.part").mkdir()
     (published / ".dvae.part" / "rest").touch()
     assert prepare("import=openai-dvae", "out=dvae")[0] == 0
@@ -102,26 +102,26 @@ def test_what_a_killed_run_left_is_in_nobodys_way(prepare, published):
     assert not (published / ".dvae.part").exists()
 
 
-def test_a_folder_that_holds_something_is_left_alone(prepare, published):
+def test_an_existing_folder_is_not_overwritten(prepare, published):
     (published / "dvae").mkdir()
     (published / "dvae" / "notes.txt").write_text("mine")
     for out in ("dvae", "encoder.pkl"):
         status, printed = prepare("import=openai-dvae", f"out={out}")
         assert status == 2
-        assert printed == f"{out} is not empty: choose another out=, or move away what is there\n"
+        assert printed == f"{out} exists and is not an empty folder: choose another out=, or move it away\n"
     assert [path.name for path in (published / "dvae").iterdir()] == ["notes.txt"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "say what to prepare: import=openai-dvae"),
+        ([], "nothing to prepare: give import=openai-dvae"),
         (["import=openai-dvea"], "there is no import=openai-dvea; choose one of"),
         (["import=openai-dvae", "encodr=x.pkl"], "there is no setting encodr; did you mean encoder?"),
         (["import=openai-dvae", "encoder=x.pkl"], "there is no file x.pkl; OpenAI's encoder is published at https://"),
     ],
 )
-def test_mistakes_are_said_in_a_sentence(prepare, arguments, sentence, tmp_path):
+def test_errors_are_one_sentence(prepare, arguments, sentence, tmp_path):
     status, printed = prepare(*arguments)
     assert status == 2
     assert sentence in printed
@@ -134,7 +134,7 @@ def test_mistakes_are_said_in_a_sentence(prepare, arguments, sentence, tmp_path)
 BLOCKS = ["data=blocks", "data.image_size=8", "data.train=100", "data.val=4"]
 
 
-def test_a_data_set_becomes_tokens_and_says_how_to_train_on_them(prepare, checkpoints):
+def test_a_data_set_is_encoded_and_the_next_command_is_printed(prepare, checkpoints):
     encode = [*BLOCKS, f"dvae={checkpoints / 'dvae'}", "views=2", "workers=0"]
     status, printed = prepare(*encode)
     assert status == 0, printed
@@ -142,7 +142,7 @@ def test_a_data_set_becomes_tokens_and_says_how_to_train_on_them(prepare, checkp
     assert f"tokens    {folder}: 100 pictures in 2 views of 16 tokens each" in printed
     assert "stage.transform=transformer stage.views=2" in printed
     before = (folder / "tokens.npy").stat().st_mtime_ns
-    assert prepare(*encode)[0] == 0  # there is nothing left to do
+    assert prepare(*encode)[0] == 0  # everything is encoded already
     assert (folder / "tokens.npy").stat().st_mtime_ns == before
     status, printed = prepare(*encode, "data.train=90", f"out={folder}")
     assert status == 2
@@ -166,7 +166,7 @@ main()
 """
 
 
-def test_who_is_killed_while_encoding_goes_on_there(prepare, checkpoints, monkeypatch):
+def test_interrupted_encoding_resumes(prepare, checkpoints, monkeypatch):
     encode = [*BLOCKS, f"dvae={checkpoints / 'dvae'}", "transform=none", "views=1", "workers=0", "out=tokens"]
     root = str(Path(__file__).parents[1])
     killed = subprocess.run([sys.executable, "-c", KILLED, *encode], env={**os.environ, "PYTHONPATH": root})

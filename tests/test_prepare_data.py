@@ -1,4 +1,4 @@
-"""prepare.py on data: looking it over, looking for a picture in it, and what a checkpoint was trained on."""
+"""prepare.py on data sets: survey, image search, and the training data of a checkpoint."""
 
 import json
 
@@ -11,7 +11,7 @@ BLOCKS = ["data=blocks", "data.train=24", "data.val=6", "data.image_size=32", "w
 SCENES = BlocksSource(BlocksConfig(image_size=32, train=24), "train")
 
 
-def test_a_data_set_is_looked_over_in_one_command(prepare, tmp_path):
+def test_survey_of_a_data_set(prepare, tmp_path):
     status, printed = prepare(*BLOCKS, "out=seen")
     assert status == 0, printed
     assert "train: 24 records" in printed
@@ -19,10 +19,10 @@ def test_a_data_set_is_looked_over_in_one_command(prepare, tmp_path):
     facts = json.loads((tmp_path / "seen" / "survey.json").read_text())
     assert facts["data"]["name"] == "blocks"
     status, printed = prepare(*BLOCKS, "out=seen")
-    assert (status, "seen is not empty" in printed) == (2, True)
+    assert (status, "seen exists and is not an empty folder" in printed) == (2, True)
 
 
-def test_a_picture_is_found_in_the_training_set(prepare, tmp_path):
+def test_a_training_image_is_found(prepare, tmp_path):
     SCENES[5].image.resize((100, 100)).save(tmp_path / "holiday, 1.jpg", quality=80)
     status, printed = prepare(*BLOCKS, "find=holiday, 1.jpg", "neighbours=3", "out=found")
     assert status == 0, printed
@@ -35,14 +35,14 @@ def test_a_picture_is_found_in_the_training_set(prepare, tmp_path):
     assert (tmp_path / "outputs" / "find" / "other" / "neighbours.png").is_file()
 
 
-def test_clip_adds_distances_by_features(prepare, checkpoints, tmp_path):
+def test_clip_adds_feature_distances(prepare, checkpoints, tmp_path):
     SCENES[5].image.save(tmp_path / "x.png")
     status, printed = prepare(*BLOCKS, "find=x.png", f"clip={checkpoints / 'clip'}")
     assert status == 0, printed
     assert "0 bits, 0 levels, CLIP 0.000: train/000005" in printed
 
 
-def test_a_checkpoint_tells_its_sources_and_names_every_record(prepare, train, tmp_path):
+def test_sources_lists_the_training_data_and_writes_all_record_keys(prepare, train, tmp_path):
     options = ["data.train=24", "data.val=6", "preset=tiny", "stage.steps=1", "stage.batch_size=2", "stage.workers=0"]
     status, printed = train("stage=dvae", "data=blocks", *options, "stage.validation_pictures=2", "run=a")
     assert status == 0, printed
@@ -57,14 +57,14 @@ def test_a_checkpoint_tells_its_sources_and_names_every_record(prepare, train, t
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["find=x.png"], "say what to prepare: "),
+        (["find=x.png"], "nothing to prepare: "),
         ([*BLOCKS, "find=x.png"], "find=x.png cannot be read: FileNotFoundError"),
         (["sources=nowhere"], "no checkpoint at nowhere"),
         (["data=folder", "data.path=nowhere"], "data.path=nowhere: there is no such folder"),
         ([*BLOCKS, "limit=0"], "limit=0 leaves nothing to look at"),
     ],
 )
-def test_mistakes_are_said_in_a_sentence(prepare, arguments, sentence, tmp_path):
+def test_errors_are_one_sentence(prepare, arguments, sentence, tmp_path):
     status, printed = prepare(*arguments)
     assert status == 2
     assert sentence in printed

@@ -87,7 +87,7 @@ PUBLISHED: list[tuple[str, Any, str]] = [
     ("clip.model.text_vocabulary", 49_408, "CLIP's code"),
     ("clip.model.text_positions", 77, "CLIP's code"),
     ("clip.model.initial_temperature", 0.07, "CLIP, Section 2.5"),
-    ("clip.model.largest_scale", 100.0, "CLIP, Section 2.5"),
+    ("clip.model.max_logit_scale", 100.0, "CLIP, Section 2.5"),
     ("clip.optimizer.learning_rate.start", 5e-4, "CLIP, hyperparameters"),
     ("clip.optimizer.warm_up", 2_000, "CLIP, hyperparameters"),
     ("clip.optimizer.betas", [0.9, 0.98], "CLIP, hyperparameters"),
@@ -131,7 +131,7 @@ def test_the_sizes_of_table_1_have_its_widths_ranks_and_compression(preset, widt
 def test_the_numbers_that_follow_are_the_papers_too(paper):
     with torch.device("meta"):
         model = Transformer(paper["transformer"].model)
-    assert model.stream.positions == 1280
+    assert model.sequence.positions == 1280
     assert sum(isinstance(module, ResidualBranch) for module in model.modules()) == 128  # Appendix D
     names = model.layer_names
     assert [names.count(name) for name in ("row", "column", "convolutional")] == [47, 16, 1]

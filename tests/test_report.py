@@ -82,7 +82,7 @@ def test_what_cannot_be_reported_is_said_in_a_sentence(run_command, arguments, s
 
 
 def test_what_is_not_installed_is_named_before_anything_is_read(run_command, monkeypatch):
-    monkeypatch.setattr("dalle.extras.find_spec", lambda name: None)
+    monkeypatch.setattr("dalle.optional_dependencies.find_spec", lambda name: None)
     status, printed = run_command("report")
     assert status == 2
     assert "report.py needs matplotlib, scipy: install it with pip install 'dalle[eval]'" in printed

@@ -12,53 +12,53 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.part import ROOT, Figures, Part, Setting
+from benchmarks.gpu.part import ROOT, Options, Part, Results
 
 SEEDS = (0, 1, 2)
 STAGES = ("dvae", "clip", "transformer")
 CAPTION = "a small red circle above a large blue square"
-SHOWN = ("judge_val_top", "judge_val_any", "judge_val_first", "judge_novel_top", "judge_novel_any", "dvae_hard_judge")
+METRICS = ("judge_val_top", "judge_val_any", "judge_val_first", "judge_novel_top", "judge_novel_any", "dvae_hard_judge")
 TOY = ["data.image_size=32", "data.train=64", "data.val=8", "data.novel=8"]
 TOY += [f"stage.{stage}.{each}" for stage in STAGES for each in ("batch_size=8", "workers=0", "validation_pictures=4")]
 DETERMINISTIC_STEPS = 30
 
 
-def train_and_evaluate(seed: int, setting: Setting) -> Figures:
+def train_and_evaluate(seed: int, options: Options) -> Results:
     """Train the demo with one seed, resuming an earlier call; sample the README's caption and evaluate."""
-    place = setting.folder / f"seed{seed}"
+    folder = options.folder / f"seed{seed}"
     workers = [f"stage.{stage}.workers=6" for stage in STAGES]  # one worker draws images too slowly for a GPU
-    toy = [*TOY, *(f"stage.{stage}.steps=2" for stage in STAGES)] if setting.quick else workers
+    toy = [*TOY, *(f"stage.{stage}.steps=2" for stage in STAGES)] if options.quick else workers
     begin = time.time()
-    _command(setting, "train.py", "experiment=demo", f"seed={seed}", *_at(place), *toy)
+    _command(options, "train.py", "experiment=demo", f"seed={seed}", *_output(folder), *toy)
     trained = time.time()
-    few = ["captions=2", "candidates=2", "pictures=4"] if setting.quick else []
-    counts = ["candidates=2", "keep=2"] if setting.quick else ["candidates=512", "keep=8"]
-    _command(setting, "sample.py", f"checkpoint={place}", f"caption={CAPTION}", *counts, f"out={place / 'samples'}")
-    drawn = time.time()
-    _command(setting, "evaluate.py", f"checkpoint={place}", *few)
-    shutil.copy(place / "samples" / "grid.png", setting.folder.parent / f"demo-seed{seed}.png")
+    few = ["captions=2", "candidates=2", "pictures=4"] if options.quick else []
+    counts = ["candidates=2", "keep=2"] if options.quick else ["candidates=512", "keep=8"]
+    _command(options, "sample.py", f"checkpoint={folder}", f"caption={CAPTION}", *counts, f"out={folder / 'samples'}")
+    sampled = time.time()
+    _command(options, "evaluate.py", f"checkpoint={folder}", *few)
+    shutil.copy(folder / "samples" / "grid.png", options.folder.parent / f"demo-seed{seed}.png")
     return {
         "seconds": {  # of this call only, without the time of an interrupted earlier call
             "training, this call": trained - begin,
-            "drawing": drawn - trained,
-            "evaluation": time.time() - drawn,
+            "sampling": sampled - trained,
+            "evaluation": time.time() - sampled,
         },
-        "seconds_in_updates": {stage: _seconds_in_updates(place / stage) for stage in STAGES},
-        "metrics": json.loads((place / "metrics.json").read_text(encoding="utf-8")),
+        "seconds_in_updates": {stage: _seconds_in_updates(folder / stage) for stage in STAGES},
+        "metrics": json.loads((folder / "metrics.json").read_text(encoding="utf-8")),
     }
 
 
-def deterministic_twice(setting: Setting) -> Figures:
+def check_determinism(options: Options) -> Results:
     """Train twice with deterministic=true and compare weights bitwise. Also compares ordinary runs."""
-    steps = 2 if setting.quick else DETERMINISTIC_STEPS
-    toy = [*(TOY if setting.quick else ["data.train=2000"]), *(f"stage.{stage}.steps={steps}" for stage in STAGES)]
+    steps = 2 if options.quick else DETERMINISTIC_STEPS
+    toy = [*(TOY if options.quick else ["data.train=2000"]), *(f"stage.{stage}.steps={steps}" for stage in STAGES)]
     digests: dict[str, list[dict[str, str]]] = {}
-    for deterministic in ("true",) if setting.quick else ("true", "false"):
-        for turn in (1, 2):
-            place = setting.folder / f"deterministic-{deterministic}-{turn}"
-            shutil.rmtree(place, ignore_errors=True)
-            _command(setting, "train.py", "experiment=demo", *_at(place), *toy, f"deterministic={deterministic}")
-            weights = {stage: (place / stage / "model.safetensors").read_bytes() for stage in STAGES}
+    for deterministic in ("true",) if options.quick else ("true", "false"):
+        for run in (1, 2):
+            folder = options.folder / f"deterministic-{deterministic}-{run}"
+            shutil.rmtree(folder, ignore_errors=True)
+            _command(options, "train.py", "experiment=demo", *_output(folder), *toy, f"deterministic={deterministic}")
+            weights = {stage: (folder / stage / "model.safetensors").read_bytes() for stage in STAGES}
             found = {stage: sha256(content).hexdigest()[:16] for stage, content in weights.items()}
             digests.setdefault(deterministic, []).append(found)
     same = {
@@ -66,16 +66,16 @@ def deterministic_twice(setting: Setting) -> Figures:
         for name, (first, second) in digests.items()
     }
     if not all(same["deterministic=true"].values()):
-        raise SystemExit(f"deterministic=true gave other bits the second time: {same['deterministic=true']}")
-    return {"steps": steps, "same_bits": same}
+        raise SystemExit(f"deterministic=true gave different weights in the second run: {same['deterministic=true']}")
+    return {"steps": steps, "bitwise_equal": same}
 
 
-def _at(place: Path) -> list[str]:
-    return [f"out={place.parent}", f"run={place.name}", "wandb.mode=disabled"]
+def _output(folder: Path) -> list[str]:
+    return [f"out={folder.parent}", f"run={folder.name}", "wandb.mode=disabled"]
 
 
-def _command(setting: Setting, script: str, *overrides: str) -> None:
-    command = [sys.executable, str(ROOT / script), f"device={setting.device}", *overrides]
+def _command(options: Options, script: str, *overrides: str) -> None:
+    command = [sys.executable, str(ROOT / script), f"device={options.device}", *overrides]
     print("$", *command[1:], flush=True)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     if subprocess.run(command, cwd=ROOT, env=environment).returncode:
@@ -90,14 +90,14 @@ def _seconds_in_updates(folder: Path) -> float:
 def measurements(quick: bool) -> dict[str, Any]:
     seeds = SEEDS[:1] if quick else SEEDS
     first, *others = ((f"seed {seed}", partial(train_and_evaluate, seed)) for seed in seeds)
-    return dict([first, ("deterministic runs", deterministic_twice), *others])
+    return dict([first, ("deterministic runs", check_determinism), *others])
 
 
-def page(found: dict[str, Figures]) -> list[str]:
+def page(found: dict[str, Results]) -> list[str]:
     lines = []
     if runs := {name: each for name, each in found.items() if name.startswith("seed")}:
         lines += [f"| | {' | '.join(runs)} | mean |", f"|---|{'---|' * (len(runs) + 1)}"]
-        for metric in SHOWN:
+        for metric in METRICS:
             values = [each["metrics"][metric] for each in runs.values() if metric in each["metrics"]]
             if values:
                 cells = " | ".join(f"{value:.3g}" for value in values)
@@ -109,8 +109,8 @@ def page(found: dict[str, Figures]) -> list[str]:
         pictures = ", ".join(f"demo-{name.replace(' ', '')}.png" for name in runs)
         lines += ["", f"Pictures: {pictures}."]
     if each := found.get("deterministic runs"):
-        lines += ["", f"The same bits in two runs of {each['steps']} updates a stage:", ""]
-        for setting, same in each["same_bits"].items():
+        lines += ["", f"Bitwise equal weights after two runs of {each['steps']} updates per stage:", ""]
+        for setting, same in each["bitwise_equal"].items():
             answers = ", ".join(f"{stage} {'yes' if equal else 'no'}" for stage, equal in same.items())
             lines.append(f"- `{setting}`: {answers}")
     return lines

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 
-def file() -> Path:
+def outcomes_file() -> Path:
     return Path(os.environ["DALLE_GPU_OUTCOMES"])
 
 
@@ -22,22 +22,22 @@ def outcomes(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    passed = {test for test, outcome in outcomes(file()).items() if outcome["outcome"] == "passed"}
+    passed = {test for test, outcome in outcomes(outcomes_file()).items() if outcome["outcome"] == "passed"}
     items[:] = [item for item in items if item.nodeid not in passed]
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.when != "call" and report.passed:
         return
-    told = {
+    outcome = {
         "test": report.nodeid,
         "outcome": report.outcome,
         "seconds": round(report.duration, 3),
-        "found": dict(report.user_properties),
+        "properties": dict(report.user_properties),
     }
     if report.skipped and isinstance(report.longrepr, tuple):
-        told["reason"] = report.longrepr[2].removeprefix("Skipped: ")
+        outcome["reason"] = report.longrepr[2].removeprefix("Skipped: ")
     if report.failed:
-        told["reason"] = report.longreprtext[-3000:]
-    with file().open("a", encoding="utf-8") as lines:
-        lines.write(json.dumps(told) + "\n")
+        outcome["reason"] = report.longreprtext[-3000:]
+    with outcomes_file().open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(outcome) + "\n")

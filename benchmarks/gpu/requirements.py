@@ -50,7 +50,9 @@ def collect(folder: Path, python_version: str) -> None:
     size = sum(wheel.stat().st_size for wheel in folder.glob("*.whl"))
     print(f"{folder}: {len(list(folder.glob('*.whl')))} wheels for Python {python_version}, {size / 1e6:.1f} MB")
     if size > LIMIT:
-        raise ValueError(f"{folder} takes {size / 1e6:.1f} MB, more than {LIMIT / 1e6:.0f}: what made it grow?")
+        raise ValueError(
+            f"{folder} takes {size / 1e6:.1f} MB, more than {LIMIT / 1e6:.0f}: remove a requirement or raise the limit"
+        )
 
 
 def missing() -> list[Requirement]:
@@ -72,12 +74,12 @@ def install(wheelhouse: Path, site: Path) -> list[str]:
             chosen.append(fitting[-1])
         elif named:
             problems.append(
-                f"{requirement.name}: {named[-1].name} is for another Python than {_python()}; where there is a "
+                f"{requirement.name}: {named[-1].name} is for another Python than {_python()}; on a machine with a "
                 f"network, run make wheels PYTHON_VERSION={_python()}"
             )
         else:
             problems.append(
-                f"{requirement.name}: neither installed nor in {wheelhouse}; where there is a network, run "
+                f"{requirement.name}: neither installed nor in {wheelhouse}; on a machine with a network, run "
                 f"make wheels PYTHON_VERSION={_python()}"
             )
     if chosen:

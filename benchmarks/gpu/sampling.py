@@ -10,8 +10,8 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from benchmarks.gpu import card
-from benchmarks.gpu.part import Figures, NotPossible, Part, Setting
+from benchmarks.gpu import hardware
+from benchmarks.gpu.part import NotPossible, Options, Part, Results
 from benchmarks.peers import gpt2
 from dalle.cli.config import compose
 from dalle.models.mixed_precision import to_mixed_precision
@@ -65,24 +65,24 @@ def narrow(config: TransformerConfig) -> TransformerConfig:
     return replace(config, width=64, heads=1)
 
 
-def limits(setting: Setting) -> Figures:
+def limits(options: Options) -> Results:
     """Measure the memory bandwidth and matmul throughput of the GPU."""
-    side, size = (256, 2**24) if setting.quick else (8192, 2**32)
+    side, size = (256, 2**24) if options.quick else (8192, 2**32)
     rates = {
-        str(dtype).removeprefix("torch."): card.matmul_rate(setting.device, dtype, side)
+        str(dtype).removeprefix("torch."): hardware.matmul_rate(options.device, dtype, side)
         for dtype in (torch.float32, torch.bfloat16, torch.float16)
     }
-    return {"read_bytes_per_second": card.read_bandwidth(setting.device, size), "matmul_per_second": rates}
+    return {"read_bytes_per_second": hardware.read_bandwidth(options.device, size), "matmul_per_second": rates}
 
 
-def draw(name: str, batch: int, setting: Setting) -> Figures:
-    """Time whole images of one caption: CUDA graphs and eager steps interleaved, then GPT-2; with limit shares."""
-    config = config_of(name, setting.quick)
+def draw(name: str, batch: int, options: Options) -> Results:
+    """Time the sampling of images: CUDA graphs and eager steps interleaved, then GPT-2. Adds shares of the limits."""
+    config = config_of(name, options.quick)
     dtype = torch.bfloat16
-    free = card.memory_bytes(setting.device)
+    free = hardware.memory_bytes(options.device)
     with torch.device("meta"):
         plan = to_mixed_precision(Transformer(config), dtype)
-    memory = fitting_memory(plan, round(RESERVE * free), batch, dtype=dtype, device=setting.device)
+    memory = fitting_memory(plan, round(RESERVE * free), batch, dtype=dtype, device=options.device)
     fits = memory.candidates_that_fit(round(RESERVE * free))
     if not fits:
         raise NotPossible(
@@ -90,27 +90,27 @@ def draw(name: str, batch: int, setting: Setting) -> Figures:
         )
     images = min(batch, fits)
 
-    ways, peak = _compare_ways(config, images, dtype, memory, setting)
-    found = limits(setting)
+    methods, peak = _compare_methods(config, images, dtype, memory, options)
+    found = limits(options)
     needed, operations = step_work(config, images, dtype)
     reading = needed / found["read_bytes_per_second"]
     computing = operations / found["matmul_per_second"]["bfloat16"]
-    peers = {} if setting.quick and name != "base" else _gpt2(config, min(images, 64), setting)
+    peers = {} if options.quick and name != "base" else _gpt2(config, min(images, 64), options)
     return {
         "images": images,
-        "asked": batch,
+        "requested": batch,
         "recompute_kv": memory.recompute_kv,
         "precision": "bfloat16",
         "parameters": sum(each.numel() for each in plan.parameters()),
-        "ways": {
-            way: {
-                "images_per_second": images / taken,
+        "methods": {
+            method: {
+                "images_per_second": images / elapsed,
                 "seconds_before_the_first_step": start,
-                "milliseconds_a_step": 1e3 * (taken - start) / config.grid**2,
-                "share_of_bandwidth": config.grid**2 * reading / (taken - start),
-                "share_of_matmul_rate": config.grid**2 * computing / (taken - start),
+                "milliseconds_a_step": 1e3 * (elapsed - start) / config.grid**2,
+                "share_of_bandwidth": config.grid**2 * reading / (elapsed - start),
+                "share_of_matmul_rate": config.grid**2 * computing / (elapsed - start),
             }
-            for way, (taken, start) in ways.items()
+            for method, (elapsed, start) in methods.items()
         },
         "peers": peers,
         "limits": found,
@@ -118,12 +118,12 @@ def draw(name: str, batch: int, setting: Setting) -> Figures:
     }
 
 
-def _compare_ways(
-    config: TransformerConfig, images: int, dtype: torch.dtype, memory: DecodingMemory, setting: Setting
+def _compare_methods(
+    config: TransformerConfig, images: int, dtype: torch.dtype, memory: DecodingMemory, options: Options
 ) -> tuple[dict[str, tuple[float, float]], int | None]:
     """Return, for each decoding method, seconds for `images` images and before the first token, and the peak memory."""
-    model = random_transformer(config, dtype, setting.device)
-    caption = model.stream.captions([[1] * (config.text_positions // 2)])
+    model = random_transformer(config, dtype, options.device)
+    caption = model.sequence.pad_captions([[1] * (config.text_positions // 2)])
 
     def draw(steps: int = config.grid**2) -> None:
         canvas = torch.zeros(config.grid**2, dtype=torch.int64)
@@ -134,20 +134,21 @@ def _compare_ways(
         )
 
     draw(steps=2)
-    ours = "CUDA graphs" if setting.device.type == "cuda" else "this project"
+    ours = "CUDA graphs" if options.device.type == "cuda" else "this project"
     times: dict[str, list[float]] = {ours: [], "eager": []}
-    with card.PeakMemory(setting.device) as peak:
-        times[ours].append(card.seconds(draw, setting.device))
+    with hardware.PeakMemory(options.device) as peak:
+        times[ours].append(hardware.seconds(draw, options.device))
     for _ in range(ROUNDS):
         with eager_steps():
-            times["eager"].append(card.seconds(draw, setting.device))
+            times["eager"].append(hardware.seconds(draw, options.device))
         if max(times[ours][0], times["eager"][0]) > LONG:  # long enough that one run is sufficient
             break
-        times[ours].append(card.seconds(draw, setting.device))
-    starts = {ours: card.median_seconds(partial(draw, steps=0), setting.device, rounds=3)}  # prefill and graph capture
+        times[ours].append(hardware.seconds(draw, options.device))
+    # prefill and graph capture
+    starts = {ours: hardware.median_seconds(partial(draw, steps=0), options.device, rounds=3)}
     with eager_steps():
-        starts["eager"] = card.median_seconds(partial(draw, steps=0), setting.device, rounds=3)
-    return {way: (statistics.median(taken), starts[way]) for way, taken in times.items()}, peak.bytes
+        starts["eager"] = hardware.median_seconds(partial(draw, steps=0), options.device, rounds=3)
+    return {method: (statistics.median(elapsed), starts[method]) for method, elapsed in times.items()}, peak.bytes
 
 
 def eager_steps() -> Any:
@@ -174,26 +175,26 @@ def step_work(config: TransformerConfig, images: int, dtype: torch.dtype) -> tup
     return round(numbers * dtype.itemsize), round(operations)
 
 
-def _gpt2(config: TransformerConfig, images: int, setting: Setting) -> Figures:
+def _gpt2(config: TransformerConfig, images: int, options: Options) -> Results:
     """Time `generate` of Hugging Face's GPT-2 of the same size, for some tokens."""
     try:
-        peer = gpt2(config, "bfloat16", setting.device)
+        peer = gpt2(config, "bfloat16", options.device)
     except ImportError:
-        return {"left_out": "transformers is not installed"}
+        return {"unavailable": "transformers is not installed"}
     tokens = min(PEER_TOKENS, config.grid**2)
     images = min(images, 8) if config.width > 2048 else images
     try:
         peer.decode(images, 2)
-        first = card.seconds(lambda: peer.decode(images, 1), setting.device)
-        taken = card.seconds(lambda: peer.decode(images, tokens), setting.device)
+        first = hardware.seconds(lambda: peer.decode(images, 1), options.device)
+        elapsed = hardware.seconds(lambda: peer.decode(images, tokens), options.device)
     except torch.OutOfMemoryError:
-        return {"left_out": f"{images} images do not fit"}
-    step = (taken - first) / max(1, tokens - 1)
-    whole = first + step * (config.grid**2 - 1)  # favours GPT-2: its cache is short during the first tokens
+        return {"unavailable": f"{images} images do not fit"}
+    step = (elapsed - first) / max(1, tokens - 1)
+    image_seconds = first + step * (config.grid**2 - 1)  # favours GPT-2: its cache is short during the first tokens
     return {
         "Hugging Face GPT-2, generate": {
             "images": images,
-            "images_per_second": images / whole,
+            "images_per_second": images / image_seconds,
             "milliseconds_a_step": 1e3 * step,
             "tokens_timed": tokens,
         }
@@ -206,7 +207,7 @@ def measurements(quick: bool) -> dict[str, Any]:
     return {"limits": limits, **drawn}
 
 
-def page(found: dict[str, Figures]) -> list[str]:
+def page(found: dict[str, Results]) -> list[str]:
     lines = []
     if "limits" in found:
         rates = found["limits"]["matmul_per_second"].items()
@@ -217,7 +218,7 @@ def page(found: dict[str, Figures]) -> list[str]:
             "",
         ]
     lines += [
-        "| images | way | images/s | start, ms | ms/step | of bandwidth | of products | peak / estimated GB |",
+        "| images | method | images/s | start, ms | ms/step | of bandwidth | of matmul rate | peak / estimate, GB |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, each in found.items():
@@ -225,17 +226,17 @@ def page(found: dict[str, Figures]) -> list[str]:
             continue
         memory = each["memory"]
         peak = "-" if memory["peak_bytes"] is None else f"{memory['peak_bytes'] / 1e9:.2f}"
-        fewer = "" if each["images"] == each["asked"] else f" (of {each['asked']}; {memory['fit']} fit)"
-        for way, row in each["ways"].items():
-            used = f"{peak} / {memory['estimate_bytes'] / 1e9:.2f}" if way != "eager" else ""
+        fewer = "" if each["images"] == each["requested"] else f" (of {each['requested']}; {memory['fit']} fit)"
+        for method, row in each["methods"].items():
+            used = f"{peak} / {memory['estimate_bytes'] / 1e9:.2f}" if method != "eager" else ""
             lines.append(
-                f"| {name.partition(',')[0]}: {each['images']}{fewer} | {way} | {row['images_per_second']:.3g} "
+                f"| {name.partition(',')[0]}: {each['images']}{fewer} | {method} | {row['images_per_second']:.3g} "
                 f"| {1e3 * row['seconds_before_the_first_step']:.3g} | {row['milliseconds_a_step']:.3g} "
                 f"| {100 * row['share_of_bandwidth']:.3g}% "
                 f"| {100 * row['share_of_matmul_rate']:.3g}% | {used} |"
             )
         for peer, row in each["peers"].items():
-            if peer == "left_out":
+            if peer == "unavailable":
                 lines.append(f"| {name.partition(',')[0]} | Hugging Face GPT-2: {row} | | | | | | |")
             else:
                 lines.append(
@@ -245,4 +246,4 @@ def page(found: dict[str, Figures]) -> list[str]:
     return lines
 
 
-PART = Part("sampling", measurements, page, least={"base, 512 images": 90, "paper-12b, 512 images": 300})
+PART = Part("sampling", measurements, page, min_seconds={"base, 512 images": 90, "paper-12b, 512 images": 300})

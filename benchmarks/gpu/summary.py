@@ -9,16 +9,16 @@ LINES = 100
 
 def summary(out: Path, parts: Sequence[str]) -> tuple[list[str], bool]:
     """Write the summary to `out`. Returns its lines, and True if all measurements are done or impossible."""
-    lines, fine = ["# make gpu", ""], True
+    lines, complete = ["# make gpu", ""], True
     for part in parts:
         if not (out / f"{part}.json").exists():
             lines += [f"## gpu-{part}", "", f"Not run: `make gpu-{part}`.", ""]
-            fine = False
+            complete = False
             continue
         facts = json.loads((out / f"{part}.json").read_text(encoding="utf-8"))
-        made = [each["status"] for each in facts["measurements"].values()]
-        fine = fine and all(status in ("done", "skipped") for status in made)
-        counts = ", ".join(f"{made.count(status)} {status}" for status in dict.fromkeys(made))
+        statuses = [each["status"] for each in facts["measurements"].values()]
+        complete = complete and all(status in ("done", "skipped") for status in statuses)
+        counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
         page = (out / f"{part}.md").read_text(encoding="utf-8") if (out / f"{part}.md").exists() else ""
         body = page.partition("\n\n")[2].splitlines()
         lines += [f"## gpu-{part}: {counts or 'nothing yet'}", "", *_shortened(body, f"{out / part}.md"), ""]
@@ -26,7 +26,7 @@ def summary(out: Path, parts: Sequence[str]) -> tuple[list[str], bool]:
         lines += ["No part has run yet: `make gpu`."]
     out.mkdir(parents=True, exist_ok=True)
     (out / "summary.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return lines, fine
+    return lines, complete
 
 
 def _shortened(body: list[str], page: str, most: int = LINES // 4 - 5) -> list[str]:

@@ -11,44 +11,44 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.part import ROOT, Figures, NotPossible, Part, Setting
+from benchmarks.gpu.part import ROOT, NotPossible, Options, Part, Results
 from benchmarks.gpu.pytest_outcomes import outcomes
 
-MOST_ALONE = 12  # maximum number of failed tests to repeat alone
+MAX_REPEATED = 12  # maximum number of failed tests to repeat alone
 
 
 def files() -> list[Path]:
     return sorted(path.relative_to(ROOT) for path in ROOT.glob("tests/**/test_*_on_gpu.py"))
 
 
-def run_file(path: Path, setting: Setting) -> Figures:
+def run_file(path: Path, options: Options) -> Results:
     """Run the tests of one file that have not passed yet."""
-    record = setting.folder / f"{path.stem}.jsonl"
-    _pytest([str(path)], record, setting)
-    failed = [test for test, outcome in outcomes(record).items() if outcome["outcome"] == "failed"]
-    if 1 < len(failed) <= MOST_ALONE:
+    outcomes_path = options.folder / f"{path.stem}.jsonl"
+    _pytest([str(path)], outcomes_path, options)
+    failed = [test for test, outcome in outcomes(outcomes_path).items() if outcome["outcome"] == "failed"]
+    if 1 < len(failed) <= MAX_REPEATED:
         for test in failed:
-            _pytest([test], record, setting)
-    found = list(outcomes(record).values())
+            _pytest([test], outcomes_path, options)
+    found = list(outcomes(outcomes_path).values())
     if not found:
         raise NotPossible(f"pytest found no tests in {path}")
     counts = {kind: sum(each["outcome"] == kind for each in found) for kind in ("passed", "failed", "skipped")}
-    figures = {**counts, "tests": found}
+    results = {**counts, "tests": found}
     if counts["failed"]:
         for each in found:
             if each["outcome"] == "failed":
                 print(f"\n{each['test']}\n{each['reason']}")
         names = ", ".join(each["test"].partition("::")[2] for each in found if each["outcome"] == "failed")
         raise SystemExit(f"{counts['failed']} failed, {counts['passed']} passed: {names}")
-    return figures
+    return results
 
 
-def _pytest(selection: list[str], record: Path, setting: Setting) -> None:
+def _pytest(selection: list[str], outcomes_path: Path, options: Options) -> None:
     environment = {
         **os.environ,
-        "DALLE_TEST_DEVICE": str(setting.device),
-        "DALLE_GPU_OUTCOMES": str(record),
-        "OMP_NUM_THREADS": "4" if setting.device.type == "cuda" else "1",
+        "DALLE_TEST_DEVICE": str(options.device),
+        "DALLE_GPU_OUTCOMES": str(outcomes_path),
+        "OMP_NUM_THREADS": "4" if options.device.type == "cuda" else "1",
     }
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "benchmarks.gpu.pytest_outcomes"]
     command += ["-p", "no:cacheprovider", "--tb=short", *selection]
@@ -59,17 +59,19 @@ def measurements(quick: bool) -> dict[str, Any]:
     return {path.stem: partial(run_file, path) for path in files()}
 
 
-def page(found: dict[str, Figures]) -> list[str]:
+def page(found: dict[str, Results]) -> list[str]:
     lines = ["| tests | passed | skipped |", "|---|---|---|"]
     lines += [f"| {name} | {each['passed']} | {each['skipped']} |" for name, each in found.items()]
     tests = [test for each in found.values() for test in each["tests"]]
     reasons = {test["reason"] for test in tests if test["outcome"] == "skipped"}
     if reasons:
         lines += ["", "Skipped: " + "; ".join(sorted(reasons)) + "."]
-    told = [(test["test"].partition("::")[2], name, value) for test in tests for name, value in test["found"].items()]
-    if told:
-        lines += ["", "| test | what it reports | |", "|---|---|---|"]
-        lines += [f"| {test} | {name} | {_short(value)} |" for test, name, value in told]
+    properties = [
+        (test["test"].partition("::")[2], name, value) for test in tests for name, value in test["properties"].items()
+    ]
+    if properties:
+        lines += ["", "| test | reported value | |", "|---|---|---|"]
+        lines += [f"| {test} | {name} | {_short(value)} |" for test, name, value in properties]
     return lines
 
 

@@ -12,8 +12,8 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.gpu import card
-from benchmarks.gpu.part import Figures, NotPossible, Part, Setting
+from benchmarks.gpu import hardware
+from benchmarks.gpu.part import NotPossible, Options, Part, Results
 from benchmarks.gpu.sampling import limits
 from dalle.cli.config import compose
 from dalle.models.dvae.model import DiscreteVAE
@@ -32,39 +32,39 @@ UPDATES = 8  # number of updates, timed individually
 KERNELS = 10
 
 
-def settings_of(stage: str, preset: str, setting: Setting) -> list[str]:
+def overrides_of(stage: str, preset: str, options: Options) -> list[str]:
     """Return the overrides for train.py."""
     common = ["workers=0", "log_every=0", "validate_every=0", "preview_every=0", "save_every=0"]
-    if setting.quick:
+    if options.quick:
         data = ["data=blocks", "data.image_size=32", "data.train=16", "data.val=2"]
         return [f"stage={stage}", "preset=tiny", *data, *(f"stage.{each}" for each in (*common, *TOY[stage]))]
     data = ["data=blocks", f"data.image_size={PIXELS[preset]}", "data.train=2048", "data.val=16"]
     return [f"stage={stage}", f"preset={preset}", *data, *(f"stage.{each}" for each in common)]
 
 
-def train(stage_name: str, preset: str, setting: Setting, batch: int | None = None) -> Figures:
+def train(stage_name: str, preset: str, options: Options, batch: int | None = None) -> Results:
     """Time updates of one stage as in train.py, on images loaded beforehand.
 
     batch: images per update, in one micro-batch; None: batch size and micro-batches of the preset.
     """
-    overrides = settings_of(stage_name, preset, setting)
-    if batch is not None and not setting.quick:
+    overrides = overrides_of(stage_name, preset, options)
+    if batch is not None and not options.quick:
         overrides += [f"stage.batch_size={batch}", "stage.accumulate=1"]
     config = compose("train", overrides)
-    dvae = _random_dvae(preset, setting) if stage_name == "transformer" else None
-    free = card.memory_bytes(setting.device)
-    context = StageContext(0, setting.device, dvae)
+    dvae = _random_dvae(preset, options) if stage_name == "transformer" else None
+    free = hardware.memory_bytes(options.device)
+    context = StageContext(0, options.device, dvae)
     stage = STAGES[stage_name].build(config.stage, config.data, context)
     needed = state_bytes(stage.model)
     if needed > free:
         raise NotPossible(
             f"weights, gradients, moments and averages take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
         )
-    trainer = Trainer(stage, config.stage, Run(setting.folder / "run", {}, 0, setting.device, config.wandb))
+    trainer = Trainer(stage, config.stage, Run(options.folder / "run", {}, 0, options.device, config.wandb))
     some = [next(trainer.batches) for _ in range(config.stage.accumulate)]
     trainer.batches = itertools.cycle(some)
     try:
-        with card.PeakMemory(setting.device) as peak:
+        with hardware.PeakMemory(options.device) as peak:
             for _ in range(2):
                 trainer.update()
     except torch.OutOfMemoryError:
@@ -76,22 +76,22 @@ def train(stage_name: str, preset: str, setting: Setting, batch: int | None = No
     counter = FlopCounterMode(display=False)
     with counter:
         trainer.update()
-    taken = statistics.median(card.seconds(trainer.update, setting.device) for _ in range(UPDATES))
+    elapsed = statistics.median(hardware.seconds(trainer.update, options.device) for _ in range(UPDATES))
     pictures = config.stage.batch_size
-    positions = stage.model.stream.positions if stage_name == "transformer" else None
+    positions = stage.model.sequence.positions if stage_name == "transformer" else None
     precision = trainer.state.precision
-    rates = limits(setting)["matmul_per_second"]
+    rates = limits(options)["matmul_per_second"]
     return {
         "overrides": overrides,
         "precision": precision,
         "parameters": sum(each.numel() for each in stage.model.parameters()),
         "batch": pictures,
         "micro_batches": config.stage.accumulate,
-        "seconds_an_update": taken,
-        "images_per_second": pictures / taken,
-        "tokens_per_second": None if positions is None else pictures * positions / taken,
-        "flops_per_second": counter.get_total_flops() / taken,
-        "share_of_matmul_rate": counter.get_total_flops() / taken / rates[precision],
+        "seconds_an_update": elapsed,
+        "images_per_second": pictures / elapsed,
+        "tokens_per_second": None if positions is None else pictures * positions / elapsed,
+        "flops_per_second": counter.get_total_flops() / elapsed,
+        "share_of_matmul_rate": counter.get_total_flops() / elapsed / rates[precision],
         "memory": {"state_bytes": needed, "peak_bytes": peak.bytes},
         "kernels": longest_kernels(trainer),
     }
@@ -107,24 +107,24 @@ def longest_kernels(trainer: Trainer) -> list[dict[str, Any]]:
     cuda = trainer.run.device.type == "cuda"
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as profiler:
         trainer.update()
-        card.wait(trainer.run.device)
+        hardware.synchronize(trainer.run.device)
     events = profiler.key_averages()
     if cuda:
-        on_card = [each for each in events if each.device_type.name == "CUDA"]
-        kernels = [each for each in on_card if not getattr(each, "is_user_annotation", False)]
-        spent = {each.key: each.self_device_time_total for each in kernels}
+        on_gpu = [each for each in events if each.device_type.name == "CUDA"]
+        kernels = [each for each in on_gpu if not getattr(each, "is_user_annotation", False)]
+        times = {each.key: each.self_device_time_total for each in kernels}
     else:
-        spent = {each.key: each.self_cpu_time_total for each in events}
-    whole = sum(spent.values())
-    longest = sorted(spent, key=lambda name: -spent[name])[:KERNELS]
-    return [{"name": name, "milliseconds": spent[name] / 1e3, "share": spent[name] / whole} for name in longest]
+        times = {each.key: each.self_cpu_time_total for each in events}
+    total = sum(times.values())
+    longest = sorted(times, key=lambda name: -times[name])[:KERNELS]
+    return [{"name": name, "milliseconds": times[name] / 1e3, "share": times[name] / total} for name in longest]
 
 
-def _random_dvae(preset: str, setting: Setting) -> Path:
+def _random_dvae(preset: str, options: Options) -> Path:
     """Write a dVAE of the preset with random weights; the training time does not depend on the tokens."""
-    folder = setting.folder / f"dvae-{'toy' if setting.quick else preset}"
+    folder = options.folder / f"dvae-{'toy' if options.quick else preset}"
     if not (folder / "config.json").exists():  # config.json is written last
-        config = compose("train", settings_of("dvae", preset, setting))
+        config = compose("train", overrides_of("dvae", preset, options))
         DiscreteVAE(config.stage.model).save(folder)
     return folder
 
@@ -136,9 +136,9 @@ def measurements(quick: bool) -> dict[str, Any]:
     return {name: found[name] for name in list(found)[::2][:3]} if quick else found
 
 
-def page(found: dict[str, Figures]) -> list[str]:
+def page(found: dict[str, Results]) -> list[str]:
     lines = [
-        "| stage, preset | parameters | batch | images/s | tokens/s | TFLOP/s (of products) | GB (state alone) |",
+        "| stage, preset | parameters | batch | images/s | tokens/s | TFLOP/s (% of matmul rate) | GB (state alone) |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, each in found.items():

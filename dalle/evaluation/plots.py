@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from dalle.evaluation.metrics.best_of import PERFECT, RerankCurve
-from dalle.extras import check_installed
+from dalle.optional_dependencies import check_installed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

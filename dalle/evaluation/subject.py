@@ -115,8 +115,8 @@ def _trained_on(meta: dict[str, Any], folder: Path) -> Any:
 
 def _check_size(data: Any, dvae: DiscreteVAE, dalle: DALLE | None) -> None:
     size, downsample = data.image_size, dvae.downsample
-    if dalle is not None and size != dalle.transformer.stream.grid * downsample:
-        wanted = dalle.transformer.stream.grid * downsample
+    if dalle is not None and size != dalle.transformer.sequence.grid * downsample:
+        wanted = dalle.transformer.sequence.grid * downsample
         raise ValueError(
             f"the pictures of the data have {size} pixels and the models' {wanted}: use data.image_size={wanted}"
         )

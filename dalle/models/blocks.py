@@ -154,7 +154,7 @@ class TransformerBlock(nn.Module):
         x = x + layer.merge(attend(self.attention.norm(x), layer))
         return x + self.mlp(x)
 
-    def initialise(self, qkv: float, attention_out: float, expand: float, mlp_out: float) -> None:
+    def init_weights(self, qkv: float, attention_out: float, expand: float, mlp_out: float) -> None:
         """Initialise the weights of the four layers from normals with these standard deviations, biases with 0."""
         attention, mlp = self.attention.branch, self.mlp.branch
         layers = (attention.qkv, qkv), (attention.out, attention_out), (mlp.expand, expand), (mlp.out, mlp_out)

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from dalle.checkpoint import CheckpointError, read_json, read_tensors
 from dalle.clip_tokenizer import CLIPTokenizer
-from dalle.pretrained.names import ATTENTION_NORM, ATTENTION_OUT, MLP_IN, MLP_NORM, MLP_OUT, QKV, renamed
-from dalle.pretrained.published import Published, origin
+from dalle.pretrained.key_mapping import ATTENTION_NORM, ATTENTION_OUT, MLP_IN, MLP_NORM, MLP_OUT, QKV, rename_key
+from dalle.pretrained.pretrained_weights import PretrainedWeights, origin
 
 # default values in transformers
-TEXT = {
+TEXT_DEFAULTS = {
     "vocab_size": 49_408,
     "hidden_size": 512,
     "intermediate_size": 2048,
@@ -31,7 +31,7 @@ TEXT = {
     "bos_token_id": 49_406,
     "eos_token_id": 49_407,
 }
-VISION = {
+VISION_DEFAULTS = {
     "hidden_size": 768,
     "intermediate_size": 3072,
     "num_hidden_layers": 12,
@@ -42,7 +42,7 @@ VISION = {
     "hidden_act": "quick_gelu",
     "layer_norm_eps": 1e-5,
 }
-PICTURES = {
+PREPROCESSOR_DEFAULTS = {
     "size": {"shortest_edge": 224},
     "crop_size": {"height": 224, "width": 224},
     "resample": Image.Resampling.BICUBIC.value,
@@ -51,10 +51,10 @@ PICTURES = {
     "rescale_factor": 1 / 255,
     **{f"do_{step}": True for step in ("resize", "center_crop", "rescale", "normalize")},
 }
-LEGACY_END = 2  # eos_token_id in configs from before 2023, which means the largest id
+LEGACY_EOS_ID = 2  # eos_token_id in configs from before 2023, which means the largest id
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt")
 
-STARTS = {
+KEY_PREFIXES = {
     "logit_scale": "log_scale",
     "vision_model.embeddings.class_embedding": "image.class_token",
     "vision_model.embeddings.patch_embedding.": "image.patchify.",
@@ -69,7 +69,7 @@ STARTS = {
     "text_model.final_layer_norm.": "text.norm_out.",
     "text_projection.": "text.projection.",
 }
-PARTS = {
+LAYER_KEYS = {
     ".layer_norm1.": ATTENTION_NORM,
     ".self_attn.q_proj.": QKV,
     ".self_attn.out_proj.": ATTENTION_OUT,
@@ -93,7 +93,7 @@ class HuggingFaceCLIPConfig:
     tokenizer: str | None = None  # folder or file of the tokenizer; None: in `folder`
 
 
-def read_huggingface_clip(folder: str | Path, tokenizer: str | Path | None = None) -> Published:
+def read_huggingface_clip(folder: str | Path, tokenizer: str | Path | None = None) -> PretrainedWeights:
     """Read a CLIPModel, and its tokenizer if there is one in `folder` or at `tokenizer`.
 
     Raises CheckpointError if files are missing, damaged, or of another kind of model, and ValueError for a tokenizer
@@ -105,128 +105,131 @@ def read_huggingface_clip(folder: str | Path, tokenizer: str | Path | None = Non
     config = read_json(folder / "config.json")
     if config.get("model_type") != "clip":
         raise CheckpointError(f"{folder} holds a model of type {config.get('model_type')!r}, not 'clip'")
-    text, vision = _part(config, "text_config", TEXT), _part(config, "vision_config", VISION)
+    text, vision = (
+        _encoder_config(config, "text_config", TEXT_DEFAULTS),
+        _encoder_config(config, "vision_config", VISION_DEFAULTS),
+    )
     if vision["num_channels"] != 3 or not isinstance(vision["image_size"], int):
-        found = f"image_size={vision['image_size']}, num_channels={vision['num_channels']}"
-        raise CheckpointError(f"{folder / 'config.json'} has {found}; pictures should be square and have 3 channels")
+        shape = f"image_size={vision['image_size']}, num_channels={vision['num_channels']}"
+        raise CheckpointError(f"{folder / 'config.json'} has {shape}; images must be square and have 3 channels")
 
-    words = _tokenizer(folder, tokenizer, text["vocab_size"])
+    clip_tokenizer = _read_tokenizer(folder, tokenizer, text["vocab_size"])
     path = folder / "model.safetensors"
-    tensors = _in_our_names(read_tensors(path), path)
+    tensors = _convert_state_dict(read_tensors(path), path)
     sizes = {
         "image_size": vision["image_size"],
         "patch": vision["patch_size"],
-        **_transformer("image", vision),
+        **_encoder_sizes("image", vision),
         "text_vocabulary": text["vocab_size"],
         "text_positions": text["max_position_embeddings"],
-        **_transformer("text", text),
-        **_ends(text, words, folder),
+        **_encoder_sizes("text", text),
+        **_special_token_ids(text, clip_tokenizer, folder),
         "embedding": config.get("projection_dim", 512),
-        "largest_scale": _largest_scale(tensors),
-        **_pictures(folder, vision["image_size"]),
+        "max_logit_scale": _max_logit_scale(tensors),
+        **_preprocessing(folder, vision["image_size"]),
         "tokenizer": "huggingface",
     }
-    return Published("clip", sizes, tensors, origin("huggingface-clip", weights=path), words)
+    return PretrainedWeights("clip", sizes, tensors, origin("huggingface-clip", weights=path), clip_tokenizer)
 
 
-def import_huggingface_clip(config: HuggingFaceCLIPConfig) -> Published:
+def import_huggingface_clip(config: HuggingFaceCLIPConfig) -> PretrainedWeights:
     """Read a CLIPModel for prepare.py. Also raises CheckpointError if there is no tokenizer: a checkpoint needs one."""
-    published = read_huggingface_clip(config.folder, config.tokenizer)
-    if published.tokenizer is None:
+    weights = read_huggingface_clip(config.folder, config.tokenizer)
+    if weights.tokenizer is None:
         raise CheckpointError(f"{config.folder} has none of {', '.join(TOKENIZER_FILES)}; give tokenizer=<folder>")
-    return published
+    return weights
 
 
-def _part(config: Mapping[str, Any], name: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
+def _encoder_config(config: Mapping[str, Any], name: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config of one encoder, completed by `defaults`. As in transformers, `<name>_dict` takes precedence."""
-    given = config.get(f"{name}_dict")
-    return {**defaults, **(config.get(name) or {} if given is None else given)}
+    override = config.get(f"{name}_dict")
+    return {**defaults, **(config.get(name) or {} if override is None else override)}
 
 
-def _transformer(tower: str, part: Mapping[str, Any]) -> dict[str, Any]:
+def _encoder_sizes(encoder: str, config: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        f"{tower}_width": part["hidden_size"],
-        f"{tower}_depth": part["num_hidden_layers"],
-        f"{tower}_heads": part["num_attention_heads"],
-        f"{tower}_mlp": part["intermediate_size"],
-        f"{tower}_activation": part["hidden_act"],
-        f"{tower}_eps": part["layer_norm_eps"],
+        f"{encoder}_width": config["hidden_size"],
+        f"{encoder}_depth": config["num_hidden_layers"],
+        f"{encoder}_heads": config["num_attention_heads"],
+        f"{encoder}_mlp": config["intermediate_size"],
+        f"{encoder}_activation": config["hidden_act"],
+        f"{encoder}_eps": config["layer_norm_eps"],
     }
 
 
-def _ends(text: Mapping[str, Any], tokenizer: CLIPTokenizer | None, folder: Path) -> dict[str, int | None]:
+def _special_token_ids(text: Mapping[str, Any], tokenizer: CLIPTokenizer | None, folder: Path) -> dict[str, int | None]:
     """Return the ids of the start token and the end token, where the text feature is read; None: the last two ids."""
     start, end = text["bos_token_id"], text["eos_token_id"]
     if tokenizer is None:
-        return {"start_id": None, "end_id": None} if end == LEGACY_END else {"start_id": start, "end_id": end}
-    if end not in (LEGACY_END, tokenizer.end):
+        return {"start_id": None, "end_id": None} if end == LEGACY_EOS_ID else {"start_id": start, "end_id": end}
+    if end not in (LEGACY_EOS_ID, tokenizer.end):
         raise CheckpointError(
             f"{folder / 'config.json'} has eos_token_id={end}, but the tokenizer ends captions with {tokenizer.end}"
         )
     return {"start_id": tokenizer.start, "end_id": tokenizer.end}
 
 
-def _tokenizer(folder: Path, given: str | Path | None, vocabulary: int) -> CLIPTokenizer | None:
-    if given is None and not any((folder / name).exists() for name in TOKENIZER_FILES):
+def _read_tokenizer(folder: Path, path: str | Path | None, vocabulary: int) -> CLIPTokenizer | None:
+    if path is None and not any((folder / name).exists() for name in TOKENIZER_FILES):
         return None
-    tokenizer = CLIPTokenizer.read(folder if given is None else given, vocabulary)
+    tokenizer = CLIPTokenizer.read(folder if path is None else path, vocabulary)
     if tokenizer.vocabulary > vocabulary:
         raise ValueError(
-            f"{given or folder} has {tokenizer.vocabulary:,} token ids, but the model's vocabulary is {vocabulary:,}: "
+            f"{path or folder} has {tokenizer.vocabulary:,} token ids, but the model's vocabulary is {vocabulary:,}: "
             f"it is the tokenizer of another model"
         )
     return tokenizer
 
 
-def _pictures(folder: Path, image_size: int) -> dict[str, Any]:
+def _preprocessing(folder: Path, image_size: int) -> dict[str, Any]:
     """Read the image preprocessing. Raises CheckpointError unless it is resize, centre crop, rescale, normalise."""
-    given, path = {"size": image_size, "crop_size": image_size}, folder / "preprocessor_config.json"
+    options, path = {"size": image_size, "crop_size": image_size}, folder / "preprocessor_config.json"
     if path.exists():
-        given = read_json(path)
+        options = read_json(path)
     elif (path := folder / "processor_config.json").exists():  # newer versions may write this file
-        given = read_json(path).get("image_processor", {})
-    given = {**PICTURES, **given}
-    size, crop, resample = given["size"], given["crop_size"], given["resample"]
+        options = read_json(path).get("image_processor", {})
+    options = {**PREPROCESSOR_DEFAULTS, **options}
+    size, crop, resample = options["size"], options["crop_size"], options["resample"]
     shorter = size.get("shortest_edge") if isinstance(size, dict) else size
     crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
     filters = {each.value: each.name.lower() for each in Image.Resampling}
 
-    known = [
+    supported = [
         ("size", isinstance(shorter, int), {"shortest_edge": image_size}),
         ("crop_size", crop == {"height": image_size, "width": image_size}, f"{image_size}, the pictures' size,"),
         ("resample", resample in filters, f"Pillow's {', '.join(map(str, filters))}"),
-        ("rescale_factor", abs(given["rescale_factor"] - 1 / 255) < 1e-6, "1/255"),
-        *((name, len(given[name]) == 3, "a number for each of 3 channels") for name in ("image_mean", "image_std")),
-        *((name, given[name], True) for name in PICTURES if name.startswith("do_")),
+        ("rescale_factor", abs(options["rescale_factor"] - 1 / 255) < 1e-6, "1/255"),
+        *((name, len(options[name]) == 3, "a number for each of 3 channels") for name in ("image_mean", "image_std")),
+        *((name, options[name], True) for name in PREPROCESSOR_DEFAULTS if name.startswith("do_")),
     ]
-    for name, fits, expected in known:
-        if not fits:
-            raise CheckpointError(f"{path} has {name}={given[name]}, where only {expected} is known here")
+    for name, is_supported, expected in supported:
+        if not is_supported:
+            raise CheckpointError(f"{path} has {name}={options[name]}, but only {expected} is supported")
     return {
         "shorter_side": shorter,
         "resample": filters[resample],
-        "pixel_mean": tuple(given["image_mean"]),
-        "pixel_std": tuple(given["image_std"]),
+        "pixel_mean": tuple(options["image_mean"]),
+        "pixel_std": tuple(options["image_std"]),
     }
 
 
-def _largest_scale(tensors: Mapping[str, Tensor]) -> float:
+def _max_logit_scale(tensors: Mapping[str, Tensor]) -> float:
     """Return the maximum logit scale: 100, or the published scale if larger, since transformers does not clip it."""
     scale = tensors.get("log_scale")
     return 100.0 if scale is None or scale.ndim else max(100.0, scale.float().exp().item())
 
 
-def _in_our_names(found: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+def _convert_state_dict(published: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     tensors = {}
-    for name, tensor in found.items():
+    for name, tensor in published.items():
         if name.endswith((".position_ids", ".k_proj.weight", ".k_proj.bias", ".v_proj.weight", ".v_proj.bias")):
-            continue  # index buffers of older versions; keys and values are merged with the queries below
+            continue  # position_ids: buffers of older versions; keys and values are merged with the queries below
         if ".q_proj." in name:
-            parts = [found.get(name.replace(".q_proj.", f".{part}_proj.")) for part in "qkv"]
+            parts = [published.get(name.replace(".q_proj.", f".{part}_proj.")) for part in "qkv"]
             if any(part is None or part.shape != tensor.shape for part in parts):
                 raise CheckpointError(
                     f"{path} should have keys and values as {name} {tuple(tensor.shape)}, but has not"
                 )
             tensor = torch.cat([part for part in parts if part is not None])
-        tensors[renamed(name, STARTS, PARTS)] = tensor
+        tensors[rename_key(name, KEY_PREFIXES, LAYER_KEYS)] = tensor
     return tensors

@@ -1,8 +1,8 @@
 """Import of OpenAI's CLIP models, ViT and ResNet, from the published files.
 
 The files are TorchScript archives, which contain code and weights. They are read as data, without executing the code;
-see `dalle.pretrained.pickles`. State dicts of the same models can be read as well. Sizes are inferred from the tensor
-shapes; attention heads are 64 wide, as in the released code (github.com/openai/CLIP, model.py).
+see `dalle.pretrained.restricted_unpickler`. State dicts of the same models can be read as well. Sizes are inferred from
+the tensor shapes; attention heads are 64 wide, as in the released code (github.com/openai/CLIP, model.py).
 """
 
 import math
@@ -17,16 +17,16 @@ from torch import Tensor
 
 from dalle.checkpoint import CheckpointError
 from dalle.clip_tokenizer import CLIPTokenizer
-from dalle.pretrained.names import ATTENTION_NORM, ATTENTION_OUT, MLP_IN, MLP_NORM, MLP_OUT, QKV, renamed
-from dalle.pretrained.pickles import read_saved
-from dalle.pretrained.published import Published, origin
+from dalle.pretrained.key_mapping import ATTENTION_NORM, ATTENTION_OUT, MLP_IN, MLP_NORM, MLP_OUT, QKV, rename_key
+from dalle.pretrained.pretrained_weights import PretrainedWeights, origin
+from dalle.pretrained.restricted_unpickler import read_torch_file
 
-HEAD = 64  # width of an attention head
-CELL = 32  # downsampling factor of the ResNets: pixels per cell of the last feature map
-NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # tensors in archives that are skipped
+HEAD_WIDTH = 64  # width of an attention head
+RESNET_DOWNSAMPLE = 32  # pixels per cell of the last feature map
+NON_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # tensors in archives that are skipped
 TRANSPOSED = ("visual.proj", "text_projection")  # plain matrices, transposed to weights of linear layers
 
-STARTS = {
+KEY_PREFIXES = {
     "logit_scale": "log_scale",
     "token_embedding.": "text.embedding.",
     "positional_embedding": "text.positions",
@@ -34,7 +34,7 @@ STARTS = {
     "ln_final.": "text.norm_out.",
     "text_projection": "text.projection.weight",
 }
-VIT_STARTS = {
+VIT_KEY_PREFIXES = {
     "visual.conv1.": "image.patchify.",
     "visual.class_embedding": "image.class_token",
     "visual.positional_embedding": "image.positions",
@@ -43,7 +43,7 @@ VIT_STARTS = {
     "visual.ln_post.": "image.norm_out.",
     "visual.proj": "image.projection.weight",
 }
-RESNET_STARTS = {
+RESNET_KEY_PREFIXES = {
     **{f"visual.conv{number}.": f"image.stem.{2 * number - 2}.conv." for number in (1, 2, 3)},
     **{f"visual.bn{number}.": f"image.stem.{2 * number - 2}.norm." for number in (1, 2, 3)},
     **{f"visual.layer{number}.": f"image.stages.{number - 1}." for number in (1, 2, 3, 4)},
@@ -53,7 +53,7 @@ RESNET_STARTS = {
     "visual.attnpool.v_proj.": "image.pool.value.",
     "visual.attnpool.c_proj.": "image.pool.out.",
 }
-PARTS = {  # names within a transformer block
+LAYER_KEYS = {  # names within a transformer block
     ".ln_1.": ATTENTION_NORM,
     ".attn.in_proj_": QKV,
     ".attn.out_proj.": ATTENTION_OUT,
@@ -61,7 +61,7 @@ PARTS = {  # names within a transformer block
     ".mlp.c_fc.": MLP_IN,
     ".mlp.c_proj.": MLP_OUT,
 }
-RESNET_PARTS = PARTS | {
+RESNET_LAYER_KEYS = LAYER_KEYS | {
     ".conv1.": ".reduce.conv.",
     ".bn1.": ".reduce.norm.",
     ".conv2.": ".middle.conv.",
@@ -88,31 +88,31 @@ class OpenAICLIPConfig:
     merges: str = "bpe_simple_vocab_16e6.txt.gz"  # the tokenizer's merges, from the same repository
 
 
-def read_openai_clip(weights: str | Path, merges: str | Path | None = None) -> Published:
+def read_openai_clip(weights: str | Path, merges: str | Path | None = None) -> PretrainedWeights:
     """Read one of OpenAI's CLIPs, with its tokenizer if `merges` is given. Code in the file is not executed.
 
     Raises CheckpointError if a file is missing, damaged, refers to unexpected code or is another model, and ValueError
     if `merges` is invalid or does not match the model.
     """
     path = Path(weights)
-    saved = read_saved(path, lambda name: name.startswith("__torch__."))  # classes defined in the archive
-    tensors = {name: tensor for name, tensor in saved.tensors.items() if name.split(".")[-1] not in NOT_WEIGHTS}
+    saved = read_torch_file(path, lambda name: name.startswith("__torch__."))  # classes defined in the archive
+    tensors = {name: tensor for name, tensor in saved.tensors.items() if name.split(".")[-1] not in NON_WEIGHTS}
     sizes = _sizes(tensors, path)
     files = {"weights": path}
     tokenizer = None
     if merges is not None:
-        tokenizer = _tokenizer(Path(merges), sizes["text_vocabulary"])
+        tokenizer = _read_tokenizer(Path(merges), sizes["text_vocabulary"])
         files |= {"merges": Path(merges)} if Path(merges).is_file() else {}
-    resnet = sizes["image_tower"] == "resnet"
-    starts, parts = (RESNET_STARTS, RESNET_PARTS) if resnet else (VIT_STARTS, PARTS)
-    ours = {
-        renamed(name, STARTS | starts, parts): tensor.T if name in TRANSPOSED else tensor
+    resnet = sizes["image_encoder"] == "resnet"
+    prefixes, layers = (RESNET_KEY_PREFIXES, RESNET_LAYER_KEYS) if resnet else (VIT_KEY_PREFIXES, LAYER_KEYS)
+    state_dict = {
+        rename_key(name, KEY_PREFIXES | prefixes, layers): tensor.T if name in TRANSPOSED else tensor
         for name, tensor in tensors.items()
     }
     if resnet:  # batch counters of the norms, which older files lack; they are not used here
-        norms = [name.removesuffix("running_mean") for name in ours if name.endswith("running_mean")]
-        ours = {f"{norm}num_batches_tracked": torch.tensor(0) for norm in norms} | ours
-    return Published("clip", sizes, ours, origin("openai-clip", **files), tokenizer)
+        norms = [name.removesuffix("running_mean") for name in state_dict if name.endswith("running_mean")]
+        state_dict = {f"{norm}num_batches_tracked": torch.tensor(0) for norm in norms} | state_dict
+    return PretrainedWeights("clip", sizes, state_dict, origin("openai-clip", **files), tokenizer)
 
 
 def _sizes(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
@@ -123,8 +123,8 @@ def _sizes(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
         image = _resnet_sizes(tensors, path)
     else:
         raise CheckpointError(
-            f"{path} is no CLIP of OpenAI's: among its {len(tensors)} tensors is neither visual.proj, as in a ViT, nor "
-            f"visual.attnpool.positional_embedding, as in a ResNet"
+            f"{path} is not one of OpenAI's CLIPs: it has neither visual.proj, as in a ViT, "
+            f"nor visual.attnpool.positional_embedding, as in a ResNet"
         )
     vocabulary, width = _shape(tensors, "token_embedding.weight", 2, path)
     scale = _tensor(tensors, "logit_scale", 0, path).float().exp().item()
@@ -136,7 +136,7 @@ def _sizes(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
         "text_depth": _count(tensors, r"transformer\.resblocks\.(\d+)\."),
         "text_heads": _heads(width, "text", path),
         "embedding": _shape(tensors, "text_projection", 2, path)[1],
-        "largest_scale": max(100.0, scale),  # the published scales are 100, up to rounding
+        "max_logit_scale": max(100.0, scale),  # the published scales are 100, up to rounding
         "crop_rounding": "even",
         "tokenizer": "openai",
     }
@@ -145,7 +145,7 @@ def _sizes(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
 def _vit_sizes(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
     width, _, _, patch = _shape(tensors, "visual.conv1.weight", 4, path)
     return {
-        "image_tower": "vit",
+        "image_encoder": "vit",
         "image_size": patch * _grid(tensors, "visual.positional_embedding", path),
         "patch": patch,
         "image_width": width,
@@ -157,8 +157,8 @@ def _vit_sizes(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
 def _resnet_sizes(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
     positions = "visual.attnpool.positional_embedding"
     return {
-        "image_tower": "resnet",
-        "image_size": CELL * _grid(tensors, positions, path),
+        "image_encoder": "resnet",
+        "image_size": RESNET_DOWNSAMPLE * _grid(tensors, positions, path),
         "image_width": _shape(tensors, "visual.layer1.0.conv1.weight", 4, path)[0],
         "image_blocks": tuple(_count(tensors, rf"visual\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4)),
         "image_heads": _heads(_shape(tensors, positions, 2, path)[1], "image", path),
@@ -167,7 +167,7 @@ def _resnet_sizes(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
 
 def _tensor(tensors: Mapping[str, Tensor], name: str, dimensions: int, path: Path) -> Tensor:
     if name not in tensors:
-        raise CheckpointError(f"{path} is no CLIP of OpenAI's: it lacks the tensor {name}")
+        raise CheckpointError(f"{path} is not one of OpenAI's CLIPs: it lacks the tensor {name}")
     tensor = tensors[name]
     if tensor.ndim != dimensions:
         raise CheckpointError(f"{path}: {name} should have {dimensions} dimensions but is {tuple(tensor.shape)}")
@@ -180,7 +180,7 @@ def _shape(tensors: Mapping[str, Tensor], name: str, dimensions: int, path: Path
 
 def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
     """Count the distinct matches of the group in `pattern` over the tensor names."""
-    return len({found[1] for name in tensors if (found := re.match(pattern, name))})
+    return len({match[1] for name in tensors if (match := re.match(pattern, name))})
 
 
 def _grid(tensors: Mapping[str, Tensor], name: str, path: Path) -> int:
@@ -192,13 +192,15 @@ def _grid(tensors: Mapping[str, Tensor], name: str, path: Path) -> int:
     return side
 
 
-def _heads(width: int, tower: str, path: Path) -> int:
-    if width % HEAD:
-        raise CheckpointError(f"{path}: the {tower} tower is {width} wide, but the heads of OpenAI's CLIPs are {HEAD}")
-    return width // HEAD
+def _heads(width: int, encoder: str, path: Path) -> int:
+    if width % HEAD_WIDTH:
+        raise CheckpointError(
+            f"{path}: the {encoder} encoder is {width} wide, not a multiple of the heads' {HEAD_WIDTH}"
+        )
+    return width // HEAD_WIDTH
 
 
-def _tokenizer(merges: Path, vocabulary: int) -> CLIPTokenizer:
+def _read_tokenizer(merges: Path, vocabulary: int) -> CLIPTokenizer:
     tokenizer = CLIPTokenizer.read(merges, vocabulary, openai=True)
     if (tokenizer.start, tokenizer.end) != (vocabulary - 2, vocabulary - 1):
         raise ValueError(

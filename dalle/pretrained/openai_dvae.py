@@ -1,8 +1,8 @@
 """Import of OpenAI's dVAE from its two published files.
 
 The files are whole modules of the package `dall_e`, pickled by `torch.save`. They are read as data, without executing
-code; see `dalle.pretrained.pickles`. Sizes are inferred from the tensor shapes, so models of other sizes saved by the
-same code can be read as well, and so can state dicts of the two modules.
+code; see `dalle.pretrained.restricted_unpickler`. Sizes are inferred from the tensor shapes, so models of other sizes
+saved by the same code can be read as well, and so can state dicts of the two modules.
 """
 
 import re
@@ -13,13 +13,13 @@ from pathlib import Path
 from torch import Tensor
 
 from dalle.checkpoint import CheckpointError
-from dalle.pretrained.pickles import Saved, read_saved
-from dalle.pretrained.published import Published, origin
+from dalle.pretrained.pretrained_weights import PretrainedWeights, origin
+from dalle.pretrained.restricted_unpickler import TorchFile, read_torch_file
 
 URL = "https://cdn.openai.com/dall-e/{}.pkl"
 
 # the paper's likelihood and final temperature (Section 2.1, Appendix A.2), for evaluation
-OBJECTIVE = {"likelihood": {"kind": "logit_laplace"}, "temperature": 1 / 16}
+EVALUATION_META = {"likelihood": {"kind": "logit_laplace"}, "temperature": 1 / 16}
 
 # classes in the published files
 CLASSES = frozenset(
@@ -39,11 +39,11 @@ CLASSES = frozenset(
 
 # kernel sizes in a residual branch, and the names of its convolutions in OpenAI's code and in ours
 KERNELS = {"encoder": (3, 3, 3, 1), "decoder": (1, 3, 3, 3)}
-BRANCH = {"conv_1": "first", "conv_2": "second", "conv_3": "third", "conv_4": "last"}
+CONVOLUTION_NAMES = {"conv_1": "first", "conv_2": "second", "conv_3": "third", "conv_4": "last"}
 
 # tensors whose shapes distinguish encoder and decoder
-ENDS = ("blocks.input.w", "blocks.output.conv.w")
-SHAPES = {
+IDENTIFYING_TENSORS = ("blocks.input.w", "blocks.output.conv.w")
+IDENTIFYING_SHAPES = {
     "encoder": "(width, 3, 7, 7) and (codes, 8 width, 1, 1)",
     "decoder": "(channels, codes, 1, 1) and (6, width, 1, 1)",
 }
@@ -65,7 +65,7 @@ class OpenAIDVAEConfig:
 
 
 @dataclass(frozen=True)
-class Counterpart:
+class ConvolutionMapping:
     """Names of one convolution in OpenAI's files and in our model, and the shape of its weight."""
 
     theirs: str
@@ -73,7 +73,7 @@ class Counterpart:
     shape: tuple[int, int, int, int]  # outputs, inputs, kernel height, kernel width
 
 
-def read_openai_dvae(encoder: str | Path, decoder: str | Path) -> Published:
+def read_openai_dvae(encoder: str | Path, decoder: str | Path) -> PretrainedWeights:
     """Read OpenAI's dVAE from its two files, without executing code in them.
 
     Raises CheckpointError if a file is missing, damaged, refers to unexpected code, is another model or the other half,
@@ -81,15 +81,15 @@ def read_openai_dvae(encoder: str | Path, decoder: str | Path) -> Published:
     """
     paths = {"encoder": Path(encoder).expanduser(), "decoder": Path(decoder).expanduser()}
     halves = {half: _read_half(path, half) for half, path in paths.items()}
-    sizes = _sizes_in_common(paths, {half: _sizes(half, saved.tensors, paths[half]) for half, saved in halves.items()})
+    sizes = _common_sizes(paths, {half: _sizes(half, saved.tensors, paths[half]) for half, saved in halves.items()})
     tensors: dict[str, Tensor] = {}
     for half, saved in halves.items():
-        tensors |= _renamed(saved.tensors, list(counterparts(half, sizes)), paths[half])
-    model = sizes | {"gain": _gain(halves, paths)}
-    return Published("dvae", model, tensors, origin("openai-dvae", **paths) | OBJECTIVE)
+        tensors |= _convert_state_dict(saved.tensors, list(convolution_mappings(half, sizes)), paths[half])
+    config = sizes | {"gain": _gain(halves, paths)}
+    return PretrainedWeights("dvae", config, tensors, origin("openai-dvae", **paths) | EVALUATION_META)
 
 
-def counterparts(half: str, sizes: Mapping[str, int]) -> Iterator[Counterpart]:
+def convolution_mappings(half: str, sizes: Mapping[str, int]) -> Iterator[ConvolutionMapping]:
     """Iterate over the convolutions of the "encoder" or "decoder", from input to output; each has weight and bias."""
     widths = [sizes["width"] * 2**group for group in range(sizes["groups"])]
     if half == "encoder":
@@ -98,48 +98,51 @@ def counterparts(half: str, sizes: Mapping[str, int]) -> Iterator[Counterpart]:
         widths.reverse()
         first, last = (sizes["decoder_input"], sizes["vocabulary"], 1, 1), (6, widths[-1], 1, 1)
 
-    yield Counterpart("blocks.input", f"{half}.input", first)
+    yield ConvolutionMapping("blocks.input", f"{half}.input", first)
     inputs = first[0]
     for group, outputs in enumerate(widths):
         for block in range(sizes["blocks_per_group"]):
             theirs, ours = f"blocks.group_{group + 1}.block_{block + 1}", f"{half}.groups.{group}.{block}"
             if inputs != outputs:
-                yield Counterpart(f"{theirs}.id_path", f"{ours}.identity", (outputs, inputs, 1, 1))
+                yield ConvolutionMapping(f"{theirs}.id_path", f"{ours}.identity", (outputs, inputs, 1, 1))
             channels = [inputs, *[outputs // 4] * 3, outputs]
-            for number, (name, kernel) in enumerate(zip(BRANCH, KERNELS[half], strict=True)):
+            for number, (name, kernel) in enumerate(zip(CONVOLUTION_NAMES, KERNELS[half], strict=True)):
                 shape = (channels[number + 1], channels[number], kernel, kernel)
-                yield Counterpart(f"{theirs}.res_path.{name}", f"{ours}.{BRANCH[name]}", shape)
+                yield ConvolutionMapping(f"{theirs}.res_path.{name}", f"{ours}.{CONVOLUTION_NAMES[name]}", shape)
             inputs = outputs
-    yield Counterpart("blocks.output.conv", f"{half}.output", last)
+    yield ConvolutionMapping("blocks.output.conv", f"{half}.output", last)
 
 
-def _read_half(path: Path, half: str) -> Saved:
+def _read_half(path: Path, half: str) -> TorchFile:
     if not path.exists():
         raise CheckpointError(f"there is no file {path}; OpenAI's {half} is published at {URL.format(half)}")
-    return read_saved(path, CLASSES.__contains__)
+    return read_torch_file(path, CLASSES.__contains__)
 
 
 def _sizes(half: str, tensors: Mapping[str, Tensor], path: Path) -> dict[str, int]:
     """Infer sizes from the tensors of one half. Raises CheckpointError if they are not of that half."""
-    first, last = (_shape(tensors.get(name)) for name in ENDS)
-    found = _which_half(first, last)
-    if found is None:
+    first, last = (_shape(tensors.get(name)) for name in IDENTIFYING_TENSORS)
+    actual_half = _identify_half(first, last)
+    if actual_half is None:
         shapes = " and ".join(str(shape or "missing") for shape in (first, last))
         raise CheckpointError(
-            f"{path} is no {half} of OpenAI's dVAE: of its {len(tensors)} tensors {' and '.join(ENDS)} are {shapes}, "
-            f"not {SHAPES[half]}"
+            f"{path} is not the {half} of OpenAI's dVAE: {' and '.join(IDENTIFYING_TENSORS)} have the shapes {shapes}, "
+            f"not {IDENTIFYING_SHAPES[half]}"
         )
-    if found != half:
-        raise CheckpointError(f"{path} is OpenAI's {found}, not the {half}: swap encoder= and decoder=")
+    if actual_half != half:
+        raise CheckpointError(f"{path} is OpenAI's {actual_half}, not the {half}: swap encoder= and decoder=")
     groups = {name.split(".")[1] for name in tensors if re.match(r"blocks\.group_\d+\.", name)}
     blocks = {name.split(".")[2] for name in tensors if re.match(r"blocks\.group_1\.block_\d+\.", name)}
-    depth = {"groups": max(1, len(groups)), "blocks_per_group": max(1, len(blocks))}  # `_renamed` reports missing ones
+    depth = {
+        "groups": max(1, len(groups)),
+        "blocks_per_group": max(1, len(blocks)),
+    }
     if half == "encoder":
         return {"width": first[0], "vocabulary": last[0], **depth}
     return {"width": last[1], "vocabulary": first[1], "decoder_input": first[0], **depth}
 
 
-def _which_half(first: tuple[int, ...], last: tuple[int, ...]) -> str | None:
+def _identify_half(first: tuple[int, ...], last: tuple[int, ...]) -> str | None:
     """Identify the half by shape: the encoder's input is an image, the decoder's output has 6 channels; else None."""
     if len(first) != 4 or len(last) != 4:
         return None
@@ -152,7 +155,7 @@ def _shape(tensor: Tensor | None) -> tuple[int, ...]:
     return () if tensor is None else tuple(tensor.shape)
 
 
-def _sizes_in_common(paths: Mapping[str, Path], sizes: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+def _common_sizes(paths: Mapping[str, Path], sizes: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
     encoder, decoder = sizes["encoder"], sizes["decoder"]
     for name, size in encoder.items():
         if decoder[name] != size:
@@ -163,23 +166,25 @@ def _sizes_in_common(paths: Mapping[str, Path], sizes: Mapping[str, Mapping[str,
     return {**encoder, **decoder}
 
 
-def _renamed(tensors: Mapping[str, Tensor], expected: list[Counterpart], path: Path) -> dict[str, Tensor]:
-    """Rename tensors to our names. Raises CheckpointError unless names and shapes are those of `expected`."""
-    ours, shapes = {}, {}
+def _convert_state_dict(
+    tensors: Mapping[str, Tensor], expected: list[ConvolutionMapping], path: Path
+) -> dict[str, Tensor]:
+    """Rename tensors to our state-dict keys. Raises CheckpointError unless names and shapes are those of `expected`."""
+    new_keys, shapes = {}, {}
     for each in expected:
-        ours |= {f"{each.theirs}.w": f"{each.ours}.weight", f"{each.theirs}.b": f"{each.ours}.bias"}
+        new_keys |= {f"{each.theirs}.w": f"{each.ours}.weight", f"{each.theirs}.b": f"{each.ours}.bias"}
         shapes |= {f"{each.theirs}.w": each.shape, f"{each.theirs}.b": each.shape[:1]}
     for name, shape in shapes.items():
         if _shape(tensors.get(name)) != shape:
-            found = "is missing" if name not in tensors else f"is {_shape(tensors[name])}"
-            raise CheckpointError(f"{path} is not what its first and last tensors say: {name} {found}, not {shape}")
+            actual = "is missing" if name not in tensors else f"is {_shape(tensors[name])}"
+            raise CheckpointError(f"{path}: {name} {actual}; expected {shape}")
     for name in tensors:
-        if name not in ours:
+        if name not in new_keys:
             raise CheckpointError(f"{path} holds the tensor {name}, which OpenAI's dVAE does not have")
-    return {ours[name]: tensor for name, tensor in tensors.items()}
+    return {new_keys[name]: tensor for name, tensor in tensors.items()}
 
 
-def _gain(halves: Mapping[str, Saved], paths: Mapping[str, Path]) -> float | None:
+def _gain(halves: Mapping[str, TorchFile], paths: Mapping[str, Path]) -> float | None:
     """Return the gain of the residual branches stored in the modules; None for state dicts."""
     gains = {
         number for saved in halves.values() for name, number in saved.numbers.items() if name.endswith(".post_gain")

@@ -42,9 +42,9 @@ class Recording:
 
 def recordings(model: Transformer, kept: list[Tensor]) -> dict[str, Recording]:
     """Create a recording for each attention pattern of the model, for `Transformer.forward`; all append to `kept`."""
-    stream = model.stream
+    sequence = model.sequence
     return {
-        name: Recording(image_mask(pattern, stream.grid), stream.text_positions, model.softmax, kept)
+        name: Recording(image_mask(pattern, sequence.grid), sequence.text_positions, model.softmax, kept)
         for name, pattern in model.patterns.items()
     }
 
@@ -59,7 +59,7 @@ def attention_to_text(model: Transformer, caption: Tensor, tokens: Tensor) -> Te
     Raises:
         ValueError: an image of another size than the model's.
     """
-    grid = model.stream.grid
+    grid = model.sequence.grid
     if tokens.shape != (grid, grid):
         raise ValueError(
             f"the picture is {tokens.shape[0]} x {tokens.shape[1]} tokens, and the transformer sees {grid} x {grid}; "

@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from dalle.data.transforms import central_box, inference_crop
+from dalle.image_conversion import to_tensor
 from dalle.models.dvae.model import DiscreteVAE
-from dalle.pixels import to_tensor
 from dalle.sampling.decode import FREE
 
 Corner = tuple[int, int]

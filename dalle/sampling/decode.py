@@ -36,7 +36,7 @@ def generate(
     model: Transformer, captions: Tensor, candidates: int, config: DecodingConfig = DEFAULTS, **options: Any
 ) -> Tensor:
     """Sample all images: (captions, T) -> (captions, candidates, h, w) int64. `options` are those of `batches`."""
-    images = torch.empty(len(captions), candidates, model.stream.grid, model.stream.grid, dtype=torch.int64)
+    images = torch.empty(len(captions), candidates, model.sequence.grid, model.sequence.grid, dtype=torch.int64)
     for batch in batches(model, captions, candidates, config, **options):
         rows, columns = batch.images.shape[:2]
         images[batch.caption : batch.caption + rows, batch.candidate : batch.candidate + columns] = batch.images
@@ -62,7 +62,7 @@ def batches(
     the logits processors, the guidance, the precision and (seed, i), not on the other images of its batch, unless two
     tokens tie to within rounding. Between two batches no memory is held except the images.
 
-    captions: (captions, T) int64, as `model.stream.captions` returns them.
+    captions: (captions, T) int64, as `model.sequence.pad_captions` returns them.
     config: a guidance other than 1 decodes each image twice, see `dalle.sampling.guidance`; `batch_size` None is 64.
     first: number of the first candidate, one for all captions or one for each.
     canvas: (h, w), (candidates, h, w) or (captions, candidates, h, w) int64; cells other than `FREE` are kept.
@@ -121,7 +121,7 @@ class TokenSamplerFactory:
         rows = 2 if config.guided else 1  # sequences decoded for each image
         with without_autocast(self.device.type):
             self.model = packed(model, rows * min(self.batch_size, images), precision)
-            self.empty = self.model.prefill(empty_caption(model.stream).to(self.device)) if config.guided else None
+            self.empty = self.model.prefill(empty_caption(model.sequence).to(self.device)) if config.guided else None
 
     def create(self, captions: Tensor, candidates: int) -> "TokenSampler":
         """Create the sampler of `candidates` images for each of (captions, T)."""
@@ -138,7 +138,7 @@ class TokenSampler:
     @torch.inference_mode()
     def __init__(self, shared: TokenSamplerFactory, captions: Tensor, candidates: int):
         self.config, self.device = shared.config, shared.device
-        self.stream = shared.model.stream
+        self.sequence = shared.model.sequence
         with without_autocast(self.device.type):  # the caller's autocast would round the logits
             text = shared.model.prefill(captions.to(self.device))
             if shared.empty is not None:
@@ -151,7 +151,7 @@ class TokenSampler:
         images = rearrange(canvas.to(self.device), "captions m h w -> (captions m) (h w)").clone()
         with without_autocast(self.device.type):
             self._fill(images, keys.flatten().to(self.device), on_progress)
-        return rearrange(images, "(captions m) (h w) -> captions m h w", captions=len(keys), h=self.stream.grid).cpu()
+        return rearrange(images, "(captions m) (h w) -> captions m h w", captions=len(keys), h=self.sequence.grid).cpu()
 
     def _fill(self, images: Tensor, keys: Tensor, on_progress: OnProgress | None) -> None:
         """Replace each `FREE` token of (b, h * w) images in place."""
@@ -160,7 +160,7 @@ class TokenSampler:
         some_free = free.any(dim=0).tolist()
         steps = max((position + 1 for position, wanted in enumerate(some_free) if wanted), default=0)
 
-        previous = torch.full_like(keys, self.stream.start_of_image)
+        previous = torch.full_like(keys, self.sequence.start_of_image)
         for position in range(steps):
             logits = self.step(previous if scale is None else previous.repeat(2), position)
             if scale is not None:
@@ -180,7 +180,7 @@ def canvas_cells(canvas: Tensor | None, captions: int, candidates: int, model: T
     Raises:
         ValueError: a canvas of another size than the model's, for other numbers of images, or with unknown tokens.
     """
-    grid, vocabulary = model.stream.grid, model.stream.image_vocabulary
+    grid, vocabulary = model.sequence.grid, model.sequence.image_vocabulary
     if canvas is None:
         canvas = torch.full((grid, grid), FREE)
     if canvas.shape[-2:] != (grid, grid):

@@ -67,7 +67,7 @@ def batches(
     Raises:
         ValueError: a canvas that does not fit the model or the number of candidates.
     """
-    canvas.check(model.stream.grid, model.stream.image_vocabulary, candidates)
+    canvas.check(model.sequence.grid, model.sequence.image_vocabulary, candidates)
     cells = canvas.tokens.expand(len(captions), candidates, *canvas.tokens.shape[-2:])
     numbers = candidate_numbers(first, len(captions), candidates)
     samplers = TokenSamplerFactory(model, config, numbers.numel(), precision, recompute_kv)
@@ -78,7 +78,7 @@ def batches(
         sampler = samplers.create(texts, numbers[some].shape[1])
         draw = partial(_drawn, sampler, numbers[some], told)
         likelihood = partial(_likelihood, model, texts, min(samplers.batch_size, SCORED))
-        images = fill(cells[some], canvas, model.stream.grid, draw, likelihood, config.seed)
+        images = fill(cells[some], canvas, model.sequence.grid, draw, likelihood, config.seed)
         del sampler, draw
         yield Batch(some[0].start, some[1].start, images)
 

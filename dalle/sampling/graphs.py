@@ -35,11 +35,11 @@ class GraphedStep:
 
     def __init__(self, model: Transformer, cache: Cache):
         self.device = cache[0].text.keys.device
-        self.previous = torch.full((cache[0].images,), model.stream.start_of_image, device=self.device)
+        self.previous = torch.full((cache[0].images,), model.sequence.start_of_image, device=self.device)
         self.position = torch.zeros(1, dtype=torch.int64, device=self.device)
         with torch.cuda.device(self.device):  # graphs are captured and replayed on the current device
             self.graph = torch.cuda.CUDAGraph()
-            beside = torch.cuda.Stream()
+            beside = torch.cuda.SequenceLayout()
             beside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(beside):
                 for _ in range(WARM_UPS):  # position 0 is written again by the first real step

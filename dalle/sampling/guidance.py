@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from dalle.models.transformer.kv_cache import PrefixCache, PrefixKV
-from dalle.models.transformer.sequence import PAD, Stream
+from dalle.models.transformer.sequence import PAD, SequenceLayout
 
 
-def empty_caption(stream: Stream) -> Tensor:
+def empty_caption(sequence: SequenceLayout) -> Tensor:
     """The empty caption: (1, T) int64, the start of text followed by padding."""
-    return torch.full((1, stream.text_positions), PAD)
+    return torch.full((1, sequence.text_positions), PAD)
 
 
 def beside_empty(text: PrefixCache, empty: PrefixCache) -> PrefixCache:

@@ -20,7 +20,7 @@ def cells_given_caption(model: Transformer, caption: Tensor, tokens: Tensor, bat
     Raises:
         ValueError: images of another size than the model's.
     """
-    grid = model.stream.grid
+    grid = model.sequence.grid
     if tokens.shape[1:] != (grid, grid):
         raise ValueError(
             f"the pictures are {tokens.shape[1]} x {tokens.shape[2]} tokens, and the transformer knows how likely "

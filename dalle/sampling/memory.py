@@ -57,7 +57,7 @@ def decoding_memory(
         weights=sum(weight.nbytes for weight in weights),
         caption=sum(text.keys.nbytes + text.values.nbytes for text in captions),
         cache=sum(layer.nbytes for layer in cache),
-        dense=2 * config.depth * model.stream.positions * config.width * dtype.itemsize,
+        dense=2 * config.depth * model.sequence.positions * config.width * dtype.itemsize,
         working=activations + DRAWN * config.image_vocabulary,
     )
 

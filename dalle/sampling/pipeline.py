@@ -54,15 +54,15 @@ class DALLE:
         words: words of the training captions, as far as the checkpoint lists them.
         precision: number format of the transformer's linear layers on a CPU; on a GPU their weights' format is used.
         """
-        if dvae.vocabulary != transformer.stream.image_vocabulary:
+        if dvae.vocabulary != transformer.sequence.image_vocabulary:
             raise ValueError(
                 f"the dVAE has {dvae.vocabulary} codes and the transformer draws "
-                f"{transformer.stream.image_vocabulary}; they must have been trained together"
+                f"{transformer.sequence.image_vocabulary}; they must have been trained together"
             )
-        if tokenizer.vocabulary > transformer.stream.text_vocabulary:
+        if tokenizer.vocabulary > transformer.sequence.text_vocabulary:
             raise ValueError(
                 f"the tokenizer has {tokenizer.vocabulary} entries and the transformer reads "
-                f"{transformer.stream.text_vocabulary}; they must have been trained together"
+                f"{transformer.sequence.text_vocabulary}; they must have been trained together"
             )
         self.dvae = dvae
         self.transformer = transformer
@@ -236,7 +236,7 @@ class DALLE:
         rows = []
         for caption in captions:
             try:
-                rows.append(self.transformer.stream.captions([self.tokenizer.encode(caption)], truncate))
+                rows.append(self.transformer.sequence.pad_captions([self.tokenizer.encode(caption)], truncate))
             except ValueError as error:
                 raise ValueError(f"{caption!r}: {error}") from error
         return torch.cat(rows)
@@ -252,7 +252,7 @@ class DALLE:
 
     def original(self, image: Image.Image) -> Original:
         """Crop, scale and encode an image of any size and mode for `dalle.sampling.edits`."""
-        return original(image, self.dvae, self.transformer.stream.grid)
+        return original(image, self.dvae, self.transformer.sequence.grid)
 
     def reranker(self, captions: Tensor, config: RerankConfig = DEFAULTS) -> Reranker | None:
         """Build the reranker of (captions, T). Returns None if `config` asks for CLIP only and no CLIP is loaded.
@@ -263,7 +263,7 @@ class DALLE:
         references = None
         if "caption_likelihood" in config.judges:
             given = self.tokenize(config.rerank_references, truncate=True) if config.rerank_references else None
-            references = reference_captions(self.transformer.stream, captions, given, self.caption_dropout > 0)
+            references = reference_captions(self.transformer.sequence, captions, given, self.caption_dropout > 0)
         return reranker_for(config, self.transformer, self.clip, references)
 
     def _batches(

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from dalle.models.transformer.model import Transformer
-from dalle.models.transformer.sequence import Stream
+from dalle.models.transformer.sequence import SequenceLayout
 from dalle.sampling.guidance import empty_caption
 from dalle.sampling.likelihood import caption_given_image, image_given_caption
 from dalle.sampling.sampling_config import MIXTURE, RerankConfig
@@ -143,7 +143,7 @@ def reranker_for(
     return Reranker({name: judges[name] for name in weights}, weights)
 
 
-def reference_captions(stream: Stream, captions: Tensor, given: Tensor | None, knows_empty: bool) -> Tensor:
+def reference_captions(sequence: SequenceLayout, captions: Tensor, given: Tensor | None, knows_empty: bool) -> Tensor:
     """Choose the captions that p(image) is estimated with: (c, T) captions -> (r, T).
 
     These are the `given` captions if any; else the empty caption, if the model was trained on it (`knows_empty`); else
@@ -153,7 +153,7 @@ def reference_captions(stream: Stream, captions: Tensor, given: Tensor | None, k
         ValueError: a caption has no reference other than itself.
     """
     if given is None and knows_empty:
-        return empty_caption(stream)
+        return empty_caption(sequence)
     references = captions if given is None else given
     references = torch.stack(list({tuple(row.tolist()): row for row in references}.values()))
     if len(references) == 1 and (references == captions).all(dim=1).any():

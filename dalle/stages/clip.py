@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from dalle import distributed, losses
 from dalle.data.loader import ImageBatch
+from dalle.device_transfer import to_device
 from dalle.models.clip.model import CLIP, CLIPConfig
 from dalle.precision import in_float32
 from dalle.stages.pictures import CaptionedConfig, Pictures, StageContext
 from dalle.training.ema import EMAConfig
 from dalle.training.optimizer import OptimizerConfig
 from dalle.training.schedules import Schedule
-from dalle.transfer import to_device
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from dalle import losses
 from dalle.data.loader import ImageBatch
+from dalle.image_conversion import to_pil_images
 from dalle.image_grid import Cell, GridRow, image_grid
 from dalle.losses import LikelihoodConfig
-from dalle.models.dvae.model import DiscreteVAE, DVAEConfig, codebook_use, mean_picture
+from dalle.models.dvae.model import DiscreteVAE, DVAEConfig, codebook_use, mean_image
 from dalle.models.dvae.relaxation import argmax_one_hot
 from dalle.models.dvae.restarts import restart_unused_codes
-from dalle.pixels import to_images
 from dalle.precision import autocast
 from dalle.seeds import torch_generator
 from dalle.stages.pictures import Pictures, PicturesConfig, StageContext
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 RESTART_PICTURES = 512  # training pictures in which a code must occur at least once
-BOUND = ("kl", "negative_elb", "true_negative_elb", "bound_gap")  # metrics that are not defined for a VQ-VAE
+BOUND = ("kl", "negative_elbo", "true_negative_elbo", "bound_gap")  # metrics that are not defined for a VQ-VAE
 
 
 @dataclass(frozen=True)
@@ -95,19 +95,19 @@ class DVAEStage:
         nll = self.config.likelihood.nll(parameters, images)
         if self.config.model.quantises_vectors:
             distance = losses.quantisation_error(logits)
-            loss = losses.negative_elb(nll, distance, self.config.commitment)
+            loss = losses.negative_elbo(nll, distance, self.config.commitment)
             return loss, {"nll": nll.mean(), "distance": distance.mean()}
         kl, kl_weight = losses.kl_to_uniform(logits), self.config.kl_weight.value(step)
-        loss = losses.negative_elb(nll, kl, kl_weight)
+        loss = losses.negative_elbo(nll, kl, kl_weight)
         measures = {"nll": nll.mean(), "kl": kl.mean(), "temperature": temperature, "kl_weight": kl_weight}
         return loss, measures
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """Compute held-out metrics: negative ELB, errors of soft and hard reconstructions, codebook usage.
+        """Compute held-out metrics: negative ELBO, errors of soft and hard reconstructions, codebook usage.
 
         Likelihoods are in nats per pixel value, the KL in nats per position; errors are root mean square errors of
         pixels in [0, 1]. "soft" decodes relaxed samples at the final temperature, "hard" the most probable codes, which
-        the transformer is trained on. `true_negative_elb` is the bound with codes sampled from the encoder's
+        the transformer is trained on. `true_negative_elbo` is the bound with codes sampled from the encoder's
         distribution, without relaxation; `bound_gap` is its difference to the relaxed bound.
         """
         assert isinstance(model, DiscreteVAE)
@@ -126,7 +126,7 @@ class DVAEStage:
                 "nll": self.config.likelihood.nll(parameters, images),
                 "drawn_nll": self.config.likelihood.nll(drawn, images),
                 "kl": losses.kl_to_uniform(logits),
-                "soft": (mean_picture(parameters) - images).square(),
+                "soft": (mean_image(parameters) - images).square(),
                 "hard": (model.decode(tokens) - images).square(),
             }.items():
                 sums[name] += value.mean().item() * len(images)
@@ -137,8 +137,8 @@ class DVAEStage:
         measures = {
             "nll": means["nll"],
             "kl": means["kl"],
-            "negative_elb": means["nll"] + means["kl"] * positions_per_value,
-            "true_negative_elb": means["drawn_nll"] + means["kl"] * positions_per_value,
+            "negative_elbo": means["nll"] + means["kl"] * positions_per_value,
+            "true_negative_elbo": means["drawn_nll"] + means["kl"] * positions_per_value,
             "bound_gap": means["drawn_nll"] - means["nll"],
             "soft_error": math.sqrt(means["soft"]),
             "hard_error": math.sqrt(means["hard"]),
@@ -160,10 +160,10 @@ class DVAEStage:
         parameters, logits = model(images, self.config.last_temperature, generator)
         shown = {
             "held-out pictures": images,
-            "from their relaxed codes": mean_picture(parameters),
+            "from their relaxed codes": mean_image(parameters),
             "from their most probable codes": model.decode(logits.argmax(dim=1)),
         }
-        rows = [GridRow([*map(Cell, to_images(pixels))], title) for title, pixels in shown.items()]
+        rows = [GridRow([*map(Cell, to_pil_images(pixels))], title) for title, pixels in shown.items()]
         return image_grid(rows)
 
     def save(self, folder: Path, model: nn.Module, meta: dict[str, Any]) -> None:

@@ -8,8 +8,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from dalle.device_transfer import to_device
 from dalle.precision import cumulative_sum
-from dalle.transfer import to_device
 
 
 class ImageTokens(NamedTuple):

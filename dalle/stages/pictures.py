@@ -17,10 +17,10 @@ from dalle.data.collate import ImageBatch, TokenBatch, to_tensor
 from dalle.data.loader import image_batches, ordered_batches, token_batches
 from dalle.data.token_cache import TokenCache
 from dalle.data.transforms import inference_crop, transform_named
+from dalle.device_transfer import to_device
 from dalle.seeds import numpy_generator
 from dalle.tokenizer import CaptionTokenizer, words_of
 from dalle.training.stage import TrainingConfig
-from dalle.transfer import to_device
 
 MOST_WORDS = 20_000  # maximum listed in a checkpoint; for larger vocabularies, hints about unknown words are not useful
 

@@ -17,6 +17,7 @@ from dalle.checkpoint import CheckpointError
 from dalle.data import open_source
 from dalle.data.collate import ImageBatch, TokenBatch
 from dalle.data.token_cache import TokenCache, is_cache
+from dalle.device_transfer import to_device
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.models.transformer.model import Logits, Transformer, TransformerConfig
 from dalle.models.transformer.sequence import IGNORED, PAD, PAD_TARGETS
@@ -29,7 +30,6 @@ from dalle.stages.pictures import CaptionedConfig, Pictures, StageContext
 from dalle.training.ema import EMAConfig
 from dalle.training.optimizer import OptimizerConfig, PlateauConfig
 from dalle.training.schedules import Schedule
-from dalle.transfer import to_device
 
 log = logging.getLogger(__name__)
 
@@ -189,7 +189,7 @@ class TransformerStage:
     def _token_nlls(self, model: nn.Module, batch: Encoded) -> tuple[Tensor, Tensor, Tensor]:
         """Compute nats of each text token, (b, T), and image token, (b, grid * grid), and count the text targets."""
         logits: Logits = model(batch.caption, batch.image)
-        text_targets = self.transformer.stream.text_targets(batch.caption, self.config.pad_targets)
+        text_targets = self.transformer.sequence.text_targets(batch.caption, self.config.pad_targets)
         # dropped captions have no text targets: p(caption) is learned from the data's captions only
         text_targets = text_targets.masked_fill(batch.caption[:, :1] == PAD, IGNORED)
         text = losses.token_nll(logits.text, text_targets)
@@ -209,7 +209,7 @@ class TransformerStage:
             self.tokenizer.encode(caption, bpe_dropout, generator)
             for caption, generator in zip(batch.captions, each, strict=True)
         ]
-        caption = self.transformer.stream.captions(ids, truncate=True)
+        caption = self.transformer.sequence.pad_captions(ids, truncate=True)
         if caption_dropout and generators:
             left_out = torch.tensor([generator.random() < caption_dropout for generator in generators])
             caption = caption.masked_fill(left_out[:, None], PAD)

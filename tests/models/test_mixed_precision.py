@@ -25,7 +25,7 @@ def deep_network() -> Transformer:
 @torch.no_grad()
 def divergence(model: Transformer, exact: Transformer) -> float:
     """Mean KL of a token's distribution from that of the exact model, in nats."""
-    captions = exact.stream.captions([[1, 2, 3], [4, 5]])
+    captions = exact.sequence.pad_captions([[1, 2, 3], [4, 5]])
     images = torch.randint(50, (2, 16), generator=torch.Generator().manual_seed(1))
     expected, found = (each(captions, images).image.double().log_softmax(dim=-1) for each in (exact, model))
     return F.kl_div(found, expected, reduction="none", log_target=True).sum(dim=-1).mean().item()
@@ -65,11 +65,11 @@ def test_float32_leaves_a_model_as_it_is():
 @torch.no_grad()
 def test_cached_decoding_is_as_close_to_the_whole_stream_as_rounding_allows(make_transformer, recompute_kv):
     model = to_mixed_precision(make_transformer(depth=4), torch.bfloat16)
-    captions = model.stream.captions([[1, 2, 3], [4]])
+    captions = model.sequence.pad_captions([[1, 2, 3], [4]])
     images = torch.randint(13, (2, 16), generator=torch.Generator().manual_seed(1))
     cache = model.new_cache(model.prefill(captions), 1, recompute_kv)
     assert {layer.nbytes for layer in cache} and model.prefill(captions)[0].keys.dtype == torch.bfloat16
-    inputs = model.stream.image_inputs(images)
+    inputs = model.sequence.image_inputs(images)
     steps = torch.stack([model.decode_one_token(inputs[:, n], n, cache) for n in range(16)], dim=1)
     torch.testing.assert_close(steps, model(captions, images).image, rtol=0.1, atol=0.1)
     assert generate(model, captions, 2, recompute_kv=recompute_kv).shape == (2, 2, 4, 4)

@@ -12,7 +12,7 @@ from dalle.models.transformer.patterns import (
     Row,
     image_mask,
     layer_names,
-    stream_mask,
+    sequence_mask,
 )
 
 
@@ -85,7 +85,7 @@ def test_full_size_convolution_sees_61_cells_in_the_middle():
 
 @pytest.mark.parametrize("pattern", EVERY_PATTERN, ids=str)
 def test_text_is_causal_and_every_image_state_sees_all_of_it(pattern: Pattern):
-    mask = stream_mask(pattern, 5, 3)
+    mask = sequence_mask(pattern, 5, 3)
     assert mask[:5, :5].equal(torch.ones(5, 5, dtype=torch.bool).tril())
     assert not mask[:5, 5:].any()
     assert mask[5:, :5].all()

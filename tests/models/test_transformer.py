@@ -16,9 +16,14 @@ READINGS = [
     {"row_counts_itself": False},
     {"convolution_wraps": False},
     {"pads": "masked"},
-    {"image_places": "own"},
+    {"image_position_embedding": "own"},
     {"attention_normalisation": "separate"},
-    {"pads": "masked", "attention_normalisation": "separate", "image_places": "own", "convolution_wraps": False},
+    {
+        "pads": "masked",
+        "attention_normalisation": "separate",
+        "image_position_embedding": "own",
+        "convolution_wraps": False,
+    },
 ]
 BLOCKS = [{"qk_norm": True}, {"mlp": "swiglu"}, {"qk_norm": True, "mlp": "swiglu"}]
 CHANGES = [*({"patterns": [name]} for name in NAMES), {}, *READINGS, *BLOCKS]
@@ -26,13 +31,13 @@ CHANGES = [*({"patterns": [name]} for name in NAMES), {}, *READINGS, *BLOCKS]
 
 def example(model: Transformer, batch: int = 2, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    stream = model.stream
+    sequence = model.sequence
     captions = [
-        torch.randint(stream.text_vocabulary, (1 + n % stream.caption_limit,), generator=generator).tolist()
+        torch.randint(sequence.text_vocabulary, (1 + n % sequence.caption_limit,), generator=generator).tolist()
         for n in range(batch)
     ]
-    shape = (batch, stream.image_positions)
-    return stream.captions(captions), torch.randint(stream.image_vocabulary, shape, generator=generator)
+    shape = (batch, sequence.image_positions)
+    return sequence.pad_captions(captions), torch.randint(sequence.image_vocabulary, shape, generator=generator)
 
 
 def joint(model: Transformer, caption: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
@@ -46,19 +51,19 @@ def joint(model: Transformer, caption: torch.Tensor, image: torch.Tensor) -> tor
 @torch.no_grad()
 def test_a_changed_token_leaves_everything_before_it_unchanged(make_transformer, changes):
     model = make_transformer(depth=3, **changes)
-    stream = model.stream
-    caption, image = stream.captions([[1, 2, 3, 4, 5]]), example(model, batch=1)[1]
+    sequence = model.sequence
+    caption, image = sequence.pad_captions([[1, 2, 3, 4, 5]]), example(model, batch=1)[1]
     before = joint(model, caption, image)
-    for place in range(stream.caption_limit):
+    for place in range(sequence.caption_limit):
         changed = caption.clone()
         changed[0, place] += 1
         after = joint(model, changed, image)
         assert after[:, : place + 1].equal(before[:, : place + 1])
         assert not after[:, place + 1].equal(before[:, place + 1])
-    for cell in range(stream.image_positions - 1):
+    for cell in range(sequence.image_positions - 1):
         changed = image.clone()
-        changed[0, cell] = (changed[0, cell] + 1) % stream.image_vocabulary
-        after, place = joint(model, caption, changed), stream.text_positions + cell
+        changed[0, cell] = (changed[0, cell] + 1) % sequence.image_vocabulary
+        after, place = joint(model, caption, changed), sequence.text_positions + cell
         assert after[:, : place + 1].equal(before[:, : place + 1])
         assert not after[:, place + 1].equal(before[:, place + 1])
 
@@ -76,10 +81,10 @@ def test_one_layer_passes_on_what_its_pattern_sees_and_nothing_else(make_transfo
     model = make_transformer(patterns=[name], depth=1, **setting)
     caption, image = example(model, batch=1)
     before = model(caption, image).image[0]
-    sees = image_mask(PATTERNS[name].build(PatternOptions(model.config.kernel, **setting)), model.stream.grid)
-    for cell in range(model.stream.image_positions - 1):
+    sees = image_mask(PATTERNS[name].build(PatternOptions(model.config.kernel, **setting)), model.sequence.grid)
+    for cell in range(model.sequence.image_positions - 1):
         changed = image.clone()
-        changed[0, cell] = (changed[0, cell] + 1) % model.stream.image_vocabulary
+        changed[0, cell] = (changed[0, cell] + 1) % model.sequence.image_vocabulary
         differs = (model(caption, changed).image[0] != before).any(dim=-1)
         assert differs.equal(sees[:, cell + 1])  # the cell's token is the input of the state after it
 
@@ -99,9 +104,9 @@ def test_captions_in_a_batch_leave_each_other_alone(make_transformer):
 def test_pad_vectors_matter_only_where_pads_stand(make_transformer):
     model = make_transformer()
     caption, image = example(model, batch=1)
-    caption = model.stream.captions([[1, 2]])  # slots 0 to 2 are taken, the others are pads
+    caption = model.sequence.pad_captions([[1, 2]])  # slots 0 to 2 are taken, the others are pads
     before = joint(model, caption, image)
-    for slot in range(model.stream.text_positions):
+    for slot in range(model.sequence.text_positions):
         kept = model.embed.pad.weight[slot].clone()
         model.embed.pad.weight[slot] += 1
         same = joint(model, caption, image).equal(before)
@@ -119,12 +124,12 @@ def test_masked_pads_are_as_good_as_no_slots_for_them(make_transformer):
         }
     )
     image = example(model, batch=1)[1]
-    expected = short(short.stream.captions([[1, 2]]), image)
-    answer = model(model.stream.captions([[1, 2]]), image)
+    expected = short(short.sequence.pad_captions([[1, 2]]), image)
+    answer = model(model.sequence.pad_captions([[1, 2]]), image)
     torch.testing.assert_close(answer.image, expected.image)
     torch.testing.assert_close(answer.text[:, :3], expected.text)
     model.embed.pad.weight += 1
-    assert model(model.stream.captions([[1, 2]]), image).image.equal(answer.image)
+    assert model(model.sequence.pad_captions([[1, 2]]), image).image.equal(answer.image)
 
 
 @torch.no_grad()
@@ -132,7 +137,7 @@ def test_learned_and_masked_pads_are_the_same_model_where_the_caption_leaves_non
     learned, masked = make_transformer(), make_transformer(pads="masked")
     image = example(learned, batch=1)[1]
     for words, alike in (([1, 2, 3, 4, 5], True), ([1, 2], False)):
-        caption = learned.stream.captions([words])
+        caption = learned.sequence.pad_captions([words])
         assert torch.allclose(learned(caption, image).image, masked(caption, image).image, atol=1e-5) == alike
 
 
@@ -156,7 +161,7 @@ def test_cached_decoding_matches_full_forward(make_transformer, changes, recompu
     expected = model(caption.repeat_interleave(candidates, dim=0), images).image
 
     cache = model.new_cache(model.prefill(caption), candidates, recompute_kv, static_shapes)
-    inputs = model.stream.image_inputs(images)
+    inputs = model.sequence.image_inputs(images)
     positions = [torch.tensor([n]) if static_shapes else n for n in range(16)]
     states = [model.decode_one_token(inputs[:, n], position, cache) for n, position in enumerate(positions)]
     torch.testing.assert_close(torch.stack(states, dim=1), expected, rtol=1e-4, atol=1e-4)
@@ -167,7 +172,7 @@ def test_cached_decoding_matches_full_forward(make_transformer, changes, recompu
 def test_one_recorded_step_serves_every_position(make_transformer, recompute_kv):
     model = make_transformer(depth=4)  # row, column, row, convolutional
     caption, image = example(model)
-    inputs = model.stream.image_inputs(image)
+    inputs = model.sequence.image_inputs(image)
     cache = model.new_cache(model.prefill(caption), 1, recompute_kv, static_shapes=True)
 
     def step(previous: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
@@ -201,7 +206,7 @@ def test_decoding_works_under_bfloat16_autocast(make_transformer):
     model = make_transformer(depth=3)
     caption, image = example(model)
     expected = model(caption, image).image[:, 0]
-    start = model.stream.image_inputs(image)[:, 0]
+    start = model.sequence.image_inputs(image)[:, 0]
     for recompute_kv, static_shapes in product((False, True), repeat=2):
         with torch.autocast("cpu", torch.bfloat16):
             cache = model.new_cache(model.prefill(caption), 1, recompute_kv, static_shapes)
@@ -215,7 +220,7 @@ def test_one_batch_overfits():
     sizes = TransformerConfig(6, 11, 13, grid=4, width=64, depth=3, heads=2, kernel=3)
     model = Transformer(sizes)
     caption, image = example(model, batch=4)
-    targets = model.stream.text_targets(caption)
+    targets = model.sequence.text_targets(caption)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(150):
         logits = model(caption, image)

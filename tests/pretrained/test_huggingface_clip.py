@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from published_clips import CAPTIONS, MERGES, VOCABULARY, huggingface_model, noise, vocabulary
+from reference_clips import CAPTIONS, MERGES, VOCABULARY, huggingface_model, noise, vocabulary
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -278,7 +278,7 @@ def test_tensors_of_other_names_or_shapes_are_named(folder):
     [
         ({"image_size": 30}, "image_size=30 must be a multiple of patch=8"),
         ({"image_size": [32, 48]}, "image_size=[32, 48]"),
-        ({"num_channels": 1}, "num_channels=1; pictures should be square and have 3 channels"),
+        ({"num_channels": 1}, "num_channels=1; images must be square and have 3 channels"),
         ({"hidden_act": "relu"}, "unknown activation 'relu'; choose one of quick_gelu, gelu"),
         ({"num_attention_heads": 7}, "width=64 does not divide into heads=7"),
     ],
@@ -292,11 +292,11 @@ def test_sizes_that_no_clip_of_ours_has_are_named(folder, changes, sentence):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"do_center_crop": False}, "has do_center_crop=False, where only True is known here"),
+        ({"do_center_crop": False}, "has do_center_crop=False, but only True is supported"),
         ({"rescale_factor": 1.0}, "has rescale_factor=1.0"),
         (
             {"size": {"height": 32, "width": 32}},
-            "has size={'height': 32, 'width': 32}, where only {'shortest_edge': 32}",
+            "has size={'height': 32, 'width': 32}, but only {'shortest_edge': 32}",
         ),
         ({"crop_size": {"height": 30, "width": 32}}, "has crop_size={'height': 30, 'width': 32}"),
         ({"size": {"shortest_edge": 20}}, "shorter_side=20 must be at least image_size=32"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from published_clips import CAPTIONS, VOCABULARY, huggingface_model, noise, openai_state_dict, write_merges
+from reference_clips import CAPTIONS, VOCABULARY, huggingface_model, noise, openai_state_dict, write_merges
 from torch import Tensor, nn
 from transformers import CLIPModel
 
@@ -229,7 +229,7 @@ def test_sizes_are_read_off_the_tensors(vit, resnet, tmp_path):
     assert (config.text_width, config.text_depth, config.text_heads, config.text_positions) == (128, 2, 2, 40)
     assert (config.embedding, config.text_vocabulary) == (24, VOCABULARY)
     config = CLIP.from_openai(save_state(resnet, tmp_path / "rn.pt")).config
-    assert (config.image_tower, config.image_size, config.image_width) == ("resnet", 64, 8)
+    assert (config.image_encoder, config.image_size, config.image_width) == ("resnet", 64, 8)
     assert (config.image_blocks, config.image_heads) == (BLOCKS, 4)
 
 
@@ -311,17 +311,17 @@ def test_an_archive_that_asks_for_a_function_is_refused(vit, tmp_path):
     with zipfile.ZipFile(whole) as source, zipfile.ZipFile(evil, "w") as target:
         for entry in source.infolist():
             target.writestr(entry.filename, call if entry.filename.endswith("/data.pkl") else source.read(entry))
-    assert "evil.pt is refused, and nothing in it was run: it asks for posix.mkdir" in refused(evil)
+    assert "evil.pt was rejected before any of its code was run: it refers to posix.mkdir" in refused(evil)
     assert not os.path.exists("taken")
 
 
 def test_other_files_are_named(vit, tmp_path):
     assert "there is no file" in refused(tmp_path / "missing.pt")
     (tmp_path / "text.pt").write_text("a text")
-    assert "text.pt is no file of torch.save: it begins with b'a te'" in refused(tmp_path / "text.pt")
+    assert "text.pt was not written by torch.save: it begins with b'a te'" in refused(tmp_path / "text.pt")
     save_state({"weight": torch.zeros(3)}, tmp_path / "other.pt")
     sentence = refused(tmp_path / "other.pt")
-    assert "other.pt is no CLIP of OpenAI's: among its 1 tensors is neither visual.proj" in sentence
+    assert "other.pt is not one of OpenAI's CLIPs: it has neither visual.proj" in sentence
     for save in (save_state, save_archive):
         content = save(vit, tmp_path / "cut.pt").read_bytes()
         (tmp_path / "cut.pt").write_bytes(content[: len(content) // 2])
@@ -336,7 +336,7 @@ def test_other_files_are_named(vit, tmp_path):
         ("ln_final.bias", None, "lacks the tensor text.norm_out.bias, which the model has"),
         ("visual.positional_embedding", (18, 64), "should have 1 and a square number of positions, but has 18"),
         ("visual.positional_embedding", (18,), "should have 2 dimensions but is (18,)"),
-        ("visual.conv1.weight", (60, 3, 8, 8), "the image tower is 60 wide, but the heads of OpenAI's CLIPs are 64"),
+        ("visual.conv1.weight", (60, 3, 8, 8), "the image encoder is 60 wide, not a multiple of the heads' 64"),
         ("visual.ln_pre.weight", (65,), "image.norm_in.weight is (65,) in the file, (64,) in the model"),
         ("visual.head", (3,), "holds the tensor visual.head, which the model does not have"),
     ],

@@ -10,7 +10,7 @@ from torch import nn
 
 from dalle.checkpoint import CheckpointError
 from dalle.models.dvae.model import DiscreteVAE, DVAEConfig
-from dalle.pretrained.openai_dvae import counterparts, read_openai_dvae
+from dalle.pretrained.openai_dvae import convolution_mappings, read_openai_dvae
 
 OFFICIAL = "OpenAI's own package is needed: pip install attrs && pip install --no-deps dall-e==0.1"
 dall_e = pytest.importorskip("dall_e", reason=OFFICIAL)
@@ -110,7 +110,7 @@ def test_all_150_tensors_of_the_published_sizes_have_their_official_names_and_sh
     named = 0
     for half, module in theirs.items():
         expected = {}
-        for each in counterparts(half, sizes):
+        for each in convolution_mappings(half, sizes):
             expected |= {f"{each.theirs}.w": each.shape, f"{each.theirs}.b": each.shape[:1]}
             assert tuple(ours.pop(f"{each.ours}.weight").shape) == each.shape
             assert tuple(ours.pop(f"{each.ours}.bias").shape) == each.shape[:1]
@@ -124,13 +124,13 @@ def test_all_150_tensors_of_the_published_sizes_have_their_official_names_and_sh
 
 
 def test_sizes_are_those_of_the_official_modules_and_origin_is_told(tmp_path):
-    published = read_openai_dvae(*save(tmp_path, *official(n_blk_per_group=3)))
+    weights = read_openai_dvae(*save(tmp_path, *official(n_blk_per_group=3)))
     expected = DVAEConfig(vocabulary=20, width=8, blocks_per_group=3, decoder_input=12)
-    assert replace(DVAEConfig(**published.sizes), gain=None) == expected
-    assert DVAEConfig(**published.sizes).branch_gain == pytest.approx(expected.branch_gain)
-    assert published.meta["imported"] == "openai-dvae"
-    assert (published.meta["likelihood"], published.meta["temperature"]) == ({"kind": "logit_laplace"}, 1 / 16)
-    assert published.meta["files"]["decoder"]["file"] == "decoder.pkl"
+    assert replace(DVAEConfig(**weights.sizes), gain=None) == expected
+    assert DVAEConfig(**weights.sizes).branch_gain == pytest.approx(expected.branch_gain)
+    assert weights.meta["imported"] == "openai-dvae"
+    assert (weights.meta["likelihood"], weights.meta["temperature"]) == ({"kind": "logit_laplace"}, 1 / 16)
+    assert weights.meta["files"]["decoder"]["file"] == "decoder.pkl"
 
 
 def test_origin_tells_files_apart_by_what_they_hold(tmp_path):
@@ -152,7 +152,7 @@ def test_a_missing_file_is_named_with_the_place_where_it_is_published(tmp_path):
         DiscreteVAE.from_openai(encoder, tmp_path / "x.pkl")
 
 
-def test_swapped_files_are_told(tmp_path):
+def test_swapped_files_are_reported(tmp_path):
     encoder, decoder = save(tmp_path, *official())
     with pytest.raises(CheckpointError, match="decoder.pkl is OpenAI's decoder, not the encoder: swap encoder= and"):
         DiscreteVAE.from_openai(decoder, encoder)
@@ -163,13 +163,13 @@ def test_swapped_files_are_told(tmp_path):
 @pytest.mark.parametrize(
     ("other", "sentence"),
     [
-        (nn.Sequential(nn.ReLU()), "of its 0 tensors blocks.input.w and blocks.output.conv.w are missing and missing"),
-        ({"blocks.input.w": torch.zeros(5)}, r"of its 1 tensors .* are \(5,\) and missing, not \(width, 3, 7, 7\) and"),
+        (nn.Sequential(nn.ReLU()), "blocks.input.w and blocks.output.conv.w have the shapes missing and missing"),
+        ({"blocks.input.w": torch.zeros(5)}, r".* have the shapes \(5,\) and missing, not \(width, 3, 7, 7\) and"),
     ],
 )
-def test_a_file_that_is_no_dvae_is_told_with_what_it_has_instead(tmp_path, other, sentence):
+def test_a_file_that_is_not_a_dvae_is_reported_with_its_shapes(tmp_path, other, sentence):
     paths = save(tmp_path, other, official()[1])
-    with pytest.raises(CheckpointError, match=f"encoder.pkl is no encoder of OpenAI's dVAE: {sentence}"):
+    with pytest.raises(CheckpointError, match=f"encoder.pkl is not the encoder of OpenAI's dVAE: {sentence}"):
         DiscreteVAE.from_openai(*paths)
 
 
@@ -181,16 +181,19 @@ def test_a_file_that_is_no_dvae_is_told_with_what_it_has_instead(tmp_path, other
         ({"n_blk_per_group": 1}, "blocks_per_group is 1 in the encoder and 2 in the decoder"),
     ],
 )
-def test_halves_that_do_not_belong_together_are_told_by_what_differs(tmp_path, changes, sentence):
+def test_halves_of_different_models_are_reported_with_the_difference(tmp_path, changes, sentence):
     paths = save(tmp_path, official(**changes)[0], official()[1])
     with pytest.raises(CheckpointError, match=f"encoder.pkl and .*decoder.pkl are not of one model: {sentence}"):
         DiscreteVAE.from_openai(*paths)
 
 
-def test_halves_of_different_gains_do_not_belong_together(tmp_path):
+def test_halves_of_different_gains_are_rejected(tmp_path):
     encoder, decoder = official()
     decoder.blocks.group_2.block_1.post_gain = 0.25
-    with pytest.raises(CheckpointError, match="not of one model: residual branches have the gains 0.015625, 0.25"):
+    with pytest.raises(
+        CheckpointError,
+        match="not of one model: residual branches have the gains 0.015625, 0.25",
+    ):
         DiscreteVAE.from_openai(*save(tmp_path, encoder, decoder))
 
 
@@ -200,27 +203,30 @@ NAME = "blocks.group_2.block_1.res_path.conv_1.w"
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda state: state.pop(NAME), rf"{NAME} is missing, not \(4, 8, 3, 3\)"),
-        (lambda state: state.update({NAME: torch.zeros(4, 7, 3, 3)}), rf"{NAME} is \(4, 7, 3, 3\), not \(4, 8, 3, 3\)"),
+        (lambda state: state.pop(NAME), rf"{NAME} is missing; expected \(4, 8, 3, 3\)"),
+        (
+            lambda state: state.update({NAME: torch.zeros(4, 7, 3, 3)}),
+            rf"{NAME} is \(4, 7, 3, 3\); expected \(4, 8, 3, 3\)",
+        ),
         (lambda state: state.update(extra=torch.zeros(1)), "holds the tensor extra, which OpenAI's dVAE does not have"),
     ],
 )
 def test_a_tensor_that_is_missing_misshapen_or_too_many_is_named(tmp_path, change, sentence):
     encoder, decoder = (module.state_dict() for module in official())
     change(encoder)
-    with pytest.raises(CheckpointError, match=f"encoder.pkl .*{sentence}"):
+    with pytest.raises(CheckpointError, match=f"encoder.pkl.*{sentence}"):
         DiscreteVAE.from_openai(*save(tmp_path, encoder, decoder))
 
 
-def test_two_tensors_make_no_half(tmp_path):
+def test_two_tensors_are_not_an_encoder(tmp_path):
     ends = {"blocks.input.w": torch.zeros(8, 3, 7, 7), "blocks.output.conv.w": torch.zeros(20, 8, 1, 1)}
     paths = save(tmp_path, ends, official()[1])
     with pytest.raises(CheckpointError, match="groups is 1 in the encoder and 4 in the decoder"):
         DiscreteVAE.from_openai(*paths)
 
 
-def test_layers_that_the_published_model_does_not_have_are_refused(tmp_path):
+def test_layers_that_the_published_model_does_not_have_are_rejected(tmp_path):
     encoder, decoder = official()
     encoder.blocks.group_1.pool = nn.AvgPool2d(2)
-    with pytest.raises(CheckpointError, match="asks for torch.nn.modules.pooling.AvgPool2d"):
+    with pytest.raises(CheckpointError, match="refers to torch.nn.modules.pooling.AvgPool2d"):
         DiscreteVAE.from_openai(*save(tmp_path, encoder, decoder))

@@ -4,7 +4,7 @@ from PIL import Image
 from torch import Tensor
 
 from dalle.models.transformer.model import Transformer
-from dalle.models.transformer.patterns import stream_mask
+from dalle.models.transformer.patterns import sequence_mask
 from dalle.sampling.attention_maps import WordMaps, attention_to_text, check_layer, recordings, word_maps
 from dalle.sampling.attention_sheet import HEAT, attention_sheet, attention_sheets
 from dalle.sampling.pipeline import DALLE
@@ -20,13 +20,13 @@ def dalle(checkpoints) -> DALLE:
 
 def caption(model: Transformer) -> Tensor:
     """Three tokens: of 6 text states the start, three tokens, two pads."""
-    return model.stream.captions([[1, 2, 3]])[0]
+    return model.sequence.pad_captions([[1, 2, 3]])[0]
 
 
 def picture(model: Transformer, seed: int = 0) -> Tensor:
-    grid = model.stream.grid
+    grid = model.sequence.grid
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(model.stream.image_vocabulary, (grid, grid), generator=generator)
+    return torch.randint(model.sequence.image_vocabulary, (grid, grid), generator=generator)
 
 
 @pytest.mark.parametrize("grid", [4, 16])  # 16: large enough for structured attention
@@ -48,7 +48,7 @@ def test_what_is_kept_is_the_text_part_of_a_softmax_over_the_patterns_dense_mask
     kept: list[Tensor] = []
     q, k, v = torch.randn(3, 2, 2, 22, 8, generator=torch.Generator().manual_seed(1))
     recordings(model, kept)[name](q, k, v)
-    scores = (q @ k.mT / 8**0.5).masked_fill(~stream_mask(model.patterns[name], 6, 4), -torch.inf)
+    scores = (q @ k.mT / 8**0.5).masked_fill(~sequence_mask(model.patterns[name], 6, 4), -torch.inf)
     weights = scores.softmax(dim=-1)  # of which each row adds up to one
     torch.testing.assert_close(kept[0], weights[:, :, 6:, :6])
 

@@ -4,8 +4,8 @@ import torch
 from PIL import Image
 
 from dalle.data.transforms import inference_crop
+from dalle.image_conversion import to_tensor
 from dalle.models.dvae.model import DiscreteVAE, DVAEConfig
-from dalle.pixels import to_tensor
 from dalle.sampling.canvas import Canvas, Original, near, original
 from dalle.sampling.decode import FREE
 

@@ -16,18 +16,18 @@ PATTERNS = [["dense"], ["row"], ["column"], ["convolutional"], ["paper"]]
 
 
 def captions(model: Transformer) -> Tensor:
-    return model.stream.captions([[1, 2, 3], [4], [5, 6, 7, 8]])
+    return model.sequence.pad_captions([[1, 2, 3], [4], [5, 6, 7, 8]])
 
 
 @torch.no_grad()
 def drawn_without_cache(model: Transformer, caption: Tensor, candidates: int, config: DecodingConfig) -> Tensor:
     """The definition: the whole stream again for every token."""
-    grid, images = model.stream.grid, []
-    empty = empty_caption(model.stream)
+    grid, images = model.sequence.grid, []
+    empty = empty_caption(model.sequence)
     for row in caption:
         for key in candidate_keys(config.seed, torch.arange(candidates)):
-            image = torch.zeros(1, model.stream.image_positions, dtype=torch.int64)
-            for position in range(model.stream.image_positions):
+            image = torch.zeros(1, model.sequence.image_positions, dtype=torch.int64)
+            for position in range(model.sequence.image_positions):
                 logits = model(row[None], image).image[:, position]
                 if config.guided:
                     without = model(empty, image).image[:, position]
@@ -89,7 +89,7 @@ def test_the_empty_caption_is_read_once_however_many_captions_there_are(make_tra
     prefill = model.prefill
     monkeypatch.setattr(model, "prefill", lambda caption: read.append(caption) or prefill(caption))
     generate(model, captions(model), 4, DecodingConfig(guidance=2.0, batch_size=2))
-    assert sum((caption == empty_caption(model.stream)).all().item() for caption in read) == 1
+    assert sum((caption == empty_caption(model.sequence)).all().item() for caption in read) == 1
 
 
 SETTINGS = {

@@ -15,7 +15,7 @@ from dalle.sampling.sampling_config import DecodingConfig
 
 
 def captions(model: Transformer) -> Tensor:
-    return model.stream.captions([[1, 2, 3], [4]])
+    return model.sequence.pad_captions([[1, 2, 3], [4]])
 
 
 def picture() -> Tensor:

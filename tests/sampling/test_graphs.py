@@ -9,11 +9,11 @@ from dalle.sampling.graphs import Step, decoding_step
 def example(model: Transformer) -> tuple[Tensor, Tensor]:
     """Two captions, and images of three candidates of each."""
     images = torch.randint(13, (6, 16), generator=torch.Generator().manual_seed(1))
-    return model.stream.captions([[1, 2, 3], [4]]), images
+    return model.sequence.pad_captions([[1, 2, 3], [4]]), images
 
 
 def all_logits(model: Transformer, step: Step, images: Tensor) -> Tensor:
-    inputs = model.stream.image_inputs(images)
+    inputs = model.sequence.image_inputs(images)
     return torch.stack([step(inputs[:, n], n).clone() for n in range(16)], dim=1)
 
 

@@ -13,9 +13,9 @@ def test_a_scale_of_one_is_the_caption_zero_is_none_and_two_is_as_far_beyond():
 
 def test_the_empty_caption_stands_behind_the_captions_as_many_times(make_transformer):
     model = make_transformer(pads="masked")
-    captions = model.stream.captions([[1, 2, 3], [4]])
-    text, empty = model.prefill(captions), model.prefill(empty_caption(model.stream))
-    both = model.prefill(torch.cat([captions, empty_caption(model.stream).expand(2, -1)]))
+    captions = model.sequence.pad_captions([[1, 2, 3], [4]])
+    text, empty = model.prefill(captions), model.prefill(empty_caption(model.sequence))
+    both = model.prefill(torch.cat([captions, empty_caption(model.sequence).expand(2, -1)]))
     for found, expected in zip(beside_empty(text, empty), both, strict=True):
         torch.testing.assert_close(found.keys, expected.keys)
         torch.testing.assert_close(found.values, expected.values)

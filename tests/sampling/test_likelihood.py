@@ -20,13 +20,13 @@ def every_picture() -> Tensor:
 
 
 def captions(model: Transformer) -> Tensor:
-    return model.stream.captions([[1, 2, 3], [4], [5, 6, 7, 8]])
+    return model.sequence.pad_captions([[1, 2, 3], [4], [5, 6, 7, 8]])
 
 
 def some_pictures(model: Transformer, count: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    grid = model.stream.grid
-    return torch.randint(model.stream.image_vocabulary, (count, grid, grid), generator=generator)
+    grid = model.sequence.grid
+    return torch.randint(model.sequence.image_vocabulary, (count, grid, grid), generator=generator)
 
 
 @pytest.mark.parametrize("patterns", [["dense"], ["row"], ["column"], ["convolutional"], ["paper"]], ids=str)
@@ -36,7 +36,7 @@ def test_a_pictures_likelihood_is_the_product_of_what_decoding_gives_its_tokens(
     model = make_transformer(patterns=patterns, depth=3, pads=pads)
     caption, tokens = captions(model)[2], some_pictures(model, 5)
     cache = model.new_cache(model.prefill(caption[None]), 5)
-    previous, expected = torch.full((5,), model.stream.start_of_image), torch.zeros(5)
+    previous, expected = torch.full((5,), model.sequence.start_of_image), torch.zeros(5)
     for position, cell in enumerate(tokens.flatten(1).T):
         logits = model.decode_one_token(previous, position, cache)
         expected += logits.log_softmax(-1)[torch.arange(5), cell]

@@ -93,7 +93,7 @@ def test_keys_and_values_are_kept_where_they_fit(paper):
 def test_what_is_foreseen_is_what_caches_take(make_transformer, qk_norm, dtype, recompute_kv):
     model = to_mixed_precision(make_transformer(depth=4, qk_norm=qk_norm), dtype)  # row, column, row, convolutional
     memory = decoding_memory(model, recompute_kv=recompute_kv)
-    text = model.prefill(model.stream.captions([[1, 2], [3, 4, 5]]))
+    text = model.prefill(model.sequence.pad_captions([[1, 2], [3, 4, 5]]))
     assert 2 * memory.caption == sum(layer.keys.nbytes + layer.values.nbytes for layer in text)
     kept = 0
     for layer in model.new_cache(text, 3, recompute_kv):
@@ -133,7 +133,7 @@ def test_several_chunks_and_captions_take_no_more_than_is_foreseen_for_one(monke
     rows, chunk = 1 if guidance == 1 else 2, 16
     memory = decoding_memory(model, recompute_kv=recompute_kv)
     foreseen = memory.total(rows * chunk, captions=2 * rows - 1) - memory.weights
-    captions = model.stream.captions([[1, 2, 3], [4]])
+    captions = model.sequence.pad_captions([[1, 2, 3], [4]])
     config = DecodingConfig(guidance=guidance, batch_size=chunk)
     peaks, kept = [], []
     for candidates in (chunk, 2 * chunk):

@@ -49,7 +49,7 @@ def model(make_transformer):
 
 @pytest.fixture
 def drawn(model) -> Candidates:
-    ids = model.stream.captions([[1, 2, 3]])
+    ids = model.sequence.pad_captions([[1, 2, 3]])
     return Candidates("anything", ids[0], generate(model, ids, 5)[0], [])
 
 
@@ -100,36 +100,36 @@ def test_a_judge_that_cannot_tell_candidates_apart_has_no_say():
 
 def test_likelihoods_judge_by_the_transformer(model, drawn):
     assert ByImageLikelihood(model)(drawn).equal(image_given_caption(model, drawn.ids, drawn.tokens))
-    others = model.stream.captions([[4], [5, 6]])
+    others = model.sequence.pad_captions([[4], [5, 6]])
     expected = caption_given_image(model, drawn.ids, drawn.tokens, others)
     assert ByCaptionLikelihood(model, others)(drawn).equal(expected)
 
 
 def test_a_caption_is_compared_with_others_and_not_with_itself(model, drawn):
-    others = model.stream.captions([[4], [5, 6]])
+    others = model.sequence.pad_captions([[4], [5, 6]])
     with_itself = torch.cat([others[:1], drawn.ids[None], others[1:]])
     assert ByCaptionLikelihood(model, with_itself)(drawn).equal(ByCaptionLikelihood(model, others)(drawn))
 
 
 def test_no_more_references_than_can_be_paid_for_are_asked(model, drawn):
-    many = model.stream.captions([[number % 11, number // 11] for number in range(2, MOST_REFERENCES + 9)])
+    many = model.sequence.pad_captions([[number % 11, number // 11] for number in range(2, MOST_REFERENCES + 9)])
     few = many[:MOST_REFERENCES]
     assert ByCaptionLikelihood(model, many)(drawn).equal(ByCaptionLikelihood(model, few)(drawn))
 
 
 def test_references_are_those_given_else_the_empty_caption_else_the_captions(model):
-    captions, others = model.stream.captions([[1], [2], [1]]), model.stream.captions([[7], [8]])
-    assert reference_captions(model.stream, captions, others, knows_empty=True).equal(others)
-    assert reference_captions(model.stream, captions, None, knows_empty=True).equal(empty_caption(model.stream))
-    assert reference_captions(model.stream, captions, None, knows_empty=False).equal(captions[:2])
+    captions, others = model.sequence.pad_captions([[1], [2], [1]]), model.sequence.pad_captions([[7], [8]])
+    assert reference_captions(model.sequence, captions, others, knows_empty=True).equal(others)
+    assert reference_captions(model.sequence, captions, None, knows_empty=True).equal(empty_caption(model.sequence))
+    assert reference_captions(model.sequence, captions, None, knows_empty=False).equal(captions[:2])
 
 
 @pytest.mark.parametrize("reference", [None, [3]])
 def test_a_caption_without_another_to_compare_with_is_refused(model, reference):
-    captions = model.stream.captions([[3]])
-    references = None if reference is None else model.stream.captions([reference])
+    captions = model.sequence.pad_captions([[3]])
+    references = None if reference is None else model.sequence.pad_captions([reference])
     with pytest.raises(ValueError, match="there are none; give some.*rerank_references="):
-        reference_captions(model.stream, captions, references, knows_empty=False)
+        reference_captions(model.sequence, captions, references, knows_empty=False)
 
 
 def test_names_and_weights_say_who_judges(model):
@@ -138,7 +138,7 @@ def test_names_and_weights_say_who_judges(model):
     assert RerankConfig(rerank="mixture").judges == {"clip": 1, "image_likelihood": 0.5}
     weights = RerankWeights(clip=0, image_likelihood=2, caption_likelihood=-1)
     mixed = RerankConfig(rerank="mixture", rerank_weights=weights)
-    reranker = reranker_for(mixed, model, None, model.stream.captions([[4]]))
+    reranker = reranker_for(mixed, model, None, model.sequence.pad_captions([[4]]))
     assert reranker.weights == {"image_likelihood": 2, "caption_likelihood": -1}
     assert list(reranker.judges) == list(reranker.weights)
 
@@ -185,5 +185,5 @@ def test_a_model_that_knows_the_empty_caption_needs_no_references(checkpoints):
     dalle = DALLE(plain.dvae, plain.transformer, plain.tokenizer, caption_dropout=0.1)
     result = dalle.generate("a red circle", candidates=4, keep=4, rerank="caption_likelihood")
     ids = dalle.tokenize(["a red circle"])[0]
-    gains = caption_given_image(dalle.transformer, ids, result.tokens, empty_caption(dalle.transformer.stream))
+    gains = caption_given_image(dalle.transformer, ids, result.tokens, empty_caption(dalle.transformer.sequence))
     assert result.scores == pytest.approx(gains.tolist(), abs=1e-4)

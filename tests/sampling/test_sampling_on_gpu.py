@@ -102,7 +102,7 @@ def test_pictures_do_not_depend_on_what_is_drawn_beside_them(gpu, make_transform
 def test_drawing_takes_no_more_memory_than_was_estimated(cuda, make_transformer, recompute_kv, record_property):
     sizes = {"width": 256, "heads": 4, "depth": 4, "grid": 16, "image_vocabulary": 512, "patterns": ["paper"]}
     model = make_transformer(**sizes).to(cuda)
-    captions, candidates = model.stream.captions([[1, 2, 3]]), 256
+    captions, candidates = model.sequence.pad_captions([[1, 2, 3]]), 256
     estimate = decoding_memory(model, recompute_kv=recompute_kv, static_shapes=True).total(candidates)
     generate(model, captions, 2, recompute_kv=recompute_kv)  # workspaces of libraries
     torch.cuda.empty_cache()
@@ -125,7 +125,7 @@ def teacher_forced(model: Transformer, caption: torch.Tensor, images: torch.Tens
 def test_a_loaded_model_draws_as_on_a_cpu(gpu, checkpoints, record_property):
     """Teacher-forced in float32: logits within 1e-4, 99.9% of the tokens; the first other token is reported."""
     here, there = DALLE.load(checkpoints, precision="float32"), DALLE.load(checkpoints, gpu, precision="float32")
-    caption = here.transformer.stream.captions([here.tokenizer.encode(CAPTION)])
+    caption = here.transformer.sequence.pad_captions([here.tokenizer.encode(CAPTION)])
     candidates = 64
     images = generate(here.transformer, caption, candidates, DecodingConfig(seed=1))[0].flatten(1)
     models = here.transformer, there.transformer

@@ -12,9 +12,9 @@ from dalle import checkpoint, losses
 from dalle.data import open_source
 from dalle.data.loader import ImageBatch, ordered_batches
 from dalle.data.transforms import inference_crop
+from dalle.image_conversion import to_tensor
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.models.dvae.relaxation import argmax_one_hot, gumbel_softmax
-from dalle.pixels import to_tensor
 from dalle.seeds import torch_generator
 from dalle.stages.dvae import DVAEStageConfig, LikelihoodConfig, collapse
 from dalle.training.schedules import Schedule
@@ -118,8 +118,8 @@ def test_validation_measures_what_its_names_say():
     assert metrics["codes_used"] == tokens.unique().numel()
     kl = losses.kl_to_uniform(model.logits(images)).mean().item()
     assert metrics["kl"] == pytest.approx(kl, rel=1e-4)
-    assert metrics["negative_elb"] == pytest.approx(metrics["nll"] + kl / 48, rel=1e-4)
-    assert metrics["true_negative_elb"] == pytest.approx(metrics["negative_elb"] + metrics["bound_gap"], rel=1e-4)
+    assert metrics["negative_elbo"] == pytest.approx(metrics["nll"] + kl / 48, rel=1e-4)
+    assert metrics["true_negative_elbo"] == pytest.approx(metrics["negative_elbo"] + metrics["bound_gap"], rel=1e-4)
 
 
 @torch.no_grad()
@@ -132,7 +132,7 @@ def test_the_true_bound_decodes_draws_and_the_gap_closes_as_the_relaxation_freez
         logits = stage.model.logits(held_out_pixels())
         draw = argmax_one_hot(gumbel_softmax(logits, 1.0, torch_generator("validation codes")))
         nll = NORMAL.nll(stage.model.decode_codes(draw), held_out_pixels()).mean().item()
-        assert metrics["true_negative_elb"] == pytest.approx(nll + metrics["kl"] / 48, rel=1e-4)
+        assert metrics["true_negative_elbo"] == pytest.approx(nll + metrics["kl"] / 48, rel=1e-4)
     assert gaps[0] > 1e-3
     assert gaps[1] < 1e-5
 
@@ -269,3 +269,29 @@ def test_the_defaults_are_the_papers():
     assert optimizer.learning_rate == Schedule("cosine", 1e-4, 1.25e-6, 1_200_000)
     assert (optimizer.betas, optimizer.eps, optimizer.weight_decay) == ((0.9, 0.999), 1e-8, 1e-4)
     assert config.ema.decay == 0.999
+
+
+def test_unused_codes_are_restarted_when_it_is_time_and_the_same_way_each_time():
+    settings = {"restart_codes_every": 10, "restart_codes_from": 20, "restart_codes_until": 40}
+    stage, other = build("dvae", **settings), build("dvae", **settings)
+    with torch.no_grad():
+        for each in (stage, other):
+            each.model.encoder.output.bias[2:] -= 100  # all codes but two are unused
+    before = stage.model.encoder.output.weight.clone()
+    for step in (0, 10, 25, 40, 50):
+        stage.before_update(step)
+    assert torch.equal(stage.model.encoder.output.weight, before)
+    stage.before_update(30)
+    other.before_update(30)
+    assert not torch.equal(stage.model.encoder.output.weight, before)
+    assert torch.equal(stage.model.encoder.output.weight, other.model.encoder.output.weight)
+
+
+def test_without_the_setting_codes_are_never_restarted():
+    stage = build("dvae")
+    with torch.no_grad():
+        stage.model.encoder.output.bias[2:] -= 100
+    before = stage.model.encoder.output.weight.clone()
+    for step in range(0, 1000, 50):
+        stage.before_update(step)
+    assert torch.equal(stage.model.encoder.output.weight, before)

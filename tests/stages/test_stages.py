@@ -21,7 +21,7 @@ from dalle.training.run import Run
 
 METRICS = {
     "dvae": {
-        *("nll", "kl", "negative_elb", "true_negative_elb", "bound_gap"),
+        *("nll", "kl", "negative_elbo", "true_negative_elbo", "bound_gap"),
         *("soft_error", "hard_error", "codes_used", "code_perplexity"),
     },
     "clip": {"loss", "accuracy"},

@@ -25,7 +25,7 @@ from dalle.training.schedules import Schedule
 pytestmark = pytest.mark.gpu
 
 DVAE, CLIP, TRANSFORMER = (CONFIGS[name].model for name in ("dvae", "clip", "transformer"))
-RESNET = replace(CLIP, image_tower="resnet", image_width=4, image_blocks=(1, 1, 1, 1), image_heads=2)
+RESNET = replace(CLIP, image_encoder="resnet", image_width=4, image_blocks=(1, 1, 1, 1), image_heads=2)
 PAPER = replace(TRANSFORMER, depth=4, patterns=["paper"])
 # so large an eps makes steps follow the gradient, not its sign
 OPTIMIZER = OptimizerConfig(Schedule(start=0.1), eps=1.0)
@@ -35,7 +35,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "clip vit": ("clip", {}),
     "clip resnet": ("clip", {"model": RESNET, "data": replace(BLOCKS, image_size=32)}),
     "transformer": ("transformer", {"model": PAPER}),
-    "transformer structured": ("transformer", {"model": replace(PAPER, attention="structured")}),
+    "transformer sparse": ("transformer", {"model": replace(PAPER, attention="sparse")}),
     "transformer swiglu": ("transformer", {"model": replace(PAPER, qk_norm=True, mlp="swiglu")}),
     "transformer soft": ("transformer", {"image_targets": "soft"}),
     "transformer recompute": ("transformer", {"model": PAPER, "recompute": True}),

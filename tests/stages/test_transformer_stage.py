@@ -36,7 +36,7 @@ def test_the_loss_is_an_eighth_text_and_seven_eighths_image(dvae_folder):
     batch = next(stage.batches(0))
     loss, metrics = stage.loss(stage.model, batch, 0, torch.Generator())
     logits = stage.model(batch.caption, batch.image)
-    targets = stage.model.stream.text_targets(batch.caption, "first")
+    targets = stage.model.sequence.text_targets(batch.caption, "first")
     asked = targets != -100
     text = F.cross_entropy(logits.text[asked], targets[asked])
     image = F.cross_entropy(logits.image.flatten(0, 1), batch.image.flatten())
@@ -143,7 +143,7 @@ def test_unknown_image_targets_are_refused_before_anything_starts():
         {"attention_normalisation": "separate"},
         {"row_counts_itself": False},
         {"convolution_wraps": False},
-        {"image_places": "own"},
+        {"image_position_embedding": "own"},
     ],
     ids=str,
 )

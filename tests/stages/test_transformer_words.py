@@ -18,7 +18,9 @@ def captions(stage, number: int) -> torch.Tensor:
 
 def without_dropout(stage, number: int) -> torch.Tensor:
     words = next(stage.pictures.batches(number)).captions
-    return stage.transformer.stream.captions([stage.tokenizer.encode(caption) for caption in words], truncate=True)
+    return stage.transformer.sequence.pad_captions(
+        [stage.tokenizer.encode(caption) for caption in words], truncate=True
+    )
 
 
 def test_dropout_of_merges_is_reproduced_by_the_batchs_number(dvae_folder):

@@ -24,7 +24,7 @@ from dalle.training.run import Run
 from dalle.training.schedules import Schedule
 
 DVAE, CLIP = CONFIGS["dvae"].model, CONFIGS["clip"].model
-RESNET = replace(CLIP, image_tower="resnet", image_width=4, image_blocks=(1, 1, 1, 1), image_heads=2)
+RESNET = replace(CLIP, image_encoder="resnet", image_width=4, image_blocks=(1, 1, 1, 1), image_heads=2)
 # every way to train a model: its stage, and what is set otherwise
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"dvae {name}": ("dvae", {"model": replace(DVAE, relaxation=name)}) for name in RELAXATIONS},

@@ -234,7 +234,7 @@ def write_index(out: Path, known: Catalogue, sets: dict[str, dict[str, Any]], pr
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Build the folder of drawings from pinned packages.")
     parser.add_argument("--out", type=Path, default=Path("outputs/drawings"), help="folder to build")
     parser.add_argument("--downloads", type=Path, help="folder of the downloaded packages; default: OUT.packages")
     options = parser.parse_args()

@@ -133,7 +133,7 @@ class DrawingsSource:
 
     def keys(self) -> StringArray:
         """Return the keys of all records: twemoji/1F34E, colour/tabler/umbrella/green, ..."""
-        return StringArray.of(map(self.key, range(len(self))))
+        return StringArray.from_strings(map(self.key, range(len(self))))
 
     def captions(self, index: int) -> tuple[str, ...]:
         """Return all captions of the record at `index`."""

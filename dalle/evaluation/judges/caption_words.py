@@ -17,7 +17,7 @@ from torch import Tensor
 from dalle.data.source import Source
 from dalle.evaluation.features import Features
 from dalle.evaluation.held_out import HeldOut
-from dalle.pixels import to_tensor
+from dalle.image_conversion import to_tensor
 from dalle.tokenizer import words_of
 
 FITTED = 4_000  # maximum number of training images

@@ -92,6 +92,6 @@ def favourites(drawn: Sequence[Drawn]) -> list[Cell]:
 
 
 def _cut(dalle: DALLE, captions: Sequence[str]) -> list[str]:
-    limit = dalle.transformer.stream.caption_limit
+    limit = dalle.transformer.sequence.caption_limit
     cut = sum(len(dalle.tokenizer.encode(caption)) > limit for caption in captions)
     return [f"{cut} of {len(captions)} captions are longer than {limit} tokens, and were cut."] if cut else []

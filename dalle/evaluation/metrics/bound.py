@@ -6,7 +6,7 @@ import torch
 
 from dalle.evaluation.held_out import HeldOut, unit
 from dalle.losses import LikelihoodConfig, kl_to_uniform
-from dalle.models.dvae.model import PIXEL_MARGIN, DiscreteVAE, mean_picture
+from dalle.models.dvae.model import PIXEL_MARGIN, DiscreteVAE, mean_image
 from dalle.models.dvae.relaxation import argmax_one_hot
 from dalle.seeds import torch_generator
 
@@ -39,7 +39,7 @@ def bound_metrics(
             "exact": likelihood.nll(dvae.decode_codes(argmax_one_hot(soft)), images),
             "relaxed": likelihood.nll(parameters, images),
             "kl": kl_to_uniform(logits),
-            "squares": (mean_picture(parameters) - images).square(),
+            "squares": (mean_image(parameters) - images).square(),
         }.items():
             totals[name] += found.double().sum().item()
         values += images.numel()

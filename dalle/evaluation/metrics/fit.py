@@ -12,7 +12,7 @@ from dalle.evaluation.metrics.captions import Drawn, caption_metrics, draw
 from dalle.evaluation.metrics.retrieval import recalls
 from dalle.evaluation.settings import EvaluateConfig
 from dalle.evaluation.subject import Subject
-from dalle.pixels import to_images
+from dalle.image_conversion import to_pil_images
 from dalle.sampling.rerank import Scorer
 from dalle.sampling.sheet import Row, sample_sheet
 
@@ -45,7 +45,7 @@ def measure(subject: Subject, config: EvaluateConfig) -> Measured:
     for split, source in subject.sources.items():
         drawn = draw(dalle, source, config.captions, config.sampling(config.candidates))
         pairs = HeldOut(source, len(drawn))
-        real = [image for batch in pairs for image in to_images(unit(batch.images))]
+        real = [image for batch in pairs for image in to_pil_images(unit(batch.images))]
         numbers |= caption_metrics(drawn, split, dalle.clip)
         if dalle.clip is not None:
             numbers |= clip_metrics(dalle.clip, drawn, real, split)

@@ -27,7 +27,7 @@ PAD_TARGETS = "first"  # the end of the caption counts, the predictable padding 
 def measure(subject: Subject, config: EvaluateConfig) -> Measured:
     """Score the first `config.pictures` pairs of each held-out split with the transformer."""
     dalle = subject.whole()
-    stream = dalle.transformer.stream
+    sequence = dalle.transformer.sequence
     numbers: dict[str, float] = {}
     settings: dict[str, Any] = {"pad_targets": PAD_TARGETS}
     notes: list[str] = []
@@ -36,7 +36,7 @@ def measure(subject: Subject, config: EvaluateConfig) -> Measured:
         numbers |= {f"{name}_{split}": value for name, value in nats_per_token(dalle, pairs).items()}
         settings[split] = pairs.described()
         notes += [f"{split}: {each}" for each in pairs.shortfall(config.pictures)]
-    vocabularies = torch.tensor([stream.text_vocabulary + 1, stream.image_vocabulary]).log().tolist()
+    vocabularies = torch.tensor([sequence.text_vocabulary + 1, sequence.image_vocabulary]).log().tolist()
     return Measured(ABOUT.format(text=vocabularies[0], image=vocabularies[1]), numbers, settings, notes=notes)
 
 
@@ -59,6 +59,6 @@ def _token_nlls(dalle: DALLE, pairs: HeldOut) -> Iterator[tuple[Tensor, Tensor]]
         caption = dalle.tokenize(batch.captions, truncate=True).to(device)
         image = rearrange(dalle.dvae.encode(unit(batch.images.to(device))), "b h w -> b (h w)")
         logits = model(caption, image)
-        targets = model.stream.text_targets(caption, PAD_TARGETS)
+        targets = model.sequence.text_targets(caption, PAD_TARGETS)
         text = token_nll(logits.text, targets)[targets != IGNORED]
         yield text.cpu(), token_nll(logits.image, image).flatten().cpu()

@@ -16,8 +16,8 @@ from dalle.evaluation.metrics.distances import FEWEST, Distances, about
 from dalle.evaluation.samples import Samples
 from dalle.evaluation.settings import EvaluateConfig
 from dalle.evaluation.subject import Subject
+from dalle.image_conversion import to_pil_images
 from dalle.models.dvae.model import DiscreteVAE
-from dalle.pixels import to_images
 from dalle.sampling.sheet import Row, sample_sheet
 
 RECONSTRUCTED = " `*_reconstructed` is of the real pictures' own reconstructions, which no drawing is expected to beat."
@@ -96,7 +96,7 @@ def _reconstructed(dvae: DiscreteVAE, images: Tensor) -> Tensor:
 def _sheet(subject: Subject, drawn: Tensor) -> Image.Image:
     real = next(iter(HeldOut(subject.sources["val"], SHOWN))).images
     rows = [
-        Row("real pictures", to_images(unit(real)), None),
-        Row("drawn for their captions", to_images(unit(drawn[:SHOWN])), None),
+        Row("real pictures", to_pil_images(unit(real)), None),
+        Row("drawn for their captions", to_pil_images(unit(drawn[:SHOWN])), None),
     ]
     return sample_sheet(rows, note=attribution(subject.data))

@@ -17,9 +17,9 @@ from dalle.evaluation.metrics import bound
 from dalle.evaluation.metrics.similarity import WINDOW, check_torchmetrics, psnr, ssim
 from dalle.evaluation.settings import EvaluateConfig
 from dalle.evaluation.subject import Subject
+from dalle.image_conversion import to_pil_images
 from dalle.losses import LikelihoodConfig
 from dalle.models.dvae.model import DiscreteVAE, codebook_use
-from dalle.pixels import to_images
 from dalle.sampling.sheet import Row, sample_sheet
 
 ABOUT = (
@@ -29,10 +29,10 @@ ABOUT = (
 )
 SHOWN = 8  # images on the image grid
 NO_BOUND = (
-    "No ELB and no soft/hard gap: the dVAE's checkpoint does not say the likelihood that it was trained with, nor its "
+    "No ELBO and no soft/hard gap: the dVAE's checkpoint does not say the likelihood that it was trained with, nor its "
     "last temperature. Checkpoints of dVAEs that are trained with this version do."
 )
-NO_POSTERIOR = "No ELB and no soft/hard gap: the codes of a VQ-VAE are chosen, not drawn, and never relaxed."
+NO_POSTERIOR = "No ELBO and no soft/hard gap: the codes of a VQ-VAE are chosen, not drawn, and never relaxed."
 NO_SSIM = f"No SSIM: it compares windows of {WINDOW} pixels, and the pictures are smaller."
 
 
@@ -84,7 +84,9 @@ def hard_metrics(dvae: DiscreteVAE, pairs: HeldOut, source: Source) -> dict[str,
             found["ssim"] = ssim(images, decoded).sum()
         if isinstance(source, BlocksSource):
             statements = (source.scene(index).statement for index in range(seen, seen + len(images)))
-            verdicts = [judge(image, said).holds for image, said in zip(to_images(decoded), statements, strict=True)]
+            verdicts = [
+                judge(image, said).holds for image, said in zip(to_pil_images(decoded), statements, strict=True)
+            ]
             found["dvae_hard_judge"] = torch.tensor(sum(verdicts))
         totals = {name: totals.get(name, 0.0) + value.item() for name, value in found.items()}
         counts += torch.bincount(tokens.flatten(), minlength=dvae.vocabulary).cpu()
@@ -99,5 +101,5 @@ def hard_metrics(dvae: DiscreteVAE, pairs: HeldOut, source: Source) -> dict[str,
 def reconstruction_sheet(dvae: DiscreteVAE, source: Source, note: str = ""):
     """Image grid of the first images of `source` above their reconstructions from the most probable codes."""
     ((images, decoded, _),) = islice(reconstructions(dvae, HeldOut(source, SHOWN)), 1)
-    rows = [Row("pictures", to_images(images), None), Row("reconstructions", to_images(decoded), None)]
+    rows = [Row("pictures", to_pil_images(images), None), Row("reconstructions", to_pil_images(decoded), None)]
     return sample_sheet(rows, columns=SHOWN, note=note)

@@ -15,8 +15,8 @@ from dalle.evaluation.metrics.distances import Distances, about
 from dalle.evaluation.plots import check_matplotlib, plot_rerank_curve, plot_set_curve
 from dalle.evaluation.settings import EvaluateConfig
 from dalle.evaluation.subject import Subject
+from dalle.image_conversion import to_pil_images, to_tensor
 from dalle.models.clip.model import CLIP
-from dalle.pixels import to_images, to_tensor
 from dalle.sampling.rerank import Scorer
 
 ABOUT = (
@@ -87,7 +87,7 @@ def _real_pairs(scorers: dict[str, Scorer], source: Any, count: int) -> dict[str
 
 
 def _pairs(batch: Any) -> Any:
-    return zip(to_images(unit(batch.images)), batch.captions, strict=True)
+    return zip(to_pil_images(unit(batch.images)), batch.captions, strict=True)
 
 
 def _as_sets(

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from dalle.extras import check_installed
+from dalle.optional_dependencies import check_installed
 
 WINDOW = 11  # pixels: side of SSIM's window, a Gaussian with a standard deviation of 1.5
 MOST = 100.0  # dB, used for equal images, for which torchmetrics returns infinity

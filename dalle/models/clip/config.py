@@ -8,9 +8,9 @@ from typing import Any
 from PIL import Image
 
 from dalle.checkpoint import count_children
+from dalle.config_validation import check_sizes
 from dalle.models.clip.resnet import CELL
-from dalle.models.sizes import check_sizes
-from dalle.pretrained.names import MLP_IN
+from dalle.pretrained.key_mapping import MLP_IN
 
 # mean and standard deviation of the pixels of CLIP's training images, as published with the weights
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -22,7 +22,7 @@ class CLIPConfig:
     """Sizes and preprocessing of a CLIP model; the defaults are those of the published ViT-B/32."""
 
     image_size: int = 224  # side of the input images in pixels
-    image_tower: str = "vit"  # image encoder: "vit" | "resnet"
+    image_encoder: str = "vit"  # image encoder: "vit" | "resnet"
     patch: int = 32  # vit: side of a patch in pixels
     image_width: int = 768  # vit: of the hidden states; resnet: channels of the first stage
     image_depth: int = 12  # vit: number of layers
@@ -43,7 +43,7 @@ class CLIPConfig:
     end_id: int | None = None  # id of the end token; the text feature is read at the first one; None: the last id
     embedding: int = 512  # dimensions of the shared embedding space of images and captions
     initial_temperature: float = 0.07  # of the softmax, before training (CLIP paper, Section 2.5)
-    largest_scale: float = 100.0  # maximum of the logit scale, for stability (Section 2.5)
+    max_logit_scale: float = 100.0  # maximum of the logit scale, for stability (Section 2.5)
     shorter_side: int | None = None  # images are resized to this before the crop; None: image_size
     resample: str = "bicubic"  # Pillow's name of the resampling filter
     crop_rounding: str = "down"  # rounding of the centre crop's offset: "down" | "even", as in torchvision
@@ -56,7 +56,7 @@ class CLIPConfig:
         for name in ("image_blocks", "pixel_mean", "pixel_std"):  # JSON has lists instead of tuples
             object.__setattr__(self, name, tuple(getattr(self, name)))
         known = {
-            "image_tower": ("vit", "resnet"),
+            "image_encoder": ("vit", "resnet"),
             "resample": tuple(each.name.lower() for each in Image.Resampling),
             "crop_rounding": ("down", "even"),
             "tokenizer": ("dalle", "openai", "huggingface"),
@@ -67,12 +67,12 @@ class CLIPConfig:
         for name in ("start_id", "end_id"):
             if (value := getattr(self, name)) is not None and not 0 <= value < self.text_vocabulary:
                 raise ValueError(f"{name}={value} is none of the text_vocabulary={self.text_vocabulary} ids")
-        for name in ("image_eps", "text_eps", "initial_temperature", "largest_scale"):
+        for name in ("image_eps", "text_eps", "initial_temperature", "max_logit_scale"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0")
         if len(self.pixel_mean) != 3 or len(self.pixel_std) != 3 or min(self.pixel_std) <= 0:
             raise ValueError("pixel_mean and pixel_std are three numbers each, those of pixel_std above 0")
-        if self.image_tower == "vit" and self.image_size % self.patch:
+        if self.image_encoder == "vit" and self.image_size % self.patch:
             raise ValueError(f"image_size={self.image_size} must be a multiple of patch={self.patch}")
         if self.shorter_side is not None and not self.image_size <= self.shorter_side <= 16 * self.image_size:
             raise ValueError(
@@ -94,7 +94,7 @@ class CLIPConfig:
         if "image.class_token" in shapes:
             patch = shapes["image.patchify.weight"][2]
             sizes |= {
-                "image_tower": "vit",
+                "image_encoder": "vit",
                 "image_size": patch * math.isqrt(shapes["image.positions"][0] - 1),
                 "patch": patch,
                 "image_width": shapes["image.class_token"][0],
@@ -104,7 +104,7 @@ class CLIPConfig:
         else:
             stages = count_children(shapes, "image.stages.")
             sizes |= {
-                "image_tower": "resnet",
+                "image_encoder": "resnet",
                 "image_width": shapes["image.stages.0.0.reduce.conv.weight"][0],
                 "image_blocks": tuple(count_children(shapes, f"image.stages.{stage}.") for stage in range(stages)),
                 "image_size": CELL * math.isqrt(shapes["image.pool.positions"][0] - 1),

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from dalle import checkpoint
 from dalle.checkpoint import CheckpointError
 from dalle.clip_tokenizer import CLIPTokenizer
+from dalle.image_conversion import to_tensor
 from dalle.models.attention import causal
 from dalle.models.blocks import BlockConfig, TransformerBlock
 from dalle.models.clip.config import CLIPConfig
-from dalle.models.clip.resnet import ResNetTower
-from dalle.pixels import to_tensor
+from dalle.models.clip.resnet import ResNetEncoder
 from dalle.pretrained.huggingface_clip import read_huggingface_clip
 from dalle.pretrained.openai_clip import read_openai_clip
-from dalle.pretrained.published import Published
+from dalle.pretrained.pretrained_weights import PretrainedWeights
 from dalle.tokenizer import CaptionTokenizer
 
 # loaders of a checkpoint's tokenizer.json; the published tokenizers include a start and an end token
@@ -35,7 +35,7 @@ TOKENIZERS = {
 }
 
 
-class ImageTower(nn.Module):
+class VisionTransformer(nn.Module):
     """Vision transformer: pixels (b, 3, h, w) -> features (b, embedding), the projected state of the class token."""
 
     def __init__(self, config: CLIPConfig):
@@ -63,7 +63,7 @@ class ImageTower(nn.Module):
         return self.projection(self.norm_out(x[:, 0]))  # (b, embedding)
 
 
-class TextTower(nn.Module):
+class TextEncoder(nn.Module):
     """Causal text transformer: ids (b, n) -> features (b, embedding), the projected state of the end token."""
 
     def __init__(self, config: CLIPConfig):
@@ -90,11 +90,13 @@ class TextTower(nn.Module):
         return self.projection(self.norm_out(x[torch.arange(len(x), device=x.device), end]))  # (b, embedding)
 
 
-def _resnet(config: CLIPConfig) -> ResNetTower:
-    return ResNetTower(config.image_size, config.image_width, config.image_blocks, config.image_heads, config.embedding)
+def _resnet(config: CLIPConfig) -> ResNetEncoder:
+    return ResNetEncoder(
+        config.image_size, config.image_width, config.image_blocks, config.image_heads, config.embedding
+    )
 
 
-IMAGE_TOWERS = {"vit": ImageTower, "resnet": _resnet}
+IMAGE_ENCODERS = {"vit": VisionTransformer, "resnet": _resnet}
 
 
 class CLIP(nn.Module):
@@ -107,12 +109,12 @@ class CLIP(nn.Module):
         super().__init__()
         self.config = config
         self.tokenizer = tokenizer
-        self.image = IMAGE_TOWERS[config.image_tower](config)
-        self.text = TextTower(config)
+        self.image = IMAGE_ENCODERS[config.image_encoder](config)
+        self.text = TextEncoder(config)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / config.initial_temperature)))
-        if isinstance(self.image, ImageTower):
-            _initialise(self.image.blocks, config.image_width, config.image_depth)
-        _initialise(self.text.blocks, config.text_width, config.text_depth)
+        if isinstance(self.image, VisionTransformer):
+            _init_blocks(self.image.blocks, config.image_width, config.image_depth)
+        _init_blocks(self.text.blocks, config.text_width, config.text_depth)
         self.register_buffer("pixel_mean", rearrange(torch.tensor(config.pixel_mean), "c -> c 1 1"), persistent=False)
         self.register_buffer("pixel_std", rearrange(torch.tensor(config.pixel_std), "c -> c 1 1"), persistent=False)
 
@@ -121,7 +123,7 @@ class CLIP(nn.Module):
         """Logit scale: the learned inverse temperature, clipped."""
         scale = self.log_scale.exp()
         # the gradient bypasses the clip: otherwise a scale above the maximum could never decrease
-        return scale + (scale.clamp(max=self.config.largest_scale) - scale).detach()
+        return scale + (scale.clamp(max=self.config.max_logit_scale) - scale).detach()
 
     def forward(self, pixels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return unit vectors of images and of captions, (b, embedding) each, and the logit scale."""
@@ -186,7 +188,7 @@ class CLIP(nn.Module):
         state dict. `merges` is bpe_simple_vocab_16e6.txt.gz, published with the weights, or another file that
         `CLIPTokenizer.read` accepts; without it the model has no tokenizer. Raises `ValueError` for invalid files.
         """
-        return cls.from_published(read_openai_clip(path, merges))
+        return cls.from_pretrained_weights(read_openai_clip(path, merges))
 
     @classmethod
     def from_huggingface(cls, folder: str | Path, tokenizer: str | Path | None = None) -> "CLIP":
@@ -196,21 +198,21 @@ class CLIP(nn.Module):
         files; `tokenizer` is their folder if it is another one. Without them the model has no tokenizer. Raises
         `ValueError` for invalid files.
         """
-        return cls.from_published(read_huggingface_clip(folder, tokenizer))
+        return cls.from_pretrained_weights(read_huggingface_clip(folder, tokenizer))
 
     @classmethod
-    def from_published(cls, published: Published) -> "CLIP":
+    def from_pretrained_weights(cls, weights: PretrainedWeights) -> "CLIP":
         """Build a model in eval mode from weights read by `dalle.pretrained`.
 
         Raises `CheckpointError` for invalid sizes, or tensors that do not match them.
         """
-        weights = Path(published.meta["files"]["weights"]["file"])
+        path = Path(weights.meta["files"]["weights"]["file"])
         try:
-            model = cls(CLIPConfig(**published.sizes), published.tokenizer)
+            model = cls(CLIPConfig(**weights.sizes), weights.tokenizer)
         except (ValueError, TypeError, ArithmeticError) as error:
-            raise CheckpointError(f"no CLIP has the sizes of {weights}: {error}") from error
-        checkpoint.check_tensors(model.state_dict(), published.tensors, weights)
-        model.load_state_dict(published.tensors)
+            raise CheckpointError(f"no CLIP has the sizes of {path}: {error}") from error
+        checkpoint.check_tensors(model.state_dict(), weights.tensors, path)
+        model.load_state_dict(weights.tensors)
         return model.eval()
 
 
@@ -218,12 +220,12 @@ def _with_tokenizer(config: CLIPConfig, folder: Path) -> CLIP:
     return CLIP(config, TOKENIZERS[config.tokenizer](folder / checkpoint.TOKENIZER))
 
 
-def _initialise(blocks: nn.ModuleList, width: int, depth: int) -> None:
+def _init_blocks(blocks: nn.ModuleList, width: int, depth: int) -> None:
     """Initialise transformer blocks as OpenAI's code initialises those of the text encoder; biases 0."""
     residual = width**-0.5 * (2 * depth) ** -0.5
     for block in blocks:
         assert isinstance(block, TransformerBlock)
-        block.initialise(qkv=width**-0.5, attention_out=residual, expand=(2 * width) ** -0.5, mlp_out=residual)
+        block.init_weights(qkv=width**-0.5, attention_out=residual, expand=(2 * width) ** -0.5, mlp_out=residual)
 
 
 def _square(image: Image.Image, config: CLIPConfig) -> Image.Image:

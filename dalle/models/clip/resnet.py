@@ -67,7 +67,7 @@ class AttentionPool(nn.Module):
         return self.out(rearrange(full(q, k, v), "b heads 1 d -> b (heads d)"))  # (b, embedding)
 
 
-class ResNetTower(nn.Module):
+class ResNetEncoder(nn.Module):
     """ResNet: pixels (b, 3, image_size, image_size) -> features (b, embedding).
 
     Three convolutions, stages of residual blocks, attention pooling. Each stage after the first halves the resolution

@@ -15,11 +15,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dalle import checkpoint
+from dalle.config_validation import check_sizes
 from dalle.models.dvae.convolutions import Block, Convolution
 from dalle.models.dvae.relaxation import RELAXATIONS, negative_squared_distance, straight_through_vectors
-from dalle.models.sizes import check_sizes
 from dalle.pretrained.openai_dvae import read_openai_dvae
-from dalle.pretrained.published import Published
+from dalle.pretrained.pretrained_weights import PretrainedWeights
 
 PIXEL_MARGIN = 0.1  # epsilon of Appendix A.3, Equation 3: keeps pixels away from 0 and 1, where the likelihood diverges
 
@@ -43,7 +43,7 @@ class DVAEConfig:
     groups: int = 4  # groups of blocks; resolution is halved between groups, 2^(groups - 1) times lower in all
     blocks_per_group: int = 2  # residual blocks in each group
     decoder_input: int = 128  # channels of a code's embedding
-    pool: str = "max"  # "max" | "average"; max gave the better ELB, the paper's name of the ELBO (Appendix A.1)
+    pool: str = "max"  # "max" | "average"; max gave the better ELBO (Appendix A.1)
     bottleneck_kernel: int = 1  # kernel of the convolutions next to the relaxation; 1 generalises better (Section 2.1)
     gain: float | None = None  # scale of the residual branches; None: 1 / (groups * blocks_per_group)^2 (Section 2.1)
     # gumbel_softmax: relaxed codes | straight_through: one-hot codes, relaxed gradients | vector_quantisation: VQ-VAE
@@ -222,7 +222,7 @@ class DiscreteVAE(nn.Module):
         low, high = tokens.min().item(), tokens.max().item()
         if low < 0 or high >= self.vocabulary:
             raise ValueError(f"tokens span {low} to {high}, but the codebook has indices 0 to {self.vocabulary - 1}")
-        return mean_picture(self.decoder.draw(self.decoder.look_up(tokens)))
+        return mean_image(self.decoder.draw(self.decoder.look_up(tokens)))
 
     def _encoded(self, images: Tensor) -> Tensor:
         self._check_images(images)
@@ -260,13 +260,13 @@ class DiscreteVAE(nn.Module):
         The files are https://cdn.openai.com/dall-e/encoder.pkl and .../decoder.pkl. Raises `CheckpointError` if one is
         missing or invalid.
         """
-        return cls.from_published(read_openai_dvae(encoder, decoder))
+        return cls.from_pretrained_weights(read_openai_dvae(encoder, decoder))
 
     @classmethod
-    def from_published(cls, published: Published) -> "DiscreteVAE":
+    def from_pretrained_weights(cls, weights: PretrainedWeights) -> "DiscreteVAE":
         """Build a model in eval mode from weights read by `dalle.pretrained`."""
-        model = cls(DVAEConfig(**published.sizes))
-        model.load_state_dict(published.tensors)
+        model = cls(DVAEConfig(**weights.sizes))
+        model.load_state_dict(weights.tensors)
         return model.eval()
 
 
@@ -280,6 +280,6 @@ def codebook_use(counts: Tensor) -> tuple[int, float]:
     return int((counts > 0).sum()), entropy.exp().item()
 
 
-def mean_picture(parameters: Tensor) -> Tensor:
+def mean_image(parameters: Tensor) -> Tensor:
     """Return the image of likelihood parameters: (b, 6, h, w) -> (b, 3, h, w) in [0, 1] (Appendix A.3)."""
     return unmap_pixels(parameters[:, :3].sigmoid())

@@ -8,7 +8,7 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
-from dalle.models.dvae.model import DiscreteVAE, map_pixels, mean_picture
+from dalle.models.dvae.model import DiscreteVAE, map_pixels, mean_image
 
 MARGIN = 2.0  # logits by which a restarted code beats the code that it splits, at the position that it starts from
 
@@ -26,7 +26,7 @@ def restart_unused_codes(model: DiscreteVAE, images: Tensor, generator: torch.Ge
     features = model.encoder.features(map_pixels(images))  # (b, c, h, w)
     tokens = model.encoder.output.in_full_precision(features).argmax(dim=1)  # (b, h, w)
     side = model.downsample
-    errors = (mean_picture(model.decoder.draw(model.decoder.look_up(tokens))) - images).square()
+    errors = (mean_image(model.decoder.draw(model.decoder.look_up(tokens))) - images).square()
     errors = reduce(errors, "b c (h p) (w q) -> (b h w)", "mean", p=side, q=side)
     features, tokens = rearrange(features.float(), "b c h w -> (b h w) c"), tokens.flatten()
 

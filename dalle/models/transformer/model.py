@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from dalle import checkpoint
+from dalle.config_validation import check_sizes
 from dalle.models.attention import TextImageSoftmax, causal
 from dalle.models.blocks import BlockConfig, Float32Linear, TransformerBlock
-from dalle.models.sizes import check_sizes
 from dalle.models.transformer.kv_cache import (
     Cache,
     GatheredIndex,
@@ -25,8 +25,8 @@ from dalle.models.transformer.kv_cache import (
     layout_of,
 )
 from dalle.models.transformer.patterns import PATTERNS, PatternOptions, layer_names
-from dalle.models.transformer.sequence import Stream, StreamEmbedding
-from dalle.models.transformer.sparse_attention import attend_for
+from dalle.models.transformer.sequence import SequenceEmbedding, SequenceLayout
+from dalle.models.transformer.sparse_attention import build_attention
 from dalle.tokenizer import CaptionTokenizer
 
 
@@ -46,9 +46,9 @@ class TransformerConfig:
     row_counts_itself: bool = True  # the row pattern's grid + 1 positions include the query; false: all precede it
     convolution_wraps: bool = True  # the neighbourhood wraps over row ends; false: it ends at the image's edges
     pads: str = "learned"  # text padding: learned embeddings, attended to | masked, never attended to (Sec. 2.2)
-    image_places: str = "predicted"  # position embedding of an image token: of the cell predicted next | own
+    image_position_embedding: str = "predicted"  # of an image token: of the cell predicted next | own
     attention_normalisation: str = "joint"  # one softmax over text and image keys | separate (Sec. 2.2, fn. 7)
-    # auto: structured on a CPU if faster, else masked | masked: dense mask, less memory | structured: sparse attention
+    # auto: sparse on a CPU if faster, else dense | dense: dense mask, less memory | sparse: block-sparse attention
     attention: str = "auto"
     activation: str = "quick_gelu"  # of the MLP: quick_gelu or gelu; the paper does not specify it
     mlp: str = "plain"  # plain: linear, activation, linear | swiglu: gated by SiLU, equal parameter count
@@ -94,22 +94,22 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig):
         super().__init__()
         self.config = config
-        self.stream = Stream(
+        self.sequence = SequenceLayout(
             config.text_positions,
             config.text_vocabulary,
             config.image_vocabulary,
             config.grid,
             config.pads,
-            config.image_places,
+            config.image_position_embedding,
         )
         self.layer_names = layer_names(config.patterns, config.depth)
         options = PatternOptions(config.kernel, config.row_counts_itself, config.convolution_wraps)
         self.patterns = {name: PATTERNS.choose(name).build(options) for name in set(self.layer_names)}
 
-        self.embed = StreamEmbedding(self.stream, config.width)
+        self.embed = SequenceEmbedding(self.sequence, config.width)
         self.attend = nn.ModuleDict(
             {
-                name: attend_for(
+                name: build_attention(
                     pattern, config.text_positions, config.grid, config.attention, config.attention_normalisation
                 )
                 for name, pattern in self.patterns.items()
@@ -121,7 +121,7 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(config.width)
         self.text_head = Float32Linear(config.width, config.text_vocabulary + 1)
         self.image_head = Float32Linear(config.width, config.image_vocabulary)
-        self._initialise()
+        self._init_weights()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -137,27 +137,27 @@ class Transformer(nn.Module):
         image: (b, I) image tokens.
         attend: attention function of each pattern, by its name; None: the model's own, `self.attend`.
         """
-        ways = self.attend if attend is None else attend
+        attention_fns = self.attend if attend is None else attend
         x = self.embed(caption, image)  # (b, n, d)
-        key_padding_mask = self.stream.key_padding_mask(caption)  # (b, T), or None
+        key_padding_mask = self.sequence.key_padding_mask(caption)  # (b, T), or None
         for layer, name in zip(self.layers, self.layer_names, strict=True):
-            x = layer(x, partial(ways[name], key_padding_mask=key_padding_mask))  # (b, n, d)
-        text, image_states = self.stream.split(self.norm(x))
+            x = layer(x, partial(attention_fns[name], key_padding_mask=key_padding_mask))  # (b, n, d)
+        text, image_states = self.sequence.split(self.norm(x))
         return Logits(self.text_head(text), self.image_head(image_states))
 
     def prefill(self, caption: Tensor) -> PrefixCache:
         """Compute keys and values of (b, T) captions, for `new_cache`. In every pattern text attends to text only."""
-        kept: PrefixCache = []
-        key_padding_mask = self.stream.key_padding_mask(caption)
+        prefix: PrefixCache = []
+        key_padding_mask = self.sequence.key_padding_mask(caption)
 
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            kept.append(PrefixKV(k.contiguous(), v.contiguous(), key_padding_mask))
+            prefix.append(PrefixKV(k.contiguous(), v.contiguous(), key_padding_mask))
             return causal(q, k, v, key_padding_mask)
 
         x = self.embed.text(caption)
         for layer in self.layers:
             x = layer(x, attend)
-        return kept
+        return prefix
 
     def new_cache(
         self, captions: PrefixCache, candidates: int, recompute_kv: bool = False, static_shapes: bool = False
@@ -169,29 +169,31 @@ class Transformer(nn.Module):
             `dalle.models.transformer.kv_cache.HiddenStateCache`).
         static_shapes: use static shapes; `decode_one_token` then takes positions as tensors.
         """
-        places, kinds = {}, {}
+        indices, cache_types = {}, {}
         for name, pattern in self.patterns.items():
             layout = layout_of(pattern, self.config.grid)
-            places[name] = (GatheredIndex if static_shapes else SlicedIndex)(layout, captions[0].keys.device)
-            kinds[name] = HiddenStateCache if recompute_kv and layout.slots == self.stream.image_positions else KVCache
+            indices[name] = (GatheredIndex if static_shapes else SlicedIndex)(layout, captions[0].keys.device)
+            cache_types[name] = (
+                HiddenStateCache if recompute_kv and layout.slots == self.sequence.image_positions else KVCache
+            )
         return [
-            kinds[name](text, candidates, places[name], self.softmax, layer.attention.branch)
+            cache_types[name](text, candidates, indices[name], self.softmax, layer.attention.branch)
             for text, name, layer in zip(captions, self.layer_names, self.layers, strict=True)
         ]
 
     def decode_one_token(self, previous: Tensor, position: int | Tensor, cache: Cache) -> Tensor:
         """Compute the logits of image token `position` from the previous token: (b,) -> (b, image_vocabulary).
 
-        Call it for positions 0, 1, 2 ... in order; for position 0, `previous` is `stream.start_of_image`. b is
+        Call it for positions 0, 1, 2 ... in order; for position 0, `previous` is `sequence.start_of_image`. b is
         captions * candidates, with a caption's candidates adjacent. Writes to `cache`. The position is an int, or a
         (1,) int64 tensor if the cache was built with `static_shapes`.
         """
-        x = self.embed.image_state(previous, position).unsqueeze(1)  # (b, 1, d)
+        x = self.embed.embed_image_token(previous, position).unsqueeze(1)  # (b, 1, d)
         for layer, layer_cache in zip(self.layers, cache, strict=True):
             x = layer.decode(x, partial(layer_cache.attend, position))  # (b, 1, d)
         return self.image_head(self.norm(x)).squeeze(1)
 
-    def _initialise(self) -> None:
+    def _init_weights(self) -> None:
         """Initialise as the Sparse Transformer (Child et al. 2019, Sec. 6); it is not known if DALL-E kept all of it.
 
         With s = `initial_scale`, standard deviations are: weights s / sqrt(inputs), the last of each residual branch
@@ -199,13 +201,13 @@ class Transformer(nn.Module):
         added. Biases and the output heads are 0, so all logits are initially 0.
         """
         width, scale = self.config.width, self.config.initial_scale
-        inner, share = scale / math.sqrt(width), 1 / math.sqrt(2 * self.config.depth)
+        std, residual_scale = scale / math.sqrt(width), 1 / math.sqrt(2 * self.config.depth)
         for module in self.embed.modules():
             if isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=inner)
+                nn.init.normal_(module.weight, std=std)
         for layer in self.layers:
-            out = share * scale / math.sqrt(layer.mlp_width)
-            layer.initialise(qkv=inner, attention_out=share * inner, expand=inner, mlp_out=out)
+            mlp_out = residual_scale * scale / math.sqrt(layer.mlp_width)
+            layer.init_weights(qkv=std, attention_out=residual_scale * std, expand=std, mlp_out=mlp_out)
         for head in (self.text_head, self.image_head):
             nn.init.normal_(head.weight)  # overwritten below; keeps later random draws the same as in earlier versions
             nn.init.zeros_(head.weight)

@@ -152,7 +152,7 @@ def image_mask(pattern: Pattern, grid: int) -> Tensor:
     return pattern.sees(states[:, None], states[None, :], grid)
 
 
-def stream_mask(pattern: Pattern, text_positions: int, grid: int) -> Tensor:
+def sequence_mask(pattern: Pattern, text_positions: int, grid: int) -> Tensor:
     """Return the pattern's dense attention mask over the whole sequence, text first: (n, n) bool."""
     length = text_positions + grid * grid
     mask = torch.ones(length, length, dtype=torch.bool, device="cpu").tril()

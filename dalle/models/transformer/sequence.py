@@ -10,7 +10,8 @@ SOT counts as one of the text positions, according to a description of Figure 10
 most T - 1 tokens (255 of the paper's 256), and image positions attend to all of them. Positions after the caption's
 last token are padding: each has its own learned embedding as input, and is attended to like any other position. Text
 tokens have a learned position embedding added. Image tokens have row and column embeddings added, those of the cell
-that the position predicts (SOI: row 0, column 0). Other readings of the paper are fields of `Stream`.
+that the position predicts (SOI: row 0, column 0). `SequenceLayout` has fields for the
+alternatives that the paper leaves open.
 """
 
 from collections.abc import Sequence
@@ -23,12 +24,12 @@ from torch import Tensor, nn
 PAD = -1  # padding id in caption tensors
 IGNORED = -100  # target that F.cross_entropy ignores
 PAD_TARGETS = ("none", "first", "all")
-PADS = ("learned", "masked")
-IMAGE_PLACES = ("predicted", "own")
+PADDING = ("learned", "masked")
+IMAGE_POSITION_EMBEDDINGS = ("predicted", "own")
 
 
 @dataclass(frozen=True)
-class Stream:
+class SequenceLayout:
     """Sequence layout of text and image tokens, without parameters. Raises ValueError for invalid sizes or names."""
 
     text_positions: int  # T: SOT and the caption's tokens, then padding
@@ -36,17 +37,20 @@ class Stream:
     image_vocabulary: int  # codebook size, also the id of SOI as an input
     grid: int  # image tokens per side: I = grid * grid
     pads: str = "learned"  # padding is "learned" embeddings, attended to | "masked", never attended to
-    image_places: str = "predicted"  # position embedding of an image token: of the cell "predicted" next | its "own"
+    image_position_embedding: str = "predicted"  # of an image token: of the cell "predicted" next | "own"
 
     def __post_init__(self):
         if self.text_positions < 2:
             raise ValueError(f"text_positions={self.text_positions} holds no caption; use at least 2")
         if self.grid < 1:
             raise ValueError(f"grid={self.grid} holds no image; use at least 1")
-        if self.pads not in PADS:
-            raise ValueError(f"unknown kind of pads {self.pads!r}; choose one of {', '.join(PADS)}")
-        if self.image_places not in IMAGE_PLACES:
-            raise ValueError(f"unknown image places {self.image_places!r}; choose one of {', '.join(IMAGE_PLACES)}")
+        if self.pads not in PADDING:
+            raise ValueError(f"pads={self.pads!r} is unknown; choose one of {', '.join(PADDING)}")
+        if self.image_position_embedding not in IMAGE_POSITION_EMBEDDINGS:
+            raise ValueError(
+                f"image_position_embedding={self.image_position_embedding!r} is unknown; choose one of "
+                f"{', '.join(IMAGE_POSITION_EMBEDDINGS)}"
+            )
 
     @property
     def caption_limit(self) -> int:
@@ -69,8 +73,8 @@ class Stream:
     def start_of_image(self) -> int:
         return self.image_vocabulary
 
-    def captions(self, captions: Sequence[Sequence[int]], truncate: bool = False) -> Tensor:
-        """Pad the token ids of captions with `PAD` to (b, T) int64.
+    def pad_captions(self, captions: Sequence[Sequence[int]], truncate: bool = False) -> Tensor:
+        """Pad the token ids of captions to the text positions, with `PAD`: (b, T) int64.
 
         Raises:
             ValueError: a caption has no tokens, or more than `caption_limit` while `truncate` is False.
@@ -84,8 +88,8 @@ class Stream:
                     f"the caption is {len(ids)} tokens long and {self.caption_limit} fit "
                     f"(text_positions={self.text_positions}); shorten it"
                 )
-            kept = ids[: self.caption_limit]
-            padded[row, : len(kept)] = torch.as_tensor(kept)
+            truncated = ids[: self.caption_limit]
+            padded[row, : len(truncated)] = torch.as_tensor(truncated)
         return padded
 
     def text_inputs(self, caption: Tensor) -> Tensor:
@@ -110,30 +114,32 @@ class Stream:
         after it does not dilute the mean; "none": caption tokens only; "all": every position. Others are `IGNORED`.
         """
         if pads not in PAD_TARGETS:
-            raise ValueError(f"unknown pad targets {pads!r}; choose one of {', '.join(PAD_TARGETS)}")
-        is_pad = caption == PAD
-        after_end = is_pad & (is_pad.cumsum(dim=1) > 1)
-        ignored = {"none": is_pad, "first": after_end, "all": torch.zeros_like(is_pad)}[pads]
-        return caption.masked_fill(is_pad, self.text_vocabulary).masked_fill(ignored, IGNORED)
+            raise ValueError(f"pads={pads!r} is unknown for text targets; choose one of {', '.join(PAD_TARGETS)}")
+        is_padding = caption == PAD
+        after_end = is_padding & (is_padding.cumsum(dim=1) > 1)
+        ignored = {"none": is_padding, "first": after_end, "all": torch.zeros_like(is_padding)}[pads]
+        return caption.masked_fill(is_padding, self.text_vocabulary).masked_fill(ignored, IGNORED)
 
     def split(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """Split hidden states into text and image: (b, n, d) -> (b, T, d), (b, I, d)."""
         return states[:, : self.text_positions], states[:, self.text_positions :]
 
 
-class StreamEmbedding(nn.Module):
+class SequenceEmbedding(nn.Module):
     """Input embedding of the sequence (App. B.1, Figure 10)."""
 
-    def __init__(self, stream: Stream, width: int):
+    def __init__(self, sequence: SequenceLayout, width: int):
         super().__init__()
-        self.stream = stream
-        self.place_lag = 0 if stream.image_places == "predicted" else 1  # cells from target to embedding
-        self.text_token = nn.Embedding(stream.text_vocabulary + 1, width)  # the last is SOT
-        self.text_position = nn.Embedding(stream.text_positions, width)
-        self.pad = nn.Embedding(stream.text_positions, width)
-        self.image_token = nn.Embedding(stream.image_vocabulary + 1, width)  # the last is SOI
-        self.row = nn.Embedding(stream.grid, width)
-        self.column = nn.Embedding(stream.grid, width)
+        self.sequence = sequence
+        self.position_offset = (
+            0 if sequence.image_position_embedding == "predicted" else 1
+        )  # cells from target to embedding
+        self.text_token = nn.Embedding(sequence.text_vocabulary + 1, width)  # the last is SOT
+        self.text_position = nn.Embedding(sequence.text_positions, width)
+        self.pad = nn.Embedding(sequence.text_positions, width)
+        self.image_token = nn.Embedding(sequence.image_vocabulary + 1, width)  # the last is SOI
+        self.row = nn.Embedding(sequence.grid, width)
+        self.column = nn.Embedding(sequence.grid, width)
 
     def forward(self, caption: Tensor, image: Tensor) -> Tensor:
         """Embed captions with padding, (b, T), and image tokens, (b, I) -> (b, T + I, d)."""
@@ -141,30 +147,30 @@ class StreamEmbedding(nn.Module):
 
     def text(self, caption: Tensor) -> Tensor:
         """Embed captions: (b, T) -> (b, T, d)."""
-        inputs = self.stream.text_inputs(caption)
-        is_pad = (inputs == PAD).unsqueeze(-1)
-        words = self.text_token(inputs.clamp(min=0)) + self.text_position.weight
-        return torch.where(is_pad, self.pad.weight, words)
+        inputs = self.sequence.text_inputs(caption)
+        is_padding = (inputs == PAD).unsqueeze(-1)
+        tokens = self.text_token(inputs.clamp(min=0)) + self.text_position.weight
+        return torch.where(is_padding, self.pad.weight, tokens)
 
     def image(self, image: Tensor) -> Tensor:
         """Embed image tokens: (b, I) -> (b, I, d)."""
-        return self.image_token(self.stream.image_inputs(image)) + self.places()
+        return self.image_token(self.sequence.image_inputs(image)) + self.image_position_embeddings()
 
-    def places(self) -> Tensor:
+    def image_position_embeddings(self) -> Tensor:
         """Return the position embeddings of the image positions, row plus column: (I, d)."""
         cells = (self.row.weight[:, None] + self.column.weight[None, :]).flatten(0, 1)  # (h * w, d)
-        return F.pad(cells, (0, 0, self.place_lag, 0))[: len(cells)]
+        return F.pad(cells, (0, 0, self.position_offset, 0))[: len(cells)]
 
-    def image_state(self, previous: Tensor, position: int | Tensor) -> Tensor:
+    def embed_image_token(self, previous: Tensor, position: int | Tensor) -> Tensor:
         """Embed the input of image position `position`, the previous token: (b,) -> (b, d).
 
-        For position 0, `previous` is the stream's `start_of_image`. A position given as a (1,) int64 tensor is looked
+        For position 0, `previous` is the sequence's `start_of_image`. A position given as a (1,) int64 tensor is looked
         up on its device, without synchronising with the GPU.
         """
         token = self.image_token(previous)
         if isinstance(position, Tensor):
-            return token + self.places()[position]
-        if position < self.place_lag:
+            return token + self.image_position_embeddings()[position]
+        if position < self.position_offset:
             return token  # the start-of-image token has no cell
-        row, column = divmod(position - self.place_lag, self.stream.grid)
+        row, column = divmod(position - self.position_offset, self.sequence.grid)
         return token + self.row.weight[row] + self.column.weight[column]

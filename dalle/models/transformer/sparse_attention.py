@@ -13,60 +13,64 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dalle.models.attention import DenseMaskAttention, TextImageSoftmax, causal, full
-from dalle.models.transformer.patterns import Column, Dense, Pattern, image_mask, stream_mask
+from dalle.models.transformer.patterns import Column, Dense, Pattern, image_mask, sequence_mask
 
-WAYS = ("auto", "masked", "structured")
+IMPLEMENTATIONS = ("auto", "dense", "sparse")
 
 
-def attend_for(
-    pattern: Pattern, text_positions: int, grid: int, way: str = "auto", normalisation: str = "joint"
+def build_attention(
+    pattern: Pattern, text_positions: int, grid: int, implementation: str = "auto", normalisation: str = "joint"
 ) -> nn.Module:
     """Build the attention of a layer with `pattern` over the whole sequence.
 
     The returned module maps queries, keys and values, (b, heads, n, d) each, to (b, heads, n, d). Its optional argument
     `key_padding_mask`, (b, T) bool, is the key padding mask of the text.
 
-    way: "masked" is the dense mask, "structured" sparse attention. "auto" is the faster of the two on a CPU; on a GPU,
-        where they have not been compared, it is the dense mask in one fused kernel.
+    implementation: "dense" is attention with a dense mask, "sparse" block-sparse attention. "auto" is the faster of the
+        two on a CPU; on a GPU, where they have not been compared, it is the dense mask in one fused kernel.
     normalisation: "joint" is one softmax over the text and image keys of an image position; "separate" is a softmax
         for each, with results added (Sec. 2.2, fn. 7).
 
     Raises:
-        ValueError: an unknown `way` or `normalisation`.
+        ValueError: an unknown `implementation` or `normalisation`.
     """
-    if way not in WAYS:
-        raise ValueError(f"unknown way to attend {way!r}; choose one of {', '.join(WAYS)}")
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"attention={implementation!r} is unknown; choose one of {', '.join(IMPLEMENTATIONS)}")
     softmax = TextImageSoftmax(normalisation)
     joint = normalisation == "joint"
-    if way == "auto" and joint and isinstance(pattern, Dense):
+    if implementation == "auto" and joint and isinstance(pattern, Dense):
         return CausalAttention()
-    masked = (
-        DenseMaskAttention(stream_mask(pattern, text_positions, grid))
+    dense = (
+        DenseMaskAttention(sequence_mask(pattern, text_positions, grid))
         if joint
         else SeparateSoftmaxAttention(pattern, text_positions, grid)
     )
-    structured = partial(_structured, pattern, text_positions, grid, softmax)
-    if way == "structured":
-        return structured()
+    sparse = partial(_sparse_attention, pattern, text_positions, grid, softmax)
+    if implementation == "sparse":
+        return sparse()
     # measured on CPUs: from 256 image positions on, sparse is faster if a query has at most 2/5 of all keys
-    affordable = (text_positions + grid * grid) * 2 // 5 - text_positions
-    image_keys = grid if isinstance(pattern, Column) else rows_seen(pattern, grid) * grid
-    return ByDevice(structured(), masked) if way == "auto" and grid >= 16 and image_keys <= affordable else masked
+    max_image_keys = (text_positions + grid * grid) * 2 // 5 - text_positions
+    image_keys = grid if isinstance(pattern, Column) else rows_attended(pattern, grid) * grid
+    return (
+        DeviceDispatch(sparse(), dense)
+        if implementation == "auto" and grid >= 16 and image_keys <= max_image_keys
+        else dense
+    )
 
 
-def _structured(pattern: Pattern, text_positions: int, grid: int, softmax: TextImageSoftmax) -> nn.Module:
+def _sparse_attention(pattern: Pattern, text_positions: int, grid: int, softmax: TextImageSoftmax) -> nn.Module:
     if isinstance(pattern, Column):
         return ColumnSparseAttention(text_positions, grid, softmax)
     return RowSparseAttention(pattern, text_positions, grid, softmax)
 
 
-def rows_seen(pattern: Pattern, grid: int) -> int:
+def rows_attended(pattern: Pattern, grid: int) -> int:
     """Count the rows of the image, including the query's own, that contain all keys of the queries in one row."""
     query, key = image_mask(pattern, grid).nonzero().unbind(dim=1)
     return int((query // grid - key // grid).max()) + 1
 
 
-class ByDevice(nn.Module):
+class DeviceDispatch(nn.Module):
     """Dispatch to one implementation of attention on CPUs and to an equivalent one elsewhere."""
 
     def __init__(self, on_cpu: nn.Module, elsewhere: nn.Module):
@@ -139,24 +143,24 @@ class BlockSparseAttention(nn.Module, ABC):
 
 
 class RowSparseAttention(BlockSparseAttention):
-    """Row-sparse attention, for patterns that reach a few rows back: a row's queries share the keys of those rows."""
+    """Row-sparse attention, for patterns that attend to a few rows: a row's queries share the keys of those rows."""
 
     def __init__(self, pattern: Pattern, text_positions: int, grid: int, softmax: TextImageSoftmax):
-        reach = rows_seen(pattern, grid)
+        rows = rows_attended(pattern, grid)
         query = torch.arange(grid * grid, device="cpu").view(grid, grid, 1)
-        first = (torch.arange(grid, device="cpu") - reach + 1) * grid
-        key = first[:, None, None] + torch.arange(reach * grid, device="cpu")
+        first = (torch.arange(grid, device="cpu") - rows + 1) * grid
+        key = first[:, None, None] + torch.arange(rows * grid, device="cpu")
         mask = pattern.sees(query, key, grid) & (key >= 0)  # keys before the first row are padding
         super().__init__(mask, text_positions, grid, softmax)
-        self.reach = reach
+        self.rows = rows
 
     def queries(self, image: Tensor) -> Tensor:
         return rearrange(image, "b heads (h w) d -> b heads h w d", w=self.grid)
 
     def keys(self, image: Tensor) -> Tensor:
-        """Concatenate the keys of each row's `reach` rows, from the furthest to its own."""
-        padded = F.pad(self.queries(image), (0, 0, 0, 0, self.reach - 1, 0))
-        return torch.cat([padded[:, :, back : back + self.grid] for back in range(self.reach)], dim=3)
+        """Concatenate the keys of each row's attended rows, from the furthest to its own."""
+        padded = F.pad(self.queries(image), (0, 0, 0, 0, self.rows - 1, 0))
+        return torch.cat([padded[:, :, back : back + self.grid] for back in range(self.rows)], dim=3)
 
     def in_raster_order(self, groups: Tensor) -> Tensor:
         return rearrange(groups, "b heads h w d -> b heads (h w) d")

@@ -16,28 +16,28 @@ from benchmarks.machine import processor
 PACKAGES = ("numpy", "triton", "transformers", "torchmetrics", "hydra-core", "tokenizers", "safetensors")
 
 
-def facts(device: torch.device) -> dict[str, Any]:
+def describe(device: torch.device) -> dict[str, Any]:
     """Return the machine's description, which is reported with all results."""
-    found: dict[str, Any] = {"device": str(device), "processor": processor(), "cores": torch.get_num_threads()}
+    description: dict[str, Any] = {"device": str(device), "processor": processor(), "cores": torch.get_num_threads()}
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
-        found |= {
-            "card": properties.name,
-            "card_memory_bytes": properties.total_memory,
+        description |= {
+            "gpu": properties.name,
+            "gpu_memory_bytes": properties.total_memory,
             "multiprocessors": properties.multi_processor_count,
             "driver": _driver(),
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
         }
-    found |= {"python": platform.python_version(), "torch": torch.__version__}
-    return found | {"packages": {name: _version(name) for name in PACKAGES}}
+    description |= {"python": platform.python_version(), "torch": torch.__version__}
+    return description | {"packages": {name: _version(name) for name in PACKAGES}}
 
 
 def name_of(machine: dict[str, Any]) -> str:
     """Return a one-line description of the machine."""
-    if "card" not in machine:
+    if "gpu" not in machine:
         return f"{machine['processor']}, {machine['cores']} threads, torch {machine['torch']}"
-    memory = f"{machine['card_memory_bytes'] / 2**30:.0f} GiB"
+    memory = f"{machine['gpu_memory_bytes'] / 2**30:.0f} GiB"
     return f"{machine['card']} ({memory}), driver {machine['driver']}, CUDA {machine['cuda']}, torch {machine['torch']}"
 
 
@@ -49,17 +49,17 @@ def memory_bytes(device: torch.device) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
 
 
-def wait(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
     """Return the seconds until the device has finished `work`."""
-    wait(device)
+    synchronize(device)
     begin = time.perf_counter()
     work()
-    wait(device)
+    synchronize(device)
     return time.perf_counter() - begin
 
 

@@ -1,4 +1,4 @@
-"""Published weights: the common result of all importers, with the origin of the files."""
+"""PretrainedWeights weights: the common result of all importers, with the origin of the files."""
 
 import hashlib
 from collections.abc import Mapping
@@ -12,8 +12,8 @@ from dalle.clip_tokenizer import CLIPTokenizer
 
 
 @dataclass(frozen=True)
-class Published:
-    """A published model with tensors under our names, for `from_published` of the model class of `kind`."""
+class PretrainedWeights:
+    """State dict and config of a published model, for `from_pretrained_weights` of the model class of `kind`."""
 
     kind: str  # kind of checkpoint: "dvae" | "clip"
     sizes: Mapping[str, Any]  # fields of the model's config
@@ -24,13 +24,13 @@ class Published:
 
 def origin(name: str, **files: str | Path) -> dict[str, Any]:
     """Return the `meta` of a model imported under `name`: file name and SHA-256 of each file, by its role."""
-    described = {part: {"file": Path(path).name, "sha256": _sha256(path)} for part, path in files.items()}
-    return {"imported": name, "files": described}
+    checksums = {role: {"file": Path(path).name, "sha256": _sha256(path)} for role, path in files.items()}
+    return {"imported": name, "files": checksums}
 
 
 def _sha256(path: str | Path) -> str:
-    known = hashlib.sha256()
+    sha256 = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
-            known.update(block)
-    return known.hexdigest()
+            sha256.update(block)
+    return sha256.hexdigest()

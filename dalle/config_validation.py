@@ -1,4 +1,4 @@
-"""Validation of untrusted configs from JSON, by type and range, before anything is built."""
+"""Validation of configs: sizes of models, and untrusted configs from JSON by type and range."""
 
 import math
 import types
@@ -7,59 +7,67 @@ from dataclasses import fields
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 
-def validated(schema: type, values: Mapping[str, Any], where: str) -> Any:
+def check_sizes(config: Any) -> None:
+    """Raise ValueError if a field of type `int` in the dataclass `config` is below 1. Optional fields are skipped."""
+    for each in fields(config):
+        if each.type is int and getattr(config, each.name) < 1:
+            raise ValueError(f"{each.name}={getattr(config, each.name)} must be at least 1")
+
+
+def config_from_json(schema: type, values: Mapping[str, Any], source: str) -> Any:
     """Build the dataclass `schema` from `values`, checking each against the type of its field.
 
     Raises:
         ValueError: an unknown field, a value that has another type or is not finite, or one that `schema` rejects; the
-            message begins with `where`.
+            message begins with `source`, the file's name.
     """
     hints = get_type_hints(schema)
     known = {each.name for each in fields(schema)}
     for name, value in values.items():
         if name not in known:
-            raise ValueError(f"{where}: {name!r} is no setting of a {schema.__name__}, or of a newer version of it")
-        if not fits(value, hints[name]):
-            raise ValueError(f"{where}: {name}={shortened(value)} must be {in_words(hints[name])}")
+            raise ValueError(f"{source}: {schema.__name__} has no field {name!r}; the file may be from a newer version")
+        if not has_type(value, hints[name]):
+            raise ValueError(f"{source}: {name}={truncated_repr(value)} must be {describe_type(hints[name])}")
     try:
         return schema(**values)
     except (ValueError, TypeError, ArithmeticError) as error:
-        raise ValueError(f"{where}: {error}") from error
+        raise ValueError(f"{source}: {error}") from error
 
 
-def fits(value: Any, hint: Any) -> bool:
+def has_type(value: Any, hint: Any) -> bool:
     """Return True if `value`, from JSON, has the type `hint`; lists are accepted for tuples, integers for floats."""
     # pydantic could do this, but its messages span several lines and have their own wording
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return any(fits(value, each) for each in arguments)
+        return any(has_type(value, each) for each in arguments)
     if origin in (list, tuple):
-        return isinstance(value, list | tuple) and all(fits(each, arguments[0]) for each in value)
+        return isinstance(value, list | tuple) and all(has_type(each, arguments[0]) for each in value)
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and is_finite(value)
+        return isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
     return value is None if hint is type(None) else isinstance(value, hint)
 
 
-def is_finite(value: float) -> bool:
+def _is_finite(value: float) -> bool:
     try:
         return math.isfinite(value)
     except OverflowError:  # an integer too large for a float
         return False
 
 
-def in_words(hint: Any) -> str:
+def describe_type(hint: Any) -> str:
     """Describe a type for error messages, such as "a whole number or null"."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return " or ".join(in_words(each) for each in arguments)
+        return " or ".join(describe_type(each) for each in arguments)
     if origin in (list, tuple):
-        return f"a list, each {in_words(arguments[0])}"
+        return f"a list, each {describe_type(arguments[0])}"
     names = {int: "a whole number", float: "a finite number", str: "a text", bool: "true or false", type(None): "null"}
     return names.get(hint, getattr(hint, "__name__", str(hint)))
 
 
-def shortened(value: Any, length: int = 60) -> str:
+def truncated_repr(value: Any, length: int = 60) -> str:
+    """Return `repr(value)`, cut after `length` characters."""
     text = repr(value)
     return text if len(text) <= length else f"{text[:length]}..."

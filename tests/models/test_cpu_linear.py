@@ -29,14 +29,14 @@ BLOCKS = [{"activation": "quick_gelu"}, {"activation": "gelu"}, {"qk_norm": True
 def test_an_activation_that_no_operator_fuses_is_computed_as_it_is(make_transformer, monkeypatch):
     monkeypatch.setitem(blocks.ACTIVATIONS, "softplus", blocks.Activation(torch.nn.Softplus))
     model = make_transformer(width=32, activation="softplus")
-    caption, image = stream(model)
+    caption, image = sequence(model)
     assert torch.allclose(packed(model, 3)(caption, image).image, model(caption, image).image, atol=1e-5)
 
 
-def stream(model, b: int = 3) -> tuple[Tensor, Tensor]:
+def sequence(model, b: int = 3) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
-    image = torch.randint(0, 13, (b, model.stream.image_positions), generator=generator)
-    return model.stream.captions([[1, 2, 3], [4], [5, 6]][:b]), image
+    image = torch.randint(0, 13, (b, model.sequence.image_positions), generator=generator)
+    return model.sequence.pad_captions([[1, 2, 3], [4], [5, 6]][:b]), image
 
 
 @needs_operators
@@ -45,7 +45,7 @@ def stream(model, b: int = 3) -> tuple[Tensor, Tensor]:
 @torch.inference_mode()
 def test_packed_and_plain_layers_compute_the_same(make_transformer, changes, batch):
     model = make_transformer(width=32, patterns=["paper"], **changes)
-    caption, image = stream(model)
+    caption, image = sequence(model)
     expected, found = model(caption, image), packed(model, batch)(caption, image)
     assert torch.allclose(found.image, expected.image, atol=1e-5)
     assert torch.allclose(found.text, expected.text, atol=1e-5)
@@ -55,7 +55,7 @@ def test_packed_and_plain_layers_compute_the_same(make_transformer, changes, bat
 @torch.inference_mode()
 def test_bfloat16_is_for_products_alone(make_transformer):
     model = make_transformer(width=32)
-    caption, image = stream(model)
+    caption, image = sequence(model)
     expected, twin = model(caption, image).image, packed(model, 3, torch.bfloat16)
     found = twin(caption, image).image
     assert found.dtype == torch.float32
@@ -69,7 +69,7 @@ def test_bfloat16_is_for_products_alone(make_transformer):
 @needs_operators
 def test_the_same_pictures_are_drawn(make_transformer, monkeypatch):
     model = make_transformer(patterns=["paper"], depth=3)
-    caption, _ = stream(model)
+    caption, _ = sequence(model)
     drawn = generate(model, caption, 4, DecodingConfig(seed=3))
     monkeypatch.setattr(module, "can_pack", lambda dtype: False)
     assert generate(model, caption, 4, DecodingConfig(seed=3)).equal(drawn)
@@ -78,7 +78,7 @@ def test_the_same_pictures_are_drawn(make_transformer, monkeypatch):
 @pytest.mark.parametrize("dtype", FORMATS, ids=str)
 def test_the_model_stays_as_it_was_and_trains_on(make_transformer, dtype):
     model = make_transformer()
-    caption, image = stream(model)
+    caption, image = sequence(model)
     names, kinds = list(model.state_dict()), [type(part) for part in model.modules()]
     twin = packed(model, 3, dtype)
     with torch.inference_mode():
@@ -124,7 +124,7 @@ def test_where_the_operators_are_not_as_expected_the_model_is_used_as_it_is(
         monkeypatch.setattr(module, name, function)
     model = make_transformer()
     assert packed(model, 1) is model
-    assert generate(model, stream(model)[0], 1).shape == (3, 1, 4, 4)
+    assert generate(model, sequence(model)[0], 1).shape == (3, 1, 4, 4)
 
 
 def test_models_elsewhere_than_on_a_cpu_are_used_as_they_are():
