@@ -1,4 +1,4 @@
-# The version that the tests ran with. A range works too: make test TORCH='torch>=2.6,<2.14'
+# The version of the tests. A range is possible too: make test TORCH='torch>=2.6,<2.14'
 TORCH ?= torch==2.13.0
 PYTHON ?= python3
 
@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 BENCH_RUN := .venv-bench/bin/python
 BENCH_INSTALLED := .venv-bench/.installed
 DEMO := outputs/demo
-# make gpu: on a machine that has torch and no network, so without .venv; what PYTHON lacks comes from WHEELS
+# make gpu runs without .venv, for machines without network: PYTHON must have torch; other packages come from WHEELS
 DEVICE ?= cuda
 QUICK ?=
 GPU_OUT ?= outputs/gpu
@@ -19,32 +19,32 @@ GPU_RUN = $(GPU_PYTHON) -m benchmarks.gpu
 WEIGHTS := $(DEMO)/dvae/model.safetensors $(DEMO)/clip/model.safetensors $(DEMO)/transformer/model.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo drawings drawings-page test bench gpu gpu-install gpu-tests gpu-sampling gpu-training gpu-demo wheels patterns \
-	architecture configs edits notebooks recorded lint types
+.PHONY: help install demo drawings drawings-page test bench gpu gpu-install gpu-tests gpu-sampling gpu-training gpu-demo wheels \
+	patterns architecture configs edits notebooks recorded lint types
 
-help: ## list what can be made
+help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(INSTALLED) ## .venv with everything that demo and test need
+install: $(INSTALLED) ## create .venv with all packages for demo and test
 
-demo: $(INSTALLED) ## train all three parts on the CPU, draw pictures, measure
+demo: $(INSTALLED) ## train all three models on the CPU, sample images, evaluate
 	$(RUN) train.py experiment=demo
 	@$(MAKE) --no-print-directory $(DEMO)/samples.png $(DEMO)/metrics.json
 	@echo
 	@echo "checkpoints  $(DEMO)/dvae $(DEMO)/clip $(DEMO)/transformer"
 	@echo "metrics      $(DEMO)/metrics.md $(DEMO)/metrics.json"
-	@echo "pictures     $(DEMO)/samples.png"
+	@echo "images       $(DEMO)/samples.png"
 	@echo "next         $(RUN) sample.py checkpoint=$(DEMO) caption=\"a small red circle above a large blue square\""
 
-test: $(INSTALLED) ## the whole test suite
+test: $(INSTALLED) ## run all tests
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
 
-bench: $(BENCH_INSTALLED) ## reading, training and drawing, beside other people's code and the machine's limit
+bench: $(BENCH_INSTALLED) ## benchmark data loading, training and sampling on the CPU, compared with other projects
 	$(BENCH_RUN) benchmarks/data.py
 	$(BENCH_RUN) benchmarks/training.py
 	$(BENCH_RUN) benchmarks/sampling.py
 
-gpu: ## all that needs a CUDA card: gpu-tests, gpu-sampling, gpu-training, gpu-demo (DEVICE=cpu QUICK=1: without one)
+gpu: ## run gpu-tests, gpu-sampling, gpu-training and gpu-demo on a CUDA GPU (to try it on a CPU: DEVICE=cpu QUICK=1)
 	-@for part in tests sampling training demo; do $(MAKE) --no-print-directory gpu-$$part; done
 	@$(GPU_RUN) summary --out "$(GPU_OUT)"
 
@@ -54,7 +54,7 @@ gpu-tests gpu-sampling gpu-training gpu-demo: gpu-install
 gpu-install:
 	@$(GPU_PYTHON) -m benchmarks.gpu.requirements install "$(WHEELS)" "$(GPU_SITE)"
 
-wheels: ## what a machine without a network needs for make gpu: PYTHON_VERSION=3.12
+wheels: ## download the packages of make gpu for a machine without network (PYTHON_VERSION=3.12)
 	$(PYTHON) -m benchmarks.gpu.requirements collect "$(WHEELS)" "$(PYTHON_VERSION)"
 
 drawings: $(INSTALLED) ## download and build the data set of drawings, outputs/drawings
@@ -63,29 +63,29 @@ drawings: $(INSTALLED) ## download and build the data set of drawings, outputs/d
 drawings-page: ## the table of authors and licences in docs/drawings.md
 	$(RUN) docs/drawings.py outputs/drawings
 
-patterns: $(INSTALLED) ## the attention patterns as a picture, docs/patterns.png
+patterns: $(INSTALLED) ## draw the attention patterns: docs/patterns.png
 	$(RUN) docs/patterns.py
 
-architecture: $(INSTALLED) ## the drawing of the model, docs/architecture.svg
+architecture: $(INSTALLED) ## draw the model: docs/architecture.svg
 	$(RUN) docs/architecture.py
 
-configs: $(INSTALLED) ## every setting that can be typed, docs/configs.md
+configs: $(INSTALLED) ## write the reference of all settings: docs/configs.md
 	$(RUN) docs/configs.py
 
-edits: $(INSTALLED) $(WEIGHTS) ## every edit of the demo's pictures, docs/edits.png
+edits: $(INSTALLED) $(WEIGHTS) ## draw an example of each edit: docs/edits.png
 	$(RUN) docs/edits.py
 
-notebooks: $(INSTALLED) $(WEIGHTS) ## run the notebooks on the demo and on the sweeps that there are
+notebooks: $(INSTALLED) $(WEIGHTS) ## run the notebooks on the demo and on finished sweeps
 	$(RUN) notebooks/make.py
 
-recorded: $(INSTALLED) ## what training, drawing and measuring give now, for the tests to compare with
+recorded: $(INSTALLED) ## record results of training, sampling and evaluation as reference values of tests
 	$(RUN) tests/recorded/recording.py
 
-lint: $(INSTALLED) ## ruff: style and format
+lint: $(INSTALLED) ## run ruff: lint and format check
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
-types: $(INSTALLED) ## pyright
+types: $(INSTALLED) ## run pyright
 	$(RUN) -m pyright
 
 $(DEMO)/samples.png: $(WEIGHTS)

@@ -15,19 +15,19 @@ from dalle import distributed
 from dalle.cli.config import command
 from dalle.cli.prepare_config import PrepareConfig
 from dalle.data import open_source
-from dalle.data.audit.provenance import provenances
+from dalle.data.audit.provenance import find_provenance
 from dalle.data.audit.survey import Survey
-from dalle.data.audit.survey_page import PAGE, write_survey
-from dalle.data.picture_file import read_picture
+from dalle.data.audit.survey_report import PAGE, write_survey
+from dalle.data.image_file import read_image_file
+from dalle.data.skip_counter import printable
 from dalle.data.source import UnreadableRecord
-from dalle.data.tally import shown
 from dalle.image_grid import GridRow, image_grid
 from dalle.models.clip.model import CLIP
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.pretrained import IMPORTS
-from dalle.sampling.gallery import unused
-from dalle.sampling.novelty import TILE, TrainingPictures, side_by_side, verdict
-from dalle.stages.encoding import Encoding, described
+from dalle.sampling.novelty import TILE, TrainingImages, describe_nearest, side_by_side
+from dalle.sampling.output_writer import unused_path
+from dalle.stages.encode_dataset import DatasetEncoder, summary
 
 MODELS = {"dvae": DiscreteVAE, "clip": CLIP}
 
@@ -63,16 +63,16 @@ def import_name(config: PrepareConfig) -> str | None:
 def list_sources(config: PrepareConfig) -> None:
     """Print the training data of each model of a checkpoint. With out=, also write all record keys to files."""
     assert config.sources is not None
-    models = provenances(config.sources)
+    models = find_provenance(config.sources)
     for model in models:
-        print("\n".join(model.lines()))
+        print("\n".join(model.report_lines()))
     if config.out is None:
         return
     folder = empty_folder(config.out)
     with temporary_folder(folder) as temporary:
         for model in models:
             with open(temporary / f"{model.kind}.txt", "w", encoding="utf-8", errors="surrogateescape") as file:
-                file.writelines(f"{key}\n" for key in model.names())
+                file.writelines(f"{key}\n" for key in model.record_keys())
     print(f"records   {folder}")
 
 
@@ -81,17 +81,17 @@ def find_image(config: PrepareConfig) -> None:
     assert config.find is not None
     path = Path(config.find).expanduser()
     try:
-        image = read_picture(path, str(path))
+        image = read_image_file(path, str(path))
     except UnreadableRecord as problem:
         raise ValueError(f"find={config.find} cannot be read: {problem.reason}") from problem
     clip_folder = None if config.clip is None else Path(config.clip).expanduser()
     clip = None if clip_folder is None else CLIP.load(clip_folder)
-    training = TrainingPictures.open(config.data, clip, clip_folder, config.workers)
+    training = TrainingImages.open(config.data, clip, clip_folder, config.workers)
     neighbours = training.nearest(image, config.neighbours)
     folder = empty_folder(config.out or Path("outputs", "find", path.stem))
-    title = verdict(neighbours[0], len(training.keys))
+    title = describe_nearest(neighbours[0], len(training.keys))
     with temporary_folder(folder) as temporary:
-        cells = side_by_side(training, image, shown(path.name), neighbours)
+        cells = side_by_side(training, image, printable(path.name), neighbours)
         image_grid([GridRow(cells)], tile=TILE, title=title).save(temporary / "neighbours.png")
     for each in neighbours:
         print(f"{each.distances()}: {each.key}")
@@ -106,13 +106,13 @@ def encode_images(config: PrepareConfig) -> None:
         dvae_folder = Path(config.dvae or "").expanduser()
         dvae = DiscreteVAE.load(dvae_folder).to(device)
         source = open_source(config.data, "train")
-        encoding = Encoding(config.data, source, config.transform, config.views, dvae_folder, device)
-        folder = Path(config.out).expanduser() if config.out else encoding.place(Path("outputs", "tokens"))
-        cache = encoding.cache(folder, dvae, config.workers)
+        encoder = DatasetEncoder(config.data, source, config.transform, config.crops, dvae_folder, device)
+        folder = Path(config.out).expanduser() if config.out else encoder.cache_folder(Path("outputs", "tokens"))
+        cache = encoder.open_cache(folder, dvae, config.workers)
         if distributed.is_first():
-            print(f"tokens    {folder}: {described(cache)}")
+            print(f"tokens    {folder}: {summary(cache)}")
             tokens = f" tokens={config.out}" if config.out else ""
-            settings = f"stage.transform={config.transform} stage.views={config.views}{tokens}"
+            settings = f"stage.transform={config.transform} stage.crops={config.crops}{tokens}"
             print(f"next      train.py stage=transformer {settings}, with the same data= and dvae=")
     finally:
         distributed.stop()
@@ -120,7 +120,7 @@ def encode_images(config: PrepareConfig) -> None:
 
 def survey_data(config: PrepareConfig) -> None:
     """Write a survey of a data set: a page with statistics and problems, image sheets and the tokenizer."""
-    folder = empty_folder(config.out or unused(Path("outputs", "survey", config.data.name)))
+    folder = empty_folder(config.out or unused_path(Path("outputs", "survey", config.data.name)))
     survey = Survey.of(config.data, config.vocabulary, config.text_positions, config.limit, config.workers)
     with temporary_folder(folder) as temporary:
         found = write_survey(survey, temporary)

@@ -5,24 +5,24 @@ from pathlib import Path
 from typing import Any
 
 from dalle import distributed
-from dalle.ablation import SMALLEST, label, values_of
-from dalle.ablations import comparison, page
-from dalle.ablations.figures import runs_figure, sweep_figure
-from dalle.ablations.outcomes import Planned
-from dalle.ablations.settings import ReportConfig
+from dalle.ablation_config import DEFAULT_SIZE, format_values, varied_values
+from dalle.ablations import comparison, sweep_page
+from dalle.ablations.report_config import ReportConfig
+from dalle.ablations.run_results import PlannedRun
 from dalle.ablations.sweep import Sweep
+from dalle.ablations.sweep_plots import plot_runs, plot_sweep
 from dalle.cli.config import command
 from dalle.cli.sweeps import ablation_jobs, ablations
 from dalle.optional_dependencies import check_installed
 from dalle.training.job import Job
-from dalle.training.run import flat
+from dalle.training.run import flatten
 
 
 @command("report")
 def main(config: ReportConfig) -> None:
     check_installed("eval", "report.py", "matplotlib", "scipy")
     if config.sweep is not None and config.runs:
-        raise ValueError("report one sweep, sweep=..., or set runs side by side, runs=a,b: not both at once")
+        raise ValueError("set either sweep=<folder> to report one sweep or runs=a,b to compare runs, not both")
     if config.runs:
         report_runs(config)
     elif config.sweep is not None:
@@ -38,26 +38,26 @@ def report_all(folder: Path, out: Path) -> None:
         ValueError: there is no such folder.
     """
     if not folder.is_dir():
-        raise ValueError(f"folder={folder}: there is no such folder; sweeps lie in outputs/ablation")
+        raise ValueError(f"folder={folder} does not exist; sweeps are in outputs/ablation by default")
     sweeps = sorted((read_sweep(folder / name) for name in ablations()), key=lambda sweep: sweep.ablation.letter)
-    pictures = {}
+    plots = {}
     for sweep in sweeps:
         name = sweep.ablation.name
         if sweep.finished:
-            pictures[name] = f"{out.stem}/{name}.png"
-            sweep_figure(sweep, out.parent / pictures[name])
-        print(f"{sweep.ablation.letter} {name:16} {page.counted(sweep):>9} {page.answer(sweep)}")
-    write(out, page.all_sweeps(sweeps, pictures))
+            plots[name] = f"{out.stem}/{name}.png"
+            plot_sweep(sweep, out.parent / plots[name])
+        print(f"{sweep.ablation.letter} {name:16} {sweep_page.run_count(sweep):>9} {sweep_page.answer(sweep)}")
+    write(out, sweep_page.all_sweeps(sweeps, plots))
 
 
 def report_sweep(folder: Path, out: str | None) -> None:
     sweep, path = read_sweep(folder), Path(out or folder / "report.md")
     if not folder.is_dir():
-        raise ValueError(f"sweep={folder}: there is no such folder; sweeps lie in outputs/ablation")
-    picture = path.with_suffix(".png") if sweep.finished else None
-    if picture is not None:
-        sweep_figure(sweep, picture)
-    text = page.one_sweep(sweep, None if picture is None else picture.name)
+        raise ValueError(f"sweep={folder} does not exist; sweeps are in outputs/ablation by default")
+    plot = path.with_suffix(".png") if sweep.finished else None
+    if plot is not None:
+        plot_sweep(sweep, plot)
+    text = sweep_page.one_sweep(sweep, None if plot is None else plot.name)
     print(text)
     write(path, text)
 
@@ -65,12 +65,12 @@ def report_sweep(folder: Path, out: str | None) -> None:
 def report_runs(config: ReportConfig) -> None:
     out = Path(config.out or "outputs/comparison/report.md")
     runs = comparison.read_runs(config.runs)
-    runs_figure({run.name: run.curve for run in runs}, out.with_name("curves.png"))
+    plot_runs({run.name: run.curve for run in runs}, out.with_name("curves.png"))
     device = distributed.start(config.device)
-    sheet = comparison.sample_grid(runs, config.captions, config.candidates, config.seed, device)
-    if sheet is not None:
-        sheet.save(out.with_name("pictures.png"))
-    text = comparison.page(runs, "curves.png", None if sheet is None else "pictures.png")
+    grid = comparison.sample_grid(runs, config.captions, config.candidates, config.seed, device)
+    if grid is not None:
+        grid.save(out.with_name("samples.png"))
+    text = comparison.comparison_page(runs, "curves.png", None if grid is None else "samples.png")
     print(text)
     write(out, text)
 
@@ -84,20 +84,20 @@ def read_sweep(folder: Path) -> Sweep:
     name, _, size = folder.name.partition("-")
     if name not in ablations():
         raise ValueError(
-            f"{folder} is no sweep's folder: there is no ablation {name}; there are {', '.join(ablations())}"
+            f"{folder} is not the folder of a sweep: unknown ablation {name!r}; choose one of {', '.join(ablations())}"
         )
     jobs = ablation_jobs(name, size or None)
     planned = [planned_job(job, folder) for job in jobs]
-    return Sweep.read(jobs[0].ablation, size or SMALLEST, folder, planned)
+    return Sweep.read(jobs[0].ablation, size or DEFAULT_SIZE, folder, planned)
 
 
-def planned_job(job: Any, folder: Path) -> Planned:
+def planned_job(job: Any, folder: Path) -> PlannedRun:
     """Return the label, seed, folder and settings of a job with these options of its command."""
-    values = label(values_of(job, job.ablation))
+    values = format_values(varied_values(job, job.ablation))
     if job.ablation.command != "train":
-        return Planned(values, job.seed, folder / job.file.parent.name)
+        return PlannedRun(values, job.seed, folder / job.file.parent.name)
     settings = {"stage": asdict(job.stage), "data": asdict(job.data)}
-    return Planned(values, job.seed, folder / Job.of(job).name, flat(settings))
+    return PlannedRun(values, job.seed, folder / Job.from_config(job).name, flatten(settings))
 
 
 def write(path: Path, text: str) -> None:

@@ -9,54 +9,63 @@ from typing import Any
 from dalle import checkpoint, distributed
 from dalle.cli.config import command
 from dalle.cli.sample_messages import how_to_go_on, print_report, say_memory, say_result, say_unknown_words
-from dalle.sampling.attention_sheet import AttentionSheets
-from dalle.sampling.edits import canvas_of
-from dalle.sampling.gallery import Gallery, slug, unused
+from dalle.sampling.attention_grid import AttentionGridWriter
+from dalle.sampling.command_config import SampleConfig, requested_captions
+from dalle.sampling.components import find_components
+from dalle.sampling.edits import build_canvas
 from dalle.sampling.novelty import Novelty
-from dalle.sampling.parts import find_parts
+from dalle.sampling.output_writer import OutputWriter, slug, unused_path
 from dalle.sampling.pipeline import DALLE
-from dalle.sampling.settings import SampleConfig, captions_to_draw
-from dalle.training.interruption import Interrupted, StopRequest
+from dalle.training.signals import Interrupted, StopRequest
 
 
 @command("sample")
 def main(config: SampleConfig) -> None:
-    captions = captions_to_draw(config)
+    captions = requested_captions(config)
     device = distributed.start(config.device, config.deterministic)
     dalle = DALLE.load(config.checkpoint, device, config.dvae, config.clip, config.precision)
     config = dalle.with_guidance(config)
-    canvas = canvas_of(config, dalle.original)
-    parts = find_parts(config.checkpoint, config.dvae, config.clip)
+    canvas = build_canvas(config, dalle.encode_image)
+    components = find_components(config.checkpoint, config.dvae, config.clip)
 
     say_unknown_words(dalle, captions)
     say_memory(dalle, len(captions), config)
-    attention = AttentionSheets(dalle, config.attention_layer) if config.attention else None
-    novelty = Novelty.of_checkpoint(parts, dalle.clip) if config.novelty else None
+    attention = AttentionGridWriter(dalle, config.attention_layer) if config.attention else None
+    novelty = Novelty.of_checkpoint(components, dalle.clip) if config.novelty else None
     with (
-        StopRequest() as asked,  # the outer context, so that the gallery finishes its files
-        Gallery(folder(config, captions), captions, config.candidates, config.seed, facts(config, parts)) as gallery,
+        StopRequest() as stop_request,  # the outer context, so that the writer finishes its files
+        OutputWriter(
+            output_folder(config, captions), captions, config.candidates, config.seed, metadata(config, components)
+        ) as writer,
     ):
         for result in dalle.stream(
-            captions, config, canvas=canvas, first=config.first, progress=True, stop=lambda: asked.number != 0
+            captions,
+            config,
+            canvas=canvas,
+            candidate_offset=config.candidate_offset,
+            progress=True,
+            stop=lambda: stop_request.signum != 0,
         ):
-            gallery.add(result, novelty.look(result) if novelty else None)
+            writer.add(result, novelty.compare(result) if novelty else None)
             if attention:
-                attention.save(result, gallery.files[-len(result.images) :])
-            say_result(result, len(gallery.facts), config)
-    print_report(gallery, config.attention, novelty)
-    if gallery.finished < len(captions):
-        raise Interrupted(how_to_go_on(gallery, config), asked.number)
+                attention.save(result, writer.files[-len(result.images) :])
+            say_result(result, len(writer.entries), config)
+    print_report(writer, config.attention, novelty)
+    if writer.finished < len(captions):
+        raise Interrupted(how_to_go_on(writer, config), stop_request.signum)
 
 
-def folder(config: SampleConfig, captions: list[str]) -> Path:
+def output_folder(config: SampleConfig, captions: list[str]) -> Path:
     """Output folder: `config.out`, or a new folder named after the date and the first caption."""
-    return Path(config.out) if config.out else unused(Path("outputs/samples", f"{date.today()}-{slug(captions[0])}"))
+    return (
+        Path(config.out) if config.out else unused_path(Path("outputs/samples", f"{date.today()}-{slug(captions[0])}"))
+    )
 
 
-def facts(config: SampleConfig, parts: Mapping[str, Path]) -> dict[str, Any]:
+def metadata(config: SampleConfig, components: Mapping[str, Path]) -> dict[str, Any]:
     """Settings and checkpoint digests needed to sample the same images again, without the captions."""
     settings = {name: value for name, value in asdict(config).items() if name not in ("caption", "captions")}
-    return settings | {"digests": {name: checkpoint.digest(path) for name, path in parts.items()}}
+    return settings | {"digests": {name: checkpoint.digest(path) for name, path in components.items()}}
 
 
 if __name__ == "__main__":

@@ -12,18 +12,18 @@ from dalle import checkpoint, distributed
 from dalle.cli.config import TrainConfig, command, run_name
 from dalle.seeds import seed_global_generators
 from dalle.stages import STAGES
-from dalle.stages.pictures import StageContext
-from dalle.training.cpu import set_up
-from dalle.training.job import Job, recorded
+from dalle.stages.data_module import StageContext
+from dalle.training.cpu import configure_cpu
+from dalle.training.job import Job, record_status
 from dalle.training.loop import train
-from dalle.training.run import Run, defaults_of, set_aside, steps_done
+from dalle.training.run import Run, defaults_of, rename_existing, resume_step
 
 
 @command("train")
 def main(config: TrainConfig) -> None:
     device = distributed.start(config.device, config.deterministic)
     try:
-        with set_up(device):
+        with configure_cpu(device):
             train_stages(config, device)
     finally:
         distributed.stop()
@@ -31,23 +31,23 @@ def main(config: TrainConfig) -> None:
 
 def train_stages(config: TrainConfig, device: torch.device) -> None:
     """Train one stage, or all stages in turn."""
-    runs = planned(config)
+    runs = plan_runs(config)
     if len(runs) > 1:
-        check_chain(runs)
-    for one_stage, folder in runs:
+        check_dvae_unchanged(runs)
+    for stage_config, folder in runs:
         if not config.resume:
-            start_over(one_stage, folder)
-        with recorded(Job.of(config), folder) if config.ablation else nullcontext():
-            train_stage(one_stage, folder, device)
+            start_over(stage_config, folder)
+        with record_status(Job.from_config(config), folder) if config.ablation else nullcontext():
+            train_stage(stage_config, folder, device)
     if len(runs) > 1:
-        whole = runs[0][1].parent
-        say(f'{whole}: all stages are finished; next: python sample.py checkpoint={whole} caption="..."')
+        parent = runs[0][1].parent
+        print_once(f'{parent}: all stages are finished; next: python sample.py checkpoint={parent} caption="..."')
 
 
-def planned(config: TrainConfig) -> list[tuple[TrainConfig, Path]]:
+def plan_runs(config: TrainConfig) -> list[tuple[TrainConfig, Path]]:
     """Return the stages to train, in order, each with its run folder."""
     if config.ablation is not None:
-        return [(config, Job.of(config).folder(config.out))]
+        return [(config, Job.from_config(config).folder(config.out))]
     name = run_name(config.run)
     if not isinstance(config.stage, dict):
         return [(config, Path(config.out, config.stage.name, name))]
@@ -58,45 +58,46 @@ def planned(config: TrainConfig) -> list[tuple[TrainConfig, Path]]:
     return [(replace(config, stage=config.stage[stage], dvae=dvaes.get(stage)), folder / stage) for stage in STAGES]
 
 
-def check_chain(runs: list[tuple[TrainConfig, Path]]) -> None:
+def check_dvae_unchanged(runs: list[tuple[TrainConfig, Path]]) -> None:
     """Raise ValueError if training the dVAE further would invalidate a transformer already trained on its tokens."""
-    (dvae, place), *_, (_, transformer) = runs
+    (dvae, dvae_folder), *_, (_, transformer) = runs
     if not dvae.resume or checkpoint.read_scalars(transformer) is None:
         return
-    if (done := steps_done(place, identity_of(dvae), usual(dvae))) < dvae.stage.steps:
+    if (done := resume_step(dvae_folder, run_config(dvae), default_config(dvae))) < dvae.stage.steps:
         raise ValueError(
-            f"{transformer} has learned the tokens of {place} as it is after {done} updates, and would fit none after "
-            f"{dvae.stage.steps}: choose another name (run=...), or move {transformer} away first"
+            f"{transformer} was trained on the tokens of {dvae_folder} after {done} updates. Training that dVAE to "
+            f"{dvae.stage.steps} updates would invalidate it: choose another name with run=<name>, or move "
+            f"{transformer} away first"
         )
 
 
-def identity_of(config: TrainConfig) -> dict[str, Any]:
-    """Return the settings that identify a run: stage, data and seed."""
+def run_config(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings that must not change when a run resumes: stage, data and seed."""
     return {"stage": asdict(config.stage), "data": asdict(config.data), "seed": config.seed}
 
 
-def usual(config: TrainConfig) -> dict[str, Any]:
-    """Return the defaults of the settings that identify a run."""
+def default_config(config: TrainConfig) -> dict[str, Any]:
+    """Return the defaults of the settings in `run_config`."""
     return {"stage": defaults_of(type(config.stage)), "data": defaults_of(type(config.data))}
 
 
 def start_over(config: TrainConfig, folder: Path) -> None:
-    """Move an existing run in `folder` aside. Reads the dVAE first: a run that cannot start moves nothing."""
+    """Rename an existing run in `folder`. Reads the dVAE first, so that nothing is renamed if the run cannot start."""
     if config.dvae is not None:
         checkpoint.read_config(config.dvae, "dvae")
-    if (aside := set_aside(folder)) is not None:
-        say(f"{folder}: starting over; what stood there is now {aside}")
+    if (renamed := rename_existing(folder)) is not None:
+        print_once(f"{folder}: starting over; the previous run is now in {renamed}")
 
 
 def train_stage(config: TrainConfig, folder: Path, device: torch.device) -> None:
     """Train the run in `folder` from its last checkpoint, if any, to its last step."""
-    identity = identity_of(config)
+    settings = run_config(config)
     if config.dvae is not None:
         checkpoint.read_config(config.dvae, "dvae")  # raises before anything is written
-        identity["dvae"] = checkpoint.digest(config.dvae)
-    done, steps = steps_done(folder, identity, usual(config)), config.stage.steps
+        settings["dvae"] = checkpoint.digest(config.dvae)
+    done, steps = resume_step(folder, settings, default_config(config)), config.stage.steps
     if done >= steps:
-        say(f"{folder}: finished, {done} updates done")
+        print_once(f"{folder}: finished, {done} updates done")
         return
 
     seed_global_generators("initial weights", config.seed, device=device)
@@ -104,16 +105,19 @@ def train_stage(config: TrainConfig, folder: Path, device: torch.device) -> None
     tokens = Path(config.out, "tokens") if config.tokens is None else Path(config.tokens)
     context = StageContext(config.seed, device, dvae, tokens)
     stage = STAGES.of(config.stage).build(config.stage, config.data, context)
-    count = sum(parameter.numel() for parameter in stage.model.parameters())
-    pixels = stage.pictures.image_size
-    say(f"{folder}: {count:,} parameters on {device}, pictures of {pixels} pixels, from step {done} to {steps}")
+    parameters = sum(parameter.numel() for parameter in stage.model.parameters())
+    image_size = stage.data.image_size
+    print_once(
+        f"{folder}: {parameters:,} parameters on {device}, images of {image_size} pixels, steps {done} to {steps}"
+    )
     if distributed.is_first():
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(OmegaConf.create(asdict(config)), folder / "config.yaml")
-    train(stage, config.stage, Run(folder, identity, config.seed, device, config.wandb, usual(config)))
+    train(stage, config.stage, Run(folder, settings, config.seed, device, config.wandb, default_config(config)))
 
 
-def say(text: str) -> None:
+def print_once(text: str) -> None:
+    """Print `text` on the first rank only."""
     if distributed.is_first():
         print(text, flush=True)
 

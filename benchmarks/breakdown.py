@@ -12,8 +12,8 @@ from benchmarks.machine import seconds
 from dalle.models.cpu_linear import PackedLinear, packed
 from dalle.models.transformer.model import Transformer
 from dalle.sampling.decode import DEFAULTS
-from dalle.sampling.filters import filtered
-from dalle.sampling.noise import candidate_keys, gumbel_noise
+from dalle.sampling.gumbel_noise import candidate_keys, gumbel_noise
+from dalle.sampling.logits_processors import process_logits
 
 STEPS = 8  # consecutive steps that are timed, in the middle of the image
 
@@ -47,7 +47,7 @@ def step_breakdown(model: Transformer, batch: int, precision: str, rounds: int) 
             layer(inputs[layer.weight.shape[1]])
 
     def sample(logits: torch.Tensor) -> torch.Tensor:
-        return (filtered(logits, DEFAULTS) + gumbel_noise(keys, middle, logits.shape[-1])).argmax(dim=-1)
+        return (process_logits(logits, DEFAULTS) + gumbel_noise(keys, middle, logits.shape[-1])).argmax(dim=-1)
 
     def decode() -> None:
         for step in range(STEPS):

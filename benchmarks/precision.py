@@ -18,7 +18,7 @@ from dalle import losses
 from dalle.models.dvae.model import DiscreteVAE, DVAEConfig
 from dalle.models.transformer.model import Transformer, TransformerConfig
 from dalle.precision import autocast
-from dalle.training.precision import resolve
+from dalle.training.auto_precision import choose_precision
 
 CPU = torch.device("cpu")
 WIDTHS = {"dVAE": (8, 16, 32, 64), "transformer": (16, 32, 64, 128, 256)}
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
                 "width": width,
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
                 "ratio": ratio(loss, options.rounds),
-                "auto": resolve("auto", model, CPU).name,
+                "auto": choose_precision("auto", model, CPU).name,
             }
             rows.append(row)
             print(f"| {kind} | {width} | {row['parameters']:,} | {row['ratio']:.2f} | {row['auto']} |", flush=True)

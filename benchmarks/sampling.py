@@ -17,7 +17,7 @@ from benchmarks.compare import Decoder, DecoderResult, Roofline, compare
 from benchmarks.machine import processor
 from benchmarks.peers import PEERS, available
 from dalle.models.transformer.model import Transformer, TransformerConfig
-from dalle.sampling.decode import FREE, generate
+from dalle.sampling.decode import MASKED, generate
 from dalle.sampling.sampling_config import DecodingConfig
 
 SIZES = TransformerConfig(
@@ -110,7 +110,7 @@ def _ours(name: str, model: Transformer, precision: str) -> Decoder:
 
     def decode(images: int, tokens: int) -> None:
         canvas = torch.zeros(sequence.image_positions, dtype=torch.int64)
-        canvas[:tokens] = FREE  # decoding stops after the last free cell
+        canvas[:tokens] = MASKED  # decoding stops after the last masked token
         canvas = canvas.view(sequence.grid, sequence.grid)
         config = DecodingConfig(batch_size=images)
         generate(model, caption, images, config, canvas=canvas, precision=getattr(torch, precision))

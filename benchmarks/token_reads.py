@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.interleave import Runner, Throughput, time_interleaved
 from dalle.data.index import StringArray
 from dalle.data.loader import token_batches
-from dalle.data.token_cache import ENCODED, TokenCache, TokenKind
+from dalle.data.token_cache import ENCODED, TokenCache, TokenCacheSettings
 
 
 class SyntheticCaptions:
@@ -31,7 +31,7 @@ class SyntheticCaptions:
 def token_reads(root: Path, records: int, positions: int, rounds: int, size: int = 512) -> list[Throughput]:
     """Time a cache of synthetic tokens: whole batches, reads alone, and copies of as many bytes in memory."""
     source: Any = SyntheticCaptions(records)
-    kind = TokenKind("synthetic", 64, "none", "synthetic", 1)
+    kind = TokenCacheSettings("synthetic", 64, "none", "synthetic", 1)
     cache = TokenCache.create(root / "tokens", kind, records, positions, 8_192, {})
     generator = np.random.default_rng(0)
     np.load(root / "tokens" / "tokens.npy", mmap_mode="r+")[:] = generator.integers(8_192, size=(records, positions))

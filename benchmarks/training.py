@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.machine import processor
 from dalle.cli.config import compose
+from dalle.stages.data_module import StageContext
 from dalle.stages.dvae import DVAEStage
-from dalle.stages.pictures import StageContext
 from dalle.training.cpu import keep_freed_memory
 from dalle.training.loop import train
 from dalle.training.run import Run

@@ -133,7 +133,7 @@ BOXES = (
         training=True,
     ),
 )
-SEQUENCE = ("models/transformer/sequence.py", "Stream")
+SEQUENCE = ("models/transformer/sequence.py", "SequenceLayout")
 REFERENCES = [SEQUENCE, *((box.file, box.name) for box in BOXES)]  # every file, under dalle/, and name in the drawing
 
 

@@ -17,8 +17,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from dalle import DALLE
 from dalle.data.blocks import BlocksConfig, BlocksSource
-from dalle.sampling.canvas import Canvas, Original
-from dalle.sampling.decode import FREE
+from dalle.sampling.canvas import Canvas, EncodedImage
+from dalle.sampling.decode import MASKED
 from dalle.sampling.edits.complete import complete
 from dalle.sampling.edits.inpaint import InpaintConfig, inpaint
 from dalle.sampling.edits.outpaint import OutpaintConfig, outpaint
@@ -53,14 +53,14 @@ def panels() -> list[Panel]:
     return [
         Panel("complete", "a large red square below a small yellow circle", (30,), complete),
         Panel(
-            "inpaint, sweeps=0: raster order does not see the square to the right",
+            "inpaint, refinement_passes=0: raster order does not see the square to the right",
             inside,
             (16,),
-            lambda one: inpaint(one, marked, InpaintConfig(sweeps=0)),
+            lambda one: inpaint(one, marked, InpaintConfig(refinement_passes=0)),
         ),
-        Panel("inpaint, two sweeps (the default)", inside, (16,), lambda one: inpaint(one, marked)),
+        Panel("inpaint, two refinement passes (the default)", inside, (16,), lambda one: inpaint(one, marked)),
         Panel(
-            f"inpaint, two sweeps, best of {RANKED} by CLIP",
+            f"inpaint, two refinement passes, best of {RANKED} by CLIP",
             inside,
             (16,),
             lambda one: inpaint(one, marked),
@@ -123,7 +123,7 @@ def draw_figure(dalle: DALLE) -> Image.Image:
 def draw_panel(dalle: DALLE, panel: Panel) -> Image.Image:
     """Draw one row: title and caption; below them the originals, the canvas of candidate 0, and the results."""
     scenes = BlocksSource(BlocksConfig(), "val")
-    originals = [dalle.original(scenes[index].image) for index in panel.pictures]
+    originals = [dalle.encode_image(scenes[index].image) for index in panel.pictures]
     canvas = panel.edit(*originals)
     result = dalle.generate(panel.caption, candidates=RANKED if panel.ranked else RESULTS, keep=RESULTS, canvas=canvas)
     numbers = range(RESULTS) if panel.ranked else result.candidates
@@ -147,11 +147,11 @@ def draw_panel(dalle: DALLE, panel: Panel) -> Image.Image:
     return row
 
 
-def seen(dalle: DALLE, canvas: Canvas, originals: list[Original]) -> Image.Image:
+def seen(dalle: DALLE, canvas: Canvas, originals: list[EncodedImage]) -> Image.Image:
     """Draw the canvas of candidate 0: kept parts of the images, grey where the model samples."""
     tokens = canvas.tokens[0] if canvas.tokens.ndim == 3 else canvas.tokens
-    kept = tokens != FREE
-    (shown,) = dalle.pictures(tokens.where(kept, originals[0].tokens[0, 0])[None])
+    kept = tokens != MASKED
+    (shown,) = dalle.decode_images(tokens.where(kept, originals[0].tokens[0, 0])[None])
     if canvas.pixels is not None:
         shown = canvas.pixels
     mask = Image.fromarray(kept.numpy().astype(np.uint8) * 255).resize(shown.size, Image.Resampling.NEAREST)

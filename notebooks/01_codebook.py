@@ -23,11 +23,11 @@ from einops import rearrange, reduce
 
 import dalle
 from dalle import checkpoint
-from dalle.data import open_source, read_config
+from dalle.data import config_from_dict, open_source
 from dalle.image_conversion import to_pil_images, to_tensor
 from dalle.models.dvae.model import codebook_use, mean_image
 from dalle.models.dvae.relaxation import argmax_one_hot, gumbel_softmax
-from dalle.sampling.sheet import Row, sample_sheet
+from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 
 ROOT = Path(dalle.__file__).parents[1]
 CHECKPOINT = Path(os.environ.get("DALLE_CHECKPOINT", ROOT / "outputs" / "demo"))
@@ -36,7 +36,7 @@ torch.set_grad_enabled(False)
 
 dvae = dalle.DiscreteVAE.load(CHECKPOINT / "dvae")
 _, meta = checkpoint.read_config(CHECKPOINT / "transformer", "transformer")
-source = open_source(read_config(meta["data"]), "val")
+source = open_source(config_from_dict(meta["data"]), "val")
 pictures = to_tensor([source[index].image for index in range(min(128, len(source)))])  # (b, 3, h, w), held out
 logits = dvae.logits(pictures)  # (b, v, h, w)
 tokens = logits.argmax(dim=1)  # (b, h, w): the most probable codes
@@ -52,10 +52,10 @@ print(f"{tokens.shape[1]} x {tokens.shape[2]} codes a picture, {dvae.downsample}
 
 # %%
 SHOWN = 8
-sample_sheet(
+labelled_grid(
     [
-        Row("held-out pictures", to_pil_images(pictures[:SHOWN]), None),
-        Row("from their most probable codes", to_pil_images(dvae.decode(tokens[:SHOWN])), None),
+        ImageRow("held-out pictures", to_pil_images(pictures[:SHOWN]), None),
+        ImageRow("from their most probable codes", to_pil_images(dvae.decode(tokens[:SHOWN])), None),
     ],
     tile=72,
 )
@@ -86,10 +86,10 @@ side = dvae.downsample
 alone = dvae.decode(full)[:, :, side : 2 * side, side : 2 * side]  # (k, 3, side, side)
 patches = rearrange(pictures, "b c (h y) (w x) -> (b h w) c y x", y=side, x=side)
 means = torch.stack([patches[tokens.flatten() == code].mean(dim=0) for code in some])
-sample_sheet(
+labelled_grid(
     [
-        Row("alone, most used first", to_pil_images(alone), None),
-        Row("mean of real patches", to_pil_images(means), None),
+        ImageRow("alone, most used first", to_pil_images(alone), None),
+        ImageRow("mean of real patches", to_pil_images(means), None),
     ],
     columns=MOST,
     tile=40,
@@ -130,10 +130,12 @@ if used > 1:
 # %%
 near = ranked[some[:6], : min(8, used)]  # (6, 8)
 rows = [
-    Row(f"code {code}: itself, then its neighbours", to_pil_images(dvae.decode(rearrange(row, "k -> k 1 1"))), None)
+    ImageRow(
+        f"code {code}: itself, then its neighbours", to_pil_images(dvae.decode(rearrange(row, "k -> k 1 1"))), None
+    )
     for code, row in zip(some[:6].tolist(), near, strict=True)
 ]
-sample_sheet(rows, tile=48)
+labelled_grid(rows, tile=48)
 
 # %% [markdown]
 # ## Soft against hard
@@ -159,11 +161,11 @@ _ = panel.legend(frameon=False)
 
 # %%
 rows = [
-    Row("most probable code", to_pil_images(hard[:SHOWN]), None),
-    Row("probabilities", to_pil_images(probable[:SHOWN]), None),
+    ImageRow("most probable code", to_pil_images(hard[:SHOWN]), None),
+    ImageRow("probabilities", to_pil_images(probable[:SHOWN]), None),
 ]
-rows += [Row(f"relaxed at {each:g}", to_pil_images(relaxed[each][:SHOWN]), None) for each in (1 / 16, 0.5, 2.0)]
-sample_sheet(rows, tile=72)
+rows += [ImageRow(f"relaxed at {each:g}", to_pil_images(relaxed[each][:SHOWN]), None) for each in (1 / 16, 0.5, 2.0)]
+labelled_grid(rows, tile=72)
 
 # %% [markdown]
 # How sure the encoder is tells how much there is to lose: where the most probable code has nearly all of the

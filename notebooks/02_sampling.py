@@ -23,18 +23,18 @@ from PIL import Image
 
 import dalle
 from dalle import DALLE, checkpoint
-from dalle.data import open_source, read_config
+from dalle.data import config_from_dict, open_source
 from dalle.evaluation.judges.blocks_judge import judge
-from dalle.evaluation.metrics.best_of import rerank_curve
-from dalle.evaluation.metrics.captions import caption_qualities
-from dalle.evaluation.plots import plot_rerank_curve
+from dalle.evaluation.metrics.best_of_n import best_of_n_curves
+from dalle.evaluation.metrics.caption_samples import caption_qualities
+from dalle.evaluation.plots import plot_best_of_n
 from dalle.sampling.edits.complete import complete
 from dalle.sampling.edits.inpaint import inpaint
 from dalle.sampling.edits.outpaint import OutpaintConfig, outpaint
 from dalle.sampling.edits.remix import remix
 from dalle.sampling.edits.variations import variations
+from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 from dalle.sampling.sampling_config import SamplingConfig
-from dalle.sampling.sheet import Row, sample_sheet
 
 ROOT = Path(dalle.__file__).parents[1]
 CHECKPOINT = Path(os.environ.get("DALLE_CHECKPOINT", ROOT / "outputs" / "demo"))
@@ -45,7 +45,7 @@ torch.set_grad_enabled(False)
 
 model = DALLE.load(CHECKPOINT)
 _, meta = checkpoint.read_config(CHECKPOINT / "transformer", "transformer")
-source = open_source(read_config(meta["data"]), "val")
+source = open_source(config_from_dict(meta["data"]), "val")
 captions = [source.captions(index)[0] for index in range(CAPTIONS)]
 statements = [source.scene(index).statement for index in range(CAPTIONS)]
 caption = captions[0]
@@ -103,8 +103,8 @@ _ = panel.set_ylabel("right: every fact is true")
 
 # %%
 colder = {each: by_temperature[each][2][0] for each in (0.0, 0.5, 1.0, 1.2)}
-rows = [Row(f"temperature {each:g}: {caption}", in_order(found)[:8], None) for each, found in colder.items()]
-sample_sheet(rows, tile=72)
+rows = [ImageRow(f"temperature {each:g}: {caption}", in_order(found)[:8], None) for each, found in colder.items()]
+labelled_grid(rows, tile=72)
 
 # %% [markdown]
 # ## Guidance
@@ -128,14 +128,14 @@ for scale, (right, variety, _) in guided.items():
 
 # %%
 (many,) = draw([caption], 2 * CANDIDATES)
-best = Row(f"best: {caption}", many.images[:8], None if many.scores is None else many.scores[:8])
-worst = Row("worst", many.images[-8:], None if many.scores is None else many.scores[-8:])
-sample_sheet([best, worst], tile=72)
+best = ImageRow(f"best: {caption}", many.images[:8], None if many.scores is None else many.scores[:8])
+worst = ImageRow("worst", many.images[-8:], None if many.scores is None else many.scores[-8:])
+labelled_grid([best, worst], tile=72)
 
 # %%
 config = SamplingConfig(candidates=2 * CANDIDATES, keep=1)
-curve = rerank_curve(model, captions, caption_qualities(source, captions), config)
-plotted = plot_rerank_curve(curve)
+curves = best_of_n_curves(model, captions, caption_qualities(source, captions), config)
+plotted = plot_best_of_n(curves)
 plotted.resize((plotted.width // 2, plotted.height // 2), Image.Resampling.LANCZOS)
 
 # %% [markdown]
@@ -144,7 +144,7 @@ plotted.resize((plotted.width // 2, plotted.height // 2), Image.Resampling.LANCZ
 # (docs/edits.md). The first picture of each row is the one that is edited.
 
 # %%
-original, other = (model.original(source[index].image) for index in (0, 1))
+original, other = (model.encode_image(source[index].image) for index in (0, 1))
 mask = Image.new("L", original.size)
 mask.paste(255, (0, original.size[1] // 2, original.size[0] // 2, original.size[1]))  # the lower left quarter
 FEW = 5
@@ -158,5 +158,5 @@ canvases = {
 rows = []
 for name, canvas in canvases.items():
     (edited,) = draw([caption], FEW, canvas=canvas)
-    rows.append(Row(f"{name}: {caption}", [original.pixels, *in_order(edited)], None))
-sample_sheet(rows, tile=72)
+    rows.append(ImageRow(f"{name}: {caption}", [original.pixels, *in_order(edited)], None))
+labelled_grid(rows, tile=72)

@@ -21,7 +21,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 import dalle
-from dalle.ablations.page import answer, command, counted
+from dalle.ablations.sweep_page import answer, command, run_count
 from dalle.cli.sweeps import ablations
 
 sys.path.append(str(Path(dalle.__file__).parents[1]))  # where the verbs are
@@ -34,35 +34,35 @@ plt.rcParams.update({"figure.dpi": 56, "axes.grid": True, "grid.alpha": 0.25, "a
 sweeps = sorted((read_sweep(SWEEPS / name) for name in ablations()), key=lambda sweep: sweep.ablation.letter)
 finished = [sweep for sweep in sweeps if sweep.finished]
 for sweep in sweeps:
-    print(f"{sweep.ablation.letter} {sweep.ablation.name:18} {counted(sweep):>9} runs  {answer(sweep)}")
+    print(f"{sweep.ablation.letter} {sweep.ablation.name:18} {run_count(sweep):>9} runs  {answer(sweep)}")
 
 # %% [markdown]
 # ## What is missing
 
 # %%
 for sweep in sweeps:
-    missing = {each.folder.name: each.missing for each in sweep.outcomes if each.missing}
+    missing = {each.folder.name: each.missing for each in sweep.results if each.missing}
     if missing:
         print(f"{sweep.ablation.name}: {len(missing)} jobs. {command(sweep)}")
-        for reason in sorted(set(missing.values()) - {"not begun", "not begun, or unfinished"}):
+        for reason in sorted(set(missing.values()) - {"not started", "not started, or unfinished"}):
             print(f"    {reason}")
 
 # %% [markdown]
-# ## Each question, answered by its first measure
+# ## Each question, answered by its first metric
 # A dot is a run, a bar the mean over seeds, and the paper's choice is marked. Whether a difference is more than noise
 # is what the answers above and docs/ablations.md say.
 
 
 # %%
-def dots(panel, sweep, measure):
-    """One measure of all runs of a sweep."""
+def dots(panel, sweep, metric):
+    """One metric of all runs of a sweep."""
     for place, value in enumerate(sweep.values):
-        runs = measure.runs.get(value, ())
-        colour = "C1" if value == sweep.ablation.paper else "C0"
+        runs = metric.runs.get(value, ())
+        colour = "C1" if value == sweep.ablation.paper_value else "C0"
         panel.plot([place] * len(runs), runs, "o", color=colour, alpha=0.6, markersize=4)
         if runs:
-            panel.plot([place - 0.3, place + 0.3], [measure.mean(value)] * 2, color=colour, linewidth=2)
-    names = [f"{value} ◂" if value == sweep.ablation.paper else value for value in sweep.values]
+            panel.plot([place - 0.3, place + 0.3], [metric.mean(value)] * 2, color=colour, linewidth=2)
+    names = [f"{value} ◂" if value == sweep.ablation.paper_value else value for value in sweep.values]
     panel.set_xticks(range(len(names)), [name[:18] for name in names], rotation=30, ha="right", fontsize=8)
 
 
@@ -73,14 +73,14 @@ def overview(sweeps, columns=4):
         rows, columns, figsize=(3.4 * columns, 2.7 * rows), squeeze=False, layout="constrained"
     )
     for panel, sweep in zip(panels.flat, sweeps, strict=False):
-        measure = next(each for each in sweep.measures if each.runs)
-        dots(panel, sweep, measure)
-        panel.set_title(f"{sweep.ablation.letter} {sweep.ablation.name}: {measure.title} ({measure.better} is better)")
+        metric = next(each for each in sweep.metrics if each.runs)
+        dots(panel, sweep, metric)
+        panel.set_title(f"{sweep.ablation.letter} {sweep.ablation.name}: {metric.title} ({metric.better} is better)")
     for panel in panels.flat[len(sweeps) :]:
         panel.set_visible(False)
 
 
-measured = [sweep for sweep in finished if any(each.runs for each in sweep.measures)]
+measured = [sweep for sweep in finished if any(each.runs for each in sweep.metrics)]
 if measured:
     overview(measured)
 else:
@@ -88,7 +88,7 @@ else:
 
 # %% [markdown]
 # ## On the way
-# The same measure while training: a line for each run, a colour for each value. The paper's own figures of this kind
+# The same metric during training: a line for each run, a colour for each value. The paper's own figures of this kind
 # are of gradient compression and of mixed precision; here they are drawn for every sweep that trains.
 
 
@@ -100,7 +100,7 @@ def on_the_way(sweeps, columns=4):
         rows, columns, figsize=(3.4 * columns, 2.5 * rows), squeeze=False, layout="constrained"
     )
     for panel, sweep in zip(panels.flat, sweeps, strict=False):
-        name = next(iter(sweep.ablation.measures))
+        name = next(iter(sweep.ablation.metrics))
         for each in sweep.finished:
             points = [(line["step"], line[name]) for line in each.curve if line.get(name) is not None]
             colour = f"C{sweep.values.index(each.label) % 10}"
@@ -125,17 +125,17 @@ else:
 # CLIP chooses from (c), and distance to real pictures against the radius that both are blurred with (a, b).
 
 # %%
-along = [sweep for sweep in measured if sweep.ablation.along]
-for sweep in along:
+with_axis = [sweep for sweep in measured if sweep.ablation.axis]
+for sweep in with_axis:
     figure, panels = plt.subplots(
-        1, len(sweep.measures), figsize=(3.4 * len(sweep.measures), 2.7), squeeze=False, layout="constrained"
+        1, len(sweep.metrics), figsize=(3.4 * len(sweep.metrics), 2.7), squeeze=False, layout="constrained"
     )
-    for panel, measure in zip(panels[0], sweep.measures, strict=True):
-        values = [value for value in sweep.values if value in measure.runs]
-        panel.plot(values, [measure.mean(value) for value in values], marker="o", markersize=4)
-        panel.set_xlabel(sweep.ablation.along)
-        panel.set_title(f"{measure.title} ({measure.better} is better)")
-if not along:
+    for panel, metric in zip(panels[0], sweep.metrics, strict=True):
+        values = [value for value in sweep.values if value in metric.runs]
+        panel.plot(values, [metric.mean(value) for value in values], marker="o", markersize=4)
+        panel.set_xlabel(sweep.ablation.axis)
+        panel.set_title(f"{metric.title} ({metric.better} is better)")
+if not with_axis:
     print("neither has been measured yet")
 
 # %% [markdown]
@@ -145,5 +145,5 @@ if not along:
 # %%
 for sweep in finished:
     print(f"{sweep.ablation.letter} {sweep.ablation.question}")
-    for verdict in sweep.verdicts:
-        print(f"    {verdict.kind}: {verdict.sentence}")
+    for result in sweep.claim_results:
+        print(f"    {result.kind}: {result.sentence}")

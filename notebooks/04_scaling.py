@@ -23,7 +23,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import dalle
-from dalle.ablations.page import command, cost, counted, table
+from dalle.ablations.sweep_page import command, cost, run_count, table
 
 sys.path.append(str(Path(dalle.__file__).parents[1]))  # where the verbs are
 from report import read_sweep
@@ -35,7 +35,7 @@ plt.rcParams.update({"figure.dpi": 64, "axes.grid": True, "grid.alpha": 0.25, "a
 sweep = read_sweep(SWEEPS / "scaling")
 law = sweep.power_law()
 name = sweep.ablation.power_law
-print(f"{counted(sweep)} runs have finished: {cost(sweep)}")
+print(f"{run_count(sweep)} runs have finished: {cost(sweep)}")
 if law is None:
     print(f"A law needs runs of three sizes: {command(sweep)}")
 print("\n".join(table(sweep)))
@@ -47,9 +47,9 @@ print("\n".join(table(sweep)))
 
 
 # %%
-def losses(outcomes):
+def losses(results):
     """(n,) parameters and (n,) losses of runs."""
-    found = [(each.parameters, each.measures[name]) for each in outcomes if name in each.measures]
+    found = [(each.parameters, each.metrics[name]) for each in results if name in each.metrics]
     return np.array(found, dtype=np.float64).reshape(-1, 2).T
 
 
@@ -75,7 +75,7 @@ def law_figure():
 if law is not None:
     law_figure()
     print(f"doubling the parameters multiplies the loss by {2**law.exponent:.4f}")
-    print(f"the law explains {law.explained:.0%} of the variance of the loss's logarithm")
+    print(f"the law explains {law.r_squared:.0%} of the variance of the loss's logarithm")
 
 # %% [markdown]
 # ## Does it predict?

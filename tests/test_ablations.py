@@ -1,4 +1,4 @@
-"""configs/ablation: each of the paper's questions composes with every value, and says what it is about."""
+"""configs/ablation: every ablation composes for all its values, and its file and docs/ablations.md agree."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dalle.ablation import label, values_of
+from dalle.ablation_config import format_values, varied_values
 from dalle.cli.config import EXPERIMENT_SIZES, compose
 from dalle.cli.config_groups import CONFIG_DIR, options
 from dalle.cli.sweeps import ablation_jobs, ablations, compose_jobs
@@ -39,69 +39,69 @@ def header(name: str) -> str:
     return "\n".join(line for line in lines if line.startswith("#"))
 
 
-def test_every_question_has_a_file(jobs):
+def test_each_letter_has_an_ablation(jobs):
     letters = {name: all_jobs[0].ablation.letter for name, all_jobs in jobs.items()}
     assert sorted(letters.values()) == list(LETTERS)
 
 
-def test_the_page_of_all_ablations_asks_every_question_and_quotes_every_claim_and_finding(jobs):
+def test_page_has_every_question_claim_and_finding(jobs):
     text = (CONFIG_DIR.parent / "docs" / "ablations.md").read_text(encoding="utf-8")
-    for each in (together[0].ablation for together in jobs.values()):
+    for each in (jobs_of_name[0].ablation for jobs_of_name in jobs.values()):
         assert (
             f"\n## {each.letter} {each.name.replace('_', ' ')}\n\n**{each.question}**\n\n- Paper: {each.claim}\n"
             in text
         )
-        assert each.finding and f"- Found: {each.finding}\n" in text
+        assert each.finding and f"- Finding: {each.finding}\n" in text
 
 
 @pytest.mark.parametrize("name", ablations())
-def test_a_file_says_what_the_paper_says_how_to_run_it_and_what_that_costs(jobs, name):
+def test_file_header_has_paper_command_and_cost(jobs, name):
     ablation = jobs[name][0].ablation
     assert ablation.name == name
     assert re.fullmatch(r"[a-z_]+", name)  # a size's name goes behind a hyphen
     assert ablation.question.endswith("?")
     assert re.search(r"\((.*Sec\.|App\.|fn\.|Table)", ablation.claim)
-    command = " ".join([f"python {ablation.command}.py -m +ablation={name}", ablation.needs]).strip()
-    told = header(name)
-    assert f"# Run:   {command}\n" in told
-    assert "\n# Paper: " in told
-    assert re.search(r"\n# Cost:  \d+ runs? of .* on one core", told)
-    assert int(re.search(r"# Cost:  (\d+)", told)[1]) == len(jobs[name])
+    command = " ".join([f"python {ablation.command}.py -m +ablation={name}", ablation.required_options]).strip()
+    text = header(name)
+    assert f"# Run:   {command}\n" in text
+    assert "\n# Paper: " in text
+    assert re.search(r"\n# Cost:  \d+ runs? of .* on one core", text)
+    assert int(re.search(r"# Cost:  (\d+)", text)[1]) == len(jobs[name])
 
 
 @pytest.mark.parametrize("name", ablations())
-def test_jobs_differ_in_what_is_varied_and_in_nothing_else(jobs, name):
-    together = jobs[name]
-    ablation = together[0].ablation
-    assert len({(label(values_of(job, ablation)), job.seed) for job in together}) == len(together)
-    for job in together:
-        same_seed = [each for each in together if each.seed == job.seed]
-        assert [values_of(each, ablation) for each in same_seed] == [
-            values_of(each, ablation) for each in together if each.seed == together[0].seed
+def test_jobs_differ_only_in_varied_settings_and_seed(jobs, name):
+    jobs_of_name = jobs[name]
+    ablation = jobs_of_name[0].ablation
+    assert len({(format_values(varied_values(job, ablation)), job.seed) for job in jobs_of_name}) == len(jobs_of_name)
+    for job in jobs_of_name:
+        same_seed = [each for each in jobs_of_name if each.seed == job.seed]
+        assert [varied_values(each, ablation) for each in same_seed] == [
+            varied_values(each, ablation) for each in jobs_of_name if each.seed == jobs_of_name[0].seed
         ]
     if ablation.command == "train":
-        assert len({Job.of(job).folder("outputs") for job in together}) == len(together)
+        assert len({Job.from_config(job).folder("outputs") for job in jobs_of_name}) == len(jobs_of_name)
     else:
-        assert len({job.file for job in together}) == len(together)
-        assert all(job.file.parts[:3] == ("outputs", "ablation", name) for job in together)
+        assert len({job.file for job in jobs_of_name}) == len(jobs_of_name)
+        assert all(job.file.parts[:3] == ("outputs", "ablation", name) for job in jobs_of_name)
 
 
 @pytest.mark.parametrize("name", ablations())
-def test_what_a_file_expects_can_be_found_in_its_sweep(jobs, name):
+def test_expectations_refer_to_values_and_metrics_of_the_sweep(jobs, name):
     ablation = jobs[name][0].ablation
-    values = ablation.points or {label(values_of(job, ablation)) for job in jobs[name]}
-    assert ablation.measures
-    assert not ablation.paper or ablation.paper in values
+    values = ablation.axis_values or {format_values(varied_values(job, ablation)) for job in jobs[name]}
+    assert ablation.metrics
+    assert not ablation.paper_value or ablation.paper_value in values
     for each in ablation.expect:
-        assert each.measure in ablation.measures
-        assert {each.value, *each.over} <= set(values)
-        assert each.value not in each.over
-    assert not ablation.power_law or ablation.power_law in ablation.measures
-    assert all(("{}" in measure) == bool(ablation.points) for measure in ablation.measures)
+        assert each.metric in ablation.metrics
+        assert {each.value, *each.baselines} <= set(values)
+        assert each.value not in each.baselines
+    assert not ablation.power_law or ablation.power_law in ablation.metrics
+    assert all(("{}" in metric) == bool(ablation.axis_values) for metric in ablation.metrics)
 
 
 @pytest.mark.parametrize("name", ablations())
-def test_the_models_of_every_value_can_be_built(jobs, name):
+def test_models_of_every_job_can_be_built(jobs, name):
     for job in jobs[name]:
         if job.ablation.command != "train":
             continue
@@ -117,21 +117,21 @@ def test_the_models_of_every_value_can_be_built(jobs, name):
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", ["kl_weight", "patterns"])
-def test_a_size_makes_runs_larger_and_keeps_them_apart(name, size):
-    together = ablation_jobs(name, size)
-    sweeps = {Job.of(job).folder("outputs").parent.name for job in together}
+def test_sizes_change_the_model_and_the_folder(name, size):
+    jobs_of_name = ablation_jobs(name, size)
+    sweeps = {Job.from_config(job).folder("outputs").parent.name for job in jobs_of_name}
     assert sweeps == {name if size == "laptop" else f"{name}-{size}"}
     if size == "laptop":
         return
-    preset = compose("train", [f"stage={together[0].stage.name}", f"preset={size}"]).stage
-    changed = values_of(together[0], together[0].ablation)
-    assert together[0].stage.steps == preset.steps
-    assert together[0].stage.model.width == preset.model.width
-    assert together[0].data.image_size == {"small": 128}.get(size, 256)
-    assert changed.keys() == together[0].ablation.vary.keys()
+    preset = compose("train", [f"stage={jobs_of_name[0].stage.name}", f"preset={size}"]).stage
+    changed = varied_values(jobs_of_name[0], jobs_of_name[0].ablation)
+    assert jobs_of_name[0].stage.steps == preset.steps
+    assert jobs_of_name[0].stage.model.width == preset.model.width
+    assert jobs_of_name[0].data.image_size == {"small": 128}.get(size, 256)
+    assert changed.keys() == jobs_of_name[0].ablation.vary.keys()
 
 
-def test_jobs_composed_at_once_are_those_composed_one_by_one():
+def test_composing_all_jobs_equals_composing_each():
     given = ["+ablation=powersgd", "dvae=somewhere"]
     one_by_one = [
         compose("train", [*given, "seed=1", f"stage.compression={{{compression}}}"])
@@ -141,7 +141,7 @@ def test_jobs_composed_at_once_are_those_composed_one_by_one():
     assert compose_jobs("train", given)[jobs : 2 * jobs] == one_by_one  # after those of seed 0
 
 
-def test_a_sweep_leaves_a_folder_for_each_job_and_does_nothing_when_run_again(train, tmp_path):
+def test_sweep_has_a_folder_per_job_and_is_not_repeated(train, tmp_path):
     sweep = ["-m", "+ablation=pool", "seed=4", *TINY]
     status, printed = train(*sweep)
     assert status == 0, printed
@@ -157,7 +157,7 @@ def test_a_sweep_leaves_a_folder_for_each_job_and_does_nothing_when_run_again(tr
     assert json.loads((folder / "model.pool_average-seed_4" / "job.json").read_text()) == written
 
 
-def test_a_job_that_starts_over_leaves_its_old_record_with_the_old_run(train, tmp_path):
+def test_restarted_job_keeps_job_json_of_the_old_run(train, tmp_path):
     sweep = ["-m", "+ablation=pool", "seed=4", "stage.model.pool=max", *TINY]
     train(*sweep)
     folder = tmp_path / "outputs" / "ablation" / "pool" / "model.pool_max-seed_4"
@@ -168,7 +168,7 @@ def test_a_job_that_starts_over_leaves_its_old_record_with_the_old_run(train, tm
     assert json.loads((folder / "job.json").read_text())["status"] == "finished"
 
 
-def test_a_failing_job_is_recorded_and_listed_and_the_others_run(train, tmp_path):
+def test_failing_job_is_listed_and_other_jobs_run(train, tmp_path):
     (tmp_path / "outputs" / "ablation" / "pool").mkdir(parents=True)
     (tmp_path / "outputs" / "ablation" / "pool" / "model.pool_max-seed_0").write_text("in the way")
     status, printed = train("-m", "+ablation=pool", "seed=0", *TINY)
@@ -182,7 +182,7 @@ def test_a_failing_job_is_recorded_and_listed_and_the_others_run(train, tmp_path
     )
 
 
-def test_a_job_that_cannot_train_says_why_in_its_folder(train, tmp_path):
+def test_job_that_cannot_train_records_the_error(train, tmp_path):
     status, _ = train("-m", "+ablation=pool", "seed=0", "stage.model.pool=max", *TINY, "data.image_size=20")
     assert status == 2
     path = tmp_path / "outputs" / "ablation" / "pool" / "model.pool_max-seed_0" / "job.json"

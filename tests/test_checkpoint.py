@@ -187,3 +187,10 @@ def test_nothing_outside_the_folder_is_needed_to_read_it(saved, tmp_path):
     other = Line()
     checkpoint.load_weights(moved, other)
     assert torch.equal(other.linear.weight, saved[1].linear.weight)
+
+
+def test_former_names_in_a_model_config_are_converted(tmp_path):
+    model = {"image_places": "own", "attention": "structured", "pads": "masked", "width": 8}
+    (tmp_path / checkpoint.CONFIG).write_text(json.dumps({"format": 1, "kind": "transformer", "model": model}))
+    config, _ = checkpoint.read_config(tmp_path, "transformer")
+    assert config == {"image_position_embedding": "own", "attention": "sparse", "pads": "masked", "width": 8}

@@ -13,7 +13,7 @@ from dalle.cli import config
 from dalle.cli.config import TrainConfig, compose
 from dalle.cli.config_groups import options
 from dalle.stages import STAGES
-from dalle.training.interruption import Interrupted
+from dalle.training.signals import Interrupted
 
 PRESETS, DATA, EXPERIMENTS = (options(group) for group in ("preset", "data", "experiment"))
 REQUIRED = {"folder": ["data.path=pictures"]}  # settings without a default
@@ -68,7 +68,7 @@ def test_overrides_reach_frozen_settings_and_the_defaults_stay_the_papers():
         ("preset.dvae.steps=3", "there is no setting preset.dvae.steps; did you mean stage."),
         ("stage=dvea", "there is no stage=dvea; choose one of all, clip, dvae, transformer"),
         ("stage.steps=abc", "stage.steps=abc: Value 'abc' of type 'str' could not be converted to Integer"),
-        ("stage.optimizer=adam", "stage.optimizer is a group of settings (.learning_rate, .warm_up"),
+        ("stage.optimizer=adam", "stage.optimizer is a group of settings (.learning_rate, .warmup_steps"),
         (
             "run=a, b",
             "cannot read run=a, b: a value with commas or brackets needs two pairs of quotes, as 'run=\"a, b\"'",

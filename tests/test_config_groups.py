@@ -76,8 +76,8 @@ def test_every_section_of_a_size_is_merged_into_its_stage(size, stage):
 
 def test_command_line_overrides_preset_and_size():
     for given in ("preset=tiny", "size=laptop"):
-        composed = compose("train", ["stage.steps=7", "stage.optimizer.warm_up=3", given])
-        assert (composed.stage.steps, composed.stage.optimizer.warm_up) == (7, 3)
+        composed = compose("train", ["stage.steps=7", "stage.optimizer.warmup_steps=3", given])
+        assert (composed.stage.steps, composed.stage.optimizer.warmup_steps) == (7, 3)
     composed = compose("train", ["size=laptop", "preset=small"])
     assert (composed.stage.model.width, composed.stage.steps) == (128, 700)  # the size's section is merged last
 

@@ -149,7 +149,7 @@ def test_schedules_end_within_their_run(recipe):
         for schedule in schedules:
             length = 0 if schedule.kind == "constant" else schedule.delay + schedule.steps
             assert length <= stage.steps, f"{name}: {schedule} of {stage.steps} steps"
-        assert stage.optimizer.warm_up < stage.steps
+        assert stage.optimizer.warmup_steps < stage.steps
 
 
 @pytest.mark.parametrize(

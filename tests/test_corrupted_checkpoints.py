@@ -1,4 +1,4 @@
-"""Checkpoints that strangers mangled end in one sentence: every field of every model, with values of every kind."""
+"""Corrupted checkpoints raise CheckpointError with a sentence: every field of each model, with values of all types."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from dalle.sampling.pipeline import DALLE
 
 MODELS = {"dvae": DiscreteVAE, "transformer": Transformer, "clip": CLIP}
 SCHEMAS = {"dvae": DVAEConfig, "transformer": TransformerConfig, "clip": CLIPConfig}
-MANGLED = [
+CORRUPTED_VALUES = [
     *(None, True, False, "", "x", [], [[]], {}, {"a": 1}, [1, 2], ["dense"], ["row", 3]),
     *(-1, 0, 1, 2, 3, 7, 10**9, 10**18, 10**400, 0.5, -1.5, 1e308, float("nan"), float("inf")),
 ]
@@ -26,8 +26,8 @@ META = [*checkpoint.META, "anything"]
 
 
 @pytest.fixture
-def mangled(checkpoints, tmp_path):
-    """A copy of the checkpoints, and what changes one of their config.json."""
+def corrupted(checkpoints, tmp_path):
+    """A copy of the checkpoints, and a function that changes a value in a config.json."""
     folder = tmp_path / "copy"
     shutil.copytree(checkpoints, folder)
 
@@ -41,10 +41,10 @@ def mangled(checkpoints, tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "name"), FIELDS)
-def test_a_mangled_field_is_refused_in_a_sentence_or_harmless(mangled, kind, name):
-    folder, change = mangled
+def test_a_corrupted_model_field_raises_a_checkpoint_error_or_is_harmless(corrupted, kind, name):
+    folder, change = corrupted
     refused = 0
-    for value in MANGLED:
+    for value in CORRUPTED_VALUES:
         change(kind, "model", name, value)
         try:
             model = MODELS[kind].load(folder / kind)
@@ -54,12 +54,12 @@ def test_a_mangled_field_is_refused_in_a_sentence_or_harmless(mangled, kind, nam
             assert len(str(error)) < 500
             continue
         use(kind, model)
-    assert refused >= len(MANGLED) / 2
+    assert refused >= len(CORRUPTED_VALUES) / 2
 
 
 @torch.no_grad()
 def use(kind: str, model) -> None:
-    """A checkpoint that loads also works."""
+    """Run a loaded model once: it must work."""
     if kind == "dvae":
         assert model.decode(model.encode(torch.rand(1, 3, 8, 8))).shape == (1, 3, 8, 8)
     elif kind == "clip":
@@ -70,9 +70,9 @@ def use(kind: str, model) -> None:
 
 
 @pytest.mark.parametrize("name", META)
-def test_mangled_facts_about_a_model_are_refused_in_a_sentence_or_harmless(mangled, name):
-    folder, change = mangled
-    for value in MANGLED:
+def test_corrupted_metadata_raises_an_error_or_is_harmless(corrupted, name):
+    folder, change = corrupted
+    for value in CORRUPTED_VALUES:
         change("transformer", "meta", name, value)
         try:
             DALLE.load(folder).generate("a red circle", candidates=2, keep=1)
@@ -84,25 +84,25 @@ def test_mangled_facts_about_a_model_are_refused_in_a_sentence_or_harmless(mangl
 @pytest.mark.parametrize(
     "content", ["[]", "3", "null", '{"format": 1}', "{", '{"format": 1, "kind": "KIND", "model": 3}']
 )
-def test_what_is_no_configuration_is_refused(mangled, kind, content):
-    folder, _ = mangled
+def test_an_invalid_config_json_raises_an_error(corrupted, kind, content):
+    folder, _ = corrupted
     (folder / kind / checkpoint.CONFIG).write_text(content.replace("KIND", kind))
     with pytest.raises(CheckpointError):
         MODELS[kind].load(folder / kind)
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_weights_of_another_model_are_refused(mangled, kind):
-    folder, _ = mangled
+def test_weights_of_another_model_raise_an_error(corrupted, kind):
+    folder, _ = corrupted
     other = next(each for each in MODELS if each != kind)
     shutil.copy(folder / other / checkpoint.WEIGHTS, folder / kind / checkpoint.WEIGHTS)
     with pytest.raises(CheckpointError, match="holds no|tensor"):
         MODELS[kind].load(folder / kind)
 
 
-def test_nothing_is_allocated_that_the_file_does_not_hold(mangled, monkeypatch):
+def test_sizes_are_checked_before_allocation(corrupted, monkeypatch):
     """Sizes are compared with the header first: a grid of 30,000 would want a mask of 10^18 cells."""
-    folder, change = mangled
+    folder, change = corrupted
     monkeypatch.setattr(Transformer, "__init__", lambda *_: pytest.fail("a model was built"))
     for name, value in (("grid", 30_000), ("width", 10**9), ("depth", 10**7), ("text_vocabulary", 10**12)):
         change("transformer", "model", name, value)
@@ -110,7 +110,7 @@ def test_nothing_is_allocated_that_the_file_does_not_hold(mangled, monkeypatch):
             Transformer.load(folder / "transformer")
 
 
-def test_a_resnet_comes_back(tmp_path, checkpoints):
+def test_a_resnet_is_saved_and_loaded(tmp_path, checkpoints):
     sizes = CLIP.load(checkpoints / "clip").config
     model = CLIP(
         replace(sizes, image_encoder="resnet", image_size=64, image_width=4, image_blocks=(1, 2, 1, 1), image_heads=2),

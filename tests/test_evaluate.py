@@ -1,16 +1,16 @@
-"""evaluate.py from the command line: one page, one file of numbers, parts by name, mistakes in sentences."""
+"""evaluate.py from the command line: metrics.json, metrics.md, selection of metrics, and error messages."""
 
 import json
 
 import pytest
 from PIL import Image
 
-from dalle.evaluation.metrics import METRICS, likelihood, reconstruction
-from dalle.evaluation.record import begin
+from dalle.evaluation.metrics import METRICS, log_likelihood, reconstruction
+from dalle.evaluation.metrics_file import read_or_create
 from dalle.registry import Entry
 
 DATA = ("data=blocks", "data.image_size=8", "data.val=12", "data.novel=12")
-SMALL = ("captions=4", "candidates=2", "pictures=6", "device=cpu")
+SMALL = ("captions=4", "candidates=2", "pairs=6", "device=cpu")
 
 
 @pytest.fixture
@@ -21,70 +21,76 @@ def evaluate(run_command, checkpoints):
     return run
 
 
-def test_by_default_it_measures_what_is_quick(evaluate, tmp_path):
+def test_default_metrics(evaluate, tmp_path):
     status, printed = evaluate(*DATA)
     assert status == 0, printed
     content = json.loads((tmp_path / "found/metrics.json").read_text())
-    assert list(content["parts"]) == ["reconstruction", "likelihood", "fit"]
-    numbers = {name: value for name, value in content.items() if name not in ("format", "subject", "parts")}
+    assert list(content["metrics"]) == ["reconstruction", "likelihood", "alignment"]
+    numbers = {name: value for name, value in content.items() if name not in ("format", "context", "metrics")}
     assert all(isinstance(value, float) for value in numbers.values())
     names = {"judge_val_top", "judge_val_first", "judge_novel_top", "judge_novel_first", "dvae_hard_judge"}
-    assert names | {"code_perplexity", "codes_used", "dvae_hard_error", "clip_val_top"} <= numbers.keys()
+    assert names | {"code_perplexity", "codes_used", "reconstruction_rmse", "clip_val_top"} <= numbers.keys()
     for name, value in numbers.items():
         assert f"{name} " in printed and f"{value:.4f}" in printed
     page = (tmp_path / "found/metrics.md").read_text()
-    for heading in ("## Reconstruction", "## Likelihood", "## Fit to captions"):
+    for heading in ("## Reconstruction", "## Likelihood", "## Image-text alignment"):
         assert heading in page
-    for part in content["parts"].values():
-        for picture in part["pictures"]:
-            assert f"]({picture})" in page
-            assert min(Image.open(tmp_path / "found" / picture).size) > 100
+    for entry in content["metrics"].values():
+        for image in entry["images"]:
+            assert f"]({image})" in page
+            assert min(Image.open(tmp_path / "found" / image).size) > 100
 
 
-def test_parts_are_chosen_by_name_and_gather_in_one_file(evaluate, tmp_path):
+def test_selected_metrics_are_collected_in_one_file(evaluate, tmp_path):
     assert evaluate(*DATA, "metrics=[likelihood]")[0] == 0
     assert evaluate(*DATA, "metrics=[reconstruction]")[0] == 0
     content = json.loads((tmp_path / "found/metrics.json").read_text())
-    assert set(content["parts"]) == {"likelihood", "reconstruction"}
+    assert set(content["metrics"]) == {"likelihood", "reconstruction"}
     page = (tmp_path / "found/metrics.md").read_text()
     assert page.index("## Reconstruction") < page.index("## Likelihood")
 
 
-def test_a_part_that_does_not_exist_is_answered_with_those_that_do(evaluate):
+def test_unknown_metric_lists_the_choices(evaluate):
     status, printed = evaluate(*DATA, "metrics=[fid]")
     assert status == 2
-    assert "there is no metric 'fid'; choose one of reconstruction, likelihood, fit, abilities, quality" in printed
+    assert (
+        "there is no metric 'fid'; choose one of reconstruction, likelihood, alignment, capabilities, sample_quality"
+        in printed
+    )
 
 
-def test_what_was_measured_outlives_a_part_that_fails(evaluate, tmp_path):
-    status, printed = evaluate(*DATA, "metrics=[likelihood,quality]", "features=inception")
+def test_results_survive_a_later_failure(evaluate, tmp_path):
+    status, printed = evaluate(*DATA, "metrics=[likelihood,sample_quality]", "features=inception")
     assert status == 2
     assert "needs the weights of FID's network" in printed
     assert "image_nats_val" in json.loads((tmp_path / "found/metrics.json").read_text())
 
 
-def test_a_name_that_leaves_no_room_for_the_page_is_refused(run_command):
+def test_out_must_end_in_json(run_command):
     status, printed = run_command("evaluate", "out=found/metrics")
     assert status == 2
-    assert "out=found/metrics is to be a .json file" in printed
+    assert "out=found/metrics must end in .json" in printed
 
 
-def test_a_checkpoint_that_does_not_say_its_data_asks_for_some(evaluate):
+def test_checkpoint_without_training_data_needs_data(evaluate):
     status, printed = evaluate()
     assert status == 2
-    assert "does not say which data it was trained on: name some" in printed
+    assert "does not record its training data" in printed
 
 
-def test_a_record_that_cannot_be_gone_on_with_is_kept(evaluate, tmp_path):
+def test_file_that_cannot_be_extended_is_backed_up(evaluate, tmp_path):
     found = tmp_path / "found"
     found.mkdir()
     (found / "metrics.json").write_text('{"format": 99}')
-    assert "it is kept as found/metrics.1.json" in evaluate(*DATA, "metrics=[likelihood]")[1]
+    assert "it was copied to found/metrics.1.json" in evaluate(*DATA, "metrics=[likelihood]")[1]
     assert (found / "metrics.1.json").read_text() == '{"format": 99}'
     first = (found / "metrics.json").read_text()
-    assert "kept" not in evaluate(*DATA, "metrics=[likelihood]")[1]
-    printed = evaluate(*DATA, "metrics=[likelihood]", "pictures=3")[1]
-    assert "likelihood was measured with other settings before; that record is kept as found/metrics.2.json" in printed
+    assert "copied" not in evaluate(*DATA, "metrics=[likelihood]")[1]
+    printed = evaluate(*DATA, "metrics=[likelihood]", "pairs=3")[1]
+    assert (
+        "likelihood was computed with other settings before; the earlier file was copied to found/metrics.2.json"
+        in printed
+    )
     kept, now = (json.loads((found / name).read_text()) for name in ("metrics.2.json", "metrics.json"))
     assert kept["image_nats_val"] == json.loads(first)["image_nats_val"] != now["image_nats_val"]
 
@@ -92,35 +98,35 @@ def test_a_record_that_cannot_be_gone_on_with_is_kept(evaluate, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["metrics=[]"], "metrics=[] leaves nothing to measure"),
+        (["metrics=[]"], "metrics=[] selects no metric"),
         (["captions=0"], "captions=0 must be at least 1"),
-        (["ability_captions=-1"], "ability_captions=-1 must be at least 1"),
+        (["capability_captions=-1"], "capability_captions=-1 must be at least 1"),
         (["metrics=likelihoods"], "there is no metric 'likelihoods'"),
         (["data=folder"], "data.path"),
     ],
 )
-def test_what_cannot_be_measured_is_said_in_a_sentence(evaluate, arguments, sentence):
+def test_invalid_options_are_reported(evaluate, arguments, sentence):
     status, printed = evaluate(*arguments)
     assert (status, sentence in printed) == (2, True), printed
 
 
-def test_fewer_pairs_than_asked_for_are_said(evaluate):
-    status, printed = evaluate(*DATA, "metrics=likelihood,fit", "pictures=99", "captions=13")
+def test_note_if_there_are_fewer_pairs_than_requested(evaluate):
+    status, printed = evaluate(*DATA, "metrics=likelihood,alignment", "pairs=99", "captions=13")
     assert status == 0
-    assert "val: There are 12 held-out pairs that can be read, not 99." in printed
-    assert "val: There are 12 held-out pairs that can be read, not 13." in printed
+    assert "val: Only 12 held-out pairs can be read; 99 were requested." in printed
+    assert "val: Only 12 held-out pairs can be read; 13 were requested." in printed
 
 
-def test_what_another_evaluation_wrote_meanwhile_stays(evaluate, tmp_path, monkeypatch):
-    measure = likelihood.measure
+def test_results_written_by_another_evaluation_meanwhile_are_kept(evaluate, tmp_path, monkeypatch):
+    measure = log_likelihood.measure
 
-    def slowly(subject, config):
-        record, other = begin(config.file, subject.described()), reconstruction.measure(subject, config)
-        assert record is not None
-        record.having("reconstruction", other, {}, config.folder).write(config.file)
-        return measure(subject, config)
+    def slowly(context, config):
+        content, other = read_or_create(config.file, context.identity()), reconstruction.measure(context, config)
+        assert content is not None
+        content.with_result("reconstruction", other, {}, config.folder).write(config.file)
+        return measure(context, config)
 
     monkeypatch.setitem(METRICS._entries, "likelihood", Entry(slowly))
     assert evaluate(*DATA, "metrics=likelihood")[0] == 0
     content = json.loads((tmp_path / "found/metrics.json").read_text())
-    assert set(content["parts"]) == {"likelihood", "reconstruction"}
+    assert set(content["metrics"]) == {"likelihood", "reconstruction"}

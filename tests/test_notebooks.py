@@ -40,20 +40,20 @@ def swept(tmp_path):
     for name in ("kl_weight", "scaling"):
         for config in ablation_jobs(name):
             parameters = 100 * getattr(config.stage.model, "depth", 1) * config.stage.model.width
-            measures = {measure: 1.0 + config.seed for measure in config.ablation.measures}
+            metrics = {metric: 1.0 + config.seed for metric in config.ablation.metrics}
             if name == "scaling":
-                measures = {"image": 2 * parameters**-0.1, "text": 1.0}
-            leave(tmp_path, Job.of(config), parameters, measures)
+                metrics = {"image": 2 * parameters**-0.1, "text": 1.0}
+            leave(tmp_path, Job.from_config(config), parameters, metrics)
     return tmp_path / "ablation"
 
 
-def leave(out: Path, job: Job, parameters: int, measures: dict[str, float]) -> None:
+def leave(out: Path, job: Job, parameters: int, metrics: dict[str, float]) -> None:
     """The folder of a job that trained for ten updates."""
     folder = job.folder(out)
     folder.mkdir(parents=True)
     written = {"format": FORMAT, **vars(job), "status": "finished", "error": ""}
     (folder / "job.json").write_text(json.dumps(written))
-    lines = [{"step": step, "split": "val", **measures} for step in (5, 10)]
+    lines = [{"step": step, "split": "val", **metrics} for step in (5, 10)]
     (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     checkpoint.save_state(folder, 10, {}, {"identity": {"stage": {"steps": 10}, "seed": job.seed}})
     save_file({"weight": torch.zeros(parameters)}, folder / checkpoint.WEIGHTS)

@@ -47,5 +47,5 @@ def test_there_is_a_switch_to_every_other_reading():
     assert named >= {
         *(f"{model}{name}" for name in ("row_counts_itself", "convolution_wraps", "pads", "image_position_embedding")),
         *(f"{model}{name}" for name in ("attention_normalisation", "activation", "relaxation")),
-        *(f"{stage}{name}" for name in ("pad_targets", "image_targets")),
+        *(f"{stage}{name}" for name in ("pad_loss", "image_targets")),
     }

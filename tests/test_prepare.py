@@ -16,7 +16,7 @@ from dalle.data.token_cache import TokenCache
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.models.transformer.model import TransformerConfig
 from dalle.pretrained.openai_dvae import convolution_mappings
-from dalle.stages.pictures import StageContext
+from dalle.stages.data_module import StageContext
 from dalle.stages.transformer import TransformerStage, TransformerStageConfig
 
 CPU = torch.device("cpu")
@@ -135,18 +135,18 @@ BLOCKS = ["data=blocks", "data.image_size=8", "data.train=100", "data.val=4"]
 
 
 def test_a_data_set_is_encoded_and_the_next_command_is_printed(prepare, checkpoints):
-    encode = [*BLOCKS, f"dvae={checkpoints / 'dvae'}", "views=2", "workers=0"]
+    encode = [*BLOCKS, f"dvae={checkpoints / 'dvae'}", "crops=2", "workers=0"]
     status, printed = prepare(*encode)
     assert status == 0, printed
     (folder,) = Path("outputs/tokens").iterdir()
-    assert f"tokens    {folder}: 100 pictures in 2 views of 16 tokens each" in printed
-    assert "stage.transform=transformer stage.views=2" in printed
+    assert f"tokens    {folder}: 100 images in 2 crops of 16 tokens each" in printed
+    assert "stage.transform=transformer stage.crops=2" in printed
     before = (folder / "tokens.npy").stat().st_mtime_ns
     assert prepare(*encode)[0] == 0  # everything is encoded already
     assert (folder / "tokens.npy").stat().st_mtime_ns == before
     status, printed = prepare(*encode, "data.train=90", f"out={folder}")
     assert status == 2
-    assert f"the tokens in {folder} are of something else: the records was " in printed
+    assert f"the token cache {folder} was made with other settings: the digest of the records was " in printed
     assert printed.count("\n") == 1
 
 
@@ -167,7 +167,7 @@ main()
 
 
 def test_interrupted_encoding_resumes(prepare, checkpoints, monkeypatch):
-    encode = [*BLOCKS, f"dvae={checkpoints / 'dvae'}", "transform=none", "views=1", "workers=0", "out=tokens"]
+    encode = [*BLOCKS, f"dvae={checkpoints / 'dvae'}", "transform=none", "crops=1", "workers=0", "out=tokens"]
     root = str(Path(__file__).parents[1])
     killed = subprocess.run([sys.executable, "-c", KILLED, *encode], env={**os.environ, "PYTHONPATH": root})
     assert killed.returncode == -signal.SIGKILL

@@ -31,7 +31,7 @@ def test_a_training_image_is_found(prepare, tmp_path):
     assert Image.open(tmp_path / "found" / "neighbours.png").size
     Image.radial_gradient("L").save(tmp_path / "other.png")
     status, printed = prepare(*BLOCKS, "find=other.png")
-    assert "Neither this picture nor a near copy of it is among the 24 training pictures" in printed
+    assert "Neither this image nor a near duplicate of it is among the 24 training images" in printed
     assert (tmp_path / "outputs" / "find" / "other" / "neighbours.png").is_file()
 
 
@@ -59,9 +59,9 @@ def test_sources_lists_the_training_data_and_writes_all_record_keys(prepare, tra
     [
         (["find=x.png"], "nothing to prepare: "),
         ([*BLOCKS, "find=x.png"], "find=x.png cannot be read: FileNotFoundError"),
-        (["sources=nowhere"], "no checkpoint at nowhere"),
+        (["sources=nowhere"], "no checkpoint in nowhere"),
         (["data=folder", "data.path=nowhere"], "data.path=nowhere: there is no such folder"),
-        ([*BLOCKS, "limit=0"], "limit=0 leaves nothing to look at"),
+        ([*BLOCKS, "limit=0"], "limit=0 leaves nothing to scan"),
     ],
 )
 def test_errors_are_one_sentence(prepare, arguments, sentence, tmp_path):

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from dalle.cli.config_groups import CONFIG_DIR
-from dalle.evaluation.ability_prompts import ABILITIES
-from dalle.sampling.settings import SampleConfig, captions_to_draw
+from dalle.evaluation.capability_prompts import CAPABILITIES
+from dalle.sampling.command_config import SampleConfig, requested_captions
 from dalle.tokenizer import CaptionTokenizer
 
 PAGE = (CONFIG_DIR.parent / "docs" / "prompts.md").read_text(encoding="utf-8")
@@ -14,7 +14,7 @@ FILES = sorted((CONFIG_DIR / "prompts").glob("*.txt"))
 
 
 def prompts(path):
-    return captions_to_draw(SampleConfig(captions_file=str(path)))
+    return requested_captions(SampleConfig(captions_file=str(path)))
 
 
 def test_there_is_a_file_for_each_category_and_no_other():
@@ -30,11 +30,11 @@ def test_a_category_has_several_prompts_that_fit_into_a_caption(path):
     assert max(len(tokenizer.encode(prompt)) for prompt in found) <= 256
 
 
-def test_no_prompt_is_asked_twice():
+def test_prompts_are_unique():
     every = [prompt for path in FILES for prompt in prompts(path)]
     assert len(set(every)) == len(every)
 
 
 def test_the_page_lists_every_kind_of_ability():
-    for ability in ABILITIES:
-        assert ability.title.split(":")[0] in PAGE
+    for capability in CAPABILITIES:
+        assert capability.title.split(":")[0] in PAGE

@@ -57,8 +57,8 @@ PUBLISHED: list[tuple[str, Any, str]] = [
     ("transformer.bpe_dropout", 0.1, "Section 2.2"),
     ("transformer.transform", "transformer", "Listing 2"),
     ("transformer.optimizer.learning_rate", Schedule("constant", 4.5e-4), "Appendix B.2"),
-    ("transformer.optimizer.warm_up", 5_000, "Appendix B.2"),
-    ("transformer.optimizer.plateau.halvings", 5, "Appendix B.2"),
+    ("transformer.optimizer.warmup_steps", 5_000, "Appendix B.2"),
+    ("transformer.optimizer.plateau.max_reductions", 5, "Appendix B.2"),
     ("transformer.optimizer.betas", [0.9, 0.96], "Appendix B.2"),
     ("transformer.optimizer.eps", 1e-8, "Appendix B.2"),
     ("transformer.optimizer.weight_decay", 4.5e-2, "Appendix B.2"),
@@ -89,7 +89,7 @@ PUBLISHED: list[tuple[str, Any, str]] = [
     ("clip.model.initial_temperature", 0.07, "CLIP, Section 2.5"),
     ("clip.model.max_logit_scale", 100.0, "CLIP, Section 2.5"),
     ("clip.optimizer.learning_rate.start", 5e-4, "CLIP, hyperparameters"),
-    ("clip.optimizer.warm_up", 2_000, "CLIP, hyperparameters"),
+    ("clip.optimizer.warmup_steps", 2_000, "CLIP, hyperparameters"),
     ("clip.optimizer.betas", [0.9, 0.98], "CLIP, hyperparameters"),
     ("clip.optimizer.eps", 1e-6, "CLIP, hyperparameters"),
     ("clip.optimizer.weight_decay", 0.2, "CLIP, hyperparameters"),
@@ -135,9 +135,9 @@ def test_the_numbers_that_follow_are_the_papers_too(paper):
     assert sum(isinstance(module, ResidualBranch) for module in model.modules()) == 128  # Appendix D
     names = model.layer_names
     assert [names.count(name) for name in ("row", "column", "convolutional")] == [47, 16, 1]
-    assert model.patterns["row"].sees(torch.tensor(500), torch.arange(1024), 32).sum() == 33
+    assert model.patterns["row"].attends(torch.tensor(500), torch.arange(1024), 32).sum() == 33
     optimizer = paper["transformer"].optimizer
-    last = optimizer.learning_rate.value(430_000) * 0.5**optimizer.plateau.halvings
+    last = optimizer.learning_rate.value(430_000) * 0.5**optimizer.plateau.max_reductions
     assert last == pytest.approx(4.5e-4 / 32)
     dvae = paper["dvae"]
     assert dvae.kl_weight.value(5_000) / (3 * dvae.model.downsample**2) == pytest.approx(0.034375)

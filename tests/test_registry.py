@@ -19,14 +19,14 @@ class Square:
 SHAPES = Registry("shape", {"circle": Entry(lambda config: config.radius, CircleConfig), "square": Entry(Square)})
 
 
-def test_what_was_chosen_is_built_by_name_and_by_settings():
+def test_entries_are_built_by_name_and_by_config():
     assert SHAPES.choose("circle").build(CircleConfig(3)) == 3
     assert SHAPES.of(CircleConfig(3)) is SHAPES["circle"]
     assert list(SHAPES) == ["circle", "square"] and len(SHAPES) == 2 and "oval" not in SHAPES
     assert SHAPES.configs == {"circle": CircleConfig}
 
 
-def test_an_unknown_name_is_answered_with_all_names():
+def test_an_unknown_name_raises_an_error_with_all_names():
     with pytest.raises(ValueError, match="there is no shape 'oval'; choose one of circle, square"):
         SHAPES.choose("oval")
     with pytest.raises(ValueError, match="there is no shape with settings of type Square"):
@@ -41,6 +41,6 @@ def test_an_unknown_name_is_answered_with_all_names():
         (Entry(int, CircleConfig), "shape 'oval': CircleConfig has name='circle'"),
     ],
 )
-def test_an_entry_that_does_not_fit_is_refused_at_once(entry, complaint):
+def test_an_invalid_entry_raises_an_error_at_registration(entry, complaint):
     with pytest.raises(TypeError, match=complaint):
         Registry("shape", {"oval": entry})

@@ -1,4 +1,4 @@
-"""report.py by its command line: one sweep, all of them, and runs side by side."""
+"""report.py from the command line: one sweep, all sweeps, and comparison of runs."""
 
 import re
 
@@ -10,22 +10,22 @@ from dalle.cli.sweeps import ablations
 
 @pytest.fixture
 def swept(train):
-    """A sweep of the poolings, two updates a run, in outputs/."""
+    """Run a sweep of `pool`, two updates per run, in outputs/."""
     status, printed = train("-m", "+ablation=pool", "seed=0,1", *TINY)
     assert status == 0, printed
 
 
-def test_a_sweep_becomes_a_table_and_a_plot_beside_its_runs(swept, run_command, tmp_path):
+def test_report_of_one_sweep_has_table_and_plot(swept, run_command, tmp_path):
     status, printed = run_command("report", "sweep=outputs/ablation/pool")
     assert status == 0, printed
     text = (tmp_path / "outputs" / "ablation" / "pool" / "report.md").read_text()
-    assert "**Do maxima or means make the better encoder" in text
+    assert "**Should the encoder downsample with max-pooling" in text
     assert re.search(r"\| max ◂ \| 2 \| .* ± ", text)
-    assert "model.pool_max-seed_2: not begun" in text
+    assert "model.pool_max-seed_2: not started" in text
     assert (tmp_path / "outputs" / "ablation" / "pool" / "report.png").stat().st_size > 5_000
 
 
-def test_all_sweeps_are_on_one_page_the_ones_without_runs_too(swept, run_command, tmp_path):
+def test_report_of_all_sweeps_includes_those_without_runs(swept, run_command, tmp_path):
     status, printed = run_command("report")
     assert status == 0, printed
     text = (tmp_path / "docs" / "ablations.md").read_text()
@@ -38,7 +38,7 @@ def test_all_sweeps_are_on_one_page_the_ones_without_runs_too(swept, run_command
     assert set(re.findall(r"\]\((#.*?)\)", text)) == anchors
 
 
-def test_runs_are_set_side_by_side(swept, run_command, tmp_path):
+def test_runs_are_compared(swept, run_command, tmp_path):
     names = [f"outputs/ablation/pool/model.pool_{each}-seed_0" for each in ("max", "average")]
     status, printed = run_command("report", f"runs={','.join(names)}")
     assert status == 0, printed
@@ -47,10 +47,10 @@ def test_runs_are_set_side_by_side(swept, run_command, tmp_path):
     assert "| | model.pool_max-seed_0 | model.pool_average-seed_0 |" in text
     assert "| `stage.model.pool` | max | average |" in text
     assert re.search(r"\| `hard_error` \| \d\.\d+ \| \d\.\d+ \|", text)
-    assert sorted(path.name for path in folder.iterdir()) == ["curves.png", "report.md"]  # dVAEs draw nothing
+    assert sorted(path.name for path in folder.iterdir()) == ["curves.png", "report.md"]  # dVAEs have no samples
 
 
-def test_transformers_side_by_side_draw_the_same_captions_with_the_same_seeds(train, run_command, tmp_path):
+def test_comparison_of_transformers_has_samples(train, run_command, tmp_path):
     train("stage=dvae", "preset=tiny", "run=codes", "wandb.mode=disabled", *TINY)
     sizes = ["text_positions=40", "text_vocabulary=300", "width=16", "depth=1", "heads=2"]
     common = [each for each in TINY if "model" not in each] + [f"stage.model.{each}" for each in sizes]
@@ -62,26 +62,26 @@ def test_transformers_side_by_side_draw_the_same_captions_with_the_same_seeds(tr
     status, printed = run_command("report", f"runs={folders}", "captions=2", "candidates=2", "device=cpu")
     assert status == 0, printed
     folder = tmp_path / "outputs" / "comparison"
-    assert (folder / "pictures.png").is_file()
-    assert "![pictures](pictures.png)" in (folder / "report.md").read_text()
+    assert (folder / "samples.png").is_file()
+    assert "![samples](samples.png)" in (folder / "report.md").read_text()
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["sweep=outputs/ablation/nothing"], "there is no ablation nothing; there are"),
-        (["sweep=outputs/ablation/pool", "runs=a,b"], "not both at once"),
-        (["runs=outputs/a"], "name at least two run folders"),
-        (["runs=outputs/a,outputs/b"], "outputs/a is no training run, or one that has saved nothing yet"),
+        (["sweep=outputs/ablation/nothing"], "unknown ablation 'nothing'; choose one of"),
+        (["sweep=outputs/ablation/pool", "runs=a,b"], "not both"),
+        (["runs=outputs/a"], "give at least two different run folders"),
+        (["runs=outputs/a,outputs/b"], "outputs/a is not a training run, or has not saved a checkpoint yet"),
     ],
 )
-def test_what_cannot_be_reported_is_said_in_a_sentence(run_command, arguments, sentence):
+def test_invalid_options_are_reported(run_command, arguments, sentence):
     status, printed = run_command("report", *arguments)
     assert status == 2
     assert sentence in printed
 
 
-def test_what_is_not_installed_is_named_before_anything_is_read(run_command, monkeypatch):
+def test_missing_packages_are_reported_first(run_command, monkeypatch):
     monkeypatch.setattr("dalle.optional_dependencies.find_spec", lambda name: None)
     status, printed = run_command("report")
     assert status == 2

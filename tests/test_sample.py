@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from dalle.models.transformer.model import Transformer
-from dalle.sampling.chunks import in_words
+from dalle.sampling.batch_size import format_bytes
 from dalle.sampling.memory import decoding_memory
 
 
@@ -51,10 +51,10 @@ def test_little_memory_is_told_and_drawing_goes_on_in_chunks(checkpoints, run_co
     status, printed = run_command("sample", *options, f"memory={little}")
     assert status == 0
     assert "3 pictures fit, so they are drawn 3 at a time" in printed
-    assert f"cache     {in_words(needs.cache)} a candidate; dense {in_words(needs.dense)}" in printed
+    assert f"cache     {format_bytes(needs.cache)} a candidate; dense {format_bytes(needs.dense)}" in printed
     assert "2 of 8 kept" in printed
     status, printed = run_command("sample", *options, "memory=1e-9")
-    assert (status, "drawing one image takes" in printed) == (2, True)
+    assert (status, "sampling one image takes" in printed) == (2, True)
 
 
 def test_captions_come_from_a_file_and_a_caption_may_have_commas(checkpoints, run_command, tmp_path):

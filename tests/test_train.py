@@ -64,7 +64,7 @@ def test_other_settings_are_refused_unless_one_starts_over(train, tmp_path):
     assert "seed was 0, now 1" in printed
     status, printed = train(*DVAE, "seed=1", "resume=false")
     assert status == 0
-    assert "what stood there is now outputs/dvae/default.1" in printed
+    assert "the previous run is now in outputs/dvae/default.1" in printed
     assert checkpoint.digest(folder.with_name("default.1")) == first != checkpoint.digest(folder)
 
 
@@ -128,7 +128,7 @@ def test_all_stages_in_turn_share_a_folder_and_the_transformer_speaks_the_new_dv
     before = checkpoint.digest(folder / "dvae")
     status, printed = train(*overrides, "stage.dvae.steps=3")
     assert status == 2
-    assert "transformer has learned the tokens of outputs/trio/dvae as it is after 2 updates, and would fit" in printed
+    assert "transformer was trained on the tokens of outputs/trio/dvae after 2 updates" in printed
     assert checkpoint.digest(folder / "dvae") == before
 
     train(*DVAE, "data.image_size=16", "seed=7", "out=outputs/other", "run=x")
@@ -137,7 +137,7 @@ def test_all_stages_in_turn_share_a_folder_and_the_transformer_speaks_the_new_dv
     )
     status, printed = train(*overrides)
     assert status == 2
-    assert "transformer holds a run with other settings: dvae was" in printed
+    assert "transformer has a run with other settings: dvae was" in printed
 
 
 def test_a_dvae_that_would_not_be_used_is_refused(train):

@@ -31,7 +31,7 @@ def train_and_evaluate(seed: int, options: Options) -> Results:
     begin = time.time()
     _command(options, "train.py", "experiment=demo", f"seed={seed}", *_output(folder), *toy)
     trained = time.time()
-    few = ["captions=2", "candidates=2", "pictures=4"] if options.quick else []
+    few = ["captions=2", "candidates=2", "pairs=4"] if options.quick else []
     counts = ["candidates=2", "keep=2"] if options.quick else ["candidates=512", "keep=8"]
     _command(options, "sample.py", f"checkpoint={folder}", f"caption={CAPTION}", *counts, f"out={folder / 'samples'}")
     sampled = time.time()

@@ -17,8 +17,8 @@ from dalle.cli.config import compose
 from dalle.models.mixed_precision import to_mixed_precision
 from dalle.models.transformer.model import Transformer, TransformerConfig
 from dalle.models.transformer.patterns import image_mask
-from dalle.sampling.decode import FREE, generate
-from dalle.sampling.memory import DecodingMemory, fitting_memory
+from dalle.sampling.decode import MASKED, generate
+from dalle.sampling.memory import DecodingMemory, memory_within_budget
 from dalle.sampling.sampling_config import DecodingConfig
 
 # batch sizes: one for interactive use, and the paper's number of candidates
@@ -82,7 +82,7 @@ def draw(name: str, batch: int, options: Options) -> Results:
     free = hardware.memory_bytes(options.device)
     with torch.device("meta"):
         plan = to_mixed_precision(Transformer(config), dtype)
-    memory = fitting_memory(plan, round(RESERVE * free), batch, dtype=dtype, device=options.device)
+    memory = memory_within_budget(plan, round(RESERVE * free), batch, dtype=dtype, device=options.device)
     fits = memory.candidates_that_fit(round(RESERVE * free))
     if not fits:
         raise NotPossible(
@@ -127,7 +127,7 @@ def _compare_methods(
 
     def draw(steps: int = config.grid**2) -> None:
         canvas = torch.zeros(config.grid**2, dtype=torch.int64)
-        canvas[:steps] = FREE  # decoding stops after the last free cell
+        canvas[:steps] = MASKED  # decoding stops after the last masked token
         canvas = canvas.view(config.grid, config.grid)
         generate(
             model, caption, images, DecodingConfig(batch_size=images), canvas=canvas, recompute_kv=memory.recompute_kv

@@ -18,7 +18,7 @@ from benchmarks.gpu.sampling import limits
 from dalle.cli.config import compose
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.stages import STAGES
-from dalle.stages.pictures import StageContext
+from dalle.stages.data_module import StageContext
 from dalle.training.loop import Trainer
 from dalle.training.run import Run
 

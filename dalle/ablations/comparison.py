@@ -1,4 +1,4 @@
-"""Comparison of runs: different settings, final measures, curves, and samples."""
+"""Comparison of runs: different settings, final metrics, curves, and samples."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,22 +9,22 @@ import torch
 from PIL import Image
 
 from dalle import checkpoint
-from dalle.ablations.outcomes import (
-    EVALUATED,
-    evaluated_settings,
-    numbers_of,
-    parameters_of,
-    seconds_of,
-    settings_of,
+from dalle.ablations.run_results import (
+    EVALUATION_METRICS,
+    evaluation_settings,
+    metrics_of,
+    parameter_count,
+    run_settings,
+    training_seconds,
     validation_lines,
 )
-from dalle.data import open_source, read_config
-from dalle.evaluation.metrics.captions import first_captions
-from dalle.evaluation.record import read_record
+from dalle.data import config_from_dict, open_source
+from dalle.evaluation.metrics.caption_samples import first_captions
+from dalle.evaluation.metrics_file import read_metrics_file
+from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.sampling_config import SamplingConfig
-from dalle.sampling.sheet import Row, sample_sheet
-from dalle.training.run import flat
+from dalle.training.run import flatten_config
 
 
 @dataclass(frozen=True)
@@ -35,25 +35,25 @@ class ComparedRun:
     folder: Path
     settings: dict[str, Any]
     curve: list[dict[str, Any]]  # validation lines, each with its step
-    evaluated: dict[str, float]  # numbers of its evaluation, if evaluate.py was run
+    evaluated: dict[str, float]  # metrics of its evaluation, if evaluate.py was run
     notes: list[str]  # files that could not be read, and progress
 
 
 def read_run(folder: Path, name: str) -> ComparedRun:
     """Read a run. Raises ValueError if `folder` has no run, or one without validation yet."""
-    settings, curve = dict(settings_of(folder)), validation_lines(folder)
+    settings, curve = dict(run_settings(folder)), validation_lines(folder)
     if not curve:
-        raise ValueError(f"{folder} has no validation in its metrics.jsonl yet: nothing to set side by side")
+        raise ValueError(f"{folder} has no validation metrics in metrics.jsonl yet, so it cannot be compared")
     evaluated, notes = {}, []
-    if (folder / EVALUATED).is_file():
+    if (folder / EVALUATION_METRICS).is_file():
         try:
-            record = read_record(folder / EVALUATED)
-            evaluated, settings["evaluation"] = record.numbers, evaluated_settings(record)
+            content = read_metrics_file(folder / EVALUATION_METRICS)
+            evaluated, settings["evaluation"] = content.numbers, evaluation_settings(content)
         except ValueError as error:
             notes.append(str(error))
     done, steps = curve[-1]["step"], settings["stage"]["steps"]
     if done < steps:
-        notes.append(f"unfinished: measures are those of step {done} of {steps}")
+        notes.append(f"unfinished: metrics are those of step {done} of {steps}")
     return ComparedRun(name, folder, settings, curve, evaluated, notes)
 
 
@@ -61,27 +61,32 @@ def read_runs(folders: Sequence[str]) -> list[ComparedRun]:
     """Read the runs. Each is named by the end of its path, as long as needed to be unique."""
     paths = [Path(folder) for folder in folders]
     if len(set(paths)) < max(2, len(paths)):
-        raise ValueError(f"runs={','.join(folders)}: name at least two run folders to set side by side, each once")
+        raise ValueError(f"runs={','.join(folders)}: give at least two different run folders to compare")
     parts = next(count for count in range(1, 64) if len({path.parts[-count:] for path in paths}) == len(set(paths)))
     return [read_run(path, "/".join(path.parts[-parts:])) for path in paths]
 
 
-def page(runs: Sequence[ComparedRun], curves: str, sheet: str | None) -> str:
-    """Write the comparison as Markdown; `curves` and `sheet` are image paths relative to the page."""
+def comparison_page(runs: Sequence[ComparedRun], curves: str, samples: str | None) -> str:
+    """Write the comparison as Markdown; `curves` and `samples` are image paths relative to the page."""
     names = [run.name for run in runs]
-    lines = [f"# {' beside '.join(names)}", ""]
+    lines = [f"# {' and '.join(names)}", ""]
     lines += [f"> {run.name}: {note}\n" for run in runs for note in run.notes]
-    lines += ["## Settings that differ", "", *_table(names, _differing([run.settings for run in runs])), ""]
-    last = [{"step": run.curve[-1]["step"], **numbers_of(run.curve[-1])} for run in runs]
-    cost = [{"parameters": parameters_of(run.folder), "seconds": seconds_of(run.folder)} for run in runs]
-    both = [{**of, **spent, **run.evaluated} for of, spent, run in zip(last, cost, runs, strict=True)]
-    measures = {
-        name: [each.get(name, "") for each in both] for name in dict.fromkeys(key for each in both for key in each)
+    lines += ["## Settings that differ", "", *_table(names, _different_settings([run.settings for run in runs])), ""]
+    columns = [_final_metrics(run) for run in runs]
+    rows = {
+        name: [column.get(name, "") for column in columns]
+        for name in dict.fromkeys(name for column in columns for name in column)
     }
-    lines += ["## Measures at the end", "", *_table(names, measures), "", f"![curves]({curves})"]
-    if sheet is not None:
-        lines += ["", "## The same captions and seeds", "", f"![pictures]({sheet})"]
+    lines += ["## Final metrics", "", *_table(names, rows), "", f"![curves]({curves})"]
+    if samples is not None:
+        lines += ["", "## Samples for the same captions and seeds", "", f"![samples]({samples})"]
     return "\n".join(lines) + "\n"
+
+
+def _final_metrics(run: ComparedRun) -> dict[str, Any]:
+    """The last validation metrics, the size and time of the run, and the metrics of its evaluation."""
+    cost = {"parameters": parameter_count(run.folder), "seconds": training_seconds(run.folder)}
+    return {"step": run.curve[-1]["step"], **metrics_of(run.curve[-1]), **cost, **run.evaluated}
 
 
 def sample_grid(
@@ -91,32 +96,30 @@ def sample_grid(
     if any(run.settings["stage"]["name"] != "transformer" for run in runs):
         return None
     _, meta = checkpoint.read_config(runs[0].folder, "transformer")
-    texts = first_captions(open_source(read_config(meta["data"]), "val"), captions)
-    drawn = {
-        run.name: DALLE.load(run.folder, device).generate_many(
-            texts, SamplingConfig(candidates=candidates, keep=candidates, seed=seed), truncate=True
-        )
-        for run in runs
-    }
+    texts = first_captions(open_source(config_from_dict(meta["data"]), "val"), captions)
+    config = SamplingConfig(candidates=candidates, keep=candidates, seed=seed)
+    samples = {run.name: DALLE.load(run.folder, device).generate_many(texts, config, truncate=True) for run in runs}
     rows = [
-        Row(
-            f"{text} | {name}", [results[number].images[place] for place in _in_order(results[number].candidates)], None
+        ImageRow(
+            f"{text} | {name}",
+            [results[index].images[rank] for rank in _ranks_in_order(results[index].candidates)],
+            None,
         )
-        for number, text in enumerate(texts)
-        for name, results in drawn.items()
+        for index, text in enumerate(texts)
+        for name, results in samples.items()
     ]
-    return sample_sheet(rows, columns=candidates)
+    return labelled_grid(rows, columns=candidates)
 
 
-def _in_order(candidates: Sequence[int]) -> list[int]:
-    """Indices of candidates 0, 1, ... in a ranked list, so that each column has one seed."""
+def _ranks_in_order(candidates: Sequence[int]) -> list[int]:
+    """Ranks of candidates 0, 1, ..., so that each column has the samples of one candidate."""
     return sorted(range(len(candidates)), key=candidates.__getitem__)
 
 
-def _differing(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    told = [flat(each) for each in settings]
-    keys = dict.fromkeys(key for each in told for key in each)
-    rows = {key: [each.get(key, "") for each in told] for key in keys}
+def _different_settings(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    flattened = [flatten_config(dict(each)) for each in settings]
+    keys = dict.fromkeys(key for each in flattened for key in each)
+    rows = {key: [each.get(key, "") for each in flattened] for key in keys}
     return {key: row for key, row in rows.items() if any(value != row[0] for value in row)}
 
 

@@ -20,17 +20,17 @@ from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dalle.ablation import AblationConfig
-from dalle.ablations.settings import ReportConfig
+from dalle.ablation_config import AblationConfig
+from dalle.ablations.report_config import ReportConfig
 from dalle.cli import config_groups
 from dalle.cli.config_groups import CONFIG_DIR, writable
 from dalle.cli.errors import all_keys, explain_hydra_error, unknown_keys, unknown_setting
 from dalle.cli.help import MAIN_SETTINGS, help_text, is_main_setting
 from dalle.cli.prepare_config import PrepareConfig
-from dalle.evaluation.settings import EvaluateConfig
-from dalle.sampling.settings import SampleConfig
-from dalle.training.interruption import Interrupted
+from dalle.evaluation.evaluate_config import EvaluateConfig
+from dalle.sampling.command_config import SampleConfig
 from dalle.training.logger import WandbConfig
+from dalle.training.signals import Interrupted
 
 # settings that are read literally, including commas and quotes
 LITERAL_SETTINGS = ("caption", "data.path", "data.captions", "data.opt_out", "find")
@@ -130,7 +130,7 @@ def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
                 main(to_object(composed))
             except Interrupted as stopped:
                 _print_error(str(stopped))
-                raise SystemExit(128 + stopped.number) from None
+                raise SystemExit(128 + stopped.signum) from None
             except KeyboardInterrupt:
                 _print_error("stopped")
                 raise SystemExit(130) from None

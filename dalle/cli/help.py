@@ -17,8 +17,8 @@ MAIN_SETTINGS = {
     "train": (
         *("run", "out", "seed", "dvae", "device", "resume", "wandb.mode", "data.path", "data.image_size", "data.train"),
         *("stage.steps", "stage.batch_size", "stage.accumulate", "stage.precision", "stage.recompute", "stage.workers"),
-        *("stage.optimizer.learning_rate.start", "stage.optimizer.warm_up", "stage.log_every", "stage.validate_every"),
-        *("stage.preview_every", "stage.save_every"),
+        *("stage.optimizer.learning_rate.start", "stage.optimizer.warmup_steps", "stage.log_every"),
+        *("stage.validate_every", "stage.preview_every", "stage.save_every"),
     ),
     "sample": (
         *("checkpoint", "caption", "captions_file", "candidates", "keep", "seed", "temperature", "top_k", "top_p"),
@@ -26,7 +26,7 @@ MAIN_SETTINGS = {
         *("device", "out"),
     ),
     "evaluate": (
-        *("checkpoint", "metrics", "captions", "candidates", "rerank", "rerank_curve", "curve_captions", "pictures"),
+        *("checkpoint", "metrics", "captions", "candidates", "rerank", "rerank_curve", "curve_captions", "pairs"),
         *("samples", "blur_curve", "features", "temperature", "guidance", "seed", "batch_size", "dvae", "clip"),
         *("device", "precision", "out"),
     ),

@@ -27,7 +27,7 @@ class EncodeConfig:
     """Options of encoding the training split into tokens."""
 
     dvae: str | None = None  # folder of a dVAE: encode the training images of `data` to tokens, instead of a survey
-    views: int = 4  # crops to encode of each image; must equal stage.views
+    crops: int = 4  # crops to encode of each image; must equal stage.crops
     transform: str = "transformer"  # transform of images before encoding; must equal stage.transform
     device: str = "auto"  # device for encoding: auto | cpu | cuda | cuda:0
 

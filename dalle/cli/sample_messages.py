@@ -1,14 +1,14 @@
 """Messages of sample.py: hints before sampling, one line per caption, and the paths of the results."""
 
-from dalle.sampling.attention_sheet import sheet_path
-from dalle.sampling.chunks import in_words
-from dalle.sampling.gallery import FACTS, SHEET, Gallery
+from dalle.sampling.attention_grid import attention_grid_path
+from dalle.sampling.batch_size import format_bytes
+from dalle.sampling.command_config import SampleConfig
 from dalle.sampling.memory import decoding_memory
 from dalle.sampling.novelty import Novelty
+from dalle.sampling.output_writer import GRID_FILE, METADATA_FILE, OutputWriter
 from dalle.sampling.pipeline import DALLE
-from dalle.sampling.progress import say
+from dalle.sampling.progress_bar import print_line
 from dalle.sampling.results import Result
-from dalle.sampling.settings import SampleConfig
 
 LINES = 12  # captions that are printed individually
 
@@ -17,21 +17,22 @@ def say_unknown_words(dalle: DALLE, captions: list[str]) -> None:
     """Print the words that occur in no training caption."""
     if unknown := dalle.unknown_words(captions):
         more = f" and {len(unknown) - LINES} more" if len(unknown) > LINES else ""
-        say(f"hint      in none of the training captions that its tokenizer read: {', '.join(unknown[:LINES])}{more}")
+        words = ", ".join(unknown[:LINES])
+        print_line(f"hint      in none of the training captions that its tokenizer read: {words}{more}")
 
 
 def say_memory(dalle: DALLE, captions: int, config: SampleConfig) -> None:
     """Print the cache size per candidate, and the batch size if memory does not fit all candidates."""
     if config.batch_size is None:
-        chunk = dalle.chunk(captions, config)
-        needs = chunk.needs
-        if chunk.images < chunk.wanted:
-            fit = f"{chunk.images} pictures fit, so they are drawn {chunk.images} at a time"
-            say(f"memory    {in_words(chunk.memory)}: {fit}")
+        batch_size = dalle.choose_batch_size(captions, config)
+        memory = batch_size.memory
+        if batch_size.images < batch_size.unlimited:
+            fit = f"{batch_size.images} pictures fit, so they are drawn {batch_size.images} at a time"
+            print_line(f"memory    {format_bytes(batch_size.budget)}: {fit}")
     else:
-        needs = decoding_memory(dalle.transformer)
+        memory = decoding_memory(dalle.transformer)
     rows = 2 if config.guided else 1  # sequences decoded per candidate (2 with classifier-free guidance)
-    say(f"cache     {in_words(rows * needs.cache)} a candidate; dense {in_words(rows * needs.dense)}")
+    print_line(f"cache     {format_bytes(rows * memory.cache)} a candidate; dense {format_bytes(rows * memory.dense)}")
 
 
 def say_result(result: Result, number: int, config: SampleConfig) -> None:
@@ -39,33 +40,34 @@ def say_result(result: Result, number: int, config: SampleConfig) -> None:
     if number <= LINES:
         how = "" if config.rerank == "clip" else f" by {config.rerank}"
         best = "" if result.scores is None else f", best score {result.scores[0]:.3f}{how}"
-        say(f"{result.caption}: {len(result.images)} of {result.drawn} kept{best}")
+        print_line(f"{result.caption}: {len(result.images)} of {result.num_sampled} kept{best}")
 
 
-def print_report(gallery: Gallery, attention: bool, novelty: Novelty | None) -> None:
+def print_report(writer: OutputWriter, attention: bool, novelty: Novelty | None) -> None:
     """Print the paths of all results. Prints nothing if no image was sampled."""
-    files, captions = gallery.files, len(gallery.facts)
+    files, captions = writer.files, len(writer.entries)
     if not files:
         return
     if captions > LINES:
         print(f"... and {captions - LINES:,} more captions")
-    some = f" (the first {len(gallery.rows)} of {captions:,} captions)" if captions > len(gallery.rows) else ""
-    print(f"sheet     {gallery.folder / SHEET}{some}")
+    some = f" (the first {len(writer.rows)} of {captions:,} captions)" if captions > len(writer.rows) else ""
+    print(f"sheet     {writer.folder / GRID_FILE}{some}")
     print(f"pictures  {files[0]} and {len(files) - 1:,} more" if len(files) > 1 else f"picture   {files[0]}")
-    print(f"facts     {gallery.folder / FACTS}")
+    print(f"facts     {writer.folder / METADATA_FILE}")
     if attention:
-        print(f"attention {sheet_path(files[0])}, and so on")
+        print(f"attention {attention_grid_path(files[0])}, and so on")
     if novelty:
-        print(f"novelty   {novelty.save(gallery.folder)}: {novelty.sentence()}")
+        print(f"novelty   {novelty.save(writer.folder)}: {novelty.sentence()}")
 
 
-def how_to_go_on(gallery: Gallery, config: SampleConfig) -> str:
+def how_to_go_on(writer: OutputWriter, config: SampleConfig) -> str:
     """Return a sentence with the progress of a stopped run and the options that sample the rest."""
-    if not gallery.facts:
+    if not writer.entries:
         return "stopped before the first pictures were finished; nothing was written"
-    drawn = gallery.facts[-1]["drawn"]
-    if len(gallery.captions) == 1:
+    drawn = writer.entries[-1]["drawn"]
+    if len(writer.captions) == 1:
         missing = config.candidates - drawn
-        rest = f"first={config.first + drawn} candidates={missing} keep={min(config.keep, missing)}"
+        offset = config.candidate_offset + drawn
+        rest = f"candidate_offset={offset} candidates={missing} keep={min(config.keep, missing)}"
         return f"stopped after {drawn} of {config.candidates} candidates; draw the others with {rest}"
-    return f"stopped with {gallery.finished:,} of {len(gallery.captions):,} captions finished; {FACTS} says which"
+    return f"stopped with {writer.finished:,} of {len(writer.captions):,} captions finished; {METADATA_FILE} says which"

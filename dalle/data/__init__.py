@@ -28,7 +28,7 @@ DATA_SETS: Registry[Source] = Registry(
 )
 
 
-def read_config(written: Mapping[str, Any]) -> Any:
+def config_from_dict(written: Mapping[str, Any]) -> Any:
     """Rebuild a config from the dict of `dataclasses.asdict`. Raises ValueError for an unknown data set."""
     config = DATA_SETS.choose(written.get("name")).config
     assert config is not None

@@ -11,15 +11,15 @@ from typing import TypeVar
 
 import numpy as np
 
-from dalle.data.blocks_world import (
+from dalle.data.blocks_scene import (
     COLOURS,
     DIRECTIONS,
     OUTLINES,
     RADII,
-    Described,
-    Piece,
+    NounPhrase,
     Relation,
     Scene,
+    SceneObject,
     Statement,
     draw,
 )
@@ -135,11 +135,11 @@ def compose(config: BlocksConfig, generator: np.random.Generator, novel: bool = 
     radii = np.array([RADII[size] for _, _, size in each]) * jitter
     centres = _layout([shape for shape, _, _ in each], radii, relations, config.lattice, generator)
     placed = zip(each, centres.tolist(), radii.tolist(), strict=True)
-    pieces = tuple(Piece(*what, x, y, radius) for what, (x, y), radius in placed)
+    pieces = tuple(SceneObject(*what, x, y, radius) for what, (x, y), radius in placed)
 
     said = [None if generator.random() < _TIMES_UNSIZED else size for _, _, size in things]
     described = (
-        Described(shape, colour, size, n) for (shape, colour, _), size, n in zip(things, said, counts, strict=True)
+        NounPhrase(shape, colour, size, n) for (shape, colour, _), size, n in zip(things, said, counts, strict=True)
     )
     return Scene(pieces, Statement(tuple(described), relations))
 
@@ -228,7 +228,7 @@ _NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}  # scenes have at most t
 _MOST_WORDS = 20
 
 
-def _noun_phrase(thing: Described) -> str:
+def _noun_phrase(thing: NounPhrase) -> str:
     adjectives = f"{thing.size} {thing.colour}" if thing.size else thing.colour
     if thing.count > 1:
         return f"{_NUMBERS[thing.count]} {adjectives} {thing.shape}{'es' if thing.shape == 'cross' else 's'}"

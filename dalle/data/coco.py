@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dalle.data.caption_rows import CaptionRow, group_by_image
 from dalle.data.captions import as_strings, parse_json_object
-from dalle.data.files import FilesConfig, Found
-from dalle.data.folder import PictureFolder
-from dalle.data.rows import Row, gathered
+from dalle.data.files import FilesConfig, RawRecord
+from dalle.data.folder import ImageFolder
 
 # pycocotools needs compiled mask code that is not used here, and fails at a broken entry; it reads JSON as well
 UNREADABLE = "entries that cannot be read"
@@ -33,7 +33,7 @@ class CocoConfig(FilesConfig):
     captions: str = ""  # JSON file, such as annotations/captions_train2017.json
 
 
-class CocoSource(PictureFolder):
+class CocoSource(ImageFolder):
     """Images listed in `config.captions`, sorted by path. Other files in the folder are ignored.
 
     Raises ValueError if the folder or the file does not exist, or if the file is not in COCO's format.
@@ -41,28 +41,28 @@ class CocoSource(PictureFolder):
 
     config: CocoConfig
 
-    def found(self) -> Iterator[Found]:
+    def list_records(self) -> Iterator[RawRecord]:
         pictures = self.pictures()
-        for named, record in gathered(self._rows(), pictures, self.remarks):
+        for named, record in group_by_image(self._rows(), pictures, self.warnings):
             if named:
                 yield record
 
-    def _rows(self) -> Iterator[Row]:
+    def _rows(self) -> Iterator[CaptionRow]:
         told = self._told()
         files: dict[Any, str] = {}  # by id
         for image in told["images"]:
             match image:
                 case {"id": int() | str() as number, "file_name": str() as file}:
                     files[number] = file
-                    yield Row(file, (), as_strings([image.get("coco_url"), image.get("flickr_url")]))
+                    yield CaptionRow(file, (), as_strings([image.get("coco_url"), image.get("flickr_url")]))
                 case _:
-                    self.remarks.add(UNREADABLE, f"images: {image!r:.80}")
+                    self.warnings.add(UNREADABLE, f"images: {image!r:.80}")
         for annotation in told["annotations"]:
             match annotation:
                 case {"image_id": int() | str() as number, "caption": str() as caption} if number in files:
-                    yield Row(files[number], (caption,))
+                    yield CaptionRow(files[number], (caption,))
                 case _:
-                    self.remarks.add(UNREADABLE, f"annotations: {annotation!r:.80}")
+                    self.warnings.add(UNREADABLE, f"annotations: {annotation!r:.80}")
 
     def _told(self) -> dict[str, Any]:
         path = self.config.captions

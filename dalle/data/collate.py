@@ -97,8 +97,8 @@ class TokenCollator(Collator[TokenBatch]):
         self.keys = source.keys()
 
     def sample(self, index: int, epoch: int, seed: int) -> TokenSample:
-        view, key = epoch % self.cache.kind.views, self.keys[index]
-        if not self.cache.holds(view, index):
+        view, key = epoch % self.cache.settings.views, self.keys[index]
+        if not self.cache.is_encoded(view, index):
             raise UnreadableRecord(key, "could not be read when the tokens were encoded")
         captions = self.source.captions(index)
         caption = draw_caption(captions, numpy_generator("training record", seed, epoch, index))

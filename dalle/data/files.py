@@ -1,7 +1,7 @@
 """Base class of data sources that read image files: builds the index, filters the records, makes the two splits.
 
-A subclass has three methods (docs/data.md shows an example): `found` lists the records, `read` returns the bytes of
-an image file, `stamps` returns sizes and modification times, to detect changes.
+A subclass has three methods (docs/data.md shows an example): `list_records` yields the records, `read` returns the
+bytes of an image file, `file_stats` returns sizes and modification times, to detect changes.
 """
 
 import hashlib
@@ -16,16 +16,16 @@ from typing import NamedTuple
 import numpy as np
 
 from dalle.data.captions import MAX_CAPTION_CHARACTERS, clean_caption
-from dalle.data.filters import CaptionFilter, FiltersConfig, too_long
+from dalle.data.filters import CaptionFilter, FiltersConfig, exceeds_aspect_ratio
+from dalle.data.image_file import HEADER_BYTES, decode_image, read_image_size
 from dalle.data.index import Index, IndexBuilder, StringArray, digest_of
 from dalle.data.opt_out import OptOut
-from dalle.data.picture_file import HEAD, decode_picture, picture_size
+from dalle.data.skip_counter import SkipCounter, printable
 from dalle.data.source import Record, UnreadableRecord
-from dalle.data.tally import Tally, shown
 
 log = logging.getLogger(__name__)
 
-WITHOUT = "without a caption"
+NO_CAPTION = "without a caption"
 
 
 @dataclass
@@ -45,20 +45,20 @@ class FilesConfig:
             self.filters = FiltersConfig(**self.filters)
 
 
-class Found(NamedTuple):
+class RawRecord(NamedTuple):
     """Raw record as a source lists it, before filters."""
 
     key: str  # unique; does not change when the data set is moved
     captions: tuple[str, ...] = ()
     urls: tuple[str, ...] = ()  # source addresses, for the opt-out list
     sha256: tuple[str, ...] = ()  # hash of the image file, if the metadata have it
-    place: tuple[int, ...] = ()  # location for `read`; the same length for every record
+    location: tuple[int, ...] = ()  # location for `read`; the same length for every record
 
 
 class FileSource(ABC):
-    """Records of a split, "train" or "val", in the order in which `found` lists them.
+    """Records of a split, "train" or "val", in the order in which `list_records` yields them.
 
-    The constructor lists all records. `dropped` counts the records left out, by reason; `remarks` counts everything
+    The constructor lists all records. `dropped` counts the records left out, by reason; `warnings` counts everything
     else that was skipped (rows of a table, shards, long captions). Both cover the whole data set and are logged once.
     A record's split depends only on its key. If a split would be empty, the record with the nearest hash is moved
     into it.
@@ -73,31 +73,31 @@ class FileSource(ABC):
         if not 0 < config.validation_share < 1:
             raise ValueError(f"data.validation_share must be between 0 and 1, got {config.validation_share}")
         if not config.path:
-            raise ValueError("data.path is empty: set it to where the pictures are")
+            raise ValueError("data.path is empty: set it to the location of the images")
         self.config = config
         self.image_size = config.image_size
         self.root = Path(config.path).expanduser()
         self.opt_out = OptOut.read(config.opt_out)
-        self.dropped, self.remarks = Tally(), Tally()
-        self._index = self._listed()
+        self.dropped, self.warnings = SkipCounter(), SkipCounter()
+        self._index = self._build_index()
         if config.filters.max_aspect_ratio:
-            self._index = self._index.take(self._shapely(config.filters.max_aspect_ratio))
-        self._tell()
+            self._index = self._index.take(self._within_aspect_ratio(config.filters.max_aspect_ratio))
+        self._log_dropped()
         held_out = validation_mask(self._index.keys, config.validation_share)
         self._index = self._index.take(np.flatnonzero(held_out if split == "val" else ~held_out))
         if len(self) == 0:
-            raise ValueError(f"data.path={config.path}: one picture is not enough for the splits train and val")
+            raise ValueError(f"data.path={config.path}: one image is not enough for the splits train and val")
 
     @abstractmethod
-    def found(self) -> Iterator[Found]:
-        """Yield all records in a fixed order. Count skipped items in `remarks`."""
+    def list_records(self) -> Iterator[RawRecord]:
+        """Yield all records in a fixed order. Count skipped items in `warnings`."""
 
     @abstractmethod
     def read(self, index: int, most: int | None = None) -> bytes:
         """Return the bytes of an image file, or only the first `most`. Raises OSError."""
 
     @abstractmethod
-    def stamps(self) -> np.ndarray:
+    def file_stats(self) -> np.ndarray:
         """Return integers that change when the files change: sizes and modification times."""
 
     def __len__(self) -> int:
@@ -112,7 +112,7 @@ class FileSource(ABC):
         if self.opt_out.holds(data):
             raise UnreadableRecord(key, "opted out by hash")
         # augmentations use up to 12/8 of the model's image size
-        return Record(decode_picture(data, key, 2 * self.image_size), self._index.captions[index], key)
+        return Record(decode_image(data, key, 2 * self.image_size), self._index.captions[index], key)
 
     def keys(self) -> StringArray:
         """Return the keys of all records, without opening an image."""
@@ -125,74 +125,74 @@ class FileSource(ABC):
     def size(self, index: int) -> tuple[int, int] | None:
         """Return width and height from the file, before EXIF rotation, or None if they cannot be read."""
         try:
-            return picture_size(self.read(index, HEAD)) or picture_size(self.read(index))
+            return read_image_size(self.read(index, HEADER_BYTES)) or read_image_size(self.read(index))
         except OSError:
             return None
 
-    def place(self, index: int) -> list[int]:
-        """Return the location that `found` gave for this record."""
-        return self._index.places[index].tolist()
+    def location(self, index: int) -> list[int]:
+        """Return the location that `list_records` gave for this record."""
+        return self._index.locations[index].tolist()
 
     def digest(self) -> str:
         """Return a digest that changes with the records, captions, files or opt-out hashes. Opens no image."""
-        return digest_of(*self._index.parts(), self.stamps(), self.opt_out.hashes)
+        return digest_of(*self._index.parts(), self.file_stats(), self.opt_out.hashes)
 
-    def _listed(self) -> Index:
+    def _build_index(self) -> Index:
         """Index the records that are not removed by the opt-out list or the caption filter."""
-        left_out = CaptionFilter(self.config.filters)
+        caption_filter = CaptionFilter(self.config.filters)
         builder = IndexBuilder()
-        for record in self.found():
-            captions, reason = self._kept(record, left_out)
+        for record in self.list_records():
+            captions, reason = self._filter_captions(record, caption_filter)
             if reason is not None:
                 self.dropped.add(reason, record.key)
             else:
-                builder.add(record.key, captions, record.place)
+                builder.add(record.key, captions, record.location)
         return builder.build()
 
-    def _kept(self, record: Found, left_out: CaptionFilter) -> tuple[tuple[str, ...], str | None]:
+    def _filter_captions(self, record: RawRecord, caption_filter: CaptionFilter) -> tuple[tuple[str, ...], str | None]:
         """Return (captions to train on, None), or (..., reason to leave the record out)."""
         if (reason := self.opt_out.reason(record.key, record.urls, record.sha256)) is not None:
             return (), reason
         captions = [text for caption in record.captions if (text := clean_caption(caption))]
         if not captions:
-            return ("",), None if self.config.allow_missing_captions else WITHOUT
+            return ("",), None if self.config.allow_missing_captions else NO_CAPTION
         if any(len(caption) > MAX_CAPTION_CHARACTERS for caption in captions):
-            self.remarks.add(f"with captions cut to {MAX_CAPTION_CHARACTERS:,} characters", record.key)
+            self.warnings.add(f"with captions cut to {MAX_CAPTION_CHARACTERS:,} characters", record.key)
             captions = [caption[:MAX_CAPTION_CHARACTERS] for caption in captions]
-        reasons = [left_out(caption) for caption in captions]
+        reasons = [caption_filter(caption) for caption in captions]
         kept = tuple(caption for caption, why in zip(captions, reasons, strict=True) if why is None)
         return kept, None if kept else reasons[0]
 
-    def _shapely(self, max_aspect_ratio: float) -> np.ndarray:
+    def _within_aspect_ratio(self, max_aspect_ratio: float) -> np.ndarray:
         """Return the rows (m, int64) within the aspect ratio. Unreadable images stay and are reported when read."""
         rows = []
         for index, key in enumerate(self._index.keys):
             size = self.size(index)
-            if size is not None and too_long(size, max_aspect_ratio):
+            if size is not None and exceeds_aspect_ratio(size, max_aspect_ratio):
                 self.dropped.add(f"with an aspect ratio over {max_aspect_ratio:g}", key)
             else:
                 rows.append(index)
         return np.array(rows, np.int64)
 
-    def _tell(self) -> None:
+    def _log_dropped(self) -> None:
         """Log the records left out. Raises ValueError if no record is left."""
-        left = len(self._index)
-        said = [f"{left:,} of {left + sum(self.dropped.values()):,} records are used"]
-        said += [f"left out: {self.dropped}"] if self.dropped else []
-        said += [f"besides: {self.remarks}"] if self.remarks else []
-        if WITHOUT in self.dropped:
-            said.append("data.allow_missing_captions=true does without captions")
-        sentence = f"data.path={shown(self.config.path)}: {'; '.join(said)}"
-        if left == 0:
-            raise ValueError(sentence)
-        if len(said) > 1:
-            warn_once(sentence)
+        remaining = len(self._index)
+        parts = [f"{remaining:,} of {remaining + sum(self.dropped.values()):,} records are used"]
+        parts += [f"left out: {self.dropped}"] if self.dropped else []
+        parts += [f"warnings: {self.warnings}"] if self.warnings else []
+        if NO_CAPTION in self.dropped:
+            parts.append("set data.allow_missing_captions=true to keep images without a caption")
+        message = f"data.path={printable(self.config.path)}: {'; '.join(parts)}"
+        if remaining == 0:
+            raise ValueError(message)
+        if len(parts) > 1:
+            warn_once(message)
 
 
 @cache
-def warn_once(sentence: str) -> None:
+def warn_once(message: str) -> None:
     """Log a warning once per process. Both splits and every stage open the same data."""
-    log.warning("%s", sentence)
+    log.warning("%s", message)
 
 
 def validation_mask(keys: StringArray, share: float) -> np.ndarray:
@@ -208,13 +208,13 @@ def validation_mask(keys: StringArray, share: float) -> np.ndarray:
     return mask
 
 
-def stamps_of(paths: Iterable[str | Path]) -> np.ndarray:
+def file_stats(paths: Iterable[str | Path]) -> np.ndarray:
     """Return each file's size and modification time in ns, (n, 2) int64; -1 if the file is missing."""
-    stamps = []
+    stats = []
     for path in paths:
         try:
             status = Path(path).stat()
-            stamps.append((status.st_size, status.st_mtime_ns))
+            stats.append((status.st_size, status.st_mtime_ns))
         except OSError:
-            stamps.append((-1, -1))
-    return np.array(stamps, np.int64)
+            stats.append((-1, -1))
+    return np.array(stats, np.int64)

@@ -69,7 +69,7 @@ class CaptionFilter:
         return None
 
 
-def too_long(size: tuple[int, int], max_aspect_ratio: float) -> bool:
+def exceeds_aspect_ratio(size: tuple[int, int], max_aspect_ratio: float) -> bool:
     """Return True if an image of `size` (width, height) exceeds the aspect ratio in either direction."""
     return max(size) > max_aspect_ratio * min(size)
 

@@ -7,15 +7,28 @@ from pathlib import Path
 
 import numpy as np
 
+from dalle.data.caption_rows import group_by_image
 from dalle.data.captions import MAX_TEXT_BYTES, decode_lines, parse_metadata
-from dalle.data.files import FilesConfig, FileSource, Found, stamps_of
-from dalle.data.picture_file import LARGEST_FILE, SUFFIXES, read_bytes
-from dalle.data.rows import gathered
+from dalle.data.files import FilesConfig, FileSource, RawRecord, file_stats
+from dalle.data.image_file import MAX_FILE_BYTES, SUFFIXES, read_bytes
+from dalle.data.skip_counter import SkipCounter
 from dalle.data.tables import TABLES
-from dalle.data.tally import Tally
 
 BESIDE = (".json",)  # img2dataset writes them beside images
-OTHER_PICTURES = {".svg", ".svgz", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".psd", ".ico", ".pdf", ".eps"}
+UNSUPPORTED_SUFFIXES = {
+    ".svg",
+    ".svgz",
+    ".tif",
+    ".tiff",
+    ".heic",
+    ".heif",
+    ".avif",
+    ".jp2",
+    ".psd",
+    ".ico",
+    ".pdf",
+    ".eps",
+}
 
 
 @dataclass
@@ -36,29 +49,29 @@ class FolderConfig(FilesConfig):
     name: str = "folder"
 
 
-class PictureFolder(FileSource):
+class ImageFolder(FileSource):
     """Base class for images in a folder. Keys are paths within the folder, with forward slashes."""
 
     def read(self, index: int, most: int | None = None) -> bytes:
-        return read_bytes(self.root / self.keys()[index], LARGEST_FILE + 1 if most is None else most)
+        return read_bytes(self.root / self.keys()[index], MAX_FILE_BYTES + 1 if most is None else most)
 
-    def stamps(self) -> np.ndarray:
-        return stamps_of(self.root / key for key in self.keys())
+    def file_stats(self) -> np.ndarray:
+        return file_stats(self.root / key for key in self.keys())
 
     def pictures(self) -> dict[str, int]:
         """Return {path: number} of the images, in order. Raises ValueError if there are none."""
         if not self.root.is_dir():
             raise ValueError(f"data.path={self.config.path}: there is no such folder")
-        paths = picture_paths(self.root, self.remarks)
+        paths = list_images(self.root, self.warnings)
         if not paths:
-            others = f"; passed over: {self.remarks}" if self.remarks else ""
+            others = f"; passed over: {self.warnings}" if self.warnings else ""
             raise ValueError(
                 f"data.path={self.config.path}: no picture ({', '.join(SUFFIXES)}) in it or in its sub-folders{others}"
             )
         return {path: number for number, path in enumerate(paths)}
 
 
-class FolderSource(PictureFolder):
+class FolderSource(ImageFolder):
     """Images under `config.path`, sorted by relative path.
 
     Reads .jpg, .jpeg, .png, .webp, .bmp and .gif (first frame) files at any depth, ignoring case. Skips names that
@@ -69,18 +82,18 @@ class FolderSource(PictureFolder):
     captions.
     """
 
-    def found(self) -> Iterator[Found]:
+    def list_records(self) -> Iterator[RawRecord]:
         pictures = self.pictures()
         tables = [name for name in TABLES if (self.root / name).is_file()]
         if len(tables) > 1:
             raise ValueError(f"data.path={self.config.path} holds {' and '.join(tables)}: keep one of them")
         for name in tables:
-            rows = TABLES[name](self.root / name, pictures, self.remarks)
-            yield from (record for _, record in gathered(rows, pictures, self.remarks))
+            rows = TABLES[name](self.root / name, pictures, self.warnings)
+            yield from (record for _, record in group_by_image(rows, pictures, self.warnings))
         if not tables:
             yield from filter(None, map(self._with_text, pictures))
 
-    def _with_text(self, key: str) -> Found | None:
+    def _with_text(self, key: str) -> RawRecord | None:
         """Return the image with the captions of its .txt. Returns None, and counts it, if they cannot be read."""
         stem = self.root / key.rpartition(".")[0]
         try:
@@ -91,18 +104,18 @@ class FolderSource(PictureFolder):
             self.dropped.add("with captions that cannot be read", key)
             return None
         if not self.opt_out:
-            return Found(key, captions)
+            return RawRecord(key, captions)
         try:  # as img2dataset writes it
             told = parse_metadata(read_bytes(f"{stem}.json", MAX_TEXT_BYTES))
         except (OSError, ValueError):
-            return Found(key, captions)
-        return Found(key, captions, told.urls, told.sha256)
+            return RawRecord(key, captions)
+        return RawRecord(key, captions, told.urls, told.sha256)
 
 
-def picture_paths(root: Path, remarks: Tally) -> list[str]:
+def list_images(root: Path, warnings: SkipCounter) -> list[str]:
     """List the images under `root` as relative paths with forward slashes, sorted by their bytes.
 
-    Counts in `remarks` the text files without an image of the same name and the files of unsupported types.
+    Counts in `warnings` the text files without an image of the same name and the files of unsupported types.
     """
     found: list[bytes] = []
     texts: list[str] = []
@@ -120,18 +133,18 @@ def picture_paths(root: Path, remarks: Tally) -> list[str]:
                         if entry.is_file():  # reading a pipe would never end
                             found.append(os.fsencode(prefix + entry.name))
                         else:
-                            remarks.add("names that lead to no file", prefix + entry.name)
+                            warnings.add("names that lead to no file", prefix + entry.name)
                     elif entry.name.lower().endswith(".txt"):
                         texts.append(prefix + entry.name)
                     elif entry.is_file() and not _belongs(prefix, entry.name):
-                        remarks.add(_passed_over(entry.name), prefix + entry.name)
+                        warnings.add(_passed_over(entry.name), prefix + entry.name)
         except OSError:
-            remarks.add("folders that cannot be opened", prefix or str(root))
+            warnings.add("folders that cannot be opened", prefix or str(root))
     paths = [os.fsdecode(path) for path in sorted(found)]
     stems = {path.rpartition(".")[0] for path in paths}
     for text in sorted(texts):
         if text[: -len(".txt")] not in stems:
-            remarks.add("text files without a picture of their name", text)
+            warnings.add("text files without a picture of their name", text)
     return paths
 
 
@@ -143,4 +156,4 @@ def _belongs(prefix: str, name: str) -> bool:
 def _passed_over(name: str) -> str:
     """Return the reason for skipping a file; it names the file type if that is an image type."""
     suffix = os.path.splitext(name)[1].lower()
-    return f"{suffix} files, a kind that is not read" if suffix in OTHER_PICTURES else "files of other kinds"
+    return f"{suffix} files, a kind that is not read" if suffix in UNSUPPORTED_SUFFIXES else "files of other kinds"

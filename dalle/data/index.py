@@ -89,7 +89,7 @@ class RaggedStrings:
         return len(self.first) - 1
 
     def __getitem__(self, index: int) -> tuple[str, ...]:
-        return tuple(self.strings[place] for place in range(self.first[index], self.first[index + 1]))
+        return tuple(self.strings[position] for position in range(self.first[index], self.first[index + 1]))
 
     def take(self, rows: np.ndarray) -> "RaggedStrings":
         """Return the tuples at `rows` (m, int64), in that order."""
@@ -105,19 +105,19 @@ class Index:
 
     keys: StringArray  # n
     captions: RaggedStrings  # n
-    places: np.ndarray  # (n, k) int64: location of each image, if its key is not enough to find it
+    locations: np.ndarray  # (n, k) int64: location of each image, if its key is not enough to find it
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def take(self, rows: np.ndarray) -> "Index":
         """Return the records at `rows` (m, int64), in that order."""
-        return Index(self.keys.take(rows), self.captions.take(rows), self.places[rows])
+        return Index(self.keys.take(rows), self.captions.take(rows), self.locations[rows])
 
     def parts(self) -> tuple[bytes | np.ndarray, ...]:
         """Return all buffers of the index."""
         keys, captions = self.keys, self.captions
-        return keys.blob, keys.offsets, captions.strings.blob, captions.strings.offsets, captions.first, self.places
+        return keys.blob, keys.offsets, captions.strings.blob, captions.strings.offsets, captions.first, self.locations
 
     @property
     def nbytes(self) -> int:
@@ -130,22 +130,22 @@ class IndexBuilder:
     def __init__(self) -> None:
         self._keys, self._captions = StringArrayBuilder(), StringArrayBuilder()
         self._first = array("q", [0])
-        self._places = array("q")
+        self._locations = array("q")
 
-    def add(self, key: str, captions: Iterable[str], place: Iterable[int] = ()) -> None:
-        """Append a record. `place` must have the same length for all records."""
+    def add(self, key: str, captions: Iterable[str], location: Iterable[int] = ()) -> None:
+        """Append a record. `location` must have the same length for all records."""
         self._keys.add(key)
         for caption in captions:
             self._captions.add(caption)
         self._first.append(len(self._captions))
-        self._places.extend(place)
+        self._locations.extend(location)
 
     def build(self) -> Index:
         keys = self._keys.build()
-        places = np.array(self._places, np.int64)
-        width = len(places) // max(1, len(keys))
+        locations = np.array(self._locations, np.int64)
+        width = len(locations) // max(1, len(keys))
         captions = RaggedStrings(self._captions.build(), np.array(self._first, np.int64))
-        return Index(keys, captions, places.reshape(len(keys), width))
+        return Index(keys, captions, locations.reshape(len(keys), width))
 
 
 def digest_of(*parts: bytes | np.ndarray) -> str:

@@ -16,10 +16,10 @@ import numpy as np
 from torch import Tensor
 
 from dalle.data.collate import Collator, ImageBatch, ImageCollator, ImageSample, TokenBatch, TokenCollator, to_tensor
+from dalle.data.prefetch import LoadingError, ReportIndex, prefetch
 from dalle.data.source import Source, UnreadableRecord
-from dalle.data.token_cache import Block, TokenCache
+from dalle.data.token_cache import RecordBlock, TokenCache
 from dalle.data.transforms import Transform
-from dalle.data.workers import LoadingError, Note, prepared
 from dalle.seeds import numpy_generator
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def image_batches(
     steps: Iterable[int] = itertools.count(start_step)
     if epochs is not None:
         steps = range(start_step, -(-epochs * len(source) // (batch_size * world)))
-    return _log_unreadable(prepared(stream, steps, workers))
+    return _log_unreadable(prefetch(stream, steps, workers))
 
 
 def token_batches(
@@ -65,27 +65,27 @@ def token_batches(
     of `image_batches`.
     """
     stream = _BatchLoader(TokenCollator(source, cache), batch_size, seed, rank, world)
-    return _log_unreadable(prepared(stream, itertools.count(start_step), workers=0))
+    return _log_unreadable(prefetch(stream, itertools.count(start_step), workers=0))
 
 
 @dataclass(frozen=True)
 class EncoderBatch:
     """Image crops of a block of records, to be encoded to tokens by the dVAE."""
 
-    block: Block
+    block: RecordBlock
     images: Tensor  # (b, 3, size, size) uint8; black for unreadable records
     readable: np.ndarray  # (b) bool
     unreadable: dict[str, str]  # key -> reason
 
 
 def encoder_batches(
-    source: Source, transform: Transform, blocks: Iterable[Block], workers: int = 0
+    source: Source, transform: Transform, blocks: Iterable[RecordBlock], workers: int = 0
 ) -> Iterator[EncoderBatch]:
     """Yield the image crops of each block as in a run with seed 0, in the epoch given by the block's view.
 
     Raises `LoadingError` as `image_batches` does.
     """
-    return _log_unreadable(prepared(_CropLoader(ImageCollator(source, transform)), blocks, workers))
+    return _log_unreadable(prefetch(_CropLoader(ImageCollator(source, transform)), blocks, workers))
 
 
 def ordered_batches(source: Source, transform: Transform, batch_size: int) -> Iterator[ImageBatch]:
@@ -132,31 +132,31 @@ class _BatchLoader(Generic[BatchT]):
         self.records = len(collator.source)
         self.orders: dict[int, np.ndarray] = {}  # epoch -> permutation of the records; keeps the last two epochs
 
-    def make(self, step: int, note: Note) -> BatchT:
+    def load(self, step: int, report_index: ReportIndex) -> BatchT:
         first = (step * self.world + self.rank) * self.batch_size
         samples, unreadable = [], {}
         for position in range(first, first + self.batch_size):
-            sample, skipped = self.sample(position, note)
+            sample, skipped = self.sample(position, report_index)
             samples.append(sample)
             unreadable |= skipped
         return self.collator.collate(samples, unreadable)
 
-    def name(self, index: int) -> str:
+    def key(self, index: int) -> str:
         return self.collator.source.keys()[index]
 
-    def sample(self, position: int, note: Note) -> tuple[Any, dict[str, str]]:
+    def sample(self, position: int, report_index: ReportIndex) -> tuple[Any, dict[str, str]]:
         """Return the first readable record at or after `position`, and the unreadable ones before it."""
         unreadable: dict[str, str] = {}
         for candidate in range(position, position + self.records):
             epoch, offset = divmod(candidate, self.records)
             index = int(self.order(epoch)[offset])
-            note(index)
+            report_index(index)
             try:
                 return self.collator.sample(index, epoch, self.seed), unreadable
             except UnreadableRecord as problem:
                 unreadable[problem.key] = problem.reason
             except Exception as problem:
-                raise LoadingError.of(self.name(index), problem) from problem
+                raise LoadingError.from_exception(self.key(index), problem) from problem
         raise _none_readable(unreadable)
 
     def order(self, epoch: int) -> np.ndarray:
@@ -173,23 +173,23 @@ class _CropLoader:
     def __init__(self, collator: ImageCollator):
         self.collator = collator
 
-    def make(self, block: Block, note: Note) -> EncoderBatch:
+    def load(self, block: RecordBlock, report_index: ReportIndex) -> EncoderBatch:
         size = self.collator.source.image_size
         pixels = np.zeros((block.last - block.first, size, size, 3), np.uint8)
         readable = np.ones(len(pixels), bool)
         unreadable = {}
         for row, index in enumerate(range(block.first, block.last)):
-            note(index)
+            report_index(index)
             try:
                 pixels[row] = self.collator.sample(index, block.view, seed=0).pixels
             except UnreadableRecord as problem:
                 readable[row] = False
                 unreadable[problem.key] = problem.reason
             except Exception as problem:
-                raise LoadingError.of(self.name(index), problem) from problem
+                raise LoadingError.from_exception(self.key(index), problem) from problem
         return EncoderBatch(block, to_tensor(pixels), readable, unreadable)
 
-    def name(self, index: int) -> str:
+    def key(self, index: int) -> str:
         return self.collator.source.keys()[index]
 
 

@@ -13,9 +13,9 @@ from importlib.util import find_spec
 from itertools import chain, count
 from pathlib import Path
 
+from dalle.data.caption_rows import CaptionRow, normalize_path
 from dalle.data.captions import CAPTION_FIELDS, MAX_TEXT_BYTES, as_strings, first_strings, parse_json_object
-from dalle.data.rows import Row, normal
-from dalle.data.tally import Tally
+from dalle.data.skip_counter import SkipCounter
 
 FILE = ("file", "image", "file_name", "filename")
 URL = ("url",)
@@ -23,12 +23,12 @@ MOST_LINES = 100  # of one CSV row: a quoted caption may have line breaks
 UNREADABLE = "rows that cannot be read"
 
 
-def csv_rows(path: Path, pictures: Container[str], remarks: Tally, separator: str = ",") -> Iterator[Row]:
+def csv_rows(path: Path, pictures: Container[str], warnings: SkipCounter, separator: str = ",") -> Iterator[CaptionRow]:
     """Yield the rows of a CSV. Rows are parsed independently: an unclosed quote affects only its own row.
 
     Raises ValueError if the first line has no column for the file or for the caption.
     """
-    lines = _Window(path, remarks)
+    lines = _Window(path, warnings)
     names, taken = _quoted(lines, separator) or ([], 1)
     file, caption, url = _columns(path, names)
     last = caption == len(names) - 1
@@ -41,26 +41,28 @@ def csv_rows(path: Path, pictures: Container[str], remarks: Tally, separator: st
         as_it_stands = lines.first.rstrip("\r\n").split(separator, len(names) - 1 if last else -1)
         fields, taken = row or ([field.strip('" ') for field in as_it_stands], 1)
         if len(fields) == len(names):
-            yield Row(fields[file], as_strings(fields[caption]), as_strings(fields[url]) if url is not None else ())
+            yield CaptionRow(
+                fields[file], as_strings(fields[caption]), as_strings(fields[url]) if url is not None else ()
+            )
         elif lines.first.strip():
-            remarks.add(UNREADABLE, f"{path.name} line {lines.number}")
+            warnings.add(UNREADABLE, f"{path.name} line {lines.number}")
         lines.drop(taken)
 
 
-def jsonl_rows(path: Path, pictures: Container[str], remarks: Tally) -> Iterator[Row]:
+def jsonl_rows(path: Path, pictures: Container[str], warnings: SkipCounter) -> Iterator[CaptionRow]:
     """Yield the rows of a JSON Lines file, one object per line. A caption may be a list of captions."""
-    for number, line in _numbered(path, remarks):
+    for number, line in _numbered(path, warnings):
         try:
             told = parse_json_object(line)
             (file, *_) = first_strings(told, FILE)
         except ValueError:
             if line.strip():
-                remarks.add(UNREADABLE, f"{path.name} line {number}")
+                warnings.add(UNREADABLE, f"{path.name} line {number}")
             continue
-        yield Row(file, first_strings(told, CAPTION_FIELDS), first_strings(told, URL))
+        yield CaptionRow(file, first_strings(told, CAPTION_FIELDS), first_strings(told, URL))
 
 
-def parquet_rows(path: Path, pictures: Container[str], remarks: Tally) -> Iterator[Row]:
+def parquet_rows(path: Path, pictures: Container[str], warnings: SkipCounter) -> Iterator[CaptionRow]:
     """Yield the rows of a Parquet file. A caption may be a list of captions.
 
     Raises ValueError if pyarrow is not installed, the file is broken, or a column is missing.
@@ -78,12 +80,12 @@ def parquet_rows(path: Path, pictures: Container[str], remarks: Tally) -> Iterat
     for number, row in enumerate(chain.from_iterable(values), start=1):
         file, caption, *url = map(as_strings, row)
         if file:
-            yield Row(file[0], caption, *url)
+            yield CaptionRow(file[0], caption, *url)
         else:
-            remarks.add(UNREADABLE, f"{path.name} row {number}")
+            warnings.add(UNREADABLE, f"{path.name} row {number}")
 
 
-TABLES: dict[str, Callable[[Path, Container[str], Tally], Iterator[Row]]] = {
+TABLES: dict[str, Callable[[Path, Container[str], SkipCounter], Iterator[CaptionRow]]] = {
     "captions.csv": csv_rows,
     "captions.tsv": partial(csv_rows, separator="\t"),
     "captions.jsonl": jsonl_rows,
@@ -125,7 +127,7 @@ def _swallowed(lines: "_Window", taken: int, separator: str, file: int, pictures
     """Return True if a later line of this row is a row by itself, that is, has an image path in the file column."""
     for line in list(lines.from_here())[1:taken]:
         fields = line.split(separator)
-        if len(fields) > file and normal(fields[file].strip('" ')) in pictures:
+        if len(fields) > file and normalize_path(fields[file].strip('" ')) in pictures:
             return True
     return False
 
@@ -133,8 +135,8 @@ def _swallowed(lines: "_Window", taken: int, separator: str, file: int, pictures
 class _Window:
     """Lines of a text file, with lookahead."""
 
-    def __init__(self, path: Path, remarks: Tally):
-        self._rest = _numbered(path, remarks)
+    def __init__(self, path: Path, warnings: SkipCounter):
+        self._rest = _numbered(path, warnings)
         self._next: deque[tuple[int, str]] = deque()
 
     @property
@@ -162,7 +164,7 @@ class _Window:
             self._next.popleft()
 
 
-def _numbered(path: Path, remarks: Tally) -> Iterator[tuple[int, str]]:
+def _numbered(path: Path, warnings: SkipCounter) -> Iterator[tuple[int, str]]:
     """Yield (number from 1, line) of a UTF-8 text. Counts and skips lines that are not UTF-8 or too long."""
     with open(path, "rb") as file:
         for number in count(1):
@@ -174,6 +176,6 @@ def _numbered(path: Path, remarks: Tally) -> Iterator[tuple[int, str]]:
             try:
                 line = data.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError:
-                remarks.add(UNREADABLE, f"{path.name} line {number}")
+                warnings.add(UNREADABLE, f"{path.name} line {number}")
                 continue
             yield number, line

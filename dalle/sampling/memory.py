@@ -7,16 +7,14 @@ import torch
 from dalle.models.transformer.kv_cache import PrefixKV
 from dalle.models.transformer.model import Transformer
 
-DRAWN = 64  # bytes per logit: noise, logits processors and their sorts
+BYTES_PER_LOGIT = 64  # noise, logits processors and their sorts
 
 
 @dataclass(frozen=True)
 class DecodingMemory:
     """Bytes of each part of decoding with one model. Weights and caches are exact, `working` is an upper bound."""
 
-    recompute_kv: (
-        bool  # layers that need all image states cache those, not keys and values, see `Transformer.new_cache`
-    )
+    recompute_kv: bool  # some layers cache hidden states, not keys and values, see `Transformer.new_cache`
     weights: int
     caption: int  # keys and values of one caption, which all its candidates share
     cache: int  # of one candidate
@@ -58,11 +56,11 @@ def decoding_memory(
         caption=sum(text.keys.nbytes + text.values.nbytes for text in captions),
         cache=sum(layer.nbytes for layer in cache),
         dense=2 * config.depth * model.sequence.positions * config.width * dtype.itemsize,
-        working=activations + DRAWN * config.image_vocabulary,
+        working=activations + BYTES_PER_LOGIT * config.image_vocabulary,
     )
 
 
-def fitting_memory(
+def memory_within_budget(
     model: Transformer,
     budget: int,
     candidates: int,
@@ -70,7 +68,7 @@ def fitting_memory(
     dtype: torch.dtype | None = None,
     device: torch.device | None = None,
 ) -> DecodingMemory:
-    """Compute the memory with key-value caches if all candidates fit, else with compact caches, so that more fit.
+    """Compute the memory with key-value caches if all candidates fit, else with `recompute_kv`, so that more fit.
 
     budget: bytes for everything, the weights included.
     candidates: in all, of this many captions; guided images count twice, and so do their captions.

@@ -13,30 +13,30 @@ from PIL import Image
 
 from dalle import checkpoint
 from dalle.data import open_source
-from dalle.data.audit.fingerprints import (
+from dalle.data.audit.perceptual_hash import (
     FOLDER,
     NEAR_BITS,
     NEAR_LEVELS,
-    differing_bits,
-    differing_levels,
-    fingerprint,
-    fingerprints,
-    read_rows,
+    colour_distance,
+    hamming_distance,
+    perceptual_hash,
+    perceptual_hashes,
+    read_array,
 )
 from dalle.data.audit.provenance import Provenance
-from dalle.data.passes import in_order
+from dalle.data.parallel_map import parallel_map
+from dalle.data.skip_counter import printable
 from dalle.data.source import Source, UnreadableRecord
-from dalle.data.tally import shown
 from dalle.data.transforms import inference_crop
 from dalle.image_grid import Cell, GridRow, image_grid
 from dalle.models.clip.model import CLIP
 from dalle.sampling.rerank import Scorer
 from dalle.sampling.results import Result
 
-SHEET = "novelty.png"
-TILE = 152  # pixels of an image on the sheet
-MOST_ON_SHEET = 96  # samples shown with their neighbours
-BATCH = 64  # images that CLIP encodes at a time
+GRID_FILE = "novelty.png"
+TILE = 152  # pixels of an image on the grid
+MAX_SAMPLES_ON_GRID = 96  # samples shown with their nearest training images
+CLIP_BATCH_SIZE = 64  # images that CLIP encodes at a time
 SAME_LEVELS = 8  # of 255: mean colours of the same image, saved twice, differ by at most this
 
 
@@ -51,7 +51,7 @@ class Neighbour:
     feature_distance: float | None  # 1 - cosine of CLIP's features, in [0, 2]; None: no CLIP
 
     @property
-    def is_near_copy(self) -> bool:
+    def is_near_duplicate(self) -> bool:
         return self.bits <= NEAR_BITS and self.levels <= NEAR_LEVELS
 
     @property
@@ -63,31 +63,31 @@ class Neighbour:
         features = "" if self.feature_distance is None else f", CLIP {self.feature_distance:.3f}"
         return f"{self.bits} bits, {self.levels} levels{features}"
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return {**asdict(self), "near_copy": self.is_near_copy}
+        return {**asdict(self), "near_copy": self.is_near_duplicate}
 
 
-class TrainingPictures:
+class TrainingImages:
     """Index of a source's images for nearest-neighbour search."""
 
     def __init__(
         self, source: Source, prints: np.ndarray, clip: CLIP | None = None, features: np.ndarray | None = None
     ):
-        """prints: (n) FINGERPRINT; features: (n, embedding) unit vectors of `clip`, 0 for unreadable images."""
+        """prints: (n) HASH_DTYPE; features: (n, embedding) unit vectors of `clip`, 0 for unreadable images."""
         self.source, self.prints, self.clip, self.features = source, prints, clip, features
         self.keys = source.keys()
 
     @classmethod
     def open(
         cls, data: Any, clip: CLIP | None = None, clip_folder: Path | None = None, workers: int = 0
-    ) -> "TrainingPictures":
+    ) -> "TrainingImages":
         """Index a data set's training split. Hashes and features are cached on disk.
 
         `clip_folder` is the checkpoint of `clip`. Raises ValueError if the data cannot be opened.
         """
         source = open_source(data, "train")
-        prints = fingerprints(source, workers)
+        prints = perceptual_hashes(source, workers)
         if clip is None or clip_folder is None:
             return cls(source, prints)
         return cls(source, prints, clip, clip_features(source, clip, checkpoint.digest(clip_folder), workers))
@@ -95,26 +95,26 @@ class TrainingPictures:
     def nearest(self, image: Image.Image, count: int = 1, by_clip: bool = True) -> list[Neighbour]:
         """Return the `count` nearest training images, nearest first; fewer if there are fewer.
 
-        Near copies by perceptual hash come first. The others are ordered by CLIP's features, or without a CLIP or with
-        `by_clip` false by perceptual hash. Raises ValueError if no training image can be read.
+        Near duplicates by perceptual hash come first. The others are ordered by CLIP's features, or without a CLIP or
+        with `by_clip` false by perceptual hash. Raises ValueError if no training image can be read.
         """
-        own = fingerprint(image)
-        bits = differing_bits(self.prints["hash"], own["hash"])
-        levels = differing_levels(self.prints["colours"], own["colours"])
+        own = perceptual_hash(image)
+        bits = hamming_distance(self.prints["hash"], own["hash"])
+        levels = colour_distance(self.prints["colours"], own["colours"])
         far = ~((bits <= NEAR_BITS) & (levels <= NEAR_LEVELS))
-        units = bits / NEAR_BITS + levels / NEAR_LEVELS  # in units of the limits for near copies
+        units = bits / NEAR_BITS + levels / NEAR_LEVELS  # in units of the limits for near duplicates
         apart = None if self.features is None else self._feature_distances(image)
         # lexsort: the last key counts most
         order = np.lexsort((units, far) if apart is None or not by_clip else (units, np.where(far, apart, 0), far))
         order = order[self.prints["readable"][order]][:count].tolist()
         if not order:
-            raise ValueError("none of the training pictures can be read")
+            raise ValueError("none of the training images can be read")
         return [
             Neighbour(at, self.keys[at], int(bits[at]), int(levels[at]), None if apart is None else float(apart[at]))
             for at in order
         ]
 
-    def picture(self, neighbour: Neighbour) -> Image.Image:
+    def image(self, neighbour: Neighbour) -> Image.Image:
         """Read the neighbour's image; white if it can no longer be read."""
         try:
             return self.source[neighbour.index].image
@@ -136,69 +136,72 @@ class Novelty:
     Collects entries for samples.json and an image grid.
     """
 
-    def __init__(self, training: TrainingPictures):
+    def __init__(self, training: TrainingImages):
         self.training = training
-        self.measures = {"nearest": False} | ({} if training.features is None else {"nearest_by_clip": True})
+        self.searches = {"nearest": False} | ({} if training.features is None else {"nearest_by_clip": True})
         self.cells: list[Cell] = []
-        self.looked_at, self.near_copies = 0, 0
+        self.num_compared, self.near_duplicates = 0, 0
 
     @classmethod
-    def of_checkpoint(cls, parts: Mapping[str, Path], clip: Scorer | None) -> "Novelty":
-        """Compare with the training images of the transformer in `parts`, as `find_parts` returns them.
+    def of_checkpoint(cls, components: Mapping[str, Path], clip: Scorer | None) -> "Novelty":
+        """Compare with the training images of the transformer in `components`, as `find_components` returns them.
 
-        clip: the CLIP in `parts`; any other scorer is ignored. Raises ValueError if the training images are missing.
+        clip: the CLIP in `components`; any other scorer is ignored.
+
+        Raises:
+            ValueError: the training images are missing.
         """
-        data = Provenance.read(parts["transformer"]).data()
-        return cls(TrainingPictures.open(data, clip if isinstance(clip, CLIP) else None, parts.get("clip")))
+        data = Provenance.read(components["transformer"]).data()
+        return cls(TrainingImages.open(data, clip if isinstance(clip, CLIP) else None, components.get("clip")))
 
-    def look(self, result: Result) -> list[Mapping[str, Any]]:
-        """Find the nearest training images of each image of a result. Returns their facts for samples.json."""
-        found = []
+    def compare(self, result: Result) -> list[Mapping[str, Any]]:
+        """Find the nearest training images of each image of a result. Returns their metadata for samples.json."""
+        metadata = []
         for image in result.images:
             nearest = {
-                name: self.training.nearest(image, by_clip=by_clip)[0] for name, by_clip in self.measures.items()
+                name: self.training.nearest(image, by_clip=by_clip)[0] for name, by_clip in self.searches.items()
             }
-            if self.looked_at < MOST_ON_SHEET:
+            if self.num_compared < MAX_SAMPLES_ON_GRID:
                 self.cells += side_by_side(self.training, image, result.caption, list(nearest.values()))
-            self.looked_at += 1
-            self.near_copies += nearest["nearest"].is_near_copy
-            found.append({name: each.facts() for name, each in nearest.items()})
-        return found
+            self.num_compared += 1
+            self.near_duplicates += nearest["nearest"].is_near_duplicate
+            metadata.append({name: each.metadata() for name, each in nearest.items()})
+        return metadata
 
     def save(self, folder: Path) -> Path:
-        """Write the image grid and return its path. Needs at least one call of `look`."""
-        some = f"the first {MOST_ON_SHEET:,} of " if self.looked_at > MOST_ON_SHEET else ""
-        both = "s nearest to it, by fingerprint and by CLIP" if len(self.measures) > 1 else " nearest to it"
-        title = f"{some}{self.looked_at:,} samples, each left of the training picture{both}; {self.sentence()}"
-        image_grid([GridRow(self.cells)], 4 * (1 + len(self.measures)), TILE, title).save(folder / SHEET)
-        return folder / SHEET
+        """Write the image grid and return its path. Needs at least one call of `compare`."""
+        shown_first = f"the first {MAX_SAMPLES_ON_GRID:,} of " if self.num_compared > MAX_SAMPLES_ON_GRID else ""
+        both = "s nearest to it, by perceptual hash and by CLIP" if len(self.searches) > 1 else " nearest to it"
+        title = f"{shown_first}{self.num_compared:,} samples, each left of the training image{both}; {self.sentence()}"
+        image_grid([GridRow(self.cells)], 4 * (1 + len(self.searches)), TILE, title).save(folder / GRID_FILE)
+        return folder / GRID_FILE
 
     def sentence(self) -> str:
-        """Return a sentence with the number of near copies."""
-        return f"{self.near_copies:,} of {self.looked_at:,} are near copies of training pictures"
+        """Return a sentence with the number of near duplicates."""
+        return f"{self.near_duplicates:,} of {self.num_compared:,} are near duplicates of training images"
 
 
 def side_by_side(
-    training: TrainingPictures, image: Image.Image, label: str, neighbours: Sequence[Neighbour]
+    training: TrainingImages, image: Image.Image, label: str, neighbours: Sequence[Neighbour]
 ) -> list[Cell]:
     """Return cells of an image and its neighbours, each with its first caption and its distances."""
-    cells = [Cell(image, label, "this picture")]
+    cells = [Cell(image, label, "this image")]
     for each in neighbours:
         caption = training.source.captions(each.index)[0]
-        cells.append(Cell(training.picture(each), shown(f"{caption} ({each.key})"), each.distances()))
+        cells.append(Cell(training.image(each), printable(f"{caption} ({each.key})"), each.distances()))
     return cells
 
 
-def verdict(nearest: Neighbour, pictures: int) -> str:
-    """Return a sentence that says if an image is among `pictures` training images, given the nearest of them."""
+def describe_nearest(nearest: Neighbour, training_images: int) -> str:
+    """Return a sentence that says if an image is among `training_images` images, given the nearest of them."""
     if nearest.is_same:
-        return f"This picture is in the training set: {nearest.key}."
-    if nearest.is_near_copy:
-        return f"A near copy of this picture is in the training set: {nearest.key} ({nearest.distances()})."
+        return f"This image is in the training set: {nearest.key}."
+    if nearest.is_near_duplicate:
+        return f"A near duplicate of this image is in the training set: {nearest.key} ({nearest.distances()})."
     return (
-        f"Neither this picture nor a near copy of it is among the {pictures:,} training pictures; "
-        f"the nearest is {nearest.key} ({nearest.distances()}; a near copy has at most {NEAR_BITS} bits and "
-        f"{NEAR_LEVELS} levels). Mirrored or strongly cropped copies are not recognised by this."
+        f"Neither this image nor a near duplicate of it is among the {training_images:,} training images; "
+        f"the nearest is {nearest.key} ({nearest.distances()}; a near duplicate has at most {NEAR_BITS} bits and "
+        f"{NEAR_LEVELS} levels). Mirrored or strongly cropped copies are not found."
     )
 
 
@@ -209,26 +212,26 @@ def clip_features(source: Source, clip: CLIP, digest: str, workers: int = 0) -> 
     """
     shape = (len(source), clip.config.embedding)
     path = FOLDER / f"{source.digest()}-clip-{digest}.npy"
-    if (kept := read_rows(path, shape)) is not None:
+    if (kept := read_array(path, shape)) is not None:
         return kept
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    features = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float16, shape=shape)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    features = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
     waiting: list[tuple[int, np.ndarray]] = []
     try:
-        for index, seen in in_order(
+        for index, seen in parallel_map(
             source, range(len(source)), partial(_square, size=source.image_size), workers, "CLIP"
         ):
             if not isinstance(seen, UnreadableRecord):
                 waiting.append((index, seen))
-            if waiting and (len(waiting) == BATCH or index == len(source) - 1):
+            if waiting and (len(waiting) == CLIP_BATCH_SIZE or index == len(source) - 1):
                 rows, squares = zip(*waiting, strict=True)
                 features[list(rows)] = _encoded(clip, squares)
                 waiting = []
         features.flush()
-        os.replace(beside, path)
+        os.replace(temporary, path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return features
 
 

@@ -16,14 +16,14 @@ from dalle.models.dvae.model import DiscreteVAE
 from dalle.models.mixed_precision import to_mixed_precision
 from dalle.models.transformer.model import Transformer
 from dalle.precision import use_exact_float32
-from dalle.sampling import decode, fill
-from dalle.sampling.canvas import Canvas, Original, original
-from dalle.sampling.chunks import Chunk, chunk_for
-from dalle.sampling.parts import find_parts
-from dalle.sampling.precision import resolve
-from dalle.sampling.progress import Progress, Stopped
-from dalle.sampling.rerank import Reranker, Scorer, reference_captions, reranker_for
-from dalle.sampling.results import Choice, Result, pictures
+from dalle.sampling import decode, inpainting
+from dalle.sampling.batch_size import BatchSize, choose_batch_size
+from dalle.sampling.canvas import Canvas, EncodedImage, encode_image
+from dalle.sampling.components import find_components
+from dalle.sampling.inference_dtype import inference_dtype
+from dalle.sampling.progress_bar import SamplingProgress, SamplingStopped
+from dalle.sampling.rerank import Reranker, Scorer, build_reranker, reference_captions
+from dalle.sampling.results import Result, SelectBest, decode_images
 from dalle.sampling.sampling_config import Config, RerankConfig, SamplingConfig
 from dalle.tokenizer import CaptionTokenizer, words_of
 
@@ -51,18 +51,18 @@ class DALLE:
         """caption_dropout: share of training captions that were replaced by the empty caption. Classifier-free guidance
             needs a share above 0.
         guidance: default scale of classifier-free guidance, read from the checkpoint; 1 in the paper.
-        words: words of the training captions, as far as the checkpoint lists them.
+        words: words of the training captions; empty if the checkpoint does not list them.
         precision: number format of the transformer's linear layers on a CPU; on a GPU their weights' format is used.
         """
         if dvae.vocabulary != transformer.sequence.image_vocabulary:
             raise ValueError(
-                f"the dVAE has {dvae.vocabulary} codes and the transformer draws "
-                f"{transformer.sequence.image_vocabulary}; they must have been trained together"
+                f"the dVAE has {dvae.vocabulary} codes and the transformer has "
+                f"{transformer.sequence.image_vocabulary} image tokens; use components that were trained together"
             )
         if tokenizer.vocabulary > transformer.sequence.text_vocabulary:
             raise ValueError(
-                f"the tokenizer has {tokenizer.vocabulary} entries and the transformer reads "
-                f"{transformer.sequence.text_vocabulary}; they must have been trained together"
+                f"the tokenizer has {tokenizer.vocabulary} entries and the transformer has "
+                f"{transformer.sequence.text_vocabulary} text tokens; use components that were trained together"
             )
         self.dvae = dvae
         self.transformer = transformer
@@ -92,20 +92,20 @@ class DALLE:
             CheckpointError: a component is missing, unreadable, or not the one the transformer was trained with.
         """
         device = torch.device(device)
-        dtype = resolve(precision, device)
-        parts = find_parts(folder, dvae, clip)
+        dtype = inference_dtype(precision, device)
+        components = find_components(folder, dvae, clip)
         try:
-            tokenizer = CaptionTokenizer.load(parts["transformer"] / checkpoint.TOKENIZER)
+            tokenizer = CaptionTokenizer.load(components["transformer"] / checkpoint.TOKENIZER)
         except ValueError as error:
             raise CheckpointError(str(error)) from error
-        scorer = CLIP.load(parts["clip"]).to(device) if "clip" in parts else None
-        _, meta = checkpoint.read_config(parts["transformer"], "transformer")
-        transformer = Transformer.load(parts["transformer"])
+        scorer = CLIP.load(components["clip"]).to(device) if "clip" in components else None
+        _, meta = checkpoint.read_config(components["transformer"], "transformer")
+        transformer = Transformer.load(components["transformer"])
         if device.type != "cpu":  # a CPU keeps float32 weights: only packed layers are faster in bfloat16
             use_exact_float32()
             transformer = to_mixed_precision(transformer, dtype)
         return cls(
-            DiscreteVAE.load(parts["dvae"]).to(device),
+            DiscreteVAE.load(components["dvae"]).to(device),
             transformer.to(device),
             tokenizer,
             scorer,
@@ -121,7 +121,7 @@ class DALLE:
         config: SamplingConfig = DEFAULTS,
         *,
         canvas: Canvas | Tensor | None = None,
-        first: int = 0,
+        candidate_offset: int = 0,
         progress: bool = False,
         **settings: Any,
     ) -> Result:
@@ -131,8 +131,8 @@ class DALLE:
         whatever `candidates`, `keep` and `batch_size` are.
 
         settings: fields of `SamplingConfig` by name, such as candidates=64, keep=8, seed=1; they override `config`.
-        canvas: tokens to keep and cells to sample, as `dalle.sampling.edits` builds; None: sample all cells.
-        first: number of the first candidate.
+        canvas: tokens to keep and masked tokens to sample, as `dalle.sampling.edits` builds; None: sample all tokens.
+        candidate_offset: number of the first candidate.
         progress: show a progress bar on a terminal.
 
         Raises:
@@ -140,8 +140,8 @@ class DALLE:
             ValueError: an empty or too long caption, a setting out of its range, or guidance with a transformer that
                 was trained without empty captions.
         """
-        config = _changed(config, settings, beside=("canvas", "first", "progress"))
-        (result,) = self.stream([caption], config, canvas=canvas, first=first, progress=progress)
+        config = _changed(config, settings, other_names=("canvas", "candidate_offset", "progress"))
+        (result,) = self.stream([caption], config, canvas=canvas, candidate_offset=candidate_offset, progress=progress)
         return result
 
     def generate_many(
@@ -150,14 +150,18 @@ class DALLE:
         config: SamplingConfig = DEFAULTS,
         *,
         canvas: Canvas | Tensor | None = None,
-        first: int | Sequence[int] = 0,
+        candidate_offset: int | Sequence[int] = 0,
         truncate: bool = False,
         progress: bool = False,
         **settings: Any,
     ) -> list[Result]:
         """Call `generate` for several captions, which share batches. See `stream` for the options."""
-        config = _changed(config, settings, beside=("canvas", "first", "truncate", "progress"))
-        return list(self.stream(captions, config, canvas=canvas, first=first, truncate=truncate, progress=progress))
+        config = _changed(config, settings, other_names=("canvas", "candidate_offset", "truncate", "progress"))
+        return list(
+            self.stream(
+                captions, config, canvas=canvas, candidate_offset=candidate_offset, truncate=truncate, progress=progress
+            )
+        )
 
     def stream(
         self,
@@ -165,53 +169,53 @@ class DALLE:
         config: SamplingConfig = DEFAULTS,
         *,
         canvas: Canvas | Tensor | None = None,
-        first: int | Sequence[int] = 0,
+        candidate_offset: int | Sequence[int] = 0,
         truncate: bool = False,
         progress: bool = False,
         stop: Callable[[], bool] = lambda: False,
     ) -> Iterator[Result]:
-        """Yield the result of each caption in turn, as soon as its candidates are sampled; none is held.
+        """Yield the result of each caption in turn, as soon as its candidates are sampled, and hold none.
 
-        first: number of the first candidate, one for all captions or one for each.
+        candidate_offset: number of the first candidate, the same for all captions or one for each.
         truncate: cut a caption that is too long, as training does; otherwise raise `ValueError`.
         stop: called after each token. Once it returns True, sampling stops; the finished candidates of the current
             caption, if any, are ranked and yielded last.
         """
         config = self.with_guidance(config)
         ids = self.tokenize(captions, truncate)
-        choice = Choice(self.dvae, config, self.reranker(ids, config), canvas)
-        firsts = [first] * len(captions) if isinstance(first, int) else first
+        select_best = SelectBest(self.dvae, config, self.reranker(ids, config), canvas)
+        offsets = [candidate_offset] * len(captions) if isinstance(candidate_offset, int) else candidate_offset
         recompute_kv = False
         if config.batch_size is None:
-            chunk = self.chunk(len(captions), config)
-            config, recompute_kv = replace(config, batch_size=chunk.images), chunk.needs.recompute_kv
-        drawn: list[Tensor] = []  # finished candidates of the current caption
-        present = 0
-        with Progress(len(captions) * config.candidates, progress, stop) as advance:
+            batch_size = self.choose_batch_size(len(captions), config)
+            config, recompute_kv = replace(config, batch_size=batch_size.images), batch_size.memory.recompute_kv
+        finished: list[Tensor] = []  # finished candidates of the current caption
+        current = 0  # index of the current caption
+        with SamplingProgress(len(captions) * config.candidates, progress, stop) as advance:
             options = {
-                "first": firsts,
+                "candidate_offset": offsets,
                 "precision": self.precision,
                 "recompute_kv": recompute_kv,
                 "on_progress": advance,
             }
             try:
                 for batch in self._batches(ids, config, canvas, options):
-                    for present, images in enumerate(batch.images, batch.caption):
-                        drawn.append(images)
+                    for current, images in enumerate(batch.images, batch.caption):
+                        finished.append(images)
                         if batch.candidate + len(images) == config.candidates:
-                            yield choice(captions[present], ids[present], torch.cat(drawn), firsts[present])
-                            drawn = []
-            except Stopped:
-                if drawn:
-                    yield choice(captions[present], ids[present], torch.cat(drawn), firsts[present])
+                            yield select_best(captions[current], ids[current], torch.cat(finished), offsets[current])
+                            finished = []
+            except SamplingStopped:
+                if finished:
+                    yield select_best(captions[current], ids[current], torch.cat(finished), offsets[current])
 
-    def chunk(self, captions: int, config: SamplingConfig) -> Chunk:
-        """Return the number of images that `stream` decodes at a time.
+    def choose_batch_size(self, captions: int, config: SamplingConfig) -> BatchSize:
+        """Choose the number of images that `stream` decodes at a time.
 
         Raises:
-            ValueError: memory does not hold one image.
+            ValueError: one image does not fit into memory.
         """
-        return chunk_for(self.transformer, captions, self.with_guidance(config), self.precision)
+        return choose_batch_size(self.transformer, captions, self.with_guidance(config), self.precision)
 
     def with_guidance(self, config: Config) -> Config:
         """Return `config` with the checkpoint's guidance scale if it sets none.
@@ -222,8 +226,8 @@ class DALLE:
         guidance = self.guidance if config.guidance is None else config.guidance
         if guidance != 1 and not self.caption_dropout:
             raise ValueError(
-                f"guidance={guidance} needs a transformer that knows the empty caption, and this one was trained "
-                "without: train one with stage.caption_dropout=0.1, or leave guidance at 1"
+                f"guidance={guidance} needs a transformer that was trained with empty captions, and this one was "
+                "not: train one with stage.caption_dropout=0.1, or leave guidance at 1"
             )
         return replace(config, guidance=guidance)
 
@@ -233,26 +237,26 @@ class DALLE:
         Raises:
             ValueError: a caption that is empty, or too long unless `truncate`.
         """
-        rows = []
+        ids = []
         for caption in captions:
             try:
-                rows.append(self.transformer.sequence.pad_captions([self.tokenizer.encode(caption)], truncate))
+                ids.append(self.transformer.sequence.pad_captions([self.tokenizer.encode(caption)], truncate))
             except ValueError as error:
                 raise ValueError(f"{caption!r}: {error}") from error
-        return torch.cat(rows)
+        return torch.cat(ids)
 
     def unknown_words(self, captions: Sequence[str]) -> list[str]:
         """Return the words that no training caption has, sorted; empty if the checkpoint lists no training words."""
-        asked = set().union(*map(words_of, captions)) if self.words else set()
-        return sorted(asked - self.words)
+        words = set().union(*map(words_of, captions)) if self.words else set()
+        return sorted(words - self.words)
 
-    def pictures(self, tokens: Tensor) -> list[Image.Image]:
+    def decode_images(self, tokens: Tensor) -> list[Image.Image]:
         """Decode image tokens with the dVAE: (b, h, w) int64 -> b images."""
-        return pictures(self.dvae, tokens)
+        return decode_images(self.dvae, tokens)
 
-    def original(self, image: Image.Image) -> Original:
+    def encode_image(self, image: Image.Image) -> EncodedImage:
         """Crop, scale and encode an image of any size and mode for `dalle.sampling.edits`."""
-        return original(image, self.dvae, self.transformer.sequence.grid)
+        return encode_image(image, self.dvae, self.transformer.sequence.grid)
 
     def reranker(self, captions: Tensor, config: RerankConfig = DEFAULTS) -> Reranker | None:
         """Build the reranker of (captions, T). Returns None if `config` asks for CLIP only and no CLIP is loaded.
@@ -261,21 +265,23 @@ class DALLE:
             ValueError: a component or the reference captions that it needs are missing.
         """
         references = None
-        if "caption_likelihood" in config.judges:
+        if "caption_likelihood" in config.score_weights:
             given = self.tokenize(config.rerank_references, truncate=True) if config.rerank_references else None
             references = reference_captions(self.transformer.sequence, captions, given, self.caption_dropout > 0)
-        return reranker_for(config, self.transformer, self.clip, references)
+        return build_reranker(config, self.transformer, self.clip, references)
 
     def _batches(
         self, ids: Tensor, config: SamplingConfig, canvas: Canvas | Tensor | None, options: Mapping[str, Any]
-    ) -> Iterator[decode.Batch]:
+    ) -> Iterator[decode.SampledBatch]:
         if isinstance(canvas, Canvas):
-            return fill.batches(self.transformer, ids, config.candidates, config, canvas=canvas, **options)
-        return decode.batches(self.transformer, ids, config.candidates, config, canvas=canvas, **options)
+            return inpainting.inpaint_batches(
+                self.transformer, ids, config.candidates, config, canvas=canvas, **options
+            )
+        return decode.sample_batches(self.transformer, ids, config.candidates, config, canvas=canvas, **options)
 
 
-def _changed(config: SamplingConfig, settings: Mapping[str, Any], beside: Sequence[str]) -> SamplingConfig:
+def _changed(config: SamplingConfig, settings: Mapping[str, Any], other_names: Sequence[str]) -> SamplingConfig:
     """Return `config` with some settings changed. Raises TypeError if it is of another type, or as `changed` does."""
     if not isinstance(config, SamplingConfig):
         raise TypeError(f"config must be a SamplingConfig, not {config!r}; give settings by name, as candidates=64")
-    return config.changed(settings, beside)
+    return config.with_overrides(settings, other_names)

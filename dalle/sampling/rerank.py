@@ -2,7 +2,7 @@
 
     clip                  CLIP's cosine similarity of image and caption, as in the paper
     image_likelihood      log p(image | caption) under the transformer, in nats
-    caption_likelihood    log p(caption | image) under the transformer, in nats, by Bayes' rule
+    caption_likelihood    pointwise mutual information of image and caption under the transformer, in nats
     mixture               a weighted sum of these
 
 For a mixture each score is standardised over the caption's candidates (mean 0, standard deviation 1). Cosines and nats
@@ -20,10 +20,10 @@ from torch import Tensor
 from dalle.models.transformer.model import Transformer
 from dalle.models.transformer.sequence import SequenceLayout
 from dalle.sampling.guidance import empty_caption
-from dalle.sampling.likelihood import caption_given_image, image_given_caption
+from dalle.sampling.likelihood import image_log_likelihood, pointwise_mutual_information
 from dalle.sampling.sampling_config import MIXTURE, RerankConfig
 
-MOST_REFERENCES = 16  # captions used to estimate p(image); each costs as much as image_likelihood
+MAX_REFERENCES = 16  # captions used to estimate p(image); each costs as much as image_likelihood
 
 
 class Scorer(Protocol):
@@ -35,7 +35,7 @@ class Scorer(Protocol):
 
 
 @dataclass(frozen=True)
-class Candidates:
+class CaptionCandidates:
     """The m images sampled for one caption."""
 
     caption: str
@@ -44,44 +44,44 @@ class Candidates:
     images: list[Image.Image]
 
 
-class Judge(Protocol):
+class ScoreFunction(Protocol):
     """Interface of a score for reranking."""
 
-    def __call__(self, candidates: Candidates) -> Tensor:
+    def __call__(self, candidates: CaptionCandidates) -> Tensor:
         """Return (m,) scores; higher is better."""
         ...
 
 
 @dataclass(frozen=True)
-class ByCLIP:
+class CLIPSimilarity:
     """CLIP similarity of image and caption."""
 
     clip: Scorer
 
-    def __call__(self, candidates: Candidates) -> Tensor:
+    def __call__(self, candidates: CaptionCandidates) -> Tensor:
         return self.clip.score(candidates.images, [candidates.caption])[:, 0].float()
 
 
 @dataclass(frozen=True)
-class ByImageLikelihood:
+class ImageLogLikelihood:
     """Log-likelihood of the image given the caption, in nats. Flaws lower it, and so does detail."""
 
     model: Transformer
 
-    def __call__(self, candidates: Candidates) -> Tensor:
-        return image_given_caption(self.model, candidates.ids, candidates.tokens)
+    def __call__(self, candidates: CaptionCandidates) -> Tensor:
+        return image_log_likelihood(self.model, candidates.ids, candidates.tokens)
 
 
 @dataclass(frozen=True)
-class ByCaptionLikelihood:
-    """Log-likelihood of the caption given the image, in nats, up to a constant: see `caption_given_image`."""
+class PointwiseMutualInformation:
+    """Pointwise mutual information of image and caption, in nats: the caption's log-likelihood up to a constant."""
 
     model: Transformer
     references: Tensor  # (r, T) from `reference_captions`; the candidates' own caption is skipped
 
-    def __call__(self, candidates: Candidates) -> Tensor:
-        others = self.references[(self.references != candidates.ids).any(dim=1)][:MOST_REFERENCES]
-        return caption_given_image(self.model, candidates.ids, candidates.tokens, others)
+    def __call__(self, candidates: CaptionCandidates) -> Tensor:
+        others = self.references[(self.references != candidates.ids).any(dim=1)][:MAX_REFERENCES]
+        return pointwise_mutual_information(self.model, candidates.ids, candidates.tokens, others)
 
 
 class Ranking(NamedTuple):
@@ -89,38 +89,38 @@ class Ranking(NamedTuple):
 
     order: list[int]  # indices of the candidates
     scores: list[float]  # scores they are ordered by
-    by_name: dict[str, list[float]]  # scores by name: each one, and the mixture if there are several
+    scores_by_name: dict[str, list[float]]  # scores by name: each one, and the mixture if there are several
 
     def best(self, keep: int) -> "Ranking":
         """Return the ranking of the first `keep` only."""
-        by_name = {name: scores[:keep] for name, scores in self.by_name.items()}
-        return Ranking(self.order[:keep], self.scores[:keep], by_name)
+        scores_by_name = {name: scores[:keep] for name, scores in self.scores_by_name.items()}
+        return Ranking(self.order[:keep], self.scores[:keep], scores_by_name)
 
 
 @dataclass(frozen=True)
 class Reranker:
     """Rank candidates by one score, or by a weighted sum of several standardised scores."""
 
-    judges: Mapping[str, Judge]
+    score_functions: Mapping[str, ScoreFunction]
     weights: Mapping[str, float]
 
-    def __call__(self, candidates: Candidates) -> Ranking:
+    def __call__(self, candidates: CaptionCandidates) -> Ranking:
         scores = self.scores(candidates)
         *_, final = scores.values()
         order = final.argsort(descending=True, stable=True)
         by_name = {name: each[order].tolist() for name, each in scores.items()}
         return Ranking(order.tolist(), final[order].tolist(), by_name)
 
-    def scores(self, candidates: Candidates) -> dict[str, Tensor]:
+    def scores(self, candidates: CaptionCandidates) -> dict[str, Tensor]:
         """Return (m,) scores by name. The last entry is the score that candidates are ranked by."""
-        scores = {name: judge(candidates) for name, judge in self.judges.items()}
+        scores = {name: score(candidates) for name, score in self.score_functions.items()}
         if len(scores) == 1:
             return scores
-        weighted = [self.weights[name] * standardised(each) for name, each in scores.items()]
+        weighted = [self.weights[name] * standardise(each) for name, each in scores.items()]
         return {**scores, MIXTURE: torch.stack(weighted).sum(dim=0)}
 
 
-def reranker_for(
+def build_reranker(
     config: RerankConfig, model: Transformer, clip: Scorer | None, references: Tensor | None
 ) -> Reranker | None:
     """Build the reranker that `config` describes. Returns None if it asks for CLIP only and there is no CLIP.
@@ -130,41 +130,45 @@ def reranker_for(
     Raises:
         ValueError: a mixture with CLIP, and there is no CLIP.
     """
-    weights = config.judges
-    judges: dict[str, Judge] = {"image_likelihood": ByImageLikelihood(model)}
+    weights = config.score_weights
+    score_functions: dict[str, ScoreFunction] = {"image_likelihood": ImageLogLikelihood(model)}
     if references is not None:
-        judges["caption_likelihood"] = ByCaptionLikelihood(model, references)
+        score_functions["caption_likelihood"] = PointwiseMutualInformation(model, references)
     if clip is not None:
-        judges["clip"] = ByCLIP(clip)
+        score_functions["clip"] = CLIPSimilarity(clip)
     elif list(weights) == ["clip"]:
         return None
     elif "clip" in weights:
-        raise ValueError("the mixture asks for CLIP, and there is none; give clip=<folder>, or other rerank_weights")
-    return Reranker({name: judges[name] for name in weights}, weights)
+        raise ValueError(
+            "rerank=mixture needs a CLIP for rerank_weights.clip, and there is none; give clip=<folder>, or set it to 0"
+        )
+    return Reranker({name: score_functions[name] for name in weights}, weights)
 
 
-def reference_captions(sequence: SequenceLayout, captions: Tensor, given: Tensor | None, knows_empty: bool) -> Tensor:
+def reference_captions(
+    sequence: SequenceLayout, captions: Tensor, given: Tensor | None, trained_on_empty: bool
+) -> Tensor:
     """Choose the captions that p(image) is estimated with: (c, T) captions -> (r, T).
 
-    These are the `given` captions if any; else the empty caption, if the model was trained on it (`knows_empty`); else
-    `captions` themselves, so that each is compared with the others.
+    These are the `given` captions if any; else the empty caption if the model was trained on it (`trained_on_empty`);
+    else `captions` themselves, so that each is compared with the others.
 
     Raises:
         ValueError: a caption has no reference other than itself.
     """
-    if given is None and knows_empty:
+    if given is None and trained_on_empty:
         return empty_caption(sequence)
     references = captions if given is None else given
     references = torch.stack(list({tuple(row.tolist()): row for row in references}.values()))
     if len(references) == 1 and (references == captions).all(dim=1).any():
         raise ValueError(
-            "caption_likelihood compares a caption with others, as this model was trained without caption_dropout, "
-            'and there are none; give some: \'rerank_references=["a red circle","two green squares"]\''
+            "rerank=caption_likelihood compares a caption with others, as this model was trained without "
+            'caption_dropout, and there are none; give some: \'rerank_references=["a red circle","two green squares"]\''
         )
     return references
 
 
-def standardised(scores: Tensor) -> Tensor:
+def standardise(scores: Tensor) -> Tensor:
     """Standardise (m,) scores to mean 0 and standard deviation 1; zeros if all are equal."""
-    spread = scores.std(correction=0)
-    return torch.zeros_like(scores) if spread == 0 else (scores - scores.mean()) / spread
+    deviation = scores.std(correction=0)
+    return torch.zeros_like(scores) if deviation == 0 else (scores - scores.mean()) / deviation

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.sampling.canvas import Canvas
-from dalle.sampling.rerank import Candidates, Reranker
+from dalle.sampling.rerank import CaptionCandidates, Reranker
 from dalle.sampling.sampling_config import SamplingConfig
 
 
@@ -22,40 +22,41 @@ class Result:
     scores: list[float] | None  # scores that images were ranked by, CLIP's by default; None: unranked
     tokens: Tensor  # (keep, grid, grid) int64
     candidates: list[int]  # candidate number of each image; with the seed it determines the image
-    drawn: int  # number of candidates sampled: fewer than requested if sampling was stopped
+    num_sampled: int  # candidates sampled: fewer than requested if sampling was stopped
     scores_by_name: dict[str, list[float]] = field(default_factory=dict)  # each score, and the mixture
 
 
 @dataclass(frozen=True)
-class Choice:
+class SelectBest:
     """Select the best candidates by the reranker, or the first ones without a reranker."""
 
     dvae: DiscreteVAE
     config: SamplingConfig
     reranker: Reranker | None
-    canvas: Canvas | Tensor | None  # canvas that was sampled on; an `Original`'s pixels are pasted back
+    canvas: Canvas | Tensor | None  # canvas that was sampled on; an `EncodedImage`'s pixels are pasted back
 
-    def __call__(self, caption: str, ids: Tensor, tokens: Tensor, first: int) -> Result:
+    def __call__(self, caption: str, ids: Tensor, tokens: Tensor, candidate_offset: int) -> Result:
         """ids: (T,), the caption's token ids; tokens: (m, h, w); first: candidate number of tokens[0]."""
         if self.reranker is None:
             order, scores, by_name = list(range(min(self.config.keep, len(tokens)))), None, {}
-            images = self._pictures(tokens[order])
+            images = self._decode(tokens[order])
         else:
-            candidates = self._pictures(tokens)
-            order, scores, by_name = self.reranker(Candidates(caption, ids, tokens, candidates)).best(self.config.keep)
-            images = [candidates[index] for index in order]
-        numbers = [first + index for index in order]
+            decoded = self._decode(tokens)
+            candidates = CaptionCandidates(caption, ids, tokens, decoded)
+            order, scores, by_name = self.reranker(candidates).best(self.config.keep)
+            images = [decoded[index] for index in order]
+        numbers = [candidate_offset + index for index in order]
         return Result(caption, images, scores, tokens[order], numbers, len(tokens), by_name)
 
-    def _pictures(self, tokens: Tensor) -> list[Image.Image]:
-        images = pictures(self.dvae, tokens)
+    def _decode(self, tokens: Tensor) -> list[Image.Image]:
+        images = decode_images(self.dvae, tokens)
         return self.canvas.paste(images) if isinstance(self.canvas, Canvas) else images
 
 
 @torch.inference_mode()
-def pictures(dvae: DiscreteVAE, tokens: Tensor, batch_size: int = 16) -> list[Image.Image]:
+def decode_images(dvae: DiscreteVAE, tokens: Tensor, batch_size: int = 16) -> list[Image.Image]:
     """Decode image tokens with the dVAE: (b, h, w) int64 -> b images."""
     device = next(dvae.parameters()).device
-    decoded = [dvae.decode(some.to(device)).float().cpu() for some in tokens.split(batch_size)]
+    decoded = [dvae.decode(batch.to(device)).float().cpu() for batch in tokens.split(batch_size)]
     pixels = rearrange(torch.cat(decoded), "b c h w -> b h w c").mul(255).round().to(torch.uint8)
     return [Image.fromarray(image) for image in pixels.numpy()]

@@ -1,6 +1,6 @@
 """Settings of sampling, shared by the Python API, the commands, evaluation, edits and previews.
 
-    DecodingConfig    settings that decide the tokens of a candidate: used by `decode.py` and `fill.py`
+    DecodingConfig    settings that decide the tokens of a candidate: used by `decode.py` and `inpainting.py`
     RerankConfig      number of candidates, and the score that ranks them: used by `rerank.py`
     SamplingConfig    both, and the number kept: used by `DALLE.generate`, `generate_many` and `stream`
 
@@ -37,15 +37,15 @@ class DecodingConfig:
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
-            raise ValueError(f"temperature={self.temperature} is below 0; 0 is greedy, 1 the model's own")
+            raise ValueError(f"temperature={self.temperature} is below 0; use 0 for greedy decoding, or more to sample")
         if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k={self.top_k} leaves nothing to draw; use at least 1")
+            raise ValueError(f"top_k={self.top_k} leaves no token to sample; use at least 1")
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p={self.top_p} is no probability; use more than 0 and at most 1")
+            raise ValueError(f"top_p={self.top_p} is not a probability; use more than 0 and at most 1")
         if self.min_p is not None and not 0 < self.min_p <= 1:
-            raise ValueError(f"min_p={self.min_p} is no share of a probability; use more than 0 and at most 1")
+            raise ValueError(f"min_p={self.min_p} is not a fraction of a probability; use more than 0 and at most 1")
         if self.guidance is not None and self.guidance < 0:
-            raise ValueError(f"guidance={self.guidance} is below 0; 0 leaves the caption out, 1 is the model's own")
+            raise ValueError(f"guidance={self.guidance} is below 0; use 0 to ignore the caption, or 1 for no guidance")
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size} must be at least 1")
 
@@ -61,10 +61,10 @@ class RerankWeights:
 
     clip: float = 1.0  # CLIP's similarity of image and caption (the paper's choice)
     image_likelihood: float = 0.5  # log-likelihood of the image tokens, given the caption
-    caption_likelihood: float = 0.0  # log-likelihood that the caption gains from the image
+    caption_likelihood: float = 0.0  # pointwise mutual information of image and caption
 
 
-JUDGES = tuple(each.name for each in fields(RerankWeights))
+SCORE_NAMES = tuple(each.name for each in fields(RerankWeights))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,24 +78,24 @@ class RerankConfig:
     candidates: int = 64  # images sampled for each caption; the paper samples 512
     rerank: str = "clip"  # score for ranking: clip, as in the paper | image_likelihood | caption_likelihood | mixture
     rerank_weights: RerankWeights = RerankWeights()  # weights of the scores of rerank=mixture
-    # captions caption_likelihood compares with; none: the empty one if trained on it, else those sampled alongside
+    # captions that caption_likelihood compares with; none: the empty one if trained on it, else the others sampled
     rerank_references: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.candidates < 1:
-            raise ValueError(f"candidates={self.candidates} draws nothing; use at least 1")
-        if self.rerank not in (*JUDGES, MIXTURE):
-            raise ValueError(f"unknown rerank={self.rerank}; choose one of {', '.join((*JUDGES, MIXTURE))}")
+            raise ValueError(f"candidates={self.candidates} samples no image; use at least 1")
+        if self.rerank not in (*SCORE_NAMES, MIXTURE):
+            raise ValueError(f"unknown rerank={self.rerank}; choose one of {', '.join((*SCORE_NAMES, MIXTURE))}")
         if self.rerank != MIXTURE and self.rerank_weights != RerankWeights():
             raise ValueError(
-                f"rerank_weights are for rerank={MIXTURE}, but this is rerank={self.rerank}; leave one out"
+                f"rerank_weights need rerank={MIXTURE}, but rerank={self.rerank} is set; leave one of them out"
             )
-        if not self.judges:
-            raise ValueError("all rerank_weights are 0; give at least one that counts")
+        if not self.score_weights:
+            raise ValueError("all rerank_weights are 0; give at least one that is not")
 
     @property
-    def judges(self) -> dict[str, float]:
-        """Weight of each score that counts, by its name."""
+    def score_weights(self) -> dict[str, float]:
+        """Weight of each score with a weight other than 0, by name."""
         weights = vars(self.rerank_weights) if self.rerank == MIXTURE else {self.rerank: 1.0}
         return {name: weight for name, weight in weights.items() if weight}
 
@@ -116,24 +116,24 @@ class SamplingConfig(RerankConfig, DecodingConfig):
         DecodingConfig.__post_init__(self)
         if not 1 <= self.keep <= self.candidates:
             raise ValueError(
-                f"keep={self.keep} of candidates={self.candidates} cannot be kept; use 1 to {self.candidates}"
+                f"keep={self.keep} of candidates={self.candidates} is impossible; use 1 to {self.candidates}"
             )
         memory_limit(self.memory)
 
-    def changed(self: Config, settings: Mapping[str, Any], beside: Sequence[str] = ()) -> Config:
+    def with_overrides(self: Config, settings: Mapping[str, Any], other_names: Sequence[str] = ()) -> Config:
         """Return a copy with some settings changed.
 
-        beside: names of the caller's other arguments, suggested for a misspelt name.
+        other_names: names of the caller's other arguments, suggested for a misspelt name.
 
         Raises:
-            TypeError: a name that is no setting; the message suggests the nearest one.
+            TypeError: an unknown setting; the message suggests the nearest one.
         """
         names = [each.name for each in fields(self)]
-        for stranger in (name for name in settings if name not in names):
-            alike = get_close_matches(stranger, [*names, *beside], n=1)
+        for unknown in (name for name in settings if name not in names):
+            nearest = get_close_matches(unknown, [*names, *other_names], n=1)
             raise TypeError(
-                f"there is no sampling setting {stranger}; "
-                + (f"did you mean {alike[0]}?" if alike else f"there are {', '.join([*names, *beside])}")
+                f"unknown sampling setting {unknown}; "
+                + (f"did you mean {nearest[0]}?" if nearest else f"choose one of {', '.join([*names, *other_names])}")
             )
         return replace(self, **settings)
 
@@ -151,5 +151,5 @@ def memory_limit(memory: str) -> int | None:
     except ValueError:
         gigabytes = 0.0
     if not 0 < gigabytes < float("inf"):
-        raise ValueError(f"memory={memory} is no amount of memory; use auto, or a number of GB such as 8")
+        raise ValueError(f"memory={memory} is not an amount of memory; use auto, or a number of GB such as 8")
     return int(gigabytes * GB)

@@ -13,14 +13,14 @@ from dalle.data.loader import ImageBatch
 from dalle.device_transfer import to_device
 from dalle.models.clip.model import CLIP, CLIPConfig
 from dalle.precision import in_float32
-from dalle.stages.pictures import CaptionedConfig, Pictures, StageContext
+from dalle.stages.data_module import CaptionedDataConfig, DataModule, StageContext
 from dalle.training.ema import EMAConfig
 from dalle.training.optimizer import OptimizerConfig
 from dalle.training.schedules import Schedule
 
 
 @dataclass(frozen=True)
-class CLIPStageConfig(CaptionedConfig):
+class CLIPStageConfig(CaptionedDataConfig):
     """CLIP, the reranker: OpenAI's recipe for the ViT-B/32; 32 epochs of 400M pairs are 390,625 steps."""
 
     name: str = "clip"
@@ -32,7 +32,7 @@ class CLIPStageConfig(CaptionedConfig):
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(
             learning_rate=Schedule("cosine", 5e-4, 0.0, 390_625),
-            warm_up=2_000,
+            warmup_steps=2_000,
             betas=(0.9, 0.98),
             eps=1e-6,
             weight_decay=0.2,
@@ -49,15 +49,15 @@ class CLIPStage:
 
     def __init__(self, config: CLIPStageConfig, data: Any, context: StageContext):
         self.config = config
-        self.pictures = Pictures(data, config, context)
+        self.data = DataModule(data, config, context)
         # two ids are reserved for the start and end tokens
-        tokenizer = self.pictures.tokenizer(config, config.model.text_vocabulary - 2)
-        sizes = replace(config.model, image_size=self.pictures.image_size, text_vocabulary=tokenizer.vocabulary + 2)
-        self.clip = CLIP(sizes, tokenizer)
+        tokenizer = self.data.tokenizer(config, config.model.text_vocabulary - 2)
+        model = replace(config.model, image_size=self.data.image_size, text_vocabulary=tokenizer.vocabulary + 2)
+        self.clip = CLIP(model, tokenizer)
         self.model = self.clip.to(context.device)
 
     def batches(self, start: int) -> Iterator[ImageBatch]:
-        return self.pictures.batches(start)
+        return self.data.batches(start)
 
     def before_update(self, step: int) -> None:
         """Do nothing: weights are changed by the optimizer alone."""
@@ -68,7 +68,7 @@ class CLIPStage:
         images, captions, scale = model(*self._inputs(batch))
         # gather, so that captions of all ranks are negatives for the images of all ranks
         images, captions = distributed.gather(images), distributed.gather(captions)
-        loss, accuracy = losses.contrastive(images, captions, scale), _retrieval(images, captions)
+        loss, accuracy = losses.contrastive(images, captions, scale), _recall_at_1(images, captions)
         return loss, {"accuracy": accuracy, "scale": scale}
 
     def validate(self, model: nn.Module) -> dict[str, float]:
@@ -76,14 +76,14 @@ class CLIPStage:
 
         The number of pairs in a group does not depend on the number of ranks and micro-batches.
         """
-        held_out = self.pictures.held_out(self.config.validation_pictures)
+        held_out = self.data.held_out(self.config.validation_pictures)
         pairs = [model(*self._inputs(batch)) for batch in held_out]
         scale = pairs[0][2]
         groups = [torch.cat([pair[side] for pair in pairs]).split(self.config.batch_size) for side in (0, 1)]
         totals = torch.zeros(2)
         for images, captions in zip(*groups, strict=True):
-            found = losses.contrastive(images, captions, scale), _retrieval(images, captions)
-            totals += torch.stack(found).cpu() * len(images)
+            values = losses.contrastive(images, captions, scale), _recall_at_1(images, captions)
+            totals += torch.stack(values).cpu() * len(images)
         loss, accuracy = (totals / sum(map(len, groups[0]))).tolist()
         return {"loss": loss, "accuracy": accuracy}
 
@@ -92,14 +92,14 @@ class CLIPStage:
 
     def save(self, folder: Path, model: nn.Module, meta: dict[str, Any]) -> None:
         assert isinstance(model, CLIP)
-        model.save(folder, self.pictures.described(meta))
+        model.save(folder, self.data.add_provenance(meta))
 
     def _inputs(self, batch: ImageBatch) -> tuple[Tensor, Tensor]:
         ids = self.clip.tokenize(batch.captions, truncate=True)
-        return self.pictures.pixels(batch), to_device(ids, self.pictures.device)
+        return self.data.pixels(batch), to_device(ids, self.data.device)
 
 
 @in_float32
-def _retrieval(images: Tensor, captions: Tensor) -> Tensor:
+def _recall_at_1(images: Tensor, captions: Tensor) -> Tensor:
     """Compute image-to-text recall@1: the share of images (b, d) with their own caption (b, d) as the nearest."""
     return ((images @ captions.T).argmax(dim=1) == torch.arange(len(images), device=images.device)).float().mean()

@@ -21,7 +21,7 @@ from dalle.models.dvae.relaxation import argmax_one_hot
 from dalle.models.dvae.restarts import restart_unused_codes
 from dalle.precision import autocast
 from dalle.seeds import torch_generator
-from dalle.stages.pictures import Pictures, PicturesConfig, StageContext
+from dalle.stages.data_module import DataModule, StageContext, StageDataConfig
 from dalle.training.ema import EMAConfig
 from dalle.training.optimizer import OptimizerConfig
 from dalle.training.schedules import Schedule
@@ -30,11 +30,11 @@ log = logging.getLogger(__name__)
 
 
 RESTART_PICTURES = 512  # training pictures in which a code must occur at least once
-BOUND = ("kl", "negative_elbo", "true_negative_elbo", "bound_gap")  # metrics that are not defined for a VQ-VAE
+ELBO_METRICS = ("kl", "negative_elbo", "true_negative_elbo", "bound_gap")  # metrics that are not defined for a VQ-VAE
 
 
 @dataclass(frozen=True)
-class DVAEStageConfig(PicturesConfig):
+class DVAEStageConfig(StageDataConfig):
     """Stage 1, the discrete VAE: the paper's recipe (Section 2.1, Appendix A.2)."""
 
     name: str = "dvae"
@@ -66,11 +66,11 @@ class DVAEStage:
 
     def __init__(self, config: DVAEStageConfig, data: Any, context: StageContext):
         self.config = config
-        self.pictures = Pictures(data, config, context)
+        self.data = DataModule(data, config, context)
         self.model = DiscreteVAE(config.model).to(context.device)
 
     def batches(self, start: int) -> Iterator[ImageBatch]:
-        return self.pictures.batches(start)
+        return self.data.batches(start)
 
     def before_update(self, step: int) -> None:
         """Restart unused codes, if it is time to."""
@@ -80,16 +80,16 @@ class DVAEStage:
             return
         if not first <= step < config.restart_codes_until:
             return
-        generator = torch_generator("code restarts", self.pictures.seed, step, device=self.pictures.device)
-        images = self.pictures.sample_of_training(RESTART_PICTURES, step)
-        with autocast("bfloat16", self.pictures.device):
+        generator = torch_generator("code restarts", self.data.seed, step, device=self.data.device)
+        images = self.data.sample_of_training(RESTART_PICTURES, step)
+        with autocast("bfloat16", self.data.device):
             count = restart_unused_codes(self.model, images, generator)
         log.info("step %d: restarted %d codes", step, count)
 
     def loss(
         self, model: nn.Module, batch: ImageBatch, step: int, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float | Tensor]]:
-        images = self.pictures.pixels(batch)
+        images = self.data.pixels(batch)
         temperature = self.config.temperature.value(step)
         parameters, logits = model(images, temperature, generator)
         nll = self.config.likelihood.nll(parameters, images)
@@ -99,8 +99,8 @@ class DVAEStage:
             return loss, {"nll": nll.mean(), "distance": distance.mean()}
         kl, kl_weight = losses.kl_to_uniform(logits), self.config.kl_weight.value(step)
         loss = losses.negative_elbo(nll, kl, kl_weight)
-        measures = {"nll": nll.mean(), "kl": kl.mean(), "temperature": temperature, "kl_weight": kl_weight}
-        return loss, measures
+        metrics = {"nll": nll.mean(), "kl": kl.mean(), "temperature": temperature, "kl_weight": kl_weight}
+        return loss, metrics
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Compute held-out metrics: negative ELBO, errors of soft and hard reconstructions, codebook usage.
@@ -111,52 +111,52 @@ class DVAEStage:
         distribution, without relaxation; `bound_gap` is its difference to the relaxed bound.
         """
         assert isinstance(model, DiscreteVAE)
-        generator = torch_generator("validation codes", device=self.pictures.device)
-        counts = torch.zeros(model.vocabulary, device=self.pictures.device)
-        sums: dict[str, float] = dict.fromkeys(("nll", "drawn_nll", "kl", "soft", "hard"), 0.0)
-        pictures = 0
-        for batch in self.pictures.held_out(self.config.validation_pictures):
-            images = self.pictures.pixels(batch)
+        generator = torch_generator("validation codes", device=self.data.device)
+        counts = torch.zeros(model.vocabulary, device=self.data.device)
+        sums: dict[str, float] = dict.fromkeys(("nll", "sampled_nll", "kl", "soft", "hard"), 0.0)
+        count = 0
+        for batch in self.data.held_out(self.config.validation_pictures):
+            images = self.data.pixels(batch)
             logits = model.logits(images)
             relaxed = model.relax(logits, self.config.last_temperature, generator)
-            parameters, drawn = model.decode_codes(relaxed), model.decode_codes(argmax_one_hot(relaxed))
+            parameters, sampled = model.decode_codes(relaxed), model.decode_codes(argmax_one_hot(relaxed))
             tokens = logits.argmax(dim=1)
             counts += torch.bincount(tokens.flatten(), minlength=model.vocabulary)
             for name, value in {
                 "nll": self.config.likelihood.nll(parameters, images),
-                "drawn_nll": self.config.likelihood.nll(drawn, images),
+                "sampled_nll": self.config.likelihood.nll(sampled, images),
                 "kl": losses.kl_to_uniform(logits),
                 "soft": (mean_image(parameters) - images).square(),
                 "hard": (model.decode(tokens) - images).square(),
             }.items():
                 sums[name] += value.mean().item() * len(images)
-            pictures += len(images)
+            count += len(images)
         used, perplexity = codebook_use(counts)
-        means = {name: value / pictures for name, value in sums.items()}
+        means = {name: value / count for name, value in sums.items()}
         positions_per_value = 1 / (3 * model.downsample**2)
-        measures = {
+        metrics = {
             "nll": means["nll"],
             "kl": means["kl"],
             "negative_elbo": means["nll"] + means["kl"] * positions_per_value,
-            "true_negative_elbo": means["drawn_nll"] + means["kl"] * positions_per_value,
-            "bound_gap": means["drawn_nll"] - means["nll"],
+            "true_negative_elbo": means["sampled_nll"] + means["kl"] * positions_per_value,
+            "bound_gap": means["sampled_nll"] - means["nll"],
             "soft_error": math.sqrt(means["soft"]),
             "hard_error": math.sqrt(means["hard"]),
             "codes_used": float(used),
             "code_perplexity": perplexity,
         }
         if self.config.model.quantises_vectors:  # codes are neither sampled nor relaxed: there is no bound
-            return {name: value for name, value in measures.items() if name not in BOUND}
-        warning = collapse(measures, model.vocabulary)
+            return {name: value for name, value in metrics.items() if name not in ELBO_METRICS}
+        warning = collapse_warning(metrics, model.vocabulary)
         if warning:
             log.warning(warning)
-        return measures
+        return metrics
 
     def preview(self, model: nn.Module) -> Image.Image:
         """Return a grid of held-out images, with their soft and hard reconstructions below."""
         assert isinstance(model, DiscreteVAE)
-        images = torch.cat([self.pictures.pixels(batch) for batch in self.pictures.held_out(8)])
-        generator = torch_generator("validation codes", device=self.pictures.device)
+        images = torch.cat([self.data.pixels(batch) for batch in self.data.held_out(8)])
+        generator = torch_generator("validation codes", device=self.data.device)
         parameters, logits = model(images, self.config.last_temperature, generator)
         shown = {
             "held-out pictures": images,
@@ -170,20 +170,20 @@ class DVAEStage:
         """Write a checkpoint; its meta has the likelihood and the final temperature, which evaluation needs."""
         assert isinstance(model, DiscreteVAE)
         objective = {"likelihood": asdict(self.config.likelihood), "temperature": self.config.last_temperature}
-        model.save(folder, self.pictures.described(meta) | objective)
+        model.save(folder, self.data.add_provenance(meta) | objective)
 
 
-def collapse(measures: dict[str, float], vocabulary: int) -> str | None:
+def collapse_warning(metrics: dict[str, float], vocabulary: int) -> str | None:
     """Return a warning if the codebook has collapsed, else None.
 
     Few codes used evenly do not count as a collapse, nor do many codes used unevenly: a plain background, for which one
     code is enough, may cover most of every image.
     """
-    used, perplexity = measures["codes_used"], measures["code_perplexity"]
+    used, perplexity = metrics["codes_used"], metrics["code_perplexity"]
     if perplexity >= min(4, vocabulary / 4) or used >= min(16, vocabulary / 4):
         return None
     return (
-        f"the codebook has collapsed: {used:.0f} of {vocabulary} codes occur, as many as {perplexity:.1f} used equally "
-        f"often could tell apart (KL {measures['kl']:.2f} nats a position). If this lasts beyond the first few hundred "
-        "steps: start with a larger stage.kl_weight, a smaller step size, or a slower fall of stage.temperature"
+        f"codebook collapse: {used:.0f} of {vocabulary} codes are used, with a perplexity of {perplexity:.1f} (KL "
+        f"{metrics['kl']:.2f} nats per position). If this lasts beyond the first few hundred steps, try a larger "
+        "initial stage.kl_weight, a lower learning rate, or a slower decay of stage.temperature"
     )

@@ -31,7 +31,7 @@ def argmax(logits: Tensor, generators: Generators = ()) -> ImageTokens:
 
 def sampled(logits: Tensor, generators: Generators) -> ImageTokens:
     """Sample codes from the dVAE's posterior, as in Equation 1: (b, v, h, w) logits -> tokens."""
-    tokens = _drawn(_posterior(logits), generators)
+    tokens = _sample(_posterior(logits), generators)
     return ImageTokens(tokens, tokens)
 
 
@@ -42,7 +42,7 @@ def soft(logits: Tensor, generators: Generators) -> ImageTokens:
     each target, with lower variance.
     """
     posterior = _posterior(logits)
-    return ImageTokens(_drawn(posterior, generators), posterior)
+    return ImageTokens(_sample(posterior, generators), posterior)
 
 
 IMAGE_TARGETS: dict[str, Callable[[Tensor, Generators], ImageTokens]] = {
@@ -52,7 +52,7 @@ IMAGE_TARGETS: dict[str, Callable[[Tensor, Generators], ImageTokens]] = {
 }
 
 
-def image_tokens_named(name: str) -> Callable[[Tensor, Generators], ImageTokens]:
+def get_image_tokens(name: str) -> Callable[[Tensor, Generators], ImageTokens]:
     """Look up an entry of IMAGE_TARGETS. Raises `ValueError` for an unknown name."""
     if name not in IMAGE_TARGETS:
         raise ValueError(f"image_targets={name!r} is unknown; choose one of {', '.join(IMAGE_TARGETS)}")
@@ -64,14 +64,14 @@ def _posterior(logits: Tensor) -> Tensor:
     return rearrange(logits.float(), "b v h w -> b (h w) v").softmax(dim=-1)
 
 
-def _drawn(posterior: Tensor, generators: Generators) -> Tensor:
+def _sample(posterior: Tensor, generators: Generators) -> Tensor:
     """Sample one code per position: (b, n, v) probabilities -> (b, n) int64.
 
     Uses inverse transform sampling on the cumulative probabilities: one random number per position is drawn on the CPU,
     instead of one per code.
     """
-    rows = [generator.random(posterior.shape[1], dtype=np.float32) for generator in generators]
-    uniform = to_device(torch.from_numpy(np.stack(rows)), posterior.device).unsqueeze(-1)
+    draws = [generator.random(posterior.shape[1], dtype=np.float32) for generator in generators]
+    uniform = to_device(torch.from_numpy(np.stack(draws)), posterior.device).unsqueeze(-1)
     cumulative = cumulative_sum(posterior)
     # scaled by the total, which is not exactly 1
     return torch.searchsorted(cumulative, uniform * cumulative[..., -1:], right=True).squeeze(-1)

@@ -21,7 +21,7 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
 @contextmanager
-def set_up(device: torch.device) -> Iterator[None]:
+def configure_cpu(device: torch.device) -> Iterator[None]:
     """Context that flushes denormals to zero and keeps freed memory, if `device` is a CPU; else it does nothing.
 
     Memory is kept until the process ends. Enter before the first large tensor is allocated, and before PyTorch starts

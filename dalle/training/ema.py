@@ -14,7 +14,7 @@ class EMAConfig:
 
     decay: float = 0.999  # share of the old average kept at each EMA update; 0: no averaging
     every: int = 1  # training updates per EMA update (transformer: 25; Appendix B.2)
-    warm_up: bool = True  # limit the decay to (1 + n) / (10 + n) after n EMA updates, to forget the initial weights
+    warmup: bool = True  # limit the decay to (1 + n) / (10 + n) after n EMA updates, to forget the initial weights
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay < 1:
@@ -25,7 +25,7 @@ class EMAConfig:
     def decay_at(self, step: int) -> float:
         """Return the decay of the EMA update after training update number `step`."""
         updates = step // self.every
-        return min(self.decay, (1 + updates) / (10 + updates)) if self.warm_up else self.decay
+        return min(self.decay, (1 + updates) / (10 + updates)) if self.warmup else self.decay
 
 
 class EMA:
@@ -45,7 +45,7 @@ class EMA:
         """Update the average after training update number `step`, every `config.every` updates."""
         if step % self.config.every:
             return
-        follow = get_ema_multi_avg_fn(self.config.decay_at(step))
-        follow(self._averages, self._weights, 0)
-        for average, latest in self._statistics:
-            average.copy_(latest)
+        update_averages = get_ema_multi_avg_fn(self.config.decay_at(step))
+        update_averages(self._averages, self._weights, 0)
+        for average, current in self._statistics:
+            average.copy_(current)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from dalle import checkpoint, distributed
-from dalle.ablation import SMALLEST, AblationConfig, values_of, word
-from dalle.training.interruption import Interrupted
-from dalle.training.run import AnotherRun
+from dalle.ablation_config import DEFAULT_SIZE, AblationConfig, format_value, varied_values
+from dalle.training.run import RunConfigMismatchError
+from dalle.training.signals import Interrupted
 
 FILE = "job.json"
 FORMAT = 1
@@ -28,45 +28,46 @@ class Job:
     seed: int
 
     @classmethod
-    def of(cls, config: Any) -> "Job":
+    def from_config(cls, config: Any) -> "Job":
         """Create the job from a command's options, which have an `ablation`, a `size` and a `seed`."""
         ablation: AblationConfig = config.ablation
-        return cls(ablation.name, config.size or SMALLEST, values_of(config, ablation), config.seed)
+        return cls(ablation.name, config.size or DEFAULT_SIZE, varied_values(config, ablation), config.seed)
 
     @classmethod
-    def read(cls, written: dict[str, Any]) -> "Job":
+    def from_dict(cls, content: dict[str, Any]) -> "Job":
         """Create the job from the content of a job.json."""
-        size = written["size"] if "size" in written else written["scale"]  # older name
-        return cls(written["ablation"], size, written["values"], written["seed"])
+        size = content["size"] if "size" in content else content["scale"]  # older name
+        return cls(content["ablation"], size, content["values"], content["seed"])
 
     @property
     def name(self) -> str:
         """Name made of the varied settings, their values and the seed, such as kl_weight.end_6.6-seed_0."""
-        varied = [f"{key.removeprefix('stage.')}_{word(value)}" for key, value in self.values.items()]
+        varied = [f"{key.removeprefix('stage.')}_{format_value(value)}" for key, value in self.values.items()]
         return "-".join(re.sub(r"[^\w.]+", "_", part).strip("_") for part in [*varied, f"seed_{self.seed}"])
 
     def folder(self, out: str | Path) -> Path:
         """Return the job's folder. Each size of a sweep has its own parent folder."""
-        sweep = self.ablation if self.size == SMALLEST else f"{self.ablation}-{self.size}"
+        sweep = self.ablation if self.size == DEFAULT_SIZE else f"{self.ablation}-{self.size}"
         return Path(out, "ablation", sweep, self.name)
 
 
 @contextmanager
-def recorded(job: Job, folder: Path) -> Iterator[None]:
+def record_status(job: Job, folder: Path) -> Iterator[None]:
     """Context that records the job's status in `folder`: running, then finished, or failed with the error.
 
-    The status of an interrupted or killed job stays "running". On AnotherRun the previous job.json is restored.
+    The status of an interrupted or killed job stays "running". On RunConfigMismatchError the previous
+    job.json is restored.
     """
     path = folder / FILE
-    stood = path.read_bytes() if path.is_file() else None
+    previous = path.read_bytes() if path.is_file() else None
     _write(job, folder, RUNNING)
     try:
         yield
     except Interrupted:
         raise
-    except AnotherRun:
+    except RunConfigMismatchError:
         if distributed.is_first():
-            path.unlink() if stood is None else path.write_bytes(stood)
+            path.unlink() if previous is None else path.write_bytes(previous)
         raise
     except Exception as error:  # any error: the sweep continues with other jobs, and its report shows the reason
         _write(job, folder, FAILED, f"{type(error).__name__}: {error}")
@@ -78,6 +79,6 @@ def _write(job: Job, folder: Path, status: str, error: str = "") -> None:
     if not distributed.is_first():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    written = {"format": FORMAT, **vars(job), "status": status, "error": error}
+    content = {"format": FORMAT, **vars(job), "status": status, "error": error}
     with checkpoint.replacing(folder / FILE) as beside:
-        beside.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+        beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -31,9 +31,11 @@ class WandbConfig:
 
 
 class Sink(Protocol):
+    """Destination of metrics and preview images."""
+
     def metrics(self, step: int, split: str, values: Mapping[str, float]) -> None: ...
 
-    def picture(self, step: int, image: Image.Image) -> None: ...
+    def image(self, step: int, image: Image.Image) -> None: ...
 
     def close(self) -> None: ...
 
@@ -48,9 +50,9 @@ class Logger:
         for sink in self.sinks:
             sink.metrics(step, split, values)
 
-    def picture(self, step: int, image: Image.Image) -> None:
+    def image(self, step: int, image: Image.Image) -> None:
         for sink in self.sinks:
-            sink.picture(step, image)
+            sink.image(step, image)
 
     def close(self) -> None:
         for sink in self.sinks:
@@ -73,7 +75,7 @@ class MetricsFile:
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         self.file.write(json.dumps({"step": step, "split": split, **finite}) + "\n")
 
-    def picture(self, step: int, image: Image.Image) -> None:
+    def image(self, step: int, image: Image.Image) -> None:
         pass
 
     def close(self) -> None:
@@ -89,7 +91,7 @@ class PreviewFolder:
     def metrics(self, step: int, split: str, values: Mapping[str, float]) -> None:
         pass
 
-    def picture(self, step: int, image: Image.Image) -> None:
+    def image(self, step: int, image: Image.Image) -> None:
         self.folder.mkdir(exist_ok=True)
         image.save(self.folder / f"step-{step:06d}.png")
 
@@ -103,14 +105,14 @@ class Wandb:
     def __init__(self, config: WandbConfig, folder: Path, name: str, run_id: str, settings: Mapping[str, Any]):
         """Start or resume the wandb run `run_id`; `settings` is its config."""
         self.run: Any = None
-        self._guarded(lambda: self._open(config, folder, name, run_id, settings))
+        self._call(lambda: self._open(config, folder, name, run_id, settings))
 
     def _open(self, config: WandbConfig, folder: Path, name: str, run_id: str, settings: Mapping[str, Any]) -> None:
         import wandb  # slow to import, so only runs that use it do
 
         options = {**asdict(config), "tags": list(config.tags)}
         quiet = wandb.Settings(silent=True, console="off")
-        self.image = wandb.Image
+        self.wandb_image = wandb.Image
         self.run = wandb.init(
             **options, dir=folder, name=name, id=run_id, resume="allow", config=dict(settings), settings=quiet
         )
@@ -119,20 +121,20 @@ class Wandb:
 
     def metrics(self, step: int, split: str, values: Mapping[str, float]) -> None:
         named = {f"{split}/{name}": value for name, value in values.items()}
-        self._guarded(lambda: self.run and self.run.log({"step": step, **named}))
+        self._call(lambda: self.run and self.run.log({"step": step, **named}))
 
-    def picture(self, step: int, image: Image.Image) -> None:
-        self._guarded(lambda: self.run and self.run.log({"step": step, "preview": self.image(image)}))
+    def image(self, step: int, image: Image.Image) -> None:
+        self._call(lambda: self.run and self.run.log({"step": step, "preview": self.wandb_image(image)}))
 
     def close(self) -> None:
-        self._guarded(lambda: self.run and self.run.finish())
+        self._call(lambda: self.run and self.run.finish())
 
-    def _guarded(self, act: Callable[[], Any]) -> None:
+    def _call(self, function: Callable[[], Any]) -> None:
         try:
-            act()
+            function()
         except Exception as error:  # any error: a logging service must not end a training run
             self.run = None
-            log.warning("wandb failed, and this run goes on without it: %s", error)
+            log.warning("wandb failed and is disabled for this run; training continues: %s", error)
 
 
 def open_logger(folder: Path, step: int, wandb: WandbConfig, run_id: str, settings: Mapping[str, Any]) -> Logger:

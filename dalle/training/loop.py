@@ -12,29 +12,29 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from dalle import distributed
 from dalle.precision import autocast
 from dalle.seeds import seed_global_generators, torch_generator
-from dalle.training.interruption import Interrupted, StopRequest
 from dalle.training.logger import Logger, open_logger
-from dalle.training.progress import Progress
-from dalle.training.run import Run, steps_done
+from dalle.training.progress_bar import ProgressBar
+from dalle.training.run import Run, resume_step
+from dalle.training.signals import Interrupted, StopRequest
 from dalle.training.stage import Stage, TrainingConfig
 from dalle.training.state import TrainState
 
 log = logging.getLogger(__name__)
-SAID = 5  # validation metrics printed; all are in metrics.jsonl
+MAX_PRINTED_METRICS = 5  # validation metrics printed; all are in metrics.jsonl
 
 
-class Diverged(ValueError):
+class DivergenceError(ValueError):
     """Too many consecutive updates with a non-finite loss or gradient."""
 
 
 def train(stage: Stage, config: TrainingConfig, run: Run) -> None:
     """Train `stage` until `config.steps` updates are done, resuming `run` if it has a saved state.
 
-    Raises Interrupted after a request to stop, once the state is saved; Diverged after `config.max_bad_steps`
-    consecutive skipped updates; and CheckpointError if the run cannot be resumed or saved. The last checkpoint stays
-    valid in each case.
+    Raises Interrupted after a request to stop, once the state is saved; DivergenceError after
+    `config.max_skipped_steps` consecutive skipped updates; and CheckpointError if the run cannot be resumed or saved.
+    The last checkpoint stays valid in each case.
     """
-    if steps_done(run.folder, run.identity, run.defaults) < config.steps:
+    if resume_step(run.folder, run.config, run.defaults) < config.steps:
         trainer = Trainer(stage, config, run)
         try:
             trainer.train()
@@ -48,103 +48,103 @@ class Trainer:
     def __init__(self, stage: Stage, config: TrainingConfig, run: Run):
         """Restore the state of `run`, if it has one."""
         self.stage, self.config, self.run = stage, config, run
-        self.first = distributed.is_first()
+        self.is_first_rank = distributed.is_first()
         self.model = distributed.wrap(stage.model).train()
         self.parameters = [each for each in stage.model.parameters() if each.requires_grad]
         self.state = state = TrainState(stage.model, config, run.device)
         state.restore(run.folder)
-        self.saved = state.step
+        self.saved_step = state.step
         self.batches = stage.batches(state.step * config.accumulate)
         self.logger = Logger()
-        if self.first:
-            self.logger = open_logger(run.folder, state.step, run.wandb, state.wandb_id, run.identity)
-        self.progress = Progress(
-            stage.name, state.step, config.steps, config.batch_size, state.seconds, shown=self.first
+        if self.is_first_rank:
+            self.logger = open_logger(run.folder, state.step, run.wandb, state.wandb_id, run.config)
+        self.progress = ProgressBar(
+            stage.name, state.step, config.steps, config.batch_size, state.seconds, shown=self.is_first_rank
         )
-        self.progress.say(f"precision {state.precision}: {state.precision_reason}")
-        if state.exchange.note:
-            self.progress.say(state.exchange.note)
+        self.progress.print(f"precision {state.precision}: {state.precision_reason}")
+        if state.reducer.message:
+            self.progress.print(state.reducer.message)
 
     def train(self) -> None:
         state, config = self.state, self.config
         with StopRequest() as request:
             while True:
-                stopping = distributed.any_rank(request.number != 0)
+                stopping = distributed.any_rank(request.signum != 0)
                 finished = state.step == config.steps
 
-                if state.step > state.watched and (finished or not stopping):
-                    self.watch()
-                if state.step > self.saved and (stopping or self.due(config.save_every)):
+                if state.step > state.validated_step and (finished or not stopping):
+                    self.validate_and_preview()
+                if state.step > self.saved_step and (stopping or self.is_due(config.save_every)):
                     self.save()
                 if stopping:
                     where = f"step {state.step} of {config.steps}, saved in {self.run.folder}"
-                    number = request.number or signal.SIGTERM  # another rank received the signal
-                    raise Interrupted(f"stopped at {where}: run the same command again to go on", number)
+                    signum = request.signum or signal.SIGTERM  # another rank received the signal
+                    raise Interrupted(f"stopped at {where}: run the same command again to resume", signum)
                 if finished:
                     return
 
                 begin = time.perf_counter()
                 self.update()
-                reading = self.due(config.log_every)
+                log_due = self.is_due(config.log_every)
                 # reading the counter synchronises with the device, which is free on a CPU only
-                if reading or self.run.device.type == "cpu" or self.due(config.max_bad_steps):
-                    self.check_skipped_updates()
-                means = state.meter.read() if reading else {}
+                if log_due or self.run.device.type == "cpu" or self.is_due(config.max_skipped_steps):
+                    self.check_nonfinite()
+                means = state.metrics.compute_and_reset() if log_due else {}
                 state.seconds += time.perf_counter() - begin
 
                 self.progress.advance()
-                if reading:
+                if log_due:
                     speed = self.progress.report(means["loss"], state.seconds)
-                    skipped = int(state.meter.skipped.item())
+                    skipped = int(state.metrics.skipped.item())
                     means |= {"skipped": skipped, "images_per_second": speed, "seconds": state.seconds}
                     self.logger.metrics(state.step, "train", means)
 
-    def due(self, every: int) -> bool:
+    def is_due(self, every: int) -> bool:
         """Return True if a job that runs every `every` updates, and after the last one, is due now."""
         step = self.state.step
         return step == self.config.steps or (every > 0 and step % every == 0)
 
-    def watch(self) -> None:
+    def validate_and_preview(self) -> None:
         """Validate and write a preview, each if due, with the averaged weights."""
         state, device = self.state, self.run.device
         seed_global_generators("validation", self.run.seed, state.step, distributed.rank(), device=device)
-        if self.due(self.config.validate_every):
+        if self.is_due(self.config.validate_every):
             with torch.no_grad(), autocast(state.precision, device):
-                found = self.stage.validate(state.average.model)
-            self.logger.metrics(state.step, "val", found)
-            some = [f"{name} {value:.4g}" for name, value in found.items()][:SAID]
-            self.progress.say(f"held-out pictures: {', '.join(some)}")
-        if self.due(self.config.preview_every) and self.first:
+                metrics = self.stage.validate(state.ema.model)
+            self.logger.metrics(state.step, "val", metrics)
+            printed = [f"{name} {value:.4g}" for name, value in metrics.items()][:MAX_PRINTED_METRICS]
+            self.progress.print(f"validation: {', '.join(printed)}")
+        if self.is_due(self.config.preview_every) and self.is_first_rank:
             self.preview()
-        state.watched = state.step
+        state.validated_step = state.step
 
     def preview(self) -> None:
         try:
             with torch.no_grad():
-                picture = self.stage.preview(self.state.average.model)
+                image = self.stage.preview(self.state.ema.model)
         except Exception as error:  # any error: a failed preview must not end the training run
-            log.warning("no preview of step %d: %s", self.state.step, error)
+            log.warning("the preview of step %d failed: %s", self.state.step, error)
             return
-        if picture is not None:
-            self.logger.picture(self.state.step, picture)
+        if image is not None:
+            self.logger.image(self.state.step, image)
 
     def save(self) -> None:
         """Write the checkpoint, then the training state; a run killed in between resumes from the previous state."""
         state = self.state
-        if self.first:
-            images = state.step * self.config.batch_size
-            meta = {"step": state.step, "images": images, "seed": self.run.seed}
-            self.stage.save(self.run.folder, state.average.model, meta)
-        state.save(self.run.folder, self.run.identity)
-        self.saved = state.step
+        if self.is_first_rank:
+            images_seen = state.step * self.config.batch_size
+            meta = {"step": state.step, "images": images_seen, "seed": self.run.seed}
+            self.stage.save(self.run.folder, state.ema.model, meta)
+        state.save(self.run.folder, self.run.config)
+        self.saved_step = state.step
 
     def update(self) -> None:
         """Do one optimizer update, skipped on all ranks if loss or gradient is not finite; without device syncs."""
         state, config = self.state, self.config
         self.stage.before_update(state.step)
         loss, metrics = self.gradients()
-        state.scales.unscale()
-        state.exchange.combine(state.step)
+        state.scaler.unscale()
+        state.reducer.reduce(state.step)
         norm = get_total_norm([each.grad for each in self.parameters if each.grad is not None])
         if config.clip_norm is not None:
             clip_grads_with_norm_(self.parameters, config.clip_norm, norm)
@@ -152,12 +152,12 @@ class Trainer:
         finite = (torch.isfinite(loss) & torch.isfinite(norm)).float()
         rate = config.optimizer.learning_rate_at(state.step) * state.plateau.factor
         state.optimizer.step_if_finite(finite, rate)
-        metrics |= state.scales.metrics()
-        state.scales.update()
+        metrics |= state.scaler.metrics()
+        state.scaler.update()
         state.step += 1
-        state.average.update(state.step)
+        state.ema.update(state.step)
         state.plateau.update(loss, finite, state.step)
-        state.meter.update({**metrics, "loss": loss, "gradient_norm": norm, "learning_rate": rate}, finite)
+        state.metrics.update({**metrics, "loss": loss, "gradient_norm": norm, "learning_rate": rate}, finite)
 
     def gradients(self) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Accumulate gradients over micro-batches; returns the mean loss of all ranks and this rank's metrics."""
@@ -170,28 +170,32 @@ class Trainer:
         for micro_batch in range(count):
             batch = next(self.batches)
             generator = torch_generator("loss", run.seed, state.step, rank, micro_batch, device=run.device)
-            shared = state.exchange.in_backward and micro_batch == count - 1
-            with nullcontext() if shared else distributed.without_sharing(self.model):
+            synchronised = state.reducer.in_backward and micro_batch == count - 1
+            with nullcontext() if synchronised else distributed.without_sharing(self.model):
                 with autocast(state.precision, run.device):
                     loss, metrics = self.stage.loss(self.model, batch, state.step, generator)
-                state.scales.of_loss(loss / count).backward()
+                state.scaler.scale_loss(loss / count).backward()
             total += loss.detach() / count
             for name, value in metrics.items():
                 value = value.detach() if isinstance(value, Tensor) else value
                 means[name] = means.get(name, 0.0) + value / count
         return distributed.mean(total), means
 
-    def check_skipped_updates(self) -> None:
-        """Report the latest update if it was skipped; raise Diverged after too many skipped updates in a row."""
+    def check_nonfinite(self) -> None:
+        """Report the latest update if it was skipped; raise DivergenceError after too many skipped updates in a row."""
         step, folder = self.state.step, self.run.folder
-        in_a_row = int(self.state.meter.skipped_in_a_row.item())
-        if in_a_row:
-            self.progress.say(f"update {step} skipped: loss or gradient not finite ({in_a_row} in a row)")
-        if in_a_row >= self.config.max_bad_steps:
-            kept = f"step {self.saved}, saved in {folder}, is good" if self.saved else "nothing was saved yet"
-            raise Diverged(
-                f"training diverged: loss or gradient was not finite in the last {in_a_row} updates, up to"
-                f" step {step}; {kept}. Try a lower learning rate or precision=float32, with another run name"
+        skipped = int(self.state.metrics.consecutive_skipped.item())
+        if skipped:
+            self.progress.print(f"update {step} skipped: loss or gradient not finite ({skipped} in a row)")
+        if skipped >= self.config.max_skipped_steps:
+            saved = (
+                f"the last checkpoint, of step {self.saved_step}, is in {folder}"
+                if self.saved_step
+                else "no checkpoint was saved"
+            )
+            raise DivergenceError(
+                f"training diverged: loss or gradient was not finite in the last {skipped} updates, up to"
+                f" step {step}; {saved}. Try a lower learning rate or precision=float32, with another run=<name>"
             )
 
     def close(self) -> None:

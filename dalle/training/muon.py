@@ -1,4 +1,4 @@
-"""Muon (Jordan et al. 2024): newton_schulz momentum updates for matrices, AdamW for all other parameters.
+"""Muon (Jordan et al. 2024): orthogonalised momentum for matrices, AdamW for all other parameters.
 
 Not in the paper. In runs of thousands of small updates it needs a quarter of AdamW's updates (docs/lab.md).
 """
@@ -30,18 +30,20 @@ class Muon(PaperAdamW):
         if "orthogonal_parts" not in group:
             return super()._update_group(gradients, finite, group)
         parts = group["orthogonal_parts"]
-        alike: dict[torch.Size, list[nn.Parameter]] = {}
+        by_shape: dict[torch.Size, list[nn.Parameter]] = {}
         for parameter in gradients:
-            alike.setdefault(parameter.shape, []).append(parameter)
-        for parameters in alike.values():  # batched by shape: small matrices are slow one by one
+            by_shape.setdefault(parameter.shape, []).append(parameter)
+        for parameters in by_shape.values():  # batched by shape: small matrices are slow one by one
             directions = [self._direction(parameter, gradients[parameter], finite) for parameter in parameters]
-            steps = rearrange(torch.stack(directions), "n (parts rows) columns -> (n parts) rows columns", parts=parts)
-            steps = newton_schulz(steps)
-            reach = group["lr"] * RMS * math.sqrt(max(steps.shape[1:]))
-            steps = rearrange(steps, "(n parts) rows columns -> n (parts rows) columns", parts=parts)
-            for parameter, step in zip(parameters, steps, strict=True):
+            updates = rearrange(
+                torch.stack(directions), "n (parts rows) columns -> (n parts) rows columns", parts=parts
+            )
+            updates = newton_schulz(updates)
+            step_size = group["lr"] * RMS * math.sqrt(max(updates.shape[1:]))
+            updates = rearrange(updates, "(n parts) rows columns -> n (parts rows) columns", parts=parts)
+            for parameter, update in zip(parameters, updates, strict=True):
                 parameter.mul_(1 - finite * group["lr"] * group["weight_decay"])
-                parameter.addcmul_(step.view_as(parameter), finite * reach, value=-1)
+                parameter.addcmul_(update.view_as(parameter), finite * step_size, value=-1)
 
     def _direction(self, parameter: nn.Parameter, gradient: Tensor, finite: Tensor) -> Tensor:
         """Update the momentum and return the Nesterov direction as a matrix: (outputs, inputs * kernel)."""

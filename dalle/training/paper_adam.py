@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dalle.training.small_floats import MEAN, VARIANCE, SmallFloat
+from dalle.training.float_formats import FLOAT_0_6_10, FLOAT_1_6_9, FloatFormat
 
 
 class PaperAdamW(torch.optim.Optimizer):
     """AdamW with options that torch's fused version lacks.
 
-    narrow: parameters whose moments are stored in 16 bits, as codes of `small_floats`; updates compute in float32.
+    sixteen_bit: parameters whose moments are stored in 16 bits, as codes of `float_formats`; computed in float32.
     variance_clip: maximum of the running variance, when used and when stored (App. B.2).
     """
 
@@ -23,11 +23,11 @@ class PaperAdamW(torch.optim.Optimizer):
         eps: float,
         weight_decay: float,
         variance_clip: float | None = None,
-        narrow: Collection[nn.Parameter] = (),
+        sixteen_bit: Collection[nn.Parameter] = (),
     ):
         super().__init__(groups, {"betas": betas, "eps": eps, "weight_decay": weight_decay, "lr": 0.0})
         self.variance_clip = variance_clip
-        self.narrow = set(narrow)
+        self.sixteen_bit = set(sixteen_bit)
 
     @torch.no_grad()
     def step_if_finite(self, finite: Tensor, learning_rate: float) -> None:
@@ -47,38 +47,38 @@ class PaperAdamW(torch.optim.Optimizer):
             self._update(parameter, gradient, finite, group)
 
     def _update(self, parameter: nn.Parameter, gradient: Tensor, finite: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[parameter] or self._begin(parameter)
+        state = self.state[parameter] or self._init_state(parameter)
         beta1, beta2 = group["betas"]
         steps = state["step"] + 1
 
-        mean = _read(state["exp_avg"], MEAN).lerp_(gradient, finite * (1 - beta1))
-        variance = _read(state["exp_avg_sq"], VARIANCE).mul_(1 - finite * (1 - beta2))
+        mean = _load_moment(state["exp_avg"], FLOAT_1_6_9).lerp_(gradient, finite * (1 - beta1))
+        variance = _load_moment(state["exp_avg_sq"], FLOAT_0_6_10).mul_(1 - finite * (1 - beta2))
         variance.addcmul_(gradient, gradient, value=1 - beta2)
         if self.variance_clip is not None:
             variance.clamp_(max=self.variance_clip)
 
-        spread = (variance / (1 - beta2**steps)).sqrt_().add_(group["eps"])
+        denominator = (variance / (1 - beta2**steps)).sqrt_().add_(group["eps"])
         parameter.mul_(1 - finite * group["lr"] * group["weight_decay"])
-        parameter.addcmul_(mean / spread, finite * group["lr"] / (1 - beta1**steps), value=-1)
+        parameter.addcmul_(mean / denominator, finite * group["lr"] / (1 - beta1**steps), value=-1)
 
         state["step"] += finite
-        _write(state["exp_avg"], mean, MEAN)
-        _write(state["exp_avg_sq"], variance, VARIANCE)
+        _store_moment(state["exp_avg"], mean, FLOAT_1_6_9)
+        _store_moment(state["exp_avg_sq"], variance, FLOAT_0_6_10)
 
-    def _begin(self, parameter: nn.Parameter) -> dict[str, Any]:
-        kept_as = torch.int16 if parameter in self.narrow else torch.float32  # code 0 is also the number 0
+    def _init_state(self, parameter: nn.Parameter) -> dict[str, Any]:
+        dtype = torch.int16 if parameter in self.sixteen_bit else torch.float32  # code 0 is also the number 0
         state = self.state[parameter]
         state["step"] = torch.zeros((), device=parameter.device)
-        state["exp_avg"] = torch.zeros_like(parameter, dtype=kept_as)
-        state["exp_avg_sq"] = torch.zeros_like(parameter, dtype=kept_as)
+        state["exp_avg"] = torch.zeros_like(parameter, dtype=dtype)
+        state["exp_avg_sq"] = torch.zeros_like(parameter, dtype=dtype)
         return state
 
 
-def _read(kept: Tensor, format: SmallFloat) -> Tensor:
+def _load_moment(stored: Tensor, format: FloatFormat) -> Tensor:
     """Return a moment in float32; a float32 moment is returned itself, and updated in place."""
-    return format.decode(kept) if kept.dtype == torch.int16 else kept
+    return format.decode(stored) if stored.dtype == torch.int16 else stored
 
 
-def _write(kept: Tensor, values: Tensor, format: SmallFloat) -> None:
-    if kept.dtype == torch.int16:
-        kept.copy_(format.encode(values))
+def _store_moment(stored: Tensor, values: Tensor, format: FloatFormat) -> None:
+    if stored.dtype == torch.int16:
+        stored.copy_(format.encode(values))

@@ -22,7 +22,7 @@ from torch.nn.utils import get_total_norm
 from dalle import distributed
 from dalle.device_transfer import to_device
 from dalle.seeds import torch_generator
-from dalle.training.matrices import matrices
+from dalle.training.weight_matrices import weight_matrices
 
 BASES = ("fixed", "warm", "resampled")
 
@@ -45,7 +45,7 @@ class CompressionConfig:
             )
 
 
-class Cut:
+class MatrixPartition:
     """Partition of a matrix into blocks along its longer side, and each block's share of the rank.
 
     A fused layer counts as `parts` matrices, such as queries, keys and values (Table 2).
@@ -86,30 +86,33 @@ class Cut:
         return rearrange(parts, "parts rows columns -> (parts rows) columns").reshape(self.shape)
 
 
-def cuts(model: nn.Module, config: CompressionConfig) -> dict[str, Cut]:
+def partitions(model: nn.Module, config: CompressionConfig) -> dict[str, MatrixPartition]:
     """Return the partitions of the matrices of `model` that compression makes smaller, by name."""
-    found = {name: Cut(tuple(weight.shape), config, parts) for name, (weight, parts) in matrices(model).items()}
-    return {name: cut for name, cut in found.items() if 0 < cut.compressed < cut.uncompressed}
+    found = {
+        name: MatrixPartition(tuple(weight.shape), config, parts)
+        for name, (weight, parts) in weight_matrices(model).items()
+    }
+    return {name: each for name, each in found.items() if 0 < each.compressed < each.uncompressed}
 
 
-def compression_rate(cuts: Mapping[str, Cut]) -> float:
+def compression_rate(partitions: Mapping[str, MatrixPartition]) -> float:
     """Compute 1 - compressed / uncompressed size of the compressed matrices, as in Table 1; 0 if there are none."""
-    uncompressed = sum(cut.uncompressed for cut in cuts.values())
-    return 1 - sum(cut.compressed for cut in cuts.values()) / uncompressed if cuts else 0.0
+    uncompressed = sum(each.uncompressed for each in partitions.values())
+    return 1 - sum(each.compressed for each in partitions.values()) / uncompressed if partitions else 0.0
 
 
-class Compressed:
+class CompressedMatrix:
     """A compressed matrix, with its error buffer and basis."""
 
-    def __init__(self, number: int, name: str, parameter: nn.Parameter, cut: Cut):
-        self.number, self.name, self.parameter, self.cut = number, name, parameter, cut
-        self.error = torch.zeros_like(cut.split(parameter.detach()))  # this rank's error buffer: what was not sent yet
+    def __init__(self, number: int, name: str, parameter: nn.Parameter, partition: MatrixPartition):
+        self.number, self.name, self.parameter, self.partition = number, name, parameter, partition
+        self.error = torch.zeros_like(partition.split(parameter.detach()))  # this rank's error buffer
         self.basis = self.gaussian(0)
 
     def gaussian(self, step: int) -> Tensor:
         """Draw a Gaussian basis, (blocks, longer side, rank), the same on all ranks and in every run."""
         generator = torch_generator("PowerSGD", self.number, step)
-        shape = self.cut.parts * self.cut.blocks, self.cut.sides[1], self.cut.rank
+        shape = self.partition.parts * self.partition.blocks, self.partition.sides[1], self.partition.rank
         return to_device(torch.randn(shape, generator=generator), self.parameter.device)
 
 
@@ -124,52 +127,53 @@ class PowerSGD:
 
     def __init__(self, model: nn.Module, config: CompressionConfig):
         self.basis = config.basis
-        self.cuts = cuts(model, config)
+        self.partitions = partitions(model, config)
         trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
         self._matrices = [
-            Compressed(number, name, trained[name], cut) for number, (name, cut) in enumerate(self.cuts.items())
+            CompressedMatrix(number, name, trained[name], partition)
+            for number, (name, partition) in enumerate(self.partitions.items())
         ]
-        self._others = [each for name, each in trained.items() if name not in self.cuts]
-        count, rate = len(self.cuts), compression_rate(self.cuts)
-        self.note = f"PowerSGD of rank {config.rank} shortens the gradients of {count} matrices by {rate:.1%}"
+        self._others = [each for name, each in trained.items() if name not in self.partitions]
+        count, rate = len(self.partitions), compression_rate(self.partitions)
+        self.message = f"PowerSGD of rank {config.rank} compresses the gradients of {count} matrices by {rate:.1%}"
         if not count:
-            self.note = f"PowerSGD of rank {config.rank} would make no gradient shorter: all are sent as they are"
+            self.message = f"PowerSGD of rank {config.rank} compresses no gradient of this model"
 
     @torch.no_grad()
-    def combine(self, step: int) -> None:
+    def reduce(self, step: int) -> None:
         """Replace gradients by their (approximate) mean over ranks; `step` is the number of updates done."""
         world, matrices = distributed.world(), self._matrices
-        unsent = [each.cut.split(_gradient(each.parameter)) / world + each.error for each in matrices]
+        corrected = [each.partition.split(_gradient(each.parameter)) / world + each.error for each in matrices]
         bases = [each.gaussian(step) if self.basis == "resampled" else each.basis for each in matrices]
 
-        sketches = distributed.total([own @ basis for own, basis in zip(unsent, bases, strict=True)])
-        lefts = [_orthonormal(sketch) for sketch in sketches]
-        rights = distributed.total([own.mT @ left for own, left in zip(unsent, lefts, strict=True)])
+        sketches = distributed.total([gradient @ basis for gradient, basis in zip(corrected, bases, strict=True)])
+        p_factors = [_orthonormal(sketch) for sketch in sketches]
+        q_factors = distributed.total([gradient.mT @ p for gradient, p in zip(corrected, p_factors, strict=True)])
         others = distributed.total([_gradient(each) / world for each in self._others])
-        finite = get_total_norm([*sketches, *rights, *others]).isfinite()
+        finite = get_total_norm([*sketches, *q_factors, *others]).isfinite()
 
-        for each, own, left, right in zip(matrices, unsent, lefts, rights, strict=True):
-            mean = left @ right.mT
-            each.error = torch.where(finite, own - mean / world, each.error)
-            each.basis = torch.where(finite, right, each.basis) if self.basis == "warm" else each.basis
-            _gradient(each.parameter).copy_(torch.where(finite, each.cut.join(mean), torch.nan))
+        for each, gradient, p, q in zip(matrices, corrected, p_factors, q_factors, strict=True):
+            mean = p @ q.mT
+            each.error = torch.where(finite, gradient - mean / world, each.error)
+            each.basis = torch.where(finite, q, each.basis) if self.basis == "warm" else each.basis
+            _gradient(each.parameter).copy_(torch.where(finite, each.partition.join(mean), torch.nan))
         for parameter, mean in zip(self._others, others, strict=True):
             _gradient(parameter).copy_(mean)
 
-    def state(self) -> dict[str, Tensor]:
-        """Return the tensors for `restore`, valid for any number of ranks. All ranks must call it.
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the tensors for `load_state_dict`, valid for any number of ranks. All ranks must call it.
 
-        Error buffers are summed over ranks. Each rank continues with an equal share of the sum, as after `restore`, so
-        an interrupted run gives bit-identical results.
+        Error buffers are summed over ranks. Each rank continues with an equal share of the sum, as after
+        `load_state_dict`, so an interrupted run gives bit-identical results.
         """
         errors = distributed.total([each.error for each in self._matrices])
         state = {f"error.{each.name}": error for each, error in zip(self._matrices, errors, strict=True)}
         if self.basis == "warm":
             state |= {f"basis.{each.name}": each.basis for each in self._matrices}
-        self.restore(state)
+        self.load_state_dict(state)
         return state
 
-    def restore(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
         for each in self._matrices:
             each.error = state[f"error.{each.name}"].to(each.error.device) / distributed.world()
             each.basis = state.get(f"basis.{each.name}", each.basis).to(each.basis.device)

@@ -1,4 +1,4 @@
-"""Run folders: check if a run may resume in a folder, and from which step."""
+"""Run folders: the config of a run, and the step from which it resumes."""
 
 import json
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
@@ -12,11 +12,19 @@ from dalle.checkpoint import CheckpointError
 from dalle.training.logger import WandbConfig
 
 # settings of logging and data loading that may change when a run resumes
-FREE = {"log_every", "validate_every", "preview_every", "save_every", "max_bad_steps", "workers"}
-LENGTH = "stage.steps"
+MUTABLE = {"log_every", "validate_every", "preview_every", "save_every", "max_skipped_steps", "workers"}
+STEPS = "stage.steps"
+RENAMED = {  # settings of runs saved by version 1.0 -> their present names
+    "stage.ema.warm_up": "stage.ema.warmup",
+    "stage.max_bad_steps": "stage.max_skipped_steps",
+    "stage.optimizer.plateau.halvings": "stage.optimizer.plateau.max_reductions",
+    "stage.optimizer.warm_up": "stage.optimizer.warmup_steps",
+    "stage.pad_targets": "stage.pad_loss",
+    "stage.views": "stage.crops",
+}
 
 
-class AnotherRun(CheckpointError):
+class RunConfigMismatchError(CheckpointError):
     """The folder contains a run with other settings, which is left unchanged."""
 
 
@@ -25,58 +33,58 @@ class Run:
     """One training run: its folder and its settings."""
 
     folder: Path  # metrics.jsonl, previews/, the checkpoint, state/
-    identity: dict[str, Any]  # nested settings that identify the run; includes "stage" with its "steps"
+    config: dict[str, Any]  # nested settings that must not change when the run resumes; "stage" has its "steps"
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     wandb: WandbConfig = field(default_factory=WandbConfig)
-    defaults: dict[str, Any] = field(default_factory=dict)  # default values of the settings in `identity`
+    defaults: dict[str, Any] = field(default_factory=dict)  # default values of the settings in `config`
 
 
-def steps_done(folder: Path, identity: dict[str, Any], defaults: dict[str, Any] | None = None) -> int:
-    """Return the number of updates done by the run in `folder`; 0 for a new run.
+def resume_step(folder: Path, config: dict[str, Any], defaults: dict[str, Any] | None = None) -> int:
+    """Return the step from which the run in `folder` resumes: the number of updates done, 0 for a new run.
 
     A setting that the saved run lacks, since it was added later, is taken from `defaults`.
 
-    Raises AnotherRun if the saved run has other settings than `identity`, or no state to resume from.
+    Raises RunConfigMismatchError if the saved run has other settings than `config`, or no state to resume from.
     """
     saved = checkpoint.read_scalars(folder)
     if saved is None:
         if (folder / checkpoint.WEIGHTS).exists():
-            raise AnotherRun(
-                f"{folder} holds a model but no state to go on from: choose another name (run=...), or start"
-                " over with resume=false, which moves that folder aside"
+            raise RunConfigMismatchError(
+                f"{folder} has a model but no training state to resume from. Choose another name with run=<name>, or"
+                " start over with resume=false, which renames that folder"
             )
         return 0
-    changes = differences(saved["identity"], identity, defaults)
+    changes = differences(saved["identity"], config, defaults)
     if changes:
-        raise AnotherRun(
-            f"{folder} holds a run with other settings: {'; '.join(changes)}. Choose another name (run=...),"
-            " put the settings back, or start over with resume=false, which moves that folder aside"
+        raise RunConfigMismatchError(
+            f"{folder} has a run with other settings: {'; '.join(changes)}. Choose another name with run=<name>,"
+            " restore the settings, or start over with resume=false, which renames that folder"
         )
     return saved["step"]
 
 
-def set_aside(folder: Path) -> Path | None:
+def rename_existing(folder: Path) -> Path | None:
     """Rename `folder`, if it exists, to the first free name of folder.1, folder.2, ...; returns the new name."""
-    aside = None
+    renamed = None
     if distributed.is_first() and folder.exists():
         number = 1
-        while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
+        while (renamed := folder.with_name(f"{folder.name}.{number}")).exists():
             number += 1
-        folder.rename(aside)
+        folder.rename(renamed)
     distributed.barrier()
-    return aside
+    return renamed
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], defaults: dict[str, Any] | None = None) -> list[str]:
-    """List the differences between two run configs as sentences; ignores the number of steps and settings in FREE."""
-    before, after, usual = (flat(json.loads(json.dumps(each))) for each in (old, new, defaults or {}))
-    lengths = before.get(LENGTH), after.get(LENGTH)
+    """List the differences between two run configs as sentences, except the number of steps and MUTABLE."""
+    before, after, default = (flatten_config(json.loads(json.dumps(each))) for each in (old, new, defaults or {}))
+    steps = before.get(STEPS), after.get(STEPS)
     found = []
     for key in sorted(before | after):
-        change = before.get(key, usual.get(key, "absent")), after.get(key, "absent")
-        spans_the_run = key.endswith(".steps") and change == lengths  # a schedule as long as the run may grow with it
-        if change[0] != change[1] and key.split(".")[-1] not in FREE and key != LENGTH and not spans_the_run:
+        change = before.get(key, default.get(key, "absent")), after.get(key, "absent")
+        spans_run = key.endswith(".steps") and change == steps  # a schedule as long as the run grows with it
+        if change[0] != change[1] and key.split(".")[-1] not in MUTABLE and key != STEPS and not spans_run:
             found.append(f"{key} was {change[0]}, now {change[1]}")
     return found
 
@@ -91,11 +99,16 @@ def defaults_of(schema: type) -> dict[str, Any]:
     return found
 
 
-def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flatten_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Flatten a run's config; settings that an earlier version saved get their present names."""
+    return {RENAMED.get(key, key): value for key, value in flatten(config).items()}
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     """Flatten a nested dict: {"a": {"b": 1}} becomes {"a.b": 1}."""
     if not isinstance(tree, dict):
         return {prefix: tree}
     found: dict[str, Any] = {}
     for key, value in tree.items():
-        found |= flat(value, f"{prefix}.{key}" if prefix else key)
+        found |= flatten(value, f"{prefix}.{key}" if prefix else key)
     return found

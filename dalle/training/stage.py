@@ -31,14 +31,14 @@ class TrainingConfig:
     gradient_exponent: int | None = None  # simulated exponent bits of gradients in branches, with scaling (float16: 5)
     recompute: bool = False  # activation checkpointing of residual branches: less memory, 1/3 more compute (Sec. 2.4)
     compression: CompressionConfig = field(default_factory=CompressionConfig)  # of gradients exchanged by ranks
-    max_bad_steps: int = 25  # consecutive updates skipped for a non-finite loss or gradient before the run stops
+    max_skipped_steps: int = 25  # consecutive updates skipped for a non-finite loss or gradient before the run stops
     log_every: int = 50  # updates between two lines of metrics; 0: only at the end
     validate_every: int = 5_000  # updates between two validations; 0: only at the end
     preview_every: int = 5_000  # updates between two preview images in previews/; 0: only at the end
     save_every: int = 5_000  # updates between two checkpoints; 0: only at the end
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "max_bad_steps"):
+        for name in ("steps", "batch_size", "accumulate", "max_skipped_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.clip_norm is not None and self.clip_norm <= 0:

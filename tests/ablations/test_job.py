@@ -1,13 +1,13 @@
-"""A job's folder says which job it is and how it ended."""
+"""job.json: identity and status of a sweep's job."""
 
 import json
 
 import pytest
-from written_sweeps import job
+from sweep_files import job
 
-from dalle.training.interruption import Interrupted
-from dalle.training.job import Job, recorded
-from dalle.training.run import AnotherRun
+from dalle.training.job import Job, record_status
+from dalle.training.run import RunConfigMismatchError
+from dalle.training.signals import Interrupted
 
 
 def status(folder):
@@ -15,42 +15,42 @@ def status(folder):
     return written["status"], written["error"]
 
 
-def test_a_job_runs_then_has_finished(tmp_path):
-    with recorded(job("salt", 3), tmp_path / "run"):
+def test_status_is_running_then_finished(tmp_path):
+    with record_status(job("salt", 3), tmp_path / "run"):
         assert status(tmp_path / "run") == ("running", "")
     assert status(tmp_path / "run") == ("finished", "")
-    assert Job.read(json.loads((tmp_path / "run" / "job.json").read_text())) == job("salt", 3)
+    assert Job.from_dict(json.loads((tmp_path / "run" / "job.json").read_text())) == job("salt", 3)
 
 
 @pytest.mark.parametrize("error", [ValueError("no such dVAE"), RuntimeError("a defect")])
-def test_a_job_that_fails_says_why(tmp_path, error):
-    with pytest.raises(type(error)), recorded(job("salt", 3), tmp_path):
+def test_failed_job_records_the_error(tmp_path, error):
+    with pytest.raises(type(error)), record_status(job("salt", 3), tmp_path):
         raise error
     assert status(tmp_path) == ("failed", f"{type(error).__name__}: {error}")
 
 
 @pytest.mark.parametrize("stop", [Interrupted("stopped", 15), KeyboardInterrupt()])
-def test_a_job_that_was_stopped_has_not_failed(tmp_path, stop):
-    with pytest.raises(type(stop)), recorded(job("salt", 3), tmp_path):
+def test_interrupted_job_is_not_failed(tmp_path, stop):
+    with pytest.raises(type(stop)), record_status(job("salt", 3), tmp_path):
         raise stop
     assert status(tmp_path) == ("running", "")
 
 
-def test_a_finished_job_stays_finished_where_another_run_is_asked_for_in_its_place(tmp_path):
-    with recorded(job("salt", 3), tmp_path):
+def test_finished_job_stays_finished_if_another_run_is_refused(tmp_path):
+    with record_status(job("salt", 3), tmp_path):
         pass
-    with pytest.raises(AnotherRun), recorded(job("salt", 4), tmp_path):
-        raise AnotherRun("seed was 3, now 4")
+    with pytest.raises(RunConfigMismatchError), record_status(job("salt", 4), tmp_path):
+        raise RunConfigMismatchError("seed was 3, now 4")
     assert status(tmp_path) == ("finished", "")
-    assert Job.read(json.loads((tmp_path / "job.json").read_text())).seed == 3
+    assert Job.from_dict(json.loads((tmp_path / "job.json").read_text())).seed == 3
 
 
-def test_a_record_from_before_sizes_were_called_so_is_still_read():
+def test_job_json_with_the_old_key_scale_is_read():
     written = {"ablation": "order", "scale": "small", "values": {}, "seed": 2}
-    assert Job.read(written) == Job("order", "small", {}, 2)
+    assert Job.from_dict(written) == Job("order", "small", {}, 2)
 
 
-def test_folders_are_named_after_values_and_tell_sizes_apart(tmp_path):
+def test_folder_name_has_values_and_size(tmp_path):
     values = {"stage.model.patterns": ["row", "column"], "stage.temperature.end": 0.0625, "stage.gain": None}
     name = "model.patterns_row_column-temperature.end_0.0625-gain_none-seed_2"
     assert Job("order", "laptop", values, 2).folder(tmp_path) == tmp_path / "ablation" / "order" / name

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dalle.data.blocks import GAP, HALF_EXTENTS, HELD_OUT, SPLITS, BlocksConfig, BlocksSource, wordings
-from dalle.data.blocks_world import BACKGROUND, COLOURS, DIRECTIONS, OUTLINES, draw, one_fact_changed
+from dalle.data.blocks_scene import BACKGROUND, COLOURS, DIRECTIONS, OUTLINES, draw, one_fact_changed
 
 CONFIG = BlocksConfig(image_size=32)
 SCENES = {split: [BlocksSource(CONFIG, split).scene(index) for index in range(300)] for split in SPLITS}

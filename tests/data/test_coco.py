@@ -48,7 +48,7 @@ def test_a_picture_has_all_its_captions_and_pictures_that_are_not_named_are_no_p
         "annotations": [annotation(0, "a dog\n"), annotation(1, "a cat"), annotation(2, "a cow"), annotation(0, "two")],
     }
     assert captions(pictures, told) == {0: ("a dog", "two"), 1: ("a cat",), 2: ("a cow",)}
-    assert opened(pictures, told).dropped == {} and not opened(pictures, told).remarks
+    assert opened(pictures, told).dropped == {} and not opened(pictures, told).warnings
 
 
 def test_what_is_broken_is_counted_and_costs_nothing_else(pictures):
@@ -80,7 +80,7 @@ def test_what_is_broken_is_counted_and_costs_nothing_else(pictures):
     assert captions(pictures, told) == {0: ("good",), 1: ("good",)}
     source = opened(pictures, told)
     assert source.dropped == {"without a caption": 2}
-    assert source.remarks == {"rows whose picture is not there": 2, UNREADABLE: 10}
+    assert source.warnings == {"rows whose picture is not there": 2, UNREADABLE: 10}
 
 
 def test_addresses_serve_the_opt_out_list(pictures, tmp_path):

@@ -161,5 +161,7 @@ def test_missing_packages_are_named_with_the_command_that_installs_them(monkeypa
     monkeypatch.setattr(module, "find_spec", lambda name: None if name in ("emoji", "resvg_py") else found(name))
     module.svg_folder.cache_clear()
     module.all_emojis.cache_clear()
-    with pytest.raises(ImportError, match=r"needs emoji, resvg-py: install it with pip install 'dalle\[data\]'"):
+    with pytest.raises(
+        ImportError, match=r"needs the packages emoji, resvg-py; install them with pip install 'dalle\[data\]'"
+    ):
         split("train")

@@ -2,15 +2,12 @@
 
 import hashlib
 import re
-import shlex
 import zipfile
 from io import BytesIO
 from pathlib import Path
 
-import pytest
 from PIL import Image
 
-from dalle.cli.config import compose
 from dalle.data.captions import MAX_CAPTION_CHARACTERS
 from dalle.data.filters import FiltersConfig
 from dalle.data.folder import FolderConfig, FolderSource
@@ -82,7 +79,7 @@ def test_captions_of_a_megabyte_are_cut_and_counted(tmp_path):
     captions = kept(tmp_path)
     assert [len(caption) for caption in captions["long.png"]] == [MAX_CAPTION_CHARACTERS]
     assert len(captions["lines.png"]) == 500
-    assert opened(tmp_path).remarks == {"with captions cut to 4,096 characters": 1}
+    assert opened(tmp_path).warnings == {"with captions cut to 4,096 characters": 1}
 
 
 def test_counts_are_told_once_though_stages_and_splits_open_the_data_again(tmp_path, caplog):
@@ -94,7 +91,7 @@ def test_counts_are_told_once_though_stages_and_splits_open_the_data_again(tmp_p
     (sentence,) = caplog.messages
     assert sentence == (
         f"data.path={tmp_path}: 3 of 4 records are used; left out: 1 without a caption (first: 'odd \\x1b[31m.png'); "
-        "data.allow_missing_captions=true does without captions"
+        "set data.allow_missing_captions=true to keep images without a caption"
     )
 
 
@@ -133,14 +130,3 @@ def test_the_source_of_the_docs_works(tmp_path):
     assert found == {"a_dog.png": ("a dog",), "b/a_cat.png": ("a cat",), "a_cow.png": ("a cow",)}
     assert sources[0].digest() != sources[1].digest()
     assert "Splits:" in scope["ZipConfig"].__doc__ and "Attribution:" in scope["ZipConfig"].__doc__
-
-
-@pytest.mark.parametrize("block", re.findall(r"```bash\n(.*?)```", DOCS.read_text(), re.DOTALL))
-def test_the_commands_of_the_docs_compose(block):
-    for line in block.splitlines():
-        words = [
-            f'{key}="{value}"' if key == "data.path" else word
-            for word in shlex.split(line)
-            for key, _, value in [word.partition("=")]
-        ]
-        assert compose("train", words[2:]).data.path

@@ -6,8 +6,8 @@ from types import ModuleType
 import pytest
 
 from dalle.cli.config import compose
-from dalle.data import read_config
-from dalle.data.filters import CaptionFilter, FiltersConfig, is_in, too_long
+from dalle.data import config_from_dict
+from dalle.data.filters import CaptionFilter, FiltersConfig, exceeds_aspect_ratio, is_in
 from dalle.data.folder import FolderConfig
 
 PAPER = compose("train", ["data=folder", "data.path=x", "filters=paper"]).data.filters
@@ -108,8 +108,8 @@ def test_without_a_detector_or_with_an_unknown_language_nothing_starts(monkeypat
 
 
 def test_the_aspect_ratio_is_the_longer_side_by_the_shorter_one():
-    assert not too_long((200, 100), 2) and not too_long((100, 200), 2)
-    assert too_long((201, 100), 2) and too_long((100, 201), 2)
+    assert not exceeds_aspect_ratio((200, 100), 2) and not exceeds_aspect_ratio((100, 200), 2)
+    assert exceeds_aspect_ratio((201, 100), 2) and exceeds_aspect_ratio((100, 201), 2)
 
 
 def test_numbers_and_patterns_that_cannot_work_are_refused():
@@ -123,5 +123,5 @@ def test_the_papers_ratio_is_a_half_to_two_and_what_a_checkpoint_says_of_it_is_r
     assert PAPER.max_aspect_ratio == 2
     assert PAPER.languages == ["en"]
     written = {"name": "folder", "path": "x", "filters": {"min_words": 3, "max_aspect_ratio": 2.0}}
-    assert read_config(written) == FolderConfig(path="x", filters=FiltersConfig(min_words=3, max_aspect_ratio=2.0))
-    assert read_config({"name": "folder", "path": "x"}) == FolderConfig(path="x")  # as before there were filters
+    assert config_from_dict(written) == FolderConfig(path="x", filters=FiltersConfig(min_words=3, max_aspect_ratio=2.0))
+    assert config_from_dict({"name": "folder", "path": "x"}) == FolderConfig(path="x")  # as before there were filters

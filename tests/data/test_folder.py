@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dalle.data.folder import FolderConfig, FolderSource, picture_paths
+from dalle.data.folder import FolderConfig, FolderSource, list_images
 from dalle.data.loader import image_batches
+from dalle.data.skip_counter import SkipCounter
 from dalle.data.source import UnreadableRecord
-from dalle.data.tally import Tally
 from dalle.data.transforms import inference_crop
 
 
@@ -40,7 +40,7 @@ def test_pictures_are_found_in_any_depth_and_listed_in_order(tmp_path):
     add(tmp_path, ".hidden.png")
     add(tmp_path, ".cache/x.png")
     (tmp_path / "notes.md").write_text("no picture")
-    assert picture_paths(tmp_path, Tally()) == ["a/b/c.webp", "a/z.JPG", "b.png", "d.bmp", "e.gif", "f.jpeg"]
+    assert list_images(tmp_path, SkipCounter()) == ["a/b/c.webp", "a/z.JPG", "b.png", "d.bmp", "e.gif", "f.jpeg"]
 
 
 def test_record_has_an_rgb_picture_its_captions_and_its_path(tmp_path):
@@ -92,7 +92,7 @@ def test_two_pictures_are_enough_for_both_splits(tmp_path, share):
 def test_one_picture_is_for_training_and_validation_says_so(tmp_path):
     add(tmp_path, "one.png")
     assert len(opened(tmp_path, "train", validation_share=0.999)) == 1
-    with pytest.raises(ValueError, match="one picture is not enough"):
+    with pytest.raises(ValueError, match="one image is not enough"):
         opened(tmp_path, "val")
 
 
@@ -113,7 +113,7 @@ def test_a_picture_without_captions_is_left_out_unless_that_is_allowed(tmp_path,
     assert opened(tmp_path).dropped == {"without a caption": 1}
     (sentence,) = caplog.messages
     assert "1 of 2 records are used; left out: 1 without a caption (first: plain.png)" in sentence
-    assert "data.allow_missing_captions=true does without" in sentence
+    assert "set data.allow_missing_captions=true to keep images" in sentence
     assert records(tmp_path, allow_missing_captions=True)["plain.png"].captions == ("",)
 
 
@@ -137,7 +137,7 @@ def test_what_is_no_file_is_passed_over_and_counted(tmp_path):
     (tmp_path / "round").symlink_to(tmp_path)
     (tmp_path / "sub.png").mkdir()
     source = opened(tmp_path)
-    assert source.remarks == {"names that lead to no file": 2}
+    assert source.warnings == {"names that lead to no file": 2}
     assert set(records(tmp_path)) == {"one.png", "two.png", "link.png"}
 
 
@@ -152,7 +152,7 @@ def test_a_folder_that_cannot_be_opened_is_counted(tmp_path, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refused)
-    assert opened(tmp_path).remarks == {"folders that cannot be opened": 1}
+    assert opened(tmp_path).warnings == {"folders that cannot be opened": 1}
     assert set(records(tmp_path)) == {"open/1.png", "open/2.png"}
 
 
@@ -211,7 +211,7 @@ def test_a_table_in_the_folder_takes_the_place_of_the_text_files(tmp_path):
         "sub/b.png": ("other",),
     }
     assert opened(tmp_path).dropped == {"without a caption": 1}
-    assert opened(tmp_path).remarks == {"rows whose picture is not there": 1}
+    assert opened(tmp_path).warnings == {"rows whose picture is not there": 1}
     (tmp_path / "captions.jsonl").write_text("")
     with pytest.raises(ValueError, match=r"holds captions\.csv and captions\.jsonl: keep one"):
         opened(tmp_path)
@@ -275,7 +275,7 @@ def test_text_files_without_a_picture_and_kinds_that_are_not_read_are_counted(tm
         ".hidden",
     ):
         (tmp_path / name).write_text("words")
-    assert opened(tmp_path).remarks == {
+    assert opened(tmp_path).warnings == {
         ".svg files, a kind that is not read": 2,
         ".tiff files, a kind that is not read": 1,
         "files of other kinds": 1,

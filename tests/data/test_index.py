@@ -30,9 +30,9 @@ def test_lists_come_back_as_they_were_and_rows_are_taken_in_any_order(lists, dat
     index = builder.build()
     rows = data.draw(st.lists(st.integers(0, len(lists) - 1))) if lists else []
     for got, wanted in ((index, range(len(lists))), (index.take(np.array(rows, np.int64)), rows)):
-        assert [got.captions[place] for place in range(len(got))] == [tuple(lists[row]) for row in wanted]
+        assert [got.captions[location] for location in range(len(got))] == [tuple(lists[row]) for row in wanted]
         assert list(got.keys) == [str(row) for row in wanted]
-        assert got.places.tolist() == [[row, -row] for row in wanted]
+        assert got.locations.tolist() == [[row, -row] for row in wanted]
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), names)))

@@ -16,10 +16,10 @@ from PIL import Image
 from dalle.data.collate import ImageBatch, TokenBatch
 from dalle.data.index import StringArray
 from dalle.data.loader import encoder_batches, image_batches, ordered_batches, token_batches
+from dalle.data.prefetch import LoadingError
 from dalle.data.source import Record, UnreadableRecord
-from dalle.data.token_cache import Block, TokenCache, TokenKind
+from dalle.data.token_cache import RecordBlock, TokenCache, TokenCacheSettings
 from dalle.data.transforms import dvae_augmentation, inference_crop
-from dalle.data.workers import LoadingError
 
 SIZE = 8
 
@@ -221,7 +221,7 @@ def test_an_exception_that_nobody_foresaw_is_told_with_the_record_at_fault(worke
     with pytest.raises(LoadingError) as caught:
         taken(4, Buggy(10), workers=workers)
     sentence = str(caught.value)
-    assert sentence.startswith("record record 5 could not be prepared: KeyError: 'width' (test_loader.py, line ")
+    assert sentence.startswith("record record 5 could not be loaded: KeyError: 'width' (test_loader.py, line ")
     assert "\n" not in sentence
 
 
@@ -253,9 +253,9 @@ def made_up_tokens(images: torch.Tensor) -> torch.Tensor:
 
 def encoded(source: Numbered, folder: Path, count: int) -> TokenCache:
     """`count` views of all records, augmented."""
-    kind = TokenKind(source.digest(), SIZE, "dvae", "made up", count)
+    kind = TokenCacheSettings(source.digest(), SIZE, "dvae", "made up", count)
     cache = TokenCache.create(folder, kind, len(source), positions=4, vocabulary=766, about={})
-    for seen in encoder_batches(source, dvae_augmentation, list(cache.unfinished())):
+    for seen in encoder_batches(source, dvae_augmentation, list(cache.pending_blocks())):
         cache.write(seen.block, made_up_tokens(seen.images).numpy(), seen.readable)
     return cache
 
@@ -303,7 +303,7 @@ def test_tokens_are_read_without_opening_a_picture(tmp_path):
 def test_workers_change_nothing_in_what_is_encoded(tmp_path):
     source = Numbered(40, broken=(7, 39))
     cache = encoded(source, tmp_path / "tokens", 1)
-    seen = list(encoder_batches(source, dvae_augmentation, [Block(0, 0, 32), Block(0, 32, 40)], workers=2))
+    seen = list(encoder_batches(source, dvae_augmentation, [RecordBlock(0, 0, 32), RecordBlock(0, 32, 40)], workers=2))
     assert torch.cat([made_up_tokens(each.images) for each in seen]).numpy().tolist() == cache.tokens[0].tolist()
     assert [list(each.unreadable) for each in seen] == [["record 7"], ["record 39"]]
     assert np.flatnonzero(~np.concatenate([each.readable for each in seen])).tolist() == [7, 39]
@@ -319,7 +319,7 @@ def test_a_million_records_take_no_more_memory_than_their_arrays(tmp_path):
             return self.names
 
     source = Million(records)
-    cache = TokenCache.create(tmp_path / "tokens", TokenKind("", SIZE, "none", "", 1), records, 16, 8192, {})
+    cache = TokenCache.create(tmp_path / "tokens", TokenCacheSettings("", SIZE, "none", "", 1), records, 16, 8192, {})
     with open(tmp_path / "tokens" / "states.npy", "r+b") as file:
         file.seek(-records, os.SEEK_END)
         file.write(b"\1" * records)

@@ -6,10 +6,10 @@ import torch
 from dalle import checkpoint
 from dalle.checkpoint import CheckpointError
 from dalle.data import open_source
-from dalle.data.audit.provenance import described, provenances
+from dalle.data.audit.provenance import data_meta, find_provenance
 from dalle.data.blocks import BlocksConfig
+from dalle.stages.data_module import DataModule, StageContext
 from dalle.stages.dvae import DVAEStageConfig
-from dalle.stages.pictures import Pictures, StageContext
 
 DATA = BlocksConfig(train=5, val=3)
 
@@ -21,49 +21,49 @@ def write(folder, meta):
 
 
 def meta_of(data=DATA):
-    return described(data, {split: open_source(data, split) for split in ("train", "val")})
+    return data_meta(data, {split: open_source(data, split) for split in ("train", "val")})
 
 
 def test_a_stage_writes_what_it_is_trained_on():
-    pictures = Pictures(DATA, DVAEStageConfig(batch_size=2, workers=0), StageContext(0, torch.device("cpu")))
-    meta = json.loads(json.dumps(pictures.described({"step": 1})))
+    data_module = DataModule(DATA, DVAEStageConfig(batch_size=2, workers=0), StageContext(0, torch.device("cpu")))
+    meta = json.loads(json.dumps(data_module.add_provenance({"step": 1})))
     assert meta["step"] == 1
     assert meta["data"]["train"] == 5
     assert {split: told["records"] for split, told in meta["records"].items()} == {"train": 5, "val": 3}
-    assert meta["records"]["train"]["digest"] == pictures.train.digest()
+    assert meta["records"]["train"]["digest"] == data_module.train.digest()
 
 
 def test_a_checkpoint_tells_its_sources_and_that_they_are_unchanged(tmp_path):
     write(tmp_path / "whole" / "dvae", meta_of())
     write(tmp_path / "whole" / "clip", {"imported": "openai-clip"})
-    clip, dvae = provenances(tmp_path / "whole")
-    text = "\n".join(dvae.lines())
+    clip, dvae = find_provenance(tmp_path / "whole")
+    text = "\n".join(dvae.report_lines())
     assert "trained on data=blocks" in text
     assert "train: 5 records, digest " in text
     assert "the data are unchanged" in text
-    assert list(dvae.names()) == [f"train/{index:06d}" for index in range(5)]
-    assert "imported (openai-clip)" in clip.lines()[0]
-    assert provenances(tmp_path / "whole" / "dvae")[0].lines() == dvae.lines()
+    assert list(dvae.record_keys()) == [f"train/{index:06d}" for index in range(5)]
+    assert "imported from openai-clip" in clip.report_lines()[0]
+    assert find_provenance(tmp_path / "whole" / "dvae")[0].report_lines() == dvae.report_lines()
 
 
 def test_data_that_changed_or_went_are_not_passed_off_as_those_of_the_training(tmp_path):
     meta = meta_of()
     meta["records"]["train"]["digest"] = "0" * 32
     write(tmp_path / "changed", meta)
-    (changed,) = provenances(tmp_path / "changed")
-    assert "have CHANGED since" in changed.compared()
+    (changed,) = find_provenance(tmp_path / "changed")
+    assert "have CHANGED since" in changed.compare()
     with pytest.raises(CheckpointError, match="was trained on 5 records, and the data have changed since"):
-        changed.names()
+        changed.record_keys()
     gone = {"name": "folder", "path": str(tmp_path / "gone")}
     write(tmp_path / "old", {"data": gone, "records": meta["records"]})
-    assert "the data are not there" in provenances(tmp_path / "old")[0].compared()
+    assert "the data cannot be opened" in find_provenance(tmp_path / "old")[0].compare()
 
 
 def test_checkpoints_from_before_say_so(tmp_path):
     write(tmp_path / "a", {"data": {"name": "blocks"}})
-    assert "older than digests" in provenances(tmp_path / "a")[0].compared()
+    assert "has no digest of its data" in find_provenance(tmp_path / "a")[0].compare()
     write(tmp_path / "b", {})
-    with pytest.raises(CheckpointError, match="does not say which data"):
-        provenances(tmp_path / "b")[0].names()
-    with pytest.raises(CheckpointError, match="no checkpoint at"):
-        provenances(tmp_path / "c")
+    with pytest.raises(CheckpointError, match="does not record its training data"):
+        find_provenance(tmp_path / "b")[0].record_keys()
+    with pytest.raises(CheckpointError, match="no checkpoint in"):
+        find_provenance(tmp_path / "c")

@@ -1,13 +1,13 @@
-"""A folder with one of everything that is wrong, looked over."""
+"""Survey of a folder with one example of every problem."""
 
 import json
 
 import pytest
 from PIL import Image
 
-from dalle.data.audit.look import evenly_spaced, look_at
+from dalle.data.audit.scan import evenly_spaced, scan
 from dalle.data.audit.survey import Survey
-from dalle.data.audit.survey_page import COPIES, FACTS, PAGE, SHEET, TOKENIZER, write_survey
+from dalle.data.audit.survey_report import DUPLICATES, PAGE, SHEET, STATISTICS, TOKENIZER, write_survey
 from dalle.data.blocks import BlocksConfig, BlocksSource
 from dalle.data.folder import FolderConfig
 from dalle.tokenizer import CaptionTokenizer
@@ -45,56 +45,62 @@ def surveyed(pictures, validation_share=0.05, **options) -> Survey:
 
 
 def test_everything_that_is_wrong_is_counted_and_named(pictures):
-    facts = surveyed(pictures).facts()
-    splits = facts["splits"]
+    statistics = surveyed(pictures).statistics()
+    splits = statistics["splits"]
     assert sum(split["records"] for split in splits.values()) == 36
     assert [key for split in splits.values() for key in split["unreadable"]] == ["cut.png"]
-    assert facts["pictures"]["readable"] == 35
-    assert facts["pictures"]["smaller_than_image_size"] == 1
-    assert facts["pictures"]["widths"] == {"least": 20, "5%": 64, "median": 64, "95%": 64, "most": 300}
-    assert facts["pictures"]["shapes"]["wider than 2:1"] == 1
-    assert list(facts["captions"]["over_long"]) == ["talkative.png"]
-    assert facts["captions"]["over_long"]["talkative.png"] >= 300
-    assert facts["captions"]["empty"] == ["wordless.png"]
-    groups = [set(group["train"] + group["val"]) for group in facts["near_copies"]["groups"]]
+    assert statistics["images"]["readable"] == 35
+    assert statistics["images"]["smaller_than_image_size"] == 1
+    assert statistics["images"]["widths"] == {"least": 20, "5%": 64, "median": 64, "95%": 64, "most": 300}
+    assert statistics["images"]["aspect_ratios"]["wider than 2:1"] == 1
+    assert list(statistics["captions"]["too_long"]) == ["talkative.png"]
+    assert statistics["captions"]["too_long"]["talkative.png"] >= 300
+    assert statistics["captions"]["empty"] == ["wordless.png"]
+    groups = [set(group["train"] + group["val"]) for group in statistics["near_duplicates"]["groups"]]
     assert {"03.png", "copy.jpg"} in groups
     assert {"04.png", "small.png"} in groups
-    assert facts["tokenizer"]["vocabulary"] <= facts["tokenizer"]["asked_for"] == 400
+    assert statistics["tokenizer"]["vocabulary"] <= statistics["tokenizer"]["requested"] == 400
 
 
-def test_a_copy_in_the_other_split_is_told(pictures):
+def test_a_near_duplicate_in_the_other_split_is_reported(pictures):
     for number in range(20):
         Image.open(pictures / "03.png").save(pictures / f"again-{number}.png")
-    near = surveyed(pictures, validation_share=0.5).facts()["near_copies"]
+    near = surveyed(pictures, validation_share=0.5).statistics()["near_duplicates"]
     (group,) = [group for group in near["groups"] if "03.png" in group["train"] + group["val"]]
     assert len(group["train"]) + len(group["val"]) == 22
     assert group["train"]
     assert group["val"]
-    assert near["val_with_copy_in_train"] >= len(group["val"])
+    assert near["val_with_duplicate_in_train"] >= len(group["val"])
 
 
 def test_the_survey_is_written_as_a_page_facts_sheets_and_a_tokenizer(pictures, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     found = write_survey(surveyed(pictures), out)
-    assert {path.name for path in out.iterdir()} == {PAGE, FACTS, SHEET, COPIES, TOKENIZER}
-    assert "1 pictures cannot be read, and are skipped in training" in found
+    assert {path.name for path in out.iterdir()} == {PAGE, STATISTICS, SHEET, DUPLICATES, TOKENIZER}
+    assert "1 images cannot be read; training skips them" in found
     page = (out / PAGE).read_text()
     assert all(line in page for line in found)
     assert "`cut.png`: `" in page
-    assert json.loads((out / FACTS).read_text())["pictures"]["readable"] == 35
+    assert json.loads((out / STATISTICS).read_text())["images"]["readable"] == 35
     assert CaptionTokenizer.load(out / TOKENIZER).vocabulary <= 400
     assert Image.open(out / SHEET).width > 8 * 150
 
 
-def test_processes_change_nothing(pictures):
-    assert surveyed(pictures, workers=2).facts() == surveyed(pictures).facts()
+def test_workers_do_not_change_the_result(pictures):
+    assert surveyed(pictures, workers=2).statistics() == surveyed(pictures).statistics()
 
 
 def test_a_part_of_the_records_is_spread_over_all_and_is_not_taken_for_all(pictures, tmp_path):
     source = BlocksSource(BlocksConfig(train=100), "train")
-    look = look_at(source, "train", limit=4)
-    assert [look.key(place) for place in range(4)] == ["train/000000", "train/000025", "train/000050", "train/000075"]
+    partial_scan = scan(source, "train", limit=4)
+    keys = [partial_scan.key(position) for position in range(4)]
+    assert keys == [
+        "train/000000",
+        "train/000025",
+        "train/000050",
+        "train/000075",
+    ]
     assert not (tmp_path / "outputs").exists()
     assert list(evenly_spaced(3, 5)) == [0, 1, 2]
     with pytest.raises(ValueError, match="limit=0 leaves nothing"):
@@ -108,4 +114,4 @@ def test_sizes_are_those_of_the_upright_file_not_of_what_was_decoded(tmp_path, m
     for name in "ab":
         Image.new("RGB", (400, 200), "red").save(tmp_path / f"{name}.jpg", exif=turned)
     data = FolderConfig(path=str(tmp_path), image_size=32, allow_missing_captions=True)
-    assert Survey.of(data, 256, 8).looks[0].sizes.tolist() == [[200, 400]]
+    assert Survey.of(data, 256, 8).scans[0].sizes.tolist() == [[200, 400]]

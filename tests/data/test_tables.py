@@ -6,38 +6,38 @@ from pathlib import Path
 
 import pytest
 
-from dalle.data.rows import Row, gathered
+from dalle.data.caption_rows import CaptionRow, group_by_image
+from dalle.data.skip_counter import SkipCounter
 from dalle.data.tables import TABLES, UNREADABLE
-from dalle.data.tally import Tally
 
 PICTURES = {name: number for number, name in enumerate(["a.png", "b.png", "sub/c.png", "d.png"])}
 
 
-def read(folder: Path, name: str, content: str | bytes) -> tuple[list[Row], Tally]:
-    path, remarks = folder / name, Tally()
+def read(folder: Path, name: str, content: str | bytes) -> tuple[list[CaptionRow], SkipCounter]:
+    path, warnings = folder / name, SkipCounter()
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return list(TABLES[name](path, PICTURES, remarks)), remarks
+    return list(TABLES[name](path, PICTURES, warnings)), warnings
 
 
 def captions(folder: Path, content: str | bytes, name: str = "captions.csv") -> tuple[dict[str, str], int]:
     """Of each file its caption, and how many rows could not be read."""
-    rows, remarks = read(folder, name, content)
-    return {row.file: " ".join(row.captions) for row in rows}, sum(remarks.values())
+    rows, warnings = read(folder, name, content)
+    return {row.file: " ".join(row.captions) for row in rows}, sum(warnings.values())
 
 
 def test_a_csv_is_read_as_spreadsheets_write_it(tmp_path):
-    rows, remarks = read(
+    rows, warnings = read(
         tmp_path,
         "captions.csv",
         '\ufeffid,File_Name,Caption,URL\r\n1,a.png,"red, with ""quotes""",https://x.org/a\r\n'
         '2,b.png,"two\r\nlines",\r\n\r\n3,sub/c.png,plain,\r\n',
     )
     assert rows == [
-        Row("a.png", ('red, with "quotes"',), ("https://x.org/a",)),
-        Row("b.png", ("two\r\nlines",)),
-        Row("sub/c.png", ("plain",)),
+        CaptionRow("a.png", ('red, with "quotes"',), ("https://x.org/a",)),
+        CaptionRow("b.png", ("two\r\nlines",)),
+        CaptionRow("sub/c.png", ("plain",)),
     ]
-    assert not remarks
+    assert not warnings
 
 
 def test_a_tsv_is_the_same_with_tabs(tmp_path):
@@ -98,11 +98,11 @@ def test_json_lines_are_read_each_by_itself(tmp_path):
         json.dumps({"image": "b.png", "text": ["one", "two", 3]}),
         '{"file": "d.png", "caption": "\\ud800 half a letter"}',
     ]
-    rows, remarks = read(tmp_path, "captions.jsonl", "\n".join(lines))
-    assert rows[0] == Row("a.png", ("red",), ("https://x.org/a",))
-    assert rows[1] == Row("b.png", ("one", "two"))
-    assert remarks == {UNREADABLE: 4}
-    (*_, (_, record)) = gathered(rows, PICTURES, remarks)
+    rows, warnings = read(tmp_path, "captions.jsonl", "\n".join(lines))
+    assert rows[0] == CaptionRow("a.png", ("red",), ("https://x.org/a",))
+    assert rows[1] == CaptionRow("b.png", ("one", "two"))
+    assert warnings == {UNREADABLE: 4}
+    (*_, (_, record)) = group_by_image(rows, PICTURES, warnings)
     assert record.captions == ("? half a letter",)
 
 
@@ -114,12 +114,15 @@ def test_parquet_is_read_where_pyarrow_is_installed(tmp_path):
     parquet.write_table(
         pyarrow.table({"n": [1, 2, 3], "caption": ["red", "blue", None], "file": ["a.png", "b.png", None]}), path
     )
-    remarks = Tally()
-    assert list(TABLES[path.name](path, PICTURES, remarks)) == [Row("a.png", ("red",)), Row("b.png", ("blue",))]
-    assert remarks == {UNREADABLE: 1}
+    warnings = SkipCounter()
+    assert list(TABLES[path.name](path, PICTURES, warnings)) == [
+        CaptionRow("a.png", ("red",)),
+        CaptionRow("b.png", ("blue",)),
+    ]
+    assert warnings == {UNREADABLE: 1}
     path.write_bytes(b"PAR1")
     with pytest.raises(ValueError, match="cannot be read as Parquet"):
-        list(TABLES[path.name](path, PICTURES, Tally()))
+        list(TABLES[path.name](path, PICTURES, SkipCounter()))
 
 
 def test_parquet_without_pyarrow_is_a_sentence(tmp_path, monkeypatch):
@@ -133,18 +136,18 @@ def test_parquet_without_pyarrow_is_a_sentence(tmp_path, monkeypatch):
 
 def test_rows_are_gathered_by_picture_wherever_they_stand_and_however_paths_are_written():
     rows = [
-        Row("b.png", ("one",)),
-        Row("./a.png", ("red",), ("https://x.org",)),
-        Row("sub\\c.png", ("three",)),
-        Row(" b.png", ("two",)),
-        *(Row(outside, ("lost",)) for outside in ("../a.png", "/a.png", "sub/../../a.png", "e.png", "", ".")),
+        CaptionRow("b.png", ("one",)),
+        CaptionRow("./a.png", ("red",), ("https://x.org",)),
+        CaptionRow("sub\\c.png", ("three",)),
+        CaptionRow(" b.png", ("two",)),
+        *(CaptionRow(outside, ("lost",)) for outside in ("../a.png", "/a.png", "sub/../../a.png", "e.png", "", ".")),
     ]
-    remarks = Tally()
-    found = list(gathered(rows, PICTURES, remarks))
+    warnings = SkipCounter()
+    found = list(group_by_image(rows, PICTURES, warnings))
     assert [(named, record.key, record.captions, record.urls) for named, record in found] == [
         (True, "a.png", ("red",), ("https://x.org",)),
         (True, "b.png", ("one", "two"), ()),
         (True, "sub/c.png", ("three",), ()),
         (False, "d.png", (), ()),
     ]
-    assert remarks == {"rows whose picture is not there": 6}
+    assert warnings == {"rows whose picture is not there": 6}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dalle.data.tally import Tally
+from dalle.data.skip_counter import SkipCounter
 from dalle.data.tar import members
 
 NAMES = ["a.txt", "b/c.txt", "x" * 99, "y" * 140 + "/z.txt", "z" * 300 + ".jpg", "naïve 日本.txt", "deep/" * 60 + "a"]
@@ -30,19 +30,19 @@ def add(tar: tarfile.TarFile, name: str, content: bytes = b"", **header) -> None
     tar.addfile(entry, io.BytesIO(content))
 
 
-def read(folder: Path, data: bytes) -> tuple[dict[str, bytes], Tally]:
-    path, remarks = folder / "a.tar", Tally()
+def read(folder: Path, data: bytes) -> tuple[dict[str, bytes], SkipCounter]:
+    path, warnings = folder / "a.tar", SkipCounter()
     path.write_bytes(data)
-    return {name: data[offset : offset + size] for name, offset, size in members(path, remarks)}, remarks
+    return {name: data[offset : offset + size] for name, offset, size in members(path, warnings)}, warnings
 
 
 @pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_every_format_is_read_with_long_names_and_times_in_fractions(tmp_path, kind):
     names = [name for name in NAMES if kind != tarfile.USTAR_FORMAT or len(name) < 200]
     files = {name: name.encode() * number for number, name in enumerate(names)}
-    found, remarks = read(tmp_path, tar_of(files, kind, mtime=1700000000.25))
+    found, warnings = read(tmp_path, tar_of(files, kind, mtime=1700000000.25))
     assert found == files
-    assert not remarks
+    assert not warnings
 
 
 @settings(max_examples=25, deadline=None)
@@ -72,9 +72,9 @@ def test_links_devices_and_names_that_lead_out_are_counted_and_not_followed(tmp_
         add(tar, "a/../../up.jpg", b"2")
         add(tar, "/etc/passwd.jpg", b"2")
         add(tar, "./last.txt", b"3")
-    found, remarks = read(tmp_path, file.getvalue())
+    found, warnings = read(tmp_path, file.getvalue())
     assert found == {"good.txt": b"1", "last.txt": b"3"}
-    assert remarks == {
+    assert warnings == {
         "links in shards": 2,
         "special files in shards": 2,
         "names in shards that lead out of them": 3,
@@ -82,17 +82,17 @@ def test_links_devices_and_names_that_lead_out_are_counted_and_not_followed(tmp_
 
 
 def test_tars_one_after_another_are_read_to_the_end(tmp_path):
-    found, remarks = read(tmp_path, tar_of({"a.txt": b"1"}) + tar_of({"b.txt": b"2"}))
-    assert found == {"a.txt": b"1", "b.txt": b"2"} and not remarks
+    found, warnings = read(tmp_path, tar_of({"a.txt": b"1"}) + tar_of({"b.txt": b"2"}))
+    assert found == {"a.txt": b"1", "b.txt": b"2"} and not warnings
 
 
 def test_after_a_broken_header_the_next_one_is_found(tmp_path):
     files = {f"{number}.txt": bytes([number]) * 1000 for number in range(1, 5)}
     data = bytearray(tar_of(files))
     data[1536 + 130] ^= 7  # in the second file's size
-    found, remarks = read(tmp_path, bytes(data))
+    found, warnings = read(tmp_path, bytes(data))
     assert found == {name: content for name, content in files.items() if name != "2.txt"}
-    assert remarks == {"stretches of shards that are no tar": 1}
+    assert warnings == {"stretches of shards that are no tar": 1}
 
 
 def test_the_long_name_of_a_file_that_is_lost_is_not_given_to_the_next(tmp_path):
@@ -105,9 +105,9 @@ def test_the_long_name_of_a_file_that_is_lost_is_not_given_to_the_next(tmp_path)
 @pytest.mark.parametrize("left", [3 * 512 + 700, 3 * 512, 3 * 512 - 1, 700])
 def test_of_a_tar_cut_short_the_whole_files_are_left(tmp_path, left):
     files = {"1.txt": b"1" * 1000, "2.txt": b"2" * 1000}
-    found, remarks = read(tmp_path, tar_of(files)[:left])
+    found, warnings = read(tmp_path, tar_of(files)[:left])
     assert found == ({"1.txt": files["1.txt"]} if left >= 3 * 512 - 1 else {})
-    assert remarks == (
+    assert warnings == (
         {} if left == 3 * 512 or left == 3 * 512 - 1 else {"files cut short by the end of their shard": 1}
     )
 
@@ -145,4 +145,7 @@ def test_sizes_beyond_eight_digits_are_read(tmp_path):
         file.write(header.tobuf(tarfile.GNU_FORMAT))
         file.seek(512 + header.size)
         file.write(tar_of({"after.txt": b"1"}))
-    assert [(name, size) for name, _, size in members(path, Tally())] == [("large.bin", header.size), ("after.txt", 1)]
+    assert [(name, size) for name, _, size in members(path, SkipCounter())] == [
+        ("large.bin", header.size),
+        ("after.txt", 1),
+    ]

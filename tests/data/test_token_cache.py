@@ -1,4 +1,4 @@
-"""The token cache: what is written is read, what is half done goes on, and what is of something else is refused."""
+"""Token cache: writing, reading, resuming an interrupted encoding, and refusing a cache of other settings."""
 
 import json
 from dataclasses import replace
@@ -8,20 +8,30 @@ import numpy as np
 import pytest
 
 from dalle.data import token_cache
-from dalle.data.token_cache import BLOCK, CACHE, ENCODED, STATES, TODO, UNREADABLE, StaleTokens, TokenCache, TokenKind
+from dalle.data.token_cache import (
+    BLOCK_SIZE,
+    CACHE,
+    ENCODED,
+    STATES,
+    TODO,
+    UNREADABLE,
+    TokenCache,
+    TokenCacheMismatch,
+    TokenCacheSettings,
+)
 
-KIND = TokenKind(data="d1", image_size=16, transform="transformer", dvae="v1", views=2)
-RECORDS = BLOCK + 5
+SETTINGS = TokenCacheSettings(data="d1", image_size=16, transform="transformer", dvae="v1", views=2)
+RECORDS = BLOCK_SIZE + 5
 
 
 def created(folder: Path, vocabulary: int = 8192) -> TokenCache:
-    return TokenCache.create(folder, KIND, RECORDS, 16, vocabulary, {"records": RECORDS})
+    return TokenCache.create(folder, SETTINGS, RECORDS, 16, vocabulary, {"records": RECORDS})
 
 
 def fill(cache: TokenCache, blocks: int | None = None) -> np.ndarray:
     """Random tokens, into the first of the blocks that are left; record 3 has none."""
     tokens = np.random.default_rng(0).integers(8192, size=(2, RECORDS, 16))
-    for block in list(cache.unfinished())[:blocks]:
+    for block in list(cache.pending_blocks())[:blocks]:
         rows = np.arange(block.first, block.last)
         cache.write(block, tokens[block.view, rows], rows != 3)
     return tokens
@@ -29,7 +39,7 @@ def fill(cache: TokenCache, blocks: int | None = None) -> np.ndarray:
 
 def test_what_is_written_is_read_in_any_order_and_by_numpy(tmp_path):
     tokens = fill(created(tmp_path / "tokens"))
-    cache = TokenCache(tmp_path / "tokens", KIND)
+    cache = TokenCache(tmp_path / "tokens", SETTINGS)
     found = cache.read([1, 0, 1], [36, 2, 0])
     assert found.dtype == np.int64
     assert (found == tokens[[1, 0, 1], [36, 2, 0]]).all()
@@ -41,8 +51,8 @@ def test_what_is_written_is_read_in_any_order_and_by_numpy(tmp_path):
 def test_records_without_a_picture_are_known_and_counted(tmp_path):
     cache = created(tmp_path / "tokens")
     fill(cache)
-    assert [cache.holds(view, 3) for view in (0, 1)] == [False, False]
-    assert cache.holds(1, 4)
+    assert [cache.is_encoded(view, 3) for view in (0, 1)] == [False, False]
+    assert cache.is_encoded(1, 4)
     assert [cache.count(state) for state in (TODO, ENCODED, UNREADABLE)] == [0, 2 * RECORDS - 2, 2]
 
 
@@ -54,51 +64,51 @@ def test_tokens_take_no_more_bytes_than_their_vocabulary_needs(tmp_path, vocabul
 def test_what_is_half_done_goes_on_where_it_stopped(tmp_path):
     fill(created(tmp_path / "tokens"), blocks=3)
     cache = created(tmp_path / "tokens")
-    assert [tuple(block) for block in cache.unfinished()] == [(1, BLOCK, RECORDS)]
+    assert [tuple(block) for block in cache.pending_blocks()] == [(1, BLOCK_SIZE, RECORDS)]
     tokens = fill(cache)
-    assert list(cache.unfinished()) == []
+    assert list(cache.pending_blocks()) == []
     assert (cache.tokens == tokens).all()
 
 
 def test_a_block_that_was_not_marked_is_written_again(tmp_path, monkeypatch):
     cache = created(tmp_path / "tokens")
-    put = cache._put
-    monkeypatch.setattr(cache, "_put", lambda path, *rest: None if path.name == STATES else put(path, *rest))
+    put = cache._write_elements
+    monkeypatch.setattr(cache, "_write_elements", lambda path, *rest: None if path.name == STATES else put(path, *rest))
     fill(cache, blocks=1)
     assert cache.tokens.any()
-    assert next(created(tmp_path / "tokens").unfinished()).first == 0
+    assert next(created(tmp_path / "tokens").pending_blocks()).first == 0
 
 
 def test_who_is_second_to_create_it_takes_what_the_first_has_begun(tmp_path, monkeypatch):
     fill(created(tmp_path / "tokens"), blocks=1)
     monkeypatch.setattr(token_cache, "is_cache", lambda folder: False)  # a moment before the first one's was there
-    assert len(list(created(tmp_path / "tokens").unfinished())) == 3
+    assert len(list(created(tmp_path / "tokens").pending_blocks())) == 3
     assert [path.name for path in tmp_path.iterdir()] == ["tokens"]
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"data": "d2"}, "the records was d1, and is d2 now"),
-        ({"image_size": 32}, "the image size was 16, and is 32 now"),
-        ({"transform": "none", "views": 1}, "transform was transformer, and is none now; views was 2, and is 1 now"),
-        ({"dvae": "v2"}, "the dVAE was v1, and is v2 now"),
+        ({"data": "d2"}, "the digest of the records was d1 and is now d2"),
+        ({"image_size": 32}, "the image size was 16 and is now 32"),
+        ({"transform": "none", "views": 1}, "transform was transformer and is now none; crops was 2 and is now 1"),
+        ({"dvae": "v2"}, "the digest of the dVAE was v1 and is now v2"),
     ],
     ids=str,
 )
-def test_tokens_of_something_else_are_refused_with_what_has_changed(tmp_path, change, said):
+def test_a_cache_made_with_other_settings_is_refused_with_the_difference(tmp_path, change, said):
     fill(created(tmp_path / "tokens"))
-    other = replace(KIND, **change)
-    assert other.digest() != KIND.digest()
-    with pytest.raises(StaleTokens, match=said):
+    other = replace(SETTINGS, **change)
+    assert other.digest() != SETTINGS.digest()
+    with pytest.raises(TokenCacheMismatch, match=said):
         TokenCache(tmp_path / "tokens", other)
-    with pytest.raises(StaleTokens, match=said):
+    with pytest.raises(TokenCacheMismatch, match=said):
         TokenCache.create(tmp_path / "tokens", other, RECORDS, 16, 8192, {})
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(StaleTokens, match="there are no tokens in"):
+    with pytest.raises(TokenCacheMismatch, match="is not a token cache"):
         created(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
@@ -107,22 +117,22 @@ def test_damage_is_named(tmp_path):
     created(tmp_path / "tokens")
     whole = (tmp_path / "tokens" / STATES).read_bytes()
     (tmp_path / "tokens" / STATES).write_bytes(whole[:-1])
-    with pytest.raises(StaleTokens, match=r"damaged: .*; delete the folder"):
-        TokenCache(tmp_path / "tokens", KIND)
+    with pytest.raises(TokenCacheMismatch, match=r"damaged: .*; delete the folder"):
+        TokenCache(tmp_path / "tokens", SETTINGS)
     told = json.loads((tmp_path / "tokens" / CACHE).read_text())
     for content, said in [("{", "cannot be read"), ("{}", "cannot be read"), (told | {"format": 2}, "has format 2")]:
         text = content if isinstance(content, str) else json.dumps(content)
         (tmp_path / "tokens" / CACHE).write_text(text)
-        with pytest.raises(StaleTokens, match=said):
-            TokenCache(tmp_path / "tokens", KIND)
+        with pytest.raises(TokenCacheMismatch, match=said):
+            TokenCache(tmp_path / "tokens", SETTINGS)
 
 
 def test_tokens_of_another_device_are_of_another_kind_and_used_with_a_warning_where_they_are_named(tmp_path, caplog):
     """A cache encoded on another device is used, with a warning: near ties between codes may differ."""
     tokens = fill(created(tmp_path / "tokens"))
-    elsewhere = replace(KIND, device="cuda")
-    assert elsewhere.digest() != KIND.digest()
+    elsewhere = replace(SETTINGS, device="cuda")
+    assert elsewhere.digest() != SETTINGS.digest()
     assert (TokenCache(tmp_path / "tokens", elsewhere).tokens == tokens).all()
-    assert "were encoded on cpu, and this is cuda" in caplog.text
-    with pytest.raises(StaleTokens, match="precision was float32, and is bfloat16 now"):
-        TokenCache(tmp_path / "tokens", replace(KIND, precision="bfloat16"))
+    assert "were encoded on cpu, but this run uses cuda" in caplog.text
+    with pytest.raises(TokenCacheMismatch, match="precision was float32 and is now bfloat16"):
+        TokenCache(tmp_path / "tokens", replace(SETTINGS, precision="bfloat16"))

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from dalle.data.source import UnreadableRecord
-from dalle.data.webdataset import WebdatasetConfig, WebdatasetSource, expanded, key_and_kind
+from dalle.data.webdataset import WebdatasetConfig, WebdatasetSource, expand_braces, key_and_kind
 
 
 def png(colour: str = "red") -> bytes:
@@ -82,7 +82,7 @@ def test_pictures_and_captions_may_stand_apart_and_a_later_file_of_a_name_replac
     assert found["0.tar/a"].image.getpixel((0, 0)) == (0, 0, 255)
     source = opened(path)
     assert source.dropped == {"replaced by a later file of the same key": 1}
-    assert source.remarks == {"replaced by a later file of the same key": 1, "captions without a picture": 1}
+    assert source.warnings == {"replaced by a later file of the same key": 1, "captions without a picture": 1}
 
 
 def test_shards_are_a_range_a_folder_or_one_and_their_order_is_theirs(tmp_path):
@@ -99,13 +99,13 @@ def test_shards_are_a_range_a_folder_or_one_and_their_order_is_theirs(tmp_path):
 
 
 def test_braces_are_expanded_as_a_shell_does():
-    assert expanded("a/{08..10}.{x,y}") == ["a/08.x", "a/08.y", "a/09.x", "a/09.y", "a/10.x", "a/10.y"]
-    assert expanded("a.tar") == ["a.tar"]
+    assert expand_braces("a/{08..10}.{x,y}") == ["a/08.x", "a/08.y", "a/09.x", "a/09.y", "a/10.x", "a/10.y"]
+    assert expand_braces("a.tar") == ["a.tar"]
     for pattern in ("{3..1}.tar", "{0..99999999999}.tar"):
         with pytest.raises(ValueError, match="no range of shards"):
-            expanded(pattern)
+            expand_braces(pattern)
     with pytest.raises(ValueError, match="more than 1,000,000 shards"):
-        expanded("{0..9999}{0..9999}.tar")
+        expand_braces("{0..9999}{0..9999}.tar")
 
 
 def test_shards_that_are_not_there_are_named(tmp_path):
@@ -116,7 +116,7 @@ def test_shards_that_are_not_there_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"no \.tar in this folder"):
         opened(tmp_path / "empty")
     (tmp_path / "none.tar").write_bytes(b"no tar")
-    with pytest.raises(ValueError, match="0 of 0 records are used; besides: 1 stretches of shards that are no tar"):
+    with pytest.raises(ValueError, match="0 of 0 records are used; warnings: 1 stretches of shards that are no tar"):
         opened(tmp_path / "none.tar")
 
 
@@ -142,7 +142,7 @@ def test_what_cannot_be_read_is_counted_and_costs_nothing_else(tmp_path, monkeyp
     monkeypatch.setattr("builtins.open", refused)
     source = opened(tmp_path)
     assert source.dropped == {"with captions that cannot be read": 1, "without a caption": 2}
-    assert source.remarks == {"metadata that cannot be read": 1, "shards that cannot be read (PermissionError)": 1}
+    assert source.warnings == {"metadata that cannot be read": 1, "shards that cannot be read (PermissionError)": 1}
     assert set(records(path)) == {"0.tar/good", "0.tar/also"}
 
 

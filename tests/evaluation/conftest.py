@@ -1,4 +1,4 @@
-"""Something small to evaluate: the tiny models on tiny pictures of `blocks`."""
+"""Fixtures for evaluation: the tiny models on small images of `blocks`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from dalle.data.blocks import BlocksConfig
-from dalle.evaluation.settings import EvaluateConfig
-from dalle.evaluation.subject import Subject
+from dalle.evaluation.context import EvaluationContext
+from dalle.evaluation.evaluate_config import EvaluateConfig
 
 BLOCKS = BlocksConfig(image_size=8, val=12, novel=12)
 
@@ -19,7 +19,7 @@ def config(checkpoints, tmp_path) -> EvaluateConfig:
         data=BLOCKS,
         captions=5,
         candidates=3,
-        pictures=7,
+        pairs=7,
         samples=6,
         curve_captions=4,
         curve_candidates=4,
@@ -29,16 +29,16 @@ def config(checkpoints, tmp_path) -> EvaluateConfig:
 
 
 @pytest.fixture
-def subject(config) -> Subject:
-    return Subject.load(config)
+def context(config) -> EvaluationContext:
+    return EvaluationContext.load(config)
 
 
 @pytest.fixture
 def without_clip(checkpoints, tmp_path) -> Callable[[], Path]:
-    """A folder with the dVAE and the transformer alone."""
+    """Make a checkpoint folder with the dVAE and the transformer only."""
 
     def link() -> Path:
-        folder = tmp_path / "without"
+        folder = tmp_path / "without_clip"
         folder.mkdir()
         for part in ("dvae", "transformer"):
             (folder / part).symlink_to(checkpoints / part, target_is_directory=True)

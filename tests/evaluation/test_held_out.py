@@ -1,25 +1,25 @@
-"""The pairs that are measured: the first of a split, whatever the batches, and a digest that tells them from others."""
+"""Held-out pairs: the first of a split in order, for any batch size, and a digest of their content."""
 
 import pytest
 import torch
 
 from dalle.data.blocks import BlocksConfig, BlocksSource
-from dalle.evaluation.held_out import HeldOut, unit
+from dalle.evaluation.held_out import HeldOut, to_unit_range
 
 
 def source(**changes) -> BlocksSource:
     return BlocksSource(BlocksConfig(**{"image_size": 8, "val": 12, **changes}), "val")
 
 
-def passed(count: int, batch_size: int = 64, **changes) -> dict:
+def settings_of(count: int, batch_size: int = 64, **changes) -> dict:
     pairs = HeldOut(source(**changes), count, batch_size)
     for _ in pairs:
         pass
-    return pairs.described()
+    return pairs.settings()
 
 
 @pytest.mark.parametrize(("count", "batch_size", "sizes"), [(5, 2, [2, 2, 1]), (12, 8, [8, 4]), (99, 5, [5, 5, 2])])
-def test_the_first_pairs_come_in_order_once_each(count, batch_size, sizes):
+def test_first_pairs_in_order(count, batch_size, sizes):
     pairs = HeldOut(source(), count, batch_size)
     batches = list(pairs)
     assert [len(batch.captions) for batch in batches] == [len(batch.images) for batch in batches] == sizes
@@ -28,14 +28,14 @@ def test_the_first_pairs_come_in_order_once_each(count, batch_size, sizes):
     assert pairs.seen == min(count, 12)
 
 
-def test_the_digest_is_of_the_pairs_and_not_of_the_batches():
-    assert passed(7, 3) == passed(7, 64)
-    assert passed(7)["digest"] != passed(6)["digest"]
-    assert passed(7)["digest"] != passed(7, seed=1)["digest"]
+def test_digest_does_not_depend_on_the_batch_size():
+    assert settings_of(7, 3) == settings_of(7, 64)
+    assert settings_of(7)["digest"] != settings_of(6)["digest"]
+    assert settings_of(7)["digest"] != settings_of(7, seed=1)["digest"]
 
 
-def test_another_caption_or_another_pixel_is_another_digest(monkeypatch):
-    before = passed(7)["digest"]
+def test_digest_depends_on_captions_and_pixels(monkeypatch):
+    before = settings_of(7)["digest"]
     original = BlocksSource.__getitem__
     for change in ("captions", "image"):
 
@@ -49,19 +49,19 @@ def test_another_caption_or_another_pixel_is_another_digest(monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(BlocksSource, "__getitem__", changed)
-            assert passed(7)["digest"] != before
+            assert settings_of(7)["digest"] != before
 
 
-def test_passing_through_again_begins_anew():
+def test_settings_refer_to_the_last_iteration():
     pairs = HeldOut(source(), 7)
-    described = [(list(pairs), pairs.described())[1] for _ in range(2)]
-    assert described[0] == described[1] == passed(7)
+    settings = [(list(pairs), pairs.settings())[1] for _ in range(2)]
+    assert settings[0] == settings[1] == settings_of(7)
 
 
-def test_no_pairs_are_refused():
-    with pytest.raises(ValueError, match="0 pictures are none to measure"):
+def test_count_below_one_raises():
+    with pytest.raises(ValueError, match="cannot evaluate on 0 pairs"):
         HeldOut(source(), 0)
 
 
-def test_pixels_are_taken_to_the_unit_interval():
-    assert unit(torch.tensor([0, 51, 255], dtype=torch.uint8)).tolist() == pytest.approx([0, 0.2, 1])
+def test_pixels_are_scaled_to_the_unit_range():
+    assert to_unit_range(torch.tensor([0, 51, 255], dtype=torch.uint8)).tolist() == pytest.approx([0, 0.2, 1])

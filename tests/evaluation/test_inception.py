@@ -1,4 +1,4 @@
-"""FID's network: the names and shapes of its published weights, TensorFlow's resizing, and what files are refused."""
+"""FID's Inception network: names and shapes of the published weights, TensorFlow's resizing, error messages."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from dalle.checkpoint import CheckpointError
-from dalle.evaluation.inception import BLOCKS, FILE, Inception, resized
+from dalle.evaluation.inception import BLOCKS, FILE, Inception, resize_tensorflow1
 
 
 @pytest.fixture(scope="module")
 def tensors() -> dict[str, torch.Tensor]:
-    """Random weights under the published names, made so that signals neither die nor explode."""
+    """Random weights under the published names, scaled so that activations neither vanish nor explode."""
     torch.manual_seed(0)
     model = Inception()
     for name, tensor in model.state_dict().items():
@@ -32,7 +32,7 @@ def weights(tensors, tmp_path_factory) -> Path:
     return path
 
 
-def test_tensors_are_those_of_the_published_file(tensors):
+def test_tensor_names_and_shapes_are_those_of_the_published_file(tensors):
     """Their number, their numbers, and names and shapes of one of each kind, as torch-fidelity 0.4 has them."""
     kept = {name: tuple(each.shape) for name, each in tensors.items() if not name.endswith("num_batches_tracked")}
     assert len(kept) == 472
@@ -55,53 +55,59 @@ def test_tensors_are_those_of_the_published_file(tensors):
     assert {name: kept[name] for name in published} == published
 
 
-def test_pictures_of_any_size_become_features_and_logits_without_their_bias(tensors, weights):
+def test_features_and_logits_without_bias_for_any_image_size(tensors, weights):
     model = Inception.load(weights)
     images = torch.randint(0, 256, (2, 3, 40, 40), generator=torch.Generator().manual_seed(0)).float()
     with torch.inference_mode():
         features, logits = model(images)
-        alone, _ = model(images[1:])
+        single, _ = model(images[1:])
     assert (features.shape, logits.shape) == ((2, 2048), (2, 1008))
     torch.testing.assert_close(logits, features @ tensors["fc.weight"].T)
-    torch.testing.assert_close(alone, features[1:], rtol=1e-3, atol=1e-4)  # statistics of training, not of the batch
+    torch.testing.assert_close(single, features[1:], rtol=1e-3, atol=1e-4)  # statistics of training, not of the batch
     assert features.std() > 0.1
 
 
-def test_only_the_last_block_takes_a_maximum_and_averages_leave_out_the_padding():
+def test_only_the_last_block_has_max_pooling_and_averages_exclude_the_padding():
     pools = [branches[-1][0] for name, branches in BLOCKS.items() if name not in ("Mixed_6a", "Mixed_7a")]
-    assert pools == ["average"] * 8 + ["maximum"]
+    assert pools == ["avg_pool"] * 8 + ["max_pool"]
     block = Inception().eval().Mixed_7b
     x = torch.ones(1, 1280, 3, 3)
-    inside = block._branch([("average")], x)
+    inside = block._branch([("avg_pool")], x)
     assert inside.equal(x)  # with the padding, corners would be 4/9
 
 
-def test_pictures_are_resized_as_tensorflow_1_did():
+def test_resizing_as_in_tensorflow_1():
     line = torch.tensor([0.0, 10.0, 20.0]).expand(1, 1, 3, 3)
-    assert resized(line, 6)[0, 0, 0].tolist() == pytest.approx([0, 5, 10, 15, 20, 20])  # and not [0, 2.5, 7.5, ...]
-    assert resized(line, 3).equal(line)
-    half = resized(torch.arange(16.0).view(1, 1, 4, 4), 2)
+    assert resize_tensorflow1(line, 6)[0, 0, 0].tolist() == pytest.approx(
+        [0, 5, 10, 15, 20, 20]
+    )  # and not [0, 2.5, 7.5, ...]
+    assert resize_tensorflow1(line, 3).equal(line)
+    half = resize_tensorflow1(torch.arange(16.0).view(1, 1, 4, 4), 2)
     assert half.flatten().tolist() == [0, 2, 8, 10]  # every second pixel, nothing averaged
 
 
-def hollow(tensors: dict[str, torch.Tensor], path: Path) -> Path:
-    """A small file with tensors of the same names and shapes, each of a single number."""
+def write_expanded_weights(tensors: dict[str, torch.Tensor], path: Path) -> Path:
+    """Write a small file with tensors of the same names and shapes, each expanded from a single number."""
     torch.save({name: torch.tensor(0.5).expand(each.shape) for name, each in tensors.items()}, path)
     return path
 
 
-def test_files_may_lack_the_counts_of_batches(tensors, tmp_path):
+def test_weights_without_batch_counters_are_loaded(tensors, tmp_path):
     without = {name: each for name, each in tensors.items() if "num_batches" not in name}
-    loaded = Inception.load(hollow(without, tmp_path / "w.pth"))
+    loaded = Inception.load(write_expanded_weights(without, tmp_path / "w.pth"))
     assert not any(each.is_meta for each in loaded.state_dict().values())
     assert loaded.fc.weight.eq(0.5).all()
 
 
-def test_other_weights_are_refused_with_the_name_of_the_right_ones(tensors, tmp_path):
-    path = hollow({name: each for name, each in tensors.items() if not name.startswith("fc")}, tmp_path / "other.pth")
+def test_other_weights_raise_with_the_name_of_the_right_file(tensors, tmp_path):
+    path = write_expanded_weights(
+        {name: each for name, each in tensors.items() if not name.startswith("fc")}, tmp_path / "other.pth"
+    )
     with pytest.raises(CheckpointError, match=f"lacks the tensor fc.weight.*published as {FILE}"):
         Inception.load(path)
-    torchvisions = hollow({**tensors, "fc.weight": torch.zeros(1000, 2048), "fc.bias": torch.zeros(1000)}, path)
+    torchvisions = write_expanded_weights(
+        {**tensors, "fc.weight": torch.zeros(1000, 2048), "fc.bias": torch.zeros(1000)}, path
+    )
     with pytest.raises(CheckpointError, match=r"fc.weight is \(1000, 2048\) in the file"):
         Inception.load(torchvisions)
     path.write_text("<html>not found</html>")

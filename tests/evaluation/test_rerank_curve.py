@@ -1,4 +1,4 @@
-"""The part `rerank_curve`: its numbers, table and plot, and what it asks for where something is missing."""
+"""Metric `rerank_curve`: numbers, tables and plots, scorers for data without a judge, error messages."""
 
 from dataclasses import replace
 
@@ -7,52 +7,55 @@ from PIL import Image
 
 from dalle.checkpoint import CheckpointError
 from dalle.data.folder import FolderConfig
+from dalle.evaluation.context import EvaluationContext
 from dalle.evaluation.metrics import rerank_curve
-from dalle.evaluation.subject import Subject
 
 
-def test_the_rerank_curve_has_the_choice_and_the_ceiling_a_table_and_a_plot(subject, config):
-    found = rerank_curve.measure(subject, config)
-    assert {f"judge_val_best_of_{size}" for size in (1, 2, 4)} <= found.numbers.keys()
-    assert not any(name.startswith("clip_") for name in found.numbers)  # it chooses, and would only rise
-    assert {f"kid_effnet_best_of_{size}" for size in (1, 2, 4)} <= found.numbers.keys()
-    assert found.table.startswith("| quality | chosen by | 1 | 2 | 4 |")
-    assert "| favourites as a set | 1 | 2 | 4 |" in found.table
-    assert set(found.pictures) == {"rerank_curve", "rerank_sets"}
-    assert found.settings["candidates"] == 4
+def test_numbers_table_and_plots(context, config):
+    result = rerank_curve.measure(context, config)
+    assert {f"judge_val_best_of_{size}" for size in (1, 2, 4)} <= result.numbers.keys()
+    assert not any(name.startswith("clip_") for name in result.numbers)  # it is the reranker
+    assert {f"kid_effnet_best_of_{size}" for size in (1, 2, 4)} <= result.numbers.keys()
+    assert result.table.startswith("| quality | ranked by | 1 | 2 | 4 |")
+    assert "| set of best candidates | 1 | 2 | 4 |" in result.table
+    assert set(result.images) == {"rerank_curve", "rerank_sets"}
+    assert result.settings["candidates"] == 4
 
 
-def test_a_curve_of_what_nothing_ranks_asks_for_a_clip_or_another_way_to_rank(config, without_clip):
+def test_clip_reranking_without_clip_raises(config, without_clip):
     config = replace(config, checkpoint=str(without_clip()))
-    subject = Subject.load(config)
+    context = EvaluationContext.load(config)
     with pytest.raises(CheckpointError, match="which a rerank curve by rerank=clip needs"):
-        rerank_curve.measure(subject, config)
-    found = rerank_curve.measure(subject, replace(config, rerank="image_likelihood"))
-    assert "judge_val_best_of_4_by_perfect" in found.numbers
+        rerank_curve.measure(context, config)
+    result = rerank_curve.measure(context, replace(config, rerank="image_likelihood"))
+    assert "judge_val_best_of_4_by_perfect" in result.numbers
 
 
-def test_where_nothing_independent_measures_that_is_said(config, tmp_path):
+def test_description_says_if_there_is_no_independent_scorer(config, tmp_path):
     for number in range(30):
         Image.new("RGB", (16, 16), (8 * number, 0, 0)).save(tmp_path / f"{number}.png")
         (tmp_path / f"{number}.txt").write_text(f"picture{number}")
     data = FolderConfig(path=str(tmp_path), image_size=8, validation_share=0.3)
-    found = rerank_curve.measure(Subject.load(replace(config, data=data)), replace(config, data=data))
-    assert "Nothing but the way of choosing itself could measure single pictures: no word is in 5 to" in found.about
-    assert not any("val_best_of" in name for name in found.numbers)
-    assert "kid_effnet_best_of_4" in found.numbers
-
-
-def test_another_clip_may_measure(subject, config, checkpoints):
-    found = rerank_curve.measure(subject, replace(config, scorer=str(checkpoints / "clip")))
-    assert found.numbers["other_clip_val_best_of_4_by_perfect"] == pytest.approx(
-        found.numbers["other_clip_val_best_of_4"]
+    result = rerank_curve.measure(EvaluationContext.load(replace(config, data=data)), replace(config, data=data))
+    assert (
+        "No scorer is independent of the reranker, so single images are not scored: no word is in 5 to"
+        in result.description
     )
-    assert 0 <= found.numbers["other_clip_val_real_pairs"] <= 1
-    assert "had no part in training or choosing" in found.about
+    assert not any("val_best_of" in name for name in result.numbers)
+    assert "kid_effnet_best_of_4" in result.numbers
 
 
-def test_data_without_known_facts_is_measured_by_words_that_nothing_has_chosen_by(config, tmp_path):
-    """Pictures of one colour each: what their captions say can be read off them."""
+def test_another_clip_as_the_scorer(context, config, checkpoints):
+    result = rerank_curve.measure(context, replace(config, scorer=str(checkpoints / "clip")))
+    assert result.numbers["other_clip_val_best_of_4_by_perfect"] == pytest.approx(
+        result.numbers["other_clip_val_best_of_4"]
+    )
+    assert 0 <= result.numbers["other_clip_val_real_pairs"] <= 1
+    assert "used neither for training nor for ranking" in result.description
+
+
+def test_data_without_a_judge_are_scored_by_the_word_probe(config, tmp_path):
+    """Images of one colour each, which their captions name."""
     colours = ["red", "green", "blue", "white"]
     for number in range(160):
         name = colours[number % 4]
@@ -60,7 +63,7 @@ def test_data_without_known_facts_is_measured_by_words_that_nothing_has_chosen_b
         (tmp_path / f"{number}.txt").write_text(f"a {name} picture")
     data = FolderConfig(path=str(tmp_path), image_size=8, validation_share=0.3)
     config = replace(config, data=data, curve_captions=12)
-    found = rerank_curve.measure(Subject.load(config), config)
-    assert {f"words_val_best_of_{size}" for size in (1, 2, 4)} <= found.numbers.keys()
-    assert found.numbers["words_val_real_pairs"] > 0.6  # neighbours may be of one colour
-    assert "nothing in the choice has seen it" in found.about
+    result = rerank_curve.measure(EvaluationContext.load(config), config)
+    assert {f"words_val_best_of_{size}" for size in (1, 2, 4)} <= result.numbers.keys()
+    assert result.numbers["words_val_real_pairs"] > 0.6  # the next image may have the same colour
+    assert "independent of the reranker" in result.description

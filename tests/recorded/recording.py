@@ -14,12 +14,12 @@ import torch.nn.functional as F
 
 from dalle import DALLE
 from dalle.cli.config import compose
-from dalle.evaluation.metrics import fit, likelihood, reconstruction
-from dalle.evaluation.settings import EvaluateConfig
-from dalle.evaluation.subject import Subject
+from dalle.evaluation.context import EvaluationContext
+from dalle.evaluation.evaluate_config import EvaluateConfig
+from dalle.evaluation.metrics import alignment, log_likelihood, reconstruction
 from dalle.seeds import seed_global_generators
 from dalle.stages import STAGES
-from dalle.stages.pictures import StageContext
+from dalle.stages.data_module import StageContext
 from dalle.training.loop import train
 from dalle.training.run import Run
 
@@ -82,10 +82,10 @@ def _recorded(folder: Path) -> dict[str, Any]:
 
 
 def _metrics(folder: Path) -> dict[str, float]:
-    config = EvaluateConfig(str(folder), captions=8, candidates=4, pictures=16, device="cpu")
-    subject = Subject.load(config)
-    parts = (part.measure(subject, config).numbers for part in (reconstruction, likelihood, fit))
-    return {name: float(value) for numbers in parts for name, value in numbers.items()}
+    config = EvaluateConfig(str(folder), captions=8, candidates=4, pairs=16, device="cpu")
+    context = EvaluationContext.load(config)
+    results = (metric.measure(context, config).numbers for metric in (reconstruction, log_likelihood, alignment))
+    return {name: float(value) for numbers in results for name, value in numbers.items()}
 
 
 if __name__ == "__main__":

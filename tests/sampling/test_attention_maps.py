@@ -5,8 +5,8 @@ from torch import Tensor
 
 from dalle.models.transformer.model import Transformer
 from dalle.models.transformer.patterns import sequence_mask
-from dalle.sampling.attention_maps import WordMaps, attention_to_text, check_layer, recordings, word_maps
-from dalle.sampling.attention_sheet import HEAT, attention_sheet, attention_sheets
+from dalle.sampling.attention_grid import HEAT_COLOUR, attention_grid, attention_grids
+from dalle.sampling.attention_maps import WordMaps, attention_to_text, check_layer, record_attention, word_maps
 from dalle.sampling.pipeline import DALLE
 
 PATTERNS = ["dense", "row", "column", "convolutional"]
@@ -36,7 +36,7 @@ def test_recording_does_not_change_what_the_model_says(make_transformer, changes
     model = make_transformer(patterns=PATTERNS, depth=4, grid=grid, **changes)
     kept: list[Tensor] = []
     inputs = caption(model)[None], picture(model).view(1, -1)
-    recorded, plain = model(*inputs, recordings(model, kept)), model(*inputs)
+    recorded, plain = model(*inputs, record_attention(model, kept)), model(*inputs)
     assert len(kept) == 4
     torch.testing.assert_close(recorded.image, plain.image, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(recorded.text, plain.text, atol=1e-4, rtol=1e-4)
@@ -47,7 +47,7 @@ def test_what_is_kept_is_the_text_part_of_a_softmax_over_the_patterns_dense_mask
     model = make_transformer(patterns=[name])
     kept: list[Tensor] = []
     q, k, v = torch.randn(3, 2, 2, 22, 8, generator=torch.Generator().manual_seed(1))
-    recordings(model, kept)[name](q, k, v)
+    record_attention(model, kept)[name](q, k, v)
     scores = (q @ k.mT / 8**0.5).masked_fill(~sequence_mask(model.patterns[name], 6, 4), -torch.inf)
     weights = scores.softmax(dim=-1)  # of which each row adds up to one
     torch.testing.assert_close(kept[0], weights[:, :, 6:, :6])
@@ -91,7 +91,7 @@ def test_words_get_what_their_pieces_got_and_nothing_is_lost():
     assert found.words == ["naive", "red"]
     torch.testing.assert_close(found.maps[0], mean[..., 1] + mean[..., 2])
     torch.testing.assert_close(found.maps[1], mean[..., 3])
-    rest = found.start + found.pads + found.maps.sum(dim=0).mean().item()
+    rest = found.start + found.padding + found.maps.sum(dim=0).mean().item()
     assert rest == pytest.approx(mean.sum(dim=-1).mean().item(), abs=1e-5)
 
 
@@ -100,13 +100,13 @@ def test_a_layer_is_counted_from_one(make_transformer):
     for layer in (1, 2, 3):
         assert word_maps(attention, [("red", [5])], layer).maps[0].equal(attention[layer - 1, ..., 1])
     for layer in (0, 3):
-        with pytest.raises(ValueError, match=f"attention_layer={layer} is none .* which are 1 to 2"):
+        with pytest.raises(ValueError, match=f"attention_layer={layer} is not a layer of the model; use 1 to 2"):
             check_layer(make_transformer(), layer)
 
 
 def test_a_picture_larger_than_the_models_is_refused(make_transformer):
     model = make_transformer()
-    with pytest.raises(ValueError, match="6 x 4 tokens, and the transformer sees 4 x 4"):
+    with pytest.raises(ValueError, match="6 x 4 tokens, but the transformer has 4 x 4"):
         attention_to_text(model, caption(model), torch.zeros(6, 4, dtype=torch.int64))
 
 
@@ -116,11 +116,11 @@ def test_a_sheet_colours_the_cells_where_a_word_stood_out_and_no_others():
     maps[0], maps[1, 2:, 2:], maps[0, 2:, 2:] = 0.1, 0.3, 0
     white = Image.new("RGB", (8, 8), "white")
     plain, heated = (
-        attention_sheet("a red", white, WordMaps(["a", "red"], each, 0.1, 0.2), "layer 1", tile=64)
+        attention_grid("a red", white, WordMaps(["a", "red"], each, 0.1, 0.2), "layer 1", tile=64)
         for each in (torch.full((2, 4, 4), 0.1), maps)
     )
     assert heated.size == plain.size
-    hot = tuple(int(HEAT[place : place + 2], 16) for place in (1, 3, 5))
+    hot = tuple(int(HEAT_COLOUR[place : place + 2], 16) for place in (1, 3, 5))
 
     def count(sheet: Image.Image) -> int:
         return dict((colour, number) for number, colour in sheet.getcolors(1 << 20)).get(hot, 0)
@@ -131,10 +131,10 @@ def test_a_sheet_colours_the_cells_where_a_word_stood_out_and_no_others():
 
 def test_every_kept_picture_gets_a_sheet(dalle):
     result = dalle.generate(CAPTION, candidates=3, keep=2)
-    sheets = attention_sheets(dalle, result)
+    sheets = attention_grids(dalle, result)
     assert len(sheets) == 2
     assert sheets[0].tobytes() != sheets[1].tobytes()
-    assert sheets[0].tobytes() != attention_sheets(dalle, result, layer=1)[0].tobytes()
+    assert sheets[0].tobytes() != attention_grids(dalle, result, layer=1)[0].tobytes()
 
 
 def test_sample_puts_a_sheet_beside_each_picture(checkpoints, run_command, tmp_path):
@@ -149,7 +149,7 @@ def test_sample_puts_a_sheet_beside_each_picture(checkpoints, run_command, tmp_p
         "2.png",
     ]
     status, printed = run_command("sample", *options, "attention=true", "attention_layer=3")
-    assert (status, "attention_layer=3 is none of the model's layers" in printed) == (2, True)
+    assert (status, "attention_layer=3 is not a layer of the model" in printed) == (2, True)
 
 
 def test_words_are_pieces_joined_and_in_order(dalle):

@@ -6,8 +6,8 @@ from PIL import Image
 from dalle.data.transforms import inference_crop
 from dalle.image_conversion import to_tensor
 from dalle.models.dvae.model import DiscreteVAE, DVAEConfig
-from dalle.sampling.canvas import Canvas, Original, near, original
-from dalle.sampling.decode import FREE
+from dalle.sampling.canvas import Canvas, EncodedImage, dilate, encode_image
+from dalle.sampling.decode import MASKED
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +28,14 @@ def marked(size: tuple[int, int], *pixels: tuple[int, int], level: int = 255) ->
     return mask
 
 
-def wide() -> Original:
+def wide() -> EncodedImage:
     """A picture of 48 x 32 pixels of which the models see 32 x 32, from the 8th column on, in 4 x 4 tokens."""
-    return Original((48, 32), Image.new("RGB", (8, 8)), torch.zeros(4, 4, dtype=torch.int64))
+    return EncodedImage((48, 32), Image.new("RGB", (8, 8)), torch.zeros(4, 4, dtype=torch.int64))
 
 
 def test_an_original_is_cropped_and_encoded_as_held_out_pictures_are(dvae):
     image = noise(31, 20)
-    found = original(image, dvae, 4)
+    found = encode_image(image, dvae, 4)
     seen = inference_crop(image, 8)
     assert found.size == (31, 20)
     assert np.array_equal(np.asarray(found.pixels), seen)
@@ -46,29 +46,29 @@ def test_an_original_is_cropped_and_encoded_as_held_out_pictures_are(dvae):
     ("pixel", "cell"), [((8, 0), (0, 0)), ((15, 7), (0, 0)), ((16, 7), (0, 1)), ((39, 31), (3, 3)), ((23, 8), (1, 1))]
 )
 def test_one_white_pixel_marks_the_token_that_it_is_in_and_no_other(pixel, cell):
-    assert wide().touched(marked((48, 32), pixel)).nonzero().tolist() == [list(cell)]
+    assert wide().mask_to_tokens(marked((48, 32), pixel)).nonzero().tolist() == [list(cell)]
 
 
 def test_a_mask_marks_a_token_whatever_its_mode_and_half_white_is_white():
     mask = marked((48, 32), (20, 20), level=128)
     for mode in ("L", "RGB", "RGBA"):
-        assert wide().touched(mask.convert(mode)).nonzero().tolist() == [[2, 1]]
+        assert wide().mask_to_tokens(mask.convert(mode)).nonzero().tolist() == [[2, 1]]
 
 
 @pytest.mark.parametrize("mask", [marked((48, 32)), marked((48, 32), (20, 20), level=127), marked((48, 32), (7, 9))])
 def test_a_mask_that_marks_nothing_of_what_the_models_see_is_refused(mask):
-    with pytest.raises(ValueError, match="marks nothing of the picture's middle square: paint white"):
-        wide().touched(mask)
+    with pytest.raises(ValueError, match="has no white pixel in the image's centre square: paint white"):
+        wide().mask_to_tokens(mask)
 
 
 def test_a_mask_of_another_size_is_refused_with_both_sizes():
-    with pytest.raises(ValueError, match="mask has 32x32 pixels and the picture 48x32"):
-        wide().touched(Image.new("L", (32, 32), 255))
+    with pytest.raises(ValueError, match="mask has 32x32 pixels and the image 48x32"):
+        wide().mask_to_tokens(Image.new("L", (32, 32), 255))
 
 
 def test_kept_cells_can_show_their_own_pixels():
     tokens = torch.zeros(4, 4, dtype=torch.int64)
-    tokens[1:3, 2] = FREE
+    tokens[1:3, 2] = MASKED
     before, drawn = noise(8, 8), Image.new("RGB", (8, 8), "red")
     (pasted,) = Canvas(tokens, pixels=before).paste([drawn])
     pixels, free = np.asarray(pasted), np.zeros((8, 8), dtype=bool)
@@ -81,12 +81,18 @@ def test_kept_cells_can_show_their_own_pixels():
 @pytest.mark.parametrize(
     ("canvas", "problem"),
     [
-        (Canvas(torch.full((6, 6), FREE)), "6 x 6 cells, but the model draws 4 x 4, and some cells that are free"),
-        (Canvas(torch.full((3, 4), FREE)), "3 x 4 cells, too few for the model's window of 4 x 4 at row 0, column 0"),
-        (Canvas(torch.full((4, 6), FREE), ((0, 0), (0, 3))), "too few .* at row 0, column 3"),
+        (
+            Canvas(torch.full((6, 6), MASKED)),
+            "6 x 6 tokens, but the model samples 4 x 4, and some masked tokens are in no window",
+        ),
+        (
+            Canvas(torch.full((3, 4), MASKED)),
+            "3 x 4 tokens, too few for the model's window of 4 x 4 at row 0, column 0",
+        ),
+        (Canvas(torch.full((4, 6), MASKED), ((0, 0), (0, 3))), "too few .* at row 0, column 3"),
         (Canvas(torch.full((4, 4), 13)), "tokens from 13 to 13; use 0 to 12, or -1"),
         (Canvas(torch.full((4, 4), -2)), "tokens from -2"),
-        (Canvas(torch.full((3, 4, 4), FREE)), r"for \[3\] candidates, but candidates=2"),
+        (Canvas(torch.full((3, 4, 4), MASKED)), r"for \[3\] candidates, but candidates=2"),
     ],
 )
 def test_a_canvas_that_does_not_fit_is_refused(canvas, problem):
@@ -96,19 +102,19 @@ def test_a_canvas_that_does_not_fit_is_refused(canvas, problem):
 
 def test_cells_of_a_larger_canvas_that_no_window_reaches_may_be_kept():
     tokens = torch.zeros(6, 6, dtype=torch.int64)
-    tokens[:4, :4] = FREE
+    tokens[:4, :4] = MASKED
     Canvas(tokens).check(4, 13, 2)
 
 
-@pytest.mark.parametrize("settings", [{"sweeps": -1}, {"sweeps": 1, "proposals": 0}])
+@pytest.mark.parametrize("settings", [{"refinement_passes": -1}, {"refinement_passes": 1, "proposals": 0}])
 def test_sweeps_need_proposals(settings):
-    with pytest.raises(ValueError, match=r"sweeps=.* proposals="):
+    with pytest.raises(ValueError, match=r"refinement_passes=.* proposals="):
         Canvas(torch.zeros(4, 4), **settings)
 
 
 def test_near_is_what_a_square_around_each_cell_covers():
     cells = torch.zeros(2, 5, 5, dtype=torch.bool)
     cells[0, 2, 1] = True
-    assert near(cells, 0).equal(cells)
-    assert near(cells, 1)[0].nonzero().tolist() == [[row, column] for row in (1, 2, 3) for column in (0, 1, 2)]
-    assert not near(cells, 2)[1].any()
+    assert dilate(cells, 0).equal(cells)
+    assert dilate(cells, 1)[0].nonzero().tolist() == [[row, column] for row in (1, 2, 3) for column in (0, 1, 2)]
+    assert not dilate(cells, 2)[1].any()

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from dalle.models.cpu_linear import can_pack
 from dalle.models.transformer.model import Transformer
-from dalle.sampling.decode import FREE, generate
-from dalle.sampling.filters import filtered
+from dalle.sampling.decode import MASKED, generate
 from dalle.sampling.guidance import empty_caption
-from dalle.sampling.noise import candidate_keys, gumbel_noise
+from dalle.sampling.gumbel_noise import candidate_keys, gumbel_noise
+from dalle.sampling.logits_processors import process_logits
 from dalle.sampling.sampling_config import DecodingConfig
 
 PATTERNS = [["dense"], ["row"], ["column"], ["convolutional"], ["paper"]]
@@ -33,7 +33,7 @@ def drawn_without_cache(model: Transformer, caption: Tensor, candidates: int, co
                     without = model(empty, image).image[:, position]
                     logits = without + config.guidance * (logits - without)
                 noise = gumbel_noise(key[None], position, logits.shape[-1])
-                image[0, position] = (filtered(logits, config) + noise).argmax()
+                image[0, position] = (process_logits(logits, config) + noise).argmax()
             images.append(image)
     return torch.cat(images).view(len(caption), candidates, grid, grid)
 
@@ -42,7 +42,7 @@ def some_canvases(*images: int, size: int = 4) -> Tensor:
     """Canvases of which about half the cells are free, each others."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(13, (*images, size, size), generator=generator)
-    return torch.where(torch.rand(tokens.shape, generator=generator) < 0.5, FREE, tokens)
+    return torch.where(torch.rand(tokens.shape, generator=generator) < 0.5, MASKED, tokens)
 
 
 @pytest.mark.parametrize("patterns", PATTERNS, ids=str)
@@ -113,19 +113,19 @@ def test_candidates_do_not_depend_on_how_many_are_drawn_or_from_where(make_trans
     model = make_transformer()
     expected = generate(model, captions(model), 16, DecodingConfig(seed=1))
     assert generate(model, captions(model), 5, DecodingConfig(seed=1)).equal(expected[:, :5])
-    assert generate(model, captions(model), 4, DecodingConfig(seed=1), first=7).equal(expected[:, 7:11])
+    assert generate(model, captions(model), 4, DecodingConfig(seed=1), candidate_offset=7).equal(expected[:, 7:11])
     assert generate(model, captions(model)[1:2], 16, DecodingConfig(seed=1)).equal(expected[1:2])
     config, canvas = SETTINGS["all"]
     expected = generate(model, captions(model), 6, config, canvas=canvas)
-    alone = generate(model, captions(model)[1:2], 2, config, first=3, canvas=canvas[1:2, 3:5])
+    alone = generate(model, captions(model)[1:2], 2, config, candidate_offset=3, canvas=canvas[1:2, 3:5])
     assert alone.equal(expected[1:2, 3:5])
 
 
 def test_each_caption_can_have_a_first_candidate_of_its_own(make_transformer):
     model = make_transformer()
-    drawn = generate(model, captions(model), 2, DecodingConfig(seed=1), first=[0, 5, 7])
+    drawn = generate(model, captions(model), 2, DecodingConfig(seed=1), candidate_offset=[0, 5, 7])
     for number, first in enumerate((0, 5, 7)):
-        alone = generate(model, captions(model)[number : number + 1], 2, DecodingConfig(seed=1), first=first)
+        alone = generate(model, captions(model)[number : number + 1], 2, DecodingConfig(seed=1), candidate_offset=first)
         assert drawn[number].equal(alone[0])
 
 
@@ -157,7 +157,7 @@ def test_temperature_zero_draws_one_picture(make_transformer):
 def test_a_canvas_keeps_its_tokens_and_leaves_those_before_them_as_they_were(make_transformer):
     model = make_transformer(patterns=["paper"], depth=3)
     free = generate(model, captions(model), 4, DecodingConfig(seed=2))
-    canvas = torch.full((4, 4), FREE)
+    canvas = torch.full((4, 4), MASKED)
     canvas[2, 1], canvas[3, 0] = 5, 12
     drawn = generate(model, captions(model), 4, DecodingConfig(seed=2), canvas=canvas)
     assert (drawn[..., 2, 1] == 5).all()
@@ -179,12 +179,12 @@ def test_each_image_gets_its_own_canvas(make_transformer, images):
     before = canvas.clone()
     drawn = generate(model, captions(model), 4, DecodingConfig(seed=2), canvas=canvas)
     each = canvas.expand(3, 4, 4, 4)
-    assert drawn[each != FREE].equal(each[each != FREE])
+    assert drawn[each != MASKED].equal(each[each != MASKED])
     assert drawn.min() >= 0
     assert canvas.equal(before)
     for caption, candidate in ((0, 1), (2, 3)):
         some, cells = captions(model)[caption : caption + 1], each[caption, candidate]
-        alone = generate(model, some, 1, DecodingConfig(seed=2), first=candidate, canvas=cells)
+        alone = generate(model, some, 1, DecodingConfig(seed=2), candidate_offset=candidate, canvas=cells)
         assert alone[0, 0].equal(drawn[caption, candidate])
 
 
@@ -192,7 +192,7 @@ def test_cells_behind_the_last_free_one_are_not_decoded(make_transformer, monkey
     model = make_transformer()
     canvas = some_canvases(4)
     canvas.flatten(1)[:, 6:] = 3
-    canvas[0, 1, 1] = FREE  # the last
+    canvas[0, 1, 1] = MASKED  # the last
     positions = []
     decode = model.decode_one_token
     monkeypatch.setattr(
@@ -219,7 +219,7 @@ def test_progress_adds_up_to_the_images_and_what_it_raises_ends_the_drawing(make
 @pytest.mark.parametrize(
     ("canvas", "problem"),
     [
-        (torch.zeros(3, 4, dtype=torch.int64), r"\(3, 4\) tokens, but the model draws 4 x 4"),
+        (torch.zeros(3, 4, dtype=torch.int64), r"\(3, 4\) tokens, but the model samples 4 x 4"),
         (torch.full((4, 4), 13), "tokens from 13 to 13; use 0 to 12"),
         (torch.zeros(2, 4, 4, dtype=torch.int64), r"for \(2,\) images, but captions=3 and candidates=1"),
     ],

@@ -1,14 +1,14 @@
 import torch
 
-from dalle.sampling.guidance import beside_empty, empty_caption, guided
+from dalle.sampling.guidance import append_unconditional, apply_guidance, empty_caption
 
 
 def test_a_scale_of_one_is_the_caption_zero_is_none_and_two_is_as_far_beyond():
     logits = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
     conditional, unconditional = logits[:3], logits[3:]
-    torch.testing.assert_close(guided(logits, 1.0), conditional)
-    torch.testing.assert_close(guided(logits, 0.0), unconditional)
-    torch.testing.assert_close(guided(logits, 2.0), conditional + (conditional - unconditional))
+    torch.testing.assert_close(apply_guidance(logits, 1.0), conditional)
+    torch.testing.assert_close(apply_guidance(logits, 0.0), unconditional)
+    torch.testing.assert_close(apply_guidance(logits, 2.0), conditional + (conditional - unconditional))
 
 
 def test_the_empty_caption_stands_behind_the_captions_as_many_times(make_transformer):
@@ -16,7 +16,7 @@ def test_the_empty_caption_stands_behind_the_captions_as_many_times(make_transfo
     captions = model.sequence.pad_captions([[1, 2, 3], [4]])
     text, empty = model.prefill(captions), model.prefill(empty_caption(model.sequence))
     both = model.prefill(torch.cat([captions, empty_caption(model.sequence).expand(2, -1)]))
-    for found, expected in zip(beside_empty(text, empty), both, strict=True):
+    for found, expected in zip(append_unconditional(text, empty), both, strict=True):
         torch.testing.assert_close(found.keys, expected.keys)
         torch.testing.assert_close(found.values, expected.values)
         assert found.key_padding_mask.equal(expected.key_padding_mask)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from dalle.models.transformer.model import Transformer
-from dalle.sampling.likelihood import caption_given_image, image_alone, image_given_caption
+from dalle.sampling.likelihood import image_log_likelihood, marginal_log_likelihood, pointwise_mutual_information
 
 
 @pytest.fixture
@@ -41,34 +41,34 @@ def test_a_pictures_likelihood_is_the_product_of_what_decoding_gives_its_tokens(
         logits = model.decode_one_token(previous, position, cache)
         expected += logits.log_softmax(-1)[torch.arange(5), cell]
         previous = cell
-    torch.testing.assert_close(image_given_caption(model, caption, tokens), expected, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(image_log_likelihood(model, caption, tokens), expected, atol=1e-4, rtol=1e-5)
 
 
 def test_all_pictures_of_a_caption_have_probability_one_together(tiny, every_picture):
     for caption in captions(tiny):
-        assert image_given_caption(tiny, caption, every_picture).exp().sum().item() == pytest.approx(1, abs=1e-4)
+        assert image_log_likelihood(tiny, caption, every_picture).exp().sum().item() == pytest.approx(1, abs=1e-4)
 
 
 def test_all_pictures_of_no_caption_have_probability_one_together(tiny, every_picture):
-    assert image_alone(tiny, captions(tiny), every_picture).exp().sum().item() == pytest.approx(1, abs=1e-4)
+    assert marginal_log_likelihood(tiny, captions(tiny), every_picture).exp().sum().item() == pytest.approx(1, abs=1e-4)
 
 
 def test_the_captions_of_a_picture_have_probability_one_together_where_there_are_no_others(tiny):
     every_caption, tokens = captions(tiny), some_pictures(tiny, 7)
-    gains = torch.stack([caption_given_image(tiny, one, tokens, every_caption) for one in every_caption])
+    gains = torch.stack([pointwise_mutual_information(tiny, one, tokens, every_caption) for one in every_caption])
     prior = 1 / len(every_caption)
     torch.testing.assert_close((gains.exp() * prior).sum(dim=0), torch.ones(7), atol=1e-4, rtol=0)
 
 
 def test_a_caption_that_says_no_more_than_its_reference_gains_nothing(tiny):
     caption, tokens = captions(tiny)[1], some_pictures(tiny, 4)
-    assert caption_given_image(tiny, caption, tokens, caption[None]).abs().max() < 1e-5
+    assert pointwise_mutual_information(tiny, caption, tokens, caption[None]).abs().max() < 1e-5
 
 
 def test_likelihoods_do_not_depend_on_the_batch_size(make_transformer):
     model = make_transformer()
     caption, tokens = captions(model)[0], some_pictures(model, 7)
-    together = image_given_caption(model, caption, tokens)
-    torch.testing.assert_close(image_given_caption(model, caption, tokens, batch_size=2), together)
-    alone = torch.cat([image_given_caption(model, caption, each[None]) for each in tokens])
+    together = image_log_likelihood(model, caption, tokens)
+    torch.testing.assert_close(image_log_likelihood(model, caption, tokens, batch_size=2), together)
+    alone = torch.cat([image_log_likelihood(model, caption, each[None]) for each in tokens])
     torch.testing.assert_close(alone, together)

@@ -11,11 +11,11 @@ from dalle.cli.config import compose
 from dalle.models.mixed_precision import to_mixed_precision
 from dalle.models.transformer.kv_cache import HiddenStateCache, KVCache, PrefixKV
 from dalle.models.transformer.model import Transformer, TransformerConfig
-from dalle.sampling import decode, fill
+from dalle.sampling import decode, inpainting
 from dalle.sampling.canvas import Canvas
-from dalle.sampling.filters import filtered
-from dalle.sampling.memory import DRAWN, decoding_memory, fitting_memory
-from dalle.sampling.noise import gumbel_noise
+from dalle.sampling.gumbel_noise import gumbel_noise
+from dalle.sampling.logits_processors import process_logits
+from dalle.sampling.memory import BYTES_PER_LOGIT, decoding_memory, memory_within_budget
 from dalle.sampling.sampling_config import DecodingConfig
 
 GPU = 141 * 10**9
@@ -58,7 +58,7 @@ class Peak(TorchDispatchMode):
 
 
 def test_512_candidates_of_the_papers_model_fit_one_gpu_in_bfloat16(paper):
-    memory = fitting_memory(paper, GPU, candidates=512)
+    memory = memory_within_budget(paper, GPU, candidates=512)
     assert memory.recompute_kv
     masks = sum(buffer.nbytes for buffer in paper.buffers())
     in_float32 = sum(each.numel() for each in paper.parameters() if each.dtype == torch.float32)
@@ -81,9 +81,9 @@ def test_the_papers_caches_have_the_sizes_that_its_patterns_imply(paper):
 
 
 def test_keys_and_values_are_kept_where_they_fit(paper):
-    assert not fitting_memory(paper, GPU, candidates=256).recompute_kv
-    assert fitting_memory(paper, GPU, candidates=512).recompute_kv
-    assert not fitting_memory(paper, 2 * GPU, candidates=512).recompute_kv
+    assert not memory_within_budget(paper, GPU, candidates=256).recompute_kv
+    assert memory_within_budget(paper, GPU, candidates=512).recompute_kv
+    assert not memory_within_budget(paper, 2 * GPU, candidates=512).recompute_kv
 
 
 @pytest.mark.parametrize("recompute_kv", [False, True])
@@ -120,7 +120,7 @@ def test_a_step_takes_no_more_than_is_foreseen(monkeypatch, pattern, block, reco
     memory = decoding_memory(model, recompute_kv=recompute_kv, static_shapes=static_shapes)
     with Peak() as step:
         model.decode_one_token(tokens, position if static_shapes else 1023, cache)
-    drawing = DRAWN * 8192
+    drawing = BYTES_PER_LOGIT * 8192
     assert 0.2 * 512 * (memory.working - drawing) < step.bytes < 512 * memory.working
 
 
@@ -137,11 +137,11 @@ def test_several_chunks_and_captions_take_no_more_than_is_foreseen_for_one(monke
     config = DecodingConfig(guidance=guidance, batch_size=chunk)
     peaks, kept = [], []
     for candidates in (chunk, 2 * chunk):
-        canvas = Canvas(torch.full((4, 4), decode.FREE), sweeps=1, proposals=1)
+        canvas = Canvas(torch.full((4, 4), decode.MASKED), refinement_passes=1, proposals=1)
         drawing = (
-            fill.batches(model, captions, candidates, config, canvas=canvas, recompute_kv=recompute_kv)
+            inpainting.inpaint_batches(model, captions, candidates, config, canvas=canvas, recompute_kv=recompute_kv)
             if edited
-            else decode.batches(model, captions, candidates, config, recompute_kv=recompute_kv)
+            else decode.sample_batches(model, captions, candidates, config, recompute_kv=recompute_kv)
         )
         with Peak() as peak:
             for batch in drawing:
@@ -158,7 +158,7 @@ def test_drawing_takes_no_more_than_is_foreseen():
     memory = decoding_memory(Transformer(TransformerConfig(6, 11, 8192, grid=4, width=16, depth=1, heads=2, kernel=3)))
     logits = torch.zeros(4, 8192)
     with Peak() as drawing:
-        kept = filtered(logits, DecodingConfig(temperature=0.9, top_k=100, top_p=0.9))
+        kept = process_logits(logits, DecodingConfig(temperature=0.9, top_k=100, top_p=0.9))
         (kept + gumbel_noise(torch.arange(4), 0, 8192)).argmax(dim=-1)
     assert drawing.bytes < 4 * memory.working
 

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from dalle import checkpoint
-from dalle.data.audit.fingerprints import NEAR_BITS, NEAR_LEVELS
+from dalle.data.audit.perceptual_hash import NEAR_BITS, NEAR_LEVELS
 from dalle.data.blocks import BlocksConfig
 from dalle.models.clip.model import CLIP
-from dalle.sampling.novelty import SHEET, TrainingPictures, verdict
+from dalle.sampling.novelty import GRID_FILE, TrainingImages, describe_nearest
 
 DATA = BlocksConfig(image_size=8, train=20)
 
@@ -26,31 +26,31 @@ def clip(checkpoints):
 
 
 def test_a_training_picture_is_found_and_said_to_be_one():
-    training = TrainingPictures.open(DATA)
+    training = TrainingImages.open(DATA)
     nearest = training.nearest(training.source[7].image, 3)
     assert nearest[0].key == "train/000007"
     assert nearest[0].is_same
     assert nearest[0].feature_distance is None
     apart = [each.bits / NEAR_BITS + each.levels / NEAR_LEVELS for each in nearest]
     assert apart == sorted(apart)
-    assert verdict(nearest[0], 20) == "This picture is in the training set: train/000007."
+    assert describe_nearest(nearest[0], 20) == "This image is in the training set: train/000007."
 
 
 def test_a_picture_that_is_not_there_is_said_not_to_be():
-    training = TrainingPictures.open(DATA)
+    training = TrainingImages.open(DATA)
     checks = np.indices((8, 8)).sum(axis=0) // 2 % 2 * 255
     (nearest,) = training.nearest(Image.fromarray(checks.astype(np.uint8)).convert("RGB"))
     assert nearest.bits > NEAR_BITS
-    assert verdict(nearest, 20).startswith("Neither this picture nor a near copy of it is among the 20")
+    assert describe_nearest(nearest, 20).startswith("Neither this image nor a near duplicate of it is among the 20")
 
 
 def test_clip_orders_what_is_no_copy_by_its_features(checkpoints, clip):
-    training = TrainingPictures.open(DATA, clip, checkpoints / "clip")
+    training = TrainingImages.open(DATA, clip, checkpoints / "clip")
     image = training.source[7].image
     own, *others = training.nearest(image, 20)
     assert own.key == "train/000007"
     assert own.feature_distance == pytest.approx(0, abs=2e-3)
-    far = [each.feature_distance for each in others if not each.is_near_copy]
+    far = [each.feature_distance for each in others if not each.is_near_duplicate]
     assert len(far) > 10
     assert far == sorted(far)
     pixels = clip.preprocess([image, training.source[others[-1].index].image])
@@ -59,21 +59,21 @@ def test_clip_orders_what_is_no_copy_by_its_features(checkpoints, clip):
 
 
 def test_features_are_computed_once_for_each_clip(checkpoints, clip, monkeypatch):
-    first = TrainingPictures.open(DATA, clip, checkpoints / "clip")
+    first = TrainingImages.open(DATA, clip, checkpoints / "clip")
     monkeypatch.setattr(CLIP, "preprocess", None)
-    again = TrainingPictures.open(DATA, clip, checkpoints / "clip")
+    again = TrainingImages.open(DATA, clip, checkpoints / "clip")
     assert np.array_equal(first.features, again.features)
 
 
 def test_pictures_that_cannot_be_read_are_never_the_nearest():
-    training = TrainingPictures.open(DATA)
+    training = TrainingImages.open(DATA)
     prints = np.array(training.prints)
     prints["readable"][7] = False
-    blind = TrainingPictures(training.source, prints)
+    blind = TrainingImages(training.source, prints)
     assert blind.nearest(training.source[7].image)[0].key != "train/000007"
     assert len(blind.nearest(training.source[7].image, 99)) == 19
     prints["readable"] = False
-    with pytest.raises(ValueError, match="none of the training pictures can be read"):
+    with pytest.raises(ValueError, match="none of the training images can be read"):
         blind.nearest(training.source[7].image)
 
 
@@ -92,7 +92,7 @@ def test_samples_stand_beside_the_training_pictures_nearest_to_them(trained, run
     options = ["caption=a red circle", "candidates=4", "keep=3", "novelty=true", "out=drawn"]
     status, printed = run_command("sample", f"checkpoint={trained}", *options)
     assert status == 0, printed
-    assert "of 3 are near copies of training pictures" in printed
+    assert "of 3 are near duplicates of training images" in printed
     facts = json.loads((tmp_path / "drawn" / "samples.json").read_text())
     nearest = [image["nearest"] for image in facts["captions"][0]["images"]]
     assert all(each["key"].startswith("train/0000") for each in nearest)
@@ -103,11 +103,11 @@ def test_samples_stand_beside_the_training_pictures_nearest_to_them(trained, run
         assert one["bits"] / NEAR_BITS + one["levels"] / NEAR_LEVELS <= (
             other["bits"] / NEAR_BITS + other["levels"] / NEAR_LEVELS
         )
-    assert Image.open(tmp_path / "drawn" / SHEET).width > 6 * 150
+    assert Image.open(tmp_path / "drawn" / GRID_FILE).width > 6 * 150
 
 
 def test_without_knowing_the_data_novelty_is_refused_before_anything_is_drawn(checkpoints, run_command, tmp_path):
     status, printed = run_command("sample", f"checkpoint={checkpoints}", "caption=x", "novelty=true", "out=drawn")
     assert status == 2
-    assert "does not say which data it was trained on" in printed
+    assert "does not record its training data" in printed
     assert not (tmp_path / "drawn").exists()

@@ -45,14 +45,14 @@ def test_scores_are_clips_of_these_very_pictures(dalle):
 
 def test_pictures_are_what_the_dvae_makes_of_the_tokens(dalle):
     result = dalle.generate(CAPTION, candidates=3, keep=1)
-    assert dalle.pictures(result.tokens)[0].tobytes() == result.images[0].tobytes()
+    assert dalle.decode_images(result.tokens)[0].tobytes() == result.images[0].tobytes()
     assert torch.frombuffer(bytearray(result.images[0].tobytes()), dtype=torch.uint8).unique().numel() > 8
 
 
 def test_a_candidate_is_the_same_picture_whatever_else_is_drawn(dalle):
     many = dalle.generate(CAPTION, candidates=9, keep=9, seed=4, batch_size=4)
     place = many.candidates.index(7)
-    alone = dalle.generate(CAPTION, candidates=1, keep=1, seed=4, first=7)
+    alone = dalle.generate(CAPTION, candidates=1, keep=1, seed=4, candidate_offset=7)
     assert alone.candidates == [7]
     assert alone.tokens[0].equal(many.tokens[place])
     assert alone.images[0].tobytes() == many.images[place].tobytes()
@@ -120,7 +120,7 @@ def test_a_missing_tokenizer_is_named(copied):
 
 def test_parts_that_do_not_fit_are_refused(checkpoints, dalle):
     dvae = DiscreteVAE(DVAEConfig(vocabulary=7, width=8, groups=2, blocks_per_group=1))
-    with pytest.raises(ValueError, match="7 codes and the transformer draws 13"):
+    with pytest.raises(ValueError, match="7 codes and the transformer has 13 image tokens"):
         DALLE(dvae, dalle.transformer, dalle.tokenizer, CLIP.load(checkpoints / "clip"))
 
 
@@ -172,10 +172,10 @@ def test_being_stopped_keeps_the_candidates_that_are_finished_and_the_rest_can_b
     captions, config = [CAPTION, "three green triangles"], SamplingConfig(candidates=9, keep=9, seed=4, batch_size=4)
     everything = dalle.generate_many(captions, config)
     stopped = list(dalle.stream(captions, config, stop=stopping_after(4 * 16 + 3)))
-    assert [result.drawn for result in stopped] == [9, 4]
+    assert [result.num_sampled for result in stopped] == [9, 4]
     assert stopped[0].tokens.equal(everything[0].tokens)
     assert sorted(stopped[1].candidates) == [0, 1, 2, 3]
-    rest = dalle.generate("three green triangles", candidates=5, keep=5, seed=4, first=4)
+    rest = dalle.generate("three green triangles", candidates=5, keep=5, seed=4, candidate_offset=4)
     both = dict(zip(stopped[1].candidates + rest.candidates, stopped[1].scores + rest.scores, strict=True))
     whole = dict(zip(everything[1].candidates, everything[1].scores, strict=True))
     assert both == pytest.approx(whole, abs=1e-6)
@@ -187,9 +187,9 @@ def test_being_stopped_before_anything_is_finished_gives_nothing(dalle):
 
 def test_each_caption_can_have_candidates_of_its_own(dalle):
     captions = [CAPTION, CAPTION]
-    one, two = dalle.generate_many(captions, candidates=3, keep=3, first=[0, 3])
+    one, two = dalle.generate_many(captions, candidates=3, keep=3, candidate_offset=[0, 3])
     assert sorted(one.candidates + two.candidates) == list(range(6))
-    assert two.tokens.equal(dalle.generate(CAPTION, candidates=3, keep=3, first=3).tokens)
+    assert two.tokens.equal(dalle.generate(CAPTION, candidates=3, keep=3, candidate_offset=3).tokens)
 
 
 # --- guidance --------------------------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ def test_guidance_of_a_model_trained_for_it_changes_its_pictures(copied):
 
 
 def test_no_candidates_are_refused(dalle):
-    with pytest.raises(ValueError, match="candidates=-4 draws nothing; use at least 1"):
+    with pytest.raises(ValueError, match="candidates=-4 samples no image; use at least 1"):
         dalle.generate(CAPTION, candidates=-4, keep=8)
 
 
@@ -230,10 +230,10 @@ def test_a_checkpoint_says_what_guidance_it_is_drawn_with(copied):
 def test_little_memory_draws_the_same_pictures_in_chunks(dalle):
     needs = decoding_memory(dalle.transformer, recompute_kv=True)
     little = str((needs.caption + 3.5 * needs.candidate) / 10**9)
-    assert dalle.chunk(1, SamplingConfig(candidates=8, memory=little)).images == 3
+    assert dalle.choose_batch_size(1, SamplingConfig(candidates=8, memory=little)).images == 3
     (result,) = dalle.generate_many([CAPTION], candidates=8, keep=8, memory=little)
     assert result.candidates == dalle.generate(CAPTION, candidates=8, keep=8).candidates
-    with pytest.raises(ValueError, match="drawing one image takes"):
+    with pytest.raises(ValueError, match="sampling one image takes"):
         dalle.generate_many([CAPTION], candidates=8, keep=8, memory="1e-9")
 
 

@@ -4,18 +4,18 @@ from PIL import Image
 
 from dalle.sampling.decode import generate
 from dalle.sampling.guidance import empty_caption
-from dalle.sampling.likelihood import caption_given_image, image_given_caption
+from dalle.sampling.likelihood import image_log_likelihood, pointwise_mutual_information
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.rerank import (
-    MOST_REFERENCES,
-    ByCaptionLikelihood,
-    ByCLIP,
-    ByImageLikelihood,
-    Candidates,
+    MAX_REFERENCES,
+    CaptionCandidates,
+    CLIPSimilarity,
+    ImageLogLikelihood,
+    PointwiseMutualInformation,
     Reranker,
+    build_reranker,
     reference_captions,
-    reranker_for,
-    standardised,
+    standardise,
 )
 from dalle.sampling.sampling_config import RerankConfig, RerankWeights, SamplingConfig
 
@@ -28,10 +28,12 @@ class Brightness:
         return scores[:, None].repeat(1, len(captions))
 
 
-def grey(*levels: int) -> Candidates:
+def grey(*levels: int) -> CaptionCandidates:
     """Pictures of one grey each."""
     images = [Image.new("RGB", (2, 2), (level,) * 3) for level in levels]
-    return Candidates("anything", torch.zeros(6, dtype=torch.int64), torch.zeros(len(levels), 4, 4).long(), images)
+    return CaptionCandidates(
+        "anything", torch.zeros(6, dtype=torch.int64), torch.zeros(len(levels), 4, 4).long(), images
+    )
 
 
 def given(*scores: float):
@@ -39,7 +41,7 @@ def given(*scores: float):
     return lambda candidates: torch.tensor(scores)
 
 
-BY_BRIGHTNESS = Reranker({"clip": ByCLIP(Brightness())}, {"clip": 1.0})
+BY_BRIGHTNESS = Reranker({"clip": CLIPSimilarity(Brightness())}, {"clip": 1.0})
 
 
 @pytest.fixture
@@ -48,9 +50,9 @@ def model(make_transformer):
 
 
 @pytest.fixture
-def drawn(model) -> Candidates:
+def drawn(model) -> CaptionCandidates:
     ids = model.sequence.pad_captions([[1, 2, 3]])
-    return Candidates("anything", ids[0], generate(model, ids, 5)[0], [])
+    return CaptionCandidates("anything", ids[0], generate(model, ids, 5)[0], [])
 
 
 def test_the_best_comes_first_with_its_score():
@@ -64,64 +66,66 @@ def test_equal_scores_keep_their_order():
 
 
 def test_a_mixture_adds_standardised_scores_with_their_weights():
-    judges = {"clip": given(0.1, 0.2, 0.3), "image_likelihood": given(-100.0, -400.0, -400.0)}
+    score_functions = {"clip": given(0.1, 0.2, 0.3), "image_likelihood": given(-100.0, -400.0, -400.0)}
     clip, image = torch.tensor([-1.0, 0, 1]) * 1.5**0.5, torch.tensor([2.0, -1, -1]) / 2**0.5
-    even = Reranker(judges, {"clip": 1.0, "image_likelihood": 1.0})(grey(0, 0, 0))
+    even = Reranker(score_functions, {"clip": 1.0, "image_likelihood": 1.0})(grey(0, 0, 0))
     assert even.order == [2, 0, 1]
     assert even.scores == pytest.approx((clip + image)[[2, 0, 1]].tolist(), abs=1e-5)
-    mostly_image = Reranker(judges, {"clip": 1.0, "image_likelihood": 2.0})(grey(0, 0, 0))
+    mostly_image = Reranker(score_functions, {"clip": 1.0, "image_likelihood": 2.0})(grey(0, 0, 0))
     assert mostly_image.order == [0, 2, 1]
 
 
 def test_a_mixture_shows_what_each_judge_said_in_the_order_of_the_mixture():
-    judges = {"clip": given(0.1, 0.2), "image_likelihood": given(-1.0, -5.0)}
-    ranking = Reranker(judges, {"clip": 1.0, "image_likelihood": 3.0})(grey(0, 0))
-    assert list(ranking.by_name) == ["clip", "image_likelihood", "mixture"]
-    assert ranking.by_name["image_likelihood"] == [-1, -5]
-    assert ranking.by_name["clip"] == pytest.approx([0.1, 0.2])
-    assert ranking.by_name["mixture"] == ranking.scores
+    score_functions = {"clip": given(0.1, 0.2), "image_likelihood": given(-1.0, -5.0)}
+    ranking = Reranker(score_functions, {"clip": 1.0, "image_likelihood": 3.0})(grey(0, 0))
+    assert list(ranking.scores_by_name) == ["clip", "image_likelihood", "mixture"]
+    assert ranking.scores_by_name["image_likelihood"] == [-1, -5]
+    assert ranking.scores_by_name["clip"] == pytest.approx([0.1, 0.2])
+    assert ranking.scores_by_name["mixture"] == ranking.scores
 
 
 def test_a_mixture_does_not_depend_on_the_units_of_its_judges():
     nats = torch.tensor([-80.0, -95.0, -81.0, -120.0])
     orders = []
     for in_unit in (nats, nats / 0.693, nats * 1000 + 5):
-        judges = {"clip": given(0.2, 0.5, 0.3, 0.6), "image_likelihood": lambda _, scores=in_unit: scores}
-        orders.append(Reranker(judges, {"clip": 1.0, "image_likelihood": 0.8})(grey(0, 0, 0, 0)).order)
+        score_functions = {"clip": given(0.2, 0.5, 0.3, 0.6), "image_likelihood": lambda _, scores=in_unit: scores}
+        orders.append(Reranker(score_functions, {"clip": 1.0, "image_likelihood": 0.8})(grey(0, 0, 0, 0)).order)
     assert orders[0] == orders[1] == orders[2]
 
 
 def test_a_judge_that_cannot_tell_candidates_apart_has_no_say():
-    assert standardised(torch.full((3,), 7.25)).tolist() == [0, 0, 0]
-    assert standardised(torch.tensor([4.0])).tolist() == [0]
-    judges = {"clip": given(0.1, 0.4, 0.2), "image_likelihood": given(-3.0, -3.0, -3.0)}
-    assert Reranker(judges, {"clip": 1.0, "image_likelihood": 9.0})(grey(0, 0, 0)).order == [1, 2, 0]
+    assert standardise(torch.full((3,), 7.25)).tolist() == [0, 0, 0]
+    assert standardise(torch.tensor([4.0])).tolist() == [0]
+    score_functions = {"clip": given(0.1, 0.4, 0.2), "image_likelihood": given(-3.0, -3.0, -3.0)}
+    assert Reranker(score_functions, {"clip": 1.0, "image_likelihood": 9.0})(grey(0, 0, 0)).order == [1, 2, 0]
 
 
 def test_likelihoods_judge_by_the_transformer(model, drawn):
-    assert ByImageLikelihood(model)(drawn).equal(image_given_caption(model, drawn.ids, drawn.tokens))
+    assert ImageLogLikelihood(model)(drawn).equal(image_log_likelihood(model, drawn.ids, drawn.tokens))
     others = model.sequence.pad_captions([[4], [5, 6]])
-    expected = caption_given_image(model, drawn.ids, drawn.tokens, others)
-    assert ByCaptionLikelihood(model, others)(drawn).equal(expected)
+    expected = pointwise_mutual_information(model, drawn.ids, drawn.tokens, others)
+    assert PointwiseMutualInformation(model, others)(drawn).equal(expected)
 
 
 def test_a_caption_is_compared_with_others_and_not_with_itself(model, drawn):
     others = model.sequence.pad_captions([[4], [5, 6]])
     with_itself = torch.cat([others[:1], drawn.ids[None], others[1:]])
-    assert ByCaptionLikelihood(model, with_itself)(drawn).equal(ByCaptionLikelihood(model, others)(drawn))
+    assert PointwiseMutualInformation(model, with_itself)(drawn).equal(PointwiseMutualInformation(model, others)(drawn))
 
 
 def test_no_more_references_than_can_be_paid_for_are_asked(model, drawn):
-    many = model.sequence.pad_captions([[number % 11, number // 11] for number in range(2, MOST_REFERENCES + 9)])
-    few = many[:MOST_REFERENCES]
-    assert ByCaptionLikelihood(model, many)(drawn).equal(ByCaptionLikelihood(model, few)(drawn))
+    many = model.sequence.pad_captions([[number % 11, number // 11] for number in range(2, MAX_REFERENCES + 9)])
+    few = many[:MAX_REFERENCES]
+    assert PointwiseMutualInformation(model, many)(drawn).equal(PointwiseMutualInformation(model, few)(drawn))
 
 
 def test_references_are_those_given_else_the_empty_caption_else_the_captions(model):
     captions, others = model.sequence.pad_captions([[1], [2], [1]]), model.sequence.pad_captions([[7], [8]])
-    assert reference_captions(model.sequence, captions, others, knows_empty=True).equal(others)
-    assert reference_captions(model.sequence, captions, None, knows_empty=True).equal(empty_caption(model.sequence))
-    assert reference_captions(model.sequence, captions, None, knows_empty=False).equal(captions[:2])
+    assert reference_captions(model.sequence, captions, others, trained_on_empty=True).equal(others)
+    assert reference_captions(model.sequence, captions, None, trained_on_empty=True).equal(
+        empty_caption(model.sequence)
+    )
+    assert reference_captions(model.sequence, captions, None, trained_on_empty=False).equal(captions[:2])
 
 
 @pytest.mark.parametrize("reference", [None, [3]])
@@ -129,32 +133,32 @@ def test_a_caption_without_another_to_compare_with_is_refused(model, reference):
     captions = model.sequence.pad_captions([[3]])
     references = None if reference is None else model.sequence.pad_captions([reference])
     with pytest.raises(ValueError, match="there are none; give some.*rerank_references="):
-        reference_captions(model.sequence, captions, references, knows_empty=False)
+        reference_captions(model.sequence, captions, references, trained_on_empty=False)
 
 
 def test_names_and_weights_say_who_judges(model):
-    assert RerankConfig().judges == {"clip": 1}
-    assert RerankConfig(rerank="image_likelihood").judges == {"image_likelihood": 1}
-    assert RerankConfig(rerank="mixture").judges == {"clip": 1, "image_likelihood": 0.5}
+    assert RerankConfig().score_weights == {"clip": 1}
+    assert RerankConfig(rerank="image_likelihood").score_weights == {"image_likelihood": 1}
+    assert RerankConfig(rerank="mixture").score_weights == {"clip": 1, "image_likelihood": 0.5}
     weights = RerankWeights(clip=0, image_likelihood=2, caption_likelihood=-1)
     mixed = RerankConfig(rerank="mixture", rerank_weights=weights)
-    reranker = reranker_for(mixed, model, None, model.sequence.pad_captions([[4]]))
+    reranker = build_reranker(mixed, model, None, model.sequence.pad_captions([[4]]))
     assert reranker.weights == {"image_likelihood": 2, "caption_likelihood": -1}
-    assert list(reranker.judges) == list(reranker.weights)
+    assert list(reranker.score_functions) == list(reranker.weights)
 
 
 def test_without_a_clip_nothing_reranks_unless_another_judge_is_asked(model):
-    assert reranker_for(RerankConfig(), model, None, None) is None
-    assert reranker_for(RerankConfig(rerank="image_likelihood"), model, None, None) is not None
-    with pytest.raises(ValueError, match="the mixture asks for CLIP, and there is none; give clip=<folder>"):
-        reranker_for(RerankConfig(rerank="mixture"), model, None, None)
+    assert build_reranker(RerankConfig(), model, None, None) is None
+    assert build_reranker(RerankConfig(rerank="image_likelihood"), model, None, None) is not None
+    with pytest.raises(ValueError, match="needs a CLIP for rerank_weights.clip, and there is none; give clip=<folder>"):
+        build_reranker(RerankConfig(rerank="mixture"), model, None, None)
 
 
 def test_the_pictures_kept_are_those_that_the_transformer_finds_likeliest(checkpoints):
     dalle = DALLE.load(checkpoints)
     everything = dalle.generate("a red circle", candidates=9, keep=9, seed=2)
     kept = dalle.generate("a red circle", candidates=9, keep=3, seed=2, rerank="image_likelihood")
-    likelihoods = image_given_caption(dalle.transformer, dalle.tokenize(["a red circle"])[0], everything.tokens)
+    likelihoods = image_log_likelihood(dalle.transformer, dalle.tokenize(["a red circle"])[0], everything.tokens)
     best = likelihoods.argsort(descending=True)[:3].tolist()
     assert kept.candidates == [everything.candidates[place] for place in best]
     assert kept.scores == pytest.approx(likelihoods[best].tolist(), abs=1e-4)
@@ -165,7 +169,7 @@ def test_a_mixture_ranks_several_captions_by_each_ones_own_candidates(checkpoint
     dalle, captions = DALLE.load(checkpoints), ["a red circle", "three green triangles"]
     for result in dalle.generate_many(captions, SamplingConfig(candidates=6, keep=6, rerank="mixture")):
         clip, image = (torch.tensor(result.scores_by_name[name]) for name in ("clip", "image_likelihood"))
-        assert result.scores == pytest.approx((standardised(clip) + 0.5 * standardised(image)).tolist(), abs=1e-4)
+        assert result.scores == pytest.approx((standardise(clip) + 0.5 * standardise(image)).tolist(), abs=1e-4)
         assert result.scores == sorted(result.scores, reverse=True)
 
 
@@ -185,5 +189,7 @@ def test_a_model_that_knows_the_empty_caption_needs_no_references(checkpoints):
     dalle = DALLE(plain.dvae, plain.transformer, plain.tokenizer, caption_dropout=0.1)
     result = dalle.generate("a red circle", candidates=4, keep=4, rerank="caption_likelihood")
     ids = dalle.tokenize(["a red circle"])[0]
-    gains = caption_given_image(dalle.transformer, ids, result.tokens, empty_caption(dalle.transformer.sequence))
+    gains = pointwise_mutual_information(
+        dalle.transformer, ids, result.tokens, empty_caption(dalle.transformer.sequence)
+    )
     assert result.scores == pytest.approx(gains.tolist(), abs=1e-4)

@@ -13,33 +13,36 @@ import pytest
 
 import dalle as package
 from dalle import DALLE
-from dalle.evaluation.settings import EvaluateConfig
+from dalle.evaluation.evaluate_config import EvaluateConfig
+from dalle.sampling.command_config import SampleConfig
 from dalle.sampling.sampling_config import DecodingConfig, RerankConfig, RerankWeights, SamplingConfig, memory_limit
-from dalle.sampling.settings import SampleConfig
 
 ROOT = Path(package.__file__).parent
 OWNERS = {name: owner for owner in (DecodingConfig, RerankConfig, SamplingConfig) for name in owner.__annotations__}
 MOST = 3  # settings that a function may take one by one: more travel as one object
 
 WRONG = [
-    ({"temperature": -1.0}, r"temperature=-1\.0 is below 0; 0 is greedy"),
-    ({"top_k": 0}, "top_k=0 leaves nothing to draw"),
-    ({"top_p": 0.0}, r"top_p=0\.0 is no probability"),
-    ({"top_p": 1.5}, r"top_p=1\.5 is no probability"),
-    ({"min_p": 0.0}, r"min_p=0\.0 is no share of a probability"),
-    ({"min_p": 1.5}, r"min_p=1\.5 is no share of a probability"),
-    ({"guidance": -1.0}, r"guidance=-1\.0 is below 0; 0 leaves the caption out"),
+    ({"temperature": -1.0}, r"temperature=-1\.0 is below 0; use 0 for greedy"),
+    ({"top_k": 0}, "top_k=0 leaves no token to sample"),
+    ({"top_p": 0.0}, r"top_p=0\.0 is not a probability"),
+    ({"top_p": 1.5}, r"top_p=1\.5 is not a probability"),
+    ({"min_p": 0.0}, r"min_p=0\.0 is not a fraction of a probability"),
+    ({"min_p": 1.5}, r"min_p=1\.5 is not a fraction of a probability"),
+    ({"guidance": -1.0}, r"guidance=-1\.0 is below 0; use 0 to ignore the caption"),
     ({"batch_size": 0}, "batch_size=0 must be at least 1"),
     ({"candidates": 0}, "candidates=0 "),
     ({"candidates": -4}, "candidates=-4 "),
     ({"rerank": "luck"}, "rerank=luck; choose one of clip, image_likelihood, caption_likelihood, mixture"),
-    ({"rerank_weights": RerankWeights(clip=2)}, "are for rerank=mixture, but this is rerank=clip"),
+    ({"rerank_weights": RerankWeights(clip=2)}, "need rerank=mixture, but rerank=clip is set"),
     ({"rerank": "mixture", "rerank_weights": RerankWeights(0, 0, 0)}, "all rerank_weights are 0"),
 ]
 WRONG_WHERE_SOME_ARE_KEPT = [
-    ({"keep": 0}, "keep=0 of candidates=64 cannot be kept; use 1 to 64"),
-    ({"keep": 5, "candidates": 4}, "keep=5 of candidates=4 cannot be kept; use 1 to 4"),
-    *(({"memory": memory}, f"memory={memory} is no amount of memory") for memory in ("lots", "0", "-1", "nan", "inf")),
+    ({"keep": 0}, "keep=0 of candidates=64 is impossible; use 1 to 64"),
+    ({"keep": 5, "candidates": 4}, "keep=5 of candidates=4 is impossible; use 1 to 4"),
+    *(
+        ({"memory": memory}, f"memory={memory} is not an amount of memory")
+        for memory in ("lots", "0", "-1", "nan", "inf")
+    ),
 ]
 IDS = {"ids": lambda each: str(each) if isinstance(each, dict) else ""}
 
@@ -94,7 +97,7 @@ def test_evaluation_draws_with_its_own_settings_and_keeps_all_candidates():
 )
 def test_a_misspelt_setting_is_told_with_the_nearest_right_one(checkpoints, typed, right):
     dalle = DALLE.load(checkpoints)
-    sentence = f"there is no sampling setting {typed}; did you mean {right}"
+    sentence = f"unknown sampling setting {typed}; did you mean {right}"
     with pytest.raises(TypeError, match=sentence):
         dalle.generate("a red circle", **{typed: 1})
     with pytest.raises(TypeError, match=sentence):
@@ -102,15 +105,17 @@ def test_a_misspelt_setting_is_told_with_the_nearest_right_one(checkpoints, type
 
 
 def test_a_setting_like_no_other_is_told_with_all_there_are():
-    with pytest.raises(TypeError, match="there is no sampling setting xyz; there are temperature, .* memory, first"):
-        SamplingConfig().changed({"xyz": 1}, ["first"])
+    with pytest.raises(
+        TypeError, match="unknown sampling setting xyz; choose one of temperature, .* memory, candidate_offset"
+    ):
+        SamplingConfig().with_overrides({"xyz": 1}, ["candidate_offset"])
 
 
 def test_changed_settings_are_validated_and_leave_the_others():
     config = SamplingConfig(candidates=4, keep=2, seed=5)
-    assert config.changed({"temperature": 0.5}) == SamplingConfig(candidates=4, keep=2, seed=5, temperature=0.5)
+    assert config.with_overrides({"temperature": 0.5}) == SamplingConfig(candidates=4, keep=2, seed=5, temperature=0.5)
     with pytest.raises(ValueError, match="keep=5 of candidates=4"):
-        config.changed({"keep": 5})
+        config.with_overrides({"keep": 5})
 
 
 def test_settings_by_name_and_as_one_object_draw_the_same(checkpoints):

@@ -8,13 +8,13 @@ import torch
 from dalle import DALLE
 from dalle.models.mixed_precision import to_mixed_precision
 from dalle.models.transformer.model import Transformer
+from dalle.sampling.cuda_graphs import CUDAGraphStep, decoding_step
 from dalle.sampling.decode import generate
-from dalle.sampling.graphs import GraphedStep, decoding_step
+from dalle.sampling.gumbel_noise import candidate_keys, gumbel_noise
 from dalle.sampling.memory import decoding_memory
-from dalle.sampling.noise import candidate_keys, gumbel_noise
 from dalle.sampling.sampling_config import DecodingConfig
 
-from .test_graphs import all_logits, example
+from .test_cuda_graphs import all_logits, example
 
 pytestmark = pytest.mark.gpu
 PATTERNS = [
@@ -54,7 +54,7 @@ def test_a_step_gives_what_the_whole_model_gives_on_a_cpu(
     model = to_mixed_precision(model, dtype).to(gpu)
     images = images.to(gpu)
     step = decoding_step(model, model.prefill(captions.to(gpu)), 3, recompute_kv)
-    assert isinstance(step, GraphedStep) == (gpu.type == "cuda")
+    assert isinstance(step, CUDAGraphStep) == (gpu.type == "cuda")
     logits = all_logits(model, step, images)
     assert logits.dtype == torch.float32
     torch.testing.assert_close(logits.cpu(), expected, rtol=tolerance, atol=tolerance)
@@ -64,7 +64,7 @@ def test_a_step_gives_what_the_whole_model_gives_on_a_cpu(
 @pytest.mark.parametrize("patterns", PATTERNS, ids=str)
 @torch.inference_mode()
 def test_a_graph_gives_the_bits_of_eager_steps(cuda, make_transformer, patterns):
-    """The same kernels on the same numbers: `GraphedStep` against the calls that it recorded."""
+    """The same kernels on the same numbers: `CUDAGraphStep` against the calls that it recorded."""
     model = make_transformer(depth=4, **patterns).to(cuda)
     captions, images = example(model)
     images, text = images.to(cuda), model.prefill(captions.to(cuda))
@@ -73,7 +73,7 @@ def test_a_graph_gives_the_bits_of_eager_steps(cuda, make_transformer, patterns)
     def eager(previous: torch.Tensor, position: int) -> torch.Tensor:
         return model.decode_one_token(previous, torch.full((1,), position, device=cuda), cache)
 
-    graphed = GraphedStep(model, model.new_cache(text, 3, static_shapes=True))
+    graphed = CUDAGraphStep(model, model.new_cache(text, 3, static_shapes=True))
     assert all_logits(model, graphed, images).equal(all_logits(model, eager, images))
 
 
@@ -94,7 +94,7 @@ def test_pictures_do_not_depend_on_what_is_drawn_beside_them(gpu, make_transform
     config = DecodingConfig(temperature=0.7, top_k=8, top_p=0.9, guidance=1.5, seed=4)
     whole = generate(model, captions, 6, replace(config, batch_size=12))
     assert generate(model, captions, 6, replace(config, batch_size=4)).equal(whole)
-    assert generate(model, captions[1:], 2, config, first=3).equal(whole[1:, 3:5])
+    assert generate(model, captions[1:], 2, config, candidate_offset=3).equal(whole[1:, 3:5])
 
 
 @pytest.mark.parametrize("recompute_kv", [False, True])

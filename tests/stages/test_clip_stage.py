@@ -47,7 +47,7 @@ def test_the_loss_and_its_measures_are_those_of_the_batchs_features():
 def test_validation_weighs_batches_by_their_pictures():
     stage = build("clip", batch_size=4)  # 10 pictures: 4, 4 and 2
     expected = {"loss": 0.0, "accuracy": 0.0}
-    for batch in stage.pictures.held_out(10):
+    for batch in stage.data.held_out(10):
         loss, metrics = stage.loss(stage.model, batch, 0, torch.Generator())
         expected["loss"] += loss.item() * len(batch.captions) / 10
         expected["accuracy"] += metrics["accuracy"].item() * len(batch.captions) / 10
@@ -81,7 +81,7 @@ def test_a_saved_stage_is_a_clip_that_scores_alone(tmp_path):
     stage = build("clip")
     stage.save(tmp_path, stage.model, {"step": 7})
     loaded = CLIP.load(tmp_path)
-    record = stage.pictures.val[0]
+    record = stage.data.val[0]
     assert loaded.score([record.image], list(record.captions)).equal(
         stage.clip.eval().score([record.image], list(record.captions))
     )
@@ -92,7 +92,7 @@ def test_the_defaults_are_openais():
     optimizer = config.optimizer
     assert config.batch_size == 32_768
     assert optimizer.learning_rate == Schedule("cosine", 5e-4, 0.0, config.steps)
-    assert (optimizer.warm_up, optimizer.betas, optimizer.eps) == (2_000, (0.9, 0.98), 1e-6)
+    assert (optimizer.warmup_steps, optimizer.betas, optimizer.eps) == (2_000, (0.9, 0.98), 1e-6)
     assert (optimizer.weight_decay, optimizer.decay) == (0.2, "matrices")
     assert config.ema.decay == 0
     assert config.steps * config.batch_size == 32 * 400_000_000

@@ -16,7 +16,7 @@ from dalle.image_conversion import to_tensor
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.models.dvae.relaxation import argmax_one_hot, gumbel_softmax
 from dalle.seeds import torch_generator
-from dalle.stages.dvae import DVAEStageConfig, LikelihoodConfig, collapse
+from dalle.stages.dvae import DVAEStageConfig, LikelihoodConfig, collapse_warning
 from dalle.training.schedules import Schedule
 
 NORMAL = LikelihoodConfig("normal", scale=0.1)
@@ -178,9 +178,9 @@ def test_the_preview_shows_pictures_over_their_soft_and_hard_reconstructions(mon
     hard = stage.model.decode(stage.model.encode(images))
     ((real, soft, decoded),) = sheets
     assert [row.title for row in (real, soft, decoded)] == [
-        "held-out pictures",
-        "from their relaxed codes",
-        "from their most probable codes",
+        "held-out images",
+        "soft reconstructions (relaxed codes)",
+        "hard reconstructions (most probable codes)",
     ]
     assert len(soft.cells) == 8
     for row, expected in ((real, images), (decoded, hard)):
@@ -205,10 +205,10 @@ def test_an_unknown_likelihood_is_refused_with_those_that_exist():
 
 
 def test_a_collapse_is_called_out_in_words_with_what_to_do():
-    told = collapse({"codes_used": 3, "code_perplexity": 1.2, "kl": 0.05}, vocabulary=512)
+    told = collapse_warning({"codes_used": 3, "code_perplexity": 1.2, "kl": 0.05}, vocabulary=512)
     assert told is not None
-    assert "the codebook has collapsed: 3 of 512 codes occur" in told
-    assert "1.2 used equally" in told
+    assert "codebook collapse: 3 of 512 codes are used" in told
+    assert "a perplexity of 1.2" in told
     assert "stage.kl_weight" in told
 
 
@@ -216,7 +216,7 @@ def test_a_collapse_is_called_out_in_words_with_what_to_do():
     ("used", "perplexity", "vocabulary"), [(9, 30.0, 512), (9, 4.0, 512), (1, 2.1, 8), (9, 512.0, 512), (20, 2.6, 128)]
 )
 def test_a_codebook_in_use_is_not_spoken_of(used, perplexity, vocabulary):
-    assert collapse({"codes_used": used, "code_perplexity": perplexity, "kl": 1.0}, vocabulary) is None
+    assert collapse_warning({"codes_used": used, "code_perplexity": perplexity, "kl": 1.0}, vocabulary) is None
 
 
 @torch.no_grad()
@@ -228,7 +228,7 @@ def test_validation_warns_of_a_collapse_and_only_then(caplog, monkeypatch):
     output.bias[7] = 1
     with caplog.at_level(logging.WARNING):
         assert stage.validate(stage.model)["code_perplexity"] == pytest.approx(1)
-    assert "the codebook has collapsed: 1 of 16 codes occur" in caplog.text
+    assert "codebook collapse: 1 of 16 codes are used" in caplog.text
     caplog.clear()
     monkeypatch.setattr(DiscreteVAE, "logits", lambda _, images: torch.randn(len(images), 16, 4, 4))
     with caplog.at_level(logging.WARNING):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dalle.losses import token_nll
-from dalle.stages.image_tokens import argmax, image_tokens_named, sampled, soft
+from dalle.stages.image_tokens import argmax, get_image_tokens, sampled, soft
 
 
 def generators(count: int, seed: int = 0) -> list[np.random.Generator]:
@@ -73,4 +73,4 @@ def test_the_soft_loss_is_the_mean_of_the_loss_of_draws():
 
 def test_an_unknown_name_is_refused_with_those_that_exist():
     with pytest.raises(ValueError, match="image_targets='hard' is unknown; choose one of argmax, sampled, soft"):
-        image_tokens_named("hard")
+        get_image_tokens("hard")

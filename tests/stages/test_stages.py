@@ -14,7 +14,7 @@ from dalle import checkpoint
 from dalle.data.emoji import EmojiConfig
 from dalle.data.folder import FolderConfig
 from dalle.stages import STAGES
-from dalle.stages.transformer import Encoded
+from dalle.stages.transformer import TokenizedBatch
 from dalle.training.logger import WandbConfig
 from dalle.training.loop import train
 from dalle.training.run import Run
@@ -31,7 +31,7 @@ METRICS = {
 
 def parts(batch) -> list[torch.Tensor]:
     """The tensors of a batch, and its captions as if they were one."""
-    if isinstance(batch, Encoded):
+    if isinstance(batch, TokenizedBatch):
         return [batch.caption, batch.image]
     return [batch.images, torch.tensor([hash(caption) for caption in batch.captions])]
 
@@ -112,7 +112,7 @@ def test_validation_sees_held_out_pictures_without_chance(name, dvae_folder):
     changes: dict[str, Any] = {"bpe_dropout": 0.9} if name == "transformer" else {}
     plain, disturbed = build(name, dvae_folder), build(name, dvae_folder, transform="dvae", **changes)
     assert plain.validate(plain.model) == disturbed.validate(disturbed.model)
-    seen = [key for batch in plain.pictures.held_out(10) for key in batch.keys]
+    seen = [key for batch in plain.data.held_out(10) for key in batch.keys]
     assert seen == [f"val/{index:06d}" for index in range(10)]
 
 
@@ -132,7 +132,7 @@ def test_the_preview_is_a_picture_where_the_stage_has_one(name, dvae_folder):
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 8, 10, 99])
 def test_as_many_pictures_are_held_out_as_asked_for_or_there_are(count):
     stage = build("dvae", batch_size=4)
-    keys = [key for batch in stage.pictures.held_out(count) for key in batch.keys]
+    keys = [key for batch in stage.data.held_out(count) for key in batch.keys]
     assert keys == [f"val/{index:06d}" for index in range(min(count, 10))]
 
 

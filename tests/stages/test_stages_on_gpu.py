@@ -96,11 +96,11 @@ def test_an_update_is_that_of_a_cpu(gpu, model, precision, dvae_folder, tmp_path
     for device in (CPU, gpu):
         trainer = trainer_of(name, device, dvae_folder, tmp_path, precision=precision, **changes)
         fresh = flat(trainer.stage.model)
-        trainer.state.scales.values.fill_(2.0**8)  # of float16, where there are any: no gradient overflows
+        trainer.state.scaler.scales.fill_(2.0**8)  # of float16, where there are any: no gradient overflows
         trainer.update()
-        assert not trainer.state.meter.skipped
+        assert not trainer.state.metrics.skipped
         ended.append(flat(trainer.stage.model))
-        losses.append(trainer.state.meter.read()["loss"])
+        losses.append(trainer.state.metrics.compute_and_reset()["loss"])
     distance = ((ended[1] - ended[0]).norm() / (ended[0] - fresh).norm()).item()
     record_property("distance", distance)
     assert losses[1] == pytest.approx(losses[0], rel=TOLERANCES[precision])
@@ -135,7 +135,7 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(gpu, name, pre
             for until in steps:
                 options = {"precision": precision, "steps": until, "optimizer": OPTIMIZER, "preview_every": 2}
                 stage = build(name, dvae_folder, device=gpu, **options)
-                # the identity leaves the steps out, as resuming with more of them does
+                # the run config leaves the steps out, as resuming with more of them does
                 run = Run(tmp_path / str(steps), {"stage": {"steps": until}}, 0, gpu, WandbConfig("disabled"))
                 train(stage, stage.config, run)
             ended.append(flat(stage.model))

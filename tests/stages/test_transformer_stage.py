@@ -48,7 +48,7 @@ def test_the_loss_is_an_eighth_text_and_seven_eighths_image(dvae_folder):
 @torch.no_grad()
 @pytest.mark.parametrize("pads", ["none", "first", "all"])
 def test_pads_count_in_the_texts_loss_as_the_settings_say(dvae_folder, pads):
-    stage = build("transformer", dvae_folder, pad_targets=pads)
+    stage = build("transformer", dvae_folder, pad_loss=pads)
     head = stage.model.text_head
     head.bias[-1] = 100.0  # whatever it reads it answers "pad"
     _, metrics = stage.loss(stage.model, next(stage.batches(0)), 0, torch.Generator())
@@ -62,8 +62,8 @@ def test_validation_is_the_mean_over_held_out_pictures(dvae_folder):
     stage = build("transformer", dvae_folder, batch_size=5)
     metrics = stage.validate(stage.model)
     sums = {"text": 0.0, "image": 0.0}
-    for batch in stage.pictures.held_out(10):
-        loss, measures = stage.loss(stage.model, stage._encoded(batch), 0, torch.Generator())
+    for batch in stage.data.held_out(10):
+        loss, measures = stage.loss(stage.model, stage._tokenize(batch), 0, torch.Generator())
         for name in sums:
             sums[name] += measures[name].item() / 2
     assert metrics == pytest.approx({"loss": sums["text"] / 8 + 7 / 8 * sums["image"], **sums})
@@ -77,16 +77,16 @@ def test_other_splits_are_validated_too_where_that_is_asked_for(dvae_folder):
     metrics = both.validate(both.model)
     assert {name: value for name, value in metrics.items() if "novel" not in name} == plain.validate(both.model)
     novel = open_source(BLOCKS, "novel")
-    (batch,) = both.pictures.held_out(10, "novel")
+    (batch,) = both.data.held_out(10, "novel")
     assert batch.keys == [novel[index].key for index in range(10)]
-    _, measures = both.loss(both.model, both._encoded(batch), 0, torch.Generator())
+    _, measures = both.loss(both.model, both._tokenize(batch), 0, torch.Generator())
     assert metrics["novel_image"] == pytest.approx(measures["image"].item())
     assert metrics["novel_image"] != pytest.approx(metrics["image"])
 
 
 def test_images_are_the_dvaes_most_probable_codes_in_raster_order(dvae_folder):
     stage = build("transformer", dvae_folder)
-    batch, pictures = next(stage.batches(2)), next(stage.pictures.batches(2))
+    batch, pictures = next(stage.batches(2)), next(stage.data.batches(2))
     tokens = DiscreteVAE.load(dvae_folder).encode(pictures.images.float() / 255)
     assert batch.image.equal(tokens.reshape(8, 16))
     assert tokens.unique().numel() > 1
@@ -111,7 +111,7 @@ def test_sampled_tokens_are_drawn_anew_for_each_batch_and_reproduced_by_its_numb
 def test_soft_targets_are_the_dvaes_distributions_and_the_loss_their_cross_entropy(dvae_folder):
     stage = build("transformer", dvae_folder, image_targets="soft")
     stage.model.image_head.weight.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
-    batch, pictures = next(stage.batches(2)), next(stage.pictures.batches(2))
+    batch, pictures = next(stage.batches(2)), next(stage.data.batches(2))
     assert batch.image.equal(next(build("transformer", dvae_folder, image_targets="sampled").batches(2)).image)
     logits = DiscreteVAE.load(dvae_folder).logits(pictures.images.float() / 255)
     posterior = logits.softmax(dim=1).flatten(2).mT
@@ -171,10 +171,10 @@ def test_the_dvae_stays_as_it_was(dvae_folder):
 
 def test_a_dvae_that_was_trained_on_pictures_of_another_size_is_said(dvae_folder, tmp_path, caplog):
     build("transformer", dvae_folder)
-    assert not caplog.messages or "trained on pictures" not in " ".join(caplog.messages)
+    assert not caplog.messages or "trained on images" not in " ".join(caplog.messages)
     DiscreteVAE.load(dvae_folder).save(tmp_path, {"data": {"image_size": 32}})
     build("transformer", tmp_path)
-    assert f"{tmp_path} was trained on pictures of 32 pixels, and data.image_size is 16" in caplog.messages
+    assert f"the dVAE {tmp_path} was trained on images of 32 pixels, but data.image_size is 16" in caplog.messages
 
 
 def test_sizes_come_from_the_dvae_the_data_and_the_tokenizer(dvae_folder):
@@ -186,7 +186,7 @@ def test_sizes_come_from_the_dvae_the_data_and_the_tokenizer(dvae_folder):
 
 
 def test_without_a_dvae_the_stage_says_how_to_give_one():
-    with pytest.raises(CheckpointError, match=r"say which with dvae=<checkpoint folder>.*train one first"):
+    with pytest.raises(CheckpointError, match=r"set dvae=<checkpoint folder>.*train one first"):
         build("transformer", None)
 
 
@@ -202,9 +202,7 @@ def test_a_checkpoint_of_another_kind_is_refused(dvae_folder, tmp_path):
 
 
 def test_pictures_that_do_not_divide_into_codes_are_refused(dvae_folder):
-    with pytest.raises(
-        ValueError, match=r"pictures of 18 pixels do not divide .*4 pixels wide; change data.image_size"
-    ):
+    with pytest.raises(ValueError, match=r"images of 18 pixels do not divide .*4 pixels each: set data.image_size"):
         build("transformer", dvae_folder, replace(BLOCKS, image_size=18))
 
 
@@ -242,7 +240,7 @@ def test_the_defaults_are_the_papers():
     assert (config.text_weight, config.bpe_dropout, config.transform) == (1 / 8, 0.1, "transformer")
     assert (config.image_targets, config.caption_dropout) == ("argmax", 0.0)
     assert optimizer.learning_rate == Schedule("constant", 4.5e-4)
-    assert (optimizer.warm_up, optimizer.plateau.halvings) == (5_000, 5)
+    assert (optimizer.warmup_steps, optimizer.plateau.max_reductions) == (5_000, 5)
     assert (optimizer.betas, optimizer.eps, optimizer.weight_decay) == ((0.9, 0.96), 1e-8, 4.5e-2)
     assert (config.ema.decay, config.ema.every) == (0.99, 25)
     assert CONFIGS["transformer"].model != config.model
@@ -254,8 +252,8 @@ def test_a_split_that_there_is_not_is_told_before_anything_is_trained(dvae_folde
 
 
 def test_unknown_pad_targets_and_no_records_for_the_tokenizer_are_refused_before_anything_starts():
-    with pytest.raises(ValueError, match="pad_targets='frist' is unknown; choose one of none, first, all"):
-        replace(CONFIGS["transformer"], pad_targets="frist")
+    with pytest.raises(ValueError, match="pad_loss='frist' is unknown; choose one of none, first, all"):
+        replace(CONFIGS["transformer"], pad_loss="frist")
     with pytest.raises(ValueError, match="tokenizer_records=0 must be at least 1"):
         replace(CONFIGS["transformer"], tokenizer_records=0)
 

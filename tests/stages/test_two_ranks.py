@@ -33,7 +33,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "transformer": ("transformer", {}),
 }
 NOISY = {"dvae gumbel_softmax", "dvae straight_through"}  # whose noise differs from rank to rank
-EXCHANGES = {"averaged": CompressionConfig(), "compressed": CompressionConfig(rank=4, blocks=2)}
+COMPRESSIONS = {"averaged": CompressionConfig(), "compressed": CompressionConfig(rank=4, blocks=2)}
 
 RANK = """
 import json, sys
@@ -50,18 +50,18 @@ distributed.stop()
 
 
 def trained_weights(folder: Path, dvae: Path) -> dict[str, list[float]]:
-    """Weights and running statistics of all models after three updates, with each exchange."""
+    """Weights and running statistics of all models after three updates, with each gradient reducer."""
     # so large an eps makes steps follow the gradient, not its sign
     optimizer = OptimizerConfig(Schedule(start=0.1), eps=1.0)
     found = {}
     for model, (name, changes) in MODELS.items():
-        for exchange, compression in EXCHANGES.items():
+        for reducer, compression in COMPRESSIONS.items():
             options = {"steps": 3, "optimizer": optimizer, "compression": compression, "log_every": 1}
             options |= {"validate_every": 0, "preview_every": 0, "validation_pictures": 2, **changes}
             stage = build(name, dvae, **options)
-            identity = {"stage": {"steps": 3}}
-            train(stage, stage.config, Run(folder / model / exchange, identity, 0, CPU, WandbConfig("disabled")))
-            found[f"{model} {exchange}"] = flat(stage.model)
+            run_config = {"stage": {"steps": 3}}
+            train(stage, stage.config, Run(folder / model / reducer, run_config, 0, CPU, WandbConfig("disabled")))
+            found[f"{model} {reducer}"] = flat(stage.model)
     return {key: weights.tolist() for key, weights in found.items()}
 
 
@@ -93,18 +93,18 @@ def alone(tmp_path_factory, dvae_folder):
     return trained_weights(tmp_path_factory.mktemp("alone"), dvae_folder)
 
 
-@pytest.mark.parametrize("exchange", EXCHANGES)
+@pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize("name", MODELS)
-def test_ranks_keep_the_same_weights(two_ranks, name, exchange):
-    first, second = (torch.tensor(weights[f"{name} {exchange}"]) for weights in two_ranks[0])
+def test_ranks_keep_the_same_weights(two_ranks, name, compression):
+    first, second = (torch.tensor(weights[f"{name} {compression}"]) for weights in two_ranks[0])
     assert first.equal(second)
     assert first.isfinite().all()
 
 
-@pytest.mark.parametrize("exchange", EXCHANGES)
+@pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize("name", sorted(MODELS.keys() - NOISY))
-def test_two_ranks_train_as_one_on_the_same_pictures(two_ranks, alone, dvae_folder, name, exchange):
-    together, one = (torch.tensor(weights[f"{name} {exchange}"]) for weights in (two_ranks[0][0], alone))
+def test_two_ranks_train_as_one_on_the_same_pictures(two_ranks, alone, dvae_folder, name, compression):
+    together, one = (torch.tensor(weights[f"{name} {compression}"]) for weights in (two_ranks[0][0], alone))
     stage, changes = MODELS[name]
     fresh = flat(build(stage, dvae_folder, **changes).model)
     assert (together - one).norm() < 1e-3 * (one - fresh).norm()

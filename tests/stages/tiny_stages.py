@@ -12,8 +12,8 @@ from dalle.models.dvae.model import DVAEConfig
 from dalle.models.transformer.model import TransformerConfig
 from dalle.stages import STAGES
 from dalle.stages.clip import CLIPStageConfig
+from dalle.stages.data_module import StageContext
 from dalle.stages.dvae import DVAEStageConfig
-from dalle.stages.pictures import StageContext
 from dalle.stages.transformer import TransformerStageConfig
 from dalle.training.optimizer import OptimizerConfig
 from dalle.training.schedules import Schedule

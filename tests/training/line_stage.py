@@ -28,7 +28,7 @@ class LineConfig(TrainingConfig):
     steps: int = 20
     batch_size: int = 8
     optimizer: OptimizerConfig = field(
-        default_factory=lambda: OptimizerConfig(Schedule("cosine", 0.1, 0.01, 20), warm_up=3)
+        default_factory=lambda: OptimizerConfig(Schedule("cosine", 0.1, 0.01, 20), warmup_steps=3)
     )
     ema: EMAConfig = field(default_factory=lambda: EMAConfig(0.9, every=2))
     precision: str = "float32"
@@ -123,6 +123,6 @@ def fit(folder: Path, config: LineConfig | None = None, stage: LineStage | None 
     """Train a line in `folder`, going on where it stands."""
     config = config or LineConfig()
     stage = stage or LineStage(config, seed=seed)
-    identity = {"stage": {"steps": config.steps, "noise": config.noise}, "seed": seed}
-    train(stage, config, Run(folder, identity, seed, CPU, WandbConfig("disabled")))
+    run_config = {"stage": {"steps": config.steps, "noise": config.noise}, "seed": seed}
+    train(stage, config, Run(folder, run_config, seed, CPU, WandbConfig("disabled")))
     return stage

@@ -7,7 +7,7 @@ import sys
 def test_numbers_too_small_to_matter_count_as_zero_forward_and_backward_and_only_within():
     code = """
 import torch
-from dalle.training.cpu import set_up
+from dalle.training.cpu import configure_cpu
 
 def small():
     x = torch.full((1000,), 1e-39)
@@ -15,10 +15,10 @@ def small():
     (y * 1e-19 * 1e-21).sum().backward()
     return (x * 1).any().item(), y.grad.any().item(), (torch.tensor(1e-37) * 1).item() > 0
 
-with set_up(torch.device("cpu")):
+with configure_cpu(torch.device("cpu")):
     print(small())
 print(small())
-with set_up(torch.device("meta")):
+with configure_cpu(torch.device("meta")):
     print(small())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)

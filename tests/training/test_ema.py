@@ -8,7 +8,7 @@ from dalle.training.ema import EMA, EMAConfig
 def test_average_follows_the_recurrence():
     source = nn.Linear(1, 1, bias=False)
     source.weight.data.fill_(0.0)
-    average = EMA(source, EMAConfig(decay=0.75, warm_up=False))
+    average = EMA(source, EMAConfig(decay=0.75, warmup=False))
     source.weight.data.fill_(1.0)
     for step in (1, 2):
         average.update(step)

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from dalle.training.logger import MetricsFile, WandbConfig, open_logger
-from dalle.training.progress import Progress
+from dalle.training.progress_bar import ProgressBar
 
 
 def read(path):
@@ -73,7 +73,7 @@ def wandb(monkeypatch):
 def test_wandb_gets_numbers_pictures_and_the_same_run_again(tmp_path, wandb):
     logger = open_logger(tmp_path, 0, WandbConfig(), "abc123", {"seed": 0})
     logger.metrics(5, "val", {"loss": 0.5})
-    logger.picture(5, Image.new("RGB", (2, 2)))
+    logger.image(5, Image.new("RGB", (2, 2)))
     logger.close()
     assert (wandb.options["id"], wandb.options["resume"], wandb.options["mode"]) == ("abc123", "allow", "offline")
     assert wandb.logged[0] == {"step": 5, "val/loss": 0.5}
@@ -89,12 +89,12 @@ def test_wandb_failing_is_said_once_and_costs_nothing_else(tmp_path, wandb, capl
     wandb.broken = True
     for step in (5, 10):
         logger.metrics(step, "train", {"loss": 0.5})
-        logger.picture(step, Image.new("RGB", (2, 2)))
+        logger.image(step, Image.new("RGB", (2, 2)))
     logger.close()
     assert [line["step"] for line in read(tmp_path / "metrics.jsonl")] == [5, 10]
     assert len(list((tmp_path / "previews").iterdir())) == 2
     assert [record.message for record in caplog.records] == [
-        "wandb failed, and this run goes on without it: no network"
+        "wandb failed and is disabled for this run; training continues: no network"
     ]
 
 
@@ -106,7 +106,7 @@ def test_disabled_wandb_is_not_even_imported(tmp_path, monkeypatch):
 
 
 def test_away_from_a_terminal_progress_is_a_line_now_and_then(capsys):
-    progress = Progress("dvae", 0, 100, batch_size=8, seconds=0.0, shown=True)
+    progress = ProgressBar("dvae", 0, 100, batch_size=8, seconds=0.0, shown=True)
     for step in range(1, 101):
         progress.advance()
         speed = progress.report(0.5, 0.1 * step)
@@ -116,8 +116,8 @@ def test_away_from_a_terminal_progress_is_a_line_now_and_then(capsys):
 
 
 def test_ranks_other_than_the_first_show_nothing(capsys):
-    progress = Progress("dvae", 0, 1, batch_size=8, seconds=0.0, shown=False)
+    progress = ProgressBar("dvae", 0, 1, batch_size=8, seconds=0.0, shown=False)
     progress.advance()
     progress.report(0.5, 1.0)
-    progress.say("hello")
+    progress.print("hello")
     assert capsys.readouterr().err == ""

@@ -8,7 +8,7 @@ from line_stage import LineConfig, LineStage, fit
 
 from dalle import checkpoint
 from dalle.training.ema import EMAConfig
-from dalle.training.loop import Diverged
+from dalle.training.loop import DivergenceError
 from dalle.training.optimizer import OptimizerConfig, PlateauConfig
 from dalle.training.schedules import Schedule
 
@@ -61,7 +61,7 @@ def test_metrics_are_means_since_the_line_before(tmp_path):
 
 
 def test_the_saved_model_is_the_average_of_the_weights(tmp_path):
-    stage = fit(tmp_path, replace(EXACT, ema=EMAConfig(0.5, warm_up=False)))
+    stage = fit(tmp_path, replace(EXACT, ema=EMAConfig(0.5, warmup=False)))
     saved = LineStage(EXACT)
     checkpoint.load_weights(tmp_path, saved.model)
     assert not torch.allclose(weights(saved), weights(stage))
@@ -132,8 +132,8 @@ def test_skipped_updates_do_not_spoil_the_means_of_the_others(tmp_path):
 
 
 def test_many_skipped_updates_in_a_row_stop_the_run_and_keep_the_last_checkpoint(tmp_path):
-    config = replace(EXACT, max_bad_steps=4)
-    with pytest.raises(Diverged, match=r"last 4 updates, up to step 9; step 5, saved in .*, is good"):
+    config = replace(EXACT, max_skipped_steps=4)
+    with pytest.raises(DivergenceError, match=r"last 4 updates, up to step 9; the last checkpoint, of step 5, is in "):
         fit(tmp_path, config, Spoilt(config, {3, 5, 6, 7, 8, 9, 10}))
     assert (tmp_path / "state" / "00000005").is_dir()
     saved = LineStage(config)
@@ -153,14 +153,14 @@ def test_a_preview_that_fails_is_said_and_costs_nothing(tmp_path, caplog):
     stage.preview = lambda model: 1 / 0
     fit(tmp_path, EXACT, stage)
     assert [record.message for record in caplog.records] == [
-        "no preview of step 10: division by zero",
-        "no preview of step 20: division by zero",
+        "the preview of step 10 failed: division by zero",
+        "the preview of step 20 failed: division by zero",
     ]
     assert (tmp_path / "state" / "00000020").is_dir()
 
 
 def test_a_loss_that_stops_falling_halves_the_step_size(tmp_path):
-    plateau = PlateauConfig(halvings=2, window=4, threshold=0.9, patience=0)
+    plateau = PlateauConfig(max_reductions=2, window=4, threshold=0.9, patience=0)
     fit(tmp_path, replace(EXACT, log_every=1, optimizer=OptimizerConfig(Schedule(start=1e-9), plateau=plateau)))
     rates = [line["learning_rate"] for line in lines(tmp_path)]
     assert rates[7] == pytest.approx(1e-9)

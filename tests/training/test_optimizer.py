@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dalle.stages.transformer import TransformerStageConfig
-from dalle.training.optimizer import OptimizerConfig, Plateau, PlateauConfig, build_optimizer
+from dalle.training.optimizer import OptimizerConfig, PlateauConfig, ReduceOnPlateau, build_optimizer
 from dalle.training.schedules import Schedule
 
 CPU = torch.device("cpu")
@@ -16,7 +16,7 @@ ONE, ZERO = torch.ones(()), torch.zeros(())
 
 
 def test_learning_rate_warms_up_and_then_follows_its_schedule():
-    config = OptimizerConfig(Schedule("linear", 1.0, 0.0, steps=100), warm_up=10)
+    config = OptimizerConfig(Schedule("linear", 1.0, 0.0, steps=100), warmup_steps=10)
     assert config.learning_rate_at(0) == pytest.approx(0.1)
     assert config.learning_rate_at(9) == pytest.approx(0.91)
     assert config.learning_rate_at(50) == pytest.approx(0.5)
@@ -65,7 +65,7 @@ def test_a_step_called_off_changes_neither_weights_nor_moments():
 
 
 def test_the_step_size_is_halved_on_each_plateau_and_no_more_often_than_allowed():
-    plateau = Plateau(PlateauConfig(halvings=2, window=4, threshold=0.01, patience=1), CPU)
+    plateau = ReduceOnPlateau(PlateauConfig(max_reductions=2, window=4, threshold=0.01, patience=1), CPU)
     halved = []
     for step in range(1, 61):
         loss = torch.tensor(max(1.0, 3.0 - 0.25 * step))  # falls until step 8
@@ -76,12 +76,12 @@ def test_the_step_size_is_halved_on_each_plateau_and_no_more_often_than_allowed(
     assert plateau.factor == 0.25
 
 
-def windows_of_halvings(loss: Callable[[float, float], float], config: PlateauConfig) -> list[int]:
+def windows_of_reductions(loss: Callable[[float, float], float], config: PlateauConfig) -> list[int]:
     """Windows (of 5,000 updates in the paper's run) at whose end the step size is halved.
 
     loss: of a window, from its number and the share of the step size that is left.
     """
-    plateau = Plateau(replace(config, window=1), CPU)
+    plateau = ReduceOnPlateau(replace(config, window=1), CPU)
     return [
         window
         for window in range(1, 430_000 // config.window + 1)
@@ -94,7 +94,7 @@ PAPER = TransformerStageConfig().optimizer.plateau
 
 @pytest.mark.parametrize(("scale", "power", "floor"), [(12.0, 0.076, 0.0), (30.0, 0.3, 1.5), (200.0, 0.5, 2.0)])
 def test_a_loss_that_falls_smoothly_whatever_the_step_size_does_not_burn_the_halvings(scale, power, floor):
-    halved = windows_of_halvings(lambda window, _: floor + scale * (5000 * window) ** -power, PAPER)
+    halved = windows_of_reductions(lambda window, _: floor + scale * (5000 * window) ** -power, PAPER)
     assert all(window > 60 for window in halved)  # of 86: not while it falls by a 200th in four windows
     assert all(later - sooner > PAPER.patience for sooner, later in pairwise(halved))
 
@@ -109,24 +109,24 @@ def test_each_halving_waits_for_what_the_last_one_gained(noise, windows):
         before.append(floor + (before[-1] - floor) * math.exp(-1 / windows))
         return before[-1]
 
-    halved = windows_of_halvings(loss, PAPER)
+    halved = windows_of_reductions(loss, PAPER)
     assert len(halved) == 5
     assert all(later - sooner > PAPER.patience for sooner, later in pairwise(halved))
     assert halved[1] - halved[0] > 2 * PAPER.patience  # the first gains most
 
 
 def test_a_loss_that_stands_still_is_halved_every_so_many_windows():
-    assert windows_of_halvings(lambda *_: 2.0, PAPER) == [5, 10, 15, 20, 25]
+    assert windows_of_reductions(lambda *_: 2.0, PAPER) == [5, 10, 15, 20, 25]
 
 
 def test_noise_of_a_window_is_no_plateau():
     generator = torch.Generator().manual_seed(0)
     noise = (0.003 * torch.randn(200, generator=generator)).tolist()
-    assert windows_of_halvings(lambda window, _: 5 - 0.03 * window + noise[int(window)], PAPER) == []
+    assert windows_of_reductions(lambda window, _: 5 - 0.03 * window + noise[int(window)], PAPER) == []
 
 
 def test_plateaus_work_below_zero_and_pass_over_skipped_updates():
-    plateau = Plateau(PlateauConfig(halvings=5, window=2, threshold=0.01, patience=0), CPU)
+    plateau = ReduceOnPlateau(PlateauConfig(max_reductions=5, window=2, threshold=0.01, patience=0), CPU)
     for step, loss in enumerate((-1.0, -1.0, -1.2, -1.2), start=1):
         assert not plateau.update(torch.tensor(loss), ONE, step)
     assert not plateau.update(torch.tensor(torch.nan), ZERO, 5)
@@ -138,15 +138,15 @@ def test_plateaus_work_below_zero_and_pass_over_skipped_updates():
 
 
 def test_a_plateau_goes_on_from_its_saved_state():
-    config = PlateauConfig(halvings=3, window=2, threshold=0.0, patience=1)
+    config = PlateauConfig(max_reductions=3, window=2, threshold=0.0, patience=1)
     losses = [torch.tensor(float(loss)) for loss in (5, 4, 4, 6, 6, 6, 3, 3, 3, 4, 4, 4, 5, 5, 5, 5)]
-    whole, broken = Plateau(config, CPU), Plateau(config, CPU)
+    whole, broken = ReduceOnPlateau(config, CPU), ReduceOnPlateau(config, CPU)
     for step, loss in enumerate(losses, start=1):
         whole.update(loss, ONE, step)
         broken.update(loss, ONE, step)
-        again = Plateau(config, CPU)
-        again.restore(broken.state())
+        again = ReduceOnPlateau(config, CPU)
+        again.load_state_dict(broken.state_dict())
         broken = again
-    assert broken.state() == whole.state()
-    assert whole.halvings == 2
-    assert whole.waited == 1
+    assert broken.state_dict() == whole.state_dict()
+    assert whole.reductions == 2
+    assert whole.bad_windows == 1

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from dalle.models.transformer.model import Transformer, TransformerConfig
-from dalle.training.matrices import matrices
-from dalle.training.powersgd import CompressionConfig, Cut, PowerSGD, compression_rate, cuts
+from dalle.training.powersgd import CompressionConfig, MatrixPartition, PowerSGD, compression_rate, partitions
+from dalle.training.weight_matrices import weight_matrices
 
 WHOLE = {"blocks": 1, "basis": "fixed"}
 
@@ -37,17 +37,17 @@ def set_gradients(model: nn.Module, given: dict[str, torch.Tensor]) -> None:
 def test_compression_rates_are_those_of_table_1(width, rank, published):
     with torch.device("meta"):
         model = Transformer(TransformerConfig(width=width, depth=2, heads=width // 64, patterns=["dense"]))
-    found = cuts(model, CompressionConfig(rank=rank))
+    found = partitions(model, CompressionConfig(rank=rank))
     assert compression_rate(found) == pytest.approx(1 - 5 * rank / (8 * width))
     assert round(compression_rate(found), 2) == published
     assert len(found) == 8  # four of each layer: no embedding, unembedding, gain or bias
 
 
 def test_the_matrices_are_what_the_paper_does_not_spare(make_transformer):
-    found = matrices(make_transformer())
+    found = weight_matrices(make_transformer())
     assert {name.split(".")[0] for name in found} == {"layers"}
     layers = {".".join(name.split(".")[2:]) for name in found}
-    gated = matrices(make_transformer(mlp="swiglu", qk_norm=True))
+    gated = weight_matrices(make_transformer(mlp="swiglu", qk_norm=True))
     assert {name.split(".")[-2]: matrix.parts for name, matrix in gated.items()} == {"qkv": 3, "expand": 2, "out": 1}
     assert gated.keys() == found.keys()
     assert {name.split(".")[-2] for name, matrix in found.items() if matrix.parts == 3} == {"qkv"}
@@ -63,52 +63,52 @@ def test_the_matrices_are_what_the_paper_does_not_spare(make_transformer):
     [(3, (48, 16)), (1, (16, 16)), (1, (16, 64)), (1, (64, 16)), (1, (6, 5, 3, 3))],
 )
 def test_a_matrix_is_cut_and_joined_again(parts, shape, blocks):
-    cut = Cut(shape, CompressionConfig(rank=8, blocks=blocks), parts)
+    partition = MatrixPartition(shape, CompressionConfig(rank=8, blocks=blocks), parts)
     matrix = torch.arange(float(torch.tensor(shape).prod())).reshape(shape)
-    parts = cut.split(matrix)
-    assert parts.shape[1:] == cut.sides
-    assert cut.sides[0] <= cut.sides[1]
-    assert parts.numel() == cut.uncompressed
-    assert cut.join(parts).equal(matrix)
+    parts = partition.split(matrix)
+    assert parts.shape[1:] == partition.sides
+    assert partition.sides[0] <= partition.sides[1]
+    assert parts.numel() == partition.uncompressed
+    assert partition.join(parts).equal(matrix)
 
 
 def test_queries_keys_and_values_are_cut_apart():
     matrix = torch.arange(3.0).repeat_interleave(16)[:, None].expand(48, 16)
-    blocks = Cut((48, 16), CompressionConfig(rank=8), parts=3).split(matrix)
+    blocks = MatrixPartition((48, 16), CompressionConfig(rank=8), parts=3).split(matrix)
     assert blocks.shape == (24, 2, 16)
     assert [len(block.unique()) for block in blocks] == [1] * 24
 
 
 def test_only_what_gets_smaller_is_compressed():
     model = nn.ModuleDict({"large": nn.Linear(64, 64), "small": nn.Linear(8, 8), "even": nn.Linear(32, 32)})
-    found = cuts(model, CompressionConfig(rank=16, blocks=1))
+    found = partitions(model, CompressionConfig(rank=16, blocks=1))
     assert list(found) == ["large.weight"]  # of 32 x 32 numbers rank 16 would make 2 x 16 x 32, as many
     assert compression_rate(found) == 0.5
-    assert cuts(nn.Linear(4, 4), CompressionConfig(rank=8)) == {}
+    assert partitions(nn.Linear(4, 4), CompressionConfig(rank=8)) == {}
 
 
 def test_it_says_what_it_achieves():
     model = nn.Linear(64, 64)
-    note = PowerSGD(model, CompressionConfig(rank=8, blocks=1)).note
-    assert note == "PowerSGD of rank 8 shortens the gradients of 1 matrices by 75.0%"
-    assert "would make no gradient shorter" in PowerSGD(model, CompressionConfig(rank=896)).note
+    note = PowerSGD(model, CompressionConfig(rank=8, blocks=1)).message
+    assert note == "PowerSGD of rank 8 compresses the gradients of 1 matrices by 75.0%"
+    assert "compresses no gradient of this model" in PowerSGD(model, CompressionConfig(rank=896)).message
 
 
 def test_a_gradient_of_no_higher_rank_is_not_changed():
     model = model_with_gradients(rank=3)
     before = gradients(model)
-    exchange = PowerSGD(model, CompressionConfig(rank=3, **WHOLE))
-    assert set(exchange.cuts) == {"0.weight", "2.weight"}
-    exchange.combine(0)
+    reducer = PowerSGD(model, CompressionConfig(rank=3, **WHOLE))
+    assert set(reducer.partitions) == {"0.weight", "2.weight"}
+    reducer.reduce(0)
     for name, gradient in gradients(model).items():
         torch.testing.assert_close(gradient, before[name], rtol=1e-4, atol=1e-4)
-    assert all(error.abs().max() < 1e-4 for error in exchange.state().values())
+    assert all(error.abs().max() < 1e-4 for error in reducer.state_dict().values())
 
 
 def test_all_else_is_not_compressed():
     model = model_with_gradients(rank=16)
     before = gradients(model)
-    PowerSGD(model, CompressionConfig(rank=2, **WHOLE)).combine(0)
+    PowerSGD(model, CompressionConfig(rank=2, **WHOLE)).reduce(0)
     after = gradients(model)
     assert {name for name in before if not after[name].equal(before[name])} == {"0.weight", "2.weight"}
     assert torch.linalg.matrix_rank(after["0.weight"], rtol=1e-4) == 2
@@ -117,14 +117,14 @@ def test_all_else_is_not_compressed():
 def test_what_was_not_sent_is_sent_later():
     """Sent gradients and kept errors add up to all gradients."""
     model = model_with_gradients(rank=16)
-    exchange = PowerSGD(model, CompressionConfig(rank=2, **WHOLE))
+    reducer = PowerSGD(model, CompressionConfig(rank=2, **WHOLE))
     given = sent = torch.zeros(24, 16)
     for step in range(8):
         set_gradients(model, gradients(model_with_gradients(16, seed=step)))
         given = given + model[0].weight.grad
-        exchange.combine(step)
+        reducer.reduce(step)
         sent = sent + model[0].weight.grad
-    kept = exchange.cuts["0.weight"].join(exchange.state()["error.0.weight"])
+    kept = reducer.partitions["0.weight"].join(reducer.state_dict()["error.0.weight"])
     assert kept.norm() > given.norm() / 10
     torch.testing.assert_close(sent + kept, given, rtol=1e-4, atol=1e-3)
 
@@ -134,14 +134,14 @@ def test_a_basis_is_fixed_kept_warm_or_resampled():
     given = gradients(model)
     spans = {}
     for basis in ("fixed", "warm", "resampled"):
-        exchange = PowerSGD(model, CompressionConfig(rank=2, blocks=1, basis=basis))
+        reducer = PowerSGD(model, CompressionConfig(rank=2, blocks=1, basis=basis))
         seen = []
         for step in range(3):
             set_gradients(model, given)
-            exchange.restore(
-                {name: torch.zeros_like(each) for name, each in exchange.state().items() if "error" in name}
+            reducer.load_state_dict(
+                {name: torch.zeros_like(each) for name, each in reducer.state_dict().items() if "error" in name}
             )
-            exchange.combine(step)
+            reducer.reduce(step)
             seen.append(model[0].weight.grad.clone())
         spans[basis] = seen
     true = given["0.weight"]
@@ -156,40 +156,40 @@ def test_a_basis_is_fixed_kept_warm_or_resampled():
 @pytest.mark.parametrize("where", ["0.weight", "1.weight"])
 def test_an_update_that_is_not_finite_leaves_what_is_remembered(wrong, where):
     model = model_with_gradients(16)
-    exchange = PowerSGD(model, CompressionConfig(rank=2, blocks=1, basis="warm"))
-    exchange.combine(0)
-    before = {name: tensor.clone() for name, tensor in exchange.state().items()}
+    reducer = PowerSGD(model, CompressionConfig(rank=2, blocks=1, basis="warm"))
+    reducer.reduce(0)
+    before = {name: tensor.clone() for name, tensor in reducer.state_dict().items()}
     set_gradients(model, gradients(model_with_gradients(16, seed=1)))
     dict(model.named_parameters())[where].grad.view(-1)[3] = wrong
-    exchange.combine(1)
+    reducer.reduce(1)
     assert not dict(model.named_parameters())[where].grad.isfinite().all()
     assert not model[0].weight.grad.isfinite().any()  # so the loop skips the update
-    after = exchange.state()
+    after = reducer.state_dict()
     assert all(tensor.equal(after[name]) for name, tensor in before.items())
 
 
 def test_a_gradient_of_zeros_is_no_trouble():
     model = model_with_gradients(16)
     model.zero_grad()
-    exchange = PowerSGD(model, CompressionConfig(rank=2, **WHOLE))
-    exchange.combine(0)
+    reducer = PowerSGD(model, CompressionConfig(rank=2, **WHOLE))
+    reducer.reduce(0)
     assert not any(parameter.grad.any() for parameter in model.parameters())
-    assert not any(error.any() for error in exchange.state().values())
+    assert not any(error.any() for error in reducer.state_dict().values())
 
 
 @pytest.mark.parametrize("basis", ["fixed", "warm", "resampled"])
-def test_an_exchange_goes_on_from_its_saved_state(basis):
+def test_a_reducer_resumes_from_its_saved_state(basis):
     config = CompressionConfig(rank=2, blocks=2, basis=basis)
     models = [model_with_gradients(16) for _ in range(2)]
     whole, broken = (PowerSGD(model, config) for model in models)
     for step in range(6):
         given = gradients(model_with_gradients(16, seed=step))
         again = PowerSGD(models[1], config)
-        again.restore({name: tensor.clone() for name, tensor in broken.state().items()})
+        again.load_state_dict({name: tensor.clone() for name, tensor in broken.state_dict().items()})
         broken = again
-        for model, exchange in zip(models, (whole, broken), strict=True):
+        for model, reducer in zip(models, (whole, broken), strict=True):
             set_gradients(model, given)
-            exchange.combine(step)
+            reducer.reduce(step)
         assert all(each.equal(gradients(models[1])[name]) for name, each in gradients(models[0]).items())
 
 

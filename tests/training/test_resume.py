@@ -14,18 +14,20 @@ from line_stage import BlockStage, LineConfig, LineStage, fit
 
 from dalle import checkpoint
 from dalle.checkpoint import CheckpointError
-from dalle.training.interruption import Interrupted, StopRequest
+from dalle.training.auto_precision import Precision
 from dalle.training.optimizer import OptimizerConfig, PlateauConfig
 from dalle.training.powersgd import CompressionConfig
-from dalle.training.precision import Precision
 from dalle.training.schedules import Schedule
+from dalle.training.signals import Interrupted, StopRequest
 
 # dropout, noise, accumulation, warm-up, plateaus and the average's own rhythm all have something to remember
 FULL = replace(
     LineConfig(),
     accumulate=2,
     optimizer=OptimizerConfig(
-        Schedule("cosine", 0.1, 0.01, 20), warm_up=3, plateau=PlateauConfig(halvings=3, window=4, threshold=0.5)
+        Schedule("cosine", 0.1, 0.01, 20),
+        warmup_steps=3,
+        plateau=PlateauConfig(max_reductions=3, window=4, threshold=0.5),
     ),
 )
 CLOCKS = {"seconds", "images_per_second"}
@@ -104,7 +106,7 @@ def test_whatever_the_options_a_crashed_run_goes_on_to_the_same_bits(tmp_path, c
 def test_a_run_asked_to_stop_finishes_its_update_saves_and_goes_on_to_the_same_bits(tmp_path, uninterrupted, number):
     with pytest.raises(Interrupted, match=r"stopped at step 14 of 20, .*run the same command again") as stopped:
         fit(tmp_path, FULL, Breaking(FULL, lambda: signal.raise_signal(number)))
-    assert stopped.value.number == number
+    assert stopped.value.signum == number
     assert everything(tmp_path)[0] == 14
     fit(tmp_path, FULL)
     assert everything(tmp_path) == uninterrupted
@@ -145,7 +147,7 @@ def test_a_second_request_to_stop_is_not_held_back():
     usual = signal.getsignal(signal.SIGINT)  # in the background of a shell it is ignored
     with pytest.raises(KeyboardInterrupt), StopRequest() as request:
         signal.raise_signal(signal.SIGINT)
-        assert request.number == signal.SIGINT
+        assert request.signum == signal.SIGINT
         signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is usual
 
@@ -174,10 +176,10 @@ def test_a_finished_run_can_be_made_longer(tmp_path):
 
 
 def test_the_chosen_precision_is_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr("dalle.training.state.resolve", lambda *_: Precision("bfloat16", "for a test"))
+    monkeypatch.setattr("dalle.training.state.choose_precision", lambda *_: Precision("bfloat16", "for a test"))
     config = replace(FULL, precision="auto")
     fit(tmp_path, config)
-    monkeypatch.setattr("dalle.training.state.resolve", lambda *_: Precision("float32", "for a test"))
+    monkeypatch.setattr("dalle.training.state.choose_precision", lambda *_: Precision("float32", "for a test"))
     fit(tmp_path, replace(config, steps=25))
     scalars = checkpoint.read_scalars(tmp_path)
     assert scalars is not None

@@ -5,7 +5,7 @@ import pytest
 from dalle import checkpoint
 from dalle.checkpoint import CheckpointError
 from dalle.stages import STAGES
-from dalle.training.run import defaults_of, differences, set_aside, steps_done
+from dalle.training.run import defaults_of, differences, rename_existing, resume_step
 
 OLD = {"stage": {"steps": 100, "model": {"width": 8}, "temperature": {"steps": 100}, "log_every": 5}, "seed": 0}
 
@@ -40,6 +40,13 @@ def test_a_setting_that_an_older_run_did_not_know_had_its_default_there():
     ]
 
 
+def test_settings_saved_under_a_former_name_are_no_difference():
+    former = changed(pad_targets="all", optimizer={"warm_up": 10, "plateau": {"halvings": 5}}, max_bad_steps=3)
+    present = changed(pad_loss="all", optimizer={"warmup_steps": 10, "plateau": {"max_reductions": 5}})
+    assert differences(former, present) == []
+    assert differences(former, {**present, "seed": 1}) == ["seed was 0, now 1"]
+
+
 @pytest.mark.parametrize("schema", STAGES.configs.values())
 def test_defaults_are_those_of_a_stage_as_nobody_sets_it(schema):
     assert defaults_of(schema) == asdict(schema())
@@ -53,23 +60,23 @@ def test_a_longer_run_is_no_change_and_schedules_that_span_it_grow_with_it():
 
 
 def test_a_new_folder_has_nothing_behind_it(tmp_path):
-    assert steps_done(tmp_path / "new", OLD) == 0
+    assert resume_step(tmp_path / "new", OLD) == 0
     (tmp_path / "empty").mkdir()
-    assert steps_done(tmp_path / "empty", OLD) == 0
+    assert resume_step(tmp_path / "empty", OLD) == 0
 
 
 def test_a_model_without_a_state_is_not_trained_over(tmp_path):
     (tmp_path / checkpoint.WEIGHTS).touch()
-    with pytest.raises(CheckpointError, match="no state to go on from"):
-        steps_done(tmp_path, OLD)
+    with pytest.raises(CheckpointError, match="no training state to resume from"):
+        resume_step(tmp_path, OLD)
 
 
 def test_a_run_set_aside_keeps_everything(tmp_path):
     folder = tmp_path / "run"
-    assert set_aside(folder) is None
+    assert rename_existing(folder) is None
     for number in (1, 2):
         folder.mkdir()
         (folder / "file").write_text(str(number))
-        assert set_aside(folder) == tmp_path / f"run.{number}"
+        assert rename_existing(folder) == tmp_path / f"run.{number}"
     assert not folder.exists()
     assert [(tmp_path / f"run.{number}" / "file").read_text() for number in (1, 2)] == ["1", "2"]

@@ -9,11 +9,11 @@ from torch import nn
 
 from dalle.precision import autocast
 from dalle.seeds import seed_global_generators, torch_generator
-from dalle.training import branches
+from dalle.training.branch_hooks import attach_hooks
+from dalle.training.float_formats import FLOAT_0_6_10, FLOAT_1_6_9, ieee
 from dalle.training.optimizer import AdamW, OptimizerConfig, build_optimizer
 from dalle.training.powersgd import CompressionConfig, PowerSGD
 from dalle.training.schedules import Schedule
-from dalle.training.small_floats import MEAN, VARIANCE, ieee
 from dalle.training.stage import TrainingConfig
 
 pytestmark = pytest.mark.gpu
@@ -27,16 +27,16 @@ def model_on(device: torch.device) -> nn.Module:
 
 def differentiate(model: nn.Module, config: TrainingConfig, precision: str, device: torch.device) -> None:
     """Leave the gradients of a small batch's loss in `model`, scaled and unscaled again."""
-    scales, _ = branches.attach(model, config, precision, device)
+    scaler, _ = attach_hooks(model, config, precision, device)
     points = torch.linspace(-1, 1, 16).reshape(8, 2).to(device)
     with autocast(precision, device):
         loss = (model(points) - points.sum(dim=1, keepdim=True)).square().mean() / 64  # a first scale fits
-    scales.of_loss(loss).backward()
-    scales.unscale()
-    scales.update()
-    restored = scales.state()
-    scales.restore(restored)
-    assert scales.state() == restored
+    scaler.scale_loss(loss).backward()
+    scaler.unscale()
+    scaler.update()
+    restored = scaler.state_dict()
+    scaler.load_state_dict(restored)
+    assert scaler.state_dict() == restored
 
 
 @pytest.mark.parametrize("scaling", ["global", "resblock"])
@@ -50,10 +50,10 @@ def test_float16_gradients_on_a_gpu_are_near_those_of_float32_on_a_cpu(gpu, scal
         assert (parameter.grad - other.grad.cpu()).norm() < 0.03 * parameter.grad.norm() + 1e-4
 
 
-def test_small_floats_have_the_same_codes(gpu):
+def test_float_formats_have_the_same_codes(gpu):
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(10_000, generator=generator) * 2.0 ** torch.randint(-75, 8, (10_000,), generator=generator)
-    for format in (MEAN, VARIANCE, ieee(5, 10)):
+    for format in (FLOAT_1_6_9, FLOAT_0_6_10, ieee(5, 10)):
         codes = format.encode(values)
         assert format.encode(values.to(gpu)).cpu().equal(codes)
         assert format.decode(codes.to(gpu)).cpu().equal(format.decode(codes))
@@ -68,18 +68,18 @@ def test_updates_are_those_of_a_cpu(gpu, moments, rank):
     for device in (CPU, gpu):
         model = model_on(device)
         optimizer = build_optimizer(model, config.optimizer)
-        exchange = PowerSGD(model, CompressionConfig(rank=rank, blocks=1))
+        reducer = PowerSGD(model, CompressionConfig(rank=rank, blocks=1))
         for step in range(5):
             model.zero_grad()
             differentiate(model, config, "float32", device)
-            exchange.combine(step)
+            reducer.reduce(step)
             optimizer.step_if_finite(torch.ones((), device=device), 1e-3)
         ended.append(torch.cat([each.detach().cpu().flatten() for each in model.parameters()]))
     torch.testing.assert_close(ended[1], ended[0], rtol=1e-3, atol=1e-4)
 
 
 def test_fused_adamw_skips_an_update_and_goes_on_as_a_cpu_does(gpu):
-    """`step_where(0)` leaves weights, moments and their count as they are, to the bit."""
+    """`step_if_finite(0)` leaves weights, moments and their count as they are, to the bit."""
     ended = []
     for device in (CPU, gpu):
         model = model_on(device)

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from dalle.data import open_source
-from dalle.data.audit.look import Look, look_at
-from dalle.data.audit.near_copies import groups_of_near_copies
+from dalle.data.audit.near_duplicates import find_near_duplicates
+from dalle.data.audit.scan import Scan, scan
 from dalle.data.files import FileSource
 from dalle.tokenizer import CaptionTokenizer
 
 SPLITS = ("train", "val")
-SHAPES = {  # upper bounds of width / height; the paper's filter leaves out the first and the last
+ASPECT_RATIOS = {  # upper bounds of width / height; the paper's filter leaves out the first and the last
     "taller than 1:2": 0.5,
     "1:2 to 3:4": 0.75,
     "3:4 to 4:3": 4 / 3,
@@ -28,29 +28,29 @@ class Captions:
     """Token counts of the captions of the scanned records."""
 
     tokens: np.ndarray = field(repr=False)  # (m) int32, token count of each caption
-    places: np.ndarray = field(repr=False)  # (m) int64, position of each caption's record among those scanned
+    positions: np.ndarray = field(repr=False)  # (m) int64, position of each caption's record among those scanned
 
     @classmethod
-    def of(cls, look: Look, tokenizer: CaptionTokenizer) -> "Captions":
-        tokens, places = array("i"), array("q")
-        for place, row in enumerate(look.rows):
-            for caption in look.source.captions(row):
+    def of(cls, split_scan: Scan, tokenizer: CaptionTokenizer) -> "Captions":
+        tokens, positions = array("i"), array("q")
+        for position, index in enumerate(split_scan.indices):
+            for caption in split_scan.source.captions(index):
                 tokens.append(len(tokenizer.encode(caption)))
-                places.append(place)
-        return cls(np.array(tokens, np.int32), np.array(places, np.int64))
+                positions.append(position)
+        return cls(np.array(tokens, np.int32), np.array(positions, np.int64))
 
 
 @dataclass(frozen=True)
 class Survey:
-    """Results of a survey; `facts` returns them as JSON data."""
+    """Results of a survey; `statistics` returns them as JSON data."""
 
     data: Any  # the data set's config
-    looks: list[Look]  # one per split
+    scans: list[Scan]  # one per split
     captions: list[Captions]  # one per split
     tokenizer: CaptionTokenizer
     vocabulary: int  # requested vocabulary size of the BPE
     text_positions: int  # text positions of a model: a start token and the caption's tokens
-    near_copies: list[list[tuple[Look, int]]] = field(repr=False)  # groups of (scan, position), largest first
+    near_duplicates: list[list[tuple[Scan, int]]] = field(repr=False)  # groups of (scan, position), largest first
 
     @classmethod
     def of(
@@ -61,78 +61,79 @@ class Survey:
         The BPE is trained on the captions of the training split. Memory use is about a hundred bytes per record, plus
         the keys of unreadable records. Raises ValueError if the source does, and if there is nothing to scan.
         """
-        looks = [look_at(open_source(data, split), split, limit, workers) for split in SPLITS]
-        tokenizer = CaptionTokenizer.train(_texts(looks[0]), vocabulary)
-        groups = groups_of_near_copies(np.concatenate([look.prints for look in looks]))
-        ends = np.cumsum([len(look.rows) for look in looks])
-        near_copies = [[_at(looks, ends, int(place)) for place in group] for group in groups]
-        captions = [Captions.of(look, tokenizer) for look in looks]
-        return cls(data, looks, captions, tokenizer, vocabulary, text_positions, near_copies)
+        scans = [scan(open_source(data, split), split, limit, workers) for split in SPLITS]
+        tokenizer = CaptionTokenizer.train(_texts(scans[0]), vocabulary)
+        groups = find_near_duplicates(np.concatenate([split_scan.hashes for split_scan in scans]))
+        ends = np.cumsum([len(split_scan.indices) for split_scan in scans])
+        near_duplicates = [[_at(scans, ends, int(position)) for position in group] for group in groups]
+        captions = [Captions.of(split_scan, tokenizer) for split_scan in scans]
+        return cls(data, scans, captions, tokenizer, vocabulary, text_positions, near_duplicates)
 
-    def facts(self) -> dict[str, Any]:
+    def statistics(self) -> dict[str, Any]:
         """Return the results as JSON data, with the keys of all records that have a problem."""
-        first = self.looks[0].source
+        first = self.scans[0].source
         return {
             "data": asdict(self.data),
-            "left_out": dict(first.dropped),
-            "passed_over": dict(first.remarks) if isinstance(first, FileSource) else {},
-            "splits": {look.split: self._split_facts(look) for look in self.looks},
-            "pictures": self._picture_facts(),
-            "captions": self._caption_facts(),
-            "tokenizer": {"asked_for": self.vocabulary, "vocabulary": self.tokenizer.vocabulary},
-            "near_copies": self._near_copy_facts(),
+            "dropped": dict(first.dropped),
+            "warnings": dict(first.warnings) if isinstance(first, FileSource) else {},
+            "splits": {split_scan.split: self._split_statistics(split_scan) for split_scan in self.scans},
+            "images": self._image_statistics(),
+            "captions": self._caption_statistics(),
+            "tokenizer": {"requested": self.vocabulary, "vocabulary": self.tokenizer.vocabulary},
+            "near_duplicates": self._duplicate_statistics(),
         }
 
-    def _split_facts(self, look: Look) -> dict[str, Any]:
+    def _split_statistics(self, split_scan: Scan) -> dict[str, Any]:
         return {
-            "records": len(look.source),
-            "looked_at": len(look.rows),
-            "digest": look.source.digest(),
-            "unreadable": look.unreadable,
+            "records": len(split_scan.source),
+            "scanned": len(split_scan.indices),
+            "digest": split_scan.source.digest(),
+            "unreadable": split_scan.unreadable,
         }
 
-    def _picture_facts(self) -> dict[str, Any]:
-        sizes = np.concatenate([look.sizes for look in self.looks])
+    def _image_statistics(self) -> dict[str, Any]:
+        sizes = np.concatenate([split_scan.sizes for split_scan in self.scans])
         sizes = sizes[sizes[:, 0] > 0]
         widths, heights = sizes.T
-        shape = np.searchsorted([*SHAPES.values()], widths / heights.clip(1))
+        shape = np.searchsorted([*ASPECT_RATIOS.values()], widths / heights.clip(1))
         return {
             "readable": len(sizes),
             "image_size": self.data.image_size,
             "widths": quantiles(widths),
             "heights": quantiles(heights),
             "smaller_than_image_size": int((sizes.min(axis=1) < self.data.image_size).sum()) if len(sizes) else 0,
-            "shapes": {name: int((shape == number).sum()) for number, name in enumerate(SHAPES)},
+            "aspect_ratios": {name: int((shape == number).sum()) for number, name in enumerate(ASPECT_RATIOS)},
         }
 
-    def _caption_facts(self) -> dict[str, Any]:
-        over_long, empty = {}, []
-        for look, captions in zip(self.looks, self.captions, strict=True):
-            most = np.zeros(len(look.rows), np.int64)
-            np.maximum.at(most, captions.places, captions.tokens)
-            over_long |= {
-                look.key(place): int(most[place]) for place in np.flatnonzero(most >= self.text_positions).tolist()
+    def _caption_statistics(self) -> dict[str, Any]:
+        too_long, empty = {}, []
+        for split_scan, captions in zip(self.scans, self.captions, strict=True):
+            longest = np.zeros(len(split_scan.indices), np.int64)
+            np.maximum.at(longest, captions.positions, captions.tokens)
+            too_long |= {
+                split_scan.key(position): int(longest[position])
+                for position in np.flatnonzero(longest >= self.text_positions).tolist()
             }
-            empty += [look.key(place) for place in np.flatnonzero(most == 0).tolist()]
+            empty += [split_scan.key(position) for position in np.flatnonzero(longest == 0).tolist()]
         tokens = np.concatenate([each.tokens for each in self.captions])
-        records = sum(len(look.rows) for look in self.looks)
+        records = sum(len(split_scan.indices) for split_scan in self.scans)
         return {
             "captions": len(tokens),
             "per_record": round(len(tokens) / max(1, records), 2),
             "tokens": quantiles(tokens),
             "text_positions": self.text_positions,
-            "over_long": over_long,
+            "too_long": too_long,
             "empty": empty,
         }
 
-    def _near_copy_facts(self) -> dict[str, Any]:
-        groups = [{"train": [], "val": []} for _ in self.near_copies]
-        for named, group in zip(groups, self.near_copies, strict=True):
-            for look, place in group:
-                named[look.split].append(look.key(place))
+    def _duplicate_statistics(self) -> dict[str, Any]:
+        groups = [{"train": [], "val": []} for _ in self.near_duplicates]
+        for named, group in zip(groups, self.near_duplicates, strict=True):
+            for split_scan, position in group:
+                named[split_scan.split].append(split_scan.key(position))
         return {
-            "pictures": sum(map(len, self.near_copies)),
-            "val_with_copy_in_train": sum(len(group["val"]) for group in groups if group["train"]),
+            "images": sum(map(len, self.near_duplicates)),
+            "val_with_duplicate_in_train": sum(len(group["val"]) for group in groups if group["train"]),
             "groups": groups,
         }
 
@@ -146,11 +147,11 @@ def quantiles(values: np.ndarray) -> dict[str, int]:
     return dict(zip(shares, found.astype(int).tolist(), strict=True))
 
 
-def _texts(look: Look) -> Iterable[str]:
-    return (caption for row in look.rows for caption in look.source.captions(row))
+def _texts(split_scan: Scan) -> Iterable[str]:
+    return (caption for index in split_scan.indices for caption in split_scan.source.captions(index))
 
 
-def _at(looks: list[Look], ends: np.ndarray, place: int) -> tuple[Look, int]:
+def _at(scans: list[Scan], ends: np.ndarray, position: int) -> tuple[Scan, int]:
     """Convert a position in the concatenated splits to (scan of the split, position in it)."""
-    number = int(np.searchsorted(ends, place, side="right"))
-    return looks[number], place - int(ends[number - 1] if number else 0)
+    number = int(np.searchsorted(ends, position, side="right"))
+    return scans[number], position - int(ends[number - 1] if number else 0)

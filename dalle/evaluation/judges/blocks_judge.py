@@ -1,7 +1,7 @@
 """Judge of `blocks`: check fact by fact if a statement is true of an image.
 
-Its inputs are the statement and the image only. The blobs that `blocks_eye` detects are matched with the statement's
-noun phrases in every possible way; the match with the most true facts counts.
+Its inputs are the statement and the image only. The objects that `shape_detector` finds are matched with the
+statement's noun phrases in every possible way; the match with the most true facts counts.
 """
 
 from collections.abc import Sequence
@@ -10,18 +10,21 @@ from itertools import permutations
 
 from PIL import Image
 
-from dalle.data.blocks_world import DIRECTIONS, Relation, Statement
-from dalle.evaluation.judges.blocks_eye import Blob, find_blobs
+from dalle.data.blocks_scene import DIRECTIONS, Relation, Statement
+from dalle.evaluation.judges.shape_detector import DetectedShape, detect_shapes
 
 TOUCHING = 2  # rows from an object's lowest pixels to those of the object it rests on; separate objects have 4
-MOST_BLOBS = 6  # an image with more is wrong anyway, and every order of them is tried
+MAX_OBJECTS = 6  # considered in an image, as every order of them is tried; an image with more is wrong anyway
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Facts of a statement that hold. Facts that it does not mention hold; facts of missing objects do not."""
+    """Result of the judge: True for each kind of fact that is right in the image.
 
-    objects: bool  # only whole, known shapes in known colours
+    Facts that the statement does not mention are True; facts of missing objects are False.
+    """
+
+    objects: bool  # all detected objects are known shapes in known colours
     colours: bool
     shapes: bool
     sizes: bool
@@ -40,30 +43,30 @@ def judge(image: Image.Image, statement: Statement) -> Verdict:
     Raises:
         ValueError: an image that is not square.
     """
-    blobs = find_blobs(image)
+    objects = detect_shapes(image)
     wanted = [index for index, thing in enumerate(statement.described) for _ in range(thing.count)]
-    candidates = [*blobs[:MOST_BLOBS], *[None] * (len(wanted) - len(blobs))]
+    candidates = [*objects[:MAX_OBJECTS], *[None] * (len(wanted) - len(objects))]
     facts = (_facts(statement, wanted, order) for order in permutations(candidates, len(wanted)))
     best = max(facts, key=lambda rows: sum(map(sum, rows)))
     colours, shapes, sizes, relations = map(all, best)
     return Verdict(
-        objects=bool(blobs) and all(blob.shape and blob.colour for blob in blobs),
+        objects=bool(objects) and all(detected.shape and detected.colour for detected in objects),
         colours=colours,
         shapes=shapes,
         sizes=sizes,
         relation=relations,
-        count=len(blobs) == len(wanted),
+        count=len(objects) == len(wanted),
     )
 
 
-def _facts(statement: Statement, wanted: Sequence[int], found: Sequence[Blob | None]) -> list[list[bool]]:
+def _facts(statement: Statement, wanted: Sequence[int], found: Sequence[DetectedShape | None]) -> list[list[bool]]:
     """Truth of each colour, shape, size and relation, if found[i] is the object described[wanted[i]]."""
     things = [statement.described[index] for index in wanted]
     pairs = list(zip(things, found, strict=True))
     return [
-        [blob is not None and blob.colour == thing.colour for thing, blob in pairs],
-        [blob is not None and blob.shape == thing.shape for thing, blob in pairs],
-        [blob is not None and thing.size in (None, blob.size) for thing, blob in pairs],
+        [detected is not None and detected.colour == thing.colour for thing, detected in pairs],
+        [detected is not None and detected.shape == thing.shape for thing, detected in pairs],
+        [detected is not None and thing.size in (None, detected.size) for thing, detected in pairs],
         [
             all(
                 _related(one, relation, other)
@@ -76,7 +79,7 @@ def _facts(statement: Statement, wanted: Sequence[int], found: Sequence[Blob | N
     ]
 
 
-def _related(subject: Blob | None, relation: Relation, object_: Blob | None) -> bool:
+def _related(subject: DetectedShape | None, relation: Relation, object_: DetectedShape | None) -> bool:
     if subject is None or object_ is None:
         return False
     step = (subject.x - object_.x, subject.y - object_.y)

@@ -1,32 +1,40 @@
 """Registry of metrics: names for evaluate.py, in the order of its page. To add one, add a file and an entry here."""
 
-from dalle.evaluation.measured import Measured
-from dalle.evaluation.metrics import abilities, blur_curve, fit, likelihood, quality, reconstruction, rerank_curve
-from dalle.evaluation.settings import EvaluateConfig
+from dalle.evaluation.evaluate_config import EvaluateConfig
+from dalle.evaluation.metric_result import MetricResult
+from dalle.evaluation.metrics import (
+    alignment,
+    blur_curve,
+    capabilities,
+    log_likelihood,
+    reconstruction,
+    rerank_curve,
+    sample_quality,
+)
 from dalle.registry import Entry, Registry
 
-# built from a `Subject` and an `EvaluateConfig`; the note is the title on the page
-METRICS: Registry[Measured] = Registry(
+# built from an `EvaluationContext` and an `EvaluateConfig`; the note is the title on the page
+METRICS: Registry[MetricResult] = Registry(
     "metric",
     {
         "reconstruction": Entry(reconstruction.measure, note="Reconstruction"),
-        "likelihood": Entry(likelihood.measure, note="Likelihood"),
-        "fit": Entry(fit.measure, note="Fit to captions"),
-        "abilities": Entry(abilities.measure, note="Abilities"),
-        "quality": Entry(quality.measure, note="Sample quality"),
+        "likelihood": Entry(log_likelihood.measure, note="Likelihood"),
+        "alignment": Entry(alignment.measure, note="Image-text alignment"),
+        "capabilities": Entry(capabilities.measure, note="Capabilities"),
+        "sample_quality": Entry(sample_quality.measure, note="Sample quality"),
         "blur_curve": Entry(blur_curve.measure, note="Sample quality against blur"),
-        "rerank_curve": Entry(rerank_curve.measure, note="Quality against candidates"),
+        "rerank_curve": Entry(rerank_curve.measure, note="Best of n against the number of candidates"),
     },
 )
-SWITCHED = ("blur_curve", "rerank_curve")  # also switched on by a setting of that name
+OPTIONAL = ("blur_curve", "rerank_curve")  # also enabled by an option of the same name
 
 
-def asked_for(config: EvaluateConfig) -> list[str]:
-    """Return the names of the metrics to measure. Raises ValueError for an unknown name, or for no names."""
+def selected_metrics(config: EvaluateConfig) -> list[str]:
+    """Return the names of the metrics to compute. Raises ValueError for an unknown name, or for no names."""
     for name in config.metrics:
         METRICS.choose(name)
-    switched = [name for name in SWITCHED if getattr(config, name)]
-    names = list(dict.fromkeys([*config.metrics, *switched]))
+    enabled = [name for name in OPTIONAL if getattr(config, name)]
+    names = list(dict.fromkeys([*config.metrics, *enabled]))
     if not names:
-        raise ValueError("metrics=[] leaves nothing to measure; name some, or set blur_curve=true or rerank_curve=true")
+        raise ValueError("metrics=[] selects no metric; name some, or set blur_curve=true or rerank_curve=true")
     return names

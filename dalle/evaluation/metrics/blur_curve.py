@@ -1,4 +1,4 @@
-"""Sample quality against blur: share of the distance that is in fine detail, which the dVAE cannot decode (Figure 9).
+"""Metric `blur_curve`: sample quality against blur, as the dVAE loses fine detail (Figure 9).
 
 Real and sampled images are blurred by the same Gaussian. The paper's radii are 0, 1, 2, 4 and 8 pixels, for images of
 256 pixels. The paper does not define radius; it is taken as the standard deviation, as in Pillow.
@@ -12,42 +12,45 @@ from einops import rearrange
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from dalle.evaluation.features import features_named
+from dalle.evaluation.context import EvaluationContext
+from dalle.evaluation.evaluate_config import EvaluateConfig
+from dalle.evaluation.features import load_feature_network
 from dalle.evaluation.held_out import HeldOut
-from dalle.evaluation.measured import Measured
-from dalle.evaluation.metrics.distances import about
-from dalle.evaluation.metrics.quality import compare, draw_samples, drawing_settings
+from dalle.evaluation.metric_result import MetricResult
+from dalle.evaluation.metrics.fid_kid_is import describe
+from dalle.evaluation.metrics.sample_quality import cache_settings, cached_samples, compare_sets
 from dalle.evaluation.plots import check_matplotlib, plot_blur_curve
-from dalle.evaluation.settings import EvaluateConfig
-from dalle.evaluation.subject import Subject
 
 RADII = (0, 1, 2, 4, 8)
-FILTER = "Pillow's GaussianBlur, radius = standard deviation in pixels, on 8-bit pictures before they are resized"
-ABOUT = " At each radius both sets are blurred alike, in pixels of pictures {size} wide; the paper's are 256 wide."
+FILTER = "Pillow's GaussianBlur, radius = standard deviation in pixels, on 8-bit images before they are resized"
+DESCRIPTION = (
+    " Real and sampled images are blurred alike. The radius is in pixels of images of {size} pixels a side; the "
+    "paper's have 256."
+)
 
 
-def measure(subject: Subject, config: EvaluateConfig) -> Measured:
-    """Compute the metrics of `quality` at each radius, for the same images."""
+def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
+    """Compute the metrics of `sample_quality` at each radius, for the same images."""
     check_matplotlib()
-    features = features_named(config.features, config.weights, next(subject.dvae.parameters()).device)
-    pairs = HeldOut(subject.sources["val"], config.samples)
-    samples = draw_samples(subject, config, pairs)
+    features = load_feature_network(config.features, config.weights, next(context.dvae.parameters()).device)
+    pairs = HeldOut(context.sources["val"], config.samples)
+    cache = cached_samples(context, config, pairs)
     rows: dict[int, dict[str, float]] = {}
-    settings: dict[str, Any] = {"blur": FILTER, "radii": list(RADII), **drawing_settings(subject, config)}
+    settings: dict[str, Any] = {"blur": FILTER, "radii": list(RADII), **cache_settings(context, config)}
     notes: list[str] = []
     for radius in RADII:
-        distances = compare(
+        metrics = compare_sets(
             features,
-            (blurred(batch.images, radius) for batch in pairs),
-            (blurred(images, radius) for images in samples.batches(pairs.seen)),
+            (blur(batch.images, radius) for batch in pairs),
+            (blur(images, radius) for images in cache.batches(pairs.seen)),
             config.seed,
         )
-        rows[radius], notes = distances.compute()
-        settings |= {**pairs.described(), **distances.described()}
+        rows[radius], notes = metrics.compute()
+        settings |= {**pairs.settings(), **metrics.settings()}
     names = [name for name in (features.frechet, features.kid, features.inception_score) if name in rows[0]]
     curves = {name: [row[name] for row in rows.values()] for name in names}
-    return Measured(
-        about(features) + ABOUT.format(size=subject.data.image_size),
+    return MetricResult(
+        describe(features) + DESCRIPTION.format(size=context.data.image_size),
         {f"{name}_blur_{radius}": value for radius, row in rows.items() for name, value in row.items()},
         settings,
         {"blur_curve": plot_blur_curve(RADII, curves, pairs.seen)},
@@ -56,13 +59,13 @@ def measure(subject: Subject, config: EvaluateConfig) -> Measured:
     )
 
 
-def blurred(images: Tensor, radius: float) -> Tensor:
-    """Blur each image by a Gaussian: (b, 3, h, w) uint8 -> the same; radius 0 returns the input."""
+def blur(images: Tensor, radius: float) -> Tensor:
+    """Blur each image by a Gaussian: (b, 3, h, w) uint8 -> the same shape; radius 0 returns the input."""
     if radius == 0:
         return images
-    pictures = rearrange(images, "b c h w -> b h w c").cpu().numpy()
-    soft = [np.asarray(Image.fromarray(each).filter(ImageFilter.GaussianBlur(radius))) for each in pictures]
-    return rearrange(torch.from_numpy(np.stack(soft)), "b h w c -> b c h w")
+    pixels = rearrange(images, "b c h w -> b h w c").cpu().numpy()
+    blurred_images = [np.asarray(Image.fromarray(each).filter(ImageFilter.GaussianBlur(radius))) for each in pixels]
+    return rearrange(torch.from_numpy(np.stack(blurred_images)), "b h w c -> b c h w")
 
 
 def table(curves: dict[str, list[float]]) -> str:

@@ -30,48 +30,48 @@ class CacheLayout:
     """Cache layout of one attention pattern, for decoding image positions 0..I-1 in order."""
 
     slots: int  # slots per candidate
-    write: list[int]  # (I) slot of each position
-    read: list[slice]  # (I) range of slots with all that each position attends to
+    write_slots: list[int]  # (I) slot of each position
+    read_slices: list[slice]  # (I) range of slots with all keys that each position attends to
     mask: Tensor  # (I, slots) bool: attention mask over the slots
 
 
 @lru_cache(maxsize=64)
-def layout_of(pattern: Pattern, grid: int) -> CacheLayout:
+def cache_layout(pattern: Pattern, grid: int) -> CacheLayout:
     """Derive the cache layout of `pattern` from its slots and its mask.
 
     Raises:
         ValueError: a slot is overwritten while a later position still attends to its key.
     """
-    sees = image_mask(pattern, grid)
+    attends = image_mask(pattern, grid)
     slot = pattern.slot(torch.arange(grid * grid, device="cpu"), grid)
     slots = int(slot.max()) + 1
 
-    visible = torch.zeros(grid * grid, slots, dtype=torch.bool, device="cpu")
-    holds = torch.full((slots,), -1, device="cpu")  # position stored in each slot
-    for state in range(grid * grid):
-        holds[slot[state]] = state
-        visible[state] = (holds >= 0) & sees[state, holds.clamp(min=0)]
-        if visible[state].sum() != sees[state].sum():
-            raise ValueError(f"{pattern} on grid={grid} overwrites a key that image state {state} needs")
+    mask = torch.zeros(grid * grid, slots, dtype=torch.bool, device="cpu")
+    stored = torch.full((slots,), -1, device="cpu")  # position whose key is in each slot; -1: none
+    for position in range(grid * grid):
+        stored[slot[position]] = position
+        mask[position] = (stored >= 0) & attends[position, stored.clamp(min=0)]
+        if mask[position].sum() != attends[position].sum():
+            raise ValueError(f"{pattern} on grid={grid} overwrites a key that image position {position} attends to")
 
-    read = [slice(int(row.min()), int(row.max()) + 1) for row in (states.nonzero() for states in visible)]
-    return CacheLayout(slots, slot.tolist(), read, visible)
+    read_slices = [slice(int(row.min()), int(row.max()) + 1) for row in (positions.nonzero() for positions in mask)]
+    return CacheLayout(slots, slot.tolist(), read_slices, mask)
 
 
 class CacheIndex(Protocol):
     """Cache index: reads and writes a cached tensor, (..., slots, d), at the step of one image position."""
 
     layout: CacheLayout
-    copied: int  # slots that `take` copies; 0 if it returns a view
+    copied_slots: int  # slots that `read` copies; 0 if it returns a view
 
-    def put(self, kept: Tensor, position: Any, new: Tensor) -> None:
+    def write(self, cached: Tensor, position: Any, new: Tensor) -> None:
         """Write `new`, (..., 1, d), into the position's slot."""
 
-    def take(self, kept: Tensor, position: Any) -> Tensor:
+    def read(self, cached: Tensor, position: Any) -> Tensor:
         """Read the slots that the position attends to, and possibly more: (..., s, d)."""
         ...
 
-    def unseen(self, position: Any) -> Tensor | None:
+    def mask(self, position: Any) -> Tensor | None:
         """Return the mask of the s slots read: bool, broadcastable to (..., s), true where masked; None if none is."""
         ...
 
@@ -79,22 +79,22 @@ class CacheIndex(Protocol):
 class SlicedIndex:
     """Cache index for integer positions; reads are views of the shortest range of slots."""
 
-    copied = 0
+    copied_slots = 0
 
     def __init__(self, layout: CacheLayout, device: torch.device):
         self.layout = layout
-        whole = all(bool(seen[stretch].all()) for seen, stretch in zip(layout.mask, layout.read, strict=True))
-        self._masked = None if whole else ~layout.mask.to(device)
+        all_attended = all(bool(row[read].all()) for row, read in zip(layout.mask, layout.read_slices, strict=True))
+        self._masked = None if all_attended else ~layout.mask.to(device)
 
-    def put(self, kept: Tensor, position: int, new: Tensor) -> None:
-        kept.narrow(-2, self.layout.write[position], 1).copy_(new)
+    def write(self, cached: Tensor, position: int, new: Tensor) -> None:
+        cached.narrow(-2, self.layout.write_slots[position], 1).copy_(new)
 
-    def take(self, kept: Tensor, position: int) -> Tensor:
-        stretch = self.layout.read[position]
-        return kept.narrow(-2, stretch.start, stretch.stop - stretch.start)
+    def read(self, cached: Tensor, position: int) -> Tensor:
+        slots = self.layout.read_slices[position]
+        return cached.narrow(-2, slots.start, slots.stop - slots.start)
 
-    def unseen(self, position: int) -> Tensor | None:
-        return None if self._masked is None else self._masked[position, self.layout.read[position]]
+    def mask(self, position: int) -> Tensor | None:
+        return None if self._masked is None else self._masked[position, self.layout.read_slices[position]]
 
 
 class GatheredIndex:
@@ -102,21 +102,23 @@ class GatheredIndex:
 
     def __init__(self, layout: CacheLayout, device: torch.device):
         self.layout = layout
-        length = max(stretch.stop - stretch.start for stretch in layout.read)
-        starts = torch.tensor([min(stretch.start, layout.slots - length) for stretch in layout.read], device="cpu")
+        length = max(slots.stop - slots.start for slots in layout.read_slices)
+        starts = torch.tensor([min(slots.start, layout.slots - length) for slots in layout.read_slices], device="cpu")
         index = starts[:, None] + torch.arange(length, device="cpu")  # (I, s)
-        self.write = torch.tensor(layout.write, device=device)
-        self.copied = 0 if length == layout.slots else length
-        self.index = index.to(device)
+        self._write_slots = torch.tensor(layout.write_slots, device=device)
+        self.copied_slots = 0 if length == layout.slots else length
+        self._read_slots = index.to(device)
         self._masked = ~layout.mask.gather(1, index).to(device)
 
-    def put(self, kept: Tensor, position: Tensor, new: Tensor) -> None:
-        kept.index_copy_(kept.ndim - 2, self.write[position], new.to(kept.dtype))
+    def write(self, cached: Tensor, position: Tensor, new: Tensor) -> None:
+        cached.index_copy_(cached.ndim - 2, self._write_slots[position], new.to(cached.dtype))
 
-    def take(self, kept: Tensor, position: Tensor) -> Tensor:
-        return kept.index_select(kept.ndim - 2, self.index[position].squeeze(0)) if self.copied else kept
+    def read(self, cached: Tensor, position: Tensor) -> Tensor:
+        if not self.copied_slots:
+            return cached
+        return cached.index_select(cached.ndim - 2, self._read_slots[position].squeeze(0))
 
-    def unseen(self, position: Tensor) -> Tensor:
+    def mask(self, position: Tensor) -> Tensor:
         return self._masked[position]
 
 
@@ -136,11 +138,11 @@ class LayerCache(ABC):
     """Cache of one layer for captions * candidates images; a caption's candidates are adjacent in the batch."""
 
     def __init__(
-        self, text: PrefixKV, candidates: int, places: CacheIndex, softmax: TextImageSoftmax, layer: SelfAttention
+        self, text: PrefixKV, candidates: int, index: CacheIndex, softmax: TextImageSoftmax, layer: SelfAttention
     ):
         self.text = text
         self.images = len(text.keys) * candidates
-        self.places = places
+        self.index = index
         self.softmax = softmax
         self.text_padding_mask: Tensor | None = None  # (images, 1, 1, T)
         if text.key_padding_mask is not None:
@@ -155,7 +157,7 @@ class LayerCache(ABC):
     def attend(self, position: Any, x: Tensor, layer: SelfAttention) -> Tensor:
         """Add an image position to the cache and attend from it: (b, 1, heads * d) -> (b, heads, 1, d).
 
-        position: index of the image position, of the type that `places` accepts.
+        position: index of the image position, of the type that `index` accepts.
         layer: projects x to queries, keys and values.
         """
 
@@ -169,7 +171,7 @@ class LayerCache(ABC):
     def activations(self) -> int:
         """Number of activations per image in one attention step: scores, and copies of cached tensors."""
 
-    def _mix_text(self, position: Any, q: Tensor, image_scores: Tensor) -> tuple[Tensor, Tensor]:
+    def _attend_to_text(self, position: Any, q: Tensor, image_scores: Tensor) -> tuple[Tensor, Tensor]:
         """Attend to the caption's keys, and normalise the scores of text and image keys.
 
         q: (b, heads, 1, d), scaled; image_scores: (b, heads, 1, s). Returns the text's share of the output,
@@ -177,20 +179,20 @@ class LayerCache(ABC):
         """
         captions = len(self.text.keys)
         # one matrix product per caption and head for all of the caption's candidates
-        together = rearrange(q, "(captions m) heads 1 d -> captions heads m d", captions=captions)
-        text_scores = together @ self.text.keys.mT
+        grouped_q = rearrange(q, "(captions m) heads 1 d -> captions heads m d", captions=captions)
+        text_scores = grouped_q @ self.text.keys.mT
         text_scores = rearrange(text_scores, "captions heads m t -> (captions m) heads 1 t")
         text_weights, image_weights = self.softmax(
-            text_scores, image_scores, self.text_padding_mask, self.places.unseen(position)
+            text_scores, image_scores, self.text_padding_mask, self.index.mask(position)
         )
-        together = rearrange(text_weights, "(captions m) heads 1 t -> captions heads m t", captions=captions)
-        from_text = rearrange(together @ self.text.values, "captions heads m d -> (captions m) heads 1 d")
+        grouped_weights = rearrange(text_weights, "(captions m) heads 1 t -> captions heads m t", captions=captions)
+        from_text = rearrange(grouped_weights @ self.text.values, "captions heads m d -> (captions m) heads 1 d")
         return from_text, image_weights
 
     def _scores(self) -> int:
         """Number of score activations per image, before and after masking and softmax."""
         _, heads, text_positions, _ = self.text.keys.shape
-        return 4 * heads * (text_positions + max(each.stop - each.start for each in self.places.layout.read))
+        return 4 * heads * (text_positions + max(each.stop - each.start for each in self.index.layout.read_slices))
 
 
 class KVCache(LayerCache):
@@ -199,7 +201,7 @@ class KVCache(LayerCache):
     def _allocate(self, layer: SelfAttention) -> None:
         _, heads, _, width = self.text.keys.shape
         # zeros: masked values are still multiplied by a weight of zero, so they must be finite
-        self.keys = self.text.keys.new_zeros(self.images, heads, self.places.layout.slots, width)
+        self.keys = self.text.keys.new_zeros(self.images, heads, self.index.layout.slots, width)
         self.values = torch.zeros_like(self.keys)
 
     @property
@@ -209,17 +211,17 @@ class KVCache(LayerCache):
     @property
     def activations(self) -> int:
         _, heads, _, width = self.keys.shape
-        return self._scores() + 2 * self.places.copied * heads * width
+        return self._scores() + 2 * self.index.copied_slots * heads * width
 
     def attend(self, position: Any, x: Tensor, layer: SelfAttention) -> Tensor:
         q, k, v = layer.project(x)
-        self.places.put(self.keys, position, k)
-        self.places.put(self.values, position, v)
+        self.index.write(self.keys, position, k)
+        self.index.write(self.values, position, v)
 
         q = q * q.shape[-1] ** -0.5
-        scores = q @ self.places.take(self.keys, position).mT
-        from_text, weights = self._mix_text(position, q, scores)
-        return from_text + weights @ self.places.take(self.values, position)
+        scores = q @ self.index.read(self.keys, position).mT
+        from_text, weights = self._attend_to_text(position, q, scores)
+        return from_text + weights @ self.index.read(self.values, position)
 
 
 class HiddenStateCache(LayerCache):
@@ -229,7 +231,7 @@ class HiddenStateCache(LayerCache):
     """
 
     def _allocate(self, layer: SelfAttention) -> None:
-        self.states = self.text.keys.new_zeros(self.images, self.places.layout.slots, HiddenStateAttention(layer).size)
+        self.states = self.text.keys.new_zeros(self.images, self.index.layout.slots, HiddenStateAttention(layer).size)
 
     @property
     def nbytes(self) -> int:
@@ -239,15 +241,15 @@ class HiddenStateCache(LayerCache):
     def activations(self) -> int:
         _, heads, _, width = self.text.keys.shape
         # each head's projected query and context are as wide as the states
-        return self._scores() + (3 * heads + self.places.copied) * heads * width
+        return self._scores() + (3 * heads + self.index.copied_slots) * heads * width
 
     def attend(self, position: Any, x: Tensor, layer: SelfAttention) -> Tensor:
         attention = HiddenStateAttention(layer)
-        self.places.put(self.states, position, attention.keep(x))
-        states = self.places.take(self.states, position)  # (b, s, size)
+        self.index.write(self.states, position, attention.cache_entry(x))
+        states = self.index.read(self.states, position)  # (b, s, size)
         q, scores = attention.scores(x, states)
-        from_text, weights = self._mix_text(position, q, scores)
-        return from_text + attention.mix(weights, states)
+        from_text, weights = self._attend_to_text(position, q, scores)
+        return from_text + attention.weighted_values(weights, states)
 
 
 Cache = list[LayerCache]

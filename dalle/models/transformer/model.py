@@ -22,7 +22,7 @@ from dalle.models.transformer.kv_cache import (
     PrefixCache,
     PrefixKV,
     SlicedIndex,
-    layout_of,
+    cache_layout,
 )
 from dalle.models.transformer.patterns import PATTERNS, PatternOptions, layer_names
 from dalle.models.transformer.sequence import SequenceEmbedding, SequenceLayout
@@ -171,7 +171,7 @@ class Transformer(nn.Module):
         """
         indices, cache_types = {}, {}
         for name, pattern in self.patterns.items():
-            layout = layout_of(pattern, self.config.grid)
+            layout = cache_layout(pattern, self.config.grid)
             indices[name] = (GatheredIndex if static_shapes else SlicedIndex)(layout, captions[0].keys.device)
             cache_types[name] = (
                 HiddenStateCache if recompute_kv and layout.slots == self.sequence.image_positions else KVCache

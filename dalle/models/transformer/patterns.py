@@ -1,8 +1,8 @@
 """Attention patterns between image positions: masks, and cache slots for decoding.
 
-A pattern has two methods. `sees` defines the attention mask, from which the dense mask and the reads of a decoding
+A pattern has two methods. `attends` defines the attention mask, from which the dense mask and the reads of a decoding
 step are derived. `slot` is the cache slot of a position's key and value. A slot may be overwritten only when no later
-position attends to it; `kv_cache.layout_of` checks this against `sees`.
+position attends to it; `kv_cache.cache_layout` checks this against `attends`.
 
 Image positions are numbered in raster order from 0, the position that predicts the first cell. Text is the same for all
 patterns: attention within the text is causal, and every image position attends to all text (Sec. 2.2, App. B.1,
@@ -21,11 +21,11 @@ from dalle.registry import Entry, Registry
 class Pattern(Protocol):
     """Attention pattern between image positions in one layer. Hashable."""
 
-    def sees(self, query: Tensor, key: Tensor, grid: int) -> Tensor:
+    def attends(self, query: Tensor, key: Tensor, grid: int) -> Tensor:
         """Return the attention mask: true if image position `query` attends to `key`; broadcastable int -> bool."""
         ...
 
-    def slot(self, state: Tensor, grid: int) -> Tensor:
+    def slot(self, position: Tensor, grid: int) -> Tensor:
         """Return the cache slot of each image position's key and value."""
         ...
 
@@ -34,11 +34,11 @@ class Pattern(Protocol):
 class Dense:
     """Dense causal pattern: all positions up to and including the query's."""
 
-    def sees(self, query: Tensor, key: Tensor, grid: int) -> Tensor:
+    def attends(self, query: Tensor, key: Tensor, grid: int) -> Tensor:
         return key <= query
 
-    def slot(self, state: Tensor, grid: int) -> Tensor:
-        return state
+    def slot(self, position: Tensor, grid: int) -> Tensor:
+        return position
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ class Row:
 
     counts_itself: bool = True
 
-    def sees(self, query: Tensor, key: Tensor, grid: int) -> Tensor:
+    def attends(self, query: Tensor, key: Tensor, grid: int) -> Tensor:
         return (key <= query) & (query - key <= self._furthest(grid))
 
-    def slot(self, state: Tensor, grid: int) -> Tensor:
-        return state % (self._furthest(grid) + 1)  # ring buffer
+    def slot(self, position: Tensor, grid: int) -> Tensor:
+        return position % (self._furthest(grid) + 1)  # ring buffer
 
     def _furthest(self, grid: int) -> int:
         return grid if self.counts_itself else grid + 1
@@ -65,12 +65,12 @@ class Row:
 class Column:
     """Column pattern: the query's position and all above it in the same column (Figures 11b and 11c)."""
 
-    def sees(self, query: Tensor, key: Tensor, grid: int) -> Tensor:
+    def attends(self, query: Tensor, key: Tensor, grid: int) -> Tensor:
         return (key <= query) & ((query - key) % grid == 0)
 
-    def slot(self, state: Tensor, grid: int) -> Tensor:
+    def slot(self, position: Tensor, grid: int) -> Tensor:
         # transposed, so that a column is contiguous; nothing is overwritten, since the next row needs every column
-        return state % grid * grid + state // grid
+        return position % grid * grid + position // grid
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Convolutional:
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise ValueError(f"the convolutional pattern needs an odd kernel, not {self.kernel}")
 
-    def sees(self, query: Tensor, key: Tensor, grid: int) -> Tensor:
+    def attends(self, query: Tensor, key: Tensor, grid: int) -> Tensor:
         half = self.kernel // 2
         offset = query - key
         if self.wraps:
@@ -99,10 +99,10 @@ class Convolutional:
             near = (up <= half) & (left.abs() <= half)
         return (offset >= 0) & near
 
-    def slot(self, state: Tensor, grid: int) -> Tensor:
+    def slot(self, position: Tensor, grid: int) -> Tensor:
         # ring buffer of rows, transposed, so that the neighbourhood's columns are contiguous
-        lines = min(self.kernel // 2 + 1, grid)
-        return state % grid * lines + state // grid % lines
+        rows = min(self.kernel // 2 + 1, grid)
+        return position % grid * rows + position // grid % rows
 
 
 @dataclass(frozen=True)
@@ -148,8 +148,8 @@ def layer_names(order: list[str], depth: int) -> list[str]:
 
 def image_mask(pattern: Pattern, grid: int) -> Tensor:
     """Return the attention mask between image positions: (I, I) bool, rows are queries."""
-    states = torch.arange(grid * grid, device="cpu")
-    return pattern.sees(states[:, None], states[None, :], grid)
+    positions = torch.arange(grid * grid, device="cpu")
+    return pattern.attends(positions[:, None], positions[None, :], grid)
 
 
 def sequence_mask(pattern: Pattern, text_positions: int, grid: int) -> Tensor:

@@ -150,7 +150,7 @@ class RowSparseAttention(BlockSparseAttention):
         query = torch.arange(grid * grid, device="cpu").view(grid, grid, 1)
         first = (torch.arange(grid, device="cpu") - rows + 1) * grid
         key = first[:, None, None] + torch.arange(rows * grid, device="cpu")
-        mask = pattern.sees(query, key, grid) & (key >= 0)  # keys before the first row are padding
+        mask = pattern.attends(query, key, grid) & (key >= 0)  # keys before the first row are padding
         super().__init__(mask, text_positions, grid, softmax)
         self.rows = rows
 

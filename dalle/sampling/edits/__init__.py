@@ -9,24 +9,24 @@ from pathlib import Path
 
 from PIL import Image
 
-from dalle.data.picture_file import read_picture
+from dalle.data.image_file import read_image_file
 from dalle.data.source import UnreadableRecord
 from dalle.registry import Entry, Registry
-from dalle.sampling.canvas import Canvas, Original
+from dalle.sampling.canvas import Canvas, EncodedImage
+from dalle.sampling.command_config import SampleConfig
 from dalle.sampling.edits.complete import CompleteConfig, complete
 from dalle.sampling.edits.inpaint import InpaintConfig, inpaint
 from dalle.sampling.edits.outpaint import OutpaintConfig, outpaint
 from dalle.sampling.edits.remix import RemixConfig, remix
 from dalle.sampling.edits.variations import VariationsConfig, variations
-from dalle.sampling.settings import SampleConfig
 
 
 @dataclass(frozen=True)
-class Task:
+class EditInput:
     """Input of an edit of sample.py."""
 
-    original: Original
-    encode: Callable[[Image.Image], Original]  # encodes a second image
+    original: EncodedImage
+    encode: Callable[[Image.Image], EncodedImage]  # encodes a second image
     config: SampleConfig
 
 
@@ -41,7 +41,7 @@ EDITS: Registry[Canvas] = Registry(
         "outpaint": Entry(lambda edit, task: outpaint(task.original, edit), OutpaintConfig),
         "variations": Entry(
             lambda edit, task: variations(
-                task.original, edit, task.config.candidates, task.config.seed, task.config.first
+                task.original, edit, task.config.candidates, task.config.seed, task.config.candidate_offset
             ),
             VariationsConfig,
         ),
@@ -52,7 +52,7 @@ EDITS: Registry[Canvas] = Registry(
                 edit,
                 task.config.candidates,
                 task.config.seed,
-                task.config.first,
+                task.config.candidate_offset,
             ),
             RemixConfig,
         ),
@@ -60,10 +60,10 @@ EDITS: Registry[Canvas] = Registry(
 )
 
 
-def canvas_of(config: SampleConfig, encode: Callable[[Image.Image], Original]) -> Canvas | None:
+def build_canvas(config: SampleConfig, encode: Callable[[Image.Image], EncodedImage]) -> Canvas | None:
     """Build the canvas of `config.edit`, one of `EDITS`, for the image in `config.image`. Returns None without an edit.
 
-    encode: converts an image to an `Original`, such as `DALLE.original`.
+    encode: converts an image to an `EncodedImage`, such as `DALLE.encode_image`.
 
     Raises:
         ValueError: an edit without an image or an image without an edit, a file that cannot be read, images larger than
@@ -72,21 +72,21 @@ def canvas_of(config: SampleConfig, encode: Callable[[Image.Image], Original]) -
     edit, image = config.edit, config.image
     if edit is None:
         if image is not None:
-            raise ValueError(f"image={image} is for edits: say which, as edit=complete; there are {', '.join(EDITS)}")
+            raise ValueError(f"image={image} needs an edit; add edit=<name>, one of {', '.join(EDITS)}")
         return None
     if image is None:
-        raise ValueError(f"edit={edit.name} changes a picture: say which with image=<file>")
+        raise ValueError(f"edit={edit.name} needs an image; add image=<file>")
     original = encode(read_image(image, "image"))
-    canvas = EDITS.of(edit).build(edit, Task(original, encode, config))
-    canvas.check_looks(len(original.tokens), config.looks)
+    canvas = EDITS.of(edit).build(edit, EditInput(original, encode, config))
+    canvas.require_model_grid(len(original.tokens), config.options_on_model_grid)
     return canvas
 
 
 def read_image(path: str, option: str) -> Image.Image:
     """Read an image file as upright RGB. Raises ValueError that names the `option` if it cannot be read."""
     if not path:
-        raise ValueError(f"{option} is empty: set it to a picture file")
+        raise ValueError(f"{option} is empty; set it to an image file")
     try:
-        return read_picture(Path(path).expanduser(), path)
-    except UnreadableRecord as problem:
-        raise ValueError(f"{option}={path} cannot be read as a picture: {problem.reason}") from problem
+        return read_image_file(Path(path).expanduser(), path)
+    except UnreadableRecord as error:
+        raise ValueError(f"{option}={path} cannot be read as an image: {error.reason}") from error

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from dalle.sampling.canvas import Canvas, Original
-from dalle.sampling.decode import FREE
+from dalle.sampling.canvas import Canvas, EncodedImage
+from dalle.sampling.decode import MASKED
 
-PAPERS_SHARE = 15 / 32  # share of rows that the paper keeps
+PAPER_SHARE = 15 / 32  # share of rows that the paper keeps
 
 
 @dataclass
@@ -20,16 +20,16 @@ class CompleteConfig:
     paste: bool = True  # show the original pixels of kept tokens; false: show their dVAE reconstruction
 
 
-def complete(original: Original, config: CompleteConfig | None = None) -> Canvas:
+def complete(original: EncodedImage, config: CompleteConfig | None = None) -> Canvas:
     """Build the canvas that keeps the top rows of `original`.
 
     Raises:
         ValueError: no rows, or so many that nothing is left to sample.
     """
     config, grid = config or CompleteConfig(), len(original.tokens)
-    rows = round(PAPERS_SHARE * grid) if config.rows is None else config.rows
+    rows = round(PAPER_SHARE * grid) if config.rows is None else config.rows
     if not 1 <= rows < grid:
-        raise ValueError(f"rows={rows} cannot be kept of a picture of {grid} rows of tokens; use 1 to {grid - 1}")
+        raise ValueError(f"cannot keep rows={rows} of an image of {grid} rows of tokens; use 1 to {grid - 1}")
     tokens = original.tokens.clone()
-    tokens[rows:] = FREE
+    tokens[rows:] = MASKED
     return Canvas(tokens, pixels=original.pixels if config.paste else None)

@@ -1,11 +1,11 @@
-"""Inpaint: sample the masked tokens again, to fit the tokens before them and, by refinement sweeps, those after."""
+"""Inpaint: sample the masked tokens again. Refinement passes fit them to the tokens after them."""
 
 from dataclasses import dataclass
 
 from PIL import Image
 
-from dalle.sampling.canvas import Canvas, Original
-from dalle.sampling.decode import FREE
+from dalle.sampling.canvas import Canvas, EncodedImage
+from dalle.sampling.decode import MASKED
 
 
 @dataclass
@@ -17,18 +17,18 @@ class InpaintConfig:
 
     name: str = "inpaint"
     mask: str = ""  # mask file of the image's size: tokens with a white pixel are sampled, the others are kept
-    sweeps: int = 2  # refinement sweeps over the masked tokens, to fit them to later ones; 0: raster order alone
-    proposals: int = 8  # proposals compared in each step of a sweep
+    refinement_passes: int = 2  # refinement passes over the masked tokens; 0: raster order alone
+    proposals: int = 8  # proposals compared in each step of a pass
     paste: bool = True  # show the original pixels of kept tokens; false: show their dVAE reconstruction
 
 
-def inpaint(original: Original, mask: Image.Image, config: InpaintConfig | None = None) -> Canvas:
-    """Build the canvas that frees each token of `original` with a white pixel in `mask`, of the whole image's size.
+def inpaint(original: EncodedImage, mask: Image.Image, config: InpaintConfig | None = None) -> Canvas:
+    """Build the canvas that masks each token of `original` with a white pixel in `mask`, of the whole image's size.
 
     Raises:
-        ValueError: a mask of another size, or one that marks nothing.
+        ValueError: a mask of another size, or one that has no white pixel.
     """
     config = config or InpaintConfig()
-    tokens = original.tokens.masked_fill(original.touched(mask), FREE)
+    tokens = original.tokens.masked_fill(original.mask_to_tokens(mask), MASKED)
     pixels = original.pixels if config.paste else None
-    return Canvas(tokens, sweeps=config.sweeps, proposals=config.proposals, pixels=pixels)
+    return Canvas(tokens, refinement_passes=config.refinement_passes, proposals=config.proposals, pixels=pixels)

@@ -1,12 +1,12 @@
-"""Outpaint: extend an image beyond its edges, with windows that slide by half a grid and overlap existing tokens."""
+"""Outpaint: extend an image beyond its edges, with windows that slide by half a grid."""
 
 from dataclasses import dataclass
 
 import torch
 from PIL import Image
 
-from dalle.sampling.canvas import Canvas, Original
-from dalle.sampling.decode import FREE
+from dalle.sampling.canvas import Canvas, EncodedImage
+from dalle.sampling.decode import MASKED
 
 
 @dataclass
@@ -21,13 +21,13 @@ class OutpaintConfig:
     right: int = 0  # columns of tokens added on the right
     up: int = 0  # rows of tokens added above
     down: int = 0  # rows of tokens added below
-    sweeps: int = 2  # refinement sweeps over each window's free tokens, to fit later ones; 0: raster order alone
-    proposals: int = 8  # proposals compared in each step of a sweep
+    refinement_passes: int = 2  # refinement passes over each window's free tokens; 0: raster order alone
+    proposals: int = 8  # proposals compared in each step of a pass
     paste: bool = True  # show the original pixels of kept tokens; false: show their dVAE reconstruction
 
 
-def outpaint(original: Original, config: OutpaintConfig) -> Canvas:
-    """Build the canvas with `original` on it and free columns and rows of tokens around it.
+def outpaint(original: EncodedImage, config: OutpaintConfig) -> Canvas:
+    """Build the canvas with `original` on it and masked columns and rows of tokens around it.
 
     The order is: right of the image, left of it, the rows below over the whole width, then the rows above; the windows
     of a row run from the left. Each window overlaps at least half a grid of existing tokens. The caption describes each
@@ -39,29 +39,31 @@ def outpaint(original: Original, config: OutpaintConfig) -> Canvas:
     left, right, up, down = config.left, config.right, config.up, config.down
     if min(left, right, up, down) < 0 or not left + right + up + down:
         raise ValueError(
-            f"outpaint adds columns and rows of tokens, and left={left}, right={right}, up={up}, down={down} adds "
-            "none: try edit.right=4"
+            f"outpaint adds columns and rows of tokens, but left={left}, right={right}, up={up}, down={down} adds "
+            "none; try edit.right=4"
         )
     grid = len(original.tokens)
     height, width = up + grid + down, left + grid + right
-    tokens = torch.full((height, width), FREE)
+    tokens = torch.full((height, width), MASKED)
     tokens[up : up + grid, left : left + grid] = original.tokens
 
-    beside = [*_slid(left, left + right, grid), *_slid(left, 0, grid)]
-    stacked = [*_slid(up, up + down, grid), *_slid(up, 0, grid)]
-    across = [0, *_slid(0, left + right, grid)]  # from the left edge to the right edge
-    windows = [(up, column) for column in beside] + [(row, column) for row in stacked for column in across]
+    horizontal = [*_window_positions(left, left + right, grid), *_window_positions(left, 0, grid)]
+    vertical = [*_window_positions(up, up + down, grid), *_window_positions(up, 0, grid)]
+    across = [0, *_window_positions(0, left + right, grid)]  # from the left edge to the right edge
+    windows = [(up, column) for column in horizontal] + [(row, column) for row in vertical for column in across]
     pixels = None
     if config.paste:
         side = original.pixels.width // grid  # pixels along one token
         pixels = Image.new("RGB", (width * side, height * side))
         pixels.paste(original.pixels, (left * side, up * side))
-    sweeps = config.sweeps if left + right + up else 0  # otherwise all kept tokens come before the sampled ones
-    return Canvas(tokens, tuple(windows), sweeps, config.proposals, pixels)
+    refinement_passes = (
+        config.refinement_passes if left + right + up else 0
+    )  # otherwise all kept tokens come before the sampled ones
+    return Canvas(tokens, tuple(windows), refinement_passes, config.proposals, pixels)
 
 
-def _slid(start: int, stop: int, grid: int) -> list[int]:
+def _window_positions(start: int, stop: int, grid: int) -> list[int]:
     """Return the positions of windows that slide from `start` (excluded) to `stop` in steps of half a grid."""
     step = max(1, grid // 2)
-    places = range(start, stop, step) if stop > start else range(start, stop, -step)
-    return [*places[1:], stop] if stop != start else []
+    positions = range(start, stop, step) if stop > start else range(start, stop, -step)
+    return [*positions[1:], stop] if stop != start else []

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dalle.sampling.canvas import Canvas, Original, near
-from dalle.sampling.decode import FREE
-from dalle.sampling.edits.variations import random_cells
+from dalle.sampling.canvas import Canvas, EncodedImage, dilate
+from dalle.sampling.decode import MASKED
+from dalle.sampling.edits.variations import random_mask
 
 LAYOUTS = ("top", "left", "checkerboard", "random")
 
@@ -26,19 +26,19 @@ class RemixConfig:
     layout: str = "top"  # tokens taken from the first image: top, left, checkerboard (two opposite quarters), or random
     share: float = 0.5  # share of rows (top), columns (left) or tokens (random) taken from the first image
     seam: int = 1  # rows and columns on each side of a border that are sampled again; not for random
-    sweeps: int = 2  # refinement sweeps over the seam, to fit it to later tokens; 0: raster order alone
-    proposals: int = 8  # proposals compared in each step of a sweep
+    refinement_passes: int = 2  # refinement passes over the seam; 0: raster order alone
+    proposals: int = 8  # proposals compared in each step of a pass
 
 
 def remix(
-    original: Original,
-    other: Original,
+    original: EncodedImage,
+    other: EncodedImage,
     config: RemixConfig | None = None,
     candidates: int = 64,
     seed: int = 0,
-    first: int = 0,
+    candidate_offset: int = 0,
 ) -> Canvas:
-    """Build the canvas with tokens of both images; `random` has one per candidate first, first + 1, ...
+    """Build the canvas with tokens of both images; `random` has one per candidate, from `candidate_offset`
 
     Raises:
         ValueError: an unknown layout, a share that leaves only one image, or a negative seam.
@@ -47,19 +47,19 @@ def remix(
     if config.layout not in LAYOUTS:
         raise ValueError(f"layout={config.layout} is unknown; choose one of {', '.join(LAYOUTS)}")
     if not 0 < config.share < 1:
-        raise ValueError(f"share={config.share} leaves one picture alone; use more than 0 and less than 1")
+        raise ValueError(f"share={config.share} takes all tokens from one image; use more than 0 and less than 1")
     if config.seam < 0:
-        raise ValueError(f"seam={config.seam} is below 0; 0 draws nothing anew")
+        raise ValueError(f"seam={config.seam} is below 0; 0 samples no token again")
     if config.layout == "random":
-        ours = random_cells((grid, grid), config.share, candidates, seed, first)
-        return Canvas(torch.where(ours, original.tokens, other.tokens))
-    ours = _ours(config.layout, config.share, grid)
-    border = near(ours, config.seam) & near(~ours, config.seam)
-    tokens = torch.where(ours, original.tokens, other.tokens).masked_fill(border, FREE)
-    return Canvas(tokens, sweeps=config.sweeps, proposals=config.proposals)
+        from_first = random_mask((grid, grid), config.share, candidates, seed, candidate_offset)
+        return Canvas(torch.where(from_first, original.tokens, other.tokens))
+    from_first = _layout_mask(config.layout, config.share, grid)
+    border = dilate(from_first, config.seam) & dilate(~from_first, config.seam)
+    tokens = torch.where(from_first, original.tokens, other.tokens).masked_fill(border, MASKED)
+    return Canvas(tokens, refinement_passes=config.refinement_passes, proposals=config.proposals)
 
 
-def _ours(layout: str, share: float, grid: int) -> Tensor:
+def _layout_mask(layout: str, share: float, grid: int) -> Tensor:
     """Mask of the first image's tokens: (grid, grid) bool."""
     row, column = torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij")
     match layout:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dalle.sampling.canvas import Canvas, Original
-from dalle.sampling.decode import FREE
-from dalle.sampling.noise import candidate_keys, gumbel_noise
+from dalle.sampling.canvas import Canvas, EncodedImage
+from dalle.sampling.decode import MASKED
+from dalle.sampling.gumbel_noise import candidate_keys, gumbel_noise
 from dalle.seeds import derive_seed
 
 
@@ -21,14 +21,18 @@ class VariationsConfig:
     name: str = "variations"
     share: float = 0.5  # share of tokens kept; a larger share gives more similar images
     keep: str = "cells"  # unit that is kept or sampled as a whole: cells, rows or columns
-    sweeps: int = 2  # refinement sweeps over the sampled tokens, to fit them to later ones; 0: raster order alone
-    proposals: int = 8  # proposals compared in each step of a sweep
+    refinement_passes: int = 2  # refinement passes over the sampled tokens; 0: raster order alone
+    proposals: int = 8  # proposals compared in each step of a pass
 
 
 def variations(
-    original: Original, config: VariationsConfig | None = None, candidates: int = 64, seed: int = 0, first: int = 0
+    original: EncodedImage,
+    config: VariationsConfig | None = None,
+    candidates: int = 64,
+    seed: int = 0,
+    candidate_offset: int = 0,
 ) -> Canvas:
-    """Build a canvas for each of the candidates first, first + 1, ... that keeps random tokens of `original`.
+    """Build a canvas for each of the candidates from `candidate_offset` that keeps random tokens of `original`.
 
     The tokens kept by candidate i depend on (seed, i) alone.
 
@@ -42,15 +46,17 @@ def variations(
         raise ValueError(f"keep={config.keep} is unknown; choose one of {', '.join(shapes)}")
     if not 0 < config.share < 1:
         raise ValueError(f"share={config.share} keeps all tokens or none; use more than 0 and less than 1")
-    kept = random_cells(shapes[config.keep], config.share, candidates, seed, first)
-    tokens = torch.where(kept, original.tokens, FREE)  # (candidates, h, w)
-    return Canvas(tokens, sweeps=config.sweeps, proposals=config.proposals)
+    kept = random_mask(shapes[config.keep], config.share, candidates, seed, candidate_offset)
+    tokens = torch.where(kept, original.tokens, MASKED)  # (candidates, h, w)
+    return Canvas(tokens, refinement_passes=config.refinement_passes, proposals=config.proposals)
 
 
-def random_cells(shape: tuple[int, int], share: float, candidates: int, seed: int, first: int) -> Tensor:
-    """Choose the same number of random cells for each candidate, about a `share` of them: (candidates, *shape) bool."""
-    cells = shape[0] * shape[1]
-    keys = candidate_keys(derive_seed("variations", seed), torch.arange(first, first + candidates))
-    order = gumbel_noise(keys, 0, cells).argsort(dim=-1)
-    chosen = torch.zeros(candidates, cells, dtype=torch.bool)
-    return chosen.scatter(1, order[:, : round(share * cells)], True).view(candidates, *shape)
+def random_mask(shape: tuple[int, int], share: float, candidates: int, seed: int, candidate_offset: int) -> Tensor:
+    """Choose random cells, a `share` of them for each candidate: (candidates, *shape) bool."""
+    count = shape[0] * shape[1]
+    keys = candidate_keys(
+        derive_seed("variations", seed), torch.arange(candidate_offset, candidate_offset + candidates)
+    )
+    order = gumbel_noise(keys, 0, count).argsort(dim=-1)
+    chosen = torch.zeros(candidates, count, dtype=torch.bool)
+    return chosen.scatter(1, order[:, : round(share * count)], True).view(candidates, *shape)

@@ -9,43 +9,43 @@ import torch
 from PIL import Image
 
 from dalle import DALLE
-from dalle.sampling.canvas import Original
-from dalle.sampling.decode import FREE
-from dalle.sampling.edits import EDITS, canvas_of
+from dalle.sampling.canvas import EncodedImage
+from dalle.sampling.command_config import SampleConfig
+from dalle.sampling.decode import MASKED
+from dalle.sampling.edits import EDITS, build_canvas
 from dalle.sampling.edits.complete import CompleteConfig, complete
 from dalle.sampling.edits.inpaint import InpaintConfig, inpaint
 from dalle.sampling.edits.outpaint import OutpaintConfig, outpaint
 from dalle.sampling.edits.remix import RemixConfig, remix
 from dalle.sampling.edits.variations import VariationsConfig, variations
-from dalle.sampling.settings import SampleConfig
 
 
-def made(grid: int = 8, start: int = 0) -> Original:
+def made(grid: int = 8, start: int = 0) -> EncodedImage:
     """A picture of grid x grid tokens, all different, of 2 x 2 pixels each."""
     tokens = start + torch.arange(grid * grid).view(grid, grid)
-    return Original((2 * grid, 2 * grid), Image.new("RGB", (2 * grid, 2 * grid), "green"), tokens)
+    return EncodedImage((2 * grid, 2 * grid), Image.new("RGB", (2 * grid, 2 * grid), "green"), tokens)
 
 
 @pytest.mark.parametrize(("grid", "rows"), [(32, 15), (16, 8), (8, 4), (2, 1)])
 def test_complete_keeps_the_papers_share_of_the_rows(grid, rows):
     tokens = complete(made(grid)).tokens
     assert tokens[:rows].equal(made(grid).tokens[:rows])
-    assert (tokens[rows:] == FREE).all()
+    assert (tokens[rows:] == MASKED).all()
 
 
 @pytest.mark.parametrize("rows", [0, 8, 40, -1])
 def test_complete_refuses_rows_that_leave_nothing_to_keep_or_draw(rows):
-    with pytest.raises(ValueError, match=f"rows={rows} cannot be kept of a picture of 8 rows of tokens; use 1 to 7"):
+    with pytest.raises(ValueError, match=f"cannot keep rows={rows} of an image of 8 rows of tokens; use 1 to 7"):
         complete(made(), CompleteConfig(rows=rows))
 
 
 def test_inpaint_frees_what_is_white():
     mask = Image.new("L", (16, 16))
     mask.paste(255, (4, 6, 9, 8))  # columns 4 to 8 of pixels are tokens 2 to 4
-    canvas = inpaint(made(), mask, InpaintConfig(sweeps=1, proposals=3))
-    assert (canvas.tokens == FREE).nonzero().tolist() == [[3, 2], [3, 3], [3, 4]]
-    assert (canvas.sweeps, canvas.proposals) == (1, 3)
-    assert canvas.tokens[canvas.tokens != FREE].equal(made().tokens[canvas.tokens != FREE])
+    canvas = inpaint(made(), mask, InpaintConfig(refinement_passes=1, proposals=3))
+    assert (canvas.tokens == MASKED).nonzero().tolist() == [[3, 2], [3, 3], [3, 4]]
+    assert (canvas.refinement_passes, canvas.proposals) == (1, 3)
+    assert canvas.tokens[canvas.tokens != MASKED].equal(made().tokens[canvas.tokens != MASKED])
 
 
 SIDES = [(4, 0, 0, 0), (0, 3, 0, 0), (0, 0, 5, 0), (0, 0, 0, 9), (2, 5, 7, 1), (20, 0, 0, 20)]
@@ -57,7 +57,7 @@ def test_outpaint_keeps_the_picture_in_its_place(sides):
     canvas = outpaint(made(), OutpaintConfig(left=left, right=right, up=up, down=down))
     assert canvas.tokens.shape == (up + 8 + down, left + 8 + right)
     assert canvas.tokens[up : up + 8, left : left + 8].equal(made().tokens)
-    assert (canvas.tokens != FREE).sum() == 64
+    assert (canvas.tokens != MASKED).sum() == 64
     assert canvas.pixels is not None
     assert canvas.pixels.size == (2 * (left + 8 + right), 2 * (up + 8 + down))
     green = (np.asarray(canvas.pixels) == (0, 128, 0)).all(axis=-1)
@@ -70,7 +70,7 @@ def test_outpaints_windows_reach_everything_and_see_half_a_window_of_what_is_the
     left, right, up, down = sides
     canvas = outpaint(made(), OutpaintConfig(left=left, right=right, up=up, down=down))
     canvas.check(8, 64, 1)
-    known = canvas.tokens != FREE
+    known = canvas.tokens != MASKED
     for top, start in canvas.windows:
         window = known[top : top + 8, start : start + 8]
         assert 32 <= window.sum() < 64
@@ -79,8 +79,8 @@ def test_outpaints_windows_reach_everything_and_see_half_a_window_of_what_is_the
 
 
 def test_outpaint_sweeps_only_where_something_kept_comes_after_what_is_drawn():
-    assert outpaint(made(), OutpaintConfig(down=9)).sweeps == 0
-    assert outpaint(made(), OutpaintConfig(down=9, right=1)).sweeps == OutpaintConfig().sweeps
+    assert outpaint(made(), OutpaintConfig(down=9)).refinement_passes == 0
+    assert outpaint(made(), OutpaintConfig(down=9, right=1)).refinement_passes == OutpaintConfig().refinement_passes
 
 
 @pytest.mark.parametrize("sides", [{}, {"left": -1, "right": 4}])
@@ -93,10 +93,10 @@ def test_outpaint_refuses_to_add_nothing(sides):
 def test_variations_keep_a_share_that_differs_between_candidates(keep, kept):
     tokens = variations(made(), VariationsConfig(share=0.3, keep=keep), candidates=20).tokens
     assert tokens.shape == (20, 8, 8)
-    assert ((tokens != FREE).sum(dim=(1, 2)) == kept).all()
-    assert ((tokens == FREE) | (tokens == made().tokens)).all()
+    assert ((tokens != MASKED).sum(dim=(1, 2)) == kept).all()
+    assert ((tokens == MASKED) | (tokens == made().tokens)).all()
     assert len({tuple(each.flatten().tolist()) for each in tokens}) > 10
-    shown = (tokens != FREE).float()
+    shown = (tokens != MASKED).float()
     if keep != "cells":
         along = 2 if keep == "rows" else 1
         assert shown.std(dim=along).max() == 0
@@ -104,20 +104,20 @@ def test_variations_keep_a_share_that_differs_between_candidates(keep, kept):
 
 def test_what_variations_keep_depends_on_seed_and_candidate_alone():
     tokens = variations(made(), candidates=20, seed=3).tokens
-    assert variations(made(), candidates=4, seed=3, first=7).tokens.equal(tokens[7:11])
+    assert variations(made(), candidates=4, seed=3, candidate_offset=7).tokens.equal(tokens[7:11])
     assert not variations(made(), candidates=20, seed=4).tokens.equal(tokens)
 
 
 @pytest.mark.parametrize(
-    ("layout", "ours"),
+    ("layout", "from_other"),
     [("top", [[0, 1], [0, 1]]), ("left", [[0, 0], [1, 1]]), ("checkerboard", [[0, 1], [1, 0]])],
 )
-def test_remix_joins_two_pictures_and_frees_their_border(layout, ours):
-    """`ours` is which picture each quarter is of, columns first."""
+def test_remix_joins_two_pictures_and_frees_their_border(layout, from_other):
+    """`from_other`: 1 for each quarter taken from the second image, columns first."""
     one, other = made(), made(start=100)
     whole = remix(one, other, RemixConfig(layout=layout, seam=0)).tokens
     quarters = whole.view(2, 4, 2, 4)
-    assert [[int((quarters[y, :, x] >= 100).all()) for y in (0, 1)] for x in (0, 1)] == ours
+    assert [[int((quarters[y, :, x] >= 100).all()) for y in (0, 1)] for x in (0, 1)] == from_other
     assert ((whole == one.tokens) | (whole == other.tokens)).all()
     seamed = remix(one, other, RemixConfig(layout=layout, seam=1)).tokens
     middle = torch.zeros(8, 8, dtype=torch.bool)
@@ -125,7 +125,7 @@ def test_remix_joins_two_pictures_and_frees_their_border(layout, ours):
         middle[3:5] = True
     if layout != "top":
         middle[:, 3:5] = True
-    assert (seamed == FREE).equal(middle)
+    assert (seamed == MASKED).equal(middle)
     assert seamed[~middle].equal(whole[~middle])
 
 
@@ -142,7 +142,7 @@ def test_a_random_remix_takes_a_share_of_each_picture_for_each_candidate():
         (lambda: variations(made(), VariationsConfig(share=1.0)), "share=1.0 keeps all tokens or none"),
         (lambda: variations(made(), VariationsConfig(keep="dots")), "keep=dots is unknown; choose one of cells, rows"),
         (lambda: remix(made(), made(), RemixConfig(layout="spiral")), "layout=spiral is unknown; choose one of top"),
-        (lambda: remix(made(), made(), RemixConfig(share=0.0)), "share=0.0 leaves one picture alone"),
+        (lambda: remix(made(), made(), RemixConfig(share=0.0)), "share=0.0 takes all tokens from one image"),
         (lambda: remix(made(), made(), RemixConfig(seam=-1)), "seam=-1 is below 0"),
     ],
 )
@@ -169,7 +169,7 @@ def files(tmp_path) -> Path:
     return tmp_path
 
 
-QUICK = ["edit.sweeps=1", "edit.proposals=2"]
+QUICK = ["edit.refinement_passes=1", "edit.proposals=2"]
 OPTIONS = {
     "complete": ["edit.rows=1"],
     "inpaint": ["edit.mask=mask.png", *QUICK],
@@ -210,22 +210,22 @@ def test_each_edit_draws_pictures_and_says_with_which_settings(checkpoints, file
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["edit=inpaint", "image=one.png", "edit.mask=small.png"], "mask has 8x8 pixels and the picture 12x8"),
-        (["edit=inpaint", "image=one.png", "edit.mask=black.png"], "the mask marks nothing"),
-        (["edit=inpaint", "image=one.png"], "edit.mask is empty: set it to a picture file"),
-        (["edit=complete", "image=broken.png"], "image=broken.png cannot be read as a picture"),
-        (["edit=complete", "image=nowhere.png"], "image=nowhere.png cannot be read as a picture"),
-        (["edit=complete"], "edit=complete changes a picture: say which with image=<file>"),
-        (["image=one.png"], "image=one.png is for edits: say which, as edit=complete; there are complete, inpaint"),
-        (["edit=complete", "image=one.png", "edit.rows=9"], "rows=9 cannot be kept of a picture of 4 rows"),
-        (["edit=outpaint", "image=one.png"], "right=0, up=0, down=0 adds none: try edit.right=4"),
+        (["edit=inpaint", "image=one.png", "edit.mask=small.png"], "mask has 8x8 pixels and the image 12x8"),
+        (["edit=inpaint", "image=one.png", "edit.mask=black.png"], "the mask has no white pixel"),
+        (["edit=inpaint", "image=one.png"], "edit.mask is empty; set it to an image file"),
+        (["edit=complete", "image=broken.png"], "image=broken.png cannot be read as an image"),
+        (["edit=complete", "image=nowhere.png"], "image=nowhere.png cannot be read as an image"),
+        (["edit=complete"], "edit=complete needs an image; add image=<file>"),
+        (["image=one.png"], "image=one.png needs an edit; add edit=<name>, one of complete, inpaint"),
+        (["edit=complete", "image=one.png", "edit.rows=9"], "cannot keep rows=9 of an image of 4 rows"),
+        (["edit=outpaint", "image=one.png"], "right=0, up=0, down=0 adds none; try edit.right=4"),
         (
             ["edit=outpaint", "image=one.png", "edit.up=1", "rerank=mixture"],
-            "rerank=mixture: the transformer looks at 4 x",
+            "rerank=mixture: the transformer scores images of 4 x",
         ),
         (
             ["edit=outpaint", "image=one.png", "edit.up=1", "attention=true"],
-            "attention=true: the transformer looks at 4",
+            "attention=true: the transformer scores images of 4",
         ),
         (["edit=remix", "image=one.png", "edit.other=broken.png"], "edit.other=broken.png cannot be read"),
         (["edit=inpant", "image=one.png"], "there is no edit=inpant; choose one of complete, inpaint"),
@@ -241,15 +241,15 @@ def test_what_is_wrong_with_an_edit_is_said_in_a_sentence(checkpoints, files, ru
 
 
 def test_no_edit_makes_no_canvas():
-    assert canvas_of(SampleConfig(), lambda image: made()) is None
+    assert build_canvas(SampleConfig(), lambda image: made()) is None
 
 
 def test_generate_takes_a_canvas_from_python(checkpoints):
     dalle = DALLE.load(checkpoints)
-    photo = dalle.original(Image.new("RGB", (20, 30), "orange"))
+    photo = dalle.encode_image(Image.new("RGB", (20, 30), "orange"))
     result = dalle.generate("a red circle", candidates=3, keep=2, canvas=complete(photo, CompleteConfig(rows=3)))
     assert (result.tokens[:, :3] == photo.tokens[:3]).all()
-    canvas = outpaint(photo, OutpaintConfig(right=3, sweeps=1, proposals=2))
+    canvas = outpaint(photo, OutpaintConfig(right=3, refinement_passes=1, proposals=2))
     wide = dalle.generate("a red circle", candidates=3, keep=2, canvas=canvas)
     assert (wide.tokens[:, :, :4] == photo.tokens).all()
     assert wide.images[0].size == (14, 8)

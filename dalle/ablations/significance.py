@@ -1,0 +1,126 @@
+"""Significance of differences between values, and comparison of results with the paper's claims.
+
+The noise of a difference is the standard deviation between seeds, pooled over the two compared values only, as others
+may be much noisier, for example if a run diverges. A difference of two means is significant if its p-value is below
+0.05 (Student's t-test, two-sided). With a single seed no difference is significant. Two values are equally good only if
+a difference of a tenth would have been significant; otherwise the comparison is inconclusive.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev, variance
+
+from dalle.ablation_config import Expectation
+
+SIGNIFICANCE_LEVEL = 0.05
+EQUIVALENCE_MARGIN = 0.1  # relative difference that must be excluded before two values are equally good
+
+AGREES, PARTLY_AGREES, INCONCLUSIVE, DISAGREES = "agrees", "agrees in part", "inconclusive", "disagrees"
+
+
+@dataclass(frozen=True)
+class SweepMetric:
+    """One metric of a sweep's finished runs."""
+
+    name: str
+    better: str  # lower | higher
+    runs: Mapping[str, Sequence[float]]  # value, as written in tables -> the metric in each of its runs
+
+    @property
+    def title(self) -> str:
+        """Name as written in tables."""
+        return self.name.replace("_{}", "")
+
+    def mean(self, value: str) -> float:
+        return fmean(self.runs[value])
+
+    def std(self, value: str) -> float | None:
+        """Standard deviation between seeds; None for a single one."""
+        return stdev(self.runs[value]) if len(self.runs[value]) > 1 else None
+
+    @property
+    def best(self) -> str:
+        """The value with the best mean."""
+        return (min if self.better == "lower" else max)(self.runs, key=self.mean)
+
+    def threshold(self, value: str, other: str) -> float:
+        """Return the least significant difference of two values' means: infinite if neither has a second seed."""
+        from scipy.stats import t  # of the extra `eval`, whose presence report.py checks
+
+        # scipy.stats.ttest_ind cannot estimate the noise if one of the values has a single run
+        pair = [self.runs[value], self.runs[other]]
+        degrees_of_freedom = sum(len(runs) - 1 for runs in pair)
+        if not degrees_of_freedom:
+            return math.inf
+        pooled = sum(variance(runs) * (len(runs) - 1) for runs in pair if len(runs) > 1) / degrees_of_freedom
+        inverse_counts = 1 / len(self.runs[value]) + 1 / len(self.runs[other])
+        quantile = float(t.ppf(1 - SIGNIFICANCE_LEVEL / 2, degrees_of_freedom))
+        return quantile * math.sqrt(pooled) * math.sqrt(inverse_counts)
+
+    def equally_good(self, value: str, other: str) -> bool:
+        """True if the values do not differ significantly, and a difference of a tenth would have been significant."""
+        if self.compare(value, other):
+            return False
+        return self.threshold(value, other) <= EQUIVALENCE_MARGIN * abs(self.mean(other))
+
+    def compare(self, value: str, other: str) -> int:
+        """Return 1 if `value` is significantly better than `other`, -1 if worse, 0 if the difference is noise."""
+        difference = self.mean(value) - self.mean(other)
+        gain = -difference if self.better == "lower" else difference
+        return 0 if abs(gain) <= self.threshold(value, other) else int(math.copysign(1, gain))
+
+
+@dataclass(frozen=True)
+class ClaimResult:
+    """Result of comparing runs with an expectation of the paper."""
+
+    kind: str  # AGREES, PARTLY_AGREES, INCONCLUSIVE or DISAGREES
+    sentence: str
+
+
+def check_claim(expectation: Expectation, metric: SweepMetric, values: Sequence[str]) -> ClaimResult:
+    """Compare the expected best value with its baselines: those of the expectation, or all of the sweep's `values`."""
+    value = expectation.value
+    baselines = [each for each in expectation.baselines or values if each != value]
+    missing = [each for each in (value, *baselines) if each not in metric.runs]
+    if value in missing or len(missing) == len(baselines):
+        return ClaimResult(INCONCLUSIVE, f"`{metric.title}`: no finished runs of {_quoted_list(missing)}.")
+    present = [each for each in baselines if each not in missing]
+    if all(math.isinf(metric.threshold(value, each)) for each in present):
+        return ClaimResult(INCONCLUSIVE, f"`{metric.title}`: one seed each, so the noise is unknown.")
+    better, worse, insignificant = (
+        [each for each in present if metric.compare(value, each) == sign] for sign in (1, -1, 0)
+    )
+    ties = expectation.should == "tie"
+    equal = [each for each in insignificant if ties and metric.equally_good(value, each)]
+    unclear = [each for each in insignificant if each not in equal]
+    if not (worse or unclear or missing):
+        kind = AGREES
+    elif better or equal:
+        kind = PARTLY_AGREES
+    else:
+        kind = DISAGREES if worse else INCONCLUSIVE
+    groups = {
+        "better than": better,
+        "worse than": worse,
+        "as good as": equal,
+        "no significant difference from": unclear,
+        "no finished runs of": missing,
+    }
+    parts = [f"{words} {_quoted_list(members)}" for words, members in groups.items() if members]
+    return ClaimResult(kind, f'`{metric.title}`, "{value}": {"; ".join(parts)}.')
+
+
+def combine(results: Sequence[ClaimResult]) -> str:
+    """Combine the results of several expectations into one kind."""
+    kinds = {each.kind for each in results}
+    if len(kinds) == 1:
+        return kinds.pop()
+    return DISAGREES if kinds == {DISAGREES, INCONCLUSIVE} else PARTLY_AGREES
+
+
+def _quoted_list(values: Sequence[str]) -> str:
+    """List the values in quotes, as values may contain commas."""
+    quoted = [f'"{value}"' for value in values]
+    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"

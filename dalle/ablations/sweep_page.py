@@ -1,0 +1,143 @@
+"""Markdown page of a sweep: the question, the paper's answer, the runs' answer, and every number."""
+
+from collections.abc import Sequence
+
+from dalle.ablation_config import DEFAULT_SIZE
+from dalle.ablations.run_results import RunResult
+from dalle.ablations.significance import SweepMetric, combine
+from dalle.ablations.sweep import Sweep
+
+LEGEND = """Cells are mean ± standard deviation between seeds, and the difference from the paper's choice, which is
+marked ◂; the best mean is bold. A star marks a significant difference: p < 0.05 in Student's t-test on the runs of the
+two values. All other differences may be noise. "As good as" is said only if a difference of a tenth would have been
+significant. The expected results are in each file of configs/ablation."""
+
+
+def all_sweeps(sweeps: Sequence[Sweep], plots: dict[str, str]) -> str:
+    """Page of all sweeps; `plots` are the plots' paths, relative to it, by the ablations' names."""
+    lines = [
+        "# Ablations",
+        "",
+        "The paper's questions, each as a sweep that one command runs. `report.py` writes this page.",
+        "",
+    ]
+    lines += [LEGEND, "", "| | Question | Result | Runs |", "|---|---|---|---|"]
+    for sweep in sweeps:
+        ablation = sweep.ablation
+        link = f"[{ablation.question}](#{ablation.letter}-{ablation.name.replace('_', '-')})"
+        lines.append(f"| {ablation.letter} | {link} | {answer(sweep)} | {run_count(sweep)} |")
+    for sweep in sweeps:
+        lines += ["", *section(sweep, plots.get(sweep.ablation.name), sweep.ablation.finding)]
+    return "\n".join(lines) + "\n"
+
+
+def one_sweep(sweep: Sweep, plot: str | None) -> str:
+    """Page of one sweep."""
+    return "\n".join([*section(sweep, plot), "", LEGEND]) + "\n"
+
+
+def section(sweep: Sweep, plot: str | None, finding: str = "") -> list[str]:
+    """Section of one sweep. finding: conclusion from these runs; shown on the page of all sweeps only."""
+    ablation = sweep.ablation
+    lines = [f"## {ablation.letter} {ablation.name.replace('_', ' ')}", "", f"**{ablation.question}**", ""]
+    lines += [f"- Paper: {ablation.claim}", f"- Result: {answer(sweep)}."]
+    lines += [f"  - {result.sentence}" for result in sweep.claim_results]
+    lines += [f"- Warning: {warning}" for warning in warnings(sweep)]
+    if finding:
+        lines.append(f"- Finding: {finding}")
+    lines += [f"- Command: `{command(sweep)}`", f"- Cost: {cost(sweep)}", "", *table(sweep)]
+    if law := sweep.power_law():
+        lines += ["", f"Fitted: `{ablation.power_law}` = {law.factor:.3g} · parameters^{law.exponent:.3f}"]
+        lines[-1] += f" (R² of the logarithms: {law.r_squared:.2f})."
+    if plot:
+        lines += ["", f"![{ablation.name}]({plot})"]
+    return [*lines, *_list_missing(sweep.results)]
+
+
+def answer(sweep: Sweep) -> str:
+    """Summarise if the results agree with the paper's claim."""
+    if not sweep.finished:
+        return "no finished runs"
+    if not sweep.claim_results:
+        return "no claim to compare with"
+    partial = "" if len(sweep.finished) == len(sweep.results) else " (some runs have not finished)"
+    differ = " (runs differ in other settings)"
+    return combine(sweep.claim_results) + (differ if sweep.unintended_differences else partial)
+
+
+def warnings(sweep: Sweep) -> list[str]:
+    """Warnings about the comparison: runs that differ in other settings, and missing metrics."""
+    found = [
+        f"runs differ in a setting that the sweep does not vary: `{key}` is {' or '.join(values)}."
+        for key, values in sweep.unintended_differences.items()
+    ]
+    for metric in sweep.metrics:
+        runs, available = len(sweep.finished), sum(map(len, metric.runs.values()))
+        if 0 < available < runs:
+            found.append(f"`{metric.title}` is missing, or was not finite, in {runs - available} of {runs} runs.")
+    return found
+
+
+def run_count(sweep: Sweep) -> str:
+    """Count finished and planned jobs, as "3 of 4"; a job with results for several values counts once."""
+    finished, planned = ({result.folder for result in results} for results in (sweep.finished, sweep.results))
+    return f"{len(finished)} of {len(planned)}"
+
+
+def command(sweep: Sweep) -> str:
+    """The command line that runs the sweep."""
+    ablation = sweep.ablation
+    size = [f"size={sweep.size}"] if sweep.size != DEFAULT_SIZE else []
+    required = [ablation.required_options] if ablation.required_options else []
+    return " ".join([f"python {ablation.command}.py -m +ablation={ablation.name}", *size, *required])
+
+
+def cost(sweep: Sweep) -> str:
+    """Number of runs, their seeds, updates and minutes, in words."""
+    if not sweep.finished:
+        return "no finished runs"
+    steps = sorted({result.steps for result in sweep.finished})
+    seeds = sorted({result.seed for result in sweep.finished})
+    runs = len({result.folder for result in sweep.finished})
+    words = f"{runs} run{'s' * (runs > 1)}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    if steps != [0]:
+        words += f", {' or '.join(map(str, steps))} updates each, {sweep.minutes:.0f} minutes in total"
+    return words
+
+
+def table(sweep: Sweep) -> list[str]:
+    """Lines of a Markdown table with a row for each value and a column for each metric."""
+    ablation = sweep.ablation
+    heads = [ablation.axis or ", ".join(ablation.vary.values()), "runs"]
+    arrows = {"lower": "↓", "higher": "↑"}
+    heads += [f"{metric.title} {arrows[metric.better]}" for metric in sweep.metrics]
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for value in sweep.values:
+        runs = sum(result.label == value for result in sweep.finished)
+        marked = f"{value} ◂" if value == ablation.paper_value else value
+        cells = [_cell(metric, value, ablation.paper_value) for metric in sweep.metrics]
+        lines.append(f"| {' | '.join([marked, str(runs), *cells])} |")
+    return lines
+
+
+def _cell(metric: SweepMetric, value: str, paper_value: str) -> str:
+    if value not in metric.runs:
+        return ""
+    mean, std = metric.mean(value), metric.std(value)
+    text = f"{mean:.4g}" if std is None else f"{mean:.4g} ± {float(f'{std:.1g}'):g}"
+    text = f"**{text}**" if value == metric.best else text
+    if value == paper_value or paper_value not in metric.runs:
+        return text
+    star = "*" if metric.compare(value, paper_value) else ""
+    difference = mean - metric.mean(paper_value)
+    difference = 0.0 if abs(difference) < 1e-9 * abs(mean) else float(f"{difference:.2g}")
+    return f"{text} ({difference:+g}{star})"
+
+
+def _list_missing(results: Sequence[RunResult]) -> list[str]:
+    missing = {result.folder: result for result in results if result.missing}
+    if not missing:
+        return []
+    lines = [f"- {folder.name}: {result.missing}" for folder, result in missing.items()]
+    total = len({result.folder for result in results})
+    return ["", f"Runs without results, {len(missing)} of {total}:", "", *lines]

@@ -1,0 +1,133 @@
+"""Vocabulary of `blocks`: shapes, colours, relations and statements, and drawing of scenes.
+
+Shared by the data source (`blocks.py`) and its judge (`dalle/evaluation/judges/blocks_judge.py`), so that captions,
+images and checks stay consistent. Lengths are fractions of the image's side; x grows to the right, y downwards.
+"""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+BACKGROUND = (244, 244, 240)
+COLOURS = {
+    "red": (206, 28, 44),
+    "green": (36, 156, 62),
+    "blue": (30, 80, 218),
+    "yellow": (250, 220, 40),
+    "purple": (142, 44, 178),
+    "orange": (244, 122, 12),
+}
+RADII = {"small": 1 / 8, "large": 3 / 16}
+SUPERSAMPLING = 4
+
+
+def _circle(points: int = 72) -> np.ndarray:
+    angles = np.linspace(0, 2 * np.pi, points, endpoint=False)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def _cross(arm: float = 0.36) -> np.ndarray:
+    top = np.array([(-arm, -1), (arm, -1), (arm, -arm)])  # the other corners are rotations by 90 degrees
+    right = top[:, ::-1] * (-1, 1)
+    return np.concatenate([top, right, -top, -right])
+
+
+# corners (k, 2) in units of the radius; all bounding boxes are 2 x 2, so that stacks stay on the lattice
+OUTLINES = {
+    "circle": _circle(),
+    "square": np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]),
+    "triangle": np.array([(0, -1), (1, 1), (-1, 1)]),
+    "cross": _cross(),
+}
+DIRECTIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1), "on top of": (0, -1)}
+
+
+@dataclass(frozen=True)
+class NounPhrase:
+    """One noun phrase, such as "two small red circles"."""
+
+    shape: str
+    colour: str
+    size: str | None = None  # None: not in the caption
+    count: int = 1
+
+
+class Relation(NamedTuple):
+    """Relation `name` from described[subject] to described[object]."""
+
+    subject: int
+    name: str
+    object: int
+
+
+@dataclass(frozen=True)
+class Statement:
+    """Facts stated by a caption. The judge gets nothing else."""
+
+    described: tuple[NounPhrase, ...]
+    relations: tuple[Relation, ...] = ()
+
+
+class SceneObject(NamedTuple):
+    """A shape in an image; (x, y) is the centre of its bounding box."""
+
+    shape: str
+    colour: str
+    size: str
+    x: float
+    y: float
+    radius: float
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Shapes of an image and a statement about them."""
+
+    pieces: tuple[SceneObject, ...]
+    statement: Statement  # true for the pieces; describes all of them
+
+
+def draw(scene: Scene, size: int) -> Image.Image:
+    """Draw a scene as an anti-aliased image of size x size pixels."""
+    side = size * SUPERSAMPLING
+    image = Image.new("RGB", (side, side), BACKGROUND)
+    canvas = ImageDraw.Draw(image)
+    for piece in scene.pieces:
+        corners = (OUTLINES[piece.shape] * piece.radius + (piece.x, piece.y)) * side - 0.5
+        canvas.polygon(corners.ravel().tolist(), fill=COLOURS[piece.colour])
+    return image.reduce(SUPERSAMPLING)
+
+
+def _with_described(statement: Statement, index: int, **changes) -> Statement:
+    described = list(statement.described)
+    described[index] = replace(described[index], **changes)
+    return replace(statement, described=tuple(described))
+
+
+def one_fact_changed(statement: Statement) -> dict[str, list[Statement]]:
+    """Return the statements that differ from `statement` in one fact, by the name of the changed fact.
+
+    Each is false for every image that `statement` describes, for three reasons: a statement describes everything in
+    its image; a (shape, colour) has one noun phrase; a relation's axis dominates, so no other relation holds.
+    The facts are "colour", "shape", "size", "relation" and "count". A fact that is not stated has no entry.
+    """
+    changed: dict[str, list[Statement]] = {}
+    for index, thing in enumerate(statement.described):
+        options = {"shape": tuple(OUTLINES), "colour": tuple(COLOURS), "count": (1, 2, 3)}
+        if thing.size is not None:
+            options["size"] = tuple(RADII)
+        for fact, values in options.items():
+            for value in values:
+                if value != getattr(thing, fact):
+                    false = _with_described(statement, index, **{fact: value})
+                    changed.setdefault(fact, []).append(false)
+    for index, relation in enumerate(statement.relations):
+        for name in DIRECTIONS:
+            # "on top of" implies "above"
+            if name != relation.name and (relation.name, name) != ("on top of", "above"):
+                relations = list(statement.relations)
+                relations[index] = relation._replace(name=name)
+                changed.setdefault("relation", []).append(replace(statement, relations=tuple(relations)))
+    return changed

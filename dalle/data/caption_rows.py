@@ -1,0 +1,55 @@
+"""Caption rows: group the rows of a caption table into one record for each image of a folder."""
+
+import posixpath
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from dalle.data.captions import MAX_CAPTION_CHARACTERS, clean_caption
+from dalle.data.files import RawRecord
+from dalle.data.index import RaggedStrings, StringArrayBuilder
+from dalle.data.skip_counter import SkipCounter
+
+
+class CaptionRow(NamedTuple):
+    """One row of a caption table. An image may have several rows, each with further captions."""
+
+    file: str  # path of the image within the folder
+    captions: tuple[str, ...] = ()
+    urls: tuple[str, ...] = ()  # source addresses of the image
+
+
+def group_by_image(
+    rows: Iterable[CaptionRow], pictures: Mapping[str, int], warnings: SkipCounter
+) -> Iterator[tuple[bool, RawRecord]]:
+    """Yield (is named in `rows`, record) for each of `pictures`, a dict from path to number in order.
+
+    A record has the captions and addresses of all its rows. Rows of missing images are counted in `warnings`.
+    """
+    captions, captioned, urls, addressed = StringArrayBuilder(), array("q"), StringArrayBuilder(), array("q")
+    named = np.zeros(len(pictures), bool)
+    for row in rows:
+        number = pictures.get(normalize_path(row.file))
+        if number is None:
+            warnings.add("rows whose picture is not there", row.file)
+            continue
+        named[number] = True
+        for caption in row.captions:
+            captions.add(
+                clean_caption(caption)[: MAX_CAPTION_CHARACTERS + 1]
+            )  # one more than allowed, so that long ones are counted later
+            captioned.append(number)
+        for url in row.urls:
+            urls.add(clean_caption(url))
+            addressed.append(number)
+    captions_of = RaggedStrings.from_owners(np.array(captioned, np.int64), captions.build(), len(pictures))
+    urls_of = RaggedStrings.from_owners(np.array(addressed, np.int64), urls.build(), len(pictures))
+    for path, number in pictures.items():
+        yield bool(named[number]), RawRecord(path, captions_of[number], urls_of[number])
+
+
+def normalize_path(file: str) -> str:
+    """Normalize a path: ./a\\b.png -> a/b.png. A path out of the folder keeps its "..", so it matches no image."""
+    return posixpath.normpath(file.strip().replace("\\", "/"))

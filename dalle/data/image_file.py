@@ -1,0 +1,73 @@
+"""Decode one untrusted image file: returns an upright RGB image, or raises `UnreadableRecord` with a reason."""
+
+import os
+import warnings
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from dalle.data.source import UnreadableRecord
+from dalle.data.transforms import on_white
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # detected by content; the file's extension is ignored
+MAX_PIXELS = 89_478_485  # pixels; Pillow's own limit for decompression bombs
+MAX_FILE_BYTES = 300_000_000  # bytes; slightly more than `MAX_PIXELS` uncompressed pixels
+HEADER_BYTES = 65_536  # bytes that contain the image size in nearly every file
+
+
+def read_image_file(path: Path, key: str) -> Image.Image:
+    """Read an image file as upright RGB. Raises `UnreadableRecord` with `key` if it cannot be read."""
+    try:
+        data = read_bytes(path)
+    except OSError as problem:
+        raise UnreadableRecord(key, f"{type(problem).__name__}: {problem}") from problem
+    return decode_image(data, key)
+
+
+def decode_image(data: bytes, key: str, side: int | None = None) -> Image.Image:
+    """Decode an image: RGB, upright, transparency composited on white, first frame of an animation.
+
+    With `side`, a JPEG whose shorter side is at least 2 * `side` is decoded at 1/2, 1/4 or 1/8 of its size, no smaller
+    than `side`. This takes a fraction of the time and averages pixels as resizing would. Raises `UnreadableRecord`
+    with `key` if the data are broken, truncated, too large or not an image.
+    """
+    if not data:
+        raise UnreadableRecord(key, "the file is empty")
+    if len(data) > MAX_FILE_BYTES:
+        raise UnreadableRecord(key, f"the file has more than {MAX_FILE_BYTES:,} bytes")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about unusual metadata, and about sizes, which are checked below
+            with Image.open(BytesIO(data), formats=FORMATS) as opened:
+                if opened.width * opened.height > MAX_PIXELS:
+                    raise ValueError(f"{opened.width} x {opened.height} pixels are more than {MAX_PIXELS:,}")
+                if side is not None:
+                    opened.draft(None, (side, side))  # no effect on other formats
+                opened.load()
+                with suppress(Exception):  # ignore invalid rotation metadata
+                    ImageOps.exif_transpose(opened, in_place=True)
+                return on_white(opened)
+    except UnidentifiedImageError as problem:
+        raise UnreadableRecord(key, f"no picture in any of the formats {', '.join(FORMATS)}") from problem
+    except Exception as problem:  # Pillow raises almost any exception for broken files
+        raise UnreadableRecord(key, f"{type(problem).__name__}: {problem}") from problem
+
+
+def read_image_size(head: bytes) -> tuple[int, int] | None:
+    """Read width and height in pixels, before rotation, from the first bytes of a file. Returns None on failure."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(BytesIO(head), formats=FORMATS) as opened:
+                return opened.size
+    except Exception:
+        return None
+
+
+def read_bytes(path: Path | str, most: int = MAX_FILE_BYTES + 1) -> bytes:
+    """Read the first `most` bytes of a file; the limit keeps huge files from filling memory. Raises OSError."""
+    with open(path, "rb", buffering=0) as file:
+        return file.read(min(most, os.fstat(file.fileno()).st_size))

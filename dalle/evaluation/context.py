@@ -1,0 +1,125 @@
+"""Evaluation context: trained models, and the held-out data to evaluate them on."""
+
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from dalle import checkpoint, distributed
+from dalle.checkpoint import CheckpointError
+from dalle.data import config_from_dict, open_source
+from dalle.data.source import Source
+from dalle.evaluation.evaluate_config import EvaluateConfig
+from dalle.models.dvae.model import DiscreteVAE
+from dalle.sampling.components import find_components
+from dalle.sampling.pipeline import DALLE
+from dalle.sampling.rerank import Scorer
+
+SPLITS = {"blocks": ("val", "novel")}  # of other data sets: val
+
+
+@dataclass(frozen=True)
+class EvaluationContext:
+    """Models, data and the digests that identify them."""
+
+    folder: str
+    dvae: DiscreteVAE
+    pipeline: DALLE | None  # None: the checkpoint has a dVAE only
+    objective: dict[str, Any] | None  # the dVAE's `likelihood` and last `temperature`, if recorded
+    data: Any  # the data set's config
+    sources: dict[str, Source]  # held-out splits by name
+    digests: dict[str, str]  # of the models, by component
+
+    @classmethod
+    def load(cls, config: EvaluateConfig) -> "EvaluationContext":
+        """Load the models in `config.checkpoint` and the data in `config.data`, by default the training data.
+
+        Raises:
+            CheckpointError: a model is missing or damaged.
+            ValueError: data that does not fit the models.
+        """
+        device, folder = distributed.start(config.device, config.deterministic), Path(config.checkpoint)
+        if _is_dvae(folder):
+            parts, pipeline = {"dvae": folder}, None
+            dvae = DiscreteVAE.load(folder).to(device)
+            _, meta = checkpoint.read_config(folder, "dvae")
+        else:
+            parts = find_components(folder, config.dvae, config.clip)
+            pipeline = DALLE.load(folder, device, config.dvae, config.clip, config.precision)
+            dvae = pipeline.dvae
+            _, meta = checkpoint.read_config(parts["transformer"], "transformer")
+        _, dvae_meta = checkpoint.read_config(parts["dvae"], "dvae")
+        has_objective = {"likelihood", "temperature"} <= dvae_meta.keys()
+        data = config.data or _training_data(meta, folder)
+        sources = {split: open_source(data, split) for split in SPLITS.get(data.name, ("val",))}
+        _check_size(data, dvae, pipeline)
+        return cls(
+            config.checkpoint,
+            dvae,
+            pipeline,
+            {name: dvae_meta[name] for name in ("likelihood", "temperature")} if has_objective else None,
+            data,
+            sources,
+            {name: checkpoint.digest(path) for name, path in parts.items()},
+        )
+
+    def require_pipeline(self) -> DALLE:
+        """Return the pipeline. Raises `CheckpointError` if the checkpoint has a dVAE only."""
+        if self.pipeline is None:
+            raise CheckpointError(
+                f"{self.folder} is a dVAE without a transformer, which cannot sample: evaluate it with "
+                "metrics=[reconstruction], or give the checkpoint of a transformer"
+            )
+        return self.pipeline
+
+    def require_clip(self, needed_for: str) -> Scorer:
+        """Return the CLIP scorer. Raises `CheckpointError` if there is none."""
+        clip = self.require_pipeline().clip
+        if clip is None:
+            raise CheckpointError(f"{self.folder} has no clip/, which {needed_for} needs; give one with clip=<folder>")
+        return clip
+
+    def environment(self) -> dict[str, Any]:
+        """Package versions, device type and precision, which may change the last digits of numbers."""
+        versions = {name: _package_version(name) for name in ("dalle", "torch", "numpy", "pillow")}
+        precision = {} if self.pipeline is None else {"precision": str(self.pipeline.precision)}
+        return {"versions": versions, "device": next(self.dvae.parameters()).device.type, **precision}
+
+    def identity(self) -> dict[str, Any]:
+        """Digests of the models and settings of the data. Numbers are comparable only if these are equal."""
+        return {"models": self.digests, "data": asdict(self.data)}
+
+
+def _package_version(package: str) -> str | None:
+    """Return a package's version; None if it is on the path but not installed, as this one may be."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _is_dvae(folder: Path) -> bool:
+    path = folder / checkpoint.CONFIG
+    return path.is_file() and checkpoint.read_json(path).get("kind") == "dvae"
+
+
+def _training_data(meta: dict[str, Any], folder: Path) -> Any:
+    if "data" not in meta:
+        raise CheckpointError(
+            f"{folder} does not record its training data: give the data, for example data=folder data.path=..."
+        )
+    return config_from_dict(meta["data"])
+
+
+def _check_size(data: Any, dvae: DiscreteVAE, pipeline: DALLE | None) -> None:
+    size, downsample = data.image_size, dvae.downsample
+    if pipeline is not None and size != pipeline.transformer.sequence.grid * downsample:
+        wanted = pipeline.transformer.sequence.grid * downsample
+        raise ValueError(
+            f"the images of the data have {size} pixels and the models' {wanted}: use data.image_size={wanted}"
+        )
+    if size % downsample:
+        raise ValueError(
+            f"images of {size} pixels do not divide into the dVAE's codes, which are {downsample} pixels wide: "
+            "change data.image_size"
+        )

@@ -1,0 +1,81 @@
+"""Linear probe that predicts caption words from the features of an ImageNet network: an independent image-text scorer.
+
+Ridge regression maps efficientnet-lite0's features of training images to the words of their captions (bag of words).
+The score of an image and a caption is the cosine between the predicted words and the caption's words, both centred. It
+is crude, but independent of the CLIP that ranks candidates, so its score does not rise by selection alone.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from dalle.data.source import Source
+from dalle.evaluation.features import FeatureNetwork
+from dalle.evaluation.held_out import HeldOut
+from dalle.image_conversion import to_tensor
+from dalle.tokenizer import words_of
+
+MAX_IMAGES = 4_000  # maximum number of training images
+MIN_COUNT = 5  # minimum number of captions with a word
+RIDGE_PENALTY = 100.0  # ridge penalty on the squared weights, for standardised features
+
+
+@dataclass(frozen=True)
+class WordProbe:
+    """Fitted linear probe. `score` implements `dalle.sampling.rerank.Scorer`."""
+
+    features: FeatureNetwork
+    words: list[str]
+    mean: Tensor  # (width,) mean of the features
+    std: Tensor  # (width,) standard deviation of the features
+    weights: Tensor  # (width, words)
+    frequencies: Tensor  # (words,) share of captions with each word
+
+    @classmethod
+    def fit(cls, source: Source, features: FeatureNetwork) -> "WordProbe":
+        """Fit to the first images of a training split.
+
+        Raises:
+            ValueError: no word is in enough captions.
+        """
+        outputs, captions = [], []
+        for batch in HeldOut(source, min(MAX_IMAGES, len(source))):
+            outputs.append(features(batch.images).features)
+            captions += batch.captions
+        counts = Counter(word for caption in captions for word in words_of(caption))
+        words = sorted(word for word, count in counts.items() if MIN_COUNT <= count <= len(captions) / 2)
+        if not words:
+            raise ValueError(
+                f"no word is in {MIN_COUNT} to {len(captions) // 2} of {len(captions)} training captions, so no word "
+                "can be learned: use a CLIP as the scorer, with scorer=<folder>"
+            )
+        x = torch.cat(outputs).double()
+        mean, std = x.mean(dim=0), x.std(dim=0).clamp_min(1e-6)
+        x = (x - mean) / std
+        targets = torch.stack([_bag_of_words(caption, words) for caption in captions]).double()
+        frequencies = targets.mean(dim=0)
+        # same as scikit-learn's Ridge, which would add a dependency for two lines
+        penalty = RIDGE_PENALTY * torch.eye(x.shape[1], dtype=torch.float64)
+        weights = torch.linalg.solve(x.T @ x + penalty, x.T @ (targets - frequencies))
+        return cls(features, words, mean, std, weights, frequencies)
+
+    def score(self, images: list[Image.Image], captions: list[str]) -> Tensor:
+        """Cosines in [-1, 1]: (images, captions). 0 for captions without a known word."""
+        pixels = (to_tensor(images) * 255).round().to(torch.uint8)
+        predicted = ((self.features(pixels).features.double() - self.mean) / self.std) @ self.weights
+        targets = torch.stack([_bag_of_words(caption, self.words) for caption in captions]).double()
+        known = targets.any(dim=1, keepdim=True)
+        centred = torch.where(known, targets - self.frequencies, 0.0)
+        scale = self.frequencies.clamp_min(1e-6).rsqrt()  # rare words have a larger weight
+        return (F.normalize(predicted * scale, dim=1) @ F.normalize(centred * scale, dim=1).T).float()
+
+
+def _bag_of_words(caption: str, words: Sequence[str]) -> Tensor:
+    """1.0 for each of `words` in the caption, else 0.0."""
+    caption_words = words_of(caption)
+    return torch.tensor([float(word in caption_words) for word in words])

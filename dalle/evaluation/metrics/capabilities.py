@@ -1,0 +1,110 @@
+"""Metric `capabilities`: accuracy of a model of `blocks` for each capability, as a table and an image grid."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from statistics import mean, stdev
+from typing import Any
+
+from dalle.evaluation.capability_prompts import CAPABILITIES, Prompt, prompts
+from dalle.evaluation.context import EvaluationContext
+from dalle.evaluation.evaluate_config import EvaluateConfig
+from dalle.evaluation.metric_result import MetricResult
+from dalle.evaluation.metrics.caption_samples import CaptionSamples, accuracies, sample_and_judge
+from dalle.evaluation.sampling_settings import captions_digest, sampling_settings
+from dalle.image_grid import Cell, GridRow, image_grid
+from dalle.sampling.pipeline import DALLE
+
+DESCRIPTION = (
+    "Accuracy: the share of captions with every stated fact true, by the judge, and its standard error over "
+    "statements. `first` is of candidate 0, `mean` the mean over all candidates, `top` of the best candidate (`best "
+    "of`), and `any` of any candidate, an upper bound for reranking. All captions use the same noise, so samples for "
+    "several wordings of one statement differ only by the words."
+)
+NO_RERANKER = "Candidates are not ranked, as the checkpoint has no clip/: the best candidate is candidate 0."
+GRID_IMAGES = 6  # best candidates of each capability on the grid
+CORRECT, WRONG = "#2f9e5b", "#d04a3e"  # frame colours
+COLUMNS = ("first", "mean", "top", "any")
+
+
+def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
+    """Compute the accuracy on `config.capability_captions` captions per capability.
+
+    Raises:
+        ValueError: data other than `blocks`, which has no judge.
+    """
+    if context.data.name != "blocks":
+        raise ValueError(
+            f"metrics=[capabilities] needs data=blocks, which has a judge, but the data are `{context.data.name}`: "
+            "sample prompts with sample.py captions_file=configs/prompts/... instead"
+        )
+    dalle = context.require_pipeline()
+    numbers: dict[str, float] = {}
+    all_captions: list[str] = []
+    rows, grid_rows = [], []
+    for capability in CAPABILITIES:
+        own_prompts = prompts(capability, config.capability_captions)
+        captions, statements = [each.caption for each in own_prompts], [each.statement for each in own_prompts]
+        samples = sample_and_judge(dalle, captions, statements, config.sampling(config.candidates))
+        accuracy = accuracies(samples)
+        numbers |= {f"capability_{capability.name}_{which}": mean(accuracy[which]) for which in COLUMNS}
+        if capability.every_wording:
+            numbers |= _consistency(capability.name, own_prompts, accuracy["top"])
+        cells = [capability.title, str(len(samples)), capability.trained]
+        cells += [_mean_and_error(own_prompts, accuracy[which]) for which in COLUMNS]
+        rows.append(f"| {' | '.join(cells)} |")
+        grid_rows.append(GridRow(best_cells(samples), f"{capability.title}, accuracy {mean(accuracy['top']):.0%}"))
+        all_captions += captions
+    heads = ["capability", "captions", "trained", "first", "mean", f"best of {config.candidates}", "any"]
+    table = [f"| {' | '.join(heads)} |", f"|---|---:|---|{'---:|' * len(COLUMNS)}", *rows, "", _wordings_note(numbers)]
+    notes = [] if dalle.reranker(dalle.tokenize(all_captions, truncate=True), config) else [NO_RERANKER]
+    notes += _truncation_note(dalle, all_captions)
+    settings: dict[str, Any] = sampling_settings(dalle, config, config.candidates)
+    settings |= {
+        "captions_per_capability": config.capability_captions,
+        "captions_digest": captions_digest(all_captions),
+    }
+    grid = image_grid(grid_rows, title="Best candidates; green frame: every fact is true, red frame: not")
+    return MetricResult(DESCRIPTION, numbers, settings, {"capabilities": grid}, "\n".join(table), notes)
+
+
+def _consistency(name: str, own_prompts: Sequence[Prompt], correct: Sequence[float]) -> dict[str, float]:
+    """Share of statements whose best candidates are correct in every wording, and in at least one."""
+    by_statement = _group_by_statement(own_prompts, correct)
+    return {
+        f"capability_{name}_every_wording": mean(float(all(each)) for each in by_statement),
+        f"capability_{name}_some_wording": mean(float(any(each)) for each in by_statement),
+    }
+
+
+def _wordings_note(numbers: dict[str, float]) -> str:
+    every, some = (numbers[f"capability_rephrasing_{which}_wording"] for which in ("every", "some"))
+    return (
+        f"Rephrasing: the best candidate is correct in at least one wording of {some:.0%} of the statements, and in "
+        f"every wording of {every:.0%}. The two are equal if the wording does not matter."
+    )
+
+
+def _mean_and_error(own_prompts: Sequence[Prompt], correct: Sequence[float]) -> str:
+    """Mean and its standard error over statements, as all wordings of a statement share their noise."""
+    by_statement = [mean(each) for each in _group_by_statement(own_prompts, correct)]
+    error = f" ± {stdev(by_statement) / len(by_statement) ** 0.5:.2f}" if len(by_statement) > 1 else ""
+    return f"{mean(correct):.2f}{error}"
+
+
+def _group_by_statement(own_prompts: Sequence[Prompt], correct: Sequence[float]) -> list[list[float]]:
+    pairs = zip(own_prompts, correct, strict=True)
+    return [[value for _, value in group] for _, group in groupby(pairs, lambda pair: pair[0].statement)]
+
+
+def best_cells(samples: Sequence[CaptionSamples]) -> list[Cell]:
+    """Grid cells of the best candidates of the first `GRID_IMAGES` captions, framed by `CORRECT` or `WRONG`."""
+    return [
+        Cell(each.best, each.caption, frame=CORRECT if each.verdicts[0].holds else WRONG)
+        for each in samples[:GRID_IMAGES]
+    ]
+
+
+def _truncation_note(dalle: DALLE, captions: Sequence[str]) -> list[str]:
+    limit = dalle.transformer.sequence.caption_limit
+    too_long = sum(len(dalle.tokenizer.encode(caption)) > limit for caption in captions)
+    return [f"{too_long} of {len(captions)} captions are longer than {limit} tokens; truncated."] if too_long else []

@@ -1,0 +1,105 @@
+"""Metric `sample_quality`: FID, KID and Inception score of sampled images against real ones (Sec. 3.1, Figure 9)."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dalle.data import attribution
+from dalle.evaluation.context import EvaluationContext
+from dalle.evaluation.evaluate_config import EvaluateConfig
+from dalle.evaluation.features import FeatureNetwork, load_feature_network
+from dalle.evaluation.held_out import HeldOut, to_unit_range
+from dalle.evaluation.metric_result import MetricResult
+from dalle.evaluation.metrics.fid_kid_is import MIN_IMAGES, DistributionMetrics, describe
+from dalle.evaluation.sample_cache import SampleCache
+from dalle.evaluation.sampling_settings import decoding_settings, rerank_settings
+from dalle.image_conversion import to_pil_images
+from dalle.models.dvae.model import DiscreteVAE
+from dalle.sampling.labelled_grid import ImageRow, labelled_grid
+
+RECONSTRUCTED = " `*_reconstructed` is of the dVAE's reconstructions of the real images; samples are rarely better."
+GRID_IMAGES = 16  # images of each kind on the image grid
+
+
+def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
+    """Compare images sampled for the first `config.samples` val captions, and reconstructions, with real images."""
+    features = load_feature_network(config.features, config.weights, next(context.dvae.parameters()).device)
+    pairs = HeldOut(context.sources["val"], config.samples)
+    cache = None if context.pipeline is None else cached_samples(context, config, pairs)
+    sampled, reconstructed = DistributionMetrics(features, config.seed), DistributionMetrics(features, config.seed)
+    for batch in pairs:
+        real = features(batch.images)
+        sampled.add(real, real=True)
+        reconstructed.add(real, real=True)
+        reconstructed.add(features(_reconstruct(context.dvae, batch.images)), real=False)
+    description = describe(features) + RECONSTRUCTED
+    values, notes = reconstructed.compute()
+    numbers = {f"{name}_reconstructed": values[name] for name in (features.frechet, features.kid) if name in values}
+    settings: dict[str, Any] = {**pairs.settings(), **reconstructed.settings()}
+    shortfall = pairs.shortfall(config.samples)
+    if cache is None:
+        return MetricResult(description, numbers, settings, notes=[*shortfall, *notes])
+    for images in cache.batches(pairs.seen):
+        sampled.add(features(images), real=False)
+    values, notes = sampled.compute()
+    settings |= {**sampled.settings(), **cache_settings(context, config), "sample_cache": cache.digest}
+    grid = _sample_grid(context, next(cache.batches(pairs.seen)))
+    return MetricResult(description, numbers | values, settings, {"samples": grid}, notes=[*shortfall, *notes])
+
+
+def cached_samples(context: EvaluationContext, config: EvaluateConfig, pairs: HeldOut) -> SampleCache:
+    """Sample an image for the caption of each of `pairs`, or load those of an earlier run.
+
+    Raises:
+        CheckpointError: the checkpoint has no transformer, or several candidates are sampled and there is no CLIP.
+        ValueError: fewer than `MIN_IMAGES` pairs, or the folder has images for other captions.
+    """
+    dalle = context.require_pipeline()
+    captions = [caption for batch in pairs for caption in batch.captions]
+    if len(captions) < MIN_IMAGES:
+        raise ValueError(f"sample quality needs at least {MIN_IMAGES} held-out images, but there are {len(captions)}")
+    if config.sample_candidates > 1 and dalle.reranker(dalle.tokenize(captions, truncate=True), config) is None:
+        context.require_clip(f"reranking sample_candidates={config.sample_candidates}")
+    cache = SampleCache(config.folder / "sampled", {**context.identity(), **cache_settings(context, config)})
+    cache.sample_missing(dalle, captions, config.sampling(config.sample_candidates))
+    return cache
+
+
+def cache_settings(context: EvaluationContext, config: EvaluateConfig) -> dict[str, Any]:
+    """Settings that the sampled images depend on, beside models and data."""
+    settings = {
+        "split": "val",
+        "sample_candidates": config.sample_candidates,
+        **decoding_settings(context.require_pipeline(), config),
+    }
+    return settings if config.sample_candidates == 1 else {**settings, "rerank": rerank_settings(config)}
+
+
+def compare_sets(
+    features: FeatureNetwork, real: Iterable[Tensor], sampled: Iterable[Tensor], seed: int
+) -> DistributionMetrics:
+    """Accumulate the features of both sets; each yields batches of (b, 3, h, w) uint8."""
+    metrics = DistributionMetrics(features, seed)
+    for is_real, batches in ((True, real), (False, sampled)):
+        for images in batches:
+            metrics.add(features(images), is_real)
+    return metrics
+
+
+@torch.inference_mode()
+def _reconstruct(dvae: DiscreteVAE, images: Tensor) -> Tensor:
+    """Reconstruct images with the dVAE's most probable codes: (b, 3, s, s) uint8 -> the same shape."""
+    pixels = to_unit_range(images.to(next(dvae.parameters()).device))
+    return (dvae.decode(dvae.encode(pixels)).float() * 255).round().to(torch.uint8)
+
+
+def _sample_grid(context: EvaluationContext, samples: Tensor) -> Image.Image:
+    real = next(iter(HeldOut(context.sources["val"], GRID_IMAGES))).images
+    rows = [
+        ImageRow("real images", to_pil_images(to_unit_range(real)), None),
+        ImageRow("sampled for their captions", to_pil_images(to_unit_range(samples[:GRID_IMAGES])), None),
+    ]
+    return labelled_grid(rows, note=attribution(context.data))

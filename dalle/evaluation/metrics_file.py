@@ -1,0 +1,128 @@
+"""metrics.json: numbers of an evaluation by flat names, with everything that they depend on.
+
+    {"format": 3, "psnr": 34.1, ..., "judge_val_top": 0.7, "context": {...}, "metrics": {"reconstruction": {...}, ...}}
+
+`context` identifies the models and data. `metrics` has an entry for each metric: the names of its numbers, the settings
+that they depend on, and its images. Metrics of the same models and data that are computed in several runs of
+evaluate.py are collected in one file.
+"""
+
+import json
+import math
+import shutil
+from dataclasses import asdict, dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from dalle.checkpoint import read_json, replacing
+from dalle.evaluation.metric_result import MetricResult
+
+FORMAT = 3  # format 1 had the numbers only; format 2 had other names of metrics
+
+
+@dataclass(frozen=True)
+class MetricEntry:
+    """Description of one metric's result beside its numbers."""
+
+    names: list[str]  # names of its numbers
+    description: str
+    settings: dict[str, Any]
+    images: list[str]  # files, relative to the folder of metrics.json
+    table: str
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class MetricsFile:
+    """Content of a metrics.json."""
+
+    context: dict[str, Any]  # models and data
+    numbers: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, MetricEntry] = field(default_factory=dict)
+
+    def with_result(self, name: str, result: MetricResult, environment: dict[str, Any], folder: Path) -> "MetricsFile":
+        """Return this content with the result of metric `name`, replacing an earlier one.
+
+        Images are saved in `folder`. Numbers that are not finite are left out, with a note.
+        """
+        before = self.metrics[name].names if name in self.metrics else []
+        kept = {each: value for each, value in self.numbers.items() if each not in before}
+        finite = {each: float(value) for each, value in result.numbers.items() if math.isfinite(value)}
+        not_finite = [f"`{each}` is left out: it is not finite." for each in result.numbers if each not in finite]
+        entry = MetricEntry(
+            list(finite),
+            result.description,
+            {**result.settings, "environment": environment},
+            [_save_image(image, folder / f"{stem}.png") for stem, image in result.images.items()],
+            result.table,
+            [*result.notes, *not_finite],
+        )
+        return MetricsFile(self.context, kept | finite, self.metrics | {name: entry})
+
+    def has_other_settings(self, name: str, result: MetricResult) -> bool:
+        """True if the file has metric `name` with settings other than those of `result`."""
+        if name not in self.metrics:
+            return False
+        settings = {key: value for key, value in self.metrics[name].settings.items() if key != "environment"}
+        return settings != json.loads(json.dumps(result.settings))
+
+    def write(self, path: Path) -> None:
+        """Write the file at `path` atomically."""
+        metrics = {name: asdict(entry) for name, entry in self.metrics.items()}
+        content = {"format": FORMAT, **self.numbers, "context": self.context, "metrics": metrics}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as beside:
+            beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _save_image(image: Image.Image, path: Path) -> str:
+    """Save an image and return its path relative to the folder of metrics.json."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+    return f"{path.parent.name}/{path.name}"
+
+
+def read_metrics_file(path: str | Path) -> MetricsFile:
+    """Read a metrics.json. Raises ValueError if it is missing, damaged, or of another format."""
+    path = Path(path)
+    content = read_json(path)
+    file_format = content.pop("format", 1)
+    if file_format != FORMAT:
+        advice = "run evaluate.py again" if file_format in range(FORMAT) else "update the code"
+        raise ValueError(f"{path} has format {file_format} but this version reads format {FORMAT}: {advice}")
+    try:
+        context, metrics = content.pop("context"), content.pop("metrics")
+        return MetricsFile(context, content, {name: MetricEntry(**entry) for name, entry in metrics.items()})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} was not written by evaluate.py: {error}") from error
+
+
+def read_metrics(path: str | Path) -> dict[str, float]:
+    """Read the numbers of a metrics.json by name. Raises as `read_metrics_file` does."""
+    return read_metrics_file(path).numbers
+
+
+def read_or_create(path: Path, context: dict[str, Any]) -> MetricsFile | None:
+    """Read the metrics.json at `path` to add results to it.
+
+    Returns an empty one if there is no file, and None if the file is of another context or format.
+    """
+    empty = MetricsFile(json.loads(json.dumps(context)))
+    if not path.is_file():
+        return empty
+    try:
+        earlier = read_metrics_file(path)
+    except ValueError:
+        return None
+    return earlier if earlier.context == empty.context else None
+
+
+def back_up(path: Path) -> Path:
+    """Copy metrics.json to the first free name of metrics.1.json, metrics.2.json, ...; returns the copy's path."""
+    copies = (path.with_suffix(f".{number}{path.suffix}") for number in count(1))
+    copy = next(each for each in copies if not each.exists())
+    shutil.copy2(path, copy)
+    return copy

@@ -1,0 +1,34 @@
+"""Sampling and reranking settings of an evaluation, as recorded in metrics.json."""
+
+from dataclasses import asdict
+from hashlib import sha256
+from typing import Any
+
+from dalle.evaluation.evaluate_config import EvaluateConfig
+from dalle.sampling.pipeline import DALLE
+
+LOGITS_PROCESSORS = ("top_k", "top_p", "min_p")
+
+
+def decoding_settings(dalle: DALLE, config: EvaluateConfig) -> dict[str, Any]:
+    """Settings that determine the candidates. Logits processors are listed only if set."""
+    guidance = dalle.guidance if config.guidance is None else config.guidance
+    processors = {name: getattr(config, name) for name in LOGITS_PROCESSORS if getattr(config, name) is not None}
+    settings = {"seed": config.seed, "temperature": config.temperature, **processors, "guidance": guidance}
+    return {**settings, "precision": str(dalle.precision)}
+
+
+def rerank_settings(config: EvaluateConfig) -> dict[str, Any]:
+    """Settings of the reranking."""
+    weights, references = asdict(config.rerank_weights), list(config.rerank_references)
+    return {"by": config.rerank, "weights": weights, "references": references}
+
+
+def sampling_settings(dalle: DALLE, config: EvaluateConfig, candidates: int) -> dict[str, Any]:
+    """Settings that determine the candidates of each caption and their ranking."""
+    return {"candidates": candidates, **decoding_settings(dalle, config), "rerank": rerank_settings(config)}
+
+
+def captions_digest(captions: list[str]) -> str:
+    """Hash of the captions in this order: 16 hex digits of SHA-256."""
+    return sha256("\n".join(captions).encode()).hexdigest()[:16]

@@ -1,0 +1,65 @@
+"""Settings of sample.py: those of sampling, and the captions, checkpoints, device and output folder."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dalle.sampling.attention_maps import AttentionConfig
+from dalle.sampling.sampling_config import SamplingConfig
+
+
+@dataclass(frozen=True)
+class SampleConfig(AttentionConfig, SamplingConfig):
+    """Options of sample.py; by default the best 8 of 64 images of one caption."""
+
+    checkpoint: str = "outputs/demo"  # folder with dvae/, transformer/ and clip/, or a transformer checkpoint
+    caption: str = ""  # caption to sample images for
+    captions: list[str] = field(default_factory=list)  # several captions, instead of `caption`
+    captions_file: str | None = None  # text file with one caption per line, instead of both
+    image: str | None = None  # image file to edit; its centre square is used
+    edit: Any = None  # edit of the image that image= names
+    novelty: bool = False  # also find the training image nearest to each kept image
+    candidate_offset: int = 0  # number of the first candidate; 64 continues after 64 candidates
+    precision: str = "auto"  # number format of sampling: float32 | bfloat16; auto: bfloat16 on a GPU, else float32
+    dvae: str | None = None  # folder of the dVAE, if it is neither in the checkpoint nor where the checkpoint says
+    clip: str | None = None  # folder of the CLIP to rank with, if it is not in the checkpoint
+    device: str = "auto"  # "auto": cuda if available, else cpu
+    deterministic: bool = False  # bitwise reproducible on a GPU, with slower kernels; a CPU always is
+    out: str | None = None  # output folder; None: a new one under outputs/samples/
+
+    @property
+    def options_on_model_grid(self) -> list[str]:
+        """Options that need images of the model's grid, as the user types them."""
+        rerank = [f"rerank={self.rerank}"] if set(self.score_weights) - {"clip"} else []
+        return [*rerank, *(["attention=true"] if self.attention else [])]
+
+
+def requested_captions(config: SampleConfig) -> list[str]:
+    """Return the captions of whichever of the three options is given.
+
+    Raises:
+        ValueError: none or several of the options are given, or the file cannot be read or holds no captions.
+    """
+    given = [bool(each) for each in (config.caption, config.captions, config.captions_file)]
+    if sum(given) != 1:
+        raise ValueError(
+            'give the captions in exactly one way: caption="a red circle", captions=["a red circle","a blue square"], '
+            "or captions_file=<text file>"
+        )
+    if config.captions_file is not None:
+        return read_captions(Path(config.captions_file))
+    return config.captions or [config.caption]
+
+
+def read_captions(path: Path) -> list[str]:
+    """Read one caption per line, skipping empty ones. Raises `ValueError` if there are none, or on a read error."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # some editors write a byte order mark
+    except OSError as error:
+        raise ValueError(f"the captions in {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the captions in {path} are not UTF-8 text: {error.reason} at byte {error.start}") from error
+    captions = [line.strip() for line in lines if line.strip()]
+    if not captions:
+        raise ValueError(f"{path} has no captions; write one per line")
+    return captions

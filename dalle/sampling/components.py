@@ -1,0 +1,48 @@
+"""Components of a pipeline: find their checkpoints and check that they were trained together."""
+
+from pathlib import Path
+
+from dalle import checkpoint
+from dalle.checkpoint import CheckpointError
+
+
+def find_components(
+    folder: str | Path, dvae: str | Path | None = None, clip: str | Path | None = None
+) -> dict[str, Path]:
+    """Find the checkpoints of a pipeline: {"transformer": ..., "dvae": ...}, and "clip" if there is one.
+
+    Raises:
+        CheckpointError: no transformer or dVAE, or a dVAE that the transformer was not trained on.
+    """
+    folder = Path(folder)
+    transformer = folder / "transformer" if (folder / "transformer").is_dir() else folder
+    _, meta = checkpoint.read_config(transformer, "transformer")
+    trained_on = meta.get("dvae", {})
+
+    if dvae is not None:
+        dvae_folder = Path(dvae)
+    elif (folder / "dvae").is_dir():
+        dvae_folder = folder / "dvae"
+    elif "path" in trained_on:
+        dvae_folder = transformer / trained_on["path"]
+    else:
+        raise CheckpointError(f"{folder} has no dvae/ and names no dVAE; give dvae=<folder>")
+    if not dvae_folder.is_dir():
+        raise CheckpointError(
+            f"{transformer} was trained on the dVAE {trained_on.get('digest', 'of unknown digest')}, "
+            f"which is not at {dvae_folder}; give its folder with dvae=<folder>"
+        )
+    checkpoint.read_config(dvae_folder, "dvae")
+    digest = checkpoint.digest(dvae_folder)
+    if digest != trained_on.get("digest", digest):
+        raise CheckpointError(
+            f"{transformer} was trained on the tokens of dVAE {trained_on['digest']}, "
+            f"but {dvae_folder} is {digest}; give the right one with dvae=<folder>"
+        )
+
+    components = {"transformer": transformer, "dvae": dvae_folder}
+    if clip is not None:
+        components["clip"] = Path(clip)
+    elif (folder / "clip").is_dir():
+        components["clip"] = folder / "clip"
+    return components

@@ -1,0 +1,58 @@
+"""Decoding step of the sampler: on a GPU one CUDA graph, captured once and replayed for every token.
+
+A step is some thousand small kernels, and launching them one by one takes longer than running them. A graph launches
+them all at once, but repeats exactly what was recorded. So the position is a tensor, looked up on the GPU
+(`dalle.models.transformer.kv_cache.GatheredIndex`), and input tokens and output logits have fixed addresses.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from dalle.models.transformer.kv_cache import Cache, PrefixCache
+from dalle.models.transformer.model import Transformer
+
+WARMUP_STEPS = 3  # steps before the capture, in which libraries choose kernels and allocate workspaces
+
+DecodingStep = Callable[[Tensor, int], Tensor]
+"""(b,) previous tokens, position -> (b, image_vocabulary) logits: `Transformer.decode_one_token` with its cache."""
+
+
+def decoding_step(model: Transformer, text: PrefixCache, candidates: int, recompute_kv: bool = False) -> DecodingStep:
+    """Create the decoding step for the device, with a new cache for `candidates` images of each caption.
+
+    On a GPU the returned logits are overwritten by the next step.
+    """
+    if text[0].keys.device.type == "cuda":
+        return CUDAGraphStep(model, model.new_cache(text, candidates, recompute_kv, static_shapes=True))
+    return partial(model.decode_one_token, cache=model.new_cache(text, candidates, recompute_kv))
+
+
+class CUDAGraphStep:
+    """CUDA graph of `model.decode_one_token` with an in-place cache, captured when created. The cache stays empty."""
+
+    def __init__(self, model: Transformer, cache: Cache):
+        self.device = cache[0].text.keys.device
+        self.previous = torch.full((cache[0].images,), model.sequence.start_of_image, device=self.device)
+        self.position = torch.zeros(1, dtype=torch.int64, device=self.device)
+        with torch.cuda.device(self.device):  # graphs are captured and replayed on the current device
+            self.graph = torch.cuda.CUDAGraph()
+            capture_stream = torch.cuda.Stream()
+            capture_stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(capture_stream):
+                for _ in range(WARMUP_STEPS):  # position 0 is written again by the first real step
+                    model.decode_one_token(self.previous, self.position, cache)
+            torch.cuda.current_stream().wait_stream(capture_stream)
+            # same stream: cuBLAS keeps a workspace per stream, and torch's own capture stream is on the first device
+            with torch.cuda.graph(self.graph, stream=capture_stream):
+                self.logits = model.decode_one_token(self.previous, self.position, cache)
+
+    def __call__(self, previous: Tensor, position: int) -> Tensor:
+        """(b,) tokens -> (b, image_vocabulary) logits, overwritten by the next call."""
+        self.previous.copy_(previous)
+        self.position.fill_(position)
+        with torch.cuda.device(self.device):
+            self.graph.replay()
+        return self.logits

@@ -1,0 +1,152 @@
+"""Inpainting: sample a canvas window by window in raster order, then refine it with passes that use later tokens.
+
+Raster order conditions on earlier tokens only. The target is p(hole | before, after), which by Bayes' rule is
+p(hole | before) * p(after | before, hole) up to a constant. The model samples from the first factor. The second is the
+likelihood of the kept tokens, from one teacher-forced forward pass. So a refinement pass samples proposals and keeps,
+for each candidate, the one with the highest likelihood of the later tokens that it left unchanged, or the current
+tokens if no proposal is better. The first pass resamples the whole hole, the second one half of its rows and then the
+other, the third one third after another: from coarse to fine. Not in the paper: its image prompts have no tokens after
+the hole.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import count
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dalle.models.transformer.model import Transformer
+from dalle.sampling.canvas import Canvas
+from dalle.sampling.decode import (
+    DEFAULTS,
+    MASKED,
+    OnProgress,
+    SampledBatch,
+    TokenSampler,
+    TokenSamplerFactory,
+    batch_slices,
+    candidate_numbers,
+)
+from dalle.sampling.gumbel_noise import candidate_keys
+from dalle.sampling.likelihood import token_log_likelihood
+from dalle.sampling.sampling_config import DecodingConfig
+from dalle.seeds import derive_seed
+
+SCORING_BATCH_SIZE = 64  # most images scored at a time: the logits of all positions are in memory
+
+
+class SampleTokens(Protocol):
+    """Interface of a function that samples the masked tokens of a batch of images."""
+
+    def __call__(self, *, canvas: Tensor, seed: int) -> Tensor:
+        """(captions, candidates, h, w) -> the same without `MASKED`."""
+        ...
+
+
+LogLikelihood = Callable[[Tensor], Tensor]
+"""Log-likelihood of each token given those before it: (captions, candidates, h, w) -> the same shape, fp32."""
+
+
+def inpaint_batches(
+    model: Transformer,
+    captions: Tensor,
+    candidates: int,
+    config: DecodingConfig = DEFAULTS,
+    *,
+    canvas: Canvas,
+    candidate_offset: int | Sequence[int] = 0,
+    precision: torch.dtype = torch.float32,
+    recompute_kv: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Iterator[SampledBatch]:
+    """`dalle.sampling.decode.sample_batches` for a canvas of any size. The images have the canvas's number of tokens.
+
+    As there, candidate i depends only on its caption, its canvas, the settings and (seed, i).
+
+    Raises:
+        ValueError: a canvas that does not fit the model or the number of candidates.
+    """
+    canvas.check(model.sequence.grid, model.sequence.image_vocabulary, candidates)
+    canvases = canvas.tokens.expand(len(captions), candidates, *canvas.tokens.shape[-2:])
+    numbers = candidate_numbers(candidate_offset, len(captions), candidates)
+    samplers = TokenSamplerFactory(model, config, numbers.numel(), precision, recompute_kv)
+    report = on_progress and partial(_report_fraction, on_progress, canvas.sampling_passes)
+    for batch in batch_slices(len(captions), candidates, samplers.batch_size):
+        batch_captions = captions[batch[0]]
+        # one sampler for all windows and passes, so that a GPU captures its CUDA graph once
+        sampler = samplers.create(batch_captions, numbers[batch].shape[1])
+        sample = partial(_sample_tokens, sampler, numbers[batch], report)
+        log_likelihood = partial(_log_likelihood, model, batch_captions, min(samplers.batch_size, SCORING_BATCH_SIZE))
+        images = inpaint_canvas(canvases[batch], canvas, model.sequence.grid, sample, log_likelihood, config.seed)
+        del sampler, sample
+        yield SampledBatch(batch[0].start, batch[1].start, images)
+
+
+def inpaint_canvas(
+    tokens: Tensor, canvas: Canvas, grid: int, sample: SampleTokens, log_likelihood: LogLikelihood, seed: int
+) -> Tensor:
+    """Sample and refine the images of one batch: (captions, candidates, h, w) tokens -> the same without `MASKED`."""
+    images = tokens.clone()
+    seeds = (_derived_seed(seed, number) for number in count())
+    for top, left in canvas.windows:
+        window = images[..., top : top + grid, left : left + grid]
+        window[:] = inpaint_window(window.clone(), canvas, sample, log_likelihood, seeds)
+    return images
+
+
+def inpaint_window(
+    tokens: Tensor, canvas: Canvas, sample: SampleTokens, log_likelihood: LogLikelihood, seeds: Iterator[int]
+) -> Tensor:
+    """Sample and refine one window: (captions, candidates, grid, grid) -> the same without `MASKED`."""
+    images, masked = sample(canvas=tokens, seed=next(seeds)), tokens == MASKED
+    for bands in range(1, canvas.refinement_passes + 1):
+        for number in range(bands):
+            band = band_of_rows(masked, bands, number)
+            best = suffix_log_likelihood(band, log_likelihood(images))
+            for _ in range(canvas.proposals):
+                proposal = sample(canvas=images.masked_fill(band, MASKED), seed=next(seeds))
+                proposed = suffix_log_likelihood(band, log_likelihood(proposal))
+                better = proposed > best
+                images = torch.where(better[..., None, None], proposal, images)
+                best = torch.where(better, proposed, best)
+    return images
+
+
+def band_of_rows(masked: Tensor, bands: int, number: int) -> Tensor:
+    """Select the masked tokens in one of `bands` equal parts of the rows that have any, from the top.
+
+    (..., h, w) bool -> the same shape.
+    """
+    rows = masked.any(dim=-1)  # (..., h)
+    band_of_row = (rows.cumsum(dim=-1) - 1) * bands // rows.sum(dim=-1, keepdim=True).clamp(min=1)
+    return masked & (band_of_row == number)[..., None]
+
+
+def suffix_log_likelihood(band: Tensor, log_likelihoods: Tensor) -> Tensor:
+    """Log-likelihood of the tokens after a band's first token, without the band's own: (..., h, w) -> (...)."""
+    # log-likelihoods of earlier tokens differ only by rounding, which must not decide
+    suffix = (band.flatten(-2).cumsum(dim=-1) > 0).view_as(band)
+    return log_likelihoods.where(suffix & ~band, 0.0).sum(dim=(-2, -1))
+
+
+def _sample_tokens(
+    sampler: TokenSampler, numbers: Tensor, on_progress: OnProgress | None, *, canvas: Tensor, seed: int
+) -> Tensor:
+    return sampler.sample(candidate_keys(seed, numbers), canvas, on_progress)
+
+
+def _log_likelihood(model: Transformer, captions: Tensor, batch_size: int, images: Tensor) -> Tensor:
+    """Score each caption's images, `batch_size` at a time."""
+    scored = [token_log_likelihood(model, caption, m, batch_size) for caption, m in zip(captions, images, strict=True)]
+    return torch.stack(scored)
+
+
+def _report_fraction(on_progress: OnProgress, sampling_passes: int, images: float) -> None:
+    on_progress(images / sampling_passes)
+
+
+def _derived_seed(seed: int, number: int) -> int:
+    """Seed of the number-th sampling of the same tokens; number 0 gives `seed`."""
+    return seed if number == 0 else derive_seed("inpainting", seed, number)

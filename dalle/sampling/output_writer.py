@@ -1,0 +1,109 @@
+"""Output writer of sample.py: an image grid, one PNG file per image, and the metadata of all images in samples.json.
+
+Images are written as they are sampled, so ten thousand captions need no more memory than the grid.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from PIL.PngImagePlugin import PngInfo
+
+from dalle.sampling.labelled_grid import ImageRow, labelled_grid
+from dalle.sampling.results import Result
+
+GRID_FILE, METADATA_FILE = "grid.png", "samples.json"
+MAX_GRID_ROWS = 40  # captions on the grid, the first ones; a longer grid would be hard to read
+
+
+class OutputWriter:
+    """Output folder for results. On exit, also after an exception, it writes the image grid and samples.json.
+
+    Nothing is written before the first result.
+    """
+
+    def __init__(
+        self, folder: str | Path, captions: Sequence[str], candidates: int, seed: int, settings: Mapping[str, Any]
+    ):
+        """Prepare the folder for the results of `captions`, in their order, with `candidates` samples each.
+
+        settings: what else is needed to sample the same images again; must be serialisable as JSON.
+        """
+        self.folder = Path(folder)
+        self.captions, self.candidates, self.seed, self.settings = captions, candidates, seed, dict(settings)
+        self.files: list[Path] = []  # image files, in the order of the results and best first
+        self.rows: list[ImageRow] = []  # rows of the grid
+        self.entries: list[dict[str, Any]] = []  # metadata of each caption with its images
+
+    def __enter__(self) -> "OutputWriter":
+        return self
+
+    @property
+    def finished(self) -> int:
+        """Number of captions with all candidates sampled."""
+        return sum(each["drawn"] == self.candidates for each in self.entries)
+
+    def add(self, result: Result, extra: Sequence[Mapping[str, Any]] | None = None) -> None:
+        """Write the images of the next caption, with their metadata and items of `extra` as PNG text chunks."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # the files of one caption need no number; those of several must not share a name
+        digits = max(3, len(str(len(self.captions))))
+        prefix = f"{len(self.entries) + 1:0{digits}d}-" if len(self.captions) > 1 else ""
+        images = image_metadata(result, self.seed)
+        for entry, more in zip(images, extra or [], strict=extra is not None):
+            entry |= more
+        for image, entry in zip(result.images, images, strict=True):
+            path = self.folder / f"{prefix}{slug(result.caption)}-{entry['rank']:03d}.png"
+            image.save(path, pnginfo=_text_chunks({"caption": result.caption, **entry, "settings": self.settings}))
+            entry["file"] = path.name
+            self.files.append(path)
+        self.entries.append({"caption": result.caption, "drawn": result.num_sampled, "images": images})
+        if len(self.rows) < MAX_GRID_ROWS:
+            self.rows.append(ImageRow(result.caption, result.images, result.scores))
+
+    def __exit__(self, *_: object) -> None:
+        if not self.entries:
+            return
+        hidden = len(self.entries) - len(self.rows)
+        note = f"and {hidden:,} more captions, whose images are in their own files" if hidden else ""
+        labelled_grid(self.rows, note=note).save(self.folder / GRID_FILE)
+        pending = [{"caption": each, "drawn": 0, "images": []} for each in self.captions[len(self.entries) :]]
+        interrupted = self.finished < len(self.captions)
+        metadata = {"settings": self.settings, "interrupted": interrupted, "captions": self.entries + pending}
+        text = json.dumps(metadata, indent=2, ensure_ascii=False) + "\n"
+        (self.folder / METADATA_FILE).write_text(text, encoding="utf-8")
+
+
+def image_metadata(result: Result, seed: int) -> list[dict[str, Any]]:
+    """Return the metadata of each image, best first: rank (from 1), seed, candidate, and scores."""
+    scores = result.scores or [None] * len(result.images)
+    entries = [
+        {"rank": rank, "seed": seed, "candidate": candidate, "score": score}
+        for rank, (candidate, score) in enumerate(zip(result.candidates, scores, strict=True), start=1)
+    ]
+    if len(result.scores_by_name) > 1:
+        for index, entry in enumerate(entries):
+            entry["scores"] = {name: each[index] for name, each in result.scores_by_name.items()}
+    return entries
+
+
+def slug(caption: str, length: int = 48) -> str:
+    """Convert a caption to a part of a file name: words joined by hyphens, or "caption" if it has none."""
+    words = re.sub(r"\W+", "-", caption.lower()).strip("-")
+    return words[:length].rstrip("-") or "caption"
+
+
+def unused_path(folder: Path) -> Path:
+    """Return `folder`, or if it exists, the first unused name with the suffix -2, -3, ...."""
+    names = (folder if number == 1 else folder.with_name(f"{folder.name}-{number}") for number in count(1))
+    return next(name for name in names if not name.exists())
+
+
+def _text_chunks(metadata: Mapping[str, Any]) -> PngInfo:
+    chunks = PngInfo()
+    for name, value in metadata.items():
+        chunks.add_itxt(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    return chunks

@@ -1,0 +1,50 @@
+"""Progress bar of sampling on a terminal, and requests to stop."""
+
+import sys
+from collections.abc import Callable
+from types import TracebackType
+
+from tqdm import tqdm
+
+BAR_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} images, {rate_noinv_fmt} [{elapsed}<{remaining}]"
+
+
+class SamplingStopped(Exception):
+    """Raised when sampling is asked to stop; images finished before are valid."""
+
+
+class SamplingProgress:
+    """Context manager that returns a function to call with each share of completed work, in images.
+
+    The function raises `SamplingStopped` once `stop` returns True.
+    """
+
+    def __init__(self, images: int, shown: bool, stop: Callable[[], bool]):
+        """images: number of images to sample. shown: show a bar, which is done on terminals only."""
+        self.stop = stop
+        self.bar = tqdm(
+            total=images,
+            desc="sampling",
+            unit=" images",
+            bar_format=BAR_FORMAT,
+            dynamic_ncols=True,
+            disable=not (shown and sys.stderr.isatty()),
+        )
+
+    def __enter__(self) -> Callable[[float], None]:
+        return self._advance
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.close()
+
+    def _advance(self, images: float) -> None:
+        self.bar.update(images)
+        if self.stop():
+            raise SamplingStopped
+
+
+def print_line(text: str) -> None:
+    """Print a line without breaking the progress bar."""
+    tqdm.write(text)

@@ -1,0 +1,168 @@
+"""Data module of the stages: captioned images of a data set, as batches on the device."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dalle import distributed
+from dalle.data import open_source
+from dalle.data.audit.provenance import data_meta
+from dalle.data.collate import ImageBatch, TokenBatch, to_tensor
+from dalle.data.loader import image_batches, ordered_batches, token_batches
+from dalle.data.token_cache import TokenCache
+from dalle.data.transforms import inference_crop, transform_named
+from dalle.device_transfer import to_device
+from dalle.seeds import numpy_generator
+from dalle.tokenizer import CaptionTokenizer, words_of
+from dalle.training.stage import TrainingConfig
+
+MAX_CAPTION_WORDS = 20_000  # a checkpoint lists the words of its captions, unless there are more
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """Settings of a stage that are in neither its own config nor the data's."""
+
+    seed: int
+    device: torch.device
+    dvae: Path | None = None  # checkpoint of the dVAE that encodes images for the transformer
+    tokens: Path | None = None  # token cache, or a folder of such caches; None: no caching
+
+
+@dataclass(frozen=True)
+class StageDataConfig(TrainingConfig):
+    """Data settings common to all stages."""
+
+    transform: str = "none"  # of training images: dvae (Listing 1) | transformer (Listing 2) | channel_shuffle | none
+    validation_pictures: int = 1_000  # held-out images used for validation, the first of the split
+    workers: int = 2  # processes that load batches; 0: load in the training process
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.validation_pictures < 1:
+            raise ValueError(f"validation_pictures={self.validation_pictures} must be at least 1")
+
+
+@dataclass(frozen=True)
+class CaptionedDataConfig(StageDataConfig):
+    """Data settings common to the stages with captions."""
+
+    tokenizer: str | None = None  # path of a tokenizer.json, from prepare.py or a checkpoint; null: train one
+    tokenizer_records: int = 100_000  # approximate number of training records to train the BPE on
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tokenizer_records < 1:
+            raise ValueError(f"tokenizer_records={self.tokenizer_records} must be at least 1")
+
+
+class DataModule:
+    """Data module of one stage: batches of the splits of a data set, and the tokenizer.
+
+    `config.transform` augments training images; held-out images are cropped deterministically.
+    """
+
+    def __init__(self, data: Any, config: StageDataConfig, context: StageContext):
+        self.data_config = data
+        self.train, self.val = open_source(data, "train"), open_source(data, "val")
+        self.image_size = self.train.image_size
+        self.transform = transform_named(config.transform)
+        self.batch_size = config.micro_batch_size(distributed.world())
+        self.workers = config.workers
+        self.seed = context.seed
+        self.device = context.device
+        self.words: set[str] = set()  # words of the captions that the tokenizer was trained on
+
+    def batches(self, start: int) -> Iterator[ImageBatch]:
+        """Iterate endlessly over this rank's micro-batches of the training split, from number `start` on."""
+        return image_batches(
+            self.train,
+            self.transform,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            start_step=start,
+            rank=distributed.rank(),
+            world=distributed.world(),
+            workers=self.workers,
+        )
+
+    def token_batches(self, cache: TokenCache, start: int) -> Iterator[TokenBatch]:
+        """Iterate as `batches` does, with cached tokens instead of images."""
+        return token_batches(
+            self.train,
+            cache,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            start_step=start,
+            rank=distributed.rank(),
+            world=distributed.world(),
+        )
+
+    def held_out(self, count: int, split: str = "val") -> Iterator[ImageBatch]:
+        """Iterate in order over the first `count` images of a held-out split, or all if there are fewer."""
+        source = self.val if split == "val" else open_source(self.data_config, split)
+        size = min(self.batch_size, count)
+        remaining = count
+        for batch in itertools.islice(ordered_batches(source, transform_named("none"), size), -(-count // size)):
+            yield ImageBatch(batch.images[:remaining], batch.captions[:remaining], batch.keys[:remaining])
+            remaining -= len(batch.captions)
+
+    def sample_of_training(self, count: int, number: int) -> Tensor:
+        """Return `count` training images, drawn with `number` as a seed: (count, 3, s, s) floats in [0, 1]."""
+        generator = numpy_generator("sample of training images", self.seed, number)
+        records = generator.choice(len(self.train), min(count, len(self.train)), replace=False)
+        pixels = [inference_crop(self.train[int(record)].image, self.image_size) for record in records]
+        return pixels_of(to_tensor(np.stack(pixels)), self.device)
+
+    def add_provenance(self, meta: dict[str, Any]) -> dict[str, Any]:
+        """Return `meta` extended with a description of the training data, for a checkpoint."""
+        words = {"caption_words": sorted(self.words)} if 0 < len(self.words) <= MAX_CAPTION_WORDS else {}
+        return {**meta, **words, **data_meta(self.data_config, {"train": self.train, "val": self.val})}
+
+    def pixels(self, batch: ImageBatch) -> Tensor:
+        """Return the batch's images on the device: (b, 3, s, s) floats in [0, 1], channels last."""
+        return pixels_of(batch.images, self.device)
+
+    def generators(self, number: int) -> list[np.random.Generator]:
+        """Return a random generator for each image of this rank's micro-batch `number`.
+
+        An image has the same generator for any number of ranks and micro-batches.
+        """
+        first = (number * distributed.world() + distributed.rank()) * self.batch_size
+        return [numpy_generator("stage", self.seed, first + index) for index in range(self.batch_size)]
+
+    def tokenizer(self, config: CaptionedDataConfig, vocabulary: int) -> CaptionTokenizer:
+        """Load the tokenizer of `config`, or train a BPE of at most `vocabulary` entries on the training captions.
+
+        Raises `ValueError` if the file cannot be read or has more entries.
+        """
+        if config.tokenizer is None:
+            return CaptionTokenizer.train(self._captions(config.tokenizer_records), vocabulary)
+        for _ in self._captions(config.tokenizer_records):
+            pass  # collects their words in self.words
+        tokenizer = CaptionTokenizer.load(config.tokenizer)
+        if tokenizer.vocabulary > vocabulary:
+            raise ValueError(
+                f"{config.tokenizer} has {tokenizer.vocabulary} entries, more than stage.model.text_vocabulary allows "
+                f"({vocabulary}): raise it, or set stage.tokenizer=null to train a smaller tokenizer"
+            )
+        return tokenizer
+
+    def _captions(self, records: int) -> Iterator[str]:
+        """Iterate over the captions of about `records` training records, and collect their words in `self.words`."""
+        for index in range(0, len(self.train), max(1, len(self.train) // records)):
+            for caption in self.train.captions(index):
+                if len(self.words) <= MAX_CAPTION_WORDS:
+                    self.words |= words_of(caption)
+                yield caption
+
+
+def pixels_of(images: Tensor, device: torch.device) -> Tensor:
+    """Move images to the device and scale them: (b, 3, s, s) uint8 -> floats in [0, 1], channels last."""
+    return to_device(images, device, memory_format=torch.channels_last).float() / 255

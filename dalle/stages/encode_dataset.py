@@ -1,0 +1,116 @@
+"""Encoding of all training images of a data set to a token cache, by prepare.py or the transformer's stage."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dalle import checkpoint, distributed
+from dalle.data import loader
+from dalle.data.source import Source
+from dalle.data.token_cache import (
+    ENCODED,
+    TODO,
+    UNREADABLE,
+    TokenCache,
+    TokenCacheMismatch,
+    TokenCacheSettings,
+    cache_folder,
+    is_cache,
+)
+from dalle.data.transforms import transform_named
+from dalle.models.dvae.model import DiscreteVAE
+from dalle.stages.data_module import pixels_of
+from dalle.stages.image_tokens import argmax
+
+
+def check_crops(crops: int, transform: str) -> None:
+    """Raise ValueError if `crops` is below 1, or above 1 with the transform "none"."""
+    if crops < 1 or (transform == "none" and crops > 1):
+        allowed = "1: without a transform, all crops of an image are equal" if transform == "none" else "at least 1"
+        raise ValueError(f"crops={crops} must be {allowed}")
+
+
+def token_grid_size(image_size: int, dvae: DiscreteVAE, folder: Path) -> int:
+    """Return the number of tokens along each side of an image. Raises ValueError if `image_size` is not divisible."""
+    if image_size % dvae.downsample:
+        raise ValueError(
+            f"images of {image_size} pixels do not divide into the codes of {folder}, which cover "
+            f"{dvae.downsample} pixels each: set data.image_size to a multiple of {dvae.downsample}"
+        )
+    return image_size // dvae.downsample
+
+
+class DatasetEncoder:
+    """Encoder of the transformed training images of a data set to tokens of the dVAE in `dvae_folder`."""
+
+    def __init__(self, data: Any, source: Source, transform: str, crops: int, dvae_folder: Path, device: torch.device):
+        """device: device to encode on."""
+        check_crops(crops, transform)
+        self.data, self.source, self.dvae_folder, self.device = data, source, dvae_folder, device
+        self.transform = transform
+        # one rank reads the metadata of up to millions of files, and broadcasts the digest
+        digests = (source.digest(), checkpoint.digest(dvae_folder)) if distributed.is_first() else ("", "")
+        data_digest, dvae_digest = distributed.broadcast(digests)
+        self.kind = TokenCacheSettings(data_digest, source.image_size, transform, dvae_digest, crops, device.type)
+
+    def cache_folder(self, tokens: Path) -> Path:
+        """Return the cache's folder: `tokens` itself if it is a cache, else a subfolder named by the token kind."""
+        return tokens if is_cache(tokens) else cache_folder(tokens, self.data.name, self.kind)
+
+    def open_cache(self, folder: Path, dvae: DiscreteVAE, workers: int) -> TokenCache:
+        """Open the token cache in `folder`; missing tokens are encoded first, by all ranks.
+
+        An interrupted encoding resumes at the next call. Raises `TokenCacheMismatch` if the folder has tokens made with
+        other settings, or some are still missing, and LoadingError as the loaders do.
+        """
+        positions = token_grid_size(self.source.image_size, dvae, self.dvae_folder) ** 2
+        metadata = {
+            "data": asdict(self.data),
+            "dvae": str(self.dvae_folder.resolve()),
+            "records": len(self.source),
+            "positions": positions,
+            "vocabulary": dvae.vocabulary,
+        }
+        if distributed.is_first():
+            TokenCache.create(folder, self.kind, len(self.source), positions, dvae.vocabulary, metadata)
+        distributed.barrier()
+        cache = TokenCache(folder, self.kind)
+        blocks = distributed.broadcast(list(cache.pending_blocks()))
+        if not blocks:
+            return cache
+        own = blocks[distributed.rank() :: distributed.world()]
+        images = sum(block.last - block.first for block in blocks)
+        if distributed.is_first():
+            tqdm.write(f"encoding {images:,} images into {folder}", file=sys.stderr)
+        shown = distributed.is_first() and sys.stderr.isatty()
+        with tqdm(total=images, desc="tokens", unit=" images", dynamic_ncols=True, disable=not shown) as bar:
+            for batch in loader.encoder_batches(self.source, transform_named(self.transform), own, workers):
+                tokens = encode(dvae, batch.images, self.device)
+                cache.write(batch.block, tokens.cpu().numpy(), batch.readable)
+                bar.update(min(len(batch.images) * distributed.world(), images - bar.n))
+        distributed.barrier()
+        finished = TokenCache(folder, self.kind)
+        if finished.count(TODO):
+            raise TokenCacheMismatch(
+                f"{finished.count(TODO):,} images of {folder} are not encoded yet: run the same command again"
+            )
+        return finished
+
+
+def summary(cache: TokenCache) -> str:
+    """Summarise a cache: "190 images in 4 crops of 1,024 tokens each; 10 could not be read"."""
+    crops, _, positions = cache.tokens.shape
+    unreadable = cache.count(UNREADABLE) // crops
+    text = f"{cache.count(ENCODED) // crops:,} images in {crops} crops of {positions:,} tokens each"
+    return text + (f"; {unreadable:,} could not be read" if unreadable else "")
+
+
+@torch.no_grad()
+def encode(dvae: DiscreteVAE, images: Tensor, device: torch.device) -> Tensor:
+    """Encode images to their most probable codes: (b, 3, s, s) uint8 -> (b, n) int64 on the device, raster order."""
+    return argmax(dvae.logits(pixels_of(images, device))).inputs

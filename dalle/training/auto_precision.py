@@ -1,0 +1,51 @@
+"""Automatic choice of the precision of a run's forward pass; a resumed run keeps its precision."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from dalle.precision import FORMATS
+
+# below this size, casting weights and activations costs more time than bfloat16 saves (benchmarks/precision.py)
+MIN_PARAMETERS_FOR_BFLOAT16 = 100_000  # parameters
+
+
+class Precision(NamedTuple):
+    name: str  # float32 | bfloat16 | float16
+    reason: str
+
+
+def choose_precision(precision: str, model: nn.Module, device: torch.device) -> Precision:
+    """Choose the precision for training `model` on `device`, with the reason.
+
+    "auto" is bfloat16 on CUDA. On a CPU it is bfloat16 if the processor has matrix instructions for it (AMX) and the
+    model is large enough to benefit, otherwise float32. It depends on nothing else, so runs on equal machines are
+    reproducible.
+
+    Raises:
+        ValueError: an unknown precision.
+    """
+    if precision != "auto":
+        if precision not in FORMATS:
+            raise ValueError(f"precision={precision} is unknown; choose auto, {', '.join(FORMATS)}")
+        return Precision(precision, "set by the config")
+    if device.type == "cuda":
+        return Precision("bfloat16", "the default on a GPU")
+    if device.type != "cpu" or not has_amx():
+        return Precision(
+            "float32", "the processor has no AMX" if device.type == "cpu" else f"the default on {device.type}"
+        )
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    if parameters < MIN_PARAMETERS_FOR_BFLOAT16:
+        return Precision("float32", f"{parameters:,} parameters are too few to gain speed by bfloat16")
+    return Precision("bfloat16", "the processor has AMX")
+
+
+def has_amx(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Return True if the processor has Intel's AMX for bfloat16; False if `cpuinfo` is missing."""
+    try:
+        return "amx_bf16" in cpuinfo.read_text()
+    except OSError:  # not on Linux
+        return False

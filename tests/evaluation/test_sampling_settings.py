@@ -1,0 +1,29 @@
+"""Settings of sampling and reranking in metrics.json, by which results are told apart."""
+
+from dataclasses import replace
+
+import pytest
+
+from dalle.evaluation.sampling_settings import decoding_settings, sampling_settings
+
+
+def test_settings_of_candidates_and_reranking(context, config):
+    assert sampling_settings(context.require_pipeline(), replace(config, seed=3, temperature=0.5), 16) == {
+        "candidates": 16,
+        "seed": 3,
+        "temperature": 0.5,
+        "guidance": 1.0,
+        "precision": "torch.float32",
+        "rerank": {
+            "by": "clip",
+            "weights": {"clip": 1.0, "image_likelihood": 0.5, "caption_likelihood": 0.0},
+            "references": [],
+        },
+    }
+
+
+@pytest.mark.parametrize("processors", [{"top_k": 4}, {"top_p": 0.9, "min_p": 0.1}])
+def test_logits_processors_are_recorded_if_set(context, config, processors):
+    dalle = context.require_pipeline()
+    default = decoding_settings(dalle, config)
+    assert decoding_settings(dalle, replace(config, **processors)) == {**default, **processors}

@@ -1,0 +1,189 @@
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from dalle.models.transformer.model import Transformer
+from dalle.sampling import decode
+from dalle.sampling.canvas import Canvas
+from dalle.sampling.cuda_graphs import decoding_step
+from dalle.sampling.decode import MASKED, generate
+from dalle.sampling.inpainting import band_of_rows, inpaint_batches, inpaint_canvas, suffix_log_likelihood
+from dalle.sampling.likelihood import token_log_likelihood
+from dalle.sampling.sampling_config import DecodingConfig
+
+
+def captions(model: Transformer) -> Tensor:
+    return model.sequence.pad_captions([[1, 2, 3], [4]])
+
+
+def picture() -> Tensor:
+    return torch.arange(16).view(4, 4) * 5 % 13
+
+
+def hole() -> Tensor:
+    free = torch.zeros(4, 4, dtype=torch.bool)
+    free[1:3, 1:3] = True
+    return free
+
+
+def inpainted(
+    model: Transformer, canvas: Canvas, candidates: int = 6, candidate_offset: int = 0, on_progress=None, **settings
+) -> Tensor:
+    images = torch.full((2, candidates, *canvas.tokens.shape[-2:]), MASKED)
+    options = {"canvas": canvas, "candidate_offset": candidate_offset, "on_progress": on_progress}
+    for batch in inpaint_batches(model, captions(model), candidates, DecodingConfig(**settings), **options):
+        rows, columns = batch.images.shape[:2]
+        images[batch.caption : batch.caption + rows, batch.candidate : batch.candidate + columns] = batch.images
+    return images
+
+
+def kept_likelihood(model: Transformer, images: Tensor, free: Tensor) -> Tensor:
+    cells = [token_log_likelihood(model, text, some) for text, some in zip(captions(model), images, strict=True)]
+    return torch.stack(cells).masked_fill(free, 0).sum(dim=(-2, -1))
+
+
+def test_without_sweeps_a_canvas_of_the_models_size_is_drawn_as_ever(make_transformer):
+    model = make_transformer()
+    tokens = picture().masked_fill(hole(), MASKED)
+    expected = generate(model, captions(model), 6, DecodingConfig(seed=3), canvas=tokens)
+    assert inpainted(model, Canvas(tokens), seed=3).equal(expected)
+
+
+@pytest.mark.parametrize("refinement_passes", [0, 1, 3])
+def test_kept_tokens_are_kept(make_transformer, refinement_passes):
+    images = inpainted(
+        make_transformer(),
+        Canvas(picture().masked_fill(hole(), MASKED), refinement_passes=refinement_passes, proposals=2),
+    )
+    assert (images == picture())[..., ~hole()].all()
+    assert images.min() >= 0
+
+
+def test_each_candidate_can_have_cells_of_its_own(make_transformer):
+    free = torch.rand(6, 4, 4, generator=torch.Generator().manual_seed(0)) < 0.5
+    images = inpainted(
+        make_transformer(), Canvas(torch.where(free, MASKED, picture()), refinement_passes=2, proposals=2)
+    )
+    assert (images == picture())[(~free).expand(images.shape)].all()
+    assert images.min() >= 0
+
+
+def test_sweeps_make_the_kept_tokens_likelier_and_never_less_likely(make_transformer):
+    model, tokens = make_transformer(), picture().masked_fill(hole(), MASKED)
+    found = [
+        kept_likelihood(
+            model,
+            inpainted(model, Canvas(tokens, refinement_passes=refinement_passes, proposals=proposals), seed=4),
+            hole(),
+        )
+        for refinement_passes, proposals in [(0, 1), (1, 1), (1, 4), (1, 12)]
+    ]
+    for before, after in itertools.pairwise(found):
+        assert (after >= before - 1e-4).all()
+        assert (after > before + 0.1).any()
+
+
+def test_sweeps_change_nothing_where_nothing_is_kept_after_the_hole(make_transformer):
+    model, tokens = make_transformer(), picture()
+    tokens[2:] = MASKED
+    expected = inpainted(model, Canvas(tokens), seed=2)
+    assert inpainted(model, Canvas(tokens, refinement_passes=1, proposals=3), seed=2).equal(expected)
+
+
+def test_only_cells_after_a_bands_first_and_outside_of_it_have_a_say():
+    likelihoods = torch.arange(16.0).view(4, 4)
+    assert suffix_log_likelihood(hole(), likelihoods) == sum([7, 8, 11, 12, 13, 14, 15])
+
+
+def test_a_sweep_finds_the_token_under_which_what_comes_after_is_likeliest(make_transformer):
+    model, free = make_transformer(), torch.zeros(4, 4, dtype=torch.bool)
+    free[1, 2] = True
+    every = picture().expand(2, 13, 4, 4).clone()
+    every[..., 1, 2] = torch.arange(13)
+    best = kept_likelihood(model, every, free).argmax(dim=1)
+    # at this temperature each of the 13 tokens is about as likely to be drawn, so 60 draws miss none
+    canvas = Canvas(picture().masked_fill(free, MASKED), refinement_passes=1, proposals=60)
+    images = inpainted(model, canvas, candidates=1, temperature=50)
+    assert images[:, 0, 1, 2].tolist() == best.tolist()
+
+
+@pytest.mark.parametrize("batch_size", [2, 4])
+def test_candidates_depend_on_their_number_and_seed_alone(make_transformer, batch_size):
+    model = make_transformer()
+    tokens = picture().repeat(8, 1, 1)
+    tokens[torch.rand(8, 4, 4, generator=torch.Generator().manual_seed(0)) < 0.6] = MASKED
+    expected = inpainted(model, Canvas(tokens, refinement_passes=2, proposals=2), candidates=8, seed=1)
+    some = Canvas(tokens[3:6], refinement_passes=2, proposals=2)
+    assert inpainted(model, some, candidates=3, seed=1, candidate_offset=3, batch_size=batch_size).equal(
+        expected[:, 3:6]
+    )
+    assert not inpainted(model, some, candidates=3, seed=2, candidate_offset=3).equal(expected[:, 3:6])
+
+
+def test_proposals_of_a_sweep_differ(make_transformer):
+    model, seen = make_transformer(), []
+
+    def draw(*, canvas: Tensor, seed: int) -> Tensor:
+        seen.append(generate(model, captions(model), 2, DecodingConfig(seed=seed), canvas=canvas))
+        return seen[-1]
+
+    given = torch.full((2, 2, 4, 4), MASKED)
+    inpaint_canvas(given, Canvas(given[0, 0], refinement_passes=1, proposals=5), 4, draw, torch.zeros_like, seed=0)
+    assert len({tuple(images.flatten().tolist()) for images in seen}) == 6
+    assert given.eq(MASKED).all()  # the caller's stay as they were
+
+
+def test_windows_see_what_earlier_ones_drew():
+    """Of 4 x 4 cells each, over a canvas of 4 x 8 of which the first 2 columns are kept."""
+    given = torch.full((1, 1, 4, 8), MASKED)
+    given[..., :2] = 7
+    asked = []
+
+    def draw(*, canvas: Tensor, seed: int) -> Tensor:
+        asked.append(canvas.clone())
+        return canvas.where(canvas != MASKED, torch.tensor(len(asked)))
+
+    canvas = Canvas(given[0, 0], windows=((0, 0), (0, 2), (0, 4)))
+    images = inpaint_canvas(given, canvas, 4, draw, torch.zeros_like, seed=0)
+    assert [window[0, 0, 0].tolist() for window in asked] == [[7, 7, -1, -1], [1, 1, -1, -1], [2, 2, -1, -1]]
+    assert images[0, 0, 0].tolist() == [7, 7, 1, 1, 2, 2, 3, 3]
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3, 5])
+def test_each_free_cell_is_in_one_band_and_bands_are_rows_that_follow_each_other(bands):
+    free = torch.rand(20, 6, 5, generator=torch.Generator().manual_seed(1)) < 0.3
+    free[0] = False
+    cut = torch.stack([band_of_rows(free, bands, number) for number in range(bands)])
+    assert cut.sum(dim=0).equal(free.long())
+    for image in range(20):
+        rows = [band[image].any(dim=-1).nonzero().flatten().tolist() for band in cut]
+        assert sum(rows, []) == free[image].any(dim=-1).nonzero().flatten().tolist()
+        assert max(map(len, rows)) - min(map(len, rows)) <= 1
+
+
+def test_progress_adds_up_to_the_images(make_transformer):
+    told = []
+    canvas = Canvas(torch.full((4, 4), MASKED), refinement_passes=2, proposals=2)
+    inpainted(make_transformer(), canvas, candidates=3, batch_size=2, on_progress=told.append)
+    assert canvas.sampling_passes == 1 + 2 * 3
+    assert sum(told) == pytest.approx(6)
+
+
+def test_a_canvas_that_does_not_fit_is_refused_before_anything_is_drawn(make_transformer):
+    with pytest.raises(ValueError, match="5 x 5 tokens, but the model samples 4 x 4"):
+        inpainted(make_transformer(), Canvas(torch.full((5, 5), MASKED)))
+
+
+def test_all_windows_and_sweeps_of_a_batch_share_one_cache_and_one_reading_of_the_captions(
+    make_transformer, monkeypatch
+):
+    """On a GPU each would capture a CUDA graph of its own otherwise."""
+    made, read = [], []
+    model = make_transformer()
+    monkeypatch.setattr(decode, "decoding_step", lambda *a: made.append(a) or decoding_step(*a))
+    monkeypatch.setattr(model, "prefill", lambda caption, of=model.prefill: read.append(caption) or of(caption))
+    canvas = Canvas(torch.full((4, 8), MASKED), windows=((0, 0), (0, 2), (0, 4)), refinement_passes=1, proposals=2)
+    inpainted(model, canvas, candidates=2, batch_size=4)
+    assert (len(made), len(read)) == (1, 1)

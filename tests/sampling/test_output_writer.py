@@ -1,0 +1,105 @@
+import json
+
+import pytest
+from PIL import Image
+
+from dalle import DALLE
+from dalle.sampling import output_writer
+from dalle.sampling.output_writer import OutputWriter, slug, unused_path
+
+CAPTIONS = ["a small red circle", "three green triangles"]
+
+
+@pytest.fixture(scope="module")
+def results(checkpoints):
+    return DALLE.load(checkpoints).generate_many(CAPTIONS, candidates=6, keep=3, seed=5)
+
+
+def written(folder, results, captions=CAPTIONS, settings=None):
+    with OutputWriter(folder, captions, 6, 5, settings or {}) as writer:
+        for result in results:
+            writer.add(result)
+    return writer, json.loads((folder / "samples.json").read_text())
+
+
+def test_facts_and_pictures_agree(results, tmp_path):
+    folder = tmp_path / "new" / "folder"
+    writer, facts = written(folder, results, settings={"temperature": 1.0})
+    assert facts["settings"] == {"temperature": 1.0}
+    assert [entry["caption"] for entry in facts["captions"]] == CAPTIONS
+    assert [entry["drawn"] for entry in facts["captions"]] == [6, 6]
+    entries = [image for entry in facts["captions"] for image in entry["images"]]
+    assert [entry["file"] for entry in entries] == [path.name for path in writer.files]
+    for result, described in zip(results, facts["captions"], strict=True):
+        assert [image["rank"] for image in described["images"]] == [1, 2, 3]
+        assert [image["candidate"] for image in described["images"]] == result.candidates
+        assert [image["score"] for image in described["images"]] == result.scores
+        for image, entry in zip(result.images, described["images"], strict=True):
+            picture = Image.open(folder / entry["file"])
+            assert picture.tobytes() == image.tobytes()
+            assert picture.info["caption"] == result.caption
+            assert json.loads(picture.info["candidate"]) == entry["candidate"]
+            assert json.loads(picture.info["seed"]) == 5
+            assert json.loads(picture.info["settings"]) == {"temperature": 1.0}
+
+
+def test_one_sheet_shows_everything(results, tmp_path):
+    written(tmp_path, results)
+    assert Image.open(tmp_path / "grid.png").width >= 3 * 128
+
+
+def test_captions_that_differ_only_in_signs_have_files_of_their_own(results, tmp_path):
+    writer, _ = written(tmp_path, [results[0], results[0]])
+    assert len(set(writer.files)) == 6
+
+
+def test_pictures_are_written_as_they_come(results, tmp_path):
+    with OutputWriter(tmp_path / "out", CAPTIONS, 6, 5, {}) as writer:
+        assert not (tmp_path / "out").exists()
+        writer.add(results[0])
+        assert len(list((tmp_path / "out").iterdir())) == 3
+        writer.add(results[1])
+        assert len(list((tmp_path / "out").iterdir())) == 6
+
+
+def test_what_was_added_before_something_went_wrong_is_kept_and_said_to_be_interrupted(results, tmp_path):
+    with pytest.raises(MemoryError), OutputWriter(tmp_path, CAPTIONS, 6, 5, {}) as writer:
+        writer.add(results[0])
+        raise MemoryError
+    facts = json.loads((tmp_path / "samples.json").read_text())
+    assert facts["interrupted"]
+    assert [(entry["caption"], entry["drawn"]) for entry in facts["captions"]] == [(CAPTIONS[0], 6), (CAPTIONS[1], 0)]
+    assert Image.open(tmp_path / "grid.png").size
+    assert not written(tmp_path, results)[1]["interrupted"]
+
+
+def test_a_sheet_shows_the_first_captions_and_says_how_many_more_there_are(results, tmp_path, monkeypatch):
+    written(tmp_path / "all", [results[0]] * 4, CAPTIONS * 2)
+    monkeypatch.setattr(output_writer, "MAX_GRID_ROWS", 2)
+    writer, facts = written(tmp_path / "some", [results[0]] * 4, CAPTIONS * 2)
+    assert len(writer.rows) == 2
+    assert len(facts["captions"]) == 4
+    rows, some = (Image.open(tmp_path / name / "grid.png").height for name in ("all", "some"))
+    two, _ = written(tmp_path / "two", [results[0]] * 2)
+    assert Image.open(tmp_path / "two" / "grid.png").height < some < rows
+
+
+def test_nothing_is_written_of_nothing(tmp_path):
+    with OutputWriter(tmp_path / "out", CAPTIONS, 6, 5, {}):
+        pass
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("caption", "name"),
+    [("A red circle!", "a-red-circle"), ("../../etc", "etc"), ("???", "caption"), ("ab " * 40, ("ab-" * 16)[:-1])],
+)
+def test_file_names_come_from_the_captions_words(caption, name):
+    assert slug(caption) == name
+
+
+def test_results_of_before_are_not_written_over(tmp_path):
+    assert unused_path(tmp_path / "a") == tmp_path / "a"
+    for name in ("a", "a-2"):
+        (tmp_path / name).mkdir()
+    assert unused_path(tmp_path / "a") == tmp_path / "a-3"

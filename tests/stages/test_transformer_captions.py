@@ -1,0 +1,132 @@
+"""The transformer's captions: dropout of merges, captions left out, guidance, and the tokenizer they are read by."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_stages import BLOCKS, CONFIGS, build, overfit
+
+from dalle.models.transformer.sequence import PAD
+from dalle.sampling.pipeline import DALLE
+from dalle.stages.transformer import TransformerStageConfig
+
+
+def captions(stage, number: int) -> torch.Tensor:
+    return next(stage.batches(number)).caption
+
+
+def without_dropout(stage, number: int) -> torch.Tensor:
+    words = next(stage.data.batches(number)).captions
+    return stage.transformer.sequence.pad_captions(
+        [stage.tokenizer.encode(caption) for caption in words], truncate=True
+    )
+
+
+def test_dropout_of_merges_is_reproduced_by_the_batchs_number(dvae_folder):
+    stage = build("transformer", dvae_folder, bpe_dropout=0.5)
+    stream = stage.batches(0)
+    first = [next(stream).caption for _ in range(3)]
+    assert captions(stage, 2).equal(first[2])
+    assert captions(build("transformer", dvae_folder, bpe_dropout=0.5), 2).equal(first[2])
+    for number in range(3):
+        assert not first[number].equal(without_dropout(stage, number))
+
+
+def test_each_picture_has_its_own_dropout_and_another_one_when_it_comes_again(dvae_folder):
+    one_caption = replace(BLOCKS, train=1, wordings=1)
+    stage = build("transformer", dvae_folder, one_caption, bpe_dropout=0.5)
+    seen = torch.cat([captions(stage, number) for number in range(2)])
+    assert seen.unique(dim=0).shape[0] > 12  # of 16 times the same caption
+    spelt = {stage.tokenizer.decode([token for token in row if token != PAD]) for row in seen.tolist()}
+    (caption,) = stage.data.train[0].captions
+    assert all(stage.tokenizer.normalise(caption).startswith(each) for each in spelt)  # the longest are cut
+
+
+def test_without_dropout_and_in_validation_words_are_spelt_one_way(dvae_folder):
+    plain, dropping = (build("transformer", dvae_folder, bpe_dropout=share) for share in (0.0, 0.5))
+    assert captions(plain, 1).equal(without_dropout(plain, 1))
+    assert dropping.validate(dropping.model) == plain.validate(plain.model)
+
+
+def test_captions_are_left_out_as_often_as_was_said_and_reproduced_by_the_batchs_number(dvae_folder):
+    stage = build("transformer", dvae_folder, caption_dropout=0.3)
+    stream = stage.batches(0)
+    batches = [next(stream).caption for _ in range(40)]
+    empty = [(caption == PAD).all(dim=1) for caption in batches]
+    assert torch.cat(empty).float().mean().item() == pytest.approx(0.3, abs=0.08)  # of 320
+    halves = build("transformer", dvae_folder, caption_dropout=0.3, accumulate=2).batches(6)
+    assert torch.cat([next(halves).caption, next(halves).caption]).equal(batches[3])
+    plain = build("transformer", dvae_folder)
+    for number, left_out in enumerate(empty[:4]):
+        assert batches[number][~left_out].equal(captions(plain, number)[~left_out])
+
+
+def test_captions_of_held_out_pictures_are_never_left_out(dvae_folder):
+    stage, plain = build("transformer", dvae_folder, caption_dropout=0.9), build("transformer", dvae_folder)
+    assert stage.validate(stage.model) == plain.validate(plain.model)
+
+
+@torch.no_grad()
+def test_a_caption_left_out_counts_in_the_images_loss_only(dvae_folder):
+    stage = build("transformer", dvae_folder)
+    for head in (stage.model.text_head, stage.model.image_head):
+        head.weight.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
+    batch = next(stage.batches(0))
+    some = replace(batch, caption=batch.caption.index_fill(0, torch.tensor([0, 5]), PAD))
+    kept = [row for row in range(8) if row not in (0, 5)]
+    others = replace(batch, caption=batch.caption[kept], image=batch.image[kept], image_targets=batch.image[kept])
+    text, image = stage._nll(stage.model, some)
+    torch.testing.assert_close(text, stage._nll(stage.model, others)[0])
+    answer = stage.model(some.caption, some.image).image
+    torch.testing.assert_close(image, F.cross_entropy(answer.flatten(0, 1), some.image.flatten()))
+    text, image = stage._nll(stage.model, replace(batch, caption=torch.full_like(batch.caption, PAD)))
+    assert text == 0
+    assert image.isfinite()
+
+
+def test_a_checkpoint_trained_with_captions_left_out_can_be_guided_and_another_can_not(dvae_folder, tmp_path):
+    for share in (0.0, 0.5):
+        stage = build("transformer", dvae_folder, caption_dropout=share)
+        overfit(stage, next(stage.batches(0)), 4, 1e-2)
+        stage.save(tmp_path / str(share), stage.model, {})
+    with pytest.raises(ValueError, match="train one with stage.caption_dropout"):
+        DALLE.load(tmp_path / "0.0").generate("a red circle", candidates=1, keep=1, guidance=2.0)
+    assert DALLE.load(tmp_path / "0.5").generate("a red circle", candidates=1, keep=1, guidance=2.0).num_sampled == 1
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_a_share_of_captions_that_is_none_is_refused_before_anything_starts(share):
+    with pytest.raises(ValueError, match=f"caption_dropout={share} must be at least 0 and below 1"):
+        TransformerStageConfig(caption_dropout=share)
+
+
+def test_guidance_is_told_to_those_who_draw_and_needs_captions_left_out(dvae_folder, tmp_path):
+    stage = build("transformer", dvae_folder, caption_dropout=0.1, guidance=2.0)
+    stage.save(tmp_path, stage.model, {})
+    assert DALLE.load(tmp_path).guidance == 2.0
+    with pytest.raises(ValueError, match="guidance=2.0 needs training with dropped captions: set caption_dropout=0.1"):
+        TransformerStageConfig(guidance=2.0)
+
+
+def test_the_tokenizer_is_learned_on_evenly_spaced_training_records(dvae_folder):
+    stage = build("transformer", dvae_folder, tokenizer_records=1)
+    (caption, *others) = stage.data.train[0].captions
+    everything = build("transformer", dvae_folder, tokenizer_records=64)
+    assert 256 < stage.tokenizer.vocabulary <= 288
+    assert len(stage.tokenizer.encode(caption)) <= len(everything.tokenizer.encode(caption))
+    assert everything.tokenizer.vocabulary == 288
+
+
+def test_a_tokenizer_that_is_named_is_taken_instead(dvae_folder, tmp_path):
+    learned = build("transformer", dvae_folder, tokenizer_records=64).tokenizer
+    learned.save(tmp_path / "tokenizer.json")
+    taken = build("transformer", dvae_folder, tokenizer_records=1, tokenizer=str(tmp_path / "tokenizer.json"))
+    assert taken.transformer.config.text_vocabulary == 288
+    assert taken.tokenizer.encode("a small red circle") == learned.encode("a small red circle")
+    small = replace(CONFIGS["transformer"].model, text_vocabulary=287)
+    with pytest.raises(
+        ValueError,
+        match=r"tokenizer\.json has 288 entries, more than .* allows \(287\): raise",
+    ):
+        build("transformer", dvae_folder, model=small, tokenizer=str(tmp_path / "tokenizer.json"))

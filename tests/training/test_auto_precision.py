@@ -1,0 +1,71 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dalle.precision import autocast, blocked_cumulative_sum, in_float32
+from dalle.training import auto_precision
+from dalle.training.auto_precision import MIN_PARAMETERS_FOR_BFLOAT16, choose_precision, has_amx
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+SMALL, LARGE = nn.Linear(8, 8), nn.Linear(MIN_PARAMETERS_FOR_BFLOAT16, 1, device="meta")
+
+
+def test_auto_is_bfloat16_on_cuda():
+    assert choose_precision("auto", SMALL, CUDA).name == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("model", "amx", "expected", "reason"),
+    [
+        (LARGE, True, "bfloat16", "the processor has AMX"),
+        (LARGE, False, "float32", "the processor has no AMX"),
+        (SMALL, True, "float32", "72 parameters are too few to gain speed by bfloat16"),
+        (SMALL, False, "float32", "the processor has no AMX"),
+    ],
+)
+def test_auto_on_a_cpu_depends_on_the_processor_and_the_models_size(monkeypatch, model, amx, expected, reason):
+    monkeypatch.setattr(auto_precision, "has_amx", lambda: amx)
+    assert choose_precision("auto", model, CPU) == (expected, reason)
+
+
+@pytest.mark.parametrize(
+    ("flags", "found"), [("amx_bf16 amx_tile", True), ("avx512_bf16", False), ("", False), (None, False)]
+)
+def test_amx_is_read_off_the_processors_flags(tmp_path, flags, found):
+    if flags is not None:
+        (tmp_path / "cpuinfo").write_text(f"model name : Some\nflags : fpu vme {flags}\n")
+    assert has_amx(tmp_path / "cpuinfo") == found
+
+
+def test_autocast_computes_in_the_format_and_float32_leaves_all_alone():
+    x, weight = torch.ones(2, 2), torch.ones(2, 2)
+    with autocast("bfloat16", CPU):
+        assert F.linear(x, weight).dtype == torch.bfloat16
+    with autocast("float32", CPU):
+        assert F.linear(x, weight).dtype == torch.float32
+
+
+@pytest.mark.parametrize(("given", "computed"), [(torch.bfloat16, torch.float32), (torch.float64, torch.float64)])
+def test_what_is_to_be_in_float32_is_under_autocast_too(given, computed):
+    product = in_float32(lambda x, *, other: x @ other)
+    x = torch.ones(2, 2, dtype=given)
+    with autocast("bfloat16", CPU):
+        assert product(x, other=x).dtype == computed
+
+
+def test_impossible_formats_are_refused():
+    with pytest.raises(ValueError, match="choose auto, float32, bfloat16, float16"):
+        choose_precision("fp16", SMALL, CPU)
+
+
+@pytest.mark.parametrize("device", [CPU, CUDA])
+@pytest.mark.parametrize("asked", ["float32", "bfloat16", "float16"])
+def test_what_is_asked_for_by_name_is_had(asked, device):
+    assert choose_precision(asked, SMALL, device).name == asked
+
+
+@pytest.mark.parametrize("length", [1, 127, 128, 129, 1000])
+def test_running_sums_by_blocks_are_running_sums(length):
+    x = torch.rand(3, 2, length, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(blocked_cumulative_sum(x), x.cumsum(dim=-1))

@@ -1,0 +1,239 @@
+"""Scaled gradients are the gradients, and get through formats that plain ones vanish in."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dalle.models.blocks import BlockConfig, ResidualBranch, TransformerBlock
+from dalle.precision import autocast
+from dalle.training.branch_hooks import ActivationCheckpointing, attach_hooks, scale_gradients
+from dalle.training.float_formats import ieee
+from dalle.training.gradient_scaler import BRANCH_SCALE, GradientScaler, LossScaler
+from dalle.training.stage import TrainingConfig
+
+CPU = torch.device("cpu")
+RESBLOCK = TrainingConfig(gradient_scaling="resblock")
+WIDTH = 16
+
+
+class Stack(nn.Module):
+    """Residual blocks, with gradients that fade on their way from each block to the one before."""
+
+    def __init__(self, depth: int = 4, fading: float = 1.0, **block: Any):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Embedding(11, WIDTH)
+        self.blocks = nn.ModuleList(TransformerBlock(BlockConfig(WIDTH, heads=2, **block)) for _ in range(depth))
+        self.head = nn.Linear(WIDTH, 11)
+        self.fading = fading
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embed(ids)
+        for block in self.blocks:
+            x = block(self.fading * x + (1 - self.fading) * x.detach())
+        with torch.autocast("cpu", enabled=False):
+            return self.head(x)
+
+
+def gradients(model: nn.Module, scaler: GradientScaler | None = None, precision: str = "float32") -> dict[str, Tensor]:
+    ids = torch.arange(22).reshape(2, 11) % 11
+    model.zero_grad()
+    with autocast(precision, CPU):
+        loss = nn.functional.cross_entropy(model(ids).flatten(0, 1), (3 * ids.flatten() + 1) % 11)
+    (loss if scaler is None else scaler.scale_loss(loss)).backward()
+    if scaler is not None:
+        scaler.unscale()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+def attached(model: nn.Module, config: TrainingConfig, precision: str, device: torch.device) -> GradientScaler:
+    return attach_hooks(model, config, precision, device)[0]
+
+
+def parts(found: dict[str, Tensor]) -> list[Tensor]:
+    """The gradients of each residual branch's matrices, from the first branch to the last."""
+    names = dict.fromkeys(".".join(name.split(".")[:3]) for name in found if name.startswith("blocks"))
+    return [
+        torch.cat([each.flatten() for key, each in found.items() if key.startswith(f"{name}.branch") and each.ndim > 1])
+        for name in names
+    ]
+
+
+def test_there_is_a_scale_for_each_residual_branch():
+    model = Stack(depth=4)
+    scaler = attached(model, RESBLOCK, "float16", CPU)
+    assert scaler.scales.tolist() == [2.0**13] * 8
+    inside = {id(each) for group in scaler.parameter_groups for each in group}
+    assert {name.split(".")[0] for name, each in model.named_parameters() if id(each) not in inside} == {
+        "embed",
+        "head",
+    }
+    assert isinstance(attached(model, TrainingConfig(), "float16", CPU), LossScaler)
+    for config, precision in ((RESBLOCK, "bfloat16"), (RESBLOCK, "float32"), (TrainingConfig(), "bfloat16")):
+        assert attached(model, config, precision, CPU).parameter_groups == []
+
+
+def test_scales_make_up_for_the_division_by_micro_batches():
+    scaler = attached(Stack(), replace(RESBLOCK, accumulate=4), "float16", CPU)
+    assert scaler.scales.tolist() == [2.0**15] * 8
+    assert (scaler.config.min_scale, scaler.config.max_scale) == (2**9, 2**26)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("block", [{}, {"qk_norm": True, "mlp": "swiglu"}], ids=str)
+def test_scaled_branches_give_the_same_gradients(block, recompute):
+    """Powers of two cost no precision, so in float32 they are the same to the bit."""
+    plain = gradients(Stack(**block))
+    model = Stack(**block)
+    found = [module for module in model.modules() if isinstance(module, ResidualBranch)]
+    scaler = GradientScaler([each.parameters() for each in found], BRANCH_SCALE, CPU)
+    scaler.scales.copy_(2.0 ** torch.arange(7, 15))
+    for branch, scale in zip(found, scaler.scales, strict=True):
+        if recompute:
+            ActivationCheckpointing(branch)
+        scale_gradients(branch, scale)
+    scaled = gradients(model, scaler)
+    assert all(scaled[name].equal(gradient) for name, gradient in plain.items())
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_what_was_attached_can_be_taken_off(precision):
+    plain, model = gradients(Stack()), Stack()
+    config = replace(RESBLOCK, recompute=True, gradient_exponent=5)
+    before = {name: dict(vars(module)) for name, module in model.named_modules()}
+    _, handles = attach_hooks(model, config, precision, CPU)
+    assert len(handles) == 8 * 3
+    for handle in handles:
+        handle.remove()
+    assert {name: dict(vars(module)) for name, module in model.named_modules()} == before
+    assert all(gradient.equal(plain[name]) for name, gradient in gradients(model).items())
+
+
+def test_within_a_branch_gradients_are_larger_by_its_scale_and_only_there():
+    plain, model = gradients(Stack()), Stack()
+    scaler = attached(model, replace(RESBLOCK, gradient_exponent=5), "float32", CPU)
+    scaler.unscale = lambda: None
+    found = gradients(model, scaler)
+    for name, gradient in plain.items():
+        scale = 2.0**13 if name.startswith("blocks") else 1.0
+        torch.testing.assert_close(found[name], gradient * scale, rtol=0.01, atol=0.01 * scale * gradient.abs().max())
+
+
+@pytest.mark.parametrize("scaling", ["global", "resblock"])
+def test_float16_gradients_are_near_those_of_float32(scaling):
+    plain, model = gradients(Stack()), Stack()
+    scaler = attached(model, replace(RESBLOCK, gradient_scaling=scaling), "float16", CPU)
+    found = gradients(model, scaler, "float16")
+    for name, gradient in plain.items():
+        assert found[name].dtype == torch.float32
+        assert (found[name] - gradient).norm() < 0.02 * gradient.norm() + 1e-7, name
+
+
+def gradients_after_warmup(scaling: str, exponent: int, model: nn.Module) -> dict[str, Tensor]:
+    """Gradients once the scales have found their place, which takes a run thousands of updates."""
+    config = replace(RESBLOCK, gradient_scaling=scaling, gradient_exponent=exponent)
+    scaler = attached(model, config, "float32", CPU)
+    scaler.config = replace(scaler.config, growth_factor=2**0.5, backoff_factor=0.5, backoff_cooldown=0)
+    found = []
+    for _ in range(40):
+        found.append(gradients(model, scaler))
+        scaler.update()
+    return next(each for each in reversed(found) if all(gradient.isfinite().all() for gradient in each.values()))
+
+
+def test_a_narrow_exponent_loses_gradients_under_one_scale_and_none_under_one_for_each_branch():
+    """With 3 bits, numbers end at 2^4 and 2^-12: where the last block's fit in, the first one's do not."""
+    plain = parts(gradients(Stack(4, fading=1 / 64)))
+    assert plain[0].norm() < 2**-16 * plain[-1].norm()  # they shrink through depth, from the last block to the first
+
+    def lost(scaling: str) -> list[float]:
+        """Relative error of each branch's gradient."""
+        found = parts(gradients_after_warmup(scaling, 3, Stack(4, fading=1 / 64)))
+        return [((ours - true).norm() / true.norm()).item() for ours, true in zip(found, plain, strict=True)]
+
+    under_one, each_its_own = lost("global"), lost("resblock")
+    assert under_one[-1] < 0.01
+    assert under_one[0] == 1.0  # all of it
+    assert max(each_its_own) < 0.01
+
+
+def test_what_overflows_in_a_branch_shows_in_its_own_parameters_and_lowers_its_own_scale():
+    model = Stack()
+    scaler = attached(model, RESBLOCK, "float16", CPU)
+    scaler.scales[3] = 2.0**40  # far too much for float16
+    found = gradients(model, scaler, "float16")
+    bad = {name for name, gradient in found.items() if not gradient.isfinite().all()}
+    assert bad
+    assert all(name.startswith("blocks.1.mlp") for name in bad)
+    assert found["embed.weight"].any()
+    scaler.update()
+    grown = [True, True, True, False, True, True, True, True]
+    assert (scaler.scales > BRANCH_SCALE.init_scale).tolist() == [
+        value or number == 3 for number, value in enumerate(grown)
+    ]
+    assert scaler.scales[3] <= BRANCH_SCALE.max_scale
+
+
+def test_what_comes_in_unfit_is_filtered_before_the_branch():
+    """So a loss that is not finite says nothing about scales."""
+    model = Stack()
+    scaler = attached(model, RESBLOCK, "float16", CPU)
+    with autocast("float16", CPU):
+        loss = model(torch.arange(11)[None]).sum() * torch.nan
+    loss.backward()
+    scaler.unscale()
+    assert not model.head.weight.grad.isfinite().any()
+    assert not torch.cat(parts({name: each.grad for name, each in model.named_parameters()})).any()
+    scaler.update()
+    assert (scaler.scales > BRANCH_SCALE.init_scale).all()
+
+
+def test_recomputed_activations_are_not_kept_and_change_nothing():
+    def kept(model: nn.Module) -> int:
+        """Numbers that the backward pass remembers."""
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: sizes.append(tensor.numel()) or tensor, lambda x: x
+        ):
+            model(torch.arange(11)[None])
+        return sum(sizes)
+
+    plain, recomputing = Stack(), Stack()
+    attached(recomputing, TrainingConfig(recompute=True), "float32", CPU)
+    expected = gradients(plain)
+    assert all(gradient.equal(expected[name]) for name, gradient in gradients(recomputing).items())
+    assert kept(recomputing) < kept(plain) / 4
+
+
+def test_a_simulated_format_rounds_what_enters_and_leaves_a_branch():
+    seen = []
+
+    class Triple(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            x.register_hook(lambda gradient: seen.append(("leaving", gradient)))
+            output = 3 * x
+            output.register_hook(lambda gradient: seen.append(("entering", gradient)))
+            return output
+
+    format, triple = ieee(3, 10), Triple()
+    scale_gradients(triple, torch.tensor(2.0), format)
+    x = torch.full((3,), 1.0, requires_grad=True)
+    triple(x).backward(torch.tensor([2.0**-14, 0.10009765625, 100.0]))
+    assert seen[0][1].tolist() == [0.0, format.round(torch.tensor(0.2001953125)).item(), torch.inf]
+    assert x.grad.tolist() == [0.0, format.round(3 * seen[0][1][1]).item() / 2, 0.0]
+
+
+def test_models_without_residual_branches_are_told_so():
+    for config in (RESBLOCK, TrainingConfig(recompute=True), TrainingConfig(gradient_exponent=4)):
+        with pytest.raises(ValueError, match="this model has no residual branches"):
+            attached(nn.Linear(2, 2), config, "float16", CPU)
+
+
+def test_impossible_settings_are_refused():
+    with pytest.raises(ValueError, match="gradient_scaling=local is unknown; choose global or resblock"):
+        TrainingConfig(gradient_scaling="local")
+    with pytest.raises(ValueError, match="gradient_exponent=8 must be 2 to 5 bits"):
+        TrainingConfig(gradient_exponent=8)
