@@ -36,12 +36,10 @@ class EvaluateConfig(RerankConfig, DecodingConfig):
     capability_captions: int = 24  # captions for each capability of a model of `blocks`
     samples: int = 2_000  # images sampled for sample_quality and blur_curve, one per caption; the paper samples 30,000
     sample_candidates: int = 1  # candidates for each of them; the best by `rerank` is kept; 512 in the paper
-    blur_curve: bool = (
-        False  # also measure sample_quality with all images blurred by 0, 1, 2, 4 and 8: a table and a plot
-    )
-    features: str = (
-        "efficientnet-lite0"  # feature network for sample_quality: efficientnet-lite0 | inception, as in FID
-    )
+    # also measure sample_quality with all images blurred by 0, 1, 2, 4 and 8: a table and a plot
+    blur_curve: bool = False
+    # feature network for sample_quality: efficientnet-lite0 | inception, as in FID
+    features: str = "efficientnet-lite0"
     weights: str | None = None  # file with the weights of inception, which are not included
     dvae: str | None = None  # folder of the dVAE, if it is not in the checkpoint
     clip: str | None = None  # folder of the CLIP to rank with, if it is not in the checkpoint
