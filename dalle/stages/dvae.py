@@ -159,9 +159,9 @@ class DVAEStage:
         generator = torch_generator("validation codes", device=self.data.device)
         parameters, logits = model(images, self.config.last_temperature, generator)
         shown = {
-            "held-out pictures": images,
-            "from their relaxed codes": mean_image(parameters),
-            "from their most probable codes": model.decode(logits.argmax(dim=1)),
+            "held-out images": images,
+            "soft reconstructions (relaxed codes)": mean_image(parameters),
+            "hard reconstructions (most probable codes)": model.decode(logits.argmax(dim=1)),
         }
         rows = [GridRow([*map(Cell, to_pil_images(pixels))], title) for title, pixels in shown.items()]
         return image_grid(rows)

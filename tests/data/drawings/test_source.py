@@ -150,9 +150,9 @@ def test_opened_twice_it_is_the_same(config):
 def test_the_config_of_a_checkpoint_gives_the_same_config(config):
     from dataclasses import asdict
 
-    from dalle.data import read_config
+    from dalle.data import config_from_dict
 
-    assert read_config(json.loads(json.dumps(asdict(config)))) == config
+    assert config_from_dict(json.loads(json.dumps(asdict(config)))) == config
 
 
 def test_opted_out_drawings_are_in_no_record(config, tmp_path):
