@@ -19,8 +19,8 @@ GPU_RUN = $(GPU_PYTHON) -m benchmarks.gpu
 WEIGHTS := $(DEMO)/dvae/model.safetensors $(DEMO)/clip/model.safetensors $(DEMO)/transformer/model.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench gpu gpu-install gpu-tests gpu-sampling gpu-training gpu-demo wheels patterns \
-	architecture configs edits notebooks recorded lint types
+.PHONY: help install demo drawings drawings-page test bench gpu gpu-install gpu-tests gpu-sampling gpu-training gpu-demo wheels \
+	patterns architecture configs edits notebooks recorded lint types
 
 help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,12 @@ gpu-install:
 
 wheels: ## download the packages of make gpu for a machine without network (PYTHON_VERSION=3.12)
 	$(PYTHON) -m benchmarks.gpu.requirements collect "$(WHEELS)" "$(PYTHON_VERSION)"
+
+drawings: $(INSTALLED) ## download and build the data set of drawings, outputs/drawings
+	$(RUN) -m dalle.data.drawings.build --out outputs/drawings
+
+drawings-page: ## the table of authors and licences in docs/drawings.md
+	$(RUN) docs/drawings.py outputs/drawings
 
 patterns: $(INSTALLED) ## draw the attention patterns: docs/patterns.png
 	$(RUN) docs/patterns.py

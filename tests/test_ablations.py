@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dalle.ablation_config import format_values, varied_values
-from dalle.cli.config import compose
+from dalle.cli.config import EXPERIMENT_SIZES, compose
 from dalle.cli.config_groups import CONFIG_DIR, options
 from dalle.cli.sweeps import ablation_jobs, ablations, compose_jobs
 from dalle.models.dvae.model import DiscreteVAE
@@ -16,7 +16,7 @@ from dalle.models.transformer.model import Transformer
 from dalle.training.job import Job
 
 LETTERS = "abcdefghijklmnopqrst"
-SIZES = options("size")
+SIZES = sorted(set(options("size")) - EXPERIMENT_SIZES)
 TINY = [
     "data.image_size=16",
     "device=cpu",

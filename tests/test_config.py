@@ -64,7 +64,7 @@ def test_overrides_reach_frozen_settings_and_the_defaults_stay_the_papers():
             "preset=smal",
             "there is no preset=smal; choose one of base, paper, paper-1b, paper-3b, paper-6b, small, tiny",
         ),
-        ("size=lapto", "there is no size=lapto; choose one of base, laptop, paper, small"),
+        ("size=lapto", "there is no size=lapto; choose one of base, gpu, laptop, overnight, paper, small"),
         ("preset.dvae.steps=3", "there is no setting preset.dvae.steps; did you mean stage."),
         ("stage=dvea", "there is no stage=dvea; choose one of all, clip, dvae, transformer"),
         ("stage.steps=abc", "stage.steps=abc: Value 'abc' of type 'str' could not be converted to Integer"),

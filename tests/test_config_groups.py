@@ -8,11 +8,11 @@ import pytest
 from hydra.core.config_store import ConfigStore
 
 from dalle.cli import config, config_groups
-from dalle.cli.config import compose
+from dalle.cli.config import EXPERIMENT_SIZES, compose
 from dalle.cli.config_groups import CONFIG_DIR, groups, options, read_sections, register, register_preset, register_size
 from dalle.stages import STAGES
 
-SIZES = options("size")
+SIZES = sorted(set(options("size")) - EXPERIMENT_SIZES)
 SECTIONS = [(preset, stage) for preset in options("preset") for stage in STAGES]
 
 
@@ -159,4 +159,4 @@ def test_groups_and_options_come_from_files_and_dataclasses():
     folders = {path.name for path in CONFIG_DIR.iterdir() if path.is_dir()}
     assert set(groups()) == folders | {"stage", "data", "edit", "import"}
     assert all(options(group) for group in groups())
-    assert options("data") == ["blocks", "coco", "emoji", "folder", "webdataset"]
+    assert options("data") == ["blocks", "coco", "drawings", "emoji", "folder", "webdataset"]

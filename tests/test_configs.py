@@ -21,9 +21,11 @@ from dalle.training.schedules import Schedule
 
 FILES = sorted(path.relative_to(CONFIG_DIR) for path in CONFIG_DIR.rglob("*.yaml"))
 PRESETS = [file.stem for file in FILES if file.parent == Path("preset")]
-EXPERIMENTS = [file.stem for file in FILES if file.parts[0] == "experiment"]
+EXPERIMENTS = [file.stem for file in FILES if file.parent == Path("experiment")]
+EXPERIMENT_SIZES = [(file.parent.name, file.stem) for file in FILES if file.parent.parent == Path("experiment")]
 RECIPES = {f"preset={name}": ["stage=all"] for name in PRESETS}
 RECIPES |= {f"experiment={name}": [] for name in EXPERIMENTS}
+RECIPES |= {f"size={size}": [f"experiment={name}"] for name, size in EXPERIMENT_SIZES}
 # pictures' side, parameters of dVAE, CLIP and transformer
 SIZES = {
     "paper": (256, 97_616_006, 151_288_833, 12_292_844_929),
@@ -47,9 +49,24 @@ def stages_of(config: TrainConfig) -> dict[str, Any]:
 def test_every_file_is_used_by_a_command():
     """Data sets, presets and experiments are tested in test_config.py, ablations and sizes in test_ablations.py."""
     tested = {"data", "preset", "experiment", "prompts", "filters", "ablation", "size"}
+    tested |= {f"experiment/{name}" for name, _ in EXPERIMENT_SIZES}
     untested = [file for file in FILES if file.parent != Path(".") and file.parent.as_posix() not in tested]
     assert untested == []
     assert len(FILES) <= 50  # a dataclass or a section of another file needs no file
+
+
+@pytest.mark.parametrize(("experiment", "size"), EXPERIMENT_SIZES)
+def test_a_size_of_an_experiment_changes_it_and_names_its_run(experiment, size):
+    assert size in options("size")
+    composed = compose("train", [f"experiment={experiment}", f"size={size}"])
+    assert composed.size == size and composed.run == f"{experiment}-{size}"
+    others = [other for name, other in EXPERIMENT_SIZES if name == experiment and other != size]
+    assert all(compose("train", [f"experiment={experiment}", f"size={other}"]) != composed for other in others)
+
+
+def test_a_size_of_an_experiment_is_refused_for_an_ablation():
+    with pytest.raises(ValueError, match="size=overnight is a size of experiment=drawings"):
+        compose("train", ["+ablation=pool", "size=overnight"])
 
 
 def test_every_stage_can_be_chosen():
@@ -182,5 +199,6 @@ def test_every_preset_has_a_number_of_parameters():
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_has_its_own_run_name_and_states_its_command(name):
-    assert compose("train", [f"experiment={name}"]).run == name
+    composed = compose("train", [f"experiment={name}"])
+    assert composed.run == "-".join(filter(None, (name, composed.size)))
     assert f"# python train.py experiment={name}\n" in (CONFIG_DIR / "experiment" / f"{name}.yaml").read_text()

@@ -71,4 +71,4 @@ def test_every_target_can_be_made(target):
 
 
 def test_the_table_lists_all_data_sets():
-    assert set(re.findall(r"^\| `data=(\w+)`", README, re.MULTILINE)) == set(DATA_SETS)
+    assert set(re.findall(r"^\| \[?`data=(\w+)`", README, re.MULTILINE)) == set(DATA_SETS)

@@ -50,6 +50,9 @@ HYDRA_OVERRIDES = (
 )
 
 
+EXPERIMENT_SIZES = {"overnight", "gpu"}  # sizes that experiments have and ablations do not
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """Options of train.py."""
@@ -73,6 +76,12 @@ class TrainConfig:
     deterministic: bool = False  # bitwise reproducible results on a GPU, with slower kernels; a CPU always is
     resume: bool = True  # false: start over and move the existing run folder aside
     wandb: WandbConfig = field(default_factory=WandbConfig)
+
+    def __post_init__(self) -> None:
+        if self.ablation is not None and self.size in EXPERIMENT_SIZES:
+            raise ValueError(
+                f"size={self.size} is a size of experiment=drawings; an ablation has laptop, small, base and paper"
+            )
 
 
 COMMANDS = {

@@ -6,6 +6,8 @@ from typing import Any
 from dalle.data import emoji
 from dalle.data.blocks import BlocksConfig, BlocksSource
 from dalle.data.coco import CocoConfig, CocoSource
+from dalle.data.drawings.source import ATTRIBUTION as OF_DRAWINGS
+from dalle.data.drawings.source import DrawingsConfig, DrawingsSource
 from dalle.data.emoji import EmojiConfig, EmojiSource
 from dalle.data.folder import FolderConfig, FolderSource
 from dalle.data.source import Source
@@ -18,6 +20,7 @@ DATA_SETS: Registry[Source] = Registry(
     {
         "blocks": Entry(BlocksSource, BlocksConfig),
         "emoji": Entry(EmojiSource, EmojiConfig, note=emoji.ATTRIBUTION),
+        "drawings": Entry(DrawingsSource, DrawingsConfig, note=OF_DRAWINGS),
         "folder": Entry(FolderSource, FolderConfig),
         "coco": Entry(CocoSource, CocoConfig),
         "webdataset": Entry(WebdatasetSource, WebdatasetConfig),

@@ -59,6 +59,9 @@ class CLIPStage:
     def batches(self, start: int) -> Iterator[ImageBatch]:
         return self.data.batches(start)
 
+    def before_update(self, step: int) -> None:
+        """Do nothing: weights are changed by the optimizer alone."""
+
     def loss(
         self, model: nn.Module, batch: ImageBatch, step: int, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float | Tensor]]:

@@ -13,10 +13,10 @@ from torch import Tensor
 from dalle import distributed
 from dalle.data import open_source
 from dalle.data.audit.provenance import data_meta
-from dalle.data.collate import ImageBatch, TokenBatch
+from dalle.data.collate import ImageBatch, TokenBatch, to_tensor
 from dalle.data.loader import image_batches, ordered_batches, token_batches
 from dalle.data.token_cache import TokenCache
-from dalle.data.transforms import transform_named
+from dalle.data.transforms import inference_crop, transform_named
 from dalle.device_transfer import to_device
 from dalle.seeds import numpy_generator
 from dalle.stages.initial_weights import Init
@@ -115,6 +115,13 @@ class DataModule:
         for batch in itertools.islice(ordered_batches(source, transform_named("none"), size), -(-count // size)):
             yield ImageBatch(batch.images[:remaining], batch.captions[:remaining], batch.keys[:remaining])
             remaining -= len(batch.captions)
+
+    def sample_of_training(self, count: int, number: int) -> Tensor:
+        """Return `count` training images, drawn with `number` as a seed: (count, 3, s, s) floats in [0, 1]."""
+        generator = numpy_generator("sample of training images", self.seed, number)
+        records = generator.choice(len(self.train), min(count, len(self.train)), replace=False)
+        pixels = [inference_crop(self.train[int(record)].image, self.image_size) for record in records]
+        return pixels_of(to_tensor(np.stack(pixels)), self.device)
 
     def add_provenance(self, meta: dict[str, Any]) -> dict[str, Any]:
         """Return `meta` extended with a description of the training data, for a checkpoint."""

@@ -18,6 +18,8 @@ from dalle.image_grid import Cell, GridRow, image_grid
 from dalle.losses import LikelihoodConfig
 from dalle.models.dvae.model import DiscreteVAE, DVAEConfig, codebook_use, mean_image
 from dalle.models.dvae.relaxation import argmax_one_hot
+from dalle.models.dvae.restarts import restart_unused_codes
+from dalle.precision import autocast
 from dalle.seeds import torch_generator
 from dalle.stages.data_module import DataModule, StageContext, StageDataConfig
 from dalle.training.ema import EMAConfig
@@ -27,6 +29,7 @@ from dalle.training.schedules import Schedule
 log = logging.getLogger(__name__)
 
 
+RESTART_PICTURES = 512  # training pictures in which a code must occur at least once
 ELBO_METRICS = ("kl", "negative_elbo", "true_negative_elbo", "bound_gap")  # metrics that are not defined for a VQ-VAE
 
 
@@ -39,6 +42,9 @@ class DVAEStageConfig(StageDataConfig):
     likelihood: LikelihoodConfig = field(default_factory=LikelihoodConfig)
     kl_weight: Schedule = field(default_factory=lambda: Schedule("cosine", 0.0, 6.6, 5_000))  # beta
     temperature: Schedule = field(default_factory=lambda: Schedule("cosine", 1.0, 1 / 16, 150_000))  # tau
+    restart_codes_every: int = 0  # updates between restarts of unused codes; 0: never, as in the paper
+    restart_codes_from: int = 0  # first update with a restart: while the KL weight is high, codes are not committed yet
+    restart_codes_until: int = 0  # no restarts from this update on, so that the last codes can settle
     commitment: float = 1.0  # vector quantisation: weight of the distance to the codes, instead of the KL (VQ-VAE)
     transform: str = "dvae"
     validation_pictures: int = 256
@@ -65,6 +71,20 @@ class DVAEStage:
 
     def batches(self, start: int) -> Iterator[ImageBatch]:
         return self.data.batches(start)
+
+    def before_update(self, step: int) -> None:
+        """Restart unused codes, if it is time to."""
+        config = self.config
+        first = max(1, config.restart_codes_from)
+        if not config.restart_codes_every or step % config.restart_codes_every:
+            return
+        if not first <= step < config.restart_codes_until:
+            return
+        generator = torch_generator("code restarts", self.data.seed, step, device=self.data.device)
+        images = self.data.sample_of_training(RESTART_PICTURES, step)
+        with autocast("bfloat16", self.data.device):
+            count = restart_unused_codes(self.model, images, generator)
+        log.info("step %d: restarted %d codes", step, count)
 
     def loss(
         self, model: nn.Module, batch: ImageBatch, step: int, generator: torch.Generator
@@ -139,9 +159,9 @@ class DVAEStage:
         generator = torch_generator("validation codes", device=self.data.device)
         parameters, logits = model(images, self.config.last_temperature, generator)
         shown = {
-            "held-out pictures": images,
-            "from their relaxed codes": mean_image(parameters),
-            "from their most probable codes": model.decode(logits.argmax(dim=1)),
+            "held-out images": images,
+            "soft reconstructions (relaxed codes)": mean_image(parameters),
+            "hard reconstructions (most probable codes)": model.decode(logits.argmax(dim=1)),
         }
         rows = [GridRow([*map(Cell, to_pil_images(pixels))], title) for title, pixels in shown.items()]
         return image_grid(rows)

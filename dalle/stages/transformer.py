@@ -126,6 +126,9 @@ class TransformerStage:
         for number, batch in enumerate(batches, start):
             yield self._tokenize(batch, config.bpe_dropout, config.caption_dropout, data.generators(number))
 
+    def before_update(self, step: int) -> None:
+        """Do nothing: weights are changed by the optimizer alone."""
+
     def loss(
         self, model: nn.Module, batch: TokenizedBatch, step: int, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float | Tensor]]:

@@ -141,6 +141,7 @@ class Trainer:
     def update(self) -> None:
         """Do one optimizer update, skipped on all ranks if loss or gradient is not finite; without device syncs."""
         state, config = self.state, self.config
+        self.stage.before_update(state.step)
         loss, metrics = self.gradients()
         state.scaler.unscale()
         state.reducer.reduce(state.step)

@@ -78,6 +78,13 @@ class Stage(Protocol):
         """
         ...
 
+    def before_update(self, step: int) -> None:
+        """Change the model outside of the optimizer, if the stage does; `step` is the number of updates done.
+
+        A pure function of the weights, the seed and `step`, the same on all ranks.
+        """
+        ...
+
     def loss(
         self, model: nn.Module, batch: Any, step: int, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float | Tensor]]:

@@ -269,3 +269,29 @@ def test_the_defaults_are_the_papers():
     assert optimizer.learning_rate == Schedule("cosine", 1e-4, 1.25e-6, 1_200_000)
     assert (optimizer.betas, optimizer.eps, optimizer.weight_decay) == ((0.9, 0.999), 1e-8, 1e-4)
     assert config.ema.decay == 0.999
+
+
+def test_unused_codes_are_restarted_when_it_is_time_and_the_same_way_each_time():
+    settings = {"restart_codes_every": 10, "restart_codes_from": 20, "restart_codes_until": 40}
+    stage, other = build("dvae", **settings), build("dvae", **settings)
+    with torch.no_grad():
+        for each in (stage, other):
+            each.model.encoder.output.bias[2:] -= 100  # all codes but two are unused
+    before = stage.model.encoder.output.weight.clone()
+    for step in (0, 10, 25, 40, 50):
+        stage.before_update(step)
+    assert torch.equal(stage.model.encoder.output.weight, before)
+    stage.before_update(30)
+    other.before_update(30)
+    assert not torch.equal(stage.model.encoder.output.weight, before)
+    assert torch.equal(stage.model.encoder.output.weight, other.model.encoder.output.weight)
+
+
+def test_without_the_setting_codes_are_never_restarted():
+    stage = build("dvae")
+    with torch.no_grad():
+        stage.model.encoder.output.bias[2:] -= 100
+    before = stage.model.encoder.output.weight.clone()
+    for step in range(0, 1000, 50):
+        stage.before_update(step)
+    assert torch.equal(stage.model.encoder.output.weight, before)

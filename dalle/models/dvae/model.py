@@ -109,10 +109,14 @@ class Encoder(nn.Module):
         self.pool = nn.MaxPool2d(2) if config.pool == "max" else nn.AvgPool2d(2)
 
     def forward(self, pixels: Tensor) -> Tensor:
+        return self.output.in_full_precision(self.features(pixels))  # (b, v, h, w), or (b, decoder_input, h, w)
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Compute the input of the last layer: (b, 3, 8h, 8w) mapped pixels -> (b, c, h, w)."""
         x = self.input(pixels)  # (b, width, 8h, 8w)
         for number, group in enumerate(self.groups):
             x = group(x if number == 0 else self.pool(x))
-        return self.output.in_full_precision(F.relu(x))  # (b, v, h, w), or (b, decoder_input, h, w)
+        return F.relu(x)
 
 
 class Decoder(nn.Module):

@@ -1,0 +1,256 @@
+"""Build the folder of drawings from pinned packages: archives of SVG and WebP files, and an index of what they show.
+
+    python -m dalle.data.drawings.build --out outputs/drawings
+
+    NAME.tar.xz     the drawings of one set, SVG or WebP, and their index
+    subjects.json   the subjects with their words by language
+    sources.json    packages with digests, sets with licences and authors, and what is missing
+
+A finished set is not built again. If a package cannot be had, the command says so and builds the others.
+"""
+
+import argparse
+import contextlib
+import json
+import logging
+import sys
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dalle.data.drawings.packages import (
+    EMOJIBASE,
+    FLUENT_3D,
+    ICONIFY,
+    OPENMOJI,
+    Package,
+    PackageError,
+    download,
+    members,
+)
+from dalle.data.drawings.sets import SETS, DrawingSet
+from dalle.data.drawings.subjects import Catalogue, Variant, catalogue
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+INDEX, SUBJECTS, SOURCES = "index.json", "subjects.json", "sources.json"
+LICENCES = {"MIT", "Apache-2.0", "ISC", "CC0-1.0", "CC-BY-3.0", "CC-BY-4.0", "CC-BY-SA-4.0"}  # identifiers of SPDX
+LANGUAGES = ("en", "de", "es", "fr", "it", "nl", "pl", "pt", "ru", "ja", "zh")
+
+# sets with packages of their own: licence and author are not in their files in a form that a program can read
+ATTRIBUTIONS = {
+    OPENMOJI: {"licence": "CC-BY-SA-4.0", "author": "OpenMoji", "url": "https://openmoji.org"},
+    FLUENT_3D: {
+        "licence": "MIT",
+        "author": "Microsoft Corporation, packaged by LobeHub",
+        "url": "https://github.com/lobehub/fluent-emoji",
+    },
+}
+
+
+Fetch = Callable[[Package, Path], Path]  # downloads a package into a folder and returns its path
+
+
+class Drawing(NamedTuple):
+    """One drawing of a set, with the subject that it shows."""
+
+    name: str  # unique in its set, "1F34E" or "red-apple"
+    variant: Variant
+    content: bytes
+    suffix: str  # ".svg" | ".webp"
+
+
+def build(out: Path, downloads: Path, fetch: Fetch = download) -> list[str]:
+    """Build the folder `out`, with the packages in `downloads`. Returns a sentence for each package that is missing.
+
+    Raises PackageError if nothing can be built: without the words of emojibase-data, or without any set.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    words = dict(members(fetch(EMOJIBASE, downloads), tuple(f"{language}/" for language in LANGUAGES)))
+    known = catalogue(words)
+    problems, sets = [], {}
+    for package, names in packages_of_sets().items():
+        try:
+            path = fetch(package, downloads)
+        except PackageError as problem:
+            problems.append(f"{', '.join(each.name for each in names)}: {problem}")
+            log.warning("left out %s", problems[-1])
+            continue
+        markers = {each: marker_of(each, package) for each in names}
+        entries = {each: finished(archive_of(out, each), markers[each]) for each in names}
+        unfinished = [each for each, entry in entries.items() if entry is None]
+        files = dict(members(path, tuple(map(path_in_package, unfinished)))) if unfinished else {}
+        for each, entry in entries.items():
+            sets[each.name] = entry or build_set(each, package, files, known, out)
+            log.info("%-22s %5d drawings", each.name, len(sets[each.name]["pictures"]))
+    if not sets:
+        raise PackageError("no set of drawings could be built: " + "; ".join(problems))
+    write_index(out, known, sets, problems)
+    return problems
+
+
+def packages_of_sets() -> dict[Package, list[DrawingSet]]:
+    """Group the sets by the package that has them."""
+    grouped: dict[Package, list[DrawingSet]] = {}
+    for each in SETS:
+        grouped.setdefault(package_of(each), []).append(each)
+    return grouped
+
+
+def package_of(drawing_set: DrawingSet) -> Package:
+    return ICONIFY if drawing_set.iconify else OPENMOJI if drawing_set.family == "openmoji" else FLUENT_3D
+
+
+def path_in_package(drawing_set: DrawingSet) -> str:
+    """Return the file or the start of the file names of a set in its package."""
+    if drawing_set.iconify:
+        return f"json/{drawing_set.iconify}.json"
+    return {"openmoji": "color/svg/", "openmoji-black": "black/svg/", "fluent-3d": "assets/"}[drawing_set.name]
+
+
+def archive_of(out: Path, drawing_set: DrawingSet) -> Path:
+    return out / f"{drawing_set.name}.tar.xz"
+
+
+def marker_of(drawing_set: DrawingSet, package: Package) -> dict[str, Any]:
+    """Return the part of a set's entry that states how it was built."""
+    return {"format": FORMAT, "package": str(package), "sha256": package.sha256}
+
+
+def build_set(
+    drawing_set: DrawingSet, package: Package, files: Mapping[str, bytes], known: Catalogue, out: Path
+) -> dict[str, Any]:
+    """Write the archive of one set, and return its entry of `sources.json` with its pictures."""
+    attribution, drawings = read_set(drawing_set, package, files, known)
+    entry = marker_of(drawing_set, package) | attribution | {"pictures": []}
+    archive = archive_of(out, drawing_set)
+    drawings = sorted(drawings, key=lambda each: each.name)
+    for each in drawings:
+        entry["pictures"].append([each.name + each.suffix, each.variant.subject, each.variant.tone])
+    partial = archive.with_name(f".{archive.name}")
+    with tarfile.open(partial, "w:xz", preset=6) as file:  # one stream: SVG files of a set have much in common
+        add(file, INDEX, json.dumps(entry).encode())
+        for each in drawings:
+            add(file, each.name + each.suffix, each.content)
+    partial.replace(archive)
+    return entry
+
+
+def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Add a file to an archive, with no date and owner, so that archives are reproducible."""
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    archive.addfile(member, BytesIO(content))
+
+
+def finished(archive: Path, marker: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the entry of a complete archive with this marker, or None."""
+    if not archive.is_file():
+        return None
+    with contextlib.suppress(OSError, ValueError, EOFError, tarfile.TarError), tarfile.open(archive) as file:
+        first = file.next()
+        content = file.extractfile(first) if first and first.name == INDEX else None
+        entry = json.loads(content.read()) if content else {}
+        return entry if {name: entry.get(name) for name in marker} == marker else None
+    return None
+
+
+def read_set(
+    drawing_set: DrawingSet, package: Package, files: Mapping[str, bytes], known: Catalogue
+) -> tuple[dict[str, Any], Iterable[Drawing]]:
+    """Return licence, author and address of a set, and its drawings that show a subject of the catalogue."""
+    start = path_in_package(drawing_set)
+    if package is not ICONIFY:
+        own = ((name, content) for name, content in files.items() if name.startswith(start))
+        return ATTRIBUTIONS[package], coded_drawings(own, known, flags=package is OPENMOJI)
+    icons = json.loads(files[start])
+    info = icons["info"]
+    licence = info["license"]["spdx"]
+    if licence not in LICENCES:
+        raise ValueError(f"the set {drawing_set.name} has the licence {licence}, which is not one of {LICENCES}")
+    attribution = {"licence": licence, "author": info["author"]["name"], "url": info["author"].get("url", "")}
+    return attribution, iconify_drawings(drawing_set, icons, known)
+
+
+def coded_drawings(files: Iterable[tuple[str, bytes]], known: Catalogue, flags: bool) -> Iterator[Drawing]:
+    """Yield the drawings whose file names are code points of an emoji. flags: keep flags of countries."""
+    for name, content in files:
+        path = Path(name)
+        variant = known.of_code(path.stem)
+        if variant and (flags or known.subjects[variant.subject].group != "flags"):
+            yield Drawing(path.stem.upper(), variant, content, path.suffix)
+
+
+def iconify_drawings(drawing_set: DrawingSet, icons: dict[str, Any], known: Catalogue) -> Iterator[Drawing]:
+    """Yield the drawings of a set of @iconify/json: by code points where it has them, else by their names."""
+    codes: dict[str, str] = {name: code for code, name in icons.get("chars", {}).items()}
+    names = {name: name for name, icon in icons["icons"].items() if not icon.get("hidden")}
+    if drawing_set.kind == "names":  # further names of the same drawing, which may be the known ones
+        names |= {alias: entry["parent"] for alias, entry in icons.get("aliases", {}).items() if len(entry) == 1}
+    drawn: set[str] = set()
+    for name, parent in names.items():
+        if drawing_set.kind == "icons":
+            if not name.endswith(drawing_set.suffix):
+                continue
+            variant = known.of_icon(name.removesuffix(drawing_set.suffix), drawing_set.name == "streamline-pixel")
+        else:
+            variant = (known.of_code(codes[name]) if name in codes else None) or known.of_name(name)
+        if variant and parent not in drawn and parent in icons["icons"]:
+            drawn.add(parent)
+            yield Drawing(parent.removesuffix(drawing_set.suffix), variant, svg_of(icons, parent).encode(), ".svg")
+
+
+def svg_of(icons: dict[str, Any], name: str) -> str:
+    """Return an icon of @iconify/json as an SVG document."""
+    icon = icons["icons"][name]
+    box = [icon.get(key, icons.get(key, default)) for key, default in BOX.items()]
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="{" ".join(map(str, box))}">{icon["body"]}</svg>'
+    )
+
+
+BOX = {"left": 0, "top": 0, "width": 16, "height": 16}
+
+
+def write_index(out: Path, known: Catalogue, sets: dict[str, dict[str, Any]], problems: list[str]) -> None:
+    """Write subjects.json and sources.json."""
+    used = {subject for entry in sets.values() for _, subject, _ in entry["pictures"]}
+    subjects = [subject.to_json() for subject in known.subjects.values() if subject.id in used]
+    (out / SUBJECTS).write_text(json.dumps(subjects, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    sources = {
+        "format": FORMAT,
+        "sets": {
+            name: {key: value for key, value in entry.items() if key != "pictures"}
+            | {"pictures": len(entry["pictures"])}
+            for name, entry in sets.items()
+        },
+        "missing": problems,
+    }
+    (out / SOURCES).write_text(json.dumps(sources, indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Build the folder of drawings from pinned packages.")
+    parser.add_argument("--out", type=Path, default=Path("outputs/drawings"), help="folder to build")
+    parser.add_argument("--downloads", type=Path, help="folder of the downloaded packages; default: OUT.packages")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    downloads = options.downloads or options.out.with_name(f"{options.out.name}.packages")
+    try:
+        problems = build(options.out, downloads)
+    except PackageError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 1
+    size = sum(path.stat().st_size for path in options.out.iterdir())
+    print(f"{options.out}: {size / 1e6:.1f} MB")
+    for problem in problems:
+        print(f"missing: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,301 @@
+"""Data source `drawings`: things named in words, drawn in many styles, from packages that anyone can install.
+
+Besides the drawings themselves it composes pictures from them: drawings in another colour, two panels with exactly the
+same drawing in two styles, and small scenes of two drawings. `make drawings` builds the folder.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import permutations
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from dalle.data.drawings import wording
+from dalle.data.drawings.render import COLOURS, Drawings, Picture, recoloured
+from dalle.data.drawings.splits import SPLITS, held_out_colour, held_out_concept, held_out_style
+from dalle.data.emoji import hash_fraction
+from dalle.data.index import StringArray, digest_of
+from dalle.data.opt_out import OptOut
+from dalle.data.source import Record
+from dalle.seeds import numpy_generator
+
+ATTRIBUTION = (
+    "Drawings: OpenMoji (CC BY-SA 4.0), Fluent Emoji (Microsoft, MIT), Twemoji (CC BY 4.0), Noto Emoji (Google, Apache "
+    "2.0), EmojiOne (CC BY 4.0, CC BY-SA 4.0) and icon sets: docs/drawings.md"
+)
+RENDERED = 5 / 4  # side of rendered drawings in units of image_size: crops need not enlarge them
+PEOPLE = ("stated", "open")
+
+
+@dataclass(frozen=True)
+class MixConfig:
+    """Composed pictures per drawing of a split."""
+
+    colours: float = 0.4  # drawings of a single colour in another one: "a green umbrella"
+    panels: float = 0.6  # the same drawing in two styles, one above the other
+    scenes: float = 0.3  # two drawings: "two owls", "a rocket above a house"
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 0:
+                raise ValueError(f"data.mix.{name}={value} must be at least 0")
+
+
+@dataclass
+class DrawingsConfig:
+    """Emoji and icon sets: about 23,000 drawings of 1,980 concepts in 17 styles, with names and keywords.
+
+    They are built with `make drawings`, and rendered once. Needs extra packages: pip install 'dalle[data]'.
+
+    Splits: train and val by concept; novel has concepts in styles, colours has concepts in colours, in which training
+    never shows them.
+    Attribution: docs/drawings.md lists the authors and licences of all sets; the strictest is CC BY-SA 4.0.
+    """
+
+    name: str = "drawings"
+    path: str = "outputs/drawings"  # folder built by `make drawings`
+    image_size: int = 128  # side in pixels of the square images that models get
+    validation_share: float = 0.07  # share of the concepts held out for validation
+    languages: list[str] = field(default_factory=lambda: ["en"])  # of the captions; the first needs style phrases
+    people: str = "stated"  # stated: captions name the skin tone that is drawn | open: they leave it open
+    skin_tones: float = 0.3  # share of the drawings with a skin tone that are used, besides those without one
+    mix: MixConfig = field(default_factory=MixConfig)
+    opt_out: str = ""  # text file of keys to leave out
+    seed: int = 0  # of the choice of composed pictures
+
+    def __post_init__(self) -> None:
+        if isinstance(self.mix, dict):  # from the JSON of a checkpoint
+            self.mix = MixConfig(**self.mix)
+        if not 0 < self.validation_share < 1:
+            raise ValueError(f"data.validation_share must lie between 0 and 1, got {self.validation_share}")
+        if self.people not in PEOPLE:
+            raise ValueError(f"data.people={self.people} is unknown; choose one of {', '.join(PEOPLE)}")
+        if not self.languages:
+            raise ValueError("data.languages is empty; name at least one, such as [en]")
+
+
+class Composed(NamedTuple):
+    """One record: a drawing, or a picture composed of two."""
+
+    kind: str  # "drawing" | "colour" | "panels" | "alike" | relation of two drawings: "above", "to the left of"
+    first: int  # numbers of drawings
+    second: int = -1
+    colour: str = ""
+
+
+class DrawingsSource:
+    """Drawings and composed pictures of a split.
+
+    Held-out records are in random order, so that the first ones represent the split. Raises ValueError for an unknown
+    split and a folder without drawings.
+    """
+
+    def __init__(self, config: DrawingsConfig, split: str):
+        if split not in SPLITS:
+            raise ValueError(f"the drawings have the splits {', '.join(SPLITS)}, not {split!r}")
+        self.config = config
+        self.image_size = config.image_size
+        self.drawings = Drawings(Path(config.path).expanduser(), round(config.image_size * RENDERED))
+        self.check_languages()
+        self.dropped: dict[str, int] = {}
+        self.records = list(records_of(self.drawings.pictures, config, split, self.dropped))
+        if split != "train":
+            order = numpy_generator("order of held-out drawings", config.seed).permutation(len(self.records))
+            self.records = [self.records[number] for number in order]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Record:
+        return Record(self.image(index), self.captions(index), self.key(index))
+
+    def image(self, index: int) -> Image.Image:
+        """Return the picture at `index`, (5/4 image_size) pixels wide and high."""
+        record = self.records[index]
+        first = self.drawings.image(record.first)
+        if record.kind == "drawing":
+            return first
+        if record.kind == "colour":
+            return recoloured(first, record.colour)
+        second = first if record.kind == "alike" else self.drawings.image(record.second)
+        return side_by_side(first, second, upright=record.kind in ("panels", "above"))
+
+    def key(self, index: int) -> str:
+        record = self.records[index]
+        first = self.drawings.pictures[record.first].key
+        if record.kind == "drawing":
+            return first
+        second = record.colour or (self.drawings.pictures[record.second].key if record.second >= 0 else "")
+        return "/".join(filter(None, (record.kind.replace(" ", "-"), first, second)))
+
+    def keys(self) -> StringArray:
+        """Return the keys of all records: twemoji/1F34E, colour/tabler/umbrella/green, ..."""
+        return StringArray.from_strings(map(self.key, range(len(self))))
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        """Return all captions of the record at `index`."""
+        record = self.records[index]
+        picture = self.drawings.pictures[record.first]
+        subject, style = picture.subject, picture.drawing_set.style
+        said: list[str] = []
+        match record.kind:
+            case "drawing":
+                said = wording.in_style(wording.names_of(subject, picture.tone, self.config.people == "stated"), style)
+                said = [
+                    *said[: len(said) if "en" in self.config.languages else 0],
+                    *self.other_languages(subject, len(said)),
+                ]
+            case "colour":
+                said = wording.in_colour(subject, record.colour, style)
+            case "alike":
+                said = wording.two_alike(subject, style)
+            case "panels":
+                said = wording.same_below(subject, self.drawings.pictures[record.second].drawing_set.style)
+            case relation:
+                said = wording.placed(subject, relation, self.drawings.pictures[record.second].subject, style)
+        return tuple(said)
+
+    def other_languages(self, subject, english: int) -> list[str]:
+        """Return names in the other languages of the config, each language as often as English."""
+        said = []
+        for language in self.config.languages:
+            if language != "en" and language in subject.labels:
+                label, tags = subject.labels[language], subject.tags.get(language, [])[: wording.MOST_TAGS]
+                names = [label, label, *(f"{label}, {tag}" for tag in tags)]
+                said += (names * (1 + english // len(names)))[: max(english, 1)]
+        return said
+
+    def check_languages(self) -> None:
+        """Raise ValueError if a language of the config has no words."""
+        known = sorted({language for subject in self.drawings.subjects.values() for language in subject.labels})
+        if unknown := [language for language in self.config.languages if language not in known]:
+            raise ValueError(f"data.languages: no words in {', '.join(unknown)}; there are words in {', '.join(known)}")
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Return width and height of the picture, which is square."""
+        return self.drawings.side, self.drawings.side
+
+    def digest(self) -> str:
+        """Return a digest of the packages, the settings, the records and, of some, the captions."""
+        described = [self.drawings.sources["sets"], asdict(self.config) | {"path": ""}]
+        some = range(0, len(self), max(1, len(self) // 200))
+        return digest_of(repr((described, self.records, [self.captions(index) for index in some])).encode())
+
+
+def side_by_side(first: Image.Image, second: Image.Image, upright: bool) -> Image.Image:
+    """Place two squares on a white square of the same size, each with half its side: above each other, or in a row."""
+    side = first.width
+    half = side // 2
+    canvas = Image.new("RGB", (side, side), "white")
+    for number, image in enumerate((first, second)):
+        small = image.resize((half, half), Image.Resampling.LANCZOS)
+        along, across = number * half, (side - half) // 2
+        canvas.paste(small, (across, along) if upright else (along, across))
+    return canvas
+
+
+def records_of(
+    pictures: list[Picture], config: DrawingsConfig, split: str, dropped: dict[str, int]
+) -> Iterator[Composed]:
+    """Yield the records of a split: its drawings, then the pictures composed of them."""
+    opt_out = OptOut.read(config.opt_out)
+    styles: dict[str, set[str]] = defaultdict(set)
+    for picture in pictures:
+        styles[picture.subject.concept].add(picture.drawing_set.style)
+    wanted = "train" if split == "colours" else split
+    used: list[int] = []
+    for number, picture in enumerate(pictures):
+        concept, style = picture.subject.concept, picture.drawing_set.style
+        if reason := opt_out.reason(picture.key):
+            dropped[reason] = dropped.get(reason, 0) + 1
+        elif picture.tone and hash_fraction(f"tone {picture.key}") >= config.skin_tones:
+            continue
+        elif wanted == home_of(concept, style, len(styles[concept]), config.validation_share):
+            used.append(number)
+    if split != "colours":
+        yield from (Composed("drawing", number) for number in used)
+    yield from coloured(pictures, used, config, split)
+    if split in ("train", "val"):
+        yield from panels(pictures, used, config)
+    if split == "train":
+        yield from scenes(pictures, used, config)
+
+
+def home_of(concept: str, style: str, styles: int, validation_share: float) -> str:
+    """Return the split of a drawing."""
+    if held_out_concept(concept, validation_share):
+        return "val"
+    return "novel" if held_out_style(concept, style, styles) else "train"
+
+
+def coloured(pictures: list[Picture], used: list[int], config: DrawingsConfig, split: str) -> Iterator[Composed]:
+    """Yield drawings in another colour. In the split colours: each held-out combination, in one drawing."""
+    options = [
+        (number, colour)
+        for number in used
+        if pictures[number].drawing_set.recolour
+        and not pictures[number].tone
+        and not wording.has_colour(pictures[number].subject)
+        for colour in COLOURS
+        if colour != "black" and held_out_colour(pictures[number].subject.concept, colour) == (split == "colours")
+    ]
+    if split == "colours":
+        first = {(pictures[number].subject.concept, colour): number for number, colour in reversed(options)}
+        yield from (Composed("colour", number, colour=colour) for (_, colour), number in sorted(first.items()))
+    elif split in ("train", "val"):
+        for place in chosen(len(options), config.mix.colours * len(used), "colours", config.seed):
+            yield Composed("colour", options[place][0], colour=options[place][1])
+
+
+def panels(pictures: list[Picture], used: list[int], config: DrawingsConfig) -> Iterator[Composed]:
+    """Yield pairs of exactly the same drawing in two styles."""
+    same: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+    for number in used:
+        picture = pictures[number]
+        if not picture.tone:
+            same[picture.drawing_set.family, picture.subject.id, identity(picture)].append(number)
+    options = [
+        (top, bottom)
+        for numbers in same.values()
+        for top, bottom in permutations(numbers, 2)
+        if pictures[top].drawing_set.style != pictures[bottom].drawing_set.style
+    ]
+    for place in chosen(len(options), config.mix.panels * len(used), "panels", config.seed):
+        yield Composed("panels", *options[place])
+
+
+def identity(picture: Picture) -> str:
+    """Return what two drawings of a family share if they are the same drawing: the name in icon sets, else nothing."""
+    return picture.key.partition("/")[2] if picture.drawing_set.kind == "icons" else ""
+
+
+def scenes(pictures: list[Picture], used: list[int], config: DrawingsConfig) -> Iterator[Composed]:
+    """Yield different scenes of two drawings of the same set."""
+    by_set: dict[str, list[int]] = defaultdict(list)
+    for number in used:
+        if not pictures[number].tone and wording.countable(pictures[number].subject):
+            by_set[pictures[number].drawing_set.name].append(number)
+    usable = [number for numbers in by_set.values() for number in numbers if len(numbers) > 1]
+    kinds = ("alike", *wording.OPPOSITE)
+    seen: set[Composed] = set()
+    for place in range(round(config.mix.scenes * len(used)) if usable else 0):
+        generator = numpy_generator("scene of drawings", config.seed, place)
+        first = usable[int(generator.integers(len(usable)))]
+        kind = kinds[int(generator.integers(len(kinds)))]
+        others = by_set[pictures[first].drawing_set.name]
+        second = others[int(generator.integers(len(others)))]
+        scene = Composed(kind, first) if kind == "alike" else Composed(kind, first, second)
+        same = kind != "alike" and pictures[second].subject.id == pictures[first].subject.id
+        if not same and scene not in seen:
+            seen.add(scene)
+            yield scene
+
+
+def chosen(options: int, count: float, kind: str, seed: int) -> list[int]:
+    """Return `count` of the numbers below `options`, or all if there are fewer, in order."""
+    count = min(options, round(count))
+    drawn = numpy_generator(f"{kind} of drawings", seed).choice(options, count, replace=False) if count else []
+    return sorted(int(each) for each in drawn)

@@ -1,0 +1,188 @@
+"""Data source `drawings`: splits, composed pictures, captions, bad settings."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dalle.data import DATA_SETS, open_source
+from dalle.data.drawings import splits
+from dalle.data.drawings.render import COLOURS, Drawings, recoloured
+from dalle.data.drawings.source import DrawingsConfig, DrawingsSource, MixConfig
+from dalle.data.drawings.splits import SPLITS
+
+
+@pytest.fixture
+def config(drawings) -> DrawingsConfig:
+    return DrawingsConfig(
+        path=str(drawings), image_size=32, skin_tones=1.0, validation_share=0.3, mix=MixConfig(2.0, 2.0, 2.0)
+    )
+
+
+@pytest.fixture
+def train(config, monkeypatch) -> DrawingsSource:
+    """Return the training split with nothing held out: the whole set is small."""
+    monkeypatch.setattr("dalle.data.drawings.source.held_out_concept", lambda concept, share: False)
+    monkeypatch.setattr("dalle.data.drawings.source.held_out_style", lambda *_: False)
+    monkeypatch.setattr("dalle.data.drawings.source.held_out_colour", lambda *_: False)
+    return DrawingsSource(config, "train")
+
+
+def of_kind(source, kind):
+    return [index for index, record in enumerate(source.records) if record.kind == kind]
+
+
+def concepts(source):
+    pictures = source.drawings.pictures
+    numbers = [each for record in source.records for each in (record.first, record.second) if each >= 0]
+    return {pictures[number].subject.concept for number in numbers}
+
+
+def test_it_is_registered():
+    assert DATA_SETS["drawings"].config is DrawingsConfig
+    assert "CC BY-SA 4.0" in DATA_SETS["drawings"].note
+
+
+def test_concepts_of_val_are_not_in_training(config):
+    train, val = open_source(config, "train"), open_source(config, "val")
+    assert concepts(val) and concepts(train)
+    assert not concepts(val) & concepts(train)
+
+
+def test_held_out_styles_and_colours_are_not_in_training(config, monkeypatch):
+    monkeypatch.setattr(splits, "NOVEL_STYLES", 0.3)
+    monkeypatch.setattr(splits, "NOVEL_COLOURS", 0.3)
+    monkeypatch.setattr(splits, "FEWEST_STYLES", 2)
+    sources = {split: DrawingsSource(config, split) for split in SPLITS}
+    pictures = sources["train"].drawings.pictures
+
+    def styles(source):
+        numbers = [each for record in source.records for each in (record.first, record.second) if each >= 0]
+        return {(pictures[each].subject.concept, pictures[each].drawing_set.style) for each in numbers}
+
+    def colours(source):
+        return {(pictures[each.first].subject.concept, each.colour) for each in source.records if each.colour}
+
+    assert styles(sources["novel"]) and not styles(sources["novel"]) & styles(sources["train"])
+    assert {concept for concept, _ in styles(sources["novel"])} <= concepts(sources["train"])
+    assert colours(sources["colours"]) and not colours(sources["colours"]) & colours(sources["train"])
+
+
+def test_a_recoloured_drawing_has_its_colour_and_its_caption_says_so(train):
+    index = of_kind(train, "colour")[0]
+    record, picture = train.records[index], train.image(index)
+    middle = picture.getpixel((picture.width // 2, picture.height // 2))
+    assert middle == COLOURS[record.colour] and picture.getpixel((1, 1)) == (255, 255, 255)
+    assert all(record.colour in caption for caption in train.captions(index))
+
+
+def test_recolouring_black_with_black_changes_nothing(drawings):
+    opened = Drawings(drawings, 40)
+    index = next(number for number, each in enumerate(opened.pictures) if each.drawing_set.name == "lucide")
+    assert np.array_equal(recoloured(opened.image(index), "black"), opened.image(index))
+
+
+def test_panels_show_the_same_subject_of_one_family_in_two_styles(train):
+    indices = of_kind(train, "panels")
+    assert indices
+    for index in indices:
+        record, pictures = train.records[index], train.drawings.pictures
+        top, bottom = pictures[record.first], pictures[record.second]
+        assert top.subject is bottom.subject and top.drawing_set.family == bottom.drawing_set.family
+        assert top.drawing_set.style != bottom.drawing_set.style
+    caption = train.captions(indices[0])[0]
+    assert caption.startswith("the exact same ") and caption.endswith(" on the bottom")
+
+
+def test_panels_are_the_two_drawings_at_half_size(train):
+    index = of_kind(train, "panels")[0]
+    whole = np.asarray(train.image(index))
+    half = whole.shape[0] // 2
+    for number, rows in ((train.records[index].first, whole[:half]), (train.records[index].second, whole[half:])):
+        middle = rows[:, half // 2 : half // 2 + half]
+        expected = np.asarray(train.drawings.image(number).resize((half, half), 1))
+        assert np.array_equal(middle, expected)
+
+
+def test_scenes_name_both_subjects(train):
+    index = of_kind(train, "above")[0]
+    record, pictures = train.records[index], train.drawings.pictures
+    labels = [pictures[each].subject.labels["en"] for each in (record.first, record.second)]
+    assert all(label in caption for caption in train.captions(index) for label in labels)
+
+
+def test_skin_tones_are_stated_or_left_open(config, monkeypatch):
+    def toned(people):
+        config.people = people
+        source = DrawingsSource(
+            config, "train" if "waving hand" in concepts(DrawingsSource(config, "train")) else "val"
+        )
+        index = next(i for i, r in enumerate(source.records) if source.drawings.pictures[r.first].tone)
+        return source.captions(index)
+
+    assert all("dark skin tone" in caption for caption in toned("stated"))
+    assert not any("skin tone" in caption for caption in toned("open"))
+
+
+def test_captions_in_another_language(config):
+    config.languages = ["en", "fr"]
+    for split in ("train", "val"):
+        source = DrawingsSource(config, split)
+        for index in of_kind(source, "drawing"):
+            subject = source.drawings.pictures[source.records[index].first].subject
+            if "fr" in subject.labels:
+                assert subject.labels["fr"] in source.captions(index)
+    config.languages = ["fr"]
+    for index in of_kind(source, "drawing"):
+        subject = source.drawings.pictures[source.records[index].first].subject
+        if "fr" in subject.labels:
+            assert not any("drawing of" in caption for caption in source.captions(index))
+
+
+def test_opened_twice_it_is_the_same(config):
+    first, second = DrawingsSource(config, "train"), DrawingsSource(config, "train")
+    assert first.digest() == second.digest() and list(first.keys()) == list(second.keys())
+    assert len(set(first.keys())) == len(first)
+    config.mix = MixConfig(colours=0)
+    assert DrawingsSource(config, "train").digest() != first.digest()
+
+
+def test_the_config_of_a_checkpoint_gives_the_same_config(config):
+    from dataclasses import asdict
+
+    from dalle.data import config_from_dict
+
+    assert config_from_dict(json.loads(json.dumps(asdict(config)))) == config
+
+
+def test_opted_out_drawings_are_in_no_record(config, tmp_path):
+    listed = tmp_path / "opted-out.txt"
+    listed.write_text("lucide/umbrella\n")
+    config.opt_out = str(listed)
+    for split in SPLITS:
+        source = DrawingsSource(config, split)
+        keys = source.keys()
+        assert not any("lucide/umbrella" in key for key in keys)
+        assert source.dropped == {"opted out by key": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"languages": ["en", "xx"]}, "no words in xx; there are words in en, fr"),
+        ({"path": "nowhere"}, "no drawings there; build them with `make drawings`"),
+    ],
+)
+def test_settings_that_cannot_work_give_a_sentence(config, change, message):
+    for name, value in change.items():
+        setattr(config, name, value)
+    with pytest.raises(ValueError, match=message):
+        DrawingsSource(config, "train")
+
+
+@pytest.mark.parametrize(
+    "change", [{"people": "x"}, {"languages": []}, {"validation_share": 1.0}, {"mix": {"panels": -1}}]
+)
+def test_invalid_settings_are_refused(change):
+    with pytest.raises(ValueError, match=next(iter(change))):
+        DrawingsConfig(**change)
