@@ -33,7 +33,7 @@ def test_a_run_folder_holds_config_metrics_and_checkpoint(train, tmp_path):
     status, printed = train(*DVAE, "run=mine", "seed=5")
     folder = tmp_path / "outputs" / "dvae" / "mine"
     assert status == 0
-    assert "from step 0 to 2" in printed
+    assert "steps 0 to 2" in printed
     assert {"config.yaml", "metrics.jsonl", "model.safetensors", "config.json", "state"} <= {
         path.name for path in folder.iterdir()
     }
@@ -50,7 +50,7 @@ def test_the_same_command_again_does_nothing_and_more_steps_go_on(train, tmp_pat
     status, printed = train(*DVAE)
     assert (status, checkpoint.digest(folder)) == (0, first)
     assert "finished, 2 updates done" in printed
-    assert "from step 2 to 3" in train(*DVAE, "stage.steps=3")[1]
+    assert "steps 2 to 3" in train(*DVAE, "stage.steps=3")[1]
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == [2, 2, 3, 3]  # train and val
 
