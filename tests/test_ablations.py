@@ -173,7 +173,7 @@ def test_failing_job_is_listed_and_other_jobs_run(train, tmp_path):
     (tmp_path / "outputs" / "ablation" / "pool" / "model.pool_max-seed_0").write_text("in the way")
     status, printed = train("-m", "+ablation=pool", "seed=0", *TINY)
     assert status == 2
-    assert "jobs of this sweep that failed, 1:\n  seed=0 stage.model.pool=max" in printed
+    assert "1 job of this sweep failed:\n  seed=0 stage.model.pool=max" in printed
     assert (
         json.loads((tmp_path / "outputs" / "ablation" / "pool" / "model.pool_average-seed_0" / "job.json").read_text())[
             "status"

@@ -85,7 +85,7 @@ def test_the_codebook_is_described_and_hard_codes_are_compared_with_soft_ones(ru
 
 def test_sampling_compares_settings_and_says_why_there_is_no_guidance(run, trained):
     defined, printed = run("02_sampling", DALLE_CHECKPOINT=trained, DALLE_CANDIDATES=4)
-    assert "needs a transformer that knows the empty caption" in printed
+    assert "needs a transformer that was trained with empty captions" in printed
     assert defined["by_temperature"][0.0][1] == 0  # greedy drawing has no variety
     assert defined["by_temperature"][1.0][1] > 0
     assert len(defined["canvases"]) == len(defined["rows"]) == 5

@@ -15,7 +15,7 @@ def test_survey_of_a_data_set(prepare, tmp_path):
     status, printed = prepare(*BLOCKS, "out=seen")
     assert status == 0, printed
     assert "train: 24 records" in printed
-    assert "the words ran out before the 16,384 asked for" in printed
+    assert "the captions have too few words for the 16,384 requested" in printed
     facts = json.loads((tmp_path / "seen" / "survey.json").read_text())
     assert facts["data"]["name"] == "blocks"
     status, printed = prepare(*BLOCKS, "out=seen")

@@ -173,7 +173,8 @@ def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
                     _print_error(str(error))
                     raise SystemExit(2) from None
             if failed:
-                _print_error("\n  ".join([f"{len(failed)} jobs of this sweep failed:", *failed]))
+                jobs = "job" if len(failed) == 1 else "jobs"
+                _print_error("\n  ".join([f"{len(failed)} {jobs} of this sweep failed:", *failed]))
                 raise SystemExit(2)
 
         return run

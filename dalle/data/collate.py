@@ -83,7 +83,7 @@ class TokenSample(NamedTuple):
     """Position of one image's tokens in the cache, and one caption. Tokens are read for a whole batch at once."""
 
     view: int
-    index: int
+    record: int
     caption: str
     key: str
 

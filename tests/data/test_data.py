@@ -37,5 +37,5 @@ def test_a_source_is_opened_by_its_configs_name():
 
 
 def test_an_unknown_name_is_answered_with_those_that_exist():
-    with pytest.raises(ValueError, match="no data set 'imagenet'; choose one of blocks, emoji, folder"):
+    with pytest.raises(ValueError, match="no data set 'imagenet'; choose one of blocks, emoji, drawings, folder"):
         open_source(SimpleNamespace(name="imagenet"), "train")

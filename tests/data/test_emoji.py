@@ -150,7 +150,7 @@ def test_attribution_names_the_licence():
 
 
 def test_other_splits_and_shares_are_refused():
-    with pytest.raises(ValueError, match="not 'novel'"):
+    with pytest.raises(ValueError, match="got 'novel'"):
         split("novel")
     with pytest.raises(ValueError, match="validation_share must be between 0 and 1, got 0"):
         split("train", validation_share=0.0)

@@ -239,7 +239,7 @@ def test_a_workers_death_is_told_when_its_batch_is_missed_with_the_record_at_fau
 def test_where_nothing_can_be_read_workers_say_it_in_one_sentence():
     with pytest.raises(LoadingError) as caught:
         taken(1, Numbered(2, broken=(0, 1)), workers=1)
-    assert str(caught.value).startswith("none of the 2 records can be read; for instance record")
+    assert str(caught.value).startswith("none of 2 records can be read; the first is record")
     assert "\n" not in str(caught.value)
 
 

@@ -54,7 +54,7 @@ class FakePipeline:
                 scores=None if self.order is None else [0.9 - 0.1 * place for place in range(candidates)],
                 tokens=torch.zeros(candidates, 1, 1, dtype=torch.int64),
                 candidates=order,
-                drawn=candidates,
+                num_sampled=candidates,
             )
             for caption in captions
         ]

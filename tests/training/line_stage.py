@@ -69,6 +69,9 @@ class LineStage:
             yield number, points, points @ torch.tensor([[2.0], [-1.0]]) + 0.5
             number += 1
 
+    def before_update(self, step: int) -> None:
+        """Change nothing."""
+
     def loss(
         self, model: nn.Module, batch: tuple[int, Tensor, Tensor], step: int, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float | Tensor]]:

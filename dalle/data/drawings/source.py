@@ -52,7 +52,10 @@ class DrawingsConfig:
 
     Splits: train and val by concept; novel has concepts in styles, colours has concepts in colours, in which training
     never shows them.
-    Attribution: docs/drawings.md lists the authors and licences of all sets; the strictest is CC BY-SA 4.0.
+    Attribution: docs/drawings.md lists the authors and licences of all sets. Show with the images, and with images of
+    models trained on them:
+    "Drawings: OpenMoji (CC BY-SA 4.0), Fluent Emoji (Microsoft, MIT), Twemoji (CC BY 4.0), Noto Emoji (Google, Apache
+    2.0), EmojiOne (CC BY 4.0, CC BY-SA 4.0) and icon sets: docs/drawings.md"
     """
 
     name: str = "drawings"
