@@ -35,8 +35,8 @@ DESCRIPTION = (
     "which training never shows it. `top` is the candidate that ranks first by CLIP, `first` candidate 0, `real` the "
     "caption's own drawing, which limits what can be reached. `partner`: the upper panel of a concept that training "
     "never shows is given, and the lower one is sampled; the share whose lower panel is closer to its own real one "
-    "than to those of nine others in the same style (features of the same network; chance is 0.1). `real` is the partner's "
-    "reconstruction by the dVAE."
+    "than to those of nine others in the same style (features of the same network; chance is 0.1). `real` is the "
+    "partner's reconstruction by the dVAE."
 )
 ATTRIBUTES = {"novel": ("concept", "style"), "colours": ("concept", "colour")}  # checked in each split
 CHOICES = 10  # lower panels that a sampled one is compared with
