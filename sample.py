@@ -22,7 +22,7 @@ from dalle.training.signals import Interrupted, StopRequest
 @command("sample")
 def main(config: SampleConfig) -> None:
     captions = requested_captions(config)
-    device = distributed.start(config.device, config.deterministic)
+    device = distributed.init_process_group(config.device, config.deterministic)
     dalle = DALLE.load(config.checkpoint, device, config.dvae, config.clip, config.precision)
     config = dalle.with_guidance(config)
     canvas = build_canvas(config, dalle.encode_image)
