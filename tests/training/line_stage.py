@@ -1,4 +1,4 @@
-"""The smallest stage there is, a line fitted to noisy points, with every kind of randomness that a stage may use."""
+"""A minimal stage: a line fitted to noisy points, with every kind of randomness that a stage may use."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -94,7 +94,7 @@ class LineStage:
 
 
 class Blocks(nn.Module):
-    """A line as a transformer would draw it."""
+    """The line as an image model with transformer blocks."""
 
     def __init__(self):
         super().__init__()
@@ -123,7 +123,7 @@ def point(seed: int, position: int) -> Tensor:
 
 
 def fit(folder: Path, config: LineConfig | None = None, stage: LineStage | None = None, seed: int = 0) -> LineStage:
-    """Train a line in `folder`, going on where it stands."""
+    """Train a line in `folder`, resuming the run that is there."""
     config = config or LineConfig()
     stage = stage or LineStage(config, seed=seed)
     run_config = {"stage": {"steps": config.steps, "noise": config.noise}, "seed": seed}
