@@ -96,7 +96,7 @@ def find_image(config: PrepareConfig) -> None:
     for each in neighbours:
         print(f"{each.distances()}: {each.key}")
     print(title)
-    print(f"sheet     {folder / 'neighbours.png'}")
+    print(f"grid      {folder / 'neighbours.png'}")
 
 
 def encode_images(config: PrepareConfig) -> None:
