@@ -47,31 +47,31 @@ import torch
 from dalle import distributed
 from test_distributed import EXACT, contrast, fit, flat, runs_of_blocks
 
-device, folder = distributed.start("cpu"), Path(sys.argv[1])
-rank = distributed.rank()
+device, folder = distributed.init_process_group("cpu"), Path(sys.argv[1])
+rank = distributed.get_rank()
 stage = fit(folder, EXACT)
 scale = torch.tensor(2.0, requires_grad=True)
 contrast(scale, slice(3 * rank, 3 * rank + 3)).backward()
 facts = {
     "weights": [each.tolist() for each in stage.model.parameters()],
-    "world": distributed.world(),
-    "first": distributed.is_first(),
-    "said": distributed.broadcast(f"from {rank}"),
-    "any": [distributed.any_rank(rank == 1), distributed.any_rank(False)],
-    "mean": distributed.mean(torch.tensor(float(rank))).item(),
-    "slope": distributed.mean(scale.grad).item(),
-    "total": [each.tolist() for each in distributed.total([torch.tensor([[1.0, rank]]), torch.tensor(2.0)])],
+    "world_size": distributed.get_world_size(),
+    "first": distributed.is_main_process(),
+    "said": distributed.broadcast_object(f"from {rank}"),
+    "any": [distributed.all_reduce_any(rank == 1), distributed.all_reduce_any(False)],
+    "mean": distributed.all_reduce_mean(torch.tensor(float(rank))).item(),
+    "slope": distributed.all_reduce_mean(scale.grad).item(),
+    "total": [each.tolist() for each in distributed.all_reduce_sum([torch.tensor([[1.0, rank]]), torch.tensor(2.0)])],
     "runs": {name: flat(stage).tolist() for name, stage in runs_of_blocks(folder).items()},
 }
 (folder / f"rank{rank}.json").write_text(json.dumps(facts))
-distributed.stop()
+distributed.destroy_process_group()
 """
 
 
 def contrast(scale, rows):
     """A loss in which every row looks at all rows, of which a rank holds some, as CLIP's does."""
     points = torch.arange(12.0).reshape(6, 2).cos()
-    features = distributed.gather((scale * points[rows]).sin())
+    features = distributed.all_gather((scale * points[rows]).sin())
     return (features @ features.T).logsumexp(1).mean()
 
 
@@ -80,7 +80,7 @@ class Spoilt(BlockStage):
 
     def loss(self, model, batch, step, generator):
         loss, metrics = super().loss(model, batch, step, generator)
-        bad = step == 3 and distributed.rank() == distributed.world() - 1
+        bad = step == 3 and distributed.get_rank() == distributed.get_world_size() - 1
         return (loss * torch.inf if bad else loss), metrics
 
 
@@ -189,7 +189,7 @@ def test_ranks_lower_their_scale_together(two_ranks):
 
 def test_ranks_agree(two_ranks):
     for rank, facts in enumerate(two_ranks[1]):
-        assert facts["world"] == 2
+        assert facts["world_size"] == 2
         assert facts["first"] == (rank == 0)
         assert facts["said"] == "from 0"
         assert facts["any"] == [True, False]
@@ -209,24 +209,24 @@ def test_a_run_of_two_ranks_goes_on_alone(two_ranks, tmp_path):
 
 
 def test_alone_everything_is_idle():
-    assert (distributed.rank(), distributed.world(), distributed.is_first()) == (0, 1, True)
-    assert distributed.broadcast("x") == "x"
-    assert distributed.any_rank(True)
-    assert distributed.mean(torch.tensor(2.0)) == 2.0
+    assert (distributed.get_rank(), distributed.get_world_size(), distributed.is_main_process()) == (0, 1, True)
+    assert distributed.broadcast_object("x") == "x"
+    assert distributed.all_reduce_any(True)
+    assert distributed.all_reduce_mean(torch.tensor(2.0)) == 2.0
     values = torch.ones(2)
-    assert distributed.gather(values) is values
-    assert distributed.total([values])[0] is values
+    assert distributed.all_gather(values) is values
+    assert distributed.all_reduce_sum([values])[0] is values
     model = torch.nn.Linear(1, 1)
-    assert distributed.wrap(model) is model
+    assert distributed.wrap_ddp(model) is model
     distributed.barrier()
 
 
 def test_devices_that_are_not_there_are_named():
     with pytest.raises(ValueError, match="device=gpu is unknown"):
-        distributed.start("gpu")
+        distributed.init_process_group("gpu")
     with pytest.raises(ValueError, match=r"device=cuda:99 is not there: this machine has \d+ CUDA devices"):
-        distributed.start("cuda:99")
-    assert distributed.start("cpu") == torch.device("cpu")
+        distributed.init_process_group("cuda:99")
+    assert distributed.init_process_group("cpu") == torch.device("cpu")
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
@@ -236,7 +236,7 @@ def test_float32_is_computed_as_such_and_the_same_each_time_where_asked_for(monk
         warnings.simplefilter("ignore")
         torch.backends.cudnn.allow_tf32 = True
         try:
-            distributed.start("cpu", deterministic)
+            distributed.init_process_group("cpu", deterministic)
             assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
             assert torch.are_deterministic_algorithms_enabled() == deterministic
             assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == deterministic

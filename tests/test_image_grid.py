@@ -103,5 +103,5 @@ def test_a_single_small_picture_leaves_room_for_its_title():
 
 def test_a_sheet_of_nothing_is_refused():
     for rows in ([], [GridRow([], "a title")]):
-        with pytest.raises(ValueError, match="no pictures"):
+        with pytest.raises(ValueError, match="at least one cell"):
             image_grid(rows)

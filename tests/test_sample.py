@@ -22,7 +22,7 @@ def test_sample_draws_ranks_and_says_where_the_pictures_are(checkpoints, run_com
         "out=drawn",
     )
     assert status == 0, printed
-    assert "sheet     drawn/grid.png" in printed
+    assert "grid      drawn/grid.png" in printed
     assert "three green triangles, small: 2 of 5 kept, best score" in printed
     facts = json.loads((tmp_path / "drawn" / "samples.json").read_text())
     assert [entry["caption"] for entry in facts["captions"]] == ["a red circle", "three green triangles, small"]
@@ -50,7 +50,7 @@ def test_little_memory_is_told_and_drawing_goes_on_in_chunks(checkpoints, run_co
     little = (needs.caption + 3.5 * needs.candidate) / 10**9
     status, printed = run_command("sample", *options, f"memory={little}")
     assert status == 0
-    assert "3 pictures fit, so they are drawn 3 at a time" in printed
+    assert "3 images fit, so 3 are sampled at a time" in printed
     assert f"cache     {format_bytes(needs.cache)} a candidate; dense {format_bytes(needs.dense)}" in printed
     assert "2 of 8 kept" in printed
     status, printed = run_command("sample", *options, "memory=1e-9")

@@ -113,7 +113,7 @@ def test_the_aspect_ratio_is_the_longer_side_by_the_shorter_one():
 
 
 def test_numbers_and_patterns_that_cannot_work_are_refused():
-    with pytest.raises(ValueError, match="max_aspect_ratio=0.5 would leave out every picture"):
+    with pytest.raises(ValueError, match="max_aspect_ratio=0.5 would leave out every image"):
         FiltersConfig(max_aspect_ratio=0.5)
     with pytest.raises(ValueError, match=r"'\(photo' is no regular expression"):
         CaptionFilter(FiltersConfig(boilerplate=["(photo"]))

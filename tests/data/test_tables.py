@@ -150,4 +150,4 @@ def test_rows_are_gathered_by_picture_wherever_they_stand_and_however_paths_are_
         (True, "sub/c.png", ("three",), ()),
         (False, "d.png", (), ()),
     ]
-    assert warnings == {"rows whose picture is not there": 6}
+    assert warnings == {"rows whose image does not exist": 6}

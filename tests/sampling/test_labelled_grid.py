@@ -49,7 +49,7 @@ def test_a_long_caption_wraps_inside_the_sheet():
 
 
 def test_a_sheet_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ValueError, match="at least one cell"):
         labelled_grid([])
 
 

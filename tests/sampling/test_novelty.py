@@ -67,7 +67,7 @@ def test_features_are_computed_once_for_each_clip(checkpoints, clip, monkeypatch
 
 def test_pictures_that_cannot_be_read_are_never_the_nearest():
     training = TrainingImages.open(DATA)
-    prints = np.array(training.prints)
+    prints = np.array(training.hashes)
     prints["readable"][7] = False
     blind = TrainingImages(training.source, prints)
     assert blind.nearest(training.source[7].image)[0].key != "train/000007"
