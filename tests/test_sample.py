@@ -112,3 +112,6 @@ def test_words_that_were_in_no_training_caption_are_named(checkpoints, run_comma
     status, printed = run_command("sample", *options[:3], "out=again", options[-1])
     assert status == 0
     assert "hint      in none of the training captions that its tokenizer read: purple, zebra" in printed
+    status, printed = run_command("sample", *options[:3], "out=misspelled", "caption=a red cirkle")
+    assert status == 0
+    assert "read: cirkle (nearest known: circle)" in printed
