@@ -27,7 +27,7 @@ def say_memory(dalle: DALLE, captions: int, config: SampleConfig) -> None:
         batch_size = dalle.choose_batch_size(captions, config)
         memory = batch_size.memory
         if batch_size.images < batch_size.unlimited:
-            fit = f"{batch_size.images} pictures fit, so they are drawn {batch_size.images} at a time"
+            fit = f"{batch_size.images} images fit, so {batch_size.images} are sampled at a time"
             print_line(f"memory    {format_bytes(batch_size.budget)}: {fit}")
     else:
         memory = decoding_memory(dalle.transformer)
@@ -51,23 +51,23 @@ def print_report(writer: OutputWriter, attention: bool, novelty: Novelty | None)
     if captions > LINES:
         print(f"... and {captions - LINES:,} more captions")
     some = f" (the first {len(writer.rows)} of {captions:,} captions)" if captions > len(writer.rows) else ""
-    print(f"sheet     {writer.folder / GRID_FILE}{some}")
-    print(f"pictures  {files[0]} and {len(files) - 1:,} more" if len(files) > 1 else f"picture   {files[0]}")
-    print(f"facts     {writer.folder / METADATA_FILE}")
+    print(f"grid      {writer.folder / GRID_FILE}{some}")
+    print(f"images    {files[0]} and {len(files) - 1:,} more" if len(files) > 1 else f"image     {files[0]}")
+    print(f"metadata  {writer.folder / METADATA_FILE}")
     if attention:
         print(f"attention {attention_grid_path(files[0])}, and so on")
     if novelty:
         print(f"novelty   {novelty.save(writer.folder)}: {novelty.sentence()}")
 
 
-def how_to_go_on(writer: OutputWriter, config: SampleConfig) -> str:
+def stop_message(writer: OutputWriter, config: SampleConfig) -> str:
     """Return a sentence with the progress of a stopped run and the options that sample the rest."""
     if not writer.entries:
-        return "stopped before the first pictures were finished; nothing was written"
-    drawn = writer.entries[-1]["drawn"]
+        return "stopped before the first images were finished; nothing was written"
+    sampled = writer.entries[-1]["drawn"]
     if len(writer.captions) == 1:
-        missing = config.candidates - drawn
-        offset = config.candidate_offset + drawn
+        missing = config.candidates - sampled
+        offset = config.candidate_offset + sampled
         rest = f"candidate_offset={offset} candidates={missing} keep={min(config.keep, missing)}"
-        return f"stopped after {drawn} of {config.candidates} candidates; draw the others with {rest}"
+        return f"stopped after {sampled} of {config.candidates} candidates; sample the others with {rest}"
     return f"stopped with {writer.finished:,} of {len(writer.captions):,} captions finished; {METADATA_FILE} says which"

@@ -80,7 +80,7 @@ def test_invalid_entries_are_counted_and_skipped(pictures):
     assert captions(pictures, told) == {0: ("good",), 1: ("good",)}
     source = opened(pictures, told)
     assert source.dropped == {"without a caption": 2}
-    assert source.warnings == {"rows whose picture is not there": 2, UNREADABLE: 10}
+    assert source.warnings == {"rows whose image does not exist": 2, UNREADABLE: 10}
 
 
 def test_urls_are_used_for_the_opt_out_list(pictures, tmp_path):
@@ -97,7 +97,7 @@ def test_urls_are_used_for_the_opt_out_list(pictures, tmp_path):
 
 @pytest.mark.parametrize("told", ["", "{", "[]", '{"images": []}', '{"images": {}, "annotations": []}', "[" * 99_999])
 def test_other_json_file_raises(pictures, told):
-    with pytest.raises(ValueError, match=r"data\.captions=.*captions\.json (cannot be read|is not as COCO's)"):
+    with pytest.raises(ValueError, match=r"data\.captions=.*captions\.json (cannot be read|is not in COCO's format)"):
         opened(pictures, told)
 
 

@@ -113,7 +113,7 @@ def test_aspect_ratio_is_longer_side_over_shorter():
 
 
 def test_invalid_numbers_and_patterns_raise():
-    with pytest.raises(ValueError, match="max_aspect_ratio=0.5 would leave out every picture"):
+    with pytest.raises(ValueError, match="max_aspect_ratio=0.5 would leave out every image"):
         FiltersConfig(max_aspect_ratio=0.5)
     with pytest.raises(ValueError, match=r"'\(photo' is no regular expression"):
         CaptionFilter(FiltersConfig(boilerplate=["(photo"]))

@@ -182,7 +182,7 @@ def test_training_skips_broken_images(tmp_path):
 def test_missing_and_empty_folders_raise(tmp_path):
     with pytest.raises(ValueError, match=r"data\.path=.*nowhere: there is no such folder"):
         opened(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"data\.path=.*no picture \(\.jpg, \.jpeg, \.png, \.webp, \.bmp, \.gif\)"):
+    with pytest.raises(ValueError, match=r"data\.path=.*no image \(\.jpg, \.jpeg, \.png, \.webp, \.bmp, \.gif\)"):
         opened(tmp_path)
     with pytest.raises(ValueError, match=r"data\.path is empty"):
         FolderSource(FolderConfig(), "train")
@@ -211,7 +211,7 @@ def test_table_replaces_text_files(tmp_path):
         "sub/b.png": ("other",),
     }
     assert opened(tmp_path).dropped == {"without a caption": 1}
-    assert opened(tmp_path).warnings == {"rows whose picture is not there": 1}
+    assert opened(tmp_path).warnings == {"rows whose image does not exist": 1}
     (tmp_path / "captions.jsonl").write_text("")
     with pytest.raises(ValueError, match=r"holds captions\.csv and captions\.jsonl: keep one"):
         opened(tmp_path)
@@ -276,14 +276,14 @@ def test_text_without_image_and_unsupported_formats_are_counted(tmp_path):
     ):
         (tmp_path / name).write_text("words")
     assert opened(tmp_path).warnings == {
-        ".svg files, a kind that is not read": 2,
-        ".tiff files, a kind that is not read": 1,
-        "files of other kinds": 1,
-        "text files without a picture of their name": 2,
+        ".svg files, a type that is not supported": 2,
+        ".tiff files, a type that is not supported": 1,
+        "files of other types": 1,
+        "text files without an image of the same name": 2,
     }
 
 
 def test_folder_of_unsupported_formats_raises(tmp_path):
     (tmp_path / "a.svg").write_text("<svg/>")
-    with pytest.raises(ValueError, match="no picture .* passed over: 1 .svg files, a kind that is not read"):
+    with pytest.raises(ValueError, match="no image .* skipped: 1 .svg files, a type that is not supported"):
         opened(tmp_path)

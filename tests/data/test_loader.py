@@ -78,11 +78,11 @@ def test_starting_at_a_step_continues_the_same_stream():
     assert_same(taken(9, source)[5:], taken(4, source, start_step=5))
 
 
-@pytest.mark.parametrize("world", [2, 3])
-def test_ranks_together_make_the_batch_of_one_rank(world):
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_together_make_the_batch_of_one_rank(world_size):
     source = Numbered(11, broken=(4,))
-    alone = taken(8, source, batch_size=2 * world)
-    ranks = [taken(8, source, batch_size=2, rank=rank, world=world) for rank in range(world)]
+    alone = taken(8, source, batch_size=2 * world_size)
+    ranks = [taken(8, source, batch_size=2, rank=rank, world_size=world_size) for rank in range(world_size)]
     for whole, *parts in zip(alone, *ranks, strict=True):
         assert torch.equal(whole.images, torch.cat([part.images for part in parts]))
         assert whole.captions == [caption for part in parts for caption in part.captions]
@@ -160,7 +160,7 @@ def test_ordered_visits_every_readable_record_once():
     ("options", "message"),
     [
         ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),
-        ({"rank": 2, "world": 2}, "rank 2 is not one of 2 ranks"),
+        ({"rank": 2, "world_size": 2}, "rank 2 is not one of 2 ranks"),
         ({"seed": -1}, "seed -1"),
         ({"start_step": -1}, "start_step -1"),
     ],
@@ -180,19 +180,19 @@ def test_empty_source_raises_at_once():
 # --- exactness -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("world", [1, 2, 3])
-def test_any_step_of_any_rank_can_be_loaded_alone(world):
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_any_step_of_any_rank_can_be_loaded_alone(world_size):
     source = Numbered(13, broken=(6,))
-    for rank in range(world):
-        whole = taken(9, source, rank=rank, world=world)
+    for rank in range(world_size):
+        whole = taken(9, source, rank=rank, world_size=world_size)
         for step in (7, 0, 5):
-            assert_same([whole[step]], taken(1, source, rank=rank, world=world, start_step=step))
+            assert_same([whole[step]], taken(1, source, rank=rank, world_size=world_size, start_step=step))
 
 
-@pytest.mark.parametrize("world", [1, 2, 3, 5])
-def test_no_record_repeats_within_an_epoch_across_ranks(world):
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+def test_no_record_repeats_within_an_epoch_across_ranks(world_size):
     length = 17  # which no batch divides
-    ranks = [taken(12, Numbered(length), batch_size=2, rank=rank, world=world) for rank in range(world)]
+    ranks = [taken(12, Numbered(length), batch_size=2, rank=rank, world_size=world_size) for rank in range(world_size)]
     stream = [key for step in zip(*ranks, strict=True) for batch in step for key in batch.keys]
     for first in range(0, len(stream) - length + 1, length):
         assert len(set(stream[first : first + length])) == length
@@ -265,12 +265,12 @@ def tokens_taken(count: int, source: Numbered, cache: TokenCache, **options) -> 
     return list(islice(token_batches(source, cache, **settings), count))
 
 
-@pytest.mark.parametrize(("rank", "world", "start_step"), [(0, 1, 0), (0, 1, 5), (1, 2, 2)])
-def test_one_view_per_epoch_matches_batches_of_images(tmp_path, rank, world, start_step):
+@pytest.mark.parametrize(("rank", "world_size", "start_step"), [(0, 1, 0), (0, 1, 5), (1, 2, 2)])
+def test_one_view_per_epoch_matches_batches_of_images(tmp_path, rank, world_size, start_step):
     source = Numbered(11, broken=(4,))
     cache = encoded(source, tmp_path / "tokens", 4)
-    options = {"seed": 0, "rank": rank, "world": world, "start_step": start_step}
-    steps = 4 * 11 // (3 * world) - start_step
+    options = {"seed": 0, "rank": rank, "world_size": world_size, "start_step": start_step}
+    steps = 4 * 11 // (3 * world_size) - start_step
     opened, read = taken(steps, source, **options), tokens_taken(steps, source, cache, **options)
     assert len(opened) == len(read) == steps
     for pictures, tokens in zip(opened, read, strict=True):

@@ -150,4 +150,4 @@ def test_rows_are_grouped_by_normalised_image_path():
         (True, "sub/c.png", ("three",), ()),
         (False, "d.png", (), ()),
     ]
-    assert warnings == {"rows whose picture is not there": 6}
+    assert warnings == {"rows whose image does not exist": 6}

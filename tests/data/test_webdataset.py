@@ -82,7 +82,7 @@ def test_image_and_caption_may_be_apart_and_later_duplicates_replace_earlier(tmp
     assert found["0.tar/a"].image.getpixel((0, 0)) == (0, 0, 255)
     source = opened(path)
     assert source.dropped == {"replaced by a later file of the same key": 1}
-    assert source.warnings == {"replaced by a later file of the same key": 1, "captions without a picture": 1}
+    assert source.warnings == {"replaced by a later file of the same key": 1, "captions without an image": 1}
 
 
 def test_shards_are_a_range_a_folder_or_one_file(tmp_path):
@@ -185,7 +185,7 @@ def test_opt_out_list_matches_key_url_and_hash(tmp_path):
 
 def test_file_kind_is_the_part_after_the_first_dot():
     assert key_and_kind("a.b/c.d.png") == ("a.b/c", None)
-    assert key_and_kind("a.b/c.JPEG") == ("a.b/c", "picture")
+    assert key_and_kind("a.b/c.JPEG") == ("a.b/c", "image")
     assert key_and_kind("c.json") == ("c", "json")
     assert key_and_kind("c") == ("c", None)
     assert key_and_kind("a/.png") == ("a/", None)

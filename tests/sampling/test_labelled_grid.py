@@ -49,7 +49,7 @@ def test_long_caption_wraps_within_the_grid():
 
 
 def test_empty_grid_raises():
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ValueError, match="at least one cell"):
         labelled_grid([])
 
 

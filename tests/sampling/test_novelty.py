@@ -67,7 +67,7 @@ def test_features_are_cached_for_each_clip(checkpoints, clip, monkeypatch):
 
 def test_unreadable_images_are_never_nearest():
     training = TrainingImages.open(DATA)
-    prints = np.array(training.prints)
+    prints = np.array(training.hashes)
     prints["readable"][7] = False
     blind = TrainingImages(training.source, prints)
     assert blind.nearest(training.source[7].image)[0].key != "train/000007"

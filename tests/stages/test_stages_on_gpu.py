@@ -54,10 +54,10 @@ import torch
 from dalle import distributed
 from test_stages_on_gpu import trained_weights
 
-device = distributed.start(sys.argv[1])
-assert distributed.is_distributed() and distributed.world() == 1
+device = distributed.init_process_group(sys.argv[1])
+assert distributed.is_distributed() and distributed.get_world_size() == 1
 torch.save(trained_weights(device, *map(Path, sys.argv[2:])), Path(sys.argv[2], "weights.pt"))
-distributed.stop()
+distributed.destroy_process_group()
 """
 
 

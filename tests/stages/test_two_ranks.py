@@ -41,11 +41,11 @@ from pathlib import Path
 from dalle import distributed
 from test_two_ranks import encoded, trained_weights
 
-distributed.start("cpu")
+distributed.init_process_group("cpu")
 folder, dvae = map(Path, sys.argv[1:])
-(folder / f"rank{distributed.rank()}.json").write_text(json.dumps(trained_weights(folder, dvae)))
+(folder / f"rank{distributed.get_rank()}.json").write_text(json.dumps(trained_weights(folder, dvae)))
 encoded(folder / "tokens", dvae)
-distributed.stop()
+distributed.destroy_process_group()
 """
 
 
@@ -89,7 +89,7 @@ def two_ranks(tmp_path_factory, dvae_folder):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory, dvae_folder):
-    assert distributed.world() == 1
+    assert distributed.get_world_size() == 1
     return trained_weights(tmp_path_factory.mktemp("alone"), dvae_folder)
 
 

@@ -56,15 +56,15 @@ class LineStage:
 
     def __init__(self, config: LineConfig, data: Any = None, *, seed: int = 0, **_: Any):
         self.config, self.seed = config, seed
-        self.micro_batch_size = config.micro_batch_size(distributed.world())
+        self.micro_batch_size = config.micro_batch_size(distributed.get_world_size())
         torch.manual_seed(seed)
         self.model = Line(config.dropout)
         self.validations: list[int] = []
 
     def batches(self, start: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-        size, world, number = self.micro_batch_size, distributed.world(), start
+        size, world_size, number = self.micro_batch_size, distributed.get_world_size(), start
         while True:
-            first = (number * world + distributed.rank()) * size  # position of a point in the one long row of them
+            first = (number * world_size + distributed.get_rank()) * size  # index of the first point of the batch
             points = torch.stack([point(self.seed, first + each) for each in range(size)])
             yield number, points, points @ torch.tensor([[2.0], [-1.0]]) + 0.5
             number += 1
