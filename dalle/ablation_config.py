@@ -22,7 +22,7 @@ class Expectation:
 
 @dataclass
 class AblationConfig:
-    """Question, the paper's answer, and the runs and metrics that test it."""
+    """Ablation: a question, the paper's answer, and the runs and metrics that test it."""
 
     name: str = ""  # name of its file in configs/ablation; its runs are in outputs/ablation/<name>
     letter: str = ""  # its letter in docs/ablations.md
@@ -57,7 +57,7 @@ def format_values(values: dict[str, Any]) -> str:
 
 
 def format_value(value: Any) -> str:
-    """Format one setting's value for tables."""
+    """Format the value of one setting as text for tables: True gives "yes", 0.0625 "0.0625", a list "1 2"."""
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "none"}[value]
     if isinstance(value, float):

@@ -127,7 +127,7 @@ class CLIPTokenizer:
 
 
 def _build(ids: Mapping[str, int], merges: Merges, source: str | PathLike[str]) -> Tokenizer:
-    """Build the tokenizer from ids and merges. Raises ValueError if they do not match."""
+    """Build the tokenizer from the id of each token and the pairs to merge. Raises ValueError if they do not match."""
     for left, right in merges:
         for token in (left, right, left + right):
             if token not in ids:
@@ -144,7 +144,7 @@ def _build(ids: Mapping[str, int], merges: Merges, source: str | PathLike[str]) 
 
 
 def _read_merges(path: str | PathLike[str]) -> list[tuple[str, str]]:
-    """Read pairs from a file with one per line, after an optional line with a version."""
+    """Read pairs of tokens to merge from a file with one pair per line, after an optional line with a version."""
     content = _read(path)
     try:
         if content.startswith(b"\x1f\x8b"):

@@ -62,7 +62,7 @@ def get_world_size() -> int:
 
 
 def is_main_process() -> bool:
-    """Return True on rank 0."""
+    """Return True if this process is rank 0, the only one that writes files."""
     return get_rank() == 0
 
 
@@ -72,7 +72,7 @@ def barrier() -> None:
 
 
 def broadcast_object(value: T) -> T:
-    """Return rank 0's `value` on every rank. It must be picklable."""
+    """Return rank 0's `value`, which must be picklable, on every rank. All ranks must call it."""
     if not is_distributed():
         return value
     values: list[Any] = [value]
@@ -90,7 +90,7 @@ def all_reduce_any(flag: bool) -> bool:
 
 
 def all_reduce_mean(values: Tensor) -> Tensor:
-    """Compute the mean of `values` over ranks, without gradients."""
+    """Compute the element-wise mean of `values` over ranks, of the same shape and without gradients."""
     if not is_distributed():
         return values.detach()
     total = values.detach().clone()
@@ -168,7 +168,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
         return sync.train(norm.training)
 
     def forward(self, input: Tensor) -> Tensor:
-        """(b, c, h, w) -> (b, c, h, w)."""
+        """Normalise each channel, in training by the statistics of all ranks: (b, c, h, w) -> (b, c, h, w)."""
         if not self.training or get_world_size() == 1:
             return super().forward(input)
         x = input.float()
@@ -183,7 +183,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
 
     @torch.no_grad()
     def _update_running_stats(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        """Update the running statistics with those of a batch of `count` numbers per channel."""
+        """Update the running statistics with the mean and variance, (c,) each, of `count` numbers per channel."""
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(variance * count / (count - 1), self.momentum)
@@ -192,7 +192,10 @@ class SyncBatchNorm(nn.BatchNorm2d):
 
 
 class _AllGather(torch.autograd.Function):
-    """All-gather. The backward pass sums the gradients of all ranks' losses with respect to this rank's values."""
+    """Autograd function of `all_gather`.
+
+    The backward pass sums the gradients of all ranks' losses with respect to this rank's values.
+    """
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:

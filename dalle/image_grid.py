@@ -15,7 +15,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 class Cell(NamedTuple):
-    """An image with the text below it."""
+    """Cell of an image grid: an image with the text below it."""
 
     image: Image.Image | None  # any size and mode; None leaves the cell empty
     label: str = ""  # at most `LABEL_LINES` lines; longer text ends in an ellipsis
@@ -24,7 +24,7 @@ class Cell(NamedTuple):
 
 
 class GridRow(NamedTuple):
-    """Cells that belong together."""
+    """Row of an image grid: cells that belong together, and the title above them."""
 
     cells: Sequence[Cell]
     title: str = ""  # above the cells
@@ -33,7 +33,7 @@ class GridRow(NamedTuple):
 def image_grid(
     rows: Sequence[GridRow], columns: int = 8, tile: int = 128, title: str = "", notes: Sequence[str] = ()
 ) -> Image.Image:
-    """Lay out all rows on one sheet. A row of more than `columns` cells is wrapped.
+    """Lay out all rows on one sheet, an RGB image. A row of more than `columns` cells is wrapped.
 
     Images keep their aspect ratio and are scaled to fit a square of `tile` pixels. Text is wrapped to the width of its
     cell or of the sheet.
@@ -68,7 +68,7 @@ def image_grid(
 
 
 class _Space:
-    """Vertical space between two bands."""
+    """Band of an image grid: vertical space of `height` pixels."""
 
     def __init__(self, height: int):
         self.height = height
@@ -78,7 +78,7 @@ class _Space:
 
 
 class _Text:
-    """Paragraph over the whole width."""
+    """Band of an image grid: a paragraph over the whole width."""
 
     def __init__(self, text: str, size: int, ink: str, width: int):
         self.font, self.ink, self.step = ImageFont.load_default(size), ink, line_height(size)
@@ -92,7 +92,7 @@ class _Text:
 
 
 class _Pictures:
-    """Cells side by side; the height is that of the highest cell."""
+    """Band of an image grid: cells side by side; its height is that of the highest cell."""
 
     def __init__(self, cells: Sequence[Cell], tile: int):
         font = ImageFont.load_default(LABEL_SIZE)
@@ -133,7 +133,7 @@ def line_height(size: int) -> int:
 
 
 def wrap(text: str, font: Font, width: int, most: int | None = None) -> list[str]:
-    """Break text into lines of at most `width` pixels; a word that is wider is broken.
+    """Break text into a list of lines of at most `width` pixels; a word that is wider is broken.
 
     Beyond `most` lines the text is cut, and the last line ends in an ellipsis.
     """

@@ -13,7 +13,7 @@ Built = TypeVar("Built", covariant=True)
 
 @dataclass(frozen=True)
 class Entry(Generic[Built]):
-    """One option of a registry."""
+    """Option of a registry: the function that builds it, the dataclass of its settings, and a text to display."""
 
     build: Callable[..., Built]
     config: type | None = None  # dataclass of its settings; a field `name` must default to the entry's name
@@ -28,7 +28,7 @@ class Registry(Mapping[str, Entry[Built]]):
     """
 
     def __init__(self, kind: str, entries: Mapping[str, Entry[Built]]):
-        """kind: noun for an option in error messages, such as "data set"."""
+        """kind: noun for an option in error messages, such as "data set". entries: the options by name."""
         self.kind = kind
         self._entries = dict(entries)
         for name, entry in entries.items():

@@ -16,12 +16,12 @@ def derive_seed(purpose: str, *numbers: int) -> int:
 
 
 def numpy_generator(purpose: str, *numbers: int) -> np.random.Generator:
-    """Return a numpy generator for the stream (purpose, numbers)."""
+    """Return a new numpy generator, seeded by the hash of `purpose` and `numbers`."""
     return np.random.default_rng(_digest(purpose, numbers))
 
 
 def torch_generator(purpose: str, *numbers: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Return a torch generator for the stream (purpose, numbers) on `device`."""
+    """Return a new torch generator on `device`, seeded by the hash of `purpose` and `numbers`."""
     return torch.Generator(device).manual_seed(derive_seed(purpose, *numbers))
 
 
@@ -34,6 +34,6 @@ def seed_global_generators(purpose: str, *numbers: int, device: torch.device | s
 
 
 def _digest(purpose: str, numbers: tuple[int, ...]) -> int:
-    """Hash to 128 bits."""
+    """Hash a purpose and integers to a number of 128 bits, from 0 to 2**128 - 1."""
     text = repr((purpose, *map(int, numbers)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")

@@ -115,7 +115,10 @@ class CaptionTokenizer:
             raise ValueError(f"cannot read the tokenizer {path}: {problem}") from problem
 
     def _merge(self, ids: list[int], passes: Iterator[int]) -> list[int]:
-        """Merge the bytes of one word; each step skips as many merges as the next of `passes`."""
+        """Merge the byte ids of one word, and return its token ids.
+
+        passes: number of possible merges, in order of rank, that each step skips; all 0 without dropout.
+        """
         never = len(self._merged)  # rank of a pair that has no merge
         ids = list(ids)
         ranks = [self._rank.get(pair, never) for pair in pairwise(ids)]

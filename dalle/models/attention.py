@@ -17,12 +17,12 @@ AttentionFn = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def full(q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
-    """Attend from every query to every key: bidirectional attention."""
+    """Attend from every query to every key: q (b, heads, n, d), k and v (b, heads, m, d) -> (b, heads, n, d)."""
     return _attend(q, k, v, None if key_padding_mask is None else ~_expand_padding_mask(key_padding_mask, k))
 
 
 def causal(q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
-    """Attend from every query to the keys up to its own position: causal attention."""
+    """Attend from each query to the keys up to its own position: q, k and v (b, heads, n, d) -> (b, heads, n, d)."""
     if key_padding_mask is None:
         return _attend(q, k, v, is_causal=True)
     past = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
@@ -30,7 +30,7 @@ def causal(q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = No
 
 
 class DenseMaskAttention(nn.Module):
-    """Attention with a dense mask: query i attends to key j where mask[i, j].
+    """Attention with a dense (n, n) bool mask: query i attends to key j where mask[i, j] is true.
 
     Works for any pattern; the reference for faster implementations.
     """
@@ -48,7 +48,7 @@ class DenseMaskAttention(nn.Module):
 
 
 class FusedLinear(nn.Linear):
-    """`parts` linear layers of equal size with the same input, computed as one."""
+    """`parts` linear layers of equal size with one input: (..., inputs) -> (..., parts * outputs)."""
 
     def __init__(self, inputs: int, outputs: int, parts: int):
         super().__init__(inputs, parts * outputs)
@@ -78,12 +78,12 @@ class SelfAttention(nn.Module):
 
     @property
     def activations(self) -> int:
-        """Number of activations per position, without attention scores."""
+        """Number of activations per position: queries, keys, values and output, without attention scores."""
         width = self.out.weight.shape[1]
         return (6 if self.qk_norm else 4) * width  # queries, keys, values, output; normed queries and keys
 
     def forward(self, x: Tensor, attend: AttentionFn = full) -> Tensor:
-        """(b, n, width) -> (b, n, width)."""
+        """Project, attend and merge: (b, n, width) -> (b, n, width). `attend`: attention function."""
         return self.merge(attend(*self.project(x)))
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -140,7 +140,10 @@ class HiddenStateAttention:
         return q.unsqueeze(2), scores.unsqueeze(2)
 
     def weighted_values(self, weights: Tensor, cached: Tensor) -> Tensor:
-        """Compute weighted sums of the values from attention weights: (b, heads, 1, s) -> (b, heads, 1, d)."""
+        """Compute weighted sums of the values of cached states.
+
+        weights: (b, heads, 1, s) attention weights; cached: (b, s, size) cache entries -> (b, heads, 1, d).
+        """
         weight, bias = self._projection(2)
         context = weights.squeeze(2) @ cached[..., : self.width]  # (b, heads, width)
         values = einsum(context, weight, "b heads width, heads d width -> b heads d") + weights.sum(dim=-1) * bias
@@ -165,7 +168,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., width) -> (..., width), in the dtype of x."""
+        """Divide x by its RMS and multiply by the gains: (..., width) -> (..., width), in the dtype of x."""
         return (x.float() * self.scale(x) * self.weight).to(x.dtype)
 
     def scale(self, x: Tensor) -> Tensor:
@@ -174,14 +177,20 @@ class RMSNorm(nn.Module):
 
 
 def joint_softmax(text_scores: Tensor, image_scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Normalise text and image scores with one softmax: a single attention operation, which did better (fn. 7)."""
+    """Normalise text and image scores with one softmax: (..., t), (..., s) -> weights of the same shapes.
+
+    This is a single attention operation, which did better (fn. 7).
+    """
     weights = torch.cat([text_scores, image_scores], dim=-1).softmax(dim=-1)
     text, image = weights.split([text_scores.shape[-1], image_scores.shape[-1]], dim=-1)
     return text, image
 
 
 def separate_softmax(text_scores: Tensor, image_scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Normalise text and image scores with a softmax each: two attention operations, with results added (fn. 7)."""
+    """Normalise text and image scores with a softmax each: (..., t), (..., s) -> weights of the same shapes.
+
+    These are two attention operations, with results added (fn. 7).
+    """
     return text_scores.softmax(dim=-1), image_scores.softmax(dim=-1)
 
 

@@ -20,7 +20,7 @@ class QuickGELU(nn.Module):
 
 
 class Activation(NamedTuple):
-    """An activation, and its oneDNN operation that a CPU can fuse into the preceding product, if there is one."""
+    """Activation function: its module, and the oneDNN operation, if any, that fuses it into the preceding product."""
 
     module: Callable[[], nn.Module]
     fused: str | None = None  # activation(x) = fused(scale * x) / scale
@@ -62,12 +62,12 @@ class MLP(nn.Module):
 
     @property
     def activations(self) -> int:
-        """Number of activations per position."""
+        """Number of activations per position: the hidden features before and after the activation, and the output."""
         width, mlp_width = self.out.weight.shape
         return 2 * mlp_width + width
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, n, d) -> (b, n, d)."""
+        """Apply the MLP at each position: (b, n, width) -> (b, n, width)."""
         return self.out(self.activation(self.expand(x)))
 
     def pack(self, linear: Callable[..., nn.Module]) -> dict[str, nn.Module]:
@@ -92,12 +92,12 @@ class SwiGLU(nn.Module):
 
     @property
     def activations(self) -> int:
-        """Number of activations per position."""
+        """Number of activations per position: gate, silu(gate), value, their product, and the output."""
         width, mlp_width = self.out.weight.shape
         return 4 * mlp_width + width
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, n, d) -> (b, n, d)."""
+        """Apply the MLP at each position: (b, n, width) -> (b, n, width)."""
         gate, value = self.expand(x).chunk(2, dim=-1)
         return self.out(F.silu(gate) * value)
 
@@ -141,7 +141,7 @@ class TransformerBlock(nn.Module):
         self.mlp = ResidualBranch(config, MLPS[config.mlp](config))
 
     def forward(self, x: Tensor, attend: AttentionFn = full) -> Tensor:
-        """(b, n, d) -> (b, n, d). `attend` is the attention function: full, causal or masked."""
+        """Apply the block: (b, n, d) -> (b, n, d). `attend`: attention function, such as `full` or `causal`."""
         x = x + self.attention(x, attend)
         return x + self.mlp(x)
 
@@ -155,7 +155,7 @@ class TransformerBlock(nn.Module):
         return x + self.mlp(x)
 
     def init_weights(self, qkv: float, attention_out: float, expand: float, mlp_out: float) -> None:
-        """Initialise the weights of the four layers from normals with these standard deviations, biases with 0."""
+        """Initialise the four linear layers: weights from normals with these standard deviations, biases with 0."""
         attention, mlp = self.attention.branch, self.mlp.branch
         layers = (attention.qkv, qkv), (attention.out, attention_out), (mlp.expand, expand), (mlp.out, mlp_out)
         for layer, std in layers:
@@ -164,7 +164,7 @@ class TransformerBlock(nn.Module):
 
     @property
     def mlp_width(self) -> int:
-        """Input features of the MLP's last layer."""
+        """Number of input features of the MLP's last linear layer."""
         return self.mlp.branch.out.weight.shape[1]
 
     @property

@@ -66,7 +66,14 @@ class PackedLinear(nn.Module):
         output_scale: float = 1.0,
         narrow: bool = False,
     ):
-        """narrow: return results in `dtype`, for another packed layer, instead of the input's dtype."""
+        """Pack the weights of `linear`.
+
+        batch: usual number of rows of the products.
+        dtype: of the packed weights and the products.
+        activation: NOTHING, or an activation that oneDNN applies to the product.
+        input_scale, output_scale: as in the formula above.
+        narrow: return results in `dtype`, for another packed layer, instead of the input's dtype.
+        """
         super().__init__()
         self.weight, self.bias = linear.weight, linear.bias
         self.dtype = dtype
@@ -77,7 +84,7 @@ class PackedLinear(nn.Module):
             self.packed_bias = None if linear.bias is None else (linear.bias * output_scale).to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., inputs) -> (..., outputs), in the dtype of x unless `narrow`."""
+        """Apply the packed layer: (..., inputs) -> (..., outputs), in the dtype of x unless `narrow`."""
         y = _product(x.to(self.dtype), self.layout, self.packed_bias, self.activation)
         return y if self.narrow else y.to(x.dtype)
 

@@ -24,7 +24,7 @@ class HalfLinear(nn.Module):
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach().to(dtype), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., inputs) -> (..., outputs) in the weights' dtype."""
+        """Apply the linear layer: (..., inputs) -> (..., outputs) in the dtype of the weights."""
         return F.linear(x.to(self.weight.dtype), self.weight, self.bias)
 
 

@@ -133,7 +133,10 @@ def read_huggingface_clip(folder: str | Path, tokenizer: str | Path | None = Non
 
 
 def import_huggingface_clip(config: HuggingFaceCLIPConfig) -> PretrainedWeights:
-    """Read a CLIPModel for prepare.py. Also raises CheckpointError if there is no tokenizer: a checkpoint needs one."""
+    """Read a CLIPModel with its tokenizer, for prepare.py.
+
+    Raises CheckpointError also if there is no tokenizer, which a checkpoint needs.
+    """
     weights = read_huggingface_clip(config.folder, config.tokenizer)
     if weights.tokenizer is None:
         raise CheckpointError(f"{config.folder} has none of {', '.join(TOKENIZER_FILES)}; give tokenizer=<folder>")
@@ -141,7 +144,10 @@ def import_huggingface_clip(config: HuggingFaceCLIPConfig) -> PretrainedWeights:
 
 
 def _encoder_config(config: Mapping[str, Any], name: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the config of one encoder, completed by `defaults`. As in transformers, `<name>_dict` takes precedence."""
+    """Return the config of one encoder, the entry `name` of `config`, completed by `defaults`.
+
+    As in Hugging Face's library transformers, the entry `<name>_dict` takes precedence.
+    """
     override = config.get(f"{name}_dict")
     return {**defaults, **(config.get(name) or {} if override is None else override)}
 
@@ -182,7 +188,10 @@ def _read_tokenizer(folder: Path, path: str | Path | None, vocabulary: int) -> C
 
 
 def _preprocessing(folder: Path, image_size: int) -> dict[str, Any]:
-    """Read the image preprocessing. Raises CheckpointError unless it is resize, centre crop, rescale, normalise."""
+    """Read the image preprocessing, and return it as fields of `CLIPConfig`.
+
+    Raises CheckpointError unless it is resize, centre crop, rescale, normalise.
+    """
     options, path = {"size": image_size, "crop_size": image_size}, folder / "preprocessor_config.json"
     if path.exists():
         options = read_json(path)
@@ -214,7 +223,10 @@ def _preprocessing(folder: Path, image_size: int) -> dict[str, Any]:
 
 
 def _max_logit_scale(tensors: Mapping[str, Tensor]) -> float:
-    """Return the maximum logit scale: 100, or the published scale if larger, since transformers does not clip it."""
+    """Return the maximum logit scale: 100, or the published scale if larger.
+
+    Hugging Face's library transformers does not clip the scale.
+    """
     scale = tensors.get("log_scale")
     return 100.0 if scale is None or scale.ndim else max(100.0, scale.float().exp().item())
 

@@ -179,12 +179,16 @@ def _shape(tensors: Mapping[str, Tensor], name: str, dimensions: int, path: Path
 
 
 def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
-    """Count the distinct matches of the group in `pattern` over the tensor names."""
+    """Count the distinct texts that the group in the regular expression `pattern` matches in tensor names."""
     return len({match[1] for name in tensors if (match := re.match(pattern, name))})
 
 
 def _grid(tensors: Mapping[str, Tensor], name: str, path: Path) -> int:
-    """Return the side of the grid from the position embeddings of its cells and one more token."""
+    """Return the number of cells along each side of the image encoder's grid.
+
+    It is inferred from the tensor `name`: position embeddings of all cells and one more token. Raises CheckpointError
+    if the number of cells is not a square.
+    """
     positions = _shape(tensors, name, 2, path)[0]
     side = math.isqrt(positions - 1)
     if side**2 + 1 != positions:

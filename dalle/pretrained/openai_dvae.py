@@ -120,7 +120,10 @@ def _read_half(path: Path, half: str) -> TorchFile:
 
 
 def _sizes(half: str, tensors: Mapping[str, Tensor], path: Path) -> dict[str, int]:
-    """Infer sizes from the tensors of one half. Raises CheckpointError if they are not of that half."""
+    """Infer sizes, fields of a DVAEConfig, from the tensors of `half`, "encoder" or "decoder", in the file `path`.
+
+    Raises CheckpointError if they are not of that half.
+    """
     first, last = (_shape(tensors.get(name)) for name in IDENTIFYING_TENSORS)
     actual_half = _identify_half(first, last)
     if actual_half is None:
@@ -143,7 +146,10 @@ def _sizes(half: str, tensors: Mapping[str, Tensor], path: Path) -> dict[str, in
 
 
 def _identify_half(first: tuple[int, ...], last: tuple[int, ...]) -> str | None:
-    """Identify the half by shape: the encoder's input is an image, the decoder's output has 6 channels; else None."""
+    """Return "encoder" or "decoder" for the weight shapes of the first and the last convolution; None for neither.
+
+    The encoder's input is an image, and the decoder's output has 6 channels.
+    """
     if len(first) != 4 or len(last) != 4:
         return None
     if first[1:] == (3, 7, 7):
@@ -185,7 +191,7 @@ def _convert_state_dict(
 
 
 def _gain(halves: Mapping[str, TorchFile], paths: Mapping[str, Path]) -> float | None:
-    """Return the gain of the residual branches stored in the modules; None for state dicts."""
+    """Return the gain of the residual branches, an attribute of saved modules; None if the files are state dicts."""
     gains = {
         number for saved in halves.values() for name, number in saved.numbers.items() if name.endswith(".post_gain")
     }

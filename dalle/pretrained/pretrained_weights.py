@@ -1,4 +1,4 @@
-"""PretrainedWeights weights: the common result of all importers, with the origin of the files."""
+"""Pretrained weights: the common result of all importers, with the origin of the files."""
 
 import hashlib
 from collections.abc import Mapping

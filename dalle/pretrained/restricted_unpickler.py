@@ -29,7 +29,7 @@ class TorchFile(NamedTuple):
 
 
 class OpaqueObject:
-    """Attributes of an object whose class is not imported."""
+    """Stand-in for an object whose class is not imported: holds its attributes by name."""
 
     attributes: dict[str, Any]
 
@@ -50,7 +50,7 @@ class PlainOrderedDict(dict):
 
 
 class StorageDescriptor(NamedTuple):
-    """Descriptor of a tensor storage in the file."""
+    """Descriptor of a tensor storage in the file: its key, and the dtype and number of its elements."""
 
     key: str
     dtype: torch.dtype
@@ -62,7 +62,7 @@ class StorageDescriptor(NamedTuple):
 
 
 class TensorDescriptor(NamedTuple):
-    """Descriptor of a tensor: a strided view of a storage."""
+    """Descriptor of a tensor: a strided view of a storage, with offset and strides in elements."""
 
     storage: StorageDescriptor
     offset: int
@@ -102,7 +102,7 @@ def read_torch_file(path: str | Path, is_allowed_class: Callable[[str], bool]) -
 
 
 def _read(file: BinaryIO, is_allowed_class: Callable[[str], bool]) -> tuple[Any, dict[str, Tensor]]:
-    """Read the saved object, with tensors as descriptors, and the data of the storages by key."""
+    """Read a file of `torch.save`: the object, with tensors as descriptors, and the data of its storages by key."""
     start = file.read(len(ZIP_MAGIC))
     file.seek(0)
     if start == ZIP_MAGIC:
@@ -159,7 +159,7 @@ def _build_tensor(descriptor: TensorDescriptor, data: Tensor) -> Tensor:
 
 
 def _flatten(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Iterate over the leaves of modules and mappings, with their state-dict names."""
+    """Iterate over (state-dict name, value) for every value in nested modules and mappings."""
     if isinstance(node, OpaqueObject):
         for attribute, value in node.attributes.items():
             is_registry = attribute in ("_parameters", "_buffers", "_modules")  # of nn.Module; not part of names

@@ -34,7 +34,7 @@ class AttentionGridWriter:
 
 
 def attention_grid_path(image: Path) -> Path:
-    """Path of the attention grid of an image file."""
+    """Return the path of an image file's attention grid: <image>-attention.png in the same folder."""
     return image.with_name(f"{image.stem}-attention.png")
 
 

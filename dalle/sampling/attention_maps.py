@@ -41,7 +41,10 @@ class RecordedAttention:
 
 
 def record_attention(model: Transformer, weights: list[Tensor]) -> dict[str, RecordedAttention]:
-    """Recording attention for each pattern of the model, for `Transformer.forward`. All append to `weights`."""
+    """Build a recording attention for each pattern of the model, by name, for `Transformer.forward`.
+
+    All of them append to `weights`, one tensor per layer.
+    """
     sequence = model.sequence
     return {
         name: RecordedAttention(image_mask(pattern, sequence.grid), sequence.text_positions, model.softmax, weights)
@@ -89,8 +92,9 @@ class WordMaps(NamedTuple):
 
 
 def word_maps(attention: Tensor, words: Sequence[tuple[str, Sequence[int]]], layer: int | None = None) -> WordMaps:
-    """Heat maps from `attention_to_text`, (depth, h, w, T), for words as `CaptionTokenizer.words` returns them.
+    """Build heat maps from `attention_to_text`, (depth, h, w, T).
 
+    words: words and their token ids, as `CaptionTokenizer.words` returns them.
     layer: from 1 to depth; None: the mean over all.
     """
     cells = attention.mean(dim=0) if layer is None else attention[layer - 1]  # (h, w, T)

@@ -16,7 +16,7 @@ MEMORY_MARGIN = 0.1  # share of the free memory that is left for other uses
 
 @dataclass(frozen=True)
 class BatchSize:
-    """Batch size of decoding and the memory it was derived from."""
+    """Number of images decoded at a time, and the memory it was derived from."""
 
     images: int
     unlimited: int  # batch size with unlimited memory

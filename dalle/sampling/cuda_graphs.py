@@ -50,7 +50,7 @@ class CUDAGraphStep:
                 self.logits = model.decode_one_token(self.previous, self.position, cache)
 
     def __call__(self, previous: Tensor, position: int) -> Tensor:
-        """(b,) tokens -> (b, image_vocabulary) logits, overwritten by the next call."""
+        """Decode one step: (b,) tokens -> (b, image_vocabulary) logits, overwritten by the next call."""
         self.previous.copy_(previous)
         self.position.fill_(position)
         with torch.cuda.device(self.device):

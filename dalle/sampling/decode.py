@@ -25,7 +25,7 @@ OnProgress = Callable[[float], None]
 
 
 class SampledBatch(NamedTuple):
-    """Images that were sampled together."""
+    """Image tokens that were sampled together, and their place among all captions and candidates."""
 
     caption: int  # index of the first caption
     candidate: int  # index of the first candidate of each caption
@@ -126,7 +126,7 @@ class TokenSamplerFactory:
             )
 
     def create(self, captions: Tensor, candidates: int) -> "TokenSampler":
-        """Create the sampler of `candidates` images for each of (captions, T)."""
+        """Create the sampler of `candidates` images for each caption: (captions, T) int64."""
         return TokenSampler(self, captions, candidates)
 
 
@@ -156,7 +156,7 @@ class TokenSampler:
         return rearrange(images, "(captions m) (h w) -> captions m h w", captions=len(keys), h=self.sequence.grid).cpu()
 
     def _sample_masked(self, images: Tensor, keys: Tensor, on_progress: OnProgress | None) -> None:
-        """Sample each `MASKED` token of (b, h * w) images, in place."""
+        """Sample each `MASKED` token of (b, h * w) images, in place, with the noise of their (b,) keys."""
         scale = self.config.guidance if self.config.guided else None
         masked = images == MASKED
         any_masked = masked.any(dim=0).tolist()

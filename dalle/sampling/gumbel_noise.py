@@ -21,7 +21,7 @@ def candidate_keys(seed: int, candidates: Tensor) -> Tensor:
 
 
 def gumbel_noise(keys: Tensor, position: int, vocabulary: int) -> Tensor:
-    """Standard Gumbel noise for sampling the token at `position`: (b,) keys -> (b, vocabulary) fp32.
+    """Return standard Gumbel noise for sampling the token at `position`: (b,) keys -> (b, vocabulary) fp32.
 
     The argmax of log-probabilities plus this noise is a sample of the distribution. Rounding in the logits changes the
     sample only if two tokens tie to within it. With inversion of a cumulative sum, rounding could do so at every
@@ -36,7 +36,7 @@ def gumbel_noise(keys: Tensor, position: int, vocabulary: int) -> Tensor:
 
 
 def _splitmix64(state: Tensor, number: Tensor | int = 0) -> Tensor:
-    """Return the number-th output of SplitMix64 from `state`."""
+    """Return output number `number`, from 0, of the generator SplitMix64 in `state`: int64, broadcast."""
     z = state + (number + 1) * _GAMMA
     shifted = torch.empty_like(z)  # reusing a buffer halves the time
     for bits, multiplier in ((30, _MULTIPLIER_1), (27, _MULTIPLIER_2)):
@@ -47,7 +47,7 @@ def _splitmix64(state: Tensor, number: Tensor | int = 0) -> Tensor:
 
 
 def _logical_right_shift(z: Tensor, bits: int, out: Tensor) -> Tensor:
-    """Shift z to the right as unsigned numbers, written into `out`."""
+    """Shift int64 z to the right by `bits`, as unsigned numbers. Returns `out`, which is overwritten."""
     torch.bitwise_right_shift(z, bits, out=out)
     out &= (1 << (64 - bits)) - 1  # clear the copies of the sign bit
     return out

@@ -41,7 +41,7 @@ class SampleTokens(Protocol):
     """Interface of a function that samples the masked tokens of a batch of images."""
 
     def __call__(self, *, canvas: Tensor, seed: int) -> Tensor:
-        """(captions, candidates, h, w) -> the same without `MASKED`."""
+        """Sample the `MASKED` tokens of a canvas: (captions, candidates, h, w) -> the same without `MASKED`."""
         ...
 
 
@@ -138,7 +138,10 @@ def _sample_tokens(
 
 
 def _log_likelihood(model: Transformer, captions: Tensor, batch_size: int, images: Tensor) -> Tensor:
-    """Score each caption's images, `batch_size` at a time."""
+    """Compute the log-likelihood of each image token, `batch_size` images at a time.
+
+    captions: (captions, T); images: (captions, m, h, w) -> (captions, m, h, w) nats.
+    """
     scored = [token_log_likelihood(model, caption, m, batch_size) for caption, m in zip(captions, images, strict=True)]
     return torch.stack(scored)
 

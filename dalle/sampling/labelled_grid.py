@@ -9,7 +9,7 @@ from dalle.image_grid import Cell, GridRow, image_grid
 
 
 class ImageRow(NamedTuple):
-    """Images of one caption with their scores."""
+    """Row of a labelled grid: the images of one caption, with their scores."""
 
     caption: str
     images: Sequence[Image.Image]  # best first
@@ -17,7 +17,7 @@ class ImageRow(NamedTuple):
 
 
 def labelled_grid(rows: Sequence[ImageRow], columns: int = 8, tile: int = 128, note: str = "") -> Image.Image:
-    """Lay out all rows on one labelled image grid. A row of more than `columns` images is wrapped.
+    """Lay out all rows on one labelled image grid, an RGB image. A row of more than `columns` images is wrapped.
 
     tile: side in pixels of the square that each image is scaled to fit.
     note: a paragraph at the bottom.

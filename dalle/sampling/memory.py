@@ -23,15 +23,15 @@ class DecodingMemory:
 
     @property
     def candidate(self) -> int:
-        """Bytes of one more candidate."""
+        """Bytes that each candidate takes: its cache, and its working memory during a step."""
         return self.cache + self.working
 
     def total(self, candidates: int, captions: int = 1) -> int:
-        """Bytes of `candidates` in all, decoded together, of `captions` captions, with the weights."""
+        """Bytes of the weights, of `captions` captions, and of `candidates` images in all that are decoded together."""
         return self.weights + captions * self.caption + candidates * self.candidate
 
     def candidates_that_fit(self, budget: int, captions: int = 1) -> int:
-        """Largest number of candidates with `total` within the budget; 0 if not even one fits."""
+        """Largest number of candidates whose `total` is at most `budget` bytes; 0 if not even one fits."""
         return max(0, (budget - self.total(0, captions)) // self.candidate)
 
 

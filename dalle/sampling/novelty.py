@@ -59,22 +59,26 @@ class Neighbour:
         return self.bits == 0 and self.levels <= SAME_LEVELS
 
     def distances(self) -> str:
-        """Format the distances for a label."""
+        """Format the distances for a label, such as "3 bits, 12 levels, CLIP 0.081"."""
         features = "" if self.feature_distance is None else f", CLIP {self.feature_distance:.3f}"
         return f"{self.bits} bits, {self.levels} levels{features}"
 
     def metadata(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
+        """Return the fields by name, as JSON values, and `near_copy`: True for a near duplicate."""
         return {**asdict(self), "near_copy": self.is_near_duplicate}
 
 
 class TrainingImages:
-    """Index of a source's images for nearest-neighbour search."""
+    """Training images of a source, indexed by perceptual hash and CLIP's features for nearest-neighbour search."""
 
     def __init__(
         self, source: Source, hashes: np.ndarray, clip: CLIP | None = None, features: np.ndarray | None = None
     ):
-        """hashes: (n) HASH_DTYPE; features: (n, embedding) unit vectors of `clip`, 0 for unreadable images."""
+        """Index the n images of `source`.
+
+        hashes: (n) HASH_DTYPE, the perceptual hashes.
+        features: (n, embedding) unit vectors of `clip`, 0 for unreadable images.
+        """
         self.source, self.hashes, self.clip, self.features = source, hashes, clip, features
         self.keys = source.keys()
 
@@ -186,7 +190,7 @@ class Novelty:
         return folder / GRID_FILE
 
     def sentence(self) -> str:
-        """Return a sentence with the number of near duplicates."""
+        """Return a sentence with the number of near duplicates among the samples compared so far."""
         return f"{self.num_near_duplicates:,} of {self.num_samples:,} are near duplicates of training images"
 
 

@@ -48,11 +48,14 @@ class DALLE:
         guidance: float = 1.0,
         words: Sequence[str] = (),
     ):
-        """caption_dropout: share of training captions that were replaced by the empty caption. Classifier-free guidance
+        """Join components that were trained together.
+
+        clip: scores candidates for reranking; None: no reranking by CLIP.
+        caption_dropout: share of training captions that were replaced by the empty caption. Classifier-free guidance
             needs a share above 0.
+        precision: number format of the transformer's linear layers on a CPU; on a GPU their weights' format is used.
         guidance: default scale of classifier-free guidance, read from the checkpoint; 1 in the paper.
         words: words of the training captions; empty if the checkpoint does not list them.
-        precision: number format of the transformer's linear layers on a CPU; on a GPU their weights' format is used.
         """
         if dvae.vocabulary != transformer.sequence.image_vocabulary:
             raise ValueError(
@@ -281,7 +284,10 @@ class DALLE:
 
 
 def _changed(config: SamplingConfig, settings: Mapping[str, Any], other_names: Sequence[str]) -> SamplingConfig:
-    """Return `config` with some settings changed. Raises TypeError if it is of another type, or as `changed` does."""
+    """Return `config` with the values in `settings`.
+
+    Raises TypeError if `config` is not a SamplingConfig, or for an unknown setting, as `with_overrides` does.
+    """
     if not isinstance(config, SamplingConfig):
         raise TypeError(f"config must be a SamplingConfig, not {config!r}; give settings by name, as candidates=64")
     return config.with_overrides(settings, other_names)

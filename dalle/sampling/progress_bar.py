@@ -20,7 +20,12 @@ class SamplingProgress:
     """
 
     def __init__(self, images: int, shown: bool, stop: Callable[[], bool]):
-        """images: number of images to sample. shown: show a bar, which is done on terminals only."""
+        """Open the progress bar.
+
+        images: number of images to sample.
+        shown: show the bar, if stderr is a terminal.
+        stop: asked after each share of work if sampling is to stop.
+        """
         self.stop = stop
         self.bar = tqdm(
             total=images,
@@ -46,5 +51,5 @@ class SamplingProgress:
 
 
 def print_line(text: str) -> None:
-    """Print a line without breaking the progress bar."""
+    """Print `text` as a line on standard output without breaking the progress bar."""
     tqdm.write(text)

@@ -30,13 +30,13 @@ class Scorer(Protocol):
     """Interface of a model that scores images against captions, such as `dalle.CLIP`."""
 
     def score(self, images: list[Image.Image], captions: list[str]) -> Tensor:
-        """Return (images, captions) scores; higher is better."""
+        """Score every image against every caption: (images, captions) floats; higher is better."""
         ...
 
 
 @dataclass(frozen=True)
 class CaptionCandidates:
-    """The m images sampled for one caption."""
+    """The m images sampled for one caption, with their tokens and the caption's token ids."""
 
     caption: str
     ids: Tensor  # (T,) int64, the transformer's text input
@@ -45,16 +45,16 @@ class CaptionCandidates:
 
 
 class ScoreFunction(Protocol):
-    """Interface of a score for reranking."""
+    """Interface of a function that scores the m candidates of one caption, for reranking."""
 
     def __call__(self, candidates: CaptionCandidates) -> Tensor:
-        """Return (m,) scores; higher is better."""
+        """Return the score of each candidate, (m,) floats; higher is better."""
         ...
 
 
 @dataclass(frozen=True)
 class CLIPSimilarity:
-    """CLIP similarity of image and caption."""
+    """Score function: CLIP's similarity of each image and the caption."""
 
     clip: Scorer
 
@@ -64,7 +64,7 @@ class CLIPSimilarity:
 
 @dataclass(frozen=True)
 class ImageLogLikelihood:
-    """Log-likelihood of the image given the caption, in nats. Flaws lower it, and so does detail."""
+    """Score function: log-likelihood of each image given the caption, in nats. Flaws lower it, and so does detail."""
 
     model: Transformer
 
@@ -74,7 +74,10 @@ class ImageLogLikelihood:
 
 @dataclass(frozen=True)
 class PointwiseMutualInformation:
-    """Pointwise mutual information of image and caption, in nats: the caption's log-likelihood up to a constant."""
+    """Score function: pointwise mutual information of each image and the caption, in nats.
+
+    It is the caption's log-likelihood given the image, up to a constant.
+    """
 
     model: Transformer
     references: Tensor  # (r, T) from `reference_captions`; the candidates' own caption is skipped
@@ -85,21 +88,24 @@ class PointwiseMutualInformation:
 
 
 class Ranking(NamedTuple):
-    """Candidates in order, best first; ties keep the order of sampling."""
+    """Candidates of one caption in order, best first, with their scores; ties keep the order of sampling."""
 
     order: list[int]  # indices of the candidates
     scores: list[float]  # scores they are ordered by
     scores_by_name: dict[str, list[float]]  # scores by name: each one, and the mixture if there are several
 
     def best(self, keep: int) -> "Ranking":
-        """Return the ranking of the first `keep` only."""
+        """Return the ranking of the best `keep` candidates only."""
         scores_by_name = {name: scores[:keep] for name, scores in self.scores_by_name.items()}
         return Ranking(self.order[:keep], self.scores[:keep], scores_by_name)
 
 
 @dataclass(frozen=True)
 class Reranker:
-    """Rank candidates by one score, or by a weighted sum of several standardised scores."""
+    """Function that ranks the candidates of one caption.
+
+    It uses one score, or a weighted sum of several standardised scores.
+    """
 
     score_functions: Mapping[str, ScoreFunction]
     weights: Mapping[str, float]

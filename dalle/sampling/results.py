@@ -36,7 +36,12 @@ class SelectBest:
     canvas: Canvas | Tensor | None  # canvas that was sampled on; an `EncodedImage`'s pixels are pasted back
 
     def __call__(self, caption: str, ids: Tensor, tokens: Tensor, candidate_offset: int) -> Result:
-        """ids: (T,), the caption's token ids; tokens: (m, h, w); first: candidate number of tokens[0]."""
+        """Decode the m candidates of one caption, and return those that are kept.
+
+        ids: (T,), the caption's token ids.
+        tokens: (m, h, w) image tokens.
+        candidate_offset: candidate number of tokens[0].
+        """
         if self.reranker is None:
             order, scores, by_name = list(range(min(self.config.keep, len(tokens)))), None, {}
             images = self._decode(tokens[order])

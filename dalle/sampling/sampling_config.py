@@ -105,7 +105,8 @@ class SamplingConfig(RerankConfig, DecodingConfig):
     """All settings of sampling images for captions; by default the best 8 of 64 at temperature 1.
 
     Raises:
-        ValueError: as above, or `keep` above `candidates`, or `memory` that is neither "auto" nor a number of GB.
+        ValueError: a setting that `RerankConfig` or `DecodingConfig` rejects, `keep` above `candidates`, or `memory`
+            that is neither "auto" nor a number of GB.
     """
 
     keep: int = 8  # images kept, the best by `rerank`
@@ -123,6 +124,7 @@ class SamplingConfig(RerankConfig, DecodingConfig):
     def with_overrides(self: Config, settings: Mapping[str, Any], other_names: Sequence[str] = ()) -> Config:
         """Return a copy with some settings changed.
 
+        settings: new values by field name.
         other_names: names of the caller's other arguments, suggested for a misspelt name.
 
         Raises:

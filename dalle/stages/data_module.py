@@ -179,5 +179,5 @@ class DataModule:
 
 
 def pixels_of(images: Tensor, device: torch.device) -> Tensor:
-    """Move images to the device and scale them: (b, 3, s, s) uint8 -> floats in [0, 1], channels last."""
+    """Move images to `device` and scale them: (b, 3, s, s) uint8 -> floats in [0, 1], channels last."""
     return to_device(images, device, memory_format=torch.channels_last).float() / 255

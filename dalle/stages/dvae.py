@@ -73,7 +73,7 @@ class DVAEStage:
         return self.data.batches(start)
 
     def before_update(self, step: int) -> None:
-        """Restart unused codes, if it is time to."""
+        """Restart unused codes if one is due after `step` updates, as the settings `restart_codes_...` say."""
         config = self.config
         first = max(1, config.restart_codes_from)
         if not config.restart_codes_every or step % config.restart_codes_every:

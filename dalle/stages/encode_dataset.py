@@ -36,7 +36,10 @@ def check_crops(crops: int, transform: str) -> None:
 
 
 def token_grid_size(image_size: int, dvae: DiscreteVAE, folder: Path) -> int:
-    """Return the number of tokens along each side of an image. Raises ValueError if `image_size` is not divisible."""
+    """Return the number of tokens along each side of an image.
+
+    Raises ValueError if `image_size` is not a multiple of the dVAE's pixels per code; `folder` is named in the message.
+    """
     if image_size % dvae.downsample:
         raise ValueError(
             f"images of {image_size} pixels do not divide into the codes of {folder}, which cover "
@@ -49,7 +52,16 @@ class DatasetEncoder:
     """Encoder of the transformed training images of a data set to tokens of the dVAE in `dvae_folder`."""
 
     def __init__(self, data: Any, source: Source, transform: str, crops: int, dvae_folder: Path, device: torch.device):
-        """device: device to encode on."""
+        """Read the digests of data set and dVAE. All ranks must call it.
+
+        data: config of the data set; `source` is its training split.
+        transform: name of the transform of training images.
+        crops: number of crops of each image that are encoded.
+        dvae_folder: checkpoint of the dVAE.
+        device: device to encode on.
+
+        Raises ValueError as `check_crops` does.
+        """
         check_crops(crops, transform)
         self.data, self.source, self.dvae_folder, self.device = data, source, dvae_folder, device
         self.transform = transform
@@ -59,7 +71,7 @@ class DatasetEncoder:
         self.kind = TokenCacheSettings(data_digest, source.image_size, transform, dvae_digest, crops, device.type)
 
     def cache_folder(self, tokens: Path) -> Path:
-        """Return the cache's folder: `tokens` itself if it is a cache, else a subfolder named by the token kind."""
+        """Return the token cache's folder: `tokens` if it is itself a cache, else its subfolder for these settings."""
         return tokens if is_cache(tokens) else cache_folder(tokens, self.data.name, self.kind)
 
     def open_cache(self, folder: Path, dvae: DiscreteVAE, workers: int) -> TokenCache:

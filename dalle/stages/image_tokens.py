@@ -53,7 +53,7 @@ IMAGE_TARGETS: dict[str, Callable[[Tensor, Generators], ImageTokens]] = {
 
 
 def get_image_tokens(name: str) -> Callable[[Tensor, Generators], ImageTokens]:
-    """Look up an entry of IMAGE_TARGETS. Raises `ValueError` for an unknown name."""
+    """Return the function `name` of IMAGE_TARGETS. Raises `ValueError` for an unknown name."""
     if name not in IMAGE_TARGETS:
         raise ValueError(f"image_targets={name!r} is unknown; choose one of {', '.join(IMAGE_TARGETS)}")
     return IMAGE_TARGETS[name]

@@ -33,7 +33,7 @@ REMEDY = "or set init_strict=false, which loads what fits and initialises the re
 
 @dataclass(frozen=True)
 class Init:
-    """Checkpoint that a run starts from."""
+    """Checkpoint that a run starts from (init=): its folder and kind, and the run."""
 
     path: Path  # its folder
     kind: str  # dvae, clip or transformer
@@ -44,7 +44,7 @@ class Init:
 
     @cached_property
     def digest(self) -> str:
-        """Digest of weights and model config."""
+        """Digest of the checkpoint's weights and model config, see `checkpoint.digest`."""
         return self.recorded_digest or checkpoint.digest(self.path)
 
     @property
@@ -57,11 +57,11 @@ class Init:
         return self.source / checkpoint.TOKENIZER
 
     def read_config(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Read (model config, meta) of `source`."""
+        """Read (model config, meta) of the checkpoint `source`, as dicts."""
         return checkpoint.read_config(self.source, self.kind)
 
     def meta(self) -> dict[str, str]:
-        """Return the entry `init` of the run's checkpoints: path relative to the run, and digest."""
+        """Return the entry `init` of the meta of the run's checkpoints: `path` relative to the run, and `digest`."""
         return {"path": os.path.relpath(self.path.resolve(), self.run.resolve()), "digest": self.digest}
 
 
@@ -143,6 +143,9 @@ def check_dvae(init: Init, dvae: Path) -> bool:
 def load_init(model: nn.Module, init: Init, stage: Any, dvae: Path | None) -> str:
     """Load the weights of `init` into `model`. Returns a sentence about what was loaded.
 
+    stage: config of the stage.
+    dvae: checkpoint of the dVAE whose codes a transformer is trained on; None for other models.
+
     Raises CheckpointError if a tensor is missing, unknown or of another shape. If `init` is not strict, such tensors
     keep their random values, as do those for the codes of another dVAE or the tokens of another tokenizer, and
     CheckpointError is raised only if nothing fits.
@@ -183,10 +186,10 @@ def _first(names: Sequence[str]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Convert to the types of JSON, in which tuples are lists."""
+    """Convert a setting's value to the types of JSON, in which tuples are lists."""
     return json.loads(json.dumps(value))
 
 
 def _typed(value: Any) -> str:
-    """Format a setting as it is typed on the command line."""
+    """Format a setting's value as it is typed on the command line."""
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":")).replace('"', "")

@@ -85,7 +85,7 @@ class TransformerStageConfig(CaptionedDataConfig):
 
 @dataclass(frozen=True)
 class TokenizedBatch:
-    """A batch of token sequences."""
+    """Captions and images of one micro-batch as tokens: the transformer's input, and the targets of image tokens."""
 
     caption: Tensor  # (b, text_positions) int64, padded with PAD
     image: Tensor  # (b, grid * grid) int64
@@ -183,7 +183,10 @@ class TransformerStage:
         return text, image
 
     def _nll(self, model: nn.Module, batch: TokenizedBatch) -> tuple[Tensor, Tensor]:
-        """Compute mean nats per text token and per image token of a batch."""
+        """Compute mean nats per text token and per image token of a batch: two scalars.
+
+        Their means over ranks are the means over the tokens of all ranks.
+        """
         text, image, text_tokens = self._token_nlls(model, batch)
         # ranks may have different numbers of text tokens: weight each token equally in the mean over all ranks
         count = distributed.all_reduce_mean(text_tokens.float())
@@ -207,7 +210,7 @@ class TransformerStage:
         caption_dropout: float = 0.0,
         generators: list[np.random.Generator] | None = None,
     ) -> TokenizedBatch:
-        """Encode captions and images as tokens; deterministic without `generators`."""
+        """Encode captions and images as tokens. All randomness comes from `generators`, one per image; None: none."""
         per_caption = generators or [None] * len(batch.captions)
         ids = [
             self.tokenizer.encode(caption, bpe_dropout, generator)
@@ -260,7 +263,7 @@ def _warn_on_image_size_mismatch(dvae: Path, image_size: int) -> None:
 
 
 def require_dvae(folder: Path | None) -> Path:
-    """Return the dVAE's checkpoint folder. Raises `CheckpointError` if it is None."""
+    """Return `folder`, the dVAE's checkpoint. Raises `CheckpointError` if it is None."""
     if folder is None:
         raise CheckpointError(
             "the transformer is trained on the tokens of a dVAE: set dvae=<checkpoint folder>, such as "

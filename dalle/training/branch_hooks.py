@@ -14,7 +14,7 @@ from dalle.training.stage import TrainingConfig
 
 
 class Handle(Protocol):
-    """Handle with `remove`, as returned by torch's hook registration."""
+    """Interface of a handle whose `remove` undoes a hook, as torch's hook registration returns."""
 
     def remove(self) -> None: ...
 
@@ -57,7 +57,7 @@ def attach_hooks(
 
 
 class ActivationCheckpointing:
-    """Activation checkpointing of one branch, until `remove` is called."""
+    """Handle of activation checkpointing of one residual branch, which ends when `remove` is called."""
 
     def __init__(self, branch: nn.Module):
         self.branch = branch
@@ -68,7 +68,7 @@ class ActivationCheckpointing:
 
 
 def scale_gradients(branch: nn.Module, scale: Tensor, format: FloatFormat | None = None) -> list[Handle]:
-    """Register hooks that multiply gradients by `scale` inside the branch only (App. D; Fig. 4).
+    """Register hooks that multiply gradients by `scale` inside the branch only, and return them (App. D; Fig. 4).
 
     The branch includes its norm, according to a description of Figure 4. Non-finite gradients are set to 0 where they
     leave the branch; otherwise an overflow in one branch would lower the scales of all branches before it.
@@ -88,7 +88,7 @@ def scale_gradients(branch: nn.Module, scale: Tensor, format: FloatFormat | None
 
 
 class _BranchInput(torch.autograd.Function):
-    """Identity at the branch's input; the backward pass divides the gradient by the scale."""
+    """Identity at the input of a residual branch; the backward pass divides the gradient by the scale."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, format: FloatFormat | None) -> Tensor:
@@ -101,7 +101,7 @@ class _BranchInput(torch.autograd.Function):
 
 
 class _BranchOutput(torch.autograd.Function):
-    """Cast of the branch's output to float32; the backward pass scales the gradient and casts it back."""
+    """Cast of a residual branch's output to float32; the backward pass scales the gradient and casts it back."""
 
     @staticmethod
     def forward(ctx: Any, output: Tensor, scale: Tensor, format: FloatFormat | None) -> Tensor:

@@ -35,17 +35,17 @@ class FloatFormat:
 
     @property
     def smallest_exponent(self) -> int:
-        """Exponent of the smallest normal number."""
+        """Exponent e of the format's smallest normal number, 2 ** e."""
         return self.largest_exponent - (2**self.exponent_bits - 2 - self.has_infinity)
 
     @property
     def largest(self) -> float:
-        """Largest finite number."""
+        """Largest finite number of the format."""
         return 2.0**self.largest_exponent * (2 - 2.0**-self.significand_bits)
 
     @property
     def smallest(self) -> float:
-        """Smallest positive number, a subnormal."""
+        """Smallest positive number of the format, a subnormal."""
         return 2.0 ** (self.smallest_exponent - self.significand_bits)
 
     def encode(self, values: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class FloatFormat:
         return (codes | signs if self.signed else codes * (values > 0)).to(torch.int16)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Decode codes to float32, exactly."""
+        """Decode the int16 codes that `encode` returns to float32 values of the same shape, without rounding."""
         bits = codes.int() & 0xFFFF
         magnitudes = bits & ((1 << self._sign_bit) - 1)
         biased_exponents = magnitudes >> self.significand_bits
@@ -80,7 +80,7 @@ class FloatFormat:
         return torch.where((bits >> self._sign_bit) > 0, -values, values)
 
     def round(self, values: Tensor) -> Tensor:
-        """Round float32 values to this format, in float32; NaN stays NaN."""
+        """Round float32 values to the nearest numbers of this format, returned in float32; NaN stays NaN."""
         return torch.where(values.isnan(), values, self.decode(self.encode(values)))
 
     @property

@@ -8,7 +8,7 @@ from dalle.training.powersgd import CompressionConfig, PowerSGD
 
 
 class GradientReducer(Protocol):
-    """Reduction of gradients over ranks, once per update."""
+    """Interface of a reduction of gradients over ranks, done once per update."""
 
     in_backward: bool  # gradients are reduced in the backward pass of the last micro-batch (`distributed.wrap_ddp`)
     message: str  # description printed when training starts; "" for none
@@ -25,7 +25,7 @@ class GradientReducer(Protocol):
 
 
 class AllReduce:
-    """Exact mean of the gradients, computed by DDP in the backward pass."""
+    """Gradient reducer: the exact mean over ranks, computed by DDP in the backward pass."""
 
     in_backward = True
     message = ""

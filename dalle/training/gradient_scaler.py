@@ -27,7 +27,7 @@ class GradientScalerConfig:
     max_scale: float  # upper bound of the scale
 
     def scaled_by(self, factor: int) -> "GradientScalerConfig":
-        """Return the config for gradients that are smaller by `factor`."""
+        """Return the config for gradients smaller by `factor`: all scales in it are multiplied by `factor`."""
         scaled = {
             "init_scale": self.init_scale * factor,
             "min_scale": self.min_scale * factor,
@@ -98,7 +98,7 @@ class GradientScaler:
 
 
 class LossScaler(GradientScaler):
-    """Loss scaling: one scale for all parameters."""
+    """Gradient scaler with one scale for all parameters, by which the loss is multiplied."""
 
     def __init__(self, model: nn.Module, device: torch.device):
         super().__init__([model.parameters()], LOSS_SCALE, device)
@@ -108,6 +108,6 @@ class LossScaler(GradientScaler):
 
 
 def _all_finite(parameters: list[nn.Parameter]) -> Tensor:
-    """Return a boolean scalar: True if all gradients are finite."""
+    """Return a boolean scalar: True if all gradients of `parameters` are finite."""
     gradients = [each.grad for each in parameters if each.grad is not None]
     return get_total_norm(gradients).isfinite()

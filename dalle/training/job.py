@@ -20,7 +20,7 @@ RUNNING, FINISHED, FAILED = "running", "finished", "failed"
 
 @dataclass(frozen=True)
 class Job:
-    """One job of a sweep: varied settings and seed."""
+    """One job of a sweep: the values of its varied settings, and its seed."""
 
     ablation: str
     size: str
@@ -46,7 +46,7 @@ class Job:
         return "-".join(re.sub(r"[^\w.]+", "_", part).strip("_") for part in [*varied, f"seed_{self.seed}"])
 
     def folder(self, out: str | Path) -> Path:
-        """Return the job's folder. Each size of a sweep has its own parent folder."""
+        """Return the job's folder below `out`. Each size of a sweep has its own parent folder."""
         sweep = self.ablation if self.size == DEFAULT_SIZE else f"{self.ablation}-{self.size}"
         return Path(out, "ablation", sweep, self.name)
 

@@ -103,7 +103,12 @@ class Wandb:
     """wandb sink. After an error it logs one warning and is disabled; training continues."""
 
     def __init__(self, config: WandbConfig, folder: Path, name: str, run_id: str, settings: Mapping[str, Any]):
-        """Start or resume the wandb run `run_id`; `settings` is its config."""
+        """Start or resume the wandb run `run_id`.
+
+        folder: folder of its local files.
+        name: name to display.
+        settings: the run's config, as wandb shows it.
+        """
         self.run: Any = None
         self._call(lambda: self._open(config, folder, name, run_id, settings))
 

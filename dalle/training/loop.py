@@ -43,10 +43,10 @@ def train(stage: Stage, config: TrainingConfig, run: Run) -> None:
 
 
 class Trainer:
-    """State and methods of one call of `train`."""
+    """Training of one stage: the state and the methods of one call of `train`."""
 
     def __init__(self, stage: Stage, config: TrainingConfig, run: Run):
-        """Restore the state of `run`, if it has one."""
+        """Prepare training of `stage` with `config`, and restore the saved state of `run`, if it has one."""
         self.stage, self.config, self.run = stage, config, run
         self.is_main_process = distributed.is_main_process()
         self.model = distributed.wrap_ddp(stage.model).train()

@@ -78,7 +78,7 @@ class AdamW(torch.optim.AdamW):
     """torch's AdamW with a step that can be skipped by a flag on the device, without synchronising."""
 
     def step_if_finite(self, finite: Tensor, learning_rate: float) -> None:
-        """Step if `finite` is 1, else leave weights and moments unchanged."""
+        """Step with `learning_rate` if the scalar `finite` is 1; if it is 0, change neither weights nor moments."""
         for group in self.param_groups:
             group["lr"] = learning_rate
         self.found_inf = 1 - finite  # read by the fused kernels, as with torch's GradScaler

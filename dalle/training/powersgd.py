@@ -29,7 +29,7 @@ BASES = ("fixed", "warm", "resampled")
 
 @dataclass(frozen=True)
 class CompressionConfig:
-    """Gradient compression by PowerSGD."""
+    """Settings of gradient compression by PowerSGD."""
 
     rank: int = 0  # total rank of a matrix's blocks; 0: no compression (paper: 896 at 12B; Table 1)
     blocks: int = 8  # blocks per matrix, with equal shares of the rank (paper: GPUs of a machine)
@@ -63,23 +63,23 @@ class MatrixPartition:
 
     @property
     def uncompressed(self) -> int:
-        """Number of elements of the matrix."""
+        """Number of elements of the matrix, which a rank sends without compression."""
         return math.prod(self.shape)
 
     @property
     def compressed(self) -> int:
-        """Number of elements that a rank sends instead."""
+        """Number of elements that a rank sends with compression: the factors P and Q of all blocks."""
         return self.parts * self.blocks * self.rank * sum(self.sides)
 
     def split(self, matrix: Tensor) -> Tensor:
-        """Split a matrix into blocks: (rows, ...) -> (parts * blocks, shorter side, longer side)."""
+        """Split a matrix of `shape` into blocks: (rows, ...) -> (parts * blocks, shorter side, longer side)."""
         parts = rearrange(matrix.flatten(1), "(parts rows) columns -> parts rows columns", parts=self.parts)
         parts = parts.mT if self._wide else parts
         blocks = rearrange(parts, "parts (blocks long) short -> (parts blocks) long short", blocks=self.blocks)
         return blocks.mT if self._tall_blocks else blocks
 
     def join(self, blocks: Tensor) -> Tensor:
-        """Invert `split`."""
+        """Join the blocks that `split` returns: (parts * blocks, shorter side, longer side) -> `shape`."""
         blocks = blocks.mT if self._tall_blocks else blocks
         parts = rearrange(blocks, "(parts blocks) long short -> parts (blocks long) short", blocks=self.blocks)
         parts = parts.mT if self._wide else parts
@@ -87,7 +87,7 @@ class MatrixPartition:
 
 
 def partitions(model: nn.Module, config: CompressionConfig) -> dict[str, MatrixPartition]:
-    """Return the partitions of the matrices of `model` that compression makes smaller, by name."""
+    """Return the partition of each weight matrix of `model` that compression makes smaller, by parameter name."""
     found = {
         name: MatrixPartition(tuple(weight.shape), config, parts)
         for name, (weight, parts) in weight_matrices(model).items()
@@ -102,7 +102,7 @@ def compression_rate(partitions: Mapping[str, MatrixPartition]) -> float:
 
 
 class CompressedMatrix:
-    """A compressed matrix, with its error buffer and basis."""
+    """Weight matrix whose gradient is compressed, with this rank's error buffer and the basis of its blocks."""
 
     def __init__(self, number: int, name: str, parameter: nn.Parameter, partition: MatrixPartition):
         self.number, self.name, self.parameter, self.partition = number, name, parameter, partition
@@ -110,7 +110,10 @@ class CompressedMatrix:
         self.basis = self.gaussian(0)
 
     def gaussian(self, step: int) -> Tensor:
-        """Draw a Gaussian basis, (blocks, longer side, rank), the same on all ranks and in every run."""
+        """Draw a Gaussian basis, (parts * blocks, longer side, rank).
+
+        It depends on the matrix's number and `step` alone, so it is the same on all ranks and in every run.
+        """
         generator = torch_generator("PowerSGD", self.number, step)
         shape = self.partition.parts * self.partition.blocks, self.partition.sides[1], self.partition.rank
         return to_device(torch.randn(shape, generator=generator), self.parameter.device)

@@ -12,7 +12,14 @@ class ProgressBar:
     """Progress of the run `title`: updates done, loss, images per second and time left."""
 
     def __init__(self, title: str, done: int, steps: int, batch_size: int, seconds: float, shown: bool):
-        """done: updates already done, of `steps`; seconds: time spent in them."""
+        """Open the progress bar.
+
+        title: name of the run, which begins each line.
+        done: updates already done, of `steps`.
+        batch_size: images per update.
+        seconds: time spent in the updates already done.
+        shown: print anything at all; the bar is shown on terminals only.
+        """
         self.title, self.done, self.steps, self.batch_size, self.shown = title, done, steps, batch_size, shown
         self.last_report = done, seconds
         self.begin, self.begin_step = time.monotonic(), done

@@ -120,7 +120,7 @@ class CLIP(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """Logit scale: the learned inverse temperature, clipped."""
+        """Logit scale, a scalar: the learned inverse temperature, at most `max_logit_scale` of the config."""
         scale = self.log_scale.exp()
         # the gradient bypasses the clip: otherwise a scale above the maximum could never decrease
         return scale + (scale.clamp(max=self.config.max_logit_scale) - scale).detach()
@@ -172,7 +172,7 @@ class CLIP(nn.Module):
         return (pictures @ texts.T).cpu()
 
     def save(self, folder: str | Path, meta: dict | None = None) -> None:
-        """Write a checkpoint folder for `load`, including the tokenizer."""
+        """Write model and tokenizer to a checkpoint folder, which `load` reads. `meta`: JSON-serialisable entries."""
         checkpoint.save_model(folder, "clip", self, self.config, meta, self.tokenizer)
 
     @classmethod

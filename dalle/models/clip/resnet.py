@@ -14,7 +14,7 @@ GROWTH = 4  # ratio of a block's output channels to those of its 3x3 convolution
 
 
 class Convolution(nn.Module):
-    """Convolution without bias, followed by batch norm."""
+    """Convolution without bias, followed by batch norm: (b, inputs, h, w) -> (b, outputs, h / stride, w / stride)."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1):
         super().__init__()
@@ -26,7 +26,10 @@ class Convolution(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Bottleneck residual block. Average pooling replaces strided convolutions, which avoids aliasing."""
+    """Bottleneck residual block: (b, inputs, h, w) -> (b, 4 * width, h / stride, w / stride).
+
+    Average pooling replaces strided convolutions, which avoids aliasing.
+    """
 
     def __init__(self, inputs: int, width: int, stride: int):
         super().__init__()
@@ -46,7 +49,10 @@ class Bottleneck(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """Attention pooling: one attention operation over all cells, with their mean as the query."""
+    """Attention pooling: (b, width, h, w) -> (b, embedding).
+
+    It is one attention operation over all cells, with their mean as the query.
+    """
 
     def __init__(self, width: int, cells: int, heads: int, embedding: int):
         super().__init__()
@@ -106,6 +112,6 @@ class ResNetEncoder(nn.Module):
 
 
 def _stage(inputs: int, width: int, depth: int, stride: int) -> nn.Sequential:
-    """Build one stage of `depth` blocks; the first block has the stride."""
+    """Build one stage: `depth` residual blocks in sequence, the first of them with `stride`."""
     first = Bottleneck(inputs, width, stride)
     return nn.Sequential(first, *(Bottleneck(GROWTH * width, width, 1) for _ in range(depth - 1)))

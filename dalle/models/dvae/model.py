@@ -30,7 +30,7 @@ def map_pixels(images: Tensor) -> Tensor:
 
 
 def unmap_pixels(images: Tensor) -> Tensor:
-    """Invert `map_pixels` and clamp to [0, 1]."""
+    """Map pixels from the interval (0.1, 0.9) back to [0, 1], clamped: the inverse of `map_pixels`."""
     return ((images - PIXEL_MARGIN) / (1 - 2 * PIXEL_MARGIN)).clamp(0, 1)
 
 
@@ -67,7 +67,7 @@ class DVAEConfig:
 
     @property
     def downsample(self) -> int:
-        """Pixels per code along each side."""
+        """Number of image pixels per code along each side."""
         return 2 ** (self.groups - 1)
 
     @property
@@ -94,7 +94,10 @@ class DVAEConfig:
 
 
 class Encoder(nn.Module):
-    """Encoder: mapped pixels (b, 3, 8h, 8w) -> logits over the codebook, or vectors to be quantised."""
+    """Encoder: mapped pixels (b, 3, 8h, 8w) -> (b, v, h, w) logits of the codes.
+
+    For vector quantisation: -> (b, decoder_input, h, w) vectors to be quantised.
+    """
 
     def __init__(self, config: DVAEConfig):
         super().__init__()
@@ -120,7 +123,10 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Decoder: one-hot or relaxed codes (b, v, h, w) -> likelihood parameters, mu and ln b per colour channel."""
+    """Decoder: one-hot or relaxed codes (b, v, h, w) -> likelihood parameters (b, 6, 8h, 8w).
+
+    The parameters are mu of each colour channel, then ln b of each.
+    """
 
     def __init__(self, config: DVAEConfig):
         super().__init__()
@@ -183,7 +189,7 @@ class DiscreteVAE(nn.Module):
 
     @property
     def downsample(self) -> int:
-        """Pixels per code along each side."""
+        """Number of image pixels per code along each side."""
         return self.config.downsample
 
     def forward(
@@ -245,7 +251,7 @@ class DiscreteVAE(nn.Module):
             )
 
     def save(self, folder: str | Path, meta: dict | None = None) -> None:
-        """Write a checkpoint folder for `load`."""
+        """Write the model to a checkpoint folder, which `load` reads. `meta`: further entries, JSON-serialisable."""
         checkpoint.save_model(folder, "dvae", self, self.config, meta)
 
     @classmethod

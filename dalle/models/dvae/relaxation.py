@@ -26,7 +26,7 @@ def gumbel_softmax(logits: Tensor, temperature: float, generator: torch.Generato
 
 
 def straight_through(logits: Tensor, temperature: float, generator: torch.Generator | None = None) -> Tensor:
-    """Draw one-hot codes, (b, v, h, w), with the gradients of the relaxed samples."""
+    """Draw one-hot codes with the gradients of the relaxed samples: (b, v, h, w) logits -> (b, v, h, w)."""
     relaxed = gumbel_softmax(logits, temperature, generator)
     return argmax_one_hot(relaxed) + (relaxed - relaxed.detach())
 

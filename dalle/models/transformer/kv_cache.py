@@ -65,14 +65,17 @@ class CacheIndex(Protocol):
     copied_slots: int  # slots that `read` copies; 0 if it returns a view
 
     def write(self, cached: Tensor, position: Any, new: Tensor) -> None:
-        """Write `new`, (..., 1, d), into the position's slot."""
+        """Write `new`, (..., 1, d), into the slot of `position` in `cached`, (..., slots, d)."""
 
     def read(self, cached: Tensor, position: Any) -> Tensor:
-        """Read the slots that the position attends to, and possibly more: (..., s, d)."""
+        """Read the slots that `position` attends to, and possibly more: (..., slots, d) -> (..., s, d)."""
         ...
 
     def mask(self, position: Any) -> Tensor | None:
-        """Return the mask of the s slots read: bool, broadcastable to (..., s), true where masked; None if none is."""
+        """Return the mask of the s slots that `read` returns: bool, broadcastable to (..., s), true where masked.
+
+        None if no slot is masked.
+        """
         ...
 
 
@@ -135,7 +138,10 @@ PrefixCache = list[PrefixKV]
 
 
 class LayerCache(ABC):
-    """Cache of one layer for captions * candidates images; a caption's candidates are adjacent in the batch."""
+    """KV cache of one transformer layer, for captions * candidates images.
+
+    A caption's candidates are adjacent in the batch.
+    """
 
     def __init__(
         self, text: PrefixKV, candidates: int, index: CacheIndex, softmax: TextImageSoftmax, layer: SelfAttention
@@ -164,7 +170,7 @@ class LayerCache(ABC):
     @property
     @abstractmethod
     def nbytes(self) -> int:
-        """Memory of the image positions in bytes, without the captions."""
+        """Bytes that the cache takes for the positions of all images, without the captions' keys and values."""
 
     @property
     @abstractmethod
@@ -196,7 +202,7 @@ class LayerCache(ABC):
 
 
 class KVCache(LayerCache):
-    """KV cache of one layer: stores keys and values."""
+    """KV cache of one transformer layer that stores keys and values."""
 
     def _allocate(self, layer: SelfAttention) -> None:
         _, heads, _, width = self.text.keys.shape
@@ -225,7 +231,7 @@ class KVCache(LayerCache):
 
 
 class HiddenStateCache(LayerCache):
-    """Hidden-state cache of one layer: stores the states that keys and values are computed from.
+    """KV cache of one transformer layer that stores the hidden states from which keys and values are computed.
 
     See `HiddenStateAttention`.
     """

@@ -216,7 +216,7 @@ class Transformer(nn.Module):
             nn.init.normal_(axis.weight, std=scale / math.sqrt(2 * width))
 
     def save(self, folder: str | Path, meta: dict | None = None, tokenizer: CaptionTokenizer | None = None) -> None:
-        """Write a checkpoint folder for `load`."""
+        """Write the model to a checkpoint folder, which `load` reads. `meta`: further entries, JSON-serialisable."""
         checkpoint.save_model(folder, "transformer", self, self.config, meta, tokenizer)
 
     @classmethod

@@ -19,14 +19,14 @@ from dalle.registry import Entry, Registry
 
 
 class Pattern(Protocol):
-    """Attention pattern between image positions in one layer. Hashable."""
+    """Interface of an attention pattern: the image positions that each one attends to in one layer. Hashable."""
 
     def attends(self, query: Tensor, key: Tensor, grid: int) -> Tensor:
         """Return the attention mask: true if image position `query` attends to `key`; broadcastable int -> bool."""
         ...
 
     def slot(self, position: Tensor, grid: int) -> Tensor:
-        """Return the cache slot of each image position's key and value."""
+        """Return the cache slot, from 0, of the key and value of each image position: int of any shape -> the same."""
         ...
 
 

@@ -146,14 +146,14 @@ class SequenceEmbedding(nn.Module):
         return torch.cat([self.text(caption), self.image(image)], dim=1)
 
     def text(self, caption: Tensor) -> Tensor:
-        """Embed captions: (b, T) -> (b, T, d)."""
+        """Embed the inputs of the text positions: captions with padding, (b, T) -> (b, T, d)."""
         inputs = self.sequence.text_inputs(caption)
         is_padding = (inputs == PAD).unsqueeze(-1)
         tokens = self.text_token(inputs.clamp(min=0)) + self.text_position.weight
         return torch.where(is_padding, self.pad.weight, tokens)
 
     def image(self, image: Tensor) -> Tensor:
-        """Embed image tokens: (b, I) -> (b, I, d)."""
+        """Embed the inputs of the image positions: image tokens, (b, I) -> (b, I, d)."""
         return self.image_token(self.sequence.image_inputs(image)) + self.image_position_embeddings()
 
     def image_position_embeddings(self) -> Tensor:

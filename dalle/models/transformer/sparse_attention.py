@@ -65,7 +65,7 @@ def _sparse_attention(pattern: Pattern, text_positions: int, grid: int, softmax:
 
 
 def rows_attended(pattern: Pattern, grid: int) -> int:
-    """Count the rows of the image, including the query's own, that contain all keys of the queries in one row."""
+    """Count the rows of the image, up to the query's own, that contain all keys of the queries in any one row."""
     query, key = image_mask(pattern, grid).nonzero().unbind(dim=1)
     return int((query // grid - key // grid).max()) + 1
 
@@ -139,7 +139,7 @@ class BlockSparseAttention(nn.Module, ABC):
 
     @abstractmethod
     def in_raster_order(self, groups: Tensor) -> Tensor:
-        """Invert `queries`: (b, heads, g, s, d) -> (b, heads, I, d)."""
+        """Return grouped results to raster order, undoing `queries`: (b, heads, g, s, d) -> (b, heads, I, d)."""
 
 
 class RowSparseAttention(BlockSparseAttention):
@@ -158,7 +158,10 @@ class RowSparseAttention(BlockSparseAttention):
         return rearrange(image, "b heads (h w) d -> b heads h w d", w=self.grid)
 
     def keys(self, image: Tensor) -> Tensor:
-        """Concatenate the keys of each row's attended rows, from the furthest to its own."""
+        """Concatenate the keys of each row's attended rows, from the furthest to its own.
+
+        (b, heads, I, d) -> (b, heads, h, rows * w, d).
+        """
         padded = F.pad(self.queries(image), (0, 0, 0, 0, self.rows - 1, 0))
         return torch.cat([padded[:, :, back : back + self.grid] for back in range(self.rows)], dim=3)
 

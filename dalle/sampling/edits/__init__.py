@@ -23,7 +23,7 @@ from dalle.sampling.edits.variations import VariationsConfig, variations
 
 @dataclass(frozen=True)
 class EditInput:
-    """Input of an edit of sample.py."""
+    """Input of an edit of sample.py: the encoded image, an encoder of further images, and the command's options."""
 
     original: EncodedImage
     encode: Callable[[Image.Image], EncodedImage]  # encodes a second image

@@ -38,7 +38,9 @@ def remix(
     seed: int = 0,
     candidate_offset: int = 0,
 ) -> Canvas:
-    """Build the canvas with tokens of both images; `random` has one per candidate, from `candidate_offset`
+    """Build the canvas with tokens of both images.
+
+    The layout "random" has one for each of the candidates from `candidate_offset`.
 
     Raises:
         ValueError: an unknown layout, a share that leaves only one image, or a negative seam.
@@ -60,7 +62,7 @@ def remix(
 
 
 def _layout_mask(layout: str, share: float, grid: int) -> Tensor:
-    """Mask of the first image's tokens: (grid, grid) bool."""
+    """Return the mask of the tokens taken from the first image: (grid, grid) bool."""
     row, column = torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij")
     match layout:
         case "top":
