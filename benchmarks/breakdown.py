@@ -20,7 +20,7 @@ STEPS = 8  # consecutive steps that are timed, in the middle of the image
 
 @dataclass(frozen=True)
 class Breakdown:
-    """Breakdown of one step in milliseconds, median of the rounds."""
+    """Time of one decoding step and of its parts in milliseconds, each the median of the rounds."""
 
     total: float
     linears: float  # linear layers: reading weights
@@ -67,7 +67,7 @@ def step_breakdown(model: Transformer, batch: int, precision: str, rounds: int) 
 
 
 def breakdown_table(rows: dict[tuple[int, str], Breakdown]) -> str:
-    """Return a Markdown table with a row per batch size and precision."""
+    """Return breakdowns by (batch size, precision) as a Markdown table with one row each."""
     names = list(asdict(next(iter(rows.values()))))
     lines = [f"| one step, ms | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
     for (batch, precision), row in rows.items():

@@ -118,7 +118,7 @@ def _pairs(number: int, novel: bool, generator: np.random.Generator) -> list[tup
 
 
 def _plausible(pairs: Sequence[tuple[str, str]], relations: Sequence[Relation]) -> bool:
-    """Return True if noun phrases are distinct and no shape rests on a triangle or on a shape of its own colour."""
+    """Return True if the (shape, colour) pairs differ and none rests on a triangle or on a shape of its own colour."""
     resting = [(pairs[r.subject], pairs[r.object]) for r in relations if r.name == "on top of"]
     return len(set(pairs)) == len(pairs) and all(
         upper[1] != lower[1] and lower[0] != "triangle" for upper, lower in resting
@@ -173,7 +173,10 @@ def _layout(
     lattice: int,
     generator: np.random.Generator,
 ) -> np.ndarray:
-    """Draw centres (n, 2), uniformly over layouts without cropped or crowded shapes and with clear relations."""
+    """Draw centres (n, 2) of shapes with these radii (n), in fractions of the image's side.
+
+    The distribution is uniform over layouts without cropped or crowded shapes and with clear relations.
+    """
     half = np.array([HALF_EXTENTS[shape] for shape in shapes]) * radii[:, None]  # (n, 2)
     margin = 0 if lattice else MARGIN
     low, high = half + margin, 1 - half - margin
@@ -203,7 +206,7 @@ def _layout(
 
 
 def _snapped(centres: np.ndarray, half: np.ndarray, lattice: int) -> np.ndarray:
-    """Return the nearest centres for which boxes of these half extents start on a lattice line."""
+    """Move centres (..., 2) to the nearest ones for which boxes of half extents `half` start on lattice lines."""
     return np.rint((centres - half) * lattice) / lattice + half
 
 
@@ -262,7 +265,7 @@ def wordings(statement: Statement) -> list[str]:
 
 
 class BlocksSource:
-    """Data source of one split. Record `index` is a pure function of (config, split, index)."""
+    """Data source of one split of `blocks`. Record `index` is a pure function of (config, split, index)."""
 
     def __init__(self, config: BlocksConfig, split: str):
         if split not in SPLITS:

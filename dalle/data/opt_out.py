@@ -20,7 +20,7 @@ _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 
 class OptOut:
-    """Parsed opt-out list; empty by default.
+    """Parsed opt-out list, which states the records to leave out; empty by default.
 
     Keys, URLs and hashes in metadata are checked when a source is opened. Hashes of image files are checked when the
     files are read. Hashes are stored in an array, which DataLoader workers share.

@@ -22,7 +22,7 @@ LONG_NAME, EXTENSION, PASSED_OVER = b"L", b"x", (b"K", b"g")
 
 
 class Member(NamedTuple):
-    """A regular file in a tar."""
+    """Name of a regular file in a tar, and the position of its content in bytes."""
 
     name: str
     offset: int  # of its first byte
@@ -72,7 +72,7 @@ class _Header(NamedTuple):
 
 
 class _Told(NamedTuple):
-    """Fields of an extended header, which apply to the file after it."""
+    """Name and size from an extended header of a tar, which apply to the file after it; None: not stated."""
 
     name: bytes | None = None
     size: int | None = None
@@ -89,7 +89,7 @@ def _unfit(header: _Header, name: str, cut: bool) -> str | None:
 
 
 def _header(block: bytes) -> _Header | None:
-    """Parse a header. Returns None if the checksum shows that the block is not a header."""
+    """Parse a block of a tar as the header of a file. Returns None if the checksum shows that it is not a header."""
     checksum, size = _number(block[148:156]), _number(block[124:136])
     if len(block) < BLOCK_SIZE or not checksum or size is None:
         return None
@@ -102,7 +102,7 @@ def _header(block: bytes) -> _Header | None:
 
 
 def _number(digits: bytes) -> int | None:
-    """Parse a number: octal digits, or, for large values, binary bytes after a marker."""
+    """Parse a number in a tar header: octal digits, or, if large, binary bytes after a marker. None if invalid."""
     if digits[:1] == b"\x80":
         return int.from_bytes(digits[1:], "big")
     digits = digits.split(b"\0", 1)[0].strip(b" ")
@@ -113,7 +113,10 @@ def _number(digits: bytes) -> int | None:
 
 
 def _extended(told: _Told, kind: bytes, data: bytes) -> _Told:
-    """Return `told` updated by this header: a long name, or lines such as "20 path=photo.jpg"."""
+    """Return `told` updated by an extended header of type `kind` with content `data`.
+
+    The content is a long name, or lines such as "20 path=photo.jpg".
+    """
     if kind == LONG_NAME:
         return told._replace(name=data.split(b"\0", 1)[0])
     place = 0

@@ -27,7 +27,7 @@ class Prompt(NamedTuple):
 
 @dataclass(frozen=True)
 class Capability:
-    """Capability to evaluate: its name and the distribution of its statements."""
+    """Capability to evaluate: its name, and a sampler of statements that need it."""
 
     name: str  # key in metrics.json
     title: str  # row title in the table
@@ -37,7 +37,7 @@ class Capability:
 
 
 def _scene(kind: str, novel: bool = False) -> Callable[[np.random.Generator], Statement]:
-    """Sample all objects and relations of a scene of one of KINDS."""
+    """Return a sampler of statements with all objects and relations of a scene of this kind, one of KINDS."""
 
     def statement(generator: np.random.Generator) -> Statement:
         things, relations = facts(kind, generator, novel)
@@ -48,7 +48,7 @@ def _scene(kind: str, novel: bool = False) -> Callable[[np.random.Generator], St
 
 
 def _pair_in_relation(names: tuple[str, ...]) -> Callable[[np.random.Generator], Statement]:
-    """Sample two objects in one of these relations."""
+    """Return a sampler of statements about two objects in one of the relations `names`."""
     pair = _scene("related pair")
 
     def statement(generator: np.random.Generator) -> Statement:
@@ -61,7 +61,7 @@ def _pair_in_relation(names: tuple[str, ...]) -> Callable[[np.random.Generator],
 
 
 def _equal_objects(count: int) -> Callable[[np.random.Generator], Statement]:
-    """Sample `count` equal objects. Three and more are small, as at most two large ones fit."""
+    """Return a sampler of statements about `count` equal objects. Three and more are small, to fit."""
 
     def statement(generator: np.random.Generator) -> Statement:
         ((shape, colour, size),), _ = facts("one", generator)

@@ -25,7 +25,7 @@ FORMAT = 3  # format 1 had the numbers only; format 2 had other names of metrics
 
 @dataclass(frozen=True)
 class MetricEntry:
-    """Description of one metric's result beside its numbers."""
+    """One metric in metrics.json: the names of its numbers, their definition, settings, images and notes."""
 
     names: list[str]  # names of its numbers
     description: str
@@ -37,7 +37,7 @@ class MetricEntry:
 
 @dataclass(frozen=True)
 class MetricsFile:
-    """Content of a metrics.json."""
+    """Content of a metrics.json: numbers by name, an entry for each metric, and the models and data."""
 
     context: dict[str, Any]  # models and data
     numbers: dict[str, float] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class MetricsFile:
         return MetricsFile(self.context, kept | finite, self.metrics | {name: entry})
 
     def has_other_settings(self, name: str, result: MetricResult) -> bool:
-        """True if the file has metric `name` with settings other than those of `result`."""
+        """Return True if the file has metric `name` with settings other than those of `result`."""
         if name not in self.metrics:
             return False
         settings = {key: value for key, value in self.metrics[name].settings.items() if key != "environment"}
