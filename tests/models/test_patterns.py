@@ -120,7 +120,7 @@ def test_names_and_settings_give_the_patterns():
 
 def test_an_unknown_pattern_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match=r"'diagonal'.*dense, row, column, convolutional"):
-        PATTERNS.choose("diagonal")
+        PATTERNS.lookup("diagonal")
 
 
 def test_an_even_kernel_is_refused():

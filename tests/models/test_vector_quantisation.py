@@ -38,7 +38,7 @@ def test_pictures_are_decoded_from_the_nearest_vectors_with_the_same_numbers_as_
     codebook = model.decoder.input.weight[:, :, 0, 0].T  # (v, d)
     assert model.encode(images()).equal(logits.argmax(dim=1))
     looked_up = rearrange(codebook[model.encode(images())], "b h w d -> b d h w")
-    torch.testing.assert_close(parameters, model.decoder.draw(looked_up))
+    torch.testing.assert_close(parameters, model.decoder.decode_embeddings(looked_up))
     torch.testing.assert_close(model.decode(model.encode(images())), model.decode(logits.argmax(dim=1)))
 
 

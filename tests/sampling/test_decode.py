@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dalle.models.cpu_linear import can_pack
+from dalle.models.cpu_linear import is_packing_supported
 from dalle.models.transformer.model import Transformer
 from dalle.sampling.decode import MASKED, generate
 from dalle.sampling.guidance import empty_caption
@@ -131,7 +131,7 @@ def test_each_caption_can_have_a_first_candidate_of_its_own(make_transformer):
 
 def test_bfloat16_draws_other_pictures_that_do_not_depend_on_the_batch_size(make_transformer):
     model = make_transformer(patterns=["paper"], depth=3, width=32)
-    if not can_pack(torch.bfloat16):
+    if not is_packing_supported(torch.bfloat16):
         pytest.skip("this torch cannot pack bfloat16 layers on this processor")
     config = DecodingConfig(seed=1, batch_size=96)
     drawn = generate(model, captions(model), 32, config, precision=torch.bfloat16)
@@ -241,6 +241,6 @@ def test_a_callers_autocast_changes_nothing(make_transformer, guidance):
     """A stage's preview may be drawn under it, and it would round logits, and once kept layers from being packed."""
     model = make_transformer(patterns=["paper"], depth=3, width=32)
     expected = generate(model, captions(model), 4, DecodingConfig(seed=1, guidance=guidance))
-    can_pack.cache_clear()
+    is_packing_supported.cache_clear()
     with torch.autocast("cpu", torch.bfloat16):
         assert generate(model, captions(model), 4, DecodingConfig(seed=1, guidance=guidance)).equal(expected)
