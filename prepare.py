@@ -96,12 +96,12 @@ def find_image(config: PrepareConfig) -> None:
     for each in neighbours:
         print(f"{each.distances()}: {each.key}")
     print(title)
-    print(f"sheet     {folder / 'neighbours.png'}")
+    print(f"grid      {folder / 'neighbours.png'}")
 
 
 def encode_images(config: PrepareConfig) -> None:
     """Encode the training split into tokens, on all ranks. An interrupted run resumes when it is started again."""
-    device = distributed.start(config.device)
+    device = distributed.init_process_group(config.device)
     try:
         dvae_folder = Path(config.dvae or "").expanduser()
         dvae = DiscreteVAE.load(dvae_folder).to(device)
@@ -109,13 +109,13 @@ def encode_images(config: PrepareConfig) -> None:
         encoder = DatasetEncoder(config.data, source, config.transform, config.crops, dvae_folder, device)
         folder = Path(config.out).expanduser() if config.out else encoder.cache_folder(Path("outputs", "tokens"))
         cache = encoder.open_cache(folder, dvae, config.workers)
-        if distributed.is_first():
+        if distributed.is_main_process():
             print(f"tokens    {folder}: {summary(cache)}")
             tokens = f" tokens={config.out}" if config.out else ""
             settings = f"stage.transform={config.transform} stage.crops={config.crops}{tokens}"
             print(f"next      train.py stage=transformer {settings}, with the same data= and dvae=")
     finally:
-        distributed.stop()
+        distributed.destroy_process_group()
 
 
 def survey_data(config: PrepareConfig) -> None:

@@ -66,7 +66,7 @@ def report_runs(config: ReportConfig) -> None:
     out = Path(config.out or "outputs/comparison/report.md")
     runs = comparison.read_runs(config.runs)
     plot_runs({run.name: run.curve for run in runs}, out.with_name("curves.png"))
-    device = distributed.start(config.device)
+    device = distributed.init_process_group(config.device)
     grid = comparison.sample_grid(runs, config.captions, config.candidates, config.seed, device)
     if grid is not None:
         grid.save(out.with_name("samples.png"))

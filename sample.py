@@ -8,7 +8,7 @@ from typing import Any
 
 from dalle import checkpoint, distributed
 from dalle.cli.config import command
-from dalle.cli.sample_messages import how_to_go_on, print_report, say_memory, say_result, say_unknown_words
+from dalle.cli.sample_messages import print_report, say_memory, say_result, say_unknown_words, stop_message
 from dalle.sampling.attention_grid import AttentionGridWriter
 from dalle.sampling.command_config import SampleConfig, requested_captions
 from dalle.sampling.components import find_components
@@ -22,7 +22,7 @@ from dalle.training.signals import Interrupted, StopRequest
 @command("sample")
 def main(config: SampleConfig) -> None:
     captions = requested_captions(config)
-    device = distributed.start(config.device, config.deterministic)
+    device = distributed.init_process_group(config.device, config.deterministic)
     dalle = DALLE.load(config.checkpoint, device, config.dvae, config.clip, config.precision)
     config = dalle.with_guidance(config)
     canvas = build_canvas(config, dalle.encode_image)
@@ -52,7 +52,7 @@ def main(config: SampleConfig) -> None:
             say_result(result, len(writer.entries), config)
     print_report(writer, config.attention, novelty)
     if writer.finished < len(captions):
-        raise Interrupted(how_to_go_on(writer, config), stop_request.signum)
+        raise Interrupted(stop_message(writer, config), stop_request.signum)
 
 
 def output_folder(config: SampleConfig, captions: list[str]) -> Path:

@@ -23,12 +23,12 @@ from dalle.training.run import Run, defaults_of, rename_existing, resume_step
 
 @command("train")
 def main(config: TrainConfig) -> None:
-    device = distributed.start(config.device, config.deterministic)
+    device = distributed.init_process_group(config.device, config.deterministic)
     try:
         with configure_cpu(device):
             train_stages(config, device)
     finally:
-        distributed.stop()
+        distributed.destroy_process_group()
 
 
 def train_stages(config: TrainConfig, device: torch.device) -> None:
@@ -149,7 +149,7 @@ def train_stage(config: TrainConfig, folder: Path, device: torch.device) -> None
     print_once(
         f"{folder}: {parameters:,} parameters on {device}, images of {image_size} pixels, steps {done} to {steps}"
     )
-    if distributed.is_first():
+    if distributed.is_main_process():
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(OmegaConf.create(asdict(config)), folder / "config.yaml")
     train(stage, config.stage, Run(folder, settings, config.seed, device, config.wandb, default_config(config)))
@@ -157,7 +157,7 @@ def train_stage(config: TrainConfig, folder: Path, device: torch.device) -> None
 
 def print_once(text: str) -> None:
     """Print `text` on the first rank only."""
-    if distributed.is_first():
+    if distributed.is_main_process():
         print(text, flush=True)
 
 

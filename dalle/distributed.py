@@ -1,6 +1,6 @@
-"""Distributed training: process group, collectives and the model wrapper. With a single process, all are no-ops.
+"""Process group, collectives and DDP wrapper for distributed training. No-ops without a process group.
 
-The processes are started by `torchrun`. Ranks count from 0; only the first writes files.
+The processes are started by `torchrun`. Only the main process, rank 0, writes files.
 """
 
 import gc
@@ -20,7 +20,7 @@ from dalle.precision import use_deterministic_algorithms, use_exact_float32
 T = TypeVar("T")
 
 
-def start(device: str = "auto", deterministic: bool = False) -> torch.device:
+def init_process_group(device: str = "auto", deterministic: bool = False) -> torch.device:
     """Initialise the process group, if torchrun started this process, and return this rank's device.
 
     "auto" is this rank's GPU if there is one, else the CPU. Disables TF32 on GPUs, and with `deterministic` enables
@@ -39,7 +39,7 @@ def start(device: str = "auto", deterministic: bool = False) -> torch.device:
     return chosen
 
 
-def stop() -> None:
+def destroy_process_group() -> None:
     """Destroy the process group, if there is one."""
     if dist.is_initialized():
         gc.collect()  # a wrapped model in a reference cycle keeps gloo's threads alive, which abort at exit
@@ -51,26 +51,28 @@ def is_distributed() -> bool:
     return dist.is_initialized()
 
 
-def rank() -> int:
+def get_rank() -> int:
+    """Return the rank of this process, from 0. It is 0 without a process group."""
     return dist.get_rank() if is_distributed() else 0
 
 
-def world() -> int:
-    """Return the number of ranks."""
+def get_world_size() -> int:
+    """Return the number of ranks: 1 without a process group."""
     return dist.get_world_size() if is_distributed() else 1
 
 
-def is_first() -> bool:
-    return rank() == 0
+def is_main_process() -> bool:
+    """Return True on rank 0."""
+    return get_rank() == 0
 
 
 def barrier() -> None:
     """Wait until all ranks reach this call."""
-    any_rank(False)
+    all_reduce_any(False)
 
 
-def broadcast(value: T) -> T:
-    """Return the first rank's `value` on every rank; it must be picklable."""
+def broadcast_object(value: T) -> T:
+    """Return rank 0's `value` on every rank. It must be picklable."""
     if not is_distributed():
         return value
     values: list[Any] = [value]
@@ -78,7 +80,7 @@ def broadcast(value: T) -> T:
     return values[0]
 
 
-def any_rank(flag: bool) -> bool:
+def all_reduce_any(flag: bool) -> bool:
     """Return True if `flag` is true on any rank. All ranks must call it. Does not synchronise with the GPU."""
     if not is_distributed():
         return flag
@@ -87,38 +89,39 @@ def any_rank(flag: bool) -> bool:
     return bool(flags)
 
 
-def mean(values: Tensor) -> Tensor:
+def all_reduce_mean(values: Tensor) -> Tensor:
     """Compute the mean of `values` over ranks, without gradients."""
     if not is_distributed():
         return values.detach()
     total = values.detach().clone()
     dist.all_reduce(total)
-    return total / world()
+    return total / get_world_size()
 
 
-def total(tensors: Sequence[Tensor]) -> list[Tensor]:
+def all_reduce_sum(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Compute the sum of each of `tensors` over ranks in one all-reduce, without gradients."""
     if not is_distributed() or not tensors:
         return list(tensors)
-    message = torch.cat([each.detach().flatten() for each in tensors])
-    dist.all_reduce(message)
-    parts = message.split([each.numel() for each in tensors])
+    flat = torch.cat([each.detach().flatten() for each in tensors])
+    dist.all_reduce(flat)
+    parts = flat.split([each.numel() for each in tensors])
     return [part.view(each.shape) for part, each in zip(parts, tensors, strict=True)]
 
 
-def gather(values: Tensor) -> Tensor:
-    """All-gather `values`, (b, ...) of equal shape on all ranks, as (world * b, ...), with gradients to all ranks."""
-    return _Gather.apply(values) if is_distributed() else values
+def all_gather(values: Tensor) -> Tensor:
+    """All-gather `values`, of equal shape on all ranks: (b, ...) -> (world_size * b, ...). Differentiable."""
+    return _AllGather.apply(values) if is_distributed() else values
 
 
-def wrap(model: nn.Module) -> nn.Module:
-    """Wrap `model` to average its gradients over ranks. Call the result; it does not have the model's attributes.
+def wrap_ddp(model: nn.Module) -> nn.Module:
+    """Wrap `model` in DistributedDataParallel, which averages its gradients over ranks in the backward pass.
 
-    Modifies `model`: its batch norms are replaced by ones that are synchronised over ranks.
+    The result can be called like `model` but does not have its attributes. Modifies `model`: its batch norms are
+    replaced by `SyncBatchNorm`. Returns `model` itself without a process group.
     """
     if not is_distributed():
         return model
-    _synchronise_batch_norms(model)
+    _convert_sync_batchnorm(model)
     devices = [torch.cuda.current_device()] if next(model.parameters()).is_cuda else None
     with warnings.catch_warnings():  # about the successor of broadcast_buffers, not in torch 2.6
         warnings.simplefilter("ignore", FutureWarning)
@@ -126,8 +129,8 @@ def wrap(model: nn.Module) -> nn.Module:
         return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
 
 
-def without_sharing(model: nn.Module) -> AbstractContextManager:
-    """Return a context without gradient reduction, for all micro-batches of an update except the last."""
+def no_sync(model: nn.Module) -> AbstractContextManager:
+    """Return a context without gradient all-reduce, for all micro-batches of an update except the last."""
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
@@ -146,40 +149,40 @@ def _choose_device(device: str) -> torch.device:
     return chosen
 
 
-def _synchronise_batch_norms(module: nn.Module) -> None:
+def _convert_sync_batchnorm(module: nn.Module) -> None:
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d) and not isinstance(child, SyncBatchNorm):
-            setattr(module, name, SyncBatchNorm.of(child))
+            setattr(module, name, SyncBatchNorm.from_batch_norm(child))
         else:
-            _synchronise_batch_norms(child)
+            _convert_sync_batchnorm(child)
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
     """Batch norm over the batches of all ranks; torch's own version works on GPUs only."""
 
     @classmethod
-    def of(cls, norm: nn.BatchNorm2d) -> "SyncBatchNorm":
+    def from_batch_norm(cls, norm: nn.BatchNorm2d) -> "SyncBatchNorm":
         """Create a norm that shares the parameters and running statistics of `norm`."""
-        made = cls(norm.num_features, norm.eps, norm.momentum)
-        made._parameters, made._buffers = norm._parameters, norm._buffers
-        return made.train(norm.training)
+        sync = cls(norm.num_features, norm.eps, norm.momentum)
+        sync._parameters, sync._buffers = norm._parameters, norm._buffers
+        return sync.train(norm.training)
 
     def forward(self, input: Tensor) -> Tensor:
         """(b, c, h, w) -> (b, c, h, w)."""
-        if not self.training or world() == 1:
+        if not self.training or get_world_size() == 1:
             return super().forward(input)
         x = input.float()
-        own = torch.stack([x.mean(dim=(0, 2, 3)), x.var(dim=(0, 2, 3), correction=0)])  # (2, c)
-        means, variances = gather(own.unsqueeze(0)).unbind(dim=1)  # (ranks, c)
+        moments = torch.stack([x.mean(dim=(0, 2, 3)), x.var(dim=(0, 2, 3), correction=0)])  # (2, c)
+        means, variances = all_gather(moments.unsqueeze(0)).unbind(dim=1)  # (ranks, c)
         mean = means.mean(dim=0)
         variance = (variances + (means - mean).square()).mean(dim=0)
-        self._follow(mean.detach(), variance.detach(), count=world() * x.numel() // x.shape[1])
+        self._update_running_stats(mean.detach(), variance.detach(), count=get_world_size() * x.numel() // x.shape[1])
         gain = self.weight * (variance + self.eps).rsqrt()
         normed = (x - mean[:, None, None]) * gain[:, None, None] + self.bias[:, None, None]
         return normed.to(input.dtype)
 
     @torch.no_grad()
-    def _follow(self, mean: Tensor, variance: Tensor, count: int) -> None:
+    def _update_running_stats(self, mean: Tensor, variance: Tensor, count: int) -> None:
         """Update the running statistics with those of a batch of `count` numbers per channel."""
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
         self.running_mean.lerp_(mean, self.momentum)
@@ -188,12 +191,12 @@ class SyncBatchNorm(nn.BatchNorm2d):
             self.num_batches_tracked += 1
 
 
-class _Gather(torch.autograd.Function):
-    """All-gather; the backward pass sums the gradients of all ranks' losses with respect to this rank's values."""
+class _AllGather(torch.autograd.Function):
+    """All-gather. The backward pass sums the gradients of all ranks' losses with respect to this rank's values."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
-        parts = [torch.empty_like(values) for _ in range(world())]
+        parts = [torch.empty_like(values) for _ in range(get_world_size())]
         dist.all_gather(parts, values.contiguous())
         return torch.cat(parts)
 
@@ -201,4 +204,4 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         total = gradients[0].clone()
         dist.all_reduce(total)
-        return total.chunk(world())[rank()]
+        return total.chunk(get_world_size())[get_rank()]

@@ -46,7 +46,7 @@ def image_grid(
     """
     most = max((len(row.cells) for row in rows), default=0)
     if not most:
-        raise ValueError("there are no pictures to put on a sheet")
+        raise ValueError("an image grid needs at least one cell")
     columns = min(columns, most)
     width = max(columns * (tile + GAP) - GAP, LEAST_WIDTH)
     bands: list[_Text | _Pictures | _Space] = [_Text(title, TITLE_SIZE, INK, width)] if title else []

@@ -15,7 +15,7 @@ class SurveyConfig:
 
 @dataclass
 class FindConfig:
-    """Options of the search for a picture in the training split."""
+    """Options of the search for an image in the training split."""
 
     find: str | None = None  # image file to search for in the training split of `data`, instead of a survey
     neighbours: int = 7  # most similar training images to show for `find`

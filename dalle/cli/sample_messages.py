@@ -1,5 +1,8 @@
 """Messages of sample.py: hints before sampling, one line per caption, and the paths of the results."""
 
+from collections.abc import Collection
+from difflib import get_close_matches
+
 from dalle.sampling.attention_grid import attention_grid_path
 from dalle.sampling.batch_size import format_bytes
 from dalle.sampling.command_config import SampleConfig
@@ -14,11 +17,17 @@ LINES = 12  # captions that are printed individually
 
 
 def say_unknown_words(dalle: DALLE, captions: list[str]) -> None:
-    """Print the words that occur in no training caption."""
+    """Print the words that occur in no training caption, each with the known words of the nearest spelling."""
     if unknown := dalle.unknown_words(captions):
         more = f" and {len(unknown) - LINES} more" if len(unknown) > LINES else ""
-        words = ", ".join(unknown[:LINES])
+        words = ", ".join(word + _nearest(word, dalle.words) for word in unknown[:LINES])
         print_line(f"hint      in none of the training captions that its tokenizer read: {words}{more}")
+
+
+def _nearest(word: str, known: Collection[str]) -> str:
+    """Return " (nearest known: ...)" for an unknown word, "" if no known word has a similar spelling."""
+    nearest = get_close_matches(word, known, n=3, cutoff=0.75)
+    return f" (nearest known: {', '.join(nearest)})" if nearest else ""
 
 
 def say_memory(dalle: DALLE, captions: int, config: SampleConfig) -> None:
@@ -27,7 +36,7 @@ def say_memory(dalle: DALLE, captions: int, config: SampleConfig) -> None:
         batch_size = dalle.choose_batch_size(captions, config)
         memory = batch_size.memory
         if batch_size.images < batch_size.unlimited:
-            fit = f"{batch_size.images} pictures fit, so they are drawn {batch_size.images} at a time"
+            fit = f"{batch_size.images} images fit, so {batch_size.images} are sampled at a time"
             print_line(f"memory    {format_bytes(batch_size.budget)}: {fit}")
     else:
         memory = decoding_memory(dalle.transformer)
@@ -51,23 +60,23 @@ def print_report(writer: OutputWriter, attention: bool, novelty: Novelty | None)
     if captions > LINES:
         print(f"... and {captions - LINES:,} more captions")
     some = f" (the first {len(writer.rows)} of {captions:,} captions)" if captions > len(writer.rows) else ""
-    print(f"sheet     {writer.folder / GRID_FILE}{some}")
-    print(f"pictures  {files[0]} and {len(files) - 1:,} more" if len(files) > 1 else f"picture   {files[0]}")
-    print(f"facts     {writer.folder / METADATA_FILE}")
+    print(f"grid      {writer.folder / GRID_FILE}{some}")
+    print(f"images    {files[0]} and {len(files) - 1:,} more" if len(files) > 1 else f"image     {files[0]}")
+    print(f"metadata  {writer.folder / METADATA_FILE}")
     if attention:
         print(f"attention {attention_grid_path(files[0])}, and so on")
     if novelty:
         print(f"novelty   {novelty.save(writer.folder)}: {novelty.sentence()}")
 
 
-def how_to_go_on(writer: OutputWriter, config: SampleConfig) -> str:
+def stop_message(writer: OutputWriter, config: SampleConfig) -> str:
     """Return a sentence with the progress of a stopped run and the options that sample the rest."""
     if not writer.entries:
-        return "stopped before the first pictures were finished; nothing was written"
-    drawn = writer.entries[-1]["drawn"]
+        return "stopped before the first images were finished; nothing was written"
+    sampled = writer.entries[-1]["drawn"]
     if len(writer.captions) == 1:
-        missing = config.candidates - drawn
-        offset = config.candidate_offset + drawn
+        missing = config.candidates - sampled
+        offset = config.candidate_offset + sampled
         rest = f"candidate_offset={offset} candidates={missing} keep={min(config.keep, missing)}"
-        return f"stopped after {drawn} of {config.candidates} candidates; draw the others with {rest}"
+        return f"stopped after {sampled} of {config.candidates} candidates; sample the others with {rest}"
     return f"stopped with {writer.finished:,} of {len(writer.captions):,} captions finished; {METADATA_FILE} says which"

@@ -69,7 +69,7 @@ class BlocksConfig:
         if not 0 <= self.radius_jitter <= 0.1:
             raise ValueError(f"radius_jitter={self.radius_jitter} would blur small and large; choose 0 to 0.1")
         if self.wordings < 1:
-            raise ValueError(f"wordings={self.wordings} leaves pictures without a caption; choose at least 1")
+            raise ValueError(f"wordings={self.wordings} leaves images without a caption; choose at least 1")
 
 
 # --- random statements --------------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ class BlocksSource:
 
     def _generator(self, index: int, stream: str) -> np.random.Generator:
         if not 0 <= index < len(self):
-            raise IndexError(f"index {index} is outside the {len(self)} pictures of blocks/{self.split}")
+            raise IndexError(f"index {index} is outside the {len(self)} images of blocks/{self.split}")
         return numpy_generator(f"blocks {stream}", self.config.seed, SPLITS.index(self.split), index)
 
     def scene(self, index: int) -> Scene:

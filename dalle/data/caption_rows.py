@@ -22,18 +22,18 @@ class CaptionRow(NamedTuple):
 
 
 def group_by_image(
-    rows: Iterable[CaptionRow], pictures: Mapping[str, int], warnings: SkipCounter
+    rows: Iterable[CaptionRow], image_numbers: Mapping[str, int], warnings: SkipCounter
 ) -> Iterator[tuple[bool, RawRecord]]:
-    """Yield (is named in `rows`, record) for each of `pictures`, a dict from path to number in order.
+    """Yield (is named in `rows`, record) for each of `image_numbers`, a dict from path to number in order.
 
     A record has the captions and addresses of all its rows. Rows of missing images are counted in `warnings`.
     """
     captions, captioned, urls, addressed = StringArrayBuilder(), array("q"), StringArrayBuilder(), array("q")
-    named = np.zeros(len(pictures), bool)
+    named = np.zeros(len(image_numbers), bool)
     for row in rows:
-        number = pictures.get(normalize_path(row.file))
+        number = image_numbers.get(normalize_path(row.file))
         if number is None:
-            warnings.add("rows whose picture is not there", row.file)
+            warnings.add("rows whose image does not exist", row.file)
             continue
         named[number] = True
         for caption in row.captions:
@@ -44,9 +44,9 @@ def group_by_image(
         for url in row.urls:
             urls.add(clean_caption(url))
             addressed.append(number)
-    captions_of = RaggedStrings.from_owners(np.array(captioned, np.int64), captions.build(), len(pictures))
-    urls_of = RaggedStrings.from_owners(np.array(addressed, np.int64), urls.build(), len(pictures))
-    for path, number in pictures.items():
+    captions_of = RaggedStrings.from_owners(np.array(captioned, np.int64), captions.build(), len(image_numbers))
+    urls_of = RaggedStrings.from_owners(np.array(addressed, np.int64), urls.build(), len(image_numbers))
+    for path, number in image_numbers.items():
         yield bool(named[number]), RawRecord(path, captions_of[number], urls_of[number])
 
 

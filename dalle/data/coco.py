@@ -42,38 +42,36 @@ class CocoSource(ImageFolder):
     config: CocoConfig
 
     def list_records(self) -> Iterator[RawRecord]:
-        pictures = self.pictures()
-        for named, record in group_by_image(self._rows(), pictures, self.warnings):
+        image_numbers = self.image_numbers()
+        for named, record in group_by_image(self._rows(), image_numbers, self.warnings):
             if named:
                 yield record
 
     def _rows(self) -> Iterator[CaptionRow]:
-        told = self._told()
+        content = self._read_json()
         files: dict[Any, str] = {}  # by id
-        for image in told["images"]:
+        for image in content["images"]:
             match image:
                 case {"id": int() | str() as number, "file_name": str() as file}:
                     files[number] = file
                     yield CaptionRow(file, (), as_strings([image.get("coco_url"), image.get("flickr_url")]))
                 case _:
                     self.warnings.add(UNREADABLE, f"images: {image!r:.80}")
-        for annotation in told["annotations"]:
+        for annotation in content["annotations"]:
             match annotation:
                 case {"image_id": int() | str() as number, "caption": str() as caption} if number in files:
                     yield CaptionRow(files[number], (caption,))
                 case _:
                     self.warnings.add(UNREADABLE, f"annotations: {annotation!r:.80}")
 
-    def _told(self) -> dict[str, Any]:
+    def _read_json(self) -> dict[str, Any]:
         path = self.config.captions
         if not path:
             raise ValueError("data.captions is empty: set it to the JSON file of the captions")
         try:
-            told = parse_json_object(Path(path).expanduser().read_bytes())
+            content = parse_json_object(Path(path).expanduser().read_bytes())
         except (OSError, ValueError) as problem:
             raise ValueError(f"data.captions={path} cannot be read: {problem}") from problem
-        if not all(isinstance(told.get(kind), list) for kind in ("images", "annotations")):
-            raise ValueError(
-                f"data.captions={path} is not as COCO's captions: it lacks the lists images and annotations"
-            )
-        return told
+        if not all(isinstance(content.get(name), list) for name in ("images", "annotations")):
+            raise ValueError(f"data.captions={path} is not in COCO's format: it lacks the lists images and annotations")
+        return content

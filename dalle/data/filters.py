@@ -40,8 +40,8 @@ class FiltersConfig:
     def __post_init__(self) -> None:
         if self.max_aspect_ratio and self.max_aspect_ratio < 1:
             raise ValueError(
-                f"filters.max_aspect_ratio={self.max_aspect_ratio} would leave out every picture: it is the longer "
-                "side by the shorter one; choose 1 or more, or 0 for no limit"
+                f"filters.max_aspect_ratio={self.max_aspect_ratio} would leave out every image: it is the longer "
+                "side divided by the shorter one; choose 1 or more, or 0 for no limit"
             )
 
 

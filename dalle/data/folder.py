@@ -14,7 +14,7 @@ from dalle.data.image_file import MAX_FILE_BYTES, SUFFIXES, read_bytes
 from dalle.data.skip_counter import SkipCounter
 from dalle.data.tables import TABLES
 
-BESIDE = (".json",)  # img2dataset writes them beside images
+METADATA_SUFFIXES = (".json",)  # img2dataset writes them beside images
 UNSUPPORTED_SUFFIXES = {
     ".svg",
     ".svgz",
@@ -58,15 +58,15 @@ class ImageFolder(FileSource):
     def file_stats(self) -> np.ndarray:
         return file_stats(self.root / key for key in self.keys())
 
-    def pictures(self) -> dict[str, int]:
-        """Return {path: number} of the images, in order. Raises ValueError if there are none."""
+    def image_numbers(self) -> dict[str, int]:
+        """Number the images from 0 in order of their paths: {path: number}. Raises ValueError if there are none."""
         if not self.root.is_dir():
             raise ValueError(f"data.path={self.config.path}: there is no such folder")
         paths = list_images(self.root, self.warnings)
         if not paths:
-            others = f"; passed over: {self.warnings}" if self.warnings else ""
+            others = f"; skipped: {self.warnings}" if self.warnings else ""
             raise ValueError(
-                f"data.path={self.config.path}: no picture ({', '.join(SUFFIXES)}) in it or in its sub-folders{others}"
+                f"data.path={self.config.path}: no image ({', '.join(SUFFIXES)}) in it or in its sub-folders{others}"
             )
         return {path: number for number, path in enumerate(paths)}
 
@@ -83,17 +83,17 @@ class FolderSource(ImageFolder):
     """
 
     def list_records(self) -> Iterator[RawRecord]:
-        pictures = self.pictures()
+        image_numbers = self.image_numbers()
         tables = [name for name in TABLES if (self.root / name).is_file()]
         if len(tables) > 1:
             raise ValueError(f"data.path={self.config.path} holds {' and '.join(tables)}: keep one of them")
         for name in tables:
-            rows = TABLES[name](self.root / name, pictures, self.warnings)
-            yield from (record for _, record in group_by_image(rows, pictures, self.warnings))
+            rows = TABLES[name](self.root / name, image_numbers, self.warnings)
+            yield from (record for _, record in group_by_image(rows, image_numbers, self.warnings))
         if not tables:
-            yield from filter(None, map(self._with_text, pictures))
+            yield from filter(None, map(self._read_captions, image_numbers))
 
-    def _with_text(self, key: str) -> RawRecord | None:
+    def _read_captions(self, key: str) -> RawRecord | None:
         """Return the image with the captions of its .txt. Returns None, and counts it, if they cannot be read."""
         stem = self.root / key.rpartition(".")[0]
         try:
@@ -106,10 +106,10 @@ class FolderSource(ImageFolder):
         if not self.opt_out:
             return RawRecord(key, captions)
         try:  # as img2dataset writes it
-            told = parse_metadata(read_bytes(f"{stem}.json", MAX_TEXT_BYTES))
+            metadata = parse_metadata(read_bytes(f"{stem}.json", MAX_TEXT_BYTES))
         except (OSError, ValueError):
             return RawRecord(key, captions)
-        return RawRecord(key, captions, told.urls, told.sha256)
+        return RawRecord(key, captions, metadata.urls, metadata.sha256)
 
 
 def list_images(root: Path, warnings: SkipCounter) -> list[str]:
@@ -136,24 +136,24 @@ def list_images(root: Path, warnings: SkipCounter) -> list[str]:
                             warnings.add("names that lead to no file", prefix + entry.name)
                     elif entry.name.lower().endswith(".txt"):
                         texts.append(prefix + entry.name)
-                    elif entry.is_file() and not _belongs(prefix, entry.name):
-                        warnings.add(_passed_over(entry.name), prefix + entry.name)
+                    elif entry.is_file() and not _is_read_with_images(prefix, entry.name):
+                        warnings.add(_skip_reason(entry.name), prefix + entry.name)
         except OSError:
             warnings.add("folders that cannot be opened", prefix or str(root))
     paths = [os.fsdecode(path) for path in sorted(found)]
     stems = {path.rpartition(".")[0] for path in paths}
     for text in sorted(texts):
         if text[: -len(".txt")] not in stems:
-            warnings.add("text files without a picture of their name", text)
+            warnings.add("text files without an image of the same name", text)
     return paths
 
 
-def _belongs(prefix: str, name: str) -> bool:
+def _is_read_with_images(prefix: str, name: str) -> bool:
     """Return True for files that are read with the images: JSON metadata and caption tables."""
-    return name.lower().endswith(BESIDE) or (not prefix and name in TABLES)
+    return name.lower().endswith(METADATA_SUFFIXES) or (not prefix and name in TABLES)
 
 
-def _passed_over(name: str) -> str:
+def _skip_reason(name: str) -> str:
     """Return the reason for skipping a file; it names the file type if that is an image type."""
     suffix = os.path.splitext(name)[1].lower()
-    return f"{suffix} files, a kind that is not read" if suffix in UNSUPPORTED_SUFFIXES else "files of other kinds"
+    return f"{suffix} files, a type that is not supported" if suffix in UNSUPPORTED_SUFFIXES else "files of other types"

@@ -51,7 +51,7 @@ def decode_image(data: bytes, key: str, side: int | None = None) -> Image.Image:
                     ImageOps.exif_transpose(opened, in_place=True)
                 return on_white(opened)
     except UnidentifiedImageError as problem:
-        raise UnreadableRecord(key, f"no picture in any of the formats {', '.join(FORMATS)}") from problem
+        raise UnreadableRecord(key, f"not an image in any of the formats {', '.join(FORMATS)}") from problem
     except Exception as problem:  # Pillow raises almost any exception for broken files
         raise UnreadableRecord(key, f"{type(problem).__name__}: {problem}") from problem
 

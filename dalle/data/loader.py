@@ -1,9 +1,9 @@
 """Data loader: batches that depend only on (seed, step), on any number of ranks.
 
 Position p of the infinite stream is in epoch p // len(source). Each epoch visits every record once, in its own random
-order. Step s takes batch_size * world positions, starting at s * batch_size * world, split evenly among the ranks.
-A run therefore resumes from a step number. Ranks and DataLoader workers only change which process prepares a batch,
-never its content.
+order. Step s takes batch_size * world_size positions, starting at s * batch_size * world_size, split evenly among the
+ranks. A run therefore resumes from a step number. Ranks and DataLoader workers only change which process prepares a
+batch, never its content.
 """
 
 import itertools
@@ -33,38 +33,45 @@ def image_batches(
     seed: int,
     start_step: int = 0,
     rank: int = 0,
-    world: int = 1,
+    world_size: int = 1,
     workers: int = 0,
     epochs: int | None = None,
 ) -> Iterator[ImageBatch]:
     """Yield training batches from `start_step`, without end or for `epochs` epochs counted from step 0.
 
-    `batch_size` is the number of images per rank. The batches of `world` ranks at one step together equal the batch
-    of a single rank with batch_size * world. All batches are full: with `epochs`, the last one is filled from the
-    next epoch. An unreadable record is replaced by the next record of the stream, listed in the batch, and logged
-    once. With `workers` > 0, that many DataLoader workers prepare batches ahead.
+    `batch_size` is the number of images per rank. The batches of `world_size` ranks at one step together equal the
+    batch of a single rank with batch_size * world_size. All batches are full: with `epochs`, the last one is filled
+    from the next epoch. An unreadable record is replaced by the next record of the stream, listed in the batch, and
+    logged once. With `workers` > 0, that many DataLoader workers prepare batches ahead.
 
     Raises ValueError for an empty source and for invalid arguments, and `LoadingError` if no record can be read, if
     reading a record raises an unexpected exception, or if a worker process dies.
     """
-    stream = _BatchLoader(ImageCollator(source, transform), batch_size, seed, rank, world)
+    stream = _BatchLoader(ImageCollator(source, transform), batch_size, seed, rank, world_size)
     if start_step < 0 or workers < 0:
         raise ValueError(f"start_step {start_step} and workers {workers} must be 0 or more")
     steps: Iterable[int] = itertools.count(start_step)
     if epochs is not None:
-        steps = range(start_step, -(-epochs * len(source) // (batch_size * world)))
+        steps = range(start_step, -(-epochs * len(source) // (batch_size * world_size)))
     return _log_unreadable(prefetch(stream, steps, workers))
 
 
 def token_batches(
-    source: Source, cache: TokenCache, *, batch_size: int, seed: int, start_step: int = 0, rank: int = 0, world: int = 1
+    source: Source,
+    cache: TokenCache,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Iterator[TokenBatch]:
     """Yield the batches of `image_batches` without end, with cached tokens instead of images. Opens no image.
 
     Epoch e uses view e modulo the number of views. With seed 0, the first `views` epochs use exactly the image crops
     of `image_batches`.
     """
-    stream = _BatchLoader(TokenCollator(source, cache), batch_size, seed, rank, world)
+    stream = _BatchLoader(TokenCollator(source, cache), batch_size, seed, rank, world_size)
     return _log_unreadable(prefetch(stream, itertools.count(start_step), workers=0))
 
 
@@ -118,22 +125,22 @@ BatchT = TypeVar("BatchT", bound=_HasUnreadable)
 class _BatchLoader(Generic[BatchT]):
     """Loads the batches of one rank, by step."""
 
-    def __init__(self, collator: Collator[BatchT], batch_size: int, seed: int, rank: int, world: int):
+    def __init__(self, collator: Collator[BatchT], batch_size: int, seed: int, rank: int, world_size: int):
         _check_arguments(collator.source, batch_size)
-        if not 0 <= rank < world:
-            raise ValueError(f"rank {rank} is not one of {world} ranks, 0 to {world - 1}")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank {rank} is not one of {world_size} ranks, 0 to {world_size - 1}")
         if seed < 0:
             raise ValueError(f"seed {seed} must be 0 or more")
         self.collator = collator
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
-        self.world = world
+        self.world_size = world_size
         self.records = len(collator.source)
         self.orders: dict[int, np.ndarray] = {}  # epoch -> permutation of the records; keeps the last two epochs
 
     def load(self, step: int, report_index: ReportIndex) -> BatchT:
-        first = (step * self.world + self.rank) * self.batch_size
+        first = (step * self.world_size + self.rank) * self.batch_size
         samples, unreadable = [], {}
         for position in range(first, first + self.batch_size):
             sample, skipped = self.sample(position, report_index)

@@ -23,7 +23,7 @@ MOST_LINES = 100  # of one CSV row: a quoted caption may have line breaks
 UNREADABLE = "rows that cannot be read"
 
 
-def csv_rows(path: Path, pictures: Container[str], warnings: SkipCounter, separator: str = ",") -> Iterator[CaptionRow]:
+def csv_rows(path: Path, images: Container[str], warnings: SkipCounter, separator: str = ",") -> Iterator[CaptionRow]:
     """Yield the rows of a CSV. Rows are parsed independently: an unclosed quote affects only its own row.
 
     Raises ValueError if the first line has no column for the file or for the caption.
@@ -35,7 +35,7 @@ def csv_rows(path: Path, pictures: Container[str], warnings: SkipCounter, separa
     lines.drop(taken)
     while lines.first is not None:
         row = _quoted(lines, separator) if '"' in lines.first else None
-        if row is not None and (len(row[0]) != len(names) or _swallowed(lines, row[1], separator, file, pictures)):
+        if row is not None and (len(row[0]) != len(names) or _swallowed(lines, row[1], separator, file, images)):
             row = None
         # no quotes or malformed ones: split the line as it is; a caption in the last column may contain separators
         as_it_stands = lines.first.rstrip("\r\n").split(separator, len(names) - 1 if last else -1)
@@ -49,7 +49,7 @@ def csv_rows(path: Path, pictures: Container[str], warnings: SkipCounter, separa
         lines.drop(taken)
 
 
-def jsonl_rows(path: Path, pictures: Container[str], warnings: SkipCounter) -> Iterator[CaptionRow]:
+def jsonl_rows(path: Path, images: Container[str], warnings: SkipCounter) -> Iterator[CaptionRow]:
     """Yield the rows of a JSON Lines file, one object per line. A caption may be a list of captions."""
     for number, line in _numbered(path, warnings):
         try:
@@ -62,7 +62,7 @@ def jsonl_rows(path: Path, pictures: Container[str], warnings: SkipCounter) -> I
         yield CaptionRow(file, first_strings(told, CAPTION_FIELDS), first_strings(told, URL))
 
 
-def parquet_rows(path: Path, pictures: Container[str], warnings: SkipCounter) -> Iterator[CaptionRow]:
+def parquet_rows(path: Path, images: Container[str], warnings: SkipCounter) -> Iterator[CaptionRow]:
     """Yield the rows of a Parquet file. A caption may be a list of captions.
 
     Raises ValueError if pyarrow is not installed, the file is broken, or a column is missing.
@@ -123,11 +123,11 @@ def _quoted(lines: "_Window", separator: str) -> tuple[list[str], int] | None:
         return None
 
 
-def _swallowed(lines: "_Window", taken: int, separator: str, file: int, pictures: Container[str]) -> bool:
+def _swallowed(lines: "_Window", taken: int, separator: str, file: int, images: Container[str]) -> bool:
     """Return True if a later line of this row is a row by itself, that is, has an image path in the file column."""
     for line in list(lines.from_here())[1:taken]:
         fields = line.split(separator)
-        if len(fields) > file and normalize_path(fields[file].strip('" ')) in pictures:
+        if len(fields) > file and normalize_path(fields[file].strip('" ')) in images:
             return True
     return False
 

@@ -91,44 +91,44 @@ class WebdatasetSource(FileSource):
                 continue
             sample = samples.setdefault(key, {})
             if kind in sample:
-                counter = self.dropped if kind == "picture" else self.warnings
+                counter = self.dropped if kind == "image" else self.warnings
                 counter.add("replaced by a later file of the same key", f"{name}/{key}")
             sample[kind] = member
         with open(shard, "rb") as file:
             for key, sample in samples.items():
-                if "picture" not in sample:
-                    self.warnings.add("captions without a picture", f"{name}/{key}")
+                if "image" not in sample:
+                    self.warnings.add("captions without an image", f"{name}/{key}")
                     continue
                 try:
-                    captions, told = self._texts(file, f"{name}/{key}", sample)
+                    captions, metadata = self._texts(file, f"{name}/{key}", sample)
                 except UnicodeDecodeError:
                     self.dropped.add("with captions that cannot be read", f"{name}/{key}")
                     continue
-                location = (number, sample["picture"].offset, sample["picture"].size)
-                yield RawRecord(f"{name}/{key}", captions, told.urls, told.sha256, location)
+                location = (number, sample["image"].offset, sample["image"].size)
+                yield RawRecord(f"{name}/{key}", captions, metadata.urls, metadata.sha256, location)
 
     def _texts(self, file: BinaryIO, key: str, sample: dict[str, Member]) -> tuple[tuple[str, ...], Metadata]:
         """Return the captions, and the metadata if needed. Raises UnicodeDecodeError."""
-        text, told = sample.get("txt"), Metadata()
+        text, metadata = sample.get("txt"), Metadata()
         captions = (
             () if text is None else decode_lines(read_range(file, text.offset, min(text.size, MAX_TEXT_BYTES + 1)))
         )
         has_captions = any(map(str.strip, captions))
-        if (metadata := sample.get("json")) is not None and (self.opt_out or not has_captions):
+        if (json_file := sample.get("json")) is not None and (self.opt_out or not has_captions):
             try:
-                told = parse_metadata(read_range(file, metadata.offset, min(metadata.size, MAX_TEXT_BYTES)))
+                metadata = parse_metadata(read_range(file, json_file.offset, min(json_file.size, MAX_TEXT_BYTES)))
             except ValueError:
                 self.warnings.add("metadata that cannot be read", key)
-        return captions if has_captions else told.captions, told
+        return captions if has_captions else metadata.captions, metadata
 
 
 def key_and_kind(name: str) -> tuple[str, str | None]:
-    """Split a file name: a/b.jpg -> (a/b, "picture"). The kind is "picture", "txt", "json", or None for others."""
+    """Split a file name: a/b.jpg -> (a/b, "image"). The kind is "image", "txt", "json", or None for others."""
     folder, slash, file = name.rpartition("/")
     stem, _, extension = file.partition(".")
     extension = extension.lower()
-    kind = "picture" if f".{extension}" in SUFFIXES else extension
-    return f"{folder}{slash}{stem}", kind if stem and kind in ("picture", "txt", "json") else None
+    kind = "image" if f".{extension}" in SUFFIXES else extension
+    return f"{folder}{slash}{stem}", kind if stem and kind in ("image", "txt", "json") else None
 
 
 def read_range(file: BinaryIO, offset: int, size: int) -> bytes:

@@ -38,7 +38,7 @@ class EvaluationContext:
             CheckpointError: a model is missing or damaged.
             ValueError: data that does not fit the models.
         """
-        device, folder = distributed.start(config.device, config.deterministic), Path(config.checkpoint)
+        device, folder = distributed.init_process_group(config.device, config.deterministic), Path(config.checkpoint)
         if _is_dvae(folder):
             parts, pipeline = {"dvae": folder}, None
             dvae = DiscreteVAE.load(folder).to(device)

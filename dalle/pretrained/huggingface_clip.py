@@ -196,7 +196,7 @@ def _preprocessing(folder: Path, image_size: int) -> dict[str, Any]:
 
     supported = [
         ("size", isinstance(shorter, int), {"shortest_edge": image_size}),
-        ("crop_size", crop == {"height": image_size, "width": image_size}, f"{image_size}, the pictures' size,"),
+        ("crop_size", crop == {"height": image_size, "width": image_size}, f"{image_size}, the size of the images,"),
         ("resample", resample in filters, f"Pillow's {', '.join(map(str, filters))}"),
         ("rescale_factor", abs(options["rescale_factor"] - 1 / 255) < 1e-6, "1/255"),
         *((name, len(options[name]) == 3, "a number for each of 3 channels") for name in ("image_mean", "image_std")),

@@ -72,10 +72,10 @@ class TrainingImages:
     """Index of a source's images for nearest-neighbour search."""
 
     def __init__(
-        self, source: Source, prints: np.ndarray, clip: CLIP | None = None, features: np.ndarray | None = None
+        self, source: Source, hashes: np.ndarray, clip: CLIP | None = None, features: np.ndarray | None = None
     ):
-        """prints: (n) HASH_DTYPE; features: (n, embedding) unit vectors of `clip`, 0 for unreadable images."""
-        self.source, self.prints, self.clip, self.features = source, prints, clip, features
+        """hashes: (n) HASH_DTYPE; features: (n, embedding) unit vectors of `clip`, 0 for unreadable images."""
+        self.source, self.hashes, self.clip, self.features = source, hashes, clip, features
         self.keys = source.keys()
 
     @classmethod
@@ -87,10 +87,10 @@ class TrainingImages:
         `clip_folder` is the checkpoint of `clip`. Raises ValueError if the data cannot be opened.
         """
         source = open_source(data, "train")
-        prints = perceptual_hashes(source, workers)
+        hashes = perceptual_hashes(source, workers)
         if clip is None or clip_folder is None:
-            return cls(source, prints)
-        return cls(source, prints, clip, clip_features(source, clip, checkpoint.digest(clip_folder), workers))
+            return cls(source, hashes)
+        return cls(source, hashes, clip, clip_features(source, clip, checkpoint.digest(clip_folder), workers))
 
     def nearest(self, image: Image.Image, count: int = 1, by_clip: bool = True) -> list[Neighbour]:
         """Return the `count` nearest training images, nearest first; fewer if there are fewer.
@@ -99,19 +99,28 @@ class TrainingImages:
         with `by_clip` false by perceptual hash. Raises ValueError if no training image can be read.
         """
         own = perceptual_hash(image)
-        bits = hamming_distance(self.prints["hash"], own["hash"])
-        levels = colour_distance(self.prints["colours"], own["colours"])
-        far = ~((bits <= NEAR_BITS) & (levels <= NEAR_LEVELS))
-        units = bits / NEAR_BITS + levels / NEAR_LEVELS  # in units of the limits for near duplicates
-        apart = None if self.features is None else self._feature_distances(image)
+        bits = hamming_distance(self.hashes["hash"], own["hash"])
+        levels = colour_distance(self.hashes["colours"], own["colours"])
+        is_far = ~((bits <= NEAR_BITS) & (levels <= NEAR_LEVELS))
+        hash_distances = bits / NEAR_BITS + levels / NEAR_LEVELS  # in units of the limits for near duplicates
+        feature_distances = None if self.features is None else self._feature_distances(image)
         # lexsort: the last key counts most
-        order = np.lexsort((units, far) if apart is None or not by_clip else (units, np.where(far, apart, 0), far))
-        order = order[self.prints["readable"][order]][:count].tolist()
+        if feature_distances is None or not by_clip:
+            order = np.lexsort((hash_distances, is_far))
+        else:
+            order = np.lexsort((hash_distances, np.where(is_far, feature_distances, 0), is_far))
+        order = order[self.hashes["readable"][order]][:count].tolist()
         if not order:
             raise ValueError("none of the training images can be read")
         return [
-            Neighbour(at, self.keys[at], int(bits[at]), int(levels[at]), None if apart is None else float(apart[at]))
-            for at in order
+            Neighbour(
+                index=index,
+                key=self.keys[index],
+                bits=int(bits[index]),
+                levels=int(levels[index]),
+                feature_distance=None if feature_distances is None else float(feature_distances[index]),
+            )
+            for index in order
         ]
 
     def image(self, neighbour: Neighbour) -> Image.Image:
@@ -124,7 +133,7 @@ class TrainingImages:
     def _feature_distances(self, image: Image.Image) -> np.ndarray:
         assert self.clip is not None and self.features is not None
         square = inference_crop(image, self.source.image_size)  # the crop that the training images were encoded with
-        own = _encoded(self.clip, [square])[0]
+        own = _encode(self.clip, [square])[0]
         starts = range(0, len(self.features), 1 << 16)  # features on disk may not fit into memory at once
         cosines = [self.features[start : start + (1 << 16)].astype(np.float32) @ own for start in starts]
         return (1 - np.concatenate(cosines)).clip(0)  # rounding may give equal vectors a cosine above 1
@@ -140,7 +149,7 @@ class Novelty:
         self.training = training
         self.searches = {"nearest": False} | ({} if training.features is None else {"nearest_by_clip": True})
         self.cells: list[Cell] = []
-        self.num_compared, self.near_duplicates = 0, 0
+        self.num_samples, self.num_near_duplicates = 0, 0
 
     @classmethod
     def of_checkpoint(cls, components: Mapping[str, Path], clip: Scorer | None) -> "Novelty":
@@ -161,24 +170,24 @@ class Novelty:
             nearest = {
                 name: self.training.nearest(image, by_clip=by_clip)[0] for name, by_clip in self.searches.items()
             }
-            if self.num_compared < MAX_SAMPLES_ON_GRID:
+            if self.num_samples < MAX_SAMPLES_ON_GRID:
                 self.cells += side_by_side(self.training, image, result.caption, list(nearest.values()))
-            self.num_compared += 1
-            self.near_duplicates += nearest["nearest"].is_near_duplicate
+            self.num_samples += 1
+            self.num_near_duplicates += nearest["nearest"].is_near_duplicate
             metadata.append({name: each.metadata() for name, each in nearest.items()})
         return metadata
 
     def save(self, folder: Path) -> Path:
         """Write the image grid and return its path. Needs at least one call of `compare`."""
-        shown_first = f"the first {MAX_SAMPLES_ON_GRID:,} of " if self.num_compared > MAX_SAMPLES_ON_GRID else ""
+        shown_first = f"the first {MAX_SAMPLES_ON_GRID:,} of " if self.num_samples > MAX_SAMPLES_ON_GRID else ""
         both = "s nearest to it, by perceptual hash and by CLIP" if len(self.searches) > 1 else " nearest to it"
-        title = f"{shown_first}{self.num_compared:,} samples, each left of the training image{both}; {self.sentence()}"
+        title = f"{shown_first}{self.num_samples:,} samples, each left of the training image{both}; {self.sentence()}"
         image_grid([GridRow(self.cells)], 4 * (1 + len(self.searches)), TILE, title).save(folder / GRID_FILE)
         return folder / GRID_FILE
 
     def sentence(self) -> str:
         """Return a sentence with the number of near duplicates."""
-        return f"{self.near_duplicates:,} of {self.num_compared:,} are near duplicates of training images"
+        return f"{self.num_near_duplicates:,} of {self.num_samples:,} are near duplicates of training images"
 
 
 def side_by_side(
@@ -206,28 +215,28 @@ def describe_nearest(nearest: Neighbour, training_images: int) -> str:
 
 
 def clip_features(source: Source, clip: CLIP, digest: str, workers: int = 0) -> np.ndarray:
-    """CLIP features of a source's images: (n, embedding) float16 unit vectors, 0 if unreadable. Cached on disk.
+    """Compute CLIP features of a source's images: (n, embedding) float16 unit vectors, 0 if unreadable. Cached on disk.
 
-    digest: of the CLIP. Images are cropped as for training.
+    digest: digest of the CLIP checkpoint. Images are cropped as for training.
     """
     shape = (len(source), clip.config.embedding)
     path = FOLDER / f"{source.digest()}-clip-{digest}.npy"
-    if (kept := read_array(path, shape)) is not None:
-        return kept
+    if (cached := read_array(path, shape)) is not None:
+        return cached
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     features = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
-    waiting: list[tuple[int, np.ndarray]] = []
+    pending: list[tuple[int, np.ndarray]] = []
     try:
-        for index, seen in parallel_map(
-            source, range(len(source)), partial(_square, size=source.image_size), workers, "CLIP"
+        for index, square in parallel_map(
+            source, range(len(source)), partial(_crop, size=source.image_size), workers, "CLIP"
         ):
-            if not isinstance(seen, UnreadableRecord):
-                waiting.append((index, seen))
-            if waiting and (len(waiting) == CLIP_BATCH_SIZE or index == len(source) - 1):
-                rows, squares = zip(*waiting, strict=True)
-                features[list(rows)] = _encoded(clip, squares)
-                waiting = []
+            if not isinstance(square, UnreadableRecord):
+                pending.append((index, square))
+            if pending and (len(pending) == CLIP_BATCH_SIZE or index == len(source) - 1):
+                rows, squares = zip(*pending, strict=True)
+                features[list(rows)] = _encode(clip, squares)
+                pending = []
         features.flush()
         os.replace(temporary, path)
     finally:
@@ -235,12 +244,12 @@ def clip_features(source: Source, clip: CLIP, digest: str, workers: int = 0) -> 
     return features
 
 
-def _square(source: Source, index: int, size: int) -> np.ndarray:
+def _crop(source: Source, index: int, size: int) -> np.ndarray:
     return inference_crop(source[index].image, size)
 
 
 @torch.inference_mode()
-def _encoded(clip: CLIP, squares: Sequence[np.ndarray]) -> np.ndarray:
+def _encode(clip: CLIP, squares: Sequence[np.ndarray]) -> np.ndarray:
     """Encode (size, size, 3) uint8 images with CLIP: (b, embedding) float32 unit vectors."""
     pixels = clip.preprocess([Image.fromarray(square) for square in squares])
     return clip.encode_image(pixels.to(clip.log_scale.device)).float().cpu().numpy()

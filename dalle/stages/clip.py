@@ -67,7 +67,7 @@ class CLIPStage:
     ) -> tuple[Tensor, dict[str, float | Tensor]]:
         images, captions, scale = model(*self._inputs(batch))
         # gather, so that captions of all ranks are negatives for the images of all ranks
-        images, captions = distributed.gather(images), distributed.gather(captions)
+        images, captions = distributed.all_gather(images), distributed.all_gather(captions)
         loss, accuracy = losses.contrastive(images, captions, scale), _recall_at_1(images, captions)
         return loss, {"accuracy": accuracy, "scale": scale}
 

@@ -75,7 +75,7 @@ class DataModule:
         self.train, self.val = open_source(data, "train"), open_source(data, "val")
         self.image_size = self.train.image_size
         self.transform = transform_named(config.transform)
-        self.batch_size = config.micro_batch_size(distributed.world())
+        self.batch_size = config.micro_batch_size(distributed.get_world_size())
         self.workers = config.workers
         self.seed = context.seed
         self.device = context.device
@@ -90,8 +90,8 @@ class DataModule:
             batch_size=self.batch_size,
             seed=self.seed,
             start_step=start,
-            rank=distributed.rank(),
-            world=distributed.world(),
+            rank=distributed.get_rank(),
+            world_size=distributed.get_world_size(),
             workers=self.workers,
         )
 
@@ -103,8 +103,8 @@ class DataModule:
             batch_size=self.batch_size,
             seed=self.seed,
             start_step=start,
-            rank=distributed.rank(),
-            world=distributed.world(),
+            rank=distributed.get_rank(),
+            world_size=distributed.get_world_size(),
         )
 
     def held_out(self, count: int, split: str = "val") -> Iterator[ImageBatch]:
@@ -138,7 +138,7 @@ class DataModule:
 
         An image has the same generator for any number of ranks and micro-batches.
         """
-        first = (number * distributed.world() + distributed.rank()) * self.batch_size
+        first = (number * distributed.get_world_size() + distributed.get_rank()) * self.batch_size
         return [numpy_generator("stage", self.seed, first + index) for index in range(self.batch_size)]
 
     def tokenizer(self, config: CaptionedDataConfig, vocabulary: int) -> CaptionTokenizer:

@@ -54,8 +54,8 @@ class DatasetEncoder:
         self.data, self.source, self.dvae_folder, self.device = data, source, dvae_folder, device
         self.transform = transform
         # one rank reads the metadata of up to millions of files, and broadcasts the digest
-        digests = (source.digest(), checkpoint.digest(dvae_folder)) if distributed.is_first() else ("", "")
-        data_digest, dvae_digest = distributed.broadcast(digests)
+        digests = (source.digest(), checkpoint.digest(dvae_folder)) if distributed.is_main_process() else ("", "")
+        data_digest, dvae_digest = distributed.broadcast_object(digests)
         self.kind = TokenCacheSettings(data_digest, source.image_size, transform, dvae_digest, crops, device.type)
 
     def cache_folder(self, tokens: Path) -> Path:
@@ -76,23 +76,23 @@ class DatasetEncoder:
             "positions": positions,
             "vocabulary": dvae.vocabulary,
         }
-        if distributed.is_first():
+        if distributed.is_main_process():
             TokenCache.create(folder, self.kind, len(self.source), positions, dvae.vocabulary, metadata)
         distributed.barrier()
         cache = TokenCache(folder, self.kind)
-        blocks = distributed.broadcast(list(cache.pending_blocks()))
+        blocks = distributed.broadcast_object(list(cache.pending_blocks()))
         if not blocks:
             return cache
-        own = blocks[distributed.rank() :: distributed.world()]
+        own = blocks[distributed.get_rank() :: distributed.get_world_size()]
         images = sum(block.last - block.first for block in blocks)
-        if distributed.is_first():
+        if distributed.is_main_process():
             tqdm.write(f"encoding {images:,} images into {folder}", file=sys.stderr)
-        shown = distributed.is_first() and sys.stderr.isatty()
+        shown = distributed.is_main_process() and sys.stderr.isatty()
         with tqdm(total=images, desc="tokens", unit=" images", dynamic_ncols=True, disable=not shown) as bar:
             for batch in loader.encoder_batches(self.source, transform_named(self.transform), own, workers):
                 tokens = encode(dvae, batch.images, self.device)
                 cache.write(batch.block, tokens.cpu().numpy(), batch.readable)
-                bar.update(min(len(batch.images) * distributed.world(), images - bar.n))
+                bar.update(min(len(batch.images) * distributed.get_world_size(), images - bar.n))
         distributed.barrier()
         finished = TokenCache(folder, self.kind)
         if finished.count(TODO):

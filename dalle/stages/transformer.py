@@ -186,7 +186,7 @@ class TransformerStage:
         """Compute mean nats per text token and per image token of a batch."""
         text, image, text_tokens = self._token_nlls(model, batch)
         # ranks may have different numbers of text tokens: weight each token equally in the mean over all ranks
-        count = distributed.mean(text_tokens.float())
+        count = distributed.all_reduce_mean(text_tokens.float())
         count = count.clamp(min=torch.finfo(count.dtype).tiny)  # all captions may be dropped: 0 nats
         return text.sum() / count, image.mean()
 

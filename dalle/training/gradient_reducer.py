@@ -10,7 +10,7 @@ from dalle.training.powersgd import CompressionConfig, PowerSGD
 class GradientReducer(Protocol):
     """Reduction of gradients over ranks, once per update."""
 
-    in_backward: bool  # gradients are reduced in the backward pass of the last micro-batch (`distributed.wrap`)
+    in_backward: bool  # gradients are reduced in the backward pass of the last micro-batch (`distributed.wrap_ddp`)
     message: str  # description printed when training starts; "" for none
 
     def reduce(self, step: int) -> None:

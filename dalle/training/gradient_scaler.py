@@ -71,7 +71,7 @@ class GradientScaler:
                     parameter.grad.div_(scale)
         finite = [_all_finite(group) for group in self.parameter_groups]
         if finite:
-            self._finite = distributed.mean(torch.stack(finite).float()) == 1
+            self._finite = distributed.all_reduce_mean(torch.stack(finite).float()) == 1
 
     def update(self) -> None:
         """Grow each scale, or lower it if the latest gradients of its group were not finite."""

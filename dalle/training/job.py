@@ -66,7 +66,7 @@ def record_status(job: Job, folder: Path) -> Iterator[None]:
     except Interrupted:
         raise
     except RunConfigMismatchError:
-        if distributed.is_first():
+        if distributed.is_main_process():
             path.unlink() if previous is None else path.write_bytes(previous)
         raise
     except Exception as error:  # any error: the sweep continues with other jobs, and its report shows the reason
@@ -76,7 +76,7 @@ def record_status(job: Job, folder: Path) -> Iterator[None]:
 
 
 def _write(job: Job, folder: Path, status: str, error: str = "") -> None:
-    if not distributed.is_first():
+    if not distributed.is_main_process():
         return
     folder.mkdir(parents=True, exist_ok=True)
     content = {"format": FORMAT, **vars(job), "status": status, "error": error}

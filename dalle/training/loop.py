@@ -48,18 +48,18 @@ class Trainer:
     def __init__(self, stage: Stage, config: TrainingConfig, run: Run):
         """Restore the state of `run`, if it has one."""
         self.stage, self.config, self.run = stage, config, run
-        self.is_first_rank = distributed.is_first()
-        self.model = distributed.wrap(stage.model).train()
+        self.is_main_process = distributed.is_main_process()
+        self.model = distributed.wrap_ddp(stage.model).train()
         self.parameters = [each for each in stage.model.parameters() if each.requires_grad]
         self.state = state = TrainState(stage.model, config, run.device)
         state.restore(run.folder)
         self.saved_step = state.step
         self.batches = stage.batches(state.step * config.accumulate)
         self.logger = Logger()
-        if self.is_first_rank:
+        if self.is_main_process:
             self.logger = open_logger(run.folder, state.step, run.wandb, state.wandb_id, run.config)
         self.progress = ProgressBar(
-            stage.name, state.step, config.steps, config.batch_size, state.seconds, shown=self.is_first_rank
+            stage.name, state.step, config.steps, config.batch_size, state.seconds, shown=self.is_main_process
         )
         self.progress.print(f"precision {state.precision}: {state.precision_reason}")
         if state.reducer.message:
@@ -69,7 +69,7 @@ class Trainer:
         state, config = self.state, self.config
         with StopRequest() as request:
             while True:
-                stopping = distributed.any_rank(request.signum != 0)
+                stopping = distributed.all_reduce_any(request.signum != 0)
                 finished = state.step == config.steps
 
                 if state.step > state.validated_step and (finished or not stopping):
@@ -107,14 +107,14 @@ class Trainer:
     def validate_and_preview(self) -> None:
         """Validate and write a preview, each if due, with the averaged weights."""
         state, device = self.state, self.run.device
-        seed_global_generators("validation", self.run.seed, state.step, distributed.rank(), device=device)
+        seed_global_generators("validation", self.run.seed, state.step, distributed.get_rank(), device=device)
         if self.is_due(self.config.validate_every):
             with torch.no_grad(), autocast(state.precision, device):
                 metrics = self.stage.validate(state.ema.model)
             self.logger.metrics(state.step, "val", metrics)
             printed = [f"{name} {value:.4g}" for name, value in metrics.items()][:MAX_PRINTED_METRICS]
             self.progress.print(f"validation: {', '.join(printed)}")
-        if self.is_due(self.config.preview_every) and self.is_first_rank:
+        if self.is_due(self.config.preview_every) and self.is_main_process:
             self.preview()
         state.validated_step = state.step
 
@@ -131,7 +131,7 @@ class Trainer:
     def save(self) -> None:
         """Write the checkpoint, then the training state; a run killed in between resumes from the previous state."""
         state = self.state
-        if self.is_first_rank:
+        if self.is_main_process:
             images_seen = state.step * self.config.batch_size
             meta = {"step": state.step, "images": images_seen, "seed": self.run.seed}
             self.stage.save(self.run.folder, state.ema.model, meta)
@@ -162,7 +162,7 @@ class Trainer:
     def gradients(self) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Accumulate gradients over micro-batches; returns the mean loss of all ranks and this rank's metrics."""
         state, run, count = self.state, self.run, self.config.accumulate
-        rank = distributed.rank()
+        rank = distributed.get_rank()
         seed_global_generators("dropout", run.seed, state.step, rank, device=run.device)
         state.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=run.device)
@@ -171,7 +171,7 @@ class Trainer:
             batch = next(self.batches)
             generator = torch_generator("loss", run.seed, state.step, rank, micro_batch, device=run.device)
             synchronised = state.reducer.in_backward and micro_batch == count - 1
-            with nullcontext() if synchronised else distributed.without_sharing(self.model):
+            with nullcontext() if synchronised else distributed.no_sync(self.model):
                 with autocast(state.precision, run.device):
                     loss, metrics = self.stage.loss(self.model, batch, state.step, generator)
                 state.scaler.scale_loss(loss / count).backward()
@@ -179,7 +179,7 @@ class Trainer:
             for name, value in metrics.items():
                 value = value.detach() if isinstance(value, Tensor) else value
                 means[name] = means.get(name, 0.0) + value / count
-        return distributed.mean(total), means
+        return distributed.all_reduce_mean(total), means
 
     def check_nonfinite(self) -> None:
         """Report the latest update if it was skipped; raise DivergenceError after too many skipped updates in a row."""

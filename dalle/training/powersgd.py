@@ -142,19 +142,23 @@ class PowerSGD:
     @torch.no_grad()
     def reduce(self, step: int) -> None:
         """Replace gradients by their (approximate) mean over ranks; `step` is the number of updates done."""
-        world, matrices = distributed.world(), self._matrices
-        corrected = [each.partition.split(_gradient(each.parameter)) / world + each.error for each in matrices]
+        world_size, matrices = distributed.get_world_size(), self._matrices
+        corrected = [each.partition.split(_gradient(each.parameter)) / world_size + each.error for each in matrices]
         bases = [each.gaussian(step) if self.basis == "resampled" else each.basis for each in matrices]
 
-        sketches = distributed.total([gradient @ basis for gradient, basis in zip(corrected, bases, strict=True)])
+        sketches = distributed.all_reduce_sum(
+            [gradient @ basis for gradient, basis in zip(corrected, bases, strict=True)]
+        )
         p_factors = [_orthonormal(sketch) for sketch in sketches]
-        q_factors = distributed.total([gradient.mT @ p for gradient, p in zip(corrected, p_factors, strict=True)])
-        others = distributed.total([_gradient(each) / world for each in self._others])
+        q_factors = distributed.all_reduce_sum(
+            [gradient.mT @ p for gradient, p in zip(corrected, p_factors, strict=True)]
+        )
+        others = distributed.all_reduce_sum([_gradient(each) / world_size for each in self._others])
         finite = get_total_norm([*sketches, *q_factors, *others]).isfinite()
 
         for each, gradient, p, q in zip(matrices, corrected, p_factors, q_factors, strict=True):
             mean = p @ q.mT
-            each.error = torch.where(finite, gradient - mean / world, each.error)
+            each.error = torch.where(finite, gradient - mean / world_size, each.error)
             each.basis = torch.where(finite, q, each.basis) if self.basis == "warm" else each.basis
             _gradient(each.parameter).copy_(torch.where(finite, each.partition.join(mean), torch.nan))
         for parameter, mean in zip(self._others, others, strict=True):
@@ -166,7 +170,7 @@ class PowerSGD:
         Error buffers are summed over ranks. Each rank continues with an equal share of the sum, as after
         `load_state_dict`, so an interrupted run gives bit-identical results.
         """
-        errors = distributed.total([each.error for each in self._matrices])
+        errors = distributed.all_reduce_sum([each.error for each in self._matrices])
         state = {f"error.{each.name}": error for each, error in zip(self._matrices, errors, strict=True)}
         if self.basis == "warm":
             state |= {f"basis.{each.name}": each.basis for each in self._matrices}
@@ -175,7 +179,7 @@ class PowerSGD:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         for each in self._matrices:
-            each.error = state[f"error.{each.name}"].to(each.error.device) / distributed.world()
+            each.error = state[f"error.{each.name}"].to(each.error.device) / distributed.get_world_size()
             each.basis = state.get(f"basis.{each.name}", each.basis).to(each.basis.device)
 
 

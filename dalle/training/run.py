@@ -67,7 +67,7 @@ def resume_step(folder: Path, config: dict[str, Any], defaults: dict[str, Any] |
 def rename_existing(folder: Path) -> Path | None:
     """Rename `folder`, if it exists, to the first free name of folder.1, folder.2, ...; returns the new name."""
     renamed = None
-    if distributed.is_first() and folder.exists():
+    if distributed.is_main_process() and folder.exists():
         number = 1
         while (renamed := folder.with_name(f"{folder.name}.{number}")).exists():
             number += 1

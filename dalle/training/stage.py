@@ -49,13 +49,13 @@ class TrainingConfig:
         if self.gradient_exponent is not None and not 2 <= self.gradient_exponent <= 5:
             raise ValueError(f"gradient_exponent={self.gradient_exponent} must be 2 to 5 bits, or null for no format")
 
-    def micro_batch_size(self, world: int) -> int:
+    def micro_batch_size(self, world_size: int) -> int:
         """Return the images per micro-batch and rank. Raises ValueError if the batch does not divide evenly."""
-        size, rest = divmod(self.batch_size, world * self.accumulate)
+        size, rest = divmod(self.batch_size, world_size * self.accumulate)
         if rest or not size:
             raise ValueError(
-                f"batch_size={self.batch_size} does not divide into {world} ranks"
-                f" x {self.accumulate} micro-batches: make it a multiple of {world * self.accumulate}"
+                f"batch_size={self.batch_size} does not divide into {world_size} ranks"
+                f" x {self.accumulate} micro-batches: make it a multiple of {world_size * self.accumulate}"
             )
         return size
 

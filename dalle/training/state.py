@@ -29,7 +29,8 @@ class TrainState:
         self.ema = EMA(model, config.ema)
         self.optimizer = build_optimizer(model, config.optimizer)
         self.plateau = ReduceOnPlateau(config.optimizer.plateau, device)
-        self.precision, self.precision_reason = distributed.broadcast(choose_precision(config.precision, model, device))
+        precision = choose_precision(config.precision, model, device)
+        self.precision, self.precision_reason = distributed.broadcast_object(precision)
         # after the EMA copy was made, which must not have hooks
         self.scaler, self._hooks = attach_hooks(model, config, self.precision, device)
         self.reducer = build_gradient_reducer(model, config.compression)
@@ -50,7 +51,7 @@ class TrainState:
             "wandb_id": self.wandb_id,
         }
         reducer = {f"exchange.{name}": tensor for name, tensor in self.reducer.state_dict().items()}
-        if distributed.is_first():
+        if distributed.is_main_process():
             checkpoint.save_state(folder, self.step, self._tensors() | reducer, scalars)
         distributed.barrier()
 

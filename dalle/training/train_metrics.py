@@ -37,14 +37,14 @@ class TrainMetrics:
 
     def compute_and_reset(self) -> dict[str, float]:
         """Return the means by name, NaN if all updates were skipped, and reset them. All ranks must call it."""
-        means = (distributed.mean(self.totals) / self.count).tolist()
+        means = (distributed.all_reduce_mean(self.totals) / self.count).tolist()
         self.totals.zero_()
         self.count.zero_()
         return dict(zip(self.names, means, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for `load_state_dict`, JSON-serialisable. All ranks must call it."""
-        totals = distributed.mean(self.totals).tolist()
+        totals = distributed.all_reduce_mean(self.totals).tolist()
         counts = [self.count.item(), self.skipped.item(), self.consecutive_skipped.item()]
         return {"names": self.names, "totals": totals, "counts": counts}
 

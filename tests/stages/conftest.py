@@ -1,4 +1,4 @@
-"""Inputs of the stages: a dVAE's checkpoint, and a folder of pictures as users have them."""
+"""Fixtures for stages: a dVAE checkpoint, and a folder of captioned images."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from dalle.models.dvae.model import DiscreteVAE
 
 @pytest.fixture(scope="session")
 def dvae_folder(tmp_path_factory) -> Path:
-    """The checkpoint of a dVAE with random weights: 16 codes of 4 x 4 pixels."""
+    """Return a checkpoint of a dVAE with random weights: 16 codes of 4 x 4 pixels."""
     folder = tmp_path_factory.mktemp("dvae")
     torch.manual_seed(0)
     DiscreteVAE(CONFIGS["dvae"].model).save(folder)
@@ -22,7 +22,7 @@ def dvae_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def pictures_folder(tmp_path_factory) -> Path:
-    """Twelve pictures of unlike sizes, captioned; one that is broken."""
+    """Return a folder of twelve captioned images of different sizes, and one that is broken."""
     folder = tmp_path_factory.mktemp("pictures")
     generator = np.random.default_rng(0)
     for number in range(12):

@@ -1,4 +1,4 @@
-"""CLIP's stage: each picture finds its own caption among those of its batch."""
+"""CLIP stage: the contrastive loss, validation, checkpoints, and defaults."""
 
 import math
 from dataclasses import replace
@@ -14,7 +14,7 @@ from dalle.training.schedules import Schedule
 
 
 def distinct_batch(stage):
-    """A training batch in which no two captions are alike."""
+    """Return a training batch in which no two captions are equal."""
     batch = next(stage.batches(0))
     assert len(set(batch.captions)) == len(batch.captions)
     return batch
@@ -31,7 +31,7 @@ def test_one_batch_overfits():
 
 
 @torch.no_grad()
-def test_the_loss_and_its_measures_are_those_of_the_batchs_features():
+def test_loss_and_metrics_match_batch_features():
     stage = build("clip")
     batch = distinct_batch(stage)
     loss, metrics = stage.loss(stage.model, batch, 0, torch.Generator())
@@ -44,7 +44,7 @@ def test_the_loss_and_its_measures_are_those_of_the_batchs_features():
 
 
 @torch.no_grad()
-def test_validation_weighs_batches_by_their_pictures():
+def test_validation_weighs_batches_by_number_of_images():
     stage = build("clip", batch_size=4)  # 10 pictures: 4, 4 and 2
     expected = {"loss": 0.0, "accuracy": 0.0}
     for batch in stage.data.held_out(10):
@@ -55,21 +55,21 @@ def test_validation_weighs_batches_by_their_pictures():
 
 
 @torch.no_grad()
-def test_a_clip_that_knows_nothing_does_as_well_as_chance():
+def test_constant_features_score_at_chance():
     stage = build("clip", batch_size=10)
     for tower in (stage.clip.image, stage.clip.text):
         tower.projection.weight.zero_()
     assert stage.validate(stage.model)["loss"] == pytest.approx(math.log(10), rel=1e-4)
 
 
-def test_captions_that_are_too_long_are_cut_while_training():
+def test_long_captions_are_truncated_in_training():
     narrow = replace(CONFIGS["clip"].model, text_positions=6)
     stage = build("clip", model=narrow)
     loss, _ = stage.loss(stage.model, next(stage.batches(0)), 0, torch.Generator())
     assert torch.isfinite(loss)
 
 
-def test_sizes_come_from_the_data_and_the_tokenizer():
+def test_sizes_come_from_data_and_tokenizer():
     stage = build("clip")
     assert stage.clip.config.image_size == 16
     assert stage.clip.tokenizer.vocabulary <= CONFIGS["clip"].model.text_vocabulary - 2
@@ -77,7 +77,7 @@ def test_sizes_come_from_the_data_and_the_tokenizer():
     assert stage.clip.tokenizer.vocabulary > 256  # it learned words
 
 
-def test_a_saved_stage_is_a_clip_that_scores_alone(tmp_path):
+def test_saved_stage_loads_as_clip(tmp_path):
     stage = build("clip")
     stage.save(tmp_path, stage.model, {"step": 7})
     loaded = CLIP.load(tmp_path)
@@ -87,7 +87,7 @@ def test_a_saved_stage_is_a_clip_that_scores_alone(tmp_path):
     )
 
 
-def test_the_defaults_are_openais():
+def test_defaults_are_openais():
     config = CLIPStageConfig()
     optimizer = config.optimizer
     assert config.batch_size == 32_768

@@ -1,4 +1,4 @@
-"""The dVAE's stage: the bound that it minimises, what it measures, and what it says when the codebook collapses."""
+"""dVAE stage: the ELBO, validation metrics, previews, and the warning of a collapsed codebook."""
 
 import logging
 import math
@@ -32,7 +32,7 @@ def held_out_pixels(count: int = 10) -> torch.Tensor:
 
 
 def patchwork(count: int = 8) -> ImageBatch:
-    """Pictures of four pure colours each: no picture that is the same for all comes near them."""
+    """Return images of four plain colours each, which no constant image approximates."""
     corners = torch.randint(2, (count, 3, 2, 2), generator=generator()) * 255
     images = corners.repeat_interleave(SIZE // 2, dim=2).repeat_interleave(SIZE // 2, dim=3)
     return ImageBatch(images.byte(), [""] * count, [""] * count)
@@ -55,12 +55,12 @@ def test_one_batch_overfits():
     assert stage.model.encode(images).unique().numel() > 2
 
 
-def test_the_papers_likelihood_falls_too():
+def test_logit_laplace_loss_decreases():
     found = overfit(build("dvae", kl_weight=Schedule(start=0.1)), patchwork(), 60, 5e-3)
     assert found[-1] < found[0] - 0.3
 
 
-def test_the_loss_is_the_likelihood_and_the_weighted_divergence_at_this_steps_schedules():
+def test_loss_is_nll_plus_weighted_kl_at_the_scheduled_values():
     stage = build(
         "dvae", kl_weight=Schedule("cosine", 0.0, 6.6, 1000), temperature=Schedule("linear", 1.0, 1 / 16, 100)
     )
@@ -78,7 +78,7 @@ def test_the_loss_is_the_likelihood_and_the_weighted_divergence_at_this_steps_sc
         )
 
 
-def test_the_noise_of_a_loss_comes_from_its_generator_alone():
+def test_loss_noise_depends_only_on_its_generator():
     stage = build("dvae")
     batch = next(stage.batches(0))
     first = stage.loss(stage.model, batch, 0, generator())[0]
@@ -87,8 +87,8 @@ def test_the_noise_of_a_loss_comes_from_its_generator_alone():
     assert not stage.loss(stage.model, batch, 0, generator(1))[0].equal(first)
 
 
-def test_halves_of_a_batch_teach_together_what_the_whole_does():
-    """Given the same noise: the loss is a mean over pictures, so gradients of micro-batches average to the batch's."""
+def test_micro_batch_gradients_average_to_batch_gradient():
+    """With the same noise. The loss is a mean over images."""
     stage = build("dvae", kl_weight=Schedule(start=2.0))
     batch = next(stage.batches(0))
     noise = generator()
@@ -104,7 +104,7 @@ def test_halves_of_a_batch_teach_together_what_the_whole_does():
 
 
 @torch.no_grad()
-def test_validation_measures_what_its_names_say():
+def test_validation_metrics_match_their_definitions():
     stage = build("dvae", batch_size=4, likelihood=NORMAL, temperature=Schedule("cosine", 1.0, 0.3, 2))
     model, images = stage.model.eval(), held_out_pixels()
     metrics = stage.validate(model)
@@ -123,7 +123,7 @@ def test_validation_measures_what_its_names_say():
 
 
 @torch.no_grad()
-def test_the_true_bound_decodes_draws_and_the_gap_closes_as_the_relaxation_freezes():
+def test_elbo_uses_samples_and_gap_vanishes_at_low_temperature():
     gaps = []
     for temperature in (2.0, 1e-6):
         stage = build("dvae", batch_size=10, likelihood=NORMAL, temperature=Schedule(start=temperature))
@@ -137,7 +137,7 @@ def test_the_true_bound_decodes_draws_and_the_gap_closes_as_the_relaxation_freez
     assert gaps[1] < 1e-5
 
 
-def test_vector_quantisation_adds_the_distance_to_codes_to_the_likelihood():
+def test_vector_quantisation_adds_code_distance_to_nll():
     stage = build("dvae", commitment=3.0, model=replace(CONFIGS["dvae"].model, relaxation="vector_quantisation"))
     batch = next(stage.batches(0))
     loss, measures = stage.loss(stage.model, batch, 0, generator())
@@ -159,7 +159,7 @@ def test_vector_quantisation_adds_the_distance_to_codes_to_the_likelihood():
         (Schedule("linear", 1.0, 0.0, 4), 0.5),
     ],
 )
-def test_soft_reconstructions_are_those_of_the_temperature_that_training_ends_with(schedule, temperature, monkeypatch):
+def test_soft_reconstructions_use_the_final_temperature(schedule, temperature, monkeypatch):
     stage = build("dvae", temperature=schedule)  # of 2 updates
     seen = []
     forward = DiscreteVAE.forward
@@ -170,7 +170,7 @@ def test_soft_reconstructions_are_those_of_the_temperature_that_training_ends_wi
 
 
 @torch.no_grad()
-def test_the_preview_shows_pictures_over_their_soft_and_hard_reconstructions(monkeypatch):
+def test_preview_shows_images_soft_and_hard_reconstructions(monkeypatch):
     stage, sheets = build("dvae"), []
     monkeypatch.setattr("dalle.stages.dvae.image_grid", sheets.append)
     stage.preview(stage.model.eval())
@@ -189,7 +189,7 @@ def test_the_preview_shows_pictures_over_their_soft_and_hard_reconstructions(mon
 
 
 @pytest.mark.parametrize("kind", ["logit_laplace", "laplace", "normal"])
-def test_each_likelihood_says_what_the_page_of_losses_says(kind):
+def test_likelihood_config_selects_the_loss(kind):
     parameters, images = torch.randn(1, 6, 2, 2, generator=generator()), torch.rand(1, 3, 2, 2, generator=generator())
     expected = {
         "logit_laplace": losses.logit_laplace_nll(parameters, images, 0.2),
@@ -199,12 +199,12 @@ def test_each_likelihood_says_what_the_page_of_losses_says(kind):
     assert LikelihoodConfig(kind, scale=0.3, floor=0.2).nll(parameters, images).equal(expected)
 
 
-def test_an_unknown_likelihood_is_refused_with_those_that_exist():
+def test_unknown_likelihood_raises():
     with pytest.raises(ValueError, match="likelihood.kind='mse' is unknown; choose logit_laplace, laplace or normal"):
         LikelihoodConfig("mse")
 
 
-def test_a_collapse_is_called_out_in_words_with_what_to_do():
+def test_collapse_message_says_what_to_do():
     told = collapse_warning({"codes_used": 3, "code_perplexity": 1.2, "kl": 0.05}, vocabulary=512)
     assert told is not None
     assert "codebook collapse: 3 of 512 codes are used" in told
@@ -215,12 +215,12 @@ def test_a_collapse_is_called_out_in_words_with_what_to_do():
 @pytest.mark.parametrize(
     ("used", "perplexity", "vocabulary"), [(9, 30.0, 512), (9, 4.0, 512), (1, 2.1, 8), (9, 512.0, 512), (20, 2.6, 128)]
 )
-def test_a_codebook_in_use_is_not_spoken_of(used, perplexity, vocabulary):
+def test_no_collapse_message_for_a_used_codebook(used, perplexity, vocabulary):
     assert collapse_warning({"codes_used": used, "code_perplexity": perplexity, "kl": 1.0}, vocabulary) is None
 
 
 @torch.no_grad()
-def test_validation_warns_of_a_collapse_and_only_then(caplog, monkeypatch):
+def test_validation_warns_of_collapse(caplog, monkeypatch):
     stage = build("dvae")
     output = stage.model.encoder.output
     output.weight.zero_()
@@ -236,7 +236,7 @@ def test_validation_warns_of_a_collapse_and_only_then(caplog, monkeypatch):
     assert caplog.text == ""
 
 
-def test_a_saved_stage_is_a_dvae_that_loads_alone(tmp_path):
+def test_saved_stage_loads_as_dvae(tmp_path):
     stage = build("dvae")
     stage.save(tmp_path, stage.model, {"step": 7})
     loaded = DiscreteVAE.load(tmp_path)
@@ -245,7 +245,7 @@ def test_a_saved_stage_is_a_dvae_that_loads_alone(tmp_path):
     assert loaded.encode(images).equal(stage.model.eval().encode(images))
 
 
-def test_a_checkpoint_says_what_evaluation_asks_for(tmp_path):
+def test_checkpoint_meta_has_what_evaluation_needs(tmp_path):
     schedule = Schedule("cosine", 1.0, 0.25, steps=2)
     stage = build("dvae", likelihood=NORMAL, temperature=schedule)
     stage.save(tmp_path, stage.model, {"step": 7})
@@ -255,7 +255,7 @@ def test_a_checkpoint_says_what_evaluation_asks_for(tmp_path):
     assert LikelihoodConfig(**meta["likelihood"]) == NORMAL
 
 
-def test_the_defaults_are_the_papers():
+def test_defaults_are_the_papers():
     config = DVAEStageConfig()
     assert (config.steps, config.batch_size, config.transform, config.likelihood.kind) == (
         3_000_000,
@@ -271,7 +271,7 @@ def test_the_defaults_are_the_papers():
     assert config.ema.decay == 0.999
 
 
-def test_unused_codes_are_restarted_when_it_is_time_and_the_same_way_each_time():
+def test_unused_codes_are_restarted_on_schedule_and_reproducibly():
     settings = {"restart_codes_every": 10, "restart_codes_from": 20, "restart_codes_until": 40}
     stage, other = build("dvae", **settings), build("dvae", **settings)
     with torch.no_grad():
@@ -287,7 +287,7 @@ def test_unused_codes_are_restarted_when_it_is_time_and_the_same_way_each_time()
     assert torch.equal(stage.model.encoder.output.weight, other.model.encoder.output.weight)
 
 
-def test_without_the_setting_codes_are_never_restarted():
+def test_codes_are_not_restarted_by_default():
     stage = build("dvae")
     with torch.no_grad():
         stage.model.encoder.output.bias[2:] -= 100

@@ -1,4 +1,4 @@
-"""Pictures encoded once: training from their tokens is training on the pictures, and nothing stale is trained on."""
+"""Training on cached tokens: equal to training on images, and caches of other settings are refused."""
 
 import shutil
 from dataclasses import replace
@@ -39,7 +39,7 @@ def never_encode(stage, monkeypatch) -> None:
     monkeypatch.setattr(stage.dvae, "logits", lambda _: pytest.fail("encoded"))
 
 
-def test_without_chance_training_from_tokens_is_training_on_pictures_to_the_bit(dvae_folder, tmp_path):
+def test_training_on_cached_tokens_matches_training_on_images_bitwise(dvae_folder, tmp_path):
     weights = []
     for tokens in (None, tmp_path / "tokens"):
         stage = stage_of(dvae_folder, tokens, bpe_dropout=0.5, caption_dropout=0.2, steps=EPOCH + 2)
@@ -52,7 +52,7 @@ def test_without_chance_training_from_tokens_is_training_on_pictures_to_the_bit(
 
 @pytest.fixture(scope="module")
 def photographs(pictures_folder, tmp_path_factory) -> FolderConfig:
-    """Pictures larger than they are shown, so that crops differ, and four that cannot be read."""
+    """Return images larger than the model's, so that crops differ, four of them unreadable."""
     folder = Path(shutil.copytree(pictures_folder, tmp_path_factory.mktemp("photographs") / "all"))
     for number in range(4):
         (folder / f"broken{number}.png").write_bytes(b"")
@@ -60,7 +60,7 @@ def photographs(pictures_folder, tmp_path_factory) -> FolderConfig:
     return FolderConfig(path=str(folder), image_size=16, validation_share=0.2)
 
 
-def test_crops_are_those_that_epochs_would_draw_and_then_take_turns(dvae_folder, pictures_folder, tmp_path):
+def test_cached_crops_match_augmented_crops_and_repeat_in_turn(dvae_folder, pictures_folder, tmp_path):
     data = FolderConfig(path=str(pictures_folder), image_size=16, validation_share=0.2)
     settings = {"transform": "transformer", "data": data, "batch_size": 1}
     fresh = stage_of(dvae_folder, None, **settings)
@@ -74,15 +74,13 @@ def test_crops_are_those_that_epochs_would_draw_and_then_take_turns(dvae_folder,
 
 
 def codes(stage, start: int, stop: int) -> dict[str, list[int]]:
-    """The tokens of each picture, of batches of one."""
+    """Return the tokens of each image, encoded in batches of one."""
     keys = [batch.keys[0] for batch in islice(stage.data.batches(start), stop - start)]
     return dict(zip(keys, (batch.image[0].tolist() for batch in stage.batches(start)), strict=False))
 
 
 @pytest.mark.parametrize("settings", [{}, {"transform": "transformer", "crops": 3}], ids=str)
-def test_a_picture_that_cannot_be_read_is_passed_over_as_in_training_on_pictures(
-    dvae_folder, photographs, tmp_path, caplog, settings
-):
+def test_unreadable_images_are_skipped_as_in_training_on_images(dvae_folder, photographs, tmp_path, caplog, settings):
     settings = {"data": photographs, "batch_size": 4, "steps": 20, **settings}
     tokens = stage_of(dvae_folder, tmp_path, **settings)
     settings["crops"] = 0
@@ -92,7 +90,7 @@ def test_a_picture_that_cannot_be_read_is_passed_over_as_in_training_on_pictures
     assert "skipped unreadable record broken" in caplog.text
 
 
-def test_the_stage_encodes_once_for_all_runs(dvae_folder, tmp_path, monkeypatch):
+def test_dataset_is_encoded_once_for_all_runs(dvae_folder, tmp_path, monkeypatch):
     first = stage_of(dvae_folder, tmp_path / "tokens")
     monkeypatch.setattr(DiscreteVAE, "logits", lambda *_: pytest.fail("encoded again"))
     again = stage_of(dvae_folder, tmp_path / "tokens", seed=1, steps=5 * EPOCH)
@@ -112,12 +110,12 @@ def test_the_stage_encodes_once_for_all_runs(dvae_folder, tmp_path, monkeypatch)
     ],
     ids=str,
 )
-def test_tokens_are_kept_where_they_stay_the_same_or_crops_were_asked_for(dvae_folder, tmp_path, settings, kept):
+def test_tokens_are_cached_if_deterministic_or_crops_are_given(dvae_folder, tmp_path, settings, kept):
     assert (stage_of(dvae_folder, tmp_path / "tokens", **settings).cache is not None) == kept
     assert (tmp_path / "tokens").exists() == kept
 
 
-def test_held_out_pictures_are_encoded_once(dvae_folder, monkeypatch):
+def test_held_out_images_are_encoded_once(dvae_folder, monkeypatch):
     stage = stage_of(dvae_folder, None)
     found = stage.validate(stage.model)
     never_encode(stage, monkeypatch)
@@ -127,7 +125,7 @@ def test_held_out_pictures_are_encoded_once(dvae_folder, monkeypatch):
 # --- stopped midway ------------------------------------------------------------------------------------------
 
 
-def test_who_stops_while_encoding_goes_on_there(dvae_folder, tmp_path, monkeypatch):
+def test_interrupted_encoding_resumes(dvae_folder, tmp_path, monkeypatch):
     written: list = []
     write = TokenCache.write
 
@@ -150,7 +148,7 @@ def test_who_stops_while_encoding_goes_on_there(dvae_folder, tmp_path, monkeypat
 # --- of something else ---------------------------------------------------------------------------------------
 
 
-def test_another_dvae_or_other_pictures_have_tokens_of_their_own(dvae_folder, tmp_path):
+def test_other_dvae_or_data_get_their_own_cache(dvae_folder, tmp_path):
     other = Path(shutil.copytree(dvae_folder, tmp_path / "dvae"))
     dvae = DiscreteVAE.load(other)
     with torch.no_grad():
@@ -169,7 +167,7 @@ def fewer():
     return replace(BLOCKS, train=40)
 
 
-def test_tokens_that_are_named_are_used_or_the_setting_that_lacks_is_told(dvae_folder, tmp_path):
+def test_given_cache_is_used_or_its_difference_reported(dvae_folder, tmp_path):
     folder = stage_of(dvae_folder, tmp_path / "a", transform="transformer", crops=2).cache.folder
     assert stage_of(dvae_folder, folder, transform="transformer", crops=2).cache.folder == folder
     with pytest.raises(TokenCacheMismatch, match="crops was 2 and is now 1"):
@@ -189,12 +187,12 @@ def test_tokens_that_are_named_are_used_or_the_setting_that_lacks_is_told(dvae_f
     ],
     ids=str,
 )
-def test_crops_that_cannot_be_are_refused_before_anything_starts(settings, said):
+def test_invalid_crops_raise_before_training(settings, said):
     with pytest.raises(ValueError, match=said):
         TransformerStageConfig(**settings)
 
 
-def test_the_encoding_is_what_the_dvae_says_of_each_view(dvae_folder, tmp_path):
+def test_cached_tokens_match_dvae_codes(dvae_folder, tmp_path):
     source = open_source(BLOCKS, "train")
     encoder = DatasetEncoder(BLOCKS, source, "none", 1, dvae_folder, CPU)
     dvae = DiscreteVAE.load(dvae_folder)

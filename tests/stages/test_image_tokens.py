@@ -1,4 +1,4 @@
-"""Image tokens in the transformer's training: codes, draws, distributions."""
+"""Image tokens for the transformer stage: argmax codes, sampled codes, and soft targets."""
 
 import numpy as np
 import pytest
@@ -16,14 +16,14 @@ def some_logits(batch: int = 2) -> torch.Tensor:
     return 2 * torch.randn(batch, 7, 3, 4, generator=torch.Generator().manual_seed(0))
 
 
-def test_the_papers_tokens_are_the_most_probable_codes_in_raster_order():
+def test_argmax_tokens_are_in_raster_order():
     logits = some_logits()
     tokens = argmax(logits)
     assert tokens.inputs.equal(tokens.targets)
     assert tokens.inputs[1, 4 * 2 + 3] == logits[1, :, 2, 3].argmax()
 
 
-def test_draws_come_as_often_as_their_probability():
+def test_sampled_tokens_follow_their_probabilities():
     logits = torch.tensor([2.0, 1.0, 0.0, -torch.inf, -1.0])
     tokens = sampled(logits[:, None, None].expand(4, 5, 100, 100), generators(4))
     assert tokens.inputs is tokens.targets
@@ -35,7 +35,7 @@ def test_draws_come_as_often_as_their_probability():
     assert chi_squared < 16.3  # of 3 degrees: once in a thousand
 
 
-def test_each_pictures_draws_are_its_own_generators():
+def test_each_image_samples_with_its_own_generator():
     logits = some_logits()
     both = sampled(logits, generators(2)).inputs
     second = sampled(logits[1:], generators(2)[1:]).inputs
@@ -44,7 +44,7 @@ def test_each_pictures_draws_are_its_own_generators():
 
 
 @pytest.mark.parametrize(("uniform", "code"), [(0.0, 1), (1 - 2**-24, 5)])
-def test_the_least_and_the_largest_uniform_number_draw_possible_codes(uniform, code):
+def test_extreme_uniform_numbers_give_valid_codes(uniform, code):
     class Extreme(np.random.Generator):
         def random(self, size, dtype):
             return np.full(size, uniform, dtype)
@@ -54,7 +54,7 @@ def test_the_least_and_the_largest_uniform_number_draw_possible_codes(uniform, c
     assert (sampled(logits, [Extreme(np.random.PCG64())]).inputs == code).all()
 
 
-def test_soft_targets_are_the_distribution_that_the_inputs_are_drawn_from():
+def test_soft_targets_are_the_distribution_of_sampled_inputs():
     logits = some_logits()
     tokens = soft(logits, generators(2))
     assert tokens.inputs.equal(sampled(logits, generators(2)).inputs)
@@ -62,7 +62,7 @@ def test_soft_targets_are_the_distribution_that_the_inputs_are_drawn_from():
     torch.testing.assert_close(tokens.targets[1, 4 * 2 + 3], logits[1, :, 2, 3].softmax(dim=0))
 
 
-def test_the_soft_loss_is_the_mean_of_the_loss_of_draws():
+def test_soft_loss_is_the_expected_loss_of_samples():
     logits, answer = some_logits(batch=1), torch.randn(1, 12, 7, generator=torch.Generator().manual_seed(1))
     draws = 4_000
     tokens = sampled(logits.expand(draws, -1, -1, -1), generators(draws)).targets
@@ -71,6 +71,6 @@ def test_the_soft_loss_is_the_mean_of_the_loss_of_draws():
     assert (mean - expected).abs().max() < 0.15  # the draws' standard deviation is about 1.5 / sqrt(4000)
 
 
-def test_an_unknown_name_is_refused_with_those_that_exist():
+def test_unknown_image_targets_raise():
     with pytest.raises(ValueError, match="image_targets='hard' is unknown; choose one of argmax, sampled, soft"):
         get_image_tokens("hard")

@@ -1,4 +1,4 @@
-"""init=: a run starts from the weights of another checkpoint, keeps its tokenizer and its dVAE, and records it."""
+"""init=: a run starts from the weights of another checkpoint, and keeps its tokenizer and its dVAE."""
 
 import json
 import os
@@ -61,7 +61,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> set[st
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with dvae/, clip/ and transformer/, each trained for two updates with seed 1; made once."""
+    """Return a folder with dvae/, clip/ and transformer/, each trained for two updates with seed 1."""
     folder = tmp_path_factory.mktemp("trained")
     overrides = [
         *COMMON,
@@ -78,12 +78,12 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def base(trained, tmp_path):
-    """A copy of `trained` that a test may change."""
+    """Return a copy of `trained` that a test may change."""
     return Path(shutil.copytree(trained, tmp_path / "base"))
 
 
 @pytest.mark.parametrize("stage", MODELS)
-def test_a_run_starts_from_the_weights_of_init_at_step_0(train, base, stage):
+def test_run_starts_from_init_weights_at_step_0(train, base, stage):
     status, printed = train(*of(stage, f"init=base/{stage}", FROZEN, "stage.optimizer.weight_decay=0", "run=tuned"))
     assert status == 0, printed
     assert f"starts from the weights of base/{stage}, digest {checkpoint.digest(base / stage)}" in printed
@@ -97,7 +97,7 @@ def test_a_run_starts_from_the_weights_of_init_at_step_0(train, base, stage):
     assert moments == {2.0}  # the optimizer is a fresh one
 
 
-def test_the_average_starts_from_the_weights_of_init(train, base):
+def test_ema_starts_from_init_weights(train, base):
     average = ["stage.ema.decay=0.9", "stage.ema.warmup=false", "stage.optimizer.learning_rate.start=1e-2"]
     assert train(*of("dvae", "init=base/dvae", *average))[0] == 0
     began, averaged = weights(base / "dvae"), weights("outputs/dvae/default")
@@ -107,14 +107,14 @@ def test_the_average_starts_from_the_weights_of_init(train, base):
     assert 0 < (averaged[name] - began[name]).norm() < 0.3 * moved.norm()
 
 
-def test_the_folder_of_all_three_may_be_given_for_one_stage(train, base):
+def test_folder_of_all_three_models_works_for_one_stage(train, base):
     status, printed = train(*of("clip", "init=base"))
     assert status == 0, printed
     assert "starts from the weights of base/clip" in printed
 
 
 @pytest.mark.parametrize("stage", ["clip", "transformer"])
-def test_the_tokenizer_and_its_vocabulary_are_those_of_init(train, base, stage):
+def test_tokenizer_is_copied_from_init(train, base, stage):
     # other data would give other merges, and as few as 280 entries would be allowed
     overrides = ["data.train=8", "seed=5", "stage.model.text_vocabulary=280", f"init=base/{stage}"]
     status, printed = train(*of(stage, *overrides))
@@ -133,7 +133,7 @@ def test_the_tokenizer_and_its_vocabulary_are_those_of_init(train, base, stage):
 # --- what does not fit ---------------------------------------------------------------------------------------
 
 
-def test_other_model_settings_are_refused_with_both_values_and_what_to_type(train, base):
+def test_other_model_settings_raise_with_both_values(train, base):
     status, printed = train(*of("transformer", "stage.model.width=32", "stage.model.patterns=[dense]", "init=base"))
     assert status == 2
     assert "init=base/transformer is another model: stage.model.width is 16 there and 32 here, " in printed
@@ -142,7 +142,7 @@ def test_other_model_settings_are_refused_with_both_values_and_what_to_type(trai
     assert not Path("outputs/transformer").exists()
 
 
-def test_settings_that_leave_the_weights_meaning_alone_may_differ(train, base):
+def test_settings_that_do_not_change_weights_may_differ(train, base):
     status, printed = train(
         *of("transformer", "stage.model.attention=dense", "stage.model.initial_scale=1", "init=base")
     )
@@ -150,17 +150,17 @@ def test_settings_that_leave_the_weights_meaning_alone_may_differ(train, base):
 
 
 @pytest.mark.parametrize("stage", ["clip", "transformer"])
-def test_another_image_size_is_refused_where_it_matters(train, base, stage):
+def test_other_image_size_raises_where_weights_depend_on_it(train, base, stage):
     status, printed = train(*of(stage, "data.image_size=32", "init=base"))
     assert status == 2
     assert "data.image_size is 16 there and 32 here" in printed
 
 
-def test_a_dvae_starts_from_one_of_another_image_size(train, base):
+def test_dvae_can_start_from_another_image_size(train, base):
     assert train(*of("dvae", "data.image_size=32", "init=base"))[0] == 0
 
 
-def test_what_fits_is_loaded_without_strictness_and_the_rest_named(train, base):
+def test_non_strict_loads_matching_tensors_and_lists_the_rest(train, base):
     more = ["stage.model.vocabulary=16", "init=base", "init_strict=false", FROZEN, "stage.optimizer.weight_decay=0"]
     status, printed = train(*of("dvae", *more))
     assert status == 0, printed
@@ -173,7 +173,7 @@ def test_what_fits_is_loaded_without_strictness_and_the_rest_named(train, base):
     }
 
 
-def test_missing_extra_and_other_tensors_are_named(train, base):
+def test_missing_unexpected_and_mismatched_tensors_are_listed(train, base):
     tensors = weights(base / "dvae")
     del tensors["encoder.input.weight"]
     tensors["encoder.input.bias"] = torch.zeros(3)
@@ -188,25 +188,25 @@ def test_missing_extra_and_other_tensors_are_named(train, base):
     assert (status, "initialised anew: encoder.input.weight, encoder.input.bias\n" in printed) == (0, True)
 
 
-def test_a_model_of_which_nothing_fits_is_refused_even_without_strictness(train, base):
+def test_non_strict_raises_if_nothing_matches(train, base):
     save_file({"surplus": torch.zeros(1)}, base / "dvae" / checkpoint.WEIGHTS)
     status, printed = train(*of("dvae", "init=base", "init_strict=false"))
     assert (status, "no tensor that fits" in printed) == (2, True)
 
 
-def test_a_checkpoint_of_another_stage_is_refused(train, base):
+def test_checkpoint_of_another_stage_raises(train, base):
     status, printed = train(*of("transformer", "init=base/dvae", "dvae=base/dvae"))
     assert (status, "base/dvae holds a dvae, not a transformer" in printed) == (2, True)
 
 
-def test_an_init_that_is_missing_is_named_and_nothing_is_moved(train, base):
+def test_missing_init_raises_and_moves_nothing(train, base):
     train(*of("dvae"))
     status, printed = train(*of("dvae", "init=nowhere", "resume=false"))
     assert (status, "no checkpoint at nowhere" in printed) == (2, True)
     assert [path.name for path in Path("outputs/dvae").iterdir()] == ["default"]
 
 
-def test_a_run_cannot_start_from_its_own_folder(train, base):
+def test_run_cannot_start_from_its_own_folder(train, base):
     train(*of("dvae"))
     for more in ([], ["resume=false"]):
         status, printed = train(*of("dvae", "init=outputs/dvae/default", *more))
@@ -214,7 +214,7 @@ def test_a_run_cannot_start_from_its_own_folder(train, base):
 
 
 @pytest.mark.parametrize("stage", ["clip", "transformer"])
-def test_another_tokenizer_is_refused_or_its_embeddings_are_initialised_anew(train, base, tmp_path, stage):
+def test_other_tokenizer_raises_unless_embeddings_are_reinitialised(train, base, tmp_path, stage):
     CaptionTokenizer.train(["a circle of another kind", "two more words"] * 9, 290).save(tmp_path / "other.json")
     status, printed = train(*of(stage, "init=base", "stage.tokenizer=other.json"))
     assert status == 2
@@ -232,14 +232,14 @@ def test_another_tokenizer_is_refused_or_its_embeddings_are_initialised_anew(tra
 # --- the transformer's dVAE ----------------------------------------------------------------------------------
 
 
-def test_the_dvae_is_that_of_init_unless_given(train, base):
+def test_dvae_is_that_of_init_unless_given(train, base):
     assert train(*of("transformer", "init=base/transformer"))[0] == 0
     _, meta = checkpoint.read_config("outputs/transformer/default", "transformer")
     assert meta["dvae"]["digest"] == checkpoint.digest(base / "dvae")
     assert "dvae: base/" in Path("outputs/transformer/default/config.yaml").read_text()
 
 
-def test_another_dvae_is_refused_or_the_embeddings_of_codes_are_initialised_anew(train, base):
+def test_other_dvae_raises_unless_embeddings_are_reinitialised(train, base):
     train(*of("dvae", "seed=9"))
     other = ["init=base", "dvae=outputs/dvae/default"]
     status, printed = train(*of("transformer", *other))
@@ -253,7 +253,7 @@ def test_another_dvae_is_refused_or_the_embeddings_of_codes_are_initialised_anew
     assert "initialised anew: embed.image_token.weight, image_head.weight, image_head.bias\n" in printed
 
 
-def test_a_dvae_fine_tuned_from_the_right_one_is_taken_with_a_warning(train, base, caplog):
+def test_fine_tuned_dvae_of_init_gives_a_warning(train, base, caplog):
     train(*of("dvae", "init=base", "seed=9"))
     status, printed = train(*of("transformer", "init=base", "dvae=outputs/dvae/default"))
     assert status == 0, printed
@@ -273,7 +273,7 @@ def everything(*more: str) -> list[str]:
     ]
 
 
-def test_each_of_all_stages_starts_from_its_part(train, base):
+def test_each_stage_of_all_starts_from_its_part_of_init(train, base):
     status, printed = train(*everything("init=base"))
     assert status == 0, printed
     for stage in MODELS:
@@ -284,7 +284,7 @@ def test_each_of_all_stages_starts_from_its_part(train, base):
     assert (status, printed.count("finished, 2 updates done")) == (0, 3)
 
 
-def test_all_stages_need_all_parts_that_fit_before_anything_is_trained(train, base, tmp_path):
+def test_all_stages_check_init_before_training(train, base, tmp_path):
     status, printed = train(*everything("init=base", "stage.transformer.model.width=32"))
     assert (status, "stage.transformer.model.width=16" in printed) == (2, True)
     shutil.rmtree(base / "clip")
@@ -296,7 +296,7 @@ def test_all_stages_need_all_parts_that_fit_before_anything_is_trained(train, ba
 # --- provenance and resuming ---------------------------------------------------------------------------------
 
 
-def test_init_is_recorded_and_reported_as_a_source(train, prepare, base):
+def test_init_is_recorded_as_a_source(train, prepare, base):
     train(*of("dvae", "init=base"))
     folder = Path("outputs/dvae/default")
     _, meta = checkpoint.read_config(folder, "dvae")
@@ -307,7 +307,7 @@ def test_init_is_recorded_and_reported_as_a_source(train, prepare, base):
 
 
 @pytest.mark.parametrize("stage", MODELS)
-def test_a_run_resumes_to_the_same_bits_without_reading_init_again(train, base, stage):
+def test_run_resumes_bitwise_without_reading_init_again(train, base, stage):
     tune = [
         *of(stage, "init=base", "data.train=16"),
         *([f"dvae={base.parent / 'dvae'}"] if stage == "transformer" else []),
@@ -326,14 +326,14 @@ def test_a_run_resumes_to_the_same_bits_without_reading_init_again(train, base, 
     assert files[0] == files[1]
 
 
-def test_a_transformer_resumes_with_the_dvae_that_it_took_from_init(train, base):
+def test_transformer_resumes_with_the_dvae_of_init(train, base):
     train(*of("transformer", "init=base"))
     shutil.rmtree(base / "transformer")
     status, printed = train(*of("transformer", "init=base", "stage.steps=3"))
     assert (status, "steps 2 to 3" in printed) == (0, True), printed
 
 
-def test_a_run_with_another_init_is_refused(train, base):
+def test_changing_init_of_an_existing_run_raises(train, base):
     train(*of("dvae", "init=base"))
     train(*of("dvae", "run=other"))
     status, printed = train(*of("dvae", "init=outputs/dvae/other"))
@@ -366,7 +366,7 @@ def test_two_ranks_start_from_init(base, tmp_path):
     assert same(began, weights(tmp_path / "outputs/clip/default")) == set(began)
 
 
-def test_an_imported_clip_keeps_its_tokenizer_and_its_ids(train, tmp_path):
+def test_imported_clip_keeps_its_tokenizer(train, tmp_path):
     (tmp_path / "merges.txt").write_text("#version: 0.2\nr e\nre d</w>\nc i\n")
     tokenizer = CLIPTokenizer.from_merges(tmp_path / "merges.txt", 517)  # as prepare.py import=openai-clip
     sizes = {name: int(value) for name, value in (each.split("=") for each in MODELS["clip"].split())}
@@ -383,7 +383,7 @@ def test_an_imported_clip_keeps_its_tokenizer_and_its_ids(train, tmp_path):
     assert tuned.tokenize(["a red circle"]).equal(clip.tokenize(["a red circle"]))
 
 
-def test_an_imported_dvae_is_fine_tuned(train, prepare, tmp_path):
+def test_imported_dvae_can_be_fine_tuned(train, prepare, tmp_path):
     sizes = {"width": 8, "vocabulary": 20, "decoder_input": 12, "groups": 4, "blocks_per_group": 1}
     for half in ("encoder", "decoder"):
         state = {}
@@ -403,8 +403,8 @@ def test_an_imported_dvae_is_fine_tuned(train, prepare, tmp_path):
 
 
 @pytest.mark.slow
-def test_fine_tuning_on_fifty_own_images_beats_training_on_them_from_scratch(train, tmp_path):
-    """Own images: about 50, and as many held out, of colours and shapes that the base never saw together."""
+def test_fine_tuning_beats_training_from_scratch_on_fifty_images(train, tmp_path):
+    """About 50 images, and as many held out, of colours and shapes that the base model never saw together."""
     own = tmp_path / "own"
     own.mkdir()
     images = open_source(BlocksConfig(image_size=16, novel=100), "novel")

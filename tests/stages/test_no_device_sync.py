@@ -1,7 +1,6 @@
-"""An update never waits for its device: tried on torch's meta device, where reading a number back raises.
+"""No device synchronisation in an update: tested on torch's meta device, where reading a number raises.
 
-Needs no GPU; `test_stages_on_gpu.py` asks CUDA itself.
-"""
+Needs no GPU; `test_stages_on_gpu.py` tests with CUDA."""
 
 from contextlib import nullcontext
 
@@ -17,7 +16,7 @@ COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
 
 
 class NoWaitingCopies(TorchDispatchMode):
-    """Raises at copies between devices that wait."""
+    """Raise at blocking copies between devices."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -31,14 +30,14 @@ class NoWaitingCopies(TorchDispatchMode):
 
 @pytest.fixture
 def on_meta(monkeypatch):
-    """Neither generators nor autocast nor torch's fused AdamW know the meta device."""
+    """Replace what the meta device lacks: generators, autocast, and torch's fused AdamW."""
     monkeypatch.setattr(loop, "torch_generator", lambda *numbers, device: None)
     monkeypatch.setattr(loop, "autocast", lambda precision, device: nullcontext())
     monkeypatch.setattr(optimizer.AdamW, "step", lambda self: None)
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_an_update_waits_for_nothing(on_meta, model, dvae_folder, tmp_path):
+def test_update_has_no_device_sync(on_meta, model, dvae_folder, tmp_path):
     name, changes = MODELS[model]
     trainer = trainer_of(name, META, dvae_folder, tmp_path, precision="float32", accumulate=2, **changes)
     with NoWaitingCopies():

@@ -1,4 +1,4 @@
-"""Every stage in every number format: it trains, validates and draws, and its losses are those of float64."""
+"""Every stage in every precision: training, validation and previews work, and losses match float64."""
 
 import json
 import math
@@ -29,18 +29,18 @@ LOSSES: list[tuple[str, dict[str, Any]]] = [
 
 
 def as_leaves(output: Any, dtype: torch.dtype | None = None) -> Any:
-    """A model's output without its history, ready for gradients."""
+    """Return a model's output as detached leaves that require gradients."""
     leaves = [each.detach().to(dtype or each.dtype).requires_grad_() for each in output]
     return type(output)(*leaves) if hasattr(output, "_fields") else tuple(leaves)
 
 
 def loss_of(stage, output: Any, batch: Any) -> torch.Tensor:
-    """The stage's loss, were `output` what its model gave."""
+    """Return the stage's loss for the given model output."""
     return stage.loss(lambda *_: output, batch, 1, torch.Generator().manual_seed(0))[0]
 
 
 def output_of(stage, batch: Any, precision: str) -> Any:
-    """Output of the model that the stage's loss reads."""
+    """Return the model output that the stage's loss reads."""
     outputs = []
 
     def recorded(*inputs):
@@ -54,7 +54,7 @@ def output_of(stage, batch: Any, precision: str) -> Any:
 
 @pytest.mark.parametrize("precision", FORMATS)
 @pytest.mark.parametrize("name", STAGES)
-def test_every_stage_trains_validates_and_draws_in_every_precision(name, precision, dvae_folder, tmp_path, caplog):
+def test_every_stage_trains_in_every_precision(name, precision, dvae_folder, tmp_path, caplog):
     stage = build(name, dvae_folder, steps=3, precision=precision, validate_every=1, preview_every=1)
     train(stage, stage.config, Run(tmp_path, {"stage": {"steps": 3}}, 0, CPU, WandbConfig("disabled")))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -67,7 +67,7 @@ def test_every_stage_trains_validates_and_draws_in_every_precision(name, precisi
 
 @pytest.mark.parametrize("precision", FORMATS)
 @pytest.mark.parametrize("scaling", ["global", "resblock"])
-def test_other_blocks_train_and_draw_in_every_precision(precision, scaling, dvae_folder, tmp_path):
+def test_block_variants_train_in_every_precision(precision, scaling, dvae_folder, tmp_path):
     model = replace(CONFIGS["transformer"].model, qk_norm=True, mlp="swiglu", patterns=["paper"], depth=4)
     changes = {"model": model, "gradient_scaling": scaling, "recompute": True, "preview_every": 1}
     stage = build("transformer", dvae_folder, steps=2, precision=precision, **changes)
@@ -79,7 +79,7 @@ def test_other_blocks_train_and_draw_in_every_precision(precision, scaling, dvae
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 @pytest.mark.parametrize(("name", "changes"), LOSSES, ids=lambda each: str(each)[-60:])
-def test_losses_and_their_gradients_under_autocast_are_those_of_float64(name, changes, precision, dvae_folder):
+def test_losses_and_gradients_under_autocast_match_float64(name, changes, precision, dvae_folder):
     stage = build(name, dvae_folder, **changes)
     batch = next(stage.batches(0))
     output = output_of(stage, batch, precision)
@@ -98,15 +98,15 @@ def test_losses_and_their_gradients_under_autocast_are_those_of_float64(name, ch
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 @pytest.mark.parametrize(("name", "changes"), LOSSES, ids=lambda each: str(each)[-60:])
-def test_what_losses_read_of_a_model_leaves_it_in_float32(name, changes, precision, dvae_folder):
+def test_model_outputs_used_by_losses_are_float32(name, changes, precision, dvae_folder):
     stage = build(name, dvae_folder, **changes)
     output = output_of(stage, next(stage.batches(0)), precision)
     assert {each.dtype for each in output} == {torch.float32}
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_every_stage_trains_with_deterministic_algorithms_alone(name, dvae_folder, tmp_path):
-    """As deterministic=true asks for, which raises for operators that have none; on a CPU the bits stay the same."""
+def test_every_stage_trains_with_deterministic_algorithms(name, dvae_folder, tmp_path):
+    """With deterministic=true, which raises for operators without a deterministic version. CPU bits are unchanged."""
     weights = []
     for deterministic in (False, True):
         stage = build(name, dvae_folder, validate_every=1, preview_every=1)

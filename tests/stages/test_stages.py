@@ -1,4 +1,4 @@
-"""Requirements of every stage: batches by number, training on any data, checkpoints that stand alone."""
+"""Requirements of every stage: reproducible batches, training on any data set, checkpoints that load alone."""
 
 import json
 import math
@@ -30,7 +30,7 @@ METRICS = {
 
 
 def parts(batch) -> list[torch.Tensor]:
-    """The tensors of a batch, and its captions as if they were one."""
+    """Return the tensors of a batch, and its captions as one value."""
     if isinstance(batch, TokenizedBatch):
         return [batch.caption, batch.image]
     return [batch.images, torch.tensor([hash(caption) for caption in batch.captions])]
@@ -73,7 +73,7 @@ def test_every_stage_trains_on_every_data_set(name, data_name, dvae_folder, pict
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_batch_is_a_pure_function_of_its_number(name, dvae_folder):
+def test_batch_depends_only_on_its_number(name, dvae_folder):
     changes: dict[str, Any] = {"bpe_dropout": 0.5} if name == "transformer" else {}
     stage = build(name, dvae_folder, transform="dvae", **changes)
     first = some_batches(stage, 0, 4)
@@ -85,7 +85,7 @@ def test_a_batch_is_a_pure_function_of_its_number(name, dvae_folder):
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_the_micro_batches_of_an_update_hold_together_the_same_pictures_and_words(name, dvae_folder):
+def test_micro_batches_contain_the_whole_batch(name, dvae_folder):
     changes: dict[str, Any] = {"bpe_dropout": 0.5} if name == "transformer" else {}
     whole = some_batches(build(name, dvae_folder, transform="dvae", **changes), 3, 1)
     halves = some_batches(build(name, dvae_folder, transform="dvae", accumulate=2, **changes), 6, 2)
@@ -95,7 +95,7 @@ def test_the_micro_batches_of_an_update_hold_together_the_same_pictures_and_word
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", STAGES)
-def test_validation_gives_finite_numbers_by_name_and_the_same_ones_again(name, dvae_folder):
+def test_validation_is_finite_and_reproducible(name, dvae_folder):
     stage = build(name, dvae_folder)
     stage.model.eval()
     metrics = stage.validate(stage.model)
@@ -107,8 +107,8 @@ def test_validation_gives_finite_numbers_by_name_and_the_same_ones_again(name, d
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", STAGES)
-def test_validation_sees_held_out_pictures_without_chance(name, dvae_folder):
-    """Neither augmentation nor dropout of merges reaches it, nor how large the batches are in training."""
+def test_validation_uses_no_augmentation(name, dvae_folder):
+    """Neither augmentation, BPE dropout nor the training batch size changes it."""
     changes: dict[str, Any] = {"bpe_dropout": 0.9} if name == "transformer" else {}
     plain, disturbed = build(name, dvae_folder), build(name, dvae_folder, transform="dvae", **changes)
     assert plain.validate(plain.model) == disturbed.validate(disturbed.model)
@@ -118,7 +118,7 @@ def test_validation_sees_held_out_pictures_without_chance(name, dvae_folder):
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", STAGES)
-def test_the_preview_is_a_picture_where_the_stage_has_one(name, dvae_folder):
+def test_preview_is_an_image_if_the_stage_has_one(name, dvae_folder):
     stage = build(name, dvae_folder)
     preview = stage.preview(stage.model.eval())
     if name == "clip":
@@ -130,25 +130,25 @@ def test_the_preview_is_a_picture_where_the_stage_has_one(name, dvae_folder):
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 8, 10, 99])
-def test_as_many_pictures_are_held_out_as_asked_for_or_there_are(count):
+def test_number_of_held_out_images_is_that_requested_or_available(count):
     stage = build("dvae", batch_size=4)
     keys = [key for batch in stage.data.held_out(count) for key in batch.keys]
     assert keys == [f"val/{index:06d}" for index in range(min(count, 10))]
 
 
-def test_every_stage_names_itself_as_its_settings_do():
+def test_stage_name_matches_its_config():
     for name, entry in STAGES.items():
         assert entry.config().name == entry.build.name == name
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_validation_does_not_depend_on_how_a_batch_is_split(name, dvae_folder):
+def test_validation_does_not_depend_on_batch_size(name, dvae_folder):
     whole, split = (build(name, dvae_folder, accumulate=accumulate) for accumulate in (1, 4))
     whole.model.eval(), split.model.eval()
     assert split.validate(split.model) == pytest.approx(whole.validate(whole.model), abs=1e-5)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_no_pictures_to_validate_on_are_refused_before_anything_starts(name):
+def test_empty_validation_split_raises_before_training(name):
     with pytest.raises(ValueError, match="validation_pictures=0 must be at least 1"):
         replace(CONFIGS[name], validation_pictures=0)

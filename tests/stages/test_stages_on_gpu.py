@@ -1,4 +1,4 @@
-"""Every stage trains on a GPU as on a CPU: the same updates, the same bits after resuming, nothing waited for."""
+"""Every stage on a GPU: updates match a CPU, resuming is bitwise, and updates do not synchronise."""
 
 import os
 import subprocess
@@ -54,10 +54,10 @@ import torch
 from dalle import distributed
 from test_stages_on_gpu import trained_weights
 
-device = distributed.start(sys.argv[1])
-assert distributed.is_distributed() and distributed.world() == 1
+device = distributed.init_process_group(sys.argv[1])
+assert distributed.is_distributed() and distributed.get_world_size() == 1
 torch.save(trained_weights(device, *map(Path, sys.argv[2:])), Path(sys.argv[2], "weights.pt"))
-distributed.stop()
+distributed.destroy_process_group()
 """
 
 
@@ -78,7 +78,7 @@ def flat(model: torch.nn.Module) -> torch.Tensor:
 
 @pytest.fixture
 def same_noise(monkeypatch):
-    """Chance in losses is drawn on the CPU: generators of CPU and GPU have streams of their own."""
+    """Draw loss noise on the CPU: random streams of CPU and GPU differ."""
 
     fill = torch.Tensor.exponential_
 
@@ -90,7 +90,7 @@ def same_noise(monkeypatch):
 
 @pytest.mark.parametrize("precision", FORMATS)
 @pytest.mark.parametrize("model", MODELS)
-def test_an_update_is_that_of_a_cpu(gpu, model, precision, dvae_folder, tmp_path, same_noise, record_property):
+def test_update_on_gpu_matches_cpu(gpu, model, precision, dvae_folder, tmp_path, same_noise, record_property):
     name, changes = MODELS[model]
     ended, losses = [], []
     for device in (CPU, gpu):
@@ -108,7 +108,7 @@ def test_an_update_is_that_of_a_cpu(gpu, model, precision, dvae_folder, tmp_path
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_validation_is_that_of_a_cpu(gpu, name, dvae_folder, same_noise):
+def test_validation_on_gpu_matches_cpu(gpu, name, dvae_folder, same_noise):
     found = []
     for device in (CPU, gpu):
         stage = build(name, dvae_folder, device=device)
@@ -118,7 +118,7 @@ def test_validation_is_that_of_a_cpu(gpu, name, dvae_folder, same_noise):
 
 
 @pytest.mark.parametrize("name", ["dvae", "transformer"])
-def test_previews_are_drawn(gpu, name, dvae_folder):
+def test_previews_are_drawn_on_gpu(gpu, name, dvae_folder):
     stage = build(name, dvae_folder, device=gpu)
     with torch.no_grad(), autocast("bfloat16", gpu):
         picture = stage.preview(stage.model.eval())
@@ -127,7 +127,7 @@ def test_previews_are_drawn(gpu, name, dvae_folder):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("name", STAGES)
-def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(gpu, name, precision, dvae_folder, tmp_path):
+def test_run_resumes_bitwise_on_gpu(gpu, name, precision, dvae_folder, tmp_path):
     ended = []
     torch.use_deterministic_algorithms(True)
     try:
@@ -148,7 +148,7 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(gpu, name, pre
 
 @pytest.mark.parametrize("precision", FORMATS)
 @pytest.mark.parametrize("model", MODELS)
-def test_an_update_waits_for_no_gpu(cuda, model, precision, dvae_folder, tmp_path):
+def test_update_has_no_gpu_sync(cuda, model, precision, dvae_folder, tmp_path):
     name, changes = MODELS[model]
     trainer = trainer_of(name, cuda, dvae_folder, tmp_path, precision=precision, accumulate=2, **changes)
     trainer.update()  # the first one allocates, chooses kernels and builds tables
@@ -161,7 +161,7 @@ def test_an_update_waits_for_no_gpu(cuda, model, precision, dvae_folder, tmp_pat
 
 
 def trained_weights(device: torch.device, folder: Path, dvae: Path) -> dict[str, torch.Tensor]:
-    """Weights after three updates, gradients averaged and compressed."""
+    """Return the weights after three updates, with averaged and compressed gradients."""
     found = {}
     for name in STAGES:
         for rank in (0, 4):
@@ -173,7 +173,7 @@ def trained_weights(device: torch.device, folder: Path, dvae: Path) -> dict[str,
     return found
 
 
-def test_one_rank_trains_as_no_ranks(gpu, dvae_folder, tmp_path):
+def test_one_rank_matches_no_process_group(gpu, dvae_folder, tmp_path):
     """With NCCL on a GPU: torchrun's process group, DDP, and compressed gradients."""
     script = tmp_path / "rank.py"
     script.write_text(ONE_RANK)

@@ -1,4 +1,4 @@
-"""The transformer's captions: dropout of merges, captions left out, guidance, and the tokenizer they are read by."""
+"""Captions in the transformer stage: BPE dropout, dropped captions, guidance, and the tokenizer."""
 
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ def without_dropout(stage, number: int) -> torch.Tensor:
     )
 
 
-def test_dropout_of_merges_is_reproduced_by_the_batchs_number(dvae_folder):
+def test_bpe_dropout_is_reproducible_by_batch_number(dvae_folder):
     stage = build("transformer", dvae_folder, bpe_dropout=0.5)
     stream = stage.batches(0)
     first = [next(stream).caption for _ in range(3)]
@@ -33,7 +33,7 @@ def test_dropout_of_merges_is_reproduced_by_the_batchs_number(dvae_folder):
         assert not first[number].equal(without_dropout(stage, number))
 
 
-def test_each_picture_has_its_own_dropout_and_another_one_when_it_comes_again(dvae_folder):
+def test_bpe_dropout_differs_between_images_and_epochs(dvae_folder):
     one_caption = replace(BLOCKS, train=1, wordings=1)
     stage = build("transformer", dvae_folder, one_caption, bpe_dropout=0.5)
     seen = torch.cat([captions(stage, number) for number in range(2)])
@@ -43,13 +43,13 @@ def test_each_picture_has_its_own_dropout_and_another_one_when_it_comes_again(dv
     assert all(stage.tokenizer.normalise(caption).startswith(each) for each in spelt)  # the longest are cut
 
 
-def test_without_dropout_and_in_validation_words_are_spelt_one_way(dvae_folder):
+def test_no_bpe_dropout_in_validation(dvae_folder):
     plain, dropping = (build("transformer", dvae_folder, bpe_dropout=share) for share in (0.0, 0.5))
     assert captions(plain, 1).equal(without_dropout(plain, 1))
     assert dropping.validate(dropping.model) == plain.validate(plain.model)
 
 
-def test_captions_are_left_out_as_often_as_was_said_and_reproduced_by_the_batchs_number(dvae_folder):
+def test_captions_are_dropped_with_the_given_probability_and_reproducibly(dvae_folder):
     stage = build("transformer", dvae_folder, caption_dropout=0.3)
     stream = stage.batches(0)
     batches = [next(stream).caption for _ in range(40)]
@@ -62,13 +62,13 @@ def test_captions_are_left_out_as_often_as_was_said_and_reproduced_by_the_batchs
         assert batches[number][~left_out].equal(captions(plain, number)[~left_out])
 
 
-def test_captions_of_held_out_pictures_are_never_left_out(dvae_folder):
+def test_validation_captions_are_never_dropped(dvae_folder):
     stage, plain = build("transformer", dvae_folder, caption_dropout=0.9), build("transformer", dvae_folder)
     assert stage.validate(stage.model) == plain.validate(plain.model)
 
 
 @torch.no_grad()
-def test_a_caption_left_out_counts_in_the_images_loss_only(dvae_folder):
+def test_dropped_captions_have_no_text_loss(dvae_folder):
     stage = build("transformer", dvae_folder)
     for head in (stage.model.text_head, stage.model.image_head):
         head.weight.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
@@ -85,7 +85,7 @@ def test_a_caption_left_out_counts_in_the_images_loss_only(dvae_folder):
     assert image.isfinite()
 
 
-def test_a_checkpoint_trained_with_captions_left_out_can_be_guided_and_another_can_not(dvae_folder, tmp_path):
+def test_only_checkpoints_trained_with_dropped_captions_can_use_guidance(dvae_folder, tmp_path):
     for share in (0.0, 0.5):
         stage = build("transformer", dvae_folder, caption_dropout=share)
         overfit(stage, next(stage.batches(0)), 4, 1e-2)
@@ -96,12 +96,12 @@ def test_a_checkpoint_trained_with_captions_left_out_can_be_guided_and_another_c
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0])
-def test_a_share_of_captions_that_is_none_is_refused_before_anything_starts(share):
+def test_invalid_caption_dropout_raises_before_training(share):
     with pytest.raises(ValueError, match=f"caption_dropout={share} must be at least 0 and below 1"):
         TransformerStageConfig(caption_dropout=share)
 
 
-def test_guidance_is_told_to_those_who_draw_and_needs_captions_left_out(dvae_folder, tmp_path):
+def test_checkpoint_guidance_requires_caption_dropout(dvae_folder, tmp_path):
     stage = build("transformer", dvae_folder, caption_dropout=0.1, guidance=2.0)
     stage.save(tmp_path, stage.model, {})
     assert DALLE.load(tmp_path).guidance == 2.0
@@ -109,7 +109,7 @@ def test_guidance_is_told_to_those_who_draw_and_needs_captions_left_out(dvae_fol
         TransformerStageConfig(guidance=2.0)
 
 
-def test_the_tokenizer_is_learned_on_evenly_spaced_training_records(dvae_folder):
+def test_tokenizer_is_trained_on_evenly_spaced_training_captions(dvae_folder):
     stage = build("transformer", dvae_folder, tokenizer_records=1)
     (caption, *others) = stage.data.train[0].captions
     everything = build("transformer", dvae_folder, tokenizer_records=64)
@@ -118,7 +118,7 @@ def test_the_tokenizer_is_learned_on_evenly_spaced_training_records(dvae_folder)
     assert everything.tokenizer.vocabulary == 288
 
 
-def test_a_tokenizer_that_is_named_is_taken_instead(dvae_folder, tmp_path):
+def test_given_tokenizer_is_used(dvae_folder, tmp_path):
     learned = build("transformer", dvae_folder, tokenizer_records=64).tokenizer
     learned.save(tmp_path / "tokenizer.json")
     taken = build("transformer", dvae_folder, tokenizer_records=1, tokenizer=str(tmp_path / "tokenizer.json"))

@@ -1,4 +1,4 @@
-"""The transformer's stage: captions and a dVAE's tokens as one stream, and checkpoints that know their dVAE."""
+"""Transformer stage: captions and dVAE tokens as one sequence, validation, and checkpoints with their dVAE."""
 
 import shutil
 from dataclasses import replace
@@ -29,7 +29,7 @@ def test_one_batch_overfits(dvae_folder):
 
 
 @torch.no_grad()
-def test_the_loss_is_an_eighth_text_and_seven_eighths_image(dvae_folder):
+def test_loss_weighs_text_one_eighth_and_image_seven_eighths(dvae_folder):
     stage = build("transformer", dvae_folder)
     for head in (stage.model.text_head, stage.model.image_head):  # which start at zero
         head.weight.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
@@ -47,7 +47,7 @@ def test_the_loss_is_an_eighth_text_and_seven_eighths_image(dvae_folder):
 
 @torch.no_grad()
 @pytest.mark.parametrize("pads", ["none", "first", "all"])
-def test_pads_count_in_the_texts_loss_as_the_settings_say(dvae_folder, pads):
+def test_pads_count_in_text_loss_as_configured(dvae_folder, pads):
     stage = build("transformer", dvae_folder, pad_loss=pads)
     head = stage.model.text_head
     head.bias[-1] = 100.0  # whatever it reads it answers "pad"
@@ -58,7 +58,7 @@ def test_pads_count_in_the_texts_loss_as_the_settings_say(dvae_folder, pads):
 
 
 @torch.no_grad()
-def test_validation_is_the_mean_over_held_out_pictures(dvae_folder):
+def test_validation_is_the_mean_over_held_out_images(dvae_folder):
     stage = build("transformer", dvae_folder, batch_size=5)
     metrics = stage.validate(stage.model)
     sums = {"text": 0.0, "image": 0.0}
@@ -70,7 +70,7 @@ def test_validation_is_the_mean_over_held_out_pictures(dvae_folder):
 
 
 @torch.no_grad()
-def test_other_splits_are_validated_too_where_that_is_asked_for(dvae_folder):
+def test_validation_of_extra_splits(dvae_folder):
     plain, both = (build("transformer", dvae_folder, batch_size=10, also_validate=splits) for splits in ([], ["novel"]))
     for stage in (plain, both):  # a fresh model finds all tokens equally probable, whatever the split
         stage.model.image_head.weight.normal_(generator=torch.Generator().manual_seed(0))
@@ -84,7 +84,7 @@ def test_other_splits_are_validated_too_where_that_is_asked_for(dvae_folder):
     assert metrics["novel_image"] != pytest.approx(metrics["image"])
 
 
-def test_images_are_the_dvaes_most_probable_codes_in_raster_order(dvae_folder):
+def test_image_tokens_are_argmax_codes_in_raster_order(dvae_folder):
     stage = build("transformer", dvae_folder)
     batch, pictures = next(stage.batches(2)), next(stage.data.batches(2))
     tokens = DiscreteVAE.load(dvae_folder).encode(pictures.images.float() / 255)
@@ -95,7 +95,7 @@ def test_images_are_the_dvaes_most_probable_codes_in_raster_order(dvae_folder):
 # --- draws and distributions instead of the most probable codes ----------------------------------------------
 
 
-def test_sampled_tokens_are_drawn_anew_for_each_batch_and_reproduced_by_its_number(dvae_folder):
+def test_sampled_tokens_are_reproducible_by_batch_number(dvae_folder):
     probable = next(build("transformer", dvae_folder).batches(2)).image
     stage = build("transformer", dvae_folder, image_targets="sampled")
     stream = stage.batches(0)
@@ -108,7 +108,7 @@ def test_sampled_tokens_are_drawn_anew_for_each_batch_and_reproduced_by_its_numb
 
 
 @torch.no_grad()
-def test_soft_targets_are_the_dvaes_distributions_and_the_loss_their_cross_entropy(dvae_folder):
+def test_soft_targets_are_dvae_distributions_with_cross_entropy(dvae_folder):
     stage = build("transformer", dvae_folder, image_targets="soft")
     stage.model.image_head.weight.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
     batch, pictures = next(stage.batches(2)), next(stage.data.batches(2))
@@ -122,7 +122,7 @@ def test_soft_targets_are_the_dvaes_distributions_and_the_loss_their_cross_entro
 
 
 @torch.no_grad()
-def test_validation_asks_for_the_most_probable_codes_whatever_training_does(dvae_folder):
+def test_validation_uses_argmax_codes(dvae_folder):
     found = []
     for name in ("argmax", "sampled", "soft"):
         stage = build("transformer", dvae_folder, image_targets=name)
@@ -131,7 +131,7 @@ def test_validation_asks_for_the_most_probable_codes_whatever_training_does(dvae
     assert found[0] == found[1] == found[2]
 
 
-def test_unknown_image_targets_are_refused_before_anything_starts():
+def test_unknown_image_targets_raise_before_training():
     with pytest.raises(ValueError, match="image_targets='hard' is unknown"):
         TransformerStageConfig(image_targets="hard")
 
@@ -147,7 +147,7 @@ def test_unknown_image_targets_are_refused_before_anything_starts():
     ],
     ids=str,
 )
-def test_every_reading_of_the_paper_trains_and_draws_after_loading(dvae_folder, tmp_path, reading):
+def test_every_paper_variant_trains_and_samples_after_loading(dvae_folder, tmp_path, reading):
     stage = build("transformer", dvae_folder, model=replace(CONFIGS["transformer"].model, **reading))
     found = overfit(stage, next(stage.batches(0)), 8, 1e-2)
     assert found[-1] < found[0]
@@ -157,7 +157,7 @@ def test_every_reading_of_the_paper_trains_and_draws_after_loading(dvae_folder, 
     assert dalle.generate("a red circle", candidates=1, keep=1).images[0].size == (16, 16)
 
 
-def test_the_dvae_stays_as_it_was(dvae_folder):
+def test_dvae_is_not_trained(dvae_folder):
     stage = build("transformer", dvae_folder)
     overfit(stage, next(stage.batches(0)), 2, 0.1)
     assert not any(parameter.requires_grad for parameter in stage.dvae.parameters())
@@ -169,7 +169,7 @@ def test_the_dvae_stays_as_it_was(dvae_folder):
 # --- the dVAE and the sizes that come from it ------------------------------------------------------------------
 
 
-def test_a_dvae_that_was_trained_on_pictures_of_another_size_is_said(dvae_folder, tmp_path, caplog):
+def test_dvae_trained_at_another_image_size_gives_a_warning(dvae_folder, tmp_path, caplog):
     build("transformer", dvae_folder)
     assert not caplog.messages or "trained on images" not in " ".join(caplog.messages)
     DiscreteVAE.load(dvae_folder).save(tmp_path, {"data": {"image_size": 32}})
@@ -177,7 +177,7 @@ def test_a_dvae_that_was_trained_on_pictures_of_another_size_is_said(dvae_folder
     assert f"the dVAE {tmp_path} was trained on images of 32 pixels, but data.image_size is 16" in caplog.messages
 
 
-def test_sizes_come_from_the_dvae_the_data_and_the_tokenizer(dvae_folder):
+def test_sizes_come_from_dvae_data_and_tokenizer(dvae_folder):
     stage = build("transformer", dvae_folder)
     config = stage.model.config
     assert (config.image_vocabulary, config.grid) == (16, 4)
@@ -185,28 +185,28 @@ def test_sizes_come_from_the_dvae_the_data_and_the_tokenizer(dvae_folder):
     assert build("transformer", dvae_folder, replace(BLOCKS, image_size=24)).model.config.grid == 6
 
 
-def test_without_a_dvae_the_stage_says_how_to_give_one():
+def test_missing_dvae_setting_says_how_to_give_one():
     with pytest.raises(CheckpointError, match=r"set dvae=<checkpoint folder>.*train one first"):
         build("transformer", None)
 
 
-def test_a_dvae_that_is_not_there_is_named(tmp_path):
+def test_missing_dvae_checkpoint_raises(tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint at .*nowhere"):
         build("transformer", tmp_path / "nowhere")
 
 
-def test_a_checkpoint_of_another_kind_is_refused(dvae_folder, tmp_path):
+def test_checkpoint_of_another_kind_raises(dvae_folder, tmp_path):
     build("clip").save(tmp_path, build("clip").model, {})
     with pytest.raises(CheckpointError, match="holds a clip, not a dvae"):
         build("transformer", tmp_path)
 
 
-def test_pictures_that_do_not_divide_into_codes_are_refused(dvae_folder):
+def test_indivisible_image_size_raises(dvae_folder):
     with pytest.raises(ValueError, match=r"images of 18 pixels do not divide .*4 pixels each: set data.image_size"):
         build("transformer", dvae_folder, replace(BLOCKS, image_size=18))
 
 
-def test_a_checkpoint_says_what_data_and_whose_tokens_it_learned(dvae_folder, tmp_path):
+def test_checkpoint_meta_has_data_and_dvae(dvae_folder, tmp_path):
     stage = build("transformer", dvae_folder)
     stage.save(tmp_path / "transformer", stage.model, {"step": 7})
     _, meta = checkpoint.read_config(tmp_path / "transformer", "transformer")
@@ -218,7 +218,7 @@ def test_a_checkpoint_says_what_data_and_whose_tokens_it_learned(dvae_folder, tm
     assert (tmp_path / "transformer" / meta["dvae"]["path"]).resolve() == dvae_folder.resolve()
 
 
-def test_a_checkpoint_draws_with_its_dvae_and_with_no_other(dvae_folder, tmp_path):
+def test_checkpoint_samples_only_with_its_dvae(dvae_folder, tmp_path):
     run = tmp_path / "run"
     own = Path(shutil.copytree(dvae_folder, run / "dvae"))
     stage = build("transformer", own)
@@ -233,7 +233,7 @@ def test_a_checkpoint_draws_with_its_dvae_and_with_no_other(dvae_folder, tmp_pat
         DALLE.load(moved / "transformer")
 
 
-def test_the_defaults_are_the_papers():
+def test_defaults_are_the_papers():
     config = TransformerStageConfig()
     optimizer = config.optimizer
     assert (config.steps, config.batch_size, config.clip_norm) == (430_000, 1_024, 4.0)
@@ -246,19 +246,19 @@ def test_the_defaults_are_the_papers():
     assert CONFIGS["transformer"].model != config.model
 
 
-def test_a_split_that_there_is_not_is_told_before_anything_is_trained(dvae_folder):
+def test_unknown_validation_split_raises_before_training(dvae_folder):
     with pytest.raises(ValueError, match="nvel"):
         build("transformer", dvae_folder, also_validate=["nvel"])
 
 
-def test_unknown_pad_targets_and_no_records_for_the_tokenizer_are_refused_before_anything_starts():
+def test_unknown_pad_targets_and_zero_tokenizer_records_raise_before_training():
     with pytest.raises(ValueError, match="pad_loss='frist' is unknown; choose one of none, first, all"):
         replace(CONFIGS["transformer"], pad_loss="frist")
     with pytest.raises(ValueError, match="tokenizer_records=0 must be at least 1"):
         replace(CONFIGS["transformer"], tokenizer_records=0)
 
 
-def test_a_preview_shows_as_many_captions_however_a_batch_is_split(dvae_folder):
+def test_preview_size_does_not_depend_on_accumulation(dvae_folder):
     sizes = []
     for accumulate in (1, 8):
         stage = build("transformer", dvae_folder, accumulate=accumulate)

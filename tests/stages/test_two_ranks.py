@@ -1,4 +1,4 @@
-"""Every stage trains on two ranks, as torchrun starts them, with compressed gradients and without."""
+"""Every stage trains on two ranks, started as by torchrun, with compressed and with averaged gradients."""
 
 import json
 import os
@@ -41,16 +41,16 @@ from pathlib import Path
 from dalle import distributed
 from test_two_ranks import encoded, trained_weights
 
-distributed.start("cpu")
+distributed.init_process_group("cpu")
 folder, dvae = map(Path, sys.argv[1:])
-(folder / f"rank{distributed.rank()}.json").write_text(json.dumps(trained_weights(folder, dvae)))
+(folder / f"rank{distributed.get_rank()}.json").write_text(json.dumps(trained_weights(folder, dvae)))
 encoded(folder / "tokens", dvae)
-distributed.stop()
+distributed.destroy_process_group()
 """
 
 
 def trained_weights(folder: Path, dvae: Path) -> dict[str, list[float]]:
-    """Weights and running statistics of all models after three updates, with each gradient reducer."""
+    """Return weights and running statistics of all models after three updates, with each gradient reducer."""
     # so large an eps makes steps follow the gradient, not its sign
     optimizer = OptimizerConfig(Schedule(start=0.1), eps=1.0)
     found = {}
@@ -70,7 +70,7 @@ def flat(model: torch.nn.Module) -> torch.Tensor:
 
 
 def encoded(tokens: Path, dvae: Path) -> TokenCache:
-    """The tokens of all training pictures, which a run of more than an epoch wants."""
+    """Return the tokens of all training images, as a run of more than one epoch caches them."""
     return build("transformer", dvae, tokens=tokens, steps=9, batch_size=8).cache
 
 
@@ -89,7 +89,7 @@ def two_ranks(tmp_path_factory, dvae_folder):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory, dvae_folder):
-    assert distributed.world() == 1
+    assert distributed.get_world_size() == 1
     return trained_weights(tmp_path_factory.mktemp("alone"), dvae_folder)
 
 
@@ -103,7 +103,7 @@ def test_ranks_keep_the_same_weights(two_ranks, name, compression):
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize("name", sorted(MODELS.keys() - NOISY))
-def test_two_ranks_train_as_one_on_the_same_pictures(two_ranks, alone, dvae_folder, name, compression):
+def test_two_ranks_train_like_one(two_ranks, alone, dvae_folder, name, compression):
     together, one = (torch.tensor(weights[f"{name} {compression}"]) for weights in (two_ranks[0][0], alone))
     stage, changes = MODELS[name]
     fresh = flat(build(stage, dvae_folder, **changes).model)
@@ -111,11 +111,11 @@ def test_two_ranks_train_as_one_on_the_same_pictures(two_ranks, alone, dvae_fold
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_compression_is_at_work(alone, name):
+def test_compression_changes_the_weights(alone, name):
     assert alone[f"{name} averaged"] != alone[f"{name} compressed"]
 
 
-def test_two_ranks_encode_what_one_encodes(two_ranks, dvae_folder, tmp_path):
+def test_two_ranks_encode_like_one(two_ranks, dvae_folder, tmp_path):
     (shared,) = two_ranks[1].iterdir()
     one = encoded(tmp_path, dvae_folder)
     assert one.folder.name == shared.name

@@ -1,4 +1,4 @@
-"""The three stages at a size that trains while one waits: 16-pixel pictures of 4 x 4 codes."""
+"""The three stages at a tiny size: 16-pixel images of 4 x 4 codes."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -70,7 +70,7 @@ def build(
     device: torch.device = CPU,
     **changes: Any,
 ) -> Any:
-    """The stage `name` with `changes` to its settings."""
+    """Return the stage `name` with `changes` to its settings."""
     torch.manual_seed(seed)
     config = replace(CONFIGS[name], **changes)
     context = StageContext(seed, device, dvae if name == "transformer" else None, tokens)
@@ -78,7 +78,7 @@ def build(
 
 
 def overfit(stage: Stage, batch: Any, updates: int, learning_rate: float) -> list[float]:
-    """Show the stage one batch again and again; the losses on the way."""
+    """Train the stage on one batch repeatedly; return the losses."""
     optimizer = torch.optim.AdamW(stage.model.parameters(), lr=learning_rate)
     found = []
     for step in range(updates):

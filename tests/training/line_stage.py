@@ -1,4 +1,4 @@
-"""The smallest stage there is, a line fitted to noisy points, with every kind of randomness that a stage may use."""
+"""A minimal stage: a line fitted to noisy points, with every kind of randomness that a stage may use."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -56,15 +56,15 @@ class LineStage:
 
     def __init__(self, config: LineConfig, data: Any = None, *, seed: int = 0, **_: Any):
         self.config, self.seed = config, seed
-        self.micro_batch_size = config.micro_batch_size(distributed.world())
+        self.micro_batch_size = config.micro_batch_size(distributed.get_world_size())
         torch.manual_seed(seed)
         self.model = Line(config.dropout)
         self.validations: list[int] = []
 
     def batches(self, start: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-        size, world, number = self.micro_batch_size, distributed.world(), start
+        size, world_size, number = self.micro_batch_size, distributed.get_world_size(), start
         while True:
-            first = (number * world + distributed.rank()) * size  # position of a point in the one long row of them
+            first = (number * world_size + distributed.get_rank()) * size  # index of the first point of the batch
             points = torch.stack([point(self.seed, first + each) for each in range(size)])
             yield number, points, points @ torch.tensor([[2.0], [-1.0]]) + 0.5
             number += 1
@@ -94,7 +94,7 @@ class LineStage:
 
 
 class Blocks(nn.Module):
-    """A line as a transformer would draw it."""
+    """The line as an image model with transformer blocks."""
 
     def __init__(self):
         super().__init__()
@@ -123,7 +123,7 @@ def point(seed: int, position: int) -> Tensor:
 
 
 def fit(folder: Path, config: LineConfig | None = None, stage: LineStage | None = None, seed: int = 0) -> LineStage:
-    """Train a line in `folder`, going on where it stands."""
+    """Train a line in `folder`, resuming the run that is there."""
     config = config or LineConfig()
     stage = stage or LineStage(config, seed=seed)
     run_config = {"stage": {"steps": config.steps, "noise": config.noise}, "seed": seed}

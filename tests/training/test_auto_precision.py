@@ -24,7 +24,7 @@ def test_auto_is_bfloat16_on_cuda():
         (SMALL, False, "float32", "the processor has no AMX"),
     ],
 )
-def test_auto_on_a_cpu_depends_on_the_processor_and_the_models_size(monkeypatch, model, amx, expected, reason):
+def test_auto_on_cpu_depends_on_processor_and_model_size(monkeypatch, model, amx, expected, reason):
     monkeypatch.setattr(auto_precision, "has_amx", lambda: amx)
     assert choose_precision("auto", model, CPU) == (expected, reason)
 
@@ -32,13 +32,13 @@ def test_auto_on_a_cpu_depends_on_the_processor_and_the_models_size(monkeypatch,
 @pytest.mark.parametrize(
     ("flags", "found"), [("amx_bf16 amx_tile", True), ("avx512_bf16", False), ("", False), (None, False)]
 )
-def test_amx_is_read_off_the_processors_flags(tmp_path, flags, found):
+def test_amx_is_detected_from_cpu_flags(tmp_path, flags, found):
     if flags is not None:
         (tmp_path / "cpuinfo").write_text(f"model name : Some\nflags : fpu vme {flags}\n")
     assert has_amx(tmp_path / "cpuinfo") == found
 
 
-def test_autocast_computes_in_the_format_and_float32_leaves_all_alone():
+def test_autocast_computes_in_the_given_precision():
     x, weight = torch.ones(2, 2), torch.ones(2, 2)
     with autocast("bfloat16", CPU):
         assert F.linear(x, weight).dtype == torch.bfloat16
@@ -47,25 +47,25 @@ def test_autocast_computes_in_the_format_and_float32_leaves_all_alone():
 
 
 @pytest.mark.parametrize(("given", "computed"), [(torch.bfloat16, torch.float32), (torch.float64, torch.float64)])
-def test_what_is_to_be_in_float32_is_under_autocast_too(given, computed):
+def test_in_float32_disables_autocast(given, computed):
     product = in_float32(lambda x, *, other: x @ other)
     x = torch.ones(2, 2, dtype=given)
     with autocast("bfloat16", CPU):
         assert product(x, other=x).dtype == computed
 
 
-def test_impossible_formats_are_refused():
+def test_invalid_precisions_raise():
     with pytest.raises(ValueError, match="choose auto, float32, bfloat16, float16"):
         choose_precision("fp16", SMALL, CPU)
 
 
 @pytest.mark.parametrize("device", [CPU, CUDA])
 @pytest.mark.parametrize("asked", ["float32", "bfloat16", "float16"])
-def test_what_is_asked_for_by_name_is_had(asked, device):
+def test_named_precision_is_used(asked, device):
     assert choose_precision(asked, SMALL, device).name == asked
 
 
 @pytest.mark.parametrize("length", [1, 127, 128, 129, 1000])
-def test_running_sums_by_blocks_are_running_sums(length):
+def test_blocked_cumsum_matches_cumsum(length):
     x = torch.rand(3, 2, length, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(blocked_cumulative_sum(x), x.cumsum(dim=-1))

@@ -1,4 +1,4 @@
-"""Scaled gradients are the gradients, and get through formats that plain ones vanish in."""
+"""Hooks on residual branches: scaled gradients equal unscaled ones, and do not underflow where unscaled ones do."""
 
 from dataclasses import replace
 from typing import Any
@@ -20,7 +20,7 @@ WIDTH = 16
 
 
 class Stack(nn.Module):
-    """Residual blocks, with gradients that fade on their way from each block to the one before."""
+    """Residual blocks whose gradients shrink from each block to the one before."""
 
     def __init__(self, depth: int = 4, fading: float = 1.0, **block: Any):
         super().__init__()
@@ -54,7 +54,7 @@ def attached(model: nn.Module, config: TrainingConfig, precision: str, device: t
 
 
 def parts(found: dict[str, Tensor]) -> list[Tensor]:
-    """The gradients of each residual branch's matrices, from the first branch to the last."""
+    """Return the gradients of each residual branch's matrices, first branch first."""
     names = dict.fromkeys(".".join(name.split(".")[:3]) for name in found if name.startswith("blocks"))
     return [
         torch.cat([each.flatten() for key, each in found.items() if key.startswith(f"{name}.branch") and each.ndim > 1])
@@ -62,7 +62,7 @@ def parts(found: dict[str, Tensor]) -> list[Tensor]:
     ]
 
 
-def test_there_is_a_scale_for_each_residual_branch():
+def test_one_scale_per_residual_branch():
     model = Stack(depth=4)
     scaler = attached(model, RESBLOCK, "float16", CPU)
     assert scaler.scales.tolist() == [2.0**13] * 8
@@ -76,7 +76,7 @@ def test_there_is_a_scale_for_each_residual_branch():
         assert attached(model, config, precision, CPU).parameter_groups == []
 
 
-def test_scales_make_up_for_the_division_by_micro_batches():
+def test_scales_are_multiplied_by_gradient_accumulation_steps():
     scaler = attached(Stack(), replace(RESBLOCK, accumulate=4), "float16", CPU)
     assert scaler.scales.tolist() == [2.0**15] * 8
     assert (scaler.config.min_scale, scaler.config.max_scale) == (2**9, 2**26)
@@ -85,7 +85,7 @@ def test_scales_make_up_for_the_division_by_micro_batches():
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("block", [{}, {"qk_norm": True, "mlp": "swiglu"}], ids=str)
 def test_scaled_branches_give_the_same_gradients(block, recompute):
-    """Powers of two cost no precision, so in float32 they are the same to the bit."""
+    """Scales are powers of two, so float32 gradients are bitwise equal."""
     plain = gradients(Stack(**block))
     model = Stack(**block)
     found = [module for module in model.modules() if isinstance(module, ResidualBranch)]
@@ -100,7 +100,7 @@ def test_scaled_branches_give_the_same_gradients(block, recompute):
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_what_was_attached_can_be_taken_off(precision):
+def test_hooks_can_be_removed(precision):
     plain, model = gradients(Stack()), Stack()
     config = replace(RESBLOCK, recompute=True, gradient_exponent=5)
     before = {name: dict(vars(module)) for name, module in model.named_modules()}
@@ -112,7 +112,7 @@ def test_what_was_attached_can_be_taken_off(precision):
     assert all(gradient.equal(plain[name]) for name, gradient in gradients(model).items())
 
 
-def test_within_a_branch_gradients_are_larger_by_its_scale_and_only_there():
+def test_gradients_are_scaled_only_within_their_branch():
     plain, model = gradients(Stack()), Stack()
     scaler = attached(model, replace(RESBLOCK, gradient_exponent=5), "float32", CPU)
     scaler.unscale = lambda: None
@@ -123,7 +123,7 @@ def test_within_a_branch_gradients_are_larger_by_its_scale_and_only_there():
 
 
 @pytest.mark.parametrize("scaling", ["global", "resblock"])
-def test_float16_gradients_are_near_those_of_float32(scaling):
+def test_float16_gradients_match_float32(scaling):
     plain, model = gradients(Stack()), Stack()
     scaler = attached(model, replace(RESBLOCK, gradient_scaling=scaling), "float16", CPU)
     found = gradients(model, scaler, "float16")
@@ -133,7 +133,7 @@ def test_float16_gradients_are_near_those_of_float32(scaling):
 
 
 def gradients_after_warmup(scaling: str, exponent: int, model: nn.Module) -> dict[str, Tensor]:
-    """Gradients once the scales have found their place, which takes a run thousands of updates."""
+    """Return the gradients after the scales have settled, which takes a run thousands of updates."""
     config = replace(RESBLOCK, gradient_scaling=scaling, gradient_exponent=exponent)
     scaler = attached(model, config, "float32", CPU)
     scaler.config = replace(scaler.config, growth_factor=2**0.5, backoff_factor=0.5, backoff_cooldown=0)
@@ -144,13 +144,13 @@ def gradients_after_warmup(scaling: str, exponent: int, model: nn.Module) -> dic
     return next(each for each in reversed(found) if all(gradient.isfinite().all() for gradient in each.values()))
 
 
-def test_a_narrow_exponent_loses_gradients_under_one_scale_and_none_under_one_for_each_branch():
-    """With 3 bits, numbers end at 2^4 and 2^-12: where the last block's fit in, the first one's do not."""
+def test_per_branch_scales_avoid_underflow_with_3_exponent_bits():
+    """With 3 exponent bits the range is 2^-12 to 2^4: one scale cannot fit both the last block and the first."""
     plain = parts(gradients(Stack(4, fading=1 / 64)))
     assert plain[0].norm() < 2**-16 * plain[-1].norm()  # they shrink through depth, from the last block to the first
 
     def lost(scaling: str) -> list[float]:
-        """Relative error of each branch's gradient."""
+        """Return the relative error of each branch's gradient."""
         found = parts(gradients_after_warmup(scaling, 3, Stack(4, fading=1 / 64)))
         return [((ours - true).norm() / true.norm()).item() for ours, true in zip(found, plain, strict=True)]
 
@@ -160,7 +160,7 @@ def test_a_narrow_exponent_loses_gradients_under_one_scale_and_none_under_one_fo
     assert max(each_its_own) < 0.01
 
 
-def test_what_overflows_in_a_branch_shows_in_its_own_parameters_and_lowers_its_own_scale():
+def test_overflow_in_a_branch_lowers_only_its_own_scale():
     model = Stack()
     scaler = attached(model, RESBLOCK, "float16", CPU)
     scaler.scales[3] = 2.0**40  # far too much for float16
@@ -177,8 +177,8 @@ def test_what_overflows_in_a_branch_shows_in_its_own_parameters_and_lowers_its_o
     assert scaler.scales[3] <= BRANCH_SCALE.max_scale
 
 
-def test_what_comes_in_unfit_is_filtered_before_the_branch():
-    """So a loss that is not finite says nothing about scales."""
+def test_nonfinite_incoming_gradients_are_filtered():
+    """A loss that is not finite leaves the scales as they are."""
     model = Stack()
     scaler = attached(model, RESBLOCK, "float16", CPU)
     with autocast("float16", CPU):
@@ -191,9 +191,9 @@ def test_what_comes_in_unfit_is_filtered_before_the_branch():
     assert (scaler.scales > BRANCH_SCALE.init_scale).all()
 
 
-def test_recomputed_activations_are_not_kept_and_change_nothing():
+def test_recomputation_saves_memory_and_gives_same_gradients():
     def kept(model: nn.Module) -> int:
-        """Numbers that the backward pass remembers."""
+        """Return the number of values saved for the backward pass."""
         sizes = []
         with torch.autograd.graph.saved_tensors_hooks(
             lambda tensor: sizes.append(tensor.numel()) or tensor, lambda x: x
@@ -208,7 +208,7 @@ def test_recomputed_activations_are_not_kept_and_change_nothing():
     assert kept(recomputing) < kept(plain) / 4
 
 
-def test_a_simulated_format_rounds_what_enters_and_leaves_a_branch():
+def test_simulated_format_rounds_branch_inputs_and_outputs():
     seen = []
 
     class Triple(nn.Module):
@@ -226,13 +226,13 @@ def test_a_simulated_format_rounds_what_enters_and_leaves_a_branch():
     assert x.grad.tolist() == [0.0, format.round(3 * seen[0][1][1]).item() / 2, 0.0]
 
 
-def test_models_without_residual_branches_are_told_so():
+def test_models_without_residual_branches_raise():
     for config in (RESBLOCK, TrainingConfig(recompute=True), TrainingConfig(gradient_exponent=4)):
         with pytest.raises(ValueError, match="this model has no residual branches"):
             attached(nn.Linear(2, 2), config, "float16", CPU)
 
 
-def test_impossible_settings_are_refused():
+def test_invalid_settings_raise():
     with pytest.raises(ValueError, match="gradient_scaling=local is unknown; choose global or resblock"):
         TrainingConfig(gradient_scaling="local")
     with pytest.raises(ValueError, match="gradient_exponent=8 must be 2 to 5 bits"):

@@ -1,10 +1,10 @@
-"""CPU settings hold for a whole process, so the test runs in its own."""
+"""CPU settings apply to the whole process, so the test runs in a process of its own."""
 
 import subprocess
 import sys
 
 
-def test_numbers_too_small_to_matter_count_as_zero_forward_and_backward_and_only_within():
+def test_denormals_flush_to_zero_in_forward_and_backward_within_context():
     code = """
 import torch
 from dalle.training.cpu import configure_cpu

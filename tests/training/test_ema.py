@@ -5,7 +5,7 @@ from torch import nn
 from dalle.training.ema import EMA, EMAConfig
 
 
-def test_average_follows_the_recurrence():
+def test_ema_follows_recurrence():
     source = nn.Linear(1, 1, bias=False)
     source.weight.data.fill_(0.0)
     average = EMA(source, EMAConfig(decay=0.75, warmup=False))
@@ -18,7 +18,7 @@ def test_average_follows_the_recurrence():
     assert not average.model.weight.requires_grad
 
 
-def test_average_waits_for_its_turn():
+def test_ema_starts_at_start_step():
     source = nn.Linear(1, 1)
     average = EMA(source, EMAConfig(decay=0.5, every=25))
     before = average.model.weight.clone()
@@ -29,14 +29,14 @@ def test_average_waits_for_its_turn():
     assert not torch.equal(average.model.weight, before)
 
 
-def test_warm_up_lets_the_first_weights_go_soon():
+def test_ema_warmup_uses_smaller_decay():
     config = EMAConfig(decay=0.999)
     assert config.decay_at(1) == pytest.approx(2 / 11)
     assert config.decay_at(1_000_000) == 0.999
     assert EMAConfig(decay=0.99, every=25).decay_at(50) == pytest.approx(3 / 12)
 
 
-def test_no_decay_means_the_weights_themselves():
+def test_ema_with_zero_decay_equals_weights():
     source = nn.BatchNorm1d(3)
     average = EMA(source, EMAConfig(decay=0.0))
     source.weight.data.uniform_()
@@ -46,7 +46,7 @@ def test_no_decay_means_the_weights_themselves():
     assert torch.equal(average.model.running_mean, source.running_mean)
 
 
-def test_impossible_averages_are_refused():
+def test_invalid_ema_settings_raise():
     for wrong in ({"decay": 1.0}, {"decay": -0.1}, {"every": 0}):
         with pytest.raises(ValueError, match="ema"):
             EMAConfig(**wrong)

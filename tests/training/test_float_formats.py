@@ -7,11 +7,11 @@ FORMATS = pytest.mark.parametrize("format", [FLOAT_1_6_9, FLOAT_0_6_10, ieee(5, 
 
 
 def all_numbers(format: FloatFormat) -> torch.Tensor:
-    """Values of all 16-bit codes, in the order of the codes."""
+    """Return the values of all 16-bit codes, in the order of the codes."""
     return format.decode(torch.arange(2**16, dtype=torch.int32).to(torch.int16))
 
 
-def test_the_papers_formats_have_16_bits_and_end_just_under_16():
+def test_paper_formats_have_16_bits_and_max_just_under_16():
     assert (FLOAT_1_6_9.largest, FLOAT_0_6_10.largest) == (16 - 2**-6, 16 - 2**-7)
     assert (FLOAT_1_6_9.smallest_exponent, FLOAT_0_6_10.smallest_exponent) == (-59, -59)
     assert (FLOAT_1_6_9.smallest, FLOAT_0_6_10.smallest) == (2.0**-68, 2.0**-69)
@@ -26,7 +26,7 @@ def test_the_papers_formats_have_16_bits_and_end_just_under_16():
 
 
 @pytest.mark.parametrize("format", [FLOAT_1_6_9, FLOAT_0_6_10, ieee(5, 10)], ids=str)
-def test_every_number_of_a_format_comes_back_as_it_went(format):
+def test_every_representable_number_round_trips(format):
     codes = torch.arange(2**16, dtype=torch.int32).to(torch.int16)
     numbers = format.decode(codes)
     kept = numbers.isfinite()
@@ -34,8 +34,8 @@ def test_every_number_of_a_format_comes_back_as_it_went(format):
     assert numbers.unflatten(0, (256, 256)).shape == format.decode(codes.unflatten(0, (256, 256))).shape
 
 
-def test_the_format_of_float16s_sizes_is_float16():
-    """Torch's own conversion is the judge: of rounding to even, subnormal numbers, overflow, signs and codes."""
+def test_format_with_float16_sizes_equals_float16():
+    """Compared with torch's conversion: rounding to even, subnormal numbers, overflow, signs and codes."""
     generator = torch.Generator().manual_seed(0)
     octaves = torch.randint(-30, 20, (20_000,), generator=generator)
     values = torch.randn(20_000, generator=generator) * 2.0**octaves
@@ -49,7 +49,7 @@ def test_the_format_of_float16s_sizes_is_float16():
 
 
 @FORMATS
-def test_the_nearest_number_is_chosen(format):
+def test_rounds_to_nearest(format):
     generator = torch.Generator().manual_seed(0)
     values = format.largest * torch.rand(2000, generator=generator) ** 20
     numbers = all_numbers(format)
@@ -60,7 +60,7 @@ def test_the_nearest_number_is_chosen(format):
 
 
 @FORMATS
-def test_rounding_keeps_order_and_relative_precision(format):
+def test_rounding_is_monotonic_and_keeps_relative_precision(format):
     values = torch.logspace(-24, 1.19, 5000, dtype=torch.float64).float().sort().values
     rounded = format.round(values)
     assert (rounded.diff() >= 0).all()
@@ -69,7 +69,7 @@ def test_rounding_keeps_order_and_relative_precision(format):
     assert ((rounded - values).abs() <= values * 2.0 ** -(format.significand_bits + 1))[normal].all()
 
 
-def test_too_large_saturates_too_small_vanishes_and_signs_are_kept():
+def test_overflow_saturates_underflow_is_zero_and_signs_are_kept():
     values = torch.tensor([1e6, -1e6, torch.inf, -torch.inf, 2.0**-70, -(2.0**-70), 1.6 * 2.0**-68, torch.nan, 0.0])
     expected = [
         FLOAT_1_6_9.largest,
@@ -92,12 +92,12 @@ def test_too_large_saturates_too_small_vanishes_and_signs_are_kept():
     assert ieee(4, 10).round(torch.tensor(torch.nan)).isnan()
 
 
-def test_zero_has_the_code_zero():
+def test_zero_has_code_zero():
     for format in (FLOAT_1_6_9, FLOAT_0_6_10):
         assert format.encode(torch.zeros(3)).tolist() == [0, 0, 0]
 
 
-def test_sizes_that_cannot_work_are_refused():
+def test_invalid_sizes_raise():
     for exponent, significand in ((1, 10), (8, 7), (5, 0), (6, 10)):
         with pytest.raises(ValueError, match="a float format needs 2 to 7 exponent bits"):
             FloatFormat(exponent, significand, 0)

@@ -15,7 +15,7 @@ def groups(count):
 
 
 def after(scaler, *finite):
-    """One update in which the groups' gradients were finite, or not."""
+    """Run one update whose groups had finite gradients, or not."""
     for group, good in zip(scaler.parameter_groups, finite, strict=True):
         for parameter in group:
             parameter.grad = torch.ones_like(parameter)
@@ -26,20 +26,20 @@ def after(scaler, *finite):
     return scaler.scales.tolist()
 
 
-def test_the_numbers_are_the_papers():
+def test_defaults_are_the_papers():
     assert (BRANCH_SCALE.init_scale, BRANCH_SCALE.min_scale, BRANCH_SCALE.max_scale) == (2**13, 2**7, 2**24)
     assert BRANCH_SCALE.growth_factor**1000 == pytest.approx(2)
     assert BRANCH_SCALE.backoff_factor**2 == pytest.approx(1 / 2)
     assert BRANCH_SCALE.backoff_cooldown == 125
 
 
-def test_each_scale_grows_by_itself_and_is_lowered_by_itself():
+def test_each_scale_grows_and_shrinks_independently():
     scaler = GradientScaler(groups(3), BRANCH_SCALE, CPU)
     assert after(scaler, True, False, True) == pytest.approx([2**13.001, 2**12.5, 2**13.001])
     assert after(scaler, False, True, True) == pytest.approx([2**12.501, 2**12.501, 2**13.002])
 
 
-def test_a_scale_is_not_lowered_twice_within_125_updates():
+def test_scale_is_lowered_at_most_once_in_125_updates():
     scaler = GradientScaler(groups(1), BRANCH_SCALE, CPU)
     values = [after(scaler, False)[0] for _ in range(251)]
     assert values[0] == pytest.approx(2**12.5)
@@ -48,7 +48,7 @@ def test_a_scale_is_not_lowered_twice_within_125_updates():
     assert values[250] == pytest.approx(2**11.5)
 
 
-def test_scales_stay_between_their_ends():
+def test_scales_are_clamped():
     fast = replace(BRANCH_SCALE, growth_factor=2.0, backoff_factor=0.5, backoff_cooldown=0)
     scaler = GradientScaler(groups(2), fast, CPU)
     for _ in range(30):
@@ -56,7 +56,7 @@ def test_scales_stay_between_their_ends():
     assert values == [2.0**24, 2.0**7]
 
 
-def test_gradients_are_divided_by_the_scale_of_their_group():
+def test_unscale_divides_gradients_by_group_scale():
     scaler = GradientScaler(groups(2), BRANCH_SCALE, CPU)
     after(scaler, True, False)
     after(scaler, True, True)
@@ -65,7 +65,7 @@ def test_gradients_are_divided_by_the_scale_of_their_group():
     assert lowered == pytest.approx(2**-12.5)
 
 
-def test_scaling_the_loss_leaves_the_gradients_as_they_were():
+def test_scaling_then_unscaling_gives_same_gradients():
     model = nn.Linear(3, 1)
     inputs = torch.arange(6.0).reshape(2, 3)
     model(inputs).mean().backward()
@@ -78,7 +78,7 @@ def test_scaling_the_loss_leaves_the_gradients_as_they_were():
     assert all(each.grad.equal(grad) for each, grad in zip(model.parameters(), expected, strict=True))
 
 
-def test_scales_go_on_from_their_saved_state():
+def test_state_dict_round_trip():
     whole, broken = (GradientScaler(groups(2), replace(BRANCH_SCALE, backoff_cooldown=3), CPU) for _ in range(2))
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
@@ -93,7 +93,7 @@ def test_scales_go_on_from_their_saved_state():
     assert whole.metrics() == {"lowest_scale": whole.scales.min(), "highest_scale": whole.scales.max()}
 
 
-def test_without_groups_all_is_idle():
+def test_scaler_without_groups_does_nothing():
     scaler = GradientScaler([], BRANCH_SCALE, CPU)
     loss = torch.tensor(math.pi)
     assert scaler.scale_loss(loss) is loss

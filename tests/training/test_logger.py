@@ -13,7 +13,7 @@ def read(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_every_line_is_an_object_with_step_split_and_numbers(tmp_path):
+def test_each_line_is_json_with_step_split_and_metrics(tmp_path):
     file = MetricsFile(tmp_path / "metrics.jsonl", 0)
     file.metrics(5, "train", {"loss": 0.25, "gradient_norm": float("nan")})
     file.metrics(5, "val", {"loss": float("inf")})
@@ -24,7 +24,7 @@ def test_every_line_is_an_object_with_step_split_and_numbers(tmp_path):
     ]
 
 
-def test_going_on_cuts_what_was_written_after_that_step(tmp_path):
+def test_resume_truncates_metrics_after_step(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 5}\n{"step": 10}\n{"step": 15}\n{"step": 7')
     MetricsFile(path, 10).close()
@@ -32,13 +32,13 @@ def test_going_on_cuts_what_was_written_after_that_step(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
-def test_unknown_wandb_modes_are_refused():
+def test_unknown_wandb_modes_raise():
     with pytest.raises(ValueError, match="offline, online or disabled"):
         WandbConfig(mode="off")
 
 
 class FakeWandb(types.ModuleType):
-    """Records what it is given, and fails from the moment `broken` is set."""
+    """Records its calls, and fails once `broken` is set."""
 
     def __init__(self):
         super().__init__("wandb")
@@ -70,7 +70,7 @@ def wandb(monkeypatch):
     return module
 
 
-def test_wandb_gets_numbers_pictures_and_the_same_run_again(tmp_path, wandb):
+def test_wandb_logs_metrics_and_images_and_resumes_same_run(tmp_path, wandb):
     logger = open_logger(tmp_path, 0, WandbConfig(), "abc123", {"seed": 0})
     logger.metrics(5, "val", {"loss": 0.5})
     logger.image(5, Image.new("RGB", (2, 2)))
@@ -83,7 +83,7 @@ def test_wandb_gets_numbers_pictures_and_the_same_run_again(tmp_path, wandb):
 
 
 @pytest.mark.parametrize("from_the_start", [False, True])
-def test_wandb_failing_is_said_once_and_costs_nothing_else(tmp_path, wandb, caplog, from_the_start):
+def test_wandb_failure_warns_once_and_training_goes_on(tmp_path, wandb, caplog, from_the_start):
     wandb.broken = from_the_start
     logger = open_logger(tmp_path, 0, WandbConfig(), "abc123", {})
     wandb.broken = True
@@ -98,14 +98,14 @@ def test_wandb_failing_is_said_once_and_costs_nothing_else(tmp_path, wandb, capl
     ]
 
 
-def test_disabled_wandb_is_not_even_imported(tmp_path, monkeypatch):
+def test_disabled_wandb_is_not_imported(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)  # importing it would raise
     logger = open_logger(tmp_path, 0, WandbConfig(mode="disabled"), "abc123", {})
     logger.metrics(1, "train", {"loss": 1.0})
     logger.close()
 
 
-def test_away_from_a_terminal_progress_is_a_line_now_and_then(capsys):
+def test_progress_is_printed_as_lines_without_a_terminal(capsys):
     progress = ProgressBar("dvae", 0, 100, batch_size=8, seconds=0.0, shown=True)
     for step in range(1, 101):
         progress.advance()
@@ -115,7 +115,7 @@ def test_away_from_a_terminal_progress_is_a_line_now_and_then(capsys):
     assert capsys.readouterr().err == "dvae 100/100: loss 0.5, 80 images/s, 00:00 left\n"
 
 
-def test_ranks_other_than_the_first_show_nothing(capsys):
+def test_only_rank_zero_prints(capsys):
     progress = ProgressBar("dvae", 0, 1, batch_size=8, seconds=0.0, shown=False)
     progress.advance()
     progress.report(0.5, 1.0)

@@ -16,7 +16,7 @@ EXACT = LineConfig(dropout=0.0, noise=0.0)
 
 
 class Spoilt(LineStage):
-    """Its loss is `loss`, or the gradient of its loss infinite, in the updates after `when` others."""
+    """A stage with the given loss, or an infinite gradient, in the updates after the first `when`."""
 
     def __init__(self, config, when, loss=math.nan):
         super().__init__(config)
@@ -40,7 +40,7 @@ def weights(stage):
     return torch.cat([each.detach().flatten() for each in stage.model.parameters()])
 
 
-def test_a_run_learns_and_leaves_its_numbers_pictures_and_checkpoint(tmp_path):
+def test_run_reduces_loss_and_writes_metrics_images_and_checkpoint(tmp_path):
     fit(tmp_path, replace(EXACT, steps=60))
     train, val = lines(tmp_path), lines(tmp_path, "val")
     assert [line["step"] for line in train] == list(range(3, 61, 3))
@@ -55,12 +55,12 @@ def test_a_run_learns_and_leaves_its_numbers_pictures_and_checkpoint(tmp_path):
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["00000060"]
 
 
-def test_metrics_are_means_since_the_line_before(tmp_path):
+def test_metrics_are_means_since_previous_log(tmp_path):
     fit(tmp_path, EXACT)
     assert [line["step_seen"] for line in lines(tmp_path)][:3] == [1.0, 4.0, 7.0]
 
 
-def test_the_saved_model_is_the_average_of_the_weights(tmp_path):
+def test_saved_model_is_the_ema(tmp_path):
     stage = fit(tmp_path, replace(EXACT, ema=EMAConfig(0.5, warmup=False)))
     saved = LineStage(EXACT)
     checkpoint.load_weights(tmp_path, saved.model)
@@ -71,7 +71,7 @@ def test_the_saved_model_is_the_average_of_the_weights(tmp_path):
 
 
 @pytest.mark.parametrize("accumulate", [2, 8])
-def test_accumulated_micro_batches_equal_one_large_batch(tmp_path, accumulate):
+def test_gradient_accumulation_matches_one_large_batch(tmp_path, accumulate):
     whole = fit(tmp_path / "whole", EXACT)
     parts = fit(tmp_path / "parts", replace(EXACT, accumulate=accumulate))
     assert torch.allclose(weights(whole), weights(parts), atol=1e-6)
@@ -81,7 +81,7 @@ def test_accumulated_micro_batches_equal_one_large_batch(tmp_path, accumulate):
 
 
 def test_micro_batches_draw_different_noise(tmp_path):
-    """Alike micro-batches with their own noise differ; the same noise twice would be half as much noise."""
+    """With noise of their own, equal micro-batches give different losses."""
     draws = []
 
     class Listening(LineStage):
@@ -94,12 +94,12 @@ def test_micro_batches_draw_different_noise(tmp_path):
     assert len({draw for _, draw in draws}) == len(draws) == 40
 
 
-def test_a_batch_that_does_not_divide_is_refused():
+def test_indivisible_batch_size_raises():
     with pytest.raises(ValueError, match=r"batch_size=8 does not divide into 3 ranks x 1 micro-batches"):
         EXACT.micro_batch_size(3)
 
 
-def test_gradients_are_clipped_to_their_norm(tmp_path):
+def test_gradients_are_clipped_to_max_norm(tmp_path):
     step_size = OptimizerConfig(Schedule(start=1e-3), eps=1.0)  # so large an eps makes steps follow the gradient
     free = fit(tmp_path / "free", replace(EXACT, optimizer=step_size, steps=1))
     cut = fit(tmp_path / "cut", replace(EXACT, optimizer=step_size, steps=1, clip_norm=0.01))
@@ -109,7 +109,7 @@ def test_gradients_are_clipped_to_their_norm(tmp_path):
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, 1.0])
-def test_an_update_that_is_not_finite_is_skipped_counted_and_said(tmp_path, capsys, loss):
+def test_nonfinite_update_is_skipped_counted_and_logged(tmp_path, capsys, loss):
     config = replace(EXACT, steps=6, log_every=1)
     before = weights(fit(tmp_path / "before", replace(config, steps=2)))
     after = weights(fit(tmp_path / "after", replace(config, steps=3), Spoilt(config, {2}, loss)))
@@ -123,7 +123,7 @@ def test_an_update_that_is_not_finite_is_skipped_counted_and_said(tmp_path, caps
     assert "update 3 skipped" in capsys.readouterr().err
 
 
-def test_skipped_updates_do_not_spoil_the_means_of_the_others(tmp_path):
+def test_skipped_updates_are_left_out_of_metric_means(tmp_path):
     config = replace(EXACT, steps=3)
     fit(tmp_path, config, Spoilt(config, {1}))
     (line,) = lines(tmp_path)
@@ -131,7 +131,7 @@ def test_skipped_updates_do_not_spoil_the_means_of_the_others(tmp_path):
     assert math.isfinite(line["loss"])
 
 
-def test_many_skipped_updates_in_a_row_stop_the_run_and_keep_the_last_checkpoint(tmp_path):
+def test_many_consecutive_skipped_updates_stop_the_run_and_keep_last_checkpoint(tmp_path):
     config = replace(EXACT, max_skipped_steps=4)
     with pytest.raises(DivergenceError, match=r"last 4 updates, up to step 9; the last checkpoint, of step 5, is in "):
         fit(tmp_path, config, Spoilt(config, {3, 5, 6, 7, 8, 9, 10}))
@@ -141,14 +141,14 @@ def test_many_skipped_updates_in_a_row_stop_the_run_and_keep_the_last_checkpoint
     assert torch.isfinite(weights(saved)).all()
 
 
-def test_watching_a_run_does_not_change_it(tmp_path):
+def test_logging_does_not_change_the_run(tmp_path):
     often = fit(tmp_path / "often", replace(LineConfig(), validate_every=1, preview_every=1, save_every=1))
     never = fit(tmp_path / "never", replace(LineConfig(), validate_every=0, preview_every=0, save_every=0))
     assert torch.equal(weights(often), weights(never))
     assert len(lines(tmp_path / "never", "val")) == 1  # at the end
 
 
-def test_a_preview_that_fails_is_said_and_costs_nothing(tmp_path, caplog):
+def test_failing_preview_warns_and_training_goes_on(tmp_path, caplog):
     stage = LineStage(EXACT)
     stage.preview = lambda model: 1 / 0
     fit(tmp_path, EXACT, stage)
@@ -159,7 +159,7 @@ def test_a_preview_that_fails_is_said_and_costs_nothing(tmp_path, caplog):
     assert (tmp_path / "state" / "00000020").is_dir()
 
 
-def test_a_loss_that_stops_falling_halves_the_step_size(tmp_path):
+def test_plateau_halves_learning_rate(tmp_path):
     plateau = PlateauConfig(max_reductions=2, window=4, threshold=0.9, patience=0)
     fit(tmp_path, replace(EXACT, log_every=1, optimizer=OptimizerConfig(Schedule(start=1e-9), plateau=plateau)))
     rates = [line["learning_rate"] for line in lines(tmp_path)]
@@ -168,7 +168,7 @@ def test_a_loss_that_stops_falling_halves_the_step_size(tmp_path):
     assert rates[16:] == pytest.approx([2.5e-10] * 4)
 
 
-def test_bfloat16_trains_and_keeps_float32_weights(tmp_path):
+def test_bfloat16_training_keeps_float32_weights(tmp_path):
     stage = fit(tmp_path, replace(EXACT, precision="bfloat16", steps=60))
     assert lines(tmp_path, "val")[-1]["loss"] < 0.1
     assert {each.dtype for each in stage.model.parameters()} == {torch.float32}

@@ -25,7 +25,7 @@ def backward(model, seed=0):
 
 
 @pytest.mark.parametrize("shape", [(1, 64, 64), (3, 128, 32), (2, 16, 80)])
-def test_singular_vectors_stay_and_singular_values_come_near_1(shape):
+def test_orthogonalization_keeps_singular_vectors_and_sets_singular_values_near_1(shape):
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     u, _, v = torch.linalg.svd(matrices, full_matrices=False)
     values = u.mT @ newton_schulz(matrices) @ v.mT
@@ -36,7 +36,7 @@ def test_singular_vectors_stay_and_singular_values_come_near_1(shape):
     assert spectrum.median() > 0.65
 
 
-def test_a_step_moves_matrices_as_far_as_adamw_would_whatever_the_gradients_scale():
+def test_update_rms_matches_adamw_for_any_gradient_scale():
     for scale in (1e-3, 1e3):
         layer = nn.Linear(64, 256, bias=False)
         before = layer.weight.detach().clone()
@@ -46,7 +46,7 @@ def test_a_step_moves_matrices_as_far_as_adamw_would_whatever_the_gradients_scal
         assert (layer.weight - before).square().mean().sqrt().item() == pytest.approx(0.2 * 1e-2, rel=0.2)
 
 
-def test_only_the_matrices_of_layers_are_made_orthogonal():
+def test_only_layer_matrices_are_orthogonalized():
     model = model_with_every_kind_of_weight()
     optimizer = build_optimizer(model, MUON)
     backward(model)
@@ -56,7 +56,7 @@ def test_only_the_matrices_of_layers_are_made_orthogonal():
     assert {name for name, moments in kept.items() if "exp_avg" in moments} == kept.keys() - {"0.weight", "3.weight"}
 
 
-def test_all_else_takes_the_steps_of_adamw():
+def test_other_parameters_use_adamw():
     ours, theirs = model_with_every_kind_of_weight(), model_with_every_kind_of_weight()
     for model, config in ((ours, MUON), (theirs, replace(MUON, kind="adamw"))):
         optimizer = build_optimizer(model, config)
@@ -67,7 +67,7 @@ def test_all_else_takes_the_steps_of_adamw():
         assert same == (name not in ("0.weight", "3.weight")), name
 
 
-def test_fused_layers_step_as_they_would_apart():
+def test_fused_qkv_updates_match_separate_matrices():
     torch.manual_seed(0)
     together, apart = FusedLinear(16, 8, parts=3), nn.ModuleList(nn.Linear(16, 8) for _ in range(3))
     gradient = torch.randn(24, 16) * torch.tensor([1.0, 10.0, 100.0]).repeat_interleave(8)[:, None]
@@ -80,7 +80,7 @@ def test_fused_layers_step_as_they_would_apart():
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_a_step_that_is_called_off_leaves_no_trace(bad):
+def test_skipped_step_changes_nothing(bad):
     model = model_with_every_kind_of_weight()
     optimizer = build_optimizer(model, replace(MUON, weight_decay=0.1))
     backward(model)
@@ -94,7 +94,7 @@ def test_a_step_that_is_called_off_leaves_no_trace(bad):
     assert torch.equal(momentum, optimizer.state[model[3].weight]["momentum"])
 
 
-def test_weights_decay_by_themselves_and_not_with_the_momentum():
+def test_weight_decay_is_decoupled():
     layer = nn.Linear(4, 4, bias=False)
     before = layer.weight.detach().clone()
     optimizer = build_optimizer(layer, replace(MUON, weight_decay=0.5))
@@ -103,11 +103,11 @@ def test_weights_decay_by_themselves_and_not_with_the_momentum():
     torch.testing.assert_close(layer.weight.detach(), before * (1 - 0.1 * 0.5))
 
 
-def test_an_unknown_kind_is_refused():
+def test_unknown_optimizer_raises():
     with pytest.raises(ValueError, match="optimizer.kind='lion' is unknown; choose one of adamw, muon"):
         OptimizerConfig(kind="lion")
 
 
-def test_moments_that_it_does_not_have_are_refused():
+def test_unsupported_moment_formats_raise():
     with pytest.raises(ValueError, match="kind=muon has no variance of matrices to keep in 16 bits"):
         OptimizerConfig(kind="muon", moments="paper16")

@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 ONE, ZERO = torch.ones(()), torch.zeros(())
 
 
-def test_learning_rate_warms_up_and_then_follows_its_schedule():
+def test_learning_rate_warmup_then_schedule():
     config = OptimizerConfig(Schedule("linear", 1.0, 0.0, steps=100), warmup_steps=10)
     assert config.learning_rate_at(0) == pytest.approx(0.1)
     assert config.learning_rate_at(9) == pytest.approx(0.91)
@@ -23,12 +23,12 @@ def test_learning_rate_warms_up_and_then_follows_its_schedule():
     assert OptimizerConfig(Schedule(start=0.3)).learning_rate_at(0) == 0.3
 
 
-def test_paper_defaults_of_the_dvae_step_size():
+def test_dvae_learning_rate_defaults_are_the_papers():
     config = OptimizerConfig()
     assert (config.learning_rate_at(0), config.learning_rate_at(1_200_000)) == (1e-4, 1.25e-6)
 
 
-def test_weight_decay_can_spare_gains_biases_and_temperature():
+def test_weight_decay_can_exclude_gains_biases_and_temperature():
     model = nn.ModuleDict({"linear": nn.Linear(3, 3), "norm": nn.LayerNorm(3)})
     model.register_parameter("temperature", nn.Parameter(torch.zeros(())))
     decayed, spared = build_optimizer(model, OptimizerConfig(weight_decay=0.2, decay="matrices")).param_groups
@@ -48,7 +48,7 @@ def test_frozen_parameters_are_left_out():
     assert group["params"] == [model.weight]
 
 
-def test_a_step_called_off_changes_neither_weights_nor_moments():
+def test_skipped_step_changes_neither_weights_nor_moments():
     model = nn.Linear(3, 3)
     optimizer = build_optimizer(model, OptimizerConfig())
     for parameter in model.parameters():
@@ -64,7 +64,7 @@ def test_a_step_called_off_changes_neither_weights_nor_moments():
     assert all(torch.equal(a, b) for a, b in zip(moments, now, strict=True))
 
 
-def test_the_step_size_is_halved_on_each_plateau_and_no_more_often_than_allowed():
+def test_plateau_halves_learning_rate_within_limits():
     plateau = ReduceOnPlateau(PlateauConfig(max_reductions=2, window=4, threshold=0.01, patience=1), CPU)
     halved = []
     for step in range(1, 61):
@@ -77,10 +77,9 @@ def test_the_step_size_is_halved_on_each_plateau_and_no_more_often_than_allowed(
 
 
 def windows_of_reductions(loss: Callable[[float, float], float], config: PlateauConfig) -> list[int]:
-    """Windows (of 5,000 updates in the paper's run) at whose end the step size is halved.
+    """Return the windows (of 5,000 updates in the paper's run) at whose end the learning rate is halved.
 
-    loss: of a window, from its number and the share of the step size that is left.
-    """
+    loss: a function from the window's number and the learning rate's remaining fraction to the window's loss."""
     plateau = ReduceOnPlateau(replace(config, window=1), CPU)
     return [
         window
@@ -93,15 +92,15 @@ PAPER = TransformerStageConfig().optimizer.plateau
 
 
 @pytest.mark.parametrize(("scale", "power", "floor"), [(12.0, 0.076, 0.0), (30.0, 0.3, 1.5), (200.0, 0.5, 2.0)])
-def test_a_loss_that_falls_smoothly_whatever_the_step_size_does_not_burn_the_halvings(scale, power, floor):
+def test_smoothly_falling_loss_does_not_use_up_the_halvings(scale, power, floor):
     halved = windows_of_reductions(lambda window, _: floor + scale * (5000 * window) ** -power, PAPER)
     assert all(window > 60 for window in halved)  # of 86: not while it falls by a 200th in four windows
     assert all(later - sooner > PAPER.patience for sooner, later in pairwise(halved))
 
 
 @pytest.mark.parametrize(("noise", "windows"), [(0.3, 2.0), (0.1, 6.0)])
-def test_each_halving_waits_for_what_the_last_one_gained(noise, windows):
-    """The loss nears a floor that lies as high as steps are large, as under the noise of gradients."""
+def test_each_halving_waits_until_the_loss_stops_falling(noise, windows):
+    """The loss approaches a floor proportional to the learning rate, as with gradient noise."""
     before = [6.0]
 
     def loss(_: float, share: float) -> float:
@@ -115,17 +114,17 @@ def test_each_halving_waits_for_what_the_last_one_gained(noise, windows):
     assert halved[1] - halved[0] > 2 * PAPER.patience  # the first gains most
 
 
-def test_a_loss_that_stands_still_is_halved_every_so_many_windows():
+def test_constant_loss_halves_learning_rate_at_regular_windows():
     assert windows_of_reductions(lambda *_: 2.0, PAPER) == [5, 10, 15, 20, 25]
 
 
-def test_noise_of_a_window_is_no_plateau():
+def test_noise_within_a_window_is_not_a_plateau():
     generator = torch.Generator().manual_seed(0)
     noise = (0.003 * torch.randn(200, generator=generator)).tolist()
     assert windows_of_reductions(lambda window, _: 5 - 0.03 * window + noise[int(window)], PAPER) == []
 
 
-def test_plateaus_work_below_zero_and_pass_over_skipped_updates():
+def test_plateau_handles_negative_losses_and_skipped_updates():
     plateau = ReduceOnPlateau(PlateauConfig(max_reductions=5, window=2, threshold=0.01, patience=0), CPU)
     for step, loss in enumerate((-1.0, -1.0, -1.2, -1.2), start=1):
         assert not plateau.update(torch.tensor(loss), ONE, step)
@@ -137,7 +136,7 @@ def test_plateaus_work_below_zero_and_pass_over_skipped_updates():
     assert plateau.update(torch.tensor(-1.3), ONE, 10)
 
 
-def test_a_plateau_goes_on_from_its_saved_state():
+def test_plateau_state_dict_round_trip():
     config = PlateauConfig(max_reductions=3, window=2, threshold=0.0, patience=1)
     losses = [torch.tensor(float(loss)) for loss in (5, 4, 4, 6, 6, 6, 3, 3, 3, 4, 4, 4, 5, 5, 5, 5)]
     whole, broken = ReduceOnPlateau(config, CPU), ReduceOnPlateau(config, CPU)

@@ -21,7 +21,7 @@ def tiny_model(seed=0):
 
 
 def trained(config, updates=60, seed=0, skipped=()):
-    """A model that has learned which class comes after which, and its losses on the way."""
+    """Train a model to predict the next class; return it with its losses."""
     model = tiny_model(seed)
     optimizer = build_optimizer(model, config)
     inputs = torch.arange(7)
@@ -42,7 +42,7 @@ def weights(model):
     return torch.cat([each.detach().flatten() for each in model.parameters()])
 
 
-def test_with_nothing_to_clip_it_is_torchs_adamw():
+def test_without_clipping_matches_torch_adamw():
     fused = trained(replace(PAPER, variance_clip=None))
     ours = trained(PAPER)
     assert isinstance(ours[1], PaperAdamW)
@@ -53,7 +53,7 @@ def test_with_nothing_to_clip_it_is_torchs_adamw():
             torch.testing.assert_close(ours[1].state[parameter][moment], fused[1].state[other][moment])
 
 
-def test_the_variance_is_clipped_before_it_is_used_and_before_it_is_kept():
+def test_second_moment_is_clipped_before_use_and_storage():
     model = nn.Linear(1, 1, bias=False)
     model.weight.data.fill_(0.0)
     optimizer = build_optimizer(model, replace(PAPER, weight_decay=0.0, eps=0.0))
@@ -68,7 +68,7 @@ def test_the_variance_is_clipped_before_it_is_used_and_before_it_is_kept():
 
 
 @pytest.mark.parametrize("config", [PAPER, NARROW], ids=["float32", "paper16"])
-def test_a_step_called_off_changes_neither_weights_nor_moments(config):
+def test_skipped_step_changes_neither_weights_nor_moments(config):
     plain, skipping = trained(config, 1), trained(config, 4, skipped=(1, 2, 3))
     assert weights(plain[0]).equal(weights(skipping[0]))
     for one, other in zip(plain[0].parameters(), skipping[0].parameters(), strict=True):
@@ -78,8 +78,8 @@ def test_a_step_called_off_changes_neither_weights_nor_moments(config):
     assert weights(trained(config, 2, skipped=(0, 1))[0]).equal(untouched)  # from the very first on
 
 
-def test_moments_in_16_bits_train_as_those_in_32_do():
-    """The curves lie on each other, a hundred times closer than those of two seeds."""
+def test_16_bit_moments_train_like_32_bit_moments():
+    """The loss curves differ a hundred times less than those of two seeds."""
     wide, narrow, other = trained(PAPER)[2], trained(NARROW)[2], trained(PAPER, seed=1)[2]
     apart = max(abs(a - b) for a, b in zip(wide, narrow, strict=True))
     assert 0 < apart < 0.001
@@ -87,7 +87,7 @@ def test_moments_in_16_bits_train_as_those_in_32_do():
     assert wide[-1] < wide[0] / 5
 
 
-def test_only_moments_of_matrices_are_kept_in_16_bits_and_take_half_the_memory():
+def test_only_matrix_moments_are_16_bit_and_use_half_the_memory():
     model, optimizer, _ = trained(NARROW, 1)
     kept = {name: optimizer.state[parameter]["exp_avg_sq"] for name, parameter in model.named_parameters()}
     narrow = {name for name, moment in kept.items() if moment.dtype == torch.int16}
@@ -96,7 +96,7 @@ def test_only_moments_of_matrices_are_kept_in_16_bits_and_take_half_the_memory()
     assert {moment.dtype for name, moment in kept.items() if name not in narrow} == {torch.float32}
 
 
-def test_impossible_settings_are_refused():
+def test_invalid_settings_raise():
     with pytest.raises(ValueError, match="choose one of float32, paper16"):
         OptimizerConfig(moments="float16")
     with pytest.raises(ValueError, match=r"variance_clip=0\.0 must be above 0; null leaves the variance alone"):

@@ -12,7 +12,7 @@ WHOLE = {"blocks": 1, "basis": "fixed"}
 
 
 def model_with_gradients(rank: int, seed: int = 0) -> nn.Module:
-    """Three layers; the gradients of their matrices have this rank."""
+    """Return three layers whose matrices have gradients of the given rank."""
     generator = torch.Generator().manual_seed(seed)
     model = nn.Sequential(nn.Linear(16, 24), nn.Embedding(5, 24), nn.Conv2d(4, 32, 3))
     for parameter in model.parameters():
@@ -34,7 +34,7 @@ def set_gradients(model: nn.Module, given: dict[str, torch.Tensor]) -> None:
 
 
 @pytest.mark.parametrize(("width", "rank", "published"), [(1920, 512, 0.83), (2688, 640, 0.85), (3968, 896, 0.86)])
-def test_compression_rates_are_those_of_table_1(width, rank, published):
+def test_compression_rates_match_table_1(width, rank, published):
     with torch.device("meta"):
         model = Transformer(TransformerConfig(width=width, depth=2, heads=width // 64, patterns=["dense"]))
     found = partitions(model, CompressionConfig(rank=rank))
@@ -43,7 +43,7 @@ def test_compression_rates_are_those_of_table_1(width, rank, published):
     assert len(found) == 8  # four of each layer: no embedding, unembedding, gain or bias
 
 
-def test_the_matrices_are_what_the_paper_does_not_spare(make_transformer):
+def test_compressed_matrices_exclude_those_the_paper_excludes(make_transformer):
     found = weight_matrices(make_transformer())
     assert {name.split(".")[0] for name in found} == {"layers"}
     layers = {".".join(name.split(".")[2:]) for name in found}
@@ -62,7 +62,7 @@ def test_the_matrices_are_what_the_paper_does_not_spare(make_transformer):
     ("parts", "shape"),
     [(3, (48, 16)), (1, (16, 16)), (1, (16, 64)), (1, (64, 16)), (1, (6, 5, 3, 3))],
 )
-def test_a_matrix_is_cut_and_joined_again(parts, shape, blocks):
+def test_matrix_is_split_and_rejoined(parts, shape, blocks):
     partition = MatrixPartition(shape, CompressionConfig(rank=8, blocks=blocks), parts)
     matrix = torch.arange(float(torch.tensor(shape).prod())).reshape(shape)
     parts = partition.split(matrix)
@@ -72,14 +72,14 @@ def test_a_matrix_is_cut_and_joined_again(parts, shape, blocks):
     assert partition.join(parts).equal(matrix)
 
 
-def test_queries_keys_and_values_are_cut_apart():
+def test_queries_keys_and_values_are_split():
     matrix = torch.arange(3.0).repeat_interleave(16)[:, None].expand(48, 16)
     blocks = MatrixPartition((48, 16), CompressionConfig(rank=8), parts=3).split(matrix)
     assert blocks.shape == (24, 2, 16)
     assert [len(block.unique()) for block in blocks] == [1] * 24
 
 
-def test_only_what_gets_smaller_is_compressed():
+def test_only_matrices_that_get_smaller_are_compressed():
     model = nn.ModuleDict({"large": nn.Linear(64, 64), "small": nn.Linear(8, 8), "even": nn.Linear(32, 32)})
     found = partitions(model, CompressionConfig(rank=16, blocks=1))
     assert list(found) == ["large.weight"]  # of 32 x 32 numbers rank 16 would make 2 x 16 x 32, as many
@@ -87,14 +87,14 @@ def test_only_what_gets_smaller_is_compressed():
     assert partitions(nn.Linear(4, 4), CompressionConfig(rank=8)) == {}
 
 
-def test_it_says_what_it_achieves():
+def test_reports_its_compression_rate():
     model = nn.Linear(64, 64)
     note = PowerSGD(model, CompressionConfig(rank=8, blocks=1)).message
     assert note == "PowerSGD of rank 8 compresses the gradients of 1 matrices by 75.0%"
     assert "compresses no gradient of this model" in PowerSGD(model, CompressionConfig(rank=896)).message
 
 
-def test_a_gradient_of_no_higher_rank_is_not_changed():
+def test_low_rank_gradient_is_unchanged():
     model = model_with_gradients(rank=3)
     before = gradients(model)
     reducer = PowerSGD(model, CompressionConfig(rank=3, **WHOLE))
@@ -105,7 +105,7 @@ def test_a_gradient_of_no_higher_rank_is_not_changed():
     assert all(error.abs().max() < 1e-4 for error in reducer.state_dict().values())
 
 
-def test_all_else_is_not_compressed():
+def test_other_parameters_are_not_compressed():
     model = model_with_gradients(rank=16)
     before = gradients(model)
     PowerSGD(model, CompressionConfig(rank=2, **WHOLE)).reduce(0)
@@ -114,8 +114,8 @@ def test_all_else_is_not_compressed():
     assert torch.linalg.matrix_rank(after["0.weight"], rtol=1e-4) == 2
 
 
-def test_what_was_not_sent_is_sent_later():
-    """Sent gradients and kept errors add up to all gradients."""
+def test_error_feedback_sums_to_all_gradients():
+    """The gradients sent plus the kept errors equal the sum of all gradients."""
     model = model_with_gradients(rank=16)
     reducer = PowerSGD(model, CompressionConfig(rank=2, **WHOLE))
     given = sent = torch.zeros(24, 16)
@@ -129,7 +129,7 @@ def test_what_was_not_sent_is_sent_later():
     torch.testing.assert_close(sent + kept, given, rtol=1e-4, atol=1e-3)
 
 
-def test_a_basis_is_fixed_kept_warm_or_resampled():
+def test_basis_is_fixed_warm_started_or_resampled():
     model = model_with_gradients(16)
     given = gradients(model)
     spans = {}
@@ -154,7 +154,7 @@ def test_a_basis_is_fixed_kept_warm_or_resampled():
 
 @pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
 @pytest.mark.parametrize("where", ["0.weight", "1.weight"])
-def test_an_update_that_is_not_finite_leaves_what_is_remembered(wrong, where):
+def test_nonfinite_update_keeps_error_state(wrong, where):
     model = model_with_gradients(16)
     reducer = PowerSGD(model, CompressionConfig(rank=2, blocks=1, basis="warm"))
     reducer.reduce(0)
@@ -168,7 +168,7 @@ def test_an_update_that_is_not_finite_leaves_what_is_remembered(wrong, where):
     assert all(tensor.equal(after[name]) for name, tensor in before.items())
 
 
-def test_a_gradient_of_zeros_is_no_trouble():
+def test_zero_gradients_stay_zero():
     model = model_with_gradients(16)
     model.zero_grad()
     reducer = PowerSGD(model, CompressionConfig(rank=2, **WHOLE))
@@ -178,7 +178,7 @@ def test_a_gradient_of_zeros_is_no_trouble():
 
 
 @pytest.mark.parametrize("basis", ["fixed", "warm", "resampled"])
-def test_a_reducer_resumes_from_its_saved_state(basis):
+def test_state_dict_round_trip(basis):
     config = CompressionConfig(rank=2, blocks=2, basis=basis)
     models = [model_with_gradients(16) for _ in range(2)]
     whole, broken = (PowerSGD(model, config) for model in models)
@@ -193,7 +193,7 @@ def test_a_reducer_resumes_from_its_saved_state(basis):
         assert all(each.equal(gradients(models[1])[name]) for name, each in gradients(models[0]).items())
 
 
-def test_impossible_settings_are_refused():
+def test_invalid_settings_raise():
     with pytest.raises(ValueError, match="choose one of fixed, warm, resampled"):
         CompressionConfig(basis="cold")
     with pytest.raises(ValueError, match="compression.rank=100 must be a multiple of compression.blocks=8"):

@@ -1,4 +1,4 @@
-"""A run that was stopped, killed or extended is, to the bit, the run that never was."""
+"""A run that was stopped, killed or extended ends with the same bits as an uninterrupted one."""
 
 import json
 import os
@@ -34,7 +34,7 @@ CLOCKS = {"seconds", "images_per_second"}
 
 
 class Breaking(LineStage):
-    """Does `act` when update 13 begins, two updates after the last line of metrics, three after the last save."""
+    """Call `act` when update 13 begins: two updates after the last line of metrics, three after the last save."""
 
     def __init__(self, config, act):
         super().__init__(config)
@@ -51,7 +51,7 @@ class BreakingBlocks(Breaking, BlockStage):
 
 
 def everything(folder):
-    """All that a run leaves, but for the clock."""
+    """Return everything that a run writes, except times."""
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     metrics = [{name: value for name, value in line.items() if name not in CLOCKS} for line in metrics]
     loaded = checkpoint.load_state(folder)
@@ -69,7 +69,7 @@ def uninterrupted(tmp_path_factory):
     return everything(folder)
 
 
-def test_a_crashed_run_goes_on_to_the_same_bits(tmp_path, uninterrupted):
+def test_crashed_run_resumes_bitwise(tmp_path, uninterrupted):
     def crash():
         raise RuntimeError("crash")
 
@@ -92,7 +92,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("changes", OPTIONS.values(), ids=OPTIONS)
-def test_whatever_the_options_a_crashed_run_goes_on_to_the_same_bits(tmp_path, changes):
+def test_crashed_run_resumes_bitwise_with_every_option(tmp_path, changes):
     config = replace(FULL, **changes)
     fit(tmp_path / "whole", config, BlockStage(config))
     with pytest.raises(ZeroDivisionError):
@@ -103,7 +103,7 @@ def test_whatever_the_options_a_crashed_run_goes_on_to_the_same_bits(tmp_path, c
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_asked_to_stop_finishes_its_update_saves_and_goes_on_to_the_same_bits(tmp_path, uninterrupted, number):
+def test_stop_request_finishes_update_saves_and_resumes_bitwise(tmp_path, uninterrupted, number):
     with pytest.raises(Interrupted, match=r"stopped at step 14 of 20, .*run the same command again") as stopped:
         fit(tmp_path, FULL, Breaking(FULL, lambda: signal.raise_signal(number)))
     assert stopped.value.signum == number
@@ -112,7 +112,7 @@ def test_a_run_asked_to_stop_finishes_its_update_saves_and_goes_on_to_the_same_b
     assert everything(tmp_path) == uninterrupted
 
 
-def test_a_run_stopped_where_it_would_validate_still_does(tmp_path, uninterrupted):
+def test_stop_request_at_a_validation_step_still_validates(tmp_path, uninterrupted):
     for _ in range(20):  # stopped after every single update
         stage = LineStage(FULL)
         inner = stage.loss
@@ -128,7 +128,7 @@ def test_a_run_stopped_where_it_would_validate_still_does(tmp_path, uninterrupte
     assert everything(tmp_path)[1] == uninterrupted[1]
 
 
-def test_a_killed_process_goes_on_to_the_same_bits(tmp_path, uninterrupted):
+def test_killed_process_resumes_bitwise(tmp_path, uninterrupted):
     script = (
         "import os, signal, sys; from pathlib import Path;"
         "from line_stage import fit; from test_resume import FULL, Breaking;"
@@ -143,7 +143,7 @@ def test_a_killed_process_goes_on_to_the_same_bits(tmp_path, uninterrupted):
     assert everything(tmp_path) == uninterrupted
 
 
-def test_a_second_request_to_stop_is_not_held_back():
+def test_second_stop_request_interrupts_at_once():
     usual = signal.getsignal(signal.SIGINT)  # in the background of a shell it is ignored
     with pytest.raises(KeyboardInterrupt), StopRequest() as request:
         signal.raise_signal(signal.SIGINT)
@@ -152,7 +152,7 @@ def test_a_second_request_to_stop_is_not_held_back():
     assert signal.getsignal(signal.SIGINT) is usual
 
 
-def test_a_finished_run_is_left_alone(tmp_path):
+def test_finished_run_is_not_trained_again(tmp_path):
     fit(tmp_path, FULL)
     before = everything(tmp_path)
 
@@ -164,7 +164,7 @@ def test_a_finished_run_is_left_alone(tmp_path):
     assert everything(tmp_path) == before
 
 
-def test_a_finished_run_can_be_made_longer(tmp_path):
+def test_finished_run_can_be_extended(tmp_path):
     constant = replace(FULL, optimizer=OptimizerConfig(Schedule(start=0.01)), steps=12)
     fit(tmp_path / "extended", constant)
     longer = replace(constant, steps=21)
@@ -175,7 +175,7 @@ def test_a_finished_run_can_be_made_longer(tmp_path):
     assert extended[0] == 21
 
 
-def test_the_chosen_precision_is_kept(tmp_path, monkeypatch):
+def test_auto_precision_is_kept_on_resume(tmp_path, monkeypatch):
     monkeypatch.setattr("dalle.training.state.choose_precision", lambda *_: Precision("bfloat16", "for a test"))
     config = replace(FULL, precision="auto")
     fit(tmp_path, config)
@@ -186,7 +186,7 @@ def test_the_chosen_precision_is_kept(tmp_path, monkeypatch):
     assert scalars["precision"] == "bfloat16"
 
 
-def test_other_settings_are_refused_by_name_and_nothing_is_touched(tmp_path):
+def test_changed_settings_raise_and_leave_the_run_unchanged(tmp_path):
     fit(tmp_path, FULL)
     before = everything(tmp_path)
     with pytest.raises(CheckpointError, match=r"stage.noise was 0.1, now 0.2\. Choose another name"):
@@ -194,7 +194,7 @@ def test_other_settings_are_refused_by_name_and_nothing_is_touched(tmp_path):
     assert everything(tmp_path) == before
 
 
-def test_a_state_that_does_not_fit_the_model_is_named(tmp_path):
+def test_state_that_does_not_fit_the_model_is_named(tmp_path):
     fit(tmp_path, FULL)
     stage = LineStage(FULL)
     stage.model.layers[0] = torch.nn.Linear(2, 5)
@@ -202,7 +202,7 @@ def test_a_state_that_does_not_fit_the_model_is_named(tmp_path):
         fit(tmp_path, replace(FULL, steps=30), stage)
 
 
-def test_a_failed_save_ends_the_run_with_the_previous_one_good(tmp_path, uninterrupted, monkeypatch):
+def test_failed_save_keeps_previous_checkpoint(tmp_path, uninterrupted, monkeypatch):
     write = checkpoint.save_file
 
     def full_disk(tensors, path):

@@ -15,7 +15,7 @@ def changed(**changes):
     return {**OLD, "stage": stage}
 
 
-def test_changes_are_named_with_both_values():
+def test_changed_settings_are_listed_with_both_values():
     assert differences(OLD, changed(model={"width": 16, "depth": 2})) == [
         "stage.model.depth was absent, now 2",
         "stage.model.width was 8, now 16",
@@ -23,15 +23,15 @@ def test_changes_are_named_with_both_values():
     assert differences(OLD, {**OLD, "dvae": "abc"}) == ["dvae was absent, now abc"]
 
 
-def test_lists_and_tuples_are_the_same():
+def test_lists_and_tuples_compare_equal():
     assert differences(changed(betas=[0.9, 0.99]), changed(betas=(0.9, 0.99))) == []
 
 
-def test_watching_otherwise_is_no_change():
+def test_logging_settings_are_not_a_change():
     assert differences(OLD, changed(log_every=50, save_every=7)) == []
 
 
-def test_a_setting_that_an_older_run_did_not_know_had_its_default_there():
+def test_settings_missing_from_an_older_run_have_their_default():
     defaults = {"stage": {"model": {"depth": 2}, "ema": None}}
     assert differences(OLD, changed(model={"width": 8, "depth": 2}, ema=None), defaults) == []
     assert differences(OLD, changed(model={"width": 8, "depth": 3}, ema={"decay": 0.9}), defaults) == [
@@ -40,7 +40,7 @@ def test_a_setting_that_an_older_run_did_not_know_had_its_default_there():
     ]
 
 
-def test_settings_saved_under_a_former_name_are_no_difference():
+def test_renamed_settings_of_older_runs_are_no_change():
     former = changed(pad_targets="all", optimizer={"warm_up": 10, "plateau": {"halvings": 5}}, max_bad_steps=3)
     present = changed(pad_loss="all", optimizer={"warmup_steps": 10, "plateau": {"max_reductions": 5}})
     assert differences(former, present) == []
@@ -48,30 +48,30 @@ def test_settings_saved_under_a_former_name_are_no_difference():
 
 
 @pytest.mark.parametrize("schema", STAGES.configs.values())
-def test_defaults_are_those_of_a_stage_as_nobody_sets_it(schema):
+def test_defaults_are_those_of_the_stage(schema):
     assert defaults_of(schema) == asdict(schema())
 
 
-def test_a_longer_run_is_no_change_and_schedules_that_span_it_grow_with_it():
+def test_longer_run_is_no_change_and_extends_schedules():
     assert differences(OLD, changed(steps=200, temperature={"steps": 200})) == []
     assert differences(OLD, changed(steps=200)) == []
     assert differences(OLD, changed(steps=200, temperature={"steps": 150})) != []
     assert differences(OLD, changed(steps=200, model={"width": 200})) != []
 
 
-def test_a_new_folder_has_nothing_behind_it(tmp_path):
+def test_new_folder_has_no_previous_run(tmp_path):
     assert resume_step(tmp_path / "new", OLD) == 0
     (tmp_path / "empty").mkdir()
     assert resume_step(tmp_path / "empty", OLD) == 0
 
 
-def test_a_model_without_a_state_is_not_trained_over(tmp_path):
+def test_model_without_training_state_is_not_overwritten(tmp_path):
     (tmp_path / checkpoint.WEIGHTS).touch()
     with pytest.raises(CheckpointError, match="no training state to resume from"):
         resume_step(tmp_path, OLD)
 
 
-def test_a_run_set_aside_keeps_everything(tmp_path):
+def test_archived_run_keeps_all_files(tmp_path):
     folder = tmp_path / "run"
     assert rename_existing(folder) is None
     for number in (1, 2):

@@ -41,7 +41,7 @@ def differentiate(model: nn.Module, config: TrainingConfig, precision: str, devi
 
 @pytest.mark.parametrize("scaling", ["global", "resblock"])
 @pytest.mark.parametrize("recompute", [False, True])
-def test_float16_gradients_on_a_gpu_are_near_those_of_float32_on_a_cpu(gpu, scaling, recompute):
+def test_float16_gradients_on_gpu_match_float32_on_cpu(gpu, scaling, recompute):
     plain, ours = model_on(CPU), model_on(gpu)
     differentiate(plain, TrainingConfig(), "float32", CPU)
     config = TrainingConfig(gradient_scaling=scaling, recompute=recompute)
@@ -50,7 +50,7 @@ def test_float16_gradients_on_a_gpu_are_near_those_of_float32_on_a_cpu(gpu, scal
         assert (parameter.grad - other.grad.cpu()).norm() < 0.03 * parameter.grad.norm() + 1e-4
 
 
-def test_float_formats_have_the_same_codes(gpu):
+def test_float_formats_have_the_same_codes_on_gpu(gpu):
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(10_000, generator=generator) * 2.0 ** torch.randint(-75, 8, (10_000,), generator=generator)
     for format in (FLOAT_1_6_9, FLOAT_0_6_10, ieee(5, 10)):
@@ -61,7 +61,7 @@ def test_float_formats_have_the_same_codes(gpu):
 
 @pytest.mark.parametrize("moments", ["float32", "paper16"])
 @pytest.mark.parametrize("rank", [0, 4])
-def test_updates_are_those_of_a_cpu(gpu, moments, rank):
+def test_updates_on_gpu_match_cpu(gpu, moments, rank):
     optimizing = OptimizerConfig(Schedule(start=1e-3), eps=1e-3, variance_clip=5.0, moments=moments)
     config = replace(TrainingConfig(), optimizer=optimizing)
     ended = []
@@ -78,8 +78,8 @@ def test_updates_are_those_of_a_cpu(gpu, moments, rank):
     torch.testing.assert_close(ended[1], ended[0], rtol=1e-3, atol=1e-4)
 
 
-def test_fused_adamw_skips_an_update_and_goes_on_as_a_cpu_does(gpu):
-    """`step_if_finite(0)` leaves weights, moments and their count as they are, to the bit."""
+def test_fused_adamw_skips_update_like_cpu(gpu):
+    """`step_if_finite(0)` leaves weights, moments and step counts bitwise unchanged."""
     ended = []
     for device in (CPU, gpu):
         model = model_on(device)
@@ -100,13 +100,13 @@ def test_fused_adamw_skips_an_update_and_goes_on_as_a_cpu_does(gpu):
 
 
 def state_of(model: nn.Module, optimizer: AdamW) -> list[torch.Tensor]:
-    """Copies of weights, and of moments and counts where there are any."""
+    """Return copies of the weights, and of moments and step counts where there are any."""
     weights = list(model.parameters())
     moments = [tensor for weight in weights for tensor in optimizer.state.get(weight, {}).values()]
     return [each.detach().clone() for each in (*weights, *moments)]
 
 
-def test_a_generator_gives_the_same_numbers_each_time(gpu):
+def test_seeded_generator_is_reproducible_on_gpu(gpu):
     draws = [torch.rand(1000, device=gpu, generator=torch_generator("test", 3, device=gpu)) for _ in range(2)]
     assert draws[0].equal(draws[1])
     other = torch.rand(1000, device=gpu, generator=torch_generator("test", 4, device=gpu))
@@ -114,7 +114,7 @@ def test_a_generator_gives_the_same_numbers_each_time(gpu):
 
 
 def test_seeding_covers_the_device(gpu):
-    """Fresh weights and dropout draw from the device's own generator."""
+    """Initial weights and dropout draw from the device's own generator."""
     draws = []
     for _ in range(2):
         seed_global_generators("test", 3, device=gpu)

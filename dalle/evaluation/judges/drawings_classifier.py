@@ -4,9 +4,11 @@ It judges pictures of a model trained on `drawings`. It shares nothing with that
 weights, no features, no tokens. Its own accuracy on real pictures that it never saw limits what a model can reach.
 """
 
+import json
 import logging
 import math
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,9 +20,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dalle import checkpoint
-from dalle.data.drawings.render import COLOURS
+from dalle.data.drawings.render import COLOURS, read_sources
 from dalle.data.drawings.sets import STYLES
-from dalle.data.drawings.source import DrawingsConfig, DrawingsSource
+from dalle.data.drawings.source import DrawingsConfig, DrawingsSource, MixConfig
+from dalle.data.index import digest_of
 from dalle.precision import autocast
 from dalle.seeds import torch_generator
 
@@ -39,6 +42,11 @@ class ClassifierConfig:
     colours: list[str] = field(default_factory=lambda: list(COLOURS))
     widths: list[int] = field(default_factory=lambda: [32, 64, 128, 256])
     features: int = 256
+
+    @staticmethod
+    def sizes_in(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+        """Infer the config's sizes from tensor shapes. Raises KeyError if they are not those of a classifier."""
+        return {"features": shapes["concept.weight"][1]}
 
 
 class Labels(NamedTuple):
@@ -204,5 +212,16 @@ def accuracy(model: DrawingClassifier, pictures: LabelledPictures) -> dict[str, 
     return {name: torch.cat(each).mean().item() for name, each in hits.items() if len(torch.cat(each))}
 
 
-def described(model: DrawingClassifier) -> dict:
-    return asdict(model.config)
+def load_classifier(data: DrawingsConfig) -> DrawingClassifier:
+    """Load the classifier of a data set of drawings from its folder, and train it if it is not there yet.
+
+    It depends on the packages and the held-out concepts alone, not on the mix and the languages.
+    """
+    folder = Path(data.path).expanduser()
+    kept = {name: getattr(data, name) for name in ("validation_share", "skin_tones", "seed")}
+    digest = digest_of(json.dumps([read_sources(folder)["sets"], kept], sort_keys=True).encode())[:12]
+    place = folder / f"judge-{digest}"
+    if not (place / checkpoint.CONFIG).is_file():
+        log.warning("training the judge of drawings once, about 20 minutes on two cores: %s", place)
+        train_classifier(replace(data, mix=MixConfig(), languages=["en"], people="stated")).save(place, kept)
+    return DrawingClassifier.load(place)

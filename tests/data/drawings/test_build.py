@@ -3,12 +3,11 @@
 import json
 
 import pytest
+from drawings_packages import ICONS, iconify, package_files
 
 from dalle.data.drawings.build import ATTRIBUTIONS, SETS, SOURCES, build
 from dalle.data.drawings.packages import FLUENT_3D, ICONIFY, OPENMOJI, PackageError
 from dalle.data.drawings.render import Drawings
-
-from .conftest import ICONS, iconify, package_files
 
 
 @pytest.fixture

@@ -5,10 +5,9 @@ import os
 import stat
 
 import pytest
+from drawings_packages import packed
 
 from dalle.data.drawings.packages import Package, PackageError, download, members
-
-from .conftest import packed
 
 CONTENT = {"data/a.json": b"{}", "other.txt": b"text"}
 

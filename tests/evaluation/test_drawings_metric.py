@@ -1,0 +1,108 @@
+"""Metric `drawings` and its judge: labels, partners, and the numbers of a model with random weights."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from drawings_packages import Registry, package_files
+from PIL import Image
+
+from dalle.data.drawings.build import build
+from dalle.data.drawings.source import DrawingsConfig, DrawingsSource, MixConfig
+from dalle.evaluation.judges import drawings_classifier
+from dalle.evaluation.judges.drawings_classifier import (
+    DrawingClassifier,
+    LabelledPictures,
+    accuracy,
+    load_classifier,
+    train_classifier,
+)
+from dalle.evaluation.metrics import drawings
+
+pytest.importorskip("resvg_py", reason="drawings are rendered with resvg-py, of the extra `data`")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> DrawingsConfig:
+    folder = tmp_path_factory.mktemp("drawings")
+    build(folder / "built", folder / "packages", Registry(package_files()).fetch)
+    return DrawingsConfig(
+        path=str(folder / "built"), image_size=32, skin_tones=1.0, validation_share=0.3, mix=MixConfig(2.0, 2.0, 2.0)
+    )
+
+
+@pytest.fixture(scope="module")
+def judge(data) -> DrawingClassifier:
+    return train_classifier(data, epochs=2, batch_size=16)
+
+
+def test_the_judge_knows_the_training_concepts_and_no_others(data, judge):
+    source = DrawingsSource(data, "val")
+    held_out = {source.drawings.pictures[record.first].subject.concept for record in source.records}
+    assert judge.config.concepts and not held_out & set(judge.config.concepts)
+
+
+def test_the_judge_learns(data):
+    """Every subject of a set is the same square here, so styles and colours can be learned, and concepts cannot."""
+    judge = train_classifier(data, epochs=30, batch_size=16)
+    pictures = LabelledPictures.of(DrawingsSource(data, "train"), judge.config.concepts)
+    assert accuracy(judge, pictures)["colour"] > 0.8
+
+
+def test_training_twice_gives_the_same_judge(data, judge):
+    again = train_classifier(data, epochs=2, batch_size=16)
+    assert all(torch.equal(a, b) for a, b in zip(judge.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_the_judge_is_trained_once_and_kept_beside_the_data(data, judge, monkeypatch):
+    calls = []
+    monkeypatch.setattr(drawings_classifier, "train_classifier", lambda config: calls.append(config) or judge)
+    first = load_classifier(data)
+    second = load_classifier(replace(data, languages=["en", "fr"], mix=MixConfig()))
+    assert len(calls) == 1
+    assert torch.equal(first.concept.weight, judge.concept.weight)
+    assert torch.equal(second.concept.weight, judge.concept.weight)
+    load_classifier(replace(data, validation_share=0.5))  # other concepts are held out: another judge
+    assert len(calls) == 2
+
+
+def test_labels_are_those_that_captions_state(data, judge):
+    source = DrawingsSource(data, "train")
+    records = [next(i for i, record in enumerate(source.records) if record.kind == "colour")]
+    labels = drawings.true_labels(source, records, judge.config.concepts)
+    caption = source.captions(records[0])[0]
+    assert judge.config.concepts[labels.concept[0]] in caption
+    assert judge.config.colours[labels.colour[0]] in caption
+
+
+def test_other_partners_have_the_same_style_and_other_concepts(data):
+    source = DrawingsSource(data, "train")
+    panels = [i for i, record in enumerate(source.records) if record.kind == "panels"]
+    pictures = source.drawings.pictures
+    for record in panels:
+        own = pictures[source.records[record].second]
+        others = [pictures[source.records[i].second] for i in drawings.other_partners(source, panels, record, seed=0)]
+        assert all(each.drawing_set.style == own.drawing_set.style for each in others)
+        concepts = [each.subject.concept for each in others]
+        assert own.subject.concept not in concepts and len(set(concepts)) == len(concepts)
+
+
+def test_the_closest_of_equal_choices_is_the_image_itself(judge):
+    red, blue = Image.new("RGB", (32, 32), "red"), Image.new("RGB", (32, 32), "blue")
+    assert drawings.closest(judge, blue, [red, blue, red]) == 1
+
+
+def test_the_lower_panel_is_the_square_in_the_middle_of_the_lower_half():
+    image = Image.new("RGB", (32, 32), "white")
+    image.paste("red", (8, 16, 24, 32))
+    assert drawings.lower_panel(image).getcolors() == [(256, (255, 0, 0))]
+
+
+def test_other_data_are_refused(context, config):
+    with pytest.raises(ValueError, match="needs data=drawings"):
+        drawings.measure(context, config)
+
+
+def test_the_table_relates_the_model_to_the_judge():
+    numbers = {f"drawings_novel_style_{which}": value for which, value in (("first", 0.2), ("top", 0.4), ("real", 0.8))}
+    assert drawings.table(numbers).splitlines()[-1] == "| novel_style | 0.200 | 0.400 | 0.800 | 0.50 |"
