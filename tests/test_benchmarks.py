@@ -74,7 +74,7 @@ def test_precision_benchmark_compares_bfloat16_and_float32(run_command, tmp_path
     assert all(row["ratio"] > 0 for row in rows)
 
 
-def test_a_missing_peer_is_reported(benchmarks, monkeypatch):
+def test_missing_peer_is_reported(benchmarks, monkeypatch):
     peers = benchmarks("peers")
 
     def missing(config):

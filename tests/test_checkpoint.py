@@ -1,4 +1,4 @@
-"""Checkpoints are read back, broken ones are named, and a failed save keeps the last good one."""
+"""Checkpoints: round trips, errors for damaged files, and failed saves that keep the previous checkpoint."""
 
 import json
 import resource
@@ -40,7 +40,7 @@ def saved(tmp_path):
 
 @pytest.fixture
 def small_files_only():
-    """Writing more than 100 kB to a file fails, as on a full disk."""
+    """Fail when more than 100 kB are written to a file, as on a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
@@ -49,7 +49,7 @@ def small_files_only():
     signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_model_comes_back_as_it_was(saved):
+def test_model_round_trip(saved):
     folder, model = saved
     config, meta = checkpoint.read_config(folder, "line")
     assert (config, meta) == ({"inputs": 3}, {"step": 7})
@@ -60,7 +60,7 @@ def test_a_model_comes_back_as_it_was(saved):
     assert files == {"model.safetensors", "config.json", "tokenizer.json"}
 
 
-def test_digest_follows_weights_and_config_but_not_meta(saved):
+def test_digest_depends_on_weights_and_config_but_not_meta(saved):
     folder, model = saved
     first = checkpoint.digest(folder)
     assert len(first) == 16
@@ -111,18 +111,18 @@ def break_newer_format(folder):
         (break_newer_format, "format 2"),
     ],
 )
-def test_a_config_that_cannot_be_read_says_why(saved, damage, words):
+def test_unreadable_config_raises_with_the_reason(saved, damage, words):
     damage(saved[0])
     with pytest.raises(CheckpointError, match=words):
         checkpoint.read_config(saved[0], "line")
 
 
-def test_another_kind_of_checkpoint_is_refused(saved):
+def test_checkpoint_of_another_kind_raises(saved):
     with pytest.raises(CheckpointError, match="holds a line, not a clip"):
         checkpoint.read_config(saved[0], "clip")
 
 
-def test_weights_that_do_not_fit_name_the_tensor_and_change_nothing(saved):
+def test_mismatched_weights_raise_and_change_nothing(saved):
     folder, _ = saved
     wide = Line(inputs=4)
     before = wide.linear.weight.clone()
@@ -135,7 +135,7 @@ def test_weights_that_do_not_fit_name_the_tensor_and_change_nothing(saved):
         checkpoint.load_weights(folder, nn.Module())
 
 
-def test_truncated_and_missing_weights_are_named(saved):
+def test_truncated_and_missing_weights_raise(saved):
     folder, model = saved
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-3])
@@ -146,7 +146,7 @@ def test_truncated_and_missing_weights_are_named(saved):
         checkpoint.load_weights(folder, model)
 
 
-def test_state_comes_back_and_only_the_newest_is_kept(tmp_path):
+def test_training_state_round_trip_keeps_only_the_newest(tmp_path):
     assert checkpoint.load_state(tmp_path) is None
     assert checkpoint.read_scalars(tmp_path) is None
     for step in (5, 10, 10):
@@ -159,7 +159,7 @@ def test_state_comes_back_and_only_the_newest_is_kept(tmp_path):
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["00000010"]
 
 
-def test_what_an_interrupted_save_leaves_behind_is_not_read(tmp_path):
+def test_files_of_an_interrupted_save_are_ignored(tmp_path):
     checkpoint.save_state(tmp_path, 5, {"a": torch.zeros(2)}, {})
     (tmp_path / "state" / ".00000010.part").mkdir()
     assert checkpoint.read_scalars(tmp_path) == {"step": 5}
@@ -169,7 +169,7 @@ def test_what_an_interrupted_save_leaves_behind_is_not_read(tmp_path):
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["00000010"]
 
 
-def test_a_full_disk_leaves_the_previous_checkpoint_and_state_good(saved, small_files_only):
+def test_full_disk_leaves_previous_checkpoint_and_state(saved, small_files_only):
     folder, _ = saved
     checkpoint.save_state(folder, 5, {"a": torch.zeros(2)}, {})
     first, files = checkpoint.digest(folder), sorted(folder.rglob("*"))
@@ -182,14 +182,14 @@ def test_a_full_disk_leaves_the_previous_checkpoint_and_state_good(saved, small_
     assert sorted(folder.rglob("*")) == files  # nothing half-written lies about
 
 
-def test_nothing_outside_the_folder_is_needed_to_read_it(saved, tmp_path):
+def test_checkpoint_folder_is_self_contained(saved, tmp_path):
     moved = saved[0].rename(tmp_path / "moved")
     other = Line()
     checkpoint.load_weights(moved, other)
     assert torch.equal(other.linear.weight, saved[1].linear.weight)
 
 
-def test_former_names_in_a_model_config_are_converted(tmp_path):
+def test_old_names_in_a_model_config_are_converted(tmp_path):
     model = {"image_places": "own", "attention": "structured", "pads": "masked", "width": 8}
     (tmp_path / checkpoint.CONFIG).write_text(json.dumps({"format": 1, "kind": "transformer", "model": model}))
     config, _ = checkpoint.read_config(tmp_path, "transformer")

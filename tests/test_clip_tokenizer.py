@@ -1,4 +1,4 @@
-"""The tokenizer of published CLIPs: the same ids as transformers', and as OpenAI's algorithm written out."""
+"""Tokenizer of published CLIPs: ids equal to transformers and to OpenAI's algorithm."""
 
 import gzip
 import html
@@ -51,7 +51,7 @@ PIECES = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """vocab.json, merges.txt and OpenAI's kind of file, which has merges to spare."""
+    """Write vocab.json, merges.txt and OpenAI's merges file, which has more merges than are used."""
     folder = tmp_path_factory.mktemp("tokenizer")
     (folder / "vocab.json").write_text(json.dumps(VOCABULARY), encoding="utf-8")
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *MERGES, ""]), encoding="utf-8")
@@ -79,17 +79,17 @@ def openais(folder) -> CLIPTokenizer:
 
 
 @pytest.mark.parametrize("caption", CAPTIONS)
-def test_huggingfaces_ids_are_those_of_transformers(huggingfaces, reference, caption):
+def test_hugging_face_ids_match_transformers(huggingfaces, reference, caption):
     assert [START, *huggingfaces.encode(caption), END] == reference(caption).input_ids
 
 
 @given(st.one_of(st.text(), st.lists(st.sampled_from(PIECES)).map("".join)))
 @settings(max_examples=200, deadline=None)
-def test_any_text_has_the_ids_of_transformers(huggingfaces, reference, text):
+def test_ids_of_random_text_match_transformers(huggingfaces, reference, text):
     assert huggingfaces.encode(text) == reference(text, add_special_tokens=False).input_ids
 
 
-def test_a_tokenizer_json_of_transformers_reads_as_its_two_files_do(huggingfaces, reference, tmp_path):
+def test_tokenizer_json_matches_vocab_and_merges_files(huggingfaces, reference, tmp_path):
     reference.save_pretrained(tmp_path)
     loaded = CLIPTokenizer.read(tmp_path, 0)
     assert (loaded.start, loaded.end, loaded.vocabulary) == (START, END, len(VOCABULARY))
@@ -98,7 +98,7 @@ def test_a_tokenizer_json_of_transformers_reads_as_its_two_files_do(huggingfaces
 
 
 def as_published(caption: str) -> list[int]:
-    """OpenAI's algorithm, written out; ftfy's part of it is to compose characters."""
+    """Reference: OpenAI's algorithm; ftfy is replaced by Unicode composition."""
     caption = html.unescape(html.unescape(unicodedata.normalize("NFC", caption)))
     return [token for word in words(caption.lower()) for token in merged(word)]
 
@@ -107,7 +107,7 @@ CONTRACTIONS = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
 
 
 def words(text: str) -> list[str]:
-    """Contractions, runs of letters, single numbers, runs of what is none of these and no white space."""
+    """Return contractions, runs of letters, single digits, and runs of other characters except white space."""
     found = []
     while text := text.lstrip():
         kinds = [" " if each.isspace() else unicodedata.category(each)[0] for each in text]
@@ -122,7 +122,7 @@ def words(text: str) -> list[str]:
 
 
 def merged(word: str) -> list[int]:
-    """One merge after the other, each wherever it fits: none of these makes way for an earlier one."""
+    """Apply merges one after the other, each wherever it fits."""
     shown = [*range(33, 127), *range(161, 173), *range(174, 256)]  # bytes that stand for themselves; the rest follow
     order = [*shown, *(byte for byte in range(256) if byte not in shown)]
     symbol_of = dict(zip(order, SYMBOLS, strict=True))
@@ -139,23 +139,23 @@ def merged(word: str) -> list[int]:
 
 
 @pytest.mark.parametrize("caption", [caption for caption in CAPTIONS if "<|" not in caption])
-def test_openais_ids_are_those_of_the_published_algorithm(openais, caption):
+def test_openai_ids_match_published_algorithm(openais, caption):
     assert openais.encode(caption) == as_published(caption)
 
 
 @given(st.lists(st.sampled_from(PIECES)).map("".join))
 @settings(max_examples=200, deadline=None)
-def test_any_words_have_the_ids_of_the_published_algorithm(openais, text):
+def test_ids_of_random_words_match_published_algorithm(openais, text):
     assert openais.encode(text) == as_published(text)
 
 
-def test_openai_resolves_entities_and_hugging_face_leaves_them(openais, huggingfaces):
+def test_html_entities_are_resolved_by_openai_only(openais, huggingfaces):
     assert openais.encode("red &amp; red") == openais.encode("red & red") == huggingfaces.encode("red & red")
     assert openais.encode("&amp;lt;") == openais.encode("<")
     assert huggingfaces.encode("red &amp; red") != huggingfaces.encode("red & red")
 
 
-def test_ids_are_bytes_then_bytes_that_end_words_then_merges_then_start_and_end(openais):
+def test_id_order_is_bytes_end_of_word_bytes_merges_start_end(openais):
     assert openais.encode("!") == [256]
     assert openais.encode("ab") == [SYMBOLS.index("a"), 256 + SYMBOLS.index("b")]
     assert openais.encode("THE cat") == [513, 515]
@@ -163,14 +163,14 @@ def test_ids_are_bytes_then_bytes_that_end_words_then_merges_then_start_and_end(
     assert openais.encode("<|endoftext|>") == [END]
 
 
-def test_what_is_no_unicode_is_read_as_question_marks(openais):
+def test_invalid_unicode_becomes_question_marks(openais):
     assert openais.encode("a\ud800b") == openais.encode("a?b")
 
 
 # --- files -----------------------------------------------------------------------------------------------------
 
 
-def test_merges_are_read_gzipped_or_not_and_surplus_ones_left(folder, openais, tmp_path):
+def test_gzipped_and_surplus_merges_are_read(folder, openais, tmp_path):
     (tmp_path / "dos.txt").write_bytes(b"#version: 0.2\r\n" + "\r\n".join(MERGES).encode("utf-8"))
     for path in (folder / "merges.txt", tmp_path / "dos.txt"):
         read = CLIPTokenizer.read(path, len(VOCABULARY), openai=True)
@@ -182,7 +182,7 @@ def test_merges_are_read_gzipped_or_not_and_surplus_ones_left(folder, openais, t
 
 
 @pytest.mark.parametrize("kind", ["openais", "huggingfaces"])
-def test_a_saved_tokenizer_reads_the_same(kind, request, tmp_path):
+def test_tokenizer_round_trip(kind, request, tmp_path):
     tokenizer = request.getfixturevalue(kind)
     tokenizer.save(tmp_path / "tokenizer.json")
     loaded = CLIPTokenizer.load(tmp_path / "tokenizer.json", tokenizer.openai)
@@ -190,7 +190,7 @@ def test_a_saved_tokenizer_reads_the_same(kind, request, tmp_path):
     assert [loaded.encode(caption) for caption in CAPTIONS] == [tokenizer.encode(caption) for caption in CAPTIONS]
 
 
-def test_a_file_that_cuts_or_pads_captions_does_so_no_more(huggingfaces, tmp_path):
+def test_truncation_and_padding_of_the_file_are_disabled(huggingfaces, tmp_path):
     huggingfaces.save(tmp_path / "tokenizer.json")
     library = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     library.enable_truncation(3)
@@ -209,13 +209,13 @@ def refused(reading, *arguments) -> str:
     return str(error.value)
 
 
-def test_too_few_merges_are_counted(folder):
+def test_too_few_merges_raise(folder):
     sentence = refused(CLIPTokenizer.from_merges, folder / "merges.txt", 49_408)
     assert "merges.txt has 11 merges, but a vocabulary of 49,408 needs 48,894, besides 512 symbols" in sentence
     assert "a vocabulary of 99 needs -415" in refused(CLIPTokenizer.from_merges, folder / "merges.txt", 99)
 
 
-def test_missing_files_are_named(folder, tmp_path):
+def test_missing_files_raise(folder, tmp_path):
     assert "there is no" in refused(CLIPTokenizer.from_merges, tmp_path / "bpe.txt.gz")
     assert "vocab.json" in refused(CLIPTokenizer.read, tmp_path, 0)
     (tmp_path / "vocab.json").write_bytes((folder / "vocab.json").read_bytes())
@@ -223,7 +223,7 @@ def test_missing_files_are_named(folder, tmp_path):
     assert "cannot read the tokenizer" in refused(CLIPTokenizer.load, tmp_path / "tokenizer.json")
 
 
-def test_damaged_files_are_named(folder, tmp_path):
+def test_damaged_files_raise(folder, tmp_path):
     cut = tmp_path / "cut.gz"
     cut.write_bytes((folder / "bpe.txt.gz").read_bytes()[:40])
     assert "cut.gz is truncated or damaged" in refused(CLIPTokenizer.from_merges, cut, len(VOCABULARY))
@@ -237,7 +237,7 @@ def test_damaged_files_are_named(folder, tmp_path):
     assert "should hold tokens and their ids" in refused(CLIPTokenizer.read, tmp_path, 0)
 
 
-def test_a_vocabulary_that_does_not_fit_the_merges_is_refused(folder, tmp_path):
+def test_mismatched_vocabulary_and_merges_raise(folder, tmp_path):
     (tmp_path / "merges.txt").write_text("t h\nth ing</w>\n")
     (tmp_path / "vocab.json").write_bytes((folder / "vocab.json").read_bytes())
     assert "'th' and 'ing</w>' are merged, but the vocabulary lacks 'ing</w>'" in refused(
@@ -246,7 +246,7 @@ def test_a_vocabulary_that_does_not_fit_the_merges_is_refused(folder, tmp_path):
     assert "lacks 'ing</w>'" in refused(CLIPTokenizer.from_merges, tmp_path / "merges.txt", 512 + 2 + 2)
 
 
-def test_another_kind_of_tokenizer_is_refused(huggingfaces, tmp_path):
+def test_other_tokenizer_type_raises(huggingfaces, tmp_path):
     huggingfaces.save(tmp_path / "tokenizer.json")
     content = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
 

@@ -1,4 +1,4 @@
-"""tools/compare_losses.py: it trains both sides and finds the first bit that differs."""
+"""tools/compare_losses.py trains two versions and reports the first bit that differs."""
 
 import runpy
 import subprocess
@@ -23,7 +23,7 @@ def run(*arguments: str) -> tuple[int, str]:
     return ended.returncode, ended.stdout + ended.stderr
 
 
-def test_the_first_difference_is_reported_with_step_and_name():
+def test_first_difference_is_reported_with_step_and_name():
     assert first_difference(training(1.0, 0.5), training(1.0, 0.5)) is None
     one_bit = 0.5 + 2.0**-53
     assert first_difference(training(1.0, 0.5, 0.1), training(1.0, one_bit, 0.2)) == (
@@ -34,7 +34,7 @@ def test_the_first_difference_is_reported_with_step_and_name():
 
 
 @pytest.mark.parametrize("stage", ["clip"])
-def test_a_tree_equals_itself_and_differs_with_other_settings(stage):
+def test_tree_equals_itself_and_differs_with_other_settings(stage):
     settings = ["--stages", stage, "--steps", "3", "--equal"]
     status, printed = run(".", ".", *settings)
     assert status == 0, printed
@@ -44,13 +44,13 @@ def test_a_tree_equals_itself_and_differs_with_other_settings(stage):
     assert "clip: " in printed and "differ" in printed
 
 
-def test_an_unknown_commit_shows_the_message_of_git():
+def test_unknown_commit_shows_the_git_error():
     status, printed = run("no-such-commit", ".")
     assert status == 1
     assert "no-such-commit" in printed
 
 
-def test_a_failed_side_shows_its_output():
+def test_failed_run_shows_its_output():
     status, printed = run(".", ".", "--stages", "clip", "--steps", "2", "--b", "stage.stepz=3")
     assert status == 1
     assert "failed" in printed and "stage.steps" in printed

@@ -41,7 +41,7 @@ def test_every_experiment_composes(experiment):
     assert isinstance(compose("train", [f"experiment={experiment}"]), TrainConfig)
 
 
-def test_overrides_reach_frozen_settings_and_the_defaults_stay_the_papers():
+def test_overrides_change_settings_and_defaults_are_the_papers():
     composed = compose("train", ["stage.model.width=64", "stage.optimizer.learning_rate.end=3e-5"])
     assert composed.stage.model.width == 64
     assert composed.stage.optimizer.learning_rate.end == 3e-5
@@ -85,7 +85,7 @@ def test_errors_suggest_the_closest_name_and_nothing_starts(command, argument, s
     assert error.count("\n") <= 3
 
 
-def test_words_without_quotes_are_an_error_that_mentions_quotes(command):
+def test_unquoted_words_raise_with_advice_on_quotes(command):
     calls, status, error = command("caption=a", "money", "bag", name="sample")
     assert (calls, status) == ([], 2)
     assert "cannot read money: write money=value, or put quotes around all words of caption=a" in error
@@ -104,7 +104,7 @@ def test_words_without_quotes_are_an_error_that_mentions_quotes(command):
         "12",
     ],
 )
-def test_a_caption_is_read_literally(command, caption):
+def test_caption_is_read_literally(command, caption):
     (composed,), status, _ = command(f"caption={caption}", "seed=3", name="sample")
     assert status == 0
     assert (composed.caption, composed.seed) == (caption, 3)

@@ -1,4 +1,4 @@
-"""Sizes below 1 are refused by every model, in the same words."""
+"""Validation of model sizes: all models reject sizes below 1 with the same message."""
 
 from dataclasses import fields
 
@@ -18,12 +18,12 @@ SIZES = [
 
 @pytest.mark.parametrize(("config", "name"), SIZES)
 @pytest.mark.parametrize("size", [0, -4])
-def test_a_size_below_one_is_named(config, name, size):
+def test_size_below_one_raises(config, name, size):
     with pytest.raises(ValueError, match=f"{name}={size} must be at least 1"):
         config(**{name: size})
 
 
-def test_each_model_has_its_sizes_looked_at():
+def test_every_model_validates_its_sizes():
     assert {("width", DVAEConfig), ("heads", TransformerConfig), ("patch", CLIPConfig)} <= {
         (name, config) for config, name in SIZES
     }

@@ -1,4 +1,4 @@
-"""Two ranks are one: what two processes train, gather and agree on is what one process would have."""
+"""Distributed training: two ranks train, gather and agree like one process."""
 
 import json
 import os
@@ -69,14 +69,14 @@ distributed.destroy_process_group()
 
 
 def contrast(scale, rows):
-    """A loss in which every row looks at all rows, of which a rank holds some, as CLIP's does."""
+    """Loss in which every row uses the rows of all ranks, like CLIP's."""
     points = torch.arange(12.0).reshape(6, 2).cos()
     features = distributed.all_gather((scale * points[rows]).sin())
     return (features @ features.T).logsumexp(1).mean()
 
 
 class Spoilt(BlockStage):
-    """Its loss is infinite in the fourth update, on the last rank alone."""
+    """Stage with an infinite loss in the fourth update, on the last rank only."""
 
     def loss(self, model, batch, step, generator):
         loss, metrics = super().loss(model, batch, step, generator)
@@ -85,7 +85,7 @@ class Spoilt(BlockStage):
 
 
 def runs_of_blocks(folder):
-    """Everything in RUNS, and the compressed one once more, with an interruption."""
+    """Run everything in RUNS, and the compressed one again with an interruption."""
     kinds = {name: Spoilt if name.startswith("spoilt") else BlockStage for name in RUNS}
     stages = {name: fit(folder / name, config, kinds[name](config)) for name, config in RUNS.items()}
     half = replace(COMPRESSED, steps=10)
@@ -118,7 +118,7 @@ def two_ranks(tmp_path_factory):
     return folder, [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
 
 
-def test_two_ranks_train_as_one(two_ranks, tmp_path):
+def test_two_ranks_train_like_one(two_ranks, tmp_path):
     folder, (first, second) = two_ranks
     alone = fit(tmp_path, EXACT)
     assert first["weights"] == second["weights"]
@@ -135,7 +135,7 @@ def test_two_ranks_train_as_one(two_ranks, tmp_path):
         assert {name: one[name] for name in names} == pytest.approx({name: other[name] for name in names}, rel=1e-4)
 
 
-def test_gradients_flow_through_what_was_gathered(two_ranks):
+def test_gradients_flow_through_gathered_tensors(two_ranks):
     scale = torch.tensor(2.0, requires_grad=True)
     contrast(scale, slice(0, 6)).backward()
     assert scale.grad is not None
@@ -151,12 +151,12 @@ def test_ranks_keep_the_same_weights(two_ranks, name):
 
 
 @pytest.mark.parametrize("name", ["averaged", "compressed"])
-def test_two_ranks_train_blocks_as_one_with_compression_and_without(two_ranks, tmp_path, name):
+def test_two_ranks_train_blocks_like_one_with_and_without_compression(two_ranks, tmp_path, name):
     alone = fit(tmp_path, RUNS[name], BlockStage(RUNS[name]))
     torch.testing.assert_close(torch.tensor(two_ranks[1][0]["runs"][name]), flat(alone), atol=1e-4, rtol=1e-3)
 
 
-def test_compressed_training_learns_what_averaged_training_learns(two_ranks):
+def test_compressed_training_converges_like_averaged_training(two_ranks):
     folder, (facts, _) = two_ranks
     averaged, compressed = lines(folder / "averaged"), lines(folder / "compressed")
     for losses in (averaged, compressed):
@@ -165,24 +165,24 @@ def test_compressed_training_learns_what_averaged_training_learns(two_ranks):
     assert facts["runs"]["averaged"] != facts["runs"]["compressed"]
 
 
-def test_with_a_rank_that_suffices_compression_changes_nothing(two_ranks):
+def test_compression_of_sufficient_rank_matches_averaging(two_ranks):
     first = two_ranks[1][0]["runs"]
     torch.testing.assert_close(torch.tensor(first["enough"]), torch.tensor(first["averaged"]), atol=1e-4, rtol=1e-3)
 
 
-def test_a_compressed_run_of_two_ranks_goes_on_to_the_same_bits(two_ranks):
+def test_compressed_run_of_two_ranks_resumes_bitwise(two_ranks):
     runs = two_ranks[1][0]["runs"]
     assert runs["interrupted"] == runs["compressed"]
 
 
 @pytest.mark.parametrize("name", [name for name in RUNS if name.startswith("spoilt")])
-def test_what_is_not_finite_on_one_rank_is_skipped_by_all(two_ranks, name):
+def test_nonfinite_update_on_one_rank_is_skipped_by_all(two_ranks, name):
     skipped = [line["skipped"] for line in lines(two_ranks[0] / name)]
     assert skipped[3] == skipped[2] + 1
     assert skipped[5] == skipped[3]
 
 
-def test_ranks_lower_their_scale_together(two_ranks):
+def test_gradient_scale_is_the_same_on_all_ranks(two_ranks):
     written = lines(two_ranks[0] / "spoilt under one scale")
     assert written[4]["lowest_scale"] == pytest.approx(2.0 ** (16 - written[3]["skipped"]), rel=0.01)  # a mean of both
 
@@ -197,7 +197,7 @@ def test_ranks_agree(two_ranks):
         assert facts["total"] == [[[2.0, 1.0]], 4.0]
 
 
-def test_a_run_of_two_ranks_goes_on_alone(two_ranks, tmp_path):
+def test_run_of_two_ranks_resumes_on_one(two_ranks, tmp_path):
     folder, _ = two_ranks
     fit(folder, replace(EXACT, steps=25))
     alone = fit(tmp_path, replace(EXACT, steps=25))
@@ -208,7 +208,7 @@ def test_a_run_of_two_ranks_goes_on_alone(two_ranks, tmp_path):
         assert torch.allclose(one, other, atol=1e-5)
 
 
-def test_alone_everything_is_idle():
+def test_single_process_needs_no_collectives():
     assert (distributed.get_rank(), distributed.get_world_size(), distributed.is_main_process()) == (0, 1, True)
     assert distributed.broadcast_object("x") == "x"
     assert distributed.all_reduce_any(True)
@@ -221,7 +221,7 @@ def test_alone_everything_is_idle():
     distributed.barrier()
 
 
-def test_devices_that_are_not_there_are_named():
+def test_missing_devices_raise():
     with pytest.raises(ValueError, match="device=gpu is unknown"):
         distributed.init_process_group("gpu")
     with pytest.raises(ValueError, match=r"device=cuda:99 is not there: this machine has \d+ CUDA devices"):
@@ -230,7 +230,7 @@ def test_devices_that_are_not_there_are_named():
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
-def test_float32_is_computed_as_such_and_the_same_each_time_where_asked_for(monkeypatch, deterministic):
+def test_tf32_is_disabled_and_deterministic_algorithms_are_optional(monkeypatch, deterministic):
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

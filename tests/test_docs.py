@@ -22,7 +22,7 @@ def anchors(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("page", TEXTS)
-def test_links_lead_to_files_and_headings_that_exist(page):
+def test_links_point_to_existing_files_and_headings(page):
     broken = []
     for link in re.findall(r"\]\(([^)\s]+)\)", TEXTS[page]):
         file, _, heading = link.partition("#")
@@ -76,7 +76,7 @@ def drawing() -> dict:
     return runpy.run_path(str(DOCS / "architecture.py"))
 
 
-def test_the_drawing_is_what_its_script_draws(drawing):
+def test_drawing_matches_its_script(drawing):
     assert (DOCS / "architecture.svg").read_bytes() == drawing["draw"]().encode(), "run: make architecture"
 
 
@@ -85,7 +85,7 @@ def test_files_and_names_in_the_drawing_exist(drawing):
         assert name in NAMES[f"dalle/{file}"], f"dalle/{file} does not define {name}"
 
 
-def test_the_drawing_shows_its_references_and_needs_no_other_file(drawing):
+def test_drawing_is_self_contained_and_shows_its_references(drawing):
     root = ElementTree.fromstring((DOCS / "architecture.svg").read_text(encoding="utf-8"))
     shown = " ".join("".join(each.itertext()) for each in root.iter("{http://www.w3.org/2000/svg}text"))
     files = re.findall(r"[\w/]+\.py", shown)

@@ -1,4 +1,4 @@
-"""The figures of the documentation: each is drawn by its command and shows what the code does."""
+"""Figures of the documentation: each equals the output of its script."""
 
 import runpy
 import sys
@@ -26,7 +26,7 @@ def script() -> dict:
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory) -> Path:
-    """The picture that `python docs/patterns.py file` writes."""
+    """Return the image written by `python docs/patterns.py file`."""
     path = tmp_path_factory.mktemp("figure") / "patterns.png"
     arguments, sys.argv = sys.argv, ["patterns.py", str(path)]
     try:
@@ -37,7 +37,7 @@ def drawn(tmp_path_factory) -> Path:
 
 
 def squares(path: Path, script: dict, panel: int) -> list[list[tuple[int, ...]]]:
-    """The colours of a panel's cells, row by row."""
+    """Return the colours of a panel's cells, row by row."""
     figure = Image.open(path).convert("RGB")
     cell, head, title, margin = (script[name] for name in ("CELL", "HEAD", "TITLE", "MARGIN"))
     width, height = head + 22 * cell + margin, title + head + 22 * cell + margin
@@ -48,7 +48,7 @@ def squares(path: Path, script: dict, panel: int) -> list[list[tuple[int, ...]]]
 
 
 @pytest.mark.parametrize("panel", range(4))
-def test_the_figure_shows_the_masks_that_the_transformer_uses(script, drawn, panel):
+def test_figure_shows_the_transformers_masks(script, drawn, panel):
     pattern, cells = PANELS[panel]
     order = [*range(6), *(6 + cell for cell in cells)]
     mask = sequence_mask(pattern, 6, 4)[order][:, order]
@@ -60,6 +60,6 @@ def test_the_figure_shows_the_masks_that_the_transformer_uses(script, drawn, pan
 
 
 @pytest.mark.parametrize("panel", range(4))
-def test_the_figure_in_the_documentation_is_up_to_date(script, drawn, panel):
+def test_figure_in_docs_is_up_to_date(script, drawn, panel):
     assert squares(DOCS / "patterns.png", script, panel) == squares(drawn, script, panel)
     assert Image.open(DOCS / "patterns.png").size == Image.open(drawn).size

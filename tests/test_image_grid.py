@@ -1,4 +1,4 @@
-"""Sheets of labelled pictures: everything stands at its place, and no text is cut or runs into a neighbour."""
+"""Grids of labelled images: positions, labels within their columns, and notes."""
 
 import numpy as np
 import pytest
@@ -27,16 +27,16 @@ TEXTS = ("a large red square resting on a small blue square", "x" * 300, "a\nb\x
 
 
 def places(sheet: Image.Image, colour: str) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the pixels in a colour."""
+    """Return the rows and columns of the pixels of a colour."""
     return (np.asarray(sheet) == np.asarray(Image.new("RGB", (1, 1), colour))[0, 0]).all(axis=-1).nonzero()
 
 
 def text_extent(sheet: Image.Image) -> np.ndarray:
-    """(h, w) bool: pixels darker than hairlines, which pictures without dark colours leave to the text."""
+    """Return text pixels, bool (h, w): those darker than hairlines, for images without dark colours."""
     return (np.asarray(sheet.convert("L")) < 180) & (np.asarray(sheet).max(axis=-1) < 180)
 
 
-def test_pictures_stand_row_by_row_and_a_place_can_be_free():
+def test_images_are_placed_by_row_and_cells_can_be_empty():
     sheet = image_grid([GridRow([Cell(RED, "one"), Cell(None), Cell(BLUE, "two", "a note")])], columns=2, tile=40)
     red, blue = places(sheet, "red"), places(sheet, "blue")
     assert len(red[0]) == len(blue[0]) == 40 * 40
@@ -45,13 +45,13 @@ def test_pictures_stand_row_by_row_and_a_place_can_be_free():
 
 
 @pytest.mark.parametrize(("size", "shown"), [((30, 30), (40, 40)), ((60, 30), (40, 20)), ((1, 90_000), (1, 40))])
-def test_pictures_keep_their_shape(size, shown):
+def test_images_keep_their_aspect_ratio(size, shown):
     assert fitted(Image.new("RGB", size), 40).size == shown
     sheet = image_grid([GridRow([Cell(Image.new("RGB", size, "red"))])], tile=40)
     assert len(places(sheet, "red")[0]) == shown[0] * shown[1]
 
 
-def test_a_frame_surrounds_its_picture_and_reaches_no_other():
+def test_frame_surrounds_only_its_image():
     sheet = image_grid([GridRow([Cell(RED, frame="#00ff00"), Cell(BLUE, frame="#00ffff")])], tile=40)
     for picture, frame in (("red", "#00ff00"), ("blue", "#00ffff")):
         inner, outer = places(sheet, picture), places(sheet, frame)
@@ -68,14 +68,14 @@ def test_labels_and_notes_stay_within_their_column(text):
     assert all(FONT.getlength(line) <= 100 for line in (*label, *note))
 
 
-def test_what_is_too_long_says_so():
+def test_too_long_text_is_truncated_with_an_ellipsis():
     assert wrap("x" * 300, FONT, 100, 2)[1].endswith("x...")
     assert wrap("one two", FONT, 100, 2) == ["one two"]
     (note,) = _ending("photos/2019/summer/at/the/beach/in/the/evening/holiday-0017.jpg", FONT, 100)
     assert note.startswith("...") and note.endswith("0017.jpg")
 
 
-def test_labels_of_neighbours_never_touch():
+def test_labels_of_neighbours_do_not_touch():
     cells = [Cell(RED, "W" * 500, "W" * 500), Cell(BLUE, "W" * 500, "W" * 500)]
     ink = text_extent(image_grid([GridRow(cells)], tile=80))
     between = slice(MARGIN + 80, MARGIN + 80 + GAP)
@@ -83,8 +83,8 @@ def test_labels_of_neighbours_never_touch():
     assert not ink[:, between].any()
 
 
-def test_titles_and_notes_have_room_of_their_own():
-    """Letters that hang below their line end above the pictures, and the last of a sheet above its edge."""
+def test_titles_and_notes_do_not_overlap_images():
+    """Descenders end above the images, and those of the last line above the bottom edge."""
     row = GridRow([Cell(RED, "gjpqy")], "gjpqy " * 40)
     sheet = image_grid([row, row], tile=40, title="gjpqy " * 40, notes=["gjpqy " * 60, "", "gjpqy"])
     ink = text_extent(sheet)
@@ -97,11 +97,11 @@ def test_titles_and_notes_have_room_of_their_own():
         assert ink[top - TITLE_SIZE : top].any()
 
 
-def test_a_single_small_picture_leaves_room_for_its_title():
+def test_single_small_image_leaves_room_for_its_title():
     assert image_grid([GridRow([Cell(RED)], "a title")], tile=20).width == LEAST_WIDTH + 2 * MARGIN
 
 
-def test_a_sheet_of_nothing_is_refused():
+def test_empty_grid_raises():
     for rows in ([], [GridRow([], "a title")]):
         with pytest.raises(ValueError, match="at least one cell"):
             image_grid(rows)

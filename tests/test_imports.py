@@ -1,4 +1,4 @@
-"""Imports go down: what a file may know of the others, read from its source."""
+"""Import rules between packages, checked in the source files."""
 
 import ast
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ FILES = [path.relative_to(ROOT) for path in sorted([*ROOT.glob("*.py"), *ROOT.gl
 
 
 def part_of(module: str) -> str:
-    """Package of a module on the first level: dalle.models.dvae -> models, train -> train, dalle.CLIP -> dalle."""
+    """Return the top-level package of a module: dalle.models.dvae -> models, train -> train, dalle.CLIP -> dalle."""
     first, _, rest = module.partition(".")
     part = rest.split(".")[0]
     within = first == "dalle" and any((ROOT / "dalle" / name).exists() for name in (f"{part}.py", f"{part}/"))
@@ -45,7 +45,7 @@ def module_of(file: Path) -> str:
 
 
 def imports(source: str) -> Iterator[str]:
-    """Modules that a source imports, wherever in it; `from a import b` gives a.b."""
+    """Return the modules that a source imports anywhere; `from a import b` gives a.b."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (each.name for each in node.names)
@@ -61,7 +61,7 @@ def floor_of(part: str) -> int:
 
 
 def trespasses(importer: str, source: str) -> list[str]:
-    """The modules that `importer`, with this source, must not import."""
+    """Return the imports of `importer` that the rules forbid, given its source."""
     found = []
     for module in imports(source):
         if module.split(".")[0] not in FLOORS[0] | {"dalle"}:
@@ -75,22 +75,22 @@ def trespasses(importer: str, source: str) -> list[str]:
 
 
 @pytest.mark.parametrize("file", FILES, ids=str)
-def test_imports_go_down(file):
+def test_imports_follow_the_layers(file):
     assert trespasses(module_of(file), (ROOT / file).read_text(encoding="utf-8")) == []
 
 
 @pytest.mark.parametrize("file", FILES, ids=str)
-def test_hydra_is_known_where_commands_are_read_and_nowhere_else(file):
+def test_hydra_is_imported_only_by_the_command_line(file):
     known = {module.split(".")[0] for module in imports((ROOT / file).read_text(encoding="utf-8"))}
     assert known & {"hydra", "omegaconf"} <= HYDRAS.get(file.as_posix(), set())
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "dalle/data").glob("*.py")), ids=lambda path: path.name)
-def test_data_sources_know_nothing_of_their_audit(file):
+def test_data_sources_do_not_import_the_audit(file):
     assert not [each for each in imports(file.read_text(encoding="utf-8")) if each.startswith("dalle.data.audit")]
 
 
-def test_what_a_checkpoint_holds_is_never_unpickled():
+def test_checkpoints_are_never_unpickled():
     for file in FILES:
         known = set(imports((ROOT / file).read_text(encoding="utf-8")))
         if file == Path("dalle/pretrained/restricted_unpickler.py"):
@@ -119,11 +119,11 @@ def test_what_a_checkpoint_holds_is_never_unpickled():
         ("train", "from dalle.cli.config import command\nfrom dalle import DALLE\nimport sample", ["sample"]),
     ],
 )
-def test_trespasses_are_found(importer, source, found):
+def test_forbidden_imports_are_found(importer, source, found):
     assert trespasses(importer, source) == found
 
 
-def test_every_floor_is_lived_on():
+def test_every_layer_has_modules():
     parts = {part_of(module_of(file)) for file in FILES}
     assert all(floor & parts for floor in FLOORS)
     for part in parts:

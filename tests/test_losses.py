@@ -1,4 +1,4 @@
-"""Losses: densities integrate to one, in the paper's units."""
+"""Losses: densities integrate to one, and values match the paper's formulas."""
 
 import math
 
@@ -21,12 +21,12 @@ from dalle.models.transformer.sequence import IGNORED
 
 
 def parameters(mu: float, log_scale: float, count: int) -> torch.Tensor:
-    """Likelihood parameters (1, 6, 1, count), alike in each colour and pixel."""
+    """Return likelihood parameters (1, 6, 1, count), equal for each colour and pixel."""
     return torch.tensor([mu] * 3 + [log_scale] * 3)[None, :, None, None].expand(1, 6, 1, count)
 
 
 def everywhere(values: torch.Tensor) -> torch.Tensor:
-    """Pixel values (n) as a grey picture (1, 3, 1, n)."""
+    """Return n pixel values as a grey image (1, 3, 1, n)."""
     return values[None, None, None].expand(1, 3, 1, -1)
 
 
@@ -40,7 +40,7 @@ def random_parameters(batch: int = 2, side: int = 4) -> tuple[torch.Tensor, torc
 
 @pytest.mark.parametrize("mu", [-2.0, 0.0, 1.5])
 @pytest.mark.parametrize("scale", [0.1, 0.5, 1.0])
-def test_the_logit_laplace_density_integrates_to_one_over_the_open_interval(mu, scale):
+def test_logit_laplace_density_integrates_to_one(mu, scale):
     logit = torch.linspace(-14, 14, 20_001, dtype=torch.float64)
     x = logit.sigmoid()  # close to both ends, where the density may be steep
     images = (x - 0.1) / 0.8  # what `map_pixels` makes x of
@@ -49,7 +49,7 @@ def test_the_logit_laplace_density_integrates_to_one_over_the_open_interval(mu, 
         assert torch.trapezoid(colour, x).item() == pytest.approx(1, abs=2e-3)
 
 
-def test_the_logit_laplace_likelihood_is_the_papers_formula():
+def test_logit_laplace_matches_the_papers_formula():
     params, images = random_parameters()
     mu, scale = params[:, :3].double(), params[:, 3:].double().exp()
     x = 0.8 * images.double() + 0.1
@@ -65,7 +65,7 @@ def test_black_and_white_pixels_have_finite_likelihoods_and_gradients():
     assert torch.isfinite(gradient).all()
 
 
-def test_a_floor_keeps_the_scale_from_falling_below_it():
+def test_scale_floor_bounds_the_scale_from_below():
     params, images = random_parameters()
     floor = 0.3
     raised = torch.cat([params[:, :3], params[:, 3:].clamp(min=floor)], dim=1)
@@ -77,7 +77,7 @@ def test_a_floor_keeps_the_scale_from_falling_below_it():
 @pytest.mark.parametrize("scale", [0.05, 0.1, 1.0])
 @pytest.mark.parametrize("mu", [-3.0, 0.0, 0.7])
 @pytest.mark.parametrize("nll", [normal_nll, laplace_nll])
-def test_normal_and_laplace_densities_integrate_to_one_over_all_pixel_values(nll, mu, scale):
+def test_normal_and_laplace_densities_integrate_to_one(nll, mu, scale):
     params = parameters(mu, 0.0, 20_001)
     middle = (torch.tensor(mu).sigmoid().item() - 0.1) / 0.8  # the decoded pixel; below 0 for mu = -3
     pixels = middle + 14 * scale * torch.linspace(-1, 1, 20_001)
@@ -86,7 +86,7 @@ def test_normal_and_laplace_densities_integrate_to_one_over_all_pixel_values(nll
     assert pixels[density.argmax()].item() == pytest.approx(middle, abs=2e-3 * scale)
 
 
-def test_squared_and_absolute_errors_are_counted_in_units_of_their_scale():
+def test_squared_and_absolute_errors_are_divided_by_their_scale():
     params, images = random_parameters()
     params[:, :3] = params[:, :3].clamp(-2, 2)  # so that nothing is clamped in the picture
     error, scale = mean_image(params) - images, 0.2
@@ -97,7 +97,7 @@ def test_squared_and_absolute_errors_are_counted_in_units_of_their_scale():
 
 
 @pytest.mark.parametrize("nll", [normal_nll, laplace_nll])
-def test_a_decoded_pixel_beyond_white_still_feels_which_way_is_right(nll):
+def test_decoded_pixels_above_white_have_gradients(nll):
     params = parameters(5.0, 0.0, 1).clone().requires_grad_()  # decoded as more than 1, shown as 1
     (gradient,) = torch.autograd.grad(nll(params, torch.ones(1, 3, 1, 1), 0.1).sum(), params)
     assert (gradient[:, :3] > 0).all()
@@ -106,7 +106,7 @@ def test_a_decoded_pixel_beyond_white_still_feels_which_way_is_right(nll):
 # --- divergence and bound --------------------------------------------------------------------------------------
 
 
-def test_the_kl_of_flat_logits_is_zero_and_of_certain_ones_ln_v():
+def test_kl_is_zero_for_uniform_and_log_v_for_one_hot():
     flat = torch.full((2, 50, 3, 3), 7.0)
     torch.testing.assert_close(kl_to_uniform(flat), torch.zeros(2, 3, 3), atol=1e-5, rtol=0)
     certain = torch.zeros(2, 50, 3, 3)
@@ -114,27 +114,27 @@ def test_the_kl_of_flat_logits_is_zero_and_of_certain_ones_ln_v():
     torch.testing.assert_close(kl_to_uniform(certain), torch.full((2, 3, 3), math.log(50)))
 
 
-def test_the_kl_is_the_categorical_distributions():
+def test_kl_matches_categorical_distribution():
     logits = 3 * torch.randn(2, 9, 4, 5, generator=torch.Generator().manual_seed(0))
     q, p = Categorical(logits=logits.movedim(1, -1)), Categorical(logits=torch.zeros(2, 4, 5, 9))
     torch.testing.assert_close(kl_to_uniform(logits), kl_divergence(q, p))
     assert kl_to_uniform(logits).shape == (2, 4, 5)
 
 
-def test_the_kl_is_computed_in_fp32_whatever_the_logits_are():
+def test_kl_is_computed_in_float32():
     logits = torch.randn(2, 9, 4, 5, generator=torch.Generator().manual_seed(0)).bfloat16()
     assert kl_to_uniform(logits).equal(kl_to_uniform(logits.float()))
 
 
 @pytest.mark.parametrize("kl_weight", [0.0, 1.0, 6.6])
-def test_with_codes_of_8x8_pixels_a_kl_weight_acts_as_a_192nd_of_it(kl_weight):
+def test_kl_weight_is_per_dimension(kl_weight):
     generator = torch.Generator().manual_seed(0)
     nll, kl = torch.randn(5, 3, 32, 32, generator=generator), torch.rand(5, 4, 4, generator=generator)
     expected = nll.mean() + kl_weight / 192 * kl.mean()
     torch.testing.assert_close(negative_elbo(nll, kl, kl_weight), expected)
 
 
-def test_the_bound_is_the_mean_over_pictures_of_their_nats_by_pixel_values():
+def test_elbo_is_the_mean_over_images_per_dimension():
     nll, kl = torch.full((2, 3, 4, 4), 0.5), torch.tensor([[[1.0, 2.0]], [[3.0, 4.0]]])
     nll[1] = 1.5
     bounds = [0.5 * 48 + 2 * 3, 1.5 * 48 + 2 * 7]
@@ -148,7 +148,7 @@ def unit_vectors(rows: int, width: int, seed: int) -> torch.Tensor:
     return F.normalize(torch.randn(rows, width, generator=torch.Generator().manual_seed(seed)), dim=-1)
 
 
-def test_the_contrastive_loss_is_the_mean_of_both_directions_cross_entropies():
+def test_contrastive_loss_is_the_mean_cross_entropy_of_both_directions():
     images, captions, scale = unit_vectors(5, 8, 0), unit_vectors(5, 8, 1), torch.tensor(14.0)
     total = 0.0
     for i in range(5):
@@ -159,14 +159,14 @@ def test_the_contrastive_loss_is_the_mean_of_both_directions_cross_entropies():
     assert contrastive(images, captions, scale).item() == pytest.approx(total / 10, rel=1e-5)
 
 
-def test_the_contrastive_loss_treats_pictures_and_captions_alike():
+def test_contrastive_loss_is_symmetric():
     images, captions, scale = unit_vectors(5, 8, 0), unit_vectors(5, 8, 1), torch.tensor(14.0)
     torch.testing.assert_close(contrastive(images, captions, scale), contrastive(captions, images, scale))
     order = torch.tensor([3, 0, 4, 1, 2])
     torch.testing.assert_close(contrastive(images, captions, scale), contrastive(images[order], captions[order], scale))
 
 
-def test_the_contrastive_loss_is_least_where_each_picture_meets_its_own_caption():
+def test_contrastive_loss_is_least_for_matching_pairs():
     images, scale = torch.eye(6), torch.tensor(100.0)
     assert contrastive(images, images, scale).item() == pytest.approx(0, abs=1e-6)
     assert contrastive(images, images.roll(1, dims=0), scale).item() == pytest.approx(100, rel=1e-3)
@@ -177,7 +177,7 @@ def test_the_contrastive_loss_is_least_where_each_picture_meets_its_own_caption(
 # --- tokens ----------------------------------------------------------------------------------------------------
 
 
-def test_each_tokens_loss_is_minus_its_log_probability():
+def test_token_loss_is_negative_log_probability():
     logits = torch.randn(2, 3, 7, generator=torch.Generator().manual_seed(0))
     targets = torch.tensor([[0, 6, 3], [2, 2, 5]])
     nll = token_nll(logits, targets)
@@ -188,7 +188,7 @@ def test_each_tokens_loss_is_minus_its_log_probability():
             torch.testing.assert_close(nll[b, n], expected)
 
 
-def test_the_loss_of_a_distribution_is_the_expected_loss_of_its_tokens():
+def test_soft_loss_is_the_expected_token_loss():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 3, 7, generator=generator)
     distribution = torch.randn(2, 3, 7, generator=generator).softmax(dim=-1)
@@ -196,7 +196,7 @@ def test_the_loss_of_a_distribution_is_the_expected_loss_of_its_tokens():
     torch.testing.assert_close(token_nll(logits, distribution), (distribution * each).sum(dim=-1))
 
 
-def test_ignored_tokens_cost_nothing_and_teach_nothing():
+def test_ignored_tokens_have_no_loss_and_no_gradient():
     logits = torch.randn(1, 4, 7, generator=torch.Generator().manual_seed(0)).requires_grad_()
     targets = torch.tensor([[1, IGNORED, 3, IGNORED]])
     nll = token_nll(logits, targets)

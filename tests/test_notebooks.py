@@ -1,4 +1,4 @@
-"""The notebooks: scripts run on tiny models and made-up sweeps, and each .ipynb is its script, executed."""
+"""Notebooks: scripts run on tiny models and synthetic sweeps, and each .ipynb is its executed script."""
 
 import json
 import runpy
@@ -25,7 +25,7 @@ BLOCKS = BlocksConfig(image_size=8, val=16, novel=16)
 
 @pytest.fixture
 def trained(checkpoints, tmp_path):
-    """The tiny models, saying that tiny pictures of `blocks` are what they were trained on."""
+    """Return the tiny models, recorded as trained on tiny images of `blocks`."""
     folder = shutil.copytree(checkpoints, tmp_path / "trained")
     path = folder / "transformer" / checkpoint.CONFIG
     content = json.loads(path.read_text())
@@ -36,7 +36,7 @@ def trained(checkpoints, tmp_path):
 
 @pytest.fixture
 def swept(tmp_path):
-    """All runs of two sweeps: of the KL weight, and of sizes with a loss of 2 / parameters^0.1."""
+    """Write all runs of two sweeps: of the KL weight, and of sizes with a loss of 2 / parameters^0.1."""
     for name in ("kl_weight", "scaling"):
         for config in ablation_jobs(name):
             parameters = 100 * getattr(config.stage.model, "depth", 1) * config.stage.model.width
@@ -48,7 +48,7 @@ def swept(tmp_path):
 
 
 def leave(out: Path, job: Job, parameters: int, metrics: dict[str, float]) -> None:
-    """The folder of a job that trained for ten updates."""
+    """Write the folder of a job that trained for ten updates."""
     folder = job.folder(out)
     folder.mkdir(parents=True)
     written = {"format": FORMAT, **vars(job), "status": "finished", "error": ""}
@@ -61,7 +61,7 @@ def leave(out: Path, job: Job, parameters: int, metrics: dict[str, float]) -> No
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """Runs a notebook's script; gives what it defined and what it printed."""
+    """Return a function that runs a notebook's script and returns its variables and output."""
     grad, close = torch.is_grad_enabled(), pytest.importorskip("matplotlib.pyplot").close
     monkeypatch.setenv("MPLBACKEND", "Agg")
 
@@ -76,14 +76,14 @@ def run(monkeypatch, capsys):
     close("all")
 
 
-def test_the_codebook_is_described_and_hard_codes_are_compared_with_soft_ones(run, trained):
+def test_codebook_notebook_compares_hard_and_soft_codes(run, trained):
     defined, printed = run("01_codebook", DALLE_CHECKPOINT=trained)
     assert "13 codes, of which these 16 pictures use" in printed
     assert defined["errors"][0] == pytest.approx(defined["error"](defined["hard"], defined["apart"]), nan_ok=True)
     assert len(defined["relaxed"]) == 6
 
 
-def test_sampling_compares_settings_and_says_why_there_is_no_guidance(run, trained):
+def test_sampling_notebook_compares_settings_and_explains_missing_guidance(run, trained):
     defined, printed = run("02_sampling", DALLE_CHECKPOINT=trained, DALLE_CANDIDATES=4)
     assert "needs a transformer that was trained with empty captions" in printed
     assert defined["by_temperature"][0.0][1] == 0  # greedy drawing has no variety
@@ -91,7 +91,7 @@ def test_sampling_compares_settings_and_says_why_there_is_no_guidance(run, train
     assert len(defined["canvases"]) == len(defined["rows"]) == 5
 
 
-def test_ablations_draw_what_has_run_and_list_what_has_not(run, swept):
+def test_ablations_notebook_plots_finished_and_lists_missing_runs(run, swept):
     defined, printed = run("03_ablations", DALLE_SWEEPS=swept)
     assert [sweep.ablation.name for sweep in defined["finished"]] == ["kl_weight", "scaling"]
     assert "gain: " in printed and "python train.py -m +ablation=gain" in printed
@@ -99,23 +99,23 @@ def test_ablations_draw_what_has_run_and_list_what_has_not(run, swept):
     assert f"{jobs} of {jobs} runs" in printed
 
 
-def test_the_scaling_law_is_found_and_predicts_the_largest(run, swept):
+def test_scaling_law_notebook_fits_and_predicts_the_largest(run, swept):
     defined, printed = run("04_scaling", DALLE_SWEEPS=swept)
     assert defined["law"].exponent == pytest.approx(-0.1)
     assert "the prediction is +0.0% off" in printed or "the prediction is -0.0% off" in printed
 
 
-def test_without_any_sweep_the_command_that_makes_it_is_told(run, tmp_path):
+def test_missing_sweeps_show_the_command(run, tmp_path):
     _, printed = run("04_scaling", DALLE_SWEEPS=tmp_path / "nothing")
     assert "python train.py -m +ablation=scaling dvae=outputs/demo/dvae" in printed
 
 
-def test_there_are_four():
+def test_number_of_notebooks_is_four():
     assert [script.stem for script in SCRIPTS] == ["01_codebook", "02_sampling", "03_ablations", "04_scaling"]
 
 
 @EACH
-def test_a_notebook_holds_its_script_and_what_it_showed(script):
+def test_notebook_contains_its_script_and_output(script):
     notebook = nbformat.read(script.with_suffix(".ipynb"), as_version=4)
     cells = jupytext.read(script).cells
     assert [(cell.cell_type, cell.source) for cell in notebook.cells] == [
@@ -127,5 +127,5 @@ def test_a_notebook_holds_its_script_and_what_it_showed(script):
 
 
 @EACH
-def test_a_notebook_is_small(script):
+def test_notebook_is_small(script):
     assert script.with_suffix(".ipynb").stat().st_size < 300_000

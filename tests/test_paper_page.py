@@ -15,7 +15,7 @@ TESTS = {name for file, names in NAMES.items() if file.startswith("tests/") for 
 
 
 def switches() -> list[tuple[str, str]]:
-    """Settings that the page names, and the stage that they are of."""
+    """Return the settings that the page names, with their stage."""
     part = PAGE.partition("## 2. ")[2].partition("## 3. ")[0]
     found = []
     for section in part.split("\n### ")[1:]:
@@ -27,21 +27,21 @@ def switches() -> list[tuple[str, str]]:
     return found
 
 
-def test_every_test_that_is_named_exists():
+def test_every_named_test_exists():
     named = {each for each in QUOTED if re.fullmatch(r"test_\w+", each)}
     assert len(named) > 60
     assert sorted(named - TESTS) == []
 
 
 @pytest.mark.parametrize(("stage", "setting"), switches())
-def test_every_switch_that_is_named_works(stage, setting):
+def test_every_named_switch_works(stage, setting):
     key, _, value = setting.partition("=")
     assert key in known_keys("train", [f"stage={stage}"])
     if value:
         compose("train", [f"stage={stage}", setting])
 
 
-def test_there_is_a_switch_to_every_other_reading():
+def test_every_alternative_has_a_switch():
     named = {setting.partition("=")[0] for _, setting in switches()}
     model, stage = "stage.model.", "stage."
     assert named >= {

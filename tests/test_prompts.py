@@ -1,4 +1,4 @@
-"""The prompt suite: files that sample.py reads, one for each category that docs/prompts.md lists."""
+"""Prompt files: one for each category that docs/prompts.md lists, readable by sample.py."""
 
 import re
 
@@ -17,13 +17,13 @@ def prompts(path):
     return requested_captions(SampleConfig(captions_file=str(path)))
 
 
-def test_there_is_a_file_for_each_category_and_no_other():
+def test_every_category_has_one_file():
     assert [path.name for path in FILES] == sorted(re.findall(r"`([\w-]+\.txt)`", PAGE))
     assert len(FILES) == 11
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_category_has_several_prompts_that_fit_into_a_caption(path):
+def test_categories_have_several_prompts_of_valid_length(path):
     found = prompts(path)
     assert len(found) >= 6
     tokenizer = CaptionTokenizer.train(found, 256)  # of bytes alone: no other encoding needs more tokens
@@ -35,6 +35,6 @@ def test_prompts_are_unique():
     assert len(set(every)) == len(every)
 
 
-def test_the_page_lists_every_kind_of_ability():
+def test_docs_list_every_category():
     for capability in CAPABILITIES:
         assert capability.title.split(":")[0] in PAGE

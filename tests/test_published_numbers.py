@@ -1,7 +1,6 @@
-"""Every number that the paper and its appendices print, in what `preset=paper` composes.
+"""Every number that the paper and its appendices print, compared with `preset=paper`.
 
-Sections are those of arXiv 2102.12092. "Code" is openai/DALL-E, "CLIP" is Radford et al. 2021.
-"""
+Sections are those of arXiv 2102.12092. "Code" is openai/DALL-E, "CLIP" is Radford et al. 2021."""
 
 from typing import Any
 
@@ -104,7 +103,7 @@ def paper() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("key", "value", "source"), PUBLISHED, ids=[key for key, *_ in PUBLISHED])
-def test_the_paper_preset_has_the_published_number(paper, key, value, source):
+def test_paper_preset_has_the_published_number(paper, key, value, source):
     stage, *names = key.split(".")
     found = paper[stage]
     for name in names:
@@ -113,7 +112,7 @@ def test_the_paper_preset_has_the_published_number(paper, key, value, source):
 
 
 @pytest.mark.parametrize("stage", ["dvae", "clip", "transformer"])
-def test_a_stage_alone_has_the_same_recipe_as_in_turn_with_the_others(paper, stage):
+def test_single_stage_has_the_same_recipe_as_all_stages(paper, stage):
     assert compose("train", [f"stage={stage}", "preset=paper"]).stage == paper[stage]
 
 
@@ -121,14 +120,14 @@ def test_a_stage_alone_has_the_same_recipe_as_in_turn_with_the_others(paper, sta
     ("preset", "width", "rank", "compression"),
     [("paper-3b", 1920, 512, 0.83), ("paper-6b", 2688, 640, 0.85), ("paper", 3968, 896, 0.86)],
 )
-def test_the_sizes_of_table_1_have_its_widths_ranks_and_compression(preset, width, rank, compression):
+def test_sizes_of_table_1_have_its_widths_ranks_and_compression(preset, width, rank, compression):
     stage = compose("train", ["stage=transformer", f"preset={preset}"]).stage
     assert (stage.model.width, stage.compression.rank) == (width, rank)
     assert stage.model.heads * 64 == width
     assert 1 - 5 * rank / (8 * width) == pytest.approx(compression, abs=0.006)  # Table 2, with 8 GPUs a machine
 
 
-def test_the_numbers_that_follow_are_the_papers_too(paper):
+def test_derived_numbers_match_the_paper(paper):
     with torch.device("meta"):
         model = Transformer(paper["transformer"].model)
     assert model.sequence.positions == 1280

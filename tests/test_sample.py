@@ -11,7 +11,7 @@ from dalle.sampling.batch_size import format_bytes
 from dalle.sampling.memory import decoding_memory
 
 
-def test_sample_draws_ranks_and_says_where_the_pictures_are(checkpoints, run_command, tmp_path):
+def test_sample_command_ranks_and_prints_the_output_folder(checkpoints, run_command, tmp_path):
     status, printed = run_command(
         "sample",
         f"checkpoint={checkpoints}",
@@ -31,20 +31,20 @@ def test_sample_draws_ranks_and_says_where_the_pictures_are(checkpoints, run_com
     assert len(list((tmp_path / "drawn").glob("*.png"))) == 1 + 4
 
 
-def test_sample_without_a_caption_says_how_to_give_one(checkpoints, run_command):
+def test_missing_caption_raises_with_advice(checkpoints, run_command):
     status, printed = run_command("sample", f"checkpoint={checkpoints}")
     assert status == 2
     assert 'caption="a red circle"' in printed
     assert "Traceback" not in printed
 
 
-def test_sample_without_a_checkpoint_names_it(run_command):
+def test_missing_checkpoint_is_named(run_command):
     status, printed = run_command("sample", "checkpoint=nowhere", "caption=x")
     assert status == 2
     assert "no checkpoint at nowhere" in printed
 
 
-def test_little_memory_is_told_and_drawing_goes_on_in_chunks(checkpoints, run_command):
+def test_limited_memory_is_reported_and_sampled_in_chunks(checkpoints, run_command):
     needs = decoding_memory(Transformer.load(checkpoints / "transformer"), recompute_kv=True)
     options = [f"checkpoint={checkpoints}", "caption=a red circle", "candidates=8", "keep=2", "out=drawn"]
     little = (needs.caption + 3.5 * needs.candidate) / 10**9
@@ -57,7 +57,7 @@ def test_little_memory_is_told_and_drawing_goes_on_in_chunks(checkpoints, run_co
     assert (status, "sampling one image takes" in printed) == (2, True)
 
 
-def test_captions_come_from_a_file_and_a_caption_may_have_commas(checkpoints, run_command, tmp_path):
+def test_captions_from_a_file_and_with_commas(checkpoints, run_command, tmp_path):
     (tmp_path / "prompts.txt").write_text("a red circle\n\nthree green triangles, small\n")
     options = [f"checkpoint={checkpoints}", "candidates=2", "keep=1"]
     status, printed = run_command("sample", *options, "captions_file=prompts.txt", "out=many")
@@ -80,7 +80,7 @@ def interrupt_once_there_is(pattern: str, folder: Path) -> threading.Thread:
     return thread
 
 
-def test_being_interrupted_keeps_what_is_finished_and_says_so(checkpoints, run_command, tmp_path):
+def test_interrupted_command_keeps_finished_images(checkpoints, run_command, tmp_path):
     thread = interrupt_once_there_is("drawn/001-*.png", tmp_path)
     options = ["captions=[a red circle,one circle,three]", "candidates=60", "keep=2", "batch_size=1", "out=drawn"]
     shutil.copytree(checkpoints / "dvae", tmp_path / "parts" / "dvae")
@@ -99,7 +99,7 @@ def test_being_interrupted_keeps_what_is_finished_and_says_so(checkpoints, run_c
     assert (tmp_path / "drawn" / "grid.png").exists()
 
 
-def test_words_that_were_in_no_training_caption_are_named(checkpoints, run_command, tmp_path):
+def test_words_not_in_training_captions_are_listed(checkpoints, run_command, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(checkpoints, folder)
     options = [f"checkpoint={folder}", "candidates=1", "keep=1", "out=drawn", "caption=A Red zebra, purple"]
@@ -112,3 +112,6 @@ def test_words_that_were_in_no_training_caption_are_named(checkpoints, run_comma
     status, printed = run_command("sample", *options[:3], "out=again", options[-1])
     assert status == 0
     assert "hint      in none of the training captions that its tokenizer read: purple, zebra" in printed
+    status, printed = run_command("sample", *options[:3], "out=misspelled", "caption=a red cirkle")
+    assert status == 0
+    assert "read: cirkle (nearest known: circle)" in printed

@@ -1,4 +1,4 @@
-"""Streams of random numbers: each its own, and always the same."""
+"""Random streams: all distinct and reproducible."""
 
 from itertools import combinations
 
@@ -18,7 +18,7 @@ def test_no_two_streams_coincide(make):
     assert all(drawn[one] != drawn[other] for one, other in combinations(streams, 2))
 
 
-def test_a_stream_is_the_same_each_time_whatever_type_its_numbers_have():
+def test_stream_does_not_depend_on_integer_type():
     assert derive_seed("records", 3, 4) == derive_seed("records", torch.tensor(3).item(), 4)
     import numpy as np
 
@@ -27,5 +27,5 @@ def test_a_stream_is_the_same_each_time_whatever_type_its_numbers_have():
     assert torch.equal(first, second)
 
 
-def test_seeds_fit_torchs_generators():
+def test_seeds_fit_torch_generators():
     assert all(0 <= derive_seed("size", number) < 2**63 for number in range(1000))

@@ -1,4 +1,4 @@
-"""The tokenizer: nothing is unknown, nothing is lost, and dropout is seeded."""
+"""BPE tokenizer: lossless encoding of any text, and seeded BPE dropout."""
 
 import json
 import logging
@@ -35,13 +35,13 @@ def tokenizer() -> CaptionTokenizer:
 
 @settings(deadline=None)
 @given(caption=st.text(max_size=60), dropout=st.sampled_from([0.0, 0.1, 0.9]))
-def test_any_text_comes_back_normalised(tokenizer, caption, dropout):
+def test_any_text_round_trips_normalised(tokenizer, caption, dropout):
     ids = tokenizer.encode(caption, dropout, np.random.default_rng(0))
     assert tokenizer.decode(ids) == tokenizer.normalise(caption)
     assert all(0 <= token < tokenizer.vocabulary for token in ids)
 
 
-def test_text_is_lower_cased_and_spaces_are_single(tokenizer):
+def test_text_is_lower_cased_with_single_spaces(tokenizer):
     assert tokenizer.normalise("  A\tRed \n\n Circle ") == "a red circle"
     assert tokenizer.encode("A  RED circle") == tokenizer.encode("a red circle")
     assert tokenizer.decode(tokenizer.encode("L'Été 🍎 🏴󠁧󠁢󠁥󠁮󠁧󠁿")) == "l'été 🍎 🏴󠁧󠁢󠁥󠁮󠁧󠁿"
@@ -53,11 +53,11 @@ def test_empty_captions_have_no_tokens(tokenizer):
     assert tokenizer.decode([]) == ""
 
 
-def test_text_that_no_utf8_holds_is_encoded_all_the_same(tokenizer):
+def test_text_with_surrogates_is_encoded(tokenizer):
     assert tokenizer.decode(tokenizer.encode("red \ud800 circle")) == "red ? circle"
 
 
-def test_a_word_has_the_same_tokens_at_the_start_and_inside(tokenizer):
+def test_word_has_the_same_tokens_at_start_and_inside(tokenizer):
     assert tokenizer.encode("circle circle") == 2 * tokenizer.encode("circle")
 
 
@@ -68,11 +68,11 @@ def test_a_word_has_the_same_tokens_at_the_start_and_inside(tokenizer):
         st.text(st.sampled_from("abn lrge'0,é"), max_size=30),
     )
 )
-def test_merging_without_a_drop_equals_the_librarys_encoding(tokenizer, caption):
+def test_encoding_without_dropout_matches_the_library(tokenizer, caption):
     assert tokenizer.encode(caption, 1e-12, np.random.default_rng(0)) == tokenizer.encode(caption)
 
 
-def test_dropout_is_a_function_of_the_generators_state(tokenizer):
+def test_dropout_depends_only_on_generator_state(tokenizer):
     draws = [tokenizer.encode(CAPTIONS[0], 0.3, np.random.default_rng(seed)) for seed in (1, 1, 2)]
     assert draws[0] == draws[1] != draws[2]
 
@@ -87,7 +87,7 @@ def test_more_dropout_gives_shorter_tokens(tokenizer):
 
 
 def spelt_by_the_definition(symbols, merges, dropout, generator):
-    """BPE dropout as Provilkov et al. define it: at each step every possible merge is dropped on its own."""
+    """Reference: BPE dropout of Provilkov et al., where each possible merge is dropped independently at each step."""
     while True:
         pairs = list(pairwise(symbols))
         left = [(merges.index(pair), at) for at, pair in enumerate(pairs) if pair in merges]
@@ -98,7 +98,7 @@ def spelt_by_the_definition(symbols, merges, dropout, generator):
         symbols = [*symbols[:at], symbols[at] + symbols[at + 1], *symbols[at + 2 :]]
 
 
-def test_dropout_spells_words_as_often_as_its_definition_does(tmp_path):
+def test_dropout_frequencies_match_the_definition(tmp_path):
     tokenizer = CaptionTokenizer.train(["banana bandana ban an"] * 5, 270)
     tokenizer.save(tmp_path / "tokenizer.json")
     model = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))["model"]
@@ -113,7 +113,7 @@ def test_dropout_spells_words_as_often_as_its_definition_does(tmp_path):
         assert abs(ours[spelling] - theirs[spelling]) < 0.04 * draws  # more than five standard deviations
 
 
-def test_dropout_without_a_generator_or_out_of_range_is_refused(tokenizer):
+def test_dropout_without_generator_or_out_of_range_raises(tokenizer):
     with pytest.raises(ValueError, match=r"needs a generator"):
         tokenizer.encode("red", 0.1)
     for dropout in (1.0, -0.1, float("nan")):
@@ -121,14 +121,14 @@ def test_dropout_without_a_generator_or_out_of_range_is_refused(tokenizer):
             tokenizer.encode("red", dropout, np.random.default_rng(0))
 
 
-def test_training_twice_gives_the_same_tokenizer(tokenizer, tmp_path):
+def test_training_is_deterministic(tokenizer, tmp_path):
     again = CaptionTokenizer.train(iter(CAPTIONS), 300)
     tokenizer.save(tmp_path / "one.json")
     again.save(tmp_path / "two.json")
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
 
 
-def test_too_few_words_give_a_smaller_vocabulary_and_say_so(caplog):
+def test_too_few_words_give_a_smaller_vocabulary_with_a_warning(caplog):
     with caplog.at_level(logging.WARNING):
         tokenizer = CaptionTokenizer.train(["red circle"], 1000)
     assert 256 < tokenizer.vocabulary < 280
@@ -136,7 +136,7 @@ def test_too_few_words_give_a_smaller_vocabulary_and_say_so(caplog):
     assert len(tokenizer.encode("red circle")) == 2
 
 
-def test_vocabulary_below_the_bytes_is_refused():
+def test_vocabulary_below_256_raises():
     with pytest.raises(ValueError, match="at least the 256 bytes, got 255"):
         CaptionTokenizer.train(CAPTIONS, 255)
 
@@ -163,7 +163,7 @@ def test_saved_tokenizer_encodes_the_same(tokenizer, tmp_path):
         (lambda text: text.replace('"added_tokens": []', f'"added_tokens": [{PAD}]'), "special tokens"),
     ],
 )
-def test_broken_tokenizer_files_are_refused_by_name(tokenizer, tmp_path, damage, reason):
+def test_damaged_tokenizer_files_raise(tokenizer, tmp_path, damage, reason):
     path = tmp_path / "tokenizer.json"
     tokenizer.save(path)
     whole = path.read_text(encoding="utf-8")
@@ -173,14 +173,14 @@ def test_broken_tokenizer_files_are_refused_by_name(tokenizer, tmp_path, damage,
         CaptionTokenizer.load(path)
 
 
-def test_missing_and_binary_tokenizer_files_are_refused_by_name(tmp_path):
+def test_missing_and_binary_tokenizer_files_raise(tmp_path):
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
     for name in ("missing.json", "binary.json"):
         with pytest.raises(ValueError, match=f"cannot read the tokenizer .*{name}"):
             CaptionTokenizer.load(tmp_path / name)
 
 
-def test_dropout_encoding_is_quick(tokenizer):
+def test_dropout_encoding_is_fast(tokenizer):
     caption = "a small red circle above a large blue square left of it"
     generator = np.random.default_rng(0)
     times = []

@@ -1,4 +1,4 @@
-"""train.py by its command line: run folders, going on, starting over, and all stages in turn."""
+"""train.py from the command line: run folders, resuming, overwriting, and all stages in sequence."""
 
 import json
 
@@ -18,7 +18,7 @@ COMMON = ["data.image_size=32", "device=cpu", "wandb.mode=disabled"]
 
 
 def tiny(prefix, model, steps=2):
-    """The smallest settings of the stage at `prefix`."""
+    """Return the smallest settings of the stage at `prefix`."""
     settings = {"steps": steps, "batch_size": 4, "workers": 0, "validation_pictures": 4, "precision": "float32"}
     return [
         *(f"{prefix}.{name}={value}" for name, value in settings.items()),
@@ -29,7 +29,7 @@ def tiny(prefix, model, steps=2):
 DVAE = [*COMMON, *tiny("stage", TINY_DVAE)]
 
 
-def test_a_run_folder_holds_config_metrics_and_checkpoint(train, tmp_path):
+def test_run_folder_has_config_metrics_and_checkpoint(train, tmp_path):
     status, printed = train(*DVAE, "run=mine", "seed=5")
     folder = tmp_path / "outputs" / "dvae" / "mine"
     assert status == 0
@@ -43,7 +43,7 @@ def test_a_run_folder_holds_config_metrics_and_checkpoint(train, tmp_path):
     assert meta["seed"] == 5
 
 
-def test_the_same_command_again_does_nothing_and_more_steps_go_on(train, tmp_path):
+def test_finished_run_is_not_repeated_and_can_be_extended(train, tmp_path):
     train(*DVAE)
     folder = tmp_path / "outputs" / "dvae" / "default"
     first = checkpoint.digest(folder)
@@ -55,7 +55,7 @@ def test_the_same_command_again_does_nothing_and_more_steps_go_on(train, tmp_pat
     assert steps == [2, 2, 3, 3]  # train and val
 
 
-def test_other_settings_are_refused_unless_one_starts_over(train, tmp_path):
+def test_changed_settings_raise_unless_resume_is_false(train, tmp_path):
     train(*DVAE)
     folder = tmp_path / "outputs" / "dvae" / "default"
     first = checkpoint.digest(folder)
@@ -68,7 +68,7 @@ def test_other_settings_are_refused_unless_one_starts_over(train, tmp_path):
     assert checkpoint.digest(folder.with_name("default.1")) == first != checkpoint.digest(folder)
 
 
-def test_a_run_made_before_a_setting_existed_goes_on_as_long_as_that_keeps_its_default(train, tmp_path):
+def test_run_without_a_newer_setting_resumes_with_its_default(train, tmp_path):
     train(*DVAE)
     (path,) = (tmp_path / "outputs" / "dvae" / "default").glob("state/*/state.json")
     state = json.loads(path.read_text())
@@ -79,7 +79,7 @@ def test_a_run_made_before_a_setting_existed_goes_on_as_long_as_that_keeps_its_d
     assert train(*DVAE, "stage.steps=3")[0] == 0
 
 
-def test_the_seed_decides_the_first_weights(train, tmp_path):
+def test_seed_determines_initial_weights(train, tmp_path):
     for run, seed in (("a", 1), ("b", 1), ("c", 2)):
         train(*DVAE, f"run={run}", f"seed={seed}", "stage.steps=1")
     a, b, c = (first_convolution(tmp_path / "outputs" / "dvae" / run) for run in "abc")
@@ -93,7 +93,7 @@ def first_convolution(folder):
 
 
 @pytest.mark.parametrize("stage", ["dvae", "clip", "transformer"])
-def test_every_stage_goes_on_to_the_same_bits(train, tmp_path, stage):
+def test_every_stage_resumes_bitwise(train, tmp_path, stage):
     overrides = [*COMMON, f"stage={stage}", *tiny("stage", MODELS[stage])]
     if stage != "dvae":
         overrides += ["stage.tokenizer_records=50", "stage.accumulate=2"]
@@ -108,7 +108,7 @@ def test_every_stage_goes_on_to_the_same_bits(train, tmp_path, stage):
     assert all(torch.equal(tensor, parts[1][name]) for name, tensor in whole[1].items())
 
 
-def test_all_stages_in_turn_share_a_folder_and_the_transformer_speaks_the_new_dvaes_codes(train, tmp_path):
+def test_all_stages_share_a_folder_and_the_transformer_uses_the_new_dvae(train, tmp_path):
     overrides = [*COMMON, "stage=all", "run=trio", "data.image_size=16"]
     for stage, model in MODELS.items():
         overrides += tiny(f"stage.{stage}", model)
@@ -140,13 +140,13 @@ def test_all_stages_in_turn_share_a_folder_and_the_transformer_speaks_the_new_dv
     assert "transformer has a run with other settings: dvae was" in printed
 
 
-def test_a_dvae_that_would_not_be_used_is_refused(train):
+def test_unused_dvae_setting_raises(train):
     status, printed = train("stage=all", "dvae=outputs/dvae/mine")
     assert status == 2
     assert "leave dvae out" in printed
 
 
-def test_a_dvae_that_is_missing_is_named(train):
+def test_missing_dvae_raises(train):
     status, printed = train("stage=transformer", "dvae=outputs/dvae/mine")
     assert status == 2
     assert "no checkpoint at outputs/dvae/mine" in printed

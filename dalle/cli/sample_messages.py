@@ -1,5 +1,8 @@
 """Messages of sample.py: hints before sampling, one line per caption, and the paths of the results."""
 
+from collections.abc import Collection
+from difflib import get_close_matches
+
 from dalle.sampling.attention_grid import attention_grid_path
 from dalle.sampling.batch_size import format_bytes
 from dalle.sampling.command_config import SampleConfig
@@ -14,11 +17,17 @@ LINES = 12  # captions that are printed individually
 
 
 def say_unknown_words(dalle: DALLE, captions: list[str]) -> None:
-    """Print the words that occur in no training caption."""
+    """Print the words that occur in no training caption, each with the known words of the nearest spelling."""
     if unknown := dalle.unknown_words(captions):
         more = f" and {len(unknown) - LINES} more" if len(unknown) > LINES else ""
-        words = ", ".join(unknown[:LINES])
+        words = ", ".join(word + _nearest(word, dalle.words) for word in unknown[:LINES])
         print_line(f"hint      in none of the training captions that its tokenizer read: {words}{more}")
+
+
+def _nearest(word: str, known: Collection[str]) -> str:
+    """Return " (nearest known: ...)" for an unknown word, "" if no known word has a similar spelling."""
+    nearest = get_close_matches(word, known, n=3, cutoff=0.75)
+    return f" (nearest known: {', '.join(nearest)})" if nearest else ""
 
 
 def say_memory(dalle: DALLE, captions: int, config: SampleConfig) -> None:

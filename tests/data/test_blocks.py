@@ -1,4 +1,4 @@
-"""The procedural scenes: reproducible, plain to see, and captioned truly."""
+"""Data set `blocks`: reproducible scenes, correct captions, and held-out combinations."""
 
 from collections import Counter
 from itertools import combinations
@@ -19,7 +19,7 @@ def pairs_of(scene):
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_a_record_is_a_pure_function_of_config_split_and_index(split):
+def test_record_depends_only_on_config_split_and_index(split):
     forwards = [BlocksSource(CONFIG, split)[index] for index in range(6)]
     backwards = [BlocksSource(CONFIG, split)[index] for index in reversed(range(6))][::-1]
     for one, other in zip(forwards, backwards, strict=True):
@@ -27,19 +27,19 @@ def test_a_record_is_a_pure_function_of_config_split_and_index(split):
         assert np.array_equal(np.asarray(one.image), np.asarray(other.image))
 
 
-def test_splits_seeds_and_indices_give_different_pictures():
+def test_splits_seeds_and_indices_give_different_images():
     sources = [BlocksSource(CONFIG, split) for split in SPLITS]
     sources.append(BlocksSource(BlocksConfig(image_size=32, seed=1), "train"))
     pictures = {source[index].image.tobytes() for source in sources for index in range(40)}
     assert len(pictures) == 160
 
 
-def test_the_first_scene_stays_the_same_from_release_to_release():
+def test_first_scene_is_unchanged_between_releases():
     scene = SCENES["train"][0]
     assert wordings(scene.statement)[0] == "two small yellow crosses and a large yellow square"
 
 
-def test_train_and_val_never_show_a_held_out_pair():
+def test_train_and_val_have_no_held_out_pairs():
     for scene in SCENES["train"] + SCENES["val"]:
         assert not pairs_of(scene) & set(HELD_OUT)
 
@@ -49,14 +49,14 @@ def test_every_novel_caption_names_a_held_out_pair():
         assert {(thing.shape, thing.colour) for thing in scene.statement.described} & set(HELD_OUT)
 
 
-def test_held_out_pairs_differ_in_shape_and_colour_and_training_shows_each_of_these_elsewhere():
+def test_held_out_pairs_differ_in_shape_and_colour_and_training_has_all_others():
     assert {shape for shape, _ in HELD_OUT} == set(OUTLINES)
     assert len({colour for _, colour in HELD_OUT}) == len(HELD_OUT)
     shown = set().union(*map(pairs_of, SCENES["train"]))
     assert len(shown) == len(OUTLINES) * len(COLOURS) - len(HELD_OUT)
 
 
-def test_statements_name_exactly_what_is_in_the_picture():
+def test_statements_match_the_image():
     for scene in EVERY_SCENE:
         named = Counter()
         for thing in scene.statement.described:
@@ -66,7 +66,7 @@ def test_statements_name_exactly_what_is_in_the_picture():
         assert named == Counter((piece.shape, piece.colour) for piece in scene.pieces)
 
 
-def test_nothing_is_cut_by_the_edge_and_what_is_apart_has_a_clear_gap():
+def test_shapes_are_within_the_image_and_separated():
     for scene in EVERY_SCENE:
         resting = {(r.subject, r.object) for r in scene.statement.relations if r.name == "on top of"}
         boxes = [(np.array((piece.x, piece.y)), HALF_EXTENTS[piece.shape] * piece.radius) for piece in scene.pieces]
@@ -77,14 +77,14 @@ def test_nothing_is_cut_by_the_edge_and_what_is_apart_has_a_clear_gap():
 
 
 @pytest.mark.parametrize("lattice", [8, 16])
-def test_boxes_begin_and_end_on_lattice_lines(lattice):
+def test_lattice_aligns_bounding_boxes(lattice):
     source = BlocksSource(BlocksConfig(lattice=lattice), "train")
     for piece in (piece for index in range(100) for piece in source.scene(index).pieces):
         corner = (np.array((piece.x, piece.y)) - piece.radius) * lattice
         assert np.allclose(corner, np.rint(corner))
 
 
-def test_without_a_lattice_shapes_lie_anywhere_and_clear_of_the_edge():
+def test_without_lattice_shapes_are_anywhere_within_the_image():
     source = BlocksSource(BlocksConfig(lattice=0, radius_jitter=0.05), "train")
     pieces = [piece for index in range(100) for piece in source.scene(index).pieces]
     assert all(at - piece.radius > 0.02 and at + piece.radius < 0.98 for piece in pieces for at in (piece.x, piece.y))
@@ -92,12 +92,12 @@ def test_without_a_lattice_shapes_lie_anywhere_and_clear_of_the_edge():
 
 
 @pytest.mark.parametrize("settings", [{"lattice": 12}, {"radius_jitter": 0.5}])
-def test_settings_that_leave_no_room_are_refused(settings):
+def test_settings_without_room_for_shapes_raise(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         BlocksConfig(**settings)
 
 
-def test_relations_are_plain_to_see():
+def test_relations_are_unambiguous():
     for scene in EVERY_SCENE:
         for subject, name, object_ in scene.statement.relations:
             one, other = scene.pieces[subject], scene.pieces[object_]
@@ -106,14 +106,14 @@ def test_relations_are_plain_to_see():
             assert along > 1.9 * (np.abs(step).sum() - along)
 
 
-def test_all_kinds_of_scenes_occur():
+def test_every_kind_of_scene_occurs():
     relations = Counter(r.name for scene in SCENES["train"] for r in scene.statement.relations)
     assert set(relations) == set(DIRECTIONS)
     described = Counter(tuple(t.count for t in scene.statement.described) for scene in SCENES["train"])
     assert set(described) == {(1,), (2,), (3,), (1, 1), (2, 1), (1, 1, 1)}
 
 
-def test_captions_are_short_distinct_and_plain():
+def test_captions_are_short_distinct_and_plain_english():
     vocabulary = set()
     for scene in EVERY_SCENE:
         captions = wordings(scene.statement)
@@ -133,7 +133,7 @@ def test_captions_of_a_record_are_wordings_of_its_statement(split):
         assert 1 <= len(source[index].captions) <= CONFIG.wordings
 
 
-def test_one_fact_changed_changes_one_fact():
+def test_altered_statement_differs_in_one_fact():
     for scene in EVERY_SCENE[::7]:
         for fact, statements in one_fact_changed(scene.statement).items():
             for statement in statements:
@@ -146,13 +146,13 @@ def test_one_fact_changed_changes_one_fact():
 
 
 @pytest.mark.parametrize("size", [24, 64, 100])
-def test_pictures_come_in_any_size_on_a_constant_background(size):
+def test_image_size_is_configurable_and_background_constant(size):
     picture = np.asarray(draw(SCENES["val"][0], size))
     assert picture.shape == (size, size, 3)
     assert {tuple(picture[y, x]) for y in (0, -1) for x in (0, -1)} == {BACKGROUND}
 
 
-def test_wrong_splits_indices_and_sizes_are_refused_in_words():
+def test_invalid_splits_indices_and_sizes_raise():
     with pytest.raises(ValueError, match="train, val, novel"):
         BlocksSource(CONFIG, "test")
     with pytest.raises(IndexError, match="2000"):

@@ -1,4 +1,4 @@
-"""The COCO source: a JSON file tells which pictures of a folder are in the set, and what they show."""
+"""COCO source: a JSON file lists images of a folder and their captions."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ def captions(folder: Path, told: Any, **options) -> dict[int, tuple[str, ...]]:
     return {int(Path(record.key).stem): record.captions for source in sources for record in source}
 
 
-def test_a_picture_has_all_its_captions_and_pictures_that_are_not_named_are_no_part_of_the_set(pictures):
+def test_image_has_all_its_captions_and_unlisted_images_are_ignored(pictures):
     told = {
         "images": [image(2), image(0), image(1)],
         "annotations": [annotation(0, "a dog\n"), annotation(1, "a cat"), annotation(2, "a cow"), annotation(0, "two")],
@@ -51,7 +51,7 @@ def test_a_picture_has_all_its_captions_and_pictures_that_are_not_named_are_no_p
     assert opened(pictures, told).dropped == {} and not opened(pictures, told).warnings
 
 
-def test_what_is_broken_is_counted_and_costs_nothing_else(pictures):
+def test_invalid_entries_are_counted_and_skipped(pictures):
     told = {
         "images": [
             image(0),
@@ -83,7 +83,7 @@ def test_what_is_broken_is_counted_and_costs_nothing_else(pictures):
     assert source.warnings == {"rows whose image does not exist": 2, UNREADABLE: 10}
 
 
-def test_addresses_serve_the_opt_out_list(pictures, tmp_path):
+def test_urls_are_used_for_the_opt_out_list(pictures, tmp_path):
     told = {
         "images": [image(0, flickr_url="http://farm1.flickr.com/0.jpg"), image(1, coco_url=3), image(2)],
         "annotations": [annotation(number, "good") for number in range(3)],
@@ -96,12 +96,12 @@ def test_addresses_serve_the_opt_out_list(pictures, tmp_path):
 
 
 @pytest.mark.parametrize("told", ["", "{", "[]", '{"images": []}', '{"images": {}, "annotations": []}', "[" * 99_999])
-def test_another_file_is_refused_in_a_sentence(pictures, told):
+def test_other_json_file_raises(pictures, told):
     with pytest.raises(ValueError, match=r"data\.captions=.*captions\.json (cannot be read|is not in COCO's format)"):
         opened(pictures, told)
 
 
-def test_a_file_that_is_not_there_is_named(pictures):
+def test_missing_file_raises(pictures):
     with pytest.raises(ValueError, match=r"data\.captions is empty"):
         CocoSource(CocoConfig(path=str(pictures)), "train")
     with pytest.raises(ValueError, match=r"data\.captions=nowhere\.json cannot be read"):

@@ -1,4 +1,4 @@
-"""The emojis: every drawing with a name, worded in English, its variants on one side of the split."""
+"""Data set `emoji`: English captions of every named emoji, and all variants of one in the same split."""
 
 import importlib.util
 import re
@@ -22,7 +22,7 @@ def split(name: str, **options) -> EmojiSource:
     return EmojiSource(EmojiConfig(**options), name)
 
 
-def test_all_named_emojis_are_there_with_words_for_each():
+def test_every_named_emoji_has_captions():
     emojis = all_emojis()
     assert len(emojis) > 3_900
     assert [emoji.code for emoji in emojis] == sorted({emoji.code for emoji in emojis})
@@ -54,13 +54,13 @@ def test_captions_are_plain_english(captions, code, expected):
     assert captions[code][0] == expected[0]
 
 
-def test_every_flag_of_a_place_is_worded_the_flag_of(captions):
+def test_flags_of_places_are_captioned_the_flag_of(captions):
     places = [code for code in captions if re.fullmatch(r"1F1[EF].-1F1[EF].|1F3F4-E00.*", code)]
     assert len(places) > 255
     assert all(captions[code][0].startswith("the flag of ") for code in places)
 
 
-def test_every_skin_tone_is_in_every_caption(captions):
+def test_skin_tone_is_in_every_caption(captions):
     toned = {code: re.findall(r"1F3F[B-F]", code) for code in captions}
     for code, tones in toned.items():
         for caption in captions[code]:
@@ -69,7 +69,7 @@ def test_every_skin_tone_is_in_every_caption(captions):
 
 
 def variant_group(code: str) -> str:
-    """A second opinion on what is one emoji: its code points without tone, gender, hair, direction and selectors."""
+    """Reference: an emoji's code points without tone, gender, hair, direction and selectors."""
     code = re.sub(r"1F468|1F469", "1F9D1", code)  # man, woman -> person
     code = re.sub(r"(-200D)?-(2640|2642|27A1|1F9B[0-3])(-FE0F)?", "", code)
     return re.sub(r"-(1F3F[B-F]|FE0F)", "", code)
@@ -110,7 +110,7 @@ def test_different_emojis_have_different_bases():
     )
 
 
-def test_phrases_of_rarer_kinds():
+def test_captions_of_rare_kinds():
     for name, text in (
         ("woman with headscarf dark skin tone", "a woman with headscarf, with dark skin tone"),
         ("handshake light skin tone dark skin tone", "a handshake with light skin tone and dark skin tone"),
@@ -128,7 +128,7 @@ def test_phrases_of_rarer_kinds():
     assert flag_phrase("St. Vincent & Grenadines") == "the flag of St. Vincent and Grenadines"
 
 
-def test_pictures_are_drawn_on_white_and_each_time_alike():
+def test_images_have_white_background_and_are_deterministic():
     source = split("val", image_size=32)
     record = source[5]
     assert record.image.mode == "RGB" and record.image.size == (48, 48)
@@ -138,7 +138,7 @@ def test_pictures_are_drawn_on_white_and_each_time_alike():
     assert record.image == source[5].image == split("val", image_size=32)[5].image
 
 
-def test_a_red_apple_is_red():
+def test_red_apple_is_red():
     source = split("train" if "1F34E" in {emoji.code for emoji in split("train")._emojis} else "val")
     index = [emoji.code for emoji in source._emojis].index("1F34E")
     red, green, blue = np.asarray(source[index].image)[60, 48].astype(int)
@@ -149,14 +149,14 @@ def test_attribution_names_the_licence():
     assert "OpenMoji" in ATTRIBUTION and "CC BY-SA 4.0" in ATTRIBUTION
 
 
-def test_other_splits_and_shares_are_refused():
+def test_invalid_splits_and_shares_raise():
     with pytest.raises(ValueError, match="got 'novel'"):
         split("novel")
     with pytest.raises(ValueError, match="validation_share must be between 0 and 1, got 0"):
         split("train", validation_share=0.0)
 
 
-def test_missing_packages_are_named_with_the_command_that_installs_them(monkeypatch):
+def test_missing_packages_raise_with_install_command(monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(module, "find_spec", lambda name: None if name in ("emoji", "resvg_py") else found(name))
     module.svg_folder.cache_clear()

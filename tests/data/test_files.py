@@ -1,4 +1,4 @@
-"""Tests of the parts that all sources of files share: filters, opt-outs, counts, and the example of the docs."""
+"""Shared code of file sources: filters, opt-out, counts, and the example of the docs."""
 
 import hashlib
 import re
@@ -66,14 +66,14 @@ def test_every_record_is_in_a_split_or_counted(tmp_path):
     assert len(kept(tmp_path)) == 9 and opened(tmp_path).dropped == {"without a caption": 1}
 
 
-def test_a_picture_that_may_lack_captions_is_still_left_out_for_those_it_has(tmp_path):
+def test_optional_captions_are_still_filtered(tmp_path):
     for name, captions in (("a.png", ""), ("b.png", "red"), ("c.png", "a red one")):
         add(tmp_path, name, captions)
     options = {"allow_missing_captions": True, "filters": FiltersConfig(min_words=2)}
     assert kept(tmp_path, **options) == {"a.png": ("",), "c.png": ("a red one",)}
 
 
-def test_captions_of_a_megabyte_are_cut_and_counted(tmp_path):
+def test_huge_captions_are_truncated_and_counted(tmp_path):
     add(tmp_path, "long.png", "word " * 200_000)
     add(tmp_path, "lines.png", "word\n" * 500)
     captions = kept(tmp_path)
@@ -82,7 +82,7 @@ def test_captions_of_a_megabyte_are_cut_and_counted(tmp_path):
     assert opened(tmp_path).warnings == {"with captions cut to 4,096 characters": 1}
 
 
-def test_counts_are_told_once_though_stages_and_splits_open_the_data_again(tmp_path, caplog):
+def test_counts_are_logged_once_per_data_set(tmp_path, caplog):
     for number in range(3):
         add(tmp_path, f"{number}.png")
     add(tmp_path, "odd \x1b[31m.png", "")
@@ -95,7 +95,7 @@ def test_counts_are_told_once_though_stages_and_splits_open_the_data_again(tmp_p
     )
 
 
-def test_a_picture_on_the_list_by_its_hash_is_never_given_out(tmp_path, caplog):
+def test_image_opted_out_by_hash_is_never_returned(tmp_path, caplog):
     for number in range(4):
         add(tmp_path, f"{number}.png", size=(4 + number, 4))
     digest = hashlib.sha256((tmp_path / "2.png").read_bytes()).hexdigest()
@@ -108,14 +108,14 @@ def test_a_picture_on_the_list_by_its_hash_is_never_given_out(tmp_path, caplog):
     assert any("2.png: opted out by hash (1 so far)" in message for message in caplog.messages)
 
 
-def test_large_jpegs_are_decoded_to_no_less_than_twice_the_size_of_the_models(tmp_path):
+def test_large_jpegs_are_decoded_to_at_least_twice_the_model_size(tmp_path):
     for name in ("a.jpg", "b.jpg"):
         add(tmp_path, name, size=(100, 70))
     (record,) = opened(tmp_path)
     assert record.image.size == (13, 9)
 
 
-def test_the_source_of_the_docs_works(tmp_path):
+def test_example_source_of_the_docs_works(tmp_path):
     (example,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
     scope: dict = {"__name__": "zip"}
     exec(compile(example, "docs/data.md", "exec"), scope)

@@ -1,4 +1,4 @@
-"""The paper's filters: what each leaves out, and that they leave nothing out by themselves."""
+"""Caption and image filters of the paper; all are off by default."""
 
 import sys
 from types import ModuleType
@@ -15,7 +15,7 @@ PAPER = compose("train", ["data=folder", "data.path=x", "filters=paper"]).data.f
 
 @pytest.fixture
 def detector(monkeypatch):
-    """A detector that finds German wherever "ein" stands and English elsewhere, and is in doubt over one word."""
+    """Fake detector: German if "ein" occurs, English otherwise, and uncertain for one word."""
     module = ModuleType("py3langid")
 
     def rank(text):
@@ -28,12 +28,12 @@ def detector(monkeypatch):
     monkeypatch.setitem(sys.modules, "py3langid", module)
 
 
-def test_nothing_is_left_out_unless_one_asks_for_it():
+def test_filters_are_off_by_default():
     keep = CaptionFilter(FiltersConfig())
     assert not any(map(keep, ["a", "2008", "IMG_0001.jpg", "ein Hund am Strand"]))
 
 
-def test_captions_too_short_are_left_out():
+def test_short_captions_are_filtered():
     left_out = CaptionFilter(FiltersConfig(min_words=2, min_characters=6))
     assert left_out("red dog") is None
     assert left_out("a dog") == left_out("elephants") == "with captions too short"
@@ -55,7 +55,7 @@ def test_captions_too_short_are_left_out():
         "Untitled",
     ],
 )
-def test_boilerplate_is_left_out(caption):
+def test_boilerplate_is_filtered(caption):
     assert CaptionFilter(FiltersConfig(boilerplate=PAPER.boilerplate))(caption) == "with boilerplate captions"
 
 
@@ -71,11 +71,11 @@ def test_boilerplate_is_left_out(caption):
         "the may pole on 1st avenue",
     ],
 )
-def test_captions_that_say_more_than_boilerplate_stay(caption):
+def test_captions_with_more_than_boilerplate_are_kept(caption):
     assert CaptionFilter(FiltersConfig(boilerplate=PAPER.boilerplate))(caption) is None
 
 
-def test_other_languages_are_left_out_where_there_is_no_doubt(detector):
+def test_other_languages_are_filtered_if_certain(detector):
     left_out = CaptionFilter(FiltersConfig(languages=["en"]))
     assert left_out("a dog on the beach") is left_out("ein Hund") is None
     assert left_out("das ist ein Hund am Strand") == "with captions in other languages"
@@ -83,13 +83,13 @@ def test_other_languages_are_left_out_where_there_is_no_doubt(detector):
     assert both("das ist ein Hund am Strand") is None
 
 
-def test_a_language_is_ruled_out_by_ten_nats():
+def test_language_is_filtered_at_ten_nats():
     assert is_in(["en"], {"en": -20.0, "de": -10.0})
     assert not is_in(["en"], {"en": -20.1, "de": -10.0})
     assert is_in(["en", "fr"], {"en": -99.0, "fr": -10.0, "de": -5.0})
 
 
-def test_the_real_detector_tells_languages_apart():
+def test_langid_detects_languages():
     pytest.importorskip("py3langid", reason="no language detector is installed")
     left_out = CaptionFilter(FiltersConfig(languages=["en"]))
     for caption in ("a dog on the beach", "a red circle", "grinning face", "sunset over the Grand Canyon, Arizona"):
@@ -98,7 +98,7 @@ def test_the_real_detector_tells_languages_apart():
         assert left_out(caption) == "with captions in other languages"
 
 
-def test_without_a_detector_or_with_an_unknown_language_nothing_starts(monkeypatch, detector):
+def test_missing_detector_or_unknown_language_raises(monkeypatch, detector):
     with pytest.raises(ValueError, match=r"py3langid does not know \['xx'\]; it knows de, en"):
         CaptionFilter(FiltersConfig(languages=["en", "xx"]))
     monkeypatch.delitem(sys.modules, "py3langid")
@@ -107,19 +107,19 @@ def test_without_a_detector_or_with_an_unknown_language_nothing_starts(monkeypat
         CaptionFilter(FiltersConfig(languages=["en"]))
 
 
-def test_the_aspect_ratio_is_the_longer_side_by_the_shorter_one():
+def test_aspect_ratio_is_longer_side_over_shorter():
     assert not exceeds_aspect_ratio((200, 100), 2) and not exceeds_aspect_ratio((100, 200), 2)
     assert exceeds_aspect_ratio((201, 100), 2) and exceeds_aspect_ratio((100, 201), 2)
 
 
-def test_numbers_and_patterns_that_cannot_work_are_refused():
+def test_invalid_numbers_and_patterns_raise():
     with pytest.raises(ValueError, match="max_aspect_ratio=0.5 would leave out every image"):
         FiltersConfig(max_aspect_ratio=0.5)
     with pytest.raises(ValueError, match=r"'\(photo' is no regular expression"):
         CaptionFilter(FiltersConfig(boilerplate=["(photo"]))
 
 
-def test_the_papers_ratio_is_a_half_to_two_and_what_a_checkpoint_says_of_it_is_read_again():
+def test_paper_aspect_ratio_is_read_back_from_a_checkpoint():
     assert PAPER.max_aspect_ratio == 2
     assert PAPER.languages == ["en"]
     written = {"name": "folder", "path": "x", "filters": {"min_words": 3, "max_aspect_ratio": 2.0}}

@@ -1,4 +1,4 @@
-"""The folder source: any tree of pictures, with text files or a table, the broken ones included."""
+"""Folder source: nested images with text files or a table, including broken ones."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from dalle.data.transforms import inference_crop
 
 
 def add(root: Path, name: str, captions: str | None = "a picture", image: Image.Image | None = None, **options) -> Path:
-    """A picture at root/name, and its captions beside it."""
+    """Save an image at root/name, and its captions beside it."""
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
     (image or Image.new("RGB", (6, 4), "red")).save(path, **options)
@@ -30,11 +30,11 @@ def opened(root: Path, split: str = "train", **options) -> FolderSource:
 
 
 def records(root: Path, **options):
-    """All records of both splits, by key."""
+    """Return all records of both splits, by key."""
     return {record.key: record for split in ("train", "val") for record in opened(root, split, **options)}
 
 
-def test_pictures_are_found_in_any_depth_and_listed_in_order(tmp_path):
+def test_images_are_found_recursively_in_sorted_order(tmp_path):
     for name in ("b.png", "a/z.JPG", "a/b/c.webp", "d.bmp", "e.gif", "f.jpeg"):
         add(tmp_path, name)
     add(tmp_path, ".hidden.png")
@@ -43,7 +43,7 @@ def test_pictures_are_found_in_any_depth_and_listed_in_order(tmp_path):
     assert list_images(tmp_path, SkipCounter()) == ["a/b/c.webp", "a/z.JPG", "b.png", "d.bmp", "e.gif", "f.jpeg"]
 
 
-def test_record_has_an_rgb_picture_its_captions_and_its_path(tmp_path):
+def test_record_has_rgb_image_captions_and_path(tmp_path):
     add(tmp_path, "sub/one.png", "\ufeffa red picture\n\n  all of it red  \r\n")
     add(tmp_path, "two.png")
     record = records(tmp_path)["sub/one.png"]
@@ -52,7 +52,7 @@ def test_record_has_an_rgb_picture_its_captions_and_its_path(tmp_path):
     assert record.image.mode == "RGB" and record.image.getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_names_in_any_bytes_are_found_and_read(tmp_path):
+def test_file_names_of_any_bytes_are_read(tmp_path):
     add(tmp_path, os.fsdecode(b"caf\xe9.png"), "a café")
     add(tmp_path, "日本/猫 \n.png", "a cat")
     assert {key: record.captions for key, record in records(tmp_path).items()} == {
@@ -61,7 +61,7 @@ def test_names_in_any_bytes_are_found_and_read(tmp_path):
     }
 
 
-def test_splits_share_no_picture_and_leave_none_out(tmp_path):
+def test_splits_are_disjoint_and_complete(tmp_path):
     for number in range(60):
         add(tmp_path, f"{number}.png")
     train, val = (
@@ -71,7 +71,7 @@ def test_splits_share_no_picture_and_leave_none_out(tmp_path):
     assert 4 <= len(val) <= 20
 
 
-def test_a_picture_keeps_its_split_when_others_are_added(tmp_path):
+def test_image_keeps_its_split_when_others_are_added(tmp_path):
     for number in range(40):
         add(tmp_path, f"{number}.png")
     before = set(opened(tmp_path, "val", validation_share=0.2).keys())
@@ -82,21 +82,21 @@ def test_a_picture_keeps_its_split_when_others_are_added(tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.001, 0.999])
-def test_two_pictures_are_enough_for_both_splits(tmp_path, share):
+def test_two_images_fill_both_splits(tmp_path, share):
     add(tmp_path, "one.png")
     add(tmp_path, "two.png")
     assert len(opened(tmp_path, "train", validation_share=share)) == 1
     assert len(opened(tmp_path, "val", validation_share=share)) == 1
 
 
-def test_one_picture_is_for_training_and_validation_says_so(tmp_path):
+def test_one_image_is_for_training_and_validation_raises(tmp_path):
     add(tmp_path, "one.png")
     assert len(opened(tmp_path, "train", validation_share=0.999)) == 1
     with pytest.raises(ValueError, match="one image is not enough"):
         opened(tmp_path, "val")
 
 
-def test_a_picture_that_vanishes_is_an_unreadable_record(tmp_path):
+def test_deleted_image_is_an_unreadable_record(tmp_path):
     paths = [add(tmp_path, f"{number}.png") for number in range(3)]
     source = opened(tmp_path)
     for path in paths:
@@ -106,7 +106,7 @@ def test_a_picture_that_vanishes_is_an_unreadable_record(tmp_path):
 
 
 @pytest.mark.parametrize("captions", [None, "", "\n  \n", "\x00\x01 \x1b\n"])
-def test_a_picture_without_captions_is_left_out_unless_that_is_allowed(tmp_path, captions, caplog):
+def test_image_without_captions_is_skipped_unless_allowed(tmp_path, captions, caplog):
     add(tmp_path, "plain.png", captions)
     add(tmp_path, "other.png")
     assert list(opened(tmp_path).keys()) == ["other.png"]
@@ -117,7 +117,7 @@ def test_a_picture_without_captions_is_left_out_unless_that_is_allowed(tmp_path,
     assert records(tmp_path, allow_missing_captions=True)["plain.png"].captions == ("",)
 
 
-def test_captions_that_are_not_utf8_or_cannot_be_opened_leave_their_pictures_out(tmp_path):
+def test_unreadable_captions_skip_their_image(tmp_path):
     add(tmp_path, "latin.png").with_suffix(".txt").write_bytes("été".encode("latin-1"))
     add(tmp_path, "folder.png", None).with_suffix(".txt").mkdir()
     for number in range(3):
@@ -127,7 +127,7 @@ def test_captions_that_are_not_utf8_or_cannot_be_opened_leave_their_pictures_out
     assert set(records(tmp_path)) == {"0.png", "1.png", "2.png"}
 
 
-def test_what_is_no_file_is_passed_over_and_counted(tmp_path):
+def test_non_files_are_skipped_and_counted(tmp_path):
     add(tmp_path, "one.png")
     add(tmp_path, "two.png")
     os.mkfifo(tmp_path / "pipe.png")
@@ -141,7 +141,7 @@ def test_what_is_no_file_is_passed_over_and_counted(tmp_path):
     assert set(records(tmp_path)) == {"one.png", "two.png", "link.png"}
 
 
-def test_a_folder_that_cannot_be_opened_is_counted(tmp_path, monkeypatch):
+def test_unreadable_subfolder_is_counted(tmp_path, monkeypatch):
     for name in ("open/1.png", "open/2.png", "shut/3.png"):
         add(tmp_path, name)
     scandir = os.scandir
@@ -156,7 +156,7 @@ def test_a_folder_that_cannot_be_opened_is_counted(tmp_path, monkeypatch):
     assert set(records(tmp_path)) == {"open/1.png", "open/2.png"}
 
 
-def test_a_file_without_permission_is_an_unreadable_record(tmp_path, monkeypatch):
+def test_file_without_permission_is_an_unreadable_record(tmp_path, monkeypatch):
     for number in range(3):
         add(tmp_path, f"{number}.png")
     source = opened(tmp_path)
@@ -169,7 +169,7 @@ def test_a_file_without_permission_is_an_unreadable_record(tmp_path, monkeypatch
         source[0]
 
 
-def test_training_goes_on_around_broken_pictures(tmp_path):
+def test_training_skips_broken_images(tmp_path):
     for number in range(12):
         add(tmp_path, f"{number}.png")
     for number in (3, 5, 7):
@@ -179,7 +179,7 @@ def test_training_goes_on_around_broken_pictures(tmp_path):
     assert keys and not keys & {"3.png", "5.png", "7.png"}
 
 
-def test_missing_and_empty_folders_say_what_was_looked_for(tmp_path):
+def test_missing_and_empty_folders_raise(tmp_path):
     with pytest.raises(ValueError, match=r"data\.path=.*nowhere: there is no such folder"):
         opened(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"data\.path=.*no image \(\.jpg, \.jpeg, \.png, \.webp, \.bmp, \.gif\)"):
@@ -191,7 +191,7 @@ def test_missing_and_empty_folders_say_what_was_looked_for(tmp_path):
         opened(tmp_path)
 
 
-def test_other_splits_and_shares_are_refused(tmp_path):
+def test_invalid_splits_and_shares_raise(tmp_path):
     add(tmp_path, "one.png")
     with pytest.raises(ValueError, match="not 'novel'"):
         opened(tmp_path, "novel")
@@ -200,7 +200,7 @@ def test_other_splits_and_shares_are_refused(tmp_path):
             opened(tmp_path, validation_share=share)
 
 
-def test_a_table_in_the_folder_takes_the_place_of_the_text_files(tmp_path):
+def test_table_replaces_text_files(tmp_path):
     for name in ("a.png", "sub/b.png", "c.png"):
         add(tmp_path, name, "not this")
     rows = ["file_name,caption", "a.png,first", "sub/b.png,other", "a.png,second", "gone.png,lost"]
@@ -217,7 +217,7 @@ def test_a_table_in_the_folder_takes_the_place_of_the_text_files(tmp_path):
         opened(tmp_path)
 
 
-def test_the_digest_changes_with_captions_pictures_and_their_number_and_not_with_the_place(tmp_path):
+def test_digest_depends_on_content_and_not_on_location(tmp_path):
     for number in range(4):
         add(tmp_path / "one", f"{number}.png", image=Image.new("RGB", (6, 4), (number, 0, 0)))
     source = opened(tmp_path / "one")
@@ -238,7 +238,7 @@ def test_the_digest_changes_with_captions_pictures_and_their_number_and_not_with
     assert len(digests) == 5
 
 
-def test_keys_and_captions_are_known_without_opening_a_picture(tmp_path):
+def test_keys_and_captions_do_not_open_images(tmp_path):
     for number in range(4):
         add(tmp_path, f"{number}.png", f"number {number}").write_bytes(b"no picture")
     source = opened(tmp_path)
@@ -248,7 +248,7 @@ def test_keys_and_captions_are_known_without_opening_a_picture(tmp_path):
             source[index]
 
 
-def test_metadata_beside_a_picture_serve_the_opt_out_list(tmp_path):
+def test_metadata_files_are_used_for_the_opt_out_list(tmp_path):
     for number in range(4):
         add(tmp_path, f"{number}.png").with_suffix(".json").write_text(
             json.dumps({"url": f"https://host{number}.example/a.png"})
@@ -260,7 +260,7 @@ def test_metadata_beside_a_picture_serve_the_opt_out_list(tmp_path):
     assert set(records(tmp_path, opt_out=str(tmp_path / "list.txt"))) == {"0.png", "1.png", "3.png"}
 
 
-def test_text_files_without_a_picture_and_kinds_that_are_not_read_are_counted(tmp_path):
+def test_text_without_image_and_unsupported_formats_are_counted(tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "seen.png")
     (tmp_path / "sub").mkdir()
     for name in (
@@ -283,7 +283,7 @@ def test_text_files_without_a_picture_and_kinds_that_are_not_read_are_counted(tm
     }
 
 
-def test_a_folder_of_kinds_that_are_not_read_says_so(tmp_path):
+def test_folder_of_unsupported_formats_raises(tmp_path):
     (tmp_path / "a.svg").write_text("<svg/>")
     with pytest.raises(ValueError, match="no image .* skipped: 1 .svg files, a type that is not supported"):
         opened(tmp_path)

@@ -1,4 +1,4 @@
-"""One picture file: every kind of pixel becomes upright RGB on white, and what is no picture a reason."""
+"""Image decoding: every mode becomes upright RGB on white, and other files raise with a reason."""
 
 import warnings
 import zlib
@@ -40,13 +40,13 @@ def noise(width: int, height: int) -> Image.Image:
         ("BMP", "RGB", (1, 2, 3), (1, 2, 3)),
     ],
 )
-def test_every_kind_of_pixel_becomes_rgb_on_white(kind, mode, colour, expected):
+def test_every_mode_becomes_rgb_on_white(kind, mode, colour, expected):
     image = decode_image(encoded(Image.new(mode, (6, 4), colour), kind), "key")
     assert image.mode == "RGB" and image.size == (6, 4)
     assert expected is None or image.getpixel((0, 0)) == expected
 
 
-def test_a_palettes_transparent_colour_is_white():
+def test_transparent_palette_colour_becomes_white():
     image = Image.new("P", (4, 4), 1)
     image.putpalette([0, 0, 0, 255, 0, 0])
     assert decode_image(encoded(image, "PNG", transparency=1), "key").getpixel((0, 0)) == (255, 255, 255)
@@ -54,14 +54,14 @@ def test_a_palettes_transparent_colour_is_white():
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
-def test_an_animation_gives_its_first_frame(kind):
+def test_animation_gives_its_first_frame(kind):
     frames = [Image.new("RGB", (6, 4), colour) for colour in ("red", "blue")]
     options = {"lossless": True} if kind == "WEBP" else {}
     moving = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
     assert decode_image(moving, "key").getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_several_pictures_in_one_jpeg_give_the_first():
+def test_multi_image_jpeg_gives_the_first():
     both = encoded(
         Image.new("RGB", (16, 16), "white"), "MPO", save_all=True, append_images=[Image.new("RGB", (16, 16))]
     )
@@ -69,7 +69,7 @@ def test_several_pictures_in_one_jpeg_give_the_first():
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_rotation_is_applied(kind):
+def test_exif_rotation_is_applied(kind):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter
     turned = encoded(Image.new("RGB", (8, 4), "red"), kind, exif=exif)
@@ -80,16 +80,16 @@ def test_rotation_is_applied(kind):
 @pytest.mark.parametrize(
     "exif", [b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"]
 )
-def test_a_rotation_that_cannot_be_read_turns_nothing(exif):
+def test_invalid_exif_rotation_is_ignored(exif):
     assert decode_image(encoded(Image.new("RGB", (8, 4)), "JPEG", exif=exif), "key").size == (8, 4)
 
 
-def test_the_files_name_does_not_matter(tmp_path):
+def test_file_extension_is_ignored(tmp_path):
     (tmp_path / "a.jpg").write_bytes(encoded(noise(6, 4), "PNG"))
     assert read_image_file(tmp_path / "a.jpg", "a.jpg").tobytes() == noise(6, 4).tobytes()
 
 
-def test_large_jpegs_are_decoded_small_and_look_the_same():
+def test_large_jpegs_are_decoded_at_reduced_scale():
     large = Image.effect_noise((400, 300), 60).convert("RGB").resize((800, 600), Image.Resampling.BICUBIC)
     data = encoded(large, "JPEG", quality=95)
     whole, small = decode_image(data, "key"), decode_image(data, "key", 128)
@@ -102,20 +102,20 @@ def test_large_jpegs_are_decoded_small_and_look_the_same():
 
 
 def png_that_claims(width: int, height: int, depth: int = 8, colours: int = 0, data: bytes = bytes(1000)) -> bytes:
-    """The first chunks of a PNG of this size, whatever `data` it has."""
+    """Return the first chunks of a PNG that declares this size, with any `data`."""
     header = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([depth, colours, 0, 0, 0])
     data = b"IDAT" + zlib.compress(data)
     chunks = [len(each[4:]).to_bytes(4, "big") + each + zlib.crc32(each).to_bytes(4, "big") for each in (header, data)]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-def test_colours_of_16_bits_are_read():
+def test_sixteen_bit_colours_are_read():
     deep = png_that_claims(1, 1, depth=16, colours=2, data=b"\0" + bytes([200, 7, 100, 7, 50, 7]))
     assert decode_image(deep, "key").getpixel((0, 0)) == (200, 100, 50)
 
 
 def png_with_a_text_bomb() -> bytes:
-    """A small picture after a text of 20 MB, squeezed into 100 KB."""
+    """Return a small PNG with a text of 20 MB, compressed to 100 KB."""
     whole = encoded(noise(4, 4), "PNG")
     text = b"zTXtComment\0\0" + zlib.compress(bytes(20_000_000), 1)
     chunk = (len(text) - 4).to_bytes(4, "big") + text + zlib.crc32(text).to_bytes(4, "big")
@@ -139,7 +139,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("damage", BROKEN)
-def test_broken_pictures_are_unreadable_and_nothing_is_said_elsewhere(damage, tmp_path):
+def test_broken_images_raise_without_other_output(damage, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(UnreadableRecord) as caught:
@@ -152,12 +152,12 @@ def test_broken_pictures_are_unreadable_and_nothing_is_said_elsewhere(damage, tm
     assert of_file.value.reason == caught.value.reason
 
 
-def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded():
+def test_too_many_pixels_raise_before_decoding():
     with pytest.raises(UnreadableRecord, match="10000 x 10000 pixels are more than 89,478,485"):
         decode_image(BROKEN["huge"], "key")
 
 
-def test_a_huge_file_is_not_read_whole(tmp_path, monkeypatch):
+def test_huge_file_is_not_read_completely(tmp_path, monkeypatch):
     monkeypatch.setattr(image_file, "MAX_FILE_BYTES", 1000)
     with open(tmp_path / "sparse.png", "wb") as file:
         file.truncate(10**12)
@@ -166,7 +166,7 @@ def test_a_huge_file_is_not_read_whole(tmp_path, monkeypatch):
         decode_image(bytes(1001), "key")
 
 
-def test_the_size_is_known_from_a_files_first_bytes():
+def test_size_is_read_from_the_header():
     large = encoded(noise(300, 200), "JPEG", quality=95)
     assert len(large) > 20_000
     assert read_image_size(large[:2000]) == (300, 200)
@@ -174,10 +174,10 @@ def test_the_size_is_known_from_a_files_first_bytes():
     assert read_image_size(png_that_claims(60_000, 60_000)) is None
 
 
-def test_the_size_limit_is_pillows_own():
+def test_size_limit_is_that_of_pillow():
     assert Image.MAX_IMAGE_PIXELS == image_file.MAX_PIXELS
 
 
-def test_a_missing_file_is_an_unreadable_record():
+def test_missing_file_is_an_unreadable_record():
     with pytest.raises(UnreadableRecord, match="No such file"):
         read_image_file(Path("nowhere.png"), "nowhere.png")

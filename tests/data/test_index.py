@@ -1,4 +1,4 @@
-"""The index: any strings come back as they were, from arrays whose size is that of their bytes."""
+"""Index of records: strings stored in arrays, with little overhead."""
 
 import pickle
 import tracemalloc
@@ -15,7 +15,7 @@ names = st.binary(max_size=12).map(lambda name: name.decode("utf-8", "surrogatee
 
 
 @given(st.lists(names), st.data())
-def test_strings_come_back_as_they_were_and_rows_are_taken_in_any_order(texts, data):
+def test_strings_round_trip_and_can_be_reordered(texts, data):
     strings = StringArray.from_strings(texts)
     assert list(strings) == texts
     rows = data.draw(st.lists(st.integers(0, len(texts) - 1))) if texts else []
@@ -23,7 +23,7 @@ def test_strings_come_back_as_they_were_and_rows_are_taken_in_any_order(texts, d
 
 
 @given(st.lists(st.lists(names, max_size=4)), st.data())
-def test_lists_come_back_as_they_were_and_rows_are_taken_in_any_order(lists, data):
+def test_lists_round_trip_and_can_be_reordered(lists, data):
     builder = IndexBuilder()
     for number, texts in enumerate(lists):
         builder.add(str(number), texts, (number, -number))
@@ -36,7 +36,7 @@ def test_lists_come_back_as_they_were_and_rows_are_taken_in_any_order(lists, dat
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), names)))
-def test_strings_are_grouped_by_their_owners_in_order(owned):
+def test_strings_are_grouped_by_record_in_order(owned):
     owners = np.array([owner for owner, _ in owned], np.int64)
     grouped = RaggedStrings.from_owners(owners, StringArray.from_strings(text for _, text in owned), 6)
     for record in range(6):
@@ -44,12 +44,12 @@ def test_strings_are_grouped_by_their_owners_in_order(owned):
 
 
 @pytest.mark.parametrize("index", [-1, 2, 10**9])
-def test_there_is_nothing_outside(index):
+def test_index_out_of_range_raises(index):
     with pytest.raises(IndexError, match="outside of 2 strings"):
         StringArray.from_strings(["a", "b"])[index]
 
 
-def test_a_million_records_take_their_bytes_and_48_more_and_never_become_objects():
+def test_one_million_records_take_their_bytes_and_48_more_each():
     count, caption = 1_000_000, "a caption of thirty-two letters."
     builder = IndexBuilder()
     for number in range(count):
@@ -67,14 +67,14 @@ def test_a_million_records_take_their_bytes_and_48_more_and_never_become_objects
     assert len(pickle.dumps(kept)) < 1.01 * kept.nbytes  # for workers that are not forked
 
 
-def test_digests_tell_every_change_and_where_parts_end():
+def test_digest_depends_on_content_and_boundaries():
     parts = [(b"ab", b"c"), (b"a", b"bc"), (b"abc",), (b"ab", b"c", b""), (np.arange(3), b""), (np.arange(4), b"")]
     assert len({digest_of(*each) for each in parts}) == len(parts)
     assert digest_of(b"ab", b"c") == digest_of(b"ab", b"c")
     assert digest_of(np.arange(6).reshape(2, 3)[:, ::2]) == digest_of(np.array([0, 2, 3, 5]))
 
 
-def test_an_empty_index_has_no_records():
+def test_empty_index_has_no_records():
     index = IndexBuilder().build()
     assert isinstance(index, Index) and len(index) == 0
     assert len(index.take(np.array([], np.int64))) == 0

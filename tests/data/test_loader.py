@@ -1,4 +1,4 @@
-"""The loader: what a batch holds depends on the seed and the step alone."""
+"""Data loader: a batch depends only on the seed and the step."""
 
 import logging
 import os
@@ -25,7 +25,7 @@ SIZE = 8
 
 
 class Numbered:
-    """Record i is a picture of random pixels with two captions; those in `broken` cannot be read."""
+    """Source whose record i is a random image with two captions; those in `broken` are unreadable."""
 
     image_size = SIZE
     dropped: dict[str, int] = {}
@@ -65,7 +65,7 @@ def assert_same(one: list[ImageBatch], other: list[ImageBatch]) -> None:
         assert (a.captions, a.keys, a.unreadable) == (b.captions, b.keys, b.unreadable)
 
 
-def test_batch_holds_pictures_captions_and_keys_that_belong_together():
+def test_batch_has_matching_images_captions_and_keys():
     (batch,) = taken(1, Numbered(10), batch_size=5)
     assert batch.images.shape == (5, 3, SIZE, SIZE)
     assert batch.images.dtype == torch.uint8 and batch.images.is_contiguous()
@@ -89,7 +89,7 @@ def test_ranks_together_make_the_batch_of_one_rank(world_size):
         assert whole.keys == [key for part in parts for key in part.keys]
 
 
-def test_worker_processes_change_nothing_but_who_prepares():
+def test_worker_processes_give_the_same_batches():
     source = Numbered(10, broken=(2,))
     state = torch.get_rng_state()
     in_workers = taken(6, source, start_step=2, workers=2)
@@ -97,21 +97,21 @@ def test_worker_processes_change_nothing_but_who_prepares():
     assert_same(in_workers, taken(6, source, start_step=2))
 
 
-def test_every_record_comes_once_per_epoch_in_an_order_of_its_own():
+def test_every_record_occurs_once_per_epoch_in_a_new_order():
     keys = [key for batch in taken(8, Numbered(12)) for key in batch.keys]
     first, second = keys[:12], keys[12:]
     assert set(first) == set(second) == {f"record {i}" for i in range(12)}
     assert first != second
 
 
-def test_epochs_ends_the_stream_with_a_full_batch():
+def test_epochs_setting_ends_the_stream_with_a_full_batch():
     keys = [key for batch in taken(99, Numbered(10), epochs=2) for key in batch.keys]
     assert len(keys) == 21
     assert set(Counter(keys[:20]).values()) == {2}
     assert taken(99, Numbered(10), epochs=2, start_step=7) == []
 
 
-def test_captions_and_augmentation_change_from_epoch_to_epoch():
+def test_captions_and_augmentation_differ_between_epochs():
     seen = taken(40, Numbered(1), batch_size=1)
     assert {batch.captions[0] for batch in seen} == set(Numbered(1)[0].captions)
     assert len({batch.images.numpy().tobytes() for batch in seen}) > 10
@@ -122,7 +122,7 @@ def test_another_seed_gives_another_order():
     assert orders[0] != orders[1]
 
 
-def test_unreadable_records_are_replaced_listed_and_named_once(caplog):
+def test_unreadable_records_are_replaced_and_logged_once(caplog):
     with caplog.at_level(logging.WARNING):
         got = taken(12, Numbered(9, broken=(3, 5)))
     keys = [key for batch in got for key in batch.keys]
@@ -133,7 +133,7 @@ def test_unreadable_records_are_replaced_listed_and_named_once(caplog):
     assert "(2 so far)" in caplog.messages[-1]
 
 
-def test_unreadable_record_gives_way_to_the_next_of_the_stream():
+def test_unreadable_record_is_replaced_by_the_next_of_the_stream():
     whole = [key for batch in taken(4, Numbered(12)) for key in batch.keys]
     holed = [key for batch in taken(4, Numbered(12, broken=(5,))) for key in batch.keys]
     at = whole.index("record 5")
@@ -141,14 +141,14 @@ def test_unreadable_record_gives_way_to_the_next_of_the_stream():
     assert holed == [*whole[:at], after, *whole[at + 1 :]]
 
 
-def test_nothing_readable_is_an_error_that_names_a_record():
+def test_no_readable_record_raises():
     with pytest.raises(ValueError, match="none of 3 records can be read; the first is record"):
         taken(1, Numbered(3, broken=(0, 1, 2)))
     with pytest.raises(ValueError, match="none of 3 records can be read; the first is record 0: made so"):
         list(ordered_batches(Numbered(3, broken=(0, 1, 2)), inference_crop, 2))
 
 
-def test_ordered_visits_every_readable_record_once_from_first_to_last():
+def test_ordered_visits_every_readable_record_once():
     got = list(ordered_batches(Numbered(8, broken=(1, 7)), inference_crop, 4))
     assert [key for batch in got for key in batch.keys] == [f"record {i}" for i in (0, 2, 3, 4, 5, 6)]
     assert [len(batch.keys) for batch in got] == [4, 2]
@@ -165,12 +165,12 @@ def test_ordered_visits_every_readable_record_once_from_first_to_last():
         ({"start_step": -1}, "start_step -1"),
     ],
 )
-def test_numbers_that_cannot_work_are_refused_at_once(options, message):
+def test_invalid_numbers_raise_at_once(options, message):
     with pytest.raises(ValueError, match=message):
         taken(1, Numbered(4), **options)
 
 
-def test_empty_source_is_refused_at_once():
+def test_empty_source_raises_at_once():
     with pytest.raises(ValueError, match="empty"):
         image_batches(Numbered(0), inference_crop, batch_size=1, seed=0)
     with pytest.raises(ValueError, match="empty"):
@@ -181,7 +181,7 @@ def test_empty_source_is_refused_at_once():
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_any_step_of_any_rank_is_had_by_asking_for_it_alone(world_size):
+def test_any_step_of_any_rank_can_be_loaded_alone(world_size):
     source = Numbered(13, broken=(6,))
     for rank in range(world_size):
         whole = taken(9, source, rank=rank, world_size=world_size)
@@ -190,7 +190,7 @@ def test_any_step_of_any_rank_is_had_by_asking_for_it_alone(world_size):
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])
-def test_no_record_is_seen_twice_in_an_epoch_by_any_rank(world_size):
+def test_no_record_repeats_within_an_epoch_across_ranks(world_size):
     length = 17  # which no batch divides
     ranks = [taken(12, Numbered(length), batch_size=2, rank=rank, world_size=world_size) for rank in range(world_size)]
     stream = [key for step in zip(*ranks, strict=True) for batch in step for key in batch.keys]
@@ -199,7 +199,7 @@ def test_no_record_is_seen_twice_in_an_epoch_by_any_rank(world_size):
 
 
 class Buggy(Numbered):
-    """Reading record 5 raises what no source should."""
+    """Source that raises an unexpected exception at record 5."""
 
     def __getitem__(self, index: int) -> Record:
         if index == 5:
@@ -208,7 +208,7 @@ class Buggy(Numbered):
 
 
 class Deadly(Numbered):
-    """A process that reads record 5 ends on the spot."""
+    """Source that ends the process at record 5."""
 
     def __getitem__(self, index: int) -> Record:
         if index == 5:
@@ -217,7 +217,7 @@ class Deadly(Numbered):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_exception_that_nobody_foresaw_is_told_with_the_record_at_fault(workers):
+def test_unexpected_exception_names_the_record(workers):
     with pytest.raises(LoadingError) as caught:
         taken(4, Buggy(10), workers=workers)
     sentence = str(caught.value)
@@ -225,7 +225,7 @@ def test_an_exception_that_nobody_foresaw_is_told_with_the_record_at_fault(worke
     assert "\n" not in sentence
 
 
-def test_a_workers_death_is_told_when_its_batch_is_missed_with_the_record_at_fault():
+def test_dead_worker_raises_with_the_record():
     stream = image_batches(Deadly(10), inference_crop, batch_size=1, seed=7, workers=1)
     place = [batch.keys[0] for batch in taken(10, Numbered(10), batch_size=1)].index("record 5")
     for _ in range(max(1, place - 1)):  # the worker is two batches ahead
@@ -236,7 +236,7 @@ def test_a_workers_death_is_told_when_its_batch_is_missed_with_the_record_at_fau
             next(stream)
 
 
-def test_where_nothing_can_be_read_workers_say_it_in_one_sentence():
+def test_unreadable_data_in_workers_raises_one_error():
     with pytest.raises(LoadingError) as caught:
         taken(1, Numbered(2, broken=(0, 1)), workers=1)
     assert str(caught.value).startswith("none of 2 records can be read; the first is record")
@@ -247,12 +247,12 @@ def test_where_nothing_can_be_read_workers_say_it_in_one_sentence():
 
 
 def made_up_tokens(images: torch.Tensor) -> torch.Tensor:
-    """Four numbers that tell one picture from another: (b, 3, s, s) -> (b, 4)."""
+    """Compute four numbers that identify an image: (b, 3, s, s) -> (b, 4)."""
     return images[:, :, :2, :2].sum(dim=1, dtype=torch.int64).flatten(1)
 
 
 def encoded(source: Numbered, folder: Path, count: int) -> TokenCache:
-    """`count` views of all records, augmented."""
+    """Return `count` augmented views of all records."""
     kind = TokenCacheSettings(source.digest(), SIZE, "dvae", "made up", count)
     cache = TokenCache.create(folder, kind, len(source), positions=4, vocabulary=766, about={})
     for seen in encoder_batches(source, dvae_augmentation, list(cache.pending_blocks())):
@@ -266,7 +266,7 @@ def tokens_taken(count: int, source: Numbered, cache: TokenCache, **options) -> 
 
 
 @pytest.mark.parametrize(("rank", "world_size", "start_step"), [(0, 1, 0), (0, 1, 5), (1, 2, 2)])
-def test_a_view_for_each_epoch_gives_the_very_batches_of_opened_pictures(tmp_path, rank, world_size, start_step):
+def test_one_view_per_epoch_matches_batches_of_images(tmp_path, rank, world_size, start_step):
     source = Numbered(11, broken=(4,))
     cache = encoded(source, tmp_path / "tokens", 4)
     options = {"seed": 0, "rank": rank, "world_size": world_size, "start_step": start_step}
@@ -279,7 +279,7 @@ def test_a_view_for_each_epoch_gives_the_very_batches_of_opened_pictures(tmp_pat
         assert tokens.unreadable.keys() == pictures.unreadable.keys()
 
 
-def test_views_take_turns_when_epochs_outnumber_them(tmp_path):
+def test_views_repeat_after_the_last(tmp_path):
     source = Numbered(6)
     cache = encoded(source, tmp_path / "tokens", 2)
     epochs = [{}, {}, {}, {}]
@@ -290,7 +290,7 @@ def test_views_take_turns_when_epochs_outnumber_them(tmp_path):
     assert all(epochs[0][key] != epochs[1][key] for key in epochs[0])
 
 
-def test_tokens_are_read_without_opening_a_picture(tmp_path):
+def test_reading_tokens_opens_no_image(tmp_path):
     cache = encoded(Numbered(6), tmp_path / "tokens", 1)
 
     class Closed(Numbered):
@@ -300,7 +300,7 @@ def test_tokens_are_read_without_opening_a_picture(tmp_path):
     assert len(tokens_taken(3, Closed(6), cache)) == 3
 
 
-def test_workers_change_nothing_in_what_is_encoded(tmp_path):
+def test_workers_encode_the_same_tokens(tmp_path):
     source = Numbered(40, broken=(7, 39))
     cache = encoded(source, tmp_path / "tokens", 1)
     seen = list(encoder_batches(source, dvae_augmentation, [RecordBlock(0, 0, 32), RecordBlock(0, 32, 40)], workers=2))
@@ -309,7 +309,7 @@ def test_workers_change_nothing_in_what_is_encoded(tmp_path):
     assert np.flatnonzero(~np.concatenate([each.readable for each in seen])).tolist() == [7, 39]
 
 
-def test_a_million_records_take_no_more_memory_than_their_arrays(tmp_path):
+def test_one_million_records_take_only_the_memory_of_their_arrays(tmp_path):
     records = 1_000_000
 
     class Million(Numbered):

@@ -1,4 +1,4 @@
-"""Mangled files thrown at every source of files: whatever they are, the good records come out as they went in."""
+"""Malformed files in every file source: intact records are read unchanged."""
 
 import io
 import json
@@ -34,7 +34,7 @@ WHOLE = [encoded(9, kind) for kind in ("PNG", "JPEG", "GIF", "WEBP", "BMP")]
 
 
 def damaged(data: bytes, place: float, rest: bytes, how: str) -> bytes:
-    """`data` cut off, overwritten or stretched at a place from 0 to 1."""
+    """Return `data` truncated, overwritten or extended at a position from 0 to 1."""
     at = int(place * len(data))
     return {"cut": data[:at], "over": data[:at] + rest + data[at + len(rest) :], "in": data[:at] + rest + data[at:]}[
         how
@@ -51,7 +51,7 @@ texts = mangled(b"a caption", b'{"caption": "a", "url": "https://a.b/"}', "é\r\
 
 
 def check(open_split: Callable[[str], FileSource], key_of: Callable[[str], str]) -> None:
-    """All good records are there, once, and as they were; the others are pictures or are named with a reason."""
+    """Check that all intact records are there once and unchanged, and that the others are images or errors."""
     found = {}
     for split in ("train", "val"):
         source = open_split(split)

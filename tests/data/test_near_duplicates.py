@@ -27,7 +27,7 @@ def each_with_each(prints: np.ndarray) -> set[frozenset[int]]:
     return {each for each in sets if len(each) > 1}
 
 
-def test_sorting_finds_what_comparing_each_with_each_finds():
+def test_groups_match_pairwise_comparison():
     generator = np.random.default_rng(0)
     hashes = []
     for centre in generator.integers(0, 2**63, 40, dtype=np.uint64):
@@ -40,21 +40,21 @@ def test_sorting_finds_what_comparing_each_with_each_finds():
     assert [len(group) for group in found] == sorted((len(group) for group in found), reverse=True)
 
 
-def test_copies_of_copies_are_in_one_group():
+def test_groups_are_transitive():
     a = 0x0123_4567_89AB_CDEF
     b, c = flipped(a, 0, 20, 40), flipped(a, 0, 20, 40, 1, 21, 41)
     (group,) = find_near_duplicates(prints_of([a, 7, c, b]))
     assert group.tolist() == [0, 2, 3]
 
 
-def test_a_bit_too_many_or_another_colour_makes_another_picture():
+def test_distance_above_threshold_or_other_colour_is_no_duplicate():
     assert find_near_duplicates(prints_of([5, flipped(5, 9, 19, 29, 39)])) == []
     prints = prints_of([5, 5])
     prints["colours"][1, 2, 3, 0] = NEAR_LEVELS + 1
     assert find_near_duplicates(prints) == []
 
 
-def test_what_cannot_be_read_is_nobodys_copy():
+def test_unreadable_images_have_no_duplicates():
     prints = prints_of([5, 5, 5])
     prints["readable"][1] = False
     (group,) = find_near_duplicates(prints)
@@ -62,7 +62,7 @@ def test_what_cannot_be_read_is_nobodys_copy():
     assert find_near_duplicates(prints[:0]) == []
 
 
-def test_thousands_of_equal_pictures_take_no_time():
+def test_thousands_of_equal_images_are_fast():
     hashes = np.random.default_rng(0).integers(0, 2**63, 30_000, dtype=np.uint64)
     hashes[:20_000] = hashes[0]
     (group,) = find_near_duplicates(prints_of(hashes))

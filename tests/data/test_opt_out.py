@@ -1,4 +1,4 @@
-"""The opt-out list: what is on it is left out, by whatever it is named, and nothing else."""
+"""Opt-out list: records are excluded by key, URL, domain or hash."""
 
 import hashlib
 
@@ -46,11 +46,11 @@ def test_keys(line, key, left_out):
         ("https://", "", None),
     ],
 )
-def test_addresses_and_domains(line, url, reason):
+def test_urls_and_domains(line, url, reason):
     assert OptOut([line]).reason("key", urls=["https://elsewhere.net/", url]) == reason
 
 
-def test_hashes_of_bytes_and_those_that_metadata_tell():
+def test_hashes_of_bytes_and_of_metadata():
     digest = hashlib.sha256(b"picture").hexdigest()
     listed = OptOut([digest.upper(), hashlib.sha256(b"other").hexdigest()])
     assert listed.holds(b"picture") and listed.holds(b"other") and not listed.holds(b"")
@@ -60,30 +60,30 @@ def test_hashes_of_bytes_and_those_that_metadata_tell():
 
 
 @given(st.lists(st.binary(min_size=32, max_size=32)), st.binary(min_size=32, max_size=32))
-def test_a_hash_is_found_if_it_is_listed(listed, other):
+def test_listed_hash_is_found(listed, other):
     opt_out = OptOut([each.hex() for each in listed])
     assert all(opt_out.reason("key", sha256=[each.hex()]) for each in listed)
     assert bool(opt_out.reason("key", sha256=[other.hex()])) == (other in listed)
 
 
-def test_a_list_of_hashes_takes_32_bytes_each():
+def test_hashes_take_32_bytes_each():
     hashes = OptOut(f"{number:064x}" for number in range(1000)).hashes
     assert isinstance(hashes, np.ndarray) and hashes.nbytes == 32_000
 
 
-def test_no_list_leaves_nothing_out(tmp_path):
+def test_no_list_excludes_nothing(tmp_path):
     assert not OptOut.read("")
     assert OptOut.read("").reason("key", ["https://a.org"], ["0" * 64]) is None
     assert not OptOut.read("").holds(b"")
 
 
-def test_the_list_is_a_file_of_lines_in_any_bytes(tmp_path):
+def test_list_file_may_contain_any_bytes(tmp_path):
     (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf# by mail\r\na.png\r\n\r\ncaf\xe9.png\n")
     listed = OptOut.read(str(tmp_path / "list.txt"))
     assert listed.reason("a.png") and listed.reason("caf\udce9.png")
     assert not listed.reason("") and not listed.reason("# by mail")
 
 
-def test_a_list_that_is_not_there_is_an_error():
+def test_missing_list_raises():
     with pytest.raises(ValueError, match=r"data\.opt_out=nowhere\.txt cannot be read"):
         OptOut.read("nowhere.txt")

@@ -31,7 +31,7 @@ def as_jpeg(image: Image.Image) -> Image.Image:
 
 
 def apart(one: Image.Image, other: Image.Image) -> tuple[int, int]:
-    """Bits and levels that differ."""
+    """Return the numbers of bits and of levels that differ."""
     a, b = perceptual_hash(one), perceptual_hash(other)
     return int(hamming_distance(a["hash"], b["hash"])[0]), int(colour_distance(a["colours"], b["colours"]))
 
@@ -39,7 +39,7 @@ def apart(one: Image.Image, other: Image.Image) -> tuple[int, int]:
 @pytest.mark.parametrize(
     "change", [as_jpeg, lambda image: image.resize((41, 41)), lambda image: image.resize((150, 150))]
 )
-def test_copies_of_another_quality_or_size_are_recognised(change):
+def test_recompressed_and_resized_copies_match(change):
     for index in range(len(SOURCE)):
         image = SOURCE[index].image
         bits, levels = apart(image, change(image))
@@ -47,7 +47,7 @@ def test_copies_of_another_quality_or_size_are_recognised(change):
         assert levels <= NEAR_LEVELS
 
 
-def test_other_pictures_are_told_apart():
+def test_other_images_do_not_match():
     images = [SOURCE[index].image for index in range(len(SOURCE))]
     for place, image in enumerate(images):
         for other in images[:place]:
@@ -55,8 +55,8 @@ def test_other_pictures_are_told_apart():
             assert bits > NEAR_BITS or levels > NEAR_LEVELS
 
 
-def test_noise_does_not_move_the_bits_of_a_symmetric_picture():
-    """Half of its frequencies are 0, and by their signs alone a copy would have other bits."""
+def test_hash_of_a_symmetric_image_is_stable_under_noise():
+    """Half of its frequencies are 0; bits from their signs alone would be random."""
     smooth = Image.new("RGB", (64, 64), "white")
     ImageDraw.Draw(smooth).ellipse((16, 16, 47, 47), fill="#808080")
     noise = np.random.default_rng(0).integers(-2, 3, (64, 64, 3))
@@ -64,12 +64,12 @@ def test_noise_does_not_move_the_bits_of_a_symmetric_picture():
     assert apart(smooth, noisy)[0] <= NEAR_BITS
 
 
-def test_pictures_of_one_colour_have_no_bits_and_are_told_apart_by_it():
+def test_uniform_images_have_zero_bits_and_differ_in_colour():
     assert apart(Image.new("RGB", (50, 40), "red"), Image.new("RGB", (40, 50), "green")) == (0, 255)
     assert int(perceptual_hash(Image.new("RGB", (9, 9), "red"))["hash"]) == 0
 
 
-def test_a_picture_is_compared_by_its_middle_square():
+def test_hash_uses_the_centre_crop():
     wide = Image.new("RGB", (96, 64), "blue")
     wide.paste(SOURCE[0].image, (16, 0))
     bits, levels = apart(wide, SOURCE[0].image)  # blue reaches a little over the edge as the picture is scaled
@@ -78,14 +78,14 @@ def test_a_picture_is_compared_by_its_middle_square():
     assert bits > NEAR_BITS or levels > NEAR_LEVELS
 
 
-def test_differing_bits_are_counted():
+def test_hamming_distance():
     hashes = np.random.default_rng(0).integers(0, 2**63, 50, dtype=np.uint64)
     counted = [(int(each) ^ int(hashes[0])).bit_count() for each in hashes]
     assert hamming_distance(hashes, hashes[0]).tolist() == counted
 
 
 class Half(BlocksSource):
-    """Every other record cannot be read."""
+    """Source in which every other record is unreadable."""
 
     opened = 0
 
@@ -96,7 +96,7 @@ class Half(BlocksSource):
         return super().__getitem__(index)
 
 
-def test_hashes_are_computed_once_and_are_zero_for_unreadable_images():
+def test_hashes_are_cached_and_zero_for_unreadable_images():
     source = Half(BlocksConfig(train=6), "train")
     source.digest = lambda: "digest"
     first = perceptual_hashes(source)
@@ -109,7 +109,7 @@ def test_hashes_are_computed_once_and_are_zero_for_unreadable_images():
     assert source.opened == 12
 
 
-def test_a_damaged_cache_file_of_hashes_is_computed_again():
+def test_damaged_hash_cache_is_recomputed():
     before = np.array(perceptual_hashes(SOURCE))
     (path,) = module.FOLDER.iterdir()
     path.write_bytes(path.read_bytes()[:100])

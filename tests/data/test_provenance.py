@@ -24,7 +24,7 @@ def meta_of(data=DATA):
     return data_meta(data, {split: open_source(data, split) for split in ("train", "val")})
 
 
-def test_a_stage_writes_what_it_is_trained_on():
+def test_stage_records_its_training_data():
     data_module = DataModule(DATA, DVAEStageConfig(batch_size=2, workers=0), StageContext(0, torch.device("cpu")))
     meta = json.loads(json.dumps(data_module.add_provenance({"step": 1})))
     assert meta["step"] == 1
@@ -33,7 +33,7 @@ def test_a_stage_writes_what_it_is_trained_on():
     assert meta["records"]["train"]["digest"] == data_module.train.digest()
 
 
-def test_a_checkpoint_tells_its_sources_and_that_they_are_unchanged(tmp_path):
+def test_checkpoint_lists_unchanged_sources(tmp_path):
     write(tmp_path / "whole" / "dvae", meta_of())
     write(tmp_path / "whole" / "clip", {"imported": "openai-clip"})
     clip, dvae = find_provenance(tmp_path / "whole")
@@ -46,7 +46,7 @@ def test_a_checkpoint_tells_its_sources_and_that_they_are_unchanged(tmp_path):
     assert find_provenance(tmp_path / "whole" / "dvae")[0].report_lines() == dvae.report_lines()
 
 
-def test_data_that_changed_or_went_are_not_passed_off_as_those_of_the_training(tmp_path):
+def test_changed_or_missing_data_are_reported(tmp_path):
     meta = meta_of()
     meta["records"]["train"]["digest"] = "0" * 32
     write(tmp_path / "changed", meta)
@@ -59,7 +59,7 @@ def test_data_that_changed_or_went_are_not_passed_off_as_those_of_the_training(t
     assert "the data cannot be opened" in find_provenance(tmp_path / "old")[0].compare()
 
 
-def test_checkpoints_from_before_say_so(tmp_path):
+def test_checkpoint_without_provenance_is_reported(tmp_path):
     write(tmp_path / "a", {"data": {"name": "blocks"}})
     assert "has no digest of its data" in find_provenance(tmp_path / "a")[0].compare()
     write(tmp_path / "b", {})

@@ -1,4 +1,4 @@
-"""Survey of a folder with one example of every problem."""
+"""Survey of a folder with an example of every problem."""
 
 import json
 
@@ -15,7 +15,7 @@ from dalle.tokenizer import CaptionTokenizer
 
 @pytest.fixture
 def pictures(tmp_path, monkeypatch):
-    """Thirty scenes of 64 pixels, and some that are odd."""
+    """Return a folder of thirty scenes of 64 pixels, and some images with problems."""
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -44,7 +44,7 @@ def surveyed(pictures, validation_share=0.05, **options) -> Survey:
     return Survey.of(data, vocabulary=400, text_positions=256, **options)
 
 
-def test_everything_that_is_wrong_is_counted_and_named(pictures):
+def test_every_problem_is_counted_and_named(pictures):
     statistics = surveyed(pictures).statistics()
     splits = statistics["splits"]
     assert sum(split["records"] for split in splits.values()) == 36
@@ -62,7 +62,7 @@ def test_everything_that_is_wrong_is_counted_and_named(pictures):
     assert statistics["tokenizer"]["vocabulary"] <= statistics["tokenizer"]["requested"] == 400
 
 
-def test_a_near_duplicate_in_the_other_split_is_reported(pictures):
+def test_near_duplicate_across_splits_is_reported(pictures):
     for number in range(20):
         Image.open(pictures / "03.png").save(pictures / f"again-{number}.png")
     near = surveyed(pictures, validation_share=0.5).statistics()["near_duplicates"]
@@ -73,7 +73,7 @@ def test_a_near_duplicate_in_the_other_split_is_reported(pictures):
     assert near["val_with_duplicate_in_train"] >= len(group["val"])
 
 
-def test_the_survey_is_written_as_a_page_facts_sheets_and_a_tokenizer(pictures, tmp_path):
+def test_survey_writes_page_json_grids_and_tokenizer(pictures, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     found = write_survey(surveyed(pictures), out)
@@ -87,11 +87,11 @@ def test_the_survey_is_written_as_a_page_facts_sheets_and_a_tokenizer(pictures, 
     assert Image.open(out / SHEET).width > 8 * 150
 
 
-def test_workers_do_not_change_the_result(pictures):
+def test_workers_give_the_same_result(pictures):
     assert surveyed(pictures, workers=2).statistics() == surveyed(pictures).statistics()
 
 
-def test_a_part_of_the_records_is_spread_over_all_and_is_not_taken_for_all(pictures, tmp_path):
+def test_subset_is_spread_over_all_records_and_labelled(pictures, tmp_path):
     source = BlocksSource(BlocksConfig(train=100), "train")
     partial_scan = scan(source, "train", limit=4)
     keys = [partial_scan.key(position) for position in range(4)]
@@ -107,7 +107,7 @@ def test_a_part_of_the_records_is_spread_over_all_and_is_not_taken_for_all(pictu
         evenly_spaced(3, 0)
 
 
-def test_sizes_are_those_of_the_upright_file_not_of_what_was_decoded(tmp_path, monkeypatch):
+def test_sizes_are_those_of_the_rotated_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     turned = Image.Exif()
     turned[0x0112] = 6  # a quarter turn

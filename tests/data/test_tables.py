@@ -1,4 +1,4 @@
-"""Tables of captions: each row stands or falls by itself, whatever was done to its quotes."""
+"""Caption tables: CSV, TSV, JSON lines and Parquet; an invalid row does not affect others."""
 
 import json
 import sys
@@ -20,12 +20,12 @@ def read(folder: Path, name: str, content: str | bytes) -> tuple[list[CaptionRow
 
 
 def captions(folder: Path, content: str | bytes, name: str = "captions.csv") -> tuple[dict[str, str], int]:
-    """Of each file its caption, and how many rows could not be read."""
+    """Return the caption of each file, and the number of unreadable rows."""
     rows, warnings = read(folder, name, content)
     return {row.file: " ".join(row.captions) for row in rows}, sum(warnings.values())
 
 
-def test_a_csv_is_read_as_spreadsheets_write_it(tmp_path):
+def test_csv_of_spreadsheets_is_read(tmp_path):
     rows, warnings = read(
         tmp_path,
         "captions.csv",
@@ -40,7 +40,7 @@ def test_a_csv_is_read_as_spreadsheets_write_it(tmp_path):
     assert not warnings
 
 
-def test_a_tsv_is_the_same_with_tabs(tmp_path):
+def test_tsv_is_read_like_csv_with_tabs(tmp_path):
     found, lost = captions(tmp_path, 'image\ttext\na.png\tred, blue\nb.png\t12" wide\n', "captions.tsv")
     assert (found, lost) == ({"a.png": "red, blue", "b.png": '12" wide'}, 0)
 
@@ -57,7 +57,7 @@ def test_a_tsv_is_the_same_with_tabs(tmp_path):
         ('a.png,"', ""),
     ],
 )
-def test_a_row_with_broken_quotes_is_read_as_it_stands_and_costs_no_other(tmp_path, row, expected):
+def test_row_with_broken_quotes_is_read_literally(tmp_path, row, expected):
     for ending in ("\n", '\nd.png,closed here"\n', '\nd.png,"closed here"\n', '\nd.png,he said "hi"\n'):
         found, lost = captions(tmp_path, f"file,caption\n{row}\nb.png,good\nsub/c.png,also good{ending}")
         assert found["a.png"] == expected
@@ -65,29 +65,29 @@ def test_a_row_with_broken_quotes_is_read_as_it_stands_and_costs_no_other(tmp_pa
 
 
 @pytest.mark.parametrize("row", ["a.png", "a.png,b,c,d", '"a.png', "\x00", "a.png\tb"])
-def test_a_row_with_other_columns_is_counted_and_costs_no_other(tmp_path, row):
+def test_row_with_other_columns_is_counted_and_skipped(tmp_path, row):
     found, lost = captions(tmp_path, f"caption,file,id\n{row}\ngood,b.png,1\n")
     assert (found, lost) == ({"b.png": "good"}, 1)
 
 
-def test_bytes_that_are_not_utf8_and_lines_without_end_are_counted_and_cost_no_other(tmp_path):
+def test_invalid_utf8_and_endless_lines_are_counted_and_skipped(tmp_path):
     content = b"file,caption\na.png,caf\xe9\nb.png,good\nd.png," + b"x" * 3_000_000 + b"\nsub/c.png,good\n"
     found, lost = captions(tmp_path, content)
     assert (found, lost) == ({"b.png": "good", "sub/c.png": "good"}, 2)
 
 
-def test_a_caption_of_many_letters_is_read(tmp_path):
+def test_long_caption_is_read(tmp_path):
     found, lost = captions(tmp_path, f'file,caption\na.png,"{"x" * 500_000}"\nb.png,good\n')
     assert found == {"a.png": "x" * 500_000, "b.png": "good"} and lost == 0
 
 
 @pytest.mark.parametrize("header", ["", "name,caption", "file,title", "a.png,a caption", '"file', "x" * 200_000, "\0"])
-def test_a_table_without_the_columns_says_which_it_needs(tmp_path, header):
+def test_missing_columns_raise(tmp_path, header):
     with pytest.raises(ValueError, match=r"captions\.csv should name a column file, image, file_name or filename, and"):
         read(tmp_path, "captions.csv", f"{header}\na.png,b\n")
 
 
-def test_json_lines_are_read_each_by_itself(tmp_path):
+def test_json_lines_are_read_independently(tmp_path):
     lines = [
         json.dumps({"file": "a.png", "caption": "red", "url": "https://x.org/a"}),
         "{broken",
@@ -106,7 +106,7 @@ def test_json_lines_are_read_each_by_itself(tmp_path):
     assert record.captions == ("? half a letter",)
 
 
-def test_parquet_is_read_where_pyarrow_is_installed(tmp_path):
+def test_parquet_is_read_with_pyarrow(tmp_path):
     pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     from pyarrow import parquet
 
@@ -125,7 +125,7 @@ def test_parquet_is_read_where_pyarrow_is_installed(tmp_path):
         list(TABLES[path.name](path, PICTURES, SkipCounter()))
 
 
-def test_parquet_without_pyarrow_is_a_sentence(tmp_path, monkeypatch):
+def test_parquet_without_pyarrow_raises(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setattr("dalle.data.tables.find_spec", lambda name: None)
     with pytest.raises(
@@ -134,7 +134,7 @@ def test_parquet_without_pyarrow_is_a_sentence(tmp_path, monkeypatch):
         read(tmp_path, "captions.parquet", b"")
 
 
-def test_rows_are_gathered_by_picture_wherever_they_stand_and_however_paths_are_written():
+def test_rows_are_grouped_by_normalised_image_path():
     rows = [
         CaptionRow("b.png", ("one",)),
         CaptionRow("./a.png", ("red",), ("https://x.org",)),

@@ -1,4 +1,4 @@
-"""Tars read by their headers: as Python's own tarfile finds them, and on past what is broken."""
+"""Tar reader: agrees with Python's tarfile, and continues after broken parts."""
 
 import io
 import tarfile
@@ -37,7 +37,7 @@ def read(folder: Path, data: bytes) -> tuple[dict[str, bytes], SkipCounter]:
 
 
 @pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_every_format_is_read_with_long_names_and_times_in_fractions(tmp_path, kind):
+def test_every_format_is_read_with_long_names(tmp_path, kind):
     names = [name for name in NAMES if kind != tarfile.USTAR_FORMAT or len(name) < 200]
     files = {name: name.encode() * number for number, name in enumerate(names)}
     found, warnings = read(tmp_path, tar_of(files, kind, mtime=1700000000.25))
@@ -47,7 +47,7 @@ def test_every_format_is_read_with_long_names_and_times_in_fractions(tmp_path, k
 
 @settings(max_examples=25, deadline=None)
 @given(st.dictionaries(st.text("abc/.", min_size=1).filter(lambda name: name.strip("./")), st.binary(max_size=1500)))
-def test_files_are_those_that_tarfile_finds(tmp_path_factory, files):
+def test_files_match_tarfile(tmp_path_factory, files):
     data = tar_of(files)
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         expected = {entry.name.removeprefix("./"): tar.extractfile(entry).read() for entry in tar if entry.isreg()}
@@ -59,7 +59,7 @@ def test_files_are_those_that_tarfile_finds(tmp_path_factory, files):
     }
 
 
-def test_links_devices_and_names_that_lead_out_are_counted_and_not_followed(tmp_path):
+def test_links_devices_and_unsafe_paths_are_counted_and_skipped(tmp_path):
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as tar:
         add(tar, "good.txt", b"1")
@@ -81,12 +81,12 @@ def test_links_devices_and_names_that_lead_out_are_counted_and_not_followed(tmp_
     }
 
 
-def test_tars_one_after_another_are_read_to_the_end(tmp_path):
+def test_concatenated_tars_are_read_to_the_end(tmp_path):
     found, warnings = read(tmp_path, tar_of({"a.txt": b"1"}) + tar_of({"b.txt": b"2"}))
     assert found == {"a.txt": b"1", "b.txt": b"2"} and not warnings
 
 
-def test_after_a_broken_header_the_next_one_is_found(tmp_path):
+def test_reading_continues_after_a_broken_header(tmp_path):
     files = {f"{number}.txt": bytes([number]) * 1000 for number in range(1, 5)}
     data = bytearray(tar_of(files))
     data[1536 + 130] ^= 7  # in the second file's size
@@ -95,7 +95,7 @@ def test_after_a_broken_header_the_next_one_is_found(tmp_path):
     assert warnings == {"parts of shards that are not tar": 1}
 
 
-def test_the_long_name_of_a_file_that_is_lost_is_not_given_to_the_next(tmp_path):
+def test_long_name_of_a_lost_file_is_not_used_for_the_next(tmp_path):
     files = {"1.txt": b"1" * 1000, "long" * 60: b"2" * 1000, "3.txt": b"3"}
     data = bytearray(tar_of(files))
     data[1536 + 1024 + 130] ^= 7  # in the size that follows the long name
@@ -103,7 +103,7 @@ def test_the_long_name_of_a_file_that_is_lost_is_not_given_to_the_next(tmp_path)
 
 
 @pytest.mark.parametrize("left", [3 * 512 + 700, 3 * 512, 3 * 512 - 1, 700])
-def test_of_a_tar_cut_short_the_whole_files_are_left(tmp_path, left):
+def test_truncated_tar_keeps_complete_files(tmp_path, left):
     files = {"1.txt": b"1" * 1000, "2.txt": b"2" * 1000}
     found, warnings = read(tmp_path, tar_of(files)[:left])
     assert found == ({"1.txt": files["1.txt"]} if left >= 3 * 512 - 1 else {})
@@ -113,7 +113,7 @@ def test_of_a_tar_cut_short_the_whole_files_are_left(tmp_path, left):
 
 
 @pytest.mark.parametrize("data", [b"", b"no tar", bytes(512), bytes(10_000), b"\x1f\x8b" + bytes(range(256)) * 9])
-def test_what_is_no_tar_has_no_files(tmp_path, data):
+def test_other_files_contain_no_records(tmp_path, data):
     assert read(tmp_path, data)[0] == {}
 
 
@@ -129,7 +129,7 @@ def test_what_is_no_tar_has_no_files(tmp_path, data):
         b"1 1 1 1 1 1 " * 1000,
     ],
 )
-def test_a_broken_extension_costs_at_most_its_file(tmp_path, extension):
+def test_broken_extension_header_loses_at_most_its_file(tmp_path, extension):
     header = tarfile.TarInfo("ext")
     header.type, header.size = tarfile.XHDTYPE, len(extension)
     block = header.tobuf(tarfile.USTAR_FORMAT) + extension + bytes(-len(extension) % 512)
@@ -137,7 +137,7 @@ def test_a_broken_extension_costs_at_most_its_file(tmp_path, extension):
     assert found["b.txt"] == b"2"
 
 
-def test_sizes_beyond_eight_digits_are_read(tmp_path):
+def test_sizes_above_8_gib_are_read(tmp_path):
     header = tarfile.TarInfo("large.bin")
     header.size = 10 * 1024**3
     path = tmp_path / "a.tar"

@@ -29,7 +29,7 @@ def created(folder: Path, vocabulary: int = 8192) -> TokenCache:
 
 
 def fill(cache: TokenCache, blocks: int | None = None) -> np.ndarray:
-    """Random tokens, into the first of the blocks that are left; record 3 has none."""
+    """Write random tokens into the remaining blocks, or the first of them; record 3 has none."""
     tokens = np.random.default_rng(0).integers(8192, size=(2, RECORDS, 16))
     for block in list(cache.pending_blocks())[:blocks]:
         rows = np.arange(block.first, block.last)
@@ -37,7 +37,7 @@ def fill(cache: TokenCache, blocks: int | None = None) -> np.ndarray:
     return tokens
 
 
-def test_what_is_written_is_read_in_any_order_and_by_numpy(tmp_path):
+def test_tokens_round_trip_in_any_order_and_with_numpy(tmp_path):
     tokens = fill(created(tmp_path / "tokens"))
     cache = TokenCache(tmp_path / "tokens", SETTINGS)
     found = cache.read([1, 0, 1], [36, 2, 0])
@@ -48,7 +48,7 @@ def test_what_is_written_is_read_in_any_order_and_by_numpy(tmp_path):
     assert (plain == tokens).all()
 
 
-def test_records_without_a_picture_are_known_and_counted(tmp_path):
+def test_records_without_image_are_counted(tmp_path):
     cache = created(tmp_path / "tokens")
     fill(cache)
     assert [cache.is_encoded(view, 3) for view in (0, 1)] == [False, False]
@@ -57,11 +57,11 @@ def test_records_without_a_picture_are_known_and_counted(tmp_path):
 
 
 @pytest.mark.parametrize(("vocabulary", "dtype"), [(256, np.uint8), (8192, np.uint16), (65537, np.uint32)])
-def test_tokens_take_no_more_bytes_than_their_vocabulary_needs(tmp_path, vocabulary, dtype):
+def test_tokens_use_the_smallest_dtype(tmp_path, vocabulary, dtype):
     assert created(tmp_path / "tokens", vocabulary).tokens.dtype == dtype
 
 
-def test_what_is_half_done_goes_on_where_it_stopped(tmp_path):
+def test_partial_cache_resumes(tmp_path):
     fill(created(tmp_path / "tokens"), blocks=3)
     cache = created(tmp_path / "tokens")
     assert [tuple(block) for block in cache.pending_blocks()] == [(1, BLOCK_SIZE, RECORDS)]
@@ -70,7 +70,7 @@ def test_what_is_half_done_goes_on_where_it_stopped(tmp_path):
     assert (cache.tokens == tokens).all()
 
 
-def test_a_block_that_was_not_marked_is_written_again(tmp_path, monkeypatch):
+def test_unmarked_block_is_written_again(tmp_path, monkeypatch):
     cache = created(tmp_path / "tokens")
     put = cache._write_elements
     monkeypatch.setattr(cache, "_write_elements", lambda path, *rest: None if path.name == STATES else put(path, *rest))
@@ -79,7 +79,7 @@ def test_a_block_that_was_not_marked_is_written_again(tmp_path, monkeypatch):
     assert next(created(tmp_path / "tokens").pending_blocks()).first == 0
 
 
-def test_who_is_second_to_create_it_takes_what_the_first_has_begun(tmp_path, monkeypatch):
+def test_concurrent_creation_shares_one_cache(tmp_path, monkeypatch):
     fill(created(tmp_path / "tokens"), blocks=1)
     monkeypatch.setattr(token_cache, "is_cache", lambda folder: False)  # a moment before the first one's was there
     assert len(list(created(tmp_path / "tokens").pending_blocks())) == 3
@@ -96,7 +96,7 @@ def test_who_is_second_to_create_it_takes_what_the_first_has_begun(tmp_path, mon
     ],
     ids=str,
 )
-def test_a_cache_made_with_other_settings_is_refused_with_the_difference(tmp_path, change, said):
+def test_cache_of_other_settings_raises_with_the_difference(tmp_path, change, said):
     fill(created(tmp_path / "tokens"))
     other = replace(SETTINGS, **change)
     assert other.digest() != SETTINGS.digest()
@@ -106,14 +106,14 @@ def test_a_cache_made_with_other_settings_is_refused_with_the_difference(tmp_pat
         TokenCache.create(tmp_path / "tokens", other, RECORDS, 16, 8192, {})
 
 
-def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
+def test_folder_with_other_content_is_not_overwritten(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(TokenCacheMismatch, match="is not a token cache"):
         created(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_damage_is_named(tmp_path):
+def test_damage_raises(tmp_path):
     created(tmp_path / "tokens")
     whole = (tmp_path / "tokens" / STATES).read_bytes()
     (tmp_path / "tokens" / STATES).write_bytes(whole[:-1])
@@ -127,8 +127,8 @@ def test_damage_is_named(tmp_path):
             TokenCache(tmp_path / "tokens", SETTINGS)
 
 
-def test_tokens_of_another_device_are_of_another_kind_and_used_with_a_warning_where_they_are_named(tmp_path, caplog):
-    """A cache encoded on another device is used, with a warning: near ties between codes may differ."""
+def test_tokens_of_another_device_are_used_with_a_warning_if_given(tmp_path, caplog):
+    """A cache encoded on another device may differ where two codes are nearly equally probable."""
     tokens = fill(created(tmp_path / "tokens"))
     elsewhere = replace(SETTINGS, device="cuda")
     assert elsewhere.digest() != SETTINGS.digest()

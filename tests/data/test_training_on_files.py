@@ -1,4 +1,4 @@
-"""From files to a trained dVAE by the command line: each source, with what it needs and no more."""
+"""Training of a dVAE from each file source by the command line."""
 
 import io
 import json
@@ -59,7 +59,7 @@ def webdataset(root: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("make", [folder, coco, webdataset])
-def test_a_dvae_is_trained_on_it_and_says_on_what(make, train, tmp_path):
+def test_dvae_trains_on_every_source_and_logs_it(make, train, tmp_path):
     root = tmp_path / "my pictures, and more"
     root.mkdir()
     overrides = make(root)
@@ -73,7 +73,7 @@ def test_a_dvae_is_trained_on_it_and_says_on_what(make, train, tmp_path):
     assert meta["data"]["opt_out"] == "list.txt" and meta["data"]["filters"]["min_words"] == 3
 
 
-def test_what_is_left_out_is_said_and_filters_are_a_group(train, tmp_path, caplog):
+def test_skipped_records_are_logged_and_filters_are_a_config_group(train, tmp_path, caplog):
     overrides = folder(tmp_path)
     (tmp_path / "005.txt").write_text("photographed on 3 May 2008")
     status, printed = train(*overrides, *TINY, "filters=paper", "data.filters.languages=[]")

@@ -1,4 +1,4 @@
-"""The transforms: the paper's numbers, and pictures of every size and kind."""
+"""Image transforms: the paper's numbers, for images of every size and mode."""
 
 from typing import Any
 
@@ -25,13 +25,13 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 def ramp(width: int, height: int) -> Image.Image:
-    """Red grows to the right by one each pixel, green downwards: a crop tells where it was cut."""
+    """Return an image whose red is the column and green the row, so that crops can be located."""
     y, x = np.mgrid[:height, :width]
     return Image.fromarray(np.stack([x, y, 0 * x], axis=-1).astype(np.uint8))
 
 
 class Recorder:
-    """A generator that remembers the range of every draw."""
+    """Generator that records the range of every draw."""
 
     def __init__(self, seed: int):
         self.generator = np.random.default_rng(seed)
@@ -54,7 +54,7 @@ class Recorder:
     size=st.integers(1, 48),
     seed=st.integers(0, 99),
 )
-def test_any_picture_becomes_a_square_and_the_same_one_each_time(name, width, height, size, seed):
+def test_every_image_becomes_a_square_deterministically(name, width, height, size, seed):
     image = noise(width, height)
     transform = transform_named(name)
     pixels = transform(image, size, np.random.default_rng(seed))
@@ -63,7 +63,7 @@ def test_any_picture_becomes_a_square_and_the_same_one_each_time(name, width, he
     assert image == noise(width, height)
 
 
-def test_dvae_augmentation_draws_from_the_papers_ranges():
+def test_dvae_augmentation_uses_the_papers_ranges():
     recorder: Any = Recorder(0)
     dvae_augmentation(noise(500, 420), 256, recorder)
     left, top, side, *crop = recorder.ranges
@@ -72,14 +72,14 @@ def test_dvae_augmentation_draws_from_the_papers_ranges():
     assert crop[0] == crop[1] and 288 - 256 <= crop[0][1] <= 384 - 256
 
 
-def test_dvae_augmentation_scales_no_further_than_the_square():
+def test_dvae_augmentation_scales_at_most_to_the_square():
     for shorter, expected in ((300, (288, 300)), (270, (270, 270)), (256, (256, 256)), (100, (100, 100))):
         recorder: Any = Recorder(0)
         dvae_augmentation(noise(shorter + 50, shorter), 256, recorder)
         assert recorder.ranges[2] == expected
 
 
-def test_transformer_augmentation_draws_from_the_papers_ranges():
+def test_transformer_augmentation_uses_the_papers_ranges():
     recorder: Any = Recorder(0)
     transformer_augmentation(noise(500, 420), 256, recorder)
     left, top, side, *crop = recorder.ranges
@@ -88,20 +88,20 @@ def test_transformer_augmentation_draws_from_the_papers_ranges():
     assert crop[0] == crop[1] and 0 <= crop[0][1] <= 32
 
 
-def test_transformer_augmentation_scales_no_further_than_the_square():
+def test_transformer_augmentation_scales_at_most_to_the_square():
     for shorter, expected in ((270, (256, 270)), (256, (256, 256)), (100, (256, 256))):
         recorder: Any = Recorder(0)
         transformer_augmentation(noise(shorter, shorter), 256, recorder)
         assert recorder.ranges[2] == expected
 
 
-def test_scaling_to_64_keeps_the_proportions():
+def test_scaling_to_64_keeps_aspect_ratio():
     recorder: Any = Recorder(0)
     dvae_augmentation(noise(200, 200), 64, recorder)
     assert recorder.ranges[2] == (72, 96)
 
 
-def test_only_the_dvae_augmentation_mirrors():
+def test_only_dvae_augmentation_flips():
     def directions(transform):
         draws = [transform(ramp(64, 64), 64, np.random.default_rng(seed))[0, :, 0] for seed in range(30)]
         return {bool(row[0] < row[-1]) for row in draws}
@@ -110,7 +110,7 @@ def test_only_the_dvae_augmentation_mirrors():
     assert directions(transformer_augmentation) == {True}
 
 
-def test_augmentations_leave_a_picture_of_the_right_size_unscaled():
+def test_augmentations_do_not_scale_images_of_the_right_size():
     image = noise(32, 32)
     plain = np.asarray(image)
     assert np.array_equal(transformer_augmentation(image, 32, np.random.default_rng(0)), plain)
@@ -118,7 +118,7 @@ def test_augmentations_leave_a_picture_of_the_right_size_unscaled():
     assert np.array_equal(augmented, plain) or np.array_equal(augmented, plain[:, ::-1])
 
 
-def test_inference_crop_equals_scaling_the_shorter_side_and_cropping_the_centre():
+def test_inference_crop_equals_resize_then_centre_crop():
     for width, height in ((91, 60), (64, 150), (640, 481)):
         image = noise(width, height)
         scale = 48 / min(width, height)
@@ -128,12 +128,12 @@ def test_inference_crop_equals_scaling_the_shorter_side_and_cropping_the_centre(
         assert np.abs(inference_crop(image, 48) - expected).max() <= 1
 
 
-def test_extreme_proportions_cost_no_memory():
+def test_extreme_aspect_ratios_need_little_memory():
     assert inference_crop(Image.new("RGB", (1, 200_000)), 256).shape == (256, 256, 3)
     assert dvae_augmentation(Image.new("RGB", (200_000, 1)), 256, np.random.default_rng(0)).shape[0] == 256
 
 
-def test_area_resize_equals_the_mean_over_each_area():
+def test_area_resize_equals_area_mean():
     side, target = 11, 7
     pixels = np.asarray(noise(side, side)).astype(np.float64)
     length = (side - 1) / (target - 1)
@@ -150,14 +150,14 @@ def test_area_resize_equals_the_mean_over_each_area():
 
 @settings(deadline=None, max_examples=30)
 @given(side=st.integers(1, 60), share=st.floats(0, 1), grey=st.integers(0, 255))
-def test_area_resize_keeps_a_flat_picture_flat(side, share, grey):
+def test_area_resize_keeps_a_uniform_image(side, share, grey):
     target = max(1, round(side * share))
     resized = area_resize(np.full((side, side, 3), grey, dtype=np.uint8), target)
     assert resized.shape == (target, target, 3)
     assert (resized == grey).all()
 
 
-def test_transparency_is_laid_on_white():
+def test_transparency_becomes_white():
     clear_red = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
     half_black = Image.new("LA", (4, 4), (0, 128))
     palette = Image.new("P", (4, 4), 0)
@@ -178,13 +178,13 @@ def test_sixteen_bit_greys_are_scaled_not_clipped():
     assert [on_white(greys).getpixel((x, 0)) for x in range(3)] == [(0,) * 3, (100,) * 3, (255,) * 3]
 
 
-def test_unknown_transform_is_named_with_those_that_exist():
+def test_unknown_transform_lists_the_choices():
     with pytest.raises(ValueError, match="no transform 'dva'; choose one of dvae, transformer, none"):
         transform_named("dva")
     assert set(transforms.TRANSFORMS) == {"dvae", "transformer", "none", "channel_shuffle"}
 
 
-def test_shuffled_channels_keep_the_shapes_and_come_in_every_order():
+def test_channel_shuffle_permutes_channels_of_a_quarter_of_images():
     image = ramp(32, 32)
     plain = inference_crop(image, 32)
     draws = [transforms.channel_shuffle(image, 32, np.random.default_rng(seed)) for seed in range(400)]

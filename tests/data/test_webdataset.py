@@ -1,4 +1,4 @@
-"""The webdataset source: captioned pictures in tars, read where they lie."""
+"""WebDataset source: captioned images read from tar files in place."""
 
 import hashlib
 import io
@@ -31,7 +31,7 @@ def shard(path: Path, *files: tuple[str, bytes | str]) -> Path:
 
 
 def sample(key: str, caption: str = "a picture", **metadata) -> list[tuple[str, bytes | str]]:
-    """As img2dataset writes it."""
+    """Return the files of a sample as img2dataset writes them."""
     return [(f"{key}.png", png()), (f"{key}.txt", caption), (f"{key}.json", json.dumps({"key": key} | metadata))]
 
 
@@ -43,7 +43,7 @@ def records(path: Path | str, **options):
     return {record.key: record for split in ("train", "val") for record in opened(path, split, **options)}
 
 
-def test_files_of_one_stem_are_one_record(tmp_path):
+def test_files_with_one_stem_are_one_record(tmp_path):
     shard(
         tmp_path / "s" / "00000.tar",
         ("000.jpg.txt", "no such kind"),
@@ -66,7 +66,7 @@ def test_files_of_one_stem_are_one_record(tmp_path):
     assert records(tmp_path / "s").keys() == found.keys()
 
 
-def test_pictures_and_captions_may_stand_apart_and_a_later_file_of_a_name_replaces_the_first(tmp_path):
+def test_image_and_caption_may_be_apart_and_later_duplicates_replace_earlier(tmp_path):
     path = shard(
         tmp_path / "0.tar",
         ("a.png", png("red")),
@@ -85,7 +85,7 @@ def test_pictures_and_captions_may_stand_apart_and_a_later_file_of_a_name_replac
     assert source.warnings == {"replaced by a later file of the same key": 1, "captions without an image": 1}
 
 
-def test_shards_are_a_range_a_folder_or_one_and_their_order_is_theirs(tmp_path):
+def test_shards_are_a_range_a_folder_or_one_file(tmp_path):
     for number in range(8, 12):
         shard(tmp_path / "s" / f"{number:05d}.tar", *sample("x", f"shard {number}"))
     (tmp_path / "s" / "._00008.tar").write_bytes(b"what a Mac leaves behind")
@@ -98,7 +98,7 @@ def test_shards_are_a_range_a_folder_or_one_and_their_order_is_theirs(tmp_path):
         assert source.captions(index) == (f"shard {int(key[:5])}",)
 
 
-def test_braces_are_expanded_as_a_shell_does():
+def test_braces_are_expanded_like_a_shell():
     assert expand_braces("a/{08..10}.{x,y}") == ["a/08.x", "a/08.y", "a/09.x", "a/09.y", "a/10.x", "a/10.y"]
     assert expand_braces("a.tar") == ["a.tar"]
     for pattern in ("{3..1}.tar", "{0..99999999999}.tar"):
@@ -108,7 +108,7 @@ def test_braces_are_expanded_as_a_shell_does():
         expand_braces("{0..9999}{0..9999}.tar")
 
 
-def test_shards_that_are_not_there_are_named(tmp_path):
+def test_missing_shards_raise(tmp_path):
     shard(tmp_path / "0.tar", *sample("a"))
     with pytest.raises(ValueError, match=r"2 of 3 shards are not there, such as .*1\.tar"):
         opened(f"{tmp_path}/{{0..2}}.tar")
@@ -120,7 +120,7 @@ def test_shards_that_are_not_there_are_named(tmp_path):
         opened(tmp_path / "none.tar")
 
 
-def test_what_cannot_be_read_is_counted_and_costs_nothing_else(tmp_path, monkeypatch):
+def test_unreadable_files_are_counted_and_skipped(tmp_path, monkeypatch):
     path = shard(
         tmp_path / "0.tar",
         ("bad.png", png()),
@@ -146,7 +146,7 @@ def test_what_cannot_be_read_is_counted_and_costs_nothing_else(tmp_path, monkeyp
     assert set(records(path)) == {"0.tar/good", "0.tar/also"}
 
 
-def test_a_shard_that_vanishes_or_shrinks_leaves_unreadable_records(tmp_path):
+def test_deleted_or_truncated_shard_gives_unreadable_records(tmp_path):
     path = shard(tmp_path / "0.tar", *sample("a"), *sample("b"), *sample("c"))
     source = opened(path)
     path.write_bytes(path.read_bytes()[:600])
@@ -157,7 +157,7 @@ def test_a_shard_that_vanishes_or_shrinks_leaves_unreadable_records(tmp_path):
         source[0]
 
 
-def test_the_opt_out_list_is_looked_up_by_key_address_and_hash(tmp_path):
+def test_opt_out_list_matches_key_url_and_hash(tmp_path):
     red, other = hashlib.sha256(png()).hexdigest(), hashlib.sha256(png("lime")).hexdigest()
     shard(
         tmp_path / "0.tar",
@@ -183,7 +183,7 @@ def test_the_opt_out_list_is_looked_up_by_key_address_and_hash(tmp_path):
     assert opened(tmp_path / "0.tar", opt_out=str(tmp_path / "list")).digest() != sources[0].digest()
 
 
-def test_kinds_are_told_by_what_follows_the_first_dot():
+def test_file_kind_is_the_part_after_the_first_dot():
     assert key_and_kind("a.b/c.d.png") == ("a.b/c", None)
     assert key_and_kind("a.b/c.JPEG") == ("a.b/c", "image")
     assert key_and_kind("c.json") == ("c", "json")

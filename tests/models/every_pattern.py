@@ -1,4 +1,4 @@
-"""Each kind of attention pattern, with each of its switches."""
+"""Every kind of attention pattern, with each of its options."""
 
 from dalle.models.transformer.patterns import Column, Convolutional, Dense, Row
 

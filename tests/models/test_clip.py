@@ -1,4 +1,4 @@
-"""CLIP: two towers that put pictures and captions on one sphere."""
+"""CLIP: image and text encoders, scores, preprocessing, and checkpoints."""
 
 import json
 import math
@@ -56,7 +56,7 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 # --- the towers ------------------------------------------------------------------------------------------------
 
 
-def test_the_defaults_are_the_published_vit_b_32():
+def test_defaults_are_vit_b_32():
     with torch.device("meta"):
         model = CLIP(CLIPConfig())
     assert sum(parameter.numel() for parameter in model.parameters()) == 151_277_313
@@ -64,7 +64,7 @@ def test_the_defaults_are_the_published_vit_b_32():
 
 
 @torch.no_grad()
-def test_pictures_and_captions_become_unit_vectors_of_one_space(clip):
+def test_features_are_unit_vectors_of_one_size(clip):
     images, captions = clip.encode_image(pixels(3)), clip.encode_text(clip.tokenize(CAPTIONS[:2]))
     assert images.shape == (3, 8)
     assert captions.shape == (2, 8)
@@ -77,7 +77,7 @@ def test_pictures_and_captions_become_unit_vectors_of_one_space(clip):
 
 
 @torch.no_grad()
-def test_every_patch_and_its_place_count(clip):
+def test_features_depend_on_every_patch_and_its_position(clip):
     image = pixels(1)
     before = clip.encode_image(image)
     for y in range(0, 12, 4):
@@ -89,7 +89,7 @@ def test_every_patch_and_its_place_count(clip):
 
 
 @torch.no_grad()
-def test_text_after_the_end_token_cannot_change_the_feature(clip):
+def test_text_after_the_end_token_does_not_change_the_feature(clip):
     ids = clip.tokenize([CAPTIONS[1]])
     end = ids[0].tolist().index(clip.config.end_token)
     assert 2 < end < ids.shape[1] - 5
@@ -103,7 +103,7 @@ def test_text_after_the_end_token_cannot_change_the_feature(clip):
 
 
 @torch.no_grad()
-def test_what_stands_beside_it_in_a_batch_leaves_a_feature_alone(clip):
+def test_feature_does_not_depend_on_the_batch(clip):
     ids = clip.tokenize(CAPTIONS)
     images, captions = clip.encode_image(pixels(4)), clip.encode_text(ids)
     for row in range(4):
@@ -113,7 +113,7 @@ def test_what_stands_beside_it_in_a_batch_leaves_a_feature_alone(clip):
 
 
 @torch.no_grad()
-def test_features_stay_unit_vectors_in_fp32_under_autocast(clip):
+def test_features_are_float32_unit_vectors_under_autocast(clip):
     with torch.autocast("cpu", torch.bfloat16):
         images, captions, _ = clip(pixels(2), clip.tokenize(CAPTIONS[:2]))
     for features in (images, captions):
@@ -121,7 +121,7 @@ def test_features_stay_unit_vectors_in_fp32_under_autocast(clip):
         torch.testing.assert_close(features.norm(dim=-1), torch.ones(2))
 
 
-def test_the_scale_starts_at_the_papers_temperature_and_is_clipped_at_100(clip):
+def test_logit_scale_starts_at_the_papers_value_and_is_clamped_at_100(clip):
     assert clip.scale.item() == pytest.approx(1 / 0.07)
     with torch.no_grad():
         clip.log_scale.fill_(math.log(99))
@@ -133,7 +133,7 @@ def test_the_scale_starts_at_the_papers_temperature_and_is_clipped_at_100(clip):
 
 
 @torch.no_grad()
-def test_the_text_tower_is_read_at_the_end_token_that_is_told_or_at_the_largest_id(config, clip):
+def test_text_feature_is_read_at_the_given_end_token_or_largest_id(config, clip):
     told = CLIP(replace(config, end_id=5)).eval()
     told.load_state_dict(clip.state_dict())
     ids = torch.tensor([[config.start_token, 9, 5, config.end_token, 5]])
@@ -142,7 +142,7 @@ def test_the_text_tower_is_read_at_the_end_token_that_is_told_or_at_the_largest_
         assert not torch.allclose(model.encode_text(ids), model.encode_text(ids[:, : length - 1]), atol=1e-3)
 
 
-def test_sizes_that_do_not_divide_are_refused():
+def test_indivisible_sizes_raise():
     with pytest.raises(ValueError, match="image_size=30 must be a multiple of patch=8"):
         CLIPConfig(image_size=30, patch=8)
     with pytest.raises(ValueError, match="width=768 does not divide into heads=7"):
@@ -159,7 +159,7 @@ def test_sizes_that_do_not_divide_are_refused():
         ({"shorter_side": 200}, "shorter_side=200 must be at least image_size=224"),
     ],
 )
-def test_choices_that_there_are_not_are_refused(changes, sentence):
+def test_unknown_options_raise(changes, sentence):
     with pytest.raises(ValueError, match=sentence):
         CLIPConfig(**changes)
 
@@ -167,7 +167,7 @@ def test_choices_that_there_are_not_are_refused(changes, sentence):
 # --- captions --------------------------------------------------------------------------------------------------
 
 
-def test_a_caption_stands_between_start_and_end_before_zeros(clip, tokenizer):
+def test_caption_is_between_start_and_end_tokens_and_padded_with_zeros(clip, tokenizer):
     ids = clip.tokenize([CAPTIONS[0], ""])
     words = tokenizer.encode(CAPTIONS[0])
     start, end = tokenizer.vocabulary, tokenizer.vocabulary + 1
@@ -178,7 +178,7 @@ def test_a_caption_stands_between_start_and_end_before_zeros(clip, tokenizer):
     ]
 
 
-def test_a_caption_too_long_is_refused_with_the_numbers_or_cut_before_its_end_token(clip, tokenizer):
+def test_too_long_caption_raises_or_is_truncated(clip, tokenizer):
     long = " ".join(CAPTIONS * 3)
     tokens = tokenizer.encode(long)
     assert len(tokens) > 30
@@ -188,7 +188,7 @@ def test_a_caption_too_long_is_refused_with_the_numbers_or_cut_before_its_end_to
     assert ids == [clip.config.start_token, *tokens[:30], clip.config.end_token]
 
 
-def test_a_caption_that_just_fits_is_whole(config, tokenizer):
+def test_caption_of_maximum_length_is_complete(config, tokenizer):
     tokens = tokenizer.encode(CAPTIONS[0])
     (ids,) = CLIP(replace(config, text_positions=len(tokens) + 2), tokenizer).tokenize([CAPTIONS[0]]).tolist()
     assert ids[1:-1] == tokens
@@ -196,7 +196,7 @@ def test_a_caption_that_just_fits_is_whole(config, tokenizer):
         CLIP(replace(config, text_positions=len(tokens) + 1), tokenizer).tokenize([CAPTIONS[0]])
 
 
-def test_without_a_tokenizer_captions_cannot_be_read(config):
+def test_captions_without_a_tokenizer_raise(config):
     with pytest.raises(ValueError, match="built without a tokenizer; load one"):
         CLIP(config).tokenize(CAPTIONS)
 
@@ -205,14 +205,14 @@ def test_without_a_tokenizer_captions_cannot_be_read(config):
 
 
 @pytest.mark.parametrize("size", [(12, 12), (17, 40), (41, 16), (5, 7), (1, 9), (13, 12), (25, 25)])
-def test_pictures_of_any_size_become_squares_in_the_unit_range(clip, size):
+def test_images_of_any_size_become_squares_in_the_unit_range(clip, size):
     prepared = clip.preprocess([noise(*size)])
     assert prepared.shape == (1, 3, 12, 12)
     assert prepared.min() >= 0
     assert prepared.max() <= 1
 
 
-def test_the_middle_of_a_long_picture_is_kept_in_its_proportions(clip):
+def test_centre_crop_keeps_aspect_ratio(clip):
     stripes = Image.new("RGB", (72, 24), "red")
     stripes.paste("lime", (24, 0, 48, 24))
     wide, tall = clip.preprocess([stripes]), clip.preprocess([stripes.rotate(90, expand=True)])
@@ -221,12 +221,12 @@ def test_the_middle_of_a_long_picture_is_kept_in_its_proportions(clip):
     torch.testing.assert_close(tall[0, :, 2:-2, :].transpose(1, 2), green, atol=0.02, rtol=0)
 
 
-def test_a_picture_of_the_right_size_is_taken_as_it_is(clip):
+def test_image_of_the_right_size_is_unchanged(clip):
     image = noise(12, 12)
     assert clip.preprocess([image]).mul(255).round().byte().movedim(1, -1).numpy().tobytes() == image.tobytes()
 
 
-def test_a_wider_margin_is_cropped_off(config, clip):
+def test_resize_before_crop_removes_a_margin(config, clip):
     wide = CLIP(replace(config, shorter_side=20))
     image = noise(20, 20)
     assert wide.preprocess([image]).equal(clip.preprocess([image.crop((4, 4, 16, 16))]))
@@ -235,14 +235,14 @@ def test_a_wider_margin_is_cropped_off(config, clip):
 @pytest.mark.parametrize(
     ("rounding", "lefts"), [("down", [0, 0, 1, 1, 2, 2, 3, 3]), ("even", [0, 0, 1, 2, 2, 2, 3, 4])]
 )
-def test_half_a_pixel_of_the_crops_offset_goes_where_the_config_says(config, clip, rounding, lefts):
+def test_half_pixel_crop_offset_is_rounded_as_configured(config, clip, rounding, lefts):
     model = CLIP(replace(config, crop_rounding=rounding))
     for margin, left in enumerate(lefts):
         image = noise(12 + margin, 12)
         assert model.preprocess([image]).equal(clip.preprocess([image.crop((left, 0, left + 12, 12))]))
 
 
-def test_pictures_are_scaled_by_the_filter_and_normalised_by_the_numbers_of_the_config(config, clip):
+def test_images_are_resized_and_normalised_as_configured(config, clip):
     other = CLIP(replace(config, resample="nearest", pixel_mean=(0.1, 0.2, 0.3), pixel_std=(0.5, 0.6, 0.7))).eval()
     other.load_state_dict(clip.state_dict())
     assert other.preprocess([noise(24, 24)]).equal(
@@ -255,7 +255,7 @@ def test_pictures_are_scaled_by_the_filter_and_normalised_by_the_numbers_of_the_
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1"])
-def test_pictures_of_every_mode_are_read_as_rgb(clip, mode):
+def test_images_of_every_mode_are_read_as_rgb(clip, mode):
     image = noise(12, 12).convert(mode)
     assert clip.preprocess([image]).equal(clip.preprocess([image.convert("RGB")]))
 
@@ -263,7 +263,7 @@ def test_pictures_of_every_mode_are_read_as_rgb(clip, mode):
 # --- scores ----------------------------------------------------------------------------------------------------
 
 
-def test_a_score_is_the_cosine_of_a_picture_and_a_caption(clip):
+def test_score_is_the_cosine_similarity_of_image_and_caption(clip):
     images = [noise(12, 12, seed) for seed in range(5)]
     scores = clip.score(images, CAPTIONS)
     assert scores.shape == (5, 3)
@@ -278,7 +278,7 @@ def test_a_score_is_the_cosine_of_a_picture_and_a_caption(clip):
     assert not scores.requires_grad
 
 
-def test_captions_too_long_are_scored_by_their_beginning(clip):
+def test_too_long_captions_are_truncated_for_scores(clip):
     long = " ".join(CAPTIONS * 3)
     longer = long + " and more"
     torch.testing.assert_close(clip.score([noise(12, 12)], [long]), clip.score([noise(12, 12)], [longer]))
@@ -287,7 +287,7 @@ def test_captions_too_long_are_scored_by_their_beginning(clip):
 # --- checkpoints -----------------------------------------------------------------------------------------------
 
 
-def test_a_saved_model_scores_the_same_and_brings_its_tokenizer(clip, tmp_path):
+def test_saved_model_has_the_same_scores_and_its_tokenizer(clip, tmp_path):
     with torch.no_grad():
         clip.log_scale.fill_(1.5)
     clip.save(tmp_path, meta={"step": 3})
@@ -300,7 +300,7 @@ def test_a_saved_model_scores_the_same_and_brings_its_tokenizer(clip, tmp_path):
     assert loaded.score(images, CAPTIONS).equal(clip.score(images, CAPTIONS))
 
 
-def test_a_missing_tokenizer_is_named(clip, tmp_path):
+def test_missing_tokenizer_raises(clip, tmp_path):
     clip.save(tmp_path)
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
@@ -308,7 +308,7 @@ def test_a_missing_tokenizer_is_named(clip, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["openai", "huggingface"])
-def test_a_published_tokenizer_comes_back_with_its_start_and_end(kind, config, tmp_path):
+def test_published_tokenizer_round_trips(kind, config, tmp_path):
     (tmp_path / "merges.txt").write_text("t h\nth e</w>\n")
     published = CLIPTokenizer.from_merges(tmp_path / "merges.txt", 516, openai=kind == "openai")
     sizes = replace(config, text_vocabulary=520, tokenizer=kind, start_id=514, end_id=515)
@@ -323,7 +323,7 @@ def test_a_published_tokenizer_comes_back_with_its_start_and_end(kind, config, t
     assert loaded.score([noise(9, 9)], captions).equal(clip.score([noise(9, 9)], captions))
 
 
-def test_a_resnet_comes_back_with_the_averages_of_its_norms(config, tokenizer, tmp_path):
+def test_resnet_batch_norm_statistics_round_trip(config, tokenizer, tmp_path):
     sizes = replace(
         config, image_encoder="resnet", image_size=32, image_width=4, image_blocks=(1, 1, 1, 2), image_heads=4
     )
@@ -336,7 +336,7 @@ def test_a_resnet_comes_back_with_the_averages_of_its_norms(config, tokenizer, t
     assert loaded.image.stem[0].norm.num_batches_tracked == 1
 
 
-def test_a_checkpoint_from_before_clips_were_imported_still_loads(clip, tmp_path):
+def test_older_checkpoint_without_import_settings_loads(clip, tmp_path):
     clip.save(tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())
     known = ("image_size", "patch", "image_width", "image_depth", "image_heads", "embedding", "initial_temperature")

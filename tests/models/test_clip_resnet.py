@@ -1,4 +1,4 @@
-"""CLIP's ResNet; that it computes what OpenAI's does is shown in tests/pretrained/test_openai_clip.py."""
+"""CLIP's ResNet. Its outputs are compared with OpenAI's in tests/pretrained/test_openai_clip.py."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ SMALL = CLIPConfig(
 
 @pytest.fixture
 def tower() -> ResNetEncoder:
-    """With all weights at random: in a fresh one, residual branches add nothing."""
+    """Return a ResNet with random weights; residual branches of a new one output zero."""
     torch.manual_seed(0)
     tower = ResNetEncoder(64, 4, (1, 2, 1, 1), 4, 8).eval()
     with torch.no_grad():
@@ -37,11 +37,11 @@ def tower() -> ResNetEncoder:
 
 
 def pictures(count: int) -> torch.Tensor:
-    """(count, 3, 64, 64), coarse: noise would look the same to every cell."""
+    """Return smooth images (count, 3, 64, 64); with white noise all cells would be nearly equal."""
     return F.interpolate(torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(0)), 64)
 
 
-def test_the_published_rn50_has_its_number_of_parameters():
+def test_rn50_has_the_published_number_of_parameters():
     with torch.device("meta"):
         model = CLIP(RN50)
     assert sum(parameter.numel() for parameter in model.parameters()) == 102_007_137
@@ -49,7 +49,7 @@ def test_the_published_rn50_has_its_number_of_parameters():
 
 
 @torch.no_grad()
-def test_pictures_become_features_through_a_grid_a_32nd_as_wide(tower):
+def test_feature_grid_is_a_32nd_of_the_image_size(tower):
     pixels = pictures(3)
     assert tower(pixels).shape == (3, 8)
     shapes = [tower.stem(pixels).shape[1:]]
@@ -58,7 +58,7 @@ def test_pictures_become_features_through_a_grid_a_32nd_as_wide(tower):
 
 
 @torch.no_grad()
-def test_every_cell_and_its_place_count(tower):
+def test_features_depend_on_every_cell_and_its_position(tower):
     image = pictures(1)
     before = tower(image)
     for y in (0, 32):
@@ -70,7 +70,7 @@ def test_every_cell_and_its_place_count(tower):
 
 
 @torch.no_grad()
-def test_what_stands_beside_it_in_a_batch_leaves_a_feature_alone(tower):
+def test_feature_does_not_depend_on_the_batch(tower):
     pixels = pictures(4)
     together = tower(pixels)
     for row in range(4):
@@ -78,8 +78,8 @@ def test_what_stands_beside_it_in_a_batch_leaves_a_feature_alone(tower):
 
 
 @torch.no_grad()
-def test_a_stride_is_an_average_of_what_no_stride_gives():
-    """A step over cells would look at one in four of them and pass on their aliases."""
+def test_stride_averages_the_outputs_without_stride():
+    """Subsampling would use one in four cells, with aliasing."""
     torch.manual_seed(0)
     still, strided = Bottleneck(8, 4, 1).eval(), Bottleneck(8, 4, 2).eval()
     x = torch.rand(2, 8, 6, 6)
@@ -89,13 +89,13 @@ def test_a_stride_is_an_average_of_what_no_stride_gives():
 
 
 @torch.no_grad()
-def test_a_fresh_block_passes_on_its_input():
+def test_new_block_is_the_identity():
     x = torch.rand(2, 16, 6, 6)
     assert Bottleneck(16, 4, 1)(x).equal(x)
 
 
 @torch.no_grad()
-def test_the_attention_at_the_end_is_torchs_asked_by_the_mean():
+def test_attention_pooling_matches_torch_with_the_mean_as_query():
     torch.manual_seed(0)
     pool = AttentionPool(12, 6, 3, 5)
     x = torch.rand(2, 12, 2, 3)
@@ -138,7 +138,7 @@ def test_one_batch_overfits():
     assert all(parameter.grad is not None for parameter in clip.parameters())
 
 
-def test_sizes_that_do_not_divide_are_refused():
+def test_indivisible_sizes_raise():
     with pytest.raises(ValueError, match="image_size=224 must be a multiple of 32, and width=7 even"):
         ResNetEncoder(224, 7, (1, 1, 1, 1), 4, 8)
     with pytest.raises(ValueError, match="image_size=200 must be a multiple of 32"):
@@ -148,7 +148,7 @@ def test_sizes_that_do_not_divide_are_refused():
 
 
 @torch.no_grad()
-def test_a_saved_resnet_gives_the_same_features(tower):
+def test_saved_resnet_gives_the_same_features(tower):
     other = ResNetEncoder(64, 4, (1, 2, 1, 1), 4, 8).eval()
     other.load_state_dict(tower.state_dict())
     pixels = pictures(2)

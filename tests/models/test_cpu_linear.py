@@ -19,7 +19,7 @@ needs_bfloat16 = pytest.mark.skipif(
 
 @pytest.fixture
 def fresh_trial():
-    """Clear the cached check of the operators before and after."""
+    """Clear the cached check of the operators before and after a test."""
     is_packing_supported.cache_clear()
     yield
     is_packing_supported.cache_clear()
@@ -30,7 +30,7 @@ BLOCKS = [{"activation": "quick_gelu"}, {"activation": "gelu"}, {"qk_norm": True
 
 @needs_operators
 @torch.inference_mode()
-def test_an_activation_that_no_operator_fuses_is_computed_as_it_is(make_transformer, monkeypatch):
+def test_unsupported_activation_is_computed_unfused(make_transformer, monkeypatch):
     monkeypatch.setitem(blocks.ACTIVATIONS, "softplus", blocks.Activation(torch.nn.Softplus))
     model = make_transformer(width=32, activation="softplus")
     caption, image = sequence(model)
@@ -47,7 +47,7 @@ def sequence(model, b: int = 3) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("changes", BLOCKS, ids=str)
 @pytest.mark.parametrize("batch", [1, 3, 64])
 @torch.inference_mode()
-def test_packed_and_plain_layers_compute_the_same(make_transformer, changes, batch):
+def test_packed_and_plain_layers_agree(make_transformer, changes, batch):
     model = make_transformer(width=32, patterns=["paper"], **changes)
     caption, image = sequence(model)
     expected, found = model(caption, image), pack_linear_layers(model, batch)(caption, image)
@@ -57,7 +57,7 @@ def test_packed_and_plain_layers_compute_the_same(make_transformer, changes, bat
 
 @needs_bfloat16
 @torch.inference_mode()
-def test_bfloat16_is_for_products_alone(make_transformer):
+def test_bfloat16_is_used_for_matrix_products_only(make_transformer):
     model = make_transformer(width=32)
     caption, image = sequence(model)
     expected, packed = model(caption, image).image, pack_linear_layers(model, 3, torch.bfloat16)
@@ -71,7 +71,7 @@ def test_bfloat16_is_for_products_alone(make_transformer):
 
 
 @needs_operators
-def test_the_same_pictures_are_drawn(make_transformer, monkeypatch):
+def test_packed_model_samples_the_same_images(make_transformer, monkeypatch):
     model = make_transformer(patterns=["paper"], depth=3)
     caption, _ = sequence(model)
     drawn = generate(model, caption, 4, DecodingConfig(seed=3))
@@ -80,7 +80,7 @@ def test_the_same_pictures_are_drawn(make_transformer, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", FORMATS, ids=str)
-def test_the_model_stays_as_it_was_and_trains_on(make_transformer, dtype):
+def test_packing_leaves_the_model_trainable(make_transformer, dtype):
     model = make_transformer()
     caption, image = sequence(model)
     names, kinds = list(model.state_dict()), [type(part) for part in model.modules()]
@@ -104,7 +104,7 @@ def test_the_model_stays_as_it_was_and_trains_on(make_transformer, dtype):
 
 
 @needs_operators
-def test_layers_without_biases_and_containers_without_layers_are_packed():
+def test_packing_handles_layers_without_bias_and_empty_containers():
     model = nn.ModuleDict({"a": nn.Linear(8, 4, bias=False), "b": nn.ModuleList(), "c": nn.LayerNorm(4)})
     packed = pack_linear_layers(model, 2)
     x = torch.randn(2, 8)
@@ -123,9 +123,7 @@ def test_layers_without_biases_and_containers_without_layers_are_packed():
     ],
     ids=["no operator", "wrong results", "other arguments"],
 )
-def test_where_the_operators_are_not_as_expected_the_model_is_used_as_it_is(
-    make_transformer, monkeypatch, fresh_trial, broken
-):
+def test_missing_operators_leave_the_model_unpacked(make_transformer, monkeypatch, fresh_trial, broken):
     for name, function in broken.items():
         monkeypatch.setattr(module, name, function)
     model = make_transformer()
@@ -133,6 +131,6 @@ def test_where_the_operators_are_not_as_expected_the_model_is_used_as_it_is(
     assert generate(model, sequence(model)[0], 1).shape == (3, 1, 4, 4)
 
 
-def test_models_elsewhere_than_on_a_cpu_are_used_as_they_are():
+def test_models_on_other_devices_are_not_packed():
     model = nn.Linear(4, 4, device="meta")
     assert pack_linear_layers(model, 1) is model

@@ -1,4 +1,4 @@
-"""The discrete VAE: the published architecture, computed faster, and codes that mean what they should."""
+"""Discrete VAE: agreement with the published architecture, codes, pixel mapping, and errors."""
 
 from dataclasses import asdict, replace
 
@@ -32,7 +32,7 @@ def pictures(batch: int = 2, height: int = 16, width: int = 16, seed: int = 0) -
 
 
 def published_shapes(half: str) -> dict[str, tuple[int, ...]]:
-    """The paper's weights by our names, from the tables of OpenAI's released code; h is a quarter of the outputs."""
+    """Return the paper's weights under our names, as in OpenAI's released code; h is a quarter of the outputs."""
     if half == "encoder":
         groups = [(256, 256), (256, 512), (512, 1024), (1024, 2048)]
         shapes: dict[str, tuple[int, ...]] = {"input": (256, 3, 7, 7), "output": (8192, 2048, 1, 1)}
@@ -54,7 +54,7 @@ def published_shapes(half: str) -> dict[str, tuple[int, ...]]:
 
 
 @pytest.mark.parametrize(("half", "parameters", "tensors"), [("encoder", 53_786_240, 74), ("decoder", 43_829_766, 76)])
-def test_the_defaults_have_the_published_sizes(half, parameters, tensors):
+def test_default_weights_have_the_published_shapes(half, parameters, tensors):
     with torch.device("meta"):
         state = getattr(DiscreteVAE(DVAEConfig()), half).state_dict()
     assert sum(tensor.numel() for tensor in state.values()) == parameters
@@ -64,7 +64,7 @@ def test_the_defaults_have_the_published_sizes(half, parameters, tensors):
     assert all(state[f"{name}.bias"].shape == shape[:1] for name, shape in weights.items())
 
 
-def test_the_defaults_turn_256_pixels_into_32_by_32_of_8192_codes():
+def test_default_encodes_256_pixels_as_32_by_32_of_8192_codes():
     config = DVAEConfig()
     assert (config.vocabulary, config.downsample, config.branch_gain) == (8192, 8, 1 / 64)
     with torch.device("meta"):
@@ -74,7 +74,7 @@ def test_the_defaults_turn_256_pixels_into_32_by_32_of_8192_codes():
 
 
 def literal_block(block, x, gain):
-    """Appendix A.1 word by word: ReLU before every convolution, identity path plus gain times residual path."""
+    """Reference: Appendix A.1 literally, ReLU before every convolution, identity path plus gain times residual path."""
     h = x
     for convolution in (block.first, block.second, block.third, block.last):
         padding = convolution.weight.shape[-1] // 2
@@ -93,7 +93,7 @@ def literal_encoder(model: DiscreteVAE, images: torch.Tensor, pool) -> torch.Ten
 
 
 def literal_decoder(model: DiscreteVAE, codes: torch.Tensor) -> torch.Tensor:
-    """As published: after each group but the last its pixels are repeated, and the next group sees the large grid."""
+    """Reference as published: each group except the last is upsampled before the next one."""
     x = model.decoder.input(codes)
     for number, group in enumerate(model.decoder.groups):
         for block in group.children():
@@ -105,20 +105,20 @@ def literal_decoder(model: DiscreteVAE, codes: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize(("name", "pool"), [("max", F.max_pool2d), ("average", F.avg_pool2d)])
 @torch.no_grad()
-def test_the_encoder_equals_the_published_construction(name, pool):
+def test_encoder_matches_published_construction(name, pool):
     model = build(replace(TINY, pool=name))
     images = pictures()
     torch.testing.assert_close(model.logits(images), literal_encoder(model, images, pool))
 
 
 @torch.no_grad()
-def test_repeating_pixels_after_the_1x1_convolutions_equals_repeating_them_before():
+def test_upsampling_after_1x1_convolutions_equals_upsampling_before():
     model = build()
     codes = gumbel_softmax(torch.randn(2, 11, 3, 5, generator=torch.Generator().manual_seed(1)), 1.0).double()
     torch.testing.assert_close(model.decode_codes(codes), literal_decoder(model, codes))
 
 
-def test_gradients_pass_the_folded_gain_and_the_late_upsampling_unchanged():
+def test_gradients_match_with_folded_gain_and_late_upsampling():
     model = build()
     codes = F.softmax(torch.randn(1, 11, 2, 2, generator=torch.Generator().manual_seed(1)).double(), dim=1)
     towards = pictures(1, 8, 8).repeat(1, 2, 1, 1)
@@ -129,7 +129,7 @@ def test_gradients_pass_the_folded_gain_and_the_late_upsampling_unchanged():
 
 
 @torch.no_grad()
-def test_the_inputs_stay_as_they_were():
+def test_inputs_are_not_modified():
     model = build()  # its ReLUs work in place
     images, codes = pictures(), F.softmax(torch.randn(2, 11, 4, 4).double(), dim=1)
     before = images.clone(), codes.clone()
@@ -139,7 +139,7 @@ def test_the_inputs_stay_as_they_were():
     assert codes.equal(before[1])
 
 
-def test_fresh_weights_keep_the_scale_of_what_they_are_given():
+def test_initial_weights_preserve_the_scale_of_activations():
     torch.manual_seed(0)
     state = DiscreteVAE(DVAEConfig(vocabulary=64, width=64, groups=2)).state_dict()
     for name, tensor in state.items():
@@ -154,7 +154,7 @@ def test_fresh_weights_keep_the_scale_of_what_they_are_given():
 
 
 @torch.no_grad()
-def test_pictures_of_any_shape_that_divides_become_a_grid_and_a_picture_again():
+def test_images_of_every_divisible_shape_are_encoded_and_decoded():
     model = build()
     images = pictures(3, 8, 20)
     assert model.logits(images).shape == (3, 11, 2, 5)
@@ -171,7 +171,7 @@ def test_pictures_of_any_shape_that_divides_become_a_grid_and_a_picture_again():
 
 
 @torch.no_grad()
-def test_a_code_is_the_most_probable_one_at_its_position():
+def test_code_is_the_argmax_at_its_position():
     model = build()
     images = pictures(4)
     assert model.encode(images).equal(model.logits(images).softmax(dim=1).argmax(dim=1))
@@ -193,7 +193,7 @@ def test_decoding_an_index_looks_up_its_embedding():
 
 
 @torch.no_grad()
-def test_the_decoded_scale_leaves_the_picture_alone():
+def test_decoded_scale_does_not_change_the_image():
     model = build()
     tokens = torch.arange(11).reshape(1, 1, 11)
     before = model.decode(tokens)
@@ -202,7 +202,7 @@ def test_the_decoded_scale_leaves_the_picture_alone():
     assert model.decode(tokens).equal(before)
 
 
-def test_mapped_pixels_lie_between_a_tenth_and_nine_tenths_and_come_back():
+def test_mapped_pixels_are_between_0_1_and_0_9_and_round_trip():
     ends = torch.tensor([0.0, 0.5, 1.0])
     torch.testing.assert_close(map_pixels(ends), torch.tensor([0.1, 0.5, 0.9]))
     images = pictures()
@@ -221,13 +221,13 @@ def test_mapped_pixels_lie_between_a_tenth_and_nine_tenths_and_come_back():
         (torch.zeros(1, 3, 10, 16), r"images of 16x10 pixels do not divide into codes of 4x4 pixels; crop or resize"),
     ],
 )
-def test_pictures_that_cannot_be_encoded_are_refused_in_a_sentence(images, sentence):
+def test_invalid_images_raise(images, sentence):
     with pytest.raises(ValueError, match=sentence):
         build().encode(images)
 
 
 @pytest.mark.parametrize(("token", "span"), [(11, "0 to 11"), (-1, "-1 to 0")])
-def test_indices_outside_the_codebook_are_refused_with_the_codebooks_size(token, span):
+def test_indices_outside_the_codebook_raise(token, span):
     tokens = torch.zeros(1, 2, 2, dtype=torch.int64)
     tokens[0, 1, 1] = token
     with pytest.raises(ValueError, match=f"tokens span {span}, but the codebook has indices 0 to 10"):
@@ -242,7 +242,7 @@ def test_indices_outside_the_codebook_are_refused_with_the_codebooks_size(token,
         ({"bottleneck_kernel": 2}, "bottleneck_kernel=2 must be odd"),
     ],
 )
-def test_sizes_that_cannot_work_are_refused(sizes, sentence):
+def test_invalid_sizes_raise(sizes, sentence):
     with pytest.raises(ValueError, match=sentence):
         DVAEConfig(**sizes)
 
@@ -250,7 +250,7 @@ def test_sizes_that_cannot_work_are_refused(sizes, sentence):
 @torch.no_grad()
 @pytest.mark.parametrize("bottleneck_kernel", [1, 3])
 @torch.no_grad()
-def test_pictures_of_tokens_are_those_of_their_one_hot_codes(bottleneck_kernel):
+def test_decoding_tokens_equals_decoding_one_hot_codes(bottleneck_kernel):
     torch.manual_seed(0)
     model = DiscreteVAE(replace(TINY, bottleneck_kernel=bottleneck_kernel))
     model.decoder.input.bias.normal_()
@@ -259,7 +259,7 @@ def test_pictures_of_tokens_are_those_of_their_one_hot_codes(bottleneck_kernel):
     torch.testing.assert_close(model.decode(tokens), mean_image(model.decode_codes(codes)))
 
 
-def test_tokens_made_in_inference_mode_are_decoded_where_gradients_are_kept():
+def test_inference_mode_tokens_are_decoded_with_gradients():
     model = DiscreteVAE(TINY)
     with torch.inference_mode():
         tokens = model.encode(torch.rand(1, 3, 8, 8))
@@ -267,13 +267,13 @@ def test_tokens_made_in_inference_mode_are_decoded_where_gradients_are_kept():
 
 
 @torch.no_grad()
-def test_tokens_are_looked_up_and_not_made_one_hot(monkeypatch):
+def test_tokens_are_decoded_without_one_hot_codes(monkeypatch):
     monkeypatch.setattr(F, "one_hot", None)  # 4.3 GB for 64 pictures of the published size
     model = DiscreteVAE(TINY)
     assert model.decode(torch.zeros(1, 2, 2, dtype=torch.int64)).shape == (1, 3, 8, 8)
 
 
-def test_a_wider_bottleneck_keeps_the_grid():
+def test_wider_bottleneck_keeps_the_grid():
     model = build(replace(TINY, bottleneck_kernel=3))
     assert model.encoder.output.weight.shape[-1] == model.decoder.input.weight.shape[-1] == 3
     assert model.encode(pictures()).shape == (2, 4, 4)
@@ -284,7 +284,7 @@ def test_a_wider_bottleneck_keeps_the_grid():
     ("counts", "used", "perplexity"),
     [([5, 5, 5, 5], 4, 4.0), ([9, 0, 0, 0], 1, 1.0), ([3, 1, 0, 0], 2, 4 / 27**0.25), ([7, 0, 7, 0], 2, 2.0)],
 )
-def test_perplexity_says_how_many_codes_used_equally_often_would_do(counts, used, perplexity):
+def test_perplexity_of_uniformly_used_codes_is_their_number(counts, used, perplexity):
     assert codebook_use(torch.tensor(counts)) == (used, pytest.approx(perplexity))
 
 
@@ -292,7 +292,7 @@ def test_perplexity_says_how_many_codes_used_equally_often_would_do(counts, used
 
 
 @torch.no_grad()
-def test_a_saved_model_answers_the_same_to_the_bit(tmp_path):
+def test_saved_model_gives_bitwise_equal_outputs(tmp_path):
     model = build().float()
     model.save(tmp_path, meta={"step": 3})
     loaded = DiscreteVAE.load(tmp_path)
@@ -304,6 +304,6 @@ def test_a_saved_model_answers_the_same_to_the_bit(tmp_path):
     assert loaded.decode(tokens).equal(model.decode(tokens))
 
 
-def test_a_checkpoint_that_is_not_there_is_named(tmp_path):
+def test_missing_checkpoint_raises(tmp_path):
     with pytest.raises(CheckpointError, match="nowhere"):
         DiscreteVAE.load(tmp_path / "nowhere")

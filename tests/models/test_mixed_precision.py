@@ -1,4 +1,4 @@
-"""Half precision in the matrices of layers alone: as the paper has it, and closer to float32 than everywhere."""
+"""Mixed precision: half precision in matrix products only (the paper) is closer to float32 than everywhere."""
 
 import copy
 
@@ -12,7 +12,7 @@ from dalle.sampling.decode import generate
 
 
 def deep_network() -> Transformer:
-    """64 layers with weights at random, which spread what is rounded in the first."""
+    """Return 64 layers with random weights, which amplify rounding errors of the first."""
     torch.manual_seed(0)
     config = TransformerConfig(8, 30, 50, grid=4, width=64, depth=64, heads=2, kernel=3, initial_scale=0.5)
     model = Transformer(config)
@@ -24,7 +24,7 @@ def deep_network() -> Transformer:
 
 @torch.no_grad()
 def divergence(model: Transformer, exact: Transformer) -> float:
-    """Mean KL of a token's distribution from that of the exact model, in nats."""
+    """Return the mean KL divergence from the exact model per token, in nats."""
     captions = exact.sequence.pad_captions([[1, 2, 3], [4, 5]])
     images = torch.randint(50, (2, 16), generator=torch.Generator().manual_seed(1))
     expected, found = (each(captions, images).image.double().log_softmax(dim=-1) for each in (exact, model))
@@ -41,7 +41,7 @@ def test_norms_embeddings_and_unembeddings_stay_in_float32():
     assert model.dtype == torch.bfloat16
 
 
-def test_it_is_much_closer_to_float32_than_half_precision_everywhere():
+def test_mixed_precision_is_closer_to_float32_than_half_precision_everywhere():
     exact = deep_network()
     mixed = divergence(to_mixed_precision(copy.deepcopy(exact), torch.bfloat16), exact)
     everywhere = divergence(copy.deepcopy(exact).to(torch.bfloat16), exact)
@@ -49,13 +49,13 @@ def test_it_is_much_closer_to_float32_than_half_precision_everywhere():
     assert 0 < mixed < everywhere / 3
 
 
-def test_the_state_dict_has_the_same_names():
+def test_state_dict_has_the_same_names():
     model = deep_network()
     names = list(model.state_dict())
     assert list(to_mixed_precision(model, torch.bfloat16).state_dict()) == names
 
 
-def test_float32_leaves_a_model_as_it_is():
+def test_float32_leaves_a_model_unchanged():
     model = deep_network()
     to_mixed_precision(model, torch.float32)
     assert not any(isinstance(each, HalfLinear) for each in model.modules())
@@ -63,7 +63,7 @@ def test_float32_leaves_a_model_as_it_is():
 
 @pytest.mark.parametrize("recompute_kv", [False, True])
 @torch.no_grad()
-def test_cached_decoding_is_as_close_to_the_whole_stream_as_rounding_allows(make_transformer, recompute_kv):
+def test_cached_decoding_matches_full_forward_within_rounding(make_transformer, recompute_kv):
     model = to_mixed_precision(make_transformer(depth=4), torch.bfloat16)
     captions = model.sequence.pad_captions([[1, 2, 3], [4]])
     images = torch.randint(13, (2, 16), generator=torch.Generator().manual_seed(1))

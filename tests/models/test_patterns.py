@@ -17,7 +17,7 @@ from dalle.models.transformer.patterns import (
 
 
 def drawn_keys(pattern: Pattern, grid: int, row: int, column: int) -> set[tuple[int, int]]:
-    """The cells that a cell sees, written down from the paper's words, two coordinates at a time."""
+    """Return the cells that a cell attends to by the paper's description, from two coordinates at a time."""
     cells = [(r, c) for r in range(grid) for c in range(grid)]
     place = cells.index((row, column))
     past = cells[: place + 1]
@@ -45,26 +45,26 @@ def drawn_keys(pattern: Pattern, grid: int, row: int, column: int) -> set[tuple[
 
 @pytest.mark.parametrize("grid", [1, 2, 3, 4, 7])
 @pytest.mark.parametrize("pattern", EVERY_PATTERN, ids=str)
-def test_each_mask_is_what_the_paper_draws(pattern: Pattern, grid: int):
+def test_masks_match_the_paper(pattern: Pattern, grid: int):
     mask = image_mask(pattern, grid)
     for query in range(grid * grid):
         seen = {divmod(key, grid) for key in mask[query].nonzero().flatten().tolist()}
         assert seen == drawn_keys(pattern, grid, *divmod(query, grid))
 
 
-def test_row_sees_five_cells_of_a_grid_four_wide():
+def test_row_attends_to_five_cells_of_a_grid_four_wide():
     assert image_mask(Row(), 4)[9].nonzero().flatten().tolist() == [5, 6, 7, 8, 9]
 
 
-def test_row_sees_five_cells_before_its_own_where_that_does_not_count():
+def test_row_without_its_own_cell_attends_to_five_cells_before_it():
     assert image_mask(Row(counts_itself=False), 4)[9].nonzero().flatten().tolist() == [4, 5, 6, 7, 8, 9]
 
 
-def test_column_sees_the_cells_above_and_itself():
+def test_column_attends_to_cells_above_and_itself():
     assert image_mask(Column(), 4)[13].nonzero().flatten().tolist() == [1, 5, 9, 13]
 
 
-def test_convolution_sees_a_causal_neighbourhood():
+def test_convolution_attends_to_a_causal_neighbourhood():
     assert image_mask(Convolutional(3), 4)[10].nonzero().flatten().tolist() == [5, 6, 7, 9, 10]
 
 
@@ -72,19 +72,19 @@ def test_convolution_wraps_over_rows():
     assert image_mask(Convolutional(3), 4)[8].nonzero().flatten().tolist() == [3, 4, 5, 7, 8]
 
 
-def test_a_clamped_convolution_ends_at_the_pictures_edges():
+def test_clamped_convolution_ends_at_image_edges():
     mask = image_mask(Convolutional(3, wraps=False), 4)
     assert mask[8].nonzero().flatten().tolist() == [4, 5, 8]
     assert mask[11].nonzero().flatten().tolist() == [6, 7, 10, 11]
     assert mask[10].equal(image_mask(Convolutional(3), 4)[10])  # away from the edges nothing changes
 
 
-def test_full_size_convolution_sees_61_cells_in_the_middle():
+def test_full_size_convolution_attends_to_61_cells_in_the_middle():
     assert image_mask(Convolutional(11), 32)[20 * 32 + 16].sum() == 5 * 11 + 6
 
 
 @pytest.mark.parametrize("pattern", EVERY_PATTERN, ids=str)
-def test_text_is_causal_and_every_image_state_sees_all_of_it(pattern: Pattern):
+def test_text_is_causal_and_images_attend_to_all_text(pattern: Pattern):
     mask = sequence_mask(pattern, 5, 3)
     assert mask[:5, :5].equal(torch.ones(5, 5, dtype=torch.bool).tril())
     assert not mask[:5, 5:].any()
@@ -92,14 +92,14 @@ def test_text_is_causal_and_every_image_state_sees_all_of_it(pattern: Pattern):
     assert mask[5:, 5:].equal(image_mask(pattern, 3))
 
 
-def test_paper_order_of_64_layers():
+def test_order_of_64_layers_is_the_papers():
     names = layer_names(["paper"], 64)
     assert names[:8] == ["row", "column", "row", "row", "row", "column", "row", "row"]
     assert names[-1] == "convolutional"
     assert [names.count(name) for name in ("column", "row", "convolutional")] == [16, 47, 1]
 
 
-def test_one_name_serves_every_layer():
+def test_one_name_sets_every_layer():
     assert layer_names(["dense"], 3) == ["dense"] * 3
 
 
@@ -107,22 +107,22 @@ def test_each_layer_can_have_its_own_pattern():
     assert layer_names(["row", "column"], 2) == ["row", "column"]
 
 
-def test_a_list_of_another_length_is_refused_with_both_numbers():
+def test_list_of_wrong_length_raises():
     with pytest.raises(ValueError, match=r"3 layers but depth=2"):
         layer_names(["row", "row", "row"], 2)
 
 
-def test_names_and_settings_give_the_patterns():
+def test_patterns_are_built_from_names_and_settings():
     assert [PATTERNS[name].build(PatternOptions()) for name in ("dense", "row", "column")] == [Dense(), Row(), Column()]
     assert PATTERNS["row"].build(PatternOptions(row_counts_itself=False)) == Row(counts_itself=False)
     assert PATTERNS["convolutional"].build(PatternOptions(5, convolution_wraps=False)) == Convolutional(5, wraps=False)
 
 
-def test_an_unknown_pattern_is_refused_with_the_known_ones():
+def test_unknown_pattern_lists_the_choices():
     with pytest.raises(ValueError, match=r"'diagonal'.*dense, row, column, convolutional"):
         PATTERNS.lookup("diagonal")
 
 
-def test_an_even_kernel_is_refused():
+def test_even_kernel_raises():
     with pytest.raises(ValueError, match="odd kernel, not 4"):
         Convolutional(4)

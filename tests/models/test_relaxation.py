@@ -1,4 +1,4 @@
-"""Draws of the codes: those of the categorical distribution, and what gradients they let through."""
+"""Relaxations: samples of codes from the categorical distribution, and their gradients."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ def drawn(logits: torch.Tensor, temperature: float, seed: int = 0) -> torch.Tens
 
 
 @pytest.mark.parametrize("temperature", [10.0, 1.0, 1 / 16, 1e-4])
-def test_relaxed_codes_lie_on_the_simplex(temperature):
+def test_gumbel_softmax_samples_are_on_the_simplex(temperature):
     codes = drawn(5 * torch.randn(4, 7, 9, 9, generator=torch.Generator().manual_seed(1)), temperature)
     assert codes.shape == (4, 7, 9, 9)
     assert torch.isfinite(codes).all()
@@ -21,7 +21,7 @@ def test_relaxed_codes_lie_on_the_simplex(temperature):
     torch.testing.assert_close(codes.sum(dim=1), torch.ones(4, 9, 9))
 
 
-def test_relaxed_codes_become_one_hot_as_the_temperature_falls_and_flat_as_it_rises():
+def test_gumbel_softmax_is_one_hot_at_low_and_flat_at_high_temperature():
     logits = torch.randn(4, 7, 9, 9, generator=torch.Generator().manual_seed(1))
     peaks = [drawn(logits, temperature).amax(dim=1).mean().item() for temperature in (100, 4, 1, 1 / 4, 1 / 64, 1e-5)]
     assert peaks == sorted(peaks)
@@ -31,7 +31,7 @@ def test_relaxed_codes_become_one_hot_as_the_temperature_falls_and_flat_as_it_ri
     torch.testing.assert_close(drawn(logits, 1e-6), one_hot)  # the same draw, whatever the temperature
 
 
-def test_relaxed_codes_depend_on_their_generator_alone():
+def test_gumbel_softmax_depends_only_on_its_generator():
     logits = torch.randn(2, 7, 3, 3, generator=torch.Generator().manual_seed(1))
     torch.manual_seed(1)
     first = drawn(logits, 1.0)
@@ -40,7 +40,7 @@ def test_relaxed_codes_depend_on_their_generator_alone():
     assert not drawn(logits, 1.0, seed=1).equal(first)
 
 
-def test_the_largest_relaxed_code_is_a_draw_from_the_categorical_distribution():
+def test_gumbel_softmax_argmax_follows_the_categorical_distribution():
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0, -3.0])
     draws = 40_000
     codes = drawn(logits[:, None, None].expand(1, 5, 200, 200), 0.5).argmax(dim=1)
@@ -49,7 +49,7 @@ def test_the_largest_relaxed_code_is_a_draw_from_the_categorical_distribution():
     assert ((counts - expected).square() / expected).sum() < 18.5  # chi-squared of 4 degrees: once in a thousand
 
 
-def test_gradients_reach_the_logits_through_relaxed_codes():
+def test_gumbel_softmax_gradients_reach_the_logits():
     logits = torch.randn(1, 7, 3, 3, generator=torch.Generator().manual_seed(1), requires_grad=True)
     drawn(logits, 1.0)[:, 0].sum().backward()
     assert (logits.grad != 0).all()
@@ -58,7 +58,7 @@ def test_gradients_reach_the_logits_through_relaxed_codes():
 # --- straight through ------------------------------------------------------------------------------------------
 
 
-def test_straight_through_codes_are_one_hot_and_the_likeliest_of_the_relaxed_draw():
+def test_straight_through_codes_are_one_hot_argmax_of_gumbel_softmax():
     logits = torch.randn(2, 7, 3, 3, generator=torch.Generator().manual_seed(1))
     codes = straight_through(logits, 1.0, torch.Generator().manual_seed(0))
     assert codes.unique().tolist() == [0.0, 1.0]
@@ -66,7 +66,7 @@ def test_straight_through_codes_are_one_hot_and_the_likeliest_of_the_relaxed_dra
     assert codes.argmax(dim=1).equal(drawn(logits, 1.0).argmax(dim=1))
 
 
-def test_straight_through_gradients_are_those_of_the_relaxed_draw():
+def test_straight_through_gradients_equal_gumbel_softmax_gradients():
     logits = torch.randn(2, 7, 3, 3, generator=torch.Generator().manual_seed(1), requires_grad=True)
     towards = torch.randn(2, 7, 3, 3, generator=torch.Generator().manual_seed(2))
     gradients = [
@@ -77,7 +77,7 @@ def test_straight_through_gradients_are_those_of_the_relaxed_draw():
     torch.testing.assert_close(*gradients)
 
 
-def test_the_most_probable_codes_are_one_hot_and_free_of_chance():
+def test_argmax_codes_are_one_hot_and_deterministic():
     logits = torch.randn(2, 7, 3, 3, generator=torch.Generator().manual_seed(1))
     codes = argmax_one_hot(logits)
     assert codes.equal(F.one_hot(logits.argmax(dim=1), 7).movedim(-1, 1).float())
@@ -86,7 +86,7 @@ def test_the_most_probable_codes_are_one_hot_and_free_of_chance():
 
 @torch.no_grad()
 @pytest.mark.parametrize("relaxation", ["gumbel_softmax", "straight_through"])
-def test_training_decodes_the_codes_that_the_config_names(relaxation):
+def test_training_uses_the_configured_relaxation(relaxation):
     torch.manual_seed(0)
     model = DiscreteVAE(DVAEConfig(11, width=8, groups=2, blocks_per_group=1, relaxation=relaxation))
     images = torch.rand(2, 3, 4, 4)
@@ -95,7 +95,7 @@ def test_training_decodes_the_codes_that_the_config_names(relaxation):
     assert parameters.equal(model.decode_codes(draw(logits, 1.0, torch.Generator().manual_seed(0))))
 
 
-def test_an_unknown_relaxation_is_refused_with_those_that_exist():
+def test_unknown_relaxation_raises():
     with pytest.raises(
         ValueError, match="relaxation='hard' is unknown; choose one of gumbel_softmax, straight_through"
     ):

@@ -1,4 +1,4 @@
-"""Restarts of unused codes: where they go, what they change, what they leave alone."""
+"""Restarts of unused codes: new values, positions, and unchanged codes."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def model() -> DiscreteVAE:
     return model.eval()
 
 
-def test_unused_codes_are_used_afterwards(model, images):
+def test_restarted_codes_are_used(model, images):
     before = model.encode(images)
     assert len(before.unique()) <= 4
     count = restart_unused_codes(model, images, generator())
@@ -35,7 +35,7 @@ def test_unused_codes_are_used_afterwards(model, images):
     assert len(model.encode(images).unique()) > 16
 
 
-def test_a_restarted_code_decodes_as_the_code_that_it_splits(model, images):
+def test_restarted_code_decodes_like_the_code_it_splits(model, images):
     used = model.encode(images).unique()
     unused = torch.tensor([code for code in range(32) if code not in used])
     restart_unused_codes(model, images, generator())
@@ -69,7 +69,7 @@ def test_restarts_are_reproducible(model, images):
     assert torch.equal(model.encoder.output.weight, other.encoder.output.weight)
 
 
-def test_positions_are_drawn_in_proportion_to_their_errors(model, images, monkeypatch):
+def test_positions_are_sampled_in_proportion_to_their_errors(model, images, monkeypatch):
     images[:, :, :16] = model.decode(model.encode(images)).detach()[:, :, :16]
     again = model.decode(model.encode(images)).detach()  # pixels of one position reach its neighbours' codes
     expected = (again - images).square().mean(dim=1).unfold(1, 4, 4).unfold(2, 4, 4).mean(dim=(3, 4)).flatten()

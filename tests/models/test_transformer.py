@@ -41,7 +41,7 @@ def example(model: Transformer, batch: int = 2, seed: int = 0) -> tuple[torch.Te
 
 
 def joint(model: Transformer, caption: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-    """Logits of all positions, padded to one vocabulary: (b, n, v)."""
+    """Return the logits of all positions, padded to one vocabulary: (b, n, v)."""
     text, image_logits = model(caption, image)
     width = max(text.shape[-1], image_logits.shape[-1])
     return torch.cat([F.pad(each, (0, width - each.shape[-1])) for each in (text, image_logits)], dim=1)
@@ -49,7 +49,7 @@ def joint(model: Transformer, caption: torch.Tensor, image: torch.Tensor) -> tor
 
 @pytest.mark.parametrize("changes", CHANGES, ids=str)
 @torch.no_grad()
-def test_a_changed_token_leaves_everything_before_it_unchanged(make_transformer, changes):
+def test_changing_a_token_does_not_change_earlier_logits(make_transformer, changes):
     model = make_transformer(depth=3, **changes)
     sequence = model.sequence
     caption, image = sequence.pad_captions([[1, 2, 3, 4, 5]]), example(model, batch=1)[1]
@@ -77,7 +77,7 @@ def test_a_changed_token_leaves_everything_before_it_unchanged(make_transformer,
     ],
 )
 @torch.no_grad()
-def test_one_layer_passes_on_what_its_pattern_sees_and_nothing_else(make_transformer, name, setting):
+def test_one_layer_depends_only_on_attended_positions(make_transformer, name, setting):
     model = make_transformer(patterns=[name], depth=1, **setting)
     caption, image = example(model, batch=1)
     before = model(caption, image).image[0]
@@ -90,7 +90,7 @@ def test_one_layer_passes_on_what_its_pattern_sees_and_nothing_else(make_transfo
 
 
 @torch.no_grad()
-def test_captions_in_a_batch_leave_each_other_alone(make_transformer):
+def test_captions_do_not_depend_on_the_batch(make_transformer):
     model = make_transformer()
     caption, image = example(model, batch=5)
     together = model(caption, image)
@@ -101,7 +101,7 @@ def test_captions_in_a_batch_leave_each_other_alone(make_transformer):
 
 
 @torch.no_grad()
-def test_pad_vectors_matter_only_where_pads_stand(make_transformer):
+def test_learned_pads_matter_only_at_padding_positions(make_transformer):
     model = make_transformer()
     caption, image = example(model, batch=1)
     caption = model.sequence.pad_captions([[1, 2]])  # slots 0 to 2 are taken, the others are pads
@@ -115,7 +115,7 @@ def test_pad_vectors_matter_only_where_pads_stand(make_transformer):
 
 
 @torch.no_grad()
-def test_masked_pads_are_as_good_as_no_slots_for_them(make_transformer):
+def test_masked_pads_match_a_shorter_caption(make_transformer):
     model, short = make_transformer(pads="masked"), make_transformer(text_positions=3)
     short.load_state_dict(
         {
@@ -133,7 +133,7 @@ def test_masked_pads_are_as_good_as_no_slots_for_them(make_transformer):
 
 
 @torch.no_grad()
-def test_learned_and_masked_pads_are_the_same_model_where_the_caption_leaves_none(make_transformer):
+def test_learned_and_masked_pads_agree_without_padding(make_transformer):
     learned, masked = make_transformer(), make_transformer(pads="masked")
     image = example(learned, batch=1)[1]
     for words, alike in (([1, 2, 3, 4, 5], True), ([1, 2], False)):
@@ -142,7 +142,7 @@ def test_learned_and_masked_pads_are_the_same_model_where_the_caption_leaves_non
 
 
 @torch.no_grad()
-def test_separate_softmaxes_change_what_images_read_and_leave_text_alone(make_transformer):
+def test_separate_softmaxes_change_images_but_not_text(make_transformer):
     joint, separate = make_transformer(), make_transformer(attention_normalisation="separate")
     caption, image = example(joint)
     torch.testing.assert_close(separate(caption, image).text, joint(caption, image).text)
@@ -169,7 +169,7 @@ def test_cached_decoding_matches_full_forward(make_transformer, changes, recompu
 
 @pytest.mark.parametrize("recompute_kv", [False, True])
 @torch.no_grad()
-def test_one_recorded_step_serves_every_position(make_transformer, recompute_kv):
+def test_step_at_any_position_can_be_one_cuda_graph(make_transformer, recompute_kv):
     model = make_transformer(depth=4)  # row, column, row, convolutional
     caption, image = example(model)
     inputs = model.sequence.image_inputs(image)
@@ -185,7 +185,7 @@ def test_one_recorded_step_serves_every_position(make_transformer, recompute_kv)
 
 
 @torch.no_grad()
-def test_compact_caches_are_half_as_large_where_all_states_are_kept(make_transformer):
+def test_hidden_state_cache_halves_memory_of_column_layers(make_transformer):
     model = make_transformer(depth=4)  # row, column, row, convolutional
     captions = model.prefill(example(model)[0])
     plain, recompute_kv = (model.new_cache(captions, 3, recompute_kv) for recompute_kv in (False, True))
@@ -194,7 +194,7 @@ def test_compact_caches_are_half_as_large_where_all_states_are_kept(make_transfo
 
 
 @torch.no_grad()
-def test_candidates_share_their_captions_keys_in_memory(make_transformer):
+def test_candidates_share_cached_keys_of_their_caption(make_transformer):
     model = make_transformer()
     captions = model.prefill(example(model)[0])
     cache = model.new_cache(captions, candidates=5)
@@ -234,7 +234,7 @@ def test_one_batch_overfits():
     assert answer.argmax(-1).equal(image)
 
 
-def test_a_fresh_model_finds_all_tokens_equally_probable():
+def test_untrained_model_has_uniform_probabilities():
     model = Transformer(TransformerConfig(6, 11, 13, grid=4, width=16, depth=2, heads=2))
     caption, image = example(model)
     logits = model(caption, image)
@@ -261,7 +261,7 @@ def test_initial_weights_have_the_sparse_transformers_scales():
     assert not any(value.any() for name, value in state.items() if name.endswith("bias"))
 
 
-def test_the_papers_model_has_12_billion_parameters():
+def test_paper_model_has_12_billion_parameters():
     begin = time.process_time()
     with torch.device("meta"):
         model = Transformer(TransformerConfig())
@@ -274,7 +274,7 @@ def test_the_papers_model_has_12_billion_parameters():
     assert len(model.layers) == 64
 
 
-def test_a_saved_model_answers_the_same(make_transformer, tmp_path):
+def test_saved_model_gives_the_same_outputs(make_transformer, tmp_path):
     model = make_transformer(patterns=["paper"], activation="gelu")
     model.save(tmp_path, meta={"step": 3})
     loaded = Transformer.load(tmp_path)
@@ -285,7 +285,7 @@ def test_a_saved_model_answers_the_same(make_transformer, tmp_path):
 
 
 @torch.no_grad()
-def test_a_checkpoint_from_before_a_setting_existed_loads_with_its_default(make_transformer, tmp_path):
+def test_older_checkpoint_loads_with_defaults_of_new_settings(make_transformer, tmp_path):
     model = make_transformer()
     model.save(tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())
@@ -296,7 +296,7 @@ def test_a_checkpoint_from_before_a_setting_existed_loads_with_its_default(make_
     assert Transformer.load(tmp_path)(caption, image).image.equal(model(caption, image).image)
 
 
-def test_logits_are_computed_in_fp32_under_autocast():
+def test_logits_are_float32_under_autocast():
     torch.manual_seed(0)
     head, states = Float32Linear(32, 8), torch.randn(4, 32)
     exact = head(states)
@@ -305,27 +305,27 @@ def test_logits_are_computed_in_fp32_under_autocast():
         assert head(states).equal(exact)
 
 
-def test_a_width_that_heads_do_not_divide_is_refused():
+def test_indivisible_width_raises():
     with pytest.raises(ValueError, match=r"width=16 does not divide into heads=3"):
         Transformer(TransformerConfig(6, 11, 13, grid=4, width=16, depth=1, heads=3))
 
 
-def test_normed_queries_and_keys_bound_the_scores(make_transformer):
-    """However large the states are: a score is at most sqrt(d) times the gains."""
+def test_qk_norm_bounds_attention_scores(make_transformer):
+    """For states of any size, a score is at most sqrt(d) times the gains."""
     layer = make_transformer(qk_norm=True).layers[0].attention.branch
     q, k, _ = layer.project(1e4 * torch.randn(2, 7, 16))
     rms = [(each / norm.weight).square().mean(dim=-1) for each, norm in ((q, layer.query_norm), (k, layer.key_norm))]
     torch.testing.assert_close(torch.stack(rms), torch.ones(2, 2, 2, 7))
 
 
-def test_queries_and_keys_are_normed_as_torch_does(make_transformer):
+def test_qk_norm_matches_torch(make_transformer):
     layer = make_transformer(qk_norm=True).layers[0].attention.branch
     x = torch.randn(3, 8)
     expected = F.rms_norm(x, (8,), layer.key_norm.weight, layer.key_norm.eps)
     torch.testing.assert_close(layer.key_norm(x), expected)
 
 
-def test_swiglu_is_its_definition_and_has_as_many_weights(make_transformer):
+def test_swiglu_matches_its_definition_and_number_of_weights(make_transformer):
     layer = make_transformer(mlp="swiglu", width=48).layers[0].mlp.branch
     (gate, value), (gate_bias, value_bias) = layer.expand.weight.chunk(2), layer.expand.bias.chunk(2)
     x = torch.randn(5, 48)
@@ -334,16 +334,16 @@ def test_swiglu_is_its_definition_and_has_as_many_weights(make_transformer):
     assert layer.expand.weight.numel() + layer.out.weight.numel() == 8 * 48**2
 
 
-def test_an_unknown_mlp_is_refused():
+def test_unknown_mlp_raises():
     with pytest.raises(ValueError, match=r"unknown mlp 'moe'; choose one of plain, swiglu"):
         Transformer(TransformerConfig(6, 11, 13, grid=4, width=16, depth=1, heads=2, mlp="moe"))
 
 
-def test_quick_gelu_is_its_definition():
+def test_quick_gelu_matches_its_definition():
     x = torch.linspace(-20, 20, 401)
     torch.testing.assert_close(QuickGELU()(x), x * torch.sigmoid(1.702 * x))
 
 
-def test_an_unknown_activation_is_refused():
+def test_unknown_activation_raises():
     with pytest.raises(ValueError, match=r"'relu'.*quick_gelu, gelu"):
         MLP(BlockConfig(8, 2, "relu"))

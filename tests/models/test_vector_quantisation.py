@@ -1,4 +1,4 @@
-"""Vector quantisation: the nearest code is taken, gradients go around it, and checkpoints are those of any dVAE."""
+"""Vector quantisation: nearest codes, straight-through gradients, and checkpoints."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def images() -> torch.Tensor:
     return torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
-def test_nearness_is_minus_the_squared_distance():
+def test_logits_are_negative_squared_distances():
     generator = torch.Generator().manual_seed(0)
     vectors, codebook = torch.randn(2, 5, 3, 4, generator=generator), torch.randn(7, 5, generator=generator)
     distances = torch.cdist(rearrange(vectors, "b d h w -> (b h w) d"), codebook)
@@ -32,7 +32,7 @@ def test_nearness_is_minus_the_squared_distance():
 
 
 @torch.no_grad()
-def test_pictures_are_decoded_from_the_nearest_vectors_with_the_same_numbers_as_from_tokens():
+def test_training_reconstruction_matches_decoded_tokens():
     model = fresh()
     parameters, logits = model(images(), 1.0, torch.Generator().manual_seed(0))
     codebook = model.decoder.input.weight[:, :, 0, 0].T  # (v, d)
@@ -42,7 +42,7 @@ def test_pictures_are_decoded_from_the_nearest_vectors_with_the_same_numbers_as_
     torch.testing.assert_close(model.decode(model.encode(images())), model.decode(logits.argmax(dim=1)))
 
 
-def test_the_decoders_gradients_go_to_the_encoder_and_leave_the_codebook_alone():
+def test_decoder_gradients_reach_the_encoder_and_not_the_codebook():
     model = fresh()
     parameters, _ = model(images(), 1.0)
     parameters.square().sum().backward()
@@ -50,7 +50,7 @@ def test_the_decoders_gradients_go_to_the_encoder_and_leave_the_codebook_alone()
     assert model.decoder.input.weight.grad is None
 
 
-def test_straight_through_vectors_have_the_codes_values_and_the_encoders_gradients():
+def test_straight_through_vectors_have_code_values_and_encoder_gradients():
     vectors = torch.randn(2, 5, 3, 3, requires_grad=True)
     chosen = torch.randn(2, 5, 3, 3, requires_grad=True)
     towards = torch.randn(2, 5, 3, 3)
@@ -61,7 +61,7 @@ def test_straight_through_vectors_have_the_codes_values_and_the_encoders_gradien
     assert chosen.grad is None
 
 
-def test_the_error_draws_codes_and_vectors_together():
+def test_quantisation_error_moves_codes_and_vectors_together():
     model = fresh()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     errors = []
@@ -76,7 +76,7 @@ def test_the_error_draws_codes_and_vectors_together():
 
 
 @torch.no_grad()
-def test_it_is_saved_and_loaded_as_any_dvae(tmp_path):
+def test_checkpoint_round_trip(tmp_path):
     model = fresh().eval()
     model.save(tmp_path)
     loaded = DiscreteVAE.load(tmp_path)
@@ -84,7 +84,7 @@ def test_it_is_saved_and_loaded_as_any_dvae(tmp_path):
     assert loaded.logits(images()).shape == (3, 11, 4, 4)
 
 
-def test_a_wider_bottleneck_is_refused():
+def test_wider_bottleneck_raises():
     with pytest.raises(ValueError, match="needs bottleneck_kernel=1, not 3"):
         DVAEConfig(relaxation="vector_quantisation", bottleneck_kernel=3)
 

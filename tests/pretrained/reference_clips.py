@@ -1,4 +1,4 @@
-"""Published CLIPs in small: a made-up tokenizer, and transformers' CLIPModel with random weights in two forms."""
+"""Small reference CLIPs: a made-up tokenizer, and transformers' CLIPModel with random weights in two formats."""
 
 import gzip
 from pathlib import Path
@@ -37,7 +37,7 @@ def vocabulary() -> dict[str, int]:
 
 
 def write_merges(path: Path) -> Path:
-    """As OpenAI's file: a line with a version, then more merges than the vocabulary has room for."""
+    """Write merges like OpenAI's file: a line with the version, then more merges than the vocabulary has room for."""
     lines = ['"bpe_simple_vocab_16e6.txt#version: 0.2', *(" ".join(pair) for pair in MERGES), "z z</w>", ""]
     content = "\n".join(lines).encode("utf-8")
     path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
@@ -45,7 +45,7 @@ def write_merges(path: Path) -> Path:
 
 
 def huggingface_model(text: dict | None = None, vision: dict | None = None, projection_dim: int = 24) -> CLIPModel:
-    """A small CLIPModel, in eval mode, whose weights are all random: fresh ones have gains of 1 and biases of 0."""
+    """Return a small CLIPModel in eval mode with all weights random; new ones have gains of 1 and biases of 0."""
     sizes = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 1}
     ids = {"vocab_size": VOCABULARY, "bos_token_id": VOCABULARY - 2, "eos_token_id": VOCABULARY - 1}
     config = CLIPConfig(
@@ -67,7 +67,7 @@ def huggingface_model(text: dict | None = None, vision: dict | None = None, proj
 
 
 def openai_state_dict(model: CLIPModel) -> dict[str, Tensor]:
-    """The same weights under the names, and in the layout, of OpenAI's released code."""
+    """Return the same weights under the names and in the layout of OpenAI's released code."""
     theirs = model.state_dict()
 
     def block(source: str, target: str) -> dict[str, Tensor]:

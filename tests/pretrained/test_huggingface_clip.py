@@ -1,4 +1,4 @@
-"""Hugging Face's CLIPs: pictures, captions and scores as transformers itself has them."""
+"""Hugging Face CLIP checkpoints: preprocessing, tokens and scores match transformers."""
 
 import json
 from pathlib import Path
@@ -46,7 +46,7 @@ def published(reference, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def folder(published, tmp_path) -> Path:
-    """A copy to spoil."""
+    """Return a copy of the published folder that a test may change."""
     for path in published.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     return tmp_path
@@ -54,7 +54,7 @@ def folder(published, tmp_path) -> Path:
 
 @torch.no_grad()
 def assert_parity(clip: CLIP, reference: CLIPModel) -> None:
-    """Embeddings and similarities of noise and of captions."""
+    """Compare embeddings and similarities of random images and captions."""
     pixels = torch.rand(3, 3, clip.config.image_size, clip.config.image_size)
     ids = clip.tokenize(CAPTIONS)
     theirs = reference(input_ids=ids, pixel_values=(pixels - clip.pixel_mean) / clip.pixel_std)
@@ -78,12 +78,12 @@ def assert_parity(clip: CLIP, reference: CLIPModel) -> None:
         ({"num_attention_heads": 4}, {"image_size": 48, "patch_size": 16, "intermediate_size": 72}, 24),
     ],
 )
-def test_embeddings_and_similarities_are_those_of_transformers(text, vision, projection, tmp_path):
+def test_embeddings_and_similarities_match_transformers(text, vision, projection, tmp_path):
     reference = huggingface_model(text, vision, projection)
     assert_parity(CLIP.from_huggingface(saved(reference, tmp_path)), reference)
 
 
-def test_weights_saved_in_half_precision_are_read_as_floats(reference, folder):
+def test_half_precision_weights_are_read_as_float32(reference, folder):
     path = folder / "model.safetensors"
     save_file({name: tensor.half() for name, tensor in load_file(path).items()}, path)
     clip = CLIP.from_huggingface(folder)
@@ -91,7 +91,7 @@ def test_weights_saved_in_half_precision_are_read_as_floats(reference, folder):
     assert_parity(clip, CLIPModel.from_pretrained(folder, dtype=torch.float32).eval())
 
 
-def test_scores_of_pictures_and_captions_are_those_of_transformers(reference, published):
+def test_scores_match_transformers(reference, published):
     clip = CLIP.from_huggingface(published)
     images = [noise(*size, seed) for seed, size in enumerate(SIZES)]
     ids = CLIPTokenizer.from_pretrained(published)(CAPTIONS, padding=True, return_tensors="pt").input_ids
@@ -102,7 +102,7 @@ def test_scores_of_pictures_and_captions_are_those_of_transformers(reference, pu
     torch.testing.assert_close(clip.score(images, CAPTIONS), expected, **CLOSE)
 
 
-def test_a_scale_above_the_papers_bound_is_kept_as_published(folder):
+def test_logit_scale_above_100_is_kept(folder):
     path = folder / "model.safetensors"
     save_file({**load_file(path), "logit_scale": torch.tensor(4.6052)}, path)
     clip = CLIP.from_huggingface(folder)
@@ -115,7 +115,7 @@ def test_a_scale_above_the_papers_bound_is_kept_as_published(folder):
 
 @pytest.mark.parametrize("end", [2, VOCABULARY - 1, 7], ids=["old configs", "the end token", "a token of its own"])
 @torch.no_grad()
-def test_the_text_tower_is_read_where_transformers_reads_it(end, tmp_path):
+def test_text_feature_position_matches_transformers(end, tmp_path):
     reference = huggingface_model({"eos_token_id": end})
     reference.save_pretrained(tmp_path)
     clip = CLIP.from_huggingface(tmp_path)
@@ -125,8 +125,8 @@ def test_the_text_tower_is_read_where_transformers_reads_it(end, tmp_path):
     torch.testing.assert_close(clip.encode_text(ids), theirs, **CLOSE)
 
 
-def test_added_tokens_do_not_move_the_end(reference, folder):
-    """Of a vocabulary with ids beyond the end token's, that of the config counts."""
+def test_added_tokens_do_not_move_the_end_token(reference, folder):
+    """The config's end token is used if the vocabulary has larger ids."""
     tokenizer = CLIPTokenizer.from_pretrained(folder)
     tokenizer.add_tokens(["<new>"])
     tokenizer.save_pretrained(folder)
@@ -151,7 +151,7 @@ def test_added_tokens_do_not_move_the_end(reference, folder):
     ids=["published", "other statistics", "bilinear and a wider margin"],
 )
 @pytest.mark.parametrize("file", ["preprocessor_config.json", "processor_config.json"])
-def test_pictures_are_prepared_as_transformers_does(folder, changes, file):
+def test_preprocessing_matches_transformers(folder, changes, file):
     settings = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}, **changes}
     processor = CLIPImageProcessorPil(**settings)
     if file == "preprocessor_config.json":
@@ -167,13 +167,13 @@ def test_pictures_are_prepared_as_transformers_does(folder, changes, file):
     )
 
 
-def test_sizes_written_the_old_way_mean_the_same(folder):
+def test_old_format_of_sizes_is_read(folder):
     edited(folder, "preprocessor_config.json", size=40, crop_size=32, resample=3, feature_extractor_type="CLIP")
     config = CLIP.from_huggingface(folder).config
     assert (config.shorter_side, config.image_size, config.resample) == (40, 32, "bicubic")
 
 
-def test_a_config_written_twice_counts_as_in_transformers(reference, folder):
+def test_duplicate_configs_have_the_precedence_of_transformers(reference, folder):
     config = json.loads((folder / "config.json").read_text())
     wrong = {**config["text_config"], "num_attention_heads": 2}
     edited(folder, "config.json", text_config=wrong, text_config_dict=config["text_config"], vision_config_dict=None)
@@ -183,7 +183,7 @@ def test_a_config_written_twice_counts_as_in_transformers(reference, folder):
 # --- captions --------------------------------------------------------------------------------------------------
 
 
-def test_both_forms_of_the_tokenizer_are_read(published, folder):
+def test_both_tokenizer_formats_are_read(published, folder):
     expected = CLIP.from_huggingface(published).tokenize(CAPTIONS)
     (folder / "tokenizer.json").unlink()
     (folder / "vocab.json").write_text(json.dumps(vocabulary()))
@@ -195,7 +195,7 @@ def test_both_forms_of_the_tokenizer_are_read(published, folder):
     assert CLIP.from_huggingface(folder, tokenizer=published).tokenize(CAPTIONS).equal(expected)
 
 
-def test_without_a_tokenizer_pictures_are_read_and_captions_not(reference, folder):
+def test_without_a_tokenizer_only_images_are_encoded(reference, folder):
     (folder / "tokenizer.json").unlink()
     clip = CLIP.from_huggingface(folder)
     assert clip.encode_image(torch.rand(1, 3, 32, 32)).shape == (1, 24)
@@ -206,7 +206,7 @@ def test_without_a_tokenizer_pictures_are_read_and_captions_not(reference, folde
 # --- checkpoints -----------------------------------------------------------------------------------------------
 
 
-def test_saved_as_a_checkpoint_it_scores_the_same(folder, tmp_path_factory):
+def test_saved_checkpoint_has_the_same_scores(folder, tmp_path_factory):
     CLIPImageProcessorPil(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
     edited(folder, "preprocessor_config.json", image_mean=[0.1, 0.2, 0.3])
     clip, out = CLIP.from_huggingface(folder), tmp_path_factory.mktemp("checkpoint")
@@ -229,12 +229,12 @@ def refused(folder: Path, **options) -> str:
     return str(error.value)
 
 
-def test_another_type_of_model_is_named(folder):
+def test_other_model_type_raises(folder):
     edited(folder, "config.json", model_type="siglip")
     assert "holds a model of type 'siglip', not 'clip'" in refused(folder)
 
 
-def test_missing_and_damaged_files_are_named(folder):
+def test_missing_and_damaged_files_raise(folder):
     assert "there is no folder nowhere" in refused(Path("nowhere"))
     weights, config = folder / "model.safetensors", folder / "config.json"
     content = weights.read_bytes()
@@ -250,7 +250,7 @@ def test_missing_and_damaged_files_are_named(folder):
     assert "config.json is missing" in refused(folder)
 
 
-def test_tensors_of_other_names_or_shapes_are_named(folder):
+def test_unknown_tensor_names_and_shapes_raise(folder):
     path = folder / "model.safetensors"
     tensors = load_file(path)
 
@@ -283,7 +283,7 @@ def test_tensors_of_other_names_or_shapes_are_named(folder):
         ({"num_attention_heads": 7}, "width=64 does not divide into heads=7"),
     ],
 )
-def test_sizes_that_no_clip_of_ours_has_are_named(folder, changes, sentence):
+def test_unsupported_sizes_raise(folder, changes, sentence):
     vision = json.loads((folder / "config.json").read_text())["vision_config"]
     edited(folder, "config.json", vision_config={**vision, **changes})
     assert sentence in refused(folder)
@@ -304,13 +304,13 @@ def test_sizes_that_no_clip_of_ours_has_are_named(folder, changes, sentence):
         ({"image_mean": [0.5]}, "has image_mean=[0.5]"),
     ],
 )
-def test_other_ways_to_prepare_pictures_are_named(folder, changes, sentence):
+def test_unsupported_preprocessing_raises(folder, changes, sentence):
     ours = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
     edited(folder, "preprocessor_config.json", **{**ours, **changes})
     assert sentence in refused(folder)
 
 
-def test_the_tokenizer_of_another_model_is_refused(folder, tmp_path_factory):
+def test_tokenizer_of_another_model_raises(folder, tmp_path_factory):
     other = tmp_path_factory.mktemp("other")
     tokenizer = CLIPTokenizer.from_pretrained(folder)
     tokenizer.add_tokens(["<new>"])
@@ -322,7 +322,7 @@ def test_the_tokenizer_of_another_model_is_refused(folder, tmp_path_factory):
     assert f"has eos_token_id=7, but the tokenizer ends captions with {VOCABULARY - 1}" in refused(folder)
 
 
-def test_what_is_wrong_is_a_checkpoint_error(folder):
+def test_errors_are_checkpoint_errors(folder):
     edited(folder, "config.json", model_type="bert")
     with pytest.raises(CheckpointError):
         CLIP.from_huggingface(folder)

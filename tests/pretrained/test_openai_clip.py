@@ -1,4 +1,4 @@
-"""OpenAI's CLIPs: archives and state dicts are read without running them, and give the published models' numbers."""
+"""OpenAI CLIP archives and state dicts: read without executing them, outputs equal to the published models."""
 
 import os
 import zipfile
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
 
 class Shell(nn.Module):
-    """Holds tensors by names like those of a state dict; as a program it does nothing."""
+    """Module that holds tensors under the names of a state dict, without a computation."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x
@@ -59,7 +59,7 @@ def vit(reference) -> State:
 
 @pytest.fixture(scope="module")
 def resnet(vit) -> State:
-    """The text tower of `vit` beside a small ResNet, with the names and shapes of the released code."""
+    """Return the text encoder of `vit` with a small ResNet, with names and shapes of the released code."""
     generator = torch.Generator().manual_seed(1)
     state = {name: tensor for name, tensor in vit.items() if not name.startswith("visual.")}
 
@@ -97,7 +97,7 @@ def resnet(vit) -> State:
 
 
 def resnet_features(state: State, x: Tensor, heads: int) -> Tensor:
-    """The published ResNet, written out: pixels, normalised, to features that are not."""
+    """Reference: the published ResNet, from normalised pixels to features that are not normalised."""
 
     def convolve(conv: str, norm: str, x: Tensor, stride: int = 1) -> Tensor:
         kernel = state[f"visual.{conv}.weight"]
@@ -139,7 +139,7 @@ def resnet_features(state: State, x: Tensor, heads: int) -> Tensor:
 
 
 def save_archive(state: State, path: Path) -> Path:
-    """As OpenAI published them: TorchScript, in half precision, with attributes that are no weights."""
+    """Save as OpenAI did: TorchScript, in half precision, with attributes that are no weights."""
     model = Shell()
     for name, tensor in state.items():
         model.hold(name, tensor.half() if tensor.is_floating_point() else tensor)
@@ -179,13 +179,13 @@ def assert_parity(clip: CLIP, reference: CLIPModel) -> None:
     torch.testing.assert_close(scale * pictures @ captions.T, theirs.logits_per_image, **CLOSE)
 
 
-def test_a_vits_state_dict_gives_the_numbers_of_transformers(vit, reference, tmp_path):
+def test_vit_state_dict_matches_transformers(vit, reference, tmp_path):
     clip = CLIP.from_openai(save_state(vit, tmp_path / "vit.pt"))
     assert not clip.training
     assert_parity(clip, reference)
 
 
-def test_a_vits_archive_gives_the_numbers_of_its_halved_weights(vit, reference, tmp_path):
+def test_vit_archive_matches_half_precision_weights(vit, reference, tmp_path):
     clip = CLIP.from_openai(save_archive(vit, tmp_path / "vit.pt"))
     assert {parameter.dtype for parameter in clip.parameters()} == {torch.float32}
     same = CLIP.from_openai(save_state(halved(vit), tmp_path / "state.pt"))
@@ -199,7 +199,7 @@ def test_a_vits_archive_gives_the_numbers_of_its_halved_weights(vit, reference, 
 
 @pytest.mark.parametrize("save", [save_state, save_archive])
 @torch.no_grad()
-def test_a_resnet_gives_the_numbers_of_the_published_architecture(resnet, vit, save, tmp_path):
+def test_resnet_matches_published_architecture(resnet, vit, save, tmp_path):
     clip = CLIP.from_openai(save(resnet, tmp_path / "rn.pt"))
     expected = halved(resnet) if save is save_archive else resnet
     pixels = F.interpolate(torch.rand(3, 3, 4, 4), 64)  # noise would look the same to all of it
@@ -211,13 +211,13 @@ def test_a_resnet_gives_the_numbers_of_the_published_architecture(resnet, vit, s
     assert clip.encode_text(ids).equal(beside.encode_text(ids))
 
 
-def test_a_resnets_norms_need_no_counts_of_batches(resnet, tmp_path):
+def test_resnet_batch_counters_are_optional(resnet, tmp_path):
     fewer = {name: tensor for name, tensor in resnet.items() if not name.endswith("num_batches_tracked")}
     clip, same = (CLIP.from_openai(save_state(each, tmp_path / "rn.pt")) for each in (fewer, resnet))
     assert clip.encode_image(torch.ones(1, 3, 64, 64)).equal(same.encode_image(torch.ones(1, 3, 64, 64)))
 
 
-def test_sizes_are_read_off_the_tensors(vit, resnet, tmp_path):
+def test_sizes_are_inferred_from_tensors(vit, resnet, tmp_path):
     config = CLIP.from_openai(save_state(vit, tmp_path / "vit.pt")).config
     assert (config.image_size, config.patch, config.image_width, config.image_depth, config.image_heads) == (
         32,
@@ -233,7 +233,7 @@ def test_sizes_are_read_off_the_tensors(vit, resnet, tmp_path):
     assert (config.image_blocks, config.image_heads) == (BLOCKS, 4)
 
 
-def test_captions_are_read_up_to_the_largest_id(vit, merges, tmp_path):
+def test_captions_end_at_the_largest_id(vit, merges, tmp_path):
     clip = CLIP.from_openai(save_state(vit, tmp_path / "vit.pt"), merges)
     start, end = VOCABULARY - 2, VOCABULARY - 1
     (ids,) = clip.tokenize(["the cat's &amp;"]).tolist()
@@ -241,7 +241,7 @@ def test_captions_are_read_up_to_the_largest_id(vit, merges, tmp_path):
     assert ids[6:] == [0] * 34
 
 
-def test_a_centre_crop_lies_where_torchvision_puts_it(vit, tmp_path):
+def test_centre_crop_matches_torchvision(vit, tmp_path):
     clip = CLIP.from_openai(save_state(vit, tmp_path / "vit.pt"))
     for width in range(32, 44):
         image = noise(width, 32)
@@ -259,7 +259,7 @@ def test_a_centre_crop_lies_where_torchvision_puts_it(vit, tmp_path):
 
 
 @pytest.mark.parametrize("tower", ["vit", "resnet"])
-def test_an_imported_clip_ranks_the_pictures_of_another_size(tower, request, checkpoints, merges, tmp_path, prepare):
+def test_imported_clip_reranks_images_of_another_size(tower, request, checkpoints, merges, tmp_path, prepare):
     save_archive(request.getfixturevalue(tower), tmp_path / "published.pt")
     status, printed = prepare("import=openai-clip", "weights=published.pt", f"merges={merges.name}", "out=mine")
     assert status == 0, printed
@@ -273,7 +273,7 @@ def test_an_imported_clip_ranks_the_pictures_of_another_size(tower, request, che
     assert scores[0] > scores[-1]
 
 
-def test_hugging_faces_folder_is_imported_by_its_own_name(reference, prepare, tmp_path):
+def test_hugging_face_folder_is_imported_by_its_own_name(reference, prepare, tmp_path):
     reference.save_pretrained(tmp_path / "published")
     status, printed = prepare("import=huggingface-clip", "folder=published", "out=mine")
     assert status == 2
@@ -296,7 +296,7 @@ def refused(weights: Path, merges: Path | None = None) -> str:
     return str(error.value)
 
 
-def test_an_archives_code_is_never_read(vit, tmp_path):
+def test_code_of_an_archive_is_never_executed(vit, tmp_path):
     whole, gutted = save_archive(vit, tmp_path / "whole.pt"), tmp_path / "gutted.pt"
     with zipfile.ZipFile(whole) as source, zipfile.ZipFile(gutted, "w") as target:
         for entry in source.infolist():
@@ -305,7 +305,7 @@ def test_an_archives_code_is_never_read(vit, tmp_path):
     assert CLIP.from_openai(gutted).encode_image(torch.ones(1, 3, 32, 32)).shape == (1, 24)
 
 
-def test_an_archive_that_asks_for_a_function_is_refused(vit, tmp_path):
+def test_archive_with_a_function_call_raises(vit, tmp_path):
     whole, evil = save_archive(vit, tmp_path / "whole.pt"), tmp_path / "evil.pt"
     call = b"cposix\nmkdir\n(X\x05\x00\x00\x00taken" + b"tR."
     with zipfile.ZipFile(whole) as source, zipfile.ZipFile(evil, "w") as target:
@@ -315,7 +315,7 @@ def test_an_archive_that_asks_for_a_function_is_refused(vit, tmp_path):
     assert not os.path.exists("taken")
 
 
-def test_other_files_are_named(vit, tmp_path):
+def test_other_files_raise(vit, tmp_path):
     assert "there is no file" in refused(tmp_path / "missing.pt")
     (tmp_path / "text.pt").write_text("a text")
     assert "text.pt was not written by torch.save: it begins with b'a te'" in refused(tmp_path / "text.pt")
@@ -341,7 +341,7 @@ def test_other_files_are_named(vit, tmp_path):
         ("visual.head", (3,), "holds the tensor visual.head, which the model does not have"),
     ],
 )
-def test_tensors_that_do_not_fit_are_named(vit, name, shape, sentence, tmp_path):
+def test_mismatched_tensors_raise(vit, name, shape, sentence, tmp_path):
     state = {key: tensor for key, tensor in vit.items() if key != name}
     if shape is not None:
         state[name] = torch.zeros(shape)
@@ -350,7 +350,7 @@ def test_tensors_that_do_not_fit_are_named(vit, name, shape, sentence, tmp_path)
     assert sentence in found
 
 
-def test_merges_that_do_not_fit_are_named(vit, merges, tmp_path):
+def test_mismatched_merges_raise(vit, merges, tmp_path):
     weights = save_state(vit, tmp_path / "vit.pt")
     assert "there is no" in refused(weights, tmp_path / "missing.gz")
     larger = {**vit, "token_embedding.weight": torch.zeros(600, 128)}
@@ -359,7 +359,7 @@ def test_merges_that_do_not_fit_are_named(vit, merges, tmp_path):
     assert "vocabulary of 600 ends with them" in refused(tmp_path / "l.pt", tmp_path / "tokenizer.json")
 
 
-def test_a_failed_import_leaves_nothing(vit, merges, tmp_path, prepare):
+def test_failed_import_leaves_no_output(vit, merges, tmp_path, prepare):
     content = save_archive(vit, tmp_path / "cut.pt").read_bytes()
     (tmp_path / "cut.pt").write_bytes(content[:-1000])
     before = sorted(os.listdir(tmp_path))
@@ -370,6 +370,6 @@ def test_a_failed_import_leaves_nothing(vit, merges, tmp_path, prepare):
     assert sorted(os.listdir(tmp_path)) == before
 
 
-def test_what_is_wrong_with_weights_is_a_checkpoint_error(tmp_path):
+def test_errors_are_checkpoint_errors(tmp_path):
     with pytest.raises(CheckpointError):
         CLIP.from_openai(tmp_path / "missing.pt")

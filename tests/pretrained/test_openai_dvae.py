@@ -1,4 +1,4 @@
-"""OpenAI's dVAE, read from its own files, answers as the official code does; other files are told from it."""
+"""OpenAI's dVAE, read from its own files: outputs equal the official code, and other files raise."""
 
 import sys
 from dataclasses import replace
@@ -20,7 +20,7 @@ CONTAINERS = pytest.mark.parametrize("archive", [True, False], ids=["zip archive
 
 
 def official(seed=0, n_init=12, **changes):
-    """The official encoder and decoder, at random; biases too, which would start at 0."""
+    """Return the official encoder and decoder with random weights and biases."""
     torch.manual_seed(seed)
     sizes = {**SIZES, **changes}
     encoder, decoder = dall_e.Encoder(**sizes), dall_e.Decoder(n_init=n_init, **sizes)
@@ -31,7 +31,7 @@ def official(seed=0, n_init=12, **changes):
 
 
 def save(folder, encoder, decoder, archive=True):
-    """As the published files were: whole modules, by torch.save."""
+    """Save whole modules by torch.save, like the published files."""
     paths = folder / "encoder.pkl", folder / "decoder.pkl"
     for module, path in zip((encoder, decoder), paths, strict=True):
         torch.save(module, path, _use_new_zipfile_serialization=archive)
@@ -57,7 +57,7 @@ def official_pictures(decoder, tokens):
 @torch.no_grad()
 @CONTAINERS
 @pytest.mark.parametrize("blocks", [1, 2])
-def test_logits_tokens_and_pictures_are_the_official_ones(tmp_path, archive, blocks):
+def test_logits_tokens_and_images_match_official_code(tmp_path, archive, blocks):
     encoder, decoder = official(n_blk_per_group=blocks)
     model = DiscreteVAE.from_openai(*save(tmp_path, encoder, decoder, archive))
     assert not model.training
@@ -69,7 +69,7 @@ def test_logits_tokens_and_pictures_are_the_official_ones(tmp_path, archive, blo
 
 
 @torch.no_grad()
-def test_the_gain_of_the_branches_is_the_recorded_one(tmp_path):
+def test_residual_gain_is_the_recorded_one(tmp_path):
     encoder, decoder = official()
     for module in (*encoder.modules(), *decoder.modules()):
         if hasattr(module, "post_gain"):
@@ -82,7 +82,7 @@ def test_the_gain_of_the_branches_is_the_recorded_one(tmp_path):
 
 
 @torch.no_grad()
-def test_state_dicts_are_read_as_well(tmp_path):
+def test_state_dicts_are_read(tmp_path):
     encoder, decoder = official()
     model = DiscreteVAE.from_openai(*save(tmp_path, encoder.state_dict(), decoder.state_dict()))
     images = pictures()
@@ -90,7 +90,7 @@ def test_state_dicts_are_read_as_well(tmp_path):
 
 
 @torch.no_grad()
-def test_the_official_package_is_not_needed_to_read(tmp_path, monkeypatch):
+def test_official_package_is_not_needed(tmp_path, monkeypatch):
     encoder, decoder = official()
     paths = save(tmp_path, encoder, decoder)
     for name in [name for name in sys.modules if name.partition(".")[0] == "dall_e"]:
@@ -101,7 +101,7 @@ def test_the_official_package_is_not_needed_to_read(tmp_path, monkeypatch):
     assert model.encoder.input.weight.equal(encoder.blocks.input.w)
 
 
-def test_all_150_tensors_of_the_published_sizes_have_their_official_names_and_shapes():
+def test_all_150_published_tensors_have_official_names_and_shapes():
     sizes = {"width": 256, "vocabulary": 8192, "decoder_input": 128, "groups": 4, "blocks_per_group": 2}
     meta = torch.device("meta")
     with meta:
@@ -123,7 +123,7 @@ def test_all_150_tensors_of_the_published_sizes_have_their_official_names_and_sh
 # --- what it says of itself ------------------------------------------------------------------------------------
 
 
-def test_sizes_are_those_of_the_official_modules_and_origin_is_told(tmp_path):
+def test_sizes_match_official_modules_and_origin_is_recorded(tmp_path):
     weights = read_openai_dvae(*save(tmp_path, *official(n_blk_per_group=3)))
     expected = DVAEConfig(vocabulary=20, width=8, blocks_per_group=3, decoder_input=12)
     assert replace(DVAEConfig(**weights.sizes), gain=None) == expected
@@ -133,7 +133,7 @@ def test_sizes_are_those_of_the_official_modules_and_origin_is_told(tmp_path):
     assert weights.meta["files"]["decoder"]["file"] == "decoder.pkl"
 
 
-def test_origin_tells_files_apart_by_what_they_hold(tmp_path):
+def test_origin_depends_on_file_contents(tmp_path):
     digests = set()
     for seed in (0, 0, 1):
         folder = tmp_path / f"{seed}"
@@ -146,13 +146,13 @@ def test_origin_tells_files_apart_by_what_they_hold(tmp_path):
 # --- bad input -------------------------------------------------------------------------------------------------
 
 
-def test_a_missing_file_is_named_with_the_place_where_it_is_published(tmp_path):
+def test_missing_file_raises_with_its_url(tmp_path):
     encoder, _ = save(tmp_path, *official())
     with pytest.raises(CheckpointError, match="no file .*x.pkl; .* at https://cdn.openai.com/dall-e/decoder.pkl"):
         DiscreteVAE.from_openai(encoder, tmp_path / "x.pkl")
 
 
-def test_swapped_files_are_reported(tmp_path):
+def test_swapped_files_raise(tmp_path):
     encoder, decoder = save(tmp_path, *official())
     with pytest.raises(CheckpointError, match="decoder.pkl is OpenAI's decoder, not the encoder: swap encoder= and"):
         DiscreteVAE.from_openai(decoder, encoder)
@@ -167,7 +167,7 @@ def test_swapped_files_are_reported(tmp_path):
         ({"blocks.input.w": torch.zeros(5)}, r".* have the shapes \(5,\) and missing, not \(width, 3, 7, 7\) and"),
     ],
 )
-def test_a_file_that_is_not_a_dvae_is_reported_with_its_shapes(tmp_path, other, sentence):
+def test_other_files_raise_with_shapes(tmp_path, other, sentence):
     paths = save(tmp_path, other, official()[1])
     with pytest.raises(CheckpointError, match=f"encoder.pkl is not the encoder of OpenAI's dVAE: {sentence}"):
         DiscreteVAE.from_openai(*paths)
@@ -181,13 +181,13 @@ def test_a_file_that_is_not_a_dvae_is_reported_with_its_shapes(tmp_path, other, 
         ({"n_blk_per_group": 1}, "blocks_per_group is 1 in the encoder and 2 in the decoder"),
     ],
 )
-def test_halves_of_different_models_are_reported_with_the_difference(tmp_path, changes, sentence):
+def test_encoder_and_decoder_of_different_models_raise(tmp_path, changes, sentence):
     paths = save(tmp_path, official(**changes)[0], official()[1])
     with pytest.raises(CheckpointError, match=f"encoder.pkl and .*decoder.pkl are not of one model: {sentence}"):
         DiscreteVAE.from_openai(*paths)
 
 
-def test_halves_of_different_gains_are_rejected(tmp_path):
+def test_encoder_and_decoder_of_different_gains_raise(tmp_path):
     encoder, decoder = official()
     decoder.blocks.group_2.block_1.post_gain = 0.25
     with pytest.raises(
@@ -211,7 +211,7 @@ NAME = "blocks.group_2.block_1.res_path.conv_1.w"
         (lambda state: state.update(extra=torch.zeros(1)), "holds the tensor extra, which OpenAI's dVAE does not have"),
     ],
 )
-def test_a_tensor_that_is_missing_misshapen_or_too_many_is_named(tmp_path, change, sentence):
+def test_missing_mismatched_or_unexpected_tensor_raises(tmp_path, change, sentence):
     encoder, decoder = (module.state_dict() for module in official())
     change(encoder)
     with pytest.raises(CheckpointError, match=f"encoder.pkl.*{sentence}"):
@@ -225,7 +225,7 @@ def test_two_tensors_are_not_an_encoder(tmp_path):
         DiscreteVAE.from_openai(*paths)
 
 
-def test_layers_that_the_published_model_does_not_have_are_rejected(tmp_path):
+def test_unsupported_layers_raise(tmp_path):
     encoder, decoder = official()
     encoder.blocks.group_1.pool = nn.AvgPool2d(2)
     with pytest.raises(CheckpointError, match="refers to torch.nn.modules.pooling.AvgPool2d"):

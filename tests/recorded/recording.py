@@ -38,7 +38,7 @@ SIZES = {
 
 
 def record() -> dict[str, Any]:
-    """Train, draw and measure; on one thread, so that sums are taken in one order."""
+    """Train, sample and evaluate, on one thread so that sums have a fixed order."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -49,7 +49,7 @@ def record() -> dict[str, Any]:
 
 
 def processor_digest() -> str:
-    """Equal where this torch on this processor gives the same bits: a hash of what operators give that models use."""
+    """Return a hash of operator outputs, equal where this torch on this processor gives the same bits."""
     generator = torch.Generator().manual_seed(0)
     x, weight = (torch.randn(48, 96, generator=generator) for _ in range(2))
     image, kernel = torch.randn(2, 16, 16, 16, generator=generator), torch.randn(16, 16, 3, 3, generator=generator)

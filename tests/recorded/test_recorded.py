@@ -26,25 +26,25 @@ def same_bits(now) -> bool:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_losses_are_those_that_were_recorded(now, same_bits, stage):
+def test_losses_match_recording(now, same_bits, stage):
     found, expected = now["losses"][stage], RECORDED["losses"][stage]
     assert len(found) == STEPS
     assert found == (expected if same_bits else pytest.approx(expected, rel=1e-3))
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_validation_gives_what_was_recorded(now, same_bits, stage):
+def test_validation_matches_recording(now, same_bits, stage):
     found, expected = now["validation"][stage], RECORDED["validation"][stage]
     assert found == (expected if same_bits else pytest.approx(expected, rel=1e-3, abs=1e-3))
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_checkpoints_have_the_tensors_that_were_recorded(now, stage):
+def test_checkpoint_tensors_match_recording(now, stage):
     assert now["tensors"][stage] == RECORDED["tensors"][stage]
 
 
 @pytest.mark.parametrize("kind", ["tokens", "guided_tokens"])
-def test_tokens_are_those_that_were_recorded(now, same_bits, kind):
+def test_tokens_match_recording(now, same_bits, kind):
     found, expected = now[kind], RECORDED[kind]
     if same_bits:
         assert found == expected
@@ -52,7 +52,7 @@ def test_tokens_are_those_that_were_recorded(now, same_bits, kind):
     assert sum(one == other for one, other in pairs) >= 0.75 * len(pairs)
 
 
-def test_metrics_are_those_that_were_recorded(now, same_bits):
+def test_metrics_match_recording(now, same_bits):
     found, expected = now["metrics"], RECORDED["metrics"]
     if same_bits:
         assert found == expected

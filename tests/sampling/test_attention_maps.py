@@ -19,7 +19,7 @@ def dalle(checkpoints) -> DALLE:
 
 
 def caption(model: Transformer) -> Tensor:
-    """Three tokens: of 6 text states the start, three tokens, two pads."""
+    """Return three tokens; the 6 text positions hold the start token, these three, and two pads."""
     return model.sequence.pad_captions([[1, 2, 3]])[0]
 
 
@@ -32,7 +32,7 @@ def picture(model: Transformer, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("grid", [4, 16])  # 16: large enough for structured attention
 @pytest.mark.parametrize("changes", [{}, {"pads": "masked"}, {"attention_normalisation": "separate"}], ids=str)
 @torch.no_grad()
-def test_recording_does_not_change_what_the_model_says(make_transformer, changes, grid):
+def test_recording_does_not_change_logits(make_transformer, changes, grid):
     model = make_transformer(patterns=PATTERNS, depth=4, grid=grid, **changes)
     kept: list[Tensor] = []
     inputs = caption(model)[None], picture(model).view(1, -1)
@@ -43,7 +43,7 @@ def test_recording_does_not_change_what_the_model_says(make_transformer, changes
 
 
 @pytest.mark.parametrize("name", PATTERNS)
-def test_what_is_kept_is_the_text_part_of_a_softmax_over_the_patterns_dense_mask(make_transformer, name):
+def test_recorded_attention_is_the_text_part_of_dense_softmax(make_transformer, name):
     model = make_transformer(patterns=[name])
     kept: list[Tensor] = []
     q, k, v = torch.randn(3, 2, 2, 22, 8, generator=torch.Generator().manual_seed(1))
@@ -53,13 +53,13 @@ def test_what_is_kept_is_the_text_part_of_a_softmax_over_the_patterns_dense_mask
     torch.testing.assert_close(kept[0], weights[:, :, 6:, :6])
 
 
-def test_normalised_apart_all_attention_to_text_adds_up_to_one(make_transformer):
+def test_separate_softmax_text_attention_sums_to_one(make_transformer):
     model = make_transformer(attention_normalisation="separate")
     attention = attention_to_text(model, caption(model), picture(model))
     torch.testing.assert_close(attention.sum(dim=-1), torch.ones(2, 4, 4))
 
 
-def test_normalised_together_the_first_cell_gives_text_what_it_does_not_give_itself(make_transformer):
+def test_joint_softmax_first_cell_splits_attention_between_text_and_itself(make_transformer):
     model = make_transformer()
     attention = attention_to_text(model, caption(model), picture(model))
     assert attention.shape == (2, 4, 4, 6)
@@ -67,15 +67,15 @@ def test_normalised_together_the_first_cell_gives_text_what_it_does_not_give_its
     assert (attention.sum(dim=-1) < 1).all()
 
 
-def test_hidden_pads_get_no_attention(make_transformer):
+def test_masked_pads_get_no_attention(make_transformer):
     hiding, showing = (make_transformer(pads=pads) for pads in ("masked", "learned"))
     pads = [attention_to_text(model, caption(model), picture(model))[..., 4:] for model in (hiding, showing)]
     assert (pads[0] == 0).all()
     assert (pads[1] > 0).all()
 
 
-def test_a_cells_attention_is_that_of_the_state_which_draws_it(make_transformer):
-    """It may depend on the cells before it alone."""
+def test_attention_of_a_cell_depends_on_earlier_cells_only(make_transformer):
+    """The map of a cell is that of the position which predicts it."""
     model = make_transformer()
     one, other = picture(model), picture(model)
     other[2, 1] = (other[2, 1] + 1) % 13
@@ -84,7 +84,7 @@ def test_a_cells_attention_is_that_of_the_state_which_draws_it(make_transformer)
     assert (maps[0][:, 10] != maps[1][:, 10]).any()
 
 
-def test_words_get_what_their_pieces_got_and_nothing_is_lost():
+def test_word_attention_is_the_sum_over_its_tokens():
     attention = torch.rand(3, 4, 4, 8, generator=torch.Generator().manual_seed(0))
     found = word_maps(attention, [("naive", [7, 3]), ("red", [5])])
     mean = attention.mean(dim=0)
@@ -95,7 +95,7 @@ def test_words_get_what_their_pieces_got_and_nothing_is_lost():
     assert rest == pytest.approx(mean.sum(dim=-1).mean().item(), abs=1e-5)
 
 
-def test_a_layer_is_counted_from_one(make_transformer):
+def test_layers_are_counted_from_one(make_transformer):
     attention = torch.rand(3, 4, 4, 8)
     for layer in (1, 2, 3):
         assert word_maps(attention, [("red", [5])], layer).maps[0].equal(attention[layer - 1, ..., 1])
@@ -104,14 +104,14 @@ def test_a_layer_is_counted_from_one(make_transformer):
             check_layer(make_transformer(), layer)
 
 
-def test_a_picture_larger_than_the_models_is_refused(make_transformer):
+def test_image_larger_than_the_models_raises(make_transformer):
     model = make_transformer()
     with pytest.raises(ValueError, match="6 x 4 tokens, but the transformer has 4 x 4"):
         attention_to_text(model, caption(model), torch.zeros(6, 4, dtype=torch.int64))
 
 
-def test_a_sheet_colours_the_cells_where_a_word_stood_out_and_no_others():
-    """Of two words over a white picture, "red" has all of the lower right quarter and "a" all the rest."""
+def test_grid_highlights_cells_with_high_attention():
+    """Of two words over a white image, "red" has the lower right quarter and "a" the rest."""
     maps = torch.zeros(2, 4, 4)
     maps[0], maps[1, 2:, 2:], maps[0, 2:, 2:] = 0.1, 0.3, 0
     white = Image.new("RGB", (8, 8), "white")
@@ -129,7 +129,7 @@ def test_a_sheet_colours_the_cells_where_a_word_stood_out_and_no_others():
     assert count(heated) == 32 * 32
 
 
-def test_every_kept_picture_gets_a_sheet(dalle):
+def test_every_kept_image_gets_a_grid(dalle):
     result = dalle.generate(CAPTION, candidates=3, keep=2)
     sheets = attention_grids(dalle, result)
     assert len(sheets) == 2
@@ -137,7 +137,7 @@ def test_every_kept_picture_gets_a_sheet(dalle):
     assert sheets[0].tobytes() != attention_grids(dalle, result, layer=1)[0].tobytes()
 
 
-def test_sample_puts_a_sheet_beside_each_picture(checkpoints, run_command, tmp_path):
+def test_sample_command_writes_a_grid_beside_each_image(checkpoints, run_command, tmp_path):
     options = (f"checkpoint={checkpoints}", f"caption={CAPTION}", "candidates=3", "keep=2", f"out={tmp_path / 'drawn'}")
     status, printed = run_command("sample", *options, "attention=true", "attention_layer=2")
     assert status == 0, printed
@@ -152,7 +152,7 @@ def test_sample_puts_a_sheet_beside_each_picture(checkpoints, run_command, tmp_p
     assert (status, "attention_layer=3 is not a layer of the model" in printed) == (2, True)
 
 
-def test_words_are_pieces_joined_and_in_order(dalle):
+def test_words_are_joined_tokens_in_order(dalle):
     caption = "a naïve RED  circle, isn't it"
     words = dalle.tokenizer.words(caption)
     assert [word for word, _ in words] == ["a", "naïve", "red", "circle", ",", "isn", "'t", "it"]

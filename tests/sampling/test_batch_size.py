@@ -16,7 +16,7 @@ def gigabytes(size: float) -> str:
     return str(size / GB)
 
 
-def test_with_memory_enough_a_batch_is_as_large_as_pays(make_transformer):
+def test_enough_memory_gives_the_largest_useful_batch(make_transformer):
     model = make_transformer()
     assert choose_batch_size(model, 1, SamplingConfig(candidates=512)).images == batch_size.SATURATING_BATCH_SIZE["cpu"]
     assert choose_batch_size(model, 3, FOUR).images == 12
@@ -25,7 +25,7 @@ def test_with_memory_enough_a_batch_is_as_large_as_pays(make_transformer):
 
 @pytest.mark.parametrize(("captions", "candidates"), [(1, 40), (5, 8), (2, 12)])
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
-def test_what_is_drawn_at_a_time_fits_and_one_more_would_not(make_transformer, captions, candidates, guidance):
+def test_batch_is_the_largest_that_fits(make_transformer, captions, candidates, guidance):
     model = make_transformer(patterns=["dense"], width=32)
     needs, rows = decoding_memory(model, recompute_kv=True), 1 if guidance == 1 else 2
     texts = 2 * rows - 1  # of a guided caption: its own, the empty one, and the one that this is a copy of
@@ -40,7 +40,7 @@ def test_what_is_drawn_at_a_time_fits_and_one_more_would_not(make_transformer, c
     assert taken(chosen.images) <= allowed < taken(chosen.images + 1)
 
 
-def test_too_little_memory_for_one_image_is_refused_with_the_numbers(make_transformer):
+def test_too_little_memory_for_one_image_raises(make_transformer):
     model = make_transformer()
     needs = decoding_memory(model, recompute_kv=True)
     one = needs.total(1, 1) - needs.weights
@@ -51,7 +51,7 @@ def test_too_little_memory_for_one_image_is_refused_with_the_numbers(make_transf
         choose_batch_size(model, 1, replace(FOUR, memory=gigabytes(one - 2)))
 
 
-def test_auto_is_most_of_what_is_free_less_the_packed_weights(make_transformer, monkeypatch):
+def test_auto_uses_most_of_free_memory_less_packed_weights(make_transformer, monkeypatch):
     model = make_transformer()
     monkeypatch.setattr(batch_size, "free_memory", lambda _: 10_000_000)
     weights = decoding_memory(model).weights
@@ -59,12 +59,12 @@ def test_auto_is_most_of_what_is_free_less_the_packed_weights(make_transformer, 
     assert choose_batch_size(model, 1, FOUR, torch.bfloat16).budget == 9_000_000 - weights // 2
 
 
-def test_free_memory_is_less_than_all_and_more_than_nothing():
+def test_free_memory_is_positive_and_below_total():
     assert 10**7 < free_memory(CPU) < 10**14
 
 
 @pytest.mark.parametrize("memory", ["lots", "0", "-1", "nan", "inf", ""])
-def test_what_is_no_amount_of_memory_is_refused(memory):
+def test_invalid_memory_raises(memory):
     with pytest.raises(ValueError, match=f"memory={memory} is not an amount of memory"):
         memory_budget(memory, CPU)
 
@@ -72,5 +72,5 @@ def test_what_is_no_amount_of_memory_is_refused(memory):
 @pytest.mark.parametrize(
     ("size", "words"), [(0, "0 bytes"), (999, "999 bytes"), (22_400, "22.4 kB"), (5 * 10**6, "5 MB"), (1.5e9, "1.5 GB")]
 )
-def test_bytes_are_told_in_words(size, words):
+def test_bytes_are_formatted_with_units(size, words):
     assert format_bytes(size) == words

@@ -29,11 +29,11 @@ def marked(size: tuple[int, int], *pixels: tuple[int, int], level: int = 255) ->
 
 
 def wide() -> EncodedImage:
-    """A picture of 48 x 32 pixels of which the models see 32 x 32, from the 8th column on, in 4 x 4 tokens."""
+    """Return an image of 48 x 32 pixels and a canvas of 4 x 4 tokens for its 32 x 32 pixels from column 8."""
     return EncodedImage((48, 32), Image.new("RGB", (8, 8)), torch.zeros(4, 4, dtype=torch.int64))
 
 
-def test_an_original_is_cropped_and_encoded_as_held_out_pictures_are(dvae):
+def test_original_is_cropped_and_encoded_like_held_out_images(dvae):
     image = noise(31, 20)
     found = encode_image(image, dvae, 4)
     seen = inference_crop(image, 8)
@@ -45,28 +45,28 @@ def test_an_original_is_cropped_and_encoded_as_held_out_pictures_are(dvae):
 @pytest.mark.parametrize(
     ("pixel", "cell"), [((8, 0), (0, 0)), ((15, 7), (0, 0)), ((16, 7), (0, 1)), ((39, 31), (3, 3)), ((23, 8), (1, 1))]
 )
-def test_one_white_pixel_marks_the_token_that_it_is_in_and_no_other(pixel, cell):
+def test_one_white_pixel_marks_only_its_token(pixel, cell):
     assert wide().mask_to_tokens(marked((48, 32), pixel)).nonzero().tolist() == [list(cell)]
 
 
-def test_a_mask_marks_a_token_whatever_its_mode_and_half_white_is_white():
+def test_half_white_marks_a_token_in_every_image_mode():
     mask = marked((48, 32), (20, 20), level=128)
     for mode in ("L", "RGB", "RGBA"):
         assert wide().mask_to_tokens(mask.convert(mode)).nonzero().tolist() == [[2, 1]]
 
 
 @pytest.mark.parametrize("mask", [marked((48, 32)), marked((48, 32), (20, 20), level=127), marked((48, 32), (7, 9))])
-def test_a_mask_that_marks_nothing_of_what_the_models_see_is_refused(mask):
+def test_mask_outside_the_crop_raises(mask):
     with pytest.raises(ValueError, match="has no white pixel in the image's centre square: paint white"):
         wide().mask_to_tokens(mask)
 
 
-def test_a_mask_of_another_size_is_refused_with_both_sizes():
+def test_mask_of_another_size_raises():
     with pytest.raises(ValueError, match="mask has 32x32 pixels and the image 48x32"):
         wide().mask_to_tokens(Image.new("L", (32, 32), 255))
 
 
-def test_kept_cells_can_show_their_own_pixels():
+def test_kept_cells_can_keep_their_original_pixels():
     tokens = torch.zeros(4, 4, dtype=torch.int64)
     tokens[1:3, 2] = MASKED
     before, drawn = noise(8, 8), Image.new("RGB", (8, 8), "red")
@@ -95,24 +95,24 @@ def test_kept_cells_can_show_their_own_pixels():
         (Canvas(torch.full((3, 4, 4), MASKED)), r"for \[3\] candidates, but candidates=2"),
     ],
 )
-def test_a_canvas_that_does_not_fit_is_refused(canvas, problem):
+def test_canvas_of_wrong_shape_raises(canvas, problem):
     with pytest.raises(ValueError, match=problem):
         canvas.check(4, 13, 2)
 
 
-def test_cells_of_a_larger_canvas_that_no_window_reaches_may_be_kept():
+def test_cells_outside_all_windows_may_be_kept():
     tokens = torch.zeros(6, 6, dtype=torch.int64)
     tokens[:4, :4] = MASKED
     Canvas(tokens).check(4, 13, 2)
 
 
 @pytest.mark.parametrize("settings", [{"refinement_passes": -1}, {"refinement_passes": 1, "proposals": 0}])
-def test_sweeps_need_proposals(settings):
+def test_sweeps_without_proposals_raise(settings):
     with pytest.raises(ValueError, match=r"refinement_passes=.* proposals="):
         Canvas(torch.zeros(4, 4), **settings)
 
 
-def test_near_is_what_a_square_around_each_cell_covers():
+def test_near_covers_a_square_around_each_cell():
     cells = torch.zeros(2, 5, 5, dtype=torch.bool)
     cells[0, 2, 1] = True
     assert dilate(cells, 0).equal(cells)

@@ -3,7 +3,7 @@ import pytest
 from dalle.sampling.command_config import SampleConfig, requested_captions
 
 
-def test_captions_come_from_whichever_option_gives_them(tmp_path):
+def test_captions_from_each_option(tmp_path):
     (tmp_path / "prompts.txt").write_text("\ufeffa red circle\r\n\n  two, blue squares \n# three\n", encoding="utf-8")
     from_file = SampleConfig(captions_file=str(tmp_path / "prompts.txt"))
     assert requested_captions(from_file) == ["a red circle", "two, blue squares", "# three"]
@@ -12,7 +12,7 @@ def test_captions_come_from_whichever_option_gives_them(tmp_path):
 
 
 @pytest.mark.parametrize("given", [{}, {"caption": "one", "captions": ["two"]}, {"caption": "x", "captions_file": "y"}])
-def test_none_or_several_of_the_options_are_refused(given):
+def test_none_or_several_caption_options_raise(given):
     with pytest.raises(ValueError, match=r'in exactly one way: caption="a red circle", .*captions_file='):
         requested_captions(SampleConfig(**given))
 
@@ -25,7 +25,7 @@ def test_none_or_several_of_the_options_are_refused(given):
         (b" \n\n", r"prompts.txt has no captions; write one per line"),
     ],
 )
-def test_a_file_without_captions_is_refused(tmp_path, content, problem):
+def test_file_without_captions_raises(tmp_path, content, problem):
     path = tmp_path / "prompts.txt"
     if content is not None:
         path.write_bytes(content)

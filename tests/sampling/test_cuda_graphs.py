@@ -7,7 +7,7 @@ from dalle.sampling.cuda_graphs import DecodingStep, decoding_step
 
 
 def example(model: Transformer) -> tuple[Tensor, Tensor]:
-    """Two captions, and images of three candidates of each."""
+    """Return two captions, and images of three candidates of each."""
     images = torch.randint(13, (6, 16), generator=torch.Generator().manual_seed(1))
     return model.sequence.pad_captions([[1, 2, 3], [4]]), images
 
@@ -19,7 +19,7 @@ def all_logits(model: Transformer, step: DecodingStep, images: Tensor) -> Tensor
 
 @pytest.mark.parametrize("recompute_kv", [False, True])
 @torch.inference_mode()
-def test_a_step_decodes_as_the_whole_model_does(make_transformer, recompute_kv):
+def test_step_matches_full_forward(make_transformer, recompute_kv):
     model = make_transformer(depth=4)
     captions, images = example(model)
     step = decoding_step(model, model.prefill(captions), 3, recompute_kv)

@@ -21,7 +21,7 @@ def captions(model: Transformer) -> Tensor:
 
 @torch.no_grad()
 def drawn_without_cache(model: Transformer, caption: Tensor, candidates: int, config: DecodingConfig) -> Tensor:
-    """The definition: the whole stream again for every token."""
+    """Reference: compute the whole sequence again for every token."""
     grid, images = model.sequence.grid, []
     empty = empty_caption(model.sequence)
     for row in caption:
@@ -39,14 +39,14 @@ def drawn_without_cache(model: Transformer, caption: Tensor, candidates: int, co
 
 
 def some_canvases(*images: int, size: int = 4) -> Tensor:
-    """Canvases of which about half the cells are free, each others."""
+    """Return canvases in which about half the cells are free, different for each image."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(13, (*images, size, size), generator=generator)
     return torch.where(torch.rand(tokens.shape, generator=generator) < 0.5, MASKED, tokens)
 
 
 @pytest.mark.parametrize("patterns", PATTERNS, ids=str)
-def test_cached_and_uncached_decoding_draw_the_same_tokens(make_transformer, patterns):
+def test_cached_and_uncached_decoding_sample_the_same_tokens(make_transformer, patterns):
     model = make_transformer(patterns=patterns, depth=3)
     config = DecodingConfig(temperature=0.9, top_k=8, top_p=0.95, seed=5)
     cached = generate(model, captions(model), 3, config)
@@ -55,14 +55,14 @@ def test_cached_and_uncached_decoding_draw_the_same_tokens(make_transformer, pat
 
 @pytest.mark.parametrize("changes", [*({"patterns": each} for each in PATTERNS), {"pads": "masked"}], ids=str)
 @pytest.mark.parametrize("guidance", [0.0, 2.5])
-def test_cached_and_uncached_guided_decoding_draw_the_same_tokens(make_transformer, changes, guidance):
+def test_cached_and_uncached_guided_decoding_sample_the_same_tokens(make_transformer, changes, guidance):
     model = make_transformer(depth=3, **changes)
     config = DecodingConfig(min_p=0.02, guidance=guidance, seed=5)
     cached = generate(model, captions(model), 2, config)
     assert cached.equal(drawn_without_cache(model, captions(model), 2, config))
 
 
-def test_a_guidance_of_one_is_no_guidance_and_decodes_each_image_once(make_transformer, monkeypatch):
+def test_guidance_of_one_needs_no_unconditional_rows(make_transformer, monkeypatch):
     model = make_transformer()
     rows = []
     decode = model.decode_one_token
@@ -76,14 +76,14 @@ def test_a_guidance_of_one_is_no_guidance_and_decodes_each_image_once(make_trans
     assert set(rows) == {12, 24}
 
 
-def test_without_the_captions_say_all_captions_get_the_same_pictures(make_transformer):
+def test_guidance_of_zero_ignores_the_caption(make_transformer):
     model = make_transformer()
     images = generate(model, captions(model), 4, DecodingConfig(seed=3, guidance=0.0))
     assert images[0].equal(images[1])
     assert images[0].equal(images[2])
 
 
-def test_the_empty_caption_is_read_once_however_many_captions_there_are(make_transformer, monkeypatch):
+def test_empty_caption_is_prefilled_once_for_all_captions(make_transformer, monkeypatch):
     model = make_transformer()
     read = []
     prefill = model.prefill
@@ -103,13 +103,13 @@ SETTINGS = {
 
 @pytest.mark.parametrize("batch_size", [1, 4, 12, 64])
 @pytest.mark.parametrize(("config", "canvas"), SETTINGS.values(), ids=SETTINGS)
-def test_candidates_do_not_depend_on_the_batch_size(make_transformer, config, canvas, batch_size):
+def test_samples_do_not_depend_on_batch_size(make_transformer, config, canvas, batch_size):
     model = make_transformer(patterns=["paper"], depth=3, width=32)
     expected = generate(model, captions(model), 6, replace(config, batch_size=18), canvas=canvas)
     assert generate(model, captions(model), 6, replace(config, batch_size=batch_size), canvas=canvas).equal(expected)
 
 
-def test_candidates_do_not_depend_on_how_many_are_drawn_or_from_where(make_transformer):
+def test_samples_do_not_depend_on_number_of_candidates_or_first(make_transformer):
     model = make_transformer()
     expected = generate(model, captions(model), 16, DecodingConfig(seed=1))
     assert generate(model, captions(model), 5, DecodingConfig(seed=1)).equal(expected[:, :5])
@@ -121,7 +121,7 @@ def test_candidates_do_not_depend_on_how_many_are_drawn_or_from_where(make_trans
     assert alone.equal(expected[1:2, 3:5])
 
 
-def test_each_caption_can_have_a_first_candidate_of_its_own(make_transformer):
+def test_first_candidate_can_differ_between_captions(make_transformer):
     model = make_transformer()
     drawn = generate(model, captions(model), 2, DecodingConfig(seed=1), candidate_offset=[0, 5, 7])
     for number, first in enumerate((0, 5, 7)):
@@ -129,7 +129,7 @@ def test_each_caption_can_have_a_first_candidate_of_its_own(make_transformer):
         assert drawn[number].equal(alone[0])
 
 
-def test_bfloat16_draws_other_pictures_that_do_not_depend_on_the_batch_size(make_transformer):
+def test_bfloat16_samples_do_not_depend_on_batch_size(make_transformer):
     model = make_transformer(patterns=["paper"], depth=3, width=32)
     if not is_packing_supported(torch.bfloat16):
         pytest.skip("this torch cannot pack bfloat16 layers on this processor")
@@ -146,7 +146,7 @@ def test_candidates_and_seeds_differ(make_transformer):
     assert len({tuple(image.flatten().tolist()) for image in [*zero, *one]}) == 16
 
 
-def test_temperature_zero_draws_one_picture(make_transformer):
+def test_temperature_zero_is_deterministic(make_transformer):
     model = make_transformer()
     images = generate(model, captions(model)[:1], 4, DecodingConfig(temperature=0))[0]
     assert all(image.equal(images[0]) for image in images)
@@ -154,7 +154,7 @@ def test_temperature_zero_draws_one_picture(make_transformer):
     assert logits.argmax(-1).equal(images[:1].flatten(1))
 
 
-def test_a_canvas_keeps_its_tokens_and_leaves_those_before_them_as_they_were(make_transformer):
+def test_canvas_keeps_its_tokens_and_earlier_samples(make_transformer):
     model = make_transformer(patterns=["paper"], depth=3)
     free = generate(model, captions(model), 4, DecodingConfig(seed=2))
     canvas = torch.full((4, 4), MASKED)
@@ -166,14 +166,14 @@ def test_a_canvas_keeps_its_tokens_and_leaves_those_before_them_as_they_were(mak
     assert not drawn.flatten(2)[..., 10:].equal(free.flatten(2)[..., 10:])
 
 
-def test_a_canvas_with_nothing_free_comes_back(make_transformer):
+def test_canvas_without_free_cells_is_returned_unchanged(make_transformer):
     model = make_transformer()
     canvas = torch.arange(16).view(4, 4) % 13
     assert generate(model, captions(model)[:1], 1, canvas=canvas)[0, 0].equal(canvas)
 
 
 @pytest.mark.parametrize("images", [(), (4,), (3, 4)])
-def test_each_image_gets_its_own_canvas(make_transformer, images):
+def test_each_image_has_its_own_canvas(make_transformer, images):
     model = make_transformer(patterns=["paper"], depth=3)
     canvas = some_canvases(*images)
     before = canvas.clone()
@@ -188,7 +188,7 @@ def test_each_image_gets_its_own_canvas(make_transformer, images):
         assert alone[0, 0].equal(drawn[caption, candidate])
 
 
-def test_cells_behind_the_last_free_one_are_not_decoded(make_transformer, monkeypatch):
+def test_cells_after_the_last_free_one_are_not_decoded(make_transformer, monkeypatch):
     model = make_transformer()
     canvas = some_canvases(4)
     canvas.flatten(1)[:, 6:] = 3
@@ -202,7 +202,7 @@ def test_cells_behind_the_last_free_one_are_not_decoded(make_transformer, monkey
     assert positions == list(range(6))
 
 
-def test_progress_adds_up_to_the_images_and_what_it_raises_ends_the_drawing(make_transformer):
+def test_progress_sums_to_images_and_its_exception_stops_decoding(make_transformer):
     model = make_transformer()
     told = []
     generate(model, captions(model), 5, DecodingConfig(batch_size=2), on_progress=told.append)
@@ -224,21 +224,21 @@ def test_progress_adds_up_to_the_images_and_what_it_raises_ends_the_drawing(make
         (torch.zeros(2, 4, 4, dtype=torch.int64), r"for \(2,\) images, but captions=3 and candidates=1"),
     ],
 )
-def test_a_canvas_that_does_not_fit_is_refused(make_transformer, canvas, problem):
+def test_canvas_of_wrong_shape_raises(make_transformer, canvas, problem):
     model = make_transformer()
     with pytest.raises(ValueError, match=problem):
         generate(model, captions(model), 1, canvas=canvas)
 
 
-def test_no_candidates_are_refused(make_transformer):
+def test_zero_candidates_raise(make_transformer):
     model = make_transformer()
     with pytest.raises(ValueError, match="candidates=0"):
         generate(model, captions(model), 0)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
-def test_a_callers_autocast_changes_nothing(make_transformer, guidance):
-    """A stage's preview may be drawn under it, and it would round logits, and once kept layers from being packed."""
+def test_autocast_of_the_caller_has_no_effect(make_transformer, guidance):
+    """A stage's preview may be sampled under autocast, which would round logits and prevent packing of layers."""
     model = make_transformer(patterns=["paper"], depth=3, width=32)
     expected = generate(model, captions(model), 4, DecodingConfig(seed=1, guidance=guidance))
     is_packing_supported.cache_clear()

@@ -3,7 +3,7 @@ import torch
 from dalle.sampling.guidance import append_unconditional, apply_guidance, empty_caption
 
 
-def test_a_scale_of_one_is_the_caption_zero_is_none_and_two_is_as_far_beyond():
+def test_guidance_scale_interpolates_and_extrapolates_logits():
     logits = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
     conditional, unconditional = logits[:3], logits[3:]
     torch.testing.assert_close(apply_guidance(logits, 1.0), conditional)
@@ -11,7 +11,7 @@ def test_a_scale_of_one_is_the_caption_zero_is_none_and_two_is_as_far_beyond():
     torch.testing.assert_close(apply_guidance(logits, 2.0), conditional + (conditional - unconditional))
 
 
-def test_the_empty_caption_stands_behind_the_captions_as_many_times(make_transformer):
+def test_empty_captions_are_appended_once_per_caption(make_transformer):
     model = make_transformer(pads="masked")
     captions = model.sequence.pad_captions([[1, 2, 3], [4]])
     text, empty = model.prefill(captions), model.prefill(empty_caption(model.sequence))

@@ -6,19 +6,19 @@ import torch
 from dalle.sampling.gumbel_noise import candidate_keys, gumbel_noise
 
 
-def test_noise_of_a_candidate_does_not_depend_on_its_company():
+def test_noise_of_a_candidate_does_not_depend_on_the_batch():
     everyone = gumbel_noise(candidate_keys(3, torch.arange(10)), 5, 40)
     some = gumbel_noise(candidate_keys(3, torch.tensor([7, 2])), 5, 40)
     assert some.equal(everyone[[7, 2]])
 
 
-def test_noise_of_a_token_does_not_depend_on_the_vocabulary():
+def test_noise_of_a_token_does_not_depend_on_vocabulary_size():
     keys = candidate_keys(0, torch.arange(3))
     assert gumbel_noise(keys, 0, 10).equal(gumbel_noise(keys, 0, 20)[:, :10])
 
 
 def splitmix64(state: int, number: int) -> int:
-    """The published algorithm in whole numbers."""
+    """Reference: the published algorithm in Python integers."""
     z = (state + (number + 1) * 0x9E3779B97F4A7C15) % 2**64
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
     z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
@@ -26,7 +26,7 @@ def splitmix64(state: int, number: int) -> int:
 
 
 @pytest.mark.parametrize("seed", [0, 7, -1, 2**63, 10**30])
-def test_noise_is_splitmix64_of_its_coordinates_for_any_integer_as_seed(seed: int):
+def test_noise_is_splitmix64_of_its_coordinates_for_any_integer_seed(seed: int):
     def expected(candidate: int, position: int, token: int) -> float:
         bits = splitmix64(seed % 2**64, 0)
         for number in (candidate, position, token):
@@ -59,7 +59,7 @@ def test_noise_is_standard_gumbel():
         assert (noise < quantile).double().mean().item() == pytest.approx(probability, abs=0.002)
 
 
-def test_the_argmax_draws_tokens_as_often_as_their_probability():
+def test_gumbel_max_samples_follow_their_probabilities():
     probabilities = torch.tensor([0.5, 0.25, 0.2, 0.04, 0.01, 0.0])
     noise = gumbel_noise(candidate_keys(2, torch.arange(50_000)), 0, 6)
     drawn = (probabilities.log() + noise).argmax(dim=-1)

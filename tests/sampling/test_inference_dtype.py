@@ -13,10 +13,10 @@ from dalle.sampling.inference_dtype import inference_dtype
         ("bfloat16", "cpu", torch.bfloat16),
     ],
 )
-def test_auto_is_bfloat16_on_a_gpu_and_other_names_are_as_they_say(precision, device, dtype):
+def test_inference_dtype_for_precision_and_device(precision, device, dtype):
     assert inference_dtype(precision, torch.device(device)) == dtype
 
 
-def test_an_unknown_precision_is_refused():
+def test_unknown_precision_raises():
     with pytest.raises(ValueError, match="precision=float16 is unknown; choose auto, float32 or bfloat16"):
         inference_dtype("float16", torch.device("cpu"))

@@ -44,7 +44,7 @@ def kept_likelihood(model: Transformer, images: Tensor, free: Tensor) -> Tensor:
     return torch.stack(cells).masked_fill(free, 0).sum(dim=(-2, -1))
 
 
-def test_without_sweeps_a_canvas_of_the_models_size_is_drawn_as_ever(make_transformer):
+def test_without_sweeps_matches_ordinary_decoding(make_transformer):
     model = make_transformer()
     tokens = picture().masked_fill(hole(), MASKED)
     expected = generate(model, captions(model), 6, DecodingConfig(seed=3), canvas=tokens)
@@ -61,7 +61,7 @@ def test_kept_tokens_are_kept(make_transformer, refinement_passes):
     assert images.min() >= 0
 
 
-def test_each_candidate_can_have_cells_of_its_own(make_transformer):
+def test_candidates_can_have_different_kept_cells(make_transformer):
     free = torch.rand(6, 4, 4, generator=torch.Generator().manual_seed(0)) < 0.5
     images = inpainted(
         make_transformer(), Canvas(torch.where(free, MASKED, picture()), refinement_passes=2, proposals=2)
@@ -70,7 +70,7 @@ def test_each_candidate_can_have_cells_of_its_own(make_transformer):
     assert images.min() >= 0
 
 
-def test_sweeps_make_the_kept_tokens_likelier_and_never_less_likely(make_transformer):
+def test_sweeps_never_lower_the_likelihood_of_kept_tokens(make_transformer):
     model, tokens = make_transformer(), picture().masked_fill(hole(), MASKED)
     found = [
         kept_likelihood(
@@ -85,19 +85,19 @@ def test_sweeps_make_the_kept_tokens_likelier_and_never_less_likely(make_transfo
         assert (after > before + 0.1).any()
 
 
-def test_sweeps_change_nothing_where_nothing_is_kept_after_the_hole(make_transformer):
+def test_sweeps_change_nothing_without_kept_cells_after_the_hole(make_transformer):
     model, tokens = make_transformer(), picture()
     tokens[2:] = MASKED
     expected = inpainted(model, Canvas(tokens), seed=2)
     assert inpainted(model, Canvas(tokens, refinement_passes=1, proposals=3), seed=2).equal(expected)
 
 
-def test_only_cells_after_a_bands_first_and_outside_of_it_have_a_say():
+def test_suffix_log_likelihood_sums_kept_cells_after_the_first_free_one():
     likelihoods = torch.arange(16.0).view(4, 4)
     assert suffix_log_likelihood(hole(), likelihoods) == sum([7, 8, 11, 12, 13, 14, 15])
 
 
-def test_a_sweep_finds_the_token_under_which_what_comes_after_is_likeliest(make_transformer):
+def test_sweep_chooses_the_likeliest_proposal(make_transformer):
     model, free = make_transformer(), torch.zeros(4, 4, dtype=torch.bool)
     free[1, 2] = True
     every = picture().expand(2, 13, 4, 4).clone()
@@ -110,7 +110,7 @@ def test_a_sweep_finds_the_token_under_which_what_comes_after_is_likeliest(make_
 
 
 @pytest.mark.parametrize("batch_size", [2, 4])
-def test_candidates_depend_on_their_number_and_seed_alone(make_transformer, batch_size):
+def test_candidates_depend_only_on_index_and_seed(make_transformer, batch_size):
     model = make_transformer()
     tokens = picture().repeat(8, 1, 1)
     tokens[torch.rand(8, 4, 4, generator=torch.Generator().manual_seed(0)) < 0.6] = MASKED
@@ -135,8 +135,8 @@ def test_proposals_of_a_sweep_differ(make_transformer):
     assert given.eq(MASKED).all()  # the caller's stay as they were
 
 
-def test_windows_see_what_earlier_ones_drew():
-    """Of 4 x 4 cells each, over a canvas of 4 x 8 of which the first 2 columns are kept."""
+def test_windows_condition_on_earlier_windows():
+    """Windows of 4 x 4 cells over a canvas of 4 x 8, of which the first 2 columns are kept."""
     given = torch.full((1, 1, 4, 8), MASKED)
     given[..., :2] = 7
     asked = []
@@ -152,7 +152,7 @@ def test_windows_see_what_earlier_ones_drew():
 
 
 @pytest.mark.parametrize("bands", [1, 2, 3, 5])
-def test_each_free_cell_is_in_one_band_and_bands_are_rows_that_follow_each_other(bands):
+def test_bands_of_rows_partition_free_cells(bands):
     free = torch.rand(20, 6, 5, generator=torch.Generator().manual_seed(1)) < 0.3
     free[0] = False
     cut = torch.stack([band_of_rows(free, bands, number) for number in range(bands)])
@@ -163,7 +163,7 @@ def test_each_free_cell_is_in_one_band_and_bands_are_rows_that_follow_each_other
         assert max(map(len, rows)) - min(map(len, rows)) <= 1
 
 
-def test_progress_adds_up_to_the_images(make_transformer):
+def test_progress_sums_to_images(make_transformer):
     told = []
     canvas = Canvas(torch.full((4, 4), MASKED), refinement_passes=2, proposals=2)
     inpainted(make_transformer(), canvas, candidates=3, batch_size=2, on_progress=told.append)
@@ -171,15 +171,13 @@ def test_progress_adds_up_to_the_images(make_transformer):
     assert sum(told) == pytest.approx(6)
 
 
-def test_a_canvas_that_does_not_fit_is_refused_before_anything_is_drawn(make_transformer):
+def test_canvas_of_wrong_shape_raises_before_decoding(make_transformer):
     with pytest.raises(ValueError, match="5 x 5 tokens, but the model samples 4 x 4"):
         inpainted(make_transformer(), Canvas(torch.full((5, 5), MASKED)))
 
 
-def test_all_windows_and_sweeps_of_a_batch_share_one_cache_and_one_reading_of_the_captions(
-    make_transformer, monkeypatch
-):
-    """On a GPU each would capture a CUDA graph of its own otherwise."""
+def test_windows_and_sweeps_share_one_cache_and_one_prefill(make_transformer, monkeypatch):
+    """Otherwise each would capture its own CUDA graph on a GPU."""
     made, read = [], []
     model = make_transformer()
     monkeypatch.setattr(decode, "decoding_step", lambda *a: made.append(a) or decoding_step(*a))

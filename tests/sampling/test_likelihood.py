@@ -10,7 +10,7 @@ from dalle.sampling.likelihood import image_log_likelihood, marginal_log_likelih
 
 @pytest.fixture
 def tiny(make_transformer) -> Transformer:
-    """Draws 2 x 2 tokens of 3 kinds: 81 pictures, which can be gone through."""
+    """Return a model of 2 x 2 tokens of 3 kinds: its 81 images can be enumerated."""
     return make_transformer(grid=2, image_vocabulary=3)
 
 
@@ -32,7 +32,7 @@ def some_pictures(model: Transformer, count: int) -> Tensor:
 @pytest.mark.parametrize("patterns", [["dense"], ["row"], ["column"], ["convolutional"], ["paper"]], ids=str)
 @pytest.mark.parametrize("pads", ["learned", "masked"])
 @torch.no_grad()
-def test_a_pictures_likelihood_is_the_product_of_what_decoding_gives_its_tokens(make_transformer, patterns, pads):
+def test_image_likelihood_is_the_product_of_decoding_probabilities(make_transformer, patterns, pads):
     model = make_transformer(patterns=patterns, depth=3, pads=pads)
     caption, tokens = captions(model)[2], some_pictures(model, 5)
     cache = model.new_cache(model.prefill(caption[None]), 5)
@@ -44,28 +44,28 @@ def test_a_pictures_likelihood_is_the_product_of_what_decoding_gives_its_tokens(
     torch.testing.assert_close(image_log_likelihood(model, caption, tokens), expected, atol=1e-4, rtol=1e-5)
 
 
-def test_all_pictures_of_a_caption_have_probability_one_together(tiny, every_picture):
+def test_image_probabilities_sum_to_one_for_a_caption(tiny, every_picture):
     for caption in captions(tiny):
         assert image_log_likelihood(tiny, caption, every_picture).exp().sum().item() == pytest.approx(1, abs=1e-4)
 
 
-def test_all_pictures_of_no_caption_have_probability_one_together(tiny, every_picture):
+def test_unconditional_image_probabilities_sum_to_one(tiny, every_picture):
     assert marginal_log_likelihood(tiny, captions(tiny), every_picture).exp().sum().item() == pytest.approx(1, abs=1e-4)
 
 
-def test_the_captions_of_a_picture_have_probability_one_together_where_there_are_no_others(tiny):
+def test_caption_probabilities_sum_to_one_if_references_are_all_captions(tiny):
     every_caption, tokens = captions(tiny), some_pictures(tiny, 7)
     gains = torch.stack([pointwise_mutual_information(tiny, one, tokens, every_caption) for one in every_caption])
     prior = 1 / len(every_caption)
     torch.testing.assert_close((gains.exp() * prior).sum(dim=0), torch.ones(7), atol=1e-4, rtol=0)
 
 
-def test_a_caption_that_says_no_more_than_its_reference_gains_nothing(tiny):
+def test_caption_equal_to_its_reference_has_zero_gain(tiny):
     caption, tokens = captions(tiny)[1], some_pictures(tiny, 4)
     assert pointwise_mutual_information(tiny, caption, tokens, caption[None]).abs().max() < 1e-5
 
 
-def test_likelihoods_do_not_depend_on_the_batch_size(make_transformer):
+def test_likelihoods_do_not_depend_on_batch_size(make_transformer):
     model = make_transformer()
     caption, tokens = captions(model)[0], some_pictures(model, 7)
     together = image_log_likelihood(model, caption, tokens)

@@ -37,21 +37,21 @@ def test_top_p_of_one_keeps_everything():
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.05, [0, 1, 2, 3]), (0.2, [1, 2, 3]), (0.5, [1, 3]), (1.0, [1])])
-def test_min_p_keeps_tokens_by_their_odds_against_the_likeliest(share: float, expected: list[int]):
+def test_min_p_threshold_is_relative_to_the_most_probable(share: float, expected: list[int]):
     logits = torch.tensor([[0.05, 0.5, 0.15, 0.3]]).log() + 7  # unnormalised, as models give them
     filtered = min_p(logits, share)
     assert kept(filtered)[0].nonzero().flatten().tolist() == expected
     assert filtered[kept(filtered)].equal(logits[kept(filtered)])
 
 
-def test_min_p_leaves_fewer_where_the_model_is_sure():
+def test_min_p_keeps_fewer_tokens_of_a_peaked_distribution():
     sure, unsure = torch.tensor([[8.0, 1.0, 0.5, 0.0]]), torch.tensor([[1.0, 0.9, 0.8, 0.7]])
     narrow = DecodingConfig(min_p=0.1)
     assert kept(process_logits(sure, narrow)).sum() == 1
     assert kept(process_logits(unsure, narrow)).sum() == 4
 
 
-def test_temperature_divides_before_top_p():
+def test_temperature_is_applied_before_top_p():
     logits = torch.tensor([[0.05, 0.5, 0.15, 0.3]]).log()
     # halved temperature squares the odds: 0.5 becomes 0.68
     assert kept(process_logits(logits, DecodingConfig(temperature=0.5, top_p=0.6))).sum() == 1
@@ -64,7 +64,7 @@ def test_temperature_zero_keeps_the_most_probable_token():
     assert kept(process_logits(torch.tensor([[1.0, 3.0, 2.0]]), greedy)).tolist() == [[False, True, False]]
 
 
-def test_the_callers_logits_stay_as_they_were():
+def test_input_logits_are_not_modified():
     logits = torch.randn(3, 9, generator=torch.Generator().manual_seed(0))
     before = logits.clone()
     process_logits(logits, DecodingConfig(temperature=0.7, top_k=4, top_p=0.5))

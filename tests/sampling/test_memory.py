@@ -23,14 +23,14 @@ GPU = 141 * 10**9
 
 @pytest.fixture(scope="module")
 def paper() -> Transformer:
-    """`preset=paper` in bfloat16, as shapes alone."""
+    """Return `preset=paper` in bfloat16 on the meta device."""
     config = compose("train", ["stage=transformer", "preset=paper"]).stage.model
     with torch.device("meta"):
         return to_mixed_precision(Transformer(config), torch.bfloat16)
 
 
 class Peak(TorchDispatchMode):
-    """The most bytes that the tensors made under it took at a time, on any device."""
+    """Track the peak number of bytes of tensors created under it, on any device."""
 
     def __init__(self):
         super().__init__()
@@ -49,7 +49,7 @@ class Peak(TorchDispatchMode):
         return made
 
     def now(self) -> int:
-        """Bytes at this moment."""
+        """Return the bytes allocated now."""
         self._forget()
         return sum(size for _, size in self.live.values())
 
@@ -57,7 +57,7 @@ class Peak(TorchDispatchMode):
         self.live = {key: entry for key, entry in self.live.items() if not entry[0].expired()}
 
 
-def test_512_candidates_of_the_papers_model_fit_one_gpu_in_bfloat16(paper):
+def test_paper_model_with_512_candidates_fits_one_gpu_in_bfloat16(paper):
     memory = memory_within_budget(paper, GPU, candidates=512)
     assert memory.recompute_kv
     masks = sum(buffer.nbytes for buffer in paper.buffers())
@@ -71,7 +71,7 @@ def test_512_candidates_of_the_papers_model_fit_one_gpu_in_bfloat16(paper):
     print(f"12B, 512 candidates: {memory.total(512) / 1e9:.1f} GB in all, {memory.cache / 1e6:.0f} MB of cache each")
 
 
-def test_the_papers_caches_have_the_sizes_that_its_patterns_imply(paper):
+def test_paper_cache_sizes_follow_from_the_patterns(paper):
     state = 3968 * 2  # bytes
     rows, columns, window = 47 * 33 * 2, 16 * 1024, 6 * 32 * 2  # numbers of states, or of keys and values
     assert decoding_memory(paper).cache == (rows + 2 * columns + window) * state
@@ -80,7 +80,7 @@ def test_the_papers_caches_have_the_sizes_that_its_patterns_imply(paper):
     assert decoding_memory(paper).caption == 64 * 2 * 256 * state
 
 
-def test_keys_and_values_are_kept_where_they_fit(paper):
+def test_keys_and_values_are_recomputed_only_if_they_do_not_fit(paper):
     assert not memory_within_budget(paper, GPU, candidates=256).recompute_kv
     assert memory_within_budget(paper, GPU, candidates=512).recompute_kv
     assert not memory_within_budget(paper, 2 * GPU, candidates=512).recompute_kv
@@ -90,7 +90,7 @@ def test_keys_and_values_are_kept_where_they_fit(paper):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("qk_norm", [False, True])
 @torch.no_grad()
-def test_what_is_foreseen_is_what_caches_take(make_transformer, qk_norm, dtype, recompute_kv):
+def test_cache_estimate_matches_allocation(make_transformer, qk_norm, dtype, recompute_kv):
     model = to_mixed_precision(make_transformer(depth=4, qk_norm=qk_norm), dtype)  # row, column, row, convolutional
     memory = decoding_memory(model, recompute_kv=recompute_kv)
     text = model.prefill(model.sequence.pad_captions([[1, 2], [3, 4, 5]]))
@@ -110,7 +110,7 @@ def test_what_is_foreseen_is_what_caches_take(make_transformer, qk_norm, dtype, 
 @pytest.mark.parametrize("pattern", ["dense", "row", "column", "convolutional"])
 @pytest.mark.parametrize("block", [{}, {"qk_norm": True, "mlp": "swiglu"}], ids=str)
 @torch.inference_mode()
-def test_a_step_takes_no_more_than_is_foreseen(monkeypatch, pattern, block, recompute_kv, static_shapes):
+def test_step_stays_within_memory_estimate(monkeypatch, pattern, block, recompute_kv, static_shapes):
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which knows no meta device
     with torch.device("meta"):
         model = to_mixed_precision(Transformer(TransformerConfig(depth=1, patterns=[pattern], **block)), torch.bfloat16)
@@ -127,7 +127,7 @@ def test_a_step_takes_no_more_than_is_foreseen(monkeypatch, pattern, block, reco
 @pytest.mark.parametrize("recompute_kv", [False, True])
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 @pytest.mark.parametrize("edited", [False, True])
-def test_several_chunks_and_captions_take_no_more_than_is_foreseen_for_one(monkeypatch, recompute_kv, guidance, edited):
+def test_several_chunks_stay_within_the_estimate_of_one(monkeypatch, recompute_kv, guidance, edited):
     monkeypatch.setattr(decode, "packed", lambda model, *_: model)
     model = Transformer(TransformerConfig(8, 40, 20, grid=4, width=128, depth=3, heads=2, kernel=3)).eval()
     rows, chunk = 1 if guidance == 1 else 2, 16
@@ -154,7 +154,7 @@ def test_several_chunks_and_captions_take_no_more_than_is_foreseen_for_one(monke
     assert max(kept) < 0.1 * foreseen
 
 
-def test_drawing_takes_no_more_than_is_foreseen():
+def test_sampling_stays_within_memory_estimate():
     memory = decoding_memory(Transformer(TransformerConfig(6, 11, 8192, grid=4, width=16, depth=1, heads=2, kernel=3)))
     logits = torch.zeros(4, 8192)
     with Peak() as drawing:
@@ -163,7 +163,7 @@ def test_drawing_takes_no_more_than_is_foreseen():
     assert drawing.bytes < 4 * memory.working
 
 
-def test_the_candidates_that_fit_do_and_one_more_does_not(make_transformer):
+def test_largest_number_of_candidates_that_fits(make_transformer):
     memory = decoding_memory(make_transformer())
     budget = memory.total(10, captions=2) + memory.candidate // 2
     assert memory.candidates_that_fit(budget, captions=2) == 10

@@ -25,7 +25,7 @@ def clip(checkpoints):
     return CLIP.load(checkpoints / "clip")
 
 
-def test_a_training_picture_is_found_and_said_to_be_one():
+def test_training_image_is_found_and_reported():
     training = TrainingImages.open(DATA)
     nearest = training.nearest(training.source[7].image, 3)
     assert nearest[0].key == "train/000007"
@@ -36,7 +36,7 @@ def test_a_training_picture_is_found_and_said_to_be_one():
     assert describe_nearest(nearest[0], 20) == "This image is in the training set: train/000007."
 
 
-def test_a_picture_that_is_not_there_is_said_not_to_be():
+def test_new_image_is_reported_as_new():
     training = TrainingImages.open(DATA)
     checks = np.indices((8, 8)).sum(axis=0) // 2 % 2 * 255
     (nearest,) = training.nearest(Image.fromarray(checks.astype(np.uint8)).convert("RGB"))
@@ -44,7 +44,7 @@ def test_a_picture_that_is_not_there_is_said_not_to_be():
     assert describe_nearest(nearest, 20).startswith("Neither this image nor a near duplicate of it is among the 20")
 
 
-def test_clip_orders_what_is_no_copy_by_its_features(checkpoints, clip):
+def test_clip_features_rank_images_that_are_not_copies(checkpoints, clip):
     training = TrainingImages.open(DATA, clip, checkpoints / "clip")
     image = training.source[7].image
     own, *others = training.nearest(image, 20)
@@ -58,14 +58,14 @@ def test_clip_orders_what_is_no_copy_by_its_features(checkpoints, clip):
     assert others[-1].feature_distance == pytest.approx(float(1 - one @ other), abs=5e-3)
 
 
-def test_features_are_computed_once_for_each_clip(checkpoints, clip, monkeypatch):
+def test_features_are_cached_for_each_clip(checkpoints, clip, monkeypatch):
     first = TrainingImages.open(DATA, clip, checkpoints / "clip")
     monkeypatch.setattr(CLIP, "preprocess", None)
     again = TrainingImages.open(DATA, clip, checkpoints / "clip")
     assert np.array_equal(first.features, again.features)
 
 
-def test_pictures_that_cannot_be_read_are_never_the_nearest():
+def test_unreadable_images_are_never_nearest():
     training = TrainingImages.open(DATA)
     prints = np.array(training.hashes)
     prints["readable"][7] = False
@@ -79,7 +79,7 @@ def test_pictures_that_cannot_be_read_are_never_the_nearest():
 
 @pytest.fixture
 def trained(checkpoints, tmp_path):
-    """`checkpoints`, which now say what they were trained on."""
+    """Return `checkpoints` with a record of their training data."""
     shutil.copytree(checkpoints, tmp_path / "trained")
     path = tmp_path / "trained" / "transformer" / checkpoint.CONFIG
     written = json.loads(path.read_text())
@@ -88,7 +88,7 @@ def trained(checkpoints, tmp_path):
     return tmp_path / "trained"
 
 
-def test_samples_stand_beside_the_training_pictures_nearest_to_them(trained, run_command, tmp_path):
+def test_samples_are_shown_beside_their_nearest_training_images(trained, run_command, tmp_path):
     options = ["caption=a red circle", "candidates=4", "keep=3", "novelty=true", "out=drawn"]
     status, printed = run_command("sample", f"checkpoint={trained}", *options)
     assert status == 0, printed
@@ -106,7 +106,7 @@ def test_samples_stand_beside_the_training_pictures_nearest_to_them(trained, run
     assert Image.open(tmp_path / "drawn" / GRID_FILE).width > 6 * 150
 
 
-def test_without_knowing_the_data_novelty_is_refused_before_anything_is_drawn(checkpoints, run_command, tmp_path):
+def test_novelty_without_training_data_raises_before_sampling(checkpoints, run_command, tmp_path):
     status, printed = run_command("sample", f"checkpoint={checkpoints}", "caption=x", "novelty=true", "out=drawn")
     assert status == 2
     assert "does not record its training data" in printed

@@ -22,7 +22,7 @@ def written(folder, results, captions=CAPTIONS, settings=None):
     return writer, json.loads((folder / "samples.json").read_text())
 
 
-def test_facts_and_pictures_agree(results, tmp_path):
+def test_json_and_images_agree(results, tmp_path):
     folder = tmp_path / "new" / "folder"
     writer, facts = written(folder, results, settings={"temperature": 1.0})
     assert facts["settings"] == {"temperature": 1.0}
@@ -43,17 +43,17 @@ def test_facts_and_pictures_agree(results, tmp_path):
             assert json.loads(picture.info["settings"]) == {"temperature": 1.0}
 
 
-def test_one_sheet_shows_everything(results, tmp_path):
+def test_one_grid_shows_all_results(results, tmp_path):
     written(tmp_path, results)
     assert Image.open(tmp_path / "grid.png").width >= 3 * 128
 
 
-def test_captions_that_differ_only_in_signs_have_files_of_their_own(results, tmp_path):
+def test_captions_that_differ_in_punctuation_have_their_own_files(results, tmp_path):
     writer, _ = written(tmp_path, [results[0], results[0]])
     assert len(set(writer.files)) == 6
 
 
-def test_pictures_are_written_as_they_come(results, tmp_path):
+def test_images_are_written_as_they_arrive(results, tmp_path):
     with OutputWriter(tmp_path / "out", CAPTIONS, 6, 5, {}) as writer:
         assert not (tmp_path / "out").exists()
         writer.add(results[0])
@@ -62,7 +62,7 @@ def test_pictures_are_written_as_they_come(results, tmp_path):
         assert len(list((tmp_path / "out").iterdir())) == 6
 
 
-def test_what_was_added_before_something_went_wrong_is_kept_and_said_to_be_interrupted(results, tmp_path):
+def test_partial_results_are_kept_after_an_exception(results, tmp_path):
     with pytest.raises(MemoryError), OutputWriter(tmp_path, CAPTIONS, 6, 5, {}) as writer:
         writer.add(results[0])
         raise MemoryError
@@ -73,7 +73,7 @@ def test_what_was_added_before_something_went_wrong_is_kept_and_said_to_be_inter
     assert not written(tmp_path, results)[1]["interrupted"]
 
 
-def test_a_sheet_shows_the_first_captions_and_says_how_many_more_there_are(results, tmp_path, monkeypatch):
+def test_grid_shows_first_captions_and_counts_the_others(results, tmp_path, monkeypatch):
     written(tmp_path / "all", [results[0]] * 4, CAPTIONS * 2)
     monkeypatch.setattr(output_writer, "MAX_GRID_ROWS", 2)
     writer, facts = written(tmp_path / "some", [results[0]] * 4, CAPTIONS * 2)
@@ -84,7 +84,7 @@ def test_a_sheet_shows_the_first_captions_and_says_how_many_more_there_are(resul
     assert Image.open(tmp_path / "two" / "grid.png").height < some < rows
 
 
-def test_nothing_is_written_of_nothing(tmp_path):
+def test_nothing_is_written_without_results(tmp_path):
     with OutputWriter(tmp_path / "out", CAPTIONS, 6, 5, {}):
         pass
     assert not (tmp_path / "out").exists()
@@ -94,11 +94,11 @@ def test_nothing_is_written_of_nothing(tmp_path):
     ("caption", "name"),
     [("A red circle!", "a-red-circle"), ("../../etc", "etc"), ("???", "caption"), ("ab " * 40, ("ab-" * 16)[:-1])],
 )
-def test_file_names_come_from_the_captions_words(caption, name):
+def test_file_names_are_made_of_caption_words(caption, name):
     assert slug(caption) == name
 
 
-def test_results_of_before_are_not_written_over(tmp_path):
+def test_existing_results_are_not_overwritten(tmp_path):
     assert unused_path(tmp_path / "a") == tmp_path / "a"
     for name in ("a", "a-2"):
         (tmp_path / name).mkdir()

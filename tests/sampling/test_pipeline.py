@@ -26,7 +26,7 @@ def copied(checkpoints, tmp_path) -> Path:
     return Path(shutil.copytree(checkpoints, tmp_path / "run"))
 
 
-def test_a_result_holds_the_best_candidates_in_order(dalle):
+def test_result_has_best_candidates_in_order(dalle):
     result = dalle.generate(CAPTION, candidates=12, keep=5, seed=3)
     everything = dalle.generate(CAPTION, candidates=12, keep=12, seed=3)
     assert result.tokens.shape == (5, 4, 4)
@@ -38,18 +38,18 @@ def test_a_result_holds_the_best_candidates_in_order(dalle):
     assert result.tokens.equal(everything.tokens[:5])
 
 
-def test_scores_are_clips_of_these_very_pictures(dalle):
+def test_scores_are_clip_scores_of_the_images(dalle):
     result = dalle.generate(CAPTION, candidates=6, keep=6)
     assert result.scores == pytest.approx(dalle.clip.score(result.images, [CAPTION])[:, 0].tolist(), abs=1e-5)
 
 
-def test_pictures_are_what_the_dvae_makes_of_the_tokens(dalle):
+def test_images_are_decoded_from_the_tokens(dalle):
     result = dalle.generate(CAPTION, candidates=3, keep=1)
     assert dalle.decode_images(result.tokens)[0].tobytes() == result.images[0].tobytes()
     assert torch.frombuffer(bytearray(result.images[0].tobytes()), dtype=torch.uint8).unique().numel() > 8
 
 
-def test_a_candidate_is_the_same_picture_whatever_else_is_drawn(dalle):
+def test_candidate_does_not_depend_on_other_samples(dalle):
     many = dalle.generate(CAPTION, candidates=9, keep=9, seed=4, batch_size=4)
     place = many.candidates.index(7)
     alone = dalle.generate(CAPTION, candidates=1, keep=1, seed=4, candidate_offset=7)
@@ -58,7 +58,7 @@ def test_a_candidate_is_the_same_picture_whatever_else_is_drawn(dalle):
     assert alone.images[0].tobytes() == many.images[place].tobytes()
 
 
-def test_captions_together_get_what_they_get_alone(dalle):
+def test_captions_together_match_captions_alone(dalle):
     captions = [CAPTION, "three green triangles"]
     together = dalle.generate_many(captions, candidates=5, keep=2, seed=2)
     for caption, result in zip(captions, together, strict=True):
@@ -68,7 +68,7 @@ def test_captions_together_get_what_they_get_alone(dalle):
         assert result.scores == pytest.approx(alone.scores, abs=1e-6)
 
 
-def test_settings_reach_the_drawing(dalle):
+def test_settings_reach_the_sampler(dalle):
     greedy = dalle.generate(CAPTION, candidates=4, keep=4, temperature=0)
     assert greedy.tokens.unique(dim=0).shape[0] == 1
     for narrow in ({"top_k": 1}, {"top_p": 0.01}, {"min_p": 1.0}):
@@ -76,14 +76,14 @@ def test_settings_reach_the_drawing(dalle):
     assert dalle.generate(CAPTION, candidates=4, keep=4).tokens.unique(dim=0).shape[0] == 4
 
 
-def test_without_clip_the_first_candidates_are_kept_unscored(copied):
+def test_without_clip_first_candidates_are_kept_without_scores(copied):
     shutil.rmtree(copied / "clip")
     result = DALLE.load(copied).generate(CAPTION, candidates=5, keep=2)
     assert result.scores is None
     assert result.candidates == [0, 1]
 
 
-def test_a_transformers_folder_alone_finds_its_dvae(checkpoints, dalle):
+def test_transformer_folder_alone_finds_its_dvae(checkpoints, dalle):
     alone = DALLE.load(checkpoints / "transformer")
     assert alone.clip is None
     drawn = dalle.generate(CAPTION, candidates=2, keep=2)
@@ -91,7 +91,7 @@ def test_a_transformers_folder_alone_finds_its_dvae(checkpoints, dalle):
     assert alone.generate(CAPTION, candidates=2, keep=2).tokens.equal(expected)
 
 
-def test_parts_can_lie_elsewhere(copied):
+def test_models_can_be_in_other_folders(copied):
     (copied / "dvae").rename(copied / "moved")
     (copied / "clip").rename(copied / "scorer")
     with pytest.raises(CheckpointError, match=r"which is not at .*dvae.*dvae=<folder>"):
@@ -100,48 +100,48 @@ def test_parts_can_lie_elsewhere(copied):
     assert loaded.generate(CAPTION, candidates=1, keep=1).scores is not None
 
 
-def test_another_dvae_is_refused_with_both_digests(copied):
+def test_other_dvae_raises_with_both_digests(copied):
     torch.manual_seed(1)
     DiscreteVAE(DVAEConfig(vocabulary=13, width=8, groups=2, blocks_per_group=1)).save(copied / "other")
     with pytest.raises(CheckpointError, match=r"tokens of dVAE [0-9a-f]{16}, but .*other is [0-9a-f]{16}"):
         DALLE.load(copied, dvae=copied / "other")
 
 
-def test_a_missing_checkpoint_is_named(tmp_path):
+def test_missing_checkpoint_raises(tmp_path):
     with pytest.raises(CheckpointError, match="nowhere"):
         DALLE.load(tmp_path / "nowhere")
 
 
-def test_a_missing_tokenizer_is_named(copied):
+def test_missing_tokenizer_raises(copied):
     (copied / "transformer" / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
         DALLE.load(copied)
 
 
-def test_parts_that_do_not_fit_are_refused(checkpoints, dalle):
+def test_models_of_different_sizes_raise(checkpoints, dalle):
     dvae = DiscreteVAE(DVAEConfig(vocabulary=7, width=8, groups=2, blocks_per_group=1))
     with pytest.raises(ValueError, match="7 codes and the transformer has 13 image tokens"):
         DALLE(dvae, dalle.transformer, dalle.tokenizer, CLIP.load(checkpoints / "clip"))
 
 
 @pytest.mark.parametrize("caption", ["", "  \n "])
-def test_an_empty_caption_is_refused(dalle, caption):
+def test_empty_caption_raises(dalle, caption):
     with pytest.raises(ValueError, match="empty"):
         dalle.generate(caption)
 
 
-def test_a_caption_too_long_is_refused_with_the_numbers(dalle):
+def test_too_long_caption_raises(dalle):
     with pytest.raises(ValueError, match=r"a small red.*: the caption is \d+ tokens long and 31 fit"):
         dalle.generate(CAPTION * 9)
 
 
 @pytest.mark.parametrize("keep", [0, 5])
-def test_keeping_more_or_fewer_than_there_are_is_refused(dalle, keep):
+def test_invalid_number_of_images_to_keep_raises(dalle, keep):
     with pytest.raises(ValueError, match=f"keep={keep} of candidates=4"):
         dalle.generate(CAPTION, candidates=4, keep=keep)
 
 
-def test_importing_the_package_does_not_load_torch():
+def test_import_does_not_load_torch():
     code = "import sys, dalle; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
@@ -149,7 +149,7 @@ def test_importing_the_package_does_not_load_torch():
 # --- many captions, and being stopped --------------------------------------------------------------------------
 
 
-def test_a_captions_pictures_come_before_the_next_captions_are_drawn(dalle):
+def test_stream_yields_each_caption_before_sampling_the_next(dalle):
     told = []
     captions = [CAPTION, "three green triangles", "one circle"]
     stream = dalle.stream(
@@ -163,12 +163,12 @@ def test_a_captions_pictures_come_before_the_next_captions_are_drawn(dalle):
 
 
 def stopping_after(cells: int):
-    """Says stop once that many cells have been drawn."""
+    """Return a callback that requests a stop after that many cells."""
     calls = iter(range(cells))
     return lambda: next(calls, None) is None
 
 
-def test_being_stopped_keeps_the_candidates_that_are_finished_and_the_rest_can_be_drawn_later(dalle):
+def test_stop_request_keeps_finished_candidates(dalle):
     captions, config = [CAPTION, "three green triangles"], SamplingConfig(candidates=9, keep=9, seed=4, batch_size=4)
     everything = dalle.generate_many(captions, config)
     stopped = list(dalle.stream(captions, config, stop=stopping_after(4 * 16 + 3)))
@@ -181,11 +181,11 @@ def test_being_stopped_keeps_the_candidates_that_are_finished_and_the_rest_can_b
     assert both == pytest.approx(whole, abs=1e-6)
 
 
-def test_being_stopped_before_anything_is_finished_gives_nothing(dalle):
+def test_stop_request_before_the_first_result_gives_nothing(dalle):
     assert list(dalle.stream([CAPTION], SamplingConfig(candidates=4, keep=1), stop=lambda: True)) == []
 
 
-def test_each_caption_can_have_candidates_of_its_own(dalle):
+def test_first_candidate_can_differ_between_captions(dalle):
     captions = [CAPTION, CAPTION]
     one, two = dalle.generate_many(captions, candidates=3, keep=3, candidate_offset=[0, 3])
     assert sorted(one.candidates + two.candidates) == list(range(6))
@@ -195,12 +195,12 @@ def test_each_caption_can_have_candidates_of_its_own(dalle):
 # --- guidance --------------------------------------------------------------------------------------------------
 
 
-def test_guidance_of_a_model_that_never_saw_an_empty_caption_is_refused_and_says_how_to_train_one(dalle):
+def test_guidance_without_caption_dropout_raises(dalle):
     with pytest.raises(ValueError, match=r"guidance=3.0 needs .* train one with stage.caption_dropout=0.1"):
         dalle.generate(CAPTION, candidates=2, keep=1, guidance=3.0)
 
 
-def test_guidance_of_a_model_trained_for_it_changes_its_pictures(copied):
+def test_guidance_changes_images(copied):
     path = copied / "transformer" / "config.json"
     written = json.loads(path.read_text())
     written["meta"]["caption_dropout"] = 0.1
@@ -211,12 +211,12 @@ def test_guidance_of_a_model_trained_for_it_changes_its_pictures(copied):
     assert guided.tokens.equal(dalle.generate(CAPTION, candidates=3, keep=3, guidance=3.0, batch_size=1).tokens)
 
 
-def test_no_candidates_are_refused(dalle):
+def test_zero_candidates_raise(dalle):
     with pytest.raises(ValueError, match="candidates=-4 samples no image; use at least 1"):
         dalle.generate(CAPTION, candidates=-4, keep=8)
 
 
-def test_a_checkpoint_says_what_guidance_it_is_drawn_with(copied):
+def test_guidance_defaults_to_that_of_the_checkpoint(copied):
     path = copied / "transformer" / "config.json"
     written = json.loads(path.read_text())
     written["meta"] |= {"caption_dropout": 0.1, "guidance": 3.0}
@@ -227,7 +227,7 @@ def test_a_checkpoint_says_what_guidance_it_is_drawn_with(copied):
     assert not asked.equal(plain)
 
 
-def test_little_memory_draws_the_same_pictures_in_chunks(dalle):
+def test_limited_memory_gives_the_same_images(dalle):
     needs = decoding_memory(dalle.transformer, recompute_kv=True)
     little = str((needs.caption + 3.5 * needs.candidate) / 10**9)
     assert dalle.choose_batch_size(1, SamplingConfig(candidates=8, memory=little)).images == 3
@@ -237,6 +237,6 @@ def test_little_memory_draws_the_same_pictures_in_chunks(dalle):
         dalle.generate_many([CAPTION], candidates=8, keep=8, memory="1e-9")
 
 
-def test_a_setting_without_its_name_is_refused_with_a_sentence(checkpoints):
+def test_positional_setting_raises(checkpoints):
     with pytest.raises(TypeError, match="must be a SamplingConfig, not 64; give settings by name, as candidates=64"):
         DALLE.load(checkpoints).generate("a red circle", 64)

@@ -10,7 +10,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_bar_shows_pictures_done_on_a_terminal(monkeypatch):
+def test_bar_shows_finished_images_on_a_terminal(monkeypatch):
     screen = Terminal()
     monkeypatch.setattr("sys.stderr", screen)
     with SamplingProgress(8, shown=True, stop=lambda: False) as advance:
@@ -22,14 +22,14 @@ def test_a_bar_shows_pictures_done_on_a_terminal(monkeypatch):
 @pytest.mark.parametrize(
     ("shown", "screen"), [(False, Terminal()), (True, io.StringIO())], ids=["unasked", "no screen"]
 )
-def test_it_is_silent_unless_asked_and_on_a_terminal(monkeypatch, shown, screen):
+def test_bar_is_hidden_unless_requested_and_on_a_terminal(monkeypatch, shown, screen):
     monkeypatch.setattr("sys.stderr", screen)
     with SamplingProgress(8, shown, stop=lambda: False) as advance:
         advance(8)
     assert screen.getvalue() == ""
 
 
-def test_being_asked_to_stop_is_noticed_at_the_next_advance():
+def test_stop_request_raises_at_next_update():
     asked = []
     with SamplingProgress(8, shown=False, stop=lambda: bool(asked)) as advance:
         advance(1)

@@ -21,7 +21,7 @@ from dalle.sampling.sampling_config import RerankConfig, RerankWeights, Sampling
 
 
 class Brightness:
-    """Scores how bright a picture is, whatever the caption."""
+    """Score the brightness of an image, whatever the caption."""
 
     def score(self, images: list[Image.Image], captions: list[str]) -> torch.Tensor:
         scores = torch.tensor([image.convert("L").getpixel((0, 0)) for image in images])
@@ -29,7 +29,7 @@ class Brightness:
 
 
 def grey(*levels: int) -> CaptionCandidates:
-    """Pictures of one grey each."""
+    """Return uniform grey images."""
     images = [Image.new("RGB", (2, 2), (level,) * 3) for level in levels]
     return CaptionCandidates(
         "anything", torch.zeros(6, dtype=torch.int64), torch.zeros(len(levels), 4, 4).long(), images
@@ -37,7 +37,7 @@ def grey(*levels: int) -> CaptionCandidates:
 
 
 def given(*scores: float):
-    """A judge that has made up its mind."""
+    """Return a scorer with fixed scores."""
     return lambda candidates: torch.tensor(scores)
 
 
@@ -55,7 +55,7 @@ def drawn(model) -> CaptionCandidates:
     return CaptionCandidates("anything", ids[0], generate(model, ids, 5)[0], [])
 
 
-def test_the_best_comes_first_with_its_score():
+def test_best_candidate_comes_first_with_its_score():
     ranking = BY_BRIGHTNESS(grey(10, 200, 90))
     assert ranking == ([1, 2, 0], [200, 90, 10], {"clip": [200, 90, 10]})
     assert ranking.best(2) == ([1, 2], [200, 90], {"clip": [200, 90]})
@@ -65,7 +65,7 @@ def test_equal_scores_keep_their_order():
     assert BY_BRIGHTNESS(grey(7, 9, 7, 9, 7)).order == [1, 3, 0, 2, 4]
 
 
-def test_a_mixture_adds_standardised_scores_with_their_weights():
+def test_combined_score_is_a_weighted_sum_of_standardised_scores():
     score_functions = {"clip": given(0.1, 0.2, 0.3), "image_likelihood": given(-100.0, -400.0, -400.0)}
     clip, image = torch.tensor([-1.0, 0, 1]) * 1.5**0.5, torch.tensor([2.0, -1, -1]) / 2**0.5
     even = Reranker(score_functions, {"clip": 1.0, "image_likelihood": 1.0})(grey(0, 0, 0))
@@ -75,7 +75,7 @@ def test_a_mixture_adds_standardised_scores_with_their_weights():
     assert mostly_image.order == [0, 2, 1]
 
 
-def test_a_mixture_shows_what_each_judge_said_in_the_order_of_the_mixture():
+def test_combination_reports_each_score_in_order():
     score_functions = {"clip": given(0.1, 0.2), "image_likelihood": given(-1.0, -5.0)}
     ranking = Reranker(score_functions, {"clip": 1.0, "image_likelihood": 3.0})(grey(0, 0))
     assert list(ranking.scores_by_name) == ["clip", "image_likelihood", "mixture"]
@@ -84,7 +84,7 @@ def test_a_mixture_shows_what_each_judge_said_in_the_order_of_the_mixture():
     assert ranking.scores_by_name["mixture"] == ranking.scores
 
 
-def test_a_mixture_does_not_depend_on_the_units_of_its_judges():
+def test_combination_does_not_depend_on_units():
     nats = torch.tensor([-80.0, -95.0, -81.0, -120.0])
     orders = []
     for in_unit in (nats, nats / 0.693, nats * 1000 + 5):
@@ -93,33 +93,33 @@ def test_a_mixture_does_not_depend_on_the_units_of_its_judges():
     assert orders[0] == orders[1] == orders[2]
 
 
-def test_a_judge_that_cannot_tell_candidates_apart_has_no_say():
+def test_constant_scores_have_no_weight():
     assert standardise(torch.full((3,), 7.25)).tolist() == [0, 0, 0]
     assert standardise(torch.tensor([4.0])).tolist() == [0]
     score_functions = {"clip": given(0.1, 0.4, 0.2), "image_likelihood": given(-3.0, -3.0, -3.0)}
     assert Reranker(score_functions, {"clip": 1.0, "image_likelihood": 9.0})(grey(0, 0, 0)).order == [1, 2, 0]
 
 
-def test_likelihoods_judge_by_the_transformer(model, drawn):
+def test_transformer_likelihood_scores(model, drawn):
     assert ImageLogLikelihood(model)(drawn).equal(image_log_likelihood(model, drawn.ids, drawn.tokens))
     others = model.sequence.pad_captions([[4], [5, 6]])
     expected = pointwise_mutual_information(model, drawn.ids, drawn.tokens, others)
     assert PointwiseMutualInformation(model, others)(drawn).equal(expected)
 
 
-def test_a_caption_is_compared_with_others_and_not_with_itself(model, drawn):
+def test_caption_is_compared_with_other_captions_only(model, drawn):
     others = model.sequence.pad_captions([[4], [5, 6]])
     with_itself = torch.cat([others[:1], drawn.ids[None], others[1:]])
     assert PointwiseMutualInformation(model, with_itself)(drawn).equal(PointwiseMutualInformation(model, others)(drawn))
 
 
-def test_no_more_references_than_can_be_paid_for_are_asked(model, drawn):
+def test_references_beyond_the_limit_are_ignored(model, drawn):
     many = model.sequence.pad_captions([[number % 11, number // 11] for number in range(2, MAX_REFERENCES + 9)])
     few = many[:MAX_REFERENCES]
     assert PointwiseMutualInformation(model, many)(drawn).equal(PointwiseMutualInformation(model, few)(drawn))
 
 
-def test_references_are_those_given_else_the_empty_caption_else_the_captions(model):
+def test_default_references_are_the_empty_caption_or_other_captions(model):
     captions, others = model.sequence.pad_captions([[1], [2], [1]]), model.sequence.pad_captions([[7], [8]])
     assert reference_captions(model.sequence, captions, others, trained_on_empty=True).equal(others)
     assert reference_captions(model.sequence, captions, None, trained_on_empty=True).equal(
@@ -129,14 +129,14 @@ def test_references_are_those_given_else_the_empty_caption_else_the_captions(mod
 
 
 @pytest.mark.parametrize("reference", [None, [3]])
-def test_a_caption_without_another_to_compare_with_is_refused(model, reference):
+def test_missing_references_raise(model, reference):
     captions = model.sequence.pad_captions([[3]])
     references = None if reference is None else model.sequence.pad_captions([reference])
     with pytest.raises(ValueError, match="there are none; give some.*rerank_references="):
         reference_captions(model.sequence, captions, references, trained_on_empty=False)
 
 
-def test_names_and_weights_say_who_judges(model):
+def test_scorers_and_weights_are_parsed_by_name(model):
     assert RerankConfig().score_weights == {"clip": 1}
     assert RerankConfig(rerank="image_likelihood").score_weights == {"image_likelihood": 1}
     assert RerankConfig(rerank="mixture").score_weights == {"clip": 1, "image_likelihood": 0.5}
@@ -147,14 +147,14 @@ def test_names_and_weights_say_who_judges(model):
     assert list(reranker.score_functions) == list(reranker.weights)
 
 
-def test_without_a_clip_nothing_reranks_unless_another_judge_is_asked(model):
+def test_no_reranking_without_clip_by_default(model):
     assert build_reranker(RerankConfig(), model, None, None) is None
     assert build_reranker(RerankConfig(rerank="image_likelihood"), model, None, None) is not None
     with pytest.raises(ValueError, match="needs a CLIP for rerank_weights.clip, and there is none; give clip=<folder>"):
         build_reranker(RerankConfig(rerank="mixture"), model, None, None)
 
 
-def test_the_pictures_kept_are_those_that_the_transformer_finds_likeliest(checkpoints):
+def test_likelihood_reranking_keeps_the_likeliest_images(checkpoints):
     dalle = DALLE.load(checkpoints)
     everything = dalle.generate("a red circle", candidates=9, keep=9, seed=2)
     kept = dalle.generate("a red circle", candidates=9, keep=3, seed=2, rerank="image_likelihood")
@@ -165,7 +165,7 @@ def test_the_pictures_kept_are_those_that_the_transformer_finds_likeliest(checkp
     assert kept.scores_by_name == {"image_likelihood": kept.scores}
 
 
-def test_a_mixture_ranks_several_captions_by_each_ones_own_candidates(checkpoints):
+def test_combination_ranks_each_caption_by_itself(checkpoints):
     dalle, captions = DALLE.load(checkpoints), ["a red circle", "three green triangles"]
     for result in dalle.generate_many(captions, SamplingConfig(candidates=6, keep=6, rerank="mixture")):
         clip, image = (torch.tensor(result.scores_by_name[name]) for name in ("clip", "image_likelihood"))
@@ -173,7 +173,7 @@ def test_a_mixture_ranks_several_captions_by_each_ones_own_candidates(checkpoint
         assert result.scores == sorted(result.scores, reverse=True)
 
 
-def test_caption_likelihood_compares_with_the_captions_drawn_beside_or_with_those_given(checkpoints):
+def test_caption_likelihood_references_are_other_or_given_captions(checkpoints):
     dalle, captions = DALLE.load(checkpoints), ["a red circle", "three green triangles"]
     settings = {"candidates": 4, "keep": 4, "rerank": "caption_likelihood"}
     beside = dalle.generate_many(captions, **settings)[0]
@@ -184,7 +184,7 @@ def test_caption_likelihood_compares_with_the_captions_drawn_beside_or_with_thos
         dalle.generate(captions[0], **settings)
 
 
-def test_a_model_that_knows_the_empty_caption_needs_no_references(checkpoints):
+def test_model_with_empty_caption_needs_no_references(checkpoints):
     plain = DALLE.load(checkpoints)
     dalle = DALLE(plain.dvae, plain.transformer, plain.tokenizer, caption_dropout=0.1)
     result = dalle.generate("a red circle", candidates=4, keep=4, rerank="caption_likelihood")

@@ -1,4 +1,4 @@
-"""Settings of sampling: validated, declared once, and told when they are misspelt."""
+"""Sampling settings: validation, single definition, and suggestions for misspelt names."""
 
 import ast
 import importlib
@@ -49,40 +49,40 @@ IDS = {"ids": lambda each: str(each) if isinstance(each, dict) else ""}
 
 @pytest.mark.parametrize("config", [SamplingConfig, SampleConfig, EvaluateConfig])
 @pytest.mark.parametrize(("settings", "problem"), WRONG, **IDS)
-def test_a_setting_out_of_its_range_is_refused_by_every_config_that_has_it(config, settings, problem):
+def test_setting_out_of_range_raises_in_every_config(config, settings, problem):
     with pytest.raises(ValueError, match=problem):
         config(**settings)
 
 
 @pytest.mark.parametrize("config", [SamplingConfig, SampleConfig])
 @pytest.mark.parametrize(("settings", "problem"), WRONG_WHERE_SOME_ARE_KEPT, **IDS)
-def test_a_number_to_keep_or_an_amount_of_memory_that_cannot_be_is_refused(config, settings, problem):
+def test_invalid_number_to_keep_or_memory_raises(config, settings, problem):
     with pytest.raises(ValueError, match=problem):
         config(**settings)
 
 
-def test_every_setting_has_a_wrong_value_above():
-    """But `seed`, which may be any integer, and references, which may be any captions."""
+def test_every_setting_has_an_invalid_value_in_the_list():
+    """Except `seed`, which may be any integer, and references, which may be any captions."""
     tested = {name for settings, _ in [*WRONG, *WRONG_WHERE_SOME_ARE_KEPT] for name in settings}
     assert tested == OWNERS.keys() - {"seed", "rerank_references"}
 
 
-def test_the_edges_of_each_range_are_allowed():
+def test_limits_of_each_range_are_valid():
     SamplingConfig(temperature=0, top_k=1, top_p=1, min_p=1, guidance=0, batch_size=1, candidates=1, keep=1, seed=-1)
     SamplingConfig(rerank="mixture", rerank_weights=RerankWeights(0, 0, -1), memory="0.5")
 
 
-def test_memory_is_in_units_of_a_billion_bytes():
+def test_memory_is_in_gigabytes():
     assert memory_limit("auto") is None
     assert memory_limit("1.5") == 1_500_000_000
 
 
 @pytest.mark.parametrize(("guidance", "guided"), [(None, False), (1.0, False), (0.0, True), (2.0, True)])
-def test_a_guidance_of_one_is_no_guidance(guidance, guided):
+def test_guidance_of_one_is_none(guidance, guided):
     assert DecodingConfig(guidance=guidance).guided == guided
 
 
-def test_evaluation_draws_with_its_own_settings_and_keeps_all_candidates():
+def test_evaluation_has_its_own_sampling_settings_and_keeps_all_candidates():
     given = {"seed": 3, "temperature": 0.8, "top_p": 0.9, "guidance": 2.0, "batch_size": 7}
     given |= {"rerank": "mixture", "rerank_weights": RerankWeights(1, 2, 3), "rerank_references": ["a"]}
     assert EvaluateConfig(**given).sampling(512) == SamplingConfig(candidates=512, keep=512, **given)
@@ -95,7 +95,7 @@ def test_evaluation_draws_with_its_own_settings_and_keeps_all_candidates():
     ("typed", "right"),
     [("temprature", "temperature"), ("candidate", "candidates"), ("topk", "top_k"), ("canvass", "canvas")],
 )
-def test_a_misspelt_setting_is_told_with_the_nearest_right_one(checkpoints, typed, right):
+def test_misspelt_setting_suggests_the_closest_name(checkpoints, typed, right):
     dalle = DALLE.load(checkpoints)
     sentence = f"unknown sampling setting {typed}; did you mean {right}"
     with pytest.raises(TypeError, match=sentence):
@@ -104,21 +104,21 @@ def test_a_misspelt_setting_is_told_with_the_nearest_right_one(checkpoints, type
         dalle.generate_many(["a red circle"], **{typed: 1})
 
 
-def test_a_setting_like_no_other_is_told_with_all_there_are():
+def test_unknown_setting_lists_all_names():
     with pytest.raises(
         TypeError, match="unknown sampling setting xyz; choose one of temperature, .* memory, candidate_offset"
     ):
         SamplingConfig().with_overrides({"xyz": 1}, ["candidate_offset"])
 
 
-def test_changed_settings_are_validated_and_leave_the_others():
+def test_replaced_settings_are_validated():
     config = SamplingConfig(candidates=4, keep=2, seed=5)
     assert config.with_overrides({"temperature": 0.5}) == SamplingConfig(candidates=4, keep=2, seed=5, temperature=0.5)
     with pytest.raises(ValueError, match="keep=5 of candidates=4"):
         config.with_overrides({"keep": 5})
 
 
-def test_settings_by_name_and_as_one_object_draw_the_same(checkpoints):
+def test_settings_as_keywords_or_object_give_the_same_images(checkpoints):
     dalle, config = DALLE.load(checkpoints), SamplingConfig(candidates=4, keep=2, seed=5, temperature=0.5)
     by_name = dalle.generate("a red circle", candidates=4, keep=2, seed=5, temperature=0.5)
     mixed = dalle.generate("a red circle", SamplingConfig(candidates=4, keep=2, seed=5), temperature=0.5)
@@ -131,7 +131,7 @@ def test_settings_by_name_and_as_one_object_draw_the_same(checkpoints):
 
 
 def dataclasses_of(folder: str) -> Iterator[type]:
-    """Every dataclass that is defined in a package of ours."""
+    """Return every dataclass defined in a package of this repository."""
     for module in pkgutil.walk_packages([str(ROOT / folder)], f"dalle.{folder}."):
         for value in vars(importlib.import_module(module.name)).values():
             if isinstance(value, type) and is_dataclass(value) and value.__module__ == module.name:
@@ -139,12 +139,12 @@ def dataclasses_of(folder: str) -> Iterator[type]:
 
 
 def kinds(annotation: Any) -> set[Any]:
-    """Types that a field may have beside None."""
+    """Return the types that a field may have, without None."""
     return {*get_args(annotation)} - {NoneType} if isinstance(annotation, UnionType) else {annotation}
 
 
 def restated(config: type) -> list[str]:
-    """Settings that a dataclass declares though another does; one that gives an inherited one a default may."""
+    """Return settings that a dataclass declares although another does. An inherited one may get another default."""
     found = []
     for name, annotation in vars(config).get("__annotations__", {}).items():
         owner = OWNERS.get(name, config)
@@ -155,18 +155,18 @@ def restated(config: type) -> list[str]:
     return found
 
 
-def test_every_setting_of_sampling_is_declared_in_one_dataclass():
+def test_every_sampling_setting_is_declared_in_one_dataclass():
     every = {config for folder in ("sampling", "evaluation") for config in dataclasses_of(folder)}
     assert {DecodingConfig, RerankConfig, SamplingConfig, SampleConfig, EvaluateConfig} <= every
     assert {config.__qualname__: restated(config) for config in every if restated(config)} == {}
 
 
 @pytest.mark.parametrize("name", OWNERS)
-def test_a_dataclass_that_declares_a_setting_again_is_found(name):
+def test_redeclared_setting_is_found(name):
     assert restated(make_dataclass("Again", [(name, OWNERS[name].__annotations__[name])])) == [name]
 
 
-def test_a_config_that_inherits_a_setting_may_give_it_another_default_and_not_the_same():
+def test_inherited_setting_may_only_change_its_default():
     same, other = (
         make_dataclass("Heir", [("keep", int, field(default=keep, kw_only=True))], bases=(SamplingConfig,), frozen=True)
         for keep in (8, 4)
@@ -174,7 +174,7 @@ def test_a_config_that_inherits_a_setting_may_give_it_another_default_and_not_th
     assert (restated(same), restated(other)) == (["keep"], [])
 
 
-def test_no_function_takes_many_settings_one_by_one():
+def test_no_function_has_many_sampling_arguments():
     found = {}
     for path in [*ROOT.glob("**/*.py"), *ROOT.parent.glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

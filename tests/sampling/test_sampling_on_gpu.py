@@ -1,4 +1,4 @@
-"""A GPU draws what a CPU draws: the same noise, the same logits, graphs that replay what the model computes."""
+"""Sampling on a GPU matches a CPU: noise, logits, CUDA graphs and memory."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ PATTERNS = [
 CAPTION = "a small red circle above a large blue square"
 
 
-def test_noise_has_the_bits_of_a_cpu(gpu):
+def test_noise_on_gpu_equals_cpu_bitwise(gpu):
     keys = candidate_keys(5, torch.arange(256))
     assert candidate_keys(5, torch.arange(256, device=gpu)).cpu().equal(keys)
     for position in (0, 1023):
@@ -44,10 +44,10 @@ def test_noise_has_the_bits_of_a_cpu(gpu):
     ("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.3), (torch.float16, 0.05)], ids=str
 )
 @torch.inference_mode()
-def test_a_step_gives_what_the_whole_model_gives_on_a_cpu(
+def test_step_on_gpu_matches_full_forward_on_cpu(
     gpu, make_transformer, patterns, recompute_kv, dtype, tolerance, normalisation
 ):
-    """On a GPU the step is a graph; a second picture starts anew."""
+    """On a GPU the step is a CUDA graph. A second image starts again at position 0."""
     model = make_transformer(depth=4, attention_normalisation=normalisation, **patterns)
     captions, images = example(model)
     expected = model(captions.repeat_interleave(3, dim=0), images).image
@@ -63,8 +63,8 @@ def test_a_step_gives_what_the_whole_model_gives_on_a_cpu(
 
 @pytest.mark.parametrize("patterns", PATTERNS, ids=str)
 @torch.inference_mode()
-def test_a_graph_gives_the_bits_of_eager_steps(cuda, make_transformer, patterns):
-    """The same kernels on the same numbers: `CUDAGraphStep` against the calls that it recorded."""
+def test_cuda_graph_equals_eager_steps_bitwise(cuda, make_transformer, patterns):
+    """Compares `CUDAGraphStep` with the calls that it recorded."""
     model = make_transformer(depth=4, **patterns).to(cuda)
     captions, images = example(model)
     images, text = images.to(cuda), model.prefill(captions.to(cuda))
@@ -78,7 +78,7 @@ def test_a_graph_gives_the_bits_of_eager_steps(cuda, make_transformer, patterns)
 
 
 @torch.inference_mode()
-def test_a_graph_runs_on_a_second_device(cuda, make_transformer):
+def test_cuda_graph_on_a_second_device(cuda, make_transformer):
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two CUDA devices")
     model = make_transformer(depth=4)
@@ -88,7 +88,7 @@ def test_a_graph_runs_on_a_second_device(cuda, make_transformer):
 
 
 @torch.inference_mode()
-def test_pictures_do_not_depend_on_what_is_drawn_beside_them(gpu, make_transformer):
+def test_samples_on_gpu_do_not_depend_on_the_batch(gpu, make_transformer):
     model = make_transformer(depth=4).to(gpu)
     captions, _ = example(model)
     config = DecodingConfig(temperature=0.7, top_k=8, top_p=0.9, guidance=1.5, seed=4)
@@ -99,7 +99,7 @@ def test_pictures_do_not_depend_on_what_is_drawn_beside_them(gpu, make_transform
 
 @pytest.mark.parametrize("recompute_kv", [False, True])
 @torch.inference_mode()
-def test_drawing_takes_no_more_memory_than_was_estimated(cuda, make_transformer, recompute_kv, record_property):
+def test_sampling_on_gpu_stays_within_memory_estimate(cuda, make_transformer, recompute_kv, record_property):
     sizes = {"width": 256, "heads": 4, "depth": 4, "grid": 16, "image_vocabulary": 512, "patterns": ["paper"]}
     model = make_transformer(**sizes).to(cuda)
     captions, candidates = model.sequence.pad_captions([[1, 2, 3]]), 256
@@ -122,8 +122,8 @@ def teacher_forced(model: Transformer, caption: torch.Tensor, images: torch.Tens
 
 
 @torch.inference_mode()
-def test_a_loaded_model_draws_as_on_a_cpu(gpu, checkpoints, record_property):
-    """Teacher-forced in float32: logits within 1e-4, 99.9% of the tokens; the first other token is reported."""
+def test_loaded_model_on_gpu_matches_cpu(gpu, checkpoints, record_property):
+    """Teacher-forced in float32: logits within 1e-4, and 99.9% of the tokens. The first different token is reported."""
     here, there = DALLE.load(checkpoints, precision="float32"), DALLE.load(checkpoints, gpu, precision="float32")
     caption = here.transformer.sequence.pad_captions([here.tokenizer.encode(CAPTION)])
     candidates = 64

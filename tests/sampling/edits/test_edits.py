@@ -1,4 +1,4 @@
-"""Tokens that each edit keeps and frees, and errors for impossible edits."""
+"""Image edits: kept and free tokens of each edit, and errors for invalid settings."""
 
 import json
 from pathlib import Path
@@ -21,25 +21,25 @@ from dalle.sampling.edits.variations import VariationsConfig, variations
 
 
 def made(grid: int = 8, start: int = 0) -> EncodedImage:
-    """A picture of grid x grid tokens, all different, of 2 x 2 pixels each."""
+    """Return an image of grid x grid tokens, all different, of 2 x 2 pixels each."""
     tokens = start + torch.arange(grid * grid).view(grid, grid)
     return EncodedImage((2 * grid, 2 * grid), Image.new("RGB", (2 * grid, 2 * grid), "green"), tokens)
 
 
 @pytest.mark.parametrize(("grid", "rows"), [(32, 15), (16, 8), (8, 4), (2, 1)])
-def test_complete_keeps_the_papers_share_of_the_rows(grid, rows):
+def test_complete_keeps_the_papers_fraction_of_rows(grid, rows):
     tokens = complete(made(grid)).tokens
     assert tokens[:rows].equal(made(grid).tokens[:rows])
     assert (tokens[rows:] == MASKED).all()
 
 
 @pytest.mark.parametrize("rows", [0, 8, 40, -1])
-def test_complete_refuses_rows_that_leave_nothing_to_keep_or_draw(rows):
+def test_complete_with_no_kept_or_no_free_rows_raises(rows):
     with pytest.raises(ValueError, match=f"cannot keep rows={rows} of an image of 8 rows of tokens; use 1 to 7"):
         complete(made(), CompleteConfig(rows=rows))
 
 
-def test_inpaint_frees_what_is_white():
+def test_inpaint_frees_white_cells():
     mask = Image.new("L", (16, 16))
     mask.paste(255, (4, 6, 9, 8))  # columns 4 to 8 of pixels are tokens 2 to 4
     canvas = inpaint(made(), mask, InpaintConfig(refinement_passes=1, proposals=3))
@@ -52,7 +52,7 @@ SIDES = [(4, 0, 0, 0), (0, 3, 0, 0), (0, 0, 5, 0), (0, 0, 0, 9), (2, 5, 7, 1), (
 
 
 @pytest.mark.parametrize("sides", SIDES, ids=str)
-def test_outpaint_keeps_the_picture_in_its_place(sides):
+def test_outpaint_keeps_the_image_in_place(sides):
     left, right, up, down = sides
     canvas = outpaint(made(), OutpaintConfig(left=left, right=right, up=up, down=down))
     assert canvas.tokens.shape == (up + 8 + down, left + 8 + right)
@@ -66,7 +66,7 @@ def test_outpaint_keeps_the_picture_in_its_place(sides):
 
 
 @pytest.mark.parametrize("sides", SIDES, ids=str)
-def test_outpaints_windows_reach_everything_and_see_half_a_window_of_what_is_there(sides):
+def test_outpaint_windows_cover_the_canvas_and_overlap_by_half(sides):
     left, right, up, down = sides
     canvas = outpaint(made(), OutpaintConfig(left=left, right=right, up=up, down=down))
     canvas.check(8, 64, 1)
@@ -78,19 +78,19 @@ def test_outpaints_windows_reach_everything_and_see_half_a_window_of_what_is_the
     assert known.all()
 
 
-def test_outpaint_sweeps_only_where_something_kept_comes_after_what_is_drawn():
+def test_outpaint_sweeps_only_if_kept_cells_follow_free_ones():
     assert outpaint(made(), OutpaintConfig(down=9)).refinement_passes == 0
     assert outpaint(made(), OutpaintConfig(down=9, right=1)).refinement_passes == OutpaintConfig().refinement_passes
 
 
 @pytest.mark.parametrize("sides", [{}, {"left": -1, "right": 4}])
-def test_outpaint_refuses_to_add_nothing(sides):
+def test_outpaint_without_new_cells_raises(sides):
     with pytest.raises(ValueError, match=r"outpaint adds columns and rows of tokens, .* try edit.right=4"):
         outpaint(made(), OutpaintConfig(**sides))
 
 
 @pytest.mark.parametrize(("keep", "kept"), [("cells", 19), ("rows", 16), ("columns", 16)])
-def test_variations_keep_a_share_that_differs_between_candidates(keep, kept):
+def test_variations_keep_the_given_share_differently_per_candidate(keep, kept):
     tokens = variations(made(), VariationsConfig(share=0.3, keep=keep), candidates=20).tokens
     assert tokens.shape == (20, 8, 8)
     assert ((tokens != MASKED).sum(dim=(1, 2)) == kept).all()
@@ -102,7 +102,7 @@ def test_variations_keep_a_share_that_differs_between_candidates(keep, kept):
         assert shown.std(dim=along).max() == 0
 
 
-def test_what_variations_keep_depends_on_seed_and_candidate_alone():
+def test_variations_depend_only_on_seed_and_candidate():
     tokens = variations(made(), candidates=20, seed=3).tokens
     assert variations(made(), candidates=4, seed=3, candidate_offset=7).tokens.equal(tokens[7:11])
     assert not variations(made(), candidates=20, seed=4).tokens.equal(tokens)
@@ -112,7 +112,7 @@ def test_what_variations_keep_depends_on_seed_and_candidate_alone():
     ("layout", "from_other"),
     [("top", [[0, 1], [0, 1]]), ("left", [[0, 0], [1, 1]]), ("checkerboard", [[0, 1], [1, 0]])],
 )
-def test_remix_joins_two_pictures_and_frees_their_border(layout, from_other):
+def test_remix_joins_two_images_and_frees_the_border(layout, from_other):
     """`from_other`: 1 for each quarter taken from the second image, columns first."""
     one, other = made(), made(start=100)
     whole = remix(one, other, RemixConfig(layout=layout, seam=0)).tokens
@@ -129,7 +129,7 @@ def test_remix_joins_two_pictures_and_frees_their_border(layout, from_other):
     assert seamed[~middle].equal(whole[~middle])
 
 
-def test_a_random_remix_takes_a_share_of_each_picture_for_each_candidate():
+def test_random_remix_uses_a_share_of_each_image_per_candidate():
     tokens = remix(made(), made(start=100), RemixConfig(layout="random", share=0.25), candidates=9).tokens
     assert ((tokens < 100).sum(dim=(1, 2)) == 16).all()
     assert (tokens % 100 == made().tokens).all()
@@ -146,7 +146,7 @@ def test_a_random_remix_takes_a_share_of_each_picture_for_each_candidate():
         (lambda: remix(made(), made(), RemixConfig(seam=-1)), "seam=-1 is below 0"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(make, problem):
+def test_invalid_settings_raise(make, problem):
     with pytest.raises(ValueError, match=problem):
         make()
 
@@ -156,7 +156,7 @@ def test_settings_that_cannot_work_are_refused(make, problem):
 
 @pytest.fixture
 def files(tmp_path) -> Path:
-    """one.png and two.png of 12 x 8 pixels, mask.png for them, and what cannot work."""
+    """Return a folder with one.png and two.png of 12 x 8 pixels, mask.png for them, and invalid files."""
     generator = np.random.default_rng(0)
     for name in ("one.png", "two.png"):
         Image.fromarray(generator.integers(0, 256, (8, 12, 3), dtype=np.uint8)).save(tmp_path / name)
@@ -179,12 +179,12 @@ OPTIONS = {
 }
 
 
-def test_every_edit_is_run_from_the_command_line_below():
+def test_every_edit_has_a_command_line_test():
     assert set(OPTIONS) == set(EDITS)
 
 
 @pytest.mark.parametrize("edit", OPTIONS)
-def test_each_edit_draws_pictures_and_says_with_which_settings(checkpoints, files, run_command, edit):
+def test_each_edit_writes_images_and_settings(checkpoints, files, run_command, edit):
     status, told = run_command(
         "sample",
         f"checkpoint={checkpoints}",
@@ -232,7 +232,7 @@ def test_each_edit_draws_pictures_and_says_with_which_settings(checkpoints, file
         (["edit=inpaint", "image=one.png", "edit.msk=mask.png"], "no setting edit.msk; did you mean edit.mask"),
     ],
 )
-def test_what_is_wrong_with_an_edit_is_said_in_a_sentence(checkpoints, files, run_command, arguments, sentence):
+def test_edit_errors_are_one_sentence(checkpoints, files, run_command, arguments, sentence):
     status, told = run_command("sample", f"checkpoint={checkpoints}", "caption=a red circle", "out=drawn", *arguments)
     assert status == 2
     assert sentence in told
@@ -240,11 +240,11 @@ def test_what_is_wrong_with_an_edit_is_said_in_a_sentence(checkpoints, files, ru
     assert not (files / "drawn").exists()
 
 
-def test_no_edit_makes_no_canvas():
+def test_no_edit_gives_no_canvas():
     assert build_canvas(SampleConfig(), lambda image: made()) is None
 
 
-def test_generate_takes_a_canvas_from_python(checkpoints):
+def test_generate_accepts_a_canvas(checkpoints):
     dalle = DALLE.load(checkpoints)
     photo = dalle.encode_image(Image.new("RGB", (20, 30), "orange"))
     result = dalle.generate("a red circle", candidates=3, keep=2, canvas=complete(photo, CompleteConfig(rows=3)))
