@@ -9,7 +9,7 @@ from torch import nn
 
 from benchmarks.attention import attention_seconds, empty_cache
 from benchmarks.machine import seconds
-from dalle.models.cpu_linear import PackedLinear, packed
+from dalle.models.cpu_linear import PackedLinear, pack_linear_layers
 from dalle.models.transformer.model import Transformer
 from dalle.sampling.decode import DEFAULTS
 from dalle.sampling.gumbel_noise import candidate_keys, gumbel_noise
@@ -32,7 +32,7 @@ class Breakdown:
 @torch.inference_mode()
 def step_breakdown(model: Transformer, batch: int, precision: str, rounds: int) -> Breakdown:
     """Time the parts of decoding one token of `batch` images of one caption."""
-    model = packed(model, batch, getattr(torch, precision))
+    model = pack_linear_layers(model, batch, getattr(torch, precision))
     config, cache = model.config, empty_cache(model, batch)
     layers = [
         each for each in model.modules() if isinstance(each, (PackedLinear, nn.Linear)) and each is not model.text_head

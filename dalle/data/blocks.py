@@ -1,6 +1,6 @@
 """Data source `blocks`: procedural images of a few coloured shapes, captioned in plain English.
 
-A scene is generated from its facts: first a `Statement`, then a layout for which it is true, then the image and
+A scene is generated in three steps: a random `Statement`, a random layout for which it is true, then the image and
 several wordings of the statement as captions.
 """
 
@@ -125,29 +125,30 @@ def _plausible(pairs: Sequence[tuple[str, str]], relations: Sequence[Relation]) 
     )
 
 
-def compose(config: BlocksConfig, generator: np.random.Generator, novel: bool = False) -> Scene:
+def random_scene(config: BlocksConfig, generator: np.random.Generator, novel: bool = False) -> Scene:
     """Draw a random scene. With `novel`, its statement has at least one pair of HELD_OUT, otherwise none."""
     kind = tuple(KINDS)[int(np.searchsorted(_CUMULATIVE_SHARES, generator.random() * _CUMULATIVE_SHARES[-1]))]
     counts = KINDS[kind][1]
-    things, relations = facts(kind, generator, novel)
+    things, relations = random_objects(kind, generator, novel)
     each = [thing for thing, n in zip(things, counts, strict=True) for _ in range(n)]
     jitter = generator.uniform(1 - config.radius_jitter, 1 + config.radius_jitter, len(each))
     radii = np.array([RADII[size] for _, _, size in each]) * jitter
     centres = _layout([shape for shape, _, _ in each], radii, relations, config.lattice, generator)
     placed = zip(each, centres.tolist(), radii.tolist(), strict=True)
-    pieces = tuple(SceneObject(*what, x, y, radius) for what, (x, y), radius in placed)
+    objects = tuple(SceneObject(*what, x, y, radius) for what, (x, y), radius in placed)
 
-    said = [None if generator.random() < _TIMES_UNSIZED else size for _, _, size in things]
+    stated_sizes = [None if generator.random() < _TIMES_UNSIZED else size for _, _, size in things]
     described = (
-        NounPhrase(shape, colour, size, n) for (shape, colour, _), size, n in zip(things, said, counts, strict=True)
+        NounPhrase(shape, colour, size, n)
+        for (shape, colour, _), size, n in zip(things, stated_sizes, counts, strict=True)
     )
-    return Scene(pieces, Statement(tuple(described), relations))
+    return Scene(objects, Statement(tuple(described), relations))
 
 
-def facts(
+def random_objects(
     kind: str, generator: np.random.Generator, novel: bool = False
 ) -> tuple[list[tuple[str, str, str]], tuple[Relation, ...]]:
-    """Draw the facts of a random scene of one of KINDS: (shape, colour, size) of each object, and their relations.
+    """Draw random objects, as (shape, colour, size), and their relations for a scene of one of KINDS.
 
     With `novel`, at least one (shape, colour) is in HELD_OUT, otherwise none.
     """
@@ -285,7 +286,7 @@ class BlocksSource:
 
     def scene(self, index: int) -> Scene:
         """Return the scene of record `index`: its shapes and the statement of its captions."""
-        return compose(self.config, self._generator(index, stream="scene"), novel=self.split == "novel")
+        return random_scene(self.config, self._generator(index, stream="scene"), novel=self.split == "novel")
 
     def __getitem__(self, index: int) -> Record:
         scene = self.scene(index)

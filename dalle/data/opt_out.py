@@ -55,8 +55,8 @@ class OptOut:
                 return "opted out by address"
             if self.domains and any(domain in self.domains for domain in _domains(url)):
                 return "opted out by domain"
-        told = (*sha256, key.rpartition("/")[2])  # some data sets use hashes as keys
-        if len(self.hashes) and any(_SHA256.fullmatch(each) and self._has(bytes.fromhex(each)) for each in told):
+        hashes = (*sha256, key.rpartition("/")[2])  # some data sets use hashes as keys
+        if len(self.hashes) and any(_SHA256.fullmatch(each) and self._has(bytes.fromhex(each)) for each in hashes):
             return "opted out by hash"
         return None
 

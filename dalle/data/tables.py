@@ -53,13 +53,13 @@ def jsonl_rows(path: Path, images: Container[str], warnings: SkipCounter) -> Ite
     """Yield the rows of a JSON Lines file, one object per line. A caption may be a list of captions."""
     for number, line in _numbered(path, warnings):
         try:
-            told = parse_json_object(line)
-            (file, *_) = first_strings(told, FILE)
+            fields = parse_json_object(line)
+            (file, *_) = first_strings(fields, FILE)
         except ValueError:
             if line.strip():
                 warnings.add(UNREADABLE, f"{path.name} line {number}")
             continue
-        yield CaptionRow(file, first_strings(told, CAPTION_FIELDS), first_strings(told, URL))
+        yield CaptionRow(file, first_strings(fields, CAPTION_FIELDS), first_strings(fields, URL))
 
 
 def parquet_rows(path: Path, images: Container[str], warnings: SkipCounter) -> Iterator[CaptionRow]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dalle.data.blocks import KINDS, facts, wordings
+from dalle.data.blocks import KINDS, random_objects, wordings
 from dalle.data.blocks_scene import DIRECTIONS, NounPhrase, Statement
 from dalle.seeds import numpy_generator
 
@@ -40,7 +40,7 @@ def _scene(kind: str, novel: bool = False) -> Callable[[np.random.Generator], St
     """Return a sampler of statements with all objects and relations of a scene of this kind, one of KINDS."""
 
     def statement(generator: np.random.Generator) -> Statement:
-        things, relations = facts(kind, generator, novel)
+        things, relations = random_objects(kind, generator, novel)
         described = (NounPhrase(*thing, count) for thing, count in zip(things, KINDS[kind][1], strict=True))
         return Statement(tuple(described), relations)
 
@@ -64,7 +64,7 @@ def _equal_objects(count: int) -> Callable[[np.random.Generator], Statement]:
     """Return a sampler of statements about `count` equal objects. Three and more are small, to fit."""
 
     def statement(generator: np.random.Generator) -> Statement:
-        ((shape, colour, size),), _ = facts("one", generator)
+        ((shape, colour, size),), _ = random_objects("one", generator)
         return Statement((NounPhrase(shape, colour, size if count < 3 else "small", count),))
 
     return statement

@@ -17,7 +17,8 @@ from typing import Any
 
 from PIL import Image
 
-from dalle.checkpoint import read_json, replacing
+from dalle.atomic_files import atomic_write
+from dalle.checkpoint import read_json
 from dalle.evaluation.metric_result import MetricResult
 
 FORMAT = 3  # format 1 had the numbers only; format 2 had other names of metrics
@@ -74,8 +75,8 @@ class MetricsFile:
         metrics = {name: asdict(entry) for name, entry in self.metrics.items()}
         content = {"format": FORMAT, **self.numbers, "context": self.context, "metrics": metrics}
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as beside:
-            beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _save_image(image: Image.Image, path: Path) -> str:

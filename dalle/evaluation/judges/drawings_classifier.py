@@ -44,7 +44,7 @@ class ClassifierConfig:
     features: int = 256
 
     @staticmethod
-    def sizes_in(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    def infer_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
         """Infer the config's sizes from tensor shapes. Raises KeyError if they are not those of a classifier."""
         return {"features": shapes["concept.weight"][1]}
 
