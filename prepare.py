@@ -56,7 +56,7 @@ def import_model(config: PrepareConfig) -> None:
 
 
 def import_name(config: PrepareConfig) -> str | None:
-    """Return the option that import= was set to, or None."""
+    """Return the name of the importer that import= was set to, or None if it was not set."""
     return next((name for name, options in IMPORTS.configs.items() if isinstance(config, options)), None)
 
 
@@ -151,7 +151,7 @@ def temporary_folder(folder: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Task:
-    """One of the tasks of prepare.py."""
+    """One task of prepare.py: the setting that asks for it, and the function that does it."""
 
     setting: str  # the setting that asks for this task
     run: Callable[[PrepareConfig], None]

@@ -32,7 +32,7 @@ def main(config: ReportConfig) -> None:
 
 
 def report_all(folder: Path, out: Path) -> None:
-    """Write one page of all sweeps of the smallest size; sweeps that have not been run are listed without results.
+    """Write the page `out` of all sweeps in `folder` of the smallest size; those not run are listed without results.
 
     Raises:
         ValueError: there is no such folder.
@@ -92,7 +92,7 @@ def read_sweep(folder: Path) -> Sweep:
 
 
 def planned_job(job: Any, folder: Path) -> PlannedRun:
-    """Return the label, seed, folder and settings of a job with these options of its command."""
+    """Return a planned job, given the options of its command; `folder` is the folder of its sweep."""
     values = format_values(varied_values(job, job.ablation))
     if job.ablation.command != "train":
         return PlannedRun(values, job.seed, folder / job.file.parent.name)

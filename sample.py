@@ -56,14 +56,14 @@ def main(config: SampleConfig) -> None:
 
 
 def output_folder(config: SampleConfig, captions: list[str]) -> Path:
-    """Output folder: `config.out`, or a new folder named after the date and the first caption."""
+    """Return the output folder: `config.out`, or an unused path named after the date and the first caption."""
     return (
         Path(config.out) if config.out else unused_path(Path("outputs/samples", f"{date.today()}-{slug(captions[0])}"))
     )
 
 
 def metadata(config: SampleConfig, components: Mapping[str, Path]) -> dict[str, Any]:
-    """Settings and checkpoint digests needed to sample the same images again, without the captions."""
+    """Return the settings and checkpoint digests needed to sample the same images again, without the captions."""
     settings = {name: value for name, value in asdict(config).items() if name not in ("caption", "captions")}
     return settings | {"digests": {name: checkpoint.digest(path) for name, path in components.items()}}
 

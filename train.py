@@ -48,7 +48,7 @@ def train_stages(config: TrainConfig, device: torch.device) -> None:
 
 
 def plan_runs(config: TrainConfig) -> list[tuple[TrainConfig, Path]]:
-    """Return the stages to train, in order, each with its run folder."""
+    """Return the runs to train, in order: (options of one stage, run folder) each."""
     if config.ablation is not None:
         return [(config, Job.from_config(config).folder(config.out))]
     name = run_name(config.run)
@@ -112,12 +112,12 @@ def run_config(config: TrainConfig, init: Init | None) -> dict[str, Any]:
 
 
 def default_config(config: TrainConfig) -> dict[str, Any]:
-    """Return the defaults of the settings in `run_config`."""
+    """Return the default values of the stage and data settings in `run_config`."""
     return {"stage": defaults_of(type(config.stage)), "data": defaults_of(type(config.data))}
 
 
 def start_over(config: TrainConfig, folder: Path) -> None:
-    """Rename an existing run in `folder`. Reads the dVAE first, so that nothing is renamed if the run cannot start."""
+    """Rename the folder of an earlier run. Reads the dVAE first, so that nothing is renamed if the run cannot start."""
     if (dvae := dvae_folder(config, open_init(config, folder))) is not None:
         checkpoint.read_config(dvae, "dvae")
     if (renamed := rename_existing(folder)) is not None:
@@ -141,7 +141,7 @@ def train_stage(config: TrainConfig, folder: Path, device: torch.device) -> None
     dvae = None if config.dvae is None else Path(config.dvae)
     tokens = Path(config.out, "tokens") if config.tokens is None else Path(config.tokens)
     context = StageContext(config.seed, device, dvae, tokens, init)
-    stage = STAGES.of(config.stage).build(config.stage, config.data, context)
+    stage = STAGES.for_config(config.stage).build(config.stage, config.data, context)
     if init is not None and not init.resumed:
         print_once(f"{folder}: {load_init(stage.model, init, config.stage, dvae)}")
     parameters = sum(parameter.numel() for parameter in stage.model.parameters())

@@ -16,7 +16,7 @@ EVERY = 37  # every 37th position is timed, which covers all image columns
 
 @dataclass(frozen=True)
 class AttentionTime:
-    """Result for all layers of one attention pattern."""
+    """Attention time and cache size of one attention pattern, summed over all layers."""
 
     pattern: str
     milliseconds: float  # per token, for the whole batch
@@ -25,7 +25,7 @@ class AttentionTime:
 
 
 def attention_times(config: TransformerConfig, batch: int, rounds: int) -> list[AttentionTime]:
-    """Time each pattern, interleaved over the rounds. Returns one row per pattern."""
+    """Time each pattern for `batch` images, interleaved over the rounds. Returns one row per pattern."""
     caches: dict[str, Cache] = {}
     for pattern in PATTERNS:
         model = Transformer(replace(config, patterns=[pattern])).eval()
@@ -51,13 +51,13 @@ def attention_times(config: TransformerConfig, batch: int, rounds: int) -> list[
 
 @torch.inference_mode()
 def empty_cache(model: Transformer, batch: int) -> Cache:
-    """Return a cache for `batch` images of one caption."""
+    """Return a KV cache with one caption for `batch` images, without image tokens yet."""
     return model.new_cache(model.prefill(model.sequence.pad_captions([[1]])), batch)
 
 
 @torch.inference_mode()
 def attention_seconds(cache: Cache, config: TransformerConfig, batch: int) -> float:
-    """Return mean seconds per token over positions. Only attention is timed: queries, keys and values are given."""
+    """Return mean seconds per token of `batch` images over positions, with queries, keys and values given."""
     q, k, v = torch.randn(3, batch, config.heads, 1, config.width // config.heads)
     attention = SimpleNamespace(project=lambda x: (q, k, v))
     x = torch.randn(batch, 1, config.width)

@@ -9,7 +9,7 @@ from torch import nn
 
 from benchmarks.attention import attention_seconds, empty_cache
 from benchmarks.machine import seconds
-from dalle.models.cpu_linear import PackedLinear, packed
+from dalle.models.cpu_linear import PackedLinear, pack_linear_layers
 from dalle.models.transformer.model import Transformer
 from dalle.sampling.decode import DEFAULTS
 from dalle.sampling.gumbel_noise import candidate_keys, gumbel_noise
@@ -20,7 +20,7 @@ STEPS = 8  # consecutive steps that are timed, in the middle of the image
 
 @dataclass(frozen=True)
 class Breakdown:
-    """Breakdown of one step in milliseconds, median of the rounds."""
+    """Time of one decoding step and of its parts in milliseconds, each the median of the rounds."""
 
     total: float
     linears: float  # linear layers: reading weights
@@ -32,7 +32,7 @@ class Breakdown:
 @torch.inference_mode()
 def step_breakdown(model: Transformer, batch: int, precision: str, rounds: int) -> Breakdown:
     """Time the parts of decoding one token of `batch` images of one caption."""
-    model = packed(model, batch, getattr(torch, precision))
+    model = pack_linear_layers(model, batch, getattr(torch, precision))
     config, cache = model.config, empty_cache(model, batch)
     layers = [
         each for each in model.modules() if isinstance(each, (PackedLinear, nn.Linear)) and each is not model.text_head
@@ -67,7 +67,7 @@ def step_breakdown(model: Transformer, batch: int, precision: str, rounds: int) 
 
 
 def breakdown_table(rows: dict[tuple[int, str], Breakdown]) -> str:
-    """Return a Markdown table with a row per batch size and precision."""
+    """Return breakdowns by (batch size, precision) as a Markdown table with one row each."""
     names = list(asdict(next(iter(rows.values()))))
     lines = [f"| one step, ms | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
     for (batch, precision), row in rows.items():

@@ -18,7 +18,7 @@ MAX_REPEATED_BATCH = 64  # batch size; above it there is one round, which is lon
 
 @dataclass(frozen=True)
 class Decoder:
-    """A decoder of image tokens."""
+    """A decoder to be timed: a model, and a function that decodes some image tokens with it."""
 
     name: str
     precision: str  # float32 or bfloat16
@@ -30,7 +30,7 @@ class Decoder:
 
 @dataclass(frozen=True)
 class DecoderResult:
-    """Result of one decoder at one batch size."""
+    """Speed and memory of one decoder at one batch size."""
 
     name: str
     precision: str
@@ -85,14 +85,14 @@ def compare(
 
 
 def tokens_timed(decoder: Decoder, batch: int, image_tokens: int) -> int:
-    """Return the number of tokens to decode per image."""
+    """Return the number of tokens to decode per image when `decoder` is timed; at most `image_tokens`."""
     if decoder.ours or (decoder.cached and batch <= MAX_WHOLE_IMAGE_BATCH):
         return image_tokens
     return min(PARTIAL_TOKENS, image_tokens // 2)
 
 
 def batch_seconds(decoder: Decoder, batch: int, image_tokens: int) -> float:
-    """Return the seconds for `batch` whole images, scaled up if only some tokens are timed."""
+    """Time `decoder` and return the seconds for `batch` whole images, scaled up if only some tokens are timed."""
     tokens = tokens_timed(decoder, batch, image_tokens)
     elapsed = seconds(lambda: decoder.decode(batch, tokens))
     if tokens == image_tokens:

@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Runner:
-    """A function that processes `count` images."""
+    """A function to be timed that processes `count` images, and its name in tables."""
 
     name: str
     output: str  # result of the last processing step: "decoded" | "none" | "transformer" | "tokens"
@@ -19,7 +19,7 @@ class Runner:
 
 @dataclass(frozen=True)
 class Throughput:
-    """Measured speed of one runner."""
+    """Measured speed of one runner, absolute and relative to a reference runner."""
 
     name: str
     output: str
@@ -28,7 +28,9 @@ class Throughput:
 
 
 def time_interleaved(runners: list[Runner], rounds: int, reference: str | None) -> list[Throughput]:
-    """Time all runners, interleaved in rounds, so that other load on the machine affects all of them.
+    """Time all runners, interleaved in rounds, and return the speed of each.
+
+    Other load on the machine therefore affects all of them.
 
     reference: name of the runner that the others are compared with.
     """
@@ -51,7 +53,7 @@ def time_interleaved(runners: list[Runner], rounds: int, reference: str | None) 
 
 
 def table(rows: list[Throughput], title: str) -> str:
-    """Return the rows as a Markdown table."""
+    """Return the speeds of runners as a Markdown table with one row each."""
     lines = [f"| {title} | output | images/s | times reference |", "|---|---|---|---|"]
     for row in rows:
         times = "" if row.times_reference is None else f"{row.times_reference:.2f}"

@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from dalle.models.cpu_linear import PackedLinear, can_pack
+from dalle.models.cpu_linear import PackedLinear, is_packing_supported
 from dalle.models.transformer.model import TransformerConfig
 
 Result = TypeVar("Result")
@@ -39,7 +39,7 @@ def matmul_rate(precision: str, size: int = 1024, tries: int = 6) -> float:
     """Return operations (multiplications and additions) per second of the fastest torch matmul in `precision`."""
     dtype = getattr(torch, precision)
     layer = nn.Linear(size, size, bias=False, dtype=dtype)
-    layers = [layer, PackedLinear(layer, size, dtype)] if can_pack(dtype) else [layer]
+    layers = [layer, PackedLinear(layer, size, dtype)] if is_packing_supported(dtype) else [layer]
     x = torch.ones(size, size, dtype=dtype)
     with torch.inference_mode():
         return 2 * size**3 / min(seconds(partial(each, x)) for _ in range(tries) for each in layers)

@@ -81,7 +81,7 @@ PEERS: dict[str, Callable[[TransformerConfig], Decoder]] = {
 
 
 def available(names: list[str], config: TransformerConfig) -> tuple[list[Decoder], dict[str, str]]:
-    """Return the peers by name, and the reason for each unavailable one."""
+    """Return the decoders of the peers `names`, and {name: reason} for those that are not installed."""
     peers, unavailable = [], {}
     for name in names:
         try:
@@ -102,7 +102,7 @@ def _dalle_pytorch(config: TransformerConfig) -> Any:
     from dalle_pytorch import DALLE, DiscreteVAE  # type: ignore[reportMissingImports]
 
     class Tokens(DiscreteVAE):
-        """Identity dVAE: images are not measured, so an image is its tokens."""
+        """Identity dVAE, whose images are their tokens: the time of the dVAE is not measured."""
 
         given: Tensor
 

@@ -24,7 +24,7 @@ def photograph(number: int, width: int, height: int) -> bytes:
 
 
 def write(root: Path, count: int, width: int, height: int) -> None:
-    """Write `count` images to root/folder, root/captions.json and root/shards."""
+    """Write `count` captioned images of width x height pixels to root/folder, root/captions.json and root/shards."""
     (root / "folder").mkdir(parents=True)
     (root / "shards").mkdir()
     images, annotations = [], []

@@ -29,7 +29,10 @@ class SyntheticCaptions:
 
 
 def token_reads(root: Path, records: int, positions: int, rounds: int, size: int = 512) -> list[Throughput]:
-    """Time a cache of synthetic tokens: whole batches, reads alone, and copies of as many bytes in memory."""
+    """Time a cache of synthetic tokens (`positions` per record) and return three speeds in batches of `size`.
+
+    They are of whole batches, of reads alone, and of copies of as many bytes in memory.
+    """
     source: Any = SyntheticCaptions(records)
     kind = TokenCacheSettings("synthetic", 64, "none", "synthetic", 1)
     cache = TokenCache.create(root / "tokens", kind, records, positions, 8_192, {})

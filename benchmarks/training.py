@@ -62,14 +62,17 @@ def runs() -> Iterator[tuple[str, str]]:
 
 
 def measure_in_process(configuration: str, logit_offset: float, options: argparse.Namespace) -> float:
-    """Measure the speed in a new process and return it."""
+    """Return `images_per_second` of the configuration with this name, measured in a new process."""
     command = [sys.executable, __file__, "--one-run", configuration, str(logit_offset)]
     command += ["--steps", str(options.steps), "--threads", str(options.threads)]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def images_per_second(configuration: list[str], logit_offset: float, steps: int, threads: int) -> float:
-    """Return images per second of the project's training loop, over the last `steps` updates."""
+    """Return images per second of the training loop with the parts of a CPU configuration, over `steps` updates.
+
+    logit_offset: added to one logit bias of the dVAE's encoder.
+    """
     torch.set_num_threads(threads)
     if "memory" in configuration:
         keep_freed_memory()

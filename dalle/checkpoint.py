@@ -23,11 +23,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from dalle.atomic_files import atomic_write, fsync
 from dalle.config_validation import config_from_json, describe_type, has_type, truncated_repr
 
 FORMAT = 1
 WEIGHTS, CONFIG, TOKENIZER, STATE = "model.safetensors", "config.json", "tokenizer.json", "state"
-
 
 # former names of fields and of values in config.json, converted on reading: kind -> former name -> name
 RENAMED_FIELDS = {
@@ -74,14 +74,14 @@ def save_model(
     """
     folder = Path(folder)
     written = {"format": FORMAT, "kind": kind, "model": dataclasses.asdict(config), "meta": dict(meta or {})}
-    with _naming_failures(folder):
+    with _write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with replacing(folder / WEIGHTS) as path:
+        with atomic_write(folder / WEIGHTS) as path:
             _write_tensors(path, model.state_dict())
         if tokenizer is not None:
-            with replacing(folder / TOKENIZER) as path:
+            with atomic_write(folder / TOKENIZER) as path:
                 tokenizer.save(path)
-        with replacing(folder / CONFIG) as path:
+        with atomic_write(folder / CONFIG) as path:
             _write_json(path, written)
 
 
@@ -92,8 +92,8 @@ def read_config(folder: str | Path, kind: str) -> tuple[dict[str, Any], dict[str
         raise CheckpointError(f"no checkpoint at {folder}: there is no such folder")
     path = folder / CONFIG
     if not path.is_file():
-        inside = sorted(below.parent.name for below in folder.glob(f"*/{CONFIG}"))
-        hint = f"; it holds the checkpoints {', '.join(inside)}: name one of them" if inside else ""
+        subfolders = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}"))
+        hint = f"; it holds the checkpoints {', '.join(subfolders)}: choose one of them" if subfolders else ""
         raise CheckpointError(f"{folder} is not a checkpoint: it has no {CONFIG}{hint}")
     written = read_json(path)
     if "format" not in written or "kind" not in written or not isinstance(written.get("model"), dict):
@@ -112,11 +112,11 @@ def read_config(folder: str | Path, kind: str) -> tuple[dict[str, Any], dict[str
             raise CheckpointError(f"{path}: meta.{name}={truncated_repr(meta[name])} must be {describe_type(hint)}")
     for name in ("dvae", "init"):
         if any(not isinstance(value, str) for value in meta.get(name, {}).values()):
-            raise CheckpointError(f"{path}: meta.{name}={truncated_repr(meta[name])} must hold texts alone")
-    return _with_current_names(kind, written["model"]), meta
+            raise CheckpointError(f"{path}: meta.{name}={truncated_repr(meta[name])} must contain only strings")
+    return _convert_former_names(kind, written["model"]), meta
 
 
-def _with_current_names(kind: str, config: dict[str, Any]) -> dict[str, Any]:
+def _convert_former_names(kind: str, config: dict[str, Any]) -> dict[str, Any]:
     """Convert the former names of `RENAMED_FIELDS` and `RENAMED_VALUES` in a model config."""
     fields = RENAMED_FIELDS.get(kind, {})
     config = {fields.get(name, name): value for name, value in config.items()}
@@ -131,7 +131,7 @@ def load_model(folder: str | Path, kind: str, schema: type, build: Callable[[Any
     """Load the model in `folder` in eval mode; `build` creates it from its config, a dataclass `schema`.
 
     Before the model is built, the config is validated by type and range, and against the tensor shapes in the file, so
-    that an untrusted file cannot allocate more memory than its size. `schema.sizes_in` infers sizes from the shapes.
+    that an untrusted file cannot allocate more memory than its size. `schema.infer_sizes` infers sizes from the shapes.
     Raises CheckpointError for an invalid checkpoint.
     """
     written, _ = read_config(folder, kind)
@@ -142,12 +142,12 @@ def load_model(folder: str | Path, kind: str, schema: type, build: Callable[[Any
         raise CheckpointError(str(error)) from error
     weights = Path(folder) / WEIGHTS
     try:
-        told = schema.sizes_in(read_shapes(weights))
+        sizes = schema.infer_sizes(read_shapes(weights))
     except (KeyError, IndexError) as error:
-        raise CheckpointError(f"{weights} holds no {kind}: its tensor {error} is missing or too flat") from error
-    for name, size in told.items():
+        raise CheckpointError(f"{weights} holds no {kind}: tensor {error} is missing or lacks dimensions") from error
+    for name, size in sizes.items():
         if getattr(config, name) not in (size, None):  # None: a default size, checked by `check_tensors`
-            raise CheckpointError(f"{path} has {name}={getattr(config, name)}, and the tensors in {WEIGHTS} {size}")
+            raise CheckpointError(f"{path} has {name}={getattr(config, name)}, but {WEIGHTS} has {name}={size}")
     try:
         model = build(config)
     except (ValueError, ArithmeticError) as error:
@@ -158,7 +158,7 @@ def load_model(folder: str | Path, kind: str, schema: type, build: Callable[[Any
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Read the tensor shapes from the header of a safetensors file. Raises CheckpointError if it is damaged."""
-    with _naming_damage(path), safe_open(path, "pt") as file:
+    with _read_errors(path), safe_open(path, "pt") as file:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
@@ -196,14 +196,14 @@ def digest(folder: str | Path) -> str:
     """Compute the model's digest: the first 16 hexadecimal digits of the SHA-256 of weights and model config."""
     folder = Path(folder)
     written = read_json(folder / CONFIG)
-    known = hashlib.sha256(json.dumps([written["kind"], written["model"]], sort_keys=True).encode())
+    sha256 = hashlib.sha256(json.dumps([written["kind"], written["model"]], sort_keys=True).encode())
     try:
         with open(folder / WEIGHTS, "rb") as file:
             while block := file.read(1 << 20):
-                known.update(block)
+                sha256.update(block)
     except OSError as error:
         raise CheckpointError(f"{folder / WEIGHTS} cannot be read: {error.strerror}") from error
-    return known.hexdigest()[:16]
+    return sha256.hexdigest()[:16]
 
 
 def save_state(folder: str | Path, step: int, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
@@ -213,40 +213,40 @@ def save_state(folder: str | Path, step: int, tensors: Mapping[str, Tensor], sca
     kept.
     """
     states = Path(folder) / STATE
-    standing, beside = states / f"{step:08d}", states / f".{step:08d}.part"
-    with _naming_failures(standing):
-        beside.mkdir(parents=True, exist_ok=True)
+    state, temporary = states / f"{step:08d}", states / f".{step:08d}.part"
+    with _write_errors(state):
+        temporary.mkdir(parents=True, exist_ok=True)
         try:
-            _write_tensors(beside / "state.safetensors", tensors)
-            _write_json(beside / "state.json", {"format": FORMAT, "step": step, **scalars})
-            for path in (*beside.iterdir(), beside):
-                _flush(path)
-            if standing.exists():  # same step again: keep the old one under a name that load_state finds
-                os.replace(standing, states / f"{step:08d}.old")
-            os.replace(beside, standing)
-            _flush(states)
+            _write_tensors(temporary / "state.safetensors", tensors)
+            _write_json(temporary / "state.json", {"format": FORMAT, "step": step, **scalars})
+            for path in (*temporary.iterdir(), temporary):
+                fsync(path)
+            if state.exists():  # same step again: keep the old one under a name that load_state finds
+                os.replace(state, states / f"{step:08d}.old")
+            os.replace(temporary, state)
+            fsync(states)
         except BaseException:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
             raise
     for other in states.iterdir():
-        if other != standing:
+        if other != state:
             shutil.rmtree(other, ignore_errors=True)
 
 
 def load_state(folder: str | Path) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
     """Load (step, tensors on the CPU, scalars) of the newest state in `folder`; None if there is none."""
-    standing = _newest_state(folder)
-    if standing is None:
+    state = _newest_state(folder)
+    if state is None:
         return None
-    tensors = read_tensors(standing / "state.safetensors")
-    scalars = _read_scalars(standing)
+    tensors = read_tensors(state / "state.safetensors")
+    scalars = _read_scalars(state)
     return scalars.pop("step"), tensors, scalars
 
 
 def read_scalars(folder: str | Path) -> dict[str, Any] | None:
     """Read `step` and the scalars of the newest state, without its tensors; None if there is none."""
-    standing = _newest_state(folder)
-    return None if standing is None else _read_scalars(standing)
+    state = _newest_state(folder)
+    return None if state is None else _read_scalars(state)
 
 
 def _newest_state(folder: str | Path) -> Path | None:
@@ -254,21 +254,21 @@ def _newest_state(folder: str | Path) -> Path | None:
     return max(found, key=lambda path: (int(path.stem), path.suffix != ".old"), default=None)
 
 
-def _read_scalars(standing: Path) -> dict[str, Any]:
-    scalars = read_json(standing / "state.json")
+def _read_scalars(state: Path) -> dict[str, Any]:
+    scalars = read_json(state / "state.json")
     if scalars.pop("format", None) != FORMAT or not isinstance(scalars.get("step"), int):
-        raise CheckpointError(f"{standing} was written by another version of this code: use another run name")
+        raise CheckpointError(f"{state} was written by another version of this code: use another run name")
     return scalars
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a safetensors file by name. Raises `CheckpointError` if it is missing or damaged."""
-    with _naming_damage(path):
+    with _read_errors(path):
         return load_file(path)
 
 
 @contextmanager
-def _naming_damage(path: Path) -> Iterator[None]:
+def _read_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
@@ -308,33 +308,10 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Context with a temporary path to write to, which replaces `path` atomically at the end; deleted on errors."""
-    # the package for this, atomicwrites, is no longer maintained
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        yield beside
-        _flush(beside)
-        os.replace(beside, path)
-        _flush(path.parent)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    """Flush `path` to disk: after a power failure, a renamed file could otherwise exist without its content."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def _naming_failures(path: Path) -> Iterator[None]:
+def _write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"could not save {path}: {error}. What was saved before is still good: make room, and run again"
+            f"could not save {path}: {error}. The previous file is unchanged: free some disk space and run again"
         ) from error

@@ -51,13 +51,13 @@ class Registry(Mapping[str, Entry[Built]]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def choose(self, name: Any) -> Entry[Built]:
+    def lookup(self, name: Any) -> Entry[Built]:
         """Return the entry `name`. Raises ValueError, with all valid names, if there is none."""
         if name not in self._entries:
             raise ValueError(f"there is no {self.kind} {name!r}; choose one of {', '.join(self)}")
         return self._entries[name]
 
-    def of(self, config: Any) -> Entry[Built]:
+    def for_config(self, config: Any) -> Entry[Built]:
         """Return the entry whose dataclass of settings is the type of `config`. Raises ValueError if there is none."""
         for entry in self._entries.values():
             if entry.config is not None and isinstance(config, entry.config):

@@ -175,7 +175,7 @@ def test_full_disk_leaves_previous_checkpoint_and_state(saved, small_files_only)
     first, files = checkpoint.digest(folder), sorted(folder.rglob("*"))
     with pytest.raises(CheckpointError, match=r"could not save .*line.*File too large"):
         checkpoint.save_model(folder, "line", Line(inputs=100_000), LineConfig(100_000))
-    with pytest.raises(CheckpointError, match="saved before is still good"):
+    with pytest.raises(CheckpointError, match="previous file is unchanged"):
         checkpoint.save_state(folder, 10, {"a": torch.zeros(100_000)}, {})
     assert checkpoint.digest(folder) == first
     assert checkpoint.read_scalars(folder) == {"step": 5}

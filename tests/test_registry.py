@@ -20,17 +20,17 @@ SHAPES = Registry("shape", {"circle": Entry(lambda config: config.radius, Circle
 
 
 def test_entries_are_built_by_name_and_by_config():
-    assert SHAPES.choose("circle").build(CircleConfig(3)) == 3
-    assert SHAPES.of(CircleConfig(3)) is SHAPES["circle"]
+    assert SHAPES.lookup("circle").build(CircleConfig(3)) == 3
+    assert SHAPES.for_config(CircleConfig(3)) is SHAPES["circle"]
     assert list(SHAPES) == ["circle", "square"] and len(SHAPES) == 2 and "oval" not in SHAPES
     assert SHAPES.configs == {"circle": CircleConfig}
 
 
 def test_an_unknown_name_raises_an_error_with_all_names():
     with pytest.raises(ValueError, match="there is no shape 'oval'; choose one of circle, square"):
-        SHAPES.choose("oval")
+        SHAPES.lookup("oval")
     with pytest.raises(ValueError, match="there is no shape with settings of type Square"):
-        SHAPES.of(Square())
+        SHAPES.for_config(Square())
 
 
 @pytest.mark.parametrize(

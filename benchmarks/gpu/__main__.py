@@ -36,12 +36,12 @@ def main() -> None:
 
 
 def load_part(name: str) -> part.Part:
-    """Import a part. Parts are imported separately, so that a missing package affects only the part that needs it."""
+    """Return the part with this name, imported alone: a missing package affects only the part that needs it."""
     return importlib.import_module(f"benchmarks.gpu.{name}").PART
 
 
 def select_device(name: str) -> torch.device:
-    """Return the device. Exits with a message if it is not available."""
+    """Return the torch device `name`. Exits with a message if it is not available."""
     if name.startswith("cuda") and not torch.cuda.is_available():
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
         raise SystemExit(

@@ -24,7 +24,10 @@ DETERMINISTIC_STEPS = 30
 
 
 def train_and_evaluate(seed: int, options: Options) -> Results:
-    """Train the demo with one seed, resuming an earlier call; sample the README's caption and evaluate."""
+    """Train the demo with one seed, sample the README's caption and evaluate. Returns seconds and metrics.
+
+    Resumes the training of an earlier call.
+    """
     folder = options.folder / f"seed{seed}"
     workers = [f"stage.{stage}.workers=6" for stage in STAGES]  # one worker draws images too slowly for a GPU
     toy = [*TOY, *(f"stage.{stage}.steps=2" for stage in STAGES)] if options.quick else workers
@@ -49,7 +52,7 @@ def train_and_evaluate(seed: int, options: Options) -> Results:
 
 
 def check_determinism(options: Options) -> Results:
-    """Train twice with deterministic=true and compare weights bitwise. Also compares ordinary runs."""
+    """Train twice with deterministic=true and report if the weights are bitwise equal. Also compares ordinary runs."""
     steps = 2 if options.quick else DETERMINISTIC_STEPS
     toy = [*(TOY if options.quick else ["data.train=2000"]), *(f"stage.{stage}.steps={steps}" for stage in STAGES)]
     digests: dict[str, list[dict[str, str]]] = {}

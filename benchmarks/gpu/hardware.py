@@ -17,7 +17,7 @@ PACKAGES = ("numpy", "triton", "transformers", "torchmetrics", "hydra-core", "to
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """Return the machine's description, which is reported with all results."""
+    """Return the machine's hardware and package versions, which are reported with all results."""
     description: dict[str, Any] = {"device": str(device), "processor": processor(), "cores": torch.get_num_threads()}
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
@@ -34,7 +34,7 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def name_of(machine: dict[str, Any]) -> str:
-    """Return a one-line description of the machine."""
+    """Return a description in one line of a machine, as `describe` returns it."""
     if "gpu" not in machine:
         return f"{machine['processor']}, {machine['cores']} threads, torch {machine['torch']}"
     memory = f"{machine['gpu_memory_bytes'] / 2**30:.0f} GiB"

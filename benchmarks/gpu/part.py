@@ -35,7 +35,7 @@ class NotPossible(Exception):
 
 @dataclass(frozen=True)
 class Options:
-    """Arguments of a measurement."""
+    """Arguments of a measurement: the device, its size, a folder for its files, and the time when it must end."""
 
     device: torch.device
     quick: bool  # toy sizes, to check that everything runs
@@ -52,7 +52,7 @@ class Part:
 
 
 def run(part: Part, device: str, quick: bool, out: Path, minutes: float) -> bool:
-    """Run the missing measurements. Returns True if all are done or impossible on this machine."""
+    """Run the missing measurements of a part. Returns True if all are done or impossible on this machine."""
     deadline = time.time() + 60 * minutes
     out.mkdir(parents=True, exist_ok=True)
     results_file = ResultsFile(out / f"{part.name}.json", part.name, _describe_machine(device), quick)
@@ -80,7 +80,7 @@ def run(part: Part, device: str, quick: bool, out: Path, minutes: float) -> bool
 
 
 def measure(part: Part, name: str, options: Options, result: Path) -> None:
-    """Run one measurement in this process and write its outcome to the file `result`."""
+    """Run the measurement `name` in this process and write its outcome to the JSON file `result`."""
     try:
         outcome = {"status": "done", "results": part.measurements(options.quick)[name](options)}
     except NotPossible as reason:
@@ -89,7 +89,7 @@ def measure(part: Part, name: str, options: Options, result: Path) -> None:
 
 
 class ResultsFile:
-    """Results file of a part: the machine and the outcome of each measurement."""
+    """JSON file with the results of a part: the machine and the outcome of each measurement."""
 
     def __init__(self, path: Path, part: str, machine: dict[str, Any], quick: bool):
         self.path = path

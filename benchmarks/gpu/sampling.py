@@ -66,7 +66,7 @@ def narrow(config: TransformerConfig) -> TransformerConfig:
 
 
 def limits(options: Options) -> Results:
-    """Measure the memory bandwidth and matmul throughput of the GPU."""
+    """Measure the memory bandwidth of the GPU, and its matmul throughput by dtype."""
     side, size = (256, 2**24) if options.quick else (8192, 2**32)
     rates = {
         str(dtype).removeprefix("torch."): hardware.matmul_rate(options.device, dtype, side)
@@ -76,7 +76,10 @@ def limits(options: Options) -> Results:
 
 
 def draw(name: str, batch: int, options: Options) -> Results:
-    """Time the sampling of images: CUDA graphs and eager steps interleaved, then GPT-2. Adds shares of the limits."""
+    """Time the sampling of `batch` images, or as many as fit, with the preset `name`; returns results for JSON.
+
+    CUDA graphs and eager steps are interleaved; GPT-2 follows. Adds shares of the limits of the GPU.
+    """
     config = config_of(name, options.quick)
     dtype = torch.bfloat16
     free = hardware.memory_bytes(options.device)
@@ -121,7 +124,7 @@ def draw(name: str, batch: int, options: Options) -> Results:
 def _compare_methods(
     config: TransformerConfig, images: int, dtype: torch.dtype, memory: DecodingMemory, options: Options
 ) -> tuple[dict[str, tuple[float, float]], int | None]:
-    """Return, for each decoding method, seconds for `images` images and before the first token, and the peak memory."""
+    """Return ({decoding method: (seconds for `images` images, seconds before the first token)}, peak bytes or None)."""
     model = random_transformer(config, dtype, options.device)
     caption = model.sequence.pad_captions([[1] * (config.text_positions // 2)])
 

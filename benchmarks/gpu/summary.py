@@ -30,7 +30,7 @@ def summary(out: Path, parts: Sequence[str]) -> tuple[list[str], bool]:
 
 
 def _shortened(body: list[str], page: str, most: int = LINES // 4 - 5) -> list[str]:
-    """Return the first `most` lines, and any later lines about missing measurements."""
+    """Return the first `most` lines of a part's page, and any later lines about missing measurements."""
     if len(body) <= most:
         return body
     start = body.index("Not measured:") if "Not measured:" in body else len(body)

@@ -22,7 +22,7 @@ def files() -> list[Path]:
 
 
 def run_file(path: Path, options: Options) -> Results:
-    """Run the tests of one file that have not passed yet."""
+    """Run the tests in the file `path` that have not passed yet. Returns counts and the outcome of each test."""
     outcomes_path = options.folder / f"{path.stem}.jsonl"
     _pytest([str(path)], outcomes_path, options)
     failed = [test for test, outcome in outcomes(outcomes_path).items() if outcome["outcome"] == "failed"]

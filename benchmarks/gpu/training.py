@@ -33,7 +33,7 @@ KERNELS = 10
 
 
 def overrides_of(stage: str, preset: str, options: Options) -> list[str]:
-    """Return the overrides for train.py."""
+    """Return the command-line overrides with which train.py trains a stage at a preset."""
     common = ["workers=0", "log_every=0", "validate_every=0", "preview_every=0", "save_every=0"]
     if options.quick:
         data = ["data=blocks", "data.image_size=32", "data.train=16", "data.val=2"]
@@ -98,7 +98,7 @@ def train(stage_name: str, preset: str, options: Options, batch: int | None = No
 
 
 def state_bytes(model: nn.Module) -> int:
-    """Return the bytes of float32 weights, gradients, two moments and the EMA, without activations."""
+    """Return the bytes of the training state of a model in float32: weights, gradients, two moments and the EMA."""
     return 4 * 5 * sum(each.numel() for each in model.parameters())
 
 
@@ -121,7 +121,7 @@ def longest_kernels(trainer: Trainer) -> list[dict[str, Any]]:
 
 
 def _random_dvae(preset: str, options: Options) -> Path:
-    """Write a dVAE of the preset with random weights; the training time does not depend on the tokens."""
+    """Write a dVAE of the preset with random weights and return its folder: the time does not depend on the tokens."""
     folder = options.folder / f"dvae-{'toy' if options.quick else preset}"
     if not (folder / "config.json").exists():  # config.json is written last
         config = compose("train", overrides_of("dvae", preset, options))

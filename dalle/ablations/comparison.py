@@ -29,7 +29,7 @@ from dalle.training.run import flatten_config
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """Settings, curve and numbers of a run, finished or not."""
+    """One training run, finished or not: its settings, validation curve and evaluation."""
 
     name: str
     folder: Path
@@ -40,7 +40,7 @@ class ComparedRun:
 
 
 def read_run(folder: Path, name: str) -> ComparedRun:
-    """Read a run. Raises ValueError if `folder` has no run, or one without validation yet."""
+    """Read the run in `folder`. Raises ValueError if there is none, or one without validation yet."""
     settings, curve = dict(run_settings(folder)), validation_lines(folder)
     if not curve:
         raise ValueError(f"{folder} has no validation metrics in metrics.jsonl yet, so it cannot be compared")
@@ -58,7 +58,7 @@ def read_run(folder: Path, name: str) -> ComparedRun:
 
 
 def read_runs(folders: Sequence[str]) -> list[ComparedRun]:
-    """Read the runs. Each is named by the end of its path, as long as needed to be unique."""
+    """Read the runs in `folders`. Each is named by the end of its path, as long as needed to be unique."""
     paths = [Path(folder) for folder in folders]
     if len(set(paths)) < max(2, len(paths)):
         raise ValueError(f"runs={','.join(folders)}: give at least two different run folders to compare")
@@ -67,7 +67,7 @@ def read_runs(folders: Sequence[str]) -> list[ComparedRun]:
 
 
 def comparison_page(runs: Sequence[ComparedRun], curves: str, samples: str | None) -> str:
-    """Write the comparison as Markdown; `curves` and `samples` are image paths relative to the page."""
+    """Return the comparison as Markdown; `curves` and `samples` are image paths relative to the page."""
     names = [run.name for run in runs]
     lines = [f"# {' and '.join(names)}", ""]
     lines += [f"> {run.name}: {note}\n" for run in runs for note in run.notes]
@@ -84,7 +84,7 @@ def comparison_page(runs: Sequence[ComparedRun], curves: str, samples: str | Non
 
 
 def _final_metrics(run: ComparedRun) -> dict[str, Any]:
-    """The last validation metrics, the size and time of the run, and the metrics of its evaluation."""
+    """Return the last validation metrics, the size and time of a run, and the metrics of its evaluation, by name."""
     cost = {"parameters": parameter_count(run.folder), "seconds": training_seconds(run.folder)}
     return {"step": run.curve[-1]["step"], **metrics_of(run.curve[-1]), **cost, **run.evaluated}
 
@@ -92,7 +92,7 @@ def _final_metrics(run: ComparedRun) -> dict[str, Any]:
 def sample_grid(
     runs: Sequence[ComparedRun], captions: int, candidates: int, seed: int, device: torch.device
 ) -> Image.Image | None:
-    """Image grid of samples of each transformer for the same held-out captions and seed. None if a run has none."""
+    """Draw a grid of samples of all transformers for the same held-out captions and seed. None if a run has none."""
     if any(run.settings["stage"]["name"] != "transformer" for run in runs):
         return None
     _, meta = checkpoint.read_config(runs[0].folder, "transformer")
@@ -112,7 +112,10 @@ def sample_grid(
 
 
 def _ranks_in_order(candidates: Sequence[int]) -> list[int]:
-    """Ranks of candidates 0, 1, ..., so that each column has the samples of one candidate."""
+    """Return the ranks of candidates 0, 1, ..., so that each column of a grid has the samples of one candidate.
+
+    candidates: candidate numbers, best first.
+    """
     return sorted(range(len(candidates)), key=candidates.__getitem__)
 
 

@@ -24,7 +24,7 @@ READ_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, Safeten
 
 
 class PlannedRun(NamedTuple):
-    """A job of a sweep's file."""
+    """One job that a sweep's file plans: its values, seed, folder and settings."""
 
     label: str
     seed: int
@@ -34,7 +34,7 @@ class PlannedRun(NamedTuple):
 
 @dataclass(frozen=True)
 class RunResult:
-    """Result of one job."""
+    """Result of one job of a sweep: its metrics, or the reason why it has none."""
 
     label: str  # its values, as written in tables
     seed: int
@@ -49,7 +49,7 @@ class RunResult:
 
 
 def read_results(ablation: AblationConfig, folder: Path, planned: Sequence[PlannedRun]) -> list[RunResult]:
-    """Results of the planned jobs, in order, then of the sweep's other jobs in `folder`, such as further seeds."""
+    """Return results of the planned jobs, in order, then of other jobs of the sweep in `folder`: further seeds."""
     if ablation.command == "evaluate":
         return [result for run in planned for result in _evaluation_results(ablation, run)]
     planned_folders = {run.folder for run in planned}
@@ -59,17 +59,17 @@ def read_results(ablation: AblationConfig, folder: Path, planned: Sequence[Plann
 
 
 def validation_lines(folder: Path) -> list[dict[str, float]]:
-    """Read the validation lines of metrics.jsonl, in the order of steps; a truncated line is skipped."""
+    """Read the validation lines of metrics.jsonl in `folder`, in the order of steps; a truncated line is skipped."""
     return [line for line in _read_lines(folder) if line.get("split") == "val"]
 
 
 def metrics_of(line: Mapping[str, Any]) -> dict[str, float]:
-    """Metrics of a validation line, without those that were not finite."""
+    """Return the metrics in a line of metrics.jsonl, by name, without those that were not finite."""
     return {name: float(value) for name, value in line.items() if isinstance(value, float | int) and name != "step"}
 
 
 def training_seconds(folder: Path) -> float:
-    """Time that the run in `folder` spent in updates, in seconds."""
+    """Return the time that the run in `folder` spent in updates, in seconds."""
     return max((line["seconds"] for line in _read_lines(folder) if "seconds" in line), default=0.0)
 
 
@@ -82,13 +82,13 @@ def run_settings(folder: Path) -> dict[str, Any]:
 
 
 def parameter_count(folder: Path) -> int:
-    """Number of parameters of the model, read from the weights file's header."""
+    """Return the number of parameters of the model in `folder`, read from the weights file's header."""
     with safe_open(folder / checkpoint.WEIGHTS, framework="numpy") as file:
         return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
 
 
 def evaluation_settings(content: MetricsFile) -> dict[str, Any]:
-    """Settings that an evaluation's numbers depend on, beside the models: its data, and the settings of its metrics."""
+    """Return the settings that an evaluation's numbers depend on, beside the models: of its data and its metrics."""
     by_metric = {name: dict(entry.settings) for name, entry in content.metrics.items()}
     for settings in by_metric.values():
         settings.pop("environment", None)
@@ -120,7 +120,7 @@ def _training_result(run: PlannedRun) -> RunResult:
 
 
 def _evaluation_results(ablation: AblationConfig, run: PlannedRun) -> Iterable[RunResult]:
-    """Results of an evaluation: one for each value of the ablation's axis, or a single one if it has no axis."""
+    """Return the results of an evaluation: one for each value of the ablation's axis, or one if it has no axis."""
     label, seed, folder, _ = run
     path = folder / EVALUATION_METRICS
     labels = ablation.axis_values or [label]
@@ -153,7 +153,7 @@ def _unplanned_run(ablation: AblationConfig, path: Path) -> PlannedRun | None:
 
 
 def _read_job(path: Path) -> dict[str, Any] | None:
-    """Read job.json. Returns None if there is none, raises ValueError if it cannot be read."""
+    """Read the job.json at `path`. Returns None if there is none, raises ValueError if it cannot be read."""
     if not path.is_file():
         return None
     content = checkpoint.read_json(path)

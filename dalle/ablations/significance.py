@@ -21,7 +21,7 @@ AGREES, PARTLY_AGREES, INCONCLUSIVE, DISAGREES = "agrees", "agrees in part", "in
 
 @dataclass(frozen=True)
 class SweepMetric:
-    """One metric of a sweep's finished runs."""
+    """One metric of a sweep: its values in the finished runs, grouped by the compared value."""
 
     name: str
     better: str  # lower | higher
@@ -29,19 +29,19 @@ class SweepMetric:
 
     @property
     def title(self) -> str:
-        """Name as written in tables."""
+        """Name of the metric as written in tables."""
         return self.name.replace("_{}", "")
 
     def mean(self, value: str) -> float:
         return fmean(self.runs[value])
 
     def std(self, value: str) -> float | None:
-        """Standard deviation between seeds; None for a single one."""
+        """Return the standard deviation of the metric between the seeds of `value`; None for a single seed."""
         return stdev(self.runs[value]) if len(self.runs[value]) > 1 else None
 
     @property
     def best(self) -> str:
-        """The value with the best mean."""
+        """The compared value with the best mean of the metric."""
         return (min if self.better == "lower" else max)(self.runs, key=self.mean)
 
     def threshold(self, value: str, other: str) -> float:
@@ -59,7 +59,7 @@ class SweepMetric:
         return quantile * math.sqrt(pooled) * math.sqrt(inverse_counts)
 
     def equally_good(self, value: str, other: str) -> bool:
-        """True if the values do not differ significantly, and a difference of a tenth would have been significant."""
+        """Return True if two values do not differ significantly, and a difference of a tenth would be significant."""
         if self.compare(value, other):
             return False
         return self.threshold(value, other) <= EQUIVALENCE_MARGIN * abs(self.mean(other))
@@ -73,7 +73,7 @@ class SweepMetric:
 
 @dataclass(frozen=True)
 class ClaimResult:
-    """Result of comparing runs with an expectation of the paper."""
+    """Result of comparing runs with an expectation of the paper: a kind, and a sentence that explains it."""
 
     kind: str  # AGREES, PARTLY_AGREES, INCONCLUSIVE or DISAGREES
     sentence: str
@@ -113,7 +113,7 @@ def check_claim(expectation: Expectation, metric: SweepMetric, values: Sequence[
 
 
 def combine(results: Sequence[ClaimResult]) -> str:
-    """Combine the results of several expectations into one kind."""
+    """Combine the results of several expectations into one kind, such as `AGREES`."""
     kinds = {each.kind for each in results}
     if len(kinds) == 1:
         return kinds.pop()
@@ -121,6 +121,6 @@ def combine(results: Sequence[ClaimResult]) -> str:
 
 
 def _quoted_list(values: Sequence[str]) -> str:
-    """List the values in quotes, as values may contain commas."""
+    """Return a list in words, "a", "b" and "c", with quotes because values may contain commas."""
     quoted = [f'"{value}"' for value in values]
     return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"

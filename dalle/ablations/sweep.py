@@ -26,7 +26,7 @@ class PowerLaw:
 
 @dataclass(frozen=True)
 class Sweep:
-    """All jobs of one ablation at one size."""
+    """All jobs of one ablation at one size, with the result of each."""
 
     ablation: AblationConfig
     size: str
@@ -35,7 +35,7 @@ class Sweep:
 
     @classmethod
     def read(cls, ablation: AblationConfig, size: str, folder: Path, planned: Sequence[PlannedRun]) -> "Sweep":
-        """Read the results in `folder`, including those of `planned` jobs that are missing."""
+        """Read the sweep in `folder`. `planned` jobs without results count as missing."""
         values = _distinct_values([run.settings for run in planned])
         varied = frozenset(key for key, distinct in values.items() if len(distinct) > 1)
         return cls(ablation, size, read_results(ablation, folder, planned), varied)
@@ -66,7 +66,7 @@ class Sweep:
 
     @cached_property
     def metrics(self) -> list[SweepMetric]:
-        """Metrics of the finished runs that have them."""
+        """Metrics of the ablation, each with its values in the finished runs that have it."""
         metrics = []
         for name, better in self.ablation.metrics.items():
             runs = {

@@ -14,7 +14,7 @@ significant. The expected results are in each file of configs/ablation."""
 
 
 def all_sweeps(sweeps: Sequence[Sweep], plots: dict[str, str]) -> str:
-    """Page of all sweeps; `plots` are the plots' paths, relative to it, by the ablations' names."""
+    """Return the page of all sweeps; `plots` are the plots' paths, relative to it, by the ablations' names."""
     lines = [
         "# Ablations",
         "",
@@ -32,12 +32,15 @@ def all_sweeps(sweeps: Sequence[Sweep], plots: dict[str, str]) -> str:
 
 
 def one_sweep(sweep: Sweep, plot: str | None) -> str:
-    """Page of one sweep."""
+    """Return the page of one sweep; `plot` is the path of its plot, relative to the page."""
     return "\n".join([*section(sweep, plot), "", LEGEND]) + "\n"
 
 
 def section(sweep: Sweep, plot: str | None, finding: str = "") -> list[str]:
-    """Section of one sweep. finding: conclusion from these runs; shown on the page of all sweeps only."""
+    """Return the lines of one sweep's section.
+
+    plot: path of its plot. finding: conclusion from these runs; shown on the page of all sweeps only.
+    """
     ablation = sweep.ablation
     lines = [f"## {ablation.letter} {ablation.name.replace('_', ' ')}", "", f"**{ablation.question}**", ""]
     lines += [f"- Paper: {ablation.claim}", f"- Result: {answer(sweep)}."]
@@ -55,7 +58,7 @@ def section(sweep: Sweep, plot: str | None, finding: str = "") -> list[str]:
 
 
 def answer(sweep: Sweep) -> str:
-    """Summarise if the results agree with the paper's claim."""
+    """Return a phrase that says if the results agree with the paper's claim."""
     if not sweep.finished:
         return "no finished runs"
     if not sweep.claim_results:
@@ -66,7 +69,7 @@ def answer(sweep: Sweep) -> str:
 
 
 def warnings(sweep: Sweep) -> list[str]:
-    """Warnings about the comparison: runs that differ in other settings, and missing metrics."""
+    """Return warnings about the comparison: runs that differ in other settings, and missing metrics."""
     found = [
         f"runs differ in a setting that the sweep does not vary: `{key}` is {' or '.join(values)}."
         for key, values in sweep.unintended_differences.items()
@@ -85,7 +88,7 @@ def run_count(sweep: Sweep) -> str:
 
 
 def command(sweep: Sweep) -> str:
-    """The command line that runs the sweep."""
+    """Return the command line that runs the sweep."""
     ablation = sweep.ablation
     size = [f"size={sweep.size}"] if sweep.size != DEFAULT_SIZE else []
     required = [ablation.required_options] if ablation.required_options else []
@@ -93,7 +96,7 @@ def command(sweep: Sweep) -> str:
 
 
 def cost(sweep: Sweep) -> str:
-    """Number of runs, their seeds, updates and minutes, in words."""
+    """Return the number of runs, their seeds, updates and minutes, in words."""
     if not sweep.finished:
         return "no finished runs"
     steps = sorted({result.steps for result in sweep.finished})
@@ -106,7 +109,7 @@ def cost(sweep: Sweep) -> str:
 
 
 def table(sweep: Sweep) -> list[str]:
-    """Lines of a Markdown table with a row for each value and a column for each metric."""
+    """Return the lines of a Markdown table with a row for each value and a column for each metric."""
     ablation = sweep.ablation
     heads = [ablation.axis or ", ".join(ablation.vary.values()), "runs"]
     arrows = {"lower": "↓", "higher": "↑"}

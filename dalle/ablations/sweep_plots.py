@@ -14,7 +14,7 @@ HEIGHT, PANEL_WIDTH, DPI = 3.4, 4.2, 80  # inches, inches, dots per inch: small 
 
 
 def plot_sweep(sweep: Sweep, path: Path) -> None:
-    """Plot the first metric against steps, with a colour per value, then each final metric, one dot per run."""
+    """Plot a sweep to the image file `path`: metric against steps, power law, and final metrics, one dot per run."""
     from matplotlib import colormaps
 
     law = sweep.power_law()
@@ -42,7 +42,10 @@ def plot_sweep(sweep: Sweep, path: Path) -> None:
 
 
 def plot_runs(curves: Mapping[str, Curve], path: Path) -> None:
-    """Plot a panel for each metric that all runs have, with a line for each run."""
+    """Plot the runs to the image file `path`: a panel for each metric that all runs have, with a line for each run.
+
+    curves: run name -> validation lines.
+    """
     first, *others = [metrics_of(curve[-1]) for curve in curves.values()]
     shared = [name for name in first if all(name in each for each in others)]
     figure, panels = _panels(max(1, len(shared)))

@@ -107,7 +107,7 @@ def compose(name: str, overrides: Sequence[str] = ()) -> Any:
 
 
 def run_name(name: str) -> str:
-    """Return the run name: `name`, and in a sweep also the overrides that differ between jobs."""
+    """Return a run's name for its folder: `name`, and in a sweep also the overrides that differ between jobs."""
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
         return name
     chosen = [each for each in HydraConfig.get().overrides.task if each not in sys.argv]  # vary by job

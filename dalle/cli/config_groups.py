@@ -85,7 +85,7 @@ def register_size(path: Path) -> None:
 
 
 def read_sections(path: Path) -> tuple[dict[Any, Any], dict[str, Any]]:
-    """Split a YAML file into the settings outside of all stage sections, and the sections by stage."""
+    """Read a YAML file: (settings outside of all stage sections, settings of each section by stage)."""
     try:
         content = OmegaConf.to_container(OmegaConf.load(path))
     except YAMLError as error:

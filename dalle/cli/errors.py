@@ -59,7 +59,7 @@ def all_keys(node: Any, prefix: str = "") -> list[str]:
 
 
 def unknown_keys(node: Any, prefix: str = "") -> Iterator[str]:
-    """Yield the unknown keys below `node`, which its dataclasses do not have. Hydra accepts any key after a +."""
+    """Yield the dotted keys below `node` that its dataclasses do not have. Hydra accepts any key after a +."""
     schema = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
     known = {each.name for each in fields(schema)} if is_dataclass(schema) else None
     for name, below in _children(node).items():
@@ -81,7 +81,7 @@ def _syntax_error(text: str, arguments: Sequence[str]) -> str:
 
 
 def _file(text: str) -> str:
-    """Return the file in configs, and its section, that Hydra was merging when the error occurred; "" if none."""
+    """Return the file in configs, and its section, that Hydra was merging, as its message `text` says; "" if none."""
     found = re.search(r"^In '([^']+)': \w+ raised while composing", text, re.MULTILINE)
     parts = found[1].split("/") if found else []
     if len(parts) == 3:  # preset/dvae/tiny
@@ -90,13 +90,13 @@ def _file(text: str) -> str:
 
 
 def _similarity(key: str, known: str) -> float:
-    """Similarity of two settings in [0, 1]: the mean over whole keys and last words."""
+    """Return the similarity of two settings in [0, 1]: the mean over whole keys and last words."""
     pairs = ((key, known), (key.split(".")[-1], known.split(".")[-1]))
     return sum(SequenceMatcher(None, *pair).ratio() for pair in pairs) / 2
 
 
 def _children(node: Any) -> dict[str, Any]:
-    """Return the children of a mapping node by name; an empty dict for other nodes."""
+    """Return the children of a node of a composed config by name; an empty dict unless it is a mapping."""
     if not isinstance(node, DictConfig) or node._is_none() or node._is_missing() or node._is_interpolation():
         return {}
     return {str(key): node._get_node(key) for key in node}

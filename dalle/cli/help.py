@@ -147,7 +147,7 @@ def _entry(head: str, text: str, width: int) -> str:
 
 
 def _source_comments(source: str) -> dict[str, str]:
-    """Return {field: comment} from the source of one class, without inherited fields."""
+    """Return {field: comment} from the source code of one dataclass, without inherited fields."""
     found = [
         token for token in tokenize.generate_tokens(io.StringIO(source).readline) if token.type == tokenize.COMMENT
     ]

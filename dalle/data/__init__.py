@@ -30,7 +30,7 @@ DATA_SETS: Registry[Source] = Registry(
 
 def config_from_dict(written: Mapping[str, Any]) -> Any:
     """Rebuild a config from the dict of `dataclasses.asdict`. Raises ValueError for an unknown data set."""
-    config = DATA_SETS.choose(written.get("name")).config
+    config = DATA_SETS.lookup(written.get("name")).config
     assert config is not None
     return config(**written)
 
@@ -41,7 +41,7 @@ def open_source(config: Any, split: str) -> Source:
     Raises ValueError for a name or split that does not exist, and whatever the
     source raises if its images are missing.
     """
-    return DATA_SETS.choose(config.name).build(config, split)
+    return DATA_SETS.lookup(config.name).build(config, split)
 
 
 def attribution(config: Any) -> str:

@@ -1,6 +1,6 @@
 """Data source `blocks`: procedural images of a few coloured shapes, captioned in plain English.
 
-A scene is generated from its facts: first a `Statement`, then a layout for which it is true, then the image and
+A scene is generated in three steps: a random `Statement`, a random layout for which it is true, then the image and
 several wordings of the statement as captions.
 """
 
@@ -118,36 +118,37 @@ def _pairs(number: int, novel: bool, generator: np.random.Generator) -> list[tup
 
 
 def _plausible(pairs: Sequence[tuple[str, str]], relations: Sequence[Relation]) -> bool:
-    """Return True if noun phrases are distinct and no shape rests on a triangle or on a shape of its own colour."""
+    """Return True if the (shape, colour) pairs differ and none rests on a triangle or on a shape of its own colour."""
     resting = [(pairs[r.subject], pairs[r.object]) for r in relations if r.name == "on top of"]
     return len(set(pairs)) == len(pairs) and all(
         upper[1] != lower[1] and lower[0] != "triangle" for upper, lower in resting
     )
 
 
-def compose(config: BlocksConfig, generator: np.random.Generator, novel: bool = False) -> Scene:
+def random_scene(config: BlocksConfig, generator: np.random.Generator, novel: bool = False) -> Scene:
     """Draw a random scene. With `novel`, its statement has at least one pair of HELD_OUT, otherwise none."""
     kind = tuple(KINDS)[int(np.searchsorted(_CUMULATIVE_SHARES, generator.random() * _CUMULATIVE_SHARES[-1]))]
     counts = KINDS[kind][1]
-    things, relations = facts(kind, generator, novel)
+    things, relations = random_objects(kind, generator, novel)
     each = [thing for thing, n in zip(things, counts, strict=True) for _ in range(n)]
     jitter = generator.uniform(1 - config.radius_jitter, 1 + config.radius_jitter, len(each))
     radii = np.array([RADII[size] for _, _, size in each]) * jitter
     centres = _layout([shape for shape, _, _ in each], radii, relations, config.lattice, generator)
     placed = zip(each, centres.tolist(), radii.tolist(), strict=True)
-    pieces = tuple(SceneObject(*what, x, y, radius) for what, (x, y), radius in placed)
+    objects = tuple(SceneObject(*what, x, y, radius) for what, (x, y), radius in placed)
 
-    said = [None if generator.random() < _TIMES_UNSIZED else size for _, _, size in things]
+    stated_sizes = [None if generator.random() < _TIMES_UNSIZED else size for _, _, size in things]
     described = (
-        NounPhrase(shape, colour, size, n) for (shape, colour, _), size, n in zip(things, said, counts, strict=True)
+        NounPhrase(shape, colour, size, n)
+        for (shape, colour, _), size, n in zip(things, stated_sizes, counts, strict=True)
     )
-    return Scene(pieces, Statement(tuple(described), relations))
+    return Scene(objects, Statement(tuple(described), relations))
 
 
-def facts(
+def random_objects(
     kind: str, generator: np.random.Generator, novel: bool = False
 ) -> tuple[list[tuple[str, str, str]], tuple[Relation, ...]]:
-    """Draw the facts of a random scene of one of KINDS: (shape, colour, size) of each object, and their relations.
+    """Draw random objects, as (shape, colour, size), and their relations for a scene of one of KINDS.
 
     With `novel`, at least one (shape, colour) is in HELD_OUT, otherwise none.
     """
@@ -173,7 +174,10 @@ def _layout(
     lattice: int,
     generator: np.random.Generator,
 ) -> np.ndarray:
-    """Draw centres (n, 2), uniformly over layouts without cropped or crowded shapes and with clear relations."""
+    """Draw centres (n, 2) of shapes with these radii (n), in fractions of the image's side.
+
+    The distribution is uniform over layouts without cropped or crowded shapes and with clear relations.
+    """
     half = np.array([HALF_EXTENTS[shape] for shape in shapes]) * radii[:, None]  # (n, 2)
     margin = 0 if lattice else MARGIN
     low, high = half + margin, 1 - half - margin
@@ -203,7 +207,7 @@ def _layout(
 
 
 def _snapped(centres: np.ndarray, half: np.ndarray, lattice: int) -> np.ndarray:
-    """Return the nearest centres for which boxes of these half extents start on a lattice line."""
+    """Move centres (..., 2) to the nearest ones for which boxes of half extents `half` start on lattice lines."""
     return np.rint((centres - half) * lattice) / lattice + half
 
 
@@ -262,7 +266,7 @@ def wordings(statement: Statement) -> list[str]:
 
 
 class BlocksSource:
-    """Data source of one split. Record `index` is a pure function of (config, split, index)."""
+    """Data source of one split of `blocks`. Record `index` is a pure function of (config, split, index)."""
 
     def __init__(self, config: BlocksConfig, split: str):
         if split not in SPLITS:
@@ -282,7 +286,7 @@ class BlocksSource:
 
     def scene(self, index: int) -> Scene:
         """Return the scene of record `index`: its shapes and the statement of its captions."""
-        return compose(self.config, self._generator(index, stream="scene"), novel=self.split == "novel")
+        return random_scene(self.config, self._generator(index, stream="scene"), novel=self.split == "novel")
 
     def __getitem__(self, index: int) -> Record:
         scene = self.scene(index)

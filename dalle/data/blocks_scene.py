@@ -46,7 +46,7 @@ DIRECTIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below":
 
 @dataclass(frozen=True)
 class NounPhrase:
-    """One noun phrase, such as "two small red circles"."""
+    """Shape named in a caption, with its colour, size and number: "two small red circles"."""
 
     shape: str
     colour: str
@@ -55,7 +55,7 @@ class NounPhrase:
 
 
 class Relation(NamedTuple):
-    """Relation `name` from described[subject] to described[object]."""
+    """Relation of two noun phrases in a `Statement`: described[subject] is `name` ("left of") described[object]."""
 
     subject: int
     name: str
@@ -64,14 +64,17 @@ class Relation(NamedTuple):
 
 @dataclass(frozen=True)
 class Statement:
-    """Facts stated by a caption. The judge gets nothing else."""
+    """Facts that a caption states: the shapes that it names, and the relations between them.
+
+    The judge gets a statement and an image, nothing else.
+    """
 
     described: tuple[NounPhrase, ...]
     relations: tuple[Relation, ...] = ()
 
 
 class SceneObject(NamedTuple):
-    """A shape in an image; (x, y) is the centre of its bounding box."""
+    """Shape in an image: (x, y) is the centre of its bounding box, in fractions of the image's side, like `radius`."""
 
     shape: str
     colour: str
@@ -83,7 +86,7 @@ class SceneObject(NamedTuple):
 
 @dataclass(frozen=True)
 class Scene:
-    """Shapes of an image and a statement about them."""
+    """Content of one image: all of its shapes, and a true statement about them."""
 
     pieces: tuple[SceneObject, ...]
     statement: Statement  # true for the pieces; describes all of them

@@ -14,7 +14,7 @@ from dalle.data.skip_counter import SkipCounter
 
 
 class CaptionRow(NamedTuple):
-    """One row of a caption table. An image may have several rows, each with further captions."""
+    """One row of a caption table: an image file, and captions and URLs of it. An image may have several rows."""
 
     file: str  # path of the image within the folder
     captions: tuple[str, ...] = ()

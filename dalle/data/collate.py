@@ -44,7 +44,7 @@ class Collator(Protocol[BatchT]):
     source: Source
 
     def sample(self, index: int, epoch: int, seed: int) -> Any:
-        """Return the sample of record `index` in an epoch of a run. Raises `UnreadableRecord`."""
+        """Return record `index` as a sample, drawn for this epoch and seed. Raises `UnreadableRecord`."""
         ...
 
     def collate(self, samples: Sequence[Any], unreadable: dict[str, str]) -> BatchT:
@@ -53,7 +53,7 @@ class Collator(Protocol[BatchT]):
 
 
 class ImageSample(NamedTuple):
-    """One transformed image and one caption."""
+    """One transformed image, one of its captions, and the key of the record."""
 
     pixels: np.ndarray  # (size, size, 3) uint8
     caption: str
@@ -61,7 +61,7 @@ class ImageSample(NamedTuple):
 
 
 class ImageCollator(Collator[ImageBatch]):
-    """Reads images from the data source, transforms them and stacks them."""
+    """Collator that reads images from the data source, transforms them and stacks them into an `ImageBatch`."""
 
     def __init__(self, source: Source, transform: Transform):
         self.source = source
@@ -80,7 +80,7 @@ class ImageCollator(Collator[ImageBatch]):
 
 
 class TokenSample(NamedTuple):
-    """Position of one image's tokens in the cache, and one caption. Tokens are read for a whole batch at once."""
+    """Position of one image's tokens in a `TokenCache`, and one caption. Tokens are read for a whole batch at once."""
 
     view: int
     record: int
@@ -89,7 +89,10 @@ class TokenSample(NamedTuple):
 
 
 class TokenCollator(Collator[TokenBatch]):
-    """Reads cached tokens instead of images, with the captions that `ImageCollator` draws. Opens no image."""
+    """Collator that reads cached tokens instead of images, with the captions that `ImageCollator` draws.
+
+    It opens no image.
+    """
 
     def __init__(self, source: Source, cache: TokenCache):
         self.source = source
@@ -111,7 +114,7 @@ class TokenCollator(Collator[TokenBatch]):
 
 
 def draw_caption(captions: tuple[str, ...], generator: np.random.Generator) -> str:
-    """Draw one of a record's captions. This must be the first draw from the generator."""
+    """Draw one of a record's captions and return it. This must be the first draw from the generator."""
     return captions[generator.integers(len(captions))]
 
 

@@ -53,7 +53,7 @@ class EmojiConfig:
 
 
 class Emoji(NamedTuple):
-    """One emoji of the data set."""
+    """One emoji of the data set: its drawing, the base emoji that it is a variant of, and its captions."""
 
     code: str  # file name of the drawing: hexadecimal code points, "1F469-1F3FD-200D-1F680"
     base: str  # shared by all variants of one emoji: "astronaut"
@@ -116,7 +116,7 @@ def hash_fraction(base: str) -> float:
 
 
 def render_svg(code: str, side: int) -> bytes:
-    """Render the drawing `code` on white, as a PNG of side x side pixels."""
+    """Render the OpenMoji drawing `code` on white and return it as a PNG of side x side pixels."""
     import resvg_py
 
     path = str(svg_folder() / f"{code}.svg")
@@ -137,7 +137,7 @@ def svg_folder() -> Path:
 
 @cache
 def all_emojis() -> tuple[Emoji, ...]:
-    """Return all drawings that have a name, sorted by code. Read once per process.
+    """Return all OpenMoji drawings that have a name, sorted by code. Read once per process.
 
     OpenMoji's own additions, private code points and unofficial combinations have no name and are left out.
     """
@@ -176,7 +176,7 @@ def vocabulary() -> tuple[dict[str, str], dict[str, list[str]], dict[str, list[s
 
 
 def is_flag_of_place(text: str) -> bool:
-    """Return True for flags of countries and regions: two regional indicators, or a tag sequence."""
+    """Return True if an emoji is the flag of a country or region: two regional indicators, or a tag sequence."""
     letters = all("\U0001f1e6" <= c <= "\U0001f1ff" for c in text) and len(text) == 2
     return letters or text.endswith("\U000e007f")
 
@@ -189,7 +189,7 @@ def flag_captions(place: str, aliases: Iterable[str]) -> tuple[str, ...]:
 
 
 def emoji_captions(name: str, tones: list[str], aliases: Iterable[str], keywords: Iterable[str]) -> tuple[str, ...]:
-    """Return captions: the name as a phrase, the bare name, its aliases, and the phrase with each new keyword."""
+    """Return captions of an emoji: name as a phrase, bare name, aliases, and the phrase with each new keyword."""
     text = phrase(name, tones)
     captions = [text]
     for bare in [name, *filter(USABLE.fullmatch, aliases)]:

@@ -51,12 +51,12 @@ VOWEL_SOUND = re.compile(r"(?!uni|one|ewe|euro|ufo|utensil)[aeiou8]|hour|x-", re
 
 
 def to_words(name: str) -> str:
-    """Convert a name or keyword of the packages, such as ":red_apple:", to words."""
+    """Convert an emoji's name or keyword in the packages to words: ":red_apple:" -> "red apple"."""
     return " ".join(name.strip(":").replace("_", " ").replace("\u2019", "'").split())
 
 
 def split_tones(name: str) -> tuple[str, list[str]]:
-    """Return the name without its skin tones, and the skin tones in order."""
+    """Split the name of an emoji into the name without skin tones, and the skin tones in order."""
     return " ".join(TONE.sub("", name).split()), TONE.findall(name)
 
 

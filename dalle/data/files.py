@@ -46,7 +46,7 @@ class FilesConfig:
 
 
 class RawRecord(NamedTuple):
-    """Raw record as a source lists it, before filters."""
+    """One record as a source lists it, before filters: captions, and what the opt-out list and `read` need."""
 
     key: str  # unique; does not change when the data set is moved
     captions: tuple[str, ...] = ()
@@ -98,7 +98,7 @@ class FileSource(ABC):
 
     @abstractmethod
     def file_stats(self) -> np.ndarray:
-        """Return integers that change when the files change: sizes and modification times."""
+        """Return an integer array that changes when the files change: sizes and modification times."""
 
     def __len__(self) -> int:
         return len(self._index)
@@ -130,7 +130,7 @@ class FileSource(ABC):
             return None
 
     def location(self, index: int) -> list[int]:
-        """Return the location that `list_records` gave for this record."""
+        """Return the integers by which the subclass finds the image of record `index`, as `list_records` gave them."""
         return self._index.locations[index].tolist()
 
     def digest(self) -> str:
@@ -150,7 +150,7 @@ class FileSource(ABC):
         return builder.build()
 
     def _filter_captions(self, record: RawRecord, caption_filter: CaptionFilter) -> tuple[tuple[str, ...], str | None]:
-        """Return (captions to train on, None), or (..., reason to leave the record out)."""
+        """Clean and filter the captions of a record: (captions to train on, None), or (..., reason to leave it out)."""
         if (reason := self.opt_out.reason(record.key, record.urls, record.sha256)) is not None:
             return (), reason
         captions = [text for caption in record.captions if (text := clean_caption(caption))]
@@ -164,7 +164,10 @@ class FileSource(ABC):
         return kept, None if kept else reasons[0]
 
     def _within_aspect_ratio(self, max_aspect_ratio: float) -> np.ndarray:
-        """Return the rows (m, int64) within the aspect ratio. Unreadable images stay and are reported when read."""
+        """Return the indices (m, int64) of the records whose images are within the aspect ratio. Counts the others.
+
+        Unreadable images stay and are reported when read.
+        """
         rows = []
         for index, key in enumerate(self._index.keys):
             size = self.size(index)
@@ -175,7 +178,7 @@ class FileSource(ABC):
         return np.array(rows, np.int64)
 
     def _log_dropped(self) -> None:
-        """Log the records left out. Raises ValueError if no record is left."""
+        """Log how many records are used and left out, by reason. Raises ValueError if no record is left."""
         remaining = len(self._index)
         parts = [f"{remaining:,} of {remaining + sum(self.dropped.values()):,} records are used"]
         parts += [f"left out: {self.dropped}"] if self.dropped else []

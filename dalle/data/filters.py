@@ -46,7 +46,7 @@ class FiltersConfig:
 
 
 class CaptionFilter:
-    """Callable that returns the reason to leave out a caption, or None.
+    """Callable that takes a caption and returns the reason to leave it out, or None to keep it.
 
     Raises ValueError for an invalid regular expression, for a language that the detector does not support, and if
     languages are set but no detector is installed.

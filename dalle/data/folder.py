@@ -94,7 +94,7 @@ class FolderSource(ImageFolder):
             yield from filter(None, map(self._read_captions, image_numbers))
 
     def _read_captions(self, key: str) -> RawRecord | None:
-        """Return the image with the captions of its .txt. Returns None, and counts it, if they cannot be read."""
+        """Return the record of the image `key` with the captions in its .txt. None, and counted, if unreadable."""
         stem = self.root / key.rpartition(".")[0]
         try:
             captions = decode_lines(read_bytes(f"{stem}.txt", MAX_TEXT_BYTES + 1))
@@ -154,6 +154,6 @@ def _is_read_with_images(prefix: str, name: str) -> bool:
 
 
 def _skip_reason(name: str) -> str:
-    """Return the reason for skipping a file; it names the file type if that is an image type."""
+    """Return the reason for skipping the file `name`; it states the file type if that is an image type."""
     suffix = os.path.splitext(name)[1].lower()
     return f"{suffix} files, a type that is not supported" if suffix in UNSUPPORTED_SUFFIXES else "files of other types"

@@ -23,7 +23,7 @@ class StringArray:
 
     @classmethod
     def from_strings(cls, texts: Iterable[str]) -> "StringArray":
-        """Build from strings. Raises UnicodeEncodeError for surrogates other than those of `os.fsdecode`."""
+        """Build an array from strings. Raises UnicodeEncodeError for surrogates other than those of `os.fsdecode`."""
         builder = StringArrayBuilder()
         for text in texts:
             builder.add(text)
@@ -101,7 +101,7 @@ class RaggedStrings:
 
 @dataclass(frozen=True)
 class Index:
-    """Keys, captions and locations of n records."""
+    """Keys, captions and file locations of all n records of a data source."""
 
     keys: StringArray  # n
     captions: RaggedStrings  # n
@@ -115,7 +115,7 @@ class Index:
         return Index(self.keys.take(rows), self.captions.take(rows), self.locations[rows])
 
     def parts(self) -> tuple[bytes | np.ndarray, ...]:
-        """Return all buffers of the index."""
+        """Return the buffers of all arrays in the index, to compute their digest and size."""
         keys, captions = self.keys, self.captions
         return keys.blob, keys.offsets, captions.strings.blob, captions.strings.offsets, captions.first, self.locations
 

@@ -77,7 +77,7 @@ def token_batches(
 
 @dataclass(frozen=True)
 class EncoderBatch:
-    """Image crops of a block of records, to be encoded to tokens by the dVAE."""
+    """Image crops of one block of records, to be encoded to tokens by the dVAE."""
 
     block: RecordBlock
     images: Tensor  # (b, 3, size, size) uint8; black for unreadable records
@@ -123,7 +123,7 @@ BatchT = TypeVar("BatchT", bound=_HasUnreadable)
 
 
 class _BatchLoader(Generic[BatchT]):
-    """Loads the batches of one rank, by step."""
+    """`BatchLoader` of the training batches of one rank, by step number."""
 
     def __init__(self, collator: Collator[BatchT], batch_size: int, seed: int, rank: int, world_size: int):
         _check_arguments(collator.source, batch_size)
@@ -152,7 +152,7 @@ class _BatchLoader(Generic[BatchT]):
         return self.collator.source.keys()[index]
 
     def sample(self, position: int, report_index: ReportIndex) -> tuple[Any, dict[str, str]]:
-        """Return the first readable record at or after `position`, and the unreadable ones before it."""
+        """Return (sample of the first readable record from `position` on, {key: reason} of those skipped)."""
         unreadable: dict[str, str] = {}
         for candidate in range(position, position + self.records):
             epoch, offset = divmod(candidate, self.records)
@@ -175,7 +175,7 @@ class _BatchLoader(Generic[BatchT]):
 
 
 class _CropLoader:
-    """Loads the image crops of blocks of consecutive records."""
+    """`BatchLoader` of the image crops to be encoded, by block of consecutive records."""
 
     def __init__(self, collator: ImageCollator):
         self.collator = collator

@@ -20,7 +20,7 @@ _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 
 class OptOut:
-    """Parsed opt-out list; empty by default.
+    """Parsed opt-out list, which states the records to leave out; empty by default.
 
     Keys, URLs and hashes in metadata are checked when a source is opened. Hashes of image files are checked when the
     files are read. Hashes are stored in an array, which DataLoader workers share.
@@ -55,8 +55,8 @@ class OptOut:
                 return "opted out by address"
             if self.domains and any(domain in self.domains for domain in _domains(url)):
                 return "opted out by domain"
-        told = (*sha256, key.rpartition("/")[2])  # some data sets use hashes as keys
-        if len(self.hashes) and any(_SHA256.fullmatch(each) and self._has(bytes.fromhex(each)) for each in told):
+        hashes = (*sha256, key.rpartition("/")[2])  # some data sets use hashes as keys
+        if len(self.hashes) and any(_SHA256.fullmatch(each) and self._has(bytes.fromhex(each)) for each in hashes):
             return "opted out by hash"
         return None
 

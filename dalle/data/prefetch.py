@@ -41,7 +41,7 @@ class BatchLoader(Protocol[ItemT, BatchT]):
         ...
 
     def key(self, index: int) -> str:
-        """Return the key of a record."""
+        """Return the key of the record at `index`."""
         ...
 
 
@@ -98,7 +98,7 @@ class _WorkerDataset(Dataset[Any], Generic[BatchT]):
 
 
 class _CurrentRecords:
-    """Shared memory with the current record of each worker, readable after the worker has died."""
+    """Shared memory with the index of the record that each worker reads, available after the worker has died."""
 
     def __init__(self, workers: int):
         self._records = RawArray("q", workers)
@@ -117,7 +117,10 @@ class _CurrentRecords:
 
 @contextmanager
 def _keep_sigchld_handler() -> Iterator[None]:
-    """Restore the SIGCHLD handler: torch's would raise at any point of the training loop, even while saving."""
+    """Context that restores the SIGCHLD handler when it ends.
+
+    The handler of torch would raise at any point of the training loop, even while saving.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # torch sets no handler outside the main thread
         return

@@ -11,7 +11,7 @@ from dalle.data.index import StringArray
 
 @dataclass(frozen=True)
 class Record:
-    """One image with its captions."""
+    """One image with its captions and the key that identifies it."""
 
     image: Image.Image  # RGB, any size
     captions: tuple[str, ...]  # at least one; the loader draws one of them per epoch
@@ -27,7 +27,7 @@ class UnreadableRecord(Exception):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        """Support pickling, so that worker processes can send it."""
+        """Return (class, arguments) for pickling, so that worker processes can send the exception."""
         return type(self), (self.key, self.reason)
 
 

@@ -53,13 +53,13 @@ def jsonl_rows(path: Path, images: Container[str], warnings: SkipCounter) -> Ite
     """Yield the rows of a JSON Lines file, one object per line. A caption may be a list of captions."""
     for number, line in _numbered(path, warnings):
         try:
-            told = parse_json_object(line)
-            (file, *_) = first_strings(told, FILE)
+            fields = parse_json_object(line)
+            (file, *_) = first_strings(fields, FILE)
         except ValueError:
             if line.strip():
                 warnings.add(UNREADABLE, f"{path.name} line {number}")
             continue
-        yield CaptionRow(file, first_strings(told, CAPTION_FIELDS), first_strings(told, URL))
+        yield CaptionRow(file, first_strings(fields, CAPTION_FIELDS), first_strings(fields, URL))
 
 
 def parquet_rows(path: Path, images: Container[str], warnings: SkipCounter) -> Iterator[CaptionRow]:
@@ -94,7 +94,7 @@ TABLES: dict[str, Callable[[Path, Container[str], SkipCounter], Iterator[Caption
 
 
 def _columns(path: Path, names: Sequence[str]) -> tuple[int, int, int | None]:
-    """Return the column numbers of file, caption and url (None if absent)."""
+    """Find the columns in a table's column names: numbers of file, caption and url (None if absent)."""
     plain = [name.strip().lower() for name in names]
     file, caption, url = (
         next((plain.index(each) for each in known if each in plain), None) for known in (FILE, CAPTION_FIELDS, URL)
@@ -108,7 +108,7 @@ def _columns(path: Path, names: Sequence[str]) -> tuple[int, int, int | None]:
 
 
 def _quoted(lines: "_Window", separator: str) -> tuple[list[str], int] | None:
-    """Parse the row at the current line. Returns (fields, number of lines), or None if its quotes are malformed."""
+    """Parse the CSV row at the current line. Returns (fields, number of lines), or None if its quotes are malformed."""
     taken = 0
 
     def supplied() -> Iterator[str]:
@@ -124,7 +124,7 @@ def _quoted(lines: "_Window", separator: str) -> tuple[list[str], int] | None:
 
 
 def _swallowed(lines: "_Window", taken: int, separator: str, file: int, images: Container[str]) -> bool:
-    """Return True if a later line of this row is a row by itself, that is, has an image path in the file column."""
+    """Return True if a later one of the row's `taken` lines is itself a row: it has an image path in column `file`."""
     for line in list(lines.from_here())[1:taken]:
         fields = line.split(separator)
         if len(fields) > file and normalize_path(fields[file].strip('" ')) in images:
@@ -133,7 +133,7 @@ def _swallowed(lines: "_Window", taken: int, separator: str, file: int, images: 
 
 
 class _Window:
-    """Lines of a text file, with lookahead."""
+    """Lines of a text file from the current one on, with lookahead; `drop` moves on."""
 
     def __init__(self, path: Path, warnings: SkipCounter):
         self._rest = _numbered(path, warnings)
@@ -141,7 +141,7 @@ class _Window:
 
     @property
     def first(self) -> str | None:
-        """The next line; None at the end."""
+        """The next line, without consuming it; None at the end."""
         return next(self.from_here(), None)
 
     @property

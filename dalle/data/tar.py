@@ -18,11 +18,11 @@ LONGEST_EXTENSION = 1 << 20  # bytes read of an extended header
 LINKS, DIRECTORY, DEVICES = (b"1", b"2"), b"5", (b"3", b"4", b"6")
 PLAIN = (b"0", b"\0", b"7")
 # headers about the next file; ignored are long link targets and global headers
-LONG_NAME, EXTENSION, PASSED_OVER = b"L", b"x", (b"K", b"g")
+LONG_NAME, EXTENSION, SKIPPED_TYPES = b"L", b"x", (b"K", b"g")
 
 
 class Member(NamedTuple):
-    """A regular file in a tar."""
+    """Name of a regular file in a tar, and the position of its content in bytes."""
 
     name: str
     offset: int  # of its first byte
@@ -36,30 +36,30 @@ def members(path: Path, warnings: SkipCounter) -> Iterator[Member]:
     """
     with open(path, "rb") as file:
         end = file.seek(0, os.SEEK_END)
-        position, intact, told = 0, True, _Told()
+        position, intact, extended = 0, True, _ExtendedHeader()
         while position < end:
             file.seek(position)
             block = file.read(BLOCK_SIZE)
             start = position = position + BLOCK_SIZE
             header = _header(block)
             if header is None:
-                told = _Told()  # it described a file that is lost
+                extended = _ExtendedHeader()  # it described a file that is lost
                 if intact and any(block):  # zero blocks end a tar; another tar may follow
-                    warnings.add("stretches of shards that are no tar", f"{path.name} at byte {start - BLOCK_SIZE:,}")
+                    warnings.add("parts of shards that are not tar", f"{path.name} at byte {start - BLOCK_SIZE:,}")
                     intact = False
                 continue
             intact = True
             if header.kind in (LONG_NAME, EXTENSION):
-                told = _extended(told, header.kind, file.read(min(header.size, LONGEST_EXTENSION)))
-            elif header.kind not in PASSED_OVER:
-                name, size = told.name or header.name, header.size if told.size is None else told.size
-                header, told = _Header(name, size, header.kind), _Told()
+                extended = _parse_extended(extended, header.kind, file.read(min(header.size, LONGEST_EXTENSION)))
+            elif header.kind not in SKIPPED_TYPES:
+                name, size = extended.name or header.name, header.size if extended.size is None else extended.size
+                header, extended = _Header(name, size, header.kind), _ExtendedHeader()
             if header.kind not in (*LINKS, *DEVICES, DIRECTORY):  # those have no data, even if their size is not zero
                 position += -(-header.size // BLOCK_SIZE) * BLOCK_SIZE
-            if header.kind in (LONG_NAME, EXTENSION, DIRECTORY, *PASSED_OVER) or header.name.endswith(b"/"):
+            if header.kind in (LONG_NAME, EXTENSION, DIRECTORY, *SKIPPED_TYPES) or header.name.endswith(b"/"):
                 continue
             name = header.name.decode("utf-8", "surrogateescape").removeprefix("./")
-            if (reason := _unfit(header, name, start + header.size > end)) is not None:
+            if (reason := _skip_reason(header, name, start + header.size > end)) is not None:
                 warnings.add(reason, f"{path.name}: {name}")
             else:
                 yield Member(name, start, header.size)
@@ -71,14 +71,14 @@ class _Header(NamedTuple):
     kind: bytes
 
 
-class _Told(NamedTuple):
-    """Fields of an extended header, which apply to the file after it."""
+class _ExtendedHeader(NamedTuple):
+    """Name and size from an extended header of a tar, which apply to the file after it; None: not stated."""
 
     name: bytes | None = None
     size: int | None = None
 
 
-def _unfit(header: _Header, name: str, cut: bool) -> str | None:
+def _skip_reason(header: _Header, name: str, cut: bool) -> str | None:
     if header.kind in LINKS:
         return "links in shards"
     if header.kind not in PLAIN:
@@ -89,7 +89,7 @@ def _unfit(header: _Header, name: str, cut: bool) -> str | None:
 
 
 def _header(block: bytes) -> _Header | None:
-    """Parse a header. Returns None if the checksum shows that the block is not a header."""
+    """Parse a block of a tar as the header of a file. Returns None if the checksum shows that it is not a header."""
     checksum, size = _number(block[148:156]), _number(block[124:136])
     if len(block) < BLOCK_SIZE or not checksum or size is None:
         return None
@@ -102,7 +102,7 @@ def _header(block: bytes) -> _Header | None:
 
 
 def _number(digits: bytes) -> int | None:
-    """Parse a number: octal digits, or, for large values, binary bytes after a marker."""
+    """Parse a number in a tar header: octal digits, or, if large, binary bytes after a marker. None if invalid."""
     if digits[:1] == b"\x80":
         return int.from_bytes(digits[1:], "big")
     digits = digits.split(b"\0", 1)[0].strip(b" ")
@@ -112,17 +112,20 @@ def _number(digits: bytes) -> int | None:
         return None
 
 
-def _extended(told: _Told, kind: bytes, data: bytes) -> _Told:
-    """Return `told` updated by this header: a long name, or lines such as "20 path=photo.jpg"."""
+def _parse_extended(extended: _ExtendedHeader, kind: bytes, data: bytes) -> _ExtendedHeader:
+    """Return `extended` updated by an extended header of type `kind` with content `data`.
+
+    The content is a long name, or lines such as "20 path=photo.jpg".
+    """
     if kind == LONG_NAME:
-        return told._replace(name=data.split(b"\0", 1)[0])
-    place = 0
-    while (blank := data.find(b" ", place, place + 10)) > 0 and data[place:blank].isdigit():
-        line = data[blank + 1 : place + int(data[place:blank])]
-        place += max(int(data[place:blank]), 1)
+        return extended._replace(name=data.split(b"\0", 1)[0])
+    start = 0
+    while (blank := data.find(b" ", start, start + 10)) > 0 and data[start:blank].isdigit():
+        line = data[blank + 1 : start + int(data[start:blank])]
+        start += max(int(data[start:blank]), 1)
         keyword, _, value = line.removesuffix(b"\n").partition(b"=")
         if keyword == b"path":
-            told = told._replace(name=value)
+            extended = extended._replace(name=value)
         elif keyword == b"size" and value.isdigit() and len(value) < 20:
-            told = told._replace(size=int(value))
-    return told
+            extended = extended._replace(size=int(value))
+    return extended

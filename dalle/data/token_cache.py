@@ -51,12 +51,12 @@ class TokenCacheSettings:
     precision: str = "float32"  # of the encoding
 
     def digest(self) -> str:
-        """Return a digest of 12 hexadecimal digits."""
+        """Return a digest of all settings: 12 hexadecimal digits."""
         return digest_of(json.dumps([FORMAT, asdict(self)], sort_keys=True).encode())[:12]
 
 
 class RecordBlock(NamedTuple):
-    """Records `first` to `last` (exclusive) of one view."""
+    """Range of records, `first` to `last` (exclusive), in one view of a token cache."""
 
     view: int
     first: int
@@ -129,7 +129,7 @@ class TokenCache:
         return self.states[view, index] == ENCODED
 
     def pending_blocks(self) -> Iterator[RecordBlock]:
-        """Yield the blocks that are not written yet."""
+        """Yield the blocks of records whose tokens are not written yet."""
         for view, states in enumerate(self.states):
             for first in range(0, len(states), BLOCK_SIZE):
                 last = min(first + BLOCK_SIZE, len(states))
@@ -148,7 +148,10 @@ class TokenCache:
 
     @staticmethod
     def _write_elements(path: Path, mapped: np.ndarray, start: int, values: np.ndarray) -> None:
-        """Write `values` at element `start` through the file: on a full disk, a write to a memory map is fatal."""
+        """Write `values` into the file of the memory map `mapped`, from its element `start` on.
+
+        Does not write through the map, because that is fatal on a full disk.
+        """
         assert isinstance(mapped, np.memmap)
         with open(path, "r+b", buffering=0) as file:
             file.seek(mapped.offset + start * mapped.itemsize)
@@ -189,7 +192,7 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
 
 
 def _differences(old: TokenCacheSettings, new: TokenCacheSettings) -> list[str]:
-    """Describe the settings that differ."""
+    """Describe each setting that differs between two caches, one phrase each."""
     words = {
         "views": "crops",
         "data": "the digest of the records",

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dalle.data.blocks import KINDS, facts, wordings
+from dalle.data.blocks import KINDS, random_objects, wordings
 from dalle.data.blocks_scene import DIRECTIONS, NounPhrase, Statement
 from dalle.seeds import numpy_generator
 
@@ -27,7 +27,7 @@ class Prompt(NamedTuple):
 
 @dataclass(frozen=True)
 class Capability:
-    """Capability to evaluate: its name and the distribution of its statements."""
+    """Capability to evaluate: its name, and a sampler of statements that need it."""
 
     name: str  # key in metrics.json
     title: str  # row title in the table
@@ -37,10 +37,10 @@ class Capability:
 
 
 def _scene(kind: str, novel: bool = False) -> Callable[[np.random.Generator], Statement]:
-    """Sample all objects and relations of a scene of one of KINDS."""
+    """Return a sampler of statements with all objects and relations of a scene of this kind, one of KINDS."""
 
     def statement(generator: np.random.Generator) -> Statement:
-        things, relations = facts(kind, generator, novel)
+        things, relations = random_objects(kind, generator, novel)
         described = (NounPhrase(*thing, count) for thing, count in zip(things, KINDS[kind][1], strict=True))
         return Statement(tuple(described), relations)
 
@@ -48,7 +48,7 @@ def _scene(kind: str, novel: bool = False) -> Callable[[np.random.Generator], St
 
 
 def _pair_in_relation(names: tuple[str, ...]) -> Callable[[np.random.Generator], Statement]:
-    """Sample two objects in one of these relations."""
+    """Return a sampler of statements about two objects in one of the relations `names`."""
     pair = _scene("related pair")
 
     def statement(generator: np.random.Generator) -> Statement:
@@ -61,10 +61,10 @@ def _pair_in_relation(names: tuple[str, ...]) -> Callable[[np.random.Generator],
 
 
 def _equal_objects(count: int) -> Callable[[np.random.Generator], Statement]:
-    """Sample `count` equal objects. Three and more are small, as at most two large ones fit."""
+    """Return a sampler of statements about `count` equal objects. Three and more are small, to fit."""
 
     def statement(generator: np.random.Generator) -> Statement:
-        ((shape, colour, size),), _ = facts("one", generator)
+        ((shape, colour, size),), _ = random_objects("one", generator)
         return Statement((NounPhrase(shape, colour, size if count < 3 else "small", count),))
 
     return statement

@@ -20,7 +20,7 @@ SPLITS = {"blocks": ("val", "novel")}  # of other data sets: val
 
 @dataclass(frozen=True)
 class EvaluationContext:
-    """Models, data and the digests that identify them."""
+    """Everything that metrics are computed from: loaded models, held-out data and the digests of the models."""
 
     folder: str
     dvae: DiscreteVAE
@@ -64,7 +64,7 @@ class EvaluationContext:
         )
 
     def require_pipeline(self) -> DALLE:
-        """Return the pipeline. Raises `CheckpointError` if the checkpoint has a dVAE only."""
+        """Return the sampling pipeline. Raises `CheckpointError` if the checkpoint has a dVAE only."""
         if self.pipeline is None:
             raise CheckpointError(
                 f"{self.folder} is a dVAE without a transformer, which cannot sample: evaluate it with "
@@ -73,25 +73,25 @@ class EvaluationContext:
         return self.pipeline
 
     def require_clip(self, needed_for: str) -> Scorer:
-        """Return the CLIP scorer. Raises `CheckpointError` if there is none."""
+        """Return the checkpoint's CLIP as a scorer. Raises `CheckpointError`, which states `needed_for`, if none."""
         clip = self.require_pipeline().clip
         if clip is None:
             raise CheckpointError(f"{self.folder} has no clip/, which {needed_for} needs; give one with clip=<folder>")
         return clip
 
     def environment(self) -> dict[str, Any]:
-        """Package versions, device type and precision, which may change the last digits of numbers."""
+        """Return package versions, device type and precision, which may change the last digits of numbers."""
         versions = {name: _package_version(name) for name in ("dalle", "torch", "numpy", "pillow")}
         precision = {} if self.pipeline is None else {"precision": str(self.pipeline.precision)}
         return {"versions": versions, "device": next(self.dvae.parameters()).device.type, **precision}
 
     def identity(self) -> dict[str, Any]:
-        """Digests of the models and settings of the data. Numbers are comparable only if these are equal."""
+        """Return digests of the models and settings of the data. Numbers are comparable only if these are equal."""
         return {"models": self.digests, "data": asdict(self.data)}
 
 
 def _package_version(package: str) -> str | None:
-    """Return a package's version; None if it is on the path but not installed, as this one may be."""
+    """Return a package's version; None if it is on the path but not installed, as the package `dalle` may be."""
     try:
         return version(package)
     except PackageNotFoundError:

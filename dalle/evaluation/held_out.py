@@ -20,7 +20,7 @@ class HeldOut:
     """
 
     def __init__(self, source: Source, count: int, batch_size: int = 64):
-        """Raises ValueError for a count below 1."""
+        """Select the first `count` pairs, in batches of `batch_size`. Raises ValueError for a count below 1."""
         if count < 1:
             raise ValueError(f"cannot evaluate on {count} pairs; use at least 1")
         self.source, self.count, self.batch_size = source, count, min(batch_size, count)

@@ -24,7 +24,7 @@ FILE = "pt_inception-2015-12-05-6726825d.pth"
 
 
 class ConvSpec(NamedTuple):
-    """Name in the weights file and sizes of a convolution."""
+    """One convolution: its name in the weights file, output channels, kernel size and stride."""
 
     name: str
     outputs: int
@@ -42,7 +42,7 @@ POOLS = {
 
 
 def _inception_a(pool_features: int) -> list[list[Step]]:
-    """Block A: 5x5 convolutions, one of them as two of 3x3 (Figure 5 of Szegedy et al. 2016)."""
+    """Return the branches of block A: 5x5 convolutions, one of them as two of 3x3 (Figure 5 of Szegedy et al. 2016)."""
     return [
         [ConvSpec("branch1x1", 64)],
         [ConvSpec("branch5x5_1", 48), ConvSpec("branch5x5_2", 64, (5, 5))],
@@ -56,7 +56,7 @@ def _inception_a(pool_features: int) -> list[list[Step]]:
 
 
 def _inception_c(channels_7x7: int) -> list[list[Step]]:
-    """Block C: 7x7 convolutions, factorised into rows and columns (Figure 6)."""
+    """Return the branches of block C: 7x7 convolutions, factorised into rows and columns (Figure 6)."""
     return [
         [ConvSpec("branch1x1", 192)],
         [
@@ -76,7 +76,7 @@ def _inception_c(channels_7x7: int) -> list[list[Step]]:
 
 
 def _inception_e(pool: str) -> list[list[Step]]:
-    """Block E: 3x3 convolutions that end in a row and a column in parallel (Figure 7)."""
+    """Return the branches of block E: 3x3 convolutions that end in a row and a column in parallel (Figure 7)."""
     return [
         [ConvSpec("branch1x1", 320)],
         [ConvSpec("branch3x3_1", 384), (ConvSpec("branch3x3_2a", 384, (1, 3)), ConvSpec("branch3x3_2b", 384, (3, 1)))],
@@ -189,7 +189,10 @@ class Inception(nn.Module):
         self.fc = nn.Linear(WIDTH, CLASSES)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(b, 3, h, w) in [0, 255] -> features (b, 2048), logits (b, 1008) without bias, for the Inception score."""
+        """Compute features (b, 2048) and logits (b, 1008) of images (b, 3, h, w) in [0, 255].
+
+        The logits are without bias, as the Inception score needs them.
+        """
         x = (resize_tensorflow1(images, SIDE) - 128) / 128  # (b, 3, 299, 299)
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))  # (b, 64, 147, 147)
         x = POOLS["max_pool_stride_2"](x)  # (b, 64, 73, 73)
@@ -223,7 +226,7 @@ class Inception(nn.Module):
 
 
 def _is_batch_counter(name: str) -> bool:
-    """True for batch norm's batch counters, which files may lack and evaluation does not use."""
+    """Return True if a tensor is a batch counter of batch norm, which files may lack and evaluation does not use."""
     return name.endswith("num_batches_tracked")
 
 
@@ -241,7 +244,7 @@ def resize_tensorflow1(images: Tensor, side: int) -> Tensor:
 
 
 def _interpolation_matrix(length: int, side: int) -> Tensor:
-    """Bilinear interpolation from `length` to `side` pixels along one axis: (side, length) fp32."""
+    """Return the matrix of bilinear interpolation from `length` to `side` pixels on an axis: (side, length) fp32."""
     positions = torch.arange(side) * (length / side)
     lower = positions.long()
     fraction = positions - lower

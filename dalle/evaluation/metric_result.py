@@ -8,7 +8,7 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class MetricResult:
-    """Result of one metric."""
+    """Result of one metric: its numbers by name, what they mean and depend on, and images for the page."""
 
     description: str  # definition of the numbers, their units, and which direction is better, in a few sentences
     numbers: dict[str, float]  # by their names in metrics.json

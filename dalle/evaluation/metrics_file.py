@@ -17,7 +17,8 @@ from typing import Any
 
 from PIL import Image
 
-from dalle.checkpoint import read_json, replacing
+from dalle.atomic_files import atomic_write
+from dalle.checkpoint import read_json
 from dalle.evaluation.metric_result import MetricResult
 
 FORMAT = 3  # format 1 had the numbers only; format 2 had other names of metrics
@@ -25,7 +26,7 @@ FORMAT = 3  # format 1 had the numbers only; format 2 had other names of metrics
 
 @dataclass(frozen=True)
 class MetricEntry:
-    """Description of one metric's result beside its numbers."""
+    """One metric in metrics.json: the names of its numbers, their definition, settings, images and notes."""
 
     names: list[str]  # names of its numbers
     description: str
@@ -37,7 +38,7 @@ class MetricEntry:
 
 @dataclass(frozen=True)
 class MetricsFile:
-    """Content of a metrics.json."""
+    """Content of a metrics.json: numbers by name, an entry for each metric, and the models and data."""
 
     context: dict[str, Any]  # models and data
     numbers: dict[str, float] = field(default_factory=dict)
@@ -63,7 +64,7 @@ class MetricsFile:
         return MetricsFile(self.context, kept | finite, self.metrics | {name: entry})
 
     def has_other_settings(self, name: str, result: MetricResult) -> bool:
-        """True if the file has metric `name` with settings other than those of `result`."""
+        """Return True if the file has metric `name` with settings other than those of `result`."""
         if name not in self.metrics:
             return False
         settings = {key: value for key, value in self.metrics[name].settings.items() if key != "environment"}
@@ -74,8 +75,8 @@ class MetricsFile:
         metrics = {name: asdict(entry) for name, entry in self.metrics.items()}
         content = {"format": FORMAT, **self.numbers, "context": self.context, "metrics": metrics}
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as beside:
-            beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _save_image(image: Image.Image, path: Path) -> str:

@@ -35,5 +35,5 @@ def _section(title: str, entry: MetricEntry, numbers: dict[str, float]) -> list[
 
 
 def _format_number(value: float) -> str:
-    """Format with at most four decimals, without trailing zeros."""
+    """Format a number with at most four decimals, without trailing zeros."""
     return f"{value:.4f}".rstrip("0").rstrip(".")

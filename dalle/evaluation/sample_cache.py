@@ -32,7 +32,10 @@ class SampleCache:
     """Disk cache of one sampled image for each caption."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]):
-        """settings: everything the images depend on beside their captions, as JSON values."""
+        """Refer to the cache in a sub-folder of `folder` named after the digest of `settings`. Creates nothing.
+
+        settings: everything the images depend on beside their captions, as JSON values.
+        """
         self.settings = settings
         self.digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
         self.folder = folder / self.digest
@@ -81,7 +84,7 @@ class SampleCache:
             yield rearrange(torch.from_numpy(np.stack(pixels)), "b h w c -> b c h w")
 
     def _cached_captions(self) -> list[str]:
-        """Return the captions with cached images; create the manifest if there is none."""
+        """Return the captions with cached images, in order; create the file `MANIFEST` if there is none."""
         path = self.folder / MANIFEST
         self.folder.mkdir(parents=True, exist_ok=True)
         content = path.read_bytes() if path.is_file() else b""

@@ -11,7 +11,7 @@ LOGITS_PROCESSORS = ("top_k", "top_p", "min_p")
 
 
 def decoding_settings(dalle: DALLE, config: EvaluateConfig) -> dict[str, Any]:
-    """Settings that determine the candidates. Logits processors are listed only if set."""
+    """Return the settings that determine the candidates of a caption. Logits processors are listed only if set."""
     guidance = dalle.guidance if config.guidance is None else config.guidance
     processors = {name: getattr(config, name) for name in LOGITS_PROCESSORS if getattr(config, name) is not None}
     settings = {"seed": config.seed, "temperature": config.temperature, **processors, "guidance": guidance}
@@ -19,16 +19,16 @@ def decoding_settings(dalle: DALLE, config: EvaluateConfig) -> dict[str, Any]:
 
 
 def rerank_settings(config: EvaluateConfig) -> dict[str, Any]:
-    """Settings of the reranking."""
+    """Return the settings that determine the ranking of candidates: scores, their weights and reference images."""
     weights, references = asdict(config.rerank_weights), list(config.rerank_references)
     return {"by": config.rerank, "weights": weights, "references": references}
 
 
 def sampling_settings(dalle: DALLE, config: EvaluateConfig, candidates: int) -> dict[str, Any]:
-    """Settings that determine the candidates of each caption and their ranking."""
+    """Return the settings that determine the candidates of each caption and their ranking."""
     return {"candidates": candidates, **decoding_settings(dalle, config), "rerank": rerank_settings(config)}
 
 
 def captions_digest(captions: list[str]) -> str:
-    """Hash of the captions in this order: 16 hex digits of SHA-256."""
+    """Return the hash of the captions in this order: 16 hex digits of SHA-256."""
     return sha256("\n".join(captions).encode()).hexdigest()[:16]

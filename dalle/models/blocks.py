@@ -55,9 +55,9 @@ class MLP(nn.Module):
         mlp_width = config.mlp_width or 4 * config.width
         if config.activation not in ACTIVATIONS:
             raise ValueError(f"unknown activation {config.activation!r}; choose one of {', '.join(ACTIVATIONS)}")
-        self.kind = ACTIVATIONS[config.activation]
+        self.activation_spec = ACTIVATIONS[config.activation]
         self.expand = nn.Linear(config.width, mlp_width)
-        self.activation = self.kind.module()
+        self.activation = self.activation_spec.module()
         self.out = nn.Linear(mlp_width, config.width)
 
     @property
@@ -75,10 +75,11 @@ class MLP(nn.Module):
 
         linear: builds a packed layer, see `dalle.models.cpu_linear.PackedLinear`.
         """
-        if self.kind.fused is None:
+        spec = self.activation_spec
+        if spec.fused is None:
             return {"expand": linear(self.expand), "activation": self.activation, "out": linear(self.out)}
-        expand = linear(self.expand, activation=self.kind.fused, output_scale=self.kind.scale, narrow=True)
-        return {"expand": expand, "activation": nn.Identity(), "out": linear(self.out, input_scale=1 / self.kind.scale)}
+        expand = linear(self.expand, activation=spec.fused, output_scale=spec.scale, keep_packed_dtype=True)
+        return {"expand": expand, "activation": nn.Identity(), "out": linear(self.out, input_scale=1 / spec.scale)}
 
 
 class SwiGLU(nn.Module):

@@ -2,7 +2,7 @@
 
 torch's own layers compute fp32 products with MKL, which does not use AVX512 on some processors, and repack bfloat16
 weights at every call. Here the weights are packed once. The operators are private to torch (its compiler uses them),
-so `can_pack` tests them before use; they are called in this file only.
+so `is_packing_supported` tests them before use; they are called in this file only.
 """
 
 from copy import copy
@@ -17,10 +17,10 @@ from dalle.models.blocks import MLP, Float32Linear
 
 Model = TypeVar("Model", bound=nn.Module)
 
-NOTHING, GELU, SILU = "none", "gelu", "swish"  # activations that oneDNN can fuse into a product
+NO_ACTIVATION, GELU, SILU = "none", "gelu", "swish"  # activations that oneDNN can fuse into a product
 
 
-def packed(model: Model, batch: int, dtype: torch.dtype = torch.float32) -> Model:
+def pack_linear_layers(model: Model, batch: int, dtype: torch.dtype = torch.float32) -> Model:
     """Return a copy of `model` with packed linear layers, if it is on a CPU and torch can pack; else `model` itself.
 
     The copy shares everything with `model` except the packed weights, which do not follow later updates. `model` is
@@ -31,22 +31,24 @@ def packed(model: Model, batch: int, dtype: torch.dtype = torch.float32) -> Mode
         fp32, and logits are computed in fp32 (App. D).
     """
     device = next(model.parameters()).device
-    return cast(Model, _pack(model, batch, dtype)) if device.type == "cpu" and can_pack(dtype) else model
+    if device.type != "cpu" or not is_packing_supported(dtype):
+        return model
+    return cast(Model, _pack_module(model, batch, dtype))
 
 
 @cache
-def can_pack(dtype: torch.dtype) -> bool:
+def is_packing_supported(dtype: torch.dtype) -> bool:
     """Return True if packed layers of `dtype` work with this torch on this processor: compares them with `F.linear`."""
     x, weight, bias = (torch.linspace(-1, 1, size).to(dtype) for size in (4 * 32, 16 * 32, 16))
     x, weight = x.view(4, 32), weight.view(16, 32)
     try:
         with torch.inference_mode():
-            layout = _layout(weight, batch=4)
-            results = {name: _product(x, layout, bias, name) for name in (NOTHING, GELU, SILU)}
+            packed_weight = _pack_weight(weight, batch=4)
+            results = {name: _packed_linear(x, packed_weight, bias, name) for name in (NO_ACTIVATION, GELU, SILU)}
     except (AttributeError, RuntimeError, TypeError):  # no such operator, different arguments, or unsupported processor
         return False
     plain = F.linear(x, weight, bias)
-    expected = {NOTHING: plain, GELU: F.gelu(plain), SILU: F.silu(plain)}
+    expected = {NO_ACTIVATION: plain, GELU: F.gelu(plain), SILU: F.silu(plain)}
     return all(torch.allclose(results[name], expected[name], rtol=0.02, atol=0.02) for name in expected)
 
 
@@ -61,52 +63,52 @@ class PackedLinear(nn.Module):
         linear: nn.Linear,
         batch: int,
         dtype: torch.dtype,
-        activation: str = NOTHING,
+        activation: str = NO_ACTIVATION,
         input_scale: float = 1.0,
         output_scale: float = 1.0,
-        narrow: bool = False,
+        keep_packed_dtype: bool = False,
     ):
         """Pack the weights of `linear`.
 
         batch: usual number of rows of the products.
         dtype: of the packed weights and the products.
-        activation: NOTHING, or an activation that oneDNN applies to the product.
+        activation: NO_ACTIVATION, or an activation that oneDNN applies to the product.
         input_scale, output_scale: as in the formula above.
-        narrow: return results in `dtype`, for another packed layer, instead of the input's dtype.
+        keep_packed_dtype: return results in `dtype`, for another packed layer, instead of the input's dtype.
         """
         super().__init__()
         self.weight, self.bias = linear.weight, linear.bias
         self.dtype = dtype
         self.activation = activation
-        self.narrow = narrow
+        self.keep_packed_dtype = keep_packed_dtype
         with torch.no_grad():
-            self.layout = _layout((linear.weight * (input_scale * output_scale)).to(dtype), batch)
+            self.packed_weight = _pack_weight((linear.weight * (input_scale * output_scale)).to(dtype), batch)
             self.packed_bias = None if linear.bias is None else (linear.bias * output_scale).to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the packed layer: (..., inputs) -> (..., outputs), in the dtype of x unless `narrow`."""
-        y = _product(x.to(self.dtype), self.layout, self.packed_bias, self.activation)
-        return y if self.narrow else y.to(x.dtype)
+        """Apply the layer: (..., inputs) -> (..., outputs), in the dtype of x unless `keep_packed_dtype`."""
+        y = _packed_linear(x.to(self.dtype), self.packed_weight, self.packed_bias, self.activation)
+        return y if self.keep_packed_dtype else y.to(x.dtype)
 
 
-def _pack(module: nn.Module, batch: int, dtype: torch.dtype) -> nn.Module:
+def _pack_module(module: nn.Module, batch: int, dtype: torch.dtype) -> nn.Module:
     if isinstance(module, Float32Linear):
         return PackedLinear(module, batch, torch.float32)
     if isinstance(module, nn.Linear):
         return PackedLinear(module, batch, dtype)
-    twin = copy(module)  # shallow: shares parameters and buffers with the module
+    packed = copy(module)  # shallow: shares parameters and buffers with the module
     if isinstance(module, MLP):  # fuses its activation into the first layer
         children = module.pack(partial(PackedLinear, batch=batch, dtype=dtype))
     else:
-        children = {name: _pack(child, batch, dtype) for name, child in module.named_children()}
-    twin.__dict__["_modules"] = children
-    return twin
+        children = {name: _pack_module(child, batch, dtype) for name, child in module.named_children()}
+    packed.__dict__["_modules"] = children
+    return packed
 
 
-def _layout(weight: Tensor, batch: int) -> Tensor:
+def _pack_weight(weight: Tensor, batch: int) -> Tensor:
     return torch.ops.mkldnn._reorder_linear_weight(weight, batch)
 
 
-def _product(x: Tensor, layout: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+def _packed_linear(x: Tensor, packed_weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
     algorithm = "none" if activation == GELU else ""  # of GELU: "none" is exact, "tanh" an approximation
-    return torch.ops.mkldnn._linear_pointwise(x, layout, bias, activation, [], algorithm)
+    return torch.ops.mkldnn._linear_pointwise(x, packed_weight, bias, activation, [], algorithm)

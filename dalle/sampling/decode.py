@@ -7,7 +7,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from dalle.models.cpu_linear import packed
+from dalle.models.cpu_linear import pack_linear_layers
 from dalle.models.transformer.model import Transformer
 from dalle.precision import without_autocast
 from dalle.sampling.cuda_graphs import decoding_step
@@ -120,7 +120,7 @@ class TokenSamplerFactory:
         self.device = model.image_head.weight.device
         sequences = 2 if config.guided else 1  # decoded for each image
         with without_autocast(self.device.type):
-            self.model = packed(model, sequences * min(self.batch_size, images), precision)
+            self.model = pack_linear_layers(model, sequences * min(self.batch_size, images), precision)
             self.unconditional = (
                 self.model.prefill(empty_caption(model.sequence).to(self.device)) if config.guided else None
             )

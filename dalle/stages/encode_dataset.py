@@ -68,11 +68,11 @@ class DatasetEncoder:
         # one rank reads the metadata of up to millions of files, and broadcasts the digest
         digests = (source.digest(), checkpoint.digest(dvae_folder)) if distributed.is_main_process() else ("", "")
         data_digest, dvae_digest = distributed.broadcast_object(digests)
-        self.kind = TokenCacheSettings(data_digest, source.image_size, transform, dvae_digest, crops, device.type)
+        self.settings = TokenCacheSettings(data_digest, source.image_size, transform, dvae_digest, crops, device.type)
 
     def cache_folder(self, tokens: Path) -> Path:
         """Return the token cache's folder: `tokens` if it is itself a cache, else its subfolder for these settings."""
-        return tokens if is_cache(tokens) else cache_folder(tokens, self.data.name, self.kind)
+        return tokens if is_cache(tokens) else cache_folder(tokens, self.data.name, self.settings)
 
     def open_cache(self, folder: Path, dvae: DiscreteVAE, workers: int) -> TokenCache:
         """Open the token cache in `folder`; missing tokens are encoded first, by all ranks.
@@ -89,9 +89,9 @@ class DatasetEncoder:
             "vocabulary": dvae.vocabulary,
         }
         if distributed.is_main_process():
-            TokenCache.create(folder, self.kind, len(self.source), positions, dvae.vocabulary, metadata)
+            TokenCache.create(folder, self.settings, len(self.source), positions, dvae.vocabulary, metadata)
         distributed.barrier()
-        cache = TokenCache(folder, self.kind)
+        cache = TokenCache(folder, self.settings)
         blocks = distributed.broadcast_object(list(cache.pending_blocks()))
         if not blocks:
             return cache
@@ -106,7 +106,7 @@ class DatasetEncoder:
                 cache.write(batch.block, tokens.cpu().numpy(), batch.readable)
                 bar.update(min(len(batch.images) * distributed.get_world_size(), images - bar.n))
         distributed.barrier()
-        finished = TokenCache(folder, self.kind)
+        finished = TokenCache(folder, self.settings)
         if finished.count(TODO):
             raise TokenCacheMismatch(
                 f"{finished.count(TODO):,} images of {folder} are not encoded yet: run the same command again"

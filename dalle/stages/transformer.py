@@ -20,7 +20,7 @@ from dalle.data.token_cache import TokenCache, is_cache
 from dalle.device_transfer import to_device
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.models.transformer.model import Logits, Transformer, TransformerConfig
-from dalle.models.transformer.sequence import IGNORED, PAD, PAD_TARGETS
+from dalle.models.transformer.sequence import IGNORED, PAD, PAD_LOSS_OPTIONS
 from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.sampling_config import SamplingConfig
@@ -69,8 +69,8 @@ class TransformerStageConfig(CaptionedDataConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         get_image_tokens(self.image_targets)  # reject an unknown name before anything starts
-        if self.pad_loss not in PAD_TARGETS:
-            raise ValueError(f"pad_loss={self.pad_loss!r} is unknown; choose one of {', '.join(PAD_TARGETS)}")
+        if self.pad_loss not in PAD_LOSS_OPTIONS:
+            raise ValueError(f"pad_loss={self.pad_loss!r} is unknown; choose one of {', '.join(PAD_LOSS_OPTIONS)}")
         if not 0 <= self.caption_dropout < 1:
             raise ValueError(f"caption_dropout={self.caption_dropout} must be at least 0 and below 1")
         if self.guidance != 1 and not self.caption_dropout:

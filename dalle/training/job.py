@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dalle import checkpoint, distributed
+from dalle import distributed
 from dalle.ablation_config import DEFAULT_SIZE, AblationConfig, format_value, varied_values
+from dalle.atomic_files import atomic_write
 from dalle.training.run import RunConfigMismatchError
 from dalle.training.signals import Interrupted
 
@@ -80,5 +81,5 @@ def _write(job: Job, folder: Path, status: str, error: str = "") -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     content = {"format": FORMAT, **vars(job), "status": status, "error": error}
-    with checkpoint.replacing(folder / FILE) as beside:
-        beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    with atomic_write(folder / FILE) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

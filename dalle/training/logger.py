@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from dalle import checkpoint
+from dalle.atomic_files import atomic_write
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +67,8 @@ class MetricsFile:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         kept = [line for line in lines if _step_of(line) <= step]
         if kept != lines:
-            with checkpoint.replacing(path) as beside:
-                beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            with atomic_write(path) as temporary:
+                temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
         self.file = path.open("a", encoding="utf-8", buffering=1)
 
     def metrics(self, step: int, split: str, values: Mapping[str, float]) -> None:

@@ -92,7 +92,7 @@ def test_reading_continues_after_a_broken_header(tmp_path):
     data[1536 + 130] ^= 7  # in the second file's size
     found, warnings = read(tmp_path, bytes(data))
     assert found == {name: content for name, content in files.items() if name != "2.txt"}
-    assert warnings == {"stretches of shards that are no tar": 1}
+    assert warnings == {"parts of shards that are not tar": 1}
 
 
 def test_long_name_of_a_lost_file_is_not_used_for_the_next(tmp_path):

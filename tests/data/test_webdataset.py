@@ -116,7 +116,7 @@ def test_missing_shards_raise(tmp_path):
     with pytest.raises(ValueError, match=r"no \.tar in this folder"):
         opened(tmp_path / "empty")
     (tmp_path / "none.tar").write_bytes(b"no tar")
-    with pytest.raises(ValueError, match="0 of 0 records are used; warnings: 1 stretches of shards that are no tar"):
+    with pytest.raises(ValueError, match="0 of 0 records are used; warnings: 1 parts of shards that are not tar"):
         opened(tmp_path / "none.tar")
 
 

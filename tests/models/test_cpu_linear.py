@@ -4,21 +4,25 @@ from torch import Tensor, nn
 
 from dalle.models import blocks
 from dalle.models import cpu_linear as module
-from dalle.models.cpu_linear import PackedLinear, can_pack, packed
+from dalle.models.cpu_linear import PackedLinear, is_packing_supported, pack_linear_layers
 from dalle.sampling.decode import generate
 from dalle.sampling.sampling_config import DecodingConfig
 
 FORMATS = [torch.float32, torch.bfloat16]
-needs_operators = pytest.mark.skipif(not can_pack(torch.float32), reason="this torch has no packed linear layers")
-needs_bfloat16 = pytest.mark.skipif(not can_pack(torch.bfloat16), reason="no bfloat16 products on this processor")
+needs_operators = pytest.mark.skipif(
+    not is_packing_supported(torch.float32), reason="this torch has no packed linear layers"
+)
+needs_bfloat16 = pytest.mark.skipif(
+    not is_packing_supported(torch.bfloat16), reason="no bfloat16 products on this processor"
+)
 
 
 @pytest.fixture
 def fresh_trial():
     """Clear the cached check of the operators before and after a test."""
-    can_pack.cache_clear()
+    is_packing_supported.cache_clear()
     yield
-    can_pack.cache_clear()
+    is_packing_supported.cache_clear()
 
 
 BLOCKS = [{"activation": "quick_gelu"}, {"activation": "gelu"}, {"qk_norm": True}, {"mlp": "swiglu"}]
@@ -30,7 +34,7 @@ def test_unsupported_activation_is_computed_unfused(make_transformer, monkeypatc
     monkeypatch.setitem(blocks.ACTIVATIONS, "softplus", blocks.Activation(torch.nn.Softplus))
     model = make_transformer(width=32, activation="softplus")
     caption, image = sequence(model)
-    assert torch.allclose(packed(model, 3)(caption, image).image, model(caption, image).image, atol=1e-5)
+    assert torch.allclose(pack_linear_layers(model, 3)(caption, image).image, model(caption, image).image, atol=1e-5)
 
 
 def sequence(model, b: int = 3) -> tuple[Tensor, Tensor]:
@@ -46,7 +50,7 @@ def sequence(model, b: int = 3) -> tuple[Tensor, Tensor]:
 def test_packed_and_plain_layers_agree(make_transformer, changes, batch):
     model = make_transformer(width=32, patterns=["paper"], **changes)
     caption, image = sequence(model)
-    expected, found = model(caption, image), packed(model, batch)(caption, image)
+    expected, found = model(caption, image), pack_linear_layers(model, batch)(caption, image)
     assert torch.allclose(found.image, expected.image, atol=1e-5)
     assert torch.allclose(found.text, expected.text, atol=1e-5)
 
@@ -56,14 +60,14 @@ def test_packed_and_plain_layers_agree(make_transformer, changes, batch):
 def test_bfloat16_is_used_for_matrix_products_only(make_transformer):
     model = make_transformer(width=32)
     caption, image = sequence(model)
-    expected, twin = model(caption, image).image, packed(model, 3, torch.bfloat16)
-    found = twin(caption, image).image
+    expected, packed = model(caption, image).image, pack_linear_layers(model, 3, torch.bfloat16)
+    found = packed(caption, image).image
     assert found.dtype == torch.float32
     assert 0 < (found - expected).abs().max() < 0.05 * expected.std()
-    assert all(text.keys.dtype == text.values.dtype == torch.float32 for text in twin.prefill(caption))
+    assert all(text.keys.dtype == text.values.dtype == torch.float32 for text in packed.prefill(caption))
 
     states = torch.randn(3, 32)
-    assert torch.allclose(twin.image_head(states), model.image_head(states), atol=1e-5)  # logits are fp32 (App. D)
+    assert torch.allclose(packed.image_head(states), model.image_head(states), atol=1e-5)  # logits are fp32 (App. D)
 
 
 @needs_operators
@@ -71,7 +75,7 @@ def test_packed_model_samples_the_same_images(make_transformer, monkeypatch):
     model = make_transformer(patterns=["paper"], depth=3)
     caption, _ = sequence(model)
     drawn = generate(model, caption, 4, DecodingConfig(seed=3))
-    monkeypatch.setattr(module, "can_pack", lambda dtype: False)
+    monkeypatch.setattr(module, "is_packing_supported", lambda dtype: False)
     assert generate(model, caption, 4, DecodingConfig(seed=3)).equal(drawn)
 
 
@@ -80,12 +84,12 @@ def test_packing_leaves_the_model_trainable(make_transformer, dtype):
     model = make_transformer()
     caption, image = sequence(model)
     names, kinds = list(model.state_dict()), [type(part) for part in model.modules()]
-    twin = packed(model, 3, dtype)
+    packed = pack_linear_layers(model, 3, dtype)
     with torch.inference_mode():
-        before = twin(caption, image).image.clone()
+        before = packed(caption, image).image.clone()
 
-    assert list(model.state_dict()) == list(twin.state_dict()) == names
-    assert all(own is shared for own, shared in zip(model.parameters(), twin.parameters(), strict=True))
+    assert list(model.state_dict()) == list(packed.state_dict()) == names
+    assert all(own is shared for own, shared in zip(model.parameters(), packed.parameters(), strict=True))
     assert [type(part) for part in model.modules()] == kinds
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     logits = model(caption, image)
@@ -93,27 +97,29 @@ def test_packing_leaves_the_model_trainable(make_transformer, dtype):
     assert all(parameter.grad is not None for parameter in model.parameters())
     optimizer.step()
     with torch.inference_mode():
-        assert torch.allclose(packed(model, 3)(caption, image).image, model(caption, image).image, atol=1e-5)
+        assert torch.allclose(
+            pack_linear_layers(model, 3)(caption, image).image, model(caption, image).image, atol=1e-5
+        )
         assert not torch.allclose(before, model(caption, image).image, atol=1e-3)
 
 
 @needs_operators
 def test_packing_handles_layers_without_bias_and_empty_containers():
     model = nn.ModuleDict({"a": nn.Linear(8, 4, bias=False), "b": nn.ModuleList(), "c": nn.LayerNorm(4)})
-    twin = packed(model, 2)
+    packed = pack_linear_layers(model, 2)
     x = torch.randn(2, 8)
     with torch.inference_mode():
-        assert isinstance(twin["a"], PackedLinear)
-        assert torch.allclose(twin["a"](x), model["a"](x), atol=1e-6)
-    assert twin["c"].weight is model["c"].weight
+        assert isinstance(packed["a"], PackedLinear)
+        assert torch.allclose(packed["a"](x), model["a"](x), atol=1e-6)
+    assert packed["c"].weight is model["c"].weight
 
 
 @pytest.mark.parametrize(
     "broken",
     [
-        {"_layout": lambda weight, batch: torch.ops.mkldnn.no_such_operator(weight, batch)},
-        {"_product": lambda x, layout, bias, activation: torch.zeros(4, 16)},
-        {"_product": lambda x, layout, bias, activation: torch.ops.mkldnn._linear_pointwise(x)},
+        {"_pack_weight": lambda weight, batch: torch.ops.mkldnn.no_such_operator(weight, batch)},
+        {"_packed_linear": lambda x, layout, bias, activation: torch.zeros(4, 16)},
+        {"_packed_linear": lambda x, layout, bias, activation: torch.ops.mkldnn._linear_pointwise(x)},
     ],
     ids=["no operator", "wrong results", "other arguments"],
 )
@@ -121,10 +127,10 @@ def test_missing_operators_leave_the_model_unpacked(make_transformer, monkeypatc
     for name, function in broken.items():
         monkeypatch.setattr(module, name, function)
     model = make_transformer()
-    assert packed(model, 1) is model
+    assert pack_linear_layers(model, 1) is model
     assert generate(model, sequence(model)[0], 1).shape == (3, 1, 4, 4)
 
 
 def test_models_on_other_devices_are_not_packed():
     model = nn.Linear(4, 4, device="meta")
-    assert packed(model, 1) is model
+    assert pack_linear_layers(model, 1) is model

@@ -120,7 +120,7 @@ def test_patterns_are_built_from_names_and_settings():
 
 def test_unknown_pattern_lists_the_choices():
     with pytest.raises(ValueError, match=r"'diagonal'.*dense, row, column, convolutional"):
-        PATTERNS.choose("diagonal")
+        PATTERNS.lookup("diagonal")
 
 
 def test_even_kernel_raises():

@@ -38,7 +38,7 @@ def test_training_reconstruction_matches_decoded_tokens():
     codebook = model.decoder.input.weight[:, :, 0, 0].T  # (v, d)
     assert model.encode(images()).equal(logits.argmax(dim=1))
     looked_up = rearrange(codebook[model.encode(images())], "b h w d -> b d h w")
-    torch.testing.assert_close(parameters, model.decoder.draw(looked_up))
+    torch.testing.assert_close(parameters, model.decoder.decode_embeddings(looked_up))
     torch.testing.assert_close(model.decode(model.encode(images())), model.decode(logits.argmax(dim=1)))
 
 

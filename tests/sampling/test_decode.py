@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dalle.models.cpu_linear import can_pack
+from dalle.models.cpu_linear import is_packing_supported
 from dalle.models.transformer.model import Transformer
 from dalle.sampling.decode import MASKED, generate
 from dalle.sampling.guidance import empty_caption
@@ -131,7 +131,7 @@ def test_first_candidate_can_differ_between_captions(make_transformer):
 
 def test_bfloat16_samples_do_not_depend_on_batch_size(make_transformer):
     model = make_transformer(patterns=["paper"], depth=3, width=32)
-    if not can_pack(torch.bfloat16):
+    if not is_packing_supported(torch.bfloat16):
         pytest.skip("this torch cannot pack bfloat16 layers on this processor")
     config = DecodingConfig(seed=1, batch_size=96)
     drawn = generate(model, captions(model), 32, config, precision=torch.bfloat16)
@@ -241,6 +241,6 @@ def test_autocast_of_the_caller_has_no_effect(make_transformer, guidance):
     """A stage's preview may be sampled under autocast, which would round logits and prevent packing of layers."""
     model = make_transformer(patterns=["paper"], depth=3, width=32)
     expected = generate(model, captions(model), 4, DecodingConfig(seed=1, guidance=guidance))
-    can_pack.cache_clear()
+    is_packing_supported.cache_clear()
     with torch.autocast("cpu", torch.bfloat16):
         assert generate(model, captions(model), 4, DecodingConfig(seed=1, guidance=guidance)).equal(expected)

@@ -212,7 +212,7 @@ def test_failed_save_keeps_previous_checkpoint(tmp_path, uninterrupted, monkeypa
         write(tensors, path)
 
     monkeypatch.setattr(checkpoint, "save_file", full_disk)
-    with pytest.raises(CheckpointError, match=r"No space left on device.*make room, and run again"):
+    with pytest.raises(CheckpointError, match=r"No space left on device.*free some disk space and run again"):
         fit(tmp_path, FULL)
     monkeypatch.undo()
     assert everything(tmp_path)[0] == 5

@@ -24,7 +24,7 @@ def data_meta(data: Any, sources: Mapping[str, Source]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Provenance:
-    """A checkpoint and the record of its training data."""
+    """A checkpoint, and the information in it about its training data."""
 
     folder: Path
     kind: str  # dvae, transformer, clip
@@ -32,7 +32,7 @@ class Provenance:
 
     @classmethod
     def read(cls, folder: Path) -> "Provenance":
-        """Read the record from the checkpoint in `folder`. Raises CheckpointError if there is no checkpoint."""
+        """Read the provenance from the checkpoint in `folder`. Raises CheckpointError if there is no checkpoint."""
         config = checkpoint.read_json(folder / checkpoint.CONFIG)
         return cls(folder, str(config.get("kind")), config.get("meta") or {})
 
@@ -43,7 +43,7 @@ class Provenance:
         return config_from_dict(self.meta["data"])
 
     def report_lines(self) -> list[str]:
-        """Return a report in lines: the training data, and whether the current data are the same."""
+        """Return the lines of a report on the training data and if the current data are the same."""
         if "data" not in self.meta:
             imported = self.meta.get("imported")
             reason = f"weights imported from {imported}" if imported else "the checkpoint has no record of it"
@@ -64,7 +64,7 @@ class Provenance:
         return lines
 
     def compare(self) -> str:
-        """Compare the digest of the training data with that of the current data. Returns a phrase."""
+        """Compare the digest of the training data with that of the current data. Returns a phrase with the outcome."""
         record = self.meta.get("records")
         if record is None:
             return "cannot be compared: this checkpoint has no digest of its data"
@@ -90,7 +90,7 @@ class Provenance:
 
 
 def find_provenance(folder: str | Path) -> list[Provenance]:
-    """Find the checkpoints in a folder or its direct sub-folders. Raises CheckpointError if there are none."""
+    """Return the provenance of all checkpoints in a folder or its direct sub-folders. CheckpointError if none."""
     folder = Path(folder)
     found = sorted({path.parent for path in _configs(folder)})
     if not found:

@@ -14,7 +14,7 @@ from dalle.data.source import Source, UnreadableRecord
 
 @dataclass(frozen=True)
 class Scan:
-    """Result of scanning n records of a split."""
+    """Result of scanning n records of a split: their perceptual hashes, image sizes and unreadable images."""
 
     split: str
     source: Source

@@ -25,7 +25,7 @@ ASPECT_RATIOS = {  # upper bounds of width / height; the paper's filter leaves o
 
 @dataclass(frozen=True)
 class Captions:
-    """Token counts of the captions of the scanned records."""
+    """Token counts of all m captions of the records scanned in one split."""
 
     tokens: np.ndarray = field(repr=False)  # (m) int32, token count of each caption
     positions: np.ndarray = field(repr=False)  # (m) int64, position of each caption's record among those scanned
@@ -139,7 +139,7 @@ class Survey:
 
 
 def quantiles(values: np.ndarray) -> dict[str, int]:
-    """Return five quantiles of integers; an empty dict for an empty array."""
+    """Return five quantiles of an array of integers, by name; an empty dict for an empty array."""
     shares = {"least": 0, "5%": 0.05, "median": 0.5, "95%": 0.95, "most": 1}
     if len(values) == 0:
         return {}

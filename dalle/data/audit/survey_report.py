@@ -27,7 +27,7 @@ DUPLICATE_GROUPS, IMAGES_PER_GROUP = 12, 6  # on the sheet of near duplicates
 
 
 def write_survey(survey: Survey, folder: Path) -> list[str]:
-    """Write all files into `folder`. Returns the page's findings, one line each."""
+    """Write all files of a survey into `folder`. Returns the page's findings, one line each."""
     statistics = survey.statistics()
     (folder / STATISTICS).write_text(
         json.dumps(statistics, indent=1, ensure_ascii=False) + "\n", "utf-8", "surrogateescape"
@@ -44,14 +44,14 @@ def write_survey(survey: Survey, folder: Path) -> list[str]:
 
 
 def contact_cells(scan: Scan) -> list[Cell]:
-    """Return cells of evenly spaced readable images of a split, with first caption and key."""
+    """Return cells of an image sheet: evenly spaced readable images of a split, with first caption and key."""
     readable = np.flatnonzero(scan.hashes["readable"])
     positions = readable[list(evenly_spaced(len(readable), ON_SHEET))]
     return [cell for position in positions.tolist() if (cell := _cell(scan, position))]
 
 
 def duplicate_rows(survey: Survey) -> list[GridRow]:
-    """Return the largest groups of near duplicates, one row each."""
+    """Return rows of an image sheet: the largest groups of near duplicates, one group per row."""
     groups = (group[:IMAGES_PER_GROUP] for group in survey.near_duplicates[:DUPLICATE_GROUPS])
     rows = ([cell for scan, position in group if (cell := _cell(scan, position))] for group in groups)
     return [GridRow(cells) for cells in rows if cells]
@@ -115,7 +115,7 @@ def findings(statistics: Mapping[str, Any]) -> list[str]:
 
 
 def page(statistics: Mapping[str, Any], found: Iterable[str], duplicates: bool) -> str:
-    """Return the findings and the numbers behind them in Markdown."""
+    """Return the page of a survey in Markdown: the findings `found`, and the numbers behind them."""
     images, captions = statistics["images"], statistics["captions"]
     unreadable = {key: why for split in statistics["splits"].values() for key, why in split["unreadable"].items()}
     parts = [f"# {_code(statistics['data']['name'])}: data survey", _list(found), f"![contact sheet]({SHEET})"]

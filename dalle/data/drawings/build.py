@@ -55,7 +55,7 @@ Fetch = Callable[[Package, Path], Path]  # downloads a package into a folder and
 
 
 class Drawing(NamedTuple):
-    """One drawing of a set, with the subject that it shows."""
+    """One drawing of a set: its name, the subject and skin tone that it shows, and the bytes of its file."""
 
     name: str  # unique in its set, "1F34E" or "red-apple"
     variant: Variant
@@ -93,7 +93,7 @@ def build(out: Path, downloads: Path, fetch: Fetch = download) -> list[str]:
 
 
 def packages_of_sets() -> dict[Package, list[DrawingSet]]:
-    """Group the sets by the package that has them."""
+    """Group all sets of drawings by the package that contains them."""
     grouped: dict[Package, list[DrawingSet]] = {}
     for each in SETS:
         grouped.setdefault(package_of(each), []).append(each)
@@ -105,7 +105,7 @@ def package_of(drawing_set: DrawingSet) -> Package:
 
 
 def path_in_package(drawing_set: DrawingSet) -> str:
-    """Return the file or the start of the file names of a set in its package."""
+    """Return the path of a set's only file in its package, or the start of the paths of its files."""
     if drawing_set.iconify:
         return f"json/{drawing_set.iconify}.json"
     return {"openmoji": "color/svg/", "openmoji-black": "black/svg/", "fluent-3d": "assets/"}[drawing_set.name]
@@ -116,7 +116,7 @@ def archive_of(out: Path, drawing_set: DrawingSet) -> Path:
 
 
 def marker_of(drawing_set: DrawingSet, package: Package) -> dict[str, Any]:
-    """Return the part of a set's entry that states how it was built."""
+    """Return the part of a set's entry in `sources.json` that states how it was built: format and package."""
     return {"format": FORMAT, "package": str(package), "sha256": package.sha256}
 
 
@@ -147,7 +147,7 @@ def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def finished(archive: Path, marker: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the entry of a complete archive with this marker, or None."""
+    """Return the entry of `sources.json` in a complete archive built as `marker` states, or None if there is none."""
     if not archive.is_file():
         return None
     with contextlib.suppress(OSError, ValueError, EOFError, tarfile.TarError), tarfile.open(archive) as file:
@@ -161,7 +161,7 @@ def finished(archive: Path, marker: dict[str, Any]) -> dict[str, Any] | None:
 def read_set(
     drawing_set: DrawingSet, package: Package, files: Mapping[str, bytes], known: Catalogue
 ) -> tuple[dict[str, Any], Iterable[Drawing]]:
-    """Return licence, author and address of a set, and its drawings that show a subject of the catalogue."""
+    """Return (licence, author and URL of a set, its drawings that show a subject of the catalogue `known`)."""
     start = path_in_package(drawing_set)
     if package is not ICONIFY:
         own = ((name, content) for name, content in files.items() if name.startswith(start))
@@ -176,7 +176,7 @@ def read_set(
 
 
 def coded_drawings(files: Iterable[tuple[str, bytes]], known: Catalogue, flags: bool) -> Iterator[Drawing]:
-    """Yield the drawings whose file names are code points of an emoji. flags: keep flags of countries."""
+    """Yield the drawings of (path, content) named by code points of an emoji. flags: keep flags of countries."""
     for name, content in files:
         path = Path(name)
         variant = known.of_code(path.stem)
@@ -185,7 +185,10 @@ def coded_drawings(files: Iterable[tuple[str, bytes]], known: Catalogue, flags: 
 
 
 def iconify_drawings(drawing_set: DrawingSet, icons: dict[str, Any], known: Catalogue) -> Iterator[Drawing]:
-    """Yield the drawings of a set of @iconify/json: by code points where it has them, else by their names."""
+    """Yield the drawings of a set of @iconify/json that show a known subject.
+
+    Subjects are found by code points where the set has them, else by names.
+    """
     codes: dict[str, str] = {name: code for code, name in icons.get("chars", {}).items()}
     names = {name: name for name, icon in icons["icons"].items() if not icon.get("hidden")}
     if drawing_set.kind == "names":  # further names of the same drawing, which may be the known ones
@@ -204,7 +207,7 @@ def iconify_drawings(drawing_set: DrawingSet, icons: dict[str, Any], known: Cata
 
 
 def svg_of(icons: dict[str, Any], name: str) -> str:
-    """Return an icon of @iconify/json as an SVG document."""
+    """Return the icon `name` of a set of @iconify/json (parsed file `icons`) as an SVG document."""
     icon = icons["icons"][name]
     box = [icon.get(key, icons.get(key, default)) for key, default in BOX.items()]
     return (
@@ -217,7 +220,7 @@ BOX = {"left": 0, "top": 0, "width": 16, "height": 16}
 
 
 def write_index(out: Path, known: Catalogue, sets: dict[str, dict[str, Any]], problems: list[str]) -> None:
-    """Write subjects.json and sources.json."""
+    """Write subjects.json and sources.json into `out`. sets: entry of each set by name; problems: missing packages."""
     used = {subject for entry in sets.values() for _, subject, _ in entry["pictures"]}
     subjects = [subject.to_json() for subject in known.subjects.values() if subject.id in used]
     (out / SUBJECTS).write_text(json.dumps(subjects, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")

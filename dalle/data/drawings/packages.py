@@ -22,7 +22,7 @@ class PackageError(Exception):
 
 @dataclass(frozen=True)
 class Package:
-    """One pinned npm package."""
+    """One npm package, pinned by name, version and SHA-256 digest."""
 
     name: str
     version: str

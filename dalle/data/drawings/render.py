@@ -44,7 +44,7 @@ COLOURS = {  # colour name of captions -> RGB
 
 
 class Picture(NamedTuple):
-    """One drawing of a built folder."""
+    """One drawing of a built folder: its key, set, subject and skin tone, without its pixels."""
 
     key: str  # "twemoji/1F34E"
     drawing_set: DrawingSet
@@ -97,7 +97,7 @@ def read_sources(folder: Path) -> dict[str, Any]:
 
 
 def render_all(folder: Path, side: int, names: list[str], pack: Path, index: Path, made_from: dict[str, Any]) -> None:
-    """Render the drawings of all sets, and write the cache."""
+    """Render the drawings of the sets `names` in `folder`, and write the cache: the files `pack` and `index`."""
     log.info("rendering the drawings in %s at %d pixels, once", folder, side)
     starts, pictures = [0], []
     with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{pack.name}.", delete=False) as file:
@@ -114,7 +114,7 @@ def render_all(folder: Path, side: int, names: list[str], pack: Path, index: Pat
 
 
 def rendered_set(archive: Path, side: int, drawing_set: DrawingSet) -> Iterator[tuple[str, str, str, bytes]]:
-    """Yield the drawings of an archive: file name, subject, skin tone, PNG data."""
+    """Render the drawings of an archive and yield, for each, (file name, subject, skin tone, PNG data)."""
     with tarfile.open(archive) as file, ProcessPoolExecutor(os.cpu_count()) as pool:
         contents = {member.name: file.extractfile(member).read() for member in file}  # type: ignore[union-attr]
         pictures = json.loads(contents.pop(INDEX))["pictures"]
@@ -124,7 +124,7 @@ def rendered_set(archive: Path, side: int, drawing_set: DrawingSet) -> Iterator[
 
 
 def _render(work: tuple[str, bytes, int]) -> bytes:
-    """Return a drawing as a PNG of side x side pixels on white."""
+    """Return the drawing of (file name, content, side) as a PNG of side x side pixels on white."""
     name, content, side = work
     if name.endswith(".svg"):
         return render_svg(content.decode(), side)
@@ -137,7 +137,7 @@ def _render(work: tuple[str, bytes, int]) -> bytes:
 
 
 def render_svg(svg: str, side: int) -> bytes:
-    """Render an SVG document on white, as a PNG of side x side pixels. `currentColor` is black."""
+    """Render an SVG document on white and return a PNG of side x side pixels. `currentColor` is black."""
     import resvg_py
 
     black = svg.replace("currentColor", "#000")
@@ -145,7 +145,7 @@ def render_svg(svg: str, side: int) -> bytes:
 
 
 def recoloured(image: Image.Image, colour: str) -> Image.Image:
-    """Replace black by a colour of `COLOURS` in a drawing of a single colour on white."""
+    """Return a drawing of a single colour on white with its black replaced by a colour of `COLOURS`."""
     amount = 255 - np.asarray(image.convert("L"), np.float32)[..., None]  # 0 white, 255 black
     pixels = 255 - amount * (255 - np.array(COLOURS[colour], np.float32)) / 255
     return Image.fromarray(pixels.round().astype(np.uint8))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DrawingSet:
-    """One set of drawings by the same authors in one style."""
+    """One set of drawings by the same authors in one style, and where to find it."""
 
     name: str  # also the prefix of keys: "twemoji/1F34E"
     style: str  # key of STYLES

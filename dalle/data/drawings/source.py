@@ -32,7 +32,7 @@ PEOPLE = ("stated", "open")
 
 @dataclass(frozen=True)
 class MixConfig:
-    """Composed pictures per drawing of a split."""
+    """Numbers of composed pictures of each kind, per drawing of a split."""
 
     colours: float = 0.4  # drawings of a single colour in another one: "a green umbrella"
     panels: float = 0.6  # the same drawing in two styles, one above the other
@@ -81,7 +81,7 @@ class DrawingsConfig:
 
 
 class Composed(NamedTuple):
-    """One record: a drawing, or a picture composed of two."""
+    """One record of the data source: a drawing, or a picture composed of two drawings."""
 
     kind: str  # "drawing" | "colour" | "panels" | "alike" | relation of two drawings: "above", "to the left of"
     first: int  # numbers of drawings
@@ -90,7 +90,7 @@ class Composed(NamedTuple):
 
 
 class DrawingsSource:
-    """Drawings and composed pictures of a split.
+    """Data source of one split of `drawings`: drawings and pictures composed of them.
 
     Held-out records are in random order, so that the first ones represent the split. Raises ValueError for an unknown
     split and a folder without drawings.
@@ -162,7 +162,7 @@ class DrawingsSource:
         return tuple(said)
 
     def other_languages(self, subject, english: int) -> list[str]:
-        """Return names in the other languages of the config, each language as often as English."""
+        """Return names of a subject in the config's other languages, about `english` names in each."""
         said = []
         for language in self.config.languages:
             if language != "en" and language in subject.labels:
@@ -228,14 +228,17 @@ def records_of(
 
 
 def home_of(concept: str, style: str, styles: int, validation_share: float) -> str:
-    """Return the split of a drawing."""
+    """Return the split of a drawing: "train", "val" or "novel". styles: number of styles that show the concept."""
     if held_out_concept(concept, validation_share):
         return "val"
     return "novel" if held_out_style(concept, style, styles) else "train"
 
 
 def coloured(pictures: list[Picture], used: list[int], config: DrawingsConfig, split: str) -> Iterator[Composed]:
-    """Yield drawings in another colour. In the split colours: each held-out combination, in one drawing."""
+    """Yield records of the drawings `used` (positions in `pictures`) in another colour.
+
+    In the split colours, they are one drawing for each held-out combination of concept and colour.
+    """
     options = [
         (number, colour)
         for number in used
@@ -254,7 +257,7 @@ def coloured(pictures: list[Picture], used: list[int], config: DrawingsConfig, s
 
 
 def panels(pictures: list[Picture], used: list[int], config: DrawingsConfig) -> Iterator[Composed]:
-    """Yield pairs of exactly the same drawing in two styles."""
+    """Yield records of two panels: the same drawing in two styles, both among `used` (positions in `pictures`)."""
     same: dict[tuple[str, str, str], list[int]] = defaultdict(list)
     for number in used:
         picture = pictures[number]
@@ -271,12 +274,12 @@ def panels(pictures: list[Picture], used: list[int], config: DrawingsConfig) -> 
 
 
 def identity(picture: Picture) -> str:
-    """Return what two drawings of a family share if they are the same drawing: the name in icon sets, else nothing."""
+    """Return the string that is equal for the same drawing in two sets of a family: its name in icon sets, else ""."""
     return picture.key.partition("/")[2] if picture.drawing_set.kind == "icons" else ""
 
 
 def scenes(pictures: list[Picture], used: list[int], config: DrawingsConfig) -> Iterator[Composed]:
-    """Yield different scenes of two drawings of the same set."""
+    """Yield different scenes: two drawings of the same set, both among `used` (positions in `pictures`)."""
     by_set: dict[str, list[int]] = defaultdict(list)
     for number in used:
         if not pictures[number].tone and wording.countable(pictures[number].subject):
@@ -298,7 +301,7 @@ def scenes(pictures: list[Picture], used: list[int], config: DrawingsConfig) -> 
 
 
 def chosen(options: int, count: float, kind: str, seed: int) -> list[int]:
-    """Return `count` of the numbers below `options`, or all if there are fewer, in order."""
+    """Draw `count` of the numbers from 0 to `options` - 1, or all if there are fewer. Returns them in order."""
     count = min(options, round(count))
     drawn = numpy_generator(f"{kind} of drawings", seed).choice(options, count, replace=False) if count else []
     return sorted(int(each) for each in drawn)

@@ -63,7 +63,7 @@ NOT_DRAWN = {
 
 @dataclass
 class Subject:
-    """One thing that can be drawn, with its words by language."""
+    """One thing that can be drawn: its concept, and its names and further words by language."""
 
     id: str  # code points of an emoji without skin tone, or the name of an object
     concept: str
@@ -165,24 +165,28 @@ def _words_by_code(entries: list[dict[str, Any]]) -> dict[str, tuple[str, list[s
 
 
 def concept_of(label: str, group: str) -> str:
-    """Return the concept of an emoji's label, without gender, hair style and walking direction."""
+    """Return the concept of an emoji from its name: the name without gender, hair style and walking direction."""
     if group == "flags":
         return label.replace("flag: ", "flag of ")
     return base_name(label.replace(":", "").replace(",", ""))
 
 
 def plain_code(code: str) -> str:
-    """Normalise code points: upper case, without the variation selector FE0F."""
+    """Normalise code points such as "2764-fe0f": upper case, without the variation selector FE0F."""
     return code.upper().replace(VARIATION_SELECTOR, "")
 
 
 def squeezed(name: str) -> str:
-    """Normalise a name for comparison: lower case letters and digits only."""
+    """Normalise a name for comparison, to lower case letters and digits only: "Red Apple" -> "redapple"."""
     return re.sub(r"[^a-z0-9]", "", name.lower().replace("\u2019", "").replace("&", "and"))
 
 
 def spellings(name: str) -> list[str]:
-    """Return the normalised spellings under which an emoji set's name for a drawing may be known."""
+    """Convert the name of a drawing in an emoji set to keys of `Catalogue.names`, to be tried in this order.
+
+    They are the name as written, without a number at its end, and as the name of a flag:
+    "flag-for-france-2" -> "flagforfrance2", "flagforfrance", "flagfrance".
+    """
     bare = re.sub(r"-\d+$", "", name)
     flag = re.sub(r"^flag-for-(flag-)?", "", bare)
     return [squeezed(each) for each in (name, bare, f"flag {flag}") if each]

@@ -56,7 +56,7 @@ def names_of(subject: Subject, tone: str = "", stated: bool = True) -> list[str]
 
 
 def in_style(names: list[str], style: str, coloured: bool = False) -> list[str]:
-    """Return captions that state the style, and a few that leave it open: "an owl, 3D render".
+    """Return captions of each of `names` that state the style, and a few that leave it open: "an owl, 3D render".
 
     coloured: leave out phrases that say that the drawing is black.
     """
@@ -97,7 +97,7 @@ def same_below(subject: Subject, bottom: str) -> list[str]:
 
 
 def bare_name(subject: Subject) -> str:
-    """Return the name without an article: "owl", "flag of France"."""
+    """Return the English name of a subject without an article: "owl", "flag of France"."""
     return re.sub(r"^(an?|the) ", "", names_of(subject)[0])
 
 
@@ -125,12 +125,12 @@ def plural(label: str) -> str:
 
 
 def two_alike(subject: Subject, style: str) -> list[str]:
-    """Return captions of two equal drawings side by side: "two owls"."""
+    """Return captions of two equal drawings of a subject side by side: "two owls"."""
     return in_style([f"two {plural(subject_label(subject))}"] * 2, style)
 
 
 def placed(first: Subject, relation: str, second: Subject, style: str) -> list[str]:
-    """Return captions of two drawings: "a rocket above a house". relation: key of `OPPOSITE`."""
+    """Return captions of a scene of two drawings: "a rocket above a house". relation: key of `OPPOSITE`."""
     one, other = with_article(subject_label(first)), with_article(subject_label(second))
     return in_style([f"{one} {relation} {other}", f"{other} {OPPOSITE[relation]} {one}"], style)
 

@@ -19,7 +19,7 @@ MAX_OBJECTS = 6  # considered in an image, as every order of them is tried; an i
 
 @dataclass(frozen=True)
 class Verdict:
-    """Result of the judge: True for each kind of fact that is right in the image.
+    """Result of judging one image by a statement: for each kind of fact, True if it is right in the image.
 
     Facts that the statement does not mention are True; facts of missing objects are False.
     """
@@ -33,12 +33,12 @@ class Verdict:
 
     @property
     def holds(self) -> bool:
-        """True if every fact holds."""
+        """True if the facts of all kinds hold."""
         return all(vars(self).values())
 
 
 def judge(image: Image.Image, statement: Statement) -> Verdict:
-    """Check the facts of `statement` on `image`, a square image of any resolution.
+    """Compare a square image of any resolution with a statement: return which kinds of facts hold in it.
 
     Raises:
         ValueError: an image that is not square.
@@ -60,7 +60,7 @@ def judge(image: Image.Image, statement: Statement) -> Verdict:
 
 
 def _facts(statement: Statement, wanted: Sequence[int], found: Sequence[DetectedShape | None]) -> list[list[bool]]:
-    """Truth of each colour, shape, size and relation, if found[i] is the object described[wanted[i]]."""
+    """Return the truth of each colour, shape, size and relation (four lists), if found[i] is described[wanted[i]]."""
     things = [statement.described[index] for index in wanted]
     pairs = list(zip(things, found, strict=True))
     return [

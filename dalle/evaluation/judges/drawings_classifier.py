@@ -35,7 +35,7 @@ UNLABELLED = -100  # class that cross_entropy ignores
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """Sizes and classes of a drawing classifier."""
+    """Classes of a `DrawingClassifier` and sizes of its layers."""
 
     concepts: list[str] = field(default_factory=list)
     styles: list[str] = field(default_factory=lambda: list(STYLES))
@@ -44,13 +44,13 @@ class ClassifierConfig:
     features: int = 256
 
     @staticmethod
-    def sizes_in(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    def infer_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
         """Infer the config's sizes from tensor shapes. Raises KeyError if they are not those of a classifier."""
         return {"features": shapes["concept.weight"][1]}
 
 
 class Labels(NamedTuple):
-    """Classes of pictures, each (b,) int64, or their logits, each (b, classes)."""
+    """Concept, style and colour of b pictures: class numbers, each (b,) int64, or logits, each (b, classes)."""
 
     concept: Tensor
     style: Tensor
@@ -74,7 +74,7 @@ class ResidualBlock(nn.Module):
 
 
 class DrawingClassifier(nn.Module):
-    """ResNet with heads for concept, style and colour."""
+    """ResNet that maps pictures to logits of their concept, style and colour."""
 
     def __init__(self, config: ClassifierConfig):
         super().__init__()
@@ -101,7 +101,7 @@ class DrawingClassifier(nn.Module):
         return F.relu(self.embed(pooled))
 
     def forward(self, images: Tensor) -> Labels:
-        """Compute the logits of concept, style and colour: (b, 3, s, s) in [0, 1]."""
+        """Compute the logits of concept, style and colour: (b, 3, s, s) in [0, 1], any s -> (b, classes) each."""
         features = self.features(images)
         return Labels(self.concept(features), self.style(features), self.colour(features))
 
@@ -110,19 +110,19 @@ class DrawingClassifier(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> "DrawingClassifier":
-        """Load a classifier in eval mode. Raises CheckpointError if it is missing or damaged."""
+        """Load the classifier in `folder` in eval mode. Raises CheckpointError if it is missing or damaged."""
         return checkpoint.load_model(folder, "drawings_classifier", ClassifierConfig, cls)
 
 
 class LabelledPictures(NamedTuple):
-    """Pictures in memory, with their classes."""
+    """n pictures in memory, with their classes."""
 
     images: Tensor  # (n, 3, SIDE, SIDE) uint8
     labels: Labels
 
     @classmethod
     def of(cls, source: DrawingsSource, concepts: list[str], records: list[int] | None = None) -> "LabelledPictures":
-        """Load the drawings and recoloured drawings of a source, or of its `records`."""
+        """Load all drawings and recoloured drawings of a source, or those with indices in `records`."""
         numbers = {name: number for number, name in enumerate(concepts)}
         images, labels = [], []
         for index in range(len(source)) if records is None else records:
@@ -201,7 +201,7 @@ def augmented(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tenso
 
 @torch.inference_mode()
 def accuracy(model: DrawingClassifier, pictures: LabelledPictures) -> dict[str, float]:
-    """Compute the share of pictures whose concept, style and colour is the most probable class."""
+    """Compute, by "concept", "style" and "colour", the share of pictures whose most probable class is right."""
     hits: dict[str, list[Tensor]] = {name: [] for name in Labels._fields}
     for start in range(0, len(pictures), 256):
         logits = model(pictures.images[start : start + 256].float() / 255)

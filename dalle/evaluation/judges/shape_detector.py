@@ -29,7 +29,7 @@ PALETTE = np.array([*COLOURS.values(), BACKGROUND], dtype=np.float32)  # (7, 3)
 
 @dataclass(frozen=True)
 class DetectedShape:
-    """Detected object: a connected component of one colour."""
+    """One object detected in an image: a connected component of one colour, with its shape, size and centre."""
 
     colour: str | None  # None: no colour of the world
     shape: str | None  # None: no shape matches
@@ -202,7 +202,7 @@ def classify_component(mask: np.ndarray, colour: str | None) -> DetectedShape:
 
 
 def _template_coordinates(start: int, length: int, centres: np.ndarray, radii: np.ndarray) -> np.ndarray:
-    """Template coordinates of the centres of `length` pixels from `start` on: (n, length) of int."""
+    """Convert the pixels `start` to `start + length` of one axis to coordinates in n templates: (n, length) of int."""
     pixels = np.arange(start, start + length) + 0.5
     units = (pixels - centres[:, None]) / radii[:, None]
     return ((units / TEMPLATE_RADIUS + 1) * TEMPLATE_SIZE / 2).astype(int).clip(0, TEMPLATE_SIZE - 1)

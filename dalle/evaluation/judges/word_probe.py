@@ -38,7 +38,7 @@ class WordProbe:
 
     @classmethod
     def fit(cls, source: Source, features: FeatureNetwork) -> "WordProbe":
-        """Fit to the first images of a training split.
+        """Fit a probe to the first images of a training split and their captions.
 
         Raises:
             ValueError: no word is in enough captions.
@@ -65,7 +65,7 @@ class WordProbe:
         return cls(features, words, mean, std, weights, frequencies)
 
     def score(self, images: list[Image.Image], captions: list[str]) -> Tensor:
-        """Cosines in [-1, 1]: (images, captions). 0 for captions without a known word."""
+        """Return cosines in [-1, 1] of all pairs: (images, captions). 0 for captions without a known word."""
         pixels = (to_tensor(images) * 255).round().to(torch.uint8)
         predicted = ((self.features(pixels).features.double() - self.mean) / self.std) @ self.weights
         targets = torch.stack([_bag_of_words(caption, self.words) for caption in captions]).double()
@@ -76,6 +76,6 @@ class WordProbe:
 
 
 def _bag_of_words(caption: str, words: Sequence[str]) -> Tensor:
-    """1.0 for each of `words` in the caption, else 0.0."""
+    """Return a vector (words,) with 1.0 for each of `words` that is in the caption, else 0.0."""
     caption_words = words_of(caption)
     return torch.tensor([float(word in caption_words) for word in words])

@@ -34,7 +34,7 @@ OPTIONAL = ("blur_curve", "rerank_curve")  # also enabled by an option of the sa
 def selected_metrics(config: EvaluateConfig) -> list[str]:
     """Return the names of the metrics to compute. Raises ValueError for an unknown name, or for no names."""
     for name in config.metrics:
-        METRICS.choose(name)
+        METRICS.lookup(name)
     enabled = [name for name in OPTIONAL if getattr(config, name)]
     names = list(dict.fromkeys([*config.metrics, *enabled]))
     if not names:

@@ -25,7 +25,7 @@ PERFECT = "perfect"  # ranking by the quality itself: upper bound for any rerank
 
 
 class ScoredCandidates(NamedTuple):
-    """Scores and best images of one caption's m candidates."""
+    """One caption's m candidates: their scores and qualities, and the best images of subsets."""
 
     rankings: dict[str, Tensor]  # (m,) scores by name; the last are those that the reranker ranks by
     qualities: dict[str, Tensor]  # (m,) by name
@@ -34,7 +34,7 @@ class ScoredCandidates(NamedTuple):
 
 @dataclass(frozen=True)
 class BestOfNCurve:
-    """Expected quality of the best of n candidates for several n."""
+    """One curve: the expected quality of the best of n candidates, chosen by one ranking, for several n."""
 
     quality: str  # name of the quality
     ranking: str  # name of the ranking that selects the best
@@ -44,7 +44,7 @@ class BestOfNCurve:
 
 @dataclass(frozen=True)
 class BestOfNCurves:
-    """All best-of-n curves of one evaluation."""
+    """All best-of-n curves of one evaluation: one for each quality and ranking."""
 
     captions: int
     reranker: str  # the ranking of the config; the others are its components and the upper bound
@@ -53,7 +53,7 @@ class BestOfNCurves:
     best_images: dict[int, list[Image.Image]] = field(default_factory=dict)  # by size n: best of each caption's first n
 
     def numbers(self, split: str) -> dict[str, float]:
-        """Numbers of the config's ranking, by names such as judge_val_best_of_16."""
+        """Return the means of the config's ranking, by names such as judge_val_best_of_16."""
         return {
             f"{curve.quality}_{split}_best_of_{size}": mean
             for curve in self.curves
@@ -62,7 +62,7 @@ class BestOfNCurves:
         }
 
     def table(self) -> str:
-        """Markdown table with a row for each curve and a column for each number of candidates."""
+        """Return a Markdown table with a row for each curve and a column for each number of candidates."""
         cells = [["quality", "ranked by", *map(str, self.sizes)], ["---", "---", *["---:"] * len(self.sizes)]]
         for curve in self.curves:
             values = zip(curve.means, curve.errors, strict=True)
@@ -99,7 +99,7 @@ def powers_of_two(candidates: int) -> list[int]:
 
 
 def best_of_n(quality: Tensor, scores: Tensor, size: int) -> Tensor:
-    """Expected quality of the highest score among `size` of m candidates: (b, m), (b, m) -> (b,) float64.
+    """Expected quality of the best by score of `size` of m candidates: (b, m), (b, m) -> (b,) float64.
 
     Ties are resolved to the first candidate.
     """

@@ -69,7 +69,7 @@ def blur(images: Tensor, radius: float) -> Tensor:
 
 
 def table(curves: dict[str, list[float]]) -> str:
-    """Markdown table with a row for each radius."""
+    """Return a Markdown table with a row for each radius and a column for each metric."""
     head = f"| blur radius | {' | '.join(curves)} |\n|---|{'---|' * len(curves)}\n"
     rows = zip(RADII, *curves.values(), strict=True)
     cells = ([str(radius), *(f"{value:.4g}" for value in values)] for radius, *values in rows)

@@ -68,7 +68,7 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
 
 
 def _consistency(name: str, own_prompts: Sequence[Prompt], correct: Sequence[float]) -> dict[str, float]:
-    """Share of statements whose best candidates are correct in every wording, and in at least one."""
+    """Return the shares of statements whose best candidates are correct in every wording, and in at least one."""
     by_statement = _group_by_statement(own_prompts, correct)
     return {
         f"capability_{name}_every_wording": mean(float(all(each)) for each in by_statement),
@@ -85,7 +85,10 @@ def _wordings_note(numbers: dict[str, float]) -> str:
 
 
 def _mean_and_error(own_prompts: Sequence[Prompt], correct: Sequence[float]) -> str:
-    """Mean and its standard error over statements, as all wordings of a statement share their noise."""
+    """Format the mean accuracy with its standard error over statements: "0.75 ± 0.05".
+
+    The error is not over prompts, because all wordings of a statement share their noise.
+    """
     by_statement = [mean(each) for each in _group_by_statement(own_prompts, correct)]
     error = f" ± {stdev(by_statement) / len(by_statement) ** 0.5:.2f}" if len(by_statement) > 1 else ""
     return f"{mean(correct):.2f}{error}"
@@ -97,7 +100,7 @@ def _group_by_statement(own_prompts: Sequence[Prompt], correct: Sequence[float])
 
 
 def best_cells(samples: Sequence[CaptionSamples]) -> list[Cell]:
-    """Grid cells of the best candidates of the first `GRID_IMAGES` captions, framed by `CORRECT` or `WRONG`."""
+    """Return grid cells of the best candidates of the first `GRID_IMAGES` captions, framed by `CORRECT` or `WRONG`."""
     return [
         Cell(each.best, each.caption, frame=CORRECT if each.verdicts[0].holds else WRONG)
         for each in samples[:GRID_IMAGES]

@@ -56,7 +56,7 @@ def sample_and_judge(
 
 
 def accuracies(samples: Sequence[CaptionSamples]) -> dict[str, list[float]]:
-    """Accuracy of each caption: 1 if every fact holds, else 0.
+    """Return the accuracy of each caption, 1 if every fact holds, else 0, in four ways: `top`, `first`, `any`, `mean`.
 
     `top` is of the candidate that ranks first, `first` of candidate 0, `any` of any candidate, an upper bound for all
     rankings, and `mean` is the share of candidates in which every fact holds.
@@ -71,7 +71,7 @@ def accuracies(samples: Sequence[CaptionSamples]) -> dict[str, list[float]]:
 
 
 def caption_metrics(samples: Sequence[CaptionSamples], split: str, clip: Scorer | None) -> dict[str, float]:
-    """Metrics of the images sampled for captions of the held-out data's `split`.
+    """Return metrics of the images sampled for captions of the held-out data's `split`, by name.
 
     `clip_{split}_top` is the mean CLIP score of the best candidates (by the run's own CLIP, so comparable within a run
     only). For `blocks` also the share of captions with every fact true: `judge_{split}_top` in the best candidate,
@@ -94,9 +94,10 @@ def caption_metrics(samples: Sequence[CaptionSamples], split: str, clip: Scorer 
 def caption_qualities(
     source: Source, captions: Sequence[str], scorers: Mapping[str, Scorer] | None = None
 ) -> dict[str, Quality]:
-    """Qualities for `best_of_n_curves` of these first captions of `source`: the judge's for `blocks`, and `scorers`.
+    """Return, by name, qualities for `best_of_n_curves`: of the judge for `blocks`, and of `scorers`.
 
-    scorers: by name. The score of a scorer that also ranks would rise with the number of candidates by construction.
+    captions: the first captions of `source`. scorers: by name.
+    The score of a scorer that also ranks would rise with the number of candidates by construction.
     """
     qualities: dict[str, Quality] = {}
     if isinstance(source, BlocksSource):

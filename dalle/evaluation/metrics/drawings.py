@@ -45,7 +45,7 @@ GRID_CAPTIONS = 8
 
 @dataclass(frozen=True)
 class Candidates:
-    """Images sampled for one record, and its real image."""
+    """Images sampled for one record's caption (candidate 0 and the one that ranks first), and its real image."""
 
     caption: str
     real: Image.Image
@@ -89,7 +89,7 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
 
 
 def table(numbers: dict[str, float]) -> str:
-    """Return the numbers as a Markdown table, with the share of the judge's own accuracy."""
+    """Return the numbers as a Markdown table, with the top candidate's share of the accuracy on real drawings."""
     lines = ["| | candidate 0 | top | real | top / real |", "|---|---:|---:|---:|---:|"]
     for name in dict.fromkeys(key.rpartition("_")[0] for key in numbers):
         first, top, real = (numbers[f"{name}_{which}"] for which in ("first", "top", "real"))
@@ -101,7 +101,7 @@ def table(numbers: dict[str, float]) -> str:
 def sample_captions(
     dalle: DALLE, source: DrawingsSource, records: list[int], config: EvaluateConfig
 ) -> list[Candidates]:
-    """Sample images for the first caption of each record, which states its style."""
+    """Sample `config.candidates` images for the first caption of each record, which states its style."""
     captions = [source.captions(record)[0] for record in records]
     results = dalle.stream(captions, config.sampling(config.candidates), truncate=True)
     return [candidates_of(source, record, result) for record, result in zip(records, results, strict=True)]
@@ -117,7 +117,7 @@ def grid_row(sample: Candidates) -> ImageRow:
 
 
 def true_labels(source: DrawingsSource, records: list[int], concepts: list[str]) -> Labels:
-    """Return the classes that the captions of the records state; -1 for those that have none."""
+    """Return the classes that the captions of the records state; -1 for an unknown concept and for no colour."""
     numbers = {concept: number for number, concept in enumerate(concepts)}
     rows = []
     for record in records:
@@ -135,7 +135,7 @@ def true_labels(source: DrawingsSource, records: list[int], concepts: list[str])
 
 @torch.inference_mode()
 def classify(judge: DrawingClassifier, images: list[Image.Image]) -> Labels:
-    """Return the judge's logits for images of any size."""
+    """Return the judge's logits for n images of any one size: concept, style and colour, each (n, classes)."""
     batches = [judge(pixels(images[start : start + 64])) for start in range(0, len(images), 64)]
     return Labels(*(torch.cat(each) for each in zip(*batches, strict=True)))
 
@@ -148,7 +148,11 @@ def pixels(images: list[Image.Image]) -> Tensor:
 def measure_partners(
     dalle: DALLE, judge: DrawingClassifier, context: EvaluationContext, config: EvaluateConfig
 ) -> tuple[list[Candidates], dict[str, float]]:
-    """Give the upper panel of held-out concepts, sample the lower one, and look for its real partner among ten."""
+    """Measure how often the sampled lower panel resembles its real partner most, of ten real lower panels.
+
+    The model is given the upper panel of a held-out concept and samples the lower one. Returns the samples, and the
+    share found for candidate 0, for the best candidate and for reconstructions of the real picture.
+    """
     source = DrawingsSource(context.data, "val")
     panels = [record for record, composed in enumerate(source.records) if composed.kind == "panels"]
     chosen = panels[: min(config.captions, 200)]
@@ -178,7 +182,7 @@ def measure_partners(
 
 
 def other_partners(source: DrawingsSource, panels: list[int], record: int, seed: int) -> list[int]:
-    """Choose `CHOICES` - 1 other records whose lower panel has the same style, and another concept."""
+    """Choose, among the records `panels`, `CHOICES` - 1 with a lower panel of the same style and another concept."""
     pictures = source.drawings.pictures
     own = pictures[source.records[record].second]
     others: dict[str, int] = {}
@@ -202,6 +206,6 @@ def lower_panel(image: Image.Image) -> Image.Image:
 
 @torch.inference_mode()
 def closest(judge: DrawingClassifier, image: Image.Image, choices: list[Image.Image]) -> int:
-    """Return the number of the choice whose features have the largest cosine similarity to the image's."""
+    """Return the index in `choices` of the image with the features of largest cosine similarity to those of `image`."""
     features = F.normalize(judge.features(pixels([image, *choices])), dim=1)
     return int((features[1:] @ features[0]).argmax())

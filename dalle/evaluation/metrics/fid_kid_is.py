@@ -51,7 +51,7 @@ class DistributionMetrics:
             self.kid: KernelInceptionDistance = KernelInceptionDistance(identity, subsets=KID_SUBSETS)
 
     def add(self, output: FeatureOutput, real: bool) -> None:
-        """Add the network's output for a batch of images."""
+        """Add the network's output for a batch of images, which are real or sampled."""
         self.counts["real" if real else "sampled"] += len(output.features)
         self.frechet.update(output.features, real=real)
         self.kid.update(output.features, real=real)
@@ -86,11 +86,11 @@ class DistributionMetrics:
 
     @property
     def subset_size(self) -> int:
-        """Images of each set in a subset of KID: at most half of them, as larger subsets would hardly differ."""
+        """Number of real images, and of sampled ones, in a subset of KID: at most half, so that subsets differ."""
         return min(KID_SUBSET_SIZE, min(self.counts.values()) // 2)
 
     def settings(self) -> dict[str, Any]:
-        """Settings and set sizes, for metrics.json."""
+        """Return, for metrics.json, the settings of the metrics and the numbers of real and sampled images."""
         return {
             **self.features.settings(),
             **{f"{name}_images": count for name, count in self.counts.items()},
@@ -113,7 +113,7 @@ class _Identity(nn.Module):
 
 
 def describe(features: FeatureNetwork) -> str:
-    """Description of the metrics, by their names for these features."""
+    """Return a description of the metrics, by their names for these features."""
     return DESCRIPTION.format(
         frechet=features.frechet,
         kid=features.kid,
@@ -124,7 +124,7 @@ def describe(features: FeatureNetwork) -> str:
 
 
 def too_few(features: FeatureNetwork, images: int) -> str:
-    """Note on a missing Frechet distance: the reason, and the alternative."""
+    """Return a note that so few images give no Frechet distance: the reason, and the alternative."""
     return (
         f"No {features.frechet}: the covariance of {features.width:,} features needs more than {features.width:,} "
         f"images in each set, but there are {images:,}. With fewer it does not have full rank, and the distance "

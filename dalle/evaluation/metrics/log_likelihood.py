@@ -22,7 +22,7 @@ DESCRIPTION = (
     "{text:.3f} and {image:.3f}."
 )
 BATCH_SIZE = 16  # pairs scored at a time: their logits over both vocabularies are large
-PAD_TARGETS = "first"  # the end of the caption counts, the predictable padding after it does not
+PAD_LOSS = "first"  # the end of the caption counts, the predictable padding after it does not
 
 
 def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
@@ -30,7 +30,7 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     dalle = context.require_pipeline()
     sequence = dalle.transformer.sequence
     numbers: dict[str, float] = {}
-    settings: dict[str, Any] = {"pad_targets": PAD_TARGETS}
+    settings: dict[str, Any] = {"pad_targets": PAD_LOSS}
     notes: list[str] = []
     for split, source in context.sources.items():
         pairs = HeldOut(source, config.pairs, BATCH_SIZE)
@@ -60,6 +60,6 @@ def _token_nlls(dalle: DALLE, pairs: HeldOut) -> Iterator[tuple[Tensor, Tensor]]
         caption = dalle.tokenize(batch.captions, truncate=True).to(device)
         image = rearrange(dalle.dvae.encode(to_unit_range(batch.images.to(device))), "b h w -> b (h w)")
         logits = model(caption, image)
-        targets = model.sequence.text_targets(caption, PAD_TARGETS)
+        targets = model.sequence.text_targets(caption, PAD_LOSS)
         text = token_nll(logits.text, targets)[targets != IGNORED]
         yield text.cpu(), token_nll(logits.image, image).flatten().cpu()

@@ -103,7 +103,7 @@ def reconstruction_metrics(dvae: DiscreteVAE, pairs: HeldOut, source: Source) ->
 
 
 def reconstruction_grid(dvae: DiscreteVAE, source: Source, note: str = "") -> Image.Image:
-    """Image grid of the first images of `source` above their reconstructions from the most probable codes."""
+    """Draw a grid of the first images of `source` above their reconstructions from the most probable codes."""
     ((images, decoded, _),) = islice(reconstructions(dvae, HeldOut(source, GRID_IMAGES)), 1)
     rows = [ImageRow("images", to_pil_images(images), None), ImageRow("reconstructions", to_pil_images(decoded), None)]
     return labelled_grid(rows, columns=GRID_IMAGES, note=note)

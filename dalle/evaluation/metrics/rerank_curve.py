@@ -81,7 +81,10 @@ def _scorers(context: EvaluationContext, config: EvaluateConfig) -> tuple[dict[s
 
 
 def _real_pair_accuracy(scorers: dict[str, Scorer], source: Source, count: int) -> dict[str, float]:
-    """Share of real images that a scorer rates higher with their own caption than with the next image's."""
+    """Return, for each scorer, the share of `count` real images that it rates higher with their own caption.
+
+    The other caption is that of the next image.
+    """
     numbers = {}
     pairs = list(_image_caption_pairs(source, count))
     for name, scorer in scorers.items():
@@ -100,7 +103,10 @@ def _image_caption_pairs(source: Source, count: int) -> Iterator[tuple[Image.Ima
 def _set_metrics(
     curves: BestOfNCurves, source: Source, features: FeatureNetwork, seed: int
 ) -> tuple[dict[int, dict[str, float]], list[str]]:
-    """FID, KID and IS of the best candidates of each size, and notes on metrics that need more images."""
+    """Return, for each n, FID, KID and IS of the set of all captions' best of n candidates, and notes.
+
+    The notes are on metrics that need more images.
+    """
     real = [features(batch.images) for batch in HeldOut(source, curves.captions)]
     rows, notes = {}, []
     for size, images in curves.best_images.items():
@@ -115,7 +121,7 @@ def _set_metrics(
 
 
 def _set_table(sizes: list[int], series: dict[str, list[float]]) -> str:
-    """Markdown table with a row for each metric of the sets."""
+    """Return a Markdown table of the sets of best candidates: a row for each metric, a column for each size."""
     if not series:
         return ""
     lines = [f"| set of best candidates | {' | '.join(map(str, sizes))} |", f"|---|{'---:|' * len(sizes)}"]

@@ -69,7 +69,7 @@ def cached_samples(context: EvaluationContext, config: EvaluateConfig, pairs: He
 
 
 def cache_settings(context: EvaluationContext, config: EvaluateConfig) -> dict[str, Any]:
-    """Settings that the sampled images depend on, beside models and data."""
+    """Return the settings that the sampled images depend on, beside models and data."""
     settings = {
         "split": "val",
         "sample_candidates": config.sample_candidates,
@@ -81,7 +81,7 @@ def cache_settings(context: EvaluationContext, config: EvaluateConfig) -> dict[s
 def compare_sets(
     features: FeatureNetwork, real: Iterable[Tensor], sampled: Iterable[Tensor], seed: int
 ) -> DistributionMetrics:
-    """Accumulate the features of both sets; each yields batches of (b, 3, h, w) uint8."""
+    """Return metrics with the features of real and of sampled images; each set yields batches (b, 3, h, w) uint8."""
     metrics = DistributionMetrics(features, seed)
     for is_real, batches in ((True, real), (False, sampled)):
         for images in batches:

@@ -80,7 +80,7 @@ class CLIPConfig:
             )
 
     @staticmethod
-    def sizes_in(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    def infer_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
         """Infer the config's sizes from a CLIP's tensor shapes. Raises KeyError if they are not those of a CLIP."""
         vocabulary, width = shapes["text.embedding.weight"]
         sizes: dict[str, Any] = {

@@ -13,7 +13,7 @@ CELL = 32  # downsampling factor: pixels per cell of the last feature map, along
 GROWTH = 4  # ratio of a block's output channels to those of its 3x3 convolution
 
 
-class Convolution(nn.Module):
+class ConvBatchNorm(nn.Module):
     """Convolution without bias, followed by batch norm: (b, inputs, h, w) -> (b, outputs, h / stride, w / stride)."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1):
@@ -34,11 +34,11 @@ class Bottleneck(nn.Module):
     def __init__(self, inputs: int, width: int, stride: int):
         super().__init__()
         outputs = GROWTH * width
-        self.reduce = Convolution(inputs, width, 1)
-        self.middle = Convolution(width, width, 3)
+        self.reduce = ConvBatchNorm(inputs, width, 1)
+        self.middle = ConvBatchNorm(width, width, 3)
         self.pool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
-        self.expand = Convolution(width, outputs, 1)
-        self.shortcut = Convolution(inputs, outputs, 1) if stride > 1 or inputs != outputs else nn.Identity()
+        self.expand = ConvBatchNorm(width, outputs, 1)
+        self.shortcut = ConvBatchNorm(inputs, outputs, 1) if stride > 1 or inputs != outputs else nn.Identity()
         nn.init.zeros_(self.expand.norm.weight)  # the branch is zero at initialisation
 
     def forward(self, x: Tensor) -> Tensor:
@@ -90,11 +90,11 @@ class ResNetEncoder(nn.Module):
             raise ValueError(f"image_size={image_size} must be a multiple of {CELL}, and width={width} even")
         half = width // 2
         self.stem = nn.Sequential(
-            Convolution(3, half, 3, stride=2),
+            ConvBatchNorm(3, half, 3, stride=2),
             nn.ReLU(),
-            Convolution(half, half, 3),
+            ConvBatchNorm(half, half, 3),
             nn.ReLU(),
-            Convolution(half, width, 3),
+            ConvBatchNorm(half, width, 3),
             nn.ReLU(),
             nn.AvgPool2d(2),
         )

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from dalle.precision import without_autocast
 
 
-class Convolution(nn.Conv2d):
+class SameConv2d(nn.Conv2d):
     """A 'same' convolution with OpenAI's initialisation: weights N(0, 1 / fan-in), biases 0."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int):
@@ -34,7 +34,7 @@ class Convolution(nn.Conv2d):
         return F.conv2d(x, gain * self.weight, bias, padding=self.kernel_size[0] // 2)
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """Bottleneck residual block with ReLU before every convolution: identity + gain * branch.
 
     With `upsample` the output has twice the input's resolution. The published decoder upsamples first. Here the 1x1
@@ -53,9 +53,9 @@ class Block(nn.Module):
         super().__init__()
         hidden = outputs // 4
         widths = [inputs, hidden, hidden, hidden, outputs]
-        self.identity = nn.Identity() if inputs == outputs else Convolution(inputs, outputs, 1)
+        self.identity = nn.Identity() if inputs == outputs else SameConv2d(inputs, outputs, 1)
         self.first, self.second, self.third, self.last = (
-            Convolution(a, b, k) for a, b, k in zip(widths[:-1], widths[1:], kernels, strict=True)
+            SameConv2d(a, b, k) for a, b, k in zip(widths[:-1], widths[1:], kernels, strict=True)
         )
         self.gain = gain
         self.upsample = nn.Upsample(scale_factor=2, mode="nearest") if upsample else nn.Identity()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dalle import checkpoint
 from dalle.config_validation import check_sizes
-from dalle.models.dvae.convolutions import Block, Convolution
+from dalle.models.dvae.convolutions import ResidualBlock, SameConv2d
 from dalle.models.dvae.relaxation import RELAXATIONS, negative_squared_distance, straight_through_vectors
 from dalle.pretrained.openai_dvae import read_openai_dvae
 from dalle.pretrained.pretrained_weights import PretrainedWeights
@@ -76,7 +76,7 @@ class DVAEConfig:
         return self.relaxation == "vector_quantisation"
 
     @staticmethod
-    def sizes_in(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    def infer_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
         """Infer the config's sizes from a dVAE's tensor shapes. Raises KeyError if they are not those of a dVAE."""
         code = shapes["decoder.input.weight"]
         return {
@@ -102,13 +102,13 @@ class Encoder(nn.Module):
     def __init__(self, config: DVAEConfig):
         super().__init__()
         widths = [config.width * 2**g for g in range(config.groups)]
-        self.input = Convolution(3, config.width, 7)
+        self.input = SameConv2d(3, config.width, 7)
         self.groups = nn.ModuleList(
             _group(a, b, config, kernels=(3, 3, 3, 1))
             for a, b in zip([config.width, *widths[:-1]], widths, strict=True)
         )
         outputs = config.decoder_input if config.quantises_vectors else config.vocabulary
-        self.output = Convolution(widths[-1], outputs, config.bottleneck_kernel)
+        self.output = SameConv2d(widths[-1], outputs, config.bottleneck_kernel)
         self.pool = nn.MaxPool2d(2) if config.pool == "max" else nn.AvgPool2d(2)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -131,20 +131,21 @@ class Decoder(nn.Module):
     def __init__(self, config: DVAEConfig):
         super().__init__()
         widths = [config.width * 2**g for g in reversed(range(config.groups))]
-        self.input = Convolution(config.vocabulary, config.decoder_input, config.bottleneck_kernel)
+        self.input = SameConv2d(config.vocabulary, config.decoder_input, config.bottleneck_kernel)
         self.groups = nn.ModuleList(
             _group(a, b, config, kernels=(1, 3, 3, 3), upsample=number > 0)
             for number, (a, b) in enumerate(zip([config.decoder_input, *widths[:-1]], widths, strict=True))
         )
-        self.output = Convolution(widths[-1], 6, 1)
+        self.output = SameConv2d(widths[-1], 6, 1)
 
     def forward(self, codes: Tensor) -> Tensor:
-        return self.draw(self.embed(codes))
+        return self.decode_embeddings(self.embed(codes))
 
     def embed(self, codes: Tensor) -> Tensor:
-        return self.input.in_full_precision(codes)  # (b, decoder_input, h, w)
+        """Embed one-hot or relaxed codes: (b, v, h, w) -> (b, decoder_input, h, w)."""
+        return self.input.in_full_precision(codes)
 
-    def look_up(self, tokens: Tensor) -> Tensor:
+    def embed_tokens(self, tokens: Tensor) -> Tensor:
         """Compute `embed` of one-hot codes from their indices: (b, h, w) int64 -> (b, decoder_input, h, w)."""
         weight, bias = self.input.weight, self.input.bias
         if self.input.kernel_size != (1, 1):
@@ -154,8 +155,9 @@ class Decoder(nn.Module):
         embedded = F.embedding(tokens, weight[:, :, 0, 0].T) + (0 if bias is None else bias)
         return rearrange(embedded, "b h w d -> b d h w")
 
-    def draw(self, embedded: Tensor) -> Tensor:
-        x = embedded
+    def decode_embeddings(self, embeddings: Tensor) -> Tensor:
+        """Decode code embeddings to likelihood parameters: (b, decoder_input, h, w) -> (b, 6, 8h, 8w)."""
+        x = embeddings
         for group in self.groups:
             x = group(x)
         return self.output.in_full_precision(F.relu(x))  # (b, 6, 8h, 8w)
@@ -164,8 +166,8 @@ class Decoder(nn.Module):
 def _group(
     inputs: int, outputs: int, config: DVAEConfig, kernels: tuple[int, int, int, int], upsample: bool = False
 ) -> nn.Sequential:
-    first = Block(inputs, outputs, kernels, config.branch_gain, upsample)
-    rest = (Block(outputs, outputs, kernels, config.branch_gain) for _ in range(config.blocks_per_group - 1))
+    first = ResidualBlock(inputs, outputs, kernels, config.branch_gain, upsample)
+    rest = (ResidualBlock(outputs, outputs, kernels, config.branch_gain) for _ in range(config.blocks_per_group - 1))
     return nn.Sequential(first, *rest)
 
 
@@ -198,10 +200,10 @@ class DiscreteVAE(nn.Module):
         """Return the likelihood parameters of relaxed codes, (b, 6, ., .), and the codes' logits, (b, v, h, w)."""
         encoded = self._encoded(images)  # (b, v, h, w), or (b, decoder_input, h, w)
         logits = self._logits(encoded)  # (b, v, h, w)
-        embedded = self.decoder.embed(self.relax(logits, temperature, generator))  # (b, decoder_input, h, w)
+        embeddings = self.decoder.embed(self.relax(logits, temperature, generator))  # (b, decoder_input, h, w)
         if self.config.quantises_vectors:
-            embedded = straight_through_vectors(encoded, embedded)
-        return self.decoder.draw(embedded), logits
+            embeddings = straight_through_vectors(encoded, embeddings)
+        return self.decoder.decode_embeddings(embeddings), logits
 
     def logits(self, images: Tensor) -> Tensor:
         """Compute unnormalised log-probabilities of the codes.
@@ -228,7 +230,7 @@ class DiscreteVAE(nn.Module):
         low, high = tokens.min().item(), tokens.max().item()
         if low < 0 or high >= self.vocabulary:
             raise ValueError(f"tokens span {low} to {high}, but the codebook has indices 0 to {self.vocabulary - 1}")
-        return mean_image(self.decoder.draw(self.decoder.look_up(tokens)))
+        return mean_image(self.decoder.decode_embeddings(self.decoder.embed_tokens(tokens)))
 
     def _encoded(self, images: Tensor) -> Tensor:
         self._check_images(images)

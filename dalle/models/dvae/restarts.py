@@ -26,7 +26,7 @@ def restart_unused_codes(model: DiscreteVAE, images: Tensor, generator: torch.Ge
     features = model.encoder.features(map_pixels(images))  # (b, c, h, w)
     tokens = model.encoder.output.in_full_precision(features).argmax(dim=1)  # (b, h, w)
     side = model.downsample
-    errors = (mean_image(model.decoder.draw(model.decoder.look_up(tokens))) - images).square()
+    errors = (mean_image(model.decoder.decode_embeddings(model.decoder.embed_tokens(tokens))) - images).square()
     errors = reduce(errors, "b c (h p) (w q) -> (b h w)", "mean", p=side, q=side)
     features, tokens = rearrange(features.float(), "b c h w -> (b h w) c"), tokens.flatten()
 

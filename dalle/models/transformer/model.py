@@ -65,7 +65,7 @@ class TransformerConfig:
         return BlockConfig(self.width, self.heads, self.activation, self.mlp, qk_norm=self.qk_norm)
 
     @staticmethod
-    def sizes_in(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    def infer_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
         """Infer the config's sizes from a transformer's tensor shapes. Raises KeyError if they are not those of one."""
         return {
             "text_positions": shapes["embed.text_position.weight"][0],
@@ -104,7 +104,7 @@ class Transformer(nn.Module):
         )
         self.layer_names = layer_names(config.patterns, config.depth)
         options = PatternOptions(config.kernel, config.row_counts_itself, config.convolution_wraps)
-        self.patterns = {name: PATTERNS.choose(name).build(options) for name in set(self.layer_names)}
+        self.patterns = {name: PATTERNS.lookup(name).build(options) for name in set(self.layer_names)}
 
         self.embed = SequenceEmbedding(self.sequence, config.width)
         self.attend = nn.ModuleDict(

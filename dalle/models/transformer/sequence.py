@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 PAD = -1  # padding id in caption tensors
 IGNORED = -100  # target that F.cross_entropy ignores
-PAD_TARGETS = ("none", "first", "all")
+PAD_LOSS_OPTIONS = ("none", "first", "all")
 PADDING = ("learned", "masked")
 IMAGE_POSITION_EMBEDDINGS = ("predicted", "own")
 
@@ -106,18 +106,18 @@ class SequenceLayout:
         start = torch.full_like(image[:, :1], self.start_of_image)
         return torch.cat([start, image[:, :-1]], dim=1)
 
-    def text_targets(self, caption: Tensor, pads: str = "first") -> Tensor:
+    def text_targets(self, caption: Tensor, pad_loss: str = "first") -> Tensor:
         """Return the targets of the text positions: (b, T) captions -> (b, T) classes in [0, text_vocabulary].
 
         Padding has the class `text_vocabulary`. The paper does not say if padding counts in the text loss. "first": the
         first padding token counts, so the caption's end is learned as part of p(caption), and the predictable padding
         after it does not dilute the mean; "none": caption tokens only; "all": every position. Others are `IGNORED`.
         """
-        if pads not in PAD_TARGETS:
-            raise ValueError(f"pads={pads!r} is unknown for text targets; choose one of {', '.join(PAD_TARGETS)}")
+        if pad_loss not in PAD_LOSS_OPTIONS:
+            raise ValueError(f"pad_loss={pad_loss!r} is unknown; choose one of {', '.join(PAD_LOSS_OPTIONS)}")
         is_padding = caption == PAD
         after_end = is_padding & (is_padding.cumsum(dim=1) > 1)
-        ignored = {"none": is_padding, "first": after_end, "all": torch.zeros_like(is_padding)}[pads]
+        ignored = {"none": is_padding, "first": after_end, "all": torch.zeros_like(is_padding)}[pad_loss]
         return caption.masked_fill(is_padding, self.text_vocabulary).masked_fill(ignored, IGNORED)
 
     def split(self, states: Tensor) -> tuple[Tensor, Tensor]:

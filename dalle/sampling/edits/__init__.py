@@ -77,7 +77,7 @@ def build_canvas(config: SampleConfig, encode: Callable[[Image.Image], EncodedIm
     if image is None:
         raise ValueError(f"edit={edit.name} needs an image; add image=<file>")
     original = encode(read_image(image, "image"))
-    canvas = EDITS.of(edit).build(edit, EditInput(original, encode, config))
+    canvas = EDITS.for_config(edit).build(edit, EditInput(original, encode, config))
     canvas.require_model_grid(len(original.tokens), config.options_on_model_grid)
     return canvas
 

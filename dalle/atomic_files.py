@@ -1,0 +1,29 @@
+"""Atomic file writing: a file under its final name is always complete, also after a crash or a power failure."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Context with a temporary path to write to, which replaces `path` atomically at the end; deleted on errors."""
+    # the package for this, atomicwrites, is no longer maintained
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        yield temporary
+        fsync(temporary)
+        os.replace(temporary, path)
+        fsync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def fsync(path: Path) -> None:
+    """Flush a file or folder to disk: after a power failure, a renamed file could otherwise exist without content."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
