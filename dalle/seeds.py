@@ -26,7 +26,10 @@ def torch_generator(purpose: str, *numbers: int, device: torch.device | str = "c
 
 
 def seed_global_generators(purpose: str, *numbers: int, device: torch.device | str = "cpu") -> None:
-    """Seed torch's global generators of the CPU and of `device`, used by weight initialisation and dropout."""
+    """Seed torch's global generators of the CPU and of `device`, used by weight initialisation and dropout.
+
+    The seed is derived from `purpose`, a word such as "dropout", and any integers (run seed, step, rank).
+    """
     seed = derive_seed(purpose, *numbers)
     torch.default_generator.manual_seed(seed)
     if torch.device(device).type == "cuda":

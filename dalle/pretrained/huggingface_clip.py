@@ -164,7 +164,11 @@ def _encoder_sizes(encoder: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _special_token_ids(text: Mapping[str, Any], tokenizer: CLIPTokenizer | None, folder: Path) -> dict[str, int | None]:
-    """Return the ids of the start token and the end token, where the text feature is read; None: the last two ids."""
+    """Return {"start_id": ..., "end_id": ...} from the text config and the tokenizer, if there is one.
+
+    The text feature is read at the end token. An id of None stands for the model's default: start and end are the last
+    two ids of the vocabulary. Raises CheckpointError if config and tokenizer have different end tokens.
+    """
     start, end = text["bos_token_id"], text["eos_token_id"]
     if tokenizer is None:
         return {"start_id": None, "end_id": None} if end == LEGACY_EOS_ID else {"start_id": start, "end_id": end}

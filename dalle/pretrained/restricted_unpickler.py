@@ -126,7 +126,11 @@ def _read_zip_format(file: BinaryIO, is_allowed_class: Callable[[str], bool]) ->
 
 
 def _read_legacy_format(file: BinaryIO, is_allowed_class: Callable[[str], bool]) -> tuple[Any, dict[str, Tensor]]:
-    """Read the older format: three header pickles, the object, the storages' keys, then the data of the storages."""
+    """Read a file in torch.save's older format, and return the unpickled object and the storages' data by key.
+
+    The file has three header pickles, the object, the keys of its storages, and the data of each storage.
+    `is_allowed_class` decides by full name which classes the object may contain.
+    """
     if RestrictedUnpickler(file, is_allowed_class).load() != LEGACY_MAGIC_NUMBER:
         raise RejectedFileError("is a pickle, but was not written by torch.save")
     for _ in ("version of the container", "sizes of integers"):

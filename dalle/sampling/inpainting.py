@@ -125,7 +125,11 @@ def band_of_rows(masked: Tensor, bands: int, number: int) -> Tensor:
 
 
 def suffix_log_likelihood(band: Tensor, log_likelihoods: Tensor) -> Tensor:
-    """Log-likelihood of the tokens after a band's first token, without the band's own: (..., h, w) -> (...)."""
+    """Sum the log-likelihoods of the kept tokens that follow the masked tokens in raster order.
+
+    band: (..., h, w) bool, True for masked tokens. log_likelihoods: (..., h, w), of all tokens. Returns (...): the sum
+    over tokens that are after the first masked token and are not masked themselves.
+    """
     # log-likelihoods of earlier tokens differ only by rounding, which must not decide
     suffix = (band.flatten(-2).cumsum(dim=-1) > 0).view_as(band)
     return log_likelihoods.where(suffix & ~band, 0.0).sum(dim=(-2, -1))
