@@ -104,9 +104,9 @@ def on_the_way(sweeps, columns=4):
         for each in sweep.finished:
             points = [(line["step"], line[name]) for line in each.curve if line.get(name) is not None]
             colour = f"C{sweep.values.index(each.label) % 10}"
-            told = each.label if each.seed == min(one.seed for one in sweep.finished) else None
+            label = each.label if each.seed == min(one.seed for one in sweep.finished) else None
             if points:
-                panel.plot(*zip(*points, strict=True), color=colour, linewidth=1, label=told)
+                panel.plot(*zip(*points, strict=True), color=colour, linewidth=1, label=label)
         panel.set_title(f"{sweep.ablation.name}: {name}")
         panel.legend(fontsize=6, frameon=False)
     for panel in panels.flat[len(sweeps) :]:

@@ -106,10 +106,10 @@ def compute_figure():
     figure, panel = plt.subplots(figsize=(6, 3.2), layout="constrained")
     for each in sweep.finished:
         points = [(each.parameters * line["step"], line[name]) for line in each.curve if line.get(name) is not None]
-        told = each.label if each.seed == min(one.seed for one in sweep.finished) else None
+        label = each.label if each.seed == min(one.seed for one in sweep.finished) else None
         if points:
             colour = f"C{sweep.values.index(each.label) % 10}"
-            panel.plot(*zip(*points, strict=True), marker=".", color=colour, linewidth=1, label=told)
+            panel.plot(*zip(*points, strict=True), marker=".", color=colour, linewidth=1, label=label)
     panel.set_xscale("log")
     panel.set_xlabel("parameters x updates")
     panel.set_title(f"{name}, held out")

@@ -128,7 +128,7 @@ def test_step_stays_within_memory_estimate(monkeypatch, pattern, block, recomput
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 @pytest.mark.parametrize("edited", [False, True])
 def test_several_chunks_stay_within_the_estimate_of_one(monkeypatch, recompute_kv, guidance, edited):
-    monkeypatch.setattr(decode, "packed", lambda model, *_: model)
+    monkeypatch.setattr(decode, "pack_linear_layers", lambda model, *_: model)
     model = Transformer(TransformerConfig(8, 40, 20, grid=4, width=128, depth=3, heads=2, kernel=3)).eval()
     rows, chunk = 1 if guidance == 1 else 2, 16
     memory = decoding_memory(model, recompute_kv=recompute_kv)
