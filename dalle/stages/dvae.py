@@ -19,7 +19,6 @@ from dalle.losses import LikelihoodConfig
 from dalle.models.dvae.model import DiscreteVAE, DVAEConfig, codebook_use, mean_image
 from dalle.models.dvae.relaxation import argmax_one_hot
 from dalle.models.dvae.restarts import restart_unused_codes
-from dalle.precision import autocast
 from dalle.seeds import torch_generator
 from dalle.stages.data_module import DataModule, StageContext, StageDataConfig
 from dalle.training.ema import EMAConfig
@@ -53,6 +52,14 @@ class DVAEStageConfig(StageDataConfig):
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     ema: EMAConfig = field(default_factory=lambda: EMAConfig(decay=0.999))
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.restart_codes_every and (self.model.quantises_vectors or self.model.bottleneck_kernel != 1):
+            raise ValueError(
+                f"restart_codes_every={self.restart_codes_every} needs bottleneck_kernel=1 and logits, "
+                f"not bottleneck_kernel={self.model.bottleneck_kernel} and relaxation={self.model.relaxation}; use 0"
+            )
+
     @property
     def last_temperature(self) -> float:
         """Relaxation temperature at the end of training; the schedule may be longer than the run, or constant."""
@@ -82,8 +89,7 @@ class DVAEStage:
             return
         generator = torch_generator("code restarts", self.data.seed, step, device=self.data.device)
         images = self.data.sample_of_training(RESTART_PICTURES, step)
-        with autocast("bfloat16", self.data.device):
-            count = restart_unused_codes(self.model, images, generator)
+        count = restart_unused_codes(self.model, images, generator)
         log.info("step %d: restarted %d codes", step, count)
 
     def loss(

@@ -295,3 +295,9 @@ def test_codes_are_not_restarted_by_default():
     for step in range(0, 1000, 50):
         stage.before_update(step)
     assert torch.equal(stage.model.encoder.output.weight, before)
+
+
+@pytest.mark.parametrize("model", [{"relaxation": "vector_quantisation"}, {"bottleneck_kernel": 3}])
+def test_restarts_without_logits_of_single_positions_are_refused(model):
+    with pytest.raises(ValueError, match="restart_codes_every=10 needs bottleneck_kernel=1"):
+        DVAEStageConfig(model=replace(CONFIGS["dvae"].model, **model), restart_codes_every=10)

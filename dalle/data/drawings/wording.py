@@ -80,8 +80,7 @@ def has_colour(subject: Subject) -> bool:
 
 def in_colour(subject: Subject, colour: str, style: str) -> list[str]:
     """Return captions of a drawing in a single colour: "a green umbrella, line icon"."""
-    label = subject.labels["en"].replace(": ", " ").replace(",", "")
-    return in_style([with_article(f"{colour} {label}")] * 2, style, coloured=True)
+    return in_style([with_article(f"{colour} {subject_label(subject)}")] * 2, style, coloured=True)
 
 
 def same_below(subject: Subject, bottom: str) -> list[str]:

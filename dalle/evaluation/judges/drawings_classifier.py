@@ -57,7 +57,7 @@ class Labels(NamedTuple):
     colour: Tensor
 
 
-class ResidualBlock(nn.Module):
+class BasicBlock(nn.Module):
     """Two 3x3 convolutions with batch normalisation, and a shortcut (He et al. 2016)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int):
@@ -84,8 +84,8 @@ class DrawingClassifier(nn.Module):
         self.norm = nn.BatchNorm2d(widths[0])
         pairs = zip([widths[0], *widths[:-1]], widths, strict=True)
         self.blocks = nn.Sequential(
-            *(ResidualBlock(a, b, 1 if number == 0 else 2) for number, (a, b) in enumerate(pairs)),
-            ResidualBlock(widths[-1], widths[-1], 1),
+            *(BasicBlock(a, b, 1 if number == 0 else 2) for number, (a, b) in enumerate(pairs)),
+            BasicBlock(widths[-1], widths[-1], 1),
         )
         self.embed = nn.Linear(2 * widths[-1], config.features)
         self.concept = nn.Linear(config.features, len(config.concepts))
@@ -129,21 +129,28 @@ class LabelledPictures(NamedTuple):
             record = source.records[index]
             if record.kind not in ("drawing", "colour"):
                 continue
-            picture = source.drawings.pictures[record.first]
-            colour = record.colour or ("black" if picture.drawing_set.recolour else "")
             images.append(np.asarray(source.image(index).resize((SIDE, SIDE), Image.Resampling.BOX)))
-            labels.append(
-                (
-                    numbers.get(picture.subject.concept, UNLABELLED),
-                    list(STYLES).index(picture.drawing_set.style),
-                    list(COLOURS).index(colour) if colour else UNLABELLED,
-                )
-            )
+            labels.append(class_numbers(source, index, numbers))
         stacked = torch.from_numpy(np.stack(images))
         return cls(rearrange(stacked, "n h w c -> n c h w").contiguous(), Labels(*torch.tensor(labels).unbind(dim=1)))
 
     def __len__(self) -> int:
         return len(self.images)
+
+
+def class_numbers(source: DrawingsSource, index: int, concepts: Mapping[str, int]) -> tuple[int, int, int]:
+    """Return the class numbers of a record's concept, style and colour; UNLABELLED for those that it has not.
+
+    concepts: number of each concept that the classifier knows.
+    """
+    record = source.records[index]
+    picture = source.drawings.pictures[record.first]
+    colour = record.colour or ("black" if picture.drawing_set.recolour else "")
+    return (
+        concepts.get(picture.subject.concept, UNLABELLED),
+        list(STYLES).index(picture.drawing_set.style),
+        list(COLOURS).index(colour) if colour else UNLABELLED,
+    )
 
 
 def train_classifier(

@@ -11,16 +11,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
 
 from dalle.data import attribution
-from dalle.data.drawings.render import COLOURS
-from dalle.data.drawings.sets import STYLES
 from dalle.data.drawings.source import DrawingsSource
 from dalle.data.transforms import inference_crop
 from dalle.evaluation.context import EvaluationContext
 from dalle.evaluation.evaluate_config import EvaluateConfig
-from dalle.evaluation.judges.drawings_classifier import DrawingClassifier, Labels, load_classifier
+from dalle.evaluation.judges.drawings_classifier import DrawingClassifier, Labels, class_numbers, load_classifier
 from dalle.evaluation.metric_result import MetricResult
 from dalle.evaluation.sampling_settings import captions_digest, sampling_settings
 from dalle.image_conversion import to_tensor
@@ -108,8 +105,9 @@ def sample_captions(
 
 
 def candidates_of(source: DrawingsSource, record: int, result: Result) -> Candidates:
-    real = Image.fromarray(inference_crop(source.image(record), source.image_size))
-    return Candidates(result.caption, real, result.images[result.candidates.index(0)], result.images[0])
+    return Candidates(
+        result.caption, real_image(source, record), result.images[result.candidates.index(0)], result.images[0]
+    )
 
 
 def grid_row(sample: Candidates) -> ImageRow:
@@ -117,32 +115,17 @@ def grid_row(sample: Candidates) -> ImageRow:
 
 
 def true_labels(source: DrawingsSource, records: list[int], concepts: list[str]) -> Labels:
-    """Return the classes that the captions of the records state; -1 for an unknown concept and for no colour."""
+    """Return the classes of the records; UNLABELLED for a concept that is not in `concepts`, and for no colour."""
     numbers = {concept: number for number, concept in enumerate(concepts)}
-    rows = []
-    for record in records:
-        composed = source.records[record]
-        picture = source.drawings.pictures[composed.first]
-        rows.append(
-            (
-                numbers.get(picture.subject.concept, -1),
-                list(STYLES).index(picture.drawing_set.style),
-                list(COLOURS).index(composed.colour) if composed.colour else -1,
-            )
-        )
+    rows = [class_numbers(source, record, numbers) for record in records]
     return Labels(*torch.tensor(rows).unbind(dim=1))
 
 
 @torch.inference_mode()
 def classify(judge: DrawingClassifier, images: list[Image.Image]) -> Labels:
     """Return the judge's logits for n images of any one size: concept, style and colour, each (n, classes)."""
-    batches = [judge(pixels(images[start : start + 64])) for start in range(0, len(images), 64)]
+    batches = [judge(to_tensor(images[start : start + 64])) for start in range(0, len(images), 64)]
     return Labels(*(torch.cat(each) for each in zip(*batches, strict=True)))
-
-
-def pixels(images: list[Image.Image]) -> Tensor:
-    """Convert images of one size to a tensor: (b, 3, s, s) in [0, 1]."""
-    return to_tensor(images)
 
 
 def measure_partners(
@@ -207,5 +190,5 @@ def lower_panel(image: Image.Image) -> Image.Image:
 @torch.inference_mode()
 def closest(judge: DrawingClassifier, image: Image.Image, choices: list[Image.Image]) -> int:
     """Return the index in `choices` of the image with the features of largest cosine similarity to those of `image`."""
-    features = F.normalize(judge.features(pixels([image, *choices])), dim=1)
+    features = F.normalize(judge.features(to_tensor([image, *choices])), dim=1)
     return int((features[1:] @ features[0]).argmax())
