@@ -4,7 +4,8 @@ import os
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import wraps
+from functools import cache, wraps
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
@@ -19,6 +20,15 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     """Return a context in which matrix products and convolutions use `precision`; weights stay float32."""
     return torch.autocast(device.type, FORMATS[precision], enabled=precision != "float32")
+
+
+@cache
+def has_amx(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Return True if the processor has Intel's AMX for bfloat16; False if `cpuinfo` is missing."""
+    try:
+        return "amx_bf16" in cpuinfo.read_text()
+    except OSError:  # not on Linux
+        return False
 
 
 def use_exact_float32() -> None:

@@ -10,7 +10,10 @@ import torch.nn.functional as F
 from einops import einsum, rearrange
 from torch import Tensor, nn
 
-from dalle.precision import without_autocast
+from dalle.precision import has_amx, without_autocast
+
+# with AMX and more keys than this, attention by matrix products is slower than torch's kernel (benchmarks/attention.py)
+MAX_MATMUL_KEYS = 512
 
 AttentionFn = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Attention function: queries, keys, values, (b, heads, n, d) each -> (b, heads, n, d)."""
@@ -25,8 +28,7 @@ def causal(q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = No
     """Attend from each query to the keys up to its own position: q, k and v (b, heads, n, d) -> (b, heads, n, d)."""
     if key_padding_mask is None:
         return _attend(q, k, v, is_causal=True)
-    past = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
-    return _attend(q, k, v, past & ~_expand_padding_mask(key_padding_mask, k))
+    return _attend(q, k, v, _causal_mask(q, k) & ~_expand_padding_mask(key_padding_mask, k))
 
 
 class DenseMaskAttention(nn.Module):
@@ -233,8 +235,36 @@ def _expand_padding_mask(key_padding_mask: Tensor, k: Tensor) -> Tensor:
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-    if q.device.type == "cpu" and q.dtype != torch.float32:
-        # torch's CPU kernel is two to three times as slow in bfloat16 as in float32
+    """Compute attention with the fastest implementation for the device and dtype (benchmarks/attention.py)."""
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and has_amx():
+        if torch.is_grad_enabled() and k.shape[2] <= MAX_MATMUL_KEYS:
+            return matmul_attention(q, k, v, _causal_mask(q, k) if is_causal else mask)
+    elif q.device.type == "cpu" and q.dtype != torch.float32:
+        # without AMX torch's CPU kernel is two to three times as slow in bfloat16 as in float32
         with without_autocast("cpu"):
             return _attend(q.float(), k.float(), v.float(), mask, is_causal).to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal)
+
+
+def matmul_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Compute attention by matrix products, which store all scores: (b, heads, n, d) -> (b, heads, n, d).
+
+    With AMX the backward pass is faster than that of `scaled_dot_product_attention`. Scores are rounded to the dtype
+    of `q` before the softmax.
+
+    mask: bool, broadcastable to (b, heads, n, m), true for keys that are attended to.
+    """
+    b, _, n, d = q.shape
+    m = k.shape[2]
+    q, k, v = (rearrange(each, "b heads n d -> (b heads) n d") for each in (q, k, v))
+    bias = q.new_zeros(())
+    if mask is not None:
+        bias = q.new_zeros(mask.shape).masked_fill(~mask, -torch.inf)
+        if mask.ndim == 4:  # differs between the batch's sequences
+            bias = rearrange(bias.expand(b, len(q) // b, n, m), "b heads n m -> (b heads) n m")
+    weights = torch.baddbmm(bias, q, k.mT, alpha=d**-0.5).softmax(dim=-1)
+    return rearrange(weights @ v, "(b heads) n d -> b heads n d", b=b)
+
+
+def _causal_mask(q: Tensor, k: Tensor) -> Tensor:
+    return torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()

@@ -1,12 +1,11 @@
 """Automatic choice of the precision of a run's forward pass; a resumed run keeps its precision."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from dalle.precision import FORMATS
+from dalle.precision import FORMATS, has_amx
 
 # below this size, casting weights and activations costs more time than bfloat16 saves (benchmarks/precision.py)
 MIN_PARAMETERS_FOR_BFLOAT16 = 100_000  # parameters
@@ -41,11 +40,3 @@ def choose_precision(precision: str, model: nn.Module, device: torch.device) -> 
     if parameters < MIN_PARAMETERS_FOR_BFLOAT16:
         return Precision("float32", f"{parameters:,} parameters are too few to gain speed by bfloat16")
     return Precision("bfloat16", "the processor has AMX")
-
-
-def has_amx(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Return True if the processor has Intel's AMX for bfloat16; False if `cpuinfo` is missing."""
-    try:
-        return "amx_bf16" in cpuinfo.read_text()
-    except OSError:  # not on Linux
-        return False

@@ -10,6 +10,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from dalle.precision import has_amx
 from dalle.training.paper_adam import PaperAdamW
 
 MOMENTUM = 0.95
@@ -38,7 +39,8 @@ class Muon(PaperAdamW):
             updates = rearrange(
                 torch.stack(directions), "n (parts rows) columns -> (n parts) rows columns", parts=parts
             )
-            updates = newton_schulz(updates)
+            fast = updates.is_cuda or has_amx()
+            updates = newton_schulz(updates, torch.bfloat16 if fast else torch.float32)
             step_size = group["lr"] * RMS * math.sqrt(max(updates.shape[1:]))
             updates = rearrange(updates, "(n parts) rows columns -> n (parts rows) columns", parts=parts)
             for parameter, update in zip(parameters, updates, strict=True):
@@ -54,13 +56,15 @@ class Muon(PaperAdamW):
         return gradient.lerp(momentum, MOMENTUM).flatten(1)
 
 
-def newton_schulz(matrices: Tensor) -> Tensor:
+def newton_schulz(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Approximate the nearest (semi-)orthogonal matrices by Newton-Schulz iteration: (n, rows, columns) -> the same.
 
     Singular vectors are unchanged; singular values become about 0.7 to 1.2.
+
+    dtype: of the products; bfloat16 is precise enough for an update (Jordan et al. 2024).
     """
     a, b, c = COEFFICIENTS
-    x = matrices.bfloat16() if matrices.is_cuda else matrices
+    x = matrices.to(dtype)
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x  # makes the Gram matrix the smaller of the two
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)

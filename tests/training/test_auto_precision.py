@@ -3,9 +3,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dalle.precision import autocast, blocked_cumulative_sum, in_float32
+from dalle.precision import autocast, blocked_cumulative_sum, has_amx, in_float32
 from dalle.training import auto_precision
-from dalle.training.auto_precision import MIN_PARAMETERS_FOR_BFLOAT16, choose_precision, has_amx
+from dalle.training.auto_precision import MIN_PARAMETERS_FOR_BFLOAT16, choose_precision
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SMALL, LARGE = nn.Linear(8, 8), nn.Linear(MIN_PARAMETERS_FOR_BFLOAT16, 1, device="meta")
