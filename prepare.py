@@ -2,6 +2,7 @@
 
 data= surveys a data set; with find=, it searches the data set for an image; with dvae=, it encodes the data set into
 tokens. sources= reports the training data of a checkpoint. import= converts published weights to a checkpoint.
+export= copies a checkpoint for publication.
 """
 
 import os
@@ -11,7 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from dalle import distributed
+from dalle.bundled import checkpoint_folder
 from dalle.cli.config import command
 from dalle.cli.prepare_config import PrepareConfig
 from dalle.data import open_source
@@ -25,6 +29,7 @@ from dalle.image_grid import GridRow, image_grid
 from dalle.models.clip.model import CLIP
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.pretrained import IMPORTS
+from dalle.sampling.export import MEGABYTE, export_pipeline
 from dalle.sampling.novelty import TILE, TrainingImages, describe_nearest, side_by_side
 from dalle.sampling.output_writer import unused_path
 from dalle.stages.encode_dataset import DatasetEncoder, summary
@@ -58,6 +63,27 @@ def import_model(config: PrepareConfig) -> None:
 def import_name(config: PrepareConfig) -> str | None:
     """Return the name of the importer that import= was set to, or None if it was not set."""
     return next((name for name, options in IMPORTS.configs.items() if isinstance(config, options)), None)
+
+
+def export_checkpoint(config: PrepareConfig) -> None:
+    """Copy the models of a checkpoint folder for publication: small files, no training state."""
+    source = checkpoint_folder(config.export or "")
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(config.weights)
+    if dtype is None:
+        raise ValueError(f"weights={config.weights} is unknown; choose float32 or bfloat16")
+    if config.max_file_mb < 1:
+        raise ValueError(f"max_file_mb={config.max_file_mb} must be at least 1")
+    folder = empty_folder(config.out or Path("outputs", f"{source.name}-export"))
+    with temporary_folder(folder) as temporary:
+        export_pipeline(source, temporary, dtype, config.max_file_mb * MEGABYTE, config.dvae, config.clip)
+    sizes = {
+        kind: sum(path.stat().st_size for path in (folder / kind).iterdir())
+        for kind in ("dvae", "transformer", "clip")
+        if (folder / kind).exists()
+    }
+    for kind, size in sizes.items():
+        print(f"{kind:<11} {folder / kind}, {size / MEGABYTE:.1f} MB")
+    print(f"total       {sum(sizes.values()) / MEGABYTE:.1f} MB")
 
 
 def list_sources(config: PrepareConfig) -> None:
@@ -160,6 +186,7 @@ class Task:
 
 TASKS = (  # the first task whose setting is given is run
     Task("import", import_model, needs_data=False),
+    Task("export", export_checkpoint, needs_data=False),
     Task("sources", list_sources, needs_data=False),
     Task("find", find_image),
     Task("dvae", encode_images),

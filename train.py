@@ -9,6 +9,7 @@ import torch
 from omegaconf import OmegaConf
 
 from dalle import checkpoint, distributed
+from dalle.bundled import checkpoint_folder
 from dalle.cli.config import TrainConfig, command, run_name
 from dalle.sampling.components import find_components
 from dalle.seeds import seed_global_generators
@@ -87,7 +88,7 @@ def open_init(config: TrainConfig, folder: Path) -> Init | None:
 def dvae_folder(config: TrainConfig, init: Init | None) -> str | None:
     """Return the dVAE's checkpoint folder: by default that of the transformer that the run starts from."""
     if config.dvae is not None or config.init is None or init is None or init.kind != "transformer":
-        return config.dvae
+        return None if config.dvae is None else str(checkpoint_folder(config.dvae))
     return str(find_components(init.run if init.resumed else config.init)["dvae"])
 
 

@@ -1,6 +1,6 @@
 """Checkpoint folders: weights, the model's config, and the training state.
 
-    model.safetensors   weights for sampling
+    model.safetensors   weights for sampling; or several files, see `dalle.weights_files`
     config.json         {"format": 1, "kind": "dvae", "model": {...}, "meta": {...}}
     tokenizer.json      for models that read text
     state/00000500/     training state after 500 updates: state.safetensors, state.json
@@ -19,15 +19,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from dalle.atomic_files import atomic_write, fsync
 from dalle.config_validation import config_from_json, describe_type, has_type, truncated_repr
+from dalle.weights_files import (
+    CheckpointError,
+    read_json,
+    read_tensors,
+    read_weights,
+    read_weights_shapes,
+    weights_files,
+    weights_path,
+    write_tensors,
+    write_weights,
+)
 
 FORMAT = 1
-WEIGHTS, CONFIG, TOKENIZER, STATE = "model.safetensors", "config.json", "tokenizer.json", "state"
+CONFIG, TOKENIZER, STATE = "config.json", "tokenizer.json", "state"
 
 # former names of fields and of values in config.json, converted on reading: kind -> former name -> name
 RENAMED_FIELDS = {
@@ -46,13 +56,10 @@ META = {
     "likelihood": dict,
     "data": dict,
     "caption_words": list[str],
+    "attributions": list[dict],
 }
 
 Model = TypeVar("Model", bound=nn.Module)
-
-
-class CheckpointError(ValueError):
-    """A checkpoint could not be read or written; the message names it, the reason and a remedy."""
 
 
 class Tokenizer(Protocol):
@@ -76,8 +83,7 @@ def save_model(
     written = {"format": FORMAT, "kind": kind, "model": dataclasses.asdict(config), "meta": dict(meta or {})}
     with _write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(folder / WEIGHTS) as path:
-            _write_tensors(path, model.state_dict())
+        write_weights(folder, model.state_dict())
         if tokenizer is not None:
             with atomic_write(folder / TOKENIZER) as path:
                 tokenizer.save(path)
@@ -140,26 +146,20 @@ def load_model(folder: str | Path, kind: str, schema: type, build: Callable[[Any
         config = config_from_json(schema, written, str(path))
     except ValueError as error:
         raise CheckpointError(str(error)) from error
-    weights = Path(folder) / WEIGHTS
+    weights = weights_path(folder)
     try:
-        sizes = schema.infer_sizes(read_shapes(weights))
+        sizes = schema.infer_sizes(read_weights_shapes(folder))
     except (KeyError, IndexError) as error:
         raise CheckpointError(f"{weights} holds no {kind}: tensor {error} is missing or lacks dimensions") from error
     for name, size in sizes.items():
         if getattr(config, name) not in (size, None):  # None: a default size, checked by `check_tensors`
-            raise CheckpointError(f"{path} has {name}={getattr(config, name)}, but {WEIGHTS} has {name}={size}")
+            raise CheckpointError(f"{path} has {name}={getattr(config, name)}, but {weights.name} has {name}={size}")
     try:
         model = build(config)
     except (ValueError, ArithmeticError) as error:
         raise CheckpointError(f"{path}: {error}") from error
     load_weights(folder, model)
     return model.eval()
-
-
-def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Read the tensor shapes from the header of a safetensors file. Raises CheckpointError if it is damaged."""
-    with _read_errors(path), safe_open(path, "pt") as file:
-        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
 def count_children(shapes: Mapping[str, Any], prefix: str) -> int:
@@ -173,9 +173,8 @@ def load_weights(folder: str | Path, model: nn.Module) -> None:
     Raises CheckpointError with the name of the first tensor that is missing, unexpected or of another shape; the model
     is then unchanged.
     """
-    path = Path(folder) / WEIGHTS
-    tensors = read_tensors(path)
-    check_tensors(model.state_dict(), tensors, path)
+    tensors = read_weights(folder)
+    check_tensors(model.state_dict(), tensors, weights_path(folder))
     model.load_state_dict(tensors)
 
 
@@ -197,12 +196,13 @@ def digest(folder: str | Path) -> str:
     folder = Path(folder)
     written = read_json(folder / CONFIG)
     sha256 = hashlib.sha256(json.dumps([written["kind"], written["model"]], sort_keys=True).encode())
-    try:
-        with open(folder / WEIGHTS, "rb") as file:
-            while block := file.read(1 << 20):
-                sha256.update(block)
-    except OSError as error:
-        raise CheckpointError(f"{folder / WEIGHTS} cannot be read: {error.strerror}") from error
+    for path in weights_files(folder):
+        try:
+            with open(path, "rb") as file:
+                while block := file.read(1 << 20):
+                    sha256.update(block)
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     return sha256.hexdigest()[:16]
 
 
@@ -217,7 +217,7 @@ def save_state(folder: str | Path, step: int, tensors: Mapping[str, Tensor], sca
     with _write_errors(state):
         temporary.mkdir(parents=True, exist_ok=True)
         try:
-            _write_tensors(temporary / "state.safetensors", tensors)
+            write_tensors(temporary / "state.safetensors", tensors)
             _write_json(temporary / "state.json", {"format": FORMAT, "step": step, **scalars})
             for path in (*temporary.iterdir(), temporary):
                 fsync(path)
@@ -259,48 +259,6 @@ def _read_scalars(state: Path) -> dict[str, Any]:
     if scalars.pop("format", None) != FORMAT or not isinstance(scalars.get("step"), int):
         raise CheckpointError(f"{state} was written by another version of this code: use another run name")
     return scalars
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a safetensors file by name. Raises `CheckpointError` if it is missing or damaged."""
-    with _read_errors(path):
-        return load_file(path)
-
-
-@contextmanager
-def _read_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing") from error
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is truncated or damaged: {error}") from error
-
-
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    # tied weights share memory, which the file format does not allow
-    seen, separate = set(), {}
-    for name, tensor in tensors.items():
-        tensor = tensor.detach().cpu().contiguous()
-        memory = tensor.untyped_storage().data_ptr()
-        separate[name] = tensor.clone() if memory in seen else tensor
-        seen.add(memory)
-    save_file(separate, path)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object from a file. Raises `CheckpointError` if it cannot be read or is not an object."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing") from error
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} should hold a JSON object but holds a {type(content).__name__}")
-    return content
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

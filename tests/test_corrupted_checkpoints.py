@@ -14,6 +14,7 @@ from dalle.models.clip.model import CLIP, CLIPConfig
 from dalle.models.dvae.model import DiscreteVAE, DVAEConfig
 from dalle.models.transformer.model import Transformer, TransformerConfig
 from dalle.sampling.pipeline import DALLE
+from dalle.weights_files import WEIGHTS
 
 MODELS = {"dvae": DiscreteVAE, "transformer": Transformer, "clip": CLIP}
 SCHEMAS = {"dvae": DVAEConfig, "transformer": TransformerConfig, "clip": CLIPConfig}
@@ -95,7 +96,7 @@ def test_an_invalid_config_json_raises_an_error(corrupted, kind, content):
 def test_weights_of_another_model_raise_an_error(corrupted, kind):
     folder, _ = corrupted
     other = next(each for each in MODELS if each != kind)
-    shutil.copy(folder / other / checkpoint.WEIGHTS, folder / kind / checkpoint.WEIGHTS)
+    shutil.copy(folder / other / WEIGHTS, folder / kind / WEIGHTS)
     with pytest.raises(CheckpointError, match="holds no|tensor"):
         MODELS[kind].load(folder / kind)
 

@@ -18,7 +18,17 @@ FLOORS = (
     {"data", "losses", "models"},
     {"pretrained"},  # reads other people's models; ours are built from what it read
     {"image_conversion", "image_grid", "tokenizer", "clip_tokenizer", "checkpoint", "distributed", "ablation_config"},
-    {"atomic_files", "seeds", "precision", "registry", "device_transfer", "config_validation", "optional_dependencies"},
+    {"weights_files"},
+    {
+        "atomic_files",
+        "bundled",
+        "seeds",
+        "precision",
+        "registry",
+        "device_transfer",
+        "config_validation",
+        "optional_dependencies",
+    },
 )
 EXCEPTIONS = {("losses", "dalle.models.dvae.model")}  # how pixels are mapped is told once, where the model is
 HYDRAS = {

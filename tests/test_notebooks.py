@@ -16,6 +16,7 @@ from dalle import checkpoint
 from dalle.cli.sweeps import ablation_jobs
 from dalle.data.blocks import BlocksConfig
 from dalle.training.job import FORMAT, Job
+from dalle.weights_files import WEIGHTS
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 SCRIPTS = sorted(FOLDER.glob("[0-9]*.py"))
@@ -56,7 +57,7 @@ def leave(out: Path, job: Job, parameters: int, metrics: dict[str, float]) -> No
     lines = [{"step": step, "split": "val", **metrics} for step in (5, 10)]
     (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     checkpoint.save_state(folder, 10, {}, {"identity": {"stage": {"steps": 10}, "seed": job.seed}})
-    save_file({"weight": torch.zeros(parameters)}, folder / checkpoint.WEIGHTS)
+    save_file({"weight": torch.zeros(parameters)}, folder / WEIGHTS)
 
 
 @pytest.fixture

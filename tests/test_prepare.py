@@ -18,6 +18,7 @@ from dalle.models.transformer.model import TransformerConfig
 from dalle.pretrained.openai_dvae import convolution_mappings
 from dalle.stages.data_module import StageContext
 from dalle.stages.transformer import TransformerStage, TransformerStageConfig
+from dalle.weights_files import WEIGHTS
 
 CPU = torch.device("cpu")
 SIZES = {"width": 8, "vocabulary": 20, "decoder_input": 12, "groups": 4, "blocks_per_group": 1}
@@ -45,7 +46,7 @@ def test_imported_dvae_has_the_same_outputs(prepare, published):
         assert saved.logits(images).equal(direct.logits(images))
     _, meta = checkpoint.read_config("mine/dvae", "dvae")
     assert meta["imported"] == "openai-dvae"
-    assert {path.name for path in Path("mine").rglob("*")} == {"dvae", checkpoint.WEIGHTS, checkpoint.CONFIG}
+    assert {path.name for path in Path("mine").rglob("*")} == {"dvae", WEIGHTS, checkpoint.CONFIG}
 
 
 def test_the_default_output_folder_is_named_after_the_import(prepare, published):

@@ -8,9 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError, safe_open
-
-from dalle import checkpoint
+from dalle import checkpoint, weights_files
 from dalle.ablation_config import AblationConfig, format_values
 from dalle.evaluation.metrics_file import MetricsFile, read_metrics_file
 from dalle.training import job
@@ -20,7 +18,7 @@ TRAINING_METRICS, EVALUATION_METRICS = "metrics.jsonl", "metrics.json"
 
 
 # errors that damaged files in a folder may raise
-READ_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError)
+READ_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
 class PlannedRun(NamedTuple):
@@ -83,8 +81,7 @@ def run_settings(folder: Path) -> dict[str, Any]:
 
 def parameter_count(folder: Path) -> int:
     """Return the number of parameters of the model in `folder`, read from the weights file's header."""
-    with safe_open(folder / checkpoint.WEIGHTS, framework="numpy") as file:
-        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    return sum(math.prod(shape) for shape in weights_files.read_weights_shapes(folder).values())
 
 
 def evaluation_settings(content: MetricsFile) -> dict[str, Any]:

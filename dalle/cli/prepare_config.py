@@ -19,7 +19,7 @@ class FindConfig:
 
     find: str | None = None  # image file to search for in the training split of `data`, instead of a survey
     neighbours: int = 7  # most similar training images to show for `find`
-    clip: str | None = None  # folder of a CLIP: `find` also compares its features
+    clip: str | None = None  # folder of a CLIP: `find` also compares its features, `export` also copies it
 
 
 @dataclass
@@ -33,7 +33,16 @@ class EncodeConfig:
 
 
 @dataclass
-class PrepareConfig(EncodeConfig, FindConfig, SurveyConfig):
+class ExportConfig:
+    """Options of exporting a checkpoint for publication."""
+
+    export: str | None = None  # checkpoint folder to copy without training states, in small files
+    weights: str = "bfloat16"  # number format of the exported weights: float32 | bfloat16; a dVAE stays in float32
+    max_file_mb: int = 15  # maximum size of an exported file in megabytes
+
+
+@dataclass
+class PrepareConfig(ExportConfig, EncodeConfig, FindConfig, SurveyConfig):
     """Options of prepare.py."""
 
     out: str | None = None  # output folder, which must be new or empty; None: outputs/<name of what is prepared>

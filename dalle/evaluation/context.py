@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dalle import checkpoint, distributed
+from dalle.bundled import checkpoint_folder
 from dalle.checkpoint import CheckpointError
 from dalle.data import config_from_dict, open_source
 from dalle.data.source import Source
@@ -38,7 +39,8 @@ class EvaluationContext:
             CheckpointError: a model is missing or damaged.
             ValueError: data that does not fit the models.
         """
-        device, folder = distributed.init_process_group(config.device, config.deterministic), Path(config.checkpoint)
+        device = distributed.init_process_group(config.device, config.deterministic)
+        folder = checkpoint_folder(config.checkpoint)
         if _is_dvae(folder):
             parts, pipeline = {"dvae": folder}, None
             dvae = DiscreteVAE.load(folder).to(device)

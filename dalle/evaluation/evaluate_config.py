@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dalle.ablation_config import AblationConfig
+from dalle.bundled import checkpoint_folder
 from dalle.sampling.sampling_config import DecodingConfig, RerankConfig, SamplingConfig
 
 COUNTS = (
@@ -47,7 +48,7 @@ class EvaluateConfig(RerankConfig, DecodingConfig):
     precision: str = "auto"  # number format of sampling: float32 | bfloat16; auto: bfloat16 on a GPU
     deterministic: bool = False  # bitwise reproducible on a GPU, with slower kernels; a CPU always is
     ablation: AblationConfig | None = None  # the ablation that this evaluation is part of: configs/ablation
-    out: str | None = None  # output file, .json; None: metrics.json in the checkpoint's folder
+    out: str | None = None  # output file, .json; None: metrics.json in the checkpoint's folder, or in outputs/evaluate
 
     def __post_init__(self) -> None:
         for name in COUNTS:
@@ -66,7 +67,10 @@ class EvaluateConfig(RerankConfig, DecodingConfig):
     @property
     def file(self) -> Path:
         """Path of the metrics file."""
-        return Path(self.out or Path(self.checkpoint) / "metrics.json")
+        if self.out is not None:
+            return Path(self.out)
+        bundled = checkpoint_folder(self.checkpoint) != Path(self.checkpoint).expanduser()
+        return Path("outputs/evaluate" if bundled else "", self.checkpoint, "metrics.json")
 
     @property
     def page(self) -> Path:

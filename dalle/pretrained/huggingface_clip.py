@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dalle.checkpoint import CheckpointError, read_json, read_tensors
+from dalle.checkpoint import CheckpointError, read_json
 from dalle.clip_tokenizer import CLIPTokenizer
 from dalle.pretrained.key_mapping import ATTENTION_NORM, ATTENTION_OUT, MLP_IN, MLP_NORM, MLP_OUT, QKV, rename_key
 from dalle.pretrained.pretrained_weights import PretrainedWeights, origin
+from dalle.weights_files import read_weights, weights_files, weights_path
 
 # default values in transformers
 TEXT_DEFAULTS = {
@@ -86,7 +87,8 @@ class HuggingFaceCLIPConfig:
     python prepare.py import=huggingface-clip folder=clip-vit-base-patch32 out=outputs/huggingface-clip
 
     Import a CLIPModel of Hugging Face's transformers, for reranking: sample.py clip=outputs/huggingface-clip
-    The folder contains model.safetensors, config.json, preprocessor_config.json and the tokenizer's files.
+    The folder contains model.safetensors (or several files and their index), config.json, preprocessor_config.json and
+    the tokenizer's files.
     """
 
     folder: str = "clip-vit-base-patch32"  # folder with model.safetensors and config.json
@@ -114,8 +116,8 @@ def read_huggingface_clip(folder: str | Path, tokenizer: str | Path | None = Non
         raise CheckpointError(f"{folder / 'config.json'} has {shape}; images must be square and have 3 channels")
 
     clip_tokenizer = _read_tokenizer(folder, tokenizer, text["vocab_size"])
-    path = folder / "model.safetensors"
-    tensors = _convert_state_dict(read_tensors(path), path)
+    path = weights_path(folder)
+    tensors = _convert_state_dict(read_weights(folder), path)
     sizes = {
         "image_size": vision["image_size"],
         "patch": vision["patch_size"],
@@ -129,7 +131,8 @@ def read_huggingface_clip(folder: str | Path, tokenizer: str | Path | None = Non
         **_preprocessing(folder, vision["image_size"]),
         "tokenizer": "huggingface",
     }
-    return PretrainedWeights("clip", sizes, tensors, origin("huggingface-clip", weights=path), clip_tokenizer)
+    files = {f"weights {number}" if number else "weights": file for number, file in enumerate(weights_files(folder))}
+    return PretrainedWeights("clip", sizes, tensors, origin("huggingface-clip", **files), clip_tokenizer)
 
 
 def import_huggingface_clip(config: HuggingFaceCLIPConfig) -> PretrainedWeights:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from dalle import checkpoint
+from dalle.bundled import checkpoint_folder
 from dalle.checkpoint import CheckpointError
 
 
@@ -11,10 +12,12 @@ def find_components(
 ) -> dict[str, Path]:
     """Find the checkpoints of a pipeline: {"transformer": ..., "dvae": ...}, and "clip" if there is one.
 
+    `folder` may be the name of a checkpoint that comes with the package (`dalle.bundled`).
+
     Raises:
         CheckpointError: no transformer or dVAE, or a dVAE that the transformer was not trained on.
     """
-    folder = Path(folder)
+    folder = checkpoint_folder(folder)
     transformer = folder / "transformer" if (folder / "transformer").is_dir() else folder
     _, meta = checkpoint.read_config(transformer, "transformer")
     trained_on = meta.get("dvae", {})

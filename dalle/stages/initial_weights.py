@@ -15,7 +15,8 @@ from typing import Any
 
 from torch import nn
 
-from dalle import checkpoint
+from dalle import checkpoint, weights_files
+from dalle.bundled import checkpoint_folder
 from dalle.checkpoint import CheckpointError
 
 log = logging.getLogger(__name__)
@@ -68,12 +69,14 @@ class Init:
 def find_init(path: str | Path, kind: str, run: Path, resume: bool = True, strict: bool = True) -> Init:
     """Find the checkpoint of `kind` in `path`, or in its sub-folder named after the kind.
 
+    `path` may be the name of a checkpoint that comes with the package (`dalle.bundled`).
+
     A run in the folder `run` that has a saved state, and began with this very path, does not need the checkpoint any
     more: its digest is then the one recorded by the run.
 
     Raises CheckpointError if there is no such checkpoint, if it is of another kind, or if it is the run's own folder.
     """
-    path = Path(path)
+    path = checkpoint_folder(path)
     resumed = resume and checkpoint.read_scalars(run) is not None
     if resumed:
         recorded = checkpoint.read_config(run, kind)[1].get("init", {})
@@ -150,8 +153,8 @@ def load_init(model: nn.Module, init: Init, stage: Any, dvae: Path | None) -> st
     keep their random values, as do those for the codes of another dVAE or the tokens of another tokenizer, and
     CheckpointError is raised only if nothing fits.
     """
-    path = init.path / checkpoint.WEIGHTS
-    found, own = checkpoint.read_tensors(path), model.state_dict()
+    path = weights_files.weights_path(init.path)
+    found, own = weights_files.read_weights(init.path), model.state_dict()
     problems = [f"{name} is missing" for name in own if name not in found]
     problems += [
         f"{name} is {tuple(found[name].shape)} there and {tuple(tensor.shape)} here"

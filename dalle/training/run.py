@@ -10,6 +10,7 @@ import torch
 from dalle import checkpoint, distributed
 from dalle.checkpoint import CheckpointError
 from dalle.training.logger import WandbConfig
+from dalle.weights_files import has_weights
 
 # settings of logging and data loading that may change when a run resumes
 MUTABLE = {"log_every", "validate_every", "preview_every", "save_every", "max_skipped_steps", "workers"}
@@ -49,7 +50,7 @@ def resume_step(folder: Path, config: dict[str, Any], defaults: dict[str, Any] |
     """
     saved = checkpoint.read_scalars(folder)
     if saved is None:
-        if (folder / checkpoint.WEIGHTS).exists():
+        if has_weights(folder):
             raise RunConfigMismatchError(
                 f"{folder} has a model but no training state to resume from. Choose another name with run=<name>, or"
                 " start over with resume=false, which renames that folder"

@@ -11,6 +11,7 @@ from dalle import checkpoint
 from dalle.ablation_config import AblationConfig, Expectation, format_values
 from dalle.ablations.run_results import PlannedRun
 from dalle.training.job import FORMAT, Job
+from dalle.weights_files import WEIGHTS
 
 ABLATION = AblationConfig(
     name="taste",
@@ -48,7 +49,7 @@ def write_run(
     if status == "finished":
         identity = {"stage": {"name": "taste", "steps": 10, "taste": which.values["stage.taste"]}, "seed": which.seed}
         checkpoint.save_state(folder, 10, {}, {"identity": identity})
-        save_file({"weight": torch.zeros(parameters)}, folder / checkpoint.WEIGHTS)
+        save_file({"weight": torch.zeros(parameters)}, folder / WEIGHTS)
     else:
         lines = lines[:1]
     (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))

@@ -110,9 +110,9 @@ def write_binary_metrics(run):
     ("damage", "reason"),
     [
         (incomplete_job_json, "cannot be read: KeyError: 'status'"),
-        (truncate_weights, "cannot be read: SafetensorError: "),
+        (truncate_weights, "model.safetensors is truncated or damaged: "),
         (delete_state, "it has no state"),
-        (delete_weights, "cannot be read: FileNotFoundError: "),
+        (delete_weights, "model.safetensors is missing"),
         (delete_last_validation, "metrics.jsonl ends at step 5 of 10"),
         (write_binary_metrics, "unfinished, last logged step 0"),
     ],

@@ -18,6 +18,7 @@ from dalle.data.blocks import BlocksConfig
 from dalle.models.clip.model import CLIP, CLIPConfig
 from dalle.pretrained.openai_dvae import convolution_mappings
 from dalle.tokenizer import CaptionTokenizer
+from dalle.weights_files import WEIGHTS
 
 ROOT = Path(__file__).parents[2]
 COMMON = ["data.image_size=16", "data.train=32", "data.val=8", "device=cpu", "wandb.mode=disabled"]
@@ -47,7 +48,7 @@ FROZEN = "stage.optimizer.learning_rate.start=0"  # weights stay as they began
 
 
 def weights(folder: str | Path) -> dict[str, torch.Tensor]:
-    return load_file(Path(folder) / checkpoint.WEIGHTS)
+    return load_file(Path(folder) / WEIGHTS)
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> set[str]:
@@ -178,7 +179,7 @@ def test_missing_unexpected_and_mismatched_tensors_are_listed(train, base):
     del tensors["encoder.input.weight"]
     tensors["encoder.input.bias"] = torch.zeros(3)
     tensors["surplus"] = torch.zeros(1)
-    save_file(tensors, base / "dvae" / checkpoint.WEIGHTS)
+    save_file(tensors, base / "dvae" / WEIGHTS)
     status, printed = train(*of("dvae", "init=base"))
     assert status == 2
     assert (
@@ -189,7 +190,7 @@ def test_missing_unexpected_and_mismatched_tensors_are_listed(train, base):
 
 
 def test_non_strict_raises_if_nothing_matches(train, base):
-    save_file({"surplus": torch.zeros(1)}, base / "dvae" / checkpoint.WEIGHTS)
+    save_file({"surplus": torch.zeros(1)}, base / "dvae" / WEIGHTS)
     status, printed = train(*of("dvae", "init=base", "init_strict=false"))
     assert (status, "no tensor that fits" in printed) == (2, True)
 

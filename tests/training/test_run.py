@@ -2,10 +2,10 @@ from dataclasses import asdict
 
 import pytest
 
-from dalle import checkpoint
 from dalle.checkpoint import CheckpointError
 from dalle.stages import STAGES
 from dalle.training.run import defaults_of, differences, rename_existing, resume_step
+from dalle.weights_files import WEIGHTS
 
 OLD = {"stage": {"steps": 100, "model": {"width": 8}, "temperature": {"steps": 100}, "log_every": 5}, "seed": 0}
 
@@ -66,7 +66,7 @@ def test_new_folder_has_no_previous_run(tmp_path):
 
 
 def test_model_without_training_state_is_not_overwritten(tmp_path):
-    (tmp_path / checkpoint.WEIGHTS).touch()
+    (tmp_path / WEIGHTS).touch()
     with pytest.raises(CheckpointError, match="no training state to resume from"):
         resume_step(tmp_path, OLD)
 

@@ -4,22 +4,36 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from dalle import checkpoint
+from dalle.bundled import checkpoint_folder
 from dalle.checkpoint import CheckpointError
 from dalle.data import DATA_SETS, config_from_dict, open_source
 from dalle.data.index import StringArray
 from dalle.data.source import Source
 
 
+@runtime_checkable
+class Attributed(Protocol):
+    """Source whose images are by several authors, who must be named."""
+
+    def attributions(self) -> list[dict[str, str]]:
+        """Return author, licence and address of each part of the data set, as dicts."""
+        ...
+
+
 def data_meta(data: Any, sources: Mapping[str, Source]) -> dict[str, Any]:
-    """Return the data entry of a checkpoint's meta: the config, and record count and digest of each split."""
+    """Return the data entries of a checkpoint's meta.
+
+    They are the config, record count and digest of each split, and the authors and licences if the source names them.
+    """
     records = {
         split: {"records": len(source), "digest": source.digest(), "left_out": dict(source.dropped)}
         for split, source in sources.items()
     }
-    return {"data": asdict(data), "records": records}
+    authors = [source.attributions() for source in sources.values() if isinstance(source, Attributed)][:1]
+    return {"data": asdict(data), "records": records, **({"attributions": authors[0]} if authors else {})}
 
 
 @dataclass(frozen=True)
@@ -59,6 +73,8 @@ class Provenance:
         if (init := self.meta.get("init")) is not None:
             path = Path(os.path.normpath(self.folder / init["path"]))
             lines.append(f"  started from {path}, digest {init['digest']}, whose training data count as well")
+        for part in self.meta.get("attributions", []):
+            lines.append(f"  {', '.join(str(value) for value in part.values())}")
         if data["name"] in DATA_SETS and (note := DATA_SETS[data["name"]].note):
             lines.append(f"  {note}")
         return lines
@@ -91,7 +107,7 @@ class Provenance:
 
 def find_provenance(folder: str | Path) -> list[Provenance]:
     """Return the provenance of all checkpoints in a folder or its direct sub-folders. CheckpointError if none."""
-    folder = Path(folder)
+    folder = checkpoint_folder(folder)
     found = sorted({path.parent for path in _configs(folder)})
     if not found:
         raise CheckpointError(f"no checkpoint in {folder} or in its subfolders")

@@ -181,6 +181,13 @@ class DrawingsSource:
         """Return width and height of the picture, which is square."""
         return self.drawings.side, self.drawings.side
 
+    def attributions(self) -> list[dict[str, str]]:
+        """Return name, author, licence and address of each set of drawings."""
+        return [
+            {"set": name, **{key: entry[key] for key in ("author", "licence", "url")}}
+            for name, entry in self.drawings.sources["sets"].items()
+        ]
+
     def digest(self) -> str:
         """Return a digest of the packages, the settings, the records and, of some, the captions."""
         described = [self.drawings.sources["sets"], asdict(self.config) | {"path": ""}]

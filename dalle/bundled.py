@@ -1,0 +1,21 @@
+"""Checkpoints that come with the package, found by name: checkpoint=drawings, init=drawings."""
+
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "weights"
+
+
+def checkpoint_folder(name: str | Path) -> Path:
+    """Return the folder that `name` stands for: a path, or the name of a checkpoint that comes with the package.
+
+    A model of the latter may follow its name: drawings/dvae.
+    An existing folder takes precedence over a checkpoint with the same name.
+    """
+    folder = Path(name).expanduser()
+    known = folder.parts and folder.parts[0] in bundled_names() and ".." not in folder.parts
+    return FOLDER / folder if known and not folder.exists() else folder
+
+
+def bundled_names() -> list[str]:
+    """Return the names of the checkpoints that come with the package."""
+    return sorted(path.name for path in FOLDER.glob("*") if path.is_dir())
