@@ -9,15 +9,17 @@ from PIL import Image
 
 from dalle.data.drawings.build import build
 from dalle.data.drawings.source import DrawingsConfig, DrawingsSource, MixConfig
-from dalle.evaluation.judges import drawings_classifier
+from dalle.evaluation.judges import drawings_classifier, efficientnet_classifier
 from dalle.evaluation.judges.drawings_classifier import (
     DrawingClassifier,
     LabelledPictures,
     accuracy,
     load_classifier,
     train_classifier,
+    training_pictures,
 )
-from dalle.evaluation.metrics import drawings
+from dalle.evaluation.metrics import drawing_partners, drawings
+from dalle.image_conversion import to_pil_images
 
 pytest.importorskip("resvg_py", reason="drawings are rendered with resvg-py, of the extra `data`")
 
@@ -66,6 +68,27 @@ def test_the_judge_is_trained_once_and_kept_beside_the_data(data, judge, monkeyp
     assert len(calls) == 2
 
 
+def test_the_second_judge_is_trained_once_on_features_of_photographs(data, monkeypatch):
+    pytest.importorskip("efficientnet_lite_pytorch", reason="the second judge needs the extra `eval`")
+    whole = efficientnet_classifier.train_heads
+    calls = []
+
+    def short(config, folder):
+        calls.append(folder)
+        return whole(replace(config, mix=data.mix), folder, steps=100, batch_size=32)
+
+    monkeypatch.setattr(efficientnet_classifier, "train_heads", short)
+    second = efficientnet_classifier.load_efficientnet_classifier(data)
+    again = efficientnet_classifier.load_efficientnet_classifier(replace(data, languages=["en", "fr"]))
+    assert len(calls) == 1
+    pictures, concepts = training_pictures(data)
+    logits = drawings.classify(second, to_pil_images(pictures.images.float() / 255))
+    assert logits.concept.shape == (len(pictures), len(concepts))
+    labelled = pictures.labels.colour >= 0
+    assert (logits.colour.argmax(dim=1) == pictures.labels.colour)[labelled].float().mean() > 0.8
+    assert torch.equal(logits.style, drawings.classify(again, to_pil_images(pictures.images.float() / 255)).style)
+
+
 def test_labels_are_those_that_captions_state(data, judge):
     source = DrawingsSource(data, "train")
     records = [next(i for i, record in enumerate(source.records) if record.kind == "colour")]
@@ -81,7 +104,9 @@ def test_other_partners_have_the_same_style_and_other_concepts(data):
     pictures = source.drawings.pictures
     for record in panels:
         own = pictures[source.records[record].second]
-        others = [pictures[source.records[i].second] for i in drawings.other_partners(source, panels, record, seed=0)]
+        others = [
+            pictures[source.records[i].second] for i in drawing_partners.other_partners(source, panels, record, seed=0)
+        ]
         assert all(each.drawing_set.style == own.drawing_set.style for each in others)
         concepts = [each.subject.concept for each in others]
         assert own.subject.concept not in concepts and len(set(concepts)) == len(concepts)
@@ -89,13 +114,13 @@ def test_other_partners_have_the_same_style_and_other_concepts(data):
 
 def test_the_closest_of_equal_choices_is_the_image_itself(judge):
     red, blue = Image.new("RGB", (32, 32), "red"), Image.new("RGB", (32, 32), "blue")
-    assert drawings.closest(judge, blue, [red, blue, red]) == 1
+    assert drawing_partners.closest(judge, blue, [red, blue, red]) == 1
 
 
 def test_the_lower_panel_is_the_square_in_the_middle_of_the_lower_half():
     image = Image.new("RGB", (32, 32), "white")
     image.paste("red", (8, 16, 24, 32))
-    assert drawings.lower_panel(image).getcolors() == [(256, (255, 0, 0))]
+    assert drawing_partners.lower_panel(image).getcolors() == [(256, (255, 0, 0))]
 
 
 def test_other_data_are_refused(context, config):

@@ -8,7 +8,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -157,9 +157,7 @@ def train_classifier(
     data: DrawingsConfig, epochs: int = 14, batch_size: int = 128, learning_rate: float = 2e-3, seed: int = 0
 ) -> DrawingClassifier:
     """Train a classifier on the training split of the drawings. Deterministic on a CPU with a fixed thread count."""
-    source = DrawingsSource(data, "train")
-    concepts = sorted({source.drawings.pictures[record.first].subject.concept for record in source.records})
-    pictures = LabelledPictures.of(source, concepts)
+    pictures, concepts = training_pictures(data)
     torch.manual_seed(seed)
     model = DrawingClassifier(ClassifierConfig(concepts)).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=0.05)
@@ -187,6 +185,13 @@ def train_classifier(
             total += loss.item()
         log.info("epoch %d of %d: loss %.3f", epoch + 1, epochs, total / per_epoch)
     return model.eval()
+
+
+def training_pictures(data: DrawingsConfig) -> tuple[LabelledPictures, list[str]]:
+    """Load the drawings of the training split, and the names of their concepts in the order of class numbers."""
+    source = DrawingsSource(data, "train")
+    concepts = sorted({source.drawings.pictures[record.first].subject.concept for record in source.records})
+    return LabelledPictures.of(source, concepts), concepts
 
 
 def augmented(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -220,15 +225,22 @@ def accuracy(model: DrawingClassifier, pictures: LabelledPictures) -> dict[str, 
 
 
 def load_classifier(data: DrawingsConfig) -> DrawingClassifier:
-    """Load the classifier of a data set of drawings from its folder, and train it if it is not there yet.
+    """Load the classifier of a data set of drawings from its folder, and train it if it is not there yet."""
+    place = judge_folder(data, "judge")
+    if not (place / checkpoint.CONFIG).is_file():
+        log.warning("training the judge of drawings once, about 20 minutes on two cores: %s", place)
+        train_classifier(for_judges(data)).save(place, {"data": asdict(data)})
+    return DrawingClassifier.load(place)
 
-    It depends on the packages and the held-out concepts alone, not on the mix and the languages.
-    """
+
+def for_judges(data: DrawingsConfig) -> DrawingsConfig:
+    """Return the settings of the judges' training pictures: they do not depend on the mix and the captions."""
+    return replace(data, mix=MixConfig(), languages=["en"], people="stated")
+
+
+def judge_folder(data: DrawingsConfig, prefix: str) -> Path:
+    """Return the folder of a classifier, named after a digest of what its training pictures depend on."""
     folder = Path(data.path).expanduser()
     kept = {name: getattr(data, name) for name in ("validation_share", "skin_tones", "seed")}
     digest = digest_of(json.dumps([read_sources(folder)["sets"], kept], sort_keys=True).encode())[:12]
-    place = folder / f"judge-{digest}"
-    if not (place / checkpoint.CONFIG).is_file():
-        log.warning("training the judge of drawings once, about 20 minutes on two cores: %s", place)
-        train_classifier(replace(data, mix=MixConfig(), languages=["en"], people="stated")).save(place, kept)
-    return DrawingClassifier.load(place)
+    return folder / f"{prefix}-{digest}"

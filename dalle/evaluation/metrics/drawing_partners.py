@@ -1,0 +1,86 @@
+"""Image prompts on drawings: the upper panel is given, the sampled lower one is matched to its true partner."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from dalle.data.drawings.source import DrawingsSource
+from dalle.evaluation.evaluate_config import EvaluateConfig
+from dalle.evaluation.judges.drawings_classifier import DrawingClassifier
+from dalle.evaluation.metrics.drawing_samples import Candidates, candidates_of, real_image
+from dalle.image_conversion import to_tensor
+from dalle.sampling.edits.complete import CompleteConfig, complete
+from dalle.sampling.pipeline import DALLE
+
+CHOICES = 10  # lower panels that a sampled one is compared with
+MAX_PROMPTS = 200
+
+
+def measure_partners(
+    dalle: DALLE, judge: DrawingClassifier, source: DrawingsSource, config: EvaluateConfig
+) -> tuple[list[Candidates], dict[str, float]]:
+    """Measure how often the sampled lower panel resembles its true partner most, of ten real lower panels.
+
+    The model is given the upper panel of a held-out concept and samples the lower one. Returns the samples, and the
+    share found and the share with the right style for candidate 0 ("first"), for the best candidate ("top") and for
+    the dVAE's reconstructions of the real pictures ("real").
+    """
+    panels = [record for record, composed in enumerate(source.records) if composed.kind == "panels"]
+    chosen = panels[: min(config.captions, MAX_PROMPTS)]
+    grid = dalle.transformer.sequence.grid
+    samples, reconstructions = [], []
+    for record in chosen:
+        original = dalle.encode_image(source.image(record))
+        canvas = complete(original, CompleteConfig(rows=grid // 2, paste=False))
+        result = dalle.generate(source.captions(record)[0], config.sampling(config.candidates), canvas=canvas)
+        samples.append(candidates_of(source, record, result))
+        reconstructions.extend(dalle.decode_images(original.tokens[None]))
+    choices = [[record, *other_partners(source, panels, record, config.seed)] for record in chosen]
+    styles = [
+        judge.config.styles.index(source.drawings.pictures[source.records[record].second].drawing_set.style)
+        for record in chosen
+    ]
+    numbers = {}
+    sampled = {
+        "first": [each.first for each in samples],
+        "top": [each.top for each in samples],
+        "real": reconstructions,
+    }
+    for name, images in sampled.items():
+        lower = [lower_panel(image) for image in images]
+        found = [
+            closest(judge, panel, [lower_panel(real_image(source, other)) for other in others]) == 0
+            for panel, others in zip(lower, choices, strict=True)
+        ]
+        numbers[f"drawings_partner_found_{name}"] = float(np.mean(found))
+        with torch.inference_mode():
+            drawn = judge(to_tensor(lower)).style.argmax(dim=1)
+        numbers[f"drawings_partner_style_{name}"] = (drawn == torch.tensor(styles)).float().mean().item()
+    return samples, numbers
+
+
+def other_partners(source: DrawingsSource, panels: list[int], record: int, seed: int) -> list[int]:
+    """Choose, among the records `panels`, `CHOICES` - 1 with a lower panel of the same style and another concept."""
+    pictures = source.drawings.pictures
+    own = pictures[source.records[record].second]
+    others: dict[str, int] = {}
+    for other in np.random.default_rng([seed, record]).permutation(panels):
+        picture = pictures[source.records[other].second]
+        if picture.drawing_set.style == own.drawing_set.style and picture.subject.concept != own.subject.concept:
+            others.setdefault(picture.subject.concept, int(other))
+    return list(others.values())[: CHOICES - 1]
+
+
+def lower_panel(image: Image.Image) -> Image.Image:
+    """Return the square in the middle of an image's lower half."""
+    half = image.width // 2
+    left = (image.width - half) // 2
+    return image.crop((left, half, left + half, 2 * half))
+
+
+@torch.inference_mode()
+def closest(judge: DrawingClassifier, image: Image.Image, choices: list[Image.Image]) -> int:
+    """Return the index in `choices` of the image with the features of largest cosine similarity to those of `image`."""
+    features = F.normalize(judge.features(to_tensor([image, *choices])), dim=1)
+    return int((features[1:] @ features[0]).argmax())
