@@ -14,8 +14,10 @@ from typing import NamedTuple
 from PIL import Image
 
 from dalle.data.drawings import wording
+from dalle.data.drawings.languages import names_in
 from dalle.data.drawings.render import COLOURS, Drawings, Picture, recoloured
 from dalle.data.drawings.splits import SPLITS, held_out_colour, held_out_concept, held_out_style
+from dalle.data.drawings.subjects import Subject
 from dalle.data.emoji import hash_fraction
 from dalle.data.index import StringArray, digest_of
 from dalle.data.opt_out import OptOut
@@ -62,7 +64,7 @@ class DrawingsConfig:
     path: str = "outputs/drawings"  # folder built by `make drawings`
     image_size: int = 128  # side in pixels of the square images that models get
     validation_share: float = 0.07  # share of the concepts held out for validation
-    languages: list[str] = field(default_factory=lambda: ["en"])  # of the captions; the first needs style phrases
+    languages: list[str] = field(default_factory=lambda: ["en"])  # of the captions; panels and scenes are in English
     people: str = "stated"  # stated: captions name the skin tone that is drawn | open: they leave it open
     skin_tones: float = 0.3  # share of the drawings with a skin tone that are used, besides those without one
     mix: MixConfig = field(default_factory=MixConfig)
@@ -139,20 +141,18 @@ class DrawingsSource:
         return StringArray.from_strings(map(self.key, range(len(self))))
 
     def captions(self, index: int) -> tuple[str, ...]:
-        """Return all captions of the record at `index`."""
+        """Return all captions of the record at `index`. Panels and scenes have English ones only."""
         record = self.records[index]
         picture = self.drawings.pictures[record.first]
         subject, style = picture.subject, picture.drawing_set.style
-        said: list[str] = []
         match record.kind:
             case "drawing":
-                said = wording.in_style(wording.names_of(subject, picture.tone, self.config.people == "stated"), style)
-                said = [
-                    *said[: len(said) if "en" in self.config.languages else 0],
-                    *self.other_languages(subject, len(said)),
-                ]
+                names = wording.names_of(subject, picture.tone, self.config.people == "stated")
+                said = self.in_languages(wording.in_style(names, style), subject, style)
             case "colour":
-                said = wording.in_colour(subject, record.colour, style)
+                said = self.in_languages(
+                    wording.in_colour(subject, record.colour, style), subject, style, record.colour
+                )
             case "alike":
                 said = wording.two_alike(subject, style)
             case "panels":
@@ -161,15 +161,21 @@ class DrawingsSource:
                 said = wording.placed(subject, relation, self.drawings.pictures[record.second].subject, style)
         return tuple(said)
 
-    def other_languages(self, subject, english: int) -> list[str]:
-        """Return names of a subject in the config's other languages, about `english` names in each."""
-        said = []
+    def in_languages(self, english: list[str], subject: Subject, style: str, colour: str = "") -> list[str]:
+        """Return the captions of a drawing in the config's languages, about the same number in each.
+
+        They are the English ones if the subject has no words in these languages.
+        """
+        said: list[str] = []
         for language in self.config.languages:
-            if language != "en" and language in subject.labels:
-                label, tags = subject.labels[language], subject.tags.get(language, [])[: wording.MOST_TAGS]
-                names = [label, label, *(f"{label}, {tag}" for tag in tags)]
-                said += (names * (1 + english // len(names)))[: max(english, 1)]
-        return said
+            if language == "en":
+                said += english
+            elif language in subject.labels:
+                tags = subject.tags.get(language, [])[: wording.MOST_TAGS]
+                names = names_in(language, subject.labels[language], tags, style, colour)
+                repeated = names * (1 + len(english) // len(names)) if names else []
+                said += repeated[: len(english)]
+        return said or english
 
     def check_languages(self) -> None:
         """Raise ValueError if a language of the config has no words."""

@@ -7,7 +7,9 @@ import pytest
 
 from dalle.data import DATA_SETS, open_source
 from dalle.data.drawings import splits
+from dalle.data.drawings.languages import COLOUR_PHRASES, STYLE_PHRASES, names_in
 from dalle.data.drawings.render import COLOURS, Drawings, recoloured
+from dalle.data.drawings.sets import STYLES
 from dalle.data.drawings.source import DrawingsConfig, DrawingsSource, MixConfig
 from dalle.data.drawings.splits import SPLITS
 
@@ -137,6 +139,40 @@ def test_captions_in_another_language(config):
         subject = source.drawings.pictures[source.records[index].first].subject
         if "fr" in subject.labels:
             assert not any("drawing of" in caption for caption in source.captions(index))
+
+
+def test_style_and_colour_are_stated_in_other_languages(config):
+    config.languages = ["fr"]
+    source = DrawingsSource(config, "train")
+    for kind in ("drawing", "colour"):
+        for index in of_kind(source, kind):
+            record = source.records[index]
+            picture = source.drawings.pictures[record.first]
+            if "fr" not in picture.subject.labels:
+                continue
+            first, captions = source.captions(index)[0], source.captions(index)
+            assert first.startswith(picture.subject.labels["fr"])
+            assert first.endswith(STYLE_PHRASES["fr"][picture.drawing_set.style])
+            if kind == "colour":
+                assert all(COLOUR_PHRASES["fr"][record.colour] in caption for caption in captions)
+    config.languages = ["en", "fr"]
+    source = DrawingsSource(config, "train")
+    index = next(i for i in of_kind(source, "colour"))
+    french = [caption for caption in source.captions(index) if ", en " in caption]
+    assert 0 < len(french) <= len(source.captions(index)) / 2 + 1
+
+
+def test_every_language_with_phrases_has_all_of_them():
+    assert STYLE_PHRASES.keys() == COLOUR_PHRASES.keys()
+    for language in STYLE_PHRASES:
+        assert STYLE_PHRASES[language].keys() == STYLES.keys()
+        assert COLOUR_PHRASES[language].keys() == COLOURS.keys()
+        assert len(set(STYLE_PHRASES[language].values())) == len(STYLES)
+
+
+def test_languages_without_phrases_state_names_and_tags():
+    assert names_in("ja", "傘", ["雨"], "3d") == ["傘", "傘", "傘, 雨"]
+    assert names_in("ja", "傘", ["雨"], "3d", "red") == []
 
 
 def test_opened_twice_it_is_the_same(config):
