@@ -21,7 +21,7 @@ class EvaluateConfig(RerankConfig, DecodingConfig):
 
     checkpoint: str = "outputs/demo"  # folder with dvae/, transformer/ and clip/, or a transformer or dVAE checkpoint
     data: Any = None  # data set to measure on; None: the held-out part of the training data
-    # metrics to compute; also: sample_quality, capabilities, drawings
+    # metrics to compute; also: sample_quality, capabilities, drawings, drawing_edits
     metrics: list[str] = field(default_factory=lambda: ["reconstruction", "likelihood", "alignment"])
     captions: int = 256  # held-out captions that images are sampled for
     candidates: int = field(default=16, kw_only=True)

@@ -7,8 +7,10 @@ import torch
 from drawings_packages import Registry, package_files
 from PIL import Image
 
+from dalle.data.drawings import splits
 from dalle.data.drawings.build import build
 from dalle.data.drawings.source import DrawingsConfig, DrawingsSource, MixConfig
+from dalle.evaluation.context import EvaluationContext
 from dalle.evaluation.judges import drawings_classifier, efficientnet_classifier
 from dalle.evaluation.judges.drawings_classifier import (
     DrawingClassifier,
@@ -18,8 +20,9 @@ from dalle.evaluation.judges.drawings_classifier import (
     train_classifier,
     training_pictures,
 )
-from dalle.evaluation.metrics import drawing_partners, drawings
+from dalle.evaluation.metrics import drawing_edits, drawing_partners, drawings
 from dalle.image_conversion import to_pil_images
+from dalle.sampling.canvas import Canvas
 
 pytest.importorskip("resvg_py", reason="drawings are rendered with resvg-py, of the extra `data`")
 
@@ -131,3 +134,55 @@ def test_other_data_are_refused(context, config):
 def test_the_table_relates_the_model_to_the_judge():
     numbers = {f"drawings_novel_style_{which}": value for which, value in (("first", 0.2), ("top", 0.4), ("real", 0.8))}
     assert drawings.table(numbers).splitlines()[-1] == "| novel_style | 0.200 | 0.400 | 0.800 | 0.50 |"
+
+
+@pytest.fixture
+def of_drawings(data, judge, config, monkeypatch):
+    """Evaluation of the tiny models on drawings, with the tests' judge in place of both judges."""
+    for module in (drawings, drawing_edits):
+        monkeypatch.setattr(module, "load_classifier", lambda _: judge)
+    monkeypatch.setattr(drawings, "load_efficientnet_classifier", lambda _: judge)
+    monkeypatch.setattr(splits, "NOVEL_STYLES", 0.5)  # the data set is small
+    monkeypatch.setattr(splits, "FEWEST_STYLES", 1)
+    monkeypatch.setattr(splits, "NOVEL_COLOURS", 0.5)
+    config = replace(config, data=replace(data, image_size=8), captions=3, candidates=2)
+    return EvaluationContext.load(config), config
+
+
+def test_the_metric_measures_both_splits_and_partners(of_drawings):
+    result = drawings.measure(*of_drawings)
+    names = {f"drawings_{name}" for name in ("novel_concept", "novel_style", "colours_concept", "colours_colour")}
+    names |= {f"{name}_effnet" for name in names} | {"drawings_partner_found", "drawings_partner_style"}
+    assert result.numbers.keys() == {f"{name}_{which}" for name in names for which in ("first", "top", "real")}
+    assert all(0 <= value <= 1 for value in result.numbers.values())
+    for name in names:  # the same network judges as both
+        assert result.numbers[f"{name}_real"] == result.numbers[f"{name.removesuffix('_effnet')}_real"]
+    assert result.images.keys() == {"drawings"}
+    assert result.table.count("\n") == 1 + len(names)
+
+
+def test_a_split_without_drawings_is_named(of_drawings, monkeypatch):
+    monkeypatch.setattr(splits, "NOVEL_COLOURS", 0.0)
+    with pytest.raises(ValueError, match="the split colours of the drawings is empty"):
+        drawings.measure(*of_drawings)
+
+
+def test_edits_keep_their_tokens(of_drawings):
+    result = drawing_edits.measure(*of_drawings)
+    edits = ("complete", "inpaint", "outpaint", "variations", "remix")
+    assert {f"drawing_edits_{name}_kept" for name in edits} < result.numbers.keys()
+    assert all(result.numbers[f"drawing_edits_{name}_kept"] == 1 for name in edits)
+    assert 0 <= result.numbers["drawing_edits_original_style"] <= 1
+
+
+def test_a_changed_token_is_noticed(of_drawings):
+    context, config = of_drawings
+    canvas = Canvas(torch.full((4, 4), 3))
+    result = context.require_pipeline().generate("a red circle", config.sampling(1), canvas=canvas)
+    assert drawing_edits.keeps_tokens(result, canvas)
+    assert not drawing_edits.keeps_tokens(result, Canvas(torch.full((4, 4), 2)))
+
+
+def test_edits_of_other_data_are_refused(context, config):
+    with pytest.raises(ValueError, match="needs data=drawings"):
+        drawing_edits.measure(context, config)

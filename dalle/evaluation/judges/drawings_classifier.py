@@ -23,6 +23,7 @@ from dalle import checkpoint
 from dalle.data.drawings.render import COLOURS, read_sources
 from dalle.data.drawings.sets import STYLES
 from dalle.data.drawings.source import DrawingsConfig, DrawingsSource, MixConfig
+from dalle.data.drawings.splits import ALWAYS_TRAINED
 from dalle.data.index import digest_of
 from dalle.precision import autocast
 from dalle.seeds import torch_generator
@@ -242,5 +243,6 @@ def judge_folder(data: DrawingsConfig, prefix: str) -> Path:
     """Return the folder of a classifier, named after a digest of what its training pictures depend on."""
     folder = Path(data.path).expanduser()
     kept = {name: getattr(data, name) for name in ("validation_share", "skin_tones", "seed")}
-    digest = digest_of(json.dumps([read_sources(folder)["sets"], kept], sort_keys=True).encode())[:12]
+    described = [read_sources(folder)["sets"], kept, sorted(ALWAYS_TRAINED)]
+    digest = digest_of(json.dumps(described, sort_keys=True).encode())[:12]
     return folder / f"{prefix}-{digest}"

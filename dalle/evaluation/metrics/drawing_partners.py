@@ -33,7 +33,8 @@ def measure_partners(
     for record in chosen:
         original = dalle.encode_image(source.image(record))
         canvas = complete(original, CompleteConfig(rows=grid // 2, paste=False))
-        result = dalle.generate(source.captions(record)[0], config.sampling(config.candidates), canvas=canvas)
+        captions, sampling = [source.captions(record)[0]], config.sampling(config.candidates)
+        (result,) = dalle.stream(captions, sampling, canvas=canvas, truncate=True)
         samples.append(candidates_of(source, record, result))
         reconstructions.extend(dalle.decode_images(original.tokens[None]))
     choices = [[record, *other_partners(source, panels, record, config.seed)] for record in chosen]

@@ -57,6 +57,8 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     for split, attributes in ATTRIBUTES.items():
         source = DrawingsSource(context.data, split)
         records = list(range(min(config.captions, len(source))))
+        if not records:
+            raise ValueError(f"the split {split} of the drawings is empty: build the whole set with `make drawings`")
         samples = sample_captions(dalle, source, records, config)
         labels = true_labels(source, records, judge.config.concepts)
         for suffix, each in judges.items():

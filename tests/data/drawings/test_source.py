@@ -222,3 +222,8 @@ def test_settings_that_cannot_work_give_a_sentence(config, change, message):
 def test_invalid_settings_are_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         DrawingsConfig(**change)
+
+
+def test_concepts_of_the_documentation_are_never_held_out():
+    assert not any(splits.held_out_concept(concept, 0.999) for concept in splits.ALWAYS_TRAINED)
+    assert splits.held_out_concept("pear", 0.999)
