@@ -19,7 +19,7 @@ GPU_RUN = $(GPU_PYTHON) -m benchmarks.gpu
 WEIGHTS := $(DEMO)/dvae/model.safetensors $(DEMO)/clip/model.safetensors $(DEMO)/transformer/model.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo drawings drawings-page test bench gpu gpu-install gpu-tests gpu-sampling gpu-training gpu-demo wheels \
+.PHONY: help install demo drawings drawings-page pictures test bench gpu gpu-install gpu-tests gpu-sampling gpu-training gpu-demo wheels \
 	patterns architecture configs edits notebooks recorded lint types
 
 help: ## list all targets
@@ -62,6 +62,9 @@ drawings: $(INSTALLED) ## download and build the data set of drawings, outputs/d
 
 drawings-page: ## the table of authors and licences in docs/drawings.md
 	$(RUN) docs/drawings.py outputs/drawings
+
+pictures: $(INSTALLED) ## draw what the model of drawings makes: docs/drawings-captions.png, docs/drawings-prompts.png
+	$(RUN) docs/pictures.py
 
 patterns: $(INSTALLED) ## draw the attention patterns: docs/patterns.png
 	$(RUN) docs/patterns.py

@@ -30,6 +30,7 @@ from dalle.models.clip.model import CLIP
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.pretrained import IMPORTS
 from dalle.sampling.export import MEGABYTE, export_pipeline
+from dalle.sampling.model_card import read_metrics, write_model_card
 from dalle.sampling.novelty import TILE, TrainingImages, describe_nearest, side_by_side
 from dalle.sampling.output_writer import unused_path
 from dalle.stages.encode_dataset import DatasetEncoder, summary
@@ -74,16 +75,13 @@ def export_checkpoint(config: PrepareConfig) -> None:
     if config.max_file_mb < 1:
         raise ValueError(f"max_file_mb={config.max_file_mb} must be at least 1")
     folder = empty_folder(config.out or Path("outputs", f"{source.name}-export"))
+    notes = "" if config.card is None else Path(config.card).expanduser().read_text(encoding="utf-8")
     with temporary_folder(folder) as temporary:
-        export_pipeline(source, temporary, dtype, config.max_file_mb * MEGABYTE, config.dvae, config.clip)
-    sizes = {
-        kind: sum(path.stat().st_size for path in (folder / kind).iterdir())
-        for kind in ("dvae", "transformer", "clip")
-        if (folder / kind).exists()
-    }
-    for kind, size in sizes.items():
-        print(f"{kind:<11} {folder / kind}, {size / MEGABYTE:.1f} MB")
-    print(f"total       {sum(sizes.values()) / MEGABYTE:.1f} MB")
+        written = export_pipeline(source, temporary, dtype, config.max_file_mb * MEGABYTE, config.dvae, config.clip)
+        write_model_card(temporary, written, read_metrics(source), notes)
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            print(f"{path.stat().st_size / MEGABYTE:8.3f} MB  {path}")
 
 
 def list_sources(config: PrepareConfig) -> None:

@@ -39,6 +39,7 @@ class ExportConfig:
     export: str | None = None  # checkpoint folder to copy without training states, in small files
     weights: str = "bfloat16"  # number format of the exported weights: float32 | bfloat16; a dVAE stays in float32
     max_file_mb: int = 15  # maximum size of an exported file in megabytes
+    card: str | None = None  # Markdown file to append to the model card: limits, samples
 
 
 @dataclass

@@ -9,6 +9,7 @@ from dalle.checkpoint import CheckpointError
 from dalle.data.drawings.source import DrawingsConfig
 from dalle.sampling.components import find_components
 from dalle.sampling.export import export_pipeline, portable
+from dalle.sampling.model_card import strictest_licence, write_model_card
 from dalle.sampling.pipeline import DALLE
 from dalle.weights_files import read_weights, weights_files
 
@@ -53,7 +54,7 @@ def test_the_record_of_the_data_has_no_absolute_paths():
 def test_prepare_exports_a_checkpoint(prepare, checkpoints, tmp_path):
     status, printed = prepare(f"export={checkpoints}", "out=mine")
     assert status == 0, printed
-    assert "total" in printed
+    assert "mine/README.md" in printed
     assert DALLE.load(tmp_path / "mine").transformer.config == DALLE.load(checkpoints).transformer.config
     status, printed = prepare(f"export={checkpoints}", "out=mine")
     assert (status, "mine exists and is not an empty folder" in printed) == (2, True)
@@ -87,3 +88,51 @@ def test_the_meta_of_an_exported_transformer_names_the_exported_dvae(checkpoints
     written = export_pipeline(checkpoints, tmp_path / "out")
     meta = json.loads((written["transformer"] / checkpoint.CONFIG).read_text())["meta"]
     assert meta["dvae"] == {"path": "../dvae", "digest": checkpoint.digest(written["dvae"])}
+
+
+AUTHORS = [
+    {"set": "one", "author": "Ann", "licence": "MIT", "url": "https://example.org"},
+    {"set": "two", "author": "Bo", "licence": "CC-BY-SA-4.0", "url": ""},
+]
+
+
+def test_the_model_card_names_data_authors_licence_and_figures(checkpoints, tmp_path):
+    source, notes = tmp_path / "source", "## Limits\nNone are known."
+    shutil.copytree(checkpoints, source)
+    path = source / "transformer" / checkpoint.CONFIG
+    content = json.loads(path.read_text())
+    data = {"name": "drawings", "path": "/home/me/x", "image_size": 128}
+    records = {"train": {"records": 1234, "digest": "abc", "left_out": {}}}
+    content["meta"] |= {"step": 500, "seed": 3, "data": data, "records": records, "attributions": AUTHORS}
+    path.write_text(json.dumps(content))
+    written = export_pipeline(source, tmp_path / "out")
+    write_model_card(tmp_path / "out", written, {"image_nll": 1.25}, notes)
+
+    card = (tmp_path / "out/README.md").read_text()
+    assert card.startswith("---\nlicense: cc-by-sa-4.0\n")
+    for part in ("1,234 records, digest `abc`", "[Ann](https://example.org)", "| image_nll | 1.25 |", "seed 3", notes):
+        assert part in card
+    assert "/home/me" not in card
+    parameters = sum(tensor.numel() for tensor in read_weights(source / "transformer").values())
+    assert f"| transformer | {parameters:,} | " in card
+    assert "- one, Ann, MIT, https://example.org\n- two, Bo, CC-BY-SA-4.0\n" in (tmp_path / "out/NOTICE").read_text()
+    assert "CC BY-SA 4.0" in (tmp_path / "out/LICENSE").read_text()
+
+
+def test_models_without_authors_to_name_have_no_licence_of_their_own(checkpoints, tmp_path):
+    write_model_card(tmp_path, find_components(checkpoints), {})
+    assert {path.name for path in tmp_path.iterdir()} == {"README.md"}
+    assert "license" not in (tmp_path / "README.md").read_text().lower()
+
+
+@pytest.mark.parametrize(
+    ("licences", "strictest"),
+    [
+        (["MIT", "CC0-1.0"], ""),
+        (["MIT", "CC-BY-4.0"], "CC BY 4.0"),
+        (["CC-BY-SA-3.0", "CC-BY-4.0"], "CC BY-SA 4.0"),
+        ([], ""),
+    ],
+)
+def test_weights_carry_the_strictest_licence_of_their_data(licences, strictest):
+    assert strictest_licence([{"licence": licence} for licence in licences]) == strictest

@@ -30,7 +30,7 @@ from dalle.seeds import torch_generator
 
 log = logging.getLogger(__name__)
 
-SIDE = 64  # pixels of the pictures that it looks at
+SIDE, STYLE_SIDE = 64, 128  # pixels of the pictures for concept and colour, and for style
 UNLABELLED = -100  # class that cross_entropy ignores
 
 
@@ -42,6 +42,7 @@ class ClassifierConfig:
     styles: list[str] = field(default_factory=lambda: list(STYLES))
     colours: list[str] = field(default_factory=lambda: list(COLOURS))
     widths: list[int] = field(default_factory=lambda: [32, 64, 128, 256])
+    style_widths: list[int] = field(default_factory=lambda: [24, 48, 96, 128])
     features: int = 256
 
     @staticmethod
@@ -74,13 +75,11 @@ class BasicBlock(nn.Module):
         return F.relu(self.shortcut(x) + self.norm2(self.second(h)))
 
 
-class DrawingClassifier(nn.Module):
-    """ResNet that maps pictures to logits of their concept, style and colour."""
+class ResNet(nn.Module):
+    """ResNet with half the resolution at its input and at every block but the first (He et al. 2016)."""
 
-    def __init__(self, config: ClassifierConfig):
+    def __init__(self, widths: list[int]):
         super().__init__()
-        self.config = config
-        widths = config.widths
         self.input = nn.Conv2d(3, widths[0], 3, 2, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(widths[0])
         pairs = zip([widths[0], *widths[:-1]], widths, strict=True)
@@ -88,23 +87,40 @@ class DrawingClassifier(nn.Module):
             *(BasicBlock(a, b, 1 if number == 0 else 2) for number, (a, b) in enumerate(pairs)),
             BasicBlock(widths[-1], widths[-1], 1),
         )
-        self.embed = nn.Linear(2 * widths[-1], config.features)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute mean and maximum of the last feature maps: (b, 3, s, s) in [0, 1] -> (b, 2 * widths[-1])."""
+        x = self.blocks(F.relu(self.norm(self.input(2 * images - 1))))
+        return torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)
+
+
+class DrawingClassifier(nn.Module):
+    """Two ResNets: one maps small pictures to logits of concept and colour, the other large ones to logits of style.
+
+    They are separate since concepts need augmentation that would hide styles: other sizes, angles and grays.
+    """
+
+    def __init__(self, config: ClassifierConfig):
+        super().__init__()
+        self.config = config
+        self.content, self.texture = ResNet(config.widths), ResNet(config.style_widths)
+        self.embed = nn.Linear(2 * config.widths[-1], config.features)
         self.concept = nn.Linear(config.features, len(config.concepts))
-        self.style = nn.Linear(config.features, len(config.styles))
         self.colour = nn.Linear(config.features, len(config.colours))
+        self.style = nn.Linear(2 * config.style_widths[-1], len(config.styles))
 
     def features(self, images: Tensor) -> Tensor:
-        """Compute features: (b, 3, s, s) in [0, 1], any s -> (b, config.features)."""
-        if images.shape[-1] != SIDE:
-            images = F.interpolate(images, (SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False)
-        x = self.blocks(F.relu(self.norm(self.input(2 * images - 1))))
-        pooled = torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)
-        return F.relu(self.embed(pooled))
+        """Compute features of what is shown: (b, 3, s, s) in [0, 1], any s -> (b, config.features)."""
+        return F.relu(self.embed(self.content(resized(images, SIDE))))
+
+    def style_logits(self, images: Tensor) -> Tensor:
+        """Compute the logits of the style: (b, 3, s, s) in [0, 1], any s -> (b, styles)."""
+        return self.style(self.texture(resized(images, STYLE_SIDE)))
 
     def forward(self, images: Tensor) -> Labels:
         """Compute the logits of concept, style and colour: (b, 3, s, s) in [0, 1], any s -> (b, classes) each."""
         features = self.features(images)
-        return Labels(self.concept(features), self.style(features), self.colour(features))
+        return Labels(self.concept(features), self.style_logits(images), self.colour(features))
 
     def save(self, folder: Path, meta: dict) -> None:
         checkpoint.save_model(folder, "drawings_classifier", self, self.config, meta)
@@ -115,10 +131,17 @@ class DrawingClassifier(nn.Module):
         return checkpoint.load_model(folder, "drawings_classifier", ClassifierConfig, cls)
 
 
+def resized(images: Tensor, side: int) -> Tensor:
+    """Scale square images to `side` pixels: (b, 3, s, s) -> (b, 3, side, side)."""
+    if images.shape[-1] == side:
+        return images
+    return F.interpolate(images, (side, side), mode="bilinear", antialias=True, align_corners=False)
+
+
 class LabelledPictures(NamedTuple):
     """n pictures in memory, with their classes."""
 
-    images: Tensor  # (n, 3, SIDE, SIDE) uint8
+    images: Tensor  # (n, 3, STYLE_SIDE, STYLE_SIDE) uint8
     labels: Labels
 
     @classmethod
@@ -130,7 +153,7 @@ class LabelledPictures(NamedTuple):
             record = source.records[index]
             if record.kind not in ("drawing", "colour"):
                 continue
-            images.append(np.asarray(source.image(index).resize((SIDE, SIDE), Image.Resampling.BOX)))
+            images.append(np.asarray(source.image(index).resize((STYLE_SIDE, STYLE_SIDE), Image.Resampling.BOX)))
             labels.append(class_numbers(source, index, numbers))
         stacked = torch.from_numpy(np.stack(images))
         return cls(rearrange(stacked, "n h w c -> n c h w").contiguous(), Labels(*torch.tensor(labels).unbind(dim=1)))
@@ -155,37 +178,69 @@ def class_numbers(source: DrawingsSource, index: int, concepts: Mapping[str, int
 
 
 def train_classifier(
-    data: DrawingsConfig, epochs: int = 14, batch_size: int = 128, learning_rate: float = 2e-3, seed: int = 0
+    data: DrawingsConfig, epochs: int = 16, batch_size: int = 128, learning_rate: float = 2e-3, seed: int = 0
 ) -> DrawingClassifier:
     """Train a classifier on the training split of the drawings. Deterministic on a CPU with a fixed thread count."""
     pictures, concepts = training_pictures(data)
     torch.manual_seed(seed)
     model = DrawingClassifier(ClassifierConfig(concepts)).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=0.05)
-    per_epoch = len(pictures) // batch_size
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, epochs * per_epoch, pct_start=0.2)
     generator = torch_generator("drawings classifier", seed)
-    for epoch in range(epochs):
-        order = torch.randperm(len(pictures), generator=generator)
-        total = 0.0
-        for chosen in order[: per_epoch * batch_size].split(batch_size):
-            images, gray = augmented(pictures.images[chosen].float() / 255, generator)
-            labels = Labels(*(each[chosen] for each in pictures.labels))
-            with autocast("bfloat16", torch.device("cpu")):
-                logits = model(images)
-            loss = (
-                F.cross_entropy(logits.concept.float(), labels.concept, label_smoothing=0.1)
-                + 0.5 * F.cross_entropy(logits.style.float(), labels.style, label_smoothing=0.05)
-                + 0.5 * F.cross_entropy(logits.colour.float(), labels.colour.masked_fill(gray, UNLABELLED))
-            )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            total += loss.item()
-        log.info("epoch %d of %d: loss %.3f", epoch + 1, epochs, total / per_epoch)
+
+    def content_loss(images: Tensor, labels: Labels) -> Tensor:
+        moved, gray = augmented(resized(images, SIDE), generator)
+        with autocast("bfloat16", torch.device("cpu")):
+            features = model.features(moved)
+            concept, colour = model.concept(features), model.colour(features)
+        return F.cross_entropy(concept.float(), labels.concept, label_smoothing=0.1) + 0.5 * F.cross_entropy(
+            colour.float(), labels.colour.masked_fill(gray, UNLABELLED)
+        )
+
+    def style_loss(images: Tensor, labels: Labels) -> Tensor:
+        with autocast("bfloat16", torch.device("cpu")):
+            logits = model.style_logits(degraded(images, generator))
+        return F.cross_entropy(logits.float(), labels.style, label_smoothing=0.05)
+
+    content = [*model.content.parameters(), *model.embed.parameters()]
+    content += [*model.concept.parameters(), *model.colour.parameters()]
+    style = [*model.texture.parameters(), *model.style.parameters()]
+    for name, parameters, loss_of, passes in (
+        ("concept", content, content_loss, epochs),
+        ("style", style, style_loss, -(-epochs // 2)),
+    ):
+        optimizer = torch.optim.AdamW(parameters, learning_rate, weight_decay=0.05)
+        per_epoch = len(pictures) // batch_size
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, passes * per_epoch, pct_start=0.2)
+        for epoch in range(passes):
+            order = torch.randperm(len(pictures), generator=generator)
+            total = 0.0
+            for chosen in order[: per_epoch * batch_size].split(batch_size):
+                loss = loss_of(
+                    pictures.images[chosen].float() / 255, Labels(*(each[chosen] for each in pictures.labels))
+                )
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                nn.utils.clip_grad_norm_(parameters, 1.0)
+                optimizer.step()
+                schedule.step()
+                total += loss.item()
+            log.info("%s: epoch %d of %d, loss %.3f", name, epoch + 1, passes, total / per_epoch)
     return model.eval()
+
+
+def degraded(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirror half of a batch of images, crop all of it a little, and blur it half of the time.
+
+    (b, 3, s, s) in [0, 1] -> the same shape. Samples of a model are less sharp than real drawings.
+    """
+    side = images.shape[-1]
+    mirrored = torch.rand(len(images), generator=generator) < 0.5
+    images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+    crop = int(torch.randint(side * 3 // 4, side + 1, (), generator=generator))
+    top, left = torch.randint(0, side - crop + 1, (2,), generator=generator).tolist()
+    images = images[:, :, top : top + crop, left : left + crop]
+    if torch.rand((), generator=generator) < 0.5:
+        images = resized(images, int(torch.randint(side * 3 // 8, side, (), generator=generator)))
+    return resized(images, side)
 
 
 def training_pictures(data: DrawingsConfig) -> tuple[LabelledPictures, list[str]]:
