@@ -12,15 +12,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dalle import checkpoint, distributed, losses
+from dalle import checkpoint, distributed
 from dalle.checkpoint import CheckpointError
 from dalle.data import open_source
 from dalle.data.collate import ImageBatch, TokenBatch
 from dalle.data.token_cache import TokenCache, is_cache
 from dalle.device_transfer import to_device
 from dalle.models.dvae.model import DiscreteVAE
-from dalle.models.transformer.model import Logits, Transformer, TransformerConfig
-from dalle.models.transformer.sequence import IGNORED, PAD, PAD_LOSS_OPTIONS
+from dalle.models.linear_cross_entropy import IGNORED
+from dalle.models.transformer.model import Targets, TokenLosses, Transformer, TransformerConfig
+from dalle.models.transformer.sequence import PAD, PAD_LOSS_OPTIONS
 from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.sampling_config import SamplingConfig
@@ -195,12 +196,11 @@ class TransformerStage:
 
     def _token_nlls(self, model: nn.Module, batch: TokenizedBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Compute nats of each text token, (b, T), and image token, (b, grid * grid), and count the text targets."""
-        logits: Logits = model(batch.caption, batch.image)
         text_targets = self.transformer.sequence.text_targets(batch.caption, self.config.pad_loss)
         # dropped captions have no text targets: p(caption) is learned from the data's captions only
         text_targets = text_targets.masked_fill(batch.caption[:, :1] == PAD, IGNORED)
-        text = losses.token_nll(logits.text, text_targets)
-        return text, losses.token_nll(logits.image, batch.image_targets), (text_targets != IGNORED).sum()
+        nll: TokenLosses = model(batch.caption, batch.image, Targets(text_targets, batch.image_targets))
+        return nll.text, nll.image, (text_targets != IGNORED).sum()
 
     @torch.no_grad()
     def _tokenize(
