@@ -1,0 +1,85 @@
+"""Planned and measured peak memory of a few updates on a CPU, in bytes of torch's allocator."""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from dalle.models.transformer.model import Targets, Transformer, TransformerConfig
+from dalle.planning.activations import count_forward
+from dalle.planning.memory import rank_memory
+from dalle.stages.transformer import TransformerStageConfig
+from dalle.training.ema import EMAConfig
+from dalle.training.loop import train
+from dalle.training.run import Run
+
+MODEL = TransformerConfig(
+    text_positions=32, text_vocabulary=500, image_vocabulary=512, grid=16, width=128, depth=4, heads=2
+)
+
+
+class RandomTokens:
+    """Stage that trains a transformer on random tokens, and neither validates nor saves anything."""
+
+    name = "transformer"
+
+    def __init__(self, config: TransformerStageConfig):
+        self.images = config.micro_batch_size(1)
+        self.model = Transformer(config.model)
+
+    def batches(self, start: int) -> Iterator[Tensor]:
+        while True:
+            yield torch.randint(0, 500, (self.images, 32 + 256))
+
+    def before_update(self, step: int) -> None:
+        pass
+
+    def loss(self, model: nn.Module, batch: Tensor, step: int, generator: Any) -> tuple[Tensor, dict]:
+        caption, image = batch[:, :32], batch[:, 32:]
+        nll = model(caption, image, Targets(caption, image))
+        return nll.text.mean() + nll.image.mean(), {}
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        return {"loss": 0.0}
+
+    def preview(self, model: nn.Module) -> None:
+        return None
+
+    def save(self, folder: Path, model: nn.Module, meta: dict) -> None:
+        pass
+
+
+def planned_and_measured(**changes: Any) -> tuple[int, int]:
+    """Return the planned peak of training with changed settings, and that of three updates by the training loop."""
+    config = TransformerStageConfig(
+        model=MODEL, steps=3, batch_size=8, precision="float32", ema=EMAConfig(0.9), save_every=0, log_every=0
+    )
+    config = replace(config, **changes)
+    images = config.micro_batch_size(1)
+
+    def build() -> nn.Module:
+        return Transformer(config.model)
+
+    memory = rank_memory(build, config, count_forward(build, config, config.precision, images, 128), images)
+    stage = RandomTokens(config)
+    model = sum(each.nbytes for each in (*stage.model.parameters(), *stage.model.buffers()))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run,
+    ):
+        train(stage, config, Run(Path(folder), {"stage": {"steps": config.steps}}))
+    return memory.peak, model + peak_of(run)
+
+
+def peak_of(run: profile) -> int:
+    """Return the largest sum of allocations minus releases during a profile."""
+    assert run.profiler is not None and run.profiler.kineto_results is not None
+    events = [event for event in run.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    return max(accumulate(event.nbytes() for event in events))

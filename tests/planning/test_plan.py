@@ -1,0 +1,125 @@
+"""Plans: memory against a measured run, communication and time against sums by hand, and what does not fit."""
+
+from dataclasses import replace
+
+import pytest
+from measure_peak import planned_and_measured
+
+from dalle.models.transformer.model import TransformerConfig
+from dalle.planning.cards import CARDS
+from dalle.planning.plan import PlanConfig, checked, communication, plan_run, remedies, report
+from dalle.stages import STAGES
+from dalle.stages.transformer import TransformerStageConfig
+from dalle.training.optimizer import OptimizerConfig
+
+SMALL = TransformerConfig(
+    text_positions=8, text_vocabulary=50, image_vocabulary=64, grid=4, width=32, depth=2, heads=2, patterns=["dense"]
+)
+MUON = OptimizerConfig(kind="muon")
+STAGE = TransformerStageConfig(model=SMALL, batch_size=64, steps=1000, precision="float32")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"recompute": True},
+        {"accumulate": 4},
+        {"precision": "bfloat16"},
+        {"optimizer": OptimizerConfig(kind="muon")},
+    ],
+    ids=["float32", "recompute", "accumulate", "bfloat16", "muon"],
+)
+def test_planned_memory_is_within_a_tenth_of_the_measured_peak(changes):
+    planned, measured = planned_and_measured(**changes)
+    assert planned == pytest.approx(measured, rel=0.1)
+
+
+def test_what_is_sharded_is_divided_and_activations_are_not():
+    one, four = (plan_run(STAGE, 128, PlanConfig(True, world, "h100"), "fsdp").memory for world in (1, 4))
+    for name in ("parameters", "gradients", "moments", "average"):
+        assert getattr(four, name) == getattr(one, name) // 4
+    assert one.gathered == 0 < four.gathered
+    assert four.activations == pytest.approx(one.activations / 4, rel=0.02)  # a quarter of the images
+
+
+def test_ddp_divides_the_images_only():
+    one, four = (plan_run(STAGE, 128, PlanConfig(True, world, "h100")) for world in (1, 4))
+    assert (one.images, four.images) == (64, 16)
+    assert four.memory.parameters == one.memory.parameters == 4 * one.parameters
+    assert four.flops == pytest.approx(one.flops / 4, rel=1e-3)
+
+
+def test_moments_of_the_paper_and_recomputation_need_less():
+    plans = [
+        plan_run(replace(STAGE, **changes), 128, PlanConfig(True, 1, "h100")).memory
+        for changes in ({}, {"recompute": True}, {"optimizer": replace(STAGE.optimizer, moments="paper16")})
+    ]
+    assert plans[1].activations < plans[0].activations
+    assert plans[2].moments < plans[0].moments == 2 * plans[0].parameters
+
+
+def test_operations_are_six_for_each_weight_of_a_product_and_token():
+    layer = 12 * 32 * 32 * 2  # weights of two layers
+    tokens = 64 * (8 + 16)
+    heads = 64 * 32 * (8 * 51 + 16 * 64)
+    attention = 2 * 64 * 2 * 24 * 24 * 32  # layers, images, products, all pairs of positions
+    assert plan_run(STAGE, 128, PlanConfig(True, 1, "h100")).flops == 6 * (layer * tokens + heads + attention)
+
+
+@pytest.mark.parametrize("stage", ["dvae", "clip"])
+def test_every_stage_can_be_planned(stage):
+    config = STAGES[stage].config()
+    model = replace(config.model, **({"width": 16} if stage == "dvae" else {"image_depth": 1, "text_depth": 1}))
+    plan = plan_run(replace(config, model=model, batch_size=8), 64 if stage == "dvae" else 224, PlanConfig(True))
+    assert plan.memory.activations > 0 and plan.flops > 0
+    assert f"{plan.parameters:,} parameters" in report(plan)
+
+
+def test_communication_of_each_mode():
+    card = CARDS["h100"]
+    assert communication(1000, world=1, shards=1, accumulate=1, card=card) == (0, 0)
+    sent, seconds = communication(1000, world=4, shards=1, accumulate=3, card=card)  # ddp: one all-reduce, by a ring
+    assert (sent, seconds) == (1500, 1500 / card.link)
+    sent, seconds = communication(1000, world=4, shards=4, accumulate=2, card=card)  # fsdp: twice three times
+    assert (sent, seconds) == (2 * 3 * 750, 2 * 3 * 750 / card.link)
+    sent, seconds = communication(1000, world=16, shards=8, accumulate=1, card=card)  # hsdp: two copies on two nodes
+    assert (sent, seconds) == (3 * 875 + 125, 3 * 875 / card.link + 125 / card.network)
+
+
+def test_a_run_that_does_not_fit_names_the_cheapest_change_that_does(monkeypatch):
+    def plan_of(stage, mode):
+        return plan_run(stage, 128, PlanConfig(True, 2, "h100"), mode)
+
+    whole = plan_of(STAGE, "ddp")
+    assert checked(whole, remedies(STAGE, plan_of, "ddp")) is whole
+    typed = [typed for typed, _ in remedies(STAGE, plan_of, "ddp")]
+    assert typed[0] == "distributed=fsdp"
+    assert typed[1] == "distributed=fsdp stage.optimizer.moments=paper16"
+    assert typed[2] == f"{typed[1]} stage.accumulate=2"
+    assert typed[-1] == f"{typed[1]} stage.accumulate=32 stage.recompute=true"  # 64 images on two ranks
+
+    monkeypatch.setattr("dalle.planning.plan.RESERVED", 0)
+    sixteen_bit = replace(STAGE, optimizer=replace(STAGE.optimizer, moments="paper16"))
+    small = replace(whole.card, memory=plan_of(replace(sixteen_bit, accumulate=4), "fsdp").memory.peak)
+
+    def on_small_card(stage, mode):
+        return replace(plan_of(stage, mode), card=small)
+
+    with pytest.raises(ValueError, match=r"it fits with .*moments=paper16 stage.accumulate=4 \("):
+        checked(on_small_card(STAGE, "ddp"), remedies(STAGE, on_small_card, "ddp"))
+    small = replace(small, memory=1)
+    with pytest.raises(ValueError, match="no setting makes it fit"):
+        checked(on_small_card(STAGE, "ddp"), remedies(STAGE, on_small_card, "ddp"))
+
+
+def test_bad_options():
+    with pytest.raises(ValueError, match="card=h900 is unknown; choose one of v100, a100"):
+        PlanConfig(card="h900")
+    with pytest.raises(ValueError, match="world=0 must be at least 1"):
+        PlanConfig(world=0)
+    with pytest.raises(ValueError, match="does not divide into 3 ranks"):
+        plan_run(STAGE, 128, PlanConfig(True, 3, "h100"))
+    with pytest.raises(ValueError, match="world=4 does not divide into groups of shard_size=3"):
+        plan_run(STAGE, 128, PlanConfig(True, 4, "h100"), "hsdp", 3)
