@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
+from torch.distributed.device_mesh import DeviceMesh
 
 from dalle import checkpoint, distributed
 from dalle.bundled import checkpoint_folder
@@ -20,20 +21,22 @@ from dalle.training.cpu import configure_cpu
 from dalle.training.job import Job, record_status
 from dalle.training.loop import train
 from dalle.training.run import Run, defaults_of, rename_existing, resume_step
+from dalle.training.sharding import init_mesh
 
 
 @command("train")
 def main(config: TrainConfig) -> None:
     device = distributed.init_process_group(config.device, config.deterministic)
     try:
+        mesh = init_mesh(config.distributed, config.shard_size, device)
         with configure_cpu(device):
-            train_stages(config, device)
+            train_stages(config, device, mesh)
     finally:
         distributed.destroy_process_group()
 
 
-def train_stages(config: TrainConfig, device: torch.device) -> None:
-    """Train one stage, or all stages in turn."""
+def train_stages(config: TrainConfig, device: torch.device, mesh: DeviceMesh | None) -> None:
+    """Train one stage, or all stages in turn, with weights sharded over `mesh` if there is one."""
     runs = plan_runs(config)
     check_init(runs)
     if len(runs) > 1:
@@ -42,7 +45,7 @@ def train_stages(config: TrainConfig, device: torch.device) -> None:
         if not config.resume:
             start_over(stage_config, folder)
         with record_status(Job.from_config(config), folder) if config.ablation else nullcontext():
-            train_stage(stage_config, folder, device)
+            train_stage(stage_config, folder, device, mesh)
     if len(runs) > 1:
         parent = runs[0][1].parent
         print_once(f'{parent}: all stages are finished; next: python sample.py checkpoint={parent} caption="..."')
@@ -125,7 +128,7 @@ def start_over(config: TrainConfig, folder: Path) -> None:
         print_once(f"{folder}: starting over; the previous run is now in {renamed}")
 
 
-def train_stage(config: TrainConfig, folder: Path, device: torch.device) -> None:
+def train_stage(config: TrainConfig, folder: Path, device: torch.device, mesh: DeviceMesh | None) -> None:
     """Train the run in `folder` from its last checkpoint, if any, to its last step."""
     init = open_init(config, folder)
     config = replace(config, dvae=dvae_folder(config, init))
@@ -153,7 +156,8 @@ def train_stage(config: TrainConfig, folder: Path, device: torch.device) -> None
     if distributed.is_main_process():
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(OmegaConf.create(asdict(config)), folder / "config.yaml")
-    train(stage, config.stage, Run(folder, settings, config.seed, device, config.wandb, default_config(config)))
+    run = Run(folder, settings, config.seed, device, config.wandb, default_config(config), mesh)
+    train(stage, config.stage, run)
 
 
 def print_once(text: str) -> None:

@@ -1,6 +1,7 @@
-"""Atomic file writing: a file under its final name is always complete, also after a crash or a power failure."""
+"""Atomic writing: a file or folder under its final name is always complete, also after a crash or a power failure."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,24 @@ def atomic_write(path: Path) -> Iterator[Path]:
         fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Context with an empty temporary folder to write to, which replaces `path` at the end; deleted on errors."""
+    temporary = path.with_name(f".{path.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for written in (*temporary.iterdir(), temporary):
+            fsync(written)
+        if path.exists():
+            shutil.rmtree(path)  # a folder cannot be replaced in one step
+        os.replace(temporary, path)
+        fsync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def fsync(path: Path) -> None:

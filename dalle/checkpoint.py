@@ -38,6 +38,7 @@ from dalle.weights_files import (
 
 FORMAT = 1
 CONFIG, TOKENIZER, STATE = "config.json", "tokenizer.json", "state"
+STATE_TENSORS = "state.safetensors"  # of a state that is not sharded
 
 # former names of fields and of values in config.json, converted on reading: kind -> former name -> name
 RENAMED_FIELDS = {
@@ -212,12 +213,28 @@ def save_state(folder: str | Path, step: int, tensors: Mapping[str, Tensor], sca
     `scalars` is JSON-serialisable. Raises CheckpointError if the state cannot be written; the previous state is then
     kept.
     """
-    states = Path(folder) / STATE
-    state, temporary = states / f"{step:08d}", states / f".{step:08d}.part"
+    with writing_state(folder, step, scalars) as temporary:
+        write_tensors(temporary / STATE_TENSORS, tensors)
+
+
+def temporary_state(folder: str | Path, step: int) -> Path:
+    """Return the folder in which the state after `step` updates is written until it is complete."""
+    return Path(folder) / STATE / f".{step:08d}.part"
+
+
+@contextmanager
+def writing_state(folder: str | Path, step: int, scalars: Mapping[str, Any]) -> Iterator[Path]:
+    """Context with an empty folder for the tensors of a state, which gets its name at the end if all went well.
+
+    Previous states are kept until then. Raises CheckpointError for an OSError.
+    """
+    temporary = temporary_state(folder, step)
+    states, state = temporary.parent, temporary.with_name(f"{step:08d}")
     with _write_errors(state):
-        temporary.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)  # of a killed run
+        temporary.mkdir(parents=True)
         try:
-            write_tensors(temporary / "state.safetensors", tensors)
+            yield temporary
             _write_json(temporary / "state.json", {"format": FORMAT, "step": step, **scalars})
             for path in (*temporary.iterdir(), temporary):
                 fsync(path)
@@ -235,21 +252,22 @@ def save_state(folder: str | Path, step: int, tensors: Mapping[str, Tensor], sca
 
 def load_state(folder: str | Path) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
     """Load (step, tensors on the CPU, scalars) of the newest state in `folder`; None if there is none."""
-    state = _newest_state(folder)
+    state = newest_state(folder)
     if state is None:
         return None
-    tensors = read_tensors(state / "state.safetensors")
+    tensors = read_tensors(state / STATE_TENSORS)
     scalars = _read_scalars(state)
     return scalars.pop("step"), tensors, scalars
 
 
 def read_scalars(folder: str | Path) -> dict[str, Any] | None:
     """Read `step` and the scalars of the newest state, without its tensors; None if there is none."""
-    state = _newest_state(folder)
+    state = newest_state(folder)
     return None if state is None else _read_scalars(state)
 
 
-def _newest_state(folder: str | Path) -> Path | None:
+def newest_state(folder: str | Path) -> Path | None:
+    """Return the folder of the newest complete state in `folder`; None if there is none."""
     found = (Path(folder) / STATE).glob("[0-9]*")
     return max(found, key=lambda path: (int(path.stem), path.suffix != ".old"), default=None)
 

@@ -98,12 +98,12 @@ def all_reduce_mean(values: Tensor) -> Tensor:
     return total / get_world_size()
 
 
-def all_reduce_sum(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Compute the sum of each of `tensors` over ranks in one all-reduce, without gradients."""
+def all_reduce_sum(tensors: Sequence[Tensor], group: dist.ProcessGroup | None = None) -> list[Tensor]:
+    """Compute the sum of each of `tensors` over all ranks or those of `group`, in one all-reduce, without gradients."""
     if not is_distributed() or not tensors:
         return list(tensors)
     flat = torch.cat([each.detach().flatten() for each in tensors])
-    dist.all_reduce(flat)
+    dist.all_reduce(flat, group=group)
     parts = flat.split([each.numel() for each in tensors])
     return [part.view(each.shape) for part, each in zip(parts, tensors, strict=True)]
 
@@ -121,7 +121,7 @@ def wrap_ddp(model: nn.Module) -> nn.Module:
     """
     if not is_distributed():
         return model
-    _convert_sync_batchnorm(model)
+    convert_sync_batchnorm(model)
     devices = [torch.cuda.current_device()] if next(model.parameters()).is_cuda else None
     with warnings.catch_warnings():  # about the successor of broadcast_buffers, not in torch 2.6
         warnings.simplefilter("ignore", FutureWarning)
@@ -149,12 +149,13 @@ def _choose_device(device: str) -> torch.device:
     return chosen
 
 
-def _convert_sync_batchnorm(module: nn.Module) -> None:
+def convert_sync_batchnorm(module: nn.Module) -> None:
+    """Replace the batch norms in `module` by `SyncBatchNorm`, with the same parameters and statistics."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d) and not isinstance(child, SyncBatchNorm):
             setattr(module, name, SyncBatchNorm.from_batch_norm(child))
         else:
-            _convert_sync_batchnorm(child)
+            convert_sync_batchnorm(child)
 
 
 class SyncBatchNorm(nn.BatchNorm2d):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 import warnings
 from dataclasses import replace
@@ -17,9 +16,10 @@ from dalle.training.powersgd import CompressionConfig
 from dalle.training.schedules import Schedule
 
 TRAINING_TESTS = Path(__file__).parent / "training"
-sys.path.insert(0, str(TRAINING_TESTS))
+sys.path[:0] = [str(TRAINING_TESTS), str(TRAINING_TESTS.parent)]
 
 from line_stage import BlockStage, LineConfig, LineStage, fit  # noqa: E402 (found on the path set above)
+from ranks import torchrun  # noqa: E402
 
 EXACT = LineConfig(dropout=0.0, noise=0.0, clip_norm=0.5)  # noise differs from rank to rank
 BLOCKS = replace(
@@ -107,14 +107,7 @@ def lines(folder):
 def two_ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     (folder / "rank.py").write_text(RANK)
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(TRAINING_TESTS), str(TRAINING_TESTS.parent), *sys.path]),
-    }
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launch, str(folder / "rank.py"), str(folder)]
-    subprocess.run(command, env=environment, check=True, timeout=300)
+    torchrun(2, folder / "rank.py", folder, search=(TRAINING_TESTS, TRAINING_TESTS.parent))
     return folder, [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
 
 

@@ -30,6 +30,7 @@ from dalle.cli.prepare_config import PrepareConfig
 from dalle.evaluation.evaluate_config import EvaluateConfig
 from dalle.sampling.command_config import SampleConfig
 from dalle.training.logger import WandbConfig
+from dalle.training.sharding import check_mode
 from dalle.training.signals import Interrupted
 
 # settings that are read literally, including commas and quotes
@@ -73,11 +74,16 @@ class TrainConfig:
     init: str | None = None
     init_strict: bool = True  # false: load the tensors of init that fit, and initialise the others anew
     device: str = "auto"  # auto | cpu | cuda | cuda:0
+    # with torchrun: ddp, each rank has all weights | fsdp, weights, gradients and moments are sharded over all ranks |
+    # hsdp, over groups of ranks
+    distributed: str = "ddp"
+    shard_size: int | None = None  # hsdp: ranks over which a model is sharded; null: those of one machine
     deterministic: bool = False  # bitwise reproducible results on a GPU, with slower kernels; a CPU always is
     resume: bool = True  # false: start over and move the existing run folder aside
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
     def __post_init__(self) -> None:
+        check_mode(self.distributed, self.shard_size)
         if self.ablation is not None and self.size in EXPERIMENT_SIZES:
             raise ValueError(
                 f"size={self.size} is a size of experiment=drawings; an ablation has laptop, small, base and paper"

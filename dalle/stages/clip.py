@@ -48,6 +48,7 @@ class CLIPStage:
     """Training stage of CLIP, see `dalle.training.stage.Stage`."""
 
     name = "clip"
+    validation_loss = "loss"
 
     def __init__(self, config: CLIPStageConfig, data: Any, context: StageContext):
         self.config = config

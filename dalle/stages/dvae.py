@@ -24,6 +24,7 @@ from dalle.stages.data_module import DataModule, StageContext, StageDataConfig
 from dalle.training.ema import EMAConfig
 from dalle.training.optimizer import OptimizerConfig
 from dalle.training.schedules import Schedule
+from dalle.training.sharding import whole_parameters
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ class DVAEStage:
         self.config = config
         self.data = DataModule(data, config, context)
         self.model = DiscreteVAE(config.model).to(context.device)
+        self.validation_loss = "nll" if config.model.quantises_vectors else "negative_elbo"
 
     def batches(self, start: int) -> Iterator[ImageBatch]:
         return self.data.batches(start)
@@ -89,7 +91,8 @@ class DVAEStage:
             return
         generator = torch_generator("code restarts", self.data.seed, step, device=self.data.device)
         images = self.data.sample_of_training(RESTART_PICTURES, step)
-        count = restart_unused_codes(self.model, images, generator)
+        with whole_parameters(self.model):
+            count = restart_unused_codes(self.model, images, generator)
         log.info("step %d: restarted %d codes", step, count)
 
     def loss(

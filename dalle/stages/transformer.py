@@ -97,6 +97,7 @@ class TransformerStage:
     """Training stage of the transformer, see `dalle.training.stage.Stage`."""
 
     name = "transformer"
+    validation_loss = "loss"
 
     def __init__(self, config: TransformerStageConfig, data: Any, context: StageContext):
         self.config = config

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from dalle.training.sharding import gather, local
+
 
 @dataclass(frozen=True)
 class EMAConfig:
@@ -28,14 +30,26 @@ class EMAConfig:
         return min(self.decay, (1 + updates) / (10 + updates)) if self.warmup else self.decay
 
 
-class EMA:
-    """EMA of the weights of `source`: `model` is a copy in eval mode, without gradients."""
+def copy_without_weights(model: nn.Module) -> nn.Module:
+    """Copy `model` with its parameters on the meta device, where they take no memory."""
+    return copy.deepcopy(model, {id(each): nn.Parameter(each.to("meta")) for each in model.parameters()})
 
-    def __init__(self, source: nn.Module, config: EMAConfig):
+
+class EMA:
+    """EMA of the weights of `source`.
+
+    model: copy of `source` in eval mode, without gradients. Of a sharded `source` it has no weights, and is given: a
+    `copy_without_weights` made before `source` was sharded. The averages are then sharded like the weights.
+    """
+
+    def __init__(self, source: nn.Module, config: EMAConfig, model: nn.Module | None = None):
         self.config = config
-        self.model = copy.deepcopy(source).eval().requires_grad_(False)
-        self._averages: list[Tensor] = list(self.model.parameters())
+        self.model = (model or copy.deepcopy(source)).eval().requires_grad_(False)
+        self._sharded = model is not None
         self._weights: list[Tensor] = list(source.parameters())
+        self._averages: list[Tensor] = list(self.model.parameters())
+        if self._sharded:
+            self._averages = [each.detach().clone() for each in self._weights]
         # floating-point buffers are running statistics, which are copied; masks and index tables never change
         pairs = zip(self.model.buffers(), source.buffers(), strict=True)
         self._statistics = [pair for pair in pairs if pair[0].is_floating_point()]
@@ -46,6 +60,22 @@ class EMA:
         if step % self.config.every:
             return
         update_averages = get_ema_multi_avg_fn(self.config.decay_at(step))
-        update_averages(self._averages, self._weights, 0)
+        update_averages([*map(local, self._averages)], [*map(local, self._weights)], 0)
         for average, current in self._statistics:
             average.copy_(current)
+
+    def whole_model(self) -> nn.Module:
+        """Return the averaged model with whole weights. All ranks must call it, since it may gather shards."""
+        if not self._sharded:
+            return self.model
+        model = copy.deepcopy(self.model)
+        shapes = {name: each.shape for name, each in model.named_parameters()}
+        averages = zip(shapes, map(gather, self._averages), strict=True)
+        whole = {name: average.reshape(shapes[name]) for name, average in averages}
+        model.load_state_dict(whole, strict=False, assign=True)  # not strict: buffers are there already
+        return model
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return averages and buffers by name, which share the memory of this average."""
+        names = [name for name, _ in self.model.named_parameters()]
+        return {**self.model.state_dict(), **dict(zip(names, self._averages, strict=True))}

@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from dalle.training.powersgd import CompressionConfig, PowerSGD
 
@@ -25,7 +26,7 @@ class GradientReducer(Protocol):
 
 
 class AllReduce:
-    """Gradient reducer: the exact mean over ranks, computed by DDP in the backward pass."""
+    """Gradient reducer: the exact mean over ranks, computed by DDP or FSDP in the backward pass."""
 
     in_backward = True
     message = ""
@@ -40,6 +41,8 @@ class AllReduce:
         pass
 
 
-def build_gradient_reducer(model: nn.Module, config: CompressionConfig) -> GradientReducer:
-    """Build PowerSGD if `config.rank` is not 0, else the exact all-reduce."""
-    return PowerSGD(model, config) if config.rank else AllReduce()
+def build_gradient_reducer(
+    model: nn.Module, config: CompressionConfig, mesh: DeviceMesh | None = None
+) -> GradientReducer:
+    """Build PowerSGD if `config.rank` is not 0, else the exact all-reduce. `mesh`: that of a sharded model."""
+    return PowerSGD(model, config, mesh) if config.rank else AllReduce()

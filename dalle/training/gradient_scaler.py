@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from dalle import distributed
+from dalle.training.sharding import local
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class GradientScaler:
         for group, scale in zip(self.parameter_groups, self.scales, strict=True):
             for parameter in group:
                 if parameter.grad is not None:
-                    parameter.grad.div_(scale)
+                    local(parameter.grad).div_(scale)
         finite = [_all_finite(group) for group in self.parameter_groups]
         if finite:
             self._finite = distributed.all_reduce_mean(torch.stack(finite).float()) == 1
@@ -108,6 +109,6 @@ class LossScaler(GradientScaler):
 
 
 def _all_finite(parameters: list[nn.Parameter]) -> Tensor:
-    """Return a boolean scalar: True if all gradients of `parameters` are finite."""
-    gradients = [each.grad for each in parameters if each.grad is not None]
+    """Return a boolean scalar: True if all gradients of `parameters` on this rank are finite."""
+    gradients = [local(each.grad) for each in parameters if each.grad is not None]
     return get_total_norm(gradients).isfinite()

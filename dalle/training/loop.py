@@ -1,25 +1,30 @@
 """Training loop of all stages: in each iteration periodic jobs first, then one optimizer update."""
 
 import logging
+import math
 import signal
 import time
 from contextlib import nullcontext
+from pathlib import Path
 
 import torch
-from torch import Tensor
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_
 
 from dalle import distributed
+from dalle.atomic_files import atomic_folder
 from dalle.precision import autocast
 from dalle.seeds import seed_global_generators, torch_generator
 from dalle.training.logger import Logger, open_logger
 from dalle.training.progress_bar import ProgressBar
 from dalle.training.run import Run, resume_step
+from dalle.training.sharding import total_norm
 from dalle.training.signals import Interrupted, StopRequest
 from dalle.training.stage import Stage, TrainingConfig
 from dalle.training.state import TrainState
 
 log = logging.getLogger(__name__)
+KEPT, BEST = "checkpoints", "best"  # folders in the run folder for copies of the checkpoint
 MAX_PRINTED_METRICS = 5  # validation metrics printed; all are in metrics.jsonl
 
 
@@ -49,9 +54,9 @@ class Trainer:
         """Prepare training of `stage` with `config`, and restore the saved state of `run`, if it has one."""
         self.stage, self.config, self.run = stage, config, run
         self.is_main_process = distributed.is_main_process()
-        self.model = distributed.wrap_ddp(stage.model).train()
+        self.state = state = TrainState(stage.model, config, run.device, run.mesh)
+        self.model = state.parallel_model.train()
         self.parameters = [each for each in stage.model.parameters() if each.requires_grad]
-        self.state = state = TrainState(stage.model, config, run.device)
         state.restore(run.folder)
         self.saved_step = state.step
         self.batches = stage.batches(state.step * config.accumulate)
@@ -76,6 +81,8 @@ class Trainer:
                     self.validate_and_preview()
                 if state.step > self.saved_step and (stopping or self.is_due(config.save_every)):
                     self.save()
+                if config.keep_every and state.step and state.step % config.keep_every == 0:
+                    self.keep()
                 if stopping:
                     where = f"step {state.step} of {config.steps}, saved in {self.run.folder}"
                     signum = request.signum or signal.SIGTERM  # another rank received the signal
@@ -108,20 +115,31 @@ class Trainer:
         """Validate and write a preview, each if due, with the averaged weights."""
         state, device = self.state, self.run.device
         seed_global_generators("validation", self.run.seed, state.step, distributed.get_rank(), device=device)
-        if self.is_due(self.config.validate_every):
-            with torch.no_grad(), autocast(state.precision, device):
-                metrics = self.stage.validate(state.ema.model)
-            self.logger.metrics(state.step, "val", metrics)
-            printed = [f"{name} {value:.4g}" for name, value in metrics.items()][:MAX_PRINTED_METRICS]
-            self.progress.print(f"validation: {', '.join(printed)}")
-        if self.is_due(self.config.preview_every) and self.is_main_process:
-            self.preview()
+        validate, preview = self.is_due(self.config.validate_every), self.is_due(self.config.preview_every)
         state.validated_step = state.step
+        if validate or preview:
+            model = state.ema.whole_model()
+            if validate:
+                self.validate(model)
+            if preview and self.is_main_process:
+                self.preview(model)
 
-    def preview(self) -> None:
+    def validate(self, model: nn.Module) -> None:
+        with torch.no_grad(), autocast(self.state.precision, self.run.device):
+            metrics = self.stage.validate(model)
+        self.logger.metrics(self.state.step, "val", metrics)
+        printed = [f"{name} {value:.4g}" for name, value in metrics.items()][:MAX_PRINTED_METRICS]
+        self.progress.print(f"validation: {', '.join(printed)}")
+        loss = metrics[self.stage.validation_loss] if self.config.keep_best else math.inf
+        if loss < self.state.best_loss and self.is_main_process:
+            self.state.best_loss = loss
+            with atomic_folder(self.run.folder / BEST) as folder:
+                self.save_model(folder, model)
+
+    def preview(self, model: nn.Module) -> None:
         try:
             with torch.no_grad():
-                image = self.stage.preview(self.state.ema.model)
+                image = self.stage.preview(model)
         except Exception as error:  # any error: a failed preview must not end the training run
             log.warning("the preview of step %d failed: %s", self.state.step, error)
             return
@@ -131,12 +149,23 @@ class Trainer:
     def save(self) -> None:
         """Write the checkpoint, then the training state; a run killed in between resumes from the previous state."""
         state = self.state
+        model = state.ema.whole_model()
         if self.is_main_process:
-            images_seen = state.step * self.config.batch_size
-            meta = {"step": state.step, "images": images_seen, "seed": self.run.seed}
-            self.stage.save(self.run.folder, state.ema.model, meta)
+            self.save_model(self.run.folder, model)
         state.save(self.run.folder, self.run.config)
         self.saved_step = state.step
+
+    def keep(self) -> None:
+        """Write a copy of the checkpoint that later ones do not replace."""
+        model = self.state.ema.whole_model()
+        if self.is_main_process:
+            with atomic_folder(self.run.folder / KEPT / f"{self.state.step:08d}") as folder:
+                self.save_model(folder, model)
+
+    def save_model(self, folder: Path, model: nn.Module) -> None:
+        images_seen = self.state.step * self.config.batch_size
+        meta = {"step": self.state.step, "images": images_seen, "seed": self.run.seed}
+        self.stage.save(folder, model, meta)
 
     def update(self) -> None:
         """Do one optimizer update, skipped on all ranks if loss or gradient is not finite; without device syncs."""
@@ -145,7 +174,7 @@ class Trainer:
         loss, metrics = self.gradients()
         state.scaler.unscale()
         state.reducer.reduce(state.step)
-        norm = get_total_norm([each.grad for each in self.parameters if each.grad is not None])
+        norm = total_norm([each.grad for each in self.parameters if each.grad is not None])
         if config.clip_norm is not None:
             clip_grads_with_norm_(self.parameters, config.clip_norm, norm)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dalle.precision import has_amx
 from dalle.training.paper_adam import PaperAdamW
+from dalle.training.sharding import from_local, gather, is_dtensor, local, own_shard
 
 MOMENTUM = 0.95
 ITERATIONS = 5
@@ -31,9 +32,11 @@ class Muon(PaperAdamW):
         if "orthogonal_parts" not in group:
             return super()._update_group(gradients, finite, group)
         parts = group["orthogonal_parts"]
-        by_shape: dict[torch.Size, list[nn.Parameter]] = {}
+        by_shape: dict[Any, list[nn.Parameter]] = {}
         for parameter in gradients:
-            by_shape.setdefault(parameter.shape, []).append(parameter)
+            # whole matrices of a sharded model may not fit together: one at a time
+            key = parameter if is_dtensor(parameter) else parameter.shape
+            by_shape.setdefault(key, []).append(parameter)
         for parameters in by_shape.values():  # batched by shape: small matrices are slow one by one
             directions = [self._direction(parameter, gradients[parameter], finite) for parameter in parameters]
             updates = rearrange(
@@ -44,16 +47,18 @@ class Muon(PaperAdamW):
             step_size = group["lr"] * RMS * math.sqrt(max(updates.shape[1:]))
             updates = rearrange(updates, "(n parts) rows columns -> n (parts rows) columns", parts=parts)
             for parameter, update in zip(parameters, updates, strict=True):
-                parameter.mul_(1 - finite * group["lr"] * group["weight_decay"])
-                parameter.addcmul_(update.view_as(parameter), finite * step_size, value=-1)
+                local(parameter).mul_(1 - finite * group["lr"] * group["weight_decay"])
+                update = own_shard(update.view(parameter.shape), parameter)
+                local(parameter).addcmul_(update, finite * step_size, value=-1)
 
     def _direction(self, parameter: nn.Parameter, gradient: Tensor, finite: Tensor) -> Tensor:
-        """Update the momentum and return the Nesterov direction as a matrix: (outputs, inputs * kernel)."""
+        """Update the momentum and return the Nesterov direction as a whole matrix: (outputs, inputs * kernel)."""
         state = self.state[parameter]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(parameter)
-        momentum = state["momentum"].lerp_(gradient, finite * (1 - MOMENTUM))
-        return gradient.lerp(momentum, MOMENTUM).flatten(1)
+        momentum = local(state["momentum"]).lerp_(gradient, finite * (1 - MOMENTUM))
+        direction = gradient.lerp(momentum, MOMENTUM)
+        return gather(from_local(direction, parameter)).flatten(1)
 
 
 def newton_schulz(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dalle.training.float_formats import FLOAT_0_6_10, FLOAT_1_6_9, FloatFormat
+from dalle.training.sharding import local
 
 
 class PaperAdamW(torch.optim.Optimizer):
@@ -36,7 +37,7 @@ class PaperAdamW(torch.optim.Optimizer):
             group["lr"] = learning_rate
             # non-finite gradients must not reach the moments, not even times 0
             gradients = {
-                parameter: torch.where(finite.bool(), parameter.grad, 0.0)
+                parameter: torch.where(finite.bool(), local(parameter.grad), 0.0)
                 for parameter in group["params"]
                 if parameter.grad is not None
             }
@@ -51,19 +52,20 @@ class PaperAdamW(torch.optim.Optimizer):
         beta1, beta2 = group["betas"]
         steps = state["step"] + 1
 
-        mean = _load_moment(state["exp_avg"], FLOAT_1_6_9).lerp_(gradient, finite * (1 - beta1))
-        variance = _load_moment(state["exp_avg_sq"], FLOAT_0_6_10).mul_(1 - finite * (1 - beta2))
+        weights, stored_mean, stored_variance = map(local, (parameter, state["exp_avg"], state["exp_avg_sq"]))
+        mean = _load_moment(stored_mean, FLOAT_1_6_9).lerp_(gradient, finite * (1 - beta1))
+        variance = _load_moment(stored_variance, FLOAT_0_6_10).mul_(1 - finite * (1 - beta2))
         variance.addcmul_(gradient, gradient, value=1 - beta2)
         if self.variance_clip is not None:
             variance.clamp_(max=self.variance_clip)
 
         denominator = (variance / (1 - beta2**steps)).sqrt_().add_(group["eps"])
-        parameter.mul_(1 - finite * group["lr"] * group["weight_decay"])
-        parameter.addcmul_(mean / denominator, finite * group["lr"] / (1 - beta1**steps), value=-1)
+        weights.mul_(1 - finite * group["lr"] * group["weight_decay"])
+        weights.addcmul_(mean / denominator, finite * group["lr"] / (1 - beta1**steps), value=-1)
 
         state["step"] += finite
-        _store_moment(state["exp_avg"], mean, FLOAT_1_6_9)
-        _store_moment(state["exp_avg_sq"], variance, FLOAT_0_6_10)
+        _store_moment(stored_mean, mean, FLOAT_1_6_9)
+        _store_moment(stored_variance, variance, FLOAT_0_6_10)
 
     def _init_state(self, parameter: nn.Parameter) -> dict[str, Any]:
         dtype = torch.int16 if parameter in self.sixteen_bit else torch.float32  # code 0 is also the number 0

@@ -8,20 +8,24 @@ not send. The sum G of all G_i is approximated by P Q^T:
     G_i - P Q^T / ranks                   error buffer of rank i for the next update
 
 Each matrix is divided into blocks that are compressed separately, as the paper does on the GPUs of a machine (Table 2).
+If weights are sharded over groups of ranks (distributed=hsdp), each rank compresses the blocks of its own shard, and
+"ranks" above are those with the same shard in all groups, as in the paper.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.nn.utils import get_total_norm
 
 from dalle import distributed
 from dalle.device_transfer import to_device
 from dalle.seeds import torch_generator
+from dalle.training.sharding import REPLICATE, SHARD, from_local, local, own_shard
 from dalle.training.weight_matrices import weight_matrices
 
 BASES = ("fixed", "warm", "resampled")
@@ -86,13 +90,28 @@ class MatrixPartition:
         return rearrange(parts, "parts rows columns -> (parts rows) columns").reshape(self.shape)
 
 
-def partitions(model: nn.Module, config: CompressionConfig) -> dict[str, MatrixPartition]:
-    """Return the partition of each weight matrix of `model` that compression makes smaller, by parameter name."""
-    found = {
-        name: MatrixPartition(tuple(weight.shape), config, parts)
-        for name, (weight, parts) in weight_matrices(model).items()
-    }
-    return {name: each for name, each in found.items() if 0 < each.compressed < each.uncompressed}
+def partitions(model: nn.Module, config: CompressionConfig, shards: int = 1) -> dict[str, MatrixPartition]:
+    """Return the partition of each weight matrix of `model` that compression makes smaller, by parameter name.
+
+    If weights are sharded over `shards` ranks, it is the partition of this rank's shard, into 1 / `shards` of the
+    blocks. Raises ValueError if blocks do not divide into shards.
+    """
+    if config.blocks % shards:
+        raise ValueError(f"compression.blocks={config.blocks} must be a multiple of shard_size={shards}")
+    config = replace(config, rank=config.rank // shards, blocks=config.blocks // shards)
+    found = {}
+    for name, (weight, parts) in weight_matrices(model).items():
+        rows = math.ceil(weight.shape[0] / shards)  # of the first shard; all ranks must choose the same matrices
+        first = _partition((rows, *weight.shape[1:]), config, parts)
+        own = local(weight.detach())
+        if len(own) and 0 < first.compressed < first.uncompressed:
+            found[name] = _partition(tuple(own.shape), config, parts)
+    return found
+
+
+def _partition(shape: tuple[int, ...], config: CompressionConfig, parts: int) -> MatrixPartition:
+    # a shard of a fused layer may not divide into equal parts
+    return MatrixPartition(shape, config, parts if shape[0] % parts == 0 else 1)
 
 
 def compression_rate(partitions: Mapping[str, MatrixPartition]) -> float:
@@ -106,7 +125,7 @@ class CompressedMatrix:
 
     def __init__(self, number: int, name: str, parameter: nn.Parameter, partition: MatrixPartition):
         self.number, self.name, self.parameter, self.partition = number, name, parameter, partition
-        self.error = torch.zeros_like(partition.split(parameter.detach()))  # this rank's error buffer
+        self.error = torch.zeros_like(partition.split(local(parameter.detach())))  # this rank's error buffer
         self.basis = self.gaussian(0)
 
     def gaussian(self, step: int) -> Tensor:
@@ -128,9 +147,18 @@ class PowerSGD:
 
     in_backward = False
 
-    def __init__(self, model: nn.Module, config: CompressionConfig):
-        self.basis = config.basis
-        self.partitions = partitions(model, config)
+    def __init__(self, model: nn.Module, config: CompressionConfig, mesh: DeviceMesh | None = None):
+        """Initialise for `model`, sharded within the groups of `mesh` if there is one.
+
+        Raises ValueError for settings that shards do not allow.
+        """
+        self.config, self.basis, self._mesh = config, config.basis, mesh
+        if mesh is not None and config.basis == "warm":
+            raise ValueError("compression.basis=warm does not work with distributed=hsdp: choose fixed or resampled")
+        self._group = None if mesh is None else mesh.get_group(REPLICATE)  # ranks with the same shard
+        self._replicas = distributed.get_world_size() if mesh is None else mesh[REPLICATE].size()
+        self.partitions = partitions(model, config, 1 if mesh is None else mesh[SHARD].size())
+        self._layers = weight_matrices(model)
         trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
         self._matrices = [
             CompressedMatrix(number, name, trained[name], partition)
@@ -145,23 +173,25 @@ class PowerSGD:
     @torch.no_grad()
     def reduce(self, step: int) -> None:
         """Replace gradients by their (approximate) mean over ranks; `step` is the number of updates done."""
-        world_size, matrices = distributed.get_world_size(), self._matrices
-        corrected = [each.partition.split(_gradient(each.parameter)) / world_size + each.error for each in matrices]
+        replicas, group, matrices = self._replicas, self._group, self._matrices
+        corrected = [each.partition.split(_gradient(each.parameter)) / replicas + each.error for each in matrices]
         bases = [each.gaussian(step) if self.basis == "resampled" else each.basis for each in matrices]
 
         sketches = distributed.all_reduce_sum(
-            [gradient @ basis for gradient, basis in zip(corrected, bases, strict=True)]
+            [gradient @ basis for gradient, basis in zip(corrected, bases, strict=True)], group
         )
         p_factors = [_orthonormal(sketch) for sketch in sketches]
         q_factors = distributed.all_reduce_sum(
-            [gradient.mT @ p for gradient, p in zip(corrected, p_factors, strict=True)]
+            [gradient.mT @ p for gradient, p in zip(corrected, p_factors, strict=True)], group
         )
-        others = distributed.all_reduce_sum([_gradient(each) / world_size for each in self._others])
+        others = distributed.all_reduce_sum([_gradient(each) / replicas for each in self._others], group)
         finite = get_total_norm([*sketches, *q_factors, *others]).isfinite()
+        if self._mesh is not None:  # all shards must agree
+            finite = distributed.all_reduce_mean(finite.float()) == 1
 
         for each, gradient, p, q in zip(matrices, corrected, p_factors, q_factors, strict=True):
             mean = p @ q.mT
-            each.error = torch.where(finite, gradient - mean / world_size, each.error)
+            each.error = torch.where(finite, gradient - mean / replicas, each.error)
             each.basis = torch.where(finite, q, each.basis) if self.basis == "warm" else each.basis
             _gradient(each.parameter).copy_(torch.where(finite, each.partition.join(mean), torch.nan))
         for parameter, mean in zip(self._others, others, strict=True):
@@ -171,10 +201,14 @@ class PowerSGD:
         """Return the tensors for `load_state_dict`, valid for any number of ranks. All ranks must call it.
 
         Error buffers are summed over ranks. Each rank continues with an equal share of the sum, as after
-        `load_state_dict`, so an interrupted run gives bit-identical results.
+        `load_state_dict`, so an interrupted run gives bit-identical results. Those of shards have the form of the
+        matrix, others that of its blocks.
         """
-        errors = distributed.all_reduce_sum([each.error for each in self._matrices])
+        errors = distributed.all_reduce_sum([each.error for each in self._matrices], self._group)
         state = {f"error.{each.name}": error for each, error in zip(self._matrices, errors, strict=True)}
+        if self._mesh is not None:
+            for each, error in zip(self._matrices, errors, strict=True):
+                state[f"error.{each.name}"] = from_local(each.partition.join(error).contiguous(), each.parameter)
         if self.basis == "warm":
             state |= {f"basis.{each.name}": each.basis for each in self._matrices}
         self.load_state_dict(state)
@@ -182,15 +216,27 @@ class PowerSGD:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         for each in self._matrices:
-            each.error = state[f"error.{each.name}"].to(each.error.device) / distributed.get_world_size()
+            error = self._own_error(each, state.get(f"error.{each.name}"))
+            each.error = error.to(each.error.device) / self._replicas
             each.basis = state.get(f"basis.{each.name}", each.basis).to(each.basis.device)
+
+    def _own_error(self, matrix: CompressedMatrix, saved: Tensor | None) -> Tensor:
+        """Return the blocks of this rank's shard of a saved error; zeros if the matrix was not compressed before."""
+        if saved is None:
+            return torch.zeros_like(matrix.error)
+        if saved.shape != matrix.parameter.shape:  # blocks of the whole matrix
+            if self._mesh is None:
+                return saved
+            shape, parts = tuple(matrix.parameter.shape), self._layers[matrix.name].parts
+            saved = MatrixPartition(shape, self.config, parts).join(saved)
+        return matrix.partition.split(own_shard(saved, matrix.parameter))
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
-    """Return the gradient, or zeros for a parameter without one, since all ranks must send the same parameters."""
+    """Return the gradient of this rank's shard, or zeros, since all ranks must send the same parameters."""
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)
-    return parameter.grad
+    return local(parameter.grad)
 
 
 def _orthonormal(sketches: Tensor) -> Tensor:

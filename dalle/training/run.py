@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.device_mesh import DeviceMesh
 
 from dalle import checkpoint, distributed
 from dalle.checkpoint import CheckpointError
@@ -13,7 +14,16 @@ from dalle.training.logger import WandbConfig
 from dalle.weights_files import has_weights
 
 # settings of logging and data loading that may change when a run resumes
-MUTABLE = {"log_every", "validate_every", "preview_every", "save_every", "max_skipped_steps", "workers"}
+MUTABLE = {
+    "log_every",
+    "validate_every",
+    "preview_every",
+    "save_every",
+    "keep_every",
+    "keep_best",
+    "max_skipped_steps",
+    "workers",
+}
 STEPS = "stage.steps"
 RENAMED = {  # settings of runs saved by version 1.0 -> their present names
     "stage.ema.warm_up": "stage.ema.warmup",
@@ -33,12 +43,13 @@ class RunConfigMismatchError(CheckpointError):
 class Run:
     """One training run: its folder and its settings."""
 
-    folder: Path  # metrics.jsonl, previews/, the checkpoint, state/
+    folder: Path  # metrics.jsonl, previews/, the checkpoint, state/, checkpoints/, best/
     config: dict[str, Any]  # nested settings that must not change when the run resumes; "stage" has its "steps"
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     wandb: WandbConfig = field(default_factory=WandbConfig)
     defaults: dict[str, Any] = field(default_factory=dict)  # default values of the settings in `config`
+    mesh: DeviceMesh | None = None  # ranks over which weights are sharded; None: each rank has all weights
 
 
 def resume_step(folder: Path, config: dict[str, Any], defaults: dict[str, Any] | None = None) -> int:

@@ -36,6 +36,8 @@ class TrainingConfig:
     validate_every: int = 5_000  # updates between two validations; 0: only at the end
     preview_every: int = 5_000  # updates between two preview images in previews/; 0: only at the end
     save_every: int = 5_000  # updates between two checkpoints; 0: only at the end
+    keep_every: int = 0  # updates between two copies of the checkpoint, kept in checkpoints/<step>/; 0: none
+    keep_best: bool = False  # keep the checkpoint with the lowest validation loss in best/
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "max_skipped_steps"):
@@ -68,6 +70,7 @@ class Stage(Protocol):
     """
 
     name: str
+    validation_loss: str  # the metric of `validate` that is lowest for the best checkpoint
     model: nn.Module  # on the device; parameters that require gradients are trained
 
     def batches(self, start: int) -> Iterator[Any]:

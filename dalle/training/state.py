@@ -1,45 +1,78 @@
 """Training state: everything needed to resume a run with identical results."""
 
+import math
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from dalle import checkpoint, distributed
 from dalle.training.auto_precision import choose_precision
 from dalle.training.branch_hooks import attach_hooks
-from dalle.training.ema import EMA
+from dalle.training.ema import EMA, copy_without_weights
 from dalle.training.gradient_reducer import build_gradient_reducer
 from dalle.training.optimizer import ReduceOnPlateau, build_optimizer
+from dalle.training.sharding import copy_to, gather, is_sharded, mesh_of_backward, shard
 from dalle.training.stage import TrainingConfig
 from dalle.training.train_metrics import TrainMetrics
+
+
+def whole_tensor(_: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype)
+
+
+def load_state(
+    folder: Path, empty: Callable[[str, torch.Size, torch.dtype], Tensor] = whole_tensor
+) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
+    """Load (step, tensors, scalars) of the newest state in `folder`, sharded or not; None if there is none.
+
+    empty: allocates the tensor of a name, shape and dtype to read from a sharded state; of a DTensor, each rank reads
+    its shard; by default it is whole. All ranks must call it. Raises CheckpointError if the state is damaged.
+    """
+    state = checkpoint.newest_state(folder)
+    if state is None or (state / checkpoint.STATE_TENSORS).exists():
+        return checkpoint.load_state(folder)
+    from dalle.training import sharded_state
+
+    scalars = checkpoint.read_scalars(folder)
+    assert scalars is not None
+    return scalars.pop("step"), sharded_state.read_tensors(state, empty), scalars
 
 
 class TrainState:
     """State of a run. Data order and random numbers are functions of the step (`seeds.py`), so they are not stored."""
 
-    def __init__(self, model: nn.Module, config: TrainingConfig, device: torch.device):
-        """Initialise the state before the first update of `model`."""
+    def __init__(self, model: nn.Module, config: TrainingConfig, device: torch.device, mesh: DeviceMesh | None = None):
+        """Initialise the state before the first update of `model`, which is sharded over `mesh` if there is one."""
         self.step = 0  # updates done
         self.validated_step = 0  # step of the last validation or preview
         self.seconds = 0.0  # spent in updates
+        self.best_loss = math.inf  # lowest validation loss of a checkpoint in best/
         self.model = model
-        self.ema = EMA(model, config.ema)
+        # copied before shards are added, which a copy cannot have
+        unsharded = None if mesh is None else copy_without_weights(model)
+        if mesh is None:
+            self.parallel_model = distributed.wrap_ddp(model)  # the model to be called in training
+        else:
+            self.parallel_model = shard(model, mesh_of_backward(mesh, compressed=config.compression.rank > 0))
+        self.ema = EMA(model, config.ema, unsharded)
         self.optimizer = build_optimizer(model, config.optimizer)
         self.plateau = ReduceOnPlateau(config.optimizer.plateau, device)
         precision = choose_precision(config.precision, model, device)
         self.precision, self.precision_reason = distributed.broadcast_object(precision)
         # after the EMA copy was made, which must not have hooks
         self.scaler, self._hooks = attach_hooks(model, config, self.precision, device)
-        self.reducer = build_gradient_reducer(model, config.compression)
+        self.reducer = build_gradient_reducer(model, config.compression, mesh)
         self.metrics = TrainMetrics(device)
         self.wandb_id = uuid.uuid4().hex[:8]
         self._config, self._device = config, device
 
     def save(self, folder: Path, run_config: dict[str, Any]) -> None:
-        """Write the state and `run_config`. All ranks must call it; the first one writes."""
+        """Write the state and `run_config`. All ranks must call it; the first one writes, or each rank its shards."""
         scalars = {
             "identity": run_config,
             "watched": self.validated_step,
@@ -50,14 +83,21 @@ class TrainState:
             "meter": self.metrics.state_dict(),
             "wandb_id": self.wandb_id,
         }
+        if self.best_loss < math.inf:
+            scalars["best_loss"] = self.best_loss
         reducer = {f"exchange.{name}": tensor for name, tensor in self.reducer.state_dict().items()}
-        if distributed.is_main_process():
-            checkpoint.save_state(folder, self.step, self._tensors() | reducer, scalars)
+        tensors = self._tensors() | reducer
+        if is_sharded(self.model):
+            from dalle.training import sharded_state  # torch.distributed.checkpoint takes long to import
+
+            sharded_state.save_state(folder, self.step, tensors, scalars)
+        elif distributed.is_main_process():
+            checkpoint.save_state(folder, self.step, tensors, scalars)
         distributed.barrier()
 
     def restore(self, folder: Path) -> None:
         """Load the newest state in `folder`, if there is one. Raises CheckpointError if it does not match the model."""
-        saved = checkpoint.load_state(folder)
+        saved = load_state(folder, self._empty)
         if saved is None:
             return
         self.step, tensors, scalars = saved
@@ -71,30 +111,55 @@ class TrainState:
         self.plateau.load_state_dict(scalars["plateau"])
         self.metrics.load_state_dict(scalars["meter"])
         self.wandb_id = scalars["wandb_id"]
+        self.best_loss = scalars.get("best_loss", math.inf)
         path = folder / checkpoint.STATE
-        for prefix, module in (("model", self.model), ("average", self.ema.model)):
+        for prefix, module in (("model", self.model), ("average", self.ema)):
             weights = _with_prefix(prefix, tensors)
-            checkpoint.check_tensors(module.state_dict(), weights, path)
-            module.load_state_dict(weights)
+            checkpoint.check_tensors(self.ema.model.state_dict(), weights, path)
+            for name, tensor in module.state_dict().items():
+                copy_to(tensor, weights[name])
         self._restore_moments(_with_prefix("optimizer", tensors))
         self.reducer.load_state_dict(_with_prefix("exchange", tensors))
 
     def _tensors(self) -> dict[str, Tensor]:
+        """Return all tensors but the reducer's, by the same names and with the same shapes for any kind of training."""
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        tensors |= {f"average.{name}": tensor for name, tensor in self.ema.model.state_dict().items()}
+        tensors |= {f"average.{name}": tensor for name, tensor in self.ema.state_dict().items()}
         for name, parameter in self.model.named_parameters():
             for moment, tensor in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{moment}.{name}"] = tensor
-        return tensors
+        scalars = {name for name, each in self.ema.model.named_parameters() if not each.ndim}
+        # scalars may be sharded as vectors of one number
+        return {
+            key: gather(tensor).reshape(()) if _parameter_name(key) in scalars else tensor
+            for key, tensor in tensors.items()
+        }
+
+    def _empty(self, key: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Return the tensor into which to read the saved tensor `key`: a shard of it, if its parameter is sharded."""
+        parameter = dict(self.model.named_parameters()).get(_parameter_name(key))
+        if is_sharded(self.model) and parameter is not None and parameter.shape == shape:
+            return torch.empty_like(parameter, dtype=dtype, requires_grad=False)
+        return torch.empty(shape, dtype=dtype)
 
     def _restore_moments(self, tensors: dict[str, Tensor]) -> None:
         parameters = dict(self.model.named_parameters())
         for key, saved in tensors.items():
             moment, _, name = key.partition(".")
             parameter = parameters[name]
+            if moment == "step":
+                self.optimizer.state[parameter][moment] = saved.to(parameter.device)
+                continue
             # the fused kernels index memory directly: a moment needs the same strides as its parameter
-            moment_tensor = torch.empty_like(parameter, dtype=saved.dtype, requires_grad=False) if saved.ndim else saved
-            self.optimizer.state[parameter][moment] = moment_tensor.copy_(saved).to(parameter.device)
+            tensor = torch.empty_like(parameter, dtype=saved.dtype, requires_grad=False)
+            copy_to(tensor, saved)
+            self.optimizer.state[parameter][moment] = tensor
+
+
+def _parameter_name(key: str) -> str:
+    """Return the name of the parameter in the key of a saved tensor, such as optimizer.exp_avg.norm.weight."""
+    kind, _, rest = key.partition(".")
+    return rest if kind in ("model", "average") else rest.partition(".")[2]
 
 
 def _with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,8 +1,6 @@
 """Every stage trains on two ranks, started as by torchrun, with compressed and with averaged gradients."""
 
 import json
-import os
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +20,10 @@ from dalle.training.optimizer import OptimizerConfig
 from dalle.training.powersgd import CompressionConfig
 from dalle.training.run import Run
 from dalle.training.schedules import Schedule
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from ranks import torchrun  # noqa: E402 (found on the path set above)
 
 DVAE, CLIP = CONFIGS["dvae"].model, CONFIGS["clip"].model
 RESNET = replace(CLIP, image_encoder="resnet", image_width=4, image_blocks=(1, 1, 1, 1), image_heads=2)
@@ -78,11 +80,7 @@ def encoded(tokens: Path, dvae: Path) -> TokenCache:
 def two_ranks(tmp_path_factory, dvae_folder):
     folder = tmp_path_factory.mktemp("stages_on_ranks")
     (folder / "rank.py").write_text(RANK)
-    search = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": search}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launch, str(folder / "rank.py"), str(folder), str(dvae_folder)]
-    subprocess.run(command, env=environment, check=True, timeout=300)
+    torchrun(2, folder / "rank.py", folder, dvae_folder, search=(Path(__file__).parent,))
     weights = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     return weights, folder / "tokens"
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from dalle import checkpoint, distributed
 from dalle.models.blocks import BlockConfig, TransformerBlock
@@ -53,6 +54,7 @@ class Line(nn.Module):
 
 class LineStage:
     name = "line"
+    validation_loss = "loss"
 
     def __init__(self, config: LineConfig, data: Any = None, *, seed: int = 0, **_: Any):
         self.config, self.seed = config, seed
@@ -122,10 +124,16 @@ def point(seed: int, position: int) -> Tensor:
     return torch.randn(2, generator=torch_generator("line", seed, position))
 
 
-def fit(folder: Path, config: LineConfig | None = None, stage: LineStage | None = None, seed: int = 0) -> LineStage:
+def fit(
+    folder: Path,
+    config: LineConfig | None = None,
+    stage: LineStage | None = None,
+    seed: int = 0,
+    mesh: DeviceMesh | None = None,
+) -> LineStage:
     """Train a line in `folder`, resuming the run that is there."""
     config = config or LineConfig()
     stage = stage or LineStage(config, seed=seed)
     run_config = {"stage": {"steps": config.steps, "noise": config.noise}, "seed": seed}
-    train(stage, config, Run(folder, run_config, seed, CPU, WandbConfig("disabled")))
+    train(stage, config, Run(folder, run_config, seed, CPU, WandbConfig("disabled"), mesh=mesh))
     return stage

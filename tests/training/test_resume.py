@@ -12,7 +12,7 @@ import pytest
 import torch
 from line_stage import BlockStage, LineConfig, LineStage, fit
 
-from dalle import checkpoint
+from dalle import checkpoint, weights_files
 from dalle.checkpoint import CheckpointError
 from dalle.training.auto_precision import Precision
 from dalle.training.optimizer import OptimizerConfig, PlateauConfig
@@ -102,7 +102,7 @@ def test_crashed_run_resumes_bitwise_with_every_option(tmp_path, changes):
     assert everything(tmp_path / "parts") == everything(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_stop_request_finishes_update_saves_and_resumes_bitwise(tmp_path, uninterrupted, number):
     with pytest.raises(Interrupted, match=r"stopped at step 14 of 20, .*run the same command again") as stopped:
         fit(tmp_path, FULL, Breaking(FULL, lambda: signal.raise_signal(number)))
@@ -203,7 +203,7 @@ def test_state_that_does_not_fit_the_model_is_named(tmp_path):
 
 
 def test_failed_save_keeps_previous_checkpoint(tmp_path, uninterrupted, monkeypatch):
-    write = checkpoint.save_file
+    write = weights_files.save_file
 
     def full_disk(tensors, path):
         if "00000010" in str(path):
@@ -211,10 +211,27 @@ def test_failed_save_keeps_previous_checkpoint(tmp_path, uninterrupted, monkeypa
             raise OSError(28, "No space left on device")
         write(tensors, path)
 
-    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    monkeypatch.setattr(weights_files, "save_file", full_disk)
     with pytest.raises(CheckpointError, match=r"No space left on device.*free some disk space and run again"):
         fit(tmp_path, FULL)
     monkeypatch.undo()
     assert everything(tmp_path)[0] == 5
     fit(tmp_path, FULL)
     assert everything(tmp_path) == uninterrupted
+
+
+def test_copies_of_the_checkpoint_are_kept(tmp_path, uninterrupted):
+    kept = replace(FULL, keep_every=8, keep_best=True)
+    with pytest.raises(ZeroDivisionError):
+        fit(tmp_path, kept, Breaking(kept, lambda: 1 / 0))
+    fit(tmp_path, kept)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["00000008", "00000016"]
+    for step in (8, 16):
+        _, meta = checkpoint.read_config(tmp_path / "checkpoints" / f"{step:08d}", "line")
+        assert meta["step"] == step
+    validations = {line["step"]: line["loss"] for line in everything(tmp_path)[3] if line["split"] == "val"}
+    _, meta = checkpoint.read_config(tmp_path / "best", "line")
+    assert meta["step"] == min(validations, key=lambda step: validations[step])
+    step, tensors, scalars, metrics, digest = everything(tmp_path)
+    assert scalars.pop("best_loss") == min(validations.values())
+    assert (step, tensors, scalars, metrics, digest) == uninterrupted  # copies change nothing else

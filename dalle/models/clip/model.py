@@ -121,7 +121,7 @@ class CLIP(nn.Module):
     @property
     def scale(self) -> Tensor:
         """Logit scale, a scalar: the learned inverse temperature, at most `max_logit_scale` of the config."""
-        scale = self.log_scale.exp()
+        scale = self.log_scale.exp().squeeze()  # a vector of one number if sharded
         # the gradient bypasses the clip: otherwise a scale above the maximum could never decrease
         return scale + (scale.clamp(max=self.config.max_logit_scale) - scale).detach()
 

@@ -1,0 +1,113 @@
+"""Training state of a sharded run, by `torch.distributed.checkpoint`: each rank writes its shards.
+
+    state/00000500/     state.json, .metadata and a file __<rank>_0.distcp of each rank
+
+A state can be read by any number of ranks, sharded or not. The folder has to be on a file system that all ranks share.
+`.metadata` is a pickle, which is read with the classes of `METADATA_CLASSES` only, so that it cannot run any code;
+tensors are read with `weights_only`.
+"""
+
+import pickle
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+
+from dalle import checkpoint, distributed
+from dalle.checkpoint import CheckpointError
+
+METADATA = ".metadata"
+METADATA_CLASSES = {
+    "torch.distributed.checkpoint.metadata": {
+        "ChunkStorageMetadata",
+        "Metadata",
+        "MetadataIndex",
+        "StorageMeta",
+        "TensorProperties",
+        "TensorStorageMetadata",
+        "_MEM_FORMAT_ENCODING",
+    },
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+    "torch": {"Size", "device", *(name for name, value in vars(torch).items() if isinstance(value, torch.dtype))},
+    "torch.serialization": {"_get_layout"},
+}
+
+
+def save_state(folder: Path, step: int, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
+    """Write the training state after `step` updates, then delete previous states. All ranks must call it.
+
+    tensors: DTensors, of which each rank writes its shard, and tensors that are equal on all ranks. `scalars` as in
+    `checkpoint.save_state`. Raises CheckpointError if the state cannot be written; the previous state is then kept.
+    """
+    path = checkpoint.temporary_state(folder, step)
+    with checkpoint.writing_state(folder, step, scalars) if distributed.is_main_process() else nullcontext():
+        distributed.barrier()  # the folder is there
+        try:
+            save(dict(tensors), storage_writer=StateWriter(path))
+        except CheckpointException as error:
+            reason = "; ".join(str(each[0]) for each in error.failures.values())
+            raise CheckpointError(
+                f"could not save {path}: {reason}. The previous state is unchanged: free some disk space and run again"
+            ) from error
+    distributed.barrier()  # the state has its name
+
+
+def read_tensors(state: Path, empty: Callable[[str, torch.Size, torch.dtype], Tensor]) -> dict[str, Tensor]:
+    """Read the tensors of the state in the folder `state` by name. All ranks must call it.
+
+    empty: allocates the tensor of a name, shape and dtype to read into; of a DTensor, each rank reads its shard.
+    Raises CheckpointError if a file is missing or damaged.
+    """
+    reader = StateReader(state)
+    try:
+        saved = reader.read_metadata().state_dict_metadata
+        tensors = {
+            name: empty(name, each.size, each.properties.dtype)
+            for name, each in saved.items()
+            if isinstance(each, TensorStorageMetadata)
+        }
+        with warnings.catch_warnings():  # of one process, about just that
+            warnings.simplefilter("ignore", UserWarning)
+            load(tensors, storage_reader=reader, no_dist=not distributed.is_distributed())
+    except (CheckpointException, pickle.UnpicklingError, EOFError, OSError, RuntimeError) as error:
+        raise CheckpointError(f"{state} is truncated or damaged: {error}") from error
+    return tensors
+
+
+class StateWriter(FileSystemWriter):
+    """Writer of a state whose metadata does not name its temporary folder."""
+
+    def storage_meta(self) -> StorageMeta:
+        return StorageMeta(save_id=self.save_id)
+
+
+class StateReader(FileSystemReader):
+    """Reader of a state that runs no code of its files. Raises UnpicklingError for metadata with unknown classes."""
+
+    def read_metadata(self, *_: Any, **__: Any) -> Metadata:
+        with open(Path(self.path) / METADATA, "rb") as file:
+            metadata = MetadataUnpickler(file).load()
+        if not isinstance(metadata, Metadata):
+            raise pickle.UnpicklingError(f"{METADATA} holds a {type(metadata).__name__}")
+        if metadata.storage_meta is None:
+            metadata.storage_meta = StorageMeta()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+class MetadataUnpickler(pickle.Unpickler):
+    """Unpickler that only imports the classes of `METADATA_CLASSES`."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name not in METADATA_CLASSES.get(module, ()):
+            raise pickle.UnpicklingError(f"{METADATA} names {module}.{name}")
+        return super().find_class(module, name)

@@ -1,0 +1,287 @@
+"""Sharded training: every option of the loop on two ranks, restarts on other numbers of ranks, and bad settings."""
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from line_stage import CPU, BlockStage, LineConfig, fit
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from dalle import checkpoint, distributed
+from dalle.checkpoint import CheckpointError
+from dalle.models.transformer.model import Transformer, TransformerConfig
+from dalle.seeds import torch_generator
+from dalle.training.ema import EMAConfig
+from dalle.training.optimizer import OptimizerConfig
+from dalle.training.powersgd import CompressionConfig, PowerSGD, partitions
+from dalle.training.schedules import Schedule
+from dalle.training.sharding import (
+    check_mode,
+    from_local,
+    gather,
+    init_mesh,
+    mesh_of_backward,
+    own_shard,
+    shard,
+    sharding_units,
+)
+from dalle.training.state import load_state
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from ranks import torchrun  # noqa: E402 (found on the path set above)
+
+BASE = LineConfig(
+    batch_size=16,  # for two micro-batches on eight ranks
+    dropout=0.0,  # noise and dropout differ from rank to rank
+    noise=0.0,
+    optimizer=OptimizerConfig(Schedule(start=3e-3), eps=1e-3),
+    ema=EMAConfig(decay=0.0),
+    log_every=1,
+    validate_every=0,
+    preview_every=0,
+    save_every=10,
+)
+OPTIONS = {
+    "AdamW": BASE,
+    "micro-batches": replace(BASE, accumulate=2),
+    "clipped": replace(BASE, clip_norm=0.5),
+    "averaged": replace(BASE, ema=EMAConfig(decay=0.9, every=2)),
+    "a scale per branch": replace(BASE, precision="float16", gradient_scaling="resblock", accumulate=2),
+    "a scale for all": replace(BASE, precision="float16"),
+    "16-bit moments": replace(BASE, optimizer=replace(BASE.optimizer, moments="paper16", variance_clip=5.0)),
+    "Muon": replace(BASE, optimizer=replace(BASE.optimizer, kind="muon")),
+    "recomputing": replace(BASE, recompute=True, clip_norm=0.5),
+}
+COMPRESSED = replace(BASE, compression=CompressionConfig(rank=8, blocks=2))
+# what a restart has to restore
+RESUMED = ("averaged", "a scale per branch", "16-bit moments", "Muon")
+RANK = """
+import sys
+from pathlib import Path
+import test_sharding
+from dalle import distributed
+
+distributed.init_process_group("cpu")
+getattr(test_sharding, sys.argv[1])(Path(sys.argv[2]))
+distributed.destroy_process_group()
+"""
+
+
+def train_blocks(folder: Path, name: str, mode: str, steps: int = 20) -> None:
+    config = replace({**OPTIONS, "compressed": COMPRESSED}[name], steps=steps)
+    fit(folder / name, config, BlockStage(config), mesh=init_mesh(mode, 2 if mode == "hsdp" else None, CPU))
+
+
+def on_four(folder: Path) -> None:
+    for name in RESUMED:
+        train_blocks(folder / "four", name, "fsdp", steps=10)
+    for name in ("micro-batches", "clipped", "compressed"):
+        train_blocks(folder / "hsdp", name, "hsdp")
+    train_blocks(folder / "hsdp interrupted", "compressed", "hsdp", steps=10)
+    train_blocks(folder / "hsdp interrupted", "compressed", "hsdp")
+    reduce_compressed(folder)
+
+
+def gradient(step: int, replica: int, shape: torch.Size) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(100 * step + 10 * replica + len(shape)))
+
+
+def reduce_compressed(folder: Path) -> None:
+    """Write the gradients of three updates of a linear layer, reduced by PowerSGD on 2 x 2 ranks, and the error."""
+    mesh = init_mesh("hsdp", 2, CPU)
+    assert mesh is not None
+    model = shard(nn.Linear(16, 24), mesh_of_backward(mesh, compressed=True))
+    reducer = PowerSGD(model, CompressionConfig(rank=4, blocks=2), mesh)
+    reduced = {}
+    for step in range(3):
+        for parameter in model.parameters():
+            given = gradient(step, mesh.get_local_rank("replicate"), parameter.shape)
+            parameter.grad = from_local(own_shard(given, parameter).clone(), parameter)
+        reducer.reduce(step)
+        reduced |= {f"{name}.{step}": gather(each.grad) for name, each in model.named_parameters()}
+    reduced["error"] = gather(reducer.state_dict()["error.weight"])
+    if distributed.is_main_process():
+        save_file(reduced, folder / "reduced.safetensors")
+
+
+def on_two(folder: Path) -> None:
+    for name in OPTIONS:
+        for mode in ("fsdp", "ddp"):
+            train_blocks(folder / mode, name, mode)
+    for name in RESUMED:
+        train_blocks(folder / "four then two", name, "fsdp")
+        train_blocks(folder / "one then two", name, "fsdp")
+        train_blocks(folder / "four then two unsharded", name, "ddp")
+    train_blocks(folder / "hsdp then ddp", "compressed", "ddp", steps=30)
+
+
+def on_eight(folder: Path) -> None:
+    for name in RESUMED:
+        train_blocks(folder / "four then eight", name, "fsdp")
+
+
+def launch(ranks: int, function: str, folder: Path) -> None:
+    (folder / "rank.py").write_text(RANK)
+    torchrun(ranks, folder / "rank.py", function, folder, search=(Path(__file__).parent,))
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("alone")
+    for name in OPTIONS:
+        train_blocks(folder, name, "ddp")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    launch(4, "on_four", folder)
+    for name in RESUMED:
+        train_blocks(folder / "one then two", name, "ddp", steps=10)
+    for copy in ("four then one", "four then two", "four then two unsharded", "four then eight"):
+        shutil.copytree(folder / "four", folder / copy)
+    shutil.copytree(folder / "hsdp", folder / "hsdp then ddp")
+    launch(2, "on_two", folder)
+    launch(8, "on_eight", folder)
+    for name in RESUMED:
+        train_blocks(folder / "four then one", name, "fsdp")
+    return folder
+
+
+def weights(folder: Path) -> Tensor:
+    return torch.cat([each.flatten() for each in load_file(folder / "model.safetensors").values()])
+
+
+def losses(folder: Path) -> list[float]:
+    read = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in read if line["split"] == "train" and line["loss"] is not None]  # None: skipped
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_sharded_ranks_train_like_one(ranks, alone, name):
+    # in 16 bits, rounding is not the same for half a batch
+    sixteen_bits = "16" in name or "scale" in name
+    assert losses(ranks / "fsdp" / name) == pytest.approx(losses(alone / name), rel=0.02 if sixteen_bits else 1e-3)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_sharded_ranks_train_like_unsharded_ranks(ranks, name):
+    torch.testing.assert_close(weights(ranks / "fsdp" / name), weights(ranks / "ddp" / name), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["16-bit moments", "Muon"])
+def test_optimizers_of_shards_have_the_bits_of_whole_ones(ranks, name):
+    """Except torch's fused AdamW, whose kernels round by their position in memory."""
+    assert weights(ranks / "fsdp" / name).equal(weights(ranks / "ddp" / name))
+
+
+@pytest.mark.parametrize("name", ["micro-batches", "clipped"])
+def test_groups_of_sharded_ranks_train_like_one(ranks, alone, name):
+    assert losses(ranks / "hsdp" / name) == pytest.approx(losses(alone / name), rel=1e-3)
+
+
+def test_gradients_of_shards_are_compressed_as_in_the_paper(ranks):
+    """App. E, step by step: each shard alone, with P and Q summed over the two ranks that hold it."""
+    reduced = load_file(ranks / "reduced.safetensors")
+    shapes = torch.Size((24, 16)), torch.Size((24,))
+    basis = torch.randn(1, 16, 2, generator=torch_generator("PowerSGD", 0, 0))[0]
+    for number in range(2):
+        errors = [torch.zeros(12, 16)] * 2
+        for step in range(3):
+            corrected = [gradient(step, rank, shapes[0]).chunk(2)[number] / 2 + errors[rank] for rank in range(2)]
+            p = torch.linalg.qr(sum(each @ basis for each in corrected))[0]
+            q = sum(each.T @ p for each in corrected)
+            errors = [each - p @ q.T / 2 for each in corrected]
+            torch.testing.assert_close(reduced[f"weight.{step}"].chunk(2)[number], p @ q.T, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(reduced["error"].chunk(2)[number], errors[0] + errors[1], rtol=1e-3, atol=1e-4)
+    for step in range(3):
+        bias = (gradient(step, 0, shapes[1]) + gradient(step, 1, shapes[1])) / 2
+        torch.testing.assert_close(reduced[f"bias.{step}"], bias)
+
+
+def test_compressed_run_of_groups_learns_and_resumes(ranks, alone):
+    whole = losses(ranks / "hsdp" / "compressed")
+    assert whole[0] == pytest.approx(losses(alone / "AdamW")[0], rel=1e-4)
+    assert whole[-1] < whole[0] / 3
+    assert weights(ranks / "hsdp interrupted" / "compressed").equal(weights(ranks / "hsdp" / "compressed"))
+    assert losses(ranks / "hsdp then ddp" / "compressed")[-1] < whole[0] / 3
+
+
+@pytest.mark.parametrize("then", ["one", "two", "two unsharded", "eight"])
+@pytest.mark.parametrize("name", RESUMED)
+def test_run_of_four_ranks_resumes_on_other_numbers(ranks, alone, name, then):
+    sixteen_bits = "16" in name or "scale" in name
+    folder = ranks / f"four then {then}" / name
+    assert losses(folder) == pytest.approx(losses(alone / name), rel=0.02 if sixteen_bits else 1e-3)
+    assert checkpoint.read_scalars(folder)["step"] == 20
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_unsharded_run_resumes_sharded(ranks, alone, name):
+    sixteen_bits = "16" in name or "scale" in name
+    folder = ranks / "one then two" / name
+    assert losses(folder) == pytest.approx(losses(alone / name), rel=0.02 if sixteen_bits else 1e-3)
+
+
+def test_sharded_state_has_names_and_shapes_of_an_unsharded_one(ranks, alone):
+    one = checkpoint.load_state(alone / "AdamW")
+    other = load_state(ranks / "fsdp" / "AdamW")
+    assert one is not None and other is not None
+    assert one[0] == other[0] and one[2].keys() == other[2].keys()
+    assert {name: each.shape for name, each in one[1].items()} == {name: each.shape for name, each in other[1].items()}
+
+
+@pytest.mark.parametrize("damage", ["metadata", "shard", "missing", "code"])
+def test_damaged_state_raises(ranks, tmp_path, damage):
+    shutil.copytree(ranks / "four" / "averaged", tmp_path / "run")
+    (state,) = (tmp_path / "run" / "state").iterdir()
+    if damage == "missing":
+        (state / "__1_0.distcp").unlink()
+    else:
+        path = state / ("__1_0.distcp" if damage == "shard" else ".metadata")
+        path.write_bytes(b"cos\nsystem\n(S'true'\ntR." if damage == "code" else path.read_bytes()[:100])
+    message = "names os.system" if damage == "code" else "is truncated or damaged"
+    with pytest.raises(CheckpointError, match=message):
+        load_state(tmp_path / "run")
+
+
+def test_blocks_are_the_units_of_sharding():
+    model = Transformer(TransformerConfig(4, 8, 8, grid=2, width=16, depth=3, heads=2, kernel=1))
+    assert sharding_units(model) == list(model.layers)
+    assert sharding_units(nn.Linear(2, 2)) == []
+
+
+def test_invalid_settings_raise():
+    with pytest.raises(ValueError, match="distributed=zero is unknown; choose one of ddp, fsdp, hsdp"):
+        check_mode("zero", None)
+    with pytest.raises(ValueError, match="shard_size=4 is a setting of distributed=hsdp, not of distributed=fsdp"):
+        check_mode("fsdp", 4)
+    with pytest.raises(ValueError, match="shard_size=0 must be at least 1"):
+        check_mode("hsdp", 0)
+
+
+def test_compression_without_copies_of_the_weights_raises():
+    mesh = SimpleNamespace(ndim=1)
+    with pytest.raises(ValueError, match="set distributed=hsdp or distributed=ddp, or compression.rank=0"):
+        mesh_of_backward(mesh, compressed=True)
+    with pytest.raises(ValueError, match="compression.blocks=8 must be a multiple of shard_size=3"):
+        partitions(nn.Linear(8, 8), CompressionConfig(rank=8), shards=3)
+
+
+@pytest.mark.parametrize("mode", ["ddp", "fsdp", "hsdp"])
+def test_one_process_is_not_sharded(mode):
+    assert init_mesh(mode, None, CPU) is None
+
+
+def test_ranks_that_do_not_divide_into_groups_raise(monkeypatch):
+    monkeypatch.setattr("dalle.distributed.get_world_size", lambda: 6)
+    with pytest.raises(ValueError, match="6 ranks do not divide into groups of shard_size=4: set shard_size to a"):
+        init_mesh("hsdp", 4, CPU)
