@@ -13,7 +13,7 @@ FLOORS = (
     {"train", "sample", "evaluate", "report", "prepare"},  # the commands
     {"cli", "dalle"},  # the commands' options; what `from dalle import DALLE` shows
     {"ablations"},  # what runs and evaluations have written, side by side
-    {"stages", "evaluation"},
+    {"stages", "evaluation", "planning"},
     {"training", "sampling"},
     {"data", "losses", "models"},
     {"pretrained"},  # reads other people's models; ours are built from what it read

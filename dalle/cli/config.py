@@ -78,6 +78,9 @@ class TrainConfig:
     # hsdp, over groups of ranks
     distributed: str = "ddp"
     shard_size: int | None = None  # hsdp: ranks over which a model is sharded; null: those of one machine
+    plan: bool = False  # print memory, communication and time of this run on `world` cards, and train nothing
+    world: int = 1  # number of cards of a plan, one for each rank
+    card: str = "h100"  # kind of the cards of a plan: v100 | a100 | h100 | h200 | b200
     deterministic: bool = False  # bitwise reproducible results on a GPU, with slower kernels; a CPU always is
     resume: bool = True  # false: start over and move the existing run folder aside
     wandb: WandbConfig = field(default_factory=WandbConfig)

@@ -47,27 +47,28 @@ class RankMemory:
 
 
 def rank_memory(
-    build: Callable[[], nn.Module], config: TrainingConfig, forward: Forward, images: int, shards: int = 1
+    build: Callable[[], nn.Module], config: TrainingConfig, forward: Forward, images: int, own: int | None = None
 ) -> RankMemory:
     """Compute the memory of one rank that trains on micro-batches of `images` images.
 
     build: builds the model; it is called on the meta device.
     forward: of a micro-batch.
-    shards: ranks over which weights, gradients, moments and averages are divided.
+    own: number of parameters in this rank's shard; None: all, without sharding.
     """
     with torch.device("meta"):
         model = build()
-    parameters = FLOAT32 * trained(model)
+    share = 1.0 if own is None else own / trained(model)
+    parameters = round(share * FLOAT32 * trained(model))
     return RankMemory(
-        parameters=parameters // shards,
+        parameters=parameters,
         buffers=2 * sum(each.nbytes for each in model.buffers()),
-        gradients=parameters // shards,
-        moments=moment_bytes(model, config) // shards,
-        average=parameters // shards,
-        gathered=0 if shards == 1 else gathered_bytes(model),
+        gradients=parameters,
+        moments=round(share * moment_bytes(model, config)),
+        average=parameters,
+        gathered=0 if own is None else gathered_bytes(model),
         activations=forward.kept + forward.recomputed,
         loss=loss_bytes(model, images),
-        update=parameters // shards,
+        update=parameters,
         accumulates=config.accumulate > 1,
     )
 

@@ -11,8 +11,9 @@ from dalle.models.clip.model import CLIP
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.models.transformer.model import Transformer
 from dalle.planning.activations import FLOAT32, Forward, count_forward
-from dalle.planning.cards import GIGABYTE, Card, find_card
+from dalle.planning.cards import GIGABYTE, Card
 from dalle.planning.memory import RankMemory, rank_memory, trained
+from dalle.planning.placement import sharded_parameters
 from dalle.training.sharding import check_mode
 from dalle.training.stage import TrainingConfig
 
@@ -21,20 +22,7 @@ UTILISATION = 0.45  # share of the card's rate that training reaches, if it does
 RESERVED = 1.5 * GIGABYTE  # bytes of the context, of workspaces and of fragments, which no plan counts
 SECONDS_PER_DAY = 86_400
 MAX_ACCUMULATE = 64
-
-
-@dataclass(frozen=True)
-class PlanConfig:
-    """Options of a plan."""
-
-    plan: bool = False  # print the plan of this run on world= cards of the kind card=, and train nothing
-    world: int = 1  # number of ranks, one per card
-    card: str = "h100"  # v100 | a100 | h100 | h200 | b200
-
-    def __post_init__(self) -> None:
-        if self.world < 1:
-            raise ValueError(f"world={self.world} must be at least 1")
-        find_card(self.card)
+CODE_SIDE = 8  # pixels along a side of a code, as in the paper
 
 
 @dataclass(frozen=True)
@@ -51,7 +39,7 @@ class Plan:
     sent: float  # bytes that a rank sends in an update
     compute_seconds: float
     network_seconds: float
-    config: TrainingConfig
+    config: Any  # of the stage
 
     @property
     def fits(self) -> bool:
@@ -64,23 +52,27 @@ class Plan:
 
 
 def plan_run(
-    stage: Any, image_size: int, options: PlanConfig, mode: str = "ddp", shard_size: int | None = None
+    stage: Any, image_size: int, world: int, card: Card, mode: str = "ddp", shard_size: int | None = None
 ) -> Plan:
-    """Plan a run of the stage with config `stage` on `options.world` cards.
+    """Plan a run of the stage with config `stage` on `world` cards.
 
     Raises ValueError for a batch or groups that do not divide.
     """
+    if world < 1:
+        raise ValueError(f"world={world} must be at least 1")
     check_mode(mode, shard_size)
-    card, world = find_card(options.card), options.world
     shards = shard_group(mode, shard_size, world, card)
     images = stage.micro_batch_size(world)
+
+    stage = replace(stage, model=model_config(stage, image_size))
 
     def build() -> nn.Module:
         return MODELS[stage.name](stage.model)
 
     precision = "bfloat16" if stage.precision == "auto" else stage.precision
     forward = count_forward(build, stage, precision, images, image_size)
-    memory = rank_memory(build, stage, forward, images, shards)
+    own = None if shards == 1 else sharded_parameters(build, mode, shard_size or shards, world)
+    memory = rank_memory(build, stage, forward, images, own)
     with torch.device("meta"):
         parameters = trained(build())
     flops = step_flops(forward, stage)
@@ -88,6 +80,12 @@ def plan_run(
     rate = card.flops if precision != "float32" else card.flops / 16  # the rate of most cards without matrix units
     compute = flops / (rate * UTILISATION)
     return Plan(card, world, shards, images, parameters, memory, flops, sent, compute, seconds, stage)
+
+
+def model_config(stage: Any, image_size: int) -> Any:
+    """Return the model config for images of this size. The transformer's grid is that of the paper's dVAE."""
+    changes = {"dvae": {}, "clip": {"image_size": image_size}, "transformer": {"grid": image_size // CODE_SIDE}}
+    return replace(stage.model, **changes[stage.name])
 
 
 def shard_group(mode: str, shard_size: int | None, world: int, card: Card) -> int:
