@@ -6,8 +6,8 @@ The processes are started by `torchrun`. Only the main process, rank 0, writes f
 import gc
 import os
 import warnings
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -130,8 +130,22 @@ def wrap_ddp(model: nn.Module) -> nn.Module:
 
 
 def no_sync(model: nn.Module) -> AbstractContextManager:
-    """Return a context without gradient all-reduce, for all micro-batches of an update except the last."""
-    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+    """Return a context without gradient all-reduce, for all micro-batches of an update except the last.
+
+    Gradients of a sharded model are still reduce-scattered within its group, since whole ones take more memory.
+    """
+    if isinstance(model, DistributedDataParallel):
+        return model.no_sync()
+    return _no_all_reduce(model) if hasattr(model, "set_requires_all_reduce") else nullcontext()
+
+
+@contextmanager
+def _no_all_reduce(model: Any) -> Iterator[None]:
+    model.set_requires_all_reduce(False)
+    try:
+        yield
+    finally:
+        model.set_requires_all_reduce(True)
 
 
 def _choose_device(device: str) -> torch.device:

@@ -18,7 +18,7 @@ from dalle.seeds import seed_global_generators, torch_generator
 from dalle.training.logger import Logger, open_logger
 from dalle.training.progress_bar import ProgressBar
 from dalle.training.run import Run, resume_step
-from dalle.training.sharding import total_norm
+from dalle.training.sharding import SHARD, total_norm
 from dalle.training.signals import Interrupted, StopRequest
 from dalle.training.stage import Stage, TrainingConfig
 from dalle.training.state import TrainState
@@ -67,6 +67,9 @@ class Trainer:
             stage.name, state.step, config.steps, config.batch_size, state.seconds, shown=self.is_main_process
         )
         self.progress.print(f"precision {state.precision}: {state.precision_reason}")
+        if run.mesh is not None:
+            copies = run.mesh.size() // run.mesh[SHARD].size()
+            self.progress.print(f"weights are sharded over {run.mesh[SHARD].size()} ranks, {copies} copies of each")
         if state.reducer.message:
             self.progress.print(state.reducer.message)
 

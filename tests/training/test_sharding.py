@@ -30,6 +30,7 @@ from dalle.training.sharding import (
     own_shard,
     shard,
     sharding_units,
+    whole_parameters,
 )
 from dalle.training.state import load_state
 
@@ -111,7 +112,22 @@ def reduce_compressed(folder: Path) -> None:
         save_file(reduced, folder / "reduced.safetensors")
 
 
+def change_whole(folder: Path) -> None:
+    """Write the weights of a sharded layer of which all ranks changed a row together, and its output with them."""
+    mesh = init_mesh("fsdp", None, CPU)
+    assert mesh is not None
+    torch.manual_seed(0)
+    model = shard(nn.Linear(4, 5), mesh)
+    with torch.no_grad(), whole_parameters(model):
+        model.weight[1] = model.weight[4] + 1
+    output = model(torch.ones(1, 4)).detach()
+    weight = gather(model.weight).detach()
+    if distributed.is_main_process():
+        save_file({"weight": weight, "output": output}, folder / "whole.safetensors")
+
+
 def on_two(folder: Path) -> None:
+    change_whole(folder)
     for name in OPTIONS:
         for mode in ("fsdp", "ddp"):
             train_blocks(folder / mode, name, mode)
@@ -229,6 +245,16 @@ def test_unsharded_run_resumes_sharded(ranks, alone, name):
     sixteen_bits = "16" in name or "scale" in name
     folder = ranks / "one then two" / name
     assert losses(folder) == pytest.approx(losses(alone / name), rel=0.02 if sixteen_bits else 1e-3)
+
+
+def test_whole_parameters_can_be_changed(ranks):
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 5)
+    with torch.no_grad():
+        layer.weight[1] = layer.weight[4] + 1
+    changed = load_file(ranks / "whole.safetensors")
+    assert changed["weight"].equal(layer.weight)
+    torch.testing.assert_close(changed["output"], layer(torch.ones(1, 4)))
 
 
 def test_sharded_state_has_names_and_shapes_of_an_unsharded_one(ranks, alone):
