@@ -21,6 +21,7 @@ from dalle.training.ema import EMAConfig
 from dalle.training.optimizer import OptimizerConfig
 from dalle.training.powersgd import CompressionConfig, PowerSGD, partitions
 from dalle.training.schedules import Schedule
+from dalle.training.sharded_state import StateWriter, save_state
 from dalle.training.sharding import (
     check_mode,
     from_local,
@@ -278,6 +279,19 @@ def test_damaged_state_raises(ranks, tmp_path, damage):
     message = "names os.system" if damage == "code" else "is truncated or damaged"
     with pytest.raises(CheckpointError, match=message):
         load_state(tmp_path / "run")
+
+
+def test_failed_save_keeps_the_previous_state(tmp_path, monkeypatch):
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    save_state(tmp_path, 5, {"a": torch.ones(2)}, {"watched": 5})
+    monkeypatch.setattr(StateWriter, "write_data", full_disk)
+    with pytest.raises(CheckpointError, match="No space left on device.*The previous state is unchanged"):
+        save_state(tmp_path, 6, {"a": torch.zeros(2)}, {})
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["00000005"]
+    step, tensors, scalars = load_state(tmp_path) or pytest.fail("no state")
+    assert (step, tensors["a"].tolist(), scalars) == (5, [1.0, 1.0], {"watched": 5})
 
 
 def test_blocks_are_the_units_of_sharding():
