@@ -232,6 +232,6 @@ def test_copies_of_the_checkpoint_are_kept(tmp_path, uninterrupted):
     validations = {line["step"]: line["loss"] for line in everything(tmp_path)[3] if line["split"] == "val"}
     _, meta = checkpoint.read_config(tmp_path / "best", "line")
     assert meta["step"] == min(validations, key=lambda step: validations[step])
-    step, tensors, scalars, metrics, digest = everything(tmp_path)
+    step, tensors, scalars, metrics, _ = everything(tmp_path)
     assert scalars.pop("best_loss") == min(validations.values())
-    assert (step, tensors, scalars, metrics, digest) == uninterrupted  # copies change nothing else
+    assert (step, tensors, scalars, metrics) == uninterrupted[:4]  # copies change nothing else
