@@ -13,6 +13,8 @@ from dalle import distributed
 from dalle.precision import autocast
 from dalle.seeds import seed_global_generators, torch_generator
 from dalle.training.logger import Logger, open_logger
+from dalle.training.monitor.run_monitor import RunMonitor, image_cost
+from dalle.training.monitor.stall_watchdog import PREVIEWING, SAVING, VALIDATING
 from dalle.training.progress_bar import ProgressBar
 from dalle.training.run import Run, resume_step
 from dalle.training.signals import Interrupted, StopRequest
@@ -49,12 +51,12 @@ class Trainer:
         """Prepare training of `stage` with `config`, and restore the saved state of `run`, if it has one."""
         self.stage, self.config, self.run = stage, config, run
         self.is_main_process = distributed.is_main_process()
+        cost = image_cost(stage)
         self.model = distributed.wrap_ddp(stage.model).train()
         self.parameters = [each for each in stage.model.parameters() if each.requires_grad]
         self.state = state = TrainState(stage.model, config, run.device)
         state.restore(run.folder)
         self.saved_step = state.step
-        self.batches = stage.batches(state.step * config.accumulate)
         self.logger = Logger()
         if self.is_main_process:
             self.logger = open_logger(run.folder, state.step, run.wandb, state.wandb_id, run.config)
@@ -64,10 +66,12 @@ class Trainer:
         self.progress.print(f"precision {state.precision}: {state.precision_reason}")
         if state.reducer.message:
             self.progress.print(state.reducer.message)
+        self.monitor = RunMonitor(cost, stage, config, run, state, self.progress.print)
+        self.batches = self.monitor.watch_batches(stage.batches(state.step * config.accumulate))
 
     def train(self) -> None:
         state, config = self.state, self.config
-        with StopRequest() as request:
+        with StopRequest() as request, self.monitor:
             while True:
                 stopping = distributed.all_reduce_any(request.signum != 0)
                 finished = state.step == config.steps
@@ -84,6 +88,7 @@ class Trainer:
                     return
 
                 begin = time.perf_counter()
+                self.monitor.begin_update()
                 self.update()
                 log_due = self.is_due(config.log_every)
                 # reading the counter synchronises with the device, which is free on a CPU only
@@ -91,12 +96,15 @@ class Trainer:
                     self.check_nonfinite()
                 means = state.metrics.compute_and_reset() if log_due else {}
                 state.seconds += time.perf_counter() - begin
+                self.monitor.end_update(state.step)
 
                 self.progress.advance()
                 if log_due:
-                    speed = self.progress.report(means["loss"], state.seconds)
+                    speed = self.progress.speed(state.seconds)
                     skipped = int(state.metrics.skipped.item())
                     means |= {"skipped": skipped, "images_per_second": speed, "seconds": state.seconds}
+                    means |= self.monitor.metrics(speed)
+                    self.progress.report(means)
                     self.logger.metrics(state.step, "train", means)
 
     def is_due(self, every: int) -> bool:
@@ -109,12 +117,14 @@ class Trainer:
         state, device = self.state, self.run.device
         seed_global_generators("validation", self.run.seed, state.step, distributed.get_rank(), device=device)
         if self.is_due(self.config.validate_every):
+            self.monitor.begin(VALIDATING)
             with torch.no_grad(), autocast(state.precision, device):
                 metrics = self.stage.validate(state.ema.model)
             self.logger.metrics(state.step, "val", metrics)
             printed = [f"{name} {value:.4g}" for name, value in metrics.items()][:MAX_PRINTED_METRICS]
             self.progress.print(f"validation: {', '.join(printed)}")
         if self.is_due(self.config.preview_every) and self.is_main_process:
+            self.monitor.begin(PREVIEWING)
             self.preview()
         state.validated_step = state.step
 
@@ -131,6 +141,7 @@ class Trainer:
     def save(self) -> None:
         """Write the checkpoint, then the training state; a run killed in between resumes from the previous state."""
         state = self.state
+        self.monitor.begin(SAVING)
         if self.is_main_process:
             images_seen = state.step * self.config.batch_size
             meta = {"step": state.step, "images": images_seen, "seed": self.run.seed}
@@ -146,10 +157,11 @@ class Trainer:
         state.scaler.unscale()
         state.reducer.reduce(state.step)
         norm = get_total_norm([each.grad for each in self.parameters if each.grad is not None])
+        finite = (torch.isfinite(loss) & torch.isfinite(norm)).float()
+        self.monitor.watch_update(state.step + 1, loss, norm, finite)
         if config.clip_norm is not None:
             clip_grads_with_norm_(self.parameters, config.clip_norm, norm)
 
-        finite = (torch.isfinite(loss) & torch.isfinite(norm)).float()
         rate = config.optimizer.learning_rate_at(state.step) * state.plateau.factor
         state.optimizer.step_if_finite(finite, rate)
         metrics |= state.scaler.metrics()
@@ -188,6 +200,7 @@ class Trainer:
         if skipped:
             self.progress.print(f"update {step} skipped: loss or gradient not finite ({skipped} in a row)")
         if skipped >= self.config.max_skipped_steps:
+            self.monitor.spikes.report()
             saved = (
                 f"the last checkpoint, of step {self.saved_step}, is in {folder}"
                 if self.saved_step
