@@ -132,8 +132,8 @@ def _keep_sigchld_handler() -> Iterator[None]:
 
 
 def _ignore_stop_signals(worker: int) -> None:
-    """Ignore Ctrl-C and a scheduler's SIGTERM in workers, so that the trainer can finish its step and save."""
-    for each in (signal.SIGINT, signal.SIGTERM):
+    """Ignore Ctrl-C and a scheduler's signals in workers, so that the trainer can finish its step and save."""
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(each, signal.SIG_IGN)
 
 

@@ -1,11 +1,12 @@
-"""Signal handling: on Ctrl-C or SIGTERM training finishes the update, saves its state and stops."""
+"""Signal handling: on Ctrl-C, SIGTERM or SIGUSR1 training finishes the update, saves its state and stops."""
 
 import signal
 import threading
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# SLURM sends SIGUSR1 before a job's time limit, if asked to: tools/slurm/train.sbatch
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Interrupted(Exception):
@@ -17,7 +18,7 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """Context that records SIGINT or SIGTERM in `signum`, 0 before; a second Ctrl-C raises KeyboardInterrupt."""
+    """Context that records one of `SIGNALS` in `signum`, 0 before; a second Ctrl-C raises KeyboardInterrupt."""
 
     def __init__(self) -> None:
         self.signum = 0
