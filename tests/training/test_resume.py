@@ -102,7 +102,7 @@ def test_crashed_run_resumes_bitwise_with_every_option(tmp_path, changes):
     assert everything(tmp_path / "parts") == everything(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_stop_request_finishes_update_saves_and_resumes_bitwise(tmp_path, uninterrupted, number):
     with pytest.raises(Interrupted, match=r"stopped at step 14 of 20, .*run the same command again") as stopped:
         fit(tmp_path, FULL, Breaking(FULL, lambda: signal.raise_signal(number)))
