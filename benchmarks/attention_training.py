@@ -41,9 +41,8 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     print(f"{processor()}, {options.threads} threads, {options.rounds} rounds; processor time of forward and backward")
     print(f"matrix products are used up to {MAX_MATMUL_KEYS} keys, on processors with AMX\n")
-    print(
-        "| batch, heads, positions, width | times float32: torch's kernel in bfloat16 | matrix products |\n|---|---|---|"
-    )
+    print("times torch's kernel in float32:\n")
+    print("| batch, heads, positions, width | torch's kernel in bfloat16 | matrix products |\n|---|---|---|")
     rows = []
     for shape in SHAPES[: 1 if options.quick else None]:
         times: dict[str, list[float]] = {each.__name__: [] for each in IMPLEMENTATIONS}
