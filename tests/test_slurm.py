@@ -1,6 +1,5 @@
 """SLURM: the batch script with stand-ins for SLURM's commands, and sweeps with submitit."""
 
-import importlib.util
 import json
 import os
 import shlex
@@ -8,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import hydra
@@ -22,10 +22,7 @@ TINY += ["stage.batch_size=4", "stage.validation_pictures=4", "stage.model.width
 TINY += ["stage.workers=0", "wandb.mode=disabled", "device=cpu"]
 
 needs_submitit = pytest.mark.skipif(
-    importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher") is None
-    if importlib.util.find_spec("hydra_plugins")
-    else True,
-    reason="needs the extra slurm, hydra-submitit-launcher",
+    find_spec("submitit") is None, reason="needs hydra-submitit-launcher: pip install 'dalle[slurm]'"
 )
 
 

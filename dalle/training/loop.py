@@ -96,9 +96,9 @@ class Trainer:
                     self.check_nonfinite()
                 means = state.metrics.compute_and_reset() if log_due else {}
                 state.seconds += time.perf_counter() - begin
-                self.monitor.end_update(state.step)
 
                 self.progress.advance()
+                self.monitor.end_update(state.step)
                 if log_due:
                     speed = self.progress.speed(state.seconds)
                     skipped = int(state.metrics.skipped.item())

@@ -81,7 +81,7 @@ def peak_of(device: torch.device, precision: str) -> tuple[float | None, str]:
     """Return the peak rate of matrix products in FLOP/s, None if it is unknown, and its source or the reason."""
     if device.type == "cpu":
         rate = measure(precision, torch.get_num_threads())
-        return rate, f"mfu is relative to {rate / 1e9:.3g} GFLOP/s, measured with matrix products in {precision}"
+        return rate, f"mfu is relative to {rate / 1e12:.3g} TFLOP/s, measured with matrix products in {precision}"
     if device.type != "cuda":
         return None, f"no peak rate of {device} is known"
     name = torch.cuda.get_device_name(device)
