@@ -5,7 +5,6 @@ import threading
 from types import FrameType
 from typing import Any
 
-# SLURM sends SIGUSR1 before a job's time limit, if asked to: tools/slurm/train.sbatch
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
