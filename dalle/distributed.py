@@ -80,6 +80,15 @@ def broadcast_object(value: T) -> T:
     return values[0]
 
 
+def all_gather_object(value: T) -> list[T]:
+    """Return the `value` of each rank, which must be picklable, on every rank. All ranks must call it."""
+    if not is_distributed():
+        return [value]
+    values: list[Any] = [None] * get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 def all_reduce_any(flag: bool) -> bool:
     """Return True if `flag` is true on any rank. All ranks must call it. Does not synchronise with the GPU."""
     if not is_distributed():

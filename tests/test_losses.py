@@ -17,7 +17,7 @@ from dalle.losses import (
     token_nll,
 )
 from dalle.models.dvae.model import mean_image
-from dalle.models.transformer.sequence import IGNORED
+from dalle.models.linear_cross_entropy import IGNORED
 
 
 def parameters(mu: float, log_scale: float, count: int) -> torch.Tensor:

@@ -12,15 +12,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dalle import checkpoint, distributed, losses
+from dalle import checkpoint, distributed
 from dalle.checkpoint import CheckpointError
 from dalle.data import open_source
 from dalle.data.collate import ImageBatch, TokenBatch
 from dalle.data.token_cache import TokenCache, is_cache
 from dalle.device_transfer import to_device
 from dalle.models.dvae.model import DiscreteVAE
-from dalle.models.transformer.model import Logits, Transformer, TransformerConfig
-from dalle.models.transformer.sequence import IGNORED, PAD, PAD_LOSS_OPTIONS
+from dalle.models.linear_cross_entropy import IGNORED
+from dalle.models.transformer.model import Targets, TokenLosses, Transformer, TransformerConfig
+from dalle.models.transformer.sequence import PAD, PAD_LOSS_OPTIONS
 from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.sampling_config import SamplingConfig
@@ -28,6 +29,7 @@ from dalle.stages.data_module import CaptionedDataConfig, DataModule, StageConte
 from dalle.stages.encode_dataset import DatasetEncoder, check_crops, token_grid_size
 from dalle.stages.image_tokens import ImageTokens, argmax, get_image_tokens
 from dalle.training.ema import EMAConfig
+from dalle.training.flops import ImageCost, forward_flops
 from dalle.training.optimizer import OptimizerConfig, PlateauConfig
 from dalle.training.schedules import Schedule
 
@@ -90,6 +92,7 @@ class TokenizedBatch:
     caption: Tensor  # (b, text_positions) int64, padded with PAD
     image: Tensor  # (b, grid * grid) int64
     image_targets: Tensor  # (b, grid * grid) int64, or distributions over the codes, (b, grid * grid, image_vocabulary)
+    keys: list[str]  # b, keys of the records
 
 
 class TransformerStage:
@@ -136,6 +139,12 @@ class TransformerStage:
         text, image = self._nll(model, batch)
         loss = self.config.text_weight * text + (1 - self.config.text_weight) * image
         return loss, {"text": text, "image": image}
+
+    def image_cost(self) -> ImageCost:
+        """Return the cost of caption and image as one sequence. The dVAE, which is not trained, is left out."""
+        config = self.transformer.config
+        text, image = config.text_positions, config.grid**2
+        return ImageCost(forward_flops(self.transformer, (text,), (image,), integers=True), tokens=text + image)
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Compute nats per text token and per image token on held-out data, and their weighted sum.
@@ -196,12 +205,11 @@ class TransformerStage:
 
     def _token_nlls(self, model: nn.Module, batch: TokenizedBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Compute nats of each text token, (b, T), and image token, (b, grid * grid), and count the text targets."""
-        logits: Logits = model(batch.caption, batch.image)
         text_targets = self.transformer.sequence.text_targets(batch.caption, self.config.pad_loss)
         # dropped captions have no text targets: p(caption) is learned from the data's captions only
         text_targets = text_targets.masked_fill(batch.caption[:, :1] == PAD, IGNORED)
-        text = losses.token_nll(logits.text, text_targets)
-        return text, losses.token_nll(logits.image, batch.image_targets), (text_targets != IGNORED).sum()
+        nll: TokenLosses = model(batch.caption, batch.image, Targets(text_targets, batch.image_targets))
+        return nll.text, nll.image, (text_targets != IGNORED).sum()
 
     @torch.no_grad()
     def _tokenize(
@@ -222,7 +230,7 @@ class TransformerStage:
             dropped = torch.tensor([generator.random() < caption_dropout for generator in generators])
             caption = caption.masked_fill(dropped[:, None], PAD)
         image = self._image_tokens(batch, generators)
-        return TokenizedBatch(to_device(caption, self.data.device), image.inputs, image.targets)
+        return TokenizedBatch(to_device(caption, self.data.device), image.inputs, image.targets, batch.keys)
 
     def _image_tokens(
         self, batch: ImageBatch | TokenBatch, generators: list[np.random.Generator] | None

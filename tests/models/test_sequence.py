@@ -3,7 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dalle.models.transformer.sequence import IGNORED, PAD, SequenceEmbedding, SequenceLayout
+from dalle.models.linear_cross_entropy import IGNORED
+from dalle.models.transformer.sequence import PAD, SequenceEmbedding, SequenceLayout
 
 SEQUENCE = SequenceLayout(text_positions=5, text_vocabulary=10, image_vocabulary=7, grid=2)
 CAPTIONS = SEQUENCE.pad_captions([[3, 4], [5, 6, 7, 8]])

@@ -30,7 +30,7 @@ FULL = replace(
         plateau=PlateauConfig(max_reductions=3, window=4, threshold=0.5),
     ),
 )
-CLOCKS = {"seconds", "images_per_second"}
+CLOCKS = {"seconds", "images_per_second", "tokens_per_second", "mfu", "memory_gb"}
 
 
 class Breaking(LineStage):

@@ -12,7 +12,7 @@ from dalle.evaluation.evaluate_config import EvaluateConfig
 from dalle.evaluation.held_out import HeldOut, to_unit_range
 from dalle.evaluation.metric_result import MetricResult
 from dalle.losses import token_nll
-from dalle.models.transformer.sequence import IGNORED
+from dalle.models.linear_cross_entropy import IGNORED
 from dalle.sampling.pipeline import DALLE
 
 DESCRIPTION = (

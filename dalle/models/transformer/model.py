@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from dalle import checkpoint
 from dalle.config_validation import check_sizes
 from dalle.models.attention import TextImageSoftmax, causal
 from dalle.models.blocks import BlockConfig, Float32Linear, TransformerBlock
+from dalle.models.linear_cross_entropy import linear_cross_entropy
 from dalle.models.transformer.kv_cache import (
     Cache,
     GatheredIndex,
@@ -84,6 +85,20 @@ class Logits(NamedTuple):
     image: Tensor  # (b, I, image_vocabulary)
 
 
+class Targets(NamedTuple):
+    """Targets of the next token at each position."""
+
+    text: Tensor  # (b, T) classes in [0, text_vocabulary], or IGNORED
+    image: Tensor  # (b, I) image tokens, or distributions over them, (b, I, image_vocabulary)
+
+
+class TokenLosses(NamedTuple):
+    """Negative log-likelihood of the next token at each position in nats, fp32; 0 for ignored targets."""
+
+    text: Tensor  # (b, T)
+    image: Tensor  # (b, I)
+
+
 class Transformer(nn.Module):
     """Autoregressive model of p(caption, image). Trained by `dalle.stages.transformer`.
 
@@ -128,13 +143,26 @@ class Transformer(nn.Module):
         """Dtype of the layers' matrices, and of keys and values."""
         return next(each.dtype for each in self.layers[0].parameters() if each.ndim == 2)
 
+    @overload
     def forward(
-        self, caption: Tensor, image: Tensor, attend: Mapping[str, Callable[..., Tensor]] | None = None
-    ) -> Logits:
-        """Compute the logits of the next token at every position.
+        self, caption: Tensor, image: Tensor, *, attend: Mapping[str, Callable[..., Tensor]] | None = None
+    ) -> Logits: ...
+
+    @overload
+    def forward(self, caption: Tensor, image: Tensor, targets: Targets) -> TokenLosses: ...
+
+    def forward(
+        self,
+        caption: Tensor,
+        image: Tensor,
+        targets: Targets | None = None,
+        attend: Mapping[str, Callable[..., Tensor]] | None = None,
+    ) -> Logits | TokenLosses:
+        """Compute the logits of the next token at every position, or its loss if targets are given.
 
         caption: (b, T) token ids, padded with `PAD`.
         image: (b, I) image tokens.
+        targets: of each position; their losses take less memory than all logits.
         attend: attention function of each pattern, by its name; None: the model's own, `self.attend`.
         """
         attention_fns = self.attend if attend is None else attend
@@ -143,6 +171,11 @@ class Transformer(nn.Module):
         for layer, name in zip(self.layers, self.layer_names, strict=True):
             x = layer(x, partial(attention_fns[name], key_padding_mask=key_padding_mask))  # (b, n, d)
         text, image_states = self.sequence.split(self.norm(x))
+        if targets is not None:
+            return TokenLosses(
+                linear_cross_entropy(text, self.text_head, targets.text),
+                linear_cross_entropy(image_states, self.image_head, targets.image),
+            )
         return Logits(self.text_head(text), self.image_head(image_states))
 
     def prefill(self, caption: Tensor) -> PrefixCache:

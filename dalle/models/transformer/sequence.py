@@ -21,8 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dalle.models.linear_cross_entropy import IGNORED
+
 PAD = -1  # padding id in caption tensors
-IGNORED = -100  # target that F.cross_entropy ignores
 PAD_LOSS_OPTIONS = ("none", "first", "all")
 PADDING = ("learned", "masked")
 IMAGE_POSITION_EMBEDDINGS = ("predicted", "own")

@@ -1,0 +1,79 @@
+import pytest
+import torch
+from torch import nn
+
+from dalle.losses import token_nll
+from dalle.models import linear_cross_entropy as module
+from dalle.models.linear_cross_entropy import IGNORED, linear_cross_entropy
+
+
+def case(bias=True, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(3, 7, 5, generator=generator, dtype=dtype).requires_grad_()
+    torch.manual_seed(1)
+    linear = nn.Linear(5, 11, bias=bias).to(dtype)
+    targets = torch.randint(11, (3, 7), generator=generator)
+    targets[0, 2:5] = targets[2] = IGNORED
+    weights = torch.rand(3, 7, generator=generator, dtype=dtype)
+    return states, linear, targets, weights
+
+
+def results(nll, states, linear, weights):
+    """Return losses, and gradients of their weighted sum."""
+    return [nll.detach(), *torch.autograd.grad((nll * weights).sum(), [states, *linear.parameters()])]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("limit", [1, 50, 1000])  # logits at once: of one position, of four, of all
+def test_losses_and_gradients_equal_those_of_all_logits(limit, bias, monkeypatch):
+    monkeypatch.setattr(module, "MAX_LOGITS", limit)
+    states, linear, targets, weights = case(bias)
+    expected = results(token_nll(linear(states), targets), states, linear, weights)
+    actual = results(linear_cross_entropy(states, linear, targets), states, linear, weights)
+    torch.testing.assert_close(actual, expected)
+    assert (actual[0][targets == IGNORED] == 0).all()
+
+
+def test_chunks_handle_ignored_targets_themselves(monkeypatch):
+    """Targets are selected beforehand on a CPU only."""
+    states, linear, targets, weights = case()
+    monkeypatch.setattr(module, "MAX_LOGITS", 50)
+    flat = module._cross_entropy(states.flatten(0, 1), linear, targets.flatten()).view(3, 7)
+    expected = results(token_nll(linear(states), targets), states, linear, weights)
+    torch.testing.assert_close(results(flat, states, linear, weights), expected)
+
+
+def test_targets_may_be_distributions():
+    states, linear, _, weights = case()
+    targets = torch.rand(3, 7, 11, generator=torch.Generator().manual_seed(2), dtype=torch.float64).softmax(dim=-1)
+    expected = results(token_nll(linear(states), targets), states, linear, weights)
+    actual = results(linear_cross_entropy(states, linear, targets), states, linear, weights)
+    torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("limit", [50, 1000])
+def test_half_precision_states_have_losses_in_float32(limit, monkeypatch):
+    monkeypatch.setattr(module, "MAX_LOGITS", limit)
+    states, linear, targets, _ = case(dtype=torch.float32)
+    half = states.detach().bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        nll = linear_cross_entropy(half, linear, targets)
+    torch.testing.assert_close(nll, token_nll(linear(half.float()), targets))
+    nll.sum().backward()
+    assert nll.dtype == torch.float32 and half.grad.dtype == torch.bfloat16
+
+
+def test_all_targets_ignored_give_zero_gradients():
+    states, linear, targets, weights = case()
+    actual = results(linear_cross_entropy(states, linear, torch.full_like(targets, IGNORED)), states, linear, weights)
+    assert all((each == 0).all() for each in actual)
+
+
+def test_fewer_numbers_than_all_logits_are_kept(monkeypatch):
+    """The graph keeps states, not logits."""
+    monkeypatch.setattr(module, "MAX_LOGITS", 50)
+    states, linear, targets, _ = case()
+    sizes = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda each: sizes.append(each.numel()) or each, lambda each: each):
+        linear_cross_entropy(states, linear, targets).sum()
+    assert max(sizes) < (targets != IGNORED).sum() * linear.out_features
