@@ -6,8 +6,8 @@ The processes are started by `torchrun`. Only the main process, rank 0, writes f
 import gc
 import os
 import warnings
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -80,6 +80,15 @@ def broadcast_object(value: T) -> T:
     return values[0]
 
 
+def all_gather_object(value: T) -> list[T]:
+    """Return the `value` of each rank, which must be picklable, on every rank. All ranks must call it."""
+    if not is_distributed():
+        return [value]
+    values: list[Any] = [None] * get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 def all_reduce_any(flag: bool) -> bool:
     """Return True if `flag` is true on any rank. All ranks must call it. Does not synchronise with the GPU."""
     if not is_distributed():
@@ -130,8 +139,22 @@ def wrap_ddp(model: nn.Module) -> nn.Module:
 
 
 def no_sync(model: nn.Module) -> AbstractContextManager:
-    """Return a context without gradient all-reduce, for all micro-batches of an update except the last."""
-    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+    """Return a context without gradient all-reduce, for all micro-batches of an update except the last.
+
+    Gradients of a sharded model are still reduce-scattered within its group, since whole ones take more memory.
+    """
+    if isinstance(model, DistributedDataParallel):
+        return model.no_sync()
+    return _no_all_reduce(model) if hasattr(model, "set_requires_all_reduce") else nullcontext()
+
+
+@contextmanager
+def _no_all_reduce(model: Any) -> Iterator[None]:
+    model.set_requires_all_reduce(False)
+    try:
+        yield
+    finally:
+        model.set_requires_all_reduce(True)
 
 
 def _choose_device(device: str) -> torch.device:

@@ -74,6 +74,14 @@ def test_precision_benchmark_compares_bfloat16_and_float32(run_command, tmp_path
     assert all(row["ratio"] > 0 for row in rows)
 
 
+def test_attention_benchmark_compares_all_implementations(run_command, tmp_path):
+    status, printed = run_command("benchmarks/attention_training", "--quick", "--out", str(tmp_path / "facts.json"))
+    assert status == 0, printed
+    (row,) = json.loads((tmp_path / "facts.json").read_text())["rows"]
+    assert row["times_float32"].keys() == {"torch_kernel_in_float32", "torch_kernel", "matrix_products"}
+    assert row["times_float32"]["torch_kernel_in_float32"] == 1
+
+
 def test_missing_peer_is_reported(benchmarks, monkeypatch):
     peers = benchmarks("peers")
 

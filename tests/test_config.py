@@ -76,6 +76,8 @@ def test_overrides_change_settings_and_defaults_are_the_papers():
         ("stage.steps", "cannot read stage.steps: write stage.steps=value"),
         ("stage.kl_weight.kind=linera", "schedule kind 'linera' is unknown; choose one of constant, linear"),
         ("wandb.mode=off", "wandb.mode=off is unknown; choose offline, online or disabled"),
+        ("distributed=zero", "distributed=zero is unknown; choose one of ddp, fsdp, hsdp"),
+        ("shard_size=2", "shard_size=2 is a setting of distributed=hsdp, not of distributed=ddp"),
     ],
 )
 def test_errors_suggest_the_closest_name_and_nothing_starts(command, argument, sentence):

@@ -123,6 +123,9 @@ def test_two_ranks_train_like_one(two_ranks, tmp_path):
             "split",
             "seconds",
             "images_per_second",
+            "tokens_per_second",
+            "mfu",
+            "memory_gb",
             "root",
         }  # the mean of roots is not the root of the mean
         assert {name: one[name] for name in names} == pytest.approx({name: other[name] for name in names}, rel=1e-4)

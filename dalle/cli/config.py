@@ -38,6 +38,7 @@ LITERAL_SETTINGS = ("caption", "data.path", "data.captions", "data.opt_out", "fi
 LIST_SETTINGS = ("runs", "metrics")  # list settings that may be typed without brackets
 USER_ERRORS = (ValueError, OSError, OmegaConfBaseException)  # user errors, reported as one sentence without traceback
 HELP, HELP_ALL = {"-h", "--help"}, "--help-all"
+SUBMITIT = "SUBMITIT_EXECUTOR"  # environment variable of jobs that submitit runs, on a SLURM cluster for instance
 HYDRA_FULL_ERROR = "HYDRA_FULL_ERROR"  # environment variable; 1 shows the traceback of an error
 
 # with these, Hydra only composes settings; the commands create folders and logs themselves
@@ -135,8 +136,12 @@ def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
     def decorate(main: Callable[[Any], None]) -> Callable[[], None]:
         full_error = os.environ.get(HYDRA_FULL_ERROR) == "1"
         failed: list[str] = []  # failed jobs of a sweep
+        command_line: list[str] = []  # with which Hydra was started
 
         def run_job(composed: DictConfig) -> None:
+            elsewhere = SUBMITIT in os.environ  # in a process of its own, which has this function as a copy
+            if elsewhere:
+                sys.argv[:] = command_line  # from which `run_name` knows what varies
             sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
             try:
                 main(to_object(composed))
@@ -154,7 +159,10 @@ def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
                 if not sweeping:
                     raise SystemExit(2) from None
                 message = str(error) if user_error else f"{type(error).__name__}: {error}"
-                failed.append(f"{' '.join(HydraConfig.get().overrides.task)}: {message}")  # continue with other jobs
+                failure = f"{' '.join(HydraConfig.get().overrides.task)}: {message}"
+                if elsewhere:
+                    raise ValueError(failure) from None  # SLURM and the sweep's own process see that the job failed
+                failed.append(failure)  # continue with other jobs
 
         def run() -> None:
             try:
@@ -170,6 +178,7 @@ def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
                     if not {*HELP, HELP_ALL}.isdisjoint(arguments):
                         print_help(name, arguments)
                         return
+                    command_line[:] = sys.argv
                     hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=name)(run_job)()
                 except (HydraException, OmegaConfBaseException) as error:
                     if full_error:

@@ -21,6 +21,8 @@ def explain_hydra_error(error: Exception, keys: Sequence[str], arguments: Sequen
     if isinstance(error, MissingConfigException) and option:
         names = sorted(set(re.findall(r"^\t([\w.-]+)$", text, re.MULTILINE)))
         known = [name for name in names if not name.endswith("_schema")]
+        if option[1] == "hydra/launcher" and option[2].startswith("submitit"):
+            return f"{option[1]}={option[2]} needs hydra-submitit-launcher: install it with pip install 'dalle[slurm]'"
         return f"there is no {option[1]}={option[2]}; choose one of {', '.join(known)}"
     found = re.search(r"full_key: (\S+)", text)
     if not found:

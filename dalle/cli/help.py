@@ -22,6 +22,7 @@ MAIN_SETTINGS = {
             "dvae",
             "init",
             "device",
+            "distributed",
             "resume",
             "wandb.mode",
             "data.path",

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from dalle.precision import has_amx, without_autocast
 
-# with AMX and more keys than this, attention by matrix products is slower than torch's kernel (benchmarks/attention.py)
+# with AMX and more keys than this, attention by matrix products is not faster than torch's kernel
+# (benchmarks/attention_training.py)
 MAX_MATMUL_KEYS = 512
 
 AttentionFn = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -235,7 +236,7 @@ def _expand_padding_mask(key_padding_mask: Tensor, k: Tensor) -> Tensor:
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-    """Compute attention with the fastest implementation for the device and dtype (benchmarks/attention.py)."""
+    """Compute attention with the fastest implementation for the device and dtype (benchmarks/attention_training.py)."""
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and has_amx():
         if torch.is_grad_enabled() and k.shape[2] <= MAX_MATMUL_KEYS:
             return matmul_attention(q, k, v, _causal_mask(q, k) if is_causal else mask)

@@ -17,6 +17,7 @@ from dalle.precision import in_float32
 from dalle.stages.data_module import CaptionedDataConfig, DataModule, StageContext
 from dalle.tokenizer import CaptionTokenizer
 from dalle.training.ema import EMAConfig
+from dalle.training.flops import ImageCost, forward_flops
 from dalle.training.optimizer import OptimizerConfig
 from dalle.training.schedules import Schedule
 
@@ -71,6 +72,12 @@ class CLIPStage:
         images, captions = distributed.all_gather(images), distributed.all_gather(captions)
         loss, accuracy = losses.contrastive(images, captions, scale), _recall_at_1(images, captions)
         return loss, {"accuracy": accuracy, "scale": scale}
+
+    def image_cost(self) -> ImageCost:
+        """Return the cost of both encoders. Their products with each other, for the loss, are left out."""
+        config = self.clip.config
+        image = forward_flops(self.clip.image, (3, config.image_size, config.image_size))
+        return ImageCost(image + forward_flops(self.clip.text, (config.text_positions,), integers=True))
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Compute loss and accuracy (image-to-text recall@1) in groups as large as a training batch.

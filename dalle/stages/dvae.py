@@ -22,6 +22,7 @@ from dalle.models.dvae.restarts import restart_unused_codes
 from dalle.seeds import torch_generator
 from dalle.stages.data_module import DataModule, StageContext, StageDataConfig
 from dalle.training.ema import EMAConfig
+from dalle.training.flops import ImageCost, forward_flops
 from dalle.training.optimizer import OptimizerConfig
 from dalle.training.schedules import Schedule
 from dalle.training.sharding import whole_parameters
@@ -110,6 +111,11 @@ class DVAEStage:
         loss = losses.negative_elbo(nll, kl, kl_weight)
         metrics = {"nll": nll.mean(), "kl": kl.mean(), "temperature": temperature, "kl_weight": kl_weight}
         return loss, metrics
+
+    def image_cost(self) -> ImageCost:
+        size, grid = self.data.image_size, self.data.image_size // self.model.downsample
+        encoder = forward_flops(self.model.encoder, (3, size, size))
+        return ImageCost(encoder + forward_flops(self.model.decoder, (self.model.vocabulary, grid, grid)))
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Compute held-out metrics: negative ELBO, errors of soft and hard reconstructions, codebook usage.

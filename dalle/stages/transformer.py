@@ -29,6 +29,7 @@ from dalle.stages.data_module import CaptionedDataConfig, DataModule, StageConte
 from dalle.stages.encode_dataset import DatasetEncoder, check_crops, token_grid_size
 from dalle.stages.image_tokens import ImageTokens, argmax, get_image_tokens
 from dalle.training.ema import EMAConfig
+from dalle.training.flops import ImageCost, forward_flops
 from dalle.training.optimizer import OptimizerConfig, PlateauConfig
 from dalle.training.schedules import Schedule
 
@@ -91,6 +92,7 @@ class TokenizedBatch:
     caption: Tensor  # (b, text_positions) int64, padded with PAD
     image: Tensor  # (b, grid * grid) int64
     image_targets: Tensor  # (b, grid * grid) int64, or distributions over the codes, (b, grid * grid, image_vocabulary)
+    keys: list[str]  # b, keys of the records
 
 
 class TransformerStage:
@@ -137,6 +139,12 @@ class TransformerStage:
         text, image = self._nll(model, batch)
         loss = self.config.text_weight * text + (1 - self.config.text_weight) * image
         return loss, {"text": text, "image": image}
+
+    def image_cost(self) -> ImageCost:
+        """Return the cost of caption and image as one sequence. The dVAE, which is not trained, is left out."""
+        config = self.transformer.config
+        text, image = config.text_positions, config.grid**2
+        return ImageCost(forward_flops(self.transformer, (text,), (image,), integers=True), tokens=text + image)
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Compute nats per text token and per image token on held-out data, and their weighted sum.
@@ -222,7 +230,7 @@ class TransformerStage:
             dropped = torch.tensor([generator.random() < caption_dropout for generator in generators])
             caption = caption.masked_fill(dropped[:, None], PAD)
         image = self._image_tokens(batch, generators)
-        return TokenizedBatch(to_device(caption, self.data.device), image.inputs, image.targets)
+        return TokenizedBatch(to_device(caption, self.data.device), image.inputs, image.targets, batch.keys)
 
     def _image_tokens(
         self, batch: ImageBatch | TokenBatch, generators: list[np.random.Generator] | None

@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from PIL import Image
 
 from dalle.atomic_files import atomic_write
+from dalle.training.preview_strip import write_strip
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +65,7 @@ class MetricsFile:
 
     def __init__(self, path: Path, step: int):
         """Open `path` for appending, and delete lines about updates after `step`, where the run resumes."""
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        kept = [line for line in lines if _step_of(line) <= step]
-        if kept != lines:
-            with atomic_write(path) as temporary:
-                temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        self.file = path.open("a", encoding="utf-8", buffering=1)
+        self.file = open_json_lines(path, step)
 
     def metrics(self, step: int, split: str, values: Mapping[str, float]) -> None:
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
@@ -83,10 +79,11 @@ class MetricsFile:
 
 
 class PreviewFolder:
-    """Folder of preview images: previews/step-000500.png, and so on."""
+    """Folder of preview images: previews/step-000500.png, and so on, and at the end strip.png with some of them."""
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self.new = False
 
     def metrics(self, step: int, split: str, values: Mapping[str, float]) -> None:
         pass
@@ -94,9 +91,14 @@ class PreviewFolder:
     def image(self, step: int, image: Image.Image) -> None:
         self.folder.mkdir(exist_ok=True)
         image.save(self.folder / f"step-{step:06d}.png")
+        self.new = True
 
     def close(self) -> None:
-        pass
+        try:
+            if self.new:
+                write_strip(self.folder, title="/".join(self.folder.parts[-3:-1]))
+        except Exception as error:  # any error: the run is finished
+            log.warning("the previews could not be joined: %s", error)
 
 
 class Wandb:
@@ -152,8 +154,18 @@ def open_logger(folder: Path, step: int, wandb: WandbConfig, run_id: str, settin
     return Logger(*sinks)
 
 
+def open_json_lines(path: Path, step: int) -> TextIO:
+    """Open a file of JSON objects, one per line, for appending, and delete lines about updates after `step`."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    kept = [line for line in lines if _step_of(line) <= step]
+    if kept != lines:
+        with atomic_write(path) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    return path.open("a", encoding="utf-8", buffering=1)
+
+
 def _step_of(line: str) -> float:
-    """Return the step of a line of metrics; infinity for a truncated line."""
+    """Return the step of a line of JSON; infinity for a truncated line."""
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):

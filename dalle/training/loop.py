@@ -16,9 +16,11 @@ from dalle.atomic_files import atomic_folder
 from dalle.precision import autocast
 from dalle.seeds import seed_global_generators, torch_generator
 from dalle.training.logger import Logger, open_logger
+from dalle.training.monitor.run_monitor import RunMonitor, image_cost
+from dalle.training.monitor.stall_watchdog import PREVIEWING, SAVING, VALIDATING
 from dalle.training.progress_bar import ProgressBar
 from dalle.training.run import Run, resume_step
-from dalle.training.sharding import total_norm
+from dalle.training.sharding import SHARD, total_norm
 from dalle.training.signals import Interrupted, StopRequest
 from dalle.training.stage import Stage, TrainingConfig
 from dalle.training.state import TrainState
@@ -54,12 +56,12 @@ class Trainer:
         """Prepare training of `stage` with `config`, and restore the saved state of `run`, if it has one."""
         self.stage, self.config, self.run = stage, config, run
         self.is_main_process = distributed.is_main_process()
+        cost = image_cost(stage)  # before the model is wrapped or sharded
         self.state = state = TrainState(stage.model, config, run.device, run.mesh)
         self.model = state.parallel_model.train()
         self.parameters = [each for each in stage.model.parameters() if each.requires_grad]
         state.restore(run.folder)
         self.saved_step = state.step
-        self.batches = stage.batches(state.step * config.accumulate)
         self.logger = Logger()
         if self.is_main_process:
             self.logger = open_logger(run.folder, state.step, run.wandb, state.wandb_id, run.config)
@@ -67,12 +69,17 @@ class Trainer:
             stage.name, state.step, config.steps, config.batch_size, state.seconds, shown=self.is_main_process
         )
         self.progress.print(f"precision {state.precision}: {state.precision_reason}")
+        if run.mesh is not None:
+            copies = run.mesh.size() // run.mesh[SHARD].size()
+            self.progress.print(f"weights are sharded over {run.mesh[SHARD].size()} ranks, {copies} copies of each")
         if state.reducer.message:
             self.progress.print(state.reducer.message)
+        self.monitor = RunMonitor(cost, stage, config, run, state, self.progress.print)
+        self.batches = self.monitor.watch_batches(stage.batches(state.step * config.accumulate))
 
     def train(self) -> None:
         state, config = self.state, self.config
-        with StopRequest() as request:
+        with StopRequest() as request, self.monitor:
             while True:
                 stopping = distributed.all_reduce_any(request.signum != 0)
                 finished = state.step == config.steps
@@ -91,6 +98,7 @@ class Trainer:
                     return
 
                 begin = time.perf_counter()
+                self.monitor.begin_update()
                 self.update()
                 log_due = self.is_due(config.log_every)
                 # reading the counter synchronises with the device, which is free on a CPU only
@@ -100,10 +108,13 @@ class Trainer:
                 state.seconds += time.perf_counter() - begin
 
                 self.progress.advance()
+                self.monitor.end_update(state.step)
                 if log_due:
-                    speed = self.progress.report(means["loss"], state.seconds)
+                    speed = self.progress.speed(state.seconds)
                     skipped = int(state.metrics.skipped.item())
                     means |= {"skipped": skipped, "images_per_second": speed, "seconds": state.seconds}
+                    means |= self.monitor.metrics(speed)
+                    self.progress.report(means)
                     self.logger.metrics(state.step, "train", means)
 
     def is_due(self, every: int) -> bool:
@@ -120,8 +131,10 @@ class Trainer:
         if validate or preview:
             model = state.ema.whole_model()
             if validate:
+                self.monitor.begin(VALIDATING)
                 self.validate(model)
             if preview and self.is_main_process:
+                self.monitor.begin(PREVIEWING)
                 self.preview(model)
 
     def validate(self, model: nn.Module) -> None:
@@ -149,6 +162,7 @@ class Trainer:
     def save(self) -> None:
         """Write the checkpoint, then the training state; a run killed in between resumes from the previous state."""
         state = self.state
+        self.monitor.begin(SAVING)
         model = state.ema.whole_model()
         if self.is_main_process:
             self.save_model(self.run.folder, model)
@@ -157,6 +171,7 @@ class Trainer:
 
     def keep(self) -> None:
         """Write a copy of the checkpoint that later ones do not replace."""
+        self.monitor.begin(SAVING)
         model = self.state.ema.whole_model()
         if self.is_main_process:
             with atomic_folder(self.run.folder / KEPT / f"{self.state.step:08d}") as folder:
@@ -175,10 +190,11 @@ class Trainer:
         state.scaler.unscale()
         state.reducer.reduce(state.step)
         norm = total_norm([each.grad for each in self.parameters if each.grad is not None])
+        finite = (torch.isfinite(loss) & torch.isfinite(norm)).float()
+        self.monitor.watch_update(state.step + 1, loss, norm, finite)
         if config.clip_norm is not None:
             clip_grads_with_norm_(self.parameters, config.clip_norm, norm)
 
-        finite = (torch.isfinite(loss) & torch.isfinite(norm)).float()
         rate = config.optimizer.learning_rate_at(state.step) * state.plateau.factor
         state.optimizer.step_if_finite(finite, rate)
         metrics |= state.scaler.metrics()
@@ -217,6 +233,7 @@ class Trainer:
         if skipped:
             self.progress.print(f"update {step} skipped: loss or gradient not finite ({skipped} in a row)")
         if skipped >= self.config.max_skipped_steps:
+            self.monitor.spikes.report()
             saved = (
                 f"the last checkpoint, of step {self.saved_step}, is in {folder}"
                 if self.saved_step

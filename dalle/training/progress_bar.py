@@ -2,14 +2,22 @@
 
 import sys
 import time
+from collections.abc import Mapping
 
 from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 20
+SHOWN = {  # metric -> its text
+    "loss": "loss {:.4g}",
+    "images_per_second": "{:.4g} images/s",
+    "tokens_per_second": "{:,.0f} tokens/s",
+    "mfu": "mfu {:.1%}",
+    "memory_gb": "{:.3g} GB",
+}
 
 
 class ProgressBar:
-    """Progress of the run `title`: updates done, loss, images per second and time left."""
+    """Progress of the run `title`: updates done, loss, throughput, memory and time left."""
 
     def __init__(self, title: str, done: int, steps: int, batch_size: int, seconds: float, shown: bool):
         """Open the progress bar.
@@ -37,15 +45,15 @@ class ProgressBar:
         self.done += 1
         self.bar.update()
 
-    def report(self, loss: float, seconds: float) -> float:
-        """Show `loss` and the speed since the last report, and return the speed in images per second.
-
-        seconds: time spent in updates since the run began.
-        """
+    def speed(self, seconds: float) -> float:
+        """Return the images per second since the last call. seconds: time spent in updates since the run began."""
         done_before, seconds_before = self.last_report
         self.last_report = self.done, seconds
-        speed = (self.done - done_before) * self.batch_size / max(seconds - seconds_before, 1e-9)
-        status = f"loss {loss:.4g}, {speed:.4g} images/s"
+        return (self.done - done_before) * self.batch_size / max(seconds - seconds_before, 1e-9)
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        """Show the metrics with the names in `SHOWN`, and the time left."""
+        status = ", ".join(text.format(metrics[name]) for name, text in SHOWN.items() if name in metrics)
         now = time.monotonic()
         if not self.bar.disable:
             self.bar.set_postfix_str(status)
@@ -53,7 +61,6 @@ class ProgressBar:
             self.last_line = now
             seconds_left = (now - self.begin) / (self.done - self.begin_step) * (self.steps - self.done)
             self.print(f"{status}, {tqdm.format_interval(seconds_left)} left")
-        return speed
 
     def print(self, text: str) -> None:
         """Print a line to stderr without breaking the progress bar."""

@@ -26,6 +26,7 @@ from dalle.models.clip.resnet import Bottleneck
 from dalle.models.dvae.convolutions import ResidualBlock
 
 MODES = ("ddp", "fsdp", "hsdp")
+RESIDUAL_BLOCKS = (TransformerBlock, ResidualBlock, Bottleneck)
 REPLICATE, SHARD = "replicate", "shard"  # dimensions of the mesh
 
 
@@ -80,7 +81,7 @@ def sharding_units(model: nn.Module) -> list[nn.Module]:
 
     All other weights, such as embeddings, belong to the root and stay gathered from its forward to its backward pass.
     """
-    return [each for each in model.modules() if isinstance(each, TransformerBlock | ResidualBlock | Bottleneck)]
+    return [each for each in model.modules() if isinstance(each, RESIDUAL_BLOCKS)]
 
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dalle.training.ema import EMAConfig
+from dalle.training.flops import ImageCost
 from dalle.training.optimizer import OptimizerConfig
 from dalle.training.powersgd import CompressionConfig
 
@@ -38,6 +39,11 @@ class TrainingConfig:
     save_every: int = 5_000  # updates between two checkpoints; 0: only at the end
     keep_every: int = 0  # updates between two copies of the checkpoint, kept in checkpoints/<step>/; 0: none
     keep_best: bool = False  # keep the checkpoint with the lowest validation loss in best/
+    log_gradient_norms: bool = False  # log the gradient norm of each residual block and of each other child module
+    spike_deviations: float = 6.0  # a loss so many standard deviations above its mean is a spike; 0: report none
+    stall_minutes: float = 10.0  # minutes without a finished update before a line says where the run is; 0: never
+    profile: bool = False  # write a trace of some updates to profile/, on a GPU also a memory snapshot
+    profile_steps: tuple[int, int] = (10, 13)  # first and last update profiled, from 1 where the command begins
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "max_skipped_steps"):
@@ -45,6 +51,12 @@ class TrainingConfig:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise ValueError(f"clip_norm={self.clip_norm} must be above 0; null turns clipping off")
+        for name in ("spike_deviations", "stall_minutes"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 0; 0 turns it off")
+        first, last = self.profile_steps
+        if not 1 <= first <= last:
+            raise ValueError(f"profile_steps=[{first},{last}] must be two updates in order, from 1 on")
         if self.gradient_scaling not in GRADIENT_SCALINGS:
             choices = " or ".join(GRADIENT_SCALINGS)
             raise ValueError(f"gradient_scaling={self.gradient_scaling} is unknown; choose {choices}")
@@ -77,7 +89,8 @@ class Stage(Protocol):
         """Iterate over this rank's training micro-batches endlessly, from number `start` on.
 
         Each has `TrainingConfig.micro_batch_size` images and is a pure function of its number. Together, the
-        micro-batches of one update have the same images for any number of ranks and micro-batches.
+        micro-batches of one update have the same images for any number of ranks and micro-batches. The report of a loss
+        spike shows the attribute `keys` of its micro-batches, a list of their records' keys, if they have it.
         """
         ...
 
@@ -96,6 +109,10 @@ class Stage(Protocol):
         All randomness comes from `generator`, on the model's device and seeded by (seed, step, rank, micro-batch), or
         from torch's global generator (dropout), seeded by (seed, step, rank).
         """
+        ...
+
+    def image_cost(self) -> ImageCost:
+        """Return the work of the model for one training image, for the log."""
         ...
 
     def validate(self, model: nn.Module) -> dict[str, float]:

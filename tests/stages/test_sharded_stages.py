@@ -55,7 +55,7 @@ distributed.destroy_process_group()
 def train_all(folder: Path, dvae: Path, mode: str, names: Iterable[str]) -> None:
     """Train every model with the options `names` for three updates."""
     # so large an eps makes steps follow the gradient, not its sign
-    optimizer = OptimizerConfig(Schedule(start=0.02), eps=1.0)
+    optimizer = OptimizerConfig(Schedule(start=2e-3), eps=1.0)
     for model, (name, changes) in MODELS.items():
         for option in names:
             options = {"steps": 3, "optimizer": optimizer, "log_every": 1, "clip_norm": 0.5, "ema": EMAConfig(0.5)}

@@ -60,7 +60,7 @@ def test_every_stage_trains_in_every_precision(name, precision, dvae_folder, tmp
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["split"] == "val"] == [1, 2, 3]
     assert all(math.isfinite(value) for line in lines for value in line.values() if isinstance(value, float))
-    previews = sorted((tmp_path / "previews").glob("*.png"))
+    previews = sorted((tmp_path / "previews").glob("step-*.png"))
     assert len(previews) == (0 if name == "clip" else 3), caplog.text
     assert all(len(Image.open(preview).getcolors(1 << 20) or []) > 8 for preview in previews)
 
@@ -74,7 +74,7 @@ def test_block_variants_train_in_every_precision(precision, scaling, dvae_folder
     train(stage, stage.config, Run(tmp_path, {"stage": {"steps": 2}}, 0, CPU, WandbConfig("disabled")))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert all(math.isfinite(value) for line in lines for value in line.values() if isinstance(value, float))
-    assert len(list((tmp_path / "previews").glob("*.png"))) == 2
+    assert len(list((tmp_path / "previews").glob("step-*.png"))) == 2
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

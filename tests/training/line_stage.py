@@ -14,6 +14,7 @@ from dalle import checkpoint, distributed
 from dalle.models.blocks import BlockConfig, TransformerBlock
 from dalle.seeds import torch_generator
 from dalle.training.ema import EMAConfig
+from dalle.training.flops import ImageCost, forward_flops
 from dalle.training.logger import WandbConfig
 from dalle.training.loop import train
 from dalle.training.optimizer import OptimizerConfig
@@ -81,6 +82,9 @@ class LineStage:
         noise = self.config.noise * torch.randn(targets.shape, generator=generator)
         loss = (model(points) - targets - noise).square().mean()
         return loss, {"root": loss.sqrt(), "step_seen": float(step)}
+
+    def image_cost(self) -> ImageCost:
+        return ImageCost(forward_flops(self.model, (2,)), tokens=5)
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         torch.rand(5)  # whatever it draws must not change the training that follows

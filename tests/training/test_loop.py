@@ -47,9 +47,10 @@ def test_run_reduces_loss_and_writes_metrics_images_and_checkpoint(tmp_path):
     assert [line["step"] for line in val] == list(range(5, 61, 5))
     assert val[-1]["loss"] < val[0]["loss"] / 10
     names = {"loss", "root", "gradient_norm", "learning_rate", "images_per_second", "seconds"}
+    names |= {"tokens_per_second", "mfu", "memory_gb"}
     assert names <= set(train[0])
     previews = sorted(path.name for path in (tmp_path / "previews").iterdir())
-    assert previews == [f"step-{step:06d}.png" for step in range(10, 61, 10)]
+    assert previews == [f"step-{step:06d}.png" for step in range(10, 61, 10)] + ["strip.png"]
     _, meta = checkpoint.read_config(tmp_path, "line")
     assert meta == {"step": 60, "images": 480, "seed": 0}
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["00000060"]

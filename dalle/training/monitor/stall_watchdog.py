@@ -1,0 +1,145 @@
+"""Watchdog of stalls: a thread that prints one line if no update has finished for some minutes, and which ranks lag."""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from dalle import distributed
+
+WAITING, VALIDATING, PREVIEWING = "waiting for the other ranks", "validating", "drawing a preview"
+SAVING, LOADING, COMPUTING = "saving", "loading data", "forward/backward"
+PHASES = (WAITING, VALIDATING, PREVIEWING, SAVING, LOADING, COMPUTING)  # in the order of one iteration of the loop
+GRACE_SECONDS = 10.0  # that the first rank waits for the reports of the others
+
+
+class Position(NamedTuple):
+    """Position of a rank in the training loop."""
+
+    step: int  # updates done
+    phase: str  # one of PHASES
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Sort key: a rank that is further ahead has a higher one."""
+        return self.step, PHASES.index(self.phase)
+
+    def __str__(self) -> str:
+        return f"{self.phase} after update {self.step}"
+
+
+class StallWatchdog:
+    """Thread that watches the loop of this rank. It only prints: nothing is stopped.
+
+    At a stall every rank writes its position to <run>/stall/rank-<number>.json, from which the first one tells which
+    ranks lag; the file is deleted when the next update is finished. A rank whose process hangs without running Python
+    threads writes none.
+    """
+
+    def __init__(self, minutes: float, folder: Path, step: int, say: Callable[[str], None]):
+        """Watch a run in `folder` after `step` updates.
+
+        minutes: time without a finished update that counts as a stall; 0: watch nothing.
+        say: prints a line; only that of the first rank has to.
+        """
+        self.seconds, self.folder, self.say = 60 * minutes, folder / "stall", say
+        self.position = Position(step, WAITING)
+        self.last_update = time.monotonic()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="stall watchdog", daemon=True)
+
+    def begin(self, phase: str) -> None:
+        """Note that the loop begins `phase`, one of PHASES."""
+        self.position = Position(self.position.step, phase)
+
+    def finished(self, step: int) -> None:
+        """Note that update number `step` is finished."""
+        self.position = Position(step, WAITING)
+        self.last_update = time.monotonic()
+
+    def start(self) -> None:
+        self.last_update = time.monotonic()
+        if self.seconds > 0:
+            self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    @property
+    def file(self) -> Path:
+        """This rank's report of its position."""
+        return self._file_of(distributed.get_rank())
+
+    def _file_of(self, rank: int) -> Path:
+        return self.folder / f"rank-{rank:05d}.json"
+
+    def _watch(self) -> None:
+        reported: float | None = None  # time of the last update before the stall that is reported
+        while not self._stopped.wait(min(self.seconds / 4, 5.0)):
+            if reported is not None and reported != self.last_update:
+                self.say(f"updates go on: the last one took {(self.last_update - reported) / 60:.3g} minutes")
+                self.file.unlink(missing_ok=True)
+                reported = None
+            if reported is None and time.monotonic() - self.last_update > self.seconds:
+                reported = self.last_update
+                self._write_position()
+                if distributed.is_main_process():
+                    self.say(self._describe(self.position))
+        if reported is not None:
+            self.file.unlink(missing_ok=True)
+
+    def _write_position(self) -> None:
+        if distributed.get_world_size() == 1:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            temporary = self.file.with_suffix(".part")
+            temporary.write_text(json.dumps(self.position), encoding="utf-8")
+            temporary.replace(self.file)  # without atomic_write, whose fsync waits for a disk that may be what stalls
+        except OSError as error:
+            self.say(f"the position of rank {distributed.get_rank()} could not be written: {error}")
+
+    def _describe(self, own: Position) -> str:
+        """Return the line about a stall: the phase, and the ranks that lag or do not answer."""
+        text = f"no update has finished for {self.seconds / 60:.3g} minutes: {own}"
+        if distributed.get_world_size() == 1:
+            return f"{text}; training is not stopped"
+        positions = self._positions()
+        silent = [rank for rank in range(distributed.get_world_size()) if rank not in positions]
+        return f"{text}; {lagging(positions)}{unanswered(silent)}; training is not stopped"
+
+    def _positions(self) -> dict[int, Position]:
+        """Return the position of each rank that reports one within `GRACE_SECONDS`."""
+        end = time.monotonic() + GRACE_SECONDS
+        while True:
+            found = {}
+            for rank in range(distributed.get_world_size()):
+                path = self._file_of(rank)
+                if path.exists():
+                    found[rank] = Position(*json.loads(path.read_text(encoding="utf-8")))
+            if len(found) == distributed.get_world_size() or time.monotonic() > end or self._stopped.is_set():
+                return found
+            time.sleep(0.1)
+
+
+def lagging(positions: dict[int, Position]) -> str:
+    """Describe the ranks that are behind the others."""
+    first = min(positions.values(), key=lambda each: each.order)
+    behind = [rank for rank, position in sorted(positions.items()) if position.order == first.order]
+    if len(behind) == len(positions):
+        return f"all ranks that answer are there ({numbers(behind)})"
+    ahead = max(positions.values(), key=lambda each: each.order)
+    return f"behind: {numbers(behind)}, {first}; ahead: {ahead}"
+
+
+def unanswered(ranks: list[int]) -> str:
+    return f"; no answer from {numbers(ranks)}" if ranks else ""
+
+
+def numbers(ranks: list[int]) -> str:
+    """Format rank numbers: "rank 3", "ranks 0, 1, 2"."""
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
