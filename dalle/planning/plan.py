@@ -14,6 +14,7 @@ from dalle.planning.activations import FLOAT32, Forward, count_forward
 from dalle.planning.cards import GIGABYTE, Card
 from dalle.planning.memory import RankMemory, rank_memory, trained
 from dalle.planning.placement import sharded_parameters
+from dalle.training.flops import TRAINING_FACTOR
 from dalle.training.sharding import check_mode
 from dalle.training.stage import TrainingConfig
 
@@ -77,8 +78,7 @@ def plan_run(
         parameters = trained(build())
     flops = step_flops(forward, stage)
     sent, seconds = communication(FLOAT32 * parameters, world, shards, stage.accumulate, card)
-    rate = card.flops if precision != "float32" else card.flops / 16  # the rate of most cards without matrix units
-    compute = flops / (rate * UTILISATION)
+    compute = flops / (card.flops(precision) * UTILISATION)
     return Plan(card, world, shards, images, parameters, memory, flops, sent, compute, seconds, stage)
 
 
@@ -99,8 +99,8 @@ def shard_group(mode: str, shard_size: int | None, world: int, card: Card) -> in
 
 
 def step_flops(forward: Forward, config: TrainingConfig) -> int:
-    """Return the operations of an update on one rank: backward costs twice forward, recomputation once more."""
-    return (4 if config.recompute else 3) * config.accumulate * forward.flops
+    """Return the operations of an update on one rank; recomputation costs another forward pass."""
+    return (TRAINING_FACTOR + config.recompute) * config.accumulate * forward.flops
 
 
 def communication(weights: int, world: int, shards: int, accumulate: int, card: Card) -> tuple[float, float]:

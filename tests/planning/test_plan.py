@@ -125,6 +125,13 @@ def test_a_run_that_does_not_fit_names_the_cheapest_change_that_does(monkeypatch
         checked(on_small_card(STAGE, "ddp"), remedies(STAGE, on_small_card, "ddp"))
 
 
+def test_every_card_has_a_rate():
+    assert {name: card.flops("bfloat16") / 1e12 for name, card in CARDS.items()} == pytest.approx(
+        {"v100": 125, "a100": 312, "h100": 989.4, "h200": 989.4, "b200": 2250}
+    )
+    assert CARDS["a100"].flops("float32") == 19.5e12
+
+
 def test_bad_options():
     with pytest.raises(ValueError, match="card=h900 is unknown; choose one of v100, a100"):
         find_card("h900")
@@ -141,12 +148,12 @@ def test_train_py_prints_a_plan_and_trains_nothing(train, tmp_path):
     arguments = ["stage=transformer", "preset=tiny", "data=blocks", *small, "plan=true", "world=8", "card=a100"]
     status, printed = train(*arguments, "distributed=hsdp", "shard_size=4", "stage.batch_size=64")
     assert status == 0, printed
-    assert "8 x NVIDIA A100 80 GB" in printed and "in groups of 4" in printed and "days for" in printed
+    assert "8 x A100 80 GB" in printed and "in groups of 4" in printed and "days for" in printed
     assert not list(tmp_path.iterdir())
     status, printed = train(*arguments, "stage.batch_size=64000000")
     assert (status, "this run needs" in printed) == (2, True)
     status, printed = train("stage=all", "preset=tiny", "data=blocks", "plan=true")
     assert status == 0, printed
-    assert printed.count("1 x NVIDIA H100") == 3
+    assert printed.count("1 x H100") == 3
     status, printed = train("stage=dvae", "preset=tiny", "data=blocks", "plan=true", "card=k80")
     assert (status, "card=k80 is unknown" in printed) == (2, True)
