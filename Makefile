@@ -103,7 +103,7 @@ $(WEIGHTS): ;
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet "$(TORCH)"
-	$(RUN) -m pip install --quiet --editable ".[data,eval,dev]"
+	$(RUN) -m pip install --quiet --editable ".[data,eval,slurm,dev]"
 	$(RUN) -m pip install --quiet --no-deps dall-e==0.1 # OpenAI's code, to compare with; it asks for torchvision
 	@touch $@
 

@@ -100,10 +100,11 @@ def test_the_launcher_for_slurm_composes():
     register()
     with hydra_initialized():
         options = ["hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpu", "hydra.launcher.gpus_per_node=1"]
+        options += ["+hydra.launcher.additional_parameters.requeue=true"]
         composed = hydra.compose("train", [*TINY, *options], return_hydra_config=True)
     launcher = composed.hydra.launcher
     assert launcher._target_.endswith("SlurmLauncher")
-    assert (launcher.partition, launcher.gpus_per_node) == ("gpu", 1)
+    assert (launcher.partition, launcher.gpus_per_node, launcher.additional_parameters) == ("gpu", 1, {"requeue": True})
 
 
 @needs_submitit

@@ -70,8 +70,9 @@ class Trainer:
         )
         self.progress.print(f"precision {state.precision}: {state.precision_reason}")
         if run.mesh is not None:
-            copies = run.mesh.size() // run.mesh[SHARD].size()
-            self.progress.print(f"weights are sharded over {run.mesh[SHARD].size()} ranks, {copies} copies of each")
+            shards = run.mesh[SHARD].size()
+            copies = f", with {run.mesh.size() // shards} copies of each shard" if run.mesh.ndim > 1 else ""
+            self.progress.print(f"weights are sharded over {shards} ranks{copies}")
         if state.reducer.message:
             self.progress.print(state.reducer.message)
         self.monitor = RunMonitor(cost, stage, config, run, state, self.progress.print)

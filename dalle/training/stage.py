@@ -54,9 +54,8 @@ class TrainingConfig:
         for name in ("spike_deviations", "stall_minutes"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0; 0 turns it off")
-        first, last = self.profile_steps
-        if not 1 <= first <= last:
-            raise ValueError(f"profile_steps=[{first},{last}] must be two updates in order, from 1 on")
+        if len(self.profile_steps) != 2 or not 1 <= self.profile_steps[0] <= self.profile_steps[1]:
+            raise ValueError(f"profile_steps={list(self.profile_steps)} must be two updates in order, from 1 on")
         if self.gradient_scaling not in GRADIENT_SCALINGS:
             choices = " or ".join(GRADIENT_SCALINGS)
             raise ValueError(f"gradient_scaling={self.gradient_scaling} is unknown; choose {choices}")

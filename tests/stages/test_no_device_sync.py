@@ -39,7 +39,8 @@ def on_meta(monkeypatch):
 @pytest.mark.parametrize("model", MODELS)
 def test_update_has_no_device_sync(on_meta, model, dvae_folder, tmp_path):
     name, changes = MODELS[model]
-    trainer = trainer_of(name, META, dvae_folder, tmp_path, precision="float32", accumulate=2, **changes)
+    changes = {"precision": "float32", "accumulate": 2, "log_gradient_norms": True, **changes}
+    trainer = trainer_of(name, META, dvae_folder, tmp_path, **changes)
     with NoWaitingCopies():
         trainer.update()
         trainer.update()

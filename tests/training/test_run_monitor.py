@@ -79,7 +79,13 @@ def test_a_model_whose_flops_cannot_be_counted_trains_without_mfu(tmp_path, capl
 
 @pytest.mark.parametrize(
     "setting",
-    [{"spike_deviations": -1.0}, {"stall_minutes": -1.0}, {"profile_steps": (3, 2)}, {"profile_steps": (0, 2)}],
+    [
+        {"spike_deviations": -1.0},
+        {"stall_minutes": -1.0},
+        {"profile_steps": (3, 2)},
+        {"profile_steps": (0, 2)},
+        {"profile_steps": (3,)},
+    ],
 )
 def test_invalid_settings_raise(setting):
     with pytest.raises(ValueError, match=next(iter(setting))):

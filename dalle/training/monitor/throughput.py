@@ -12,8 +12,8 @@ from dalle import distributed
 from dalle.precision import FORMATS
 from dalle.training.flops import TRAINING_FACTOR, ImageCost
 
-MEASURED_SIZE = 512  # side of the matrices that are multiplied to measure a CPU
-MEASURED_SECONDS = 0.2
+MEASURED_SIZE = 1024  # side of the matrices that are multiplied to measure a CPU
+MEASURED_SECONDS = 0.3
 
 
 class PeakFlops(NamedTuple):
@@ -104,7 +104,7 @@ def peak_of_gpu(name: str, precision: str) -> float | None:
 
 @cache
 def measure(precision: str, threads: int) -> float:
-    """Measure this CPU's rate of matrix products in FLOP/s with `threads` threads: the best of a fifth of a second.
+    """Measure this CPU's rate of matrix products in FLOP/s with `threads` threads: the best of 0.3 seconds.
 
     All ranks measure at once, so ranks on one machine share its rate.
     """
