@@ -10,7 +10,6 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from dalle.precision import has_amx
 from dalle.training.paper_adam import PaperAdamW
 from dalle.training.sharding import from_local, gather, is_dtensor, local, own_shard
 
@@ -25,7 +24,8 @@ class Muon(PaperAdamW):
     """Muon for parameter groups with `orthogonal_parts`, AdamW for all others.
 
     Parameters of such a group are weights of linear layers or convolutions. Each consists of `orthogonal_parts`
-    matrices stacked along the rows (queries, keys and values: 3).
+    matrices stacked along the rows (queries, keys and values: 3). `half_products` computes with them in bfloat16, as is
+    always done on GPUs.
     """
 
     def _update_group(self, gradients: dict[nn.Parameter, Tensor], finite: Tensor, group: dict[str, Any]) -> None:
@@ -42,8 +42,8 @@ class Muon(PaperAdamW):
             updates = rearrange(
                 torch.stack(directions), "n (parts rows) columns -> (n parts) rows columns", parts=parts
             )
-            fast = updates.is_cuda or has_amx()
-            updates = newton_schulz(updates, torch.bfloat16 if fast else torch.float32)
+            half = updates.is_cuda or group["half_products"]
+            updates = newton_schulz(updates, torch.bfloat16 if half else torch.float32)
             step_size = group["lr"] * RMS * math.sqrt(max(updates.shape[1:]))
             updates = rearrange(updates, "(n parts) rows columns -> n (parts rows) columns", parts=parts)
             for parameter, update in zip(parameters, updates, strict=True):

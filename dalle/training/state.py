@@ -60,10 +60,10 @@ class TrainState:
         else:
             self.parallel_model = shard(model, mesh_of_backward(mesh, compressed=config.compression.rank > 0))
         self.ema = EMA(model, config.ema, unsharded)
-        self.optimizer = build_optimizer(model, config.optimizer)
         self.plateau = ReduceOnPlateau(config.optimizer.plateau, device)
         precision = choose_precision(config.precision, model, device)
         self.precision, self.precision_reason = distributed.broadcast_object(precision)
+        self.optimizer = build_optimizer(model, config.optimizer, self.precision)
         # after the EMA copy was made, which must not have hooks
         self.scaler, self._hooks = attach_hooks(model, config, self.precision, device)
         self.reducer = build_gradient_reducer(model, config.compression, mesh)
