@@ -208,7 +208,7 @@ class TransformerStage:
         text_targets = self.transformer.sequence.text_targets(batch.caption, self.config.pad_loss)
         # dropped captions have no text targets: p(caption) is learned from the data's captions only
         text_targets = text_targets.masked_fill(batch.caption[:, :1] == PAD, IGNORED)
-        nll: TokenLosses = model(batch.caption, batch.image, Targets(text_targets, batch.image_targets))
+        nll: TokenLosses = model(batch.caption, batch.image, targets=Targets(text_targets, batch.image_targets))
         return nll.text, nll.image, (text_targets != IGNORED).sum()
 
     @torch.no_grad()

@@ -42,7 +42,7 @@ class RandomTokens:
 
     def loss(self, model: nn.Module, batch: Tensor, step: int, generator: Any) -> tuple[Tensor, dict]:
         caption, image = batch[:, :32], batch[:, 32:]
-        nll = model(caption, image, Targets(caption, image))
+        nll = model(caption, image, targets=Targets(caption, image))
         return nll.text.mean() + nll.image.mean(), {}
 
     def validate(self, model: nn.Module) -> dict[str, float]:

@@ -145,25 +145,25 @@ class Transformer(nn.Module):
 
     @overload
     def forward(
-        self, caption: Tensor, image: Tensor, *, attend: Mapping[str, Callable[..., Tensor]] | None = None
+        self, caption: Tensor, image: Tensor, attend: Mapping[str, Callable[..., Tensor]] | None = None
     ) -> Logits: ...
 
     @overload
-    def forward(self, caption: Tensor, image: Tensor, targets: Targets) -> TokenLosses: ...
+    def forward(self, caption: Tensor, image: Tensor, *, targets: Targets) -> TokenLosses: ...
 
     def forward(
         self,
         caption: Tensor,
         image: Tensor,
-        targets: Targets | None = None,
         attend: Mapping[str, Callable[..., Tensor]] | None = None,
+        targets: Targets | None = None,
     ) -> Logits | TokenLosses:
         """Compute the logits of the next token at every position, or its loss if targets are given.
 
         caption: (b, T) token ids, padded with `PAD`.
         image: (b, I) image tokens.
-        targets: of each position; their losses take less memory than all logits.
         attend: attention function of each pattern, by its name; None: the model's own, `self.attend`.
+        targets: of each position; their losses take less memory than all logits.
         """
         attention_fns = self.attend if attend is None else attend
         x = self.embed(caption, image)  # (b, n, d)
