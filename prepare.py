@@ -5,16 +5,12 @@ tokens. sources= reports the training data of a checkpoint. import= converts pub
 export= copies a checkpoint for publication.
 """
 
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from dalle import distributed
+from dalle.atomic_files import atomic_folder
 from dalle.bundled import checkpoint_folder
 from dalle.cli.config import command
 from dalle.cli.prepare_config import PrepareConfig
@@ -25,16 +21,19 @@ from dalle.data.audit.survey_report import PAGE, write_survey
 from dalle.data.image_file import read_image_file
 from dalle.data.skip_counter import printable
 from dalle.data.source import UnreadableRecord
+from dalle.evaluation.metrics_file import read_metrics
 from dalle.image_grid import GridRow, image_grid
 from dalle.models.clip.model import CLIP
 from dalle.models.dvae.model import DiscreteVAE
+from dalle.precision import FORMATS
 from dalle.pretrained import IMPORTS
 from dalle.sampling.export import MEGABYTE, export_pipeline
-from dalle.sampling.model_card import read_metrics, write_model_card
+from dalle.sampling.model_card import write_model_card
 from dalle.sampling.novelty import TILE, TrainingImages, describe_nearest, side_by_side
 from dalle.sampling.output_writer import unused_path
 from dalle.stages.encode_dataset import DatasetEncoder, summary
 
+METRICS = "metrics.json"
 MODELS = {"dvae": DiscreteVAE, "clip": CLIP}
 
 
@@ -55,7 +54,7 @@ def import_model(config: PrepareConfig) -> None:
     folder = empty_folder(config.out or Path("outputs", name))
     weights = IMPORTS[name].build(config)
     model = MODELS[weights.kind].from_pretrained_weights(weights)
-    with temporary_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         model.save(temporary, weights.meta)
     count = sum(parameter.numel() for parameter in model.parameters())
     print(f"{folder}: {weights.kind}, {count:,} parameters")
@@ -69,16 +68,17 @@ def import_name(config: PrepareConfig) -> str | None:
 def export_checkpoint(config: PrepareConfig) -> None:
     """Copy the models of a checkpoint folder for publication: small files, no training state."""
     source = checkpoint_folder(config.export or "")
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(config.weights)
-    if dtype is None:
-        raise ValueError(f"weights={config.weights} is unknown; choose float32 or bfloat16")
-    if config.max_file_mb < 1:
-        raise ValueError(f"max_file_mb={config.max_file_mb} must be at least 1")
+    if config.dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"dtype={config.dtype} is unknown; choose float32 or bfloat16")
+    if config.max_shard_mb < 1:
+        raise ValueError(f"max_shard_mb={config.max_shard_mb} must be at least 1")
+    dtype, max_shard_bytes = FORMATS[config.dtype], config.max_shard_mb * MEGABYTE
+    metrics = read_metrics(source / METRICS) if (source / METRICS).is_file() else {}
     folder = empty_folder(config.out or Path("outputs", f"{source.name}-export"))
     notes = "" if config.card is None else Path(config.card).expanduser().read_text(encoding="utf-8")
-    with temporary_folder(folder) as temporary:
-        written = export_pipeline(source, temporary, dtype, config.max_file_mb * MEGABYTE, config.dvae, config.clip)
-        write_model_card(temporary, written, read_metrics(source), notes)
+    with atomic_folder(folder) as temporary:
+        written = export_pipeline(source, temporary, dtype, max_shard_bytes, config.dvae, config.clip)
+        write_model_card(temporary, written, metrics, notes)
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             print(f"{path.stat().st_size / MEGABYTE:8.3f} MB  {path}")
@@ -93,7 +93,7 @@ def list_sources(config: PrepareConfig) -> None:
     if config.out is None:
         return
     folder = empty_folder(config.out)
-    with temporary_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         for model in models:
             with open(temporary / f"{model.kind}.txt", "w", encoding="utf-8", errors="surrogateescape") as file:
                 file.writelines(f"{key}\n" for key in model.record_keys())
@@ -114,7 +114,7 @@ def find_image(config: PrepareConfig) -> None:
     neighbours = training.nearest(image, config.neighbours)
     folder = empty_folder(config.out or Path("outputs", "find", path.stem))
     title = describe_nearest(neighbours[0], len(training.keys))
-    with temporary_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         cells = side_by_side(training, image, printable(path.name), neighbours)
         image_grid([GridRow(cells)], tile=TILE, title=title).save(temporary / "neighbours.png")
     for each in neighbours:
@@ -146,7 +146,7 @@ def survey_data(config: PrepareConfig) -> None:
     """Write a survey of a data set: a page with statistics and problems, image sheets and the tokenizer."""
     folder = empty_folder(config.out or unused_path(Path("outputs", "survey", config.data.name)))
     survey = Survey.of(config.data, config.vocabulary, config.text_positions, config.limit, config.workers)
-    with temporary_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         found = write_survey(survey, temporary)
     print("\n".join(found))
     print(f"page      {folder / PAGE}")
@@ -158,19 +158,6 @@ def empty_folder(folder: str | Path) -> Path:
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not an empty folder: choose another out=, or move it away")
     return folder
-
-
-@contextmanager
-def temporary_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder. It replaces `folder`, new or empty, if the block succeeds, and is deleted otherwise."""
-    temporary = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dalle import checkpoint, distributed
 from dalle.bundled import checkpoint_folder
 from dalle.cli.config import TrainConfig, command, run_name
 from dalle.planning.cards import find_card
-from dalle.planning.plan import Plan, checked, plan_run, remedies, report
+from dalle.planning.plan import Planner, check_fits, report
 from dalle.sampling.components import find_components
 from dalle.seeds import seed_global_generators
 from dalle.stages import STAGES
@@ -44,13 +44,10 @@ def print_plans(config: TrainConfig) -> None:
     """Print the plan of each stage. Raises ValueError for one that does not fit, with a change that makes it fit."""
     card = find_card(config.card)
     for run, _ in plan_runs(config):
-
-        def plan_of(stage: Any, mode: str, run: TrainConfig = run) -> Plan:
-            return plan_run(stage, run.data.image_size, run.world, card, mode, run.shard_size)
-
-        plan = plan_of(run.stage, run.distributed)
+        planner = Planner(run.data.image_size, run.world, card, run.shard_size)
+        plan = planner.plan(run.stage, run.distributed)
         print(f"{run.stage.name}: {report(plan)}")
-        checked(plan, remedies(run.stage, plan_of, run.distributed))
+        check_fits(plan, planner.changes(run.stage, run.distributed))
 
 
 def train_stages(config: TrainConfig, device: torch.device, mesh: DeviceMesh | None) -> None:

@@ -5,8 +5,8 @@
     tokenizer.json      for models that read text
     state/00000500/     training state after 500 updates: state.safetensors, state.json
 
-No pickles are read. Files are written under a temporary name, flushed and renamed, so files under these names are
-always complete.
+No pickles are read here; `dalle.training.sharded_state` reads one with known classes only. Files are written under a
+temporary name, flushed and renamed, so files under these names are always complete.
 """
 
 import dataclasses
@@ -32,6 +32,7 @@ from dalle.weights_files import (
     read_weights_shapes,
     weights_files,
     weights_path,
+    write_json,
     write_tensors,
     write_weights,
 )
@@ -88,8 +89,7 @@ def save_model(
         if tokenizer is not None:
             with atomic_write(folder / TOKENIZER) as path:
                 tokenizer.save(path)
-        with atomic_write(folder / CONFIG) as path:
-            _write_json(path, written)
+        write_json(folder / CONFIG, written)
 
 
 def read_config(folder: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -235,7 +235,7 @@ def writing_state(folder: str | Path, step: int, scalars: Mapping[str, Any]) -> 
         temporary.mkdir(parents=True)
         try:
             yield temporary
-            _write_json(temporary / "state.json", {"format": FORMAT, "step": step, **scalars})
+            write_json(temporary / "state.json", {"format": FORMAT, "step": step, **scalars})
             for path in (*temporary.iterdir(), temporary):
                 fsync(path)
             if state.exists():  # same step again: keep the old one under a name that load_state finds
@@ -277,10 +277,6 @@ def _read_scalars(state: Path) -> dict[str, Any]:
     if scalars.pop("format", None) != FORMAT or not isinstance(scalars.get("step"), int):
         raise CheckpointError(f"{state} was written by another version of this code: use another run name")
     return scalars
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 @contextmanager

@@ -81,13 +81,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
 
 
-def write_weights(folder: Path, tensors: Mapping[str, Tensor], max_bytes: int | None = None) -> None:
-    """Write weights to `folder`: to one file, or to several of at most `max_bytes` and their index.
+def write_weights(folder: Path, tensors: Mapping[str, Tensor], max_shard_bytes: int | None = None) -> None:
+    """Write weights to `folder`: to one file, or to several of at most `max_shard_bytes` and their index.
 
     Raises OSError or SafetensorError if a file cannot be written, and ValueError if a tensor is larger than
-    `max_bytes`.
+    `max_shard_bytes`.
     """
-    shards = [dict(tensors)] if max_bytes is None else split_by_size(tensors, max_bytes)
+    shards = [dict(tensors)] if max_shard_bytes is None else split_into_shards(tensors, max_shard_bytes)
     if len(shards) == 1:
         with atomic_write(folder / WEIGHTS) as path:
             write_tensors(path, shards[0])
@@ -99,20 +99,21 @@ def write_weights(folder: Path, tensors: Mapping[str, Tensor], max_bytes: int | 
         with atomic_write(folder / name) as path:
             write_tensors(path, shard)
     index = {"metadata": {"total_size": sum(each.nbytes for each in tensors.values())}, "weight_map": weight_map}
-    with atomic_write(folder / INDEX) as path:
-        path.write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / INDEX, index)
     (folder / WEIGHTS).unlink(missing_ok=True)  # it would be read instead
 
 
-def split_by_size(tensors: Mapping[str, Tensor], max_bytes: int) -> list[dict[str, Tensor]]:
-    """Split tensors, in order, into groups of at most `max_bytes`, file headers included."""
+def split_into_shards(tensors: Mapping[str, Tensor], max_shard_bytes: int) -> list[dict[str, Tensor]]:
+    """Split tensors, in order, into groups of at most `max_shard_bytes`, file headers included."""
     groups: list[dict[str, Tensor]] = [{}]
     used = 0
     for name, tensor in tensors.items():
         size = tensor.nbytes + 200 + len(name)  # name, dtype, shape and offsets in the header
-        if size > max_bytes:
-            raise ValueError(f"{name} has {tensor.nbytes:,} bytes, more than a file of {max_bytes:,} bytes can hold")
-        if used + size > max_bytes:
+        if size > max_shard_bytes:
+            raise ValueError(
+                f"{name} has {tensor.nbytes:,} bytes, more than a file of {max_shard_bytes:,} bytes can hold"
+            )
+        if used + size > max_shard_bytes:
             groups.append({})
             used = 0
         groups[-1][name] = tensor
@@ -145,6 +146,12 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} should hold a JSON object but holds a {type(content).__name__}")
     return content
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object to a file atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _merge(into: dict[str, Any], found: Mapping[str, Any], path: Path) -> None:

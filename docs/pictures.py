@@ -15,7 +15,7 @@ from dalle import DALLE
 from dalle.cli.config import compose
 from dalle.data import attribution
 from dalle.data.drawings.source import DrawingsConfig, DrawingsSource
-from dalle.evaluation.metrics.drawing_partners import lower_panel
+from dalle.evaluation.metrics.drawing_partners import lower_panel, upper_panel
 from dalle.evaluation.metrics.drawing_samples import real_image
 from dalle.image_grid import Cell, GridRow, image_grid
 from dalle.sampling.edits.complete import CompleteConfig, complete
@@ -47,13 +47,6 @@ def draw_prompts(dalle: DALLE, source: DrawingsSource) -> Image.Image:
         true.append(Cell(lower_panel(image), label=caption.removeprefix("the exact same ")))
     rows = [GridRow(given, "given"), GridRow(drawn, "drawn"), GridRow(true, "true partner")]
     return image_grid(rows, columns=IMAGE_PROMPTS, tile=112, notes=[attribution(DrawingsConfig())])
-
-
-def upper_panel(image: Image.Image) -> Image.Image:
-    """Return the square in the middle of an image's upper half."""
-    half = image.width // 2
-    left = (image.width - half) // 2
-    return image.crop((left, 0, left + half, half))
 
 
 def main(checkpoint: str = "drawings", data: str = DrawingsConfig.path) -> None:

@@ -88,7 +88,7 @@ def test_a_failed_write_leaves_no_output(prepare, published, monkeypatch):
         path.write_bytes(b"half of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_write_json", disk_full)  # the weights are written by then
+    monkeypatch.setattr(checkpoint, "write_json", disk_full)  # the weights are written by then
     status, printed = prepare("import=openai-dvae", "out=dvae")
     assert status == 2
     assert "No space left on device" in printed

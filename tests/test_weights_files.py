@@ -12,7 +12,7 @@ from dalle.weights_files import (
     has_weights,
     read_weights,
     read_weights_shapes,
-    split_by_size,
+    split_into_shards,
     weights_files,
     weights_path,
     write_weights,
@@ -74,7 +74,7 @@ def test_weights_below_the_limit_are_one_file(tmp_path):
 
 def test_a_tensor_above_the_limit_is_refused():
     with pytest.raises(ValueError, match=r"layers.0.weight has 400 bytes, more than a file of 300 bytes can hold"):
-        split_by_size(TENSORS, 300)
+        split_into_shards(TENSORS, 300)
 
 
 @pytest.mark.parametrize(

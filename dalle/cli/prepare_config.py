@@ -37,8 +37,8 @@ class ExportConfig:
     """Options of exporting a checkpoint for publication."""
 
     export: str | None = None  # checkpoint folder to copy without training states, in small files
-    weights: str = "bfloat16"  # number format of the exported weights: float32 | bfloat16; a dVAE stays in float32
-    max_file_mb: int = 15  # maximum size of an exported file in megabytes
+    dtype: str = "bfloat16"  # of the exported weights: float32 | bfloat16; a dVAE stays in float32
+    max_shard_mb: int = 15  # maximum size of an exported weights file in megabytes
     card: str | None = None  # Markdown file to append to the model card: limits, samples
 
 

@@ -1,7 +1,7 @@
 """Cache of image tokens: the tokens of a whole data set in a folder of memory-mapped files.
 
     tokens.npy    (views, records, positions) unsigned integers; read with numpy.load(..., mmap_mode="r")
-    states.npy    (views, records) uint8: TODO, ENCODED or UNREADABLE
+    states.npy    (views, records) uint8: PENDING, ENCODED or UNREADABLE
     cache.json    settings that the tokens were made with
 
 A cache is valid for one ordered set of records, one transform and one dVAE, identified by digests. Opening it with
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 TOKENS, STATES, CACHE = "tokens.npy", "states.npy", "cache.json"
-TODO, ENCODED, UNREADABLE = range(3)
+PENDING, ENCODED, UNREADABLE = range(3)
 BLOCK_SIZE = 32  # records per encoding batch; fixed, so that tokens do not depend on the number of processes
 
 
@@ -133,7 +133,7 @@ class TokenCache:
         for view, states in enumerate(self.states):
             for first in range(0, len(states), BLOCK_SIZE):
                 last = min(first + BLOCK_SIZE, len(states))
-                if (states[first:last] == TODO).any():
+                if (states[first:last] == PENDING).any():
                     yield RecordBlock(view, first, last)
 
     def write(self, block: RecordBlock, tokens: np.ndarray, readable: np.ndarray) -> None:

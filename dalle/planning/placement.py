@@ -10,8 +10,8 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from dalle.training.sharding import init_mesh, local, shard
 
 
-def sharded_parameters(build: Callable[[], nn.Module], mode: str, shard_size: int | None, world: int) -> int:
-    """Shard the model for `world` ranks and return the number of trained parameters on the first one, the largest.
+def count_local_parameters(build: Callable[[], nn.Module], mode: str, shard_size: int | None, world: int) -> int:
+    """Shard the model for `world` ranks and return the number of trainable parameters on the first one, the largest.
 
     build: builds the model; it is called on the meta device.
 

@@ -2,24 +2,25 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from dalle.models.blocks import ResidualBranch
 from dalle.models.clip.model import CLIP
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.models.transformer.model import Transformer
-from dalle.planning.activations import FLOAT32, Forward, count_forward
+from dalle.planning.activations import FLOAT32, ForwardCost, forward_cost
 from dalle.planning.cards import GIGABYTE, Card
-from dalle.planning.memory import RankMemory, rank_memory, trained
-from dalle.planning.placement import sharded_parameters
+from dalle.planning.memory import RankMemory, count_trainable, rank_memory
+from dalle.planning.placement import count_local_parameters
 from dalle.training.flops import TRAINING_FACTOR
 from dalle.training.sharding import check_mode
-from dalle.training.stage import TrainingConfig
 
 MODELS: dict[str, Callable[..., nn.Module]] = {"dvae": DiscreteVAE, "clip": CLIP, "transformer": Transformer}
-UTILISATION = 0.45  # share of the card's rate that training reaches, if it does not wait for the network
+ASSUMED_MFU = 0.45  # share of the card's peak rate that training reaches, if it does not wait for the network
 RESERVED = 1.5 * GIGABYTE  # bytes of the context, of workspaces and of fragments, which no plan counts
 SECONDS_PER_DAY = 86_400
 MAX_ACCUMULATE = 64
@@ -37,14 +38,19 @@ class Plan:
     parameters: int
     memory: RankMemory
     flops: int  # of an update, on one rank
-    sent: float  # bytes that a rank sends in an update
+    bytes_sent: float  # by a rank in an update
     compute_seconds: float
     network_seconds: float
     config: Any  # of the stage
 
     @property
+    def needed(self) -> float:
+        """Bytes that a card needs."""
+        return self.memory.peak + RESERVED
+
+    @property
     def fits(self) -> bool:
-        return self.memory.peak + RESERVED <= self.card.memory
+        return self.needed <= self.card.memory
 
     @property
     def seconds(self) -> float:
@@ -52,55 +58,98 @@ class Plan:
         return max(self.compute_seconds, self.network_seconds)
 
 
-def plan_run(
-    stage: Any, image_size: int, world: int, card: Card, mode: str = "ddp", shard_size: int | None = None
-) -> Plan:
-    """Plan a run of the stage with config `stage` on `world` cards.
+class Planner:
+    """Planner of runs of one stage on `world` cards. Forward passes of equal micro-batches are counted once."""
 
-    Raises ValueError for a batch or groups that do not divide.
-    """
-    if world < 1:
-        raise ValueError(f"world={world} must be at least 1")
-    check_mode(mode, shard_size)
-    shards = shard_group(mode, shard_size, world, card)
-    images = stage.micro_batch_size(world)
+    def __init__(self, image_size: int, world: int, card: Card, shard_size: int | None = None):
+        """shard_size: ranks that share the weights with mode hsdp; None: those of a node.
 
-    stage = replace(stage, model=model_config(stage, image_size))
+        Raises ValueError for no cards.
+        """
+        if world < 1:
+            raise ValueError(f"world={world} must be at least 1")
+        self.image_size, self.world, self.card, self.shard_size = image_size, world, card, shard_size
+        self._costs: dict[tuple[int, bool], ForwardCost] = {}  # by images in a micro-batch, and recomputation
 
-    def build() -> nn.Module:
-        return MODELS[stage.name](stage.model)
+    def plan(self, stage: Any, mode: str) -> Plan:
+        """Plan a run of the stage with config `stage`. Raises ValueError for a batch or groups that do not divide."""
+        check_mode(mode, self.shard_size)
+        shards = self.shards(mode)
+        images = stage.micro_batch_size(self.world)
+        stage = replace(stage, model=model_config(stage, self.image_size))
+        build = partial(MODELS[stage.name], stage.model)
+        with torch.device("meta"):
+            model = build()
+        cost = self.cost(stage, images)
+        activations, flops = cost.saved_bytes, TRAINING_FACTOR * cost.flops
+        if stage.recompute:  # one branch at a time, with another forward pass
+            whole = self.cost(replace(stage, recompute=False), images)
+            activations += whole.saved_bytes // sum(isinstance(each, ResidualBranch) for each in model.modules())
+            flops += cost.flops
+        flops *= stage.accumulate
+        local = None
+        if shards > 1:
+            local = count_local_parameters(build, mode, shards, self.world)
+        memory = rank_memory(model, stage, activations, images, local)
+        parameters = count_trainable(model)
+        sent, network = communication(FLOAT32 * parameters, self.world, shards, stage.accumulate, self.card)
+        compute = flops / (self.card.flops(precision_of(stage)) * ASSUMED_MFU)
+        return Plan(self.card, self.world, shards, images, parameters, memory, flops, sent, compute, network, stage)
 
-    precision = "bfloat16" if stage.precision == "auto" else stage.precision
-    forward = count_forward(build, stage, precision, images, image_size)
-    own = None if shards == 1 else sharded_parameters(build, mode, shard_size or shards, world)
-    memory = rank_memory(build, stage, forward, images, own)
-    with torch.device("meta"):
-        parameters = trained(build())
-    flops = step_flops(forward, stage)
-    sent, seconds = communication(FLOAT32 * parameters, world, shards, stage.accumulate, card)
-    compute = flops / (card.flops(precision) * UTILISATION)
-    return Plan(card, world, shards, images, parameters, memory, flops, sent, compute, seconds, stage)
+    def shards(self, mode: str) -> int:
+        """Return the number of ranks that share a copy of the weights. Raises ValueError if groups do not divide."""
+        if mode == "ddp":
+            return 1
+        size = self.world if mode == "fsdp" else self.shard_size or min(self.world, self.card.per_node)
+        if self.world % size:
+            raise ValueError(f"distributed=hsdp: world={self.world} does not divide into groups of shard_size={size}")
+        return size
+
+    def cost(self, stage: Any, images: int) -> ForwardCost:
+        """Return the cost of the forward pass of a micro-batch of `images` images."""
+        key = images, stage.recompute
+        if key not in self._costs:
+            build = partial(MODELS[stage.name], stage.model)
+            self._costs[key] = forward_cost(build, stage, precision_of(stage), images, self.image_size)
+        return self._costs[key]
+
+    def changes(self, stage: Any, mode: str) -> Iterator[tuple[str, Plan]]:
+        """Yield plans with changed settings, cheapest first, each in addition to the previous ones: (settings, plan).
+
+        The settings are as typed on the command line.
+        """
+        typed: list[str] = []
+        if mode == "ddp":
+            mode = "fsdp"
+            typed.append("distributed=fsdp")
+            yield " ".join(typed), self.plan(stage, mode)
+        if stage.optimizer.kind == "adamw" and stage.optimizer.moments == "float32":
+            stage = replace(stage, optimizer=replace(stage.optimizer, moments="paper16"))
+            typed.append("stage.optimizer.moments=paper16")
+            yield " ".join(typed), self.plan(stage, mode)
+        accumulate = []
+        while stage.accumulate < MAX_ACCUMULATE:
+            smaller = replace(stage, accumulate=2 * stage.accumulate)
+            try:
+                plan = self.plan(smaller, mode)
+            except ValueError:  # the batch does not divide
+                break
+            stage, accumulate = smaller, [f"stage.accumulate={smaller.accumulate}"]
+            yield " ".join([*typed, *accumulate]), plan
+        if not stage.recompute:
+            changed = self.plan(replace(stage, recompute=True), mode)
+            yield " ".join([*typed, *accumulate, "stage.recompute=true"]), changed
+
+
+def precision_of(stage: Any) -> str:
+    """Return the precision that a stage trains in on a GPU."""
+    return "bfloat16" if stage.precision == "auto" else stage.precision
 
 
 def model_config(stage: Any, image_size: int) -> Any:
     """Return the model config for images of this size. The transformer's grid is that of the paper's dVAE."""
     changes = {"dvae": {}, "clip": {"image_size": image_size}, "transformer": {"grid": image_size // CODE_SIDE}}
     return replace(stage.model, **changes[stage.name])
-
-
-def shard_group(mode: str, shard_size: int | None, world: int, card: Card) -> int:
-    """Return the number of ranks that share a copy of the weights. Raises ValueError if groups do not divide."""
-    if mode == "ddp":
-        return 1
-    size = world if mode == "fsdp" else shard_size or min(world, card.per_node)
-    if world % size:
-        raise ValueError(f"distributed=hsdp: world={world} does not divide into groups of shard_size={size}")
-    return size
-
-
-def step_flops(forward: Forward, config: TrainingConfig) -> int:
-    """Return the operations of an update on one rank; recomputation costs another forward pass."""
-    return (TRAINING_FACTOR + config.recompute) * config.accumulate * forward.flops
 
 
 def communication(weights: int, world: int, shards: int, accumulate: int, card: Card) -> tuple[float, float]:
@@ -119,33 +168,6 @@ def communication(weights: int, world: int, shards: int, accumulate: int, card: 
     return gathered + averaged, gathered / within + averaged / between
 
 
-def remedies(stage: Any, plan_of: Callable[[Any, str], Plan], mode: str) -> Iterator[tuple[str, Plan]]:
-    """Yield changes of a run that does not fit, cheapest first, each with its plan; each is added to the previous ones.
-
-    plan_of: plans a stage config with a mode of distribution.
-    """
-    typed: list[str] = []
-    if mode == "ddp":
-        mode = "fsdp"
-        typed.append("distributed=fsdp")
-        yield " ".join(typed), plan_of(stage, mode)
-    if stage.optimizer.kind == "adamw" and stage.optimizer.moments == "float32":
-        stage = replace(stage, optimizer=replace(stage.optimizer, moments="paper16"))
-        typed.append("stage.optimizer.moments=paper16")
-        yield " ".join(typed), plan_of(stage, mode)
-    accumulate = []
-    while stage.accumulate < MAX_ACCUMULATE:
-        smaller = replace(stage, accumulate=2 * stage.accumulate)
-        try:
-            plan = plan_of(smaller, mode)
-        except ValueError:  # the batch does not divide
-            break
-        stage, accumulate = smaller, [f"stage.accumulate={smaller.accumulate}"]
-        yield " ".join([*typed, *accumulate]), plan
-    if not stage.recompute:
-        yield " ".join([*typed, *accumulate, "stage.recompute=true"]), plan_of(replace(stage, recompute=True), mode)
-
-
 def report(plan: Plan) -> str:
     """Return the plan as text, one line per quantity."""
     memory, config = plan.memory, plan.config
@@ -160,19 +182,19 @@ def report(plan: Plan) -> str:
         "parameters": memory.parameters,
         "gradients": memory.gradients,
         "moments": memory.moments,
-        "EMA": memory.average,
+        "EMA": memory.ema,
         "masks": memory.buffers,
-        "gathered weights": memory.gathered,
+        "unsharded blocks": memory.unsharded,
         "activations": memory.activations,
-        "logits": memory.loss,
+        "logits": memory.logits,
         "peak": memory.peak,
     }
     lines += [f"  {name:<16} {value / GIGABYTE:9.3f} GB" for name, value in held.items() if value]
     lines += [
         f"  {'of the card':<16} {plan.card.memory / GIGABYTE:9.3f} GB, {RESERVED / GIGABYTE:.1f} GB of it reserved",
-        f"sent per update  {plan.sent / GIGABYTE:.2f} GB by each rank, {plan.network_seconds:.3f} s",
+        f"sent per update  {plan.bytes_sent / GIGABYTE:.2f} GB by each rank, {plan.network_seconds:.3f} s",
         f"computation      {plan.flops / 1e12:.1f} TFLOP on each rank, {plan.compute_seconds:.3f} s at "
-        f"{UTILISATION:.0%} of the card's rate",
+        f"{ASSUMED_MFU:.0%} MFU",
         f"speed            {per_second:,.0f} images/s"
         + (f", {per_second * tokens:,.0f} tokens/s" if config.name == "transformer" else ""),
         f"time             {plan.seconds * config.steps / SECONDS_PER_DAY:.1f} days for {config.steps:,} updates",
@@ -180,17 +202,16 @@ def report(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def checked(plan: Plan, changes: Iterator[tuple[str, Plan]]) -> Plan:
-    """Return `plan` if it fits. Otherwise raise ValueError with the first of the changes that makes it fit."""
+def check_fits(plan: Plan, changes: Iterator[tuple[str, Plan]]) -> None:
+    """Raise ValueError unless the plan fits; the message names the first of `changes` that makes it fit."""
     if plan.fits:
-        return plan
-    needed = (plan.memory.peak + RESERVED) / GIGABYTE
+        return
     found = next(((typed, other) for typed, other in changes if other.fits), None)
-    if found is None:
-        remedy = "no setting makes it fit: use more cards, larger ones, or a smaller model"
-    else:
-        remedy = f"it fits with {found[0]} ({(found[1].memory.peak + RESERVED) / GIGABYTE:.1f} GB)"
+    remedy = "no setting makes it fit: use more cards, larger ones, or a smaller model"
+    if found is not None:
+        typed, other = found
+        remedy = f"it fits with {typed} ({other.needed / GIGABYTE:.1f} GB)"
     raise ValueError(
-        f"this run needs {needed:.1f} GB on each rank, and {plan.card.name} has {plan.card.memory / GIGABYTE:.0f} GB: "
-        f"{remedy}"
+        f"this run needs {plan.needed / GIGABYTE:.1f} GB on each rank, and {plan.card.name} has "
+        f"{plan.card.memory / GIGABYTE:.0f} GB: {remedy}"
     )

@@ -1,6 +1,5 @@
 """Export of a pipeline for publication: smaller weights in files of limited size, without the training state."""
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,10 +9,9 @@ import torch
 from torch import Tensor
 
 from dalle import checkpoint
-from dalle.atomic_files import atomic_write
 from dalle.data import DATA_SETS
 from dalle.sampling.components import find_components
-from dalle.weights_files import read_weights, write_weights
+from dalle.weights_files import read_weights, write_json, write_weights
 
 MEGABYTE = 1_000_000
 
@@ -22,7 +20,7 @@ def export_pipeline(
     folder: Path,
     out: Path,
     dtype: torch.dtype = torch.bfloat16,
-    max_bytes: int = 15 * MEGABYTE,
+    max_shard_bytes: int = 15 * MEGABYTE,
     dvae: str | None = None,
     clip: str | None = None,
 ) -> dict[str, Path]:
@@ -33,7 +31,7 @@ def export_pipeline(
 
     folder, dvae, clip: as in `find_components`.
     dtype: of the other weights; they are loaded as float32.
-    max_bytes: maximum size of a weights file.
+    max_shard_bytes: maximum size of a weights file.
 
     Raises CheckpointError if a model is missing or invalid.
     """
@@ -45,14 +43,14 @@ def export_pipeline(
         source, written[kind] = components[kind], out / kind
         written[kind].mkdir(parents=True)
         tensors = read_weights(source)
-        write_weights(written[kind], tensors if kind == "dvae" else cast(tensors, dtype), max_bytes)
+        write_weights(written[kind], tensors if kind == "dvae" else cast(tensors, dtype), max_shard_bytes)
         if (source / checkpoint.TOKENIZER).exists():
             shutil.copyfile(source / checkpoint.TOKENIZER, written[kind] / checkpoint.TOKENIZER)
         content = checkpoint.read_json(source / checkpoint.CONFIG)
-        content["meta"] = portable(content.get("meta") or {})
+        content["meta"] = without_local_paths(content.get("meta") or {})
         if kind == "transformer":
             content["meta"]["dvae"] = {"path": "../dvae", "digest": checkpoint.digest(written["dvae"])}
-        write_config(written[kind], content)
+        write_json(written[kind] / checkpoint.CONFIG, content)
     return written
 
 
@@ -61,7 +59,7 @@ def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]
     return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
 
-def portable(meta: Mapping[str, Any]) -> dict[str, Any]:
+def without_local_paths(meta: Mapping[str, Any]) -> dict[str, Any]:
     """Return a checkpoint's meta without absolute paths: that of the data becomes the data set's default."""
     meta = dict(meta)
     data = dict(meta.get("data", {}))
@@ -73,8 +71,3 @@ def portable(meta: Mapping[str, Any]) -> dict[str, Any]:
     if "init" in meta:
         meta["init"] = meta["init"] | {"path": Path(meta["init"]["path"]).name}
     return meta
-
-
-def write_config(folder: Path, content: Mapping[str, Any]) -> None:
-    with atomic_write(folder / checkpoint.CONFIG) as path:
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

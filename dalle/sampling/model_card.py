@@ -121,14 +121,6 @@ def notice(authors: list[dict[str, str]], licence: str) -> str:
     return "\n".join([*lines, *(["", f"The weights are licensed under {licence}."] if licence else [])]) + "\n"
 
 
-def read_metrics(folder: Path) -> dict[str, float]:
-    """Read the numbers of metrics.json in `folder`; {} if there is none."""
-    path = folder / "metrics.json"
-    if not path.is_file():
-        return {}
-    return {name: value for name, value in checkpoint.read_json(path).items() if isinstance(value, int | float)}
-
-
 def _linked(author: Mapping[str, str]) -> str:
     name = author.get("author", "")
     return f"[{name}]({author['url']})" if author.get("url") else name

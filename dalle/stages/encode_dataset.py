@@ -14,7 +14,7 @@ from dalle.data import loader
 from dalle.data.source import Source
 from dalle.data.token_cache import (
     ENCODED,
-    TODO,
+    PENDING,
     UNREADABLE,
     TokenCache,
     TokenCacheMismatch,
@@ -107,9 +107,9 @@ class DatasetEncoder:
                 bar.update(min(len(batch.images) * distributed.get_world_size(), images - bar.n))
         distributed.barrier()
         finished = TokenCache(folder, self.settings)
-        if finished.count(TODO):
+        if finished.count(PENDING):
             raise TokenCacheMismatch(
-                f"{finished.count(TODO):,} images of {folder} are not encoded yet: run the same command again"
+                f"{finished.count(PENDING):,} images of {folder} are not encoded yet: run the same command again"
             )
         return finished
 

@@ -7,7 +7,20 @@ from torch import nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
+
+def attention_flops(q: torch.Size, k: torch.Size, v: torch.Size, *_: object, **__: object) -> int:
+    """Count the FLOPs of attention between all pairs of positions: shapes (b, heads, n, d)."""
+    return 2 * q.numel() * k[2] + 2 * q[:3].numel() * v[2] * v[3]
+
+
+# torch counts its attention kernels for GPUs, and not the one for CPUs
+ATTENTION_FLOPS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
 TRAINING_FACTOR = 3  # the backward pass computes two matrix products for each of the forward pass
+
+
+def flop_counter() -> FlopCounterMode:
+    """Return a context that counts the FLOPs of matrix products, convolutions and attention, on any device."""
+    return FlopCounterMode(display=False, custom_mapping=ATTENTION_FLOPS)
 
 
 class ImageCost(NamedTuple):
@@ -30,6 +43,6 @@ def forward_flops(model: nn.Module, *shapes: tuple[int, ...], integers: bool = F
     batch = 2  # batch norms in training mode need more than one image
     inputs = tuple(torch.empty(batch, *shape, dtype=dtype, device="meta") for shape in shapes)
     tensors = {name: each.detach().to("meta") for name, each in [*model.named_parameters(), *model.named_buffers()]}
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         functional_call(model, tensors, inputs)
     return counter.get_total_flops() / batch

@@ -12,8 +12,8 @@ from dalle.data.token_cache import (
     BLOCK_SIZE,
     CACHE,
     ENCODED,
+    PENDING,
     STATES,
-    TODO,
     UNREADABLE,
     TokenCache,
     TokenCacheMismatch,
@@ -53,7 +53,7 @@ def test_records_without_image_are_counted(tmp_path):
     fill(cache)
     assert [cache.is_encoded(view, 3) for view in (0, 1)] == [False, False]
     assert cache.is_encoded(1, 4)
-    assert [cache.count(state) for state in (TODO, ENCODED, UNREADABLE)] == [0, 2 * RECORDS - 2, 2]
+    assert [cache.count(state) for state in (PENDING, ENCODED, UNREADABLE)] == [0, 2 * RECORDS - 2, 2]
 
 
 @pytest.mark.parametrize(("vocabulary", "dtype"), [(256, np.uint8), (8192, np.uint16), (65537, np.uint32)])

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from dalle.models.transformer.model import Targets, Transformer, TransformerConfig
-from dalle.planning.activations import count_forward
-from dalle.planning.memory import rank_memory
+from dalle.planning.cards import find_card
+from dalle.planning.plan import Planner
 from dalle.stages.transformer import TransformerStageConfig
 from dalle.training.ema import EMAConfig
+from dalle.training.flops import ImageCost
 from dalle.training.loop import train
 from dalle.training.run import Run
 
@@ -28,6 +29,7 @@ class RandomTokens:
     """Stage that trains a transformer on random tokens, and neither validates nor saves anything."""
 
     name = "transformer"
+    validation_loss = "loss"
 
     def __init__(self, config: TransformerStageConfig):
         self.images = config.micro_batch_size(1)
@@ -39,6 +41,9 @@ class RandomTokens:
 
     def before_update(self, step: int) -> None:
         pass
+
+    def image_cost(self) -> ImageCost:
+        return ImageCost(1.0)
 
     def loss(self, model: nn.Module, batch: Tensor, step: int, generator: Any) -> tuple[Tensor, dict]:
         caption, image = batch[:, :32], batch[:, 32:]
@@ -61,12 +66,7 @@ def planned_and_measured(**changes: Any) -> tuple[int, int]:
         model=MODEL, steps=3, batch_size=8, precision="float32", ema=EMAConfig(0.9), save_every=0, log_every=0
     )
     config = replace(config, **changes)
-    images = config.micro_batch_size(1)
-
-    def build() -> nn.Module:
-        return Transformer(config.model)
-
-    memory = rank_memory(build, config, count_forward(build, config, config.precision, images, 128), images)
+    planned = Planner(128, 1, find_card("h100")).plan(config, "ddp").memory.peak
     stage = RandomTokens(config)
     model = sum(each.nbytes for each in (*stage.model.parameters(), *stage.model.buffers()))
     with (
@@ -74,7 +74,7 @@ def planned_and_measured(**changes: Any) -> tuple[int, int]:
         profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run,
     ):
         train(stage, config, Run(Path(folder), {"stage": {"steps": config.steps}}))
-    return memory.peak, model + peak_of(run)
+    return planned, model + peak_of(run)
 
 
 def peak_of(run: profile) -> int:

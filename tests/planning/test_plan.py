@@ -7,9 +7,10 @@ import pytest
 from measure_peak import planned_and_measured
 
 from dalle.models.transformer.model import Transformer, TransformerConfig
+from dalle.planning import plan
 from dalle.planning.cards import CARDS, find_card
-from dalle.planning.placement import sharded_parameters
-from dalle.planning.plan import checked, communication, plan_run, remedies, report
+from dalle.planning.placement import count_local_parameters
+from dalle.planning.plan import Planner, check_fits, communication, report
 from dalle.stages import STAGES
 from dalle.stages.transformer import TransformerStageConfig
 from dalle.training.optimizer import OptimizerConfig
@@ -39,11 +40,15 @@ def test_planned_memory_is_within_a_tenth_of_the_measured_peak(changes):
     assert planned == pytest.approx(measured, rel=0.1)
 
 
+def plan_of(stage, world, mode="ddp", image_size=32):
+    return Planner(image_size, world, H100).plan(stage, mode)
+
+
 def test_what_is_sharded_is_divided_and_activations_are_not():
-    one, four = (plan_run(STAGE, 32, world, H100, "fsdp").memory for world in (1, 4))
-    for name in ("parameters", "gradients", "moments", "average"):
+    one, four = (plan_of(STAGE, world, "fsdp").memory for world in (1, 4))
+    for name in ("parameters", "gradients", "moments", "ema"):
         assert getattr(four, name) == pytest.approx(getattr(one, name) / 4, rel=0.02)  # rows may not divide
-    assert one.gathered == 0 < four.gathered
+    assert one.unsharded == 0 < four.unsharded
     assert four.activations == pytest.approx(one.activations / 4, rel=0.02)  # a quarter of the images
 
 
@@ -52,11 +57,11 @@ def test_the_largest_shard_counts():
     build = lambda: Transformer(SMALL)  # noqa: E731
     sizes = [parameter.shape for parameter in build().parameters()]
     expected = sum(-(-size[0] // 4) * math.prod(size[1:]) for size in sizes)
-    assert sharded_parameters(build, "fsdp", None, 4) == expected
+    assert count_local_parameters(build, "fsdp", None, 4) == expected
 
 
 def test_ddp_divides_the_images_only():
-    one, four = (plan_run(STAGE, 32, world, H100) for world in (1, 4))
+    one, four = (plan_of(STAGE, world) for world in (1, 4))
     assert (one.images, four.images) == (64, 16)
     assert four.memory.parameters == one.memory.parameters == 4 * one.parameters
     assert four.flops == pytest.approx(one.flops / 4, rel=1e-3)
@@ -64,7 +69,7 @@ def test_ddp_divides_the_images_only():
 
 def test_moments_of_the_paper_and_recomputation_need_less():
     plans = [
-        plan_run(replace(STAGE, **changes), 32, 1, H100).memory
+        plan_of(replace(STAGE, **changes), 1).memory
         for changes in ({}, {"recompute": True}, {"optimizer": replace(STAGE.optimizer, moments="paper16")})
     ]
     assert plans[1].activations < plans[0].activations
@@ -76,16 +81,16 @@ def test_operations_are_six_for_each_weight_of_a_product_and_token():
     tokens = 64 * (8 + 16)
     heads = 64 * 32 * (8 * 51 + 16 * 64)
     attention = 2 * 64 * 2 * 24 * 24 * 32  # layers, images, products, all pairs of positions
-    assert plan_run(STAGE, 32, 1, H100).flops == 6 * (layer * tokens + heads + attention)
+    assert plan_of(STAGE, 1).flops == 6 * (layer * tokens + heads + attention)
 
 
 @pytest.mark.parametrize("stage", ["dvae", "clip"])
 def test_every_stage_can_be_planned(stage):
     config = STAGES[stage].config()
     model = replace(config.model, **({"width": 16} if stage == "dvae" else {"image_depth": 1, "text_depth": 1}))
-    plan = plan_run(replace(config, model=model, batch_size=8), 64 if stage == "dvae" else 224, 1, H100)
-    assert plan.memory.activations > 0 and plan.flops > 0
-    assert f"{plan.parameters:,} parameters" in report(plan)
+    planned = plan_of(replace(config, model=model, batch_size=8), 1, image_size=64 if stage == "dvae" else 224)
+    assert planned.memory.activations > 0 and planned.flops > 0
+    assert f"{planned.parameters:,} parameters" in report(planned)
 
 
 def test_communication_of_each_mode():
@@ -100,12 +105,9 @@ def test_communication_of_each_mode():
 
 
 def test_a_run_that_does_not_fit_names_the_cheapest_change_that_does(monkeypatch):
-    def plan_of(stage, mode):
-        return plan_run(stage, 32, 2, H100, mode)
-
-    whole = plan_of(STAGE, "ddp")
-    assert checked(whole, remedies(STAGE, plan_of, "ddp")) is whole
-    typed = [typed for typed, _ in remedies(STAGE, plan_of, "ddp")]
+    planner = Planner(32, 2, H100)
+    check_fits(planner.plan(STAGE, "ddp"), planner.changes(STAGE, "ddp"))
+    typed = [typed for typed, _ in planner.changes(STAGE, "ddp")]
     assert typed[0] == "distributed=fsdp"
     assert typed[1] == "distributed=fsdp stage.optimizer.moments=paper16"
     assert typed[2] == f"{typed[1]} stage.accumulate=2"
@@ -113,16 +115,22 @@ def test_a_run_that_does_not_fit_names_the_cheapest_change_that_does(monkeypatch
 
     monkeypatch.setattr("dalle.planning.plan.RESERVED", 0)
     sixteen_bit = replace(STAGE, optimizer=replace(STAGE.optimizer, moments="paper16"))
-    small = replace(whole.card, memory=plan_of(replace(sixteen_bit, accumulate=4), "fsdp").memory.peak)
-
-    def on_small_card(stage, mode):
-        return replace(plan_of(stage, mode), card=small)
-
+    peak = planner.plan(replace(sixteen_bit, accumulate=4), "fsdp").memory.peak
+    small = Planner(32, 2, replace(H100, memory=peak))
     with pytest.raises(ValueError, match=r"it fits with .*moments=paper16 stage.accumulate=4 \("):
-        checked(on_small_card(STAGE, "ddp"), remedies(STAGE, on_small_card, "ddp"))
-    small = replace(small, memory=1)
+        check_fits(small.plan(STAGE, "ddp"), small.changes(STAGE, "ddp"))
+    smaller = Planner(32, 2, replace(H100, memory=1))
     with pytest.raises(ValueError, match="no setting makes it fit"):
-        checked(on_small_card(STAGE, "ddp"), remedies(STAGE, on_small_card, "ddp"))
+        check_fits(smaller.plan(STAGE, "ddp"), smaller.changes(STAGE, "ddp"))
+
+
+def test_equal_micro_batches_are_counted_once(monkeypatch):
+    counted = []
+    whole = plan.forward_cost
+    monkeypatch.setattr(plan, "forward_cost", lambda *arguments: counted.append(arguments[3]) or whole(*arguments))
+    planner = Planner(32, 2, H100)
+    list(planner.changes(STAGE, "ddp"))
+    assert counted == [32, 16, 8, 4, 2, 1, 1]  # the last ones without and with recomputation
 
 
 def test_every_card_has_a_rate():
@@ -136,11 +144,11 @@ def test_bad_options():
     with pytest.raises(ValueError, match="card=h900 is unknown; choose one of v100, a100"):
         find_card("h900")
     with pytest.raises(ValueError, match="world=0 must be at least 1"):
-        plan_run(STAGE, 32, 0, H100)
+        plan_of(STAGE, 0)
     with pytest.raises(ValueError, match="does not divide into 3 ranks"):
-        plan_run(STAGE, 32, 3, H100)
+        plan_of(STAGE, 3)
     with pytest.raises(ValueError, match="world=4 does not divide into groups of shard_size=3"):
-        plan_run(STAGE, 32, 4, H100, "hsdp", 3)
+        Planner(32, 4, H100, shard_size=3).plan(STAGE, "hsdp")
 
 
 def test_train_py_prints_a_plan_and_trains_nothing(train, tmp_path):

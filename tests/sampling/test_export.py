@@ -8,7 +8,7 @@ from dalle import bundled, checkpoint
 from dalle.checkpoint import CheckpointError
 from dalle.data.drawings.source import DrawingsConfig
 from dalle.sampling.components import find_components
-from dalle.sampling.export import export_pipeline, portable
+from dalle.sampling.export import export_pipeline, without_local_paths
 from dalle.sampling.model_card import strictest_licence, write_model_card
 from dalle.sampling.pipeline import DALLE
 from dalle.weights_files import read_weights, weights_files
@@ -17,7 +17,7 @@ CAPTION = "a red circle"
 
 
 def test_exported_models_are_the_same_in_fewer_bytes(checkpoints, tmp_path):
-    written = export_pipeline(checkpoints, tmp_path / "out", torch.bfloat16, max_bytes=12_000)
+    written = export_pipeline(checkpoints, tmp_path / "out", torch.bfloat16, max_shard_bytes=12_000)
     assert list(written) == ["dvae", "clip", "transformer"]
     for kind, folder in written.items():
         files = weights_files(folder)
@@ -35,7 +35,7 @@ def test_exported_models_are_the_same_in_fewer_bytes(checkpoints, tmp_path):
 
 
 def test_export_in_float32_draws_the_same_images(checkpoints, tmp_path):
-    export_pipeline(checkpoints, tmp_path / "out", torch.float32, max_bytes=10**6)
+    export_pipeline(checkpoints, tmp_path / "out", torch.float32, max_shard_bytes=10**6)
     results = [DALLE.load(folder).generate(CAPTION, candidates=3, keep=3) for folder in (checkpoints, tmp_path / "out")]
     assert results[0].scores == results[1].scores
     assert [image.tobytes() for image in results[0].images] == [image.tobytes() for image in results[1].images]
@@ -43,12 +43,12 @@ def test_export_in_float32_draws_the_same_images(checkpoints, tmp_path):
 
 def test_the_record_of_the_data_has_no_absolute_paths():
     meta = {"data": {"name": "drawings", "path": "/home/me/drawings"}, "init": {"path": "/home/me/base", "digest": "1"}}
-    clean = portable(meta)
+    clean = without_local_paths(meta)
     assert clean["data"]["path"] == DrawingsConfig.path
     assert clean["init"]["path"] == "base"
     assert meta["data"]["path"] == "/home/me/drawings"
-    assert portable({"data": {"name": "folder", "path": "pictures"}})["data"]["path"] == "pictures"
-    assert portable({"step": 3}) == {"step": 3}
+    assert without_local_paths({"data": {"name": "folder", "path": "pictures"}})["data"]["path"] == "pictures"
+    assert without_local_paths({"step": 3}) == {"step": 3}
 
 
 def test_prepare_exports_a_checkpoint(prepare, checkpoints, tmp_path):
@@ -58,8 +58,8 @@ def test_prepare_exports_a_checkpoint(prepare, checkpoints, tmp_path):
     assert DALLE.load(tmp_path / "mine").transformer.config == DALLE.load(checkpoints).transformer.config
     status, printed = prepare(f"export={checkpoints}", "out=mine")
     assert (status, "mine exists and is not an empty folder" in printed) == (2, True)
-    status, printed = prepare(f"export={checkpoints}", "out=other", "weights=int8")
-    assert (status, "weights=int8 is unknown; choose float32 or bfloat16" in printed) == (2, True)
+    status, printed = prepare(f"export={checkpoints}", "out=other", "dtype=int8")
+    assert (status, "dtype=int8 is unknown; choose float32 or bfloat16" in printed) == (2, True)
     status, printed = prepare("export=nowhere", "out=other")
     assert (status, "no checkpoint at nowhere" in printed) == (2, True)
 
