@@ -55,7 +55,7 @@ def test_unknown_metric_lists_the_choices(evaluate):
     assert status == 2
     assert (
         "there is no metric 'fid'; choose one of reconstruction, likelihood, alignment, capabilities, drawings, "
-        "sample_quality" in printed
+        "drawing_edits, sample_quality, blur_curve, rerank_curve" in printed
     )
 
 

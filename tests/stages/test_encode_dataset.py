@@ -12,7 +12,7 @@ from tiny_stages import BLOCKS, CPU, build
 
 from dalle.data import open_source
 from dalle.data.folder import FolderConfig
-from dalle.data.token_cache import TODO, TokenCache, TokenCacheMismatch
+from dalle.data.token_cache import PENDING, TokenCache, TokenCacheMismatch
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.stages.encode_dataset import DatasetEncoder, summary
 from dalle.stages.transformer import TransformerStageConfig
@@ -141,7 +141,7 @@ def test_interrupted_encoding_resumes(dvae_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(TokenCache, "write", lambda *given: (written.append(given[1]), write(*given)))
     whole = stage_of(dvae_folder, tmp_path / "tokens").cache
     assert [block.first for block in written] == [0, 32]
-    assert whole.count(TODO) == 0
+    assert whole.count(PENDING) == 0
     assert (whole.tokens == stage_of(dvae_folder, tmp_path / "other").cache.tokens).all()
 
 

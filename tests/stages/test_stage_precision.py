@@ -36,15 +36,15 @@ def as_leaves(output: Any, dtype: torch.dtype | None = None) -> Any:
 
 def loss_of(stage, output: Any, batch: Any) -> torch.Tensor:
     """Return the stage's loss for the given model output."""
-    return stage.loss(lambda *_: output, batch, 1, torch.Generator().manual_seed(0))[0]
+    return stage.loss(lambda *_, **__: output, batch, 1, torch.Generator().manual_seed(0))[0]
 
 
 def output_of(stage, batch: Any, precision: str) -> Any:
     """Return the model output that the stage's loss reads."""
     outputs = []
 
-    def recorded(*inputs):
-        outputs.append(stage.model(*inputs))
+    def recorded(*inputs, **named):
+        outputs.append(stage.model(*inputs, **named))
         return outputs[-1]
 
     with autocast(precision, CPU):

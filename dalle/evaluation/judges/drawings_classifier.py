@@ -145,12 +145,11 @@ class LabelledPictures(NamedTuple):
     labels: Labels
 
     @classmethod
-    def of(cls, source: DrawingsSource, concepts: list[str], records: list[int] | None = None) -> "LabelledPictures":
-        """Load all drawings and recoloured drawings of a source, or those with indices in `records`."""
+    def of(cls, source: DrawingsSource, concepts: list[str]) -> "LabelledPictures":
+        """Load all drawings and recoloured drawings of a source."""
         numbers = {name: number for number, name in enumerate(concepts)}
         images, labels = [], []
-        for index in range(len(source)) if records is None else records:
-            record = source.records[index]
+        for index, record in enumerate(source.records):
             if record.kind not in ("drawing", "colour"):
                 continue
             images.append(np.asarray(source.image(index).resize((STYLE_SIDE, STYLE_SIDE), Image.Resampling.BOX)))
@@ -187,7 +186,7 @@ def train_classifier(
     generator = torch_generator("drawings classifier", seed)
 
     def content_loss(images: Tensor, labels: Labels) -> Tensor:
-        moved, gray = augmented(resized(images, SIDE), generator)
+        moved, gray = augment_content(resized(images, SIDE), generator)
         with autocast("bfloat16", torch.device("cpu")):
             features = model.features(moved)
             concept, colour = model.concept(features), model.colour(features)
@@ -197,7 +196,7 @@ def train_classifier(
 
     def style_loss(images: Tensor, labels: Labels) -> Tensor:
         with autocast("bfloat16", torch.device("cpu")):
-            logits = model.style_logits(degraded(images, generator))
+            logits = model.style_logits(augment_style(images, generator))
         return F.cross_entropy(logits.float(), labels.style, label_smoothing=0.05)
 
     content = [*model.content.parameters(), *model.embed.parameters()]
@@ -227,7 +226,7 @@ def train_classifier(
     return model.eval()
 
 
-def degraded(images: Tensor, generator: torch.Generator) -> Tensor:
+def augment_style(images: Tensor, generator: torch.Generator) -> Tensor:
     """Mirror half of a batch of images, crop all of it a little, and blur it half of the time.
 
     (b, 3, s, s) in [0, 1] -> the same shape. Samples of a model are less sharp than real drawings.
@@ -250,7 +249,7 @@ def training_pictures(data: DrawingsConfig) -> tuple[LabelledPictures, list[str]
     return LabelledPictures.of(source, concepts), concepts
 
 
-def augmented(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def augment_content(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Shift, scale and turn pictures a little, and make a third of them gray.
 
     (b, 3, s, s) in [0, 1] -> the same, and a mask (b,) of those that are gray.
@@ -285,11 +284,11 @@ def load_classifier(data: DrawingsConfig) -> DrawingClassifier:
     place = judge_folder(data, "judge")
     if not (place / checkpoint.CONFIG).is_file():
         log.warning("training the judge of drawings once, about 20 minutes on two cores: %s", place)
-        train_classifier(for_judges(data)).save(place, {"data": asdict(data)})
+        train_classifier(judge_data_config(data)).save(place, {"data": asdict(data)})
     return DrawingClassifier.load(place)
 
 
-def for_judges(data: DrawingsConfig) -> DrawingsConfig:
+def judge_data_config(data: DrawingsConfig) -> DrawingsConfig:
     """Return the settings of the judges' training pictures: they do not depend on the mix and the captions."""
     return replace(data, mix=MixConfig(), languages=["en"], people="stated")
 

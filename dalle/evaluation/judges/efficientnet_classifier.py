@@ -18,7 +18,7 @@ from dalle.evaluation.judges.drawings_classifier import (
     ClassifierConfig,
     LabelledPictures,
     Labels,
-    for_judges,
+    judge_data_config,
     judge_folder,
     training_pictures,
 )
@@ -68,7 +68,7 @@ def load_efficientnet_classifier(data: DrawingsConfig) -> EfficientNetClassifier
     place = judge_folder(data, "efficientnet")
     if not (place / checkpoint.CONFIG).is_file():
         log.warning("training the second judge of drawings once, about 10 minutes on two cores: %s", place)
-        train_heads(for_judges(data), place)
+        train_heads(judge_data_config(data), place)
     heads = checkpoint.load_model(place, KIND, ClassifierConfig, FeatureHeads)
     return EfficientNetClassifier(heads)
 
