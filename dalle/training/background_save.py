@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import cast
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -62,7 +63,7 @@ class Saver:
         if background:
             self._executor = ThreadPoolExecutor(1, thread_name_prefix="save")
             if distributed.is_distributed():
-                self.group = dist.new_group(backend="gloo")
+                self.group = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
         self._in_flight: Future[None] | None = None
 
     @property
