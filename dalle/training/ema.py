@@ -47,8 +47,8 @@ class EMA:
     """EMA of the weights of `source`.
 
     model: copy of `source` in eval mode, without gradients, in float32. With decay 0 it shares the memory of `source`.
-    Of a sharded `source` it has no weights, and is given: a
-    `copy_without_weights` made before `source` was sharded. The averages are then sharded like the weights.
+    Of a sharded `source` it has no weights, and is given: a `copy_without_weights` made before `source` was sharded.
+    The averages are then sharded like the weights.
     """
 
     def __init__(self, source: nn.Module, config: EMAConfig, model: nn.Module | None = None):
@@ -61,7 +61,7 @@ class EMA:
         self._weights: list[Tensor] = list(source.parameters())
         self._averages: list[Tensor] = list(self.model.parameters())
         if self._sharded:
-            self._averages = [each.detach() if self._shared else each.detach().clone() for each in self._weights]
+            self._averages = self._weights if self._shared else [each.detach().clone() for each in self._weights]
         # floating-point buffers are running statistics, which are copied; masks and index tables never change
         pairs = zip(self.model.buffers(), source.buffers(), strict=True)
         self._statistics = [pair for pair in pairs if pair[0].is_floating_point()]
@@ -90,7 +90,7 @@ class EMA:
             return self.model
         model = copy.deepcopy(self.model)
         shapes = {name: each.shape for name, each in model.named_parameters()}
-        averages = zip(shapes, map(gather, self._averages), strict=True)
+        averages = zip(shapes, (gather(each.detach()) for each in self._averages), strict=True)
         whole = {name: average.reshape(shapes[name]) for name, average in averages}
         model.load_state_dict(whole, strict=False, assign=True)  # not strict: buffers are there already
         return model
@@ -98,4 +98,5 @@ class EMA:
     def state_dict(self) -> dict[str, Tensor]:
         """Return averages and buffers by name, which share the memory of this average."""
         names = [name for name, _ in self.model.named_parameters()]
-        return {**self.model.state_dict(), **dict(zip(names, self._averages, strict=True))}
+        averages = [each.detach() for each in self._averages]
+        return {**self.model.state_dict(), **dict(zip(names, averages, strict=True))}
