@@ -41,6 +41,7 @@ test: $(INSTALLED) ## run all tests
 
 bench: $(BENCH_INSTALLED) ## benchmark data loading, training and sampling on the CPU, compared with other projects
 	$(BENCH_RUN) benchmarks/data.py
+	$(BENCH_RUN) benchmarks/cpu_settings.py
 	$(BENCH_RUN) benchmarks/training.py
 	$(BENCH_RUN) benchmarks/sampling.py
 
@@ -110,6 +111,6 @@ $(INSTALLED): pyproject.toml
 $(BENCH_INSTALLED): pyproject.toml
 	$(PYTHON) -m venv .venv-bench
 	$(BENCH_RUN) -m pip install --quiet "$(TORCH)"
-	$(BENCH_RUN) -m pip install --quiet --editable ".[data]" "transformers>=5" webdataset requests
-	$(BENCH_RUN) -m pip install --quiet --no-deps dalle-pytorch==1.6.6 axial-positional-embedding rotary-embedding-torch # it asks for torchvision
+	$(BENCH_RUN) -m pip install --quiet --editable ".[data]" "transformers>=5" x-transformers webdataset requests attrs
+	$(BENCH_RUN) -m pip install --quiet --no-deps dalle-pytorch==1.6.6 axial-positional-embedding rotary-embedding-torch dall-e==0.1 # they ask for torchvision
 	@touch $@

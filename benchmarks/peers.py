@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -48,7 +49,7 @@ def dalle_pytorch_as_shipped(config: TransformerConfig) -> Decoder:
     It drops the cache if guidance is off, so each token costs a forward pass over the whole sequence. `decode` starts
     in the middle of the image, where the cost of a pass is the mean over all tokens.
     """
-    model = _dalle_pytorch(config)
+    model = dalle_pytorch_model(config)
     start = config.grid**2 // 2
 
     def decode(batch: int, tokens: int) -> Tensor:
@@ -59,7 +60,7 @@ def dalle_pytorch_as_shipped(config: TransformerConfig) -> Decoder:
 
 def dalle_pytorch_patched(config: TransformerConfig) -> Decoder:
     """Return dalle-pytorch 1.6.6 with one line fixed: the cache is passed on without guidance too."""
-    model = _dalle_pytorch(config)
+    model = dalle_pytorch_model(config)
 
     def with_cache(*inputs: Tensor, cond_scale: float, cache: dict | None) -> Tensor:
         return model(*inputs, cache=cache)
@@ -97,8 +98,8 @@ def _caption(config: TransformerConfig, batch: int) -> Tensor:
     return words.repeat(batch, 1)
 
 
-def _dalle_pytorch(config: TransformerConfig) -> Any:
-    _stub_unused_imports()
+def dalle_pytorch_model(config: TransformerConfig) -> Any:
+    stub_unused_imports()
     from dalle_pytorch import DALLE, DiscreteVAE  # type: ignore[reportMissingImports]
 
     class Tokens(DiscreteVAE):
@@ -135,8 +136,14 @@ def _generate(model: Any, config: TransformerConfig, batch: int, start: int, tok
     return model.generate_images(_caption(config, batch), use_cache=True, **given)
 
 
-def _stub_unused_imports() -> None:
-    """Stub unused imports of dalle-pytorch: VQGAN code (needs torchvision) and setuptools' old pkg_resources."""
+def stub_unused_imports() -> None:
+    """Stub unused imports of dalle-pytorch: VQGAN code (needs torchvision) and setuptools' old pkg_resources.
+
+    Raises:
+        ImportError: dalle-pytorch is not installed.
+    """
+    if find_spec("dalle_pytorch") is None:
+        raise ImportError("No module named 'dalle_pytorch'")
     vqgan = ModuleType("taming.models.vqgan")
     vqgan.VQModel = vqgan.GumbelVQ = object  # type: ignore[attr-defined]
     resources = ModuleType("pkg_resources")

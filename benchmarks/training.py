@@ -1,122 +1,159 @@
-"""Speed-up from the CPU configuration when training the demo's dVAE: python benchmarks/training.py."""
+"""Training speed on a CPU of every stage, compared with other projects: python benchmarks/training.py."""
 
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.machine import processor
-from dalle.cli.config import compose
-from dalle.stages.data_module import StageContext
-from dalle.stages.dvae import DVAEStage
-from dalle.training.cpu import keep_freed_memory
-from dalle.training.loop import train
-from dalle.training.run import Run
+from benchmarks import training_cases
+from benchmarks.machine import matmul_rate, peak_memory, processor, seconds
+from benchmarks.sampling import version_of
+from benchmarks.training_cases import FULL, PRECISIONS, QUICK, Case, Sizes
+from benchmarks.training_peers import available
+from dalle.training.flops import flop_counter
 
-# each in its own process, because freed memory is kept until a process ends
-CONFIGURATIONS = {
-    "unmodified torch": [],
-    "freed memory kept": ["memory"],
-    "denormals as zero": ["denormals"],
-    "both": ["memory", "denormals"],
+
+@dataclass(frozen=True)
+class Part:
+    """Cases that are compared with each other."""
+
+    title: str
+    unit: str  # of `Case.count`
+    cases: Callable[[Sizes, Path], list[Case]]
+
+
+PARTS = {
+    "transformer": Part("transformer, training update", "tokens", training_cases.transformer),
+    "dvae": Part("dVAE, training update", "images", training_cases.dvae),
+    "clip": Part("CLIP, training update", "images", training_cases.clip),
+    "reconstruction": Part("dVAE of OpenAI's size, encode and decode", "images", training_cases.reconstruction),
+    "attention": Part("attention, forward and backward", "positions", training_cases.attention),
+    "relaxation": Part("relaxed codes and their embedding, forward and backward", "codes", training_cases.relaxation),
 }
-# value added to the logits of the first code; in a collapsed dVAE of an ablation it was about 100 above the others
-MODELS = {"new dVAE": 0.0, "collapsed dVAE": 90.0}
-WARMUP_STEPS = 3  # warm-up steps, in which pages and threads are set up
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """Speed and memory of one case."""
+
+    name: str
+    precision: str
+    ours: bool
+    per_second: float  # tokens, images and so on: from the median of the rounds
+    flops_per_second: float  # of matrix products, convolutions and attention
+    share_of_matmul_rate: float
+    memory_bytes: int  # weights, plus the increase of resident memory
+    times_peer: float | None  # speed compared with the best peer in the same precision; None: there is none
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
-    if options.one_run:
-        configuration, logit_offset = options.one_run
-        print(
-            json.dumps(
-                images_per_second(CONFIGURATIONS[configuration], float(logit_offset), options.steps, options.threads)
-            )
-        )
-        return
-    print(f"{processor()}, {options.threads} threads; {options.rounds} rounds; speeds relative to the first one")
-    speeds: dict[str, dict[str, list[float]]] = {model: {each: [] for each in CONFIGURATIONS} for model in MODELS}
-    for model, configuration in (run for _ in range(options.rounds) for run in runs()):
-        speeds[model][configuration].append(measure_in_process(configuration, MODELS[model], options))
-    print(f"\n{table(speeds)}")
-    results: dict[str, Any] = {"processor": processor(), "images_per_second": speeds, **vars(options)}
+    torch.set_num_threads(options.threads)
+    sizes = QUICK if options.quick else FULL
+    content = {
+        "processor": processor(),
+        "threads": options.threads,
+        "rounds": options.rounds,
+        "sizes": asdict(sizes),
+        "versions": {name: version_of(name) for name in ("torch", "transformers", "x-transformers", "dalle-pytorch")},
+        "parts": {},
+        "unavailable": {},
+    }
+    print(f"{processor()}, {options.threads} threads, {options.rounds} interleaved rounds", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.parts:
+            part = PARTS[name]
+            cases = part.cases(sizes, Path(folder))
+            peers, unavailable = available(name, sizes, Path(folder)) if options.peers else ([], {})
+            for peer, reason in unavailable.items():
+                print(f"\n{peer}: {reason}")
+            results = compare([*cases, *peers], options.rounds)
+            print(f"\n{table(part, results)}", flush=True)
+            content["parts"][name] = [asdict(each) for each in results]
+            content["unavailable"] |= unavailable
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(results, indent=2, default=str) + "\n")
+    options.out.write_text(json.dumps(content, indent=2) + "\n")
     print(f"\nresults  {options.out}")
 
 
-def runs() -> Iterator[tuple[str, str]]:
-    return ((model, configuration) for model in MODELS for configuration in CONFIGURATIONS)
+def compare(cases: list[Case], rounds: int) -> list[CaseResult]:
+    """Time all cases, interleaved over the rounds, with the rate of matrix products in the same rounds."""
+    flops: list[int] = []
+    memory = [0] * len(cases)
+    for case in cases:
+        case.work()  # warm-up
+        with flop_counter() as counter:
+            case.work()
+        flops.append(counter.get_total_flops())
+    times: list[list[float]] = [[] for _ in cases]
+    rates: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
+    for _ in range(rounds):
+        for precision, found in rates.items():
+            found.append(matmul_rate(precision))
+        for index, case in enumerate(cases):
+            elapsed, rise = peak_memory(partial(seconds, case.work))
+            times[index].append(elapsed)
+            memory[index] = max(memory[index], rise)
+    rate = {precision: statistics.median(found) for precision, found in rates.items()}
+    medians = [statistics.median(elapsed) for elapsed in times]
+    speeds = [case.count / median for case, median in zip(cases, medians, strict=True)]
+    best = {
+        precision: max(
+            (speed for case, speed in zip(cases, speeds, strict=True) if not case.ours and case.precision == precision),
+            default=None,
+        )
+        for precision in PRECISIONS
+    }
+    results = []
+    for index, case in enumerate(cases):
+        per_second, peer = flops[index] / medians[index], best[case.precision]
+        results.append(
+            CaseResult(
+                case.name,
+                case.precision,
+                case.ours,
+                per_second=speeds[index],
+                flops_per_second=per_second,
+                share_of_matmul_rate=per_second / rate[case.precision],
+                memory_bytes=case.weights_bytes + memory[index],
+                times_peer=None if peer is None else speeds[index] / peer,
+            )
+        )
+    return results
 
 
-def measure_in_process(configuration: str, logit_offset: float, options: argparse.Namespace) -> float:
-    """Return `images_per_second` of the configuration with this name, measured in a new process."""
-    command = [sys.executable, __file__, "--one-run", configuration, str(logit_offset)]
-    command += ["--steps", str(options.steps), "--threads", str(options.threads)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
-def images_per_second(configuration: list[str], logit_offset: float, steps: int, threads: int) -> float:
-    """Return images per second of the training loop with the parts of a CPU configuration, over `steps` updates.
-
-    logit_offset: added to one logit bias of the dVAE's encoder.
-    """
-    torch.set_num_threads(threads)
-    if "memory" in configuration:
-        keep_freed_memory()
-    if "denormals" in configuration:
-        torch.set_flush_denormal(True)
-    logging = ["log_every=1", "validate_every=0", "preview_every=0", "save_every=0", "validation_pictures=1"]
-    cold = "temperature={kind:constant,start:0.0625}"  # use the schedule's final temperature from the start
-    overrides = [f"stage.{each}" for each in (f"steps={WARMUP_STEPS + steps}", cold, *logging)]
-    config = compose("train", ["stage=dvae", "preset=tiny", "wandb.mode=disabled", *overrides])
-    stage = DVAEStage(config.stage, config.data, StageContext(0, torch.device("cpu"), None, Path("tokens")))
-    bias = list(stage.model.encoder.parameters())[-1]
-    with torch.no_grad():
-        bias[0] += logit_offset
-    with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-        train(stage, config.stage, Run(Path(folder), {"stage": {"steps": WARMUP_STEPS + steps}}, wandb=config.wandb))
-        lines = [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
-    seconds = [line["seconds"] for line in lines if "seconds" in line]
-    return steps * config.stage.batch_size / (seconds[-1] - seconds[WARMUP_STEPS - 1])
-
-
-def table(speeds: dict[str, dict[str, list[float]]]) -> str:
-    """Return a Markdown table of each configuration's speed relative to the first: median and range over the rounds."""
-    lines = [f"| times `{next(iter(CONFIGURATIONS))}` | {' | '.join(speeds)} |", f"|---|{'---|' * len(speeds)}"]
-    for configuration in CONFIGURATIONS:
-        cells = []
-        for by_configuration in speeds.values():
-            baseline = by_configuration[next(iter(CONFIGURATIONS))]
-            ratios = [speed / base for speed, base in zip(by_configuration[configuration], baseline, strict=True)]
-            cells.append(f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
-        lines.append(f"| {configuration} | {' | '.join(cells)} |")
+def table(part: Part, rows: list[CaseResult]) -> str:
+    """Return the results of one part as a Markdown table."""
+    lines = [
+        f"| {part.title} | precision | {part.unit}/s | times best peer | share of matmul rate | memory |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        times = "" if row.times_peer is None else f"{row.times_peer:.2f}"
+        share, memory = f"{row.share_of_matmul_rate:.0%}", f"{row.memory_bytes / 2**20:,.0f} MiB"
+        lines.append(f"| {row.name} | {row.precision} | {row.per_second:.4g} | {times} | {share} | {memory} |")
     return "\n".join(lines)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, help="timed updates (8)")
-    parser.add_argument("--rounds", type=int, help="rounds of measurements (3)")
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS), help="what to compare (all)")
+    parser.add_argument("--rounds", type=int, help="rounds of measurements (5)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of torch (%(default)s)")
-    parser.add_argument("--quick", action="store_true", help="two updates, one round, to check that everything runs")
+    parser.add_argument("--no-peers", dest="peers", action="store_false", help="measure only this project")
+    parser.add_argument("--quick", action="store_true", help="tiny models, one round, to check that everything runs")
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/training.json"), help="JSON output file")
-    parser.add_argument("--one-run", nargs=2, help=argparse.SUPPRESS)  # internal: one measurement in its own process
     options = parser.parse_args(arguments)
-    options.steps = options.steps or (2 if options.quick else 8)
-    options.rounds = options.rounds or (1 if options.quick else 3)
+    options.rounds = options.rounds or (1 if options.quick else 5)
     return options
 
 

@@ -58,11 +58,43 @@ def test_data_benchmark_runs_without_peers(run_command, monkeypatch, tmp_path):
 
 
 def test_cpu_configurations_are_compared_in_each_round(benchmarks):
-    training = benchmarks("training")
+    training = benchmarks("cpu_settings")
     assert training.images_per_second([], 90.0, 1, 1) > 0
     speeds = {"a dVAE": {each: [10.0, 20.0, 40.0] for each in training.CONFIGURATIONS}}
     speeds["a dVAE"]["both"] = [15.0, 60.0, 80.0]
     assert "| both | 2.00 (1.50 to 3.00) |" in training.table(speeds)
+
+
+def test_training_benchmark_runs_without_peers(run_command, monkeypatch, tmp_path):
+    for name in ("x_transformers", "dalle_pytorch", "dall_e"):
+        monkeypatch.setitem(sys.modules, name, None)  # the packages appear not to be installed
+    out = tmp_path / "new" / "facts.json"
+    parts = ["transformer", "dvae", "attention", "relaxation"]
+    status, printed = run_command("benchmarks/training", "--quick", "--parts", *parts, "--out", str(out))
+    assert status == 0, printed
+    facts = json.loads(out.read_text())
+    assert list(facts["parts"]) == parts
+    assert facts["unavailable"].keys() == {"x_transformers", "dalle_pytorch", "dalle_pytorch_dvae"}
+    rows = [row for part in parts for row in facts["parts"][part]]
+    assert all(row["per_second"] > 0 and 0 < row["share_of_matmul_rate"] < 1 for row in rows)
+    assert {row["precision"] for row in rows} == {"float32", "bfloat16"}
+    assert "| Hugging Face GPT-2 | float32 |" in printed  # a test dependency
+    assert "make bench installs it" in printed
+
+
+def test_speeds_are_compared_with_the_best_peer_of_the_same_precision(benchmarks, monkeypatch):
+    training = benchmarks("training")
+    monkeypatch.setattr(training, "matmul_rate", lambda precision: 1e12)
+    monkeypatch.setattr(training, "peak_memory", lambda work: (work(), 0))
+    monkeypatch.setattr(training, "seconds", lambda work: work())
+    times = {("ours", "float32"): 2, ("a", "float32"): 8, ("b", "float32"): 4, ("a", "bfloat16"): 1}
+    cases = [
+        benchmarks("training_cases").Case(name, precision, lambda each=each: each, count=8, ours=name == "ours")
+        for (name, precision), each in times.items()
+    ]
+    results = training.compare(cases, rounds=3)
+    assert [each.per_second for each in results] == [4, 1, 2, 8]
+    assert [each.times_peer for each in results] == [2, 0.5, 1, 1]
 
 
 def test_precision_benchmark_compares_bfloat16_and_float32(run_command, tmp_path):

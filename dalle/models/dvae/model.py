@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dalle import checkpoint
 from dalle.config_validation import check_sizes
+from dalle.models.dvae import gumbel_embedding
 from dalle.models.dvae.convolutions import ResidualBlock, SameConv2d
 from dalle.models.dvae.relaxation import RELAXATIONS, negative_squared_distance, straight_through_vectors
 from dalle.pretrained.openai_dvae import read_openai_dvae
@@ -200,10 +201,17 @@ class DiscreteVAE(nn.Module):
         """Return the likelihood parameters of relaxed codes, (b, 6, ., .), and the codes' logits, (b, v, h, w)."""
         encoded = self._encoded(images)  # (b, v, h, w), or (b, decoder_input, h, w)
         logits = self._logits(encoded)  # (b, v, h, w)
-        embeddings = self.decoder.embed(self.relax(logits, temperature, generator))  # (b, decoder_input, h, w)
+        embeddings = self.embed_relaxed(logits, temperature, generator)  # (b, decoder_input, h, w)
         if self.config.quantises_vectors:
             embeddings = straight_through_vectors(encoded, embeddings)
         return self.decoder.decode_embeddings(embeddings), logits
+
+    def embed_relaxed(self, logits: Tensor, temperature: float, generator: torch.Generator | None = None) -> Tensor:
+        """Relax the codes and embed them by the decoder's first layer: (b, v, h, w) -> (b, decoder_input, h, w)."""
+        layer = self.decoder.input
+        if self.config.relaxation == "gumbel_softmax" and gumbel_embedding.is_worthwhile(logits, layer):
+            return gumbel_embedding.gumbel_embedding(logits, layer, temperature, generator)
+        return self.decoder.embed(self.relax(logits, temperature, generator))
 
     def logits(self, images: Tensor) -> Tensor:
         """Compute unnormalised log-probabilities of the codes.

@@ -1,0 +1,85 @@
+"""Gumbel-softmax relaxation fused with the decoder's first layer, whose codes never exist for all positions at once.
+
+With the paper's 8,192 codes, the relaxed codes of one image of 256 pixels take 32 MB, and each step of the relaxation
+as much. Here they are computed in chunks of positions, and again in the backward pass from the same random numbers, so
+that only the logits are kept.
+"""
+
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from dalle.precision import without_autocast
+
+CHUNK = 1 << 19  # numbers that are computed at once: 2 MB, which stay in the processor's cache
+GPU_CHUNK = 1 << 26
+
+
+def is_worthwhile(logits: Tensor, layer: nn.Conv2d) -> bool:
+    """Return True if logits (b, v, h, w) exceed one chunk and `layer` embeds each position by itself."""
+    return logits.numel() > _chunk_size(logits) and layer.kernel_size == (1, 1)
+
+
+def gumbel_embedding(
+    logits: Tensor, layer: nn.Conv2d, temperature: float, generator: torch.Generator | None = None
+) -> Tensor:
+    """Compute layer(gumbel_softmax(logits)) of a 1x1 convolution, in float32: (b, v, h, w) logits -> (b, d, h, w).
+
+    The distribution is that of `gumbel_softmax`, the random numbers are others.
+    """
+    b, _, h, _ = logits.shape
+    if generator is None:
+        generator = torch.Generator(logits.device).manual_seed(int(torch.randint(2**62, ())))
+    with without_autocast(logits.device.type):
+        flat = rearrange(logits.float(), "b v h w -> (b h w) v")  # a view if logits are in channels-last layout
+        embedded = _GumbelEmbedding.apply(flat, layer.weight.flatten(1), temperature, generator)
+        if layer.bias is not None:
+            embedded = embedded + layer.bias
+    return rearrange(embedded, "(b h w) d -> b d h w", b=b, h=h)
+
+
+class _GumbelEmbedding(torch.autograd.Function):
+    """(n, v) logits, (d, v) weight -> (n, d)."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, weight: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+        ctx.save_for_backward(logits, weight)
+        ctx.temperature, ctx.random_state = temperature, generator.get_state()
+        embedded = logits.new_empty(len(logits), len(weight))
+        for part in _chunks(logits):
+            torch.mm(_relaxed(logits[part], temperature, generator), weight.T, out=embedded[part])
+        return embedded
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        (gradient,) = gradients
+        logits, weight = ctx.saved_tensors
+        generator = torch.Generator(logits.device)
+        generator.set_state(ctx.random_state)
+        of_logits, of_weight = torch.empty_like(logits), torch.zeros_like(weight)
+        for part in _chunks(logits):
+            relaxed = _relaxed(logits[part], ctx.temperature, generator)
+            of_weight.addmm_(gradient[part].T, relaxed)
+            error = gradient[part] @ weight
+            error -= torch.linalg.vecdot(error, relaxed).unsqueeze(1)
+            torch.mul(error, relaxed.div_(ctx.temperature), out=of_logits[part])
+        return of_logits, of_weight, None, None
+
+
+def _relaxed(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    """Draw relaxed codes: (m, v) -> (m, v)."""
+    # uniform numbers are drawn five times as fast as exponential ones on a CPU; 0 gives minus infinity, 1 never occurs
+    uniform = torch.empty_like(logits).uniform_(generator=generator)
+    gumbel = uniform.log_().neg_().log_().neg_()
+    return gumbel.add_(logits).div_(temperature).softmax(dim=1)
+
+
+def _chunks(logits: Tensor) -> list[slice]:
+    size = max(1, _chunk_size(logits) // logits.shape[1])
+    return [slice(start, start + size) for start in range(0, len(logits), size)]
+
+
+def _chunk_size(logits: Tensor) -> int:
+    return CHUNK if logits.device.type == "cpu" else GPU_CHUNK
