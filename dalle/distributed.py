@@ -66,9 +66,9 @@ def is_main_process() -> bool:
     return get_rank() == 0
 
 
-def barrier() -> None:
-    """Wait until all ranks reach this call."""
-    all_reduce_any(False)
+def barrier(group: dist.ProcessGroup | None = None) -> None:
+    """Wait until all ranks, or those of `group`, reach this call."""
+    all_reduce_any(False, group)
 
 
 def broadcast_object(value: T) -> T:
@@ -89,12 +89,15 @@ def all_gather_object(value: T) -> list[T]:
     return values
 
 
-def all_reduce_any(flag: bool) -> bool:
-    """Return True if `flag` is true on any rank. All ranks must call it. Does not synchronise with the GPU."""
+def all_reduce_any(flag: bool, group: dist.ProcessGroup | None = None) -> bool:
+    """Return True if `flag` is true on any rank, or any of `group`, all of which must call it.
+
+    Does not synchronise with the GPU.
+    """
     if not is_distributed():
         return flag
     flags = torch.tensor(int(flag))
-    dist.all_reduce(flags, dist.ReduceOp.MAX)
+    dist.all_reduce(flags, dist.ReduceOp.MAX, group=group)
     return bool(flags)
 
 

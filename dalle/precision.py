@@ -4,7 +4,7 @@ import os
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache, wraps
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -22,13 +22,20 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, FORMATS[precision], enabled=precision != "float32")
 
 
-@cache
-def has_amx(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Return True if the processor has Intel's AMX for bfloat16; False if `cpuinfo` is missing."""
+def names_amx(cpuinfo: Path) -> bool:
+    """Return True if the file `cpuinfo` names Intel's AMX for bfloat16; False if it is missing."""
     try:
         return "amx_bf16" in cpuinfo.read_text()
     except OSError:  # not on Linux
         return False
+
+
+AMX = names_amx(Path("/proc/cpuinfo"))  # read once, where torch.compile does not trace it
+
+
+def has_amx() -> bool:
+    """Return True if the processor has Intel's AMX for bfloat16."""
+    return AMX
 
 
 def use_exact_float32() -> None:

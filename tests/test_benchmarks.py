@@ -114,6 +114,14 @@ def test_attention_benchmark_compares_all_implementations(run_command, tmp_path)
     assert row["times_float32"]["torch_kernel_in_float32"] == 1
 
 
+@pytest.mark.slow
+def test_compilation_benchmark_compares_compiled_and_eager(run_command, tmp_path):
+    status, printed = run_command("benchmarks/compilation", "--quick", "--out", str(tmp_path / "facts.json"))
+    assert status == 0, printed
+    (row,) = json.loads((tmp_path / "facts.json").read_text())["rows"]
+    assert row["least"] == row["ratio"] == row["most"] > 0
+
+
 def test_missing_peer_is_reported(benchmarks, monkeypatch):
     peers = benchmarks("peers")
 

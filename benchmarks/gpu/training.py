@@ -30,6 +30,8 @@ TOY = {  # settings on top of tiny, for a run without a GPU
 }
 UPDATES = 8  # number of updates, timed individually
 KERNELS = 10
+COMPILED, FLEX = "stage.compile=true", "stage.model.attention=flex"
+KERNEL_CHOICES = {"compiled": (COMPILED,), "flex": (FLEX,), "compiled, flex": (COMPILED, FLEX)}
 
 
 def overrides_of(stage: str, preset: str, options: Options) -> list[str]:
@@ -42,12 +44,15 @@ def overrides_of(stage: str, preset: str, options: Options) -> list[str]:
     return [f"stage={stage}", f"preset={preset}", *data, *(f"stage.{each}" for each in common)]
 
 
-def train(stage_name: str, preset: str, options: Options, batch: int | None = None) -> Results:
+def train(
+    stage_name: str, preset: str, options: Options, batch: int | None = None, changes: tuple[str, ...] = ()
+) -> Results:
     """Time updates of one stage as in train.py, on images loaded beforehand.
 
     batch: images per update, in one micro-batch; None: batch size and micro-batches of the preset.
+    changes: further overrides.
     """
-    overrides = overrides_of(stage_name, preset, options)
+    overrides = [*overrides_of(stage_name, preset, options), *changes]
     if batch is not None and not options.quick:
         overrides += [f"stage.batch_size={batch}", "stage.accumulate=1"]
     config = compose("train", overrides)
@@ -133,6 +138,10 @@ def measurements(quick: bool) -> dict[str, Any]:
     stages: Iterator[tuple[str, str]] = itertools.product(["transformer", "dvae", "clip"], ["small", "base"])
     found: dict[str, Any] = {f"{stage}, {preset}": partial(train, stage, preset) for stage, preset in stages}
     found["transformer, paper-1b"] = partial(train, "transformer", "paper-1b", batch=16)
+    # their kernels do not count as FLOPs: compare images/s
+    for preset, (name, changes) in itertools.product(("base", "paper-1b"), KERNEL_CHOICES.items()):
+        batch = 16 if preset == "paper-1b" else None
+        found[f"transformer, {preset}, {name}"] = partial(train, "transformer", preset, batch=batch, changes=changes)
     return {name: found[name] for name in list(found)[::2][:3]} if quick else found
 
 

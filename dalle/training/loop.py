@@ -6,6 +6,7 @@ import signal
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from dalle import distributed
 from dalle.atomic_files import atomic_folder
 from dalle.precision import autocast
 from dalle.seeds import seed_global_generators, torch_generator
+from dalle.training.background_save import Saver, copy_model_to_host, raised_together
+from dalle.training.compilation import compile_blocks
 from dalle.training.logger import Logger, open_logger
 from dalle.training.monitor.run_monitor import RunMonitor, image_cost
 from dalle.training.monitor.stall_watchdog import PREVIEWING, SAVING, VALIDATING
@@ -58,11 +61,13 @@ class Trainer:
         self.stage, self.config, self.run = stage, config, run
         self.is_main_process = distributed.is_main_process()
         cost = image_cost(stage)  # before the model is wrapped or sharded
+        compiled = compile_blocks(stage.model, run.device) if config.compile else ""
         self.state = state = TrainState(stage.model, config, run.device, run.mesh)
         self.model = state.parallel_model.train()
         self.parameters = [each for each in stage.model.parameters() if each.requires_grad]
         state.restore(run.folder)
-        self.saved_step = state.step
+        self.saved_step = state.step  # also of a save in flight
+        self.saver = Saver(config.async_save)
         self.logger = Logger()
         if self.is_main_process:
             self.logger = open_logger(run.folder, state.step, run.wandb, state.wandb_id, run.config)
@@ -70,6 +75,8 @@ class Trainer:
             stage.name, state.step, config.steps, config.batch_size, state.seconds, shown=self.is_main_process
         )
         self.progress.print(f"precision {state.precision}: {state.precision_reason}")
+        if compiled:
+            self.progress.print(compiled)
         if run.mesh is not None:
             shards = run.mesh[SHARD].size()
             copies = f", with {run.mesh.size() // shards} copies of each shard" if run.mesh.ndim > 1 else ""
@@ -83,7 +90,7 @@ class Trainer:
         state, config = self.state, self.config
         with StopRequest() as request, self.monitor:
             while True:
-                stopping = distributed.all_reduce_any(request.signum != 0)
+                stopping = distributed.all_reduce_any(request.signum != 0 or self.saver.failed)
                 finished = state.step == config.steps
 
                 if state.step > state.validated_step and (finished or not stopping):
@@ -92,6 +99,9 @@ class Trainer:
                     self.save()
                 if config.keep_every and state.step and state.step % config.keep_every == 0:
                     self.keep()
+                if stopping or finished:
+                    self.monitor.begin(SAVING)
+                    self.saver.wait()
                 if stopping:
                     where = f"step {state.step} of {config.steps}, saved in {self.run.folder}"
                     signum = request.signum or signal.SIGTERM  # another rank received the signal
@@ -162,13 +172,25 @@ class Trainer:
             self.logger.image(self.state.step, image)
 
     def save(self) -> None:
-        """Write the checkpoint, then the training state; a run killed in between resumes from the previous state."""
-        state = self.state
+        """Write the checkpoint, then the training state; a run killed in between resumes from the previous state.
+
+        With `async_save` both are copied, and written while training goes on.
+        """
+        state, folder, meta = self.state, self.run.folder, self.meta()
         self.monitor.begin(SAVING)
+        self.saver.wait()
         model = state.ema.whole_model()
-        if self.is_main_process:
-            self.save_model(self.run.folder, model)
-        state.save(self.run.folder, self.run.config)
+        if self.saver.background and self.is_main_process:
+            model = copy_model_to_host(model)
+        write_state = state.prepare_save(folder, self.run.config, self.saver.background, self.saver.group)
+
+        def write() -> None:
+            with raised_together(self.saver.group):
+                if self.is_main_process:
+                    self.stage.save(folder, model, meta)
+            write_state()
+
+        self.saver.run(write)
         self.saved_step = state.step
 
     def keep(self) -> None:
@@ -180,9 +202,12 @@ class Trainer:
                 self.save_model(folder, model)
 
     def save_model(self, folder: Path, model: nn.Module) -> None:
+        self.stage.save(folder, model, self.meta())
+
+    def meta(self) -> dict[str, Any]:
+        """Return the entries of a checkpoint of the present step."""
         images_seen = self.state.step * self.config.batch_size
-        meta = {"step": self.state.step, "images": images_seen, "seed": self.run.seed}
-        self.stage.save(folder, model, meta)
+        return {"step": self.state.step, "images": images_seen, "seed": self.run.seed}
 
     def update(self) -> None:
         """Do one optimizer update, skipped on all ranks if loss or gradient is not finite; without device syncs."""
@@ -236,6 +261,7 @@ class Trainer:
             self.progress.print(f"update {step} skipped: loss or gradient not finite ({skipped} in a row)")
         if skipped >= self.config.max_skipped_steps:
             self.monitor.spikes.report()
+            self.saver.wait()
             saved = (
                 f"the last checkpoint, of step {self.saved_step}, is in {folder}"
                 if self.saved_step
@@ -247,5 +273,6 @@ class Trainer:
             )
 
     def close(self) -> None:
+        self.saver.close()
         self.progress.close()
         self.logger.close()

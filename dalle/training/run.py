@@ -16,7 +16,7 @@ from dalle.weights_files import has_weights
 # settings of logging and data loading that may change when a run resumes
 MUTABLE = {"log_every", "validate_every", "preview_every", "save_every", "max_skipped_steps", "workers"}
 MUTABLE |= {"log_gradient_norms", "spike_deviations", "stall_minutes", "profile", "profile_steps"}
-MUTABLE |= {"keep_every", "keep_best"}
+MUTABLE |= {"async_save", "keep_every", "keep_best"}
 STEPS = "stage.steps"
 RENAMED = {  # settings of runs saved by version 1.0 -> their present names
     "stage.ema.warm_up": "stage.ema.warmup",

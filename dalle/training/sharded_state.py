@@ -10,12 +10,13 @@ tensors are read with `weights_only`.
 import pickle
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
@@ -24,6 +25,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from dalle import checkpoint, distributed
 from dalle.checkpoint import CheckpointError
+from dalle.training.background_save import raised_together
 
 METADATA = ".metadata"
 METADATA_CLASSES = {
@@ -42,23 +44,34 @@ METADATA_CLASSES = {
 }
 
 
-def save_state(folder: Path, step: int, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
+def save_state(
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Tensor],
+    scalars: Mapping[str, Any],
+    group: ProcessGroup | None = None,
+) -> None:
     """Write the training state after `step` updates, then delete previous states. All ranks must call it.
 
     tensors: DTensors, of which each rank writes its shard, and tensors that are equal on all ranks. `scalars` as in
-    `checkpoint.save_state`. Raises CheckpointError if the state cannot be written; the previous state is then kept.
+    `checkpoint.save_state`. group: process group of all ranks, such as one for a thread; None: the default group.
+
+    Raises CheckpointError on all ranks if the state cannot be written; the previous state is then kept.
     """
     path = checkpoint.temporary_state(folder, step)
-    with checkpoint.writing_state(folder, step, scalars) if distributed.is_main_process() else nullcontext():
-        distributed.barrier()  # the folder is there
+    with ExitStack() as stack:
+        with raised_together(group):
+            if distributed.is_main_process():
+                stack.enter_context(checkpoint.writing_state(folder, step, scalars))
         try:
-            save(dict(tensors), storage_writer=StateWriter(path))
+            save(dict(tensors), storage_writer=StateWriter(path), process_group=group)
         except CheckpointException as error:
             reason = "; ".join(str(each[0]) for each in error.failures.values())
             raise CheckpointError(
                 f"could not save {path}: {reason}. The previous state is unchanged: free some disk space and run again"
             ) from error
-    distributed.barrier()  # the state has its name
+        with raised_together(group):
+            stack.close()  # the first rank gives the state its name
 
 
 def read_tensors(state: Path, empty: Callable[[str, torch.Size, torch.dtype], Tensor]) -> dict[str, Tensor]:

@@ -34,12 +34,14 @@ class TrainingConfig:
     gradient_exponent: int | None = None  # simulated exponent bits of gradients in branches, with scaling (float16: 5)
     recompute: bool = False  # activation checkpointing of residual branches: less memory, 1/3 more compute (Sec. 2.4)
     recompute_layers: int | None = None  # with recompute: only in so many transformer blocks, the first; null: in all
+    compile: bool = False  # torch.compile of each residual block; the first update takes minutes
     compression: CompressionConfig = field(default_factory=CompressionConfig)  # of gradients exchanged by ranks
     max_skipped_steps: int = 25  # consecutive updates skipped for a non-finite loss or gradient before the run stops
     log_every: int = 50  # updates between two lines of metrics; 0: only at the end
     validate_every: int = 5_000  # updates between two validations; 0: only at the end
     preview_every: int = 5_000  # updates between two preview images in previews/; 0: only at the end
     save_every: int = 5_000  # updates between two checkpoints; 0: only at the end
+    async_save: bool = False  # write checkpoints while training goes on, from a copy in the host's memory
     keep_every: int = 0  # updates between two copies of the checkpoint, kept in checkpoints/<step>/; 0: none
     keep_best: bool = False  # keep the checkpoint with the lowest validation loss in best/
     log_gradient_norms: bool = False  # log the gradient norm of each residual block and of each other child module

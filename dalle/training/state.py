@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
 
 from dalle import checkpoint, distributed
 from dalle.training.auto_precision import choose_precision
+from dalle.training.background_save import copy_to_host, raised_together
 from dalle.training.branch_hooks import attach_hooks
 from dalle.training.ema import EMA, copy_without_weights
 from dalle.training.gradient_reducer import build_gradient_reducer
@@ -78,8 +80,16 @@ class TrainState:
         self.wandb_id = uuid.uuid4().hex[:8]
         self._config, self._device = config, device
 
-    def save(self, folder: Path, run_config: dict[str, Any]) -> None:
-        """Write the state and `run_config`. All ranks must call it; the first one writes, or each rank its shards."""
+    def prepare_save(
+        self, folder: Path, run_config: dict[str, Any], copied: bool = False, group: ProcessGroup | None = None
+    ) -> Callable[[], None]:
+        """Return a function that writes the present state and `run_config`. All ranks must call both.
+
+        The first rank writes, or each rank its shards.
+
+        copied: write a copy of the state, in the host's memory, so that it may change before the function ends.
+        group: process group over which ranks of a sharded run write together; None: the default group.
+        """
         scalars = {
             "identity": run_config,
             "watched": self.validated_step,
@@ -94,13 +104,21 @@ class TrainState:
             scalars["best_loss"] = self.best_loss
         reducer = {f"exchange.{name}": tensor for name, tensor in self.reducer.state_dict().items()}
         tensors = self._tensors() | reducer
-        if is_sharded(self.model):
-            from dalle.training import sharded_state  # torch.distributed.checkpoint takes long to import
+        sharded, step = is_sharded(self.model), self.step
+        if copied and (sharded or distributed.is_main_process()):
+            tensors = {name: copy_to_host(tensor) for name, tensor in tensors.items()}
 
-            sharded_state.save_state(folder, self.step, tensors, scalars)
-        elif distributed.is_main_process():
-            checkpoint.save_state(folder, self.step, tensors, scalars)
-        distributed.barrier()
+        def write() -> None:
+            if sharded:
+                from dalle.training import sharded_state  # torch.distributed.checkpoint takes long to import
+
+                sharded_state.save_state(folder, step, tensors, scalars, group)
+            else:
+                with raised_together(group):
+                    if distributed.is_main_process():
+                        checkpoint.save_state(folder, step, tensors, scalars)
+
+        return write
 
     def restore(self, folder: Path) -> None:
         """Load the newest state in `folder`, if there is one. Raises CheckpointError if it does not match the model."""

@@ -36,6 +36,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "clip resnet": ("clip", {"model": RESNET, "data": replace(BLOCKS, image_size=32)}),
     "transformer": ("transformer", {"model": PAPER}),
     "transformer sparse": ("transformer", {"model": replace(PAPER, attention="sparse")}),
+    "transformer flex": ("transformer", {"model": replace(PAPER, attention="flex")}),
     "transformer swiglu": ("transformer", {"model": replace(PAPER, qk_norm=True, mlp="swiglu")}),
     "transformer soft": ("transformer", {"image_targets": "soft"}),
     "transformer recompute": ("transformer", {"model": PAPER, "recompute": True}),

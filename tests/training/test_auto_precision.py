@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dalle.precision import autocast, blocked_cumulative_sum, has_amx, in_float32
+from dalle.precision import autocast, blocked_cumulative_sum, in_float32, names_amx
 from dalle.training import auto_precision
 from dalle.training.auto_precision import MIN_PARAMETERS_FOR_BFLOAT16, choose_precision
 
@@ -35,7 +35,7 @@ def test_auto_on_cpu_depends_on_processor_and_model_size(monkeypatch, model, amx
 def test_amx_is_detected_from_cpu_flags(tmp_path, flags, found):
     if flags is not None:
         (tmp_path / "cpuinfo").write_text(f"model name : Some\nflags : fpu vme {flags}\n")
-    assert has_amx(tmp_path / "cpuinfo") == found
+    assert names_amx(tmp_path / "cpuinfo") == found
 
 
 def test_autocast_computes_in_the_given_precision():

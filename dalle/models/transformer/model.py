@@ -49,7 +49,8 @@ class TransformerConfig:
     pads: str = "learned"  # text padding: learned embeddings, attended to | masked, never attended to (Sec. 2.2)
     image_position_embedding: str = "predicted"  # of an image token: of the cell predicted next | own
     attention_normalisation: str = "joint"  # one softmax over text and image keys | separate (Sec. 2.2, fn. 7)
-    # auto: sparse on a CPU if faster, else dense | dense: dense mask, less memory | sparse: block-sparse attention
+    # auto: sparse on a CPU if faster, else dense | dense: dense mask, less memory | sparse: block-sparse attention |
+    # flex: FlexAttention on a CUDA GPU, else dense
     attention: str = "auto"
     activation: str = "quick_gelu"  # of the MLP: quick_gelu or gelu; the paper does not specify it
     mlp: str = "plain"  # plain: linear, activation, linear | swiglu: gated by SiLU, equal parameter count

@@ -10,6 +10,8 @@ Figure 11).
 """
 
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import Protocol
 
 import torch
@@ -93,7 +95,8 @@ class Convolutional:
         half = self.kernel // 2
         offset = query - key
         if self.wraps:
-            near = torch.stack([(offset - grid * up).abs() <= half for up in range(half + 1)]).any(dim=0)
+            rows = ((offset - grid * up).abs() <= half for up in range(half + 1))
+            near = reduce(or_, rows)  # element by element, of which FlexAttention can make a kernel
         else:
             up, left = query // grid - key // grid, query % grid - key % grid
             near = (up <= half) & (left.abs() <= half)

@@ -13,9 +13,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dalle.models.attention import DenseMaskAttention, TextImageSoftmax, causal, full
+from dalle.models.transformer.flex_attention import FlexAttention
 from dalle.models.transformer.patterns import Column, Dense, Pattern, image_mask, sequence_mask
 
-IMPLEMENTATIONS = ("auto", "dense", "sparse")
+IMPLEMENTATIONS = ("auto", "dense", "sparse", "flex")
 
 
 def build_attention(
@@ -27,12 +28,13 @@ def build_attention(
     `key_padding_mask`, (b, T) bool, is the key padding mask of the text.
 
     implementation: "dense" is attention with a dense mask, "sparse" block-sparse attention. "auto" is the faster of the
-        two on a CPU; on a GPU, where they have not been compared, it is the dense mask in one fused kernel.
+        two on a CPU; on a GPU, where they have not been compared, it is the dense mask in one fused kernel. "flex" is
+        FlexAttention on a CUDA GPU, and the dense mask elsewhere.
     normalisation: "joint" is one softmax over the text and image keys of an image position; "separate" is a softmax
         for each, with results added (Sec. 2.2, fn. 7).
 
     Raises:
-        ValueError: an unknown `implementation` or `normalisation`.
+        ValueError: an unknown `implementation` or `normalisation`, or "flex" with "separate".
     """
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"attention={implementation!r} is unknown; choose one of {', '.join(IMPLEMENTATIONS)}")
@@ -45,6 +47,10 @@ def build_attention(
         if joint
         else SeparateSoftmaxAttention(pattern, text_positions, grid)
     )
+    if implementation == "flex":
+        if not joint:
+            raise ValueError("attention=flex has one softmax for all keys: set attention_normalisation=joint")
+        return DeviceDispatch("cuda", FlexAttention(pattern, text_positions, grid), dense)
     sparse = partial(_sparse_attention, pattern, text_positions, grid, softmax)
     if implementation == "sparse":
         return sparse()
@@ -52,7 +58,7 @@ def build_attention(
     max_image_keys = (text_positions + grid * grid) * 2 // 5 - text_positions
     image_keys = grid if isinstance(pattern, Column) else rows_attended(pattern, grid) * grid
     return (
-        DeviceDispatch(sparse(), dense)
+        DeviceDispatch("cpu", sparse(), dense)
         if implementation == "auto" and grid >= 16 and image_keys <= max_image_keys
         else dense
     )
@@ -71,14 +77,14 @@ def rows_attended(pattern: Pattern, grid: int) -> int:
 
 
 class DeviceDispatch(nn.Module):
-    """Dispatch to one implementation of attention on CPUs and to an equivalent one elsewhere."""
+    """Dispatch to one implementation of attention on devices of one type, and to an equivalent one elsewhere."""
 
-    def __init__(self, on_cpu: nn.Module, elsewhere: nn.Module):
+    def __init__(self, device_type: str, there: nn.Module, elsewhere: nn.Module):
         super().__init__()
-        self.on_cpu, self.elsewhere = on_cpu, elsewhere
+        self.device_type, self.there, self.elsewhere = device_type, there, elsewhere
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
-        return (self.on_cpu if q.device.type == "cpu" else self.elsewhere)(q, k, v, key_padding_mask)
+        return (self.there if q.device.type == self.device_type else self.elsewhere)(q, k, v, key_padding_mask)
 
 
 class CausalAttention(nn.Module):

@@ -1,0 +1,44 @@
+"""Compilation of a model's residual blocks by `torch.compile`, each block a graph of its own.
+
+Blocks with equal sizes share one graph, so that compilation does not take longer for a deeper model. What lies between
+blocks stays as it is: embeddings, heads, and the hooks of DDP and FSDP, which gather and reduce around each block.
+"""
+
+import torch
+from torch import nn
+
+from dalle.training.sharding import sharding_units
+
+MAX_GRAPHS = 64  # one for each size of a block; torch's limit of 8 is less than the dVAE has
+
+
+def compile_blocks(model: nn.Module, device: torch.device) -> str:
+    """Compile the residual blocks of `model` in place, when each is first called; returns a line for the log.
+
+    Call it before the model is wrapped or sharded. Names of weights stay as they are, and copies of the model are not
+    compiled. Shapes are taken as constant: another batch size is compiled anew.
+
+    Raises ValueError if there are no residual blocks, or no compiler for the device.
+    """
+    blocks = sharding_units(model)
+    if not blocks:
+        raise ValueError("this model has no residual blocks, which compile=true compiles: set compile=false")
+    check_compiler(device)
+    torch._dynamo.config.cache_size_limit = max(MAX_GRAPHS, torch._dynamo.config.cache_size_limit)
+    # blocks are smaller than DDP's buckets, so that splitting their graphs would not send gradients earlier
+    torch._dynamo.config.optimize_ddp = False
+    for block in blocks:
+        block.compile(dynamic=False)
+    return f"{len(blocks)} residual blocks are compiled; the first update takes longer"
+
+
+def check_compiler(device: torch.device) -> None:
+    """Compile a function of one operation. Raises ValueError if that fails, for lack of a compiler for example."""
+    try:
+        torch.compile(torch.neg)(torch.ones(1, device=device))
+    except Exception as error:  # of dynamo, inductor, triton or the compiler that they call
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        needed = "Triton and a C compiler" if device.type == "cuda" else "a C++ compiler such as g++"
+        raise ValueError(
+            f"compile=true needs {needed}, which did not work here ({reason.strip()}): install it, or set compile=false"
+        ) from error
