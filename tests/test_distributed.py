@@ -35,8 +35,17 @@ RUNS = {
     "averaged": BLOCKS,
     "compressed": COMPRESSED,
     "enough": replace(BLOCKS, compression=CompressionConfig(rank=8, blocks=1)),  # gradients of 8 points have no more
+    "bfloat16 weights": replace(BLOCKS, precision="auto", parameters="bfloat16"),
+    "compressed in 16 bits": replace(BLOCKS, compression=CompressionConfig(rank=2, blocks=1, precision="paper16")),
     "spoilt averaged": replace(BLOCKS, precision="float16", gradient_scaling="resblock", steps=6),
     "spoilt compressed": replace(COMPRESSED, precision="float16", gradient_scaling="resblock", steps=6),
+    "spoilt compressed in 16 bits": replace(
+        BLOCKS,
+        compression=CompressionConfig(rank=2, blocks=1, precision="paper16"),
+        precision="float16",
+        gradient_scaling="resblock",
+        steps=6,
+    ),
     "spoilt under one scale": replace(COMPRESSED, precision="float16", steps=6),
 }
 
@@ -155,7 +164,8 @@ def test_two_ranks_train_blocks_like_one_with_and_without_compression(two_ranks,
 def test_compressed_training_converges_like_averaged_training(two_ranks):
     folder, (facts, _) = two_ranks
     averaged, compressed = lines(folder / "averaged"), lines(folder / "compressed")
-    for losses in (averaged, compressed):
+    narrow, half = lines(folder / "compressed in 16 bits"), lines(folder / "bfloat16 weights")
+    for losses in (averaged, compressed, narrow, half):
         assert losses[-1]["loss"] < losses[0]["loss"] / 5
     assert compressed[0]["gradient_norm"] < averaged[0]["gradient_norm"]  # some of it is kept for later
     assert facts["runs"]["averaged"] != facts["runs"]["compressed"]

@@ -14,6 +14,7 @@ from dalle.models.transformer.model import Transformer
 from dalle.precision import autocast
 from dalle.training.branch_hooks import attach_hooks
 from dalle.training.flops import flop_counter
+from dalle.training.parameter_storage import store_in_bfloat16
 from dalle.training.stage import TrainingConfig
 
 FLOAT32 = 4  # bytes
@@ -36,6 +37,8 @@ def forward_cost(
     """
     with torch.device("meta"):
         model = build()
+    if config.parameters == "bfloat16":
+        store_in_bfloat16(model)
     saved: dict[int, int] = {}
     alive: list[Tensor] = []  # so that no other storage gets the id of one that was counted
     with FakeTensorMode(allow_non_fake_inputs=True):

@@ -5,11 +5,24 @@ from dataclasses import dataclass
 from torch import nn
 
 from dalle.planning.activations import FLOAT32, logits_bytes
+from dalle.training.muon import batches
+from dalle.training.optimizer import uses_fused_adamw
+from dalle.training.parameter_storage import bfloat16_matrices
+from dalle.training.powersgd import partitions
 from dalle.training.sharding import sharding_units
 from dalle.training.stage import TrainingConfig
 from dalle.training.weight_matrices import weight_matrices
 
-MOMENT16 = 2  # bytes
+MOMENT16 = ERROR16 = BFLOAT16 = 2  # bytes
+# temporary float32 tensors of an update, in sizes of a parameter; measured in tests/planning
+# of AdamW with a clipped variance, by storage of parameters and of moments, which are converted to float32 and back
+UPDATE_COPIES = {
+    ("float32", "float32"): 3.0,
+    ("float32", "paper16"): 12.25,
+    ("bfloat16", "float32"): 5.75,
+    ("bfloat16", "paper16"): 13.25,
+}
+MUON_COPIES = 6  # of the matrices that Muon orthogonalises together
 
 
 @dataclass(frozen=True)
@@ -19,12 +32,13 @@ class RankMemory:
     parameters: int
     gradients: int
     moments: int
+    errors: int  # error buffers of PowerSGD
     ema: int
     buffers: int  # masks and tables, of the model and of its EMA
     unsharded: int  # whole parameters and gradients of the sharded blocks in use
     activations: int  # of one micro-batch
     logits: int  # and their gradient
-    gradient_copies: int  # made by the optimizer
+    update: int  # temporary tensors of the optimizer or of PowerSGD
     accumulates: bool = False  # gradients over several micro-batches
 
     @property
@@ -34,10 +48,10 @@ class RankMemory:
         It is reached when the backward pass begins, with all activations, or in the update, with all gradients. With
         several micro-batches the gradients of the previous ones are there from the second on.
         """
-        always = self.parameters + self.moments + self.ema + self.buffers
+        always = self.parameters + self.moments + self.errors + self.ema + self.buffers
         earlier = self.gradients if self.accumulates else 0
         backward = self.unsharded + self.activations + self.logits + earlier
-        return always + max(backward, self.gradients + self.gradient_copies)
+        return always + max(backward, self.gradients + self.update)
 
 
 def rank_memory(
@@ -50,17 +64,20 @@ def rank_memory(
     local_parameters: number of parameters in this rank's shard; None: all, without sharding.
     """
     share = 1.0 if local_parameters is None else local_parameters / count_trainable(model)
-    parameters = round(share * FLOAT32 * count_trainable(model))
+    parameters = round(share * parameter_bytes(model, config))
+    compressed = count_compressed(model, config)
+    averaged = config.ema.decay > 0  # else the average shares the memory of the model
     return RankMemory(
         parameters=parameters,
         gradients=parameters,
         moments=round(share * moment_bytes(model, config)),
-        ema=parameters,
-        buffers=2 * sum(each.nbytes for each in model.buffers()),
+        errors=round(share * (ERROR16 if config.compression.precision == "paper16" else FLOAT32) * compressed),
+        ema=round(share * FLOAT32 * count_trainable(model)) if averaged else 0,
+        buffers=(1 + averaged) * sum(each.nbytes for each in model.buffers()),
         unsharded=0 if local_parameters is None else unsharded_bytes(model),
         activations=activations,
         logits=logits_bytes(model, images),
-        gradient_copies=parameters,
+        update=max(update_bytes(model, config, share), round(share * FLOAT32 * compressed)),
         accumulates=config.accumulate > 1,
     )
 
@@ -70,6 +87,13 @@ def count_trainable(module: nn.Module) -> int:
     return sum(each.numel() for each in module.parameters() if each.requires_grad)
 
 
+def parameter_bytes(model: nn.Module, config: TrainingConfig) -> int:
+    """Return the bytes of the trained parameters; their gradients are as large."""
+    matrices = bfloat16_matrices(model).values() if config.parameters == "bfloat16" else ()
+    halves = sum(matrix.weight.numel() for matrix in matrices)
+    return FLOAT32 * (count_trainable(model) - halves) + BFLOAT16 * halves
+
+
 def moment_bytes(model: nn.Module, config: TrainingConfig) -> int:
     """Return the bytes of the optimizer's moments: two per parameter, for Muon one per matrix."""
     matrices = sum(matrix.weight.numel() for matrix in weight_matrices(model).values())
@@ -77,6 +101,33 @@ def moment_bytes(model: nn.Module, config: TrainingConfig) -> int:
     if config.optimizer.kind == "muon":
         return FLOAT32 * (matrices + 2 * others)
     return 2 * ((MOMENT16 if config.optimizer.moments == "paper16" else FLOAT32) * matrices + FLOAT32 * others)
+
+
+def count_compressed(model: nn.Module, config: TrainingConfig) -> int:
+    """Count the elements of the matrices that PowerSGD compresses: each has an error buffer and a copy of gradients."""
+    if not config.compression.rank:
+        return 0
+    return sum(each.uncompressed for each in partitions(model, config.compression).values())
+
+
+def update_bytes(model: nn.Module, config: TrainingConfig, share: float = 1.0) -> int:
+    """Return the bytes of the optimizer's largest temporary tensors: it updates one parameter at a time.
+
+    Muon orthogonalises several whole matrices at a time. `share`: of each parameter in this rank's shard.
+    """
+    if uses_fused_adamw(config.optimizer) and config.parameters == "float32":
+        return 0
+    matrices = weight_matrices(model).values()
+    largest_matrix = max((matrix.weight.numel() for matrix in matrices), default=0)
+    largest = max((each.numel() for each in model.parameters() if each.requires_grad), default=0)
+    of_matrix = UPDATE_COPIES[config.parameters, config.optimizer.moments]
+    needed = FLOAT32 * share * max(UPDATE_COPIES["float32", "float32"] * largest, of_matrix * largest_matrix)
+    if config.optimizer.kind == "muon":
+        for parts in {matrix.parts for matrix in matrices}:
+            chosen = [matrix.weight for matrix in matrices if matrix.parts == parts]
+            sizes = [sum(each.numel() for each in batch) for batch in batches(chosen)]
+            needed = max(needed, FLOAT32 * MUON_COPIES * max(sizes))
+    return round(needed)
 
 
 def unsharded_bytes(model: nn.Module) -> int:

@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from dalle.models.blocks import ResidualBranch
+from dalle.models.blocks import ResidualBranch, TransformerBlock
 from dalle.models.clip.model import CLIP
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.models.transformer.model import Transformer
-from dalle.planning.activations import FLOAT32, ForwardCost, forward_cost
+from dalle.planning.activations import ForwardCost, forward_cost
 from dalle.planning.cards import GIGABYTE, Card
-from dalle.planning.memory import RankMemory, count_trainable, rank_memory
+from dalle.planning.memory import RankMemory, count_trainable, parameter_bytes, rank_memory
 from dalle.planning.placement import count_local_parameters
+from dalle.training.branch_hooks import recomputed_branches
 from dalle.training.flops import TRAINING_FACTOR
 from dalle.training.sharding import check_mode
 
@@ -69,12 +70,15 @@ class Planner:
         if world < 1:
             raise ValueError(f"world={world} must be at least 1")
         self.image_size, self.world, self.card, self.shard_size = image_size, world, card, shard_size
-        self._costs: dict[tuple[int, bool], ForwardCost] = {}  # by images in a micro-batch, and recomputation
+        # by images in a micro-batch, recomputation and storage of parameters
+        self._costs: dict[tuple[int, bool, int | None, str], ForwardCost] = {}
 
     def plan(self, stage: Any, mode: str) -> Plan:
         """Plan a run of the stage with config `stage`. Raises ValueError for a batch or groups that do not divide."""
         check_mode(mode, self.shard_size)
         shards = self.shards(mode)
+        if shards > 1:
+            stage.check_sharding()
         images = stage.micro_batch_size(self.world)
         stage = replace(stage, model=model_config(stage, self.image_size))
         build = partial(MODELS[stage.name], stage.model)
@@ -82,17 +86,16 @@ class Planner:
             model = build()
         cost = self.cost(stage, images)
         activations, flops = cost.saved_bytes, TRAINING_FACTOR * cost.flops
-        if stage.recompute:  # one branch at a time, with another forward pass
-            whole = self.cost(replace(stage, recompute=False), images)
-            activations += whole.saved_bytes // sum(isinstance(each, ResidualBranch) for each in model.modules())
-            flops += cost.flops
+        if stage.recompute:
+            activations, recomputed = self.recomputation(stage, model, images)
+            flops += round(recomputed * cost.flops)
         flops *= stage.accumulate
         local = None
         if shards > 1:
             local = count_local_parameters(build, mode, shards, self.world)
         memory = rank_memory(model, stage, activations, images, local)
         parameters = count_trainable(model)
-        sent, network = communication(FLOAT32 * parameters, self.world, shards, stage.accumulate, self.card)
+        sent, network = communication(parameter_bytes(model, stage), self.world, shards, stage.accumulate, self.card)
         compute = flops / (self.card.flops(precision_of(stage)) * ASSUMED_MFU)
         return Plan(self.card, self.world, shards, images, parameters, memory, flops, sent, compute, network, stage)
 
@@ -107,11 +110,23 @@ class Planner:
 
     def cost(self, stage: Any, images: int) -> ForwardCost:
         """Return the cost of the forward pass of a micro-batch of `images` images."""
-        key = images, stage.recompute
+        key = images, stage.recompute, stage.recompute_layers, stage.parameters
         if key not in self._costs:
             build = partial(MODELS[stage.name], stage.model)
             self._costs[key] = forward_cost(build, stage, precision_of(stage), images, self.image_size)
         return self._costs[key]
+
+    def recomputation(self, stage: Any, model: nn.Module, images: int) -> tuple[int, float]:
+        """Return the most bytes of activations at a time, and the share of the forward pass that is done twice.
+
+        Branches are recomputed one at a time. With `recompute_layers` those of other layers are stored, and freed
+        before the first recomputation.
+        """
+        branches = [each for each in model.modules() if isinstance(each, ResidualBranch)]
+        kept = self.cost(replace(stage, recompute=False, recompute_layers=None), images).saved_bytes
+        recomputing = self.cost(replace(stage, recompute_layers=None), images).saved_bytes + kept // len(branches)
+        share = len(recomputed_branches(model, stage.recompute_layers)) / len(branches)
+        return max(recomputing, self.cost(stage, images).saved_bytes), share
 
     def changes(self, stage: Any, mode: str) -> Iterator[tuple[str, Plan]]:
         """Yield plans with changed settings, cheapest first, each in addition to the previous ones: (settings, plan).
@@ -119,7 +134,7 @@ class Planner:
         The settings are as typed on the command line.
         """
         typed: list[str] = []
-        if mode == "ddp":
+        if mode == "ddp" and self.world > 1 and stage.parameters == "float32":
             mode = "fsdp"
             typed.append("distributed=fsdp")
             yield " ".join(typed), self.plan(stage, mode)
@@ -136,9 +151,33 @@ class Planner:
                 break
             stage, accumulate = smaller, [f"stage.accumulate={smaller.accumulate}"]
             yield " ".join([*typed, *accumulate]), plan
-        if not stage.recompute:
-            changed = self.plan(replace(stage, recompute=True), mode)
-            yield " ".join([*typed, *accumulate, "stage.recompute=true"]), changed
+        typed += accumulate
+        layers = self.count_layers(stage)
+        if not stage.recompute and layers:
+            typed.append("stage.recompute=true")
+            for some in sorted({layers * quarters // 4 for quarters in (1, 2, 3)} - {0}):
+                changed = self.plan(replace(stage, recompute=True, recompute_layers=some), mode)
+                yield " ".join([*typed, f"stage.recompute_layers={some}"]), changed
+            stage = replace(stage, recompute=True)
+            yield " ".join(typed), self.plan(stage, mode)
+        if self.shards(mode) == 1 and stage.optimizer.kind == "adamw" and layers:
+            yield from self.sixteen_bit_changes(stage, mode, typed)
+
+    def sixteen_bit_changes(self, stage: Any, mode: str, typed: list[str]) -> Iterator[tuple[str, Plan]]:
+        """Yield plans with bfloat16 weights and without EMA, as `changes` does; `typed`: the settings so far."""
+        if stage.parameters == "float32" and precision_of(stage) == "bfloat16":
+            stage = replace(stage, parameters="bfloat16")
+            typed = [*typed, "stage.parameters=bfloat16"]
+            yield " ".join(typed), self.plan(stage, mode)
+        if stage.ema.decay:
+            stage = replace(stage, ema=replace(stage.ema, decay=0.0))
+            yield " ".join([*typed, "stage.ema.decay=0"]), self.plan(stage, mode)
+
+    def count_layers(self, stage: Any) -> int:
+        """Count the transformer blocks of the model, whose activations can be recomputed."""
+        with torch.device("meta"):
+            model = MODELS[stage.name](model_config(stage, self.image_size))
+        return sum(isinstance(each, TransformerBlock) for each in model.modules())
 
 
 def precision_of(stage: Any) -> str:
@@ -182,6 +221,7 @@ def report(plan: Plan) -> str:
         "parameters": memory.parameters,
         "gradients": memory.gradients,
         "moments": memory.moments,
+        "error buffers": memory.errors,
         "EMA": memory.ema,
         "masks": memory.buffers,
         "unsharded blocks": memory.unsharded,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dalle.models.blocks import ResidualBranch
+from dalle.models.blocks import ResidualBranch, TransformerBlock
 from dalle.training.float_formats import FloatFormat, ieee
 from dalle.training.gradient_scaler import BRANCH_SCALE, GradientScaler, LossScaler
 from dalle.training.stage import TrainingConfig
@@ -48,12 +48,25 @@ def attach_hooks(
         scaler = LossScaler(model, device)
     handles: list[Handle] = []
     if config.recompute:
-        handles += [ActivationCheckpointing(branch) for branch in branches]
+        handles += [ActivationCheckpointing(branch) for branch in recomputed_branches(model, config.recompute_layers)]
     if per_branch or format is not None:
         scales = scaler.scales if per_branch else torch.ones(len(branches), device=device)
         for branch, scale in zip(branches, scales, strict=True):
             handles += scale_gradients(branch, scale, format)
     return scaler, handles
+
+
+def recomputed_branches(model: nn.Module, layers: int | None) -> list[ResidualBranch]:
+    """Return the residual branches of the first `layers` transformer blocks of `model`; of all if it is None.
+
+    Those of the last blocks would be recomputed first in the backward pass, when most is still stored. Raises
+    ValueError if the model has fewer blocks.
+    """
+    blocks = [module for module in model.modules() if isinstance(module, TransformerBlock)]
+    if layers is not None and layers > len(blocks):
+        raise ValueError(f"recompute_layers={layers} must be at most {len(blocks)}, the number of transformer blocks")
+    part = model.modules() if layers is None else (module for block in blocks[:layers] for module in block.modules())
+    return [module for module in part if isinstance(module, ResidualBranch)]
 
 
 class ActivationCheckpointing:

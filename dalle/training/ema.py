@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from dalle.training.parameter_storage import shared_copy
 from dalle.training.sharding import gather, local
 
 
@@ -14,7 +15,7 @@ from dalle.training.sharding import gather, local
 class EMAConfig:
     """EMA of the weights; the defaults are those of the paper's dVAE (Appendix A.2), the warmup is ours."""
 
-    decay: float = 0.999  # share of the old average kept at each EMA update; 0: no averaging
+    decay: float = 0.999  # share of the old average kept at each EMA update; 0: the weights themselves, no copy
     every: int = 1  # training updates per EMA update (transformer: 25; Appendix B.2)
     warmup: bool = True  # limit the decay to (1 + n) / (10 + n) after n EMA updates, to forget the initial weights
 
@@ -30,6 +31,13 @@ class EMAConfig:
         return min(self.decay, (1 + updates) / (10 + updates)) if self.warmup else self.decay
 
 
+def in_float32(model: nn.Module) -> nn.Module:
+    """Convert the parameters of `model` to float32 in place, and return it."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.float()
+    return model
+
+
 def copy_without_weights(model: nn.Module) -> nn.Module:
     """Copy `model` with its parameters on the meta device, where they take no memory."""
     return copy.deepcopy(model, {id(each): nn.Parameter(each.to("meta")) for each in model.parameters()})
@@ -38,18 +46,22 @@ def copy_without_weights(model: nn.Module) -> nn.Module:
 class EMA:
     """EMA of the weights of `source`.
 
-    model: copy of `source` in eval mode, without gradients. Of a sharded `source` it has no weights, and is given: a
-    `copy_without_weights` made before `source` was sharded. The averages are then sharded like the weights.
+    model: copy of `source` in eval mode, without gradients, in float32. With decay 0 it shares the memory of `source`.
+    Of a sharded `source` it has no weights, and is given: a `copy_without_weights` made before `source` was sharded.
+    The averages are then sharded like the weights.
     """
 
     def __init__(self, source: nn.Module, config: EMAConfig, model: nn.Module | None = None):
         self.config = config
-        self.model = (model or copy.deepcopy(source)).eval().requires_grad_(False)
         self._sharded = model is not None
+        self._shared = config.decay == 0
+        if model is None:
+            model = shared_copy(source) if self._shared else in_float32(copy.deepcopy(source))
+        self.model = model.eval().requires_grad_(False)
         self._weights: list[Tensor] = list(source.parameters())
         self._averages: list[Tensor] = list(self.model.parameters())
         if self._sharded:
-            self._averages = [each.detach().clone() for each in self._weights]
+            self._averages = self._weights if self._shared else [each.detach().clone() for each in self._weights]
         # floating-point buffers are running statistics, which are copied; masks and index tables never change
         pairs = zip(self.model.buffers(), source.buffers(), strict=True)
         self._statistics = [pair for pair in pairs if pair[0].is_floating_point()]
@@ -57,12 +69,20 @@ class EMA:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Update the average after training update number `step`, every `config.every` updates."""
-        if step % self.config.every:
-            return
+        if step % self.config.every == 0 and not self._shared:
+            self._update_averages(step)
+        if step % self.config.every == 0 or self._shared:
+            for average, current in self._statistics:
+                average.copy_(current)
+
+    def _update_averages(self, step: int) -> None:
         update_averages = get_ema_multi_avg_fn(self.config.decay_at(step))
-        update_averages([*map(local, self._averages)], [*map(local, self._weights)], 0)
-        for average, current in self._statistics:
-            average.copy_(current)
+        averages, weights = [*map(local, self._averages)], [*map(local, self._weights)]
+        same = [(a, w) for a, w in zip(averages, weights, strict=True) if a.dtype == w.dtype]
+        update_averages([average for average, _ in same], [weight for _, weight in same], 0)
+        for average, weight in zip(averages, weights, strict=True):
+            if average.dtype != weight.dtype:  # one at a time, since each needs a copy in float32
+                update_averages([average], [weight.to(average.dtype)], 0)
 
     def whole_model(self) -> nn.Module:
         """Return the averaged model with whole weights. All ranks must call it, since it may gather shards."""
@@ -70,7 +90,7 @@ class EMA:
             return self.model
         model = copy.deepcopy(self.model)
         shapes = {name: each.shape for name, each in model.named_parameters()}
-        averages = zip(shapes, map(gather, self._averages), strict=True)
+        averages = zip(shapes, (gather(each.detach()) for each in self._averages), strict=True)
         whole = {name: average.reshape(shapes[name]) for name, average in averages}
         model.load_state_dict(whole, strict=False, assign=True)  # not strict: buffers are there already
         return model
@@ -78,4 +98,5 @@ class EMA:
     def state_dict(self) -> dict[str, Tensor]:
         """Return averages and buffers by name, which share the memory of this average."""
         names = [name for name, _ in self.model.named_parameters()]
-        return {**self.model.state_dict(), **dict(zip(names, self._averages, strict=True))}
+        averages = [each.detach() for each in self._averages]
+        return {**self.model.state_dict(), **dict(zip(names, averages, strict=True))}

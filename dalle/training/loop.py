@@ -21,6 +21,7 @@ from dalle.training.compilation import compile_blocks
 from dalle.training.logger import Logger, open_logger
 from dalle.training.monitor.run_monitor import RunMonitor, image_cost
 from dalle.training.monitor.stall_watchdog import PREVIEWING, SAVING, VALIDATING
+from dalle.training.parameter_storage import for_inference
 from dalle.training.progress_bar import ProgressBar
 from dalle.training.run import Run, resume_step
 from dalle.training.sharding import SHARD, total_norm
@@ -163,7 +164,7 @@ class Trainer:
     def preview(self, model: nn.Module) -> None:
         try:
             with torch.no_grad():
-                image = self.stage.preview(model)
+                image = self.stage.preview(for_inference(model))
         except Exception as error:  # any error: a failed preview must not end the training run
             log.warning("the preview of step %d failed: %s", self.state.step, error)
             return
@@ -222,7 +223,7 @@ class Trainer:
             clip_grads_with_norm_(self.parameters, config.clip_norm, norm)
 
         rate = config.optimizer.learning_rate_at(state.step) * state.plateau.factor
-        state.optimizer.step_if_finite(finite, rate)
+        state.optimizer.step_if_finite(finite, rate, seeds=(self.run.seed, state.step))
         metrics |= state.scaler.metrics()
         state.scaler.update()
         state.step += 1

@@ -77,18 +77,27 @@ class OptimizerConfig:
 class AdamW(torch.optim.AdamW):
     """torch's AdamW with a step that can be skipped by a flag on the device, without synchronising."""
 
-    def step_if_finite(self, finite: Tensor, learning_rate: float) -> None:
-        """Step with `learning_rate` if the scalar `finite` is 1; if it is 0, change neither weights nor moments."""
+    def step_if_finite(self, finite: Tensor, learning_rate: float, seeds: tuple[int, ...] = ()) -> None:
+        """Step with `learning_rate` if the scalar `finite` is 1; if it is 0, change neither weights nor moments.
+
+        seeds: of stochastic rounding, see `PaperAdamW`; nothing is rounded here.
+        """
         for group in self.param_groups:
             group["lr"] = learning_rate
         self.found_inf = 1 - finite  # read by the fused kernels, as with torch's GradScaler
         self.step()
 
 
+def uses_fused_adamw(config: OptimizerConfig) -> bool:
+    """Return True if torch's fused AdamW has all options of `config`."""
+    return config.kind == "adamw" and config.variance_clip is None and config.moments == "float32"
+
+
 def build_optimizer(model: nn.Module, config: OptimizerConfig, precision: str = "float32") -> AdamW | PaperAdamW:
     """Build the optimizer of the trainable parameters of `model`, which is trained in `precision`.
 
-    AdamW is torch's fused version, three times as fast on a CPU as ours, unless `config` needs options it lacks.
+    AdamW is torch's fused version, three times as fast on a CPU as ours, unless `config` needs options it lacks, or
+    weights are bfloat16.
     """
     matrices = weight_matrices(model).values()
     # of the weights that Muon updates: the number of matrices stacked in each
@@ -104,7 +113,8 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, precision: str = 
     groups = [group for group in groups if group["params"]]
     beta1, beta2 = config.betas
     options: dict[str, Any] = {"betas": (beta1, beta2), "eps": config.eps, "weight_decay": config.weight_decay}
-    if config.kind == "adamw" and config.variance_clip is None and config.moments == "float32":
+    bfloat16 = any(each.dtype == torch.bfloat16 for each in model.parameters())
+    if uses_fused_adamw(config) and not bfloat16:
         return AdamW(groups, lr=config.learning_rate_at(0), fused=True, **options)
     sixteen_bit = [matrix.weight for matrix in matrices] if config.moments == "paper16" else ()
     optimizer = Muon if config.kind == "muon" else PaperAdamW

@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dalle.seeds import torch_generator
 from dalle.training.float_formats import FLOAT_0_6_10, FLOAT_1_6_9, FloatFormat
+from dalle.training.parameter_storage import round_stochastically
 from dalle.training.sharding import local
 
 
@@ -15,6 +17,8 @@ class PaperAdamW(torch.optim.Optimizer):
 
     sixteen_bit: parameters whose moments are stored in 16 bits, as codes of `float_formats`; computed in float32.
     variance_clip: maximum of the running variance, when used and when stored (App. B.2).
+
+    Parameters in bfloat16 are updated in float32 and rounded stochastically, see `parameter_storage`.
     """
 
     def __init__(
@@ -29,25 +33,27 @@ class PaperAdamW(torch.optim.Optimizer):
         super().__init__(groups, {"betas": betas, "eps": eps, "weight_decay": weight_decay, "lr": 0.0})
         self.variance_clip = variance_clip
         self.sixteen_bit = set(sixteen_bit)
+        self._seeds: tuple[int, ...] = ()
+        parameters = [each for group in self.param_groups for each in group["params"]]
+        self._numbers = {parameter: number for number, parameter in enumerate(parameters)}
 
     @torch.no_grad()
-    def step_if_finite(self, finite: Tensor, learning_rate: float) -> None:
-        """Step if `finite` is 1, else leave weights and moments unchanged. Does not synchronise with the device."""
+    def step_if_finite(self, finite: Tensor, learning_rate: float, seeds: tuple[int, ...] = ()) -> None:
+        """Step if `finite` is 1, else leave weights and moments unchanged. Does not synchronise with the device.
+
+        seeds: of the stochastic rounding of bfloat16 weights, the run's seed and the step; equal on all ranks.
+        """
+        self._seeds = seeds
         for group in self.param_groups:
             group["lr"] = learning_rate
-            # non-finite gradients must not reach the moments, not even times 0
-            gradients = {
-                parameter: torch.where(finite.bool(), local(parameter.grad), 0.0)
-                for parameter in group["params"]
-                if parameter.grad is not None
-            }
-            self._update_group(gradients, finite, group)
+            self._update_group([each for each in group["params"] if each.grad is not None], finite, group)
 
-    def _update_group(self, gradients: dict[nn.Parameter, Tensor], finite: Tensor, group: dict[str, Any]) -> None:
-        for parameter, gradient in gradients.items():
-            self._update(parameter, gradient, finite, group)
+    def _update_group(self, parameters: list[nn.Parameter], finite: Tensor, group: dict[str, Any]) -> None:
+        for parameter in parameters:  # one at a time, so that temporary tensors have the size of one parameter
+            self._update(parameter, finite, group)
 
-    def _update(self, parameter: nn.Parameter, gradient: Tensor, finite: Tensor, group: dict[str, Any]) -> None:
+    def _update(self, parameter: nn.Parameter, finite: Tensor, group: dict[str, Any]) -> None:
+        gradient = finite_gradient(parameter, finite)
         state = self.state[parameter] or self._init_state(parameter)
         beta1, beta2 = group["betas"]
         steps = state["step"] + 1
@@ -60,12 +66,19 @@ class PaperAdamW(torch.optim.Optimizer):
             variance.clamp_(max=self.variance_clip)
 
         denominator = (variance / (1 - beta2**steps)).sqrt_().add_(group["eps"])
-        weights.mul_(1 - finite * group["lr"] * group["weight_decay"])
-        weights.addcmul_(mean / denominator, finite * group["lr"] / (1 - beta1**steps), value=-1)
+        updated = weights.float()  # float32 weights are updated in place
+        updated.mul_(1 - finite * group["lr"] * group["weight_decay"])
+        updated.addcmul_(mean / denominator, finite * group["lr"] / (1 - beta1**steps), value=-1)
+        if updated is not weights:
+            weights.copy_(round_stochastically(updated, self._generator(parameter)))
 
         state["step"] += finite
         _store_moment(stored_mean, mean, FLOAT_1_6_9)
         _store_moment(stored_variance, variance, FLOAT_0_6_10)
+
+    def _generator(self, parameter: nn.Parameter) -> torch.Generator:
+        number = self._numbers[parameter]
+        return torch_generator("stochastic rounding", *self._seeds, number, device=parameter.device)
 
     def _init_state(self, parameter: nn.Parameter) -> dict[str, Any]:
         dtype = torch.int16 if parameter in self.sixteen_bit else torch.float32  # code 0 is also the number 0
@@ -74,6 +87,15 @@ class PaperAdamW(torch.optim.Optimizer):
         state["exp_avg"] = torch.zeros_like(parameter, dtype=dtype)
         state["exp_avg_sq"] = torch.zeros_like(parameter, dtype=dtype)
         return state
+
+
+def finite_gradient(parameter: nn.Parameter, finite: Tensor) -> Tensor:
+    """Return a float32 copy of the gradient of this rank's shard, or zeros if `finite` is 0.
+
+    Non-finite gradients must not reach the moments, not even times 0.
+    """
+    assert parameter.grad is not None
+    return torch.where(finite.bool(), local(parameter.grad), 0.0).float()
 
 
 def _load_moment(stored: Tensor, format: FloatFormat) -> Tensor:

@@ -10,6 +10,10 @@ not send. The sum G of all G_i is approximated by P Q^T:
 Each matrix is divided into blocks that are compressed separately, as the paper does on the GPUs of a machine (Table 2).
 If weights are sharded over groups of ranks (distributed=hsdp), each rank compresses the blocks of its own shard, and
 "ranks" above are those with the same shard in all groups, as in the paper.
+
+With precision=paper16, error buffers, P and Q are rounded to the format 1-6-9. What a rank loses by rounding its P and
+Q stays in its error buffer. The paper divides by hand-tuned constants before the all-reduces, but does not give them.
+Here gradients are means over ranks; P and Q are far below the format's largest number, just under 16.
 """
 
 import math
@@ -25,9 +29,12 @@ from torch.nn.utils import get_total_norm
 from dalle import distributed
 from dalle.device_transfer import to_device
 from dalle.seeds import torch_generator
+from dalle.training.all_reduce_16bit import all_reduce_sum_encoded
+from dalle.training.float_formats import FLOAT_1_6_9
 from dalle.training.sharding import REPLICATE, SHARD, from_local, local, own_shard
 from dalle.training.weight_matrices import weight_matrices
 
+PRECISIONS = ("float32", "paper16")
 BASES = ("fixed", "warm", "resampled")
 
 
@@ -38,10 +45,14 @@ class CompressionConfig:
     rank: int = 0  # total rank of a matrix's blocks; 0: no compression (paper: 896 at 12B; Table 1)
     blocks: int = 8  # blocks per matrix, with equal shares of the rank (paper: GPUs of a machine)
     basis: str = "fixed"  # "fixed" Gaussian | "warm": Q of the previous update | "resampled" at each update (fn. 10)
+    precision: str = "float32"  # of error buffers, and of P and Q as they are sent: float32 | paper16: 1-6-9 (App. E)
 
     def __post_init__(self) -> None:
         if self.basis not in BASES:
             raise ValueError(f"compression.basis={self.basis} is unknown; choose one of {', '.join(BASES)}")
+        if self.precision not in PRECISIONS:
+            choices = " or ".join(PRECISIONS)
+            raise ValueError(f"compression.precision={self.precision} is unknown; choose {choices}")
         if self.rank < 0 or self.blocks < 1 or self.rank % self.blocks:
             raise ValueError(
                 f"compression.rank={self.rank} must be a multiple of compression.blocks={self.blocks}, which is at"
@@ -123,10 +134,22 @@ def compression_rate(partitions: Mapping[str, MatrixPartition]) -> float:
 class CompressedMatrix:
     """Weight matrix whose gradient is compressed, with this rank's error buffer and the basis of its blocks."""
 
-    def __init__(self, number: int, name: str, parameter: nn.Parameter, partition: MatrixPartition):
+    def __init__(self, number: int, name: str, parameter: nn.Parameter, partition: MatrixPartition, precision: str):
         self.number, self.name, self.parameter, self.partition = number, name, parameter, partition
-        self.error = torch.zeros_like(partition.split(local(parameter.detach())))  # this rank's error buffer
+        dtype = torch.int16 if precision == "paper16" else torch.float32  # code 0 is also the number 0
+        self._stored_error = torch.zeros_like(partition.split(local(parameter.detach())), dtype=dtype)
         self.basis = self.gaussian(0)
+
+    @property
+    def error(self) -> Tensor:
+        """This rank's error buffer in float32, (parts * blocks, shorter side, longer side)."""
+        stored = self._stored_error
+        return FLOAT_1_6_9.decode(stored) if stored.dtype == torch.int16 else stored
+
+    @error.setter
+    def error(self, values: Tensor) -> None:
+        half = self._stored_error.dtype == torch.int16
+        self._stored_error = FLOAT_1_6_9.encode(values) if half else values
 
     def gaussian(self, step: int) -> Tensor:
         """Draw a Gaussian basis, (parts * blocks, longer side, rank).
@@ -161,7 +184,7 @@ class PowerSGD:
         self._layers = weight_matrices(model)
         trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
         self._matrices = [
-            CompressedMatrix(number, name, trained[name], partition)
+            CompressedMatrix(number, name, trained[name], partition, config.precision)
             for number, (name, partition) in enumerate(self.partitions.items())
         ]
         self._others = [each for name, each in trained.items() if name not in self.partitions]
@@ -174,17 +197,18 @@ class PowerSGD:
     def reduce(self, step: int) -> None:
         """Replace gradients by their (approximate) mean over ranks; `step` is the number of updates done."""
         replicas, group, matrices = self._replicas, self._group, self._matrices
-        corrected = [each.partition.split(_gradient(each.parameter)) / replicas + each.error for each in matrices]
+        corrected = [
+            each.partition.split(_gradient(each.parameter)).float() / replicas + each.error for each in matrices
+        ]
         bases = [each.gaussian(step) if self.basis == "resampled" else each.basis for each in matrices]
 
-        sketches = distributed.all_reduce_sum(
-            [gradient @ basis for gradient, basis in zip(corrected, bases, strict=True)], group
-        )
+        sketches = self._all_reduce([gradient @ basis for gradient, basis in zip(corrected, bases, strict=True)])
         p_factors = [_orthonormal(sketch) for sketch in sketches]
-        q_factors = distributed.all_reduce_sum(
-            [gradient.mT @ p for gradient, p in zip(corrected, p_factors, strict=True)], group
-        )
-        others = distributed.all_reduce_sum([_gradient(each) / replicas for each in self._others], group)
+        q_factors = self._all_reduce([gradient.mT @ p for gradient, p in zip(corrected, p_factors, strict=True)])
+        others = [_gradient(each) / replicas for each in self._others]
+        if self.config.precision == "paper16" and corrected:  # its codes have no NaN, so send whether there is one
+            others.append(torch.where(get_total_norm(corrected).isfinite(), 0.0, torch.nan))
+        others = distributed.all_reduce_sum(others, group)
         finite = get_total_norm([*sketches, *q_factors, *others]).isfinite()
         if self._mesh is not None:  # all shards must agree
             finite = distributed.all_reduce_mean(finite.float()) == 1
@@ -194,8 +218,14 @@ class PowerSGD:
             each.error = torch.where(finite, gradient - mean / replicas, each.error)
             each.basis = torch.where(finite, q, each.basis) if self.basis == "warm" else each.basis
             _gradient(each.parameter).copy_(torch.where(finite, each.partition.join(mean), torch.nan))
-        for parameter, mean in zip(self._others, others, strict=True):
+        for parameter, mean in zip(self._others, others[: len(self._others)], strict=True):
             _gradient(parameter).copy_(mean)
+
+    def _all_reduce(self, factors: list[Tensor]) -> list[Tensor]:
+        """Sum P or Q of all matrices over ranks."""
+        if self.config.precision == "paper16":
+            return all_reduce_sum_encoded(factors, FLOAT_1_6_9, self._group)
+        return distributed.all_reduce_sum(factors, self._group)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the tensors for `load_state_dict`, valid for any number of ranks. All ranks must call it.

@@ -158,7 +158,9 @@ def copy_to(target: Tensor, source: Tensor) -> None:
 
 
 def total_norm(gradients: Sequence[Tensor]) -> Tensor:
-    """Compute the norm of all gradients, of all shards. All ranks must call it."""
+    """Compute the norm of all gradients, of all shards, in float32. All ranks must call it."""
+    if any(each.dtype == torch.bfloat16 for each in gradients):  # whose norms torch would round to bfloat16
+        return torch.stack([torch.linalg.vector_norm(each, dtype=torch.float32) for each in gradients]).norm()
     return gather(get_total_norm(gradients))
 
 

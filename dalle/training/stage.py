@@ -14,6 +14,7 @@ from dalle.training.flops import ImageCost
 from dalle.training.optimizer import OptimizerConfig
 from dalle.training.powersgd import CompressionConfig
 
+PARAMETERS = ("float32", "bfloat16")
 GRADIENT_SCALINGS = ("global", "resblock")
 
 
@@ -28,9 +29,11 @@ class TrainingConfig:
     clip_norm: float | None = None  # maximum norm of the gradient (transformer: 4; paper, Appendix B.2)
     ema: EMAConfig = field(default_factory=EMAConfig)
     precision: str = "auto"  # of matrix products and convolutions: auto | float32 | bfloat16 | float16
+    parameters: str = "float32"  # storage of the blocks' matrices: float32 | bfloat16, rounded stochastically (App. D)
     gradient_scaling: str = "global"  # float16: one scale on the loss | "resblock": one per residual block (App. D)
     gradient_exponent: int | None = None  # simulated exponent bits of gradients in branches, with scaling (float16: 5)
     recompute: bool = False  # activation checkpointing of residual branches: less memory, 1/3 more compute (Sec. 2.4)
+    recompute_layers: int | None = None  # with recompute: only in so many transformer blocks, the first; null: in all
     compile: bool = False  # torch.compile of each residual block; the first update takes minutes
     compression: CompressionConfig = field(default_factory=CompressionConfig)  # of gradients exchanged by ranks
     max_skipped_steps: int = 25  # consecutive updates skipped for a non-finite loss or gradient before the run stops
@@ -51,6 +54,11 @@ class TrainingConfig:
         for name in ("steps", "batch_size", "accumulate", "max_skipped_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.recompute_layers is not None and (not self.recompute or self.recompute_layers < 1):
+            raise ValueError(
+                f"recompute_layers={self.recompute_layers} must be at least 1 and needs recompute=true; null "
+                "recomputes all layers"
+            )
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise ValueError(f"clip_norm={self.clip_norm} must be above 0; null turns clipping off")
         for name in ("spike_deviations", "stall_minutes"):
@@ -58,11 +66,27 @@ class TrainingConfig:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0; 0 turns it off")
         if len(self.profile_steps) != 2 or not 1 <= self.profile_steps[0] <= self.profile_steps[1]:
             raise ValueError(f"profile_steps={list(self.profile_steps)} must be two updates in order, from 1 on")
+        if self.parameters not in PARAMETERS:
+            raise ValueError(f"parameters={self.parameters} is unknown; choose one of {', '.join(PARAMETERS)}")
+        if self.parameters == "bfloat16" and self.precision not in ("auto", "bfloat16"):
+            raise ValueError(f"parameters=bfloat16 needs precision=bfloat16, not {self.precision}")
+        if self.parameters == "bfloat16" and self.optimizer.kind != "adamw":
+            raise ValueError(
+                f"parameters=bfloat16 works with optimizer.kind=adamw, where updates are rounded stochastically, not"
+                f" with {self.optimizer.kind}"
+            )
         if self.gradient_scaling not in GRADIENT_SCALINGS:
             choices = " or ".join(GRADIENT_SCALINGS)
             raise ValueError(f"gradient_scaling={self.gradient_scaling} is unknown; choose {choices}")
         if self.gradient_exponent is not None and not 2 <= self.gradient_exponent <= 5:
             raise ValueError(f"gradient_exponent={self.gradient_exponent} must be 2 to 5 bits, or null for no format")
+
+    def check_sharding(self) -> None:
+        """Raise ValueError for settings with which weights cannot be sharded."""
+        if self.parameters == "bfloat16":  # FSDP does not shard them together with float32 ones
+            raise ValueError(
+                "parameters=bfloat16 does not work with sharded weights: set distributed=ddp or parameters=float32"
+            )
 
     def micro_batch_size(self, world_size: int) -> int:
         """Return the images per micro-batch and rank. Raises ValueError if the batch does not divide evenly."""

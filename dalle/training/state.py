@@ -18,6 +18,7 @@ from dalle.training.branch_hooks import attach_hooks
 from dalle.training.ema import EMA, copy_without_weights
 from dalle.training.gradient_reducer import build_gradient_reducer
 from dalle.training.optimizer import ReduceOnPlateau, build_optimizer
+from dalle.training.parameter_storage import store_in_bfloat16
 from dalle.training.sharding import copy_to, gather, is_sharded, mesh_of_backward, shard
 from dalle.training.stage import TrainingConfig
 from dalle.training.train_metrics import TrainMetrics
@@ -55,6 +56,10 @@ class TrainState:
         self.seconds = 0.0  # spent in updates
         self.best_loss = math.inf  # lowest validation loss of a checkpoint in best/
         self.model = model
+        if mesh is not None:
+            config.check_sharding()
+        if config.parameters == "bfloat16":
+            store_in_bfloat16(model)
         # copied before shards are added, which a copy cannot have
         unsharded = None if mesh is None else copy_without_weights(model)
         if mesh is None:
@@ -63,7 +68,9 @@ class TrainState:
             self.parallel_model = shard(model, mesh_of_backward(mesh, compressed=config.compression.rank > 0))
         self.ema = EMA(model, config.ema, unsharded)
         self.plateau = ReduceOnPlateau(config.optimizer.plateau, device)
-        precision = choose_precision(config.precision, model, device)
+        # products of bfloat16 matrices are computed in it
+        wanted = "bfloat16" if config.parameters == "bfloat16" else config.precision
+        precision = choose_precision(wanted, model, device)
         self.precision, self.precision_reason = distributed.broadcast_object(precision)
         self.optimizer = build_optimizer(model, config.optimizer, self.precision)
         # after the EMA copy was made, which must not have hooks
@@ -131,7 +138,7 @@ class TrainState:
         self.wandb_id = scalars["wandb_id"]
         self.best_loss = scalars.get("best_loss", math.inf)
         path = folder / checkpoint.STATE
-        for prefix, module in (("model", self.model), ("average", self.ema)):
+        for prefix, module in (("average", self.ema), ("model", self.model)):  # which may share memory
             weights = _with_prefix(prefix, tensors)
             checkpoint.check_tensors(self.ema.model.state_dict(), weights, path)
             for name, tensor in module.state_dict().items():

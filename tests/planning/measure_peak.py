@@ -18,6 +18,7 @@ from dalle.stages.transformer import TransformerStageConfig
 from dalle.training.ema import EMAConfig
 from dalle.training.flops import ImageCost
 from dalle.training.loop import train
+from dalle.training.optimizer import OptimizerConfig, build_optimizer
 from dalle.training.run import Run
 
 MODEL = TransformerConfig(
@@ -75,6 +76,17 @@ def planned_and_measured(**changes: Any) -> tuple[int, int]:
     ):
         train(stage, config, Run(Path(folder), {"stage": {"steps": config.steps}}))
     return planned, model + peak_of(run)
+
+
+def peak_of_update(model: nn.Module, optimizer: OptimizerConfig) -> int:
+    """Return the largest memory of temporary tensors in the second update of `model`."""
+    built = build_optimizer(model, optimizer)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    built.step_if_finite(torch.ones(()), 1e-3)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:
+        built.step_if_finite(torch.ones(()), 1e-3)
+    return peak_of(run)
 
 
 def peak_of(run: profile) -> int:

@@ -208,6 +208,14 @@ def test_recomputation_saves_memory_and_gives_same_gradients():
     assert kept(recomputing) < kept(plain) / 4
 
 
+def test_the_first_layers_can_be_recomputed():
+    plain, model = gradients(Stack()), Stack()
+    _, handles = attach_hooks(model, TrainingConfig(recompute=True, recompute_layers=3), "float32", CPU)
+    branches = [each for block in model.blocks[:3] for each in (block.attention, block.mlp)]
+    assert [handle.branch for handle in handles] == branches
+    assert all(gradient.equal(plain[name]) for name, gradient in gradients(model).items())
+
+
 def test_simulated_format_rounds_branch_inputs_and_outputs():
     seen = []
 
@@ -233,6 +241,11 @@ def test_models_without_residual_branches_raise():
 
 
 def test_invalid_settings_raise():
+    with pytest.raises(ValueError, match="recompute_layers=5 must be at most 4, the number of transformer blocks"):
+        attached(Stack(), TrainingConfig(recompute=True, recompute_layers=5), "float32", CPU)
+    for recompute, layers in ((False, 1), (True, 0)):
+        with pytest.raises(ValueError, match=f"recompute_layers={layers} must be at least 1 and needs recompute=true"):
+            TrainingConfig(recompute=recompute, recompute_layers=layers)
     with pytest.raises(ValueError, match="gradient_scaling=local is unknown; choose global or resblock"):
         TrainingConfig(gradient_scaling="local")
     with pytest.raises(ValueError, match="gradient_exponent=8 must be 2 to 5 bits"):

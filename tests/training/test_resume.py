@@ -15,6 +15,7 @@ from line_stage import BlockStage, LineConfig, LineStage, fit
 from dalle import checkpoint, weights_files
 from dalle.checkpoint import CheckpointError
 from dalle.training.auto_precision import Precision
+from dalle.training.ema import EMAConfig
 from dalle.training.optimizer import OptimizerConfig, PlateauConfig
 from dalle.training.powersgd import CompressionConfig
 from dalle.training.schedules import Schedule
@@ -87,7 +88,10 @@ OPTIONS = {
     "a scale for all": {"gradient_exponent": 3},
     "fixed PowerSGD": {"compression": CompressionConfig(rank=2, blocks=2)},
     "warm PowerSGD": {"compression": CompressionConfig(rank=2, blocks=1, basis="warm")},
+    "16-bit PowerSGD": {"compression": CompressionConfig(rank=2, blocks=2, precision="paper16")},
     "recomputing": {"recompute": True},
+    "bfloat16 weights": {"parameters": "bfloat16", "precision": "auto"},
+    "bfloat16 weights without average": {"parameters": "bfloat16", "precision": "auto", "ema": EMAConfig(0.0)},
 }
 
 
