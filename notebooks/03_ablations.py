@@ -15,17 +15,14 @@
 
 # %%
 import os
-import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 
 import dalle
 from dalle.ablations.sweep_page import answer, command, run_count
+from dalle.cli.report import read_sweep
 from dalle.cli.sweeps import ablations
-
-sys.path.append(str(Path(dalle.__file__).parents[1]))  # where the verbs are
-from report import read_sweep
 
 ROOT = Path(dalle.__file__).parents[1]
 SWEEPS = Path(os.environ.get("DALLE_SWEEPS", ROOT / "outputs" / "ablation"))

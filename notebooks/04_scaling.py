@@ -16,7 +16,6 @@
 
 # %%
 import os
-import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -24,9 +23,7 @@ import numpy as np
 
 import dalle
 from dalle.ablations.sweep_page import command, cost, run_count, table
-
-sys.path.append(str(Path(dalle.__file__).parents[1]))  # where the verbs are
-from report import read_sweep
+from dalle.cli.report import read_sweep
 
 ROOT = Path(dalle.__file__).parents[1]
 SWEEPS = Path(os.environ.get("DALLE_SWEEPS", ROOT / "outputs" / "ablation"))

@@ -88,7 +88,7 @@ def test_the_page_of_settings_is_up_to_date():
 def test_help_lists_config_groups_and_settings_with_their_values(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     config = compose("train", ["stage=clip", "preset=tiny", "stage.steps=77"])
-    text = help_text("train.py", config, groups_of("train"))
+    text = help_text("python train.py", config, groups_of("train"))
     assert "all | clip | dvae | transformer" in text
     lines = {line.split()[0]: line.split(maxsplit=1)[1:] for line in text.splitlines() if line.strip()}
     assert lines["stage.steps=77"] == ["optimizer updates; raise it to train a finished run further"]
@@ -101,7 +101,7 @@ def test_help_lists_config_groups_and_settings_with_their_values(monkeypatch):
 @pytest.mark.parametrize("columns", [20, 80, 132])
 def test_help_fits_the_terminal(monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
-    for line in help_text("sample.py", COMMANDS["sample"](), groups_of("sample")).splitlines():
+    for line in help_text("python sample.py", COMMANDS["sample"](), groups_of("sample")).splitlines():
         assert len(line) <= max(80, columns)
 
 
@@ -139,7 +139,7 @@ def test_help_and_the_page_show_a_command_for_every_edit_and_import(command, opt
 
 
 def test_help_describes_the_chosen_stage():
-    text = help_text("train.py", compose("train", ["stage=transformer"]), groups_of("train"))
+    text = help_text("python train.py", compose("train", ["stage=transformer"]), groups_of("train"))
     assert "stage=transformer:\nStage 2, the transformer: the paper's recipe" in text
     assert "stage.dvae.steps=" in text  # as settings are called with stage=all
 

@@ -10,8 +10,8 @@ ROOT = Path(__file__).parents[1]
 
 # from the top; a package counts as one, and neighbours on a floor leave each other alone
 FLOORS = (
-    {"train", "sample", "evaluate", "report", "prepare"},  # the commands
-    {"cli", "dalle"},  # the commands' options; what `from dalle import DALLE` shows
+    {"train", "sample", "evaluate", "report", "prepare", "__main__"},  # call a command
+    {"cli", "dalle"},  # the commands; what `from dalle import DALLE` shows
     {"ablations"},  # what runs and evaluations have written, side by side
     {"stages", "evaluation", "planning"},
     {"training", "sampling"},
@@ -36,7 +36,7 @@ HYDRAS = {
     "dalle/cli/config.py": {"hydra", "omegaconf"},
     "dalle/cli/errors.py": {"hydra", "omegaconf"},
     "dalle/cli/sweeps.py": {"hydra", "omegaconf"},
-    "train.py": {"omegaconf"},
+    "dalle/cli/train.py": {"omegaconf"},
 }
 
 FILES = [path.relative_to(ROOT) for path in sorted([*ROOT.glob("*.py"), *ROOT.glob("dalle/**/*.py")])]

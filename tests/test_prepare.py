@@ -155,7 +155,7 @@ KILLED = """
 import os, signal, sys
 sys.argv = ["prepare.py", *sys.argv[1:]]
 from dalle.data.token_cache import TokenCache
-from prepare import main
+from dalle.cli.prepare import main
 write, done = TokenCache.write, []
 def dying(cache, block, *rest):
     if len(done) == 2:

@@ -205,7 +205,8 @@ def print_help(name: str, arguments: Sequence[str]) -> None:
     composed = compose(name, [_literal(each) for each in arguments if "=" in each])
     show_all = HELP_ALL in arguments or name not in MAIN_SETTINGS
     shown = None if show_all else partial(is_main_setting, name, arguments)
-    print(help_text(f"{name}.py", composed, groups_of(name), shown))
+    program = sys.argv[0] if sys.argv[0].startswith("dalle ") else f"python {name}.py"
+    print(help_text(program, composed, groups_of(name), shown))
 
 
 def wrong_command(name: str, arguments: Sequence[str]) -> str | None:

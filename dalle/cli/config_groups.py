@@ -23,7 +23,8 @@ from dalle.pretrained import IMPORTS
 from dalle.sampling.edits import EDITS
 from dalle.stages import STAGES
 
-CONFIG_DIR = Path(__file__).parents[2] / "configs"
+PACKAGED_CONFIGS = Path(__file__).parents[1] / "configs"  # where pyproject.toml puts configs/ in a wheel
+CONFIG_DIR = PACKAGED_CONFIGS if PACKAGED_CONFIGS.is_dir() else Path(__file__).parents[2] / "configs"
 
 
 class StoreBeforeFiles(SearchPathPlugin):

@@ -110,15 +110,15 @@ def is_main_setting(name: str, arguments: Sequence[str], key: str) -> bool:
 
 
 def help_text(
-    script: str, config: Any, groups: Mapping[str, Sequence[str]], is_shown: Callable[[str], bool] | None = None
+    program: str, config: Any, groups: Mapping[str, Sequence[str]], is_shown: Callable[[str], bool] | None = None
 ) -> str:
-    """Return the text of `python script --help`, given the composed config and the options of each config group.
+    """Return the text of `program --help`, given the composed config and the options of each config group.
 
     is_shown: predicate of the keys to show; the others are only counted. None: show all.
     """
     # Hydra's own --help shows values, but no comments
     width = max(80, shutil.get_terminal_size().columns)
-    lines = [f"usage: python {script} [setting=value ...]", "", *docstring_lines(config), ""]
+    lines = [f"usage: {program} [setting=value ...]", "", *docstring_lines(config), ""]
     if groups:
         lines.append("Config groups, and their options (add --help to see the settings of an option):")
         descriptions = field_comments(type(config))

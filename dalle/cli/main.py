@@ -1,0 +1,41 @@
+"""The command `dalle` after pip install: dalle train is train.py, dalle sample is sample.py, and so on."""
+
+import sys
+from difflib import get_close_matches
+from importlib import import_module
+
+COMMANDS = {
+    "train": "train one model, or all three",
+    "sample": "draw images for captions, or edit images",
+    "evaluate": "measure a checkpoint on held-out data",
+    "report": "make tables and plots of sweeps and runs",
+    "prepare": "check a data set, encode it, import and export weights",
+}
+
+
+def main() -> None:
+    """Run the command that the first argument names with the others. A wrong one ends with status 2."""
+    name, *rest = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print(usage())
+        return
+    if name not in COMMANDS:
+        close = get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean dalle {close[0]}?" if close else f"choose one of {', '.join(COMMANDS)}"
+        print(f"there is no command {name!r}; {hint}", file=sys.stderr)
+        raise SystemExit(2)
+    sys.argv = [f"dalle {name}", *rest]
+    import_module(f"dalle.cli.{name}").main()
+
+
+def usage() -> str:
+    lines = [f"  dalle {name:9} {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "DALL-E 1: discrete VAE, transformer and CLIP, trained, sampled and reranked.",
+            "",
+            *lines,
+            "",
+            "Each takes settings as name=value; dalle <command> --help lists them.",
+        ]
+    )

@@ -1,0 +1,180 @@
+"""Prepare data and checkpoints for training and sampling: python prepare.py data=folder data.path=my/pictures
+
+data= surveys a data set; with find=, it searches the data set for an image; with dvae=, it encodes the data set into
+tokens. sources= reports the training data of a checkpoint. import= converts published weights to a checkpoint.
+export= copies a checkpoint for publication.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dalle import distributed
+from dalle.atomic_files import atomic_folder
+from dalle.bundled import checkpoint_folder
+from dalle.cli.config import command
+from dalle.cli.prepare_config import PrepareConfig
+from dalle.data import open_source
+from dalle.data.audit.provenance import find_provenance
+from dalle.data.audit.survey import Survey
+from dalle.data.audit.survey_report import PAGE, write_survey
+from dalle.data.image_file import read_image_file
+from dalle.data.skip_counter import printable
+from dalle.data.source import UnreadableRecord
+from dalle.evaluation.metrics_file import read_metrics
+from dalle.image_grid import GridRow, image_grid
+from dalle.models.clip.model import CLIP
+from dalle.models.dvae.model import DiscreteVAE
+from dalle.precision import FORMATS
+from dalle.pretrained import IMPORTS
+from dalle.sampling.export import MEGABYTE, export_pipeline
+from dalle.sampling.model_card import write_model_card
+from dalle.sampling.novelty import TILE, TrainingImages, describe_nearest, side_by_side
+from dalle.sampling.output_writer import unused_path
+from dalle.stages.encode_dataset import DatasetEncoder, summary
+
+METRICS = "metrics.json"
+MODELS = {"dvae": DiscreteVAE, "clip": CLIP}
+
+
+@command("prepare")
+def main(config: PrepareConfig) -> None:
+    settings = vars(config) | {"import": import_name(config)}
+    task = next((task for task in TASKS if settings[task.setting] is not None), None)
+    if task is None or (task.needs_data and config.data is None):
+        imports = " or ".join(f"import={name}" for name in IMPORTS)
+        raise ValueError(f"nothing to prepare: give {imports}, or a data set, as in data=folder data.path=my/pictures")
+    task.run(config)
+
+
+def import_model(config: PrepareConfig) -> None:
+    """Convert published weights to a checkpoint folder of this project."""
+    name = import_name(config)
+    assert name is not None
+    folder = empty_folder(config.out or Path("outputs", name))
+    weights = IMPORTS[name].build(config)
+    model = MODELS[weights.kind].from_pretrained_weights(weights)
+    with atomic_folder(folder) as temporary:
+        model.save(temporary, weights.meta)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    print(f"{folder}: {weights.kind}, {count:,} parameters")
+
+
+def import_name(config: PrepareConfig) -> str | None:
+    """Return the name of the importer that import= was set to, or None if it was not set."""
+    return next((name for name, options in IMPORTS.configs.items() if isinstance(config, options)), None)
+
+
+def export_checkpoint(config: PrepareConfig) -> None:
+    """Copy the models of a checkpoint folder for publication: small files, no training state."""
+    source = checkpoint_folder(config.export or "")
+    if config.dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"dtype={config.dtype} is unknown; choose float32 or bfloat16")
+    if config.max_shard_mb < 1:
+        raise ValueError(f"max_shard_mb={config.max_shard_mb} must be at least 1")
+    dtype, max_shard_bytes = FORMATS[config.dtype], config.max_shard_mb * MEGABYTE
+    metrics = read_metrics(source / METRICS) if (source / METRICS).is_file() else {}
+    folder = empty_folder(config.out or Path("outputs", f"{source.name}-export"))
+    notes = "" if config.card is None else Path(config.card).expanduser().read_text(encoding="utf-8")
+    with atomic_folder(folder) as temporary:
+        written = export_pipeline(source, temporary, dtype, max_shard_bytes, config.dvae, config.clip)
+        write_model_card(temporary, written, metrics, notes)
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            print(f"{path.stat().st_size / MEGABYTE:8.3f} MB  {path}")
+
+
+def list_sources(config: PrepareConfig) -> None:
+    """Print the training data of each model of a checkpoint. With out=, also write all record keys to files."""
+    assert config.sources is not None
+    models = find_provenance(config.sources)
+    for model in models:
+        print("\n".join(model.report_lines()))
+    if config.out is None:
+        return
+    folder = empty_folder(config.out)
+    with atomic_folder(folder) as temporary:
+        for model in models:
+            with open(temporary / f"{model.kind}.txt", "w", encoding="utf-8", errors="surrogateescape") as file:
+                file.writelines(f"{key}\n" for key in model.record_keys())
+    print(f"records   {folder}")
+
+
+def find_image(config: PrepareConfig) -> None:
+    """Search the training split for an image. Prints the nearest images and writes a sheet of them."""
+    assert config.find is not None
+    path = Path(config.find).expanduser()
+    try:
+        image = read_image_file(path, str(path))
+    except UnreadableRecord as problem:
+        raise ValueError(f"find={config.find} cannot be read: {problem.reason}") from problem
+    clip_folder = None if config.clip is None else Path(config.clip).expanduser()
+    clip = None if clip_folder is None else CLIP.load(clip_folder)
+    training = TrainingImages.open(config.data, clip, clip_folder, config.workers)
+    neighbours = training.nearest(image, config.neighbours)
+    folder = empty_folder(config.out or Path("outputs", "find", path.stem))
+    title = describe_nearest(neighbours[0], len(training.keys))
+    with atomic_folder(folder) as temporary:
+        cells = side_by_side(training, image, printable(path.name), neighbours)
+        image_grid([GridRow(cells)], tile=TILE, title=title).save(temporary / "neighbours.png")
+    for each in neighbours:
+        print(f"{each.distances()}: {each.key}")
+    print(title)
+    print(f"grid      {folder / 'neighbours.png'}")
+
+
+def encode_images(config: PrepareConfig) -> None:
+    """Encode the training split into tokens, on all ranks. An interrupted run resumes when it is started again."""
+    device = distributed.init_process_group(config.device)
+    try:
+        dvae_folder = Path(config.dvae or "").expanduser()
+        dvae = DiscreteVAE.load(dvae_folder).to(device)
+        source = open_source(config.data, "train")
+        encoder = DatasetEncoder(config.data, source, config.transform, config.crops, dvae_folder, device)
+        folder = Path(config.out).expanduser() if config.out else encoder.cache_folder(Path("outputs", "tokens"))
+        cache = encoder.open_cache(folder, dvae, config.workers)
+        if distributed.is_main_process():
+            print(f"tokens    {folder}: {summary(cache)}")
+            tokens = f" tokens={config.out}" if config.out else ""
+            settings = f"stage.transform={config.transform} stage.crops={config.crops}{tokens}"
+            print(f"next      train.py stage=transformer {settings}, with the same data= and dvae=")
+    finally:
+        distributed.destroy_process_group()
+
+
+def survey_data(config: PrepareConfig) -> None:
+    """Write a survey of a data set: a page with statistics and problems, image sheets and the tokenizer."""
+    folder = empty_folder(config.out or unused_path(Path("outputs", "survey", config.data.name)))
+    survey = Survey.of(config.data, config.vocabulary, config.text_positions, config.limit, config.workers)
+    with atomic_folder(folder) as temporary:
+        found = write_survey(survey, temporary)
+    print("\n".join(found))
+    print(f"page      {folder / PAGE}")
+
+
+def empty_folder(folder: str | Path) -> Path:
+    """Return the folder as a path. Raises ValueError unless it is new or empty."""
+    folder = Path(folder).expanduser()
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ValueError(f"{folder} exists and is not an empty folder: choose another out=, or move it away")
+    return folder
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of prepare.py: the setting that asks for it, and the function that does it."""
+
+    setting: str  # the setting that asks for this task
+    run: Callable[[PrepareConfig], None]
+    needs_data: bool = True
+
+
+TASKS = (  # the first task whose setting is given is run
+    Task("import", import_model, needs_data=False),
+    Task("export", export_checkpoint, needs_data=False),
+    Task("sources", list_sources, needs_data=False),
+    Task("find", find_image),
+    Task("dvae", encode_images),
+    Task("data", survey_data),
+)
+

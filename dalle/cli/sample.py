@@ -1,0 +1,69 @@
+"""Sample images for captions, best first: python sample.py checkpoint=outputs/demo caption="a red circle"."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from dalle import checkpoint, distributed
+from dalle.cli.config import command
+from dalle.cli.sample_messages import print_report, say_memory, say_result, say_unknown_words, stop_message
+from dalle.sampling.attention_grid import AttentionGridWriter
+from dalle.sampling.command_config import SampleConfig, requested_captions
+from dalle.sampling.components import find_components
+from dalle.sampling.edits import build_canvas
+from dalle.sampling.novelty import Novelty
+from dalle.sampling.output_writer import OutputWriter, slug, unused_path
+from dalle.sampling.pipeline import DALLE
+from dalle.training.signals import Interrupted, StopRequest
+
+
+@command("sample")
+def main(config: SampleConfig) -> None:
+    captions = requested_captions(config)
+    device = distributed.init_process_group(config.device, config.deterministic)
+    dalle = DALLE.load(config.checkpoint, device, config.dvae, config.clip, config.precision)
+    config = dalle.with_guidance(config)
+    canvas = build_canvas(config, dalle.encode_image)
+    components = find_components(config.checkpoint, config.dvae, config.clip)
+
+    say_unknown_words(dalle, captions)
+    say_memory(dalle, len(captions), config)
+    attention = AttentionGridWriter(dalle, config.attention_layer) if config.attention else None
+    novelty = Novelty.of_checkpoint(components, dalle.clip) if config.novelty else None
+    with (
+        StopRequest() as stop_request,  # the outer context, so that the writer finishes its files
+        OutputWriter(
+            output_folder(config, captions), captions, config.candidates, config.seed, metadata(config, components)
+        ) as writer,
+    ):
+        for result in dalle.stream(
+            captions,
+            config,
+            canvas=canvas,
+            candidate_offset=config.candidate_offset,
+            progress=True,
+            stop=lambda: stop_request.signum != 0,
+        ):
+            writer.add(result, novelty.compare(result) if novelty else None)
+            if attention:
+                attention.save(result, writer.files[-len(result.images) :])
+            say_result(result, len(writer.entries), config)
+    print_report(writer, config.attention, novelty)
+    if writer.finished < len(captions):
+        raise Interrupted(stop_message(writer, config), stop_request.signum)
+
+
+def output_folder(config: SampleConfig, captions: list[str]) -> Path:
+    """Return the output folder: `config.out`, or an unused path named after the date and the first caption."""
+    return (
+        Path(config.out) if config.out else unused_path(Path("outputs/samples", f"{date.today()}-{slug(captions[0])}"))
+    )
+
+
+def metadata(config: SampleConfig, components: Mapping[str, Path]) -> dict[str, Any]:
+    """Return the settings and checkpoint digests needed to sample the same images again, without the captions."""
+    settings = {name: value for name, value in asdict(config).items() if name not in ("caption", "captions")}
+    return settings | {"digests": {name: checkpoint.digest(path) for name, path in components.items()}}
+

@@ -1,0 +1,182 @@
+"""Train one stage, or all three in turn: python train.py stage=dvae data=folder data.path=... run=my-dvae"""
+
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch.distributed.device_mesh import DeviceMesh
+
+from dalle import checkpoint, distributed
+from dalle.bundled import checkpoint_folder
+from dalle.cli.config import TrainConfig, command, run_name
+from dalle.planning.cards import find_card
+from dalle.planning.plan import Planner, check_fits, report
+from dalle.sampling.components import find_components
+from dalle.seeds import seed_global_generators
+from dalle.stages import STAGES
+from dalle.stages.data_module import StageContext
+from dalle.stages.initial_weights import Init, check_dvae, check_settings, find_init, load_init
+from dalle.training.cpu import configure_cpu
+from dalle.training.job import Job, record_status
+from dalle.training.loop import train
+from dalle.training.run import Run, defaults_of, rename_existing, resume_step
+from dalle.training.sharding import init_mesh
+
+
+@command("train")
+def main(config: TrainConfig) -> None:
+    if config.plan:
+        print_plans(config)
+        return
+    device = distributed.init_process_group(config.device, config.deterministic)
+    try:
+        mesh = init_mesh(config.distributed, config.shard_size, device)
+        with configure_cpu(device):
+            train_stages(config, device, mesh)
+    finally:
+        distributed.destroy_process_group()
+
+
+def print_plans(config: TrainConfig) -> None:
+    """Print the plan of each stage. Raises ValueError for one that does not fit, with a change that makes it fit."""
+    card = find_card(config.card)
+    for run, _ in plan_runs(config):
+        planner = Planner(run.data.image_size, run.world, card, run.shard_size)
+        plan = planner.plan(run.stage, run.distributed)
+        print(f"{run.stage.name}: {report(plan)}")
+        check_fits(plan, planner.changes(run.stage, run.distributed))
+
+
+def train_stages(config: TrainConfig, device: torch.device, mesh: DeviceMesh | None) -> None:
+    """Train one stage, or all stages in turn, with weights sharded over `mesh` if there is one."""
+    runs = plan_runs(config)
+    check_init(runs)
+    if len(runs) > 1:
+        check_dvae_unchanged(runs)
+    for stage_config, folder in runs:
+        if not config.resume:
+            start_over(stage_config, folder)
+        with record_status(Job.from_config(config), folder) if config.ablation else nullcontext():
+            train_stage(stage_config, folder, device, mesh)
+    if len(runs) > 1:
+        parent = runs[0][1].parent
+        print_once(f'{parent}: all stages are finished; next: python sample.py checkpoint={parent} caption="..."')
+
+
+def plan_runs(config: TrainConfig) -> list[tuple[TrainConfig, Path]]:
+    """Return the runs to train, in order: (options of one stage, run folder) each."""
+    if config.ablation is not None:
+        return [(config, Job.from_config(config).folder(config.out))]
+    name = run_name(config.run)
+    if not isinstance(config.stage, dict):
+        return [(config, Path(config.out, config.stage.name, name))]
+    if config.dvae is not None:
+        raise ValueError("stage=all trains a dVAE of its own: leave dvae out, or train one stage at a time")
+    folder = Path(config.out, name)
+    dvaes = {"transformer": str(folder / "dvae")}
+    inits = {stage: config.init and str(Path(config.init, stage)) for stage in STAGES}
+    return [
+        (replace(config, stage=config.stage[stage], dvae=dvaes.get(stage), init=inits[stage]), folder / stage)
+        for stage in STAGES
+    ]
+
+
+def check_init(runs: list[tuple[TrainConfig, Path]]) -> None:
+    """Raise ValueError if a run cannot start from its `init` checkpoint, before any run starts."""
+    for config, folder in runs:
+        if (init := open_init(config, folder)) is None or init.resumed:
+            continue
+        check_settings(init, config.stage, config.data, "stage." if len(runs) == 1 else f"stage.{init.kind}.")
+        if init.kind == "transformer":
+            # with stage=all, the run's dVAE is not trained yet; it starts from the one next to the transformer
+            dvae = dvae_folder(config, init) if len(runs) == 1 else init.path.with_name("dvae")
+            check_dvae(init, Path(dvae or ""))
+
+
+def open_init(config: TrainConfig, folder: Path) -> Init | None:
+    """Return the checkpoint that the run in `folder` starts from; None for random weights."""
+    if config.init is None:
+        return None
+    return find_init(config.init, config.stage.name, folder, config.resume, config.init_strict)
+
+
+def dvae_folder(config: TrainConfig, init: Init | None) -> str | None:
+    """Return the dVAE's checkpoint folder: by default that of the transformer that the run starts from."""
+    if config.dvae is not None or config.init is None or init is None or init.kind != "transformer":
+        return None if config.dvae is None else str(checkpoint_folder(config.dvae))
+    return str(find_components(init.run if init.resumed else config.init)["dvae"])
+
+
+def check_dvae_unchanged(runs: list[tuple[TrainConfig, Path]]) -> None:
+    """Raise ValueError if training the dVAE further would invalidate a transformer already trained on its tokens."""
+    (dvae, place), *_, (_, transformer) = runs
+    if not dvae.resume or checkpoint.read_scalars(transformer) is None:
+        return
+    settings = run_config(dvae, open_init(dvae, place))
+    if (done := resume_step(place, settings, default_config(dvae))) < dvae.stage.steps:
+        raise ValueError(
+            f"{transformer} was trained on the tokens of {place} after {done} updates. Training that dVAE to "
+            f"{dvae.stage.steps} updates would invalidate it: choose another name with run=<name>, or move "
+            f"{transformer} away first"
+        )
+
+
+def run_config(config: TrainConfig, init: Init | None) -> dict[str, Any]:
+    """Return the settings that must not change when a run resumes: stage, data, seed and the digest of `init`."""
+    settings = {"stage": asdict(config.stage), "data": asdict(config.data), "seed": config.seed}
+    return settings if init is None else {**settings, "init": init.digest}
+
+
+def default_config(config: TrainConfig) -> dict[str, Any]:
+    """Return the default values of the stage and data settings in `run_config`."""
+    return {"stage": defaults_of(type(config.stage)), "data": defaults_of(type(config.data))}
+
+
+def start_over(config: TrainConfig, folder: Path) -> None:
+    """Rename the folder of an earlier run. Reads the dVAE first, so that nothing is renamed if the run cannot start."""
+    if (dvae := dvae_folder(config, open_init(config, folder))) is not None:
+        checkpoint.read_config(dvae, "dvae")
+    if (renamed := rename_existing(folder)) is not None:
+        print_once(f"{folder}: starting over; the previous run is now in {renamed}")
+
+
+def train_stage(config: TrainConfig, folder: Path, device: torch.device, mesh: DeviceMesh | None) -> None:
+    """Train the run in `folder` from its last checkpoint, if any, to its last step."""
+    init = open_init(config, folder)
+    config = replace(config, dvae=dvae_folder(config, init))
+    settings = run_config(config, init)
+    if config.dvae is not None:
+        checkpoint.read_config(config.dvae, "dvae")  # raises before anything is written
+        settings["dvae"] = checkpoint.digest(config.dvae)
+    done, steps = resume_step(folder, settings, default_config(config)), config.stage.steps
+    if done >= steps:
+        print_once(f"{folder}: finished, {done} updates done")
+        return
+
+    seed_global_generators("initial weights", config.seed, device=device)
+    dvae = None if config.dvae is None else Path(config.dvae)
+    tokens = Path(config.out, "tokens") if config.tokens is None else Path(config.tokens)
+    context = StageContext(config.seed, device, dvae, tokens, init)
+    stage = STAGES.for_config(config.stage).build(config.stage, config.data, context)
+    if init is not None and not init.resumed:
+        print_once(f"{folder}: {load_init(stage.model, init, config.stage, dvae)}")
+    parameters = sum(parameter.numel() for parameter in stage.model.parameters())
+    image_size = stage.data.image_size
+    print_once(
+        f"{folder}: {parameters:,} parameters on {device}, images of {image_size} pixels, steps {done} to {steps}"
+    )
+    if distributed.is_main_process():
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(OmegaConf.create(asdict(config)), folder / "config.yaml")
+    run = Run(folder, settings, config.seed, device, config.wandb, default_config(config), mesh)
+    train(stage, config.stage, run)
+
+
+def print_once(text: str) -> None:
+    """Print `text` on the first rank only."""
+    if distributed.is_main_process():
+        print(text, flush=True)
+

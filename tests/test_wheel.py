@@ -1,0 +1,81 @@
+"""The wheel has the package, its configs and weights, and `dalle` works from it in any folder."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from dalle.cli import config, main
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def dalle(wheel, tmp_path_factory):
+    """Function that runs `dalle` with the installed wheel in an empty folder. Returns (exit status, output)."""
+    place, folder = tmp_path_factory.mktemp("installed"), tmp_path_factory.mktemp("elsewhere")
+    install = ["install", "--quiet", "--no-deps", "--no-index", "--target", str(place), str(wheel)]
+    subprocess.run([sys.executable, "-m", "pip", *install], check=True)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", "dalle", *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(place)}  # precedes the editable installation
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        return done.returncode, done.stdout + done.stderr
+
+    return run
+
+
+@pytest.mark.slow
+def test_the_wheel_has_configs_and_nothing_else_beside_the_package(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"dalle"}
+    configs = [path for path in (ROOT / "configs").rglob("*") if path.is_file()]
+    assert {f"dalle/{path.relative_to(ROOT)}" for path in configs} <= names
+    weights = [path for path in (ROOT / "dalle" / "weights").rglob("*") if path.is_file()]
+    assert {str(path.relative_to(ROOT)) for path in weights} <= names
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_trains_and_samples_in_any_folder(dalle):
+    tiny = ["data=blocks", "data.image_size=32", "data.train=16", "data.val=4", "preset=tiny", "wandb.mode=disabled"]
+    short = [f"stage.{stage}.{each}" for stage in ("dvae", "clip", "transformer") for each in ("steps=2", "workers=0")]
+    status, printed = dalle("train", "stage=all", "run=mine", *tiny, *short)
+    assert status == 0, printed
+    settings = ["checkpoint=outputs/mine", "caption=a red circle", "candidates=2", "keep=1", "out=drawn"]
+    status, printed = dalle("sample", *settings)
+    assert status == 0, printed
+    assert "drawn" in printed
+    status, printed = dalle("train", "--help")
+    assert printed.startswith("usage: dalle train [setting=value ...]")
+
+
+def test_the_command_lists_and_runs_the_commands(monkeypatch, capsys):
+    assert set(main.COMMANDS) == set(config.COMMANDS)
+    monkeypatch.setattr(sys, "argv", ["dalle"])
+    main.main()
+    assert all(f"dalle {name} " in capsys.readouterr().out for name in ["train"])
+    monkeypatch.setattr(sys, "argv", ["dalle", "evaluate", "metrics=[fid]", "data=blocks"])
+    with pytest.raises(SystemExit) as end:
+        main.main()
+    assert end.value.code == 2
+
+
+def test_a_mistyped_command_is_corrected(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["dalle", "trian"])
+    with pytest.raises(SystemExit) as end:
+        main.main()
+    assert end.value.code == 2
+    assert "there is no command 'trian'; did you mean dalle train?" in capsys.readouterr().err
