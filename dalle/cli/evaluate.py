@@ -32,4 +32,3 @@ def main(config: EvaluateConfig) -> None:
         for note in result.notes:
             print(note)
     print(f"written to {config.file} and {config.page}")
-

@@ -177,4 +177,3 @@ TASKS = (  # the first task whose setting is given is run
     Task("dvae", encode_images),
     Task("data", survey_data),
 )
-

@@ -66,4 +66,3 @@ def metadata(config: SampleConfig, components: Mapping[str, Path]) -> dict[str, 
     """Return the settings and checkpoint digests needed to sample the same images again, without the captions."""
     settings = {name: value for name, value in asdict(config).items() if name not in ("caption", "captions")}
     return settings | {"digests": {name: checkpoint.digest(path) for name, path in components.items()}}
-

@@ -179,4 +179,3 @@ def print_once(text: str) -> None:
     """Print `text` on the first rank only."""
     if distributed.is_main_process():
         print(text, flush=True)
-
