@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dalle.models.clip.model import CLIP
     from dalle.models.dvae.model import DiscreteVAE
+    from dalle.sampling.export import push_to_hub
     from dalle.sampling.pipeline import DALLE
     from dalle.sampling.sampling_config import SamplingConfig
 
-__all__ = ["CLIP", "DALLE", "DiscreteVAE", "SamplingConfig"]
+__all__ = ["CLIP", "DALLE", "DiscreteVAE", "SamplingConfig", "push_to_hub"]
 
 _HOMES = {
     "CLIP": "dalle.models.clip.model",
     "DALLE": "dalle.sampling.pipeline",
     "DiscreteVAE": "dalle.models.dvae.model",
     "SamplingConfig": "dalle.sampling.sampling_config",
+    "push_to_hub": "dalle.sampling.export",
 }
 
 

@@ -16,7 +16,7 @@ FLOORS = (
     {"stages", "evaluation", "planning"},
     {"training", "sampling"},
     {"data", "losses", "models"},
-    {"pretrained"},  # reads other people's models; ours are built from what it read
+    {"pretrained", "hub"},  # read other people's models; ours are built from what they read
     {"image_conversion", "image_grid", "tokenizer", "clip_tokenizer", "checkpoint", "distributed", "ablation_config"},
     {"weights_files"},
     {

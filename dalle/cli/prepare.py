@@ -22,13 +22,13 @@ from dalle.data.image_file import read_image_file
 from dalle.data.skip_counter import printable
 from dalle.data.source import UnreadableRecord
 from dalle.evaluation.metrics_file import read_metrics
+from dalle.hub import upload
 from dalle.image_grid import GridRow, image_grid
 from dalle.models.clip.model import CLIP
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.precision import FORMATS
 from dalle.pretrained import IMPORTS
-from dalle.sampling.export import MEGABYTE, export_pipeline
-from dalle.sampling.model_card import write_model_card
+from dalle.sampling.export import MEGABYTE, ExportOptions, export_checkpoint
 from dalle.sampling.novelty import TILE, TrainingImages, describe_nearest, side_by_side
 from dalle.sampling.output_writer import unused_path
 from dalle.stages.encode_dataset import DatasetEncoder, summary
@@ -65,23 +65,24 @@ def import_name(config: PrepareConfig) -> str | None:
     return next((name for name, options in IMPORTS.configs.items() if isinstance(config, options)), None)
 
 
-def export_checkpoint(config: PrepareConfig) -> None:
+def export_models(config: PrepareConfig) -> None:
     """Copy the models of a checkpoint folder for publication: small files, no training state."""
     source = checkpoint_folder(config.export or "")
     if config.dtype not in ("float32", "bfloat16"):
         raise ValueError(f"dtype={config.dtype} is unknown; choose float32 or bfloat16")
     if config.max_shard_mb < 1:
         raise ValueError(f"max_shard_mb={config.max_shard_mb} must be at least 1")
-    dtype, max_shard_bytes = FORMATS[config.dtype], config.max_shard_mb * MEGABYTE
+    options = ExportOptions(FORMATS[config.dtype], config.max_shard_mb * MEGABYTE)
     metrics = read_metrics(source / METRICS) if (source / METRICS).is_file() else {}
-    folder = empty_folder(config.out or Path("outputs", f"{source.name}-export"))
     notes = "" if config.card is None else Path(config.card).expanduser().read_text(encoding="utf-8")
+    folder = empty_folder(config.out or Path("outputs", f"{source.name}-export"))
     with atomic_folder(folder) as temporary:
-        written = export_pipeline(source, temporary, dtype, max_shard_bytes, config.dvae, config.clip)
-        write_model_card(temporary, written, metrics, notes)
+        export_checkpoint(source, temporary, options, dvae=config.dvae, clip=config.clip, metrics=metrics, notes=notes)
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             print(f"{path.stat().st_size / MEGABYTE:8.3f} MB  {path}")
+    if config.push is not None:
+        print(f"uploaded  {upload(folder, config.push, config.private, config.revision)}")
 
 
 def list_sources(config: PrepareConfig) -> None:
@@ -171,7 +172,7 @@ class Task:
 
 TASKS = (  # the first task whose setting is given is run
     Task("import", import_model, needs_data=False),
-    Task("export", export_checkpoint, needs_data=False),
+    Task("export", export_models, needs_data=False),
     Task("sources", list_sources, needs_data=False),
     Task("find", find_image),
     Task("dvae", encode_images),

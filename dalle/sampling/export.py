@@ -1,57 +1,117 @@
-"""Export of a pipeline for publication: smaller weights in files of limited size, without the training state."""
+"""Export of checkpoints for publication: smaller weights in files of limited size, without the training state."""
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dalle import checkpoint
+from dalle.bundled import checkpoint_folder
 from dalle.data import DATA_SETS
+from dalle.hub import upload
 from dalle.sampling.components import find_components
+from dalle.sampling.model_card import write_model_card
 from dalle.weights_files import read_weights, write_json, write_weights
 
 MEGABYTE = 1_000_000
 
 
-def export_pipeline(
-    folder: Path,
+@dataclass(frozen=True)
+class ExportOptions:
+    """How weights are written. The dVAE stays in float32, since the transformer knows its exact codes."""
+
+    dtype: torch.dtype = torch.bfloat16  # of the other weights; they are loaded as float32
+    max_shard_bytes: int = 15 * MEGABYTE  # maximum size of a weights file
+
+
+DEFAULTS = ExportOptions()
+
+
+def export_checkpoint(
+    folder: str | Path,
     out: Path,
-    dtype: torch.dtype = torch.bfloat16,
-    max_shard_bytes: int = 15 * MEGABYTE,
+    options: ExportOptions = DEFAULTS,
+    *,
     dvae: str | None = None,
     clip: str | None = None,
-) -> dict[str, Path]:
-    """Write the models of a pipeline to the sub-folders dvae, transformer and clip of `out`. Returns their folders.
+    metrics: Mapping[str, float] | None = None,
+    notes: str = "",
+) -> None:
+    """Write the models of a checkpoint and a model card to `out`.
 
-    The dVAE stays in float32, since the transformer knows its exact codes. Paths of this machine in the record of the
-    training data are replaced by the data set's default.
+    A pipeline is written to the sub-folders dvae, transformer and clip, a dVAE or a CLIP to `out` itself.
 
-    folder, dvae, clip: as in `find_components`.
-    dtype: of the other weights; they are loaded as float32.
-    max_shard_bytes: maximum size of a weights file.
+    folder, dvae, clip: as in `find_components`, or `folder` is that of a dVAE or a CLIP.
+    metrics, notes: as in `write_model_card`.
 
     Raises CheckpointError if a model is missing or invalid.
     """
+    folder = checkpoint_folder(folder)
+    kind = checkpoint.read_json(folder / checkpoint.CONFIG).get("kind") if (folder / checkpoint.CONFIG).exists() else ""
+    if kind in ("dvae", "clip"):
+        export_model(folder, out, options)
+        written = {kind: out}
+    else:
+        written = export_pipeline(folder, out, options, dvae, clip)
+    write_model_card(out, written, metrics or {}, notes)
+
+
+def push_to_hub(
+    folder: str | Path,
+    repository: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    options: ExportOptions = DEFAULTS,
+    **contents: Any,
+) -> str:
+    """Export a checkpoint and upload it to the repository user/name of the Hugging Face Hub. Returns its address.
+
+    private, revision: as in `hub.upload`. contents: further arguments of `export_checkpoint`.
+
+    Raises CheckpointError as both do.
+    """
+    with TemporaryDirectory() as temporary:
+        export_checkpoint(folder, Path(temporary), options, **contents)
+        return upload(Path(temporary), repository, private, revision)
+
+
+def export_pipeline(
+    folder: Path, out: Path, options: ExportOptions = DEFAULTS, dvae: str | None = None, clip: str | None = None
+) -> dict[str, Path]:
+    """Write the models of a pipeline to the sub-folders dvae, transformer and clip of `out`. Returns their folders."""
     components = find_components(folder, dvae, clip)
-    written = {}
-    for kind in ("dvae", "clip", "transformer"):  # the transformer's meta has the digest of the dVAE
-        if kind not in components:
-            continue
-        source, written[kind] = components[kind], out / kind
-        written[kind].mkdir(parents=True)
-        tensors = read_weights(source)
-        write_weights(written[kind], tensors if kind == "dvae" else cast(tensors, dtype), max_shard_bytes)
-        if (source / checkpoint.TOKENIZER).exists():
-            shutil.copyfile(source / checkpoint.TOKENIZER, written[kind] / checkpoint.TOKENIZER)
-        content = checkpoint.read_json(source / checkpoint.CONFIG)
-        content["meta"] = without_local_paths(content.get("meta") or {})
-        if kind == "transformer":
-            content["meta"]["dvae"] = {"path": "../dvae", "digest": checkpoint.digest(written["dvae"])}
-        write_json(written[kind] / checkpoint.CONFIG, content)
+    written: dict[str, Path] = {}
+    for kind in ("dvae", "clip", "transformer"):
+        if kind in components:
+            written[kind] = out / kind
+            export_model(components[kind], written[kind], options)
+    config = written["transformer"] / checkpoint.CONFIG
+    content = checkpoint.read_json(config)
+    content["meta"]["dvae"] = {"path": "../dvae", "digest": checkpoint.digest(written["dvae"])}
+    write_json(config, content)
     return written
+
+
+def export_model(source: Path, out: Path, options: ExportOptions = DEFAULTS) -> None:
+    """Write one model, with its tokenizer and config.
+
+    Paths of this machine in the record of the training data are replaced by the data set's default.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    content, tensors = checkpoint.read_json(source / checkpoint.CONFIG), read_weights(source)
+    if content["kind"] != "dvae":
+        tensors = cast(tensors, options.dtype)
+    write_weights(out, tensors, options.max_shard_bytes)
+    if (source / checkpoint.TOKENIZER).exists():
+        shutil.copyfile(source / checkpoint.TOKENIZER, out / checkpoint.TOKENIZER)
+    content["meta"] = without_local_paths(content.get("meta") or {})
+    write_json(out / checkpoint.CONFIG, content)
 
 
 def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dalle import checkpoint
+from dalle import checkpoint, hub
 from dalle.checkpoint import CheckpointError
 from dalle.models.clip.model import CLIP
 from dalle.models.dvae.model import DiscreteVAE
@@ -75,6 +75,17 @@ class DALLE:
         self.precision = precision
         self.guidance = guidance
         self.words = frozenset(words)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, revision: str | None = None, **options: Any) -> "DALLE":
+        """Load from a folder, by the name of a checkpoint in the package, or from user/name on the Hugging Face Hub.
+
+        revision: branch, tag or commit on the hub. options: of `load`. `dalle.push_to_hub` uploads.
+
+        Raises:
+            CheckpointError: as `load`; there is no such model or revision, or the hub cannot be reached.
+        """
+        return cls.load(hub.local_folder(name, revision), **options)
 
     @classmethod
     def load(

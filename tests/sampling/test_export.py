@@ -8,7 +8,7 @@ from dalle import bundled, checkpoint
 from dalle.checkpoint import CheckpointError
 from dalle.data.drawings.source import DrawingsConfig
 from dalle.sampling.components import find_components
-from dalle.sampling.export import export_pipeline, without_local_paths
+from dalle.sampling.export import ExportOptions, export_pipeline, without_local_paths
 from dalle.sampling.model_card import strictest_licence, write_model_card
 from dalle.sampling.pipeline import DALLE
 from dalle.weights_files import read_weights, weights_files
@@ -17,7 +17,7 @@ CAPTION = "a red circle"
 
 
 def test_exported_models_are_the_same_in_fewer_bytes(checkpoints, tmp_path):
-    written = export_pipeline(checkpoints, tmp_path / "out", torch.bfloat16, max_shard_bytes=12_000)
+    written = export_pipeline(checkpoints, tmp_path / "out", ExportOptions(torch.bfloat16, max_shard_bytes=12_000))
     assert list(written) == ["dvae", "clip", "transformer"]
     for kind, folder in written.items():
         files = weights_files(folder)
@@ -35,7 +35,7 @@ def test_exported_models_are_the_same_in_fewer_bytes(checkpoints, tmp_path):
 
 
 def test_export_in_float32_draws_the_same_images(checkpoints, tmp_path):
-    export_pipeline(checkpoints, tmp_path / "out", torch.float32, max_shard_bytes=10**6)
+    export_pipeline(checkpoints, tmp_path / "out", ExportOptions(torch.float32, max_shard_bytes=10**6))
     results = [DALLE.load(folder).generate(CAPTION, candidates=3, keep=3) for folder in (checkpoints, tmp_path / "out")]
     assert results[0].scores == results[1].scores
     assert [image.tobytes() for image in results[0].images] == [image.tobytes() for image in results[1].images]

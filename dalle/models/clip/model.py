@@ -14,7 +14,7 @@ from einops import rearrange, repeat
 from PIL import Image
 from torch import Tensor, nn
 
-from dalle import checkpoint
+from dalle import checkpoint, hub
 from dalle.checkpoint import CheckpointError
 from dalle.clip_tokenizer import CLIPTokenizer
 from dalle.image_conversion import to_tensor
@@ -179,6 +179,14 @@ class CLIP(nn.Module):
     def load(cls, folder: str | Path) -> "CLIP":
         """Load a model in eval mode from a checkpoint folder. Raises `CheckpointError` if it is missing or invalid."""
         return checkpoint.load_model(folder, "clip", CLIPConfig, partial(_with_tokenizer, folder=Path(folder)))
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, revision: str | None = None) -> "CLIP":
+        """Load a model in eval mode from a folder, by a name in the package, or from user/name on the Hugging Face Hub.
+
+        The model may be in a sub-folder clip there. Raises `CheckpointError` as `load` and `hub.local_folder` do.
+        """
+        return cls.load(hub.model_folder(name, "clip", revision))
 
     @classmethod
     def from_openai(cls, path: str | Path, merges: str | Path | None = None) -> "CLIP":

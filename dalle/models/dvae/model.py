@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from dalle import checkpoint
+from dalle import checkpoint, hub
 from dalle.config_validation import check_sizes
 from dalle.models.dvae import gumbel_embedding
 from dalle.models.dvae.convolutions import ResidualBlock, SameConv2d
@@ -268,6 +268,14 @@ class DiscreteVAE(nn.Module):
     def load(cls, folder: str | Path) -> "DiscreteVAE":
         """Load a model in eval mode from a checkpoint folder. Raises `CheckpointError` if it is missing or invalid."""
         return checkpoint.load_model(folder, "dvae", DVAEConfig, cls)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, revision: str | None = None) -> "DiscreteVAE":
+        """Load a model in eval mode from a folder, by a name in the package, or from user/name on the Hugging Face Hub.
+
+        The model may be in a sub-folder dvae there. Raises `CheckpointError` as `load` and `hub.local_folder` do.
+        """
+        return cls.load(hub.model_folder(name, "dvae", revision))
 
     @classmethod
     def from_openai(cls, encoder: str | Path = "encoder.pkl", decoder: str | Path = "decoder.pkl") -> "DiscreteVAE":

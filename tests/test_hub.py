@@ -1,0 +1,139 @@
+"""Models are published to the hub and loaded from it by name, revision and cache; tested with a local stand-in."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from hub_server import running_hub
+
+from dalle import CLIP, DALLE, DiscreteVAE, checkpoint, hub, push_to_hub
+from dalle.checkpoint import CheckpointError
+from dalle.sampling.export import ExportOptions
+
+huggingface_hub = pytest.importorskip("huggingface_hub")
+CAPTION = "a red circle"
+FLOAT32 = ExportOptions(torch.float32)
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A hub without repositories that huggingface_hub talks to, logged in, with an empty cache."""
+    from huggingface_hub import constants
+
+    with running_hub() as running:
+        monkeypatch.setattr(constants, "ENDPOINT", running.address)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", running.address + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", "right")
+        yield running
+
+
+def test_a_published_pipeline_draws_the_same_images(server, checkpoints):
+    address = push_to_hub(checkpoints, "me/shapes", options=FLOAT32)
+    assert address.startswith(f"{server.address}/me/shapes/commit/")
+    assert {"README.md", "dvae/config.json", "transformer/tokenizer.json"} <= set(
+        server.repositories["me/shapes"]["main"]
+    )
+    loaded, original = DALLE.from_pretrained("me/shapes"), DALLE.load(checkpoints)
+    results = [each.generate(CAPTION, candidates=2, keep=2) for each in (loaded, original)]
+    assert results[0].scores == results[1].scores
+    assert [image.tobytes() for image in results[0].images] == [image.tobytes() for image in results[1].images]
+    assert DALLE.from_pretrained(checkpoints).words == original.words  # a folder works too
+
+
+def test_a_dvae_and_a_clip_are_published_alone_or_found_in_a_pipeline(server, checkpoints):
+    push_to_hub(checkpoints, "me/shapes", options=FLOAT32)
+    push_to_hub(checkpoints / "dvae", "me/codes")
+    push_to_hub(checkpoints / "clip", "me/scorer", options=FLOAT32)
+    for name in ("me/codes", "me/shapes"):
+        loaded = DiscreteVAE.from_pretrained(name).state_dict()
+        expected = DiscreteVAE.load(checkpoints / "dvae").state_dict()
+        assert all(loaded[key].equal(tensor) for key, tensor in expected.items())
+    for name in ("me/scorer", "me/shapes"):
+        loaded = CLIP.from_pretrained(name).state_dict()
+        expected = CLIP.load(checkpoints / "clip").state_dict()
+        assert all(loaded[key].equal(tensor) for key, tensor in expected.items())
+
+
+def test_revisions_can_be_pinned(server, checkpoints):
+    push_to_hub(checkpoints / "dvae", "me/codes")
+    old = huggingface_hub.HfApi().model_info("me/codes").sha
+    server.repositories["me/codes"]["main"]["config.json"] = b"{}"
+    with pytest.raises(CheckpointError, match="does not describe a checkpoint"):
+        DiscreteVAE.from_pretrained("me/codes")
+    server.repositories["me/codes"]["first"] = {**server.repositories["me/codes"]["main"]}
+    push_to_hub(checkpoints / "dvae", "me/codes", revision="second")
+    assert DiscreteVAE.from_pretrained("me/codes", revision="second").vocabulary
+    with pytest.raises(CheckpointError, match="me/codes has no revision third: give a branch, a tag or a commit"):
+        DiscreteVAE.from_pretrained("me/codes", revision="third")
+    assert old != huggingface_hub.HfApi().model_info("me/codes").sha
+
+
+def test_only_data_files_are_downloaded(server, checkpoints):
+    push_to_hub(checkpoints / "dvae", "me/codes")
+    server.repositories["me/codes"]["main"] |= {"pytorch_model.bin": b"pickle", "setup.py": b"raise SystemExit"}
+    DiscreteVAE.from_pretrained("me/codes")
+    assert set(server.requested) == {"model.safetensors", "config.json", "README.md"}
+
+
+def test_nothing_is_requested_for_a_folder(checkpoints, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("downloaded"))
+    assert (
+        DiscreteVAE.from_pretrained(checkpoints).vocabulary
+        == DiscreteVAE.from_pretrained(checkpoints / "dvae").vocabulary
+    )
+    with pytest.raises(CheckpointError, match="is a folder, which has no revision main"):
+        DiscreteVAE.from_pretrained(checkpoints, revision="main")
+
+
+def test_a_downloaded_model_is_used_without_network(server, checkpoints):
+    push_to_hub(checkpoints / "dvae", "me/codes")
+    first = hub.local_folder("me/codes")
+    server.shutdown()
+    server.server_close()
+    assert hub.local_folder("me/codes") == first
+    with pytest.raises(CheckpointError, match="cannot be reached for me/other, which was not downloaded before: check"):
+        hub.local_folder("me/other")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("me/typo", "there is no model me/typo on .*, or it is private: check the spelling"),
+        ("typo", "there is no model typo: give a folder, .*user/name of a model on the Hugging Face Hub"),
+        ("a/b/c", "there is no model a/b/c: give a folder"),
+    ],
+)
+def test_unknown_names_raise_one_sentence(server, name, message):
+    with pytest.raises(CheckpointError, match=message):
+        DALLE.from_pretrained(name)
+
+
+def test_publishing_needs_a_login(server, checkpoints, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "wrong")
+    with pytest.raises(CheckpointError, match="does not let you write to me/codes: run hf auth login"):
+        push_to_hub(checkpoints / "dvae", "me/codes")
+    with pytest.raises(CheckpointError, match="codes is not the name of a repository on the hub: write user/name"):
+        push_to_hub(checkpoints / "dvae", "codes")
+
+
+def test_a_damaged_download_is_reported(server, checkpoints):
+    push_to_hub(checkpoints / "dvae", "me/codes")
+    files = server.repositories["me/codes"]["main"]
+    files["model.safetensors"] = files["model.safetensors"][:-100]
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        DiscreteVAE.from_pretrained("me/codes")
+
+
+def test_prepare_publishes_an_export(server, prepare, checkpoints, tmp_path):
+    status, printed = prepare(f"export={checkpoints}", "out=mine", "push=me/shapes", "dtype=float32")
+    assert status == 0, printed
+    assert f"uploaded  {server.address}/me/shapes/commit/" in printed
+    published = json.loads(server.repositories["me/shapes"]["main"]["clip/config.json"])
+    assert published == checkpoint.read_json(tmp_path / "mine" / "clip" / "config.json")
+    shutil.rmtree(tmp_path / "mine")
