@@ -20,7 +20,7 @@ WEIGHTS := $(DEMO)/dvae/model.safetensors $(DEMO)/clip/model.safetensors $(DEMO)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo drawings drawings-page pictures test bench gpu gpu-install gpu-tests gpu-sampling gpu-training gpu-demo wheels \
-	patterns architecture configs edits notebooks recorded lint types
+	patterns architecture configs edits site notebooks recorded lint types
 
 help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,10 @@ drawings: $(INSTALLED) ## download and build the data set of drawings, outputs/d
 
 drawings-page: ## the table of authors and licences in docs/drawings.md
 	$(RUN) docs/drawings.py outputs/drawings
+
+site: $(INSTALLED) ## the documentation as a web site: site/index.html
+	$(RUN) -m pip install --quiet "mkdocs>=1.6,<2" "mkdocstrings[python]>=0.26"
+	$(RUN) -m mkdocs build --quiet
 
 pictures: $(INSTALLED) ## draw what the model of drawings makes: docs/drawings-captions.png, docs/drawings-prompts.png
 	$(RUN) docs/pictures.py

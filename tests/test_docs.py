@@ -71,6 +71,19 @@ def test_make_targets_exist(page):
     assert sorted(set(named) - targets) == []
 
 
+def test_the_sites_menu_has_every_page():
+    menu = re.findall(r": ([\w-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(menu) == sorted(page.name for page in DOCS.glob("*.md"))
+
+
+def test_the_python_page_lists_existing_names():
+    text = TEXTS["docs/api.md"]
+    directives = re.findall(r"^::: ([\w.]+)\.(\w+)$", text, re.MULTILINE)
+    table = re.findall(r"^\| `(\w+)` \| `([\w/]+\.py)` \|$", text, re.MULTILINE)
+    assert {(name, module.replace(".", "/") + ".py") for module, name in directives} == set(table)
+    assert all(name in NAMES[file] for name, file in table)
+
+
 @pytest.fixture(scope="module")
 def drawing() -> dict:
     return runpy.run_path(str(DOCS / "architecture.py"))
