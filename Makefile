@@ -1,6 +1,8 @@
 # The version of the tests. A range is possible too: make test TORCH='torch>=2.6,<2.14'
 TORCH ?= torch==2.13.0
 PYTHON ?= python3
+# The versions of all other packages that the tests ran with. The ranges of pyproject.toml: make install CONSTRAINTS=
+CONSTRAINTS ?= constraints.txt
 
 RUN := .venv/bin/python
 INSTALLED := .venv/.installed
@@ -20,7 +22,7 @@ WEIGHTS := $(DEMO)/dvae/model.safetensors $(DEMO)/clip/model.safetensors $(DEMO)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo drawings drawings-page pictures test bench gpu gpu-install gpu-tests gpu-sampling gpu-training gpu-demo wheels \
-	patterns architecture configs edits site notebooks recorded lint types
+	patterns architecture configs edits constraints site notebooks recorded lint types
 
 help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +66,11 @@ drawings: $(INSTALLED) ## download and build the data set of drawings, outputs/d
 drawings-page: ## the table of authors and licences in docs/drawings.md
 	$(RUN) docs/drawings.py outputs/drawings
 
+constraints: $(INSTALLED) ## write the versions in .venv to constraints.txt, after make install CONSTRAINTS=
+	@{ echo "# Written by make constraints: the versions that the tests ran with, for Python 3.11 and later."; \
+	$(RUN) -m pip freeze --exclude-editable | grep -vi '^torch==\|^dall-e==\|@' | sed 's/$$/; python_version >= "3.11"/'; } \
+	> constraints.txt
+
 site: $(INSTALLED) ## the documentation as a web site: site/index.html
 	$(RUN) -m pip install --quiet "mkdocs>=1.6,<2" "mkdocstrings[python]>=0.26"
 	$(RUN) -m mkdocs build --quiet
@@ -105,10 +112,10 @@ $(DEMO)/metrics.json: $(WEIGHTS)
 
 $(WEIGHTS): ;
 
-$(INSTALLED): pyproject.toml
+$(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet "$(TORCH)"
-	$(RUN) -m pip install --quiet --editable ".[data,eval,slurm,dev]"
+	$(RUN) -m pip install --quiet --editable ".[data,eval,hub,slurm,dev]" $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 	$(RUN) -m pip install --quiet --no-deps dall-e==0.1 # OpenAI's code, to compare with; it asks for torchvision
 	@touch $@
 
