@@ -165,6 +165,7 @@ def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
                 failed.append(failure)  # continue with other jobs
 
         def run() -> None:
+            failed.clear()
             try:
                 register()
             except ValueError as error:

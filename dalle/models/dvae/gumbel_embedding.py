@@ -30,8 +30,7 @@ def gumbel_embedding(
     The distribution is that of `gumbel_softmax`, the random numbers are others.
     """
     b, _, h, _ = logits.shape
-    if generator is None:
-        generator = torch.Generator(logits.device).manual_seed(int(torch.randint(2**62, ())))
+    generator = generator or _default_generator(logits.device)
     with without_autocast(logits.device.type):
         flat = rearrange(logits.float(), "b v h w -> (b h w) v")  # a view if logits are in channels-last layout
         embedded = _GumbelEmbedding.apply(flat, layer.weight.flatten(1), temperature, generator)
@@ -74,6 +73,11 @@ def _relaxed(logits: Tensor, temperature: float, generator: torch.Generator) -> 
     uniform = torch.empty_like(logits).uniform_(generator=generator)
     gumbel = uniform.log_().neg_().log_().neg_()
     return gumbel.add_(logits).div_(temperature).softmax(dim=1)
+
+
+def _default_generator(device: torch.device) -> torch.Generator:
+    """Return torch's global generator of a CPU or a CUDA device."""
+    return torch.cuda.default_generators[device.index] if device.type == "cuda" else torch.default_generator
 
 
 def _chunks(logits: Tensor) -> list[slice]:
