@@ -70,7 +70,7 @@ FULL = Sizes(
     batch=8,
     long=TransformerConfig(
         text_vocabulary=4096, image_vocabulary=1024, width=512, depth=4, heads=8, patterns=["paper"]
-    ),  # 256 + 1,024 positions; the first four layers of the paper's order
+    ),  # 256 + 1,024 positions; four layers in the paper's order
     image_size=128,
     dvae=DVAEConfig(width=88, blocks_per_group=2, decoder_input=128),  # 20 billion operations an image, as the peer's
     # the defaults of dalle-pytorch's train_vae.py
@@ -146,7 +146,10 @@ def transformer(sizes: Sizes, folder: Path) -> list[Case]:
         DiscreteVAE(DVAEConfig(vocabulary=config.image_vocabulary, width=8, blocks_per_group=1)).save(dvae)
     caption, image = random_tokens(config, sizes.batch)
     batch = TokenizedBatch(caption, image, image, [str(number) for number in range(sizes.batch)])
-    overrides = [f"data.image_size={8 * config.grid}", *_of_stage([TOKENIZER, "caption_dropout=0", "guidance=1"])]
+    overrides = [
+        f"data.image_size={8 * config.grid}",
+        *_of_stage([TOKENIZER, "caption_dropout=0", "guidance=1", "optimizer.kind=adamw"]),
+    ]
     return [
         our_update(
             name,
