@@ -15,18 +15,9 @@ from dalle.models.transformer.model import TransformerConfig
 
 def gpt2(config: TransformerConfig, precision: str, device: torch.device | None = None) -> Decoder:
     """Return GPT-2 of transformers with `generate`: one vocabulary for captions and images, learned positions, GELU."""
-    from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers import GPT2LMHeadModel
 
-    sizes = GPT2Config(
-        vocab_size=config.text_vocabulary + config.image_vocabulary,
-        n_positions=config.text_positions + config.grid**2,
-        n_embd=config.width,
-        n_layer=config.depth,
-        n_head=config.heads,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=0,
-    )
+    sizes = gpt2_config(config)
     default = torch.get_default_dtype()
     torch.set_default_dtype(getattr(torch, precision))  # no float32 copy of large models
     try:
@@ -41,6 +32,25 @@ def gpt2(config: TransformerConfig, precision: str, device: torch.device | None 
         return model.generate(caption, attention_mask=torch.ones_like(caption), **settings)  # type: ignore[operator]
 
     return Decoder("Hugging Face GPT-2, generate", precision, model, decode)
+
+
+def gpt2_config(config: TransformerConfig) -> Any:
+    """Return transformers' GPT2Config with the sizes of `config` and without dropout, as our transformer has none."""
+    from transformers import GPT2Config
+
+    return GPT2Config(
+        vocab_size=config.text_vocabulary + config.image_vocabulary,
+        n_positions=config.text_positions + config.grid**2,
+        n_embd=config.width,
+        n_layer=config.depth,
+        n_head=config.heads,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=0,
+        attn_pdrop=0.0,
+        embd_pdrop=0.0,
+        resid_pdrop=0.0,
+    )
 
 
 def dalle_pytorch_as_shipped(config: TransformerConfig) -> Decoder:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.sampling import LONG_SIZES, QUICK_SIZES, SIZES
 from dalle.cli.config import compose
 from dalle.models.dvae.model import DiscreteVAE, DVAEConfig
 from dalle.models.transformer.model import Transformer, TransformerConfig
@@ -55,22 +56,11 @@ class Sizes:
     official_size: int  # pixels, for the official code
 
 
-TRANSFORMER = TransformerConfig(
-    text_positions=64,
-    text_vocabulary=4096,
-    image_vocabulary=1024,
-    grid=16,
-    width=512,
-    depth=8,
-    heads=8,
-    patterns=["dense"],  # as in the peers
-)
 FULL = Sizes(
-    transformer=TRANSFORMER,
+    transformer=SIZES,
     batch=8,
-    long=TransformerConfig(
-        text_vocabulary=4096, image_vocabulary=1024, width=512, depth=4, heads=8, patterns=["paper"]
-    ),  # 256 + 1,024 positions; four layers in the paper's order
+    # four layers in the paper's order, 256 + 1,024 positions
+    long=replace(LONG_SIZES, patterns=["paper"], depth=4),
     image_size=128,
     dvae=DVAEConfig(width=88, blocks_per_group=2, decoder_input=128),  # 20 billion operations an image, as the peer's
     # the defaults of dalle-pytorch's train_vae.py
@@ -93,27 +83,9 @@ FULL = Sizes(
     official_size=256,
 )
 QUICK = Sizes(
-    transformer=TransformerConfig(
-        text_positions=8,
-        text_vocabulary=512,
-        image_vocabulary=32,
-        grid=4,
-        width=64,
-        depth=2,
-        heads=2,
-        patterns=["dense"],
-    ),
+    transformer=QUICK_SIZES,
     batch=2,
-    long=TransformerConfig(
-        text_positions=8,
-        text_vocabulary=64,
-        image_vocabulary=32,
-        grid=4,
-        width=64,
-        depth=4,
-        heads=2,
-        patterns=["paper"],
-    ),
+    long=replace(QUICK_SIZES, patterns=["paper"], depth=4),
     image_size=32,
     dvae=DVAEConfig(vocabulary=32, width=8, blocks_per_group=1, decoder_input=8),
     peer_dvae={"num_tokens": 32, "num_layers": 3, "num_resnet_blocks": 1, "codebook_dim": 8, "hidden_dim": 8},

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from benchmarks.peers import dalle_pytorch_model, stub_unused_imports
+from benchmarks.peers import dalle_pytorch_model, gpt2_config, stub_unused_imports
 from benchmarks.training_cases import CPU, PRECISIONS, Case, Sizes, bytes_of, random_tokens
 from dalle.precision import autocast
 
@@ -33,25 +33,11 @@ def update(name: str, precision: str, model: nn.Module, loss: Callable[[], Tenso
 
 def gpt2(sizes: Sizes, folder: Path) -> Iterator[Case]:
     """GPT-2 of transformers: one vocabulary for captions and images."""
-    from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers import GPT2LMHeadModel
 
-    config = sizes.transformer
     tokens = _joint_tokens(sizes)
     for precision in PRECISIONS:
-        model = GPT2LMHeadModel(
-            GPT2Config(
-                vocab_size=config.text_vocabulary + config.image_vocabulary,
-                n_positions=tokens.shape[1],
-                n_embd=config.width,
-                n_layer=config.depth,
-                n_head=config.heads,
-                bos_token_id=None,
-                eos_token_id=None,
-                attn_pdrop=0.0,
-                embd_pdrop=0.0,
-                resid_pdrop=0.0,
-            )
-        ).train()
+        model = GPT2LMHeadModel(gpt2_config(sizes.transformer)).train()
 
         def loss(model: Any = model) -> Tensor:
             return model(input_ids=tokens, labels=tokens).loss

@@ -4,7 +4,7 @@ import sys
 from difflib import get_close_matches
 from importlib import import_module
 
-COMMANDS = {
+DESCRIPTIONS = {
     "train": "train one model, or all three",
     "sample": "draw images for captions, or edit images",
     "evaluate": "measure a checkpoint on held-out data",
@@ -19,9 +19,9 @@ def main() -> None:
     if name in ("-h", "--help"):
         print(usage())
         return
-    if name not in COMMANDS:
-        close = get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean dalle {close[0]}?" if close else f"choose one of {', '.join(COMMANDS)}"
+    if name not in DESCRIPTIONS:
+        close = get_close_matches(name, DESCRIPTIONS, n=1)
+        hint = f"did you mean dalle {close[0]}?" if close else f"choose one of {', '.join(DESCRIPTIONS)}"
         print(f"there is no command {name!r}; {hint}", file=sys.stderr)
         raise SystemExit(2)
     sys.argv = [f"dalle {name}", *rest]
@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def usage() -> str:
-    lines = [f"  dalle {name:9} {text}" for name, text in COMMANDS.items()]
+    lines = [f"  dalle {name:9} {text}" for name, text in DESCRIPTIONS.items()]
     return "\n".join(
         [
             "DALL-E 1: discrete VAE, transformer and CLIP, trained, sampled and reranked.",

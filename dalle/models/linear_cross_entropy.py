@@ -62,17 +62,22 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         states, weight, bias, targets, normaliser = ctx.saved_tensors
         gradient = gradients[0].masked_fill(targets == IGNORED, 0)
         index = targets.clamp(min=0)
-        of_states, of_weight = torch.empty_like(states), torch.zeros_like(weight, dtype=states.dtype)
-        of_bias = None if bias is None else torch.zeros_like(bias, dtype=states.dtype)
+        grad_states, grad_weight = torch.empty_like(states), torch.zeros_like(weight, dtype=states.dtype)
+        grad_bias = None if bias is None else torch.zeros_like(bias, dtype=states.dtype)
         for part in _chunks(len(states), len(weight)):
             error = _logits(states[part], weight, bias).sub_(normaliser[part, None]).exp_()  # probabilities
             error.scatter_add_(1, index[part, None], -torch.ones_like(error[:, :1]))
             error.mul_(gradient[part, None])
-            of_states[part] = error @ weight.to(states.dtype)
-            of_weight.addmm_(error.T, states[part])
-            if of_bias is not None:
-                of_bias += error.sum(dim=0)
-        return of_states, of_weight.to(weight.dtype), None if of_bias is None else of_bias.to(weight.dtype), None
+            grad_states[part] = error @ weight.to(states.dtype)
+            grad_weight.addmm_(error.T, states[part])
+            if grad_bias is not None:
+                grad_bias += error.sum(dim=0)
+        return (
+            grad_states,
+            grad_weight.to(weight.dtype),
+            None if grad_bias is None else grad_bias.to(weight.dtype),
+            None,
+        )
 
 
 def _chunks(count: int, classes: int) -> list[slice]:

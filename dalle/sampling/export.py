@@ -23,9 +23,9 @@ MEGABYTE = 1_000_000
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How weights are written. The dVAE stays in float32, since the transformer knows its exact codes."""
+    """Dtype and file size of exported weights. A dVAE stays in float32, since transformers know its exact codes."""
 
-    dtype: torch.dtype = torch.bfloat16  # of the other weights; they are loaded as float32
+    dtype: torch.dtype = torch.bfloat16  # of a transformer or a CLIP; it is loaded as float32
     max_shard_bytes: int = 15 * MEGABYTE  # maximum size of a weights file
 
 

@@ -1,22 +1,21 @@
 """Planned and measured peak memory of a few updates on a CPU, in bytes of torch's allocator."""
 
 import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from random_tokens_stage import RandomTokensStage
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from dalle.models.transformer.model import Targets, Transformer, TransformerConfig
+from dalle.models.transformer.model import TransformerConfig
 from dalle.planning.cards import find_card
 from dalle.planning.plan import Planner
 from dalle.stages.transformer import TransformerStageConfig
 from dalle.training.ema import EMAConfig
-from dalle.training.flops import ImageCost
 from dalle.training.loop import train
 from dalle.training.optimizer import OptimizerConfig, build_optimizer
 from dalle.training.run import Run
@@ -26,41 +25,6 @@ MODEL = TransformerConfig(
 )
 
 
-class RandomTokens:
-    """Stage that trains a transformer on random tokens, and neither validates nor saves anything."""
-
-    name = "transformer"
-    validation_loss = "loss"
-
-    def __init__(self, config: TransformerStageConfig):
-        self.images = config.micro_batch_size(1)
-        self.model = Transformer(config.model)
-
-    def batches(self, start: int) -> Iterator[Tensor]:
-        while True:
-            yield torch.randint(0, 500, (self.images, 32 + 256))
-
-    def before_update(self, step: int) -> None:
-        pass
-
-    def image_cost(self) -> ImageCost:
-        return ImageCost(1.0)
-
-    def loss(self, model: nn.Module, batch: Tensor, step: int, generator: Any) -> tuple[Tensor, dict]:
-        caption, image = batch[:, :32], batch[:, 32:]
-        nll = model(caption, image, targets=Targets(caption, image))
-        return nll.text.mean() + nll.image.mean(), {}
-
-    def validate(self, model: nn.Module) -> dict[str, float]:
-        return {"loss": 0.0}
-
-    def preview(self, model: nn.Module) -> None:
-        return None
-
-    def save(self, folder: Path, model: nn.Module, meta: dict) -> None:
-        pass
-
-
 def planned_and_measured(**changes: Any) -> tuple[int, int]:
     """Return the planned peak of training with changed settings, and that of three updates by the training loop."""
     config = TransformerStageConfig(
@@ -68,7 +32,7 @@ def planned_and_measured(**changes: Any) -> tuple[int, int]:
     )
     config = replace(config, **changes)
     planned = Planner(128, 1, find_card("h100")).plan(config, "ddp").memory.peak
-    stage = RandomTokens(config)
+    stage = RandomTokensStage(config)
     model = sum(each.nbytes for each in (*stage.model.parameters(), *stage.model.buffers()))
     with (
         tempfile.TemporaryDirectory() as folder,

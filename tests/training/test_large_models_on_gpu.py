@@ -1,20 +1,16 @@
 """Training steps with all settings that save memory: a tiny model on any device, the paper's 12B on a large GPU."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from random_tokens_stage import RandomTokensStage
 
 from dalle.cli.config import compose
-from dalle.models.transformer.model import Targets, Transformer
+from dalle.models.transformer.model import Transformer
 from dalle.planning.cards import find_card
 from dalle.planning.plan import Planner
-from dalle.stages.transformer import TransformerStageConfig
-from dalle.training.flops import ImageCost
 from dalle.training.logger import WandbConfig
 from dalle.training.loop import Trainer
 from dalle.training.run import Run
@@ -32,49 +28,10 @@ TINY = [
 GIGABYTES = 140  # memory that the 12B model needs, with a margin
 
 
-class RandomTokens:
-    """Stage that trains a transformer on random tokens."""
-
-    name = "transformer"
-    validation_loss = "loss"
-
-    def __init__(self, config: TransformerStageConfig, device: torch.device):
-        self.config, self.device = config, device
-        with device:  # 12B weights in float32 need not fit the machine's memory
-            self.model = Transformer(config.model)
-
-    def batches(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        model, generator = self.config.model, torch.Generator().manual_seed(start)
-        while True:
-            caption = torch.randint(model.text_vocabulary, (1, model.text_positions), generator=generator)
-            image = torch.randint(model.image_vocabulary, (1, model.grid**2), generator=generator)
-            yield caption.to(self.device), image.to(self.device)
-
-    def before_update(self, step: int) -> None:
-        pass
-
-    def image_cost(self) -> ImageCost:
-        return ImageCost(1.0)
-
-    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor], step: int, generator: Any) -> tuple[Tensor, dict]:
-        caption, image = batch
-        nll = model(caption, image, targets=Targets(caption, image))
-        return nll.text.mean() / 8 + nll.image.mean() * 7 / 8, {}
-
-    def validate(self, model: nn.Module) -> dict[str, float]:
-        return {"loss": 0.0}
-
-    def preview(self, model: nn.Module) -> None:
-        return None
-
-    def save(self, folder: Path, model: nn.Module, meta: dict) -> None:
-        pass
-
-
 def take_two_steps(folder: Path, settings: list[str], device: torch.device) -> Transformer:
     """Do two updates, check loss, gradients and weights, and return the model."""
     config = compose("train", settings).stage
-    stage = RandomTokens(config, device)
+    stage = RandomTokensStage(config, device)
     trainer = Trainer(stage, config, Run(folder, {"stage": {}}, 0, device, WandbConfig("disabled")))
     matrix = stage.model.layers[0].mlp.branch.out.weight
     assert matrix.dtype == torch.bfloat16

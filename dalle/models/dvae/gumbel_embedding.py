@@ -47,24 +47,26 @@ class _GumbelEmbedding(torch.autograd.Function):
         ctx.save_for_backward(logits, weight)
         ctx.temperature, ctx.random_state = temperature, generator.get_state()
         embedded = logits.new_empty(len(logits), len(weight))
-        for part in _chunks(logits):
-            torch.mm(_relaxed(logits[part], temperature, generator), weight.T, out=embedded[part])
+        size = _positions_per_chunk(logits)
+        for part, out in zip(logits.split(size), embedded.split(size), strict=True):
+            torch.mm(_relaxed(part, temperature, generator), weight.T, out=out)
         return embedded
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        (gradient,) = gradients
         logits, weight = ctx.saved_tensors
         generator = torch.Generator(logits.device)
         generator.set_state(ctx.random_state)
-        of_logits, of_weight = torch.empty_like(logits), torch.zeros_like(weight)
-        for part in _chunks(logits):
-            relaxed = _relaxed(logits[part], ctx.temperature, generator)
-            of_weight.addmm_(gradient[part].T, relaxed)
-            error = gradient[part] @ weight
-            error -= torch.linalg.vecdot(error, relaxed).unsqueeze(1)
-            torch.mul(error, relaxed.div_(ctx.temperature), out=of_logits[part])
-        return of_logits, of_weight, None, None
+        grad_logits, grad_weight = torch.empty_like(logits), torch.zeros_like(weight)
+        size = _positions_per_chunk(logits)
+        chunks = (each.split(size) for each in (logits, gradients[0], grad_logits))
+        for part, grad_embedded, out in zip(*chunks, strict=True):
+            relaxed = _relaxed(part, ctx.temperature, generator)
+            grad_weight.addmm_(grad_embedded.T, relaxed)
+            grad_relaxed = grad_embedded @ weight
+            grad_relaxed -= torch.linalg.vecdot(grad_relaxed, relaxed).unsqueeze(1)
+            torch.mul(grad_relaxed, relaxed.div_(ctx.temperature), out=out)
+        return grad_logits, grad_weight, None, None
 
 
 def _relaxed(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
@@ -80,9 +82,9 @@ def _default_generator(device: torch.device) -> torch.Generator:
     return torch.cuda.default_generators[device.index] if device.type == "cuda" else torch.default_generator
 
 
-def _chunks(logits: Tensor) -> list[slice]:
-    size = max(1, _chunk_size(logits) // logits.shape[1])
-    return [slice(start, start + size) for start in range(0, len(logits), size)]
+def _positions_per_chunk(logits: Tensor) -> int:
+    """Return how many rows of (n, v) logits make a chunk."""
+    return max(1, _chunk_size(logits) // logits.shape[1])
 
 
 def _chunk_size(logits: Tensor) -> int:
