@@ -5,6 +5,7 @@ PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 
 RUN := .venv/bin/python
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
 INSTALLED := .venv/.installed
 BENCH_RUN := .venv-bench/bin/python
 BENCH_INSTALLED := .venv-bench/.installed
@@ -21,7 +22,7 @@ GPU_RUN = $(GPU_PYTHON) -m benchmarks.gpu
 WEIGHTS := $(DEMO)/dvae/model.safetensors $(DEMO)/clip/model.safetensors $(DEMO)/transformer/model.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo drawings drawings-page pictures test bench gpu gpu-install gpu-tests gpu-sampling gpu-training gpu-demo wheels \
+.PHONY: help install demo drawings drawings-page pictures test test-slow interpreters bench gpu gpu-install gpu-tests gpu-sampling gpu-training gpu-demo wheels \
 	patterns architecture configs edits constraints site notebooks recorded lint types
 
 help: ## list all targets
@@ -38,8 +39,14 @@ demo: $(INSTALLED) ## train all three models on the CPU, sample images, evaluate
 	@echo "images       $(DEMO)/samples.png"
 	@echo "next         $(RUN) sample.py checkpoint=$(DEMO) caption=\"a small red circle above a large blue square\""
 
-test: $(INSTALLED) ## run all tests
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
+test: $(INSTALLED) ## run the tests, in 8 minutes on two cores
+	$(PYTEST) -m "not slow"
+
+test-slow: $(INSTALLED) ## run the slow tests: several ranks, wheel, long trainings
+	$(PYTEST) -m slow
+
+interpreters: $(INSTALLED) ## run the tests on each installed Python from 3.10 to 3.13
+	TORCH="$(TORCH)" $(RUN) -m nox
 
 bench: $(BENCH_INSTALLED) ## benchmark data loading, training and sampling on the CPU, compared with other projects
 	$(BENCH_RUN) benchmarks/data.py
@@ -96,9 +103,10 @@ notebooks: $(INSTALLED) $(WEIGHTS) ## run the notebooks on the demo and on finis
 recorded: $(INSTALLED) ## record results of training, sampling and evaluation as reference values of tests
 	$(RUN) tests/recorded/recording.py
 
-lint: $(INSTALLED) ## run ruff: lint and format check
+lint: $(INSTALLED) ## check style: ruff for Python, hadolint for the Dockerfile
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	.venv/bin/hadolint Dockerfile
 
 types: $(INSTALLED) ## run pyright
 	$(RUN) -m pyright

@@ -27,7 +27,7 @@ IMAGE_PROMPTS, PROMPT_CANDIDATES = 8, 16
 
 def draw_captions(dalle: DALLE, captions: list[str]) -> Image.Image:
     """Draw a row of images for each caption, two captions side by side."""
-    results = dalle.generate_many(captions, candidates=CANDIDATES, keep=KEEP, progress=True)
+    results = dalle.generate_many(captions, candidates=CANDIDATES, keep=KEEP)
     rows = [GridRow([Cell(image) for image in result.images], result.caption) for result in results]
     return image_grid(rows, columns=KEEP, tile=112, notes=[attribution(DrawingsConfig())])
 

@@ -123,6 +123,15 @@ def test_help_shows_main_settings_and_counts_the_others():
     assert (status, "stage.model.patch=" in out, "--help-all" in out) == (0, True, False)
 
 
+def test_help_ends_without_an_error_when_its_reader_stops_early():
+    reader, writer = os.pipe()
+    os.close(reader)  # as head does after its last line
+    command = [sys.executable, "train.py", "--help"]
+    done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def run(*command):
     done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, env={**os.environ})
     return done.returncode, done.stdout, done.stderr

@@ -25,7 +25,7 @@ from dalle.ablations.report_config import ReportConfig
 from dalle.cli import config_groups
 from dalle.cli.config_groups import CONFIG_DIR, writable
 from dalle.cli.errors import all_keys, explain_hydra_error, unknown_keys, unknown_setting
-from dalle.cli.help import MAIN_SETTINGS, help_text, is_main_setting
+from dalle.cli.help import MAIN_SETTINGS, help_text, is_main_setting, print_help
 from dalle.cli.prepare_config import PrepareConfig
 from dalle.evaluation.evaluate_config import EvaluateConfig
 from dalle.sampling.command_config import SampleConfig
@@ -177,7 +177,7 @@ def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
                     raise SystemExit(2)
                 try:
                     if not {*HELP, HELP_ALL}.isdisjoint(arguments):
-                        print_help(name, arguments)
+                        print_command_help(name, arguments)
                         return
                     command_line[:] = sys.argv
                     hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=name)(run_job)()
@@ -201,13 +201,13 @@ def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
     return decorate
 
 
-def print_help(name: str, arguments: Sequence[str]) -> None:
+def print_command_help(name: str, arguments: Sequence[str]) -> None:
     """Print the help of a command, with the values that `arguments` set. --help-all prints all settings."""
     composed = compose(name, [_literal(each) for each in arguments if "=" in each])
     show_all = HELP_ALL in arguments or name not in MAIN_SETTINGS
     shown = None if show_all else partial(is_main_setting, name, arguments)
     program = sys.argv[0] if sys.argv[0].startswith("dalle ") else f"python {name}.py"
-    print(help_text(program, composed, groups_of(name), shown))
+    print_help(help_text(program, composed, groups_of(name), shown))
 
 
 def wrong_command(name: str, arguments: Sequence[str]) -> str | None:

@@ -3,7 +3,9 @@
 import ast
 import inspect
 import io
+import os
 import shutil
+import sys
 import textwrap
 import tokenize
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -138,6 +140,14 @@ def help_text(
         more = len(found) - len(shown)
         lines += ["", f"{more} more settings: use --help-all, or see docs/configs.md for those of all groups"]
     return "\n".join(lines)
+
+
+def print_help(text: str) -> None:
+    """Print `text`. A reader that closes the pipe early, such as head, is not an error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes again at its end
 
 
 def _entry(head: str, text: str, width: int) -> str:

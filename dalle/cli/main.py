@@ -4,6 +4,8 @@ import sys
 from difflib import get_close_matches
 from importlib import import_module
 
+from dalle.cli.help import print_help
+
 DESCRIPTIONS = {
     "train": "train one model, or all three",
     "sample": "draw images for captions, or edit images",
@@ -17,7 +19,7 @@ def main() -> None:
     """Run the command that the first argument names with the others. A wrong one ends with status 2."""
     name, *rest = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
-        print(usage())
+        print_help(usage())
         return
     if name not in DESCRIPTIONS:
         close = get_close_matches(name, DESCRIPTIONS, n=1)

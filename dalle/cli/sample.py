@@ -43,7 +43,6 @@ def main(config: SampleConfig) -> None:
             config,
             canvas=canvas,
             candidate_offset=config.candidate_offset,
-            progress=True,
             stop=lambda: stop_request.signum != 0,
         ):
             writer.add(result, novelty.compare(result) if novelty else None)

@@ -1,13 +1,12 @@
 """Parallel map over the records of a data source."""
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from dalle.data.source import Source, UnreadableRecord
+from dalle.progress import progress_bar
 
 T = TypeVar("T")
 RecordFunction = Callable[[Source, int], T]
@@ -20,13 +19,11 @@ def parallel_map(
 ) -> Iterator[tuple[int, T | UnreadableRecord]]:
     """Yield (index, `function(source, index)`) for each index, in order; the error in place of an unreadable record.
 
-    workers: number of DataLoader workers; 0: this process. title: label of the progress bar on a terminal.
+    workers: number of DataLoader workers; 0: this process. title: label of the progress bar.
     """
     chunks = _Chunks(source, indices, function)
     loader: Any = DataLoader(chunks, batch_size=None, shuffle=False, num_workers=workers, collate_fn=_identity)
-    with tqdm(
-        total=len(indices), desc=title, unit=" images", dynamic_ncols=True, disable=not sys.stderr.isatty()
-    ) as bar:
+    with progress_bar(len(indices), title) as bar:
         for chunk in loader:
             yield from chunk
             bar.update(len(chunk))

@@ -9,6 +9,7 @@ from torch import Tensor
 from dalle.data.loader import ImageBatch, ordered_batches
 from dalle.data.source import Source
 from dalle.data.transforms import inference_crop
+from dalle.progress import progress_bar
 
 RESIZE = "shorter side to the models' size with Lanczos, then the centre (dalle.data.transforms.inference_crop)"
 
@@ -29,15 +30,17 @@ class HeldOut:
 
     def __iter__(self) -> Iterator[ImageBatch]:
         self.seen, self._hash = 0, hashlib.sha256()
-        for batch in ordered_batches(self.source, inference_crop, self.batch_size):
-            remaining = self.count - self.seen
-            kept = ImageBatch(batch.images[:remaining], batch.captions[:remaining], batch.keys[:remaining])
-            self.seen += len(kept.captions)
-            for image, caption in zip(kept.images, kept.captions, strict=True):
-                self._hash.update(image.numpy().tobytes() + caption.encode() + b"\0")
-            yield kept
-            if self.seen == self.count:
-                return
+        with progress_bar(min(self.count, len(self.source)), "held-out pairs", "pairs", leave=False) as bar:
+            for batch in ordered_batches(self.source, inference_crop, self.batch_size):
+                remaining = self.count - self.seen
+                kept = ImageBatch(batch.images[:remaining], batch.captions[:remaining], batch.keys[:remaining])
+                self.seen += len(kept.captions)
+                for image, caption in zip(kept.images, kept.captions, strict=True):
+                    self._hash.update(image.numpy().tobytes() + caption.encode() + b"\0")
+                yield kept
+                bar.update(len(kept.captions))
+                if self.seen == self.count:
+                    return
 
     def shortfall(self, requested: int) -> list[str]:
         """Return a note if the last iteration had fewer pairs than `requested`, else an empty list."""

@@ -8,7 +8,6 @@ Another model, seed or number of candidates has another digest and so its own fo
 
 import hashlib
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +18,8 @@ import torch
 from einops import rearrange
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
+from dalle.progress import progress_bar
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.sampling_config import SamplingConfig
 
@@ -63,8 +62,9 @@ class SampleCache:
             replace(config, keep=1),
             candidate_offset=[index * config.candidates for index in indices],
             truncate=True,
+            progress=False,
         )
-        bar = tqdm(total=len(captions), initial=len(cached), unit="image", disable=not sys.stderr.isatty())
+        bar = progress_bar(len(captions), "sampling", initial=len(cached))
         with bar, open(self.folder / MANIFEST, "a", encoding="utf-8") as manifest:
             for index, result in zip(indices, results, strict=True):
                 path = self._path(index)

@@ -136,7 +136,7 @@ class DALLE:
         *,
         canvas: Canvas | Tensor | None = None,
         candidate_offset: int = 0,
-        progress: bool = False,
+        progress: bool = True,
         **settings: Any,
     ) -> Result:
         """Sample `candidates` images of `caption` and return the best `keep` by `rerank`, by default CLIP.
@@ -147,7 +147,7 @@ class DALLE:
         settings: fields of `SamplingConfig` by name, such as candidates=64, keep=8, seed=1; they override `config`.
         canvas: tokens to keep and masked tokens to sample, as `dalle.sampling.edits` builds; None: sample all tokens.
         candidate_offset: number of the first candidate.
-        progress: show a progress bar on a terminal.
+        progress: show a progress bar, on a terminal or in a notebook, for what takes over two seconds.
 
         Raises:
             TypeError: an unknown setting; the message suggests the nearest name.
@@ -166,7 +166,7 @@ class DALLE:
         canvas: Canvas | Tensor | None = None,
         candidate_offset: int | Sequence[int] = 0,
         truncate: bool = False,
-        progress: bool = False,
+        progress: bool = True,
         **settings: Any,
     ) -> list[Result]:
         """Call `generate` for several captions, which share batches. See `stream` for the options."""
@@ -185,7 +185,7 @@ class DALLE:
         canvas: Canvas | Tensor | None = None,
         candidate_offset: int | Sequence[int] = 0,
         truncate: bool = False,
-        progress: bool = False,
+        progress: bool = True,
         stop: Callable[[], bool] = lambda: False,
     ) -> Iterator[Result]:
         """Yield the result of each caption in turn, as soon as its candidates are sampled, and hold none.

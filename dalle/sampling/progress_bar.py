@@ -1,10 +1,11 @@
-"""Progress bar of sampling on a terminal, and requests to stop."""
+"""Progress bar of sampling, and requests to stop."""
 
-import sys
 from collections.abc import Callable
 from types import TracebackType
 
 from tqdm import tqdm
+
+from dalle.progress import progress_bar
 
 BAR_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} images, {rate_noinv_fmt} [{elapsed}<{remaining}]"
 
@@ -23,18 +24,11 @@ class SamplingProgress:
         """Open the progress bar.
 
         images: number of images to sample.
-        shown: show the bar, if stderr is a terminal.
+        shown: show the bar, if anybody can see it.
         stop: asked after each share of work if sampling is to stop.
         """
         self.stop = stop
-        self.bar = tqdm(
-            total=images,
-            desc="sampling",
-            unit=" images",
-            bar_format=BAR_FORMAT,
-            dynamic_ncols=True,
-            disable=not (shown and sys.stderr.isatty()),
-        )
+        self.bar = progress_bar(images, "sampling", shown=shown, bar_format=BAR_FORMAT)
 
     def __enter__(self) -> Callable[[float], None]:
         return self._advance

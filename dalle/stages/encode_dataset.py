@@ -24,6 +24,7 @@ from dalle.data.token_cache import (
 )
 from dalle.data.transforms import transform_named
 from dalle.models.dvae.model import DiscreteVAE
+from dalle.progress import progress_bar
 from dalle.stages.data_module import pixels_of
 from dalle.stages.image_tokens import argmax
 
@@ -99,8 +100,7 @@ class DatasetEncoder:
         images = sum(block.last - block.first for block in blocks)
         if distributed.is_main_process():
             tqdm.write(f"encoding {images:,} images into {folder}", file=sys.stderr)
-        shown = distributed.is_main_process() and sys.stderr.isatty()
-        with tqdm(total=images, desc="tokens", unit=" images", dynamic_ncols=True, disable=not shown) as bar:
+        with progress_bar(images, "tokens", shown=distributed.is_main_process()) as bar:
             for batch in loader.encoder_batches(self.source, transform_named(self.transform), own, workers):
                 tokens = encode(dvae, batch.images, self.device)
                 cache.write(batch.block, tokens.cpu().numpy(), batch.readable)

@@ -1,10 +1,12 @@
-"""Progress display of training: a progress bar on a terminal, otherwise a line every 20 seconds."""
+"""Progress display of training: a progress bar on a terminal or in a notebook, otherwise a line every 20 seconds."""
 
 import sys
 import time
 from collections.abc import Mapping
 
 from tqdm import tqdm
+
+from dalle.progress import progress_bar
 
 SECONDS_BETWEEN_LINES = 20
 SHOWN = {  # metric -> its text
@@ -26,20 +28,13 @@ class ProgressBar:
         done: updates already done, of `steps`.
         batch_size: images per update.
         seconds: time spent in the updates already done.
-        shown: print anything at all; the bar is shown on terminals only.
+        shown: print anything at all; the bar is shown on terminals and in notebooks.
         """
         self.title, self.done, self.steps, self.batch_size, self.shown = title, done, steps, batch_size, shown
         self.last_report = done, seconds
         self.begin, self.begin_step = time.monotonic(), done
         self.last_line = self.begin
-        self.bar = tqdm(
-            total=steps,
-            initial=done,
-            desc=title,
-            unit="step",
-            dynamic_ncols=True,
-            disable=not (shown and sys.stderr.isatty()),
-        )
+        self.bar = progress_bar(steps, title, "steps", shown=shown, initial=done, delay=0)
 
     def advance(self) -> None:
         self.done += 1

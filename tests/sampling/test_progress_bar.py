@@ -13,6 +13,7 @@ class Terminal(io.StringIO):
 def test_bar_shows_finished_images_on_a_terminal(monkeypatch):
     screen = Terminal()
     monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setattr("dalle.progress.DELAY", 0)
     with SamplingProgress(8, shown=True, stop=lambda: False) as advance:
         for _ in range(16):
             advance(0.25)
@@ -24,6 +25,7 @@ def test_bar_shows_finished_images_on_a_terminal(monkeypatch):
 )
 def test_bar_is_hidden_unless_requested_and_on_a_terminal(monkeypatch, shown, screen):
     monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setattr("dalle.progress.DELAY", 0)
     with SamplingProgress(8, shown, stop=lambda: False) as advance:
         advance(8)
     assert screen.getvalue() == ""

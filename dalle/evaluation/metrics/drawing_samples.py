@@ -27,7 +27,7 @@ def sample_captions(
 ) -> list[Candidates]:
     """Sample `config.candidates` images for the first caption of each record, which states its style."""
     captions = [source.captions(record)[0] for record in records]
-    results = dalle.stream(captions, config.sampling(config.candidates), truncate=True, progress=True)
+    results = dalle.stream(captions, config.sampling(config.candidates), truncate=True)
     return [candidates_of(source, record, result) for record, result in zip(records, results, strict=True)]
 
 

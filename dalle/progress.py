@@ -1,0 +1,33 @@
+"""Progress bars with the time left, on terminals and in notebooks."""
+
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+DELAY = 2.0  # seconds before a bar appears: shorter work shows none
+
+
+def progress_bar(total: float, title: str, unit: str = "images", *, shown: bool = True, **options: Any) -> tqdm:
+    """Open a progress bar on stderr, if anybody can see it there.
+
+    total: amount of work in `unit`. title: label in front of the bar.
+    shown: False for no bar, as on all ranks but the first.
+    options: further arguments of tqdm.
+    """
+    options = {"delay": DELAY, "dynamic_ncols": True, **options}
+    return tqdm(total=total, desc=title, unit=f" {unit}", disable=not (shown and is_visible()), **options)
+
+
+def is_visible() -> bool:
+    """Return if stderr is a terminal or the output of a notebook's cell."""
+    return sys.stderr.isatty() or in_notebook()
+
+
+def in_notebook() -> bool:
+    """Return if this process is the kernel of a notebook."""
+    if "ipykernel" not in sys.modules:
+        return False
+    from IPython.core.getipython import get_ipython  # comes with ipykernel
+
+    return getattr(get_ipython(), "kernel", None) is not None
