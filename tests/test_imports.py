@@ -24,6 +24,7 @@ FLOORS = (
         "bundled",
         "seeds",
         "precision",
+        "progress",
         "registry",
         "device_transfer",
         "config_validation",
@@ -39,7 +40,8 @@ HYDRAS = {
     "dalle/cli/train.py": {"omegaconf"},
 }
 
-FILES = [path.relative_to(ROOT) for path in sorted([*ROOT.glob("*.py"), *ROOT.glob("dalle/**/*.py")])]
+SOURCES = sorted([*ROOT.glob("*.py"), *ROOT.glob("dalle/**/*.py")])
+FILES = [path.relative_to(ROOT) for path in SOURCES if path.name != "noxfile.py"]
 
 
 def part_of(module: str) -> str:
