@@ -21,6 +21,9 @@ GPU_PYTHON = PYTHONPATH="$(GPU_SITE):$(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 GPU_RUN = $(GPU_PYTHON) -m benchmarks.gpu
 WEIGHTS := $(DEMO)/dvae/model.safetensors $(DEMO)/clip/model.safetensors $(DEMO)/transformer/model.safetensors
 
+comma := ,
+fail = { echo "make: $(1)" >&2; exit 1; }
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo drawings drawings-page pictures test test-slow interpreters bench gpu gpu-install gpu-tests gpu-sampling gpu-training gpu-demo wheels \
 	patterns architecture configs edits constraints site notebooks recorded lint types
@@ -121,9 +124,14 @@ $(DEMO)/metrics.json: $(WEIGHTS)
 $(WEIGHTS): ;
 
 $(INSTALLED): pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(RUN) -m pip install --quiet "$(TORCH)"
-	$(RUN) -m pip install --quiet --editable ".[data,eval,hub,slurm,dev]" $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else 1)' \
+	|| $(call fail,$(PYTHON) is missing or not Python 3.10 to 3.13: make install PYTHON=python3.12)
+	@$(PYTHON) -m venv .venv \
+	|| $(call fail,$(PYTHON) cannot make environments: install its package venv$(comma) on Debian python3-venv)
+	$(RUN) -m pip install --quiet "$(TORCH)" \
+	|| $(call fail,torch cannot be installed: check the network and the free space (6 GB)$(comma) or choose a version with TORCH=)
+	$(RUN) -m pip install --quiet --editable ".[data,eval,hub,sign,croissant,slurm,dev]" $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) \
+	|| $(call fail,these versions cannot be installed together: make install CONSTRAINTS= takes the newest)
 	$(RUN) -m pip install --quiet --no-deps dall-e==0.1 # OpenAI's code, to compare with; it asks for torchvision
 	@touch $@
 

@@ -1,4 +1,4 @@
-"""Sample images for captions, best first: python sample.py checkpoint=outputs/demo caption="a red circle"."""
+"""Sample images for captions, best first: python sample.py caption="a red apple"."""
 
 from dalle.cli.sample import main
 

@@ -193,9 +193,14 @@ def check_tensors(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], pat
 
 
 def digest(folder: str | Path) -> str:
-    """Compute the model's digest: the first 16 hexadecimal digits of the SHA-256 of weights and model config."""
+    """Compute the model's digest: the first 16 hexadecimal digits of the SHA-256 of weights and model config.
+
+    Raises CheckpointError if a file is missing or invalid.
+    """
     folder = Path(folder)
     written = read_json(folder / CONFIG)
+    if "kind" not in written or "model" not in written:
+        raise CheckpointError(f"{folder / CONFIG} does not describe a checkpoint: it lacks kind or model")
     sha256 = hashlib.sha256(json.dumps([written["kind"], written["model"]], sort_keys=True).encode())
     for path in weights_files(folder):
         try:

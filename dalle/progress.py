@@ -20,12 +20,12 @@ def progress_bar(total: float, title: str, unit: str = "images", *, shown: bool 
 
 
 def is_visible() -> bool:
-    """Return if stderr is a terminal or the output of a notebook's cell."""
+    """Return True if stderr is a terminal or the output of a notebook's cell."""
     return sys.stderr.isatty() or in_notebook()
 
 
 def in_notebook() -> bool:
-    """Return if this process is the kernel of a notebook."""
+    """Return True if this process is the kernel of a notebook."""
     if "ipykernel" not in sys.modules:
         return False
     from IPython.core.getipython import get_ipython  # comes with ipykernel

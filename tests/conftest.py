@@ -12,6 +12,7 @@ import torch
 
 from dalle import checkpoint
 from dalle.cli import config
+from dalle.cli import main as cli
 from dalle.models.clip.model import CLIP, CLIPConfig
 from dalle.models.dvae.model import DiscreteVAE, DVAEConfig
 from dalle.models.transformer.model import Transformer, TransformerConfig
@@ -24,6 +25,15 @@ MakeTransformer = Callable[..., Transformer]
 RunCommand = Callable[..., tuple[int, str]]
 
 ROOT = Path(__file__).parents[1]
+RANK_FIXTURES = {"ranks", "two_ranks"}  # they train on several processes
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m deselects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of several ranks as slow."""
+    for item in items:
+        if RANK_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
@@ -153,5 +163,19 @@ def command(tmp_path, monkeypatch, capsys):
         except SystemExit as end:
             status = end.code
         return calls, status, capsys.readouterr().err
+
+    return run
+
+
+@pytest.fixture
+def verify(monkeypatch, capsys):
+    """Return a function that runs `dalle verify` and returns (exit status, standard output, error output)."""
+
+    def run(*files: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["dalle", "verify", *map(str, files)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return end.value.code, *capsys.readouterr()
 
     return run

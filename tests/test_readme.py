@@ -23,8 +23,11 @@ COMMAND_LINES = [
 RUNS = [
     (page, words)
     for page, words in COMMAND_LINES
-    if words[0] in ("python", "torchrun")
-    and {Path(word).stem for word in words if word.endswith(".py")} & set(COMMANDS)
+    if (words[0] == "dalle" and words[1] in COMMANDS)
+    or (
+        words[0] in ("python", "torchrun")
+        and {Path(word).stem for word in words if word.endswith(".py")} & set(COMMANDS)
+    )
 ]
 TARGETS = sorted({words[1] for _, words in COMMAND_LINES if words[0] == "make"})
 
@@ -43,7 +46,7 @@ def quoted(override: str) -> str:
 
 
 def composed(words: list[str]):
-    script = next(index for index, word in enumerate(words) if word.endswith(".py"))
+    script = 1 if words[0] == "dalle" else next(index for index, word in enumerate(words) if word.endswith(".py"))
     command, overrides = Path(words[script]).stem, [word for word in words[script + 1 :] if word != "--help"]
     if "-m" in overrides:
         overrides = [first_of_sweep(each) for each in overrides if each != "-m"]

@@ -63,7 +63,7 @@ def test_an_installed_wheel_trains_and_samples_in_any_folder(dalle):
 
 
 def test_the_command_lists_and_runs_the_commands(monkeypatch, capsys):
-    assert set(main.DESCRIPTIONS) == set(config.COMMANDS)
+    assert set(main.DESCRIPTIONS) == {*config.COMMANDS, "verify"}
     monkeypatch.setattr(sys, "argv", ["dalle"])
     main.main()
     printed = capsys.readouterr().out

@@ -64,7 +64,9 @@ class TrainConfig:
     stage: Any = MISSING
     data: Any = MISSING  # captioned images to train on
     preset: Any = None  # model sizes and training recipe, merged into the settings of the stage
-    size: str | None = None  # size of an ablation's runs; laptop: about a minute each on one CPU core
+    # size of an ablation's runs; laptop: about a minute each on one CPU core; experiment=drawings has laptop, overnight
+    # and gpu
+    size: str | None = None
     ablation: AblationConfig | None = None  # the question that a sweep of runs answers: -m +ablation=<name>
     run: str = "default"  # name of the run; using the same name again resumes it
     out: str = "outputs"  # output folder: runs are in <out>/<stage>/<run>, with stage=all in <out>/<run>/<stage>

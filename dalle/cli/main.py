@@ -12,11 +12,12 @@ DESCRIPTIONS = {
     "evaluate": "measure a checkpoint on held-out data",
     "report": "make tables and plots of sweeps and runs",
     "prepare": "check a data set, encode it, import and export weights",
+    "verify": "say which model and settings made an image: dalle verify FILE",
 }
 
 
 def main() -> None:
-    """Run the command that the first argument names with the others. A wrong one ends with status 2."""
+    """Run the command named by the first argument; it gets the remaining arguments. A wrong name ends with status 2."""
     name, *rest = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print_help(usage())
@@ -38,6 +39,6 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "Each takes settings as name=value; dalle <command> --help lists them.",
+            "All but verify take settings as name=value; dalle <command> --help lists them.",
         ]
     )

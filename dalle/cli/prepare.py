@@ -15,6 +15,7 @@ from dalle.bundled import checkpoint_folder
 from dalle.cli.config import command
 from dalle.cli.prepare_config import PrepareConfig
 from dalle.data import open_source
+from dalle.data.audit.datasheet import write_datasheet
 from dalle.data.audit.provenance import find_provenance
 from dalle.data.audit.survey import Survey
 from dalle.data.audit.survey_report import PAGE, write_survey
@@ -40,6 +41,8 @@ MODELS = {"dvae": DiscreteVAE, "clip": CLIP}
 @command("prepare")
 def main(config: PrepareConfig) -> None:
     settings = vars(config) | {"import": import_name(config)}
+    if config.datasheet is not None and config.sources is None:
+        raise ValueError("datasheet= needs a checkpoint: sources=<folder>")
     task = next((task for task in TASKS if settings[task.setting] is not None), None)
     if task is None or (task.needs_data and config.data is None):
         imports = " or ".join(f"import={name}" for name in IMPORTS)
@@ -86,11 +89,20 @@ def export_models(config: PrepareConfig) -> None:
 
 
 def list_sources(config: PrepareConfig) -> None:
-    """Print the training data of each model of a checkpoint. With out=, also write all record keys to files."""
+    """Print the training data of each model of a checkpoint. With out=, also write all record keys to files.
+
+    With datasheet=, write the datasheet of the transformer, or of the only model.
+    """
     assert config.sources is not None
     models = find_provenance(config.sources)
     for model in models:
         print("\n".join(model.report_lines()))
+    if config.datasheet is not None:
+        folder = empty_folder(config.datasheet, "datasheet")
+        with atomic_folder(folder) as temporary:
+            main_model = next((model for model in models if model.kind == "transformer"), models[0])
+            files = write_datasheet(temporary, main_model)
+        print(f"datasheet {folder}: {', '.join(path.name for path in files)}")
     if config.out is None:
         return
     folder = empty_folder(config.out)
@@ -109,7 +121,7 @@ def find_image(config: PrepareConfig) -> None:
         image = read_image_file(path, str(path))
     except UnreadableRecord as problem:
         raise ValueError(f"find={config.find} cannot be read: {problem.reason}") from problem
-    clip_folder = None if config.clip is None else Path(config.clip).expanduser()
+    clip_folder = None if config.clip is None else checkpoint_folder(config.clip)
     clip = None if clip_folder is None else CLIP.load(clip_folder)
     training = TrainingImages.open(config.data, clip, clip_folder, config.workers)
     neighbours = training.nearest(image, config.neighbours)
@@ -128,7 +140,7 @@ def encode_images(config: PrepareConfig) -> None:
     """Encode the training split into tokens, on all ranks. An interrupted run resumes when it is started again."""
     device = distributed.init_process_group(config.device)
     try:
-        dvae_folder = Path(config.dvae or "").expanduser()
+        dvae_folder = checkpoint_folder(config.dvae or "")
         dvae = DiscreteVAE.load(dvae_folder).to(device)
         source = open_source(config.data, "train")
         encoder = DatasetEncoder(config.data, source, config.transform, config.crops, dvae_folder, device)
@@ -153,11 +165,11 @@ def survey_data(config: PrepareConfig) -> None:
     print(f"page      {folder / PAGE}")
 
 
-def empty_folder(folder: str | Path) -> Path:
-    """Return the folder as a path. Raises ValueError unless it is new or empty."""
+def empty_folder(folder: str | Path, option: str = "out") -> Path:
+    """Return the folder as a path. Raises ValueError, which names the option, unless it is new or empty."""
     folder = Path(folder).expanduser()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ValueError(f"{folder} exists and is not an empty folder: choose another out=, or move it away")
+        raise ValueError(f"{folder} exists and is not an empty folder: choose another {option}=, or move it away")
     return folder
 
 

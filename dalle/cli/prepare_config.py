@@ -52,6 +52,7 @@ class PrepareConfig(ExportConfig, EncodeConfig, FindConfig, SurveyConfig):
     out: str | None = None  # output folder, which must be new or empty; None: outputs/<name of what is prepared>
     data: Any = None  # data set to survey
     sources: str | None = None  # checkpoint folder: show its training data; with out=, also list every record
+    datasheet: str | None = None  # with `sources`: folder to write a datasheet to, as Markdown and Croissant
     workers: int = 2  # processes that load images; 0: load in this process
 
 

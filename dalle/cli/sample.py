@@ -1,4 +1,4 @@
-"""Sample images for captions, best first: python sample.py checkpoint=outputs/demo caption="a red circle"."""
+"""Sample images for captions, best first: python sample.py caption="a red apple"."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -10,18 +10,28 @@ from dalle import checkpoint, distributed
 from dalle.cli.config import command
 from dalle.cli.sample_messages import print_report, say_memory, say_result, say_unknown_words, stop_message
 from dalle.sampling.attention_grid import AttentionGridWriter
+from dalle.sampling.caption_policy import CaptionPolicy
 from dalle.sampling.command_config import SampleConfig, requested_captions
 from dalle.sampling.components import find_components
+from dalle.sampling.content_credentials import ContentSigner
 from dalle.sampling.edits import build_canvas
 from dalle.sampling.novelty import Novelty
 from dalle.sampling.output_writer import OutputWriter, slug, unused_path
 from dalle.sampling.pipeline import DALLE
 from dalle.training.signals import Interrupted, StopRequest
 
+# settings that do not change images, and paths that only mean something on this machine
+NOT_RECORDED = ("caption", "captions", "captions_file", "caption_policy", "sign", "out", "memory", "batch_size")
+
 
 @command("sample")
 def main(config: SampleConfig) -> None:
     captions = requested_captions(config)
+    if config.caption_policy is not None:
+        policy = CaptionPolicy(config.caption_policy)
+        for caption in captions:
+            policy.check(caption)
+    signer = None if config.sign is None else ContentSigner(config.sign)
     device = distributed.init_process_group(config.device, config.deterministic)
     dalle = DALLE.load(config.checkpoint, device, config.dvae, config.clip, config.precision)
     config = dalle.with_guidance(config)
@@ -31,11 +41,16 @@ def main(config: SampleConfig) -> None:
     say_unknown_words(dalle, captions)
     say_memory(dalle, len(captions), config)
     attention = AttentionGridWriter(dalle, config.attention_layer) if config.attention else None
-    novelty = Novelty.of_checkpoint(components, dalle.clip) if config.novelty else None
+    novelty = Novelty.of_checkpoint(components, dalle.dvae, dalle.clip) if config.novelty else None
     with (
         StopRequest() as stop_request,  # the outer context, so that the writer finishes its files
         OutputWriter(
-            output_folder(config, captions), captions, config.candidates, config.seed, metadata(config, components)
+            output_folder(config, captions),
+            captions,
+            config.candidates,
+            config.seed,
+            metadata(config, components),
+            signer,
         ) as writer,
     ):
         for result in dalle.stream(
@@ -63,5 +78,5 @@ def output_folder(config: SampleConfig, captions: list[str]) -> Path:
 
 def metadata(config: SampleConfig, components: Mapping[str, Path]) -> dict[str, Any]:
     """Return the settings and checkpoint digests needed to sample the same images again, without the captions."""
-    settings = {name: value for name, value in asdict(config).items() if name not in ("caption", "captions")}
+    settings = {name: value for name, value in asdict(config).items() if name not in NOT_RECORDED}
     return settings | {"digests": {name: checkpoint.digest(path) for name, path in components.items()}}

@@ -12,10 +12,13 @@ from dalle.sampling.sampling_config import SamplingConfig
 class SampleConfig(AttentionConfig, SamplingConfig):
     """Options of sample.py; by default the best 8 of 64 images of one caption."""
 
-    checkpoint: str = "outputs/demo"  # folder with dvae/, transformer/ and clip/, or a transformer checkpoint
+    checkpoint: str = (
+        "drawings"  # folder with dvae/, transformer/ and clip/, or a transformer; drawings: comes with dalle
+    )
     caption: str = ""  # caption to sample images for
     captions: list[str] = field(default_factory=list)  # several captions, instead of `caption`
     captions_file: str | None = None  # text file with one caption per line, instead of both
+    caption_policy: str | None = None  # text file of words and /patterns/; captions with one of them are refused
     image: str | None = None  # image file to edit; its centre square is used
     edit: Any = None  # edit of the image that image= names
     novelty: bool = False  # also find the training image nearest to each kept image
@@ -23,6 +26,7 @@ class SampleConfig(AttentionConfig, SamplingConfig):
     precision: str = "auto"  # number format of sampling: float32 | bfloat16; auto: bfloat16 on a GPU, else float32
     dvae: str | None = None  # folder of the dVAE, if it is neither in the checkpoint nor where the checkpoint says
     clip: str | None = None  # folder of the CLIP to rank with, if it is not in the checkpoint
+    sign: str | None = None  # PEM file with a private key and its certificates: signs each image (C2PA)
     device: str = "auto"  # "auto": cuda if available, else cpu
     deterministic: bool = False  # bitwise reproducible on a GPU, with slower kernels; a CPU always is
     out: str | None = None  # output folder; None: a new one under outputs/samples/
@@ -40,6 +44,9 @@ def requested_captions(config: SampleConfig) -> list[str]:
     Raises:
         ValueError: none or several of the options are given, or the file cannot be read or holds no captions.
     """
+    for caption in (config.caption, *config.captions):
+        if not caption.isprintable() and any("\ud800" <= each <= "\udfff" for each in caption):
+            raise ValueError(f"the caption {caption!r} is not UTF-8 text")
     given = [bool(each) for each in (config.caption, config.captions, config.captions_file)]
     if sum(given) != 1:
         raise ValueError(

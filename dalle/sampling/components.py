@@ -23,7 +23,7 @@ def find_components(
     trained_on = meta.get("dvae", {})
 
     if dvae is not None:
-        dvae_folder = Path(dvae)
+        dvae_folder = checkpoint_folder(dvae)
     elif (folder / "dvae").is_dir():
         dvae_folder = folder / "dvae"
     elif "path" in trained_on:
@@ -45,7 +45,7 @@ def find_components(
 
     components = {"transformer": transformer, "dvae": dvae_folder}
     if clip is not None:
-        components["clip"] = Path(clip)
+        components["clip"] = checkpoint_folder(clip)
     elif (folder / "clip").is_dir():
         components["clip"] = folder / "clip"
     return components

@@ -86,11 +86,13 @@ def candidate_numbers(candidate_offset: int | Sequence[int], captions: int, cand
     """Number the candidates of each caption from `candidate_offset`: (captions, candidates) int64.
 
     Raises:
-        ValueError: no candidates.
+        ValueError: no candidates, or not one offset for each caption.
     """
     if candidates < 1:
         raise ValueError(f"candidates={candidates} must be at least 1")
     offsets = torch.tensor([candidate_offset] * captions if isinstance(candidate_offset, int) else candidate_offset)
+    if len(offsets) != captions:
+        raise ValueError(f"candidate_offset has {len(offsets)} numbers for {captions} captions")
     return offsets.unsqueeze(1) + torch.arange(candidates)
 
 

@@ -1,8 +1,12 @@
-"""Novelty of samples: the nearest training images, by perceptual hash and, if there is a CLIP, by its features."""
+"""Novelty of samples: the nearest training images, by perceptual hash and, if there is a CLIP, by its features.
+
+The hash finds copies of image files. The share of equal tokens finds images that the model has memorised: the dVAE
+blurs them, so that their hashes differ.
+"""
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from dalle import checkpoint
 from dalle.data import open_source
@@ -28,15 +33,19 @@ from dalle.data.parallel_map import parallel_map
 from dalle.data.skip_counter import printable
 from dalle.data.source import Source, UnreadableRecord
 from dalle.data.transforms import inference_crop
+from dalle.image_conversion import to_tensor
 from dalle.image_grid import Cell, GridRow, image_grid
 from dalle.models.clip.model import CLIP
+from dalle.models.dvae.model import DiscreteVAE
 from dalle.sampling.rerank import Scorer
 from dalle.sampling.results import Result
+from dalle.sampling.token_overlap import COPY_SHARE, token_overlap
 
 GRID_FILE = "novelty.png"
 TILE = 152  # pixels of an image on the grid
 MAX_SAMPLES_ON_GRID = 96  # samples shown with their nearest training images
 CLIP_BATCH_SIZE = 64  # images that CLIP encodes at a time
+CANDIDATES = 8  # nearest training images of each search whose tokens are compared
 SAME_LEVELS = 8  # of 255: mean colours of the same image, saved twice, differ by at most this
 
 
@@ -49,9 +58,12 @@ class Neighbour:
     bits: int  # differing bits of the 64-bit hashes
     levels: int  # largest difference of the mean colours, of 255
     feature_distance: float | None  # 1 - cosine of CLIP's features, in [0, 2]; None: no CLIP
+    overlap: float | None = None  # share of equal tokens, in [0, 1]; None: not compared
 
     @property
     def is_near_duplicate(self) -> bool:
+        if self.overlap is not None:
+            return self.is_same or self.overlap >= COPY_SHARE
         return self.bits <= NEAR_BITS and self.levels <= NEAR_LEVELS
 
     @property
@@ -61,11 +73,12 @@ class Neighbour:
     def distances(self) -> str:
         """Format the distances for a label, such as "3 bits, 12 levels, CLIP 0.081"."""
         features = "" if self.feature_distance is None else f", CLIP {self.feature_distance:.3f}"
-        return f"{self.bits} bits, {self.levels} levels{features}"
+        overlap = "" if self.overlap is None else f", {self.overlap:.0%} of tokens"
+        return f"{self.bits} bits, {self.levels} levels{features}{overlap}"
 
     def metadata(self) -> dict[str, Any]:
-        """Return the fields by name, as JSON values, and `near_copy`: True for a near duplicate."""
-        return {**asdict(self), "near_copy": self.is_near_duplicate}
+        """Return the fields by name, as JSON values, and `near_duplicate`: True for a near duplicate."""
+        return {**asdict(self), "near_duplicate": self.is_near_duplicate}
 
 
 class TrainingImages:
@@ -127,12 +140,12 @@ class TrainingImages:
             for index in order
         ]
 
-    def image(self, neighbour: Neighbour) -> Image.Image:
-        """Read the neighbour's image; white if it can no longer be read."""
+    def image(self, neighbour: Neighbour) -> Image.Image | None:
+        """Read the neighbour's image; None if it can no longer be read."""
         try:
             return self.source[neighbour.index].image
         except UnreadableRecord:
-            return Image.new("RGB", (self.source.image_size, self.source.image_size), "white")
+            return None
 
     def _feature_distances(self, image: Image.Image) -> np.ndarray:
         assert self.clip is not None and self.features is not None
@@ -146,40 +159,59 @@ class TrainingImages:
 class Novelty:
     """Nearest training image of each sample, by perceptual hash and, if there is a CLIP, by its features too.
 
-    Collects entries for samples.json and an image grid.
+    Of the nearest of each search, it is the one with the largest share of equal tokens. Collects entries for
+    samples.json and an image grid.
     """
 
-    def __init__(self, training: TrainingImages):
-        self.training = training
+    def __init__(self, training: TrainingImages, dvae: DiscreteVAE):
+        self.training, self.dvae = training, dvae
         self.searches = {"nearest": False} | ({} if training.features is None else {"nearest_by_clip": True})
         self.cells: list[Cell] = []
         self.num_samples, self.num_near_duplicates = 0, 0
 
     @classmethod
-    def of_checkpoint(cls, components: Mapping[str, Path], clip: Scorer | None) -> "Novelty":
+    def of_checkpoint(cls, components: Mapping[str, Path], dvae: DiscreteVAE, clip: Scorer | None) -> "Novelty":
         """Compare with the training images of the transformer in `components`, as `find_components` returns them.
 
-        clip: the CLIP in `components`; any other scorer is ignored.
+        dvae, clip: those in `components`; any other scorer than a CLIP is ignored.
 
         Raises:
             ValueError: the training images are missing.
         """
         data = Provenance.read(components["transformer"]).data()
-        return cls(TrainingImages.open(data, clip if isinstance(clip, CLIP) else None, components.get("clip")))
+        clip = clip if isinstance(clip, CLIP) else None
+        return cls(TrainingImages.open(data, clip, components.get("clip")), dvae)
 
     def compare(self, result: Result) -> list[Mapping[str, Any]]:
         """Find the nearest training images of each image of a result. Returns their metadata for samples.json."""
         metadata = []
-        for image in result.images:
-            nearest = {
-                name: self.training.nearest(image, by_clip=by_clip)[0] for name, by_clip in self.searches.items()
-            }
+        for image, tokens in zip(result.images, result.tokens, strict=True):
+            nearest = {name: self.nearest(image, tokens, by_clip) for name, by_clip in self.searches.items()}
             if self.num_samples < MAX_SAMPLES_ON_GRID:
                 self.cells += side_by_side(self.training, image, result.caption, list(nearest.values()))
             self.num_samples += 1
-            self.num_near_duplicates += nearest["nearest"].is_near_duplicate
+            self.num_near_duplicates += any(each.is_near_duplicate for each in nearest.values())
             metadata.append({name: each.metadata() for name, each in nearest.items()})
         return metadata
+
+    def nearest(self, image: Image.Image, tokens: Tensor, by_clip: bool) -> Neighbour:
+        """Return the training image with the most tokens of a sample, (h, w), among the nearest of one search."""
+        found = self.training.nearest(image, CANDIDATES, by_clip)
+        size = self.training.source.image_size
+        if tokens.shape != (size // self.dvae.downsample, size // self.dvae.downsample):
+            return found[0]  # an outpainted image is larger than the training images
+        images = [(each, self.training.image(each)) for each in found]
+        readable = [(each, Image.fromarray(inference_crop(shown, size))) for each, shown in images if shown is not None]
+        if not readable:
+            return found[0]
+        device = next(self.dvae.parameters()).device
+        with torch.inference_mode():
+            theirs = self.dvae.encode(to_tensor([shown for _, shown in readable]).to(device)).cpu()  # (n, h, w)
+        compared = [
+            replace(each, overlap=token_overlap(tokens.cpu(), other))
+            for (each, _), other in zip(readable, theirs, strict=True)
+        ]
+        return max(compared, key=lambda each: (each.is_same, each.overlap or 0.0))
 
     def save(self, folder: Path) -> Path:
         """Write the image grid and return its path. Needs at least one call of `compare`."""
@@ -201,7 +233,8 @@ def side_by_side(
     cells = [Cell(image, label, "this image")]
     for each in neighbours:
         caption = training.source.captions(each.index)[0]
-        cells.append(Cell(training.image(each), printable(f"{caption} ({each.key})"), each.distances()))
+        shown = training.image(each) or Image.new("RGB", image.size, "white")
+        cells.append(Cell(shown, printable(f"{caption} ({each.key})"), each.distances()))
     return cells
 
 

@@ -3,6 +3,7 @@
 Images are written as they are sampled, so ten thousand captions need no more memory than the grid.
 """
 
+import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,8 @@ from typing import Any
 
 from PIL.PngImagePlugin import PngInfo
 
+from dalle.atomic_files import atomic_write
+from dalle.sampling.content_credentials import ContentSigner
 from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 from dalle.sampling.results import Result
 
@@ -26,14 +29,22 @@ class OutputWriter:
     """
 
     def __init__(
-        self, folder: str | Path, captions: Sequence[str], candidates: int, seed: int, settings: Mapping[str, Any]
+        self,
+        folder: str | Path,
+        captions: Sequence[str],
+        candidates: int,
+        seed: int,
+        settings: Mapping[str, Any],
+        signer: ContentSigner | None = None,
     ):
         """Prepare the folder for the results of `captions`, in their order, with `candidates` samples each.
 
         settings: what else is needed to sample the same images again; must be serialisable as JSON.
+        signer: signs the file of each image.
         """
         self.folder = Path(folder)
         self.captions, self.candidates, self.seed, self.settings = captions, candidates, seed, dict(settings)
+        self.signer = signer
         self.files: list[Path] = []  # image files, in the order of the results and best first
         self.rows: list[ImageRow] = []  # rows of the grid
         self.entries: list[dict[str, Any]] = []  # metadata of each caption with its images
@@ -57,7 +68,12 @@ class OutputWriter:
             entry |= more
         for image, entry in zip(result.images, images, strict=True):
             path = self.folder / f"{prefix}{slug(result.caption)}-{entry['rank']:03d}.png"
-            image.save(path, pnginfo=_text_chunks({"caption": result.caption, **entry, "settings": self.settings}))
+            record = {"caption": result.caption, **entry, "settings": self.settings}
+            file = io.BytesIO()
+            image.save(file, "PNG", pnginfo=_text_chunks(record))
+            png = file.getvalue() if self.signer is None else self.signer.sign(file.getvalue(), result.caption, record)
+            with atomic_write(path) as temporary:
+                temporary.write_bytes(png)
             entry["file"] = path.name
             self.files.append(path)
         self.entries.append({"caption": result.caption, "drawn": result.num_sampled, "images": images})
@@ -67,14 +83,15 @@ class OutputWriter:
     def __exit__(self, *_: object) -> None:
         if not self.entries:
             return
-        hidden = len(self.entries) - len(self.rows)
-        note = f"and {hidden:,} more captions, whose images are in their own files" if hidden else ""
-        labelled_grid(self.rows, note=note).save(self.folder / GRID_FILE)
         pending = [{"caption": each, "drawn": 0, "images": []} for each in self.captions[len(self.entries) :]]
         interrupted = self.finished < len(self.captions)
         metadata = {"settings": self.settings, "interrupted": interrupted, "captions": self.entries + pending}
         text = json.dumps(metadata, indent=2, ensure_ascii=False) + "\n"
-        (self.folder / METADATA_FILE).write_text(text, encoding="utf-8")
+        with atomic_write(self.folder / METADATA_FILE) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        hidden = len(self.entries) - len(self.rows)
+        note = f"and {hidden:,} more captions, whose images are in their own files" if hidden else ""
+        labelled_grid(self.rows, note=note).save(self.folder / GRID_FILE)
 
 
 def image_metadata(result: Result, seed: int) -> list[dict[str, Any]]:

@@ -9,8 +9,11 @@ from PIL import Image
 from dalle import checkpoint
 from dalle.data.audit.perceptual_hash import NEAR_BITS, NEAR_LEVELS
 from dalle.data.blocks import BlocksConfig
+from dalle.image_conversion import to_pil_images, to_tensor
 from dalle.models.clip.model import CLIP
-from dalle.sampling.novelty import GRID_FILE, TrainingImages, describe_nearest
+from dalle.models.dvae.model import DiscreteVAE
+from dalle.sampling.novelty import GRID_FILE, Novelty, TrainingImages, describe_nearest
+from dalle.sampling.results import Result
 
 DATA = BlocksConfig(image_size=8, train=20)
 
@@ -98,12 +101,32 @@ def test_samples_are_shown_beside_their_nearest_training_images(trained, run_com
     assert all(each["key"].startswith("train/0000") for each in nearest)
     assert all(0 <= each["bits"] <= 64 and 0 <= each["feature_distance"] <= 2 for each in nearest)
     by_clip = [image["nearest_by_clip"] for image in facts["captions"][0]["images"]]
-    for one, other in zip(nearest, by_clip, strict=True):
-        assert other["feature_distance"] <= one["feature_distance"]
-        assert one["bits"] / NEAR_BITS + one["levels"] / NEAR_LEVELS <= (
-            other["bits"] / NEAR_BITS + other["levels"] / NEAR_LEVELS
-        )
+    assert all(0 <= each["overlap"] <= 1 for each in nearest + by_clip)
     assert Image.open(tmp_path / "drawn" / GRID_FILE).width > 6 * 150
+
+
+def test_tokens_tell_a_memorised_image_from_another_one(trained):
+    dvae = DiscreteVAE.load(trained / "dvae")
+    novelty = Novelty(TrainingImages.open(DATA), dvae)
+    image = novelty.training.source[7].image
+    own = dvae.encode(to_tensor([image]))  # (1, h, w)
+    other = (own + 1) % dvae.vocabulary
+    for tokens, duplicates in ((own, 1), (other, 1)):
+        reconstruction = to_pil_images(dvae.decode(own))
+        result = Result("a caption", reconstruction, None, tokens, [0], 1)
+        (metadata,) = novelty.compare(result)
+        assert metadata["nearest"]["near_duplicate"] == (tokens is own)
+        assert novelty.num_near_duplicates == duplicates
+        assert (metadata["nearest"]["overlap"] == 1) == (tokens is own)
+
+
+def test_an_unreadable_neighbour_is_not_compared(trained, monkeypatch):
+    dvae = DiscreteVAE.load(trained / "dvae")
+    novelty = Novelty(TrainingImages.open(DATA), dvae)
+    image = novelty.training.source[7].image
+    monkeypatch.setattr(TrainingImages, "image", lambda *_: None)
+    nearest = novelty.nearest(image, dvae.encode(to_tensor([image]))[0], by_clip=False)
+    assert nearest.overlap is None
 
 
 def test_novelty_without_training_data_raises_before_sampling(checkpoints, run_command, tmp_path):

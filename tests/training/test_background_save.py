@@ -187,11 +187,13 @@ def test_copy_of_a_model_shares_no_memory():
     assert all(before[name].equal(tensor) for name, tensor in copied.state_dict().items())
 
 
+@pytest.mark.slow
 def test_sharded_run_has_the_bits_of_one_that_saves_at_once(tmp_path):
     launch("train_sharded", tmp_path)
     assert everything(tmp_path / "True") == everything(tmp_path / "False")
 
 
+@pytest.mark.slow
 def test_error_on_one_rank_ends_all(tmp_path):
     launch("fail_on_one_rank", tmp_path)
     errors = [(tmp_path / f"error-{rank}").read_text() for rank in range(2)]

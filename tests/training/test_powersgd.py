@@ -306,6 +306,7 @@ def reduce_on_a_rank(folder: Path) -> None:
     save_file({name: each.contiguous() for name, each in written.items()}, folder / f"{rank}.safetensors")
 
 
+@pytest.mark.slow
 def test_three_ranks_with_16_bit_factors_match_a_literal_transcript(tmp_path):
     (tmp_path / "rank.py").write_text(RANK)
     torchrun(3, tmp_path / "rank.py", tmp_path, search=(Path(__file__).parent,))

@@ -23,17 +23,33 @@ class Attributed(Protocol):
         ...
 
 
+@runtime_checkable
+class Counted(Protocol):
+    """Source that can count its records by their properties."""
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return the number of records by each property: {"style": {"3D render": 3121, ...}, ...}."""
+        ...
+
+
 def data_meta(data: Any, sources: Mapping[str, Source]) -> dict[str, Any]:
     """Return the data entries of a checkpoint's meta.
 
-    They are the config, record count and digest of each split, and the authors and licences if the source names them.
+    They are the config, record count and digest of each split, the authors and licences if the source names them, and
+    the number of training records by style and so on if it counts them.
     """
     records = {
         split: {"records": len(source), "digest": source.digest(), "left_out": dict(source.dropped)}
         for split, source in sources.items()
     }
     authors = [source.attributions() for source in sources.values() if isinstance(source, Attributed)][:1]
-    return {"data": asdict(data), "records": records, **({"attributions": authors[0]} if authors else {})}
+    train = sources.get("train")
+    return {
+        "data": asdict(data),
+        "records": records,
+        **({"attributions": authors[0]} if authors else {}),
+        **({"counts": train.counts()} if isinstance(train, Counted) else {}),
+    }
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ Besides the drawings themselves it composes pictures from them: drawings in anot
 same drawing in two styles, and small scenes of two drawings. `make drawings` builds the folder.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import permutations
@@ -193,6 +193,19 @@ class DrawingsSource:
             {"set": name, **{key: entry[key] for key in ("author", "licence", "url")}}
             for name, entry in self.drawings.sources["sets"].items()
         ]
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return the number of records by kind, set, style and language of a caption; a record has several of these."""
+        counts: dict[str, Counter[str]] = {name: Counter() for name in ("kind", "set", "style", "language")}
+        for record in self.records:
+            drawings = [self.drawings.pictures[number] for number in (record.first, record.second) if number >= 0]
+            kind = record.kind if record.kind in ("drawing", "colour", "panels") else "scene"
+            counts["kind"][kind] += 1
+            counts["set"].update({each.drawing_set.name for each in drawings})
+            counts["style"].update({each.drawing_set.style for each in drawings})
+            spoken = self.config.languages if kind in ("drawing", "colour") else ["en"]
+            counts["language"].update(each for each in spoken if each == "en" or each in drawings[0].subject.labels)
+        return {name: dict(counter.most_common()) for name, counter in counts.items()}
 
     def digest(self) -> str:
         """Return a digest of the packages, the settings, the records and, of some, the captions."""

@@ -12,7 +12,7 @@ PAPER_SHARE = 15 / 32  # share of rows that the paper keeps
 class CompleteConfig:
     """Keep the top rows of tokens and sample the rest: the paper's image prompts (Sec. 3.3), 15 of 32 rows by default.
 
-    python sample.py checkpoint=outputs/demo caption="a red circle" edit=complete image=photo.png
+    python sample.py caption="a red apple" edit=complete image=photo.png
     """
 
     name: str = "complete"

@@ -12,7 +12,7 @@ from dalle.sampling.decode import MASKED
 class InpaintConfig:
     """Sample the tokens again where a mask is white. The caption describes the whole result.
 
-    python sample.py checkpoint=outputs/demo caption="a red circle" edit=inpaint image=photo.png edit.mask=mask.png
+    python sample.py caption="a red apple" edit=inpaint image=photo.png edit.mask=mask.png
     """
 
     name: str = "inpaint"

@@ -13,7 +13,7 @@ from dalle.sampling.decode import MASKED
 class OutpaintConfig:
     """Extend the image beyond its edges by columns and rows of tokens.
 
-    python sample.py checkpoint=outputs/demo caption="a circle" edit=outpaint image=photo.png edit.right=4 edit.down=4
+    python sample.py caption="a red apple" edit=outpaint image=photo.png edit.right=4 edit.down=4
     """
 
     name: str = "outpaint"

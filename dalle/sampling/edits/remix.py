@@ -18,7 +18,7 @@ class RemixConfig:
 
     Other layouts: edit.layout=...
 
-    python sample.py checkpoint=outputs/demo caption="a red circle" edit=remix image=one.png edit.other=two.png
+    python sample.py caption="a red apple" edit=remix image=one.png edit.other=two.png
     """
 
     name: str = "remix"

@@ -15,7 +15,7 @@ from dalle.seeds import derive_seed
 class VariationsConfig:
     """Keep a random share of the tokens, different for each candidate, and sample the rest.
 
-    python sample.py checkpoint=outputs/demo caption="a red circle" edit=variations image=photo.png edit.share=0.5
+    python sample.py caption="a red apple" edit=variations image=photo.png edit.share=0.5
     """
 
     name: str = "variations"
