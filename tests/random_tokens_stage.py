@@ -1,6 +1,6 @@
 """A stage that trains a transformer on random tokens, and neither validates nor saves anything."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ class RandomTokensStage:
             image = torch.randint(model.image_vocabulary, (images, model.grid**2), generator=generator)
             yield caption.to(self.device), image.to(self.device)
 
-    def before_update(self, step: int) -> None:
+    def before_update(self, step: int, batches: Sequence[Any]) -> None:
         pass
 
     def image_cost(self) -> ImageCost:

@@ -1,6 +1,6 @@
 """CLIP stage: contrastive training of the reranker on pairs of image and caption (CLIP paper, Sections 2.3 to 2.5)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ class CLIPStage:
     def batches(self, start: int) -> Iterator[ImageBatch]:
         return self.data.batches(start)
 
-    def before_update(self, step: int) -> None:
+    def before_update(self, step: int, batches: Sequence[Any]) -> None:
         """Do nothing: weights are changed by the optimizer alone."""
 
     def loss(

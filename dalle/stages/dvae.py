@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ class DVAEStage:
     def batches(self, start: int) -> Iterator[ImageBatch]:
         return self.data.batches(start)
 
-    def before_update(self, step: int) -> None:
+    def before_update(self, step: int, batches: Sequence[Any]) -> None:
         """Restart unused codes if one is due after `step` updates, as the settings `restart_codes_...` say."""
         config = self.config
         first = max(1, config.restart_codes_from)

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,8 @@ class TransformerStage:
         self.image_tokens = get_image_tokens(config.image_targets)
         self.cache = self._open_cache(context)
         self._held_out: dict[str, list[TokenizedBatch]] = {}  # validation batches by split, encoded once
+        # mean over the micro-batches of the update, of all ranks; None: no update has begun
+        self._mean_text_targets: Tensor | None = None
         for split in config.also_validate:
             open_source(data, split)  # raise for an unknown split before training starts
         self.transformer = Transformer(model)
@@ -130,8 +132,10 @@ class TransformerStage:
         for number, batch in enumerate(batches, start):
             yield self._tokenize(batch, config.bpe_dropout, config.caption_dropout, data.generators(number))
 
-    def before_update(self, step: int) -> None:
-        """Do nothing: weights are changed by the optimizer alone."""
+    def before_update(self, step: int, batches: Sequence[Any]) -> None:
+        """Count the text targets of the update, so that each text token has the same weight in its loss."""
+        counts = torch.stack([(self._text_targets(batch) != IGNORED).sum() for batch in batches])
+        self._mean_text_targets = distributed.all_reduce_mean(counts.float().mean())
 
     def loss(
         self, model: nn.Module, batch: TokenizedBatch, step: int, generator: torch.Generator
@@ -193,23 +197,27 @@ class TransformerStage:
         return text, image
 
     def _nll(self, model: nn.Module, batch: TokenizedBatch) -> tuple[Tensor, Tensor]:
-        """Compute mean nats per text token and per image token of a batch: two scalars.
+        """Compute mean nats per text token and per image token of a micro-batch: two scalars.
 
-        Their means over ranks are the means over the tokens of all ranks.
+        Their means over the micro-batches and ranks of an update are the means over all its tokens, since micro-batches
+        have different numbers of text tokens, and are divided by the mean number.
         """
         text, image, text_tokens = self._token_nlls(model, batch)
-        # ranks may have different numbers of text tokens: weight each token equally in the mean over all ranks
-        count = distributed.all_reduce_mean(text_tokens.float())
+        count = text_tokens.float() if self._mean_text_targets is None else self._mean_text_targets
         count = count.clamp(min=torch.finfo(count.dtype).tiny)  # all captions may be dropped: 0 nats
         return text.sum() / count, image.mean()
 
     def _token_nlls(self, model: nn.Module, batch: TokenizedBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Compute nats of each text token, (b, T), and image token, (b, grid * grid), and count the text targets."""
-        text_targets = self.transformer.sequence.text_targets(batch.caption, self.config.pad_loss)
-        # dropped captions have no text targets: p(caption) is learned from the data's captions only
-        text_targets = text_targets.masked_fill(batch.caption[:, :1] == PAD, IGNORED)
+        text_targets = self._text_targets(batch)
         nll: TokenLosses = model(batch.caption, batch.image, targets=Targets(text_targets, batch.image_targets))
         return nll.text, nll.image, (text_targets != IGNORED).sum()
+
+    def _text_targets(self, batch: TokenizedBatch) -> Tensor:
+        """Return the target of each text position, (b, T) int64; IGNORED for padding without a loss."""
+        targets = self.transformer.sequence.text_targets(batch.caption, self.config.pad_loss)
+        # dropped captions have no text targets: p(caption) is learned from the data's captions only
+        return targets.masked_fill(batch.caption[:, :1] == PAD, IGNORED)
 
     @torch.no_grad()
     def _tokenize(

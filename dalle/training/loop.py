@@ -4,6 +4,7 @@ import logging
 import math
 import signal
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -212,8 +213,9 @@ class Trainer:
     def update(self) -> None:
         """Do one optimizer update, skipped on all ranks if loss or gradient is not finite; without device syncs."""
         state, config = self.state, self.config
-        self.stage.before_update(state.step)
-        loss, metrics = self.gradients()
+        batches = [next(self.batches) for _ in range(config.accumulate)]
+        self.stage.before_update(state.step, batches)
+        loss, metrics = self.gradients(batches)
         state.scaler.unscale()
         state.reducer.reduce(state.step)
         norm = total_norm([each.grad for each in self.parameters if each.grad is not None])
@@ -231,16 +233,18 @@ class Trainer:
         state.plateau.update(loss, finite, state.step)
         state.metrics.update({**metrics, "loss": loss, "gradient_norm": norm, "learning_rate": rate}, finite)
 
-    def gradients(self) -> tuple[Tensor, dict[str, float | Tensor]]:
-        """Accumulate gradients over micro-batches; returns the mean loss of all ranks and this rank's metrics."""
-        state, run, count = self.state, self.run, self.config.accumulate
+    def gradients(self, batches: Sequence[Any]) -> tuple[Tensor, dict[str, float | Tensor]]:
+        """Accumulate gradients over the micro-batches of an update.
+
+        Returns the mean loss of all ranks and this rank's metrics.
+        """
+        state, run, count = self.state, self.run, len(batches)
         rank = distributed.get_rank()
         seed_global_generators("dropout", run.seed, state.step, rank, device=run.device)
         state.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=run.device)
         means: dict[str, float | Tensor] = {}
-        for micro_batch in range(count):
-            batch = next(self.batches)
+        for micro_batch, batch in enumerate(batches):
             generator = torch_generator("loss", run.seed, state.step, rank, micro_batch, device=run.device)
             synchronised = state.reducer.in_backward and micro_batch == count - 1
             with nullcontext() if synchronised else distributed.no_sync(self.model):

@@ -1,6 +1,6 @@
 """Interface between the training loop and a stage: the `Stage` protocol and the base config."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -119,10 +119,10 @@ class Stage(Protocol):
         """
         ...
 
-    def before_update(self, step: int) -> None:
-        """Change the model outside of the optimizer, if the stage does; `step` is the number of updates done.
+    def before_update(self, step: int, batches: Sequence[Any]) -> None:
+        """Prepare an update with this rank's micro-batches; `step` is the number of updates done.
 
-        A pure function of the weights, the seed and `step`, the same on all ranks.
+        May change the model, as a pure function of the weights, the seed and `step`, the same on all ranks.
         """
         ...
 

@@ -279,10 +279,10 @@ def test_unused_codes_are_restarted_on_schedule_and_reproducibly():
             each.model.encoder.output.bias[2:] -= 100  # all codes but two are unused
     before = stage.model.encoder.output.weight.clone()
     for step in (0, 10, 25, 40, 50):
-        stage.before_update(step)
+        stage.before_update(step, [])
     assert torch.equal(stage.model.encoder.output.weight, before)
-    stage.before_update(30)
-    other.before_update(30)
+    stage.before_update(30, [])
+    other.before_update(30, [])
     assert not torch.equal(stage.model.encoder.output.weight, before)
     assert torch.equal(stage.model.encoder.output.weight, other.model.encoder.output.weight)
 
@@ -293,7 +293,7 @@ def test_codes_are_not_restarted_by_default():
         stage.model.encoder.output.bias[2:] -= 100
     before = stage.model.encoder.output.weight.clone()
     for step in range(0, 1000, 50):
-        stage.before_update(step)
+        stage.before_update(step, [])
     assert torch.equal(stage.model.encoder.output.weight, before)
 
 

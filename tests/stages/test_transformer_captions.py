@@ -1,6 +1,7 @@
 """Captions in the transformer stage: BPE dropout, dropped captions, guidance, and the tokenizer."""
 
 from dataclasses import replace
+from itertools import islice
 
 import pytest
 import torch
@@ -130,3 +131,25 @@ def test_given_tokenizer_is_used(dvae_folder, tmp_path):
         match=r"tokenizer\.json has 288 entries, more than .* allows \(287\): raise",
     ):
         build("transformer", dvae_folder, model=small, tokenizer=str(tmp_path / "tokenizer.json"))
+
+
+@pytest.mark.parametrize("accumulate", [2, 8])
+def test_accumulated_losses_weight_each_text_token_equally(dvae_folder, accumulate):
+    """Captions have different lengths, and some are dropped, so micro-batches differ in their numbers of tokens."""
+    whole, parts = (
+        build("transformer", dvae_folder, pad_loss="none", caption_dropout=0.3, accumulate=number)
+        for number in (1, accumulate)
+    )
+    with torch.no_grad():  # new models are uniform over the vocabulary, and all tokens have the same loss
+        for stage in (whole, parts):
+            for head in (stage.model.text_head, stage.model.image_head):
+                head.weight.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator()
+    losses = []
+    for stage, count in ((whole, 1), (parts, accumulate)):
+        batches = list(islice(stage.batches(3 * count), count))
+        stage.before_update(3, batches)
+        losses.append(torch.stack([stage.loss(stage.model, batch, 3, generator)[0] for batch in batches]).mean())
+    torch.testing.assert_close(*losses)
+    lengths = {int((batch.caption != PAD).sum()) for batch in islice(parts.batches(3 * accumulate), accumulate)}
+    assert len(lengths) > 1

@@ -1,6 +1,6 @@
 """A minimal stage: a line fitted to noisy points, with every kind of randomness that a stage may use."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ class LineStage:
             yield number, points, points @ torch.tensor([[2.0], [-1.0]]) + 0.5
             number += 1
 
-    def before_update(self, step: int) -> None:
+    def before_update(self, step: int, batches: Sequence[Any]) -> None:
         """Change nothing."""
 
     def loss(

@@ -83,7 +83,7 @@ class Watched(LineStage):
         super().__init__(config)
         self.act = act
 
-    def before_update(self, step):
+    def before_update(self, step, batches):
         self.act(step)
 
 
