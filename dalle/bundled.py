@@ -3,17 +3,19 @@
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "weights"
+CONFIG = "config.json"  # of a checkpoint
 
 
 def checkpoint_folder(name: str | Path) -> Path:
     """Return the folder that `name` stands for: a path, or the name of a checkpoint that comes with the package.
 
     A model of the latter may follow its name: drawings/dvae.
-    An existing folder takes precedence over a checkpoint with the same name.
+    A checkpoint in an existing folder takes precedence over one that comes with the package.
     """
     folder = Path(name).expanduser()
     known = folder.parts and folder.parts[0] in bundled_names() and ".." not in folder.parts
-    return FOLDER / folder if known and not folder.exists() else folder
+    own = (folder / CONFIG).is_file() or any(folder.glob(f"*/{CONFIG}"))
+    return FOLDER / folder if known and not own else folder
 
 
 def bundled_names() -> list[str]:

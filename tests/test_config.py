@@ -12,8 +12,8 @@ from hydra.errors import HydraException
 from dalle.cli import config
 from dalle.cli.config import TrainConfig, compose
 from dalle.cli.config_groups import options
+from dalle.signals import Interrupted
 from dalle.stages import STAGES
-from dalle.training.signals import Interrupted
 
 PRESETS, DATA, EXPERIMENTS = (options(group) for group in ("preset", "data", "experiment"))
 REQUIRED = {"folder": ["data.path=pictures"]}  # settings without a default

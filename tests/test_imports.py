@@ -23,6 +23,7 @@ FLOORS = (
         "atomic_files",
         "bundled",
         "seeds",
+        "signals",
         "precision",
         "progress",
         "registry",

@@ -29,9 +29,9 @@ from dalle.cli.help import MAIN_SETTINGS, help_text, is_main_setting, print_help
 from dalle.cli.prepare_config import PrepareConfig
 from dalle.evaluation.evaluate_config import EvaluateConfig
 from dalle.sampling.command_config import SampleConfig
+from dalle.signals import Interrupted
 from dalle.training.logger import WandbConfig
 from dalle.training.sharding import check_mode
-from dalle.training.signals import Interrupted
 
 # settings that are read literally, including commas and quotes
 LITERAL_SETTINGS = ("caption", "data.path", "data.captions", "data.opt_out", "find")

@@ -8,7 +8,7 @@ from dalle.cli.help import print_help
 
 DESCRIPTIONS = {
     "train": "train one model, or all three",
-    "sample": "draw images for captions, or edit images",
+    "sample": "sample images for captions, or edit images",
     "evaluate": "measure a checkpoint on held-out data",
     "report": "make tables and plots of sweeps and runs",
     "prepare": "check a data set, encode it, import and export weights",

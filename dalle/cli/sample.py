@@ -8,7 +8,7 @@ from typing import Any
 
 from dalle import checkpoint, distributed
 from dalle.cli.config import command
-from dalle.cli.sample_messages import print_report, say_memory, say_result, say_unknown_words, stop_message
+from dalle.cli.sample_messages import print_memory, print_report, print_result, print_unknown_words, stop_message
 from dalle.sampling.attention_grid import AttentionGridWriter
 from dalle.sampling.caption_policy import CaptionPolicy
 from dalle.sampling.command_config import SampleConfig, requested_captions
@@ -18,7 +18,7 @@ from dalle.sampling.edits import build_canvas
 from dalle.sampling.novelty import Novelty
 from dalle.sampling.output_writer import OutputWriter, slug, unused_path
 from dalle.sampling.pipeline import DALLE
-from dalle.training.signals import Interrupted, StopRequest
+from dalle.signals import Interrupted, StopRequest
 
 # settings that do not change images, and paths that only mean something on this machine
 NOT_RECORDED = ("caption", "captions", "captions_file", "caption_policy", "sign", "out", "memory", "batch_size")
@@ -38,8 +38,8 @@ def main(config: SampleConfig) -> None:
     canvas = build_canvas(config, dalle.encode_image)
     components = find_components(config.checkpoint, config.dvae, config.clip)
 
-    say_unknown_words(dalle, captions)
-    say_memory(dalle, len(captions), config)
+    print_unknown_words(dalle, captions)
+    print_memory(dalle, len(captions), config)
     attention = AttentionGridWriter(dalle, config.attention_layer) if config.attention else None
     novelty = Novelty.of_checkpoint(components, dalle.dvae, dalle.clip) if config.novelty else None
     with (
@@ -63,7 +63,7 @@ def main(config: SampleConfig) -> None:
             writer.add(result, novelty.compare(result) if novelty else None)
             if attention:
                 attention.save(result, writer.files[-len(result.images) :])
-            say_result(result, len(writer.entries), config)
+            print_result(result, len(writer.entries), config)
     print_report(writer, config.attention, novelty)
     if writer.finished < len(captions):
         raise Interrupted(stop_message(writer, config), stop_request.signum)

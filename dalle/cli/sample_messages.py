@@ -16,7 +16,7 @@ from dalle.sampling.results import Result
 LINES = 12  # captions that are printed individually
 
 
-def say_unknown_words(dalle: DALLE, captions: list[str]) -> None:
+def print_unknown_words(dalle: DALLE, captions: list[str]) -> None:
     """Print the words that occur in no training caption, each with the known words of the nearest spelling."""
     if unknown := dalle.unknown_words(captions):
         more = f" and {len(unknown) - LINES} more" if len(unknown) > LINES else ""
@@ -30,7 +30,7 @@ def _nearest(word: str, known: Collection[str]) -> str:
     return f" (nearest known: {', '.join(nearest)})" if nearest else ""
 
 
-def say_memory(dalle: DALLE, captions: int, config: SampleConfig) -> None:
+def print_memory(dalle: DALLE, captions: int, config: SampleConfig) -> None:
     """Print the cache size per candidate, and the batch size if memory does not fit all candidates."""
     if config.batch_size is None:
         batch_size = dalle.choose_batch_size(captions, config)
@@ -44,7 +44,7 @@ def say_memory(dalle: DALLE, captions: int, config: SampleConfig) -> None:
     print_line(f"cache     {format_bytes(rows * memory.cache)} a candidate; dense {format_bytes(rows * memory.dense)}")
 
 
-def say_result(result: Result, number: int, config: SampleConfig) -> None:
+def print_result(result: Result, number: int, config: SampleConfig) -> None:
     """Print how many images of a caption were kept, and the best score. `number` counts captions from 1."""
     if number <= LINES:
         how = "" if config.rerank == "clip" else f" by {config.rerank}"

@@ -1,4 +1,4 @@
-"""Cross-entropy of a linear layer's logits, which for large models never exist for all positions at once.
+"""Cross-entropy of a linear layer, with logits computed in chunks of positions.
 
 The logits of the paper's model for 8 captions and images take 0.4 GB in float32, and their gradient as much. Above a
 limit they are computed in chunks of positions, and again in the backward pass, as in Cut Cross-Entropy (Wijmans et al.
@@ -37,14 +37,14 @@ def linear_cross_entropy(states: Tensor, linear: nn.Linear, targets: Tensor) -> 
 
 
 def _cross_entropy(states: Tensor, linear: nn.Linear, targets: Tensor) -> Tensor:
-    """(m, d) states, (m,) targets -> (m,) nats."""
+    """Compute the negative log-likelihood of targets without ignored ones: (m, d) states, (m,) targets -> (m,) nats."""
     if len(states) * linear.out_features > MAX_LOGITS:
         return _ChunkedCrossEntropy.apply(states, linear.weight, linear.bias, targets)
     return F.cross_entropy(_logits(states, linear.weight, linear.bias), targets, reduction="none")
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """(m, d) states, (v, d) weight, (v,) bias or None, (m,) targets -> (m,) nats."""
+    """Negative log-likelihood with logits in chunks: (m, d) states, (v, d) weight, (v,) bias, (m,) targets -> (m,)."""
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ def decoding_step(model: Transformer, text: PrefixCache, candidates: int, recomp
 
 
 class CUDAGraphStep:
-    """CUDA graph of `model.decode_one_token` with an in-place cache, captured when created. The cache stays empty."""
+    """CUDA graph of `model.decode_one_token` with a cache of static shapes, captured when created."""
 
     def __init__(self, model: Transformer, cache: Cache):
         self.device = cache[0].text.keys.device

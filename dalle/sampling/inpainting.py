@@ -61,7 +61,7 @@ def inpaint_batches(
     recompute_kv: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Iterator[SampledBatch]:
-    """`dalle.sampling.decode.sample_batches` for a canvas of any size. The images have the canvas's number of tokens.
+    """Sample and refine images on a canvas of any size, one batch at a time, as `dalle.sampling.decode.sample_batches`.
 
     As there, candidate i depends only on its caption, its canvas, the settings and (seed, i).
 

@@ -24,11 +24,11 @@ log = logging.getLogger(__name__)
 # model settings that come from data, tokenizer and dVAE, which are compared instead
 DERIVED = {"image_size", "grid", "image_vocabulary", "text_vocabulary", "tokenizer", "start_id", "end_id"}
 # model settings that do not change what given weights compute
-FREE = {"attention", "initial_scale", "initial_temperature"}
+NOT_COMPARED = {"attention", "initial_scale", "initial_temperature"}
 # tensors with a row for each code of the dVAE or for each token of the tokenizer, by the prefix of their names
 CODE_TENSORS = ("embed.image_token.", "image_head.")
 TEXT_TENSORS = ("embed.text_token.", "text_head.", "text.embedding.")
-NAMED = 6  # tensors named in a message; the others are counted
+MAX_NAMES = 6  # tensors named in a message; the others are counted
 REMEDY = "or set init_strict=false, which loads what fits and initialises the rest anew"
 
 
@@ -102,7 +102,7 @@ def check_settings(init: Init, stage: Any, data: Any, prefix: str = "stage.") ->
     pairs = {
         f"{prefix}model.{name}": (_plain(value), _plain(getattr(stage.model, name)))
         for name, value in theirs.items()
-        if name not in DERIVED | FREE
+        if name not in DERIVED | NOT_COMPARED
     }
     if init.kind != "dvae":  # a dVAE is convolutional: it has no image size
         trained = config.get("image_size", meta.get("data", {}).get("image_size", data.image_size))
@@ -185,7 +185,7 @@ def _other_tokenizer(init: Init, stage: Any) -> bool:
 
 
 def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    return ", ".join(names[:MAX_NAMES]) + (f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else "")
 
 
 def _plain(value: Any) -> Any:

@@ -11,8 +11,8 @@ from typing import Any
 from dalle import distributed
 from dalle.ablation_config import DEFAULT_SIZE, AblationConfig, format_value, varied_values
 from dalle.atomic_files import atomic_write
+from dalle.signals import Interrupted
 from dalle.training.run import RunConfigMismatchError
-from dalle.training.signals import Interrupted
 
 FILE = "job.json"
 FORMAT = 1

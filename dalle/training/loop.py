@@ -17,6 +17,7 @@ from dalle import distributed
 from dalle.atomic_files import atomic_folder
 from dalle.precision import autocast
 from dalle.seeds import seed_global_generators, torch_generator
+from dalle.signals import Interrupted, StopRequest
 from dalle.training.background_save import Saver, copy_model_to_host, raised_together
 from dalle.training.compilation import compile_blocks
 from dalle.training.logger import Logger, open_logger
@@ -26,7 +27,6 @@ from dalle.training.parameter_storage import for_inference
 from dalle.training.progress_bar import ProgressBar
 from dalle.training.run import Run, resume_step
 from dalle.training.sharding import SHARD, total_norm
-from dalle.training.signals import Interrupted, StopRequest
 from dalle.training.stage import Stage, TrainingConfig
 from dalle.training.state import TrainState
 

@@ -5,9 +5,9 @@ import json
 import pytest
 from sweep_files import job
 
+from dalle.signals import Interrupted
 from dalle.training.job import Job, record_status
 from dalle.training.run import RunConfigMismatchError
-from dalle.training.signals import Interrupted
 
 
 def status(folder):

@@ -17,10 +17,10 @@ from torch import nn
 
 from dalle import checkpoint, distributed
 from dalle.checkpoint import CheckpointError
+from dalle.signals import Interrupted
 from dalle.training import background_save
 from dalle.training.background_save import copy_model_to_host
 from dalle.training.sharding import init_mesh
-from dalle.training.signals import Interrupted
 from dalle.training.state import load_state
 from dalle.weights_files import read_weights
 

@@ -14,12 +14,12 @@ from line_stage import BlockStage, LineConfig, LineStage, fit
 
 from dalle import checkpoint, weights_files
 from dalle.checkpoint import CheckpointError
+from dalle.signals import Interrupted, StopRequest
 from dalle.training.auto_precision import Precision
 from dalle.training.ema import EMAConfig
 from dalle.training.optimizer import OptimizerConfig, PlateauConfig
 from dalle.training.powersgd import CompressionConfig
 from dalle.training.schedules import Schedule
-from dalle.training.signals import Interrupted, StopRequest
 
 # dropout, noise, accumulation, warm-up, plateaus and the average's own rhythm all have something to remember
 FULL = replace(

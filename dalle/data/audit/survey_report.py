@@ -20,7 +20,7 @@ PAGE, STATISTICS, SHEET, DUPLICATES, TOKENIZER = (
     "near_duplicates.png",
     "tokenizer.json",
 )
-NAMED = 20  # records per problem listed on the page; the JSON lists all
+MAX_NAMES = 20  # records per problem listed on the page; the JSON lists all
 ON_SHEET = 64  # images on the contact sheet
 TILE = 152  # pixels per side of an image on the sheets
 DUPLICATE_GROUPS, IMAGES_PER_GROUP = 12, 6  # on the sheet of near duplicates
@@ -160,8 +160,8 @@ def _list(lines: Iterable[str]) -> str:
 
 def _named(lines: Iterable[str]) -> str:
     every = list(lines)
-    more = [f"and {len(every) - NAMED:,} more"] if len(every) > NAMED else []
-    return _list(every[:NAMED] + more)
+    more = [f"and {len(every) - MAX_NAMES:,} more"] if len(every) > MAX_NAMES else []
+    return _list(every[:MAX_NAMES] + more)
 
 
 def _table(rows: Mapping[str, Mapping[str, int]]) -> str:

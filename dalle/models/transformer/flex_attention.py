@@ -34,7 +34,7 @@ class FlexAttention(nn.Module):
             self.block_mask = self._build_block_mask(q.device)
         if self.by_columns:
             q, k, v = (self._transpose_image(x) for x in (q, k, v))
-        score_fn = None if key_padding_mask is None else hide_padding(key_padding_mask)
+        score_fn = None if key_padding_mask is None else padding_score_mod(key_padding_mask)
         output = flex_attention(q.device.type)(q, k, v, score_mod=score_fn, block_mask=self.block_mask)
         return self._transpose_image(output) if self.by_columns else output
 
@@ -76,7 +76,7 @@ def sequence_mask_fn(pattern: Pattern, text_positions: int, grid: int, by_column
     return mask
 
 
-def hide_padding(key_padding_mask: Tensor) -> Callable[..., Tensor]:
+def padding_score_mod(key_padding_mask: Tensor) -> Callable[..., Tensor]:
     """Return a function that sets the scores of masked text keys to -inf; `key_padding_mask`: (b, T) bool."""
     text_positions = key_padding_mask.shape[1]
 
