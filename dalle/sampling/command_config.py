@@ -12,9 +12,7 @@ from dalle.sampling.sampling_config import SamplingConfig
 class SampleConfig(AttentionConfig, SamplingConfig):
     """Options of sample.py; by default the best 8 of 64 images of one caption."""
 
-    checkpoint: str = (
-        "drawings"  # folder with dvae/, transformer/ and clip/, or a transformer; drawings: comes with dalle
-    )
+    checkpoint: str = "drawings"  # folder of all three models, or of a transformer; drawings: comes with the package
     caption: str = ""  # caption to sample images for
     captions: list[str] = field(default_factory=list)  # several captions, instead of `caption`
     captions_file: str | None = None  # text file with one caption per line, instead of both
