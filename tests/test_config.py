@@ -62,7 +62,7 @@ def test_overrides_change_settings_and_defaults_are_the_papers():
         ("scale=laptop", "the setting scale is now called size"),
         (
             "preset=smal",
-            "there is no preset=smal; choose one of base, paper, paper-1b, paper-3b, paper-6b, small, tiny",
+            "there is no preset=smal; choose one of base, drawings, paper, paper-1b, paper-3b, paper-6b, small, tiny",
         ),
         ("size=lapto", "there is no size=lapto; choose one of base, gpu, laptop, overnight, paper, small"),
         ("preset.dvae.steps=3", "there is no setting preset.dvae.steps; did you mean stage."),
