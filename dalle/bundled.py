@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from dalle.checkpoint import CONFIG
+
 FOLDER = Path(__file__).parent / "weights"
-CONFIG = "config.json"  # of a checkpoint
 
 
 def checkpoint_folder(name: str | Path) -> Path:

@@ -71,3 +71,13 @@ def truncated_repr(value: Any, length: int = 60) -> str:
     """Return `repr(value)`, cut after `length` characters."""
     text = repr(value)
     return text if len(text) <= length else f"{text[:length]}..."
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Flatten a nested dict: {"a": {"b": 1}} becomes {"a.b": 1}."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= flatten(value, f"{prefix}.{key}" if prefix else key)
+    return found

@@ -29,7 +29,7 @@ def draw_captions(dalle: DALLE, captions: list[str]) -> Image.Image:
     """Draw a row of images for each caption, two captions side by side."""
     results = dalle.generate_many(captions, candidates=CANDIDATES, keep=KEEP)
     rows = [GridRow([Cell(image) for image in result.images], result.caption) for result in results]
-    return image_grid(rows, columns=KEEP, tile=112, notes=[attribution(DrawingsConfig())])
+    return image_grid(rows, columns=KEEP, tile=112, notes=[attribution(DrawingsConfig.name)])
 
 
 def draw_prompts(dalle: DALLE, source: DrawingsSource) -> Image.Image:
@@ -46,7 +46,7 @@ def draw_prompts(dalle: DALLE, source: DrawingsSource) -> Image.Image:
         drawn.append(Cell(lower_panel(result.images[0])))
         true.append(Cell(lower_panel(image), label=caption.removeprefix("the exact same ")))
     rows = [GridRow(given, "given"), GridRow(drawn, "drawn"), GridRow(true, "true partner")]
-    return image_grid(rows, columns=IMAGE_PROMPTS, tile=112, notes=[attribution(DrawingsConfig())])
+    return image_grid(rows, columns=IMAGE_PROMPTS, tile=112, notes=[attribution(DrawingsConfig.name)])
 
 
 def main(checkpoint: str = "drawings", data: str = DrawingsConfig.path) -> None:

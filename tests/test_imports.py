@@ -17,11 +17,11 @@ FLOORS = (
     {"training", "sampling"},
     {"data", "losses", "models"},
     {"pretrained", "hub"},  # read other people's models; ours are built from what they read
+    {"bundled"},
     {"image_conversion", "image_grid", "tokenizer", "clip_tokenizer", "checkpoint", "distributed", "ablation_config"},
     {"weights_files"},
     {
         "atomic_files",
-        "bundled",
         "seeds",
         "signals",
         "precision",

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from dalle.cli import config, main
 
@@ -35,6 +36,7 @@ def dalle(wheel, tmp_path_factory):
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         return done.returncode, done.stdout + done.stderr
 
+    run.folder = folder
     return run
 
 
@@ -58,6 +60,10 @@ def test_an_installed_wheel_trains_and_samples_in_any_folder(dalle):
     status, printed = dalle("sample", *settings)
     assert status == 0, printed
     assert "drawn" in printed
+    status, printed = dalle("sample", "caption=a red apple", "candidates=2", "keep=1", "out=apple")  # with its model
+    assert status == 0, printed
+    (image,) = (dalle.folder / "apple").glob("a-red-apple-*.png")
+    assert Image.open(image).size == (128, 128)
     status, printed = dalle("train", "--help")
     assert printed.startswith("usage: dalle train [setting=value ...]")
 

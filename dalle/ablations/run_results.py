@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 from dalle import checkpoint, weights_files
 from dalle.ablation_config import AblationConfig, format_values
+from dalle.config_validation import flatten
 from dalle.evaluation.metrics_file import MetricsFile, read_metrics_file
 from dalle.training import job
-from dalle.training.run import flatten, flatten_config
+from dalle.training.run import flatten_config
 
 TRAINING_METRICS, EVALUATION_METRICS = "metrics.jsonl", "metrics.json"
 

@@ -13,9 +13,9 @@ from dalle.ablations.sweep import Sweep
 from dalle.ablations.sweep_plots import plot_runs, plot_sweep
 from dalle.cli.config import command
 from dalle.cli.sweeps import ablation_jobs, ablations
+from dalle.config_validation import flatten
 from dalle.optional_dependencies import check_installed
 from dalle.training.job import Job
-from dalle.training.run import flatten
 
 
 @command("report")

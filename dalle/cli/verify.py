@@ -1,4 +1,4 @@
-"""Print which checkpoint and settings made an image, and if its signature is valid: dalle verify picture.png"""
+"""Print which checkpoint and settings made an image, and if its signature is valid: dalle verify image.png"""
 
 import json
 import sys
@@ -22,9 +22,9 @@ Print which checkpoint and settings made each image, and if its signature is val
 record and no invalid signature, 1 for others, 2 for files that cannot be read, 3 if signatures cannot be checked."""
 UNCHECKED = 3
 RECORD = {"caption": str, "seed": int, "candidate": int, "rank": int, "settings": dict}
-SETTINGS = {name: str | None for name in ("checkpoint", "dvae", "clip")} | {"digests": dict[str, str]}
+FOLDERS = ("checkpoint", "dvae", "clip")  # settings that name folders
 # settings that have their own line, or that do not matter to who looks at the image
-NOT_LISTED = {*SETTINGS, "seed", "device"}
+NOT_LISTED = {*FOLDERS, "digests", "seed", "device"}
 
 
 def main() -> None:
@@ -75,13 +75,11 @@ def read_record(path: Path) -> dict[str, Any]:
         }
     except (KeyError, ValueError, RecursionError):
         return {}
-    settings = record["settings"]
-    known = all(has_type(record[name], kind) for name, kind in RECORD.items()) and all(
-        has_type(settings.get(name), kind) for name, kind in SETTINGS.items() if name != "digests"
-    )
-    digests = settings.get("digests") if known else None
-    named = isinstance(digests, dict) and all(isinstance(digest, str) for digest in digests.values())
-    return record if named else {}
+    if not all(has_type(record[name], kind) for name, kind in RECORD.items()):
+        return {}
+    settings, digests = record["settings"], record["settings"].get("digests")
+    valid = all(has_type(settings.get(name), str | None) for name in FOLDERS) and isinstance(digests, dict)
+    return record if valid and has_type(list(digests.values()), list[str]) else {}
 
 
 def record_lines(record: Mapping[str, Any]) -> list[str]:

@@ -44,6 +44,6 @@ def open_source(config: Any, split: str) -> Source:
     return DATA_SETS.lookup(config.name).build(config, split)
 
 
-def attribution(config: Any) -> str:
-    """Return the attribution to show with images of a data set; "" if none is required."""
-    return DATA_SETS[config.name].note
+def attribution(name: str) -> str:
+    """Return the attribution to show with images of a data set; "" if none is required, or the data set is unknown."""
+    return DATA_SETS[name].note if name in DATA_SETS else ""

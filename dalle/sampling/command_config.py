@@ -43,7 +43,7 @@ def requested_captions(config: SampleConfig) -> list[str]:
         ValueError: none or several of the options are given, or the file cannot be read or holds no captions.
     """
     for caption in (config.caption, *config.captions):
-        if not caption.isprintable() and any("\ud800" <= each <= "\udfff" for each in caption):
+        if any("\ud800" <= each <= "\udfff" for each in caption):
             raise ValueError(f"the caption {caption!r} is not UTF-8 text")
     given = [bool(each) for each in (config.caption, config.captions, config.captions_file)]
     if sum(given) != 1:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dalle import checkpoint
-from dalle.data import DATA_SETS
+from dalle.data import attribution
 from dalle.weights_files import read_weights_shapes, weights_files
 
 CARD, NOTICE, LICENCE = "README.md", "NOTICE", "LICENSE"
@@ -94,8 +94,7 @@ def training_section(meta: Mapping[str, Any]) -> str:
 def data_section(meta: Mapping[str, Any], licence: str) -> str:
     """List the authors of the training data, and the attribution to show with samples."""
     authors = meta.get("attributions", [])
-    name = meta.get("data", {}).get("name", "")
-    note = DATA_SETS[name].note if name in DATA_SETS else ""
+    note = attribution(meta.get("data", {}).get("name", ""))
     if not authors and not note:
         return ""
     lines = ["## Data and licence"]

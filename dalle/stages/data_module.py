@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,12 @@ class DataModule:
         """Return `meta` extended with a description of the training data, for a checkpoint."""
         words = {"caption_words": sorted(self.words)} if 0 < len(self.words) <= MAX_CAPTION_WORDS else {}
         init = {} if self.init is None else {"init": self.init.meta()}
-        return {**meta, **init, **words, **data_meta(self.data_config, {"train": self.train, "val": self.val})}
+        return {**meta, **init, **words, **self.data_meta}
+
+    @cached_property
+    def data_meta(self) -> dict[str, Any]:
+        """Description of the data set, its splits and its authors. Computed once: it goes over all records."""
+        return data_meta(self.data_config, {"train": self.train, "val": self.val})
 
     def pixels(self, batch: ImageBatch) -> Tensor:
         """Return the batch's images on the device: (b, 3, s, s) floats in [0, 1], channels last."""

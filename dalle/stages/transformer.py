@@ -171,7 +171,7 @@ class TransformerStage:
             self.dvae, model, self.tokenizer, caption_dropout=config.caption_dropout, guidance=config.guidance
         )
         captions = [caption for batch in self.data.held_out(4) for caption in batch.captions]
-        results = dalle.generate_many(captions, SamplingConfig(candidates=4, keep=4), truncate=True)
+        results = dalle.generate_many(captions, SamplingConfig(candidates=4, keep=4), truncate=True, progress=False)
         return labelled_grid([ImageRow(result.caption, result.images, None) for result in results])
 
     def save(self, folder: Path, model: nn.Module, meta: dict[str, Any]) -> None:

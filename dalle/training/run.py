@@ -10,6 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from dalle import checkpoint, distributed
 from dalle.checkpoint import CheckpointError
+from dalle.config_validation import flatten
 from dalle.training.logger import WandbConfig
 from dalle.weights_files import has_weights
 
@@ -107,13 +108,3 @@ def defaults_of(schema: type) -> dict[str, Any]:
 def flatten_config(config: dict[str, Any]) -> dict[str, Any]:
     """Flatten a run's config; settings that an earlier version saved get their present names."""
     return {RENAMED.get(key, key): value for key, value in flatten(config).items()}
-
-
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Flatten a nested dict: {"a": {"b": 1}} becomes {"a.b": 1}."""
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        found |= flatten(value, f"{prefix}.{key}" if prefix else key)
-    return found

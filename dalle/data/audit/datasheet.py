@@ -6,7 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from dalle.data import DATA_SETS
+from dalle.config_validation import flatten
+from dalle.data import attribution
 from dalle.data.audit.provenance import Provenance
 
 PAGE, CROISSANT = "datasheet.md", "croissant.json"
@@ -37,7 +38,11 @@ def datasheet(model: Provenance) -> str:
         reason = f"its weights were imported from {imported}" if imported else "the checkpoint has no record of it"
         return f"# Training data of a {model.kind}\n\nUnknown: {reason}.\n"
     settings = {name: value for name, value in flatten(data).items() if name not in ("name", *PATHS)}
-    shown = [(name, value) for name, value in settings.items() if value not in ("", None)]
+    shown = [
+        (name, ", ".join(map(str, value)) if isinstance(value, list) else value)
+        for name, value in settings.items()
+        if value not in ("", None)
+    ]
     parts = [
         f"# Training data of a {model.kind}",
         f"Data set `{data['name']}`, with these settings:\n\n" + table(["setting", "value"], shown),
@@ -57,7 +62,7 @@ def datasheet(model: Provenance) -> str:
         columns = ("set", "author", "licence", "url")
         rows = [[each.get(column, "") for column in columns] for each in authors]
         parts.append("## Authors and licences\n" + table(["part", "author", "licence", "address"], rows))
-    if note := note_of(data["name"]):
+    if note := attribution(data["name"]):
         parts.append(f"Show with images of the model: {note}")
     if init := model.meta.get("init"):
         parts.append(f"Training started from a model with digest `{init['digest']}`, whose data count as well.")
@@ -78,18 +83,13 @@ def croissant(model: Provenance) -> dict[str, Any]:
     pairs = f"Image-caption pairs that a {model.kind} was trained on: {described}."
     metadata = mlc.Metadata(
         name=f"dalle-{name}",
-        description=f"{pairs} {note_of(name)}".strip(),
+        description=f"{pairs} {attribution(name)}".strip(),
         version="1.0.0",
         license=sorted({author["licence"] for author in authors if author.get("licence")}) or None,
         creators=[mlc.Organization(name=author.get("author", ""), url=author.get("url")) for author in authors],
         cite_as=f"data={name}, digest {records.get('train', {}).get('digest', 'unknown')}",
     )
     return metadata.to_json()
-
-
-def note_of(name: str) -> str:
-    """Return the attribution of a data set, "" if it needs none."""
-    return DATA_SETS[name].note if name in DATA_SETS else ""
 
 
 def count_rows(counts: Mapping[str, int]) -> list[tuple[str, str]]:
@@ -104,17 +104,6 @@ def count_rows(counts: Mapping[str, int]) -> list[tuple[str, str]]:
 def format_reasons(reasons: Mapping[str, int]) -> str:
     """Format numbers of omitted records: "5 on the opt-out list; 2 without a caption", or "nothing"."""
     return "; ".join(f"{count:,} {reason}" for reason, count in reasons.items()) or "nothing"
-
-
-def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested settings to dotted names; lists become text."""
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            found |= flatten(value, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = ", ".join(map(str, value)) if isinstance(value, list) else value
-    return found
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

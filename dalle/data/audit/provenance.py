@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from dalle import checkpoint
 from dalle.bundled import checkpoint_folder
 from dalle.checkpoint import CheckpointError
-from dalle.data import DATA_SETS, config_from_dict, open_source
+from dalle.data import attribution, config_from_dict, open_source
 from dalle.data.index import StringArray
 from dalle.data.source import Source
 
@@ -91,7 +91,7 @@ class Provenance:
             lines.append(f"  started from {path}, digest {init['digest']}, whose training data count as well")
         for part in self.meta.get("attributions", []):
             lines.append(f"  {', '.join(str(value) for value in part.values())}")
-        if data["name"] in DATA_SETS and (note := DATA_SETS[data["name"]].note):
+        if note := attribution(data["name"]):
             lines.append(f"  {note}")
         return lines
 

@@ -54,7 +54,7 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
         digest = captions_digest([each.caption for each in samples])
         settings[split] = {**pairs.settings(), "captions": len(samples), "captions_digest": digest}
         notes += [f"{split}: {note}" for note in pairs.shortfall(config.captions)]
-        images[f"samples_{split}"] = _sample_grid(samples, real, attribution(context.data))
+        images[f"samples_{split}"] = _sample_grid(samples, real, attribution(context.data.name))
     return MetricResult(description, numbers, settings, images, notes=notes)
 
 

@@ -70,7 +70,7 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
         rows.append(ImageRow(name, images[:GRID_DRAWINGS], None))
     settings = {**sampling_settings(dalle, config, 1), "drawings": len(drawings), "refinement_passes": PASSES}
     captions = "; ".join(drawing.caption for drawing in drawings[:GRID_DRAWINGS])
-    grid = labelled_grid(rows, GRID_DRAWINGS, note=f"{captions}. {attribution(context.data)}")
+    grid = labelled_grid(rows, GRID_DRAWINGS, note=f"{captions}. {attribution(context.data.name)}")
     return MetricResult(DESCRIPTION, numbers, settings, {"drawing_edits": grid})
 
 

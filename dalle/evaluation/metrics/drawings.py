@@ -78,7 +78,7 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     settings["judge"] = {
         name: len(classes) for name, classes in vars(judge.config).items() if isinstance(classes, list)
     }
-    grid = labelled_grid(rows, note=f"From left: real, candidate 0, top. {attribution(context.data)}")
+    grid = labelled_grid(rows, note=f"From left: real, candidate 0, top. {attribution(context.data.name)}")
     return MetricResult(DESCRIPTION, numbers, settings, {"drawings": grid}, table(numbers))
 
 

@@ -59,7 +59,7 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
         description += JUDGE_DESCRIPTION
     notes += pairs.shortfall(config.pairs)
     settings = {**pairs.settings(), "seed": config.seed, **(objective or {}), "torchmetrics": version("torchmetrics")}
-    grid = reconstruction_grid(context.dvae, source, note=attribution(context.data))
+    grid = reconstruction_grid(context.dvae, source, note=attribution(context.data.name))
     return MetricResult(description, numbers, settings, {"reconstructions": grid}, notes=notes)
 
 

@@ -102,4 +102,4 @@ def _sample_grid(context: EvaluationContext, samples: Tensor) -> Image.Image:
         ImageRow("real images", to_pil_images(to_unit_range(real)), None),
         ImageRow("sampled for their captions", to_pil_images(to_unit_range(samples[:GRID_IMAGES])), None),
     ]
-    return labelled_grid(rows, note=attribution(context.data))
+    return labelled_grid(rows, note=attribution(context.data.name))
