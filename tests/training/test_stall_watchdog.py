@@ -47,8 +47,8 @@ def test_a_stall_names_the_phase_and_training_goes_on(tmp_path, capsys, where, s
     config = LineConfig(stall_minutes=SHORT, **QUIET)
     fit(tmp_path, config, Slow(config, where))
     lines = [line for line in capsys.readouterr().err.splitlines() if "no update has finished" in line]
-    assert len(lines) == 1
-    assert f"{where} after update {step}; training is not stopped" in lines[0]
+    named = [line for line in lines if f"{where} after update {step}; training is not stopped" in line]
+    assert len(named) == 1, lines  # on a busy machine, another phase may also take longer than SHORT
     assert (tmp_path / "state" / "00000004").is_dir()
 
 
