@@ -111,8 +111,21 @@ def test_missing_sweeps_show_the_command(run, tmp_path):
     assert "python train.py -m +ablation=scaling dvae=outputs/demo/dvae" in printed
 
 
-def test_number_of_notebooks_is_four():
-    assert [script.stem for script in SCRIPTS] == ["01_codebook", "02_sampling", "03_ablations", "04_scaling"]
+@pytest.mark.slow
+def test_fine_tuning_notebook_trains_from_a_checkpoint_and_from_scratch(run, checkpoints):
+    model, _ = checkpoint.read_config(checkpoints / "transformer", "transformer")
+    names = ("width", "depth", "heads", "kernel", "text_positions", "text_vocabulary", "activation")
+    sizes = [f"stage.model.{name}={model[name]}" for name in names]
+    sizes += [f"stage.model.patterns=[{','.join(model['patterns'])}]", "data.image_size=8", "preset=tiny"]
+    environment = {"DALLE_CHECKPOINT": checkpoints, "DALLE_SIZES": json.dumps(sizes), "DALLE_UPDATES": 12}
+    defined, printed = run("05_fine_tuning", **environment)
+    assert "held-out image loss after 12 updates" in printed
+    assert [line["step"] for line in defined["tuned"]] == [line["step"] for line in defined["scratch"]]
+    assert len(defined["rows"]) == 8
+
+
+def test_notebooks_are_numbered():
+    assert [script.stem[:2] for script in SCRIPTS] == ["01", "02", "03", "04", "05"]
 
 
 @EACH
