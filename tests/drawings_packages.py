@@ -38,9 +38,9 @@ def packed(path: Path, files: dict[str, bytes]) -> Path:
     return path
 
 
-def entries(language: int) -> bytes:
+def entries(emojis: dict, language: int) -> bytes:
     told = []
-    for code, (label, tags, french, group) in EMOJIS.items():
+    for code, (label, tags, french, group) in emojis.items():
         entry = {"label": (label, french)[language], "hexcode": code, "tags": tags, "group": group}
         if label == "waving hand":
             entry["skins"] = [{"label": "waving hand: dark skin tone", "hexcode": "1F44B-1F3FF", "tone": 5}]
@@ -53,9 +53,9 @@ def iconify(names: tuple[str, ...], body: str, licence: str = "MIT", **more) -> 
     return json.dumps({"info": info, "icons": {name: {"body": body} for name in names}, **more}).encode()
 
 
-def package_files() -> dict[Package, dict[str, bytes]]:
+def package_files(emojis: dict = EMOJIS) -> dict[Package, dict[str, bytes]]:
     """Return the files of each package, by name."""
-    codes = [code.replace("-FE0F", "") for code in EMOJIS]
+    codes = [code.replace("-FE0F", "") for code in emojis]
     sets = {
         name: iconify(ICONS, square("currentColor"))
         for name in (
@@ -86,8 +86,8 @@ def package_files() -> dict[Package, dict[str, bytes]]:
         sets[name] = iconify(("red-apple", "flag-for-france"), square("currentColor"))
     return {
         EMOJIBASE: {
-            "en/data.json": entries(0),
-            "fr/data.json": entries(1),
+            "en/data.json": entries(emojis, 0),
+            "fr/data.json": entries(emojis, 1),
             "en/messages.json": json.dumps(
                 {"groups": [{"key": key, "order": order} for order, key in GROUPS.items()]}
             ).encode(),

@@ -21,7 +21,7 @@ class EvaluateConfig(RerankConfig, DecodingConfig):
 
     checkpoint: str = "outputs/demo"  # folder with dvae/, transformer/ and clip/, or a transformer or dVAE checkpoint
     data: Any = None  # data set to measure on; None: the held-out part of the training data
-    # metrics to compute; also: sample_quality, capabilities, drawings, drawing_edits
+    # metrics to compute; also: sample_quality, capabilities, drawings, drawing_edits, bias
     metrics: list[str] = field(default_factory=lambda: ["reconstruction", "likelihood", "alignment"])
     captions: int = 256  # held-out captions that images are sampled for
     candidates: int = field(default=16, kw_only=True)
@@ -37,6 +37,9 @@ class EvaluateConfig(RerankConfig, DecodingConfig):
     capability_captions: int = 24  # captions for each capability of a model of `blocks`
     samples: int = 2_000  # images sampled for sample_quality and blur_curve, one per caption; the paper samples 30,000
     sample_candidates: int = 1  # candidates for each of them; the best by `rerank` is kept; 512 in the paper
+    # metrics=[bias] for data other than drawings: open captions with their variants, which CLIP tells apart:
+    # ['a nurse | a woman who is a nurse | a man who is a nurse']
+    bias_prompts: list[str] = field(default_factory=list)
     # also measure sample_quality with all images blurred by 0, 1, 2, 4 and 8: a table and a plot
     blur_curve: bool = False
     # feature network for sample_quality: efficientnet-lite0 | inception, as in FID

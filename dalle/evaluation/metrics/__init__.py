@@ -4,6 +4,7 @@ from dalle.evaluation.evaluate_config import EvaluateConfig
 from dalle.evaluation.metric_result import MetricResult
 from dalle.evaluation.metrics import (
     alignment,
+    bias,
     blur_curve,
     capabilities,
     drawing_edits,
@@ -25,6 +26,7 @@ METRICS: Registry[MetricResult] = Registry(
         "capabilities": Entry(capabilities.measure, note="Capabilities"),
         "drawings": Entry(drawings.measure, note="Drawings"),
         "drawing_edits": Entry(drawing_edits.measure, note="Edits of drawings"),
+        "bias": Entry(bias.measure, note="Variants of open captions"),
         "sample_quality": Entry(sample_quality.measure, note="Sample quality"),
         "blur_curve": Entry(blur_curve.measure, note="Sample quality against blur"),
         "rerank_curve": Entry(rerank_curve.measure, note="Best of n against the number of candidates"),
