@@ -27,8 +27,9 @@ class CLIPStageConfig(CaptionedDataConfig):
     """CLIP, the reranker: OpenAI's recipe for the ViT-B/32; 32 epochs of 400M pairs are 390,625 steps."""
 
     name: str = "clip"
-    # the image size comes from the data, the text vocabulary from the tokenizer, with this value as maximum
+    # the image size is that below, the text vocabulary that of the tokenizer, with this value as maximum
     model: CLIPConfig = field(default_factory=CLIPConfig)
+    image_size: int | None = None  # side of the images in pixels; None: that of the data
     transform: str = "transformer"
     steps: int = 390_625
     batch_size: int = 32_768
@@ -53,6 +54,8 @@ class CLIPStage:
 
     def __init__(self, config: CLIPStageConfig, data: Any, context: StageContext):
         self.config = config
+        if config.image_size is not None:
+            data = replace(data, image_size=config.image_size)
         self.data = DataModule(data, config, context)
         model, tokenizer = self._tokenizer(config)
         self.clip = CLIP(replace(model, image_size=self.data.image_size), tokenizer)

@@ -181,7 +181,7 @@ def test_sixteen_bit_greys_are_scaled_not_clipped():
 def test_unknown_transform_lists_the_choices():
     with pytest.raises(ValueError, match="no transform 'dva'; choose one of dvae, transformer, none"):
         transform_named("dva")
-    assert set(transforms.TRANSFORMS) == {"dvae", "transformer", "none", "channel_shuffle"}
+    assert set(transforms.TRANSFORMS) == {"dvae", "transformer", "none", "channel_shuffle", "affine"}
 
 
 def test_channel_shuffle_permutes_channels_of_a_quarter_of_images():
@@ -192,3 +192,46 @@ def test_channel_shuffle_permutes_channels_of_a_quarter_of_images():
     changed = [pixels for pixels in draws if (pixels != plain).any()]
     assert 0.14 < len(changed) / len(draws) < 0.28  # a quarter, of which one in six comes out as it was
     assert len({pixels.tobytes() for pixels in changed}) == 5
+
+
+class Drawn:
+    """Generator whose uniform numbers are given: scale, turn and both shifts of `affine_augmentation`."""
+
+    def __init__(self, zoom: float = 1.0, turn: float = 0.0, x: float = 0.0, y: float = 0.0):
+        self.values = np.array([zoom, turn, x, y])
+
+    def uniform(self, low, high) -> np.ndarray:
+        assert (np.array(low) <= self.values).all() and (self.values <= np.array(high)).all()
+        return self.values
+
+
+def dark_pixels(generator) -> np.ndarray:
+    """Return row and column numbers of the dark pixels of a black rectangle on white after `affine_augmentation`."""
+    image = Image.new("RGB", (100, 100), "white")
+    image.paste("black", (40, 30, 60, 70))  # 20 wide, 40 high, in the middle
+    return np.argwhere(transforms.affine_augmentation(image, 100, generator)[..., 0] < 128)
+
+
+def test_affine_augmentation_without_change_is_the_image():
+    found = dark_pixels(Drawn())
+    assert (found.min(axis=0).tolist(), found.max(axis=0).tolist()) == ([30, 40], [69, 59])
+
+
+def test_affine_augmentation_scales_about_the_centre_and_shifts():
+    larger = np.ptp(dark_pixels(Drawn(zoom=1.2)), axis=0) + 1
+    smaller = np.ptp(dark_pixels(Drawn(zoom=0.8)), axis=0) + 1
+    assert larger == pytest.approx([48, 24], abs=1) and smaller == pytest.approx([32, 16], abs=1)
+    assert dark_pixels(Drawn(zoom=0.8)).mean(axis=0) == pytest.approx([49.5, 49.5], abs=0.5)
+    moved = dark_pixels(Drawn(x=1.0, y=-1.0)).mean(axis=0) - dark_pixels(Drawn()).mean(axis=0)
+    assert moved == pytest.approx([-100 * transforms.MAX_SHIFT, 100 * transforms.MAX_SHIFT], abs=0.5)
+
+
+def test_affine_augmentation_turns_by_the_angle_and_leaves_white_outside():
+    found = dark_pixels(Drawn(turn=1.0))
+    rows, columns = (found - found.mean(axis=0)).T
+    angle = 0.5 * np.degrees(np.arctan2(2 * (rows * columns).mean(), (rows**2).mean() - (columns**2).mean()))
+    assert abs(angle) == pytest.approx(transforms.MAX_TURN, abs=1)
+    corners = transforms.affine_augmentation(Image.new("RGB", (50, 50)), 50, Drawn(zoom=0.8))[
+        [0, 0, -1, -1], [0, -1, 0, -1]
+    ]
+    assert (corners == 255).all()

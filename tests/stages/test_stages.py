@@ -152,3 +152,9 @@ def test_validation_does_not_depend_on_batch_size(name, dvae_folder):
 def test_empty_validation_split_raises_before_training(name):
     with pytest.raises(ValueError, match="validation_pictures=0 must be at least 1"):
         replace(CONFIGS[name], validation_pictures=0)
+
+
+def test_clip_may_be_trained_on_smaller_images_than_the_other_stages():
+    stage = build("clip", image_size=8)
+    assert stage.data.image_size == stage.clip.config.image_size == 8
+    assert build("clip").clip.config.image_size == SIZE
