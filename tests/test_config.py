@@ -66,7 +66,7 @@ def test_overrides_change_settings_and_defaults_are_the_papers():
         ),
         ("size=lapto", "there is no size=lapto; choose one of base, gpu, laptop, overnight, paper, small"),
         ("preset.dvae.steps=3", "there is no setting preset.dvae.steps; did you mean stage."),
-        ("stage=dvea", "there is no stage=dvea; choose one of all, clip, dvae, transformer"),
+        ("stage=dvea", "there is no stage=dvea; choose one of all, clip, decoder, dvae, transformer"),
         ("stage.steps=abc", "stage.steps=abc: Value 'abc' of type 'str' could not be converted to Integer"),
         ("stage.optimizer=adam", "stage.optimizer is a group of settings (.learning_rate, .warmup_steps"),
         (

@@ -10,7 +10,7 @@ from hydra.core.config_store import ConfigStore
 from dalle.cli import config, config_groups
 from dalle.cli.config import EXPERIMENT_SIZES, compose
 from dalle.cli.config_groups import CONFIG_DIR, groups, options, read_sections, register, register_preset, register_size
-from dalle.stages import STAGES
+from dalle.stages import ALL_STAGES, STAGES
 
 SIZES = sorted(set(options("size")) - EXPERIMENT_SIZES)
 SECTIONS = [(preset, stage) for preset in options("preset") for stage in STAGES]
@@ -50,7 +50,8 @@ def test_every_section_of_a_preset_is_merged_into_its_stage(preset, stage):
     base = section.pop("defaults", [])
     alone = compose("train", [f"stage={stage}", f"preset={preset}"])
     assert missing(section, asdict(alone.stage)) == []
-    assert compose("train", ["stage=all", f"preset={preset}"]).stage[stage] == alone.stage
+    if stage in ALL_STAGES:
+        assert compose("train", ["stage=all", f"preset={preset}"]).stage[stage] == alone.stage
     assert alone.preset == {}  # it is merged into the stage only
     if base:  # settings that the section does not set are those of its base preset
         (other,) = [each.removeprefix(f"/preset/{stage}/").removesuffix("@_here_") for each in base]

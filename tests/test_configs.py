@@ -12,6 +12,7 @@ import torch
 from dalle.cli.config import COMMANDS, TrainConfig, compose
 from dalle.cli.config_groups import CONFIG_DIR, options, read_sections
 from dalle.models.clip.model import CLIP
+from dalle.models.decoder.model import DiffusionDecoder
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.models.transformer.model import Transformer
 from dalle.pretrained import IMPORTS
@@ -28,14 +29,14 @@ RECIPES |= {f"experiment={name}": [] for name in EXPERIMENTS}
 RECIPES |= {f"size={size}": [f"experiment={name}"] for name, size in EXPERIMENT_SIZES}
 # pictures' side, parameters of dVAE, CLIP and transformer
 SIZES = {
-    "paper": (256, 97_616_006, 151_288_833, 12_292_844_929),
-    "paper-6b": (256, 97_616_006, 151_288_833, 5_685_007_489),
-    "paper-3b": (256, 97_616_006, 151_288_833, 2_928_264_577),
-    "paper-1b": (256, 97_616_006, 151_288_833, 1_197_119_425),
-    "base": (256, 58_592_390, 134_381_569, 302_875_649),
-    "small": (128, 22_407_302, 28_635_649, 48_474_625),
-    "tiny": (64, 678_454, 995_841, 966_401),
-    "drawings": (128, 966_070, 4_117_057, 8_970_497),
+    "paper": (256, 97_616_006, 151_288_833, 12_292_844_929, 5_911_344),
+    "paper-6b": (256, 97_616_006, 151_288_833, 5_685_007_489, 5_911_344),
+    "paper-3b": (256, 97_616_006, 151_288_833, 2_928_264_577, 5_911_344),
+    "paper-1b": (256, 97_616_006, 151_288_833, 1_197_119_425, 5_911_344),
+    "base": (256, 58_592_390, 134_381_569, 302_875_649, 23_062_064),
+    "small": (128, 22_407_302, 28_635_649, 48_474_625, 5_911_344),
+    "tiny": (64, 678_454, 995_841, 966_401, 954_800),
+    "drawings": (128, 966_070, 4_117_057, 8_970_497, 3_349_104),
 }
 
 
@@ -174,13 +175,15 @@ def test_the_models_of_a_recipe_can_be_built_and_fit_together(recipe):
 @pytest.mark.parametrize("preset", SIZES)
 def test_comments_of_presets_state_the_number_of_parameters(preset):
     side, *expected = SIZES[preset]
-    stages = compose("train", ["stage=all", f"preset={preset}"]).stage
+    stages = {stage: compose("train", [f"stage={stage}", f"preset={preset}"]).stage for stage in STAGES}
     begin = time.process_time()
     with torch.device("meta"):
         dvae = DiscreteVAE(stages["dvae"].model)
         clip = CLIP(replace(stages["clip"].model, image_size=side))
         sizes = {"grid": side // dvae.downsample, "image_vocabulary": dvae.vocabulary}
-        models = (dvae, clip, Transformer(replace(stages["transformer"].model, **sizes)))
+        transformer = Transformer(replace(stages["transformer"].model, **sizes))
+        decoder = DiffusionDecoder(replace(stages["decoder"].model, **sizes, code_channels=dvae.config.decoder_input))
+        models = (dvae, clip, transformer, decoder)
     assert time.process_time() - begin < 20
     counts = [sum(parameter.numel() for parameter in model.parameters()) for model in models]
     assert counts == expected

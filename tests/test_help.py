@@ -89,7 +89,7 @@ def test_help_lists_config_groups_and_settings_with_their_values(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     config = compose("train", ["stage=clip", "preset=tiny", "stage.steps=77"])
     text = help_text("python train.py", config, groups_of("train"))
-    assert "all | clip | dvae | transformer" in text
+    assert "all | clip | decoder | dvae | transformer" in text
     lines = {line.split()[0]: line.split(maxsplit=1)[1:] for line in text.splitlines() if line.strip()}
     assert lines["stage.steps=77"] == ["optimizer updates; raise it to train a finished run further"]
     expected = {

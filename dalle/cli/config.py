@@ -71,7 +71,7 @@ class TrainConfig:
     run: str = "default"  # name of the run; using the same name again resumes it
     out: str = "outputs"  # output folder: runs are in <out>/<stage>/<run>, with stage=all in <out>/<run>/<stage>
     seed: int = 0  # random seed of weights, data order and everything else
-    dvae: str | None = None  # checkpoint folder of the dVAE that encodes images for the transformer
+    dvae: str | None = None  # checkpoint folder of the dVAE that encodes images for the transformer or the decoder
     tokens: str | None = None  # token cache, or the folder of token caches; null: <out>/tokens
     # checkpoint whose weights the run starts from, of the same stage; stage=all: folder with dvae/, clip/, transformer/
     init: str | None = None

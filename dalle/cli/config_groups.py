@@ -21,7 +21,7 @@ from dalle.cli.prepare_config import with_import
 from dalle.data import DATA_SETS
 from dalle.pretrained import IMPORTS
 from dalle.sampling.edits import EDITS
-from dalle.stages import STAGES
+from dalle.stages import ALL_STAGES, STAGES
 
 PACKAGED_CONFIGS = Path(__file__).parents[1] / "configs"  # where pyproject.toml puts configs/ in a wheel
 CONFIG_DIR = PACKAGED_CONFIGS if PACKAGED_CONFIGS.is_dir() else Path(__file__).parents[2] / "configs"
@@ -41,7 +41,7 @@ def register() -> None:
     store = ConfigStore.instance()
     for name, schema in STAGES.configs.items():
         store.store(group="stage", name=name, node=writable(schema))
-    store.store(group="stage", name="all", node={"defaults": [f"{stage}@{stage}" for stage in STAGES]})
+    store.store(group="stage", name="all", node={"defaults": [f"{stage}@{stage}" for stage in ALL_STAGES]})
     for name, schema in EDITS.configs.items():
         store.store(group="edit", name=name, node=writable(schema))
     for name, schema in IMPORTS.configs.items():
@@ -58,6 +58,7 @@ def register() -> None:
 def register_preset(path: Path) -> None:
     """Register a preset file. It has a section for each stage, with the settings that differ from the defaults.
 
+    Stages outside of stage=all may have no section, and then have their defaults.
     preset/<name> itself is empty; configs/train.yaml merges preset/<stage>/<name> into the stage.
     """
     store, name = ConfigStore.instance(), path.stem
@@ -67,12 +68,12 @@ def register_preset(path: Path) -> None:
         closest = get_close_matches(str(wrong), STAGES, n=1)
         hint = f"did you mean {closest[0]}?" if closest else f"sections of a preset are {', '.join(STAGES)}"
         raise ValueError(f"{path}: there is no stage {wrong}; {hint}")
-    if missing := [stage for stage in STAGES if stage not in sections]:
+    if missing := [stage for stage in ALL_STAGES if stage not in sections]:
         raise ValueError(f"{path} has no section {missing[0]}; to use the stage's defaults, write {missing[0]}: {{}}")
     store.store(group="preset", name=name, node={})
-    for stage, section in sections.items():
-        store.store(group=f"preset/{stage}", name=name, node=section)
-    all_stages = [f"/preset/{stage}/{name}@{stage}" for stage in STAGES]
+    for stage in STAGES:
+        store.store(group=f"preset/{stage}", name=name, node=sections.get(stage, {}))
+    all_stages = [f"/preset/{stage}/{name}@{stage}" for stage in ALL_STAGES]
     store.store(group="preset/all", name=name, node={"defaults": all_stages})
 
 

@@ -33,10 +33,10 @@ def main(config: SampleConfig) -> None:
             policy.check(caption)
     signer = None if config.sign is None else ContentSigner(config.sign)
     device = distributed.init_process_group(config.device, config.deterministic)
-    dalle = DALLE.load(config.checkpoint, device, config.dvae, config.clip, config.precision)
+    dalle = DALLE.load(config.checkpoint, device, config.dvae, config.clip, config.precision, config.decoder)
     config = dalle.with_guidance(config)
     canvas = build_canvas(config, dalle.encode_image)
-    components = find_components(config.checkpoint, config.dvae, config.clip)
+    components = find_components(config.checkpoint, config.dvae, config.clip, config.decoder)
 
     print_unknown_words(dalle, captions)
     print_memory(dalle, len(captions), config)

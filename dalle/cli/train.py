@@ -11,14 +11,15 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from dalle import checkpoint, distributed
 from dalle.bundled import checkpoint_folder
+from dalle.checkpoint import CheckpointError
 from dalle.cli.config import TrainConfig, command, run_name
 from dalle.planning.cards import find_card
 from dalle.planning.plan import Planner, check_fits, report
 from dalle.sampling.components import find_components
 from dalle.seeds import seed_global_generators
-from dalle.stages import STAGES
+from dalle.stages import ALL_STAGES, STAGES
 from dalle.stages.data_module import StageContext
-from dalle.stages.initial_weights import Init, check_dvae, check_settings, find_init, load_init
+from dalle.stages.initial_weights import TRAINED_ON_TOKENS, Init, check_dvae, check_settings, find_init, load_init
 from dalle.training.cpu import configure_cpu
 from dalle.training.job import Job, record_status
 from dalle.training.loop import train
@@ -77,10 +78,10 @@ def plan_runs(config: TrainConfig) -> list[tuple[TrainConfig, Path]]:
         raise ValueError("stage=all trains a dVAE of its own: leave dvae out, or train one stage at a time")
     folder = Path(config.out, name)
     dvaes = {"transformer": str(folder / "dvae")}
-    inits = {stage: config.init and str(Path(config.init, stage)) for stage in STAGES}
+    inits = {stage: config.init and str(Path(config.init, stage)) for stage in ALL_STAGES}
     return [
         (replace(config, stage=config.stage[stage], dvae=dvaes.get(stage), init=inits[stage]), folder / stage)
-        for stage in STAGES
+        for stage in ALL_STAGES
     ]
 
 
@@ -90,7 +91,7 @@ def check_init(runs: list[tuple[TrainConfig, Path]]) -> None:
         if (init := open_init(config, folder)) is None or init.resumed:
             continue
         check_settings(init, config.stage, config.data, "stage." if len(runs) == 1 else f"stage.{init.kind}.")
-        if init.kind == "transformer":
+        if init.kind in TRAINED_ON_TOKENS:
             # with stage=all, the run's dVAE is not trained yet; it starts from the one next to the transformer
             dvae = dvae_folder(config, init) if len(runs) == 1 else init.path.with_name("dvae")
             check_dvae(init, Path(dvae or ""))
@@ -104,10 +105,20 @@ def open_init(config: TrainConfig, folder: Path) -> Init | None:
 
 
 def dvae_folder(config: TrainConfig, init: Init | None) -> str | None:
-    """Return the dVAE's checkpoint folder: by default that of the transformer that the run starts from."""
-    if config.dvae is not None or config.init is None or init is None or init.kind != "transformer":
+    """Return the dVAE's checkpoint folder: by default that of the model that the run starts from."""
+    if config.dvae is not None or config.init is None or init is None or init.kind not in TRAINED_ON_TOKENS:
         return None if config.dvae is None else str(checkpoint_folder(config.dvae))
+    if init.kind == "decoder":
+        return recorded_dvae(init)
     return str(find_components(init.run if init.resumed else config.init)["dvae"])
+
+
+def recorded_dvae(init: Init) -> str:
+    """Return the folder of the dVAE that a decoder was trained on. Raises CheckpointError if it records none."""
+    path = init.read_config()[1].get("dvae", {}).get("path")
+    if path is None:
+        raise CheckpointError(f"{init.source} names no dVAE; give dvae=<folder>")
+    return str(init.source / path)
 
 
 def check_dvae_unchanged(runs: list[tuple[TrainConfig, Path]]) -> None:

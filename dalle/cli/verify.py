@@ -22,7 +22,7 @@ Print which checkpoint and settings made each image, and if its signature is val
 record and no invalid signature, 1 for others, 2 for files that cannot be read, 3 if signatures cannot be checked."""
 UNCHECKED = 3
 RECORD = {"caption": str, "seed": int, "candidate": int, "rank": int, "settings": dict}
-FOLDERS = ("checkpoint", "dvae", "clip")  # settings that name folders
+FOLDERS = ("checkpoint", "dvae", "clip", "decoder")  # settings that name folders
 # settings that have their own line, or that do not matter to who looks at the image
 NOT_LISTED = {*FOLDERS, "digests", "seed", "device"}
 
@@ -105,7 +105,7 @@ def compare_checkpoint(settings: Mapping[str, Any]) -> str:
     if not name or not checkpoint_folder(name).is_dir():
         return "which is not on this machine"
     try:
-        components = find_components(name, settings.get("dvae"), settings.get("clip"))
+        components = find_components(name, *(settings.get(each) for each in ("dvae", "clip", "decoder")))
         digests = {kind: checkpoint.digest(folder) for kind, folder in components.items()}
     except (CheckpointError, OSError):
         return "which is not complete on this machine, or has changed since"

@@ -11,8 +11,10 @@ from dalle.checkpoint import CheckpointError
 from dalle.data import config_from_dict, open_source
 from dalle.data.source import Source
 from dalle.evaluation.evaluate_config import EvaluateConfig
+from dalle.models.decoder.model import DiffusionDecoder
 from dalle.models.dvae.model import DiscreteVAE
-from dalle.sampling.components import find_components
+from dalle.sampling.components import find_components, find_decoder
+from dalle.sampling.image_decoder import check_decoder
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.rerank import Scorer
 
@@ -30,6 +32,7 @@ class EvaluationContext:
     data: Any  # the data set's config
     sources: dict[str, Source]  # held-out splits by name
     digests: dict[str, str]  # of the models, by component
+    decoder: DiffusionDecoder | None = None  # given by decoder=
 
     @classmethod
     def load(cls, config: EvaluateConfig) -> "EvaluationContext":
@@ -43,12 +46,16 @@ class EvaluationContext:
         folder = checkpoint_folder(config.checkpoint)
         if _is_dvae(folder):
             parts, pipeline = {"dvae": folder}, None
-            dvae = DiscreteVAE.load(folder).to(device)
+            dvae, decoder = DiscreteVAE.load(folder).to(device), None
+            if config.decoder is not None:
+                parts["decoder"] = find_decoder(config.decoder, folder)
+                decoder = DiffusionDecoder.load(parts["decoder"]).to(device)
+                check_decoder(decoder, dvae)
             _, meta = checkpoint.read_config(folder, "dvae")
         else:
-            parts = find_components(folder, config.dvae, config.clip)
-            pipeline = DALLE.load(folder, device, config.dvae, config.clip, config.precision)
-            dvae = pipeline.dvae
+            parts = find_components(folder, config.dvae, config.clip, config.decoder)
+            pipeline = DALLE.load(folder, device, config.dvae, config.clip, config.precision, config.decoder)
+            dvae, decoder = pipeline.dvae, pipeline.decoder
             _, meta = checkpoint.read_config(parts["transformer"], "transformer")
         _, dvae_meta = checkpoint.read_config(parts["dvae"], "dvae")
         has_objective = {"likelihood", "temperature"} <= dvae_meta.keys()
@@ -63,6 +70,7 @@ class EvaluationContext:
             data,
             sources,
             {name: checkpoint.digest(path) for name, path in parts.items()},
+            decoder,
         )
 
     def require_pipeline(self) -> DALLE:

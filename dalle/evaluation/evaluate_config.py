@@ -21,7 +21,7 @@ class EvaluateConfig(RerankConfig, DecodingConfig):
 
     checkpoint: str = "outputs/demo"  # folder with dvae/, transformer/ and clip/, or a transformer or dVAE checkpoint
     data: Any = None  # data set to measure on; None: the held-out part of the training data
-    # metrics to compute; also: sample_quality, capabilities, drawings, drawing_edits, bias
+    # metrics to compute; also: sample_quality, capabilities, decoder, drawings, drawing_edits, bias
     metrics: list[str] = field(default_factory=lambda: ["reconstruction", "likelihood", "alignment"])
     captions: int = 256  # held-out captions that images are sampled for
     candidates: int = field(default=16, kw_only=True)
@@ -47,6 +47,7 @@ class EvaluateConfig(RerankConfig, DecodingConfig):
     weights: str | None = None  # file with the weights of inception, which are not included
     dvae: str | None = None  # folder of the dVAE, if it is not in the checkpoint
     clip: str | None = None  # folder of the CLIP to rank with, if it is not in the checkpoint
+    decoder: str | None = None  # folder of a diffusion decoder; None: the dVAE's decoder
     device: str = "auto"  # "auto": cuda if available, else cpu
     precision: str = "auto"  # number format of sampling: float32 | bfloat16; auto: bfloat16 on a GPU
     deterministic: bool = False  # bitwise reproducible on a GPU, with slower kernels; a CPU always is

@@ -11,11 +11,13 @@ LOGITS_PROCESSORS = ("top_k", "top_p", "min_p")
 
 
 def decoding_settings(dalle: DALLE, config: EvaluateConfig) -> dict[str, Any]:
-    """Return the settings that determine the candidates of a caption. Logits processors are listed only if set."""
+    """Return the settings that determine the candidates of a caption. Logits processors and the
+    decoder's steps are listed only if they are used."""
     guidance = dalle.guidance if config.guidance is None else config.guidance
     processors = {name: getattr(config, name) for name in LOGITS_PROCESSORS if getattr(config, name) is not None}
     settings = {"seed": config.seed, "temperature": config.temperature, **processors, "guidance": guidance}
-    return {**settings, "precision": str(dalle.precision)}
+    decoder = {} if dalle.decoder is None else {"decoder_steps": config.decoder_steps}
+    return {**settings, "precision": str(dalle.precision), **decoder}
 
 
 def rerank_settings(config: EvaluateConfig) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dalle.models.clip.model import CLIP
+from dalle.models.decoder.model import DiffusionDecoder
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.models.linear_cross_entropy import MAX_LOGITS
 from dalle.models.transformer.model import Transformer
@@ -68,6 +69,10 @@ def run_forward(model: nn.Module, images: int, image_size: int) -> object:
     pixels = torch.zeros(images, 3, image_size, image_size)
     if isinstance(model, DiscreteVAE):
         return model(pixels, 1.0, None)
+    if isinstance(model, DiffusionDecoder):
+        config = model.config
+        codes = torch.zeros(images, config.code_channels, config.grid, config.grid)
+        return model(pixels, torch.zeros(images), pixels, codes)
     assert isinstance(model, CLIP)
     return model(pixels, torch.zeros(images, model.config.text_positions, dtype=torch.int64))
 

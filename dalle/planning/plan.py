@@ -10,6 +10,7 @@ from torch import nn
 
 from dalle.models.blocks import ResidualBranch, TransformerBlock
 from dalle.models.clip.model import CLIP
+from dalle.models.decoder.model import DiffusionDecoder
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.models.transformer.model import Transformer
 from dalle.planning.activations import ForwardCost, forward_cost
@@ -20,7 +21,12 @@ from dalle.training.branch_hooks import recomputed_branches
 from dalle.training.flops import TRAINING_FACTOR
 from dalle.training.sharding import check_mode
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"dvae": DiscreteVAE, "clip": CLIP, "transformer": Transformer}
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "dvae": DiscreteVAE,
+    "clip": CLIP,
+    "transformer": Transformer,
+    "decoder": DiffusionDecoder,
+}
 ASSUMED_MFU = 0.45  # share of the card's peak rate that training reaches, if it does not wait for the network
 RESERVED = 1.5 * GIGABYTE  # bytes of the context, of workspaces and of fragments, which no plan counts
 SECONDS_PER_DAY = 86_400
@@ -186,8 +192,9 @@ def precision_of(stage: Any) -> str:
 
 
 def model_config(stage: Any, image_size: int) -> Any:
-    """Return the model config for images of this size. The transformer's grid is that of the paper's dVAE."""
-    changes = {"dvae": {}, "clip": {"image_size": image_size}, "transformer": {"grid": image_size // CODE_SIDE}}
+    """Return the model config for images of this size. Token grids are those of the paper's dVAE."""
+    grid = {"grid": image_size // CODE_SIDE}
+    changes = {"dvae": {}, "clip": {"image_size": image_size}, "transformer": grid, "decoder": grid}
     return replace(stage.model, **changes[stage.name])
 
 

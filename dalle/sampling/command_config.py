@@ -24,6 +24,7 @@ class SampleConfig(AttentionConfig, SamplingConfig):
     precision: str = "auto"  # number format of sampling: float32 | bfloat16; auto: bfloat16 on a GPU, else float32
     dvae: str | None = None  # folder of the dVAE, if it is neither in the checkpoint nor where the checkpoint says
     clip: str | None = None  # folder of the CLIP to rank with, if it is not in the checkpoint
+    decoder: str | None = None  # folder of a diffusion decoder for the kept images; None: the dVAE's decoder
     sign: str | None = None  # PEM file with a private key and its certificates: signs each image (C2PA)
     device: str = "auto"  # "auto": cuda if available, else cpu
     deterministic: bool = False  # bitwise reproducible on a GPU, with slower kernels; a CPU always is

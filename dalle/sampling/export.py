@@ -25,7 +25,7 @@ MEGABYTE = 1_000_000
 class ExportOptions:
     """Dtype and file size of exported weights. A dVAE stays in float32, since transformers know its exact codes."""
 
-    dtype: torch.dtype = torch.bfloat16  # of a transformer or a CLIP; it is loaded as float32
+    dtype: torch.dtype = torch.bfloat16  # of other models than the dVAE; they are loaded as float32
     max_shard_bytes: int = 15 * MEGABYTE  # maximum size of a weights file
 
 
@@ -44,16 +44,16 @@ def export_checkpoint(
 ) -> None:
     """Write the models of a checkpoint and a model card to `out`.
 
-    A pipeline is written to the sub-folders dvae, transformer and clip, a dVAE or a CLIP to `out` itself.
+    A pipeline is written to the sub-folders dvae, transformer and clip; a dVAE, a CLIP or a decoder to `out` itself.
 
-    folder, dvae, clip: as in `find_components`, or `folder` is that of a dVAE or a CLIP.
+    folder, dvae, clip: as in `find_components`, or `folder` is that of a dVAE, a CLIP or a decoder.
     metrics, notes: as in `write_model_card`.
 
     Raises CheckpointError if a model is missing or invalid.
     """
     folder = checkpoint_folder(folder)
     kind = checkpoint.read_json(folder / checkpoint.CONFIG).get("kind") if (folder / checkpoint.CONFIG).exists() else ""
-    if kind in ("dvae", "clip"):
+    if kind in ("dvae", "clip", "decoder"):
         export_model(folder, out, options)
         written = {kind: out}
     else:

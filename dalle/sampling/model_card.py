@@ -60,7 +60,12 @@ def front_matter(licence: str) -> str:
 
 
 def introduction(components: Mapping[str, Path]) -> str:
-    kinds = {"dvae": "a discrete VAE", "transformer": "a decoder-only transformer", "clip": "a CLIP that ranks samples"}
+    kinds = {
+        "dvae": "a discrete VAE",
+        "transformer": "a decoder-only transformer",
+        "clip": "a CLIP that ranks samples",
+        "decoder": "a diffusion decoder for the tokens of a discrete VAE",
+    }
     return f"DALL-E 1 (Ramesh et al. 2021): {', '.join(text for kind, text in kinds.items() if kind in components)}."
 
 

@@ -1,4 +1,4 @@
-"""Text-to-image pipeline: tokenizer, transformer, dVAE decoder and CLIP reranking (Sec. 2.6)."""
+"""Text-to-image pipeline: tokenizer, transformer, CLIP reranking (Sec. 2.6) and decoding of the kept images."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +12,7 @@ from torch import Tensor
 from dalle import checkpoint, hub
 from dalle.checkpoint import CheckpointError
 from dalle.models.clip.model import CLIP
+from dalle.models.decoder.model import DiffusionDecoder
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.models.mixed_precision import to_mixed_precision
 from dalle.models.transformer.model import Transformer
@@ -20,11 +21,12 @@ from dalle.sampling import decode, inpainting
 from dalle.sampling.batch_size import BatchSize, choose_batch_size
 from dalle.sampling.canvas import Canvas, EncodedImage, encode_image
 from dalle.sampling.components import find_components
+from dalle.sampling.image_decoder import ImageDecoder, check_decoder, decode_images
 from dalle.sampling.inference_dtype import inference_dtype
 from dalle.sampling.progress_bar import SamplingProgress, SamplingStopped
 from dalle.sampling.rerank import Reranker, Scorer, build_reranker, reference_captions
-from dalle.sampling.results import Result, SelectBest, decode_images
-from dalle.sampling.sampling_config import Config, RerankConfig, SamplingConfig
+from dalle.sampling.results import Result, SelectBest
+from dalle.sampling.sampling_config import Config, DecodingConfig, RerankConfig, SamplingConfig
 from dalle.tokenizer import CaptionTokenizer, words_of
 
 DEFAULTS = SamplingConfig()
@@ -47,6 +49,7 @@ class DALLE:
         precision: torch.dtype = torch.float32,
         guidance: float = 1.0,
         words: Sequence[str] = (),
+        decoder: DiffusionDecoder | None = None,
     ):
         """Join components that were trained together.
 
@@ -54,8 +57,10 @@ class DALLE:
         caption_dropout: share of training captions that were replaced by the empty caption. Classifier-free guidance
             needs a share above 0.
         precision: number format of the transformer's linear layers on a CPU; on a GPU their weights' format is used.
+            Also of the diffusion decoder's convolutions.
         guidance: default scale of classifier-free guidance, read from the checkpoint; 1 in the paper.
         words: words of the training captions; empty if the checkpoint does not list them.
+        decoder: diffusion decoder for the images that are kept; None: the dVAE's decoder.
         """
         if dvae.vocabulary != transformer.sequence.image_vocabulary:
             raise ValueError(
@@ -67,6 +72,8 @@ class DALLE:
                 f"the tokenizer has {tokenizer.vocabulary} entries and the transformer has "
                 f"{transformer.sequence.text_vocabulary} text tokens; use components that were trained together"
             )
+        if decoder is not None:
+            check_decoder(decoder, dvae, transformer.sequence.grid)
         self.dvae = dvae
         self.transformer = transformer
         self.tokenizer = tokenizer
@@ -75,6 +82,7 @@ class DALLE:
         self.precision = precision
         self.guidance = guidance
         self.words = frozenset(words)
+        self.decoder = decoder
 
     @classmethod
     def from_pretrained(cls, name: str | Path, revision: str | None = None, **options: Any) -> "DALLE":
@@ -95,19 +103,22 @@ class DALLE:
         dvae: str | Path | None = None,
         clip: str | Path | None = None,
         precision: str = "auto",
+        decoder: str | Path | None = None,
     ) -> "DALLE":
         """Load from a folder with dvae/, transformer/ and optionally clip/, or from a transformer checkpoint.
 
         A transformer checkpoint records the digest and the path of the dVAE that it was trained with; `dvae`
-        overrides the path, and `clip` is the folder of a CLIP. `precision` of the transformer is "float32", "bfloat16",
-        or "auto": bfloat16 on a GPU.
+        overrides the path, and `clip` is the folder of a CLIP. `decoder` is the folder of a diffusion decoder, which
+        decodes the kept images in place of the dVAE's decoder. `precision` of the transformer and of the diffusion
+        decoder is "float32", "bfloat16", or "auto": bfloat16 on a GPU.
 
         Raises:
-            CheckpointError: a component is missing, unreadable, or not the one the transformer was trained with.
+            CheckpointError: a component is missing, unreadable, or not the one the transformer or the
+                decoder was trained with.
         """
         device = torch.device(device)
         dtype = inference_dtype(precision, device)
-        components = find_components(folder, dvae, clip)
+        components = find_components(folder, dvae, clip, decoder)
         try:
             tokenizer = CaptionTokenizer.load(components["transformer"] / checkpoint.TOKENIZER)
         except ValueError as error:
@@ -127,6 +138,7 @@ class DALLE:
             dtype,
             meta.get("guidance", 1.0),
             meta.get("caption_words", ()),
+            DiffusionDecoder.load(components["decoder"]).to(device) if "decoder" in components else None,
         )
 
     def generate(
@@ -197,7 +209,7 @@ class DALLE:
         """
         config = self.with_guidance(config)
         ids = self.tokenize(captions, truncate)
-        select_best = SelectBest(self.dvae, config, self.reranker(ids, config), canvas)
+        select_best = SelectBest(self.dvae, config, self.reranker(ids, config), canvas, self.image_decoder(config))
         offsets = [candidate_offset] * len(captions) if isinstance(candidate_offset, int) else candidate_offset
         recompute_kv = False
         if config.batch_size is None:
@@ -265,8 +277,14 @@ class DALLE:
         return sorted(words - self.words)
 
     def decode_images(self, tokens: Tensor) -> list[Image.Image]:
-        """Decode image tokens with the dVAE: (b, h, w) int64 -> b images."""
+        """Decode image tokens with the dVAE's decoder: (b, h, w) int64 -> b images."""
         return decode_images(self.dvae, tokens)
+
+    def image_decoder(self, config: DecodingConfig = DEFAULTS) -> ImageDecoder | None:
+        """Return the diffusion decoder with the settings of `config`; None if none is loaded."""
+        if self.decoder is None:
+            return None
+        return ImageDecoder(self.decoder, config.seed, config.decoder_steps, self.precision)
 
     def encode_image(self, image: Image.Image) -> EncodedImage:
         """Crop, scale and encode an image of any size and mode for `dalle.sampling.edits`."""

@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass, field
 
-import torch
-from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.sampling.canvas import Canvas
+from dalle.sampling.image_decoder import ImageDecoder, decode_images
 from dalle.sampling.rerank import CaptionCandidates, Reranker
 from dalle.sampling.sampling_config import SamplingConfig
 
@@ -34,6 +33,7 @@ class SelectBest:
     config: SamplingConfig
     reranker: Reranker | None
     canvas: Canvas | Tensor | None  # canvas that was sampled on; an `EncodedImage`'s pixels are pasted back
+    decoder: ImageDecoder | None = None  # decodes the images that are kept; None: the dVAE's decoder
 
     def __call__(self, caption: str, ids: Tensor, tokens: Tensor, candidate_offset: int) -> Result:
         """Decode the m candidates of one caption, and return those that are kept.
@@ -44,24 +44,19 @@ class SelectBest:
         """
         if self.reranker is None:
             order, scores, by_name = list(range(min(self.config.keep, len(tokens)))), None, {}
-            images = self._decode(tokens[order])
+            images = []
         else:
-            decoded = self._decode(tokens)
+            # ranked as the dVAE decodes them: a diffusion decoder changes no ranks, and decodes few images
+            decoded = self._paste(decode_images(self.dvae, tokens))
             candidates = CaptionCandidates(caption, ids, tokens, decoded)
             order, scores, by_name = self.reranker(candidates).best(self.config.keep)
             images = [decoded[index] for index in order]
-        numbers = [candidate_offset + index for index in order]
-        return Result(caption, images, scores, tokens[order], numbers, len(tokens), by_name)
+        kept, numbers = tokens[order], [candidate_offset + index for index in order]
+        if self.decoder is not None:
+            images = self._paste(self.decoder(self.dvae, kept, numbers))
+        elif self.reranker is None:
+            images = self._paste(decode_images(self.dvae, kept))
+        return Result(caption, images, scores, kept, numbers, len(tokens), by_name)
 
-    def _decode(self, tokens: Tensor) -> list[Image.Image]:
-        images = decode_images(self.dvae, tokens)
+    def _paste(self, images: list[Image.Image]) -> list[Image.Image]:
         return self.canvas.paste(images) if isinstance(self.canvas, Canvas) else images
-
-
-@torch.inference_mode()
-def decode_images(dvae: DiscreteVAE, tokens: Tensor, batch_size: int = 16) -> list[Image.Image]:
-    """Decode image tokens with the dVAE: (b, h, w) int64 -> b images."""
-    device = next(dvae.parameters()).device
-    decoded = [dvae.decode(batch.to(device)).float().cpu() for batch in tokens.split(batch_size)]
-    pixels = rearrange(torch.cat(decoded), "b c h w -> b h w c").mul(255).round().to(torch.uint8)
-    return [Image.fromarray(image) for image in pixels.numpy()]

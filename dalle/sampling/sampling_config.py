@@ -1,6 +1,7 @@
 """Settings of sampling, shared by the Python API, the commands, evaluation, edits and previews.
 
-    DecodingConfig    settings that decide the tokens of a candidate: used by `decode.py` and `inpainting.py`
+    DecodingConfig    settings that decide the tokens and pixels of a candidate: used by `decode.py`, `inpainting.py`
+                      and `image_decoder.py`
     RerankConfig      number of candidates, and the score that ranks them: used by `rerank.py`
     SamplingConfig    both, and the number kept: used by `DALLE.generate`, `generate_many` and `stream`
 
@@ -20,7 +21,7 @@ Config = TypeVar("Config", bound="SamplingConfig")
 
 @dataclass(frozen=True, kw_only=True)
 class DecodingConfig:
-    """Settings that decide the tokens of each candidate, and the batch size of decoding.
+    """Settings that decide the tokens and pixels of each candidate, and the batch size of decoding.
 
     Raises:
         ValueError: a setting out of its range.
@@ -34,6 +35,7 @@ class DecodingConfig:
     guidance: float | None = None
     seed: int = 0  # candidate i depends on (seed, i) alone
     batch_size: int | None = None  # images decoded at a time, for speed and memory only; None: what memory allows
+    decoder_steps: int = 8  # steps of the diffusion decoder, if there is one (decoder=)
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
@@ -48,6 +50,8 @@ class DecodingConfig:
             raise ValueError(f"guidance={self.guidance} is below 0; use 0 to ignore the caption, or 1 for no guidance")
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size} must be at least 1")
+        if self.decoder_steps < 1:
+            raise ValueError(f"decoder_steps={self.decoder_steps} must be at least 1")
 
     @property
     def guided(self) -> bool:

@@ -4,15 +4,18 @@ from typing import Any
 
 from dalle.registry import Entry, Registry
 from dalle.stages.clip import CLIPStage, CLIPStageConfig
+from dalle.stages.decoder import DecoderStage, DecoderStageConfig
 from dalle.stages.dvae import DVAEStage, DVAEStageConfig
 from dalle.stages.transformer import TransformerStage, TransformerStageConfig
 
-# in the order in which they are trained: the transformer needs a dVAE
+# in the order in which they are trained: the transformer and the decoder need a dVAE
 STAGES: Registry[Any] = Registry(  # of `dalle.training.stage.Stage`
     "stage",
     {
         "dvae": Entry(DVAEStage, DVAEStageConfig),
         "clip": Entry(CLIPStage, CLIPStageConfig),
         "transformer": Entry(TransformerStage, TransformerStageConfig),
+        "decoder": Entry(DecoderStage, DecoderStageConfig),
     },
 )
+ALL_STAGES = ("dvae", "clip", "transformer")  # trained by stage=all: the paper's; the decoder is optional

@@ -33,7 +33,7 @@ class StageContext:
 
     seed: int
     device: torch.device
-    dvae: Path | None = None  # checkpoint of the dVAE that encodes images for the transformer
+    dvae: Path | None = None  # checkpoint of the dVAE that encodes images for the transformer or the decoder
     tokens: Path | None = None  # token cache, or a folder of such caches; None: no caching
     init: Init | None = None  # checkpoint that the run starts from; its tokenizer is kept
 

@@ -23,11 +23,13 @@ log = logging.getLogger(__name__)
 
 # model settings that come from data, tokenizer and dVAE, which are compared instead
 DERIVED = {"image_size", "grid", "image_vocabulary", "text_vocabulary", "tokenizer", "start_id", "end_id"}
+DERIVED |= {"code_channels", "code_side"}
 # model settings that do not change what given weights compute
 NOT_COMPARED = {"attention", "initial_scale", "initial_temperature"}
 # tensors with a row for each code of the dVAE or for each token of the tokenizer, by the prefix of their names
 CODE_TENSORS = ("embed.image_token.", "image_head.")
 TEXT_TENSORS = ("embed.text_token.", "text_head.", "text.embedding.")
+TRAINED_ON_TOKENS = {"transformer", "decoder"}  # kinds of models that need a dVAE
 MAX_NAMES = 6  # tensors named in a message; the others are counted
 REMEDY = "or set init_strict=false, which loads what fits and initialises the rest anew"
 
@@ -37,7 +39,7 @@ class Init:
     """Checkpoint that a run starts from (init=): its folder and kind, and the run."""
 
     path: Path  # its folder
-    kind: str  # dvae, clip or transformer
+    kind: str  # dvae, clip, transformer or decoder
     run: Path  # folder of the run that starts from it
     recorded_digest: str | None = None  # as the run recorded it; None: to be read from `path`
     resumed: bool = False  # the run has a saved state, which is used instead of the weights
@@ -122,7 +124,7 @@ def check_settings(init: Init, stage: Any, data: Any, prefix: str = "stage.") ->
 
 
 def check_dvae(init: Init, dvae: Path) -> bool:
-    """Return True if the codes of `dvae` are those that the transformer `init` was trained on.
+    """Return True if the codes of `dvae` are those that the model `init` was trained on.
 
     Those of a dVAE that was itself fine-tuned from that one are taken for the same, with a warning. Raises
     CheckpointError for any other, unless `init` is not strict.
@@ -147,7 +149,7 @@ def load_init(model: nn.Module, init: Init, stage: Any, dvae: Path | None) -> st
     """Load the weights of `init` into `model`. Returns a sentence about what was loaded.
 
     stage: config of the stage.
-    dvae: checkpoint of the dVAE whose codes a transformer is trained on; None for other models.
+    dvae: checkpoint of the dVAE whose codes the model is trained on; None for models without codes.
 
     Raises CheckpointError if a tensor is missing, unknown or of another shape. If `init` is not strict, such tensors
     keep their random values, as do those for the codes of another dVAE or the tokens of another tokenizer, and
@@ -164,7 +166,7 @@ def load_init(model: nn.Module, init: Init, stage: Any, dvae: Path | None) -> st
     problems += [f"{name} is unknown here" for name in found if name not in own]
     if problems and init.strict:
         raise CheckpointError(f"{path} does not fit the model: {_first(problems)}. Change the settings, {REMEDY}")
-    other_codes = init.kind == "transformer" and dvae is not None and not check_dvae(init, dvae)
+    other_codes = init.kind in TRAINED_ON_TOKENS and dvae is not None and not check_dvae(init, dvae)
     other = (CODE_TENSORS if other_codes else ()) + (TEXT_TENSORS if _other_tokenizer(init, stage) else ())
     fit = {
         name: found[name]

@@ -1,7 +1,5 @@
 """Stage 2: the transformer, trained on caption and image tokens as one sequence (Section 2.2, Appendix B)."""
 
-import logging
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,13 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dalle import checkpoint, distributed
-from dalle.checkpoint import CheckpointError
+from dalle import distributed
 from dalle.data import open_source
 from dalle.data.collate import ImageBatch, TokenBatch
 from dalle.data.token_cache import TokenCache, is_cache
 from dalle.device_transfer import to_device
-from dalle.models.dvae.model import DiscreteVAE
 from dalle.models.linear_cross_entropy import IGNORED
 from dalle.models.transformer.model import Targets, TokenLosses, Transformer, TransformerConfig
 from dalle.models.transformer.sequence import PAD, PAD_LOSS_OPTIONS
@@ -27,13 +23,12 @@ from dalle.sampling.pipeline import DALLE
 from dalle.sampling.sampling_config import SamplingConfig
 from dalle.stages.data_module import CaptionedDataConfig, DataModule, StageContext
 from dalle.stages.encode_dataset import DatasetEncoder, check_crops, token_grid_size
+from dalle.stages.frozen_dvae import dvae_record, load_frozen_dvae, require_dvae
 from dalle.stages.image_tokens import ImageTokens, argmax, get_image_tokens
 from dalle.training.ema import EMAConfig
 from dalle.training.flops import ImageCost, forward_flops
 from dalle.training.optimizer import OptimizerConfig, PlateauConfig
 from dalle.training.schedules import Schedule
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -104,11 +99,9 @@ class TransformerStage:
     def __init__(self, config: TransformerStageConfig, data: Any, context: StageContext):
         self.config = config
         self.data = DataModule(data, config, context)
-        self.dvae_folder = require_dvae(context.dvae)
-        self.dvae = DiscreteVAE.load(self.dvae_folder).requires_grad_(False)
-        self.dvae.to(context.device)
+        self.dvae_folder = require_dvae(context.dvae, self.name)
+        self.dvae = load_frozen_dvae(self.dvae_folder, self.data.image_size, context.device)
         grid = token_grid_size(self.data.image_size, self.dvae, self.dvae_folder)
-        _warn_on_image_size_mismatch(self.dvae_folder, self.data.image_size)
         self.tokenizer = self.data.tokenizer(config, config.model.text_vocabulary)
         model = replace(
             config.model,
@@ -177,8 +170,7 @@ class TransformerStage:
     def save(self, folder: Path, model: nn.Module, meta: dict[str, Any]) -> None:
         """Write a checkpoint; its meta has the dVAE's path and digest, the caption dropout and the guidance scale."""
         assert isinstance(model, Transformer)
-        path = os.path.relpath(self.dvae_folder.resolve(), folder.resolve())
-        dvae = {"path": path, "digest": checkpoint.digest(self.dvae_folder)}
+        dvae = dvae_record(self.dvae_folder, folder)
         sampling = {"caption_dropout": self.config.caption_dropout, "guidance": self.config.guidance}
         meta = self.data.add_provenance(meta) | {"dvae": dvae} | sampling
         model.save(folder, meta, self.tokenizer)
@@ -267,23 +259,3 @@ class TransformerStage:
             self.data.data_config, train, config.transform, crops, self.dvae_folder, context.device
         )
         return encoder.open_cache(encoder.cache_folder(tokens), self.dvae, config.workers)
-
-
-def _warn_on_image_size_mismatch(dvae: Path, image_size: int) -> None:
-    """Warn if the dVAE was trained on images of another size: it works, but is seldom intended."""
-    _, meta = checkpoint.read_config(dvae, "dvae")
-    trained = meta.get("data", {}).get("image_size", image_size)
-    if trained != image_size:
-        log.warning(
-            "the dVAE %s was trained on images of %d pixels, but data.image_size is %d", dvae, trained, image_size
-        )
-
-
-def require_dvae(folder: Path | None) -> Path:
-    """Return `folder`, the dVAE's checkpoint. Raises `CheckpointError` if it is None."""
-    if folder is None:
-        raise CheckpointError(
-            "the transformer is trained on the tokens of a dVAE: set dvae=<checkpoint folder>, such as "
-            "dvae=outputs/dvae/my-dvae, and train one first with stage=dvae"
-        )
-    return folder

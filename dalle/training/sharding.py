@@ -23,10 +23,11 @@ from torch.nn.utils import get_total_norm
 from dalle import distributed
 from dalle.models.blocks import TransformerBlock
 from dalle.models.clip.resnet import Bottleneck
+from dalle.models.decoder.unet import ScaleShiftBlock
 from dalle.models.dvae.convolutions import ResidualBlock
 
 MODES = ("ddp", "fsdp", "hsdp")
-RESIDUAL_BLOCKS = (TransformerBlock, ResidualBlock, Bottleneck)
+RESIDUAL_BLOCKS = (TransformerBlock, ResidualBlock, Bottleneck, ScaleShiftBlock)
 REPLICATE, SHARD = "replicate", "shard"  # dimensions of the mesh
 
 

@@ -1,4 +1,4 @@
-"""Record losses, samples and metrics of the three stages, to detect changes: python tests/recorded/recording.py
+"""Record losses, samples and metrics of all stages, to detect changes: python tests/recorded/recording.py
 
 Run it after a change that is to move numbers, and say in the commit why they moved.
 """
@@ -34,6 +34,7 @@ SIZES = {
     "dvae": ["model.width=16", "model.vocabulary=32", "batch_size=8", "kl_weight.start=6.6"],
     "clip": ["model.image_width=32", "model.text_width=32", "model.image_depth=1", "model.text_depth=1"],
     "transformer": ["model.width=32", "model.depth=3", "model.patterns=[paper]", "model.kernel=3", "batch_size=16"],
+    "decoder": ["model.width=16", "batch_size=8"],
 }
 
 
@@ -65,7 +66,7 @@ def _recorded(folder: Path) -> dict[str, Any]:
         settings = [f"stage.{each}" for each in (*COMMON, *SIZES[name])]
         config = compose("train", [f"stage={name}", "preset=tiny", *DATA, *settings])
         seed_global_generators("initial weights", 0)
-        dvae = folder / "dvae" if name == "transformer" else None
+        dvae = folder / "dvae" if name in ("transformer", "decoder") else None
         stage = STAGES[name].build(config.stage, config.data, StageContext(0, CPU, dvae))
         train(stage, config.stage, Run(folder / name, {"stage": {"steps": STEPS}}, wandb=config.wandb))
         lines = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]

@@ -32,7 +32,9 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "clip": ("clip", {}),
     "clip resnet": ("clip", {"model": RESNET, "data": replace(BLOCKS, image_size=32)}),
     "transformer": ("transformer", {}),
+    "decoder": ("decoder", {}),
 }
+NOISY = {"decoder"}  # whose noise differs from rank to rank
 OPTIONS: dict[str, dict[str, Any]] = {
     "float32": {},
     "accumulate": {"accumulate": 2},
@@ -95,7 +97,7 @@ def alone(tmp_path_factory, dvae_folder):
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", sorted(MODELS.keys() - NOISY))
 def test_two_ranks_have_the_losses_of_one(two_ranks, alone, model, option):
     # with and without shards, each of two ranks rounds the gradients of half a batch to bfloat16; and batch norms over
     # few images amplify rounding errors

@@ -23,6 +23,7 @@ LOSSES: list[tuple[str, dict[str, Any]]] = [
     ("clip", {}),
     ("transformer", {}),
     ("transformer", {"image_targets": "soft"}),
+    ("decoder", {}),
     *(("dvae", {"model": replace(DVAE, relaxation=relaxation)}) for relaxation in RELAXATIONS),
     *(("dvae", {"likelihood": LikelihoodConfig(kind=kind)}) for kind in ("laplace", "normal")),
 ]
@@ -30,6 +31,8 @@ LOSSES: list[tuple[str, dict[str, Any]]] = [
 
 def as_leaves(output: Any, dtype: torch.dtype | None = None) -> Any:
     """Return a model's output as detached leaves that require gradients."""
+    if isinstance(output, torch.Tensor):
+        return output.detach().to(dtype or output.dtype).requires_grad_()
     leaves = [each.detach().to(dtype or each.dtype).requires_grad_() for each in output]
     return type(output)(*leaves) if hasattr(output, "_fields") else tuple(leaves)
 

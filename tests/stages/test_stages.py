@@ -14,6 +14,7 @@ from dalle import checkpoint
 from dalle.data.emoji import EmojiConfig
 from dalle.data.folder import FolderConfig
 from dalle.stages import STAGES
+from dalle.stages.decoder import EncodedBatch
 from dalle.stages.transformer import TokenizedBatch
 from dalle.training.logger import WandbConfig
 from dalle.training.loop import train
@@ -26,6 +27,7 @@ METRICS = {
     },
     "clip": {"loss", "accuracy"},
     "transformer": {"loss", "text", "image"},
+    "decoder": {"loss", "rmse", "dvae_rmse"},
 }
 
 
@@ -33,6 +35,8 @@ def parts(batch) -> list[torch.Tensor]:
     """Return the tensors of a batch, and its captions as one value."""
     if isinstance(batch, TokenizedBatch):
         return [batch.caption, batch.image]
+    if isinstance(batch, EncodedBatch):
+        return [batch.images, batch.tokens]
     return [batch.images, torch.tensor([hash(caption) for caption in batch.captions])]
 
 

@@ -15,6 +15,7 @@ from dalle import distributed
 from dalle.models.dvae.relaxation import RELAXATIONS
 from dalle.precision import FORMATS, autocast
 from dalle.stages import STAGES
+from dalle.stages.decoder import draw_noise
 from dalle.training.logger import WandbConfig
 from dalle.training.loop import Trainer, train
 from dalle.training.optimizer import OptimizerConfig
@@ -43,6 +44,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "transformer muon": ("transformer", {"optimizer": replace(OPTIMIZER, kind="muon")}),
     "transformer paper16": ("transformer", {"optimizer": replace(OPTIMIZER, moments="paper16", variance_clip=5.0)}),
     "transformer compressed": ("transformer", {"compression": CompressionConfig(rank=4, blocks=2)}),
+    "decoder": ("decoder", {}),
 }
 # distance of one update from a CPU's, over the update's own length
 TOLERANCES = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.03}
@@ -70,6 +72,11 @@ def trainer_of(name: str, device: torch.device, dvae: Path, folder: Path, **chan
         for head in (stage.model.text_head, stage.model.image_head):
             weight = torch.randn(head.weight.shape, generator=generator) * head.weight.shape[1] ** -0.5
             head.weight.data.copy_(weight)
+    if name == "decoder":  # likewise
+        generator = torch.Generator().manual_seed(0)
+        for key, weight in stage.model.named_parameters():
+            if key.endswith(("second.weight", "scale_shift.weight", "output.weight")):
+                weight.data.copy_(0.1 * torch.randn(weight.shape, generator=generator))
     return Trainer(stage, stage.config, Run(folder, {}, 0, device, WandbConfig("disabled")))
 
 
@@ -87,6 +94,11 @@ def same_noise(monkeypatch):
         return self.copy_(fill(torch.empty(self.shape), generator=torch.Generator().manual_seed(0)))
 
     monkeypatch.setattr(torch.Tensor, "exponential_", exponential)
+
+    def decoder_noise(images: torch.Tensor, _: Any) -> tuple[torch.Tensor, ...]:
+        return tuple(each.to(images.device) for each in draw_noise(images.cpu(), torch.Generator().manual_seed(0)))
+
+    monkeypatch.setattr("dalle.stages.decoder.draw_noise", decoder_noise)
 
 
 @pytest.mark.parametrize("precision", FORMATS)

@@ -33,8 +33,9 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "clip vit": ("clip", {}),
     "clip resnet": ("clip", {"model": RESNET, "data": replace(BLOCKS, image_size=32)}),
     "transformer": ("transformer", {}),
+    "decoder": ("decoder", {}),
 }
-NOISY = {"dvae gumbel_softmax", "dvae straight_through"}  # whose noise differs from rank to rank
+NOISY = {"dvae gumbel_softmax", "dvae straight_through", "decoder"}  # whose noise differs from rank to rank
 COMPRESSIONS = {"averaged": CompressionConfig(), "compressed": CompressionConfig(rank=4, blocks=2)}
 
 RANK = """

@@ -1,4 +1,4 @@
-"""The three stages at a tiny size: 16-pixel images of 4 x 4 codes."""
+"""The stages at a tiny size: 16-pixel images of 4 x 4 codes."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,11 +8,13 @@ import torch
 
 from dalle.data.blocks import BlocksConfig
 from dalle.models.clip.model import CLIPConfig
+from dalle.models.decoder.model import DecoderConfig
 from dalle.models.dvae.model import DVAEConfig
 from dalle.models.transformer.model import TransformerConfig
 from dalle.stages import STAGES
 from dalle.stages.clip import CLIPStageConfig
 from dalle.stages.data_module import StageContext
+from dalle.stages.decoder import DecoderStageConfig
 from dalle.stages.dvae import DVAEStageConfig
 from dalle.stages.transformer import TransformerStageConfig
 from dalle.training.optimizer import OptimizerConfig
@@ -58,7 +60,11 @@ CONFIGS: dict[str, Any] = {
         tokenizer_records=16,
         **COMMON,
     ),
+    "decoder": DecoderStageConfig(
+        model=DecoderConfig(width=8, levels=2, blocks=1, patch=2, residual_scale=1.0), **COMMON
+    ),
 }
+NEED_DVAE = ("transformer", "decoder")
 
 
 def build(
@@ -73,7 +79,7 @@ def build(
     """Return the stage `name` with `changes` to its settings."""
     torch.manual_seed(seed)
     config = replace(CONFIGS[name], **changes)
-    context = StageContext(seed, device, dvae if name == "transformer" else None, tokens)
+    context = StageContext(seed, device, dvae if name in NEED_DVAE else None, tokens)
     return STAGES[name].build(config, data, context)
 
 

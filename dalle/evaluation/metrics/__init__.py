@@ -7,6 +7,7 @@ from dalle.evaluation.metrics import (
     bias,
     blur_curve,
     capabilities,
+    decoder,
     drawing_edits,
     drawings,
     log_likelihood,
@@ -21,6 +22,7 @@ METRICS: Registry[MetricResult] = Registry(
     "metric",
     {
         "reconstruction": Entry(reconstruction.measure, note="Reconstruction"),
+        "decoder": Entry(decoder.measure, note="Decoders"),
         "likelihood": Entry(log_likelihood.measure, note="Likelihood"),
         "alignment": Entry(alignment.measure, note="Image-text alignment"),
         "capabilities": Entry(capabilities.measure, note="Capabilities"),

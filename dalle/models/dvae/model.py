@@ -235,10 +235,14 @@ class DiscreteVAE(nn.Module):
         The scale ln b is ignored, as in the paper (Appendix A.3). Raises `ValueError` for indices outside the
         codebook.
         """
+        self.check_tokens(tokens)
+        return mean_image(self.decoder.decode_embeddings(self.decoder.embed_tokens(tokens)))
+
+    def check_tokens(self, tokens: Tensor) -> None:
+        """Raise `ValueError` for indices outside the codebook."""
         low, high = tokens.min().item(), tokens.max().item()
         if low < 0 or high >= self.vocabulary:
             raise ValueError(f"tokens span {low} to {high}, but the codebook has indices 0 to {self.vocabulary - 1}")
-        return mean_image(self.decoder.decode_embeddings(self.decoder.embed_tokens(tokens)))
 
     def _encoded(self, images: Tensor) -> Tensor:
         self._check_images(images)

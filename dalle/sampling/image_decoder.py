@@ -1,0 +1,71 @@
+"""Decoding of image tokens to images, by the dVAE's decoder or by a diffusion decoder."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dalle.image_conversion import to_pil_images
+from dalle.models.decoder.model import DiffusionDecoder
+from dalle.models.dvae.model import DiscreteVAE
+from dalle.seeds import torch_generator
+
+BATCH_SIZE = 16  # images decoded at a time
+
+
+@dataclass(frozen=True)
+class ImageDecoder:
+    """A diffusion decoder with its settings. The image of a candidate depends on (tokens, seed, candidate) alone."""
+
+    model: DiffusionDecoder
+    seed: int
+    steps: int
+    precision: torch.dtype = torch.float32  # of the U-Net's convolutions
+
+    @torch.inference_mode()
+    def __call__(self, dvae: DiscreteVAE, tokens: Tensor, candidates: Sequence[int]) -> list[Image.Image]:
+        """Decode tokens: (b, h, w) int64 of the dVAE, b candidate numbers -> b images."""
+        device = next(self.model.parameters()).device
+        images: list[Image.Image] = []
+        for start in range(0, len(tokens), BATCH_SIZE):
+            batch = tokens[start : start + BATCH_SIZE].to(device)
+            noise = self.noise(batch, candidates[start : start + BATCH_SIZE]).to(device)
+            images += to_pil_images(self.model.decode(dvae, batch, noise, self.steps, self.precision))
+        return images
+
+    def noise(self, tokens: Tensor, candidates: Sequence[int]) -> Tensor:
+        """Return the noise of each candidate, drawn on the CPU for any device: (b, h, w) tokens -> (b, 3, H, W)."""
+        side = self.model.config.code_side
+        size = 3, tokens.shape[1] * side, tokens.shape[2] * side
+        generators = (torch_generator("decoder noise", self.seed, candidate) for candidate in candidates)
+        return torch.stack([torch.randn(size, generator=each) for each in generators])
+
+
+@torch.inference_mode()
+def decode_images(dvae: DiscreteVAE, tokens: Tensor) -> list[Image.Image]:
+    """Decode image tokens with the dVAE's decoder: (b, h, w) int64 -> b images."""
+    device = next(dvae.parameters()).device
+    batches = [dvae.decode(batch.to(device)) for batch in tokens.split(BATCH_SIZE)]
+    return [image for batch in batches for image in to_pil_images(batch)]
+
+
+def check_decoder(decoder: DiffusionDecoder, dvae: DiscreteVAE, grid: int | None = None) -> None:
+    """Raise ValueError for a decoder of other codes than those of `dvae`, or of images with another token grid."""
+    config = decoder.config
+    theirs = config.image_vocabulary, config.code_channels, config.code_side
+    if theirs != (ours := (dvae.vocabulary, dvae.config.decoder_input, dvae.downsample)):
+        raise ValueError(
+            f"the decoder is for {_codes(*theirs)}, and the dVAE has {_codes(*ours)}; use components that were trained "
+            "together"
+        )
+    if grid is not None and config.grid != grid:
+        raise ValueError(
+            f"the decoder was trained on images of {config.grid} x {config.grid} tokens, and the transformer samples "
+            f"{grid} x {grid}; use components that were trained together"
+        )
+
+
+def _codes(vocabulary: int, channels: int, side: int) -> str:
+    return f"{vocabulary} codes of {side} x {side} pixels with {channels} channels"

@@ -1,0 +1,170 @@
+"""Decoder stage: the diffusion decoder, trained to restore what the dVAE's reconstructions lack. Optional."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import reduce
+from PIL import Image
+from torch import Tensor, nn
+
+from dalle.data.loader import ImageBatch
+from dalle.image_conversion import to_pil_images
+from dalle.image_grid import Cell, GridRow, image_grid
+from dalle.models.decoder.flow import interpolate, stratified_times, velocity
+from dalle.models.decoder.model import Condition, DecoderConfig, DiffusionDecoder, condition_on
+from dalle.precision import in_float32, without_autocast
+from dalle.seeds import torch_generator
+from dalle.stages.data_module import DataModule, StageContext, StageDataConfig
+from dalle.stages.encode_dataset import token_grid_size
+from dalle.stages.frozen_dvae import dvae_record, load_frozen_dvae, require_dvae
+from dalle.training.ema import EMAConfig
+from dalle.training.flops import ImageCost, forward_flops
+from dalle.training.optimizer import OptimizerConfig
+from dalle.training.schedules import Schedule
+
+STEPS = 8  # steps of validation and previews
+PREVIEW_PICTURES = 8
+
+
+@dataclass(frozen=True)
+class DecoderStageConfig(StageDataConfig):
+    """The diffusion decoder, not in the paper: needs dvae=<checkpoint folder>. stage=all leaves it out."""
+
+    name: str = "decoder"
+    model: DecoderConfig = field(default_factory=DecoderConfig)  # code sizes and grid come from dVAE and data
+    transform: str = "transformer"
+    validation_pictures: int = 256
+    steps: int = 200_000
+    batch_size: int = 256
+    clip_norm: float | None = 1.0
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(
+            learning_rate=Schedule("cosine", 2e-4, 0.0, 200_000), warmup_steps=1_000, betas=(0.9, 0.99)
+        )
+    )
+    ema: EMAConfig = field(default_factory=lambda: EMAConfig(decay=0.999))
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    """Images of one micro-batch, their tokens, and what the decoder knows about them."""
+
+    images: Tensor  # (b, 3, s, s) floats in [0, 1]
+    tokens: Tensor  # (b, h, w) int64
+    condition: Condition
+    keys: list[str]  # b, keys of the records
+
+
+class DecoderStage:
+    """Training stage of the diffusion decoder, see `dalle.training.stage.Stage`."""
+
+    name = "decoder"
+    validation_loss = "loss"
+
+    def __init__(self, config: DecoderStageConfig, data: Any, context: StageContext):
+        self.config = config
+        self.data = DataModule(data, config, context)
+        self.dvae_folder = require_dvae(context.dvae, self.name)
+        self.dvae = load_frozen_dvae(self.dvae_folder, self.data.image_size, context.device)
+        sizes = {
+            "image_vocabulary": self.dvae.vocabulary,
+            "code_channels": self.dvae.config.decoder_input,
+            "code_side": self.dvae.downsample,
+            "grid": token_grid_size(self.data.image_size, self.dvae, self.dvae_folder),
+        }
+        self.decoder = DiffusionDecoder(replace(config.model, **sizes))
+        self.model = self.decoder.to(context.device)
+
+    def batches(self, start: int) -> Iterator[EncodedBatch]:
+        for batch in self.data.batches(start):
+            yield self._encode(batch)
+
+    def before_update(self, step: int, batches: Sequence[Any]) -> None:
+        """Do nothing: weights are changed by the optimizer alone."""
+
+    def loss(
+        self, model: nn.Module, batch: EncodedBatch, step: int, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float | Tensor]]:
+        """Compute the mean squared error of the velocity at random times."""
+        time, noise = draw_noise(batch.images, generator)
+        return self._velocity_errors(model, batch, time, noise).mean(), {}
+
+    def image_cost(self) -> ImageCost:
+        """Return the cost of the U-Net. The dVAE, which is not trained, is left out."""
+        size, config = self.data.image_size, self.decoder.config
+        image, codes = (3, size, size), (config.code_channels, config.grid, config.grid)
+        return ImageCost(forward_flops(self.decoder, image, (), image, codes))
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Compute the loss, and root mean square errors of decoded held-out images, for pixels in [0, 1].
+
+        `rmse` is the diffusion decoder's, of one sample of each image, and `dvae_rmse` that of the dVAE's decoder.
+        """
+        assert isinstance(model, DiffusionDecoder)
+        sums, count = dict.fromkeys(("loss", "rmse", "dvae_rmse"), 0.0), 0
+        for images in self.data.held_out(self.config.validation_pictures):
+            batch = self._encode(images)
+            time, noise = self._validation_noise(count, batch.images)
+            decoded = model.sample(batch.condition, noise, STEPS)
+            sums["loss"] += self._velocity_errors(model, batch, time, noise).sum().item()
+            sums["rmse"] += squared_errors(decoded, batch.images).sum().item()
+            sums["dvae_rmse"] += squared_errors(batch.condition.reconstruction, batch.images).sum().item()
+            count += len(batch.images)
+        means = {name: value / count for name, value in sums.items()}
+        return {name: value if name == "loss" else math.sqrt(value) for name, value in means.items()}
+
+    def preview(self, model: nn.Module) -> Image.Image:
+        """Return a grid of held-out images, with their reconstructions by both decoders below."""
+        assert isinstance(model, DiffusionDecoder)
+        images = torch.cat([self.data.pixels(batch) for batch in self.data.held_out(PREVIEW_PICTURES)])
+        tokens = self.dvae.encode(images)
+        _, noise = self._validation_noise(0, images)
+        shown = {
+            "held-out images": images,
+            "by the dVAE's decoder": self.dvae.decode(tokens),
+            f"by the diffusion decoder, {STEPS} steps": model.decode(self.dvae, tokens, noise, STEPS),
+        }
+        rows = [GridRow([*map(Cell, to_pil_images(pixels))], title) for title, pixels in shown.items()]
+        return image_grid(rows)
+
+    def save(self, folder: Path, model: nn.Module, meta: dict[str, Any]) -> None:
+        """Write a checkpoint; its meta has the dVAE's path and digest."""
+        assert isinstance(model, DiffusionDecoder)
+        model.save(folder, self.data.add_provenance(meta) | {"dvae": dvae_record(self.dvae_folder, folder)})
+
+    @torch.no_grad()
+    def _encode(self, batch: ImageBatch) -> EncodedBatch:
+        images = self.data.pixels(batch)
+        with without_autocast(images.device.type):  # the loop enables it for validation
+            tokens = self.dvae.encode(images)
+            return EncodedBatch(images, tokens, condition_on(self.dvae, tokens), batch.keys)
+
+    def _velocity_errors(self, model: nn.Module, batch: EncodedBatch, time: Tensor, noise: Tensor) -> Tensor:
+        """Compute the mean squared error of the velocity of each image at its time: (b,)."""
+        residual = self.decoder.residual(batch.images, batch.condition.reconstruction)
+        noisy = interpolate(residual, noise, time)
+        predicted = model(noisy, time, *batch.condition)
+        return squared_errors(velocity(noisy, predicted, time), velocity(noisy, residual, time))
+
+    def _validation_noise(self, first: int, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a time, (b,), and noise, (b, 3, s, s), for the held-out images from number `first` on."""
+        generators = [torch_generator("validation noise", first + index) for index in range(len(images))]
+        time = torch.cat([torch.rand(1, generator=each) for each in generators])
+        noise = torch.stack([torch.randn(images.shape[1:], generator=each) for each in generators])
+        return time.to(images.device), noise.to(images.device)
+
+
+def draw_noise(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw times, (b,), and noise, (b, 3, h, w), for images."""
+    time = stratified_times(len(images), generator, images.device)
+    return time, torch.randn(images.shape, generator=generator, device=images.device)
+
+
+@in_float32
+def squared_errors(found: Tensor, target: Tensor) -> Tensor:
+    """Compute the mean squared error of each image: (b, 3, h, w) twice -> (b,)."""
+    return reduce((found - target).square(), "b c h w -> b", "mean")

@@ -1,0 +1,142 @@
+"""Diffusion decoder: flow matching, the U-Net's conditions, and checkpoints."""
+
+import pytest
+import torch
+
+from dalle.checkpoint import CheckpointError
+from dalle.models.decoder.flow import MIN_TIME, integrate, interpolate, stratified_times, velocity
+from dalle.models.decoder.model import Condition, DecoderConfig, DiffusionDecoder, condition_on
+from dalle.models.dvae.model import DiscreteVAE, DVAEConfig
+
+SIZES = DecoderConfig(
+    width=8, levels=2, blocks=1, patch=1, residual_scale=0.5, image_vocabulary=13, code_channels=8, code_side=2, grid=4
+)
+
+
+@pytest.fixture(scope="module")
+def dvae() -> DiscreteVAE:
+    torch.manual_seed(0)
+    return DiscreteVAE(
+        DVAEConfig(vocabulary=13, width=8, groups=2, blocks_per_group=1, decoder_input=8, gain=1.0)
+    ).eval()
+
+
+def randomised(config: DecoderConfig = SIZES) -> DiffusionDecoder:
+    """Return a decoder whose layers that start at zero have random weights."""
+    torch.manual_seed(1)
+    decoder = DiffusionDecoder(config).eval()
+    for weight in decoder.parameters():
+        if not weight.any():
+            torch.nn.init.normal_(weight, std=0.2)
+    return decoder
+
+
+def noise(count: int, grid: tuple[int, int] = (4, 4)) -> torch.Tensor:
+    return torch.randn(count, 3, 2 * grid[0], 2 * grid[1], generator=torch.Generator().manual_seed(2))
+
+
+def tokens(count: int, grid: tuple[int, int] = (4, 4)) -> torch.Tensor:
+    return torch.randint(13, (count, *grid), generator=torch.Generator().manual_seed(3))
+
+
+def test_paths_lead_from_data_to_noise():
+    data, ends = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    assert interpolate(data, ends, torch.zeros(2)).equal(data)
+    assert torch.allclose(interpolate(data, ends, torch.ones(2)), ends)
+
+
+def test_the_velocity_of_a_path_is_noise_minus_data():
+    data, ends = torch.randn(3, 3, 4, 4), torch.randn(3, 3, 4, 4)
+    time = torch.tensor([MIN_TIME, 0.4, 1.0])
+    found = velocity(interpolate(data, ends, time), data, time)
+    assert torch.allclose(found, ends - data, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 8])
+def test_integration_is_eulers_method(steps):
+    """Literal: x <- x - velocity / steps, at times 1, 1 - 1 / steps, ..."""
+
+    def predict(x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        return torch.sin(x) + time[:, None, None, None]
+
+    x = start = torch.randn(2, 3, 4, 4)
+    for step in range(steps):
+        time = torch.full((2,), 1 - step / steps)
+        x = x - (x - predict(x, time)) / time[:, None, None, None] / steps
+    assert torch.allclose(integrate(predict, start, steps), x, atol=1e-5)
+
+
+def test_a_perfect_prediction_is_reached_in_any_number_of_steps():
+    data = torch.randn(2, 3, 4, 4)
+    for steps in (1, 3, 8):
+        assert torch.allclose(integrate(lambda x, time: data, torch.randn(2, 3, 4, 4), steps), data, atol=1e-6)
+
+
+def test_times_of_a_batch_cover_all_intervals():
+    times = stratified_times(16, torch.Generator().manual_seed(0), torch.device("cpu"))
+    assert sorted((times * 16).int().tolist()) == list(range(16))
+    assert times.tolist() != sorted(times.tolist())
+
+
+def test_an_untrained_decoder_returns_the_reconstruction_of_the_dvae(dvae):
+    decoder = DiffusionDecoder(SIZES).eval()
+    with torch.no_grad():
+        assert torch.allclose(decoder.decode(dvae, tokens(2), noise(2), steps=4), dvae.decode(tokens(2)), atol=1e-6)
+
+
+def test_images_depend_on_tokens_reconstruction_and_noise(dvae):
+    decoder = randomised()
+    with torch.no_grad():
+        condition, time = condition_on(dvae, tokens(1)), torch.tensor([0.5])
+        plain = decoder(noise(1), time, *condition)
+        for changed in (
+            decoder(noise(2)[1:], time, *condition),
+            decoder(noise(1), torch.tensor([0.9]), *condition),
+            decoder(noise(1), time, condition.reconstruction.flip(-1), condition.codes),
+            decoder(noise(1), time, *Condition(condition.reconstruction, condition.codes.flip(-1))),
+        ):
+            assert not torch.allclose(plain, changed, atol=1e-4)
+
+
+@pytest.mark.parametrize("grid", [(4, 4), (4, 7), (6, 4)])
+def test_an_image_does_not_depend_on_its_batch_and_may_have_any_size(dvae, grid):
+    decoder = randomised()
+    with torch.no_grad():
+        together = decoder.decode(dvae, tokens(3, grid), noise(3, grid), steps=3)
+        alone = decoder.decode(dvae, tokens(3, grid)[1:2], noise(3, grid)[1:2], steps=3)
+    assert together.shape == (3, 3, 2 * grid[0], 2 * grid[1])
+    assert together.min() >= 0 and together.max() <= 1
+    assert torch.allclose(together[1:2], alone, atol=1e-5)
+
+
+def test_tokens_outside_the_codebook_are_refused(dvae):
+    with pytest.raises(ValueError, match="13"):
+        DiffusionDecoder(SIZES).decode(dvae, torch.full((1, 4, 4), 13), noise(1), steps=1)
+
+
+def test_a_saved_decoder_loads_with_the_same_outputs(dvae, tmp_path):
+    decoder = randomised()
+    decoder.save(tmp_path / "decoder")
+    loaded = DiffusionDecoder.load(tmp_path / "decoder")
+    with torch.no_grad():
+        expected = decoder.decode(dvae, tokens(1), noise(1), steps=2)
+        assert loaded.decode(dvae, tokens(1), noise(1), steps=2).equal(expected)
+
+
+def test_another_kind_of_checkpoint_is_refused(dvae, tmp_path):
+    dvae.save(tmp_path / "dvae")
+    with pytest.raises(CheckpointError, match="decoder"):
+        DiffusionDecoder.load(tmp_path / "dvae")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": 12}, "multiple of 8"),
+        ({"residual_scale": 0.0}, "residual_scale=0.0 must be above 0"),
+        ({"patch": 8, "levels": 2, "code_side": 8}, "must divide the 8 pixels of a code"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        DecoderConfig(**changes)
