@@ -79,8 +79,7 @@ def sample_batches(
     """
     numbers = candidate_numbers(candidate_offset, len(captions), candidates)
     canvases = expand_canvas(canvas, len(captions), candidates, model)
-    samplers = TokenSamplerFactory(model, config, numbers.numel(), precision, recompute_kv)
-    samplers.count = count or samplers.count
+    samplers = TokenSamplerFactory(model, config, numbers.numel(), precision, recompute_kv, count)
     for batch in batch_slices(len(captions), candidates, samplers.batch_size):
         sampler = samplers.create(captions[batch[0]], numbers[batch].shape[1])
         images = sampler.sample(candidate_keys(config.seed, numbers[batch]), canvases[batch], on_progress)
@@ -121,13 +120,15 @@ class TokenSamplerFactory:
         images: int,
         precision: torch.dtype = torch.float32,
         recompute_kv: bool = False,
+        count: DecodingCount | None = None,
     ):
         """See `sample_batches` for the arguments. images: total number of images that all samplers will sample."""
         self.config, self.recompute_kv = config, recompute_kv
         self.batch_size = BATCH_SIZE if config.batch_size is None else config.batch_size
         self.device = model.image_head.weight.device
         self.parallel = config.decoding == "parallel"
-        self.drawn, self.count = DrawnCells(), DecodingCount()
+        self.drawn = DrawnCells()
+        self.count = DecodingCount() if count is None else count
         rows = (2 if config.guided else 1) * (config.window if self.parallel else 1)  # decoded at a time for each image
         with without_autocast(self.device.type):
             self.model = pack_linear_layers(model, rows * min(self.batch_size, images), precision)

@@ -86,3 +86,16 @@ def test_invalid_settings_are_rejected(make_transformer, setting, message):
 
 def test_the_names_of_guesses_are_those_of_the_config():
     assert tuple(GUESSES) == GUESS_NAMES
+
+
+def test_the_command_prints_passes_and_draws_the_same_images(checkpoints, run_command, tmp_path):
+    def sample(*options: str) -> tuple[str, list]:
+        out = tmp_path / "-".join(["out", *options])
+        options = (f"checkpoint={checkpoints}", "caption=three green triangles", "candidates=4", "keep=2", *options)
+        code, printed = run_command("sample", *options, f"out={out}")
+        assert code == 0, printed
+        return printed, [image.read_bytes() for image in sorted(out.glob("*.png")) if image.name != "grid.png"]
+
+    sequential, parallel = sample(), sample("decoding=parallel", "window=4")
+    assert parallel[1] == sequential[1]
+    assert "tokens per pass" in parallel[0] and "tokens per pass" not in sequential[0]
