@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 MIXTURE = "mixture"
 DECODING = ("sequential", "parallel")
-GUESS_NAMES = ("counts", "above", "left", "noise")  # of `dalle.sampling.token_guesses.GUESSES`
+GUESS_NAMES = ("above", "left", "noise", "counts")  # of `dalle.sampling.token_guesses.GUESSES`
 GB = 10**9
 
 Config = TypeVar("Config", bound="SamplingConfig")
@@ -41,7 +41,7 @@ class DecodingConfig:
     # sequential: one token per pass | parallel: the same images in fewer passes, for small batches
     decoding: str = "sequential"
     window: int = 8  # tokens that parallel decoding guesses and verifies in one pass, for speed only
-    guess: str = "counts"  # how it guesses them, for speed only: counts | above | left | noise
+    guess: str = "above"  # first guess of a token, for speed only: above | left | noise | counts
 
     def __post_init__(self) -> None:
         if self.temperature < 0:

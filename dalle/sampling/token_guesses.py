@@ -1,7 +1,7 @@
 """Guesses of image tokens for parallel decoding. They decide its speed, never its images.
 
-A token is the argmax of its logits plus Gumbel noise that is known in advance. A guess that adds the same noise to an
-estimate of the distribution therefore agrees far more often than a sample of the estimate would.
+Each function makes the first guess of a token; later ones are outputs of passes. A token is the argmax of its logits
+plus Gumbel noise that is known in advance, so an estimate of the distribution is a better guess with the same noise.
 """
 
 from collections.abc import Callable
@@ -74,8 +74,8 @@ def guess_counts(context: Context, drawn: DrawnCells) -> Tensor:
 
 
 GUESSES: dict[str, Guess] = {
-    "counts": guess_counts,
     "above": guess_above,
     "left": guess_left,
     "noise": guess_noise,
+    "counts": guess_counts,
 }
