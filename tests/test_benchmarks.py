@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from dalle.sampling.sampling_config import GUESS_NAMES
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -161,3 +163,13 @@ def test_decoding_work_counts_all_weights_and_cache_reads(benchmarks, make_trans
     assert size == 4 * (16 * (weights + caption) + images)
     assert machine.decoding_work(model.config, 5, "bfloat16") == (size // 2, operations)
     assert operations == 2 * (16 * 5 * (weights + caption) + images)
+
+
+def test_parallel_decoding_benchmark_compares_every_guess(run_command, tmp_path):
+    out = tmp_path / "facts.json"
+    options = ("--quick", "--captions", "2", "--windows", "3", "--batches", "2", "--candidates", "2")
+    status, printed = run_command("benchmarks/parallel_decoding", *options, "--out", str(out))
+    assert status == 0, printed
+    rows = json.loads(out.read_text())
+    assert [row["decoding"] for row in rows] == ["sequential", *GUESS_NAMES]
+    assert all(row["equal_images"] == 1 for row in rows)

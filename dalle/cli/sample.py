@@ -1,5 +1,6 @@
 """Sample images for captions, best first: python sample.py caption="a red apple"."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import date
@@ -8,7 +9,14 @@ from typing import Any
 
 from dalle import checkpoint, distributed
 from dalle.cli.config import command
-from dalle.cli.sample_messages import print_memory, print_report, print_result, print_unknown_words, stop_message
+from dalle.cli.sample_messages import (
+    print_decoding,
+    print_memory,
+    print_report,
+    print_result,
+    print_unknown_words,
+    stop_message,
+)
 from dalle.sampling.attention_grid import AttentionGridWriter
 from dalle.sampling.caption_policy import CaptionPolicy
 from dalle.sampling.command_config import SampleConfig, requested_captions
@@ -17,11 +25,24 @@ from dalle.sampling.content_credentials import ContentSigner
 from dalle.sampling.edits import build_canvas
 from dalle.sampling.novelty import Novelty
 from dalle.sampling.output_writer import OutputWriter, slug, unused_path
+from dalle.sampling.parallel_decode import DecodingCount
 from dalle.sampling.pipeline import DALLE
 from dalle.signals import Interrupted, StopRequest
 
 # settings that do not change images, and paths that only mean something on this machine
-NOT_RECORDED = ("caption", "captions", "captions_file", "caption_policy", "sign", "out", "memory", "batch_size")
+NOT_RECORDED = (
+    "caption",
+    "captions",
+    "captions_file",
+    "caption_policy",
+    "sign",
+    "out",
+    "memory",
+    "batch_size",
+    "decoding",
+    "window",
+    "guess",
+)
 
 
 @command("sample")
@@ -42,6 +63,7 @@ def main(config: SampleConfig) -> None:
     print_memory(dalle, len(captions), config)
     attention = AttentionGridWriter(dalle, config.attention_layer) if config.attention else None
     novelty = Novelty.of_checkpoint(components, dalle.dvae, dalle.clip) if config.novelty else None
+    count, begin = DecodingCount(), time.perf_counter()
     with (
         StopRequest() as stop_request,  # the outer context, so that the writer finishes its files
         OutputWriter(
@@ -59,11 +81,13 @@ def main(config: SampleConfig) -> None:
             canvas=canvas,
             candidate_offset=config.candidate_offset,
             stop=lambda: stop_request.signum != 0,
+            count=count,
         ):
             writer.add(result, novelty.compare(result) if novelty else None)
             if attention:
                 attention.save(result, writer.files[-len(result.images) :])
             print_result(result, len(writer.entries), config)
+    print_decoding(count, time.perf_counter() - begin)
     print_report(writer, config.attention, novelty)
     if writer.finished < len(captions):
         raise Interrupted(stop_message(writer, config), stop_request.signum)

@@ -9,6 +9,7 @@ from dalle.sampling.command_config import SampleConfig
 from dalle.sampling.memory import decoding_memory
 from dalle.sampling.novelty import Novelty
 from dalle.sampling.output_writer import GRID_FILE, METADATA_FILE, OutputWriter
+from dalle.sampling.parallel_decode import DecodingCount
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.progress_bar import print_line
 from dalle.sampling.results import Result
@@ -50,6 +51,18 @@ def print_result(result: Result, number: int, config: SampleConfig) -> None:
         how = "" if config.rerank == "clip" else f" by {config.rerank}"
         best = "" if result.scores is None else f", best score {result.scores[0]:.3f}{how}"
         print_line(f"{result.caption}: {len(result.images)} of {result.num_sampled} kept{best}")
+
+
+def print_decoding(count: DecodingCount, seconds: float) -> None:
+    """Print passes per image, tokens per pass and images per second of parallel decoding; nothing if it was not used.
+
+    seconds: time of everything, from the first pass to the last file.
+    """
+    if count.images:
+        print(
+            f"decoding  {count.passes / count.images:,.0f} passes per image, {count.tokens_per_pass:.1f} tokens per "
+            f"pass, {count.images / seconds:.2f} images/s"
+        )
 
 
 def print_report(writer: OutputWriter, attention: bool, novelty: Novelty | None) -> None:

@@ -147,9 +147,9 @@ class TransformerBlock(nn.Module):
         return x + self.mlp(x)
 
     def decode(self, x: Tensor, attend: Callable[[Tensor, SelfAttention], Tensor]) -> Tensor:
-        """Process one new position that attends to a KV cache: (b, 1, d) -> (b, 1, d).
+        """Process new positions, usually one, that attend to a KV cache: (b, n, d) -> (b, n, d).
 
-        attend: maps the normed state (b, 1, d) and the attention layer to the output, (b, heads, 1, d / heads).
+        attend: maps the normed states (b, n, d) and the attention layer to the output, (b, heads, n, d / heads).
         """
         layer = self.attention.branch
         x = x + layer.merge(attend(self.attention.norm(x), layer))

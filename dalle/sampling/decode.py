@@ -14,7 +14,9 @@ from dalle.sampling.cuda_graphs import decoding_step
 from dalle.sampling.guidance import append_unconditional, apply_guidance, empty_caption
 from dalle.sampling.gumbel_noise import candidate_keys, gumbel_noise
 from dalle.sampling.logits_processors import process_logits
+from dalle.sampling.parallel_decode import DecodingCount, ParallelDecoder, window_step
 from dalle.sampling.sampling_config import DecodingConfig
+from dalle.sampling.token_guesses import DrawnCells
 
 MASKED = -1  # canvas value of a token that is to be sampled
 BATCH_SIZE = 64  # images decoded at a time if the config sets no batch size
@@ -55,6 +57,7 @@ def sample_batches(
     precision: torch.dtype = torch.float32,
     recompute_kv: bool = False,
     on_progress: OnProgress | None = None,
+    count: DecodingCount | None = None,
 ) -> Iterator[SampledBatch]:
     """Sample images for each caption, one batch at a time. A batch holds several captions if all their candidates fit.
 
@@ -67,14 +70,16 @@ def sample_batches(
     candidate_offset: number of the first candidate, the same for all captions or one for each.
     canvas: (h, w), (candidates, h, w) or (captions, candidates, h, w) int64; tokens other than `MASKED` are kept.
     precision: of the linear layers on a CPU, see `dalle.models.cpu_linear`; on other devices the model's own is used.
-    recompute_kv: use caches that take less memory and slightly more time, see `Transformer.new_cache`.
+    recompute_kv: use caches that take less memory and slightly more time, see `Transformer.new_cache`; ignored by
+        parallel decoding.
+    count: the images, tokens and passes of parallel decoding are added to it.
 
     Raises:
-        ValueError: no candidates, or a canvas of another size or with unknown tokens.
+        ValueError: no candidates, a canvas of another size or with unknown tokens, or a window larger than the image.
     """
     numbers = candidate_numbers(candidate_offset, len(captions), candidates)
     canvases = expand_canvas(canvas, len(captions), candidates, model)
-    samplers = TokenSamplerFactory(model, config, numbers.numel(), precision, recompute_kv)
+    samplers = TokenSamplerFactory(model, config, numbers.numel(), precision, recompute_kv, count)
     for batch in batch_slices(len(captions), candidates, samplers.batch_size):
         sampler = samplers.create(captions[batch[0]], numbers[batch].shape[1])
         images = sampler.sample(candidate_keys(config.seed, numbers[batch]), canvases[batch], on_progress)
@@ -115,14 +120,18 @@ class TokenSamplerFactory:
         images: int,
         precision: torch.dtype = torch.float32,
         recompute_kv: bool = False,
+        count: DecodingCount | None = None,
     ):
         """See `sample_batches` for the arguments. images: total number of images that all samplers will sample."""
         self.config, self.recompute_kv = config, recompute_kv
         self.batch_size = BATCH_SIZE if config.batch_size is None else config.batch_size
         self.device = model.image_head.weight.device
-        sequences = 2 if config.guided else 1  # decoded for each image
+        self.parallel = config.decoding == "parallel"
+        self.drawn = DrawnCells()
+        self.count = DecodingCount() if count is None else count
+        rows = (2 if config.guided else 1) * (config.window if self.parallel else 1)  # decoded at a time for each image
         with without_autocast(self.device.type):
-            self.model = pack_linear_layers(model, sequences * min(self.batch_size, images), precision)
+            self.model = pack_linear_layers(model, rows * min(self.batch_size, images), precision)
             self.unconditional = (
                 self.model.prefill(empty_caption(model.sequence).to(self.device)) if config.guided else None
             )
@@ -147,14 +156,22 @@ class TokenSampler:
             text = shared.model.prefill(captions.to(self.device))
             if shared.unconditional is not None:
                 text = append_unconditional(text, shared.unconditional)
-            self.step = decoding_step(shared.model, text, candidates, shared.recompute_kv)
+            self.parallel = None
+            if shared.parallel:
+                step = window_step(shared.model, text, candidates, self.config.window)
+                self.parallel = ParallelDecoder(self.sequence, self.config, step, shared.drawn, shared.count)
+            else:
+                self.step = decoding_step(shared.model, text, candidates, shared.recompute_kv)
 
     @torch.inference_mode()
     def sample(self, keys: Tensor, canvas: Tensor, on_progress: OnProgress | None = None) -> Tensor:
         """Sample: (captions, m) noise keys, (captions, m, h, w) canvas -> (captions, m, h, w) images on the CPU."""
         images = rearrange(canvas.to(self.device), "captions m h w -> (captions m) (h w)").clone()
         with without_autocast(self.device.type):
-            self._sample_masked(images, keys.flatten().to(self.device), on_progress)
+            if self.parallel is not None:
+                self.parallel.sample(images, images == MASKED, keys.flatten().to(self.device), on_progress)
+            else:
+                self._sample_masked(images, keys.flatten().to(self.device), on_progress)
         return rearrange(images, "(captions m) (h w) -> captions m h w", captions=len(keys), h=self.sequence.grid).cpu()
 
     def _sample_masked(self, images: Tensor, keys: Tensor, on_progress: OnProgress | None) -> None:

@@ -20,14 +20,17 @@ def candidate_keys(seed: int, candidates: Tensor) -> Tensor:
     return _splitmix64(_splitmix64(state), candidates)
 
 
-def gumbel_noise(keys: Tensor, position: int, vocabulary: int) -> Tensor:
+def gumbel_noise(keys: Tensor, position: int | Tensor, vocabulary: int) -> Tensor:
     """Return standard Gumbel noise for sampling the token at `position`: (b,) keys -> (b, vocabulary) fp32.
+
+    position: the same for all keys, or (b,) int64, one for each.
 
     The argmax of log-probabilities plus this noise is a sample of the distribution. Rounding in the logits changes the
     sample only if two tokens tie to within it. With inversion of a cumulative sum, rounding could do so at every
     token's boundary.
     """
-    position_keys = _splitmix64(keys, torch.full_like(keys, position))
+    positions = position if isinstance(position, Tensor) else torch.full_like(keys, position)
+    position_keys = _splitmix64(keys, positions)
     bits = _splitmix64(position_keys[:, None], torch.arange(vocabulary, device=keys.device))
     # float64 holds 40 random bits, and 1 minus them, exactly. Devices compute logarithms differently, but the result
     # rounds to the same float32, so a CPU and a GPU sample the same tokens

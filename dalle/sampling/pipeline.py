@@ -23,6 +23,7 @@ from dalle.sampling.canvas import Canvas, EncodedImage, encode_image
 from dalle.sampling.components import find_components
 from dalle.sampling.image_decoder import ImageDecoder, check_decoder, decode_images
 from dalle.sampling.inference_dtype import inference_dtype
+from dalle.sampling.parallel_decode import DecodingCount
 from dalle.sampling.progress_bar import SamplingProgress, SamplingStopped
 from dalle.sampling.rerank import Reranker, Scorer, build_reranker, reference_captions
 from dalle.sampling.results import Result, SelectBest
@@ -199,6 +200,7 @@ class DALLE:
         truncate: bool = False,
         progress: bool = True,
         stop: Callable[[], bool] = lambda: False,
+        count: DecodingCount | None = None,
     ) -> Iterator[Result]:
         """Yield the result of each caption in turn, as soon as its candidates are sampled, and hold none.
 
@@ -206,6 +208,7 @@ class DALLE:
         truncate: cut a caption that is too long, as training does; otherwise raise `ValueError`.
         stop: called after each token. Once it returns True, sampling stops; the finished candidates of the current
             caption, if any, are ranked and yielded last.
+        count: the images, tokens and passes of parallel decoding are added to it.
         """
         config = self.with_guidance(config)
         ids = self.tokenize(captions, truncate)
@@ -223,6 +226,7 @@ class DALLE:
                 "precision": self.precision,
                 "recompute_kv": recompute_kv,
                 "on_progress": advance,
+                "count": count,
             }
             try:
                 for batch in self._batches(ids, config, canvas, options):

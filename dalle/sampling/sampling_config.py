@@ -14,6 +14,8 @@ from difflib import get_close_matches
 from typing import Any, TypeVar
 
 MIXTURE = "mixture"
+DECODING = ("sequential", "parallel")
+GUESS_NAMES = ("above", "left", "noise", "counts")  # of `dalle.sampling.token_guesses.GUESSES`
 GB = 10**9
 
 Config = TypeVar("Config", bound="SamplingConfig")
@@ -36,6 +38,10 @@ class DecodingConfig:
     seed: int = 0  # candidate i depends on (seed, i) alone
     batch_size: int | None = None  # images decoded at a time, for speed and memory only; None: what memory allows
     decoder_steps: int = 8  # steps of the diffusion decoder, if there is one (decoder=)
+    # sequential: one token per pass | parallel: the same images in fewer passes, for small batches
+    decoding: str = "sequential"
+    window: int = 8  # tokens that parallel decoding guesses and verifies in one pass, for speed only
+    guess: str = "above"  # first guess of a token, for speed only: above | left | noise | counts
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
@@ -52,6 +58,12 @@ class DecodingConfig:
             raise ValueError(f"batch_size={self.batch_size} must be at least 1")
         if self.decoder_steps < 1:
             raise ValueError(f"decoder_steps={self.decoder_steps} must be at least 1")
+        if self.decoding not in DECODING:
+            raise ValueError(f"unknown decoding={self.decoding}; choose one of {', '.join(DECODING)}")
+        if self.window < 1:
+            raise ValueError(f"window={self.window} guesses no token; use at least 1")
+        if self.guess not in GUESS_NAMES:
+            raise ValueError(f"unknown guess={self.guess}; choose one of {', '.join(GUESS_NAMES)}")
 
     @property
     def guided(self) -> bool:

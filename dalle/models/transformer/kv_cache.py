@@ -161,9 +161,9 @@ class LayerCache(ABC):
 
     @abstractmethod
     def attend(self, position: Any, x: Tensor, layer: SelfAttention) -> Tensor:
-        """Add an image position to the cache and attend from it: (b, 1, heads * d) -> (b, heads, 1, d).
+        """Add image positions to the cache and attend from them: (b, n, heads * d) -> (b, heads, n, d).
 
-        position: index of the image position, of the type that `index` accepts.
+        position: index of the image position, of the type that `index` accepts; n is 1 unless that is a window.
         layer: projects x to queries, keys and values.
         """
 
@@ -180,19 +180,21 @@ class LayerCache(ABC):
     def _attend_to_text(self, position: Any, q: Tensor, image_scores: Tensor) -> tuple[Tensor, Tensor]:
         """Attend to the caption's keys, and normalise the scores of text and image keys.
 
-        q: (b, heads, 1, d), scaled; image_scores: (b, heads, 1, s). Returns the text's share of the output,
-        (b, heads, 1, d), and the attention weights of the image keys, (b, heads, 1, s).
+        q: (b, heads, n, d), scaled; image_scores: (b, heads, n, s). Returns the text's share of the output,
+        (b, heads, n, d), and the attention weights of the image keys, (b, heads, n, s).
         """
-        captions = len(self.text.keys)
+        captions, n = len(self.text.keys), q.shape[2]
         # one matrix product per caption and head for all of the caption's candidates
-        grouped_q = rearrange(q, "(captions m) heads 1 d -> captions heads m d", captions=captions)
+        grouped_q = rearrange(q, "(captions m) heads n d -> captions heads (m n) d", captions=captions)
         text_scores = grouped_q @ self.text.keys.mT
-        text_scores = rearrange(text_scores, "captions heads m t -> (captions m) heads 1 t")
+        text_scores = rearrange(text_scores, "captions heads (m n) t -> (captions m) heads n t", n=n)
         text_weights, image_weights = self.softmax(
             text_scores, image_scores, self.text_padding_mask, self.index.mask(position)
         )
-        grouped_weights = rearrange(text_weights, "(captions m) heads 1 t -> captions heads m t", captions=captions)
-        from_text = rearrange(grouped_weights @ self.text.values, "captions heads m d -> (captions m) heads 1 d")
+        grouped_weights = rearrange(text_weights, "(captions m) heads n t -> captions heads (m n) t", captions=captions)
+        from_text = rearrange(
+            grouped_weights @ self.text.values, "captions heads (m n) d -> (captions m) heads n d", n=n
+        )
         return from_text, image_weights
 
     def _scores(self) -> int:

@@ -28,6 +28,7 @@ from dalle.models.transformer.kv_cache import (
 from dalle.models.transformer.patterns import PATTERNS, PatternOptions, layer_names
 from dalle.models.transformer.sequence import SequenceEmbedding, SequenceLayout
 from dalle.models.transformer.sparse_attention import build_attention
+from dalle.models.transformer.window_cache import Window, WindowIndex
 from dalle.tokenizer import CaptionTokenizer
 
 
@@ -215,6 +216,28 @@ class Transformer(nn.Module):
             for text, name, layer in zip(captions, self.layer_names, self.layers, strict=True)
         ]
 
+    def new_window_cache(self, captions: PrefixCache, candidates: int, size: int) -> Cache:
+        """Allocate a KV cache for `decode_window` with windows of `size` positions, otherwise as `new_cache`.
+
+        It has a slot for every image position: more memory than `new_cache` for patterns that need few of them.
+
+        Raises:
+            ValueError: a window without positions, or larger than the image.
+        """
+        if not 1 <= size <= self.sequence.image_positions:
+            raise ValueError(
+                f"a window of {size} positions does not fit an image of {self.sequence.image_positions} tokens; "
+                f"use 1 to {self.sequence.image_positions}"
+            )
+        device = captions[0].keys.device
+        indices = {
+            name: WindowIndex(pattern, self.config.grid, size, device) for name, pattern in self.patterns.items()
+        }
+        return [
+            KVCache(text, candidates, indices[name], self.softmax, layer.attention.branch)
+            for text, name, layer in zip(captions, self.layer_names, self.layers, strict=True)
+        ]
+
     def decode_one_token(self, previous: Tensor, position: int | Tensor, cache: Cache) -> Tensor:
         """Compute the logits of image token `position` from the previous token: (b,) -> (b, image_vocabulary).
 
@@ -226,6 +249,23 @@ class Transformer(nn.Module):
         for layer, layer_cache in zip(self.layers, cache, strict=True):
             x = layer.decode(x, partial(layer_cache.attend, position))  # (b, 1, d)
         return self.image_head(self.norm(x)).squeeze(1)
+
+    def decode_window(self, previous: Tensor, starts: Tensor, cache: Cache) -> Tensor:
+        """Compute the logits of a window of image tokens: (b, n) -> (b, n, image_vocabulary).
+
+        Row i gets the logits of positions starts[i], starts[i] + 1 ..., equal to those of `decode_one_token` with the
+        same previous tokens. All earlier positions must have been processed. A position can be processed again with
+        another previous token, and then all positions after it must be. Writes to `cache`.
+
+        previous: (b, n) previous token of each position; for position 0, `sequence.start_of_image`.
+        starts: (b,) first position of each row. Logits of positions past the last one mean nothing.
+        cache: from `new_window_cache` with size n.
+        """
+        window = Window.starting_at(starts, previous.shape[1])
+        x = self.embed.embed_image_tokens(previous, window.positions)  # (b, n, d)
+        for layer, layer_cache in zip(self.layers, cache, strict=True):
+            x = layer.decode(x, partial(layer_cache.attend, window))  # (b, n, d)
+        return self.image_head(self.norm(x))
 
     def _init_weights(self) -> None:
         """Initialise as the Sparse Transformer (Child et al. 2019, Sec. 6); it is not known if DALL-E kept all of it.

@@ -175,3 +175,11 @@ class SequenceEmbedding(nn.Module):
             return token  # the start-of-image token has no cell
         row, column = divmod(position - self.position_offset, self.sequence.grid)
         return token + self.row.weight[row] + self.column.weight[column]
+
+    def embed_image_tokens(self, previous: Tensor, positions: Tensor) -> Tensor:
+        """Embed the inputs of image positions, the previous tokens: (b, n), (b, n) -> (b, n, d).
+
+        Positions past the last one are embedded like the last.
+        """
+        embeddings = self.image_position_embeddings()
+        return self.image_token(previous) + embeddings[positions.clamp(max=len(embeddings) - 1)]
