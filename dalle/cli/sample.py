@@ -7,6 +7,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dalle import checkpoint, distributed
 from dalle.cli.config import command
 from dalle.cli.sample_messages import (
@@ -30,19 +32,8 @@ from dalle.sampling.pipeline import DALLE
 from dalle.signals import Interrupted, StopRequest
 
 # settings that do not change images, and paths that only mean something on this machine
-NOT_RECORDED = (
-    "caption",
-    "captions",
-    "captions_file",
-    "caption_policy",
-    "sign",
-    "out",
-    "memory",
-    "batch_size",
-    "decoding",
-    "window",
-    "guess",
-)
+NOT_RECORDED = ("caption", "captions", "captions_file", "caption_policy", "sign", "out", "memory", "batch_size")
+PARALLEL = ("decoding", "window", "guess")  # settings that change images only where windows are rounded: in 16 bits
 
 
 @command("sample")
@@ -71,7 +62,7 @@ def main(config: SampleConfig) -> None:
             captions,
             config.candidates,
             config.seed,
-            metadata(config, components),
+            metadata(config, components, dalle.precision),
             signer,
         ) as writer,
     ):
@@ -100,7 +91,13 @@ def output_folder(config: SampleConfig, captions: list[str]) -> Path:
     )
 
 
-def metadata(config: SampleConfig, components: Mapping[str, Path]) -> dict[str, Any]:
-    """Return the settings and checkpoint digests needed to sample the same images again, without the captions."""
-    settings = {name: value for name, value in asdict(config).items() if name not in NOT_RECORDED}
+def metadata(config: SampleConfig, components: Mapping[str, Path], precision: torch.dtype) -> dict[str, Any]:
+    """Return the settings and checkpoint digests needed to sample the same images again, without the captions.
+
+    precision: number format of sampling.
+    """
+    left_out = NOT_RECORDED
+    if config.decoding == "sequential" or precision == torch.float32:
+        left_out += PARALLEL
+    settings = {name: value for name, value in asdict(config).items() if name not in left_out}
     return settings | {"digests": {name: checkpoint.digest(path) for name, path in components.items()}}

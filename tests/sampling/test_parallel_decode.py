@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from dalle.cli.sample import metadata
 from dalle.models.transformer.model import Transformer
+from dalle.sampling.command_config import SampleConfig
 from dalle.sampling.decode import MASKED, generate
 from dalle.sampling.parallel_decode import DecodingCount
 from dalle.sampling.sampling_config import GUESS_NAMES, DecodingConfig
@@ -99,3 +101,13 @@ def test_the_command_prints_passes_and_draws_the_same_images(checkpoints, run_co
     sequential, parallel = sample(), sample("decoding=parallel", "window=4")
     assert parallel[1] == sequential[1]
     assert "tokens per pass" in parallel[0] and "tokens per pass" not in sequential[0]
+
+
+@pytest.mark.parametrize(
+    ("decoding", "precision", "recorded"),
+    [("parallel", torch.bfloat16, True), ("parallel", torch.float32, False), ("sequential", torch.bfloat16, False)],
+)
+def test_parallel_decoding_is_recorded_where_it_rounds_differently(decoding, precision, recorded):
+    config = SampleConfig(caption="a cat", decoding=decoding)
+    assert (metadata(config, {}, precision).keys() >= {"decoding", "window", "guess"}) == recorded
+    assert recorded or "decoding" not in metadata(config, {}, precision)
