@@ -76,7 +76,7 @@ def test_a_canvas_without_masked_tokens_is_returned(make_transformer):
     [
         ({"window": 17}, "window of 17 positions does not fit an image of 16 tokens"),
         ({"window": 0}, "window=0 guesses no token"),
-        ({"guess": "luck"}, "unknown guess=luck; choose one of counts"),
+        ({"guess": "luck"}, "unknown guess=luck; choose one of above"),
         ({"decoding": "both"}, "unknown decoding=both; choose one of sequential"),
     ],
 )
