@@ -54,8 +54,8 @@ def test_unknown_metric_lists_the_choices(evaluate):
     status, printed = evaluate(*DATA, "metrics=[fid]")
     assert status == 2
     assert (
-        "there is no metric 'fid'; choose one of reconstruction, likelihood, alignment, capabilities, drawings, "
-        "drawing_edits, sample_quality, blur_curve, rerank_curve" in printed
+        "there is no metric 'fid'; choose one of reconstruction, decoder, likelihood, alignment, capabilities, "
+        "drawings, drawing_edits, bias, sample_quality, blur_curve, rerank_curve" in printed
     )
 
 

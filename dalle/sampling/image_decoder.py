@@ -10,6 +10,7 @@ from torch import Tensor
 from dalle.image_conversion import to_pil_images
 from dalle.models.decoder.model import DiffusionDecoder
 from dalle.models.dvae.model import DiscreteVAE
+from dalle.sampling.sampling_config import DecodingConfig
 from dalle.seeds import torch_generator
 
 BATCH_SIZE = 16  # images decoded at a time
@@ -20,8 +21,7 @@ class ImageDecoder:
     """A diffusion decoder with its settings. The image of a candidate depends on (tokens, seed, candidate) alone."""
 
     model: DiffusionDecoder
-    seed: int
-    steps: int
+    config: DecodingConfig  # its `seed` and `decoder_steps`
     precision: torch.dtype = torch.float32  # of the U-Net's convolutions
 
     @torch.inference_mode()
@@ -32,14 +32,14 @@ class ImageDecoder:
         for start in range(0, len(tokens), BATCH_SIZE):
             batch = tokens[start : start + BATCH_SIZE].to(device)
             noise = self.noise(batch, candidates[start : start + BATCH_SIZE]).to(device)
-            images += to_pil_images(self.model.decode(dvae, batch, noise, self.steps, self.precision))
+            images += to_pil_images(self.model.decode(dvae, batch, noise, self.config.decoder_steps, self.precision))
         return images
 
     def noise(self, tokens: Tensor, candidates: Sequence[int]) -> Tensor:
         """Return the noise of each candidate, drawn on the CPU for any device: (b, h, w) tokens -> (b, 3, H, W)."""
         side = self.model.config.code_side
         size = 3, tokens.shape[1] * side, tokens.shape[2] * side
-        generators = (torch_generator("decoder noise", self.seed, candidate) for candidate in candidates)
+        generators = (torch_generator("decoder noise", self.config.seed, candidate) for candidate in candidates)
         return torch.stack([torch.randn(size, generator=each) for each in generators])
 
 

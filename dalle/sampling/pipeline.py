@@ -288,7 +288,7 @@ class DALLE:
         """Return the diffusion decoder with the settings of `config`; None if none is loaded."""
         if self.decoder is None:
             return None
-        return ImageDecoder(self.decoder, config.seed, config.decoder_steps, self.precision)
+        return ImageDecoder(self.decoder, config, self.precision)
 
     def encode_image(self, image: Image.Image) -> EncodedImage:
         """Crop, scale and encode an image of any size and mode for `dalle.sampling.edits`."""

@@ -69,7 +69,7 @@ def decoders_of(context: EvaluationContext, config: EvaluateConfig) -> dict[str,
             "metrics=[decoder] compares a diffusion decoder with the dVAE's: give one with decoder=<folder>"
         )
     precision = torch.float32 if context.pipeline is None else context.pipeline.precision
-    diffusion = ImageDecoder(context.decoder, config.seed, config.decoder_steps, precision)
+    diffusion = ImageDecoder(context.decoder, config, precision)
     return {
         "dvae": lambda tokens, _: decode_images(context.dvae, tokens),
         "diffusion": lambda tokens, numbers: diffusion(context.dvae, tokens, numbers),
