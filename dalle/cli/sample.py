@@ -27,13 +27,15 @@ from dalle.sampling.content_credentials import ContentSigner
 from dalle.sampling.edits import build_canvas
 from dalle.sampling.novelty import Novelty
 from dalle.sampling.output_writer import OutputWriter, slug, unused_path
-from dalle.sampling.parallel_decode import DecodingCount
+from dalle.sampling.parallel_decode import DecodingCount, recorded_settings
 from dalle.sampling.pipeline import DALLE
 from dalle.signals import Interrupted, StopRequest
 
 # settings that do not change images, and paths that only mean something on this machine
-NOT_RECORDED = ("caption", "captions", "captions_file", "caption_policy", "sign", "out", "memory", "batch_size")
-PARALLEL = ("decoding", "window", "guess")  # settings that change images only where windows are rounded: in 16 bits
+NOT_RECORDED = {
+    *("caption", "captions", "captions_file", "caption_policy", "sign", "out", "memory", "batch_size"),
+    *("decoding", "window", "guess"),  # except where `recorded_settings` has them
+}
 
 
 @command("sample")
@@ -96,8 +98,6 @@ def metadata(config: SampleConfig, components: Mapping[str, Path], precision: to
 
     precision: number format of sampling.
     """
-    left_out = NOT_RECORDED
-    if config.decoding == "sequential" or precision == torch.float32:
-        left_out += PARALLEL
-    settings = {name: value for name, value in asdict(config).items() if name not in left_out}
+    settings = {name: value for name, value in asdict(config).items() if name not in NOT_RECORDED}
+    settings |= recorded_settings(config, precision)
     return settings | {"digests": {name: checkpoint.digest(path) for name, path in components.items()}}

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any
 
+from PIL import Image
 from torch import Tensor
 
 from dalle.data.loader import ImageBatch, ordered_batches
@@ -12,6 +13,11 @@ from dalle.data.transforms import inference_crop
 from dalle.progress import progress_bar
 
 RESIZE = "shorter side to the models' size with Lanczos, then the centre (dalle.data.transforms.inference_crop)"
+
+
+def model_image(source: Source, record: int) -> Image.Image:
+    """Return the image of a record at the size of the models' images. Raises `UnreadableRecord` if it is unreadable."""
+    return Image.fromarray(inference_crop(source[record].image, source.image_size))
 
 
 class HeldOut:

@@ -5,19 +5,23 @@ from hashlib import sha256
 from typing import Any
 
 from dalle.evaluation.evaluate_config import EvaluateConfig
+from dalle.sampling.parallel_decode import recorded_settings
 from dalle.sampling.pipeline import DALLE
 
 LOGITS_PROCESSORS = ("top_k", "top_p", "min_p")
 
 
 def decoding_settings(dalle: DALLE, config: EvaluateConfig) -> dict[str, Any]:
-    """Return the settings that determine the candidates of a caption. Logits processors and the
-    decoder's steps are listed only if they are used."""
+    """Return the settings that determine the candidates of a caption.
+
+    Logits processors, the diffusion decoder's steps and parallel decoding are listed only where images depend on them.
+    """
     guidance = dalle.guidance if config.guidance is None else config.guidance
     processors = {name: getattr(config, name) for name in LOGITS_PROCESSORS if getattr(config, name) is not None}
     settings = {"seed": config.seed, "temperature": config.temperature, **processors, "guidance": guidance}
+    parallel = recorded_settings(config, dalle.precision)
     decoder = {} if dalle.decoder is None else {"decoder_steps": config.decoder_steps}
-    return {**settings, "precision": str(dalle.precision), **decoder}
+    return {**settings, "precision": str(dalle.precision), **decoder, **parallel}
 
 
 def rerank_settings(config: EvaluateConfig) -> dict[str, Any]:

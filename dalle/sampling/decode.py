@@ -16,7 +16,7 @@ from dalle.sampling.gumbel_noise import candidate_keys, gumbel_noise
 from dalle.sampling.logits_processors import process_logits
 from dalle.sampling.parallel_decode import DecodingCount, ParallelDecoder, window_step
 from dalle.sampling.sampling_config import DecodingConfig
-from dalle.sampling.token_guesses import DrawnCells
+from dalle.sampling.token_guesses import TokenHistory
 
 MASKED = -1  # canvas value of a token that is to be sampled
 BATCH_SIZE = 64  # images decoded at a time if the config sets no batch size
@@ -127,7 +127,7 @@ class TokenSamplerFactory:
         self.batch_size = BATCH_SIZE if config.batch_size is None else config.batch_size
         self.device = model.image_head.weight.device
         self.parallel = config.decoding == "parallel"
-        self.drawn = DrawnCells()
+        self.history = TokenHistory()
         self.count = DecodingCount() if count is None else count
         rows = (2 if config.guided else 1) * (config.window if self.parallel else 1)  # decoded at a time for each image
         with without_autocast(self.device.type):
@@ -159,7 +159,7 @@ class TokenSampler:
             self.parallel = None
             if shared.parallel:
                 step = window_step(shared.model, text, candidates, self.config.window)
-                self.parallel = ParallelDecoder(self.sequence, self.config, step, shared.drawn, shared.count)
+                self.parallel = ParallelDecoder(self.sequence, self.config, step, shared.history, shared.count)
             else:
                 self.step = decoding_step(shared.model, text, candidates, shared.recompute_kv)
 

@@ -23,7 +23,7 @@ from dalle.sampling.guidance import apply_guidance
 from dalle.sampling.gumbel_noise import gumbel_noise
 from dalle.sampling.logits_processors import process_logits
 from dalle.sampling.sampling_config import DecodingConfig
-from dalle.sampling.token_guesses import GUESSES, Context, DrawnCells
+from dalle.sampling.token_guesses import GUESSES, Context, TokenHistory
 
 WindowStep = Callable[[Tensor, Tensor], Tensor]
 """(b, n) previous tokens, (b,) starts -> (b, n, v) logits: `Transformer.decode_window` with its cache."""
@@ -40,6 +40,16 @@ class DecodingCount:
     @property
     def tokens_per_pass(self) -> float:
         return self.tokens / max(1, self.passes)
+
+
+def recorded_settings(config: DecodingConfig, precision: torch.dtype) -> dict[str, str | int]:
+    """Return the settings of parallel decoding that images depend on.
+
+    These are all of them in 16 bits, where windows round differently, and none in float32 or in sequential decoding.
+    """
+    if config.decoding == "sequential" or precision == torch.float32:
+        return {}
+    return {"decoding": config.decoding, "window": config.window, "guess": config.guess}
 
 
 def window_step(model: Transformer, text: PrefixCache, candidates: int, size: int) -> WindowStep:
@@ -59,11 +69,11 @@ class ParallelDecoder:
         sequence: SequenceLayout,
         config: DecodingConfig,
         step: WindowStep,
-        drawn: DrawnCells,
+        history: TokenHistory,
         count: DecodingCount,
     ):
-        """drawn: cells that guesses are based on; the cells of this batch are added, and its passes to `count`."""
-        self.sequence, self.config, self.step, self.drawn = sequence, config, step, drawn
+        """history: cells that guesses are based on; the cells of this batch are added, and its passes to `count`."""
+        self.sequence, self.config, self.step, self.history = sequence, config, step, history
         self.guess = GUESSES[config.guess]
         self.count = count
 
@@ -96,7 +106,7 @@ class ParallelDecoder:
             kept = (1 + right[:, :-1].sum(dim=1)).minimum(steps - starts)  # (b,) tokens that are now certain
             images[rows.unsqueeze(1).expand_as(cells)[inside], cells[inside]] = outputs[inside]
             certain = offsets < kept.unsqueeze(1)
-            self._add_to_drawn(images, rows.unsqueeze(1).expand_as(cells)[certain], positions[certain])
+            self._add_to_history(images, rows.unsqueeze(1).expand_as(cells)[certain], positions[certain])
             self.count.passes += int((kept > 0).sum())
             self.count.tokens += int(kept.sum())
             starts = starts + kept
@@ -126,7 +136,7 @@ class ParallelDecoder:
             positions = (guessed + offset)[rows]
             noise[rows, positions % noise.shape[1]] = fresh = gumbel_noise(keys[rows], positions, noise.shape[2])
             context = Context(positions, *self._neighbours(images, rows, positions), fresh)
-            guess = self.guess(context, self.drawn)
+            guess = self.guess(context, self.history)
             images[rows, positions] = torch.where(masked[rows, positions], guess, images[rows, positions])
 
     def _neighbours(self, images: Tensor, rows: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,6 +147,6 @@ class ParallelDecoder:
             torch.where(above < 0, -1, images[rows, above.clamp(min=0)]),
         )
 
-    def _add_to_drawn(self, images: Tensor, rows: Tensor, positions: Tensor) -> None:
+    def _add_to_history(self, images: Tensor, rows: Tensor, positions: Tensor) -> None:
         if self.config.guess == "counts":
-            self.drawn.add(positions, images[rows, positions], *self._neighbours(images, rows, positions))
+            self.history.add(positions, images[rows, positions], *self._neighbours(images, rows, positions))

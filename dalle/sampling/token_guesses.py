@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-CELLS = 16_384  # most recent cells that `counts` keeps
+HISTORY_LENGTH = 16_384  # most recent cells that `counts` keeps
 
 
 class Context(NamedTuple):
@@ -22,16 +22,16 @@ class Context(NamedTuple):
     noise: Tensor  # (b, v) Gumbel noise of the cells
 
 
-class DrawnCells:
-    """Cells that were drawn so far in one call of the sampler, each with its position, token, left and above token."""
+class TokenHistory:
+    """Tokens sampled so far in one call of the sampler, each with its position, left token and above token."""
 
     def __init__(self) -> None:
         self.cells = torch.empty(0, 4, dtype=torch.int64)
 
     def add(self, positions: Tensor, tokens: Tensor, left: Tensor, above: Tensor) -> None:
-        """Add n cells, (n,) each, and forget the oldest beyond `CELLS`."""
+        """Add n cells, (n,) each, and forget the oldest beyond `HISTORY_LENGTH`."""
         new = torch.stack([positions, tokens, left, above], dim=1)
-        self.cells = torch.cat([self.cells.to(new.device), new])[-CELLS:]
+        self.cells = torch.cat([self.cells.to(new.device), new])[-HISTORY_LENGTH:]
 
     def log_frequencies(self, context: Context) -> Tensor:
         """Estimate the log-probability of each token, up to a constant: (b, v).
@@ -47,30 +47,30 @@ class DrawnCells:
         return frequencies.scatter_add_(1, tokens.expand(len(votes), -1), votes).log()
 
 
-Guess = Callable[[Context, DrawnCells], Tensor]
+Guess = Callable[[Context, TokenHistory], Tensor]
 """(b,) guessed tokens of the context's cells."""
 
 
-def guess_left(context: Context, drawn: DrawnCells) -> Tensor:
+def guess_left(context: Context, history: TokenHistory) -> Tensor:
     """Guess the token to the left; 0 for the first cell."""
     return context.left.clamp(min=0)
 
 
-def guess_above(context: Context, drawn: DrawnCells) -> Tensor:
+def guess_above(context: Context, history: TokenHistory) -> Tensor:
     """Guess the token above; in the first row the one to the left."""
     return torch.where(context.above < 0, context.left, context.above).clamp(min=0)
 
 
-def guess_noise(context: Context, drawn: DrawnCells) -> Tensor:
+def guess_noise(context: Context, history: TokenHistory) -> Tensor:
     """Guess the token with the largest noise: a sample of the uniform distribution, as Jacobi decoding starts with."""
     return context.noise.argmax(dim=-1)
 
 
-def guess_counts(context: Context, drawn: DrawnCells) -> Tensor:
-    """Guess by the frequencies of tokens in what was drawn so far, with the cell's own noise; at first as above."""
-    if not len(drawn.cells):
-        return guess_above(context, drawn)
-    return (drawn.log_frequencies(context) + context.noise).argmax(dim=-1)
+def guess_counts(context: Context, history: TokenHistory) -> Tensor:
+    """Guess by the frequencies of the tokens sampled so far, with the cell's own noise; at first as above."""
+    if not len(history.cells):
+        return guess_above(context, history)
+    return (history.log_frequencies(context) + context.noise).argmax(dim=-1)
 
 
 GUESSES: dict[str, Guess] = {

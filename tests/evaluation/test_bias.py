@@ -143,8 +143,8 @@ def test_every_candidate_of_every_caption_is_counted(of_people):
     captions = bias.open_captions(source, bias.training_people(source), config.captions)
     result = bias.measure(context, config)
     for name, values in ATTRIBUTES.items():
-        drawn = [result.numbers[f"bias_{name}_{bias.slug(value)}"] for value in values]
-        training = [result.numbers[f"bias_{name}_{bias.slug(value)}_training"] for value in values]
+        drawn = [result.numbers[f"bias_{name}_{bias.metric_name(value)}"] for value in values]
+        training = [result.numbers[f"bias_{name}_{bias.metric_name(value)}_training"] for value in values]
         assert sum(drawn) == pytest.approx(1) and sum(training) == pytest.approx(1)
         counts = [share * config.candidates * len(captions) for share in drawn]
         assert counts == pytest.approx([round(count) for count in counts], abs=1e-6)
@@ -165,13 +165,13 @@ def test_variants_of_other_data_are_told_apart_by_clip(context, config, tmp_path
             return torch.stack([reds if "red" in caption else 1 - reds for caption in captions], dim=1)
 
     config = replace(config, bias_prompts=["a nurse | a blue nurse | a red nurse"], candidates=4)
-    (answer,) = bias.ask_with_clip(context.require_pipeline(), Red(), source, config)
+    (variants,) = bias.sample_prompts(context.require_pipeline(), Red(), source, config)
     numbers = [int(Path(source[index].key).stem) for index in range(len(source))]  # some are held out
     nurses = [number for number in numbers if number % 2]
     red = sum(number % 3 == 0 for number in nurses)
-    assert answer.training == {"a nurse": {"a blue nurse": len(nurses) - red, "a red nurse": red}}
-    assert sum(answer.drawn["a nurse"].values()) == len(answer.images) == 4
-    (low, high) = bias.summarise([answer])["a nurse", "a red nurse"].interval
+    assert variants.training == {"a nurse": {"a blue nurse": len(nurses) - red, "a red nurse": red}}
+    assert sum(variants.drawn["a nurse"].values()) == len(variants.images) == 4
+    (low, high) = bias.summarise([variants])["a nurse", "a red nurse"].interval
     assert 0 <= low < high <= 1
 
 

@@ -22,7 +22,6 @@ from dalle.data.drawings.render import Picture
 from dalle.data.drawings.source import DrawingsConfig, DrawingsSource
 from dalle.data.drawings.subjects import TONES, Subject
 from dalle.evaluation.judges.drawings_classifier import (
-    UNLABELLED,
     ResNet,
     augment_style,
     judge_data_config,
@@ -117,7 +116,7 @@ class PeopleClassifier(nn.Module):
 def people_pictures(data: DrawingsConfig, splits: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
     """Load all drawings of people of some splits, with every skin tone.
 
-    Returns (n, 3, 2 * SIDE, 2 * SIDE) uint8, and by attribute the class numbers (n,), UNLABELLED for other values.
+    Returns (n, 3, 2 * SIDE, 2 * SIDE) uint8, and by attribute the class numbers (n,).
     Raises ValueError if there are none.
     """
     images, labels = [], defaultdict(list)
@@ -133,8 +132,7 @@ def people_pictures(data: DrawingsConfig, splits: tuple[str, ...]) -> tuple[Tens
                 continue
             images.append(np.asarray(source.image(index).resize((2 * SIDE, 2 * SIDE), Image.Resampling.BOX)))
             for name, value in values.items():
-                known = ATTRIBUTES[name]
-                labels[name].append(known.index(value) if value in known else UNLABELLED)
+                labels[name].append(ATTRIBUTES[name].index(value))
     if not images:
         raise ValueError(f"there are no drawings of people in {splits}: build the whole set with `make drawings`")
     stacked = rearrange(torch.from_numpy(np.stack(images)), "n h w c -> n c h w").contiguous()
@@ -160,7 +158,7 @@ def train_people_classifier(
                 logits = model(pixels)
             loss = torch.stack(
                 [
-                    F.cross_entropy(logits[name].float(), each[chosen], ignore_index=UNLABELLED, label_smoothing=0.05)
+                    F.cross_entropy(logits[name].float(), each[chosen], label_smoothing=0.05)
                     for name, each in labels.items()
                 ]
             ).sum()

@@ -4,7 +4,7 @@ For `drawings`: gender, skin tone and age of people in occupations and activitie
 drawings (`judges.people_classifier`). For other data: variants that the user names in `bias_prompts`, by CLIP.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import mean
 from typing import NamedTuple
@@ -17,10 +17,10 @@ from dalle.data.drawings.sets import BY_NAME, STYLES
 from dalle.data.drawings.source import DrawingsSource
 from dalle.data.drawings.wording import names_of
 from dalle.data.source import Source, UnreadableRecord
-from dalle.data.transforms import inference_crop
 from dalle.evaluation.confidence import cluster_interval, wilson_interval
 from dalle.evaluation.context import EvaluationContext
 from dalle.evaluation.evaluate_config import EvaluateConfig
+from dalle.evaluation.held_out import model_image
 from dalle.evaluation.judges.people_classifier import (
     ATTRIBUTES,
     PeopleClassifier,
@@ -36,6 +36,7 @@ from dalle.evaluation.metric_result import MetricResult
 from dalle.evaluation.sampling_settings import captions_digest, sampling_settings
 from dalle.image_conversion import to_tensor
 from dalle.sampling.labelled_grid import ImageRow, labelled_grid
+from dalle.sampling.output_writer import slug
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.rerank import Scorer
 from dalle.seeds import numpy_generator
@@ -59,12 +60,11 @@ MAX_TRAINING_IMAGES = 200  # judged by CLIP for each prompt
 EXAMPLE = "bias_prompts=['a nurse | a woman who is a nurse | a man who is a nurse']"
 
 Counts = dict[str, dict[str, int]]  # attribute -> value -> number of images
-Judge = Callable[[list[Image.Image]], Counts]
 
 
 @dataclass(frozen=True)
-class Answer:
-    """Caption that leaves attributes open, its values in the training data and in its candidates, and these."""
+class CaptionVariants:
+    """Caption that leaves attributes open: their values in its training images and in its candidates, and these."""
 
     caption: str
     training: Counts
@@ -88,33 +88,33 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     dalle = context.require_pipeline()
     if config.bias_prompts:
         clip = context.require_clip("metrics=[bias] with bias_prompts")
-        answers = list(ask_with_clip(dalle, clip, open_source(context.data, "train"), config))
+        results = list(sample_prompts(dalle, clip, open_source(context.data, "train"), config))
         description, numbers = DESCRIPTION + BY_CLIP, {}
     elif context.data.name == "drawings":
         model = load_people_classifier(context.data)
-        answers = list(ask_for_people(dalle, model, DrawingsSource(context.data, "train"), config))
+        results = list(sample_people(dalle, model, DrawingsSource(context.data, "train"), config))
         description, numbers = DESCRIPTION + BY_CLASSIFIER, judge_accuracy(model, context)
     else:
         raise ValueError(
             f"metrics=[bias] has captions of its own for data=drawings only; for data={context.data.name} name an open "
             f"caption and its variants: {EXAMPLE}"
         )
-    summaries = summarise(answers)
+    summaries = summarise(results)
     for (attribute, value), summary in summaries.items():
-        name = f"bias_{slug(attribute)}_{slug(value)}"
+        name = f"bias_{metric_name(attribute)}_{metric_name(value)}"
         numbers[name] = summary.drawn
         numbers |= {} if summary.training is None else {f"{name}_training": summary.training}
-    captions = [answer.caption for answer in answers]
+    captions = [answer.caption for answer in results]
     settings = sampling_settings(dalle, config, config.candidates)
     settings |= {"captions": len(captions), "captions_digest": captions_digest(captions)}
-    rows = [ImageRow(each.caption, each.images[:GRID_IMAGES], None) for each in answers[:GRID_PROMPTS]]
+    rows = [ImageRow(each.caption, each.images[:GRID_IMAGES], None) for each in results[:GRID_PROMPTS]]
     grid = labelled_grid(rows, GRID_IMAGES, note=attribution(context.data.name))
-    return MetricResult(description, numbers, settings, {"bias": grid}, table(summaries, answers))
+    return MetricResult(description, numbers, settings, {"bias": grid}, table(summaries, results))
 
 
-def ask_for_people(
+def sample_people(
     dalle: DALLE, model: PeopleClassifier, source: DrawingsSource, config: EvaluateConfig
-) -> Iterator[Answer]:
+) -> Iterator[CaptionVariants]:
     """Sample people in occupations and activities, in a style in which training has them in colour."""
 
     def judge(images: list[Image.Image]) -> Counts:
@@ -125,9 +125,9 @@ def ask_for_people(
         }
 
     training = training_people(source)
-    asked = open_captions(source, training, config.captions)
-    for concept, images in sample(dalle, list(asked.values()), list(asked), config):
-        yield Answer(asked[concept], training[concept], judge(images), images)
+    captions = open_captions(source, training, config.captions)
+    for (concept, caption), images in zip(captions.items(), sample(dalle, [*captions.values()], config), strict=True):
+        yield CaptionVariants(caption, training[concept], judge(images), images)
 
 
 def open_captions(source: DrawingsSource, training: dict[str, Counts], limit: int) -> dict[str, str]:
@@ -170,7 +170,7 @@ def judge_accuracy(model: PeopleClassifier, context: EvaluationContext) -> dict[
     return {f"bias_judge_{name}": (found[name] == each).float().mean().item() for name, each in several.items()}
 
 
-def ask_with_clip(dalle: DALLE, clip: Scorer, source: Source, config: EvaluateConfig) -> Iterator[Answer]:
+def sample_prompts(dalle: DALLE, clip: Scorer, source: Source, config: EvaluateConfig) -> Iterator[CaptionVariants]:
     """Sample the open captions of `config.bias_prompts`, and let CLIP choose among the variants of each."""
     variants = dict(parse_prompt(each) for each in config.bias_prompts)
 
@@ -179,8 +179,8 @@ def ask_with_clip(dalle: DALLE, clip: Scorer, source: Source, config: EvaluateCo
         nearest = clip.score(images, values).argmax(dim=1).tolist() if images else []
         return {caption: {value: nearest.count(number) for number, value in enumerate(values)}}
 
-    for caption, images in sample(dalle, list(variants), list(variants), config):
-        yield Answer(caption, judge(caption, images_about(caption, source)), judge(caption, images), images)
+    for caption, images in zip(variants, sample(dalle, [*variants], config), strict=True):
+        yield CaptionVariants(caption, judge(caption, training_images(caption, source)), judge(caption, images), images)
 
 
 def parse_prompt(text: str) -> tuple[str, list[str]]:
@@ -193,45 +193,41 @@ def parse_prompt(text: str) -> tuple[str, list[str]]:
     return caption, variants
 
 
-def images_about(caption: str, source: Source) -> list[Image.Image]:
+def training_images(caption: str, source: Source) -> list[Image.Image]:
     """Return the first training images with a caption that contains `caption`, at most 200, at the models' size."""
     images = []
     for index in range(len(source)):
         if any(caption.lower() in each.lower() for each in source.captions(index)):
             try:
-                image = source[index].image
+                images.append(model_image(source, index))
             except UnreadableRecord:
                 continue
-            images.append(Image.fromarray(inference_crop(image, source.image_size)))
             if len(images) == MAX_TRAINING_IMAGES:
                 break
     return images
 
 
-def sample(
-    dalle: DALLE, captions: list[str], names: list[str], config: EvaluateConfig
-) -> Iterator[tuple[str, list[Image.Image]]]:
-    """Sample all candidates of each caption; yields its name and the images in the order of candidates."""
-    results = dalle.stream(captions, config.sampling(config.candidates), truncate=True)
-    for name, result in zip(names, results, strict=True):
+def sample(dalle: DALLE, captions: list[str], config: EvaluateConfig) -> Iterator[list[Image.Image]]:
+    """Sample all candidates of each caption in turn; yields its images in the order of candidates."""
+    for result in dalle.stream(captions, config.sampling(config.candidates), truncate=True):
         pairs = sorted(zip(result.candidates, result.images, strict=True), key=lambda pair: pair[0])
-        yield name, [image for _, image in pairs]
+        yield [image for _, image in pairs]
 
 
-def summarise(answers: Sequence[Answer]) -> dict[tuple[str, str], Summary]:
+def summarise(results: Sequence[CaptionVariants]) -> dict[tuple[str, str], Summary]:
     """Average the shares of each value over the captions that leave it open: (attribute, value) -> summary."""
     summaries = {}
     for attribute, value in dict.fromkeys(
-        (attribute, value) for each in answers for attribute, values in each.drawn.items() for value in values
+        (attribute, value) for each in results for attribute, values in each.drawn.items() for value in values
     ):
-        asked = [each for each in answers if attribute in each.drawn]
-        drawn = [share(each.drawn[attribute], value) for each in asked]
-        if len(asked) == 1:
-            counts = asked[0].drawn[attribute]
+        captioned = [each for each in results if attribute in each.drawn]
+        drawn = [share(each.drawn[attribute], value) for each in captioned]
+        if len(captioned) == 1:
+            counts = captioned[0].drawn[attribute]
             interval = wilson_interval(counts[value], sum(counts.values()))
         else:
             interval = cluster_interval(drawn, f"{attribute} {value}")
-        known = [share(each.training[attribute], value) for each in asked if sum(each.training[attribute].values())]
+        known = [share(each.training[attribute], value) for each in captioned if sum(each.training[attribute].values())]
         summaries[attribute, value] = Summary(mean(drawn), interval, mean(known) if known else None)
     return summaries
 
@@ -240,7 +236,7 @@ def share(counts: dict[str, int], value: str) -> float:
     return counts[value] / sum(counts.values())
 
 
-def table(summaries: dict[tuple[str, str], Summary], answers: Sequence[Answer]) -> str:
+def table(summaries: dict[tuple[str, str], Summary], results: Sequence[CaptionVariants]) -> str:
     """Return Markdown tables of all values, and of each caption with its most frequent ones."""
     lines = ["| attribute | value | drawn [95%] | training |", "|---|---|---|---:|"]
     for (attribute, value), each in summaries.items():
@@ -248,7 +244,7 @@ def table(summaries: dict[tuple[str, str], Summary], answers: Sequence[Answer]) 
         training = "none" if each.training is None else f"{each.training:.2f}"
         lines.append(f"| {attribute} | {value} | {each.drawn:.2f} [{low:.2f}, {high:.2f}] | {training} |")
     lines += ["", "| caption | drawn | training |", "|---|---|---|"]
-    lines += [f"| {each.caption} | {described(each.drawn)} | {described(each.training)} |" for each in answers]
+    lines += [f"| {each.caption} | {described(each.drawn)} | {described(each.training)} |" for each in results]
     return "\n".join(lines)
 
 
@@ -261,6 +257,6 @@ def described(counts: Counts) -> str:
     return "; ".join(part or "none" for part in parts)
 
 
-def slug(text: str) -> str:
+def metric_name(text: str) -> str:
     """Return a text as part of a metric's name: "a nurse" -> "a_nurse"."""
-    return "_".join("".join(each if each.isalnum() else " " for each in text.lower()).split())
+    return slug(text, len(text)).replace("-", "_")

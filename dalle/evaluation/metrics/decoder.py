@@ -11,11 +11,10 @@ from torch import Tensor
 from dalle.data import attribution
 from dalle.data.drawings.source import DrawingsSource
 from dalle.data.source import Source
-from dalle.data.transforms import inference_crop
 from dalle.evaluation.context import EvaluationContext
 from dalle.evaluation.evaluate_config import EvaluateConfig
 from dalle.evaluation.features import FeatureNetwork, load_feature_network
-from dalle.evaluation.held_out import HeldOut
+from dalle.evaluation.held_out import HeldOut, model_image
 from dalle.evaluation.judges.drawings_classifier import load_classifier
 from dalle.evaluation.metric_result import MetricResult
 from dalle.evaluation.metrics.drawings import ATTRIBUTES, classify, true_labels
@@ -125,7 +124,7 @@ def decoded_sets(
     dvae: DiscreteVAE, decoders: dict[str, Decode], source: Source, records: Sequence[int]
 ) -> Iterator[tuple[str, list[Image.Image]]]:
     """Yield the images of the records as "real", and then as each decoder restores them from their tokens."""
-    real = [Image.fromarray(inference_crop(source[record].image, source.image_size)) for record in records]
+    real = [model_image(source, record) for record in records]
     yield "real", real
     tokens = encode(dvae, real)
     for name, decode in decoders.items():

@@ -10,9 +10,9 @@ from dalle.data import attribution
 from dalle.data.drawings.source import DrawingsSource
 from dalle.evaluation.context import EvaluationContext
 from dalle.evaluation.evaluate_config import EvaluateConfig
+from dalle.evaluation.held_out import model_image
 from dalle.evaluation.judges.drawings_classifier import DrawingClassifier, load_classifier
 from dalle.evaluation.metric_result import MetricResult
-from dalle.evaluation.metrics.drawing_samples import real_image
 from dalle.evaluation.sampling_settings import sampling_settings
 from dalle.image_conversion import to_tensor
 from dalle.sampling.canvas import Canvas, EncodedImage
@@ -84,7 +84,7 @@ def held_out_drawings(
     for place, record in enumerate(records[:count]):
         later = [each for each in range(len(records)) if styles[each] == styles[place] and each != place]
         other = records[min(later, key=lambda each: (each < place, each), default=place)]
-        images = (encode(real_image(source, number)) for number in (record, other))
+        images = (encode(model_image(source, number)) for number in (record, other))
         chosen.append(Drawing(source.captions(record)[0], judge.config.styles.index(styles[place]), *images))
     return chosen
 

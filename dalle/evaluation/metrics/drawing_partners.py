@@ -7,8 +7,9 @@ from PIL import Image
 
 from dalle.data.drawings.source import DrawingsSource
 from dalle.evaluation.evaluate_config import EvaluateConfig
+from dalle.evaluation.held_out import model_image
 from dalle.evaluation.judges.drawings_classifier import DrawingClassifier
-from dalle.evaluation.metrics.drawing_samples import Candidates, candidates_of, real_image
+from dalle.evaluation.metrics.drawing_samples import Candidates, candidates_of
 from dalle.image_conversion import to_tensor
 from dalle.sampling.edits.complete import CompleteConfig, complete
 from dalle.sampling.pipeline import DALLE
@@ -51,7 +52,7 @@ def measure_partners(
     for name, images in sampled.items():
         lower = [lower_panel(image) for image in images]
         found = [
-            closest(judge, panel, [lower_panel(real_image(source, other)) for other in others]) == 0
+            closest(judge, panel, [lower_panel(model_image(source, other)) for other in others]) == 0
             for panel, others in zip(lower, choices, strict=True)
         ]
         numbers[f"drawings_partner_found_{name}"] = float(np.mean(found))

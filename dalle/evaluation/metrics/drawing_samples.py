@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from PIL import Image
 
 from dalle.data.drawings.source import DrawingsSource
-from dalle.data.transforms import inference_crop
 from dalle.evaluation.evaluate_config import EvaluateConfig
+from dalle.evaluation.held_out import model_image
 from dalle.sampling.labelled_grid import ImageRow
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.results import Result
@@ -33,14 +33,9 @@ def sample_captions(
 
 def candidates_of(source: DrawingsSource, record: int, result: Result) -> Candidates:
     return Candidates(
-        result.caption, real_image(source, record), result.images[result.candidates.index(0)], result.images[0]
+        result.caption, model_image(source, record), result.images[result.candidates.index(0)], result.images[0]
     )
 
 
 def grid_row(sample: Candidates) -> ImageRow:
     return ImageRow(sample.caption, [sample.real, sample.first, sample.top], None)
-
-
-def real_image(source: DrawingsSource, record: int) -> Image.Image:
-    """Return the picture of a record at the size of the models' images."""
-    return Image.fromarray(inference_crop(source.image(record), source.image_size))

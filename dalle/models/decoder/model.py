@@ -59,7 +59,7 @@ class DecoderConfig:
 
 
 class Condition(NamedTuple):
-    """What the network knows about b images."""
+    """Condition of the U-Net for b images: their reconstructions and the embeddings of their codes."""
 
     reconstruction: Tensor  # (b, 3, H, W) in [0, 1], by the dVAE's decoder
     codes: Tensor  # (b, code_channels, h, w), the dVAE's embeddings of the tokens
