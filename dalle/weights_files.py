@@ -130,7 +130,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         memory = tensor.untyped_storage().data_ptr()
         separate[name] = tensor.clone() if memory in seen else tensor
         seen.add(memory)
+    path.touch()
+    permissions = path.stat().st_mode  # those of other new files; safetensors 0.8 would keep the file to its owner
     save_file(separate, path)
+    path.chmod(permissions)
 
 
 def read_json(path: Path) -> dict[str, Any]:

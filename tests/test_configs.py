@@ -36,7 +36,7 @@ SIZES = {
     "base": (256, 58_592_390, 134_381_569, 302_875_649, 23_062_064),
     "small": (128, 22_407_302, 28_635_649, 48_474_625, 5_911_344),
     "tiny": (64, 678_454, 995_841, 966_401, 954_800),
-    "drawings": (128, 966_070, 4_117_057, 8_970_497, 3_349_104),
+    "drawings": (128, 966_070, 7_451_121, 8_970_497, 3_349_104),
 }
 
 
@@ -162,7 +162,7 @@ def test_the_models_of_a_recipe_can_be_built_and_fit_together(recipe):
     stages, size = stages_of(config), config.data.image_size
     with torch.device("meta"):
         if "clip" in stages:
-            CLIP(replace(stages["clip"].model, image_size=size))
+            CLIP(replace(stages["clip"].model, image_size=stages["clip"].image_size or size))
         if "dvae" not in stages:
             return
         dvae = DiscreteVAE(stages["dvae"].model)
@@ -179,7 +179,7 @@ def test_comments_of_presets_state_the_number_of_parameters(preset):
     begin = time.process_time()
     with torch.device("meta"):
         dvae = DiscreteVAE(stages["dvae"].model)
-        clip = CLIP(replace(stages["clip"].model, image_size=side))
+        clip = CLIP(replace(stages["clip"].model, image_size=stages["clip"].image_size or side))
         sizes = {"grid": side // dvae.downsample, "image_vocabulary": dvae.vocabulary}
         transformer = Transformer(replace(stages["transformer"].model, **sizes))
         decoder = DiffusionDecoder(replace(stages["decoder"].model, **sizes, code_channels=dvae.config.decoder_input))

@@ -72,6 +72,12 @@ def test_weights_below_the_limit_are_one_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [WEIGHTS]
 
 
+def test_weights_have_the_permissions_of_other_new_files(tmp_path):
+    write_weights(tmp_path, {"a": torch.zeros(3)})
+    (tmp_path / "other").touch()
+    assert (tmp_path / WEIGHTS).stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_a_tensor_above_the_limit_is_refused():
     with pytest.raises(ValueError, match=r"layers.0.weight has 400 bytes, more than a file of 300 bytes can hold"):
         split_into_shards(TENSORS, 300)

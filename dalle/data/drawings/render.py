@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from io import BytesIO
@@ -100,13 +99,17 @@ def render_all(folder: Path, side: int, names: list[str], pack: Path, index: Pat
     """Render the drawings of the sets `names` in `folder`, and write the cache: the files `pack` and `index`."""
     log.info("rendering the drawings in %s at %d pixels, once", folder, side)
     starts, pictures = [0], []
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{pack.name}.", delete=False) as file:
-        for name in names:
-            for member, subject, tone, data in rendered_set(folder / f"{name}.tar.xz", side, BY_NAME[name]):
-                file.write(data)
-                starts.append(starts[-1] + len(data))
-                pictures.append([name, member, subject, tone])
-    os.replace(file.name, pack)
+    temporary = pack.with_name(f".{pack.name}.{os.getpid()}")  # processes that open the folder at once do not collide
+    try:
+        with temporary.open("wb") as file:
+            for name in names:
+                for member, subject, tone, data in rendered_set(folder / f"{name}.tar.xz", side, BY_NAME[name]):
+                    file.write(data)
+                    starts.append(starts[-1] + len(data))
+                    pictures.append([name, member, subject, tone])
+        os.replace(temporary, pack)
+    finally:
+        temporary.unlink(missing_ok=True)
     content = json.dumps({"made_from": made_from, "pictures": pictures, "starts": starts})
     partial = index.with_name(f".{index.name}.{os.getpid()}")
     partial.write_text(content)
