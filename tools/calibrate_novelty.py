@@ -24,7 +24,7 @@ from dalle.data.transforms import inference_crop
 from dalle.image_conversion import to_pil_images, to_tensor
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.sampling.novelty import Novelty, TrainingImages
-from dalle.sampling.token_overlap import COPY_SHARE, token_overlap
+from dalle.sampling.token_overlap import COPY_SHARE, MAX_SHIFT, align, token_overlap
 
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
@@ -68,6 +68,13 @@ def copies(dvae: DiscreteVAE) -> dict[str, Callable[[Image.Image], Image.Image]]
     }
 
 
+def overlap(dvae: DiscreteVAE, image: Image.Image, original: Image.Image) -> float:
+    """Return the share of equal tokens of two images, as `Novelty.nearest` computes it."""
+    target, other = to_tensor([image]), to_tensor([original])
+    tokens, *others = dvae.encode(torch.cat([target, other, align(other, target[0], MAX_SHIFT * dvae.downsample)]))
+    return max(token_overlap(tokens, each) for each in others)
+
+
 def evenly_spaced(source: Source, images: int, size: int) -> Iterator[Image.Image]:
     """Yield `images` of a source, cropped as for training."""
     for index in range(0, len(source), max(1, len(source) // images)):
@@ -101,9 +108,9 @@ def main(overrides: list[str]) -> None:
         "| compared | " + " | ".join(["1%", "5%", "median", "95%", "99%"] + [f"≥ {each}" for each in THRESHOLDS]) + " |"
     )
     print("|---|" + "---:|" * (5 + len(THRESHOLDS)))
-    originals = [(image, encode(image)) for image in evenly_spaced(train, images, size)]
+    originals = list(evenly_spaced(train, images, size))
     for name, change in copies(dvae).items():
-        print(row(name, [token_overlap(encode(change(image)), tokens) for image, tokens in originals]), flush=True)
+        print(row(name, [overlap(dvae, change(image), image) for image in originals]), flush=True)
     novelty = Novelty(TrainingImages.open(data), dvae)
     found = [novelty.nearest(image, encode(image), by_clip=False) for image in evenly_spaced(val, images, size)]
     print(

@@ -39,7 +39,7 @@ from dalle.models.clip.model import CLIP
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.sampling.rerank import Scorer
 from dalle.sampling.results import Result
-from dalle.sampling.token_overlap import COPY_SHARE, token_overlap
+from dalle.sampling.token_overlap import COPY_SHARE, MAX_SHIFT, align, token_overlap
 
 GRID_FILE = "novelty.png"
 TILE = 152  # pixels of an image on the grid
@@ -204,12 +204,16 @@ class Novelty:
         readable = [(each, Image.fromarray(inference_crop(shown, size))) for each, shown in images if shown is not None]
         if not readable:
             return found[0]
+        pixels = to_tensor([shown for _, shown in readable])  # (n, 3, H, W)
+        moved = align(
+            pixels, to_tensor([Image.fromarray(inference_crop(image, size))])[0], MAX_SHIFT * self.dvae.downsample
+        )
         device = next(self.dvae.parameters()).device
         with torch.inference_mode():
-            theirs = self.dvae.encode(to_tensor([shown for _, shown in readable]).to(device)).cpu()  # (n, h, w)
+            theirs = self.dvae.encode(torch.cat([pixels, moved]).to(device)).cpu().chunk(2)  # 2 x (n, h, w)
         compared = [
-            replace(each, overlap=token_overlap(tokens.cpu(), other))
-            for (each, _), other in zip(readable, theirs, strict=True)
+            replace(each, overlap=max(token_overlap(tokens.cpu(), other) for other in others))
+            for (each, _), *others in zip(readable, *theirs, strict=True)
         ]
         return max(compared, key=lambda each: (each.is_same, each.overlap or 0.0))
 

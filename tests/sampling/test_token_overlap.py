@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from dalle.sampling.token_overlap import token_overlap
+from dalle.sampling.token_overlap import align, token_overlap
 
 
 def grid(seed: int = 0, background: int = 9) -> torch.Tensor:
@@ -41,3 +42,18 @@ def test_a_part_of_a_picture_is_not_a_copy_of_it():
     part = grid()
     part[4:] = 9
     assert token_overlap(grid(), part) == token_overlap(part, grid()) == 0.5
+
+
+@pytest.mark.parametrize(("down", "right"), [(0, 0), (3, -2), (-4, 4), (1, 0)])
+def test_a_moved_image_is_aligned_to_the_pixel(down, right):
+    large = F.interpolate(torch.rand(1, 3, 12, 12, generator=torch.manual_seed(0)), size=48, mode="bicubic")
+    target = large[0, :, 8:40, 8:40]
+    moved = large[:, :, 8 - down : 40 - down, 8 - right : 40 - right]
+    aligned = align(moved, target, max_shift=4)
+    inside = slice(4, -4)
+    assert torch.equal(aligned[0, :, inside, inside], target[:, inside, inside])
+
+
+def test_an_image_without_contrast_is_aligned_without_error():
+    white = torch.ones(2, 3, 8, 8)
+    assert torch.equal(align(white, white[0], max_shift=2), white)
