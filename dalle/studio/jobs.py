@@ -48,9 +48,12 @@ class Job:
 class JobQueue:
     """Jobs that wait, and a thread that runs one after the other."""
 
-    def __init__(self, run: Callable[[Job], None], limit: int):
-        """Start the thread. run: draws a job and writes its events. limit: most jobs that wait."""
-        self._run, self.limit = run, limit
+    def __init__(self, run: Callable[[Job], None], limit: int, prepare: Callable[[], None] = lambda: None):
+        """Start the thread.
+
+        run: draws a job and writes its events. limit: most jobs that wait. prepare: called once, before the first job.
+        """
+        self._run, self.limit, self._prepare = run, limit, prepare
         self._changed = Condition()
         self._waiting: deque[Job] = deque()
         self._running: Job | None = None
@@ -112,6 +115,7 @@ class JobQueue:
         self._thread.join(seconds)
 
     def _work(self) -> None:
+        self._prepare()
         while True:
             with self._changed:
                 self._running = None

@@ -44,7 +44,8 @@ class Session:
     def __post_init__(self) -> None:
         config = self.config
         self.store = Store(Shelf(config.max_images), Shelf(config.max_uploads))
-        self.jobs = JobQueue(Drawer(self.dalle, self.store, self.recorded), config.queue)
+        drawer = Drawer(self.dalle, self.store, self.recorded)
+        self.jobs = JobQueue(drawer, config.queue, drawer.warm_up)
         self._lock = Lock()  # one upload, edit, attention map or search at a time: they take memory and time
 
     @classmethod
