@@ -69,12 +69,7 @@ class JobQueue:
             ApiError: the queue is full.
         """
         with self._changed:
-            if self._closed:
-                raise ApiError(500, "the studio is stopping")
-            if len(self._waiting) >= self.limit:
-                raise ApiError(
-                    429, f"{self.limit} drawings are waiting already; try again when one of them has started"
-                )
+            self.check_room()
             position = len(self._waiting) + (self._running is not None)
             self._jobs[job.id] = job
             self._forget_oldest()
@@ -82,6 +77,13 @@ class JobQueue:
             self._waiting.append(job)
             self._changed.notify()
         return position
+
+    def check_room(self) -> None:
+        """Raise ApiError if the queue is full or closed."""
+        if self._closed:
+            raise ApiError(500, "the studio is stopping")
+        if len(self._waiting) >= self.limit:
+            raise ApiError(429, f"{self.limit} drawings are waiting already; try again when one of them has started")
 
     def get(self, key: str) -> Job:
         """Return a job by its id. Raises ApiError if there is none."""

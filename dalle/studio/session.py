@@ -96,6 +96,7 @@ class Session:
             ApiError: the queue is full, or the edit's image is gone.
             ValueError: a caption or a setting that the model or the policy refuses.
         """
+        self.jobs.check_room()  # before any work
         if request.seed is None:
             request = request.model_copy(update={"seed": random.SystemRandom().randrange(RANDOM_SEEDS)})
         if request.candidates > self.config.max_candidates:
