@@ -2,7 +2,7 @@
 
 import { getImage, postJson, readEvents, sentence, StudioError } from "./api.js";
 
-const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
+export const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
 
 /** Picture of a drawing, and its button in the grid. */
 export class Picture {

@@ -1,6 +1,6 @@
 // History of the session: its drawings and opened pictures, kept when the page is loaded again in the same tab.
 
-import { Drawing } from "./drawing.js";
+import { Drawing, plural } from "./drawing.js";
 
 const STORED = "studio.history";
 const LIMIT = 60; // drawings; the oldest go, with the memory of their pictures
@@ -50,8 +50,9 @@ export class History {
     const first = drawing.pictures.find((picture) => picture.url);
     if (first && parts.image.src !== first.url) parts.image.src = first.url;
     parts.button.classList.toggle("running", drawing.running);
-    const count = drawing.running ? "drawing" : drawing.uploaded ? "opened" : `${drawing.pictures.length}`;
-    parts.text.replaceChildren(drawing.title ?? drawing.caption, Object.assign(document.createElement("small"), { textContent: count }));
+    const count = drawing.running ? "drawing" : drawing.uploaded ? "opened" : plural(drawing.pictures.length, "picture");
+    const note = drawing.settings.edit && !drawing.uploaded ? `${drawing.settings.edit.kind}, ${count}` : count;
+    parts.text.replaceChildren(drawing.title ?? drawing.caption, Object.assign(document.createElement("small"), { textContent: note }));
     this.save();
   }
 

@@ -130,6 +130,7 @@ export class Viewer {
     this.showHeat(null);
     for (const each of $("words-list").children) each.ariaPressed = "false";
     $("mask").hidden = $("mask-tools").hidden = false;
+    this.dialog.classList.add("masking");
     $("mask-start").ariaExpanded = "true";
     $("mask-start").textContent = "Leave the mask";
     this.mask.size = Number($("brush").value);
@@ -140,6 +141,7 @@ export class Viewer {
 
   endMask() {
     $("mask").hidden = $("mask-tools").hidden = true;
+    this.dialog.classList.remove("masking");
     $("mask-start").ariaExpanded = "false";
     $("mask-start").textContent = "Brush a mask";
   }
