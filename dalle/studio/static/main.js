@@ -42,7 +42,8 @@ async function connect() {
     return;
   }
   settings.useModel(model);
-  $("model").textContent = `${model.name} · ${model.image_size} × ${model.image_size} pixels`;
+  const size = ` · ${model.image_size} × ${model.image_size} pixels`;
+  $("model").replaceChildren(model.name, Object.assign(document.createElement("span"), { className: "detail", textContent: size }));
   showExamples(model.examples);
   $("limits").replaceChildren(...model.limits.map((text) => Object.assign(document.createElement("li"), { textContent: text })));
   $("limits-box").hidden = model.limits.length === 0;
