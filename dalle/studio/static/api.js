@@ -1,6 +1,7 @@
 // Requests to the studio's server: the token, errors as sentences, event streams, pictures as blob: URLs.
 
 const TOKEN = "studio.token";
+const LAST_EVENTS = new Set(["done", "cancelled", "failed"]);
 const GONE = "The studio doesn't answer. Start it again with “dalle studio” and open the link that it prints; what you typed is kept.";
 const NEW_LINK = "The studio wants another token: it was restarted, or this page was opened without its link. "
   + "Open the link that “dalle studio” printed last; what you typed is kept.";
@@ -83,25 +84,23 @@ export const imagePath = (id, rest = "") => `api/images/${encodeURIComponent(id)
 /** Fetch a picture. An <img> cannot send the token. */
 export const getImage = async (id, rest = "") => (await request(imagePath(id, rest))).blob();
 
-/** Read a job's events and call `handle(name, data)` for each, until the last one. Reconnects if the stream breaks. */
-export async function readEvents(job, handle) {
-  const last = new Set(["done", "cancelled", "failed"]);
-  for (let failures = 0; ; ) {
+/** Yield a job's events, `{name, data}`, until the last one. Connects again if the stream breaks: the server repeats
+ * the state so far. */
+export async function* readEvents(job) {
+  for (let failures = 0; failures < 6; failures++) {
+    if (failures) await new Promise((resolve) => setTimeout(resolve, 300 * 2 ** failures));
     try {
       const response = await request(`api/jobs/${encodeURIComponent(job)}/events`);
-      for await (const { name, data } of parseEvents(response.body)) {
+      for await (const event of parseEvents(response.body)) {
         failures = 0;
-        handle(name, data);
-        if (last.has(name)) return;
+        yield event;
+        if (LAST_EVENTS.has(event.name)) return;
       }
-      failures += 1; // the server closed the stream too early
     } catch (error) {
-      if (error instanceof StudioError && error.status) throw error;
-      failures += 1;
+      if (error instanceof StudioError && error.status) throw error; // an answer, not a lost connection
     }
-    if (failures > 5) throw new StudioError(GONE, 0);
-    await new Promise((resolve) => setTimeout(resolve, 300 * 2 ** failures));
   }
+  throw new StudioError(GONE, 0);
 }
 
 async function* parseEvents(stream) {

@@ -4,6 +4,8 @@ import { getImage, postJson, readEvents, sentence, StudioError } from "./api.js"
 
 export const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
 
+let turn = Promise.resolve(); // of the drawings whose events are followed
+
 /** Picture of a drawing, and its button in the grid. */
 export class Picture {
   constructor(drawing, candidate) {
@@ -101,11 +103,19 @@ export class Drawing {
     this.say("Waiting for the model.");
   }
 
+  /** Follow the job's events after those of earlier drawings: a browser opens at most six connections to a server. */
+  followInTurn() {
+    turn = turn.then(() => this.follow());
+  }
+
   /** Follow the job's events until it ends. */
   async follow() {
+    if (this.followed) return;
+    this.followed = true;
     try {
-      await readEvents(this.job, (name, data) => this.handle(name, data));
+      for await (const { name, data } of readEvents(this.job)) this.handle(name, data);
     } catch (error) {
+      if (!(error instanceof StudioError)) throw error;
       this.keepFinished();
       const lost = error.status === 404 ? "The studio no longer has this drawing: it was restarted meanwhile." : error.message;
       this.say(`Stopped. ${lost}`, "failed");
@@ -121,8 +131,9 @@ export class Drawing {
     } catch (error) {
       this.cancelling = false;
       if (!(error instanceof StudioError)) throw error;
-      this.say(error.message);
+      return this.say(error.message);
     }
+    this.follow(); // it may still wait for its turn
   }
 
   /** Show one event of the job. A reconnected stream repeats the state so far, so each can come twice. */
@@ -170,7 +181,13 @@ export class Drawing {
   }
 
   finishPicture(picture, id) {
-    picture?.finish(id).catch((error) => this.say(error.message));
+    picture?.finish(id).catch((error) => {
+      if (error.status === 404) { // after a restart of the server, or the oldest of very many pictures
+        this.pictures = this.pictures.filter((each) => each !== picture);
+        picture.element.remove();
+      }
+      this.say(error.message);
+    });
   }
 
   /** Order the pictures as the server ranked them; pictures that it did not keep go. */
@@ -211,7 +228,7 @@ export class Drawing {
     const drawing = new Drawing(saved.settings, grid, listeners);
     const { job, state, status, note, uploaded } = saved;
     Object.assign(drawing, { job, state, status, note, uploaded });
-    if (drawing.running) drawing.follow();
+    if (drawing.running) drawing.followInTurn();
     else drawing.rank(saved.pictures);
     return drawing;
   }

@@ -100,7 +100,7 @@ async function start(values) {
     $("draw").disabled = false;
   }
   drawings.add(drawing);
-  drawing.follow();
+  drawing.followInTurn();
 }
 
 /** Draw a changed version of a picture with the form's settings. */
@@ -109,7 +109,7 @@ async function startEdit(picture, caption, edit) {
   try {
     await start(values);
   } catch (error) {
-    if (error.status !== 404 || !picture.blob || edit.mask) throw error;
+    if (error.status !== 404 || !picture.blob) throw error;
     picture.id = (await upload(picture.blob)).id; // the server was restarted and has forgotten the picture
     await start({ ...values, edit: { ...edit, image: picture.id } });
   }
@@ -150,7 +150,8 @@ function showStatus(drawing) {
 }
 
 function focusPicture(picture) {
-  if (picture?.button.isConnected) picture.button.focus();
+  const target = picture?.button.isConnected ? picture.button : $("cancel").hidden ? $("caption") : $("cancel");
+  target.focus();
 }
 
 $("cancel").addEventListener("click", () => drawings.current?.cancel());
@@ -209,6 +210,11 @@ window.addEventListener("drop", (event) => {
   if (!file) return;
   $("viewer").close();
   openFile(file);
+});
+
+window.addEventListener("paste", (event) => {
+  const file = event.clipboardData?.files[0];
+  if (file && !$("viewer").open) openFile(file);
 });
 
 // keyboard

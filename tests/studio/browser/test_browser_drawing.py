@@ -179,3 +179,15 @@ def test_words_that_the_model_never_saw_are_named(drawings_studio, open_studio):
     studio.draw("a red zzyzx")
     expect(studio.status).to_contain_text("never seen “zzyzx”")
     assert isinstance(studio.download(), Image.Image)
+
+
+def test_many_drawings_in_the_queue_leave_connections_for_cancelling_them(drawings_studio, open_studio):
+    studio = open_studio(drawings_studio)
+    studio.set(candidates=64)
+    count = 7  # a browser opens six connections to a server
+    for number in range(count):
+        studio.draw(f"a red apple {number}", wait=False)
+    for number in reversed(range(count)):
+        studio.history.nth(count - 1 - number).click()
+        studio.page.keyboard.press("Escape")
+        expect(studio.status).to_contain_text("Cancelled", timeout=60_000)
