@@ -8,10 +8,11 @@
 
 # %% [markdown]
 # # 3. The ablations
-# The paper's questions as sweeps (docs/ablations.md), read from where `train.py -m +ablation=<name>` and `evaluate.py
-# -m +ablation=<name>` left them, and drawn side by side. What has not been run is listed, not hidden.
+# The paper's questions as sweeps (docs/ablations.md): the results of `train.py -m +ablation=<name>` and `evaluate.py -m
+# +ablation=<name>`, side by side. Sweeps and runs that are missing are listed.
 #
-# `DALLE_SWEEPS` names the folder of all sweeps; without it, it is `outputs/ablation`.
+# Such questions can be asked of any model. First, two of them on pictures of the model that comes with the package:
+# temperature, and reranking by CLIP (Section 2.6).
 
 # %%
 import os
@@ -19,13 +20,31 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-import dalle
+from dalle import DALLE
 from dalle.ablations.sweep_page import answer, command, run_count
+from dalle.bundled import checkpoint_folder
 from dalle.cli.report import read_sweep
 from dalle.cli.sweeps import ablations
+from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 
-ROOT = Path(dalle.__file__).parents[1]
-SWEEPS = Path(os.environ.get("DALLE_SWEEPS", ROOT / "outputs" / "ablation"))
+CAPTION = "a green leaf"
+model = DALLE.load(checkpoint_folder(os.environ.get("DALLE_CHECKPOINT", "drawings")))
+rows = []
+for temperature in (1.0, 0.7):
+    result = model.generate(CAPTION, candidates=16, keep=16, temperature=temperature)
+    by_candidate = sorted(zip(result.candidates, result.images, strict=True), key=lambda pair: pair[0])
+    first = [image for _, image in by_candidate[:8]]
+    rows.append(ImageRow(f"{CAPTION}, temperature {temperature:g}: the first 8 of 16", first, None))
+    rows.append(ImageRow("the best 8 of 16 by CLIP", result.images[:8], result.scores and result.scores[:8]))
+labelled_grid(rows, tile=72)
+
+# %% [markdown]
+# ## The sweeps
+# `DALLE_SWEEPS` is the folder of all sweeps. The default is `../outputs/ablation`, where the commands write them if
+# this notebook is in the folder `notebooks` of the repository.
+
+# %%
+SWEEPS = Path(os.environ.get("DALLE_SWEEPS", "../outputs/ablation"))
 plt.rcParams.update({"figure.dpi": 56, "axes.grid": True, "grid.alpha": 0.25, "axes.titlesize": 10})
 
 sweeps = sorted((read_sweep(SWEEPS / name) for name in ablations()), key=lambda sweep: sweep.ablation.letter)

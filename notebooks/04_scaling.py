@@ -8,11 +8,12 @@
 
 # %% [markdown]
 # # 4. Scaling
-# How does the loss fall with the size of the transformer? The paper goes from pilots to 12 billion parameters and
-# prints no law. Here the sweep `scaling` trains small ones of several widths and depths with equal updates on equal
-# data, and a power law is fitted to their held-out image loss, in nats per token.
+# The loss against the size of the transformer. The paper goes from pilots to 12 billion parameters and prints no law.
+# Here the sweep `scaling` trains small transformers of several widths and depths with equal updates on equal data, and
+# a power law is fitted to their held-out image loss, in nats per token.
 #
-# `DALLE_SWEEPS` names the folder of all sweeps; without it, it is `outputs/ablation`.
+# First, pictures of the model that comes with the package, to show what a transformer a thousand times smaller than the
+# paper's can draw.
 
 # %%
 import os
@@ -21,12 +22,25 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-import dalle
+from dalle import DALLE
 from dalle.ablations.sweep_page import command, cost, run_count, table
+from dalle.bundled import checkpoint_folder
 from dalle.cli.report import read_sweep
+from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 
-ROOT = Path(dalle.__file__).parents[1]
-SWEEPS = Path(os.environ.get("DALLE_SWEEPS", ROOT / "outputs" / "ablation"))
+model = DALLE.load(checkpoint_folder(os.environ.get("DALLE_CHECKPOINT", "drawings")))
+size = sum(parameter.numel() for parameter in model.transformer.parameters())
+print(f"{size / 1e6:.1f}M parameters, {12e9 / size:,.0f} times fewer than the paper's 12 billion")
+drawn = model.generate_many(["a blue bird", "a red car"], candidates=16, keep=8)
+labelled_grid([ImageRow(f"{each.caption}: best 8 of 16", each.images, each.scores) for each in drawn], tile=72)
+
+# %% [markdown]
+# ## The runs
+# `DALLE_SWEEPS` is the folder of all sweeps. The default is `../outputs/ablation`, where the commands write them if
+# this notebook is in the folder `notebooks` of the repository.
+
+# %%
+SWEEPS = Path(os.environ.get("DALLE_SWEEPS", "../outputs/ablation"))
 plt.rcParams.update({"figure.dpi": 64, "axes.grid": True, "grid.alpha": 0.25, "axes.titlesize": 10})
 
 sweep = read_sweep(SWEEPS / "scaling")

@@ -11,13 +11,17 @@ from PIL import Image
 from dalle import checkpoint
 from dalle.checkpoint import CheckpointError
 from dalle.models.clip.model import CLIP, CLIPConfig
+from dalle.models.decoder.model import DecoderConfig, DiffusionDecoder
 from dalle.models.dvae.model import DiscreteVAE, DVAEConfig
 from dalle.models.transformer.model import Transformer, TransformerConfig
 from dalle.sampling.pipeline import DALLE
 from dalle.weights_files import WEIGHTS
 
-MODELS = {"dvae": DiscreteVAE, "transformer": Transformer, "clip": CLIP}
-SCHEMAS = {"dvae": DVAEConfig, "transformer": TransformerConfig, "clip": CLIPConfig}
+MODELS = {"dvae": DiscreteVAE, "transformer": Transformer, "clip": CLIP, "decoder": DiffusionDecoder}
+SCHEMAS = {"dvae": DVAEConfig, "transformer": TransformerConfig, "clip": CLIPConfig, "decoder": DecoderConfig}
+DECODER = DecoderConfig(
+    width=8, levels=1, blocks=1, patch=2, image_vocabulary=13, code_channels=8, code_side=2, grid=4
+)  # fits the dVAE of the fixture `checkpoints`
 CORRUPTED_VALUES = [
     *(None, True, False, "", "x", [], [[]], {}, {"a": 1}, [1, 2], ["dense"], ["row", 3]),
     *(-1, 0, 1, 2, 3, 7, 10**9, 10**18, 10**400, 0.5, -1.5, 1e308, float("nan"), float("inf")),
@@ -26,15 +30,24 @@ FIELDS = [(kind, each.name) for kind, schema in SCHEMAS.items() for each in fiel
 META = [*checkpoint.META, "anything"]
 
 
+@pytest.fixture(scope="module")
+def intact(checkpoints, tmp_path_factory):
+    """Folder with a dvae/, transformer/, clip/ and decoder/ that fit each other."""
+    folder = shutil.copytree(checkpoints, tmp_path_factory.mktemp("intact"), dirs_exist_ok=True)
+    trained_on = {"path": "../dvae", "digest": checkpoint.digest(folder / "dvae")}
+    DiffusionDecoder(DECODER).save(folder / "decoder", {"dvae": trained_on})
+    return folder
+
+
 @pytest.fixture
-def corrupted(checkpoints, tmp_path):
+def corrupted(intact, tmp_path):
     """A copy of the checkpoints, and a function that changes a value in a config.json."""
     folder = tmp_path / "copy"
-    shutil.copytree(checkpoints, folder)
+    shutil.copytree(intact, folder)
 
     def change(kind: str, part: str, name: str, value) -> None:
         path = folder / kind / checkpoint.CONFIG
-        content = json.loads((checkpoints / kind / checkpoint.CONFIG).read_text())
+        content = json.loads((intact / kind / checkpoint.CONFIG).read_text())
         content[part][name] = value
         path.write_text(json.dumps(content))
 
@@ -65,6 +78,9 @@ def use(kind: str, model) -> None:
         assert model.decode(model.encode(torch.rand(1, 3, 8, 8))).shape == (1, 3, 8, 8)
     elif kind == "clip":
         assert model.score([Image.new("RGB", (9, 9))], ["a red circle"]).shape == (1, 1)
+    elif kind == "decoder":
+        codes = torch.rand(1, 8, 4, 4)
+        assert model(torch.rand(1, 3, 8, 8), torch.rand(1), torch.rand(1, 3, 8, 8), codes).shape == (1, 3, 8, 8)
     else:
         captions = model.sequence.pad_captions([[1, 2]])
         assert model(captions, torch.zeros(1, 16, dtype=torch.int64)).image.shape == (1, 16, 13)

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     {"train", "sample", "evaluate", "report", "prepare", "__main__"},  # call a command
     {"cli", "dalle"},  # the commands; what `from dalle import DALLE` shows
+    {"studio"},  # the web page and HTTP API, which only the command imports
     {"ablations"},  # what runs and evaluations have written, side by side
     {"stages", "evaluation", "planning"},
     {"training", "sampling"},

@@ -10,6 +10,7 @@ import jupytext
 import nbformat
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from dalle import checkpoint
@@ -87,27 +88,38 @@ def test_codebook_notebook_compares_hard_and_soft_codes(run, trained):
 def test_sampling_notebook_compares_settings_and_explains_missing_guidance(run, trained):
     defined, printed = run("02_sampling", DALLE_CHECKPOINT=trained, DALLE_CANDIDATES=4)
     assert "needs a transformer that was trained with empty captions" in printed
-    assert defined["by_temperature"][0.0][1] == 0  # greedy drawing has no variety
+    assert defined["by_temperature"][0.0][1] == 0  # greedy sampling has no variety
     assert defined["by_temperature"][1.0][1] > 0
     assert len(defined["canvases"]) == len(defined["rows"]) == 5
 
 
-def test_ablations_notebook_plots_finished_and_lists_missing_runs(run, swept):
-    defined, printed = run("03_ablations", DALLE_SWEEPS=swept)
+def test_sampling_notebook_measures_the_named_colour(run, trained):
+    defined, _ = run("02_sampling", DALLE_CHECKPOINT=trained, DALLE_CANDIDATES=2)
+    painted = {"red": (220, 30, 30), "yellow": (240, 200, 30), "green": (40, 160, 60), "blue": (40, 90, 200)}
+    for colour, rgb in painted.items():
+        image = Image.new("RGB", (8, 8), "white")
+        image.paste(rgb, (0, 0, 8, 4))
+        shares = {each: defined["colour_share"]([image], each).item() for each in painted}
+        assert shares == {each: float(each == colour) for each in painted}
+    assert defined["colour_share"]([Image.new("RGB", (8, 8), "white")], "red").item() == 0
+
+
+def test_ablations_notebook_plots_finished_and_lists_missing_runs(run, swept, trained):
+    defined, printed = run("03_ablations", DALLE_SWEEPS=swept, DALLE_CHECKPOINT=trained)
     assert [sweep.ablation.name for sweep in defined["finished"]] == ["kl_weight", "scaling"]
     assert "gain: " in printed and "python train.py -m +ablation=gain" in printed
     jobs = len(ablation_jobs("kl_weight"))
     assert f"{jobs} of {jobs} runs" in printed
 
 
-def test_scaling_law_notebook_fits_and_predicts_the_largest(run, swept):
-    defined, printed = run("04_scaling", DALLE_SWEEPS=swept)
+def test_scaling_law_notebook_fits_and_predicts_the_largest(run, swept, trained):
+    defined, printed = run("04_scaling", DALLE_SWEEPS=swept, DALLE_CHECKPOINT=trained)
     assert defined["law"].exponent == pytest.approx(-0.1)
     assert "the prediction is +0.0% off" in printed or "the prediction is -0.0% off" in printed
 
 
-def test_missing_sweeps_show_the_command(run, tmp_path):
-    _, printed = run("04_scaling", DALLE_SWEEPS=tmp_path / "nothing")
+def test_missing_sweeps_show_the_command(run, trained, tmp_path):
+    _, printed = run("04_scaling", DALLE_SWEEPS=tmp_path / "nothing", DALLE_CHECKPOINT=trained)
     assert "python train.py -m +ablation=scaling dvae=outputs/demo/dvae" in printed
 
 

@@ -30,6 +30,7 @@ from dalle.cli.prepare_config import PrepareConfig
 from dalle.evaluation.evaluate_config import EvaluateConfig
 from dalle.sampling.command_config import SampleConfig
 from dalle.signals import Interrupted
+from dalle.studio.config import StudioConfig
 from dalle.training.logger import WandbConfig
 from dalle.training.sharding import check_mode
 
@@ -102,6 +103,7 @@ COMMANDS = {
     "evaluate": EvaluateConfig,
     "report": ReportConfig,
     "prepare": PrepareConfig,
+    "studio": StudioConfig,
 }
 
 

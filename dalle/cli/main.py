@@ -12,6 +12,7 @@ DESCRIPTIONS = {
     "evaluate": "measure a checkpoint on held-out data",
     "report": "make tables and plots of sweeps and runs",
     "prepare": "check a data set, encode it, import and export weights",
+    "studio": "draw and edit images in the browser, and serve an HTTP API",
     "verify": "say which model and settings made an image: dalle verify FILE",
 }
 

@@ -6,23 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from dalle import checkpoint
 from dalle.bundled import checkpoint_folder
 from dalle.checkpoint import CheckpointError
-from dalle.config_validation import has_type
 from dalle.data.skip_counter import printable
 from dalle.sampling.components import find_components
 from dalle.sampling.content_credentials import read_credentials
+from dalle.sampling.image_record import FOLDERS, read_record
 
 USAGE = """usage: dalle verify FILE...
 
 Print which checkpoint and settings made each image, and if its signature is valid. Exit status: 0 for images with a
 record and no invalid signature, 1 for others, 2 for files that cannot be read, 3 if signatures cannot be checked."""
 UNCHECKED = 3
-RECORD = {"caption": str, "seed": int, "candidate": int, "rank": int, "settings": dict}
-FOLDERS = ("checkpoint", "dvae", "clip", "decoder")  # settings that name folders
 # settings that have their own line, or that do not matter to who looks at the image
 NOT_LISTED = {*FOLDERS, "digests", "seed", "device"}
 
@@ -56,30 +52,6 @@ def describe(path: Path) -> tuple[list[str], int]:
     lines = record_lines(record) if record else [f"image      {printable(path.name)} has no record of how it was made"]
     signature, status = signature_line(path)
     return [*lines, f"signature  {signature}"], status if record else max(status, 1)
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """Return what `sample.py` wrote into a PNG file: caption, seed, candidate, rank, settings; {} for another image.
-
-    Raises ValueError if the file is not a readable image.
-    """
-    try:
-        with Image.open(path) as image:
-            image.verify()
-            texts = {name: value for name, value in image.info.items() if isinstance(value, str)}
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{printable(str(path))} is not an image that can be read: {printable(str(error))}") from error
-    try:
-        record: dict[str, Any] = {
-            name: texts[name] if kind is str else json.loads(texts[name]) for name, kind in RECORD.items()
-        }
-    except (KeyError, ValueError, RecursionError):
-        return {}
-    if not all(has_type(record[name], kind) for name, kind in RECORD.items()):
-        return {}
-    settings, digests = record["settings"], record["settings"].get("digests")
-    valid = all(has_type(settings.get(name), str | None) for name in FOLDERS) and isinstance(digests, dict)
-    return record if valid and has_type(list(digests.values()), list[str]) else {}
 
 
 def record_lines(record: Mapping[str, Any]) -> list[str]:

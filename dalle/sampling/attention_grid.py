@@ -66,15 +66,19 @@ def attention_grid(
     layers: name of the layers that the maps are from, such as "layer 3", for the explanation.
     tile: side in pixels.
     """
-    shares = maps.maps / maps.maps.sum(dim=0).clamp(min=1e-12)  # (words, h, w)
     shown = fitted(image.convert("RGB"), tile)
-    faded = Image.blend(shown.convert("L").convert("RGB"), Image.new("RGB", shown.size, PAPER), WHITENING)
     cells = [Cell(shown, "image")]
-    cells += [
-        Cell(_heat_map(faded, share), word, f"{share.mean():.0%}")
-        for word, share in zip(maps.words, shares, strict=True)
-    ]
+    cells += [Cell(heat_map, word, f"{share:.0%}") for word, heat_map, share in heat_maps(shown, maps)]
     return image_grid([GridRow(cells, caption)], columns, tile, notes=_notes(maps, layers))
+
+
+def heat_maps(image: Image.Image, maps: WordMaps) -> list[tuple[str, Image.Image, float]]:
+    """Return for each word its heat map over an RGB image, and its mean share of the attention to words."""
+    shares = maps.maps / maps.maps.sum(dim=0).clamp(min=1e-12)  # (words, h, w)
+    faded = Image.blend(image.convert("L").convert("RGB"), Image.new("RGB", image.size, PAPER), WHITENING)
+    return [
+        (word, _heat_map(faded, share), share.mean().item()) for word, share in zip(maps.words, shares, strict=True)
+    ]
 
 
 def _heat_map(faded: Image.Image, share: Tensor) -> Image.Image:

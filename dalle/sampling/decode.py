@@ -1,6 +1,7 @@
 """Autoregressive sampling of image tokens: prefill the caption once, then sample token by token for all candidates."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +25,12 @@ DEFAULTS = DecodingConfig()
 
 OnProgress = Callable[[float], None]
 """Progress callback, called after each token with the number of images completed by it. An exception stops sampling."""
+
+OnTokens = Callable[[Tensor], None]
+"""Token callback of sequential decoding, called after each position with the batch's images so far.
+
+They are (captions, candidates, h, w) on the model's device, `MASKED` where not sampled yet. It must not change them.
+"""
 
 
 class SampledBatch(NamedTuple):
@@ -57,6 +64,7 @@ def sample_batches(
     precision: torch.dtype = torch.float32,
     recompute_kv: bool = False,
     on_progress: OnProgress | None = None,
+    on_tokens: OnTokens | None = None,
     count: DecodingCount | None = None,
 ) -> Iterator[SampledBatch]:
     """Sample images for each caption, one batch at a time. A batch holds several captions if all their candidates fit.
@@ -72,6 +80,7 @@ def sample_batches(
     precision: of the linear layers on a CPU, see `dalle.models.cpu_linear`; on other devices the model's own is used.
     recompute_kv: use caches that take less memory and slightly more time, see `Transformer.new_cache`; ignored by
         parallel decoding.
+    on_tokens: shows the images while they are sampled; ignored by parallel decoding.
     count: the images, tokens and passes of parallel decoding are added to it.
 
     Raises:
@@ -82,7 +91,7 @@ def sample_batches(
     samplers = TokenSamplerFactory(model, config, numbers.numel(), precision, recompute_kv, count)
     for batch in batch_slices(len(captions), candidates, samplers.batch_size):
         sampler = samplers.create(captions[batch[0]], numbers[batch].shape[1])
-        images = sampler.sample(candidate_keys(config.seed, numbers[batch]), canvases[batch], on_progress)
+        images = sampler.sample(candidate_keys(config.seed, numbers[batch]), canvases[batch], on_progress, on_tokens)
         del sampler  # free its memory before the caller decodes and ranks the images, and before the next one is made
         yield SampledBatch(batch[0].start, batch[1].start, images)
 
@@ -164,17 +173,29 @@ class TokenSampler:
                 self.step = decoding_step(shared.model, text, candidates, shared.recompute_kv)
 
     @torch.inference_mode()
-    def sample(self, keys: Tensor, canvas: Tensor, on_progress: OnProgress | None = None) -> Tensor:
+    def sample(
+        self,
+        keys: Tensor,
+        canvas: Tensor,
+        on_progress: OnProgress | None = None,
+        on_tokens: OnTokens | None = None,
+    ) -> Tensor:
         """Sample: (captions, m) noise keys, (captions, m, h, w) canvas -> (captions, m, h, w) images on the CPU."""
-        images = rearrange(canvas.to(self.device), "captions m h w -> (captions m) (h w)").clone()
+        images = rearrange(canvas.to(self.device), "captions m h w -> (captions m) (h w)").clone(
+            memory_format=torch.contiguous_format
+        )
+        grids = images.view(canvas.shape)  # the same memory
         with without_autocast(self.device.type):
             if self.parallel is not None:
                 self.parallel.sample(images, images == MASKED, keys.flatten().to(self.device), on_progress)
             else:
-                self._sample_masked(images, keys.flatten().to(self.device), on_progress)
-        return rearrange(images, "(captions m) (h w) -> captions m h w", captions=len(keys), h=self.sequence.grid).cpu()
+                show = None if on_tokens is None else partial(on_tokens, grids)
+                self._sample_masked(images, keys.flatten().to(self.device), on_progress, show)
+        return grids.cpu()
 
-    def _sample_masked(self, images: Tensor, keys: Tensor, on_progress: OnProgress | None) -> None:
+    def _sample_masked(
+        self, images: Tensor, keys: Tensor, on_progress: OnProgress | None, show: Callable[[], None] | None
+    ) -> None:
         """Sample each `MASKED` token of (b, h * w) images, in place, with the noise of their (b,) keys."""
         scale = self.config.guidance if self.config.guided else None
         masked = images == MASKED
@@ -191,6 +212,8 @@ class TokenSampler:
                 sampled = (process_logits(logits, self.config) + noise).argmax(dim=-1)
                 images[:, position] = torch.where(masked[:, position], sampled, images[:, position])
             previous = images[:, position]
+            if show is not None:
+                show()
             if on_progress is not None:
                 on_progress(len(images) / steps)
 

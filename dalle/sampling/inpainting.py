@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from dalle.models.transformer.model import Transformer
-from dalle.sampling.canvas import Canvas
+from dalle.sampling.canvas import Canvas, Corner
 from dalle.sampling.decode import (
     DEFAULTS,
     MASKED,
     OnProgress,
+    OnTokens,
     SampledBatch,
     TokenSampler,
     TokenSamplerFactory,
@@ -41,7 +42,7 @@ SCORING_BATCH_SIZE = 64  # most images scored at a time: the logits of all posit
 class SampleTokens(Protocol):
     """Interface of a function that samples the masked tokens of a batch of images."""
 
-    def __call__(self, *, canvas: Tensor, seed: int) -> Tensor:
+    def __call__(self, *, canvas: Tensor, seed: int, on_tokens: OnTokens | None = None) -> Tensor:
         """Sample the `MASKED` tokens of a canvas: (captions, candidates, h, w) -> the same without `MASKED`."""
         ...
 
@@ -61,6 +62,7 @@ def inpaint_batches(
     precision: torch.dtype = torch.float32,
     recompute_kv: bool = False,
     on_progress: OnProgress | None = None,
+    on_tokens: OnTokens | None = None,
     count: DecodingCount | None = None,
 ) -> Iterator[SampledBatch]:
     """Sample and refine images on a canvas of any size, one batch at a time, as `dalle.sampling.decode.sample_batches`.
@@ -81,28 +83,50 @@ def inpaint_batches(
         sampler = samplers.create(batch_captions, numbers[batch].shape[1])
         sample = partial(_sample_tokens, sampler, numbers[batch], report)
         log_likelihood = partial(_log_likelihood, model, batch_captions, min(samplers.batch_size, SCORING_BATCH_SIZE))
-        images = inpaint_canvas(canvases[batch], canvas, model.sequence.grid, sample, log_likelihood, config.seed)
+        images = inpaint_canvas(
+            canvases[batch], canvas, model.sequence.grid, sample, log_likelihood, config.seed, on_tokens
+        )
         del sampler, sample
         yield SampledBatch(batch[0].start, batch[1].start, images)
 
 
 def inpaint_canvas(
-    tokens: Tensor, canvas: Canvas, grid: int, sample: SampleTokens, log_likelihood: LogLikelihood, seed: int
+    tokens: Tensor,
+    canvas: Canvas,
+    grid: int,
+    sample: SampleTokens,
+    log_likelihood: LogLikelihood,
+    seed: int,
+    on_tokens: OnTokens | None = None,
 ) -> Tensor:
-    """Sample and refine the images of one batch: (captions, candidates, h, w) tokens -> the same without `MASKED`."""
+    """Sample and refine the images of one batch: (captions, candidates, h, w) tokens -> the same without `MASKED`.
+
+    on_tokens: called with the whole images while a window is sampled first, and after each step of a refinement pass.
+    """
     images = tokens.clone()
     seeds = (_derived_seed(seed, number) for number in count())
     for top, left in canvas.windows:
         window = images[..., top : top + grid, left : left + grid]
-        window[:] = inpaint_window(window.clone(), canvas, sample, log_likelihood, seeds)
+        show = None if on_tokens is None else partial(_show_window, on_tokens, images.clone(), (top, left))
+        window[:] = inpaint_window(window.clone(), canvas, sample, log_likelihood, seeds, show)
     return images
 
 
 def inpaint_window(
-    tokens: Tensor, canvas: Canvas, sample: SampleTokens, log_likelihood: LogLikelihood, seeds: Iterator[int]
+    tokens: Tensor,
+    canvas: Canvas,
+    sample: SampleTokens,
+    log_likelihood: LogLikelihood,
+    seeds: Iterator[int],
+    show: OnTokens | None = None,
 ) -> Tensor:
-    """Sample and refine one window: (captions, candidates, grid, grid) -> the same without `MASKED`."""
-    images, masked = sample(canvas=tokens, seed=next(seeds)), tokens == MASKED
+    """Sample and refine one window: (captions, candidates, grid, grid) -> the same without `MASKED`.
+
+    show: called with the window while it is sampled first, and after each step of a refinement pass. Proposals that may
+    be rejected are not shown.
+    """
+    first = sample if show is None else partial(sample, on_tokens=show)
+    images, masked = first(canvas=tokens, seed=next(seeds)), tokens == MASKED
     for bands in range(1, canvas.refinement_passes + 1):
         for number in range(bands):
             band = band_of_rows(masked, bands, number)
@@ -113,6 +137,8 @@ def inpaint_window(
                 better = proposed > best
                 images = torch.where(better[..., None, None], proposal, images)
                 best = torch.where(better, proposed, best)
+                if show is not None:
+                    show(images)
     return images
 
 
@@ -138,9 +164,22 @@ def suffix_log_likelihood(band: Tensor, log_likelihoods: Tensor) -> Tensor:
 
 
 def _sample_tokens(
-    sampler: TokenSampler, numbers: Tensor, on_progress: OnProgress | None, *, canvas: Tensor, seed: int
+    sampler: TokenSampler,
+    numbers: Tensor,
+    on_progress: OnProgress | None,
+    *,
+    canvas: Tensor,
+    seed: int,
+    on_tokens: OnTokens | None = None,
 ) -> Tensor:
-    return sampler.sample(candidate_keys(seed, numbers), canvas, on_progress)
+    return sampler.sample(candidate_keys(seed, numbers), canvas, on_progress, on_tokens)
+
+
+def _show_window(on_tokens: OnTokens, images: Tensor, corner: Corner, window: Tensor) -> None:
+    """Call `on_tokens` with the whole images, (..., h, w), in which a window at `corner` is replaced, in place."""
+    (top, left), (height, width) = corner, window.shape[-2:]
+    images[..., top : top + height, left : left + width] = window
+    on_tokens(images)
 
 
 def _log_likelihood(model: Transformer, captions: Tensor, batch_size: int, images: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 Images are written as they are sampled, so ten thousand captions need no more memory than the grid.
 """
 
-import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -11,10 +10,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from PIL.PngImagePlugin import PngInfo
-
 from dalle.atomic_files import atomic_write
 from dalle.sampling.content_credentials import ContentSigner
+from dalle.sampling.image_record import encode_png
 from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 from dalle.sampling.results import Result
 
@@ -69,9 +67,9 @@ class OutputWriter:
         for image, entry in zip(result.images, images, strict=True):
             path = self.folder / f"{prefix}{slug(result.caption)}-{entry['rank']:03d}.png"
             record = {"caption": result.caption, **entry, "settings": self.settings}
-            file = io.BytesIO()
-            image.save(file, "PNG", pnginfo=_text_chunks(record))
-            png = file.getvalue() if self.signer is None else self.signer.sign(file.getvalue(), result.caption, record)
+            png = encode_png(image, record)
+            if self.signer is not None:
+                png = self.signer.sign(png, result.caption, record)
             with atomic_write(path) as temporary:
                 temporary.write_bytes(png)
             entry["file"] = path.name
@@ -117,10 +115,3 @@ def unused_path(folder: Path) -> Path:
     """Return `folder`, or if it exists, the first unused name with the suffix -2, -3, ...."""
     names = (folder if number == 1 else folder.with_name(f"{folder.name}-{number}") for number in count(1))
     return next(name for name in names if not name.exists())
-
-
-def _text_chunks(metadata: Mapping[str, Any]) -> PngInfo:
-    chunks = PngInfo()
-    for name, value in metadata.items():
-        chunks.add_itxt(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-    return chunks

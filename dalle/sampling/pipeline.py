@@ -200,6 +200,7 @@ class DALLE:
         truncate: bool = False,
         progress: bool = True,
         stop: Callable[[], bool] = lambda: False,
+        on_tokens: decode.OnTokens | None = None,
         count: DecodingCount | None = None,
     ) -> Iterator[Result]:
         """Yield the result of each caption in turn, as soon as its candidates are sampled, and hold none.
@@ -208,6 +209,7 @@ class DALLE:
         truncate: cut a caption that is too long, as training does; otherwise raise `ValueError`.
         stop: called after each token. Once it returns True, sampling stops; the finished candidates of the current
             caption, if any, are ranked and yielded last.
+        on_tokens: shows the images while they are sampled, see `dalle.sampling.decode.OnTokens`.
         count: the images, tokens and passes of parallel decoding are added to it.
         """
         config = self.with_guidance(config)
@@ -223,13 +225,13 @@ class DALLE:
         with SamplingProgress(len(captions) * config.candidates, progress, stop) as advance:
             options = {
                 "candidate_offset": offsets,
-                "precision": self.precision,
                 "recompute_kv": recompute_kv,
                 "on_progress": advance,
+                "on_tokens": on_tokens,
                 "count": count,
             }
             try:
-                for batch in self._batches(ids, config, canvas, options):
+                for batch in self.sample_batches(ids, config, canvas, **options):
                     for current, images in enumerate(batch.images, batch.caption):
                         finished.append(images)
                         if batch.candidate + len(images) == config.candidates:
@@ -306,9 +308,14 @@ class DALLE:
             references = reference_captions(self.transformer.sequence, captions, given, self.caption_dropout > 0)
         return build_reranker(config, self.transformer, self.clip, references)
 
-    def _batches(
-        self, ids: Tensor, config: SamplingConfig, canvas: Canvas | Tensor | None, options: Mapping[str, Any]
+    def sample_batches(
+        self, ids: Tensor, config: SamplingConfig, canvas: Canvas | Tensor | None = None, **options: Any
     ) -> Iterator[decode.SampledBatch]:
+        """Sample image tokens for (captions, T) ids, one batch at a time, without ranking or decoding them.
+
+        options: of `dalle.sampling.decode.sample_batches`, such as candidate_offset, on_progress and on_tokens.
+        """
+        options.setdefault("precision", self.precision)
         if isinstance(canvas, Canvas):
             return inpainting.inpaint_batches(
                 self.transformer, ids, config.candidates, config, canvas=canvas, **options

@@ -40,7 +40,8 @@ class DecoderConfig:
             raise ValueError(f"width={self.width} must be a multiple of {GROUPS}, the groups of a norm")
         if self.residual_scale <= 0:
             raise ValueError(f"residual_scale={self.residual_scale} must be above 0")
-        if self.code_side % (self.patch * 2 ** (self.levels - 1)):
+        most = self.code_side.bit_length()  # checked first: 2 to the power of a huge number takes forever
+        if self.levels > most or self.code_side % (self.patch * 2 ** (self.levels - 1)):
             raise ValueError(
                 f"patch={self.patch} and levels={self.levels} give a lowest level of {self.patch} * "
                 f"2^{self.levels - 1} pixels a position, which must divide the {self.code_side} pixels of a code: "

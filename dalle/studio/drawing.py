@@ -1,0 +1,155 @@
+"""Drawing of one job: small batches with previews first, then the ranking of all candidates. Runs in the job thread."""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dalle.sampling.canvas import Canvas
+from dalle.sampling.output_writer import image_metadata
+from dalle.sampling.pipeline import DALLE
+from dalle.sampling.progress_bar import SamplingStopped
+from dalle.sampling.rerank import CaptionCandidates
+from dalle.sampling.results import Result
+from dalle.sampling.sampling_config import SamplingConfig
+from dalle.studio.edits import candidates_of
+from dalle.studio.jobs import Job
+from dalle.studio.previews import Previews
+from dalle.studio.requests import UNRANKED
+from dalle.studio.store import DrawnImage, Store
+
+FIRST_BATCHES = (1, 4)  # candidates of the first batches, so that something is finished soon
+BATCH = {"cpu": 8}  # candidates of the others, by device: a cancelled batch is lost
+BATCH_OF_GPU = 64
+# settings that do not change images, as sample.py drawing one token at a time
+NOT_RECORDED = ("memory", "batch_size", "decoding", "window", "guess")
+
+
+@dataclass(frozen=True)
+class Drawer:
+    """Function that draws a job: writes its events, and its images into the store."""
+
+    dalle: DALLE
+    store: Store
+    recorded: Mapping[str, Any]  # settings of the studio for the record in each image: checkpoint, digests
+
+    def __call__(self, job: Job) -> None:
+        begin = time.monotonic()
+        request, dalle = job.request, self.dalle
+        config = dalle.with_guidance(request.sampling_config())
+        unknown = dalle.unknown_words([request.caption])
+        job.events.append("started", {"candidates": config.candidates, "unknown_words": unknown})
+        ids = dalle.tokenize([request.caption])
+        drawn: list[DrawnImage] = []
+        keys: list[str] = []
+        try:
+            for tokens in self._batches(job, ids, config):
+                batch = self._finished(job, config, tokens, len(drawn))
+                keys += [self.store.drawn.add(each) for each in batch]
+                drawn += batch
+                for candidate in range(len(drawn) - len(batch), len(drawn)):
+                    job.events.append("image", {"id": keys[candidate], "candidate": candidate})
+        except SamplingStopped:
+            pass
+        ranked = self._rank(job, ids[0], config, drawn, keys) if drawn else []
+        job.images = [each["id"] for each in ranked]
+        job.events.append("ranked", {"images": ranked})
+        if job.cancelled and len(drawn) < config.candidates:
+            job.events.append("cancelled", {"kept": len(ranked)}, last=True)
+        else:
+            seconds = time.monotonic() - begin
+            data = {"seconds": round(seconds, 3), "images_per_second": round(len(drawn) / seconds, 3)}
+            job.events.append("done", data, last=True)
+
+    def _batches(self, job: Job, ids: Tensor, config: SamplingConfig) -> Iterator[Tensor]:
+        """Yield the tokens of each batch of candidates in turn: (m, h, w).
+
+        Raises:
+            SamplingStopped: the job was cancelled.
+        """
+        dalle = self.dalle
+        chosen = dalle.choose_batch_size(1, config)
+        for start, count in batches(config.candidates, chosen.images, dalle.transformer.image_head.weight.device):
+            job.check()
+
+            def show(rows: int | None, images: list[str], start: int = start) -> None:
+                job.events.show("partial", {"first": start, "rows": rows, "images": images})
+
+            (batch,) = dalle.sample_batches(
+                ids,
+                replace(config, candidates=count, keep=count, batch_size=count),
+                candidates_of(job.canvas, start, count),
+                candidate_offset=start,
+                recompute_kv=chosen.memory.recompute_kv,
+                on_progress=job.check,
+                on_tokens=Previews(dalle.dvae, show, is_edit=job.canvas is not None),
+            )
+            yield batch.images[0]
+
+    def _finished(self, job: Job, config: SamplingConfig, tokens: Tensor, first: int) -> list[DrawnImage]:
+        """Decode a batch. `first`: its first candidate's number."""
+        images = _paste(job.canvas, self.dalle.decode_images(tokens))
+        numbers = list(range(first, first + len(images)))
+        result = Result(job.request.caption, images, None, tokens, numbers, config.candidates)
+        return self._drawn_images(job, config, result)
+
+    def _rank(
+        self, job: Job, ids: Tensor, config: SamplingConfig, drawn: list[DrawnImage], keys: list[str]
+    ) -> list[dict[str, Any]]:
+        """Rank all candidates, keep the best, and return them as the event says it."""
+        dalle, request = self.dalle, job.request
+        reranker = None if request.rerank == UNRANKED else dalle.reranker(ids[None], config)
+        tokens = torch.stack([each.tokens for each in drawn])
+        order, scores, by_name = list(range(len(drawn)))[: config.keep], None, {}
+        if reranker is not None:
+            candidates = CaptionCandidates(request.caption, ids, tokens, [each.image for each in drawn])
+            order, scores, by_name = reranker(candidates).best(config.keep)
+        images = [drawn[index].image for index in order]
+        decoder = dalle.image_decoder(config) if request.decoder else None
+        if decoder is not None:
+            images = _paste(job.canvas, decoder(dalle.dvae, tokens[order], order))
+        result = Result(request.caption, images, scores, tokens[order], order, len(drawn), by_name)
+        ranked = self._drawn_images(job, config, result)
+        for index, each in zip(order, ranked, strict=True):
+            drawn[index].record = each.record
+            if decoder is not None:
+                keys[index] = self.store.drawn.add(each)
+        scored = scores if scores is not None else [None] * len(order)
+        return [
+            {"id": keys[index], "candidate": index, "score": score} for index, score in zip(order, scored, strict=True)
+        ]
+
+    def _drawn_images(self, job: Job, config: SamplingConfig, result: Result) -> list[DrawnImage]:
+        """Return the images of a result with their records."""
+        request = job.request.model_dump()
+        settings = {name: value for name, value in asdict(config).items() if name not in NOT_RECORDED}
+        settings |= {"rerank": job.request.rerank, **self.recorded, "edit": _recorded_edit(request["edit"])}
+        if not job.request.decoder:
+            settings["decoder"] = None
+        entries = image_metadata(result, config.seed)
+        return [
+            DrawnImage(image, tokens, {"caption": result.caption, **entry, "settings": settings}, request)
+            for image, tokens, entry in zip(result.images, result.tokens, entries, strict=True)
+        ]
+
+
+def batches(candidates: int, most: int, device: torch.device) -> Iterator[tuple[int, int]]:
+    """Yield the first candidate and the size of each batch, small ones first. `most`: images that fit into memory."""
+    start, sizes = 0, iter(FIRST_BATCHES)
+    while start < candidates:
+        size = min(next(sizes, BATCH.get(device.type, BATCH_OF_GPU)), most, candidates - start)
+        yield start, size
+        start += size
+
+
+def _paste(canvas: Canvas | None, images: list[Image.Image]) -> list[Image.Image]:
+    return images if canvas is None else canvas.paste(images)
+
+
+def _recorded_edit(edit: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return an edit without the ids of its images, which mean nothing outside the session."""
+    return edit and {name: value for name, value in edit.items() if name not in ("image", "mask")}

@@ -1,0 +1,70 @@
+"""Canvases of the studio's edits, from images in its store. The edits themselves are those of sample.py."""
+
+from dataclasses import replace
+
+from PIL import Image
+
+from dalle.sampling.canvas import Canvas, EncodedImage
+from dalle.sampling.edits.complete import CompleteConfig, complete
+from dalle.sampling.edits.inpaint import InpaintConfig, inpaint
+from dalle.sampling.edits.outpaint import OutpaintConfig, outpaint
+from dalle.sampling.edits.variations import VariationsConfig, variations
+from dalle.sampling.pipeline import DALLE
+from dalle.sampling.sampling_config import SamplingConfig
+from dalle.studio.requests import Complete, DrawRequest, Extend, Inpaint, Vary
+from dalle.studio.store import Store
+
+
+def build_canvas(request: DrawRequest, config: SamplingConfig, dalle: DALLE, store: Store) -> Canvas | None:
+    """Build the canvas of a drawing's edit, for all its candidates; None without an edit.
+
+    Raises:
+        ApiError: an image or a mask that is not in the store.
+        ValueError: a mask without white, or another setting that does not fit the image.
+    """
+    edit = request.edit
+    if edit is None:
+        return None
+    image = store.find(edit.image).image
+    original = dalle.encode_image(image)
+    grid = len(original.tokens)
+    match edit:
+        case Inpaint():
+            mask = _fitted_mask(store.find(edit.mask).image, image)
+            options = InpaintConfig(refinement_passes=edit.refinement_passes, proposals=edit.proposals)
+            canvas = inpaint(original, mask, options)
+        case Extend():
+            canvas = outpaint(original, _outpaint_config(edit, grid))
+        case Vary():
+            canvas = _variations(original, edit, config)
+        case Complete():
+            canvas = complete(original, CompleteConfig(rows=edit.rows))
+    needs_grid = [] if request.rerank in ("clip", "none") else [f"rerank={request.rerank}"]
+    canvas.require_model_grid(grid, needs_grid)
+    return canvas
+
+
+def candidates_of(canvas: Canvas | None, start: int, count: int) -> Canvas | None:
+    """Return the canvas of some candidates of a drawing."""
+    if canvas is None or canvas.tokens.ndim == 2:
+        return canvas
+    return replace(canvas, tokens=canvas.tokens[start : start + count])
+
+
+def _fitted_mask(mask: Image.Image, image: Image.Image) -> Image.Image:
+    """Scale a mask to an image of the same shape: large ones are scaled down when they are uploaded."""
+    same_shape = abs(mask.width * image.height - mask.height * image.width) <= max(mask.size) * 2
+    return mask.resize(image.size, Image.Resampling.BOX) if same_shape else mask
+
+
+def _outpaint_config(edit: Extend, grid: int) -> OutpaintConfig:
+    added = max(1, round(edit.amount * grid))
+    config = OutpaintConfig(refinement_passes=edit.refinement_passes, proposals=edit.proposals)
+    return replace(config, **{edit.direction: added})
+
+
+def _variations(original: EncodedImage, edit: Vary, config: SamplingConfig) -> Canvas:
+    options = VariationsConfig(
+        share=1 - edit.strength, refinement_passes=edit.refinement_passes, proposals=edit.proposals
+    )
+    return variations(original, options, config.candidates, config.seed)

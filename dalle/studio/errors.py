@@ -1,0 +1,70 @@
+"""Errors of the HTTP API: one sentence as JSON, in the shape of OpenAI's API."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+TYPES = {401: "authentication_error", 403: "authentication_error", 404: "not_found", 429: "queue_full"}
+
+
+class ApiError(HTTPException):
+    """An error that the API answers: a status and one sentence."""
+
+    def __init__(self, status: int, sentence: str):
+        super().__init__(status, sentence)
+
+
+def error_body(status: int, sentence: str) -> dict[str, Any]:
+    """Return the JSON body of an error."""
+    kind = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return {"error": {"message": sentence, "type": kind, "param": None, "code": None}}
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Answer every error of `app` with `error_body`."""
+
+    def http_error(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        sentence = error.detail if isinstance(error, ApiError) else _standard_sentence(request, error.status_code)
+        return JSONResponse(error_body(error.status_code, sentence), error.status_code, headers=error.headers)
+
+    def invalid_body(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return JSONResponse(error_body(422, validation_sentence(error.errors()[0])), 422)
+
+    def unexpected(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse(error_body(500, "the studio failed; its terminal says why"), 500)
+
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(RequestValidationError, invalid_body)
+    app.add_exception_handler(Exception, unexpected)
+
+
+def unknown_field(name: str, known: Sequence[str]) -> str:
+    """Return the sentence for a setting that does not exist, with the nearest one that does."""
+    nearest = get_close_matches(name, known, n=1)
+    hint = f"did you mean {nearest[0]}?" if nearest else f"choose one of {', '.join(known)}"
+    return f"there is no setting {name[:80]!r}; {hint}"
+
+
+def validation_sentence(error: dict[str, Any]) -> str:
+    """Return one sentence for the first error that pydantic found in a request."""
+    place = ".".join(str(each) for each in error["loc"] if each != "body")
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "json_invalid":
+        return f"the body is not JSON: {error.get('ctx', {}).get('error', message)}"
+    if error["type"] == "value_error" or not place:  # a sentence of our own
+        return message if place else f"the body does not fit: {message}"
+    return f"{place[:80]}: {message[:1].lower()}{message[1:]}"
+
+
+def _standard_sentence(request: Request, status: int) -> str:
+    """Return the sentence of an error that the framework raised."""
+    path = request.url.path[:80]
+    sentences = {404: f"there is nothing at {path}", 405: f"{request.method} is not possible at {path}"}
+    return sentences.get(status, "the request cannot be read")

@@ -1,0 +1,88 @@
+"""Events of one drawing, for any number of readers. Readers pull, so that a slow one delays neither work nor others.
+
+Lasting events are kept in order. Of the events that only show progress, each name keeps its newest alone: a reader that
+comes late, or is slow, misses the ones between.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from threading import Lock
+from typing import Any
+
+KEEP_ALIVE = 10.0  # seconds between comments on a silent stream, which find out that a reader has gone
+
+
+class EventLog:
+    """Events that one thread writes and asynchronous readers read, each from the start."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._lasting: list[str] = []
+        self._newest: dict[str, tuple[int, str]] = {}  # name: (version, event)
+        self._version = 0
+        self._ended = False
+        self._readers: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+
+    @property
+    def ended(self) -> bool:
+        return self._ended
+
+    def append(self, name: str, data: Any, last: bool = False) -> None:
+        """Add a lasting event, and forget those of progress. `last` ends all streams. Ignored after the last one."""
+        with self._lock:
+            if self._ended:
+                return
+            self._newest.clear()
+            self._lasting.append(_format(name, data))
+            self._ended = last
+        self._wake()
+
+    def show(self, name: str, data: Any) -> None:
+        """Replace the newest event of progress called `name`."""
+        with self._lock:
+            if self._ended:
+                return
+            self._version += 1
+            self._newest[name] = self._version, _format(name, data)
+        self._wake()
+
+    async def read(self, keep_alive: float = KEEP_ALIVE) -> AsyncIterator[str]:
+        """Yield the events so far and then new ones, as text of server-sent events, until the last one."""
+        changed = asyncio.Event()
+        reader = asyncio.get_running_loop(), changed
+        with self._lock:
+            self._readers.add(reader)
+        try:
+            position, version, ended = 0, 0, False
+            while not ended:
+                changed.clear()
+                text, position, version, ended = self._since(position, version)
+                if text:
+                    yield text
+                    continue
+                try:
+                    await asyncio.wait_for(changed.wait(), keep_alive)
+                except asyncio.TimeoutError:
+                    yield ": keep-alive\n\n"
+        finally:
+            with self._lock:
+                self._readers.discard(reader)
+
+    def _since(self, position: int, version: int) -> tuple[str, int, int, bool]:
+        """Return the events that a reader has not seen, its new position and version, and if there will be no more."""
+        with self._lock:
+            newest = sorted(each for each in self._newest.values() if each[0] > version)
+            text = "".join([*self._lasting[position:], *(event for _, event in newest)])
+            return text, len(self._lasting), self._version, self._ended
+
+    def _wake(self) -> None:
+        with self._lock:
+            readers = list(self._readers)
+        for loop, changed in readers:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(changed.set)
+
+
+def _format(name: str, data: Any) -> str:
+    return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"

@@ -1,0 +1,138 @@
+"""Jobs: a bounded queue of drawings, and the one thread that draws them."""
+
+import secrets
+import traceback
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import Condition, Event, Thread
+
+from dalle.sampling.canvas import Canvas
+from dalle.sampling.progress_bar import SamplingStopped
+from dalle.studio.errors import ApiError
+from dalle.studio.events import EventLog
+from dalle.studio.requests import DrawRequest
+
+REMEMBERED = 256  # jobs whose events can still be read; ended ones above that are forgotten, the oldest first
+
+
+@dataclass(eq=False)
+class Job:
+    """A drawing, from the queue to its last event."""
+
+    request: DrawRequest
+    canvas: Canvas | None  # of its edit, for all candidates
+    id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
+    events: EventLog = field(default_factory=EventLog)
+    images: list[str] = field(default_factory=list)  # ids of the kept images, best first, once ranked
+    failure: str = ""  # sentence, if it failed
+    _cancelled: Event = field(default_factory=Event)
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
+    def cancel(self) -> None:
+        self._cancelled.set()
+
+    def check(self, *_: object) -> None:
+        """Raise `SamplingStopped` if the job was cancelled: a progress callback of sampling."""
+        if self.cancelled:
+            raise SamplingStopped
+
+    def fail(self, sentence: str) -> None:
+        self.failure = sentence
+        self.events.append("failed", {"message": sentence}, last=True)
+
+
+class JobQueue:
+    """Jobs that wait, and a thread that runs one after the other."""
+
+    def __init__(self, run: Callable[[Job], None], limit: int):
+        """Start the thread. run: draws a job and writes its events. limit: most jobs that wait."""
+        self._run, self.limit = run, limit
+        self._changed = Condition()
+        self._waiting: deque[Job] = deque()
+        self._running: Job | None = None
+        self._jobs: OrderedDict[str, Job] = OrderedDict()
+        self._closed = False
+        self._thread = Thread(target=self._work, name="studio drawing", daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Job) -> int:
+        """Add a job. Returns the number of jobs before it.
+
+        Raises:
+            ApiError: the queue is full.
+        """
+        with self._changed:
+            if self._closed:
+                raise ApiError(500, "the studio is stopping")
+            if len(self._waiting) >= self.limit:
+                raise ApiError(
+                    429, f"{self.limit} drawings are waiting already; try again when one of them has started"
+                )
+            position = len(self._waiting) + (self._running is not None)
+            self._jobs[job.id] = job
+            self._forget_oldest()
+            job.events.show("queued", {"position": position})
+            self._waiting.append(job)
+            self._changed.notify()
+        return position
+
+    def get(self, key: str) -> Job:
+        """Return a job by its id. Raises ApiError if there is none."""
+        job = self._jobs.get(key)
+        if job is None:
+            raise ApiError(404, "there is no such drawing; it may be too old, or of a studio that was restarted")
+        return job
+
+    def cancel(self, job: Job) -> None:
+        """Cancel a job. One that runs keeps its finished candidates; one that has ended stays as it is."""
+        job.cancel()
+        with self._changed:
+            if job in self._waiting:
+                self._waiting.remove(job)
+                job.events.append("ranked", {"images": []})
+                job.events.append("cancelled", {"kept": 0}, last=True)
+                self._show_positions()
+
+    def close(self) -> None:
+        """Cancel all jobs and end their events."""
+        with self._changed:
+            self._closed = True
+            for job in self._jobs.values():
+                job.cancel()
+                job.fail("the studio was stopped")
+            self._waiting.clear()
+            self._changed.notify()
+
+    def join(self, seconds: float) -> None:
+        """Wait until the thread has ended, at most that long."""
+        self._thread.join(seconds)
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._running = None
+                self._changed.wait_for(lambda: self._waiting or self._closed)
+                if self._closed:
+                    return
+                job = self._running = self._waiting.popleft()
+                self._show_positions()
+            try:
+                self._run(job)
+            except ValueError as error:
+                job.fail(str(error))
+            except Exception as error:  # the thread must live on, whatever one drawing raises
+                traceback.print_exc()
+                job.fail(f"the drawing failed with {type(error).__name__}; the studio's terminal says more")
+
+    def _show_positions(self) -> None:
+        for before, job in enumerate(self._waiting, start=int(self._running is not None)):
+            job.events.show("queued", {"position": before})
+
+    def _forget_oldest(self) -> None:
+        ended = [key for key, job in self._jobs.items() if job.events.ended]
+        for key in ended[: max(0, len(self._jobs) - REMEMBERED)]:
+            del self._jobs[key]

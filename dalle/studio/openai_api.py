@@ -1,0 +1,54 @@
+"""The route that OpenAI's clients call for images: POST /v1/images/generations."""
+
+import base64
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Request
+
+from dalle.studio.errors import ApiError
+from dalle.studio.jobs import Job
+from dalle.studio.requests import GenerationRequest
+from dalle.studio.routes import in_thread
+from dalle.studio.session import Session
+
+LOOK = 1.0  # seconds between looks if the client is still there
+
+
+def openai_routes(session: Session) -> APIRouter:
+    """Return the routes below /v1."""
+    routes = APIRouter(prefix="/v1", tags=["OpenAI"])
+
+    @routes.post("/images/generations")
+    async def generate(request: Request, body: Annotated[GenerationRequest, Body()]) -> dict[str, Any]:
+        """Draw images for a prompt and return them as base64 PNG, best first, in the shape of OpenAI's API.
+
+        `seed`, `candidates` and the other settings of sampling may be given too. Closing the connection cancels.
+        """
+        job, _ = await in_thread(session.submit, body.draw_request(session.image_size))
+        try:
+            async for _ in job.events.read(LOOK):
+                if await request.is_disconnected():
+                    break
+        finally:
+            session.jobs.cancel(job)  # no effect on one that has ended
+        if job.failure:
+            raise ApiError(500, job.failure)
+        size = f"{session.image_size}x{session.image_size}"
+        data = await in_thread(_images, session, job)
+        return {"created": int(time.time()), "data": data, "output_format": "png", "size": size}
+
+    return routes
+
+
+def _images(session: Session, job: Job) -> list[dict[str, Any]]:
+    found = [session.store.find_drawn(key) for key in job.images]
+    return [
+        {
+            "b64_json": base64.b64encode(each.png()).decode(),
+            "seed": each.record["seed"],
+            "candidate": each.record["candidate"],
+            "score": each.record["score"],
+        }
+        for each in found
+    ]

@@ -1,0 +1,168 @@
+"""The studio's web server: its application, its address, and its run until Ctrl-C."""
+
+import ipaddress
+import os
+import secrets
+import socket
+import sys
+import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import Depends, FastAPI, Response
+from fastapi.responses import FileResponse
+from fastapi.security import HTTPBearer
+
+from dalle.studio.config import StudioConfig
+from dalle.studio.errors import ApiError, add_error_handlers
+from dalle.studio.openai_api import openai_routes
+from dalle.studio.routes import api_routes
+from dalle.studio.security import Security, loopback_hosts
+from dalle.studio.session import Session
+
+STATIC = Path(__file__).with_name("static")
+MEDIA_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+TOKEN_VARIABLE = "DALLE_STUDIO_TOKEN"
+SHORTEST_TOKEN = 16  # characters
+# no log of requests, no headers about itself, no trust in those of proxies
+UVICORN: dict[str, Any] = {
+    "log_level": "error",
+    "access_log": False,
+    "server_header": False,
+    "proxy_headers": False,
+    "ws": "none",
+    "timeout_graceful_shutdown": 3,
+}
+TITLE = "DALL-E studio"
+
+
+def create_app(session: Session) -> FastAPI:
+    """Build the application with all routes, without the checks of `Security`."""
+    app = FastAPI(
+        title=TITLE, docs_url=None, redoc_url=None, redirect_slashes=False, swagger_ui_oauth2_redirect_url=None
+    )
+    add_error_handlers(app)
+    token = [Depends(HTTPBearer(auto_error=False))]  # only for OpenAPI: `Security` checks it
+    app.include_router(api_routes(session), dependencies=token)
+    app.include_router(openai_routes(session), dependencies=token)
+    # only files that are there at the start are served: no path of a request reaches the disk
+    files = {path.name: path for path in STATIC.glob("*.*") if path.suffix in MEDIA_TYPES}
+
+    def serve(name: str) -> FileResponse:
+        if name not in files:
+            raise ApiError(404, "there is no such page")
+        return FileResponse(files[name], media_type=MEDIA_TYPES[files[name].suffix])
+
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+    async def index() -> Response:
+        return serve("index.html")
+
+    @app.api_route("/static/{name}", methods=["GET", "HEAD"], include_in_schema=False)
+    async def static(name: str) -> Response:
+        return serve(name)
+
+    return app
+
+
+def run(config: StudioConfig) -> None:
+    """Load the model, print the link to the page, and serve until Ctrl-C.
+
+    Raises:
+        ValueError: an address that is not free, a token that is missing or too short, or a model that cannot be loaded.
+    """
+    token = choose_token(config.host)
+    with listening_socket(config.host, config.port) as listener:
+        session = Session.load(config)
+        port = listener.getsockname()[1]
+        link = f"http://{_bracketed(config.host)}:{port}/#token={token}"
+        print(f"studio    {link}", flush=True)
+        print("          Ctrl-C stops it. The link holds the token: whoever has it can draw.", flush=True)
+        if config.open:
+            webbrowser.open(link)
+        build_server(session, port, token).run(sockets=[listener])
+    session.jobs.join(5)
+
+
+def build_server(session: Session, port: int, token: str) -> "StudioServer":
+    """Build the server of a session, with the checks of every request. port: the one that it will listen on."""
+    config = session.config
+    loopback = loopback_hosts(port)
+    others = {f"{name.lower()}:{port}" for name in (_bracketed(config.host), *config.hosts)}
+    others |= {name.lower() for name in config.hosts}  # behind a proxy, without the port
+    app = Security(create_app(session), token, loopback | others, others - loopback)
+    return StudioServer(session, uvicorn.Config(app, **UVICORN))
+
+
+class StudioServer(uvicorn.Server):
+    """Server that ends the event streams when it is told to stop, and so does not wait for them."""
+
+    def __init__(self, session: Session, config: uvicorn.Config):
+        super().__init__(config)
+        self.session = session
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.session.close()
+        await super().shutdown(sockets)
+
+
+def choose_token(host: str) -> str:
+    """Return the token in the environment variable DALLE_STUDIO_TOKEN, or on loopback addresses a random one.
+
+    Raises:
+        ValueError: no token for an address that others can reach, or a short one.
+    """
+    given = os.environ.get(TOKEN_VARIABLE, "").strip()
+    if given and (len(given) < SHORTEST_TOKEN or not given.isascii() or not given.isprintable() or " " in given):
+        raise ValueError(
+            f"{TOKEN_VARIABLE} is no safe token; use {SHORTEST_TOKEN} or more letters, digits and signs without spaces"
+        )
+    if not given and not is_loopback(host):
+        raise ValueError(
+            f"host={host} can be reached from other computers, so it needs a token of yours in the environment "
+            f"variable {TOKEN_VARIABLE}; or leave host at 127.0.0.1"
+        )
+    return given or secrets.token_urlsafe(32)
+
+
+def is_loopback(host: str) -> bool:
+    """Return True if only this computer can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@contextmanager
+def listening_socket(host: str, port: int) -> Iterator[socket.socket]:
+    """Context with a socket that listens on an address.
+
+    Raises:
+        ValueError: the port is in use, or the address is not of this computer.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as listener:
+        if sys.platform != "win32":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was just left
+        try:
+            listener.bind((host, port))
+            listener.listen(128)
+        except OSError as error:
+            raise ValueError(
+                f"the studio cannot listen on port={port} of host={host}: {(error.strerror or str(error)).lower()}; "
+                "try another port, or port=0 for a free one"
+            ) from error
+        yield listener
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

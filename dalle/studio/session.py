@@ -1,0 +1,172 @@
+"""A session of the studio: one model, its queue of drawings, and the images of the session."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from dalle import checkpoint, distributed
+from dalle.image_grid import fitted
+from dalle.sampling.attention_grid import heat_maps
+from dalle.sampling.attention_maps import attention_to_text, word_maps
+from dalle.sampling.caption_policy import CaptionPolicy
+from dalle.sampling.components import find_components
+from dalle.sampling.novelty import Novelty
+from dalle.sampling.pipeline import DALLE
+from dalle.studio.config import StudioConfig
+from dalle.studio.drawing import Drawer
+from dalle.studio.edits import build_canvas
+from dalle.studio.errors import ApiError
+from dalle.studio.jobs import Job, JobQueue
+from dalle.studio.model_info import ModelInfo
+from dalle.studio.previews import data_url
+from dalle.studio.requests import DrawRequest
+from dalle.studio.store import Shelf, Store, UploadedImage
+from dalle.studio.uploads import read_upload
+
+TILE = 192  # pixels of heat maps and of training images
+RANDOM_SEEDS = 2**31
+
+
+@dataclass
+class Session:
+    """What the HTTP API is about. Its methods may take seconds: call them outside the server's event loop."""
+
+    dalle: DALLE
+    config: StudioConfig
+    info: ModelInfo
+    recorded: Mapping[str, Any]  # settings for the record in each image: checkpoint and digests
+    policy: CaptionPolicy | None = None
+    novelty: Novelty | None = None
+
+    def __post_init__(self) -> None:
+        config = self.config
+        self.store = Store(Shelf(config.max_images), Shelf(config.max_uploads))
+        self.jobs = JobQueue(Drawer(self.dalle, self.store, self.recorded), config.queue)
+        self._lock = Lock()  # one upload, edit, attention map or search at a time: they take memory and time
+
+    @classmethod
+    def load(cls, config: StudioConfig) -> "Session":
+        """Load the model, and with `config.novelty` index its training images.
+
+        Raises:
+            ValueError: a model, a caption policy or training images that cannot be read.
+        """
+        policy = None if config.caption_policy is None else CaptionPolicy(config.caption_policy)
+        device = distributed.init_process_group(config.device)
+        paths = config.checkpoint, config.dvae, config.clip, config.decoder
+        dalle = DALLE.load(paths[0], device, *paths[1:3], precision=config.precision, decoder=paths[3])
+        components = find_components(*paths)
+        novelty = Novelty.of_checkpoint(components, dalle.dvae, dalle.clip) if config.novelty else None
+        names = ("checkpoint", "dvae", "clip", "decoder", "precision")
+        recorded = {name: getattr(config, name) for name in names}
+        recorded["digests"] = {name: checkpoint.digest(path) for name, path in components.items()}
+        return cls(dalle, config, ModelInfo.read(config.checkpoint, components, dalle), recorded, policy, novelty)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what `GET /api/model` answers."""
+        dalle, sequence = self.dalle, self.dalle.transformer.sequence
+        return {
+            "name": Path(self.config.checkpoint).name,
+            "image_size": self.image_size,
+            "grid": sequence.grid,
+            "codes": dalle.dvae.vocabulary,
+            "caption_tokens": sequence.text_positions,
+            "max_candidates": self.config.max_candidates,
+            "guidance": dalle.guidance,
+            "examples": self.info.examples,
+            "limits": self.info.limits,
+            "has_clip": dalle.clip is not None,
+            "has_decoder": dalle.decoder is not None,
+            "has_training_images": self.novelty is not None,
+            "queue_limit": self.config.queue,
+        }
+
+    @property
+    def image_size(self) -> int:
+        return self.dalle.transformer.sequence.grid * self.dalle.dvae.downsample
+
+    def submit(self, request: DrawRequest) -> tuple[Job, int]:
+        """Check a drawing and add it to the queue. Returns the job and the number of jobs before it.
+
+        Raises:
+            ApiError: the queue is full, or the edit's image is gone.
+            ValueError: a caption or a setting that the model or the policy refuses.
+        """
+        if request.seed is None:
+            request = request.model_copy(update={"seed": random.SystemRandom().randrange(RANDOM_SEEDS)})
+        if request.candidates > self.config.max_candidates:
+            raise ValueError(
+                f"candidates={request.candidates} are more than this studio draws at a time; "
+                f"use at most {self.config.max_candidates}"
+            )
+        if request.decoder and self.dalle.decoder is None:
+            raise ValueError("decoder: this studio has no diffusion decoder; start it with decoder=<folder>")
+        config = self.dalle.with_guidance(request.sampling_config())
+        ids = self.dalle.tokenize([request.caption])
+        if request.rerank != "none":
+            self.dalle.reranker(ids, config)
+        if self.policy is not None:
+            self.policy.check(request.caption)
+        with self._lock:
+            canvas = build_canvas(request, config, self.dalle, self.store)
+        job = Job(request, canvas)
+        return job, self.jobs.submit(job)
+
+    def upload(self, data: bytes) -> tuple[str, UploadedImage]:
+        """Decode and keep an uploaded image. Raises ValueError if it cannot be used."""
+        with self._lock:
+            uploaded = read_upload(data)
+        return self.store.uploaded.add(uploaded), uploaded
+
+    def attention(self, key: str) -> list[dict[str, Any]]:
+        """Return the words of a drawn image's caption, each with a heat map of the attention to it.
+
+        Raises:
+            ApiError: no such image.
+            ValueError: an image larger than the model's grid.
+        """
+        drawn, dalle = self.store.find_drawn(key), self.dalle
+        caption = drawn.record["caption"]
+        if drawn.tokens.shape != (dalle.transformer.sequence.grid,) * 2:
+            raise ValueError("attention is computed on images of the model's own size, and this one was extended")
+        with self._lock:
+            (ids,) = dalle.tokenize([caption])
+            maps = word_maps(attention_to_text(dalle.transformer, ids, drawn.tokens), dalle.tokenizer.words(caption))
+        image = fitted(drawn.image, TILE)
+        return [
+            {"word": word, "image": data_url(heat_map, TILE), "share": round(share, 4)}
+            for word, heat_map, share in heat_maps(image, maps)
+        ]
+
+    def nearest(self, key: str) -> dict[str, Any]:
+        """Return the training images nearest to a drawn image, by perceptual hash and by CLIP.
+
+        Raises:
+            ApiError: no such image, or training images are not indexed.
+        """
+        drawn, novelty = self.store.find_drawn(key), self.novelty
+        if novelty is None:
+            raise ApiError(404, "the training images are not indexed; start the studio with novelty=true")
+        training = novelty.training
+        with self._lock:
+            found = {name: novelty.nearest(drawn.image, drawn.tokens, flag) for name, flag in novelty.searches.items()}
+            distinct = {each.index: each for each in found.values()}.values()
+            shown = [(each, training.image(each)) for each in distinct]
+            nearest = [
+                {
+                    "image": data_url(image, TILE),
+                    "caption": training.source.captions(each.index)[0],
+                    "distance": each.distances(),
+                    "near_copy": each.is_near_duplicate,
+                }
+                for each, image in shown
+                if image is not None
+            ]
+        return {"training_images": len(training.keys), "nearest": nearest}
+
+    def close(self) -> None:
+        """Cancel all drawings and end their events."""
+        self.jobs.close()

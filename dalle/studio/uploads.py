@@ -1,0 +1,75 @@
+"""Uploaded images: checked by their header, decoded and scaled down at once. The file itself is not kept or served."""
+
+import warnings
+from io import BytesIO
+from typing import Any
+
+from PIL import Image
+
+from dalle.config_validation import has_type
+from dalle.data.image_file import decode_image
+from dalle.data.source import UnreadableRecord
+from dalle.sampling.image_record import read_record
+from dalle.sampling.sampling_config import SamplingConfig
+from dalle.studio.store import UploadedImage
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # detected by content; the declared type is ignored
+MAX_UPLOAD_BYTES = 20_000_000
+MAX_PIXELS = 50_000_000
+LONGEST_SIDE = 1024  # pixels of a kept image; models see far less
+# settings that a drawing takes from a PNG file's record, with their types
+RECORDED = {
+    "temperature": float,
+    "top_k": int | None,
+    "top_p": float | None,
+    "min_p": float | None,
+    "guidance": float | None,
+    "rerank": str,
+    "candidates": int,
+    "keep": int,
+}
+
+
+def read_upload(data: bytes) -> UploadedImage:
+    """Decode an uploaded file.
+
+    Raises:
+        ValueError: not an image in one of `FORMATS`, too many pixels, or broken.
+    """
+    if not data:
+        raise ValueError("the upload is empty; send the bytes of an image file as the body")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about sizes, which are checked here
+            with Image.open(BytesIO(data), formats=FORMATS) as opened:
+                width, height, kind = opened.width, opened.height, opened.format
+    except Exception as error:  # Pillow raises almost any exception for broken files
+        raise ValueError(f"the upload is not an image in any of the formats {', '.join(FORMATS)}") from error
+    if width * height > MAX_PIXELS:
+        raise ValueError(
+            f"the image has {width:,} x {height:,} pixels, more than {MAX_PIXELS // 10**6} million; scale it down first"
+        )
+    try:
+        image = decode_image(data, "upload", LONGEST_SIDE)
+    except UnreadableRecord as error:
+        raise ValueError("the image is broken or incomplete; save it anew as PNG or JPEG") from error
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+    return UploadedImage(image, recorded_settings(data) if kind == "PNG" else None)
+
+
+def recorded_settings(data: bytes) -> dict[str, Any] | None:
+    """Return the settings of the drawing in a PNG file that this project wrote; None for another file."""
+    try:
+        record = read_record(BytesIO(data))
+    except ValueError:
+        return None
+    if not record:
+        return None
+    found = record["settings"]
+    settings = {name: found[name] for name, kind in RECORDED.items() if name in found and has_type(found[name], kind)}
+    try:
+        SamplingConfig(**{name: value for name, value in settings.items() if value != "none"})
+    except ValueError:  # forged, or of another version
+        settings = {}
+    settings["decoder"] = found.get("decoder") is not None
+    return {"caption": record["caption"], "seed": record["seed"], "candidate": record["candidate"], **settings}

@@ -1,0 +1,51 @@
+"""Drawings through the HTTP API: the pictures of `DALLE.generate`, events, previews, cancelling, edits."""
+
+import io
+
+import pytest
+from PIL import Image
+
+from dalle.sampling.image_record import read_record
+
+SETTINGS = {"caption": "a red circle", "candidates": 14, "seed": 3, "temperature": 0.9, "top_k": 7}
+
+
+def pixels(studio, image: str) -> bytes:
+    answer = studio.client.get(f"/api/images/{image}")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
+    return Image.open(io.BytesIO(answer.content)).tobytes()
+
+
+def test_images_are_those_of_generate_in_the_same_order(studio):
+    expected = studio.session.dalle.generate(**SETTINGS, keep=5)
+    ranked = studio.drawn(**SETTINGS, keep=5)
+    assert [each["candidate"] for each in ranked] == expected.candidates
+    assert [each["score"] for each in ranked] == pytest.approx(expected.scores, abs=1e-5)
+    assert [pixels(studio, each["id"]) for each in ranked] == [image.tobytes() for image in expected.images]
+
+
+def test_events_tell_a_drawing_from_start_to_end(studio):
+    events = studio.events(studio.draw(candidates=7, rerank="none"))
+    names = [name for name, _ in events if name not in ("queued", "partial")]
+    assert names == ["started", *["image"] * 7, "ranked", "done"]
+    assert [data["candidate"] for name, data in events if name == "image"] == list(range(7))
+    assert [each["score"] for each in dict(events)["ranked"]["images"]] == [None] * 7
+    assert dict(events)["done"]["images_per_second"] > 0
+
+
+def test_a_late_reader_gets_the_same_lasting_events(studio):
+    job = studio.draw(candidates=3)
+    first = studio.events(job)
+    assert [each for each in first if each[0] not in ("queued", "partial")] == studio.events(job)
+
+
+def test_each_image_records_its_settings(studio):
+    (best, *_) = studio.drawn(**SETTINGS)
+    record = read_record(io.BytesIO(studio.client.get(f"/api/images/{best['id']}").content))
+    assert (record["caption"], record["seed"], record["rank"]) == ("a red circle", 3, 1)
+    assert record["candidate"] == best["candidate"]
+    assert record["settings"]["top_k"] == 7 and set(record["settings"]["digests"]) == {"dvae", "transformer", "clip"}
+    settings = studio.client.get(f"/api/images/{best['id']}/settings").json()
+    assert settings["score"] == best["score"]
+    again = {name: value for name, value in settings.items() if name not in ("checkpoint", "candidate", "score")}
+    assert [pixels(studio, each["id"]) for each in studio.drawn(**again)][0] == pixels(studio, best["id"])
