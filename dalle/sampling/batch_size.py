@@ -32,7 +32,7 @@ def choose_batch_size(
     precision: of the linear layers, see `dalle.sampling.decode.sample_batches`.
 
     Raises:
-        ValueError: one image does not fit into memory.
+        ValueError: one image does not fit into memory, or the window of parallel decoding is larger than the image.
     """
     device = model.image_head.weight.device
     candidates = config.candidates
@@ -47,7 +47,8 @@ def choose_batch_size(
         allowed -= weights * precision.itemsize // torch.float32.itemsize  # the packed copy of the weights
     budget = allowed + weights  # `total` counts the weights, which are in memory already
 
-    memory = memory_within_budget(model, budget, rows * unlimited, prefixes)
+    window = config.window if config.decoding == "parallel" else None
+    memory = memory_within_budget(model, budget, rows * unlimited, prefixes, window=window)
     images = memory.candidates_that_fit(budget, prefixes) // rows
     if images < candidates:
         images = min(candidates, memory.candidates_that_fit(budget, min_prefixes) // rows)

@@ -70,12 +70,13 @@ def sample_batches(
     candidate_offset: number of the first candidate, the same for all captions or one for each.
     canvas: (h, w), (candidates, h, w) or (captions, candidates, h, w) int64; tokens other than `MASKED` are kept.
     precision: of the linear layers on a CPU, see `dalle.models.cpu_linear`; on other devices the model's own is used.
-    recompute_kv: use caches that take less memory and slightly more time, see `Transformer.new_cache`; ignored by
-        parallel decoding.
+    recompute_kv: use caches that take less memory and slightly more time, see `Transformer.new_cache`; sequential
+        decoding only.
     count: the images, tokens and passes of parallel decoding are added to it.
 
     Raises:
-        ValueError: no candidates, a canvas of another size or with unknown tokens, or a window larger than the image.
+        ValueError: no candidates, a canvas of another size or with unknown tokens, a window larger than the image, or
+            `recompute_kv` with parallel decoding.
     """
     numbers = candidate_numbers(candidate_offset, len(captions), candidates)
     canvases = expand_canvas(canvas, len(captions), candidates, model)
@@ -127,6 +128,11 @@ class TokenSamplerFactory:
         self.batch_size = BATCH_SIZE if config.batch_size is None else config.batch_size
         self.device = model.image_head.weight.device
         self.parallel = config.decoding == "parallel"
+        if self.parallel and recompute_kv:
+            raise ValueError(
+                "recompute_kv=True needs decoding=sequential, as parallel decoding caches keys and values; "
+                "set one of the two, or a smaller batch_size"
+            )
         self.history = TokenHistory()
         self.count = DecodingCount() if count is None else count
         rows = (2 if config.guided else 1) * (config.window if self.parallel else 1)  # decoded at a time for each image
