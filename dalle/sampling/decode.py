@@ -1,6 +1,7 @@
 """Autoregressive sampling of image tokens: prefill the caption once, then sample token by token for all candidates."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from dalle.models.cpu_linear import pack_linear_layers
 from dalle.models.transformer.model import Transformer
 from dalle.precision import without_autocast
 from dalle.sampling.cuda_graphs import decoding_step
+from dalle.sampling.decoding_choice import choose_decoding
 from dalle.sampling.guidance import append_unconditional, apply_guidance, empty_caption
 from dalle.sampling.gumbel_noise import candidate_keys, gumbel_noise
 from dalle.sampling.logits_processors import process_logits
@@ -124,9 +126,11 @@ class TokenSamplerFactory:
         count: DecodingCount | None = None,
     ):
         """See `sample_batches` for the arguments. images: total number of images that all samplers will sample."""
-        self.config, self.recompute_kv = config, recompute_kv
+        self.recompute_kv = recompute_kv
         self.batch_size = BATCH_SIZE if config.batch_size is None else config.batch_size
         self.device = model.image_head.weight.device
+        choice = choose_decoding(config, images, model.sequence.image_positions, self.device, precision)
+        self.config = config = replace(config, decoding=choice.decoding)
         self.parallel = config.decoding == "parallel"
         if self.parallel and recompute_kv:
             raise ValueError(

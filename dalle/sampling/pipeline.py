@@ -21,6 +21,7 @@ from dalle.sampling import decode, inpainting
 from dalle.sampling.batch_size import BatchSize, choose_batch_size
 from dalle.sampling.canvas import Canvas, EncodedImage, encode_image
 from dalle.sampling.components import find_components
+from dalle.sampling.decoding_choice import DecodingChoice, choose_decoding
 from dalle.sampling.image_decoder import ImageDecoder, check_decoder, decode_images
 from dalle.sampling.inference_dtype import inference_dtype
 from dalle.sampling.parallel_decode import DecodingCount
@@ -211,6 +212,7 @@ class DALLE:
         count: the images, tokens and passes of parallel decoding are added to it.
         """
         config = self.with_guidance(config)
+        config = replace(config, decoding=self.choose_decoding(len(captions), config).decoding)
         ids = self.tokenize(captions, truncate)
         select_best = SelectBest(self.dvae, config, self.reranker(ids, config), canvas, self.image_decoder(config))
         offsets = [candidate_offset] * len(captions) if isinstance(candidate_offset, int) else candidate_offset
@@ -245,7 +247,18 @@ class DALLE:
         Raises:
             ValueError: one image does not fit into memory.
         """
+        config = replace(config, decoding=self.choose_decoding(captions, config).decoding)
         return choose_batch_size(self.transformer, captions, self.with_guidance(config), self.precision)
+
+    def choose_decoding(self, captions: int, config: SamplingConfig) -> DecodingChoice:
+        """Choose sequential or parallel decoding for `config.candidates` images of each caption, before sampling."""
+        return choose_decoding(
+            self.with_guidance(config),
+            captions * config.candidates,
+            self.transformer.sequence.image_positions,
+            self.transformer.image_head.weight.device,
+            self.precision,
+        )
 
     def with_guidance(self, config: Config) -> Config:
         """Return `config` with the checkpoint's guidance scale if it sets none.
