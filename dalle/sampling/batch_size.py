@@ -62,6 +62,15 @@ def choose_batch_size(
     return BatchSize(min(images, unlimited), unlimited, allowed, memory)
 
 
+def all_images_fit(model: Transformer, captions: int, config: SamplingConfig, precision: torch.dtype) -> bool:
+    """Return True if memory does not limit the batch size. The arguments are those of `choose_batch_size`."""
+    try:
+        batch_size = choose_batch_size(model, captions, config, precision)
+    except ValueError:  # not even one fits
+        return False
+    return batch_size.images == batch_size.unlimited
+
+
 def memory_budget(memory: str, device: torch.device) -> int:
     """Return the bytes that `memory` allows; "auto" is 90% of the free memory. Raises ValueError if it is neither."""
     limit = memory_limit(memory)

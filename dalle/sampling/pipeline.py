@@ -18,7 +18,7 @@ from dalle.models.mixed_precision import to_mixed_precision
 from dalle.models.transformer.model import Transformer
 from dalle.precision import use_exact_float32
 from dalle.sampling import decode, inpainting
-from dalle.sampling.batch_size import BatchSize, choose_batch_size
+from dalle.sampling.batch_size import BatchSize, all_images_fit, choose_batch_size
 from dalle.sampling.canvas import Canvas, EncodedImage, encode_image
 from dalle.sampling.components import find_components
 from dalle.sampling.decoding_choice import DecodingChoice, choose_decoding
@@ -252,13 +252,14 @@ class DALLE:
 
     def choose_decoding(self, captions: int, config: SamplingConfig) -> DecodingChoice:
         """Choose sequential or parallel decoding for `config.candidates` images of each caption, before sampling."""
-        return choose_decoding(
-            self.with_guidance(config),
-            captions * config.candidates,
-            self.transformer.sequence.image_positions,
-            self.transformer.image_head.weight.device,
-            self.precision,
-        )
+        config, model = self.with_guidance(config), self.transformer
+        device, positions = model.image_head.weight.device, model.sequence.image_positions
+        choice = choose_decoding(config, captions * config.candidates, positions, device, self.precision)
+        if config.decoding == "auto" and choice.decoding == "parallel" and config.batch_size is None:
+            parallel = replace(config, decoding="parallel")
+            if not all_images_fit(model, captions, parallel, self.precision):
+                return DecodingChoice("sequential", "the larger caches of parallel decoding do not fit into memory")
+        return choice
 
     def with_guidance(self, config: Config) -> Config:
         """Return `config` with the checkpoint's guidance scale if it sets none.

@@ -5,8 +5,10 @@ import torch
 
 from dalle.sampling.decode import generate
 from dalle.sampling.decoding_choice import PASS_COST, TOKENS_PER_PASS, choose_decoding, expected_gain
+from dalle.sampling.memory import decoding_memory
 from dalle.sampling.parallel_decode import DecodingCount, recorded_settings
-from dalle.sampling.sampling_config import DecodingConfig
+from dalle.sampling.pipeline import DALLE
+from dalle.sampling.sampling_config import GB, DecodingConfig, SamplingConfig
 
 CPU = torch.device("cpu")
 AUTO = DecodingConfig(decoding="auto")
@@ -66,6 +68,16 @@ def test_auto_samples_the_tokens_of_sequential_decoding(make_transformer, candid
     auto = replace(config, decoding="auto")
     assert generate(model, captions, candidates, auto, count=count).equal(expected)
     assert (count.images > 0) == (chosen(auto, candidates, 16) == "parallel")
+
+
+def test_auto_is_sequential_if_parallel_decoding_does_not_fit_into_memory(checkpoints):
+    dalle = DALLE.load(checkpoints)
+    needs = decoding_memory(dalle.transformer, window=4)
+    for allowed, expected in ((1.01, "parallel"), (0.99, "sequential")):
+        memory = str((needs.total(1) - needs.weights) * allowed / GB)
+        config = SamplingConfig(candidates=1, keep=1, decoding="auto", guidance=1.0, window=4, memory=memory)
+        assert dalle.choose_decoding(1, config).decoding == expected
+        assert dalle.generate("a red circle", config).num_sampled == 1
 
 
 def test_auto_is_never_recorded():
