@@ -6,19 +6,23 @@ Prints a table and writes a JSON. All cases take turns. Speeds are of processor 
 import argparse
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from benchmarks.decoding_differences import find_differences
 from dalle.models.transformer.model import Transformer, TransformerConfig
 from dalle.sampling.decode import generate
 from dalle.sampling.parallel_decode import DecodingCount
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.sampling_config import GUESS_NAMES, DecodingConfig
 
-CAPTIONS = ["a red apple, 3D render", "a green umbrella", "a cat, line drawing", "two houses"]
+CAPTIONS = [
+    *("a red apple, 3D render", "a green umbrella", "a cat, line drawing", "two houses"),
+    *("a yellow star", "a blue bird", "a smiling face", "a black arrow, icon"),
+]
 
 
 @dataclass(frozen=True)
@@ -34,42 +38,48 @@ class Row:
     images_per_second: float  # per second of processor time
     times_sequential: float
     equal_images: float  # share of images that are those of sequential decoding
+    ties: int  # images that differ since two tokens are as close as rounding, see `benchmarks.decoding_differences`
+    differences: int  # images that differ otherwise: in float32 an error
 
 
 def measure(
-    model: Transformer, captions: Tensor, config: DecodingConfig, candidates: int, precision: str, windows: list[int]
+    model: Transformer, captions: Tensor, cases: list[DecodingConfig], images: int, precision: str
 ) -> list[Row]:
-    """Sample with sequential decoding and with each source of guesses and window, caption by caption in turn."""
-    cases = [config] + [
-        DecodingConfig(**{**vars(config), "decoding": "parallel", "guess": guess, "window": window})
-        for guess in GUESS_NAMES
-        for window in windows
-    ]
+    """Sample `images` images of each caption with each case in turn; the first is sequential decoding.
+
+    Batches hold several captions if there are fewer images of each, as in `dalle.sampling.decode`.
+    """
+    dtype, batch = getattr(torch, precision), cases[0].batch_size or images
     counts, seconds, equal = [DecodingCount() for _ in cases], [0.0] * len(cases), [0] * len(cases)
-    for caption in captions.split(1):
+    ties, differences = [0] * len(cases), [0] * len(cases)
+    for group in captions.split(max(1, batch // images)):
         expected = None
         for number, case in enumerate(cases):
             begin = time.process_time()
-            images = generate(
-                model, caption, candidates, case, precision=getattr(torch, precision), count=counts[number]
-            )
+            sampled = generate(model, group, images, case, precision=dtype, count=counts[number])
             seconds[number] += time.process_time() - begin
-            expected = images if expected is None else expected
-            equal[number] += int((images == expected).flatten(2).all(-1).sum())
-    images_in_all = len(captions) * candidates
+            expected = sampled if expected is None else expected
+            equal[number] += int((sampled == expected).flatten(2).all(-1).sum())
+            for caption, *pair in zip(group.split(1), expected, sampled, strict=True):
+                found = find_differences(model, caption, case, *pair, precision=dtype)
+                ties[number] += sum(each.is_tie for each in found)
+                differences[number] += sum(not each.is_tie for each in found)
+    total = len(captions) * images
     return [
         Row(
             precision,
-            config.batch_size or candidates,
+            batch,
             case.guess if case.decoding == "parallel" else "sequential",
             case.window if case.decoding == "parallel" else 1,
-            images_in_all,
-            count.tokens_per_pass if case.decoding == "parallel" else 1.0,
-            images_in_all / used,
-            seconds[0] / used,
-            same / images_in_all,
+            total,
+            counts[number].tokens_per_pass if case.decoding == "parallel" else 1.0,
+            total / seconds[number],
+            seconds[0] / seconds[number],
+            equal[number] / total,
+            ties[number],
+            differences[number],
         )
-        for case, count, used, same in zip(cases, counts, seconds, equal, strict=True)
+        for number, case in enumerate(cases)
     ]
 
 
@@ -88,8 +98,9 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1])
     parser.add_argument("--windows", type=int, nargs="+", default=[4, 8, 16])
     parser.add_argument("--precisions", nargs="+", default=["float32"])
+    parser.add_argument("--guesses", nargs="+", default=GUESS_NAMES, choices=GUESS_NAMES)
     parser.add_argument("--captions", type=int, default=len(CAPTIONS))
-    parser.add_argument("--candidates", type=int, default=4, help="images for each caption, at least one batch")
+    parser.add_argument("--candidates", type=int, default=1, help="images of each caption")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/parallel_decoding.json"))
     parser.add_argument("--quick", action="store_true", help="a tiny model, seconds: a test of the script")
@@ -104,17 +115,23 @@ def main() -> None:
         dalle = DALLE.load(arguments.checkpoint)
         model, ids, guidance = dalle.transformer, dalle.tokenize(CAPTIONS[: arguments.captions]), dalle.guidance
     rows: list[Row] = []
-    print("| precision, batch | decoding, window | tokens per pass | images/s | times sequential | same images |")
-    print("|---|---|---|---|---|---|")
+    columns = ("precision, batch", "decoding, window", "tokens per pass", "images/s", "times sequential", "same images")
+    print("|", " | ".join(columns), "| ties, other differences |")
+    print("|---|---|---|---|---|---|---|")
     for precision in arguments.precisions:
         for batch in arguments.batches:
-            config = DecodingConfig(guidance=guidance, batch_size=batch)
-            candidates = max(batch, arguments.candidates)
-            for row in measure(model, ids, config, candidates, precision, arguments.windows):
+            config = DecodingConfig(guidance=guidance, batch_size=batch, decoding="sequential")
+            cases = [config] + [
+                replace(config, decoding="parallel", guess=guess, window=window)
+                for guess in arguments.guesses
+                for window in arguments.windows
+            ]
+            for row in measure(model, ids, cases, arguments.candidates, precision):
                 rows.append(row)
                 print(
                     f"| {row.precision}, {row.batch} | {row.decoding}, {row.window} | {row.tokens_per_pass:.2f} "
-                    f"| {row.images_per_second:.2f} | {row.times_sequential:.2f} | {row.equal_images:.0%} |",
+                    f"| {row.images_per_second:.2f} | {row.times_sequential:.2f} | {row.equal_images:.0%} "
+                    f"| {row.ties}, {row.differences} |",
                     flush=True,
                 )
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

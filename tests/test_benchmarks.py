@@ -4,12 +4,15 @@ import importlib
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from dalle.sampling.sampling_config import GUESS_NAMES
+from dalle.sampling import decode
+from dalle.sampling.decode import generate
+from dalle.sampling.sampling_config import GUESS_NAMES, DecodingConfig
 
 ROOT = Path(__file__).parents[1]
 
@@ -172,4 +175,33 @@ def test_parallel_decoding_benchmark_compares_every_guess(run_command, tmp_path)
     assert status == 0, printed
     rows = json.loads(out.read_text())
     assert [row["decoding"] for row in rows] == ["sequential", *GUESS_NAMES]
-    assert all(row["equal_images"] == 1 for row in rows)
+    assert all(row["equal_images"] == 1 and row["ties"] == row["differences"] == 0 for row in rows)
+
+
+def test_differences_of_rounding_are_ties_and_others_are_errors(benchmarks, monkeypatch):
+    """Windows that add some noise to the logits, as rounding does, against a token that the test changes."""
+    find = benchmarks("decoding_differences").find_differences
+    model = benchmarks("parallel_decoding").untrained(500, 4)
+    decode_window, generator = model.decode_window, torch.Generator().manual_seed(0)
+
+    def rounded(*inputs, **options):
+        logits = decode_window(*inputs, **options)
+        return logits + 0.01 * torch.randn(logits.shape, generator=generator)
+
+    monkeypatch.setattr(decode, "pack_linear_layers", lambda model, *_: model)
+    monkeypatch.setattr(model, "decode_window", rounded)
+    caption, config = model.sequence.pad_captions([[1, 2, 3]]), DecodingConfig(window=5)
+    sequential, parallel = (
+        generate(model, caption, 64, replace(config, decoding=name))[0] for name in ("sequential", "parallel")
+    )
+    found = find(model, caption, config, sequential, parallel)
+    assert len(found) == (sequential != parallel).flatten(1).any(dim=1).sum() > 0
+    assert all(each.is_tie for each in found)
+
+    wrong = sequential.clone()
+    wrong[3, 1, 2] = (wrong[3, 1, 2] + 1) % 500
+    (error,) = find(model, caption, config, sequential, wrong)
+    assert (error.candidate, error.position, error.is_tie) == (3, 4 + 2, False)
+    assert find(model, caption, config, sequential, sequential) == []
+    with pytest.raises(ValueError, match="candidate 3 is not an image of sequential decoding"):
+        find(model, caption, config, wrong, sequential)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -49,10 +49,14 @@ def main(config: SampleConfig) -> None:
     device = distributed.init_process_group(config.device, config.deterministic)
     dalle = DALLE.load(config.checkpoint, device, config.dvae, config.clip, config.precision, config.decoder)
     config = dalle.with_guidance(config)
+    choice = dalle.choose_decoding(len(captions), config)
     canvas = build_canvas(config, dalle.encode_image)
     components = find_components(config.checkpoint, config.dvae, config.clip, config.decoder)
 
     print_unknown_words(dalle, captions)
+    if config.decoding == "auto":
+        print(f"decoding  {choice.decoding}: {choice.reason}")
+    config = replace(config, decoding=choice.decoding)
     print_memory(dalle, len(captions), config)
     attention = AttentionGridWriter(dalle, config.attention_layer) if config.attention else None
     novelty = Novelty.of_checkpoint(components, dalle.dvae, dalle.clip) if config.novelty else None

@@ -40,7 +40,8 @@ def print_memory(dalle: DALLE, captions: int, config: SampleConfig) -> None:
             fit = f"{batch_size.images} images fit, so {batch_size.images} are sampled at a time"
             print_line(f"memory    {format_bytes(batch_size.budget)}: {fit}")
     else:
-        memory = decoding_memory(dalle.transformer)
+        window = config.window if config.decoding == "parallel" else None
+        memory = decoding_memory(dalle.transformer, window=window)
     rows = 2 if config.guided else 1  # sequences decoded per candidate (2 with classifier-free guidance)
     print_line(f"cache     {format_bytes(rows * memory.cache)} a candidate; dense {format_bytes(rows * memory.dense)}")
 

@@ -29,10 +29,11 @@ def choose_batch_size(
 ) -> BatchSize:
     """Choose the batch size for `config.candidates` images of each caption within `config.memory`.
 
+    config: with a decoding method other than `auto`, since parallel decoding takes more memory.
     precision: of the linear layers, see `dalle.sampling.decode.sample_batches`.
 
     Raises:
-        ValueError: one image does not fit into memory.
+        ValueError: one image does not fit into memory, or the window of parallel decoding is larger than the image.
     """
     device = model.image_head.weight.device
     candidates = config.candidates
@@ -47,7 +48,8 @@ def choose_batch_size(
         allowed -= weights * precision.itemsize // torch.float32.itemsize  # the packed copy of the weights
     budget = allowed + weights  # `total` counts the weights, which are in memory already
 
-    memory = memory_within_budget(model, budget, rows * unlimited, prefixes)
+    window = config.window if config.decoding == "parallel" else None
+    memory = memory_within_budget(model, budget, rows * unlimited, prefixes, window=window)
     images = memory.candidates_that_fit(budget, prefixes) // rows
     if images < candidates:
         images = min(candidates, memory.candidates_that_fit(budget, min_prefixes) // rows)
@@ -58,6 +60,15 @@ def choose_batch_size(
             "free some memory, or allow more with memory=<GB>"
         )
     return BatchSize(min(images, unlimited), unlimited, allowed, memory)
+
+
+def all_images_fit(model: Transformer, captions: int, config: SamplingConfig, precision: torch.dtype) -> bool:
+    """Return True if memory does not limit the batch size. The arguments are those of `choose_batch_size`."""
+    try:
+        batch_size = choose_batch_size(model, captions, config, precision)
+    except ValueError:  # not even one fits
+        return False
+    return batch_size.images == batch_size.unlimited
 
 
 def memory_budget(memory: str, device: torch.device) -> int:

@@ -12,6 +12,9 @@ from dalle.sampling.sampling_config import SamplingConfig
 class SampleConfig(AttentionConfig, SamplingConfig):
     """Options of sample.py; by default the best 8 of 64 images of one caption."""
 
+    # auto: parallel where recorded figures expect it to be faster and float32 makes the images equal, else sequential |
+    # sequential: one token per pass | parallel: the same images in fewer passes, for small batches
+    decoding: str = field(default="auto", kw_only=True)
     checkpoint: str = "drawings"  # folder of all three models, or of a transformer; drawings: comes with the package
     caption: str = ""  # caption to sample images for
     captions: list[str] = field(default_factory=list)  # several captions, instead of `caption`

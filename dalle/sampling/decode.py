@@ -1,6 +1,7 @@
 """Autoregressive sampling of image tokens: prefill the caption once, then sample token by token for all candidates."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from dalle.models.cpu_linear import pack_linear_layers
 from dalle.models.transformer.model import Transformer
 from dalle.precision import without_autocast
 from dalle.sampling.cuda_graphs import decoding_step
+from dalle.sampling.decoding_choice import choose_decoding
 from dalle.sampling.guidance import append_unconditional, apply_guidance, empty_caption
 from dalle.sampling.gumbel_noise import candidate_keys, gumbel_noise
 from dalle.sampling.logits_processors import process_logits
@@ -78,13 +80,14 @@ def sample_batches(
     candidate_offset: number of the first candidate, the same for all captions or one for each.
     canvas: (h, w), (candidates, h, w) or (captions, candidates, h, w) int64; tokens other than `MASKED` are kept.
     precision: of the linear layers on a CPU, see `dalle.models.cpu_linear`; on other devices the model's own is used.
-    recompute_kv: use caches that take less memory and slightly more time, see `Transformer.new_cache`; ignored by
-        parallel decoding.
+    recompute_kv: use caches that take less memory and slightly more time, see `Transformer.new_cache`; sequential
+        decoding only.
     on_tokens: shows the images while they are sampled; ignored by parallel decoding.
     count: the images, tokens and passes of parallel decoding are added to it.
 
     Raises:
-        ValueError: no candidates, a canvas of another size or with unknown tokens, or a window larger than the image.
+        ValueError: no candidates, a canvas of another size or with unknown tokens, a window larger than the image, or
+            `recompute_kv` with parallel decoding.
     """
     numbers = candidate_numbers(candidate_offset, len(captions), candidates)
     canvases = expand_canvas(canvas, len(captions), candidates, model)
@@ -132,10 +135,17 @@ class TokenSamplerFactory:
         count: DecodingCount | None = None,
     ):
         """See `sample_batches` for the arguments. images: total number of images that all samplers will sample."""
-        self.config, self.recompute_kv = config, recompute_kv
+        self.recompute_kv = recompute_kv
         self.batch_size = BATCH_SIZE if config.batch_size is None else config.batch_size
         self.device = model.image_head.weight.device
+        choice = choose_decoding(config, images, model.sequence.image_positions, self.device, precision)
+        self.config = config = replace(config, decoding=choice.decoding)
         self.parallel = config.decoding == "parallel"
+        if self.parallel and recompute_kv:
+            raise ValueError(
+                "recompute_kv=True needs decoding=sequential, as parallel decoding caches keys and values; "
+                "set one of the two, or a smaller batch_size"
+            )
         self.history = TokenHistory()
         self.count = DecodingCount() if count is None else count
         rows = (2 if config.guided else 1) * (config.window if self.parallel else 1)  # decoded at a time for each image

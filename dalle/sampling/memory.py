@@ -36,27 +36,41 @@ class DecodingMemory:
 
 
 def decoding_memory(
-    model: Transformer, dtype: torch.dtype | None = None, recompute_kv: bool = False, static_shapes: bool = False
+    model: Transformer,
+    dtype: torch.dtype | None = None,
+    recompute_kv: bool = False,
+    static_shapes: bool = False,
+    window: int | None = None,
 ) -> DecodingMemory:
     """Compute the memory of decoding with `model`, which may be on the meta device.
 
     dtype: of caches and attention; None: that of the layers' weights.
     recompute_kv, static_shapes: as in `Transformer.new_cache`.
+    window: positions of each image in a pass of parallel decoding, which always caches keys and values; None:
+        sequential decoding.
+
+    Raises:
+        ValueError: a window larger than the image.
     """
     config, weights = model.config, [*model.parameters(), *model.buffers()]
     dtype = model.dtype if dtype is None else dtype
     keys = torch.empty(1, config.heads, config.text_positions, config.width // config.heads, dtype=dtype, device="meta")
     captions = [PrefixKV(keys, keys)] * config.depth
-    cache = model.new_cache(captions, 1, recompute_kv, static_shapes)
+    if window is None:
+        cache = model.new_cache(captions, 1, recompute_kv, static_shapes)
+    else:
+        cache, recompute_kv = model.new_window_cache(captions, 1, window), False
+    queries = 1 if window is None else window
     attention = max(layer.activations for layer in cache) * dtype.itemsize
-    activations = attention + 4 * max(layer.activations for layer in model.layers)  # the residual stream is fp32
+    # the residual stream is fp32
+    activations = attention + 4 * queries * max(layer.activations for layer in model.layers)
     return DecodingMemory(
         recompute_kv=recompute_kv,
         weights=sum(weight.nbytes for weight in weights),
         caption=sum(text.keys.nbytes + text.values.nbytes for text in captions),
         cache=sum(layer.nbytes for layer in cache),
         dense=2 * config.depth * model.sequence.positions * config.width * dtype.itemsize,
-        working=activations + BYTES_PER_LOGIT * config.image_vocabulary,
+        working=activations + BYTES_PER_LOGIT * queries * config.image_vocabulary,
     )
 
 
@@ -67,8 +81,11 @@ def memory_within_budget(
     captions: int = 1,
     dtype: torch.dtype | None = None,
     device: torch.device | None = None,
+    window: int | None = None,
 ) -> DecodingMemory:
     """Compute the memory with key-value caches if all candidates fit, else with `recompute_kv`, so that more fit.
+
+    Parallel decoding, with a `window`, has key-value caches only.
 
     budget: bytes for everything, the weights included.
     candidates: in all, of this many captions; guided images count twice, and so do their captions.
@@ -76,7 +93,7 @@ def memory_within_budget(
     """
     device = model.image_head.weight.device if device is None else device
     static_shapes = device.type == "cuda"
-    memory = decoding_memory(model, dtype, static_shapes=static_shapes)
-    if memory.candidates_that_fit(budget, captions) < candidates:
+    memory = decoding_memory(model, dtype, static_shapes=static_shapes, window=window)
+    if window is None and memory.candidates_that_fit(budget, captions) < candidates:
         memory = decoding_memory(model, dtype, recompute_kv=True, static_shapes=static_shapes)
     return memory

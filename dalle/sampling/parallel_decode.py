@@ -46,8 +46,9 @@ def recorded_settings(config: DecodingConfig, precision: torch.dtype) -> dict[st
     """Return the settings of parallel decoding that images depend on.
 
     These are all of them in 16 bits, where windows round differently, and none in float32 or in sequential decoding.
+    `decoding=auto` is sequential in 16 bits, see `dalle.sampling.decoding_choice`.
     """
-    if config.decoding == "sequential" or precision == torch.float32:
+    if config.decoding != "parallel" or precision == torch.float32:
         return {}
     return {"decoding": config.decoding, "window": config.window, "guess": config.guess}
 

@@ -18,9 +18,10 @@ from dalle.models.mixed_precision import to_mixed_precision
 from dalle.models.transformer.model import Transformer
 from dalle.precision import use_exact_float32
 from dalle.sampling import decode, inpainting
-from dalle.sampling.batch_size import BatchSize, choose_batch_size
+from dalle.sampling.batch_size import BatchSize, all_images_fit, choose_batch_size
 from dalle.sampling.canvas import Canvas, EncodedImage, encode_image
 from dalle.sampling.components import find_components
+from dalle.sampling.decoding_choice import DecodingChoice, choose_decoding
 from dalle.sampling.image_decoder import ImageDecoder, check_decoder, decode_images
 from dalle.sampling.inference_dtype import inference_dtype
 from dalle.sampling.parallel_decode import DecodingCount
@@ -213,6 +214,7 @@ class DALLE:
         count: the images, tokens and passes of parallel decoding are added to it.
         """
         config = self.with_guidance(config)
+        config = replace(config, decoding=self.choose_decoding(len(captions), config).decoding)
         ids = self.tokenize(captions, truncate)
         select_best = SelectBest(self.dvae, config, self.reranker(ids, config), canvas, self.image_decoder(config))
         offsets = [candidate_offset] * len(captions) if isinstance(candidate_offset, int) else candidate_offset
@@ -247,7 +249,19 @@ class DALLE:
         Raises:
             ValueError: one image does not fit into memory.
         """
+        config = replace(config, decoding=self.choose_decoding(captions, config).decoding)
         return choose_batch_size(self.transformer, captions, self.with_guidance(config), self.precision)
+
+    def choose_decoding(self, captions: int, config: SamplingConfig) -> DecodingChoice:
+        """Choose sequential or parallel decoding for `config.candidates` images of each caption, before sampling."""
+        config, model = self.with_guidance(config), self.transformer
+        device, positions = model.image_head.weight.device, model.sequence.image_positions
+        choice = choose_decoding(config, captions * config.candidates, positions, device, self.precision)
+        if config.decoding == "auto" and choice.decoding == "parallel" and config.batch_size is None:
+            parallel = replace(config, decoding="parallel")
+            if not all_images_fit(model, captions, parallel, self.precision):
+                return DecodingChoice("sequential", "the larger caches of parallel decoding do not fit into memory")
+        return choice
 
     def with_guidance(self, config: Config) -> Config:
         """Return `config` with the checkpoint's guidance scale if it sets none.

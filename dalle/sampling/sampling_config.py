@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from typing import Any, TypeVar
 
 MIXTURE = "mixture"
-DECODING = ("sequential", "parallel")
+DECODING = ("sequential", "parallel", "auto")
 GUESS_NAMES = ("above", "left", "noise", "counts")  # of `dalle.sampling.token_guesses.GUESSES`
 GB = 10**9
 
@@ -38,7 +38,8 @@ class DecodingConfig:
     seed: int = 0  # candidate i depends on (seed, i) alone
     batch_size: int | None = None  # images decoded at a time, for speed and memory only; None: what memory allows
     decoder_steps: int = 8  # steps of the diffusion decoder, if there is one (decoder=)
-    # sequential: one token per pass | parallel: the same images in fewer passes, for small batches
+    # sequential: one token per pass | parallel: the same images in fewer passes, for small batches | auto: parallel
+    # where it is expected to be faster and float32 makes the images equal
     decoding: str = "sequential"
     window: int = 8  # tokens that parallel decoding guesses and verifies in one pass, for speed only
     guess: str = "above"  # first guess of a token, for speed only: above | left | noise | counts

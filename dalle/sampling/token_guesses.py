@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 HISTORY_LENGTH = 16_384  # most recent cells that `counts` keeps
+IMAGES_AT_A_TIME = 4  # of which `counts` compares the cells with the history, which takes about 1 MB
 
 
 class Context(NamedTuple):
@@ -38,13 +39,21 @@ class TokenHistory:
 
         Every cell votes for its token, with more weight the more of its left token, above token and position agree.
         """
-        positions, tokens, left, above = self.cells.T
-        same_left = context.left.unsqueeze(1) == left  # (b, cells)
-        same_above = context.above.unsqueeze(1) == above
-        same_position = context.positions.unsqueeze(1) == positions
-        votes = 0.001 + 0.1 * same_left + 0.1 * same_above + 0.1 * same_position + 3.0 * (same_left & same_above)
+        tokens = self.cells[:, 1]
         frequencies = torch.full_like(context.noise, 1e-4)
-        return frequencies.scatter_add_(1, tokens.expand(len(votes), -1), votes).log()
+        for begin in range(0, len(frequencies), IMAGES_AT_A_TIME):
+            images = slice(begin, begin + IMAGES_AT_A_TIME)
+            votes = self._votes(context.positions[images], context.left[images], context.above[images])
+            frequencies[images].scatter_add_(1, tokens.expand(len(votes), -1), votes)
+        return frequencies.log()
+
+    def _votes(self, positions: Tensor, left: Tensor, above: Tensor) -> Tensor:
+        """Return the weight of the vote of each cell of the history for each of m cells, (m,) each: (m, cells)."""
+        cell_positions, _, cell_left, cell_above = self.cells.T
+        same_left = left.unsqueeze(1) == cell_left
+        same_above = above.unsqueeze(1) == cell_above
+        same_position = positions.unsqueeze(1) == cell_positions
+        return 0.001 + 0.1 * same_left + 0.1 * same_above + 0.1 * same_position + 3.0 * (same_left & same_above)
 
 
 Guess = Callable[[Context, TokenHistory], Tensor]

@@ -40,6 +40,15 @@ def test_batch_is_the_largest_that_fits(make_transformer, captions, candidates, 
     assert taken(chosen.images) <= allowed < taken(chosen.images + 1)
 
 
+def test_parallel_decoding_takes_more_memory_for_each_image(make_transformer):
+    model = make_transformer(patterns=["row"], width=32)
+    needs = decoding_memory(model, window=8)
+    config = SamplingConfig(candidates=40, keep=1, decoding="parallel", window=8)
+    config = replace(config, memory=gigabytes(needs.caption + 7.5 * needs.candidate))
+    assert choose_batch_size(model, 1, config).images == 7
+    assert choose_batch_size(model, 1, replace(config, decoding="sequential")).images > 7
+
+
 def test_too_little_memory_for_one_image_raises(make_transformer):
     model = make_transformer()
     needs = decoding_memory(model, recompute_kv=True)

@@ -16,7 +16,7 @@ from dalle.sampling.canvas import Canvas
 from dalle.sampling.gumbel_noise import gumbel_noise
 from dalle.sampling.logits_processors import process_logits
 from dalle.sampling.memory import BYTES_PER_LOGIT, decoding_memory, memory_within_budget
-from dalle.sampling.sampling_config import DecodingConfig
+from dalle.sampling.sampling_config import GUESS_NAMES, DecodingConfig
 
 GPU = 141 * 10**9
 
@@ -152,6 +152,49 @@ def test_several_chunks_stay_within_the_estimate_of_one(monkeypatch, recompute_k
     assert 0.4 * foreseen < peaks[0]
     assert peaks[1] < 1.05 * peaks[0]
     assert max(kept) < 0.1 * foreseen
+
+
+@pytest.mark.parametrize("pattern", ["dense", "row", "column", "convolutional"])
+@pytest.mark.parametrize("block", [{}, {"qk_norm": True, "mlp": "swiglu"}], ids=str)
+@torch.inference_mode()
+def test_window_caches_and_passes_stay_within_memory_estimate(pattern, block):
+    """With images at the first and at the last position in one pass, which reads most."""
+    model = Transformer(TransformerConfig(8, 40, 20, grid=8, width=128, depth=2, heads=2, patterns=[pattern], **block))
+    images, size = 16, 4
+    memory = decoding_memory(model, window=size)
+    text = model.prefill(model.sequence.pad_captions([[1, 2]]))
+    cache = model.new_window_cache(text, images, size)
+    assert images * memory.cache == sum(layer.nbytes for layer in cache)
+    assert memory.cache == 2 * 2 * (8 * 8 + size - 1) * 128 * 4
+    starts = torch.tensor([0, 63]).repeat(images // 2)
+    with Peak() as peak:
+        model.decode_window(torch.zeros(images, size, dtype=torch.int64), starts, cache)
+    drawing = BYTES_PER_LOGIT * size * 20
+    assert 0.2 * images * (memory.working - drawing) < peak.bytes < images * memory.working
+
+
+@pytest.mark.parametrize("guess", GUESS_NAMES)
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_parallel_decoding_stays_within_memory_estimate(monkeypatch, guidance, guess):
+    monkeypatch.setattr(decode, "pack_linear_layers", lambda model, *_: model)
+    model = Transformer(TransformerConfig(8, 40, 600, grid=8, width=128, depth=3, heads=2, kernel=3)).eval()
+    rows, images = 1 if guidance == 1 else 2, 32
+    memory = decoding_memory(model, window=4)
+    foreseen = memory.total(rows * images, captions=2 * rows - 1) - memory.weights
+    config = DecodingConfig(guidance=guidance, decoding="parallel", window=4, guess=guess, top_k=9, top_p=0.9)
+    with Peak() as peak:
+        decode.generate(model, model.sequence.pad_captions([[1, 2, 3]]), images, config)
+    assert 0.4 * foreseen < peak.bytes < foreseen
+
+
+def test_parallel_decoding_caches_keys_and_values_also_where_states_would_fit(make_transformer):
+    model = make_transformer(patterns=["dense"], width=32)
+    budget = decoding_memory(model, window=4).total(8) - 1
+    assert not memory_within_budget(model, budget, candidates=8, window=4).recompute_kv
+    assert memory_within_budget(model, budget, candidates=8, window=4).candidates_that_fit(budget) == 7
+    text = model.sequence.pad_captions([[1]])
+    with pytest.raises(ValueError, match="recompute_kv=True needs decoding=sequential"):
+        decode.generate(model, text, 1, DecodingConfig(decoding="parallel", window=4), recompute_kv=True)
 
 
 def test_sampling_stays_within_memory_estimate():

@@ -98,7 +98,7 @@ def test_the_command_prints_passes_and_draws_the_same_images(checkpoints, run_co
         assert code == 0, printed
         return printed, [image.read_bytes() for image in sorted(out.glob("*.png")) if image.name != "grid.png"]
 
-    sequential, parallel = sample(), sample("decoding=parallel", "window=4")
+    sequential, parallel = sample("decoding=sequential"), sample("decoding=parallel", "window=4")
     assert parallel[1] == sequential[1]
     assert "tokens per pass" in parallel[0] and "tokens per pass" not in sequential[0]
 

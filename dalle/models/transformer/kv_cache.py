@@ -63,6 +63,7 @@ class CacheIndex(Protocol):
 
     layout: CacheLayout
     copied_slots: int  # slots that `read` copies; 0 if it returns a view
+    queries: int  # positions of an image in one step
 
     def write(self, cached: Tensor, position: Any, new: Tensor) -> None:
         """Write `new`, (..., 1, d), into the slot of `position` in `cached`, (..., slots, d)."""
@@ -82,7 +83,7 @@ class CacheIndex(Protocol):
 class SlicedIndex:
     """Cache index for integer positions; reads are views of the shortest range of slots."""
 
-    copied_slots = 0
+    copied_slots, queries = 0, 1
 
     def __init__(self, layout: CacheLayout, device: torch.device):
         self.layout = layout
@@ -102,6 +103,8 @@ class SlicedIndex:
 
 class GatheredIndex:
     """Cache index for positions on the device, (1,) int64 tensors: no shape or address depends on their value."""
+
+    queries = 1
 
     def __init__(self, layout: CacheLayout, device: torch.device):
         self.layout = layout
@@ -200,7 +203,8 @@ class LayerCache(ABC):
     def _scores(self) -> int:
         """Number of score activations per image, before and after masking and softmax."""
         _, heads, text_positions, _ = self.text.keys.shape
-        return 4 * heads * (text_positions + max(each.stop - each.start for each in self.index.layout.read_slices))
+        keys = text_positions + max(each.stop - each.start for each in self.index.layout.read_slices)
+        return 4 * heads * self.index.queries * keys
 
 
 class KVCache(LayerCache):

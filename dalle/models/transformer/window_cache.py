@@ -40,6 +40,7 @@ class WindowIndex:
 
     def __init__(self, pattern: Pattern, grid: int, size: int, device: torch.device):
         """size: positions per image and pass."""
+        self.queries = size
         attends = image_mask(pattern, grid)
         last = len(attends) - 1
         slots = last + size  # a window that starts at the last position reaches past it
@@ -50,7 +51,7 @@ class WindowIndex:
         first_attended = mask[: last + 1].int().argmax(dim=1)
         self._first_read = first_attended.flip(0).cummin(dim=0).values.flip(0).tolist()
         self._masked = ~mask.to(device)
-        reads = [slice(first, last + 1) for first in self._first_read]
+        reads = [slice(first, slots) for first in self._first_read]  # the images' positions may be far apart
         self.layout = CacheLayout(slots, list(range(slots)), reads, mask)
 
     def write(self, cached: Tensor, position: Window, new: Tensor) -> None:
