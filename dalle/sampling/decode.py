@@ -29,7 +29,7 @@ OnProgress = Callable[[float], None]
 """Progress callback, called after each token with the number of images completed by it. An exception stops sampling."""
 
 OnTokens = Callable[[Tensor], None]
-"""Token callback of sequential decoding, called after each position with the batch's images so far.
+"""Token callback, called after each position, or each pass of parallel decoding, with the batch's images so far.
 
 They are (captions, candidates, h, w) on the model's device, `MASKED` where not sampled yet. It must not change them.
 """
@@ -82,7 +82,7 @@ def sample_batches(
     precision: of the linear layers on a CPU, see `dalle.models.cpu_linear`; on other devices the model's own is used.
     recompute_kv: use caches that take less memory and slightly more time, see `Transformer.new_cache`; sequential
         decoding only.
-    on_tokens: shows the images while they are sampled; ignored by parallel decoding.
+    on_tokens: shows the images while they are sampled.
     count: the images, tokens and passes of parallel decoding are added to it.
 
     Raises:
@@ -197,7 +197,9 @@ class TokenSampler:
         grids = images.view(canvas.shape)  # the same memory
         with without_autocast(self.device.type):
             if self.parallel is not None:
-                self.parallel.sample(images, images == MASKED, keys.flatten().to(self.device), on_progress)
+                masked = images == MASKED
+                show = None if on_tokens is None else partial(_show_certain, on_tokens, grids, masked)
+                self.parallel.sample(images, masked, keys.flatten().to(self.device), on_progress, show)
             else:
                 show = None if on_tokens is None else partial(on_tokens, grids)
                 self._sample_masked(images, keys.flatten().to(self.device), on_progress, show)
@@ -226,6 +228,15 @@ class TokenSampler:
                 show()
             if on_progress is not None:
                 on_progress(len(images) / steps)
+
+
+def _show_certain(on_tokens: OnTokens, images: Tensor, masked: Tensor, starts: Tensor) -> None:
+    """Call `on_tokens` with images, (..., h, w), without what parallel decoding has only guessed.
+
+    masked: (b, h * w), the tokens that are sampled. starts: (b,), the number of tokens of each image that are certain.
+    """
+    guessed = masked & (torch.arange(masked.shape[1], device=masked.device) >= starts.unsqueeze(1))
+    on_tokens(torch.where(guessed.view(images.shape), MASKED, images))
 
 
 def expand_canvas(canvas: Tensor | None, captions: int, candidates: int, model: Transformer) -> Tensor:

@@ -78,10 +78,18 @@ class ParallelDecoder:
         self.guess = GUESSES[config.guess]
         self.count = count
 
-    def sample(self, images: Tensor, masked: Tensor, keys: Tensor, on_progress: Callable[[float], None] | None) -> None:
+    def sample(
+        self,
+        images: Tensor,
+        masked: Tensor,
+        keys: Tensor,
+        on_progress: Callable[[float], None] | None,
+        show: Callable[[Tensor], None] | None = None,
+    ) -> None:
         """Sample each masked token of (b, I) images, in place, with the noise of their (b,) keys.
 
         on_progress: called after each pass with the number of images completed by it.
+        show: called after each pass with the number of tokens of each image that are certain, (b,); others are guesses.
         """
         size, device = self.config.window, images.device
         steps = int(masked.any(dim=0).nonzero().max()) + 1 if masked.any() else 0  # later tokens are all given
@@ -111,6 +119,8 @@ class ParallelDecoder:
             self.count.passes += int((kept > 0).sum())
             self.count.tokens += int(kept.sum())
             starts = starts + kept
+            if show is not None:
+                show(starts)
             if on_progress is not None:
                 on_progress(int(kept.sum()) / steps)
         self.count.images += len(images)

@@ -38,7 +38,8 @@ class Previews:
         if self.is_edit:
             self._show(None, self._edited(images))
         else:
-            rows = int((images[0, :, -1] != MASKED).sum())
+            # of all images, which parallel decoding samples at different speeds
+            rows = int((images[:, :, -1] != MASKED).all(dim=0).sum())
             if rows > self._rows:
                 self._rows = rows
                 self._show(rows, self._top_rows(images, rows))

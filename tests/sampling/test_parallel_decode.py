@@ -65,6 +65,24 @@ def test_windows_take_fewer_passes_where_guesses_are_right(make_transformer):
     assert sum(told) == pytest.approx(4)
 
 
+@pytest.mark.parametrize("decoding", ["sequential", "parallel"])
+@pytest.mark.parametrize("on_canvas", [False, True])
+def test_tokens_that_are_shown_are_final(make_transformer, decoding, on_canvas):
+    model = make_transformer()
+    shown: list[Tensor] = []
+    canvas = half_given(2, 3) if on_canvas else None
+    config = DecodingConfig(seed=6, decoding=decoding, window=5)
+    images = generate(
+        model, captions(model), 3, config, canvas=canvas, on_tokens=lambda grids: shown.append(grids.clone())
+    )
+    numbers = [int((grids != MASKED).sum()) for grids in shown]
+    assert numbers == sorted(numbers)
+    assert len(set(numbers)) > 1
+    for grids in shown:
+        assert torch.where(grids == MASKED, images, grids).equal(images)
+    assert shown[-1].equal(images)
+
+
 def test_a_canvas_without_masked_tokens_is_returned(make_transformer):
     model = make_transformer()
     canvas = torch.ones(4, 4, dtype=torch.int64)
