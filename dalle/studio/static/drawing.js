@@ -1,0 +1,235 @@
+// One drawing: its job on the server, and its pictures, which fill in row by row and are then ordered best first.
+
+import { getImage, postJson, readEvents, sentence, StudioError } from "./api.js";
+
+export const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
+
+let turn = Promise.resolve(); // of the drawings whose events are followed
+
+/** Picture of a drawing, and its button in the grid. */
+export class Picture {
+  constructor(drawing, candidate) {
+    Object.assign(this, { drawing, candidate, id: null, score: null, url: null, blob: null });
+    this.element = document.createElement("li");
+    this.button = Object.assign(document.createElement("button"), { type: "button", className: "picture" });
+    this.image = Object.assign(document.createElement("img"), { alt: "", draggable: false });
+    this.bar = Object.assign(document.createElement("span"), { className: "bar" });
+    this.label = Object.assign(document.createElement("span"), { className: "label-of-picture" });
+    this.button.append(this.image, this.bar);
+    this.element.append(this.button, this.label);
+    this.button.addEventListener("click", () => this.id && drawing.open(this));
+    this.name("waiting");
+  }
+
+  get finished() {
+    return this.id !== null;
+  }
+
+  name(state) {
+    this.image.alt = `${this.drawing.caption}: candidate ${this.candidate + 1}, ${state}`;
+    this.button.ariaDisabled = String(!this.finished);
+    this.button.classList.toggle("unfinished", !this.finished);
+  }
+
+  /** Show a preview in which the first `rows` of `grid` rows are drawn. */
+  preview(source, rows, grid) {
+    if (this.finished) return;
+    this.image.src = source;
+    this.image.dataset.rows = rows ?? "";
+    this.bar.style.transform = `scaleX(${rows ? Math.min(1, rows / grid) : 0})`;
+  }
+
+  /** Fetch the finished picture. */
+  async finish(id) {
+    if (this.id === id) return;
+    this.id = id;
+    this.name("finished");
+    this.button.removeAttribute("aria-disabled");
+    this.show(await getImage(id));
+  }
+
+  /** Show the finished picture's file. */
+  show(blob) {
+    this.blob = blob;
+    this.url = URL.createObjectURL(blob);
+    this.image.src = this.url;
+    this.drawing.changed();
+  }
+
+  rank(place, count, score) {
+    this.score = score;
+    this.label.textContent = score === null ? `${place}` : `${place} · ${score.toFixed(3)}`;
+    this.label.title = score === null ? "" : "place and score";
+    const scored = score === null ? "" : `, score ${score.toFixed(3)}`;
+    this.image.alt = `${this.drawing.caption}: ${place} of ${count}${scored}`;
+    this.element.classList.toggle("best", place === 1 && count > 1 && score !== null);
+  }
+}
+
+/** A drawing. listeners: {changed(drawing), open(picture)}. */
+export class Drawing {
+  constructor(settings, grid, listeners) {
+    Object.assign(this, { settings, grid, listeners, pictures: [], job: null, state: "waiting", status: "", note: "" });
+    this.caption = settings.caption;
+    this.element = Object.assign(document.createElement("ul"), { className: "pictures" });
+    this.element.setAttribute("role", "list");
+    this.element.setAttribute("aria-label", `Pictures for ${this.caption}`);
+  }
+
+  get running() {
+    return this.state === "waiting" || this.state === "drawing";
+  }
+
+  get finished() {
+    return this.pictures.filter((picture) => picture.finished);
+  }
+
+  open(picture) {
+    this.listeners.open(picture);
+  }
+
+  changed() {
+    this.listeners.changed(this);
+  }
+
+  say(status, state = this.state) {
+    Object.assign(this, { status, state });
+    this.changed();
+  }
+
+  /** Send the drawing to the server's queue. */
+  async start() {
+    this.job = (await postJson("api/jobs", this.settings)).job;
+    this.say("Waiting for the model.");
+  }
+
+  /** Follow the job's events after those of earlier drawings: a browser opens at most six connections to a server. */
+  followInTurn() {
+    turn = turn.then(() => this.follow());
+  }
+
+  /** Follow the job's events until it ends. */
+  async follow() {
+    if (this.followed) return;
+    this.followed = true;
+    try {
+      for await (const { name, data } of readEvents(this.job)) this.handle(name, data);
+    } catch (error) {
+      if (!(error instanceof StudioError)) throw error;
+      this.keepFinished();
+      const lost = error.status === 404 ? "The studio no longer has this drawing: it was restarted meanwhile." : error.message;
+      this.say(`Stopped. ${lost}`, "failed");
+    }
+  }
+
+  async cancel() {
+    if (!this.running || this.cancelling) return;
+    this.cancelling = true;
+    this.say("Cancelling. Finished pictures are kept.");
+    try {
+      await postJson(`api/jobs/${encodeURIComponent(this.job)}/cancel`);
+    } catch (error) {
+      this.cancelling = false;
+      if (!(error instanceof StudioError)) throw error;
+      return this.say(error.message);
+    }
+    this.follow(); // it may still wait for its turn
+  }
+
+  /** Show one event of the job. A reconnected stream repeats the state so far, so each can come twice. */
+  handle(name, data) {
+    if (name === "queued" && data.position > 0) {
+      this.say(`Waiting: ${plural(data.position, "drawing")} before this one.`);
+    } else if (name === "started") {
+      this.addPictures(data.candidates);
+      const unknown = (data.unknown_words ?? []).map((word) => `“${word}”`).join(", ");
+      this.note = unknown && `The model has never seen ${unknown}.`;
+      if (!this.cancelling) this.say(`Drawing ${plural(data.candidates, "picture")}.`, "drawing");
+    } else if (name === "partial") {
+      this.addPictures(data.first + data.images.length);
+      data.images.forEach((image, index) => this.candidate(data.first + index).preview(image, data.rows, this.grid));
+    } else if (name === "image") {
+      this.addPictures(data.candidate + 1);
+      this.finishPicture(this.candidate(data.candidate), data.id);
+      if (this.running && !this.cancelling) this.say(`${this.finished.length} of ${this.pictures.length} finished.`, "drawing");
+    } else if (name === "ranked") {
+      this.rank(data.images);
+    } else if (name === "done") {
+      this.keepFinished();
+      this.say(`${plural(this.pictures.length, "picture")} in ${data.seconds.toFixed(1)} s`
+        + `${this.pictures.some((picture) => picture.score !== null) ? ", best first" : ""}.`, "done");
+    } else if (name === "cancelled") {
+      this.keepFinished();
+      this.say(data.kept ? `Cancelled. ${plural(data.kept, "finished picture")} kept.` : "Cancelled before a picture was finished.", "cancelled");
+    } else if (name === "failed") {
+      this.keepFinished();
+      this.say(sentence(data.message), "failed");
+    }
+  }
+
+  candidate(number) {
+    return this.pictures.find((picture) => picture.candidate === number);
+  }
+
+  addPictures(count) {
+    if (this.ranked) return;
+    for (let number = this.pictures.length; number < count; number++) {
+      const picture = new Picture(this, number);
+      this.pictures.push(picture);
+      this.element.append(picture.element);
+    }
+  }
+
+  finishPicture(picture, id) {
+    picture?.finish(id).catch((error) => {
+      if (error.status === 404) { // after a restart of the server, or the oldest of very many pictures
+        this.pictures = this.pictures.filter((each) => each !== picture);
+        picture.element.remove();
+      }
+      this.say(error.message);
+    });
+  }
+
+  /** Order the pictures as the server ranked them; pictures that it did not keep go. */
+  rank(images) {
+    this.ranked = true;
+    const pictures = images.map(({ id, candidate, score }, index) => {
+      const picture = this.candidate(candidate) ?? new Picture(this, candidate);
+      this.finishPicture(picture, id);
+      picture.rank(index + 1, images.length, score ?? null);
+      return picture;
+    });
+    const focused = this.pictures.find((picture) => picture.button === document.activeElement);
+    this.pictures = pictures;
+    this.element.replaceChildren(...pictures.map((picture) => picture.element));
+    if (focused) (pictures.includes(focused) ? focused : pictures[0])?.button.focus();
+    this.changed();
+  }
+
+  keepFinished() {
+    if (!this.ranked) this.pictures = this.finished;
+    this.element.replaceChildren(...this.pictures.map((picture) => picture.element));
+  }
+
+  /** Free the memory of the pictures. */
+  dispose() {
+    for (const { url } of this.pictures) if (url) URL.revokeObjectURL(url);
+  }
+
+  /** Return what another load of this page needs to show the drawing again. */
+  save() {
+    const pictures = this.finished.map(({ id, candidate, score }) => ({ id, candidate, score }));
+    const { settings, state, status, note, job, uploaded } = this;
+    return { settings, state, status, note, job, uploaded, pictures };
+  }
+
+  /** Build a drawing from what `save` returned. */
+  static restore(saved, grid, listeners) {
+    const drawing = new Drawing(saved.settings, grid, listeners);
+    const { job, state, status, note, uploaded } = saved;
+    Object.assign(drawing, { job, state, status, note, uploaded });
+    if (drawing.running) drawing.followInTurn();
+    else drawing.rank(saved.pictures);
+    return drawing;
+  }
+}

@@ -1,0 +1,73 @@
+// History of the session: its drawings and opened pictures, kept when the page is loaded again in the same tab.
+
+import { Drawing, plural } from "./drawing.js";
+
+const STORED = "studio.history";
+const LIMIT = 60; // drawings; the oldest go, with the memory of their pictures
+
+/** List of drawings, newest first. show: called with the drawing that is chosen. */
+export class History {
+  constructor(list, show) {
+    Object.assign(this, { list, show, drawings: [], entries: new Map(), current: null });
+  }
+
+  /** Add a drawing and choose it. */
+  add(drawing) {
+    this.drawings.unshift(drawing);
+    const entry = document.createElement("li");
+    const button = Object.assign(document.createElement("button"), { type: "button", className: "entry" });
+    const image = Object.assign(document.createElement("img"), { alt: "" });
+    const text = Object.assign(document.createElement("span"), { className: "entry-text" });
+    button.append(image, text);
+    entry.append(button);
+    button.addEventListener("click", () => this.choose(drawing));
+    this.list.prepend(entry);
+    this.entries.set(drawing, { entry, button, image, text });
+    for (const old of this.drawings.splice(LIMIT)) this.remove(old);
+    this.choose(drawing);
+  }
+
+  remove(drawing) {
+    this.entries.get(drawing)?.entry.remove();
+    this.entries.delete(drawing);
+    drawing.dispose();
+  }
+
+  choose(drawing) {
+    this.current = drawing;
+    for (const [each, { button }] of this.entries) {
+      if (each === drawing) button.setAttribute("aria-current", "true");
+      else button.removeAttribute("aria-current");
+    }
+    this.show(drawing);
+    this.update(drawing);
+  }
+
+  /** Show what changed in a drawing, and keep it. */
+  update(drawing) {
+    const parts = this.entries.get(drawing);
+    if (!parts) return;
+    const first = drawing.pictures.find((picture) => picture.url);
+    if (first && parts.image.src !== first.url) parts.image.src = first.url;
+    parts.button.classList.toggle("running", drawing.running);
+    const count = drawing.running ? "drawing" : drawing.uploaded ? "opened" : plural(drawing.pictures.length, "picture");
+    const note = drawing.settings.edit && !drawing.uploaded ? `${drawing.settings.edit.kind}, ${count}` : count;
+    parts.text.replaceChildren(drawing.title ?? drawing.caption, Object.assign(document.createElement("small"), { textContent: note }));
+    this.save();
+  }
+
+  save() {
+    const saved = this.drawings.map((each) => ({ ...each.save(), title: each.title }));
+    sessionStorage.setItem(STORED, JSON.stringify(saved));
+  }
+
+  /** Show the drawings that this tab had before the page was loaded again. */
+  restore(grid, listeners) {
+    const stored = JSON.parse(sessionStorage.getItem(STORED) ?? "[]");
+    for (const saved of stored.reverse()) {
+      const drawing = Drawing.restore(saved, grid, listeners);
+      drawing.title = saved.title;
+      this.add(drawing);
+    }
+  }
+}

@@ -1,0 +1,267 @@
+// The page: connects the form, the drawings, the history, the large view, dropped files and the keyboard.
+
+import { getImage, getJson, onConnection, request, StudioError, takeToken, upload } from "./api.js";
+import { Drawing, Picture } from "./drawing.js";
+import { History } from "./history.js";
+import { moveAmong, runShortcut, singleKeys, useSingleKeys } from "./keyboard.js";
+import { randomSeed, Settings } from "./settings.js";
+import { Viewer } from "./viewer.js";
+
+const $ = (id) => document.getElementById(id);
+const RETRY = 3000; // milliseconds between two questions whether the server is back
+const MAX_UPLOAD = 20 * 2 ** 20;
+
+const settings = new Settings($("form"));
+const drawings = new History($("history"), showDrawing);
+let model = null;
+let viewer = null;
+const listeners = {
+  open: (picture) => viewer.open(picture),
+  changed(drawing) {
+    drawings.update(drawing);
+    if (drawing === drawings.current) showStatus(drawing);
+  },
+};
+
+// connection
+
+let retry = null;
+
+onConnection((sentence, status) => {
+  $("banner").hidden = !sentence;
+  if ($("banner").textContent !== sentence) $("banner").textContent = sentence;
+  clearTimeout(retry);
+  if (status === 0) retry = setTimeout(() => request("api/model").catch(() => {}), RETRY);
+});
+
+async function connect() {
+  try {
+    model = await getJson("api/model");
+  } catch (error) {
+    if (!error.connection) fail(error);
+    return;
+  }
+  settings.useModel(model);
+  const size = ` · ${model.image_size} × ${model.image_size} pixels`;
+  $("model").replaceChildren(model.name, Object.assign(document.createElement("span"), { className: "detail", textContent: size }));
+  showExamples(model.examples);
+  $("limits").replaceChildren(...model.limits.map((text) => Object.assign(document.createElement("li"), { textContent: text })));
+  $("limits-box").hidden = model.limits.length === 0;
+  if (viewer) return;
+  viewer = new Viewer(model, { edit: startEdit, reuse: reuseSettings, focus: focusPicture });
+  drawings.restore(model.grid, listeners);
+}
+
+window.addEventListener("hashchange", () => takeToken() && connect()); // the new link, opened in this tab
+
+// form
+
+function showExamples(examples) {
+  $("examples").replaceChildren(...examples.map((caption) => {
+    const button = Object.assign(document.createElement("button"), { type: "button", textContent: caption });
+    button.addEventListener("click", () => {
+      settings.fill({ caption });
+      $("caption").focus();
+    });
+    const item = document.createElement("li");
+    item.append(button);
+    return item;
+  }));
+}
+
+function fail(error) {
+  $("error").textContent = error instanceof StudioError && error.connection ? "" : error.message;
+  for (const field of $("form").elements) field.removeAttribute("aria-invalid");
+  const field = error.field ?? (error.status ? $("caption") : null);
+  if (!field) return;
+  if (field !== $("caption")) $("settings").open = true;
+  if (error.field) field.setAttribute("aria-invalid", "true");
+  field.focus();
+}
+
+async function submit() {
+  fail({ message: "" });
+  if (!model) await connect();
+  if (!model) return;
+  try {
+    await start(settings.read());
+  } catch (error) {
+    fail(error);
+  }
+}
+
+/** Send a drawing to the server and show it. Throws `StudioError` if the server refuses it. */
+async function start(values) {
+  const drawing = new Drawing(values, model.grid, listeners);
+  $("draw").disabled = true;
+  try {
+    await drawing.start();
+  } finally {
+    $("draw").disabled = false;
+  }
+  drawings.add(drawing);
+  drawing.followInTurn();
+}
+
+/** Draw a changed version of a picture with the form's settings. */
+async function startEdit(picture, caption, edit) {
+  const values = { ...settings.read(caption), edit: { ...edit, image: picture.id } };
+  try {
+    await start(values);
+  } catch (error) {
+    if (error.status !== 404 || !picture.blob) throw error;
+    picture.id = (await upload(picture.blob)).id; // the server was restarted and has forgotten the picture
+    await start({ ...values, edit: { ...edit, image: picture.id } });
+  }
+}
+
+function reuseSettings({ drawing }) {
+  settings.fill(drawing.settings);
+  $("status").textContent = `The settings of “${drawing.title ?? drawing.caption}” are in the form${drawing.settings.edit ? ", without the edit" : ""}.`;
+  $("caption").focus();
+}
+
+$("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  submit();
+});
+$("caption").addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || event.isComposing) return; // Enter also ends a word of an input method
+  event.preventDefault();
+  submit();
+});
+$("seed-dice").addEventListener("click", () => settings.fill({ seed: randomSeed() }));
+$("seed-reuse").addEventListener("click", () => settings.fill({ seed: drawings.current?.settings.seed ?? settings.lastSeed }));
+$("settings-reset").addEventListener("click", () => settings.reset());
+
+// pictures
+
+function showDrawing(drawing) {
+  $("pictures").replaceChildren(drawing.element);
+  $("history-empty").hidden = true;
+  showStatus(drawing);
+}
+
+function showStatus(drawing) {
+  const text = [drawing.status, drawing.note].filter(Boolean).join(" ");
+  if ($("status").textContent !== text) $("status").textContent = text; // a screen reader says each change
+  $("status").classList.toggle("failed", drawing.state === "failed");
+  $("cancel").hidden = !drawing.running;
+}
+
+function focusPicture(picture) {
+  const target = picture?.button.isConnected ? picture.button : $("cancel").hidden ? $("caption") : $("cancel");
+  target.focus();
+}
+
+$("cancel").addEventListener("click", () => drawings.current?.cancel());
+$("pictures").addEventListener("keydown", (event) => {
+  moveAmong(event, drawings.current.pictures.map((picture) => picture.button));
+});
+
+// pictures from files
+
+/** Open a picture from a file: its settings fill the form, and it can be edited. */
+async function openFile(file) {
+  fail({ message: "" });
+  if (!model) return;
+  if (file.size > MAX_UPLOAD) return fail(new Error(`“${file.name}” is larger than 20 MB. Scale it down first.`));
+  $("status").textContent = `Opening “${file.name}”.`;
+  try {
+    const { id, settings: found } = await upload(file);
+    const values = { ...found, caption: found?.caption ?? $("caption").value.trim() };
+    const drawing = Object.assign(new Drawing(values, model.grid, listeners), { title: file.name, uploaded: true });
+    const picture = new Picture(drawing, found?.candidate ?? 0);
+    drawing.pictures.push(picture);
+    drawing.element.append(picture.element);
+    picture.id = id;
+    picture.name(`opened from ${file.name}`);
+    picture.button.removeAttribute("aria-disabled");
+    picture.show(await getImage(id));
+    if (found) settings.fill(found);
+    drawing.say(found
+      ? `The settings of “${file.name}” are in the form. Choose the picture to edit it.`
+      : `“${file.name}” has no settings inside. Choose the picture to edit it.`, "done");
+    drawings.add(drawing);
+    picture.button.focus();
+  } catch (error) {
+    $("status").textContent = "";
+    fail(error);
+  }
+}
+
+$("open-file").addEventListener("click", () => $("file").click());
+$("file").addEventListener("change", () => {
+  if ($("file").files[0]) openFile($("file").files[0]);
+  $("file").value = "";
+});
+for (const name of ["dragenter", "dragover"]) {
+  window.addEventListener(name, (event) => {
+    if (!event.dataTransfer?.types.includes("Files")) return;
+    event.preventDefault();
+    $("drop").hidden = false;
+  });
+}
+window.addEventListener("dragleave", (event) => { if (!event.relatedTarget) $("drop").hidden = true; });
+window.addEventListener("drop", (event) => {
+  event.preventDefault();
+  $("drop").hidden = true;
+  const file = event.dataTransfer?.files[0];
+  if (!file) return;
+  $("viewer").close();
+  openFile(file);
+});
+
+window.addEventListener("paste", (event) => {
+  const file = event.clipboardData?.files[0];
+  if (file && !$("viewer").open) openFile(file);
+});
+
+// keyboard
+
+const pageKeys = {
+  "/": () => $("caption").focus(),
+  s: () => { $("settings").open = !$("settings").open; },
+  h: () => $("history").querySelector("button")?.focus(),
+  o: () => $("file").click(),
+  "?": () => $("help").showModal(),
+};
+const viewerKeys = {
+  d: () => $("download").click(),
+  r: () => $("reuse").click(),
+  v: () => $("vary-subtly").click(),
+  V: () => $("vary-strongly").click(),
+  e: () => $("extend").querySelector("button").focus(),
+  m: () => $("mask-start").click(),
+  "[": () => viewer.changeBrush(-1),
+  "]": () => viewer.changeBrush(1),
+  "?": () => $("help").showModal(),
+};
+
+document.addEventListener("keydown", (event) => {
+  if ($("help").open) return;
+  if (!$("viewer").open) {
+    if (event.key === "Escape") drawings.current?.cancel();
+    else runShortcut(event, pageKeys);
+    return;
+  }
+  const control = event.ctrlKey || event.metaKey;
+  if (viewer.masking && control && event.target.id !== "edit-caption" && "zyZY".includes(event.key)) {
+    event.preventDefault();
+    if (event.key === "z") viewer.mask.undo();
+    else viewer.mask.redo();
+  } else if (["ArrowLeft", "ArrowRight"].includes(event.key) && !viewer.masking && event.target.matches("dialog, #close, #previous, #next")) {
+    viewer.step(event.key === "ArrowLeft" ? -1 : 1);
+  } else {
+    runShortcut(event, viewerKeys);
+  }
+});
+
+$("open-help").addEventListener("click", () => $("help").showModal());
+$("help").querySelector("[data-close]").addEventListener("click", () => $("help").close());
+$("single-keys").checked = singleKeys();
+$("single-keys").addEventListener("change", () => useSingleKeys($("single-keys").checked));
+
+takeToken();
+$("caption").focus();
+connect();

@@ -1,0 +1,222 @@
+// Large view of a picture: download, settings, variations, extensions, a mask to redraw, attention, nearest pictures.
+
+import { getJson, imagePath, upload } from "./api.js";
+import { Mask } from "./mask.js";
+
+const $ = (id) => document.getElementById(id);
+const SUBTLY = 0.25; // shares of the tokens that are drawn anew
+const STRONGLY = 0.75;
+const EXTENSION = 0.25; // share of the model's grid that is added on one side
+const HIDDEN_FACTS = new Set(["caption", "edit", "title"]);
+
+/** The dialog of one picture. actions: {edit(picture, caption, edit), reuse(picture), focus(picture)}. */
+export class Viewer {
+  constructor(model, actions) {
+    Object.assign(this, { model, actions, dialog: $("viewer"), picture: null, mask: null });
+    this.mask = new Mask($("mask"), () => this.showMaskState());
+    const click = (id, act) => $(id).addEventListener("click", act);
+    click("close", () => this.dialog.close());
+    click("previous", () => this.step(-1));
+    click("next", () => this.step(1));
+    click("download", () => this.download());
+    click("reuse", () => this.reuse());
+    click("vary-subtly", () => this.vary(SUBTLY));
+    click("vary-strongly", () => this.vary(STRONGLY));
+    for (const button of $("extend").querySelectorAll("button")) {
+      button.addEventListener("click", () => this.edit({ kind: "extend", direction: button.dataset.direction, amount: EXTENSION }));
+    }
+    click("mask-start", () => this.masking ? this.endMask() : this.beginMask());
+    click("undo", () => this.mask.undo());
+    click("redo", () => this.mask.redo());
+    click("clear", () => this.mask.clear());
+    click("inpaint", () => this.inpaint());
+    $("brush").addEventListener("input", () => { this.mask.size = Number($("brush").value); });
+    $("words").addEventListener("toggle", () => $("words").open ? this.loadWords() : this.showHeat(null));
+    $("nearest").addEventListener("toggle", () => $("nearest").open && this.loadNearest());
+    this.dialog.addEventListener("cancel", (event) => { // Esc leaves the mask first
+      if (!this.masking) return;
+      event.preventDefault();
+      this.endMask();
+      $("mask-start").focus();
+    });
+    this.dialog.addEventListener("close", () => this.actions.focus(this.picture));
+    this.dialog.addEventListener("click", (event) => { if (event.target === this.dialog) this.dialog.close(); });
+  }
+
+  get masking() { return !$("mask").hidden; }
+  get pictures() { return this.picture.drawing.finished; }
+
+  open(picture) {
+    this.picture = picture;
+    const { drawing } = picture;
+    this.endMask();
+    this.fail("");
+    $("viewer-title").textContent = drawing.title ?? drawing.caption;
+    $("edit-caption").value = drawing.caption;
+    $("viewer-image").src = picture.url ?? picture.image.src;
+    $("viewer-image").alt = picture.image.alt;
+    const place = this.pictures.indexOf(picture);
+    $("viewer-place").textContent = `${place + 1} of ${this.pictures.length}`;
+    $("previous").disabled = place <= 0;
+    $("next").disabled = place >= this.pictures.length - 1;
+    for (const id of ["words", "nearest"]) $(id).open = false;
+    $("words").hidden = Boolean(drawing.uploaded);
+    $("nearest").hidden = Boolean(drawing.uploaded) || !this.model.has_training_images;
+    $("words-list").replaceChildren();
+    $("nearest-list").replaceChildren();
+    this.showHeat(null);
+    this.showFacts({ ...drawing.settings, candidate: picture.candidate, score: picture.score });
+    if (!this.dialog.open) this.dialog.showModal();
+  }
+
+  step(by) {
+    const place = this.pictures.indexOf(this.picture) + by;
+    if (this.pictures[place]) this.open(this.pictures[place]);
+  }
+
+  fail(message) {
+    $("viewer-error").textContent = message;
+  }
+
+  showFacts(settings) {
+    const { edit } = settings;
+    const facts = Object.entries(settings).filter(([name, value]) => !HIDDEN_FACTS.has(name) && value !== null && typeof value !== "object");
+    if (edit) facts.push(["edit", [edit.kind, edit.direction, edit.strength].filter(Boolean).join(" ")]);
+    const text = (value) => typeof value === "number" && !Number.isInteger(value) ? value.toPrecision(4) : `${value}`;
+    $("facts").replaceChildren(...facts.flatMap(([name, value]) => [
+      Object.assign(document.createElement("dt"), { textContent: name.replaceAll("_", "-") }),
+      Object.assign(document.createElement("dd"), { textContent: text(value) }),
+    ]));
+  }
+
+  /** Save the picture's file, which holds all settings. */
+  download() {
+    const { drawing, url, candidate } = this.picture;
+    const words = (drawing.title ?? drawing.caption).toLowerCase().replace(/\.\w+$/, "").match(/[\p{L}\p{N}]+/gu) ?? ["picture"];
+    const seed = drawing.uploaded ? "" : `-seed-${drawing.settings.seed}-candidate-${candidate}`;
+    const name = `${words.join("-").slice(0, 60)}${seed}.png`;
+    Object.assign(document.createElement("a"), { href: url, download: name }).click();
+  }
+
+  reuse() {
+    this.dialog.close();
+    this.actions.reuse(this.picture);
+  }
+
+  vary(strength) {
+    return this.edit({ kind: "vary", strength });
+  }
+
+  /** Draw a changed picture. The edit is sent with the picture's id. */
+  async edit(edit) {
+    const caption = $("edit-caption").value.trim();
+    if (!caption) return this.failAt("edit-caption", "Type a caption for the changed picture first.");
+    this.fail("");
+    try {
+      await this.actions.edit(this.picture, caption, edit);
+      this.dialog.close();
+    } catch (error) {
+      this.fail(error.message);
+    }
+  }
+
+  failAt(id, message) {
+    this.fail(message);
+    $(id).focus();
+  }
+
+  beginMask() {
+    const { naturalWidth, naturalHeight } = $("viewer-image");
+    this.showHeat(null);
+    for (const each of $("words-list").children) each.ariaPressed = "false";
+    $("mask").hidden = $("mask-tools").hidden = false;
+    this.dialog.classList.add("masking");
+    $("mask-start").ariaExpanded = "true";
+    $("mask-start").textContent = "Leave the mask";
+    this.mask.size = Number($("brush").value);
+    this.mask.start(naturalWidth, naturalHeight, Math.min(naturalWidth, naturalHeight) / this.model.grid);
+    $("mask").focus({ preventScroll: true });
+    $("stage").scrollIntoView({ block: "nearest" });
+  }
+
+  endMask() {
+    $("mask").hidden = $("mask-tools").hidden = true;
+    this.dialog.classList.remove("masking");
+    $("mask-start").ariaExpanded = "false";
+    $("mask-start").textContent = "Brush a mask";
+  }
+
+  showMaskState() {
+    $("undo").disabled = !this.mask.canUndo;
+    $("redo").disabled = !this.mask.canRedo;
+    $("clear").disabled = this.mask.empty;
+  }
+
+  changeBrush(by) {
+    $("brush").value = Number($("brush").value) + by;
+    this.mask.size = Number($("brush").value);
+  }
+
+  async inpaint() {
+    if (this.mask.empty) return this.failAt("mask", "The mask is empty: brush over the part that is to be drawn again.");
+    try {
+      const { id } = await upload(await this.mask.toBlob());
+      await this.edit({ kind: "inpaint", mask: id });
+    } catch (error) {
+      this.fail(error.message);
+    }
+  }
+
+  async loadWords() {
+    const { picture } = this;
+    $("words-note").textContent = "Measuring.";
+    try {
+      const { words } = await getJson(imagePath(picture.id, "/attention"));
+      if (picture !== this.picture) return;
+      $("words-note").textContent = "Choose a word to see where in the picture its tokens were attended to.";
+      $("words-list").replaceChildren(...words.map((each) => this.wordButton(each)));
+    } catch (error) {
+      $("words-note").textContent = error.message;
+    }
+  }
+
+  wordButton({ word, image }) {
+    const button = Object.assign(document.createElement("button"), { type: "button", textContent: word, ariaPressed: "false" });
+    button.addEventListener("click", () => {
+      const pressed = button.ariaPressed !== "true";
+      for (const each of button.parentElement.children) each.ariaPressed = "false";
+      button.ariaPressed = String(pressed);
+      this.showHeat(pressed ? image : null, word);
+    });
+    return button;
+  }
+
+  showHeat(image, word = "") {
+    if (image && this.masking) this.endMask();
+    $("heat").hidden = !image;
+    $("heat").src = image ?? "data:,";
+    $("heat").alt = image ? `Attention to “${word}”` : "";
+  }
+
+  async loadNearest() {
+    const { picture } = this;
+    $("nearest-note").textContent = "Searching the training pictures.";
+    try {
+      const answer = await getJson(imagePath(picture.id, "/nearest"));
+      if (picture !== this.picture) return;
+      $("nearest-note").textContent = `Of ${answer.training_images.toLocaleString("en")} training pictures.`;
+      $("nearest-list").replaceChildren(...answer.nearest.map(nearestItem));
+    } catch (error) {
+      $("nearest-note").textContent = error.message;
+    }
+  }
+}
+
+function nearestItem({ image, caption, distance, near_copy: nearCopy }) {
+  const item = document.createElement("li");
+  const shown = typeof distance === "number" ? `distance ${distance.toFixed(3)}` : distance;
+  const text = Object.assign(document.createElement("span"), { textContent: `${caption}, ${shown}` });
+  item.append(Object.assign(document.createElement("img"), { src: image, alt: "" }), text);
+  if (nearCopy) item.append(Object.assign(document.createElement("strong"), { textContent: "Near copy" }));
+  return item;
+}
