@@ -10,7 +10,7 @@ import torch
 
 from dalle.sampling.sampling_config import DecodingConfig
 
-# tokens that a pass keeps, by window: the fewest of all models that were measured, with the default guesses
+# tokens that a pass keeps, by window, with the default guesses: no more than in any measurement
 TOKENS_PER_PASS = {4: 1.8, 8: 2.3, 16: 2.5}
 # duration of a pass in sequential steps on a CPU, by window and by sequences of a step (two for a guided image)
 PASS_COST = {

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 HISTORY_LENGTH = 16_384  # most recent cells that `counts` keeps
+COUNTS_SHARPNESS = (
+    2.0  # factor of log-frequencies: the model knows more than two neighbours, and is surer of its tokens
+)
 IMAGES_AT_A_TIME = 4  # of which `counts` compares the cells with the history, which takes about 1 MB
 
 
@@ -79,7 +82,7 @@ def guess_counts(context: Context, history: TokenHistory) -> Tensor:
     """Guess by the frequencies of the tokens sampled so far, with the cell's own noise; at first as above."""
     if not len(history.cells):
         return guess_above(context, history)
-    return (history.log_frequencies(context) + context.noise).argmax(dim=-1)
+    return (COUNTS_SHARPNESS * history.log_frequencies(context) + context.noise).argmax(dim=-1)
 
 
 GUESSES: dict[str, Guess] = {
