@@ -16,6 +16,7 @@ from dalle.pretrained import IMPORTS
 from dalle.sampling.edits import EDITS
 from dalle.stages import STAGES
 
+ROOT = Path(__file__).parents[1]
 PAGE = Path(__file__).with_suffix(".md")
 BEGINNING = """# Every setting
 
@@ -34,7 +35,7 @@ def page() -> str:
     """Return the text of docs/configs.md."""
     lines = [BEGINNING]
     for name, schema in COMMANDS.items():
-        lines.append(f"## {name}.py\n")
+        lines.append(f"## {name}.py\n" if (ROOT / f"{name}.py").exists() else f"## dalle {name}\n")
         offered = groups_of(name)
         for group, names in offered.items():
             meaning = field_comments(schema).get(group)

@@ -56,11 +56,13 @@ def composed(words: list[str]):
 
 
 def test_the_pages_show_every_command():
-    assert {name for name in COMMANDS if any(f"{name}.py" in words for _, words in RUNS)} == set(COMMANDS)
+    shown = {name for name in COMMANDS for _, words in RUNS if f"{name}.py" in words or words[:2] == ["dalle", name]}
+    assert shown == set(COMMANDS)
 
 
 def test_the_readme_describes_every_command_and_fits_three_screens():
-    assert set(re.findall(r"^\| `(\w+)\.py`", README, re.MULTILINE)) == set(COMMANDS)
+    described = set(re.findall(r"^\| `(?:(\w+)\.py|dalle (\w+))`", README, re.MULTILINE))
+    assert {script or name for script, name in described} - {"verify"} == set(COMMANDS)
     assert len(README.splitlines()) <= 150
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -64,6 +65,17 @@ class Drawer:
             seconds = time.monotonic() - begin
             data = {"seconds": round(seconds, 3), "images_per_second": round(len(drawn) / seconds, 3)}
             job.events.append("done", data, last=True)
+
+    def warm_up(self) -> None:
+        """Draw the first tokens of an image and drop them, so that the first drawing finds code and caches ready."""
+
+        def stop(_: float) -> None:
+            raise SamplingStopped
+
+        dalle = self.dalle
+        config = dalle.with_guidance(SamplingConfig(candidates=1, keep=1))
+        with suppress(SamplingStopped):
+            next(dalle.sample_batches(dalle.tokenize(["a"]), config, on_progress=stop))
 
     def _batches(self, job: Job, ids: Tensor, config: SamplingConfig) -> Iterator[Tensor]:
         """Yield the tokens of each batch of candidates in turn: (m, h, w).

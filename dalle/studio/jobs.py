@@ -48,9 +48,12 @@ class Job:
 class JobQueue:
     """Jobs that wait, and a thread that runs one after the other."""
 
-    def __init__(self, run: Callable[[Job], None], limit: int):
-        """Start the thread. run: draws a job and writes its events. limit: most jobs that wait."""
-        self._run, self.limit = run, limit
+    def __init__(self, run: Callable[[Job], None], limit: int, prepare: Callable[[], None] = lambda: None):
+        """Start the thread.
+
+        run: draws a job and writes its events. limit: most jobs that wait. prepare: called once, before the first job.
+        """
+        self._run, self.limit, self._prepare = run, limit, prepare
         self._changed = Condition()
         self._waiting: deque[Job] = deque()
         self._running: Job | None = None
@@ -66,12 +69,7 @@ class JobQueue:
             ApiError: the queue is full.
         """
         with self._changed:
-            if self._closed:
-                raise ApiError(500, "the studio is stopping")
-            if len(self._waiting) >= self.limit:
-                raise ApiError(
-                    429, f"{self.limit} drawings are waiting already; try again when one of them has started"
-                )
+            self.check_room()
             position = len(self._waiting) + (self._running is not None)
             self._jobs[job.id] = job
             self._forget_oldest()
@@ -79,6 +77,13 @@ class JobQueue:
             self._waiting.append(job)
             self._changed.notify()
         return position
+
+    def check_room(self) -> None:
+        """Raise ApiError if the queue is full or closed."""
+        if self._closed:
+            raise ApiError(500, "the studio is stopping")
+        if len(self._waiting) >= self.limit:
+            raise ApiError(429, f"{self.limit} drawings are waiting already; try again when one of them has started")
 
     def get(self, key: str) -> Job:
         """Return a job by its id. Raises ApiError if there is none."""
@@ -112,6 +117,7 @@ class JobQueue:
         self._thread.join(seconds)
 
     def _work(self) -> None:
+        self._prepare()
         while True:
             with self._changed:
                 self._running = None

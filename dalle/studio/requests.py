@@ -2,13 +2,23 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from dalle.sampling.sampling_config import MIXTURE, SCORE_NAMES, SamplingConfig
 from dalle.studio.errors import ApiError, unknown_field
 
 UNRANKED = "none"
+LONGEST_CAPTION = 4000  # characters; the model's own limit is in tokens, and lower
 SEEDS = 2**63
+
+
+def _check_text(text: str) -> str:
+    if any("\ud800" <= each <= "\udfff" for each in text):
+        raise ValueError("the caption is not UTF-8 text")
+    return text
+
+
+Caption = Annotated[str, Field(max_length=LONGEST_CAPTION), AfterValidator(_check_text)]
 
 
 class Body(BaseModel):
@@ -76,7 +86,7 @@ class Settings(Body):
 class DrawRequest(Settings):
     """Body of `POST /api/jobs`."""
 
-    caption: str
+    caption: Caption
     candidates: int = 8
     keep: int | None = Field(None, description="images kept, the best ones; null: all")
     edit: Edit | None = None
@@ -104,7 +114,7 @@ class DrawRequest(Settings):
 class GenerationRequest(Settings):
     """Body of `POST /v1/images/generations`: OpenAI's fields, and the settings of a drawing."""
 
-    prompt: str
+    prompt: Caption
     n: int = Field(1, ge=1)
     size: str | None = "auto"
     response_format: str | None = "b64_json"

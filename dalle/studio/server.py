@@ -87,8 +87,11 @@ def run(config: StudioConfig) -> None:
         print("          Ctrl-C stops it. The link holds the token: whoever has it can draw.", flush=True)
         if config.open:
             webbrowser.open(link)
-        build_server(session, port, token).run(sockets=[listener])
-    session.jobs.join(5)
+        try:
+            build_server(session, port, token).run(sockets=[listener])
+        finally:  # also after Ctrl-C: the interpreter must not end while the thread computes
+            session.close()
+            session.jobs.join(30)
 
 
 def build_server(session: Session, port: int, token: str) -> "StudioServer":

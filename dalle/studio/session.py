@@ -44,7 +44,8 @@ class Session:
     def __post_init__(self) -> None:
         config = self.config
         self.store = Store(Shelf(config.max_images), Shelf(config.max_uploads))
-        self.jobs = JobQueue(Drawer(self.dalle, self.store, self.recorded), config.queue)
+        drawer = Drawer(self.dalle, self.store, self.recorded)
+        self.jobs = JobQueue(drawer, config.queue, drawer.warm_up)
         self._lock = Lock()  # one upload, edit, attention map or search at a time: they take memory and time
 
     @classmethod
@@ -95,6 +96,7 @@ class Session:
             ApiError: the queue is full, or the edit's image is gone.
             ValueError: a caption or a setting that the model or the policy refuses.
         """
+        self.jobs.check_room()  # before any work
         if request.seed is None:
             request = request.model_copy(update={"seed": random.SystemRandom().randrange(RANDOM_SEEDS)})
         if request.candidates > self.config.max_candidates:

@@ -244,3 +244,16 @@ def test_autocast_of_the_caller_has_no_effect(make_transformer, guidance):
     is_packing_supported.cache_clear()
     with torch.autocast("cpu", torch.bfloat16):
         assert generate(model, captions(model), 4, DecodingConfig(seed=1, guidance=guidance)).equal(expected)
+
+
+def test_the_token_callback_sees_each_image_grow(make_transformer):
+    model, seen = make_transformer(), []
+    canvas = torch.full((4, 4), MASKED)
+    canvas[2, 1] = 5
+    options = {"canvas": canvas, "on_tokens": lambda grids: seen.append(grids.clone())}
+    images = generate(model, captions(model), 3, DecodingConfig(seed=2), **options)
+    assert len(seen) == 16 and seen[0].shape == images.shape
+    for position, grids in enumerate(seen):
+        known = torch.arange(16).view(4, 4) <= position
+        assert grids[..., known].equal(images[..., known])
+        assert grids[..., ~known].equal(canvas[~known].expand(*images.shape[:2], -1))

@@ -185,3 +185,17 @@ def test_windows_and_sweeps_share_one_cache_and_one_prefill(make_transformer, mo
     canvas = Canvas(torch.full((4, 8), MASKED), windows=((0, 0), (0, 2), (0, 4)), refinement_passes=1, proposals=2)
     inpainted(model, canvas, candidates=2, batch_size=4)
     assert (len(made), len(read)) == (1, 1)
+
+
+def test_the_token_callback_sees_the_whole_canvas_and_no_rejected_proposal(make_transformer):
+    """Windows of 4 x 4 cells over a canvas of 4 x 6, of which the first 4 columns are kept."""
+    model, seen = make_transformer(), []
+    given = torch.full((4, 6), MASKED)
+    given[:, :4] = picture()
+    canvas = Canvas(given, windows=((0, 2),), refinement_passes=1, proposals=3)
+    options = {"canvas": canvas, "on_tokens": lambda grids: seen.append(grids.clone())}
+    (batch,) = inpaint_batches(model, captions(model), 2, DecodingConfig(seed=1), **options)
+    assert len(seen) == 16 + 3  # each position of the first pass, and each step of the refinement
+    assert all(grids[..., :4].equal(picture().expand(2, 2, 4, 4)) for grids in seen)
+    assert (seen[0][..., 4:] == MASKED).all() and not (seen[15] == MASKED).any()
+    assert seen[-1].equal(batch.images)

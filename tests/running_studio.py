@@ -1,0 +1,76 @@
+"""A studio behind a real server on a free port, and its client, for the tests in tests/studio."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi", reason="needs the extra studio")
+httpx = pytest.importorskip("httpx", reason="needs httpx, of the extra dev")
+
+from dalle.studio.server import build_server, listening_socket  # noqa: E402
+from dalle.studio.session import Session  # noqa: E402
+
+TOKEN = "a-token-for-the-tests-of-the-studio"
+
+
+@dataclass
+class Studio:
+    """A running studio and a client with its token."""
+
+    session: Session
+    address: str
+    client: httpx.Client
+
+    def draw(self, **settings: Any) -> str:
+        """Start a drawing and return its job."""
+        answer = self.client.post("/api/jobs", json={"caption": "a red circle", "seed": 0, **settings})
+        assert answer.status_code == 202, answer.text
+        return answer.json()["job"]
+
+    def events(self, job: str) -> list[tuple[str, Any]]:
+        """Return all events of a job, once it has ended."""
+        with self.client.stream("GET", f"/api/jobs/{job}/events") as stream:
+            return list(parse_events(stream.iter_text()))
+
+    def drawn(self, **settings: Any) -> list[dict[str, Any]]:
+        """Draw, and return the ranked images: id, candidate, score."""
+        events = dict(self.events(self.draw(**settings)))
+        assert "done" in events, events
+        return events["ranked"]["images"]
+
+
+def parse_events(chunks: Iterator[str]) -> Iterator[tuple[str, Any]]:
+    """Yield (name, data) for each server-sent event; comments are skipped."""
+    text = ""
+    for chunk in chunks:
+        text += chunk
+        while "\n\n" in text:
+            block, _, text = text.partition("\n\n")
+            if not block.startswith(":"):
+                name, data = block.split("\n", 1)
+                yield name.removeprefix("event: "), json.loads(data.removeprefix("data: "))
+
+
+@contextmanager
+def running(session: Session) -> Iterator[Studio]:
+    """Context with a session behind a server in a thread."""
+    with listening_socket("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        server = build_server(session, port, TOKEN)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        address = f"http://127.0.0.1:{port}"
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        with httpx.Client(base_url=address, headers=headers, timeout=60, trust_env=False) as client:
+            yield Studio(session, address, client)
+        server.should_exit = True
+        thread.join(10)
+        assert not thread.is_alive()

@@ -1,0 +1,148 @@
+"""Edits through the HTTP API: inpaint, extend, vary and complete, their refusals, and what uploads bring along."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from dalle.sampling.edits.variations import VariationsConfig, variations
+
+
+@pytest.fixture(scope="module")
+def picture(studio) -> str:
+    return studio.drawn(candidates=1, rerank="none")[0]["id"]
+
+
+def image_of(studio, key: str) -> Image.Image:
+    return Image.open(io.BytesIO(studio.client.get(f"/api/images/{key}").content))
+
+
+def upload(studio, image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return studio.client.post("/api/uploads", content=file.getvalue()).json()["id"]
+
+
+def mask(size=(8, 8), box=None) -> Image.Image:
+    image = Image.new("L", size)
+    if box:
+        ImageDraw.Draw(image).rectangle(box, fill=255)
+    return image
+
+
+def test_inpainting_changes_the_white_part_alone(studio, picture):
+    edit = {"kind": "inpaint", "image": picture, "mask": upload(studio, mask(box=(4, 4, 7, 7)))}
+    original = np.asarray(image_of(studio, picture))
+    changed = []
+    for each in studio.drawn(candidates=4, rerank="none", edit=edit, seed=9):
+        edited = np.asarray(image_of(studio, each["id"]))
+        assert (edited[:4] == original[:4]).all() and (edited[:, :4] == original[:, :4]).all()
+        changed.append((edited != original).any())
+    assert any(changed)
+
+
+@pytest.mark.parametrize(
+    ("direction", "size", "kept"),
+    [
+        ("right", (12, 8), (0, 0)),
+        ("left", (12, 8), (4, 0)),
+        ("down", (8, 12), (0, 0)),
+        ("up", (8, 12), (0, 4)),
+    ],
+)
+def test_extending_keeps_the_picture_where_it_belongs(studio, picture, direction, size, kept):
+    edit = {"kind": "extend", "image": picture, "direction": direction, "amount": 0.5}
+    (only,) = studio.drawn(candidates=1, edit=edit)
+    extended = image_of(studio, only["id"])
+    assert extended.size == size
+    assert extended.crop((*kept, kept[0] + 8, kept[1] + 8)).tobytes() == image_of(studio, picture).tobytes()
+
+
+def test_an_extended_picture_can_be_edited_again(studio, picture):
+    edit = {"kind": "extend", "image": picture, "direction": "right"}
+    (wide,) = studio.drawn(candidates=1, edit=edit)
+    assert studio.drawn(candidates=1, edit={"kind": "vary", "image": wide["id"]})
+    answer = studio.client.get(f"/api/images/{wide['id']}/attention")
+    assert answer.status_code == 400 and "was extended" in answer.json()["error"]["message"]
+
+
+def test_variations_of_a_seed_are_those_of_the_command(studio, picture):
+    """They do not depend on the batches in which the studio draws them."""
+    dalle = studio.session.dalle
+    original = dalle.encode_image(image_of(studio, picture))
+    options = VariationsConfig(share=0.5, refinement_passes=1, proposals=4)
+    expected = dalle.generate("a red circle", canvas=variations(original, options, 7, 2), candidates=7, keep=7, seed=2)
+    edit = {"kind": "vary", "image": picture, "strength": 0.5}
+    ranked = studio.drawn(candidates=7, seed=2, edit=edit)
+    assert [each["candidate"] for each in ranked] == expected.candidates
+    assert [image_of(studio, each["id"]).tobytes() for each in ranked] == [each.tobytes() for each in expected.images]
+
+
+def test_completing_keeps_the_rows_above(studio, picture):
+    (only,) = studio.drawn(candidates=1, edit={"kind": "complete", "image": picture, "rows": 2})
+    original, completed = (image_of(studio, key).crop((0, 0, 8, 4)).tobytes() for key in (picture, only["id"]))
+    assert original == completed
+
+
+@pytest.mark.parametrize(
+    ("edit", "status", "sentence"),
+    [
+        ({"kind": "inpaint", "image": "{picture}", "mask": "{black}"}, 400, "no white pixel"),
+        ({"kind": "inpaint", "image": "{picture}", "mask": "{wide}"}, 400, "must have the same size"),
+        ({"kind": "inpaint", "image": "{picture}", "mask": "nothing"}, 404, "no such image"),
+        ({"kind": "inpaint", "image": "{picture}"}, 422, "mask"),
+        ({"kind": "complete", "image": "{picture}", "rows": 4}, 400, "use 1 to 3"),
+        ({"kind": "vary", "image": "{picture}", "strength": 1.0}, 422, "strength"),
+        ({"kind": "extend", "image": "{picture}", "direction": "up", "amount": 2.0}, 422, "amount"),
+        ({"kind": "extend", "image": "{picture}", "direction": "sideways"}, 422, "direction"),
+        ({"kind": "blur", "image": "{picture}"}, 422, "kind"),
+        ({"kind": "vary", "image": "{picture}", "strenght": 0.5}, 422, "did you mean strength?"),
+    ],
+)
+def test_an_edit_that_cannot_work_is_refused_in_a_sentence(studio, picture, edit, status, sentence):
+    black, wide = upload(studio, mask()), upload(studio, mask((16, 8), (0, 0, 9, 9)))
+    keys = {"{picture}": picture, "{black}": black, "{wide}": wide}
+    edit = {name: keys.get(value, value) for name, value in edit.items()}
+    answer = studio.client.post("/api/jobs", json={"caption": "a red circle", "edit": edit})
+    assert answer.status_code == status, answer.text
+    assert sentence in answer.json()["error"]["message"]
+    assert "\n" not in answer.json()["error"]["message"]
+
+
+def test_extending_is_not_ranked_by_the_transformer(studio, picture):
+    edit = {"kind": "extend", "image": picture, "direction": "up"}
+    settings = {"caption": "a red circle", "rerank": "image_likelihood", "edit": edit}
+    answer = studio.client.post("/api/jobs", json=settings)
+    assert answer.status_code == 400 and "rerank=image_likelihood" in answer.json()["error"]["message"]
+
+
+def test_a_large_upload_and_its_mask_are_scaled_down_alike(studio):
+    photo = studio.client.post("/api/uploads", content=jpeg((3000, 1999))).json()
+    assert (photo["width"], photo["height"]) == (1024, 682)
+    white = upload(studio, mask((3000, 1999), (1200, 900, 1700, 1100)))
+    assert studio.drawn(candidates=1, edit={"kind": "inpaint", "image": photo["id"], "mask": white})
+
+
+def jpeg(size) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", size, "green").save(file, "JPEG")
+    return file.getvalue()
+
+
+def test_a_png_of_the_studio_brings_its_settings_back(studio):
+    settings = {"candidates": 3, "seed": 7, "temperature": 0.8, "top_k": 5, "guidance": None, "keep": 2}
+    best = studio.drawn(**settings)[0]
+    file = studio.client.get(f"/api/images/{best['id']}?download=1").content
+    found = studio.client.post("/api/uploads", content=file).json()["settings"]
+    expected = settings | {"caption": "a red circle", "guidance": 1.0, "rerank": "clip", "decoder": False}
+    assert {name: found[name] for name in expected} == expected
+    assert found["candidate"] == best["candidate"]
+
+
+def test_a_png_of_sample_py_brings_its_settings_back(studio, checkpoints, run_command, tmp_path):
+    settings = ["caption=two green squares", "candidates=2", "keep=1", "top_p=0.9", "out=drawn"]
+    run_command("sample", f"checkpoint={checkpoints}", *settings)
+    (path,) = (tmp_path / "drawn").glob("two-green-squares-*.png")
+    found = studio.client.post("/api/uploads", content=path.read_bytes()).json()["settings"]
+    assert (found["caption"], found["candidates"], found["top_p"]) == ("two green squares", 2, 0.9)

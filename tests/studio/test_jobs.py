@@ -1,0 +1,191 @@
+"""Queue, cancelling and event streams of the studio."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+from running_studio import running
+
+from dalle.studio.events import EventLog
+
+
+class Brake:
+    """Makes a studio's drawings stop before each batch until they are let go."""
+
+    def __init__(self, studio):
+        drawer = studio.session.jobs._run
+        self.waiting, self.go = threading.Semaphore(0), threading.Semaphore(0)
+        whole = type(drawer)._finished
+
+        def finished(own, job, config, tokens, first):
+            images = whole(own, job, config, tokens, first)
+            self.waiting.release()
+            assert self.go.acquire(timeout=30)
+            return images
+
+        self.patch = finished
+
+
+@pytest.fixture
+def braked(make_session, monkeypatch):
+    with running(make_session(queue=2)) as studio:
+        brake = Brake(studio)
+        monkeypatch.setattr(type(studio.session.jobs._run), "_finished", brake.patch)
+        yield studio, brake
+        for _ in range(100):
+            brake.go.release()
+
+
+def test_cancelling_keeps_and_ranks_what_is_finished(braked):
+    studio, brake = braked
+    job = studio.draw(candidates=20, seed=4)
+    for _ in range(2):  # the batches of 1 and 4
+        assert brake.waiting.acquire(timeout=30)
+        brake.go.release()
+    assert brake.waiting.acquire(timeout=30)  # the third is drawn, and kept too: it was finished before the cancelling
+    studio.client.post(f"/api/jobs/{job}/cancel")
+    brake.go.release()
+    events = dict(studio.events(job))
+    assert events["cancelled"] == {"kept": 13} and "done" not in events
+    ranked = events["ranked"]["images"]
+    assert sorted(each["candidate"] for each in ranked) == list(range(13))
+    expected = studio.session.dalle.generate("a red circle", candidates=13, keep=13, seed=4)
+    assert [each["candidate"] for each in ranked] == expected.candidates
+    assert all(studio.client.get(f"/api/images/{each['id']}").status_code == 200 for each in ranked)
+
+
+def test_a_full_queue_refuses_and_says_so(braked):
+    studio, brake = braked
+    first = studio.draw(candidates=1)
+    assert brake.waiting.acquire(timeout=30)  # it is drawn
+    answers = [studio.client.post("/api/jobs", json={"caption": "a red circle", "candidates": 1}) for _ in range(3)]
+    assert [each.status_code for each in answers] == [202, 202, 429]
+    assert [each.json()["position"] for each in answers[:2]] == [1, 2]
+    assert answers[2].json()["error"]["type"] == "queue_full"
+    for _ in range(3):
+        brake.go.release()
+    for job in (first, *(each.json()["job"] for each in answers[:2])):
+        assert studio.events(job)[-1][0] == "done"
+
+
+def test_a_waiting_drawing_is_cancelled_at_once(braked):
+    studio, brake = braked
+    first = studio.draw(candidates=1)
+    assert brake.waiting.acquire(timeout=30)
+    second, third = studio.draw(candidates=1), studio.draw(candidates=1)
+    studio.client.post(f"/api/jobs/{second}/cancel")
+    assert studio.events(second) == [("ranked", {"images": []}), ("cancelled", {"kept": 0})]
+    for _ in range(2):
+        brake.go.release()
+    assert studio.events(first)[-1][0] == studio.events(third)[-1][0] == "done"
+    studio.client.post(f"/api/jobs/{first}/cancel")  # too late: it stays done
+    assert studio.events(first)[-1][0] == "done"
+
+
+def test_a_drawing_that_fails_does_not_stop_the_next(studio, monkeypatch, capsys):
+    def fail(*_):
+        raise RuntimeError("out of luck")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(studio.session.jobs._run), "_rank", fail)
+        name, data = studio.events(studio.draw(candidates=1))[-1]
+    assert (name, "RuntimeError" in data["message"]) == ("failed", True)
+    assert "out of luck" not in data["message"] and "out of luck" in capsys.readouterr().err
+    assert studio.drawn(candidates=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "status", "sentence"),
+    [
+        ({"caption": ""}, 400, "caption"),
+        ({"caption": "word " * 400}, 400, "word"),
+        ({"caption": None}, 422, "caption: input should be a valid string"),
+        ({"candidates": 0}, 400, "candidates=0"),
+        ({"candidates": 65}, 400, "use at most 64"),
+        ({"candidates": "8"}, 422, "candidates: input should be a valid integer"),
+        ({"temperature": -1.0}, 400, "temperature=-1.0 is below 0"),
+        ({"top_p": 2}, 400, "top_p=2"),
+        ({"guidance": 3.0}, 400, "guidance=3.0 needs a transformer"),
+        ({"seed": -1}, 422, "seed"),
+        ({"rerank": "best"}, 422, "rerank"),
+        ({"rerank": "caption_likelihood"}, 400, "rerank=caption_likelihood"),
+        ({"decoder": True}, 400, "no diffusion decoder"),
+        ({"colour": "red"}, 422, "there is no setting 'colour'"),
+        ({"candidate": 3}, 422, "did you mean candidates?"),
+    ],
+)
+def test_a_wrong_setting_is_refused_in_a_sentence(studio, settings, status, sentence):
+    answer = studio.client.post("/api/jobs", json={"caption": "a red circle", **settings})
+    assert answer.status_code == status, answer.text
+    message = answer.json()["error"]["message"]
+    assert sentence in message and "\n" not in message and len(message) < 2500
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"3", b'{"caption": "\\ud800"}', b'{"caption": "a", "top_p": NaN}'])
+def test_a_broken_body_is_refused(studio, body):
+    answer = studio.client.post("/api/jobs", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422 and answer.json()["error"]["message"]
+
+
+def test_the_caption_policy_is_asked(make_session, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "policy.txt").write_text("circle\tno circles here\n")
+    with running(make_session(caption_policy=str(tmp_path / "policy.txt"))) as studio:
+        answer = studio.client.post("/api/jobs", json={"caption": "a red circle"})
+        assert answer.status_code == 400 and "no circles here" in answer.json()["error"]["message"]
+        assert studio.drawn(caption="a red square", candidates=1)
+
+
+def read_all(log: EventLog, pause: float = 0.0) -> list[str]:
+    async def read() -> list[str]:
+        found = []
+        async for text in log.read(keep_alive=0.05):
+            found.append(text)
+            await asyncio.sleep(pause)
+        return found
+
+    return asyncio.run(read())
+
+
+def test_a_slow_reader_skips_previews_but_no_lasting_event():
+    log = EventLog()
+
+    def write() -> None:
+        for number in range(200):
+            log.show("partial", number)
+            if number % 50 == 49:
+                log.append("image", number)
+            time.sleep(0.001)
+        log.append("done", {}, last=True)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    text = "".join(read_all(log, pause=0.05))
+    writer.join()
+    assert [number for number in range(200) if f"event: image\ndata: {number}\n" in text] == [49, 99, 149, 199]
+    assert text.count("event: partial") < 20
+    assert text.endswith("event: done\ndata: {}\n\n")
+
+
+def test_a_silent_stream_is_kept_alive_and_a_reader_that_leaves_is_forgotten():
+    log = EventLog()
+
+    async def read_a_little() -> list[str]:
+        found = []
+        async for text in log.read(keep_alive=0.01):
+            found.append(text)
+            if len(found) == 3:
+                break
+        return found
+
+    async def main() -> list[str]:
+        found = await read_a_little()
+        await asyncio.get_running_loop().shutdown_asyncgens()
+        return found
+
+    assert asyncio.run(main()) == [": keep-alive\n\n"] * 3
+    assert not log._readers
+    log.append("done", {}, last=True)
+    log.append("image", 1)  # ignored after the last event
+    assert read_all(log) == ["event: done\ndata: {}\n\n"]
