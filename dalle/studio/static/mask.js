@@ -100,8 +100,19 @@ export class Mask {
     context.setTransform(SCALE, 0, 0, SCALE, 0, 0);
     context.clearRect(0, 0, this.width, this.height);
     drawStrokes(context, this.visible, COLOUR);
+    this.paintOutside(context);
     if (this.cursor) this.paintCursor(context, ...this.cursor);
     this.changed();
+  }
+
+  /** Cover what is outside of the centre square: edits leave it out. */
+  paintOutside(context) {
+    const side = Math.min(this.width, this.height);
+    context.fillStyle = "#000";
+    context.beginPath();
+    context.rect(0, 0, this.width, this.height);
+    context.rect((this.width - side) / 2, (this.height - side) / 2, side, side);
+    context.fill("evenodd");
   }
 
   paintCursor(context, x, y) {
@@ -129,12 +140,14 @@ export class Mask {
 }
 
 function drawStrokes(context, strokes, colour) {
-  Object.assign(context, { lineCap: "round", lineJoin: "round", strokeStyle: colour });
+  Object.assign(context, { lineCap: "round", lineJoin: "round", strokeStyle: colour, fillStyle: colour });
   for (const { radius, points } of strokes) {
     context.lineWidth = 2 * radius;
     context.beginPath();
-    context.moveTo(...points[0]);
-    for (const point of points) context.lineTo(...point); // the first point too: a dot
+    context.arc(...points[0], radius, 0, 2 * Math.PI); // a line of no length is not drawn
+    context.fill();
+    context.beginPath();
+    for (const point of points) context.lineTo(...point);
     context.stroke();
   }
 }

@@ -55,6 +55,7 @@ export class Viewer {
     $("edit-caption").value = drawing.caption;
     $("viewer-image").src = picture.url ?? picture.image.src;
     $("viewer-image").alt = picture.image.alt;
+    $("shape-note").hidden = picture.image.naturalWidth === picture.image.naturalHeight;
     const place = this.pictures.indexOf(picture);
     $("viewer-place").textContent = `${place + 1} of ${this.pictures.length}`;
     $("previous").disabled = place <= 0;
