@@ -85,6 +85,8 @@ class Drawer:
         """
         dalle = self.dalle
         chosen = dalle.choose_batch_size(1, config)
+        # parallel decoding shows the first candidate sooner; its caches take more memory
+        config = replace(config, decoding="sequential" if chosen.memory.recompute_kv else "auto")
         for start, count in batches(config.candidates, chosen.images, dalle.transformer.image_head.weight.device):
             job.check()
 
