@@ -130,7 +130,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	|| $(call fail,$(PYTHON) cannot make environments: install its package venv$(comma) on Debian python3-venv)
 	$(RUN) -m pip install --quiet "$(TORCH)" \
 	|| $(call fail,torch cannot be installed: check the network and the free space (6 GB)$(comma) or choose a version with TORCH=)
-	$(RUN) -m pip install --quiet --editable ".[data,eval,hub,sign,croissant,slurm,dev]" $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) \
+	$(RUN) -m pip install --quiet --editable ".[data,eval,hub,sign,croissant,slurm,studio,dev]" $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) \
 	|| $(call fail,these versions cannot be installed together: make install CONSTRAINTS= takes the newest)
 	$(RUN) -m pip install --quiet --no-deps dall-e==0.1 # OpenAI's code, to compare with; it asks for torchvision
 	@touch $@
