@@ -3,6 +3,7 @@
 import re
 
 import numpy as np
+import pytest
 from PIL import Image
 from playwright.sync_api import expect
 from studio_process import StudioProcess
@@ -135,6 +136,7 @@ def test_a_caption_that_is_too_long_is_refused_in_a_sentence(tiny_page):
     tiny_page.draw(CAPTION)  # the page still works
 
 
+@pytest.mark.slow
 def test_a_restarted_studio_is_named_with_its_cure_and_nothing_typed_is_lost(browser, checkpoints, open_studio):
     with StudioProcess(checkpoints) as studio:
         page = open_studio(studio)
