@@ -15,8 +15,8 @@ from dalle import DALLE
 from dalle.cli.config import compose
 from dalle.data import attribution
 from dalle.data.drawings.source import DrawingsConfig, DrawingsSource
+from dalle.evaluation.held_out import model_image
 from dalle.evaluation.metrics.drawing_partners import lower_panel, upper_panel
-from dalle.evaluation.metrics.drawing_samples import real_image
 from dalle.image_grid import Cell, GridRow, image_grid
 from dalle.sampling.edits.complete import CompleteConfig, complete
 
@@ -37,7 +37,7 @@ def draw_prompts(dalle: DALLE, source: DrawingsSource) -> Image.Image:
     panels = [number for number, record in enumerate(source.records) if record.kind == "panels"][:IMAGE_PROMPTS]
     given, drawn, true = [], [], []
     for record in panels:
-        image = real_image(source, record)
+        image = model_image(source, record)
         original = dalle.encode_image(image)
         canvas = complete(original, CompleteConfig(rows=len(original.tokens) // 2))
         caption = source.captions(record)[0]

@@ -22,6 +22,8 @@ def read(group: str, name: str) -> tuple[dict, dict[str, Any]]:
 
 def missing(given: Any, composed: Any, prefix: str = "") -> list[str]:
     """Return the keys of settings in `given`, the content of a file, that have another value in `composed`."""
+    if isinstance(given, list) and isinstance(composed, tuple):
+        composed = list(composed)  # YAML has no tuples
     if not isinstance(given, dict):
         return [] if given == composed else [prefix]
     return [each for key, below in given.items() for each in missing(below, composed[key], f"{prefix}.{key}")]
@@ -61,7 +63,13 @@ def test_every_section_of_a_preset_is_merged_into_its_stage(preset, stage):
 
 
 def merged(settings: dict, changes: dict) -> dict:
-    nested = {key: merged(settings[key], value) if isinstance(value, dict) else value for key, value in changes.items()}
+    nested = {}
+    for key, value in changes.items():
+        if isinstance(value, dict):
+            value = merged(settings[key], value)
+        elif isinstance(settings[key], tuple):
+            value = tuple(value)  # YAML has no tuples
+        nested[key] = value
     return {**settings, **nested}
 
 

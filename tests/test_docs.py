@@ -107,3 +107,8 @@ def test_drawing_is_self_contained_and_shows_its_references(drawing):
     assert "http" not in (DOCS / "architecture.svg").read_text(encoding="utf-8").replace(
         "http://www.w3.org/2000/svg", ""
     )
+
+
+@pytest.mark.parametrize("script", sorted(each.name for each in DOCS.glob("*.py")))
+def test_the_imports_of_scripts_exist(script):
+    assert runpy.run_path(str(DOCS / script))["__doc__"]  # runs the imports; the work is below __main__

@@ -3,6 +3,9 @@
 import asyncio
 import threading
 import time
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from running_studio import running
@@ -137,6 +140,12 @@ def test_the_caption_policy_is_asked(make_session, tmp_path, monkeypatch):
         assert studio.drawn(caption="a red square", candidates=1)
 
 
+def run(coroutine: Coroutine[Any, Any, list[str]]) -> list[str]:
+    """Run a coroutine in a thread: in this one, Playwright's loop runs if browser tests came before."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
+
+
 def read_all(log: EventLog, pause: float = 0.0) -> list[str]:
     async def read() -> list[str]:
         found = []
@@ -145,7 +154,7 @@ def read_all(log: EventLog, pause: float = 0.0) -> list[str]:
             await asyncio.sleep(pause)
         return found
 
-    return asyncio.run(read())
+    return run(read())
 
 
 def test_a_slow_reader_skips_previews_but_no_lasting_event():
@@ -184,7 +193,7 @@ def test_a_silent_stream_is_kept_alive_and_a_reader_that_leaves_is_forgotten():
         await asyncio.get_running_loop().shutdown_asyncgens()
         return found
 
-    assert asyncio.run(main()) == [": keep-alive\n\n"] * 3
+    assert run(main()) == [": keep-alive\n\n"] * 3
     assert not log._readers
     log.append("done", {}, last=True)
     log.append("image", 1)  # ignored after the last event

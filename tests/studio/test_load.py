@@ -75,7 +75,15 @@ def command(checkpoints, tmp_path):
     environment |= {"PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(tmp_path)}
     settings = [f"checkpoint={checkpoints}", "port=0", "max_images=64", "max_uploads=4"]
     arguments = [sys.executable, "-m", "dalle", "studio", *settings]
-    process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        arguments,
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        # a shell starts background jobs, such as a run of these tests, with SIGINT ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     try:
         line = process.stdout.readline()
         address = re.search(r"http://127\.0\.0\.1:\d+(?=/#token=)", line)
