@@ -288,7 +288,8 @@ class DALLE:
             try:
                 ids.append(self.transformer.sequence.pad_captions([self.tokenizer.encode(caption)], truncate))
             except ValueError as error:
-                raise ValueError(f"{caption!r}: {error}") from error
+                shown = caption if len(caption) <= 80 else f"{caption[:80]}..."
+                raise ValueError(f"{shown!r}: {error}") from error
         return torch.cat(ids)
 
     def unknown_words(self, captions: Sequence[str]) -> list[str]:

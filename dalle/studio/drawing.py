@@ -31,7 +31,7 @@ NOT_RECORDED = ("memory", "batch_size", "decoding", "window", "guess")
 
 
 @dataclass(frozen=True)
-class Drawer:
+class JobRunner:
     """Function that draws a job: writes its events, and its images into the store."""
 
     dalle: DALLE

@@ -30,7 +30,7 @@ def build_canvas(request: DrawRequest, config: SamplingConfig, dalle: DALLE, sto
     grid = len(original.tokens)
     match edit:
         case Inpaint():
-            mask = _fitted_mask(store.find(edit.mask).image, image)
+            mask = _scale_mask(store.find(edit.mask).image, image)
             options = InpaintConfig(refinement_passes=edit.refinement_passes, proposals=edit.proposals)
             canvas = inpaint(original, mask, options)
         case Extend():
@@ -51,7 +51,7 @@ def candidates_of(canvas: Canvas | None, start: int, count: int) -> Canvas | Non
     return replace(canvas, tokens=canvas.tokens[start : start + count])
 
 
-def _fitted_mask(mask: Image.Image, image: Image.Image) -> Image.Image:
+def _scale_mask(mask: Image.Image, image: Image.Image) -> Image.Image:
     """Scale a mask to an image of the same shape: large ones are scaled down when they are uploaded."""
     same_shape = abs(mask.width * image.height - mask.height * image.width) <= max(mask.size) * 2
     return mask.resize(image.size, Image.Resampling.BOX) if same_shape else mask

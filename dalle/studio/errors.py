@@ -21,6 +21,7 @@ class ApiError(HTTPException):
 
 def error_body(status: int, sentence: str) -> dict[str, Any]:
     """Return the JSON body of an error."""
+    sentence = sentence.encode("utf-8", "replace").decode()  # a request may hold lone surrogates, which no answer can
     kind = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     return {"error": {"message": sentence, "type": kind, "param": None, "code": None}}
 
@@ -58,6 +59,8 @@ def validation_sentence(error: dict[str, Any]) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "json_invalid":
         return f"the body is not JSON: {error.get('ctx', {}).get('error', message)}"
+    if error["type"] == "model_attributes_type":
+        return "the body must be a JSON object, sent with Content-Type: application/json"
     if error["type"] == "value_error" or not place:  # a sentence of our own
         return message if place else f"the body does not fit: {message}"
     return f"{place[:80]}: {message[:1].lower()}{message[1:]}"

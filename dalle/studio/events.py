@@ -6,7 +6,7 @@ comes late, or is slow, misses the ones between.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from threading import Lock
 from typing import Any
 
@@ -21,33 +21,34 @@ class EventLog:
         self._lasting: list[str] = []
         self._newest: dict[str, tuple[int, str]] = {}  # name: (version, event)
         self._version = 0
-        self._ended = False
+        self.last: tuple[str, Any] | None = None  # name and data of the event that ended the log
         self._readers: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
 
     @property
     def ended(self) -> bool:
-        return self._ended
+        return self.last is not None
 
     def append(self, name: str, data: Any, last: bool = False) -> None:
         """Add a lasting event, and forget those of progress. `last` ends all streams. Ignored after the last one."""
         with self._lock:
-            if self._ended:
+            if self.last is not None:
                 return
             self._newest.clear()
             self._lasting.append(_format(name, data))
-            self._ended = last
+            if last:
+                self.last = name, data
         self._wake()
 
     def show(self, name: str, data: Any) -> None:
         """Replace the newest event of progress called `name`."""
         with self._lock:
-            if self._ended:
+            if self.last is not None:
                 return
             self._version += 1
             self._newest[name] = self._version, _format(name, data)
         self._wake()
 
-    async def read(self, keep_alive: float = KEEP_ALIVE) -> AsyncIterator[str]:
+    async def read(self, keep_alive: float = KEEP_ALIVE) -> AsyncGenerator[str, None]:
         """Yield the events so far and then new ones, as text of server-sent events, until the last one."""
         changed = asyncio.Event()
         reader = asyncio.get_running_loop(), changed
@@ -74,7 +75,7 @@ class EventLog:
         with self._lock:
             newest = sorted(each for each in self._newest.values() if each[0] > version)
             text = "".join([*self._lasting[position:], *(event for _, event in newest)])
-            return text, len(self._lasting), self._version, self._ended
+            return text, len(self._lasting), self._version, self.last is not None
 
     def _wake(self) -> None:
         with self._lock:

@@ -25,7 +25,6 @@ class Job:
     id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
     events: EventLog = field(default_factory=EventLog)
     images: list[str] = field(default_factory=list)  # ids of the kept images, best first, once ranked
-    failure: str = ""  # sentence, if it failed
     _cancelled: Event = field(default_factory=Event)
 
     @property
@@ -40,8 +39,14 @@ class Job:
         if self.cancelled:
             raise SamplingStopped
 
+    @property
+    def failure(self) -> str:
+        """Sentence of a job that failed; "" for others."""
+        name, data = self.events.last or ("", {})
+        return data["message"] if name == "failed" else ""
+
     def fail(self, sentence: str) -> None:
-        self.failure = sentence
+        """End the events with a failure. Ignored if they have ended."""
         self.events.append("failed", {"message": sentence}, last=True)
 
 
@@ -98,6 +103,7 @@ class JobQueue:
         with self._changed:
             if job in self._waiting:
                 self._waiting.remove(job)
+                job.canvas = None
                 job.events.append("ranked", {"images": []})
                 job.events.append("cancelled", {"kept": 0}, last=True)
                 self._show_positions()
@@ -117,7 +123,10 @@ class JobQueue:
         self._thread.join(seconds)
 
     def _work(self) -> None:
-        self._prepare()
+        try:
+            self._prepare()
+        except Exception:  # the first drawing will say what is wrong
+            traceback.print_exc()
         while True:
             with self._changed:
                 self._running = None
@@ -133,6 +142,8 @@ class JobQueue:
             except Exception as error:  # the thread must live on, whatever one drawing raises
                 traceback.print_exc()
                 job.fail(f"the drawing failed with {type(error).__name__}; the studio's terminal says more")
+            finally:
+                job.canvas = None  # ended jobs are remembered for their events; a canvas holds an image
 
     def _show_positions(self) -> None:
         for before, job in enumerate(self._waiting, start=int(self._running is not None)):

@@ -2,6 +2,7 @@
 
 import base64
 import time
+from contextlib import aclosing
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Request
@@ -12,7 +13,7 @@ from dalle.studio.requests import GenerationRequest
 from dalle.studio.routes import in_thread
 from dalle.studio.session import Session
 
-LOOK = 1.0  # seconds between looks if the client is still there
+DISCONNECT_POLL_SECONDS = 1.0  # between checks that the client is still there
 
 
 def openai_routes(session: Session) -> APIRouter:
@@ -27,9 +28,10 @@ def openai_routes(session: Session) -> APIRouter:
         """
         job, _ = await in_thread(session.submit, body.draw_request(session.image_size))
         try:
-            async for _ in job.events.read(LOOK):
-                if await request.is_disconnected():
-                    break
+            async with aclosing(job.events.read(DISCONNECT_POLL_SECONDS)) as events:
+                async for _ in events:
+                    if await request.is_disconnected():
+                        break
         finally:
             session.jobs.cancel(job)  # no effect on one that has ended
         if job.failure:

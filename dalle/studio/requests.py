@@ -9,7 +9,7 @@ from dalle.studio.errors import ApiError, unknown_field
 
 UNRANKED = "none"
 LONGEST_CAPTION = 4000  # characters; the model's own limit is in tokens, and lower
-SEEDS = 2**63
+SEEDS = 2**53  # the largest integers that JavaScript holds
 
 
 def _check_text(text: str) -> str:

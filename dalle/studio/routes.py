@@ -9,6 +9,7 @@ from fastapi.responses import StreamingResponse
 from dalle.sampling.output_writer import slug
 from dalle.studio.errors import ApiError
 from dalle.studio.requests import DrawRequest
+from dalle.studio.serial_executor import SerialExecutor
 from dalle.studio.session import Session
 from dalle.studio.store import DrawnImage
 
@@ -21,9 +22,14 @@ STREAM: Responses = {
 }
 
 
-async def in_thread(function: Any, *arguments: Any) -> Any:
-    """Call a function of the session in a thread. Its ValueErrors become errors of the request."""
+async def in_thread(function: Any, *arguments: Any, serial: SerialExecutor | None = None) -> Any:
+    """Call a function of the session in a thread. Its ValueErrors become errors of the request.
+
+    serial: runs it after all that it was given before; None: run it at once.
+    """
     try:
+        if serial is not None:
+            return await serial.run(function, *arguments)
         return await asyncio.to_thread(function, *arguments)
     except ApiError:
         raise
@@ -47,14 +53,15 @@ def api_routes(session: Session) -> APIRouter:
 
         `settings` are those that this project wrote into a PNG, or null.
         """
-        key, uploaded = await in_thread(session.upload, await request.body())
+        key, uploaded = await in_thread(session.upload, await request.body(), serial=session.image_work)
         image = uploaded.image
         return {"id": key, "width": image.width, "height": image.height, "settings": uploaded.settings}
 
     @routes.post("/jobs", status_code=202)
     async def draw(request: Annotated[DrawRequest, Body()]) -> dict[str, Any]:
         """Draw candidates for a caption, or edit an image. `position` is the number of drawings before this one."""
-        job, position = await in_thread(session.submit, request)
+        serial = None if request.edit is None else session.image_work  # edits encode their image
+        job, position = await in_thread(session.submit, request, serial=serial)
         return {"job": job.id, "position": position}
 
     @routes.get("/jobs/{job}/events", responses=STREAM, response_class=StreamingResponse)
@@ -90,12 +97,12 @@ def api_routes(session: Session) -> APIRouter:
     @routes.get("/images/{image}/attention")
     async def get_attention(image: str) -> dict[str, Any]:
         """Return a heat map of the attention to each word of the caption."""
-        return {"words": await in_thread(session.attention, image)}
+        return {"words": await in_thread(session.attention, image, serial=session.image_work)}
 
     @routes.get("/images/{image}/nearest")
     async def get_nearest(image: str) -> dict[str, Any]:
         """Return the training images that are nearest to a drawn image."""
-        return await in_thread(session.nearest, image)
+        return await in_thread(session.nearest, image, serial=session.image_work)
 
     return routes
 

@@ -4,7 +4,6 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 from dalle import checkpoint, distributed
@@ -16,23 +15,25 @@ from dalle.sampling.components import find_components
 from dalle.sampling.novelty import Novelty
 from dalle.sampling.pipeline import DALLE
 from dalle.studio.config import StudioConfig
-from dalle.studio.drawing import Drawer
+from dalle.studio.drawing import JobRunner
 from dalle.studio.edits import build_canvas
 from dalle.studio.errors import ApiError
 from dalle.studio.jobs import Job, JobQueue
 from dalle.studio.model_info import ModelInfo
 from dalle.studio.previews import data_url
 from dalle.studio.requests import DrawRequest
-from dalle.studio.store import Shelf, Store, UploadedImage
+from dalle.studio.serial_executor import SerialExecutor
+from dalle.studio.store import BoundedStore, Store, UploadedImage
 from dalle.studio.uploads import read_upload
 
 TILE = 192  # pixels of heat maps and of training images
 RANDOM_SEEDS = 2**31
+IMAGE_WORK_LIMIT = 16  # uploads, edits, attention maps and searches that run or wait
 
 
 @dataclass
 class Session:
-    """What the HTTP API is about. Its methods may take seconds: call them outside the server's event loop."""
+    """State of one studio: model, job queue and images. Its methods may take seconds: call them in a thread."""
 
     dalle: DALLE
     config: StudioConfig
@@ -43,10 +44,11 @@ class Session:
 
     def __post_init__(self) -> None:
         config = self.config
-        self.store = Store(Shelf(config.max_images), Shelf(config.max_uploads))
-        drawer = Drawer(self.dalle, self.store, self.recorded)
-        self.jobs = JobQueue(drawer, config.queue, drawer.warm_up)
-        self._lock = Lock()  # one upload, edit, attention map or search at a time: they take memory and time
+        self.store = Store(BoundedStore(config.max_images), BoundedStore(config.max_uploads))
+        runner = JobRunner(self.dalle, self.store, self.recorded)
+        self.jobs = JobQueue(runner, config.queue, runner.warm_up)
+        # uploads, edits, attention maps and searches: one at a time, since they take memory and time
+        self.image_work = SerialExecutor(IMAGE_WORK_LIMIT)
 
     @classmethod
     def load(cls, config: StudioConfig) -> "Session":
@@ -112,15 +114,12 @@ class Session:
             self.dalle.reranker(ids, config)
         if self.policy is not None:
             self.policy.check(request.caption)
-        with self._lock:
-            canvas = build_canvas(request, config, self.dalle, self.store)
-        job = Job(request, canvas)
+        job = Job(request, build_canvas(request, config, self.dalle, self.store))
         return job, self.jobs.submit(job)
 
     def upload(self, data: bytes) -> tuple[str, UploadedImage]:
         """Decode and keep an uploaded image. Raises ValueError if it cannot be used."""
-        with self._lock:
-            uploaded = read_upload(data)
+        uploaded = read_upload(data)
         return self.store.uploaded.add(uploaded), uploaded
 
     def attention(self, key: str) -> list[dict[str, Any]]:
@@ -134,9 +133,8 @@ class Session:
         caption = drawn.record["caption"]
         if drawn.tokens.shape != (dalle.transformer.sequence.grid,) * 2:
             raise ValueError("attention is computed on images of the model's own size, and this one was extended")
-        with self._lock:
-            (ids,) = dalle.tokenize([caption])
-            maps = word_maps(attention_to_text(dalle.transformer, ids, drawn.tokens), dalle.tokenizer.words(caption))
+        (ids,) = dalle.tokenize([caption])
+        maps = word_maps(attention_to_text(dalle.transformer, ids, drawn.tokens), dalle.tokenizer.words(caption))
         image = fitted(drawn.image, TILE)
         return [
             {"word": word, "image": data_url(heat_map, TILE), "share": round(share, 4)}
@@ -153,22 +151,22 @@ class Session:
         if novelty is None:
             raise ApiError(404, "the training images are not indexed; start the studio with novelty=true")
         training = novelty.training
-        with self._lock:
-            found = {name: novelty.nearest(drawn.image, drawn.tokens, flag) for name, flag in novelty.searches.items()}
-            distinct = {each.index: each for each in found.values()}.values()
-            shown = [(each, training.image(each)) for each in distinct]
-            nearest = [
-                {
-                    "image": data_url(image, TILE),
-                    "caption": training.source.captions(each.index)[0],
-                    "distance": each.distances(),
-                    "near_copy": each.is_near_duplicate,
-                }
-                for each, image in shown
-                if image is not None
-            ]
+        found = {name: novelty.nearest(drawn.image, drawn.tokens, flag) for name, flag in novelty.searches.items()}
+        distinct = {each.index: each for each in found.values()}.values()
+        shown = [(each, training.image(each)) for each in distinct]
+        nearest = [
+            {
+                "image": data_url(image, TILE),
+                "caption": training.source.captions(each.index)[0],
+                "distance": each.distances(),
+                "near_copy": each.is_near_duplicate,
+            }
+            for each, image in shown
+            if image is not None
+        ]
         return {"training_images": len(training.keys), "nearest": nearest}
 
     def close(self) -> None:
         """Cancel all drawings and end their events."""
         self.jobs.close()
+        self.image_work.close()

@@ -43,7 +43,7 @@ class UploadedImage:
 Item = TypeVar("Item", DrawnImage, UploadedImage)
 
 
-class Shelf(Generic[Item]):
+class BoundedStore(Generic[Item]):
     """Images of one kind by id, at most `limit` of them and `max_bytes` of pixels."""
 
     def __init__(self, limit: int, max_bytes: int = MAX_BYTES):
@@ -74,8 +74,8 @@ class Shelf(Generic[Item]):
 class Store:
     """Drawn and uploaded images."""
 
-    drawn: Shelf[DrawnImage]
-    uploaded: Shelf[UploadedImage] = field(default_factory=lambda: Shelf(64))
+    drawn: BoundedStore[DrawnImage]
+    uploaded: BoundedStore[UploadedImage] = field(default_factory=lambda: BoundedStore(64))
 
     def find(self, key: str) -> DrawnImage | UploadedImage:
         """Return an image by its id. Raises ApiError if there is none."""

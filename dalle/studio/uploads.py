@@ -43,6 +43,10 @@ def read_upload(data: bytes) -> UploadedImage:
             warnings.simplefilter("ignore")  # about sizes, which are checked here
             with Image.open(BytesIO(data), formats=FORMATS) as opened:
                 width, height, kind = opened.width, opened.height, opened.format
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"the image has more than {MAX_PIXELS // 10**6} million pixels; scale it down first"
+        ) from error
     except Exception as error:  # Pillow raises almost any exception for broken files
         raise ValueError(f"the upload is not an image in any of the formats {', '.join(FORMATS)}") from error
     if width * height > MAX_PIXELS:

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 from running_studio import running
 
+from dalle.studio.errors import ApiError
 from dalle.studio.events import EventLog
+from dalle.studio.jobs import Job, JobQueue
+from dalle.studio.serial_executor import SerialExecutor
 
 
 class Brake:
@@ -198,3 +201,58 @@ def test_a_silent_stream_is_kept_alive_and_a_reader_that_leaves_is_forgotten():
     log.append("done", {}, last=True)
     log.append("image", 1)  # ignored after the last event
     assert read_all(log) == ["event: done\ndata: {}\n\n"]
+
+
+def test_drawings_are_drawn_after_a_failed_warm_up(capsys):
+    drawn = threading.Event()
+
+    def warm_up() -> None:
+        raise RuntimeError("out of memory")
+
+    def draw(job: Job) -> None:
+        drawn.set()
+        job.events.append("done", {}, last=True)
+
+    jobs = JobQueue(draw, 4, warm_up)
+    jobs.submit(Job(None, None))
+    assert drawn.wait(30)
+    jobs.close()
+    assert "out of memory" in capsys.readouterr().err
+
+
+def test_a_finished_job_stays_finished_when_the_studio_stops_and_holds_no_canvas():
+    jobs = JobQueue(lambda job: job.events.append("done", {}, last=True), 4)
+    job = Job(None, canvas=object())
+    jobs.submit(job)
+    while not job.events.ended or job.canvas is not None:
+        time.sleep(0.01)
+    jobs.close()
+    assert job.failure == ""
+    failed = Job(None, None)
+    failed.fail("no memory")
+    failed.fail("the studio was stopped")
+    assert failed.failure == "no memory"
+
+
+def test_image_work_is_serial_and_bounded():
+    executor, go, order = SerialExecutor(2), threading.Event(), []
+
+    def work(number: int) -> int:
+        go.wait(30)
+        order.append(number)
+        return number
+
+    async def main() -> list[str]:
+        first = asyncio.ensure_future(executor.run(work, 1))
+        second = asyncio.ensure_future(executor.run(work, 2))
+        await asyncio.sleep(0)
+        with pytest.raises(ApiError) as refused:
+            await executor.run(work, 3)
+        assert refused.value.status_code == 429
+        go.set()
+        assert [await first, await second, await executor.run(work, 4)] == [1, 2, 4]
+        return []
+
+    run(main())
+    assert order == [1, 2, 4]
+    executor.close()

@@ -109,3 +109,17 @@ def test_a_client_that_leaves_cancels_its_drawing(studio):
     finally:
         release.set()
         studio.session.jobs._run = drawer
+
+
+def test_text_that_no_answer_can_hold_is_replaced_in_the_sentence(studio):
+    body = b'{"prompt": "a red circle", "size": "\\ud800"}'
+    answer = studio.client.post("/v1/images/generations", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400
+    assert "size=? is not a size of this model" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("body", [b"null", b"[]"])
+def test_a_body_that_is_no_object_is_refused_with_what_to_send(studio, body):
+    answer = studio.client.post("/v1/images/generations", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    assert "must be a JSON object" in answer.json()["error"]["message"]

@@ -247,6 +247,12 @@ def test_a_picture_of_100_megapixels_is_refused_by_its_header(studio):
     assert "10,000 x 10,000 pixels, more than 50 million" in answer.json()["error"]["message"]
 
 
+def test_a_picture_that_pillow_takes_for_an_attack_is_refused_for_its_size(studio):
+    answer = studio.client.post("/api/uploads", content=png_of(20_000, 20_000))
+    assert answer.status_code == 400
+    assert "more than 50 million pixels" in answer.json()["error"]["message"]
+
+
 def test_a_broken_picture_is_refused(studio):
     answer = studio.client.post("/api/uploads", content=image_file("PNG", (300, 300))[:-60])
     assert "broken or incomplete" in answer.json()["error"]["message"]

@@ -2,9 +2,9 @@
 
 const DRAFT = "studio.draft";
 const MAX_SEED = 2 ** 31 - 1;
-const NUMBERS = ["candidates", "keep", "temperature", "top_k", "top_p", "guidance", "seed"];
+const NUMBERS = ["candidates", "keep", "temperature", "top_k", "top_p", "min_p", "guidance", "seed"];
 const NAMES = { candidates: "candidates", keep: "keep the best", temperature: "temperature", top_k: "top-k",
-  top_p: "top-p", guidance: "guidance", seed: "seed" };
+  top_p: "top-p", min_p: "min-p", guidance: "guidance", seed: "seed" };
 const WHOLE = new Set(["candidates", "keep", "top_k", "seed"]);
 
 export const randomSeed = () => Math.floor(Math.random() * MAX_SEED);
