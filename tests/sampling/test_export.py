@@ -80,6 +80,10 @@ def test_models_of_the_package_are_found_by_name(packaged, checkpoints, tmp_path
     assert bundled.checkpoint_folder("shapes/../../x").parts[0] == "shapes"
     with pytest.raises(CheckpointError, match="no checkpoint at other"):
         find_components("other")
+    (tmp_path / "shapes/judge").mkdir(parents=True)  # a data set of the same name, with a judge trained on it
+    (tmp_path / "shapes/judge" / checkpoint.CONFIG).write_text("{}")
+    assert bundled.checkpoint_folder("shapes") == packaged
+    shutil.rmtree(tmp_path / "shapes")
     shutil.copytree(checkpoints, tmp_path / "shapes")
     assert bundled.checkpoint_folder("shapes").resolve() == tmp_path / "shapes"
 
