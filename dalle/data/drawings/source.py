@@ -17,7 +17,7 @@ from dalle.data.drawings import wording
 from dalle.data.drawings.languages import names_in
 from dalle.data.drawings.render import COLOURS, Drawings, Picture, recoloured
 from dalle.data.drawings.splits import SPLITS, held_out_colour, held_out_concept, held_out_style
-from dalle.data.drawings.subjects import Subject
+from dalle.data.drawings.subjects import GROUPS, ICONS, Subject
 from dalle.data.emoji import hash_fraction
 from dalle.data.index import StringArray, digest_of
 from dalle.data.opt_out import OptOut
@@ -67,6 +67,7 @@ class DrawingsConfig:
     languages: list[str] = field(default_factory=lambda: ["en"])  # of the captions; panels and scenes are in English
     people: str = "stated"  # stated: captions name the skin tone that is drawn | open: they leave it open
     skin_tones: float = 0.3  # share of the drawings with a skin tone that are used, besides those without one
+    groups: list[str] = field(default_factory=list)  # use these groups of things only, such as [food-drink]; []: all
     mix: MixConfig = field(default_factory=MixConfig)
     opt_out: str = ""  # text file of keys to leave out
     seed: int = 0  # of the choice of composed pictures
@@ -78,6 +79,8 @@ class DrawingsConfig:
             raise ValueError(f"data.validation_share must lie between 0 and 1, got {self.validation_share}")
         if self.people not in PEOPLE:
             raise ValueError(f"data.people={self.people} is unknown; choose one of {', '.join(PEOPLE)}")
+        if unknown := [group for group in self.groups if group not in GROUPS]:
+            raise ValueError(f"data.groups: there is no group {', '.join(unknown)}; the groups are {', '.join(GROUPS)}")
         if not self.languages:
             raise ValueError("data.languages is empty; name at least one, such as [en]")
 
@@ -209,7 +212,10 @@ class DrawingsSource:
 
     def digest(self) -> str:
         """Return a digest of the packages, the settings, the records and, of some, the captions."""
-        described = [self.drawings.sources["sets"], asdict(self.config) | {"path": ""}]
+        settings = asdict(self.config) | {"path": ""}
+        if not settings["groups"]:
+            del settings["groups"]  # digests in checkpoints are older than the setting
+        described = [self.drawings.sources["sets"], settings]
         some = range(0, len(self), max(1, len(self) // 200))
         return digest_of(repr((described, self.records, [self.captions(index) for index in some])).encode())
 
@@ -238,6 +244,8 @@ def records_of(
     used: list[int] = []
     for number, picture in enumerate(pictures):
         concept, style = picture.subject.concept, picture.drawing_set.style
+        if config.groups and (picture.subject.group or ICONS) not in config.groups:
+            continue
         if reason := opt_out.reason(picture.key):
             dropped[reason] = dropped.get(reason, 0) + 1
         elif picture.tone and hash_fraction(f"tone {picture.key}") >= config.skin_tones:

@@ -15,6 +15,20 @@ from dalle.data.emoji_words import base_name
 VARIATION_SELECTOR = "-FE0F"
 GENDERS = {0: "female", 1: "male"}
 TONES = {1: "light", 2: "medium-light", 3: "medium", 4: "medium-dark", 5: "dark"}
+ICONS = "icons"  # group of things that icon sets have and emojis have not
+GROUPS = (
+    "smileys-emotion",
+    "people-body",
+    "animals-nature",
+    "food-drink",
+    "travel-places",
+    "activities",
+    "objects",
+    "symbols",
+    "flags",
+    "component",
+    ICONS,
+)
 WITHOUT_ICONS = {"symbols", "flags", "component"}  # groups of emojis whose names mean something else in icon sets
 
 # objects that at least four icon sets draw and that are no emoji
@@ -70,7 +84,7 @@ class Subject:
     labels: dict[str, str]  # language -> name, "woman astronaut"
     tags: dict[str, list[str]] = field(default_factory=dict)  # language -> further words
     gender: str = ""  # "female", "male" or ""
-    group: str = ""  # of the emoji: "animals-nature"
+    group: str = ""  # of the emoji, one of `GROUPS`: "animals-nature"; "" for things that are no emoji
 
     def to_json(self) -> dict[str, Any]:
         """Return the subject as a dict of JSON values, without empty fields."""

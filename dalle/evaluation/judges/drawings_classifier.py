@@ -289,8 +289,8 @@ def load_classifier(data: DrawingsConfig) -> DrawingClassifier:
 
 
 def judge_data_config(data: DrawingsConfig) -> DrawingsConfig:
-    """Return the settings of the judges' training pictures: they do not depend on the mix and the captions."""
-    return replace(data, mix=MixConfig(), languages=["en"], people="stated")
+    """Return the settings of the judges' training pictures: they do not depend on mix, groups and captions."""
+    return replace(data, mix=MixConfig(), languages=["en"], people="stated", groups=[])
 
 
 def judge_folder(data: DrawingsConfig, prefix: str) -> Path:

@@ -1,6 +1,7 @@
 """Data source `drawings`: splits, composed pictures, captions, bad settings."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -227,3 +228,16 @@ def test_invalid_settings_are_refused(change):
 def test_concepts_of_the_documentation_are_never_held_out():
     assert not any(splits.held_out_concept(concept, 0.999) for concept in splits.ALWAYS_TRAINED)
     assert splits.held_out_concept("pear", 0.999)
+
+
+def test_groups_choose_what_is_drawn(config, train, monkeypatch):
+    def groups(source):
+        numbers = [each for record in source.records for each in (record.first, record.second) if each >= 0]
+        return {source.drawings.pictures[number].subject.group or "icons" for number in numbers}
+
+    for group in sorted(groups(train)):
+        assert groups(DrawingsSource(replace(config, groups=[group]), "train")) == {group}
+    assert len(groups(train)) > 1
+    assert len(DrawingsSource(replace(config, groups=sorted(groups(train))), "train")) == len(train)
+    with pytest.raises(ValueError, match="there is no group animals; the groups are smileys-emotion, people-body"):
+        replace(config, groups=["animals"])
