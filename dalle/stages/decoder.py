@@ -144,11 +144,16 @@ class DecoderStage:
             return EncodedBatch(images, tokens, condition_on(self.dvae, tokens), batch.keys)
 
     def _velocity_errors(self, model: nn.Module, batch: EncodedBatch, time: Tensor, noise: Tensor) -> Tensor:
-        """Compute the mean squared error of the velocity of each image at its time: (b,)."""
-        residual = self.decoder.residual(batch.images, batch.condition.reconstruction)
+        """Compute the mean squared error of the velocity of each image at its time, in pixels: (b,).
+
+        Errors are weighted by the square of the local scale, and divided by the largest scale.
+        """
+        reconstruction, config = batch.condition.reconstruction, self.decoder.config
+        residual = self.decoder.residual(batch.images, reconstruction)
         noisy = interpolate(residual, noise, time)
         predicted = model(noisy, time, *batch.condition)
-        return squared_errors(velocity(noisy, predicted, time), velocity(noisy, residual, time))
+        weight = self.decoder.local_scale(reconstruction) / config.residual_scale
+        return squared_errors(weight * velocity(noisy, predicted, time), weight * velocity(noisy, residual, time))
 
     def _validation_noise(self, first: int, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return a time, (b,), and noise, (b, 3, s, s), for the held-out images from number `first` on."""

@@ -25,7 +25,7 @@ def with_decoder(checkpoints, config, tmp_path):
         model = DiffusionDecoder(SIZES)
         torch.nn.init.constant_(model.unet.output.bias, offset / SIZES.residual_scale)
         model.save(tmp_path / "decoder", {"dvae": {"digest": checkpoint.digest(checkpoints / "dvae")}})
-        changed = replace(config, decoder=str(tmp_path / "decoder"), samples=6)
+        changed = replace(config, decoder=str(tmp_path / "decoder"), samples=6, decoder_steps=1)
         return EvaluationContext.load(changed), changed
 
     return load

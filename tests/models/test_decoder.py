@@ -5,7 +5,7 @@ import torch
 
 from dalle.checkpoint import CheckpointError
 from dalle.models.decoder.flow import MIN_TIME, integrate, interpolate, stratified_times, velocity
-from dalle.models.decoder.model import Condition, DecoderConfig, DiffusionDecoder, condition_on
+from dalle.models.decoder.model import MIN_SCALE, Condition, DecoderConfig, DiffusionDecoder, condition_on
 from dalle.models.dvae.model import DiscreteVAE, DVAEConfig
 
 SIZES = DecoderConfig(
@@ -78,10 +78,35 @@ def test_times_of_a_batch_cover_all_intervals():
     assert times.tolist() != sorted(times.tolist())
 
 
-def test_an_untrained_decoder_returns_the_reconstruction_of_the_dvae(dvae):
+def test_in_one_step_an_untrained_decoder_returns_the_reconstruction_of_the_dvae(dvae):
     decoder = DiffusionDecoder(SIZES).eval()
     with torch.no_grad():
-        assert torch.allclose(decoder.decode(dvae, tokens(2), noise(2), steps=4), dvae.decode(tokens(2)), atol=1e-6)
+        assert torch.allclose(decoder.decode(dvae, tokens(2), noise(2), steps=1), dvae.decode(tokens(2)), atol=1e-6)
+
+
+def test_an_untrained_decoder_predicts_the_mean_of_normal_residuals(dvae):
+    """Literal: the least squares estimate of x from (1 - t) x + t noise, for independent normal x and noise."""
+    decoder, condition = DiffusionDecoder(SIZES).eval(), condition_on(dvae, tokens(1))
+    x, ends = torch.randn(2, 400, 3, 8, 8, generator=torch.Generator().manual_seed(5))
+    for time in (0.1, 0.5, 0.9):
+        noisy = interpolate(x, ends, torch.full((400,), time))
+        with torch.no_grad():
+            found = decoder(noisy[:1], torch.tensor([time]), *condition)
+        slope = (noisy * x).sum() / noisy.square().sum()
+        assert torch.allclose(found, slope * noisy[:1], atol=0.05)
+
+
+def test_the_scale_follows_the_contrast_of_the_reconstruction():
+    decoder = DiffusionDecoder(SIZES)
+    image = torch.zeros(1, 3, 16, 16)
+    image[..., 8:] = 1
+    scale = decoder.local_scale(image)[0, 0]
+    assert scale.min() == scale[0, 0] == pytest.approx(0.5 * MIN_SCALE)  # flat
+    assert 0.9 * 0.5 < scale.max() == scale[5, 8] < 0.5  # at the edge
+    assert (scale[:, 6:10] > 0.4).all() and (scale[:, :6] < 0.02).all() and (scale[:, 10:] < 0.02).all()
+    residual = torch.randn(1, 3, 16, 16)
+    restored = image + decoder.local_scale(image) * residual
+    assert torch.allclose(decoder.residual(restored, image), residual, atol=1e-4)
 
 
 def test_images_depend_on_tokens_reconstruction_and_noise(dvae):
