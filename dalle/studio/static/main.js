@@ -72,10 +72,11 @@ function showExamples(examples) {
 function fail(error) {
   $("error").textContent = error instanceof StudioError && error.connection ? "" : error.message;
   for (const field of $("form").elements) field.removeAttribute("aria-invalid");
-  const field = error.field ?? (error.status ? $("caption") : null);
+  const named = error.field ?? $("form").elements[error.message.match(/^(\w+)[=:]/)?.[1].toLowerCase()];
+  const field = named ?? (error.status ? $("caption") : null);
   if (!field) return;
   if (field !== $("caption")) $("settings").open = true;
-  if (error.field) field.setAttribute("aria-invalid", "true");
+  if (named) field.setAttribute("aria-invalid", "true");
   field.focus();
 }
 

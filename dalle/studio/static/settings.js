@@ -22,6 +22,7 @@ export class Settings {
   useModel(model) {
     this.fields.candidates.max = model.max_candidates;
     this.fields.candidates.defaultValue = Math.min(8, model.max_candidates);
+    this.fields.top_k.max = model.codes;
     this.fields.guidance.placeholder = model.guidance ?? 1;
     for (const option of this.fields.rerank.options) {
       const needsClip = option.value === "clip" || option.value === "mixture";
