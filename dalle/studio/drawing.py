@@ -27,7 +27,7 @@ FIRST_BATCHES = (1, 4)  # candidates of the first batches, so that something is 
 BATCH = {"cpu": 8}  # candidates of the others, by device: a cancelled batch is lost
 BATCH_OF_GPU = 64
 # tokens that parallel decoding guesses for an image alone: a wider pass costs little more, and fewer are needed
-WINDOW_OF_ONE = 16
+WINDOW_OF_ONE = 12
 # settings that do not change images, as sample.py drawing one token at a time
 NOT_RECORDED = ("memory", "batch_size", "decoding", "window", "guess")
 
