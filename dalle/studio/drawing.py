@@ -27,7 +27,7 @@ FIRST_BATCHES = (1, 4)  # candidates of the first batches, so that something is 
 BATCH = {"cpu": 8}  # candidates of the others, by device: a cancelled batch is lost
 BATCH_OF_GPU = 64
 # tokens that parallel decoding guesses for an image alone: a wider pass costs little more, and fewer are needed
-WINDOW_OF_ONE = 12
+WINDOW_OF_ONE = 16
 # settings that do not change images, as sample.py drawing one token at a time
 NOT_RECORDED = ("memory", "batch_size", "decoding", "window", "guess")
 
@@ -153,14 +153,14 @@ class JobRunner:
 
     def _drawn_images(self, job: Job, config: SamplingConfig, result: Result) -> list[DrawnImage]:
         """Return the images of a result with their records."""
-        request = job.request.model_dump()
+        edit = job.request.edit and job.request.edit.model_dump(exclude={"image", "mask"})  # without the session's ids
         settings = {name: value for name, value in asdict(config).items() if name not in NOT_RECORDED}
-        settings |= {"rerank": job.request.rerank, **self.recorded, "edit": _recorded_edit(request["edit"])}
+        settings |= {"rerank": job.request.rerank, **self.recorded, "edit": edit}
         if not job.request.decoder:
             settings["decoder"] = None
         entries = image_metadata(result, config.seed)
         return [
-            DrawnImage(image, tokens, {"caption": result.caption, **entry, "settings": settings}, request)
+            DrawnImage(image, tokens, {"caption": result.caption, **entry, "settings": settings})
             for image, tokens, entry in zip(result.images, result.tokens, entries, strict=True)
         ]
 
@@ -176,8 +176,3 @@ def batches(candidates: int, most: int, device: torch.device) -> Iterator[tuple[
 
 def _paste(canvas: Canvas | None, images: list[Image.Image]) -> list[Image.Image]:
     return images if canvas is None else canvas.paste(images)
-
-
-def _recorded_edit(edit: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return an edit without the ids of its images, which mean nothing outside the session."""
-    return edit and {name: value for name, value in edit.items() if name not in ("image", "mask")}

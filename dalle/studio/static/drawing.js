@@ -1,6 +1,7 @@
 // One drawing: its job on the server, and its pictures, which fill in row by row and are then ordered best first.
 
 import { getImage, postJson, readEvents, sentence, StudioError } from "./api.js";
+import { element } from "./elements.js";
 
 export const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
 
@@ -10,13 +11,11 @@ let turn = Promise.resolve(); // of the drawings whose events are followed
 export class Picture {
   constructor(drawing, candidate) {
     Object.assign(this, { drawing, candidate, id: null, score: null, url: null, blob: null });
-    this.element = document.createElement("li");
-    this.button = Object.assign(document.createElement("button"), { type: "button", className: "picture" });
-    this.image = Object.assign(document.createElement("img"), { alt: "", draggable: false });
-    this.bar = Object.assign(document.createElement("span"), { className: "bar" });
-    this.label = Object.assign(document.createElement("span"), { className: "label-of-picture" });
-    this.button.append(this.image, this.bar);
-    this.element.append(this.button, this.label);
+    this.image = element("img", { alt: "", draggable: false });
+    this.bar = element("span", { className: "bar" });
+    this.button = element("button", { type: "button", className: "picture" }, this.image, this.bar);
+    this.label = element("span", { className: "label-of-picture" });
+    this.element = element("li", {}, this.button, this.label);
     this.button.addEventListener("click", () => this.id && drawing.open(this));
     this.name("waiting");
   }
@@ -71,9 +70,7 @@ export class Drawing {
   constructor(settings, grid, listeners) {
     Object.assign(this, { settings, grid, listeners, pictures: [], job: null, state: "waiting", status: "", note: "" });
     this.caption = settings.caption;
-    this.element = Object.assign(document.createElement("ul"), { className: "pictures" });
-    this.element.setAttribute("role", "list");
-    this.element.setAttribute("aria-label", `Pictures for ${this.caption}`);
+    this.element = element("ul", { className: "pictures", role: "list", ariaLabel: `Pictures for ${this.caption}` });
   }
 
   get running() {

@@ -1,9 +1,9 @@
 // Large view of a picture: download, settings, variations, extensions, a mask to redraw, attention, nearest pictures.
 
 import { getJson, imagePath, upload } from "./api.js";
+import { $, element } from "./elements.js";
 import { Mask } from "./mask.js";
 
-const $ = (id) => document.getElementById(id);
 const SUBTLY = 0.25; // shares of the tokens that are drawn anew
 const STRONGLY = 0.75;
 const EXTENSION = 0.25; // share of the model's grid that is added on one side
@@ -85,8 +85,8 @@ export class Viewer {
     if (edit) facts.push(["edit", [edit.kind, edit.direction, edit.strength].filter(Boolean).join(" ")]);
     const text = (value) => typeof value === "number" && !Number.isInteger(value) ? value.toPrecision(4) : `${value}`;
     $("facts").replaceChildren(...facts.flatMap(([name, value]) => [
-      Object.assign(document.createElement("dt"), { textContent: name.replaceAll("_", "-") }),
-      Object.assign(document.createElement("dd"), { textContent: text(value) }),
+      element("dt", {}, name.replaceAll("_", "-")),
+      element("dd", {}, text(value)),
     ]));
   }
 
@@ -96,7 +96,7 @@ export class Viewer {
     const words = (drawing.title ?? drawing.caption).toLowerCase().replace(/\.\w+$/, "").match(/[\p{L}\p{N}]+/gu) ?? ["picture"];
     const seed = drawing.uploaded ? "" : `-seed-${drawing.settings.seed}-candidate-${candidate}`;
     const name = `${words.join("-").slice(0, 60)}${seed}.png`;
-    Object.assign(document.createElement("a"), { href: url, download: name }).click();
+    element("a", { href: url, download: name }).click();
   }
 
   reuse() {
@@ -182,7 +182,7 @@ export class Viewer {
   }
 
   wordButton({ word, image }) {
-    const button = Object.assign(document.createElement("button"), { type: "button", textContent: word, ariaPressed: "false" });
+    const button = element("button", { type: "button", ariaPressed: "false" }, word);
     button.addEventListener("click", () => {
       const pressed = button.ariaPressed !== "true";
       for (const each of button.parentElement.children) each.ariaPressed = "false";
@@ -214,10 +214,7 @@ export class Viewer {
 }
 
 function nearestItem({ image, caption, distance, near_copy: nearCopy }) {
-  const item = document.createElement("li");
   const shown = typeof distance === "number" ? `distance ${distance.toFixed(3)}` : distance;
-  const text = Object.assign(document.createElement("span"), { textContent: `${caption}, ${shown}` });
-  item.append(Object.assign(document.createElement("img"), { src: image, alt: "" }), text);
-  if (nearCopy) item.append(Object.assign(document.createElement("strong"), { textContent: "Near copy" }));
-  return item;
+  const note = nearCopy ? [element("strong", {}, "Near copy")] : [];
+  return element("li", {}, element("img", { src: image, alt: "" }), element("span", {}, `${caption}, ${shown}`), ...note);
 }

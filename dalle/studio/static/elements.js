@@ -1,0 +1,10 @@
+// Elements of the page: find one by its id, create one.
+
+export const $ = (id) => document.getElementById(id);
+
+/** Create an element with properties and children, which may be texts. */
+export function element(tag, properties = {}, ...children) {
+  const created = Object.assign(document.createElement(tag), properties);
+  created.append(...children);
+  return created;
+}
