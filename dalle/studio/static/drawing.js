@@ -1,9 +1,7 @@
 // One drawing: its job on the server, and its pictures, which fill in row by row and are then ordered best first.
 
 import { getImage, postJson, readEvents, sentence, StudioError } from "./api.js";
-import { element } from "./elements.js";
-
-export const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
+import { element, plural } from "./elements.js";
 
 let turn = Promise.resolve(); // of the drawings whose events are followed
 
@@ -153,8 +151,8 @@ export class Drawing {
       this.rank(data.images);
     } else if (name === "done") {
       this.keepFinished();
-      this.say(`${plural(this.pictures.length, "picture")} in ${data.seconds.toFixed(1)} s`
-        + `${this.pictures.some((picture) => picture.score !== null) ? ", best first" : ""}.`, "done");
+      const ordered = this.pictures.length > 1 && this.pictures[0].score !== null ? ", best first" : "";
+      this.say(`${plural(this.pictures.length, "picture")} in ${data.seconds.toFixed(1)} s${ordered}.`, "done");
     } else if (name === "cancelled") {
       this.keepFinished();
       this.say(data.kept ? `Cancelled. ${plural(data.kept, "finished picture")} kept.` : "Cancelled before a picture was finished.", "cancelled");

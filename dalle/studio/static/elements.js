@@ -1,4 +1,4 @@
-// Elements of the page: find one by its id, create one.
+// Elements of the page: find one by its id, create one, count in words.
 
 export const $ = (id) => document.getElementById(id);
 
@@ -8,3 +8,5 @@ export function element(tag, properties = {}, ...children) {
   created.append(...children);
   return created;
 }
+
+export const plural = (count, noun) => `${count} ${noun}${Number(count) === 1 ? "" : "s"}`;

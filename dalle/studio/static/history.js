@@ -1,7 +1,7 @@
 // History of the session: its drawings and opened pictures, kept when the page is loaded again in the same tab.
 
-import { Drawing, plural } from "./drawing.js";
-import { element } from "./elements.js";
+import { Drawing } from "./drawing.js";
+import { element, plural } from "./elements.js";
 
 const STORED = "studio.history";
 const LIMIT = 60; // drawings; the oldest go, with the memory of their pictures
