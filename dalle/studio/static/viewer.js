@@ -25,7 +25,7 @@ export class Viewer {
     for (const button of $("extend").querySelectorAll("button")) {
       button.addEventListener("click", () => this.edit({ kind: "extend", direction: button.dataset.direction, amount: EXTENSION }));
     }
-    click("mask-start", () => this.masking ? this.endMask() : this.beginMask());
+    click("mask-start", () => this.masking ? this.showMask(false) : this.beginMask());
     click("undo", () => this.mask.undo());
     click("redo", () => this.mask.redo());
     click("clear", () => this.mask.clear());
@@ -36,7 +36,7 @@ export class Viewer {
     this.dialog.addEventListener("cancel", (event) => { // Esc leaves the mask first
       if (!this.masking) return;
       event.preventDefault();
-      this.endMask();
+      this.showMask(false);
       $("mask-start").focus();
     });
     this.dialog.addEventListener("close", () => this.actions.focus(this.picture));
@@ -49,7 +49,7 @@ export class Viewer {
   open(picture) {
     this.picture = picture;
     const { drawing } = picture;
-    this.endMask();
+    this.showMask(false);
     this.fail("");
     $("viewer-title").textContent = drawing.title ?? drawing.caption;
     $("edit-caption").value = drawing.caption;
@@ -129,22 +129,18 @@ export class Viewer {
   beginMask() {
     const { naturalWidth, naturalHeight } = $("viewer-image");
     this.showHeat(null);
-    for (const each of $("words-list").children) each.ariaPressed = "false";
-    $("mask").hidden = $("mask-tools").hidden = false;
-    this.dialog.classList.add("masking");
-    $("mask-start").ariaExpanded = "true";
-    $("mask-start").textContent = "Leave the mask";
+    this.showMask(true);
     this.mask.size = Number($("brush").value);
     this.mask.start(naturalWidth, naturalHeight, Math.min(naturalWidth, naturalHeight) / this.model.grid);
     $("mask").focus({ preventScroll: true });
     $("stage").scrollIntoView({ block: "nearest" });
   }
 
-  endMask() {
-    $("mask").hidden = $("mask-tools").hidden = true;
-    this.dialog.classList.remove("masking");
-    $("mask-start").ariaExpanded = "false";
-    $("mask-start").textContent = "Brush a mask";
+  showMask(shown) {
+    $("mask").hidden = $("mask-tools").hidden = !shown;
+    this.dialog.classList.toggle("masking", shown);
+    $("mask-start").ariaExpanded = String(shown);
+    $("mask-start").textContent = shown ? "Leave the mask" : "Brush a mask";
   }
 
   showMaskState() {
@@ -183,20 +179,17 @@ export class Viewer {
 
   wordButton({ word, image }) {
     const button = element("button", { type: "button", ariaPressed: "false" }, word);
-    button.addEventListener("click", () => {
-      const pressed = button.ariaPressed !== "true";
-      for (const each of button.parentElement.children) each.ariaPressed = "false";
-      button.ariaPressed = String(pressed);
-      this.showHeat(pressed ? image : null, word);
-    });
+    button.addEventListener("click", () => this.showHeat(button.ariaPressed === "true" ? null : button, image));
     return button;
   }
 
-  showHeat(image, word = "") {
-    if (image && this.masking) this.endMask();
-    $("heat").hidden = !image;
-    $("heat").src = image ?? "data:,";
-    $("heat").alt = image ? `Attention to “${word}”` : "";
+  /** Show the heat map of a word's button over the picture; null: none. */
+  showHeat(button, image = "data:,") {
+    if (button) this.showMask(false);
+    for (const each of $("words-list").children) each.ariaPressed = String(each === button);
+    $("heat").hidden = !button;
+    $("heat").src = image;
+    $("heat").alt = button ? `Attention to “${button.textContent}”` : "";
   }
 
   async loadNearest() {
