@@ -59,15 +59,16 @@ def parse_events(chunks: Iterator[str]) -> Iterator[tuple[str, Any]]:
 
 @contextmanager
 def running(session: Session) -> Iterator[Studio]:
-    """Context with a session behind a server in a thread."""
-    with listening_socket("127.0.0.1", 0) as listener:
+    """Context with a session behind a server in a thread, at the session's `host` and a free port."""
+    host = session.config.host
+    with listening_socket(host, 0) as listener:
         port = listener.getsockname()[1]
         server = build_server(session, port, TOKEN)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         while not server.started:
             time.sleep(0.01)
-        address = f"http://127.0.0.1:{port}"
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         headers = {"Authorization": f"Bearer {TOKEN}"}
         with httpx.Client(base_url=address, headers=headers, timeout=60, trust_env=False) as client:
             yield Studio(session, address, client)

@@ -20,7 +20,9 @@ def top_p(logits: Tensor, p: float) -> Tensor:
     ordered = logits.sort(dim=-1, descending=True)
     # summed from the least probable up: in the other order rounding would lose the tail
     remaining = cumulative_sum(ordered.values.softmax(dim=-1).flip(-1)).flip(-1)
-    kept = ordered.values.masked_fill(remaining <= 1 - p, -torch.inf)
+    masked = remaining <= 1 - p
+    masked[:, 0] = False  # rounding could mask all of them
+    kept = ordered.values.masked_fill(masked, -torch.inf)
     return torch.full_like(logits, -torch.inf).scatter(-1, ordered.indices, kept)
 
 

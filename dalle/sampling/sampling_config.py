@@ -17,6 +17,9 @@ MIXTURE = "mixture"
 DECODING = ("sequential", "parallel", "auto")
 GUESS_NAMES = ("above", "left", "noise", "counts")  # of `dalle.sampling.token_guesses.GUESSES`
 GB = 10**9
+# ranges that keep the logits finite in 16 bits too; beyond them nothing changes that can be seen
+LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.001, 100.0
+HIGHEST_GUIDANCE = 100.0
 
 Config = TypeVar("Config", bound="SamplingConfig")
 
@@ -45,16 +48,22 @@ class DecodingConfig:
     guess: str = "above"  # first guess of a token, for speed only: above | left | noise | counts
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise ValueError(f"temperature={self.temperature} is below 0; use 0 for greedy decoding, or more to sample")
+        if self.temperature != 0 and not LOWEST_TEMPERATURE <= self.temperature <= HIGHEST_TEMPERATURE:
+            raise ValueError(
+                f"temperature={self.temperature} is out of range; use 0 for greedy decoding, or "
+                f"{LOWEST_TEMPERATURE} to {HIGHEST_TEMPERATURE:g} to sample"
+            )
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k={self.top_k} leaves no token to sample; use at least 1")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p={self.top_p} is not a probability; use more than 0 and at most 1")
         if self.min_p is not None and not 0 < self.min_p <= 1:
             raise ValueError(f"min_p={self.min_p} is not a fraction of a probability; use more than 0 and at most 1")
-        if self.guidance is not None and self.guidance < 0:
-            raise ValueError(f"guidance={self.guidance} is below 0; use 0 to ignore the caption, or 1 for no guidance")
+        if self.guidance is not None and not 0 <= self.guidance <= HIGHEST_GUIDANCE:
+            raise ValueError(
+                f"guidance={self.guidance} is out of range; use 0 to ignore the caption, 1 for no guidance, or up to "
+                f"{HIGHEST_GUIDANCE:g}"
+            )
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size} must be at least 1")
         if self.decoder_steps < 1:

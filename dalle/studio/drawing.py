@@ -26,6 +26,8 @@ from dalle.studio.store import DrawnImage, Store
 FIRST_BATCHES = (1, 4)  # candidates of the first batches, so that something is finished soon
 BATCH = {"cpu": 8}  # candidates of the others, by device: a cancelled batch is lost
 BATCH_OF_GPU = 64
+# tokens that parallel decoding guesses for an image alone: a wider pass costs little more, and fewer are needed
+WINDOW_OF_ONE = 16
 # settings that do not change images, as sample.py drawing one token at a time
 NOT_RECORDED = ("memory", "batch_size", "decoding", "window", "guess")
 
@@ -67,15 +69,19 @@ class JobRunner:
             job.events.append("done", data, last=True)
 
     def warm_up(self) -> None:
-        """Draw the first tokens of an image and drop them, so that the first drawing finds code and caches ready."""
+        """Draw the first tokens of an image, and decode another, so that the first drawing finds code and caches ready.
+
+        Both are dropped.
+        """
 
         def stop(_: float) -> None:
             raise SamplingStopped
 
-        dalle = self.dalle
-        config = dalle.with_guidance(SamplingConfig(candidates=1, keep=1))
+        dalle, grid = self.dalle, self.dalle.transformer.sequence.grid
+        config = self._config_of_batch(dalle.with_guidance(SamplingConfig(decoding="auto")), 1)
         with suppress(SamplingStopped):
             next(dalle.sample_batches(dalle.tokenize(["a"]), config, on_progress=stop))
+        dalle.decode_images(torch.zeros(1, grid, grid, dtype=torch.int64))
 
     def _batches(self, job: Job, ids: Tensor, config: SamplingConfig) -> Iterator[Tensor]:
         """Yield the tokens of each batch of candidates in turn: (m, h, w).
@@ -95,7 +101,7 @@ class JobRunner:
 
             (batch,) = dalle.sample_batches(
                 ids,
-                replace(config, candidates=count, keep=count, batch_size=count),
+                self._config_of_batch(config, count),
                 candidates_of(job.canvas, start, count),
                 candidate_offset=start,
                 recompute_kv=chosen.memory.recompute_kv,
@@ -103,6 +109,14 @@ class JobRunner:
                 on_tokens=Previews(dalle.dvae, show, is_edit=job.canvas is not None),
             )
             yield batch.images[0]
+
+    def _config_of_batch(self, config: SamplingConfig, count: int) -> SamplingConfig:
+        """Return the settings of a batch of `count` candidates."""
+        config = replace(config, candidates=count, keep=count, batch_size=count)
+        window = min(WINDOW_OF_ONE, self.dalle.transformer.sequence.image_positions)
+        if count == 1 and self.dalle.choose_decoding(1, config).decoding == "parallel":
+            return replace(config, decoding="parallel", window=window)
+        return config
 
     def _finished(self, job: Job, config: SamplingConfig, tokens: Tensor, first: int) -> list[DrawnImage]:
         """Decode a batch. `first`: its first candidate's number."""
@@ -139,14 +153,14 @@ class JobRunner:
 
     def _drawn_images(self, job: Job, config: SamplingConfig, result: Result) -> list[DrawnImage]:
         """Return the images of a result with their records."""
-        request = job.request.model_dump()
+        edit = job.request.edit and job.request.edit.model_dump(exclude={"image", "mask"})  # without the session's ids
         settings = {name: value for name, value in asdict(config).items() if name not in NOT_RECORDED}
-        settings |= {"rerank": job.request.rerank, **self.recorded, "edit": _recorded_edit(request["edit"])}
+        settings |= {"rerank": job.request.rerank, **self.recorded, "edit": edit}
         if not job.request.decoder:
             settings["decoder"] = None
         entries = image_metadata(result, config.seed)
         return [
-            DrawnImage(image, tokens, {"caption": result.caption, **entry, "settings": settings}, request)
+            DrawnImage(image, tokens, {"caption": result.caption, **entry, "settings": settings})
             for image, tokens, entry in zip(result.images, result.tokens, entries, strict=True)
         ]
 
@@ -162,8 +176,3 @@ def batches(candidates: int, most: int, device: torch.device) -> Iterator[tuple[
 
 def _paste(canvas: Canvas | None, images: list[Image.Image]) -> list[Image.Image]:
     return images if canvas is None else canvas.paste(images)
-
-
-def _recorded_edit(edit: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return an edit without the ids of its images, which mean nothing outside the session."""
-    return edit and {name: value for name, value in edit.items() if name not in ("image", "mask")}

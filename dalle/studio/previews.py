@@ -16,7 +16,7 @@ from dalle.sampling.image_decoder import decode_images
 UNDRAWN = (150, 150, 150)  # colour of what is not drawn yet, visible on light and dark pages
 LONGEST_SIDE = 160  # pixels of a preview
 INTERVAL, INTERVAL_OF_ONE = 0.25, 0.1  # seconds between previews of several images, and of a single one
-SHARE = 0.15  # most of the time that previews may take
+SHARE = 0.08  # most of the time that previews may take
 
 ShowPreviews = Callable[[int | None, list[str]], None]
 """Called with the number of finished rows, None for an edit, and a data: URL for each image of the batch."""

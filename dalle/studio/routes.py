@@ -82,18 +82,6 @@ def api_routes(session: Session) -> APIRouter:
         headers = {"Content-Disposition": f'attachment; filename="{_file_name(found)}"'} if download else {}
         return Response(await asyncio.to_thread(found.png), media_type="image/png", headers=headers)
 
-    @routes.get("/images/{image}/settings")
-    async def get_settings(image: str) -> dict[str, Any]:
-        """Return the settings of a drawn image, as `POST /api/jobs` takes them, and its candidate number and score."""
-        found = store.find_drawn(image)
-        record = found.record
-        return {
-            **found.request,
-            "checkpoint": record["settings"]["checkpoint"],
-            "candidate": record["candidate"],
-            "score": record["score"],
-        }
-
     @routes.get("/images/{image}/attention")
     async def get_attention(image: str) -> dict[str, Any]:
         """Return a heat map of the attention to each word of the caption."""

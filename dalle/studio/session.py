@@ -106,6 +106,11 @@ class Session:
                 f"candidates={request.candidates} are more than this studio draws at a time; "
                 f"use at most {self.config.max_candidates}"
             )
+        if request.top_k is not None and request.top_k > self.dalle.dvae.vocabulary:
+            raise ValueError(
+                f"top_k={request.top_k} is more than the model's {self.dalle.dvae.vocabulary} image tokens; use at "
+                f"most {self.dalle.dvae.vocabulary}, or leave it out"
+            )
         if request.decoder and self.dalle.decoder is None:
             raise ValueError("decoder: this studio has no diffusion decoder; start it with decoder=<folder>")
         config = self.dalle.with_guidance(request.sampling_config())

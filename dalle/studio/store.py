@@ -23,7 +23,6 @@ class DrawnImage:
     image: Image.Image
     tokens: Tensor  # (h, w) int64
     record: dict[str, Any]  # what its PNG file says: caption, seed, candidate, rank, score, settings
-    request: dict[str, Any]  # settings of the drawing, as in `POST /api/jobs`
 
     def png(self) -> bytes:
         return encode_png(self.image, self.record)

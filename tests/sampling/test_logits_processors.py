@@ -36,6 +36,11 @@ def test_top_p_of_one_keeps_everything():
     assert kept(top_p(logits, 1.0)).all()
 
 
+def test_top_p_keeps_the_most_probable_token_however_small_p_is():
+    logits = torch.randn(50, 1024, generator=torch.Generator().manual_seed(0))
+    assert kept(top_p(logits, 1e-30)).nonzero()[:, 1].equal(logits.argmax(dim=1))
+
+
 @pytest.mark.parametrize(("share", "expected"), [(0.05, [0, 1, 2, 3]), (0.2, [1, 2, 3]), (0.5, [1, 3]), (1.0, [1])])
 def test_min_p_threshold_is_relative_to_the_most_probable(share: float, expected: list[int]):
     logits = torch.tensor([[0.05, 0.5, 0.15, 0.3]]).log() + 7  # unnormalised, as models give them

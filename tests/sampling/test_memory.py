@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from contextlib import nullcontext
 
 import pytest
@@ -212,3 +214,24 @@ def test_largest_number_of_candidates_that_fits(make_transformer):
     assert memory.candidates_that_fit(budget, captions=2) == 10
     assert memory.total(10, captions=2) <= budget < memory.total(11, captions=2)
     assert memory.candidates_that_fit(memory.weights) == 0
+
+
+ESTIMATES = """
+import sys
+from dalle.models.transformer.model import Transformer, TransformerConfig
+from dalle.sampling.memory import decoding_memory
+
+sizes = dict(text_positions=8, text_vocabulary=30, image_vocabulary=13, grid=4, width=16, depth=4, heads=2, kernel=3)
+model = Transformer(TransformerConfig(**sizes))
+before = set(sys.modules)
+decoding_memory(model)
+decoding_memory(model, recompute_kv=True)
+decoding_memory(model, window=4)
+print({"sympy", "torch._dynamo"} & (set(sys.modules) - before))
+"""
+
+
+def test_estimates_do_not_load_the_compiler_of_torch():
+    """It takes seconds to load, and some operations on the meta device load it."""
+    done = subprocess.run([sys.executable, "-c", ESTIMATES], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("set()\n", "")

@@ -88,7 +88,7 @@ class SlicedIndex:
     def __init__(self, layout: CacheLayout, device: torch.device):
         self.layout = layout
         all_attended = all(bool(row[read].all()) for row, read in zip(layout.mask, layout.read_slices, strict=True))
-        self._masked = None if all_attended else ~layout.mask.to(device)
+        self._masked = None if all_attended else (~layout.mask).to(device)
 
     def write(self, cached: Tensor, position: int, new: Tensor) -> None:
         cached.narrow(-2, self.layout.write_slots[position], 1).copy_(new)
@@ -114,7 +114,7 @@ class GatheredIndex:
         self._write_slots = torch.tensor(layout.write_slots, device=device)
         self.copied_slots = 0 if length == layout.slots else length
         self._read_slots = index.to(device)
-        self._masked = ~layout.mask.gather(1, index).to(device)
+        self._masked = (~layout.mask.gather(1, index)).to(device)
 
     def write(self, cached: Tensor, position: Tensor, new: Tensor) -> None:
         cached.index_copy_(cached.ndim - 2, self._write_slots[position], new.to(cached.dtype))
@@ -213,8 +213,9 @@ class KVCache(LayerCache):
     def _allocate(self, layer: SelfAttention) -> None:
         _, heads, _, width = self.text.keys.shape
         # zeros: masked values are still multiplied by a weight of zero, so they must be finite
-        self.keys = self.text.keys.new_zeros(self.images, heads, self.index.layout.slots, width)
-        self.values = torch.zeros_like(self.keys)
+        size = self.images, heads, self.index.layout.slots, width
+        # not zeros_like: on the meta device, where memory is estimated, its first call loads sympy, for half a second
+        self.keys, self.values = self.text.keys.new_zeros(size), self.text.keys.new_zeros(size)
 
     @property
     def nbytes(self) -> int:

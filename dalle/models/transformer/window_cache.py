@@ -50,7 +50,7 @@ class WindowIndex:
         # first slot that this position or a later one attends to
         first_attended = mask[: last + 1].int().argmax(dim=1)
         self._first_read = first_attended.flip(0).cummin(dim=0).values.flip(0).tolist()
-        self._masked = ~mask.to(device)
+        self._masked = (~mask).to(device)  # inverted on the CPU: operations on the meta device load much code
         reads = [slice(first, slots) for first in self._first_read]  # the images' positions may be far apart
         self.layout = CacheLayout(slots, list(range(slots)), reads, mask)
 

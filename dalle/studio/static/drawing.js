@@ -1,8 +1,7 @@
 // One drawing: its job on the server, and its pictures, which fill in row by row and are then ordered best first.
 
 import { getImage, postJson, readEvents, sentence, StudioError } from "./api.js";
-
-export const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
+import { element, plural } from "./elements.js";
 
 let turn = Promise.resolve(); // of the drawings whose events are followed
 
@@ -10,13 +9,11 @@ let turn = Promise.resolve(); // of the drawings whose events are followed
 export class Picture {
   constructor(drawing, candidate) {
     Object.assign(this, { drawing, candidate, id: null, score: null, url: null, blob: null });
-    this.element = document.createElement("li");
-    this.button = Object.assign(document.createElement("button"), { type: "button", className: "picture" });
-    this.image = Object.assign(document.createElement("img"), { alt: "", draggable: false });
-    this.bar = Object.assign(document.createElement("span"), { className: "bar" });
-    this.label = Object.assign(document.createElement("span"), { className: "label-of-picture" });
-    this.button.append(this.image, this.bar);
-    this.element.append(this.button, this.label);
+    this.image = element("img", { alt: "", draggable: false });
+    this.bar = element("span", { className: "bar" });
+    this.button = element("button", { type: "button", className: "picture" }, this.image, this.bar);
+    this.label = element("span", { className: "label-of-picture" });
+    this.element = element("li", {}, this.button, this.label);
     this.button.addEventListener("click", () => this.id && drawing.open(this));
     this.name("waiting");
   }
@@ -71,9 +68,7 @@ export class Drawing {
   constructor(settings, grid, listeners) {
     Object.assign(this, { settings, grid, listeners, pictures: [], job: null, state: "waiting", status: "", note: "" });
     this.caption = settings.caption;
-    this.element = Object.assign(document.createElement("ul"), { className: "pictures" });
-    this.element.setAttribute("role", "list");
-    this.element.setAttribute("aria-label", `Pictures for ${this.caption}`);
+    this.element = element("ul", { className: "pictures", role: "list", ariaLabel: `Pictures for ${this.caption}` });
   }
 
   get running() {
@@ -156,8 +151,8 @@ export class Drawing {
       this.rank(data.images);
     } else if (name === "done") {
       this.keepFinished();
-      this.say(`${plural(this.pictures.length, "picture")} in ${data.seconds.toFixed(1)} s`
-        + `${this.pictures.some((picture) => picture.score !== null) ? ", best first" : ""}.`, "done");
+      const ordered = this.pictures.length > 1 && this.pictures[0].score !== null ? ", best first" : "";
+      this.say(`${plural(this.pictures.length, "picture")} in ${data.seconds.toFixed(1)} s${ordered}.`, "done");
     } else if (name === "cancelled") {
       this.keepFinished();
       this.say(data.kept ? `Cancelled. ${plural(data.kept, "finished picture")} kept.` : "Cancelled before a picture was finished.", "cancelled");

@@ -1,6 +1,7 @@
 // History of the session: its drawings and opened pictures, kept when the page is loaded again in the same tab.
 
-import { Drawing, plural } from "./drawing.js";
+import { Drawing } from "./drawing.js";
+import { element, plural } from "./elements.js";
 
 const STORED = "studio.history";
 const LIMIT = 60; // drawings; the oldest go, with the memory of their pictures
@@ -14,12 +15,10 @@ export class History {
   /** Add a drawing and choose it. */
   add(drawing) {
     this.drawings.unshift(drawing);
-    const entry = document.createElement("li");
-    const button = Object.assign(document.createElement("button"), { type: "button", className: "entry" });
-    const image = Object.assign(document.createElement("img"), { alt: "" });
-    const text = Object.assign(document.createElement("span"), { className: "entry-text" });
-    button.append(image, text);
-    entry.append(button);
+    const image = element("img", { alt: "" });
+    const text = element("span", { className: "entry-text" });
+    const button = element("button", { type: "button", className: "entry" }, image, text);
+    const entry = element("li", {}, button);
     button.addEventListener("click", () => this.choose(drawing));
     this.list.prepend(entry);
     this.entries.set(drawing, { entry, button, image, text });
@@ -52,7 +51,7 @@ export class History {
     parts.button.classList.toggle("running", drawing.running);
     const count = drawing.running ? "drawing" : drawing.uploaded ? "opened" : plural(drawing.pictures.length, "picture");
     const note = drawing.settings.edit && !drawing.uploaded ? `${drawing.settings.edit.kind}, ${count}` : count;
-    parts.text.replaceChildren(drawing.title ?? drawing.caption, Object.assign(document.createElement("small"), { textContent: note }));
+    parts.text.replaceChildren(drawing.title ?? drawing.caption, element("small", {}, note));
     this.save();
   }
 

@@ -2,12 +2,12 @@
 
 import { getImage, getJson, onConnection, request, StudioError, takeToken, upload } from "./api.js";
 import { Drawing, Picture } from "./drawing.js";
+import { $, element } from "./elements.js";
 import { History } from "./history.js";
 import { moveAmong, runShortcut, singleKeys, useSingleKeys } from "./keyboard.js";
 import { randomSeed, Settings } from "./settings.js";
 import { Viewer } from "./viewer.js";
 
-const $ = (id) => document.getElementById(id);
 const RETRY = 3000; // milliseconds between two questions whether the server is back
 const MAX_UPLOAD = 20 * 2 ** 20;
 
@@ -43,9 +43,9 @@ async function connect() {
   }
   settings.useModel(model);
   const size = ` · ${model.image_size} × ${model.image_size} pixels`;
-  $("model").replaceChildren(model.name, Object.assign(document.createElement("span"), { className: "detail", textContent: size }));
+  $("model").replaceChildren(model.name, element("span", { className: "detail" }, size));
   showExamples(model.examples);
-  $("limits").replaceChildren(...model.limits.map((text) => Object.assign(document.createElement("li"), { textContent: text })));
+  $("limits").replaceChildren(...model.limits.map((text) => element("li", {}, text)));
   $("limits-box").hidden = model.limits.length === 0;
   if (viewer) return;
   viewer = new Viewer(model, { edit: startEdit, reuse: reuseSettings, focus: focusPicture });
@@ -58,24 +58,23 @@ window.addEventListener("hashchange", () => takeToken() && connect()); // the ne
 
 function showExamples(examples) {
   $("examples").replaceChildren(...examples.map((caption) => {
-    const button = Object.assign(document.createElement("button"), { type: "button", textContent: caption });
+    const button = element("button", { type: "button" }, caption);
     button.addEventListener("click", () => {
       settings.fill({ caption });
       $("caption").focus();
     });
-    const item = document.createElement("li");
-    item.append(button);
-    return item;
+    return element("li", {}, button);
   }));
 }
 
 function fail(error) {
   $("error").textContent = error instanceof StudioError && error.connection ? "" : error.message;
   for (const field of $("form").elements) field.removeAttribute("aria-invalid");
-  const field = error.field ?? (error.status ? $("caption") : null);
+  const named = error.field ?? $("form").elements[error.message.match(/^(\w+)[=:]/)?.[1].toLowerCase()];
+  const field = named ?? (error.status ? $("caption") : null);
   if (!field) return;
   if (field !== $("caption")) $("settings").open = true;
-  if (error.field) field.setAttribute("aria-invalid", "true");
+  if (named) field.setAttribute("aria-invalid", "true");
   field.focus();
 }
 

@@ -1,5 +1,7 @@
 // Mask of an inpainting: brushed with a pointer or the keyboard, with undo and redo.
 
+import { element } from "./elements.js";
+
 const SCALE = 4; // canvas pixels along one pixel of the picture, for smooth edges
 const COLOUR = "#12b3a6";
 
@@ -130,7 +132,7 @@ export class Mask {
 
   /** Return the mask as a PNG of the picture's size: white is drawn again. */
   toBlob() {
-    const canvas = Object.assign(document.createElement("canvas"), { width: this.width, height: this.height });
+    const canvas = element("canvas", { width: this.width, height: this.height });
     const context = canvas.getContext("2d");
     context.fillStyle = "#000";
     context.fillRect(0, 0, this.width, this.height);

@@ -1,5 +1,7 @@
 // The form's settings: reading, filling, checking, and keeping what was typed.
 
+import { $, plural } from "./elements.js";
+
 const DRAFT = "studio.draft";
 const MAX_SEED = 2 ** 31 - 1;
 const NUMBERS = ["candidates", "keep", "temperature", "top_k", "top_p", "min_p", "guidance", "seed"];
@@ -22,13 +24,14 @@ export class Settings {
   useModel(model) {
     this.fields.candidates.max = model.max_candidates;
     this.fields.candidates.defaultValue = Math.min(8, model.max_candidates);
+    this.fields.top_k.max = model.codes;
     this.fields.guidance.placeholder = model.guidance ?? 1;
     for (const option of this.fields.rerank.options) {
       const needsClip = option.value === "clip" || option.value === "mixture";
       option.hidden = option.disabled = needsClip && !model.has_clip;
       option.defaultSelected = option.value === (model.has_clip ? "clip" : "none");
     }
-    document.getElementById("decoder-field").hidden = !model.has_decoder;
+    $("decoder-field").hidden = !model.has_decoder;
     if (this.fitted) return; // the server was restarted: what was typed stays
     this.fitted = true;
     const draft = sessionStorage.getItem(DRAFT) ?? localStorage.getItem(DRAFT);
@@ -99,11 +102,11 @@ export class Settings {
 
   /** Say the settings that differ from the defaults, where the panel is closed. */
   summarise() {
-    const parts = [`${this.fields.candidates.value || 8} candidates`];
+    const parts = [plural(this.fields.candidates.value || this.fields.candidates.defaultValue, "candidate")];
     for (const name of NUMBERS.slice(1)) {
       const { value, defaultValue } = this.fields[name];
       if (value !== defaultValue && value !== "") parts.push(`${NAMES[name]} ${value}`);
     }
-    document.getElementById("settings-summary").textContent = parts.join(" · ");
+    $("settings-summary").textContent = parts.join(" · ");
   }
 }

@@ -1,9 +1,9 @@
 // Large view of a picture: download, settings, variations, extensions, a mask to redraw, attention, nearest pictures.
 
 import { getJson, imagePath, upload } from "./api.js";
+import { $, element } from "./elements.js";
 import { Mask } from "./mask.js";
 
-const $ = (id) => document.getElementById(id);
 const SUBTLY = 0.25; // shares of the tokens that are drawn anew
 const STRONGLY = 0.75;
 const EXTENSION = 0.25; // share of the model's grid that is added on one side
@@ -25,7 +25,7 @@ export class Viewer {
     for (const button of $("extend").querySelectorAll("button")) {
       button.addEventListener("click", () => this.edit({ kind: "extend", direction: button.dataset.direction, amount: EXTENSION }));
     }
-    click("mask-start", () => this.masking ? this.endMask() : this.beginMask());
+    click("mask-start", () => this.masking ? this.showMask(false) : this.beginMask());
     click("undo", () => this.mask.undo());
     click("redo", () => this.mask.redo());
     click("clear", () => this.mask.clear());
@@ -36,7 +36,7 @@ export class Viewer {
     this.dialog.addEventListener("cancel", (event) => { // Esc leaves the mask first
       if (!this.masking) return;
       event.preventDefault();
-      this.endMask();
+      this.showMask(false);
       $("mask-start").focus();
     });
     this.dialog.addEventListener("close", () => this.actions.focus(this.picture));
@@ -49,7 +49,7 @@ export class Viewer {
   open(picture) {
     this.picture = picture;
     const { drawing } = picture;
-    this.endMask();
+    this.showMask(false);
     this.fail("");
     $("viewer-title").textContent = drawing.title ?? drawing.caption;
     $("edit-caption").value = drawing.caption;
@@ -85,8 +85,8 @@ export class Viewer {
     if (edit) facts.push(["edit", [edit.kind, edit.direction, edit.strength].filter(Boolean).join(" ")]);
     const text = (value) => typeof value === "number" && !Number.isInteger(value) ? value.toPrecision(4) : `${value}`;
     $("facts").replaceChildren(...facts.flatMap(([name, value]) => [
-      Object.assign(document.createElement("dt"), { textContent: name.replaceAll("_", "-") }),
-      Object.assign(document.createElement("dd"), { textContent: text(value) }),
+      element("dt", {}, name.replaceAll("_", "-")),
+      element("dd", {}, text(value)),
     ]));
   }
 
@@ -96,7 +96,7 @@ export class Viewer {
     const words = (drawing.title ?? drawing.caption).toLowerCase().replace(/\.\w+$/, "").match(/[\p{L}\p{N}]+/gu) ?? ["picture"];
     const seed = drawing.uploaded ? "" : `-seed-${drawing.settings.seed}-candidate-${candidate}`;
     const name = `${words.join("-").slice(0, 60)}${seed}.png`;
-    Object.assign(document.createElement("a"), { href: url, download: name }).click();
+    element("a", { href: url, download: name }).click();
   }
 
   reuse() {
@@ -129,22 +129,18 @@ export class Viewer {
   beginMask() {
     const { naturalWidth, naturalHeight } = $("viewer-image");
     this.showHeat(null);
-    for (const each of $("words-list").children) each.ariaPressed = "false";
-    $("mask").hidden = $("mask-tools").hidden = false;
-    this.dialog.classList.add("masking");
-    $("mask-start").ariaExpanded = "true";
-    $("mask-start").textContent = "Leave the mask";
+    this.showMask(true);
     this.mask.size = Number($("brush").value);
     this.mask.start(naturalWidth, naturalHeight, Math.min(naturalWidth, naturalHeight) / this.model.grid);
     $("mask").focus({ preventScroll: true });
     $("stage").scrollIntoView({ block: "nearest" });
   }
 
-  endMask() {
-    $("mask").hidden = $("mask-tools").hidden = true;
-    this.dialog.classList.remove("masking");
-    $("mask-start").ariaExpanded = "false";
-    $("mask-start").textContent = "Brush a mask";
+  showMask(shown) {
+    $("mask").hidden = $("mask-tools").hidden = !shown;
+    this.dialog.classList.toggle("masking", shown);
+    $("mask-start").ariaExpanded = String(shown);
+    $("mask-start").textContent = shown ? "Leave the mask" : "Brush a mask";
   }
 
   showMaskState() {
@@ -182,21 +178,18 @@ export class Viewer {
   }
 
   wordButton({ word, image }) {
-    const button = Object.assign(document.createElement("button"), { type: "button", textContent: word, ariaPressed: "false" });
-    button.addEventListener("click", () => {
-      const pressed = button.ariaPressed !== "true";
-      for (const each of button.parentElement.children) each.ariaPressed = "false";
-      button.ariaPressed = String(pressed);
-      this.showHeat(pressed ? image : null, word);
-    });
+    const button = element("button", { type: "button", ariaPressed: "false" }, word);
+    button.addEventListener("click", () => this.showHeat(button.ariaPressed === "true" ? null : button, image));
     return button;
   }
 
-  showHeat(image, word = "") {
-    if (image && this.masking) this.endMask();
-    $("heat").hidden = !image;
-    $("heat").src = image ?? "data:,";
-    $("heat").alt = image ? `Attention to “${word}”` : "";
+  /** Show the heat map of a word's button over the picture; null: none. */
+  showHeat(button, image = "data:,") {
+    if (button) this.showMask(false);
+    for (const each of $("words-list").children) each.ariaPressed = String(each === button);
+    $("heat").hidden = !button;
+    $("heat").src = image;
+    $("heat").alt = button ? `Attention to “${button.textContent}”` : "";
   }
 
   async loadNearest() {
@@ -214,10 +207,7 @@ export class Viewer {
 }
 
 function nearestItem({ image, caption, distance, near_copy: nearCopy }) {
-  const item = document.createElement("li");
   const shown = typeof distance === "number" ? `distance ${distance.toFixed(3)}` : distance;
-  const text = Object.assign(document.createElement("span"), { textContent: `${caption}, ${shown}` });
-  item.append(Object.assign(document.createElement("img"), { src: image, alt: "" }), text);
-  if (nearCopy) item.append(Object.assign(document.createElement("strong"), { textContent: "Near copy" }));
-  return item;
+  const note = nearCopy ? [element("strong", {}, "Near copy")] : [];
+  return element("li", {}, element("img", { src: image, alt: "" }), element("span", {}, `${caption}, ${shown}`), ...note);
 }

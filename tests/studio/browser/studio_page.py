@@ -19,6 +19,12 @@ MAKE_FILE = """([bytes, name, type]) => {
 }"""
 
 
+def png_bytes(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
 class StudioPage:
     """Page of a studio. Requests to other addresses, and errors in the console, are in `problems`."""
 

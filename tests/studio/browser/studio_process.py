@@ -23,9 +23,12 @@ def free_port() -> int:
 class StudioProcess:
     """Running studio; `link` is the one that it printed. A context manager that stops it."""
 
-    def __init__(self, checkpoint: Path | str, settings: Sequence[str] = (), port: int | None = None) -> None:
+    def __init__(
+        self, checkpoint: Path | str, settings: Sequence[str] = (), port: int | None = None, folder: Path | None = None
+    ) -> None:
+        """folder: where the studio is started; None: where the tests were."""
         self.command = [sys.executable, "-m", "dalle", "studio", f"checkpoint={checkpoint}", *settings]
-        self.port = port or free_port()
+        self.port, self.folder = port or free_port(), folder
         self.link = ""
 
     @property
@@ -43,6 +46,7 @@ class StudioProcess:
         self.process = subprocess.Popen(
             [*self.command, f"port={self.port}"],
             env=environment,
+            cwd=self.folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

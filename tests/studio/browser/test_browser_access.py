@@ -63,6 +63,11 @@ def test_narrow_screens_need_no_horizontal_scrolling(tiny_studio, open_studio, w
     assert studio.viewer.evaluate("dialog => dialog.scrollWidth") <= width
     for name in ("mask", "brush", "undo", "inpaint"):  # the picture and its tools are on one screen
         expect(studio.page.locator(f"#{name}")).to_be_in_viewport(ratio=1)
+    studio.page.keyboard.press("Escape")
+    studio.page.click("#words > summary")
+    studio.page.locator("#words-list button").last.click()
+    for name in ("heat", "words-list"):  # so are the words and what they show
+        expect(studio.page.locator(f"#{name}")).to_be_in_viewport(ratio=1)
 
 
 def test_the_keyboard_alone_draws_opens_brushes_and_redraws(tiny_page):

@@ -114,6 +114,12 @@ def test_wrong_values_are_named_at_the_form(tiny_page):
         ("candidates", "0", "at least 1"),
         ("top_k", "1.5", "whole number"),
         ("candidates", "100000", "at most"),
+        ("temperature", "1e300", "at most 100"),
+        ("guidance", "1e300", "at most 100"),
+        ("top_k", "14", "at most 13"),
+        ("top_p", "0", "not a probability"),  # refused by the server
+        ("guidance", "3", "needs a transformer"),
+        ("keep", "64", "impossible"),
     ]:
         tiny_page.set(**{name: value})
         tiny_page.page.click("#draw")

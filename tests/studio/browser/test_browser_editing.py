@@ -1,4 +1,4 @@
-"""The large view in the browser: mask, extend, vary, settings in pictures, attention, dropped files."""
+"""The large view in the browser: mask, extend, vary, settings in pictures, dropped files."""
 
 import io
 import json
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
+from studio_page import png_bytes
 
 CAPTION = "a small red circle above a large blue square"
 
@@ -17,12 +18,6 @@ def drawn(tiny_page):
     tiny_page.set(candidates=2, seed=5, temperature=0.7)
     tiny_page.draw(CAPTION)
     return tiny_page
-
-
-def png_bytes(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
 
 
 def test_inpainting_keeps_what_the_mask_leaves_out(drawn):
@@ -173,25 +168,6 @@ def test_a_dropped_file_that_is_no_picture_is_refused_in_a_sentence(tiny_page, d
     expect(tiny_page.error).not_to_be_empty()
     assert tiny_page.error.inner_text().endswith(".")
     assert tiny_page.history.count() == 0
-
-
-def test_attention_of_a_word_is_shown_over_the_picture(drawn):
-    drawn.open_picture()
-    drawn.page.click("#words > summary")
-    words = drawn.page.locator("#words-list button")
-    expect(words.first).to_be_visible()
-    assert "circle" in words.all_inner_texts()
-    heat = drawn.page.locator("#heat")
-    words.filter(has_text="circle").click()
-    expect(heat).to_be_visible()
-    assert heat.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
-    words.filter(has_text="circle").click()
-    expect(heat).to_be_hidden()
-
-
-def test_nearest_training_pictures_are_left_out_where_there_are_none(drawn):
-    drawn.open_picture()
-    expect(drawn.page.locator("#nearest")).to_be_hidden()
 
 
 def test_arrow_keys_step_through_the_pictures_of_a_drawing(drawn):
