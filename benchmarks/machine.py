@@ -14,16 +14,17 @@ from dalle.models.cpu_linear import PackedLinear, is_packing_supported
 from dalle.models.transformer.model import TransformerConfig
 
 Result = TypeVar("Result")
+Clock = Callable[[], float]
 
 BYTES = {"float32": 4, "bfloat16": 2}
 ROW_LENGTH = 4096  # numbers per row
 CLEAR_REFS, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
-def seconds(work: Callable[[], object]) -> float:
-    begin = time.perf_counter()
+def seconds(work: Callable[[], object], clock: Clock = time.perf_counter) -> float:
+    begin = clock()
     work()
-    return time.perf_counter() - begin
+    return clock() - begin
 
 
 def read_bandwidth(size: int, tries: int = 6) -> float:
@@ -35,14 +36,14 @@ def read_bandwidth(size: int, tries: int = 6) -> float:
     return rows.nbytes / best
 
 
-def matmul_rate(precision: str, size: int = 1024, tries: int = 6) -> float:
+def matmul_rate(precision: str, size: int = 1024, tries: int = 6, clock: Clock = time.perf_counter) -> float:
     """Return operations (multiplications and additions) per second of the fastest torch matmul in `precision`."""
     dtype = getattr(torch, precision)
     layer = nn.Linear(size, size, bias=False, dtype=dtype)
     layers = [layer, PackedLinear(layer, size, dtype)] if is_packing_supported(dtype) else [layer]
     x = torch.ones(size, size, dtype=dtype)
     with torch.inference_mode():
-        return 2 * size**3 / min(seconds(partial(each, x)) for _ in range(tries) for each in layers)
+        return 2 * size**3 / min(seconds(partial(each, x), clock) for _ in range(tries) for each in layers)
 
 
 def decoding_work(config: TransformerConfig, batch: int, precision: str) -> tuple[int, int]:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor
 
+from dalle.models.dvae import kl_divergence
 from dalle.models.dvae.model import PIXEL_MARGIN, map_pixels
 from dalle.precision import in_float32
 
@@ -86,8 +87,7 @@ def kl_to_uniform(logits: Tensor) -> Tensor:
     first author states in openai/DALL-E issue 26. The sum over the codebook is exact, not sampled (the paper does not
     specify this).
     """
-    log_q = F.log_softmax(logits, dim=1)
-    return (log_q.exp() * log_q).sum(dim=1) + math.log(logits.shape[1])
+    return kl_divergence.kl_to_uniform(logits)
 
 
 @in_float32

@@ -89,9 +89,9 @@ def test_training_benchmark_runs_without_peers(run_command, monkeypatch, tmp_pat
 
 def test_speeds_are_compared_with_the_best_peer_of_the_same_precision(benchmarks, monkeypatch):
     training = benchmarks("training")
-    monkeypatch.setattr(training, "matmul_rate", lambda precision: 1e12)
+    monkeypatch.setattr(training, "matmul_rate", lambda precision, clock: 1e12)
     monkeypatch.setattr(training, "peak_memory", lambda work: (work(), 0))
-    monkeypatch.setattr(training, "seconds", lambda work: work())
+    monkeypatch.setattr(training, "seconds", lambda work, clock: work())
     times = {("ours", "float32"): 2, ("a", "float32"): 8, ("b", "float32"): 4, ("a", "bfloat16"): 1}
     cases = [
         benchmarks("training_cases").Case(name, precision, lambda each=each: each, count=8, ours=name == "ours")

@@ -66,6 +66,21 @@ def test_every_implementation_equals_the_reference_forward_and_backward(name, ke
         torch.testing.assert_close(torch.autograd.grad((actual * output_gradient).sum(), qkv), gradients)
 
 
+@pytest.mark.parametrize("normalisation", ["joint", "separate"])
+@pytest.mark.parametrize(("pattern", "query_rows"), [(Convolutional(11), 2), (Dense(), 2), (Row(), 1)], ids=str)
+def test_two_rows_of_queries_that_share_their_keys_equal_the_dense_mask(pattern, query_rows, normalisation):
+    generator = torch.Generator().manual_seed(0)
+    qkv = [torch.randn(2, 3, TEXT + 64, 8, generator=generator, requires_grad=True) for _ in range(3)]
+    output_gradient = torch.randn(2, 3, TEXT + 64, 8, generator=generator)
+    attend = RowSparseAttention(pattern, TEXT, 8, TextImageSoftmax(normalisation))
+    assert attend.query_rows == query_rows
+    expected = reference_attention(*qkv, mask=sequence_mask(pattern, TEXT, 8), normalisation=normalisation)
+    actual = attend(*qkv, None)
+    torch.testing.assert_close(actual, expected)
+    gradients = torch.autograd.grad((expected * output_gradient).sum(), qkv)
+    torch.testing.assert_close(torch.autograd.grad((actual * output_gradient).sum(), qkv), gradients)
+
+
 @pytest.mark.parametrize(
     ("pattern", "kind"),
     [

@@ -102,10 +102,10 @@ class LineStage:
 class Blocks(nn.Module):
     """The line as an image model with transformer blocks."""
 
-    def __init__(self):
+    def __init__(self, depth: int = 2):
         super().__init__()
         self.expand = nn.Linear(2, 24)
-        self.blocks = nn.ModuleList(TransformerBlock(BlockConfig(24, heads=2)) for _ in range(2))
+        self.blocks = nn.ModuleList(TransformerBlock(BlockConfig(24, heads=2)) for _ in range(depth))
         self.out = nn.Linear(24, 1)
 
     def forward(self, points: Tensor) -> Tensor:
@@ -118,10 +118,10 @@ class Blocks(nn.Module):
 class BlockStage(LineStage):
     """The same with residual blocks."""
 
-    def __init__(self, config: LineConfig, data: Any = None, *, seed: int = 0, **_: Any):
+    def __init__(self, config: LineConfig, data: Any = None, *, seed: int = 0, depth: int = 2, **_: Any):
         super().__init__(config, data, seed=seed)
         torch.manual_seed(seed)
-        self.model = Blocks()
+        self.model = Blocks(depth)
 
 
 def point(seed: int, position: int) -> Tensor:

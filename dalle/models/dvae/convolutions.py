@@ -3,6 +3,7 @@
 import math
 
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from dalle.precision import without_autocast
@@ -26,7 +27,18 @@ class SameConv2d(nn.Conv2d):
         For the layers next to the codes, as in OpenAI's code, and for the last layer.
         """
         with without_autocast(x.device.type):
-            return self(x.to(self.weight.dtype))
+            x = x.to(self.weight.dtype)
+            if self.kernel_size == (1, 1) and x.device.type == "cpu":
+                return self.as_linear(x)
+            return self(x)
+
+    def as_linear(self, x: Tensor) -> Tensor:
+        """Compute self(x) of a 1x1 convolution as a matrix product, with the result in channels-last layout.
+
+        On a CPU with one thread, torch's convolution would copy the result, and be slower.
+        """
+        x = F.linear(rearrange(x, "b c h w -> b h w c"), self.weight.flatten(1), self.bias)
+        return rearrange(x, "b h w c -> b c h w")
 
     def scaled(self, x: Tensor, gain: float) -> Tensor:
         """Compute gain * self(x); the gain is multiplied into weight and bias, which saves a pass over the output."""
@@ -65,4 +77,5 @@ class ResidualBlock(nn.Module):
         h = self.second(F.relu_(h))  # in place: a convolution's backward pass does not need its output
         h = self.third(F.relu_(h))
         h = self.last.scaled(F.relu_(h), self.gain)
-        return h + self.upsample(self.identity(x))
+        h += self.upsample(self.identity(x))
+        return h

@@ -47,7 +47,7 @@ class _GumbelEmbedding(torch.autograd.Function):
         ctx.save_for_backward(logits, weight)
         ctx.temperature, ctx.random_state = temperature, generator.get_state()
         embedded = logits.new_empty(len(logits), len(weight))
-        size = _positions_per_chunk(logits)
+        size = positions_per_chunk(logits)
         for part, out in zip(logits.split(size), embedded.split(size), strict=True):
             torch.mm(_relaxed(part, temperature, generator), weight.T, out=out)
         return embedded
@@ -58,7 +58,7 @@ class _GumbelEmbedding(torch.autograd.Function):
         generator = torch.Generator(logits.device)
         generator.set_state(ctx.random_state)
         grad_logits, grad_weight = torch.empty_like(logits), torch.zeros_like(weight)
-        size = _positions_per_chunk(logits)
+        size = positions_per_chunk(logits)
         chunks = (each.split(size) for each in (logits, gradients[0], grad_logits))
         for part, grad_embedded, out in zip(*chunks, strict=True):
             relaxed = _relaxed(part, ctx.temperature, generator)
@@ -82,7 +82,7 @@ def _default_generator(device: torch.device) -> torch.Generator:
     return torch.cuda.default_generators[device.index] if device.type == "cuda" else torch.default_generator
 
 
-def _positions_per_chunk(logits: Tensor) -> int:
+def positions_per_chunk(logits: Tensor) -> int:
     """Return how many rows of (n, v) logits make a chunk."""
     return max(1, _chunk_size(logits) // logits.shape[1])
 

@@ -1,11 +1,12 @@
 """Block-sparse attention, equal to attention with a pattern's dense mask but with less computation.
 
-Image positions attend in groups, one per row or column of the image: to all text keys, and to a block of image keys
+Image positions attend in groups, such as a row or column of the image: to all text keys, and to a block of image keys
 shared by the group. The two parts have one joint softmax, or a softmax each.
 """
 
 from abc import ABC, abstractmethod
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -126,13 +127,17 @@ class BlockSparseAttention(nn.Module, ABC):
         q, k, v = self.queries(q), self.keys(k), self.keys(v)  # (b, heads, g, s, d), the others (b, heads, g, m, d)
 
         q = q * q.shape[-1] ** -0.5
+        groups = q.shape[2]
         text_scores = rearrange(q, "b heads g s d -> b heads (g s) d") @ text_k.mT
-        text_scores = rearrange(text_scores, "b heads (g s) t -> b heads g s t", g=self.grid)
+        text_scores = rearrange(text_scores, "b heads (g s) t -> b heads g s t", g=groups)
         text_padding_mask = None if key_padding_mask is None else key_padding_mask[:, None, None, None]
-        text_weights, image_weights = self.softmax(text_scores, q @ k.mT, text_padding_mask, ~self.mask)
+        image_scores = q @ k.mT
+        # added, because filling would cost another pass over all scores in the backward pass
+        image_scores += q.new_zeros(self.mask.shape).masked_fill_(~self.mask, -torch.inf)
+        text_weights, image_weights = self.softmax(text_scores, image_scores, text_padding_mask, None)
 
         from_text = rearrange(text_weights, "b heads g s t -> b heads (g s) t") @ text_v
-        from_text = rearrange(from_text, "b heads (g s) d -> b heads g s d", g=self.grid)
+        from_text = rearrange(from_text, "b heads (g s) d -> b heads g s d", g=groups)
         return torch.cat([text, self.in_raster_order(from_text + image_weights @ v)], dim=2)
 
     @abstractmethod
@@ -149,30 +154,53 @@ class BlockSparseAttention(nn.Module, ABC):
 
 
 class RowSparseAttention(BlockSparseAttention):
-    """Row-sparse attention, for patterns that attend to a few rows: a row's queries share the keys of those rows."""
+    """Row-sparse attention, for patterns that attend to a few rows: queries of a row, or of a few, share their keys."""
 
     def __init__(self, pattern: Pattern, text_positions: int, grid: int, softmax: TextImageSoftmax):
-        rows = rows_attended(pattern, grid)
-        query = torch.arange(grid * grid, device="cpu").view(grid, grid, 1)
-        first = (torch.arange(grid, device="cpu") - rows + 1) * grid
-        key = first[:, None, None] + torch.arange(rows * grid, device="cpu")
+        before = rows_attended(pattern, grid) - 1
+        # with many rows before them, gathering the keys for two rows of queries at once saves time (1.05 to 1.1)
+        query_rows = 2 if before > 3 and grid % 2 == 0 else 1
+        query = torch.arange(grid * grid, device="cpu").view(grid // query_rows, -1, 1)
+        first = (torch.arange(0, grid, query_rows, device="cpu") - before) * grid
+        key = first[:, None, None] + torch.arange((before + query_rows) * grid, device="cpu")
         mask = pattern.attends(query, key, grid) & (key >= 0)  # keys before the first row are padding
         super().__init__(mask, text_positions, grid, softmax)
-        self.rows = rows
+        self.before, self.query_rows = before, query_rows
 
     def queries(self, image: Tensor) -> Tensor:
-        return rearrange(image, "b heads (h w) d -> b heads h w d", w=self.grid)
+        return rearrange(image, "b heads (g s) d -> b heads g s d", s=self.query_rows * self.grid)
 
     def keys(self, image: Tensor) -> Tensor:
-        """Concatenate the keys of each row's attended rows, from the furthest to its own.
+        """Concatenate the keys of each group's attended rows, from the furthest to its own.
 
-        (b, heads, I, d) -> (b, heads, h, rows * w, d).
+        (b, heads, I, d) -> (b, heads, g, m, d).
         """
-        padded = F.pad(self.queries(image), (0, 0, 0, 0, self.rows - 1, 0))
-        return torch.cat([padded[:, :, back : back + self.grid] for back in range(self.rows)], dim=3)
+        rows = rearrange(image, "b heads (h w) d -> b heads h (w d)", w=self.grid)
+        windows = _RowWindows.apply(rows, self.before, self.query_rows)
+        return rearrange(windows, "b heads g rows (w d) -> b heads g (rows w) d", w=self.grid)
 
     def in_raster_order(self, groups: Tensor) -> Tensor:
-        return rearrange(groups, "b heads h w d -> b heads (h w) d")
+        return rearrange(groups, "b heads g s d -> b heads (g s) d")
+
+
+class _RowWindows(torch.autograd.Function):
+    """Gather for each group of `size` rows also the rows `before` it: (b, heads, h, n) -> (b, heads, g, rows, n).
+
+    The backward pass adds the windows up in one tensor; autograd would make one for each row of a window.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, before: int, size: int) -> Tensor:
+        ctx.before, ctx.size = before, size
+        return F.pad(image, (0, 0, before, 0)).unfold(2, before + size, size).mT.contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        b, heads, groups, rows, n = gradients[0].shape
+        total = gradients[0].new_zeros(b, heads, ctx.before + groups * ctx.size, n)
+        for row, windows in enumerate(gradients[0].unbind(3)):
+            total[:, :, row : row + (groups - 1) * ctx.size + 1 : ctx.size] += windows
+        return total[:, :, ctx.before :], None, None
 
 
 class ColumnSparseAttention(BlockSparseAttention):
