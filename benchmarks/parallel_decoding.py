@@ -70,7 +70,7 @@ def measure(
             precision,
             batch,
             case.guess if case.decoding == "parallel" else "sequential",
-            case.window if case.decoding == "parallel" else 1,
+            (case.window or 0) if case.decoding == "parallel" else 1,
             total,
             counts[number].tokens_per_pass if case.decoding == "parallel" else 1.0,
             total / seconds[number],

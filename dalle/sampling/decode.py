@@ -1,7 +1,6 @@
 """Autoregressive sampling of image tokens: prefill the caption once, then sample token by token for all candidates."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -139,16 +138,16 @@ class TokenSamplerFactory:
         self.batch_size = BATCH_SIZE if config.batch_size is None else config.batch_size
         self.device = model.image_head.weight.device
         choice = choose_decoding(config, images, model.sequence.image_positions, self.device, precision)
-        self.config = config = replace(config, decoding=choice.decoding)
-        self.parallel = config.decoding == "parallel"
-        if self.parallel and recompute_kv:
+        self.config = config = choice.apply(config)
+        self.window = choice.window if choice.decoding == "parallel" else None  # None: sequential decoding
+        if self.window is not None and recompute_kv:
             raise ValueError(
                 "recompute_kv=True needs decoding=sequential, as parallel decoding caches keys and values; "
                 "set one of the two, or a smaller batch_size"
             )
         self.history = TokenHistory()
         self.count = DecodingCount() if count is None else count
-        rows = (2 if config.guided else 1) * (config.window if self.parallel else 1)  # decoded at a time for each image
+        rows = (2 if config.guided else 1) * (self.window or 1)  # decoded at a time for each image
         with without_autocast(self.device.type):
             self.model = pack_linear_layers(model, rows * min(self.batch_size, images), precision)
             self.unconditional = (
@@ -176,9 +175,11 @@ class TokenSampler:
             if shared.unconditional is not None:
                 text = append_unconditional(text, shared.unconditional)
             self.parallel = None
-            if shared.parallel:
-                step = window_step(shared.model, text, candidates, self.config.window)
-                self.parallel = ParallelDecoder(self.sequence, self.config, step, shared.history, shared.count)
+            if shared.window is not None:
+                step = window_step(shared.model, text, candidates, shared.window)
+                self.parallel = ParallelDecoder(
+                    self.sequence, self.config, step, shared.window, shared.history, shared.count
+                )
             else:
                 self.step = decoding_step(shared.model, text, candidates, shared.recompute_kv)
 

@@ -42,7 +42,7 @@ class DecodingCount:
         return self.tokens / max(1, self.passes)
 
 
-def recorded_settings(config: DecodingConfig, precision: torch.dtype) -> dict[str, str | int]:
+def recorded_settings(config: DecodingConfig, precision: torch.dtype) -> dict[str, str | int | None]:
     """Return the settings of parallel decoding that images depend on.
 
     These are all of them in 16 bits, where windows round differently, and none in float32 or in sequential decoding.
@@ -70,11 +70,16 @@ class ParallelDecoder:
         sequence: SequenceLayout,
         config: DecodingConfig,
         step: WindowStep,
+        size: int,
         history: TokenHistory,
         count: DecodingCount,
     ):
-        """history: cells that guesses are based on; the cells of this batch are added, and its passes to `count`."""
-        self.sequence, self.config, self.step, self.history = sequence, config, step, history
+        """Decode with windows of `size` tokens.
+
+        history: cells that guesses are based on; the cells of this batch are added.
+        count: the passes of this batch are added to it.
+        """
+        self.sequence, self.config, self.step, self.size, self.history = sequence, config, step, size, history
         self.guess = GUESSES[config.guess]
         self.count = count
 
@@ -91,7 +96,7 @@ class ParallelDecoder:
         on_progress: called after each pass with the number of images completed by it.
         show: called after each pass with the number of tokens of each image that are certain, (b,); others are guesses.
         """
-        size, device = self.config.window, images.device
+        size, device = self.size, images.device
         steps = int(masked.any(dim=0).nonzero().max()) + 1 if masked.any() else 0  # later tokens are all given
         starts = torch.zeros_like(keys)  # (b,) number of tokens of each image that are certain
         guessed = torch.zeros_like(keys)  # (b,) number of tokens that are certain or guessed

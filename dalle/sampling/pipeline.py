@@ -214,7 +214,7 @@ class DALLE:
         count: the images, tokens and passes of parallel decoding are added to it.
         """
         config = self.with_guidance(config)
-        config = replace(config, decoding=self.choose_decoding(len(captions), config).decoding)
+        config = self.choose_decoding(len(captions), config).apply(config)
         ids = self.tokenize(captions, truncate)
         select_best = SelectBest(self.dvae, config, self.reranker(ids, config), canvas, self.image_decoder(config))
         offsets = [candidate_offset] * len(captions) if isinstance(candidate_offset, int) else candidate_offset
@@ -249,18 +249,18 @@ class DALLE:
         Raises:
             ValueError: one image does not fit into memory.
         """
-        config = replace(config, decoding=self.choose_decoding(captions, config).decoding)
+        config = self.choose_decoding(captions, config).apply(config)
         return choose_batch_size(self.transformer, captions, self.with_guidance(config), self.precision)
 
     def choose_decoding(self, captions: int, config: SamplingConfig) -> DecodingChoice:
-        """Choose sequential or parallel decoding for `config.candidates` images of each caption, before sampling."""
+        """Choose the decoding method and its window for `config.candidates` images of each caption, before sampling."""
         config, model = self.with_guidance(config), self.transformer
         device, positions = model.image_head.weight.device, model.sequence.image_positions
         choice = choose_decoding(config, captions * config.candidates, positions, device, self.precision)
-        if config.decoding == "auto" and choice.decoding == "parallel" and config.batch_size is None:
-            parallel = replace(config, decoding="parallel")
-            if not all_images_fit(model, captions, parallel, self.precision):
-                return DecodingChoice("sequential", "the larger caches of parallel decoding do not fit into memory")
+        chosen = config.decoding == "auto" and choice.decoding == "parallel" and config.batch_size is None
+        if chosen and not all_images_fit(model, captions, choice.apply(config), self.precision):
+            reason = "the larger caches of parallel decoding do not fit into memory"
+            return DecodingChoice("sequential", config.window, reason)
         return choice
 
     def with_guidance(self, config: Config) -> Config:
