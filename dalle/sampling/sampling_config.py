@@ -15,7 +15,14 @@ from typing import Any, TypeVar
 
 MIXTURE = "mixture"
 DECODING = ("sequential", "parallel", "auto")
-GUESS_NAMES = ("above", "left", "noise", "counts")  # of `dalle.sampling.token_guesses.GUESSES`
+GUESS_NAMES = (
+    "auto",
+    "above",
+    "left",
+    "noise",
+    "counts",
+    "training_counts",
+)  # of `dalle.sampling.token_guesses.GUESSES`
 GB = 10**9
 
 Config = TypeVar("Config", bound="SamplingConfig")
@@ -44,7 +51,9 @@ class DecodingConfig:
     # tokens that parallel decoding guesses and verifies in one pass, for speed only; None: what recorded figures expect
     # to be fastest for the number of images
     window: int | None = None
-    guess: str = "above"  # first guess of a token, for speed only: above | left | noise | counts
+    # first guess of a token, for speed only: above | left | noise | counts of tokens sampled so far | training_counts,
+    # saved with the checkpoint | auto: training_counts if there are some, else above
+    guess: str = "auto"
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
