@@ -71,7 +71,7 @@ def given_token_logits(
     """Compute the logits, as they are sampled from, of every position of (m, I) images: (m, I, v)."""
     sampler = TokenSamplerFactory(model, config, len(tokens), precision).create(caption, len(tokens))
     previous = torch.cat([torch.full_like(tokens[:, :1], model.sequence.start_of_image), tokens[:, :-1]], dim=1)
-    size = config.window if config.decoding == "parallel" else 1
+    size = 1 if sampler.parallel is None else sampler.parallel.size
     steps = [
         _step_logits(sampler, previous[:, start : start + size], start)[:, : tokens.shape[1] - start]
         for start in range(0, tokens.shape[1], size)
@@ -87,7 +87,7 @@ def _step_logits(sampler: TokenSampler, previous: Tensor, start: int) -> Tensor:
     if sampler.parallel is None:
         logits = sampler.step(previous.squeeze(1), start).unsqueeze(1)
     else:
-        missing = config.window - previous.shape[1]  # in the last window
+        missing = sampler.parallel.size - previous.shape[1]  # in the last window
         padded = torch.cat([previous, previous.new_zeros(len(previous), missing)], dim=1)
         logits = sampler.parallel.step(padded, torch.full((len(previous),), start))
     return apply_guidance(logits, config.guidance or 0.0) if config.guided else logits

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def main(config: SampleConfig) -> None:
     print_unknown_words(dalle, captions)
     if config.decoding == "auto":
         print(f"decoding  {choice.decoding}: {choice.reason}")
-    config = replace(config, decoding=choice.decoding)
+    config = choice.apply(config)
     print_memory(dalle, len(captions), config)
     attention = AttentionGridWriter(dalle, config.attention_layer) if config.attention else None
     novelty = Novelty.of_checkpoint(components, dalle.dvae, dalle.clip) if config.novelty else None

@@ -1,7 +1,6 @@
 """Autoregressive sampling of image tokens: prefill the caption once, then sample token by token for all candidates."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from dalle.sampling.gumbel_noise import candidate_keys, gumbel_noise
 from dalle.sampling.logits_processors import process_logits
 from dalle.sampling.parallel_decode import DecodingCount, ParallelDecoder, window_step
 from dalle.sampling.sampling_config import DecodingConfig
+from dalle.sampling.token_counts import TokenCounts
 from dalle.sampling.token_guesses import TokenHistory
 
 MASKED = -1  # canvas value of a token that is to be sampled
@@ -68,6 +68,7 @@ def sample_batches(
     on_progress: OnProgress | None = None,
     on_tokens: OnTokens | None = None,
     count: DecodingCount | None = None,
+    token_counts: TokenCounts | None = None,
 ) -> Iterator[SampledBatch]:
     """Sample images for each caption, one batch at a time. A batch holds several captions if all their candidates fit.
 
@@ -84,6 +85,7 @@ def sample_batches(
         decoding only.
     on_tokens: shows the images while they are sampled.
     count: the images, tokens and passes of parallel decoding are added to it.
+    token_counts: counts of training tokens, for better guesses of parallel decoding.
 
     Raises:
         ValueError: no candidates, a canvas of another size or with unknown tokens, a window larger than the image, or
@@ -91,7 +93,7 @@ def sample_batches(
     """
     numbers = candidate_numbers(candidate_offset, len(captions), candidates)
     canvases = expand_canvas(canvas, len(captions), candidates, model)
-    samplers = TokenSamplerFactory(model, config, numbers.numel(), precision, recompute_kv, count)
+    samplers = TokenSamplerFactory(model, config, numbers.numel(), precision, recompute_kv, count, token_counts)
     for batch in batch_slices(len(captions), candidates, samplers.batch_size):
         sampler = samplers.create(captions[batch[0]], numbers[batch].shape[1])
         images = sampler.sample(candidate_keys(config.seed, numbers[batch]), canvases[batch], on_progress, on_tokens)
@@ -133,22 +135,23 @@ class TokenSamplerFactory:
         precision: torch.dtype = torch.float32,
         recompute_kv: bool = False,
         count: DecodingCount | None = None,
+        token_counts: TokenCounts | None = None,
     ):
         """See `sample_batches` for the arguments. images: total number of images that all samplers will sample."""
         self.recompute_kv = recompute_kv
         self.batch_size = BATCH_SIZE if config.batch_size is None else config.batch_size
         self.device = model.image_head.weight.device
         choice = choose_decoding(config, images, model.sequence.image_positions, self.device, precision)
-        self.config = config = replace(config, decoding=choice.decoding)
-        self.parallel = config.decoding == "parallel"
-        if self.parallel and recompute_kv:
+        self.config = config = choice.apply(config)
+        self.window = choice.window if choice.decoding == "parallel" else None  # None: sequential decoding
+        if self.window is not None and recompute_kv:
             raise ValueError(
                 "recompute_kv=True needs decoding=sequential, as parallel decoding caches keys and values; "
                 "set one of the two, or a smaller batch_size"
             )
-        self.history = TokenHistory()
+        self.history = TokenHistory(token_counts)
         self.count = DecodingCount() if count is None else count
-        rows = (2 if config.guided else 1) * (config.window if self.parallel else 1)  # decoded at a time for each image
+        rows = (2 if config.guided else 1) * (self.window or 1)  # decoded at a time for each image
         with without_autocast(self.device.type):
             self.model = pack_linear_layers(model, rows * min(self.batch_size, images), precision)
             self.unconditional = (
@@ -176,9 +179,11 @@ class TokenSampler:
             if shared.unconditional is not None:
                 text = append_unconditional(text, shared.unconditional)
             self.parallel = None
-            if shared.parallel:
-                step = window_step(shared.model, text, candidates, self.config.window)
-                self.parallel = ParallelDecoder(self.sequence, self.config, step, shared.history, shared.count)
+            if shared.window is not None:
+                step = window_step(shared.model, text, candidates, shared.window)
+                self.parallel = ParallelDecoder(
+                    self.sequence, self.config, step, shared.window, shared.history, shared.count
+                )
             else:
                 self.step = decoding_step(shared.model, text, candidates, shared.recompute_kv)
 

@@ -1,14 +1,17 @@
-"""Choice between sequential and parallel decoding for `decoding=auto`, from recorded figures, never from timing.
+"""Choice of the decoding method for `decoding=auto`, and of its window, from recorded figures, never from timing.
 
 Parallel decoding is faster if a pass keeps more tokens than it costs sequential steps. Both figures were recorded with
 `benchmarks/parallel_decoding.py`. A choice from them is the same in every run on a machine of the same kind.
 """
 
-from typing import NamedTuple
+from dataclasses import replace
+from typing import NamedTuple, TypeVar
 
 import torch
 
 from dalle.sampling.sampling_config import DecodingConfig
+
+Config = TypeVar("Config", bound=DecodingConfig)
 
 # tokens that a pass keeps, by window, with the default guesses: no more than in any measurement
 TOKENS_PER_PASS = {4: 1.8, 8: 2.3, 16: 2.5}
@@ -22,38 +25,60 @@ MIN_GAIN = 1.2  # parallel decoding is chosen if the figures promise this speed 
 
 
 class DecodingChoice(NamedTuple):
-    """Decoding method, and the reason for it in a few words."""
+    """Decoding method with the window of its passes, and the reason for it in a few words."""
 
     decoding: str  # sequential | parallel
+    window: int | None  # tokens that a pass verifies; a set window is kept, None: sequential
     reason: str
+
+    def apply(self, config: Config) -> Config:
+        """Return `config` with this method and window."""
+        return replace(config, decoding=self.decoding, window=self.window)
 
 
 def choose_decoding(
     config: DecodingConfig, images: int, positions: int, device: torch.device, precision: torch.dtype
 ) -> DecodingChoice:
-    """Choose the decoding method: that of `config`, or for `auto` the one that recorded figures expect to be faster.
+    """Choose the decoding method and its window: those of `config`, or what recorded figures expect to be fastest.
 
     images: number of images to sample; `config.batch_size` of them are decoded at a time, or all.
     positions: tokens of an image.
-    precision: number format of decoding. In 16 bits parallel decoding may sample other images, so it is not chosen.
+    precision: number format of decoding. In 16 bits parallel decoding may sample other images, so `auto` does not
+        choose it.
     """
-    if config.decoding != "auto":
-        return DecodingChoice(config.decoding, "as set")
-    if device.type != "cpu":
-        return DecodingChoice("sequential", f"parallel decoding has not been measured on {device.type}")
-    if precision != torch.float32:
-        return DecodingChoice("sequential", "in 16 bits parallel decoding may sample other images")
-    if config.window > positions:
-        return DecodingChoice("sequential", f"window={config.window} is larger than an image of {positions} tokens")
     batch = images if config.batch_size is None else min(images, config.batch_size)
+    sequences = batch * (2 if config.guided else 1)
+    if config.decoding == "sequential":
+        return DecodingChoice("sequential", config.window, "as set")
+    if config.decoding == "parallel":
+        return DecodingChoice("parallel", config.window or best_window(sequences, positions), "as set")
+    if device.type != "cpu":
+        return _sequential(config, f"parallel decoding has not been measured on {device.type}")
+    if precision != torch.float32:
+        return _sequential(config, "in 16 bits parallel decoding may sample other images")
+    if config.window is not None and config.window > positions:
+        return _sequential(config, f"window={config.window} is larger than an image of {positions} tokens")
+    window = config.window or best_window(sequences, positions)
     at_a_time = f"{batch} image{'s' if batch > 1 else ''} at a time"
-    gain = expected_gain(config.window, batch * (2 if config.guided else 1))
+    gain = expected_gain(window, sequences)
     if gain is None:
-        return DecodingChoice(
-            "sequential", f"parallel decoding has not been measured for {at_a_time}, window={config.window}"
-        )
-    decoding = "parallel" if gain >= MIN_GAIN else "sequential"
-    return DecodingChoice(decoding, f"for {at_a_time}, parallel decoding is expected to be {gain:.1f} times as fast")
+        return _sequential(config, f"parallel decoding has not been measured for {at_a_time}, window={window}")
+    reason = f"for {at_a_time}, window={window} is expected to be {gain:.1f} times as fast"
+    return DecodingChoice("parallel", window, reason) if gain >= MIN_GAIN else _sequential(config, reason)
+
+
+def _sequential(config: DecodingConfig, reason: str) -> DecodingChoice:
+    return DecodingChoice("sequential", config.window, reason)
+
+
+def best_window(sequences: int, positions: int) -> int:
+    """Return the window of the largest expected gain for a number of sequences, at most `positions`.
+
+    Beyond the largest recorded number of sequences, it is the window for that number.
+    """
+    windows = [window for window in TOKENS_PER_PASS if window <= positions]
+    recorded = min(sequences, max(max(costs) for costs in PASS_COST.values()))
+    return max(windows, key=lambda window: expected_gain(window, recorded) or 0.0, default=positions)
 
 
 def expected_gain(window: int, sequences: int) -> float | None:

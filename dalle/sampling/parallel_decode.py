@@ -23,6 +23,7 @@ from dalle.sampling.guidance import apply_guidance
 from dalle.sampling.gumbel_noise import gumbel_noise
 from dalle.sampling.logits_processors import process_logits
 from dalle.sampling.sampling_config import DecodingConfig
+from dalle.sampling.token_counts import neighbours
 from dalle.sampling.token_guesses import GUESSES, Context, TokenHistory
 
 WindowStep = Callable[[Tensor, Tensor], Tensor]
@@ -42,7 +43,7 @@ class DecodingCount:
         return self.tokens / max(1, self.passes)
 
 
-def recorded_settings(config: DecodingConfig, precision: torch.dtype) -> dict[str, str | int]:
+def recorded_settings(config: DecodingConfig, precision: torch.dtype) -> dict[str, str | int | None]:
     """Return the settings of parallel decoding that images depend on.
 
     These are all of them in 16 bits, where windows round differently, and none in float32 or in sequential decoding.
@@ -70,11 +71,16 @@ class ParallelDecoder:
         sequence: SequenceLayout,
         config: DecodingConfig,
         step: WindowStep,
+        size: int,
         history: TokenHistory,
         count: DecodingCount,
     ):
-        """history: cells that guesses are based on; the cells of this batch are added, and its passes to `count`."""
-        self.sequence, self.config, self.step, self.history = sequence, config, step, history
+        """Decode with windows of `size` tokens.
+
+        history: cells that guesses are based on; the cells of this batch are added.
+        count: the passes of this batch are added to it.
+        """
+        self.sequence, self.config, self.step, self.size, self.history = sequence, config, step, size, history
         self.guess = GUESSES[config.guess]
         self.count = count
 
@@ -91,7 +97,7 @@ class ParallelDecoder:
         on_progress: called after each pass with the number of images completed by it.
         show: called after each pass with the number of tokens of each image that are certain, (b,); others are guesses.
         """
-        size, device = self.config.window, images.device
+        size, device = self.size, images.device
         steps = int(masked.any(dim=0).nonzero().max()) + 1 if masked.any() else 0  # later tokens are all given
         starts = torch.zeros_like(keys)  # (b,) number of tokens of each image that are certain
         guessed = torch.zeros_like(keys)  # (b,) number of tokens that are certain or guessed
@@ -150,14 +156,12 @@ class ParallelDecoder:
             guess = self.guess(context, self.history)
             images[rows, positions] = torch.where(masked[rows, positions], guess, images[rows, positions])
 
-    def _neighbours(self, images: Tensor, rows: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the left and the above token of n cells, -1 where there is none: (n,) each."""
-        left, above = positions - 1, positions - self.sequence.grid
-        return (
-            torch.where(left < 0, -1, images[rows, left.clamp(min=0)]),
-            torch.where(above < 0, -1, images[rows, above.clamp(min=0)]),
-        )
+    def _neighbours(self, images: Tensor, rows: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the left, above and above-right token of n cells, -1 where there is none: (n,) each."""
+        left, above, above_right = neighbours(images[rows], positions.unsqueeze(1), self.sequence.grid)
+        return left.squeeze(1), above.squeeze(1), above_right.squeeze(1)
 
     def _add_to_history(self, images: Tensor, rows: Tensor, positions: Tensor) -> None:
         if self.config.guess == "counts":
-            self.history.add(positions, images[rows, positions], *self._neighbours(images, rows, positions))
+            left, above, _ = self._neighbours(images, rows, positions)
+            self.history.add(positions, images[rows, positions], left, above)

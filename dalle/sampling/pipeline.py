@@ -29,6 +29,7 @@ from dalle.sampling.progress_bar import SamplingProgress, SamplingStopped
 from dalle.sampling.rerank import Reranker, Scorer, build_reranker, reference_captions
 from dalle.sampling.results import Result, SelectBest
 from dalle.sampling.sampling_config import Config, DecodingConfig, RerankConfig, SamplingConfig
+from dalle.sampling.token_counts import TokenCounts, load_token_counts
 from dalle.tokenizer import CaptionTokenizer, words_of
 
 DEFAULTS = SamplingConfig()
@@ -52,6 +53,7 @@ class DALLE:
         guidance: float = 1.0,
         words: Sequence[str] = (),
         decoder: DiffusionDecoder | None = None,
+        token_counts: TokenCounts | None = None,
     ):
         """Join components that were trained together.
 
@@ -63,6 +65,7 @@ class DALLE:
         guidance: default scale of classifier-free guidance, read from the checkpoint; 1 in the paper.
         words: words of the training captions; empty if the checkpoint does not list them.
         decoder: diffusion decoder for the images that are kept; None: the dVAE's decoder.
+        token_counts: counts of training tokens, which make parallel decoding faster.
         """
         if dvae.vocabulary != transformer.sequence.image_vocabulary:
             raise ValueError(
@@ -85,6 +88,7 @@ class DALLE:
         self.guidance = guidance
         self.words = frozenset(words)
         self.decoder = decoder
+        self.token_counts = token_counts
 
     @classmethod
     def from_pretrained(cls, name: str | Path, revision: str | None = None, **options: Any) -> "DALLE":
@@ -141,6 +145,11 @@ class DALLE:
             meta.get("guidance", 1.0),
             meta.get("caption_words", ()),
             DiffusionDecoder.load(components["decoder"]).to(device) if "decoder" in components else None,
+            load_token_counts(
+                components["transformer"],
+                transformer.sequence.image_vocabulary,
+                checkpoint.digest(components["dvae"]),
+            ),
         )
 
     def generate(
@@ -214,7 +223,7 @@ class DALLE:
         count: the images, tokens and passes of parallel decoding are added to it.
         """
         config = self.with_guidance(config)
-        config = replace(config, decoding=self.choose_decoding(len(captions), config).decoding)
+        config = self.choose_decoding(len(captions), config).apply(config)
         ids = self.tokenize(captions, truncate)
         select_best = SelectBest(self.dvae, config, self.reranker(ids, config), canvas, self.image_decoder(config))
         offsets = [candidate_offset] * len(captions) if isinstance(candidate_offset, int) else candidate_offset
@@ -249,18 +258,18 @@ class DALLE:
         Raises:
             ValueError: one image does not fit into memory.
         """
-        config = replace(config, decoding=self.choose_decoding(captions, config).decoding)
+        config = self.choose_decoding(captions, config).apply(config)
         return choose_batch_size(self.transformer, captions, self.with_guidance(config), self.precision)
 
     def choose_decoding(self, captions: int, config: SamplingConfig) -> DecodingChoice:
-        """Choose sequential or parallel decoding for `config.candidates` images of each caption, before sampling."""
+        """Choose the decoding method and its window for `config.candidates` images of each caption, before sampling."""
         config, model = self.with_guidance(config), self.transformer
         device, positions = model.image_head.weight.device, model.sequence.image_positions
         choice = choose_decoding(config, captions * config.candidates, positions, device, self.precision)
-        if config.decoding == "auto" and choice.decoding == "parallel" and config.batch_size is None:
-            parallel = replace(config, decoding="parallel")
-            if not all_images_fit(model, captions, parallel, self.precision):
-                return DecodingChoice("sequential", "the larger caches of parallel decoding do not fit into memory")
+        chosen = config.decoding == "auto" and choice.decoding == "parallel" and config.batch_size is None
+        if chosen and not all_images_fit(model, captions, choice.apply(config), self.precision):
+            reason = "the larger caches of parallel decoding do not fit into memory"
+            return DecodingChoice("sequential", config.window, reason)
         return choice
 
     def with_guidance(self, config: Config) -> Config:
@@ -331,6 +340,7 @@ class DALLE:
         options: of `dalle.sampling.decode.sample_batches`, such as candidate_offset, on_progress and on_tokens.
         """
         options.setdefault("precision", self.precision)
+        options.setdefault("token_counts", self.token_counts)
         if isinstance(canvas, Canvas):
             return inpainting.inpaint_batches(
                 self.transformer, ids, config.candidates, config, canvas=canvas, **options

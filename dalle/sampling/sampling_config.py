@@ -15,7 +15,14 @@ from typing import Any, TypeVar
 
 MIXTURE = "mixture"
 DECODING = ("sequential", "parallel", "auto")
-GUESS_NAMES = ("above", "left", "noise", "counts")  # of `dalle.sampling.token_guesses.GUESSES`
+GUESS_NAMES = (
+    "auto",
+    "above",
+    "left",
+    "noise",
+    "counts",
+    "training_counts",
+)  # of `dalle.sampling.token_guesses.GUESSES`
 GB = 10**9
 # ranges that keep the logits finite in 16 bits too; beyond them nothing changes that can be seen
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.001, 100.0
@@ -44,8 +51,12 @@ class DecodingConfig:
     # sequential: one token per pass | parallel: the same images in fewer passes, for small batches | auto: parallel
     # where it is expected to be faster and float32 makes the images equal
     decoding: str = "sequential"
-    window: int = 8  # tokens that parallel decoding guesses and verifies in one pass, for speed only
-    guess: str = "above"  # first guess of a token, for speed only: above | left | noise | counts
+    # tokens that parallel decoding guesses and verifies in one pass, for speed only; None: what recorded figures expect
+    # to be fastest for the number of images
+    window: int | None = None
+    # first guess of a token, for speed only: above | left | noise | counts of tokens sampled so far | training_counts,
+    # saved with the checkpoint | auto: training_counts if there are some, else above
+    guess: str = "auto"
 
     def __post_init__(self) -> None:
         if self.temperature != 0 and not LOWEST_TEMPERATURE <= self.temperature <= HIGHEST_TEMPERATURE:
@@ -70,7 +81,7 @@ class DecodingConfig:
             raise ValueError(f"decoder_steps={self.decoder_steps} must be at least 1")
         if self.decoding not in DECODING:
             raise ValueError(f"unknown decoding={self.decoding}; choose one of {', '.join(DECODING)}")
-        if self.window < 1:
+        if self.window is not None and self.window < 1:
             raise ValueError(f"window={self.window} guesses no token; use at least 1")
         if self.guess not in GUESS_NAMES:
             raise ValueError(f"unknown guess={self.guess}; choose one of {', '.join(GUESS_NAMES)}")

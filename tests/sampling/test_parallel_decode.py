@@ -10,6 +10,7 @@ from dalle.sampling.command_config import SampleConfig
 from dalle.sampling.decode import MASKED, generate
 from dalle.sampling.parallel_decode import DecodingCount
 from dalle.sampling.sampling_config import GUESS_NAMES, DecodingConfig
+from dalle.sampling.token_counts import TokenCounts
 from dalle.sampling.token_guesses import GUESSES
 
 FILTERS = {
@@ -32,6 +33,13 @@ def half_given(captions: int, candidates: int) -> Tensor:
     return torch.where(torch.rand(tokens.shape, generator=generator) < 0.5, MASKED, tokens)
 
 
+def training_counts(model: Transformer) -> TokenCounts:
+    """Return the counts of some random images."""
+    sequence, generator = model.sequence, torch.Generator().manual_seed(0)
+    images = torch.randint(sequence.image_vocabulary, (20, sequence.image_positions), generator=generator)
+    return TokenCounts.of_images(images, sequence.grid, sequence.image_vocabulary)
+
+
 @pytest.mark.parametrize("on_canvas", [False, True])
 @pytest.mark.parametrize("guess", GUESS_NAMES)
 @pytest.mark.parametrize("config", FILTERS.values(), ids=FILTERS)
@@ -40,7 +48,8 @@ def test_parallel_and_sequential_decoding_sample_the_same_tokens(make_transforme
     canvas = half_given(2, 3) if on_canvas else None
     expected = generate(model, captions(model), 3, config, canvas=canvas)
     parallel = replace(config, decoding="parallel", window=5, guess=guess)
-    assert generate(model, captions(model), 3, parallel, canvas=canvas).equal(expected)
+    counts = training_counts(model)
+    assert generate(model, captions(model), 3, parallel, canvas=canvas, token_counts=counts).equal(expected)
 
 
 @pytest.mark.parametrize("window", [1, 2, 16])
@@ -94,7 +103,8 @@ def test_a_canvas_without_masked_tokens_is_returned(make_transformer):
     [
         ({"window": 17}, "window of 17 positions does not fit an image of 16 tokens"),
         ({"window": 0}, "window=0 guesses no token"),
-        ({"guess": "luck"}, "unknown guess=luck; choose one of above"),
+        ({"guess": "luck"}, "unknown guess=luck; choose one of auto"),
+        ({"guess": "training_counts"}, "needs counts of training tokens, which the checkpoint does not have"),
         ({"decoding": "both"}, "unknown decoding=both; choose one of sequential"),
     ],
 )
@@ -126,6 +136,6 @@ def test_the_command_prints_passes_and_draws_the_same_images(checkpoints, run_co
     [("parallel", torch.bfloat16, True), ("parallel", torch.float32, False), ("sequential", torch.bfloat16, False)],
 )
 def test_parallel_decoding_is_recorded_where_it_rounds_differently(decoding, precision, recorded):
-    config = SampleConfig(caption="a cat", decoding=decoding)
+    config = SampleConfig(caption="a cat", decoding=decoding, window=8)
     assert (metadata(config, {}, precision).keys() >= {"decoding", "window", "guess"}) == recorded
     assert recorded or "decoding" not in metadata(config, {}, precision)
