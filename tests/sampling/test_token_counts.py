@@ -110,6 +110,6 @@ def test_the_command_refuses_tokens_of_another_dvae(checkpoints, run_command, tm
     token_cache(tmp_path / "tokens", images, VOCABULARY, "another")
     options = (f"token_counts={checkpoints / 'transformer'}", f"tokens={tmp_path / 'tokens'}")
     code, printed = run_command("prepare", *options)
-    assert code == 1 and "are those of dVAE another" in printed
+    assert code == 2 and "are those of dVAE another" in printed
     code, printed = run_command("prepare", options[0])
-    assert code == 1 and "tokens=<token cache>" in printed
+    assert code == 2 and "tokens=<token cache>" in printed
