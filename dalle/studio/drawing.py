@@ -26,8 +26,6 @@ from dalle.studio.store import DrawnImage, Store
 FIRST_BATCHES = (1, 4)  # candidates of the first batches, so that something is finished soon
 BATCH = {"cpu": 8}  # candidates of the others, by device: a cancelled batch is lost
 BATCH_OF_GPU = 64
-# tokens that parallel decoding guesses for an image alone: a wider pass costs little more, and fewer are needed
-WINDOW_OF_ONE = 16
 # settings that do not change images, as sample.py drawing one token at a time
 NOT_RECORDED = ("memory", "batch_size", "decoding", "window", "guess")
 
@@ -101,7 +99,7 @@ class JobRunner:
 
             (batch,) = dalle.sample_batches(
                 ids,
-                self._config_of_batch(config, count),
+                replace(config, candidates=count, keep=count, batch_size=count),
                 candidates_of(job.canvas, start, count),
                 candidate_offset=start,
                 recompute_kv=chosen.memory.recompute_kv,
@@ -109,14 +107,6 @@ class JobRunner:
                 on_tokens=Previews(dalle.dvae, show, is_edit=job.canvas is not None),
             )
             yield batch.images[0]
-
-    def _config_of_batch(self, config: SamplingConfig, count: int) -> SamplingConfig:
-        """Return the settings of a batch of `count` candidates."""
-        config = replace(config, candidates=count, keep=count, batch_size=count)
-        window = min(WINDOW_OF_ONE, self.dalle.transformer.sequence.image_positions)
-        if count == 1 and self.dalle.choose_decoding(1, config).decoding == "parallel":
-            return replace(config, decoding="parallel", window=window)
-        return config
 
     def _finished(self, job: Job, config: SamplingConfig, tokens: Tensor, first: int) -> list[DrawnImage]:
         """Decode a batch. `first`: its first candidate's number."""
