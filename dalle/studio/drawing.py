@@ -76,7 +76,7 @@ class JobRunner:
             raise SamplingStopped
 
         dalle, grid = self.dalle, self.dalle.transformer.sequence.grid
-        config = self._config_of_batch(dalle.with_guidance(SamplingConfig(decoding="auto")), 1)
+        config = dalle.with_guidance(SamplingConfig(candidates=1, keep=1, batch_size=1, decoding="auto"))
         with suppress(SamplingStopped):
             next(dalle.sample_batches(dalle.tokenize(["a"]), config, on_progress=stop))
         dalle.decode_images(torch.zeros(1, grid, grid, dtype=torch.int64))
