@@ -7,7 +7,6 @@ import argparse
 import json
 import time
 from dataclasses import asdict, dataclass, replace
-from itertools import product
 from pathlib import Path
 
 import torch
@@ -16,11 +15,9 @@ from torch import Tensor
 from benchmarks.decoding_differences import find_differences
 from dalle.models.transformer.model import Transformer, TransformerConfig
 from dalle.sampling.decode import generate
-from dalle.sampling.decoding_choice import choose_decoding
 from dalle.sampling.parallel_decode import DecodingCount
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.sampling_config import GUESS_NAMES, DecodingConfig
-from dalle.sampling.token_counts import TokenCounts
 
 CAPTIONS = [
     *("a red apple, 3D render", "a green umbrella", "a cat, line drawing", "two houses"),
@@ -34,9 +31,8 @@ class Row:
 
     precision: str
     batch: int
-    guidance: float
-    decoding: str  # sequential, the source of guesses, or auto
-    window: int  # 1: sequential decoding
+    decoding: str  # sequential, or the source of guesses
+    window: int
     images: int
     tokens_per_pass: float
     images_per_second: float  # per second of processor time
@@ -47,12 +43,7 @@ class Row:
 
 
 def measure(
-    model: Transformer,
-    captions: Tensor,
-    cases: list[DecodingConfig],
-    images: int,
-    precision: str,
-    token_counts: TokenCounts | None = None,
+    model: Transformer, captions: Tensor, cases: list[DecodingConfig], images: int, precision: str
 ) -> list[Row]:
     """Sample `images` images of each caption with each case in turn; the first is sequential decoding.
 
@@ -65,8 +56,7 @@ def measure(
         expected = None
         for number, case in enumerate(cases):
             begin = time.process_time()
-            options = {"precision": dtype, "count": counts[number], "token_counts": token_counts}
-            sampled = generate(model, group, images, case, **options)
+            sampled = generate(model, group, images, case, precision=dtype, count=counts[number])
             seconds[number] += time.process_time() - begin
             expected = sampled if expected is None else expected
             equal[number] += int((sampled == expected).flatten(2).all(-1).sum())
@@ -74,24 +64,22 @@ def measure(
                 found = find_differences(model, caption, case, *pair, precision=dtype)
                 ties[number] += sum(each.is_tie for each in found)
                 differences[number] += sum(not each.is_tie for each in found)
-    total, positions, device = len(captions) * images, model.sequence.image_positions, model.image_head.weight.device
-    choices = [choose_decoding(case, batch, positions, device, dtype) for case in cases]
+    total = len(captions) * images
     return [
         Row(
             precision,
             batch,
-            case.guidance or 1.0,
-            case.guess if case.decoding == "parallel" else case.decoding,
-            (choice.window or 1) if choice.decoding == "parallel" else 1,
+            case.guess if case.decoding == "parallel" else "sequential",
+            (case.window or 0) if case.decoding == "parallel" else 1,
             total,
-            counts[number].tokens_per_pass if choice.decoding == "parallel" else 1.0,
+            counts[number].tokens_per_pass if case.decoding == "parallel" else 1.0,
             total / seconds[number],
             seconds[0] / seconds[number],
             equal[number] / total,
             ties[number],
             differences[number],
         )
-        for number, (case, choice) in enumerate(zip(cases, choices, strict=True))
+        for number, case in enumerate(cases)
     ]
 
 
@@ -110,36 +98,27 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1])
     parser.add_argument("--windows", type=int, nargs="+", default=[4, 8, 16])
     parser.add_argument("--precisions", nargs="+", default=["float32"])
-    parser.add_argument("--guesses", nargs="+", default=GUESS_NAMES[:-1], choices=GUESS_NAMES)
+    parser.add_argument("--guesses", nargs="+", default=GUESS_NAMES, choices=GUESS_NAMES)
     parser.add_argument("--captions", type=int, default=len(CAPTIONS))
     parser.add_argument("--candidates", type=int, default=1, help="images of each caption")
-    parser.add_argument("--guidances", type=float, nargs="+", help="default: the checkpoint's")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/parallel_decoding.json"))
     parser.add_argument("--quick", action="store_true", help="a tiny model, seconds: a test of the script")
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.threads)
-    guidances, token_counts = [1.0], None
+    guidance = 1.0
     if arguments.quick or arguments.checkpoint == "untrained":
         model = untrained(64, 4) if arguments.quick else untrained(8192, 16)
         ids = model.sequence.pad_captions([[number + 1] for number in range(arguments.captions)])
     else:
         dalle = DALLE.load(arguments.checkpoint)
-        model, ids, guidances = dalle.transformer, dalle.tokenize(CAPTIONS[: arguments.captions]), [dalle.guidance]
-        token_counts = dalle.token_counts
+        model, ids, guidance = dalle.transformer, dalle.tokenize(CAPTIONS[: arguments.captions]), dalle.guidance
     rows: list[Row] = []
-    columns = (
-        "precision, batch, guidance",
-        "decoding, window",
-        "tokens per pass",
-        "images/s",
-        "times sequential",
-        "same images",
-    )
+    columns = ("precision, batch", "decoding, window", "tokens per pass", "images/s", "times sequential", "same images")
     print("|", " | ".join(columns), "| ties, other differences |")
     print("|---|---|---|---|---|---|---|")
-    for precision, guidance in product(arguments.precisions, arguments.guidances or guidances):
+    for precision in arguments.precisions:
         for batch in arguments.batches:
             config = DecodingConfig(guidance=guidance, batch_size=batch, decoding="sequential")
             cases = [config] + [
@@ -147,13 +126,12 @@ def main() -> None:
                 for guess in arguments.guesses
                 for window in arguments.windows
             ]
-            cases.append(replace(config, decoding="auto"))
-            for row in measure(model, ids, cases, arguments.candidates, precision, token_counts):
+            for row in measure(model, ids, cases, arguments.candidates, precision):
                 rows.append(row)
                 print(
-                    f"| {row.precision}, {row.batch}, {row.guidance:g} | {row.decoding}, {row.window} "
-                    f"| {row.tokens_per_pass:.2f} | {row.images_per_second:.2f} | {row.times_sequential:.2f} "
-                    f"| {row.equal_images:.0%} | {row.ties}, {row.differences} |",
+                    f"| {row.precision}, {row.batch} | {row.decoding}, {row.window} | {row.tokens_per_pass:.2f} "
+                    f"| {row.images_per_second:.2f} | {row.times_sequential:.2f} | {row.equal_images:.0%} "
+                    f"| {row.ties}, {row.differences} |",
                     flush=True,
                 )
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

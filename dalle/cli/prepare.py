@@ -2,17 +2,14 @@
 
 data= surveys a data set; with find=, it searches the data set for an image; with dvae=, it encodes the data set into
 tokens. sources= reports the training data of a checkpoint. import= converts published weights to a checkpoint.
-export= copies a checkpoint for publication. token_counts= writes counts of training tokens to a transformer, with which
-parallel decoding takes fewer passes.
+export= copies a checkpoint for publication.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from dalle import checkpoint, distributed
+from dalle import distributed
 from dalle.atomic_files import atomic_folder
 from dalle.bundled import checkpoint_folder
 from dalle.cli.config import command
@@ -25,7 +22,6 @@ from dalle.data.audit.survey_report import PAGE, write_survey
 from dalle.data.image_file import read_image_file
 from dalle.data.skip_counter import printable
 from dalle.data.source import UnreadableRecord
-from dalle.data.token_cache import ENCODED, open_token_cache
 from dalle.evaluation.metrics_file import read_metrics
 from dalle.hub import upload
 from dalle.image_grid import GridRow, image_grid
@@ -36,12 +32,9 @@ from dalle.pretrained import IMPORTS
 from dalle.sampling.export import MEGABYTE, ExportOptions, export_checkpoint
 from dalle.sampling.novelty import TILE, TrainingImages, describe_nearest, side_by_side
 from dalle.sampling.output_writer import unused_path
-from dalle.sampling.token_counts import FILE as TOKEN_COUNTS
-from dalle.sampling.token_counts import TokenCounts
 from dalle.stages.encode_dataset import DatasetEncoder, summary
 
 METRICS = "metrics.json"
-MAX_IMAGES = 100_000  # whose tokens are counted
 MODELS = {"dvae": DiscreteVAE, "clip": CLIP}
 
 
@@ -93,29 +86,6 @@ def export_models(config: PrepareConfig) -> None:
             print(f"{path.stat().st_size / MEGABYTE:8.3f} MB  {path}")
     if config.push is not None:
         print(f"uploaded  {upload(folder, config.push, config.private, config.revision)}")
-
-
-def write_token_counts(config: PrepareConfig) -> None:
-    """Write counts of the tokens of a token cache to the transformer that was trained on it."""
-    folder = checkpoint_folder(config.token_counts or "")
-    folder = folder / "transformer" if (folder / "transformer").is_dir() else folder
-    model, meta = checkpoint.read_config(folder, "transformer")
-    if config.tokens is None:
-        raise ValueError("token_counts= needs the tokens that the transformer was trained on: tokens=<token cache>")
-    cache = open_token_cache(Path(config.tokens).expanduser())
-    digest = meta.get("dvae", {}).get("digest")
-    if cache.settings.dvae != digest:
-        raise ValueError(
-            f"the tokens in {cache.folder} are those of dVAE {cache.settings.dvae}, but {folder} was trained with dVAE "
-            f"{digest}: give the token cache of its training"
-        )
-    images = torch.from_numpy(cache.tokens[0][cache.states[0] == ENCODED][:MAX_IMAGES].astype("int64"))
-    if not len(images):
-        raise ValueError(f"the token cache {cache.folder} has no encoded image: encode the training images first")
-    counts = TokenCounts.of_images(images, model["grid"], model["image_vocabulary"], digest)
-    counts.save(folder)
-    size = (folder / TOKEN_COUNTS).stat().st_size
-    print(f"counts    {folder / TOKEN_COUNTS}: tokens of {len(images):,} images, {size / MEGABYTE:.2f} MB")
 
 
 def list_sources(config: PrepareConfig) -> None:
@@ -216,7 +186,6 @@ TASKS = (  # the first task whose setting is given is run
     Task("import", import_model, needs_data=False),
     Task("export", export_models, needs_data=False),
     Task("sources", list_sources, needs_data=False),
-    Task("token_counts", write_token_counts, needs_data=False),
     Task("find", find_image),
     Task("dvae", encode_images),
     Task("data", survey_data),

@@ -46,15 +46,7 @@ class ExportConfig:
 
 
 @dataclass
-class TokenCountsConfig:
-    """Options of counting training tokens for the guesses of parallel decoding."""
-
-    token_counts: str | None = None  # folder of a transformer: write counts of the tokens in `tokens` to it
-    tokens: str | None = None  # folder of the token cache that the transformer was trained on
-
-
-@dataclass
-class PrepareConfig(TokenCountsConfig, ExportConfig, EncodeConfig, FindConfig, SurveyConfig):
+class PrepareConfig(ExportConfig, EncodeConfig, FindConfig, SurveyConfig):
     """Options of prepare.py."""
 
     out: str | None = None  # output folder, which must be new or empty; None: outputs/<name of what is prepared>

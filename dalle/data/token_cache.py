@@ -161,11 +161,6 @@ class TokenCache:
             os.fsync(file.fileno())
 
 
-def open_token_cache(folder: Path) -> TokenCache:
-    """Open the cache in `folder` with the settings that it was made with. Raises as `TokenCache`."""
-    return TokenCache(folder, TokenCacheSettings(**_read_metadata(folder)["kind"]))
-
-
 def is_cache(folder: Path) -> bool:
     """Return True if `folder` has a token cache."""
     return (folder / CACHE).is_file()

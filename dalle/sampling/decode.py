@@ -18,7 +18,6 @@ from dalle.sampling.gumbel_noise import candidate_keys, gumbel_noise
 from dalle.sampling.logits_processors import process_logits
 from dalle.sampling.parallel_decode import DecodingCount, ParallelDecoder, window_step
 from dalle.sampling.sampling_config import DecodingConfig
-from dalle.sampling.token_counts import TokenCounts
 from dalle.sampling.token_guesses import TokenHistory
 
 MASKED = -1  # canvas value of a token that is to be sampled
@@ -68,7 +67,6 @@ def sample_batches(
     on_progress: OnProgress | None = None,
     on_tokens: OnTokens | None = None,
     count: DecodingCount | None = None,
-    token_counts: TokenCounts | None = None,
 ) -> Iterator[SampledBatch]:
     """Sample images for each caption, one batch at a time. A batch holds several captions if all their candidates fit.
 
@@ -85,7 +83,6 @@ def sample_batches(
         decoding only.
     on_tokens: shows the images while they are sampled.
     count: the images, tokens and passes of parallel decoding are added to it.
-    token_counts: counts of training tokens, for better guesses of parallel decoding.
 
     Raises:
         ValueError: no candidates, a canvas of another size or with unknown tokens, a window larger than the image, or
@@ -93,7 +90,7 @@ def sample_batches(
     """
     numbers = candidate_numbers(candidate_offset, len(captions), candidates)
     canvases = expand_canvas(canvas, len(captions), candidates, model)
-    samplers = TokenSamplerFactory(model, config, numbers.numel(), precision, recompute_kv, count, token_counts)
+    samplers = TokenSamplerFactory(model, config, numbers.numel(), precision, recompute_kv, count)
     for batch in batch_slices(len(captions), candidates, samplers.batch_size):
         sampler = samplers.create(captions[batch[0]], numbers[batch].shape[1])
         images = sampler.sample(candidate_keys(config.seed, numbers[batch]), canvases[batch], on_progress, on_tokens)
@@ -135,7 +132,6 @@ class TokenSamplerFactory:
         precision: torch.dtype = torch.float32,
         recompute_kv: bool = False,
         count: DecodingCount | None = None,
-        token_counts: TokenCounts | None = None,
     ):
         """See `sample_batches` for the arguments. images: total number of images that all samplers will sample."""
         self.recompute_kv = recompute_kv
@@ -149,7 +145,7 @@ class TokenSamplerFactory:
                 "recompute_kv=True needs decoding=sequential, as parallel decoding caches keys and values; "
                 "set one of the two, or a smaller batch_size"
             )
-        self.history = TokenHistory(token_counts)
+        self.history = TokenHistory()
         self.count = DecodingCount() if count is None else count
         rows = (2 if config.guided else 1) * (self.window or 1)  # decoded at a time for each image
         with without_autocast(self.device.type):

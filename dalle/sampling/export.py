@@ -16,7 +16,6 @@ from dalle.data import DATA_SETS
 from dalle.hub import upload
 from dalle.sampling.components import find_components
 from dalle.sampling.model_card import write_model_card
-from dalle.sampling.token_counts import FILE as TOKEN_COUNTS
 from dalle.weights_files import read_weights, write_json, write_weights
 
 MEGABYTE = 1_000_000
@@ -100,7 +99,7 @@ def export_pipeline(
 
 
 def export_model(source: Path, out: Path, options: ExportOptions = DEFAULTS) -> None:
-    """Write one model, with its tokenizer, its counts of training tokens and its config.
+    """Write one model, with its tokenizer and config.
 
     Paths of this machine in the record of the training data are replaced by the data set's default.
     """
@@ -111,8 +110,6 @@ def export_model(source: Path, out: Path, options: ExportOptions = DEFAULTS) -> 
     write_weights(out, tensors, options.max_shard_bytes)
     if (source / checkpoint.TOKENIZER).exists():
         shutil.copyfile(source / checkpoint.TOKENIZER, out / checkpoint.TOKENIZER)
-    if (source / TOKEN_COUNTS).exists():
-        shutil.copyfile(source / TOKEN_COUNTS, out / TOKEN_COUNTS)
     content["meta"] = without_local_paths(content.get("meta") or {})
     write_json(out / checkpoint.CONFIG, content)
 

@@ -34,7 +34,6 @@ from dalle.sampling.gumbel_noise import candidate_keys
 from dalle.sampling.likelihood import token_log_likelihood
 from dalle.sampling.parallel_decode import DecodingCount
 from dalle.sampling.sampling_config import DecodingConfig
-from dalle.sampling.token_counts import TokenCounts
 from dalle.seeds import derive_seed
 
 SCORING_BATCH_SIZE = 64  # most images scored at a time: the logits of all positions are in memory
@@ -65,7 +64,6 @@ def inpaint_batches(
     on_progress: OnProgress | None = None,
     on_tokens: OnTokens | None = None,
     count: DecodingCount | None = None,
-    token_counts: TokenCounts | None = None,
 ) -> Iterator[SampledBatch]:
     """Sample and refine images on a canvas of any size, one batch at a time, as `dalle.sampling.decode.sample_batches`.
 
@@ -77,7 +75,7 @@ def inpaint_batches(
     canvas.check(model.sequence.grid, model.sequence.image_vocabulary, candidates)
     canvases = canvas.tokens.expand(len(captions), candidates, *canvas.tokens.shape[-2:])
     numbers = candidate_numbers(candidate_offset, len(captions), candidates)
-    samplers = TokenSamplerFactory(model, config, numbers.numel(), precision, recompute_kv, count, token_counts)
+    samplers = TokenSamplerFactory(model, config, numbers.numel(), precision, recompute_kv, count)
     report = on_progress and partial(_report_fraction, on_progress, canvas.sampling_passes)
     for batch in batch_slices(len(captions), candidates, samplers.batch_size):
         batch_captions = captions[batch[0]]

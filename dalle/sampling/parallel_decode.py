@@ -23,7 +23,6 @@ from dalle.sampling.guidance import apply_guidance
 from dalle.sampling.gumbel_noise import gumbel_noise
 from dalle.sampling.logits_processors import process_logits
 from dalle.sampling.sampling_config import DecodingConfig
-from dalle.sampling.token_counts import neighbours
 from dalle.sampling.token_guesses import GUESSES, Context, TokenHistory
 
 WindowStep = Callable[[Tensor, Tensor], Tensor]
@@ -156,12 +155,14 @@ class ParallelDecoder:
             guess = self.guess(context, self.history)
             images[rows, positions] = torch.where(masked[rows, positions], guess, images[rows, positions])
 
-    def _neighbours(self, images: Tensor, rows: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the left, above and above-right token of n cells, -1 where there is none: (n,) each."""
-        left, above, above_right = neighbours(images[rows], positions.unsqueeze(1), self.sequence.grid)
-        return left.squeeze(1), above.squeeze(1), above_right.squeeze(1)
+    def _neighbours(self, images: Tensor, rows: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the left and the above token of n cells, -1 where there is none: (n,) each."""
+        left, above = positions - 1, positions - self.sequence.grid
+        return (
+            torch.where(left < 0, -1, images[rows, left.clamp(min=0)]),
+            torch.where(above < 0, -1, images[rows, above.clamp(min=0)]),
+        )
 
     def _add_to_history(self, images: Tensor, rows: Tensor, positions: Tensor) -> None:
         if self.config.guess == "counts":
-            left, above, _ = self._neighbours(images, rows, positions)
-            self.history.add(positions, images[rows, positions], left, above)
+            self.history.add(positions, images[rows, positions], *self._neighbours(images, rows, positions))

@@ -29,7 +29,6 @@ from dalle.sampling.progress_bar import SamplingProgress, SamplingStopped
 from dalle.sampling.rerank import Reranker, Scorer, build_reranker, reference_captions
 from dalle.sampling.results import Result, SelectBest
 from dalle.sampling.sampling_config import Config, DecodingConfig, RerankConfig, SamplingConfig
-from dalle.sampling.token_counts import TokenCounts, load_token_counts
 from dalle.tokenizer import CaptionTokenizer, words_of
 
 DEFAULTS = SamplingConfig()
@@ -53,7 +52,6 @@ class DALLE:
         guidance: float = 1.0,
         words: Sequence[str] = (),
         decoder: DiffusionDecoder | None = None,
-        token_counts: TokenCounts | None = None,
     ):
         """Join components that were trained together.
 
@@ -65,7 +63,6 @@ class DALLE:
         guidance: default scale of classifier-free guidance, read from the checkpoint; 1 in the paper.
         words: words of the training captions; empty if the checkpoint does not list them.
         decoder: diffusion decoder for the images that are kept; None: the dVAE's decoder.
-        token_counts: counts of training tokens, which make parallel decoding faster.
         """
         if dvae.vocabulary != transformer.sequence.image_vocabulary:
             raise ValueError(
@@ -88,7 +85,6 @@ class DALLE:
         self.guidance = guidance
         self.words = frozenset(words)
         self.decoder = decoder
-        self.token_counts = token_counts
 
     @classmethod
     def from_pretrained(cls, name: str | Path, revision: str | None = None, **options: Any) -> "DALLE":
@@ -145,11 +141,6 @@ class DALLE:
             meta.get("guidance", 1.0),
             meta.get("caption_words", ()),
             DiffusionDecoder.load(components["decoder"]).to(device) if "decoder" in components else None,
-            load_token_counts(
-                components["transformer"],
-                transformer.sequence.image_vocabulary,
-                checkpoint.digest(components["dvae"]),
-            ),
         )
 
     def generate(
@@ -340,7 +331,6 @@ class DALLE:
         options: of `dalle.sampling.decode.sample_batches`, such as candidate_offset, on_progress and on_tokens.
         """
         options.setdefault("precision", self.precision)
-        options.setdefault("token_counts", self.token_counts)
         if isinstance(canvas, Canvas):
             return inpainting.inpaint_batches(
                 self.transformer, ids, config.candidates, config, canvas=canvas, **options

@@ -15,14 +15,7 @@ from typing import Any, TypeVar
 
 MIXTURE = "mixture"
 DECODING = ("sequential", "parallel", "auto")
-GUESS_NAMES = (
-    "auto",
-    "above",
-    "left",
-    "noise",
-    "counts",
-    "training_counts",
-)  # of `dalle.sampling.token_guesses.GUESSES`
+GUESS_NAMES = ("above", "left", "noise", "counts")  # of `dalle.sampling.token_guesses.GUESSES`
 GB = 10**9
 # ranges that keep the logits finite in 16 bits too; beyond them nothing changes that can be seen
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.001, 100.0
@@ -54,9 +47,7 @@ class DecodingConfig:
     # tokens that parallel decoding guesses and verifies in one pass, for speed only; None: what recorded figures expect
     # to be fastest for the number of images
     window: int | None = None
-    # first guess of a token, for speed only: above | left | noise | counts of tokens sampled so far | training_counts,
-    # saved with the checkpoint | auto: training_counts if there are some, else above
-    guess: str = "auto"
+    guess: str = "above"  # first guess of a token, for speed only: above | left | noise | counts
 
     def __post_init__(self) -> None:
         if self.temperature != 0 and not LOWEST_TEMPERATURE <= self.temperature <= HIGHEST_TEMPERATURE:

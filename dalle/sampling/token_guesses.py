@@ -10,13 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dalle.sampling.token_counts import TokenCounts
-
 HISTORY_LENGTH = 16_384  # most recent cells that `counts` keeps
 COUNTS_SHARPNESS = (
     2.0  # factor of log-frequencies: the model knows more than two neighbours, and is surer of its tokens
 )
-TRAINING_SHARPNESS = 1.0  # the same for the counts of training tokens
 IMAGES_AT_A_TIME = 4  # of which `counts` compares the cells with the history, which takes about 1 MB
 
 
@@ -26,18 +23,13 @@ class Context(NamedTuple):
     positions: Tensor  # (b,) int64
     left: Tensor  # (b,) tokens to the left in raster order, -1 for the first cell
     above: Tensor  # (b,) tokens above, -1 in the first row
-    above_right: Tensor  # (b,) tokens above to the right, -1 in the first row and in the last column
     noise: Tensor  # (b, v) Gumbel noise of the cells
 
 
 class TokenHistory:
-    """Tokens sampled so far in one call of the sampler, each with its position, left token and above token.
+    """Tokens sampled so far in one call of the sampler, each with its position, left token and above token."""
 
-    training: counts of training tokens that were saved with the transformer, if any.
-    """
-
-    def __init__(self, training: TokenCounts | None = None) -> None:
-        self.training = training
+    def __init__(self) -> None:
         self.cells = torch.empty(0, 4, dtype=torch.int64)
 
     def add(self, positions: Tensor, tokens: Tensor, left: Tensor, above: Tensor) -> None:
@@ -93,31 +85,9 @@ def guess_counts(context: Context, history: TokenHistory) -> Tensor:
     return (COUNTS_SHARPNESS * history.log_frequencies(context) + context.noise).argmax(dim=-1)
 
 
-def guess_training_counts(context: Context, history: TokenHistory) -> Tensor:
-    """Guess by the saved counts of training tokens, with the cell's own noise.
-
-    Raises:
-        ValueError: the transformer has no such counts.
-    """
-    if history.training is None:
-        raise ValueError(
-            "guess=training_counts needs counts of training tokens, which the checkpoint does not have: choose another "
-            "guess, or write them with prepare.py token_counts="
-        )
-    log_probabilities = history.training.log_probabilities(context.left, context.above, context.above_right)
-    return (TRAINING_SHARPNESS * log_probabilities + context.noise).argmax(dim=-1)
-
-
-def guess_auto(context: Context, history: TokenHistory) -> Tensor:
-    """Guess by the saved counts of training tokens, or without them the token above."""
-    return (guess_above if history.training is None else guess_training_counts)(context, history)
-
-
 GUESSES: dict[str, Guess] = {
-    "auto": guess_auto,
     "above": guess_above,
     "left": guess_left,
     "noise": guess_noise,
     "counts": guess_counts,
-    "training_counts": guess_training_counts,
 }

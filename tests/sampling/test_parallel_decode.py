@@ -10,7 +10,6 @@ from dalle.sampling.command_config import SampleConfig
 from dalle.sampling.decode import MASKED, generate
 from dalle.sampling.parallel_decode import DecodingCount
 from dalle.sampling.sampling_config import GUESS_NAMES, DecodingConfig
-from dalle.sampling.token_counts import TokenCounts
 from dalle.sampling.token_guesses import GUESSES
 
 FILTERS = {
@@ -33,13 +32,6 @@ def half_given(captions: int, candidates: int) -> Tensor:
     return torch.where(torch.rand(tokens.shape, generator=generator) < 0.5, MASKED, tokens)
 
 
-def training_counts(model: Transformer) -> TokenCounts:
-    """Return the counts of some random images."""
-    sequence, generator = model.sequence, torch.Generator().manual_seed(0)
-    images = torch.randint(sequence.image_vocabulary, (20, sequence.image_positions), generator=generator)
-    return TokenCounts.of_images(images, sequence.grid, sequence.image_vocabulary)
-
-
 @pytest.mark.parametrize("on_canvas", [False, True])
 @pytest.mark.parametrize("guess", GUESS_NAMES)
 @pytest.mark.parametrize("config", FILTERS.values(), ids=FILTERS)
@@ -48,8 +40,7 @@ def test_parallel_and_sequential_decoding_sample_the_same_tokens(make_transforme
     canvas = half_given(2, 3) if on_canvas else None
     expected = generate(model, captions(model), 3, config, canvas=canvas)
     parallel = replace(config, decoding="parallel", window=5, guess=guess)
-    counts = training_counts(model)
-    assert generate(model, captions(model), 3, parallel, canvas=canvas, token_counts=counts).equal(expected)
+    assert generate(model, captions(model), 3, parallel, canvas=canvas).equal(expected)
 
 
 @pytest.mark.parametrize("window", [1, 2, 16])
@@ -103,8 +94,7 @@ def test_a_canvas_without_masked_tokens_is_returned(make_transformer):
     [
         ({"window": 17}, "window of 17 positions does not fit an image of 16 tokens"),
         ({"window": 0}, "window=0 guesses no token"),
-        ({"guess": "luck"}, "unknown guess=luck; choose one of auto"),
-        ({"guess": "training_counts"}, "needs counts of training tokens, which the checkpoint does not have"),
+        ({"guess": "luck"}, "unknown guess=luck; choose one of above"),
         ({"decoding": "both"}, "unknown decoding=both; choose one of sequential"),
     ],
 )
