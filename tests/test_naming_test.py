@@ -54,3 +54,8 @@ def test_the_sheets_show_numbers_only_and_answers_are_scored(tmp_path, capsys):
 def test_without_a_command_it_prints_its_help():
     with pytest.raises(SystemExit, match="Naming test"):
         TOOL["main"]([])
+
+
+def test_a_misspelled_setting_is_refused():
+    with pytest.raises(SystemExit, match="draw has no setting picture; it has out, checkpoint"):
+        TOOL["main"](["draw", "picture=3"])

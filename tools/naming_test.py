@@ -21,10 +21,9 @@ from pathlib import Path
 from PIL import Image
 
 from dalle import DALLE
-from dalle.data.drawings.sets import STYLES
 from dalle.data.drawings.source import DrawingsConfig, DrawingsSource
 from dalle.data.drawings.subjects import Subject
-from dalle.data.drawings.wording import STYLED, a_style, countable, names_of, subject_label
+from dalle.data.drawings.wording import countable, subject_label
 from dalle.image_grid import Cell, GridRow, image_grid
 from dalle.sampling.sampling_config import SamplingConfig
 from dalle.seeds import numpy_generator
@@ -32,10 +31,14 @@ from dalle.seeds import numpy_generator
 COMMON = 3  # a keyword of more concepts than this is too general to be an answer: "animal"
 ON_A_SHEET, COLUMNS, TILE = 10, 5, 192
 ANSWERS = "answers.json"
+SETTINGS = {
+    "draw": ("out", "checkpoint", "data.path", "real", "precision", "candidates", "pictures", "seed"),
+    "score": ("out", "answers"),
+}
 
 
 def normalise(name: str) -> str:
-    """Return a name in the form in which answers are compared: lower case, no article, singular by its last letter."""
+    """Return a name in the form in which answers are compared: lower case, no article, no final s."""
     words = re.sub(r"[^a-z ]", " ", name.lower()).split()
     words = words[1:] if words[:1] in (["a"], ["an"], ["the"]) and len(words) > 1 else words
     return re.sub(r"(?<=..)(?<!s)s$", "", " ".join(words))
@@ -70,25 +73,18 @@ def choose(source: DrawingsSource, pictures: int, seed: int) -> list[int]:
     return list(chosen.values())
 
 
-def caption(source: DrawingsSource, index: int) -> str:
-    """Return the caption of a drawing with its full name and the first phrase of its style."""
-    picture = source.drawings.pictures[source.records[index].first]
-    name, style = names_of(picture.subject)[0], STYLES[picture.drawing_set.style][0]
-    return STYLED[0].format(**{"name": name, "style": style, "a style": a_style(style)})
-
-
 def draw(out: Path, given: dict[str, str]) -> None:
     """Write the sheets of pictures and the accepted names."""
     data = DrawingsConfig(path=given.get("data.path", DrawingsConfig.path), image_size=128)
     source = DrawingsSource(data, "train")
     seed, count = int(given.get("seed", 0)), int(given.get("pictures", 50))
     records = choose(source, count, seed)
-    captions = [caption(source, index) for index in records]
+    captions = [source.captions(index)[0] for index in records]  # full name and style
     if given.get("real") == "true":
         images = [source.image(index) for index in records]
     else:
         model = DALLE.load(given.get("checkpoint", "drawings"), precision=given.get("precision", "auto"))
-        settings = model.with_guidance(SamplingConfig(candidates=int(given.get("candidates", 16)), keep=1, seed=seed))
+        settings = SamplingConfig(candidates=int(given.get("candidates", 16)), keep=1, seed=seed)
         images = [result.images[0] for result in model.stream(captions, settings, truncate=True)]
     names = accepted_names(source.drawings.subjects.values())
     out.mkdir(parents=True, exist_ok=True)
@@ -142,8 +138,10 @@ def score(out: Path, given: dict[str, str]) -> None:
 def main(arguments: list[str]) -> None:
     command, *overrides = arguments or [""]
     given = {each.partition("=")[0]: each.partition("=")[2] for each in overrides}
-    if command not in ("draw", "score") or (command == "score" and "answers" not in given):
+    if command not in SETTINGS or (command == "score" and "answers" not in given):
         sys.exit(__doc__)
+    if unknown := [name for name in given if name not in SETTINGS[command]]:
+        sys.exit(f"{command} has no setting {', '.join(unknown)}; it has {', '.join(SETTINGS[command])}")
     {"draw": draw, "score": score}[command](Path(given.get("out", "outputs/naming")), given)
 
 

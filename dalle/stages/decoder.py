@@ -144,15 +144,16 @@ class DecoderStage:
             return EncodedBatch(images, tokens, condition_on(self.dvae, tokens), batch.keys)
 
     def _velocity_errors(self, model: nn.Module, batch: EncodedBatch, time: Tensor, noise: Tensor) -> Tensor:
-        """Compute the mean squared error of the velocity of each image at its time, in pixels: (b,).
+        """Compute the mean squared error of the velocity of each image at its time: (b,).
 
-        Errors are weighted by the square of the local scale, and divided by the largest scale.
+        It is an error of pixels, in units of `residual_scale`: flat areas, whose local scale is small, weigh little.
         """
-        reconstruction, config = batch.condition.reconstruction, self.decoder.config
-        residual = self.decoder.residual(batch.images, reconstruction)
+        reconstruction = batch.condition.reconstruction
+        scale = self.decoder.local_scale(reconstruction)
+        residual = (batch.images - reconstruction) / scale
         noisy = interpolate(residual, noise, time)
         predicted = model(noisy, time, *batch.condition)
-        weight = self.decoder.local_scale(reconstruction) / config.residual_scale
+        weight = scale / self.decoder.config.residual_scale
         return squared_errors(weight * velocity(noisy, predicted, time), weight * velocity(noisy, residual, time))
 
     def _validation_noise(self, first: int, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -119,10 +119,6 @@ class DiffusionDecoder(nn.Module):
         contrast = variance.clamp(min=0).sqrt()
         return self.config.residual_scale * (contrast / (contrast + HALF_CONTRAST)).clamp(min=MIN_SCALE)
 
-    def residual(self, images: Tensor, reconstruction: Tensor) -> Tensor:
-        """Return what a reconstruction lacks, in units of `local_scale`: (b, 3, H, W)."""
-        return (images - reconstruction) / self.local_scale(reconstruction)
-
     def sample(self, condition: Condition, noise: Tensor, steps: int) -> Tensor:
         """Sample images by `steps` evaluations of the network: (b, 3, H, W) normal noise -> (b, 3, H, W) in [0, 1]."""
         residual = integrate(lambda x, time: self(x, time, *condition), noise, steps)
