@@ -15,6 +15,7 @@ Transform = Callable[[Image.Image, int, np.random.Generator], np.ndarray]
 
 SHUFFLED = 0.25  # probability that `channel_shuffle` permutes the channels
 MAX_TURN, MAX_SHIFT = 10.0, 0.1  # of `affine_augmentation`: degrees, and shares of the side
+MIN_SCALE = 0.85  # smallest side of the image in `random_placement`, as a share of the square's
 
 
 def dvae_augmentation(image: Image.Image, size: int, generator: np.random.Generator) -> np.ndarray:
@@ -103,12 +104,27 @@ def affine_augmentation(image: Image.Image, size: int, generator: np.random.Gene
     return np.asarray(moved)
 
 
+def random_placement(image: Image.Image, size: int, generator: np.random.Generator) -> np.ndarray:
+    """Shrink the image to 85 to 100% and place it at a random position on white, whole. Not in the paper.
+
+    `image` has any size and mode (alpha is composited on white); the result is (size, size, 3) uint8. Intended for a
+    transformer trained for many epochs on drawings: it learns a fixed crop by its tokens, which change with every shift,
+    instead of by what it shows. There is no flip, as in `transformer_augmentation`.
+    """
+    side = int(generator.integers(math.ceil(MIN_SCALE * size), size, endpoint=True))
+    left, top = (int(offset) for offset in generator.integers(0, size - side, 2, endpoint=True))
+    placed = np.full((size, size, 3), 255, np.uint8)
+    placed[top : top + side, left : left + side] = inference_crop(image, side)
+    return placed
+
+
 TRANSFORMS: dict[str, Transform] = {
     "dvae": dvae_augmentation,
     "transformer": transformer_augmentation,
     "none": inference_crop,
     "channel_shuffle": channel_shuffle,
     "affine": affine_augmentation,
+    "placement": random_placement,
 }
 
 
