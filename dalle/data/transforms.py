@@ -15,7 +15,7 @@ Transform = Callable[[Image.Image, int, np.random.Generator], np.ndarray]
 
 SHUFFLED = 0.25  # probability that `channel_shuffle` permutes the channels
 MAX_TURN, MAX_SHIFT = 10.0, 0.1  # of `affine_augmentation`: degrees, and shares of the side
-MIN_SCALE = 0.85  # smallest side of the image in `random_placement`, as a share of the square's
+PLACED, MIN_SCALE = 0.5, 0.85  # probability that `random_placement` changes the image, and its smallest scale
 
 
 def dvae_augmentation(image: Image.Image, size: int, generator: np.random.Generator) -> np.ndarray:
@@ -105,12 +105,15 @@ def affine_augmentation(image: Image.Image, size: int, generator: np.random.Gene
 
 
 def random_placement(image: Image.Image, size: int, generator: np.random.Generator) -> np.ndarray:
-    """Shrink the image to 85 to 100% and place it at a random position on white, whole. Not in the paper.
+    """Apply `inference_crop`; with probability `PLACED` shrink it and place it at random on white. Not in the paper.
 
     `image` has any size and mode (alpha is composited on white); the result is (size, size, 3) uint8. Intended for a
     transformer trained for many epochs on drawings: it learns a fixed crop by its tokens, which change with every shift,
-    instead of by what it shows. There is no flip, as in `transformer_augmentation`.
+    instead of by what it shows. The image is scaled by 0.85 to 1 and stays whole. There is no flip, as in
+    `transformer_augmentation`.
     """
+    if generator.random() >= PLACED:
+        return inference_crop(image, size)
     side = int(generator.integers(math.ceil(MIN_SCALE * size), size, endpoint=True))
     left, top = (int(offset) for offset in generator.integers(0, size - side, 2, endpoint=True))
     placed = np.full((size, size, 3), 255, np.uint8)
