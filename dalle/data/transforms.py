@@ -108,8 +108,8 @@ def random_placement(image: Image.Image, size: int, generator: np.random.Generat
     """Apply `inference_crop`; with probability `PLACED` shrink it and place it at random on white. Not in the paper.
 
     `image` has any size and mode (alpha is composited on white); the result is (size, size, 3) uint8. Intended for a
-    transformer trained for many epochs on drawings: it learns a fixed crop by its tokens, which change with every shift,
-    instead of by what it shows. The image is scaled by 0.85 to 1 and stays whole. There is no flip, as in
+    transformer trained for many epochs on drawings: it learns a fixed crop by its tokens, which change with every
+    shift, instead of by what it shows. The image is scaled by 0.85 to 1 and stays whole. There is no flip, as in
     `transformer_augmentation`.
     """
     if generator.random() >= PLACED:
