@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.compare import Decoder
+from benchmarks.compiled_decoder import CompiledDecoder, MissingCompilerError, sampler
 from dalle.models.transformer.model import TransformerConfig
 
 
@@ -83,22 +84,41 @@ def dalle_pytorch_patched(config: TransformerConfig) -> Decoder:
     return Decoder("dalle-pytorch 1.6.6, cache fixed", "float32", model, decode)
 
 
+def gpt_fast(config: TransformerConfig, precision: str) -> Decoder:
+    """Return a Llama-like decoder with a static KV cache and a compiled step, as gpt-fast decodes.
+
+    gpt-fast is no package and has no model of these sizes, so `CompiledDecoder` follows its published method.
+
+    Raises:
+        MissingCompilerError: torch.compile has no C++ compiler on this machine.
+    """
+    model = CompiledDecoder(config).to(getattr(torch, precision)).eval()
+    sample = sampler(model)
+    return Decoder(
+        "compiled, as gpt-fast", precision, model, lambda batch, tokens: sample(_caption(config, batch), tokens)
+    )
+
+
 PEERS: dict[str, Callable[[TransformerConfig], Decoder]] = {
     "gpt2-float32": lambda config: gpt2(config, "float32"),
     "gpt2-bfloat16": lambda config: gpt2(config, "bfloat16"),
+    "gpt-fast-float32": lambda config: gpt_fast(config, "float32"),
+    "gpt-fast-bfloat16": lambda config: gpt_fast(config, "bfloat16"),
     "dalle-pytorch-patched": dalle_pytorch_patched,
     "dalle-pytorch": dalle_pytorch_as_shipped,
 }
 
 
 def available(names: list[str], config: TransformerConfig) -> tuple[list[Decoder], dict[str, str]]:
-    """Return the decoders of the peers `names`, and {name: reason} for those that are not installed."""
+    """Return the decoders of the peers `names`, and {name: reason} for those that cannot run."""
     peers, unavailable = [], {}
     for name in names:
         try:
             peers.append(PEERS[name](config))
         except ImportError as error:
             unavailable[name] = f"not installed ({error}); make bench installs it"
+        except MissingCompilerError as error:
+            unavailable[name] = str(error)
     return peers, unavailable
 
 

@@ -139,6 +139,41 @@ def test_missing_peer_is_reported(benchmarks, monkeypatch):
     assert "No module named 'transformers'" in unavailable["gpt2-float32"]
 
 
+def test_a_decoder_without_a_compiler_is_reported(benchmarks, monkeypatch):
+    monkeypatch.setattr(benchmarks("compiled_decoder"), "has_compiler", lambda: False)
+    found, unavailable = benchmarks("peers").available(["gpt-fast-float32"], benchmarks("sampling").QUICK_SIZES)
+    assert found == []
+    assert "no C++ compiler for torch.compile" in unavailable["gpt-fast-float32"]
+
+
+@torch.inference_mode()
+def test_a_static_cache_gives_the_logits_of_a_full_forward_pass(benchmarks):
+    module, config = benchmarks("compiled_decoder"), benchmarks("sampling").QUICK_SIZES
+    torch.manual_seed(0)
+    model = module.CompiledDecoder(config).eval()
+    tokens = torch.randint(config.text_vocabulary, (3, 10))
+    expected = model(tokens, torch.arange(10), model.new_cache(3))
+    cache = model.new_cache(3)
+    model(tokens[:, :7], torch.arange(7), cache)
+    for position in range(7, 10):
+        found = model(tokens[:, position : position + 1], torch.tensor([position]), cache)
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert not torch.allclose(found, model(tokens.flip(1), torch.arange(10), model.new_cache(3)), atol=1e-2)
+
+
+@pytest.mark.slow
+def test_compiled_and_eager_decoders_sample_the_same_tokens(benchmarks):
+    module, config = benchmarks("compiled_decoder"), benchmarks("sampling").QUICK_SIZES
+    if not module.has_compiler():
+        pytest.skip("no C++ compiler")
+    torch.manual_seed(0)
+    model = module.CompiledDecoder(config).eval()
+    model.head.weight.data *= 1e4  # the most probable token has a probability of 1
+    prompt = torch.tensor([[1, 2, 3], [4, 5, 6]])
+    eager, compiled = (module.sampler(model, compile)(prompt, 6) for compile in (False, True))
+    assert eager.equal(compiled) and len(set(eager.flatten().tolist())) > 2
+
+
 @pytest.mark.parametrize(("cached", "batch", "expected"), [(True, 16, 1256), (True, 64, 1256), (False, 4, 256)])
 def test_time_from_some_tokens_is_scaled_up_to_images(benchmarks, monkeypatch, cached, batch, expected):
     compare, counts = benchmarks("compare"), []

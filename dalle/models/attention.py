@@ -91,12 +91,14 @@ class SelfAttention(nn.Module):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Project hidden states to queries, keys and values: (b, n, width) -> (b, heads, n, d) each."""
-        q, k, v = rearrange(self.qkv(x), "b n (three heads d) -> three b heads n d", three=3, heads=self.heads)
+        # views, since einops takes longer than the operation itself in a decoding step
+        b, n, _ = x.shape
+        q, k, v = self.qkv(x).view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind()
         return (self.query_norm(q), self.key_norm(k), v) if self.qk_norm else (q, k, v)
 
     def merge(self, heads_output: Tensor) -> Tensor:
         """Merge the heads' outputs and project them: (b, heads, n, d) -> (b, n, width)."""
-        return self.out(rearrange(heads_output, "b heads n d -> b n (heads d)"))
+        return self.out(heads_output.transpose(1, 2).flatten(2))
 
 
 class HiddenStateAttention:

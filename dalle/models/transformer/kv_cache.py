@@ -18,7 +18,6 @@ from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from dalle.models.attention import HiddenStateAttention, SelfAttention, TextImageSoftmax
@@ -188,16 +187,11 @@ class LayerCache(ABC):
         """
         captions, n = len(self.text.keys), q.shape[2]
         # one matrix product per caption and head for all of the caption's candidates
-        grouped_q = rearrange(q, "(captions m) heads n d -> captions heads (m n) d", captions=captions)
-        text_scores = grouped_q @ self.text.keys.mT
-        text_scores = rearrange(text_scores, "captions heads (m n) t -> (captions m) heads n t", n=n)
+        text_scores = _split_captions(_join_candidates(q, captions) @ self.text.keys.mT, n)
         text_weights, image_weights = self.softmax(
             text_scores, image_scores, self.text_padding_mask, self.index.mask(position)
         )
-        grouped_weights = rearrange(text_weights, "(captions m) heads n t -> captions heads (m n) t", captions=captions)
-        from_text = rearrange(
-            grouped_weights @ self.text.values, "captions heads (m n) d -> (captions m) heads n d", n=n
-        )
+        from_text = _split_captions(_join_candidates(text_weights, captions) @ self.text.values, n)
         return from_text, image_weights
 
     def _scores(self) -> int:
@@ -205,6 +199,25 @@ class LayerCache(ABC):
         _, heads, text_positions, _ = self.text.keys.shape
         keys = text_positions + max(each.stop - each.start for each in self.index.layout.read_slices)
         return 4 * heads * self.index.queries * keys
+
+
+# einops would read better, but takes longer than small products, and a step has dozens of these
+
+
+def _join_candidates(x: Tensor, captions: int) -> Tensor:
+    """Join the queries of a caption's m candidates: (captions * m, heads, n, d) -> (captions, heads, m * n, d)."""
+    b, heads, n, d = x.shape
+    if b == captions:
+        return x
+    return x.reshape(captions, b // captions, heads, n, d).transpose(1, 2).reshape(captions, heads, -1, d)
+
+
+def _split_captions(x: Tensor, n: int) -> Tensor:
+    """Split what `_join_candidates` joined: (captions, heads, m * n, d) -> (captions * m, heads, n, d)."""
+    captions, heads, rows, d = x.shape
+    if rows == n:
+        return x
+    return x.view(captions, heads, rows // n, n, d).transpose(1, 2).reshape(-1, heads, n, d)
 
 
 class KVCache(LayerCache):
