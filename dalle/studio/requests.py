@@ -98,17 +98,10 @@ class DrawRequest(Settings):
             ValueError: a setting out of its range.
         """
         assert self.seed is not None
-        return SamplingConfig(
-            candidates=self.candidates,
-            keep=self.candidates if self.keep is None else self.keep,
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-            min_p=self.min_p,
-            guidance=self.guidance,
-            seed=self.seed,
-            rerank="clip" if self.rerank == UNRANKED else self.rerank,
-        )
+        settings = self.model_dump(exclude={"caption", "edit", "decoder"})
+        settings["keep"] = self.candidates if self.keep is None else self.keep
+        settings["rerank"] = "clip" if self.rerank == UNRANKED else self.rerank
+        return SamplingConfig(**settings)
 
 
 class GenerationRequest(Settings):
@@ -133,10 +126,6 @@ class GenerationRequest(Settings):
             raise ApiError(400, f"size={self.size[:20]} is not a size of this model; use {own} or auto")
         if self.response_format not in (None, "b64_json"):
             raise ApiError(400, "response_format must be b64_json: the studio gives no addresses to its images")
-        shared = {name: getattr(self, name) for name in Settings.model_fields}
-        return DrawRequest(
-            caption=self.prompt,
-            candidates=self.n if self.candidates is None else self.candidates,
-            keep=self.n,
-            **shared,
-        )
+        settings = self.model_dump(include=set(Settings.model_fields))
+        candidates = self.n if self.candidates is None else self.candidates
+        return DrawRequest(caption=self.prompt, candidates=candidates, keep=self.n, **settings)

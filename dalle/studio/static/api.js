@@ -109,16 +109,11 @@ async function* parseEvents(stream) {
   for (;;) {
     const { value, done } = await reader.read();
     if (done) return;
-    buffer = (buffer + value).replaceAll("\r\n", "\n");
-    const blocks = buffer.split("\n\n");
+    const blocks = (buffer + value).split("\n\n");
     buffer = blocks.pop();
-    for (const block of blocks) {
-      const event = { name: "message", data: "" };
-      for (const line of block.split("\n")) {
-        if (line.startsWith("event:")) event.name = line.slice(6).trim();
-        if (line.startsWith("data:")) event.data += line.slice(5);
-      }
-      if (event.data) yield { name: event.name, data: JSON.parse(event.data) };
+    for (const block of blocks) { // comments keep the connection alive
+      const [, name, data] = block.match(/^event: (.+)\ndata: (.+)$/) ?? [];
+      if (name) yield { name, data: JSON.parse(data) };
     }
   }
 }
