@@ -21,8 +21,7 @@ from dalle.studio.requests import UNRANKED
 from dalle.studio.store import DrawnImage, Store
 
 FIRST_BATCHES = (1, 4)  # candidates of the first batches, so that something is finished soon
-BATCH = {"cpu": 8}  # candidates of the others, by device: a cancelled batch is lost
-BATCH_OF_GPU = 64
+BATCH_ON_CPU, BATCH_ON_GPU = 8, 64  # candidates of the others: a cancelled batch is lost
 # settings that do not change images, as sample.py drawing one token at a time
 NOT_RECORDED = ("memory", "batch_size", "decoding", "window", "guess")
 
@@ -84,8 +83,12 @@ class JobRunner:
         chosen = dalle.choose_batch_size(1, config)
         # parallel decoding shows the first candidate sooner; its caches take more memory
         config = replace(config, decoding="sequential" if chosen.memory.recompute_kv else "auto")
-        for start, count in batches(config.candidates, chosen.images, dalle.transformer.image_head.weight.device):
+        on_cpu = dalle.transformer.image_head.weight.device.type == "cpu"
+        start, sizes = 0, iter(FIRST_BATCHES)
+        while start < config.candidates:
             job.check()
+            size = next(sizes, BATCH_ON_CPU if on_cpu else BATCH_ON_GPU)
+            count = min(size, chosen.images, config.candidates - start)
 
             def show(rows: int | None, images: list[str], start: int = start) -> None:
                 job.events.show("partial", {"first": start, "rows": rows, "images": images})
@@ -100,6 +103,7 @@ class JobRunner:
                 on_tokens=Previews(dalle.dvae, show, is_edit=job.canvas is not None),
             )
             yield batch.images[0]
+            start += count
 
     def _finished(self, job: Job, config: SamplingConfig, tokens: Tensor, first: int) -> list[DrawnImage]:
         """Decode a batch. `first`: its first candidate's number."""
@@ -144,12 +148,3 @@ class JobRunner:
             DrawnImage(image, {"caption": result.caption, **entry, "settings": settings}, tokens)
             for image, tokens, entry in zip(result.images, result.tokens, entries, strict=True)
         ]
-
-
-def batches(candidates: int, most: int, device: torch.device) -> Iterator[tuple[int, int]]:
-    """Yield the first candidate and the size of each batch, small ones first. `most`: images that fit into memory."""
-    start, sizes = 0, iter(FIRST_BATCHES)
-    while start < candidates:
-        size = min(next(sizes, BATCH.get(device.type, BATCH_OF_GPU)), most, candidates - start)
-        yield start, size
-        start += size

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dalle.sampling.sampling_config import MIXTURE, SCORE_NAMES, SamplingConfig
 from dalle.studio.errors import ApiError, unknown_field
@@ -11,14 +11,7 @@ UNRANKED = "none"
 LONGEST_CAPTION = 4000  # characters; the model's own limit is in tokens, and lower
 SEEDS = 2**53  # the largest integers that JavaScript holds
 
-
-def _check_text(text: str) -> str:
-    if any("\ud800" <= each <= "\udfff" for each in text):
-        raise ValueError("the caption is not UTF-8 text")
-    return text
-
-
-Caption = Annotated[str, Field(max_length=LONGEST_CAPTION), AfterValidator(_check_text)]
+Caption = Annotated[str, Field(max_length=LONGEST_CAPTION)]
 
 
 class Body(BaseModel):

@@ -55,7 +55,8 @@ export class History {
     parts.button.classList.toggle("running", drawing.running);
     const count = drawing.running ? "drawing" : drawing.file ? "opened" : plural(drawing.pictures.length, "picture");
     const { edit } = drawing.settings;
-    parts.text.replaceChildren(drawing.title, element("small", {}, edit ? `${edit.kind}, ${count}` : count));
+    const title = element("span", { className: "entry-title" }, drawing.title);
+    parts.text.replaceChildren(title, element("small", {}, edit ? `${edit.kind}, ${count}` : count));
     this.save();
   }
 
