@@ -14,6 +14,7 @@ from dalle import checkpoint
 from dalle.cli import config
 from dalle.cli import main as cli
 from dalle.models.clip.model import CLIP, CLIPConfig
+from dalle.models.decoder.model import DecoderConfig, DiffusionDecoder
 from dalle.models.dvae.model import DiscreteVAE, DVAEConfig
 from dalle.models.transformer.model import Transformer, TransformerConfig
 from dalle.precision import use_exact_float32
@@ -90,6 +91,18 @@ def checkpoints(make_transformer, tmp_path_factory) -> Path:
         embedding=8,
     )
     CLIP(sizes, tokenizer).save(folder / "clip")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def decoder_folder(checkpoints, tmp_path_factory) -> Path:
+    """Folder with a diffusion decoder of random weights for the dVAE in `checkpoints`."""
+    folder = tmp_path_factory.mktemp("decoder")
+    torch.manual_seed(0)
+    sizes = {"width": 8, "levels": 1, "blocks": 1, "patch": 2, "residual_scale": 0.5}
+    decoder = DiffusionDecoder(DecoderConfig(**sizes, image_vocabulary=13, code_channels=8, code_side=2, grid=4))
+    torch.nn.init.normal_(decoder.unet.output.weight, std=0.2)  # zeros at the start of training
+    decoder.save(folder, {"dvae": {"path": "unused", "digest": checkpoint.digest(checkpoints / "dvae")}})
     return folder
 
 

@@ -35,27 +35,35 @@ class SelectBest:
     canvas: Canvas | Tensor | None  # canvas that was sampled on; an `EncodedImage`'s pixels are pasted back
     decoder: ImageDecoder | None = None  # decodes the images that are kept; None: the dVAE's decoder
 
-    def __call__(self, caption: str, ids: Tensor, tokens: Tensor, candidate_offset: int) -> Result:
+    def __call__(
+        self,
+        caption: str,
+        ids: Tensor,
+        tokens: Tensor,
+        candidate_offset: int,
+        decoded: list[Image.Image] | None = None,
+    ) -> Result:
         """Decode the m candidates of one caption, and return those that are kept.
 
         ids: (T,), the caption's token ids.
         tokens: (m, h, w) image tokens.
         candidate_offset: candidate number of tokens[0].
+        decoded: images of all candidates, as the dVAE decodes them; None: decode those that are needed.
         """
         if self.reranker is None:
             order, scores, by_name = list(range(min(self.config.keep, len(tokens)))), None, {}
-            images = []
         else:
             # ranked as the dVAE decodes them: a diffusion decoder changes no ranks, and decodes few images
-            decoded = self._paste(decode_images(self.dvae, tokens))
+            decoded = decoded or self._paste(decode_images(self.dvae, tokens))
             candidates = CaptionCandidates(caption, ids, tokens, decoded)
             order, scores, by_name = self.reranker(candidates).best(self.config.keep)
-            images = [decoded[index] for index in order]
         kept, numbers = tokens[order], [candidate_offset + index for index in order]
         if self.decoder is not None:
             images = self._paste(self.decoder(self.dvae, kept, numbers))
-        elif self.reranker is None:
+        elif decoded is None:
             images = self._paste(decode_images(self.dvae, kept))
+        else:
+            images = [decoded[index] for index in order]
         return Result(caption, images, scores, kept, numbers, len(tokens), by_name)
 
     def _paste(self, images: list[Image.Image]) -> list[Image.Image]:

@@ -7,15 +7,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from dalle.sampling.canvas import Canvas
 from dalle.sampling.output_writer import image_metadata
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.progress_bar import SamplingStopped
-from dalle.sampling.rerank import CaptionCandidates
-from dalle.sampling.results import Result
+from dalle.sampling.results import Result, SelectBest
 from dalle.sampling.sampling_config import SamplingConfig
 from dalle.studio.edits import candidates_of
 from dalle.studio.jobs import Job
@@ -24,8 +21,7 @@ from dalle.studio.requests import UNRANKED
 from dalle.studio.store import DrawnImage, Store
 
 FIRST_BATCHES = (1, 4)  # candidates of the first batches, so that something is finished soon
-BATCH = {"cpu": 8}  # candidates of the others, by device: a cancelled batch is lost
-BATCH_OF_GPU = 64
+BATCH_ON_CPU, BATCH_ON_GPU = 8, 64  # candidates of the others: a cancelled batch is lost
 # settings that do not change images, as sample.py drawing one token at a time
 NOT_RECORDED = ("memory", "batch_size", "decoding", "window", "guess")
 
@@ -45,18 +41,14 @@ class JobRunner:
         unknown = dalle.unknown_words([request.caption])
         job.events.append("started", {"candidates": config.candidates, "unknown_words": unknown})
         ids = dalle.tokenize([request.caption])
-        drawn: list[DrawnImage] = []
-        keys: list[str] = []
-        try:
+        drawn: dict[str, DrawnImage] = {}  # by id, in the order of candidates
+        with suppress(SamplingStopped):
             for tokens in self._batches(job, ids, config):
-                batch = self._finished(job, config, tokens, len(drawn))
-                keys += [self.store.drawn.add(each) for each in batch]
-                drawn += batch
-                for candidate in range(len(drawn) - len(batch), len(drawn)):
-                    job.events.append("image", {"id": keys[candidate], "candidate": candidate})
-        except SamplingStopped:
-            pass
-        ranked = self._rank(job, ids[0], config, drawn, keys) if drawn else []
+                for image in self._finished(job, config, tokens, len(drawn)):
+                    key = self.store.drawn.add(image)
+                    job.events.append("image", {"id": key, "candidate": len(drawn)})
+                    drawn[key] = image
+        ranked = self._rank(job, ids, config, drawn) if drawn else []
         job.images = [each["id"] for each in ranked]
         job.events.append("ranked", {"images": ranked})
         if job.cancelled and len(drawn) < config.candidates:
@@ -91,8 +83,12 @@ class JobRunner:
         chosen = dalle.choose_batch_size(1, config)
         # parallel decoding shows the first candidate sooner; its caches take more memory
         config = replace(config, decoding="sequential" if chosen.memory.recompute_kv else "auto")
-        for start, count in batches(config.candidates, chosen.images, dalle.transformer.image_head.weight.device):
+        on_cpu = dalle.transformer.image_head.weight.device.type == "cpu"
+        start, sizes = 0, iter(FIRST_BATCHES)
+        while start < config.candidates:
             job.check()
+            size = next(sizes, BATCH_ON_CPU if on_cpu else BATCH_ON_GPU)
+            count = min(size, chosen.images, config.candidates - start)
 
             def show(rows: int | None, images: list[str], start: int = start) -> None:
                 job.events.show("partial", {"first": start, "rows": rows, "images": images})
@@ -107,39 +103,38 @@ class JobRunner:
                 on_tokens=Previews(dalle.dvae, show, is_edit=job.canvas is not None),
             )
             yield batch.images[0]
+            start += count
 
     def _finished(self, job: Job, config: SamplingConfig, tokens: Tensor, first: int) -> list[DrawnImage]:
         """Decode a batch. `first`: its first candidate's number."""
-        images = _paste(job.canvas, self.dalle.decode_images(tokens))
+        images = self.dalle.decode_images(tokens)
+        images = images if job.canvas is None else job.canvas.paste(images)
         numbers = list(range(first, first + len(images)))
         result = Result(job.request.caption, images, None, tokens, numbers, config.candidates)
-        return self._drawn_images(job, config, result)
+        finished = self._drawn_images(job, config, result)
+        for number, each in zip(numbers, finished, strict=True):
+            each.record["rank"] = number + 1  # until all are ranked
+        return finished
 
     def _rank(
-        self, job: Job, ids: Tensor, config: SamplingConfig, drawn: list[DrawnImage], keys: list[str]
+        self, job: Job, ids: Tensor, config: SamplingConfig, drawn: Mapping[str, DrawnImage]
     ) -> list[dict[str, Any]]:
         """Rank all candidates, keep the best, and return them as the event says it."""
         dalle, request = self.dalle, job.request
-        reranker = None if request.rerank == UNRANKED else dalle.reranker(ids[None], config)
-        tokens = torch.stack([each.tokens for each in drawn])
-        order, scores, by_name = list(range(len(drawn)))[: config.keep], None, {}
-        if reranker is not None:
-            candidates = CaptionCandidates(request.caption, ids, tokens, [each.image for each in drawn])
-            order, scores, by_name = reranker(candidates).best(config.keep)
-        images = [drawn[index].image for index in order]
+        reranker = None if request.rerank == UNRANKED else dalle.reranker(ids, config)
         decoder = dalle.image_decoder(config) if request.decoder else None
-        if decoder is not None:
-            images = _paste(job.canvas, decoder(dalle.dvae, tokens[order], order))
-        result = Result(request.caption, images, scores, tokens[order], order, len(drawn), by_name)
-        ranked = self._drawn_images(job, config, result)
-        for index, each in zip(order, ranked, strict=True):
-            drawn[index].record = each.record
-            if decoder is not None:
-                keys[index] = self.store.drawn.add(each)
-        scored = scores if scores is not None else [None] * len(order)
-        return [
-            {"id": keys[index], "candidate": index, "score": score} for index, score in zip(order, scored, strict=True)
-        ]
+        select_best = SelectBest(dalle.dvae, config, reranker, job.canvas, decoder)
+        tokens = torch.stack([each.tokens for each in drawn.values()])
+        result = select_best(request.caption, ids[0], tokens, 0, [each.image for each in drawn.values()])
+        keys, ranked = list(drawn), []
+        for candidate, image in zip(result.candidates, self._drawn_images(job, config, result), strict=True):
+            key = keys[candidate]
+            if decoder is None:
+                drawn[key].record = image.record
+            else:
+                key = self.store.drawn.add(image)
+            ranked.append({"id": key, "candidate": candidate, "score": image.record["score"]})
+        return ranked
 
     def _drawn_images(self, job: Job, config: SamplingConfig, result: Result) -> list[DrawnImage]:
         """Return the images of a result with their records."""
@@ -150,19 +145,6 @@ class JobRunner:
             settings["decoder"] = None
         entries = image_metadata(result, config.seed)
         return [
-            DrawnImage(image, tokens, {"caption": result.caption, **entry, "settings": settings})
+            DrawnImage(image, {"caption": result.caption, **entry, "settings": settings}, tokens)
             for image, tokens, entry in zip(result.images, result.tokens, entries, strict=True)
         ]
-
-
-def batches(candidates: int, most: int, device: torch.device) -> Iterator[tuple[int, int]]:
-    """Yield the first candidate and the size of each batch, small ones first. `most`: images that fit into memory."""
-    start, sizes = 0, iter(FIRST_BATCHES)
-    while start < candidates:
-        size = min(next(sizes, BATCH.get(device.type, BATCH_OF_GPU)), most, candidates - start)
-        yield start, size
-        start += size
-
-
-def _paste(canvas: Canvas | None, images: list[Image.Image]) -> list[Image.Image]:
-    return images if canvas is None else canvas.paste(images)

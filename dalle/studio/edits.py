@@ -4,14 +4,14 @@ from dataclasses import replace
 
 from PIL import Image
 
-from dalle.sampling.canvas import Canvas, EncodedImage
+from dalle.sampling.canvas import Canvas
 from dalle.sampling.edits.complete import CompleteConfig, complete
 from dalle.sampling.edits.inpaint import InpaintConfig, inpaint
 from dalle.sampling.edits.outpaint import OutpaintConfig, outpaint
 from dalle.sampling.edits.variations import VariationsConfig, variations
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.sampling_config import SamplingConfig
-from dalle.studio.requests import Complete, DrawRequest, Extend, Inpaint, Vary
+from dalle.studio.requests import UNRANKED, Complete, DrawRequest, Extend, Inpaint, Vary
 from dalle.studio.store import Store
 
 
@@ -28,19 +28,20 @@ def build_canvas(request: DrawRequest, config: SamplingConfig, dalle: DALLE, sto
     image = store.find(edit.image).image
     original = dalle.encode_image(image)
     grid = len(original.tokens)
+    refined = edit.model_dump(include={"refinement_passes", "proposals"})
     match edit:
         case Inpaint():
             mask = _scale_mask(store.find(edit.mask).image, image)
-            options = InpaintConfig(refinement_passes=edit.refinement_passes, proposals=edit.proposals)
-            canvas = inpaint(original, mask, options)
+            canvas = inpaint(original, mask, InpaintConfig(**refined))
         case Extend():
-            canvas = outpaint(original, _outpaint_config(edit, grid))
+            added = {edit.direction: max(1, round(edit.amount * grid))}
+            canvas = outpaint(original, OutpaintConfig(**added, **refined))
         case Vary():
-            canvas = _variations(original, edit, config)
+            options = VariationsConfig(share=1 - edit.strength, **refined)
+            canvas = variations(original, options, config.candidates, config.seed)
         case Complete():
             canvas = complete(original, CompleteConfig(rows=edit.rows))
-    needs_grid = [] if request.rerank in ("clip", "none") else [f"rerank={request.rerank}"]
-    canvas.require_model_grid(grid, needs_grid)
+    canvas.require_model_grid(grid, [] if request.rerank in ("clip", UNRANKED) else [f"rerank={request.rerank}"])
     return canvas
 
 
@@ -55,16 +56,3 @@ def _scale_mask(mask: Image.Image, image: Image.Image) -> Image.Image:
     """Scale a mask to an image of the same shape: large ones are scaled down when they are uploaded."""
     same_shape = abs(mask.width * image.height - mask.height * image.width) <= max(mask.size) * 2
     return mask.resize(image.size, Image.Resampling.BOX) if same_shape else mask
-
-
-def _outpaint_config(edit: Extend, grid: int) -> OutpaintConfig:
-    added = max(1, round(edit.amount * grid))
-    config = OutpaintConfig(refinement_passes=edit.refinement_passes, proposals=edit.proposals)
-    return replace(config, **{edit.direction: added})
-
-
-def _variations(original: EncodedImage, edit: Vary, config: SamplingConfig) -> Canvas:
-    options = VariationsConfig(
-        share=1 - edit.strength, refinement_passes=edit.refinement_passes, proposals=edit.proposals
-    )
-    return variations(original, options, config.candidates, config.seed)

@@ -1,6 +1,6 @@
 """Errors of the HTTP API: one sentence as JSON, in the shape of OpenAI's API."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -15,35 +15,33 @@ TYPES = {401: "authentication_error", 403: "authentication_error", 404: "not_fou
 class ApiError(HTTPException):
     """An error that the API answers: a status and one sentence."""
 
-    def __init__(self, status: int, sentence: str):
-        super().__init__(status, sentence)
 
-
-def error_body(status: int, sentence: str) -> dict[str, Any]:
-    """Return the JSON body of an error."""
+def error_response(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """Return the answer of an error."""
     sentence = sentence.encode("utf-8", "replace").decode()  # a request may hold lone surrogates, which no answer can
     kind = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    return {"error": {"message": sentence, "type": kind, "param": None, "code": None}}
+    return JSONResponse({"error": {"message": sentence, "type": kind, "param": None, "code": None}}, status, headers)
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Answer every error of `app` with `error_body`."""
+    """Answer every error of `app` with one sentence."""
 
-    def http_error(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, HTTPException)
+    @app.exception_handler(HTTPException)
+    def http_error(request: Request, error: HTTPException) -> JSONResponse:
         sentence = error.detail if isinstance(error, ApiError) else _standard_sentence(request, error.status_code)
-        return JSONResponse(error_body(error.status_code, sentence), error.status_code, headers=error.headers)
+        return error_response(error.status_code, sentence, error.headers)
 
-    def invalid_body(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, RequestValidationError)
-        return JSONResponse(error_body(422, validation_sentence(error.errors()[0])), 422)
+    @app.exception_handler(RequestValidationError)
+    def invalid_body(request: Request, error: RequestValidationError) -> JSONResponse:
+        return error_response(422, validation_sentence(error.errors()[0]))
 
+    @app.exception_handler(ValueError)
+    def refused(request: Request, error: ValueError) -> JSONResponse:
+        return error_response(400, str(error))  # of the model, the queue or an upload, for the user
+
+    @app.exception_handler(Exception)
     def unexpected(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse(error_body(500, "the studio failed; its terminal says why"), 500)
-
-    app.add_exception_handler(HTTPException, http_error)
-    app.add_exception_handler(RequestValidationError, invalid_body)
-    app.add_exception_handler(Exception, unexpected)
+        return error_response(500, "the studio failed; its terminal says why")
 
 
 def unknown_field(name: str, known: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ import traceback
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from threading import Condition, Event, Thread
+from threading import Condition, Thread
 
 from dalle.sampling.canvas import Canvas
 from dalle.sampling.progress_bar import SamplingStopped
@@ -25,14 +25,7 @@ class Job:
     id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
     events: EventLog = field(default_factory=EventLog)
     images: list[str] = field(default_factory=list)  # ids of the kept images, best first, once ranked
-    _cancelled: Event = field(default_factory=Event)
-
-    @property
-    def cancelled(self) -> bool:
-        return self._cancelled.is_set()
-
-    def cancel(self) -> None:
-        self._cancelled.set()
+    cancelled: bool = False
 
     def check(self, *_: object) -> None:
         """Raise `SamplingStopped` if the job was cancelled: a progress callback of sampling."""
@@ -99,7 +92,7 @@ class JobQueue:
 
     def cancel(self, job: Job) -> None:
         """Cancel a job. One that runs keeps its finished candidates; one that has ended stays as it is."""
-        job.cancel()
+        job.cancelled = True
         with self._changed:
             if job in self._waiting:
                 self._waiting.remove(job)
@@ -113,7 +106,7 @@ class JobQueue:
         with self._changed:
             self._closed = True
             for job in self._jobs.values():
-                job.cancel()
+                job.cancelled = True
                 job.fail("the studio was stopped")
             self._waiting.clear()
             self._changed.notify()

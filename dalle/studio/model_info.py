@@ -1,17 +1,14 @@
 """Facts for the page about the loaded model: example captions, and what its card says that it cannot do."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from dalle import checkpoint
-from dalle.bundled import checkpoint_folder
 from dalle.checkpoint import CheckpointError
 from dalle.sampling.model_card import CARD
 from dalle.sampling.pipeline import DALLE
 
-EXAMPLES, LIMITS = 8, 6  # most example captions, and most sentences about limits
+MAX_LIMITS = 6  # sentences
 MAX_CARD_BYTES = 1_000_000
 # captions for models of the data sets that come with the project
 CAPTIONS_OF = {
@@ -35,24 +32,21 @@ CAPTIONS_OF = {
 }
 
 
-@dataclass(frozen=True)
-class ModelInfo:
-    """Example captions, and sentences about limits."""
+def example_captions(transformer: Path, dalle: DALLE) -> list[str]:
+    """Return captions for the data set that a checkpoint records, if the model knows all their words."""
 
-    examples: list[str]
-    limits: list[str]
-
-    @classmethod
-    def read(cls, name: str, components: Mapping[str, Path], dalle: DALLE) -> "ModelInfo":
-        """Read both from the checkpoint called `name`; what it does not record stays empty."""
+    def fits(caption: str) -> bool:
         try:
-            _, meta = checkpoint.read_config(components["transformer"], "transformer")
-        except CheckpointError:
-            meta = {}
-        data = meta.get("data") or {}
-        captions = CAPTIONS_OF.get(data.get("name", ""), ())
-        fitting = [each for each in captions if not dalle.unknown_words([each]) and _fits(dalle, each)]
-        return cls(fitting[:EXAMPLES], card_limits(checkpoint_folder(name)))
+            dalle.tokenize([caption])
+        except ValueError:
+            return False
+        return not dalle.unknown_words([caption])
+
+    try:
+        _, meta = checkpoint.read_config(transformer, "transformer")
+    except CheckpointError:
+        return []
+    return [each for each in CAPTIONS_OF.get((meta.get("data") or {}).get("name", ""), ()) if fits(each)]
 
 
 def card_limits(folder: Path) -> list[str]:
@@ -65,12 +59,4 @@ def card_limits(folder: Path) -> list[str]:
     found = next((each for each in sections if re.match(r"[^\n]*(cannot|can't|limits)", each, re.IGNORECASE)), "")
     items = re.findall(r"^[-*] (.*(?:\n  +.*)*)", found, re.MULTILINE)
     plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)|[`*]", r"\1", " ".join(item.split())) for item in items)
-    return [each for each in plain if each][:LIMITS]
-
-
-def _fits(dalle: DALLE, caption: str) -> bool:
-    try:
-        dalle.tokenize([caption])
-    except ValueError:
-        return False
-    return True
+    return [each for each in plain if each][:MAX_LIMITS]

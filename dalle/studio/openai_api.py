@@ -1,5 +1,6 @@
 """The route that OpenAI's clients call for images: POST /v1/images/generations."""
 
+import asyncio
 import base64
 import time
 from contextlib import aclosing
@@ -8,10 +9,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Request
 
 from dalle.studio.errors import ApiError
-from dalle.studio.jobs import Job
 from dalle.studio.requests import GenerationRequest
-from dalle.studio.routes import in_thread
 from dalle.studio.session import Session
+from dalle.studio.store import DrawnImage
 
 DISCONNECT_POLL_SECONDS = 1.0  # between checks that the client is still there
 
@@ -26,7 +26,7 @@ def openai_routes(session: Session) -> APIRouter:
 
         `seed`, `candidates` and the other settings of sampling may be given too. Closing the connection cancels.
         """
-        job, _ = await in_thread(session.submit, body.draw_request(session.image_size))
+        job, _ = await asyncio.to_thread(session.submit, body.draw_request(session.image_size))
         try:
             async with aclosing(job.events.read(DISCONNECT_POLL_SECONDS)) as events:
                 async for _ in events:
@@ -37,20 +37,12 @@ def openai_routes(session: Session) -> APIRouter:
         if job.failure:
             raise ApiError(500, job.failure)
         size = f"{session.image_size}x{session.image_size}"
-        data = await in_thread(_images, session, job)
+        data = await asyncio.to_thread(lambda: [_image(session.store.find_drawn(key)) for key in job.images])
         return {"created": int(time.time()), "data": data, "output_format": "png", "size": size}
 
     return routes
 
 
-def _images(session: Session, job: Job) -> list[dict[str, Any]]:
-    found = [session.store.find_drawn(key) for key in job.images]
-    return [
-        {
-            "b64_json": base64.b64encode(each.png()).decode(),
-            "seed": each.record["seed"],
-            "candidate": each.record["candidate"],
-            "score": each.record["score"],
-        }
-        for each in found
-    ]
+def _image(drawn: DrawnImage) -> dict[str, Any]:
+    facts = {name: drawn.record[name] for name in ("seed", "candidate", "score")}
+    return {"b64_json": base64.b64encode(drawn.png()).decode(), **facts}

@@ -3,7 +3,7 @@
 import base64
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from PIL import Image
@@ -32,44 +32,29 @@ class Previews:
 
     def __call__(self, tokens: Tensor) -> None:
         """Take the tokens of a batch so far: (1, b, h, w), `MASKED` where not drawn."""
-        if time.monotonic() < self._next:
+        begin = time.monotonic()
+        if begin < self._next:
             return
-        images = tokens[0]
-        if self.is_edit:
-            self._show(None, self._edited(images))
-        else:
+        images, rows = tokens[0], None
+        if not self.is_edit:
             # of all images, which parallel decoding samples at different speeds
             rows = int((images[:, :, -1] != MASKED).all(dim=0).sum())
-            if rows > self._rows:
-                self._rows = rows
-                self._show(rows, self._top_rows(images, rows))
-
-    def _show(self, rows: int | None, decode: Callable[[], list[Image.Image]]) -> None:
-        begin = time.monotonic()
-        images = decode()
-        self.show(rows, [data_url(image) for image in images])
+            if rows <= self._rows:
+                return
+            self._rows = rows
+        self.show(rows, [data_url(image) for image in self._previews(images, rows)])
         now = time.monotonic()
         interval = INTERVAL_OF_ONE if len(images) == 1 else INTERVAL
         self._next = now + max(interval, (now - begin) / SHARE)
 
-    def _top_rows(self, images: Tensor, rows: int) -> Callable[[], list[Image.Image]]:
-        """Return a function that decodes the first rows only, above an undrawn rest."""
-
-        def decode() -> list[Image.Image]:
-            height = images.shape[1] * self.dvae.downsample
-            return [_on_undrawn(image, height) for image in decode_images(self.dvae, images[:, :rows])]
-
-        return decode
-
-    def _edited(self, images: Tensor) -> Callable[[], list[Image.Image]]:
-        """Return a function that decodes all images, with undrawn tokens covered."""
-
-        def decode() -> list[Image.Image]:
-            masks = (images == MASKED).cpu()
-            decoded = decode_images(self.dvae, images.clamp(min=0))
-            return [_cover(image, mask) for image, mask in zip(decoded, masks, strict=True)]
-
-        return decode
+    def _previews(self, images: Tensor, rows: int | None) -> Iterator[Image.Image]:
+        """Decode the first rows of images, None: all, and leave what is not drawn in one colour."""
+        height, images = images.shape[1] * self.dvae.downsample, images[:, :rows]
+        masks = (images != MASKED).to("cpu", torch.uint8) * 255
+        for image, mask in zip(decode_images(self.dvae, images.clamp(min=0)), masks, strict=True):
+            preview = Image.new("RGB", (image.width, height), UNDRAWN)
+            preview.paste(image, mask=Image.fromarray(mask.numpy()).resize(image.size, Image.Resampling.NEAREST))
+            yield preview
 
 
 def data_url(image: Image.Image, longest_side: int = LONGEST_SIDE) -> str:
@@ -80,16 +65,3 @@ def data_url(image: Image.Image, longest_side: int = LONGEST_SIDE) -> str:
     file = io.BytesIO()
     image.save(file, "PNG", compress_level=1)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def _on_undrawn(image: Image.Image, height: int) -> Image.Image:
-    whole = Image.new("RGB", (image.width, height), UNDRAWN)
-    whole.paste(image)
-    return whole
-
-
-def _cover(image: Image.Image, mask: Tensor) -> Image.Image:
-    """Cover the tokens of an image where the (h, w) mask is True."""
-    cells = Image.fromarray(mask.to(torch.uint8).numpy() * 255)
-    whole = cells.resize(image.size, Image.Resampling.NEAREST)
-    return Image.composite(Image.new("RGB", image.size, UNDRAWN), image, whole)

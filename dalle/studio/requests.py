@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dalle.sampling.sampling_config import MIXTURE, SCORE_NAMES, SamplingConfig
 from dalle.studio.errors import ApiError, unknown_field
@@ -11,14 +11,7 @@ UNRANKED = "none"
 LONGEST_CAPTION = 4000  # characters; the model's own limit is in tokens, and lower
 SEEDS = 2**53  # the largest integers that JavaScript holds
 
-
-def _check_text(text: str) -> str:
-    if any("\ud800" <= each <= "\udfff" for each in text):
-        raise ValueError("the caption is not UTF-8 text")
-    return text
-
-
-Caption = Annotated[str, Field(max_length=LONGEST_CAPTION), AfterValidator(_check_text)]
+Caption = Annotated[str, Field(max_length=LONGEST_CAPTION)]
 
 
 class Body(BaseModel):
@@ -98,17 +91,10 @@ class DrawRequest(Settings):
             ValueError: a setting out of its range.
         """
         assert self.seed is not None
-        return SamplingConfig(
-            candidates=self.candidates,
-            keep=self.candidates if self.keep is None else self.keep,
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-            min_p=self.min_p,
-            guidance=self.guidance,
-            seed=self.seed,
-            rerank="clip" if self.rerank == UNRANKED else self.rerank,
-        )
+        settings = self.model_dump(exclude={"caption", "edit", "decoder"})
+        settings["keep"] = self.candidates if self.keep is None else self.keep
+        settings["rerank"] = "clip" if self.rerank == UNRANKED else self.rerank
+        return SamplingConfig(**settings)
 
 
 class GenerationRequest(Settings):
@@ -133,10 +119,6 @@ class GenerationRequest(Settings):
             raise ApiError(400, f"size={self.size[:20]} is not a size of this model; use {own} or auto")
         if self.response_format not in (None, "b64_json"):
             raise ApiError(400, "response_format must be b64_json: the studio gives no addresses to its images")
-        shared = {name: getattr(self, name) for name in Settings.model_fields}
-        return DrawRequest(
-            caption=self.prompt,
-            candidates=self.n if self.candidates is None else self.candidates,
-            keep=self.n,
-            **shared,
-        )
+        settings = self.model_dump(include=set(Settings.model_fields))
+        candidates = self.n if self.candidates is None else self.candidates
+        return DrawRequest(caption=self.prompt, candidates=candidates, keep=self.n, **settings)

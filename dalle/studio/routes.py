@@ -7,11 +7,9 @@ from fastapi import APIRouter, Body, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from dalle.sampling.output_writer import slug
-from dalle.studio.errors import ApiError
 from dalle.studio.requests import DrawRequest
-from dalle.studio.serial_executor import SerialExecutor
 from dalle.studio.session import Session
-from dalle.studio.store import DrawnImage
+from dalle.studio.store import DrawnImage, StoredImage
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -20,21 +18,6 @@ PNG: Responses = {200: {"content": {"image/png": {}}, "description": "the image,
 STREAM: Responses = {
     200: {"content": {"text/event-stream": {}}, "description": "server-sent events, from the first to the last"}
 }
-
-
-async def in_thread(function: Any, *arguments: Any, serial: SerialExecutor | None = None) -> Any:
-    """Call a function of the session in a thread. Its ValueErrors become errors of the request.
-
-    serial: runs it after all that it was given before; None: run it at once.
-    """
-    try:
-        if serial is not None:
-            return await serial.run(function, *arguments)
-        return await asyncio.to_thread(function, *arguments)
-    except ApiError:
-        raise
-    except ValueError as error:
-        raise ApiError(400, str(error)) from error
 
 
 def api_routes(session: Session) -> APIRouter:
@@ -53,15 +36,13 @@ def api_routes(session: Session) -> APIRouter:
 
         `settings` are those that this project wrote into a PNG, or null.
         """
-        key, uploaded = await in_thread(session.upload, await request.body(), serial=session.image_work)
-        image = uploaded.image
-        return {"id": key, "width": image.width, "height": image.height, "settings": uploaded.settings}
+        return await session.image_work.run(session.upload, await request.body())
 
     @routes.post("/jobs", status_code=202)
     async def draw(request: Annotated[DrawRequest, Body()]) -> dict[str, Any]:
         """Draw candidates for a caption, or edit an image. `position` is the number of drawings before this one."""
-        serial = None if request.edit is None else session.image_work  # edits encode their image
-        job, position = await in_thread(session.submit, request, serial=serial)
+        in_thread = asyncio.to_thread if request.edit is None else session.image_work.run  # edits encode their image
+        job, position = await in_thread(session.submit, request)
         return {"job": job.id, "position": position}
 
     @routes.get("/jobs/{job}/events", responses=STREAM, response_class=StreamingResponse)
@@ -85,17 +66,17 @@ def api_routes(session: Session) -> APIRouter:
     @routes.get("/images/{image}/attention")
     async def get_attention(image: str) -> dict[str, Any]:
         """Return a heat map of the attention to each word of the caption."""
-        return {"words": await in_thread(session.attention, image, serial=session.image_work)}
+        return {"words": await session.image_work.run(session.attention, image)}
 
     @routes.get("/images/{image}/nearest")
     async def get_nearest(image: str) -> dict[str, Any]:
         """Return the training images that are nearest to a drawn image."""
-        return await in_thread(session.nearest, image, serial=session.image_work)
+        return await session.image_work.run(session.nearest, image)
 
     return routes
 
 
-def _file_name(found: Any) -> str:
+def _file_name(found: StoredImage) -> str:
     """Return a file name of letters, digits, hyphens and a dot."""
     if not isinstance(found, DrawnImage):
         return "image.png"

@@ -10,10 +10,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dalle.studio.errors import ApiError, error_body
+from dalle.studio.errors import ApiError, error_response
 from dalle.studio.uploads import MAX_UPLOAD_BYTES
 
 UPLOADS = "/api/uploads"
@@ -53,16 +52,13 @@ class Security:
                 headers["Cache-Control"] = "no-cache" if _is_public(scope["path"]) else "no-store"
             await send(message)
 
-        headers = Headers(scope=scope)
-        limit = MAX_UPLOAD_BYTES if scope["path"] == UPLOADS else MAX_JSON_BYTES
-        refusal = self._refusal(scope["path"], headers) or _too_large(headers, limit)
+        refusal = self._refusal(scope["path"], Headers(scope=scope))
         if refusal is None:
+            limit = MAX_UPLOAD_BYTES if scope["path"] == UPLOADS else MAX_JSON_BYTES
             await self.app(scope, _limited(receive, limit), send_with_headers)
-            return
-        if refusal.status_code == 413:
-            await _discard(receive, 4 * limit)  # a browser shows no answer to a request that it is still sending
-        answer = JSONResponse(error_body(refusal.status_code, refusal.detail), refusal.status_code, refusal.headers)
-        await answer(scope, receive, send_with_headers)
+        else:
+            answer = error_response(refusal.status_code, refusal.detail, refusal.headers)
+            await answer(scope, receive, send_with_headers)
 
     def _refusal(self, path: str, headers: Headers) -> ApiError | None:
         """Return the error of a request that is not from this server's page or from an owner of the token."""
@@ -78,9 +74,8 @@ class Security:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         same = hmac.compare_digest(token.strip().encode(), self.token.encode())
         if scheme.lower() != "bearer" or not same:
-            error = ApiError(401, "the token is missing or wrong; open the link that the studio printed last")
-            error.headers = {"WWW-Authenticate": "Bearer"}
-            return error
+            sentence = "the token is missing or wrong; open the link that the studio printed last"
+            return ApiError(401, sentence, {"WWW-Authenticate": "Bearer"})
         return None
 
 
@@ -94,16 +89,6 @@ def _is_public(path: str) -> bool:
     return path in PUBLIC or path.startswith("/static/")
 
 
-def _too_large(headers: Headers, limit: int) -> ApiError | None:
-    length = headers.get("content-length", "0")
-    return _size_error(limit) if length.isdigit() and int(length) > limit else None
-
-
-def _size_error(limit: int) -> ApiError:
-    amount = f"{limit // 10**6} MB" if limit >= 10**6 else f"{limit // 1000} kB"
-    return ApiError(413, f"the body is larger than {amount}, the most that the studio reads here")
-
-
 def _limited(receive: Receive, limit: int) -> Receive:
     """Return a `receive` that raises ApiError once a body has more than `limit` bytes, whatever its headers say."""
     received = 0
@@ -112,17 +97,13 @@ def _limited(receive: Receive, limit: int) -> Receive:
         nonlocal received
         message = await receive()
         received += len(message.get("body", b""))
-        if received > limit:
-            raise _size_error(limit)
-        return message
+        if received <= limit:
+            return message
+        # read on for a while: a browser shows no answer to a request that it is still sending
+        while message.get("more_body") and received < 5 * limit:
+            message = await receive()
+            received += len(message.get("body", b""))
+        amount = f"{limit // 10**6} MB" if limit >= 10**6 else f"{limit // 1000} kB"
+        raise ApiError(413, f"the body is larger than {amount}, the most that the studio reads here")
 
     return limited
-
-
-async def _discard(receive: Receive, most: int) -> None:
-    """Read a body and forget it, at most about `most` bytes."""
-    while most > 0:
-        message = await receive()
-        if message["type"] != "http.request" or not message.get("more_body"):
-            return
-        most -= len(message.get("body", b""))

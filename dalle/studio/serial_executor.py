@@ -2,9 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from threading import BoundedSemaphore
 from typing import TypeVar
 
 from dalle.studio.errors import ApiError
@@ -13,13 +10,13 @@ T = TypeVar("T")
 
 
 class SerialExecutor:
-    """Thread that runs one function at a time, so that the server's other threads stay free for short work."""
+    """Runs one function at a time in a thread, so that the server's other threads stay free for short work."""
 
     def __init__(self, limit: int):
         """limit: functions that run or wait."""
         self.limit = limit
-        self._slots = BoundedSemaphore(limit)
-        self._executor = ThreadPoolExecutor(1, "studio images")
+        self._count = 0
+        self._turn = asyncio.Lock()
 
     async def run(self, function: Callable[..., T], *arguments: object) -> T:
         """Run a function when those before it have ended, and return what it returns.
@@ -27,13 +24,11 @@ class SerialExecutor:
         Raises:
             ApiError: too many wait already.
         """
-        if not self._slots.acquire(blocking=False):
+        if self._count == self.limit:
             raise ApiError(429, f"{self.limit} images are being worked on already; try again in a moment")
+        self._count += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, partial(function, *arguments))
+            async with self._turn:
+                return await asyncio.to_thread(function, *arguments)
         finally:
-            self._slots.release()
-
-    def close(self) -> None:
-        """Forget the functions that wait."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+            self._count -= 1

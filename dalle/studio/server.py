@@ -4,20 +4,18 @@ import ipaddress
 import os
 import secrets
 import socket
-import sys
 import webbrowser
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import uvicorn
-from fastapi import Depends, FastAPI, Response
+from fastapi import Depends, FastAPI, Request
 from fastapi.responses import FileResponse
 from fastapi.security import HTTPBearer
 
 from dalle.studio.config import StudioConfig
-from dalle.studio.errors import ApiError, add_error_handlers
+from dalle.studio.errors import add_error_handlers
 from dalle.studio.openai_api import openai_routes
 from dalle.studio.routes import api_routes
 from dalle.studio.security import Security, loopback_hosts
@@ -54,22 +52,14 @@ def create_app(session: Session) -> FastAPI:
     app.include_router(api_routes(session), dependencies=token)
     app.include_router(openai_routes(session), dependencies=token)
     # only files that are there at the start are served: no path of a request reaches the disk
-    files = {path.name: path for path in STATIC.glob("*.*") if path.suffix in MEDIA_TYPES}
-
-    def serve(name: str) -> FileResponse:
-        if name not in files:
-            raise ApiError(404, "there is no such page")
-        return FileResponse(files[name], media_type=MEDIA_TYPES[files[name].suffix])
-
-    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
-    async def index() -> Response:
-        return serve("index.html")
-
-    @app.api_route("/static/{name}", methods=["GET", "HEAD"], include_in_schema=False)
-    async def static(name: str) -> Response:
-        return serve(name)
-
+    app.add_route("/", partial(_serve, STATIC / "index.html"), include_in_schema=False)
+    for path in (each for each in STATIC.iterdir() if each.suffix in MEDIA_TYPES):
+        app.add_route(f"/static/{path.name}", partial(_serve, path), include_in_schema=False)
     return app
+
+
+def _serve(path: Path, request: Request) -> FileResponse:
+    return FileResponse(path, media_type=MEDIA_TYPES[path.suffix])
 
 
 def run(config: StudioConfig) -> None:
@@ -145,26 +135,20 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-@contextmanager
-def listening_socket(host: str, port: int) -> Iterator[socket.socket]:
-    """Context with a socket that listens on an address.
+def listening_socket(host: str, port: int) -> socket.socket:
+    """Open a socket that listens on an address.
 
     Raises:
         ValueError: the port is in use, or the address is not of this computer.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as listener:
-        if sys.platform != "win32":
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was just left
-        try:
-            listener.bind((host, port))
-            listener.listen(128)
-        except OSError as error:
-            raise ValueError(
-                f"the studio cannot listen on port={port} of host={host}: {(error.strerror or str(error)).lower()}; "
-                "try another port, or port=0 for a free one"
-            ) from error
-        yield listener
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        reason = (error.strerror or str(error)).split(" (")[0].lower()  # without the address, which is said already
+        raise ValueError(
+            f"the studio cannot listen on port={port} of host={host}: {reason}; "
+            "try another port, or port=0 for a free one"
+        ) from error
 
 
 def _bracketed(host: str) -> str:

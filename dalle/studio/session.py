@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dalle import checkpoint, distributed
+from dalle.bundled import checkpoint_folder
 from dalle.image_grid import fitted
 from dalle.sampling.attention_grid import heat_maps
 from dalle.sampling.attention_maps import attention_to_text, word_maps
@@ -19,11 +20,11 @@ from dalle.studio.drawing import JobRunner
 from dalle.studio.edits import build_canvas
 from dalle.studio.errors import ApiError
 from dalle.studio.jobs import Job, JobQueue
-from dalle.studio.model_info import ModelInfo
+from dalle.studio.model_info import card_limits, example_captions
 from dalle.studio.previews import data_url
 from dalle.studio.requests import DrawRequest
 from dalle.studio.serial_executor import SerialExecutor
-from dalle.studio.store import BoundedStore, Store, UploadedImage
+from dalle.studio.store import BoundedStore, Store, StoredImage
 from dalle.studio.uploads import read_upload
 
 TILE = 192  # pixels of heat maps and of training images
@@ -37,7 +38,8 @@ class Session:
 
     dalle: DALLE
     config: StudioConfig
-    info: ModelInfo
+    examples: list[str]  # captions that the model can draw
+    limits: list[str]  # sentences about what it cannot
     recorded: Mapping[str, Any]  # settings for the record in each image: checkpoint and digests
     policy: CaptionPolicy | None = None
     novelty: Novelty | None = None
@@ -66,7 +68,9 @@ class Session:
         names = ("checkpoint", "dvae", "clip", "decoder", "precision")
         recorded = {name: getattr(config, name) for name in names}
         recorded["digests"] = {name: checkpoint.digest(path) for name, path in components.items()}
-        return cls(dalle, config, ModelInfo.read(config.checkpoint, components, dalle), recorded, policy, novelty)
+        examples = example_captions(components["transformer"], dalle)
+        limits = card_limits(checkpoint_folder(config.checkpoint))
+        return cls(dalle, config, examples, limits, recorded, policy, novelty)
 
     def describe(self) -> dict[str, Any]:
         """Return what `GET /api/model` answers."""
@@ -79,8 +83,8 @@ class Session:
             "caption_tokens": sequence.text_positions,
             "max_candidates": self.config.max_candidates,
             "guidance": dalle.guidance,
-            "examples": self.info.examples,
-            "limits": self.info.limits,
+            "examples": self.examples,
+            "limits": self.limits,
             "has_clip": dalle.clip is not None,
             "has_decoder": dalle.decoder is not None,
             "has_training_images": self.novelty is not None,
@@ -122,10 +126,14 @@ class Session:
         job = Job(request, build_canvas(request, config, self.dalle, self.store))
         return job, self.jobs.submit(job)
 
-    def upload(self, data: bytes) -> tuple[str, UploadedImage]:
-        """Decode and keep an uploaded image. Raises ValueError if it cannot be used."""
-        uploaded = read_upload(data)
-        return self.store.uploaded.add(uploaded), uploaded
+    def upload(self, data: bytes) -> dict[str, Any]:
+        """Decode and keep an uploaded image. Returns its id, size and settings.
+
+        Raises ValueError if it cannot be used.
+        """
+        image, settings = read_upload(data)
+        key = self.store.uploaded.add(StoredImage(image, {}))
+        return {"id": key, "width": image.width, "height": image.height, "settings": settings}
 
     def attention(self, key: str) -> list[dict[str, Any]]:
         """Return the words of a drawn image's caption, each with a heat map of the attention to it.
@@ -156,9 +164,8 @@ class Session:
         if novelty is None:
             raise ApiError(404, "the training images are not indexed; start the studio with novelty=true")
         training = novelty.training
-        found = {name: novelty.nearest(drawn.image, drawn.tokens, flag) for name, flag in novelty.searches.items()}
-        distinct = {each.index: each for each in found.values()}.values()
-        shown = [(each, training.image(each)) for each in distinct]
+        found = [novelty.nearest(drawn.image, drawn.tokens, by_clip) for by_clip in novelty.searches.values()]
+        distinct = {each.index: each for each in found}.values()
         nearest = [
             {
                 "image": data_url(image, TILE),
@@ -166,12 +173,11 @@ class Session:
                 "distance": each.distances(),
                 "near_copy": each.is_near_duplicate,
             }
-            for each, image in shown
-            if image is not None
+            for each in distinct
+            if (image := training.image(each)) is not None
         ]
         return {"training_images": len(training.keys), "nearest": nearest}
 
     def close(self) -> None:
         """Cancel all drawings and end their events."""
         self.jobs.close()
-        self.image_work.close()

@@ -2,7 +2,7 @@
 
 import secrets
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Generic, TypeVar
 
@@ -13,46 +13,37 @@ from dalle.sampling.image_record import encode_png
 from dalle.studio.errors import ApiError
 
 MAX_BYTES = 256_000_000  # of the pixels of all images of a kind
-GONE = "there is no such image; it may be too old, or of a studio that was restarted"
 
 
 @dataclass
-class DrawnImage:
-    """A finished candidate. Its record gets a rank and a score once all candidates are drawn."""
+class StoredImage:
+    """An image, drawn or uploaded."""
 
     image: Image.Image
-    tokens: Tensor  # (h, w) int64
-    record: dict[str, Any]  # what its PNG file says: caption, seed, candidate, rank, score, settings
+    record: dict[str, Any]  # what its PNG file says: caption, seed, candidate, rank, score, settings; {} for an upload
 
     def png(self) -> bytes:
         return encode_png(self.image, self.record)
 
 
 @dataclass
-class UploadedImage:
-    """An uploaded image, decoded and scaled down. Nothing else of its file is kept."""
+class DrawnImage(StoredImage):
+    """A finished candidate. Its record gets a rank and a score once all candidates are drawn."""
 
-    image: Image.Image
-    settings: dict[str, Any] | None = None  # settings of the drawing, if this project made the file
-
-    def png(self) -> bytes:
-        return encode_png(self.image, {})
+    tokens: Tensor  # (h, w) int64
 
 
-Item = TypeVar("Item", DrawnImage, UploadedImage)
+Item = TypeVar("Item", bound=StoredImage)
 
 
 class BoundedStore(Generic[Item]):
-    """Images of one kind by id, at most `limit` of them and `max_bytes` of pixels."""
+    """Images of one kind by id, at most `limit` of them and `MAX_BYTES` of pixels."""
 
-    def __init__(self, limit: int, max_bytes: int = MAX_BYTES):
-        self.limit, self.max_bytes = limit, max_bytes
+    def __init__(self, limit: int):
+        self.limit = limit
         self._items: OrderedDict[str, Item] = OrderedDict()
         self._bytes = 0
         self._lock = Lock()
-
-    def __len__(self) -> int:
-        return len(self._items)
 
     def add(self, item: Item) -> str:
         """Keep an image, forget the oldest above the limits, and return its id."""
@@ -60,7 +51,7 @@ class BoundedStore(Generic[Item]):
         with self._lock:
             self._items[key] = item
             self._bytes += _size(item)
-            while len(self._items) > 1 and (len(self._items) > self.limit or self._bytes > self.max_bytes):
+            while len(self._items) > 1 and (len(self._items) > self.limit or self._bytes > MAX_BYTES):
                 _, oldest = self._items.popitem(last=False)
                 self._bytes -= _size(oldest)
         return key
@@ -74,12 +65,12 @@ class Store:
     """Drawn and uploaded images."""
 
     drawn: BoundedStore[DrawnImage]
-    uploaded: BoundedStore[UploadedImage] = field(default_factory=lambda: BoundedStore(64))
+    uploaded: BoundedStore[StoredImage]
 
-    def find(self, key: str) -> DrawnImage | UploadedImage:
+    def find(self, key: str) -> StoredImage:
         """Return an image by its id. Raises ApiError if there is none."""
         if (found := self.drawn.get(key) or self.uploaded.get(key)) is None:
-            raise ApiError(404, GONE)
+            raise ApiError(404, "there is no such image; it may be too old, or of a studio that was restarted")
         return found
 
     def find_drawn(self, key: str) -> DrawnImage:
@@ -90,5 +81,5 @@ class Store:
         return found
 
 
-def _size(item: DrawnImage | UploadedImage) -> int:
+def _size(item: StoredImage) -> int:
     return 3 * item.image.width * item.image.height

@@ -6,32 +6,23 @@ from typing import Any
 
 from PIL import Image
 
-from dalle.config_validation import has_type
+from dalle.config_validation import config_from_json
 from dalle.data.image_file import decode_image
 from dalle.data.source import UnreadableRecord
 from dalle.sampling.image_record import read_record
 from dalle.sampling.sampling_config import SamplingConfig
-from dalle.studio.store import UploadedImage
+from dalle.studio.requests import UNRANKED
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # detected by content; the declared type is ignored
 MAX_UPLOAD_BYTES = 20_000_000
 MAX_PIXELS = 50_000_000
 LONGEST_SIDE = 1024  # pixels of a kept image; models see far less
-# settings that a drawing takes from a PNG file's record, with their types
-RECORDED = {
-    "temperature": float,
-    "top_k": int | None,
-    "top_p": float | None,
-    "min_p": float | None,
-    "guidance": float | None,
-    "rerank": str,
-    "candidates": int,
-    "keep": int,
-}
+# settings of a PNG file's record that the page can draw with again
+RECORDED = ("temperature", "top_k", "top_p", "min_p", "guidance", "rerank", "candidates", "keep")
 
 
-def read_upload(data: bytes) -> UploadedImage:
-    """Decode an uploaded file.
+def read_upload(data: bytes) -> tuple[Image.Image, dict[str, Any] | None]:
+    """Decode an uploaded file. Returns the image, and the settings of the drawing if this project made the file.
 
     Raises:
         ValueError: not an image in one of `FORMATS`, too many pixels, or broken.
@@ -58,7 +49,7 @@ def read_upload(data: bytes) -> UploadedImage:
     except UnreadableRecord as error:
         raise ValueError("the image is broken or incomplete; save it anew as PNG or JPEG") from error
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
-    return UploadedImage(image, recorded_settings(data) if kind == "PNG" else None)
+    return image, recorded_settings(data) if kind == "PNG" else None
 
 
 def recorded_settings(data: bytes) -> dict[str, Any] | None:
@@ -69,11 +60,11 @@ def recorded_settings(data: bytes) -> dict[str, Any] | None:
         return None
     if not record:
         return None
-    found = record["settings"]
-    settings = {name: found[name] for name, kind in RECORDED.items() if name in found and has_type(found[name], kind)}
+    recorded = record["settings"]
+    settings = {name: recorded[name] for name in RECORDED if name in recorded}
     try:
-        SamplingConfig(**{name: value for name, value in settings.items() if value != "none"})
+        config_from_json(SamplingConfig, {name: each for name, each in settings.items() if each != UNRANKED}, "upload")
     except ValueError:  # forged, or of another version
         settings = {}
-    settings["decoder"] = found.get("decoder") is not None
+    settings["decoder"] = recorded.get("decoder") is not None
     return {"caption": record["caption"], "seed": record["seed"], "candidate": record["candidate"], **settings}

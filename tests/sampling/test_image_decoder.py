@@ -3,31 +3,17 @@
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
 from dalle import DALLE, checkpoint
 from dalle.checkpoint import CheckpointError
-from dalle.models.decoder.model import DecoderConfig, DiffusionDecoder
+from dalle.models.decoder.model import DiffusionDecoder
 from dalle.sampling.components import find_components
 from dalle.sampling.image_decoder import check_decoder
 
 CAPTION = "a small red circle above a large blue square"
-SIZES = DecoderConfig(
-    width=8, levels=1, blocks=1, patch=2, residual_scale=0.5, image_vocabulary=13, code_channels=8, code_side=2, grid=4
-)
-
-
-@pytest.fixture(scope="module")
-def decoder_folder(checkpoints, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("decoder")
-    torch.manual_seed(0)
-    decoder = DiffusionDecoder(SIZES)
-    torch.nn.init.normal_(decoder.unet.output.weight, std=0.2)
-    decoder.save(folder, {"dvae": {"path": "unused", "digest": checkpoint.digest(checkpoints / "dvae")}})
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +64,7 @@ def test_steps_are_a_setting(dalle):
 )
 def test_decoders_of_other_codes_or_grids_are_refused(dalle, changes, message):
     with pytest.raises(ValueError, match=message):
-        check_decoder(DiffusionDecoder(replace(SIZES, **changes)), dalle.dvae, grid=4)
+        check_decoder(DiffusionDecoder(replace(dalle.decoder.config, **changes)), dalle.dvae, grid=4)
 
 
 def test_a_decoder_of_another_dvae_is_refused(checkpoints, decoder_folder, tmp_path):

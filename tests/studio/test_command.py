@@ -35,6 +35,7 @@ def test_a_port_in_use_is_said_in_one_sentence(studio_command):
     ("arguments", "sentence"),
     [
         (["checkpoint=nowhere"], "nowhere"),
+        (["checkpoint=https://203.0.113.7/model"], "203.0.113.7/model"),  # a folder's name: nothing is fetched
         (["host=0.0.0.0"], "needs a token of yours"),
         (["port=70000"], "port=70000 is not a port"),
         (["queue=0"], "queue=0 must be at least 1"),

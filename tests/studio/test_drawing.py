@@ -4,6 +4,7 @@ import io
 
 import pytest
 from PIL import Image
+from running_studio import running
 
 from dalle.sampling.image_record import read_record
 
@@ -49,3 +50,22 @@ def test_each_image_records_its_settings(studio):
     settings = studio.client.post("/api/uploads", content=file).json()["settings"]
     assert settings.pop("candidate") == best["candidate"]
     assert [pixels(studio, each["id"]) for each in studio.drawn(**settings)][0] == pixels(studio, best["id"])
+
+
+def test_the_diffusion_decoder_decodes_the_drawings_that_ask_for_it(make_session, decoder_folder):
+    settings = {"caption": "a red circle", "candidates": 5, "keep": 2, "seed": 3}
+    with running(make_session(decoder=str(decoder_folder))) as studio:
+        assert studio.client.get("/api/model").json()["has_decoder"] is True
+        expected = studio.session.dalle.generate(**settings)
+        decoded, plain = studio.drawn(**settings, decoder=True), studio.drawn(**settings)
+        assert [each["candidate"] for each in decoded] == [each["candidate"] for each in plain] == expected.candidates
+        assert [pixels(studio, each["id"]) for each in decoded] == [image.tobytes() for image in expected.images]
+        assert all(pixels(studio, a["id"]) != pixels(studio, b["id"]) for a, b in zip(decoded, plain, strict=True))
+        for images, chosen in ((decoded, True), (plain, False)):
+            file = studio.client.get(f"/api/images/{images[0]['id']}").content
+            assert studio.client.post("/api/uploads", content=file).json()["settings"]["decoder"] is chosen
+        edit = {"kind": "extend", "image": decoded[0]["id"], "direction": "right", "amount": 0.5}
+        (wide,) = studio.drawn(candidates=1, decoder=True, edit=edit)
+        extended = Image.open(io.BytesIO(studio.client.get(f"/api/images/{wide['id']}").content))
+        assert extended.size == (12, 8)
+        assert extended.crop((0, 0, 8, 8)).tobytes() == pixels(studio, decoded[0]["id"])

@@ -283,4 +283,3 @@ def test_image_work_is_serial_and_bounded():
 
     run(main())
     assert order == [1, 2, 4]
-    executor.close()

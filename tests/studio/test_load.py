@@ -146,4 +146,4 @@ def test_ctrl_c_ends_a_busy_studio_and_its_streams(command):
         process.send_signal(signal.SIGINT)
         rest = "".join(chunks)
     assert "event: failed" in rest or "event: done" in rest
-    assert process.wait(20) == 130
+    assert process.wait(120) == 130  # a busy computer takes its time

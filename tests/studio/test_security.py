@@ -343,7 +343,7 @@ def test_drawing_opens_no_connection_and_no_file_for_writing(make_session, monke
 
     sys.addaudithook(audit)
     try:
-        image, _ = session.upload(image_file("PNG"))
+        image = session.upload(image_file("PNG"))["id"]
         for edit in (None, {"kind": "vary", "image": image}):
             request = DrawRequest.model_validate({"caption": "a red circle", "candidates": 2, "edit": edit})
             job, _ = session.submit(request)

@@ -8,10 +8,9 @@ const NEW_LINK = "The studio wants another token: it was restarted, or this page
 
 /** Error with a sentence for the user. status: HTTP status; 0 if the server did not answer. */
 export class StudioError extends Error {
-  constructor(message, status, type) {
+  constructor(message, status) {
     super(message);
     this.status = status;
-    this.type = type;
   }
 
   /** True if the banner says what happened, so that no other place has to. */
@@ -64,7 +63,7 @@ export async function request(path, { method = "GET", json, body, type, signal }
 async function serverError(response) {
   const fallback = `The studio answered with an error (${response.status}). See its terminal.`;
   const { error } = await response.json().catch(() => ({}));
-  return new StudioError(sentence(error?.message) || fallback, response.status, error?.type);
+  return new StudioError(sentence(error?.message) || fallback, response.status);
 }
 
 /** Begin with a capital letter and end with a full stop. */
@@ -109,16 +108,11 @@ async function* parseEvents(stream) {
   for (;;) {
     const { value, done } = await reader.read();
     if (done) return;
-    buffer = (buffer + value).replaceAll("\r\n", "\n");
-    const blocks = buffer.split("\n\n");
+    const blocks = (buffer + value).split("\n\n");
     buffer = blocks.pop();
-    for (const block of blocks) {
-      const event = { name: "message", data: "" };
-      for (const line of block.split("\n")) {
-        if (line.startsWith("event:")) event.name = line.slice(6).trim();
-        if (line.startsWith("data:")) event.data += line.slice(5);
-      }
-      if (event.data) yield { name: event.name, data: JSON.parse(event.data) };
+    for (const block of blocks) { // comments keep the connection alive
+      const [, name, data] = block.match(/^event: (.+)\ndata: (.+)$/) ?? [];
+      if (name) yield { name, data: JSON.parse(data) };
     }
   }
 }

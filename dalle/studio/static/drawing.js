@@ -23,7 +23,7 @@ export class Picture {
   }
 
   name(state) {
-    this.image.alt = `${this.drawing.caption}: candidate ${this.candidate + 1}, ${state}`;
+    this.image.alt = `${this.drawing.title}: candidate ${this.candidate + 1}, ${state}`;
     this.button.ariaDisabled = String(!this.finished);
     this.button.classList.toggle("unfinished", !this.finished);
   }
@@ -36,39 +36,42 @@ export class Picture {
     this.bar.style.transform = `scaleX(${rows ? Math.min(1, rows / grid) : 0})`;
   }
 
-  /** Fetch the finished picture. */
+  /** Fetch and show the finished picture's file. Once it is ranked, the file has its rank and score inside. */
   async finish(id) {
-    if (this.id === id) return;
     this.id = id;
     this.name("finished");
-    this.button.removeAttribute("aria-disabled");
-    this.show(await getImage(id));
-  }
-
-  /** Show the finished picture's file. */
-  show(blob) {
+    const request = this.newest = getImage(id);
+    const blob = await request;
+    if (request !== this.newest) return;
+    this.dispose();
     this.blob = blob;
     this.url = URL.createObjectURL(blob);
     this.image.src = this.url;
     this.drawing.changed();
   }
 
+  /** Free the memory of the file. */
+  dispose() {
+    if (this.url) URL.revokeObjectURL(this.url);
+  }
+
   rank(place, count, score) {
     this.score = score;
-    this.label.textContent = score === null ? `${place}` : `${place} · ${score.toFixed(3)}`;
-    this.label.title = score === null ? "" : "place and score";
-    const scored = score === null ? "" : `, score ${score.toFixed(3)}`;
-    this.image.alt = `${this.drawing.caption}: ${place} of ${count}${scored}`;
-    this.element.classList.toggle("best", place === 1 && count > 1 && score !== null);
+    const scored = score !== null;
+    this.label.textContent = scored ? `${place} · ${score.toFixed(3)}` : count > 1 ? `${place}` : "";
+    this.label.title = scored ? "place and score" : "";
+    this.image.alt = `${this.drawing.title}: ${place} of ${count}${scored ? `, score ${score.toFixed(3)}` : ""}`;
+    this.element.classList.toggle("best", place === 1 && count > 1 && scored);
   }
 }
 
-/** A drawing. listeners: {changed(drawing), open(picture)}. */
+/** A drawing, or an opened picture. listeners: {changed(drawing), open(picture)}. file: name of the opened file. */
 export class Drawing {
-  constructor(settings, grid, listeners) {
-    Object.assign(this, { settings, grid, listeners, pictures: [], job: null, state: "waiting", status: "", note: "" });
+  constructor(settings, grid, listeners, file = null) {
+    Object.assign(this, { settings, grid, listeners, file, pictures: [], job: null, state: "waiting", status: "", note: "" });
     this.caption = settings.caption;
-    this.element = element("ul", { className: "pictures", role: "list", ariaLabel: `Pictures for ${this.caption}` });
+    this.title = file ?? this.caption;
+    this.element = element("ul", { className: "pictures", role: "list", ariaLabel: `Pictures for ${this.title}` });
   }
 
   get running() {
@@ -145,16 +148,15 @@ export class Drawing {
       data.images.forEach((image, index) => this.candidate(data.first + index).preview(image, data.rows, this.grid));
     } else if (name === "image") {
       this.addPictures(data.candidate + 1);
-      this.finishPicture(this.candidate(data.candidate), data.id);
+      const picture = this.candidate(data.candidate);
+      if (picture && !picture.finished) this.finishPicture(picture, data.id);
       if (this.running && !this.cancelling) this.say(`${this.finished.length} of ${this.pictures.length} finished.`, "drawing");
     } else if (name === "ranked") {
       this.rank(data.images);
     } else if (name === "done") {
-      this.keepFinished();
       const ordered = this.pictures.length > 1 && this.pictures[0].score !== null ? ", best first" : "";
       this.say(`${plural(this.pictures.length, "picture")} in ${data.seconds.toFixed(1)} s${ordered}.`, "done");
     } else if (name === "cancelled") {
-      this.keepFinished();
       this.say(data.kept ? `Cancelled. ${plural(data.kept, "finished picture")} kept.` : "Cancelled before a picture was finished.", "cancelled");
     } else if (name === "failed") {
       this.keepFinished();
@@ -176,7 +178,7 @@ export class Drawing {
   }
 
   finishPicture(picture, id) {
-    picture?.finish(id).catch((error) => {
+    picture.loaded = picture.finish(id).catch((error) => {
       if (error.status === 404) { // after a restart of the server, or the oldest of very many pictures
         this.pictures = this.pictures.filter((each) => each !== picture);
         picture.element.remove();
@@ -185,7 +187,7 @@ export class Drawing {
     });
   }
 
-  /** Order the pictures as the server ranked them; pictures that it did not keep go. */
+  /** Order the pictures as the server ranked them; those that it did not keep go. Resolves when all are fetched. */
   rank(images) {
     this.ranked = true;
     const pictures = images.map(({ id, candidate, score }, index) => {
@@ -195,36 +197,37 @@ export class Drawing {
       return picture;
     });
     const focused = this.pictures.find((picture) => picture.button === document.activeElement);
+    for (const picture of this.pictures) if (!pictures.includes(picture)) picture.dispose();
     this.pictures = pictures;
     this.element.replaceChildren(...pictures.map((picture) => picture.element));
     if (focused) (pictures.includes(focused) ? focused : pictures[0])?.button.focus();
     this.changed();
+    return Promise.all(pictures.map((picture) => picture.loaded));
   }
 
   keepFinished() {
-    if (!this.ranked) this.pictures = this.finished;
+    if (this.ranked) return;
+    this.pictures = this.finished;
     this.element.replaceChildren(...this.pictures.map((picture) => picture.element));
   }
 
-  /** Free the memory of the pictures. */
   dispose() {
-    for (const { url } of this.pictures) if (url) URL.revokeObjectURL(url);
+    for (const picture of this.pictures) picture.dispose();
   }
 
   /** Return what another load of this page needs to show the drawing again. */
   save() {
     const pictures = this.finished.map(({ id, candidate, score }) => ({ id, candidate, score }));
-    const { settings, state, status, note, job, uploaded } = this;
-    return { settings, state, status, note, job, uploaded, pictures };
+    const { settings, file, state, status, note, job } = this;
+    return { settings, file, state, status, note, job, pictures };
   }
 
   /** Build a drawing from what `save` returned. */
   static restore(saved, grid, listeners) {
-    const drawing = new Drawing(saved.settings, grid, listeners);
-    const { job, state, status, note, uploaded } = saved;
-    Object.assign(drawing, { job, state, status, note, uploaded });
+    const { settings, file, pictures, ...rest } = saved;
+    const drawing = Object.assign(new Drawing(settings, grid, listeners, file), rest);
     if (drawing.running) drawing.followInTurn();
-    else drawing.rank(saved.pictures);
+    else drawing.rank(pictures);
     return drawing;
   }
 }

@@ -12,6 +12,11 @@ export class History {
     Object.assign(this, { list, show, drawings: [], entries: new Map(), current: null });
   }
 
+  /** Seed of the current drawing, or of the newest one that has a seed. */
+  get lastSeed() {
+    return [this.current, ...this.drawings].find((drawing) => drawing?.settings.seed !== undefined)?.settings.seed;
+  }
+
   /** Add a drawing and choose it. */
   add(drawing) {
     this.drawings.unshift(drawing);
@@ -35,8 +40,7 @@ export class History {
   choose(drawing) {
     this.current = drawing;
     for (const [each, { button }] of this.entries) {
-      if (each === drawing) button.setAttribute("aria-current", "true");
-      else button.removeAttribute("aria-current");
+      button.ariaCurrent = each === drawing ? "true" : null;
     }
     this.show(drawing);
     this.update(drawing);
@@ -49,24 +53,20 @@ export class History {
     const first = drawing.pictures.find((picture) => picture.url);
     if (first && parts.image.src !== first.url) parts.image.src = first.url;
     parts.button.classList.toggle("running", drawing.running);
-    const count = drawing.running ? "drawing" : drawing.uploaded ? "opened" : plural(drawing.pictures.length, "picture");
-    const note = drawing.settings.edit && !drawing.uploaded ? `${drawing.settings.edit.kind}, ${count}` : count;
-    parts.text.replaceChildren(drawing.title ?? drawing.caption, element("small", {}, note));
+    const count = drawing.running ? "drawing" : drawing.file ? "opened" : plural(drawing.pictures.length, "picture");
+    const { edit } = drawing.settings;
+    const title = element("span", { className: "entry-title" }, drawing.title);
+    parts.text.replaceChildren(title, element("small", {}, edit ? `${edit.kind}, ${count}` : count));
     this.save();
   }
 
   save() {
-    const saved = this.drawings.map((each) => ({ ...each.save(), title: each.title }));
-    sessionStorage.setItem(STORED, JSON.stringify(saved));
+    sessionStorage.setItem(STORED, JSON.stringify(this.drawings.map((each) => each.save())));
   }
 
   /** Show the drawings that this tab had before the page was loaded again. */
   restore(grid, listeners) {
     const stored = JSON.parse(sessionStorage.getItem(STORED) ?? "[]");
-    for (const saved of stored.reverse()) {
-      const drawing = Drawing.restore(saved, grid, listeners);
-      drawing.title = saved.title;
-      this.add(drawing);
-    }
+    for (const saved of stored.reverse()) this.add(Drawing.restore(saved, grid, listeners));
   }
 }

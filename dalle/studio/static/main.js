@@ -1,7 +1,7 @@
 // The page: connects the form, the drawings, the history, the large view, dropped files and the keyboard.
 
-import { getImage, getJson, onConnection, request, StudioError, takeToken, upload } from "./api.js";
-import { Drawing, Picture } from "./drawing.js";
+import { getJson, onConnection, request, StudioError, takeToken, upload } from "./api.js";
+import { Drawing } from "./drawing.js";
 import { $, element } from "./elements.js";
 import { History } from "./history.js";
 import { moveAmong, runShortcut, singleKeys, useSingleKeys } from "./keyboard.js";
@@ -114,9 +114,15 @@ async function startEdit(picture, caption, edit) {
   }
 }
 
+/** Fill the form with a drawing's settings. Returns a sentence that says so. */
+function fillForm({ settings: found, title }) {
+  settings.fill(found);
+  const missing = [found.edit && "the edit", found.decoder && !model.has_decoder && "the diffusion decoder"].filter(Boolean);
+  return `The settings of “${title}” are in the form${missing.length ? `, without ${missing.join(" and ")}` : ""}.`;
+}
+
 function reuseSettings({ drawing }) {
-  settings.fill(drawing.settings);
-  $("status").textContent = `The settings of “${drawing.title ?? drawing.caption}” are in the form${drawing.settings.edit ? ", without the edit" : ""}.`;
+  $("status").textContent = fillForm(drawing);
   $("caption").focus();
 }
 
@@ -130,7 +136,7 @@ $("caption").addEventListener("keydown", (event) => {
   submit();
 });
 $("seed-dice").addEventListener("click", () => settings.fill({ seed: randomSeed() }));
-$("seed-reuse").addEventListener("click", () => settings.fill({ seed: drawings.current?.settings.seed ?? settings.lastSeed }));
+$("seed-reuse").addEventListener("click", () => settings.fill({ seed: drawings.lastSeed }));
 $("settings-reset").addEventListener("click", () => settings.reset());
 
 // pictures
@@ -169,20 +175,12 @@ async function openFile(file) {
   try {
     const { id, settings: found } = await upload(file);
     const values = { ...found, caption: found?.caption ?? $("caption").value.trim() };
-    const drawing = Object.assign(new Drawing(values, model.grid, listeners), { title: file.name, uploaded: true });
-    const picture = new Picture(drawing, found?.candidate ?? 0);
-    drawing.pictures.push(picture);
-    drawing.element.append(picture.element);
-    picture.id = id;
-    picture.name(`opened from ${file.name}`);
-    picture.button.removeAttribute("aria-disabled");
-    picture.show(await getImage(id));
-    if (found) settings.fill(found);
-    drawing.say(found
-      ? `The settings of “${file.name}” are in the form. Choose the picture to edit it.`
-      : `“${file.name}” has no settings inside. Choose the picture to edit it.`, "done");
+    const drawing = new Drawing(values, model.grid, listeners, file.name);
+    await drawing.rank([{ id, candidate: found?.candidate ?? 0 }]);
+    const settingsNote = found ? fillForm(drawing) : `“${file.name}” has no settings inside.`;
+    drawing.say(`${settingsNote} Choose the picture to edit it.`, "done");
     drawings.add(drawing);
-    picture.button.focus();
+    drawing.pictures[0]?.button.focus();
   } catch (error) {
     $("status").textContent = "";
     fail(error);

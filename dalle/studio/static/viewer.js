@@ -7,7 +7,7 @@ import { Mask } from "./mask.js";
 const SUBTLY = 0.25; // shares of the tokens that are drawn anew
 const STRONGLY = 0.75;
 const EXTENSION = 0.25; // share of the model's grid that is added on one side
-const HIDDEN_FACTS = new Set(["caption", "edit", "title"]);
+const HIDDEN_FACTS = new Set(["caption", "edit"]);
 
 /** The dialog of one picture. actions: {edit(picture, caption, edit), reuse(picture), focus(picture)}. */
 export class Viewer {
@@ -31,8 +31,8 @@ export class Viewer {
     click("clear", () => this.mask.clear());
     click("inpaint", () => this.inpaint());
     $("brush").addEventListener("input", () => { this.mask.size = Number($("brush").value); });
-    $("words").addEventListener("toggle", () => $("words").open ? this.loadWords() : this.showHeat(null));
-    $("nearest").addEventListener("toggle", () => $("nearest").open && this.loadNearest());
+    $("words").addEventListener("toggle", () => $("words").open ? this.showWords() : this.showHeat(null));
+    $("nearest").addEventListener("toggle", () => $("nearest").open && this.showNearest());
     this.dialog.addEventListener("cancel", (event) => { // Esc leaves the mask first
       if (!this.masking) return;
       event.preventDefault();
@@ -51,7 +51,7 @@ export class Viewer {
     const { drawing } = picture;
     this.showMask(false);
     this.fail("");
-    $("viewer-title").textContent = drawing.title ?? drawing.caption;
+    $("viewer-title").textContent = drawing.title;
     $("edit-caption").value = drawing.caption;
     $("viewer-image").src = picture.url ?? picture.image.src;
     $("viewer-image").alt = picture.image.alt;
@@ -61,8 +61,8 @@ export class Viewer {
     $("previous").disabled = place <= 0;
     $("next").disabled = place >= this.pictures.length - 1;
     for (const id of ["words", "nearest"]) $(id).open = false;
-    $("words").hidden = Boolean(drawing.uploaded);
-    $("nearest").hidden = Boolean(drawing.uploaded) || !this.model.has_training_images;
+    $("words").hidden = drawing.file !== null;
+    $("nearest").hidden = $("words").hidden || !this.model.has_training_images;
     $("words-list").replaceChildren();
     $("nearest-list").replaceChildren();
     this.showHeat(null);
@@ -91,10 +91,11 @@ export class Viewer {
   }
 
   /** Save the picture's file, which holds all settings. */
-  download() {
+  async download() {
+    await this.picture.loaded;
     const { drawing, url, candidate } = this.picture;
-    const words = (drawing.title ?? drawing.caption).toLowerCase().replace(/\.\w+$/, "").match(/[\p{L}\p{N}]+/gu) ?? ["picture"];
-    const seed = drawing.uploaded ? "" : `-seed-${drawing.settings.seed}-candidate-${candidate}`;
+    const words = drawing.title.toLowerCase().replace(/\.\w+$/, "").match(/[\p{L}\p{N}]+/gu) ?? ["picture"];
+    const seed = drawing.file ? "" : `-seed-${drawing.settings.seed}-candidate-${candidate}`;
     const name = `${words.join("-").slice(0, 60)}${seed}.png`;
     element("a", { href: url, download: name }).click();
   }
@@ -164,17 +165,11 @@ export class Viewer {
     }
   }
 
-  async loadWords() {
-    const { picture } = this;
-    $("words-note").textContent = "Measuring.";
-    try {
-      const { words } = await getJson(imagePath(picture.id, "/attention"));
-      if (picture !== this.picture) return;
-      $("words-note").textContent = "Choose a word to see where in the picture its tokens were attended to.";
+  showWords() {
+    return this.explain("words", "attention", "Measuring.", ({ words }) => {
       $("words-list").replaceChildren(...words.map((each) => this.wordButton(each)));
-    } catch (error) {
-      $("words-note").textContent = error.message;
-    }
+      return "Choose a word to see where in the picture its tokens were attended to.";
+    });
   }
 
   wordButton({ word, image }) {
@@ -192,16 +187,23 @@ export class Viewer {
     $("heat").alt = button ? `Attention to “${button.textContent}”` : "";
   }
 
-  async loadNearest() {
-    const { picture } = this;
-    $("nearest-note").textContent = "Searching the training pictures.";
-    try {
-      const answer = await getJson(imagePath(picture.id, "/nearest"));
-      if (picture !== this.picture) return;
-      $("nearest-note").textContent = `Of ${answer.training_images.toLocaleString("en")} training pictures.`;
+  showNearest() {
+    return this.explain("nearest", "nearest", "Searching the training pictures.", (answer) => {
       $("nearest-list").replaceChildren(...answer.nearest.map(nearestItem));
+      return `Of ${answer.training_images.toLocaleString("en")} training pictures.`;
+    });
+  }
+
+  /** Ask the server about the picture. show: shows its answer, and returns the note above it. */
+  async explain(name, route, waiting, show) {
+    const { picture } = this;
+    const note = (text) => { if (picture === this.picture) $(`${name}-note`).textContent = text; };
+    note(waiting);
+    try {
+      const answer = await getJson(imagePath(picture.id, `/${route}`));
+      if (picture === this.picture) note(show(answer));
     } catch (error) {
-      $("nearest-note").textContent = error.message;
+      note(error.message);
     }
   }
 }

@@ -53,7 +53,31 @@ def test_pictures_are_those_of_the_seed_best_first(tiny_page, checkpoints):
     labels = tiny_page.page.locator(".label-of-picture").all_inner_texts()
     assert labels == [f"{place} · {score:.3f}" for place, score in enumerate(expected.scores, 1)]
     for place, image in enumerate(expected.images):
-        assert np.array_equal(tiny_page.download(place), image)
+        file = tiny_page.download(place)
+        assert np.array_equal(file, image)
+        assert (file.info["rank"], float(file.info["score"])) == (
+            str(place + 1),
+            pytest.approx(expected.scores[place], abs=1e-5),
+        )
+
+
+def test_the_diffusion_decoder_is_offered_where_there_is_one(browser, checkpoints, decoder_folder, open_studio):
+    with StudioProcess(checkpoints, [f"decoder={decoder_folder}"]) as studio:
+        page = open_studio(studio)
+        page.set(candidates=3, keep=2, seed=4)
+        page.draw(CAPTION)
+        plain = [np.asarray(page.download(place)) for place in range(2)]
+        page.page.check("[name=decoder]")
+        page.draw(CAPTION)
+        model = DALLE.load(checkpoints, decoder=decoder_folder)
+        expected = model.generate(CAPTION, candidates=3, keep=2, seed=4)
+        decoded = [np.asarray(page.download(place)) for place in range(2)]
+        assert all(np.array_equal(*pair) for pair in zip(decoded, expected.images, strict=True))
+        assert not any(np.array_equal(*pair) for pair in zip(decoded, plain, strict=True))
+        page.history.nth(1).click()
+        page.open_picture()
+        page.page.click("#reuse")
+        expect(page.page.locator("[name=decoder]")).not_to_be_checked()
 
 
 def test_keep_shows_the_best_only(tiny_page):

@@ -9,6 +9,8 @@ from PIL import Image
 from playwright.sync_api import expect
 from studio_page import png_bytes
 
+from dalle.sampling.image_record import encode_png
+
 CAPTION = "a small red circle above a large blue square"
 
 
@@ -131,6 +133,18 @@ def test_a_downloaded_picture_holds_its_settings_and_a_dropped_one_restores_them
     drawn.edit("#vary-subtly")
 
 
+def test_a_picture_by_a_decoder_that_this_studio_lacks_brings_its_other_settings(tiny_page):
+    settings = {"candidates": 2, "keep": 1, "temperature": 0.6, "decoder": "outputs/decoder", "digests": {}}
+    record = {"caption": CAPTION, "seed": 8, "candidate": 1, "rank": 1, "settings": settings}
+    tiny_page.drop(encode_png(Image.new("RGB", (8, 8), "red"), record), "decoded.png")
+    expect(tiny_page.status).to_contain_text("without the diffusion decoder")
+    assert (tiny_page.value("seed"), tiny_page.value("temperature")) == ("8", "0.6")
+    expect(tiny_page.page.locator("[name=decoder]")).to_be_hidden()
+    tiny_page.page.click("#draw")
+    tiny_page.wait_until_done()
+    expect(tiny_page.status).to_contain_text("1 picture")
+
+
 def test_settings_of_an_earlier_picture_are_used_again(drawn):
     drawn.caption.fill("something else")
     drawn.page.click("#settings-reset")
@@ -161,11 +175,12 @@ def test_a_photo_without_settings_can_be_edited(tiny_page):
         (b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>", "a.svg", "image/svg+xml"),
         (b"not a picture", "notes.txt", "text/plain"),
         (b"\x89PNG\r\n\x1a\n broken", "broken.png", "image/png"),
+        (png_bytes(Image.new("1", (10_000, 10_000))), "huge.png", "image/png"),
     ],
 )
-def test_a_dropped_file_that_is_no_picture_is_refused_in_a_sentence(tiny_page, data, name, kind):
+def test_a_dropped_file_that_is_no_usable_picture_is_refused_in_a_sentence(tiny_page, data, name, kind):
     tiny_page.drop(data, name, kind)
-    expect(tiny_page.error).not_to_be_empty()
+    expect(tiny_page.error).to_contain_text("more than 50 million" if name == "huge.png" else "not an image")
     assert tiny_page.error.inner_text().endswith(".")
     assert tiny_page.history.count() == 0
 

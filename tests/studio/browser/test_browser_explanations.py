@@ -56,7 +56,7 @@ def test_the_nearest_training_picture_of_a_slightly_changed_one_is_the_original(
     trained_page.edit("#inpaint")
     trained_page.open_picture()
     page.click("#nearest > summary")
-    expect(page.locator("#nearest-note")).to_have_text("Of 20 training pictures.")
+    expect(page.locator("#nearest-note")).to_have_text("Of 20 training pictures.", timeout=60_000)
     shown = page.locator("#nearest-list li").first
     expect(shown).to_contain_text(source.captions(7)[0])
     data = (shown.locator("img").get_attribute("src") or "").partition(",")[2]
