@@ -32,7 +32,7 @@ COMMON = 3  # a keyword of more concepts than this is too general to be an answe
 ON_A_SHEET, COLUMNS, TILE = 10, 5, 192
 ANSWERS = "answers.json"
 SETTINGS = {
-    "draw": ("out", "checkpoint", "data.path", "real", "precision", "candidates", "pictures", "seed"),
+    "draw": ("out", "checkpoint", "data.path", "real", "precision", "temperature", "candidates", "pictures", "seed"),
     "score": ("out", "answers"),
 }
 
@@ -84,7 +84,8 @@ def draw(out: Path, given: dict[str, str]) -> None:
         images = [source.image(index) for index in records]
     else:
         model = DALLE.load(given.get("checkpoint", "drawings"), precision=given.get("precision", "auto"))
-        settings = SamplingConfig(candidates=int(given.get("candidates", 16)), keep=1, seed=seed)
+        candidates, temperature = int(given.get("candidates", 16)), float(given.get("temperature", 1))
+        settings = SamplingConfig(candidates=candidates, keep=1, seed=seed, temperature=temperature)
         images = [result.images[0] for result in model.stream(captions, settings, truncate=True)]
     names = accepted_names(source.drawings.subjects.values())
     out.mkdir(parents=True, exist_ok=True)
