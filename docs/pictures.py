@@ -1,8 +1,8 @@
 """Draw what the model of drawings makes, for the README: `make pictures`, or `python docs/pictures.py [checkpoint]`.
 
-Above: the captions of configs/prompts/drawings.yaml, the best 6 of 64 by CLIP. Below: image prompts, the first panels of
-the split val, whose concepts training never shows: the drawing that is given, the lower panel of the best of 16 by CLIP,
-and the true partner. All are sampled at temperature 0.7, and nothing is selected by hand.
+Above: the captions of configs/prompts/drawings.yaml, the best 6 of 64 by CLIP. Below: image prompts, the first panels
+of the split val, whose concepts training never shows: the drawing that is given, the lower panel of the best of 16 by
+CLIP, and the true partner. All have the checkpoint's temperature, and nothing is selected by hand.
 """
 
 import sys
@@ -21,13 +21,13 @@ from dalle.image_grid import Cell, GridRow, image_grid
 from dalle.sampling.edits.complete import CompleteConfig, complete
 
 CAPTIONS, PROMPTS = Path(__file__).with_name("drawings-captions.png"), Path(__file__).with_name("drawings-prompts.png")
-KEEP, CANDIDATES, TEMPERATURE = 6, 64, 0.7
+KEEP, CANDIDATES = 6, 64
 IMAGE_PROMPTS, PROMPT_CANDIDATES = 8, 16
 
 
 def draw_captions(dalle: DALLE, captions: list[str]) -> Image.Image:
     """Draw a row of images for each caption, two captions side by side."""
-    results = dalle.generate_many(captions, candidates=CANDIDATES, keep=KEEP, temperature=TEMPERATURE)
+    results = dalle.generate_many(captions, candidates=CANDIDATES, keep=KEEP)
     rows = [GridRow([Cell(image) for image in result.images], result.caption) for result in results]
     return image_grid(rows, columns=KEEP, tile=112, notes=[attribution(DrawingsConfig.name)])
 
@@ -41,7 +41,7 @@ def draw_prompts(dalle: DALLE, source: DrawingsSource) -> Image.Image:
         original = dalle.encode_image(image)
         canvas = complete(original, CompleteConfig(rows=len(original.tokens) // 2))
         caption = source.captions(record)[0]
-        result = dalle.generate(caption, candidates=PROMPT_CANDIDATES, keep=1, canvas=canvas, temperature=TEMPERATURE)
+        result = dalle.generate(caption, candidates=PROMPT_CANDIDATES, keep=1, canvas=canvas)
         given.append(Cell(upper_panel(image)))
         drawn.append(Cell(lower_panel(result.images[0])))
         true.append(Cell(lower_panel(image), label=caption.removeprefix("the exact same ")))

@@ -16,9 +16,9 @@ def decoding_settings(dalle: DALLE, config: EvaluateConfig) -> dict[str, Any]:
 
     Logits processors, the diffusion decoder's steps and parallel decoding are listed only where images depend on them.
     """
-    guidance = dalle.guidance if config.guidance is None else config.guidance
+    config = dalle.with_defaults(config)
     processors = {name: getattr(config, name) for name in LOGITS_PROCESSORS if getattr(config, name) is not None}
-    settings = {"seed": config.seed, "temperature": config.temperature, **processors, "guidance": guidance}
+    settings = {"seed": config.seed, "temperature": config.temperature, **processors, "guidance": config.guidance}
     parallel = recorded_settings(config, dalle.precision)
     decoder = {} if dalle.decoder is None else {"decoder_steps": config.decoder_steps}
     return {**settings, "precision": str(dalle.precision), **decoder, **parallel}

@@ -38,11 +38,13 @@ def min_p(logits: Tensor, share: float) -> Tensor:
 def process_logits(logits: Tensor, config: DecodingConfig) -> Tensor:
     """Apply temperature, then top-k, top-p and min-p: (b, v) logits -> (b, v) logits of the sampling distribution.
 
-    Temperature 0 is greedy decoding. The paper samples at temperature 1 without the other processors (Sec. 2.6).
+    Temperature 0 is greedy decoding. The paper samples at temperature 1 without the other processors (Sec. 2.6), as
+    does a config without a temperature.
     """
     if config.temperature == 0:
         return top_k(logits, 1)
-    logits = logits / config.temperature
+    if config.temperature is not None:
+        logits = logits / config.temperature
     if config.top_k is not None:
         logits = top_k(logits, config.top_k)
     if config.top_p is not None:

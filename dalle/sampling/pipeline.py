@@ -52,6 +52,7 @@ class DALLE:
         guidance: float = 1.0,
         words: Sequence[str] = (),
         decoder: DiffusionDecoder | None = None,
+        temperature: float = 1.0,
     ):
         """Join components that were trained together.
 
@@ -63,6 +64,7 @@ class DALLE:
         guidance: default scale of classifier-free guidance, read from the checkpoint; 1 in the paper.
         words: words of the training captions; empty if the checkpoint does not list them.
         decoder: diffusion decoder for the images that are kept; None: the dVAE's decoder.
+        temperature: default temperature, read from the checkpoint; 1 in the paper.
         """
         if dvae.vocabulary != transformer.sequence.image_vocabulary:
             raise ValueError(
@@ -85,6 +87,7 @@ class DALLE:
         self.guidance = guidance
         self.words = frozenset(words)
         self.decoder = decoder
+        self.temperature = temperature
 
     @classmethod
     def from_pretrained(cls, name: str | Path, revision: str | None = None, **options: Any) -> "DALLE":
@@ -141,6 +144,7 @@ class DALLE:
             meta.get("guidance", 1.0),
             meta.get("caption_words", ()),
             DiffusionDecoder.load(components["decoder"]).to(device) if "decoder" in components else None,
+            meta.get("temperature", 1.0),
         )
 
     def generate(
@@ -213,7 +217,7 @@ class DALLE:
         on_tokens: shows the images while they are sampled, see `dalle.sampling.decode.OnTokens`.
         count: the images, tokens and passes of parallel decoding are added to it.
         """
-        config = self.with_guidance(config)
+        config = self.with_defaults(config)
         config = self.choose_decoding(len(captions), config).apply(config)
         ids = self.tokenize(captions, truncate)
         select_best = SelectBest(self.dvae, config, self.reranker(ids, config), canvas, self.image_decoder(config))
@@ -250,11 +254,11 @@ class DALLE:
             ValueError: one image does not fit into memory.
         """
         config = self.choose_decoding(captions, config).apply(config)
-        return choose_batch_size(self.transformer, captions, self.with_guidance(config), self.precision)
+        return choose_batch_size(self.transformer, captions, self.with_defaults(config), self.precision)
 
     def choose_decoding(self, captions: int, config: SamplingConfig) -> DecodingChoice:
         """Choose the decoding method and its window for `config.candidates` images of each caption, before sampling."""
-        config, model = self.with_guidance(config), self.transformer
+        config, model = self.with_defaults(config), self.transformer
         device, positions = model.image_head.weight.device, model.sequence.image_positions
         choice = choose_decoding(config, captions * config.candidates, positions, device, self.precision)
         chosen = config.decoding == "auto" and choice.decoding == "parallel" and config.batch_size is None
@@ -263,8 +267,8 @@ class DALLE:
             return DecodingChoice("sequential", config.window, reason)
         return choice
 
-    def with_guidance(self, config: Config) -> Config:
-        """Return `config` with the checkpoint's guidance scale if it sets none.
+    def with_defaults(self, config: Config) -> Config:
+        """Return `config` with the checkpoint's guidance scale and temperature where it sets none.
 
         Raises:
             ValueError: guidance with a transformer that was trained without empty captions.
@@ -275,7 +279,8 @@ class DALLE:
                 f"guidance={guidance} needs a transformer that was trained with empty captions, and this one was "
                 "not: train one with stage.caption_dropout=0.1, or leave guidance at 1"
             )
-        return replace(config, guidance=guidance)
+        temperature = self.temperature if config.temperature is None else config.temperature
+        return replace(config, guidance=guidance, temperature=temperature)
 
     def tokenize(self, captions: Sequence[str], truncate: bool = False) -> Tensor:
         """Encode captions as the transformer's text input: (captions, T) int64.

@@ -21,7 +21,7 @@ GB = 10**9
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.001, 100.0
 HIGHEST_GUIDANCE = 100.0
 
-Config = TypeVar("Config", bound="SamplingConfig")
+Config = TypeVar("Config", bound="DecodingConfig")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,8 @@ class DecodingConfig:
         ValueError: a setting out of its range.
     """
 
-    temperature: float = 1.0  # divides the logits; 1 as in the paper; 0 is greedy decoding
+    # divides the logits; 1 in the paper; 0 is greedy decoding; None: the checkpoint's
+    temperature: float | None = None
     top_k: int | None = None  # sample among this many most probable tokens only; None, as in the paper: all tokens
     top_p: float | None = None  # sample among the most probable tokens that sum to this; None, as in the paper: all
     min_p: float | None = None  # sample among tokens at least this many times as probable as the most probable
@@ -50,7 +51,8 @@ class DecodingConfig:
     guess: str = "above"  # first guess of a token, for speed only: above | left | noise | counts
 
     def __post_init__(self) -> None:
-        if self.temperature != 0 and not LOWEST_TEMPERATURE <= self.temperature <= HIGHEST_TEMPERATURE:
+        in_range = LOWEST_TEMPERATURE <= (self.temperature or 1) <= HIGHEST_TEMPERATURE  # 0 and None count as 1
+        if not in_range:
             raise ValueError(
                 f"temperature={self.temperature} is out of range; use 0 for greedy decoding, or "
                 f"{LOWEST_TEMPERATURE} to {HIGHEST_TEMPERATURE:g} to sample"
@@ -130,7 +132,7 @@ class RerankConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig(RerankConfig, DecodingConfig):
-    """All settings of sampling images for captions; by default the best 8 of 64 at temperature 1.
+    """All settings of sampling images for captions; by default the best 8 of 64.
 
     Raises:
         ValueError: a setting that `RerankConfig` or `DecodingConfig` rejects, `keep` above `candidates`, or `memory`

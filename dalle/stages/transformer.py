@@ -45,6 +45,7 @@ class TransformerStageConfig(CaptionedDataConfig):
     bpe_dropout: float = 0.1  # BPE dropout rate of training captions (Section 2.2)
     caption_dropout: float = 0.0  # share of training captions dropped, for classifier-free guidance; the paper has none
     guidance: float = 1.0  # default scale of classifier-free guidance when sampling; 1: none, as in the paper
+    sampling_temperature: float = 1.0  # default temperature when sampling; 1 in the paper
     also_validate: list[str] = field(default_factory=list)  # more validation splits: [novel] of blocks adds novel_image
     transform: str = "transformer"
     steps: int = 430_000
@@ -161,17 +162,27 @@ class TransformerStage:
         assert isinstance(model, Transformer)
         config = self.config
         dalle = DALLE(
-            self.dvae, model, self.tokenizer, caption_dropout=config.caption_dropout, guidance=config.guidance
+            self.dvae,
+            model,
+            self.tokenizer,
+            caption_dropout=config.caption_dropout,
+            guidance=config.guidance,
+            temperature=config.sampling_temperature,
         )
         captions = [caption for batch in self.data.held_out(4) for caption in batch.captions]
         results = dalle.generate_many(captions, SamplingConfig(candidates=4, keep=4), truncate=True, progress=False)
         return labelled_grid([ImageRow(result.caption, result.images, None) for result in results])
 
     def save(self, folder: Path, model: nn.Module, meta: dict[str, Any]) -> None:
-        """Write a checkpoint; its meta has the dVAE's path and digest, the caption dropout and the guidance scale."""
+        """Write a checkpoint; its meta has the dVAE's path and digest, and what sampling takes from training."""
         assert isinstance(model, Transformer)
         dvae = dvae_record(self.dvae_folder, folder)
-        sampling = {"caption_dropout": self.config.caption_dropout, "guidance": self.config.guidance}
+        config = self.config
+        sampling = {
+            "caption_dropout": config.caption_dropout,
+            "guidance": config.guidance,
+            "temperature": config.sampling_temperature,
+        }
         meta = self.data.add_provenance(meta) | {"dvae": dvae} | sampling
         model.save(folder, meta, self.tokenizer)
 

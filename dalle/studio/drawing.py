@@ -37,7 +37,7 @@ class JobRunner:
     def __call__(self, job: Job) -> None:
         begin = time.monotonic()
         request, dalle = job.request, self.dalle
-        config = dalle.with_guidance(request.sampling_config())
+        config = dalle.with_defaults(request.sampling_config())
         unknown = dalle.unknown_words([request.caption])
         job.events.append("started", {"candidates": config.candidates, "unknown_words": unknown})
         ids = dalle.tokenize([request.caption])
@@ -68,7 +68,7 @@ class JobRunner:
             raise SamplingStopped
 
         dalle, grid = self.dalle, self.dalle.transformer.sequence.grid
-        config = dalle.with_guidance(SamplingConfig(candidates=1, keep=1, batch_size=1, decoding="auto"))
+        config = dalle.with_defaults(SamplingConfig(candidates=1, keep=1, batch_size=1, decoding="auto"))
         with suppress(SamplingStopped):
             next(dalle.sample_batches(dalle.tokenize(["a"]), config, on_progress=stop))
         dalle.decode_images(torch.zeros(1, grid, grid, dtype=torch.int64))

@@ -66,7 +66,7 @@ assert set(Rerank.__args__) == {*SCORE_NAMES, MIXTURE, UNRANKED}
 class Settings(Body):
     """Settings of sampling that all requests share."""
 
-    temperature: float = Field(1.0, allow_inf_nan=False)
+    temperature: float | None = Field(None, allow_inf_nan=False, description="null: the checkpoint's")
     top_k: int | None = None
     top_p: float | None = Field(None, allow_inf_nan=False)
     min_p: float | None = Field(None, allow_inf_nan=False)

@@ -82,6 +82,7 @@ class Session:
             "codes": dalle.dvae.vocabulary,
             "caption_tokens": sequence.text_positions,
             "max_candidates": self.config.max_candidates,
+            "temperature": dalle.temperature,
             "guidance": dalle.guidance,
             "examples": self.examples,
             "limits": self.limits,
@@ -117,7 +118,7 @@ class Session:
             )
         if request.decoder and self.dalle.decoder is None:
             raise ValueError("decoder: this studio has no diffusion decoder; start it with decoder=<folder>")
-        config = self.dalle.with_guidance(request.sampling_config())
+        config = self.dalle.with_defaults(request.sampling_config())
         ids = self.dalle.tokenize([request.caption])
         if request.rerank != "none":
             self.dalle.reranker(ids, config)

@@ -19,11 +19,12 @@ export class Settings {
 
   /** Fit the form to the model. */
   useModel(model) {
-    const { candidates, top_k, guidance, rerank, decoder } = this.fields;
+    const { candidates, temperature, top_k, guidance, rerank, decoder } = this.fields;
     candidates.max = model.max_candidates;
     candidates.defaultValue = Math.min(8, model.max_candidates);
     top_k.max = model.codes;
-    guidance.placeholder = model.guidance ?? 1;
+    temperature.placeholder = model.temperature;
+    guidance.placeholder = model.guidance;
     for (const option of rerank.options) {
       const needsClip = option.value === "clip" || option.value === "mixture";
       option.hidden = option.disabled = needsClip && !model.has_clip;
@@ -64,7 +65,6 @@ export class Settings {
       settings[field.name] = field.value === "" ? null : Number(field.value);
     }
     settings.candidates ??= Number(this.fields.candidates.defaultValue);
-    settings.temperature ??= 1;
     settings.seed ??= randomSeed();
     settings.rerank = this.fields.rerank.value;
     settings.decoder = this.fields.decoder.checked;
