@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -45,7 +46,7 @@ def test_each_letter_has_an_ablation(jobs):
 
 
 def test_page_has_every_question_claim_and_finding(jobs):
-    text = (CONFIG_DIR.parent / "docs" / "ablations.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[1] / "docs" / "ablations.md").read_text(encoding="utf-8")
     for each in (jobs_of_name[0].ablation for jobs_of_name in jobs.values()):
         assert (
             f"\n## {each.letter} {each.name.replace('_', ' ')}\n\n**{each.question}**\n\n- Paper: {each.claim}\n"

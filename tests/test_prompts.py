@@ -1,6 +1,7 @@
 """Prompt files: one for each category that docs/prompts.md lists, readable by sample.py."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,7 @@ from dalle.evaluation.capability_prompts import CAPABILITIES
 from dalle.sampling.command_config import SampleConfig, requested_captions
 from dalle.tokenizer import CaptionTokenizer
 
-PAGE = (CONFIG_DIR.parent / "docs" / "prompts.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[1] / "docs" / "prompts.md").read_text(encoding="utf-8")
 FILES = sorted((CONFIG_DIR / "prompts").glob("*.txt"))
 
 
