@@ -84,8 +84,10 @@ def draw(out: Path, given: dict[str, str]) -> None:
         images = [source.image(index) for index in records]
     else:
         model = DALLE.load(given.get("checkpoint", "drawings"), precision=given.get("precision", "auto"))
-        candidates, temperature = int(given.get("candidates", 16)), float(given.get("temperature", 1))
-        settings = SamplingConfig(candidates=candidates, keep=1, seed=seed, temperature=temperature)
+        temperature = float(given["temperature"]) if "temperature" in given else None  # None: the checkpoint's
+        settings = SamplingConfig(
+            candidates=int(given.get("candidates", 16)), keep=1, seed=seed, temperature=temperature
+        )
         images = [result.images[0] for result in model.stream(captions, settings, truncate=True)]
     names = accepted_names(source.drawings.subjects.values())
     out.mkdir(parents=True, exist_ok=True)

@@ -48,7 +48,7 @@ class SelectBest:
         ids: (T,), the caption's token ids.
         tokens: (m, h, w) image tokens.
         candidate_offset: candidate number of tokens[0].
-        decoded: images of all candidates, as the dVAE decodes them; None: decode those that are needed.
+        decoded: images of all candidates, decoded by the dVAE and pasted on the canvas; None: decode what is needed.
         """
         if self.reranker is None:
             order, scores, by_name = list(range(min(self.config.keep, len(tokens)))), None, {}
