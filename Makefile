@@ -5,7 +5,7 @@ PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 
 RUN := .venv/bin/python
-PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
 INSTALLED := .venv/.installed
 BENCH_RUN := .venv-bench/bin/python
 BENCH_INSTALLED := .venv-bench/.installed
@@ -43,10 +43,10 @@ demo: $(INSTALLED) ## train all three models on the CPU, sample images, evaluate
 	@echo "next         $(RUN) sample.py checkpoint=$(DEMO) caption=\"a small red circle above a large blue square\""
 
 test: $(INSTALLED) ## run the tests, in 8 minutes on two cores
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not browser"
 
-test-slow: $(INSTALLED) ## run the slow tests: several ranks, wheel, long trainings
-	$(PYTEST) -m slow
+test-slow: $(INSTALLED) ## run the other tests: several ranks, wheel, long trainings, browser
+	$(PYTEST) -m "slow or browser"
 
 interpreters: $(INSTALLED) ## run the tests on each installed Python from 3.10 to 3.13
 	TORCH="$(TORCH)" $(RUN) -m nox

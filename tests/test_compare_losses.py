@@ -33,6 +33,7 @@ def test_first_difference_is_reported_with_step_and_name():
     assert "the weights differ after the last step" in first_difference(training(1.0), training(1.0, weights="other"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["clip"])
 def test_tree_equals_itself_and_differs_with_other_settings(stage):
     settings = ["--stages", stage, "--steps", "3", "--equal"]
@@ -51,6 +52,6 @@ def test_unknown_commit_shows_the_git_error():
 
 
 def test_failed_run_shows_its_output():
-    status, printed = run(".", ".", "--stages", "clip", "--steps", "2", "--b", "stage.stepz=3")
+    status, printed = run(".", ".", "--stages", "clip", "--steps", "2", "--a", "stage.stepz=3")
     assert status == 1
     assert "failed" in printed and "stage.steps" in printed

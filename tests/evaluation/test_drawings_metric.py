@@ -47,6 +47,7 @@ def test_the_judge_knows_the_training_concepts_and_no_others(data, judge):
     assert judge.config.concepts and not held_out & set(judge.config.concepts)
 
 
+@pytest.mark.slow
 def test_the_judge_learns(data):
     """Every subject of a set is the same square here, so styles and colours can be learned, and concepts cannot."""
     judge = train_classifier(data, epochs=30, batch_size=16)

@@ -350,6 +350,7 @@ def test_changing_init_of_an_existing_run_raises(train, base):
 # --- ranks and imports ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_ranks_start_from_init(base, tmp_path):
     launch = [
         sys.executable,
