@@ -18,6 +18,7 @@ from torch import nn
 from dalle import checkpoint, weights_files
 from dalle.bundled import checkpoint_folder
 from dalle.checkpoint import CheckpointError
+from dalle.seeds import derive_seed
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,14 @@ class Init:
     def read_config(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read (model config, meta) of the checkpoint `source`, as dicts."""
         return checkpoint.read_config(self.source, self.kind)
+
+    def data_seed(self, seed: int) -> int:
+        """Return the seed of data order and augmentation for a run with `seed` that starts from this checkpoint.
+
+        It depends on the checkpoint's weights. With the same seed as before, a run that continues another one would see
+        the very images again, cropped and placed as they were, and memorize them (docs/lab.md).
+        """
+        return derive_seed("data of a run that starts from init", seed, int(self.digest, 16))
 
     def meta(self) -> dict[str, str]:
         """Return the entry `init` of the meta of the run's checkpoints: `path` relative to the run, and `digest`."""

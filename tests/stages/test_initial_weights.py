@@ -17,6 +17,7 @@ from dalle.data import open_source
 from dalle.data.blocks import BlocksConfig
 from dalle.models.clip.model import CLIP, CLIPConfig
 from dalle.pretrained.openai_dvae import convolution_mappings
+from dalle.stages.data_module import DataModule
 from dalle.tokenizer import CaptionTokenizer
 from dalle.weights_files import WEIGHTS
 
@@ -106,6 +107,29 @@ def test_ema_starts_from_init_weights(train, base):
     name = "decoder.output.weight"
     moved = tensors[f"model.{name}"] - began[name]
     assert 0 < (averaged[name] - began[name]).norm() < 0.3 * moved.norm()
+
+
+def test_data_are_not_drawn_as_in_the_run_that_is_continued(train, base, monkeypatch):
+    """A second pass over the same crops in the same order would be memorized."""
+    orders: dict[str, list[str]] = {}
+
+    def batches(self, start):
+        for batch in drawn(self, start):
+            orders[run].extend(batch.keys)
+            yield batch
+
+    drawn = DataModule.batches
+    monkeypatch.setattr(DataModule, "batches", batches)
+    for run, more in {
+        "first": [],
+        "again": [],
+        "continued": ["init=base"],
+        "further": ["init=outputs/dvae/continued"],
+    }.items():
+        orders[run] = []
+        assert train(*of("dvae", f"run={run}", *more))[0] == 0
+    assert orders["first"] == orders["again"]
+    assert len({tuple(orders[run]) for run in ("first", "continued", "further")}) == 3
 
 
 def test_folder_of_all_three_models_works_for_one_stage(train, base):
