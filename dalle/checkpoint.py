@@ -53,6 +53,7 @@ META = {
     "caption_dropout": float,
     "guidance": float,
     "temperature": float,
+    "rerank": str,
     "dvae": dict,
     "init": dict,
     "likelihood": dict,

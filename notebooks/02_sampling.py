@@ -161,13 +161,13 @@ labelled_grid(rows, tile=TILE) if rows else None
 # the number of candidates (Figure 9c). `perfect` is the best possible choice from the same candidates.
 
 # %%
-(many,) = draw([caption], 2 * CANDIDATES)
+(many,) = draw([caption], 2 * CANDIDATES, rerank="clip")
 best = ImageRow(f"best: {caption}", many.images[:8], None if many.scores is None else many.scores[:8])
 worst = ImageRow("worst", many.images[-8:], None if many.scores is None else many.scores[-8:])
 labelled_grid([best, worst], tile=TILE)
 
 # %%
-config = SamplingConfig(candidates=2 * CANDIDATES, keep=1)
+config = SamplingConfig(candidates=2 * CANDIDATES, keep=1, rerank="clip")
 curves = best_of_n_curves(model, captions, {"share of the named colour": quality}, config)
 plotted = plot_best_of_n(curves)
 plotted.resize((plotted.width // 2, plotted.height // 2), Image.Resampling.LANCZOS)

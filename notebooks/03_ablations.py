@@ -31,7 +31,7 @@ CAPTION = "a green leaf"
 model = DALLE.load(checkpoint_folder(os.environ.get("DALLE_CHECKPOINT", "drawings")))
 rows = []
 for temperature in (1.0, 0.7):
-    result = model.generate(CAPTION, candidates=16, keep=16, temperature=temperature)
+    result = model.generate(CAPTION, candidates=16, keep=16, temperature=temperature, rerank="clip")
     by_candidate = sorted(zip(result.candidates, result.images, strict=True), key=lambda pair: pair[0])
     first = [image for _, image in by_candidate[:8]]
     rows.append(ImageRow(f"{CAPTION}, temperature {temperature:g}: the first 8 of 16", first, None))

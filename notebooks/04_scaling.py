@@ -31,7 +31,7 @@ from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 model = DALLE.load(checkpoint_folder(os.environ.get("DALLE_CHECKPOINT", "drawings")))
 size = sum(parameter.numel() for parameter in model.transformer.parameters())
 print(f"{size / 1e6:.1f}M parameters, {12e9 / size:,.0f} times fewer than the paper's 12 billion")
-drawn = model.generate_many(["a blue bird", "a red car"], candidates=16, keep=8)
+drawn = model.generate_many(["a blue bird", "a red car"], candidates=16, keep=8, rerank="clip")
 labelled_grid([ImageRow(f"{each.caption}: best 8 of 16", each.images, each.scores) for each in drawn], tile=72)
 
 # %% [markdown]

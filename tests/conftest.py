@@ -1,7 +1,9 @@
 """Fixtures: tiny models with random weights, and functions that run the commands."""
 
+import json
 import os
 import runpy
+import shutil
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -192,3 +194,19 @@ def verify(monkeypatch, capsys):
         return end.value.code, *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture
+def checkpoint_ranked_by(checkpoints, tmp_path) -> Callable[[str | None], Path]:
+    """Function that copies the checkpoints, with a default score for ranking; None: without an entry for it."""
+
+    def copy(rerank: str | None) -> Path:
+        folder = Path(shutil.copytree(checkpoints, tmp_path / f"ranked-by-{rerank}"))
+        path = folder / "transformer" / "config.json"
+        written = json.loads(path.read_text())
+        written["meta"].pop("rerank", None)
+        written["meta"] |= {} if rerank is None else {"rerank": rerank}
+        path.write_text(json.dumps(written))
+        return folder
+
+    return copy

@@ -6,8 +6,11 @@ import threading
 import time
 from pathlib import Path
 
+from PIL import Image
+
 from dalle.models.transformer.model import Transformer
 from dalle.sampling.batch_size import format_bytes
+from dalle.sampling.image_record import read_record
 from dalle.sampling.memory import decoding_memory
 
 
@@ -115,3 +118,17 @@ def test_words_not_in_training_captions_are_listed(checkpoints, run_command, tmp
     status, printed = run_command("sample", *options[:3], "out=misspelled", "caption=a red cirkle")
     assert status == 0
     assert "read: cirkle (nearest known: circle)" in printed
+
+
+def test_score_that_ranked_is_printed_and_recorded(checkpoint_ranked_by, run_command, tmp_path):
+    """The checkpoint's, unless another is set or the checkpoint's cannot score the images."""
+    Image.new("RGB", (8, 8), "orange").save(tmp_path / "one.png")
+    folder, outpaint = checkpoint_ranked_by("mixture"), ["edit=outpaint", "image=one.png", "edit.right=1"]
+    for number, (given, rerank) in enumerate([([], "mixture"), (["rerank=clip"], "clip"), (outpaint, "clip")]):
+        out = f"out=drawn{number}"
+        options = [f"checkpoint={folder}", "caption=a red circle", "candidates=3", "keep=1", out, *given]
+        status, printed = run_command("sample", *options)
+        assert status == 0, printed
+        assert ("by mixture" in printed) == (rerank == "mixture")
+        (image,) = (tmp_path / f"drawn{number}").glob("a-red-circle-*.png")
+        assert read_record(image)["settings"]["rerank"] == rerank

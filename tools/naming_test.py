@@ -4,7 +4,8 @@ python tools/naming_test.py draw out=outputs/naming checkpoint=drawings data.pat
 python tools/naming_test.py draw out=outputs/naming-real real=true data.path=outputs/drawings     # for comparison
 python tools/naming_test.py score out=outputs/naming answers=my-answers.txt
 
-`draw` samples one picture of each of `pictures` concepts of the training set, the best of `candidates` by CLIP. It
+`draw` samples one picture of each of `pictures` concepts of the training set, the best of `candidates` by
+`rerank`, by default the checkpoint's. It
 writes sheet-1.png, ... with numbers only, and answers.json with the accepted names. Nothing is selected: concepts,
 styles and pictures follow from the seed. The viewer writes one line for each picture into a text file: "7: a
 bicycle". `score` counts the lines that are an accepted name: the concept's name, the last noun of it, or a keyword of
@@ -32,7 +33,18 @@ COMMON = 3  # a keyword of more concepts than this is too general to be an answe
 ON_A_SHEET, COLUMNS, TILE = 10, 5, 192
 ANSWERS = "answers.json"
 SETTINGS = {
-    "draw": ("out", "checkpoint", "data.path", "real", "precision", "temperature", "candidates", "pictures", "seed"),
+    "draw": (
+        "out",
+        "checkpoint",
+        "data.path",
+        "real",
+        "precision",
+        "temperature",
+        "rerank",
+        "candidates",
+        "pictures",
+        "seed",
+    ),
     "score": ("out", "answers"),
 }
 
@@ -86,7 +98,11 @@ def draw(out: Path, given: dict[str, str]) -> None:
         model = DALLE.load(given.get("checkpoint", "drawings"), precision=given.get("precision", "auto"))
         temperature = float(given["temperature"]) if "temperature" in given else None  # None: the checkpoint's
         settings = SamplingConfig(
-            candidates=int(given.get("candidates", 16)), keep=1, seed=seed, temperature=temperature
+            candidates=int(given.get("candidates", 16)),
+            keep=1,
+            seed=seed,
+            temperature=temperature,
+            rerank=given.get("rerank"),  # None: the checkpoint's
         )
         images = [result.images[0] for result in model.stream(captions, settings, truncate=True)]
     names = accepted_names(source.drawings.subjects.values())

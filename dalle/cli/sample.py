@@ -48,9 +48,9 @@ def main(config: SampleConfig) -> None:
     signer = None if config.sign is None else ContentSigner(config.sign)
     device = distributed.init_process_group(config.device, config.deterministic)
     dalle = DALLE.load(config.checkpoint, device, config.dvae, config.clip, config.precision, config.decoder)
-    config = dalle.with_defaults(config)
-    choice = dalle.choose_decoding(len(captions), config)
     canvas = build_canvas(config, dalle.encode_image)
+    config = dalle.with_defaults(config, canvas)
+    choice = dalle.choose_decoding(len(captions), config)
     components = find_components(config.checkpoint, config.dvae, config.clip, config.decoder)
 
     print_unknown_words(dalle, captions)

@@ -24,15 +24,16 @@ def decoding_settings(dalle: DALLE, config: EvaluateConfig) -> dict[str, Any]:
     return {**settings, "precision": str(dalle.precision), **decoder, **parallel}
 
 
-def rerank_settings(config: EvaluateConfig) -> dict[str, Any]:
+def rerank_settings(dalle: DALLE, config: EvaluateConfig) -> dict[str, Any]:
     """Return the settings that determine the ranking of candidates: scores, their weights and reference images."""
+    config = dalle.with_defaults(config)
     weights, references = asdict(config.rerank_weights), list(config.rerank_references)
     return {"by": config.rerank, "weights": weights, "references": references}
 
 
 def sampling_settings(dalle: DALLE, config: EvaluateConfig, candidates: int) -> dict[str, Any]:
     """Return the settings that determine the candidates of each caption and their ranking."""
-    return {"candidates": candidates, **decoding_settings(dalle, config), "rerank": rerank_settings(config)}
+    return {"candidates": candidates, **decoding_settings(dalle, config), "rerank": rerank_settings(dalle, config)}
 
 
 def captions_digest(captions: list[str]) -> str:

@@ -28,7 +28,14 @@ from dalle.sampling.parallel_decode import DecodingCount
 from dalle.sampling.progress_bar import SamplingProgress, SamplingStopped
 from dalle.sampling.rerank import Reranker, Scorer, build_reranker, reference_captions
 from dalle.sampling.results import Result, SelectBest
-from dalle.sampling.sampling_config import Config, DecodingConfig, RerankConfig, SamplingConfig
+from dalle.sampling.sampling_config import (
+    DEFAULT_SCORES,
+    MIXTURE,
+    Config,
+    DecodingConfig,
+    RerankConfig,
+    SamplingConfig,
+)
 from dalle.tokenizer import CaptionTokenizer, words_of
 
 DEFAULTS = SamplingConfig()
@@ -53,6 +60,7 @@ class DALLE:
         words: Sequence[str] = (),
         decoder: DiffusionDecoder | None = None,
         temperature: float = 1.0,
+        rerank: str = "clip",
     ):
         """Join components that were trained together.
 
@@ -65,6 +73,7 @@ class DALLE:
         words: words of the training captions; empty if the checkpoint does not list them.
         decoder: diffusion decoder for the images that are kept; None: the dVAE's decoder.
         temperature: default temperature, read from the checkpoint; 1 in the paper.
+        rerank: default score for ranking, read from the checkpoint, one of `DEFAULT_SCORES`; clip in the paper.
         """
         if dvae.vocabulary != transformer.sequence.image_vocabulary:
             raise ValueError(
@@ -78,6 +87,11 @@ class DALLE:
             )
         if decoder is not None:
             check_decoder(decoder, dvae, transformer.sequence.grid)
+        if rerank not in DEFAULT_SCORES:
+            raise ValueError(
+                f"the transformer's default rerank={rerank} is none of {', '.join(DEFAULT_SCORES)}: the checkpoint may "
+                "be from a newer version"
+            )
         self.dvae = dvae
         self.transformer = transformer
         self.tokenizer = tokenizer
@@ -88,6 +102,7 @@ class DALLE:
         self.words = frozenset(words)
         self.decoder = decoder
         self.temperature = temperature
+        self.rerank = rerank
 
     @classmethod
     def from_pretrained(cls, name: str | Path, revision: str | None = None, **options: Any) -> "DALLE":
@@ -145,6 +160,7 @@ class DALLE:
             meta.get("caption_words", ()),
             DiffusionDecoder.load(components["decoder"]).to(device) if "decoder" in components else None,
             meta.get("temperature", 1.0),
+            meta.get("rerank", "clip"),
         )
 
     def generate(
@@ -157,7 +173,7 @@ class DALLE:
         progress: bool = True,
         **settings: Any,
     ) -> Result:
-        """Sample `candidates` images of `caption` and return the best `keep` by `rerank`, by default CLIP.
+        """Sample `candidates` images of `caption` and return the best `keep` by `rerank`.
 
         The paper samples 512 at temperature 1 without guidance (Sec. 2.6). Candidate i of a seed is the same image
         whatever `candidates`, `keep` and `batch_size` are.
@@ -217,7 +233,7 @@ class DALLE:
         on_tokens: shows the images while they are sampled, see `dalle.sampling.decode.OnTokens`.
         count: the images, tokens and passes of parallel decoding are added to it.
         """
-        config = self.with_defaults(config)
+        config = self.with_defaults(config, canvas)
         config = self.choose_decoding(len(captions), config).apply(config)
         ids = self.tokenize(captions, truncate)
         select_best = SelectBest(self.dvae, config, self.reranker(ids, config), canvas, self.image_decoder(config))
@@ -267,8 +283,10 @@ class DALLE:
             return DecodingChoice("sequential", config.window, reason)
         return choice
 
-    def with_defaults(self, config: Config) -> Config:
-        """Return `config` with the checkpoint's guidance scale and temperature where it sets none.
+    def with_defaults(self, config: Config, canvas: Canvas | Tensor | None = None) -> Config:
+        """Return `config` with the checkpoint's guidance scale, temperature and score for ranking where it sets none.
+
+        canvas: that images are sampled on, see `default_rerank`.
 
         Raises:
             ValueError: guidance with a transformer that was trained without empty captions.
@@ -280,7 +298,20 @@ class DALLE:
                 "not: train one with stage.caption_dropout=0.1, or leave guidance at 1"
             )
         temperature = self.temperature if config.temperature is None else config.temperature
-        return replace(config, guidance=guidance, temperature=temperature)
+        config = replace(config, guidance=guidance, temperature=temperature)
+        if isinstance(config, RerankConfig) and config.rerank is None:
+            config = replace(config, rerank=self.default_rerank(canvas))
+        return config
+
+    def default_rerank(self, canvas: Canvas | Tensor | None = None) -> str:
+        """Return the checkpoint's score for ranking, or clip where that cannot rank.
+
+        A mixture needs a CLIP, and the transformer scores no images that are larger than its own, as those of outpaint.
+        """
+        tokens = canvas.tokens if isinstance(canvas, Canvas) else canvas
+        grid = self.transformer.sequence.grid
+        larger = tokens is not None and tokens.shape[-2:] != (grid, grid)
+        return "clip" if larger or (self.rerank == MIXTURE and self.clip is None) else self.rerank
 
     def tokenize(self, captions: Sequence[str], truncate: bool = False) -> Tensor:
         """Encode captions as the transformer's text input: (captions, T) int64.
@@ -319,9 +350,12 @@ class DALLE:
     def reranker(self, captions: Tensor, config: RerankConfig = DEFAULTS) -> Reranker | None:
         """Build the reranker of (captions, T). Returns None if `config` asks for CLIP only and no CLIP is loaded.
 
+        config: without `rerank`, the default for images of the model's size is used.
+
         Raises:
             ValueError: a component or the reference captions that it needs are missing.
         """
+        config = config if config.rerank else replace(config, rerank=self.default_rerank())
         references = None
         if "caption_likelihood" in config.score_weights:
             given = self.tokenize(config.rerank_references, truncate=True) if config.rerank_references else None

@@ -14,6 +14,8 @@ from difflib import get_close_matches
 from typing import Any, TypeVar
 
 MIXTURE = "mixture"
+# scores that a checkpoint may rank by if none is set; caption_likelihood may need references of the user's
+DEFAULT_SCORES = ("clip", "image_likelihood", MIXTURE)
 DECODING = ("sequential", "parallel", "auto")
 GUESS_NAMES = ("above", "left", "noise", "counts")  # of `dalle.sampling.token_guesses.GUESSES`
 GB = 10**9
@@ -106,7 +108,9 @@ class RerankConfig:
     """
 
     candidates: int = 64  # images sampled for each caption; the paper samples 512
-    rerank: str = "clip"  # score for ranking: clip, as in the paper | image_likelihood | caption_likelihood | mixture
+    # score for ranking: clip, as in the paper | image_likelihood | caption_likelihood | mixture; None: the
+    # checkpoint's, which is clip unless it names another
+    rerank: str | None = None
     rerank_weights: RerankWeights = RerankWeights()  # weights of the scores of rerank=mixture
     # captions that caption_likelihood compares with; none: the empty one if trained on it, else the others sampled
     rerank_references: list[str] = field(default_factory=list)
@@ -114,19 +118,18 @@ class RerankConfig:
     def __post_init__(self) -> None:
         if self.candidates < 1:
             raise ValueError(f"candidates={self.candidates} samples no image; use at least 1")
-        if self.rerank not in (*SCORE_NAMES, MIXTURE):
+        if self.rerank not in (None, *SCORE_NAMES, MIXTURE):
             raise ValueError(f"unknown rerank={self.rerank}; choose one of {', '.join((*SCORE_NAMES, MIXTURE))}")
         if self.rerank != MIXTURE and self.rerank_weights != RerankWeights():
-            raise ValueError(
-                f"rerank_weights need rerank={MIXTURE}, but rerank={self.rerank} is set; leave one of them out"
-            )
+            mend = "; set it too" if self.rerank is None else f", not rerank={self.rerank}; leave one of them out"
+            raise ValueError(f"rerank_weights need rerank={MIXTURE}{mend}")
         if not self.score_weights:
             raise ValueError("all rerank_weights are 0; give at least one that is not")
 
     @property
     def score_weights(self) -> dict[str, float]:
-        """Weight of each score with a weight other than 0, by name."""
-        weights = vars(self.rerank_weights) if self.rerank == MIXTURE else {self.rerank: 1.0}
+        """Weight of each score with a weight other than 0, by name; of CLIP's for None."""
+        weights = vars(self.rerank_weights) if self.rerank == MIXTURE else {self.rerank or "clip": 1.0}
         return {name: weight for name, weight in weights.items() if weight}
 
 

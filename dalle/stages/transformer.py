@@ -20,7 +20,7 @@ from dalle.models.transformer.model import Targets, TokenLosses, Transformer, Tr
 from dalle.models.transformer.sequence import PAD, PAD_LOSS_OPTIONS
 from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 from dalle.sampling.pipeline import DALLE
-from dalle.sampling.sampling_config import SamplingConfig
+from dalle.sampling.sampling_config import DEFAULT_SCORES, SamplingConfig
 from dalle.stages.data_module import CaptionedDataConfig, DataModule, StageContext
 from dalle.stages.encode_dataset import DatasetEncoder, check_crops, token_grid_size
 from dalle.stages.frozen_dvae import dvae_record, load_frozen_dvae, require_dvae
@@ -46,6 +46,7 @@ class TransformerStageConfig(CaptionedDataConfig):
     caption_dropout: float = 0.0  # share of training captions dropped, for classifier-free guidance; the paper has none
     guidance: float = 1.0  # default scale of classifier-free guidance when sampling; 1: none, as in the paper
     sampling_temperature: float = 1.0  # default temperature when sampling; 1 in the paper
+    sampling_rerank: str = "clip"  # default score for ranking samples: clip (the paper) | image_likelihood | mixture
     also_validate: list[str] = field(default_factory=list)  # more validation splits: [novel] of blocks adds novel_image
     transform: str = "transformer"
     steps: int = 430_000
@@ -73,6 +74,10 @@ class TransformerStageConfig(CaptionedDataConfig):
             raise ValueError(f"caption_dropout={self.caption_dropout} must be at least 0 and below 1")
         if self.guidance != 1 and not self.caption_dropout:
             raise ValueError(f"guidance={self.guidance} needs training with dropped captions: set caption_dropout=0.1")
+        if self.sampling_rerank not in DEFAULT_SCORES:
+            raise ValueError(
+                f"sampling_rerank={self.sampling_rerank} is no default score; choose one of {', '.join(DEFAULT_SCORES)}"
+            )
         if self.crops:
             check_crops(self.crops, self.transform)
         if self.crops and self.image_targets != "argmax":
@@ -182,6 +187,7 @@ class TransformerStage:
             "caption_dropout": config.caption_dropout,
             "guidance": config.guidance,
             "temperature": config.sampling_temperature,
+            "rerank": config.sampling_rerank,
         }
         meta = self.data.add_provenance(meta) | {"dvae": dvae} | sampling
         model.save(folder, meta, self.tokenizer)

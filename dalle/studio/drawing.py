@@ -37,7 +37,7 @@ class JobRunner:
     def __call__(self, job: Job) -> None:
         begin = time.monotonic()
         request, dalle = job.request, self.dalle
-        config = dalle.with_defaults(request.sampling_config())
+        config = dalle.with_defaults(request.sampling_config(), job.canvas)
         unknown = dalle.unknown_words([request.caption])
         job.events.append("started", {"candidates": config.candidates, "unknown_words": unknown})
         ids = dalle.tokenize([request.caption])
@@ -140,7 +140,8 @@ class JobRunner:
         """Return the images of a result with their records."""
         edit = job.request.edit and job.request.edit.model_dump(exclude={"image", "mask"})  # without the session's ids
         settings = {name: value for name, value in asdict(config).items() if name not in NOT_RECORDED}
-        settings |= {"rerank": job.request.rerank, **self.recorded, "edit": edit}
+        ranked = job.request.rerank != UNRANKED and (config.rerank != "clip" or self.dalle.clip is not None)
+        settings |= {"rerank": config.rerank if ranked else UNRANKED, **self.recorded, "edit": edit}
         if not job.request.decoder:
             settings["decoder"] = None
         entries = image_metadata(result, config.seed)

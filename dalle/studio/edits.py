@@ -41,7 +41,8 @@ def build_canvas(request: DrawRequest, config: SamplingConfig, dalle: DALLE, sto
             canvas = variations(original, options, config.candidates, config.seed)
         case Complete():
             canvas = complete(original, CompleteConfig(rows=edit.rows))
-    canvas.require_model_grid(grid, [] if request.rerank in ("clip", UNRANKED) else [f"rerank={request.rerank}"])
+    any_size = request.rerank in (None, "clip", UNRANKED)
+    canvas.require_model_grid(grid, [] if any_size else [f"rerank={request.rerank}"])
     return canvas
 
 

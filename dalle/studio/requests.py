@@ -72,7 +72,7 @@ class Settings(Body):
     min_p: float | None = Field(None, allow_inf_nan=False)
     guidance: float | None = Field(None, allow_inf_nan=False, description="null: the checkpoint's")
     seed: int | None = Field(None, ge=0, lt=SEEDS, description="null: a random one")
-    rerank: Rerank = "clip"
+    rerank: Rerank | None = Field(None, description="null: the checkpoint's")
     decoder: bool = False
 
 

@@ -22,7 +22,7 @@ from dalle.studio.errors import ApiError
 from dalle.studio.jobs import Job, JobQueue
 from dalle.studio.model_info import card_limits, example_captions
 from dalle.studio.previews import data_url
-from dalle.studio.requests import DrawRequest
+from dalle.studio.requests import UNRANKED, DrawRequest
 from dalle.studio.serial_executor import SerialExecutor
 from dalle.studio.store import BoundedStore, Store, StoredImage
 from dalle.studio.uploads import read_upload
@@ -75,6 +75,7 @@ class Session:
     def describe(self) -> dict[str, Any]:
         """Return what `GET /api/model` answers."""
         dalle, sequence = self.dalle, self.dalle.transformer.sequence
+        rerank = dalle.default_rerank()
         return {
             "name": Path(self.config.checkpoint).name,
             "image_size": self.image_size,
@@ -84,6 +85,7 @@ class Session:
             "max_candidates": self.config.max_candidates,
             "temperature": dalle.temperature,
             "guidance": dalle.guidance,
+            "rerank": UNRANKED if rerank == "clip" and dalle.clip is None else rerank,
             "examples": self.examples,
             "limits": self.limits,
             "has_clip": dalle.clip is not None,
@@ -120,7 +122,7 @@ class Session:
             raise ValueError("decoder: this studio has no diffusion decoder; start it with decoder=<folder>")
         config = self.dalle.with_defaults(request.sampling_config())
         ids = self.dalle.tokenize([request.caption])
-        if request.rerank != "none":
+        if request.rerank != UNRANKED:
             self.dalle.reranker(ids, config)
         if self.policy is not None:
             self.policy.check(request.caption)

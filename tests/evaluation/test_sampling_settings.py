@@ -27,3 +27,12 @@ def test_logits_processors_are_recorded_if_set(context, config, processors):
     dalle = context.require_pipeline()
     default = decoding_settings(dalle, config)
     assert decoding_settings(dalle, replace(config, **processors)) == {**default, **processors}
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, "mixture"), ("clip", "clip"), ("image_likelihood",) * 2])
+def test_score_that_ranks_is_recorded(context, config, monkeypatch, given, used):
+    dalle = context.require_pipeline()
+    monkeypatch.setattr(dalle, "rerank", "mixture")
+    assert sampling_settings(dalle, replace(config, rerank=given), 16)["rerank"]["by"] == used
+    monkeypatch.setattr(dalle, "clip", None)
+    assert sampling_settings(dalle, replace(config, rerank=given), 16)["rerank"]["by"] == (given or "clip")

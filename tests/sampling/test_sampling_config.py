@@ -43,7 +43,8 @@ WRONG = [
     ({"candidates": 0}, "candidates=0 "),
     ({"candidates": -4}, "candidates=-4 "),
     ({"rerank": "luck"}, "rerank=luck; choose one of clip, image_likelihood, caption_likelihood, mixture"),
-    ({"rerank_weights": RerankWeights(clip=2)}, "need rerank=mixture, but rerank=clip is set"),
+    ({"rerank_weights": RerankWeights(clip=2)}, "need rerank=mixture; set it too"),
+    ({"rerank": "clip", "rerank_weights": RerankWeights(clip=2)}, "need rerank=mixture, not rerank=clip; leave one"),
     ({"rerank": "mixture", "rerank_weights": RerankWeights(0, 0, 0)}, "all rerank_weights are 0"),
 ]
 WRONG_WHERE_SOME_ARE_KEPT = [

@@ -153,3 +153,14 @@ def test_accumulated_losses_weight_each_text_token_equally(dvae_folder, accumula
     torch.testing.assert_close(*losses)
     lengths = {int((batch.caption != PAD).sum()) for batch in islice(parts.batches(3 * accumulate), accumulate)}
     assert len(lengths) > 1
+
+
+def test_checkpoint_has_the_default_score_for_ranking(dvae_folder, tmp_path):
+    for rerank in ("clip", "mixture"):
+        stage = build("transformer", dvae_folder, sampling_rerank=rerank)
+        stage.save(tmp_path / rerank, stage.model, {})
+        assert DALLE.load(tmp_path / rerank).rerank == rerank
+    with pytest.raises(
+        ValueError, match="sampling_rerank=caption_likelihood is no default score; choose one of clip, "
+    ):
+        TransformerStageConfig(sampling_rerank="caption_likelihood")

@@ -12,7 +12,7 @@ from dalle.studio.session import Session
 @pytest.fixture(scope="session")
 def make_session(checkpoints):
     """Function that loads a session of the tiny models, with settings of `StudioConfig`."""
-    return lambda **settings: Session.load(StudioConfig(checkpoint=str(checkpoints), **settings))
+    return lambda **settings: Session.load(StudioConfig(**{"checkpoint": str(checkpoints), **settings}))
 
 
 @pytest.fixture(scope="module")

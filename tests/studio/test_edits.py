@@ -1,10 +1,12 @@
 """Edits through the HTTP API: inpaint, extend, vary and complete, their refusals, and what uploads bring along."""
 
 import io
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from running_studio import running
 
 from dalle.sampling.edits.variations import VariationsConfig, variations
 
@@ -146,3 +148,36 @@ def test_a_png_of_sample_py_brings_its_settings_back(studio, checkpoints, run_co
     (path,) = (tmp_path / "drawn").glob("two-green-squares-*.png")
     found = studio.client.post("/api/uploads", content=path.read_bytes()).json()["settings"]
     assert (found["caption"], found["candidates"], found["top_p"]) == ("two green squares", 2, 0.9)
+
+
+def test_score_that_ranked_is_in_the_png_and_brings_the_order_back(make_session, checkpoint_ranked_by):
+    """The checkpoint's, unless another is asked for or the checkpoint's cannot rank."""
+    folder = checkpoint_ranked_by("mixture")
+    with running(make_session(checkpoint=str(folder))) as studio:
+        assert studio.client.get("/api/model").json()["rerank"] == "mixture"
+
+        def settings_of(ranked):
+            file = studio.client.get(f"/api/images/{ranked[0]['id']}?download=1").content
+            return studio.client.post("/api/uploads", content=file).json()["settings"]
+
+        default, clip = studio.drawn(candidates=8), studio.drawn(candidates=8, rerank="clip")
+        assert settings_of(default)["rerank"] == "mixture" and settings_of(clip)["rerank"] == "clip"
+        assert settings_of(studio.drawn(candidates=2, rerank="none"))["rerank"] == "none"
+        settings = settings_of(default)
+        del settings["candidate"]
+        again = studio.drawn(**settings)
+        assert [(each["candidate"], each["score"]) for each in again] == [
+            (each["candidate"], each["score"]) for each in default
+        ]
+        edit = {"kind": "extend", "image": default[0]["id"], "direction": "up"}
+        wide = studio.drawn(candidates=2, edit=edit)
+        assert settings_of(wide)["rerank"] == "clip"
+        body = {"caption": "a red circle", "rerank": "mixture", "edit": edit}
+        answer = studio.client.post("/api/jobs", json=body)
+        assert answer.status_code == 400 and "rerank=mixture" in answer.json()["error"]["message"]
+    shutil.rmtree(folder / "clip")
+    with running(make_session(checkpoint=str(folder))) as studio:
+        assert studio.client.get("/api/model").json()["rerank"] == "none"
+        unranked = studio.drawn(candidates=2)
+        assert [each["score"] for each in unranked] == [None, None]
+        assert settings_of(unranked)["rerank"] == "none"

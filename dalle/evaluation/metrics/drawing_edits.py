@@ -13,7 +13,7 @@ from dalle.evaluation.evaluate_config import EvaluateConfig
 from dalle.evaluation.held_out import model_image
 from dalle.evaluation.judges.drawings_classifier import DrawingClassifier, load_classifier
 from dalle.evaluation.metric_result import MetricResult
-from dalle.evaluation.sampling_settings import sampling_settings
+from dalle.evaluation.sampling_settings import decoding_settings
 from dalle.image_conversion import to_tensor
 from dalle.sampling.canvas import Canvas, EncodedImage
 from dalle.sampling.decode import MASKED
@@ -68,7 +68,9 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
         numbers[f"drawing_edits_{name}_kept"] = sum(kept) / len(kept)
         numbers[f"drawing_edits_{name}_style"] = style_agreement(judge, [right_square(each) for each in images], styles)
         rows.append(ImageRow(name, images[:GRID_DRAWINGS], None))
-    settings = {**sampling_settings(dalle, config, 1), "drawings": len(drawings), "refinement_passes": PASSES}
+    # one candidate: nothing is ranked
+    settings = {"candidates": 1, **decoding_settings(dalle, config)}
+    settings |= {"drawings": len(drawings), "refinement_passes": PASSES}
     captions = "; ".join(drawing.caption for drawing in drawings[:GRID_DRAWINGS])
     grid = labelled_grid(rows, GRID_DRAWINGS, note=f"{captions}. {attribution(context.data.name)}")
     return MetricResult(DESCRIPTION, numbers, settings, {"drawing_edits": grid})

@@ -29,12 +29,12 @@ from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 DESCRIPTION = (
     "Drawings sampled for held-out captions, and classified by a network that was trained on pixels of real training "
     "drawings. `novel`: a concept in a style in which training never shows it; `colours`: a concept in a colour in "
-    "which training never shows it. `top` is the candidate that ranks first by CLIP, `first` candidate 0, `real` the "
-    "caption's own drawing, which limits what can be reached; `effnet` is a second classifier, on features of "
-    "efficientnet-lite0. `partner`: the upper panel of a concept that training never shows is given, and the lower one "
-    "is sampled: the share whose lower panel is closer to its own real one than to those of nine others in the same "
-    "style (features of the same network; chance is 0.1), and the share in the right style; `real` is the "
-    "reconstruction by the dVAE."
+    "which training never shows it. `top` is the candidate that ranks first by the score in `rerank` of the settings, "
+    "`first` candidate 0, `real` the caption's own drawing, which limits what can be reached; `effnet` is a second "
+    "classifier, on features of efficientnet-lite0. `partner`: the upper panel of a concept that training never shows "
+    "is given, and the lower one is sampled: the share whose lower panel is closer to its own real one than to those "
+    "of nine others in the same style (features of the same network; chance is 0.1), and the share in the right style; "
+    "`real` is the reconstruction by the dVAE."
 )
 ATTRIBUTES = {"novel": ("concept", "style"), "colours": ("concept", "colour")}  # checked in each split
 GRID_CAPTIONS = 8  # captions of each split on the image grid

@@ -70,12 +70,13 @@ def cached_samples(context: EvaluationContext, config: EvaluateConfig, pairs: He
 
 def cache_settings(context: EvaluationContext, config: EvaluateConfig) -> dict[str, Any]:
     """Return the settings that the sampled images depend on, beside models and data."""
+    dalle = context.require_pipeline()
     settings = {
         "split": "val",
         "sample_candidates": config.sample_candidates,
-        **decoding_settings(context.require_pipeline(), config),
+        **decoding_settings(dalle, config),
     }
-    return settings if config.sample_candidates == 1 else {**settings, "rerank": rerank_settings(config)}
+    return settings if config.sample_candidates == 1 else {**settings, "rerank": rerank_settings(dalle, config)}
 
 
 def compare_sets(

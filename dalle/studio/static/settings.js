@@ -28,8 +28,9 @@ export class Settings {
     for (const option of rerank.options) {
       const needsClip = option.value === "clip" || option.value === "mixture";
       option.hidden = option.disabled = needsClip && !model.has_clip;
-      option.defaultSelected = option.value === (model.has_clip ? "clip" : "none");
     }
+    const own = [...rerank.options].find(({ value }) => value === model.rerank);
+    rerank.options[0].textContent = `the model’s (${own.textContent})`;
     decoder.disabled = $("decoder-field").hidden = !model.has_decoder;
     if (this.fitted) return; // the server was restarted: what was typed stays
     this.fitted = true;
@@ -66,7 +67,7 @@ export class Settings {
     }
     settings.candidates ??= Number(this.fields.candidates.defaultValue);
     settings.seed ??= randomSeed();
-    settings.rerank = this.fields.rerank.value;
+    settings.rerank = this.fields.rerank.value || null;
     settings.decoder = this.fields.decoder.checked;
     return settings;
   }
@@ -77,7 +78,7 @@ export class Settings {
     for (const field of [caption, ...this.numbers]) {
       if (field.name in settings) field.value = settings[field.name] ?? "";
     }
-    if (settings.rerank !== undefined) rerank.value = settings.rerank;
+    if (settings.rerank !== undefined) rerank.value = settings.rerank ?? "";
     if (rerank.selectedOptions[0]?.disabled ?? true) rerank.value = "none";
     if (settings.decoder !== undefined) decoder.checked = settings.decoder && !decoder.disabled;
     this.changed();
