@@ -155,7 +155,7 @@ def test_settings_of_an_earlier_picture_are_used_again(drawn):
     assert (drawn.value("seed"), drawn.value("temperature"), drawn.value("candidates")) == ("5", "0.7", "2")
 
 
-def test_ranking_by_the_models_score_is_the_default_and_a_picture_names_the_score(tiny_page):
+def test_ranking_by_the_models_score_is_the_default_and_a_file_names_the_score(tiny_page):
     page, rank_by = tiny_page.page, tiny_page.page.locator("#settings [name=rerank]")
     tiny_page.set(candidates=2)
     expect(rank_by).to_have_value("")
@@ -163,11 +163,12 @@ def test_ranking_by_the_models_score_is_the_default_and_a_picture_names_the_scor
     for chosen, recorded in (("", "clip"), ("image_likelihood", "image_likelihood")):
         rank_by.select_option(chosen)
         tiny_page.draw(CAPTION)
+        assert json.loads(tiny_page.download().text["settings"])["rerank"] == recorded  # type: ignore[attr-defined]
         page.click("#settings-reset")
         expect(rank_by).to_have_value("")
         tiny_page.open_picture()
         page.click("#reuse")
-        expect(rank_by).to_have_value(recorded)
+        expect(rank_by).to_have_value(chosen)
 
 
 def test_a_photo_without_settings_can_be_edited(tiny_page):
