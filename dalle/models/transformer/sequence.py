@@ -38,7 +38,7 @@ class SequenceLayout:
     image_vocabulary: int  # codebook size, also the id of SOI as an input
     grid: int  # image tokens per side: I = grid * grid
     pads: str = "learned"  # padding is "learned" embeddings, attended to | "masked", never attended to
-    # position embedding of an image token: "predicted", of the next cell, predicted from it | "own", of its own cell
+    # position embedding of an image token: "predicted", of the cell predicted from it | "own", of its own cell
     image_position_embedding: str = "predicted"
 
     def __post_init__(self):
