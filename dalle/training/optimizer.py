@@ -164,7 +164,7 @@ class ReduceOnPlateau:
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state for `load_state_dict`, JSON-serialisable."""
+        """Return the state for `load_state_dict`, JSON-serialisable, with the keys of version 1.0."""
         total, count = self.total.item(), self.count.item()
         return {
             "halvings": self.reductions,

@@ -91,7 +91,7 @@ class TrainState:
         copied: write a copy of the state, in the host's memory, so that it may change before the function ends.
         group: process group over which ranks of a sharded run write together; None: the default group.
         """
-        scalars = {
+        scalars = {  # with the keys of version 1.0, whose runs can be resumed
             "identity": run_config,
             "watched": self.validated_step,
             "seconds": self.seconds,
