@@ -67,7 +67,7 @@ class Trainer:
         self.model = state.parallel_model.train()
         self.parameters = [each for each in stage.model.parameters() if each.requires_grad]
         state.restore(run.folder)
-        self.saved_step = state.step  # of the latest checkpoint, which may still be being written
+        self.saved_step = state.step  # of the latest checkpoint, complete or in flight
         self.saver = Saver(config.async_save)
         self.logger = Logger()
         if self.is_main_process:

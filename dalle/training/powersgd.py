@@ -13,8 +13,7 @@ If weights are sharded over groups of ranks (distributed=hsdp), each rank compre
 
 With compression.precision=paper16, error buffers, P and Q are rounded to the format 1-6-9. What a rank loses by
 rounding its P and Q stays in its error buffer. The paper divides by hand-tuned constants before the all-reduces, but
-does not give them. Here gradients are means over ranks; P and Q are far below the format's largest number, just under
-16.
+does not give them. Here gradients are means over ranks; P and Q are far below the limit of 1-6-9, just under 16.
 """
 
 import math

@@ -4,7 +4,7 @@ A weight is a `DTensor`, split along its first dimension. Before a block runs, i
 backward pass, gradients are reduce-scattered. Code that works element by element uses `local`, and works for whole
 tensors too.
 
-Importing DTensor and FSDP takes a second, so only functions that need them do; `is_dtensor` checks for a method.
+Importing DTensor and FSDP takes a second, so only functions that need them do it; `is_dtensor` looks for a method.
 
 fsdp: one group of all ranks. hsdp: groups of `shard_size` ranks with one copy of the weights each; gradients are
 averaged over groups too.
