@@ -105,7 +105,7 @@ def open_init(config: TrainConfig, folder: Path) -> Init | None:
 
 
 def dvae_folder(config: TrainConfig, init: Init | None) -> str | None:
-    """Return the dVAE's checkpoint folder: by default that of the model that the run starts from."""
+    """Return the dVAE's checkpoint folder: `dvae`, else that of the model that the run starts from, else None."""
     if config.dvae is not None or config.init is None or init is None or init.kind not in TRAINED_ON_TOKENS:
         return None if config.dvae is None else str(checkpoint_folder(config.dvae))
     if init.kind == "decoder":
@@ -123,13 +123,13 @@ def recorded_dvae(init: Init) -> str:
 
 def check_dvae_unchanged(runs: list[tuple[TrainConfig, Path]]) -> None:
     """Raise ValueError if training the dVAE further would invalidate a transformer already trained on its tokens."""
-    (dvae, place), *_, (_, transformer) = runs
+    (dvae, folder), *_, (_, transformer) = runs
     if not dvae.resume or checkpoint.read_scalars(transformer) is None:
         return
-    settings = run_config(dvae, open_init(dvae, place))
-    if (done := resume_step(place, settings, default_config(dvae))) < dvae.stage.steps:
+    settings = run_config(dvae, open_init(dvae, folder))
+    if (done := resume_step(folder, settings, default_config(dvae))) < dvae.stage.steps:
         raise ValueError(
-            f"{transformer} was trained on the tokens of {place} after {done} updates. Training that dVAE to "
+            f"{transformer} was trained on the tokens of {folder} after {done} updates. Training that dVAE to "
             f"{dvae.stage.steps} updates would invalidate it: choose another name with run=<name>, or move "
             f"{transformer} away first"
         )

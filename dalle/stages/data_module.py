@@ -42,7 +42,8 @@ class StageContext:
 class StageDataConfig(TrainingConfig):
     """Data settings common to all stages."""
 
-    # of training images: dvae (Listing 1) | transformer (Listing 2) | affine | placement | channel_shuffle | none
+    # augmentation of training images: dvae (Listing 1) | transformer (Listing 2) | affine | placement |
+    # channel_shuffle | none
     transform: str = "none"
     validation_pictures: int = 1_000  # held-out images used for validation, the first of the split
     workers: int = 2  # processes that load batches; 0: load in the training process

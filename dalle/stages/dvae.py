@@ -30,7 +30,7 @@ from dalle.training.sharding import whole_parameters
 log = logging.getLogger(__name__)
 
 
-RESTART_PICTURES = 512  # training pictures in which a code must occur at least once
+RESTART_PICTURES = 512  # training images; a code that none of them uses is restarted
 ELBO_METRICS = ("kl", "negative_elbo", "true_negative_elbo", "bound_gap")  # metrics that are not defined for a VQ-VAE
 
 
@@ -99,6 +99,7 @@ class DVAEStage:
     def loss(
         self, model: nn.Module, batch: ImageBatch, step: int, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float | Tensor]]:
+        """Compute the negative ELBO with relaxed codes (Eq. 1), or the loss of a VQ-VAE, and the terms of either."""
         images = self.data.pixels(batch)
         temperature = self.config.temperature.value(step)
         parameters, logits = model(images, temperature, generator)
@@ -121,9 +122,9 @@ class DVAEStage:
         """Compute held-out metrics: negative ELBO, errors of soft and hard reconstructions, codebook usage.
 
         Likelihoods are in nats per pixel value, the KL in nats per position; errors are root mean square errors of
-        pixels in [0, 1]. "soft" decodes relaxed samples at the final temperature, "hard" the most probable codes, which
-        the transformer is trained on. `true_negative_elbo` is the bound with codes sampled from the encoder's
-        distribution, without relaxation; `bound_gap` is its difference to the relaxed bound.
+        pixels in [0, 1]. `soft_error` is that of relaxed samples at the final temperature, `hard_error` that of the
+        most probable codes, which the transformer is trained on. `true_negative_elbo` is the bound with codes sampled
+        from the encoder's distribution, without relaxation; `bound_gap` is its difference from the relaxed bound.
         """
         assert isinstance(model, DiscreteVAE)
         generator = torch_generator("validation codes", device=self.data.device)

@@ -40,7 +40,7 @@ def remix(
 ) -> Canvas:
     """Build the canvas with tokens of both images.
 
-    The layout "random" has one for each of the candidates from `candidate_offset`.
+    With the layout "random", each of the candidates from `candidate_offset` has a canvas of its own.
 
     Raises:
         ValueError: an unknown layout, a share that leaves only one image, or a negative seam.
