@@ -170,7 +170,7 @@ def train_stage(config: TrainConfig, folder: Path, device: torch.device, mesh: D
     seed_global_generators("initial weights", config.seed, device=device)
     dvae = None if config.dvae is None else Path(config.dvae)
     tokens = Path(config.out, "tokens") if config.tokens is None else Path(config.tokens)
-    context = StageContext(config.seed, device, dvae, tokens, init)
+    context = StageContext(config.seed, device, dvae, tokens, init, folder if done else None)
     stage = STAGES.for_config(config.stage).build(config.stage, config.data, context)
     if init is not None and not init.resumed:
         print_once(f"{folder}: {load_init(stage.model, init, config.stage, dvae)}")
