@@ -82,8 +82,13 @@ def test_the_word_probe_computes_features_of_a_few_images_at_a_time():
             return FeatureOutput(images.float().mean(dim=(2, 3)), torch.zeros(len(images), 1))
 
     probe = WordProbe(
-        Network(), ["red"], torch.zeros(3), torch.ones(3), torch.eye(3)[:, :1].double(), torch.tensor([0.5])
-    )  # type: ignore[arg-type]
+        Network(),  # type: ignore[arg-type]
+        ["red"],
+        torch.zeros(3),
+        torch.ones(3),
+        torch.eye(3)[:, :1].double(),
+        torch.tensor([0.5]),
+    )
     images = [Image.new("RGB", (4, 4), (number, 0, 0)) for number in range(150)]
     scores = probe.score(images, ["a red circle", "a green square"])
     assert scores.shape == (150, 2) and sum(sizes) == 150 and max(sizes) <= 64
