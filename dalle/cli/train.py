@@ -171,7 +171,7 @@ def train_stage(config: TrainConfig, folder: Path, device: torch.device, mesh: D
     dvae = None if config.dvae is None else Path(config.dvae)
     tokens = Path(config.out, "tokens") if config.tokens is None else Path(config.tokens)
     seed = config.seed if init is None else init.data_seed(config.seed)
-    context = StageContext(seed, device, dvae, tokens, init)
+    context = StageContext(seed, device, dvae, tokens, init, folder if done else None)
     stage = STAGES.for_config(config.stage).build(config.stage, config.data, context)
     if init is not None and not init.resumed:
         print_once(f"{folder}: {load_init(stage.model, init, config.stage, dvae)}")

@@ -72,9 +72,10 @@ class EvaluateConfig(RerankConfig, DecodingConfig):
     def file(self) -> Path:
         """Path of the metrics file."""
         if self.out is not None:
-            return Path(self.out)
-        bundled = checkpoint_folder(self.checkpoint) != Path(self.checkpoint).expanduser()
-        return Path("outputs/evaluate" if bundled else "", self.checkpoint, "metrics.json")
+            return Path(self.out).expanduser()
+        folder = Path(self.checkpoint).expanduser()
+        bundled = checkpoint_folder(self.checkpoint) != folder
+        return Path("outputs/evaluate" if bundled else "", folder, "metrics.json")
 
     @property
     def page(self) -> Path:

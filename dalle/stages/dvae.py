@@ -45,7 +45,7 @@ class DVAEStageConfig(StageDataConfig):
     temperature: Schedule = field(default_factory=lambda: Schedule("cosine", 1.0, 1 / 16, 150_000))  # tau
     restart_codes_every: int = 0  # updates between restarts of unused codes; 0: never, as in the paper
     restart_codes_from: int = 0  # first update with a restart: while the KL weight is high, codes are not committed yet
-    restart_codes_until: int = 0  # no restarts from this update on, so that the last codes can settle
+    restart_codes_until: int = 0  # no restarts from this update on, so that the last codes can settle; 0: to the end
     commitment: float = 1.0  # vector quantisation: weight of the distance to the codes, instead of the KL (VQ-VAE)
     transform: str = "dvae"
     validation_pictures: int = 256
@@ -60,6 +60,11 @@ class DVAEStageConfig(StageDataConfig):
             raise ValueError(
                 f"restart_codes_every={self.restart_codes_every} needs bottleneck_kernel=1 and logits, "
                 f"not bottleneck_kernel={self.model.bottleneck_kernel} and relaxation={self.model.relaxation}; use 0"
+            )
+        if self.restart_codes_every and 0 < self.restart_codes_until <= self.restart_codes_from:
+            raise ValueError(
+                f"restart_codes_until={self.restart_codes_until} must be above restart_codes_from="
+                f"{self.restart_codes_from}, or no code is restarted; use 0 for the end of training"
             )
 
     @property
@@ -88,7 +93,7 @@ class DVAEStage:
         first = max(1, config.restart_codes_from)
         if not config.restart_codes_every or step % config.restart_codes_every:
             return
-        if not first <= step < config.restart_codes_until:
+        if not first <= step < (config.restart_codes_until or config.steps):
             return
         generator = torch_generator("code restarts", self.data.seed, step, device=self.data.device)
         images = self.data.sample_of_training(RESTART_PICTURES, step)

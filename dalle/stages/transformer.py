@@ -11,7 +11,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dalle import distributed
-from dalle.data import open_source
 from dalle.data.collate import ImageBatch, TokenBatch
 from dalle.data.token_cache import TokenCache, is_cache
 from dalle.device_transfer import to_device
@@ -20,8 +19,8 @@ from dalle.models.transformer.model import Targets, TokenLosses, Transformer, Tr
 from dalle.models.transformer.sequence import PAD, PAD_LOSS_OPTIONS
 from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 from dalle.sampling.pipeline import DALLE
-from dalle.sampling.sampling_config import SamplingConfig
-from dalle.stages.data_module import CaptionedDataConfig, DataModule, StageContext
+from dalle.sampling.sampling_config import DecodingConfig, SamplingConfig
+from dalle.stages.data_module import CaptionedDataConfig, DataModule, StageContext, open_held_out
 from dalle.stages.encode_dataset import DatasetEncoder, check_crops, token_grid_size
 from dalle.stages.frozen_dvae import dvae_record, load_frozen_dvae, require_dvae
 from dalle.stages.image_tokens import ImageTokens, argmax, get_image_tokens
@@ -72,6 +71,7 @@ class TransformerStageConfig(CaptionedDataConfig):
             raise ValueError(f"pad_loss={self.pad_loss!r} is unknown; choose one of {', '.join(PAD_LOSS_OPTIONS)}")
         if not 0 <= self.caption_dropout < 1:
             raise ValueError(f"caption_dropout={self.caption_dropout} must be at least 0 and below 1")
+        DecodingConfig(guidance=self.guidance, temperature=self.sampling_temperature)  # reject what sampling would
         if self.guidance != 1 and not self.caption_dropout:
             raise ValueError(f"guidance={self.guidance} needs training with dropped captions: set caption_dropout=0.1")
         if self.crops:
@@ -117,7 +117,7 @@ class TransformerStage:
         # mean number of text targets in a micro-batch of this update, over all ranks; None: no update has begun
         self._mean_text_targets: Tensor | None = None
         for split in config.also_validate:
-            open_source(data, split)  # raise for an unknown split before training starts
+            open_held_out(data, split)  # raise for an unknown or empty split before training starts
         self.transformer = Transformer(model)
         self.model = self.transformer.to(context.device)
 

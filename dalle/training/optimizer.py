@@ -109,8 +109,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, precision: str = 
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": not_decayed, "weight_decay": 0.0}]
     for parts in sorted(set(muon_parts.values())):
         chosen = [each for each in muon_parts if muon_parts[each] == parts]
-        options_of_muon = {"orthogonal_parts": parts, "half_products": precision == "bfloat16"}
-        groups.append({"params": chosen, **options_of_muon})
+        groups.append({"params": chosen, "orthogonal_parts": parts})
     groups = [group for group in groups if group["params"]]
     beta1, beta2 = config.betas
     options: dict[str, Any] = {"betas": (beta1, beta2), "eps": config.eps, "weight_decay": config.weight_decay}
@@ -119,7 +118,19 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, precision: str = 
         return AdamW(groups, lr=config.learning_rate_at(0), fused=True, **options)
     sixteen_bit = [matrix.weight for matrix in matrices] if config.moments == "paper16" else ()
     optimizer = Muon if config.kind == "muon" else PaperAdamW
-    return optimizer(groups, variance_clip=config.variance_clip, sixteen_bit=sixteen_bit, **options)
+    built = optimizer(groups, variance_clip=config.variance_clip, sixteen_bit=sixteen_bit, **options)
+    set_product_precision(built, precision)
+    return built
+
+
+def set_product_precision(optimizer: torch.optim.Optimizer, precision: str) -> None:
+    """Compute Muon's products as the forward pass in `precision`; other parameters have none.
+
+    A resumed run keeps the precision that it began with, also on a machine where it would choose another.
+    """
+    for group in optimizer.param_groups:
+        if "orthogonal_parts" in group:
+            group["half_products"] = precision == "bfloat16"
 
 
 class ReduceOnPlateau:

@@ -17,7 +17,7 @@ from dalle.training.background_save import copy_to_host, raised_together
 from dalle.training.branch_hooks import attach_hooks
 from dalle.training.ema import EMA, copy_without_weights
 from dalle.training.gradient_reducer import build_gradient_reducer
-from dalle.training.optimizer import ReduceOnPlateau, build_optimizer
+from dalle.training.optimizer import ReduceOnPlateau, build_optimizer, set_product_precision
 from dalle.training.parameter_storage import store_in_bfloat16
 from dalle.training.sharding import copy_to, gather, is_sharded, mesh_of_backward, shard
 from dalle.training.stage import TrainingConfig
@@ -130,6 +130,7 @@ class TrainState:
         self.validated_step, self.seconds = scalars["watched"], scalars["seconds"]
         if self.precision != scalars["precision"]:
             self.precision, self.precision_reason = scalars["precision"], "as in the run so far"
+            set_product_precision(self.optimizer, self.precision)
         for hook in self._hooks:
             hook.remove()
         self.scaler, self._hooks = attach_hooks(self.model, self._config, self.precision, self._device)

@@ -289,8 +289,11 @@ def load_classifier(data: DrawingsConfig) -> DrawingClassifier:
 
 
 def judge_data_config(data: DrawingsConfig) -> DrawingsConfig:
-    """Return the settings of the judges' training pictures: they do not depend on mix, groups and captions."""
-    return replace(data, mix=MixConfig(), languages=["en"], people="stated", groups=[])
+    """Return the settings of the judges' training pictures.
+
+    They do not depend on mix, groups and captions, nor on the size of the model's images: one judge is kept for all.
+    """
+    return replace(data, image_size=STYLE_SIDE, mix=MixConfig(), languages=["en"], people="stated", groups=[])
 
 
 def judge_folder(data: DrawingsConfig, prefix: str) -> Path:
@@ -298,5 +301,7 @@ def judge_folder(data: DrawingsConfig, prefix: str) -> Path:
     folder = Path(data.path).expanduser()
     kept = {name: getattr(data, name) for name in ("validation_share", "skin_tones", "seed")}
     described = [read_sources(folder)["sets"], kept, sorted(ALWAYS_TRAINED)]
+    if data.opt_out:
+        described.append(digest_of(Path(data.opt_out).expanduser().read_bytes()))
     digest = digest_of(json.dumps(described, sort_keys=True).encode())[:12]
     return folder / f"{prefix}-{digest}"

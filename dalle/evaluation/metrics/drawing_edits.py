@@ -51,6 +51,8 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
         raise ValueError(f"metrics=[drawing_edits] needs data=drawings, and not data={context.data.name}")
     dalle, judge = context.require_pipeline(), load_classifier(context.data)
     source = DrawingsSource(context.data, "val")
+    if not any(record.kind == "drawing" for record in source.records):
+        raise ValueError("the split val of the drawings is empty: metrics=[drawing_edits] has nothing to edit")
     drawings = held_out_drawings(source, judge, min(config.captions, MAX_DRAWINGS), dalle.encode_image)
     sampling = config.sampling(1)
     styles = torch.tensor([drawing.style for drawing in drawings])

@@ -25,9 +25,11 @@ def measure_partners(
 
     The model is given the upper panel of a held-out concept and samples the lower one. Returns the samples, and the
     share found and the share with the right style for candidate 0 ("first"), for the best candidate ("top") and for
-    the dVAE's reconstructions of the real pictures ("real").
+    the dVAE's reconstructions of the real pictures ("real"). Both are empty if the source has no panels.
     """
     panels = [record for record, composed in enumerate(source.records) if composed.kind == "panels"]
+    if not panels:
+        return [], {}
     chosen = panels[: min(config.captions, MAX_PROMPTS)]
     grid = dalle.transformer.sequence.grid
     samples, reconstructions = [], []

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dalle.sampling.canvas import Canvas, EncodedImage, dilate
 from dalle.sampling.decode import MASKED
-from dalle.sampling.edits.variations import random_mask
+from dalle.sampling.edits.variations import check_share, random_mask
 
 LAYOUTS = ("top", "left", "checkerboard", "random")
 
@@ -52,6 +52,9 @@ def remix(
         raise ValueError(f"share={config.share} takes all tokens from one image; use more than 0 and less than 1")
     if config.seam < 0:
         raise ValueError(f"seam={config.seam} is below 0; 0 samples no token again")
+    if config.layout != "checkerboard":
+        unit = {"top": "rows", "left": "columns", "random": "cells"}[config.layout]
+        check_share(config.share, grid * grid if unit == "cells" else grid, unit)
     if config.layout == "random":
         from_first = random_mask((grid, grid), config.share, candidates, seed, candidate_offset)
         return Canvas(torch.where(from_first, original.tokens, other.tokens))
