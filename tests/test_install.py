@@ -63,3 +63,39 @@ def test_the_packages_that_commands_check_are_the_dependencies():
     modules = {"pillow": "PIL", "hydra-core": "hydra"}
     assert [modules.get(name, name) for name in names] == list(PACKAGES)
     assert f'requires-python = ">={OLDEST[0]}.{OLDEST[1]}"' in text
+
+
+def test_the_help_of_make_lists_every_target_with_a_description_and_fits_a_screen():
+    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    described = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert [line.split()[0] for line in lines[1:]] == described
+    assert len(lines) <= 24 and max(map(len, lines)) <= 80
+
+
+PIP = """#!/bin/sh
+# stand-in of an interpreter without a network: makes environments of itself, and cannot install what FAILING names
+case "$*" in
+    *"-m venv"*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+    *install*FAILING*) exit 1 ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("failing", "cure"),
+    [
+        ("torch==2", "torch cannot be installed: check the network and the free space"),
+        ("editable", "a package cannot be installed: check the network; if its version does not exist, make install C"),
+        ("dall-e", "dall-e cannot be installed: check the network"),
+    ],
+)
+def test_a_package_that_cannot_be_installed_is_named_with_a_cure(folder, failing, cure):
+    python = folder / "python"
+    python.write_text(PIP.replace("FAILING", failing))
+    python.chmod(0o755)
+    command = ["make", "install", f"PYTHON={python}", "TORCH=torch==2.13.0"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode
+    assert f"make: {cure}" in done.stderr
+    assert not (folder / ".venv/.installed").exists()
