@@ -83,8 +83,6 @@ constraints: $(INSTALLED) ## write the versions in .venv: constraints.txt
 	> constraints.txt
 
 site: $(INSTALLED) ## make a web site of the documentation: site/index.html
-	$(RUN) -m pip install --quiet "mkdocs>=1.6,<2" "mkdocstrings[python]>=0.26" \
-	|| $(call fail,mkdocs cannot be installed: check the network)
 	$(RUN) -m mkdocs build --quiet
 
 pictures: $(INSTALLED) ## draw with the bundled model: docs/drawings-*.png
