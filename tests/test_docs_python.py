@@ -40,10 +40,13 @@ def run(page: str, **variables) -> dict:
     return variables
 
 
-@pytest.mark.parametrize("page", ["README.md", "api.md", "edits.md", "index.md", "sampling.md"])
+@pytest.mark.parametrize("page", ["README.md", "api.md", "edits.md", "fine-tuning.md", "index.md", "sampling.md"])
 def test_an_example_with_models_on_disk_runs(folder, page):
     images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))  # those that an example encodes
     found = run(page, images=images)
+    if page == "fine-tuning.md":
+        assert Image.open("reconstruction.png").size == (8, 8)
+        return
     assert found["result"].images
     if page in ("README.md", "api.md"):
         assert found["tokens"].shape == (2, 4, 4) and found["images"].shape == images.shape
@@ -76,5 +79,14 @@ def test_the_example_of_the_studio_runs(checkpoints):
 
 
 def test_every_example_is_run():
-    tested = {"README.md", "api.md", "edits.md", "index.md", "sampling.md", "pretrained.md", "studio.md"}
+    tested = {
+        "README.md",
+        "api.md",
+        "edits.md",
+        "fine-tuning.md",
+        "index.md",
+        "sampling.md",
+        "pretrained.md",
+        "studio.md",
+    }
     assert {page for page, examples in EXAMPLES.items() if examples} == tested | ELSEWHERE
