@@ -29,6 +29,7 @@ SCRIPTS = tuple(f"{name}.py" for name in COMMANDS)
 RUN_BY = {  # script -> the test that runs it
     "tools/naming_test.py": "tests/test_naming_test.py",
     "tools/compare_losses.py": "tests/test_compare_losses.py",
+    "tools/check_links.py": "tests/test_check_links.py",
     "docs/loss_curves.py": "tests/test_figures.py",
     "docs/studio_screenshots.py": "",  # needs Chromium; test_docs.py runs its imports
     "benchmarks/cpu_settings.py": "tests/test_benchmarks.py",
