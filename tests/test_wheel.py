@@ -1,6 +1,7 @@
 """The wheel has the package, its configs and weights, and `dalle` works from it in any folder."""
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -71,7 +72,7 @@ def test_an_installed_wheel_trains_and_samples_in_any_folder(dalle):
 
 @pytest.mark.slow
 def test_a_wheel_in_an_empty_environment_draws_in_an_empty_folder(wheel, tmp_path):
-    """Nothing of this environment is used: pip installs the wheel and what it depends on."""
+    """Nothing of this environment is used: pip installs the wheel and what it depends on, as the Dockerfile does."""
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "environment")], check=True)
     programs, folder = tmp_path / "environment" / "bin", tmp_path / "empty"
     folder.mkdir()
@@ -81,7 +82,8 @@ def test_a_wheel_in_an_empty_environment_draws_in_an_empty_folder(wheel, tmp_pat
         pytest.skip("no package registry can be reached")
     torch = f"torch=={version('torch').partition('+')[0]}"
     constraint = ["--constraint", str(ROOT / "constraints.txt")]
-    subprocess.run([*pip, "install", "--quiet", str(wheel), torch, *constraint], cwd=folder, check=True)
+    extras = re.search(r"ARG EXTRAS=(\S+)", (ROOT / "Dockerfile").read_text(encoding="utf-8"))
+    subprocess.run([*pip, "install", "--quiet", f"{wheel}[{extras[1]}]", torch, *constraint], cwd=folder, check=True)
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [str(programs / "dalle"), "sample", "caption=a red apple", "candidates=2", "keep=1", "out=apple"]
     done = subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True)
