@@ -26,6 +26,7 @@ from dalle.data.drawings.source import DrawingsConfig, DrawingsSource, MixConfig
 from dalle.data.drawings.splits import ALWAYS_TRAINED
 from dalle.data.index import digest_of
 from dalle.precision import autocast
+from dalle.progress import progress_bar, with_progress
 from dalle.seeds import torch_generator
 
 log = logging.getLogger(__name__)
@@ -149,7 +150,7 @@ class LabelledPictures(NamedTuple):
         """Load all drawings and recoloured drawings of a source."""
         numbers = {name: number for number, name in enumerate(concepts)}
         images, labels = [], []
-        for index, record in enumerate(source.records):
+        for index, record in enumerate(with_progress(source.records, len(source.records), "loading drawings")):
             if record.kind not in ("drawing", "colour"):
                 continue
             images.append(np.asarray(source.image(index).resize((STYLE_SIDE, STYLE_SIDE), Image.Resampling.BOX)))
@@ -209,6 +210,7 @@ def train_classifier(
         optimizer = torch.optim.AdamW(parameters, learning_rate, weight_decay=0.05)
         per_epoch = len(pictures) // batch_size
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, passes * per_epoch, pct_start=0.2)
+        bar = progress_bar(passes * per_epoch, f"judge of {name}", "updates")
         for epoch in range(passes):
             order = torch.randperm(len(pictures), generator=generator)
             total = 0.0
@@ -222,7 +224,9 @@ def train_classifier(
                 optimizer.step()
                 schedule.step()
                 total += loss.item()
+                bar.update()
             log.info("%s: epoch %d of %d, loss %.3f", name, epoch + 1, passes, total / per_epoch)
+        bar.close()
     return model.eval()
 
 

@@ -15,6 +15,7 @@ from dalle.evaluation.judges.drawings_classifier import DrawingClassifier, load_
 from dalle.evaluation.metric_result import MetricResult
 from dalle.evaluation.sampling_settings import sampling_settings
 from dalle.image_conversion import to_tensor
+from dalle.progress import with_progress
 from dalle.sampling.canvas import Canvas, EncodedImage
 from dalle.sampling.decode import MASKED
 from dalle.sampling.edits.complete import CompleteConfig, complete
@@ -62,8 +63,8 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     for name, edit in edits(config.seed).items():
         canvases = [edit(drawing) for drawing in drawings]
         results = [
-            next(dalle.stream([drawing.caption], sampling, canvas=canvas, truncate=True))
-            for drawing, canvas in zip(drawings, canvases, strict=True)
+            next(dalle.stream([drawing.caption], sampling, canvas=canvas, truncate=True, progress=False))
+            for drawing, canvas in with_progress(zip(drawings, canvases, strict=True), len(drawings), name)
         ]
         kept = [keeps_tokens(result, canvas) for result, canvas in zip(results, canvases, strict=True)]
         images = [result.images[0] for result in results]

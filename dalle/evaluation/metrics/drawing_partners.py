@@ -11,6 +11,7 @@ from dalle.evaluation.held_out import model_image
 from dalle.evaluation.judges.drawings_classifier import DrawingClassifier
 from dalle.evaluation.metrics.drawing_samples import Candidates, candidates_of
 from dalle.image_conversion import to_tensor
+from dalle.progress import with_progress
 from dalle.sampling.edits.complete import CompleteConfig, complete
 from dalle.sampling.pipeline import DALLE
 
@@ -33,11 +34,11 @@ def measure_partners(
     chosen = panels[: min(config.captions, MAX_PROMPTS)]
     grid = dalle.transformer.sequence.grid
     samples, reconstructions = [], []
-    for record in chosen:
+    for record in with_progress(chosen, len(chosen), "image prompts", "prompts"):
         original = dalle.encode_image(source.image(record))
         canvas = complete(original, CompleteConfig(rows=grid // 2, paste=False))
         captions, sampling = [source.captions(record)[0]], config.sampling(config.candidates)
-        (result,) = dalle.stream(captions, sampling, canvas=canvas, truncate=True)
+        (result,) = dalle.stream(captions, sampling, canvas=canvas, truncate=True, progress=False)
         samples.append(candidates_of(source, record, result))
         reconstructions.extend(dalle.decode_images(original.tokens[None]))
     choices = [[record, *other_partners(source, panels, record, config.seed)] for record in chosen]
