@@ -2,8 +2,8 @@
 
     python tools/check_links.py
 
-Needs a network, so no test runs it on the real addresses. Exit status 1 if an address is gone. Others that do not answer,
-or that refuse programs, are named. tests/test_docs.py checks the links within the repository.
+Needs a network, so no test runs it on the real addresses. Exit status 1 if an address is gone. Others that
+do not answer, or refuse programs, are named. tests/test_docs.py checks the links within the repository.
 """
 
 import re
