@@ -158,8 +158,11 @@ class DataModule:
         instead of training one: the weights know its ids, and captions may have been added since. Raises `ValueError`
         if the file cannot be read or has more entries.
         """
-        kept = self.resumed / checkpoint.TOKENIZER if self.resumed is not None else None
-        kept = self.init.tokenizer if self.init is not None else kept
+        kept = None
+        if self.init is not None:
+            kept = self.init.tokenizer
+        elif self.resumed is not None:
+            kept = self.resumed / checkpoint.TOKENIZER
         if config.tokenizer is None and kept is None:
             return CaptionTokenizer.train(self._captions(config.tokenizer_records), vocabulary)
         self.collect_words(config)
