@@ -46,7 +46,7 @@ demo: $(INSTALLED) ## train all three models on the CPU, sample images, evaluate
 test: $(INSTALLED) ## run the tests, in 8 minutes on two cores
 	$(PYTEST) -m "not slow and not browser"
 
-test-slow: $(INSTALLED) ## run the other tests: several ranks, wheel, long trainings, browser
+test-slow: $(INSTALLED) ## run the other tests: ranks, wheel, long trainings, browser
 	$(PYTEST) -m "slow or browser"
 
 interpreters: $(INSTALLED) ## run the tests on each installed Python from 3.10 to 3.13
