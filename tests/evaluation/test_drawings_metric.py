@@ -78,6 +78,7 @@ def test_the_judge_is_trained_once_and_kept_beside_the_data(data, judge, monkeyp
     assert len(calls) == 3
 
 
+@pytest.mark.slow
 def test_the_second_judge_is_trained_once_on_features_of_photographs(data, monkeypatch):
     pytest.importorskip("efficientnet_lite_pytorch", reason="the second judge needs the extra `eval`")
     whole = efficientnet_classifier.train_heads
