@@ -5,7 +5,7 @@ PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 
 RUN := .venv/bin/python
-PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
 INSTALLED := .venv/.installed
 BENCH_RUN := .venv-bench/bin/python
 BENCH_INSTALLED := .venv-bench/.installed
@@ -43,11 +43,11 @@ demo: $(INSTALLED) ## train all three models on the CPU, sample images, evaluate
 	@echo "images       $(DEMO)/samples.png"
 	@echo "next         $(RUN) sample.py checkpoint=$(DEMO) caption=\"a small red circle above a large blue square\""
 
-test: $(INSTALLED) ## run the tests, in 8 minutes on two cores
-	$(PYTEST) -m "not slow and not browser"
+test: $(INSTALLED) ## run the fast tests, about 9 minutes on two cores
+	$(PYTEST) --dist loadfile -m "not slow and not browser"
 
 test-slow: $(INSTALLED) ## run the other tests: ranks, wheel, long trainings, browser
-	$(PYTEST) -m "slow or browser"
+	$(PYTEST) --dist worksteal -m "slow or browser"
 
 interpreters: $(INSTALLED) ## run the tests on each installed Python from 3.10 to 3.13
 	TORCH="$(TORCH)" $(RUN) -m nox
