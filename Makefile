@@ -5,7 +5,7 @@ PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 
 RUN := .venv/bin/python
-PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
 INSTALLED := .venv/.installed
 BENCH_RUN := .venv-bench/bin/python
 BENCH_INSTALLED := .venv-bench/.installed
@@ -28,10 +28,11 @@ fail = { echo "make: $(1)" >&2; exit 1; }
 .PHONY: help install demo drawings drawings-page pictures test test-slow interpreters bench gpu gpu-install gpu-tests gpu-sampling gpu-training gpu-demo wheels \
 	patterns architecture configs edits constraints site notebooks recorded lint types
 
-help: ## list all targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+help: ## list these targets
+	@echo "usage: make <target>"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(INSTALLED) ## create .venv with all packages for demo and test
+install: $(INSTALLED) ## create .venv with all packages
 
 demo: $(INSTALLED) ## train all three models on the CPU, sample images, evaluate
 	$(RUN) train.py experiment=demo
@@ -42,22 +43,22 @@ demo: $(INSTALLED) ## train all three models on the CPU, sample images, evaluate
 	@echo "images       $(DEMO)/samples.png"
 	@echo "next         $(RUN) sample.py checkpoint=$(DEMO) caption=\"a small red circle above a large blue square\""
 
-test: $(INSTALLED) ## run the tests, in 8 minutes on two cores
-	$(PYTEST) -m "not slow and not browser"
+test: $(INSTALLED) ## run the fast tests, about 9 minutes on two cores
+	$(PYTEST) --dist loadfile -m "not slow and not browser"
 
-test-slow: $(INSTALLED) ## run the other tests: several ranks, wheel, long trainings, browser
-	$(PYTEST) -m "slow or browser"
+test-slow: $(INSTALLED) ## run the other tests: ranks, wheel, long trainings, browser
+	$(PYTEST) --dist worksteal -m "slow or browser"
 
 interpreters: $(INSTALLED) ## run the tests on each installed Python from 3.10 to 3.13
 	TORCH="$(TORCH)" $(RUN) -m nox
 
-bench: $(BENCH_INSTALLED) ## benchmark data loading, training and sampling on the CPU, compared with other projects
+bench: $(BENCH_INSTALLED) ## time data loading, training and sampling beside other projects
 	$(BENCH_RUN) benchmarks/data.py
 	$(BENCH_RUN) benchmarks/cpu_settings.py
 	$(BENCH_RUN) benchmarks/training.py
 	$(BENCH_RUN) benchmarks/sampling.py
 
-gpu: ## run gpu-tests, gpu-sampling, gpu-training and gpu-demo on a CUDA GPU (to try it on a CPU: DEVICE=cpu QUICK=1)
+gpu: ## test, time and demo on a CUDA GPU; on a CPU: DEVICE=cpu QUICK=1
 	-@for part in tests sampling training demo; do $(MAKE) --no-print-directory gpu-$$part; done
 	@$(GPU_RUN) summary --out "$(GPU_OUT)"
 
@@ -67,25 +68,24 @@ gpu-tests gpu-sampling gpu-training gpu-demo: gpu-install
 gpu-install:
 	@$(GPU_PYTHON) -m benchmarks.gpu.requirements install "$(WHEELS)" "$(GPU_SITE)"
 
-wheels: ## download the packages of make gpu for a machine without network (PYTHON_VERSION=3.12)
+wheels: ## download the packages of make gpu, for a machine without network
 	$(PYTHON) -m benchmarks.gpu.requirements collect "$(WHEELS)" "$(PYTHON_VERSION)"
 
-drawings: $(INSTALLED) ## download and build the data set of drawings, outputs/drawings
+drawings: $(INSTALLED) ## download and build the drawings: outputs/drawings
 	$(RUN) -m dalle.data.drawings.build --out outputs/drawings
 
-drawings-page: ## the table of authors and licences in docs/drawings.md
+drawings-page: ## write the table of authors and licences: docs/drawings.md
 	$(RUN) docs/drawings.py outputs/drawings
 
-constraints: $(INSTALLED) ## write the versions in .venv to constraints.txt, after make install CONSTRAINTS=
+constraints: $(INSTALLED) ## write the versions in .venv: constraints.txt
 	@{ echo "# Written by make constraints: the versions that the tests ran with, for Python 3.11 and later."; \
 	$(RUN) -m pip freeze --exclude-editable | grep -vi '^torch==\|^dall-e==\|@' | sed 's/$$/; python_version >= "3.11"/'; } \
 	> constraints.txt
 
-site: $(INSTALLED) ## the documentation as a web site: site/index.html
-	$(RUN) -m pip install --quiet "mkdocs>=1.6,<2" "mkdocstrings[python]>=0.26"
+site: $(INSTALLED) ## make a web site of the documentation: site/index.html
 	$(RUN) -m mkdocs build --quiet
 
-pictures: $(INSTALLED) ## draw what the model of drawings makes: docs/drawings-captions.png, docs/drawings-prompts.png
+pictures: $(INSTALLED) ## draw with the bundled model: docs/drawings-*.png
 	$(RUN) docs/pictures.py
 
 patterns: $(INSTALLED) ## draw the attention patterns: docs/patterns.png
@@ -100,10 +100,10 @@ configs: $(INSTALLED) ## write the reference of all settings: docs/configs.md
 edits: $(INSTALLED) $(WEIGHTS) ## draw an example of each edit: docs/edits.png
 	$(RUN) docs/edits.py
 
-notebooks: $(INSTALLED) $(WEIGHTS) ## run the notebooks on the demo and on finished sweeps
+notebooks: $(INSTALLED) $(WEIGHTS) ## run the notebooks, which write their .ipynb
 	$(RUN) notebooks/make.py
 
-recorded: $(INSTALLED) ## record results of training, sampling and evaluation as reference values of tests
+recorded: $(INSTALLED) ## record reference values of tests: tests/recorded
 	$(RUN) tests/recorded/recording.py
 
 lint: $(INSTALLED) ## check style: ruff for Python, hadolint for the Dockerfile
@@ -123,6 +123,7 @@ $(DEMO)/metrics.json: $(WEIGHTS)
 
 $(WEIGHTS): ;
 
+# dall-e is OpenAI's code, to compare with; --no-deps, since it asks for torchvision
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else 1)' \
 	|| $(call fail,$(PYTHON) is missing or not Python 3.10 to 3.13: make install PYTHON=python3.12)
@@ -131,13 +132,15 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(RUN) -m pip install --quiet "$(TORCH)" \
 	|| $(call fail,torch cannot be installed: check the network and the free space (6 GB)$(comma) or choose a version with TORCH=)
 	$(RUN) -m pip install --quiet --editable ".[data,eval,hub,sign,croissant,studio,slurm,dev]" $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) \
-	|| $(call fail,these versions cannot be installed together: make install CONSTRAINTS= takes the newest)
-	$(RUN) -m pip install --quiet --no-deps dall-e==0.1 # OpenAI's code, to compare with; it asks for torchvision
+	|| $(call fail,a package cannot be installed: check the network; if its version does not exist$(comma) make install CONSTRAINTS= takes the newest)
+	$(RUN) -m pip install --quiet --no-deps dall-e==0.1 \
+	|| $(call fail,dall-e cannot be installed: check the network$(comma) and run the same command again)
 	@touch $@
 
 $(BENCH_INSTALLED): pyproject.toml
 	$(PYTHON) -m venv .venv-bench
-	$(BENCH_RUN) -m pip install --quiet "$(TORCH)"
+	$(BENCH_RUN) -m pip install --quiet "$(TORCH)" \
+	|| $(call fail,torch cannot be installed: check the network and the free space (6 GB)$(comma) or choose a version with TORCH=)
 	$(BENCH_RUN) -m pip install --quiet --editable ".[data]" "transformers>=5" x-transformers webdataset requests attrs
 	$(BENCH_RUN) -m pip install --quiet --no-deps dalle-pytorch==1.6.6 axial-positional-embedding rotary-embedding-torch dall-e==0.1 # they ask for torchvision
 	@touch $@

@@ -24,19 +24,24 @@ def atomic_write(path: Path) -> Iterator[Path]:
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Context with an empty temporary folder to write to, which replaces `path` at the end; deleted on errors."""
-    temporary = path.with_name(f".{path.name}.part")
+    temporary, previous = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
     shutil.rmtree(temporary, ignore_errors=True)  # of a killed process
+    if path.exists():
+        shutil.rmtree(previous, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
         yield temporary
         for written in (*temporary.iterdir(), temporary):
             fsync(written)
         if path.exists():
-            shutil.rmtree(path)  # a folder cannot be replaced in one step
+            os.replace(path, previous)  # deleting it takes several steps, between which the process may be killed
         os.replace(temporary, path)
         fsync(path.parent)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if previous.exists() and not path.exists():
+            os.replace(previous, path)
+        for left in (temporary, previous):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def fsync(path: Path) -> None:

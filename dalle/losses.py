@@ -37,8 +37,8 @@ def logit_laplace_nll(parameters: Tensor, images: Tensor, floor: float | None = 
 def normal_nll(parameters: Tensor, images: Tensor, scale: float) -> Tensor:
     """Compute the negative log-likelihood under a normal distribution around the decoded image, in nats.
 
-    It is a squared error, normalised so that KL weights keep their meaning. `scale` is the fixed standard deviation,
-    for pixels in [0, 1]. Shapes as in `logit_laplace_nll`.
+    It is a squared error, normalised as a density, so that KL weights keep their meaning. `scale` is the fixed standard
+    deviation, for pixels in [0, 1]. Shapes as in `logit_laplace_nll`.
     """
     return (_unclamped_mean_image(parameters) - images).square() / (2 * scale**2) + math.log(
         scale * math.sqrt(2 * math.pi)

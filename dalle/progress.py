@@ -1,9 +1,13 @@
 """Progress bars with the time left, on terminals and in notebooks."""
 
+import os
 import sys
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 from tqdm import tqdm
+
+T = TypeVar("T")
 
 DELAY = 2.0  # seconds before a bar appears: shorter work shows none
 
@@ -19,8 +23,18 @@ def progress_bar(total: float, title: str, unit: str = "images", *, shown: bool 
     return tqdm(total=total, desc=title, unit=f" {unit}", disable=not (shown and is_visible()), **options)
 
 
+def with_progress(items: Iterable[T], total: int, title: str, unit: str = "images") -> Iterator[T]:
+    """Yield `items`, of which there are `total`, with a progress bar."""
+    with progress_bar(total, title, unit) as bar:
+        for item in items:
+            yield item
+            bar.update()
+
+
 def is_visible() -> bool:
-    """Return True if stderr is a terminal or the output of a notebook's cell."""
+    """Return True if stderr is a terminal or the output of a notebook's cell, and this is the first of all ranks."""
+    if os.environ.get("RANK", "0") != "0":
+        return False
     return sys.stderr.isatty() or in_notebook()
 
 

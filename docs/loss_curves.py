@@ -1,10 +1,11 @@
-"""Plot the losses of complete runs for docs/training.md: python docs/loss_curves.py outputs/demo outputs/drawings
+"""Plot the losses of runs for docs/training.md: python docs/loss_curves.py outputs/demo docs/losses/drawings
 
-Each argument is a folder with dvae/, clip/ and transformer/. Prints a Markdown table of the last held-out values.
+Each folder has a run's metrics.jsonl in dvae/, clip/ and transformer/, or in some of them. Prints a Markdown table of
+the last held-out values.
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import matplotlib
@@ -28,13 +29,21 @@ def read_curve(run: Path, split: str, metric: str) -> tuple[list[int], list[floa
     return [step for step, _ in points], [value for _, value in points]
 
 
-def plot_runs(folders: list[Path]) -> None:
-    """Write `OUT`: a row of panels for each folder, two metrics of each stage; val is held out."""
-    columns = [(stage, metric, label) for stage, metrics in METRICS.items() for metric, label in metrics]
+def has_run(folder: Path, stage: str) -> bool:
+    return (folder / stage / "metrics.jsonl").is_file()
+
+
+def plot_runs(folders: list[Path], out: Path) -> None:
+    """Write a figure to `out`: a row of panels for each folder, two metrics of each stage; val is held out."""
+    stages = [stage for stage in METRICS if any(has_run(folder, stage) for folder in folders)]
+    columns = [(stage, metric, label) for stage in stages for metric, label in METRICS[stage]]
     size = (2.6 * len(columns), 2.3 * len(folders))
     figure, panels = plt.subplots(len(folders), len(columns), figsize=size, squeeze=False, layout="constrained")
     for row, folder in zip(panels, folders, strict=True):
         for panel, (stage, metric, label) in zip(row, columns, strict=True):
+            if not has_run(folder, stage):
+                panel.axis("off")
+                continue
             for split, style in (("train", "C0-"), ("val", "C1o:")):
                 steps, values = read_curve(folder / stage, split, metric)
                 if steps:
@@ -42,7 +51,7 @@ def plot_runs(folders: list[Path]) -> None:
             panel.set_title(f"{folder.name}: {stage}\n{label}", fontsize=8)
             panel.tick_params(labelsize=7)
             panel.legend(fontsize=7, frameon=False)
-    figure.savefig(OUT, dpi=72)
+    figure.savefig(out, dpi=72)
 
 
 def table(folders: list[Path]) -> str:
@@ -50,6 +59,8 @@ def table(folders: list[Path]) -> str:
     lines = ["| run | stage | updates | held out at the end |", "|---|---|---:|---|"]
     for folder in folders:
         for stage, metrics in METRICS.items():
+            if not has_run(folder, stage):
+                continue
             curves = {label: read_curve(folder / stage, "val", metric) for metric, label in metrics}
             ends = ", ".join(f"{label} {values[-1]:.3f}" for label, (_, values) in curves.items())
             step = max(steps[-1] for steps, _ in curves.values())
@@ -58,6 +69,9 @@ def table(folders: list[Path]) -> str:
 
 
 if __name__ == "__main__":
-    runs = [Path(each) for each in sys.argv[1:]]
-    plot_runs(runs)
-    print(table(runs))
+    parser = argparse.ArgumentParser(description="Plot the losses of runs.")
+    parser.add_argument("folders", nargs="+", type=Path, help="folders with dvae/, clip/ and transformer/")
+    parser.add_argument("--out", type=Path, default=OUT, help="the figure")
+    options = parser.parse_args()
+    plot_runs(options.folders, options.out)
+    print(table(options.folders))

@@ -18,6 +18,8 @@ from PIL import Image
 FOLDER = Path(__file__).parent
 MOST = 300_000  # maximum bytes of a notebook, to keep the repository small
 COLOURS = 96  # palette size of images
+DOCS = FOLDER.parent / "docs"
+SHOWN = {"05_fine_tuning": "fine-tuning.png"}  # notebook -> file in docs/ for its last picture
 
 
 def main(names: list[str]) -> None:
@@ -44,7 +46,16 @@ def run(script: Path) -> int:
     if len(text.encode()) > MOST:
         raise ValueError(f"{script.stem}.ipynb has {len(text.encode()):,} bytes, and {MOST:,} are allowed")
     script.with_suffix(".ipynb").write_text(text, encoding="utf-8")
+    if script.stem in SHOWN:
+        (DOCS / SHOWN[script.stem]).write_bytes(last_picture(notebook))
     return len(text.encode())
+
+
+def last_picture(notebook: Any) -> bytes:
+    """Return the last picture of an executed notebook, a PNG."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    pictures = [output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+    return b64decode(pictures[-1])
 
 
 def small(shown: dict[str, Any]) -> dict[str, Any]:

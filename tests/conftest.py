@@ -129,6 +129,25 @@ def cuda(gpu) -> torch.device:
 
 
 @pytest.fixture
+def hub_server(tmp_path, monkeypatch):
+    """A hub without repositories that huggingface_hub talks to, logged in, with an empty cache."""
+    pytest.importorskip("huggingface_hub", reason="needs the extra hub")
+    from hub_server import running_hub
+    from huggingface_hub import constants
+
+    with running_hub() as running:
+        monkeypatch.setattr(constants, "ENDPOINT", running.address)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", running.address + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", "right")
+        yield running
+
+
+@pytest.fixture
 def run_command(tmp_path, monkeypatch, capsys) -> RunCommand:
     """Function that runs a script with arguments in an empty folder. Returns (exit status, output)."""
     monkeypatch.chdir(tmp_path)

@@ -2,6 +2,8 @@
 
 import re
 import runpy
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -71,9 +73,46 @@ def test_make_targets_exist(page):
     assert sorted(set(named) - targets) == []
 
 
-def test_the_sites_menu_has_every_page():
+@pytest.fixture(scope="module")
+def hook() -> dict:
+    """Variables of the site's hook, which adds pages from outside of docs/."""
+    return runpy.run_path(str(DOCS / "site_pages.py"))
+
+
+def test_the_sites_menu_has_every_page(hook):
     menu = re.findall(r": ([\w-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
-    assert sorted(menu) == sorted(page.name for page in DOCS.glob("*.md"))
+    assert sorted(menu) == sorted([*(page.name for page in DOCS.glob("*.md")), *hook["PAGES"].values()])
+
+
+@pytest.mark.parametrize(
+    ("page", "link", "on_the_site"),
+    [
+        ("docs/faq.md", "[a](../benchmarks/README.md#one)", "[a](benchmarks.md#one)"),
+        ("benchmarks/README.md", "[a](../docs/gpu.md)", "[a](gpu.md)"),
+        ("docs/faq.md", "[a](data.md#one) ![b](samples.png)", "[a](data.md#one) ![b](samples.png)"),
+        ("docs/faq.md", "[a](#one) [b](https://example.org)", "[a](#one) [b](https://example.org)"),
+    ],
+)
+def test_links_that_lead_out_of_the_docs_lead_to_a_page_of_the_site(hook, page, link, on_the_site):
+    assert hook["LINK"].sub(lambda found: hook["inside"](found, page), link) == on_the_site
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_broken_link_or_anchor(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")  # strict: a warning is an error
+    reference = (tmp_path / "api" / "index.html").read_text(encoding="utf-8")
+    assert "Join components that were trained together." in reference  # from a docstring
+    assert (tmp_path / "model-card" / "index.html").is_file()
+
+
+@pytest.mark.parametrize("page", [page for page in TEXTS if page not in ("README.md", "CHANGELOG.md")])
+def test_lists_and_tables_begin_after_an_empty_line(page):
+    """GitHub does not need it, mkdocs does: it would join them with the paragraph above."""
+    text = re.sub(r"^```.*?^```$", "\n", TEXTS[page], flags=re.DOTALL | re.MULTILINE)
+    found = re.findall(r"^(?![#|\s>*-]|\d+\. )(.+)\n(?=[|] |- |1\. )", text, re.MULTILINE)
+    assert found == []
 
 
 def test_the_python_page_lists_existing_names():

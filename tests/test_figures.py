@@ -19,6 +19,20 @@ PANELS: list[tuple[Pattern, list[int]]] = [
 ]
 
 
+def test_loss_curves_of_the_bundled_model_are_plotted_and_end_as_the_page_says(monkeypatch, tmp_path, capsys):
+    figure = tmp_path / "curves.png"
+    runs = [str(DOCS / "losses" / "drawings"), "--out", str(figure)]
+    monkeypatch.setattr(sys, "argv", ["loss_curves.py", *runs])
+    runpy.run_path(str(DOCS / "loss_curves.py"), run_name="__main__")
+    assert Image.open(figure).size == Image.open(DOCS / "loss-curves-drawings.png").size
+    printed = capsys.readouterr().out
+    assert "| `drawings` | clip | 5,000 | contrastive loss 2.982, accuracy within a batch 0.418 |" in printed
+    assert "| `drawings` | transformer | 15,070 | nats per image token 1.464, nats per text token 3.447 |" in printed
+    page = (DOCS / "training.md").read_text(encoding="utf-8")
+    assert "| CLIP | 5,000 | contrastive loss 2.98, accuracy within a batch of 128 .42 |" in page
+    assert "| 15,070 | 1.464 nats per image token, 3.45 per text token |" in page
+
+
 @pytest.fixture(scope="module")
 def script() -> dict:
     return runpy.run_path(str(DOCS / "patterns.py"))

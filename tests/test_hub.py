@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from hub_server import running_hub
 
 from dalle import CLIP, DALLE, DiscreteVAE, checkpoint, hub, push_to_hub
 from dalle.checkpoint import CheckpointError
@@ -15,28 +14,11 @@ CAPTION = "a red circle"
 FLOAT32 = ExportOptions(torch.float32)
 
 
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    """A hub without repositories that huggingface_hub talks to, logged in, with an empty cache."""
-    from huggingface_hub import constants
-
-    with running_hub() as running:
-        monkeypatch.setattr(constants, "ENDPOINT", running.address)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", running.address + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setenv("HF_TOKEN", "right")
-        yield running
-
-
-def test_a_published_pipeline_draws_the_same_images(server, checkpoints):
+def test_a_published_pipeline_draws_the_same_images(hub_server, checkpoints):
     address = push_to_hub(checkpoints, "me/shapes", options=FLOAT32)
-    assert address.startswith(f"{server.address}/me/shapes/commit/")
+    assert address.startswith(f"{hub_server.address}/me/shapes/commit/")
     assert {"README.md", "dvae/config.json", "transformer/tokenizer.json"} <= set(
-        server.repositories["me/shapes"]["main"]
+        hub_server.repositories["me/shapes"]["main"]
     )
     loaded, original = DALLE.from_pretrained("me/shapes"), DALLE.load(checkpoints)
     results = [each.generate(CAPTION, candidates=2, keep=2) for each in (loaded, original)]
@@ -45,7 +27,7 @@ def test_a_published_pipeline_draws_the_same_images(server, checkpoints):
     assert DALLE.from_pretrained(checkpoints).words == original.words  # a folder works too
 
 
-def test_a_dvae_and_a_clip_are_published_alone_or_found_in_a_pipeline(server, checkpoints):
+def test_a_dvae_and_a_clip_are_published_alone_or_found_in_a_pipeline(hub_server, checkpoints):
     push_to_hub(checkpoints, "me/shapes", options=FLOAT32)
     push_to_hub(checkpoints / "dvae", "me/codes")
     push_to_hub(checkpoints / "clip", "me/scorer", options=FLOAT32)
@@ -59,11 +41,11 @@ def test_a_dvae_and_a_clip_are_published_alone_or_found_in_a_pipeline(server, ch
         assert all(loaded[key].equal(tensor) for key, tensor in expected.items())
 
 
-def test_revisions_can_be_pinned(server, checkpoints):
+def test_revisions_can_be_pinned(hub_server, checkpoints):
     push_to_hub(checkpoints / "dvae", "me/codes")
     push_to_hub(checkpoints / "dvae", "me/codes", revision="first")  # a branch that stays as it is
     commit = huggingface_hub.HfApi().model_info("me/codes").sha
-    server.repositories["me/codes"]["main"]["config.json"] = b"{}"
+    hub_server.repositories["me/codes"]["main"]["config.json"] = b"{}"
     with pytest.raises(CheckpointError, match="does not describe a checkpoint"):
         DiscreteVAE.from_pretrained("me/codes")
     for revision in ("first", commit):
@@ -72,11 +54,11 @@ def test_revisions_can_be_pinned(server, checkpoints):
         DiscreteVAE.from_pretrained("me/codes", revision="second")
 
 
-def test_only_data_files_are_downloaded(server, checkpoints):
+def test_only_data_files_are_downloaded(hub_server, checkpoints):
     push_to_hub(checkpoints / "dvae", "me/codes")
-    server.repositories["me/codes"]["main"] |= {"pytorch_model.bin": b"pickle", "setup.py": b"raise SystemExit"}
+    hub_server.repositories["me/codes"]["main"] |= {"pytorch_model.bin": b"pickle", "setup.py": b"raise SystemExit"}
     DiscreteVAE.from_pretrained("me/codes")
-    assert set(server.requested) == {"model.safetensors", "config.json", "README.md"}
+    assert set(hub_server.requested) == {"model.safetensors", "config.json", "README.md"}
 
 
 def test_nothing_is_requested_for_a_folder(checkpoints, monkeypatch):
@@ -89,11 +71,11 @@ def test_nothing_is_requested_for_a_folder(checkpoints, monkeypatch):
         DiscreteVAE.from_pretrained(checkpoints, revision="main")
 
 
-def test_a_downloaded_model_is_used_without_network(server, checkpoints):
+def test_a_downloaded_model_is_used_without_network(hub_server, checkpoints):
     push_to_hub(checkpoints / "dvae", "me/codes")
     first = hub.local_folder("me/codes")
-    server.shutdown()
-    server.server_close()
+    hub_server.shutdown()
+    hub_server.server_close()
     assert hub.local_folder("me/codes") == first
     with pytest.raises(CheckpointError, match="cannot be reached for me/other, which was not downloaded before: check"):
         hub.local_folder("me/other")
@@ -107,12 +89,12 @@ def test_a_downloaded_model_is_used_without_network(server, checkpoints):
         ("a/b/c", "there is no model a/b/c: give a folder"),
     ],
 )
-def test_unknown_names_raise_one_sentence(server, name, message):
+def test_unknown_names_raise_one_sentence(hub_server, name, message):
     with pytest.raises(CheckpointError, match=message):
         DALLE.from_pretrained(name)
 
 
-def test_publishing_needs_a_login(server, checkpoints, monkeypatch):
+def test_publishing_needs_a_login(hub_server, checkpoints, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "wrong")
     with pytest.raises(CheckpointError, match="does not let you write to me/codes: run hf auth login"):
         push_to_hub(checkpoints / "dvae", "me/codes")
@@ -120,17 +102,17 @@ def test_publishing_needs_a_login(server, checkpoints, monkeypatch):
         push_to_hub(checkpoints / "dvae", "codes")
 
 
-def test_a_damaged_download_is_reported(server, checkpoints):
+def test_a_damaged_download_is_reported(hub_server, checkpoints):
     push_to_hub(checkpoints / "dvae", "me/codes")
-    files = server.repositories["me/codes"]["main"]
+    files = hub_server.repositories["me/codes"]["main"]
     files["model.safetensors"] = files["model.safetensors"][:-100]
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):
         DiscreteVAE.from_pretrained("me/codes")
 
 
-def test_prepare_publishes_an_export(server, prepare, checkpoints, tmp_path):
+def test_prepare_publishes_an_export(hub_server, prepare, checkpoints, tmp_path):
     status, printed = prepare(f"export={checkpoints}", "out=mine", "push=me/shapes", "dtype=float32")
     assert status == 0, printed
-    assert f"uploaded  {server.address}/me/shapes/commit/" in printed
-    published = json.loads(server.repositories["me/shapes"]["main"]["clip/config.json"])
+    assert f"uploaded  {hub_server.address}/me/shapes/commit/" in printed
+    published = json.loads(hub_server.repositories["me/shapes"]["main"]["clip/config.json"])
     assert published == checkpoint.read_json(tmp_path / "mine" / "clip" / "config.json")

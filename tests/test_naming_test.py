@@ -40,11 +40,12 @@ def test_the_sheets_show_numbers_only_and_answers_are_scored(tmp_path, capsys):
     with Image.open(out / "sheet-1.png") as sheet:
         assert sheet.width > 3 * TOOL["TILE"]
     answers = tmp_path / "answers.txt"
-    answers.write_text(f"1: {written['1']['accepted'][0]}\n\n3. something else\n")
+    answers.write_text(f"1: {written['1']['accepted'][0]}\n\n03. something else\n")
     capsys.readouterr()
     TOOL["main"](["score", f"out={out}", f"answers={answers}"])
     *lines, last = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines] == ["right", "wrong", "wrong"]
+    assert "'something else'" in lines[2]  # 03 is picture 3
     assert last == "1 of 3 named: 0.33"
     answers.write_text("an owl\n")
     with pytest.raises(ValueError, match="line 1: expected a number and a name"):

@@ -152,6 +152,12 @@ def test_notebook_contains_its_script_and_output(script):
     assert not any(output.output_type == "error" for cell in code for output in cell.outputs)
 
 
+def test_the_docs_show_the_last_picture_of_the_fine_tuning_notebook():
+    notebook = nbformat.read(FOLDER / "05_fine_tuning.ipynb", as_version=4)
+    shown = runpy.run_path(str(FOLDER / "make.py"))["last_picture"](notebook)
+    assert (FOLDER.parent / "docs" / "fine-tuning.png").read_bytes() == shown, "run: make notebooks"
+
+
 @EACH
 def test_notebook_is_small(script):
     assert script.with_suffix(".ipynb").stat().st_size < 300_000

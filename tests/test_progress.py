@@ -7,9 +7,11 @@ import sys
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from PIL import Image
 
 from dalle import progress
-from dalle.progress import progress_bar
+from dalle.data.folder import FolderConfig, FolderSource
+from dalle.progress import progress_bar, with_progress
 
 
 class Terminal(io.StringIO):
@@ -47,6 +49,26 @@ def test_no_bar_is_written_to_a_file_or_from_other_ranks(monkeypatch):
     with progress_bar(1, "hashing", delay=0) as bar:
         bar.update(1)
     assert terminal.getvalue() == sys.stderr.getvalue() == ""
+
+
+@pytest.mark.parametrize(("rank", "shown"), [("0", True), ("3", False)])
+def test_only_the_first_rank_shows_a_bar(monkeypatch, rank, shown):
+    terminal = use_terminal(monkeypatch)
+    monkeypatch.setenv("RANK", rank)
+    assert list(with_progress("abc", 3, "hashing")) == ["a", "b", "c"]
+    monkeypatch.setattr(progress, "DELAY", 0)
+    assert list(with_progress("abc", 3, "hashing")) == ["a", "b", "c"]
+    assert ("3/3 [" in terminal.getvalue()) == shown
+
+
+def test_opening_a_folder_of_many_images_shows_a_bar(monkeypatch, tmp_path):
+    for name in ("a", "b", "c"):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text("a picture\n")
+    terminal = use_terminal(monkeypatch)
+    monkeypatch.setattr(progress, "DELAY", 0)
+    FolderSource(FolderConfig(path=str(tmp_path), image_size=8), "train")
+    assert "reading captions: 100%" in terminal.getvalue() and "3/3 [" in terminal.getvalue()
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """report.py from the command line: one sweep, all sweeps, and comparison of runs."""
 
 import re
+import shutil
 
 import pytest
 from test_ablations import TINY
@@ -8,11 +9,21 @@ from test_ablations import TINY
 from dalle.cli.sweeps import ablations
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """Folder for the outputs of the sweep, which runs once."""
+    return tmp_path_factory.mktemp("sweep") / "outputs"
+
+
 @pytest.fixture
-def swept(train):
+def swept(train, kept, tmp_path):
     """Run a sweep of `pool`, two updates per run, in outputs/."""
-    status, printed = train("-m", "+ablation=pool", "seed=0,1", *TINY)
-    assert status == 0, printed
+    if not kept.exists():
+        status, printed = train("-m", "+ablation=pool", "seed=0,1", *TINY)
+        assert status == 0, printed
+        shutil.copytree(tmp_path / "outputs", kept)
+    else:
+        shutil.copytree(kept, tmp_path / "outputs")
 
 
 def test_report_of_one_sweep_has_table_and_plot(swept, run_command, tmp_path):

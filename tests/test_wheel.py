@@ -1,9 +1,11 @@
 """The wheel has the package, its configs and weights, and `dalle` works from it in any folder."""
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,28 @@ def test_an_installed_wheel_trains_and_samples_in_any_folder(dalle):
     assert Image.open(image).size == (128, 128)
     status, printed = dalle("train", "--help")
     assert printed.startswith("usage: dalle train [setting=value ...]")
+
+
+@pytest.mark.slow
+def test_a_wheel_in_an_empty_environment_draws_in_an_empty_folder(wheel, tmp_path):
+    """Nothing of this environment is used: pip installs the wheel and what it depends on, as the Dockerfile does."""
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "environment")], check=True)
+    programs, folder = tmp_path / "environment" / "bin", tmp_path / "empty"
+    folder.mkdir()
+    pip = [str(programs / "python"), "-m", "pip"]
+    probe = subprocess.run([*pip, "download", "--quiet", "--no-deps", "--dest", str(tmp_path), "einops"], cwd=folder)
+    if probe.returncode:
+        pytest.skip("no package registry can be reached")
+    torch = f"torch=={version('torch').partition('+')[0]}"
+    constraint = ["--constraint", str(ROOT / "constraints.txt")]
+    extras = re.search(r"ARG EXTRAS=(\S+)", (ROOT / "Dockerfile").read_text(encoding="utf-8"))
+    subprocess.run([*pip, "install", "--quiet", f"{wheel}[{extras[1]}]", torch, *constraint], cwd=folder, check=True)
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [str(programs / "dalle"), "sample", "caption=a red apple", "candidates=2", "keep=1", "out=apple"]
+    done = subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (image,) = (folder / "apple").glob("a-red-apple-*.png")
+    assert Image.open(image).size == (128, 128)
 
 
 def test_the_command_lists_and_runs_the_commands(monkeypatch, capsys):

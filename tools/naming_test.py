@@ -137,7 +137,7 @@ def read_answers(path: Path) -> dict[str, str]:
             raise ValueError(
                 f'{path}, line {place}: expected a number and a name, such as "7: a bicycle", got {line!r}'
             )
-        said[found[1]] = found[2]
+        said[str(int(found[1]))] = found[2]  # 07 is picture 7
     return said
 
 

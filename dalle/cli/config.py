@@ -37,12 +37,12 @@ from dalle.training.sharding import check_mode
 # settings that are read literally, including commas and quotes
 LITERAL_SETTINGS = ("caption", "data.path", "data.captions", "data.opt_out", "find")
 LIST_SETTINGS = ("runs", "metrics")  # list settings that may be typed without brackets
-USER_ERRORS = (ValueError, OSError, OmegaConfBaseException)  # user errors, reported as one sentence without traceback
+USER_ERRORS = (ValueError, OSError, OmegaConfBaseException)  # reported as one sentence, without a traceback
 HELP, HELP_ALL = {"-h", "--help"}, "--help-all"
-SUBMITIT = "SUBMITIT_EXECUTOR"  # environment variable of jobs that submitit runs, on a SLURM cluster for instance
+SUBMITIT = "SUBMITIT_EXECUTOR"  # environment variable that submitit sets in its jobs, on a SLURM cluster for instance
 HYDRA_FULL_ERROR = "HYDRA_FULL_ERROR"  # environment variable; 1 shows the traceback of an error
 
-# with these, Hydra only composes settings; the commands create folders and logs themselves
+# keep Hydra from creating folders and logs, which the commands do themselves
 HYDRA_OVERRIDES = (
     "hydra.run.dir=.",
     "hydra.output_subdir=null",
@@ -78,14 +78,14 @@ class TrainConfig:
     init: str | None = None
     init_strict: bool = True  # false: load the tensors of init that fit, and initialise the others anew
     device: str = "auto"  # auto | cpu | cuda | cuda:0
-    # with torchrun: ddp, each rank has all weights | fsdp, weights, gradients and moments are sharded over all ranks |
-    # hsdp, over groups of ranks
+    # with torchrun, ddp: each rank has all weights | fsdp: weights, gradients and moments are sharded over all ranks |
+    # hsdp: they are sharded over groups of ranks
     distributed: str = "ddp"
     shard_size: int | None = None  # hsdp: ranks over which a model is sharded; null: those of one machine
     plan: bool = False  # print memory, communication and time of this run on `world` cards, and train nothing
     world: int = 1  # number of cards of a plan, one for each rank
     card: str = "h100"  # kind of the cards of a plan: v100 | a100 | h100 | h200 | b200
-    deterministic: bool = False  # bitwise reproducible results on a GPU, with slower kernels; a CPU always is
+    deterministic: bool = False  # bitwise reproducible results on a GPU, with slower kernels; on a CPU they always are
     resume: bool = True  # false: start over and move the existing run folder aside
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
@@ -140,12 +140,12 @@ def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
     def decorate(main: Callable[[Any], None]) -> Callable[[], None]:
         full_error = os.environ.get(HYDRA_FULL_ERROR) == "1"
         failed: list[str] = []  # failed jobs of a sweep
-        command_line: list[str] = []  # with which Hydra was started
+        command_line: list[str] = []  # `sys.argv` when Hydra started
 
         def run_job(composed: DictConfig) -> None:
-            elsewhere = SUBMITIT in os.environ  # in a process of its own, which has this function as a copy
-            if elsewhere:
-                sys.argv[:] = command_line  # from which `run_name` knows what varies
+            in_submitit_job = SUBMITIT in os.environ  # a process of its own, with a pickled copy of this function
+            if in_submitit_job:
+                sys.argv[:] = command_line  # `run_name` compares it with the job's overrides
             sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
             try:
                 main(to_object(composed))
@@ -164,8 +164,8 @@ def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
                     raise SystemExit(2) from None
                 message = str(error) if user_error else f"{type(error).__name__}: {error}"
                 failure = f"{' '.join(HydraConfig.get().overrides.task)}: {message}"
-                if elsewhere:
-                    raise ValueError(failure) from None  # SLURM and the sweep's own process see that the job failed
+                if in_submitit_job:
+                    raise ValueError(failure) from None  # tells SLURM and the process of the sweep that the job failed
                 failed.append(failure)  # continue with other jobs
 
         def run() -> None:
@@ -257,9 +257,9 @@ def _hydra_arguments(name: str) -> Iterator[list[str]]:
     sweeping = not {"-m", "--multirun"}.isdisjoint(arguments)  # in a sweep, commas separate the values of jobs
     quoted = arguments if sweeping else [_literal(each) for each in arguments]
     # insert next to the user's overrides: Hydra's parser requires overrides to be consecutive
-    place = next((at for at, each in enumerate(arguments) if "=" in each and not each.startswith("-")), len(arguments))
+    start = next((at for at, each in enumerate(arguments) if "=" in each and not each.startswith("-")), len(arguments))
     environment = os.environ.get(HYDRA_FULL_ERROR)
-    sys.argv[1:] = [*quoted[:place], *HYDRA_OVERRIDES, f"hydra.job.name={name}", *quoted[place:]]
+    sys.argv[1:] = [*quoted[:start], *HYDRA_OVERRIDES, f"hydra.job.name={name}", *quoted[start:]]
     os.environ[HYDRA_FULL_ERROR] = "1"
     try:
         yield arguments

@@ -31,10 +31,10 @@ from dalle.sampling.parallel_decode import DecodingCount, recorded_settings
 from dalle.sampling.pipeline import DALLE
 from dalle.signals import Interrupted, StopRequest
 
-# settings that do not change images, and paths that only mean something on this machine
+# settings that images do not depend on, and paths that are valid on this machine only
 NOT_RECORDED = {
     *("caption", "captions", "captions_file", "caption_policy", "sign", "out", "memory", "batch_size"),
-    *("decoding", "window", "guess"),  # except where `recorded_settings` has them
+    *("decoding", "window", "guess"),  # added by `recorded_settings` if images depend on them
 }
 
 

@@ -105,7 +105,7 @@ def open_init(config: TrainConfig, folder: Path) -> Init | None:
 
 
 def dvae_folder(config: TrainConfig, init: Init | None) -> str | None:
-    """Return the dVAE's checkpoint folder: by default that of the model that the run starts from."""
+    """Return the dVAE's checkpoint folder: `dvae`, else that of the model that the run starts from, else None."""
     if config.dvae is not None or config.init is None or init is None or init.kind not in TRAINED_ON_TOKENS:
         return None if config.dvae is None else str(checkpoint_folder(config.dvae))
     if init.kind == "decoder":
@@ -123,13 +123,13 @@ def recorded_dvae(init: Init) -> str:
 
 def check_dvae_unchanged(runs: list[tuple[TrainConfig, Path]]) -> None:
     """Raise ValueError if training the dVAE further would invalidate a transformer already trained on its tokens."""
-    (dvae, place), *_, (_, transformer) = runs
+    (dvae, folder), *_, (_, transformer) = runs
     if not dvae.resume or checkpoint.read_scalars(transformer) is None:
         return
-    settings = run_config(dvae, open_init(dvae, place))
-    if (done := resume_step(place, settings, default_config(dvae))) < dvae.stage.steps:
+    settings = run_config(dvae, open_init(dvae, folder))
+    if (done := resume_step(folder, settings, default_config(dvae))) < dvae.stage.steps:
         raise ValueError(
-            f"{transformer} was trained on the tokens of {place} after {done} updates. Training that dVAE to "
+            f"{transformer} was trained on the tokens of {folder} after {done} updates. Training that dVAE to "
             f"{dvae.stage.steps} updates would invalidate it: choose another name with run=<name>, or move "
             f"{transformer} away first"
         )
@@ -171,7 +171,7 @@ def train_stage(config: TrainConfig, folder: Path, device: torch.device, mesh: D
     dvae = None if config.dvae is None else Path(config.dvae)
     tokens = Path(config.out, "tokens") if config.tokens is None else Path(config.tokens)
     seed = config.seed if init is None else init.data_seed(config.seed)
-    context = StageContext(seed, device, dvae, tokens, init)
+    context = StageContext(seed, device, dvae, tokens, init, folder if done else None)
     stage = STAGES.for_config(config.stage).build(config.stage, config.data, context)
     if init is not None and not init.resumed:
         print_once(f"{folder}: {load_init(stage.model, init, config.stage, dvae)}")

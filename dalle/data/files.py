@@ -22,6 +22,7 @@ from dalle.data.index import Index, IndexBuilder, StringArray, digest_of
 from dalle.data.opt_out import OptOut
 from dalle.data.skip_counter import SkipCounter, printable
 from dalle.data.source import Record, UnreadableRecord
+from dalle.progress import with_progress
 
 log = logging.getLogger(__name__)
 
@@ -169,7 +170,7 @@ class FileSource(ABC):
         Unreadable images stay and are reported when read.
         """
         rows = []
-        for index, key in enumerate(self._index.keys):
+        for index, key in enumerate(with_progress(self._index.keys, len(self._index), "reading sizes")):
             size = self.size(index)
             if size is not None and exceeds_aspect_ratio(size, max_aspect_ratio):
                 self.dropped.add(f"with an aspect ratio over {max_aspect_ratio:g}", key)

@@ -13,6 +13,7 @@ from dalle.data.files import FilesConfig, FileSource, RawRecord, file_stats
 from dalle.data.image_file import MAX_FILE_BYTES, SUFFIXES, read_bytes
 from dalle.data.skip_counter import SkipCounter
 from dalle.data.tables import TABLES
+from dalle.progress import with_progress
 
 METADATA_SUFFIXES = (".json",)  # img2dataset writes them beside images
 UNSUPPORTED_SUFFIXES = {
@@ -91,7 +92,8 @@ class FolderSource(ImageFolder):
             rows = TABLES[name](self.root / name, image_numbers, self.warnings)
             yield from (record for _, record in group_by_image(rows, image_numbers, self.warnings))
         if not tables:
-            yield from filter(None, map(self._read_captions, image_numbers))
+            numbers = with_progress(image_numbers, len(image_numbers), "reading captions")
+            yield from filter(None, map(self._read_captions, numbers))
 
     def _read_captions(self, key: str) -> RawRecord | None:
         """Return the record of the image `key` with the captions in its .txt. None, and counted, if unreadable."""

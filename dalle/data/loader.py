@@ -68,8 +68,8 @@ def token_batches(
 ) -> Iterator[TokenBatch]:
     """Yield the batches of `image_batches` without end, with cached tokens instead of images. Opens no image.
 
-    Epoch e uses view e modulo the number of views. With seed 0, the first `views` epochs use exactly the image crops
-    of `image_batches`.
+    Epoch e uses the cached crops with number e modulo the number of crops (`views` of the cache's settings). With seed
+    0, these epochs use exactly the image crops of `image_batches` until crops are used again.
     """
     stream = _BatchLoader(TokenCollator(source, cache), batch_size, seed, rank, world_size)
     return _log_unreadable(prefetch(stream, itertools.count(start_step), workers=0))

@@ -46,7 +46,7 @@ class TokenCacheSettings:
     image_size: int  # pixels
     transform: str  # name of the transform
     dvae: str  # digest of the checkpoint
-    views: int  # encodings of each image with different random crops; view v uses the crops of epoch v
+    views: int  # number of crops of each image that are encoded; view v has the crops of epoch v
     device: str = "cpu"  # that encoded the tokens; near ties between codes may be resolved differently on another
     precision: str = "float32"  # of the encoding
 

@@ -15,6 +15,7 @@ from dalle.data.captions import MAX_TEXT_BYTES, Metadata, decode_lines, parse_me
 from dalle.data.files import FilesConfig, FileSource, RawRecord, file_stats
 from dalle.data.image_file import MAX_FILE_BYTES, SUFFIXES
 from dalle.data.tar import Member, members
+from dalle.progress import with_progress
 
 BRACES = re.compile(r"\{([^{}]*)\}")
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -68,7 +69,7 @@ class WebdatasetSource(FileSource):
 
     def list_records(self) -> Iterator[RawRecord]:
         root = self.root if self.root.is_dir() else Path(str(self.root).partition("{")[0] + "_").parent
-        for number, shard in enumerate(self.shards):
+        for number, shard in enumerate(with_progress(self.shards, len(self.shards), "reading captions", "shards")):
             name = shard.relative_to(root).as_posix()
             try:
                 yield from self._in_shard(number, shard, name)

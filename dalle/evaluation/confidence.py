@@ -28,8 +28,12 @@ def cluster_interval(shares: Sequence[float], name: str) -> tuple[float, float]:
     """Compute the 95% interval of the mean of the shares of groups, by resampling the groups (bootstrap).
 
     Images of one caption resemble each other, so captions are what varies independently. `name` seeds the resampling.
+    If all shares are 0, or all are 1, resampling would find no variation: then each group counts as one observation of
+    a share (`wilson_interval`).
     """
     values = np.asarray(shares)
+    if (values == 0).all() or (values == 1).all():
+        return wilson_interval(int(values.sum()), len(values))
     drawn = numpy_generator(f"resampling {name}").integers(len(values), size=(RESAMPLES, len(values)))
     low, high = np.quantile(values[drawn].mean(axis=1), [0.025, 0.975])
     return float(low), float(high)

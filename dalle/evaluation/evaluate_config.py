@@ -50,7 +50,7 @@ class EvaluateConfig(RerankConfig, DecodingConfig):
     decoder: str | None = None  # folder of a diffusion decoder; None: the dVAE's decoder
     device: str = "auto"  # "auto": cuda if available, else cpu
     precision: str = "auto"  # number format of sampling: float32 | bfloat16; auto: bfloat16 on a GPU
-    deterministic: bool = False  # bitwise reproducible on a GPU, with slower kernels; a CPU always is
+    deterministic: bool = False  # bitwise reproducible results on a GPU, with slower kernels; on a CPU they always are
     ablation: AblationConfig | None = None  # the ablation that this evaluation is part of: configs/ablation
     out: str | None = None  # output file, .json; None: metrics.json in the checkpoint's folder, or in outputs/evaluate
 
@@ -72,9 +72,10 @@ class EvaluateConfig(RerankConfig, DecodingConfig):
     def file(self) -> Path:
         """Path of the metrics file."""
         if self.out is not None:
-            return Path(self.out)
-        bundled = checkpoint_folder(self.checkpoint) != Path(self.checkpoint).expanduser()
-        return Path("outputs/evaluate" if bundled else "", self.checkpoint, "metrics.json")
+            return Path(self.out).expanduser()
+        folder = Path(self.checkpoint).expanduser()
+        bundled = checkpoint_folder(self.checkpoint) != folder
+        return Path("outputs/evaluate" if bundled else "", folder, "metrics.json")
 
     @property
     def page(self) -> Path:

@@ -1,6 +1,6 @@
 """Multi-head self-attention. The attention function, from queries, keys and values to outputs, is an argument.
 
-`key_padding_mask`, (b, t) bool, is a key padding mask over the first t keys: true for keys that no query may attend to.
+`key_padding_mask`, (b, t) bool, covers the first t keys, and is true for keys that no query may attend to.
 """
 
 from collections.abc import Callable
@@ -184,7 +184,7 @@ class RMSNorm(nn.Module):
 def joint_softmax(text_scores: Tensor, image_scores: Tensor) -> tuple[Tensor, Tensor]:
     """Normalise text and image scores with one softmax: (..., t), (..., s) -> weights of the same shapes.
 
-    This is a single attention operation, which did better (fn. 7).
+    The paper found this, a single attention operation, to perform better than two (fn. 7).
     """
     weights = torch.cat([text_scores, image_scores], dim=-1).softmax(dim=-1)
     text, image = weights.split([text_scores.shape[-1], image_scores.shape[-1]], dim=-1)
@@ -194,7 +194,7 @@ def joint_softmax(text_scores: Tensor, image_scores: Tensor) -> tuple[Tensor, Te
 def separate_softmax(text_scores: Tensor, image_scores: Tensor) -> tuple[Tensor, Tensor]:
     """Normalise text and image scores with a softmax each: (..., t), (..., s) -> weights of the same shapes.
 
-    These are two attention operations, with results added (fn. 7).
+    These are two attention operations, whose results are added (fn. 7).
     """
     return text_scores.softmax(dim=-1), image_scores.softmax(dim=-1)
 

@@ -38,7 +38,7 @@ class BlockConfig:
     heads: int
     activation: str = "quick_gelu"  # of the plain MLP: quick_gelu | gelu
     mlp: str = "plain"  # plain | swiglu
-    mlp_width: int | None = None  # None: 4 width (Table 2); for swiglu 2/3 of that, for an equal parameter count
+    mlp_width: int | None = None  # None: 4 * width (Table 2); for swiglu 2/3 of that, for an equal parameter count
     qk_norm: bool = False  # see `SelfAttention`
     eps: float = 1e-5  # epsilon of the layer norms
 

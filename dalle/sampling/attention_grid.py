@@ -13,7 +13,7 @@ from dalle.sampling.results import Result
 
 HEAT_COLOUR = "#d6300f"
 FULL_COLOUR = 3.0  # multiple of a word's mean that gets the full colour
-WHITENING = 0.55  # how far the image below a map is blended with white, from 0 to 1
+WHITENING = 0.55  # share of white blended into the image below a map
 
 
 class AttentionGridWriter:

@@ -23,9 +23,9 @@ class AttentionConfig:
 
 @dataclass(frozen=True)
 class RecordedAttention:
-    """Dense attention with this mask that also records the weights from image states to text states."""
+    """Attention function with a dense mask that records the weights from image states to text states."""
 
-    mask: Tensor  # (I, I) bool: image states visible to each image state
+    mask: Tensor  # (I, I) bool: true where an image state, by row, attends to another
     text_positions: int
     softmax: TextImageSoftmax
     weights: list[Tensor]  # (b, heads, I, T) for each call
@@ -54,7 +54,7 @@ def record_attention(model: Transformer, weights: list[Tensor]) -> dict[str, Rec
 
 @torch.inference_mode()
 def attention_to_text(model: Transformer, caption: Tensor, tokens: Tensor) -> Tensor:
-    """Attention from the state that predicts each image token to each text state, by layer, averaged over heads.
+    """Compute the attention from the state that predicts each image token to each text state, averaged over heads.
 
     (T,) caption, (h, w) image tokens -> (depth, h, w, T) weights on the CPU. With one softmax over text and image the
     weights of a token sum to at most 1, as the rest goes to earlier image tokens; with separate softmaxes to 1.

@@ -30,7 +30,7 @@ class SampleConfig(AttentionConfig, SamplingConfig):
     decoder: str | None = None  # folder of a diffusion decoder for the kept images; None: the dVAE's decoder
     sign: str | None = None  # PEM file with a private key and its certificates: signs each image (C2PA)
     device: str = "auto"  # "auto": cuda if available, else cpu
-    deterministic: bool = False  # bitwise reproducible on a GPU, with slower kernels; a CPU always is
+    deterministic: bool = False  # bitwise reproducible results on a GPU, with slower kernels; on a CPU they always are
     out: str | None = None  # output folder; None: a new one under outputs/samples/
 
     @property

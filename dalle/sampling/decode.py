@@ -121,7 +121,7 @@ def batch_slices(captions: int, candidates: int, batch_size: int) -> Iterator[tu
 
 
 class TokenSamplerFactory:
-    """Create a `TokenSampler` for each batch of captions. Holds what all of them share."""
+    """Factory of the `TokenSampler` of each batch of captions, with the model, settings and counts that they share."""
 
     @torch.inference_mode()
     def __init__(
@@ -160,10 +160,9 @@ class TokenSamplerFactory:
 
 
 class TokenSampler:
-    """Sample the image tokens of a batch of captions, one position at a time for all candidates.
+    """Sampler of the image tokens of a batch of captions, one position at a time for all candidates.
 
-    Holds the memory of decoding: the captions' keys and values, a KV cache, and on a GPU a CUDA graph. `sample` can be
-    called repeatedly.
+    Allocates the captions' keys and values, a KV cache, and on a GPU a CUDA graph. `sample` can be called repeatedly.
     """
 
     @torch.inference_mode()
@@ -232,9 +231,9 @@ class TokenSampler:
 
 
 def _show_certain(on_tokens: OnTokens, images: Tensor, masked: Tensor, starts: Tensor) -> None:
-    """Call `on_tokens` with images, (..., h, w), without what parallel decoding has only guessed.
+    """Call `on_tokens` with images, (..., h, w), in which tokens that parallel decoding only guessed are `MASKED`.
 
-    masked: (b, h * w), the tokens that are sampled. starts: (b,), the number of tokens of each image that are certain.
+    masked: (b, h * w), tokens that are sampled. starts: (b,), number of tokens of each image that are certain.
     """
     guessed = masked & (torch.arange(masked.shape[1], device=masked.device) >= starts.unsqueeze(1))
     on_tokens(torch.where(guessed.view(images.shape), MASKED, images))

@@ -15,7 +15,7 @@ from dalle.bundled import checkpoint_folder
 from dalle.data import DATA_SETS
 from dalle.hub import upload
 from dalle.sampling.components import find_components
-from dalle.sampling.model_card import write_model_card
+from dalle.sampling.model_card import read_recipe, write_model_card
 from dalle.weights_files import read_weights, write_json, write_weights
 
 MEGABYTE = 1_000_000
@@ -55,10 +55,12 @@ def export_checkpoint(
     kind = checkpoint.read_json(folder / checkpoint.CONFIG).get("kind") if (folder / checkpoint.CONFIG).exists() else ""
     if kind in ("dvae", "clip", "decoder"):
         export_model(folder, out, options)
-        written = {kind: out}
+        sources, written = {kind: folder}, {kind: out}
     else:
+        sources = find_components(folder, dvae, clip)
         written = export_pipeline(folder, out, options, dvae, clip)
-    write_model_card(out, written, metrics or {}, notes)
+    recipes = {kind: read_recipe(sources[kind]) for kind in written}
+    write_model_card(out, written, metrics or {}, notes, recipes)
 
 
 def push_to_hub(

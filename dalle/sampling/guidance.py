@@ -13,7 +13,7 @@ from dalle.models.transformer.sequence import PAD, SequenceLayout
 
 
 def empty_caption(sequence: SequenceLayout) -> Tensor:
-    """The empty caption: (1, T) int64, the start of text followed by padding."""
+    """Return the empty caption: (1, T) int64, padding only; the model puts the start token before it."""
     return torch.full((1, sequence.text_positions), PAD)
 
 

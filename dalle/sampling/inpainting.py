@@ -5,8 +5,7 @@ p(hole | before) * p(after | before, hole) up to a constant. The model samples f
 likelihood of the kept tokens, from one teacher-forced forward pass. So a refinement pass samples proposals and keeps,
 for each candidate, the one with the highest likelihood of the later tokens that it left unchanged, or the current
 tokens if no proposal is better. The first pass resamples the whole hole, the second one half of its rows and then the
-other, the third one third after another: from coarse to fine. Not in the paper: its image prompts have no tokens after
-the hole.
+other, the third each third of its rows in turn. Not in the paper: its image prompts have no tokens after the hole.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -158,7 +157,7 @@ def suffix_log_likelihood(band: Tensor, log_likelihoods: Tensor) -> Tensor:
     band: (..., h, w) bool, True for masked tokens. log_likelihoods: (..., h, w), of all tokens. Returns (...): the sum
     over tokens that are after the first masked token and are not masked themselves.
     """
-    # log-likelihoods of earlier tokens differ only by rounding, which must not decide
+    # left out, because log-likelihoods of earlier tokens differ by rounding only
     suffix = (band.flatten(-2).cumsum(dim=-1) > 0).view_as(band)
     return log_likelihoods.where(suffix & ~band, 0.0).sum(dim=(-2, -1))
 
@@ -196,5 +195,5 @@ def _report_fraction(on_progress: OnProgress, sampling_passes: int, images: floa
 
 
 def _derived_seed(seed: int, number: int) -> int:
-    """Seed of the number-th sampling of the same tokens; number 0 gives `seed`."""
+    """Derive the seed of the number-th sampling of the same tokens; `seed` itself for number 0."""
     return seed if number == 0 else derive_seed("inpainting", seed, number)

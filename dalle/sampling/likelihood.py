@@ -13,7 +13,7 @@ from dalle.models.transformer.model import Transformer
 
 @torch.inference_mode()
 def token_log_likelihood(model: Transformer, caption: Tensor, tokens: Tensor, batch_size: int = 64) -> Tensor:
-    """Log-likelihood of each image token given the caption and earlier tokens: (T,), (m, h, w) -> (m, h, w) on the CPU.
+    """Compute log p of each image token given caption and earlier tokens: (T,), (m, h, w) -> (m, h, w) nats on the CPU.
 
     batch_size: images scored at a time; changes speed and memory only.
 
@@ -36,12 +36,12 @@ def token_log_likelihood(model: Transformer, caption: Tensor, tokens: Tensor, ba
 
 
 def image_log_likelihood(model: Transformer, caption: Tensor, tokens: Tensor, batch_size: int = 64) -> Tensor:
-    """log p(image | caption) of several images: (T,) caption, (m, h, w) image tokens -> (m,) nats on the CPU."""
+    """Compute log p(image | caption) of m images: (T,) caption, (m, h, w) image tokens -> (m,) nats on the CPU."""
     return token_log_likelihood(model, caption, tokens, batch_size).sum(dim=(1, 2))
 
 
 def marginal_log_likelihood(model: Transformer, references: Tensor, tokens: Tensor, batch_size: int = 64) -> Tensor:
-    """log p(image), the log of the mean of p(image | caption) over (r, T) references: (m, h, w) -> (m,) nats."""
+    """Estimate log p(image), the log of the mean p(image | caption) of (r, T) references: (m, h, w) -> (m,) nats."""
     by_reference = torch.stack([image_log_likelihood(model, caption, tokens, batch_size) for caption in references])
     return by_reference.logsumexp(dim=0) - torch.tensor(len(references)).log()
 
@@ -49,7 +49,7 @@ def marginal_log_likelihood(model: Transformer, references: Tensor, tokens: Tens
 def pointwise_mutual_information(
     model: Transformer, caption: Tensor, tokens: Tensor, references: Tensor, batch_size: int = 64
 ) -> Tensor:
-    """Pointwise mutual information of a caption and images: log p(caption | image) - log p(caption).
+    """Compute the pointwise mutual information of a caption and images: log p(caption | image) - log p(caption).
 
     (T,) caption, (m, h, w) image tokens, (r, T) references -> (m,) nats. Text comes first in the sequence, so this is
     computed by Bayes' rule as log p(image | caption) - log p(image). It orders the images of a caption as

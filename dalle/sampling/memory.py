@@ -88,8 +88,8 @@ def memory_within_budget(
     Parallel decoding, with a `window`, has key-value caches only.
 
     budget: bytes for everything, the weights included.
-    candidates: in all, of this many captions; guided images count twice, and so do their captions.
-    device: that will decode; None: the model's.
+    candidates, captions: numbers in all; guided images count twice, and so do their captions.
+    device: device of decoding; None: the model's.
     """
     device = model.image_head.weight.device if device is None else device
     static_shapes = device.type == "cuda"

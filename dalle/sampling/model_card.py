@@ -1,16 +1,20 @@
-"""Model card of an exported checkpoint: models, training data, licence and figures, as the checkpoint records them."""
+"""Model card of an exported checkpoint: models, data, recipe, licence, figures and limits, as its files record them."""
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from dalle import checkpoint
 from dalle.data import attribution
 from dalle.weights_files import read_weights_shapes, weights_files
 
 CARD, NOTICE, LICENCE = "README.md", "NOTICE", "LICENSE"
+RUN_CONFIG = "config.yaml"  # of the run folder that a model was trained in
 SHARE_ALIKE, ATTRIBUTION = "CC BY-SA 4.0", "CC BY 4.0"
 ADDRESSES = {
     SHARE_ALIKE: "https://creativecommons.org/licenses/by-sa/4.0/legalcode",
@@ -20,21 +24,27 @@ SIZES = ("width", "depth", "heads", "image_width", "image_depth", "vocabulary", 
 
 
 def write_model_card(
-    folder: Path, components: Mapping[str, Path], metrics: Mapping[str, float], notes: str = ""
+    folder: Path,
+    components: Mapping[str, Path],
+    metrics: Mapping[str, float],
+    notes: str = "",
+    recipes: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Write README.md for the models in `components`, and NOTICE and LICENSE if their data have authors to name.
 
     metrics: numbers of an evaluation of the models.
-    notes: Markdown to append, such as limits and samples.
+    notes: Markdown to append, such as samples. Limits in it replace those that follow from the models' sizes and data.
+    recipes: the settings of the stage that trained each model, as `read_recipe` returns them.
     """
     metas = {kind: checkpoint.read_json(path / checkpoint.CONFIG) for kind, path in components.items()}
     main = metas.get("transformer", next(iter(metas.values())))["meta"]
     authors = main.get("attributions", [])
     licence = strictest_licence(authors)
     parts = [front_matter(licence), "# DALL-E", introduction(components), models_table(components, metas)]
-    parts += [training_section(main), data_section(main, licence)]
-    if metrics:
-        parts.append(figures_section(metrics))
+    parts += [training_section(main), records_section(metas), recipe_section(recipes or {})]
+    parts += [data_section(main, licence), figures_section(metrics)]
+    if not re.search(r"^#+ .*(limits|cannot|can't)", notes, re.IGNORECASE | re.MULTILINE):
+        parts.append(limits_section(metas, main))
     card = "\n\n".join(part for part in (*parts, notes.strip()) if part)
     (folder / CARD).write_text(card + "\n", encoding="utf-8")
     if authors:
@@ -88,12 +98,43 @@ def training_section(meta: Mapping[str, Any]) -> str:
     if "data" not in meta:
         return ""
     data = {name: value for name, value in meta["data"].items() if name not in ("name", "path")}
-    lines = ["## Training", f"`data={meta['data']['name']}`, seed {meta.get('seed', 0)}; {json.dumps(data)}."]
-    lines += [
-        f"- {split}: {record['records']:,} records, digest `{record['digest']}`"
-        for split, record in meta.get("records", {}).items()
+    return f"## Training\n`data={meta['data']['name']}`, seed {meta.get('seed', 0)}; {json.dumps(data)}."
+
+
+def records_section(configs: Mapping[str, Any]) -> str:
+    """Return a table of the records that each model was trained on and validated on, with their digests."""
+    lines = [
+        f"| {kind} | {split} | {record['records']:,} | `{record['digest']}` |"
+        for kind, config in configs.items()
+        for split, record in (config.get("meta") or {}).get("records", {}).items()
     ]
-    return "\n".join(lines)
+    return "\n".join(["| model | split | records | digest |", "|---|---|---:|---|", *lines]) if lines else ""
+
+
+def read_recipe(folder: Path) -> dict[str, Any]:
+    """Return the settings of the stage that trained the model in `folder`; {} if it is not a run folder."""
+    try:
+        settings = yaml.safe_load((folder / RUN_CONFIG).read_text(encoding="utf-8"))
+        stage = settings["stage"]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return {}
+    return stage if isinstance(stage, dict) else {}
+
+
+def recipe_section(recipes: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a table of the settings that each model was trained with."""
+    lines = []
+    for kind, stage in recipes.items():
+        optimizer = stage.get("optimizer") or {}
+        rate = optimizer.get("learning_rate") or {}
+        change = "" if rate.get("kind") == "constant" else f" to {rate.get('end')} ({rate.get('kind')})"
+        cells = [f"{stage[name]:,}" if isinstance(stage.get(name), int) else "" for name in ("steps", "batch_size")]
+        cells += [str(optimizer.get("kind", "")), f"{rate.get('start')}{change}" if rate else ""]
+        cells += [str(stage.get(name, "")) for name in ("precision", "transform")]
+        if stage:
+            lines.append(f"| {kind} | {' | '.join(cells)} |")
+    head = "| model | updates | images an update | optimizer | learning rate | precision | transform |"
+    return "\n".join(["## Recipe", head, "|---|---:|---:|---|---|---|---|", *lines]) if lines else ""
 
 
 def data_section(meta: Mapping[str, Any], licence: str) -> str:
@@ -114,8 +155,25 @@ def data_section(meta: Mapping[str, Any], licence: str) -> str:
 
 
 def figures_section(metrics: Mapping[str, float]) -> str:
+    """Return a table of the figures, or a sentence that there are none."""
+    if not metrics:
+        return "## Figures\nNone were measured: run evaluate.py before the export."
     lines = ["## Figures", "| measured by evaluate.py | |", "|---|---:|"]
     return "\n".join([*lines, *(f"| {name} | {value:.4g} |" for name, value in metrics.items())])
+
+
+def limits_section(configs: Mapping[str, Any], main: Mapping[str, Any]) -> str:
+    """Return the limits that follow from the models' sizes and training data."""
+    data, transformer = main.get("data") or {}, configs.get("transformer", {}).get("model", {})
+    lines = []
+    if "image_size" in data:
+        lines.append(f"- It was trained on images of {data['image_size']} x {data['image_size']} pixels.")
+    if "text_positions" in transformer:
+        lines.append(f"- A caption has at most {transformer['text_positions']} tokens.")
+    if words := main.get("caption_words"):
+        lines.append(f"- Its training captions have {len(words):,} different words; any other word is unknown to it.")
+    lines.append("- It knows what its training data show, and repeats their view of the world.")
+    return "\n".join(["## Limits", *lines])
 
 
 def notice(authors: list[dict[str, str]], licence: str) -> str:

@@ -31,11 +31,11 @@ WindowStep = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass
 class DecodingCount:
-    """Number of images, of tokens that the model decided, and of passes of one image, added up over all images."""
+    """Images, tokens and passes of parallel decoding, added up over all images."""
 
     images: int = 0
-    tokens: int = 0
-    passes: int = 0
+    tokens: int = 0  # tokens that passes kept
+    passes: int = 0  # passes that kept at least one token, counted for each image of a batch
 
     @property
     def tokens_per_pass(self) -> float:
@@ -63,7 +63,7 @@ def window_step(model: Transformer, text: PrefixCache, candidates: int, size: in
 
 
 class ParallelDecoder:
-    """Sample the tokens of a batch of images in passes over windows of guessed tokens."""
+    """Decoder that samples the tokens of a batch of images in passes over windows of guessed tokens."""
 
     def __init__(
         self,
@@ -156,7 +156,7 @@ class ParallelDecoder:
             images[rows, positions] = torch.where(masked[rows, positions], guess, images[rows, positions])
 
     def _neighbours(self, images: Tensor, rows: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the left and the above token of n cells, -1 where there is none: (n,) each."""
+        """Return the tokens to the left of n cells and above them, -1 where there is none: (n,) each."""
         left, above = positions - 1, positions - self.sequence.grid
         return (
             torch.where(left < 0, -1, images[rows, left.clamp(min=0)]),

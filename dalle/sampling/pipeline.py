@@ -67,8 +67,8 @@ class DALLE:
         clip: scores candidates for reranking; None: no reranking by CLIP.
         caption_dropout: share of training captions that were replaced by the empty caption. Classifier-free guidance
             needs a share above 0.
-        precision: number format of the transformer's linear layers on a CPU; on a GPU their weights' format is used.
-            Also of the diffusion decoder's convolutions.
+        precision: number format of the diffusion decoder's convolutions and, on a CPU, of the transformer's linear
+            layers; on a GPU these compute in the format of their weights.
         guidance: default scale of classifier-free guidance, read from the checkpoint; 1 in the paper.
         words: words of the training captions; empty if the checkpoint does not list them.
         decoder: diffusion decoder for the images that are kept; None: the dVAE's decoder.
@@ -224,7 +224,7 @@ class DALLE:
         on_tokens: decode.OnTokens | None = None,
         count: DecodingCount | None = None,
     ) -> Iterator[Result]:
-        """Yield the result of each caption in turn, as soon as its candidates are sampled, and hold none.
+        """Yield the result of each caption as soon as its candidates are sampled, without keeping earlier results.
 
         candidate_offset: number of the first candidate, the same for all captions or one for each.
         truncate: cut a caption that is too long, as training does; otherwise raise `ValueError`.

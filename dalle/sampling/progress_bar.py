@@ -24,8 +24,8 @@ class SamplingProgress:
         """Open the progress bar.
 
         images: number of images to sample.
-        shown: show the bar, if anybody can see it.
-        stop: asked after each share of work if sampling is to stop.
+        shown: show the bar, if stderr is a terminal or a notebook.
+        stop: called after each share of work; sampling stops if it returns True.
         """
         self.stop = stop
         self.bar = progress_bar(images, "sampling", shown=shown, bar_format=BAR_FORMAT)

@@ -32,7 +32,7 @@ class SelectBest:
     dvae: DiscreteVAE
     config: SamplingConfig
     reranker: Reranker | None
-    canvas: Canvas | Tensor | None  # canvas that was sampled on; an `EncodedImage`'s pixels are pasted back
+    canvas: Canvas | Tensor | None  # canvas that was sampled on; its `pixels`, if any, are pasted over kept tokens
     decoder: ImageDecoder | None = None  # decodes the images that are kept; None: the dVAE's decoder
 
     def __call__(
@@ -53,7 +53,7 @@ class SelectBest:
         if self.reranker is None:
             order, scores, by_name = list(range(min(self.config.keep, len(tokens)))), None, {}
         else:
-            # ranked as the dVAE decodes them: a diffusion decoder changes no ranks, and decodes few images
+            # ranked as the dVAE decodes them; the diffusion decoder, which is slower, decodes only those that are kept
             decoded = decoded or self._paste(decode_images(self.dvae, tokens))
             candidates = CaptionCandidates(caption, ids, tokens, decoded)
             order, scores, by_name = self.reranker(candidates).best(self.config.keep)

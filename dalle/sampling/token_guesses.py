@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 HISTORY_LENGTH = 16_384  # most recent cells that `counts` keeps
-COUNTS_SHARPNESS = (
-    2.0  # factor of log-frequencies: the model knows more than two neighbours, and is surer of its tokens
-)
-IMAGES_AT_A_TIME = 4  # of which `counts` compares the cells with the history, which takes about 1 MB
+# factor of log-frequencies: the model sees more than two neighbours, so its distributions are sharper than these counts
+COUNTS_SHARPNESS = 2.0
+IMAGES_AT_A_TIME = 4  # images that `counts` compares with the history at a time, in about 1 MB
 
 
 class Context(NamedTuple):
@@ -60,7 +59,7 @@ class TokenHistory:
 
 
 Guess = Callable[[Context, TokenHistory], Tensor]
-"""(b,) guessed tokens of the context's cells."""
+"""Guess function: context and history -> (b,) guessed tokens of the context's cells."""
 
 
 def guess_left(context: Context, history: TokenHistory) -> Tensor:
@@ -79,7 +78,7 @@ def guess_noise(context: Context, history: TokenHistory) -> Tensor:
 
 
 def guess_counts(context: Context, history: TokenHistory) -> Tensor:
-    """Guess by the frequencies of the tokens sampled so far, with the cell's own noise; at first as above."""
+    """Guess by the frequencies of the tokens sampled so far, with the cell's own noise; `guess_above` without any."""
     if not len(history.cells):
         return guess_above(context, history)
     return (COUNTS_SHARPNESS * history.log_frequencies(context) + context.noise).argmax(dim=-1)

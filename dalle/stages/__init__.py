@@ -9,7 +9,7 @@ from dalle.stages.dvae import DVAEStage, DVAEStageConfig
 from dalle.stages.transformer import TransformerStage, TransformerStageConfig
 
 # in the order in which they are trained: the transformer and the decoder need a dVAE
-STAGES: Registry[Any] = Registry(  # of `dalle.training.stage.Stage`
+STAGES: Registry[Any] = Registry(  # builds objects of the protocol `dalle.training.stage.Stage`
     "stage",
     {
         "dvae": Entry(DVAEStage, DVAEStageConfig),
@@ -18,4 +18,4 @@ STAGES: Registry[Any] = Registry(  # of `dalle.training.stage.Stage`
         "decoder": Entry(DecoderStage, DecoderStageConfig),
     },
 )
-ALL_STAGES = ("dvae", "clip", "transformer")  # trained by stage=all: the paper's; the decoder is optional
+ALL_STAGES = ("dvae", "clip", "transformer")  # trained by stage=all, as in the paper; the decoder is optional

@@ -27,7 +27,7 @@ class CLIPStageConfig(CaptionedDataConfig):
     """CLIP, the reranker: OpenAI's recipe for the ViT-B/32; 32 epochs of 400M pairs are 390,625 steps."""
 
     name: str = "clip"
-    # the image size is that below, the text vocabulary that of the tokenizer, with this value as maximum
+    # image_size is overwritten by the setting below; text_vocabulary is a maximum, overwritten by the tokenizer's size
     model: CLIPConfig = field(default_factory=CLIPConfig)
     image_size: int | None = None  # side of the images in pixels; None: that of the data
     transform: str = "transformer"
@@ -70,6 +70,7 @@ class CLIPStage:
     def loss(
         self, model: nn.Module, batch: ImageBatch, step: int, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float | Tensor]]:
+        """Compute the contrastive loss over the images and captions of all ranks."""
         images, captions, scale = model(*self._inputs(batch))
         # gather, so that captions of all ranks are negatives for the images of all ranks
         images, captions = distributed.all_gather(images), distributed.all_gather(captions)
@@ -77,7 +78,7 @@ class CLIPStage:
         return loss, {"accuracy": accuracy, "scale": scale}
 
     def image_cost(self) -> ImageCost:
-        """Return the cost of both encoders. Their products with each other, for the loss, are left out."""
+        """Return the cost of both encoders, without the similarity matrix of the loss."""
         config = self.clip.config
         image = forward_flops(self.clip.image, (3, config.image_size, config.image_size))
         return ImageCost(image + forward_flops(self.clip.text, (config.text_positions,), integers=True))

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dalle import distributed
+from dalle import checkpoint, distributed
 from dalle.data import open_source
 from dalle.data.audit.provenance import data_meta
 from dalle.data.collate import ImageBatch, TokenBatch, to_tensor
 from dalle.data.loader import image_batches, ordered_batches, token_batches
+from dalle.data.source import Source
 from dalle.data.token_cache import TokenCache
 from dalle.data.transforms import inference_crop, transform_named
 from dalle.device_transfer import to_device
@@ -36,13 +37,15 @@ class StageContext:
     dvae: Path | None = None  # checkpoint of the dVAE that encodes images for the transformer or the decoder
     tokens: Path | None = None  # token cache, or a folder of such caches; None: no caching
     init: Init | None = None  # checkpoint that the run starts from; its tokenizer is kept
+    resumed: Path | None = None  # folder of the run if it resumes: its tokenizer is kept too; None: a new run
 
 
 @dataclass(frozen=True)
 class StageDataConfig(TrainingConfig):
     """Data settings common to all stages."""
 
-    # of training images: dvae (Listing 1) | transformer (Listing 2) | affine | placement | channel_shuffle | none
+    # augmentation of training images: dvae (Listing 1) | transformer (Listing 2) | affine | placement |
+    # channel_shuffle | none
     transform: str = "none"
     validation_pictures: int = 1_000  # held-out images used for validation, the first of the split
     workers: int = 2  # processes that load batches; 0: load in the training process
@@ -74,14 +77,14 @@ class DataModule:
 
     def __init__(self, data: Any, config: StageDataConfig, context: StageContext):
         self.data_config = data
-        self.train, self.val = open_source(data, "train"), open_source(data, "val")
+        self.train, self.val = open_source(data, "train"), open_held_out(data, "val")
         self.image_size = self.train.image_size
         self.transform = transform_named(config.transform)
         self.batch_size = config.micro_batch_size(distributed.get_world_size())
         self.workers = config.workers
         self.seed = context.seed
         self.device = context.device
-        self.init = context.init
+        self.init, self.resumed = context.init, context.resumed
         self.words: set[str] = set()  # words of the captions that the tokenizer was trained on
 
     def batches(self, start: int) -> Iterator[ImageBatch]:
@@ -111,7 +114,7 @@ class DataModule:
 
     def held_out(self, count: int, split: str = "val") -> Iterator[ImageBatch]:
         """Iterate in order over the first `count` images of a held-out split, or all if there are fewer."""
-        source = self.val if split == "val" else open_source(self.data_config, split)
+        source = self.val if split == "val" else open_held_out(self.data_config, split)
         size = min(self.batch_size, count)
         remaining = count
         for batch in itertools.islice(ordered_batches(source, transform_named("none"), size), -(-count // size)):
@@ -151,14 +154,20 @@ class DataModule:
     def tokenizer(self, config: CaptionedDataConfig, vocabulary: int) -> CaptionTokenizer:
         """Load the tokenizer of `config`, or train a BPE of at most `vocabulary` entries on the training captions.
 
-        A run that starts from another checkpoint keeps that one's tokenizer instead of training one. Raises
-        `ValueError` if the file cannot be read or has more entries.
+        A run that resumes keeps its own tokenizer, and one that starts from another checkpoint keeps that one's,
+        instead of training one: the weights know its ids, and captions may have been added since. Raises `ValueError`
+        if the file cannot be read or has more entries.
         """
-        if config.tokenizer is None and self.init is None:
+        kept = None
+        if self.init is not None:
+            kept = self.init.tokenizer
+        elif self.resumed is not None:
+            kept = self.resumed / checkpoint.TOKENIZER
+        if config.tokenizer is None and kept is None:
             return CaptionTokenizer.train(self._captions(config.tokenizer_records), vocabulary)
         self.collect_words(config)
-        if config.tokenizer is None and self.init is not None:
-            return CaptionTokenizer.load(self.init.tokenizer)
+        if config.tokenizer is None and kept is not None:
+            return CaptionTokenizer.load(kept)
         assert config.tokenizer is not None
         tokenizer = CaptionTokenizer.load(config.tokenizer)
         if tokenizer.vocabulary > vocabulary:
@@ -183,6 +192,14 @@ class DataModule:
                 if len(self.words) <= MAX_CAPTION_WORDS:
                     self.words |= words_of(caption)
                 yield caption
+
+
+def open_held_out(data: Any, split: str) -> Source:
+    """Open a held-out split. Raises ValueError for an unknown one, and for one without images, before training."""
+    source = open_source(data, split)
+    if len(source) == 0:
+        raise ValueError(f"data={data.name}: the split {split} has no images to validate on; change the data settings")
+    return source
 
 
 def pixels_of(images: Tensor, device: torch.device) -> Tensor:

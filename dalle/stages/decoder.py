@@ -26,7 +26,7 @@ from dalle.training.flops import ImageCost, forward_flops
 from dalle.training.optimizer import OptimizerConfig
 from dalle.training.schedules import Schedule
 
-STEPS = 8  # steps of validation and previews
+STEPS = 8  # sampling steps in validation and previews
 PREVIEW_PICTURES = 8
 
 
@@ -35,7 +35,8 @@ class DecoderStageConfig(StageDataConfig):
     """The diffusion decoder, not in the paper: needs dvae=<checkpoint folder>. stage=all leaves it out."""
 
     name: str = "decoder"
-    model: DecoderConfig = field(default_factory=DecoderConfig)  # code sizes and grid come from dVAE and data
+    # code_channels, code_side and image_vocabulary come from the dVAE, grid from the image size
+    model: DecoderConfig = field(default_factory=DecoderConfig)
     transform: str = "transformer"
     validation_pictures: int = 256
     steps: int = 200_000
@@ -51,7 +52,7 @@ class DecoderStageConfig(StageDataConfig):
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """Images of one micro-batch, their tokens, and what the decoder knows about them."""
+    """Images of one micro-batch, their tokens, and the condition of the decoder."""
 
     images: Tensor  # (b, 3, s, s) floats in [0, 1]
     tokens: Tensor  # (b, h, w) int64

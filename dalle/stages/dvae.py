@@ -30,7 +30,7 @@ from dalle.training.sharding import whole_parameters
 log = logging.getLogger(__name__)
 
 
-RESTART_PICTURES = 512  # training pictures in which a code must occur at least once
+RESTART_PICTURES = 512  # training images; a code that none of them uses is restarted
 ELBO_METRICS = ("kl", "negative_elbo", "true_negative_elbo", "bound_gap")  # metrics that are not defined for a VQ-VAE
 
 
@@ -45,7 +45,7 @@ class DVAEStageConfig(StageDataConfig):
     temperature: Schedule = field(default_factory=lambda: Schedule("cosine", 1.0, 1 / 16, 150_000))  # tau
     restart_codes_every: int = 0  # updates between restarts of unused codes; 0: never, as in the paper
     restart_codes_from: int = 0  # first update with a restart: while the KL weight is high, codes are not committed yet
-    restart_codes_until: int = 0  # no restarts from this update on, so that the last codes can settle
+    restart_codes_until: int = 0  # no restarts from this update on, so that the last codes can settle; 0: to the end
     commitment: float = 1.0  # vector quantisation: weight of the distance to the codes, instead of the KL (VQ-VAE)
     transform: str = "dvae"
     validation_pictures: int = 256
@@ -60,6 +60,11 @@ class DVAEStageConfig(StageDataConfig):
             raise ValueError(
                 f"restart_codes_every={self.restart_codes_every} needs bottleneck_kernel=1 and logits, "
                 f"not bottleneck_kernel={self.model.bottleneck_kernel} and relaxation={self.model.relaxation}; use 0"
+            )
+        if self.restart_codes_every and 0 < self.restart_codes_until <= self.restart_codes_from:
+            raise ValueError(
+                f"restart_codes_until={self.restart_codes_until} must be above restart_codes_from="
+                f"{self.restart_codes_from}, or no code is restarted; use 0 for the end of training"
             )
 
     @property
@@ -88,7 +93,7 @@ class DVAEStage:
         first = max(1, config.restart_codes_from)
         if not config.restart_codes_every or step % config.restart_codes_every:
             return
-        if not first <= step < config.restart_codes_until:
+        if not first <= step < (config.restart_codes_until or config.steps):
             return
         generator = torch_generator("code restarts", self.data.seed, step, device=self.data.device)
         images = self.data.sample_of_training(RESTART_PICTURES, step)
@@ -99,6 +104,7 @@ class DVAEStage:
     def loss(
         self, model: nn.Module, batch: ImageBatch, step: int, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float | Tensor]]:
+        """Compute the negative ELBO with relaxed codes (Eq. 1), or the loss of a VQ-VAE, and the terms of either."""
         images = self.data.pixels(batch)
         temperature = self.config.temperature.value(step)
         parameters, logits = model(images, temperature, generator)
@@ -121,9 +127,9 @@ class DVAEStage:
         """Compute held-out metrics: negative ELBO, errors of soft and hard reconstructions, codebook usage.
 
         Likelihoods are in nats per pixel value, the KL in nats per position; errors are root mean square errors of
-        pixels in [0, 1]. "soft" decodes relaxed samples at the final temperature, "hard" the most probable codes, which
-        the transformer is trained on. `true_negative_elbo` is the bound with codes sampled from the encoder's
-        distribution, without relaxation; `bound_gap` is its difference to the relaxed bound.
+        pixels in [0, 1]. `soft_error` is that of relaxed samples at the final temperature, `hard_error` that of the
+        most probable codes, which the transformer is trained on. `true_negative_elbo` is the bound with codes sampled
+        from the encoder's distribution, without relaxation; `bound_gap` is its difference from the relaxed bound.
         """
         assert isinstance(model, DiscreteVAE)
         generator = torch_generator("validation codes", device=self.data.device)

@@ -1,4 +1,4 @@
-"""Encoding of all training images of a data set to a token cache, by prepare.py or the transformer's stage."""
+"""Encoding of all training images of a data set to a token cache, for prepare.py and the transformer stage."""
 
 import sys
 from dataclasses import asdict

@@ -22,7 +22,7 @@ from dalle.seeds import derive_seed
 
 log = logging.getLogger(__name__)
 
-# model settings that come from data, tokenizer and dVAE, which are compared instead
+# model settings that follow from data, tokenizer and dVAE; those are compared instead
 DERIVED = {"image_size", "grid", "image_vocabulary", "text_vocabulary", "tokenizer", "start_id", "end_id"}
 DERIVED |= {"code_channels", "code_side"}
 # model settings that do not change what given weights compute
@@ -42,7 +42,7 @@ class Init:
     path: Path  # its folder
     kind: str  # dvae, clip, transformer or decoder
     run: Path  # folder of the run that starts from it
-    recorded_digest: str | None = None  # as the run recorded it; None: to be read from `path`
+    recorded_digest: str | None = None  # digest that the run recorded; None: computed from the files in `path`
     resumed: bool = False  # the run has a saved state, which is used instead of the weights
     strict: bool = True  # refuse a checkpoint that does not fit; False: load the tensors that fit
 
@@ -135,8 +135,8 @@ def check_settings(init: Init, stage: Any, data: Any, prefix: str = "stage.") ->
 def check_dvae(init: Init, dvae: Path) -> bool:
     """Return True if the codes of `dvae` are those that the model `init` was trained on.
 
-    Those of a dVAE that was itself fine-tuned from that one are taken for the same, with a warning. Raises
-    CheckpointError for any other, unless `init` is not strict.
+    The codes of a dVAE that was fine-tuned from that one count as the same, with a warning. Raises CheckpointError for
+    those of any other dVAE, unless `init` is not strict.
     """
     trained_on = checkpoint.read_config(init.path, init.kind)[1].get("dvae", {}).get("digest")
     _, meta = checkpoint.read_config(dvae, "dvae")

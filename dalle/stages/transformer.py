@@ -11,7 +11,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dalle import distributed
-from dalle.data import open_source
 from dalle.data.collate import ImageBatch, TokenBatch
 from dalle.data.token_cache import TokenCache, is_cache
 from dalle.device_transfer import to_device
@@ -20,8 +19,8 @@ from dalle.models.transformer.model import Targets, TokenLosses, Transformer, Tr
 from dalle.models.transformer.sequence import PAD, PAD_LOSS_OPTIONS
 from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 from dalle.sampling.pipeline import DALLE
-from dalle.sampling.sampling_config import DEFAULT_SCORES, SamplingConfig
-from dalle.stages.data_module import CaptionedDataConfig, DataModule, StageContext
+from dalle.sampling.sampling_config import DEFAULT_SCORES, DecodingConfig, SamplingConfig
+from dalle.stages.data_module import CaptionedDataConfig, DataModule, StageContext, open_held_out
 from dalle.stages.encode_dataset import DatasetEncoder, check_crops, token_grid_size
 from dalle.stages.frozen_dvae import dvae_record, load_frozen_dvae, require_dvae
 from dalle.stages.image_tokens import ImageTokens, argmax, get_image_tokens
@@ -36,7 +35,7 @@ class TransformerStageConfig(CaptionedDataConfig):
     """Stage 2, the transformer: the paper's recipe (Section 2.2, Appendix B.2). Needs dvae=<checkpoint folder>."""
 
     name: str = "transformer"
-    # grid and image vocabulary come from the dVAE, the text vocabulary from the tokenizer, with this value as maximum
+    # grid and image_vocabulary come from the dVAE; text_vocabulary is a maximum, overwritten by the tokenizer's size
     model: TransformerConfig = field(default_factory=TransformerConfig)
     text_weight: float = 1 / 8  # weight of the text loss; the image loss has the rest (Section 2.2)
     pad_loss: str = "first"  # padding positions in the text loss: none | first | all (the paper does not say)
@@ -47,7 +46,8 @@ class TransformerStageConfig(CaptionedDataConfig):
     guidance: float = 1.0  # default scale of classifier-free guidance when sampling; 1: none, as in the paper
     sampling_temperature: float = 1.0  # default temperature when sampling; 1 in the paper
     sampling_rerank: str = "clip"  # default score for ranking samples: clip (the paper) | image_likelihood | mixture
-    also_validate: list[str] = field(default_factory=list)  # more validation splits: [novel] of blocks adds novel_image
+    # further validation splits: [novel] of data=blocks adds the metrics novel_text and novel_image
+    also_validate: list[str] = field(default_factory=list)
     transform: str = "transformer"
     steps: int = 430_000
     batch_size: int = 1_024
@@ -72,6 +72,7 @@ class TransformerStageConfig(CaptionedDataConfig):
             raise ValueError(f"pad_loss={self.pad_loss!r} is unknown; choose one of {', '.join(PAD_LOSS_OPTIONS)}")
         if not 0 <= self.caption_dropout < 1:
             raise ValueError(f"caption_dropout={self.caption_dropout} must be at least 0 and below 1")
+        DecodingConfig(guidance=self.guidance, temperature=self.sampling_temperature)  # reject what sampling would
         if self.guidance != 1 and not self.caption_dropout:
             raise ValueError(f"guidance={self.guidance} needs training with dropped captions: set caption_dropout=0.1")
         if self.sampling_rerank not in DEFAULT_SCORES:
@@ -118,10 +119,10 @@ class TransformerStage:
         self.image_tokens = get_image_tokens(config.image_targets)
         self.cache = self._open_cache(context)
         self._held_out: dict[str, list[TokenizedBatch]] = {}  # validation batches by split, encoded once
-        # mean over the micro-batches of the update, of all ranks; None: no update has begun
+        # mean number of text targets in a micro-batch of this update, over all ranks; None: no update has begun
         self._mean_text_targets: Tensor | None = None
         for split in config.also_validate:
-            open_source(data, split)  # raise for an unknown split before training starts
+            open_held_out(data, split)  # raise for an unknown or empty split before training starts
         self.transformer = Transformer(model)
         self.model = self.transformer.to(context.device)
 
@@ -139,6 +140,7 @@ class TransformerStage:
     def loss(
         self, model: nn.Module, batch: TokenizedBatch, step: int, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float | Tensor]]:
+        """Compute the weighted sum of nats per text token and per image token (Sec. 2.2)."""
         text, image = self._nll(model, batch)
         loss = self.config.text_weight * text + (1 - self.config.text_weight) * image
         return loss, {"text": text, "image": image}
@@ -179,7 +181,7 @@ class TransformerStage:
         return labelled_grid([ImageRow(result.caption, result.images, None) for result in results])
 
     def save(self, folder: Path, model: nn.Module, meta: dict[str, Any]) -> None:
-        """Write a checkpoint; its meta has the dVAE's path and digest, and what sampling takes from training."""
+        """Write a checkpoint; its meta has the dVAE's path and digest, and the default settings of sampling."""
         assert isinstance(model, Transformer)
         dvae = dvae_record(self.dvae_folder, folder)
         config = self.config
@@ -208,8 +210,8 @@ class TransformerStage:
     def _nll(self, model: nn.Module, batch: TokenizedBatch) -> tuple[Tensor, Tensor]:
         """Compute mean nats per text token and per image token of a micro-batch: two scalars.
 
-        Their means over the micro-batches and ranks of an update are the means over all its tokens, since micro-batches
-        have different numbers of text tokens, and are divided by the mean number.
+        Micro-batches have different numbers of text tokens. Each sum is divided by the mean number in the update, so
+        the mean of the results over micro-batches and ranks is the mean over all text tokens of the update.
         """
         text, image, text_tokens = self._token_nlls(model, batch)
         count = text_tokens.float() if self._mean_text_targets is None else self._mean_text_targets
@@ -236,7 +238,10 @@ class TransformerStage:
         caption_dropout: float = 0.0,
         generators: list[np.random.Generator] | None = None,
     ) -> TokenizedBatch:
-        """Encode captions and images as tokens. All randomness comes from `generators`, one per image; None: none."""
+        """Encode captions and images as tokens.
+
+        generators: one per image, for all random choices; None: no dropout, and the most probable image tokens.
+        """
         per_caption = generators or [None] * len(batch.captions)
         ids = [
             self.tokenizer.encode(caption, bpe_dropout, generator)
@@ -263,7 +268,8 @@ class TransformerStage:
         config, train, tokens = self.config, self.data.train, context.tokens
         explicit = tokens is not None and is_cache(tokens)
         crops = config.crops
-        if (config.transform, config.image_targets) == ("none", "argmax"):  # tokens are deterministic
+        if (config.transform, config.image_targets) == ("none", "argmax"):
+            # an image's tokens are always the same: encode them once if images are seen more than once
             crops = int(crops or explicit or config.steps * config.batch_size > len(train))
         if explicit and not crops:
             raise ValueError(

@@ -15,9 +15,9 @@ def all_reduce_sum_encoded(
 ) -> list[Tensor]:
     """Compute the sum of each of `tensors` over all ranks or those of `group`, sent as codes of `format`.
 
-    Each rank rounds its tensors and sends every other rank a part of them. That one adds the parts in float32, rounds
-    the sum, and sends it to all: 2 bytes for each number in both directions. The result, in float32, is equal on all
-    ranks. Large values become the largest number of the format, and NaN becomes 0.
+    Each rank rounds its tensors and sends one part of them to each other rank. A rank adds the parts that it receives
+    in float32, rounds the sum, and sends it to all: 2 bytes for each number in both directions. The result, in float32,
+    is equal on all ranks. Large values become the largest number of the format, and NaN becomes 0.
     """
     if not tensors:
         return []

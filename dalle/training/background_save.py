@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def copy_to_host(tensor: Tensor) -> Tensor:
-    """Copy a tensor, or the shard of a DTensor, to the CPU's memory; also one that is there already."""
+    """Copy a tensor, or the shard of a DTensor, to the CPU's memory. A tensor on the CPU is copied too."""
     return tensor.detach().to("cpu", copy=True)
 
 
@@ -34,9 +34,9 @@ def copy_model_to_host(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def raised_together(group: dist.ProcessGroup | None = None) -> Iterator[None]:
-    """Context that all ranks, or those of `group`, leave together: none of them waits for one that raised an error.
+    """Context that raises on all ranks, or those of `group`, if one of them raised, so that none waits for it forever.
 
-    Raises CheckpointError if only another rank raised an error.
+    A rank raises its own error, or CheckpointError if only another rank raised one.
     """
     error: Exception | None = None
     try:
@@ -51,7 +51,7 @@ def raised_together(group: dist.ProcessGroup | None = None) -> Iterator[None]:
 
 
 class Saver:
-    """Runs the saves of a training run, in the background or at once.
+    """Runner of the saves of a training run, in a background thread or in the caller.
 
     group: process group of the background threads, None without several ranks and in the foreground.
     """
@@ -72,7 +72,7 @@ class Saver:
         return self._in_flight is not None and self._in_flight.done() and self._in_flight.exception() is not None
 
     def run(self, write: Callable[[], None]) -> None:
-        """Call `write`, in the background if the saver is made so. The previous save must have been waited for."""
+        """Call `write`, in the background with `background`. Call `wait` for the previous save first."""
         if not self.background:
             return write()
         assert self._in_flight is None, "a save is in flight"

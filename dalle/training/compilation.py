@@ -1,7 +1,7 @@
 """Compilation of a model's residual blocks by `torch.compile`, each block a graph of its own.
 
-Blocks with equal sizes share one graph, so that compilation does not take longer for a deeper model. What lies between
-blocks stays as it is: embeddings, heads, and the hooks of DDP and FSDP, which gather and reduce around each block.
+Blocks with equal sizes share one graph, so that compilation does not take longer for a deeper model. Everything else is
+not compiled: embeddings, heads, and the hooks of DDP and FSDP, which gather and reduce around each block.
 """
 
 import torch
@@ -13,7 +13,7 @@ MAX_GRAPHS = 64  # one for each size of a block; torch's limit of 8 is less than
 
 
 def compile_blocks(model: nn.Module, device: torch.device) -> str:
-    """Compile the residual blocks of `model` in place, when each is first called; returns a line for the log.
+    """Compile the residual blocks of `model` in place; each is compiled when first called. Returns a line for the log.
 
     Call it before the model is wrapped or sharded. Names of weights stay as they are, and copies of the model are not
     compiled. Shapes are taken as constant: another batch size is compiled anew.

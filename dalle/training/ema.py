@@ -46,9 +46,9 @@ def copy_without_weights(model: nn.Module) -> nn.Module:
 class EMA:
     """EMA of the weights of `source`.
 
-    model: copy of `source` in eval mode, without gradients, in float32. With decay 0 it shares the memory of `source`.
-    Of a sharded `source` it has no weights, and is given: a `copy_without_weights` made before `source` was sharded.
-    The averages are then sharded like the weights.
+    model: copy of `source` in eval mode, without gradients, in float32; with decay 0 it shares the memory of `source`.
+    For a sharded `source`, pass a `copy_without_weights` made before sharding. It stays without weights, and the
+    averages are sharded like the weights of `source`.
     """
 
     def __init__(self, source: nn.Module, config: EMAConfig, model: nn.Module | None = None):

@@ -97,7 +97,7 @@ FLOAT_0_6_10 = FloatFormat(6, 10, largest_exponent=3, signed=False)  # of Adam's
 
 
 def ieee(exponent_bits: int, significand_bits: int) -> FloatFormat:
-    """Return the IEEE 754 format with these sizes; (5, 10) is float16."""
+    """Return the IEEE 754 format with these numbers of bits; (5, 10) is float16."""
     return FloatFormat(exponent_bits, significand_bits, 2 ** (exponent_bits - 1) - 1, has_infinity=True)
 
 

@@ -67,7 +67,7 @@ class Trainer:
         self.model = state.parallel_model.train()
         self.parameters = [each for each in stage.model.parameters() if each.requires_grad]
         state.restore(run.folder)
-        self.saved_step = state.step  # also of a save in flight
+        self.saved_step = state.step  # of the latest checkpoint, complete or in flight
         self.saver = Saver(config.async_save)
         self.logger = Logger()
         if self.is_main_process:
@@ -88,6 +88,7 @@ class Trainer:
         self.batches = self.monitor.watch_batches(stage.batches(state.step * config.accumulate))
 
     def train(self) -> None:
+        """Run the periodic jobs that are due, then one update, until all steps are done or a stop is requested."""
         state, config = self.state, self.config
         with StopRequest() as request, self.monitor:
             while True:
@@ -151,6 +152,7 @@ class Trainer:
                 self.preview(model)
 
     def validate(self, model: nn.Module) -> None:
+        """Log the stage's validation metrics, and save the best checkpoint with `keep_best`."""
         with torch.no_grad(), autocast(self.state.precision, self.run.device):
             metrics = self.stage.validate(model)
         self.logger.metrics(self.state.step, "val", metrics)
@@ -206,12 +208,12 @@ class Trainer:
         self.stage.save(folder, model, self.meta())
 
     def meta(self) -> dict[str, Any]:
-        """Return the entries of a checkpoint of the present step."""
+        """Return the meta of a checkpoint: updates done, images seen and the run's seed."""
         images_seen = self.state.step * self.config.batch_size
         return {"step": self.state.step, "images": images_seen, "seed": self.run.seed}
 
     def update(self) -> None:
-        """Do one optimizer update, skipped on all ranks if loss or gradient is not finite; without device syncs."""
+        """Do one optimizer update without device syncs. All ranks skip it if loss or gradient is not finite."""
         state, config = self.state, self.config
         batches = [next(self.batches) for _ in range(config.accumulate)]
         self.stage.before_update(state.step, batches)

@@ -49,7 +49,8 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.999)  # decay rates of the running mean and variance (transformer: 0.9, 0.96)
     eps: float = 1e-8  # added to the square root of the variance
     weight_decay: float = 1e-4  # decoupled (transformer: 0.045; CLIP: 0.2)
-    decay: str = "all"  # decayed: "all" parameters | "matrices": no gains, biases, temperature (CLIP paper, Sec. 2.5)
+    # parameters with weight decay: all | matrices: not gains, biases and the temperature (CLIP paper, Sec. 2.5)
+    decay: str = "all"
     variance_clip: float | None = None  # maximum of the running variance (transformer: 5; App. B.2)
     moments: str = "float32"  # storage of mean and variance: float32 | paper16: 1-6-9 and 0-6-10 for matrices
     kind: str = "adamw"  # "adamw", as in the paper | "muon": orthogonalised updates of matrices, AdamW for the rest
@@ -80,7 +81,7 @@ class AdamW(torch.optim.AdamW):
     def step_if_finite(self, finite: Tensor, learning_rate: float, seeds: tuple[int, ...] = ()) -> None:
         """Step with `learning_rate` if the scalar `finite` is 1; if it is 0, change neither weights nor moments.
 
-        seeds: of stochastic rounding, see `PaperAdamW`; nothing is rounded here.
+        seeds: not used; `PaperAdamW` needs them for stochastic rounding.
         """
         for group in self.param_groups:
             group["lr"] = learning_rate
@@ -100,7 +101,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, precision: str = 
     weights are bfloat16.
     """
     matrices = weight_matrices(model).values()
-    # of the weights that Muon updates: the number of matrices stacked in each
+    # weights that Muon updates -> number of matrices stacked in each
     muon_parts = {matrix.weight: matrix.parts for matrix in matrices} if config.kind == "muon" else {}
     others = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter not in muon_parts]
     decayed = [parameter for parameter in others if config.decay == "all" or parameter.ndim >= 2]
@@ -108,8 +109,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, precision: str = 
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": not_decayed, "weight_decay": 0.0}]
     for parts in sorted(set(muon_parts.values())):
         chosen = [each for each in muon_parts if muon_parts[each] == parts]
-        options_of_muon = {"orthogonal_parts": parts, "half_products": precision == "bfloat16"}
-        groups.append({"params": chosen, **options_of_muon})
+        groups.append({"params": chosen, "orthogonal_parts": parts})
     groups = [group for group in groups if group["params"]]
     beta1, beta2 = config.betas
     options: dict[str, Any] = {"betas": (beta1, beta2), "eps": config.eps, "weight_decay": config.weight_decay}
@@ -118,7 +118,19 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, precision: str = 
         return AdamW(groups, lr=config.learning_rate_at(0), fused=True, **options)
     sixteen_bit = [matrix.weight for matrix in matrices] if config.moments == "paper16" else ()
     optimizer = Muon if config.kind == "muon" else PaperAdamW
-    return optimizer(groups, variance_clip=config.variance_clip, sixteen_bit=sixteen_bit, **options)
+    built = optimizer(groups, variance_clip=config.variance_clip, sixteen_bit=sixteen_bit, **options)
+    set_product_precision(built, precision)
+    return built
+
+
+def set_product_precision(optimizer: torch.optim.Optimizer, precision: str) -> None:
+    """Compute Muon's products as the forward pass in `precision`; other parameters have none.
+
+    A resumed run keeps the precision that it began with, also on a machine where it would choose another.
+    """
+    for group in optimizer.param_groups:
+        if "orthogonal_parts" in group:
+            group["half_products"] = precision == "bfloat16"
 
 
 class ReduceOnPlateau:
@@ -163,7 +175,7 @@ class ReduceOnPlateau:
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state for `load_state_dict`, JSON-serialisable."""
+        """Return the state for `load_state_dict`, JSON-serialisable, with the keys of version 1.0."""
         total, count = self.total.item(), self.count.item()
         return {
             "halvings": self.reductions,

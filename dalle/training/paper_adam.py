@@ -15,7 +15,7 @@ from dalle.training.sharding import local
 class PaperAdamW(torch.optim.Optimizer):
     """AdamW with options that torch's fused version lacks.
 
-    sixteen_bit: parameters whose moments are stored in 16 bits, as codes of `float_formats`; computed in float32.
+    sixteen_bit: parameters whose moments are stored as 16-bit codes of `float_formats`, and updated in float32.
     variance_clip: maximum of the running variance, when used and when stored (App. B.2).
 
     Parameters in bfloat16 are updated in float32 and rounded stochastically, see `parameter_storage`.

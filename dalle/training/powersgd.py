@@ -11,9 +11,9 @@ Each matrix is divided into blocks that are compressed separately, as the paper 
 If weights are sharded over groups of ranks (distributed=hsdp), each rank compresses the blocks of its own shard, and
 "ranks" above are those with the same shard in all groups, as in the paper.
 
-With precision=paper16, error buffers, P and Q are rounded to the format 1-6-9. What a rank loses by rounding its P and
-Q stays in its error buffer. The paper divides by hand-tuned constants before the all-reduces, but does not give them.
-Here gradients are means over ranks; P and Q are far below the format's largest number, just under 16.
+With compression.precision=paper16, error buffers, P and Q are rounded to the format 1-6-9. What a rank loses by
+rounding its P and Q stays in its error buffer. The paper divides by hand-tuned constants before the all-reduces, but
+does not give them. Here gradients are means over ranks; P and Q are far below the limit of 1-6-9, just under 16.
 """
 
 import math

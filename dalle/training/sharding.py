@@ -4,7 +4,7 @@ A weight is a `DTensor`, split along its first dimension. Before a block runs, i
 backward pass, gradients are reduce-scattered. Code that works element by element uses `local`, and works for whole
 tensors too.
 
-Importing DTensor and FSDP takes a second, so that only `shard` does it: `is_dtensor` tells a DTensor by its methods.
+Importing DTensor and FSDP takes a second, so only functions that need them do it; `is_dtensor` looks for a method.
 
 fsdp: one group of all ranks. hsdp: groups of `shard_size` ranks with one copy of the weights each; gradients are
 averaged over groups too.
@@ -78,9 +78,10 @@ def mesh_of_backward(mesh: DeviceMesh, compressed: bool) -> DeviceMesh:
 
 
 def sharding_units(model: nn.Module) -> list[nn.Module]:
-    """Return the modules whose weights are gathered at a time: transformer, residual and bottleneck blocks.
+    """Return the modules that are sharded as units: transformer, residual and bottleneck blocks.
 
-    All other weights, such as embeddings, belong to the root and stay gathered from its forward to its backward pass.
+    The weights of one unit are gathered at a time. All others, such as embeddings, belong to the root module and stay
+    gathered from its forward to its backward pass.
     """
     return [each for each in model.modules() if isinstance(each, RESIDUAL_BLOCKS)]
 

@@ -28,12 +28,12 @@ class TrainingConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     clip_norm: float | None = None  # maximum norm of the gradient (transformer: 4; paper, Appendix B.2)
     ema: EMAConfig = field(default_factory=EMAConfig)
-    precision: str = "auto"  # of matrix products and convolutions: auto | float32 | bfloat16 | float16
+    precision: str = "auto"  # number format of matrix products and convolutions: auto | float32 | bfloat16 | float16
     parameters: str = "float32"  # storage of the blocks' matrices: float32 | bfloat16, rounded stochastically (App. D)
     gradient_scaling: str = "global"  # float16: one scale on the loss | "resblock": one per residual block (App. D)
     gradient_exponent: int | None = None  # simulated exponent bits of gradients in branches, with scaling (float16: 5)
     recompute: bool = False  # activation checkpointing of residual branches: less memory, 1/3 more compute (Sec. 2.4)
-    recompute_layers: int | None = None  # with recompute: only in so many transformer blocks, the first; null: in all
+    recompute_layers: int | None = None  # with recompute: only in the first so many transformer blocks; null: in all
     compile: bool = False  # torch.compile of each residual block; the first update takes minutes
     compression: CompressionConfig = field(default_factory=CompressionConfig)  # of gradients exchanged by ranks
     max_skipped_steps: int = 25  # consecutive updates skipped for a non-finite loss or gradient before the run stops
@@ -103,7 +103,7 @@ class Stage(Protocol):
     """A training stage: model, data, loss, validation and checkpoint. The loop is the same for all stages.
 
     The argument `model` of a method is `self.model`, its distributed wrapper (to be called, not accessed by attribute),
-    or a copy with the averaged weights.
+    or a copy with the EMA weights.
     """
 
     name: str

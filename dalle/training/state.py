@@ -17,7 +17,7 @@ from dalle.training.background_save import copy_to_host, raised_together
 from dalle.training.branch_hooks import attach_hooks
 from dalle.training.ema import EMA, copy_without_weights
 from dalle.training.gradient_reducer import build_gradient_reducer
-from dalle.training.optimizer import ReduceOnPlateau, build_optimizer
+from dalle.training.optimizer import ReduceOnPlateau, build_optimizer, set_product_precision
 from dalle.training.parameter_storage import store_in_bfloat16
 from dalle.training.sharding import copy_to, gather, is_sharded, mesh_of_backward, shard
 from dalle.training.stage import TrainingConfig
@@ -25,6 +25,7 @@ from dalle.training.train_metrics import TrainMetrics
 
 
 def whole_tensor(_: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """Allocate an unsharded tensor on the CPU, for `load_state`."""
     return torch.empty(shape, dtype=dtype)
 
 
@@ -60,7 +61,7 @@ class TrainState:
             config.check_sharding()
         if config.parameters == "bfloat16":
             store_in_bfloat16(model)
-        # copied before shards are added, which a copy cannot have
+        # copied before the model is sharded: sharded modules cannot be copied
         unsharded = None if mesh is None else copy_without_weights(model)
         if mesh is None:
             self.parallel_model = distributed.wrap_ddp(model)  # the model to be called in training
@@ -68,7 +69,7 @@ class TrainState:
             self.parallel_model = shard(model, mesh_of_backward(mesh, compressed=config.compression.rank > 0))
         self.ema = EMA(model, config.ema, unsharded)
         self.plateau = ReduceOnPlateau(config.optimizer.plateau, device)
-        # products of bfloat16 matrices are computed in it
+        # bfloat16 weights need matrix products in bfloat16
         wanted = "bfloat16" if config.parameters == "bfloat16" else config.precision
         precision = choose_precision(wanted, model, device)
         self.precision, self.precision_reason = distributed.broadcast_object(precision)
@@ -90,7 +91,7 @@ class TrainState:
         copied: write a copy of the state, in the host's memory, so that it may change before the function ends.
         group: process group over which ranks of a sharded run write together; None: the default group.
         """
-        scalars = {
+        scalars = {  # with the keys of version 1.0, whose runs can be resumed
             "identity": run_config,
             "watched": self.validated_step,
             "seconds": self.seconds,
@@ -129,6 +130,7 @@ class TrainState:
         self.validated_step, self.seconds = scalars["watched"], scalars["seconds"]
         if self.precision != scalars["precision"]:
             self.precision, self.precision_reason = scalars["precision"], "as in the run so far"
+            set_product_precision(self.optimizer, self.precision)
         for hook in self._hooks:
             hook.remove()
         self.scaler, self._hooks = attach_hooks(self.model, self._config, self.precision, self._device)

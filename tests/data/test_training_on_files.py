@@ -80,3 +80,28 @@ def test_skipped_records_are_logged_and_filters_are_a_config_group(train, tmp_pa
     assert status == 0, printed
     (sentence,) = caplog.messages
     assert "9 of 10 records are used; left out: 1 with boilerplate captions (first: 005.jpg)" in sentence
+
+
+SMALL_CLIP = [
+    *("stage=clip", "preset=tiny", "device=cpu", "wandb.mode=disabled", "run=mine", "data.image_size=32"),
+    *(f"stage.{each}" for each in ("batch_size=4", "workers=0", "validation_pictures=2", "tokenizer_records=100")),
+    *(f"stage.model.{each}" for each in ("image_width=16", "text_width=16", "image_heads=2", "text_heads=2")),
+    "stage.model.text_vocabulary=264",  # 256 bytes, 6 merges and 2 ids of CLIP: any captions fill it
+]
+
+
+def test_a_resumed_run_keeps_its_tokenizer_when_pictures_are_added(train, tmp_path):
+    """Another tokenizer of the same size would give the words other ids than those that the weights have learned."""
+    (tmp_path / "pictures").mkdir()
+    overrides = [*folder(tmp_path / "pictures"), *SMALL_CLIP]
+    status, printed = train(*overrides, "stage.steps=2")
+    assert status == 0, printed
+    saved = tmp_path / "outputs" / "clip" / "mine" / "tokenizer.json"
+    before = saved.read_text()
+    for number in range(20, 60):
+        (tmp_path / "pictures" / f"{number:03d}.jpg").write_bytes(jpeg(number))
+        (tmp_path / "pictures" / f"{number:03d}.txt").write_text(f"zebra quagga xylophone {number}")
+    status, printed = train(*overrides, "stage.steps=4")
+    assert status == 0, printed
+    assert "steps 2 to 4" in printed
+    assert saved.read_text() == before

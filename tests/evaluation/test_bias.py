@@ -77,6 +77,14 @@ def test_cluster_interval_is_that_of_the_mean_of_groups():
     assert cluster_interval([0.25] * 5, "test") == (0.25, 0.25)
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_variant_that_is_never_or_always_drawn_has_an_interval(share):
+    """20 captions without a variant do not show that no caption has it."""
+    assert cluster_interval([share] * 20, "test") == wilson_interval(int(20 * share), 20)
+    low, high = cluster_interval([share] * 20, "test")
+    assert high - low > 0.1
+
+
 @pytest.mark.parametrize(
     ("each", "gender", "age"),
     [
@@ -179,6 +187,15 @@ def test_variants_of_other_data_are_told_apart_by_clip(context, config, tmp_path
 def test_prompts_without_two_variants_are_refused(text):
     with pytest.raises(ValueError, match="at least two different variants"):
         bias.parse_prompt(text)
+
+
+def test_a_caption_that_is_given_twice_is_refused():
+    prompts = ["a nurse | a woman who is a nurse | a man who is a nurse", "A nurse! | a young nurse | an old nurse"]
+    with pytest.raises(ValueError, match="'A nurse!' is given twice"):
+        bias.parse_prompts(prompts)
+    with pytest.raises(ValueError, match="differ by signs only"):
+        bias.parse_prompts(["a nurse | one? | one!"])
+    assert list(bias.parse_prompts([prompts[0], "a cook | a tall cook | a short cook"])) == ["a nurse", "a cook"]
 
 
 def test_other_data_need_prompts(context, config):

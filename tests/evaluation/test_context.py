@@ -90,3 +90,9 @@ def test_version_is_none_for_a_package_that_is_not_installed(context, monkeypatc
     monkeypatch.setattr(module, "version", version)
     versions = context.environment()["versions"]
     assert versions["dalle"] is None and versions["torch"] == known("torch")
+
+
+def test_results_are_written_beside_the_checkpoint_in_the_home_folder(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert replace(config, checkpoint="~/runs/mine", out=None).file == tmp_path / "runs" / "mine" / "metrics.json"
+    assert replace(config, out="~/numbers.json").file == tmp_path / "numbers.json"

@@ -60,7 +60,7 @@ def test_training_twice_gives_the_same_judge(data, judge):
     assert all(torch.equal(a, b) for a, b in zip(judge.state_dict().values(), again.state_dict().values(), strict=True))
 
 
-def test_the_judge_is_trained_once_and_kept_beside_the_data(data, judge, monkeypatch):
+def test_the_judge_is_trained_once_and_kept_beside_the_data(data, judge, monkeypatch, tmp_path):
     calls = []
     monkeypatch.setattr(drawings_classifier, "train_classifier", lambda config: calls.append(config) or judge)
     first = load_classifier(data)
@@ -68,10 +68,17 @@ def test_the_judge_is_trained_once_and_kept_beside_the_data(data, judge, monkeyp
     assert len(calls) == 1
     assert torch.equal(first.concept.weight, judge.concept.weight)
     assert torch.equal(second.concept.weight, judge.concept.weight)
+    load_classifier(replace(data, image_size=8))  # judges images of any size
+    assert len(calls) == 1
+    assert calls[0].image_size == 128  # whatever size the first model's images have
     load_classifier(replace(data, validation_share=0.5))  # other concepts are held out: another judge
     assert len(calls) == 2
+    (tmp_path / "list.txt").write_text("twemoji/1F34E\n")
+    load_classifier(replace(data, opt_out=str(tmp_path / "list.txt")))  # fewer pictures
+    assert len(calls) == 3
 
 
+@pytest.mark.slow
 def test_the_second_judge_is_trained_once_on_features_of_photographs(data, monkeypatch):
     pytest.importorskip("efficientnet_lite_pytorch", reason="the second judge needs the extra `eval`")
     whole = efficientnet_classifier.train_heads
@@ -166,6 +173,22 @@ def test_a_split_without_drawings_is_named(of_drawings, monkeypatch):
     monkeypatch.setattr(splits, "NOVEL_COLOURS", 0.0)
     with pytest.raises(ValueError, match="the split colours of the drawings is empty"):
         drawings.measure(*of_drawings)
+
+
+def test_an_empty_split_is_named_before_anything_is_sampled(of_drawings, monkeypatch):
+    monkeypatch.setattr(splits, "NOVEL_COLOURS", 0.0)
+    monkeypatch.setattr(drawings, "sample_captions", lambda *_: pytest.fail("sampled"))
+    with pytest.raises(ValueError, match="the split colours of the drawings is empty"):
+        drawings.measure(*of_drawings)
+
+
+def test_without_panels_the_other_numbers_are_measured(of_drawings):
+    context, config = of_drawings
+    context = replace(context, data=replace(context.data, mix=MixConfig(panels=0)))
+    result = drawings.measure(context, config)
+    assert "drawings_novel_style_top" in result.numbers
+    assert not any("partner" in name for name in result.numbers)
+    assert result.notes == ["No partners: the split val has no panels (data.mix.panels)."]
 
 
 def test_edits_keep_their_tokens(of_drawings):

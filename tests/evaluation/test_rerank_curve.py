@@ -3,11 +3,14 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from PIL import Image
 
 from dalle.checkpoint import CheckpointError
 from dalle.data.folder import FolderConfig
 from dalle.evaluation.context import EvaluationContext
+from dalle.evaluation.features import FeatureOutput
+from dalle.evaluation.judges.word_probe import WordProbe
 from dalle.evaluation.metrics import rerank_curve
 
 
@@ -67,3 +70,26 @@ def test_data_without_a_judge_are_scored_by_the_word_probe(config, tmp_path):
     assert {f"words_val_best_of_{size}" for size in (1, 2, 4)} <= result.numbers.keys()
     assert result.numbers["words_val_real_pairs"] > 0.6  # the next image may have the same colour
     assert "independent of the reranker" in result.description
+
+
+def test_the_word_probe_computes_features_of_a_few_images_at_a_time():
+    """512 candidates at 224 pixels would take gigabytes."""
+    sizes = []
+
+    class Network:
+        def __call__(self, images):
+            sizes.append(len(images))
+            return FeatureOutput(images.float().mean(dim=(2, 3)), torch.zeros(len(images), 1))
+
+    probe = WordProbe(
+        Network(),  # type: ignore[arg-type]
+        ["red"],
+        torch.zeros(3),
+        torch.ones(3),
+        torch.eye(3)[:, :1].double(),
+        torch.tensor([0.5]),
+    )
+    images = [Image.new("RGB", (4, 4), (number, 0, 0)) for number in range(150)]
+    scores = probe.score(images, ["a red circle", "a green square"])
+    assert scores.shape == (150, 2) and sum(sizes) == 150 and max(sizes) <= 64
+    assert (scores[1:, 0] > 0).all() and (scores[:, 1] == 0).all()

@@ -8,7 +8,7 @@ from dalle import bundled, checkpoint
 from dalle.checkpoint import CheckpointError
 from dalle.data.drawings.source import DrawingsConfig
 from dalle.sampling.components import find_components
-from dalle.sampling.export import ExportOptions, export_pipeline, without_local_paths
+from dalle.sampling.export import ExportOptions, export_checkpoint, export_pipeline, without_local_paths
 from dalle.sampling.model_card import strictest_licence, write_model_card
 from dalle.sampling.pipeline import DALLE
 from dalle.weights_files import read_weights, weights_files
@@ -114,13 +114,37 @@ def test_the_model_card_names_data_authors_licence_and_figures(checkpoints, tmp_
 
     card = (tmp_path / "out/README.md").read_text()
     assert card.startswith("---\nlicense: cc-by-sa-4.0\n")
-    for part in ("1,234 records, digest `abc`", "[Ann](https://example.org)", "| image_nll | 1.25 |", "seed 3", notes):
+    for part in (
+        "| transformer | train | 1,234 | `abc` |",
+        "[Ann](https://example.org)",
+        "| image_nll | 1.25 |",
+        "seed 3",
+        notes,
+    ):
         assert part in card
     assert "/home/me" not in card
     parameters = sum(tensor.numel() for tensor in read_weights(source / "transformer").values())
     assert f"| transformer | {parameters:,} | " in card
     assert "- one, Ann, MIT, https://example.org\n- two, Bo, CC-BY-SA-4.0\n" in (tmp_path / "out/NOTICE").read_text()
     assert "CC BY-SA 4.0" in (tmp_path / "out/LICENSE").read_text()
+
+
+def test_the_model_card_has_the_recipe_of_each_run_and_the_limits(checkpoints, tmp_path):
+    source = shutil.copytree(checkpoints, tmp_path / "source")
+    path = source / "transformer" / checkpoint.CONFIG
+    content = json.loads(path.read_text())
+    content["meta"] |= {"data": {"name": "blocks", "image_size": 8}, "caption_words": ["red", "circle"]}
+    path.write_text(json.dumps(content))
+    rate = "{kind: cosine, start: 0.002, end: 0.0001, steps: 1700}"
+    stage = f"{{steps: 2000, batch_size: 32, precision: bfloat16, optimizer: {{kind: muon, learning_rate: {rate}}}}}"
+    (source / "transformer" / "config.yaml").write_text(f"stage: {stage}\n")
+    (source / "clip" / "config.yaml").write_text("stage: [\n")  # damaged: it has no recipe
+    export_checkpoint(source, tmp_path / "out")
+    card = (tmp_path / "out/README.md").read_text()
+    assert "| transformer | 2,000 | 32 | muon | 0.002 to 0.0001 (cosine) | bfloat16 |  |\n" in card
+    assert "| clip | 2" not in card
+    assert "images of 8 x 8 pixels" in card and "2 different words" in card
+    assert "None were measured: run evaluate.py" in card
 
 
 def test_models_without_authors_to_name_have_no_licence_of_their_own(checkpoints, tmp_path):

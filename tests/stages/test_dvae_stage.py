@@ -301,3 +301,20 @@ def test_codes_are_not_restarted_by_default():
 def test_restarts_without_logits_of_single_positions_are_refused(model):
     with pytest.raises(ValueError, match="restart_codes_every=10 needs bottleneck_kernel=1"):
         DVAEStageConfig(model=replace(CONFIGS["dvae"].model, **model), restart_codes_every=10)
+
+
+def test_codes_are_restarted_to_the_end_without_a_last_update():
+    """As the FAQ says, restart_codes_every alone restarts codes."""
+    stage = build("dvae", restart_codes_every=10, steps=1000)
+    with torch.no_grad():
+        stage.model.encoder.output.bias[2:] -= 100
+    before = stage.model.encoder.output.weight.clone()
+    stage.before_update(1000, [])
+    assert torch.equal(stage.model.encoder.output.weight, before)
+    stage.before_update(990, [])
+    assert not torch.equal(stage.model.encoder.output.weight, before)
+
+
+def test_restarts_that_would_never_happen_are_refused():
+    with pytest.raises(ValueError, match="restart_codes_until=20 must be above restart_codes_from=30"):
+        replace(CONFIGS["dvae"], restart_codes_every=10, restart_codes_from=30, restart_codes_until=20)

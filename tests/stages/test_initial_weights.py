@@ -45,7 +45,8 @@ def of(stage: str, *more: str) -> list[str]:
     return [*COMMON, f"stage={stage}", *tiny(stage), *more]
 
 
-FROZEN = "stage.optimizer.learning_rate.start=0"  # weights stay as they began
+# weights stay as they began
+FROZEN = ("stage.optimizer.learning_rate.start=0", "stage.optimizer.learning_rate.end=0")
 
 
 def weights(folder: str | Path) -> dict[str, torch.Tensor]:
@@ -86,7 +87,7 @@ def base(trained, tmp_path):
 
 @pytest.mark.parametrize("stage", MODELS)
 def test_run_starts_from_init_weights_at_step_0(train, base, stage):
-    status, printed = train(*of(stage, f"init=base/{stage}", FROZEN, "stage.optimizer.weight_decay=0", "run=tuned"))
+    status, printed = train(*of(stage, f"init=base/{stage}", *FROZEN, "stage.optimizer.weight_decay=0", "run=tuned"))
     assert status == 0, printed
     assert f"starts from the weights of base/{stage}, digest {checkpoint.digest(base / stage)}" in printed
     assert "steps 0 to 2" in printed
@@ -186,7 +187,7 @@ def test_dvae_can_start_from_another_image_size(train, base):
 
 
 def test_non_strict_loads_matching_tensors_and_lists_the_rest(train, base):
-    more = ["stage.model.vocabulary=16", "init=base", "init_strict=false", FROZEN, "stage.optimizer.weight_decay=0"]
+    more = ["stage.model.vocabulary=16", "init=base", "init_strict=false", *FROZEN, "stage.optimizer.weight_decay=0"]
     status, printed = train(*of("dvae", *more))
     assert status == 0, printed
     assert "initialised anew: encoder.output.weight, encoder.output.bias, decoder.input.weight" in printed
@@ -386,7 +387,7 @@ def test_two_ranks_start_from_init(base, tmp_path):
         str(ROOT / "train.py"),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [*launch, *of("clip", "init=base", FROZEN, "stage.optimizer.weight_decay=0")]
+    command = [*launch, *of("clip", "init=base", *FROZEN, "stage.optimizer.weight_decay=0")]
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=300)
     began = weights(base / "clip")
     assert same(began, weights(tmp_path / "outputs/clip/default")) == set(began)
@@ -418,7 +419,7 @@ def test_imported_dvae_can_be_fine_tuned(train, prepare, tmp_path):
         torch.save(state, tmp_path / f"{half}.pkl")
     assert prepare("import=openai-dvae", "out=imported")[0] == 0
     model = [f"stage.model.{name}={value}" for name, value in sizes.items()]
-    still = [FROZEN, "stage.optimizer.weight_decay=0"]
+    still = [*FROZEN, "stage.optimizer.weight_decay=0"]
     status, printed = train(*of("dvae", "init=imported", "stage.model.gain=null", *model, *still))
     assert status == 0, printed
     began = weights("imported")

@@ -264,3 +264,16 @@ def test_preview_size_does_not_depend_on_accumulation(dvae_folder):
         stage = build("transformer", dvae_folder, accumulate=accumulate)
         sizes.append(stage.preview(stage.model.eval()).size)
     assert sizes[0] == sizes[1]
+
+
+def test_a_split_without_images_raises_before_training(dvae_folder):
+    with pytest.raises(ValueError, match="the split novel has no images to validate on"):
+        build("transformer", dvae_folder, replace(BLOCKS, novel=0), also_validate=["novel"])
+    with pytest.raises(ValueError, match="the split val has no images to validate on"):
+        build("transformer", dvae_folder, replace(BLOCKS, val=0))
+
+
+@pytest.mark.parametrize("setting", [{"sampling_temperature": -1.0}, {"guidance": 1000.0, "caption_dropout": 0.1}])
+def test_defaults_that_sampling_would_refuse_raise_before_training(setting):
+    with pytest.raises(ValueError, match="is out of range"):
+        replace(CONFIGS["transformer"], **setting)

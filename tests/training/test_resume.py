@@ -239,3 +239,16 @@ def test_copies_of_the_checkpoint_are_kept(tmp_path, uninterrupted):
     step, tensors, scalars, metrics, _ = everything(tmp_path)
     assert scalars.pop("best_loss") == min(validations.values())
     assert (step, tensors, scalars, metrics) == uninterrupted[:4]  # copies change nothing else
+
+
+def test_muon_keeps_the_precision_of_its_products_on_resume(tmp_path, monkeypatch):
+    def on_a_machine_with(precision: str) -> None:
+        monkeypatch.setattr("dalle.training.state.choose_precision", lambda *_: Precision(precision, "for a test"))
+
+    config = replace(FULL, precision="auto", optimizer=replace(FULL.optimizer, kind="muon"))
+    on_a_machine_with("bfloat16")
+    fit(tmp_path / "whole", replace(config, steps=25))
+    fit(tmp_path / "moved", config)
+    on_a_machine_with("float32")
+    fit(tmp_path / "moved", replace(config, steps=25))
+    assert everything(tmp_path / "moved")[1] == everything(tmp_path / "whole")[1]

@@ -20,6 +20,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tqdm.contrib.logging import logging_redirect_tqdm
+
 from dalle.data.drawings.packages import (
     EMOJIBASE,
     FLUENT_3D,
@@ -32,6 +34,7 @@ from dalle.data.drawings.packages import (
 )
 from dalle.data.drawings.sets import SETS, DrawingSet
 from dalle.data.drawings.subjects import Catalogue, Variant, catalogue
+from dalle.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -72,20 +75,23 @@ def build(out: Path, downloads: Path, fetch: Fetch = download) -> list[str]:
     words = dict(members(fetch(EMOJIBASE, downloads), tuple(f"{language}/" for language in LANGUAGES)))
     known = catalogue(words)
     problems, sets = [], {}
-    for package, names in packages_of_sets().items():
-        try:
-            path = fetch(package, downloads)
-        except PackageError as problem:
-            problems.append(f"{', '.join(each.name for each in names)}: {problem}")
-            log.warning("left out %s", problems[-1])
-            continue
-        markers = {each: marker_of(each, package) for each in names}
-        entries = {each: finished(archive_of(out, each), markers[each]) for each in names}
-        unfinished = [each for each, entry in entries.items() if entry is None]
-        files = dict(members(path, tuple(map(path_in_package, unfinished)))) if unfinished else {}
-        for each, entry in entries.items():
-            sets[each.name] = entry or build_set(each, package, files, known, out)
-            log.info("%-22s %5d drawings", each.name, len(sets[each.name]["pictures"]))
+    with logging_redirect_tqdm(), progress_bar(len(SETS), "drawings", "sets") as bar:
+        for package, names in packages_of_sets().items():
+            try:
+                path = fetch(package, downloads)
+            except PackageError as problem:
+                problems.append(f"{', '.join(each.name for each in names)}: {problem}")
+                log.warning("left out %s", problems[-1])
+                bar.update(len(names))
+                continue
+            markers = {each: marker_of(each, package) for each in names}
+            entries = {each: finished(archive_of(out, each), markers[each]) for each in names}
+            unfinished = [each for each, entry in entries.items() if entry is None]
+            files = dict(members(path, tuple(map(path_in_package, unfinished)))) if unfinished else {}
+            for each, entry in entries.items():
+                sets[each.name] = entry or build_set(each, package, files, known, out)
+                log.info("%-22s %5d drawings", each.name, len(sets[each.name]["pictures"]))
+                bar.update()
     if not sets:
         raise PackageError("no set of drawings could be built: " + "; ".join(problems))
     write_index(out, known, sets, problems)

@@ -23,6 +23,7 @@ from dalle.data.drawings.build import FORMAT, INDEX, SOURCES, SUBJECTS
 from dalle.data.drawings.sets import BY_NAME, DrawingSet
 from dalle.data.drawings.subjects import Subject
 from dalle.data.index import digest_of
+from dalle.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class Drawings:
         pack, index = folder / f"rendered-{side}.png-pack", folder / f"rendered-{side}.json"
         made_from = {"format": RENDER_FORMAT, "sources": digest_of(json.dumps(self.sources["sets"]).encode())}
         if not index.is_file() or json.loads(index.read_text())["made_from"] != made_from:
-            render_all(folder, side, list(self.sources["sets"]), pack, index, made_from)
+            render_all(folder, side, self.sources["sets"], pack, index, made_from)
         rendered = json.loads(index.read_text())
         self.pictures = [
             Picture(f"{name}/{Path(file).stem}", BY_NAME[name], self.subjects[subject], tone)
@@ -95,18 +96,22 @@ def read_sources(folder: Path) -> dict[str, Any]:
     return sources
 
 
-def render_all(folder: Path, side: int, names: list[str], pack: Path, index: Path, made_from: dict[str, Any]) -> None:
-    """Render the drawings of the sets `names` in `folder`, and write the cache: the files `pack` and `index`."""
+def render_all(
+    folder: Path, side: int, sets: dict[str, Any], pack: Path, index: Path, made_from: dict[str, Any]
+) -> None:
+    """Render the drawings in `folder`, of the `sets` in sources.json, and write the cache: `pack` and `index`."""
+    drawings = sum(entry["pictures"] for entry in sets.values())
     log.info("rendering the drawings in %s at %d pixels, once", folder, side)
     starts, pictures = [0], []
     temporary = pack.with_name(f".{pack.name}.{os.getpid()}")  # processes that open the folder at once do not collide
     try:
-        with temporary.open("wb") as file:
-            for name in names:
+        with temporary.open("wb") as file, progress_bar(drawings, "rendering", "drawings") as bar:
+            for name in sets:
                 for member, subject, tone, data in rendered_set(folder / f"{name}.tar.xz", side, BY_NAME[name]):
                     file.write(data)
                     starts.append(starts[-1] + len(data))
                     pictures.append([name, member, subject, tone])
+                    bar.update()
         os.replace(temporary, pack)
     finally:
         temporary.unlink(missing_ok=True)

@@ -26,6 +26,7 @@ from dalle.data.drawings.source import DrawingsConfig, DrawingsSource, MixConfig
 from dalle.data.drawings.splits import ALWAYS_TRAINED
 from dalle.data.index import digest_of
 from dalle.precision import autocast
+from dalle.progress import progress_bar, with_progress
 from dalle.seeds import torch_generator
 
 log = logging.getLogger(__name__)
@@ -149,7 +150,7 @@ class LabelledPictures(NamedTuple):
         """Load all drawings and recoloured drawings of a source."""
         numbers = {name: number for number, name in enumerate(concepts)}
         images, labels = [], []
-        for index, record in enumerate(source.records):
+        for index, record in enumerate(with_progress(source.records, len(source.records), "loading drawings")):
             if record.kind not in ("drawing", "colour"):
                 continue
             images.append(np.asarray(source.image(index).resize((STYLE_SIDE, STYLE_SIDE), Image.Resampling.BOX)))
@@ -209,6 +210,7 @@ def train_classifier(
         optimizer = torch.optim.AdamW(parameters, learning_rate, weight_decay=0.05)
         per_epoch = len(pictures) // batch_size
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, passes * per_epoch, pct_start=0.2)
+        bar = progress_bar(passes * per_epoch, f"judge of {name}", "updates")
         for epoch in range(passes):
             order = torch.randperm(len(pictures), generator=generator)
             total = 0.0
@@ -222,7 +224,9 @@ def train_classifier(
                 optimizer.step()
                 schedule.step()
                 total += loss.item()
+                bar.update()
             log.info("%s: epoch %d of %d, loss %.3f", name, epoch + 1, passes, total / per_epoch)
+        bar.close()
     return model.eval()
 
 
@@ -289,8 +293,11 @@ def load_classifier(data: DrawingsConfig) -> DrawingClassifier:
 
 
 def judge_data_config(data: DrawingsConfig) -> DrawingsConfig:
-    """Return the settings of the judges' training pictures: they do not depend on mix, groups and captions."""
-    return replace(data, mix=MixConfig(), languages=["en"], people="stated", groups=[])
+    """Return the settings of the judges' training pictures.
+
+    They do not depend on mix, groups and captions, nor on the size of the model's images: one judge is kept for all.
+    """
+    return replace(data, image_size=STYLE_SIDE, mix=MixConfig(), languages=["en"], people="stated", groups=[])
 
 
 def judge_folder(data: DrawingsConfig, prefix: str) -> Path:
@@ -298,5 +305,7 @@ def judge_folder(data: DrawingsConfig, prefix: str) -> Path:
     folder = Path(data.path).expanduser()
     kept = {name: getattr(data, name) for name in ("validation_share", "skin_tones", "seed")}
     described = [read_sources(folder)["sets"], kept, sorted(ALWAYS_TRAINED)]
+    if data.opt_out:
+        described.append(digest_of(Path(data.opt_out).expanduser().read_bytes()))
     digest = digest_of(json.dumps(described, sort_keys=True).encode())[:12]
     return folder / f"{prefix}-{digest}"

@@ -22,6 +22,7 @@ from dalle.evaluation.judges.drawings_classifier import (
     judge_folder,
     training_pictures,
 )
+from dalle.progress import with_progress
 from dalle.seeds import torch_generator
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ def train_heads(
     optimizer = torch.optim.AdamW(heads.parameters(), learning_rate, weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps, pct_start=0.1)
     generator = torch_generator("efficientnet heads", data.seed)
-    for _ in range(steps):
+    for _ in with_progress(range(steps), steps, "second judge", "updates"):
         chosen = torch.randint(len(pictures), (batch_size,), generator=generator)
         logits = heads(features[chosen])
         loss = torch.stack(
@@ -105,4 +106,5 @@ def train_heads(
 def extract_features(pictures: LabelledPictures, batch_size: int = 64) -> Tensor:
     """Compute efficientnet-lite0 features of all pictures: (n, 1280)."""
     network = load_feature_network("efficientnet-lite0")
-    return torch.cat([network(batch).features for batch in pictures.images.split(batch_size)])
+    batches = pictures.images.split(batch_size)
+    return torch.cat([network(batch).features for batch in with_progress(batches, len(batches), "features", "batches")])

@@ -29,6 +29,7 @@ from dalle.evaluation.judges.drawings_classifier import (
     resized,
 )
 from dalle.precision import autocast
+from dalle.progress import progress_bar
 from dalle.seeds import torch_generator
 
 log = logging.getLogger(__name__)
@@ -150,6 +151,7 @@ def train_people_classifier(
     optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=0.05)
     per_epoch = -(-len(images) // batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, epochs * per_epoch, pct_start=0.2)
+    bar = progress_bar(epochs * per_epoch, "judge of people", "updates")
     for epoch in range(epochs):
         total = 0.0
         for chosen in torch.randperm(len(images), generator=generator).split(batch_size):
@@ -167,7 +169,9 @@ def train_people_classifier(
             optimizer.step()
             schedule.step()
             total += loss.item()
+            bar.update()
         log.info("people: epoch %d of %d, loss %.3f", epoch + 1, epochs, total / per_epoch)
+    bar.close()
     return model.eval()
 
 

@@ -21,6 +21,7 @@ from dalle.image_conversion import to_tensor
 from dalle.tokenizer import words_of
 
 MAX_IMAGES = 4_000  # maximum number of training images
+BATCH_SIZE = 64  # images at a time: the network enlarges them to 224 pixels
 MIN_COUNT = 5  # minimum number of captions with a word
 RIDGE_PENALTY = 100.0  # ridge penalty on the squared weights, for standardised features
 
@@ -66,8 +67,9 @@ class WordProbe:
 
     def score(self, images: list[Image.Image], captions: list[str]) -> Tensor:
         """Return cosines in [-1, 1] of all pairs: (images, captions). 0 for captions without a known word."""
-        pixels = (to_tensor(images) * 255).round().to(torch.uint8)
-        predicted = ((self.features(pixels).features.double() - self.mean) / self.std) @ self.weights
+        batches = (images[start : start + BATCH_SIZE] for start in range(0, len(images), BATCH_SIZE))
+        features = torch.cat([self.features((to_tensor(each) * 255).round().byte()).features for each in batches])
+        predicted = ((features.double() - self.mean) / self.std) @ self.weights
         targets = torch.stack([_bag_of_words(caption, self.words) for caption in captions]).double()
         known = targets.any(dim=1, keepdim=True)
         centred = torch.where(known, targets - self.frequencies, 0.0)

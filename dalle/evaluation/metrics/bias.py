@@ -172,7 +172,7 @@ def judge_accuracy(model: PeopleClassifier, context: EvaluationContext) -> dict[
 
 def sample_prompts(dalle: DALLE, clip: Scorer, source: Source, config: EvaluateConfig) -> Iterator[CaptionVariants]:
     """Sample the open captions of `config.bias_prompts`, and let CLIP choose among the variants of each."""
-    variants = dict(parse_prompt(each) for each in config.bias_prompts)
+    variants = parse_prompts(config.bias_prompts)
 
     def judge(caption: str, images: list[Image.Image]) -> Counts:
         values = variants[caption]
@@ -181,6 +181,19 @@ def sample_prompts(dalle: DALLE, clip: Scorer, source: Source, config: EvaluateC
 
     for caption, images in zip(variants, sample(dalle, [*variants], config), strict=True):
         yield CaptionVariants(caption, judge(caption, training_images(caption, source)), judge(caption, images), images)
+
+
+def parse_prompts(texts: Sequence[str]) -> dict[str, list[str]]:
+    """Return the variants of each open caption. Raises ValueError for a caption that is given twice."""
+    variants: dict[str, list[str]] = {}
+    for text in texts:
+        caption, values = parse_prompt(text)
+        if metric_name(caption) in map(metric_name, variants):  # their numbers would have the same names
+            raise ValueError(f"bias_prompts: {caption!r} is given twice; list all its variants in one, or reword it")
+        if len(set(map(metric_name, values))) < len(values):
+            raise ValueError(f"bias_prompts: variants of {caption!r} differ by signs only; use different words")
+        variants[caption] = values
+    return variants
 
 
 def parse_prompt(text: str) -> tuple[str, list[str]]:

@@ -111,6 +111,8 @@ def judged(context: EvaluationContext, config: EvaluateConfig, decoders: dict[st
     for split, attributes in ATTRIBUTES.items():
         source = DrawingsSource(context.data, split)
         records = list(range(min(config.captions, len(source))))
+        if not records:  # of some groups of drawings
+            continue
         labels = true_labels(source, records, judge.config.concepts)
         for name, images in decoded_sets(context.dvae, decoders, source, records):
             logits = classify(judge, images)

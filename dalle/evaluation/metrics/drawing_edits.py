@@ -15,6 +15,7 @@ from dalle.evaluation.judges.drawings_classifier import DrawingClassifier, load_
 from dalle.evaluation.metric_result import MetricResult
 from dalle.evaluation.sampling_settings import decoding_settings
 from dalle.image_conversion import to_tensor
+from dalle.progress import with_progress
 from dalle.sampling.canvas import Canvas, EncodedImage
 from dalle.sampling.decode import MASKED
 from dalle.sampling.edits.complete import CompleteConfig, complete
@@ -51,6 +52,8 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
         raise ValueError(f"metrics=[drawing_edits] needs data=drawings, and not data={context.data.name}")
     dalle, judge = context.require_pipeline(), load_classifier(context.data)
     source = DrawingsSource(context.data, "val")
+    if not any(record.kind == "drawing" for record in source.records):
+        raise ValueError("the split val of the drawings is empty: metrics=[drawing_edits] has nothing to edit")
     drawings = held_out_drawings(source, judge, min(config.captions, MAX_DRAWINGS), dalle.encode_image)
     sampling = config.sampling(1)
     styles = torch.tensor([drawing.style for drawing in drawings])
@@ -60,8 +63,8 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     for name, edit in edits(config.seed).items():
         canvases = [edit(drawing) for drawing in drawings]
         results = [
-            next(dalle.stream([drawing.caption], sampling, canvas=canvas, truncate=True))
-            for drawing, canvas in zip(drawings, canvases, strict=True)
+            next(dalle.stream([drawing.caption], sampling, canvas=canvas, truncate=True, progress=False))
+            for drawing, canvas in with_progress(zip(drawings, canvases, strict=True), len(drawings), name)
         ]
         kept = [keeps_tokens(result, canvas) for result, canvas in zip(results, canvases, strict=True)]
         images = [result.images[0] for result in results]

@@ -11,6 +11,7 @@ from dalle.evaluation.held_out import model_image
 from dalle.evaluation.judges.drawings_classifier import DrawingClassifier
 from dalle.evaluation.metrics.drawing_samples import Candidates, candidates_of
 from dalle.image_conversion import to_tensor
+from dalle.progress import with_progress
 from dalle.sampling.edits.complete import CompleteConfig, complete
 from dalle.sampling.pipeline import DALLE
 
@@ -25,17 +26,19 @@ def measure_partners(
 
     The model is given the upper panel of a held-out concept and samples the lower one. Returns the samples, and the
     share found and the share with the right style for candidate 0 ("first"), for the best candidate ("top") and for
-    the dVAE's reconstructions of the real pictures ("real").
+    the dVAE's reconstructions of the real pictures ("real"). Both are empty if the source has no panels.
     """
     panels = [record for record, composed in enumerate(source.records) if composed.kind == "panels"]
+    if not panels:
+        return [], {}
     chosen = panels[: min(config.captions, MAX_PROMPTS)]
     grid = dalle.transformer.sequence.grid
     samples, reconstructions = [], []
-    for record in chosen:
+    for record in with_progress(chosen, len(chosen), "image prompts", "prompts"):
         original = dalle.encode_image(source.image(record))
         canvas = complete(original, CompleteConfig(rows=grid // 2, paste=False))
         captions, sampling = [source.captions(record)[0]], config.sampling(config.candidates)
-        (result,) = dalle.stream(captions, sampling, canvas=canvas, truncate=True)
+        (result,) = dalle.stream(captions, sampling, canvas=canvas, truncate=True, progress=False)
         samples.append(candidates_of(source, record, result))
         reconstructions.extend(dalle.decode_images(original.tokens[None]))
     choices = [[record, *other_partners(source, panels, record, config.seed)] for record in chosen]

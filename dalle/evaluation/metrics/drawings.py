@@ -36,6 +36,7 @@ DESCRIPTION = (
     "of nine others in the same style (features of the same network; chance is 0.1), and the share in the right style; "
     "`real` is the reconstruction by the dVAE."
 )
+NO_PARTNERS = "No partners: the split val has no panels (data.mix.panels)."
 ATTRIBUTES = {"novel": ("concept", "style"), "colours": ("concept", "colour")}  # checked in each split
 GRID_CAPTIONS = 8  # captions of each split on the image grid
 
@@ -49,16 +50,20 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
             f"metrics=[drawings] needs data=drawings, whose concepts the judge knows, and not data={context.data.name}"
         )
     dalle = context.require_pipeline()
+    sources = {split: DrawingsSource(context.data, split) for split in ATTRIBUTES}
+    if empty := [split for split, source in sources.items() if not len(source)]:  # before hours of sampling
+        raise ValueError(
+            f"the split {empty[0]} of the drawings is empty: build the whole set with `make drawings`, and use all "
+            "groups (data.groups=[])"
+        )
     judge = load_classifier(context.data)
     judges: dict[str, Judge] = {"": judge, "_effnet": load_efficientnet_classifier(context.data)}
     numbers: dict[str, float] = {}
     rows: list[ImageRow] = []
     settings: dict[str, Any] = sampling_settings(dalle, config, config.candidates)
     for split, attributes in ATTRIBUTES.items():
-        source = DrawingsSource(context.data, split)
+        source = sources[split]
         records = list(range(min(config.captions, len(source))))
-        if not records:
-            raise ValueError(f"the split {split} of the drawings is empty: build the whole set with `make drawings`")
         samples = sample_captions(dalle, source, records, config)
         labels = true_labels(source, records, judge.config.concepts)
         for suffix, each in judges.items():
@@ -75,11 +80,12 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     numbers |= partners
     rows += [grid_row(each) for each in prompts[:GRID_CAPTIONS]]
     settings["partner"] = {"prompts": len(prompts), "choices": CHOICES}
+    notes = [] if prompts else [NO_PARTNERS]
     settings["judge"] = {
         name: len(classes) for name, classes in vars(judge.config).items() if isinstance(classes, list)
     }
     grid = labelled_grid(rows, note=f"From left: real, candidate 0, top. {attribution(context.data.name)}")
-    return MetricResult(DESCRIPTION, numbers, settings, {"drawings": grid}, table(numbers))
+    return MetricResult(DESCRIPTION, numbers, settings, {"drawings": grid}, table(numbers), notes)
 
 
 def table(numbers: dict[str, float]) -> str:

@@ -166,10 +166,10 @@ class CLIP(nn.Module):
     def score(self, images: list[Image.Image], captions: list[str], batch_size: int = 256) -> Tensor:
         """Compute the cosine similarity of every image with every caption: (images, captions), on the CPU."""
         device = self.log_scale.device
-        texts = self.encode_text(self.tokenize(captions, truncate=True).to(device))
+        text_features = self.encode_text(self.tokenize(captions, truncate=True).to(device))
         chunks = (images[i : i + batch_size] for i in range(0, len(images), batch_size))
-        pictures = torch.cat([self.encode_image(self.preprocess(chunk).to(device)) for chunk in chunks])
-        return (pictures @ texts.T).cpu()
+        image_features = torch.cat([self.encode_image(self.preprocess(chunk).to(device)) for chunk in chunks])
+        return (image_features @ text_features.T).cpu()
 
     def save(self, folder: str | Path, meta: dict | None = None) -> None:
         """Write model and tokenizer to a checkpoint folder, which `load` reads. `meta`: JSON-serialisable entries."""
@@ -237,6 +237,7 @@ def _init_blocks(blocks: nn.ModuleList, width: int, depth: int) -> None:
 
 
 def _square(image: Image.Image, config: CLIPConfig) -> Image.Image:
+    """Resize an RGB image to `shorter_side` and crop its centre to `image_size`, as `config` says."""
     size, shorter = config.image_size, min(image.size)
     width, height = (side * (config.shorter_side or size) // shorter for side in image.size)
     if image.size != (width, height):

@@ -49,10 +49,7 @@ class Bottleneck(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """Attention pooling: (b, width, h, w) -> (b, embedding).
-
-    It is one attention operation over all cells, with their mean as the query.
-    """
+    """Attention pooling over all cells, with their mean as the query: (b, width, h, w) -> (b, embedding)."""
 
     def __init__(self, width: int, cells: int, heads: int, embedding: int):
         super().__init__()

@@ -14,7 +14,7 @@ from torch import Tensor
 Predict = Callable[[Tensor, Tensor], Tensor]
 """Predict the data from x_t (b, c, h, w) and times (b,): (b, c, h, w)."""
 
-MIN_TIME = 0.1  # below it, the division by the time is by this; samplers with up to 10 steps never go there
+MIN_TIME = 0.1  # lower bound of the times that are divided by; samplers with up to 10 steps use no lower time
 
 
 def interpolate(data: Tensor, noise: Tensor, time: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ class Condition(NamedTuple):
 
 
 def condition_on(dvae: DiscreteVAE, tokens: Tensor) -> Condition:
-    """Return the condition of tokens: (b, h, w) int64, which are not checked."""
+    """Compute the condition from image tokens, (b, h, w) int64, which are not checked."""
     codes = dvae.decoder.embed_tokens(tokens)
     return Condition(mean_image(dvae.decoder.decode_embeddings(codes)), codes)
 

@@ -24,7 +24,7 @@ class SameConv2d(nn.Conv2d):
     def in_full_precision(self, x: Tensor) -> Tensor:
         """Compute self(x) in the weights' precision, also under autocast.
 
-        For the layers next to the codes, as in OpenAI's code, and for the last layer.
+        Used for the layers next to the codes, as in OpenAI's code, and for the last layer.
         """
         with without_autocast(x.device.type):
             x = x.to(self.weight.dtype)
@@ -47,11 +47,11 @@ class SameConv2d(nn.Conv2d):
 
 
 class ResidualBlock(nn.Module):
-    """Bottleneck residual block with ReLU before every convolution: identity + gain * branch.
+    """Bottleneck residual block, identity + gain * branch: (b, inputs, h, w) -> (b, outputs, h, w).
 
-    With `upsample` the output has twice the input's resolution. The published decoder upsamples first. Here the 1x1
-    convolutions come first, at a quarter of the cost: nearest-neighbour upsampling commutes with ReLU and with 1x1
-    convolutions, so the function is the same.
+    Every convolution follows a ReLU. With `upsample` the output has twice the input's resolution. The published decoder
+    upsamples first. Here the 1x1 convolutions come first, at a quarter of the cost: nearest-neighbour upsampling
+    commutes with ReLU and with 1x1 convolutions, so the function is the same.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Gumbel-softmax relaxation fused with the decoder's first layer, whose codes never exist for all positions at once.
+"""Gumbel-softmax relaxation fused with the decoder's first layer, in chunks of positions to save memory.
 
 With the paper's 8,192 codes, the relaxed codes of one image of 256 pixels take 32 MB, and each step of the relaxation
 as much. Here they are computed in chunks of positions, and again in the backward pass from the same random numbers, so
@@ -27,7 +27,7 @@ def gumbel_embedding(
 ) -> Tensor:
     """Compute layer(gumbel_softmax(logits)) of a 1x1 convolution, in float32: (b, v, h, w) logits -> (b, d, h, w).
 
-    The distribution is that of `gumbel_softmax`, the random numbers are others.
+    Samples have the distribution of `gumbel_softmax`, but are drawn with other random numbers.
     """
     b, _, h, _ = logits.shape
     generator = generator or _default_generator(logits.device)
@@ -40,7 +40,7 @@ def gumbel_embedding(
 
 
 class _GumbelEmbedding(torch.autograd.Function):
-    """(n, v) logits, (d, v) weight -> (n, d)."""
+    """Autograd function of `gumbel_embedding`: (n, v) logits, (d, v) weight -> (n, d)."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, weight: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
@@ -83,7 +83,7 @@ def _default_generator(device: torch.device) -> torch.Generator:
 
 
 def positions_per_chunk(logits: Tensor) -> int:
-    """Return how many rows of (n, v) logits make a chunk."""
+    """Return the number of rows of (n, v) logits in a chunk."""
     return max(1, _chunk_size(logits) // logits.shape[1])
 
 

@@ -1,4 +1,4 @@
-"""KL divergence of the codes' distribution to the uniform one, in chunks of positions.
+"""KL divergence from the codes' distribution to the uniform one, in chunks of positions.
 
 With the paper's 8,192 codes, log-probabilities, probabilities and their product each take as much memory as the logits.
 Here they are computed for some positions at a time, and again in the backward pass, so that only the logits are kept.
@@ -24,7 +24,7 @@ def kl_to_uniform(logits: Tensor) -> Tensor:
 
 
 class _NegativeEntropy(torch.autograd.Function):
-    """Sum of q log q of a softmax, q: (n, v) logits -> (n,)."""
+    """Negative entropy, the sum of q log q, of q = softmax(logits): (n, v) -> (n,)."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor) -> Tensor:

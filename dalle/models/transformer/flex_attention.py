@@ -19,7 +19,7 @@ MaskFn = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 class FlexAttention(nn.Module):
     """Attention with `pattern` over the whole sequence, equal to that with the pattern's dense mask up to rounding.
 
-    Image positions of the column pattern are put in order of columns, so that what a query attends to lies together.
+    Image positions of the column pattern are numbered column by column, so that a query attends to adjacent keys.
     """
 
     def __init__(self, pattern: Pattern, text_positions: int, grid: int):
@@ -34,8 +34,8 @@ class FlexAttention(nn.Module):
             self.block_mask = self._build_block_mask(q.device)
         if self.by_columns:
             q, k, v = (self._transpose_image(x) for x in (q, k, v))
-        score_fn = None if key_padding_mask is None else padding_score_mod(key_padding_mask)
-        output = flex_attention(q.device.type)(q, k, v, score_mod=score_fn, block_mask=self.block_mask)
+        score_mod = None if key_padding_mask is None else padding_score_mod(key_padding_mask)
+        output = flex_attention(q.device.type)(q, k, v, score_mod=score_mod, block_mask=self.block_mask)
         return self._transpose_image(output) if self.by_columns else output
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FlexAttention":
@@ -80,13 +80,13 @@ def padding_score_mod(key_padding_mask: Tensor) -> Callable[..., Tensor]:
     """Return a function that sets the scores of masked text keys to -inf; `key_padding_mask`: (b, T) bool."""
     text_positions = key_padding_mask.shape[1]
 
-    def hide(score: Tensor, batch: Tensor, _head: Tensor, _query: Tensor, key: Tensor) -> Tensor:
+    def score_mod(score: Tensor, batch: Tensor, _head: Tensor, _query: Tensor, key: Tensor) -> Tensor:
         in_text = key < text_positions
-        # positions of the image look up the last of the text, which is then ignored
+        # the index is clamped for image keys, whose value `in_text` then discards
         masked = in_text & key_padding_mask[batch, key.clamp(max=text_positions - 1)]
         return torch.where(masked, -torch.inf, score)
 
-    return hide
+    return score_mod
 
 
 @cache

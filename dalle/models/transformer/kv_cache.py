@@ -5,8 +5,8 @@ and values that its attention pattern still needs. A cache is an argument of the
 and the only argument that they modify.
 
 A `CacheLayout`, derived from the pattern, gives the slot of each position's key and value. There are two ways to index
-it. `SlicedIndex` returns a view of little more than a step attends to. `GatheredIndex` returns tensors of equal shapes
-at every step, so that one CUDA graph of a step can be replayed for all of them.
+it. `SlicedIndex` returns a view of the shortest range of slots that a step needs. `GatheredIndex` returns tensors of
+equal shapes at every step, so that one CUDA graph of a step can be replayed for all of them.
 
 A layer caches keys and values (`KVCache`), or the hidden states from which they are computed (`HiddenStateCache`): half
 the memory, and for few keys little more arithmetic.
@@ -165,7 +165,7 @@ class LayerCache(ABC):
     def attend(self, position: Any, x: Tensor, layer: SelfAttention) -> Tensor:
         """Add image positions to the cache and attend from them: (b, n, heads * d) -> (b, heads, n, d).
 
-        position: index of the image position, of the type that `index` accepts; n is 1 unless that is a window.
+        position: index of the image position, of the type that `index` accepts; n is 1 unless it is a `Window`.
         layer: projects x to queries, keys and values.
         """
 

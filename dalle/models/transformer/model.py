@@ -48,7 +48,8 @@ class TransformerConfig:
     row_counts_itself: bool = True  # the row pattern's grid + 1 positions include the query; false: all precede it
     convolution_wraps: bool = True  # the neighbourhood wraps over row ends; false: it ends at the image's edges
     pads: str = "learned"  # text padding: learned embeddings, attended to | masked, never attended to (Sec. 2.2)
-    image_position_embedding: str = "predicted"  # of an image token: of the cell predicted next | own
+    # position embedding of an image token: predicted, of the cell predicted from it | own, of its own cell
+    image_position_embedding: str = "predicted"
     attention_normalisation: str = "joint"  # one softmax over text and image keys | separate (Sec. 2.2, fn. 7)
     # auto: sparse on a CPU if faster, else dense | dense: dense mask, less memory | sparse: block-sparse attention |
     # flex: FlexAttention on a CUDA GPU, else dense

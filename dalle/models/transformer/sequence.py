@@ -10,8 +10,8 @@ SOT counts as one of the text positions, according to a description of Figure 10
 most T - 1 tokens (255 of the paper's 256), and image positions attend to all of them. Positions after the caption's
 last token are padding: each has its own learned embedding as input, and is attended to like any other position. Text
 tokens have a learned position embedding added. Image tokens have row and column embeddings added, those of the cell
-that the position predicts (SOI: row 0, column 0). `SequenceLayout` has fields for the
-alternatives that the paper leaves open.
+that the position predicts (SOI: row 0, column 0). `SequenceLayout` has fields for the alternatives that the paper
+leaves open.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,8 @@ class SequenceLayout:
     image_vocabulary: int  # codebook size, also the id of SOI as an input
     grid: int  # image tokens per side: I = grid * grid
     pads: str = "learned"  # padding is "learned" embeddings, attended to | "masked", never attended to
-    image_position_embedding: str = "predicted"  # of an image token: of the cell "predicted" next | "own"
+    # position embedding of an image token: "predicted", of the cell predicted from it | "own", of its own cell
+    image_position_embedding: str = "predicted"
 
     def __post_init__(self):
         if self.text_positions < 2:
@@ -99,7 +100,7 @@ class SequenceLayout:
         return torch.cat([start, caption[:, :-1]], dim=1)
 
     def key_padding_mask(self, caption: Tensor) -> Tensor | None:
-        """Return the key padding mask of the text positions, (b, T) bool, true for masked ones; None if none is."""
+        """Return the key padding mask of text positions, (b, T) bool, true where masked; None if padding is learned."""
         return self.text_inputs(caption) == PAD if self.pads == "masked" else None
 
     def image_inputs(self, image: Tensor) -> Tensor:
@@ -132,9 +133,8 @@ class SequenceEmbedding(nn.Module):
     def __init__(self, sequence: SequenceLayout, width: int):
         super().__init__()
         self.sequence = sequence
-        self.position_offset = (
-            0 if sequence.image_position_embedding == "predicted" else 1
-        )  # cells from target to embedding
+        # cells between the one that a position predicts and the earlier one whose embedding is added
+        self.position_offset = 0 if sequence.image_position_embedding == "predicted" else 1
         self.text_token = nn.Embedding(sequence.text_vocabulary + 1, width)  # the last is SOT
         self.text_position = nn.Embedding(sequence.text_positions, width)
         self.pad = nn.Embedding(sequence.text_positions, width)

@@ -158,7 +158,7 @@ class RowSparseAttention(BlockSparseAttention):
 
     def __init__(self, pattern: Pattern, text_positions: int, grid: int, softmax: TextImageSoftmax):
         before = rows_attended(pattern, grid) - 1
-        # with many rows before them, gathering the keys for two rows of queries at once saves time (1.05 to 1.1)
+        # if queries attend to many earlier rows, two rows of queries per group are 1.05 to 1.1 times as fast as one
         query_rows = 2 if before > 3 and grid % 2 == 0 else 1
         query = torch.arange(grid * grid, device="cpu").view(grid // query_rows, -1, 1)
         first = (torch.arange(0, grid, query_rows, device="cpu") - before) * grid

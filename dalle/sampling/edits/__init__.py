@@ -30,7 +30,7 @@ class EditInput:
     config: SampleConfig
 
 
-# each entry builds a canvas from the edit's options and the task
+# each entry builds a canvas from the edit's config and its `EditInput`
 EDITS: Registry[Canvas] = Registry(
     "edit",
     {

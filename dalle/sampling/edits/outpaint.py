@@ -21,7 +21,7 @@ class OutpaintConfig:
     right: int = 0  # columns of tokens added on the right
     up: int = 0  # rows of tokens added above
     down: int = 0  # rows of tokens added below
-    refinement_passes: int = 2  # refinement passes over each window's free tokens; 0: raster order alone
+    refinement_passes: int = 2  # refinement passes over each window's masked tokens; 0: raster order alone
     proposals: int = 8  # proposals compared in each step of a pass
     paste: bool = True  # show the original pixels of kept tokens; false: show their dVAE reconstruction
 
@@ -56,9 +56,8 @@ def outpaint(original: EncodedImage, config: OutpaintConfig) -> Canvas:
         side = original.pixels.width // grid  # pixels along one token
         pixels = Image.new("RGB", (width * side, height * side))
         pixels.paste(original.pixels, (left * side, up * side))
-    refinement_passes = (
-        config.refinement_passes if left + right + up else 0
-    )  # otherwise all kept tokens come before the sampled ones
+    # with rows below only, no kept token follows the sampled ones, which could then not be refined
+    refinement_passes = config.refinement_passes if left + right + up else 0
     return Canvas(tokens, tuple(windows), refinement_passes, config.proposals, pixels)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dalle.sampling.canvas import Canvas, EncodedImage, dilate
 from dalle.sampling.decode import MASKED
-from dalle.sampling.edits.variations import random_mask
+from dalle.sampling.edits.variations import check_share, random_mask
 
 LAYOUTS = ("top", "left", "checkerboard", "random")
 
@@ -40,7 +40,7 @@ def remix(
 ) -> Canvas:
     """Build the canvas with tokens of both images.
 
-    The layout "random" has one for each of the candidates from `candidate_offset`.
+    With the layout "random", each of the candidates from `candidate_offset` has a canvas of its own.
 
     Raises:
         ValueError: an unknown layout, a share that leaves only one image, or a negative seam.
@@ -52,6 +52,9 @@ def remix(
         raise ValueError(f"share={config.share} takes all tokens from one image; use more than 0 and less than 1")
     if config.seam < 0:
         raise ValueError(f"seam={config.seam} is below 0; 0 samples no token again")
+    if config.layout != "checkerboard":
+        unit = {"top": "rows", "left": "columns", "random": "cells"}[config.layout]
+        check_share(config.share, grid * grid if unit == "cells" else grid, unit)
     if config.layout == "random":
         from_first = random_mask((grid, grid), config.share, candidates, seed, candidate_offset)
         return Canvas(torch.where(from_first, original.tokens, other.tokens))

@@ -1,5 +1,6 @@
 """Variations: keep a random share of an image's tokens, different for each candidate, and sample the rest."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -46,9 +47,19 @@ def variations(
         raise ValueError(f"keep={config.keep} is unknown; choose one of {', '.join(shapes)}")
     if not 0 < config.share < 1:
         raise ValueError(f"share={config.share} keeps all tokens or none; use more than 0 and less than 1")
+    check_share(config.share, math.prod(shapes[config.keep]), config.keep)
     kept = random_mask(shapes[config.keep], config.share, candidates, seed, candidate_offset)
     tokens = torch.where(kept, original.tokens, MASKED)  # (candidates, h, w)
     return Canvas(tokens, refinement_passes=config.refinement_passes, proposals=config.proposals)
+
+
+def check_share(share: float, count: int, unit: str) -> None:
+    """Raise ValueError if `share` of `count` cells, rows or columns, rounded, is none or all of them."""
+    if not 0 < round(share * count) < count:
+        raise ValueError(
+            f"share={share} of {count} {unit} is {round(share * count)} of them, after rounding: use "
+            f"{1 / count:.2g} to {1 - 1 / count:.2g}"
+        )
 
 
 def random_mask(shape: tuple[int, int], share: float, candidates: int, seed: int, candidate_offset: int) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from dalle import distributed
 from dalle.training.logger import open_json_lines
 
-WINDOW = 100  # updates over which the running mean and deviation average; none is reported before as many were seen
+WINDOW = 100  # updates in the running mean and deviation; spikes are reported only after as many updates
 MAX_REPORTS = 20  # reports of one run of each kind
 MAX_PENDING = 1_000  # updates kept between two readings; with log_every=0 only the latest are examined
 PRINTED_KEYS = 4
@@ -57,7 +57,10 @@ class RunningLoss:
         self.deviations, self.count, self.mean, self.variance = deviations, 0, 0.0, 0.0
 
     def is_spike(self, loss: float, gradient_norm: float) -> bool:
-        """Return True for a spike, and add the loss to the mean and the deviation; a spike counts as the limit."""
+        """Return True for a spike or a non-finite value, and update mean and deviation.
+
+        A spike enters them as the limit that it exceeds; non-finite values do not enter them.
+        """
         if not math.isfinite(loss + gradient_norm):
             return True
         deviation = math.sqrt(self.variance)

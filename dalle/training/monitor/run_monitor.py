@@ -1,4 +1,4 @@
-"""Monitor of a training run: what is watched beside the losses, called by the training loop in a few places."""
+"""Monitor of a training run: one object through which the loop calls the other files of this folder."""
 
 import logging
 from collections.abc import Callable, Iterator

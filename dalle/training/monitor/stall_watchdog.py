@@ -1,4 +1,4 @@
-"""Watchdog of stalls: a thread that prints one line if no update has finished for some minutes, and which ranks lag."""
+"""Watchdog of stalls: a thread that prints a line, with the ranks that lag, if no update finishes for some minutes."""
 
 import json
 import threading
@@ -33,16 +33,16 @@ class Position(NamedTuple):
 class StallWatchdog:
     """Thread that watches the loop of this rank. It only prints: nothing is stopped.
 
-    At a stall every rank writes its position to <run>/stall/rank-<number>.json, from which the first one tells which
-    ranks lag; the file is deleted when the next update is finished. A rank whose process hangs without running Python
-    threads writes none.
+    At a stall every rank writes its position to <run>/stall/rank-<number>.json. The first rank reads these files and
+    prints the ranks that lag. A rank deletes its file when the next update is finished. A rank whose process hangs
+    without running Python threads writes none.
     """
 
     def __init__(self, minutes: float, folder: Path, step: int, say: Callable[[str], None]):
         """Watch a run in `folder` after `step` updates.
 
         minutes: time without a finished update that counts as a stall; 0: watch nothing.
-        say: prints a line; only that of the first rank has to.
+        say: prints a line; may do nothing on other ranks than the first.
         """
         self.seconds, self.folder, self.say = 60 * minutes, folder / "stall", say
         self.position = Position(step, WAITING)

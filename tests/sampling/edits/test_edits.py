@@ -140,9 +140,14 @@ def test_random_remix_uses_a_share_of_each_image_per_candidate():
     ("make", "problem"),
     [
         (lambda: variations(made(), VariationsConfig(share=1.0)), "share=1.0 keeps all tokens or none"),
+        (lambda: variations(made(), VariationsConfig(share=0.001)), "share=0.001 of 64 cells is 0 of them"),
+        (lambda: variations(made(), VariationsConfig(share=0.95, keep="rows")), "share=0.95 of 8 rows is 8 of them"),
         (lambda: variations(made(), VariationsConfig(keep="dots")), "keep=dots is unknown; choose one of cells, rows"),
         (lambda: remix(made(), made(), RemixConfig(layout="spiral")), "layout=spiral is unknown; choose one of top"),
         (lambda: remix(made(), made(), RemixConfig(share=0.0)), "share=0.0 takes all tokens from one image"),
+        (lambda: remix(made(), made(), RemixConfig(share=0.05)), "share=0.05 of 8 rows is 0 of them"),
+        (lambda: remix(made(), made(), RemixConfig(layout="left", share=0.95)), "share=0.95 of 8 columns is 8"),
+        (lambda: remix(made(), made(), RemixConfig(layout="random", share=0.999)), "share=0.999 of 64 cells is 64"),
         (lambda: remix(made(), made(), RemixConfig(seam=-1)), "seam=-1 is below 0"),
     ],
 )

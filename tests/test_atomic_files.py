@@ -1,0 +1,57 @@
+"""A folder that is replaced is complete under its name at any time, also if the process is killed meanwhile."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dalle import atomic_files
+from dalle.atomic_files import atomic_folder
+
+
+def write(folder: Path, text: str) -> None:
+    with atomic_folder(folder) as temporary:
+        for name in ("a", "b"):
+            (temporary / name).write_text(text)
+
+
+def content(folder: Path) -> list[str]:
+    return [(folder / name).read_text() for name in ("a", "b")]
+
+
+def test_nothing_is_deleted_under_the_folders_own_name(tmp_path, monkeypatch):
+    """Deleting takes several steps: a process killed between them would leave a part of the checkpoint."""
+    deleted = []
+    delete = shutil.rmtree
+    monkeypatch.setattr(
+        atomic_files.shutil, "rmtree", lambda path, **options: (deleted.append(Path(path)), delete(path, **options))
+    )
+    write(tmp_path / "best", "old")
+    write(tmp_path / "best", "new")
+    assert content(tmp_path / "best") == ["new", "new"]
+    assert tmp_path / "best" not in deleted
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
+def test_the_previous_folder_stays_if_the_new_one_cannot_take_its_name(tmp_path, monkeypatch):
+    write(tmp_path / "best", "old")
+    replace = atomic_files.os.replace
+
+    def fail(source, target):
+        if Path(source).suffix == ".part":
+            raise OSError("disk full")
+        replace(source, target)
+
+    monkeypatch.setattr(atomic_files.os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write(tmp_path / "best", "new")
+    assert content(tmp_path / "best") == ["old", "old"]
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
+def test_a_folder_that_a_killed_process_moved_aside_is_put_back(tmp_path):
+    write(tmp_path / "best", "old")
+    (tmp_path / "best").rename(tmp_path / ".best.old")
+    with pytest.raises(RuntimeError, match="stop"), atomic_folder(tmp_path / "best"):
+        raise RuntimeError("stop")
+    assert content(tmp_path / "best") == ["old", "old"]
