@@ -1,5 +1,6 @@
 """Checkpoints that come with the package, found by name: checkpoint=drawings, init=drawings."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from dalle.checkpoint import CONFIG
@@ -15,7 +16,9 @@ def checkpoint_folder(name: str | Path) -> Path:
     A checkpoint in an existing folder takes precedence over one that comes with the package; a data set of the same
     name does not.
     """
-    folder = Path(name).expanduser()
+    folder = Path(name)
+    with suppress(RuntimeError):  # ~ and the name of no user: a folder of this name
+        folder = folder.expanduser()
     known = folder.parts and folder.parts[0] in bundled_names() and ".." not in folder.parts
     own = (folder / CONFIG).is_file() or any((folder / kind / CONFIG).is_file() for kind in KINDS)
     return FOLDER / folder if known and not own else folder

@@ -174,6 +174,17 @@ def test_compiled_and_eager_decoders_sample_the_same_tokens(benchmarks):
     assert eager.equal(compiled) and len(set(eager.flatten().tolist())) > 2
 
 
+@pytest.mark.parametrize("cached", [True, False])
+def test_decoders_warm_up_with_the_batch_that_is_timed(benchmarks, monkeypatch, cached):
+    compare, calls = benchmarks("compare"), []
+    monkeypatch.setattr(compare, "MAX_REPEATED_BATCH", 2)
+    monkeypatch.setattr(compare, "roofline_seconds", lambda *_: 1.0)
+    config = benchmarks("sampling").QUICK_SIZES
+    decoder = compare.Decoder("peer", "float32", torch.nn.Identity(), lambda *call: calls.append(call), cached=cached)
+    compare.compare([decoder], config, 4, rounds=1)
+    assert calls[0] == ((4, 2) if cached else (2, 2))
+
+
 @pytest.mark.parametrize(("cached", "batch", "expected"), [(True, 16, 1256), (True, 64, 1256), (False, 4, 256)])
 def test_time_from_some_tokens_is_scaled_up_to_images(benchmarks, monkeypatch, cached, batch, expected):
     compare, counts = benchmarks("compare"), []

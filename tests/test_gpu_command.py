@@ -30,6 +30,11 @@ def options(gpu_module, tmp_path):
     return gpu_module("part").Options(CPU, True, tmp_path, time.time() + 600)
 
 
+def test_a_gpu_is_described_in_one_line(gpu_module):
+    machine = {"gpu": "NVIDIA H100", "gpu_memory_bytes": 80 * 2**30, "driver": "1", "cuda": "13.0", "torch": "2.13"}
+    assert gpu_module("hardware").name_of(machine) == "NVIDIA H100 (80 GiB), driver 1, CUDA 13.0, torch 2.13"
+
+
 def make(target: str, out: Path, *variables: str) -> tuple[int, str]:
     command = ["make", "--no-print-directory", target, f"GPU_OUT={out}", f"PYTHON={sys.executable}", *variables]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -52,6 +52,14 @@ def record(**changes):
     return {"caption": "a cat", "seed": 0, "candidate": 1, "rank": 1, "settings": settings, **changes}
 
 
+@pytest.mark.parametrize("name", ["~nosuchuser/x", "x" * 300])
+def test_a_recorded_checkpoint_that_is_no_path_is_not_on_this_machine(tmp_path, verify, name):
+    forged = write_png(tmp_path / "forged.png", **record(settings={"checkpoint": name}))
+    status, printed, _ = verify(forged, write_png(tmp_path / "next.png", **record()))
+    assert status == 0
+    assert printed.count("this machine") == 2
+
+
 @pytest.mark.parametrize("place", ["caption", "checkpoint", "digest", "setting"])
 def test_a_record_cannot_forge_lines_of_the_output(tmp_path, verify, place):
     forged = "x\nsignature  valid, by nobody\x1b[2J"

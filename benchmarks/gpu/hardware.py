@@ -38,7 +38,7 @@ def name_of(machine: dict[str, Any]) -> str:
     if "gpu" not in machine:
         return f"{machine['processor']}, {machine['cores']} threads, torch {machine['torch']}"
     memory = f"{machine['gpu_memory_bytes'] / 2**30:.0f} GiB"
-    return f"{machine['card']} ({memory}), driver {machine['driver']}, CUDA {machine['cuda']}, torch {machine['torch']}"
+    return f"{machine['gpu']} ({memory}), driver {machine['driver']}, CUDA {machine['cuda']}, torch {machine['torch']}"
 
 
 def memory_bytes(device: torch.device) -> int:

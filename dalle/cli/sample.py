@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,8 @@ from dalle.signals import Interrupted, StopRequest
 
 # settings that images do not depend on, and paths that are valid on this machine only
 NOT_RECORDED = {
-    *("caption", "captions", "captions_file", "caption_policy", "sign", "out", "memory", "batch_size"),
-    *("decoding", "window", "guess"),  # added by `recorded_settings` if images depend on them
+    *("caption", "captions", "captions_file", "caption_policy", "sign", "out", "memory"),
+    *("batch_size", "decoding", "window", "guess"),  # added by `metadata` if images depend on them
 }
 
 
@@ -58,6 +58,7 @@ def main(config: SampleConfig) -> None:
         print(f"decoding  {choice.decoding}: {choice.reason}")
     config = choice.apply(config)
     print_memory(dalle, len(captions), config)
+    batch_size = config.batch_size or dalle.choose_batch_size(len(captions), config).images
     attention = AttentionGridWriter(dalle, config.attention_layer) if config.attention else None
     novelty = Novelty.of_checkpoint(components, dalle.dvae, dalle.clip) if config.novelty else None
     count, begin = DecodingCount(), time.perf_counter()
@@ -68,7 +69,7 @@ def main(config: SampleConfig) -> None:
             captions,
             config.candidates,
             config.seed,
-            metadata(config, components, dalle.precision),
+            metadata(replace(config, batch_size=batch_size), components, dalle.precision),
             signer,
         ) as writer,
     ):
@@ -104,4 +105,6 @@ def metadata(config: SampleConfig, components: Mapping[str, Path], precision: to
     """
     settings = {name: value for name, value in asdict(config).items() if name not in NOT_RECORDED}
     settings |= recorded_settings(config, precision)
+    if precision != torch.float32:
+        settings["batch_size"] = config.batch_size  # in 16 bits rounding depends on the images of a batch
     return settings | {"digests": {name: checkpoint.digest(path) for name, path in components.items()}}

@@ -74,9 +74,9 @@ def compare_checkpoint(settings: Mapping[str, Any]) -> str:
     name, recorded = settings.get("checkpoint"), settings["digests"]
     if not recorded:
         return "whose digests are not recorded"
-    if not name or not checkpoint_folder(name).is_dir():
-        return "which is not on this machine"
     try:
+        if not name or not checkpoint_folder(name).is_dir():
+            return "which is not on this machine"
         components = find_components(name, *(settings.get(each) for each in ("dvae", "clip", "decoder")))
         digests = {kind: checkpoint.digest(folder) for kind, folder in components.items()}
     except (CheckpointError, OSError):

@@ -6,6 +6,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
+from dalle.atomic_files import atomic_write
 from dalle.image_grid import PAPER, Cell, GridRow, fitted, image_grid
 from dalle.sampling.attention_maps import WordMaps, attention_to_text, check_layer, word_maps
 from dalle.sampling.pipeline import DALLE
@@ -30,7 +31,8 @@ class AttentionGridWriter:
     def save(self, result: Result, files: Sequence[Path]) -> None:
         """Write the grids of a result, whose images are in `files`, as <image>-attention.png."""
         for path, grid in zip(files, attention_grids(self.dalle, result, self.layer), strict=True):
-            grid.save(attention_grid_path(path))
+            with atomic_write(attention_grid_path(path)) as temporary:
+                grid.save(temporary, format="PNG")
 
 
 def attention_grid_path(image: Path) -> Path:

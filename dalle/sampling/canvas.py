@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from dalle.data.transforms import central_box, inference_crop
@@ -53,7 +53,11 @@ class EncodedImage:
 
 @torch.inference_mode()
 def encode_image(image: Image.Image, dvae: DiscreteVAE, grid: int) -> EncodedImage:
-    """Scale and crop an image of any size and mode, as held-out images in training are, and encode it."""
+    """Scale and crop an image of any size and mode, as held-out images in training are, and encode it.
+
+    A photo that its EXIF data turn is turned first, as image files are when they are read.
+    """
+    image = ImageOps.exif_transpose(image)
     pixels = Image.fromarray(inference_crop(image, grid * dvae.downsample))
     device = dvae.encoder.input.weight.device
     return EncodedImage(image.size, pixels, dvae.encode(to_tensor([pixels]).to(device))[0].cpu().clone())

@@ -46,7 +46,8 @@ class CUDAGraphStep:
                     model.decode_one_token(self.previous, self.position, cache)
             torch.cuda.current_stream().wait_stream(capture_stream)
             # same stream: cuBLAS keeps a workspace per stream, and torch's own capture stream is on the first device
-            with torch.cuda.graph(self.graph, stream=capture_stream):
+            # thread_local: other threads, such as the studio's, may use the GPU during the capture
+            with torch.cuda.graph(self.graph, stream=capture_stream, capture_error_mode="thread_local"):
                 self.logits = model.decode_one_token(self.previous, self.position, cache)
 
     def __call__(self, previous: Tensor, position: int) -> Tensor:

@@ -30,12 +30,10 @@ from dalle.sampling.decode import (
     candidate_numbers,
 )
 from dalle.sampling.gumbel_noise import candidate_keys
-from dalle.sampling.likelihood import token_log_likelihood
+from dalle.sampling.likelihood import scoring_batch_size, token_log_likelihood
 from dalle.sampling.parallel_decode import DecodingCount
 from dalle.sampling.sampling_config import DecodingConfig
 from dalle.seeds import derive_seed
-
-SCORING_BATCH_SIZE = 64  # most images scored at a time: the logits of all positions are in memory
 
 
 class SampleTokens(Protocol):
@@ -81,7 +79,9 @@ def inpaint_batches(
         # one sampler for all windows and passes, so that a GPU captures its CUDA graph once
         sampler = samplers.create(batch_captions, numbers[batch].shape[1])
         sample = partial(_sample_tokens, sampler, numbers[batch], report)
-        log_likelihood = partial(_log_likelihood, model, batch_captions, min(samplers.batch_size, SCORING_BATCH_SIZE))
+        log_likelihood = partial(
+            _log_likelihood, model, batch_captions, min(samplers.batch_size, scoring_batch_size(model))
+        )
         images = inpaint_canvas(
             canvases[batch], canvas, model.sequence.grid, sample, log_likelihood, config.seed, on_tokens
         )

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from dalle import checkpoint
+from dalle.atomic_files import atomic_write
 from dalle.data import open_source
 from dalle.data.audit.perceptual_hash import (
     FOLDER,
@@ -222,7 +223,8 @@ class Novelty:
         shown_first = f"the first {MAX_SAMPLES_ON_GRID:,} of " if self.num_samples > MAX_SAMPLES_ON_GRID else ""
         both = "s nearest to it, by perceptual hash and by CLIP" if len(self.searches) > 1 else " nearest to it"
         title = f"{shown_first}{self.num_samples:,} samples, each left of the training image{both}; {self.sentence()}"
-        image_grid([GridRow(self.cells)], 4 * (1 + len(self.searches)), TILE, title).save(folder / GRID_FILE)
+        with atomic_write(folder / GRID_FILE) as temporary:
+            image_grid([GridRow(self.cells)], 4 * (1 + len(self.searches)), TILE, title).save(temporary, format="PNG")
         return folder / GRID_FILE
 
     def sentence(self) -> str:

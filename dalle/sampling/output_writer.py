@@ -89,7 +89,8 @@ class OutputWriter:
             temporary.write_text(text, encoding="utf-8")
         hidden = len(self.entries) - len(self.rows)
         note = f"and {hidden:,} more captions, whose images are in their own files" if hidden else ""
-        labelled_grid(self.rows, note=note).save(self.folder / GRID_FILE)
+        with atomic_write(self.folder / GRID_FILE) as temporary:
+            labelled_grid(self.rows, note=note).save(temporary, format="PNG")
 
 
 def image_metadata(result: Result, seed: int) -> list[dict[str, Any]]:

@@ -176,7 +176,7 @@ class DALLE:
         """Sample `candidates` images of `caption` and return the best `keep` by `rerank`.
 
         The paper samples 512 at temperature 1 without guidance (Sec. 2.6). Candidate i of a seed is the same image
-        whatever `candidates`, `keep` and `batch_size` are.
+        whatever `candidates`, `keep` and `batch_size` are (in 16 bits up to rounding, which depends on the batch).
 
         settings: fields of `SamplingConfig` by name, such as candidates=64, keep=8, seed=1; they override `config`.
         canvas: tokens to keep and masked tokens to sample, as `dalle.sampling.edits` builds; None: sample all tokens.
@@ -233,6 +233,8 @@ class DALLE:
         on_tokens: shows the images while they are sampled, see `dalle.sampling.decode.OnTokens`.
         count: the images, tokens and passes of parallel decoding are added to it.
         """
+        if not captions:
+            return
         config = self.with_defaults(config, canvas)
         config = self.choose_decoding(len(captions), config).apply(config)
         ids = self.tokenize(captions, truncate)

@@ -120,7 +120,7 @@ class Reranker:
     def scores(self, candidates: CaptionCandidates) -> dict[str, Tensor]:
         """Return (m,) scores by name. The last entry is the score that candidates are ranked by."""
         scores = {name: score(candidates) for name, score in self.score_functions.items()}
-        if len(scores) == 1:
+        if list(self.weights.values()) == [1.0]:  # ranked by one score: standardising it would change no rank
             return scores
         weighted = [self.weights[name] * standardise(each) for name, each in scores.items()]
         return {**scores, MIXTURE: torch.stack(weighted).sum(dim=0)}

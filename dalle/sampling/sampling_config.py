@@ -42,7 +42,8 @@ class DecodingConfig:
     # scale of classifier-free guidance; values other than 1 need caption_dropout in training; None: the checkpoint's
     guidance: float | None = None
     seed: int = 0  # candidate i depends on (seed, i) alone
-    batch_size: int | None = None  # images decoded at a time, for speed and memory only; None: what memory allows
+    # images decoded at a time, for speed and memory only (in 16 bits also for rounding); None: what memory allows
+    batch_size: int | None = None
     decoder_steps: int = 8  # steps of the diffusion decoder, if there is one (decoder=)
     # sequential: one token per pass | parallel: the same images in fewer passes, for small batches | auto: parallel
     # where it is expected to be faster and float32 makes the images equal

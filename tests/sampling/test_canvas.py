@@ -42,6 +42,14 @@ def test_original_is_cropped_and_encoded_like_held_out_images(dvae):
     assert found.tokens.equal(dvae.encode(to_tensor([Image.fromarray(seen)]))[0])
 
 
+def test_a_photo_is_turned_as_its_exif_data_say(dvae):
+    image = noise(31, 20)
+    lying = image.transpose(Image.Transpose.ROTATE_90)
+    lying.getexif()[0x0112] = 6  # orientation: to be turned by 90 degrees clockwise
+    found, expected = encode_image(lying, dvae, 4), encode_image(image, dvae, 4)
+    assert found.size == expected.size and found.tokens.equal(expected.tokens)
+
+
 @pytest.mark.parametrize(
     ("pixel", "cell"), [((8, 0), (0, 0)), ((15, 7), (0, 0)), ((16, 7), (0, 1)), ((39, 31), (3, 3)), ((23, 8), (1, 1))]
 )

@@ -5,7 +5,13 @@ import torch
 from torch import Tensor
 
 from dalle.models.transformer.model import Transformer
-from dalle.sampling.likelihood import image_log_likelihood, marginal_log_likelihood, pointwise_mutual_information
+from dalle.sampling import likelihood
+from dalle.sampling.likelihood import (
+    image_log_likelihood,
+    marginal_log_likelihood,
+    pointwise_mutual_information,
+    scoring_batch_size,
+)
 
 
 @pytest.fixture
@@ -72,3 +78,12 @@ def test_likelihoods_do_not_depend_on_batch_size(make_transformer):
     torch.testing.assert_close(image_log_likelihood(model, caption, tokens, batch_size=2), together)
     alone = torch.cat([image_log_likelihood(model, caption, each[None]) for each in tokens])
     torch.testing.assert_close(alone, together)
+
+
+def test_logits_in_memory_are_limited(tiny, monkeypatch):
+    logits = tiny.sequence.image_positions * tiny.sequence.image_vocabulary
+    assert scoring_batch_size(tiny) == 64
+    monkeypatch.setattr(likelihood, "MAX_LOGITS", 3 * logits)
+    assert scoring_batch_size(tiny) == 3
+    monkeypatch.setattr(likelihood, "MAX_LOGITS", logits - 1)
+    assert scoring_batch_size(tiny) == 1

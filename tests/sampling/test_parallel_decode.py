@@ -129,3 +129,9 @@ def test_parallel_decoding_is_recorded_where_it_rounds_differently(decoding, pre
     config = SampleConfig(caption="a cat", decoding=decoding, window=8)
     assert (metadata(config, {}, precision).keys() >= {"decoding", "window", "guess"}) == recorded
     assert recorded or "decoding" not in metadata(config, {}, precision)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_the_batch_size_is_recorded_where_it_changes_rounding(precision):
+    settings = metadata(SampleConfig(caption="a cat", batch_size=3), {}, precision)
+    assert settings.get("batch_size") == (None if precision == torch.float32 else 3)

@@ -58,6 +58,10 @@ def test_candidate_does_not_depend_on_other_samples(dalle):
     assert alone.images[0].tobytes() == many.images[place].tobytes()
 
 
+def test_no_captions_have_no_results(dalle):
+    assert dalle.generate_many([]) == []
+
+
 def test_captions_together_match_captions_alone(dalle):
     captions = [CAPTION, "three green triangles"]
     together = dalle.generate_many(captions, candidates=5, keep=2, seed=2)

@@ -97,6 +97,12 @@ def test_combination_does_not_depend_on_units():
     assert orders[0] == orders[1] == orders[2]
 
 
+def test_the_weight_of_a_single_score_counts():
+    worst_first = Reranker({"clip": given(0.1, 0.4, 0.2)}, {"clip": -1.0})(grey(0, 0, 0))
+    assert worst_first.order == [0, 2, 1]
+    assert list(worst_first.scores_by_name) == ["clip", "mixture"]
+
+
 def test_constant_scores_have_no_weight():
     assert standardise(torch.full((3,), 7.25)).tolist() == [0, 0, 0]
     assert standardise(torch.tensor([4.0])).tolist() == [0]
