@@ -56,6 +56,8 @@ class CLIPStage:
         self.config = config
         if config.image_size is not None:
             data = replace(data, image_size=config.image_size)
+        if getattr(data, "allow_missing_captions", False):  # an image without a caption is no pair
+            data = replace(data, allow_missing_captions=False)
         self.data = DataModule(data, config, context)
         model, tokenizer = self._tokenizer(config)
         self.clip = CLIP(replace(model, image_size=self.data.image_size), tokenizer)
