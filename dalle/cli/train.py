@@ -175,6 +175,8 @@ def train_stage(config: TrainConfig, folder: Path, device: torch.device, mesh: D
     stage = STAGES.for_config(config.stage).build(config.stage, config.data, context)
     if init is not None and not init.resumed:
         print_once(f"{folder}: {load_init(stage.model, init, config.stage, dvae)}")
+    if done and distributed.is_main_process():
+        stage.data.warn_if_changed(folder)
     parameters = sum(parameter.numel() for parameter in stage.model.parameters())
     image_size = stage.data.image_size
     print_once(
