@@ -24,7 +24,7 @@ from dalle.ablation_config import AblationConfig
 from dalle.ablations.report_config import ReportConfig
 from dalle.cli import config_groups
 from dalle.cli.config_groups import CONFIG_DIR, writable
-from dalle.cli.errors import all_keys, explain_hydra_error, unknown_keys, unknown_setting
+from dalle.cli.errors import ERROR_STATUS, all_keys, explain_hydra_error, unknown_keys, unknown_setting
 from dalle.cli.help import MAIN_SETTINGS, help_text, is_main_setting, print_help
 from dalle.cli.prepare_config import PrepareConfig
 from dalle.evaluation.evaluate_config import EvaluateConfig
@@ -133,8 +133,9 @@ def run_name(name: str) -> str:
 def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
     """Return a decorator that turns `main(config)` into a command. It reads the command line and runs sweeps.
 
-    A user error prints one sentence on stderr and exits with status 2. A stop signal exits with 128 + its number, as
-    in a shell. A failed job does not stop a sweep; failed jobs are listed at the end.
+    A user error prints one sentence on stderr and exits with `ERROR_STATUS`; any other error keeps its traceback and
+    exits with 1. A stop signal exits with 128 + its number, as in a shell. A failed job does not stop a sweep; failed
+    jobs are listed at the end.
     """
 
     def decorate(main: Callable[[Any], None]) -> Callable[[], None]:
@@ -161,7 +162,7 @@ def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
                     raise
                 _print_error(str(error) if user_error else traceback.format_exc())
                 if not sweeping:
-                    raise SystemExit(2) from None
+                    raise SystemExit(ERROR_STATUS) from None
                 message = str(error) if user_error else f"{type(error).__name__}: {error}"
                 failure = f"{' '.join(HydraConfig.get().overrides.task)}: {message}"
                 if in_submitit_job:
@@ -174,11 +175,11 @@ def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
                 register()
             except ValueError as error:
                 _print_error(str(error))
-                raise SystemExit(2) from None
+                raise SystemExit(ERROR_STATUS) from None
             with _hydra_arguments(name) as arguments:
                 if message := wrong_command(name, arguments):
                     _print_error(message)
-                    raise SystemExit(2)
+                    raise SystemExit(ERROR_STATUS)
                 try:
                     if not {*HELP, HELP_ALL}.isdisjoint(arguments):
                         print_command_help(name, arguments)
@@ -189,16 +190,16 @@ def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
                     if full_error:
                         raise
                     _print_error(explain_hydra_error(error, known_keys(name, arguments), arguments))
-                    raise SystemExit(2) from None
+                    raise SystemExit(ERROR_STATUS) from None
                 except ValueError as error:  # --help with a value that its dataclass rejects
                     if full_error:
                         raise
                     _print_error(str(error))
-                    raise SystemExit(2) from None
+                    raise SystemExit(ERROR_STATUS) from None
             if failed:
                 jobs = "job" if len(failed) == 1 else "jobs"
                 _print_error("\n  ".join([f"{len(failed)} {jobs} of this sweep failed:", *failed]))
-                raise SystemExit(2)
+                raise SystemExit(ERROR_STATUS)
 
         return run
 
