@@ -11,8 +11,9 @@ from hydra.errors import HydraException
 
 from dalle.checkpoint import CheckpointError
 from dalle.cli import config
-from dalle.cli.config import TrainConfig, compose
+from dalle.cli.config import compose
 from dalle.cli.config_groups import options
+from dalle.cli.train_config import TrainConfig
 from dalle.signals import Interrupted
 from dalle.stages import STAGES
 from dalle.training.loop import DivergenceError

@@ -12,7 +12,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from dalle import checkpoint, distributed
 from dalle.bundled import checkpoint_folder
 from dalle.checkpoint import CheckpointError
-from dalle.cli.config import TrainConfig, command, run_name
+from dalle.cli.config import command, run_name
+from dalle.cli.train_config import TrainConfig
 from dalle.planning.cards import find_card
 from dalle.planning.plan import Planner, check_fits, report
 from dalle.sampling.components import find_components
