@@ -24,7 +24,7 @@ TINY = [
     "device=cpu",
     "stage.steps=2",
     "stage.batch_size=4",
-    "stage.validation_pictures=4",
+    "stage.validation_images=4",
     "stage.precision=float32",
     *(f"stage.model.{each}" for each in ["vocabulary=8", "width=8", "decoder_input=8", "blocks_per_group=1"]),
 ]

@@ -90,7 +90,7 @@ class CLIPStage:
 
         The number of pairs in a group does not depend on the number of ranks and micro-batches.
         """
-        held_out = self.data.held_out(self.config.validation_pictures)
+        held_out = self.data.held_out(self.config.validation_images)
         pairs = [model(*self._inputs(batch)) for batch in held_out]
         scale = pairs[0][2]
         groups = [torch.cat([pair[side] for pair in pairs]).split(self.config.batch_size) for side in (0, 1)]

@@ -49,13 +49,13 @@ class StageDataConfig(TrainingConfig):
     # augmentation of training images: dvae (Listing 1) | transformer (Listing 2) | affine | placement |
     # channel_shuffle | none
     transform: str = "none"
-    validation_pictures: int = 1_000  # held-out images used for validation, the first of the split
+    validation_images: int = 1_000  # held-out images used for validation, the first of the split
     workers: int = 2  # processes that load batches; 0: load in the training process
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.validation_pictures < 1:
-            raise ValueError(f"validation_pictures={self.validation_pictures} must be at least 1")
+        if self.validation_images < 1:
+            raise ValueError(f"validation_images={self.validation_images} must be at least 1")
 
 
 @dataclass(frozen=True)

@@ -193,7 +193,7 @@ class TransformerStage:
     def _held_out_nll(self, model: nn.Module, split: str) -> tuple[float, float]:
         if split not in self._held_out:
             with torch.autocast(self.data.device.type, enabled=False):  # the loop enables it for validation
-                batches = self.data.held_out(self.config.validation_pictures, split)
+                batches = self.data.held_out(self.config.validation_images, split)
                 self._held_out[split] = [self._tokenize(batch) for batch in batches]
         nats, tokens = torch.zeros(2), torch.zeros(2)
         for batch in self._held_out[split]:

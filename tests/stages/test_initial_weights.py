@@ -33,7 +33,7 @@ MODELS = {
 
 def tiny(stage: str, prefix: str = "stage") -> list[str]:
     """Return the settings of a stage of two updates with 4 images each."""
-    settings = {"steps": 2, "batch_size": 4, "workers": 0, "validation_pictures": 4, "precision": "float32"}
+    settings = {"steps": 2, "batch_size": 4, "workers": 0, "validation_images": 4, "precision": "float32"}
     settings |= {} if stage == "dvae" else {"tokenizer_records": 20}
     return [
         *(f"{prefix}.{name}={value}" for name, value in settings.items()),
@@ -452,7 +452,7 @@ def test_fine_tuning_beats_training_from_scratch_on_fifty_images(train, tmp_path
     }
 
     def held_out_loss(run: str, *more: str) -> float:
-        lengths = ["stage.batch_size=16", "stage.validation_pictures=100", "stage.ema.decay=0.9", "stage.ema.every=1"]
+        lengths = ["stage.batch_size=16", "stage.validation_images=100", "stage.ema.decay=0.9", "stage.ema.every=1"]
         status, printed = train(
             "stage=transformer", f"run={run}", *common, *small["transformer"], *rate, *lengths, *more
         )
