@@ -78,7 +78,7 @@ def images_per_second(configuration: list[str], logit_offset: float, steps: int,
         keep_freed_memory()
     if "denormals" in configuration:
         torch.set_flush_denormal(True)
-    logging = ["log_every=1", "validate_every=0", "preview_every=0", "save_every=0", "validation_pictures=1"]
+    logging = ["log_every=1", "validate_every=0", "preview_every=0", "save_every=0", "validation_images=1"]
     cold = "temperature={kind:constant,start:0.0625}"  # use the schedule's final temperature from the start
     overrides = [f"stage.{each}" for each in (f"steps={WARMUP_STEPS + steps}", cold, *logging)]
     config = compose("train", ["stage=dvae", "preset=tiny", "wandb.mode=disabled", *overrides])

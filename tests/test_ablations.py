@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from dalle.ablation_config import format_values, varied_values
-from dalle.cli.config import EXPERIMENT_SIZES, compose
+from dalle.cli.config import compose
 from dalle.cli.config_groups import CONFIG_DIR, options
 from dalle.cli.sweeps import ablation_jobs, ablations, compose_jobs
+from dalle.cli.train_config import EXPERIMENT_SIZES
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.models.transformer.model import Transformer
 from dalle.training.job import Job
@@ -23,7 +24,7 @@ TINY = [
     "device=cpu",
     "stage.steps=2",
     "stage.batch_size=4",
-    "stage.validation_pictures=4",
+    "stage.validation_images=4",
     "stage.precision=float32",
     *(f"stage.model.{each}" for each in ["vocabulary=8", "width=8", "decoder_input=8", "blocks_per_group=1"]),
 ]

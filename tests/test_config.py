@@ -9,13 +9,17 @@ from pathlib import Path
 import pytest
 from hydra.errors import HydraException
 
+from dalle.checkpoint import CheckpointError
 from dalle.cli import config
-from dalle.cli.config import TrainConfig, compose
+from dalle.cli.config import compose
 from dalle.cli.config_groups import options
+from dalle.cli.train_config import TrainConfig
 from dalle.signals import Interrupted
 from dalle.stages import STAGES
+from dalle.training.loop import DivergenceError
 
 PRESETS, DATA, EXPERIMENTS = (options(group) for group in ("preset", "data", "experiment"))
+ROOT = Path(__file__).parents[1]
 REQUIRED = {"folder": ["data.path=pictures"]}  # settings without a default
 
 
@@ -144,6 +148,20 @@ def test_user_errors_print_a_sentence_and_exit_with_status_2(command):
         _, status, error = command(act=raising(error))
         assert status == 2
         assert error in ("no such dVAE\n", "[Errno 28] No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "row"),
+    [
+        (DivergenceError("training diverged"), "| 2 | an error that one sentence explains"),
+        (CheckpointError("could not save"), "| 2 | an error that one sentence explains"),
+        (Interrupted("stopped", signal.SIGTERM), "| 128 + n | signal n stopped it"),
+    ],
+)
+def test_exit_statuses_are_those_of_the_docs(command, error, row):
+    assert row in (ROOT / "docs/slurm.md").read_text()
+    status = str(command(act=raising(error))[1])
+    assert status == row.split()[1] or int(status) == 128 + error.signum
 
 
 def test_other_errors_keep_their_traceback(command, monkeypatch):

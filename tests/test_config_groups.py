@@ -8,8 +8,9 @@ import pytest
 from hydra.core.config_store import ConfigStore
 
 from dalle.cli import config, config_groups
-from dalle.cli.config import EXPERIMENT_SIZES, compose
+from dalle.cli.config import compose
 from dalle.cli.config_groups import CONFIG_DIR, groups, options, read_sections, register, register_preset, register_size
+from dalle.cli.train_config import EXPERIMENT_SIZES
 from dalle.stages import ALL_STAGES, STAGES
 
 SIZES = sorted(set(options("size")) - EXPERIMENT_SIZES)

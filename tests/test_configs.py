@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from dalle.cli.config import COMMANDS, TrainConfig, compose
+from dalle.cli.config import COMMANDS, compose
 from dalle.cli.config_groups import CONFIG_DIR, options, read_sections
+from dalle.cli.train_config import TrainConfig
 from dalle.models.clip.model import CLIP
 from dalle.models.decoder.model import DiffusionDecoder
 from dalle.models.dvae.model import DiscreteVAE

@@ -43,6 +43,7 @@ HYDRAS = {
     "dalle/cli/errors.py": {"hydra", "omegaconf"},
     "dalle/cli/sweeps.py": {"hydra", "omegaconf"},
     "dalle/cli/train.py": {"omegaconf"},
+    "dalle/cli/train_config.py": {"omegaconf"},
 }
 
 SOURCES = sorted([*ROOT.glob("*.py"), *ROOT.glob("dalle/**/*.py")])

@@ -1,5 +1,6 @@
 """An installation that cannot work is named with its cure: by make install, and by the commands."""
 
+import ast
 import os
 import re
 import shutil
@@ -60,9 +61,22 @@ def test_the_packages_that_commands_check_are_the_dependencies():
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     dependencies = re.search(r"^dependencies = \[(.*?)^\]", text, re.MULTILINE | re.DOTALL)
     names = re.findall(r'"([\w-]+)', dependencies[1])
-    modules = {"pillow": "PIL", "hydra-core": "hydra"}
+    modules = {"pillow": "PIL", "hydra-core": "hydra", "pyyaml": "yaml"}
     assert [modules.get(name, name) for name in names] == list(PACKAGES)
     assert f'requires-python = ">={OLDEST[0]}.{OLDEST[1]}"' in text
+
+
+def test_modules_import_only_the_dependencies():
+    """Packages of extras are imported within functions, and by the studio, which has an extra of its own."""
+    imported = {}
+    for path in (ROOT / "dalle").rglob("*.py"):
+        for node in [] if "studio" in path.parts else ast.parse(path.read_text(encoding="utf-8")).body:
+            names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            imported |= {name.split(".")[0]: path.name for name in names}
+    ours = {"dalle", "omegaconf"}  # hydra-core pins its omegaconf
+    undeclared = imported.keys() - set(PACKAGES) - sys.stdlib_module_names - ours
+    assert {name: imported[name] for name in undeclared} == {}
 
 
 def test_the_help_of_make_lists_every_target_with_a_description_and_fits_a_screen():

@@ -44,7 +44,7 @@ def test_clip_adds_feature_distances(prepare, checkpoints, tmp_path):
 
 def test_sources_lists_the_training_data_and_writes_all_record_keys(prepare, train, tmp_path):
     options = ["data.train=24", "data.val=6", "preset=tiny", "stage.steps=1", "stage.batch_size=2", "stage.workers=0"]
-    status, printed = train("stage=dvae", "data=blocks", *options, "stage.validation_pictures=2", "run=a")
+    status, printed = train("stage=dvae", "data=blocks", *options, "stage.validation_images=2", "run=a")
     assert status == 0, printed
     status, printed = prepare("sources=outputs/dvae/a", "out=names")
     assert status == 0, printed

@@ -18,7 +18,7 @@ from dalle.cli.config import compose, hydra_initialized, register
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "tools" / "slurm" / "train.sbatch"
 TINY = ["stage=dvae", "data=blocks", "preset=tiny", "data.image_size=16", "data.train=32", "data.val=8"]
-TINY += ["stage.batch_size=4", "stage.validation_pictures=4", "stage.model.width=8", "stage.model.vocabulary=8"]
+TINY += ["stage.batch_size=4", "stage.validation_images=4", "stage.model.width=8", "stage.model.vocabulary=8"]
 TINY += ["stage.workers=0", "wandb.mode=disabled", "device=cpu"]
 
 needs_submitit = pytest.mark.skipif(

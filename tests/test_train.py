@@ -19,7 +19,7 @@ COMMON = ["data.image_size=32", "device=cpu", "wandb.mode=disabled"]
 
 def tiny(prefix, model, steps=2):
     """Return the smallest settings of the stage at `prefix`."""
-    settings = {"steps": steps, "batch_size": 4, "workers": 0, "validation_pictures": 4, "precision": "float32"}
+    settings = {"steps": steps, "batch_size": 4, "workers": 0, "validation_images": 4, "precision": "float32"}
     return [
         *(f"{prefix}.{name}={value}" for name, value in settings.items()),
         *(f"{prefix}.model.{each}" for each in model.split()),

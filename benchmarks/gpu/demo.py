@@ -19,7 +19,7 @@ STAGES = ("dvae", "clip", "transformer")
 CAPTION = "a small red circle above a large blue square"
 METRICS = ("judge_val_top", "judge_val_any", "judge_val_first", "judge_novel_top", "judge_novel_any", "dvae_hard_judge")
 TOY = ["data.image_size=32", "data.train=64", "data.val=8", "data.novel=8"]
-TOY += [f"stage.{stage}.{each}" for stage in STAGES for each in ("batch_size=8", "workers=0", "validation_pictures=4")]
+TOY += [f"stage.{stage}.{each}" for stage in STAGES for each in ("batch_size=8", "workers=0", "validation_images=4")]
 DETERMINISTIC_STEPS = 30
 
 

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 OLDEST = (3, 10)  # requires-python in pyproject.toml; this file must be readable for older ones
 # the dependencies in pyproject.toml, by the names of their modules
-PACKAGES = ("torch", "einops", "numpy", "PIL", "hydra", "wandb", "tokenizers", "safetensors", "tqdm")
+PACKAGES = ("torch", "einops", "numpy", "PIL", "hydra", "wandb", "tokenizers", "safetensors", "tqdm", "yaml")
 
 
 def check_installation() -> None:

@@ -7,7 +7,6 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
 
@@ -17,22 +16,21 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dalle.ablation_config import AblationConfig
 from dalle.ablations.report_config import ReportConfig
 from dalle.cli import config_groups
 from dalle.cli.config_groups import CONFIG_DIR, writable
-from dalle.cli.errors import all_keys, explain_hydra_error, unknown_keys, unknown_setting
+from dalle.cli.errors import ERROR_STATUS, all_keys, explain_hydra_error, unknown_keys, unknown_setting
 from dalle.cli.help import MAIN_SETTINGS, help_text, is_main_setting, print_help
 from dalle.cli.prepare_config import PrepareConfig
+from dalle.cli.train_config import TrainConfig
 from dalle.evaluation.evaluate_config import EvaluateConfig
 from dalle.sampling.command_config import SampleConfig
 from dalle.signals import Interrupted
 from dalle.studio.config import StudioConfig
-from dalle.training.logger import WandbConfig
-from dalle.training.sharding import check_mode
 
 # settings that are read literally, including commas and quotes
 LITERAL_SETTINGS = ("caption", "data.path", "data.captions", "data.opt_out", "find")
@@ -51,51 +49,6 @@ HYDRA_OVERRIDES = (
     "hydra/job_logging=none",
     "hydra/hydra_logging=none",
 )
-
-
-EXPERIMENT_SIZES = {"overnight", "gpu"}  # sizes that experiments have and ablations do not
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Options of train.py."""
-
-    # model to train; all: dVAE, CLIP and transformer in turn, with settings such as stage.dvae.steps=...; the
-    # transformer uses the dVAE trained before
-    stage: Any = MISSING
-    data: Any = MISSING  # captioned images to train on
-    preset: Any = None  # model sizes and training recipe, merged into the settings of the stage
-    # size of an ablation's runs; laptop: about a minute each on one CPU core; experiment=drawings has laptop, overnight
-    # and gpu
-    size: str | None = None
-    ablation: AblationConfig | None = None  # the question that a sweep of runs answers: -m +ablation=<name>
-    run: str = "default"  # name of the run; using the same name again resumes it
-    out: str = "outputs"  # output folder: runs are in <out>/<stage>/<run>, with stage=all in <out>/<run>/<stage>
-    seed: int = 0  # random seed of weights, data order and everything else
-    dvae: str | None = None  # checkpoint folder of the dVAE that encodes images for the transformer or the decoder
-    tokens: str | None = None  # token cache, or the folder of token caches; null: <out>/tokens
-    # checkpoint whose weights the run starts from, of the same stage; stage=all: folder with dvae/, clip/, transformer/
-    init: str | None = None
-    init_strict: bool = True  # false: load the tensors of init that fit, and initialise the others anew
-    device: str = "auto"  # auto | cpu | cuda | cuda:0
-    # with torchrun, ddp: each rank has all weights | fsdp: weights, gradients and moments are sharded over all ranks |
-    # hsdp: they are sharded over groups of ranks
-    distributed: str = "ddp"
-    shard_size: int | None = None  # hsdp: ranks over which a model is sharded; null: those of one machine
-    plan: bool = False  # print memory, communication and time of this run on `world` cards, and train nothing
-    world: int = 1  # number of cards of a plan, one for each rank
-    card: str = "h100"  # kind of the cards of a plan: v100 | a100 | h100 | h200 | b200
-    deterministic: bool = False  # bitwise reproducible results on a GPU, with slower kernels; on a CPU they always are
-    resume: bool = True  # false: start over and move the existing run folder aside
-    wandb: WandbConfig = field(default_factory=WandbConfig)
-
-    def __post_init__(self) -> None:
-        check_mode(self.distributed, self.shard_size)
-        if self.ablation is not None and self.size in EXPERIMENT_SIZES:
-            raise ValueError(
-                f"size={self.size} is a size of experiment=drawings; an ablation has laptop, small, base and paper"
-            )
-
 
 COMMANDS = {
     "train": TrainConfig,
@@ -133,8 +86,9 @@ def run_name(name: str) -> str:
 def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
     """Return a decorator that turns `main(config)` into a command. It reads the command line and runs sweeps.
 
-    A user error prints one sentence on stderr and exits with status 2. A stop signal exits with 128 + its number, as
-    in a shell. A failed job does not stop a sweep; failed jobs are listed at the end.
+    A user error prints one sentence on stderr and exits with `ERROR_STATUS`; any other error keeps its traceback and
+    exits with 1. A stop signal exits with 128 + its number, as in a shell. A failed job does not stop a sweep; failed
+    jobs are listed at the end.
     """
 
     def decorate(main: Callable[[Any], None]) -> Callable[[], None]:
@@ -161,7 +115,7 @@ def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
                     raise
                 _print_error(str(error) if user_error else traceback.format_exc())
                 if not sweeping:
-                    raise SystemExit(2) from None
+                    raise SystemExit(ERROR_STATUS) from None
                 message = str(error) if user_error else f"{type(error).__name__}: {error}"
                 failure = f"{' '.join(HydraConfig.get().overrides.task)}: {message}"
                 if in_submitit_job:
@@ -174,11 +128,11 @@ def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
                 register()
             except ValueError as error:
                 _print_error(str(error))
-                raise SystemExit(2) from None
+                raise SystemExit(ERROR_STATUS) from None
             with _hydra_arguments(name) as arguments:
                 if message := wrong_command(name, arguments):
                     _print_error(message)
-                    raise SystemExit(2)
+                    raise SystemExit(ERROR_STATUS)
                 try:
                     if not {*HELP, HELP_ALL}.isdisjoint(arguments):
                         print_command_help(name, arguments)
@@ -189,16 +143,16 @@ def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
                     if full_error:
                         raise
                     _print_error(explain_hydra_error(error, known_keys(name, arguments), arguments))
-                    raise SystemExit(2) from None
+                    raise SystemExit(ERROR_STATUS) from None
                 except ValueError as error:  # --help with a value that its dataclass rejects
                     if full_error:
                         raise
                     _print_error(str(error))
-                    raise SystemExit(2) from None
+                    raise SystemExit(ERROR_STATUS) from None
             if failed:
                 jobs = "job" if len(failed) == 1 else "jobs"
                 _print_error("\n  ".join([f"{len(failed)} {jobs} of this sweep failed:", *failed]))
-                raise SystemExit(2)
+                raise SystemExit(ERROR_STATUS)
 
         return run
 

@@ -1,4 +1,4 @@
-"""Error messages for a wrong command line: one sentence with the option and the closest valid one."""
+"""Error messages for a wrong command line: one sentence with the option and the closest valid one; exit status 2."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -9,6 +9,7 @@ from typing import Any
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
+ERROR_STATUS = 2  # exit status after any error that a sentence explains: on the command line, in a file, in training
 RENAMED = {"scale": "size"}  # settings with a new name
 
 

@@ -12,7 +12,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from dalle import checkpoint, distributed
 from dalle.bundled import checkpoint_folder
 from dalle.checkpoint import CheckpointError
-from dalle.cli.config import TrainConfig, command, run_name
+from dalle.cli.config import command, run_name
+from dalle.cli.train_config import TrainConfig
 from dalle.planning.cards import find_card
 from dalle.planning.plan import Planner, check_fits, report
 from dalle.sampling.components import find_components
@@ -175,6 +176,8 @@ def train_stage(config: TrainConfig, folder: Path, device: torch.device, mesh: D
     stage = STAGES.for_config(config.stage).build(config.stage, config.data, context)
     if init is not None and not init.resumed:
         print_once(f"{folder}: {load_init(stage.model, init, config.stage, dvae)}")
+    if done and distributed.is_main_process():
+        stage.data.warn_if_changed(folder)
     parameters = sum(parameter.numel() for parameter in stage.model.parameters())
     image_size = stage.data.image_size
     print_once(

@@ -37,7 +37,9 @@ class FilesConfig:
     path: str = ""  # location of the images
     image_size: int = 256  # side in pixels of the square images that models get
     validation_share: float = 0.05  # share of the records held out for validation, chosen by a hash of their keys
-    allow_missing_captions: bool = False  # keep images without captions, with an empty one, to train a dVAE
+    # keep images without captions; the transformer sees an empty one, as with stage.caption_dropout, and CLIP leaves
+    # them out
+    allow_missing_captions: bool = False
     filters: FiltersConfig = field(default_factory=FiltersConfig)  # which records to leave out; filters=paper
     opt_out: str = ""  # text file of keys, URLs, domains and SHA-256 hashes to leave out; "": none
 
@@ -185,7 +187,7 @@ class FileSource(ABC):
         parts += [f"left out: {self.dropped}"] if self.dropped else []
         parts += [f"warnings: {self.warnings}"] if self.warnings else []
         if NO_CAPTION in self.dropped:
-            parts.append("set data.allow_missing_captions=true to keep images without a caption")
+            parts.append("set data.allow_missing_captions=true to keep images without a caption, except for CLIP")
         message = f"data.path={printable(self.config.path)}: {'; '.join(parts)}"
         if remaining == 0:
             raise ValueError(message)

@@ -39,8 +39,8 @@ class FolderConfig(FilesConfig):
     python train.py data=folder data.path=my/pictures ...
 
     The captions of photo.jpg are in photo.txt, one per line. Alternatively, all captions are in captions.csv (.tsv,
-    .jsonl, .parquet) in the folder, with columns file and caption. Images without captions can train a dVAE
-    (data.allow_missing_captions=true).
+    .jsonl, .parquet) in the folder, with columns file and caption. Images without captions are left out, unless
+    data.allow_missing_captions=true.
 
     Splits: train and val by a hash of each image's path within the folder; data.validation_share of them are held
     out, and stay held out when images are added.

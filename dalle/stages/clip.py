@@ -56,6 +56,8 @@ class CLIPStage:
         self.config = config
         if config.image_size is not None:
             data = replace(data, image_size=config.image_size)
+        if getattr(data, "allow_missing_captions", False):  # an image without a caption is no pair
+            data = replace(data, allow_missing_captions=False)
         self.data = DataModule(data, config, context)
         model, tokenizer = self._tokenizer(config)
         self.clip = CLIP(replace(model, image_size=self.data.image_size), tokenizer)
@@ -88,7 +90,7 @@ class CLIPStage:
 
         The number of pairs in a group does not depend on the number of ranks and micro-batches.
         """
-        held_out = self.data.held_out(self.config.validation_pictures)
+        held_out = self.data.held_out(self.config.validation_images)
         pairs = [model(*self._inputs(batch)) for batch in held_out]
         scale = pairs[0][2]
         groups = [torch.cat([pair[side] for pair in pairs]).split(self.config.batch_size) for side in (0, 1)]

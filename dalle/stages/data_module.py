@@ -1,6 +1,7 @@
 """Data module of the stages: captioned images of a data set, as batches on the device."""
 
 import itertools
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from dalle import checkpoint, distributed
 from dalle.data import open_source
-from dalle.data.audit.provenance import data_meta
+from dalle.data.audit.provenance import Provenance, changed_splits, data_meta
 from dalle.data.collate import ImageBatch, TokenBatch, to_tensor
 from dalle.data.loader import image_batches, ordered_batches, token_batches
 from dalle.data.source import Source
@@ -25,6 +26,7 @@ from dalle.stages.initial_weights import Init
 from dalle.tokenizer import CaptionTokenizer, words_of
 from dalle.training.stage import TrainingConfig
 
+log = logging.getLogger(__name__)
 MAX_CAPTION_WORDS = 20_000  # a checkpoint lists the words of its captions, unless there are more
 
 
@@ -47,13 +49,13 @@ class StageDataConfig(TrainingConfig):
     # augmentation of training images: dvae (Listing 1) | transformer (Listing 2) | affine | placement |
     # channel_shuffle | none
     transform: str = "none"
-    validation_pictures: int = 1_000  # held-out images used for validation, the first of the split
+    validation_images: int = 1_000  # held-out images used for validation, the first of the split
     workers: int = 2  # processes that load batches; 0: load in the training process
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.validation_pictures < 1:
-            raise ValueError(f"validation_pictures={self.validation_pictures} must be at least 1")
+        if self.validation_images < 1:
+            raise ValueError(f"validation_images={self.validation_images} must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,20 @@ class DataModule:
     def data_meta(self) -> dict[str, Any]:
         """Description of the data set, its splits and its authors. Computed once: it goes over all records."""
         return data_meta(self.data_config, {"train": self.train, "val": self.val})
+
+    def warn_if_changed(self, folder: Path) -> None:
+        """Log a warning if the data are not those that the checkpoint in `folder` records; only on the first rank.
+
+        It costs no further pass over the data: the next checkpoint needs `data_meta` too.
+        """
+        recorded = Provenance.read(folder).meta.get("records") if (folder / checkpoint.CONFIG).is_file() else None
+        if recorded and (changes := changed_splits(recorded, self.data_meta["records"])):
+            log.warning(
+                "%s: the data have changed since its last checkpoint (%s), and the run goes on with the present data: "
+                "restore them if that was not intended, or start a new run with run=<name>",
+                folder,
+                "; ".join(changes),
+            )
 
     def pixels(self, batch: ImageBatch) -> Tensor:
         """Return the batch's images on the device: (b, 3, s, s) floats in [0, 1], channels last."""

@@ -27,7 +27,7 @@ from dalle.training.optimizer import OptimizerConfig
 from dalle.training.schedules import Schedule
 
 STEPS = 8  # sampling steps in validation and previews
-PREVIEW_PICTURES = 8
+PREVIEW_IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class DecoderStageConfig(StageDataConfig):
     # code_channels, code_side and image_vocabulary come from the dVAE, grid from the image size
     model: DecoderConfig = field(default_factory=DecoderConfig)
     transform: str = "transformer"
-    validation_pictures: int = 256
+    validation_images: int = 256
     steps: int = 200_000
     batch_size: int = 256
     clip_norm: float | None = 1.0
@@ -107,7 +107,7 @@ class DecoderStage:
         """
         assert isinstance(model, DiffusionDecoder)
         sums, count = dict.fromkeys(("loss", "rmse", "dvae_rmse"), 0.0), 0
-        for images in self.data.held_out(self.config.validation_pictures):
+        for images in self.data.held_out(self.config.validation_images):
             batch = self._encode(images)
             time, noise = self._validation_noise(count, batch.images)
             decoded = model.sample(batch.condition, noise, STEPS)
@@ -121,7 +121,7 @@ class DecoderStage:
     def preview(self, model: nn.Module) -> Image.Image:
         """Return a grid of held-out images, with their reconstructions by both decoders below."""
         assert isinstance(model, DiffusionDecoder)
-        images = torch.cat([self.data.pixels(batch) for batch in self.data.held_out(PREVIEW_PICTURES)])
+        images = torch.cat([self.data.pixels(batch) for batch in self.data.held_out(PREVIEW_IMAGES)])
         tokens = self.dvae.encode(images)
         _, noise = self._validation_noise(0, images)
         shown = {

@@ -48,7 +48,7 @@ class DVAEStageConfig(StageDataConfig):
     restart_codes_until: int = 0  # no restarts from this update on, so that the last codes can settle; 0: to the end
     commitment: float = 1.0  # vector quantisation: weight of the distance to the codes, instead of the KL (VQ-VAE)
     transform: str = "dvae"
-    validation_pictures: int = 256
+    validation_images: int = 256
     steps: int = 3_000_000
     batch_size: int = 512
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -136,7 +136,7 @@ class DVAEStage:
         counts = torch.zeros(model.vocabulary, device=self.data.device)
         sums: dict[str, float] = dict.fromkeys(("nll", "sampled_nll", "kl", "soft", "hard"), 0.0)
         count = 0
-        for batch in self.data.held_out(self.config.validation_pictures):
+        for batch in self.data.held_out(self.config.validation_images):
             images = self.data.pixels(batch)
             logits = model.logits(images)
             relaxed = model.relax(logits, self.config.last_temperature, generator)

@@ -164,8 +164,8 @@ class TransformerStage:
             metrics |= {f"{split}_text": text, f"{split}_image": image}
         return metrics
 
-    def preview(self, model: nn.Module) -> Image.Image:
-        """Return a grid of images sampled for held-out captions, without reranking."""
+    def preview(self, model: nn.Module) -> Image.Image | None:
+        """Return a grid of images sampled for held-out captions, without reranking; None without any caption."""
         assert isinstance(model, Transformer)
         config = self.config
         dalle = DALLE(
@@ -176,7 +176,9 @@ class TransformerStage:
             guidance=config.guidance,
             temperature=config.sampling_temperature,
         )
-        captions = [caption for batch in self.data.held_out(4) for caption in batch.captions]
+        captions = [caption for batch in self.data.held_out(4) for caption in batch.captions if caption]
+        if not captions:  # of images without captions (data.allow_missing_captions)
+            return None
         results = dalle.generate_many(captions, SamplingConfig(candidates=4, keep=4), truncate=True, progress=False)
         return labelled_grid([ImageRow(result.caption, result.images, None) for result in results])
 
@@ -197,7 +199,7 @@ class TransformerStage:
     def _held_out_nll(self, model: nn.Module, split: str) -> tuple[float, float]:
         if split not in self._held_out:
             with torch.autocast(self.data.device.type, enabled=False):  # the loop enables it for validation
-                batches = self.data.held_out(self.config.validation_pictures, split)
+                batches = self.data.held_out(self.config.validation_images, split)
                 self._held_out[split] = [self._tokenize(batch) for batch in batches]
         nats, tokens = torch.zeros(2), torch.zeros(2)
         for batch in self._held_out[split]:
@@ -227,7 +229,7 @@ class TransformerStage:
     def _text_targets(self, batch: TokenizedBatch) -> Tensor:
         """Return the target of each text position, (b, T) int64; IGNORED for padding without a loss."""
         targets = self.transformer.sequence.text_targets(batch.caption, self.config.pad_loss)
-        # dropped captions have no text targets: p(caption) is learned from the data's captions only
+        # dropped and missing captions have no text targets: p(caption) is learned from the data's captions only
         return targets.masked_fill(batch.caption[:, :1] == PAD, IGNORED)
 
     @torch.no_grad()
@@ -238,7 +240,7 @@ class TransformerStage:
         caption_dropout: float = 0.0,
         generators: list[np.random.Generator] | None = None,
     ) -> TokenizedBatch:
-        """Encode captions and images as tokens.
+        """Encode captions and images as tokens. An empty caption is all padding, like a dropped one.
 
         generators: one per image, for all random choices; None: no dropout, and the most probable image tokens.
         """
@@ -247,7 +249,7 @@ class TransformerStage:
             self.tokenizer.encode(caption, bpe_dropout, generator)
             for caption, generator in zip(batch.captions, per_caption, strict=True)
         ]
-        caption = self.transformer.sequence.pad_captions(ids, truncate=True)
+        caption = self.transformer.sequence.pad_captions([each or [PAD] for each in ids], truncate=True)
         if caption_dropout and generators:
             dropped = torch.tensor([generator.random() < caption_dropout for generator in generators])
             caption = caption.masked_fill(dropped[:, None], PAD)

@@ -42,22 +42,33 @@ class Sink(Protocol):
 
 
 class Logger:
-    """Logger that forwards to each of its sinks; only the first rank has any."""
+    """Logger that forwards to each of its sinks; only the first rank has any.
+
+    A sink that cannot write, on a full disk for instance, gives one warning until it can again; training continues.
+    """
 
     def __init__(self, *sinks: Sink):
         self.sinks = sinks
+        self.failing: set[tuple[int, str]] = set()  # ids of sinks with the outputs that could not be written last time
 
     def metrics(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        for sink in self.sinks:
-            sink.metrics(step, split, values)
+        self._call_all(f"{split} metrics", f" of step {step}", lambda sink: sink.metrics(step, split, values))
 
     def image(self, step: int, image: Image.Image) -> None:
-        for sink in self.sinks:
-            sink.image(step, image)
+        self._call_all("the preview", f" of step {step}", lambda sink: sink.image(step, image))
 
     def close(self) -> None:
+        self._call_all("the last metrics", "", lambda sink: sink.close())
+
+    def _call_all(self, output: str, of_step: str, function: Callable[[Sink], None]) -> None:
         for sink in self.sinks:
-            sink.close()
+            try:
+                function(sink)
+                self.failing.discard((id(sink), output))
+            except OSError as error:
+                if (id(sink), output) not in self.failing:
+                    log.warning("%s%s could not be written; training continues: %s", output, of_step, error)
+                self.failing.add((id(sink), output))
 
 
 class MetricsFile:
@@ -90,7 +101,8 @@ class PreviewFolder:
 
     def image(self, step: int, image: Image.Image) -> None:
         self.folder.mkdir(exist_ok=True)
-        image.save(self.folder / f"step-{step:06d}.png")
+        with atomic_write(self.folder / f"step-{step:06d}.png") as temporary:  # the strip reads all of them
+            image.save(temporary, format="PNG")
         self.new = True
 
     def close(self) -> None:

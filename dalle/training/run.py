@@ -19,12 +19,13 @@ MUTABLE = {"log_every", "validate_every", "preview_every", "save_every", "max_sk
 MUTABLE |= {"log_gradient_norms", "spike_deviations", "stall_minutes", "profile", "profile_steps"}
 MUTABLE |= {"async_save", "keep_every", "keep_best"}
 STEPS = "stage.steps"
-RENAMED = {  # settings of runs saved by version 1.0 -> their present names
+RENAMED = {  # settings of runs saved by earlier versions -> their present names
     "stage.ema.warm_up": "stage.ema.warmup",
     "stage.max_bad_steps": "stage.max_skipped_steps",
     "stage.optimizer.plateau.halvings": "stage.optimizer.plateau.max_reductions",
     "stage.optimizer.warm_up": "stage.optimizer.warmup_steps",
     "stage.pad_targets": "stage.pad_loss",
+    "stage.validation_pictures": "stage.validation_images",
     "stage.views": "stage.crops",
 }
 

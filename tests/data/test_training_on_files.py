@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from dalle import checkpoint
+from dalle.data.folder import FolderSource
 
 TINY = [
     "preset=tiny",
@@ -18,7 +20,7 @@ TINY = [
     "run=mine",
     "data.image_size=32",
     "data.validation_share=0.3",
-    *(f"stage.{each}" for each in ("steps=2", "batch_size=4", "workers=0", "validation_pictures=2")),
+    *(f"stage.{each}" for each in ("steps=2", "batch_size=4", "workers=0", "validation_images=2")),
     *(f"stage.model.{each}" for each in ("vocabulary=8", "width=8", "decoder_input=8", "blocks_per_group=1")),
 ]
 NAMES = [f"{number:03d}" for number in range(10)]
@@ -84,7 +86,7 @@ def test_skipped_records_are_logged_and_filters_are_a_config_group(train, tmp_pa
 
 SMALL_CLIP = [
     *("stage=clip", "preset=tiny", "device=cpu", "wandb.mode=disabled", "run=mine", "data.image_size=32"),
-    *(f"stage.{each}" for each in ("batch_size=4", "workers=0", "validation_pictures=2", "tokenizer_records=100")),
+    *(f"stage.{each}" for each in ("batch_size=4", "workers=0", "validation_images=2", "tokenizer_records=100")),
     *(f"stage.model.{each}" for each in ("image_width=16", "text_width=16", "image_heads=2", "text_heads=2")),
     "stage.model.text_vocabulary=264",  # 256 bytes, 6 merges and 2 ids of CLIP: any captions fill it
 ]
@@ -105,3 +107,47 @@ def test_a_resumed_run_keeps_its_tokenizer_when_pictures_are_added(train, tmp_pa
     assert status == 0, printed
     assert "steps 2 to 4" in printed
     assert saved.read_text() == before
+
+
+def test_a_resumed_run_warns_if_its_data_have_changed(train, tmp_path, caplog):
+    (tmp_path / "pictures").mkdir()
+    overrides = [*folder(tmp_path / "pictures"), *TINY]
+    run, begun = "outputs/dvae/mine", "the data have changed since its last checkpoint"
+    assert train(*overrides)[0] == 0
+    assert train(*overrides, "stage.steps=3")[0] == 0
+    assert caplog.messages == []
+
+    before = checkpoint.read_config(run, "dvae")[1]["records"]
+    for number in range(20, 30):
+        (tmp_path / "pictures" / f"{number:03d}.jpg").write_bytes(jpeg(number))
+        (tmp_path / "pictures" / f"{number:03d}.txt").write_text("another picture")
+    assert train(*overrides, "stage.steps=4")[0] == 0
+    after = checkpoint.read_config(run, "dvae")[1]["records"]
+    assert sum(split["records"] for split in after.values()) == 20
+    counts = [f"{split} had {before[split]['records']} records, now {after[split]['records']}" for split in after]
+    assert caplog.messages[0].startswith(f"{run}: {begun} ({'; '.join(counts)}), and the run goes on")
+
+    for path in (tmp_path / "pictures").glob("*.jpg"):  # as many records, of other files
+        os.utime(path, (1, 1))
+    assert train(*overrides, "stage.steps=5")[0] == 0
+    digests = checkpoint.read_config(run, "dvae")[1]["records"]["train"]["digest"]
+    assert f"captions or files of train: digest was {after['train']['digest']}, now {digests}" in caplog.messages[1]
+    assert train(*overrides, "stage.steps=6")[0] == 0
+    assert len(caplog.messages) == 2
+
+
+def test_resuming_passes_over_the_data_no_more_often_than_starting(train, tmp_path, monkeypatch):
+    splits: list[str] = []
+    digest = FolderSource.digest
+
+    def counted(source: FolderSource) -> str:
+        splits.append(",".join(source.keys()))
+        return digest(source)
+
+    monkeypatch.setattr(FolderSource, "digest", counted)
+    overrides = [*folder(tmp_path), *TINY]
+    assert train(*overrides, "stage.steps=2")[0] == 0
+    at_start = list(splits)
+    assert train(*overrides, "stage.steps=3")[0] == 0
+    assert len(at_start) == 2
+    assert splits == 2 * at_start

@@ -28,7 +28,7 @@ STEPS = 50
 CPU = torch.device("cpu")
 CAPTIONS = ["a small red circle above a large blue square", "three green triangles"]
 DATA = ["data=blocks", "data.image_size=32", "data.train=256", "data.val=16", "data.novel=16", "wandb.mode=disabled"]
-COMMON = ["precision=float32", "workers=0", "log_every=1", f"steps={STEPS}", "validation_pictures=16"]
+COMMON = ["precision=float32", "workers=0", "log_every=1", f"steps={STEPS}", "validation_images=16"]
 COMMON += ["validate_every=0", "preview_every=0", "save_every=0"]
 SIZES = {
     "dvae": ["model.width=16", "model.vocabulary=32", "batch_size=8", "kl_weight.start=6.6"],

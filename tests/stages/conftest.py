@@ -1,10 +1,14 @@
-"""Fixtures for stages: a dVAE checkpoint, and a folder of captioned images."""
+"""Fixtures for stages: a dVAE checkpoint, a folder of captioned images, and a trained checkpoint of each stage."""
 
+import runpy
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from init_runs import everything
 from PIL import Image
 from tiny_stages import CONFIGS
 
@@ -32,3 +36,21 @@ def pictures_folder(tmp_path_factory) -> Path:
     (folder / "broken.png").write_bytes(b"no picture")
     (folder / "broken.txt").write_text("a picture that cannot be read")
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> Path:
+    """Return a folder with dvae/, clip/ and transformer/, each trained for two updates with seed 1."""
+    folder = tmp_path_factory.mktemp("trained")
+    script = str(Path(__file__).parents[2] / "train.py")
+    with pytest.MonkeyPatch.context() as patch:  # in this process: a new one would import torch once more
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", [script, *everything("first", "seed=1")])
+        runpy.run_path(script, run_name="__main__")
+    return folder / "outputs" / "first"
+
+
+@pytest.fixture
+def base(trained, tmp_path) -> Path:
+    """Return a copy of `trained` that a test may change."""
+    return Path(shutil.copytree(trained, tmp_path / "base"))

@@ -61,7 +61,7 @@ def train_all(folder: Path, dvae: Path, mode: str, names: Iterable[str]) -> None
     for model, (name, changes) in MODELS.items():
         for option in names:
             options = {"steps": 3, "optimizer": optimizer, "log_every": 1, "clip_norm": 0.5, "ema": EMAConfig(0.5)}
-            options |= {"validate_every": 0, "preview_every": 0, "validation_pictures": 2, **changes, **OPTIONS[option]}
+            options |= {"validate_every": 0, "preview_every": 0, "validation_images": 2, **changes, **OPTIONS[option]}
             stage = build(name, dvae, **options)
             mesh = init_mesh(mode, None, CPU)
             run = Run(folder / model / option, {"stage": {"steps": 3}}, 0, CPU, WandbConfig("disabled"), mesh=mesh)

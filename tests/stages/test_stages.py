@@ -154,8 +154,8 @@ def test_validation_does_not_depend_on_batch_size(name, dvae_folder):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_empty_validation_split_raises_before_training(name):
-    with pytest.raises(ValueError, match="validation_pictures=0 must be at least 1"):
-        replace(CONFIGS[name], validation_pictures=0)
+    with pytest.raises(ValueError, match="validation_images=0 must be at least 1"):
+        replace(CONFIGS[name], validation_images=0)
 
 
 def test_clip_may_be_trained_on_smaller_images_than_the_other_stages():

@@ -2,12 +2,15 @@
 
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from tiny_stages import BLOCKS, CONFIGS, build, overfit
 
+from dalle.data.folder import FolderConfig
 from dalle.models.transformer.sequence import PAD
 from dalle.sampling.pipeline import DALLE
 from dalle.stages.transformer import TransformerStageConfig
@@ -84,6 +87,47 @@ def test_dropped_captions_have_no_text_loss(dvae_folder):
     text, image = stage._nll(stage.model, replace(batch, caption=torch.full_like(batch.caption, PAD)))
     assert text == 0
     assert image.isfinite()
+
+
+@pytest.fixture
+def partly_captioned(tmp_path) -> FolderConfig:
+    """Return the config of a folder of 16 images, every other one without a caption."""
+    for number in range(16):
+        Image.new("RGB", (16, 16), (16 * number, 0, 0)).save(tmp_path / f"{number}.png")
+        if number % 2:
+            (tmp_path / f"{number}.txt").write_text(f"red {number}")
+    return FolderConfig(path=str(tmp_path), image_size=16, validation_share=0.4, allow_missing_captions=True)
+
+
+@torch.no_grad()
+def test_images_without_captions_are_trained_on_as_if_their_captions_were_dropped(dvae_folder, partly_captioned):
+    stage = build("transformer", dvae_folder, partly_captioned, bpe_dropout=0.1)
+    batch = next(stage.batches(0))
+    empty = {key for key, caption in zip(batch.keys, batch.caption, strict=True) if (caption == PAD).all()}
+    assert empty == {key for key in batch.keys if int(key.removesuffix(".png")) % 2 == 0}
+    assert 0 < len(empty) < len(batch.keys)
+    text, image = stage._nll(stage.model, batch)
+    rows = [row for row, key in enumerate(batch.keys) if key not in empty]
+    others = replace(batch, caption=batch.caption[rows], image=batch.image[rows], image_targets=batch.image[rows])
+    torch.testing.assert_close(text, stage._nll(stage.model, others)[0])
+    assert image.isfinite()
+    assert stage.validate(stage.model)["text"] > 0
+    assert stage.preview(stage.model) is not None
+
+
+def test_only_images_without_captions_train_an_unconditional_model(dvae_folder, partly_captioned):
+    for captions in Path(partly_captioned.path).glob("*.txt"):
+        captions.unlink()
+    stage = build("transformer", dvae_folder, partly_captioned)
+    assert (next(stage.batches(0)).caption == PAD).all()
+    assert stage.validate(stage.model)["text"] == 0
+    assert stage.preview(stage.model) is None
+
+
+def test_clip_leaves_out_images_without_captions(partly_captioned):
+    stage = build("clip", data=partly_captioned)
+    kept = [*stage.data.train.keys(), *stage.data.val.keys()]
+    assert {int(key.removesuffix(".png")) for key in kept} == set(range(1, 16, 2))
 
 
 def test_only_checkpoints_trained_with_dropped_captions_can_use_guidance(dvae_folder, tmp_path):

@@ -60,7 +60,7 @@ def trained_weights(folder: Path, dvae: Path) -> dict[str, list[float]]:
     for model, (name, changes) in MODELS.items():
         for reducer, compression in COMPRESSIONS.items():
             options = {"steps": 3, "optimizer": optimizer, "compression": compression, "log_every": 1}
-            options |= {"validate_every": 0, "preview_every": 0, "validation_pictures": 2, **changes}
+            options |= {"validate_every": 0, "preview_every": 0, "validation_images": 2, **changes}
             stage = build(name, dvae, **options)
             run_config = {"stage": {"steps": 3}}
             train(stage, stage.config, Run(folder / model / reducer, run_config, 0, CPU, WandbConfig("disabled")))

@@ -29,7 +29,7 @@ COMMON: dict[str, Any] = {
     "workers": 0,
     "steps": 2,
     "batch_size": 8,
-    "validation_pictures": 10,
+    "validation_images": 10,
     "precision": "float32",
     "optimizer": OptimizerConfig(Schedule(start=1e-3)),
 }

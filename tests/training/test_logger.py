@@ -1,6 +1,8 @@
+import errno
 import json
 import sys
 import types
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -96,6 +98,31 @@ def test_wandb_failure_warns_once_and_training_goes_on(tmp_path, wandb, caplog, 
     assert [record.message for record in caplog.records] == [
         "wandb failed and is disabled for this run; training continues: no network"
     ]
+
+
+def test_full_disk_warns_once_for_each_output_and_leaves_no_broken_preview(tmp_path, monkeypatch, caplog):
+    def save(image, path, format):
+        Path(path).write_bytes(b"half of a file")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    logger = open_logger(tmp_path, 0, WandbConfig(mode="disabled"), "abc123", {})
+    logger.image(5, Image.new("RGB", (2, 2)))
+    logger.image(10, Image.new("RGB", (2, 2)))
+    metrics = logger.sinks[0]
+    assert isinstance(metrics, MetricsFile)
+    with open("/dev/full", "a", buffering=1) as metrics.file, monkeypatch.context() as full_disk:
+        full_disk.setattr(Image.Image, "save", save)
+        for step in (15, 20):
+            logger.metrics(step, "train", {"loss": 0.5})
+            logger.image(step, Image.new("RGB", (2, 2)))
+        logger.close()
+    assert caplog.messages == [
+        "train metrics of step 15 could not be written; training continues: [Errno 28] No space left on device",
+        "the preview of step 15 could not be written; training continues: [Errno 28] No space left on device",
+        "the last metrics could not be written; training continues: [Errno 28] No space left on device",
+        "the previews could not be joined: [Errno 28] No space left on device",
+    ]
+    assert {each.name for each in (tmp_path / "previews").iterdir()} == {"step-000005.png", "step-000010.png"}
 
 
 def test_disabled_wandb_is_not_imported(tmp_path, monkeypatch):

@@ -1,3 +1,4 @@
+import errno
 import json
 import math
 from dataclasses import replace
@@ -5,8 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 from line_stage import LineConfig, LineStage, fit
+from PIL import Image
 
 from dalle import checkpoint
+from dalle.checkpoint import CheckpointError
 from dalle.training.ema import EMAConfig
 from dalle.training.loop import DivergenceError
 from dalle.training.optimizer import OptimizerConfig, PlateauConfig
@@ -157,6 +160,20 @@ def test_failing_preview_warns_and_training_goes_on(tmp_path, caplog):
         "the preview of step 10 failed: division by zero",
         "the preview of step 20 failed: division by zero",
     ]
+    assert (tmp_path / "state" / "00000020").is_dir()
+
+
+def test_full_disk_ends_training_only_for_checkpoints(tmp_path, monkeypatch, caplog):
+    def save(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    fit(tmp_path, EXACT)
+    assert "the preview of step 10 could not be written; training continues" in caplog.text
+    assert (tmp_path / "state" / "00000020").is_dir()
+    monkeypatch.setattr(checkpoint, "write_weights", save)
+    with pytest.raises(CheckpointError, match="No space left on device. The previous file is unchanged"):
+        fit(tmp_path, replace(EXACT, steps=25))
     assert (tmp_path / "state" / "00000020").is_dir()
 
 

@@ -43,6 +43,15 @@ def test_a_spike_is_reported_with_the_keys_of_its_batch(tmp_path):
     assert "records record-151-0, record-151-1, record-151-2, record-151-3 and 2 more, all in" in text
 
 
+def test_a_spike_is_printed_also_if_its_file_cannot_be_written(tmp_path, caplog):
+    spikes, said = reporter(tmp_path)
+    (tmp_path / "spikes.jsonl").mkdir()
+    feed(spikes, [*noisy(150), 3.0])
+    spikes.report()
+    assert len(said) == 1
+    assert caplog.messages[0].startswith("the loss spike of update 151 could not be written; training continues: ")
+
+
 def test_ordinary_noise_and_slow_changes_are_no_spikes(tmp_path):
     spikes, said = reporter(tmp_path)
     feed(spikes, [loss + 5 * math.exp(-step / 50) for step, loss in enumerate(noisy(900))])

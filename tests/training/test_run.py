@@ -42,7 +42,9 @@ def test_settings_missing_from_an_older_run_have_their_default():
 
 def test_renamed_settings_of_older_runs_are_no_change():
     former = changed(pad_targets="all", optimizer={"warm_up": 10, "plateau": {"halvings": 5}}, max_bad_steps=3)
-    present = changed(pad_loss="all", optimizer={"warmup_steps": 10, "plateau": {"max_reductions": 5}})
+    former = {**former, "stage": {**former["stage"], "validation_pictures": 256}}
+    settings = {"optimizer": {"warmup_steps": 10, "plateau": {"max_reductions": 5}}, "validation_images": 256}
+    present = changed(pad_loss="all", **settings)
     assert differences(former, present) == []
     assert differences(former, {**present, "seed": 1}) == ["seed was 0, now 1"]
 

@@ -52,6 +52,21 @@ def data_meta(data: Any, sources: Mapping[str, Source]) -> dict[str, Any]:
     }
 
 
+def changed_splits(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Describe each split whose records have changed, in a phrase. The arguments are `records` of a checkpoint's meta.
+
+    A split that `before` lacks counts as unchanged.
+    """
+    phrases = []
+    for split, record in now.items():
+        old = before.get(split, record)
+        if old["records"] != record["records"]:
+            phrases.append(f"{split} had {old['records']:,} records, now {record['records']:,}")
+        elif old["digest"] != record["digest"]:
+            phrases.append(f"captions or files of {split}: digest was {old['digest']}, now {record['digest']}")
+    return phrases
+
+
 @dataclass(frozen=True)
 class Provenance:
     """A checkpoint, and the information in it about its training data."""

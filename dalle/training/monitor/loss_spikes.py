@@ -1,6 +1,7 @@
 """Loss spikes and non-finite updates, reported with the keys of the records in their batches."""
 
 import json
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from torch import Tensor
 from dalle import distributed
 from dalle.training.logger import open_json_lines
 
+log = logging.getLogger(__name__)
 WINDOW = 100  # updates in the running mean and deviation; spikes are reported only after as many updates
 MAX_REPORTS = 20  # reports of one run of each kind
 MAX_PENDING = 1_000  # updates kept between two readings; with log_every=0 only the latest are examined
@@ -125,8 +127,11 @@ class LossSpikes:
 
     def _write(self, spike: Spike, keys: Sequence[str]) -> None:
         numbers = {name: value if math.isfinite(value) else None for name, value in spike._asdict().items()}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**numbers, "kind": spike.kind, "keys": keys}) + "\n")
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({**numbers, "kind": spike.kind, "keys": keys}) + "\n")
+        except OSError as error:  # a full disk, for instance
+            log.warning("the loss spike of update %d could not be written; training continues: %s", spike.step, error)
         shown = ", ".join(keys[:PRINTED_KEYS]) + (f" and {len(keys) - PRINTED_KEYS} more" * (len(keys) > PRINTED_KEYS))
         batch = f"; records {shown}, all in {self.path}" if keys else f"; see {self.path}"
         last = "; later ones are not reported" if self.reported[spike.kind] == MAX_REPORTS else ""
