@@ -47,7 +47,7 @@ test: $(INSTALLED) ## run the fast tests, about 9 minutes on two cores
 	$(PYTEST) --dist loadfile -m "not slow and not browser"
 
 test-slow: $(INSTALLED) ## run the other tests: ranks, wheel, long trainings, browser
-	$(PYTEST) --dist worksteal -m "slow or browser"
+	$(PYTEST) --dist loadgroup -m "slow or browser"
 
 interpreters: $(INSTALLED) ## run the tests on each installed Python from 3.10 to 3.13
 	TORCH="$(TORCH)" $(RUN) -m nox

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra.core.config_store import ConfigStore
 
 from dalle import checkpoint
 from dalle.cli import config
@@ -29,14 +30,23 @@ RunCommand = Callable[..., tuple[int, str]]
 
 ROOT = Path(__file__).parents[1]
 RANK_FIXTURES = {"ranks", "two_ranks"}  # they train on several processes
+SHARED_FIXTURES = {*RANK_FIXTURES, "wheel"}  # costly, and shared by the tests of a file
+
+# Hydra copies all registered configs each time that it composes one, and changes none: a fifth of the time of composing
+ConfigStore.__deepcopy__ = lambda self, _: self
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m deselects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of several ranks as slow."""
+    """Mark the tests of several ranks as slow, and those that `make test-slow` runs in one process for a fixture."""
     for item in items:
-        if RANK_FIXTURES & set(getattr(item, "fixturenames", ())):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if RANK_FIXTURES & fixtures:
             item.add_marker(pytest.mark.slow)
+        if "browser" in fixtures:
+            item.add_marker(pytest.mark.xdist_group("browser"))
+        elif SHARED_FIXTURES & fixtures:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 import pytest
@@ -45,21 +46,27 @@ def write(tmp_path, monkeypatch):
     return write
 
 
+@cache
+def composed(*overrides: str) -> Any:
+    """Return the options of train.py, which several tests compare and none changes."""
+    return compose("train", overrides)
+
+
 @pytest.mark.parametrize(("preset", "stage"), SECTIONS)
 def test_every_section_of_a_preset_is_merged_into_its_stage(preset, stage):
     others, sections = read("preset", preset)
     assert others == {} and list(sections) == list(STAGES)
     section = sections[stage]
     base = section.pop("defaults", [])
-    alone = compose("train", [f"stage={stage}", f"preset={preset}"])
+    alone = composed(f"stage={stage}", f"preset={preset}")
     assert missing(section, asdict(alone.stage)) == []
     if stage in ALL_STAGES:
-        assert compose("train", ["stage=all", f"preset={preset}"]).stage[stage] == alone.stage
+        assert composed("stage=all", f"preset={preset}").stage[stage] == alone.stage
     assert alone.preset == {}  # it is merged into the stage only
     if base:  # settings that the section does not set are those of its base preset
         (other,) = [each.removeprefix(f"/preset/{stage}/").removesuffix("@_here_") for each in base]
         assert other in options("preset") and other != preset
-        settings = asdict(compose("train", [f"stage={stage}", f"preset={other}"]).stage)
+        settings = asdict(composed(f"stage={stage}", f"preset={other}").stage)
         assert merged(settings, section) == asdict(alone.stage)
 
 

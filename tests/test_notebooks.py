@@ -91,17 +91,17 @@ def test_sampling_notebook_compares_settings_and_explains_missing_guidance(run, 
     assert defined["by_temperature"][0.0][1] == 0  # greedy sampling has no variety
     assert defined["by_temperature"][1.0][1] > 0
     assert len(defined["canvases"]) == len(defined["rows"]) == 5
+    measures_the_named_colour(defined["colour_share"])
 
 
-def test_sampling_notebook_measures_the_named_colour(run, trained):
-    defined, _ = run("02_sampling", DALLE_CHECKPOINT=trained, DALLE_CANDIDATES=2)
+def measures_the_named_colour(colour_share) -> None:
     painted = {"red": (220, 30, 30), "yellow": (240, 200, 30), "green": (40, 160, 60), "blue": (40, 90, 200)}
     for colour, rgb in painted.items():
         image = Image.new("RGB", (8, 8), "white")
         image.paste(rgb, (0, 0, 8, 4))
-        shares = {each: defined["colour_share"]([image], each).item() for each in painted}
+        shares = {each: colour_share([image], each).item() for each in painted}
         assert shares == {each: float(each == colour) for each in painted}
-    assert defined["colour_share"]([Image.new("RGB", (8, 8), "white")], "red").item() == 0
+    assert colour_share([Image.new("RGB", (8, 8), "white")], "red").item() == 0
 
 
 def test_ablations_notebook_plots_finished_and_lists_missing_runs(run, swept, trained):

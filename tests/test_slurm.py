@@ -12,6 +12,7 @@ from pathlib import Path
 
 import hydra
 import pytest
+import torch
 
 from dalle.cli.config import compose, hydra_initialized, register
 
@@ -109,20 +110,25 @@ def test_the_launcher_for_slurm_composes():
 
 @needs_submitit
 @pytest.mark.slow
-def test_a_sweep_in_processes_of_its_own_equals_an_ordinary_one(tmp_path):
+def test_a_sweep_in_processes_of_its_own_equals_an_ordinary_one(train, tmp_path):
     """Names of runs, losses and the error of a failed job."""
     options = [each for each in TINY if not each.startswith("stage.batch_size")]
     sweep = [*options, "stage.steps=2", "stage.log_every=1", "run=s", "seed=0", "stage.batch_size=4,3,0"]
     losses, errors = [], []
-    for name, launcher in (("ordinary", []), ("submitit", ["hydra/launcher=submitit_local"])):
-        (tmp_path / name).mkdir()
-        command = [sys.executable, str(ROOT / "train.py"), "-m", *launcher, *sweep]
-        done = subprocess.run(
-            command, cwd=tmp_path / name, env=environment(), capture_output=True, text=True, timeout=500
-        )
-        assert done.returncode == 2, done.stderr
-        errors.append(done.stderr)
-        runs = sorted((tmp_path / name / "outputs" / "dvae").iterdir())
+    for name in ("ordinary", "submitit"):
+        if name == "ordinary":
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)  # as the processes have
+            status, error = train("-m", *sweep, "out=ordinary")
+            torch.set_num_threads(threads)
+        else:
+            command = [sys.executable, str(ROOT / "train.py"), "-m", "hydra/launcher=submitit_local", *sweep]
+            command += ["out=submitit"]
+            done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=500)
+            status, error = done.returncode, done.stderr
+        assert status == 2, error
+        errors.append(error)
+        runs = sorted((tmp_path / name / "dvae").iterdir())
         assert [run.name for run in runs] == ["s-batch_size_3", "s-batch_size_4"]
         lines = [json.loads(line) for run in runs for line in (run / "metrics.jsonl").read_text().splitlines()]
         losses.append([line.get("loss", line.get("nll")) for line in lines])

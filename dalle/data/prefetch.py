@@ -66,23 +66,28 @@ def prefetch(loader: BatchLoader[ItemT, BatchT], items: Iterable[ItemT], workers
     )
     with _keep_sigchld_handler():
         batches = iter(data_loader)
-    while True:
-        try:
-            item = next(batches)
-        except StopIteration:
-            return
-        except RuntimeError as problem:
-            dead = current.of_dead_workers()
-            if not dead:
-                raise
-            names = " and ".join(loader.key(index) for index in dead)
-            raise LoadingError(
-                f"a worker process died at record {names}: it ran out of memory, or the image decoder crashed. "
-                "Leave the record out, or use fewer workers"
-            ) from problem
-        if isinstance(item, LoadingError):
-            raise item
-        yield item
+    try:
+        while True:
+            try:
+                item = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as problem:
+                dead = current.of_dead_workers()
+                if not dead:
+                    raise
+                names = " and ".join(loader.key(index) for index in dead)
+                raise LoadingError(
+                    f"a worker process died at record {names}: it ran out of memory, or the image decoder crashed. "
+                    "Leave the record out, or use fewer workers"
+                ) from problem
+            if isinstance(item, LoadingError):
+                raise item
+            yield item
+    finally:
+        # ends the workers now. The traceback of an error would keep them until it is collected as garbage, and then
+        # their queues are closed first: torch waits ten seconds for workers that hear nothing
+        del batches
 
 
 class _WorkerDataset(Dataset[Any], Generic[BatchT]):

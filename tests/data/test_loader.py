@@ -1,6 +1,7 @@
 """Data loader: a batch depends only on the seed and the step."""
 
 import logging
+import multiprocessing
 import os
 import time
 import tracemalloc
@@ -236,9 +237,11 @@ def test_dead_worker_raises_with_the_record():
             next(stream)
 
 
-def test_unreadable_data_in_workers_raises_one_error():
+def test_unreadable_data_in_workers_raises_one_error_and_ends_them():
+    before = set(multiprocessing.active_children())
     with pytest.raises(LoadingError) as caught:
         taken(1, Numbered(2, broken=(0, 1)), workers=1)
+    assert set(multiprocessing.active_children()) <= before  # although `caught` keeps the frames
     assert str(caught.value).startswith("none of 2 records can be read; the first is record")
     assert "\n" not in str(caught.value)
 

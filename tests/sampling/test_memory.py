@@ -38,25 +38,26 @@ class Peak(TorchDispatchMode):
         super().__init__()
         self.live: dict[int, tuple[StorageWeakRef, int]] = {}
         self.bytes = 0
+        self.bound = 0  # bytes of `live` that may have been released
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         made = func(*args, **(kwargs or {}))
         given = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
-        self._forget()
         for leaf in tree_leaves(made):
             if isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata not in given:
                 storage = leaf.untyped_storage()
+                _, before = self.live.get(storage._cdata, (None, 0))
                 self.live[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
-        self.bytes = max(self.bytes, sum(size for _, size in self.live.values()))
+                self.bound += storage.nbytes() - before
+        if self.bound > self.bytes:  # looking at all of them after each operation would take most of the time
+            self.bytes = max(self.bytes, self.now())
         return made
 
     def now(self) -> int:
         """Return the bytes allocated now."""
-        self._forget()
-        return sum(size for _, size in self.live.values())
-
-    def _forget(self) -> None:
         self.live = {key: entry for key, entry in self.live.items() if not entry[0].expired()}
+        self.bound = sum(size for _, size in self.live.values())
+        return self.bound
 
 
 def test_paper_model_with_512_candidates_fits_one_gpu_in_bfloat16(paper):

@@ -105,7 +105,7 @@ def draw(client: httpx.Client, seed: int, candidates: int = 1) -> None:
 def test_memory_is_flat_over_a_thousand_requests(command):
     process, client = command
     file = io.BytesIO()
-    Image.effect_noise((900, 900), 90).convert("RGB").save(file, "JPEG")
+    Image.effect_noise((400, 400), 90).convert("RGB").save(file, "JPEG")
 
     def requests(seeds: range) -> None:
         """Send four requests for each seed: a drawing, its events, its best image, and an upload or a wrong one."""

@@ -24,21 +24,21 @@ QUIET = {"steps": 4, "validate_every": 0, "preview_every": 0, "save_every": 0}
 class Slow(LineStage):
     """A stage that is slow at update 3, or when it saves."""
 
-    def __init__(self, config, where):
+    def __init__(self, config, where, seconds=1.5):
         super().__init__(config)
-        self.where = where
+        self.where, self.seconds = where, seconds
 
     def batches(self, start):
         for batch in super().batches(start):
-            time.sleep(1.5 * (self.where == LOADING and batch[0] == 2))
+            time.sleep(self.seconds * (self.where == LOADING and batch[0] == 2))
             yield batch
 
     def loss(self, model, batch, step, generator):
-        time.sleep(1.5 * (self.where == COMPUTING and step == 2))
+        time.sleep(self.seconds * (self.where == COMPUTING and step == 2))
         return super().loss(model, batch, step, generator)
 
     def save(self, folder, model, meta):
-        time.sleep(1.5 * (self.where == SAVING))
+        time.sleep(self.seconds * (self.where == SAVING))
         super().save(folder, model, meta)
 
 
@@ -55,7 +55,7 @@ def test_a_stall_names_the_phase_and_training_goes_on(tmp_path, capsys, where, s
 @pytest.mark.parametrize("minutes", [0.0, 10.0])
 def test_nothing_is_said_without_a_stall(tmp_path, capsys, minutes):
     config = LineConfig(stall_minutes=minutes, **QUIET)
-    fit(tmp_path, config, Slow(config, LOADING))
+    fit(tmp_path, config, Slow(config, LOADING, seconds=0.6))  # twice SHORT
     assert "no update" not in capsys.readouterr().err
 
 
