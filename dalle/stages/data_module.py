@@ -189,7 +189,7 @@ class DataModule:
         if config.tokenizer is None and kept is not None:
             return CaptionTokenizer.load(kept)
         assert config.tokenizer is not None
-        tokenizer = CaptionTokenizer.load(config.tokenizer)
+        tokenizer = CaptionTokenizer.load(Path(config.tokenizer).expanduser())
         if tokenizer.vocabulary > vocabulary:
             raise ValueError(
                 f"{config.tokenizer} has {tokenizer.vocabulary} entries, more than stage.model.text_vocabulary allows "

@@ -195,7 +195,9 @@ def load_init(model: nn.Module, init: Init, stage: Any, dvae: Path | None) -> st
 
 def _other_tokenizer(init: Init, stage: Any) -> bool:
     named = getattr(stage, "tokenizer", None)
-    return named is not None and checkpoint.read_json(Path(named)) != checkpoint.read_json(init.tokenizer)
+    if named is None:
+        return False
+    return checkpoint.read_json(Path(named).expanduser()) != checkpoint.read_json(init.tokenizer)
 
 
 def _first(names: Sequence[str]) -> str:
