@@ -273,7 +273,8 @@ def _hydra_arguments(name: str) -> Iterator[list[str]]:
 def _literal(argument: str) -> str:
     """Quote an argument that sets one of `LITERAL_SETTINGS`, or to ~/..., for Hydra to read it literally.
 
-    An argument that sets one of `LIST_SETTINGS` gets brackets, so that Hydra reads it as a list. Returns others unchanged.
+    An argument that sets one of `LIST_SETTINGS` gets brackets, so that Hydra reads it as a list. Returns others
+    unchanged.
     """
     key, _, text = argument.partition("=")
     if key in LIST_SETTINGS and not text.startswith("["):
