@@ -53,7 +53,7 @@ class Registry(Mapping[str, Entry[Built]]):
 
     def lookup(self, name: Any) -> Entry[Built]:
         """Return the entry `name`. Raises ValueError, with all valid names, if there is none."""
-        if name not in self._entries:
+        if not isinstance(name, str) or name not in self._entries:
             raise ValueError(f"there is no {self.kind} {name!r}; choose one of {', '.join(self)}")
         return self._entries[name]
 

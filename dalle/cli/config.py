@@ -225,15 +225,17 @@ def _hydra_arguments(name: str) -> Iterator[list[str]]:
 
 
 def _literal(argument: str) -> str:
-    """Quote an argument that sets one of `LITERAL_SETTINGS`, for Hydra to read it literally. Returns others unchanged.
+    """Quote an argument that sets one of `LITERAL_SETTINGS`, or to ~/..., for Hydra to read it literally.
 
-    An argument that sets one of `LIST_SETTINGS` gets brackets, so that Hydra reads it as a list.
+    An argument that sets one of `LIST_SETTINGS` gets brackets, so that Hydra reads it as a list. Returns others
+    unchanged.
     """
     key, _, text = argument.partition("=")
     if key in LIST_SETTINGS and not text.startswith("["):
         return f"{key}=[{text}]"
     in_quotes = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
-    if key not in LITERAL_SETTINGS or in_quotes:
+    # Hydra cannot read ~, which bash expands after a =, and other shells do not
+    if in_quotes or (key not in LITERAL_SETTINGS and not text.startswith("~")):
         return argument
     text = re.sub(r'(\\+)(?="|$)', r"\1\1", text)  # elsewhere Hydra reads backslashes literally
     text = text.replace('"', '\\"').replace("${", "\\${")

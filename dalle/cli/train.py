@@ -70,6 +70,7 @@ def train_stages(config: TrainConfig, device: torch.device, mesh: DeviceMesh | N
 
 def plan_runs(config: TrainConfig) -> list[tuple[TrainConfig, Path]]:
     """Return the runs to train, in order: (options of one stage, run folder) each."""
+    config = replace(config, out=str(Path(config.out).expanduser()))
     if config.ablation is not None:
         return [(config, Job.from_config(config).folder(config.out))]
     name = run_name(config.run)
@@ -112,6 +113,11 @@ def dvae_folder(config: TrainConfig, init: Init | None) -> str | None:
     if init.kind == "decoder":
         return recorded_dvae(init)
     return str(find_components(init.run if init.resumed else config.init)["dvae"])
+
+
+def tokens_folder(config: TrainConfig) -> Path:
+    """Return the token cache, or the folder of token caches."""
+    return Path(config.out, "tokens") if config.tokens is None else Path(config.tokens).expanduser()
 
 
 def recorded_dvae(init: Init) -> str:
@@ -170,9 +176,8 @@ def train_stage(config: TrainConfig, folder: Path, device: torch.device, mesh: D
 
     seed_global_generators("initial weights", config.seed, device=device)
     dvae = None if config.dvae is None else Path(config.dvae)
-    tokens = Path(config.out, "tokens") if config.tokens is None else Path(config.tokens)
     seed = config.seed if init is None else init.data_seed(config.seed)
-    context = StageContext(seed, device, dvae, tokens, init, folder if done else None)
+    context = StageContext(seed, device, dvae, tokens_folder(config), init, folder if done else None)
     stage = STAGES.for_config(config.stage).build(config.stage, config.data, context)
     if init is not None and not init.resumed:
         print_once(f"{folder}: {load_init(stage.model, init, config.stage, dvae)}")

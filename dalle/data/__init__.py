@@ -1,6 +1,7 @@
 """Registry of the data sets. To add one, write a file with its config and its source, and add an entry here."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from dalle.data import emoji
@@ -29,10 +30,28 @@ DATA_SETS: Registry[Source] = Registry(
 
 
 def config_from_dict(written: Mapping[str, Any]) -> Any:
-    """Rebuild a config from the dict of `dataclasses.asdict`. Raises ValueError for an unknown data set."""
+    """Rebuild a config from the dict of `dataclasses.asdict`, which a checkpoint has in its meta.
+
+    Raises ValueError for a data set or settings that are unknown.
+    """
     config = DATA_SETS.lookup(written.get("name")).config
     assert config is not None
+    if unknown := list(_unknown_settings(written, config())):
+        raise ValueError(
+            f"data={written['name']} has no setting {', '.join(unknown)} in this version: the checkpoint may be of a "
+            "newer version, so update the code"
+        )
     return config(**written)
+
+
+def _unknown_settings(written: Mapping[str, Any], default: Any, prefix: str = "data.") -> Iterator[str]:
+    """Yield the names of settings in `written` that the dataclass of `default` and those within it do not have."""
+    known = {each.name for each in fields(default)}
+    for name, value in written.items():
+        if name not in known:
+            yield f"{prefix}{name}"
+        elif isinstance(value, Mapping) and is_dataclass(nested := getattr(default, name)):
+            yield from _unknown_settings(value, nested, f"{prefix}{name}.")
 
 
 def open_source(config: Any, split: str) -> Source:
@@ -44,6 +63,6 @@ def open_source(config: Any, split: str) -> Source:
     return DATA_SETS.lookup(config.name).build(config, split)
 
 
-def attribution(name: str) -> str:
+def attribution(name: Any) -> str:
     """Return the attribution to show with images of a data set; "" if none is required, or the data set is unknown."""
-    return DATA_SETS[name].note if name in DATA_SETS else ""
+    return DATA_SETS[name].note if isinstance(name, str) and name in DATA_SETS else ""

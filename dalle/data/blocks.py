@@ -46,8 +46,9 @@ class BlocksConfig:
     They follow the attribute-binding prompts of DALL-E's announcement, at a size that can be learned on a CPU. A shape
     detector checks generated images automatically.
 
-    Splits: train and val are different scenes of the same kind; every scene of novel has a combination of shape and
-    colour that never occurs in the other two (`HELD_OUT`).
+    Splits: train and val are drawn alike, with other random numbers; on the default lattice val repeats simple scenes
+    of train (docs/evaluation.md). Every scene of novel has a combination of shape and colour that never occurs in the
+    other two (`HELD_OUT`).
     Attribution: none needed, the images are made by this code.
     """
 

@@ -164,7 +164,7 @@ class _BatchLoader(Generic[BatchT]):
                 unreadable[problem.key] = problem.reason
             except Exception as problem:
                 raise LoadingError.from_exception(self.key(index), problem) from problem
-        raise _none_readable(unreadable)
+        raise none_readable(unreadable)
 
     def order(self, epoch: int) -> np.ndarray:
         if epoch not in self.orders:
@@ -216,11 +216,12 @@ def _ordered(source: Source, transform: Transform, batch_size: int) -> Iterator[
         pixels = transform(record.image, source.image_size, numpy_generator("held-out record", index))
         samples.append(ImageSample(pixels, record.captions[0], record.key))
     if not samples:
-        raise _none_readable(unreadable)
+        raise none_readable(unreadable)
     yield collator.collate(samples, unreadable)
 
 
-def _none_readable(unreadable: dict[str, str]) -> LoadingError:
+def none_readable(unreadable: dict[str, str]) -> LoadingError:
+    """Build the error for records of which none can be read: {key: reason}, not empty."""
     key, reason = next(iter(unreadable.items()))
     return LoadingError(f"none of {len(unreadable)} records can be read; the first is {key}: {reason}")
 

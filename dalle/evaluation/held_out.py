@@ -1,16 +1,19 @@
 """Held-out image-caption pairs for evaluation: the first of a split, in batches, and a digest of their content."""
 
 import hashlib
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
 from dalle.data.loader import ImageBatch, ordered_batches
-from dalle.data.source import Source
+from dalle.data.source import Source, UnreadableRecord
 from dalle.data.transforms import inference_crop
 from dalle.progress import progress_bar
+
+log = logging.getLogger(__name__)
 
 RESIZE = "shorter side to the models' size with Lanczos, then the centre (dalle.data.transforms.inference_crop)"
 
@@ -18,6 +21,24 @@ RESIZE = "shorter side to the models' size with Lanczos, then the centre (dalle.
 def model_image(source: Source, record: int) -> Image.Image:
     """Return the image of a record at the size of the models' images. Raises `UnreadableRecord` if it is unreadable."""
     return Image.fromarray(inference_crop(source[record].image, source.image_size))
+
+
+def readable_images(source: Source, records: Sequence[int]) -> Iterator[tuple[int, Image.Image]]:
+    """Yield (record, image at the models' size) of each of `records`, which ascend.
+
+    The next record that can be read and was not yielded before replaces an unreadable one, if there is any.
+    """
+    following = 0  # first record that was neither yielded nor found unreadable
+    for record in records:
+        for candidate in range(max(record, following), len(source)):
+            following = candidate + 1
+            try:
+                image = model_image(source, candidate)
+            except UnreadableRecord as problem:
+                log.warning("skipped unreadable record %s: %s", problem.key, problem.reason)
+                continue
+            yield candidate, image
+            break
 
 
 class HeldOut:

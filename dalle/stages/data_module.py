@@ -16,8 +16,8 @@ from dalle import checkpoint, distributed
 from dalle.data import open_source
 from dalle.data.audit.provenance import Provenance, changed_splits, data_meta
 from dalle.data.collate import ImageBatch, TokenBatch, to_tensor
-from dalle.data.loader import image_batches, ordered_batches, token_batches
-from dalle.data.source import Source
+from dalle.data.loader import image_batches, none_readable, ordered_batches, token_batches
+from dalle.data.source import Source, UnreadableRecord
 from dalle.data.token_cache import TokenCache
 from dalle.data.transforms import inference_crop, transform_named
 from dalle.device_transfer import to_device
@@ -124,11 +124,31 @@ class DataModule:
             remaining -= len(batch.captions)
 
     def sample_of_training(self, count: int, number: int) -> Tensor:
-        """Return `count` training images, drawn with `number` as a seed: (count, 3, s, s) floats in [0, 1]."""
-        generator = numpy_generator("sample of training images", self.seed, number)
-        records = generator.choice(len(self.train), min(count, len(self.train)), replace=False)
-        pixels = [inference_crop(self.train[int(record)].image, self.image_size) for record in records]
+        """Return `count` training images, drawn with `number` as a seed: (count, 3, s, s) floats in [0, 1].
+
+        Other images replace unreadable ones; there are fewer than `count` if not as many can be read. Raises
+        `LoadingError` if none can be read.
+        """
+        pixels: list[np.ndarray] = []
+        unreadable: dict[str, str] = {}
+        for record in self._random_records(min(count, len(self.train)), number):
+            try:
+                pixels.append(inference_crop(self.train[record].image, self.image_size))
+            except UnreadableRecord as problem:
+                unreadable[problem.key] = problem.reason
+            if len(pixels) == count:
+                break
+        if not pixels:
+            raise none_readable(unreadable)
         return pixels_of(to_tensor(np.stack(pixels)), self.device)
+
+    def _random_records(self, count: int, number: int) -> Iterator[int]:
+        """Yield `count` records of the training split in random order, and then all others."""
+        generator = numpy_generator("sample of training images", self.seed, number)
+        first = generator.choice(len(self.train), count, replace=False)
+        yield from map(int, first)
+        # only reached if some are unreadable: a large data set has many others
+        yield from map(int, generator.permutation(np.setdiff1d(np.arange(len(self.train)), first)))
 
     def add_provenance(self, meta: dict[str, Any]) -> dict[str, Any]:
         """Return `meta` extended with a description of the training data, for a checkpoint."""
@@ -185,7 +205,7 @@ class DataModule:
         if config.tokenizer is None and kept is not None:
             return CaptionTokenizer.load(kept)
         assert config.tokenizer is not None
-        tokenizer = CaptionTokenizer.load(config.tokenizer)
+        tokenizer = CaptionTokenizer.load(Path(config.tokenizer).expanduser())
         if tokenizer.vocabulary > vocabulary:
             raise ValueError(
                 f"{config.tokenizer} has {tokenizer.vocabulary} entries, more than stage.model.text_vocabulary allows "

@@ -18,6 +18,7 @@ from torch import nn
 from dalle import checkpoint, weights_files
 from dalle.bundled import checkpoint_folder
 from dalle.checkpoint import CheckpointError
+from dalle.models.clip.config import UNUSED_SETTINGS
 from dalle.seeds import derive_seed
 
 log = logging.getLogger(__name__)
@@ -110,14 +111,16 @@ def check_settings(init: Init, stage: Any, data: Any, prefix: str = "stage.") ->
         return
     config, meta = checkpoint.read_config(init.path, init.kind)
     theirs = {each.name: config.get(each.name, getattr(type(stage.model)(), each.name)) for each in fields(stage.model)}
+    ignored = DERIVED | NOT_COMPARED | UNUSED_SETTINGS.get(theirs.get("image_encoder", ""), set())
     pairs = {
         f"{prefix}model.{name}": (_plain(value), _plain(getattr(stage.model, name)))
         for name, value in theirs.items()
-        if name not in DERIVED | NOT_COMPARED
+        if name not in ignored
     }
     if init.kind != "dvae":  # a dVAE is convolutional: it has no image size
-        trained = config.get("image_size", meta.get("data", {}).get("image_size", data.image_size))
-        pairs["data.image_size"] = trained, data.image_size
+        own = getattr(stage, "image_size", None)  # CLIP's images may be smaller than those of the data
+        name, size = ("data.image_size", data.image_size) if own is None else (f"{prefix}image_size", own)
+        pairs[name] = config.get("image_size", meta.get("data", {}).get("image_size", size)), size
     different = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
     if different:
         listed = ", ".join(
@@ -192,7 +195,9 @@ def load_init(model: nn.Module, init: Init, stage: Any, dvae: Path | None) -> st
 
 def _other_tokenizer(init: Init, stage: Any) -> bool:
     named = getattr(stage, "tokenizer", None)
-    return named is not None and checkpoint.read_json(Path(named)) != checkpoint.read_json(init.tokenizer)
+    if named is None:
+        return False
+    return checkpoint.read_json(Path(named).expanduser()) != checkpoint.read_json(init.tokenizer)
 
 
 def _first(names: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from dalle.data import DATA_SETS, open_source
+from dalle.data import DATA_SETS, attribution, config_from_dict, open_source
 from dalle.data.blocks import BlocksConfig, BlocksSource
 
 
@@ -39,3 +39,23 @@ def test_source_is_opened_by_config_name():
 def test_unknown_name_lists_the_choices():
     with pytest.raises(ValueError, match="no data set 'imagenet'; choose one of blocks, emoji, drawings, folder"):
         open_source(SimpleNamespace(name="imagenet"), "train")
+
+
+@pytest.mark.parametrize(
+    ("written", "names"),
+    [
+        ({"name": "blocks", "image_size": 32, "weather": "rain", "wind": 3}, "data=blocks .* data.weather, data.wind "),
+        ({"name": "folder", "filters": {"min_words": 2, "rhyme": True}}, "data=folder .* data.filters.rhyme "),
+        ({"name": "drawings", "mix": {"sounds": 1.0}}, "data=drawings .* data.mix.sounds "),
+    ],
+)
+def test_settings_of_a_newer_version_are_named(written, names):
+    with pytest.raises(ValueError, match=f"{names}in this version: the checkpoint may be of a newer version"):
+        config_from_dict(written)
+
+
+@pytest.mark.parametrize("name", [["blocks"], {"blocks": 1}, None, 3])
+def test_a_name_of_another_type_is_an_unknown_data_set(name):
+    with pytest.raises(ValueError, match="there is no data set"):
+        config_from_dict({"name": name})
+    assert attribution(name) == ""

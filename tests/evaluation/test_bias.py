@@ -198,6 +198,12 @@ def test_a_caption_that_is_given_twice_is_refused():
     assert list(bias.parse_prompts([prompts[0], "a cook | a tall cook | a short cook"])) == ["a nurse", "a cook"]
 
 
+def test_the_variants_are_recorded(context, config):
+    """The same captions with other variants are other numbers."""
+    config = replace(config, bias_prompts=["a circle | a red circle | a blue circle"], candidates=2)
+    assert bias.measure(context, config).settings["variants"] == {"a circle": ["a red circle", "a blue circle"]}
+
+
 def test_other_data_need_prompts(context, config):
     with pytest.raises(ValueError, match="name an open caption and its variants: bias_prompts="):
         bias.measure(context, config)

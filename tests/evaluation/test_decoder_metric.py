@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from unreadable_source import PartlyUnreadable
 
 from dalle import checkpoint
 from dalle.evaluation.context import EvaluationContext
@@ -48,6 +49,15 @@ def test_the_error_is_the_root_mean_square_over_all_pixels(with_decoder):
     sets = dict(decoder.decoded_sets(context.dvae, decoder.decoders_of(context, config), source, records))
     squares = [np.square((to_tensor(sets["diffusion"]) - to_tensor(sets["real"])).numpy()).mean()]
     assert result.numbers["decoder_rmse_diffusion"] == pytest.approx(np.sqrt(np.mean(squares)), rel=1e-4)
+
+
+def test_the_grid_leaves_out_unreadable_images(with_decoder):
+    context, config = with_decoder(0.0)
+    source = PartlyUnreadable(context.sources["val"], {0, 5})
+    decoders = decoder.decoders_of(context, config)
+    grid = decoder.decoder_grid(context.dvae, decoders, source)
+    whole = decoder.decoder_grid(context.dvae, decoders, context.sources["val"])
+    assert grid.size == whole.size and grid.tobytes() != whole.tobytes()
 
 
 def test_without_a_decoder_the_metric_says_what_to_give(context, config):

@@ -126,9 +126,28 @@ def test_other_partners_have_the_same_style_and_other_concepts(data):
         assert own.subject.concept not in concepts and len(set(concepts)) == len(concepts)
 
 
-def test_the_closest_of_equal_choices_is_the_image_itself(judge):
+def test_the_closest_is_strictly_closer_than_all_others(judge):
     red, blue = Image.new("RGB", (32, 32), "red"), Image.new("RGB", (32, 32), "blue")
-    assert drawing_partners.closest(judge, blue, [red, blue, red]) == 1
+    assert drawing_partners.is_closest(judge, blue, blue, red, red)
+    assert not drawing_partners.is_closest(judge, blue, red, red, blue)
+    assert not drawing_partners.is_closest(judge, blue, blue, red, blue)  # a tie
+
+
+def test_the_chance_of_a_partner_is_that_of_its_own_number_of_others(of_drawings, judge, monkeypatch):
+    """One prompt has no others, and is left out; the next has one, the last three: chances of 1/2 and 1/4."""
+    context, config = of_drawings
+    source = DrawingsSource(context.data, "val")
+    panels = [record for record, composed in enumerate(source.records) if composed.kind == "panels"]
+    counts = dict(zip(panels, (0, 1, 3), strict=False))
+    monkeypatch.setattr(drawing_partners, "other_partners", lambda _s, _p, record, _seed: panels[:1] * counts[record])
+    prompts, numbers = drawing_partners.measure_partners(context.require_pipeline(), judge, source, config)
+    assert len(prompts) == 3
+    assert numbers["drawings_partner_chance"] == pytest.approx((1 / 2 + 1 / 4) / 2)
+    assert all(2 * numbers[f"drawings_partner_found_{which}"] in (0, 1, 2) for which in ("first", "top", "real"))
+    counts = dict.fromkeys(panels, 0)
+    prompts, numbers = drawing_partners.measure_partners(context.require_pipeline(), judge, source, config)
+    assert len(prompts) == 3
+    assert numbers.keys() == {f"drawings_partner_style_{which}" for which in ("first", "top", "real")}
 
 
 def test_the_lower_panel_is_the_square_in_the_middle_of_the_lower_half():
@@ -164,7 +183,8 @@ def test_the_metric_measures_both_splits_and_partners(of_drawings):
     result = drawings.measure(*of_drawings)
     names = {f"drawings_{name}" for name in ("novel_concept", "novel_style", "colours_concept", "colours_colour")}
     names |= {f"{name}_effnet" for name in names} | {"drawings_partner_found", "drawings_partner_style"}
-    assert result.numbers.keys() == {f"{name}_{which}" for name in names for which in ("first", "top", "real")}
+    of_three = {f"{name}_{which}" for name in names for which in ("first", "top", "real")}
+    assert result.numbers.keys() == of_three | {"drawings_partner_chance"}
     assert all(0 <= value <= 1 for value in result.numbers.values())
     for name in names:  # the same network judges as both
         assert result.numbers[f"{name}_real"] == result.numbers[f"{name.removesuffix('_effnet')}_real"]

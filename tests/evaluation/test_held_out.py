@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from unreadable_source import PartlyUnreadable
 
 from dalle.data.blocks import BlocksConfig, BlocksSource
-from dalle.evaluation.held_out import HeldOut, to_unit_range
+from dalle.evaluation.held_out import HeldOut, readable_images, to_unit_range
 
 
 def source(**changes) -> BlocksSource:
@@ -65,3 +66,16 @@ def test_count_below_one_raises():
 
 def test_pixels_are_scaled_to_the_unit_range():
     assert to_unit_range(torch.tensor([0, 51, 255], dtype=torch.uint8)).tolist() == pytest.approx([0, 0.2, 1])
+
+
+@pytest.mark.parametrize(
+    ("broken", "records"),
+    [
+        (set(), [0, 3, 4, 8]),
+        ({3, 8}, [0, 4, 5, 9]),
+        ({0, 1, 2, 3, 4, 5, 6}, [7, 8, 9, 10]),
+        ({8, 9, 10, 11}, [0, 3, 4]),
+    ],
+)
+def test_the_next_readable_record_replaces_an_unreadable_one(broken, records):
+    assert [record for record, _ in readable_images(PartlyUnreadable(source(), broken), [0, 3, 4, 8])] == records

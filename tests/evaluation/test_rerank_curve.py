@@ -5,11 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 from PIL import Image
+from unreadable_source import PartlyUnreadable
 
+from dalle import checkpoint
 from dalle.checkpoint import CheckpointError
 from dalle.data.folder import FolderConfig
+from dalle.data.source import Record
 from dalle.evaluation.context import EvaluationContext
 from dalle.evaluation.features import FeatureOutput
+from dalle.evaluation.judges import word_probe
 from dalle.evaluation.judges.word_probe import WordProbe
 from dalle.evaluation.metrics import rerank_curve
 
@@ -57,6 +61,63 @@ def test_another_clip_as_the_scorer(context, config, checkpoints):
     assert "used neither for training nor for ranking" in result.description
 
 
+class Pictures:
+    """A data source of images of one colour and one caption each."""
+
+    image_size = 8
+
+    def __init__(self, pictures: list[tuple[str, str]]):
+        self.pictures = pictures
+
+    def __len__(self):
+        return len(self.pictures)
+
+    def __getitem__(self, index):
+        colour, caption = self.pictures[index]
+        return Record(Image.new("RGB", (8, 8), colour), (caption,), str(index))
+
+    def captions(self, index):
+        return (self.pictures[index][1],)
+
+
+class Neighbour:
+    """Scorer that rates the caption `offset` places behind an image's own highest, and then its own."""
+
+    def __init__(self, offset: int):
+        self.offset = offset
+
+    def score(self, images, captions):
+        own = torch.eye(len(images))
+        return own + 2 * own.roll(self.offset, dims=1)
+
+
+def test_real_images_are_compared_with_the_next_caption():
+    """Of five captions, two neighbours are equal: four pairs are left."""
+    source = Pictures([(each, f"a {each} one") for each in ("red", "red", "blue", "green", "gray")])
+    accuracy = rerank_curve._real_pair_accuracy
+    scorers = {"own": Neighbour(0), "next": Neighbour(1), "previous": Neighbour(-1)}
+    shares = {"own_val_real_pairs": 1, "next_val_real_pairs": 0, "previous_val_real_pairs": 1}
+    assert accuracy(scorers, source, 5) == shares
+    assert accuracy({"own": Neighbour(0)}, source, 1) == {}
+    assert accuracy({"own": Neighbour(0)}, source, 2) == {}  # equal captions
+    assert accuracy({"own": Neighbour(0)}, source, 3) == {"own_val_real_pairs": 1}
+
+
+def test_what_the_numbers_depend_on_is_recorded(context, config, checkpoints):
+    """Results with other weights of the scorer, or other features, must not overwrite these."""
+    settings = rerank_curve.measure(context, replace(config, scorer=str(checkpoints / "clip"))).settings
+    assert settings["scorer_digest"] == checkpoint.digest(checkpoints / "clip")
+    assert settings["features"] == "efficientnet-lite0" and settings["features_digest"]
+
+
+@pytest.mark.parametrize("scorer", ["drawings/clip", "~/clip"])
+def test_a_scorer_is_found_as_other_checkpoints_are(context, config, checkpoints, monkeypatch, scorer):
+    """By its name in the package, and below the home folder."""
+    monkeypatch.setenv("HOME", str(checkpoints))
+    scorers, _, settings = rerank_curve._scorers(context, replace(config, scorer=scorer))
+    assert scorers.keys() == {"other_clip"} and settings["scorer"] == scorer
+
+
 def test_data_without_a_judge_are_scored_by_the_word_probe(config, tmp_path):
     """Images of one colour each, which their captions name."""
     colours = ["red", "green", "blue", "white"]
@@ -72,17 +133,34 @@ def test_data_without_a_judge_are_scored_by_the_word_probe(config, tmp_path):
     assert "independent of the reranker" in result.description
 
 
+class MeanColour:
+    """Feature network of three features; `sizes` has the number of images of each call."""
+
+    def __init__(self):
+        self.sizes = []
+
+    def __call__(self, images):
+        self.sizes.append(len(images))
+        return FeatureOutput(images.float().mean(dim=(2, 3)), torch.zeros(len(images), 1))
+
+
+def test_the_word_probe_learns_from_all_parts_of_a_sorted_data_set(monkeypatch):
+    """Files are sorted by path: the first 40 of 160 have one colour, the next 40 another."""
+    colours = ["red", "green", "blue", "white"]
+    source = Pictures([(each, f"a {each} picture") for each in colours for _ in range(40)])
+    monkeypatch.setattr(word_probe, "MAX_IMAGES", 40)
+    network = MeanColour()
+    probe = WordProbe.fit(PartlyUnreadable(source, {0, 156}), network)  # type: ignore[arg-type]
+    assert probe.words == sorted(colours) and sum(network.sizes) == 38
+    scores = probe.score([Image.new("RGB", (8, 8), colour) for colour in colours], colours)
+    assert scores.argmax(dim=1).tolist() == [0, 1, 2, 3]
+
+
 def test_the_word_probe_computes_features_of_a_few_images_at_a_time():
     """512 candidates at 224 pixels would take gigabytes."""
-    sizes = []
-
-    class Network:
-        def __call__(self, images):
-            sizes.append(len(images))
-            return FeatureOutput(images.float().mean(dim=(2, 3)), torch.zeros(len(images), 1))
-
+    network = MeanColour()
     probe = WordProbe(
-        Network(),  # type: ignore[arg-type]
+        network,  # type: ignore[arg-type]
         ["red"],
         torch.zeros(3),
         torch.ones(3),
@@ -91,5 +169,5 @@ def test_the_word_probe_computes_features_of_a_few_images_at_a_time():
     )
     images = [Image.new("RGB", (4, 4), (number, 0, 0)) for number in range(150)]
     scores = probe.score(images, ["a red circle", "a green square"])
-    assert scores.shape == (150, 2) and sum(sizes) == 150 and max(sizes) <= 64
+    assert scores.shape == (150, 2) and sum(network.sizes) == 150 and max(network.sizes) <= 64
     assert (scores[1:, 0] > 0).all() and (scores[:, 1] == 0).all()

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from dalle.evaluation.features import FeatureNetwork
 from dalle.evaluation.held_out import HeldOut
 from dalle.evaluation.metrics import blur_curve, fid_kid_is, sample_quality
 from dalle.evaluation.metrics.blur_curve import RADII, blur
+from dalle.evaluation.sample_cache import MANIFEST
 
 
 class MeanFeatures(nn.Module):
@@ -136,3 +138,33 @@ def test_real_images_are_read_one_batch_at_a_time(context, config, monkeypatch):
     monkeypatch.setattr(sample_quality, "HeldOut", lambda source, count: HeldOut(source, count, batch_size=2))
     assert sample_quality.measure(context, config).settings["pairs"] == 6
     assert max(alive) == 2
+
+
+def test_a_resumed_run_ranks_as_an_uninterrupted_one(context, config, monkeypatch):
+    """Captions are compared with the first ones of the split, also if only the last ones are sampled."""
+    config = replace(config, rerank="caption_likelihood", sample_candidates=3)
+    whole = replace(config, out=str(config.folder / "whole.json"))
+    settings = sample_quality.measure(context, whole).settings
+    assert len(settings["rerank"]["references"]) == 6
+    original = type(context.pipeline).stream
+
+    def interrupted(*arguments, **options):
+        yield from islice(original(*arguments, **options), 3)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(context.pipeline), "stream", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            sample_quality.measure(context, config)
+    assert sample_quality.measure(context, config).settings == settings
+    manifests = [each.folder / "sampled" / settings["sample_cache"] / MANIFEST for each in (config, whole)]
+    assert manifests[0].read_text() == manifests[1].read_text()
+
+
+def test_references_are_only_set_where_captions_are_compared(context, config):
+    dalle, captions = context.require_pipeline(), [f"caption {number % 30}" for number in range(60)]
+    assert sample_quality.with_references(dalle, config, captions) == config
+    given = replace(config, rerank="caption_likelihood", rerank_references=["a red circle"])
+    assert sample_quality.with_references(dalle, given, captions) == given
+    compared = sample_quality.with_references(dalle, replace(given, rerank_references=[]), captions[:1] + captions)
+    assert compared.rerank_references == captions[:17]

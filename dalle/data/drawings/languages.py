@@ -109,16 +109,21 @@ COLOUR_PHRASES: dict[str, dict[str, str]] = {
 }
 
 
+# beginnings of words in style phrases that say that a drawing is black
+BLACK = {"de": "schwarz", "es": "negr", "fr": "noir"}
+
+
 def names_in(language: str, label: str, tags: list[str], style: str = "", colour: str = "") -> list[str]:
     """Return captions of a subject in a language: its name twice and with each tag, half of them with the style.
 
     label, tags: of the subject, in that language.
-    style, colour: keys of the tables; "" states none.
+    style, colour: keys of the tables; "" states none. With a colour, a style phrase that says black is left out.
     """
     names = [label, label, *(f"{label}, {tag}" for tag in tags)]
     if colour:
         phrase = COLOUR_PHRASES.get(language, {}).get(colour)
         names = [f"{name}, {phrase}" for name in names] if phrase else []
-    if phrase := STYLE_PHRASES.get(language, {}).get(style):
+    phrase = STYLE_PHRASES.get(language, {}).get(style)
+    if phrase and not (colour and BLACK[language] in phrase):
         return [*(f"{name}, {phrase}" for name in names), *names]
     return names

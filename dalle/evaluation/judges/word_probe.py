@@ -6,18 +6,23 @@ is crude, but independent of the CLIP that ranks candidates, so its score does n
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from dalle.data.source import Source
+from dalle.data.audit.scan import evenly_spaced
+from dalle.data.source import Source, UnreadableRecord
+from dalle.data.transforms import inference_crop
 from dalle.evaluation.features import FeatureNetwork
-from dalle.evaluation.held_out import HeldOut
 from dalle.image_conversion import to_tensor
+from dalle.progress import with_progress
 from dalle.tokenizer import words_of
 
 MAX_IMAGES = 4_000  # maximum number of training images
@@ -39,15 +44,18 @@ class WordProbe:
 
     @classmethod
     def fit(cls, source: Source, features: FeatureNetwork) -> "WordProbe":
-        """Fit a probe to the first images of a training split and their captions.
+        """Fit a probe to images of a training split and their captions: at most `MAX_IMAGES`, evenly spaced.
+
+        Files are sorted by path, and drawings by set: the first records would have the words of a part only.
+        Unreadable records are left out.
 
         Raises:
             ValueError: no word is in enough captions.
         """
         outputs, captions = [], []
-        for batch in HeldOut(source, min(MAX_IMAGES, len(source))):
-            outputs.append(features(batch.images).features)
-            captions += batch.captions
+        for images, texts in _training_batches(source):
+            outputs.append(features(images).features)
+            captions += texts
         counts = Counter(word for caption in captions for word in words_of(caption))
         words = sorted(word for word, count in counts.items() if MIN_COUNT <= count <= len(captions) / 2)
         if not words:
@@ -75,6 +83,20 @@ class WordProbe:
         centred = torch.where(known, targets - self.frequencies, 0.0)
         scale = self.frequencies.clamp_min(1e-6).rsqrt()  # rare words have a larger weight
         return (F.normalize(predicted * scale, dim=1) @ F.normalize(centred * scale, dim=1).T).float()
+
+
+def _training_batches(source: Source) -> Iterator[tuple[Tensor, list[str]]]:
+    """Yield the images (b, 3, s, s) uint8 and first captions of evenly spaced records, without unreadable ones."""
+    pixels: list[np.ndarray] = []
+    captions: list[str] = []
+    records = evenly_spaced(len(source), MAX_IMAGES)
+    for number, record in enumerate(with_progress(records, len(records), "word probe"), start=1):
+        with suppress(UnreadableRecord):
+            pixels.append(inference_crop(source[record].image, source.image_size))
+            captions.append(source.captions(record)[0])
+        if pixels and (len(pixels) == BATCH_SIZE or number == len(records)):
+            yield rearrange(torch.from_numpy(np.stack(pixels)), "b h w c -> b c h w"), captions
+            pixels, captions = [], []
 
 
 def _bag_of_words(caption: str, words: Sequence[str]) -> Tensor:

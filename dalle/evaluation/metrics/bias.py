@@ -107,6 +107,8 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     captions = [answer.caption for answer in results]
     settings = sampling_settings(dalle, config, config.candidates)
     settings |= {"captions": len(captions), "captions_digest": captions_digest(captions)}
+    if config.bias_prompts:
+        settings["variants"] = parse_prompts(config.bias_prompts)
     rows = [ImageRow(each.caption, each.images[:GRID_IMAGES], None) for each in results[:GRID_PROMPTS]]
     grid = labelled_grid(rows, GRID_IMAGES, note=attribution(context.data.name))
     return MetricResult(description, numbers, settings, {"bias": grid}, table(summaries, results))

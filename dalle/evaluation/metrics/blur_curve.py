@@ -18,7 +18,7 @@ from dalle.evaluation.features import load_feature_network
 from dalle.evaluation.held_out import HeldOut
 from dalle.evaluation.metric_result import MetricResult
 from dalle.evaluation.metrics.fid_kid_is import describe
-from dalle.evaluation.metrics.sample_quality import cache_settings, cached_samples, compare_sets
+from dalle.evaluation.metrics.sample_quality import cached_samples, compare_sets
 from dalle.evaluation.plots import check_matplotlib, plot_blur_curve
 
 RADII = (0, 1, 2, 4, 8)
@@ -34,9 +34,9 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     check_matplotlib()
     features = load_feature_network(config.features, config.weights, next(context.dvae.parameters()).device)
     pairs = HeldOut(context.sources["val"], config.samples)
-    cache = cached_samples(context, config, pairs)
+    cache, cache_settings = cached_samples(context, config, pairs)
     rows: dict[int, dict[str, float]] = {}
-    settings: dict[str, Any] = {"blur": FILTER, "radii": list(RADII), **cache_settings(context, config)}
+    settings: dict[str, Any] = {"blur": FILTER, "radii": list(RADII), **cache_settings}
     notes: list[str] = []
     for radius in RADII:
         metrics = compare_sets(

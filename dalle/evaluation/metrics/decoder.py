@@ -9,12 +9,13 @@ from PIL import Image
 from torch import Tensor
 
 from dalle.data import attribution
+from dalle.data.audit.scan import evenly_spaced
 from dalle.data.drawings.source import DrawingsSource
 from dalle.data.source import Source
 from dalle.evaluation.context import EvaluationContext
 from dalle.evaluation.evaluate_config import EvaluateConfig
 from dalle.evaluation.features import FeatureNetwork, load_feature_network
-from dalle.evaluation.held_out import HeldOut, model_image
+from dalle.evaluation.held_out import HeldOut, model_image, readable_images
 from dalle.evaluation.judges.drawings_classifier import load_classifier
 from dalle.evaluation.metric_result import MetricResult
 from dalle.evaluation.metrics.drawings import ATTRIBUTES, classify, true_labels
@@ -134,12 +135,14 @@ def decoded_sets(
 
 
 def decoder_grid(dvae: DiscreteVAE, decoders: dict[str, Decode], source: Source, note: str = "") -> Image.Image:
-    """Draw images at equal distances in the split, and below them what each decoder restores."""
-    count = min(GRID_IMAGES, len(source))
-    records = [index * len(source) // count for index in range(count)]
+    """Draw images at equal distances in the split, and below them what each decoder restores.
+
+    The next readable image replaces one that cannot be read.
+    """
+    records = [record for record, _ in readable_images(source, evenly_spaced(len(source), GRID_IMAGES))]
     titles = {"real": "held-out images", "dvae": "the dVAE's decoder", "diffusion": "the diffusion decoder"}
     rows = []
-    for start in range(0, count, GRID_COLUMNS):
+    for start in range(0, len(records), GRID_COLUMNS):
         part = records[start : start + GRID_COLUMNS]
         sets = decoded_sets(dvae, decoders, source, part)
         rows += [ImageRow(titles[name], images, None) for name, images in sets]

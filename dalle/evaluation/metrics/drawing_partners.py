@@ -15,18 +15,20 @@ from dalle.progress import with_progress
 from dalle.sampling.edits.complete import CompleteConfig, complete
 from dalle.sampling.pipeline import DALLE
 
-CHOICES = 10  # lower panels that a sampled one is compared with
+CHOICES = 10  # lower panels that a sampled one is compared with, at most
 MAX_PROMPTS = 200
+TIE = 1e-6  # cosine similarities of equal images differ by rounding
 
 
 def measure_partners(
     dalle: DALLE, judge: DrawingClassifier, source: DrawingsSource, config: EvaluateConfig
 ) -> tuple[list[Candidates], dict[str, float]]:
-    """Measure how often the sampled lower panel resembles its true partner most, of ten real lower panels.
+    """Measure how often the sampled lower panel resembles its true partner most, of up to ten real lower panels.
 
     The model is given the upper panel of a held-out concept and samples the lower one. Returns the samples, and the
     share found and the share with the right style for candidate 0 ("first"), for the best candidate ("top") and for
-    the dVAE's reconstructions of the real pictures ("real"). Both are empty if the source has no panels.
+    the dVAE's reconstructions of the real pictures ("real"), and the mean chance to find the partner. Both are empty
+    if the source has no panels. Prompts with no other panel of the same style count for the style only.
     """
     panels = [record for record, composed in enumerate(source.records) if composed.kind == "panels"]
     if not panels:
@@ -46,7 +48,10 @@ def measure_partners(
         judge.config.styles.index(source.drawings.pictures[source.records[record].second].drawing_set.style)
         for record in chosen
     ]
+    several = [number for number, each in enumerate(choices) if len(each) > 1]
     numbers = {}
+    if several:
+        numbers["drawings_partner_chance"] = float(np.mean([1 / len(choices[number]) for number in several]))
     sampled = {
         "first": [each.first for each in samples],
         "top": [each.top for each in samples],
@@ -54,11 +59,12 @@ def measure_partners(
     }
     for name, images in sampled.items():
         lower = [lower_panel(image) for image in images]
-        found = [
-            closest(judge, panel, [lower_panel(model_image(source, other)) for other in others]) == 0
-            for panel, others in zip(lower, choices, strict=True)
-        ]
-        numbers[f"drawings_partner_found_{name}"] = float(np.mean(found))
+        if several:
+            found = [
+                is_closest(judge, lower[number], *(lower_panel(model_image(source, each)) for each in choices[number]))
+                for number in several
+            ]
+            numbers[f"drawings_partner_found_{name}"] = float(np.mean(found))
         with torch.inference_mode():
             drawn = judge(to_tensor(lower)).style.argmax(dim=1)
         numbers[f"drawings_partner_style_{name}"] = (drawn == torch.tensor(styles)).float().mean().item()
@@ -66,7 +72,7 @@ def measure_partners(
 
 
 def other_partners(source: DrawingsSource, panels: list[int], record: int, seed: int) -> list[int]:
-    """Choose, among the records `panels`, `CHOICES` - 1 with a lower panel of the same style and another concept."""
+    """Choose, among the records `panels`, up to 9 with a lower panel of the same style and each of another concept."""
     pictures = source.drawings.pictures
     own = pictures[source.records[record].second]
     others: dict[str, int] = {}
@@ -94,7 +100,11 @@ def _panel(image: Image.Image, top: int) -> Image.Image:
 
 
 @torch.inference_mode()
-def closest(judge: DrawingClassifier, image: Image.Image, choices: list[Image.Image]) -> int:
-    """Return the index in `choices` of the image with the features of largest cosine similarity to those of `image`."""
-    features = F.normalize(judge.features(to_tensor([image, *choices])), dim=1)
-    return int((features[1:] @ features[0]).argmax())
+def is_closest(judge: DrawingClassifier, image: Image.Image, own: Image.Image, *others: Image.Image) -> bool:
+    """Return True if the features of `image` are more similar to those of `own` than to those of any other image.
+
+    Similarity is the cosine. False for a tie, as between equal images.
+    """
+    features = F.normalize(judge.features(to_tensor([image, own, *others])), dim=1)
+    similarities = features[1:] @ features[0]
+    return bool(similarities[0] > similarities[1:].max() + TIE)

@@ -33,10 +33,11 @@ DESCRIPTION = (
     "`first` candidate 0, `real` the caption's own drawing, which limits what can be reached; `effnet` is a second "
     "classifier, on features of efficientnet-lite0. `partner`: the upper panel of a concept that training never shows "
     "is given, and the lower one is sampled: the share whose lower panel is closer to its own real one than to those "
-    "of nine others in the same style (features of the same network; chance is 0.1), and the share in the right style; "
-    "`real` is the reconstruction by the dVAE."
+    "of up to nine others in the same style (features of the same network; `chance` is the mean chance), and the share "
+    "in the right style; `real` is the reconstruction by the dVAE."
 )
 NO_PARTNERS = "No partners: the split val has no panels (data.mix.panels)."
+NO_OTHERS = "No partners: no two panels of the split val have the same style."
 ATTRIBUTES = {"novel": ("concept", "style"), "colours": ("concept", "colour")}  # checked in each split
 GRID_CAPTIONS = 8  # captions of each split on the image grid
 
@@ -80,7 +81,7 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     numbers |= partners
     rows += [grid_row(each) for each in prompts[:GRID_CAPTIONS]]
     settings["partner"] = {"prompts": len(prompts), "choices": CHOICES}
-    notes = [] if prompts else [NO_PARTNERS]
+    notes = [] if "drawings_partner_chance" in partners else [NO_OTHERS if prompts else NO_PARTNERS]
     settings["judge"] = {
         name: len(classes) for name, classes in vars(judge.config).items() if isinstance(classes, list)
     }
@@ -89,9 +90,12 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
 
 
 def table(numbers: dict[str, float]) -> str:
-    """Return the numbers as a Markdown table, with the top candidate's share of the accuracy on real drawings."""
+    """Return the numbers as a Markdown table, with the top candidate's share of the accuracy on real drawings.
+
+    Numbers that are not of three images are left out.
+    """
     lines = ["| | candidate 0 | top | real | top / real |", "|---|---:|---:|---:|---:|"]
-    for name in dict.fromkeys(key.rpartition("_")[0] for key in numbers):
+    for name in (key.removesuffix("_first") for key in numbers if key.endswith("_first")):
         first, top, real = (numbers[f"{name}_{which}"] for which in ("first", "top", "real"))
         share = f"{top / real:.2f}" if real else "-"
         lines.append(f"| {name.removeprefix('drawings_')} | {first:.3f} | {top:.3f} | {real:.3f} | {share} |")

@@ -1,9 +1,13 @@
 """Metric `rerank_curve`: quality of the best of n candidates against n, as tables and plots (Figure 9c)."""
 
 from collections.abc import Iterator
+from typing import Any
 
+import torch
 from PIL import Image
 
+from dalle import checkpoint
+from dalle.bundled import checkpoint_folder
 from dalle.data import open_source
 from dalle.data.blocks import BlocksSource
 from dalle.data.source import Source
@@ -11,7 +15,7 @@ from dalle.evaluation.context import EvaluationContext
 from dalle.evaluation.evaluate_config import EvaluateConfig
 from dalle.evaluation.features import FeatureNetwork, load_feature_network
 from dalle.evaluation.held_out import HeldOut, to_unit_range
-from dalle.evaluation.judges.word_probe import WordProbe
+from dalle.evaluation.judges.word_probe import MAX_IMAGES, WordProbe
 from dalle.evaluation.metric_result import MetricResult
 from dalle.evaluation.metrics.best_of_n import BestOfNCurves, best_of_n_curves
 from dalle.evaluation.metrics.caption_samples import caption_qualities, first_captions
@@ -30,7 +34,7 @@ BY_WORDS = (
     "`words` is the score of a linear probe, independent of the reranker: the cosine between the words of a caption "
     "and the words predicted from efficientnet-lite0's features by ridge regression on training images. "
     "`words_val_real_pairs` is its accuracy on real images: the share of held-out images that it scores higher with "
-    "their own caption than with the next image's. "
+    "their own caption than with the next image's, without pairs of equal captions. "
 )
 BY_CLIP = "`other_clip` is the score of the CLIP in `scorer`, which was used neither for training nor for ranking. "
 OF_SETS = " Of the best candidates as a set, as in Figure 9c, against real images of the same captions: "
@@ -44,7 +48,7 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     if dalle.reranker(dalle.tokenize(captions, truncate=True), config) is None:
         context.require_clip("a rerank curve by rerank=clip")
     features = load_feature_network(config.features, config.weights, next(context.dvae.parameters()).device)
-    scorers, scorer_description = _scorers(context, config)
+    scorers, scorer_description, scorer_settings = _scorers(context, config)
     qualities = caption_qualities(source, captions, scorers)
     curves = best_of_n_curves(dalle, captions, qualities, config.sampling(config.curve_candidates))
     numbers = curves.numbers("val") | _real_pair_accuracy(scorers, source, len(captions))
@@ -55,7 +59,8 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     sets, notes = _set_metrics(curves, source, features, config.seed)
     numbers |= {f"{name}_best_of_{size}": value for size, row in sets.items() for name, value in row.items()}
     settings = sampling_settings(dalle, config, config.curve_candidates)
-    settings |= {"captions": len(captions), "captions_digest": captions_digest(captions), "scorer": config.scorer}
+    settings |= {"captions": len(captions), "captions_digest": captions_digest(captions)}
+    settings |= {**features.settings(), **scorer_settings}
     names = [name for name in sets[1] if not name.endswith("_std")]
     series = {name: [row[name] for row in sets.values()] for name in names}
     plots = {"rerank_curve": plot_best_of_n(curves)} if curves.curves else {}
@@ -66,32 +71,39 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     return MetricResult(description, numbers, settings, plots, tables, notes)
 
 
-def _scorers(context: EvaluationContext, config: EvaluateConfig) -> tuple[dict[str, Scorer], str]:
-    """Return the scorers used beside the judge of `blocks`, by name, and a sentence that describes them."""
+def _scorers(context: EvaluationContext, config: EvaluateConfig) -> tuple[dict[str, Scorer], str, dict[str, Any]]:
+    """Return the scorers used beside the judge of `blocks` by name, a sentence about them, and their settings."""
     device = next(context.dvae.parameters()).device
+    settings: dict[str, Any] = {"scorer": config.scorer}
     if config.scorer is not None:
-        return {"other_clip": CLIP.load(config.scorer).to(device)}, BY_CLIP
+        folder = checkpoint_folder(config.scorer)
+        scorers: dict[str, Scorer] = {"other_clip": CLIP.load(folder).to(device)}
+        return scorers, BY_CLIP, settings | {"scorer_digest": checkpoint.digest(folder)}
     if isinstance(context.sources["val"], BlocksSource):
-        return {}, ""
+        return {}, "", settings
     features = load_feature_network("efficientnet-lite0", device=device)
     try:
-        return {"words": WordProbe.fit(open_source(context.data, "train"), features)}, BY_WORDS
+        probe = WordProbe.fit(open_source(context.data, "train"), features)
     except ValueError as error:
-        return {}, f"No scorer is independent of the reranker, so single images are not scored: {error}. "
+        reason = f"No scorer is independent of the reranker, so single images are not scored: {error}. "
+        return {}, reason, settings
+    return {"words": probe}, BY_WORDS, settings | {"word_probe": {**features.settings(), "max_images": MAX_IMAGES}}
 
 
 def _real_pair_accuracy(scorers: dict[str, Scorer], source: Source, count: int) -> dict[str, float]:
     """Return, for each scorer, the share of `count` real images that it rates higher with their own caption.
 
-    The other caption is that of the next image.
+    The other caption is that of the next image; the first one's for the last image. Images whose two captions are equal
+    are left out; there is no number if none is left.
     """
     numbers = {}
-    pairs = list(_image_caption_pairs(source, count))
-    for name, scorer in scorers.items():
-        images, captions = zip(*pairs, strict=True)
+    images, captions = zip(*_image_caption_pairs(source, count), strict=True)
+    following = [*captions[1:], captions[0]]
+    different = torch.tensor([own != other for own, other in zip(captions, following, strict=True)])
+    for name, scorer in scorers.items() if different.any() else ():
         scores = scorer.score(list(images), list(captions))
-        correct = scores.diagonal() > scores.roll(1, dims=1).diagonal()
-        numbers[f"{name}_val_real_pairs"] = correct.float().mean().item()
+        correct = scores.diagonal() > scores.roll(-1, dims=1).diagonal()
+        numbers[f"{name}_val_real_pairs"] = correct[different.to(correct.device)].float().mean().item()
     return numbers
 
 

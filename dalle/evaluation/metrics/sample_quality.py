@@ -1,6 +1,7 @@
 """Metric `sample_quality`: FID, KID and Inception score of sampled images against real ones (Sec. 3.1, Figure 9)."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from dalle.evaluation.sampling_settings import decoding_settings, rerank_setting
 from dalle.image_conversion import to_pil_images
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.sampling.labelled_grid import ImageRow, labelled_grid
+from dalle.sampling.pipeline import DALLE
+from dalle.sampling.rerank import MAX_REFERENCES
 
 RECONSTRUCTED = " `*_reconstructed` is of the dVAE's reconstructions of the real images; samples are rarely better."
 GRID_IMAGES = 16  # images of each kind on the image grid
@@ -28,7 +31,7 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     """Compare images sampled for the first `config.samples` val captions, and reconstructions, with real images."""
     features = load_feature_network(config.features, config.weights, next(context.dvae.parameters()).device)
     pairs = HeldOut(context.sources["val"], config.samples)
-    cache = None if context.pipeline is None else cached_samples(context, config, pairs)
+    cached = None if context.pipeline is None else cached_samples(context, config, pairs)
     sampled, reconstructed = DistributionMetrics(features, config.seed), DistributionMetrics(features, config.seed)
     for batch in pairs:
         real = features(batch.images)
@@ -40,18 +43,23 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     numbers = {f"{name}_reconstructed": values[name] for name in (features.frechet, features.kid) if name in values}
     settings: dict[str, Any] = {**pairs.settings(), **reconstructed.settings()}
     shortfall = pairs.shortfall(config.samples)
-    if cache is None:
+    if cached is None:
         return MetricResult(description, numbers, settings, notes=[*shortfall, *notes])
+    cache, cache_settings = cached
     for images in cache.batches(pairs.seen):
         sampled.add(features(images), real=False)
     values, notes = sampled.compute()
-    settings |= {**sampled.settings(), **cache_settings(context, config), "sample_cache": cache.digest}
+    settings |= {**sampled.settings(), **cache_settings, "sample_cache": cache.digest}
     grid = _sample_grid(context, next(cache.batches(pairs.seen)))
     return MetricResult(description, numbers | values, settings, {"samples": grid}, notes=[*shortfall, *notes])
 
 
-def cached_samples(context: EvaluationContext, config: EvaluateConfig, pairs: HeldOut) -> SampleCache:
+def cached_samples(
+    context: EvaluationContext, config: EvaluateConfig, pairs: HeldOut
+) -> tuple[SampleCache, dict[str, Any]]:
     """Sample an image for the caption of each of `pairs`, or load those of an earlier run.
+
+    Returns the images, and the settings that they depend on beside models and data.
 
     Raises:
         CheckpointError: the checkpoint has no transformer, or several candidates are sampled and there is no CLIP.
@@ -61,22 +69,27 @@ def cached_samples(context: EvaluationContext, config: EvaluateConfig, pairs: He
     captions = [caption for batch in pairs for caption in batch.captions]
     if len(captions) < MIN_IMAGES:
         raise ValueError(f"sample quality needs at least {MIN_IMAGES} held-out images, but there are {len(captions)}")
+    config = with_references(dalle, config, captions)
     if config.sample_candidates > 1 and dalle.reranker(dalle.tokenize(captions, truncate=True), config) is None:
         context.require_clip(f"reranking sample_candidates={config.sample_candidates}")
-    cache = SampleCache(config.folder / "sampled", {**context.identity(), **cache_settings(context, config)})
+    settings = {"split": "val", "sample_candidates": config.sample_candidates, **decoding_settings(dalle, config)}
+    if config.sample_candidates > 1:
+        settings["rerank"] = rerank_settings(dalle, config)
+    cache = SampleCache(config.folder / "sampled", {**context.identity(), **settings})
     cache.sample_missing(dalle, captions, config.sampling(config.sample_candidates))
-    return cache
+    return cache, settings
 
 
-def cache_settings(context: EvaluationContext, config: EvaluateConfig) -> dict[str, Any]:
-    """Return the settings that the sampled images depend on, beside models and data."""
-    dalle = context.require_pipeline()
-    settings = {
-        "split": "val",
-        "sample_candidates": config.sample_candidates,
-        **decoding_settings(dalle, config),
-    }
-    return settings if config.sample_candidates == 1 else {**settings, "rerank": rerank_settings(dalle, config)}
+def with_references(dalle: DALLE, config: EvaluateConfig, captions: list[str]) -> EvaluateConfig:
+    """Set the captions that caption_likelihood compares with, if these would be the captions that are sampled.
+
+    A run that was interrupted, or has more images now, samples only some of them, and would rank by others.
+    """
+    compared = "caption_likelihood" in dalle.with_defaults(config).score_weights
+    if not compared or config.rerank_references or dalle.caption_dropout:
+        return config
+    # one more than are used: a caption is not compared with itself
+    return replace(config, rerank_references=list(dict.fromkeys(captions))[: MAX_REFERENCES + 1])
 
 
 def compare_sets(

@@ -15,6 +15,11 @@ from dalle.pretrained.key_mapping import MLP_IN
 # mean and standard deviation of the pixels of CLIP's training images, as published with the weights
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+# settings that an image encoder does not use, by its name
+UNUSED_SETTINGS = {
+    "vit": {"image_blocks"},
+    "resnet": {"patch", "image_depth", "image_mlp", "image_activation", "image_eps"},
+}
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,8 @@ def test_style_and_colour_are_stated_in_other_languages(config):
                 continue
             first, captions = source.captions(index)[0], source.captions(index)
             assert first.startswith(picture.subject.labels["fr"])
-            assert first.endswith(STYLE_PHRASES["fr"][picture.drawing_set.style])
+            phrase = STYLE_PHRASES["fr"][picture.drawing_set.style]
+            assert first.endswith(phrase) != (kind == "colour" and "noir" in phrase)
             if kind == "colour":
                 assert all(COLOUR_PHRASES["fr"][record.colour] in caption for caption in captions)
     config.languages = ["en", "fr"]
@@ -169,6 +170,17 @@ def test_every_language_with_phrases_has_all_of_them():
         assert STYLE_PHRASES[language].keys() == STYLES.keys()
         assert COLOUR_PHRASES[language].keys() == COLOURS.keys()
         assert len(set(STYLE_PHRASES[language].values())) == len(STYLES)
+
+
+@pytest.mark.parametrize(
+    ("language", "label", "expected"),
+    [("de", "Regenschirm", "grün"), ("es", "paraguas", "en verde"), ("fr", "parapluie", "en vert")],
+)
+def test_coloured_drawings_are_not_called_black(language, label, expected):
+    assert set(names_in(language, label, [], "stencil", "green")) == {f"{label}, {expected}"}
+    assert f"{label}, {STYLE_PHRASES[language]['stencil']}" in names_in(language, label, [], "stencil")
+    line = f"{label}, {expected}, {STYLE_PHRASES[language]['line drawing']}"
+    assert line in names_in(language, label, [], "line drawing", "green")
 
 
 def test_languages_without_phrases_state_names_and_tags():
