@@ -211,14 +211,15 @@ def test_state_dict_round_trip(basis, precision):
 def test_a_save_needs_the_memory_of_its_tensors_only():
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        model = nn.Sequential(*[nn.Linear(64, 64, bias=False) for _ in range(32)])
-        reducer = PowerSGD(model, CompressionConfig(rank=8, blocks=1, precision="paper16"))
+        model = nn.Sequential(*[nn.Linear(64, 64, bias=False) for _ in range(64)])
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:
+            reducer = PowerSGD(model, CompressionConfig(rank=8, blocks=1, precision="paper16"))
             saved = sum(each.nbytes for each in reducer.state_dict().values())
     finally:
         dist.destroy_process_group()
-    assert saved == 4 * 32 * 64 * 64
-    assert peak_of(run) < 1.5 * saved
+    assert saved == 4 * 64 * 64 * 64
+    held = saved / 2 + saved / 8  # error buffers in 16 bits, and bases
+    assert peak_of(run) < held + 1.3 * saved
 
 
 PAPER16 = CompressionConfig(rank=2, blocks=1, precision="paper16")
