@@ -80,6 +80,15 @@ def broadcast_object(value: T) -> T:
     return values[0]
 
 
+@torch.no_grad()
+def broadcast_to_all(tensor: Tensor) -> None:
+    """Replace the values of `tensor`, of equal shape on all ranks, by those of rank 0. All ranks must call it."""
+    if is_distributed():
+        values = tensor.detach().contiguous()  # gloo ignores strides
+        dist.broadcast(values, src=0)
+        tensor.copy_(values)
+
+
 def all_gather_object(value: T) -> list[T]:
     """Return the `value` of each rank, which must be picklable, on every rank. All ranks must call it."""
     if not is_distributed():

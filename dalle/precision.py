@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+BFLOAT16_CAPABILITY = (8, 0)  # compute capability of the first GPUs with bfloat16, such as A100
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -36,6 +37,14 @@ AMX = names_amx(Path("/proc/cpuinfo"))  # read once, where torch.compile does no
 def has_amx() -> bool:
     """Return True if the processor has Intel's AMX for bfloat16."""
     return AMX
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Return True if the GPU `device` computes in bfloat16; False if torch would emulate it, slowly, as on T4 and V100.
+
+    `torch.cuda.is_bf16_supported` counts emulation.
+    """
+    return torch.cuda.get_device_capability(device) >= BFLOAT16_CAPABILITY
 
 
 def use_exact_float32() -> None:

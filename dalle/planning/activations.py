@@ -12,6 +12,7 @@ from dalle.models.decoder.model import DiffusionDecoder
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.models.linear_cross_entropy import MAX_LOGITS
 from dalle.models.transformer.model import Transformer
+from dalle.models.transformer.sparse_attention import use_dense_masks
 from dalle.precision import autocast
 from dalle.training.branch_hooks import attach_hooks
 from dalle.training.flops import flop_counter
@@ -32,12 +33,12 @@ class ForwardCost(NamedTuple):
 def forward_cost(
     build: Callable[[], nn.Module], config: TrainingConfig, precision: str, images: int, image_size: int
 ) -> ForwardCost:
-    """Count what a forward pass of `images` images saves and computes, with the hooks that `config` asks for.
+    """Count what a forward pass of `images` images saves and computes on a GPU, with the hooks that `config` asks for.
 
     build: builds the model; it is called on the meta device.
     """
     with torch.device("meta"):
-        model = build()
+        model = use_dense_masks(build())  # as on a GPU, though the fake tensors are a CPU's
     if config.parameters == "bfloat16":
         store_in_bfloat16(model)
     saved: dict[int, int] = {}

@@ -17,6 +17,10 @@ class Card:
     network: float  # bytes per second to cards of other nodes, in one direction
     per_node: int = 8  # cards per node, usually
 
+    @property
+    def has_bfloat16(self) -> bool:
+        return peak_of_gpu(self.name, "bfloat16") is not None
+
     def flops(self, precision: str) -> float:
         """Return the peak rate of matrix products in FLOP/s, as MFU uses it; that of float16 if it has no bfloat16."""
         rate = peak_of_gpu(self.name, precision) or peak_of_gpu(self.name, "float16")

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from torch import nn
 
 from dalle.planning.activations import FLOAT32, logits_bytes
+from dalle.planning.placement import Placement
 from dalle.training.muon import batches
 from dalle.training.optimizer import uses_fused_adamw
 from dalle.training.parameter_storage import bfloat16_matrices
-from dalle.training.powersgd import partitions
 from dalle.training.sharding import sharding_units
 from dalle.training.stage import TrainingConfig
 from dalle.training.weight_matrices import weight_matrices
@@ -55,29 +55,30 @@ class RankMemory:
 
 
 def rank_memory(
-    model: nn.Module, config: TrainingConfig, activations: int, images: int, local_parameters: int | None = None
+    model: nn.Module, config: TrainingConfig, activations: int, images: int, placement: Placement, shards: int = 1
 ) -> RankMemory:
     """Compute the memory of one rank that trains on micro-batches of `images` images.
 
     model: may be on the meta device.
     activations: bytes that a micro-batch's forward pass saves.
-    local_parameters: number of parameters in this rank's shard; None: all, without sharding.
+    placement: part of the model on this rank, one of `shards`.
     """
-    share = 1.0 if local_parameters is None else local_parameters / count_trainable(model)
+    share = placement.parameters / count_trainable(model)
     parameters = round(share * parameter_bytes(model, config))
-    compressed = count_compressed(model, config)
+    # each compressed matrix has an error buffer, and a copy of its gradient
+    compressed = sum(each.uncompressed for each in placement.partitions.values())
     averaged = config.ema.decay > 0  # else the average shares the memory of the model
     return RankMemory(
         parameters=parameters,
         gradients=parameters,
         moments=round(share * moment_bytes(model, config)),
-        errors=round(share * (ERROR16 if config.compression.precision == "paper16" else FLOAT32) * compressed),
+        errors=(ERROR16 if config.compression.precision == "paper16" else FLOAT32) * compressed,
         ema=round(share * FLOAT32 * count_trainable(model)) if averaged else 0,
         buffers=(1 + averaged) * sum(each.nbytes for each in model.buffers()),
-        unsharded=0 if local_parameters is None else unsharded_bytes(model),
+        unsharded=unsharded_bytes(model) if shards > 1 else 0,
         activations=activations,
         logits=logits_bytes(model, images),
-        update=max(update_bytes(model, config, share), round(share * FLOAT32 * compressed)),
+        update=max(update_bytes(model, config, share), FLOAT32 * compressed),
         accumulates=config.accumulate > 1,
     )
 
@@ -101,13 +102,6 @@ def moment_bytes(model: nn.Module, config: TrainingConfig) -> int:
     if config.optimizer.kind == "muon":
         return FLOAT32 * (matrices + 2 * others)
     return 2 * ((MOMENT16 if config.optimizer.moments == "paper16" else FLOAT32) * matrices + FLOAT32 * others)
-
-
-def count_compressed(model: nn.Module, config: TrainingConfig) -> int:
-    """Count the elements of the matrices that PowerSGD compresses: each has an error buffer and a copy of gradients."""
-    if not config.compression.rank:
-        return 0
-    return sum(each.uncompressed for each in partitions(model, config.compression).values())
 
 
 def update_bytes(model: nn.Module, config: TrainingConfig, share: float = 1.0) -> int:

@@ -1,31 +1,47 @@
 """Placement of a model on many ranks, tried with torch's fake process group: no other process is needed."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from dalle.training.sharding import init_mesh, local, shard
+from dalle.training.powersgd import CompressionConfig, MatrixPartition, partitions
+from dalle.training.sharding import SHARD, init_mesh, local, mesh_of_backward, shard
 
 
-def count_local_parameters(build: Callable[[], nn.Module], mode: str, shard_size: int | None, world: int) -> int:
-    """Shard the model for `world` ranks and return the number of trainable parameters on the first one, the largest.
+class Placement(NamedTuple):
+    """Part of a model on one rank."""
+
+    parameters: int  # trainable ones
+    partitions: dict[str, MatrixPartition]  # of the matrices whose gradients are compressed
+
+
+def place(
+    build: Callable[[], nn.Module], mode: str, shard_size: int | None, world: int, compression: CompressionConfig
+) -> Placement:
+    """Shard the model for `world` ranks as training does, and return the part of the first rank, the largest.
 
     build: builds the model; it is called on the meta device.
 
-    Raises ValueError if the ranks do not divide into groups, RuntimeError if there is a process group already.
+    Raises ValueError for settings that training refuses: ranks or blocks that do not divide into groups, or compression
+    without several copies of the weights. Raises RuntimeError if there is a process group already.
     """
     if dist.is_initialized():
         raise RuntimeError("a plan needs a process without a process group: run it without torchrun")
     dist.init_process_group("fake", rank=0, world_size=world, store=FakeStore())
     try:
         mesh = init_mesh(mode, shard_size, torch.device("cpu"))
+        compressed = compression.rank > 0
         with torch.device("meta"):
             model = build()
         if mesh is not None:
-            shard(model, mesh)
-        return sum(local(each).numel() for each in model.parameters() if each.requires_grad)
+            compression.check_sharding()
+            shard(model, mesh_of_backward(mesh, compressed))
+        shards = 1 if mesh is None else mesh[SHARD].size()
+        found = partitions(model, compression, shards) if compressed else {}
+        return Placement(sum(local(each).numel() for each in model.parameters() if each.requires_grad), found)
     finally:
         dist.destroy_process_group()

@@ -13,12 +13,13 @@ from dalle.models.clip.model import CLIP
 from dalle.models.decoder.model import DiffusionDecoder
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.models.transformer.model import Transformer
-from dalle.planning.activations import ForwardCost, forward_cost
+from dalle.planning.activations import FLOAT32, ForwardCost, forward_cost
 from dalle.planning.cards import GIGABYTE, Card
 from dalle.planning.memory import RankMemory, count_trainable, parameter_bytes, rank_memory
-from dalle.planning.placement import count_local_parameters
+from dalle.planning.placement import Placement, place
 from dalle.training.branch_hooks import recomputed_branches
 from dalle.training.flops import TRAINING_FACTOR
+from dalle.training.powersgd import CompressionConfig
 from dalle.training.sharding import check_mode
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -31,6 +32,7 @@ ASSUMED_MFU = 0.45  # share of the card's peak rate that training reaches, if it
 RESERVED = 1.5 * GIGABYTE  # bytes of the context, of workspaces and of fragments, which no plan counts
 SECONDS_PER_DAY = 86_400
 MAX_ACCUMULATE = 64
+FACTOR16 = 2  # bytes of a number of P or Q in 16 bits
 CODE_SIDE = 8  # pixels along a side of a code, as in the paper
 
 
@@ -80,7 +82,7 @@ class Planner:
         self._costs: dict[tuple[int, bool, int | None, str], ForwardCost] = {}
 
     def plan(self, stage: Any, mode: str) -> Plan:
-        """Plan a run of the stage with config `stage`. Raises ValueError for a batch or groups that do not divide."""
+        """Plan a run of the stage with config `stage`. Raises ValueError for settings that training refuses."""
         check_mode(mode, self.shard_size)
         shards = self.shards(mode)
         if shards > 1:
@@ -96,13 +98,12 @@ class Planner:
             activations, recomputed = self.recomputation(stage, model, images)
             flops += round(recomputed * cost.flops)
         flops *= stage.accumulate
-        local = None
-        if shards > 1:
-            local = count_local_parameters(build, mode, shards, self.world)
-        memory = rank_memory(model, stage, activations, images, local)
+        placement = place(build, mode, shards, self.world, stage.compression)
+        memory = rank_memory(model, stage, activations, images, placement, shards)
         parameters = count_trainable(model)
-        sent, network = communication(parameter_bytes(model, stage), self.world, shards, stage.accumulate, self.card)
-        compute = flops / (self.card.flops(precision_of(stage)) * ASSUMED_MFU)
+        weights, compressed = parameter_bytes(model, stage), compressed_bytes(placement, stage.compression)
+        sent, network = communication(weights, self.world, shards, stage.accumulate, self.card, compressed)
+        compute = flops / (self.card.flops(precision_of(stage, self.card)) * ASSUMED_MFU)
         return Plan(self.card, self.world, shards, images, parameters, memory, flops, sent, compute, network, stage)
 
     def shards(self, mode: str) -> int:
@@ -119,7 +120,8 @@ class Planner:
         key = images, stage.recompute, stage.recompute_layers, stage.parameters
         if key not in self._costs:
             build = partial(MODELS[stage.name], stage.model)
-            self._costs[key] = forward_cost(build, stage, precision_of(stage), images, self.image_size)
+            size = size_of(stage, self.image_size)
+            self._costs[key] = forward_cost(build, stage, precision_of(stage, self.card), images, size)
         return self._costs[key]
 
     def recomputation(self, stage: Any, model: nn.Module, images: int) -> tuple[int, float]:
@@ -140,10 +142,11 @@ class Planner:
         The settings are as typed on the command line.
         """
         typed: list[str] = []
-        if mode == "ddp" and self.world > 1 and stage.parameters == "float32":
-            mode = "fsdp"
-            typed.append("distributed=fsdp")
-            yield " ".join(typed), self.plan(stage, mode)
+        sharded = "hsdp" if stage.compression.rank else "fsdp"  # compression is between copies of the weights
+        if mode == "ddp" and self.world > 1 and (plan := self.plan_if_allowed(stage, sharded)):
+            mode = sharded
+            typed.append(f"distributed={mode}")
+            yield " ".join(typed), plan
         if stage.optimizer.kind == "adamw" and stage.optimizer.moments == "float32":
             stage = replace(stage, optimizer=replace(stage.optimizer, moments="paper16"))
             typed.append("stage.optimizer.moments=paper16")
@@ -151,9 +154,7 @@ class Planner:
         accumulate = []
         while stage.accumulate < MAX_ACCUMULATE:
             smaller = replace(stage, accumulate=2 * stage.accumulate)
-            try:
-                plan = self.plan(smaller, mode)
-            except ValueError:  # the batch does not divide
+            if (plan := self.plan_if_allowed(smaller, mode)) is None:  # the batch does not divide
                 break
             stage, accumulate = smaller, [f"stage.accumulate={smaller.accumulate}"]
             yield " ".join([*typed, *accumulate]), plan
@@ -171,13 +172,20 @@ class Planner:
 
     def sixteen_bit_changes(self, stage: Any, mode: str, typed: list[str]) -> Iterator[tuple[str, Plan]]:
         """Yield plans with bfloat16 weights and without EMA, as `changes` does; `typed`: the settings so far."""
-        if stage.parameters == "float32" and precision_of(stage) == "bfloat16":
+        if stage.parameters == "float32" and precision_of(stage, self.card) == "bfloat16":
             stage = replace(stage, parameters="bfloat16")
             typed = [*typed, "stage.parameters=bfloat16"]
             yield " ".join(typed), self.plan(stage, mode)
         if stage.ema.decay:
             stage = replace(stage, ema=replace(stage.ema, decay=0.0))
             yield " ".join([*typed, "stage.ema.decay=0"]), self.plan(stage, mode)
+
+    def plan_if_allowed(self, stage: Any, mode: str) -> Plan | None:
+        """Plan a run as `plan` does. Returns None for settings that training refuses."""
+        try:
+            return self.plan(stage, mode)
+        except ValueError:
+            return None
 
     def count_layers(self, stage: Any) -> int:
         """Count the transformer blocks of the model, whose activations can be recomputed."""
@@ -186,29 +194,53 @@ class Planner:
         return sum(isinstance(each, TransformerBlock) for each in model.modules())
 
 
-def precision_of(stage: Any) -> str:
-    """Return the precision that a stage trains in on a GPU."""
-    return "bfloat16" if stage.precision == "auto" else stage.precision
+def precision_of(stage: Any, card: Card) -> str:
+    """Return the precision that a stage trains in on a card."""
+    if stage.precision != "auto":
+        return stage.precision
+    return "bfloat16" if card.has_bfloat16 or stage.parameters == "bfloat16" else "float16"
+
+
+def size_of(stage: Any, image_size: int) -> int:
+    """Return the side of a stage's images: its own setting, which CLIP has, else `image_size`, that of the data."""
+    return getattr(stage, "image_size", None) or image_size
 
 
 def model_config(stage: Any, image_size: int) -> Any:
-    """Return the model config for images of this size. Token grids are those of the paper's dVAE."""
+    """Return the model config for data of this image size. Token grids are those of the paper's dVAE."""
+    image_size = size_of(stage, image_size)
     grid = {"grid": image_size // CODE_SIDE}
     changes = {"dvae": {}, "clip": {"image_size": image_size}, "transformer": grid, "decoder": grid}
     return replace(stage.model, **changes[stage.name])
 
 
-def communication(weights: int, world: int, shards: int, accumulate: int, card: Card) -> tuple[float, float]:
+def compressed_bytes(placement: Placement, config: CompressionConfig) -> int | None:
+    """Return the bytes of a rank's gradients as PowerSGD sends them: P and Q of matrices, all others in float32.
+
+    None without compression.
+    """
+    if not config.rank:
+        return None
+    matrices = placement.partitions.values()
+    others = placement.parameters - sum(each.uncompressed for each in matrices)
+    factors = sum(each.compressed for each in matrices)
+    return FLOAT32 * others + (FACTOR16 if config.precision == "paper16" else FLOAT32) * factors
+
+
+def communication(
+    weights: int, world: int, shards: int, accumulate: int, card: Card, compressed: int | None = None
+) -> tuple[float, float]:
     """Return the bytes that a rank sends in an update, and the seconds that this takes.
 
     Weights are gathered before the forward and the backward pass of each micro-batch, and gradients reduce-scattered
     after it, within groups of `shards` ranks. Copies average the gradients of their shards once, by ring all-reduce.
 
     weights: bytes of the weights; gradients are as large.
+    compressed: bytes of a shard's gradients as they are sent between copies; None: as many as its weights.
     """
     gathered = 3 * accumulate * weights * (shards - 1) / shards
     copies = world // shards
-    averaged = 2 * (weights / shards) * (copies - 1) / copies
+    averaged = 2 * (weights / shards if compressed is None else compressed) * (copies - 1) / copies
     within = card.link if shards <= card.per_node else card.network
     between = card.link if world <= card.per_node else card.network
     return gathered + averaged, gathered / within + averaged / between

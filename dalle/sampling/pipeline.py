@@ -130,7 +130,7 @@ class DALLE:
         A transformer checkpoint records the digest and the path of the dVAE that it was trained with; `dvae`
         overrides the path, and `clip` is the folder of a CLIP. `decoder` is the folder of a diffusion decoder, which
         decodes the kept images in place of the dVAE's decoder. `precision` of the transformer and of the diffusion
-        decoder is "float32", "bfloat16", or "auto": bfloat16 on a GPU.
+        decoder is "float32", "bfloat16", or "auto": bfloat16 on a GPU that computes in it.
 
         Raises:
             CheckpointError: a component is missing, unreadable, or not the one the transformer or the

@@ -11,21 +11,21 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dalle import losses
+from dalle import distributed, losses
 from dalle.data.loader import ImageBatch
 from dalle.image_conversion import to_pil_images
 from dalle.image_grid import Cell, GridRow, image_grid
 from dalle.losses import LikelihoodConfig
 from dalle.models.dvae.model import DiscreteVAE, DVAEConfig, codebook_use, mean_image
 from dalle.models.dvae.relaxation import argmax_one_hot
-from dalle.models.dvae.restarts import restart_unused_codes
+from dalle.models.dvae.restarts import CHANGED, restart_unused_codes
 from dalle.seeds import torch_generator
 from dalle.stages.data_module import DataModule, StageContext, StageDataConfig
 from dalle.training.ema import EMAConfig
 from dalle.training.flops import ImageCost, forward_flops
 from dalle.training.optimizer import OptimizerConfig
 from dalle.training.schedules import Schedule
-from dalle.training.sharding import whole_parameters
+from dalle.training.sharding import copy_to, copy_whole, is_sharded
 
 log = logging.getLogger(__name__)
 
@@ -95,11 +95,26 @@ class DVAEStage:
             return
         if not first <= step < (config.restart_codes_until or config.steps):
             return
-        generator = torch_generator("code restarts", self.data.seed, step, device=self.data.device)
-        images = self.data.sample_of_training(RESTART_PICTURES, step)
-        with whole_parameters(self.model):
-            count = restart_unused_codes(self.model, images, generator)
-        log.info("step %d: restarted %d codes", step, count)
+        model = self.whole_model()
+        if distributed.is_main_process():  # others would round sums in another order, and replicas would differ
+            generator = torch_generator("code restarts", self.data.seed, step, device=self.data.device)
+            images = self.data.sample_of_training(RESTART_PICTURES, step)
+            count = restart_unused_codes(model, images, generator, self.data.batch_size)
+            log.info("step %d: restarted %d codes", step, count)
+        for name in CHANGED:
+            changed = model.get_parameter(name)
+            distributed.broadcast_to_all(changed)
+            copy_to(self.model.get_parameter(name), changed)
+
+    def whole_model(self) -> DiscreteVAE:
+        """Return the model, or a copy with whole weights if it is sharded. All ranks must call it."""
+        if not is_sharded(self.model):
+            return self.model
+        with torch.device("meta"):
+            copy = DiscreteVAE(self.config.model)
+        copy.to_empty(device=self.data.device)
+        copy_whole(self.model, copy)
+        return copy
 
     def loss(
         self, model: nn.Module, batch: ImageBatch, step: int, generator: torch.Generator

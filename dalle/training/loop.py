@@ -182,14 +182,16 @@ class Trainer:
         state, folder, meta = self.state, self.run.folder, self.meta()
         self.monitor.begin(SAVING)
         self.saver.wait()
-        model = state.ema.whole_model()
-        if self.saver.background and self.is_main_process:
+        model: nn.Module | None = state.ema.whole_model()  # on all ranks, which gather it together
+        if not self.is_main_process:
+            model = None  # else `write` would keep it on this rank's device until the file is written
+        elif self.saver.background:
             model = copy_model_to_host(model)
         write_state = state.prepare_save(folder, self.run.config, self.saver.background, self.saver.group)
 
         def write() -> None:
             with raised_together(self.saver.group):
-                if self.is_main_process:
+                if model is not None:
                     self.stage.save(folder, model, meta)
             write_state()
 

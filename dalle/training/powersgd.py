@@ -59,6 +59,11 @@ class CompressionConfig:
                 " least 1; rank 0 turns compression off"
             )
 
+    def check_sharding(self) -> None:
+        """Raise ValueError for settings with which gradients of sharded weights cannot be compressed."""
+        if self.rank and self.basis == "warm":
+            raise ValueError("compression.basis=warm does not work with distributed=hsdp: choose fixed or resampled")
+
 
 class MatrixPartition:
     """Partition of a matrix into blocks along its longer side, and each block's share of the rank.
@@ -176,8 +181,8 @@ class PowerSGD:
         Raises ValueError for settings that shards do not allow.
         """
         self.config, self.basis, self._mesh = config, config.basis, mesh
-        if mesh is not None and config.basis == "warm":
-            raise ValueError("compression.basis=warm does not work with distributed=hsdp: choose fixed or resampled")
+        if mesh is not None:
+            config.check_sharding()
         self._group = None if mesh is None else mesh.get_group(REPLICATE)  # ranks with the same shard
         self._replicas = distributed.get_world_size() if mesh is None else mesh[REPLICATE].size()
         self.partitions = partitions(model, config, 1 if mesh is None else mesh[SHARD].size())
@@ -234,21 +239,25 @@ class PowerSGD:
         `load_state_dict`, so an interrupted run gives bit-identical results. Those of shards have the form of the
         matrix, others that of its blocks.
         """
-        errors = distributed.all_reduce_sum([each.error for each in self._matrices], self._group)
-        state = {f"error.{each.name}": error for each, error in zip(self._matrices, errors, strict=True)}
-        if self._mesh is not None:
-            for each, error in zip(self._matrices, errors, strict=True):
-                state[f"error.{each.name}"] = from_local(each.partition.join(error).contiguous(), each.parameter)
+        state = {}
+        for each in self._matrices:  # one at a time: all sums in several forms would take a multiple of the memory
+            (error,) = distributed.all_reduce_sum([each.error], self._group)
+            if self._mesh is not None:
+                error = from_local(each.partition.join(error).contiguous(), each.parameter)
+            state[f"error.{each.name}"] = error
+            self._load_error(each, error)
         if self.basis == "warm":
             state |= {f"basis.{each.name}": each.basis for each in self._matrices}
-        self.load_state_dict(state)
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         for each in self._matrices:
-            error = self._own_error(each, state.get(f"error.{each.name}"))
-            each.error = error.to(each.error.device) / self._replicas
+            self._load_error(each, state.get(f"error.{each.name}"))
             each.basis = state.get(f"basis.{each.name}", each.basis).to(each.basis.device)
+
+    def _load_error(self, matrix: CompressedMatrix, saved: Tensor | None) -> None:
+        error = self._own_error(matrix, saved)
+        matrix.error = error.to(matrix.parameter.device) / self._replicas
 
     def _own_error(self, matrix: CompressedMatrix, saved: Tensor | None) -> Tensor:
         """Return the blocks of this rank's shard of a saved error; zeros if the matrix was not compressed before."""

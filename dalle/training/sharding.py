@@ -11,8 +11,7 @@ averaged over groups too.
 """
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -166,23 +165,15 @@ def total_norm(gradients: Sequence[Tensor]) -> Tensor:
     return gather(get_total_norm(gradients))
 
 
-@contextmanager
-def whole_parameters(model: nn.Module) -> Iterator[None]:
-    """Context in which `model` has whole parameters, to read or to change equally on all ranks.
+@torch.no_grad()
+def copy_whole(source: nn.Module, target: nn.Module) -> None:
+    """Copy the weights and buffers of `source`, sharded or not, to the equal but unsharded model `target`.
 
-    Does nothing for a model that is not sharded. All ranks must enter it.
+    All ranks must call it.
     """
-    units: list[Any] = [each for each in model.modules() if hasattr(each, "unshard")]  # FSDP adds it
-    shards = dict(model.named_parameters())
-    for unit in units:
-        unit.unshard()
-    try:
-        yield
-        for name, whole in model.named_parameters() if units else ():
-            copy_to(shards[name], whole.detach())
-    finally:
-        for unit in units:
-            unit.reshard()
+    tensors = source.state_dict()
+    for name, tensor in target.state_dict().items():
+        copy_to(tensor, gather(tensors[name]))
 
 
 def _dtensor(tensor: Tensor) -> Any:

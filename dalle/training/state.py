@@ -106,7 +106,9 @@ class TrainState:
         reducer = {f"exchange.{name}": tensor for name, tensor in self.reducer.state_dict().items()}
         tensors = self._tensors() | reducer
         sharded, step = is_sharded(self.model), self.step
-        if copied and (sharded or distributed.is_main_process()):
+        if not (sharded or distributed.is_main_process()):
+            tensors = {}  # else `write` would keep the reducer's tensors, though this rank writes none
+        elif copied:
             tensors = {name: copy_to_host(tensor) for name, tensor in tensors.items()}
 
         def write() -> None:

@@ -1,5 +1,7 @@
 """Restarts of unused codes: new values, positions, and unchanged codes."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -61,12 +63,25 @@ def test_without_unused_codes_nothing_changes(images):
 
 
 def test_restarts_are_reproducible(model, images):
-    from copy import deepcopy
-
     other = deepcopy(model)
     restart_unused_codes(model, images, generator(5))
     restart_unused_codes(other, images, generator(5))
     assert torch.equal(model.encoder.output.weight, other.encoder.output.weight)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8, 100])
+def test_restarts_do_not_depend_on_the_size_of_a_pass(model, images, batch_size):
+    at_once = deepcopy(model)
+    passes = []
+    model.encoder.input.register_forward_hook(lambda _, inputs, __: passes.append(len(inputs[0])))
+    counts = [
+        restart_unused_codes(at_once, images, generator(5)),
+        restart_unused_codes(model, images, generator(5), batch_size),
+    ]
+    assert counts[0] == counts[1] > 0
+    assert (sum(passes), max(passes)) == (len(images), min(batch_size, len(images)))
+    for ours, theirs in zip(model.parameters(), at_once.parameters(), strict=True):
+        assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_positions_are_sampled_in_proportion_to_their_errors(model, images, monkeypatch):

@@ -20,8 +20,15 @@ from dalle.training.loop import train
 from dalle.training.optimizer import OptimizerConfig, build_optimizer
 from dalle.training.run import Run
 
-MODEL = TransformerConfig(
-    text_positions=32, text_vocabulary=500, image_vocabulary=512, grid=16, width=128, depth=4, heads=2
+MODEL = TransformerConfig(  # with the attention that is planned, that of GPUs
+    text_positions=32,
+    text_vocabulary=500,
+    image_vocabulary=512,
+    grid=16,
+    width=128,
+    depth=4,
+    heads=2,
+    attention="dense",
 )
 
 

@@ -13,8 +13,8 @@ from dalle.models.transformer.model import Transformer, TransformerConfig
 from dalle.planning import plan
 from dalle.planning.cards import CARDS, find_card
 from dalle.planning.memory import update_bytes
-from dalle.planning.placement import count_local_parameters
-from dalle.planning.plan import Planner, check_fits, communication, report
+from dalle.planning.placement import place
+from dalle.planning.plan import Planner, check_fits, communication, precision_of, report
 from dalle.stages import STAGES
 from dalle.stages.transformer import TransformerStageConfig
 from dalle.training.ema import EMAConfig
@@ -87,7 +87,7 @@ def test_the_largest_shard_counts():
     build = lambda: Transformer(SMALL)  # noqa: E731
     sizes = [parameter.shape for parameter in build().parameters()]
     expected = sum(-(-size[0] // 4) * math.prod(size[1:]) for size in sizes)
-    assert count_local_parameters(build, "fsdp", None, 4) == expected
+    assert place(build, "fsdp", None, 4, CompressionConfig()).parameters == expected
 
 
 def test_ddp_divides_the_images_only():
@@ -138,6 +138,67 @@ def test_error_buffers_of_compression_are_counted():
     )
     assert plain.errors == 4 * 12 * 32 * 32 * 2 == 2 * half.errors
     assert plan_of(STAGE, 1).memory.errors == 0
+
+
+def test_compressed_gradients_are_sent_as_factors():
+    """Of each layer PowerSGD sends P and Q of queries, keys, values and out, and of the MLP's two matrices."""
+    factors = 2 * 8 * (4 * (32 + 32) + 2 * (32 + 128))
+    for precision, size in (("float32", 4), ("paper16", 2)):
+        planned = plan_of(replace(STAGE, compression=CompressionConfig(8, blocks=1, precision=precision)), 4)
+        others = planned.parameters - 2 * 12 * 32 * 32
+        assert planned.bytes_sent == 2 * (4 * others + size * factors) * 3 / 4
+        assert planned.bytes_sent < plan_of(STAGE, 4).bytes_sent
+
+
+def test_error_buffers_of_shards_are_those_of_a_ranks_own_blocks():
+    stage = replace(STAGE, compression=CompressionConfig(rank=8, blocks=2))
+    whole, half = plan_of(stage, 4), Planner(32, 4, H100, shard_size=2).plan(stage, "hsdp")
+    assert half.memory.errors == whole.memory.errors / 2
+    uncompressed = Planner(32, 4, H100, shard_size=2).plan(STAGE, "hsdp")
+    assert half.bytes_sent < uncompressed.bytes_sent
+
+
+@pytest.mark.parametrize(
+    ("mode", "settings", "message"),
+    [
+        ("fsdp", {}, "compression.rank needs several copies of the weights"),
+        ("hsdp", {"blocks": 1}, "compression.blocks=1 must be a multiple of shard_size=2"),
+        ("hsdp", {"basis": "warm"}, "compression.basis=warm does not work with distributed=hsdp"),
+    ],
+)
+def test_compression_that_training_refuses_is_refused_and_not_suggested(mode, settings, message):
+    stage = replace(STAGE, compression=replace(CompressionConfig(rank=8, blocks=2), **settings))
+    with pytest.raises(ValueError, match=message):
+        plan_of(stage, 2, mode)
+    suggested = {typed.split()[0] for typed, _ in Planner(32, 2, H100).changes(stage, "ddp")}
+    assert suggested & {"distributed=fsdp", "distributed=hsdp"} == ({"distributed=hsdp"} if mode == "fsdp" else set())
+
+
+@pytest.mark.parametrize("attention", ["auto", "flex"])
+def test_attention_of_a_card_has_dense_masks(attention):
+    model = replace(SMALL, grid=16, patterns=["row", "column"])
+    plans = [
+        plan_of(replace(STAGE, batch_size=2, model=replace(model, attention=each)), 1, image_size=128)
+        for each in (attention, "dense")
+    ]
+    assert plans[0].flops == plans[1].flops
+    assert plans[0].memory.activations == plans[1].memory.activations
+
+
+def test_clip_is_planned_for_its_own_image_size():
+    config = STAGES["clip"].config()
+    config = replace(config, model=replace(config.model, image_depth=1, text_depth=1), batch_size=4)
+    small, large = (plan_of(config, 1, image_size=size) for size in (64, 224))
+    own = plan_of(replace(config, image_size=64), 1, image_size=224)
+    assert (own.flops, own.memory) == (small.flops, small.memory)
+    assert own.flops < large.flops
+
+
+def test_planned_precision_is_that_of_training():
+    auto = replace(STAGE, precision="auto")
+    assert [precision_of(auto, CARDS[name]) for name in ("h100", "v100")] == ["bfloat16", "float16"]
+    assert precision_of(STAGE, H100) == "float32"
+    assert Planner(32, 1, CARDS["v100"]).plan(auto, "ddp").fits
 
 
 def test_recomputing_some_layers_is_between_all_and_none():

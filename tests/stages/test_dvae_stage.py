@@ -287,6 +287,16 @@ def test_unused_codes_are_restarted_on_schedule_and_reproducibly():
     assert torch.equal(stage.model.encoder.output.weight, other.model.encoder.output.weight)
 
 
+def test_restarts_take_no_more_images_at_a_time_than_a_micro_batch():
+    stage = build("dvae", restart_codes_every=10, steps=1000, batch_size=8, accumulate=2)
+    passes = []
+    for layer in (stage.model.encoder.input, stage.model.decoder.groups[0]):
+        layer.register_forward_hook(lambda _, inputs, __: passes.append(len(inputs[0])))
+    stage.before_update(10, [])
+    assert max(passes) == 4
+    assert sum(passes) == 2 * len(stage.data.train)
+
+
 def test_codes_are_not_restarted_by_default():
     stage = build("dvae")
     with torch.no_grad():

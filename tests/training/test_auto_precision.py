@@ -11,8 +11,18 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SMALL, LARGE = nn.Linear(8, 8), nn.Linear(MIN_PARAMETERS_FOR_BFLOAT16, 1, device="meta")
 
 
-def test_auto_is_bfloat16_on_cuda():
-    assert choose_precision("auto", SMALL, CUDA).name == "bfloat16"
+@pytest.mark.parametrize(
+    ("capability", "expected", "reason"),
+    [
+        ((8, 0), "bfloat16", "the default on a GPU"),  # A100
+        ((12, 0), "bfloat16", "the default on a GPU"),
+        ((7, 5), "float16", "a GPU of compute capability 7.5 has no bfloat16, which begins at 8.0"),  # T4
+        ((7, 0), "float16", "a GPU of compute capability 7.0 has no bfloat16, which begins at 8.0"),  # V100
+    ],
+)
+def test_auto_on_a_gpu_depends_on_its_generation(monkeypatch, capability, expected, reason):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert choose_precision("auto", SMALL, CUDA) == (expected, reason)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,15 @@
 """Saving in the background: the same bits as saving at once, whole files, and errors that end the run."""
 
+import copy
+import gc
 import json
 import os
 import signal
 import sys
 import threading
 import time
+import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +24,9 @@ from dalle.checkpoint import CheckpointError
 from dalle.signals import Interrupted
 from dalle.training import background_save
 from dalle.training.background_save import copy_model_to_host
+from dalle.training.logger import WandbConfig
+from dalle.training.loop import Trainer
+from dalle.training.run import Run
 from dalle.training.sharding import init_mesh
 from dalle.training.state import load_state
 from dalle.weights_files import read_weights
@@ -174,6 +181,30 @@ def test_interrupted_run_resumes_with_the_same_bits(tmp_path):
     fit(tmp_path / "stopped", BACKGROUND)
     ours, theirs = everything(tmp_path / "stopped"), everything(tmp_path / "whole")
     assert ours == theirs
+
+
+def test_rank_that_writes_nothing_keeps_no_copies(tmp_path, monkeypatch):
+    """Only the first rank writes the model, and the state if it is not sharded."""
+    monkeypatch.setattr(distributed, "is_main_process", lambda: False)
+    trainer = Trainer(LineStage(BACKGROUND), BACKGROUND, Run(tmp_path, {}, 0, CPU, WandbConfig("disabled")))
+    made: list[weakref.ref] = []
+
+    def noted(value):
+        made.append(weakref.ref(value))
+        return value
+
+    average = trainer.state.ema.model
+    monkeypatch.setattr(trainer.state.ema, "whole_model", lambda: noted(copy.deepcopy(average)))  # as if gathered
+    monkeypatch.setattr(trainer.state.reducer, "state_dict", lambda: {"error.x": noted(torch.ones(3))})
+    in_flight: list[Callable[[], None]] = []
+    monkeypatch.setattr(trainer.saver, "run", in_flight.append)
+    trainer.save()
+    gc.collect()
+    assert len(in_flight) == 1
+    assert [each() for each in made] == [None, None]
+    in_flight[0]()
+    assert not list(tmp_path.iterdir())
+    trainer.close()
 
 
 def test_copy_of_a_model_shares_no_memory():

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from dalle import distributed
 from dalle.models.transformer.model import Transformer, TransformerConfig
@@ -15,9 +17,10 @@ from dalle.training.float_formats import FLOAT_1_6_9
 from dalle.training.powersgd import CompressionConfig, MatrixPartition, PowerSGD, compression_rate, partitions
 from dalle.training.weight_matrices import weight_matrices
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "planning")]
 
-from ranks import torchrun  # noqa: E402 (found on the path set above)
+from measure_peak import peak_of  # noqa: E402 (found on the path set above)
+from ranks import torchrun  # noqa: E402
 
 WHOLE = {"blocks": 1, "basis": "fixed"}
 
@@ -203,6 +206,20 @@ def test_state_dict_round_trip(basis, precision):
             set_gradients(model, given)
             reducer.reduce(step)
         assert all(each.equal(gradients(models[1])[name]) for name, each in gradients(models[0]).items())
+
+
+def test_a_save_needs_the_memory_of_its_tensors_only():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        model = nn.Sequential(*[nn.Linear(64, 64, bias=False) for _ in range(64)])
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:
+            reducer = PowerSGD(model, CompressionConfig(rank=8, blocks=1, precision="paper16"))
+            saved = sum(each.nbytes for each in reducer.state_dict().values())
+    finally:
+        dist.destroy_process_group()
+    assert saved == 4 * 64 * 64 * 64
+    held = saved / 2 + saved / 8  # error buffers in 16 bits, and bases
+    assert peak_of(run) < held + 1.3 * saved
 
 
 PAPER16 = CompressionConfig(rank=2, blocks=1, precision="paper16")

@@ -24,6 +24,8 @@ from dalle.training.schedules import Schedule
 from dalle.training.sharded_state import StateWriter, save_state
 from dalle.training.sharding import (
     check_mode,
+    copy_to,
+    copy_whole,
     from_local,
     gather,
     init_mesh,
@@ -31,7 +33,6 @@ from dalle.training.sharding import (
     own_shard,
     shard,
     sharding_units,
-    whole_parameters,
 )
 from dalle.training.state import load_state
 
@@ -113,14 +114,16 @@ def reduce_compressed(folder: Path) -> None:
         save_file(reduced, folder / "reduced.safetensors")
 
 
-def change_whole(folder: Path) -> None:
-    """Write the weights of a sharded layer of which all ranks changed a row together, and its output with them."""
+def change_copy(folder: Path) -> None:
+    """Write the weights of a sharded layer of which all ranks changed a row in a whole copy, and its output."""
     mesh = init_mesh("fsdp", None, CPU)
     assert mesh is not None
     torch.manual_seed(0)
-    model = shard(nn.Linear(4, 5), mesh)
-    with torch.no_grad(), whole_parameters(model):
-        model.weight[1] = model.weight[4] + 1
+    model, copy = shard(nn.Linear(4, 5), mesh), nn.Linear(4, 5)
+    copy_whole(model, copy)  # before the first forward pass, as in a run that resumes
+    with torch.no_grad():
+        copy.weight[1] = copy.weight[4] + 1
+    copy_to(model.weight, copy.weight)
     output = model(torch.ones(1, 4)).detach()
     weight = gather(model.weight).detach()
     if distributed.is_main_process():
@@ -128,7 +131,7 @@ def change_whole(folder: Path) -> None:
 
 
 def on_two(folder: Path) -> None:
-    change_whole(folder)
+    change_copy(folder)
     for name in OPTIONS:
         for mode in ("fsdp", "ddp"):
             train_blocks(folder / mode, name, mode)
@@ -249,7 +252,7 @@ def test_unsharded_run_resumes_sharded(ranks, alone, name):
     assert losses(folder) == pytest.approx(losses(alone / name), rel=0.02 if sixteen_bits else 1e-3)
 
 
-def test_whole_parameters_can_be_changed(ranks):
+def test_shards_can_be_changed_by_a_whole_copy(ranks):
     torch.manual_seed(0)
     layer = nn.Linear(4, 5)
     with torch.no_grad():

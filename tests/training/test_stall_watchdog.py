@@ -75,6 +75,22 @@ def test_ranks_report_their_positions_and_the_first_names_those_behind(tmp_path,
     )
 
 
+def test_positions_that_a_killed_run_left_are_deleted(tmp_path, monkeypatch):
+    monkeypatch.setattr(stall_watchdog, "GRACE_SECONDS", 1.0)
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
+    killed, resumed = ([StallWatchdog(10.0, tmp_path, step, print) for _ in range(2)] for step in (7, 3))
+    for rank in (1, 0):
+        monkeypatch.setattr(distributed, "get_rank", lambda rank=rank: rank)
+        killed[rank].begin(LOADING)
+        killed[rank]._write_position()
+        resumed[rank].start()
+    resumed[0]._write_position()  # rank 1 hangs
+    found = resumed[0]._positions()
+    for watchdog in resumed:
+        watchdog.stop()
+    assert found == {0: Position(3, WAITING)}
+
+
 def test_ranks_behind_are_those_with_fewer_updates_or_in_an_earlier_phase():
     ahead = Position(12, COMPUTING)
     assert lagging({0: ahead, 1: Position(12, LOADING), 2: ahead}).startswith("behind: rank 1, loading data after")

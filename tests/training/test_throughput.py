@@ -88,7 +88,21 @@ def test_peak_memory_of_a_cpu_is_that_of_the_process():
         ("NVIDIA L40S", "bfloat16", 362),
         ("Tesla V100-SXM2-16GB", "float16", 125),
         ("Tesla V100-SXM2-16GB", "bfloat16", None),
+        ("Tesla V100S-PCIE-32GB", "float16", 130),
+        ("Tesla T4", "float16", 65),
+        ("NVIDIA GH200 480GB", "bfloat16", 989.4),
+        ("NVIDIA GB200", "bfloat16", 2500),
+        ("NVIDIA RTX A6000", "float32", 38.7),
+        ("NVIDIA GeForce RTX 4090", "float32", 82.6),
         ("GeForce 256", "float32", None),
+        # no card of the table, though their names have such a card's letters
+        ("NVIDIA RTX A4000", "float32", None),
+        ("NVIDIA RTX A1000", "float32", None),
+        ("NVIDIA RTX A400", "float32", None),
+        ("NVIDIA T400 4GB", "float32", None),
+        ("NVIDIA GeForce RTX 3090 Ti", "float32", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", "float32", None),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", "float32", None),
     ],
 )
 def test_the_peak_of_a_gpu_is_that_of_its_name(name, precision, teraflops):

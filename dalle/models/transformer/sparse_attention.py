@@ -88,6 +88,15 @@ class DeviceDispatch(nn.Module):
         return (self.there if q.device.type == self.device_type else self.elsewhere)(q, k, v, key_padding_mask)
 
 
+def use_dense_masks(model: nn.Module) -> nn.Module:
+    """Replace attention that depends on the device by an equal one with a dense mask, in place. Returns `model`."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, DeviceDispatch):
+                setattr(module, name, child.elsewhere)
+    return model
+
+
 class CausalAttention(nn.Module):
     """Causal attention over text and image, for the dense pattern with a joint softmax."""
 

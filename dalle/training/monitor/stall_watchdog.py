@@ -34,8 +34,8 @@ class StallWatchdog:
     """Thread that watches the loop of this rank. It only prints: nothing is stopped.
 
     At a stall every rank writes its position to <run>/stall/rank-<number>.json. The first rank reads these files and
-    prints the ranks that lag. A rank deletes its file when the next update is finished. A rank whose process hangs
-    without running Python threads writes none.
+    prints the ranks that lag. A rank deletes its file when the next update is finished, and when it starts. A rank
+    whose process hangs without running Python threads writes none.
     """
 
     def __init__(self, minutes: float, folder: Path, step: int, say: Callable[[str], None]):
@@ -62,6 +62,7 @@ class StallWatchdog:
     def start(self) -> None:
         self.last_update = time.monotonic()
         if self.seconds > 0:
+            self.file.unlink(missing_ok=True)  # of a run that was killed at a stall: its position is not this run's
             self._thread.start()
 
     def stop(self) -> None:

@@ -1,5 +1,6 @@
 """Throughput of a training run: model FLOPs utilisation (MFU), tokens per second and peak memory."""
 
+import re
 import resource
 import sys
 import time
@@ -24,8 +25,9 @@ class PeakFlops(NamedTuple):
     has_bfloat16: bool = True
 
 
-GPUS = {  # part of torch.cuda.get_device_name() -> rates; the longest part that matches is used
+GPUS = {  # words of torch.cuda.get_device_name() -> rates; the longest entry that matches is used
     "V100": PeakFlops(125e12, 15.7e12, has_bfloat16=False),
+    "V100S": PeakFlops(130e12, 16.4e12, has_bfloat16=False),
     "T4": PeakFlops(65e12, 8.1e12, has_bfloat16=False),
     "A10": PeakFlops(125e12, 31.2e12),
     "A10G": PeakFlops(70e12, 31.5e12),
@@ -44,7 +46,9 @@ GPUS = {  # part of torch.cuda.get_device_name() -> rates; the longest part that
     "H200": PeakFlops(989.4e12, 66.9e12),
     "GH200": PeakFlops(989.4e12, 66.9e12),
     "B200": PeakFlops(2250e12, 75e12),
+    "GB200": PeakFlops(2500e12, 80e12),
 }
+OTHER_CARDS = {"Ti", "D", "Laptop", "MIG"}  # words in names of cards, or parts of a card, with rates of their own
 
 
 class Throughput:
@@ -93,13 +97,24 @@ def peak_of(device: torch.device, precision: str) -> tuple[float | None, str]:
 
 def peak_of_gpu(name: str, precision: str) -> float | None:
     """Return the peak rate of the GPU `name` in FLOP/s, or None if it is not in `GPUS`."""
-    known = [part for part in GPUS if part in name]
+    known = [entry for entry in GPUS if is_named(entry, name)]
     if not known:
         return None
     peak = GPUS[max(known, key=len)]
     if precision == "float32":
         return peak.single
     return peak.half if precision == "float16" or peak.has_bfloat16 else None
+
+
+def is_named(entry: str, name: str) -> bool:
+    """Return True if the device name has the words of `entry`, such as "H100 PCIe", in a row.
+
+    Only whole words count: an RTX A4000 is not an A40. With "RTX" it is another card than without.
+    """
+    words, wanted = re.findall(r"\w+", name), entry.split()
+    if OTHER_CARDS & set(words) or ("RTX" in words) != ("RTX" in wanted):
+        return False
+    return any(words[start : start + len(wanted)] == wanted for start in range(len(words)))
 
 
 @cache
