@@ -1,6 +1,6 @@
 """Compose the jobs of a sweep, such as the ablations in configs/ablation."""
 
-import pickle
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,10 +27,9 @@ def compose_jobs(name: str, overrides: Sequence[str] = ()) -> list[Any]:
         (batch,) = BasicSweeper.split_arguments(swept, max_batch_size=None)
         with open_dict(composed):
             del composed["hydra"]
-        copied = pickle.dumps(composed)  # ten times as fast as copy.deepcopy
         jobs = []
         for values in batch:
-            job = pickle.loads(copied)
+            job = copy.deepcopy(composed)
             for override in parser.parse_overrides(values):
                 OmegaConf.update(job, override.key_or_group, override.value(), merge=True)
             jobs.append(to_object(job))
