@@ -43,7 +43,7 @@ demo: $(INSTALLED) ## train all three models on the CPU, sample images, evaluate
 	@echo "images       $(DEMO)/samples.png"
 	@echo "next         $(RUN) sample.py checkpoint=$(DEMO) caption=\"a small red circle above a large blue square\""
 
-test: $(INSTALLED) ## run the fast tests, about 9 minutes on two cores
+test: $(INSTALLED) ## run the fast tests, about 6 minutes on two cores
 	$(PYTEST) --dist loadfile -m "not slow and not browser"
 
 test-slow: $(INSTALLED) ## run the other tests: ranks, wheel, long trainings, browser

@@ -1,8 +1,8 @@
 """Draw what the model of drawings makes, for the README: `make pictures`, or `python docs/pictures.py [checkpoint]`.
 
-Above: the captions of configs/prompts/drawings.yaml, the best 6 of 64 by CLIP. Below: image prompts, the first panels
-of the split val, whose concepts training never shows: the drawing that is given, the lower panel of the best of 16 by
-CLIP, and the true partner. All have the checkpoint's temperature, and nothing is selected by hand.
+Above: the captions of configs/prompts/drawings.yaml, the best 6 of 64. Below: image prompts, the first panels of the split
+val, whose concepts training never shows: the drawing that is given, the lower panel of the best of 16, and the true
+partner. Temperature, guidance and ranking are the checkpoint's, and nothing is selected by hand.
 """
 
 import sys
@@ -27,7 +27,7 @@ IMAGE_PROMPTS, PROMPT_CANDIDATES = 8, 16
 
 def draw_captions(dalle: DALLE, captions: list[str]) -> Image.Image:
     """Draw a row of images for each caption, two captions side by side."""
-    results = dalle.generate_many(captions, candidates=CANDIDATES, keep=KEEP, rerank="clip")
+    results = dalle.generate_many(captions, candidates=CANDIDATES, keep=KEEP)
     rows = [GridRow([Cell(image) for image in result.images], result.caption) for result in results]
     return image_grid(rows, columns=KEEP, tile=112, notes=[attribution(DrawingsConfig.name)])
 
@@ -41,7 +41,7 @@ def draw_prompts(dalle: DALLE, source: DrawingsSource) -> Image.Image:
         original = dalle.encode_image(image)
         canvas = complete(original, CompleteConfig(rows=len(original.tokens) // 2))
         caption = source.captions(record)[0]
-        result = dalle.generate(caption, candidates=PROMPT_CANDIDATES, keep=1, rerank="clip", canvas=canvas)
+        result = dalle.generate(caption, candidates=PROMPT_CANDIDATES, keep=1, canvas=canvas)
         given.append(Cell(upper_panel(image)))
         drawn.append(Cell(lower_panel(result.images[0])))
         true.append(Cell(lower_panel(image), label=caption.removeprefix("the exact same ")))
