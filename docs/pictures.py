@@ -1,8 +1,8 @@
 """Draw what the model of drawings makes, for the README: `make pictures`, or `python docs/pictures.py [checkpoint]`.
 
-Above: the captions of configs/prompts/drawings.yaml, the best 6 of 64. Below: image prompts, the first panels of the split
-val, whose concepts training never shows: the drawing that is given, the lower panel of the best of 16, and the true
-partner. Temperature, guidance and ranking are the checkpoint's, and nothing is selected by hand.
+Above: the captions of configs/prompts/drawings.yaml, the best 6 of 64. Below: image prompts, the first panels of the
+split val, whose concepts training never shows: the drawing that is given, the lower panel of the best of 16, and the
+true partner. Temperature, guidance and ranking are the checkpoint's, and nothing is selected by hand.
 """
 
 import sys
