@@ -40,6 +40,7 @@ class BlockConfig:
     mlp: str = "plain"  # plain | swiglu
     mlp_width: int | None = None  # None: 4 * width (Table 2); for swiglu 2/3 of that, for an equal parameter count
     qk_norm: bool = False  # see `SelfAttention`
+    dropout: float = 0.0  # rate of dropout at the end of each residual branch, during training
     eps: float = 1e-5  # epsilon of the layer norms
 
 
@@ -110,7 +111,7 @@ Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class ResidualBranch(nn.Module, Generic[Layer]):
-    """Branch of a residual block: layer(norm(x)), added to x by the caller. 64 layers have 128 of them (App. D).
+    """Branch of a residual block: dropout(layer(norm(x))), added to x by the caller. 64 layers have 128 (App. D).
 
     During training, hooks on it scale gradients or recompute activations.
     """
@@ -121,9 +122,10 @@ class ResidualBranch(nn.Module, Generic[Layer]):
         super().__init__()
         self.norm = nn.LayerNorm(config.width, config.eps)
         self.branch = layer
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, *context: AttentionFn) -> Tensor:
-        return self.branch(self.norm(x), *context)
+        return self.dropout(self.branch(self.norm(x), *context))
 
 
 class TransformerBlock(nn.Module):
@@ -171,7 +173,8 @@ class TransformerBlock(nn.Module):
     @property
     def activations(self) -> int:
         """Number of activations per position, including the input, without scores: an upper bound for memory."""
-        return self.config.width + self.attention.branch.activations + self.mlp.branch.activations
+        dropped = 4 * self.config.width if self.config.dropout else 0  # mask and result in each branch
+        return self.config.width + self.attention.branch.activations + self.mlp.branch.activations + dropped
 
 
 class Float32Linear(nn.Linear):

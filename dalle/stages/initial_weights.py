@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 DERIVED = {"image_size", "grid", "image_vocabulary", "text_vocabulary", "tokenizer", "start_id", "end_id"}
 DERIVED |= {"code_channels", "code_side"}
 # model settings that do not change what given weights compute
-NOT_COMPARED = {"attention", "initial_scale", "initial_temperature"}
+NOT_COMPARED = {"attention", "dropout", "initial_scale", "initial_temperature"}
 # tensors with a row for each code of the dVAE or for each token of the tokenizer, by the prefix of their names
 CODE_TENSORS = ("embed.image_token.", "image_head.")
 TEXT_TENSORS = ("embed.text_token.", "text_head.", "text.embedding.")

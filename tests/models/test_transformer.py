@@ -334,6 +334,29 @@ def test_swiglu_matches_its_definition_and_number_of_weights(make_transformer):
     assert layer.expand.weight.numel() + layer.out.weight.numel() == 8 * 48**2
 
 
+def test_dropout_acts_on_embeddings_and_branches_in_training_only(make_transformer):
+    plain, model = make_transformer(), make_transformer(dropout=0.25)
+    caption, image = example(model)
+    expected = joint(plain, caption, image)
+    assert joint(model, caption, image).equal(expected)
+    seen: dict[str, torch.Tensor] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.register_forward_hook(lambda _, x, y, name=name: seen.update({name: y / x[0]}))
+    torch.manual_seed(0)
+    assert not joint(model.train(), caption, image).allclose(expected)
+    assert set(seen) == {"dropout", *(f"layers.{n}.{branch}.dropout" for n in (0, 1) for branch in ("attention", "mlp"))}
+    for factors in seen.values():  # 704 each: dropped, or divided by the share that is kept
+        assert factors.isclose(torch.tensor(0.0)).logical_or(factors.isclose(torch.tensor(4 / 3))).all()
+        assert factors.mean().item() == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.0])
+def test_dropout_outside_its_range_raises(dropout):
+    with pytest.raises(ValueError, match=f"dropout={dropout} must be at least 0 and below 1"):
+        TransformerConfig(dropout=dropout)
+
+
 def test_unknown_mlp_raises():
     with pytest.raises(ValueError, match=r"unknown mlp 'moe'; choose one of plain, swiglu"):
         Transformer(TransformerConfig(6, 11, 13, grid=4, width=16, depth=1, heads=2, mlp="moe"))

@@ -23,9 +23,8 @@ def test_other_model_settings_raise_with_both_values(train, base):
 
 
 def test_settings_that_do_not_change_weights_may_differ(train, base):
-    status, printed = train(
-        *of("transformer", "stage.model.attention=dense", "stage.model.initial_scale=1", "init=base")
-    )
+    changes = ("attention=dense", "initial_scale=1", "dropout=0.1")
+    status, printed = train(*of("transformer", *(f"stage.model.{each}" for each in changes), "init=base"))
     assert status == 0, printed
 
 

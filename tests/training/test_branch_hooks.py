@@ -83,10 +83,10 @@ def test_scales_are_multiplied_by_gradient_accumulation_steps():
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("block", [{}, {"qk_norm": True, "mlp": "swiglu"}], ids=str)
+@pytest.mark.parametrize("block", [{}, {"qk_norm": True, "mlp": "swiglu"}, {"dropout": 0.3}], ids=str)
 def test_scaled_branches_give_the_same_gradients(block, recompute):
     """Scales are powers of two, so float32 gradients are bitwise equal."""
-    plain = gradients(Stack(**block))
+    plain = gradients(Stack(**block))  # each stack seeds the global generator, from which dropout draws
     model = Stack(**block)
     found = [module for module in model.modules() if isinstance(module, ResidualBranch)]
     scaler = GradientScaler([each.parameters() for each in found], BRANCH_SCALE, CPU)

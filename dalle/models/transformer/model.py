@@ -57,16 +57,19 @@ class TransformerConfig:
     activation: str = "quick_gelu"  # of the MLP: quick_gelu or gelu; the paper does not specify it
     mlp: str = "plain"  # plain: linear, activation, linear | swiglu: gated by SiLU, equal parameter count
     qk_norm: bool = False  # RMS norm of queries and keys per head: the usual remedy for divergence in bfloat16
+    dropout: float = 0.0  # rate on embeddings and residual branches in training; the paper mentions none
     initial_scale: float = 0.125  # scale of the initial weights; 0.5 is better for short runs of small models
 
     def __post_init__(self) -> None:
         check_sizes(self)
         if self.initial_scale < 0:
             raise ValueError(f"initial_scale={self.initial_scale} must be at least 0")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout} must be at least 0 and below 1")
 
     @property
     def block(self) -> BlockConfig:
-        return BlockConfig(self.width, self.heads, self.activation, self.mlp, qk_norm=self.qk_norm)
+        return BlockConfig(self.width, self.heads, self.activation, self.mlp, qk_norm=self.qk_norm, dropout=self.dropout)
 
     @staticmethod
     def infer_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
@@ -125,6 +128,7 @@ class Transformer(nn.Module):
         self.patterns = {name: PATTERNS.lookup(name).build(options) for name in set(self.layer_names)}
 
         self.embed = SequenceEmbedding(self.sequence, config.width)
+        self.dropout = nn.Dropout(config.dropout)
         self.attend = nn.ModuleDict(
             {
                 name: build_attention(
@@ -169,7 +173,7 @@ class Transformer(nn.Module):
         targets: of each position; their losses take less memory than all logits.
         """
         attention_fns = self.attend if attend is None else attend
-        x = self.embed(caption, image)  # (b, n, d)
+        x = self.dropout(self.embed(caption, image))  # (b, n, d)
         key_padding_mask = self.sequence.key_padding_mask(caption)  # (b, T), or None
         for layer, name in zip(self.layers, self.layer_names, strict=True):
             x = layer(x, partial(attention_fns[name], key_padding_mask=key_padding_mask))  # (b, n, d)
