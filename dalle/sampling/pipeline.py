@@ -28,14 +28,8 @@ from dalle.sampling.parallel_decode import DecodingCount
 from dalle.sampling.progress_bar import SamplingProgress, SamplingStopped
 from dalle.sampling.rerank import Reranker, Scorer, build_reranker, reference_captions
 from dalle.sampling.results import Result, SelectBest
-from dalle.sampling.sampling_config import (
-    DEFAULT_SCORES,
-    MIXTURE,
-    Config,
-    DecodingConfig,
-    RerankConfig,
-    SamplingConfig,
-)
+from dalle.sampling.sampling_config import Config, DecodingConfig, RerankConfig, SamplingConfig
+from dalle.sampling.sampling_defaults import SamplingDefaults
 from dalle.tokenizer import CaptionTokenizer, words_of
 
 DEFAULTS = SamplingConfig()
@@ -54,26 +48,19 @@ class DALLE:
         transformer: Transformer,
         tokenizer: CaptionTokenizer,
         clip: Scorer | None = None,
-        caption_dropout: float = 0.0,
-        precision: torch.dtype = torch.float32,
-        guidance: float = 1.0,
-        words: Sequence[str] = (),
         decoder: DiffusionDecoder | None = None,
-        temperature: float = 1.0,
-        rerank: str = "clip",
+        defaults: SamplingDefaults | None = None,
+        words: Sequence[str] = (),
+        precision: torch.dtype = torch.float32,
     ):
         """Join components that were trained together.
 
         clip: scores candidates for reranking; None: no reranking by CLIP.
-        caption_dropout: share of training captions that were replaced by the empty caption. Classifier-free guidance
-            needs a share above 0.
+        decoder: diffusion decoder for the images that are kept; None: the dVAE's decoder.
+        defaults: sampling settings where a config sets none; None: the paper's.
+        words: words of the training captions; empty if the checkpoint does not list them.
         precision: number format of the diffusion decoder's convolutions and, on a CPU, of the transformer's linear
             layers; on a GPU these compute in the format of their weights.
-        guidance: default scale of classifier-free guidance, read from the checkpoint; 1 in the paper.
-        words: words of the training captions; empty if the checkpoint does not list them.
-        decoder: diffusion decoder for the images that are kept; None: the dVAE's decoder.
-        temperature: default temperature, read from the checkpoint; 1 in the paper.
-        rerank: default score for ranking, read from the checkpoint, one of `DEFAULT_SCORES`; clip in the paper.
         """
         if dvae.vocabulary != transformer.sequence.image_vocabulary:
             raise ValueError(
@@ -87,22 +74,14 @@ class DALLE:
             )
         if decoder is not None:
             check_decoder(decoder, dvae, transformer.sequence.grid)
-        if rerank not in DEFAULT_SCORES:
-            raise ValueError(
-                f"the transformer's default rerank={rerank} is none of {', '.join(DEFAULT_SCORES)}: the checkpoint may "
-                "be from a newer version"
-            )
         self.dvae = dvae
         self.transformer = transformer
         self.tokenizer = tokenizer
         self.clip = clip
-        self.caption_dropout = caption_dropout
-        self.precision = precision
-        self.guidance = guidance
-        self.words = frozenset(words)
         self.decoder = decoder
-        self.temperature = temperature
-        self.rerank = rerank
+        self.defaults = defaults or SamplingDefaults()
+        self.words = frozenset(words)
+        self.precision = precision
 
     @classmethod
     def from_pretrained(cls, name: str | Path, revision: str | None = None, **options: Any) -> "DALLE":
@@ -154,13 +133,10 @@ class DALLE:
             transformer.to(device),
             tokenizer,
             scorer,
-            meta.get("caption_dropout", 0.0),
-            dtype,
-            meta.get("guidance", 1.0),
-            meta.get("caption_words", ()),
             DiffusionDecoder.load(components["decoder"]).to(device) if "decoder" in components else None,
-            meta.get("temperature", 1.0),
-            meta.get("rerank", "clip"),
+            SamplingDefaults.from_meta(meta),
+            meta.get("caption_words", ()),
+            dtype,
         )
 
     def generate(
@@ -293,27 +269,14 @@ class DALLE:
         Raises:
             ValueError: guidance with a transformer that was trained without empty captions.
         """
-        guidance = self.guidance if config.guidance is None else config.guidance
-        if guidance != 1 and not self.caption_dropout:
-            raise ValueError(
-                f"guidance={guidance} needs a transformer that was trained with empty captions, and this one was "
-                "not: train one with stage.caption_dropout=0.1, or leave guidance at 1"
-            )
-        temperature = self.temperature if config.temperature is None else config.temperature
-        config = replace(config, guidance=guidance, temperature=temperature)
-        if isinstance(config, RerankConfig) and config.rerank is None:
-            config = replace(config, rerank=self.default_rerank(canvas))
-        return config
+        return self.defaults.complete(config, self.default_rerank(canvas))
 
     def default_rerank(self, canvas: Canvas | Tensor | None = None) -> str:
-        """Return the checkpoint's score for ranking, or clip where that cannot rank.
-
-        A mixture needs a CLIP, and the transformer scores no images that are larger than its own, as those of outpaint.
-        """
+        """Return the default score for ranking images on `canvas`, see `SamplingDefaults.rerank_score`."""
         tokens = canvas.tokens if isinstance(canvas, Canvas) else canvas
         grid = self.transformer.sequence.grid
         larger = tokens is not None and tokens.shape[-2:] != (grid, grid)
-        return "clip" if larger or (self.rerank == MIXTURE and self.clip is None) else self.rerank
+        return self.defaults.rerank_score(self.clip is not None, larger)
 
     def tokenize(self, captions: Sequence[str], truncate: bool = False) -> Tensor:
         """Encode captions as the transformer's text input: (captions, T) int64.
@@ -361,7 +324,9 @@ class DALLE:
         references = None
         if "caption_likelihood" in config.score_weights:
             given = self.tokenize(config.rerank_references, truncate=True) if config.rerank_references else None
-            references = reference_captions(self.transformer.sequence, captions, given, self.caption_dropout > 0)
+            references = reference_captions(
+                self.transformer.sequence, captions, given, self.defaults.caption_dropout > 0
+            )
         return build_reranker(config, self.transformer, self.clip, references)
 
     def sample_batches(

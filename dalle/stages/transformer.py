@@ -1,7 +1,7 @@
 """Stage 2: the transformer, trained on caption and image tokens as one sequence (Section 2.2, Appendix B)."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from dalle.models.transformer.sequence import PAD, PAD_LOSS_OPTIONS
 from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.sampling_config import DEFAULT_SCORES, DecodingConfig, SamplingConfig
+from dalle.sampling.sampling_defaults import SamplingDefaults
 from dalle.stages.data_module import CaptionedDataConfig, DataModule, StageContext, open_held_out
 from dalle.stages.encode_dataset import DatasetEncoder, check_crops, token_grid_size
 from dalle.stages.frozen_dvae import dvae_record, load_frozen_dvae, require_dvae
@@ -85,6 +86,10 @@ class TransformerStageConfig(CaptionedDataConfig):
             raise ValueError(
                 f"crops={self.crops} caches argmax tokens, so image_targets={self.image_targets} needs crops=0"
             )
+
+    @property
+    def sampling_defaults(self) -> SamplingDefaults:
+        return SamplingDefaults(self.caption_dropout, self.guidance, self.sampling_temperature, self.sampling_rerank)
 
 
 @dataclass(frozen=True)
@@ -167,15 +172,7 @@ class TransformerStage:
     def preview(self, model: nn.Module) -> Image.Image | None:
         """Return a grid of images sampled for held-out captions, without reranking; None without any caption."""
         assert isinstance(model, Transformer)
-        config = self.config
-        dalle = DALLE(
-            self.dvae,
-            model,
-            self.tokenizer,
-            caption_dropout=config.caption_dropout,
-            guidance=config.guidance,
-            temperature=config.sampling_temperature,
-        )
+        dalle = DALLE(self.dvae, model, self.tokenizer, defaults=self.config.sampling_defaults)
         captions = [caption for batch in self.data.held_out(4) for caption in batch.captions if caption]
         if not captions:  # of images without captions (data.allow_missing_captions)
             return None
@@ -186,14 +183,7 @@ class TransformerStage:
         """Write a checkpoint; its meta has the dVAE's path and digest, and the default settings of sampling."""
         assert isinstance(model, Transformer)
         dvae = dvae_record(self.dvae_folder, folder)
-        config = self.config
-        sampling = {
-            "caption_dropout": config.caption_dropout,
-            "guidance": config.guidance,
-            "temperature": config.sampling_temperature,
-            "rerank": config.sampling_rerank,
-        }
-        meta = self.data.add_provenance(meta) | {"dvae": dvae} | sampling
+        meta = self.data.add_provenance(meta) | {"dvae": dvae} | asdict(self.config.sampling_defaults)
         model.save(folder, meta, self.tokenizer)
 
     def _held_out_nll(self, model: nn.Module, split: str) -> tuple[float, float]:

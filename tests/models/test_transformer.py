@@ -345,7 +345,10 @@ def test_dropout_acts_on_embeddings_and_branches_in_training_only(make_transform
             module.register_forward_hook(lambda _, x, y, name=name: seen.update({name: y / x[0]}))
     torch.manual_seed(0)
     assert not joint(model.train(), caption, image).allclose(expected)
-    assert set(seen) == {"dropout", *(f"layers.{n}.{branch}.dropout" for n in (0, 1) for branch in ("attention", "mlp"))}
+    assert set(seen) == {
+        "dropout",
+        *(f"layers.{n}.{branch}.dropout" for n in (0, 1) for branch in ("attention", "mlp")),
+    }
     for factors in seen.values():  # 704 each: dropped, or divided by the share that is kept
         assert factors.isclose(torch.tensor(0.0)).logical_or(factors.isclose(torch.tensor(4 / 3))).all()
         assert factors.mean().item() == pytest.approx(1, abs=0.1)

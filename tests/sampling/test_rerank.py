@@ -22,6 +22,7 @@ from dalle.sampling.rerank import (
     standardise,
 )
 from dalle.sampling.sampling_config import RerankConfig, RerankWeights, SamplingConfig
+from dalle.sampling.sampling_defaults import SamplingDefaults
 
 
 class Brightness:
@@ -201,7 +202,7 @@ def test_caption_likelihood_references_are_other_or_given_captions(checkpoints):
 
 def test_model_with_empty_caption_needs_no_references(checkpoints):
     plain = DALLE.load(checkpoints)
-    dalle = DALLE(plain.dvae, plain.transformer, plain.tokenizer, caption_dropout=0.1)
+    dalle = DALLE(plain.dvae, plain.transformer, plain.tokenizer, defaults=SamplingDefaults(caption_dropout=0.1))
     result = dalle.generate("a red circle", candidates=4, keep=4, rerank="caption_likelihood")
     ids = dalle.tokenize(["a red circle"])[0]
     gains = pointwise_mutual_information(
@@ -264,5 +265,5 @@ def test_larger_images_are_ranked_by_clip_unless_another_score_is_set(by_mixture
 
 @pytest.mark.parametrize("name", ["caption_likelihood", "luck"])
 def test_unknown_default_score_raises(checkpoint_ranked_by, name):
-    with pytest.raises(ValueError, match=f"default rerank={name} is none of clip, image_likelihood, mixture"):
+    with pytest.raises(ValueError, match=f"default rerank={name} is not one of clip, image_likelihood, mixture"):
         DALLE.load(checkpoint_ranked_by(name))

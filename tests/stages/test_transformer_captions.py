@@ -149,7 +149,7 @@ def test_invalid_caption_dropout_raises_before_training(share):
 def test_checkpoint_guidance_requires_caption_dropout(dvae_folder, tmp_path):
     stage = build("transformer", dvae_folder, caption_dropout=0.1, guidance=2.0)
     stage.save(tmp_path, stage.model, {})
-    assert DALLE.load(tmp_path).guidance == 2.0
+    assert DALLE.load(tmp_path).defaults.guidance == 2.0
     with pytest.raises(ValueError, match="guidance=2.0 needs training with dropped captions: set caption_dropout=0.1"):
         TransformerStageConfig(guidance=2.0)
 
@@ -203,7 +203,7 @@ def test_checkpoint_has_the_default_score_for_ranking(dvae_folder, tmp_path):
     for rerank in ("clip", "mixture"):
         stage = build("transformer", dvae_folder, sampling_rerank=rerank)
         stage.save(tmp_path / rerank, stage.model, {})
-        assert DALLE.load(tmp_path / rerank).rerank == rerank
+        assert DALLE.load(tmp_path / rerank).defaults.rerank == rerank
     with pytest.raises(
         ValueError, match="sampling_rerank=caption_likelihood is no default score; choose one of clip, "
     ):

@@ -86,7 +86,7 @@ def with_references(dalle: DALLE, config: EvaluateConfig, captions: list[str]) -
     A run that was interrupted, or has more images now, samples only some of them, and would rank by others.
     """
     compared = "caption_likelihood" in dalle.with_defaults(config).score_weights
-    if not compared or config.rerank_references or dalle.caption_dropout:
+    if not compared or config.rerank_references or dalle.defaults.caption_dropout:
         return config
     # one more than are used: a caption is not compared with itself
     return replace(config, rerank_references=list(dict.fromkeys(captions))[: MAX_REFERENCES + 1])

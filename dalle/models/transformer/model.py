@@ -69,7 +69,9 @@ class TransformerConfig:
 
     @property
     def block(self) -> BlockConfig:
-        return BlockConfig(self.width, self.heads, self.activation, self.mlp, qk_norm=self.qk_norm, dropout=self.dropout)
+        return BlockConfig(
+            self.width, self.heads, self.activation, self.mlp, qk_norm=self.qk_norm, dropout=self.dropout
+        )
 
     @staticmethod
     def infer_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:

@@ -1,0 +1,60 @@
+"""Default sampling settings that a transformer checkpoint records, and how they complete a config."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dalle.sampling.sampling_config import DEFAULT_SCORES, MIXTURE, Config, RerankConfig
+
+
+@dataclass(frozen=True)
+class SamplingDefaults:
+    """Sampling settings of a transformer checkpoint, used where the user sets none; these are the paper's.
+
+    Raises:
+        ValueError: `rerank` is not in `DEFAULT_SCORES`.
+    """
+
+    caption_dropout: float = 0.0  # share of training captions that were empty; guidance needs a share above 0
+    guidance: float = 1.0  # scale of classifier-free guidance; 1: none
+    temperature: float = 1.0
+    rerank: str = "clip"  # score for ranking, one of `DEFAULT_SCORES`
+
+    def __post_init__(self) -> None:
+        if self.rerank not in DEFAULT_SCORES:
+            raise ValueError(
+                f"the transformer's default rerank={self.rerank} is not one of {', '.join(DEFAULT_SCORES)}: the "
+                "checkpoint may be from a newer version"
+            )
+
+    @classmethod
+    def from_meta(cls, meta: Mapping[str, Any]) -> "SamplingDefaults":
+        """Read the defaults from the meta of a transformer checkpoint; older ones lack some of them."""
+        names = ("caption_dropout", "guidance", "temperature", "rerank")
+        return cls(**{name: meta[name] for name in names if name in meta})
+
+    def rerank_score(self, has_clip: bool, larger: bool = False) -> str:
+        """Return the default score for ranking, or clip where that cannot rank.
+
+        A mixture needs a CLIP, and the transformer does not score images that are `larger` than its own, as those of
+        outpaint.
+        """
+        return "clip" if larger or (self.rerank == MIXTURE and not has_clip) else self.rerank
+
+    def complete(self, config: Config, rerank: str) -> Config:
+        """Return `config` with guidance, temperature and `rerank` where it sets none.
+
+        Raises:
+            ValueError: guidance with a transformer that was trained without empty captions.
+        """
+        guidance = self.guidance if config.guidance is None else config.guidance
+        if guidance != 1 and not self.caption_dropout:
+            raise ValueError(
+                f"guidance={guidance} needs a transformer that was trained with empty captions, and this one was "
+                "not: train one with stage.caption_dropout=0.1, or leave guidance at 1"
+            )
+        temperature = self.temperature if config.temperature is None else config.temperature
+        config = replace(config, guidance=guidance, temperature=temperature)
+        if isinstance(config, RerankConfig) and config.rerank is None:
+            config = replace(config, rerank=rerank)
+        return config
