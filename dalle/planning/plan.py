@@ -85,7 +85,7 @@ class Planner:
         """Plan a run of the stage with config `stage`. Raises ValueError for settings that training refuses."""
         check_mode(mode, self.shard_size)
         shards = self.shards(mode)
-        if shards > 1:
+        if mode != "ddp" and self.world > 1:
             stage.check_sharding()
         images = stage.micro_batch_size(self.world)
         stage = replace(stage, model=model_config(stage, self.image_size))

@@ -116,6 +116,8 @@ def test_bfloat16_parameters_and_no_average_need_less():
     assert plan_of(replace(STAGE, ema=EMAConfig(0.0)), 1).memory.ema == 0
     with pytest.raises(ValueError, match="parameters=bfloat16 does not work with sharded weights"):
         plan_of(replace(STAGE, precision="auto", parameters="bfloat16"), 2, "fsdp")
+    with pytest.raises(ValueError, match="parameters=bfloat16 does not work with sharded weights"):
+        Planner(32, 2, H100, shard_size=1).plan(replace(STAGE, precision="auto", parameters="bfloat16"), "hsdp")
 
 
 def test_on_one_card_changes_end_with_bfloat16_parameters_and_no_average():
