@@ -20,9 +20,9 @@ from dalle import checkpoint
 from dalle.atomic_files import atomic_write
 from dalle.data import open_source
 from dalle.data.audit.perceptual_hash import (
-    FOLDER,
     NEAR_BITS,
     NEAR_LEVELS,
+    cache_path,
     colour_distance,
     hamming_distance,
     perceptual_hash,
@@ -263,7 +263,7 @@ def clip_features(source: Source, clip: CLIP, digest: str, workers: int = 0) -> 
     digest: digest of the CLIP checkpoint. Images are cropped as for training.
     """
     shape = (len(source), clip.config.embedding)
-    path = FOLDER / f"{source.digest()}-clip-{digest}.npy"
+    path = cache_path(source, f"clip-{digest}")
     if (cached := read_array(path, shape)) is not None:
         return cached
     path.parent.mkdir(parents=True, exist_ok=True)
