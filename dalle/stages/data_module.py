@@ -190,21 +190,21 @@ class DataModule:
     def tokenizer(self, config: CaptionedDataConfig, vocabulary: int) -> CaptionTokenizer:
         """Load the tokenizer of `config`, or train a BPE of at most `vocabulary` entries on the training captions.
 
-        A run that resumes keeps its own tokenizer, and one that starts from another checkpoint keeps that one's,
-        instead of training one: the weights know its ids, and captions may have been added since. Raises `ValueError`
-        if the file cannot be read or has more entries.
+        A run that resumes keeps its own tokenizer, even if the file of `config` has changed, and one that starts from
+        another checkpoint keeps that one's, instead of training one: the weights know its ids, and captions may have
+        been added since. Raises `ValueError` if the file cannot be read or has more entries.
         """
-        kept = None
-        if self.init is not None:
-            kept = self.init.tokenizer
-        elif self.resumed is not None:
-            kept = self.resumed / checkpoint.TOKENIZER
-        if config.tokenizer is None and kept is None:
+        if config.tokenizer is None and self.init is None and self.resumed is None:
             return CaptionTokenizer.train(self._captions(config.tokenizer_records), vocabulary)
         self.collect_words(config)
-        if config.tokenizer is None and kept is not None:
-            return CaptionTokenizer.load(kept)
-        assert config.tokenizer is not None
+        if self.resumed is not None:
+            own = self.resumed / checkpoint.TOKENIZER
+            if config.tokenizer is not None:
+                warn_if_other_tokenizer(Path(config.tokenizer).expanduser(), own)
+            return CaptionTokenizer.load(own)
+        if config.tokenizer is None:
+            assert self.init is not None
+            return CaptionTokenizer.load(self.init.tokenizer)
         tokenizer = CaptionTokenizer.load(Path(config.tokenizer).expanduser())
         if tokenizer.vocabulary > vocabulary:
             raise ValueError(
@@ -236,6 +236,16 @@ def open_held_out(data: Any, split: str) -> Source:
     if len(source) == 0:
         raise ValueError(f"data={data.name}: the split {split} has no images to validate on; change the data settings")
     return source
+
+
+def warn_if_other_tokenizer(named: Path, own: Path) -> None:
+    """Log a warning on the first rank if the tokenizer file `named` is not that of the run, `own`."""
+    try:
+        same = checkpoint.read_json(named) == checkpoint.read_json(own)
+    except (OSError, ValueError):
+        same = False
+    if not same and distributed.is_main_process():
+        log.warning("stage.tokenizer=%s has changed since the run began, or is gone: the run keeps %s", named, own)
 
 
 def pixels_of(images: Tensor, device: torch.device) -> Tensor:
