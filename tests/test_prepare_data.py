@@ -1,6 +1,7 @@
 """prepare.py on data sets: survey, image search, and the training data of a checkpoint."""
 
 import json
+import shutil
 
 import pytest
 from PIL import Image
@@ -52,6 +53,29 @@ def test_sources_lists_the_training_data_and_writes_all_record_keys(prepare, tra
     assert "train: 24 records, digest " in printed
     assert "the data are unchanged" in printed
     assert (tmp_path / "names" / "dvae.txt").read_text().split() == list(SCENES.keys())
+
+
+def test_record_keys_have_a_file_for_each_model_whose_data_are_known(prepare, train, tmp_path):
+    options = ["data=blocks", "data.val=6", "preset=tiny", "stage.steps=1", "stage.batch_size=2", "stage.workers=0"]
+    for run, number in (("a", 24), ("b", 10)):
+        status, printed = train(
+            "stage=dvae", *options, f"data.train={number}", "stage.validation_images=2", f"run={run}"
+        )
+        assert status == 0, printed
+    imported = tmp_path / "outputs" / "dvae" / "imported"
+    imported.mkdir()
+    shutil.copy(tmp_path / "outputs" / "dvae" / "a" / "model.safetensors", imported)
+    config = json.loads((tmp_path / "outputs" / "dvae" / "a" / "config.json").read_text())
+    del config["meta"]["data"]  # as of weights from elsewhere
+    (imported / "config.json").write_text(json.dumps(config))
+    status, printed = prepare("sources=outputs/dvae", "out=names")
+    assert status == 0, printed
+    counts = {path.name: len(path.read_text().split()) for path in (tmp_path / "names").iterdir()}
+    assert counts == {"dvae-a.txt": 24, "dvae-b.txt": 10}
+    assert "imported: its training data are unknown" in printed
+    status, printed = prepare("sources=outputs/dvae/imported", "out=none")
+    assert (status, (tmp_path / "none").exists()) == (2, False)
+    assert "no model of sources=outputs/dvae/imported has a record of its training data" in printed
 
 
 @pytest.mark.parametrize(

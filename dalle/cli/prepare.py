@@ -91,7 +91,8 @@ def export_models(config: PrepareConfig) -> None:
 def list_sources(config: PrepareConfig) -> None:
     """Print the training data of each model of a checkpoint. With out=, also write all record keys to files.
 
-    With datasheet=, write the datasheet of the transformer, or of the only model.
+    The files are named after the kinds of models, and if several are of one kind, also after their folders. With
+    datasheet=, write the datasheet of the transformer, or of the only model.
     """
     assert config.sources is not None
     models = find_provenance(config.sources)
@@ -105,11 +106,21 @@ def list_sources(config: PrepareConfig) -> None:
         print(f"datasheet {folder}: {', '.join(path.name for path in files)}")
     if config.out is None:
         return
+    recorded = [model for model in models if "data" in model.meta]
+    if not recorded:
+        raise ValueError(f"out={config.out}: no model of sources={config.sources} has a record of its training data")
     folder = empty_folder(config.out)
+    kinds = [model.kind for model in recorded]
+    parent = checkpoint_folder(config.sources)
     with atomic_folder(folder) as temporary:
-        for model in models:
-            with open(temporary / f"{model.kind}.txt", "w", encoding="utf-8", errors="surrogateescape") as file:
+        for model in recorded:
+            unique = kinds.count(model.kind) == 1 or model.folder == parent
+            name = model.kind if unique else f"{model.kind}-{model.folder.name}"
+            with open(temporary / f"{name}.txt", "w", encoding="utf-8", errors="surrogateescape") as file:
                 file.writelines(f"{key}\n" for key in model.record_keys())
+    for model in models:
+        if model not in recorded:
+            print(f"no list   {model.folder}: its training data are unknown")
     print(f"records   {folder}")
 
 
