@@ -109,7 +109,10 @@ class FolderSource(ImageFolder):
             return RawRecord(key, captions)
         try:  # as img2dataset writes it
             metadata = parse_metadata(read_bytes(f"{stem}.json", MAX_TEXT_BYTES))
+        except FileNotFoundError:
+            return RawRecord(key, captions)
         except (OSError, ValueError):
+            self.warnings.add("metadata that cannot be read", key)
             return RawRecord(key, captions)
         return RawRecord(key, captions, metadata.urls, metadata.sha256)
 

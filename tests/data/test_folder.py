@@ -248,7 +248,7 @@ def test_keys_and_captions_do_not_open_images(tmp_path):
             source[index]
 
 
-def test_metadata_files_are_used_for_the_opt_out_list(tmp_path):
+def test_metadata_files_are_used_for_the_opt_out_list(tmp_path, caplog):
     for number in range(4):
         add(tmp_path, f"{number}.png").with_suffix(".json").write_text(
             json.dumps({"url": f"https://host{number}.example/a.png"})
@@ -257,6 +257,8 @@ def test_metadata_files_are_used_for_the_opt_out_list(tmp_path):
     (tmp_path / "list.txt").write_text("host1.example\nhost2.example")
     source = opened(tmp_path, opt_out=str(tmp_path / "list.txt"))
     assert source.dropped == {"opted out by domain": 1}
+    assert source.warnings["metadata that cannot be read"] == 1
+    assert "1 entries of data.opt_out match no record, such as host1.example" in caplog.text
     assert set(records(tmp_path, opt_out=str(tmp_path / "list.txt"))) == {"0.png", "1.png", "3.png"}
 
 
