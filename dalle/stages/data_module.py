@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from dalle import checkpoint, distributed
 from dalle.data import open_source
 from dalle.data.audit.provenance import Provenance, changed_splits, data_meta
 from dalle.data.collate import ImageBatch, TokenBatch, to_tensor
+from dalle.data.index import digest_of
 from dalle.data.loader import image_batches, none_readable, ordered_batches, token_batches
 from dalle.data.source import Source, UnreadableRecord
 from dalle.data.token_cache import TokenCache
@@ -74,12 +75,16 @@ class CaptionedDataConfig(StageDataConfig):
 class DataModule:
     """Data module of one stage: batches of the splits of a data set, and the tokenizer.
 
+    Every rank opens the data set itself, and all ranks must do it. Raises ValueError if they find different records.
+
     `config.transform` augments training images; held-out images are cropped deterministically.
     """
 
     def __init__(self, data: Any, config: StageDataConfig, context: StageContext):
         self.data_config = data
         self.train, self.val = open_source(data, "train"), open_held_out(data, "val")
+        if distributed.get_world_size() > 1:
+            check_same_records({"train": self.train, "val": self.val})
         self.image_size = self.train.image_size
         self.transform = transform_named(config.transform)
         self.batch_size = config.micro_batch_size(distributed.get_world_size())
@@ -236,6 +241,25 @@ def open_held_out(data: Any, split: str) -> Source:
     if len(source) == 0:
         raise ValueError(f"data={data.name}: the split {split} has no images to validate on; change the data settings")
     return source
+
+
+def check_same_records(sources: Mapping[str, Source]) -> None:
+    """Raise ValueError if the sources, by split, have other keys than on rank 0. All ranks must call it.
+
+    Ranks draw their batches from one permutation of the records, and pair captions with cached tokens by position.
+    """
+    own = {}
+    for split, source in sources.items():
+        keys = source.keys()
+        own[split] = len(source), digest_of(keys.blob, keys.offsets)
+    first, *others = distributed.all_gather_object(own)
+    for rank, other in enumerate(others, start=1):
+        for split, (records, digest) in other.items():
+            if (records, digest) != first[split]:
+                raise ValueError(
+                    f"the data differ between ranks: the split {split} has {first[split][0]:,} records on rank 0 and "
+                    f"{records:,} on rank {rank}, with other keys; give all ranks the same files in the same places"
+                )
 
 
 def warn_if_other_tokenizer(named: Path, own: Path) -> None:
