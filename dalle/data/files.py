@@ -191,7 +191,10 @@ class FileSource(ABC):
                 f"{len(unmatched):,} entries of data.opt_out match no record, such as {printable(unmatched[0])}"
             )
         if NO_CAPTION in self.dropped:
-            parts.append("set data.allow_missing_captions=true to keep images without a caption, except for CLIP")
+            parts.append(
+                "data.allow_missing_captions=true keeps images without a caption in all stages but stage=clip, which "
+                "needs captions"
+            )
         message = f"data.path={printable(self.config.path)}: {'; '.join(parts)}"
         if remaining == 0:
             raise ValueError(message)

@@ -148,8 +148,11 @@ def list_images(root: Path, warnings: SkipCounter) -> list[str]:
     paths = [os.fsdecode(path) for path in sorted(found)]
     stems = {path.rpartition(".")[0] for path in paths}
     for text in sorted(texts):
-        if text[: -len(".txt")] not in stems:
+        stem = text[: -len(".txt")]
+        if stem not in stems:
             warnings.add("text files without an image of the same name", text)
+        elif not (root / f"{stem}.txt").is_file():  # some file systems ignore case
+            warnings.add("text files that are not read, because .txt is not in lower case", text)
     return paths
 
 
