@@ -127,22 +127,24 @@ def list_sources(config: PrepareConfig) -> None:
 def find_image(config: PrepareConfig) -> None:
     """Search the training split for an image. Prints the nearest images and writes a sheet of them."""
     assert config.find is not None
+    if config.neighbours < 1:
+        raise ValueError(f"neighbours={config.neighbours} must be at least 1")
     path = Path(config.find).expanduser()
     try:
         image = read_image_file(path, str(path))
     except UnreadableRecord as problem:
         raise ValueError(f"find={config.find} cannot be read: {problem.reason}") from problem
+    folder = empty_folder(config.out or unused_path(Path("outputs", "find", path.stem)))
     clip_folder = None if config.clip is None else checkpoint_folder(config.clip)
     clip = None if clip_folder is None else CLIP.load(clip_folder)
     training = TrainingImages.open(config.data, clip, clip_folder, config.workers)
     neighbours = training.nearest(image, config.neighbours)
-    folder = empty_folder(config.out or Path("outputs", "find", path.stem))
     title = describe_nearest(neighbours[0], len(training.keys))
     with atomic_folder(folder) as temporary:
         cells = side_by_side(training, image, printable(path.name), neighbours)
         image_grid([GridRow(cells)], tile=TILE, title=title).save(temporary / "neighbours.png")
     for each in neighbours:
-        print(f"{each.distances()}: {each.key}")
+        print(f"{each.distances()}: {printable(each.key)}")
     print(title)
     print(f"grid      {folder / 'neighbours.png'}")
 
