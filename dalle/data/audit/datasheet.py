@@ -56,6 +56,11 @@ def datasheet(model: Provenance) -> str:
         f"Left out of the whole data set: {format_reasons(left_out)}.",
         f"Opt-out list: {'yes' if data.get('opt_out') else 'none'}.",
     ]
+    if "filters" in data:  # a data set of files
+        parts.append(
+            "Records are counted before their images are read. Training skips images that cannot be read, and those "
+            "whose SHA-256 is on the opt-out list."
+        )
     for name, counts in model.meta.get("counts", {}).items():
         parts.append(f"## By {name}\n" + table([name, "training records"], count_rows(counts)))
     if authors := model.meta.get("attributions"):
