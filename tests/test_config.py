@@ -62,6 +62,11 @@ def test_overrides_change_settings_and_defaults_are_the_papers():
         ("learning_rate=1", "there is no setting learning_rate; did you mean stage.optimizer.learning_rate?"),
         ("presett=tiny", "there is no setting presett; did you mean preset?"),
         ("+stage.stepz=1", "there is no setting stage.stepz; did you mean stage.steps?"),
+        (
+            "data.filters.min_words=2",
+            "there is no setting data.filters.min_words for this data set: filters= is for data=",
+        ),
+        ("filters=paper", "there is no setting data.filters for this data set: filters= is for data=folder, coco and"),
         ("zzzzzz=1", "there is no setting zzzzzz\n"),
         ("scale=laptop", "the setting scale is now called size"),
         (

@@ -91,7 +91,8 @@ def export_models(config: PrepareConfig) -> None:
 def list_sources(config: PrepareConfig) -> None:
     """Print the training data of each model of a checkpoint. With out=, also write all record keys to files.
 
-    With datasheet=, write the datasheet of the transformer, or of the only model.
+    The files are named after the kinds of models, and if several are of one kind, also after their folders. With
+    datasheet=, write the datasheet of the transformer, or of the only model.
     """
     assert config.sources is not None
     models = find_provenance(config.sources)
@@ -105,33 +106,45 @@ def list_sources(config: PrepareConfig) -> None:
         print(f"datasheet {folder}: {', '.join(path.name for path in files)}")
     if config.out is None:
         return
+    recorded = [model for model in models if "data" in model.meta]
+    if not recorded:
+        raise ValueError(f"out={config.out}: no model of sources={config.sources} has a record of its training data")
     folder = empty_folder(config.out)
+    kinds = [model.kind for model in recorded]
+    parent = checkpoint_folder(config.sources)
     with atomic_folder(folder) as temporary:
-        for model in models:
-            with open(temporary / f"{model.kind}.txt", "w", encoding="utf-8", errors="surrogateescape") as file:
+        for model in recorded:
+            unique = kinds.count(model.kind) == 1 or model.folder == parent
+            name = model.kind if unique else f"{model.kind}-{model.folder.name}"
+            with open(temporary / f"{name}.txt", "w", encoding="utf-8", errors="surrogateescape") as file:
                 file.writelines(f"{key}\n" for key in model.record_keys())
+    for model in models:
+        if model not in recorded:
+            print(f"no list   {model.folder}: its training data are unknown")
     print(f"records   {folder}")
 
 
 def find_image(config: PrepareConfig) -> None:
     """Search the training split for an image. Prints the nearest images and writes a sheet of them."""
     assert config.find is not None
+    if config.neighbours < 1:
+        raise ValueError(f"neighbours={config.neighbours} must be at least 1")
     path = Path(config.find).expanduser()
     try:
         image = read_image_file(path, str(path))
     except UnreadableRecord as problem:
         raise ValueError(f"find={config.find} cannot be read: {problem.reason}") from problem
+    folder = empty_folder(config.out or unused_path(Path("outputs", "find", path.stem)))
     clip_folder = None if config.clip is None else checkpoint_folder(config.clip)
     clip = None if clip_folder is None else CLIP.load(clip_folder)
     training = TrainingImages.open(config.data, clip, clip_folder, config.workers)
     neighbours = training.nearest(image, config.neighbours)
-    folder = empty_folder(config.out or Path("outputs", "find", path.stem))
     title = describe_nearest(neighbours[0], len(training.keys))
     with atomic_folder(folder) as temporary:
         cells = side_by_side(training, image, printable(path.name), neighbours)
         image_grid([GridRow(cells)], tile=TILE, title=title).save(temporary / "neighbours.png")
     for each in neighbours:
-        print(f"{each.distances()}: {each.key}")
+        print(f"{each.distances()}: {printable(each.key)}")
     print(title)
     print(f"grid      {folder / 'neighbours.png'}")
 

@@ -49,7 +49,9 @@ class ExportConfig:
 class PrepareConfig(ExportConfig, EncodeConfig, FindConfig, SurveyConfig):
     """Options of prepare.py."""
 
-    out: str | None = None  # output folder, which must be new or empty; None: outputs/<name of what is prepared>
+    # output folder, new or empty; with `dvae`, also an unfinished cache of the same settings, which is completed;
+    # None: outputs/<name of what is prepared>
+    out: str | None = None
     data: Any = None  # data set to survey
     sources: str | None = None  # checkpoint folder: show its training data; with out=, also list every record
     datasheet: str | None = None  # with `sources`: folder to write a datasheet to, as Markdown and Croissant

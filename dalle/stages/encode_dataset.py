@@ -61,9 +61,10 @@ class DatasetEncoder:
         dvae_folder: checkpoint of the dVAE.
         device: device to encode on.
 
-        Raises ValueError as `check_crops` does.
+        Raises ValueError as `check_crops` does, and for an unknown transform.
         """
         check_crops(crops, transform)
+        transform_named(transform)  # a typo must not reach the settings of a cache in a folder that the user named
         self.data, self.source, self.dvae_folder, self.device = data, source, dvae_folder, device
         self.transform = transform
         # one rank reads the metadata of up to millions of files, and broadcasts the digest

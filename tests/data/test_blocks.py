@@ -159,5 +159,7 @@ def test_invalid_splits_indices_and_sizes_raise():
         BlocksSource(CONFIG, "val")[2000]
     with pytest.raises(ValueError, match="image_size=2"):
         BlocksConfig(image_size=2)
+    with pytest.raises(ValueError, match="val=-1 must be at least 0"):
+        BlocksConfig(val=-1)
     with pytest.raises(ValueError, match="wordings=0"):
         BlocksConfig(wordings=0)

@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("resvg_py", reason="the extra `data` is not installed")
 
+from dalle import optional_dependencies
 from dalle.data import emoji as module
 from dalle.data.emoji import ATTRIBUTION, EmojiConfig, EmojiSource, all_emojis
 from dalle.data.emoji_words import base_name, flag_phrase, phrase, split_tones
@@ -158,10 +159,12 @@ def test_invalid_splits_and_shares_raise():
 
 def test_missing_packages_raise_with_install_command(monkeypatch):
     found = importlib.util.find_spec
-    monkeypatch.setattr(module, "find_spec", lambda name: None if name in ("emoji", "resvg_py") else found(name))
+    monkeypatch.setattr(
+        optional_dependencies, "find_spec", lambda name: None if name in ("emoji", "resvg_py") else found(name)
+    )
     module.svg_folder.cache_clear()
     module.all_emojis.cache_clear()
     with pytest.raises(
-        ImportError, match=r"needs the packages emoji, resvg-py; install them with pip install 'dalle\[data\]'"
+        ValueError, match=r"data=emoji needs emoji, resvg_py: install it with pip install 'dalle\[data\]'"
     ):
         split("train")

@@ -113,7 +113,7 @@ def test_image_without_captions_is_skipped_unless_allowed(tmp_path, captions, ca
     assert opened(tmp_path).dropped == {"without a caption": 1}
     (sentence,) = caplog.messages
     assert "1 of 2 records are used; left out: 1 without a caption (first: plain.png)" in sentence
-    assert "set data.allow_missing_captions=true to keep images" in sentence
+    assert "data.allow_missing_captions=true keeps images without a caption in all stages but stage=clip" in sentence
     assert records(tmp_path, allow_missing_captions=True)["plain.png"].captions == ("",)
 
 
@@ -248,7 +248,7 @@ def test_keys_and_captions_do_not_open_images(tmp_path):
             source[index]
 
 
-def test_metadata_files_are_used_for_the_opt_out_list(tmp_path):
+def test_metadata_files_are_used_for_the_opt_out_list(tmp_path, caplog):
     for number in range(4):
         add(tmp_path, f"{number}.png").with_suffix(".json").write_text(
             json.dumps({"url": f"https://host{number}.example/a.png"})
@@ -257,6 +257,8 @@ def test_metadata_files_are_used_for_the_opt_out_list(tmp_path):
     (tmp_path / "list.txt").write_text("host1.example\nhost2.example")
     source = opened(tmp_path, opt_out=str(tmp_path / "list.txt"))
     assert source.dropped == {"opted out by domain": 1}
+    assert source.warnings["metadata that cannot be read"] == 1
+    assert "1 entries of data.opt_out match no record, such as host1.example" in caplog.text
     assert set(records(tmp_path, opt_out=str(tmp_path / "list.txt"))) == {"0.png", "1.png", "3.png"}
 
 
@@ -281,6 +283,19 @@ def test_text_without_image_and_unsupported_formats_are_counted(tmp_path):
         "files of other types": 1,
         "text files without an image of the same name": 2,
     }
+
+
+def test_a_text_file_in_capitals_is_reported_if_it_is_not_read(tmp_path):
+    for name in "ab":
+        add(tmp_path, f"{name}.png")
+    add(tmp_path, "BIG.JPG", None)
+    (tmp_path / "BIG.TXT").write_text("a large picture")
+    source = opened(tmp_path)
+    if (tmp_path / "BIG.txt").exists():
+        assert not source.dropped and not source.warnings
+    else:
+        assert source.dropped == {"without a caption": 1}
+        assert source.warnings == {"text files that are not read, because .txt is not in lower case": 1}
 
 
 def test_folder_of_unsupported_formats_raises(tmp_path):

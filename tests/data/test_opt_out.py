@@ -34,7 +34,12 @@ def test_keys(line, key, left_out):
         ("https://a.org/x.jpg", "http://www.A.org/x.jpg#top", "opted out by address"),
         ("https://a.org/x.jpg?id=1", "https://a.org/x.jpg?id=2", None),
         ("https://a.org/x.jpg", "https://a.org/X.jpg", None),
-        ("https://a.org", "https://a.org/x.jpg", None),
+        ("a.org/x.jpg", "https://www.a.org/x.jpg", "opted out by address"),
+        ("a.org/x.jpg", "https://a.org/y/x.jpg", None),
+        ("https://a.org", "https://a.org/x.jpg", "opted out by domain"),
+        ("https://a.org/", "http://b.a.org/x.jpg", "opted out by domain"),
+        ("a.org/", "https://a.org/x.jpg", "opted out by domain"),
+        ("https://a.org/?id=1", "https://a.org/x.jpg", None),
         ("a.org", "https://a.org/x.jpg", "opted out by domain"),
         ("www.a.org", "https://a.org/x.jpg", "opted out by domain"),
         ("A.org", "https://cdn.pictures.a.org:8080/x.jpg", "opted out by domain"),
@@ -48,6 +53,14 @@ def test_keys(line, key, left_out):
 )
 def test_urls_and_domains(line, url, reason):
     assert OptOut([line]).reason("key", urls=["https://elsewhere.net/", url]) == reason
+
+
+def test_entries_without_a_match_are_listed():
+    lines = ["b.png", "c.png", "a.org", "b.org/", "https://c.org/x.jpg", "d.org/x.jpg", "https://d.org/y.jpg"]
+    opt_out = OptOut([*lines, "0" * 64])
+    opt_out.reason("a/b.png", ["https://a.org/x.jpg"])  # matches two entries
+    opt_out.reason("a/x.png", ["https://d.org/x.jpg"])
+    assert opt_out.unmatched() == ["b.org/", "c.png", "https://c.org/x.jpg", "https://d.org/y.jpg"]
 
 
 def test_hashes_of_bytes_and_of_metadata():

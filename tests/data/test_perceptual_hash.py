@@ -107,6 +107,9 @@ def test_hashes_are_cached_and_zero_for_unreadable_images():
     source.digest = lambda: "another"
     perceptual_hashes(source)
     assert source.opened == 12
+    source.image_size *= 2  # images of files are read smaller for a smaller size
+    perceptual_hashes(source)
+    assert source.opened == 18
 
 
 def test_damaged_hash_cache_is_recomputed():

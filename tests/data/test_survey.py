@@ -62,6 +62,20 @@ def test_every_problem_is_counted_and_named(pictures):
     assert statistics["tokenizer"]["vocabulary"] <= statistics["tokenizer"]["requested"] == 400
 
 
+def test_portraits_and_landscapes_of_one_to_two_are_inside_as_for_the_filter(tmp_path):
+    for name, size in (("portrait", (20, 40)), ("landscape", (40, 20)), ("tall", (20, 41)), ("wide", (41, 20))):
+        Image.new("RGB", size).save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text(name)
+    shapes = surveyed(tmp_path).statistics()["images"]["aspect_ratios"]
+    assert shapes == {
+        "taller than 1:2": 1,
+        "1:2 to 3:4": 1,
+        "3:4 to 4:3": 0,
+        "4:3 to 2:1": 1,
+        "wider than 2:1": 1,
+    }
+
+
 def test_near_duplicate_across_splits_is_reported(pictures):
     for number in range(20):
         Image.open(pictures / "03.png").save(pictures / f"again-{number}.png")

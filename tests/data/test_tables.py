@@ -50,7 +50,8 @@ def test_tsv_is_read_like_csv_with_tabs(tmp_path):
     [
         ('a.png,"never closed', "never closed"),
         ('a.png,12" wide', '12" wide'),
-        ('a.png,"closed" and on', 'closed" and on'),
+        ('a.png,"closed" and on', '"closed" and on'),
+        ('a.png,he said "hi, there"', 'he said "hi, there"'),
         ("a.png,commas, without, quotes", "commas, without, quotes"),
         ('a.png,"a "quote" within, and a comma"', 'a "quote" within, and a comma'),
         ('"a.png,never closed', "never closed"),

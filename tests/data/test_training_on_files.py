@@ -75,6 +75,16 @@ def test_dvae_trains_on_every_source_and_logs_it(make, train, tmp_path):
     assert meta["data"]["opt_out"] == "list.txt" and meta["data"]["filters"]["min_words"] == 3
 
 
+def test_all_stages_on_images_without_captions_are_refused_before_the_dvae_is_trained(train, tmp_path):
+    for number in range(10):
+        (tmp_path / f"{number}.jpg").write_bytes(jpeg(number))
+    overrides = ["data=folder", f"data.path={tmp_path}", "data.allow_missing_captions=true"]
+    status, printed = train("stage=all", *overrides, "device=cpu", "wandb.mode=disabled", "preset=tiny", "run=mine")
+    assert status == 2
+    assert "0 of 10 records are used" in printed and "all stages but stage=clip, which needs captions" in printed
+    assert not (tmp_path / "outputs").exists()
+
+
 def test_skipped_records_are_logged_and_filters_are_a_config_group(train, tmp_path, caplog):
     overrides = folder(tmp_path)
     (tmp_path / "005.txt").write_text("photographed on 3 May 2008")

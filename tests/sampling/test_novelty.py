@@ -1,6 +1,6 @@
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from PIL import Image
 from dalle import checkpoint
 from dalle.data.audit.perceptual_hash import NEAR_BITS, NEAR_LEVELS
 from dalle.data.blocks import BlocksConfig
+from dalle.data.folder import FolderConfig
 from dalle.image_conversion import to_pil_images, to_tensor
 from dalle.models.clip.model import CLIP
 from dalle.models.dvae.model import DiscreteVAE
@@ -66,6 +67,18 @@ def test_features_are_cached_for_each_clip(checkpoints, clip, monkeypatch):
     monkeypatch.setattr(CLIP, "preprocess", None)
     again = TrainingImages.open(DATA, clip, checkpoints / "clip")
     assert np.array_equal(first.features, again.features)
+
+
+def test_features_are_computed_anew_for_another_image_size(checkpoints, clip, tmp_path):
+    for number, side in enumerate((40, 60)):
+        pixels = np.random.default_rng(number).integers(0, 256, (side, side, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    data = FolderConfig(path=str(tmp_path), image_size=4, allow_missing_captions=True)
+    small = TrainingImages.open(data, clip, checkpoints / "clip")
+    large = TrainingImages.open(replace(data, image_size=32), clip, checkpoints / "clip")
+    assert not np.array_equal(small.features, large.features)
+    (own,) = large.nearest(large.source[0].image)
+    assert own.feature_distance == pytest.approx(0, abs=2e-3)
 
 
 def test_unreadable_images_are_never_nearest():

@@ -1,12 +1,40 @@
-"""Data module: random samples of training images, some of which cannot be read."""
+"""Data module: random samples of training images, some of which cannot be read, and the same records on all ranks."""
+
+import sys
+from pathlib import Path
 
 import pytest
+from PIL import Image
 from tiny_stages import build
 from unreadable_source import PartlyUnreadable
 
 from dalle.data.prefetch import LoadingError
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from ranks import torchrun  # noqa: E402 (found on the path set above)
+
 COUNT = 10
+
+RANK = """
+import sys
+from pathlib import Path
+from dalle import distributed
+from dalle.data.folder import FolderConfig
+from tiny_stages import build
+
+distributed.init_process_group("cpu")
+folder, rank = Path(sys.argv[1]), distributed.get_rank()
+for copies in ("same", "other"):
+    data = FolderConfig(path=str(folder / copies / str(rank)), image_size=16, allow_missing_captions=True)
+    try:
+        build("dvae", data=data, validation_images=1)
+        said = "no error"
+    except ValueError as problem:
+        said = str(problem)
+    (folder / f"{copies}-{rank}.txt").write_text(said)
+distributed.destroy_process_group()
+"""
 
 
 def data_module(broken=()):
@@ -45,3 +73,17 @@ def test_a_sample_is_smaller_if_few_images_can_be_read():
 def test_a_sample_of_unreadable_images_raises():
     with pytest.raises(LoadingError, match="none of 64 records can be read; the first is record .*broken for a test"):
         images(range(64))
+
+
+def test_ranks_with_different_files_are_refused(tmp_path):
+    for copies, rank, names in (("same", 0, "abcd"), ("same", 1, "abcd"), ("other", 0, "abcd"), ("other", 1, "abce")):
+        folder = tmp_path / copies / str(rank)
+        folder.mkdir(parents=True)
+        for name in names:
+            Image.new("RGB", (16, 16)).save(folder / f"{name}.png")
+    (tmp_path / "rank.py").write_text(RANK)
+    torchrun(2, tmp_path / "rank.py", tmp_path, search=(Path(__file__).parent,))
+    for rank in (0, 1):
+        assert (tmp_path / f"same-{rank}.txt").read_text() == "no error"
+        said = (tmp_path / f"other-{rank}.txt").read_text()
+        assert said.startswith("the data differ between ranks: the split ") and "give all ranks the same files" in said

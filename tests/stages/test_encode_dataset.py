@@ -167,6 +167,12 @@ def fewer():
     return replace(BLOCKS, train=40)
 
 
+def test_an_unknown_transform_is_refused_before_a_cache_is_made(dvae_folder, tmp_path):
+    source = open_source(BLOCKS, "train")
+    with pytest.raises(ValueError, match="transformr"):
+        DatasetEncoder(BLOCKS, source, "transformr", 1, dvae_folder, CPU)
+
+
 def test_given_cache_is_used_or_its_difference_reported(dvae_folder, tmp_path):
     folder = stage_of(dvae_folder, tmp_path / "a", transform="transformer", crops=2).cache.folder
     assert stage_of(dvae_folder, folder, transform="transformer", crops=2).cache.folder == folder

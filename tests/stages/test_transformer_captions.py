@@ -8,12 +8,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from tiny_stages import BLOCKS, CONFIGS, build, overfit
+from tiny_stages import BLOCKS, CONFIGS, CPU, build, overfit
 
 from dalle.data.folder import FolderConfig
 from dalle.models.transformer.sequence import PAD
 from dalle.sampling.pipeline import DALLE
+from dalle.stages import STAGES
+from dalle.stages.data_module import StageContext
 from dalle.stages.transformer import TransformerStageConfig
+from dalle.tokenizer import CaptionTokenizer
 
 
 def captions(stage, number: int) -> torch.Tensor:
@@ -175,6 +178,26 @@ def test_given_tokenizer_is_used(dvae_folder, tmp_path):
         match=r"tokenizer\.json has 288 entries, more than .* allows \(287\): raise",
     ):
         build("transformer", dvae_folder, model=small, tokenizer=str(tmp_path / "tokenizer.json"))
+
+
+@pytest.mark.parametrize("change", ["rewritten", "deleted", "none"])
+def test_a_resumed_run_keeps_its_own_tokenizer_and_warns_if_the_named_file_changed(
+    dvae_folder, tmp_path, caplog, change
+):
+    named = tmp_path / "named.json"
+    build("transformer", dvae_folder, tokenizer_records=64).tokenizer.save(named)
+    run = tmp_path / "run"
+    begun = build("transformer", dvae_folder, tokenizer=str(named))
+    begun.save(run, begun.model, {})
+    if change == "rewritten":
+        CaptionTokenizer.train(["zebra zebra quagga quagga"] * 9, 288).save(named)
+    if change == "deleted":
+        named.unlink()
+    config = replace(CONFIGS["transformer"], tokenizer=str(named))
+    context = StageContext(0, CPU, dvae_folder, resumed=run)
+    resumed = STAGES["transformer"].build(config, BLOCKS, context)
+    assert resumed.tokenizer.encode("a small red circle") == begun.tokenizer.encode("a small red circle")
+    assert ("the run keeps" in caplog.text) == (change != "none")
 
 
 @pytest.mark.parametrize("accumulate", [2, 8])

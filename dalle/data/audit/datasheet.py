@@ -43,19 +43,24 @@ def datasheet(model: Provenance) -> str:
         for name, value in settings.items()
         if value not in ("", None)
     ]
+    records = model.meta.get("records", {})
+    left_out = next(iter(records.values()), {}).get("left_out", {})  # counted over the whole data set, not by split
     parts = [
         f"# Training data of a {model.kind}",
         f"Data set `{data['name']}`, with these settings:\n\n" + table(["setting", "value"], shown),
         "## Records\n"
         + table(
-            ["split", "records", "digest", "left out"],
-            [
-                (split, f"{record['records']:,}", f"`{record['digest']}`", format_reasons(record.get("left_out", {})))
-                for split, record in model.meta.get("records", {}).items()
-            ],
+            ["split", "records", "digest"],
+            [(split, f"{record['records']:,}", f"`{record['digest']}`") for split, record in records.items()],
         ),
+        f"Left out of the whole data set: {format_reasons(left_out)}.",
         f"Opt-out list: {'yes' if data.get('opt_out') else 'none'}.",
     ]
+    if "filters" in data:  # a data set of files
+        parts.append(
+            "Records are counted before their images are read. Training skips images that cannot be read, and those "
+            "whose SHA-256 is on the opt-out list."
+        )
     for name, counts in model.meta.get("counts", {}).items():
         parts.append(f"## By {name}\n" + table([name, "training records"], count_rows(counts)))
     if authors := model.meta.get("attributions"):

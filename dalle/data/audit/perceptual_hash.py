@@ -17,7 +17,7 @@ from dalle.data.source import Source, UnreadableRecord
 from dalle.data.transforms import inference_crop
 
 HASH_DTYPE = np.dtype([("hash", "<u8"), ("colours", "u1", (4, 4, 3)), ("readable", "?")])
-FOLDER = Path("outputs/.fingerprints")  # cache of computed hashes, by the digest of the data
+FOLDER = Path("outputs/.fingerprints")  # cache of hashes and features, by the digest of the data and the image size
 VERSION = 1  # increase it if the hash of the same image changes
 
 NEAR_BITS = 3  # of 64 that may differ between near duplicates: JPEG compression and scaling change no more
@@ -72,7 +72,7 @@ def colour_distance(colours: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 def perceptual_hashes(source: Source, workers: int = 0) -> np.ndarray:
     """Return the hashes of a source's images, (n) `HASH_DTYPE`, cached on disk. Zeros for unreadable images."""
-    path = FOLDER / f"{source.digest()}-{VERSION}.npy"
+    path = cache_path(source, f"{VERSION}")
     cached = read_array(path, (len(source),))
     if cached is not None:
         return cached
@@ -84,9 +84,14 @@ def perceptual_hashes(source: Source, workers: int = 0) -> np.ndarray:
     return hashes
 
 
+def cache_path(source: Source, name: str) -> Path:
+    """Return the path of the cache `name` of a source's images. Images are read and cropped at `image_size`."""
+    return FOLDER / f"{source.digest()}-{source.image_size}-{name}.npy"  # digests of files have no image size
+
+
 def cache_hashes(source: Source, hashes: np.ndarray) -> None:
     """Cache the hashes of a source on disk. `hashes` has an entry for every record."""
-    path = FOLDER / f"{source.digest()}-{VERSION}.npy"
+    path = cache_path(source, f"{VERSION}")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     with open(temporary, "wb") as file:

@@ -11,6 +11,7 @@ from dalle.data import open_source
 from dalle.data.audit.near_duplicates import find_near_duplicates
 from dalle.data.audit.scan import Scan, scan
 from dalle.data.files import FileSource
+from dalle.data.filters import exceeds_aspect_ratio
 from dalle.tokenizer import CaptionTokenizer
 
 SPLITS = ("train", "val")
@@ -96,6 +97,8 @@ class Survey:
         sizes = sizes[sizes[:, 0] > 0]
         widths, heights = sizes.T
         shape = np.searchsorted([*ASPECT_RATIOS.values()], widths / heights.clip(1))
+        outside = np.array([exceeds_aspect_ratio((width, height), 2) for width, height in sizes.tolist()], bool)
+        shape = np.where(outside, shape, shape.clip(1, len(ASPECT_RATIOS) - 2))  # 1:2 and 2:1 themselves are inside
         return {
             "readable": len(sizes),
             "image_size": self.data.image_size,

@@ -69,32 +69,42 @@ class Drawing(NamedTuple):
 def build(out: Path, downloads: Path, fetch: Fetch = download) -> list[str]:
     """Build the folder `out`, with the packages in `downloads`. Returns a sentence for each package that is missing.
 
-    Raises PackageError if nothing can be built: without the words of emojibase-data, or without any set.
+    Packages are fetched only for what is not finished. Raises PackageError if nothing can be built: without the words
+    of emojibase-data, or without any set.
     """
     out.mkdir(parents=True, exist_ok=True)
+    entries = {
+        each: finished(archive_of(out, each), marker_of(each, package))
+        for package, names in packages_of_sets().items()
+        for each in names
+    }
+    complete = {each.name: entry for each, entry in entries.items() if entry is not None}
+    if len(complete) == len(entries) and has_subjects(out, complete):
+        write_sources(out, complete, [])
+        return []
     words = dict(members(fetch(EMOJIBASE, downloads), tuple(f"{language}/" for language in LANGUAGES)))
     known = catalogue(words)
     problems, sets = [], {}
     with logging_redirect_tqdm(), progress_bar(len(SETS), "drawings", "sets") as bar:
         for package, names in packages_of_sets().items():
+            unfinished = [each for each in names if entries[each] is None]
+            files: dict[str, bytes] = {}
             try:
-                path = fetch(package, downloads)
+                if unfinished:
+                    files = dict(members(fetch(package, downloads), tuple(map(path_in_package, unfinished))))
             except PackageError as problem:
-                problems.append(f"{', '.join(each.name for each in names)}: {problem}")
+                problems.append(f"{', '.join(each.name for each in unfinished)}: {problem}")
                 log.warning("left out %s", problems[-1])
-                bar.update(len(names))
-                continue
-            markers = {each: marker_of(each, package) for each in names}
-            entries = {each: finished(archive_of(out, each), markers[each]) for each in names}
-            unfinished = [each for each, entry in entries.items() if entry is None]
-            files = dict(members(path, tuple(map(path_in_package, unfinished)))) if unfinished else {}
-            for each, entry in entries.items():
-                sets[each.name] = entry or build_set(each, package, files, known, out)
+                bar.update(len(unfinished))
+                names = [each for each in names if each not in unfinished]
+            for each in names:
+                sets[each.name] = entries[each] or build_set(each, package, files, known, out)
                 log.info("%-22s %5d drawings", each.name, len(sets[each.name]["pictures"]))
                 bar.update()
     if not sets:
         raise PackageError("no set of drawings could be built: " + "; ".join(problems))
-    write_index(out, known, sets, problems)
+    write_subjects(out, known, sets)
+    write_sources(out, sets, problems)
     return problems
 
 
@@ -225,11 +235,28 @@ def svg_of(icons: dict[str, Any], name: str) -> str:
 BOX = {"left": 0, "top": 0, "width": 16, "height": 16}
 
 
-def write_index(out: Path, known: Catalogue, sets: dict[str, dict[str, Any]], problems: list[str]) -> None:
-    """Write subjects.json and sources.json into `out`. sets: entry of each set by name; problems: missing packages."""
-    used = {subject for entry in sets.values() for _, subject, _ in entry["pictures"]}
+def subjects_of(sets: Mapping[str, dict[str, Any]]) -> set[str]:
+    """Return the ids of the subjects that the sets, entries by name, show."""
+    return {subject for entry in sets.values() for _, subject, _ in entry["pictures"]}
+
+
+def has_subjects(out: Path, sets: Mapping[str, dict[str, Any]]) -> bool:
+    """Return True if subjects.json in `out` has all subjects of the sets. An interrupted build may have left fewer."""
+    with contextlib.suppress(OSError, ValueError):
+        known = {each["id"] for each in json.loads((out / SUBJECTS).read_text(encoding="utf-8"))}
+        return subjects_of(sets) <= known
+    return False
+
+
+def write_subjects(out: Path, known: Catalogue, sets: Mapping[str, dict[str, Any]]) -> None:
+    """Write subjects.json into `out`: the subjects of `known` that the sets, entries by name, show."""
+    used = subjects_of(sets)
     subjects = [subject.to_json() for subject in known.subjects.values() if subject.id in used]
     (out / SUBJECTS).write_text(json.dumps(subjects, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+
+
+def write_sources(out: Path, sets: Mapping[str, dict[str, Any]], problems: list[str]) -> None:
+    """Write sources.json into `out`. sets: entry of each set by name; problems: missing packages."""
     sources = {
         "format": FORMAT,
         "sets": {

@@ -23,6 +23,7 @@ from dalle.data.drawings.build import FORMAT, INDEX, SOURCES, SUBJECTS
 from dalle.data.drawings.sets import BY_NAME, DrawingSet
 from dalle.data.drawings.subjects import Subject
 from dalle.data.index import digest_of
+from dalle.optional_dependencies import check_installed
 from dalle.progress import progress_bar
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class Drawings:
     """All drawings of a built folder, as RGB images with sides of `side` pixels.
 
     They are rendered when the folder is opened with a side for the first time, by all cores: about 3 minutes on two.
-    Raises ValueError if the folder was not built by `make drawings`, and ImportError without the package resvg-py.
+    Raises ValueError if the folder was not built by `make drawings`, and if they cannot be rendered without resvg-py.
     """
 
     def __init__(self, folder: Path, side: int):
@@ -100,6 +101,7 @@ def render_all(
     folder: Path, side: int, sets: dict[str, Any], pack: Path, index: Path, made_from: dict[str, Any]
 ) -> None:
     """Render the drawings in `folder`, of the `sets` in sources.json, and write the cache: `pack` and `index`."""
+    check_installed("data", "rendering drawings", "resvg_py")
     drawings = sum(entry["pictures"] for entry in sets.values())
     log.info("rendering the drawings in %s at %d pixels, once", folder, side)
     starts, pictures = [0], []

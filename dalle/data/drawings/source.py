@@ -145,40 +145,46 @@ class DrawingsSource:
 
     def captions(self, index: int) -> tuple[str, ...]:
         """Return all captions of the record at `index`. Panels and scenes have English ones only."""
+        return tuple(caption for _, captions in self.captions_by_language(index) for caption in captions)
+
+    def captions_by_language(self, index: int) -> list[tuple[str, list[str]]]:
+        """Return the captions of the record at `index` with the language of each group."""
         record = self.records[index]
         picture = self.drawings.pictures[record.first]
         subject, style = picture.subject, picture.drawing_set.style
         match record.kind:
             case "drawing":
                 names = wording.names_of(subject, picture.tone, self.config.people == "stated")
-                said = self.in_languages(wording.in_style(names, style), subject, style)
+                return self.in_languages(wording.in_style(names, style), subject, style)
             case "colour":
-                said = self.in_languages(
-                    wording.in_colour(subject, record.colour, style), subject, style, record.colour
-                )
+                said = wording.in_colour(subject, record.colour, style)
+                return self.in_languages(said, subject, style, record.colour)
             case "alike":
                 said = wording.two_alike(subject, style)
             case "panels":
                 said = wording.same_below(subject, self.drawings.pictures[record.second].drawing_set.style)
             case relation:
                 said = wording.placed(subject, relation, self.drawings.pictures[record.second].subject, style)
-        return tuple(said)
+        return [("en", said)]
 
-    def in_languages(self, english: list[str], subject: Subject, style: str, colour: str = "") -> list[str]:
+    def in_languages(
+        self, english: list[str], subject: Subject, style: str, colour: str = ""
+    ) -> list[tuple[str, list[str]]]:
         """Return the captions of a drawing in the config's languages, about the same number in each.
 
         They are the English ones if the subject has no words in these languages.
         """
-        said: list[str] = []
+        said: list[tuple[str, list[str]]] = []
         for language in self.config.languages:
             if language == "en":
-                said += english
+                said.append((language, english))
             elif language in subject.labels:
                 tags = subject.tags.get(language, [])[: wording.MOST_TAGS]
                 names = names_in(language, subject.labels[language], tags, style, colour)
-                repeated = names * (1 + len(english) // len(names)) if names else []
-                said += repeated[: len(english)]
-        return said or english
+                if names:
+                    repeated = names * (1 + len(english) // len(names))
+                    said.append((language, repeated[: len(english)]))
+        return said or [("en", english)]
 
     def check_languages(self) -> None:
         """Raise ValueError if a language of the config has no words."""
@@ -200,14 +206,13 @@ class DrawingsSource:
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the number of records by kind, set, style and language of a caption; a record has several of these."""
         counts: dict[str, Counter[str]] = {name: Counter() for name in ("kind", "set", "style", "language")}
-        for record in self.records:
+        for index, record in enumerate(self.records):
             drawings = [self.drawings.pictures[number] for number in (record.first, record.second) if number >= 0]
             kind = record.kind if record.kind in ("drawing", "colour", "panels") else "scene"
             counts["kind"][kind] += 1
             counts["set"].update({each.drawing_set.name for each in drawings})
             counts["style"].update({each.drawing_set.style for each in drawings})
-            spoken = self.config.languages if kind in ("drawing", "colour") else ["en"]
-            counts["language"].update(each for each in spoken if each == "en" or each in drawings[0].subject.labels)
+            counts["language"].update(dict(self.captions_by_language(index)).keys())
         return {name: dict(counter.most_common()) for name, counter in counts.items()}
 
     def digest(self) -> str:

@@ -5,7 +5,7 @@ import json
 import pytest
 from drawings_packages import ICONS, iconify, package_files
 
-from dalle.data.drawings.build import ATTRIBUTIONS, SETS, SOURCES, build
+from dalle.data.drawings.build import ATTRIBUTIONS, SETS, SOURCES, SUBJECTS, build
 from dalle.data.drawings.packages import FLUENT_3D, ICONIFY, OPENMOJI, PackageError
 from dalle.data.drawings.render import Drawings
 
@@ -89,6 +89,42 @@ def test_a_half_written_archive_is_built_again_and_finished_ones_are_kept(regist
     build(out, downloads, registry.fetch)
     assert kept.stat().st_mtime_ns == before
     assert {path.name: path.read_bytes() for path in out.iterdir()} == contents
+
+
+def test_a_finished_folder_needs_no_package(registry, tmp_path):
+    out, downloads = tmp_path / "built", tmp_path / "packages"
+    build(out, downloads, registry.fetch)
+    contents = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def fetch(package, folder):
+        raise PackageError(f"no {package}")
+
+    assert build(out, downloads, fetch) == []
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == contents
+
+
+def test_finished_sets_stay_when_the_package_of_an_unfinished_one_is_missing(registry, tmp_path):
+    out, downloads = tmp_path / "built", tmp_path / "packages"
+    build(out, downloads, registry.fetch)
+    (out / "openmoji.tar.xz").unlink()
+
+    def fetch(package, folder):
+        if package is OPENMOJI:
+            raise PackageError(f"no {package}")
+        return registry.fetch(package, folder)
+
+    assert build(out, downloads, fetch) == [f"openmoji: no {OPENMOJI}"]
+    sets = json.loads((out / SOURCES).read_text())["sets"]
+    assert "openmoji" not in sets and "openmoji-black" in sets
+
+
+def test_subjects_that_an_interrupted_build_left_out_are_added(registry, tmp_path):
+    out, downloads = tmp_path / "built", tmp_path / "packages"
+    build(out, downloads, registry.fetch)
+    subjects = (out / SUBJECTS).read_bytes()
+    (out / SUBJECTS).write_text(json.dumps(json.loads(subjects)[:2]))
+    build(out, downloads, registry.fetch)
+    assert (out / SUBJECTS).read_bytes() == subjects
 
 
 def test_two_builds_give_the_same_bytes(registry, drawings, tmp_path):

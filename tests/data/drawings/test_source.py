@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from dalle import optional_dependencies
 from dalle.data import DATA_SETS, open_source
 from dalle.data.drawings import splits
 from dalle.data.drawings.languages import COLOUR_PHRASES, STYLE_PHRASES, names_in
@@ -162,6 +163,26 @@ def test_style_and_colour_are_stated_in_other_languages(config):
     index = next(i for i in of_kind(source, "colour"))
     french = [caption for caption in source.captions(index) if ", en " in caption]
     assert 0 < len(french) <= len(source.captions(index)) / 2 + 1
+
+
+def test_a_missing_package_is_named_before_drawings_are_rendered(config, monkeypatch):
+    monkeypatch.setattr(optional_dependencies, "find_spec", lambda name: None)
+    config.image_size = 24  # not rendered by another test
+    with pytest.raises(ValueError, match=r"needs resvg_py: install it with pip install 'dalle\[data\]'"):
+        DrawingsSource(config, "train")
+
+
+def test_languages_are_counted_by_the_captions_that_records_have(config, monkeypatch):
+    config.languages = ["fr"]
+    monkeypatch.delitem(COLOUR_PHRASES, "fr")  # as of Italian: recoloured drawings have English captions
+    source = DrawingsSource(config, "train")
+    french = [
+        i
+        for i in of_kind(source, "drawing")
+        if "fr" in source.drawings.pictures[source.records[i].first].subject.labels
+    ]
+    assert french and of_kind(source, "colour")
+    assert source.counts()["language"] == {"fr": len(french), "en": len(source) - len(french)}
 
 
 def test_every_language_with_phrases_has_all_of_them():
