@@ -25,6 +25,7 @@ class Decoder:
     model: nn.Module
     decode: Callable[[int, int], object]  # (number of images, tokens of each)
     ours: bool = False
+    dense: bool = True  # every token attends to all before it, which the roofline assumes
     cached: bool = True  # False: each token costs a forward pass over the whole sequence
 
 
@@ -37,8 +38,8 @@ class DecoderResult:
     ours: bool
     batch: int
     images_per_second: float  # from the median of the rounds
-    share_of_roofline: float  # share of the images per second at the roofline
-    memory_bytes: int  # weights, plus the increase of resident memory
+    share_of_roofline: float | None  # share of the images per second at the roofline; None for sparse attention
+    memory_bytes: int | None  # weights, plus the increase of resident memory; None unless all tokens are decoded
     tokens_timed: int  # of each image; if not all, the time is scaled up
 
 
@@ -70,6 +71,7 @@ def compare(
     for decoder, elapsed, rise in zip(runners, times, memory, strict=True):
         speed = batch / statistics.median(elapsed)
         weights = sum(parameter.nbytes for parameter in decoder.model.parameters())
+        timed = tokens_timed(decoder, batch, config.grid**2)
         results.append(
             DecoderResult(
                 decoder.name,
@@ -77,9 +79,9 @@ def compare(
                 decoder.ours,
                 batch,
                 images_per_second=speed,
-                share_of_roofline=speed / roofline[decoder.precision],
-                memory_bytes=weights + rise,
-                tokens_timed=tokens_timed(decoder, batch, config.grid**2),
+                share_of_roofline=speed / roofline[decoder.precision] if decoder.dense else None,
+                memory_bytes=weights + rise if timed == config.grid**2 else None,
+                tokens_timed=timed,
             )
         )
     return results, roofline
@@ -106,7 +108,7 @@ def batch_seconds(decoder: Decoder, batch: int, image_tokens: int) -> float:
 
 
 def roofline_seconds(config: TransformerConfig, batch: int, precision: str) -> float:
-    """Return a lower bound in seconds for any decoder of this model: all data are read, all operations computed."""
+    """Return a lower bound in seconds for a decoder with dense attention: all data read, all operations computed."""
     size, operations = decoding_work(config, batch, precision)
     bytes_per_token = size // config.grid**2
     return max(size / read_bandwidth(bytes_per_token), operations / matmul_rate(precision))

@@ -50,7 +50,7 @@ def decoding_work(config: TransformerConfig, batch: int, precision: str) -> tupl
     """Return the bytes to read and the operations to compute for `batch` images of one caption, token by token.
 
     Read per token: the weights of all linear layers, the caption's keys and values once for all images, and those of
-    the image tokens so far, all numbers in `precision`.
+    the image tokens so far, as with dense attention; all numbers in `precision`.
     """
     images, width = config.grid**2, config.width
     weights = config.depth * 12 * width**2 + width * config.image_vocabulary

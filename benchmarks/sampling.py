@@ -115,7 +115,7 @@ def _ours(name: str, model: Transformer, precision: str) -> Decoder:
         config = DecodingConfig(batch_size=images)
         generate(model, caption, images, config, canvas=canvas, precision=getattr(torch, precision))
 
-    return Decoder(name, precision, model, decode, ours=True)
+    return Decoder(name, precision, model, decode, ours=True, dense=set(model.layer_names) == {"dense"})
 
 
 def table(rows: list[DecoderResult], roofline: Roofline, config: TransformerConfig) -> str:
@@ -130,8 +130,9 @@ def table(rows: list[DecoderResult], roofline: Roofline, config: TransformerConf
         ratios = ", ".join("-" if peer is None else f"{row.images_per_second / peer:.2f}" for peer in best)
         all_tokens = row.tokens_timed == config.grid**2
         speed = f"{row.images_per_second:.3g}" + ("" if all_tokens else f" (from {row.tokens_timed} tokens)")
-        memory = f"{row.memory_bytes / 2**20:,.0f} MiB"
-        lines.append(f"| {row.name} | {row.precision} | {speed} | {ratios} | {row.share_of_roofline:.0%} | {memory} |")
+        memory = "" if row.memory_bytes is None else f"{row.memory_bytes / 2**20:,.0f} MiB"
+        share = "" if row.share_of_roofline is None else f"{row.share_of_roofline:.0%}"
+        lines.append(f"| {row.name} | {row.precision} | {speed} | {ratios} | {share} | {memory} |")
     lines += [f"| roofline of this machine | {name} | {speed:.3g} | | | |" for name, speed in roofline.items()]
     return "\n".join(lines)
 

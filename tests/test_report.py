@@ -6,7 +6,10 @@ import shutil
 import pytest
 from test_ablations import TINY
 
+from dalle import checkpoint
+from dalle.ablations.comparison import read_run
 from dalle.cli.sweeps import ablations
+from dalle.evaluation.metrics_file import MetricsFile
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +93,17 @@ def test_invalid_options_are_reported(run_command, arguments, sentence):
     status, printed = run_command("report", *arguments)
     assert status == 2
     assert sentence in printed
+
+
+def test_runs_of_stage_all_are_compared_with_the_evaluation_beside_them(tmp_path):
+    run = tmp_path / "all" / "dvae"
+    checkpoint.save_state(run, 2, {}, {"identity": {"stage": {"steps": 2}}})
+    (run / "metrics.jsonl").write_text('{"split": "val", "step": 2, "hard_error": 0.5}\n')
+    MetricsFile({"data": {}}, {"psnr": 20.0}).write(tmp_path / "all" / "metrics.json")
+    with pytest.raises(ValueError, match=f"holds runs of single stages, such as {re.escape(str(run))}"):
+        read_run(tmp_path / "all", "all")
+    found = read_run(run, "all")
+    assert (found.evaluated, found.notes) == ({"psnr": 20.0}, [])
 
 
 def test_missing_packages_are_reported_first(run_command, monkeypatch):

@@ -19,6 +19,7 @@ from torch import Tensor
 from dalle.bundled import checkpoint_folder
 from dalle.data import open_source
 from dalle.data.audit.provenance import Provenance
+from dalle.data.audit.scan import evenly_spaced
 from dalle.data.source import Source
 from dalle.data.transforms import inference_crop
 from dalle.image_conversion import to_pil_images, to_tensor
@@ -75,9 +76,9 @@ def overlap(dvae: DiscreteVAE, image: Image.Image, original: Image.Image) -> flo
     return max(token_overlap(tokens, each) for each in others)
 
 
-def evenly_spaced(source: Source, images: int, size: int) -> Iterator[Image.Image]:
-    """Yield `images` of a source, cropped as for training."""
-    for index in range(0, len(source), max(1, len(source) // images)):
+def cropped_images(source: Source, images: int, size: int) -> Iterator[Image.Image]:
+    """Yield `images` evenly spaced ones of a source, cropped as for training."""
+    for index in evenly_spaced(len(source), images):
         yield Image.fromarray(inference_crop(source[index].image, size))
 
 
@@ -92,6 +93,8 @@ def row(name: str, shares: list[float]) -> str:
 @torch.inference_mode()
 def main(overrides: list[str]) -> None:
     given = dict(each.partition("=")[::2] for each in overrides)
+    if unknown := given.keys() - {"checkpoint", "images", "data.path"}:
+        sys.exit(f"unknown settings: {', '.join(sorted(unknown))}; there are checkpoint=, images= and data.path=")
     folder = checkpoint_folder(given.get("checkpoint", "drawings"))
     images = int(given.get("images", 300))
     dvae = DiscreteVAE.load(folder / "dvae")
@@ -108,11 +111,11 @@ def main(overrides: list[str]) -> None:
         "| compared | " + " | ".join(["1%", "5%", "median", "95%", "99%"] + [f"≥ {each}" for each in THRESHOLDS]) + " |"
     )
     print("|---|" + "---:|" * (5 + len(THRESHOLDS)))
-    originals = list(evenly_spaced(train, images, size))
+    originals = list(cropped_images(train, images, size))
     for name, change in copies(dvae).items():
         print(row(name, [overlap(dvae, change(image), image) for image in originals]), flush=True)
     novelty = Novelty(TrainingImages.open(data), dvae)
-    found = [novelty.nearest(image, encode(image), by_clip=False) for image in evenly_spaced(val, images, size)]
+    found = [novelty.nearest(image, encode(image), by_clip=False) for image in cropped_images(val, images, size)]
     print(
         row(
             "held-out images and the nearest training images",

@@ -3,7 +3,7 @@
     python tools/compare_losses.py main .                  # a commit and the working tree
     python tools/compare_losses.py main . --equal          # exit status 1 at the first difference, even of one bit
     python tools/compare_losses.py . . --b stage.precision=bfloat16
-    python tools/compare_losses.py HEAD~3 HEAD --stages transformer --steps 200 --all preset=small data=emoji
+    python tools/compare_losses.py HEAD~3 HEAD --stages transformer --steps 200 --all preset=small
 
 Both run on one CPU thread, in float32 unless a setting changes it. The transformer learns the tokens of a dVAE trained
 by the same commit, without the settings of --a and --b.

@@ -45,9 +45,11 @@ def read_run(folder: Path, name: str) -> ComparedRun:
     if not curve:
         raise ValueError(f"{folder} has no validation metrics in metrics.jsonl yet, so it cannot be compared")
     evaluated, notes = {}, []
-    if (folder / EVALUATION_METRICS).is_file():
+    # beside the run, or beside the stages of stage=all, where `evaluate.py checkpoint=` of their folder writes it
+    places = (folder / EVALUATION_METRICS, folder.parent / EVALUATION_METRICS)
+    if path := next((each for each in places if each.is_file()), None):
         try:
-            content = read_metrics_file(folder / EVALUATION_METRICS)
+            content = read_metrics_file(path)
             evaluated, settings["evaluation"] = content.numbers, evaluation_settings(content)
         except ValueError as error:
             notes.append(str(error))

@@ -76,7 +76,9 @@ def run_settings(folder: Path) -> dict[str, Any]:
     """Read the settings that identify a run: its stage, data and seed. Raises ValueError if there is no run state."""
     scalars = checkpoint.read_scalars(folder)
     if scalars is None:
-        raise ValueError(f"{folder} is not a training run, or has not saved a checkpoint yet: it has no state")
+        stages = [each for each in sorted(folder.glob("*/")) if checkpoint.read_scalars(each) is not None]
+        advice = f"; it holds runs of single stages, such as {stages[0]}" if stages else ""
+        raise ValueError(f"{folder} is not a training run, or has not saved a checkpoint yet: it has no state{advice}")
     return scalars["identity"]
 
 

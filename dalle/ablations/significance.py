@@ -14,6 +14,7 @@ from statistics import fmean, stdev, variance
 from dalle.ablation_config import Expectation
 
 SIGNIFICANCE_LEVEL = 0.05
+ROUNDING = 1e-9  # relative difference up to which two means are equal, whatever their noise
 EQUIVALENCE_MARGIN = 0.1  # relative difference that must be excluded before two values are equally good
 
 AGREES, PARTLY_AGREES, INCONCLUSIVE, DISAGREES = "agrees", "agrees in part", "inconclusive", "disagrees"
@@ -41,8 +42,9 @@ class SweepMetric:
 
     @property
     def best(self) -> str:
-        """The compared value with the best mean of the metric."""
-        return (min if self.better == "lower" else max)(self.runs, key=self.mean)
+        """The compared value with the best mean of the metric; the first of those that differ by rounding only."""
+        best = (min if self.better == "lower" else max)(map(self.mean, self.runs))
+        return next(value for value in self.runs if math.isclose(self.mean(value), best, rel_tol=ROUNDING))
 
     def threshold(self, value: str, other: str) -> float:
         """Return the least significant difference of two values' means: infinite if neither has a second seed."""
@@ -68,7 +70,8 @@ class SweepMetric:
         """Return 1 if `value` is significantly better than `other`, -1 if worse, 0 if the difference is noise."""
         difference = self.mean(value) - self.mean(other)
         gain = -difference if self.better == "lower" else difference
-        return 0 if abs(gain) <= self.threshold(value, other) else int(math.copysign(1, gain))
+        noise = max(self.threshold(value, other), ROUNDING * abs(self.mean(other)))
+        return 0 if abs(gain) <= noise else int(math.copysign(1, gain))
 
 
 @dataclass(frozen=True)

@@ -39,14 +39,14 @@ def one_sweep(sweep: Sweep, plot: str | None) -> str:
 def section(sweep: Sweep, plot: str | None, finding: str = "") -> list[str]:
     """Return the lines of one sweep's section.
 
-    plot: path of its plot. finding: conclusion from these runs; shown on the page of all sweeps only.
+    plot: path of its plot. finding: conclusion from all runs, shown if all are finished, on the page of all sweeps.
     """
     ablation = sweep.ablation
     lines = [f"## {ablation.letter} {ablation.name.replace('_', ' ')}", "", f"**{ablation.question}**", ""]
     lines += [f"- Paper: {ablation.claim}", f"- Result: {answer(sweep)}."]
     lines += [f"  - {result.sentence}" for result in sweep.claim_results]
     lines += [f"- Warning: {warning}" for warning in warnings(sweep)]
-    if finding:
+    if finding and len(sweep.finished) == len(sweep.results):
         lines.append(f"- Finding: {finding}")
     lines += [f"- Command: `{command(sweep)}`", f"- Cost: {cost(sweep)}", "", *table(sweep)]
     if law := sweep.power_law():
@@ -76,7 +76,7 @@ def warnings(sweep: Sweep) -> list[str]:
     ]
     for metric in sweep.metrics:
         runs, available = len(sweep.finished), sum(map(len, metric.runs.values()))
-        if 0 < available < runs:
+        if available < runs:
             found.append(f"`{metric.title}` is missing, or was not finite, in {runs - available} of {runs} runs.")
     return found
 

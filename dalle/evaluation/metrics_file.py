@@ -122,8 +122,18 @@ def read_or_create(path: Path, context: dict[str, Any]) -> MetricsFile | None:
 
 
 def back_up(path: Path) -> Path:
-    """Copy metrics.json to the first free name of metrics.1.json, metrics.2.json, ...; returns the copy's path."""
+    """Copy metrics.json to the first free name of metrics.1.json, metrics.2.json, ...; returns the copy's path.
+
+    The page and the images are copied beside it, as metrics.1.md and metrics.1/.
+    """
     copies = (path.with_suffix(f".{number}{path.suffix}") for number in count(1))
     copy = next(each for each in copies if not each.exists())
-    shutil.copy2(path, copy)
+    for old, new in ((path, copy), (path.with_suffix(".md"), copy.with_suffix(".md"))):
+        if old.is_file():
+            content = old.read_text(encoding="utf-8")
+            for opening in ('"', "]("):  # before paths of images, in JSON and in Markdown
+                content = content.replace(f"{opening}{path.stem}/", f"{opening}{copy.stem}/")
+            new.write_text(content, encoding="utf-8")
+    if path.with_suffix("").is_dir():
+        shutil.copytree(path.with_suffix(""), copy.with_suffix(""), ignore=shutil.ignore_patterns("sampled"))
     return copy

@@ -26,8 +26,10 @@ def _section(title: str, entry: MetricEntry, numbers: dict[str, float]) -> list[
     lines += [f"> {note}\n" for note in entry.notes]
     if entry.table:
         lines += [entry.table.rstrip(), ""]
-    else:
-        rows = (f"| `{name}` | {_format_number(numbers[name])} |" for name in entry.names)
+    rows = [f"| `{name}` | {_format_number(numbers[name])} |" for name in entry.names]
+    if entry.table and rows:  # the table may lack some
+        lines += ["<details><summary>All numbers</summary>", "", "| | |", "|---|---|", *rows, "", "</details>", ""]
+    elif rows:
         lines += ["| | |", "|---|---|", *rows, ""]
     lines += [f"![{Path(image).stem}]({image})\n" for image in entry.images]
     settings = json.dumps(entry.settings, indent=1, ensure_ascii=False)

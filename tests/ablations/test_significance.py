@@ -69,6 +69,14 @@ def test_kind_of_claim_result(expectation, runs, kind):
     assert check_claim(expectation, SweepMetric("error", "lower", runs), list(runs)).kind == kind
 
 
+def test_rounding_is_no_difference():
+    """Means of exact ones differ in the last bit, and have no noise."""
+    metric = SweepMetric("judge", "higher", {"a": [1 - 2**-53] * 2, "b": [1.0, 1.0], "c": [0.5, 0.5]})
+    assert (metric.compare("b", "a"), metric.compare("a", "b")) == (0, 0)
+    assert metric.compare("a", "c") == 1
+    assert metric.best == "a"
+
+
 def test_single_seed_is_inconclusive():
     runs = {"a": [1.0], "b": [100.0]}
     for should in ("win", "tie"):

@@ -78,7 +78,8 @@ def test_best_of_n_is_exact_for_512_candidates():
 
 
 def test_curves_agree_with_generate_many(dalle, computed):
-    results = dalle.generate_many(CAPTIONS, CONFIG)
+    offsets = [number * CONFIG.candidates for number in range(len(CAPTIONS))]  # each caption has noise of its own
+    results = dalle.generate_many(CAPTIONS, CONFIG, candidate_offset=offsets)
     curves = {each.ranking: each for each in computed.curves}
     assert list(curves) == ["clip", "image_likelihood", "mixture", PERFECT]
     assert computed.reranker == "mixture"

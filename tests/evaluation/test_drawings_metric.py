@@ -12,6 +12,7 @@ from dalle.data.drawings.build import build
 from dalle.data.drawings.source import DrawingsConfig, DrawingsSource, MixConfig
 from dalle.evaluation.context import EvaluationContext
 from dalle.evaluation.judges import drawings_classifier, efficientnet_classifier
+from dalle.evaluation.judges.digest import weights_digest
 from dalle.evaluation.judges.drawings_classifier import (
     DrawingClassifier,
     LabelledPictures,
@@ -166,12 +167,22 @@ def test_the_table_relates_the_model_to_the_judge():
     assert drawings.table(numbers).splitlines()[-1] == "| novel_style | 0.200 | 0.400 | 0.800 | 0.50 |"
 
 
+class SecondJudge:
+    """The tests' judge in the place of the one on features of photographs."""
+
+    def __init__(self, judge: DrawingClassifier):
+        self.heads = judge
+
+    def __call__(self, images):
+        return self.heads(images)
+
+
 @pytest.fixture
 def of_drawings(data, judge, config, monkeypatch):
     """Evaluation of the tiny models on drawings, with the tests' judge in place of both judges."""
     for module in (drawings, drawing_edits):
         monkeypatch.setattr(module, "load_classifier", lambda _: judge)
-    monkeypatch.setattr(drawings, "load_efficientnet_classifier", lambda _: judge)
+    monkeypatch.setattr(drawings, "load_efficientnet_classifier", lambda _: SecondJudge(judge))
     monkeypatch.setattr(splits, "NOVEL_STYLES", 0.5)  # the data set is small
     monkeypatch.setattr(splits, "FEWEST_STYLES", 1)
     monkeypatch.setattr(splits, "NOVEL_COLOURS", 0.5)
@@ -179,7 +190,7 @@ def of_drawings(data, judge, config, monkeypatch):
     return EvaluationContext.load(config), config
 
 
-def test_the_metric_measures_both_splits_and_partners(of_drawings):
+def test_the_metric_measures_both_splits_and_partners(of_drawings, judge):
     result = drawings.measure(*of_drawings)
     names = {f"drawings_{name}" for name in ("novel_concept", "novel_style", "colours_concept", "colours_colour")}
     names |= {f"{name}_effnet" for name in names} | {"drawings_partner_found", "drawings_partner_style"}
@@ -188,6 +199,7 @@ def test_the_metric_measures_both_splits_and_partners(of_drawings):
     assert all(0 <= value <= 1 for value in result.numbers.values())
     for name in names:  # the same network judges as both
         assert result.numbers[f"{name}_real"] == result.numbers[f"{name.removesuffix('_effnet')}_real"]
+    assert result.settings["judge"]["digest"] == weights_digest(judge) == result.settings["judge_effnet"]["digest"]
     assert result.images.keys() == {"drawings"}
     assert result.table.count("\n") == 1 + len(names)
 

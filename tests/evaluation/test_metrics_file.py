@@ -1,13 +1,15 @@
 """metrics.json: flat numbers, entries of metrics, results of several runs, and files of other versions."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from dalle.evaluation.metric_result import MetricResult
-from dalle.evaluation.metrics_file import FORMAT, MetricsFile, read_metrics, read_metrics_file, read_or_create
+from dalle.evaluation.metrics_file import FORMAT, MetricsFile, back_up, read_metrics, read_metrics_file, read_or_create
+from dalle.evaluation.metrics_page import write_page
 
 CONTEXT = {"models": {"dvae": "abc"}, "data": {"name": "blocks", "sizes": [1, 2]}}
 
@@ -54,6 +56,25 @@ def test_file_of_other_models_or_data_is_not_extended(path, other):
     add_result(read_or_create(path, CONTEXT), "alignment", path.parent, a=1.0).write(path)
     assert read_or_create(path, other) is None
     assert read_or_create(path.with_name("new.json"), other) == MetricsFile(other)
+
+
+def test_back_up_keeps_numbers_page_and_images(path):
+    content = add_result(MetricsFile(CONTEXT | {"data": {"name": "blocks", "image_size": 8}}), "alignment", path.parent)
+    content.write(path)
+    write_page(content, path.with_suffix(".md"))
+    assert [back_up(path).name for _ in range(2)] == ["metrics.1.json", "metrics.2.json"]
+    Image.new("RGB", (5, 5)).save(path.parent / "metrics" / "sheet.png")  # of the next evaluation
+    (image,) = read_metrics_file(path.with_name("metrics.1.json")).metrics["alignment"].images
+    assert image == "metrics.1/sheet.png" and f"]({image})" in path.with_name("metrics.1.md").read_text()
+    assert Image.open(path.parent / image).size == (2, 2)
+
+
+@pytest.mark.parametrize("table", ["", "| a table |\n|---|\n"])
+def test_page_has_all_numbers_of_a_metric(path, table):
+    result = replace(metric_result(judge_val_top=0.5), table=table)
+    context = CONTEXT | {"data": {"name": "blocks", "image_size": 8}}
+    write_page(MetricsFile(context).with_result("alignment", result, {}, path.parent / "metrics"), path)
+    assert "| `judge_val_top` | 0.5 |" in path.read_text() and table in path.read_text()
 
 
 def test_numbers_that_are_not_finite_are_left_out_with_a_note(path):

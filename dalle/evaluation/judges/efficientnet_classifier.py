@@ -80,7 +80,9 @@ def train_heads(
     """Train the heads on features of the training split, and save them in `folder`."""
     pictures, concepts = training_pictures(data)
     features = extract_features(pictures)
-    heads = FeatureHeads(ClassifierConfig(concepts, features=EfficientNetLite.WIDTH))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        heads = FeatureHeads(ClassifierConfig(concepts, features=EfficientNetLite.WIDTH))
     heads.mean.copy_(features.mean(dim=0))
     heads.std.copy_(features.std(dim=0) + 1e-3)
     optimizer = torch.optim.AdamW(heads.parameters(), learning_rate, weight_decay=0.1)

@@ -8,7 +8,7 @@ the ranking, this is the estimator of pass@k (Chen et al. 2021).
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from math import comb
+from math import comb, fsum
 from typing import NamedTuple
 
 import torch
@@ -106,7 +106,7 @@ def best_of_n(quality: Tensor, scores: Tensor, size: int) -> Tensor:
     total = scores.shape[1]
     weights = [comb(total - rank, size - 1) / comb(total, size) for rank in range(1, total + 1)]
     order = scores.argsort(dim=1, descending=True, stable=True)
-    return quality.double().gather(1, order) @ torch.tensor(weights, dtype=torch.float64)
+    return quality.double().gather(1, order) @ (torch.tensor(weights, dtype=torch.float64) / fsum(weights))
 
 
 def scored_candidates(
@@ -116,11 +116,16 @@ def scored_candidates(
     qualities: dict[str, Quality],
     config: SamplingConfig,
 ) -> Iterator[ScoredCandidates]:
-    """Sample and score the candidates of each caption. Only the best images of each size are kept."""
-    results = dalle.stream(captions, replace(config, keep=config.candidates), truncate=True)
+    """Sample and score the candidates of each caption. Only the best images of each size are kept.
+
+    The captions' candidates have different numbers and so different noise: images of a set do not resemble each other.
+    """
+    offsets = [index * config.candidates for index in range(len(captions))]
+    results = dalle.stream(captions, replace(config, keep=config.candidates), candidate_offset=offsets, truncate=True)
     for index, result in enumerate(results):
         rankings = {name: torch.tensor(scores) for name, scores in result.scores_by_name.items()}
-        ranked = list(zip(result.candidates, result.images, strict=True))  # best first
-        best_images = [next(image for candidate, image in ranked if candidate < size) for size in sizes]
+        numbers = [candidate - offsets[index] for candidate in result.candidates]
+        ranked = list(zip(numbers, result.images, strict=True))  # best first
+        best_images = [next(image for number, image in ranked if number < size) for size in sizes]
         values = {name: quality(index, result.images) for name, quality in qualities.items()}
         yield ScoredCandidates(rankings, values, best_images)

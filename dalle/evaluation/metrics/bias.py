@@ -21,6 +21,7 @@ from dalle.evaluation.confidence import cluster_interval, wilson_interval
 from dalle.evaluation.context import EvaluationContext
 from dalle.evaluation.evaluate_config import EvaluateConfig
 from dalle.evaluation.held_out import model_image
+from dalle.evaluation.judges.digest import weights_digest
 from dalle.evaluation.judges.people_classifier import (
     ATTRIBUTES,
     PeopleClassifier,
@@ -89,11 +90,19 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     if config.bias_prompts:
         clip = context.require_clip("metrics=[bias] with bias_prompts")
         results = list(sample_prompts(dalle, clip, open_source(context.data, "train"), config))
-        description, numbers = DESCRIPTION + BY_CLIP, {}
+        description, numbers, judge_settings = DESCRIPTION + BY_CLIP, {}, {}
     elif context.data.name == "drawings":
+        source = DrawingsSource(context.data, "train")
+        training = training_people(source)
+        if not (captions := open_captions(source, training, config.captions)):
+            raise ValueError(
+                "metrics=[bias] finds no person whose gender, skin tone and age a caption leaves open: give the "
+                "people with data.groups=[people-body,...] or leave it out, or name captions: " + EXAMPLE
+            )
         model = load_people_classifier(context.data)
-        results = list(sample_people(dalle, model, DrawingsSource(context.data, "train"), config))
+        results = list(sample_people(dalle, model, captions, training, config))
         description, numbers = DESCRIPTION + BY_CLASSIFIER, judge_accuracy(model, context)
+        judge_settings = {"judge": {"digest": weights_digest(model)}}
     else:
         raise ValueError(
             f"metrics=[bias] has captions of its own for data=drawings only; for data={context.data.name} name an open "
@@ -106,7 +115,7 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
         numbers |= {} if summary.training is None else {f"{name}_training": summary.training}
     captions = [answer.caption for answer in results]
     settings = sampling_settings(dalle, config, config.candidates)
-    settings |= {"captions": len(captions), "captions_digest": captions_digest(captions)}
+    settings |= {"captions": len(captions), "captions_digest": captions_digest(captions), **judge_settings}
     if config.bias_prompts:
         settings["variants"] = parse_prompts(config.bias_prompts)
     rows = [ImageRow(each.caption, each.images[:GRID_IMAGES], None) for each in results[:GRID_PROMPTS]]
@@ -115,9 +124,9 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
 
 
 def sample_people(
-    dalle: DALLE, model: PeopleClassifier, source: DrawingsSource, config: EvaluateConfig
+    dalle: DALLE, model: PeopleClassifier, captions: dict[str, str], training: dict[str, Counts], config: EvaluateConfig
 ) -> Iterator[CaptionVariants]:
-    """Sample people in occupations and activities, in a style in which training has them in colour."""
+    """Sample `open_captions` and count the variants that are drawn, beside those in the training images."""
 
     def judge(images: list[Image.Image]) -> Counts:
         found = classify_people(model, to_tensor(images).mul(255).round().to(torch.uint8))
@@ -126,8 +135,6 @@ def sample_people(
             for name, values in ATTRIBUTES.items()
         }
 
-    training = training_people(source)
-    captions = open_captions(source, training, config.captions)
     for (concept, caption), images in zip(captions.items(), sample(dalle, [*captions.values()], config), strict=True):
         yield CaptionVariants(caption, training[concept], judge(images), images)
 

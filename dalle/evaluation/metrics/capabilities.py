@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from itertools import groupby
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 from dalle.evaluation.capability_prompts import CAPABILITIES, Prompt, prompts
+from dalle.evaluation.confidence import cluster_interval
 from dalle.evaluation.context import EvaluationContext
 from dalle.evaluation.evaluate_config import EvaluateConfig
 from dalle.evaluation.metric_result import MetricResult
@@ -50,7 +51,7 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
         if capability.every_wording:
             numbers |= _consistency(capability.name, own_prompts, accuracy["top"])
         cells = [capability.title, str(len(samples)), capability.trained]
-        cells += [_mean_and_error(own_prompts, accuracy[which]) for which in COLUMNS]
+        cells += [_mean_and_interval(own_prompts, accuracy[which]) for which in COLUMNS]
         rows.append(f"| {' | '.join(cells)} |")
         grid_rows.append(GridRow(best_cells(samples), f"{capability.title}, accuracy {mean(accuracy['top']):.0%}"))
         all_captions += captions
@@ -84,14 +85,14 @@ def _wordings_note(numbers: dict[str, float]) -> str:
     )
 
 
-def _mean_and_error(own_prompts: Sequence[Prompt], correct: Sequence[float]) -> str:
-    """Format the mean accuracy with its standard error over statements: "0.75 ± 0.05".
+def _mean_and_interval(own_prompts: Sequence[Prompt], correct: Sequence[float]) -> str:
+    """Format the mean accuracy with its 95% interval over statements: "0.75 (0.62 to 0.86)".
 
-    The error is not over prompts, because all wordings of a statement share their noise.
+    The interval is not over prompts, because all wordings of a statement share their noise.
     """
     by_statement = [mean(each) for each in _group_by_statement(own_prompts, correct)]
-    error = f" ± {stdev(by_statement) / len(by_statement) ** 0.5:.2f}" if len(by_statement) > 1 else ""
-    return f"{mean(correct):.2f}{error}"
+    low, high = cluster_interval(by_statement, "capabilities")
+    return f"{mean(correct):.2f} ({low:.2f} to {high:.2f})"
 
 
 def _group_by_statement(own_prompts: Sequence[Prompt], correct: Sequence[float]) -> list[list[float]]:

@@ -16,7 +16,8 @@ from dalle.evaluation.context import EvaluationContext
 from dalle.evaluation.evaluate_config import EvaluateConfig
 from dalle.evaluation.features import FeatureNetwork, load_feature_network
 from dalle.evaluation.held_out import HeldOut, model_image, readable_images
-from dalle.evaluation.judges.drawings_classifier import load_classifier
+from dalle.evaluation.judges.digest import weights_digest
+from dalle.evaluation.judges.drawings_classifier import DrawingClassifier, load_classifier
 from dalle.evaluation.metric_result import MetricResult
 from dalle.evaluation.metrics.drawings import ATTRIBUTES, classify, true_labels
 from dalle.evaluation.metrics.fid_kid_is import DistributionMetrics
@@ -55,7 +56,9 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     settings: dict[str, Any] = {**pairs.settings(), **features.settings(), "seed": config.seed}
     settings |= {"decoder_steps": config.decoder_steps, "threads": torch.get_num_threads()}
     if context.data.name == "drawings":
-        numbers |= judged(context, config, decoders)
+        judge = load_classifier(context.data)
+        numbers |= judged(context, judge, config.captions, decoders)
+        settings |= {"captions": config.captions, "judge": {"digest": weights_digest(judge)}}
         description += JUDGE_DESCRIPTION
     grid = decoder_grid(context.dvae, decoders, source, attribution(context.data.name))
     notes = [*pairs.shortfall(config.samples), *notes]
@@ -105,13 +108,14 @@ def compare_with_real(
     return numbers, notes
 
 
-def judged(context: EvaluationContext, config: EvaluateConfig, decoders: dict[str, Decode]) -> dict[str, float]:
-    """Compute the judge's accuracy on decoded drawings of concepts that it knows, and on the real ones."""
-    judge = load_classifier(context.data)
+def judged(
+    context: EvaluationContext, judge: DrawingClassifier, captions: int, decoders: dict[str, Decode]
+) -> dict[str, float]:
+    """Compute the judge's accuracy on `captions` decoded drawings of each split, and on the real ones."""
     numbers: dict[str, float] = {}
     for split, attributes in ATTRIBUTES.items():
         source = DrawingsSource(context.data, split)
-        records = list(range(min(config.captions, len(source))))
+        records = list(range(min(captions, len(source))))
         if not records:  # of some groups of drawings
             continue
         labels = true_labels(source, records, judge.config.concepts)

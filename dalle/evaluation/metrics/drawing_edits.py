@@ -11,6 +11,7 @@ from dalle.data.drawings.source import DrawingsSource
 from dalle.evaluation.context import EvaluationContext
 from dalle.evaluation.evaluate_config import EvaluateConfig
 from dalle.evaluation.held_out import model_image
+from dalle.evaluation.judges.digest import weights_digest
 from dalle.evaluation.judges.drawings_classifier import DrawingClassifier, load_classifier
 from dalle.evaluation.metric_result import MetricResult
 from dalle.evaluation.sampling_settings import decoding_settings
@@ -73,7 +74,7 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
         rows.append(ImageRow(name, images[:GRID_DRAWINGS], None))
     # one candidate: nothing is ranked
     settings = {"candidates": 1, **decoding_settings(dalle, config)}
-    settings |= {"drawings": len(drawings), "refinement_passes": PASSES}
+    settings |= {"drawings": len(drawings), "refinement_passes": PASSES, "judge": {"digest": weights_digest(judge)}}
     captions = "; ".join(drawing.caption for drawing in drawings[:GRID_DRAWINGS])
     grid = labelled_grid(rows, GRID_DRAWINGS, note=f"{captions}. {attribution(context.data.name)}")
     return MetricResult(DESCRIPTION, numbers, settings, {"drawing_edits": grid})

@@ -17,6 +17,7 @@ from dalle.data import attribution
 from dalle.data.drawings.source import DrawingsSource
 from dalle.evaluation.context import EvaluationContext
 from dalle.evaluation.evaluate_config import EvaluateConfig
+from dalle.evaluation.judges.digest import weights_digest
 from dalle.evaluation.judges.drawings_classifier import Labels, class_numbers, load_classifier
 from dalle.evaluation.judges.efficientnet_classifier import load_efficientnet_classifier
 from dalle.evaluation.metric_result import MetricResult
@@ -58,7 +59,8 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
             "groups (data.groups=[])"
         )
     judge = load_classifier(context.data)
-    judges: dict[str, Judge] = {"": judge, "_effnet": load_efficientnet_classifier(context.data)}
+    effnet = load_efficientnet_classifier(context.data)
+    judges: dict[str, Judge] = {"": judge, "_effnet": effnet}
     numbers: dict[str, float] = {}
     rows: list[ImageRow] = []
     settings: dict[str, Any] = sampling_settings(dalle, config, config.candidates)
@@ -82,9 +84,9 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     rows += [grid_row(each) for each in prompts[:GRID_CAPTIONS]]
     settings["partner"] = {"prompts": len(prompts), "choices": CHOICES}
     notes = [] if "drawings_partner_chance" in partners else [NO_OTHERS if prompts else NO_PARTNERS]
-    settings["judge"] = {
-        name: len(classes) for name, classes in vars(judge.config).items() if isinstance(classes, list)
-    }
+    classes = {name: len(each) for name, each in vars(judge.config).items() if isinstance(each, list)}
+    settings["judge"] = {"digest": weights_digest(judge), **classes}
+    settings["judge_effnet"] = {"digest": weights_digest(effnet.heads)}
     grid = labelled_grid(rows, note=f"From left: real, candidate 0, top. {attribution(context.data.name)}")
     return MetricResult(DESCRIPTION, numbers, settings, {"drawings": grid}, table(numbers), notes)
 
