@@ -18,21 +18,22 @@ MAX_FILE_BYTES = 300_000_000  # bytes; slightly more than `MAX_PIXELS` uncompres
 HEADER_BYTES = 65_536  # bytes that contain the image size in nearly every file
 
 
-def read_image_file(path: Path, key: str) -> Image.Image:
-    """Read an image file as upright RGB. Raises `UnreadableRecord` with `key` if it cannot be read."""
+def read_image_file(path: Path, key: str, keep_transparency: bool = False) -> Image.Image:
+    """Read an image file as `decode_image`. Raises `UnreadableRecord` with `key` if it cannot be read."""
     try:
         data = read_bytes(path)
     except OSError as problem:
         raise UnreadableRecord(key, f"{type(problem).__name__}: {problem}") from problem
-    return decode_image(data, key)
+    return decode_image(data, key, keep_transparency=keep_transparency)
 
 
-def decode_image(data: bytes, key: str, side: int | None = None) -> Image.Image:
+def decode_image(data: bytes, key: str, side: int | None = None, *, keep_transparency: bool = False) -> Image.Image:
     """Decode an image: RGB, upright, transparency composited on white, first frame of an animation.
 
     With `side`, a JPEG whose shorter side is at least 2 * `side` is decoded at 1/2, 1/4 or 1/8 of its size, no smaller
-    than `side`. This takes a fraction of the time and averages pixels as resizing would. Raises `UnreadableRecord`
-    with `key` if the data are broken, truncated, too large or not an image.
+    than `side`. This takes a fraction of the time and averages pixels as resizing would. With
+    `keep_transparency`, an image that has any is RGBA. Raises `UnreadableRecord` with `key` if the data are broken,
+    truncated, too large or not an image.
     """
     if not data:
         raise UnreadableRecord(key, "the file is empty")
@@ -49,6 +50,8 @@ def decode_image(data: bytes, key: str, side: int | None = None) -> Image.Image:
                 opened.load()
                 with suppress(Exception):  # ignore invalid rotation metadata
                     ImageOps.exif_transpose(opened, in_place=True)
+                if keep_transparency and opened.has_transparency_data and not opened.mode.startswith("I"):
+                    return opened.convert("RGBA")
                 return on_white(opened)
     except UnidentifiedImageError as problem:
         raise UnreadableRecord(key, f"not an image in any of the formats {', '.join(FORMATS)}") from problem

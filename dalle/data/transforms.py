@@ -140,12 +140,17 @@ def transform_named(name: str) -> Transform:
 
 def on_white(image: Image.Image) -> Image.Image:
     """Convert an image to 8-bit RGB. Transparency is composited on white; 16-bit greys are scaled to 8 bits."""
+    return on_background(image, "white")
+
+
+def on_background(image: Image.Image, colour: str) -> Image.Image:
+    """Convert an image to 8-bit RGB, as `on_white`, with transparency composited on another colour."""
     if image.mode.startswith("I"):  # Pillow's own conversion clips at 255 instead of scaling
         greys = np.asarray(image).astype(np.float64)
         image = Image.fromarray(np.rint(greys.clip(0, 65535) / 257).astype(np.uint8))
     if image.has_transparency_data:
         layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, colour), layer)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

@@ -10,7 +10,7 @@ from einops import rearrange
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from dalle.data.transforms import central_box, inference_crop
+from dalle.data.transforms import central_box, inference_crop, on_background
 from dalle.image_conversion import to_tensor
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.sampling.decode import MASKED
@@ -30,7 +30,7 @@ class EncodedImage:
     def mask_to_tokens(self, mask: Image.Image) -> Tensor:
         """Convert a mask of the whole image to tokens: (h, w) bool.
 
-        A token is True if at least one of its pixels is white (128 or more of 255).
+        A token is True if at least one of its pixels is white (128 or more of 255). Transparent pixels count as black.
 
         Raises:
             ValueError: a mask of another size, or one that marks no token.
@@ -40,7 +40,7 @@ class EncodedImage:
                 f"the mask has {mask.width}x{mask.height} pixels and the image {self.size[0]}x{self.size[1]}; "
                 "they must have the same size"
             )
-        white = Image.fromarray((np.asarray(mask.convert("L")) >= 128).astype(np.float32))
+        white = Image.fromarray((np.asarray(on_background(mask, "black").convert("L")) >= 128).astype(np.float32))
         box = central_box(self.size, self.pixels.width)
         share = np.asarray(white.resize((self.tokens.shape[1], self.tokens.shape[0]), Image.Resampling.BOX, box))
         masked = torch.from_numpy(share > 0)

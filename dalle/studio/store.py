@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from PIL import Image
 from torch import Tensor
 
+from dalle.data.transforms import on_white
 from dalle.sampling.image_record import encode_png
 from dalle.studio.errors import ApiError
 
@@ -23,7 +24,7 @@ class StoredImage:
     record: dict[str, Any]  # what its PNG file says: caption, seed, candidate, rank, score, settings; {} for an upload
 
     def png(self) -> bytes:
-        return encode_png(self.image, self.record)
+        return encode_png(on_white(self.image), self.record)
 
 
 @dataclass

@@ -45,7 +45,7 @@ def read_upload(data: bytes) -> tuple[Image.Image, dict[str, Any] | None]:
             f"the image has {width:,} x {height:,} pixels, more than {MAX_PIXELS // 10**6} million; scale it down first"
         )
     try:
-        image = decode_image(data, "upload", LONGEST_SIDE)
+        image = decode_image(data, "upload", LONGEST_SIDE, keep_transparency=True)  # on black in masks
     except UnreadableRecord as error:
         raise ValueError("the image is broken or incomplete; save it anew as PNG or JPEG") from error
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)

@@ -63,6 +63,14 @@ def test_half_white_marks_a_token_in_every_image_mode():
         assert wide().mask_to_tokens(mask.convert(mode)).nonzero().tolist() == [[2, 1]]
 
 
+def test_transparent_pixels_of_a_mask_are_not_white():
+    for colour in ("white", "black"):
+        mask = Image.new("RGBA", (48, 32), colour)
+        mask.putalpha(0)
+        mask.putpixel((20, 20), (255, 255, 255, 255))
+        assert wide().mask_to_tokens(mask).nonzero().tolist() == [[2, 1]]
+
+
 @pytest.mark.parametrize("mask", [marked((48, 32)), marked((48, 32), (20, 20), level=127), marked((48, 32), (7, 9))])
 def test_mask_outside_the_crop_raises(mask):
     with pytest.raises(ValueError, match="has no white pixel in the image's centre square: paint white"):

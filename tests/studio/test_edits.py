@@ -44,6 +44,19 @@ def test_inpainting_changes_the_white_part_alone(studio, picture):
     assert any(changed)
 
 
+def test_strokes_on_a_transparent_mask_are_all_that_is_drawn_again(studio, picture):
+    strokes = Image.new("RGBA", (8, 8))
+    ImageDraw.Draw(strokes).rectangle((4, 4, 7, 7), fill="white")
+    edit = {"kind": "inpaint", "image": picture, "mask": upload(studio, strokes)}
+    (only,) = studio.drawn(candidates=1, rerank="none", edit=edit)
+    original, edited = (np.asarray(image_of(studio, key)) for key in (picture, only["id"]))
+    assert (edited[:4] == original[:4]).all() and (edited[:, :4] == original[:, :4]).all()
+
+
+def test_an_upload_is_shown_on_white_as_the_model_sees_it(studio):
+    assert np.asarray(image_of(studio, upload(studio, Image.new("RGBA", (8, 8))))).tolist() == [[[255] * 3] * 8] * 8
+
+
 @pytest.mark.parametrize(
     ("direction", "size", "kept"),
     [

@@ -36,7 +36,8 @@ EDITS: Registry[Canvas] = Registry(
     {
         "complete": Entry(lambda edit, task: complete(task.original, edit), CompleteConfig),
         "inpaint": Entry(
-            lambda edit, task: inpaint(task.original, read_image(edit.mask, "edit.mask"), edit), InpaintConfig
+            lambda edit, task: inpaint(task.original, read_image(edit.mask, "edit.mask", keep_transparency=True), edit),
+            InpaintConfig,
         ),
         "outpaint": Entry(lambda edit, task: outpaint(task.original, edit), OutpaintConfig),
         "variations": Entry(
@@ -82,11 +83,11 @@ def build_canvas(config: SampleConfig, encode: Callable[[Image.Image], EncodedIm
     return canvas
 
 
-def read_image(path: str, option: str) -> Image.Image:
-    """Read an image file as upright RGB. Raises ValueError that names the `option` if it cannot be read."""
+def read_image(path: str, option: str, keep_transparency: bool = False) -> Image.Image:
+    """Read an image file as `decode_image`. Raises ValueError that names the `option` if it cannot be read."""
     if not path:
         raise ValueError(f"{option} is empty; set it to an image file")
     try:
-        return read_image_file(Path(path).expanduser(), path)
+        return read_image_file(Path(path).expanduser(), path, keep_transparency)
     except UnreadableRecord as error:
         raise ValueError(f"{option}={path} cannot be read as an image: {error.reason}") from error

@@ -245,6 +245,22 @@ def test_edit_errors_are_one_sentence(checkpoints, files, run_command, arguments
     assert not (files / "drawn").exists()
 
 
+def test_strokes_on_a_transparent_mask_file_are_all_that_is_sampled(files):
+    mask = Image.open(files / "mask.png")
+    strokes = Image.new("RGBA", mask.size)
+    strokes.paste("white", mask=mask)
+    strokes.save(files / "strokes.png")
+    original = EncodedImage((12, 8), Image.new("RGB", (8, 8)), torch.zeros(4, 4, dtype=torch.int64))
+    found, expected = (
+        build_canvas(
+            SampleConfig(image=str(files / "one.png"), edit=InpaintConfig(mask=str(files / name))), lambda _: original
+        )
+        for name in ("strokes.png", "mask.png")
+    )
+    assert found is not None and expected is not None
+    assert found.tokens.equal(expected.tokens)
+
+
 def test_no_edit_gives_no_canvas():
     assert build_canvas(SampleConfig(), lambda image: made()) is None
 
