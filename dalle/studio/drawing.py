@@ -143,7 +143,8 @@ class JobRunner:
         ranked = job.request.rerank != UNRANKED and (config.rerank != "clip" or self.dalle.clip is not None)
         settings |= {"rerank": config.rerank if ranked else UNRANKED, **self.recorded, "edit": edit}
         if not job.request.decoder:
-            settings["decoder"] = None
+            digests = {name: each for name, each in settings["digests"].items() if name != "decoder"}
+            settings |= {"decoder": None, "digests": digests}
         entries = image_metadata(result, config.seed)
         return [
             DrawnImage(image, {"caption": result.caption, **entry, "settings": settings}, tokens)

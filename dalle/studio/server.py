@@ -8,6 +8,7 @@ import webbrowser
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import uvicorn
 from fastapi import Depends, FastAPI, Request
@@ -72,7 +73,7 @@ def run(config: StudioConfig) -> None:
     with listening_socket(config.host, config.port) as listener:
         session = Session.load(config)
         port = listener.getsockname()[1]
-        link = f"http://{_bracketed(config.host)}:{port}/#token={token}"
+        link = page_link(config.host, port, token)
         print(f"studio    {link}", flush=True)
         print("          Ctrl-C stops it. The link holds the token: whoever has it can draw.", flush=True)
         if config.open:
@@ -82,6 +83,11 @@ def run(config: StudioConfig) -> None:
         finally:  # also after Ctrl-C: the interpreter must not end while the thread computes
             session.close()
             session.jobs.join(30)
+
+
+def page_link(host: str, port: int, token: str) -> str:
+    """Return the link to the page, with the token escaped: the page reads what follows # as a query string."""
+    return f"http://{_bracketed(host)}:{port}/#token={quote(token, safe='')}"
 
 
 def build_server(session: Session, port: int, token: str) -> "StudioServer":

@@ -8,11 +8,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from running_studio import TOKEN, httpx, parse_events, running
 
-from dalle.studio.server import choose_token, is_loopback
+from dalle.studio.server import choose_token, is_loopback, page_link
 
 NAME = "studio.example.org"
 
@@ -24,6 +25,14 @@ def has_ipv6() -> bool:
     except OSError:
         return False
     return True
+
+
+def test_a_token_with_any_signs_survives_the_link(monkeypatch):
+    token = "".join(map(chr, range(33, 127)))  # base64 has "+" and "/"
+    monkeypatch.setenv("DALLE_STUDIO_TOKEN", token)
+    link = urlsplit(page_link("::1", 7860, choose_token("::1")))
+    assert (link.hostname, link.port, link.query) == ("::1", 7860, "")
+    assert parse_qs(link.fragment, strict_parsing=True) == {"token": [token]}  # the rules of URLSearchParams
 
 
 @pytest.mark.skipif(not has_ipv6(), reason="this computer has no IPv6 loopback address")

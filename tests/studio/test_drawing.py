@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 from running_studio import running
 
+from dalle.cli.verify import compare_checkpoint
 from dalle.sampling.image_record import read_record
 
 SETTINGS = {"caption": "a red circle", "candidates": 14, "seed": 3, "temperature": 0.9, "top_k": 7}
@@ -64,6 +65,8 @@ def test_the_diffusion_decoder_decodes_the_drawings_that_ask_for_it(make_session
         for images, chosen in ((decoded, True), (plain, False)):
             file = studio.client.get(f"/api/images/{images[0]['id']}").content
             assert studio.client.post("/api/uploads", content=file).json()["settings"]["decoder"] is chosen
+            said = compare_checkpoint(read_record(io.BytesIO(file))["settings"])
+            assert said == "which is on this machine, unchanged"
         edit = {"kind": "extend", "image": decoded[0]["id"], "direction": "right", "amount": 0.5}
         (wide,) = studio.drawn(candidates=1, decoder=True, edit=edit)
         extended = Image.open(io.BytesIO(studio.client.get(f"/api/images/{wide['id']}").content))
