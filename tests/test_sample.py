@@ -8,10 +8,13 @@ from pathlib import Path
 
 from PIL import Image
 
+from dalle.cli.sample_messages import stop_message
 from dalle.models.transformer.model import Transformer
 from dalle.sampling.batch_size import format_bytes
+from dalle.sampling.command_config import SampleConfig
 from dalle.sampling.image_record import read_record
 from dalle.sampling.memory import decoding_memory
+from dalle.sampling.output_writer import OutputWriter
 
 
 def test_sample_command_ranks_and_prints_the_output_folder(checkpoints, run_command, tmp_path):
@@ -100,6 +103,22 @@ def test_interrupted_command_keeps_finished_images(checkpoints, run_command, tmp
     assert 0 <= drawn[1] < 60
     assert drawn[2] == 0
     assert (tmp_path / "drawn" / "grid.png").exists()
+
+
+def test_rest_of_a_stopped_run_does_not_overwrite_its_images(tmp_path):
+    writer = OutputWriter(tmp_path, ["a red circle"], 8, 0, {})
+    writer.entries.append({"caption": "a red circle", "drawn": 3, "images": []})
+    for out, expected in ((None, "keep=2"), ("drawn", "keep=2 out=<another folder>")):
+        message = stop_message(writer, SampleConfig(candidates=8, keep=2, candidate_offset=4, out=out))
+        assert message.endswith(f"sample the others with candidate_offset=7 candidates=5 {expected}")
+
+
+def test_jobs_of_a_sweep_have_folders_of_their_own(checkpoints, run_command, tmp_path):
+    options = [f"checkpoint={checkpoints}", "caption=a red circle", "candidates=1", "keep=1"]
+    status, printed = run_command("sample", "-m", *options, "out=drawn", "seed=0,1")
+    assert status == 0, printed
+    records = [read_record(path) for path in tmp_path.glob("drawn/*/a-red-circle-001.png")]
+    assert sorted(record["seed"] for record in records) == [0, 1]
 
 
 def test_words_not_in_training_captions_are_listed(checkpoints, run_command, tmp_path):

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 
 from dalle import checkpoint, distributed
-from dalle.cli.config import command
+from dalle.cli.config import command, run_name
 from dalle.cli.sample_messages import (
     print_decoding,
     print_memory,
@@ -26,7 +27,7 @@ from dalle.sampling.components import find_components
 from dalle.sampling.content_credentials import ContentSigner
 from dalle.sampling.edits import build_canvas
 from dalle.sampling.novelty import Novelty
-from dalle.sampling.output_writer import OutputWriter, slug, unused_path
+from dalle.sampling.output_writer import OutputWriter, new_folder, slug
 from dalle.sampling.parallel_decode import DecodingCount, recorded_settings
 from dalle.sampling.pipeline import DALLE
 from dalle.signals import Interrupted, StopRequest
@@ -64,8 +65,9 @@ def main(config: SampleConfig) -> None:
     count, begin = DecodingCount(), time.perf_counter()
     with (
         StopRequest() as stop_request,  # the outer context, so that the writer finishes its files
+        output_folder(config, captions) as folder,
         OutputWriter(
-            output_folder(config, captions),
+            folder,
             captions,
             config.candidates,
             config.seed,
@@ -91,11 +93,15 @@ def main(config: SampleConfig) -> None:
         raise Interrupted(stop_message(writer, config), stop_request.signum)
 
 
-def output_folder(config: SampleConfig, captions: list[str]) -> Path:
-    """Return the output folder: `config.out`, or an unused path named after the date and the first caption."""
-    return (
-        Path(config.out) if config.out else unused_path(Path("outputs/samples", f"{date.today()}-{slug(captions[0])}"))
-    )
+def output_folder(config: SampleConfig, captions: list[str]) -> AbstractContextManager[Path]:
+    """Return a context with the output folder: `config.out`, or a new one named after the date and the first caption.
+
+    Each job of a sweep has a folder of its own in `config.out`.
+    """
+    if not config.out:
+        return new_folder(Path("outputs/samples", f"{date.today()}-{slug(captions[0])}"))
+    name = run_name("job")
+    return nullcontext(Path(config.out) if name == "job" else Path(config.out, name))
 
 
 def metadata(config: SampleConfig, components: Mapping[str, Path], precision: torch.dtype) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class SampleConfig(AttentionConfig, SamplingConfig):
     sign: str | None = None  # PEM file with a private key and its certificates: signs each image (C2PA)
     device: str = "auto"  # "auto": cuda if available, else cpu
     deterministic: bool = False  # bitwise reproducible results on a GPU, with slower kernels; on a CPU they always are
-    out: str | None = None  # output folder; None: a new one under outputs/samples/
+    out: str | None = None  # output folder; jobs of a sweep have one each in it; None: a new one under outputs/samples/
 
     @property
     def options_on_model_grid(self) -> list[str]:

@@ -5,7 +5,8 @@ Images are written as they are sampled, so ten thousand captions need no more me
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -114,5 +115,27 @@ def slug(caption: str, length: int = 48) -> str:
 
 def unused_path(folder: Path) -> Path:
     """Return `folder`, or if it exists, the first unused name with the suffix -2, -3, ...."""
-    names = (folder if number == 1 else folder.with_name(f"{folder.name}-{number}") for number in count(1))
-    return next(name for name in names if not name.exists())
+    return next(name for name in _numbered_names(folder) if not name.exists())
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Context with a new folder: `folder`, or the first name of `unused_path` that no other process takes meanwhile.
+
+    The folder is removed at the end if it is empty.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for name in _numbered_names(folder):
+        with suppress(FileExistsError):
+            name.mkdir()
+            break
+    try:
+        yield name
+    finally:
+        with suppress(OSError):  # it has files
+            name.rmdir()
+
+
+def _numbered_names(folder: Path) -> Iterator[Path]:
+    yield folder
+    yield from (folder.with_name(f"{folder.name}-{number}") for number in count(2))

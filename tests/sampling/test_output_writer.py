@@ -5,7 +5,7 @@ from PIL import Image
 
 from dalle import DALLE
 from dalle.sampling import output_writer
-from dalle.sampling.output_writer import OutputWriter, slug, unused_path
+from dalle.sampling.output_writer import OutputWriter, new_folder, slug, unused_path
 
 CAPTIONS = ["a small red circle", "three green triangles"]
 
@@ -103,3 +103,10 @@ def test_existing_results_are_not_overwritten(tmp_path):
     for name in ("a", "a-2"):
         (tmp_path / name).mkdir()
     assert unused_path(tmp_path / "a") == tmp_path / "a-3"
+
+
+def test_runs_that_start_together_have_folders_of_their_own(tmp_path):
+    with new_folder(tmp_path / "samples" / "a") as one, new_folder(tmp_path / "samples" / "a") as two:
+        assert (one.name, two.name) == ("a", "a-2")
+        (one / "grid.png").touch()
+    assert (one / "grid.png").exists() and not two.exists()  # an empty one is removed
