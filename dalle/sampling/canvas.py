@@ -81,9 +81,22 @@ class Canvas:
             )
 
     @property
-    def sampling_passes(self) -> int:
-        """Number of times that images are sampled, over all windows, refinement passes and proposals."""
-        return len(self.windows) * (1 + self.proposals * self.refinement_passes * (self.refinement_passes + 1) // 2)
+    def passes_per_refined_window(self) -> int:
+        """Number of times that a window is sampled, over all refinement passes and proposals."""
+        return 1 + self.proposals * self.refinement_passes * (self.refinement_passes + 1) // 2
+
+    def refined_windows(self, grid: int) -> list[bool]:
+        """Return for each window of `grid` x `grid` tokens if there is something to refine, see `refinable`."""
+        masked, refined = self.tokens == MASKED, []
+        for top, left in self.windows:
+            window = masked[..., top : top + grid, left : left + grid]
+            refined.append(bool(refinable(window).any()))
+            window.fill_(False)  # later windows keep its tokens
+        return refined
+
+    def sampling_passes(self, grid: int) -> int:
+        """Count the times that images are sampled, over all windows, refinement passes and proposals."""
+        return sum(self.passes_per_refined_window if refined else 1 for refined in self.refined_windows(grid))
 
     def check(self, grid: int, vocabulary: int, candidates: int) -> None:
         """Raise `ValueError` if a model of `grid` x `grid` tokens cannot sample this canvas for `candidates` images."""
@@ -128,6 +141,15 @@ class Canvas:
         kept = Image.fromarray((self.tokens != MASKED).numpy().astype(np.uint8) * 255)
         mask = kept.resize(self.pixels.size, Image.Resampling.NEAREST)
         return [Image.composite(self.pixels, image, mask) for image in images]
+
+
+def refinable(masked: Tensor) -> Tensor:
+    """Find the images in which a kept token follows a masked one in raster order: (..., h, w) bool -> (...) bool.
+
+    In the others, sampling in raster order is exact: no kept token is left to compare proposals by.
+    """
+    masked = masked.flatten(-2)
+    return ((masked.cumsum(dim=-1) > 0) & ~masked).any(dim=-1)
 
 
 def dilate(mask: Tensor, radius: int) -> Tensor:

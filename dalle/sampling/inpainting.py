@@ -5,7 +5,8 @@ p(hole | before) * p(after | before, hole) up to a constant. The model samples f
 likelihood of the kept tokens, from one teacher-forced forward pass. So a refinement pass samples proposals and keeps,
 for each candidate, the one with the highest likelihood of the later tokens that it left unchanged, or the current
 tokens if no proposal is better. The first pass resamples the whole hole, the second one half of its rows and then the
-other, the third each third of its rows in turn. Not in the paper: its image prompts have no tokens after the hole.
+other, the third each third of its rows in turn. Without kept tokens after the hole, raster order is exact and nothing
+is refined. Not in the paper: its image prompts have no tokens after the hole.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dalle.models.transformer.model import Transformer
-from dalle.sampling.canvas import Canvas, Corner
+from dalle.sampling.canvas import Canvas, Corner, refinable
 from dalle.sampling.decode import (
     DEFAULTS,
     MASKED,
@@ -73,7 +74,7 @@ def inpaint_batches(
     canvases = canvas.tokens.expand(len(captions), candidates, *canvas.tokens.shape[-2:])
     numbers = candidate_numbers(candidate_offset, len(captions), candidates)
     samplers = TokenSamplerFactory(model, config, numbers.numel(), precision, recompute_kv, count)
-    report = on_progress and partial(_report_fraction, on_progress, canvas.sampling_passes)
+    report = on_progress and partial(_report_fraction, on_progress, canvas.sampling_passes(model.sequence.grid))
     for batch in batch_slices(len(captions), candidates, samplers.batch_size):
         batch_captions = captions[batch[0]]
         # one sampler for all windows and passes, so that a GPU captures its CUDA graph once
@@ -103,17 +104,26 @@ def inpaint_canvas(
     on_tokens: called with the whole images while a window is sampled first, and after each step of a refinement pass.
     """
     images = tokens.clone()
-    seeds = (_derived_seed(seed, number) for number in count())
-    for top, left in canvas.windows:
+    for number, ((top, left), refine) in enumerate(zip(canvas.windows, canvas.refined_windows(grid), strict=True)):
+        seeds = (_derived_seed(seed, each) for each in count(number * canvas.passes_per_refined_window))
         window = images[..., top : top + grid, left : left + grid]
         show = None if on_tokens is None else partial(_show_window, on_tokens, images.clone(), (top, left))
-        window[:] = inpaint_window(window.clone(), canvas, sample, log_likelihood, seeds, show)
+        window[:] = inpaint_window(
+            window.clone(),
+            canvas.proposals,
+            canvas.refinement_passes if refine else 0,
+            sample,
+            log_likelihood,
+            seeds,
+            show,
+        )
     return images
 
 
 def inpaint_window(
     tokens: Tensor,
-    canvas: Canvas,
+    proposals: int,
+    refinement_passes: int,
     sample: SampleTokens,
     log_likelihood: LogLikelihood,
     seeds: Iterator[int],
@@ -121,19 +131,21 @@ def inpaint_window(
 ) -> Tensor:
     """Sample and refine one window: (captions, candidates, grid, grid) -> the same without `MASKED`.
 
+    Images without a kept token after a masked one stay as they were sampled first.
     show: called with the window while it is sampled first, and after each step of a refinement pass. Proposals that may
     be rejected are not shown.
     """
     first = sample if show is None else partial(sample, on_tokens=show)
     images, masked = first(canvas=tokens, seed=next(seeds)), tokens == MASKED
-    for bands in range(1, canvas.refinement_passes + 1):
+    refined = refinable(masked)
+    for bands in range(1, refinement_passes + 1):
         for number in range(bands):
             band = band_of_rows(masked, bands, number)
             best = suffix_log_likelihood(band, log_likelihood(images))
-            for _ in range(canvas.proposals):
+            for _ in range(proposals):
                 proposal = sample(canvas=images.masked_fill(band, MASKED), seed=next(seeds))
                 proposed = suffix_log_likelihood(band, log_likelihood(proposal))
-                better = proposed > best
+                better = refined & (proposed > best)
                 images = torch.where(better[..., None, None], proposal, images)
                 best = torch.where(better, proposed, best)
                 if show is not None:

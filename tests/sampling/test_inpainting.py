@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -85,11 +86,35 @@ def test_sweeps_never_lower_the_likelihood_of_kept_tokens(make_transformer):
         assert (after > before + 0.1).any()
 
 
-def test_sweeps_change_nothing_without_kept_cells_after_the_hole(make_transformer):
-    model, tokens = make_transformer(), picture()
-    tokens[2:] = MASKED
+@pytest.mark.parametrize("refinement_passes", [1, 2])
+def test_sweeps_change_nothing_without_kept_cells_after_the_hole(make_transformer, refinement_passes):
+    model, tokens, told = make_transformer(), picture(), []
+    tokens[1:] = MASKED
     expected = inpainted(model, Canvas(tokens), seed=2)
-    assert inpainted(model, Canvas(tokens, refinement_passes=1, proposals=3), seed=2).equal(expected)
+    canvas = Canvas(tokens, refinement_passes=refinement_passes, proposals=3)
+    assert inpainted(model, canvas, seed=2, on_progress=told.append).equal(expected)
+    assert len(told) == 16  # positions of one pass: no proposals are sampled
+    # the same beside a candidate that has kept cells after its hole
+    mixed = replace(canvas, tokens=torch.stack([tokens, picture().masked_fill(hole(), MASKED)]))
+    assert inpainted(model, mixed, candidates=2, seed=2)[:, 0].equal(expected[:, 0])
+
+
+def test_a_window_without_kept_cells_after_its_hole_does_not_move_the_seeds_of_others(make_transformer):
+    model = make_transformer()
+    seeds = {}
+    for row, column in ((0, 0), (3, 3)):  # the only kept token: the first or the last one of the first window
+        tokens, asked = torch.full((4, 8), MASKED), []
+        tokens[row, column] = 7
+
+        def draw(*, canvas: Tensor, seed: int, asked: list[int] = asked) -> Tensor:
+            asked.append(seed)
+            return generate(model, captions(model), 2, DecodingConfig(seed=seed), canvas=canvas)
+
+        canvas = Canvas(tokens, windows=((0, 0), (0, 4)), refinement_passes=1, proposals=2)
+        inpaint_canvas(tokens.expand(2, 2, 4, 8), canvas, 4, draw, torch.zeros_like, seed=5)
+        seeds[column] = asked
+    assert len(seeds[3]) == 4
+    assert seeds[0] == [seeds[3][0], seeds[3][3]]
 
 
 def test_suffix_log_likelihood_sums_kept_cells_after_the_first_free_one():
@@ -129,10 +154,11 @@ def test_proposals_of_a_sweep_differ(make_transformer):
         seen.append(generate(model, captions(model), 2, DecodingConfig(seed=seed), canvas=canvas))
         return seen[-1]
 
-    given = torch.full((2, 2, 4, 4), MASKED)
+    given = picture().masked_fill(hole(), MASKED).repeat(2, 2, 1, 1)
+    before = given.clone()
     inpaint_canvas(given, Canvas(given[0, 0], refinement_passes=1, proposals=5), 4, draw, torch.zeros_like, seed=0)
     assert len({tuple(images.flatten().tolist()) for images in seen}) == 6
-    assert given.eq(MASKED).all()  # the caller's stay as they were
+    assert given.equal(before)  # the caller's stay as they were
 
 
 def test_windows_condition_on_earlier_windows():
@@ -163,11 +189,12 @@ def test_bands_of_rows_partition_free_cells(bands):
         assert max(map(len, rows)) - min(map(len, rows)) <= 1
 
 
-def test_progress_sums_to_images(make_transformer):
+@pytest.mark.parametrize(("tokens", "passes"), [(torch.full((4, 4), MASKED), 1), (picture(), 1 + 2 * 3)])
+def test_progress_sums_to_images(make_transformer, tokens, passes):
     told = []
-    canvas = Canvas(torch.full((4, 4), MASKED), refinement_passes=2, proposals=2)
+    canvas = Canvas(tokens.masked_fill(hole(), MASKED), refinement_passes=2, proposals=2)
     inpainted(make_transformer(), canvas, candidates=3, batch_size=2, on_progress=told.append)
-    assert canvas.sampling_passes == 1 + 2 * 3
+    assert canvas.sampling_passes(4) == passes
     assert sum(told) == pytest.approx(6)
 
 

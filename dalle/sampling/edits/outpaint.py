@@ -56,7 +56,7 @@ def outpaint(original: EncodedImage, config: OutpaintConfig) -> Canvas:
         side = original.pixels.width // grid  # pixels along one token
         pixels = Image.new("RGB", (width * side, height * side))
         pixels.paste(original.pixels, (left * side, up * side))
-    # with rows below only, no kept token follows the sampled ones, which could then not be refined
+    # with rows below only, no kept token follows the sampled ones, so that no window is refined
     refinement_passes = config.refinement_passes if left + right + up else 0
     return Canvas(tokens, tuple(windows), refinement_passes, config.proposals, pixels)
 
