@@ -30,6 +30,7 @@ from dalle.weights_files import (
     read_tensors,
     read_weights,
     read_weights_shapes,
+    weights_as_one_file,
     weights_files,
     weights_path,
     write_json,
@@ -196,6 +197,7 @@ def check_tensors(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], pat
 def digest(folder: str | Path) -> str:
     """Compute the model's digest: the first 16 hexadecimal digits of the SHA-256 of weights and model config.
 
+    That of a dVAE does not depend on the number of its files: models that read its tokens record it.
     Raises CheckpointError if a file is missing or invalid.
     """
     folder = Path(folder)
@@ -203,7 +205,11 @@ def digest(folder: str | Path) -> str:
     if "kind" not in written or "model" not in written:
         raise CheckpointError(f"{folder / CONFIG} does not describe a checkpoint: it lacks kind or model")
     sha256 = hashlib.sha256(json.dumps([written["kind"], written["model"]], sort_keys=True).encode())
-    for path in weights_files(folder):
+    files = weights_files(folder)
+    if written["kind"] == "dvae" and len(files) > 1:
+        sha256.update(weights_as_one_file(folder))
+        files = []
+    for path in files:
         try:
             with open(path, "rb") as file:
                 while block := file.read(1 << 20):

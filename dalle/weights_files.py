@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from dalle.atomic_files import atomic_write
@@ -63,6 +63,11 @@ def read_weights(folder: str | Path) -> dict[str, Tensor]:
     for file in weights_files(folder):
         _merge(tensors, read_tensors(file), file)
     return tensors
+
+
+def weights_as_one_file(folder: str | Path) -> bytes:
+    """Return the bytes of one file with the weights in `folder`, as `write_weights` writes it."""
+    return save(read_weights(folder))
 
 
 def read_weights_shapes(folder: str | Path) -> dict[str, tuple[int, ...]]:

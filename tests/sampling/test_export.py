@@ -11,7 +11,7 @@ from dalle.sampling.components import find_components
 from dalle.sampling.export import ExportOptions, export_checkpoint, export_pipeline, without_local_paths
 from dalle.sampling.model_card import strictest_licence, write_model_card
 from dalle.sampling.pipeline import DALLE
-from dalle.weights_files import read_weights, weights_files
+from dalle.weights_files import read_weights, weights_files, write_weights
 
 CAPTION = "a red circle"
 
@@ -92,6 +92,19 @@ def test_the_meta_of_an_exported_transformer_names_the_exported_dvae(checkpoints
     written = export_pipeline(checkpoints, tmp_path / "out")
     meta = json.loads((written["transformer"] / checkpoint.CONFIG).read_text())["meta"]
     assert meta["dvae"] == {"path": "../dvae", "digest": checkpoint.digest(written["dvae"])}
+
+
+def test_a_dvae_in_several_files_is_still_the_one_that_others_were_trained_on(checkpoints, decoder_folder, tmp_path):
+    dvae = tmp_path / "dvae"
+    export_checkpoint(checkpoints / "dvae", dvae, ExportOptions(max_shard_bytes=12_000))
+    assert len(weights_files(dvae)) > 1
+    assert checkpoint.digest(dvae) == checkpoint.digest(checkpoints / "dvae")
+    assert find_components(checkpoints, dvae, decoder=decoder_folder)["dvae"] == dvae
+    weights = read_weights(dvae)
+    next(iter(weights.values())).view(-1)[0] += 1
+    write_weights(dvae, weights, 12_000)
+    with pytest.raises(CheckpointError, match="was trained on the tokens of dVAE"):
+        find_components(checkpoints, dvae)
 
 
 AUTHORS = [
