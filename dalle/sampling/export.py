@@ -122,12 +122,13 @@ def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]
 
 
 def without_local_paths(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a checkpoint's meta without absolute paths: that of the data becomes the data set's default."""
+    """Return a checkpoint's meta without absolute paths: those of the data become the data set's defaults."""
     meta = dict(meta)
     data = dict(meta.get("data", {}))
-    if Path(str(data.get("path", ""))).is_absolute():
-        entry = DATA_SETS.get(data.get("name", ""))
-        data["path"] = getattr(entry.config, "path", "") if entry and entry.config else ""
+    entry = DATA_SETS.get(data.get("name", ""))
+    for name, value in data.items():
+        if isinstance(value, str) and Path(value).expanduser().is_absolute():
+            data[name] = getattr(entry.config, name, "") if entry and entry.config else ""
     if data:
         meta["data"] = data
     if "init" in meta:

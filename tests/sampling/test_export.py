@@ -47,6 +47,12 @@ def test_the_record_of_the_data_has_no_absolute_paths():
     assert clean["data"]["path"] == DrawingsConfig.path
     assert clean["init"]["path"] == "base"
     assert meta["data"]["path"] == "/home/me/drawings"
+    paths = {"path": "~/train", "captions": "/home/me/captions.json", "opt_out": "/home/me/opt_out.txt"}
+    assert without_local_paths({"data": {"name": "coco", **paths, "image_size": 64}})["data"] == {
+        "name": "coco",
+        **dict.fromkeys(paths, ""),
+        "image_size": 64,
+    }
     assert without_local_paths({"data": {"name": "folder", "path": "pictures"}})["data"]["path"] == "pictures"
     assert without_local_paths({"step": 3}) == {"step": 3}
 
