@@ -36,8 +36,7 @@ class SampleConfig(AttentionConfig, SamplingConfig):
     @property
     def options_on_model_grid(self) -> list[str]:
         """Options that need images of the model's grid, as the user types them."""
-        rerank = [f"rerank={self.rerank}"] if set(self.score_weights) - {"clip"} else []
-        return [*rerank, *(["attention=true"] if self.attention else [])]
+        return [*super().options_on_model_grid, *(["attention=true"] if self.attention else [])]
 
 
 def requested_captions(config: SampleConfig) -> list[str]:

@@ -212,6 +212,8 @@ class DALLE:
         if not captions:
             return
         config = self.with_defaults(config, canvas)
+        if isinstance(canvas, Canvas):
+            canvas.require_model_grid(self.transformer.sequence.grid, config.options_on_model_grid)
         config = self.choose_decoding(len(captions), config).apply(config)
         ids = self.tokenize(captions, truncate)
         select_best = SelectBest(self.dvae, config, self.reranker(ids, config), canvas, self.image_decoder(config))

@@ -133,6 +133,11 @@ class RerankConfig:
         weights = vars(self.rerank_weights) if self.rerank == MIXTURE else {self.rerank or "clip": 1.0}
         return {name: weight for name, weight in weights.items() if weight}
 
+    @property
+    def options_on_model_grid(self) -> list[str]:
+        """Options that need images of the model's grid, as the user types them."""
+        return [f"rerank={self.rerank}"] if set(self.score_weights) - {"clip"} else []
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig(RerankConfig, DecodingConfig):

@@ -18,6 +18,7 @@ from dalle.sampling.edits.inpaint import InpaintConfig, inpaint
 from dalle.sampling.edits.outpaint import OutpaintConfig, outpaint
 from dalle.sampling.edits.remix import RemixConfig, remix
 from dalle.sampling.edits.variations import VariationsConfig, variations
+from dalle.sampling.sampling_config import SamplingConfig
 
 
 def made(grid: int = 8, start: int = 0) -> EncodedImage:
@@ -274,3 +275,7 @@ def test_generate_accepts_a_canvas(checkpoints):
     wide = dalle.generate("a red circle", candidates=3, keep=2, canvas=canvas)
     assert (wide.tokens[:, :, :4] == photo.tokens).all()
     assert wide.images[0].size == (14, 8)
+    seen = []
+    with pytest.raises(ValueError, match="rerank=mixture: the transformer scores images of 4 x 4 tokens"):
+        list(dalle.stream(["a"], SamplingConfig(rerank="mixture"), canvas=canvas, on_tokens=seen.append))
+    assert not seen  # it is said before anything is sampled
