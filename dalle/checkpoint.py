@@ -140,7 +140,8 @@ def load_model(folder: str | Path, kind: str, schema: type, build: Callable[[Any
     """Load the model in `folder` in eval mode; `build` creates it from its config, a dataclass `schema`.
 
     Before the model is built, the config is validated by type and range, and against the tensor shapes in the file, so
-    that an untrusted file cannot allocate more memory than its size. `schema.infer_sizes` infers sizes from the shapes.
+    that the weights of an untrusted file cannot allocate more memory than its size. Attention masks depend on sizes
+    alone, and are limited by `MAX_POSITIONS` of the transformer. `schema.infer_sizes` infers sizes from the shapes.
     Raises CheckpointError for an invalid checkpoint.
     """
     written, _ = read_config(folder, kind)

@@ -15,7 +15,7 @@ from dalle.models.decoder.model import DecoderConfig, DiffusionDecoder
 from dalle.models.dvae.model import DiscreteVAE, DVAEConfig
 from dalle.models.transformer.model import Transformer, TransformerConfig
 from dalle.sampling.pipeline import DALLE
-from dalle.weights_files import WEIGHTS
+from dalle.weights_files import WEIGHTS, write_weights
 
 MODELS = {"dvae": DiscreteVAE, "transformer": Transformer, "clip": CLIP, "decoder": DiffusionDecoder}
 SCHEMAS = {"dvae": DVAEConfig, "transformer": TransformerConfig, "clip": CLIPConfig, "decoder": DecoderConfig}
@@ -125,6 +125,18 @@ def test_sizes_are_checked_before_allocation(corrupted, monkeypatch):
         change("transformer", "model", name, value)
         with pytest.raises(CheckpointError, match=rf"{name}={value}, but model.safetensors has"):
             Transformer.load(folder / "transformer")
+
+
+def test_a_small_file_cannot_ask_for_large_attention_masks(tmp_path):
+    sizes = {"text_positions": 4, "text_vocabulary": 4, "image_vocabulary": 4, "width": 2, "depth": 1, "heads": 1}
+    model = Transformer(TransformerConfig(**sizes, grid=2, patterns=["dense"], attention="dense"))
+    weights = model.state_dict()
+    for name in ("embed.row.weight", "embed.column.weight"):
+        weights[name] = torch.zeros(500, 2)  # masks of 500**4 bytes
+    checkpoint.save_model(tmp_path, "transformer", model, replace(model.config, grid=500))
+    write_weights(tmp_path, weights)
+    with pytest.raises(CheckpointError, match="grid=500 make 250,004 positions; use at most 16,384"):
+        Transformer.load(tmp_path)
 
 
 def test_a_resnet_is_saved_and_loaded(tmp_path, checkpoints):

@@ -79,6 +79,13 @@ def test_clamped_convolution_ends_at_image_edges():
     assert mask[10].equal(image_mask(Convolutional(3), 4)[10])  # away from the edges nothing changes
 
 
+@pytest.mark.parametrize("wraps", [True, False])
+def test_a_kernel_larger_than_the_image_attends_to_all_before(wraps):
+    for kernel in (9, 10**30 + 1):  # of an untrusted file, say: it takes no longer
+        assert image_mask(Convolutional(kernel, wraps), 4).equal(image_mask(Dense(), 4))
+    assert not image_mask(Convolutional(5, wraps), 4).equal(image_mask(Dense(), 4))
+
+
 def test_full_size_convolution_attends_to_61_cells_in_the_middle():
     assert image_mask(Convolutional(11), 32)[20 * 32 + 16].sum() == 5 * 11 + 6
 

@@ -10,8 +10,6 @@ Figure 11).
 """
 
 from dataclasses import dataclass
-from functools import reduce
-from operator import or_
 from typing import Protocol
 
 import torch
@@ -92,11 +90,11 @@ class Convolutional:
             raise ValueError(f"the convolutional pattern needs an odd kernel, not {self.kernel}")
 
     def attends(self, query: Tensor, key: Tensor, grid: int) -> Tensor:
-        half = self.kernel // 2
+        half = min(self.kernel // 2, grid)  # the whole image
         offset = query - key
         if self.wraps:
-            rows = ((offset - grid * up).abs() <= half for up in range(half + 1))
-            near = reduce(or_, rows)  # element by element, of which FlexAttention can make a kernel
+            up = ((offset + grid // 2) // grid).clamp(0, half)  # the nearest row of the kernel: no other can be near
+            near = (offset - grid * up).abs() <= half
         else:
             up, left = query // grid - key // grid, query % grid - key % grid
             near = (up <= half) & (left.abs() <= half)
@@ -152,7 +150,8 @@ def layer_names(order: list[str], depth: int) -> list[str]:
 def image_mask(pattern: Pattern, grid: int) -> Tensor:
     """Return the attention mask between image positions: (I, I) bool, rows are queries."""
     positions = torch.arange(grid * grid, device="cpu")
-    return pattern.attends(positions[:, None], positions[None, :], grid)
+    # a few queries at a time: differences of positions take 8 bytes for each byte of the mask
+    return torch.cat([pattern.attends(queries[:, None], positions, grid) for queries in positions.split(256)])
 
 
 def sequence_mask(pattern: Pattern, text_positions: int, grid: int) -> Tensor:

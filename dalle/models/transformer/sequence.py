@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from dalle.models.linear_cross_entropy import IGNORED
 
 PAD = -1  # padding id in caption tensors
+MAX_POSITIONS = 16_384  # a mask of 256 MB for each pattern
 PAD_LOSS_OPTIONS = ("none", "first", "all")
 PADDING = ("learned", "masked")
 IMAGE_POSITION_EMBEDDINGS = ("predicted", "own")
@@ -46,6 +47,11 @@ class SequenceLayout:
             raise ValueError(f"text_positions={self.text_positions} holds no caption; use at least 2")
         if self.grid < 1:
             raise ValueError(f"grid={self.grid} holds no image; use at least 1")
+        if self.positions > MAX_POSITIONS:
+            raise ValueError(
+                f"text_positions={self.text_positions} and grid={self.grid} make {self.positions:,} positions; use at "
+                f"most {MAX_POSITIONS:,}, as attention masks grow with their square"
+            )
         if self.pads not in PADDING:
             raise ValueError(f"pads={self.pads!r} is unknown; choose one of {', '.join(PADDING)}")
         if self.image_position_embedding not in IMAGE_POSITION_EMBEDDINGS:

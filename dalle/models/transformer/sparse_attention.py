@@ -73,8 +73,9 @@ def _sparse_attention(pattern: Pattern, text_positions: int, grid: int, softmax:
 
 def rows_attended(pattern: Pattern, grid: int) -> int:
     """Count the rows of the image, up to the query's own, that contain all keys of the queries in any one row."""
-    query, key = image_mask(pattern, grid).nonzero().unbind(dim=1)
-    return int((query // grid - key // grid).max()) + 1
+    rows = image_mask(pattern, grid).view(grid, grid, grid, grid).any(dim=3).any(dim=1)  # rows of queries and of keys
+    query, key = rows.nonzero().unbind(dim=1)
+    return int((query - key).max()) + 1
 
 
 class DeviceDispatch(nn.Module):
