@@ -74,7 +74,10 @@ def upload(folder: Path, repository: str, private: bool = False, revision: str |
 
 @contextmanager
 def _explained(repository: str, revision: str | None, missing: str = "") -> Iterator[None]:
-    """Context that turns errors of huggingface_hub into one sentence. missing: what else an unreachable hub means."""
+    """Context that turns errors of huggingface_hub into one sentence.
+
+    missing: what else an unreachable hub means, for a download; "" for an upload.
+    """
     from huggingface_hub import constants, errors
 
     try:
@@ -93,8 +96,9 @@ def _explained(repository: str, revision: str | None, missing: str = "") -> Iter
     except errors.HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else None
         if status in (401, 403):
+            access = "read" if missing else "write to"
             raise CheckpointError(
-                f"{constants.ENDPOINT} does not let you write to {repository}: run hf auth login with a token that may"
+                f"{constants.ENDPOINT} does not let you {access} {repository}: run hf auth login with a token that may"
             ) from error
         raise CheckpointError(f"{constants.ENDPOINT} answered about {repository}: {error}") from error
     except Exception as error:

@@ -102,6 +102,18 @@ def test_publishing_needs_a_login(hub_server, checkpoints, monkeypatch):
         push_to_hub(checkpoints / "dvae", "codes")
 
 
+def test_a_refused_download_is_not_called_an_upload(hub_server, monkeypatch):
+    httpx = pytest.importorskip("httpx")
+
+    def refuse(*_: object, **__: object) -> None:
+        response = httpx.Response(403, request=httpx.Request("GET", hub_server.address))
+        raise huggingface_hub.errors.HfHubHTTPError("refused", response=response)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(CheckpointError, match="does not let you read me/codes: run hf auth login"):
+        DiscreteVAE.from_pretrained("me/codes")
+
+
 def test_a_damaged_download_is_reported(hub_server, checkpoints):
     push_to_hub(checkpoints / "dvae", "me/codes")
     files = hub_server.repositories["me/codes"]["main"]

@@ -8,13 +8,15 @@ from pathlib import Path
 
 from PIL import Image
 
-from dalle.cli.sample_messages import stop_message
+from dalle.cli.sample_messages import print_decoding, stop_message
 from dalle.models.transformer.model import Transformer
-from dalle.sampling.batch_size import format_bytes
+from dalle.sampling import pipeline
+from dalle.sampling.batch_size import choose_batch_size, format_bytes
 from dalle.sampling.command_config import SampleConfig
 from dalle.sampling.image_record import read_record
 from dalle.sampling.memory import decoding_memory
 from dalle.sampling.output_writer import OutputWriter
+from dalle.sampling.parallel_decode import DecodingCount
 
 
 def test_sample_command_ranks_and_prints_the_output_folder(checkpoints, run_command, tmp_path):
@@ -61,6 +63,36 @@ def test_limited_memory_is_reported_and_sampled_in_chunks(checkpoints, run_comma
     assert "2 of 8 kept" in printed
     status, printed = run_command("sample", *options, "memory=1e-9")
     assert (status, "sampling one image takes" in printed) == (2, True)
+
+
+def test_batch_size_is_chosen_once_and_recorded_in_16_bits(checkpoints, run_command, tmp_path, monkeypatch):
+    """Less memory is free later, and rounding depends on the batch."""
+    chosen = []
+    monkeypatch.setattr(pipeline, "choose_batch_size", lambda *a: chosen.append(choose_batch_size(*a)) or chosen[-1])
+    needs = decoding_memory(Transformer.load(checkpoints / "transformer"), recompute_kv=True)
+    options = ["caption=a red circle", "candidates=8", "keep=1", "precision=bfloat16", "out=drawn"]
+    memory = (needs.caption + 3.5 * needs.candidate) / 10**9
+    status, printed = run_command("sample", f"checkpoint={checkpoints}", *options, f"memory={memory}")
+    assert status == 0, printed
+    (only,) = chosen
+    settings = json.loads((tmp_path / "drawn" / "samples.json").read_text())["settings"]
+    assert (settings["batch_size"], settings["recompute_kv"]) == (only.images, only.memory.recompute_kv) == (3, True)
+
+
+def test_speed_counts_images_and_not_their_proposals(capsys):
+    print_decoding(DecodingCount(images=50, passes=1000, tokens=4000), sampling_passes=25, seconds=4.0)
+    assert "500 passes per image, 4.0 tokens per pass, 0.50 images/s" in capsys.readouterr().out
+
+
+def test_images_that_nothing_ranked_are_recorded_so(checkpoints, run_command, tmp_path):
+    for part in ("dvae", "transformer"):
+        shutil.copytree(checkpoints / part, tmp_path / "parts" / part)
+    status, printed = run_command(
+        "sample", "checkpoint=parts", "caption=a red circle", "candidates=1", "keep=1", "out=a"
+    )
+    assert status == 0, printed
+    record = read_record(tmp_path / "a" / "a-red-circle-001.png")
+    assert record["settings"]["rerank"] == "none"
 
 
 def test_captions_from_a_file_and_with_commas(checkpoints, run_command, tmp_path):

@@ -30,6 +30,7 @@ from dalle.sampling.novelty import Novelty
 from dalle.sampling.output_writer import OutputWriter, new_folder, slug
 from dalle.sampling.parallel_decode import DecodingCount, recorded_settings
 from dalle.sampling.pipeline import DALLE
+from dalle.sampling.sampling_config import UNRANKED
 from dalle.signals import Interrupted, StopRequest
 
 # settings that images do not depend on, and paths that are valid on this machine only
@@ -58,8 +59,9 @@ def main(config: SampleConfig) -> None:
     if config.decoding == "auto":
         print(f"decoding  {choice.decoding}: {choice.reason}")
     config = choice.apply(config)
-    print_memory(dalle, len(captions), config)
-    batch_size = config.batch_size or dalle.choose_batch_size(len(captions), config).images
+    # chosen once, since less memory is free later
+    batch_size = None if config.batch_size else dalle.choose_batch_size(len(captions), config)
+    print_memory(dalle, batch_size, config)
     attention = AttentionGridWriter(dalle, config.attention_layer) if config.attention else None
     novelty = Novelty.of_checkpoint(components, dalle.dvae, dalle.clip) if config.novelty else None
     count, begin = DecodingCount(), time.perf_counter()
@@ -71,7 +73,13 @@ def main(config: SampleConfig) -> None:
             captions,
             config.candidates,
             config.seed,
-            metadata(replace(config, batch_size=batch_size), components, dalle.precision),
+            metadata(
+                replace(config, batch_size=config.batch_size if batch_size is None else batch_size.images),
+                components,
+                dalle.precision,
+                recompute_kv=batch_size is not None and batch_size.memory.recompute_kv,
+                ranked=config.rerank != "clip" or dalle.clip is not None,
+            ),
             signer,
         ) as writer,
     ):
@@ -82,12 +90,14 @@ def main(config: SampleConfig) -> None:
             candidate_offset=config.candidate_offset,
             stop=lambda: stop_request.signum != 0,
             count=count,
+            batch_size=batch_size,
         ):
             writer.add(result, novelty.compare(result) if novelty else None)
             if attention:
                 attention.save(result, writer.files[-len(result.images) :])
             print_result(result, len(writer.entries), config)
-    print_decoding(count, time.perf_counter() - begin)
+    passes = 1 if canvas is None else canvas.sampling_passes(dalle.transformer.sequence.grid)
+    print_decoding(count, passes, time.perf_counter() - begin)
     print_report(writer, config.attention, novelty)
     if writer.finished < len(captions):
         raise Interrupted(stop_message(writer, config), stop_request.signum)
@@ -104,13 +114,23 @@ def output_folder(config: SampleConfig, captions: list[str]) -> AbstractContextM
     return nullcontext(Path(config.out) if name == "job" else Path(config.out, name))
 
 
-def metadata(config: SampleConfig, components: Mapping[str, Path], precision: torch.dtype) -> dict[str, Any]:
+def metadata(
+    config: SampleConfig,
+    components: Mapping[str, Path],
+    precision: torch.dtype,
+    recompute_kv: bool = False,
+    ranked: bool = True,
+) -> dict[str, Any]:
     """Return the settings and checkpoint digests needed to sample the same images again, without the captions.
 
     precision: number format of sampling.
+    recompute_kv: keys and values were computed again at each step, to save memory.
+    ranked: False if there was nothing to rank by.
     """
     settings = {name: value for name, value in asdict(config).items() if name not in NOT_RECORDED}
     settings |= recorded_settings(config, precision)
-    if precision != torch.float32:
-        settings["batch_size"] = config.batch_size  # in 16 bits rounding depends on the images of a batch
+    if not ranked:
+        settings["rerank"] = UNRANKED
+    if precision != torch.float32:  # in 16 bits rounding depends on the images of a batch, and on keys computed again
+        settings |= {"batch_size": config.batch_size, "recompute_kv": recompute_kv}
     return settings | {"digests": {name: checkpoint.digest(path) for name, path in components.items()}}

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from difflib import get_close_matches
 
 from dalle.sampling.attention_grid import attention_grid_path
-from dalle.sampling.batch_size import format_bytes
+from dalle.sampling.batch_size import BatchSize, format_bytes
 from dalle.sampling.command_config import SampleConfig
 from dalle.sampling.memory import decoding_memory
 from dalle.sampling.novelty import Novelty
@@ -31,10 +31,12 @@ def _nearest(word: str, known: Collection[str]) -> str:
     return f" (nearest known: {', '.join(nearest)})" if nearest else ""
 
 
-def print_memory(dalle: DALLE, captions: int, config: SampleConfig) -> None:
-    """Print the cache size per candidate, and the batch size if memory does not fit all candidates."""
-    if config.batch_size is None:
-        batch_size = dalle.choose_batch_size(captions, config)
+def print_memory(dalle: DALLE, batch_size: BatchSize | None, config: SampleConfig) -> None:
+    """Print the cache size per candidate, and the batch size if memory does not fit all candidates.
+
+    batch_size: chosen by `DALLE.choose_batch_size`; None: that of `config`.
+    """
+    if batch_size is not None:
         memory = batch_size.memory
         if batch_size.images < batch_size.unlimited:
             fit = f"{batch_size.images} images fit, so {batch_size.images} are sampled at a time"
@@ -54,15 +56,17 @@ def print_result(result: Result, number: int, config: SampleConfig) -> None:
         print_line(f"{result.caption}: {len(result.images)} of {result.num_sampled} kept{best}")
 
 
-def print_decoding(count: DecodingCount, seconds: float) -> None:
+def print_decoding(count: DecodingCount, sampling_passes: int, seconds: float) -> None:
     """Print passes per image, tokens per pass and images per second of parallel decoding; nothing if it was not used.
 
+    sampling_passes: times that each image is sampled, see `Canvas.sampling_passes`.
     seconds: time of everything, from the first pass to the last file.
     """
     if count.images:
+        images = count.images / sampling_passes  # each proposal of an edit is counted
         print(
-            f"decoding  {count.passes / count.images:,.0f} passes per image, {count.tokens_per_pass:.1f} tokens per "
-            f"pass, {count.images / seconds:.2f} images/s"
+            f"decoding  {count.passes / images:,.0f} passes per image, {count.tokens_per_pass:.1f} tokens per "
+            f"pass, {images / seconds:.2f} images/s"
         )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from dalle.models.transformer.model import Transformer
+from dalle.sampling.cgroup_memory import free_in_cgroups
 from dalle.sampling.memory import DecodingMemory, memory_within_budget
 from dalle.sampling.sampling_config import SamplingConfig, memory_limit
 
@@ -55,9 +56,10 @@ def choose_batch_size(
         images = min(candidates, memory.candidates_that_fit(budget, min_prefixes) // rows)
     if images < 1:
         one = format_bytes(memory.total(rows, min_prefixes) - weights)
+        mend = "free some memory" if config.memory == "auto" else "allow more with memory=<GB>"
         raise ValueError(
             f"sampling one image takes {one} beside the models, and {format_bytes(max(0, allowed))} are available: "
-            "free some memory, or allow more with memory=<GB>"
+            f"{mend}"
         )
     return BatchSize(min(images, unlimited), unlimited, allowed, memory)
 
@@ -84,7 +86,8 @@ def free_memory(device: torch.device) -> int:
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+        available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+        return int(min(available, free_in_cgroups()))
     except (OSError, StopIteration):  # not Linux: total memory, as free memory is unknown
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 

@@ -169,7 +169,7 @@ def limits_section(configs: Mapping[str, Any], main: Mapping[str, Any]) -> str:
     if "image_size" in data:
         lines.append(f"- It was trained on images of {data['image_size']} x {data['image_size']} pixels.")
     if "text_positions" in transformer:
-        lines.append(f"- A caption has at most {transformer['text_positions']} tokens.")
+        lines.append(f"- A caption has at most {transformer['text_positions'] - 1} tokens.")
     if words := main.get("caption_words"):
         lines.append(f"- Its training captions have {len(words):,} different words; any other word is unknown to it.")
     lines.append("- It knows what its training data show, and repeats their view of the world.")

@@ -125,15 +125,21 @@ def new_folder(folder: Path) -> Iterator[Path]:
     The folder is removed at the end if it is empty.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for name in _numbered_names(folder):
-        with suppress(FileExistsError):
-            name.mkdir()
-            break
+    name = next(name for name in _numbered_names(folder) if _create(name))
     try:
         yield name
     finally:
         with suppress(OSError):  # it has files
             name.rmdir()
+
+
+def _create(folder: Path) -> bool:
+    """Create a folder. Returns False if it exists."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
 
 
 def _numbered_names(folder: Path) -> Iterator[Path]:

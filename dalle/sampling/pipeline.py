@@ -151,8 +151,9 @@ class DALLE:
     ) -> Result:
         """Sample `candidates` images of `caption` and return the best `keep` by `rerank`.
 
-        The paper samples 512 at temperature 1 without guidance (Sec. 2.6). Candidate i of a seed is the same image
-        whatever `candidates`, `keep` and `batch_size` are (in 16 bits up to rounding, which depends on the batch).
+        The paper samples 512 at temperature 1 without guidance (Sec. 2.6). Candidate i of a seed has the same
+        tokens whatever `candidates`, `keep` and `batch_size` are (in 16 bits up to rounding, which depends on the
+        batch), and the same pixels up to rounding, as the dVAE decodes several images at a time.
 
         settings: fields of `SamplingConfig` by name, such as candidates=64, keep=8, seed=1; they override `config`.
         canvas: tokens to keep and masked tokens to sample, as `dalle.sampling.edits` builds; None: sample all tokens.
@@ -199,6 +200,7 @@ class DALLE:
         stop: Callable[[], bool] = lambda: False,
         on_tokens: decode.OnTokens | None = None,
         count: DecodingCount | None = None,
+        batch_size: BatchSize | None = None,
     ) -> Iterator[Result]:
         """Yield the result of each caption as soon as its candidates are sampled, without keeping earlier results.
 
@@ -208,6 +210,7 @@ class DALLE:
             caption, if any, are ranked and yielded last.
         on_tokens: shows the images while they are sampled, see `dalle.sampling.decode.OnTokens`.
         count: the images, tokens and passes of parallel decoding are added to it.
+        batch_size: what `choose_batch_size` returned before; None: `config.batch_size`, or chosen now.
         """
         if not captions:
             return
@@ -219,8 +222,9 @@ class DALLE:
         select_best = SelectBest(self.dvae, config, self.reranker(ids, config), canvas, self.image_decoder(config))
         offsets = [candidate_offset] * len(captions) if isinstance(candidate_offset, int) else candidate_offset
         recompute_kv = False
-        if config.batch_size is None:
+        if batch_size is None and config.batch_size is None:
             batch_size = self.choose_batch_size(len(captions), config)
+        if batch_size is not None:
             config, recompute_kv = replace(config, batch_size=batch_size.images), batch_size.memory.recompute_kv
         finished: list[Tensor] = []  # finished candidates of the current caption
         current = 0  # index of the current caption

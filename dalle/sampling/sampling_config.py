@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from typing import Any, TypeVar
 
 MIXTURE = "mixture"
+UNRANKED = "none"  # in records: the score of images that nothing ranked
 # scores that a checkpoint may rank by if none is set; caption_likelihood may need references of the user's
 DEFAULT_SCORES = ("clip", "image_likelihood", MIXTURE)
 DECODING = ("sequential", "parallel", "auto")

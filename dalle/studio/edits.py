@@ -38,7 +38,10 @@ def build_canvas(request: DrawRequest, config: SamplingConfig, dalle: DALLE, sto
             canvas = outpaint(original, OutpaintConfig(**added, **refined))
         case Vary():
             options = VariationsConfig(share=1 - edit.strength, **refined)
-            canvas = variations(original, options, config.candidates, config.seed)
+            try:
+                canvas = variations(original, options, config.candidates, config.seed)
+            except ValueError as error:  # it names the share of tokens that are kept
+                raise ValueError(f"strength={edit.strength} draws none of the tokens anew, or all of them") from error
         case Complete():
             canvas = complete(original, CompleteConfig(rows=edit.rows))
     any_size = request.rerank in (None, "clip", UNRANKED)

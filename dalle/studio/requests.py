@@ -4,10 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from dalle.sampling.sampling_config import MIXTURE, SCORE_NAMES, SamplingConfig
+from dalle.sampling.sampling_config import MIXTURE, SCORE_NAMES, UNRANKED, SamplingConfig
 from dalle.studio.errors import ApiError, unknown_field
 
-UNRANKED = "none"
 LONGEST_CAPTION = 4000  # characters; the model's own limit is in tokens, and lower
 SEEDS = 2**53  # the largest integers that JavaScript holds
 

@@ -64,7 +64,9 @@ class Security:
         """Return the error of a request that is not from this server's page or from an owner of the token."""
         hosts, origins = headers.getlist("host"), headers.getlist("origin")
         if len(hosts) != 1 or hosts[0].lower() not in self.hosts:
-            return ApiError(403, "the Host of this request is not a name of the studio; open the link that it printed")
+            return ApiError(
+                403, "this Host is no name of the studio; open its link, or start it with hosts=[<address>]"
+            )
         host = hosts[0].lower()
         own = {f"http://{host}"} | ({f"https://{host}"} if host in self.secure_hosts else set())
         if any(origin.lower() not in own for origin in origins):

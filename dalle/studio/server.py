@@ -95,7 +95,8 @@ def build_server(session: Session, port: int, token: str) -> "StudioServer":
     config = session.config
     loopback = loopback_hosts(port)
     others = {f"{name.lower()}:{port}" for name in (_bracketed(config.host), *config.hosts)}
-    others |= {name.lower() for name in config.hosts}  # behind a proxy, without the port
+    # without the port: behind a proxy, and as browsers write the usual one
+    others |= {name.lower() for name in (*config.hosts, *([_bracketed(config.host)] if port == 80 else []))}
     app = Security(create_app(session), token, loopback | others, others - loopback)
     return StudioServer(session, uvicorn.Config(app, **UVICORN))
 

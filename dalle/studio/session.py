@@ -81,7 +81,7 @@ class Session:
             "image_size": self.image_size,
             "grid": sequence.grid,
             "codes": dalle.dvae.vocabulary,
-            "caption_tokens": sequence.text_positions,
+            "caption_tokens": sequence.caption_limit,
             "max_candidates": self.config.max_candidates,
             "temperature": dalle.defaults.temperature,
             "guidance": dalle.defaults.guidance,
@@ -89,6 +89,7 @@ class Session:
             "examples": self.examples,
             "limits": self.limits,
             "has_clip": dalle.clip is not None,
+            "scores_captions": self.scores_captions,
             "has_decoder": dalle.decoder is not None,
             "has_training_images": self.novelty is not None,
             "queue_limit": self.config.queue,
@@ -97,6 +98,11 @@ class Session:
     @property
     def image_size(self) -> int:
         return self.dalle.transformer.sequence.grid * self.dalle.dvae.downsample
+
+    @property
+    def scores_captions(self) -> bool:
+        """True if `rerank=caption_likelihood` works: it compares a caption with the empty one."""
+        return self.dalle.defaults.caption_dropout > 0
 
     def submit(self, request: DrawRequest) -> tuple[Job, int]:
         """Check a drawing and add it to the queue. Returns the job and the number of jobs before it.
@@ -120,6 +126,8 @@ class Session:
             )
         if request.decoder and self.dalle.decoder is None:
             raise ValueError("decoder: this studio has no diffusion decoder; start it with decoder=<folder>")
+        if request.rerank == "caption_likelihood" and not self.scores_captions:
+            raise ValueError("rerank=caption_likelihood needs a model that was trained with caption_dropout")
         config = self.dalle.with_defaults(request.sampling_config())
         ids = self.dalle.tokenize([request.caption])
         if request.rerank != UNRANKED:

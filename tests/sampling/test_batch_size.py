@@ -49,7 +49,7 @@ def test_parallel_decoding_takes_more_memory_for_each_image(make_transformer):
     assert choose_batch_size(model, 1, replace(config, decoding="sequential")).images > 7
 
 
-def test_too_little_memory_for_one_image_raises(make_transformer):
+def test_too_little_memory_for_one_image_raises(make_transformer, monkeypatch):
     model = make_transformer()
     needs = decoding_memory(model, recompute_kv=True)
     one = needs.total(1, 1) - needs.weights
@@ -58,6 +58,9 @@ def test_too_little_memory_for_one_image_raises(make_transformer):
         ValueError, match=rf"sampling one image takes {format_bytes(one)} .*allow more with memory=<GB>"
     ):
         choose_batch_size(model, 1, replace(FOUR, memory=gigabytes(one - 2)))
+    monkeypatch.setattr(batch_size, "free_in_cgroups", lambda: 0)  # of a container that is full
+    with pytest.raises(ValueError, match="0 bytes are available: free some memory$"):
+        choose_batch_size(model, 1, FOUR)
 
 
 def test_auto_uses_most_of_free_memory_less_packed_weights(make_transformer, monkeypatch):

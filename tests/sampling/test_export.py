@@ -162,6 +162,8 @@ def test_the_model_card_has_the_recipe_of_each_run_and_the_limits(checkpoints, t
     card = (tmp_path / "out/README.md").read_text()
     assert "| transformer | 2,000 | 32 | muon | 0.002 to 0.0001 (cosine) | bfloat16 |  |\n" in card
     assert "| clip | 2" not in card
+    limit = DALLE.load(tmp_path / "out").transformer.sequence.caption_limit
+    assert f"A caption has at most {limit} tokens." in card
     assert "images of 8 x 8 pixels" in card and "2 different words" in card
     assert "None were measured: run evaluate.py" in card
 

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from running_studio import TOKEN, httpx, parse_events, running
 
-from dalle.studio.server import choose_token, is_loopback, page_link
+from dalle.studio.server import build_server, choose_token, is_loopback, page_link
 
 NAME = "studio.example.org"
 
@@ -33,6 +33,13 @@ def test_a_token_with_any_signs_survives_the_link(monkeypatch):
     link = urlsplit(page_link("::1", 7860, choose_token("::1")))
     assert (link.hostname, link.port, link.query) == ("::1", 7860, "")
     assert parse_qs(link.fragment, strict_parsing=True) == {"token": [token]}  # the rules of URLSearchParams
+
+
+def test_browsers_leave_out_the_usual_port(make_session):
+    session = make_session(host="192.168.1.5")
+    for port, accepted in ((80, True), (7860, False)):
+        security = build_server(session, port, TOKEN).config.app
+        assert ("192.168.1.5" in security.hosts) is accepted and f"192.168.1.5:{port}" in security.hosts
 
 
 @pytest.mark.skipif(not has_ipv6(), reason="this computer has no IPv6 loopback address")

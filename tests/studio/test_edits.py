@@ -109,6 +109,11 @@ def test_completing_keeps_the_rows_above(studio, picture):
         ({"kind": "inpaint", "image": "{picture}"}, 422, "mask"),
         ({"kind": "complete", "image": "{picture}", "rows": 4}, 400, "use 1 to 3"),
         ({"kind": "vary", "image": "{picture}", "strength": 1.0}, 422, "strength"),
+        (
+            {"kind": "vary", "image": "{picture}", "strength": 0.001},
+            400,
+            "strength=0.001 draws none of the tokens anew",
+        ),
         ({"kind": "extend", "image": "{picture}", "direction": "up", "amount": 2.0}, 422, "amount"),
         ({"kind": "extend", "image": "{picture}", "direction": "sideways"}, 422, "direction"),
         ({"kind": "blur", "image": "{picture}"}, 422, "kind"),

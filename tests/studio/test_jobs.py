@@ -126,7 +126,11 @@ def test_a_drawing_that_fails_does_not_stop_the_next(studio, monkeypatch, capsys
         ({"edit": {"kind": "vary", "image": "x", "refinement_passes": 3}}, 422, "refinement_passes: input should be"),
         ({"edit": {"kind": "extend", "image": "x", "direction": "left", "amount": 2.0}}, 422, "amount: input should"),
         ({"rerank": "best"}, 422, "rerank"),
-        ({"rerank": "caption_likelihood"}, 400, "rerank=caption_likelihood"),
+        (
+            {"rerank": "caption_likelihood"},
+            400,
+            "rerank=caption_likelihood needs a model that was trained with caption",
+        ),
         ({"decoder": True}, 400, "no diffusion decoder"),
         ({"colour": "red"}, 422, "there is no setting 'colour'"),
         ({"candidate": 3}, 422, "did you mean candidates?"),

@@ -361,7 +361,7 @@ def test_the_studio_has_no_way_to_unpickle_or_fetch_or_tunnel():
     for path in (ROOT / "dalle/studio").glob("*.py"):
         source = path.read_text()
         assert not re.search(
-            r"\b(pickle|torch\.load|urllib|requests\.get|httpx|aiohttp|subprocess|eval\(|exec\()", source
+            r"\b(pickle|torch\.load|urllib(?!\.parse)|requests\.get|httpx|aiohttp|subprocess|eval\(|exec\()", source
         ), path
 
 

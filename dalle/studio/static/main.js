@@ -9,7 +9,7 @@ import { randomSeed, Settings } from "./settings.js";
 import { Viewer } from "./viewer.js";
 
 const RETRY = 3000; // milliseconds between two questions whether the server is back
-const MAX_UPLOAD = 20 * 2 ** 20;
+const MAX_UPLOAD = 20e6; // bytes, as the server's MAX_UPLOAD_BYTES
 
 const settings = new Settings($("form"));
 const drawings = new History($("history"), showDrawing);

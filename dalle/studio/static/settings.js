@@ -27,7 +27,8 @@ export class Settings {
     guidance.placeholder = model.guidance;
     for (const option of rerank.options) {
       const needsClip = option.value === "clip" || option.value === "mixture";
-      option.hidden = option.disabled = needsClip && !model.has_clip;
+      const needsCaptions = option.value === "caption_likelihood";
+      option.hidden = option.disabled = (needsClip && !model.has_clip) || (needsCaptions && !model.scores_captions);
     }
     const own = [...rerank.options].find(({ value }) => value === model.rerank);
     rerank.options[0].textContent = `the model’s (${own.textContent})`;

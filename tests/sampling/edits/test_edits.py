@@ -17,7 +17,7 @@ from dalle.sampling.edits.complete import CompleteConfig, complete
 from dalle.sampling.edits.inpaint import InpaintConfig, inpaint
 from dalle.sampling.edits.outpaint import OutpaintConfig, outpaint
 from dalle.sampling.edits.remix import RemixConfig, remix
-from dalle.sampling.edits.variations import VariationsConfig, variations
+from dalle.sampling.edits.variations import VariationsConfig, check_share, variations
 from dalle.sampling.sampling_config import SamplingConfig
 
 
@@ -260,6 +260,13 @@ def test_strokes_on_a_transparent_mask_file_are_all_that_is_sampled(files):
     )
     assert found is not None and expected is not None
     assert found.tokens.equal(expected.tokens)
+
+
+def test_the_range_of_shares_that_a_message_gives_works():
+    with pytest.raises(ValueError, match=r"share=0.999 of 256 cells is 256 of them, .* use 0.0039 to 0.996$"):
+        check_share(0.999, 256, "cells")
+    for share in (0.0039, 0.996):
+        check_share(share, 256, "cells")
 
 
 def test_no_edit_gives_no_canvas():
