@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from dalle.models.linear_cross_entropy import IGNORED
 
 PAD = -1  # padding id in caption tensors
-MAX_POSITIONS = 16_384  # a mask of 256 MB for each pattern
+MAX_POSITIONS = 20_000  # a mask of 400 MB for each pattern
 PAD_LOSS_OPTIONS = ("none", "first", "all")
 PADDING = ("learned", "masked")
 IMAGE_POSITION_EMBEDDINGS = ("predicted", "own")
