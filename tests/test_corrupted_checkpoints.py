@@ -135,7 +135,7 @@ def test_a_small_file_cannot_ask_for_large_attention_masks(tmp_path):
         weights[name] = torch.zeros(500, 2)  # masks of 500**4 bytes
     checkpoint.save_model(tmp_path, "transformer", model, replace(model.config, grid=500))
     write_weights(tmp_path, weights)
-    with pytest.raises(CheckpointError, match="grid=500 make 250,004 positions; use at most 16,384"):
+    with pytest.raises(CheckpointError, match="grid=500 make 250,004 positions; use at most 20,000"):
         Transformer.load(tmp_path)
 
 

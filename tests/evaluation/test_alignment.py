@@ -7,6 +7,7 @@ import pytest
 from dalle.evaluation.context import EvaluationContext
 from dalle.evaluation.metrics import alignment
 from dalle.evaluation.sampling_settings import captions_digest
+from dalle.sampling.sampling_defaults import SamplingDefaults
 
 
 def test_every_split_has_clip_score_accuracy_recall_and_an_image_grid(context, config):
@@ -38,11 +39,11 @@ def test_settings_have_everything_that_determines_the_samples(context, config):
 
 
 def test_guidance_is_that_of_the_checkpoint_or_of_the_config(context, config, monkeypatch):
-    monkeypatch.setattr(context.pipeline, "caption_dropout", 0.1)
+    monkeypatch.setattr(context.pipeline, "defaults", SamplingDefaults(caption_dropout=0.1))
     default, guided = (alignment.measure(context, replace(config, guidance=guidance)) for guidance in (None, 9.0))
     assert (default.settings["guidance"], guided.settings["guidance"]) == (1.0, 9.0)
     assert default.numbers["clip_val_first"] != guided.numbers["clip_val_first"]
-    monkeypatch.setattr(context.pipeline, "guidance", 9.0)
+    monkeypatch.setattr(context.pipeline, "defaults", SamplingDefaults(caption_dropout=0.1, guidance=9.0))
     assert alignment.measure(context, config).numbers == guided.numbers
 
 

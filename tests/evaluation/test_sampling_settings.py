@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from dalle.evaluation.sampling_settings import decoding_settings, sampling_settings
+from dalle.sampling.sampling_defaults import SamplingDefaults
 
 
 def test_settings_of_candidates_and_reranking(context, config):
@@ -32,7 +33,7 @@ def test_logits_processors_are_recorded_if_set(context, config, processors):
 @pytest.mark.parametrize(("given", "used"), [(None, "mixture"), ("clip", "clip"), ("image_likelihood",) * 2])
 def test_score_that_ranks_is_recorded(context, config, monkeypatch, given, used):
     dalle = context.require_pipeline()
-    monkeypatch.setattr(dalle, "rerank", "mixture")
+    monkeypatch.setattr(dalle, "defaults", SamplingDefaults(rerank="mixture"))
     assert sampling_settings(dalle, replace(config, rerank=given), 16)["rerank"]["by"] == used
     monkeypatch.setattr(dalle, "clip", None)
     assert sampling_settings(dalle, replace(config, rerank=given), 16)["rerank"]["by"] == (given or "clip")

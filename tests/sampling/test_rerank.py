@@ -259,7 +259,7 @@ def test_larger_images_are_ranked_by_clip_unless_another_score_is_set(by_mixture
     assert list(by_mixture.generate(CAPTION, canvas=wide, **DRAWN).scores_by_name) == ["clip"]
     same_size = complete(original, CompleteConfig(rows=2))
     assert "mixture" in by_mixture.generate(CAPTION, canvas=same_size, **DRAWN).scores_by_name
-    with pytest.raises(ValueError, match="the transformer scores images of 4 x 4; use rerank=clip"):
+    with pytest.raises(ValueError, match="rerank=mixture: the transformer scores images of 4 x 4 tokens"):
         by_mixture.generate(CAPTION, canvas=wide, rerank="mixture", **DRAWN)
 
 
