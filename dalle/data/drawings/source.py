@@ -206,13 +206,14 @@ class DrawingsSource:
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the number of records by kind, set, style and language of a caption; a record has several of these."""
         counts: dict[str, Counter[str]] = {name: Counter() for name in ("kind", "set", "style", "language")}
+        english = self.config.languages == ["en"]  # then captions, which take long to word, need not be looked at
         for index, record in enumerate(self.records):
             drawings = [self.drawings.pictures[number] for number in (record.first, record.second) if number >= 0]
             kind = record.kind if record.kind in ("drawing", "colour", "panels") else "scene"
             counts["kind"][kind] += 1
             counts["set"].update({each.drawing_set.name for each in drawings})
             counts["style"].update({each.drawing_set.style for each in drawings})
-            counts["language"].update(dict(self.captions_by_language(index)).keys())
+            counts["language"].update(["en"] if english else dict(self.captions_by_language(index)))
         return {name: dict(counter.most_common()) for name, counter in counts.items()}
 
     def digest(self) -> str:

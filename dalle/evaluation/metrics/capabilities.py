@@ -16,7 +16,7 @@ from dalle.image_grid import Cell, GridRow, image_grid
 from dalle.sampling.pipeline import DALLE
 
 DESCRIPTION = (
-    "Accuracy: the share of captions with every stated fact true, by the judge, and its standard error over "
+    "Accuracy: the share of captions with every stated fact true, by the judge, and its 95% interval over "
     "statements. `first` is of candidate 0, `mean` the mean over all candidates, `top` of the best candidate (`best "
     "of`), and `any` of any candidate, an upper bound for reranking. All captions use the same noise, so samples for "
     "several wordings of one statement differ only by the words."
