@@ -213,7 +213,8 @@ class DrawingsSource:
             counts["kind"][kind] += 1
             counts["set"].update({each.drawing_set.name for each in drawings})
             counts["style"].update({each.drawing_set.style for each in drawings})
-            counts["language"].update(["en"] if english else dict(self.captions_by_language(index)))
+            groups = [] if english else self.captions_by_language(index)
+            counts["language"].update({language for language, _ in groups} or {"en"})
         return {name: dict(counter.most_common()) for name, counter in counts.items()}
 
     def digest(self) -> str:
