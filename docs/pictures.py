@@ -14,7 +14,8 @@ from PIL import Image
 from dalle import DALLE
 from dalle.cli.config import compose
 from dalle.data import attribution
-from dalle.data.drawings.source import DrawingsConfig, DrawingsSource
+from dalle.data.drawings.config import DrawingsConfig
+from dalle.data.drawings.source import DrawingsSource
 from dalle.evaluation.held_out import model_image
 from dalle.evaluation.metrics.drawing_partners import lower_panel, upper_panel
 from dalle.image_grid import Cell, GridRow, image_grid

@@ -103,6 +103,10 @@ def test_file_that_cannot_be_extended_is_backed_up(evaluate, tmp_path):
         (["capability_captions=-1"], "capability_captions=-1 must be at least 1"),
         (["metrics=likelihoods"], "there is no metric 'likelihoods'"),
         (["data=folder"], "data.path"),
+        (["scorer=clip"], "scorer=clip is read by rerank_curve only: add one of them to metrics="),
+        (["weights=inception.pth", "metrics=[bias]"], "weights=inception.pth is read by sample_quality, "),
+        (["features=inception"], "features=inception is read by sample_quality, "),
+        (["bias_prompts=[a nurse | a man]"], "is read by bias only"),
     ],
 )
 def test_invalid_options_are_reported(evaluate, arguments, sentence):

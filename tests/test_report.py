@@ -42,12 +42,12 @@ def test_report_of_one_sweep_has_table_and_plot(swept, run_command, tmp_path):
 def test_report_of_all_sweeps_includes_those_without_runs(swept, run_command, tmp_path):
     status, printed = run_command("report")
     assert status == 0, printed
-    text = (tmp_path / "docs" / "ablations.md").read_text()
+    text = (tmp_path / "outputs" / "ablation" / "report.md").read_text()
     assert re.findall(r"^## ([a-z]) ", text, re.MULTILINE) == list("abcdefghijklmnopqrst")
     assert text.count("no finished runs") >= len(ablations()) - 1
     linked = re.findall(r"!\[.*?\]\((.*?)\)", text)
-    assert linked == ["ablations/pool.png"]
-    assert (tmp_path / "docs" / linked[0]).is_file()
+    assert linked == ["report/pool.png"]
+    assert (tmp_path / "outputs" / "ablation" / linked[0]).is_file()
     anchors = {f"#{'-'.join(head.split())}" for head in re.findall(r"^## (.*)$", text, re.MULTILINE)}
     assert set(re.findall(r"\]\((#.*?)\)", text)) == anchors
 

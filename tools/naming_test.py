@@ -22,7 +22,8 @@ from pathlib import Path
 from PIL import Image
 
 from dalle import DALLE
-from dalle.data.drawings.source import DrawingsConfig, DrawingsSource
+from dalle.data.drawings.config import DrawingsConfig
+from dalle.data.drawings.source import DrawingsSource
 from dalle.data.drawings.subjects import Subject
 from dalle.data.drawings.wording import countable, subject_label
 from dalle.image_grid import Cell, GridRow, image_grid

@@ -28,7 +28,7 @@ def main(config: ReportConfig) -> None:
     elif config.sweep is not None:
         report_sweep(Path(config.sweep), config.out)
     else:
-        report_all(Path(config.folder), Path(config.out or "docs/ablations.md"))
+        report_all(Path(config.folder), Path(config.out or f"{config.folder}/report.md"))
 
 
 def report_all(folder: Path, out: Path) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 from dalle.data import emoji
 from dalle.data.blocks import BlocksConfig, BlocksSource
 from dalle.data.coco import CocoConfig, CocoSource
+from dalle.data.drawings.config import DrawingsConfig
 from dalle.data.drawings.source import ATTRIBUTION as OF_DRAWINGS
-from dalle.data.drawings.source import DrawingsConfig, DrawingsSource
+from dalle.data.drawings.source import DrawingsSource
 from dalle.data.emoji import EmojiConfig, EmojiSource
 from dalle.data.folder import FolderConfig, FolderSource
 from dalle.data.source import Source

@@ -11,7 +11,8 @@ from PIL import Image
 
 from dalle.data.drawings import splits
 from dalle.data.drawings.build import build
-from dalle.data.drawings.source import DrawingsConfig, DrawingsSource
+from dalle.data.drawings.config import DrawingsConfig
+from dalle.data.drawings.source import DrawingsSource
 from dalle.data.drawings.subjects import Subject
 from dalle.data.folder import FolderConfig
 from dalle.evaluation.confidence import cluster_interval, wilson_interval

@@ -9,7 +9,8 @@ from PIL import Image
 
 from dalle.data.drawings import splits
 from dalle.data.drawings.build import build
-from dalle.data.drawings.source import DrawingsConfig, DrawingsSource, MixConfig
+from dalle.data.drawings.config import DrawingsConfig, MixConfig
+from dalle.data.drawings.source import DrawingsSource
 from dalle.evaluation.context import EvaluationContext
 from dalle.evaluation.judges import drawings_classifier, efficientnet_classifier
 from dalle.evaluation.judges.digest import weights_digest

@@ -6,7 +6,7 @@ import torch
 
 from dalle import bundled, checkpoint
 from dalle.checkpoint import CheckpointError
-from dalle.data.drawings.source import DrawingsConfig
+from dalle.data.drawings.config import DrawingsConfig
 from dalle.sampling.components import find_components
 from dalle.sampling.export import ExportOptions, export_checkpoint, export_pipeline, without_local_paths
 from dalle.sampling.model_card import strictest_licence, write_model_card

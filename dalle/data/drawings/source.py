@@ -4,23 +4,20 @@ Besides the drawings themselves it composes pictures from them: drawings in anot
 same drawing in two styles, and small scenes of two drawings. `make drawings` builds the folder.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from itertools import permutations
+from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
 
 from PIL import Image
 
 from dalle.data.drawings import wording
+from dalle.data.drawings.config import DrawingsConfig
 from dalle.data.drawings.languages import names_in
-from dalle.data.drawings.render import COLOURS, Drawings, Picture, recoloured
-from dalle.data.drawings.splits import SPLITS, held_out_colour, held_out_concept, held_out_style
-from dalle.data.drawings.subjects import GROUPS, ICONS, Subject
-from dalle.data.emoji import hash_fraction
+from dalle.data.drawings.records import records_of
+from dalle.data.drawings.render import Drawings, recoloured
+from dalle.data.drawings.splits import SPLITS
+from dalle.data.drawings.subjects import Subject
 from dalle.data.index import StringArray, digest_of
-from dalle.data.opt_out import OptOut
 from dalle.data.source import Record
 from dalle.seeds import numpy_generator
 
@@ -29,69 +26,6 @@ ATTRIBUTION = (
     "2.0), EmojiOne (CC BY 4.0, CC BY-SA 4.0) and icon sets: docs/drawings.md"
 )
 RENDERED = 5 / 4  # side of rendered drawings in units of image_size: crops need not enlarge them
-PEOPLE = ("stated", "open")
-
-
-@dataclass(frozen=True)
-class MixConfig:
-    """Numbers of composed pictures of each kind, per drawing of a split."""
-
-    colours: float = 0.4  # drawings of a single colour in another one: "a green umbrella"
-    panels: float = 0.6  # the same drawing in two styles, one above the other
-    scenes: float = 0.3  # two drawings: "two owls", "a rocket above a house"
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value < 0:
-                raise ValueError(f"data.mix.{name}={value} must be at least 0")
-
-
-@dataclass
-class DrawingsConfig:
-    """Emoji and icon sets: about 23,000 drawings of 1,980 concepts in 17 styles, with names and keywords.
-
-    They are built with `make drawings`, and rendered once. Needs extra packages: pip install 'dalle[data]'.
-
-    Splits: train and val by concept; novel has concepts in styles, colours has concepts in colours, in which training
-    never shows them.
-    Attribution: docs/drawings.md lists the authors and licences of all sets. Show with the images, and with images of
-    models trained on them:
-    "Drawings: OpenMoji (CC BY-SA 4.0), Fluent Emoji (Microsoft, MIT), Twemoji (CC BY 4.0), Noto Emoji (Google, Apache
-    2.0), EmojiOne (CC BY 4.0, CC BY-SA 4.0) and icon sets: docs/drawings.md"
-    """
-
-    name: str = "drawings"
-    path: str = "outputs/drawings"  # folder built by `make drawings`
-    image_size: int = 128  # side in pixels of the square images that models get
-    validation_share: float = 0.07  # share of the concepts held out for validation
-    languages: list[str] = field(default_factory=lambda: ["en"])  # of the captions; panels and scenes are in English
-    people: str = "stated"  # stated: captions name the skin tone that is drawn | open: they leave it open
-    skin_tones: float = 0.3  # share of the drawings with a skin tone that are used, besides those without one
-    groups: list[str] = field(default_factory=list)  # use these groups of things only, such as [food-drink]; []: all
-    mix: MixConfig = field(default_factory=MixConfig)
-    opt_out: str = ""  # text file of keys to leave out
-    seed: int = 0  # of the choice of composed pictures
-
-    def __post_init__(self) -> None:
-        if isinstance(self.mix, dict):  # from the JSON of a checkpoint
-            self.mix = MixConfig(**self.mix)
-        if not 0 < self.validation_share < 1:
-            raise ValueError(f"data.validation_share must lie between 0 and 1, got {self.validation_share}")
-        if self.people not in PEOPLE:
-            raise ValueError(f"data.people={self.people} is unknown; choose one of {', '.join(PEOPLE)}")
-        if unknown := [group for group in self.groups if group not in GROUPS]:
-            raise ValueError(f"data.groups: there is no group {', '.join(unknown)}; the groups are {', '.join(GROUPS)}")
-        if not self.languages:
-            raise ValueError("data.languages is empty; name at least one, such as [en]")
-
-
-class Composed(NamedTuple):
-    """One record of the data source: a drawing, or a picture composed of two drawings."""
-
-    kind: str  # "drawing" | "colour" | "panels" | "alike" | relation of two drawings: "above", "to the left of"
-    first: int  # numbers of drawings
-    second: int = -1
-    colour: str = ""
 
 
 class DrawingsSource:
@@ -237,112 +171,3 @@ def side_by_side(first: Image.Image, second: Image.Image, upright: bool) -> Imag
         along, across = number * half, (side - half) // 2
         canvas.paste(small, (across, along) if upright else (along, across))
     return canvas
-
-
-def records_of(
-    pictures: list[Picture], config: DrawingsConfig, split: str, dropped: dict[str, int]
-) -> Iterator[Composed]:
-    """Yield the records of a split: its drawings, then the pictures composed of them."""
-    opt_out = OptOut.read(config.opt_out)
-    styles: dict[str, set[str]] = defaultdict(set)
-    for picture in pictures:
-        styles[picture.subject.concept].add(picture.drawing_set.style)
-    wanted = "train" if split == "colours" else split
-    used: list[int] = []
-    for number, picture in enumerate(pictures):
-        concept, style = picture.subject.concept, picture.drawing_set.style
-        if config.groups and (picture.subject.group or ICONS) not in config.groups:
-            continue
-        if reason := opt_out.reason(picture.key):
-            dropped[reason] = dropped.get(reason, 0) + 1
-        elif picture.tone and hash_fraction(f"tone {picture.key}") >= config.skin_tones:
-            continue
-        elif wanted == home_of(concept, style, len(styles[concept]), config.validation_share):
-            used.append(number)
-    if split != "colours":
-        yield from (Composed("drawing", number) for number in used)
-    yield from coloured(pictures, used, config, split)
-    if split in ("train", "val"):
-        yield from panels(pictures, used, config)
-    if split == "train":
-        yield from scenes(pictures, used, config)
-
-
-def home_of(concept: str, style: str, styles: int, validation_share: float) -> str:
-    """Return the split of a drawing: "train", "val" or "novel". styles: number of styles that show the concept."""
-    if held_out_concept(concept, validation_share):
-        return "val"
-    return "novel" if held_out_style(concept, style, styles) else "train"
-
-
-def coloured(pictures: list[Picture], used: list[int], config: DrawingsConfig, split: str) -> Iterator[Composed]:
-    """Yield records of the drawings `used` (positions in `pictures`) in another colour.
-
-    In the split colours, they are one drawing for each held-out combination of concept and colour.
-    """
-    options = [
-        (number, colour)
-        for number in used
-        if pictures[number].drawing_set.recolour
-        and not pictures[number].tone
-        and not wording.has_colour(pictures[number].subject)
-        for colour in COLOURS
-        if colour != "black" and held_out_colour(pictures[number].subject.concept, colour) == (split == "colours")
-    ]
-    if split == "colours":
-        first = {(pictures[number].subject.concept, colour): number for number, colour in reversed(options)}
-        yield from (Composed("colour", number, colour=colour) for (_, colour), number in sorted(first.items()))
-    elif split in ("train", "val"):
-        for place in chosen(len(options), config.mix.colours * len(used), "colours", config.seed):
-            yield Composed("colour", options[place][0], colour=options[place][1])
-
-
-def panels(pictures: list[Picture], used: list[int], config: DrawingsConfig) -> Iterator[Composed]:
-    """Yield records of two panels: the same drawing in two styles, both among `used` (positions in `pictures`)."""
-    same: dict[tuple[str, str, str], list[int]] = defaultdict(list)
-    for number in used:
-        picture = pictures[number]
-        if not picture.tone:
-            same[picture.drawing_set.family, picture.subject.id, identity(picture)].append(number)
-    options = [
-        (top, bottom)
-        for numbers in same.values()
-        for top, bottom in permutations(numbers, 2)
-        if pictures[top].drawing_set.style != pictures[bottom].drawing_set.style
-    ]
-    for place in chosen(len(options), config.mix.panels * len(used), "panels", config.seed):
-        yield Composed("panels", *options[place])
-
-
-def identity(picture: Picture) -> str:
-    """Return the string that is equal for the same drawing in two sets of a family: its name in icon sets, else ""."""
-    return picture.key.partition("/")[2] if picture.drawing_set.kind == "icons" else ""
-
-
-def scenes(pictures: list[Picture], used: list[int], config: DrawingsConfig) -> Iterator[Composed]:
-    """Yield different scenes: two drawings of the same set, both among `used` (positions in `pictures`)."""
-    by_set: dict[str, list[int]] = defaultdict(list)
-    for number in used:
-        if not pictures[number].tone and wording.countable(pictures[number].subject):
-            by_set[pictures[number].drawing_set.name].append(number)
-    usable = [number for numbers in by_set.values() for number in numbers if len(numbers) > 1]
-    kinds = ("alike", *wording.OPPOSITE)
-    seen: set[Composed] = set()
-    for place in range(round(config.mix.scenes * len(used)) if usable else 0):
-        generator = numpy_generator("scene of drawings", config.seed, place)
-        first = usable[int(generator.integers(len(usable)))]
-        kind = kinds[int(generator.integers(len(kinds)))]
-        others = by_set[pictures[first].drawing_set.name]
-        second = others[int(generator.integers(len(others)))]
-        scene = Composed(kind, first) if kind == "alike" else Composed(kind, first, second)
-        same = kind != "alike" and pictures[second].subject.id == pictures[first].subject.id
-        if not same and scene not in seen:
-            seen.add(scene)
-            yield scene
-
-
-def chosen(options: int, count: float, kind: str, seed: int) -> list[int]:
-    """Draw `count` of the numbers from 0 to `options` - 1, or all if there are fewer. Returns them in order."""
-    count = min(options, round(count))
-    drawn = numpy_generator(f"{kind} of drawings", seed).choice(options, count, replace=False) if count else []
-    return sorted(int(each) for each in drawn)

@@ -20,9 +20,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dalle import checkpoint
+from dalle.data.drawings.config import DrawingsConfig, MixConfig
 from dalle.data.drawings.render import COLOURS, read_sources
 from dalle.data.drawings.sets import STYLES
-from dalle.data.drawings.source import DrawingsConfig, DrawingsSource, MixConfig
+from dalle.data.drawings.source import DrawingsSource
 from dalle.data.drawings.splits import ALWAYS_TRAINED
 from dalle.data.index import digest_of
 from dalle.precision import autocast

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dalle import checkpoint
-from dalle.data.drawings.source import DrawingsConfig
+from dalle.data.drawings.config import DrawingsConfig
 from dalle.evaluation.features import EfficientNetLite, load_feature_network
 from dalle.evaluation.judges.drawings_classifier import (
     UNLABELLED,

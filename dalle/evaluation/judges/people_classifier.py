@@ -18,8 +18,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dalle import checkpoint
+from dalle.data.drawings.config import DrawingsConfig
 from dalle.data.drawings.render import Picture
-from dalle.data.drawings.source import DrawingsConfig, DrawingsSource
+from dalle.data.drawings.source import DrawingsSource
 from dalle.data.drawings.subjects import TONES, Subject
 from dalle.evaluation.judges.drawings_classifier import (
     ResNet,

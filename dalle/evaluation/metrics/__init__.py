@@ -35,14 +35,31 @@ METRICS: Registry[MetricResult] = Registry(
     },
 )
 OPTIONAL = ("blur_curve", "rerank_curve")  # also enabled by an option of the same name
+COMPARED_BY_FEATURES = ("sample_quality", "blur_curve", "rerank_curve", "decoder")
+# metrics that read an option; setting it without any of them is an error
+OPTIONS_OF_METRICS = {
+    "features": COMPARED_BY_FEATURES,
+    "weights": COMPARED_BY_FEATURES,
+    "scorer": ("rerank_curve",),
+    "bias_prompts": ("bias",),
+}
 
 
 def selected_metrics(config: EvaluateConfig) -> list[str]:
-    """Return the names of the metrics to compute. Raises ValueError for an unknown name, or for no names."""
+    """Return the names of the metrics to compute.
+
+    Raises:
+        ValueError: an unknown name, no names, or an option that none of the metrics reads.
+    """
     for name in config.metrics:
         METRICS.lookup(name)
     enabled = [name for name in OPTIONAL if getattr(config, name)]
     names = list(dict.fromkeys([*config.metrics, *enabled]))
     if not names:
         raise ValueError("metrics=[] selects no metric; name some, or set blur_curve=true or rerank_curve=true")
+    defaults = EvaluateConfig()
+    for option, readers in OPTIONS_OF_METRICS.items():
+        value = getattr(config, option)
+        if value != getattr(defaults, option) and not set(readers) & set(names):
+            raise ValueError(f"{option}={value} is read by {', '.join(readers)} only: add one of them to metrics=")
     return names

@@ -9,10 +9,11 @@ import pytest
 from dalle import optional_dependencies
 from dalle.data import DATA_SETS, open_source
 from dalle.data.drawings import splits
+from dalle.data.drawings.config import DrawingsConfig, MixConfig
 from dalle.data.drawings.languages import COLOUR_PHRASES, STYLE_PHRASES, names_in
 from dalle.data.drawings.render import COLOURS, Drawings, recoloured
 from dalle.data.drawings.sets import STYLES
-from dalle.data.drawings.source import DrawingsConfig, DrawingsSource, MixConfig
+from dalle.data.drawings.source import DrawingsSource
 from dalle.data.drawings.splits import SPLITS
 
 
@@ -26,9 +27,9 @@ def config(drawings) -> DrawingsConfig:
 @pytest.fixture
 def train(config, monkeypatch) -> DrawingsSource:
     """Return the training split with nothing held out: the whole set is small."""
-    monkeypatch.setattr("dalle.data.drawings.source.held_out_concept", lambda concept, share: False)
-    monkeypatch.setattr("dalle.data.drawings.source.held_out_style", lambda *_: False)
-    monkeypatch.setattr("dalle.data.drawings.source.held_out_colour", lambda *_: False)
+    monkeypatch.setattr("dalle.data.drawings.records.held_out_concept", lambda concept, share: False)
+    monkeypatch.setattr("dalle.data.drawings.records.held_out_style", lambda *_: False)
+    monkeypatch.setattr("dalle.data.drawings.records.held_out_colour", lambda *_: False)
     return DrawingsSource(config, "train")
 
 

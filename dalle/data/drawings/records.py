@@ -1,0 +1,133 @@
+"""Records of the data source `drawings`: drawings of a split, and pictures composed of them."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import permutations
+from typing import NamedTuple
+
+from dalle.data.drawings import wording
+from dalle.data.drawings.config import DrawingsConfig
+from dalle.data.drawings.render import COLOURS, Picture
+from dalle.data.drawings.splits import held_out_colour, held_out_concept, held_out_style
+from dalle.data.drawings.subjects import ICONS
+from dalle.data.emoji import hash_fraction
+from dalle.data.opt_out import OptOut
+from dalle.seeds import numpy_generator
+
+
+class Composed(NamedTuple):
+    """One record of the data source: a drawing, or a picture composed of two drawings."""
+
+    kind: str  # "drawing" | "colour" | "panels" | "alike" | relation of two drawings: "above", "to the left of"
+    first: int  # numbers of drawings
+    second: int = -1
+    colour: str = ""
+
+
+def records_of(
+    pictures: list[Picture], config: DrawingsConfig, split: str, dropped: dict[str, int]
+) -> Iterator[Composed]:
+    """Yield the records of a split: its drawings, then the pictures composed of them."""
+    opt_out = OptOut.read(config.opt_out)
+    styles: dict[str, set[str]] = defaultdict(set)
+    for picture in pictures:
+        styles[picture.subject.concept].add(picture.drawing_set.style)
+    wanted = "train" if split == "colours" else split
+    used: list[int] = []
+    for number, picture in enumerate(pictures):
+        concept, style = picture.subject.concept, picture.drawing_set.style
+        if config.groups and (picture.subject.group or ICONS) not in config.groups:
+            continue
+        if reason := opt_out.reason(picture.key):
+            dropped[reason] = dropped.get(reason, 0) + 1
+        elif picture.tone and hash_fraction(f"tone {picture.key}") >= config.skin_tones:
+            continue
+        elif wanted == home_of(concept, style, len(styles[concept]), config.validation_share):
+            used.append(number)
+    if split != "colours":
+        yield from (Composed("drawing", number) for number in used)
+    yield from coloured(pictures, used, config, split)
+    if split in ("train", "val"):
+        yield from panels(pictures, used, config)
+    if split == "train":
+        yield from scenes(pictures, used, config)
+
+
+def home_of(concept: str, style: str, styles: int, validation_share: float) -> str:
+    """Return the split of a drawing: "train", "val" or "novel". styles: number of styles that show the concept."""
+    if held_out_concept(concept, validation_share):
+        return "val"
+    return "novel" if held_out_style(concept, style, styles) else "train"
+
+
+def coloured(pictures: list[Picture], used: list[int], config: DrawingsConfig, split: str) -> Iterator[Composed]:
+    """Yield records of the drawings `used` (positions in `pictures`) in another colour.
+
+    In the split colours, they are one drawing for each held-out combination of concept and colour.
+    """
+    options = [
+        (number, colour)
+        for number in used
+        if pictures[number].drawing_set.recolour
+        and not pictures[number].tone
+        and not wording.has_colour(pictures[number].subject)
+        for colour in COLOURS
+        if colour != "black" and held_out_colour(pictures[number].subject.concept, colour) == (split == "colours")
+    ]
+    if split == "colours":
+        first = {(pictures[number].subject.concept, colour): number for number, colour in reversed(options)}
+        yield from (Composed("colour", number, colour=colour) for (_, colour), number in sorted(first.items()))
+    elif split in ("train", "val"):
+        for place in chosen(len(options), config.mix.colours * len(used), "colours", config.seed):
+            yield Composed("colour", options[place][0], colour=options[place][1])
+
+
+def panels(pictures: list[Picture], used: list[int], config: DrawingsConfig) -> Iterator[Composed]:
+    """Yield records of two panels: the same drawing in two styles, both among `used` (positions in `pictures`)."""
+    same: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+    for number in used:
+        picture = pictures[number]
+        if not picture.tone:
+            same[picture.drawing_set.family, picture.subject.id, identity(picture)].append(number)
+    options = [
+        (top, bottom)
+        for numbers in same.values()
+        for top, bottom in permutations(numbers, 2)
+        if pictures[top].drawing_set.style != pictures[bottom].drawing_set.style
+    ]
+    for place in chosen(len(options), config.mix.panels * len(used), "panels", config.seed):
+        yield Composed("panels", *options[place])
+
+
+def identity(picture: Picture) -> str:
+    """Return the string that is equal for the same drawing in two sets of a family: its name in icon sets, else ""."""
+    return picture.key.partition("/")[2] if picture.drawing_set.kind == "icons" else ""
+
+
+def scenes(pictures: list[Picture], used: list[int], config: DrawingsConfig) -> Iterator[Composed]:
+    """Yield different scenes: two drawings of the same set, both among `used` (positions in `pictures`)."""
+    by_set: dict[str, list[int]] = defaultdict(list)
+    for number in used:
+        if not pictures[number].tone and wording.countable(pictures[number].subject):
+            by_set[pictures[number].drawing_set.name].append(number)
+    usable = [number for numbers in by_set.values() for number in numbers if len(numbers) > 1]
+    kinds = ("alike", *wording.OPPOSITE)
+    seen: set[Composed] = set()
+    for place in range(round(config.mix.scenes * len(used)) if usable else 0):
+        generator = numpy_generator("scene of drawings", config.seed, place)
+        first = usable[int(generator.integers(len(usable)))]
+        kind = kinds[int(generator.integers(len(kinds)))]
+        others = by_set[pictures[first].drawing_set.name]
+        second = others[int(generator.integers(len(others)))]
+        scene = Composed(kind, first) if kind == "alike" else Composed(kind, first, second)
+        same = kind != "alike" and pictures[second].subject.id == pictures[first].subject.id
+        if not same and scene not in seen:
+            seen.add(scene)
+            yield scene
+
+
+def chosen(options: int, count: float, kind: str, seed: int) -> list[int]:
+    """Draw `count` of the numbers from 0 to `options` - 1, or all if there are fewer. Returns them in order."""
+    count = min(options, round(count))
+    drawn = numpy_generator(f"{kind} of drawings", seed).choice(options, count, replace=False) if count else []
+    return sorted(int(each) for each in drawn)
