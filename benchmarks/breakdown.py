@@ -12,7 +12,7 @@ from benchmarks.machine import seconds
 from dalle.models.cpu_linear import PackedLinear, pack_linear_layers
 from dalle.models.transformer.model import Transformer
 from dalle.sampling.decode import DEFAULTS
-from dalle.sampling.gumbel_noise import candidate_keys, gumbel_noise
+from dalle.sampling.gumbel_noise import candidate_noise_keys, gumbel_noise
 from dalle.sampling.logits_processors import process_logits
 
 STEPS = 8  # consecutive steps that are timed, in the middle of the image
@@ -38,7 +38,7 @@ def step_breakdown(model: Transformer, batch: int, precision: str, rounds: int) 
         each for each in model.modules() if isinstance(each, (PackedLinear, nn.Linear)) and each is not model.text_head
     ]
     inputs = {width: torch.randn(batch, 1, width) for width in {layer.weight.shape[1] for layer in layers}}
-    keys, previous = candidate_keys(0, torch.arange(batch)), torch.zeros(batch, dtype=torch.int64)
+    keys, previous = candidate_noise_keys(0, torch.arange(batch)), torch.zeros(batch, dtype=torch.int64)
     logits = torch.randn(batch, config.image_vocabulary)
     middle = config.grid**2 // 2
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from dalle.models.transformer.model import Transformer
-from dalle.sampling.decode import TokenSampler, TokenSamplerFactory
+from dalle.sampling.decode import DecodingSession, TokenSampler
 from dalle.sampling.guidance import apply_guidance
-from dalle.sampling.gumbel_noise import candidate_keys, gumbel_noise
+from dalle.sampling.gumbel_noise import candidate_noise_keys, gumbel_noise
 from dalle.sampling.logits_processors import process_logits
 from dalle.sampling.sampling_config import DecodingConfig
 
@@ -56,7 +56,7 @@ def find_differences(
     found = []
     for row, candidate in enumerate(different.tolist()):
         position = int((tokens[row] != others[row]).nonzero()[0])
-        noise = gumbel_noise(candidate_keys(config.seed, different[row : row + 1]), position, single.shape[-1])[0]
+        noise = gumbel_noise(candidate_noise_keys(config.seed, different[row : row + 1]), position, single.shape[-1])[0]
         sums, token, other = single[row, position] + noise, tokens[row, position], others[row, position]
         # in 16 bits, other images in the batch change the rounding of sequential decoding too
         if sums.max() - sums[token] > rounding[row]:
@@ -69,7 +69,7 @@ def given_token_logits(
     model: Transformer, caption: Tensor, tokens: Tensor, config: DecodingConfig, precision: torch.dtype
 ) -> Tensor:
     """Compute the logits, as they are sampled from, of every position of (m, I) images: (m, I, v)."""
-    sampler = TokenSamplerFactory(model, config, len(tokens), precision).create(caption, len(tokens))
+    sampler = TokenSampler(DecodingSession(model, config, len(tokens), precision), caption, len(tokens))
     previous = torch.cat([torch.full_like(tokens[:, :1], model.sequence.start_of_image), tokens[:, :-1]], dim=1)
     size = 1 if sampler.parallel is None else sampler.parallel.size
     steps = [

@@ -7,7 +7,7 @@ from typing import Generic, NamedTuple, TypeVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dalle.models.attention import AttentionFn, FusedLinear, SelfAttention, full
+from dalle.models.attention import AttentionFn, CachedAttention, FusedLinear, SelfAttention, full
 from dalle.precision import without_autocast
 
 
@@ -127,6 +127,10 @@ class ResidualBranch(nn.Module, Generic[Layer]):
     def forward(self, x: Tensor, *context: AttentionFn) -> Tensor:
         return self.dropout(self.branch(self.norm(x), *context))
 
+    def decode(self: "ResidualBranch[SelfAttention]", x: Tensor, attend: CachedAttention) -> Tensor:
+        """Compute the branch of an attention layer for new positions, which attend to a KV cache."""
+        return self.dropout(self.branch.decode(self.norm(x), attend))
+
 
 class TransformerBlock(nn.Module):
     """Pre-LN transformer block: attention, then MLP, each a residual branch.
@@ -148,13 +152,9 @@ class TransformerBlock(nn.Module):
         x = x + self.attention(x, attend)
         return x + self.mlp(x)
 
-    def decode(self, x: Tensor, attend: Callable[[Tensor, SelfAttention], Tensor]) -> Tensor:
-        """Process new positions, usually one, that attend to a KV cache: (b, n, d) -> (b, n, d).
-
-        attend: maps the normed states (b, n, d) and the attention layer to the output, (b, heads, n, d / heads).
-        """
-        layer = self.attention.branch
-        x = x + layer.merge(attend(self.attention.norm(x), layer))
+    def decode(self, x: Tensor, attend: CachedAttention) -> Tensor:
+        """Process new positions, usually one, that attend to a KV cache: (b, n, d) -> (b, n, d)."""
+        x = x + self.attention.decode(x, attend)
         return x + self.mlp(x)
 
     def init_weights(self, qkv: float, attention_out: float, expand: float, mlp_out: float) -> None:

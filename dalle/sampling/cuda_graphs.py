@@ -20,14 +20,14 @@ DecodingStep = Callable[[Tensor, int], Tensor]
 """(b,) previous tokens, position -> (b, image_vocabulary) logits: `Transformer.decode_one_token` with its cache."""
 
 
-def decoding_step(model: Transformer, text: PrefixCache, candidates: int, recompute_kv: bool = False) -> DecodingStep:
+def decoding_step(model: Transformer, prefix: PrefixCache, candidates: int, recompute_kv: bool = False) -> DecodingStep:
     """Create the decoding step for the device, with a new cache for `candidates` images of each caption.
 
     On a GPU the returned logits are overwritten by the next step.
     """
-    if text[0].keys.device.type == "cuda":
-        return CUDAGraphStep(model, model.new_cache(text, candidates, recompute_kv, static_shapes=True))
-    return partial(model.decode_one_token, cache=model.new_cache(text, candidates, recompute_kv))
+    if prefix[0].keys.device.type == "cuda":
+        return CUDAGraphStep(model, model.new_cache(prefix, candidates, recompute_kv, static_shapes=True))
+    return partial(model.decode_one_token, cache=model.new_cache(prefix, candidates, recompute_kv))
 
 
 class CUDAGraphStep:

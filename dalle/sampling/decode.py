@@ -14,7 +14,7 @@ from dalle.precision import without_autocast
 from dalle.sampling.cuda_graphs import decoding_step
 from dalle.sampling.decoding_choice import choose_decoding
 from dalle.sampling.guidance import append_unconditional, apply_guidance, empty_caption
-from dalle.sampling.gumbel_noise import candidate_keys, gumbel_noise
+from dalle.sampling.gumbel_noise import candidate_noise_keys, gumbel_noise
 from dalle.sampling.logits_processors import process_logits
 from dalle.sampling.parallel_decode import DecodingCount, ParallelDecoder, window_step
 from dalle.sampling.sampling_config import DecodingConfig
@@ -90,10 +90,12 @@ def sample_batches(
     """
     numbers = candidate_numbers(candidate_offset, len(captions), candidates)
     canvases = expand_canvas(canvas, len(captions), candidates, model)
-    samplers = TokenSamplerFactory(model, config, numbers.numel(), precision, recompute_kv, count)
-    for batch in batch_slices(len(captions), candidates, samplers.batch_size):
-        sampler = samplers.create(captions[batch[0]], numbers[batch].shape[1])
-        images = sampler.sample(candidate_keys(config.seed, numbers[batch]), canvases[batch], on_progress, on_tokens)
+    session = DecodingSession(model, config, numbers.numel(), precision, recompute_kv, count)
+    for batch in batch_slices(len(captions), candidates, session.batch_size):
+        sampler = TokenSampler(session, captions[batch[0]], numbers[batch].shape[1])
+        images = sampler.sample(
+            candidate_noise_keys(config.seed, numbers[batch]), canvases[batch], on_progress, on_tokens
+        )
         del sampler  # free its memory before the caller decodes and ranks the images, and before the next one is made
         yield SampledBatch(batch[0].start, batch[1].start, images)
 
@@ -120,8 +122,8 @@ def batch_slices(captions: int, candidates: int, batch_size: int) -> Iterator[tu
             yield slice(caption, caption + captions_per_batch), slice(candidate, candidate + batch_size)
 
 
-class TokenSamplerFactory:
-    """Factory of the `TokenSampler` of each batch of captions, with the model, settings and counts that they share."""
+class DecodingSession:
+    """Model prepared for decoding, with the settings and counts that the samplers of all batches share."""
 
     @torch.inference_mode()
     def __init__(
@@ -154,10 +156,6 @@ class TokenSamplerFactory:
                 self.model.prefill(empty_caption(model.sequence).to(self.device)) if config.guided else None
             )
 
-    def create(self, captions: Tensor, candidates: int) -> "TokenSampler":
-        """Create the sampler of `candidates` images for each caption: (captions, T) int64."""
-        return TokenSampler(self, captions, candidates)
-
 
 class TokenSampler:
     """Sampler of the image tokens of a batch of captions, one position at a time for all candidates.
@@ -166,26 +164,27 @@ class TokenSampler:
     """
 
     @torch.inference_mode()
-    def __init__(self, shared: TokenSamplerFactory, captions: Tensor, candidates: int):
-        self.config, self.device = shared.config, shared.device
-        self.sequence = shared.model.sequence
+    def __init__(self, session: DecodingSession, captions: Tensor, candidates: int):
+        """captions: (captions, T) int64. candidates: number of images of each."""
+        self.config, self.device = session.config, session.device
+        self.sequence = session.model.sequence
         with without_autocast(self.device.type):  # the caller's autocast would round the logits
-            text = shared.model.prefill(captions.to(self.device))
-            if shared.unconditional is not None:
-                text = append_unconditional(text, shared.unconditional)
+            prefix = session.model.prefill(captions.to(self.device))
+            if session.unconditional is not None:
+                prefix = append_unconditional(prefix, session.unconditional)
             self.parallel = None
-            if shared.window is not None:
-                step = window_step(shared.model, text, candidates, shared.window)
+            if session.window is not None:
+                step = window_step(session.model, prefix, candidates, session.window)
                 self.parallel = ParallelDecoder(
-                    self.sequence, self.config, step, shared.window, shared.history, shared.count
+                    self.sequence, self.config, step, session.window, session.history, session.count
                 )
             else:
-                self.step = decoding_step(shared.model, text, candidates, shared.recompute_kv)
+                self.step = decoding_step(session.model, prefix, candidates, session.recompute_kv)
 
     @torch.inference_mode()
     def sample(
         self,
-        keys: Tensor,
+        noise_keys: Tensor,
         canvas: Tensor,
         on_progress: OnProgress | None = None,
         on_tokens: OnTokens | None = None,
@@ -199,14 +198,14 @@ class TokenSampler:
             if self.parallel is not None:
                 masked = images == MASKED
                 show = None if on_tokens is None else partial(_show_certain, on_tokens, grids, masked)
-                self.parallel.sample(images, masked, keys.flatten().to(self.device), on_progress, show)
+                self.parallel.sample(images, masked, noise_keys.flatten().to(self.device), on_progress, show)
             else:
                 show = None if on_tokens is None else partial(on_tokens, grids)
-                self._sample_masked(images, keys.flatten().to(self.device), on_progress, show)
+                self._sample_masked(images, noise_keys.flatten().to(self.device), on_progress, show)
         return grids.cpu()
 
     def _sample_masked(
-        self, images: Tensor, keys: Tensor, on_progress: OnProgress | None, show: Callable[[], None] | None
+        self, images: Tensor, noise_keys: Tensor, on_progress: OnProgress | None, show: Callable[[], None] | None
     ) -> None:
         """Sample each `MASKED` token of (b, h * w) images, in place, with the noise of their (b,) keys."""
         scale = self.config.guidance if self.config.guided else None
@@ -214,13 +213,13 @@ class TokenSampler:
         any_masked = masked.any(dim=0).tolist()
         steps = max((position + 1 for position, is_masked in enumerate(any_masked) if is_masked), default=0)
 
-        previous = torch.full_like(keys, self.sequence.start_of_image)
+        previous = torch.full_like(noise_keys, self.sequence.start_of_image)
         for position in range(steps):
             logits = self.step(previous if scale is None else previous.repeat(2), position)
             if scale is not None:
                 logits = apply_guidance(logits, scale)  # (b, v)
             if any_masked[position]:
-                noise = gumbel_noise(keys, position, logits.shape[-1])
+                noise = gumbel_noise(noise_keys, position, logits.shape[-1])
                 sampled = (process_logits(logits, self.config) + noise).argmax(dim=-1)
                 images[:, position] = torch.where(masked[:, position], sampled, images[:, position])
             previous = images[:, position]

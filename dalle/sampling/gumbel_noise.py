@@ -14,7 +14,7 @@ _MULTIPLIER_1 = 0xBF58476D1CE4E5B9 - 2**64
 _MULTIPLIER_2 = 0x94D049BB133111EB - 2**64
 
 
-def candidate_keys(seed: int, candidates: Tensor) -> Tensor:
+def candidate_noise_keys(seed: int, candidates: Tensor) -> Tensor:
     """Derive a key for each candidate number: int64 of any shape -> the same. `seed` may be any integer."""
     state = torch.tensor((seed + 2**63) % 2**64 - 2**63, device=candidates.device)
     return _splitmix64(_splitmix64(state), candidates)

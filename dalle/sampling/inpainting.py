@@ -22,15 +22,15 @@ from dalle.sampling.canvas import Canvas, Corner, refinable
 from dalle.sampling.decode import (
     DEFAULTS,
     MASKED,
+    DecodingSession,
     OnProgress,
     OnTokens,
     SampledBatch,
     TokenSampler,
-    TokenSamplerFactory,
     batch_slices,
     candidate_numbers,
 )
-from dalle.sampling.gumbel_noise import candidate_keys
+from dalle.sampling.gumbel_noise import candidate_noise_keys
 from dalle.sampling.likelihood import scoring_batch_size, token_log_likelihood
 from dalle.sampling.parallel_decode import DecodingCount
 from dalle.sampling.sampling_config import DecodingConfig
@@ -73,15 +73,15 @@ def inpaint_batches(
     canvas.check(model.sequence.grid, model.sequence.image_vocabulary, candidates)
     canvases = canvas.tokens.expand(len(captions), candidates, *canvas.tokens.shape[-2:])
     numbers = candidate_numbers(candidate_offset, len(captions), candidates)
-    samplers = TokenSamplerFactory(model, config, numbers.numel(), precision, recompute_kv, count)
+    session = DecodingSession(model, config, numbers.numel(), precision, recompute_kv, count)
     report = on_progress and partial(_report_fraction, on_progress, canvas.sampling_passes(model.sequence.grid))
-    for batch in batch_slices(len(captions), candidates, samplers.batch_size):
+    for batch in batch_slices(len(captions), candidates, session.batch_size):
         batch_captions = captions[batch[0]]
         # one sampler for all windows and passes, so that a GPU captures its CUDA graph once
-        sampler = samplers.create(batch_captions, numbers[batch].shape[1])
+        sampler = TokenSampler(session, batch_captions, numbers[batch].shape[1])
         sample = partial(_sample_tokens, sampler, numbers[batch], report)
         log_likelihood = partial(
-            _log_likelihood, model, batch_captions, min(samplers.batch_size, scoring_batch_size(model))
+            _log_likelihood, model, batch_captions, min(session.batch_size, scoring_batch_size(model))
         )
         images = inpaint_canvas(
             canvases[batch], canvas, model.sequence.grid, sample, log_likelihood, config.seed, on_tokens
@@ -183,7 +183,7 @@ def _sample_tokens(
     seed: int,
     on_tokens: OnTokens | None = None,
 ) -> Tensor:
-    return sampler.sample(candidate_keys(seed, numbers), canvas, on_progress, on_tokens)
+    return sampler.sample(candidate_noise_keys(seed, numbers), canvas, on_progress, on_tokens)
 
 
 def _show_window(on_tokens: OnTokens, images: Tensor, corner: Corner, window: Tensor) -> None:

@@ -53,13 +53,13 @@ def recorded_settings(config: DecodingConfig, precision: torch.dtype) -> dict[st
     return {"decoding": config.decoding, "window": config.window, "guess": config.guess}
 
 
-def window_step(model: Transformer, text: PrefixCache, candidates: int, size: int) -> WindowStep:
+def window_step(model: Transformer, prefix: PrefixCache, candidates: int, size: int) -> WindowStep:
     """Create the step of `ParallelDecoder`, with a new cache for `candidates` images of each caption.
 
     Raises:
         ValueError: a window larger than the image.
     """
-    return partial(model.decode_window, cache=model.new_window_cache(text, candidates, size))
+    return partial(model.decode_window, cache=model.new_window_cache(prefix, candidates, size))
 
 
 class ParallelDecoder:
@@ -87,7 +87,7 @@ class ParallelDecoder:
         self,
         images: Tensor,
         masked: Tensor,
-        keys: Tensor,
+        noise_keys: Tensor,
         on_progress: Callable[[float], None] | None,
         show: Callable[[Tensor], None] | None = None,
     ) -> None:
@@ -98,13 +98,13 @@ class ParallelDecoder:
         """
         size, device = self.size, images.device
         steps = int(masked.any(dim=0).nonzero().max()) + 1 if masked.any() else 0  # later tokens are all given
-        starts = torch.zeros_like(keys)  # (b,) number of tokens of each image that are certain
-        guessed = torch.zeros_like(keys)  # (b,) number of tokens that are certain or guessed
+        starts = torch.zeros_like(noise_keys)  # (b,) number of tokens of each image that are certain
+        guessed = torch.zeros_like(noise_keys)  # (b,) number of tokens that are certain or guessed
         noise = torch.empty(len(images), size, self.sequence.image_vocabulary, device=device)
         offsets, rows = torch.arange(size, device=device), torch.arange(len(images), device=device)
 
         while (starts < steps).any():
-            self._guess_window(images, masked, keys, noise, guessed, (starts + size).clamp(max=steps))
+            self._guess_window(images, masked, noise_keys, noise, guessed, (starts + size).clamp(max=steps))
             guessed = (starts + size).clamp(max=steps)
             begins = starts.clamp(max=steps - 1)  # finished images repeat their last position
             positions = begins.unsqueeze(1) + offsets  # (b, size)
@@ -144,13 +144,13 @@ class ParallelDecoder:
         return torch.where(positions == 0, self.sequence.start_of_image, previous)
 
     def _guess_window(
-        self, images: Tensor, masked: Tensor, keys: Tensor, noise: Tensor, guessed: Tensor, ends: Tensor
+        self, images: Tensor, masked: Tensor, noise_keys: Tensor, noise: Tensor, guessed: Tensor, ends: Tensor
     ) -> None:
         """Guess the masked tokens from `guessed` to `ends`, (b,) each, in place, and store the noise of these cells."""
         for offset in range(int((ends - guessed).max())):
             rows = (guessed + offset < ends).nonzero().squeeze(1)
             positions = (guessed + offset)[rows]
-            noise[rows, positions % noise.shape[1]] = fresh = gumbel_noise(keys[rows], positions, noise.shape[2])
+            noise[rows, positions % noise.shape[1]] = fresh = gumbel_noise(noise_keys[rows], positions, noise.shape[2])
             context = Context(positions, *self._neighbours(images, rows, positions), fresh)
             guess = self.guess(context, self.history)
             images[rows, positions] = torch.where(masked[rows, positions], guess, images[rows, positions])

@@ -1,15 +1,14 @@
 """Registry of the training stages. A new one is a file, an entry here and a section in each preset."""
 
-from typing import Any
-
 from dalle.registry import Entry, Registry
 from dalle.stages.clip import CLIPStage, CLIPStageConfig
 from dalle.stages.decoder import DecoderStage, DecoderStageConfig
 from dalle.stages.dvae import DVAEStage, DVAEStageConfig
 from dalle.stages.transformer import TransformerStage, TransformerStageConfig
+from dalle.training.stage import Stage
 
 # in the order in which they are trained: the transformer and the decoder need a dVAE
-STAGES: Registry[Any] = Registry(  # builds objects of the protocol `dalle.training.stage.Stage`
+STAGES: Registry[Stage] = Registry(
     "stage",
     {
         "dvae": Entry(DVAEStage, DVAEStageConfig),

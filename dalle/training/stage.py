@@ -99,16 +99,36 @@ class TrainingConfig:
         return size
 
 
+class StageData(Protocol):
+    """Data of a stage, as the command that trains it uses them."""
+
+    image_size: int  # side of the images in pixels
+
+    def warn_if_changed(self, folder: Path) -> None:
+        """Log a warning if the data are not those that the checkpoint in `folder` records."""
+        ...
+
+
 class Stage(Protocol):
     """A training stage: model, data, loss, validation and checkpoint. The loop is the same for all stages.
 
+    It is built as `Stage(config, data, context)` from the stage's config, the data set's, and a `StageContext`.
     The argument `model` of a method is `self.model`, its distributed wrapper (to be called, not accessed by attribute),
     or a copy with the EMA weights.
     """
 
     name: str
     validation_loss: str  # the metric of `validate` that is lowest for the best checkpoint
-    model: nn.Module  # on the device; parameters that require gradients are trained
+
+    @property
+    def model(self) -> nn.Module:
+        """Model on the device; parameters that require gradients are trained."""
+        ...
+
+    @property
+    def data(self) -> StageData:
+        """Training data."""
+        ...
 
     def batches(self, start: int) -> Iterator[Any]:
         """Iterate over this rank's training micro-batches endlessly, from number `start` on.

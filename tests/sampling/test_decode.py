@@ -8,7 +8,7 @@ from dalle.models.cpu_linear import is_packing_supported
 from dalle.models.transformer.model import Transformer
 from dalle.sampling.decode import MASKED, generate
 from dalle.sampling.guidance import empty_caption
-from dalle.sampling.gumbel_noise import candidate_keys, gumbel_noise
+from dalle.sampling.gumbel_noise import candidate_noise_keys, gumbel_noise
 from dalle.sampling.logits_processors import process_logits
 from dalle.sampling.sampling_config import DecodingConfig
 
@@ -25,7 +25,7 @@ def drawn_without_cache(model: Transformer, caption: Tensor, candidates: int, co
     grid, images = model.sequence.grid, []
     empty = empty_caption(model.sequence)
     for row in caption:
-        for key in candidate_keys(config.seed, torch.arange(candidates)):
+        for key in candidate_noise_keys(config.seed, torch.arange(candidates)):
             image = torch.zeros(1, model.sequence.image_positions, dtype=torch.int64)
             for position in range(model.sequence.image_positions):
                 logits = model(row[None], image).image[:, position]

@@ -10,7 +10,7 @@ from dalle.models.mixed_precision import to_mixed_precision
 from dalle.models.transformer.model import Transformer
 from dalle.sampling.cuda_graphs import CUDAGraphStep, decoding_step
 from dalle.sampling.decode import generate
-from dalle.sampling.gumbel_noise import candidate_keys, gumbel_noise
+from dalle.sampling.gumbel_noise import candidate_noise_keys, gumbel_noise
 from dalle.sampling.memory import decoding_memory
 from dalle.sampling.sampling_config import DecodingConfig
 
@@ -31,8 +31,8 @@ CAPTION = "a small red circle above a large blue square"
 
 
 def test_noise_on_gpu_equals_cpu_bitwise(gpu):
-    keys = candidate_keys(5, torch.arange(256))
-    assert candidate_keys(5, torch.arange(256, device=gpu)).cpu().equal(keys)
+    keys = candidate_noise_keys(5, torch.arange(256))
+    assert candidate_noise_keys(5, torch.arange(256, device=gpu)).cpu().equal(keys)
     for position in (0, 1023):
         assert gumbel_noise(keys.to(gpu), position, 8192).cpu().equal(gumbel_noise(keys, position, 8192))
 
@@ -134,7 +134,7 @@ def test_loaded_model_on_gpu_matches_cpu(gpu, checkpoints, record_property):
     record_property("largest difference of logits", difference)
     assert difference < 1e-4
 
-    keys = candidate_keys(1, torch.arange(candidates))
+    keys = candidate_noise_keys(1, torch.arange(candidates))
     noise = torch.stack([gumbel_noise(keys, n, logits[0].shape[-1]) for n in range(images.shape[1])], dim=1)
     drawn = [(each + noise).argmax(dim=-1) for each in logits]
     assert drawn[0].equal(images)  # it is what was drawn token by token

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from dalle.models.attention import HiddenStateAttention, SelfAttention, TextImageSoftmax
+from dalle.models.attention import SelfAttention, TextImageSoftmax
+from dalle.models.transformer.hidden_state_attention import HiddenStateAttention
 from dalle.models.transformer.patterns import Pattern, image_mask
 
 

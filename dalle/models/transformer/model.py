@@ -202,7 +202,7 @@ class Transformer(nn.Module):
         return prefix
 
     def new_cache(
-        self, captions: PrefixCache, candidates: int, recompute_kv: bool = False, static_shapes: bool = False
+        self, prefix: PrefixCache, candidates: int, recompute_kv: bool = False, static_shapes: bool = False
     ) -> Cache:
         """Allocate a KV cache for `candidates` images of each caption, which share the caption's keys and values.
 
@@ -214,16 +214,16 @@ class Transformer(nn.Module):
         indices, cache_types = {}, {}
         for name, pattern in self.patterns.items():
             layout = cache_layout(pattern, self.config.grid)
-            indices[name] = (GatheredIndex if static_shapes else SlicedIndex)(layout, captions[0].keys.device)
+            indices[name] = (GatheredIndex if static_shapes else SlicedIndex)(layout, prefix[0].keys.device)
             cache_types[name] = (
                 HiddenStateCache if recompute_kv and layout.slots == self.sequence.image_positions else KVCache
             )
         return [
-            cache_types[name](text, candidates, indices[name], self.softmax, layer.attention.branch)
-            for text, name, layer in zip(captions, self.layer_names, self.layers, strict=True)
+            cache_types[name](keys_values, candidates, indices[name], self.softmax, layer.attention.branch)
+            for keys_values, name, layer in zip(prefix, self.layer_names, self.layers, strict=True)
         ]
 
-    def new_window_cache(self, captions: PrefixCache, candidates: int, size: int) -> Cache:
+    def new_window_cache(self, prefix: PrefixCache, candidates: int, size: int) -> Cache:
         """Allocate a KV cache for `decode_window` with windows of `size` positions, otherwise as `new_cache`.
 
         It has a slot for every image position: more memory than `new_cache` for patterns that need few of them.
@@ -236,13 +236,13 @@ class Transformer(nn.Module):
                 f"a window of {size} positions does not fit an image of {self.sequence.image_positions} tokens; "
                 f"use 1 to {self.sequence.image_positions}"
             )
-        device = captions[0].keys.device
+        device = prefix[0].keys.device
         indices = {
             name: WindowIndex(pattern, self.config.grid, size, device) for name, pattern in self.patterns.items()
         }
         return [
-            KVCache(text, candidates, indices[name], self.softmax, layer.attention.branch)
-            for text, name, layer in zip(captions, self.layer_names, self.layers, strict=True)
+            KVCache(keys_values, candidates, indices[name], self.softmax, layer.attention.branch)
+            for keys_values, name, layer in zip(prefix, self.layer_names, self.layers, strict=True)
         ]
 
     def decode_one_token(self, previous: Tensor, position: int | Tensor, cache: Cache) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dalle.sampling.canvas import Canvas, EncodedImage
 from dalle.sampling.decode import MASKED
-from dalle.sampling.gumbel_noise import candidate_keys, gumbel_noise
+from dalle.sampling.gumbel_noise import candidate_noise_keys, gumbel_noise
 from dalle.seeds import derive_seed
 
 
@@ -66,7 +66,7 @@ def check_share(share: float, count: int, unit: str) -> None:
 def random_mask(shape: tuple[int, int], share: float, candidates: int, seed: int, candidate_offset: int) -> Tensor:
     """Choose random cells, a `share` of them for each candidate: (candidates, *shape) bool."""
     count = shape[0] * shape[1]
-    keys = candidate_keys(
+    keys = candidate_noise_keys(
         derive_seed("variations", seed), torch.arange(candidate_offset, candidate_offset + candidates)
     )
     order = gumbel_noise(keys, 0, count).argsort(dim=-1)
