@@ -30,19 +30,21 @@ def test_attention_by_matrix_products_equals_torchs_forward_and_backward(shape):
     torch.testing.assert_close(results[0], results[1])
 
 
+SCATTERED = torch.rand(12, 12, generator=torch.Generator().manual_seed(1)) < 0.5
+
+
 @pytest.mark.parametrize(
     ("attend", "mask"),
     [
         (full, torch.ones(12, 12, dtype=torch.bool)),
         (causal, torch.ones(12, 12, dtype=torch.bool).tril()),
-        (DenseMaskAttention(torch.eye(12, dtype=torch.bool)), torch.eye(12, dtype=torch.bool)),
+        (DenseMaskAttention(SCATTERED), SCATTERED),
     ],
     ids=["full", "causal", "dense mask"],
 )
 @pytest.mark.parametrize("padded", [False, True])
 def test_float64_attention_has_errors_of_float64(attend, mask, padded):
     q, k, v = tensors(torch.float64)
-    mask = mask | torch.eye(12, dtype=torch.bool)
     if padded:
         mask = mask & ~padding()[:, None, None]
     rows = mask.any(dim=-1, keepdim=True)  # a query without keys has no defined result
