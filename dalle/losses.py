@@ -70,6 +70,10 @@ class LikelihoodConfig:
     def __post_init__(self) -> None:
         if self.kind not in ("logit_laplace", "laplace", "normal"):
             raise ValueError(f"likelihood.kind={self.kind!r} is unknown; choose logit_laplace, laplace or normal")
+        if not 0 < self.scale < math.inf:
+            raise ValueError(f"likelihood.scale={self.scale} must be a finite number above 0")
+        if self.floor is not None and not math.isfinite(self.floor):
+            raise ValueError(f"likelihood.floor={self.floor} must be finite; leave it out for no minimum")
 
     def nll(self, parameters: Tensor, images: Tensor) -> Tensor:
         """Compute nats per pixel value: (b, 6, h, w) parameters, (b, 3, h, w) images in [0, 1] -> (b, 3, h, w)."""

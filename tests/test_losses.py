@@ -1,6 +1,7 @@
 """Losses: densities integrate to one, and values match the paper's formulas."""
 
 import math
+from math import inf, nan
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from torch.distributions import Categorical, kl_divergence
 
 from dalle.losses import (
+    LikelihoodConfig,
     contrastive,
     kl_to_uniform,
     laplace_nll,
@@ -94,6 +96,19 @@ def test_squared_and_absolute_errors_are_divided_by_their_scale():
     laplace = torch.distributions.Laplace(0.0, scale)
     torch.testing.assert_close(normal_nll(params, images, scale), -normal.log_prob(error), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(laplace_nll(params, images, scale), -laplace.log_prob(error), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        *(({"scale": each}, f"likelihood.scale={each} must be a finite number above 0") for each in (0, -1, nan, inf)),
+        *(({"floor": each}, f"likelihood.floor={each} must be finite") for each in (nan, inf, -inf)),
+    ],
+    ids=str,
+)
+def test_likelihoods_without_a_density_are_refused(settings, problem):
+    with pytest.raises(ValueError, match=problem):
+        LikelihoodConfig(**settings)
 
 
 @pytest.mark.parametrize("nll", [normal_nll, laplace_nll])

@@ -98,8 +98,8 @@ class SelfAttention(nn.Module):
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Project hidden states to queries, keys and values: (b, n, width) -> (b, heads, n, d) each."""
         # views, since einops takes longer than the operation itself in a decoding step
-        b, n, _ = x.shape
-        q, k, v = self.qkv(x).view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind()
+        b, n, width = x.shape
+        q, k, v = self.qkv(x).view(b, n, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind()
         return (self.query_norm(q), self.key_norm(k), v) if self.qk_norm else (q, k, v)
 
     def merge(self, heads_output: Tensor) -> Tensor:
@@ -185,8 +185,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, is_caus
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and has_amx():
         if torch.is_grad_enabled() and k.shape[2] <= MAX_MATMUL_KEYS:
             return matmul_attention(q, k, v, _causal_mask(q, k) if is_causal else mask)
-    elif q.device.type == "cpu" and q.dtype != torch.float32:
-        # without AMX torch's CPU kernel is two to three times as slow in bfloat16 as in float32
+    elif q.device.type == "cpu" and q.dtype in (torch.float16, torch.bfloat16):
+        # without AMX torch's CPU kernel is two to three times as slow in 16 bits as in float32
         with without_autocast("cpu"):
             return _attend(q.float(), k.float(), v.float(), mask, is_causal).to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal)

@@ -32,7 +32,11 @@ ACTIVATIONS = {"quick_gelu": Activation(QuickGELU, "swish", 1.702), "gelu": Acti
 
 @dataclass(frozen=True)
 class BlockConfig:
-    """Sizes and options of a transformer block."""
+    """Sizes and options of a transformer block.
+
+    Raises:
+        ValueError: `activation` or `mlp` is unknown.
+    """
 
     width: int
     heads: int
@@ -43,19 +47,16 @@ class BlockConfig:
     dropout: float = 0.0  # rate of dropout at the end of each residual branch, during training
     eps: float = 1e-5  # epsilon of the layer norms
 
+    def __post_init__(self) -> None:
+        check_names(self.activation, self.mlp)
+
 
 class MLP(nn.Module):
-    """MLP: width -> mlp_width -> width with one activation in between.
-
-    Raises:
-        ValueError: `activation` is not a name in `ACTIVATIONS`.
-    """
+    """MLP: width -> mlp_width -> width with one activation in between."""
 
     def __init__(self, config: BlockConfig):
         super().__init__()
-        mlp_width = config.mlp_width or 4 * config.width
-        if config.activation not in ACTIVATIONS:
-            raise ValueError(f"unknown activation {config.activation!r}; choose one of {', '.join(ACTIVATIONS)}")
+        mlp_width = 4 * config.width if config.mlp_width is None else config.mlp_width
         self.activation_spec = ACTIVATIONS[config.activation]
         self.expand = nn.Linear(config.width, mlp_width)
         self.activation = self.activation_spec.module()
@@ -88,7 +89,8 @@ class SwiGLU(nn.Module):
 
     def __init__(self, config: BlockConfig):
         super().__init__()
-        mlp_width = config.mlp_width or -(-8 * config.width // 48) * 16  # a multiple of 16
+        rounded = -(-8 * config.width // 48) * 16  # a multiple of 16
+        mlp_width = rounded if config.mlp_width is None else config.mlp_width
         self.expand = FusedLinear(config.width, mlp_width, parts=2)
         self.out = nn.Linear(mlp_width, config.width)
 
@@ -105,6 +107,13 @@ class SwiGLU(nn.Module):
 
 
 MLPS: dict[str, Callable[[BlockConfig], MLP | SwiGLU]] = {"plain": MLP, "swiglu": SwiGLU}
+
+
+def check_names(activation: str, mlp: str) -> None:
+    """Raise ValueError for an unknown activation, also if the MLP does not use it, or an unknown MLP."""
+    for name, value, choices in (("activation", activation, ACTIVATIONS), ("mlp", mlp, MLPS)):
+        if value not in choices:
+            raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(choices)}")
 
 
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -136,13 +145,11 @@ class TransformerBlock(nn.Module):
     """Pre-LN transformer block: attention, then MLP, each a residual branch.
 
     Raises:
-        ValueError: invalid sizes or names in `config`.
+        ValueError: `width` of `config` is not a multiple of `heads`.
     """
 
     def __init__(self, config: BlockConfig):
         super().__init__()
-        if config.mlp not in MLPS:
-            raise ValueError(f"unknown mlp {config.mlp!r}; choose one of {', '.join(MLPS)}")
         self.config = config
         self.attention = ResidualBranch(config, SelfAttention(config.width, config.heads, config.qk_norm))
         self.mlp = ResidualBranch(config, MLPS[config.mlp](config))

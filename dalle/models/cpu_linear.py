@@ -74,7 +74,7 @@ class PackedLinear(nn.Module):
         dtype: of the packed weights and the products.
         activation: NO_ACTIVATION, or an activation that oneDNN applies to the product.
         input_scale, output_scale: as in the formula above.
-        keep_packed_dtype: return results in `dtype`, for another packed layer, instead of the input's dtype.
+        keep_packed_dtype: return results in `dtype`, for another packed layer, instead of the parameters' dtype.
         """
         super().__init__()
         self.weight, self.bias = linear.weight, linear.bias
@@ -86,14 +86,14 @@ class PackedLinear(nn.Module):
             self.packed_bias = None if linear.bias is None else (linear.bias * output_scale).to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the layer: (..., inputs) -> (..., outputs), in the dtype of x unless `keep_packed_dtype`."""
+        """Apply the layer: (..., inputs) -> (..., outputs), in the parameters' dtype unless `keep_packed_dtype`."""
         y = _packed_linear(x.to(self.dtype), self.packed_weight, self.packed_bias, self.activation)
-        return y if self.keep_packed_dtype else y.to(x.dtype)
+        return y if self.keep_packed_dtype else y.to(self.weight.dtype)
 
 
 def _pack_module(module: nn.Module, batch: int, dtype: torch.dtype) -> nn.Module:
     if isinstance(module, Float32Linear):
-        return PackedLinear(module, batch, torch.float32)
+        return PackedLinear(module, batch, torch.float32, keep_packed_dtype=True)
     if isinstance(module, nn.Linear):
         return PackedLinear(module, batch, dtype)
     packed = copy(module)  # shallow: shares parameters and buffers with the module

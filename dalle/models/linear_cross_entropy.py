@@ -48,8 +48,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-        nll, normaliser = states.new_empty(2, len(states))
-        index = targets.clamp(min=0)  # of ignored targets too, whose loss is set to 0
+        nll, normaliser = states.new_empty(len(states)), states.new_empty(len(states))
+        index = targets.masked_fill(targets == IGNORED, 0)  # any class, since the loss of ignored targets is set to 0
         for part in _chunks(len(states), len(weight)):
             logits = _logits(states[part], weight, bias)
             normaliser[part] = logits.logsumexp(dim=1)
@@ -61,7 +61,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
         states, weight, bias, targets, normaliser = ctx.saved_tensors
         gradient = gradients[0].masked_fill(targets == IGNORED, 0)
-        index = targets.clamp(min=0)
+        index = targets.masked_fill(targets == IGNORED, 0)
         grad_states, grad_weight = torch.empty_like(states), torch.zeros_like(weight, dtype=states.dtype)
         grad_bias = None if bias is None else torch.zeros_like(bias, dtype=states.dtype)
         for part in _chunks(len(states), len(weight)):

@@ -77,7 +77,7 @@ def sample_batches(
     captions: (captions, T) int64, as `model.sequence.pad_captions` returns them.
     config: a guidance other than 1 decodes each image twice, see `dalle.sampling.guidance`; `batch_size` None is 64.
     candidate_offset: number of the first candidate, the same for all captions or one for each.
-    canvas: (h, w), (candidates, h, w) or (captions, candidates, h, w) int64; tokens other than `MASKED` are kept.
+    canvas: (h, w), (candidates, h, w) or (captions, candidates, h, w) integers; tokens other than `MASKED` are kept.
     precision: of the linear layers on a CPU, see `dalle.models.cpu_linear`; on other devices the model's own is used.
     recompute_kv: use caches that take less memory and slightly more time, see `Transformer.new_cache`; sequential
         decoding only.
@@ -85,8 +85,8 @@ def sample_batches(
     count: the images, tokens and passes of parallel decoding are added to it.
 
     Raises:
-        ValueError: no candidates, a canvas of another size or with unknown tokens, a window larger than the image, or
-            `recompute_kv` with parallel decoding.
+        ValueError: no candidates, a canvas of floats, of another size or with unknown tokens, a window larger than the
+            image, or `recompute_kv` with parallel decoding.
     """
     numbers = candidate_numbers(candidate_offset, len(captions), candidates)
     canvases = expand_canvas(canvas, len(captions), candidates, model)
@@ -242,11 +242,15 @@ def expand_canvas(canvas: Tensor | None, captions: int, candidates: int, model: 
     """Check a canvas and expand it: (captions, candidates, h, w) int64, `MASKED` for tokens to sample.
 
     Raises:
-        ValueError: a canvas of another size than the model's, for other numbers of images, or with unknown tokens.
+        ValueError: a canvas of floats, of another size than the model's, for other numbers of images, or with unknown
+            tokens.
     """
     grid, vocabulary = model.sequence.grid, model.sequence.image_vocabulary
     if canvas is None:
         canvas = torch.full((grid, grid), MASKED)
+    if canvas.is_floating_point():
+        raise ValueError(f"the canvas has values of {canvas.dtype}; give tokens as integers")
+    canvas = canvas.cpu().long()
     if canvas.shape[-2:] != (grid, grid):
         raise ValueError(f"the canvas is {tuple(canvas.shape[-2:])} tokens, but the model samples {grid} x {grid}")
     images = (captions, candidates)
@@ -260,4 +264,4 @@ def expand_canvas(canvas: Tensor | None, captions: int, candidates: int, model: 
             f"the canvas has tokens from {canvas.min()} to {canvas.max()}; "
             f"use 0 to {vocabulary - 1}, or {MASKED} for tokens to sample"
         )
-    return canvas.cpu().expand(captions, candidates, grid, grid)
+    return canvas.expand(captions, candidates, grid, grid)

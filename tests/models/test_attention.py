@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from dalle.models import attention
-from dalle.models.attention import causal, full, matmul_attention
+from dalle.models.attention import DenseMaskAttention, SelfAttention, causal, full, matmul_attention
 
 
 def tensors(dtype, b=3, heads=2, n=12, d=8):
@@ -28,6 +28,34 @@ def test_attention_by_matrix_products_equals_torchs_forward_and_backward(shape):
         output.square().sum().backward()
         results.append((output, q.grad, k.grad, v.grad))
     torch.testing.assert_close(results[0], results[1])
+
+
+SCATTERED = torch.rand(12, 12, generator=torch.Generator().manual_seed(1)) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("attend", "mask"),
+    [
+        (full, torch.ones(12, 12, dtype=torch.bool)),
+        (causal, torch.ones(12, 12, dtype=torch.bool).tril()),
+        (DenseMaskAttention(SCATTERED), SCATTERED),
+    ],
+    ids=["full", "causal", "dense mask"],
+)
+@pytest.mark.parametrize("padded", [False, True])
+def test_float64_attention_has_errors_of_float64(attend, mask, padded):
+    q, k, v = tensors(torch.float64)
+    if padded:
+        mask = mask & ~padding()[:, None, None]
+    rows = mask.any(dim=-1, keepdim=True)  # a query without keys has no defined result
+    expected = (q @ k.mT / 8**0.5).masked_fill(~mask, -torch.inf).softmax(dim=-1) @ v
+    actual = attend(q, k, v, padding()) if padded else attend(q, k, v)
+    torch.testing.assert_close(actual.where(rows, 0), expected.where(rows, 0), rtol=1e-12, atol=1e-12)
+
+
+def test_attention_of_an_empty_batch_is_empty():
+    for attend in (full, causal):
+        assert SelfAttention(16, 2)(torch.zeros(0, 5, 16), attend).shape == (0, 5, 16)
 
 
 @pytest.mark.parametrize("amx", [False, True])

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from math import inf, nan
 
 import pytest
 import torch
@@ -145,8 +146,10 @@ def test_text_feature_is_read_at_the_given_end_token_or_largest_id(config, clip)
 def test_indivisible_sizes_raise():
     with pytest.raises(ValueError, match="image_size=30 must be a multiple of patch=8"):
         CLIPConfig(image_size=30, patch=8)
-    with pytest.raises(ValueError, match="width=768 does not divide into heads=7"):
-        CLIP(CLIPConfig(image_heads=7))
+    with pytest.raises(ValueError, match="image_width=768 must be a multiple of image_heads=7"):
+        CLIPConfig(image_heads=7)
+    with pytest.raises(ValueError, match="text_width=512 must be a multiple of text_heads=7"):
+        CLIPConfig(text_heads=7)
 
 
 @pytest.mark.parametrize(
@@ -162,6 +165,44 @@ def test_indivisible_sizes_raise():
 def test_unknown_options_raise(changes, sentence):
     with pytest.raises(ValueError, match=sentence):
         CLIPConfig(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"text_positions": 2}, "text_positions=2 must be at least 3"),
+        ({"text_vocabulary": 2}, "text_vocabulary=2 must be at least 3"),
+        ({"start_id": 7, "end_id": 7}, "start_id and end_id are both 7"),
+        ({"start_id": 49_407}, "start_id and end_id are both 49407"),
+        ({"image_mlp": 0}, "image_mlp=0 must be at least 1"),
+        ({"text_mlp": -4}, "text_mlp=-4 must be at least 1"),
+        *(
+            ({name: value}, f"{name}={value} must be a finite number above 0")
+            for name in ("initial_temperature", "max_logit_scale", "image_eps", "text_eps")
+            for value in (0, nan, inf)
+        ),
+        ({"pixel_mean": (0, nan, 0)}, "pixel_mean=.* must be three finite numbers"),
+        ({"pixel_std": (1, nan, 1)}, "pixel_std=.* must be three finite numbers above 0"),
+        *(
+            ({"image_encoder": "resnet", "image_blocks": blocks}, "image_blocks=.* must be four numbers of at least 1")
+            for blocks in ((), (1, 1), (1, 1, 1, 1, 1), (1, 0, 1, 1), (1, 1, -1, 1))
+        ),
+    ],
+    ids=str,
+)
+def test_sizes_that_no_clip_can_have_raise(changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        CLIPConfig(**changes)
+
+
+def test_tokenizer_without_room_for_start_and_end_tokens_raises(config, tokenizer, clip, tmp_path):
+    words = tokenizer.vocabulary
+    with pytest.raises(ValueError, match=f"{words} ids, but text_vocabulary={words + 1} has room for {words - 1}"):
+        CLIP(replace(config, text_vocabulary=words + 1), tokenizer)
+    clip.save(tmp_path)
+    CaptionTokenizer.train([*CAPTIONS, "purple zigzags"] * 4, words + 1).save(tmp_path / "tokenizer.json")
+    with pytest.raises(CheckpointError, match=f"the tokenizer has {words + 1} ids"):
+        CLIP.load(tmp_path)
 
 
 # --- captions --------------------------------------------------------------------------------------------------
@@ -276,6 +317,26 @@ def test_score_is_the_cosine_similarity_of_image_and_caption(clip):
                 assert scores[i, j].item() == pytest.approx((picture * words).sum().item(), abs=1e-5)
     torch.testing.assert_close(clip.score(images, CAPTIONS, batch_size=2), scores)
     assert not scores.requires_grad
+
+
+def test_no_images_or_no_captions_give_no_scores(clip):
+    images = [noise(12, 12), noise(9, 9)]
+    assert clip.score([], CAPTIONS).shape == (0, 3)
+    assert clip.score(images, []).shape == (2, 0)
+    assert clip.score([], []).shape == (0, 0)
+
+
+@pytest.mark.parametrize("encoder", ["vit", "resnet"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_clip_of_every_dtype_has_nearly_the_same_scores(encoder, dtype, config, tokenizer):
+    torch.manual_seed(0)
+    resnet = {"image_size": 32, "image_width": 4, "image_blocks": (1, 1, 1, 1), "image_heads": 4}
+    clip = CLIP(replace(config, image_encoder=encoder, **(resnet if encoder == "resnet" else {})), tokenizer).eval()
+    images = [noise(32, 32, seed) for seed in range(3)]
+    expected = clip.score(images, CAPTIONS)
+    scores = clip.to(dtype).score(images, CAPTIONS)
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-5 if dtype == torch.float64 else 0.03)
 
 
 def test_too_long_captions_are_truncated_for_scores(clip):

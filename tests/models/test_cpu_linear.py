@@ -71,6 +71,32 @@ def test_bfloat16_is_used_for_matrix_products_only(make_transformer):
 
 
 @needs_operators
+@pytest.mark.parametrize("changes", BLOCKS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+@torch.inference_mode()
+def test_packed_models_of_other_dtypes_agree(make_transformer, changes, dtype):
+    model = make_transformer(width=32, **changes).to(dtype)
+    caption, image = sequence(model)
+    expected, found = model(caption, image).image, pack_linear_layers(model, 3)(caption, image).image
+    assert found.dtype == expected.dtype == torch.float32
+    assert (found - expected).abs().max() < 0.05 * expected.std()
+
+
+@needs_operators
+@pytest.mark.parametrize("precision", FORMATS, ids=str)
+@pytest.mark.parametrize("decoding", ["sequential", "parallel"])
+def test_models_of_16_bits_sample_on_a_cpu(make_transformer, decoding, precision):
+    if not is_packing_supported(precision):
+        pytest.skip("no bfloat16 products on this processor")
+    model, config = make_transformer(width=32), DecodingConfig(decoding=decoding)
+    caption, _ = sequence(model)
+    expected = generate(model, caption, 4, config)
+    for dtype in (torch.bfloat16, torch.float16):
+        images = generate(make_transformer(width=32).to(dtype), caption, 4, config, precision=precision)
+        assert (images == expected).float().mean() > 0.8  # 0.08 by chance; rounding changes tokens that nearly tie
+
+
+@needs_operators
 def test_packed_model_samples_the_same_images(make_transformer, monkeypatch):
     model = make_transformer(patterns=["paper"], depth=3)
     caption, _ = sequence(model)

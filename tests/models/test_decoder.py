@@ -155,7 +155,8 @@ def test_another_kind_of_checkpoint_is_refused(dvae, tmp_path):
     ("changes", "message"),
     [
         ({"width": 12}, "multiple of 8"),
-        ({"residual_scale": 0.0}, "residual_scale=0.0 must be above 0"),
+        ({"residual_scale": 0.0}, "residual_scale=0.0 must be a finite number above 0"),
+        ({"residual_scale": float("nan")}, "residual_scale=nan must be a finite number above 0"),
         ({"patch": 8, "levels": 2, "code_side": 8}, "must divide the 8 pixels of a code"),
     ],
 )

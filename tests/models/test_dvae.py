@@ -240,6 +240,9 @@ def test_indices_outside_the_codebook_raise(token, span):
         ({"pool": "min"}, "pool='min' is unknown; choose 'max' or 'average'"),
         ({"width": 10}, "width=10 must be a multiple of 4"),
         ({"bottleneck_kernel": 2}, "bottleneck_kernel=2 must be odd"),
+        ({"vocabulary": 1}, "vocabulary=1 must be at least 2"),
+        ({"gain": 0.0}, r"gain=0\.0 must be a finite number above 0"),
+        ({"gain": float("nan")}, "gain=nan must be a finite number above 0"),
     ],
 )
 def test_invalid_sizes_raise(sizes, sentence):
@@ -257,6 +260,26 @@ def test_decoding_tokens_equals_decoding_one_hot_codes(bottleneck_kernel):
     tokens = torch.randint(model.vocabulary, (2, 3, 4), generator=torch.Generator().manual_seed(1))
     codes = F.one_hot(tokens, model.vocabulary).permute(0, 3, 1, 2).float()
     torch.testing.assert_close(model.decode(tokens), mean_image(model.decode_codes(codes)))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bottleneck_kernel", [1, 3])
+def test_tokens_of_any_integers_are_decoded_and_floats_refused(bottleneck_kernel):
+    model = DiscreteVAE(replace(TINY, bottleneck_kernel=bottleneck_kernel))
+    tokens = torch.randint(model.vocabulary, (2, 3, 4), generator=torch.Generator().manual_seed(1))
+    expected = model.decode(tokens)
+    for dtype in (torch.uint8, torch.uint16, torch.int32):
+        assert model.decode(tokens.to(dtype)).equal(expected)
+    with pytest.raises(ValueError, match="tokens are indices of the codebook as integers, not torch.float32"):
+        model.decode(tokens.float())
+
+
+@torch.no_grad()
+def test_empty_batches_are_encoded_and_decoded():
+    model = DiscreteVAE(TINY)
+    tokens = model.encode(torch.zeros(0, 3, 16, 12))
+    assert tokens.shape == (0, 4, 3)
+    assert model.decode(tokens).shape == (0, 3, 16, 12)
 
 
 def test_inference_mode_tokens_are_decoded_with_gradients():

@@ -1,5 +1,7 @@
 """The relaxation fused with the decoder's first layer equals the two steps by themselves, in less memory."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -58,6 +60,28 @@ def test_half_precision_logits_under_autocast_are_embedded_in_float32(chunks):
     assert embedded.dtype == torch.float32
     torch.testing.assert_close(embedded, in_two_steps(logits, layer, 0.5), rtol=1e-4, atol=1e-5)
     assert gradients(embedded, logits, layer)[0].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_dvaes_of_every_dtype_train_below_and_above_one_chunk(dtype, monkeypatch):
+    model = DiscreteVAE(DVAEConfig(vocabulary=CODES, width=8, blocks_per_group=1, decoder_input=8)).to(dtype)
+    images = torch.rand(2, 3, 48, 48, generator=generator()).to(dtype)
+    for chunk in (1 << 19, 700):
+        monkeypatch.setattr(module, "CHUNK", chunk)
+        parameters, logits = model(images, 0.5, generator())
+        assert is_worthwhile(logits, model.decoder.input) == (chunk == 700)
+        parameters.float().square().mean().backward()
+        assert parameters.dtype == dtype
+        assert all(each.grad.isfinite().all() and each.grad.dtype == dtype for each in model.parameters())
+
+
+def test_embeddings_of_other_dtypes_are_rounded_from_float32(chunks):
+    logits, layer = case()
+    for dtype in (torch.bfloat16, torch.float64):
+        other = copy.deepcopy(layer).to(dtype)
+        expected = gumbel_embedding(logits.to(dtype).float(), copy.deepcopy(other).float(), 0.5, generator())
+        actual = gumbel_embedding(logits.to(dtype), other, 0.5, generator())
+        torch.testing.assert_close(actual, expected.to(dtype), rtol=1e-5, atol=1e-6)
 
 
 def test_draws_follow_the_generator_or_torchs_seed():

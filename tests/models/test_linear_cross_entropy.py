@@ -43,6 +43,26 @@ def test_chunks_handle_ignored_targets_themselves(monkeypatch):
     torch.testing.assert_close(results(flat, states, linear, weights), expected)
 
 
+@pytest.mark.parametrize("limit", [50, 1000])
+@pytest.mark.parametrize("target", [-1, 11])
+def test_targets_that_are_no_class_raise(target, limit, monkeypatch):
+    states, linear, targets, _ = case()
+    targets[1, 3] = target
+    monkeypatch.setattr(module, "MAX_LOGITS", limit)
+    with pytest.raises((IndexError, RuntimeError), match="out of bounds"):  # of torch, by its two kernels
+        linear_cross_entropy(states, linear, targets)
+
+
+@pytest.mark.parametrize("limit", [50, 1000])
+def test_losses_may_be_changed_in_place(limit, monkeypatch):
+    monkeypatch.setattr(module, "MAX_LOGITS", limit)
+    states, linear, targets, weights = case()
+    flat = module._cross_entropy(states.flatten(0, 1), linear, targets.flatten())
+    flat *= 2
+    expected = results(2 * token_nll(linear(states), targets), states, linear, weights)
+    torch.testing.assert_close(results(flat.view(3, 7), states, linear, weights), expected)
+
+
 def test_targets_may_be_distributions():
     states, linear, _, weights = case()
     targets = torch.rand(3, 7, 11, generator=torch.Generator().manual_seed(2), dtype=torch.float64).softmax(dim=-1)

@@ -360,9 +360,22 @@ def test_dropout_outside_its_range_raises(dropout):
         TransformerConfig(dropout=dropout)
 
 
-def test_unknown_mlp_raises():
-    with pytest.raises(ValueError, match=r"unknown mlp 'moe'; choose one of plain, swiglu"):
-        Transformer(TransformerConfig(6, 11, 13, grid=4, width=16, depth=1, heads=2, mlp="moe"))
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"mlp": "moe"}, "unknown mlp 'moe'; choose one of plain, swiglu"),
+        ({"mlp": "swiglu", "activation": "relu"}, "unknown activation 'relu'; choose one of quick_gelu, gelu"),
+        ({"kernel": 2, "patterns": ["dense"]}, "kernel=2 must be odd"),
+        *(
+            ({"initial_scale": each}, f"initial_scale={each} must be a finite number, at least 0")
+            for each in (-1, float("inf"), float("nan"))
+        ),
+    ],
+    ids=str,
+)
+def test_settings_are_checked_even_if_no_layer_uses_them(changes, problem):
+    with pytest.raises(ValueError, match=problem):
+        TransformerConfig(**changes)
 
 
 def test_quick_gelu_matches_its_definition():

@@ -280,7 +280,7 @@ def test_unknown_tensor_names_and_shapes_raise(folder):
         ({"image_size": [32, 48]}, "image_size=[32, 48]"),
         ({"num_channels": 1}, "num_channels=1; images must be square and have 3 channels"),
         ({"hidden_act": "relu"}, "unknown activation 'relu'; choose one of quick_gelu, gelu"),
-        ({"num_attention_heads": 7}, "width=64 does not divide into heads=7"),
+        ({"num_attention_heads": 7}, "image_width=64 must be a multiple of image_heads=7"),
     ],
 )
 def test_unsupported_sizes_raise(folder, changes, sentence):

@@ -220,6 +220,7 @@ def test_progress_sums_to_images_and_its_exception_stops_decoding(make_transform
     ("canvas", "problem"),
     [
         (torch.zeros(3, 4, dtype=torch.int64), r"\(3, 4\) tokens, but the model samples 4 x 4"),
+        (torch.zeros(4, 4), "the canvas has values of torch.float32; give tokens as integers"),
         (torch.full((4, 4), 13), "tokens from 13 to 13; use 0 to 12"),
         (torch.zeros(2, 4, 4, dtype=torch.int64), r"for \(2,\) images, but captions=3 and candidates=1"),
     ],
@@ -228,6 +229,15 @@ def test_canvas_of_wrong_shape_raises(make_transformer, canvas, problem):
     model = make_transformer()
     with pytest.raises(ValueError, match=problem):
         generate(model, captions(model), 1, canvas=canvas)
+
+
+@pytest.mark.parametrize("decoding", ["sequential", "parallel"])
+def test_canvas_of_any_integers_gives_the_same_images(make_transformer, decoding):
+    model, config = make_transformer(), DecodingConfig(decoding=decoding)
+    canvas = some_canvases(2)
+    expected = generate(model, captions(model), 2, config, canvas=canvas)
+    for dtype in (torch.int32, torch.int8):
+        assert generate(model, captions(model), 2, config, canvas=canvas.to(dtype)).equal(expected)
 
 
 def test_zero_candidates_raise(make_transformer):

@@ -72,11 +72,29 @@ class CLIPConfig:
         for name in ("start_id", "end_id"):
             if (value := getattr(self, name)) is not None and not 0 <= value < self.text_vocabulary:
                 raise ValueError(f"{name}={value} is none of the text_vocabulary={self.text_vocabulary} ids")
+        if self.start_token == self.end_token:
+            raise ValueError(f"start_id and end_id are both {self.end_token}; the end token needs an id of its own")
+        for name in ("text_vocabulary", "text_positions"):
+            if getattr(self, name) < 3:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 3: start token, a word, end token")
+        for name in ("image_mlp", "text_mlp"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1; leave it out for 4 times the width")
         for name in ("image_eps", "text_eps", "initial_temperature", "max_logit_scale"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
-        if len(self.pixel_mean) != 3 or len(self.pixel_std) != 3 or min(self.pixel_std) <= 0:
-            raise ValueError("pixel_mean and pixel_std are three numbers each, those of pixel_std above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)} must be a finite number above 0")
+        if len(self.pixel_mean) != 3 or not all(map(math.isfinite, self.pixel_mean)):
+            raise ValueError(f"pixel_mean={self.pixel_mean} must be three finite numbers")
+        if len(self.pixel_std) != 3 or not all(0 < each < math.inf for each in self.pixel_std):
+            raise ValueError(f"pixel_std={self.pixel_std} must be three finite numbers above 0")
+        if self.text_width % self.text_heads:
+            raise ValueError(f"text_width={self.text_width} must be a multiple of text_heads={self.text_heads}")
+        if self.image_encoder == "vit" and self.image_width % self.image_heads:
+            raise ValueError(f"image_width={self.image_width} must be a multiple of image_heads={self.image_heads}")
+        if self.image_encoder == "resnet" and (len(self.image_blocks) != 4 or min(self.image_blocks) < 1):
+            raise ValueError(
+                f"image_blocks={self.image_blocks} must be four numbers of at least 1, the blocks of each stage"
+            )
         if self.image_encoder == "vit" and self.image_size % self.patch:
             raise ValueError(f"image_size={self.image_size} must be a multiple of patch={self.patch}")
         if self.shorter_side is not None and not self.image_size <= self.shorter_side <= 16 * self.image_size:

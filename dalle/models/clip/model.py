@@ -107,6 +107,13 @@ class CLIP(nn.Module):
 
     def __init__(self, config: CLIPConfig, tokenizer: CaptionTokenizer | CLIPTokenizer | None = None):
         super().__init__()
+        # published tokenizers count the start and end tokens; ours has ids of words only
+        words = config.text_vocabulary - (2 if config.tokenizer == "dalle" else 0)
+        if tokenizer is not None and tokenizer.vocabulary > words:
+            raise ValueError(
+                f"the tokenizer has {tokenizer.vocabulary} ids, but text_vocabulary={config.text_vocabulary} has room "
+                f"for {words}; use the tokenizer that CLIP was trained with, or a larger text_vocabulary"
+            )
         self.config = config
         self.tokenizer = tokenizer
         self.image = IMAGE_ENCODERS[config.image_encoder](config)
@@ -131,7 +138,8 @@ class CLIP(nn.Module):
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Encode images: (b, 3, image_size, image_size) in [0, 1] -> (b, embedding) unit vectors."""
-        features = self.image((pixels - self.pixel_mean) / self.pixel_std)
+        normalised = (pixels - self.pixel_mean) / self.pixel_std
+        features = self.image(normalised.to(self.log_scale.dtype))
         return F.normalize(features.float(), dim=-1)
 
     def encode_text(self, ids: Tensor) -> Tensor:
@@ -168,7 +176,10 @@ class CLIP(nn.Module):
         device = self.log_scale.device
         text_features = self.encode_text(self.tokenize(captions, truncate=True).to(device))
         chunks = (images[i : i + batch_size] for i in range(0, len(images), batch_size))
-        image_features = torch.cat([self.encode_image(self.preprocess(chunk).to(device)) for chunk in chunks])
+        no_features = text_features[:0]  # the result of no images
+        image_features = torch.cat(
+            [no_features, *(self.encode_image(self.preprocess(chunk).to(device)) for chunk in chunks)]
+        )
         return (image_features @ text_features.T).cpu()
 
     def save(self, folder: str | Path, meta: dict | None = None) -> None:

@@ -10,6 +10,7 @@ a limit. So residual and noise are in units of `local_scale`. With one unit for 
 not remove entirely shows as speckles in flat areas.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +50,8 @@ class DecoderConfig:
         check_sizes(self)
         if self.width % GROUPS:
             raise ValueError(f"width={self.width} must be a multiple of {GROUPS}, the groups of a norm")
-        if self.residual_scale <= 0:
-            raise ValueError(f"residual_scale={self.residual_scale} must be above 0")
+        if not 0 < self.residual_scale < math.inf:
+            raise ValueError(f"residual_scale={self.residual_scale} must be a finite number above 0")
         most = self.code_side.bit_length()  # checked first: 2 to the power of a huge number takes forever
         if self.levels > most or self.code_side % (self.patch * 2 ** (self.levels - 1)):
             raise ValueError(

@@ -25,18 +25,19 @@ def is_worthwhile(logits: Tensor, layer: nn.Conv2d) -> bool:
 def gumbel_embedding(
     logits: Tensor, layer: nn.Conv2d, temperature: float, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Compute layer(gumbel_softmax(logits)) of a 1x1 convolution, in float32: (b, v, h, w) logits -> (b, d, h, w).
+    """Compute layer(gumbel_softmax(logits)) of a 1x1 convolution: (b, v, h, w) logits -> (b, d, h, w).
 
-    Samples have the distribution of `gumbel_softmax`, but are drawn with other random numbers.
+    It is computed in float32 and returned in the dtype of the layer's weights. Samples have the distribution of
+    `gumbel_softmax`, but are drawn with other random numbers.
     """
     b, _, h, _ = logits.shape
     generator = generator or _default_generator(logits.device)
     with without_autocast(logits.device.type):
         flat = rearrange(logits.float(), "b v h w -> (b h w) v")  # a view if logits are in channels-last layout
-        embedded = _GumbelEmbedding.apply(flat, layer.weight.flatten(1), temperature, generator)
+        embedded = _GumbelEmbedding.apply(flat, layer.weight.flatten(1).float(), temperature, generator)
         if layer.bias is not None:
             embedded = embedded + layer.bias
-    return rearrange(embedded, "(b h w) d -> b d h w", b=b, h=h)
+    return rearrange(embedded.to(layer.weight.dtype), "(b h w) d -> b d h w", b=b, h=h)
 
 
 class _GumbelEmbedding(torch.autograd.Function):

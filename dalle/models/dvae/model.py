@@ -5,6 +5,7 @@ There is no codebook module: the decoder's first 1x1 convolution, applied to one
 embedding.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,10 @@ class DVAEConfig:
             raise ValueError(f"width={self.width} must be a multiple of 4: residual branches are a quarter as wide")
         if self.bottleneck_kernel % 2 == 0:
             raise ValueError(f"bottleneck_kernel={self.bottleneck_kernel} must be odd, to keep the grid's size")
+        if self.vocabulary == 1:
+            raise ValueError("vocabulary=1 must be at least 2: a single code tells nothing of an image")
+        if self.gain is not None and not 0 < self.gain < math.inf:
+            raise ValueError(f"gain={self.gain} must be a finite number above 0")
         if self.quantises_vectors and self.bottleneck_kernel != 1:
             raise ValueError(
                 f"relaxation=vector_quantisation needs bottleneck_kernel=1, not {self.bottleneck_kernel}: the "
@@ -147,12 +152,12 @@ class Decoder(nn.Module):
         return self.input.in_full_precision(codes)
 
     def embed_tokens(self, tokens: Tensor) -> Tensor:
-        """Compute `embed` of one-hot codes from their indices: (b, h, w) int64 -> (b, decoder_input, h, w)."""
+        """Compute `embed` of one-hot codes from their indices: (b, h, w) integers -> (b, decoder_input, h, w)."""
         weight, bias = self.input.weight, self.input.bias
+        tokens = tokens.to(torch.int64, copy=True)  # copied, as autograd cannot save tensors created in inference mode
         if self.input.kernel_size != (1, 1):
             codes = rearrange(F.one_hot(tokens, weight.shape[1]), "b h w v -> b v h w")
             return self.embed(codes.to(weight.dtype))
-        tokens = tokens.clone()  # autograd cannot save tensors created in inference mode
         embedded = F.embedding(tokens, weight[:, :, 0, 0].T) + (0 if bias is None else bias)
         return rearrange(embedded, "b h w d -> b d h w")
 
@@ -230,17 +235,22 @@ class DiscreteVAE(nn.Module):
         return self.decoder(codes)
 
     def decode(self, tokens: Tensor) -> Tensor:
-        """Decode indices to an image: (b, h, w) int64 -> (b, 3, h * downsample, w * downsample) in [0, 1].
+        """Decode indices to an image: (b, h, w) integers -> (b, 3, h * downsample, w * downsample) in [0, 1].
 
-        The scale ln b is ignored, as in the paper (Appendix A.3). Raises `ValueError` for indices outside the
-        codebook.
+        The scale ln b is ignored, as in the paper (Appendix A.3). Raises `ValueError` for indices that are floats
+        or outside the codebook.
         """
         self.check_tokens(tokens)
         return mean_image(self.decoder.decode_embeddings(self.decoder.embed_tokens(tokens)))
 
     def check_tokens(self, tokens: Tensor) -> None:
-        """Raise `ValueError` for indices outside the codebook."""
-        low, high = tokens.min().item(), tokens.max().item()
+        """Raise `ValueError` for indices that are floats or outside the codebook."""
+        if tokens.is_floating_point():
+            raise ValueError(f"tokens are indices of the codebook as integers, not {tokens.dtype}")
+        if not tokens.numel():
+            return
+        indices = tokens.long()  # torch has no minimum of unsigned integers above 8 bits
+        low, high = indices.min().item(), indices.max().item()
         if low < 0 or high >= self.vocabulary:
             raise ValueError(f"tokens span {low} to {high}, but the codebook has indices 0 to {self.vocabulary - 1}")
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dalle import checkpoint
 from dalle.config_validation import check_sizes
 from dalle.models.attention import TextImageSoftmax, causal
-from dalle.models.blocks import BlockConfig, Float32Linear, TransformerBlock
+from dalle.models.blocks import BlockConfig, Float32Linear, TransformerBlock, check_names
 from dalle.models.linear_cross_entropy import linear_cross_entropy
 from dalle.models.transformer.kv_cache import (
     Cache,
@@ -62,10 +62,13 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         check_sizes(self)
-        if self.initial_scale < 0:
-            raise ValueError(f"initial_scale={self.initial_scale} must be at least 0")
+        if not 0 <= self.initial_scale < math.inf:
+            raise ValueError(f"initial_scale={self.initial_scale} must be a finite number, at least 0")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} must be at least 0 and below 1")
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel={self.kernel} must be odd: the convolutional pattern is centred on its query")
+        check_names(self.activation, self.mlp)
 
     @property
     def block(self) -> BlockConfig:
