@@ -34,7 +34,7 @@ def local_folder(name: str | Path, revision: str | None = None) -> Path:
         known = " or ".join(bundled_names())
         choices = f"a folder, {known}, or user/name" if known else "a folder, or user/name"
         raise CheckpointError(f"there is no model {name}: give {choices} of a model on the Hugging Face Hub")
-    first = Path(name).parts[0]
+    first = str(name).split("/")[0]
     if first in bundled_names() or Path(first).is_dir():  # a local path with a typo must not be asked for on the hub
         raise CheckpointError(
             f"there is no folder {name}; it is not searched on the hub, since {first} is a local name"
