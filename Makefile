@@ -1,4 +1,5 @@
-# The version of the tests. A range is possible too: make test TORCH='torch>=2.6,<2.14'
+# The version of the tests. A range is possible too: rm -r .venv && make test TORCH='torch>=2.6,<2.14'. The packages
+# of an existing .venv stay as they are, whatever TORCH, PYTHON and CONSTRAINTS are.
 TORCH ?= torch==2.13.0
 PYTHON ?= python3
 # The versions of all other packages that the tests ran with. The ranges of pyproject.toml: make install CONSTRAINTS=
@@ -78,9 +79,9 @@ drawings-page: ## write the table of authors and licences: docs/drawings.md
 	$(RUN) docs/drawings.py outputs/drawings
 
 constraints: $(INSTALLED) ## write the versions in .venv: constraints.txt
-	@{ echo "# Written by make constraints: the versions that the tests ran with, for Python 3.11 and later."; \
-	$(RUN) -m pip freeze --exclude-editable | grep -vi '^torch==\|^dall-e==\|@' | sed 's/$$/; python_version >= "3.11"/'; } \
-	> constraints.txt
+	@versions=$$($(RUN) -m pip freeze --exclude-editable) \
+	&& { echo "# Written by make constraints: the versions that the tests ran with, for Python 3.11 and later."; \
+	echo "$$versions" | grep -vi '^torch==\|^dall-e==\|@' | sed 's/$$/; python_version >= "3.11"/'; } > constraints.txt
 
 site: $(INSTALLED) ## make a web site of the documentation: site/index.html
 	$(RUN) -m mkdocs build --quiet

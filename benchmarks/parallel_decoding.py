@@ -110,6 +110,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/parallel_decoding.json"))
     parser.add_argument("--quick", action="store_true", help="a tiny model, seconds: a test of the script")
     arguments = parser.parse_args()
+    if not 1 <= arguments.captions <= len(CAPTIONS):
+        parser.error(f"--captions {arguments.captions} must be 1 to {len(CAPTIONS)}")
 
     torch.set_num_threads(arguments.threads)
     sampling = DecodingConfig(guidance=1.0)

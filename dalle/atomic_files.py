@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 def atomic_write(path: Path) -> Iterator[Path]:
     """Context with a temporary path to write to, which replaces `path` atomically at the end; deleted on errors."""
     # the package for this, atomicwrites, is no longer maintained
+    path = path.resolve()  # a symbolic link stays, and the file it points to is replaced
     temporary = path.with_name(f".{path.name}.part")
     try:
         yield temporary
@@ -24,6 +26,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Context with an empty temporary folder to write to, which replaces `path` at the end; deleted on errors."""
+    path = path.resolve()  # a symbolic link stays, and the folder it points to is replaced
     temporary, previous = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
     shutil.rmtree(temporary, ignore_errors=True)  # of a killed process
     if path.exists():
@@ -42,6 +45,18 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             os.replace(previous, path)
         for left in (temporary, previous):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def check_writable(folder: Path, setting: str = "out") -> None:
+    """Create a folder if there is none. Raises ValueError, which names `setting`, if no file can be written to it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
+    except FileExistsError:
+        raise ValueError(f"{folder} is a file: choose another {setting}=") from None
+    except OSError as error:
+        raise ValueError(f"no file can be written to {folder} ({error.strerror}): choose another {setting}=") from error
 
 
 def fsync(path: Path) -> None:

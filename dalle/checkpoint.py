@@ -10,6 +10,7 @@ temporary name, flushed and renamed, so files under these names are always compl
 """
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -297,6 +298,11 @@ def _write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"could not save {path}: {error}. The previous file is unchanged: free some disk space and run again"
-        ) from error
+        raise save_error(path, error) from error
+
+
+def save_error(path: Path, reason: object) -> CheckpointError:
+    """Return the error of a checkpoint that could not be written, with advice if the disk is full."""
+    full = any(os.strerror(code) in str(reason) for code in (errno.ENOSPC, errno.EDQUOT))
+    advice = ": free some disk space and run again" if full else ""
+    return CheckpointError(f"could not save {path}: {reason}. Files not written yet are unchanged{advice}")

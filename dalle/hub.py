@@ -34,10 +34,15 @@ def local_folder(name: str | Path, revision: str | None = None) -> Path:
         known = " or ".join(bundled_names())
         choices = f"a folder, {known}, or user/name" if known else "a folder, or user/name"
         raise CheckpointError(f"there is no model {name}: give {choices} of a model on the Hugging Face Hub")
-    check_installed("hub", f"downloading {name}", "huggingface_hub")
+    first = str(name).split("/")[0]
+    if first in bundled_names() or Path(first).is_dir():  # a local path with a typo must not be asked for on the hub
+        raise CheckpointError(
+            f"there is no folder {name}; it is not searched on the hub, since {first} is a local name"
+        )
+    check_installed("hub", f"there is no folder {name}, and downloading it", "huggingface_hub")
     from huggingface_hub import snapshot_download
 
-    with _explained(str(name), revision, missing=", which was not downloaded before"):
+    with _explained(str(name), revision, missing=", which is not a folder and was not downloaded before"):
         return Path(snapshot_download(str(name), revision=revision, allow_patterns=FILES))
 
 
@@ -87,9 +92,10 @@ def _explained(repository: str, revision: str | None, missing: str = "") -> Iter
             f"{repository} is gated: accept its terms on {constants.ENDPOINT}/{repository}, then run hf auth login"
         ) from error
     except errors.RepositoryNotFoundError as error:
+        folder = " and no such folder" if missing else ""
         raise CheckpointError(
-            f"there is no model {repository} on {constants.ENDPOINT}, or it is private: check the spelling, or run "
-            "hf auth login"
+            f"there is no model {repository} on {constants.ENDPOINT}{folder}, or it is private: check the spelling, or "
+            "run hf auth login"
         ) from error
     except errors.RevisionNotFoundError as error:
         raise CheckpointError(f"{repository} has no revision {revision}: give a branch, a tag or a commit") from error

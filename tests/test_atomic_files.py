@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dalle import atomic_files
-from dalle.atomic_files import atomic_folder
+from dalle.atomic_files import atomic_folder, atomic_write
 
 
 def write(folder: Path, text: str) -> None:
@@ -31,6 +31,22 @@ def test_nothing_is_deleted_under_the_folders_own_name(tmp_path, monkeypatch):
     assert content(tmp_path / "best") == ["new", "new"]
     assert tmp_path / "best" not in deleted
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
+def test_symbolic_links_stay_and_what_they_point_to_is_replaced(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "file").write_text("old")
+    (tmp_path / "disk" / "folder").mkdir()
+    for name in ("file", "folder"):
+        (tmp_path / name).symlink_to(Path("disk", name))
+    write(tmp_path / "folder", "new")
+    with atomic_write(tmp_path / "file") as temporary:
+        temporary.write_text("new")
+    assert content(tmp_path / "disk" / "folder") == ["new", "new"]
+    assert (tmp_path / "disk" / "file").read_text() == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "file", "folder"]
+    assert sorted(path.name for path in (tmp_path / "disk").iterdir()) == ["file", "folder"]
+    assert (tmp_path / "file").is_symlink() and (tmp_path / "folder").is_symlink()
 
 
 def test_the_previous_folder_stays_if_the_new_one_cannot_take_its_name(tmp_path, monkeypatch):

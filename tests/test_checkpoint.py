@@ -1,6 +1,8 @@
 """Checkpoints: round trips, errors for damaged files, and failed saves that keep the previous checkpoint."""
 
+import errno
 import json
+import os
 import resource
 import signal
 from dataclasses import dataclass
@@ -175,11 +177,24 @@ def test_full_disk_leaves_previous_checkpoint_and_state(saved, small_files_only)
     first, files = checkpoint.digest(folder), sorted(folder.rglob("*"))
     with pytest.raises(CheckpointError, match=r"could not save .*line.*File too large"):
         checkpoint.save_model(folder, "line", Line(inputs=100_000), LineConfig(100_000))
-    with pytest.raises(CheckpointError, match="previous file is unchanged"):
+    with pytest.raises(CheckpointError, match="File too large.*Files not written yet are unchanged$"):
         checkpoint.save_state(folder, 10, {"a": torch.zeros(100_000)}, {})
     assert checkpoint.digest(folder) == first
     assert checkpoint.read_scalars(folder) == {"step": 5}
     assert sorted(folder.rglob("*")) == files  # nothing half-written lies about
+
+
+@pytest.mark.parametrize(("code", "full"), [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EACCES, False)])
+def test_only_a_full_disk_is_answered_with_freeing_space(saved, monkeypatch, code, full):
+    folder, _ = saved
+
+    def fail(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(checkpoint, "write_tensors", fail)
+    with pytest.raises(CheckpointError, match=os.strerror(code)) as raised:
+        checkpoint.save_state(folder, 10, {"a": torch.zeros(2)}, {})
+    assert ("free some disk space" in str(raised.value)) == full
 
 
 def test_checkpoint_folder_is_self_contained(saved, tmp_path):

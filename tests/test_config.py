@@ -80,7 +80,8 @@ def test_overrides_change_settings_and_defaults_are_the_papers():
         ("stage.optimizer=adam", "stage.optimizer is a group of settings (.learning_rate, .warmup_steps"),
         (
             "run=a, b",
-            "cannot read run=a, b: a value with commas or brackets needs two pairs of quotes, as 'run=\"a, b\"'",
+            "cannot read run=a, b: a value with commas, brackets or letters such as é needs two pairs of quotes, as "
+            "'run=\"a, b\"'",
         ),
         ("stage.steps", "cannot read stage.steps: write stage.steps=value"),
         ("stage.kl_weight.kind=linera", "schedule kind 'linera' is unknown; choose one of constant, linear"),
@@ -197,6 +198,21 @@ def test_the_jobs_of_a_sweep_have_different_run_names(command, arguments):
     assert status == 0
     assert names == ["kl-seed_1", "kl-seed_2"]
     assert [composed.seed for composed in calls] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ("stage.kl_weight.end=-0.5,0.5", ["s-kl_weight.end_-0.5", "s-kl_weight.end_0.5"]),
+        ("dvae=a-b,a+b", ["s-dvae_a-b", "s-dvae_a+b"]),
+        ("dvae='a b',a_b,a/b", ["s-dvae_a_b-", "s-dvae_a_b", "s-dvae_a_b-"]),
+    ],
+)
+def test_values_that_differ_in_signs_and_spaces_only_have_different_run_names(command, values, shown):
+    names = []
+    command("-m", "run=s", values, act=lambda composed: names.append(config.run_name(composed.run)))
+    assert len(set(names)) == len(shown)
+    assert all(name.startswith(start) for name, start in zip(names, shown, strict=True))
 
 
 def test_outside_a_sweep_the_run_name_is_unchanged(command):

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from dalle.cli.config import COMMANDS, LIST_SETTINGS, LITERAL_SETTINGS, compose, known_keys
+from dalle.cli.arguments import LIST_SETTINGS, LITERAL_SETTINGS
+from dalle.cli.config import COMMANDS, compose, known_keys
 from dalle.cli.main import DESCRIPTIONS
 
 ROOT = Path(__file__).parents[1]

@@ -1,6 +1,7 @@
 """Models are published to the hub and loaded from it by name, revision and cache; tested with a local stand-in."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -77,14 +78,17 @@ def test_a_downloaded_model_is_used_without_network(hub_server, checkpoints):
     hub_server.shutdown()
     hub_server.server_close()
     assert hub.local_folder("me/codes") == first
-    with pytest.raises(CheckpointError, match="cannot be reached for me/other, which was not downloaded before: check"):
+    with pytest.raises(
+        CheckpointError,
+        match="cannot be reached for me/other, which is not a folder and was not downloaded before: check",
+    ):
         hub.local_folder("me/other")
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("me/typo", "there is no model me/typo on .*, or it is private: check the spelling"),
+        ("me/typo", "there is no model me/typo on .* and no such folder, or it is private: check the spelling"),
         ("typo", "there is no model typo: give a folder, .*user/name of a model on the Hugging Face Hub"),
         ("a/b/c", "there is no model a/b/c: give a folder"),
     ],
@@ -92,6 +96,17 @@ def test_a_downloaded_model_is_used_without_network(hub_server, checkpoints):
 def test_unknown_names_raise_one_sentence(hub_server, name, message):
     with pytest.raises(CheckpointError, match=message):
         DALLE.from_pretrained(name)
+
+
+@pytest.mark.parametrize(("name", "first"), [("outputs/demo", "outputs"), ("drawings/foo", "drawings")])
+def test_a_local_path_with_a_typo_is_not_asked_for_on_the_hub(
+    hub_server, checkpoints, tmp_path, monkeypatch, name, first
+):
+    push_to_hub(checkpoints / "dvae", name)  # somebody's model of this name
+    monkeypatch.chdir(tmp_path)
+    Path("outputs").mkdir()
+    with pytest.raises(CheckpointError, match=f"there is no folder {name}; .*since {first} is a local name"):
+        DiscreteVAE.from_pretrained(name)
 
 
 def test_publishing_needs_a_login(hub_server, checkpoints, monkeypatch):

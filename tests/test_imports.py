@@ -38,6 +38,7 @@ EXCEPTIONS = {
     ("losses", "dalle.models.dvae.kl_divergence"),  # chunks as in the relaxation, beside which it is
 }
 HYDRAS = {
+    "dalle/cli/arguments.py": {"hydra"},
     "dalle/cli/config_groups.py": {"hydra", "omegaconf"},
     "dalle/cli/config.py": {"hydra", "omegaconf"},
     "dalle/cli/errors.py": {"hydra", "omegaconf"},

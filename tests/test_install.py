@@ -88,6 +88,18 @@ def test_the_help_of_make_lists_every_target_with_a_description_and_fits_a_scree
     assert len(lines) <= 24 and max(map(len, lines)) <= 80
 
 
+def test_versions_that_cannot_be_listed_leave_the_constraints_as_they_are(folder):
+    python = folder / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/bin/sh\nexit 1\n")
+    python.chmod(0o755)
+    (folder / ".venv/.installed").touch()
+    before = (folder / "constraints.txt").read_bytes()
+    done = subprocess.run(["make", "constraints"], cwd=folder, capture_output=True, text=True)
+    assert done.returncode
+    assert (folder / "constraints.txt").read_bytes() == before
+
+
 PIP = """#!/bin/sh
 # stand-in of an interpreter without a network: makes environments of itself, and cannot install what FAILING names
 case "$*" in

@@ -1,6 +1,8 @@
 """Other versions of Python than the one that runs the tests: those that are not installed are named."""
 
+import ast
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -24,6 +26,12 @@ def is_installed(version: str) -> bool:
 def test_the_versions_are_those_that_the_package_names():
     assert VERSIONS == ["3.10", "3.11", "3.12", "3.13"]
     assert RUNNING in VERSIONS
+
+
+def test_make_test_and_make_interpreters_run_the_same_tests():
+    makefile, noxfile = ((ROOT / name).read_text(encoding="utf-8") for name in ("Makefile", "noxfile.py"))
+    options = re.search(r"^test: .*\n\t\$\(PYTEST\) (.*)$", makefile, re.MULTILINE)[1]
+    assert shlex.split(options) == ast.literal_eval(re.search(r"posargs or (\[.*?\])", noxfile)[1])[2:]
 
 
 @pytest.mark.slow

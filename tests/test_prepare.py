@@ -119,6 +119,14 @@ def test_an_existing_folder_is_not_overwritten(prepare, published):
         ([], "nothing to prepare: give import=openai-dvae"),
         (["import=openai-dvea"], "there is no import=openai-dvea; choose one of"),
         (["import=openai-dvae", "encodr=x.pkl"], "there is no setting encodr; did you mean encoder?"),
+        (
+            ["sources=drawings", "data=blocks", "find=x"],
+            "sources= and find= are separate tasks: run prepare.py once for",
+        ),
+        (["export=drawings", "sources=drawings", "datasheet=d"], "export= and sources= are separate tasks"),
+        (["data=blocks", "find=x.png", "dvae=drawings/dvae"], "find= and dvae= are separate tasks"),
+        (["import=openai-dvae", "dvae=drawings/dvae"], "import= and dvae= are separate tasks"),
+        (["sources=drawings", "push=me/x"], "push= needs a checkpoint to export: export=<folder>"),
         (["import=openai-dvae", "encoder=x.pkl"], "there is no file x.pkl; OpenAI's encoder is published at https://"),
     ],
 )

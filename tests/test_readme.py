@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dalle.cli.config import COMMANDS, LITERAL_SETTINGS, compose
+from dalle.cli.arguments import LITERAL_SETTINGS
+from dalle.cli.config import COMMANDS, compose
 from dalle.data import DATA_SETS
 
 ROOT = Path(__file__).parents[1]

@@ -52,6 +52,14 @@ def test_report_of_all_sweeps_includes_those_without_runs(swept, run_command, tm
     assert set(re.findall(r"\]\((#.*?)\)", text)) == anchors
 
 
+@pytest.mark.parametrize("name", ["kl_weight-huge", "pool-old", "pool-gpu"])
+def test_a_folder_of_no_size_is_refused_with_the_sizes(run_command, name):
+    status, printed = run_command("report", f"sweep=outputs/ablation/{name}")
+    size = name.split("-")[1]
+    assert (status, printed.count("\n")) == (2, 1)
+    assert f"{name} is not the folder of a sweep: unknown size '{size}'; choose one of base, laptop" in printed
+
+
 def test_runs_are_compared(swept, run_command, tmp_path):
     names = [f"outputs/ablation/pool/model.pool_{each}-seed_0" for each in ("max", "average")]
     status, printed = run_command("report", f"runs={','.join(names)}")

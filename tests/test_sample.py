@@ -6,6 +6,7 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from dalle.cli.sample_messages import print_decoding, stop_message
@@ -50,6 +51,20 @@ def test_missing_checkpoint_is_named(run_command):
     status, printed = run_command("sample", "checkpoint=nowhere", "caption=x")
     assert status == 2
     assert "no checkpoint at nowhere" in printed
+
+
+@pytest.mark.parametrize(
+    ("out", "reason"), [("afile", "afile is a file"), ("afile/x", "no file can be written to afile/x")]
+)
+def test_an_output_folder_that_cannot_be_written_is_refused_before_sampling(
+    checkpoints, run_command, tmp_path, monkeypatch, out, reason
+):
+    monkeypatch.setattr(pipeline.DALLE, "stream", lambda *_, **__: pytest.fail("sampled"))
+    (tmp_path / "afile").write_text("mine")
+    status, printed = run_command("sample", f"checkpoint={checkpoints}", "caption=a red circle", f"out={out}")
+    assert status == 2
+    assert f"{reason}" in printed and "choose another out=" in printed
+    assert (tmp_path / "afile").read_text() == "mine"
 
 
 def test_limited_memory_is_reported_and_sampled_in_chunks(checkpoints, run_command):

@@ -85,6 +85,16 @@ def test_changed_settings_raise_unless_resume_is_false(train, trained):
     assert checkpoint.digest(folder.with_name("default.1")) == first != checkpoint.digest(folder)
 
 
+@pytest.mark.parametrize("stage", ["dvae", "all"])
+@pytest.mark.parametrize("run", ["", ".", "..", "../x", "a/../..", "/x"])
+def test_a_run_outside_the_folder_of_runs_is_refused(train, trained, tmp_path, stage, run):
+    before = sorted(tmp_path.rglob("*"))
+    status, printed = train(f"stage={stage}", *COMMON, f"run={run}", "resume=false")
+    assert status == 2
+    assert f"run={run} does not name a folder in outputs" in printed
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_run_without_a_newer_setting_resumes_with_its_default(train, trained):
     (path,) = trained.glob("state/*/state.json")
     state = json.loads(path.read_text())

@@ -22,8 +22,17 @@ from omegaconf.errors import OmegaConfBaseException
 from dalle.ablation_config import AblationConfig
 from dalle.ablations.report_config import ReportConfig
 from dalle.cli import config_groups
+from dalle.cli.arguments import first_value, hydra_argument
 from dalle.cli.config_groups import CONFIG_DIR, writable
-from dalle.cli.errors import ERROR_STATUS, all_keys, explain_hydra_error, unknown_keys, unknown_setting
+from dalle.cli.errors import (
+    ERROR_STATUS,
+    all_keys,
+    explain_hydra_error,
+    unknown_keys,
+    unknown_option,
+    unknown_setting,
+    wrong_option,
+)
 from dalle.cli.help import MAIN_SETTINGS, help_text, is_main_setting, print_help
 from dalle.cli.prepare_config import PrepareConfig
 from dalle.cli.train_config import TrainConfig
@@ -32,9 +41,6 @@ from dalle.sampling.command_config import SampleConfig
 from dalle.signals import Interrupted
 from dalle.studio.config import StudioConfig
 
-# settings that are read literally, including commas and quotes
-LITERAL_SETTINGS = ("caption", "data.path", "data.captions", "data.opt_out", "find")
-LIST_SETTINGS = ("runs", "metrics")  # list settings that may be typed without brackets
 USER_ERRORS = (ValueError, OSError, OmegaConfBaseException)  # reported as one sentence, without a traceback
 HELP, HELP_ALL = {"-h", "--help"}, "--help-all"
 SUBMITIT = "SUBMITIT_EXECUTOR"  # environment variable that submitit sets in its jobs, on a SLURM cluster for instance
@@ -78,9 +84,20 @@ def run_name(name: str) -> str:
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
         return name
     chosen = [each for each in HydraConfig.get().overrides.task if each not in sys.argv]  # vary by job
-    parts = [re.sub(r"[^\w.]+", "_", each.removeprefix("stage.")) for each in chosen if not each.startswith("run=")]
+    parts = [_folder_part(each.removeprefix("stage.")) for each in chosen if not each.startswith("run=")]
     full = "-".join([name, *parts])
-    return full if len(full) <= 120 else f"{full[:110]}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
+    return full if len(full) <= 120 else f"{full[:110]}-{_short_hash(full)}"
+
+
+def _folder_part(override: str) -> str:
+    """Return an override as a part of a folder's name, with a hash if letters of its value had to be replaced."""
+    key, _, value = override.partition("=")
+    key, kept = re.sub(r"[^\w.]+", "_", key), re.sub(r"[^\w.+-]+", "_", value)
+    return f"{key}_{value}" if kept == value else f"{key}_{kept.strip('_')}-{_short_hash(value)}"
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
@@ -130,7 +147,10 @@ def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
                 _print_error(str(error))
                 raise SystemExit(ERROR_STATUS) from None
             with _hydra_arguments(name) as arguments:
-                if message := wrong_command(name, arguments):
+                message = wrong_command(name, arguments)
+                if option := unknown_option(arguments, {*HELP, HELP_ALL}):
+                    message = wrong_option(option, known_keys(name, arguments))
+                if message:
                     _print_error(message)
                     raise SystemExit(ERROR_STATUS)
                 try:
@@ -161,7 +181,7 @@ def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
 
 def print_command_help(name: str, arguments: Sequence[str]) -> None:
     """Print the help of a command, with the values that `arguments` set. --help-all prints all settings."""
-    composed = compose(name, [_literal(each) for each in arguments if "=" in each])
+    composed = compose(name, [first_value(hydra_argument(each)) for each in arguments if "=" in each])
     show_all = HELP_ALL in arguments or name not in MAIN_SETTINGS
     shown = None if show_all else partial(is_main_setting, name, arguments)
     program = sys.argv[0] if sys.argv[0].startswith("dalle ") else f"python {name}.py"
@@ -209,7 +229,7 @@ def _hydra_arguments(name: str) -> Iterator[list[str]]:
     """Context in which Hydra makes no folders or logs and raises its errors. Yields the user's arguments."""
     arguments = sys.argv[1:]
     sweeping = not {"-m", "--multirun"}.isdisjoint(arguments)  # in a sweep, commas separate the values of jobs
-    quoted = arguments if sweeping else [_literal(each) for each in arguments]
+    quoted = [hydra_argument(each, sweeping) for each in arguments]
     # insert next to the user's overrides: Hydra's parser requires overrides to be consecutive
     start = next((at for at, each in enumerate(arguments) if "=" in each and not each.startswith("-")), len(arguments))
     environment = os.environ.get(HYDRA_FULL_ERROR)
@@ -222,24 +242,6 @@ def _hydra_arguments(name: str) -> Iterator[list[str]]:
         os.environ.pop(HYDRA_FULL_ERROR)
         if environment is not None:
             os.environ[HYDRA_FULL_ERROR] = environment
-
-
-def _literal(argument: str) -> str:
-    """Quote an argument that sets one of `LITERAL_SETTINGS`, or to ~/..., for Hydra to read it literally.
-
-    An argument that sets one of `LIST_SETTINGS` gets brackets, so that Hydra reads it as a list. Returns others
-    unchanged.
-    """
-    key, _, text = argument.partition("=")
-    if key in LIST_SETTINGS and not text.startswith("["):
-        return f"{key}=[{text}]"
-    in_quotes = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
-    # Hydra cannot read ~, which bash expands after a =, and other shells do not
-    if in_quotes or (key not in LITERAL_SETTINGS and not text.startswith("~")):
-        return argument
-    text = re.sub(r'(\\+)(?="|$)', r"\1\1", text)  # elsewhere Hydra reads backslashes literally
-    text = text.replace('"', '\\"').replace("${", "\\${")
-    return f'{key}="{text}"'
 
 
 def hydra_initialized() -> AbstractContextManager[Any]:

@@ -1,11 +1,12 @@
 """Error messages for a wrong command line: one sentence with the option and the closest valid one; exit status 2."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import SequenceMatcher
 from typing import Any
 
+from hydra._internal.utils import get_args_parser
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
@@ -43,6 +44,20 @@ def explain_hydra_error(error: Exception, keys: Sequence[str], arguments: Sequen
     return f"{argument}: {str(error.__cause__ or error).splitlines()[0]}"
 
 
+def unknown_option(arguments: Sequence[str], known: Collection[str]) -> str | None:
+    """Return the first argument such as --caption that is neither Hydra's nor in `known`, without its value."""
+    hydra_options = {name for action in get_args_parser()._actions for name in action.option_strings}
+    options = (each.partition("=")[0] for each in arguments if each.startswith("-"))
+    return next((each for each in options if each not in hydra_options and each not in known), None)
+
+
+def wrong_option(option: str, keys: Sequence[str]) -> str:
+    """Return the error message for an option such as --caption. Settings, whose names are `keys`, have no dashes."""
+    key = option.lstrip("-").replace("-", "_")
+    advice = f"write {key}=..." if key in keys else unknown_setting(key, keys)
+    return f"{option} is not an option: {advice}; --help lists the settings"
+
+
 def unknown_setting(key: str, keys: Sequence[str]) -> str:
     """Return the error message for a setting that is not in `keys`."""
     if key in RENAMED:
@@ -76,14 +91,16 @@ def unknown_keys(node: Any, prefix: str = "") -> Iterator[str]:
 
 def _syntax_error(text: str, arguments: Sequence[str]) -> str:
     """Return the error message for an argument that Hydra cannot parse. `text` is Hydra's message."""
-    wrong = next((each for each in arguments if each in text), arguments[-1] if arguments else "")
+    quoted = [each for each in arguments if "=" in each and f"{each.split('=')[0]}=" in text]  # by hydra_argument
+    wrong = max([each for each in arguments if each in text] or quoted or arguments[-1:], key=len, default="")
     key = wrong.split("=")[0]
     if wrong == key:
         before = arguments[arguments.index(wrong) - 1] if wrong in arguments[1:] else ""
         if "=" in before and "." not in wrong:  # caption=a money bag
             return f"cannot read {wrong}: write {key}=value, or put quotes around all words of {before}"
         return f"cannot read {wrong}: write {key}=value"
-    return f"cannot read {wrong}: a value with commas or brackets needs two pairs of quotes, as '{key}=\"a, b\"'"
+    letters = "commas, brackets or letters such as é"
+    return f"cannot read {wrong}: a value with {letters} needs two pairs of quotes, as '{key}=\"a, b\"'"
 
 
 def _file(text: str) -> str:

@@ -1,5 +1,6 @@
 """Evaluate a trained model on held-out data: python evaluate.py checkpoint=outputs/demo"""
 
+from dalle.atomic_files import check_writable
 from dalle.cli.config import command
 from dalle.evaluation.context import EvaluationContext
 from dalle.evaluation.evaluate_config import EvaluateConfig
@@ -12,6 +13,7 @@ from dalle.evaluation.metrics_page import write_page
 def main(config: EvaluateConfig) -> None:
     names = selected_metrics(config)
     context = EvaluationContext.load(config)
+    check_writable(config.file.parent)  # before metrics that take minutes
     copy = None
     for name in names:
         result = METRICS[name].build(context, config)

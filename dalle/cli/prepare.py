@@ -43,10 +43,17 @@ def main(config: PrepareConfig) -> None:
     settings = vars(config) | {"import": import_name(config)}
     if config.datasheet is not None and config.sources is None:
         raise ValueError("datasheet= needs a checkpoint: sources=<folder>")
-    task = next((task for task in TASKS if settings[task.setting] is not None), None)
+    given = [task for task in TASKS if settings[task.setting] is not None]
+    task = given[0] if given else None
     if task is None or (task.needs_data and config.data is None):
         imports = " or ".join(f"import={name}" for name in IMPORTS)
         raise ValueError(f"nothing to prepare: give {imports}, or a data set, as in data=folder data.path=my/pictures")
+    if other := next((each.setting for each in given[1:] if each.setting not in task.reads), None):
+        raise ValueError(f"{task.setting}= and {other}= are separate tasks: run prepare.py once for each")
+    if config.export is None and (
+        unused := [name for name in ("push", "revision", "card") if settings[name] is not None]
+    ):
+        raise ValueError(f"{unused[0]}= needs a checkpoint to export: export=<folder>")
     task.run(config)
 
 
@@ -193,12 +200,13 @@ class Task:
     setting: str  # the setting that asks for this task
     run: Callable[[PrepareConfig], None]
     needs_data: bool = True
+    reads: tuple[str, ...] = ("data",)  # settings that this task reads and that alone ask for another
 
 
 TASKS = (  # the first task whose setting is given is run
-    Task("import", import_model, needs_data=False),
-    Task("export", export_models, needs_data=False),
-    Task("sources", list_sources, needs_data=False),
+    Task("import", import_model, needs_data=False, reads=()),
+    Task("export", export_models, needs_data=False, reads=("dvae",)),
+    Task("sources", list_sources, needs_data=False, reads=()),
     Task("find", find_image),
     Task("dvae", encode_images),
     Task("data", survey_data),

@@ -12,7 +12,9 @@ from dalle.ablations.run_results import PlannedRun
 from dalle.ablations.sweep import Sweep
 from dalle.ablations.sweep_plots import plot_runs, plot_sweep
 from dalle.cli.config import command
+from dalle.cli.config_groups import options
 from dalle.cli.sweeps import ablation_jobs, ablations
+from dalle.cli.train_config import EXPERIMENT_SIZES
 from dalle.config_validation import flatten
 from dalle.optional_dependencies import check_installed
 from dalle.training.job import Job
@@ -79,12 +81,17 @@ def read_sweep(folder: Path) -> Sweep:
     """Read the sweep in `folder`, named after its file in configs/ablation, with the suffix -<size> for other sizes.
 
     Raises:
-        ValueError: there is no such file.
+        ValueError: there is no such file or size.
     """
     name, _, size = folder.name.partition("-")
     if name not in ablations():
         raise ValueError(
             f"{folder} is not the folder of a sweep: unknown ablation {name!r}; choose one of {', '.join(ablations())}"
+        )
+    sizes = [each for each in options("size") if each not in EXPERIMENT_SIZES]
+    if size and size not in sizes:
+        raise ValueError(
+            f"{folder} is not the folder of a sweep: unknown size {size!r}; choose one of {', '.join(sizes)}"
         )
     jobs = ablation_jobs(name, size or None)
     planned = [planned_job(job, folder) for job in jobs]

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
@@ -27,7 +27,7 @@ from dalle.sampling.components import find_components
 from dalle.sampling.content_credentials import ContentSigner
 from dalle.sampling.edits import build_canvas
 from dalle.sampling.novelty import Novelty
-from dalle.sampling.output_writer import OutputWriter, new_folder, slug
+from dalle.sampling.output_writer import OutputWriter, new_folder, slug, writable_folder
 from dalle.sampling.parallel_decode import DecodingCount, recorded_settings
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.sampling_config import UNRANKED
@@ -111,7 +111,7 @@ def output_folder(config: SampleConfig, captions: list[str]) -> AbstractContextM
     if not config.out:
         return new_folder(Path("outputs/samples", f"{date.today()}-{slug(captions[0])}"))
     name = run_name("job")
-    return nullcontext(Path(config.out) if name == "job" else Path(config.out, name))
+    return writable_folder(Path(config.out) if name == "job" else Path(config.out, name))
 
 
 def metadata(

@@ -75,18 +75,28 @@ def plan_runs(config: TrainConfig) -> list[tuple[TrainConfig, Path]]:
     config = replace(config, out=str(Path(config.out).expanduser()))
     if config.ablation is not None:
         return [(config, Job.from_config(config).folder(config.out))]
-    name = run_name(config.run)
     if not isinstance(config.stage, dict):
-        return [(config, Path(config.out, config.stage.name, name))]
+        return [(config, run_folder(Path(config.out, config.stage.name), config.run))]
     if config.dvae is not None:
         raise ValueError("stage=all trains a dVAE of its own: leave dvae out, or train one stage at a time")
-    folder = Path(config.out, name)
+    folder = run_folder(Path(config.out), config.run)
     dvaes = {"transformer": str(folder / "dvae")}
     inits = {stage: config.init and str(Path(config.init, stage)) for stage in ALL_STAGES}
     return [
         (replace(config, stage=config.stage[stage], dvae=dvaes.get(stage), init=inits[stage]), folder / stage)
         for stage in ALL_STAGES
     ]
+
+
+def run_folder(parent: Path, name: str) -> Path:
+    """Return the folder of the run `name` below `parent`. Raises ValueError if it would be `parent` or outside it.
+
+    Runs of other names are in `parent`, and resume=false would rename them all.
+    """
+    path = Path(name)
+    if path.is_absolute() or not path.parts or ".." in path.parts:
+        raise ValueError(f"run={name} does not name a folder in {parent}: give the run a name, as in run=mine")
+    return parent / run_name(name)
 
 
 def check_init(runs: list[tuple[TrainConfig, Path]]) -> None:

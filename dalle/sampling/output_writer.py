@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from dalle.atomic_files import atomic_write
+from dalle.atomic_files import atomic_write, check_writable
 from dalle.sampling.content_credentials import ContentSigner
 from dalle.sampling.image_record import encode_png
 from dalle.sampling.labelled_grid import ImageRow, labelled_grid
@@ -131,6 +131,22 @@ def new_folder(folder: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # it has files
             name.rmdir()
+
+
+@contextmanager
+def writable_folder(folder: Path) -> Iterator[Path]:
+    """Context with a folder, which is created if there is none, and then removed at the end if it is empty.
+
+    Raises ValueError if no file can be written to it.
+    """
+    existed = folder.exists()
+    check_writable(folder)
+    try:
+        yield folder
+    finally:
+        if not existed:
+            with suppress(OSError):  # it has files
+                folder.rmdir()
 
 
 def _create(folder: Path) -> bool:

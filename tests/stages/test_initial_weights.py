@@ -119,6 +119,9 @@ def test_init_is_recorded_as_a_source(train, prepare, base):
     assert "init: base" in (folder / "config.yaml").read_text()
     _, printed = prepare(f"sources={folder}")
     assert f"started from base/dvae, digest {meta['init']['digest']}, whose training data count as well" in printed
+    base.rename("elsewhere")
+    _, printed = prepare(f"sources={folder}")
+    assert f"started from ../../../base/dvae, digest {meta['init']['digest']}" in printed
 
 
 @pytest.mark.parametrize("stage", MODELS)

@@ -103,6 +103,8 @@ class Provenance:
         lines.append(f"  now: {self.compare()}")
         if (init := self.meta.get("init")) is not None:
             path = Path(os.path.normpath(self.folder / init["path"]))
+            if not path.exists():  # on the computer of whoever trained the model
+                path = init["path"]
             lines.append(f"  started from {path}, digest {init['digest']}, whose training data count as well")
         for part in self.meta.get("attributions", []):
             lines.append(f"  {', '.join(str(value) for value in part.values())}")

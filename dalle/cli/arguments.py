@@ -1,0 +1,66 @@
+"""Arguments as users type them, written as Hydra's grammar needs them: paths, captions, lists, the home folder."""
+
+import os
+import re
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ValueType
+from hydra.errors import HydraException
+
+# settings that are read literally, including commas and quotes
+LITERAL_SETTINGS = ("caption", "data.path", "data.captions", "data.opt_out", "find")
+LIST_SETTINGS = ("runs", "metrics")  # list settings that may be typed without brackets
+SWEEPS = (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP, ValueType.RANGE_SWEEP)
+
+
+def hydra_argument(argument: str, sweeping: bool = False) -> str:
+    """Return a command's argument as Hydra has to get it.
+
+    A ~ at the start of a value is replaced by the home folder, also where the shell leaves it. Values of
+    `LITERAL_SETTINGS` are quoted, and others that Hydra cannot parse, such as file names with brackets. Values of
+    `LIST_SETTINGS` get brackets. In a sweep, commas separate the values of jobs, so values with commas are left alone.
+    """
+    key, equals, text = argument.partition("=")
+    if not equals or argument.startswith("-"):
+        return argument
+    if key != "caption":
+        text = os.path.expanduser(text)
+    argument = f"{key}={text}"
+    in_quotes = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
+    if sweeping:
+        readable = "," in text or _parses(argument)
+    elif key in LIST_SETTINGS and not text.startswith("["):
+        plain = f"{key}=[{text}]"
+        return plain if _parses(plain) else f"{key}=[{','.join(_quoted_path(each) for each in text.split(','))}]"
+    else:
+        readable = key not in LITERAL_SETTINGS and (text.startswith(("[", "{")) or _parses(argument))
+    return argument if in_quotes or readable else f"{key}={_quoted(text)}"
+
+
+def first_value(argument: str) -> str:
+    """Return an argument of Hydra with the first value of a sweep only; unchanged if it has one value."""
+    try:
+        override = OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return argument
+    if override.value_type not in SWEEPS:
+        return argument
+    return f"{argument.partition('=')[0]}={next(iter(override.sweep_string_iterator()))}"
+
+
+def _parses(argument: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return False
+    return True
+
+
+def _quoted_path(text: str) -> str:
+    return _quoted(os.path.expanduser(text.strip()))
+
+
+def _quoted(text: str) -> str:
+    text = re.sub(r'(\\+)(?="|$)', r"\1\1", text)  # elsewhere Hydra reads backslashes literally
+    text = text.replace('"', '\\"').replace("${", "\\${")
+    return f'"{text}"'
