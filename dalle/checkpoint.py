@@ -301,8 +301,11 @@ def _write_errors(path: Path) -> Iterator[None]:
         raise save_error(path, error) from error
 
 
-def save_error(path: Path, reason: object) -> CheckpointError:
-    """Return the error of a checkpoint that could not be written, with advice if the disk is full."""
+def save_error(path: Path, reason: object, unchanged: str = "Files not written yet are") -> CheckpointError:
+    """Return the error of a checkpoint that could not be written, with advice if the disk is full.
+
+    unchanged: beginning of the sentence that ends in "unchanged".
+    """
     full = any(os.strerror(code) in str(reason) for code in (errno.ENOSPC, errno.EDQUOT))
     advice = ": free some disk space and run again" if full else ""
-    return CheckpointError(f"could not save {path}: {reason}. Files not written yet are unchanged{advice}")
+    return CheckpointError(f"could not save {path}: {reason}. {unchanged} unchanged{advice}")

@@ -67,7 +67,7 @@ def save_state(
             save(dict(tensors), storage_writer=StateWriter(path), process_group=group)
         except CheckpointException as error:
             reason = "; ".join(str(each[0]) for each in error.failures.values())
-            raise checkpoint.save_error(path, reason) from error
+            raise checkpoint.save_error(path, reason, "The previous state is") from error
         with raised_together(group):
             stack.close()  # the first rank gives the state its name
 

@@ -172,7 +172,7 @@ def test_full_disk_ends_training_only_for_checkpoints(tmp_path, monkeypatch, cap
     assert "the preview of step 10 could not be written; training continues" in caplog.text
     assert (tmp_path / "state" / "00000020").is_dir()
     monkeypatch.setattr(checkpoint, "write_weights", save)
-    with pytest.raises(CheckpointError, match="No space left on device. The previous file is unchanged"):
+    with pytest.raises(CheckpointError, match="No space left on device. Files not written yet are unchanged: free"):
         fit(tmp_path, replace(EXACT, steps=25))
     assert (tmp_path / "state" / "00000020").is_dir()
 
