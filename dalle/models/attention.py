@@ -91,7 +91,7 @@ class SelfAttention(nn.Module):
         """Project, attend and merge: (b, n, width) -> (b, n, width). `attend`: attention function."""
         return self.merge(attend(*self.project(x)))
 
-    def decode(self, x: Tensor, attend: "CachedAttention") -> Tensor:
+    def decode(self, x: Tensor, attend: CachedAttention) -> Tensor:
         """Attend from new positions, usually one, to a KV cache: (b, n, width) -> (b, n, width)."""
         return self.merge(attend(x, self))
 

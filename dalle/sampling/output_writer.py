@@ -6,7 +6,7 @@ Images are written as they are sampled, so ten thousand captions need no more me
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -125,12 +125,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
     The folder is removed at the end if it is empty.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    name = next(name for name in _numbered_names(folder) if _create(name))
-    try:
+    with _removed_if_empty(next(name for name in _numbered_names(folder) if _create(name))) as name:
         yield name
-    finally:
-        with suppress(OSError):  # it has files
-            name.rmdir()
 
 
 @contextmanager
@@ -139,14 +135,19 @@ def writable_folder(folder: Path) -> Iterator[Path]:
 
     Raises ValueError if no file can be written to it.
     """
-    existed = folder.exists()
+    new = not folder.exists()
     check_writable(folder)
+    with _removed_if_empty(folder) if new else nullcontext(folder):
+        yield folder
+
+
+@contextmanager
+def _removed_if_empty(folder: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        if not existed:
-            with suppress(OSError):  # it has files
-                folder.rmdir()
+        with suppress(OSError):  # it has files
+            folder.rmdir()
 
 
 def _create(folder: Path) -> bool:
