@@ -17,7 +17,7 @@ from dalle.precision import autocast
 from dalle.training.branch_hooks import attach_hooks
 from dalle.training.flops import flop_counter
 from dalle.training.parameter_storage import store_in_bfloat16
-from dalle.training.stage import TrainingConfig
+from dalle.training.stage import StageConfig
 
 FLOAT32 = 4  # bytes
 CPU = torch.device("cpu")
@@ -31,7 +31,7 @@ class ForwardCost(NamedTuple):
 
 
 def forward_cost(
-    build: Callable[[], nn.Module], config: TrainingConfig, precision: str, images: int, image_size: int
+    build: Callable[[], nn.Module], config: StageConfig, precision: str, images: int, image_size: int
 ) -> ForwardCost:
     """Count what a forward pass of `images` images saves and computes on a GPU, with the hooks that `config` asks for.
 

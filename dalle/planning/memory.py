@@ -10,7 +10,7 @@ from dalle.training.muon import batches
 from dalle.training.optimizer import uses_fused_adamw
 from dalle.training.parameter_storage import bfloat16_matrices
 from dalle.training.sharding import sharding_units
-from dalle.training.stage import TrainingConfig
+from dalle.training.stage import StageConfig
 from dalle.training.weight_matrices import weight_matrices
 
 MOMENT16 = ERROR16 = BFLOAT16 = 2  # bytes
@@ -55,7 +55,7 @@ class RankMemory:
 
 
 def rank_memory(
-    model: nn.Module, config: TrainingConfig, activations: int, images: int, placement: Placement, shards: int = 1
+    model: nn.Module, config: StageConfig, activations: int, images: int, placement: Placement, shards: int = 1
 ) -> RankMemory:
     """Compute the memory of one rank that trains on micro-batches of `images` images.
 
@@ -88,14 +88,14 @@ def count_trainable(module: nn.Module) -> int:
     return sum(each.numel() for each in module.parameters() if each.requires_grad)
 
 
-def parameter_bytes(model: nn.Module, config: TrainingConfig) -> int:
+def parameter_bytes(model: nn.Module, config: StageConfig) -> int:
     """Return the bytes of the trained parameters; their gradients are as large."""
     matrices = bfloat16_matrices(model).values() if config.parameters == "bfloat16" else ()
     halves = sum(matrix.weight.numel() for matrix in matrices)
     return FLOAT32 * (count_trainable(model) - halves) + BFLOAT16 * halves
 
 
-def moment_bytes(model: nn.Module, config: TrainingConfig) -> int:
+def moment_bytes(model: nn.Module, config: StageConfig) -> int:
     """Return the bytes of the optimizer's moments: two per parameter, for Muon one per matrix."""
     matrices = sum(matrix.weight.numel() for matrix in weight_matrices(model).values())
     others = count_trainable(model) - matrices
@@ -104,7 +104,7 @@ def moment_bytes(model: nn.Module, config: TrainingConfig) -> int:
     return 2 * ((MOMENT16 if config.optimizer.moments == "paper16" else FLOAT32) * matrices + FLOAT32 * others)
 
 
-def update_bytes(model: nn.Module, config: TrainingConfig, share: float = 1.0) -> int:
+def update_bytes(model: nn.Module, config: StageConfig, share: float = 1.0) -> int:
     """Return the bytes of the optimizer's largest temporary tensors: it updates one parameter at a time.
 
     Muon orthogonalises several whole matrices at a time. `share`: of each parameter in this rank's shard.

@@ -25,7 +25,7 @@ from dalle.device_transfer import to_device
 from dalle.seeds import numpy_generator
 from dalle.stages.initial_weights import Init
 from dalle.tokenizer import CaptionTokenizer, words_of
-from dalle.training.stage import TrainingConfig
+from dalle.training.stage import StageConfig
 
 log = logging.getLogger(__name__)
 MAX_CAPTION_WORDS = 20_000  # a checkpoint lists the words of its captions, unless there are more
@@ -44,7 +44,7 @@ class StageContext:
 
 
 @dataclass(frozen=True)
-class StageDataConfig(TrainingConfig):
+class StageDataConfig(StageConfig):
     """Data settings common to all stages."""
 
     # augmentation of training images: dvae (Listing 1) | transformer (Listing 2) | affine | placement |

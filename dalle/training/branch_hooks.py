@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from dalle.models.blocks import ResidualBranch, TransformerBlock
 from dalle.training.float_formats import FloatFormat, ieee
 from dalle.training.gradient_scaler import BRANCH_SCALE, GradientScaler, LossScaler
-from dalle.training.stage import TrainingConfig
+from dalle.training.stage import StageConfig
 
 
 class Handle(Protocol):
@@ -20,7 +20,7 @@ class Handle(Protocol):
 
 
 def attach_hooks(
-    model: nn.Module, config: TrainingConfig, precision: str, device: torch.device
+    model: nn.Module, config: StageConfig, precision: str, device: torch.device
 ) -> tuple[GradientScaler, list[Handle]]:
     """Attach gradient scaling and activation checkpointing to the residual branches of `model`, as `config` says.
 

@@ -27,7 +27,7 @@ from dalle.training.parameter_storage import for_inference
 from dalle.training.progress_bar import ProgressBar
 from dalle.training.run import Run, resume_step
 from dalle.training.sharding import SHARD, total_norm
-from dalle.training.stage import Stage, TrainingConfig
+from dalle.training.stage import Stage, StageConfig
 from dalle.training.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class DivergenceError(ValueError):
     """Too many consecutive updates with a non-finite loss or gradient."""
 
 
-def train(stage: Stage, config: TrainingConfig, run: Run) -> None:
+def train(stage: Stage, config: StageConfig, run: Run) -> None:
     """Train `stage` until `config.steps` updates are done, resuming `run` if it has a saved state.
 
     Raises Interrupted after a request to stop, once the state is saved; DivergenceError after
@@ -57,7 +57,7 @@ def train(stage: Stage, config: TrainingConfig, run: Run) -> None:
 class Trainer:
     """Training of one stage: the state and the methods of one call of `train`."""
 
-    def __init__(self, stage: Stage, config: TrainingConfig, run: Run):
+    def __init__(self, stage: Stage, config: StageConfig, run: Run):
         """Prepare training of `stage` with `config`, and restore the saved state of `run`, if it has one."""
         self.stage, self.config, self.run = stage, config, run
         self.is_main_process = distributed.is_main_process()

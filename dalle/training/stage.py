@@ -19,7 +19,7 @@ GRADIENT_SCALINGS = ("global", "resblock")
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class StageConfig:
     """Optimisation and logging of a stage; each stage's config inherits it and sets its own defaults."""
 
     steps: int = 3_000_000  # optimizer updates; raise it to train a finished run further
@@ -133,7 +133,7 @@ class Stage(Protocol):
     def batches(self, start: int) -> Iterator[Any]:
         """Iterate over this rank's training micro-batches endlessly, from number `start` on.
 
-        Each has `TrainingConfig.micro_batch_size` images and is a pure function of its number. Together, the
+        Each has `StageConfig.micro_batch_size` images and is a pure function of its number. Together, the
         micro-batches of one update have the same images for any number of ranks and micro-batches. The report of a loss
         spike shows the attribute `keys` of its micro-batches, a list of their records' keys, if they have it.
         """

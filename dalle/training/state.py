@@ -20,7 +20,7 @@ from dalle.training.gradient_reducer import build_gradient_reducer
 from dalle.training.optimizer import ReduceOnPlateau, build_optimizer, set_product_precision
 from dalle.training.parameter_storage import store_in_bfloat16
 from dalle.training.sharding import copy_to, gather, is_sharded, mesh_of_backward, shard
-from dalle.training.stage import TrainingConfig
+from dalle.training.stage import StageConfig
 from dalle.training.train_metrics import TrainMetrics
 
 
@@ -50,7 +50,7 @@ def load_state(
 class TrainState:
     """State of a run. Data order and random numbers are functions of the step (`seeds.py`), so they are not stored."""
 
-    def __init__(self, model: nn.Module, config: TrainingConfig, device: torch.device, mesh: DeviceMesh | None = None):
+    def __init__(self, model: nn.Module, config: StageConfig, device: torch.device, mesh: DeviceMesh | None = None):
         """Initialise the state before the first update of `model`, which is sharded over `mesh` if there is one."""
         self.step = 0  # updates done
         self.validated_step = 0  # step of the last validation or preview

@@ -20,13 +20,13 @@ from dalle.training.loop import train
 from dalle.training.optimizer import OptimizerConfig
 from dalle.training.run import Run
 from dalle.training.schedules import Schedule
-from dalle.training.stage import TrainingConfig
+from dalle.training.stage import StageConfig
 
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class LineConfig(TrainingConfig):
+class LineConfig(StageConfig):
     steps: int = 20
     batch_size: int = 8
     optimizer: OptimizerConfig = field(

@@ -12,10 +12,10 @@ from dalle.precision import autocast
 from dalle.training.branch_hooks import ActivationCheckpointing, attach_hooks, scale_gradients
 from dalle.training.float_formats import ieee
 from dalle.training.gradient_scaler import BRANCH_SCALE, GradientScaler, LossScaler
-from dalle.training.stage import TrainingConfig
+from dalle.training.stage import StageConfig
 
 CPU = torch.device("cpu")
-RESBLOCK = TrainingConfig(gradient_scaling="resblock")
+RESBLOCK = StageConfig(gradient_scaling="resblock")
 WIDTH = 16
 
 
@@ -49,7 +49,7 @@ def gradients(model: nn.Module, scaler: GradientScaler | None = None, precision:
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
-def attached(model: nn.Module, config: TrainingConfig, precision: str, device: torch.device) -> GradientScaler:
+def attached(model: nn.Module, config: StageConfig, precision: str, device: torch.device) -> GradientScaler:
     return attach_hooks(model, config, precision, device)[0]
 
 
@@ -71,8 +71,8 @@ def test_one_scale_per_residual_branch():
         "embed",
         "head",
     }
-    assert isinstance(attached(model, TrainingConfig(), "float16", CPU), LossScaler)
-    for config, precision in ((RESBLOCK, "bfloat16"), (RESBLOCK, "float32"), (TrainingConfig(), "bfloat16")):
+    assert isinstance(attached(model, StageConfig(), "float16", CPU), LossScaler)
+    for config, precision in ((RESBLOCK, "bfloat16"), (RESBLOCK, "float32"), (StageConfig(), "bfloat16")):
         assert attached(model, config, precision, CPU).parameter_groups == []
 
 
@@ -202,7 +202,7 @@ def test_recomputation_saves_memory_and_gives_same_gradients():
         return sum(sizes)
 
     plain, recomputing = Stack(), Stack()
-    attached(recomputing, TrainingConfig(recompute=True), "float32", CPU)
+    attached(recomputing, StageConfig(recompute=True), "float32", CPU)
     expected = gradients(plain)
     assert all(gradient.equal(expected[name]) for name, gradient in gradients(recomputing).items())
     assert kept(recomputing) < kept(plain) / 4
@@ -210,7 +210,7 @@ def test_recomputation_saves_memory_and_gives_same_gradients():
 
 def test_the_first_layers_can_be_recomputed():
     plain, model = gradients(Stack()), Stack()
-    _, handles = attach_hooks(model, TrainingConfig(recompute=True, recompute_layers=3), "float32", CPU)
+    _, handles = attach_hooks(model, StageConfig(recompute=True, recompute_layers=3), "float32", CPU)
     branches = [each for block in model.blocks[:3] for each in (block.attention, block.mlp)]
     assert [handle.branch for handle in handles] == branches
     assert all(gradient.equal(plain[name]) for name, gradient in gradients(model).items())
@@ -235,18 +235,18 @@ def test_simulated_format_rounds_branch_inputs_and_outputs():
 
 
 def test_models_without_residual_branches_raise():
-    for config in (RESBLOCK, TrainingConfig(recompute=True), TrainingConfig(gradient_exponent=4)):
+    for config in (RESBLOCK, StageConfig(recompute=True), StageConfig(gradient_exponent=4)):
         with pytest.raises(ValueError, match="this model has no residual branches"):
             attached(nn.Linear(2, 2), config, "float16", CPU)
 
 
 def test_invalid_settings_raise():
     with pytest.raises(ValueError, match="recompute_layers=5 must be at most 4, the number of transformer blocks"):
-        attached(Stack(), TrainingConfig(recompute=True, recompute_layers=5), "float32", CPU)
+        attached(Stack(), StageConfig(recompute=True, recompute_layers=5), "float32", CPU)
     for recompute, layers in ((False, 1), (True, 0)):
         with pytest.raises(ValueError, match=f"recompute_layers={layers} must be at least 1 and needs recompute=true"):
-            TrainingConfig(recompute=recompute, recompute_layers=layers)
+            StageConfig(recompute=recompute, recompute_layers=layers)
     with pytest.raises(ValueError, match="gradient_scaling=local is unknown; choose global or resblock"):
-        TrainingConfig(gradient_scaling="local")
+        StageConfig(gradient_scaling="local")
     with pytest.raises(ValueError, match="gradient_exponent=8 must be 2 to 5 bits"):
-        TrainingConfig(gradient_exponent=8)
+        StageConfig(gradient_exponent=8)

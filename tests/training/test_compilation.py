@@ -18,7 +18,7 @@ from dalle.training.branch_hooks import attach_hooks
 from dalle.training.compilation import check_compiler, compile_blocks
 from dalle.training.ema import EMAConfig
 from dalle.training.sharding import init_mesh
-from dalle.training.stage import TrainingConfig
+from dalle.training.stage import StageConfig
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -97,7 +97,7 @@ def test_compiled_ranks_have_the_losses_of_eager_one(tmp_path):
         assert losses(tmp_path / mode) == pytest.approx(losses(tmp_path / "alone"), rel=1e-3)
 
 
-def gradients(model: Transformer, config: TrainingConfig, precision: str, device: torch.device) -> list[torch.Tensor]:
+def gradients(model: Transformer, config: StageConfig, precision: str, device: torch.device) -> list[torch.Tensor]:
     """Return the loss of a small batch and its gradients, unscaled."""
     model.zero_grad()
     scaler, _ = attach_hooks(model, config, precision, device)
@@ -124,9 +124,9 @@ def paper_blocks(device: torch.device, patterns: list[str]) -> Transformer:
 
 
 HOOKS = {
-    "plain": TrainingConfig(),
-    "recompute": TrainingConfig(recompute=True),
-    "a scale per branch, recompute": TrainingConfig(recompute=True, gradient_scaling="resblock", gradient_exponent=5),
+    "plain": StageConfig(),
+    "recompute": StageConfig(recompute=True),
+    "a scale per branch, recompute": StageConfig(recompute=True, gradient_scaling="resblock", gradient_exponent=5),
 }
 
 

@@ -15,7 +15,7 @@ from dalle.training.optimizer import OptimizerConfig, build_optimizer
 from dalle.training.parameter_storage import for_inference, round_stochastically, shared_copy, store_in_bfloat16
 from dalle.training.schedules import Schedule
 from dalle.training.sharding import total_norm
-from dalle.training.stage import TrainingConfig
+from dalle.training.stage import StageConfig
 from dalle.training.state import TrainState
 
 ONE, ZERO = torch.ones(()), torch.zeros(())
@@ -152,10 +152,10 @@ def test_a_run_trains_saves_and_previews(tmp_path):
 
 def test_unsupported_settings_raise():
     with pytest.raises(ValueError, match="parameters=float8 is unknown; choose one of float32, bfloat16"):
-        TrainingConfig(parameters="float8")
+        StageConfig(parameters="float8")
     with pytest.raises(ValueError, match="parameters=bfloat16 needs precision=bfloat16, not float16"):
-        TrainingConfig(parameters="bfloat16", precision="float16")
+        StageConfig(parameters="bfloat16", precision="float16")
     with pytest.raises(ValueError, match="parameters=bfloat16 works with optimizer.kind=adamw, .*, not with muon"):
-        TrainingConfig(parameters="bfloat16", optimizer=OptimizerConfig(kind="muon"))
+        StageConfig(parameters="bfloat16", optimizer=OptimizerConfig(kind="muon"))
     with pytest.raises(ValueError, match="parameters=bfloat16 does not work with sharded weights"):
         TrainState(BlockStage(HALF).model, HALF, CPU, mesh=object())  # type: ignore[arg-type]

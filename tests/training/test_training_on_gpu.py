@@ -14,7 +14,7 @@ from dalle.training.float_formats import FLOAT_0_6_10, FLOAT_1_6_9, ieee
 from dalle.training.optimizer import AdamW, OptimizerConfig, build_optimizer
 from dalle.training.powersgd import CompressionConfig, PowerSGD
 from dalle.training.schedules import Schedule
-from dalle.training.stage import TrainingConfig
+from dalle.training.stage import StageConfig
 
 pytestmark = pytest.mark.gpu
 CPU = torch.device("cpu")
@@ -25,7 +25,7 @@ def model_on(device: torch.device) -> nn.Module:
     return Blocks().to(device)
 
 
-def differentiate(model: nn.Module, config: TrainingConfig, precision: str, device: torch.device) -> None:
+def differentiate(model: nn.Module, config: StageConfig, precision: str, device: torch.device) -> None:
     """Leave the gradients of a small batch's loss in `model`, scaled and unscaled again."""
     scaler, _ = attach_hooks(model, config, precision, device)
     points = torch.linspace(-1, 1, 16).reshape(8, 2).to(device)
@@ -43,8 +43,8 @@ def differentiate(model: nn.Module, config: TrainingConfig, precision: str, devi
 @pytest.mark.parametrize("recompute", [False, True])
 def test_float16_gradients_on_gpu_match_float32_on_cpu(gpu, scaling, recompute):
     plain, ours = model_on(CPU), model_on(gpu)
-    differentiate(plain, TrainingConfig(), "float32", CPU)
-    config = TrainingConfig(gradient_scaling=scaling, recompute=recompute)
+    differentiate(plain, StageConfig(), "float32", CPU)
+    config = StageConfig(gradient_scaling=scaling, recompute=recompute)
     differentiate(ours, config, "float16", gpu)
     for parameter, other in zip(plain.parameters(), ours.parameters(), strict=True):
         assert (parameter.grad - other.grad.cpu()).norm() < 0.03 * parameter.grad.norm() + 1e-4
@@ -63,7 +63,7 @@ def test_float_formats_have_the_same_codes_on_gpu(gpu):
 @pytest.mark.parametrize("rank", [0, 4])
 def test_updates_on_gpu_match_cpu(gpu, moments, rank):
     optimizing = OptimizerConfig(Schedule(start=1e-3), eps=1e-3, variance_clip=5.0, moments=moments)
-    config = replace(TrainingConfig(), optimizer=optimizing)
+    config = replace(StageConfig(), optimizer=optimizing)
     ended = []
     for device in (CPU, gpu):
         model = model_on(device)
@@ -87,7 +87,7 @@ def test_fused_adamw_skips_update_like_cpu(gpu):
         assert isinstance(optimizer, AdamW)
         for finite in (1, 0, 1, 0, 0, 1):
             model.zero_grad()
-            differentiate(model, TrainingConfig(), "float32", device)
+            differentiate(model, StageConfig(), "float32", device)
             if not finite:
                 next(model.parameters()).grad.fill_(float("nan"))
             kept = state_of(model, optimizer)

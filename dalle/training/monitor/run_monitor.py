@@ -15,7 +15,7 @@ from dalle.training.monitor.profiler import UpdateProfiler
 from dalle.training.monitor.stall_watchdog import COMPUTING, LOADING, StallWatchdog
 from dalle.training.monitor.throughput import Throughput
 from dalle.training.run import Run
-from dalle.training.stage import Stage, TrainingConfig
+from dalle.training.stage import Stage, StageConfig
 from dalle.training.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class RunMonitor:
         self,
         cost: ImageCost | None,
         stage: Stage,
-        config: TrainingConfig,
+        config: StageConfig,
         run: Run,
         state: TrainState,
         say: Callable[[str], None],
