@@ -12,16 +12,11 @@ from dalle.data.drawings.build import build
 from dalle.data.drawings.config import DrawingsConfig, MixConfig
 from dalle.data.drawings.source import DrawingsSource
 from dalle.evaluation.context import EvaluationContext
-from dalle.evaluation.judges import drawings_classifier, efficientnet_classifier
+from dalle.evaluation.judges import drawings_classifier_training, efficientnet_classifier
 from dalle.evaluation.judges.digest import weights_digest
-from dalle.evaluation.judges.drawings_classifier import (
-    DrawingClassifier,
-    LabelledPictures,
-    accuracy,
-    load_classifier,
-    train_classifier,
-    training_pictures,
-)
+from dalle.evaluation.judges.drawings_classifier import DrawingClassifier
+from dalle.evaluation.judges.drawings_classifier_training import load_classifier, train_classifier
+from dalle.evaluation.judges.training_pictures import training_pictures
 from dalle.evaluation.metrics import drawing_edits, drawing_partners, drawings
 from dalle.image_conversion import to_pil_images
 from dalle.sampling.canvas import Canvas
@@ -52,11 +47,10 @@ def test_the_judge_knows_the_training_concepts_and_no_others(data, judge):
 @pytest.mark.slow
 def test_the_judge_learns(data, monkeypatch):
     """Every subject of a set is the same square here, so styles and colours can be learned, and concepts cannot."""
-    monkeypatch.setattr(drawings_classifier, "SIDE", 32)  # enough for squares
-    monkeypatch.setattr(drawings_classifier, "STYLE_SIDE", 32)
+    monkeypatch.setattr(DrawingClassifier, "SIDE", 32)  # enough for squares
+    monkeypatch.setattr(DrawingClassifier, "STYLE_SIDE", 32)
     judge = train_classifier(data, epochs=30, batch_size=16)
-    pictures = LabelledPictures.of(DrawingsSource(data, "train"), judge.config.concepts)
-    assert accuracy(judge, pictures)["colour"] > 0.8
+    assert colour_accuracy(judge, data) > 0.8
 
 
 def test_training_twice_gives_the_same_judge(data, judge):
@@ -66,7 +60,7 @@ def test_training_twice_gives_the_same_judge(data, judge):
 
 def test_the_judge_is_trained_once_and_kept_beside_the_data(data, judge, monkeypatch, tmp_path):
     calls = []
-    monkeypatch.setattr(drawings_classifier, "train_classifier", lambda config: calls.append(config) or judge)
+    monkeypatch.setattr(drawings_classifier_training, "train_classifier", lambda config: calls.append(config) or judge)
     first = load_classifier(data)
     second = load_classifier(replace(data, languages=["en", "fr"], mix=MixConfig()))
     assert len(calls) == 1
@@ -96,13 +90,18 @@ def test_the_second_judge_is_trained_once_on_features_of_photographs(data, monke
     second = efficientnet_classifier.load_efficientnet_classifier(data)
     again = efficientnet_classifier.load_efficientnet_classifier(replace(data, languages=["en", "fr"]))
     assert len(calls) == 1
-    pictures, concepts = training_pictures(data)
-    logits = drawings.classify(second, to_pil_images(pictures.images.float() / 255))
-    assert logits.concept.shape == (len(pictures), len(concepts))
-    labelled = pictures.labels.colour >= 0
-    assert (logits.colour.argmax(dim=1) == pictures.labels.colour)[labelled].float().mean() > 0.8
+    assert colour_accuracy(second, data) > 0.8
     weights = zip(second.heads.state_dict().values(), again.heads.state_dict().values(), strict=True)
     assert all(torch.equal(ours, theirs) for ours, theirs in weights)
+
+
+def colour_accuracy(judge, data) -> float:
+    """Return the share of coloured training pictures whose colour the judge knows."""
+    pictures, concepts = training_pictures(data)
+    logits = drawings.classify(judge, to_pil_images(pictures.images.float() / 255))
+    assert logits.concept.shape == (len(pictures), len(concepts))
+    labelled = pictures.labels.colour >= 0
+    return (logits.colour.argmax(dim=1) == pictures.labels.colour)[labelled].float().mean().item()
 
 
 def test_labels_are_those_that_captions_state(data, judge):

@@ -13,11 +13,9 @@ from torch import Tensor, nn
 from dalle import checkpoint
 from dalle.data.drawings.config import DrawingsConfig
 from dalle.evaluation.features import EfficientNetLite, load_feature_network
-from dalle.evaluation.judges.drawings_classifier import (
-    UNLABELLED,
-    ClassifierConfig,
+from dalle.evaluation.judges.drawings_classifier import UNLABELLED, ClassifierConfig, Labels
+from dalle.evaluation.judges.training_pictures import (
     LabelledPictures,
-    Labels,
     judge_data_config,
     judge_folder,
     training_pictures,

@@ -22,13 +22,9 @@ from dalle.data.drawings.config import DrawingsConfig
 from dalle.data.drawings.render import Picture
 from dalle.data.drawings.source import DrawingsSource
 from dalle.data.drawings.subjects import TONES, Subject
-from dalle.evaluation.judges.drawings_classifier import (
-    ResNet,
-    augment_style,
-    judge_data_config,
-    judge_folder,
-    resized,
-)
+from dalle.evaluation.judges.augmentation import augment_style
+from dalle.evaluation.judges.small_resnet import ResNet, resized
+from dalle.evaluation.judges.training_pictures import judge_data_config, judge_folder
 from dalle.precision import autocast
 from dalle.progress import progress_bar
 from dalle.seeds import torch_generator

@@ -17,7 +17,8 @@ from dalle.evaluation.evaluate_config import EvaluateConfig
 from dalle.evaluation.features import FeatureNetwork, load_feature_network
 from dalle.evaluation.held_out import HeldOut, model_image, readable_images
 from dalle.evaluation.judges.digest import weights_digest
-from dalle.evaluation.judges.drawings_classifier import DrawingClassifier, load_classifier
+from dalle.evaluation.judges.drawings_classifier import DrawingClassifier
+from dalle.evaluation.judges.drawings_classifier_training import load_classifier
 from dalle.evaluation.metric_result import MetricResult
 from dalle.evaluation.metrics.drawings import ATTRIBUTES, classify, true_labels
 from dalle.evaluation.metrics.fid_kid_is import DistributionMetrics

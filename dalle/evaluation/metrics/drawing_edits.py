@@ -12,7 +12,8 @@ from dalle.evaluation.context import EvaluationContext
 from dalle.evaluation.evaluate_config import EvaluateConfig
 from dalle.evaluation.held_out import model_image
 from dalle.evaluation.judges.digest import weights_digest
-from dalle.evaluation.judges.drawings_classifier import DrawingClassifier, load_classifier
+from dalle.evaluation.judges.drawings_classifier import DrawingClassifier
+from dalle.evaluation.judges.drawings_classifier_training import load_classifier
 from dalle.evaluation.metric_result import MetricResult
 from dalle.evaluation.sampling_settings import decoding_settings
 from dalle.image_conversion import to_tensor

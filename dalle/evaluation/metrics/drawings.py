@@ -18,8 +18,10 @@ from dalle.data.drawings.source import DrawingsSource
 from dalle.evaluation.context import EvaluationContext
 from dalle.evaluation.evaluate_config import EvaluateConfig
 from dalle.evaluation.judges.digest import weights_digest
-from dalle.evaluation.judges.drawings_classifier import Labels, class_numbers, load_classifier
+from dalle.evaluation.judges.drawings_classifier import Labels
+from dalle.evaluation.judges.drawings_classifier_training import load_classifier
 from dalle.evaluation.judges.efficientnet_classifier import load_efficientnet_classifier
+from dalle.evaluation.judges.training_pictures import class_numbers
 from dalle.evaluation.metric_result import MetricResult
 from dalle.evaluation.metrics.drawing_partners import CHOICES, measure_partners
 from dalle.evaluation.metrics.drawing_samples import grid_row, sample_captions
