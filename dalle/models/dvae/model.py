@@ -1,24 +1,17 @@
 """Discrete VAE: encodes an image as a grid of codebook indices and decodes such a grid to an image.
 
 The architecture follows the paper (Section 2.1, Appendix A.1) and OpenAI's released code, with configurable sizes.
-There is no codebook module: the decoder's first 1x1 convolution, applied to one-hot (or relaxed) codes, is the
-embedding.
 """
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from dalle import checkpoint, hub
-from dalle.config_validation import check_sizes
 from dalle.models.dvae import gumbel_embedding
-from dalle.models.dvae.convolutions import ResidualBlock, SameConv2d
+from dalle.models.dvae.config import DVAEConfig
+from dalle.models.dvae.encoder_decoder import Decoder, Encoder
 from dalle.models.dvae.relaxation import RELAXATIONS, negative_squared_distance, straight_through_vectors
 from dalle.pretrained.openai_dvae import read_openai_dvae
 from dalle.pretrained.pretrained_weights import PretrainedWeights
@@ -34,147 +27,6 @@ def map_pixels(images: Tensor) -> Tensor:
 def unmap_pixels(images: Tensor) -> Tensor:
     """Map pixels from the interval (0.1, 0.9) back to [0, 1], clamped: the inverse of `map_pixels`."""
     return ((images - PIXEL_MARGIN) / (1 - 2 * PIXEL_MARGIN)).clamp(0, 1)
-
-
-@dataclass(frozen=True)
-class DVAEConfig:
-    """Sizes of a discrete VAE; the defaults are the paper's model: 256x256 images, 8192 codes."""
-
-    vocabulary: int = 8192  # codebook size K
-    width: int = 256  # channels of the first encoder group; they double in each further group
-    groups: int = 4  # groups of blocks; resolution is halved between groups, 2^(groups - 1) times lower in all
-    blocks_per_group: int = 2  # residual blocks in each group
-    decoder_input: int = 128  # channels of a code's embedding
-    pool: str = "max"  # "max" | "average"; max gave the better ELBO (Appendix A.1)
-    bottleneck_kernel: int = 1  # kernel of the convolutions next to the relaxation; 1 generalises better (Section 2.1)
-    gain: float | None = None  # scale of the residual branches; None: 1 / (groups * blocks_per_group)^2 (Section 2.1)
-    # gumbel_softmax: relaxed codes | straight_through: one-hot codes, relaxed gradients | vector_quantisation: VQ-VAE
-    relaxation: str = "gumbel_softmax"
-
-    def __post_init__(self) -> None:
-        check_sizes(self)
-        if self.pool not in ("max", "average"):
-            raise ValueError(f"pool={self.pool!r} is unknown; choose 'max' or 'average'")
-        if self.relaxation not in RELAXATIONS:
-            raise ValueError(f"relaxation={self.relaxation!r} is unknown; choose one of {', '.join(RELAXATIONS)}")
-        if self.width % 4:
-            raise ValueError(f"width={self.width} must be a multiple of 4: residual branches are a quarter as wide")
-        if self.bottleneck_kernel % 2 == 0:
-            raise ValueError(f"bottleneck_kernel={self.bottleneck_kernel} must be odd, to keep the grid's size")
-        if self.vocabulary == 1:
-            raise ValueError("vocabulary=1 must be at least 2: a single code tells nothing of an image")
-        if self.gain is not None and not 0 < self.gain < math.inf:
-            raise ValueError(f"gain={self.gain} must be a finite number above 0")
-        if self.quantises_vectors and self.bottleneck_kernel != 1:
-            raise ValueError(
-                f"relaxation=vector_quantisation needs bottleneck_kernel=1, not {self.bottleneck_kernel}: the "
-                "decoder's first layer is the codebook, a vector for each code"
-            )
-
-    @property
-    def downsample(self) -> int:
-        """Number of image pixels per code along each side."""
-        return 2 ** (self.groups - 1)
-
-    @property
-    def quantises_vectors(self) -> bool:
-        """True if the encoder outputs vectors to be quantised, rather than logits of the codes."""
-        return self.relaxation == "vector_quantisation"
-
-    @staticmethod
-    def infer_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-        """Infer the config's sizes from a dVAE's tensor shapes. Raises KeyError if they are not those of a dVAE."""
-        code = shapes["decoder.input.weight"]
-        return {
-            "vocabulary": code[1],
-            "decoder_input": code[0],
-            "bottleneck_kernel": code[2],
-            "width": shapes["encoder.input.weight"][0],
-            "groups": checkpoint.count_children(shapes, "encoder.groups."),
-            "blocks_per_group": checkpoint.count_children(shapes, "encoder.groups.0."),
-        }
-
-    @property
-    def branch_gain(self) -> float:
-        return 1 / (self.groups * self.blocks_per_group) ** 2 if self.gain is None else self.gain
-
-
-class Encoder(nn.Module):
-    """Encoder: mapped pixels (b, 3, 8h, 8w) -> (b, v, h, w) logits of the codes.
-
-    For vector quantisation: -> (b, decoder_input, h, w) vectors to be quantised.
-    """
-
-    def __init__(self, config: DVAEConfig):
-        super().__init__()
-        widths = [config.width * 2**g for g in range(config.groups)]
-        self.input = SameConv2d(3, config.width, 7)
-        self.groups = nn.ModuleList(
-            _group(a, b, config, kernels=(3, 3, 3, 1))
-            for a, b in zip([config.width, *widths[:-1]], widths, strict=True)
-        )
-        outputs = config.decoder_input if config.quantises_vectors else config.vocabulary
-        self.output = SameConv2d(widths[-1], outputs, config.bottleneck_kernel)
-        self.pool = nn.MaxPool2d(2) if config.pool == "max" else nn.AvgPool2d(2)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.output.in_full_precision(self.features(pixels))  # (b, v, h, w), or (b, decoder_input, h, w)
-
-    def features(self, pixels: Tensor) -> Tensor:
-        """Compute the input of the last layer: (b, 3, 8h, 8w) mapped pixels -> (b, c, h, w)."""
-        x = self.input(pixels)  # (b, width, 8h, 8w)
-        for number, group in enumerate(self.groups):
-            x = group(x if number == 0 else self.pool(x))
-        return F.relu(x)
-
-
-class Decoder(nn.Module):
-    """Decoder: one-hot or relaxed codes (b, v, h, w) -> likelihood parameters (b, 6, 8h, 8w).
-
-    The parameters are mu of each colour channel, then ln b of each.
-    """
-
-    def __init__(self, config: DVAEConfig):
-        super().__init__()
-        widths = [config.width * 2**g for g in reversed(range(config.groups))]
-        self.input = SameConv2d(config.vocabulary, config.decoder_input, config.bottleneck_kernel)
-        self.groups = nn.ModuleList(
-            _group(a, b, config, kernels=(1, 3, 3, 3), upsample=number > 0)
-            for number, (a, b) in enumerate(zip([config.decoder_input, *widths[:-1]], widths, strict=True))
-        )
-        self.output = SameConv2d(widths[-1], 6, 1)
-
-    def forward(self, codes: Tensor) -> Tensor:
-        return self.decode_embeddings(self.embed(codes))
-
-    def embed(self, codes: Tensor) -> Tensor:
-        """Embed one-hot or relaxed codes: (b, v, h, w) -> (b, decoder_input, h, w)."""
-        return self.input.in_full_precision(codes)
-
-    def embed_tokens(self, tokens: Tensor) -> Tensor:
-        """Compute `embed` of one-hot codes from their indices: (b, h, w) integers -> (b, decoder_input, h, w)."""
-        weight, bias = self.input.weight, self.input.bias
-        tokens = tokens.to(torch.int64, copy=True)  # copied, as autograd cannot save tensors created in inference mode
-        if self.input.kernel_size != (1, 1):
-            codes = rearrange(F.one_hot(tokens, weight.shape[1]), "b h w v -> b v h w")
-            return self.embed(codes.to(weight.dtype))
-        embedded = F.embedding(tokens, weight[:, :, 0, 0].T) + (0 if bias is None else bias)
-        return rearrange(embedded, "b h w d -> b d h w")
-
-    def decode_embeddings(self, embeddings: Tensor) -> Tensor:
-        """Decode code embeddings to likelihood parameters: (b, decoder_input, h, w) -> (b, 6, 8h, 8w)."""
-        x = embeddings
-        for group in self.groups:
-            x = group(x)
-        return self.output.in_full_precision(F.relu(x))  # (b, 6, 8h, 8w)
-
-
-def _group(
-    inputs: int, outputs: int, config: DVAEConfig, kernels: tuple[int, int, int, int], upsample: bool = False
-) -> nn.Sequential:
-    first = ResidualBlock(inputs, outputs, kernels, config.branch_gain, upsample)
-    rest = (ResidualBlock(outputs, outputs, kernels, config.branch_gain) for _ in range(config.blocks_per_group - 1))
-    return nn.Sequential(first, *rest)
 
 
 class DiscreteVAE(nn.Module):
