@@ -1,12 +1,11 @@
-"""Checkpoint folders: weights, the model's config, and the training state.
+"""Checkpoint folders: weights and the model's config.
 
     model.safetensors   weights for sampling; or several files, see `dalle.weights_files`
     config.json         {"format": 1, "kind": "dvae", "model": {...}, "meta": {...}}
     tokenizer.json      for models that read text
-    state/00000500/     training state after 500 updates: state.safetensors, state.json
 
-No pickles are read here; `dalle.training.sharded_state` reads one with known classes only. Files are written under a
-temporary name, flushed and renamed, so files under these names are always complete.
+A run's folder also has the training state (`dalle.training.state_files`). No pickles are read here. Files are written
+under a temporary name, flushed and renamed, so files under these names are always complete.
 """
 
 import dataclasses
@@ -14,7 +13,6 @@ import errno
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,25 +21,22 @@ from typing import Any, Protocol, TypeVar
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from dalle.atomic_files import atomic_write, fsync
+from dalle.atomic_files import atomic_write
 from dalle.config_validation import config_from_json, describe_type, has_type, truncated_repr
 from dalle.weights_files import (
     CheckpointError,
     read_json,
-    read_tensors,
     read_weights,
     read_weights_shapes,
     weights_as_one_file,
     weights_files,
     weights_path,
     write_json,
-    write_tensors,
     write_weights,
 )
 
 FORMAT = 1
-CONFIG, TOKENIZER, STATE = "config.json", "tokenizer.json", "state"
-STATE_TENSORS = "state.safetensors"  # of a state that is not sharded
+CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 
 # former names of fields and of values in config.json, converted on reading: kind -> former name -> name
 RENAMED_FIELDS = {
@@ -86,7 +81,7 @@ def save_model(
     """
     folder = Path(folder)
     written = {"format": FORMAT, "kind": kind, "model": dataclasses.asdict(config), "meta": dict(meta or {})}
-    with _write_errors(folder):
+    with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_weights(folder, model.state_dict())
         if tokenizer is not None:
@@ -221,80 +216,9 @@ def digest(folder: str | Path) -> str:
     return sha256.hexdigest()[:16]
 
 
-def save_state(folder: str | Path, step: int, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
-    """Write the training state after `step` updates, then delete previous states.
-
-    `scalars` is JSON-serialisable. Raises CheckpointError if the state cannot be written; the previous state is then
-    kept.
-    """
-    with writing_state(folder, step, scalars) as temporary:
-        write_tensors(temporary / STATE_TENSORS, tensors)
-
-
-def temporary_state(folder: str | Path, step: int) -> Path:
-    """Return the folder in which the state after `step` updates is written until it is complete."""
-    return Path(folder) / STATE / f".{step:08d}.part"
-
-
 @contextmanager
-def writing_state(folder: str | Path, step: int, scalars: Mapping[str, Any]) -> Iterator[Path]:
-    """Context with an empty folder for the tensors of a state, which gets its name at the end if all went well.
-
-    Previous states are kept until then. Raises CheckpointError for an OSError.
-    """
-    temporary = temporary_state(folder, step)
-    states, state = temporary.parent, temporary.with_name(f"{step:08d}")
-    with _write_errors(state):
-        shutil.rmtree(temporary, ignore_errors=True)  # of a killed run
-        temporary.mkdir(parents=True)
-        try:
-            yield temporary
-            write_json(temporary / "state.json", {"format": FORMAT, "step": step, **scalars})
-            for path in (*temporary.iterdir(), temporary):
-                fsync(path)
-            if state.exists():  # same step again: keep the old one under a name that load_state finds
-                os.replace(state, states / f"{step:08d}.old")
-            os.replace(temporary, state)
-            fsync(states)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-    for other in states.iterdir():
-        if other != state:
-            shutil.rmtree(other, ignore_errors=True)
-
-
-def load_state(folder: str | Path) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
-    """Load (step, tensors on the CPU, scalars) of the newest state in `folder`; None if there is none."""
-    state = newest_state(folder)
-    if state is None:
-        return None
-    tensors = read_tensors(state / STATE_TENSORS)
-    scalars = _read_scalars(state)
-    return scalars.pop("step"), tensors, scalars
-
-
-def read_scalars(folder: str | Path) -> dict[str, Any] | None:
-    """Read `step` and the scalars of the newest state, without its tensors; None if there is none."""
-    state = newest_state(folder)
-    return None if state is None else _read_scalars(state)
-
-
-def newest_state(folder: str | Path) -> Path | None:
-    """Return the folder of the newest complete state in `folder`; None if there is none."""
-    found = (Path(folder) / STATE).glob("[0-9]*")
-    return max(found, key=lambda path: (int(path.stem), path.suffix != ".old"), default=None)
-
-
-def _read_scalars(state: Path) -> dict[str, Any]:
-    scalars = read_json(state / "state.json")
-    if scalars.pop("format", None) != FORMAT or not isinstance(scalars.get("step"), int):
-        raise CheckpointError(f"{state} was written by another version of this code: use another run name")
-    return scalars
-
-
-@contextmanager
-def _write_errors(path: Path) -> Iterator[None]:
+def write_errors(path: Path) -> Iterator[None]:
+    """Context that raises CheckpointError for an error of writing `path`."""
     try:
         yield
     except (OSError, SafetensorError) as error:

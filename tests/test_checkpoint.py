@@ -1,8 +1,6 @@
 """Checkpoints: round trips, errors for damaged files, and failed saves that keep the previous checkpoint."""
 
-import errno
 import json
-import os
 import resource
 import signal
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from torch import nn
 
 from dalle import checkpoint
 from dalle.checkpoint import CheckpointError
+from dalle.training import state_files
 
 
 @dataclass(frozen=True)
@@ -148,53 +147,17 @@ def test_truncated_and_missing_weights_raise(saved):
         checkpoint.load_weights(folder, model)
 
 
-def test_training_state_round_trip_keeps_only_the_newest(tmp_path):
-    assert checkpoint.load_state(tmp_path) is None
-    assert checkpoint.read_scalars(tmp_path) is None
-    for step in (5, 10, 10):
-        checkpoint.save_state(tmp_path, step, {"a": torch.full((2,), float(step))}, {"loss": 0.1 * step})
-    step, tensors, scalars = checkpoint.load_state(tmp_path) or pytest.fail("no state")
-    assert step == 10
-    assert torch.equal(tensors["a"], torch.tensor([10.0, 10.0]))
-    assert scalars == {"loss": 1.0}
-    assert checkpoint.read_scalars(tmp_path) == {"step": 10, "loss": 1.0}
-    assert [path.name for path in (tmp_path / "state").iterdir()] == ["00000010"]
-
-
-def test_files_of_an_interrupted_save_are_ignored(tmp_path):
-    checkpoint.save_state(tmp_path, 5, {"a": torch.zeros(2)}, {})
-    (tmp_path / "state" / ".00000010.part").mkdir()
-    assert checkpoint.read_scalars(tmp_path) == {"step": 5}
-    (tmp_path / "state" / "00000005").rename(tmp_path / "state" / "00000005.old")
-    assert checkpoint.read_scalars(tmp_path) == {"step": 5}
-    checkpoint.save_state(tmp_path, 10, {"a": torch.zeros(2)}, {})
-    assert [path.name for path in (tmp_path / "state").iterdir()] == ["00000010"]
-
-
 def test_full_disk_leaves_previous_checkpoint_and_state(saved, small_files_only):
     folder, _ = saved
-    checkpoint.save_state(folder, 5, {"a": torch.zeros(2)}, {})
+    state_files.save_state(folder, 5, {"a": torch.zeros(2)}, {})
     first, files = checkpoint.digest(folder), sorted(folder.rglob("*"))
     with pytest.raises(CheckpointError, match=r"could not save .*line.*File too large"):
         checkpoint.save_model(folder, "line", Line(inputs=100_000), LineConfig(100_000))
     with pytest.raises(CheckpointError, match="File too large.*Files not written yet are unchanged$"):
-        checkpoint.save_state(folder, 10, {"a": torch.zeros(100_000)}, {})
+        state_files.save_state(folder, 10, {"a": torch.zeros(100_000)}, {})
     assert checkpoint.digest(folder) == first
-    assert checkpoint.read_scalars(folder) == {"step": 5}
+    assert state_files.read_scalars(folder) == {"step": 5}
     assert sorted(folder.rglob("*")) == files  # nothing half-written lies about
-
-
-@pytest.mark.parametrize(("code", "full"), [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EACCES, False)])
-def test_only_a_full_disk_is_answered_with_freeing_space(saved, monkeypatch, code, full):
-    folder, _ = saved
-
-    def fail(*_: object) -> None:
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(checkpoint, "write_tensors", fail)
-    with pytest.raises(CheckpointError, match=os.strerror(code)) as raised:
-        checkpoint.save_state(folder, 10, {"a": torch.zeros(2)}, {})
-    assert ("free some disk space" in str(raised.value)) == full
 
 
 def test_checkpoint_folder_is_self_contained(saved, tmp_path):

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from dalle import checkpoint
 from dalle.cli.sweeps import ablation_jobs
 from dalle.data.blocks import BlocksConfig
+from dalle.training import state_files
 from dalle.training.job import FORMAT, Job
 from dalle.weights_files import WEIGHTS
 
@@ -57,7 +58,7 @@ def leave(out: Path, job: Job, parameters: int, metrics: dict[str, float]) -> No
     (folder / "job.json").write_text(json.dumps(written))
     lines = [{"step": step, "split": "val", **metrics} for step in (5, 10)]
     (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    checkpoint.save_state(folder, 10, {}, {"identity": {"stage": {"steps": 10}, "seed": job.seed}})
+    state_files.save_state(folder, 10, {}, {"identity": {"stage": {"steps": 10}, "seed": job.seed}})
     save_file({"weight": torch.zeros(parameters)}, folder / WEIGHTS)
 
 

@@ -6,10 +6,10 @@ import shutil
 import pytest
 from test_ablations import TINY
 
-from dalle import checkpoint
 from dalle.ablations.comparison import read_run
 from dalle.cli.sweeps import ablations
 from dalle.evaluation.metrics_file import MetricsFile
+from dalle.training import state_files
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_invalid_options_are_reported(run_command, arguments, sentence):
 
 def test_runs_of_stage_all_are_compared_with_the_evaluation_beside_them(tmp_path):
     run = tmp_path / "all" / "dvae"
-    checkpoint.save_state(run, 2, {}, {"identity": {"stage": {"steps": 2}}})
+    state_files.save_state(run, 2, {}, {"identity": {"stage": {"steps": 2}}})
     (run / "metrics.jsonl").write_text('{"split": "val", "step": 2, "hard_error": 0.5}\n')
     MetricsFile({"data": {}}, {"psnr": 20.0}).write(tmp_path / "all" / "metrics.json")
     with pytest.raises(ValueError, match=f"holds runs of single stages, such as {re.escape(str(run))}"):

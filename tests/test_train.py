@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dalle import checkpoint
+from dalle.training import state_files
 
 TINY_DVAE = "vocabulary=8 width=8 decoder_input=8 blocks_per_group=1"
 TINY_CLIP = (
@@ -114,7 +115,7 @@ def test_seed_determines_initial_weights(train, tmp_path):
 
 
 def first_convolution(folder):
-    _, tensors, _ = checkpoint.load_state(folder)
+    _, tensors, _ = state_files.load_state(folder)
     return next(tensor for name, tensor in tensors.items() if name.startswith("model.encoder") and tensor.ndim == 4)
 
 
@@ -129,7 +130,7 @@ def test_every_stage_resumes_bitwise(train, tmp_path, request, stage):
     train(*overrides, "run=whole", "stage.steps=3")
     for steps in (1, 3):  # tests/training/test_resume.py interrupts a run more than once
         train(*overrides, "run=parts", f"stage.steps={steps}")
-    whole, parts = (checkpoint.load_state(tmp_path / "outputs" / stage / run) for run in ("whole", "parts"))
+    whole, parts = (state_files.load_state(tmp_path / "outputs" / stage / run) for run in ("whole", "parts"))
     assert whole[0] == parts[0] == 3
     assert all(torch.equal(tensor, parts[1][name]) for name, tensor in whole[1].items())
 

@@ -12,7 +12,7 @@ from dalle import checkpoint, weights_files
 from dalle.ablation_config import AblationConfig, format_values
 from dalle.config_validation import flatten
 from dalle.evaluation.metrics_file import MetricsFile, read_metrics_file
-from dalle.training import job
+from dalle.training import job, state_files
 from dalle.training.run import flatten_config
 
 TRAINING_METRICS, EVALUATION_METRICS = "metrics.jsonl", "metrics.json"
@@ -74,9 +74,9 @@ def training_seconds(folder: Path) -> float:
 
 def run_settings(folder: Path) -> dict[str, Any]:
     """Read the settings that identify a run: its stage, data and seed. Raises ValueError if there is no run state."""
-    scalars = checkpoint.read_scalars(folder)
+    scalars = state_files.read_scalars(folder)
     if scalars is None:
-        stages = [each for each in sorted(folder.glob("*/")) if checkpoint.read_scalars(each) is not None]
+        stages = [each for each in sorted(folder.glob("*/")) if state_files.read_scalars(each) is not None]
         advice = f"; it holds runs of single stages, such as {stages[0]}" if stages else ""
         raise ValueError(f"{folder} is not a training run, or has not saved a checkpoint yet: it has no state{advice}")
     return scalars["identity"]

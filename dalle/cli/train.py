@@ -22,6 +22,7 @@ from dalle.seeds import seed_global_generators
 from dalle.stages import ALL_STAGES, STAGES
 from dalle.stages.data_module import StageContext
 from dalle.stages.initial_weights import TRAINED_ON_TOKENS, Init, check_dvae, check_settings, find_init, load_init
+from dalle.training import state_files
 from dalle.training.cpu import configure_cpu
 from dalle.training.job import Job, record_status
 from dalle.training.loop import train
@@ -150,7 +151,7 @@ def recorded_dvae(init: Init) -> str:
 def check_dvae_unchanged(runs: list[tuple[TrainConfig, Path]]) -> None:
     """Raise ValueError if training the dVAE further would invalidate a transformer already trained on its tokens."""
     (dvae, folder), *_, (_, transformer) = runs
-    if not dvae.resume or checkpoint.read_scalars(transformer) is None:
+    if not dvae.resume or state_files.read_scalars(transformer) is None:
         return
     settings = run_config(dvae, open_init(dvae, folder))
     if (done := resume_step(folder, settings, default_config(dvae))) < dvae.stage.steps:

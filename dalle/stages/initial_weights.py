@@ -20,6 +20,7 @@ from dalle.bundled import checkpoint_folder
 from dalle.checkpoint import CheckpointError
 from dalle.models.clip.config import UNUSED_SETTINGS
 from dalle.seeds import derive_seed
+from dalle.training import state_files
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ def find_init(path: str | Path, kind: str, run: Path, resume: bool = True, stric
     Raises CheckpointError if there is no such checkpoint, if it is of another kind, or if it is the run's own folder.
     """
     path = checkpoint_folder(path)
-    resumed = resume and checkpoint.read_scalars(run) is not None
+    resumed = resume and state_files.read_scalars(run) is not None
     if resumed:
         recorded = checkpoint.read_config(run, kind)[1].get("init", {})
         for candidate in (path, path / kind):

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch.distributed.device_mesh import DeviceMesh
 
-from dalle import checkpoint, distributed
+from dalle import distributed
 from dalle.checkpoint import CheckpointError
 from dalle.config_validation import flatten
+from dalle.training import state_files
 from dalle.training.logger import WandbConfig
 from dalle.weights_files import has_weights
 
@@ -54,7 +55,7 @@ def resume_step(folder: Path, config: dict[str, Any], defaults: dict[str, Any] |
 
     Raises RunConfigMismatchError if the saved run has other settings than `config`, or no state to resume from.
     """
-    saved = checkpoint.read_scalars(folder)
+    saved = state_files.read_scalars(folder)
     if saved is None:
         if has_weights(folder):
             raise RunConfigMismatchError(

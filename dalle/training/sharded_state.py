@@ -25,6 +25,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from dalle import checkpoint, distributed
 from dalle.checkpoint import CheckpointError
+from dalle.training import state_files
 from dalle.training.background_save import raised_together
 
 METADATA = ".metadata"
@@ -54,15 +55,15 @@ def save_state(
     """Write the training state after `step` updates, then delete previous states. All ranks must call it.
 
     tensors: DTensors, of which each rank writes its shard, and tensors that are equal on all ranks. `scalars` as in
-    `checkpoint.save_state`. group: process group of all ranks, such as one for a thread; None: the default group.
+    `state_files.save_state`. group: process group of all ranks, such as one for a thread; None: the default group.
 
     Raises CheckpointError on all ranks if the state cannot be written; the previous state is then kept.
     """
-    path = checkpoint.temporary_state(folder, step)
+    path = state_files.temporary_state(folder, step)
     with ExitStack() as stack:
         with raised_together(group):
             if distributed.is_main_process():
-                stack.enter_context(checkpoint.writing_state(folder, step, scalars))
+                stack.enter_context(state_files.writing_state(folder, step, scalars))
         try:
             save(dict(tensors), storage_writer=StateWriter(path), process_group=group)
         except CheckpointException as error:

@@ -12,6 +12,7 @@ from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
 
 from dalle import checkpoint, distributed
+from dalle.training import state_files
 from dalle.training.auto_precision import choose_precision
 from dalle.training.background_save import copy_to_host, raised_together
 from dalle.training.branch_hooks import attach_hooks
@@ -37,12 +38,12 @@ def load_state(
     empty: allocates the tensor of a name, shape and dtype to read from a sharded state; of a DTensor, each rank reads
     its shard; by default it is whole. All ranks must call it. Raises CheckpointError if the state is damaged.
     """
-    state = checkpoint.newest_state(folder)
-    if state is None or (state / checkpoint.STATE_TENSORS).exists():
-        return checkpoint.load_state(folder)
+    state = state_files.newest_state(folder)
+    if state is None or (state / state_files.STATE_TENSORS).exists():
+        return state_files.load_state(folder)
     from dalle.training import sharded_state
 
-    scalars = checkpoint.read_scalars(folder)
+    scalars = state_files.read_scalars(folder)
     assert scalars is not None
     return scalars.pop("step"), sharded_state.read_tensors(state, empty), scalars
 
@@ -119,7 +120,7 @@ class TrainState:
             else:
                 with raised_together(group):
                     if distributed.is_main_process():
-                        checkpoint.save_state(folder, step, tensors, scalars)
+                        state_files.save_state(folder, step, tensors, scalars)
 
         return write
 
@@ -141,7 +142,7 @@ class TrainState:
         self.metrics.load_state_dict(scalars["meter"])
         self.wandb_id = scalars["wandb_id"]
         self.best_loss = scalars.get("best_loss", math.inf)
-        path = folder / checkpoint.STATE
+        path = folder / state_files.STATE
         for prefix, module in (("average", self.ema), ("model", self.model)):  # which may share memory
             weights = _with_prefix(prefix, tensors)
             checkpoint.check_tensors(self.ema.model.state_dict(), weights, path)

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from dalle import checkpoint
 from dalle.ablation_config import AblationConfig, Expectation, format_values
 from dalle.ablations.run_results import PlannedRun
+from dalle.training import state_files
 from dalle.training.job import FORMAT, Job
 from dalle.weights_files import WEIGHTS
 
@@ -48,7 +48,7 @@ def write_run(
     lines += [{"step": 10, "split": "train", "seconds": 60.0}, {"step": 10, "split": "val", **metrics}]
     if status == "finished":
         identity = {"stage": {"name": "taste", "steps": 10, "taste": which.values["stage.taste"]}, "seed": which.seed}
-        checkpoint.save_state(folder, 10, {}, {"identity": identity})
+        state_files.save_state(folder, 10, {}, {"identity": identity})
         save_file({"weight": torch.zeros(parameters)}, folder / WEIGHTS)
     else:
         lines = lines[:1]

@@ -18,6 +18,7 @@ from dalle.data.blocks import BlocksConfig
 from dalle.models.clip.model import CLIP, CLIPConfig
 from dalle.pretrained.openai_dvae import convolution_mappings
 from dalle.stages.data_module import DataModule
+from dalle.training import state_files
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,7 +31,7 @@ def test_run_starts_from_init_weights_at_step_0(train, base, stage):
     assert "steps 0 to 2" in printed
     began = weights(base / stage)
     assert same(began, weights(f"outputs/{stage}/tuned")) == set(began)  # the averaged weights, which are saved
-    _, tensors, _ = checkpoint.load_state(f"outputs/{stage}/tuned")
+    _, tensors, _ = state_files.load_state(f"outputs/{stage}/tuned")
     model = {name.removeprefix("model."): each for name, each in tensors.items() if name.startswith("model.")}
     assert same(began, model) == set(began)
     moments = {tensor.item() for name, tensor in tensors.items() if name.startswith("optimizer.step.")}
@@ -41,7 +42,7 @@ def test_ema_starts_from_init_weights(train, base):
     average = ["stage.ema.decay=0.9", "stage.ema.warmup=false", "stage.optimizer.learning_rate.start=1e-2"]
     assert train(*of("dvae", "init=base/dvae", *average))[0] == 0
     began, averaged = weights(base / "dvae"), weights("outputs/dvae/default")
-    _, tensors, _ = checkpoint.load_state("outputs/dvae/default")
+    _, tensors, _ = state_files.load_state("outputs/dvae/default")
     name = "decoder.output.weight"
     moved = tensors[f"model.{name}"] - began[name]
     assert 0 < (averaged[name] - began[name]).norm() < 0.3 * moved.norm()
@@ -138,7 +139,7 @@ def test_run_resumes_bitwise_without_reading_init_again(train, base, stage):
     assert status == 0, printed
     assert "steps 2 to 3" in printed
     assert "starts from" not in printed
-    whole, parts = (checkpoint.load_state(f"outputs/{stage}/{run}") for run in ("whole", "parts"))
+    whole, parts = (state_files.load_state(f"outputs/{stage}/{run}") for run in ("whole", "parts"))
     assert all(tensor.equal(parts[1][name]) for name, tensor in whole[1].items())
     files = [(Path(f"outputs/{stage}") / run / checkpoint.CONFIG).read_text() for run in ("whole", "parts")]
     assert files[0] == files[1]

@@ -19,10 +19,10 @@ from line_stage import CPU, BlockStage, LineStage, fit
 from test_resume import CLOCKS, FULL, Breaking
 from torch import nn
 
-from dalle import checkpoint, distributed
+from dalle import distributed
 from dalle.checkpoint import CheckpointError
 from dalle.signals import Interrupted
-from dalle.training import background_save
+from dalle.training import background_save, state_files
 from dalle.training.background_save import copy_model_to_host
 from dalle.training.logger import WandbConfig
 from dalle.training.loop import Trainer
@@ -103,31 +103,31 @@ def test_run_has_the_bits_of_one_that_saves_at_once(tmp_path):
 def test_training_goes_on_while_the_state_of_an_earlier_step_is_written(tmp_path, monkeypatch):
     fit(tmp_path / "five", replace(FULL, steps=5))
     released = threading.Event()
-    save_state = checkpoint.save_state
+    save_state = state_files.save_state
     states = []
 
     def slow(folder, step, tensors, scalars):
         assert threading.current_thread() is not threading.main_thread()
         assert released.wait(60) or step > 5
         save_state(folder, step, tensors, scalars)
-        states.append((step, checkpoint.load_state(folder)))
+        states.append((step, state_files.load_state(folder)))
 
     def act(step):
         if step == 8:
-            assert checkpoint.newest_state(tmp_path / "run") is None
+            assert state_files.newest_state(tmp_path / "run") is None
             released.set()
 
-    monkeypatch.setattr(checkpoint, "save_state", slow)
+    monkeypatch.setattr(state_files, "save_state", slow)
     fit(tmp_path / "run", BACKGROUND, Watched(BACKGROUND, act))
     assert [step for step, _ in states] == [5, 10, 15, 20]
-    (_, saved), expected = states[0], checkpoint.load_state(tmp_path / "five")
+    (_, saved), expected = states[0], state_files.load_state(tmp_path / "five")
     assert saved is not None and expected is not None
     weights = {name for name in saved[1] if name.startswith(("model", "optimizer"))}
     assert weights and all(saved[1][name].equal(expected[1][name]) for name in weights)
 
 
 def test_error_of_a_save_ends_the_run_and_keeps_the_previous_state(tmp_path, monkeypatch):
-    save_state, steps = checkpoint.save_state, []
+    save_state, steps = state_files.save_state, []
 
     def full_disk(folder, step, tensors, scalars):
         if step == 10:
@@ -138,7 +138,7 @@ def test_error_of_a_save_ends_the_run_and_keeps_the_previous_state(tmp_path, mon
         steps.append(step)
         time.sleep(0.05 if step > 10 else 0)  # for the thread
 
-    monkeypatch.setattr(checkpoint, "save_state", full_disk)
+    monkeypatch.setattr(state_files, "save_state", full_disk)
     with pytest.raises(CheckpointError, match="no space left"):
         fit(tmp_path, BACKGROUND, Watched(BACKGROUND, act))
     assert steps[-1] < 15  # before the next save
@@ -148,26 +148,26 @@ def test_error_of_a_save_ends_the_run_and_keeps_the_previous_state(tmp_path, mon
 
 @pytest.mark.parametrize("steps", [14, 15])
 def test_last_save_is_whole_when_the_run_ends(tmp_path, monkeypatch, steps):
-    save_state = checkpoint.save_state
+    save_state = state_files.save_state
 
     def slow(*arguments):
         time.sleep(0.3)
         save_state(*arguments)
 
-    monkeypatch.setattr(checkpoint, "save_state", slow)
+    monkeypatch.setattr(state_files, "save_state", slow)
     fit(tmp_path, replace(BACKGROUND, steps=steps))
     assert [path.name for path in (tmp_path / "state").iterdir()] == [f"{steps:08d}"]
 
 
 def test_signal_waits_for_the_save_in_flight_and_saves(tmp_path, monkeypatch):
-    save_state, saved = checkpoint.save_state, []
+    save_state, saved = state_files.save_state, []
 
     def slow(folder, step, tensors, scalars):
         time.sleep(0.3)
         save_state(folder, step, tensors, scalars)
         saved.append(step)
 
-    monkeypatch.setattr(checkpoint, "save_state", slow)
+    monkeypatch.setattr(state_files, "save_state", slow)
     with pytest.raises(Interrupted, match="stopped at step 11 of 20, saved in"):
         fit(tmp_path, BACKGROUND, Watched(BACKGROUND, lambda step: step == 10 and os.kill(os.getpid(), signal.SIGTERM)))
     assert saved == [5, 10, 11]

@@ -14,6 +14,7 @@ import pytest
 from line_stage import CPU, BlockStage, LineConfig, fit
 
 from dalle import checkpoint, distributed
+from dalle.training import state_files
 from dalle.training.ema import EMAConfig
 from dalle.training.sharding import init_mesh
 from dalle.training.state import load_state
@@ -71,8 +72,8 @@ def start(folder: Path) -> list[ForkServerProcess]:
 
 def wait_for_state(folder: Path, ranks: list[ForkServerProcess]) -> None:
     """Wait until the ranks have saved another state."""
-    before, deadline = checkpoint.newest_state(folder), time.monotonic() + LIMIT
-    while checkpoint.newest_state(folder) == before:
+    before, deadline = state_files.newest_state(folder), time.monotonic() + LIMIT
+    while state_files.newest_state(folder) == before:
         assert all(each.exitcode is None for each in ranks), (
             "the run ended before it was killed: raise DALLE_TEST_STEPS"
         )
@@ -146,7 +147,7 @@ def test_run_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_path, mo
     for number in range(KILLS):
         kill_at_random(killed, durations, generator)
         assert_everything_loads(killed)
-        state = checkpoint.newest_state(killed)
+        state = state_files.newest_state(killed)
         print(f"kill {number + 1}: state {state and state.name}, unfinished: {sorted(unfinished(killed))}")
     finish(start(killed))
     assert_everything_loads(killed)

@@ -15,6 +15,7 @@ from line_stage import BlockStage, LineConfig, LineStage, fit
 from dalle import checkpoint, weights_files
 from dalle.checkpoint import CheckpointError
 from dalle.signals import Interrupted, StopRequest
+from dalle.training import state_files
 from dalle.training.auto_precision import Precision
 from dalle.training.ema import EMAConfig
 from dalle.training.optimizer import OptimizerConfig, PlateauConfig
@@ -55,7 +56,7 @@ def everything(folder):
     """Return everything that a run writes, except times."""
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     metrics = [{name: value for name, value in line.items() if name not in CLOCKS} for line in metrics]
-    loaded = checkpoint.load_state(folder)
+    loaded = state_files.load_state(folder)
     assert loaded is not None
     step, tensors, scalars = loaded
     plain = {name: tensor.tolist() for name, tensor in tensors.items()}
@@ -185,7 +186,7 @@ def test_auto_precision_is_kept_on_resume(tmp_path, monkeypatch):
     fit(tmp_path, config)
     monkeypatch.setattr("dalle.training.state.choose_precision", lambda *_: Precision("float32", "for a test"))
     fit(tmp_path, replace(config, steps=25))
-    scalars = checkpoint.read_scalars(tmp_path)
+    scalars = state_files.read_scalars(tmp_path)
     assert scalars is not None
     assert scalars["precision"] == "bfloat16"
 

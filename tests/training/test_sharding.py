@@ -13,10 +13,11 @@ from line_stage import CPU, BlockStage, LineConfig, fit
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dalle import checkpoint, distributed
+from dalle import distributed
 from dalle.checkpoint import CheckpointError
 from dalle.models.transformer.model import Transformer, TransformerConfig
 from dalle.seeds import torch_generator
+from dalle.training import state_files
 from dalle.training.ema import EMAConfig
 from dalle.training.optimizer import OptimizerConfig
 from dalle.training.powersgd import CompressionConfig, PowerSGD, partitions
@@ -242,7 +243,7 @@ def test_run_of_four_ranks_resumes_on_other_numbers(ranks, alone, name, then):
     sixteen_bits = "16" in name or "scale" in name
     folder = ranks / f"four then {then}" / name
     assert losses(folder) == pytest.approx(losses(alone / name), rel=0.02 if sixteen_bits else 1e-3)
-    assert checkpoint.read_scalars(folder)["step"] == 20
+    assert state_files.read_scalars(folder)["step"] == 20
 
 
 @pytest.mark.parametrize("name", RESUMED)
@@ -263,7 +264,7 @@ def test_shards_can_be_changed_by_a_whole_copy(ranks):
 
 
 def test_sharded_state_has_names_and_shapes_of_an_unsharded_one(ranks, alone):
-    one = checkpoint.load_state(alone / "AdamW")
+    one = state_files.load_state(alone / "AdamW")
     other = load_state(ranks / "fsdp" / "AdamW")
     assert one is not None and other is not None
     assert one[0] == other[0] and one[2].keys() == other[2].keys()
