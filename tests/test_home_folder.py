@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from dalle import checkpoint
-from dalle.cli.train import plan_runs, tokens_folder
+from dalle.cli.train import plan_runs
+from dalle.cli.train_inputs import tokens_folder
 from dalle.data.blocks import BlocksConfig
 from dalle.stages import initial_weights
 from dalle.stages.clip import CLIPStageConfig

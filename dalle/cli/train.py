@@ -10,18 +10,16 @@ from omegaconf import OmegaConf
 from torch.distributed.device_mesh import DeviceMesh
 
 from dalle import checkpoint, distributed
-from dalle.bundled import checkpoint_folder
-from dalle.checkpoint import CheckpointError
 from dalle.cli.config import command, run_name
 from dalle.cli.train_config import TrainConfig
+from dalle.cli.train_inputs import check_init, dvae_folder, open_init, tokens_folder
 from dalle.data import open_source
 from dalle.planning.cards import find_card
 from dalle.planning.plan import Planner, check_fits, report
-from dalle.sampling.components import find_components
 from dalle.seeds import seed_global_generators
 from dalle.stages import ALL_STAGES, STAGES
 from dalle.stages.data_module import StageContext
-from dalle.stages.initial_weights import TRAINED_ON_TOKENS, Init, check_dvae, check_settings, find_init, load_init
+from dalle.stages.initial_weights import Init, load_init
 from dalle.training import state_files
 from dalle.training.cpu import configure_cpu
 from dalle.training.job import Job, record_status
@@ -42,16 +40,6 @@ def main(config: TrainConfig) -> None:
             train_stages(config, device, mesh)
     finally:
         distributed.destroy_process_group()
-
-
-def print_plans(config: TrainConfig) -> None:
-    """Print the plan of each stage. Raises ValueError for one that does not fit, with a change that makes it fit."""
-    card = find_card(config.card)
-    for run, _ in plan_runs(config):
-        planner = Planner(run.data.image_size, run.world, card, run.shard_size)
-        plan = planner.plan(run.stage, run.distributed)
-        print(f"{run.stage.name}: {report(plan)}")
-        check_fits(plan, planner.changes(run.stage, run.distributed))
 
 
 def train_stages(config: TrainConfig, device: torch.device, mesh: DeviceMesh | None) -> None:
@@ -100,54 +88,6 @@ def run_folder(parent: Path, name: str) -> Path:
     return parent / run_name(name)
 
 
-def check_init(runs: list[tuple[TrainConfig, Path]]) -> None:
-    """Raise ValueError if a run cannot start from its `init` checkpoint, before any run starts."""
-    for config, folder in runs:
-        if (init := open_init(config, folder)) is None or init.resumed:
-            continue
-        check_settings(init, config.stage, config.data, "stage." if len(runs) == 1 else f"stage.{init.kind}.")
-        if init.kind in TRAINED_ON_TOKENS:
-            # with stage=all, the run's dVAE is not trained yet; it starts from the one next to the transformer
-            dvae = dvae_folder(config, init) if len(runs) == 1 else init.path.with_name("dvae")
-            check_dvae(init, Path(dvae or ""))
-
-
-def check_captions(runs: list[tuple[TrainConfig, Path]]) -> None:
-    """Raise ValueError if data.allow_missing_captions leaves CLIP without data, before the dVAE is trained."""
-    for config, _ in runs:
-        if config.stage.name == "clip" and getattr(config.data, "allow_missing_captions", False):
-            open_source(replace(config.data, allow_missing_captions=False), "train")
-
-
-def open_init(config: TrainConfig, folder: Path) -> Init | None:
-    """Return the checkpoint that the run in `folder` starts from; None for random weights."""
-    if config.init is None:
-        return None
-    return find_init(config.init, config.stage.name, folder, config.resume, config.init_strict)
-
-
-def dvae_folder(config: TrainConfig, init: Init | None) -> str | None:
-    """Return the dVAE's checkpoint folder: `dvae`, else that of the model that the run starts from, else None."""
-    if config.dvae is not None or config.init is None or init is None or init.kind not in TRAINED_ON_TOKENS:
-        return None if config.dvae is None else str(checkpoint_folder(config.dvae))
-    if init.kind == "decoder":
-        return recorded_dvae(init)
-    return str(find_components(init.run if init.resumed else config.init)["dvae"])
-
-
-def tokens_folder(config: TrainConfig) -> Path:
-    """Return the token cache, or the folder of token caches."""
-    return Path(config.out, "tokens") if config.tokens is None else Path(config.tokens).expanduser()
-
-
-def recorded_dvae(init: Init) -> str:
-    """Return the folder of the dVAE that a decoder was trained on. Raises CheckpointError if it records none."""
-    path = init.read_config()[1].get("dvae", {}).get("path")
-    if path is None:
-        raise CheckpointError(f"{init.source} names no dVAE; give dvae=<folder>")
-    return str(init.source / path)
-
-
 def check_dvae_unchanged(runs: list[tuple[TrainConfig, Path]]) -> None:
     """Raise ValueError if training the dVAE further would invalidate a transformer already trained on its tokens."""
     (dvae, folder), *_, (_, transformer) = runs
@@ -162,15 +102,11 @@ def check_dvae_unchanged(runs: list[tuple[TrainConfig, Path]]) -> None:
         )
 
 
-def run_config(config: TrainConfig, init: Init | None) -> dict[str, Any]:
-    """Return the settings that must not change when a run resumes: stage, data, seed and the digest of `init`."""
-    settings = {"stage": asdict(config.stage), "data": asdict(config.data), "seed": config.seed}
-    return settings if init is None else {**settings, "init": init.digest}
-
-
-def default_config(config: TrainConfig) -> dict[str, Any]:
-    """Return the default values of the stage and data settings in `run_config`."""
-    return {"stage": defaults_of(type(config.stage)), "data": defaults_of(type(config.data))}
+def check_captions(runs: list[tuple[TrainConfig, Path]]) -> None:
+    """Raise ValueError if data.allow_missing_captions leaves CLIP without data, before the dVAE is trained."""
+    for config, _ in runs:
+        if config.stage.name == "clip" and getattr(config.data, "allow_missing_captions", False):
+            open_source(replace(config.data, allow_missing_captions=False), "train")
 
 
 def start_over(config: TrainConfig, folder: Path) -> None:
@@ -213,6 +149,27 @@ def train_stage(config: TrainConfig, folder: Path, device: torch.device, mesh: D
         OmegaConf.save(OmegaConf.create(asdict(config)), folder / "config.yaml")
     run = Run(folder, settings, config.seed, device, config.wandb, default_config(config), mesh)
     train(stage, config.stage, run)
+
+
+def run_config(config: TrainConfig, init: Init | None) -> dict[str, Any]:
+    """Return the settings that must not change when a run resumes: stage, data, seed and the digest of `init`."""
+    settings = {"stage": asdict(config.stage), "data": asdict(config.data), "seed": config.seed}
+    return settings if init is None else {**settings, "init": init.digest}
+
+
+def default_config(config: TrainConfig) -> dict[str, Any]:
+    """Return the default values of the stage and data settings in `run_config`."""
+    return {"stage": defaults_of(type(config.stage)), "data": defaults_of(type(config.data))}
+
+
+def print_plans(config: TrainConfig) -> None:
+    """Print the plan of each stage. Raises ValueError for one that does not fit, with a change that makes it fit."""
+    card = find_card(config.card)
+    for run, _ in plan_runs(config):
+        planner = Planner(run.data.image_size, run.world, card, run.shard_size)
+        plan = planner.plan(run.stage, run.distributed)
+        print(f"{run.stage.name}: {report(plan)}")
+        check_fits(plan, planner.changes(run.stage, run.distributed))
 
 
 def print_once(text: str) -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from dalle.checkpoint import CheckpointError
 from dalle.cli.config import TrainConfig
-from dalle.cli.train import check_init, plan_runs
+from dalle.cli.train import plan_runs
+from dalle.cli.train_inputs import check_init
 
 SETTINGS = ["init=drawings", "preset=drawings", "data=folder", "data.path=my/pictures", "data.image_size=128"]
 
