@@ -172,7 +172,7 @@ def test_soft_reconstructions_use_the_final_temperature(schedule, temperature, m
 @torch.no_grad()
 def test_preview_shows_images_soft_and_hard_reconstructions(monkeypatch):
     stage, sheets = build("dvae"), []
-    monkeypatch.setattr("dalle.stages.dvae.image_grid", sheets.append)
+    monkeypatch.setattr("dalle.stages.preview_grid.image_grid", sheets.append)
     stage.preview(stage.model.eval())
     images = held_out_pixels(8)
     hard = stage.model.decode(stage.model.encode(images))
