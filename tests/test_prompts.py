@@ -7,7 +7,7 @@ import pytest
 
 from dalle.cli.config_groups import CONFIG_DIR
 from dalle.evaluation.capability_prompts import CAPABILITIES
-from dalle.sampling.command_config import SampleConfig, requested_captions
+from dalle.sampling.command_config import SampleCommandConfig, requested_captions
 from dalle.tokenizer import CaptionTokenizer
 
 PAGE = (Path(__file__).parents[1] / "docs" / "prompts.md").read_text(encoding="utf-8")
@@ -15,7 +15,7 @@ FILES = sorted((CONFIG_DIR / "prompts").glob("*.txt"))
 
 
 def prompts(path):
-    return requested_captions(SampleConfig(captions_file=str(path)))
+    return requested_captions(SampleCommandConfig(captions_file=str(path)))
 
 
 def test_every_category_has_one_file():

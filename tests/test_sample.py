@@ -13,7 +13,7 @@ from dalle.cli.sample_messages import print_decoding, stop_message
 from dalle.models.transformer.model import Transformer
 from dalle.sampling import pipeline
 from dalle.sampling.batch_size import choose_batch_size, format_bytes
-from dalle.sampling.command_config import SampleConfig
+from dalle.sampling.command_config import SampleCommandConfig
 from dalle.sampling.image_record import read_record
 from dalle.sampling.memory import decoding_memory
 from dalle.sampling.output_writer import OutputWriter
@@ -156,7 +156,7 @@ def test_rest_of_a_stopped_run_does_not_overwrite_its_images(tmp_path):
     writer = OutputWriter(tmp_path, ["a red circle"], 8, 0, {})
     writer.entries.append({"caption": "a red circle", "drawn": 3, "images": []})
     for out, expected in ((None, "keep=2"), ("drawn", "keep=2 out=<another folder>")):
-        message = stop_message(writer, SampleConfig(candidates=8, keep=2, candidate_offset=4, out=out))
+        message = stop_message(writer, SampleCommandConfig(candidates=8, keep=2, candidate_offset=4, out=out))
         assert message.endswith(f"sample the others with candidate_offset=7 candidates=5 {expected}")
 
 

@@ -37,7 +37,7 @@ from dalle.cli.help import MAIN_SETTINGS, help_text, is_main_setting, print_help
 from dalle.cli.prepare_config import PrepareConfig
 from dalle.cli.train_config import TrainConfig
 from dalle.evaluation.evaluate_config import EvaluateConfig
-from dalle.sampling.command_config import SampleConfig
+from dalle.sampling.command_config import SampleCommandConfig
 from dalle.signals import Interrupted
 from dalle.studio.config import StudioConfig
 
@@ -58,7 +58,7 @@ HYDRA_OVERRIDES = (
 
 COMMANDS = {
     "train": TrainConfig,
-    "sample": SampleConfig,
+    "sample": SampleCommandConfig,
     "evaluate": EvaluateConfig,
     "report": ReportConfig,
     "prepare": PrepareConfig,

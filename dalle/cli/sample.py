@@ -22,7 +22,7 @@ from dalle.cli.sample_messages import (
 )
 from dalle.sampling.attention_grid import AttentionGridWriter
 from dalle.sampling.caption_policy import CaptionPolicy
-from dalle.sampling.command_config import SampleConfig, requested_captions
+from dalle.sampling.command_config import SampleCommandConfig, requested_captions
 from dalle.sampling.components import find_components
 from dalle.sampling.content_credentials import ContentSigner
 from dalle.sampling.edits import build_canvas
@@ -41,7 +41,7 @@ NOT_RECORDED = {
 
 
 @command("sample")
-def main(config: SampleConfig) -> None:
+def main(config: SampleCommandConfig) -> None:
     captions = requested_captions(config)
     if config.caption_policy is not None:
         policy = CaptionPolicy(config.caption_policy)
@@ -103,7 +103,7 @@ def main(config: SampleConfig) -> None:
         raise Interrupted(stop_message(writer, config), stop_request.signum)
 
 
-def output_folder(config: SampleConfig, captions: list[str]) -> AbstractContextManager[Path]:
+def output_folder(config: SampleCommandConfig, captions: list[str]) -> AbstractContextManager[Path]:
     """Return a context with the output folder: `config.out`, or a new one named after the date and the first caption.
 
     Each job of a sweep has a folder of its own in `config.out`.
@@ -115,7 +115,7 @@ def output_folder(config: SampleConfig, captions: list[str]) -> AbstractContextM
 
 
 def metadata(
-    config: SampleConfig,
+    config: SampleCommandConfig,
     components: Mapping[str, Path],
     precision: torch.dtype,
     recompute_kv: bool = False,

@@ -5,7 +5,7 @@ from difflib import get_close_matches
 
 from dalle.sampling.attention_grid import attention_grid_path
 from dalle.sampling.batch_size import BatchSize, format_bytes
-from dalle.sampling.command_config import SampleConfig
+from dalle.sampling.command_config import SampleCommandConfig
 from dalle.sampling.memory import decoding_memory
 from dalle.sampling.novelty import Novelty
 from dalle.sampling.output_writer import GRID_FILE, METADATA_FILE, OutputWriter
@@ -31,7 +31,7 @@ def _nearest(word: str, known: Collection[str]) -> str:
     return f" (nearest known: {', '.join(nearest)})" if nearest else ""
 
 
-def print_memory(dalle: DALLE, batch_size: BatchSize | None, config: SampleConfig) -> None:
+def print_memory(dalle: DALLE, batch_size: BatchSize | None, config: SampleCommandConfig) -> None:
     """Print the cache size per candidate, and the batch size if memory does not fit all candidates.
 
     batch_size: chosen by `DALLE.choose_batch_size`; None: that of `config`.
@@ -48,7 +48,7 @@ def print_memory(dalle: DALLE, batch_size: BatchSize | None, config: SampleConfi
     print_line(f"cache     {format_bytes(rows * memory.cache)} a candidate; dense {format_bytes(rows * memory.dense)}")
 
 
-def print_result(result: Result, number: int, config: SampleConfig) -> None:
+def print_result(result: Result, number: int, config: SampleCommandConfig) -> None:
     """Print how many images of a caption were kept, and the best score. `number` counts captions from 1."""
     if number <= LINES:
         how = "" if config.rerank == "clip" else f" by {config.rerank}"
@@ -87,7 +87,7 @@ def print_report(writer: OutputWriter, attention: bool, novelty: Novelty | None)
         print(f"novelty   {novelty.save(writer.folder)}: {novelty.sentence()}")
 
 
-def stop_message(writer: OutputWriter, config: SampleConfig) -> str:
+def stop_message(writer: OutputWriter, config: SampleCommandConfig) -> str:
     """Return a sentence with the progress of a stopped run and the options that sample the rest."""
     if not writer.entries:
         return "stopped before the first images were finished; nothing was written"

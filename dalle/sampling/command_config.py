@@ -9,7 +9,7 @@ from dalle.sampling.sampling_config import SamplingConfig
 
 
 @dataclass(frozen=True)
-class SampleConfig(AttentionConfig, SamplingConfig):
+class SampleCommandConfig(AttentionConfig, SamplingConfig):
     """Options of sample.py; by default the best 8 of 64 images of one caption."""
 
     # auto: parallel where recorded figures expect it to be faster and float32 makes the images equal, else sequential |
@@ -39,7 +39,7 @@ class SampleConfig(AttentionConfig, SamplingConfig):
         return [*super().options_on_model_grid, *(["attention=true"] if self.attention else [])]
 
 
-def requested_captions(config: SampleConfig) -> list[str]:
+def requested_captions(config: SampleCommandConfig) -> list[str]:
     """Return the captions of whichever of the three options is given.
 
     Raises:

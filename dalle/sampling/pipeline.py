@@ -9,21 +9,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dalle import checkpoint, hub
-from dalle.checkpoint import CheckpointError
-from dalle.models.clip.model import CLIP
+from dalle import hub
 from dalle.models.decoder.model import DiffusionDecoder
 from dalle.models.dvae.model import DiscreteVAE
-from dalle.models.mixed_precision import to_mixed_precision
 from dalle.models.transformer.model import Transformer
-from dalle.precision import use_exact_float32
 from dalle.sampling import decode, inpainting
 from dalle.sampling.batch_size import BatchSize, all_images_fit, choose_batch_size
 from dalle.sampling.canvas import Canvas, EncodedImage, encode_image
-from dalle.sampling.components import find_components
+from dalle.sampling.components import check_components, find_components, load_components
 from dalle.sampling.decoding_choice import DecodingChoice, choose_decoding
-from dalle.sampling.image_decoder import ImageDecoder, check_decoder, decode_images
-from dalle.sampling.inference_dtype import inference_dtype
+from dalle.sampling.image_decoder import ImageDecoder, decode_images
 from dalle.sampling.parallel_decode import DecodingCount
 from dalle.sampling.progress_bar import SamplingProgress, SamplingStopped
 from dalle.sampling.rerank import Reranker, Scorer, build_reranker, reference_captions
@@ -62,18 +57,7 @@ class DALLE:
         precision: number format of the diffusion decoder's convolutions and, on a CPU, of the transformer's linear
             layers; on a GPU these compute in the format of their weights.
         """
-        if dvae.vocabulary != transformer.sequence.image_vocabulary:
-            raise ValueError(
-                f"the dVAE has {dvae.vocabulary} codes and the transformer has "
-                f"{transformer.sequence.image_vocabulary} image tokens; use components that were trained together"
-            )
-        if tokenizer.vocabulary > transformer.sequence.text_vocabulary:
-            raise ValueError(
-                f"the tokenizer has {tokenizer.vocabulary} entries and the transformer has "
-                f"{transformer.sequence.text_vocabulary} text tokens; use components that were trained together"
-            )
-        if decoder is not None:
-            check_decoder(decoder, dvae, transformer.sequence.grid)
+        check_components(dvae, transformer, tokenizer, decoder)
         self.dvae = dvae
         self.transformer = transformer
         self.tokenizer = tokenizer
@@ -115,29 +99,8 @@ class DALLE:
             CheckpointError: a component is missing, unreadable, or not the one the transformer or the
                 decoder was trained with.
         """
-        device = torch.device(device)
-        dtype = inference_dtype(precision, device)
         components = find_components(folder, dvae, clip, decoder)
-        try:
-            tokenizer = CaptionTokenizer.load(components["transformer"] / checkpoint.TOKENIZER)
-        except ValueError as error:
-            raise CheckpointError(str(error)) from error
-        scorer = CLIP.load(components["clip"]).to(device) if "clip" in components else None
-        _, meta = checkpoint.read_config(components["transformer"], "transformer")
-        transformer = Transformer.load(components["transformer"])
-        if device.type != "cpu":  # a CPU keeps float32 weights: only packed layers are faster in bfloat16
-            use_exact_float32()
-            transformer = to_mixed_precision(transformer, dtype)
-        return cls(
-            DiscreteVAE.load(components["dvae"]).to(device),
-            transformer.to(device),
-            tokenizer,
-            scorer,
-            DiffusionDecoder.load(components["decoder"]).to(device) if "decoder" in components else None,
-            SamplingDefaults.from_meta(meta),
-            meta.get("caption_words", ()),
-            dtype,
-        )
+        return cls(*load_components(components, torch.device(device), precision))
 
     def generate(
         self,

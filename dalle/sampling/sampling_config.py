@@ -5,7 +5,7 @@
     RerankConfig      number of candidates, and the score that ranks them: used by `rerank.py`
     SamplingConfig    both, and the number kept: used by `DALLE.generate`, `generate_many` and `stream`
 
-SampleConfig and EvaluateConfig inherit these, so each setting is declared, documented and validated only here.
+SampleCommandConfig and EvaluateConfig inherit these, so each setting is declared, documented and validated only here.
 """
 
 from collections.abc import Mapping, Sequence

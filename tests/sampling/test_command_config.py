@@ -1,20 +1,20 @@
 import pytest
 
-from dalle.sampling.command_config import SampleConfig, requested_captions
+from dalle.sampling.command_config import SampleCommandConfig, requested_captions
 
 
 def test_captions_from_each_option(tmp_path):
     (tmp_path / "prompts.txt").write_text("\ufeffa red circle\r\n\n  two, blue squares \n# three\n", encoding="utf-8")
-    from_file = SampleConfig(captions_file=str(tmp_path / "prompts.txt"))
+    from_file = SampleCommandConfig(captions_file=str(tmp_path / "prompts.txt"))
     assert requested_captions(from_file) == ["a red circle", "two, blue squares", "# three"]
-    assert requested_captions(SampleConfig(caption="a red circle")) == ["a red circle"]
-    assert requested_captions(SampleConfig(captions=["one", "two"])) == ["one", "two"]
+    assert requested_captions(SampleCommandConfig(caption="a red circle")) == ["a red circle"]
+    assert requested_captions(SampleCommandConfig(captions=["one", "two"])) == ["one", "two"]
 
 
 @pytest.mark.parametrize("given", [{}, {"caption": "one", "captions": ["two"]}, {"caption": "x", "captions_file": "y"}])
 def test_none_or_several_caption_options_raise(given):
     with pytest.raises(ValueError, match=r'in exactly one way: caption="a red circle", .*captions_file='):
-        requested_captions(SampleConfig(**given))
+        requested_captions(SampleCommandConfig(**given))
 
 
 @pytest.mark.parametrize(
@@ -30,4 +30,4 @@ def test_file_without_captions_raises(tmp_path, content, problem):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ValueError, match=problem):
-        requested_captions(SampleConfig(captions_file=str(path)))
+        requested_captions(SampleCommandConfig(captions_file=str(path)))

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from dalle.cli.sample import metadata
 from dalle.models.transformer.model import Transformer
-from dalle.sampling.command_config import SampleConfig
+from dalle.sampling.command_config import SampleCommandConfig
 from dalle.sampling.decode import MASKED, generate
 from dalle.sampling.parallel_decode import DecodingCount
 from dalle.sampling.sampling_config import GUESS_NAMES, DecodingConfig
@@ -126,12 +126,12 @@ def test_the_command_prints_passes_and_draws_the_same_images(checkpoints, run_co
     [("parallel", torch.bfloat16, True), ("parallel", torch.float32, False), ("sequential", torch.bfloat16, False)],
 )
 def test_parallel_decoding_is_recorded_where_it_rounds_differently(decoding, precision, recorded):
-    config = SampleConfig(caption="a cat", decoding=decoding, window=8)
+    config = SampleCommandConfig(caption="a cat", decoding=decoding, window=8)
     assert (metadata(config, {}, precision).keys() >= {"decoding", "window", "guess"}) == recorded
     assert recorded or "decoding" not in metadata(config, {}, precision)
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_the_batch_size_is_recorded_where_it_changes_rounding(precision):
-    settings = metadata(SampleConfig(caption="a cat", batch_size=3), {}, precision)
+    settings = metadata(SampleCommandConfig(caption="a cat", batch_size=3), {}, precision)
     assert settings.get("batch_size") == (None if precision == torch.float32 else 3)

@@ -14,7 +14,7 @@ import pytest
 import dalle as package
 from dalle import DALLE
 from dalle.evaluation.evaluate_config import EvaluateConfig
-from dalle.sampling.command_config import SampleConfig
+from dalle.sampling.command_config import SampleCommandConfig
 from dalle.sampling.sampling_config import DecodingConfig, RerankConfig, RerankWeights, SamplingConfig, memory_limit
 from dalle.sampling.sampling_defaults import SamplingDefaults
 
@@ -59,14 +59,14 @@ WRONG_WHERE_SOME_ARE_KEPT = [
 IDS = {"ids": lambda each: str(each) if isinstance(each, dict) else ""}
 
 
-@pytest.mark.parametrize("config", [SamplingConfig, SampleConfig, EvaluateConfig])
+@pytest.mark.parametrize("config", [SamplingConfig, SampleCommandConfig, EvaluateConfig])
 @pytest.mark.parametrize(("settings", "problem"), WRONG, **IDS)
 def test_setting_out_of_range_raises_in_every_config(config, settings, problem):
     with pytest.raises(ValueError, match=problem.replace("+", r"\+")):
         config(**settings)
 
 
-@pytest.mark.parametrize("config", [SamplingConfig, SampleConfig])
+@pytest.mark.parametrize("config", [SamplingConfig, SampleCommandConfig])
 @pytest.mark.parametrize(("settings", "problem"), WRONG_WHERE_SOME_ARE_KEPT, **IDS)
 def test_invalid_number_to_keep_or_memory_raises(config, settings, problem):
     with pytest.raises(ValueError, match=problem):
@@ -169,7 +169,7 @@ def restated(config: type) -> list[str]:
 
 def test_every_sampling_setting_is_declared_in_one_dataclass():
     every = {config for folder in ("sampling", "evaluation") for config in dataclasses_of(folder)}
-    assert {DecodingConfig, RerankConfig, SamplingConfig, SampleConfig, EvaluateConfig} <= every
+    assert {DecodingConfig, RerankConfig, SamplingConfig, SampleCommandConfig, EvaluateConfig} <= every
     # a checkpoint's defaults of three settings, which are used where a config leaves them at None
     every.remove(SamplingDefaults)
     assert {config.__qualname__: restated(config) for config in every if restated(config)} == {}

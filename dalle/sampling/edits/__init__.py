@@ -13,7 +13,7 @@ from dalle.data.image_file import read_image_file
 from dalle.data.source import UnreadableRecord
 from dalle.registry import Entry, Registry
 from dalle.sampling.canvas import Canvas, EncodedImage
-from dalle.sampling.command_config import SampleConfig
+from dalle.sampling.command_config import SampleCommandConfig
 from dalle.sampling.edits.complete import CompleteConfig, complete
 from dalle.sampling.edits.inpaint import InpaintConfig, inpaint
 from dalle.sampling.edits.outpaint import OutpaintConfig, outpaint
@@ -27,7 +27,7 @@ class EditInput:
 
     original: EncodedImage
     encode: Callable[[Image.Image], EncodedImage]  # encodes a second image
-    config: SampleConfig
+    config: SampleCommandConfig
 
 
 # each entry builds a canvas from the edit's config and its `EditInput`
@@ -61,7 +61,7 @@ EDITS: Registry[Canvas] = Registry(
 )
 
 
-def build_canvas(config: SampleConfig, encode: Callable[[Image.Image], EncodedImage]) -> Canvas | None:
+def build_canvas(config: SampleCommandConfig, encode: Callable[[Image.Image], EncodedImage]) -> Canvas | None:
     """Build the canvas of `config.edit`, one of `EDITS`, for the image in `config.image`. Returns None without an edit.
 
     encode: converts an image to an `EncodedImage`, such as `DALLE.encode_image`.

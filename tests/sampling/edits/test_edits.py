@@ -10,7 +10,7 @@ from PIL import Image
 
 from dalle import DALLE
 from dalle.sampling.canvas import EncodedImage
-from dalle.sampling.command_config import SampleConfig
+from dalle.sampling.command_config import SampleCommandConfig
 from dalle.sampling.decode import MASKED
 from dalle.sampling.edits import EDITS, build_canvas
 from dalle.sampling.edits.complete import CompleteConfig, complete
@@ -254,7 +254,8 @@ def test_strokes_on_a_transparent_mask_file_are_all_that_is_sampled(files):
     original = EncodedImage((12, 8), Image.new("RGB", (8, 8)), torch.zeros(4, 4, dtype=torch.int64))
     found, expected = (
         build_canvas(
-            SampleConfig(image=str(files / "one.png"), edit=InpaintConfig(mask=str(files / name))), lambda _: original
+            SampleCommandConfig(image=str(files / "one.png"), edit=InpaintConfig(mask=str(files / name))),
+            lambda _: original,
         )
         for name in ("strokes.png", "mask.png")
     )
@@ -270,7 +271,7 @@ def test_the_range_of_shares_that_a_message_gives_works():
 
 
 def test_no_edit_gives_no_canvas():
-    assert build_canvas(SampleConfig(), lambda image: made()) is None
+    assert build_canvas(SampleCommandConfig(), lambda image: made()) is None
 
 
 def test_generate_accepts_a_canvas(checkpoints):
