@@ -128,6 +128,10 @@ class DataModule:
             yield ImageBatch(batch.images[:remaining], batch.captions[:remaining], batch.keys[:remaining])
             remaining -= len(batch.captions)
 
+    def held_out_pixels(self, count: int) -> Tensor:
+        """Return the first `count` validation images on the device, as `pixels` does: (count, 3, s, s)."""
+        return torch.cat([self.pixels(batch) for batch in self.held_out(count)])
+
     def sample_of_training(self, count: int, number: int) -> Tensor:
         """Return `count` training images, drawn with `number` as a seed: (count, 3, s, s) floats in [0, 1].
 

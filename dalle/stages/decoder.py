@@ -12,8 +12,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dalle.data.loader import ImageBatch
-from dalle.image_conversion import to_pil_images
-from dalle.image_grid import Cell, GridRow, image_grid
 from dalle.models.decoder.flow import interpolate, stratified_times, velocity
 from dalle.models.decoder.model import Condition, DecoderConfig, DiffusionDecoder, condition_on
 from dalle.precision import in_float32, without_autocast
@@ -21,6 +19,7 @@ from dalle.seeds import torch_generator
 from dalle.stages.data_module import DataModule, StageContext, StageDataConfig
 from dalle.stages.encode_dataset import token_grid_size
 from dalle.stages.frozen_dvae import dvae_record, load_frozen_dvae, require_dvae
+from dalle.stages.preview_grid import preview_grid
 from dalle.training.ema import EMAConfig
 from dalle.training.flops import ImageCost, forward_flops
 from dalle.training.optimizer import OptimizerConfig
@@ -121,16 +120,16 @@ class DecoderStage:
     def preview(self, model: nn.Module) -> Image.Image:
         """Return a grid of held-out images, with their reconstructions by both decoders below."""
         assert isinstance(model, DiffusionDecoder)
-        images = torch.cat([self.data.pixels(batch) for batch in self.data.held_out(PREVIEW_IMAGES)])
+        images = self.data.held_out_pixels(PREVIEW_IMAGES)
         tokens = self.dvae.encode(images)
         _, noise = self._validation_noise(0, images)
-        shown = {
-            "held-out images": images,
-            "by the dVAE's decoder": self.dvae.decode(tokens),
-            f"by the diffusion decoder, {STEPS} steps": model.decode(self.dvae, tokens, noise, STEPS),
-        }
-        rows = [GridRow([*map(Cell, to_pil_images(pixels))], title) for title, pixels in shown.items()]
-        return image_grid(rows)
+        return preview_grid(
+            {
+                "held-out images": images,
+                "by the dVAE's decoder": self.dvae.decode(tokens),
+                f"by the diffusion decoder, {STEPS} steps": model.decode(self.dvae, tokens, noise, STEPS),
+            }
+        )
 
     def save(self, folder: Path, model: nn.Module, meta: dict[str, Any]) -> None:
         """Write a checkpoint; its meta has the dVAE's path and digest."""

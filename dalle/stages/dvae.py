@@ -13,14 +13,13 @@ from torch import Tensor, nn
 
 from dalle import distributed, losses
 from dalle.data.loader import ImageBatch
-from dalle.image_conversion import to_pil_images
-from dalle.image_grid import Cell, GridRow, image_grid
 from dalle.losses import LikelihoodConfig
 from dalle.models.dvae.model import DiscreteVAE, DVAEConfig, codebook_use, mean_image
 from dalle.models.dvae.relaxation import argmax_one_hot
 from dalle.models.dvae.restarts import CHANGED, restart_unused_codes
 from dalle.seeds import torch_generator
 from dalle.stages.data_module import DataModule, StageContext, StageDataConfig
+from dalle.stages.preview_grid import preview_grid
 from dalle.training.ema import EMAConfig
 from dalle.training.flops import ImageCost, forward_flops
 from dalle.training.optimizer import OptimizerConfig
@@ -191,16 +190,16 @@ class DVAEStage:
     def preview(self, model: nn.Module) -> Image.Image:
         """Return a grid of held-out images, with their soft and hard reconstructions below."""
         assert isinstance(model, DiscreteVAE)
-        images = torch.cat([self.data.pixels(batch) for batch in self.data.held_out(8)])
+        images = self.data.held_out_pixels(8)
         generator = torch_generator("validation codes", device=self.data.device)
         parameters, logits = model(images, self.config.last_temperature, generator)
-        shown = {
-            "held-out images": images,
-            "soft reconstructions (relaxed codes)": mean_image(parameters),
-            "hard reconstructions (most probable codes)": model.decode(logits.argmax(dim=1)),
-        }
-        rows = [GridRow([*map(Cell, to_pil_images(pixels))], title) for title, pixels in shown.items()]
-        return image_grid(rows)
+        return preview_grid(
+            {
+                "held-out images": images,
+                "soft reconstructions (relaxed codes)": mean_image(parameters),
+                "hard reconstructions (most probable codes)": model.decode(logits.argmax(dim=1)),
+            }
+        )
 
     def save(self, folder: Path, model: nn.Module, meta: dict[str, Any]) -> None:
         """Write a checkpoint; its meta has the likelihood and the final temperature, which evaluation needs."""
