@@ -5,6 +5,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dalle import checkpoint, distributed
 from dalle.bundled import checkpoint_folder
 from dalle.checkpoint import CheckpointError
@@ -73,6 +75,11 @@ class EvaluationContext:
             decoder,
         )
 
+    @property
+    def device(self) -> torch.device:
+        """Device of the models."""
+        return next(self.dvae.parameters()).device
+
     def require_pipeline(self) -> DALLE:
         """Return the sampling pipeline. Raises `CheckpointError` if the checkpoint has a dVAE only."""
         if self.pipeline is None:
@@ -93,7 +100,7 @@ class EvaluationContext:
         """Return package versions, device type and precision, which may change the last digits of numbers."""
         versions = {name: _package_version(name) for name in ("dalle", "torch", "numpy", "pillow")}
         precision = {} if self.pipeline is None else {"precision": str(self.pipeline.precision)}
-        return {"versions": versions, "device": next(self.dvae.parameters()).device.type, **precision}
+        return {"versions": versions, "device": self.device.type, **precision}
 
     def identity(self) -> dict[str, Any]:
         """Return digests of the models and settings of the data. Numbers are comparable only if these are equal."""

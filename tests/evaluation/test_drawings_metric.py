@@ -14,7 +14,7 @@ from dalle.data.drawings.source import DrawingsSource
 from dalle.evaluation.context import EvaluationContext
 from dalle.evaluation.judges import drawings_classifier_training, efficientnet_classifier
 from dalle.evaluation.judges.digest import weights_digest
-from dalle.evaluation.judges.drawings_classifier import DrawingClassifier
+from dalle.evaluation.judges.drawings_classifier import DrawingClassifier, classify
 from dalle.evaluation.judges.drawings_classifier_training import load_classifier, train_classifier
 from dalle.evaluation.judges.training_pictures import training_pictures
 from dalle.evaluation.metrics import drawing_edits, drawing_partners, drawings
@@ -98,7 +98,7 @@ def test_the_second_judge_is_trained_once_on_features_of_photographs(data, monke
 def colour_accuracy(judge, data) -> float:
     """Return the share of coloured training pictures whose colour the judge knows."""
     pictures, concepts = training_pictures(data)
-    logits = drawings.classify(judge, to_pil_images(pictures.images.float() / 255))
+    logits = classify(judge, to_pil_images(pictures.images.float() / 255))
     assert logits.concept.shape == (len(pictures), len(concepts))
     labelled = pictures.labels.colour >= 0
     return (logits.colour.argmax(dim=1) == pictures.labels.colour)[labelled].float().mean().item()

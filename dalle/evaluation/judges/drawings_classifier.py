@@ -5,18 +5,21 @@ weights, no features, no tokens. Its own accuracy on real pictures that it never
 `drawings_classifier_training` trains it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from dalle import checkpoint
 from dalle.data.drawings.render import COLOURS
 from dalle.data.drawings.sets import STYLES
 from dalle.evaluation.judges.small_resnet import ResNet, resized
+from dalle.image_conversion import to_tensor
 
 UNLABELLED = -100  # class that cross_entropy ignores
 
@@ -83,3 +86,29 @@ class DrawingClassifier(nn.Module):
     def load(cls, folder: Path) -> "DrawingClassifier":
         """Load the classifier in `folder` in eval mode. Raises CheckpointError if it is missing or damaged."""
         return checkpoint.load_model(folder, "drawings_classifier", ClassifierConfig, cls)
+
+
+Judge = Callable[[Tensor], Labels]
+"""Logits of b pictures, (b, 3, s, s) in [0, 1], such as a `DrawingClassifier` or an `EfficientNetClassifier`."""
+
+
+@torch.inference_mode()
+def classify(judge: Judge, images: list[Image.Image]) -> Labels:
+    """Return the judge's logits for n images of any one size: concept, style and colour, each (n, classes)."""
+    batches = [judge(to_tensor(images[start : start + 64])) for start in range(0, len(images), 64)]
+    return Labels(*(torch.cat(each) for each in zip(*batches, strict=True)))
+
+
+def accuracy(logits: Labels, labels: Labels) -> dict[str, float]:
+    """Return, by "concept", "style" and "colour", the share of pictures whose most probable class is that in `labels`.
+
+    A picture that has no label counts as wrong.
+    """
+    hits = {name: getattr(logits, name).argmax(dim=1) == each for name, each in labels._asdict().items()}
+    return {name: each.float().mean().item() for name, each in hits.items()}
+
+
+@torch.inference_mode()
+def style_agreement(judge: Judge, images: list[Image.Image], styles: Tensor) -> float:
+    """Return the share of images of one size whose most probable style is that in `styles`, (n,) class numbers."""
+    return (judge(to_tensor(images)).style.argmax(dim=1) == styles).float().mean().item()

@@ -32,7 +32,7 @@ DESCRIPTION = (
 def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     """Compute the metrics of `sample_quality` at each radius, for the same images."""
     check_matplotlib()
-    features = load_feature_network(config.features, config.weights, next(context.dvae.parameters()).device)
+    features = load_feature_network(config.features, config.weights, context.device)
     pairs = HeldOut(context.sources["val"], config.samples)
     cache, cache_settings = cached_samples(context, config, pairs)
     rows: dict[int, dict[str, float]] = {}

@@ -17,10 +17,10 @@ from dalle.evaluation.evaluate_config import EvaluateConfig
 from dalle.evaluation.features import FeatureNetwork, load_feature_network
 from dalle.evaluation.held_out import HeldOut, model_image, readable_images
 from dalle.evaluation.judges.digest import weights_digest
-from dalle.evaluation.judges.drawings_classifier import DrawingClassifier
+from dalle.evaluation.judges.drawings_classifier import DrawingClassifier, accuracy, classify
 from dalle.evaluation.judges.drawings_classifier_training import load_classifier
 from dalle.evaluation.metric_result import MetricResult
-from dalle.evaluation.metrics.drawings import ATTRIBUTES, classify, true_labels
+from dalle.evaluation.metrics.drawings import ATTRIBUTES, true_labels
 from dalle.evaluation.metrics.fid_kid_is import DistributionMetrics
 from dalle.image_conversion import to_pil_images, to_tensor
 from dalle.models.dvae.model import DiscreteVAE
@@ -50,7 +50,7 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     """
     decoders = decoders_of(context, config)
     source = context.sources["val"]
-    features = load_feature_network(config.features, config.weights, next(context.dvae.parameters()).device)
+    features = load_feature_network(config.features, config.weights, context.device)
     pairs = HeldOut(source, config.samples, batch_size=32)
     numbers, notes = compare_with_real(context.dvae, decoders, pairs, features, config.seed)
     description = DESCRIPTION.format(frechet=features.frechet, kid=features.kid, features=features.name)
@@ -121,10 +121,8 @@ def judged(
             continue
         labels = true_labels(source, records, judge.config.concepts)
         for name, images in decoded_sets(context.dvae, decoders, source, records):
-            logits = classify(judge, images)
-            for attribute in attributes:
-                hits = getattr(logits, attribute).argmax(dim=1) == getattr(labels, attribute)
-                numbers[f"decoder_{split}_{attribute}_{name}"] = hits.float().mean().item()
+            shares = accuracy(classify(judge, images), labels)
+            numbers |= {f"decoder_{split}_{attribute}_{name}": shares[attribute] for attribute in attributes}
     return numbers
 
 

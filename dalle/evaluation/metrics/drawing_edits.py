@@ -12,11 +12,10 @@ from dalle.evaluation.context import EvaluationContext
 from dalle.evaluation.evaluate_config import EvaluateConfig
 from dalle.evaluation.held_out import model_image
 from dalle.evaluation.judges.digest import weights_digest
-from dalle.evaluation.judges.drawings_classifier import DrawingClassifier
+from dalle.evaluation.judges.drawings_classifier import DrawingClassifier, style_agreement
 from dalle.evaluation.judges.drawings_classifier_training import load_classifier
 from dalle.evaluation.metric_result import MetricResult
 from dalle.evaluation.sampling_settings import decoding_settings
-from dalle.image_conversion import to_tensor
 from dalle.progress import with_progress
 from dalle.sampling.canvas import Canvas, EncodedImage
 from dalle.sampling.decode import MASKED
@@ -127,9 +126,3 @@ def keeps_tokens(result: Result, canvas: Canvas) -> bool:
 def right_square(image: Image.Image) -> Image.Image:
     """Return the square at the right end of an image that is at least as wide as high."""
     return image.crop((image.width - image.height, 0, image.width, image.height))
-
-
-@torch.inference_mode()
-def style_agreement(judge: DrawingClassifier, images: list[Image.Image], styles: torch.Tensor) -> float:
-    """Return the share of images of one size whose most probable style is that in `styles`, (n,) class numbers."""
-    return (judge(to_tensor(images)).style.argmax(dim=1) == styles).float().mean().item()

@@ -8,7 +8,7 @@ from PIL import Image
 from dalle.data.drawings.source import DrawingsSource
 from dalle.evaluation.evaluate_config import EvaluateConfig
 from dalle.evaluation.held_out import model_image
-from dalle.evaluation.judges.drawings_classifier import DrawingClassifier
+from dalle.evaluation.judges.drawings_classifier import DrawingClassifier, style_agreement
 from dalle.evaluation.metrics.drawing_samples import Candidates, candidates_of
 from dalle.image_conversion import to_tensor
 from dalle.progress import with_progress
@@ -65,9 +65,7 @@ def measure_partners(
                 for number in several
             ]
             numbers[f"drawings_partner_found_{name}"] = float(np.mean(found))
-        with torch.inference_mode():
-            drawn = judge(to_tensor(lower)).style.argmax(dim=1)
-        numbers[f"drawings_partner_style_{name}"] = (drawn == torch.tensor(styles)).float().mean().item()
+        numbers[f"drawings_partner_style_{name}"] = style_agreement(judge, lower, torch.tensor(styles))
     return samples, numbers
 
 

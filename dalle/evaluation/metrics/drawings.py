@@ -6,19 +6,16 @@ learned on photographs (`judges.efficientnet_classifier`), is shown for comparis
 `sample_quality` of the dVAE's checkpoint measure reconstructions of concepts that training never shows.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from PIL import Image
-from torch import Tensor
 
 from dalle.data import attribution
 from dalle.data.drawings.source import DrawingsSource
 from dalle.evaluation.context import EvaluationContext
 from dalle.evaluation.evaluate_config import EvaluateConfig
 from dalle.evaluation.judges.digest import weights_digest
-from dalle.evaluation.judges.drawings_classifier import Labels
+from dalle.evaluation.judges.drawings_classifier import Judge, Labels, accuracy, classify
 from dalle.evaluation.judges.drawings_classifier_training import load_classifier
 from dalle.evaluation.judges.efficientnet_classifier import load_efficientnet_classifier
 from dalle.evaluation.judges.training_pictures import class_numbers
@@ -26,7 +23,6 @@ from dalle.evaluation.metric_result import MetricResult
 from dalle.evaluation.metrics.drawing_partners import CHOICES, measure_partners
 from dalle.evaluation.metrics.drawing_samples import grid_row, sample_captions
 from dalle.evaluation.sampling_settings import captions_digest, sampling_settings
-from dalle.image_conversion import to_tensor
 from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 
 DESCRIPTION = (
@@ -43,8 +39,6 @@ NO_PARTNERS = "No partners: the split val has no panels (data.mix.panels)."
 NO_OTHERS = "No partners: no two panels of the split val have the same style."
 ATTRIBUTES = {"novel": ("concept", "style"), "colours": ("concept", "colour")}  # checked in each split
 GRID_CAPTIONS = 8  # captions of each split on the image grid
-
-Judge = Callable[[Tensor], Labels]
 
 
 def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
@@ -73,10 +67,8 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
         labels = true_labels(source, records, judge.config.concepts)
         for suffix, each in judges.items():
             for which in ("first", "top", "real"):
-                logits = classify(each, [getattr(sample, which) for sample in samples])
-                for attribute in attributes:
-                    hits = getattr(logits, attribute).argmax(dim=1) == getattr(labels, attribute)
-                    numbers[f"drawings_{split}_{attribute}{suffix}_{which}"] = hits.float().mean().item()
+                shares = accuracy(classify(each, [getattr(sample, which) for sample in samples]), labels)
+                numbers |= {f"drawings_{split}_{name}{suffix}_{which}": shares[name] for name in attributes}
         rows += [grid_row(each) for each in samples[:GRID_CAPTIONS]]
         digest = captions_digest([each.caption for each in samples])
         settings[split] = {"captions": len(samples), "captions_digest": digest}
@@ -111,10 +103,3 @@ def true_labels(source: DrawingsSource, records: list[int], concepts: list[str])
     numbers = {concept: number for number, concept in enumerate(concepts)}
     rows = [class_numbers(source, record, numbers) for record in records]
     return Labels(*torch.tensor(rows).unbind(dim=1))
-
-
-@torch.inference_mode()
-def classify(judge: Judge, images: list[Image.Image]) -> Labels:
-    """Return the judge's logits for n images of any one size: concept, style and colour, each (n, classes)."""
-    batches = [judge(to_tensor(images[start : start + 64])) for start in range(0, len(images), 64)]
-    return Labels(*(torch.cat(each) for each in zip(*batches, strict=True)))

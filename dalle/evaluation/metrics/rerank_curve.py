@@ -47,7 +47,7 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     captions = first_captions(source, config.curve_captions)
     if dalle.reranker(dalle.tokenize(captions, truncate=True), config) is None:
         context.require_clip("a rerank curve by rerank=clip")
-    features = load_feature_network(config.features, config.weights, next(context.dvae.parameters()).device)
+    features = load_feature_network(config.features, config.weights, context.device)
     scorers, scorer_description, scorer_settings = _scorers(context, config)
     qualities = caption_qualities(source, captions, scorers)
     curves = best_of_n_curves(dalle, captions, qualities, config.sampling(config.curve_candidates))
@@ -73,7 +73,7 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
 
 def _scorers(context: EvaluationContext, config: EvaluateConfig) -> tuple[dict[str, Scorer], str, dict[str, Any]]:
     """Return the scorers used beside the judge of `blocks` by name, a sentence about them, and their settings."""
-    device = next(context.dvae.parameters()).device
+    device = context.device
     settings: dict[str, Any] = {"scorer": config.scorer}
     if config.scorer is not None:
         folder = checkpoint_folder(config.scorer)

@@ -29,7 +29,7 @@ GRID_IMAGES = 16  # images of each kind on the image grid
 
 def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     """Compare images sampled for the first `config.samples` val captions, and reconstructions, with real images."""
-    features = load_feature_network(config.features, config.weights, next(context.dvae.parameters()).device)
+    features = load_feature_network(config.features, config.weights, context.device)
     pairs = HeldOut(context.sources["val"], config.samples)
     cached = None if context.pipeline is None else cached_samples(context, config, pairs)
     sampled, reconstructed = DistributionMetrics(features, config.seed), DistributionMetrics(features, config.seed)
