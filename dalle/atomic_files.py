@@ -34,7 +34,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        for written in (*temporary.iterdir(), temporary):
+        for written in (*temporary.rglob("*"), temporary):
             fsync(written)
         if path.exists():
             os.replace(path, previous)  # deleting it takes several steps, between which the process may be killed

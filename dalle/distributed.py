@@ -24,7 +24,7 @@ def init_process_group(device: str = "auto", deterministic: bool = False) -> tor
     """Initialise the process group, if torchrun started this process, and return this rank's device.
 
     "auto" is this rank's GPU if there is one, else the CPU. Disables TF32 on GPUs, and with `deterministic` enables
-    deterministic algorithms. Raises ValueError for a device that does not exist.
+    deterministic algorithms. Raises ValueError for a device that does not exist, or that all ranks would share.
     """
     use_exact_float32()
     if deterministic:
@@ -177,6 +177,8 @@ def _choose_device(device: str) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"device={device} is unknown; choose auto, cpu, cuda or cuda:0") from error
+    if chosen.index is not None and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1:
+        raise ValueError(f"device={device} would be that of all ranks of this machine: set device={chosen.type}")
     if chosen.type == "cuda":
         chosen = torch.device("cuda", local_rank if chosen.index is None else chosen.index)
         if chosen.index >= torch.cuda.device_count():

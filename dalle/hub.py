@@ -13,6 +13,12 @@ from dalle.checkpoint import CONFIG, CheckpointError
 from dalle.optional_dependencies import check_installed
 
 FILES = ["*.safetensors", "*.json", "*.md", "*LICENSE", "*NOTICE"]
+# files of an export, deleted by an upload that has none of that name: an earlier single weights file would be read first
+REPLACED = [
+    folder + name
+    for folder in ("", "dvae/", "transformer/", "clip/")
+    for name in ("model*.safetensors", "model.safetensors.index.json", "config.json", "tokenizer.json")
+]
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -55,6 +61,8 @@ def model_folder(name: str | Path, kind: str, revision: str | None = None) -> Pa
 def upload(folder: Path, repository: str, private: bool = False, revision: str | None = None) -> str:
     """Upload a folder to a repository on the hub, which is created if there is none. Returns the commit's address.
 
+    The models of an earlier upload are replaced, also where they had other files. Other files of the repository stay.
+
     repository: user/name.
     private: of a new repository.
     revision: branch to write to; None: the main branch.
@@ -72,8 +80,13 @@ def upload(folder: Path, repository: str, private: bool = False, revision: str |
         api.create_repo(repository, private=private, exist_ok=True)
         if revision is not None:
             api.create_branch(repository, branch=revision, exist_ok=True)
-        message = "Upload a model with its card"
-        commit = api.upload_folder(repo_id=repository, folder_path=folder, revision=revision, commit_message=message)
+        commit = api.upload_folder(
+            repo_id=repository,
+            folder_path=folder,
+            revision=revision,
+            delete_patterns=REPLACED,
+            commit_message="Upload a model with its card",
+        )
     return str(commit.commit_url)
 
 

@@ -83,6 +83,8 @@ class Handler(BaseHTTPRequestHandler):
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":
                     branches[parts[5]][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+                elif line["key"] == "deletedFile":
+                    del branches[parts[5]][line["value"]["path"]]
             commit = commit_of(branches[parts[5]])
             return self.answer(
                 {"commitUrl": f"{self.server.address}/{repository}/commit/{commit}", "commitOid": commit}

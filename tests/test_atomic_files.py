@@ -33,6 +33,17 @@ def test_nothing_is_deleted_under_the_folders_own_name(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
 
 
+def test_files_in_sub_folders_are_flushed_before_the_folder_takes_its_name(tmp_path, monkeypatch):
+    done = []
+    replace = atomic_files.os.replace
+    monkeypatch.setattr(atomic_files, "fsync", lambda path: done.append(path.name))
+    monkeypatch.setattr(atomic_files.os, "replace", lambda *paths: (done.append("replaced"), replace(*paths)))
+    with atomic_folder(tmp_path / "model") as folder:
+        (folder / "dvae").mkdir()
+        (folder / "dvae" / "config.json").write_text("{}")
+    assert set(done[: done.index("replaced")]) == {".model.part", "dvae", "config.json"}
+
+
 def test_symbolic_links_stay_and_what_they_point_to_is_replaced(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "disk" / "file").write_text("old")

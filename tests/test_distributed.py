@@ -235,6 +235,13 @@ def test_missing_devices_raise():
     assert distributed.init_process_group("cpu") == torch.device("cpu")
 
 
+def test_ranks_of_one_machine_do_not_share_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="device=cuda:0 would be that of all ranks of this machine: set device=cuda"):
+        distributed.init_process_group("cuda:0")
+
+
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_tf32_is_disabled_and_deterministic_algorithms_are_optional(monkeypatch, deterministic):
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)

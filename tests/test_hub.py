@@ -55,6 +55,20 @@ def test_revisions_can_be_pinned(hub_server, checkpoints):
         DiscreteVAE.from_pretrained("me/codes", revision="second")
 
 
+def test_a_second_upload_replaces_the_models_of_the_first(hub_server, checkpoints):
+    branch = lambda: hub_server.repositories["me/codes"]["main"]  # noqa: E731
+    push_to_hub(checkpoints, "me/codes")
+    branch()["dvae/notes.md"] = b"mine"
+    push_to_hub(checkpoints / "clip", "me/codes")
+    assert set(branch()) == {"README.md", "config.json", "model.safetensors", "tokenizer.json", "dvae/notes.md"}
+    push_to_hub(checkpoints / "dvae", "me/codes", options=ExportOptions(max_shard_bytes=8000))
+    assert not {"model.safetensors", "tokenizer.json"} & set(branch())
+    loaded, expected = DiscreteVAE.from_pretrained("me/codes"), DiscreteVAE.load(checkpoints / "dvae")
+    assert all(loaded.state_dict()[key].equal(tensor) for key, tensor in expected.state_dict().items())
+    push_to_hub(checkpoints / "dvae", "me/codes")
+    assert set(branch()) == {"README.md", "config.json", "model.safetensors", "dvae/notes.md"}
+
+
 def test_only_data_files_are_downloaded(hub_server, checkpoints):
     push_to_hub(checkpoints / "dvae", "me/codes")
     hub_server.repositories["me/codes"]["main"] |= {"pytorch_model.bin": b"pickle", "setup.py": b"raise SystemExit"}

@@ -142,11 +142,19 @@ class Planner:
         The settings are as typed on the command line.
         """
         typed: list[str] = []
-        sharded = "hsdp" if stage.compression.rank else "fsdp"  # compression is between copies of the weights
-        if mode == "ddp" and self.world > 1 and (plan := self.plan_if_allowed(stage, sharded)):
-            mode = sharded
-            typed.append(f"distributed={mode}")
-            yield " ".join(typed), plan
+        if mode == "ddp" and self.world > 1:
+            choices = [(["distributed=fsdp"], "fsdp", stage)]
+            if stage.compression.rank:  # between copies of the weights, of which one machine has one
+                uncompressed = replace(stage, compression=replace(stage.compression, rank=0))
+                choices = [
+                    (["distributed=hsdp"], "hsdp", stage),
+                    (["distributed=fsdp", "stage.compression.rank=0"], "fsdp", uncompressed),
+                ]
+            for settings, sharded, changed in choices:
+                if plan := self.plan_if_allowed(changed, sharded):
+                    typed, mode, stage = settings, sharded, changed
+                    yield " ".join(typed), plan
+                    break
         if stage.optimizer.kind == "adamw" and stage.optimizer.moments == "float32":
             stage = replace(stage, optimizer=replace(stage.optimizer, moments="paper16"))
             typed.append("stage.optimizer.moments=paper16")

@@ -68,10 +68,10 @@ def mesh_of_backward(mesh: DeviceMesh, compressed: bool) -> DeviceMesh:
     """
     if not compressed:
         return mesh
-    if mesh.ndim == 1:
+    if mesh.ndim == 1 or mesh[REPLICATE].size() == 1:
         raise ValueError(
             "compression.rank needs several copies of the weights, between which gradients are compressed: set "
-            "distributed=hsdp or distributed=ddp, or compression.rank=0"
+            "distributed=hsdp with a shard_size below the number of ranks, distributed=ddp, or compression.rank=0"
         )
     return mesh[SHARD]
 

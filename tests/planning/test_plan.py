@@ -164,16 +164,24 @@ def test_error_buffers_of_shards_are_those_of_a_ranks_own_blocks():
     ("mode", "settings", "message"),
     [
         ("fsdp", {}, "compression.rank needs several copies of the weights"),
-        ("hsdp", {"blocks": 1}, "compression.blocks=1 must be a multiple of shard_size=2"),
+        ("hsdp", {"blocks": 1}, "compression.blocks=1 must be a multiple of shard_size=8"),
         ("hsdp", {"basis": "warm"}, "compression.basis=warm does not work with distributed=hsdp"),
     ],
 )
 def test_compression_that_training_refuses_is_refused_and_not_suggested(mode, settings, message):
-    stage = replace(STAGE, compression=replace(CompressionConfig(rank=8, blocks=2), **settings))
+    stage = replace(STAGE, compression=replace(CompressionConfig(rank=8, blocks=8), **settings))
     with pytest.raises(ValueError, match=message):
-        plan_of(stage, 2, mode)
-    suggested = {typed.split()[0] for typed, _ in Planner(32, 2, H100).changes(stage, "ddp")}
-    assert suggested & {"distributed=fsdp", "distributed=hsdp"} == ({"distributed=hsdp"} if mode == "fsdp" else set())
+        plan_of(stage, 16, mode)
+    first, _ = next(Planner(32, 16, H100).changes(stage, "ddp"))
+    assert first == ("distributed=hsdp" if mode == "fsdp" else "distributed=fsdp stage.compression.rank=0")
+
+
+def test_one_group_of_ranks_has_nobody_to_compress_gradients_for():
+    stage = replace(STAGE, compression=CompressionConfig(rank=8, blocks=8))
+    with pytest.raises(ValueError, match="compression.rank needs several copies of the weights"):
+        plan_of(stage, 8, "hsdp")
+    first, plan = next(Planner(32, 8, H100).changes(stage, "ddp"))
+    assert (first, plan.memory.errors) == ("distributed=fsdp stage.compression.rank=0", 0)
 
 
 @pytest.mark.parametrize("attention", ["auto", "flex"])

@@ -5,13 +5,14 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 from line_stage import CPU, BlockStage, LineConfig, fit
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from dalle import distributed
 from dalle.checkpoint import CheckpointError
@@ -314,9 +315,16 @@ def test_invalid_settings_raise():
 
 
 def test_compression_without_copies_of_the_weights_raises():
-    mesh = SimpleNamespace(ndim=1)
-    with pytest.raises(ValueError, match="set distributed=hsdp or distributed=ddp, or compression.rank=0"):
-        mesh_of_backward(mesh, compressed=True)
+    dist.init_process_group("fake", rank=0, world_size=8, store=FakeStore())
+    try:
+        for mesh in (init_mesh("fsdp", None, CPU), init_mesh("hsdp", None, CPU)):
+            assert mesh is not None and mesh_of_backward(mesh, compressed=False) is mesh
+            with pytest.raises(ValueError, match="set distributed=hsdp with a shard_size below the number of ranks"):
+                mesh_of_backward(mesh, compressed=True)
+        groups = init_mesh("hsdp", 4, CPU)
+        assert groups is not None and mesh_of_backward(groups, compressed=True).size() == 4
+    finally:
+        dist.destroy_process_group()
     with pytest.raises(ValueError, match="compression.blocks=8 must be a multiple of shard_size=3"):
         partitions(nn.Linear(8, 8), CompressionConfig(rank=8), shards=3)
 

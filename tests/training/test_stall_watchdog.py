@@ -85,10 +85,27 @@ def test_positions_that_a_killed_run_left_are_deleted(tmp_path, monkeypatch):
         killed[rank]._write_position()
         resumed[rank].start()
     resumed[0]._write_position()  # rank 1 hangs
-    found = resumed[0]._positions()
+    found = resumed[0]._positions(resumed[0].position)
     for watchdog in resumed:
         watchdog.stop()
     assert found == {0: Position(3, WAITING)}
+
+
+def test_a_stall_is_reported_though_no_position_can_be_written_or_read(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(stall_watchdog, "GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 3)
+    watchdog = StallWatchdog(SHORT, tmp_path, 7, said.append)
+    watchdog.folder.write_text("a file where the folder should be")
+    watchdog._write_position()
+    assert "the position of rank 0 could not be written" in said[0]
+    text = "no update has finished for 0.005 minutes: waiting for the other ranks after update 7; all ranks that answer"
+    assert watchdog._describe(watchdog.position).startswith(f"{text} are there (rank 0); no answer from ranks 1, 2")
+    watchdog._delete_position()
+    watchdog.folder.unlink()
+    watchdog.folder.mkdir()
+    watchdog._file_of(1).touch()  # without its content after a power failure
+    assert watchdog._describe(watchdog.position).startswith(f"{text} are there (rank 0); no answer from ranks 1, 2")
 
 
 def test_ranks_behind_are_those_with_fewer_updates_or_in_an_earlier_phase():

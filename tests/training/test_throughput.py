@@ -83,6 +83,8 @@ def test_peak_memory_of_a_cpu_is_that_of_the_process():
     [
         ("NVIDIA H100 80GB HBM3", "bfloat16", 989.4),
         ("NVIDIA H100 PCIe", "bfloat16", 756),
+        ("NVIDIA H200", "bfloat16", 989.4),
+        ("NVIDIA H200 NVL", "bfloat16", 835),
         ("NVIDIA A100-SXM4-80GB", "float32", 19.5),
         ("NVIDIA A10G", "float16", 70),
         ("NVIDIA L40S", "bfloat16", 362),

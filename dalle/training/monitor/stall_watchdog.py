@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,7 +63,7 @@ class StallWatchdog:
     def start(self) -> None:
         self.last_update = time.monotonic()
         if self.seconds > 0:
-            self.file.unlink(missing_ok=True)  # of a run that was killed at a stall: its position is not this run's
+            self._delete_position()  # of a run that was killed at a stall: its position is not this run's
             self._thread.start()
 
     def stop(self) -> None:
@@ -83,7 +84,7 @@ class StallWatchdog:
         while not self._stopped.wait(min(self.seconds / 4, 5.0)):
             if reported is not None and reported != self.last_update:
                 self.say(f"updates go on: the last one took {(self.last_update - reported) / 60:.3g} minutes")
-                self.file.unlink(missing_ok=True)
+                self._delete_position()
                 reported = None
             if reported is None and time.monotonic() - self.last_update > self.seconds:
                 reported = self.last_update
@@ -91,6 +92,10 @@ class StallWatchdog:
                 if distributed.is_main_process():
                     self.say(self._describe(self.position))
         if reported is not None:
+            self._delete_position()
+
+    def _delete_position(self) -> None:
+        with suppress(OSError):  # the disk may be what stalls
             self.file.unlink(missing_ok=True)
 
     def _write_position(self) -> None:
@@ -109,19 +114,18 @@ class StallWatchdog:
         text = f"no update has finished for {self.seconds / 60:.3g} minutes: {own}"
         if distributed.get_world_size() == 1:
             return f"{text}; training is not stopped"
-        positions = self._positions()
+        positions = self._positions(own)
         silent = [rank for rank in range(distributed.get_world_size()) if rank not in positions]
         return f"{text}; {lagging(positions)}{unanswered(silent)}; training is not stopped"
 
-    def _positions(self) -> dict[int, Position]:
-        """Return the position of each rank that reports one within `GRACE_SECONDS`."""
+    def _positions(self, own: Position) -> dict[int, Position]:
+        """Return this rank's `own` position and those that other ranks report within `GRACE_SECONDS`."""
         end = time.monotonic() + GRACE_SECONDS
         while True:
-            found = {}
-            for rank in range(distributed.get_world_size()):
-                path = self._file_of(rank)
-                if path.exists():
-                    found[rank] = Position(*json.loads(path.read_text(encoding="utf-8")))
+            found = {distributed.get_rank(): own}
+            for rank in set(range(distributed.get_world_size())) - found.keys():
+                with suppress(OSError, ValueError):  # not written yet, or deleted since the rank goes on
+                    found[rank] = Position(*json.loads(self._file_of(rank).read_text(encoding="utf-8")))
             if len(found) == distributed.get_world_size() or time.monotonic() > end or self._stopped.is_set():
                 return found
             time.sleep(0.1)

@@ -43,6 +43,7 @@ GPUS = {  # words of torch.cuda.get_device_name() -> rates; the longest entry th
     "H100": PeakFlops(989.4e12, 66.9e12),
     "H100 PCIe": PeakFlops(756e12, 51.2e12),
     "H100 NVL": PeakFlops(835e12, 60e12),
+    "H200 NVL": PeakFlops(835e12, 60e12),
     "H200": PeakFlops(989.4e12, 66.9e12),
     "GH200": PeakFlops(989.4e12, 66.9e12),
     "B200": PeakFlops(2250e12, 75e12),
