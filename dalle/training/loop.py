@@ -18,6 +18,7 @@ from dalle.atomic_files import atomic_folder
 from dalle.precision import autocast
 from dalle.seeds import seed_global_generators, torch_generator
 from dalle.signals import Interrupted, StopRequest
+from dalle.training import state_files
 from dalle.training.background_save import Saver, copy_model_to_host, raised_together
 from dalle.training.compilation import compile_blocks
 from dalle.training.logger import Logger, open_logger
@@ -175,7 +176,7 @@ class Trainer:
             self.logger.image(self.state.step, image)
 
     def save(self) -> None:
-        """Write the checkpoint, then the training state; a run killed in between resumes from the previous state.
+        """Write the checkpoint, then the training state; a run killed in between resumes from the previous one, if any.
 
         With `async_save` both are copied, and written while training goes on.
         """
@@ -192,6 +193,7 @@ class Trainer:
         def write() -> None:
             with raised_together(self.saver.group):
                 if model is not None:
+                    state_files.begin_first_save(folder)
                     self.stage.save(folder, model, meta)
             write_state()
 
