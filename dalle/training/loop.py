@@ -83,8 +83,9 @@ class Trainer:
             shards = run.mesh[SHARD].size()
             copies = f", with {run.mesh.size() // shards} copies of each shard" if run.mesh.ndim > 1 else ""
             self.progress.print(f"weights are sharded over {shards} ranks{copies}")
-        if state.reducer.message:
-            self.progress.print(state.reducer.message)
+        for message in (state.reducer.message, state.scaler.advice(config.max_skipped_steps)):
+            if message:
+                self.progress.print(message)
         self.monitor = RunMonitor(cost, stage, config, run, state, self.progress.print)
         self.batches = self.monitor.watch_batches(stage.batches(state.step * config.accumulate))
 
@@ -277,9 +278,11 @@ class Trainer:
                 if self.saved_step
                 else "no checkpoint was saved"
             )
+            advice = self.state.scaler.advice(self.config.max_skipped_steps)
             raise DivergenceError(
                 f"training diverged: loss or gradient was not finite in the last {skipped} updates, up to"
                 f" step {step}; {saved}. Try a lower learning rate or precision=float32, with another run=<name>"
+                + (advice and f"; {advice}")
             )
 
     def close(self) -> None:
