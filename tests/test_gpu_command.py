@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -124,6 +125,13 @@ def test_failed_measurements_are_repeated_and_finished_ones_are_not(run_part, tm
     assert run_part({"second": "done"}) == (True, ["second"], {"first": "done", "second": "done", "third": "skipped"})
 
 
+def test_a_summary_counts_what_an_interrupted_command_did_not_start(run_part, gpu_module, tmp_path):
+    with pytest.raises(KeyError):  # ends the command, as Ctrl-C does
+        run_part({"first": "done"})
+    lines, complete = gpu_module("summary").summary(tmp_path, ["synthetic"])
+    assert not complete and "## gpu-synthetic: 1 done, 2 not started" in lines
+
+
 def test_nothing_starts_after_the_deadline(run_part):
     complete, started, found = run_part({}, minutes=0.1)
     assert not complete and not started and set(found.values()) == {"not started"}
@@ -148,6 +156,96 @@ def test_a_measurement_is_stopped_at_its_deadline(gpu_module, tmp_path):
     part = gpu_module("part")
     outcome = part._run_in_process("training", "transformer, base", "cpu", False, tmp_path, time.time() + 2)
     assert outcome["status"] == "timed out" and outcome["seconds"] < 20
+
+
+def test_an_interrupted_measurement_does_not_run_on(gpu_module, monkeypatch, tmp_path):
+    started = []
+
+    class InterruptedProcess(subprocess.Popen):
+        def wait(self, timeout=None):
+            if timeout is not None:
+                started.append(self)
+                raise KeyboardInterrupt
+            return super().wait()
+
+    part = gpu_module("part")
+    monkeypatch.setattr(part.subprocess, "Popen", InterruptedProcess)
+    with pytest.raises(KeyboardInterrupt):
+        part._run_in_process("training", "transformer, base", "cpu", False, tmp_path, time.time() + 60)
+    (process,) = started
+    assert process.poll() == -signal.SIGKILL
+
+
+def test_all_files_with_gpu_tests_are_run(gpu_module):
+    names = {path.stem for path in gpu_module("tests").files()}
+    assert {path.stem for path in ROOT.glob("tests/**/test_*_on_gpu.py")} < names
+    assert {"test_flex_attention", "test_compilation"} < names
+
+
+GPU_TESTS = """
+import os
+import pytest
+
+pytestmark = pytest.mark.{mark}
+
+def test_first():
+    pass
+
+def test_second():
+    {second}
+
+def test_third():
+    pass
+"""
+
+
+def test_gpu_tests_that_passed_are_not_repeated(gpu_module, options):
+    path = options.folder / "test_three.py"
+    path.write_text(GPU_TESTS.format(mark="gpu", second="pass"))
+    for _ in range(2):
+        assert gpu_module("tests").run_file(path, options)["passed"] == 3
+
+
+@pytest.mark.parametrize(
+    ("mark", "second", "message"),
+    [
+        ("gpu", "os.abort()", "pytest ended with status -6 before all tests"),
+        ("gpu", "pass\n\nimport no_such_module", "pytest ended with status 2 before all tests"),
+        ("slow", "pass", "pytest ended with status 5 before all tests"),
+        ("gpu", "assert False", "1 failed, 2 passed: test_second"),
+    ],
+    ids=["crash", "import error", "no tests", "failure"],
+)
+def test_gpu_tests_that_do_not_all_run_fail(gpu_module, options, mark, second, message):
+    path = options.folder / "test_three.py"
+    path.write_text(GPU_TESTS.format(mark=mark, second=second))
+    with pytest.raises(SystemExit, match=message):
+        gpu_module("tests").run_file(path, options)
+
+
+def test_a_model_that_does_not_fit_beside_other_processes_is_tried_again(gpu_module, monkeypatch, options):
+    sampling = gpu_module("sampling")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (50, 100))
+    hardware, cuda = gpu_module("hardware"), torch.device("cuda")
+    assert [hardware.is_shared(device, free) for device, free in ((cuda, 50), (cuda, 95), (CPU, 50))] == [
+        True,
+        False,
+        False,
+    ]
+    monkeypatch.setattr(hardware, "memory_bytes", lambda device: 10**5)
+    monkeypatch.setattr(hardware, "is_shared", lambda device, free: True)
+    with pytest.raises(SystemExit, match="0.0 GB are free; other processes use the GPU"):  # failed: it is repeated
+        sampling.draw("base", 4, options)
+
+
+def test_a_peer_that_does_not_fit_leaves_our_results(gpu_module, monkeypatch, options):
+    def too_large(*_):
+        raise torch.OutOfMemoryError
+
+    sampling = gpu_module("sampling")
+    monkeypatch.setattr(sampling, "gpt2", too_large)
+    found = sampling._gpt2(sampling.config_of("base", quick=True), 2, options)
+    assert found == {"unavailable": "2 images do not fit"}
 
 
 def test_a_model_that_does_not_fit_is_skipped_with_the_numbers(gpu_module, monkeypatch, options):

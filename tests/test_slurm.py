@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -56,6 +57,19 @@ def test_the_options_of_torchrun_exist():
     printed = subprocess.run(command, env=environment(DRY_RUN="1"), check=True, capture_output=True, text=True).stdout
     parsed = get_args_parser().parse_args(shlex.split(printed)[3:])
     assert (parsed.training_script, parsed.training_script_args) == ("train.py", ["stage=dvae"])
+
+
+def test_files_that_the_script_names_exist():
+    paths = re.findall(r"(?:dalle|docs|tools)/[\w/.]+\w", SCRIPT.read_text())
+    assert "dalle/signals.py" in paths and all((ROOT / path).is_file() for path in paths)
+
+
+def test_ranks_have_time_to_save_after_preemption(tmp_path):
+    (tmp_path / "srun").write_text('#!/usr/bin/env bash\necho "$TORCH_ELASTIC_SHUTDOWN_TIMEOUT s"\n')
+    (tmp_path / "srun").chmod(0o755)
+    settings = environment(PATH=f"{tmp_path}:{os.environ['PATH']}", GPUS="1", GRACE_SECONDS="77")
+    done = subprocess.run(["bash", str(SCRIPT)], env=settings, check=True, capture_output=True, text=True)
+    assert done.stdout == "77 s\n"
 
 
 @pytest.mark.slow

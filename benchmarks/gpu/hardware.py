@@ -14,6 +14,7 @@ import torch
 from benchmarks.machine import processor
 
 PACKAGES = ("numpy", "triton", "transformers", "torchmetrics", "hydra-core", "tokenizers", "safetensors")
+SHARE_OF_IDLE_GPU = 0.9  # of its memory; a process that begins finds more free, unless others use the GPU
 
 
 def describe(device: torch.device) -> dict[str, Any]:
@@ -47,6 +48,11 @@ def memory_bytes(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0]
     lines = Path("/proc/meminfo").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+
+
+def is_shared(device: torch.device, free: int) -> bool:
+    """Return True if other processes hold memory of a GPU, of which a process that begins finds `free` bytes."""
+    return device.type == "cuda" and free < SHARE_OF_IDLE_GPU * torch.cuda.mem_get_info(device)[1]
 
 
 def synchronize(device: torch.device) -> None:

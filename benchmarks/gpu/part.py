@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.hardware import name_of
+from benchmarks.gpu import hardware
 
 ROOT = Path(__file__).parents[2]
 MIN_SECONDS = 20  # minimum seconds remaining to start a measurement, unless its part sets another value
@@ -31,6 +31,16 @@ Results = dict[str, Any]
 
 class NotPossible(Exception):
     """Raised if a measurement is impossible on this machine. The message states the reason with numbers."""
+
+
+def out_of_memory(reason: str, free: int, device: torch.device) -> BaseException:
+    """Return the exception for a measurement that did not fit into the `free` bytes that it found.
+
+    NotPossible, unless other processes hold memory of the device: then SystemExit, so that the next call tries again.
+    """
+    if hardware.is_shared(device, free):
+        return SystemExit(f"{reason}; other processes use the GPU")
+    return NotPossible(reason)
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,9 @@ def run(part: Part, device: str, quick: bool, out: Path, minutes: float) -> bool
     deadline = time.time() + 60 * minutes
     out.mkdir(parents=True, exist_ok=True)
     results_file = ResultsFile(out / f"{part.name}.json", part.name, _describe_machine(device), quick)
+    for name in part.measurements(quick):
+        if not results_file.has(name):  # counted by the summary, also if this command is interrupted
+            results_file.add(name, {"status": "not started", "reason": "the command ended before"})
     for name in part.measurements(quick):
         if results_file.is_done(name):
             continue
@@ -109,6 +122,9 @@ class ResultsFile:
                 path.rename(aside)
                 print(f"gpu-{part}: {aside.name} has the results of another machine, version or size; starting over")
 
+    def has(self, name: str) -> bool:
+        return name in self.content["measurements"]
+
     def is_done(self, name: str) -> bool:
         return self.content["measurements"].get(name, {}).get("status") in ("done", "skipped")
 
@@ -125,11 +141,12 @@ class ResultsFile:
     def heading(self) -> list[str]:
         measurements = self.content["measurements"].values()
         commits = sorted({each["commit"] for each in measurements if "commit" in each})
+        machine = hardware.name_of(self.content["machine"])
         toy = ["", "Toy sizes, to check that everything runs: not for publication."] if self.content["quick"] else []
         return [
             f"# gpu-{self.content['part']}",
             "",
-            f"{name_of(self.content['machine'])}. `{self.content['command']}`, commit {', '.join(commits) or 'none'}.",
+            f"{machine}. `{self.content['command']}`, commit {', '.join(commits) or 'none'}.",
             *toy,
             "",
         ]
@@ -180,9 +197,11 @@ def _run_in_process(part: str, name: str, device: str, quick: bool, out: Path, d
         )
         try:
             status = process.wait(timeout=max(1.0, deadline - begin))
-        except subprocess.TimeoutExpired:
+        except BaseException as error:  # Ctrl-C too: the next measurement must not run beside this one
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
             return {
                 "status": "timed out",
                 "reason": "the time limit was reached",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.gpu import hardware
-from benchmarks.gpu.part import NotPossible, Options, Part, Results
+from benchmarks.gpu.part import Options, Part, Results, out_of_memory
 from benchmarks.peers import gpt2
 from dalle.cli.config import compose
 from dalle.models.mixed_precision import to_mixed_precision
@@ -88,9 +88,8 @@ def draw(name: str, batch: int, options: Options) -> Results:
     memory = memory_within_budget(plan, round(RESERVE * free), batch, dtype=dtype, device=options.device)
     fits = memory.candidates_that_fit(round(RESERVE * free))
     if not fits:
-        raise NotPossible(
-            f"one candidate of {name} needs {memory.total(1) / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
-        )
+        reason = f"one candidate of {name} needs {memory.total(1) / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+        raise out_of_memory(reason, free, options.device)
     images = min(batch, fits)
 
     methods, peak = _compare_methods(config, images, dtype, memory, options)
@@ -180,16 +179,15 @@ def step_work(config: TransformerConfig, images: int, dtype: torch.dtype) -> tup
 
 def _gpt2(config: TransformerConfig, images: int, options: Options) -> Results:
     """Time `generate` of Hugging Face's GPT-2 of the same size, for some tokens."""
-    try:
-        peer = gpt2(config, "bfloat16", options.device)
-    except ImportError:
-        return {"unavailable": "transformers is not installed"}
     tokens = min(PEER_TOKENS, config.grid**2)
     images = min(images, 8) if config.width > 2048 else images
     try:
+        peer = gpt2(config, "bfloat16", options.device)
         peer.decode(images, 2)
         first = hardware.seconds(lambda: peer.decode(images, 1), options.device)
         elapsed = hardware.seconds(lambda: peer.decode(images, tokens), options.device)
+    except ImportError:
+        return {"unavailable": "transformers is not installed"}
     except torch.OutOfMemoryError:
         return {"unavailable": f"{images} images do not fit"}
     step = (elapsed - first) / max(1, tokens - 1)

@@ -11,27 +11,32 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.part import ROOT, NotPossible, Options, Part, Results
+from benchmarks.gpu.part import ROOT, Options, Part, Results
 from benchmarks.gpu.pytest_outcomes import outcomes
 
 MAX_REPEATED = 12  # maximum number of failed tests to repeat alone
+# exit statuses of pytest if all tests ran: all passed, some failed, or none was left that had not passed before
+COMPLETE = (0, 1, 5)
 
 
 def files() -> list[Path]:
-    return sorted(path.relative_to(ROOT) for path in ROOT.glob("tests/**/test_*_on_gpu.py"))
+    """Return the test files with tests that are marked `gpu`."""
+    paths = sorted(ROOT.glob("tests/**/test_*.py"))
+    return [path.relative_to(ROOT) for path in paths if "pytest.mark.gpu" in path.read_text(encoding="utf-8")]
 
 
 def run_file(path: Path, options: Options) -> Results:
-    """Run the tests in the file `path` that have not passed yet. Returns counts and the outcome of each test."""
+    """Run the tests in the file `path` that have not passed yet. Returns counts and the outcome of each test.
+
+    Raises SystemExit if a test failed, or if pytest did not get to the end of the file.
+    """
     outcomes_path = options.folder / f"{path.stem}.jsonl"
-    _pytest([str(path)], outcomes_path, options)
+    status = _pytest([str(path)], outcomes_path, options)
     failed = [test for test, outcome in outcomes(outcomes_path).items() if outcome["outcome"] == "failed"]
     if 1 < len(failed) <= MAX_REPEATED:
         for test in failed:
             _pytest([test], outcomes_path, options)
     found = list(outcomes(outcomes_path).values())
-    if not found:
-        raise NotPossible(f"pytest found no tests in {path}")
     counts = {kind: sum(each["outcome"] == kind for each in found) for kind in ("passed", "failed", "skipped")}
     results = {**counts, "tests": found}
     if counts["failed"]:
@@ -40,10 +45,13 @@ def run_file(path: Path, options: Options) -> Results:
                 print(f"\n{each['test']}\n{each['reason']}")
         names = ", ".join(each["test"].partition("::")[2] for each in found if each["outcome"] == "failed")
         raise SystemExit(f"{counts['failed']} failed, {counts['passed']} passed: {names}")
+    if not found or status not in COMPLETE:
+        raise SystemExit(f"pytest ended with status {status} before all tests of {path} had run")
     return results
 
 
-def _pytest(selection: list[str], outcomes_path: Path, options: Options) -> None:
+def _pytest(selection: list[str], outcomes_path: Path, options: Options) -> int:
+    """Run the selected tests, which append to the file `outcomes_path`. Returns the exit status of pytest."""
     environment = {
         **os.environ,
         "DALLE_TEST_DEVICE": str(options.device),
@@ -52,7 +60,7 @@ def _pytest(selection: list[str], outcomes_path: Path, options: Options) -> None
     }
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "benchmarks.gpu.pytest_outcomes"]
     command += ["-p", "no:cacheprovider", "--tb=short", *selection]
-    subprocess.run(command, cwd=ROOT, env=environment)
+    return subprocess.run(command, cwd=ROOT, env=environment).returncode
 
 
 def measurements(quick: bool) -> dict[str, Any]:

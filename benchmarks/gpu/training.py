@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu import hardware
-from benchmarks.gpu.part import NotPossible, Options, Part, Results
+from benchmarks.gpu.part import Options, Part, Results, out_of_memory
 from benchmarks.gpu.sampling import limits
 from dalle.cli.config import compose
 from dalle.models.dvae.model import DiscreteVAE
@@ -62,9 +62,8 @@ def train(
     stage = STAGES[stage_name].build(config.stage, config.data, context)
     needed = state_bytes(stage.model)
     if needed > free:
-        raise NotPossible(
-            f"weights, gradients, moments and averages take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
-        )
+        numbers = f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+        raise out_of_memory(f"weights, gradients, moments and averages take {numbers}", free, options.device)
     trainer = Trainer(stage, config.stage, Run(options.folder / "run", {}, 0, options.device, config.wandb))
     some = [next(trainer.batches) for _ in range(config.stage.accumulate)]
     trainer.batches = itertools.cycle(some)
@@ -74,10 +73,11 @@ def train(
                 trainer.update()
     except torch.OutOfMemoryError:
         state, batch = f"{needed / 1e9:.1f} GB of weights, gradients, moments and averages", config.stage.batch_size
-        raise NotPossible(
+        reason = (
             f"the activations of {batch // config.stage.accumulate} pictures beside {state} do not fit into the "
             f"{free / 1e9:.1f} GB that are free"
-        ) from None
+        )
+        raise out_of_memory(reason, free, options.device) from None
     counter = FlopCounterMode(display=False)
     with counter:
         trainer.update()

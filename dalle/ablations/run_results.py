@@ -16,6 +16,7 @@ from dalle.training import job, state_files
 from dalle.training.run import flatten_config
 
 TRAINING_METRICS, EVALUATION_METRICS = "metrics.jsonl", "metrics.json"
+BATCH_NORM_BUFFERS = (".running_mean", ".running_var", ".num_batches_tracked")  # in weights files, not parameters
 
 
 # errors that damaged files in a folder may raise
@@ -84,7 +85,8 @@ def run_settings(folder: Path) -> dict[str, Any]:
 
 def parameter_count(folder: Path) -> int:
     """Return the number of parameters of the model in `folder`, read from the weights file's header."""
-    return sum(math.prod(shape) for shape in weights_files.read_weights_shapes(folder).values())
+    shapes = weights_files.read_weights_shapes(folder)
+    return sum(math.prod(shape) for name, shape in shapes.items() if not name.endswith(BATCH_NORM_BUFFERS))
 
 
 def evaluation_settings(content: MetricsFile) -> dict[str, Any]:

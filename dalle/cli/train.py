@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from torch.distributed.device_mesh import DeviceMesh
 
 from dalle import checkpoint, distributed
+from dalle.checkpoint import CheckpointError
 from dalle.cli.config import command, run_name
 from dalle.cli.train_config import TrainConfig
 from dalle.cli.train_inputs import check_init, dvae_folder, open_init, tokens_folder
@@ -110,9 +111,15 @@ def check_captions(runs: list[tuple[TrainConfig, Path]]) -> None:
 
 
 def start_over(config: TrainConfig, folder: Path) -> None:
-    """Rename the folder of an earlier run. Reads the dVAE first, so that nothing is renamed if the run cannot start."""
-    if (dvae := dvae_folder(config, open_init(config, folder))) is not None:
+    """Rename the folder of an earlier run. Checks its inputs first, so that nothing is renamed if it cannot start."""
+    init = open_init(config, folder)
+    if (dvae := dvae_folder(config, init)) is not None:
         checkpoint.read_config(dvae, "dvae")
+    for name, path in (("init", init and init.path), ("dvae", dvae)):
+        if path is not None and folder.resolve() in Path(path).resolve().parents:
+            raise CheckpointError(
+                f"{name}={path} is in the folder of this run, which resume=false renames: choose another name (run=...)"
+            )
     if (renamed := rename_existing(folder)) is not None:
         print_once(f"{folder}: starting over; the previous run is now in {renamed}")
 

@@ -107,13 +107,13 @@ def read_huggingface_clip(folder: str | Path, tokenizer: str | Path | None = Non
     config = read_json(folder / "config.json")
     if config.get("model_type") != "clip":
         raise CheckpointError(f"{folder} holds a model of type {config.get('model_type')!r}, not 'clip'")
-    text, vision = (
-        _encoder_config(config, "text_config", TEXT_DEFAULTS),
-        _encoder_config(config, "vision_config", VISION_DEFAULTS),
-    )
+    text = _encoder_config(folder, config, "text_config", TEXT_DEFAULTS)
+    vision = _encoder_config(folder, config, "vision_config", VISION_DEFAULTS)
     if vision["num_channels"] != 3 or not isinstance(vision["image_size"], int):
         shape = f"image_size={vision['image_size']}, num_channels={vision['num_channels']}"
         raise CheckpointError(f"{folder / 'config.json'} has {shape}; images must be square and have 3 channels")
+    if not isinstance(text["vocab_size"], int):
+        raise CheckpointError(f"{folder / 'config.json'} has vocab_size={text['vocab_size']!r}, which is no number")
 
     clip_tokenizer = _read_tokenizer(folder, tokenizer, text["vocab_size"])
     path = weights_path(folder)
@@ -146,13 +146,17 @@ def import_huggingface_clip(config: HuggingFaceCLIPConfig) -> PretrainedWeights:
     return weights
 
 
-def _encoder_config(config: Mapping[str, Any], name: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
+def _encoder_config(folder: Path, config: Mapping[str, Any], name: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config of one encoder, the entry `name` of `config`, completed by `defaults`.
 
-    As in Hugging Face's library transformers, the entry `<name>_dict` takes precedence.
+    As in Hugging Face's library transformers, the entry `<name>_dict` takes precedence. Raises CheckpointError if it is
+    not an object.
     """
     override = config.get(f"{name}_dict")
-    return {**defaults, **(config.get(name) or {} if override is None else override)}
+    values = config.get(name) or {} if override is None else override
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{folder / 'config.json'} has {name}={values!r:.80}, which should be an object")
+    return {**defaults, **values}
 
 
 def _encoder_sizes(encoder: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -204,8 +208,10 @@ def _preprocessing(folder: Path, image_size: int) -> dict[str, Any]:
         options = read_json(path)
     elif (path := folder / "processor_config.json").exists():  # newer versions may write this file
         options = read_json(path).get("image_processor", {})
+    if not isinstance(options, dict):
+        raise CheckpointError(f"{path} has image_processor={options!r:.80}, which should be an object")
     options = {**PREPROCESSOR_DEFAULTS, **options}
-    size, crop, resample = options["size"], options["crop_size"], options["resample"]
+    size, crop, resample, factor = (options[name] for name in ("size", "crop_size", "resample", "rescale_factor"))
     shorter = size.get("shortest_edge") if isinstance(size, dict) else size
     crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
     filters = {each.value: each.name.lower() for each in Image.Resampling}
@@ -213,9 +219,9 @@ def _preprocessing(folder: Path, image_size: int) -> dict[str, Any]:
     supported = [
         ("size", isinstance(shorter, int), {"shortest_edge": image_size}),
         ("crop_size", crop == {"height": image_size, "width": image_size}, f"{image_size}, the size of the images,"),
-        ("resample", resample in filters, f"Pillow's {', '.join(map(str, filters))}"),
-        ("rescale_factor", abs(options["rescale_factor"] - 1 / 255) < 1e-6, "1/255"),
-        *((name, len(options[name]) == 3, "a number for each of 3 channels") for name in ("image_mean", "image_std")),
+        ("resample", isinstance(resample, int) and resample in filters, f"Pillow's {', '.join(map(str, filters))}"),
+        ("rescale_factor", isinstance(factor, float) and abs(factor - 1 / 255) < 1e-6, "1/255"),
+        *((name, _is_triple(options[name]), "a number for each of 3 channels") for name in ("image_mean", "image_std")),
         *((name, options[name], True) for name in PREPROCESSOR_DEFAULTS if name.startswith("do_")),
     ]
     for name, is_supported, expected in supported:
@@ -227,6 +233,10 @@ def _preprocessing(folder: Path, image_size: int) -> dict[str, Any]:
         "pixel_mean": tuple(options["image_mean"]),
         "pixel_std": tuple(options["image_std"]),
     }
+
+
+def _is_triple(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(isinstance(each, float | int) for each in value)
 
 
 def _max_logit_scale(tensors: Mapping[str, Tensor]) -> float:

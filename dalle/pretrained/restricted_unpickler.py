@@ -6,6 +6,7 @@ classes are never imported. Files with any other name are rejected. Tensors are 
 before the data is used. Both formats are supported: the zip archive, and the legacy format from before torch 1.6.
 """
 
+import math
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator
@@ -154,10 +155,15 @@ def _storage_data(storage: StorageDescriptor, raw: bytes) -> Tensor:
 
 
 def _build_tensor(descriptor: TensorDescriptor, data: Tensor) -> Tensor:
-    """Create the tensor from its descriptor and its storage's data. Raises IndexError if it exceeds the storage."""
+    """Create the tensor from its descriptor and its storage's data.
+
+    Raises IndexError if it exceeds the storage, or has more numbers, as an expanded tensor with strides of 0: the model
+    that is built from its shape could exceed the memory.
+    """
+    numbers = math.prod(descriptor.shape)
     extents = zip(descriptor.shape, descriptor.strides, strict=True)
     last = descriptor.offset + sum((size - 1) * stride for size, stride in extents)
-    if min((descriptor.offset, *descriptor.shape, *descriptor.strides)) < 0 or last >= len(data):
+    if min((descriptor.offset, *descriptor.shape, *descriptor.strides)) < 0 or max(last + 1, numbers) > len(data):
         raise IndexError(f"a tensor of {descriptor.shape} exceeds its storage of {len(data):,} numbers")
     return data.as_strided(descriptor.shape, descriptor.strides, descriptor.offset)
 

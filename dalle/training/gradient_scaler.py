@@ -82,6 +82,19 @@ class GradientScaler:
         self.scales.mul_(factors).clamp_(config.min_scale, config.max_scale)
         self._since_backoff = torch.where(lowered, 0.0, self._since_backoff) + 1
 
+    def advice(self, max_skipped_steps: int) -> str:
+        """Return advice if a run ends after so few consecutive skipped updates that a scale is lowered only once.
+
+        Empty if there is nothing to change.
+        """
+        wait = self.config.backoff_cooldown
+        if not self.parameter_groups or max_skipped_steps > 2 * wait:
+            return ""
+        return (
+            f"a gradient scale is lowered every {wait} updates at most, and a run ends after {max_skipped_steps}"
+            f" skipped ones: set stage.max_skipped_steps above {2 * wait}"
+        )
+
     def metrics(self) -> dict[str, float | Tensor]:
         """Return the lowest and the highest scale as metrics for the log; empty without groups."""
         if not self.parameter_groups:

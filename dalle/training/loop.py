@@ -18,6 +18,7 @@ from dalle.atomic_files import atomic_folder
 from dalle.precision import autocast
 from dalle.seeds import seed_global_generators, torch_generator
 from dalle.signals import Interrupted, StopRequest
+from dalle.training import state_files
 from dalle.training.background_save import Saver, copy_model_to_host, raised_together
 from dalle.training.compilation import compile_blocks
 from dalle.training.logger import Logger, open_logger
@@ -82,8 +83,9 @@ class Trainer:
             shards = run.mesh[SHARD].size()
             copies = f", with {run.mesh.size() // shards} copies of each shard" if run.mesh.ndim > 1 else ""
             self.progress.print(f"weights are sharded over {shards} ranks{copies}")
-        if state.reducer.message:
-            self.progress.print(state.reducer.message)
+        for message in (state.reducer.message, state.scaler.advice(config.max_skipped_steps)):
+            if message:
+                self.progress.print(message)
         self.monitor = RunMonitor(cost, stage, config, run, state, self.progress.print)
         self.batches = self.monitor.watch_batches(stage.batches(state.step * config.accumulate))
 
@@ -175,7 +177,7 @@ class Trainer:
             self.logger.image(self.state.step, image)
 
     def save(self) -> None:
-        """Write the checkpoint, then the training state; a run killed in between resumes from the previous state.
+        """Write the checkpoint, then the training state; a run killed in between resumes from the previous one, if any.
 
         With `async_save` both are copied, and written while training goes on.
         """
@@ -192,6 +194,7 @@ class Trainer:
         def write() -> None:
             with raised_together(self.saver.group):
                 if model is not None:
+                    state_files.begin_first_save(folder)
                     self.stage.save(folder, model, meta)
             write_state()
 
@@ -275,9 +278,11 @@ class Trainer:
                 if self.saved_step
                 else "no checkpoint was saved"
             )
+            advice = self.state.scaler.advice(self.config.max_skipped_steps)
             raise DivergenceError(
                 f"training diverged: loss or gradient was not finite in the last {skipped} updates, up to"
                 f" step {step}; {saved}. Try a lower learning rate or precision=float32, with another run=<name>"
+                + (advice and f"; {advice}")
             )
 
     def close(self) -> None:

@@ -1,5 +1,6 @@
 """Optimizer and learning rate: linear warmup, times a schedule, times a factor reduced at plateaus of the loss."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,6 +57,14 @@ class OptimizerConfig:
     kind: str = "adamw"  # "adamw", as in the paper | "muon": orthogonalised updates of matrices, AdamW for the rest
 
     def __post_init__(self) -> None:
+        rates = (self.learning_rate.start, self.learning_rate.end)
+        if not all(0 <= rate < math.inf for rate in rates):
+            raise ValueError(f"optimizer.learning_rate from {rates[0]} to {rates[1]} must be finite and at least 0")
+        for name in ("warmup_steps", "eps", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"optimizer.{name}={getattr(self, name)} must be finite and at least 0")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optimizer.betas={list(self.betas)} must be two numbers of at least 0 and below 1")
         if self.kind not in KINDS:
             raise ValueError(f"optimizer.kind={self.kind!r} is unknown; choose one of {', '.join(KINDS)}")
         if self.decay not in ("all", "matrices"):

@@ -57,7 +57,7 @@ def resume_step(folder: Path, config: dict[str, Any], defaults: dict[str, Any] |
     """
     saved = state_files.read_scalars(folder)
     if saved is None:
-        if has_weights(folder):
+        if has_weights(folder) and not state_files.was_first_save_interrupted(folder):
             raise RunConfigMismatchError(
                 f"{folder} has a model but no training state to resume from. Choose another name with run=<name>, or"
                 " start over with resume=false, which renames that folder"

@@ -54,6 +54,9 @@ class StageConfig:
         for name in ("steps", "batch_size", "accumulate", "max_skipped_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("log_every", "validate_every", "preview_every", "save_every", "keep_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 0")
         if self.recompute_layers is not None and (not self.recompute or self.recompute_layers < 1):
             raise ValueError(
                 f"recompute_layers={self.recompute_layers} must be at least 1 and needs recompute=true; null "

@@ -3,7 +3,8 @@
     state/00000500/     state after 500 updates: state.json, and state.safetensors if it is not sharded
 
 The files of a sharded state are those of `dalle.training.sharded_state`. A state is written under a temporary name,
-flushed and renamed, so a state under its name is always complete.
+flushed and renamed, so a state under its name is always complete. While a run saves for the first time it has a model
+but no state yet; state/.00000000.part then tells it from a model without its run.
 """
 
 import os
@@ -37,6 +38,22 @@ def save_state(folder: str | Path, step: int, tensors: Mapping[str, Tensor], sca
 def temporary_state(folder: str | Path, step: int) -> Path:
     """Return the folder in which the state after `step` updates is written until it is complete."""
     return Path(folder) / STATE / f".{step:08d}.part"
+
+
+def begin_first_save(folder: str | Path) -> None:
+    """Mark `folder` as a run that saves for the first time, if it has no state; the first complete state ends that.
+
+    Raises CheckpointError for an OSError.
+    """
+    mark = temporary_state(folder, 0)
+    if newest_state(folder) is None:
+        with write_errors(mark):
+            mark.mkdir(parents=True, exist_ok=True)
+
+
+def was_first_save_interrupted(folder: str | Path) -> bool:
+    """Return True if the run in `folder` ended during its first save, so that it begins again with its first update."""
+    return newest_state(folder) is None and temporary_state(folder, 0).exists()
 
 
 @contextmanager

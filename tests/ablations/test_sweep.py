@@ -5,13 +5,16 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from safetensors.torch import save_file
 from sweep_files import ABLATION, job, planned, write_run
 
 from dalle.ablation_config import AblationConfig
 from dalle.ablations import sweep_page
-from dalle.ablations.run_results import PlannedRun
+from dalle.ablations.run_results import PlannedRun, parameter_count
 from dalle.ablations.sweep import Sweep
 from dalle.evaluation.metrics_file import FORMAT
+from dalle.models.clip.resnet import ResNetEncoder
+from dalle.weights_files import WEIGHTS
 
 SALT, SUGAR = ({"error": 1.0, "codes": 20.0}, {"error": 1.1, "codes": 20.2}), ({"error": 3.25, "codes": 20.0},) * 2
 
@@ -182,6 +185,12 @@ def test_power_law_is_recovered(tmp_path):
     law = Sweep.read(ablation, "laptop", folder, planned(tmp_path, ("a", "b", "c"), (0,))).power_law()
     assert law is not None
     assert (law.factor, law.exponent, law.r_squared) == (pytest.approx(3), pytest.approx(-0.25), pytest.approx(1))
+
+
+def test_statistics_of_batch_norm_are_not_counted_as_parameters(tmp_path):
+    encoder = ResNetEncoder(32, width=4, blocks=(1, 1, 1, 1), heads=2, embedding=8)
+    save_file(encoder.state_dict(), tmp_path / WEIGHTS)
+    assert parameter_count(tmp_path) == sum(each.numel() for each in encoder.parameters())
 
 
 def test_power_law_needs_three_sizes(tmp_path):

@@ -302,12 +302,32 @@ def test_unsupported_sizes_raise(folder, changes, sentence):
         ({"size": {"shortest_edge": 20}}, "shorter_side=20 must be at least image_size=32"),
         ({"resample": 9}, "has resample=9"),
         ({"image_mean": [0.5]}, "has image_mean=[0.5]"),
+        ({"image_std": None}, "preprocessor_config.json has image_std=None"),
+        ({"rescale_factor": None}, "has rescale_factor=None"),
+        ({"resample": [3]}, "has resample=[3]"),
     ],
 )
 def test_unsupported_preprocessing_raises(folder, changes, sentence):
     ours = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
     edited(folder, "preprocessor_config.json", **{**ours, **changes})
     assert sentence in refused(folder)
+
+
+def test_entries_that_are_no_objects_raise(folder):
+    edited(folder, "processor_config.json", image_processor=None)
+    assert "processor_config.json has image_processor=None, which should be an object" in refused(folder)
+    edited(folder, "config.json", text_config=[1])
+    assert "config.json has text_config=[1], which should be an object" in refused(folder)
+
+
+@pytest.mark.parametrize("wrong", [None, "four", [4], {}], ids=str)
+@pytest.mark.parametrize("encoder", ["text_config", "vision_config"])
+def test_numbers_of_a_wrong_type_raise(folder, encoder, wrong):
+    config = json.loads((folder / "config.json").read_text())[encoder]
+    for name in ("vocab_size", "hidden_size", "image_size", "num_hidden_layers", "layer_norm_eps", "eos_token_id"):
+        if name in config:
+            edited(folder, "config.json", **{encoder: {**config, name: wrong}})
+            refused(folder)
 
 
 def test_tokenizer_of_another_model_raises(folder, tmp_path_factory):

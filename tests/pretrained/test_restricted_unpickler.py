@@ -161,7 +161,8 @@ def test_a_modified_number_in_a_zip_archive_is_detected(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("offset", "shape", "strides"), [(0, (7,), (1,)), (1, (6,), (1,)), (0, (2, 2), (5, 1)), (5, (3,), (-1,))]
+    ("offset", "shape", "strides"),
+    [(0, (7,), (1,)), (1, (6,), (1,)), (0, (2, 2), (5, 1)), (5, (3,), (-1,)), (0, (2**40,), (0,))],
 )
 def test_a_tensor_that_exceeds_its_storage_is_rejected(tmp_path, offset, shape, strides):
     storage = torch.arange(6.0)._typed_storage()

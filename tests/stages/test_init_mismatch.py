@@ -92,6 +92,18 @@ def test_run_cannot_start_from_its_own_folder(train, base):
         assert (status, "is the folder of this run itself: choose another name" in printed) == (2, True)
 
 
+def test_starting_over_from_a_checkpoint_in_the_run_folder_renames_nothing(train, base):
+    train(*of("dvae", "stage.keep_best=true"))
+    status, printed = train(*of("dvae", "init=outputs/dvae/default/best", "resume=false"))
+    assert status == 2
+    assert "init=outputs/dvae/default/best is in the folder of this run, which resume=false renames" in printed
+    train(*of("transformer", "dvae=base/dvae"))
+    shutil.copytree(base / "dvae", "outputs/transformer/default/dvae")
+    status, printed = train(*of("transformer", "dvae=outputs/transformer/default/dvae", "resume=false"))
+    assert (status, "dvae=outputs/transformer/default/dvae is in the folder of this run" in printed) == (2, True)
+    assert [path.name for path in Path("outputs").glob("*/default*")] == ["default"] * 2
+
+
 @pytest.mark.parametrize("stage", ["clip", "transformer"])
 def test_other_tokenizer_raises_unless_embeddings_are_reinitialised(train, base, tmp_path, stage):
     CaptionTokenizer.train(["a circle of another kind", "two more words"] * 9, 290).save(tmp_path / "other.json")

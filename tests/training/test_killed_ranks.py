@@ -20,7 +20,7 @@ from dalle.training.sharding import init_mesh
 from dalle.training.state import load_state
 from dalle.weights_files import has_weights, read_weights
 
-KILLS = int(os.environ.get("DALLE_TEST_KILLS", 0))  # 20 are what it should survive; 5 take a minute on two idle cores
+KILLS = int(os.environ.get("DALLE_TEST_KILLS", 2))  # 5 take a minute on two idle cores; 20 are what it should survive
 STEPS = int(os.environ.get("DALLE_TEST_STEPS", max(40, 8 * KILLS)))  # a kill advances about three
 LIMIT = 600  # seconds for anything that a rank does
 # imported once, by the process from which the ranks are forked: imports would take most of a start
@@ -136,7 +136,6 @@ def assert_everything_loads(folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not KILLS, reason="takes minutes: set DALLE_TEST_KILLS, to 20, or 5")
 def test_run_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # of the process that the ranks are forked from

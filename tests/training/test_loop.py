@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from line_stage import LineConfig, LineStage, fit
+from line_stage import BlockStage, LineConfig, LineStage, fit
 from PIL import Image
 
 from dalle import checkpoint
@@ -32,6 +32,10 @@ class Spoilt(LineStage):
         if math.isfinite(self.spoilt_loss):
             return (loss * 0).sqrt() + self.spoilt_loss, metrics  # the root's slope at 0 is infinite
         return loss * self.spoilt_loss, {**metrics, "root": loss * math.nan}
+
+
+class SpoiltBlocks(Spoilt, BlockStage):
+    pass
 
 
 def lines(folder, split="train"):
@@ -133,6 +137,16 @@ def test_skipped_updates_are_left_out_of_metric_means(tmp_path):
     (line,) = lines(tmp_path)
     assert line["step_seen"] == 1.0  # of updates 0 and 2
     assert math.isfinite(line["loss"])
+
+
+def test_few_skipped_updates_with_a_scale_per_branch_give_advice(tmp_path, capsys):
+    config = replace(EXACT, precision="float16", gradient_scaling="resblock", max_skipped_steps=4)
+    sentence = "every 125 updates at most, and a run ends after 4 skipped ones: set stage.max_skipped_steps above 250"
+    with pytest.raises(DivergenceError, match=sentence):
+        fit(tmp_path, config, SpoiltBlocks(config, range(1, 9)))
+    assert f"a gradient scale is lowered {sentence}" in capsys.readouterr().err
+    fit(tmp_path, replace(config, max_skipped_steps=251, steps=1), BlockStage(config))
+    assert "max_skipped_steps" not in capsys.readouterr().err
 
 
 def test_many_consecutive_skipped_updates_stop_the_run_and_keep_last_checkpoint(tmp_path):

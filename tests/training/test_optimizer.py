@@ -1,4 +1,5 @@
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -10,6 +11,7 @@ from torch import nn
 from dalle.stages.transformer import TransformerStageConfig
 from dalle.training.optimizer import OptimizerConfig, PlateauConfig, ReduceOnPlateau, build_optimizer
 from dalle.training.schedules import Schedule
+from dalle.training.stage import StageConfig
 
 CPU = torch.device("cpu")
 ONE, ZERO = torch.ones(()), torch.zeros(())
@@ -21,6 +23,31 @@ def test_learning_rate_warmup_then_schedule():
     assert config.learning_rate_at(9) == pytest.approx(0.91)
     assert config.learning_rate_at(50) == pytest.approx(0.5)
     assert OptimizerConfig(Schedule(start=0.3)).learning_rate_at(0) == 0.3
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"learning_rate": Schedule(start=-0.1)}, "optimizer.learning_rate from -0.1"),
+        ({"learning_rate": Schedule("linear", 0.1, math.inf)}, "optimizer.learning_rate from 0.1 to inf"),
+        ({"warmup_steps": -5}, "optimizer.warmup_steps=-5"),
+        ({"betas": (1.5, 0.9)}, "optimizer.betas="),
+        ({"betas": (0.9, 1.0)}, "optimizer.betas="),
+        ({"betas": (0.9,)}, "optimizer.betas="),
+        ({"eps": -1.0}, "optimizer.eps=-1.0"),
+        ({"weight_decay": -0.1}, "optimizer.weight_decay=-0.1"),
+        ({"weight_decay": math.nan}, "optimizer.weight_decay=nan"),
+    ],
+)
+def test_settings_that_would_train_in_the_wrong_direction_raise(settings, named):
+    with pytest.raises(ValueError, match=re.escape(named)):
+        OptimizerConfig(**settings)
+
+
+@pytest.mark.parametrize("job", ["log", "validate", "preview", "save", "keep"])
+def test_a_negative_number_of_updates_between_two_jobs_raises(job):
+    with pytest.raises(ValueError, match=f"{job}_every=-5 must be at least 0"):
+        StageConfig(**{f"{job}_every": -5})
 
 
 def test_dvae_learning_rate_defaults_are_the_papers():

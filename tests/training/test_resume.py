@@ -1,7 +1,9 @@
 """A run that was stopped, killed or extended ends with the same bits as an uninterrupted one."""
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -146,6 +148,21 @@ def test_killed_process_resumes_bitwise(tmp_path, uninterrupted):
         file.write('{"step": 13, "spl')  # as if it had died in the middle of a line
     fit(tmp_path, FULL)
     assert everything(tmp_path) == uninterrupted
+
+
+def test_run_whose_first_state_could_not_be_written_begins_again(tmp_path, uninterrupted, monkeypatch):
+    def full_disk(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(CheckpointError, match="free some disk space and run again"):
+        patch.setattr(state_files, "write_tensors", full_disk)
+        fit(tmp_path, FULL)
+    assert weights_files.has_weights(tmp_path) and state_files.newest_state(tmp_path) is None
+    fit(tmp_path, FULL)
+    assert everything(tmp_path) == uninterrupted
+    shutil.rmtree(tmp_path / "state" / "00000020")
+    with pytest.raises(CheckpointError, match="has a model but no training state"):  # which would be overwritten
+        fit(tmp_path, FULL)
 
 
 def test_second_stop_request_interrupts_at_once():
