@@ -86,26 +86,26 @@ def test_resizing_as_in_tensorflow_1():
     assert half.flatten().tolist() == [0, 2, 8, 10]  # every second pixel, nothing averaged
 
 
-def write_expanded_weights(tensors: dict[str, torch.Tensor], path: Path) -> Path:
-    """Write a small file with tensors of the same names and shapes, each expanded from a single number."""
-    torch.save({name: torch.tensor(0.5).expand(each.shape) for name, each in tensors.items()}, path)
+def write_constant_weights(tensors: dict[str, torch.Tensor], path: Path) -> Path:
+    """Write a file with tensors of the same names and shapes, all numbers 0.5."""
+    torch.save({name: torch.full(each.shape, 0.5, dtype=torch.float16) for name, each in tensors.items()}, path)
     return path
 
 
 def test_weights_without_batch_counters_are_loaded(tensors, tmp_path):
     without = {name: each for name, each in tensors.items() if "num_batches" not in name}
-    loaded = Inception.load(write_expanded_weights(without, tmp_path / "w.pth"))
+    loaded = Inception.load(write_constant_weights(without, tmp_path / "w.pth"))
     assert not any(each.is_meta for each in loaded.state_dict().values())
     assert loaded.fc.weight.eq(0.5).all()
 
 
 def test_other_weights_raise_with_the_name_of_the_right_file(tensors, tmp_path):
-    path = write_expanded_weights(
+    path = write_constant_weights(
         {name: each for name, each in tensors.items() if not name.startswith("fc")}, tmp_path / "other.pth"
     )
     with pytest.raises(CheckpointError, match=f"lacks the tensor fc.weight.*published as {FILE}"):
         Inception.load(path)
-    torchvisions = write_expanded_weights(
+    torchvisions = write_constant_weights(
         {**tensors, "fc.weight": torch.zeros(1000, 2048), "fc.bias": torch.zeros(1000)}, path
     )
     with pytest.raises(CheckpointError, match=r"fc.weight is \(1000, 2048\) in the file"):
