@@ -68,6 +68,12 @@ def test_a_lasting_rise_is_reported_only_until_the_mean_follows():
     assert not any(found[300:])
 
 
+def test_no_loss_is_a_spike_with_0_deviations():
+    running = RunningLoss(0.0)
+    assert not any(running.is_spike(loss, 1.0) for loss in [*noisy(200), 1e9])
+    assert running.is_spike(math.nan, 1.0)
+
+
 def test_non_finite_updates_are_reported_also_before_the_first_hundred(tmp_path):
     spikes, said = reporter(tmp_path, deviations=0.0)
     feed(spikes, [1.0, math.nan, 1e9])

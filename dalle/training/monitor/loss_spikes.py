@@ -55,7 +55,7 @@ class RunningLoss:
     """Exponential running mean and standard deviation of the loss, by which spikes are detected."""
 
     def __init__(self, deviations: float):
-        """deviations: a loss is a spike if it exceeds the mean by more than so many standard deviations."""
+        """deviations: a loss is a spike if it exceeds the mean by more than so many standard deviations; 0: none is."""
         self.deviations, self.count, self.mean, self.variance = deviations, 0, 0.0, 0.0
 
     def is_spike(self, loss: float, gradient_norm: float) -> bool:
@@ -67,7 +67,7 @@ class RunningLoss:
             return True
         deviation = math.sqrt(self.variance)
         limit = self.mean + self.deviations * deviation
-        spike = self.count >= WINDOW and deviation > 0 and loss > limit
+        spike = self.deviations > 0 and self.count >= WINDOW and deviation > 0 and loss > limit
         self.count += 1
         weight = 1 / min(self.count, WINDOW)
         difference = (limit if spike else loss) - self.mean
