@@ -13,7 +13,7 @@ from dalle.checkpoint import CONFIG, CheckpointError
 from dalle.optional_dependencies import check_installed
 
 FILES = ["*.safetensors", "*.json", "*.md", "*LICENSE", "*NOTICE"]
-# files of an export, deleted by an upload that has none of that name: an earlier single weights file would be read first
+# files of an export, deleted by an upload without that name: an earlier single weights file would be read first
 REPLACED = [
     folder + name
     for folder in ("", "dvae/", "transformer/", "clip/")
