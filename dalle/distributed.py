@@ -134,20 +134,24 @@ def all_gather(values: Tensor) -> Tensor:
     return _AllGather.apply(values) if is_distributed() else values
 
 
-def wrap_ddp(model: nn.Module) -> nn.Module:
+def wrap_ddp(model: nn.Module, average_gradients: bool = True) -> nn.Module:
     """Wrap `model` in DistributedDataParallel, which averages its gradients over ranks in the backward pass.
 
     The result can be called like `model` but does not have its attributes. Modifies `model`: its batch norms are
     replaced by `SyncBatchNorm`. Returns `model` itself without a process group.
+
+    average_gradients: if False, `model` itself is returned too, without the buckets for all gradients that DDP keeps.
     """
     if not is_distributed():
         return model
     convert_sync_batchnorm(model)
+    if not average_gradients:
+        return model
     devices = [torch.cuda.current_device()] if next(model.parameters()).is_cuda else None
     with warnings.catch_warnings():  # about the successor of broadcast_buffers, not in torch 2.6
         warnings.simplefilter("ignore", FutureWarning)
         # buffers are masks, tables and batch-norm statistics, which are equal on all ranks
-        return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+        return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 def no_sync(model: nn.Module) -> AbstractContextManager:

@@ -1,5 +1,6 @@
 """Memory of one rank during training: parameters, gradients, moments, EMA and activations."""
 
+import math
 from dataclasses import dataclass
 
 from torch import nn
@@ -9,6 +10,7 @@ from dalle.planning.placement import Placement
 from dalle.training.muon import batches
 from dalle.training.optimizer import uses_fused_adamw
 from dalle.training.parameter_storage import bfloat16_matrices
+from dalle.training.powersgd import CompressionConfig
 from dalle.training.sharding import sharding_units
 from dalle.training.stage import StageConfig
 from dalle.training.weight_matrices import weight_matrices
@@ -22,6 +24,8 @@ UPDATE_COPIES = {
     ("bfloat16", "float32"): 5.75,
     ("bfloat16", "paper16"): 13.25,
 }
+COMPRESSION_COPIES = {"float32": 4.0, "paper16": 12.0}  # of PowerSGD's update of a matrix, by precision
+SENT_COPIES = {"float32": 1.0, "paper16": 1.5}  # of P and Q, by precision
 MUON_COPIES = 6  # of the matrices that Muon orthogonalises together
 
 
@@ -33,6 +37,7 @@ class RankMemory:
     gradients: int
     moments: int
     errors: int  # error buffers of PowerSGD
+    bases: int  # of PowerSGD
     ema: int
     buffers: int  # masks and tables, of the model and of its EMA
     unsharded: int  # whole parameters and gradients of the sharded blocks in use
@@ -40,46 +45,56 @@ class RankMemory:
     logits: int  # and their gradient
     update: int  # temporary tensors of the optimizer or of PowerSGD
     accumulates: bool = False  # gradients over several micro-batches
+    buckets: bool = False  # of DDP, which hold the gradients, and exist before them too
 
     @property
     def peak(self) -> int:
         """Largest sum at any time.
 
         It is reached when the backward pass begins, with all activations, or in the update, with all gradients. With
-        several micro-batches the gradients of the previous ones are there from the second on.
+        several micro-batches the gradients of the previous ones are there from the second on, outside of DDP's buckets.
         """
-        always = self.parameters + self.moments + self.errors + self.ema + self.buffers
-        earlier = self.gradients if self.accumulates else 0
+        always = self.parameters + self.moments + self.errors + self.bases + self.ema + self.buffers
+        earlier = (self.accumulates + self.buckets) * self.gradients
         backward = self.unsharded + self.activations + self.logits + earlier
         return always + max(backward, self.gradients + self.update)
 
 
 def rank_memory(
-    model: nn.Module, config: StageConfig, activations: int, images: int, placement: Placement, shards: int = 1
+    model: nn.Module,
+    config: StageConfig,
+    activations: int,
+    images: int,
+    placement: Placement,
+    shards: int = 1,
+    replicas: int = 1,
 ) -> RankMemory:
     """Compute the memory of one rank that trains on micro-batches of `images` images.
 
     model: may be on the meta device.
     activations: bytes that a micro-batch's forward pass saves.
     placement: part of the model on this rank, one of `shards`.
+    replicas: copies of the model.
     """
     share = placement.parameters / count_trainable(model)
     parameters = round(share * parameter_bytes(model, config))
-    # each compressed matrix has an error buffer, and a copy of its gradient
-    compressed = sum(each.uncompressed for each in placement.partitions.values())
+    matrices = placement.partitions.values()  # that are compressed
+    error = ERROR16 if config.compression.precision == "paper16" else FLOAT32
     averaged = config.ema.decay > 0  # else the average shares the memory of the model
     return RankMemory(
         parameters=parameters,
         gradients=parameters,
         moments=round(share * moment_bytes(model, config)),
-        errors=(ERROR16 if config.compression.precision == "paper16" else FLOAT32) * compressed,
+        errors=error * sum(each.uncompressed for each in matrices),
+        bases=FLOAT32 * sum(math.prod(each.basis_shape) for each in matrices),
         ema=round(share * FLOAT32 * count_trainable(model)) if averaged else 0,
         buffers=(1 + averaged) * sum(each.nbytes for each in model.buffers()),
         unsharded=unsharded_bytes(model) if shards > 1 else 0,
         activations=activations,
         logits=logits_bytes(model, images),
-        update=max(update_bytes(model, config, share), FLOAT32 * compressed),
+        update=max(update_bytes(model, config, share), compression_bytes(placement, config.compression)),
         accumulates=config.accumulate > 1,
+        buckets=shards == 1 and replicas > 1 and not config.compression.rank,
     )
 
 
@@ -122,6 +137,22 @@ def update_bytes(model: nn.Module, config: StageConfig, share: float = 1.0) -> i
             sizes = [sum(each.numel() for each in batch) for batch in batches(chosen)]
             needed = max(needed, FLOAT32 * MUON_COPIES * max(sizes))
     return round(needed)
+
+
+def compression_bytes(placement: Placement, config: CompressionConfig) -> int:
+    """Return the bytes of PowerSGD's temporary tensors, 0 without compression.
+
+    They are copies of the gradients of all matrices, P and Q, and the largest of these: P and Q as they are sent, the
+    gradients of all other parameters twice, or what the update of the largest matrix needs.
+    """
+    if not config.rank:
+        return 0
+    matrices = placement.partitions.values()
+    gradients = sum(each.uncompressed for each in matrices)
+    factors = sum(each.compressed for each in matrices)
+    of_matrix = COMPRESSION_COPIES[config.precision] * max((each.uncompressed for each in matrices), default=0)
+    sent = SENT_COPIES[config.precision] * factors
+    return round(FLOAT32 * (gradients + factors + max(sent, 2 * (placement.parameters - gradients), of_matrix)))
 
 
 def unsharded_bytes(model: nn.Module) -> int:

@@ -99,7 +99,7 @@ class Planner:
             flops += round(recomputed * cost.flops)
         flops *= stage.accumulate
         placement = place(build, mode, shards, self.world, stage.compression)
-        memory = rank_memory(model, stage, activations, images, placement, shards)
+        memory = rank_memory(model, stage, activations, images, placement, shards, self.world // shards)
         parameters = count_trainable(model)
         weights, compressed = parameter_bytes(model, stage), compressed_bytes(placement, stage.compression)
         sent, network = communication(weights, self.world, shards, stage.accumulate, self.card, compressed)
@@ -269,6 +269,7 @@ def report(plan: Plan) -> str:
         "gradients": memory.gradients,
         "moments": memory.moments,
         "error buffers": memory.errors,
+        "bases": memory.bases,
         "EMA": memory.ema,
         "masks": memory.buffers,
         "unsharded blocks": memory.unsharded,

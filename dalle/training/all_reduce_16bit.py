@@ -9,6 +9,8 @@ from torch import Tensor
 from dalle import distributed
 from dalle.training.float_formats import FloatFormat
 
+MAX_DECODED = 2**18  # numbers, of all ranks
+
 
 def all_reduce_sum_encoded(
     tensors: Sequence[Tensor], format: FloatFormat, group: dist.ProcessGroup | None = None
@@ -21,19 +23,21 @@ def all_reduce_sum_encoded(
     """
     if not tensors:
         return []
-    flat = torch.cat([each.detach().flatten().float() for each in tensors])
-    if distributed.is_distributed():
-        ranks = dist.get_world_size(group)
-        codes = format.encode(torch.nn.functional.pad(flat, (0, -len(flat) % ranks)))
-        received = torch.empty_like(codes)
-        dist.all_to_all_single(_bytes(received), _bytes(codes), group=group)  # part i of each rank to rank i
-        total = format.encode(format.decode(received).view(ranks, -1).sum(dim=0))
-        dist.all_gather_into_tensor(_bytes(codes), _bytes(total), group=group)
-        flat = format.decode(codes)[: len(flat)]
-    else:
-        flat = format.round(flat).nan_to_num(nan=0.0)
-    parts = flat.split([each.numel() for each in tensors])
-    return [part.view(each.shape) for part, each in zip(parts, tensors, strict=True)]
+    if not distributed.is_distributed():
+        return [format.round(each.detach().float()).nan_to_num(nan=0.0) for each in tensors]
+    ranks = dist.get_world_size(group)
+    # conversion takes a multiple of the memory, so only one tensor, or MAX_DECODED numbers, is converted at a time
+    codes = torch.cat([format.encode(each.detach().flatten()) for each in tensors])
+    codes = torch.nn.functional.pad(codes, (0, -len(codes) % ranks))
+    received = torch.empty_like(codes)
+    dist.all_to_all_single(_bytes(received), _bytes(codes), group=group)  # part i of each rank to rank i
+    columns = received.view(ranks, -1).split(max(1, MAX_DECODED // ranks), dim=1)
+    total = torch.cat([format.encode(format.decode(each).sum(dim=0)) for each in columns])
+    del received, columns
+    dist.all_gather_into_tensor(_bytes(codes), _bytes(total), group=group)
+    sizes = [each.numel() for each in tensors]
+    parts = codes[: sum(sizes)].split(sizes)
+    return [format.decode(part).view(each.shape) for part, each in zip(parts, tensors, strict=True)]
 
 
 def _bytes(codes: Tensor) -> Tensor:

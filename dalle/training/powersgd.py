@@ -91,6 +91,11 @@ class MatrixPartition:
         """Number of elements that a rank sends with compression: the factors P and Q of all blocks."""
         return self.parts * self.blocks * self.rank * sum(self.sides)
 
+    @property
+    def basis_shape(self) -> tuple[int, int, int]:
+        """Shape of the bases of all blocks: (parts * blocks, longer side, rank)."""
+        return self.parts * self.blocks, self.sides[1], self.rank
+
     def split(self, matrix: Tensor) -> Tensor:
         """Split a matrix of `shape` into blocks: (rows, ...) -> (parts * blocks, shorter side, longer side)."""
         parts = rearrange(matrix.flatten(1), "(parts rows) columns -> parts rows columns", parts=self.parts)
@@ -162,8 +167,7 @@ class CompressedMatrix:
         It depends on the matrix's number and `step` alone, so it is the same on all ranks and in every run.
         """
         generator = torch_generator("PowerSGD", self.number, step)
-        shape = self.partition.parts * self.partition.blocks, self.partition.sides[1], self.partition.rank
-        return to_device(torch.randn(shape, generator=generator), self.parameter.device)
+        return to_device(torch.randn(self.partition.basis_shape, generator=generator), self.parameter.device)
 
 
 class PowerSGD:

@@ -62,12 +62,14 @@ class TrainState:
             config.check_sharding()
         if config.parameters == "bfloat16":
             store_in_bfloat16(model)
+        compressed = config.compression.rank > 0  # gradients are reduced after the backward pass
         # copied before the model is sharded: sharded modules cannot be copied
         unsharded = None if mesh is None else copy_without_weights(model)
         if mesh is None:
-            self.parallel_model = distributed.wrap_ddp(model)  # the model to be called in training
+            # the model to be called in training
+            self.parallel_model = distributed.wrap_ddp(model, average_gradients=not compressed)
         else:
-            self.parallel_model = shard(model, mesh_of_backward(mesh, compressed=config.compression.rank > 0))
+            self.parallel_model = shard(model, mesh_of_backward(mesh, compressed))
         self.ema = EMA(model, config.ema, unsharded)
         self.plateau = ReduceOnPlateau(config.optimizer.plateau, device)
         # bfloat16 weights need matrix products in bfloat16

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from random_tokens_stage import RandomTokensStage
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from dalle import distributed
 from dalle.models.transformer.model import TransformerConfig
 from dalle.planning.cards import find_card
 from dalle.planning.plan import Planner
@@ -32,13 +34,19 @@ MODEL = TransformerConfig(  # with the attention that is planned, that of GPUs
 )
 
 
-def planned_and_measured(**changes: Any) -> tuple[int, int]:
-    """Return the planned peak of training with changed settings, and that of two updates by the training loop."""
+def planned_and_measured(ranks: int = 1, **changes: Any) -> tuple[int, int]:
+    """Return the planned peak of training with changed settings, and that of two updates by the training loop.
+
+    ranks: planned ones, if there are several, with as many images each. The measured one is alone in its process group.
+    """
     config = TransformerStageConfig(
         model=MODEL, steps=2, batch_size=8, precision="float32", ema=EMAConfig(0.9), save_every=0, log_every=0
     )
     config = replace(config, **changes)
-    planned = Planner(128, 1, find_card("h100")).plan(config, "ddp").memory.peak
+    of_all = replace(config, batch_size=ranks * config.batch_size)
+    planned = Planner(128, ranks, find_card("h100")).plan(of_all, "ddp").memory.peak
+    if ranks > 1:
+        init_process_group()
     stage = RandomTokensStage(config)
     model = sum(each.nbytes for each in (*stage.model.parameters(), *stage.model.buffers()))
     with (
@@ -46,7 +54,26 @@ def planned_and_measured(**changes: Any) -> tuple[int, int]:
         profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run,
     ):
         train(stage, config, Run(Path(folder), {"stage": {"steps": config.steps}}))
+    distributed.destroy_process_group()
     return planned, model + peak_of(run)
+
+
+def init_process_group() -> None:
+    """Initialise a process group of this process alone."""
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+
+
+def peak_of_ddp(model: nn.Module, batch: torch.Tensor) -> int:
+    """Return the largest memory of DDP's buckets, gradients and activations in three backward passes of `model`."""
+    init_process_group()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:
+        wrapped = distributed.wrap_ddp(model)
+        for _ in range(3):
+            model.zero_grad(set_to_none=True)
+            wrapped(batch).sum().backward()
+    del wrapped
+    distributed.destroy_process_group()
+    return peak_of(run)
 
 
 def peak_of_update(model: nn.Module, optimizer: OptimizerConfig) -> int:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from measure_peak import peak_of_update, planned_and_measured
+from measure_peak import MODEL, peak_of_ddp, peak_of_update, planned_and_measured
 from torch import nn
 
 from dalle.cli.config import compose
@@ -26,6 +26,7 @@ SMALL = TransformerConfig(
 )
 H100 = CARDS["h100"]
 MUON = OptimizerConfig(kind="muon")
+WIDE = {"model": replace(MODEL, width=512), "batch_size": 1}  # weights need more than activations
 STAGE = TransformerStageConfig(model=SMALL, batch_size=64, steps=1000, precision="float32")
 
 
@@ -40,8 +41,15 @@ STAGE = TransformerStageConfig(model=SMALL, batch_size=64, steps=1000, precision
         {"precision": "bfloat16"},
         {"precision": "bfloat16", "parameters": "bfloat16", "ema": EMAConfig(0.0)},
         {"optimizer": OptimizerConfig(kind="muon")},
+        WIDE | {"ranks": 2},
+        WIDE | {"ranks": 2, "accumulate": 2, "batch_size": 2},
+        WIDE | {"ranks": 2, "compression": CompressionConfig(rank=128)},
+        WIDE | {"ranks": 2, "compression": CompressionConfig(rank=128, precision="paper16")},
     ],
-    ids=["float32", "recompute", "recompute half", "accumulate", "bfloat16", "bfloat16 parameters", "muon"],
+    ids=[
+        *("float32", "recompute", "recompute half", "accumulate", "bfloat16", "bfloat16 parameters", "muon"),
+        *("two ranks", "two ranks accumulate", "compressed", "compressed in 16 bits"),
+    ],
 )
 def test_planned_memory_is_within_a_tenth_of_the_measured_peak(changes):
     planned, measured = planned_and_measured(**changes)
@@ -68,6 +76,12 @@ def test_temporary_tensors_of_an_update_do_not_grow_with_the_number_of_parameter
         model.to(getattr(torch, parameters))
         planned = update_bytes(model, config)
         assert peak_of_update(model, optimizer) == pytest.approx(planned, rel=0.03, abs=1000)
+
+
+def test_ddp_keeps_one_copy_of_the_gradients():
+    model = nn.Sequential(*[nn.Linear(256, 256, bias=False) for _ in range(16)])
+    weights = sum(each.nbytes for each in model.parameters())
+    assert peak_of_ddp(model, torch.ones(1, 256)) < 1.2 * weights
 
 
 def plan_of(stage, world, mode="ddp", image_size=32):

@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from dalle import distributed
 from dalle.models.transformer.model import Transformer, TransformerConfig
+from dalle.training import all_reduce_16bit
 from dalle.training.all_reduce_16bit import all_reduce_sum_encoded
 from dalle.training.float_formats import FLOAT_1_6_9
 from dalle.training.powersgd import CompressionConfig, MatrixPartition, PowerSGD, compression_rate, partitions
@@ -222,6 +223,19 @@ def test_a_save_needs_the_memory_of_its_tensors_only():
     assert peak_of(run) < held + 1.3 * saved
 
 
+def test_16_bit_factors_are_encoded_and_decoded_in_parts(monkeypatch):
+    monkeypatch.setattr(all_reduce_16bit, "MAX_DECODED", 2**12)
+    factors = [torch.randn(64, 64) for _ in range(64)]
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    try:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:
+            sums = all_reduce_sum_encoded(factors, FLOAT_1_6_9)
+    finally:
+        dist.destroy_process_group()
+    assert all(total.equal(FLOAT_1_6_9.round(each)) for total, each in zip(sums, factors, strict=True))
+    assert peak_of(run) < 3 * sum(each.nbytes for each in factors)  # all at once need 12 times as much
+
+
 PAPER16 = CompressionConfig(rank=2, blocks=1, precision="paper16")
 
 
@@ -319,6 +333,7 @@ def reduce_on_a_rank(folder: Path) -> None:
     reducer.reduce(4)
     written["bad"] = model.weight.grad.clone()
     odd = [torch.arange(5.0) + rank, torch.tensor([100.0, torch.nan])]
+    all_reduce_16bit.MAX_DECODED = 6  # two numbers of each rank at a time
     written["sum"], written["clamped"] = all_reduce_sum_encoded(odd, FLOAT_1_6_9)
     save_file({name: each.contiguous() for name, each in written.items()}, folder / f"{rank}.safetensors")
 
