@@ -20,7 +20,7 @@ from dalle.models.transformer.model import Transformer, TransformerConfig
 from dalle.sampling.decode import generate
 from dalle.sampling.parallel_decode import DecodingCount
 from dalle.sampling.pipeline import DALLE
-from dalle.sampling.sampling_config import GUESS_NAMES, DecodingConfig
+from dalle.sampling.sampling_config import GUESS_NAMES, DecodingConfig, SamplingConfig
 
 CAPTIONS = [
     *("a red apple, 3D render", "a green umbrella", "a cat, line drawing", "two houses"),
@@ -121,7 +121,7 @@ def main() -> None:
     else:
         dalle = DALLE.load(arguments.checkpoint)
         model, ids = dalle.transformer, dalle.tokenize(CAPTIONS[: arguments.captions])
-        sampling = dalle.with_defaults(DecodingConfig())
+        sampling = dalle.resolve(SamplingConfig())
     rows: list[Row] = []
     columns = ("precision, batch", "decoding, window", "tokens per pass", "images/s", "times sequential", "same images")
     print("|", " | ".join(columns), "| ties, other differences |")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dalle.cli.sample_messages import print_decoding, stop_message
 from dalle.models.transformer.model import Transformer
-from dalle.sampling import pipeline
+from dalle.sampling import decoding_choice, pipeline
 from dalle.sampling.batch_size import choose_batch_size, format_bytes
 from dalle.sampling.command_config import SampleCommandConfig
 from dalle.sampling.image_record import read_record
@@ -83,7 +83,9 @@ def test_limited_memory_is_reported_and_sampled_in_chunks(checkpoints, run_comma
 def test_batch_size_is_chosen_once_and_recorded_in_16_bits(checkpoints, run_command, tmp_path, monkeypatch):
     """Less memory is free later, and rounding depends on the batch."""
     chosen = []
-    monkeypatch.setattr(pipeline, "choose_batch_size", lambda *a: chosen.append(choose_batch_size(*a)) or chosen[-1])
+    monkeypatch.setattr(
+        decoding_choice, "choose_batch_size", lambda *a: chosen.append(choose_batch_size(*a)) or chosen[-1]
+    )
     needs = decoding_memory(Transformer.load(checkpoints / "transformer"), recompute_kv=True)
     options = ["caption=a red circle", "candidates=8", "keep=1", "precision=bfloat16", "out=drawn"]
     memory = (needs.caption + 3.5 * needs.candidate) / 10**9

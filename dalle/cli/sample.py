@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,13 @@ from dalle.sampling.novelty import Novelty
 from dalle.sampling.output_writer import OutputWriter, new_folder, slug, writable_folder
 from dalle.sampling.parallel_decode import DecodingCount, recorded_settings
 from dalle.sampling.pipeline import DALLE
-from dalle.sampling.sampling_config import UNRANKED
+from dalle.sampling.sampling_config import SPEED_SETTINGS, UNRANKED
 from dalle.signals import Interrupted, StopRequest
 
 # settings that images do not depend on, and paths that are valid on this machine only
 NOT_RECORDED = {
-    *("caption", "captions", "captions_file", "caption_policy", "sign", "out", "memory"),
-    *("batch_size", "decoding", "window", "guess"),  # added by `metadata` if images depend on them
+    *("caption", "captions", "captions_file", "caption_policy", "sign", "out"),
+    *SPEED_SETTINGS,  # some are added by `metadata` if images depend on them
 }
 
 
@@ -51,17 +51,15 @@ def main(config: SampleCommandConfig) -> None:
     device = distributed.init_process_group(config.device, config.deterministic)
     dalle = DALLE.load(config.checkpoint, device, config.dvae, config.clip, config.precision, config.decoder)
     canvas = build_canvas(config, dalle.encode_image)
-    config = dalle.with_defaults(config, canvas)
-    choice = dalle.choose_decoding(len(captions), config)
+    config = dalle.resolve(config, canvas)
     components = find_components(config.checkpoint, config.dvae, config.clip, config.decoder)
 
     print_unknown_words(dalle, captions)
+    choice = dalle.choose_decoding(len(captions), config)  # once, since less memory is free later
     if config.decoding == "auto":
         print(f"decoding  {choice.decoding}: {choice.reason}")
     config = choice.apply(config)
-    # chosen once, since less memory is free later
-    batch_size = None if config.batch_size else dalle.choose_batch_size(len(captions), config)
-    print_memory(dalle, batch_size, config)
+    print_memory(dalle, choice.batch_size, config)
     attention = AttentionGridWriter(dalle, config.attention_layer) if config.attention else None
     novelty = Novelty.of_checkpoint(components, dalle.dvae, dalle.clip) if config.novelty else None
     count, begin = DecodingCount(), time.perf_counter()
@@ -74,11 +72,7 @@ def main(config: SampleCommandConfig) -> None:
             config.candidates,
             config.seed,
             metadata(
-                replace(config, batch_size=config.batch_size if batch_size is None else batch_size.images),
-                components,
-                dalle.precision,
-                recompute_kv=batch_size is not None and batch_size.memory.recompute_kv,
-                ranked=config.rerank != "clip" or dalle.clip is not None,
+                config, components, dalle.precision, recompute_kv=choice.recompute_kv, ranked=dalle.can_rank(config)
             ),
             signer,
         ) as writer,
@@ -90,7 +84,7 @@ def main(config: SampleCommandConfig) -> None:
             candidate_offset=config.candidate_offset,
             stop=lambda: stop_request.signum != 0,
             count=count,
-            batch_size=batch_size,
+            decoding_choice=choice,
         ):
             writer.add(result, novelty.compare(result) if novelty else None)
             if attention:

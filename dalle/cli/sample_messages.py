@@ -34,7 +34,7 @@ def _nearest(word: str, known: Collection[str]) -> str:
 def print_memory(dalle: DALLE, batch_size: BatchSize | None, config: SampleCommandConfig) -> None:
     """Print the cache size per candidate, and the batch size if memory does not fit all candidates.
 
-    batch_size: chosen by `DALLE.choose_batch_size`; None: that of `config`.
+    batch_size: chosen by `DALLE.choose_decoding`; None: that of `config`.
     """
     if batch_size is not None:
         memory = batch_size.memory

@@ -4,19 +4,18 @@ from dataclasses import asdict
 from hashlib import sha256
 from typing import Any
 
-from dalle.evaluation.evaluate_config import EvaluateConfig
 from dalle.sampling.parallel_decode import recorded_settings
 from dalle.sampling.pipeline import DALLE
+from dalle.sampling.sampling_config import SamplingConfig
 
 LOGITS_PROCESSORS = ("top_k", "top_p", "min_p")
 
 
-def decoding_settings(dalle: DALLE, config: EvaluateConfig) -> dict[str, Any]:
-    """Return the settings that determine the candidates of a caption.
+def decoding_settings(dalle: DALLE, config: SamplingConfig) -> dict[str, Any]:
+    """Return the settings of a resolved config that determine the candidates of a caption.
 
     Logits processors, the diffusion decoder's steps and parallel decoding are listed only where images depend on them.
     """
-    config = dalle.with_defaults(config)
     processors = {name: getattr(config, name) for name in LOGITS_PROCESSORS if getattr(config, name) is not None}
     settings = {"seed": config.seed, "temperature": config.temperature, **processors, "guidance": config.guidance}
     parallel = recorded_settings(config, dalle.precision)
@@ -24,16 +23,15 @@ def decoding_settings(dalle: DALLE, config: EvaluateConfig) -> dict[str, Any]:
     return {**settings, "precision": str(dalle.precision), **decoder, **parallel}
 
 
-def rerank_settings(dalle: DALLE, config: EvaluateConfig) -> dict[str, Any]:
-    """Return the settings that determine the ranking of candidates: scores, their weights and reference images."""
-    config = dalle.with_defaults(config)
+def rerank_settings(config: SamplingConfig) -> dict[str, Any]:
+    """Return the settings of a resolved config that determine the ranking: scores, weights and reference captions."""
     weights, references = asdict(config.rerank_weights), list(config.rerank_references)
     return {"by": config.rerank, "weights": weights, "references": references}
 
 
-def sampling_settings(dalle: DALLE, config: EvaluateConfig, candidates: int) -> dict[str, Any]:
-    """Return the settings that determine the candidates of each caption and their ranking."""
-    return {"candidates": candidates, **decoding_settings(dalle, config), "rerank": rerank_settings(dalle, config)}
+def sampling_settings(dalle: DALLE, config: SamplingConfig) -> dict[str, Any]:
+    """Return the settings of a resolved config that determine the candidates of each caption and their ranking."""
+    return {"candidates": config.candidates, **decoding_settings(dalle, config), "rerank": rerank_settings(config)}
 
 
 def captions_digest(captions: list[str]) -> str:

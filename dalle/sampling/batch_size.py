@@ -30,7 +30,7 @@ def choose_batch_size(
 ) -> BatchSize:
     """Choose the batch size for `config.candidates` images of each caption within `config.memory`.
 
-    config: with a decoding method and window that `choose_decoding` has chosen: parallel decoding takes more memory.
+    config: with a decoding method and window that `choose_method` has chosen: parallel decoding takes more memory.
     precision: of the linear layers, see `dalle.sampling.decode.sample_batches`.
 
     Raises:

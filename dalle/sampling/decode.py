@@ -12,7 +12,7 @@ from dalle.models.cpu_linear import pack_linear_layers
 from dalle.models.transformer.model import Transformer
 from dalle.precision import without_autocast
 from dalle.sampling.cuda_graphs import decoding_step
-from dalle.sampling.decoding_choice import choose_decoding
+from dalle.sampling.decoding_choice import choose_method
 from dalle.sampling.guidance import append_unconditional, apply_guidance, empty_caption
 from dalle.sampling.gumbel_noise import candidate_noise_keys, gumbel_noise
 from dalle.sampling.logits_processors import process_logits
@@ -139,7 +139,7 @@ class DecodingSession:
         self.recompute_kv = recompute_kv
         self.batch_size = BATCH_SIZE if config.batch_size is None else config.batch_size
         self.device = model.image_head.weight.device
-        choice = choose_decoding(config, images, model.sequence.image_positions, self.device, precision)
+        choice = choose_method(config, images, model.sequence.image_positions, self.device, precision)
         self.config = config = choice.apply(config)
         self.window = choice.window if choice.decoding == "parallel" else None  # None: sequential decoding
         if self.window is not None and recompute_kv:

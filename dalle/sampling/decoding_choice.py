@@ -1,7 +1,8 @@
-"""Choice of the decoding method for `decoding=auto`, and of its window, from recorded figures, never from timing.
+"""Choice of how images are decoded: the method for `decoding=auto`, the window of its passes, and the batch size.
 
 Parallel decoding is faster if a pass keeps more tokens than it costs sequential steps. Both figures were recorded with
-`benchmarks/parallel_decoding.py`. A choice from them is the same in every run on a machine of the same kind.
+`benchmarks/parallel_decoding.py`, and method and window follow from them, never from timing. So they are the same in
+every run on a machine of the same kind, unless the free memory, which limits the batch size, is too little for them.
 """
 
 from dataclasses import replace
@@ -9,7 +10,9 @@ from typing import NamedTuple, TypeVar
 
 import torch
 
-from dalle.sampling.sampling_config import DecodingConfig
+from dalle.models.transformer.model import Transformer
+from dalle.sampling.batch_size import BatchSize, all_images_fit, choose_batch_size
+from dalle.sampling.sampling_config import DecodingConfig, SamplingConfig
 
 Config = TypeVar("Config", bound=DecodingConfig)
 
@@ -26,18 +29,45 @@ MIN_GAIN = 1.2  # parallel decoding is chosen if the figures promise this speed 
 
 
 class DecodingChoice(NamedTuple):
-    """Decoding method with the window of its passes, and the reason for it in a few words."""
+    """Decoding method with the window of its passes, the reason for it in a few words, and the batch size."""
 
     decoding: str  # sequential | parallel
     window: int | None  # tokens that a pass verifies; a set window is kept, None: sequential
     reason: str
+    batch_size: BatchSize | None = None  # what memory allows; None: that of the config
+
+    @property
+    def recompute_kv(self) -> bool:
+        """True if keys and values are computed again at each step, to save memory."""
+        return self.batch_size is not None and self.batch_size.memory.recompute_kv
 
     def apply(self, config: Config) -> Config:
-        """Return `config` with this method and window."""
-        return replace(config, decoding=self.decoding, window=self.window)
+        """Return `config` with this method, window and batch size."""
+        batch_size = config.batch_size if self.batch_size is None else self.batch_size.images
+        return replace(config, decoding=self.decoding, window=self.window, batch_size=batch_size)
 
 
 def choose_decoding(
+    model: Transformer, captions: int, config: SamplingConfig, precision: torch.dtype
+) -> DecodingChoice:
+    """Choose how `config.candidates` images of each caption are decoded, for the memory that is free now.
+
+    precision: number format of decoding.
+
+    Raises:
+        ValueError: one image does not fit into memory.
+    """
+    device, positions = model.image_head.weight.device, model.sequence.image_positions
+    choice = choose_method(config, captions * config.candidates, positions, device, precision)
+    if config.batch_size is not None:
+        return choice
+    parallel_by_choice = config.decoding == "auto" and choice.decoding == "parallel"
+    if parallel_by_choice and not all_images_fit(model, captions, choice.apply(config), precision):
+        choice = _sequential(config, "the larger caches of parallel decoding do not fit into memory")
+    return choice._replace(batch_size=choose_batch_size(model, captions, choice.apply(config), precision))
+
+
+def choose_method(
     config: DecodingConfig, images: int, positions: int, device: torch.device, precision: torch.dtype
 ) -> DecodingChoice:
     """Choose the decoding method and its window: those of `config`, or what recorded figures expect to be fastest.

@@ -1,7 +1,6 @@
 """Text-to-image pipeline: tokenizer, transformer, CLIP reranking (Sec. 2.6) and decoding of the kept images."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from dalle.models.decoder.model import DiffusionDecoder
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.models.transformer.model import Transformer
 from dalle.sampling import decode, inpainting
-from dalle.sampling.batch_size import BatchSize, all_images_fit, choose_batch_size
 from dalle.sampling.canvas import Canvas, EncodedImage, encode_image
 from dalle.sampling.components import check_components, find_components, load_components
 from dalle.sampling.decoding_choice import DecodingChoice, choose_decoding
@@ -23,7 +21,7 @@ from dalle.sampling.parallel_decode import DecodingCount
 from dalle.sampling.progress_bar import SamplingProgress, SamplingStopped
 from dalle.sampling.rerank import Reranker, Scorer, build_reranker, reference_captions
 from dalle.sampling.results import Result, SelectBest
-from dalle.sampling.sampling_config import Config, DecodingConfig, RerankConfig, SamplingConfig
+from dalle.sampling.sampling_config import Config, DecodingConfig, RerankConfig, SamplingConfig, with_overrides
 from dalle.sampling.sampling_defaults import SamplingDefaults
 from dalle.tokenizer import CaptionTokenizer, words_of
 
@@ -128,7 +126,7 @@ class DALLE:
             ValueError: an empty or too long caption, a setting out of its range, or guidance with a transformer that
                 was trained without empty captions.
         """
-        config = _changed(config, settings, other_names=("canvas", "candidate_offset", "progress"))
+        config = with_overrides(config, settings, other_names=("canvas", "candidate_offset", "progress"))
         (result,) = self.stream([caption], config, canvas=canvas, candidate_offset=candidate_offset, progress=progress)
         return result
 
@@ -144,7 +142,7 @@ class DALLE:
         **settings: Any,
     ) -> list[Result]:
         """Call `generate` for several captions, which share batches. See `stream` for the options."""
-        config = _changed(config, settings, other_names=("canvas", "candidate_offset", "truncate", "progress"))
+        config = with_overrides(config, settings, other_names=("canvas", "candidate_offset", "truncate", "progress"))
         return list(
             self.stream(
                 captions, config, canvas=canvas, candidate_offset=candidate_offset, truncate=truncate, progress=progress
@@ -163,7 +161,7 @@ class DALLE:
         stop: Callable[[], bool] = lambda: False,
         on_tokens: decode.OnTokens | None = None,
         count: DecodingCount | None = None,
-        batch_size: BatchSize | None = None,
+        decoding_choice: DecodingChoice | None = None,
     ) -> Iterator[Result]:
         """Yield the result of each caption as soon as its candidates are sampled, without keeping earlier results.
 
@@ -173,28 +171,22 @@ class DALLE:
             caption, if any, are ranked and yielded last.
         on_tokens: shows the images while they are sampled, see `dalle.sampling.decode.OnTokens`.
         count: the images, tokens and passes of parallel decoding are added to it.
-        batch_size: what `choose_batch_size` returned before; None: `config.batch_size`, or chosen now.
+        decoding_choice: what `choose_decoding` returned before; None: it is called now.
         """
         if not captions:
             return
-        config = self.with_defaults(config, canvas)
-        if isinstance(canvas, Canvas):
-            canvas.require_model_grid(self.transformer.sequence.grid, config.options_on_model_grid)
-        config = self.choose_decoding(len(captions), config).apply(config)
+        config = self.resolve(config, canvas)
+        choice = decoding_choice or self.choose_decoding(len(captions), config)
+        config = choice.apply(config)
         ids = self.tokenize(captions, truncate)
         select_best = SelectBest(self.dvae, config, self.reranker(ids, config), canvas, self.image_decoder(config))
         offsets = [candidate_offset] * len(captions) if isinstance(candidate_offset, int) else candidate_offset
-        recompute_kv = False
-        if batch_size is None and config.batch_size is None:
-            batch_size = self.choose_batch_size(len(captions), config)
-        if batch_size is not None:
-            config, recompute_kv = replace(config, batch_size=batch_size.images), batch_size.memory.recompute_kv
         finished: list[Tensor] = []  # finished candidates of the current caption
         current = 0  # index of the current caption
         with SamplingProgress(len(captions) * config.candidates, progress, stop) as advance:
             options = {
                 "candidate_offset": offsets,
-                "recompute_kv": recompute_kv,
+                "recompute_kv": choice.recompute_kv,
                 "on_progress": advance,
                 "on_tokens": on_tokens,
                 "count": count,
@@ -210,42 +202,31 @@ class DALLE:
                 if finished:
                     yield select_best(captions[current], ids[current], torch.cat(finished), offsets[current])
 
-    def choose_batch_size(self, captions: int, config: SamplingConfig) -> BatchSize:
-        """Choose the number of images that `stream` decodes at a time.
+    def resolve(self, config: Config, canvas: Canvas | Tensor | None = None) -> Config:
+        """Return `config` with the checkpoint's guidance, temperature and score for ranking where it sets none.
+
+        The first step of sampling, and of whatever prints or records settings. Resolving again changes nothing.
+
+        canvas: the canvas that images are sampled on, if any.
+
+        Raises:
+            ValueError: settings that do not fit the models, see `SamplingDefaults.resolve`, or the size of the canvas.
+        """
+        grid = self.transformer.sequence.grid
+        tokens = canvas.tokens if isinstance(canvas, Canvas) else canvas
+        larger = tokens is not None and tokens.shape[-2:] != (grid, grid)
+        config = self.defaults.resolve(config, self.clip is not None, larger)
+        if isinstance(canvas, Canvas):
+            canvas.require_model_grid(grid, config.options_on_model_grid)
+        return config
+
+    def choose_decoding(self, captions: int, config: SamplingConfig) -> DecodingChoice:
+        """Choose decoding method, window and batch size for that many captions and a resolved config.
 
         Raises:
             ValueError: one image does not fit into memory.
         """
-        config = self.choose_decoding(captions, config).apply(config)
-        return choose_batch_size(self.transformer, captions, self.with_defaults(config), self.precision)
-
-    def choose_decoding(self, captions: int, config: SamplingConfig) -> DecodingChoice:
-        """Choose the decoding method and its window for `config.candidates` images of each caption, before sampling."""
-        config, model = self.with_defaults(config), self.transformer
-        device, positions = model.image_head.weight.device, model.sequence.image_positions
-        choice = choose_decoding(config, captions * config.candidates, positions, device, self.precision)
-        chosen = config.decoding == "auto" and choice.decoding == "parallel" and config.batch_size is None
-        if chosen and not all_images_fit(model, captions, choice.apply(config), self.precision):
-            reason = "the larger caches of parallel decoding do not fit into memory"
-            return DecodingChoice("sequential", config.window, reason)
-        return choice
-
-    def with_defaults(self, config: Config, canvas: Canvas | Tensor | None = None) -> Config:
-        """Return `config` with the checkpoint's guidance scale, temperature and score for ranking where it sets none.
-
-        canvas: that images are sampled on, see `default_rerank`.
-
-        Raises:
-            ValueError: guidance with a transformer that was trained without empty captions.
-        """
-        return self.defaults.complete(config, self.default_rerank(canvas))
-
-    def default_rerank(self, canvas: Canvas | Tensor | None = None) -> str:
-        """Return the default score for ranking images on `canvas`, see `SamplingDefaults.rerank_score`."""
-        tokens = canvas.tokens if isinstance(canvas, Canvas) else canvas
-        grid = self.transformer.sequence.grid
-        larger = tokens is not None and tokens.shape[-2:] != (grid, grid)
-        return self.defaults.rerank_score(self.clip is not None, larger)
+        return choose_decoding(self.transformer, captions, config, self.precision)
 
     def tokenize(self, captions: Sequence[str], truncate: bool = False) -> Tensor:
         """Encode captions as the transformer's text input: (captions, T) int64.
@@ -281,15 +262,16 @@ class DALLE:
         """Crop, scale and encode an image of any size and mode for `dalle.sampling.edits`."""
         return encode_image(image, self.dvae, self.transformer.sequence.grid)
 
-    def reranker(self, captions: Tensor, config: RerankConfig = DEFAULTS) -> Reranker | None:
-        """Build the reranker of (captions, T). Returns None if `config` asks for CLIP only and no CLIP is loaded.
+    def can_rank(self, config: RerankConfig) -> bool:
+        """Return True if the score of a resolved config can rank images: CLIP's only if a CLIP is loaded."""
+        return config.rerank != "clip" or self.clip is not None
 
-        config: without `rerank`, the default for images of the model's size is used.
+    def reranker(self, captions: Tensor, config: RerankConfig) -> Reranker | None:
+        """Build the reranker of (captions, T) for a resolved config. Returns None if it cannot rank.
 
         Raises:
-            ValueError: a component or the reference captions that it needs are missing.
+            ValueError: caption_likelihood has no caption to compare with.
         """
-        config = config if config.rerank else replace(config, rerank=self.default_rerank())
         references = None
         if "caption_likelihood" in config.score_weights:
             given = self.tokenize(config.rerank_references, truncate=True) if config.rerank_references else None
@@ -303,6 +285,7 @@ class DALLE:
     ) -> Iterator[decode.SampledBatch]:
         """Sample image tokens for (captions, T) ids, one batch at a time, without ranking or decoding them.
 
+        config: a resolved one.
         options: of `dalle.sampling.decode.sample_batches`, such as candidate_offset, on_progress and on_tokens.
         """
         options.setdefault("precision", self.precision)
@@ -311,13 +294,3 @@ class DALLE:
                 self.transformer, ids, config.candidates, config, canvas=canvas, **options
             )
         return decode.sample_batches(self.transformer, ids, config.candidates, config, canvas=canvas, **options)
-
-
-def _changed(config: SamplingConfig, settings: Mapping[str, Any], other_names: Sequence[str]) -> SamplingConfig:
-    """Return `config` with the values in `settings`.
-
-    Raises TypeError if `config` is not a SamplingConfig, or for an unknown setting, as `with_overrides` does.
-    """
-    if not isinstance(config, SamplingConfig):
-        raise TypeError(f"config must be a SamplingConfig, not {config!r}; give settings by name, as candidates=64")
-    return config.with_overrides(settings, other_names)

@@ -131,23 +131,17 @@ def build_reranker(
 ) -> Reranker | None:
     """Build the reranker that `config` describes. Returns None if it asks for CLIP only and there is no CLIP.
 
+    config: one that `SamplingDefaults.resolve` has checked.
     references: (r, T), from `reference_captions`; needed for caption_likelihood.
-
-    Raises:
-        ValueError: a mixture with CLIP, and there is no CLIP.
     """
     weights = config.score_weights
+    if clip is None and list(weights) == ["clip"]:
+        return None
     score_functions: dict[str, ScoreFunction] = {"image_likelihood": ImageLogLikelihood(model)}
     if references is not None:
         score_functions["caption_likelihood"] = PointwiseMutualInformation(model, references)
     if clip is not None:
         score_functions["clip"] = CLIPSimilarity(clip)
-    elif list(weights) == ["clip"]:
-        return None
-    elif "clip" in weights:
-        raise ValueError(
-            "rerank=mixture needs a CLIP for rerank_weights.clip, and there is none; give clip=<folder>, or set it to 0"
-        )
     return Reranker({name: score_functions[name] for name in weights}, weights)
 
 

@@ -18,13 +18,15 @@ UNRANKED = "none"  # in records: the score of images that nothing ranked
 # scores that a checkpoint may rank by if none is set; caption_likelihood may need references of the user's
 DEFAULT_SCORES = ("clip", "image_likelihood", MIXTURE)
 DECODING = ("sequential", "parallel", "auto")
+# settings for speed and memory only, on which images do not depend in float32
+SPEED_SETTINGS = ("batch_size", "decoding", "window", "guess", "memory")
 GUESS_NAMES = ("above", "left", "noise", "counts")  # of `dalle.sampling.token_guesses.GUESSES`
 GB = 10**9
 # ranges that keep the logits finite in 16 bits too; beyond them nothing changes that can be seen
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.001, 100.0
 HIGHEST_GUIDANCE = 100.0
 
-Config = TypeVar("Config", bound="DecodingConfig")
+Config = TypeVar("Config", bound="SamplingConfig")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,23 +163,28 @@ class SamplingConfig(RerankConfig, DecodingConfig):
             )
         memory_limit(self.memory)
 
-    def with_overrides(self: Config, settings: Mapping[str, Any], other_names: Sequence[str] = ()) -> Config:
-        """Return a copy with some settings changed.
 
-        settings: new values by field name.
-        other_names: names of the caller's other arguments, suggested for a misspelt name.
+def with_overrides(
+    config: SamplingConfig, settings: Mapping[str, Any], other_names: Sequence[str] = ()
+) -> SamplingConfig:
+    """Return a copy of `config` with some settings changed.
 
-        Raises:
-            TypeError: an unknown setting; the message suggests the nearest one.
-        """
-        names = [each.name for each in fields(self)]
-        for unknown in (name for name in settings if name not in names):
-            nearest = get_close_matches(unknown, [*names, *other_names], n=1)
-            raise TypeError(
-                f"unknown sampling setting {unknown}; "
-                + (f"did you mean {nearest[0]}?" if nearest else f"choose one of {', '.join([*names, *other_names])}")
-            )
-        return replace(self, **settings)
+    settings: new values by field name.
+    other_names: names of the caller's other arguments, suggested for a misspelt name.
+
+    Raises:
+        TypeError: `config` is not a SamplingConfig, or an unknown setting; the message suggests the nearest one.
+    """
+    if not isinstance(config, SamplingConfig):
+        raise TypeError(f"config must be a SamplingConfig, not {config!r}; give settings by name, as candidates=64")
+    names = [each.name for each in fields(config)]
+    for unknown in (name for name in settings if name not in names):
+        nearest = get_close_matches(unknown, [*names, *other_names], n=1)
+        raise TypeError(
+            f"unknown sampling setting {unknown}; "
+            + (f"did you mean {nearest[0]}?" if nearest else f"choose one of {', '.join([*names, *other_names])}")
+        )
+    return replace(config, **settings)
 
 
 def memory_limit(memory: str) -> int | None:

@@ -1,10 +1,10 @@
-"""Default sampling settings that a transformer checkpoint records, and how they complete a config."""
+"""Default sampling settings that a transformer checkpoint records, for what a config leaves open."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dalle.sampling.sampling_config import DEFAULT_SCORES, MIXTURE, Config, RerankConfig
+from dalle.sampling.sampling_config import DEFAULT_SCORES, MIXTURE, Config
 
 
 @dataclass(frozen=True)
@@ -33,28 +33,33 @@ class SamplingDefaults:
         names = ("caption_dropout", "guidance", "temperature", "rerank")
         return cls(**{name: meta[name] for name in names if name in meta})
 
-    def rerank_score(self, has_clip: bool, larger: bool = False) -> str:
-        """Return the default score for ranking, or clip where that cannot rank.
+    def resolve(self, config: Config, has_clip: bool, larger: bool = False) -> Config:
+        """Return `config` with guidance, temperature and the score for ranking where it sets none.
 
-        A mixture needs a CLIP, and the transformer does not score images that are `larger` than its own, as those of
-        outpaint.
-        """
-        return "clip" if larger or (self.rerank == MIXTURE and not has_clip) else self.rerank
+        The default score is clip where that of the checkpoint cannot rank: a mixture needs a CLIP, and the transformer
+        does not score images that are `larger` than its own, as those of outpaint.
 
-    def complete(self, config: Config, rerank: str) -> Config:
-        """Return `config` with guidance, temperature and `rerank` where it sets none.
+        has_clip: there is a CLIP to rank with.
 
         Raises:
-            ValueError: guidance with a transformer that was trained without empty captions.
+            ValueError: guidance with a transformer that was trained without empty captions, or a mixture with CLIP, and
+                there is no CLIP.
         """
-        guidance = self.guidance if config.guidance is None else config.guidance
-        if guidance != 1 and not self.caption_dropout:
+        clip_only = larger or (self.rerank == MIXTURE and not has_clip)
+        config = replace(
+            config,
+            guidance=self.guidance if config.guidance is None else config.guidance,
+            temperature=self.temperature if config.temperature is None else config.temperature,
+            rerank=config.rerank or ("clip" if clip_only else self.rerank),
+        )
+        if config.guided and not self.caption_dropout:
             raise ValueError(
-                f"guidance={guidance} needs a transformer that was trained with empty captions, and this one was "
-                "not: train one with stage.caption_dropout=0.1, or leave guidance at 1"
+                f"guidance={config.guidance} needs a transformer that was trained with empty captions, and this one "
+                "was not: train one with stage.caption_dropout=0.1, or leave guidance at 1"
             )
-        temperature = self.temperature if config.temperature is None else config.temperature
-        config = replace(config, guidance=guidance, temperature=temperature)
-        if isinstance(config, RerankConfig) and config.rerank is None:
-            config = replace(config, rerank=rerank)
+        if config.rerank == MIXTURE and "clip" in config.score_weights and not has_clip:
+            raise ValueError(
+                "rerank=mixture needs a CLIP for rerank_weights.clip, and there is none; give clip=<folder>, or set it "
+                "to 0"
+            )
         return config

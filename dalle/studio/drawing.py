@@ -9,21 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dalle.sampling.batch_size import choose_batch_size
 from dalle.sampling.output_writer import image_metadata
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.progress_bar import SamplingStopped
 from dalle.sampling.results import Result, SelectBest
-from dalle.sampling.sampling_config import SamplingConfig
+from dalle.sampling.sampling_config import SPEED_SETTINGS, UNRANKED, SamplingConfig
 from dalle.studio.edits import candidates_of
 from dalle.studio.jobs import Job
 from dalle.studio.previews import Previews
-from dalle.studio.requests import UNRANKED
 from dalle.studio.store import DrawnImage, Store
 
 FIRST_BATCHES = (1, 4)  # candidates of the first batches, so that something is finished soon
 BATCH_ON_CPU, BATCH_ON_GPU = 8, 64  # candidates of the others: a cancelled batch is lost
-# settings that do not change images, as sample.py drawing one token at a time
-NOT_RECORDED = ("memory", "batch_size", "decoding", "window", "guess")
 
 
 @dataclass(frozen=True)
@@ -36,8 +34,7 @@ class JobRunner:
 
     def __call__(self, job: Job) -> None:
         begin = time.monotonic()
-        request, dalle = job.request, self.dalle
-        config = dalle.with_defaults(request.sampling_config(), job.canvas)
+        request, config, dalle = job.request, job.config, self.dalle
         unknown = dalle.unknown_words([request.caption])
         job.events.append("started", {"candidates": config.candidates, "unknown_words": unknown})
         ids = dalle.tokenize([request.caption])
@@ -68,7 +65,7 @@ class JobRunner:
             raise SamplingStopped
 
         dalle, grid = self.dalle, self.dalle.transformer.sequence.grid
-        config = dalle.with_defaults(SamplingConfig(candidates=1, keep=1, batch_size=1, decoding="auto"))
+        config = dalle.resolve(SamplingConfig(candidates=1, keep=1, batch_size=1, decoding="auto"))
         with suppress(SamplingStopped):
             next(dalle.sample_batches(dalle.tokenize(["a"]), config, on_progress=stop))
         dalle.decode_images(torch.zeros(1, grid, grid, dtype=torch.int64))
@@ -80,7 +77,7 @@ class JobRunner:
             SamplingStopped: the job was cancelled.
         """
         dalle = self.dalle
-        chosen = dalle.choose_batch_size(1, config)
+        chosen = choose_batch_size(dalle.transformer, 1, config, dalle.precision)
         # parallel decoding shows the first candidate sooner; its caches take more memory
         config = replace(config, decoding="sequential" if chosen.memory.recompute_kv else "auto")
         on_cpu = dalle.transformer.image_head.weight.device.type == "cpu"
@@ -139,8 +136,8 @@ class JobRunner:
     def _drawn_images(self, job: Job, config: SamplingConfig, result: Result) -> list[DrawnImage]:
         """Return the images of a result with their records."""
         edit = job.request.edit and job.request.edit.model_dump(exclude={"image", "mask"})  # without the session's ids
-        settings = {name: value for name, value in asdict(config).items() if name not in NOT_RECORDED}
-        ranked = job.request.rerank != UNRANKED and (config.rerank != "clip" or self.dalle.clip is not None)
+        settings = {name: value for name, value in asdict(config).items() if name not in SPEED_SETTINGS}
+        ranked = job.request.rerank != UNRANKED and self.dalle.can_rank(config)
         settings |= {"rerank": config.rerank if ranked else UNRANKED, **self.recorded, "edit": edit}
         if not job.request.decoder:
             digests = {name: each for name, each in settings["digests"].items() if name != "decoder"}

@@ -11,7 +11,7 @@ from dalle.sampling.edits.outpaint import OutpaintConfig, outpaint
 from dalle.sampling.edits.variations import VariationsConfig, variations
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.sampling_config import SamplingConfig
-from dalle.studio.requests import UNRANKED, Complete, DrawRequest, Extend, Inpaint, Vary
+from dalle.studio.requests import Complete, DrawRequest, Extend, Inpaint, Vary
 from dalle.studio.store import Store
 
 
@@ -27,26 +27,22 @@ def build_canvas(request: DrawRequest, config: SamplingConfig, dalle: DALLE, sto
         return None
     image = store.find(edit.image).image
     original = dalle.encode_image(image)
-    grid = len(original.tokens)
     refined = edit.model_dump(include={"refinement_passes", "proposals"})
     match edit:
         case Inpaint():
             mask = _scale_mask(store.find(edit.mask).image, image)
-            canvas = inpaint(original, mask, InpaintConfig(**refined))
+            return inpaint(original, mask, InpaintConfig(**refined))
         case Extend():
-            added = {edit.direction: max(1, round(edit.amount * grid))}
-            canvas = outpaint(original, OutpaintConfig(**added, **refined))
+            added = {edit.direction: max(1, round(edit.amount * len(original.tokens)))}
+            return outpaint(original, OutpaintConfig(**added, **refined))
         case Vary():
             options = VariationsConfig(share=1 - edit.strength, **refined)
             try:
-                canvas = variations(original, options, config.candidates, config.seed)
+                return variations(original, options, config.candidates, config.seed)
             except ValueError as error:  # it names the share of tokens that are kept
                 raise ValueError(f"strength={edit.strength} draws none of the tokens anew, or all of them") from error
         case Complete():
-            canvas = complete(original, CompleteConfig(rows=edit.rows))
-    any_size = request.rerank in (None, "clip", UNRANKED)
-    canvas.require_model_grid(grid, [] if any_size else [f"rerank={request.rerank}"])
-    return canvas
+            return complete(original, CompleteConfig(rows=edit.rows))
 
 
 def candidates_of(canvas: Canvas | None, start: int, count: int) -> Canvas | None:

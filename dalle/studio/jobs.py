@@ -9,6 +9,7 @@ from threading import Condition, Thread
 
 from dalle.sampling.canvas import Canvas
 from dalle.sampling.progress_bar import SamplingStopped
+from dalle.sampling.sampling_config import SamplingConfig
 from dalle.studio.errors import ApiError
 from dalle.studio.events import EventLog
 from dalle.studio.requests import DrawRequest
@@ -21,6 +22,7 @@ class Job:
     """A drawing, from the queue to its last event."""
 
     request: DrawRequest
+    config: SamplingConfig  # of the request, resolved
     canvas: Canvas | None  # of its edit, for all candidates
     id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
     events: EventLog = field(default_factory=EventLog)

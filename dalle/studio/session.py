@@ -15,6 +15,7 @@ from dalle.sampling.caption_policy import CaptionPolicy
 from dalle.sampling.components import find_components
 from dalle.sampling.novelty import Novelty
 from dalle.sampling.pipeline import DALLE
+from dalle.sampling.sampling_config import UNRANKED, SamplingConfig
 from dalle.studio.config import StudioConfig
 from dalle.studio.drawing import JobRunner
 from dalle.studio.edits import build_canvas
@@ -22,7 +23,7 @@ from dalle.studio.errors import ApiError
 from dalle.studio.jobs import Job, JobQueue
 from dalle.studio.model_info import card_limits, example_captions
 from dalle.studio.previews import data_url
-from dalle.studio.requests import UNRANKED, DrawRequest
+from dalle.studio.requests import DrawRequest
 from dalle.studio.serial_executor import SerialExecutor
 from dalle.studio.store import BoundedStore, Store, StoredImage
 from dalle.studio.uploads import read_upload
@@ -75,7 +76,7 @@ class Session:
     def describe(self) -> dict[str, Any]:
         """Return what `GET /api/model` answers."""
         dalle, sequence = self.dalle, self.dalle.transformer.sequence
-        rerank = dalle.default_rerank()
+        defaults = dalle.resolve(SamplingConfig())
         return {
             "name": Path(self.config.checkpoint).name,
             "image_size": self.image_size,
@@ -83,9 +84,9 @@ class Session:
             "codes": dalle.dvae.vocabulary,
             "caption_tokens": sequence.caption_limit,
             "max_candidates": self.config.max_candidates,
-            "temperature": dalle.defaults.temperature,
-            "guidance": dalle.defaults.guidance,
-            "rerank": UNRANKED if rerank == "clip" and dalle.clip is None else rerank,
+            "temperature": defaults.temperature,
+            "guidance": defaults.guidance,
+            "rerank": defaults.rerank if dalle.can_rank(defaults) else UNRANKED,
             "examples": self.examples,
             "limits": self.limits,
             "has_clip": dalle.clip is not None,
@@ -128,13 +129,12 @@ class Session:
             raise ValueError("decoder: this studio has no diffusion decoder; start it with decoder=<folder>")
         if request.rerank == "caption_likelihood" and not self.scores_captions:
             raise ValueError("rerank=caption_likelihood needs a model that was trained with caption_dropout")
-        config = self.dalle.with_defaults(request.sampling_config())
-        ids = self.dalle.tokenize([request.caption])
-        if request.rerank != UNRANKED:
-            self.dalle.reranker(ids, config)
+        config = request.sampling_config()
+        self.dalle.tokenize([request.caption])
         if self.policy is not None:
             self.policy.check(request.caption)
-        job = Job(request, build_canvas(request, config, self.dalle, self.store))
+        canvas = build_canvas(request, config, self.dalle, self.store)
+        job = Job(request, self.dalle.resolve(config, canvas), canvas)
         return job, self.jobs.submit(job)
 
     def upload(self, data: bytes) -> dict[str, Any]:

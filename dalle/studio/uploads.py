@@ -10,8 +10,7 @@ from dalle.config_validation import config_from_json
 from dalle.data.image_file import decode_image
 from dalle.data.source import UnreadableRecord
 from dalle.sampling.image_record import read_record
-from dalle.sampling.sampling_config import SamplingConfig
-from dalle.studio.requests import UNRANKED
+from dalle.sampling.sampling_config import UNRANKED, SamplingConfig
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # detected by content; the declared type is ignored
 MAX_UPLOAD_BYTES = 20_000_000

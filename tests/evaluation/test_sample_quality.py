@@ -163,8 +163,9 @@ def test_a_resumed_run_ranks_as_an_uninterrupted_one(context, config, monkeypatc
 
 def test_references_are_only_set_where_captions_are_compared(context, config):
     dalle, captions = context.require_pipeline(), [f"caption {number % 30}" for number in range(60)]
-    assert sample_quality.with_references(dalle, config, captions) == config
-    given = replace(config, rerank="caption_likelihood", rerank_references=["a red circle"])
+    sampling = dalle.resolve(config.sampling(4))
+    assert sample_quality.with_references(dalle, sampling, captions) == sampling
+    given = replace(sampling, rerank="caption_likelihood", rerank_references=["a red circle"])
     assert sample_quality.with_references(dalle, given, captions) == given
     compared = sample_quality.with_references(dalle, replace(given, rerank_references=[]), captions[:1] + captions)
     assert compared.rerank_references == captions[:17]

@@ -9,7 +9,9 @@ from dalle.sampling.sampling_defaults import SamplingDefaults
 
 
 def test_settings_of_candidates_and_reranking(context, config):
-    assert sampling_settings(context.require_pipeline(), replace(config, seed=3, temperature=0.5), 16) == {
+    dalle = context.require_pipeline()
+    sampling = dalle.resolve(replace(config, seed=3, temperature=0.5).sampling(16))
+    assert sampling_settings(dalle, sampling) == {
         "candidates": 16,
         "seed": 3,
         "temperature": 0.5,
@@ -26,14 +28,15 @@ def test_settings_of_candidates_and_reranking(context, config):
 @pytest.mark.parametrize("processors", [{"top_k": 4}, {"top_p": 0.9, "min_p": 0.1}])
 def test_logits_processors_are_recorded_if_set(context, config, processors):
     dalle = context.require_pipeline()
-    default = decoding_settings(dalle, config)
-    assert decoding_settings(dalle, replace(config, **processors)) == {**default, **processors}
+    sampling = dalle.resolve(config.sampling(16))
+    default = decoding_settings(dalle, sampling)
+    assert decoding_settings(dalle, replace(sampling, **processors)) == {**default, **processors}
 
 
 @pytest.mark.parametrize(("given", "used"), [(None, "mixture"), ("clip", "clip"), ("image_likelihood",) * 2])
 def test_score_that_ranks_is_recorded(context, config, monkeypatch, given, used):
-    dalle = context.require_pipeline()
+    dalle, sampling = context.require_pipeline(), replace(config, rerank=given).sampling(16)
     monkeypatch.setattr(dalle, "defaults", SamplingDefaults(rerank="mixture"))
-    assert sampling_settings(dalle, replace(config, rerank=given), 16)["rerank"]["by"] == used
+    assert sampling_settings(dalle, dalle.resolve(sampling))["rerank"]["by"] == used
     monkeypatch.setattr(dalle, "clip", None)
-    assert sampling_settings(dalle, replace(config, rerank=given), 16)["rerank"]["by"] == (given or "clip")
+    assert sampling_settings(dalle, dalle.resolve(sampling))["rerank"]["by"] == (given or "clip")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dalle.sampling.decode import generate
-from dalle.sampling.decoding_choice import PASS_COST, TOKENS_PER_PASS, best_window, choose_decoding, expected_gain
+from dalle.sampling.decoding_choice import PASS_COST, TOKENS_PER_PASS, best_window, choose_method, expected_gain
 from dalle.sampling.memory import decoding_memory
 from dalle.sampling.parallel_decode import DecodingCount, recorded_settings
 from dalle.sampling.pipeline import DALLE
@@ -15,7 +15,7 @@ AUTO = DecodingConfig(decoding="auto")
 
 
 def chosen(config: DecodingConfig = AUTO, images: int = 1, positions: int = 256, **others) -> str:
-    return choose_decoding(
+    return choose_method(
         config, images, positions, others.get("device", CPU), others.get("precision", torch.float32)
     ).decoding
 
@@ -36,7 +36,7 @@ def test_auto_is_parallel_for_one_image_and_sequential_for_many():
 )
 def test_auto_is_sequential_where_images_or_speed_are_unsure(others, reason):
     values = {"positions": 256, "device": CPU, "precision": torch.float32} | others
-    choice = choose_decoding(replace(AUTO, window=8), 1, **values)
+    choice = choose_method(replace(AUTO, window=8), 1, **values)
     assert choice.decoding == "sequential" and reason in choice.reason
 
 
@@ -49,10 +49,10 @@ def test_auto_is_sequential_for_windows_without_figures(window):
 def test_the_window_is_that_of_the_largest_expected_gain_unless_it_is_set(decoding):
     config = replace(AUTO, decoding=decoding)
     for images in (1, 2):
-        choice = choose_decoding(config, images, 256, CPU, torch.float32)
+        choice = choose_method(config, images, 256, CPU, torch.float32)
         gains = {window: expected_gain(window, images) or 0 for window in TOKENS_PER_PASS}
         assert choice.apply(config).window == max(gains, key=lambda window: gains[window])
-        assert choose_decoding(replace(config, window=4), images, 256, CPU, torch.float32).window == 4
+        assert choose_method(replace(config, window=4), images, 256, CPU, torch.float32).window == 4
 
 
 @pytest.mark.parametrize(("sequences", "positions"), [(1, 3), (1, 9), (64, 256), (1000, 16)])

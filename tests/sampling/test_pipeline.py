@@ -12,6 +12,7 @@ from dalle.checkpoint import CheckpointError
 from dalle.models.dvae.model import DVAEConfig
 from dalle.sampling.memory import decoding_memory
 from dalle.sampling.sampling_config import SamplingConfig
+from dalle.sampling.sampling_defaults import SamplingDefaults
 
 CAPTION = "a small red circle above a large blue square"
 
@@ -231,10 +232,17 @@ def test_guidance_defaults_to_that_of_the_checkpoint(copied):
     assert not asked.equal(plain)
 
 
+def test_resolved_settings_are_those_of_the_checkpoint_where_none_is_set(dalle, monkeypatch):
+    monkeypatch.setattr(dalle, "defaults", SamplingDefaults(0.1, guidance=3.0, temperature=0.7, rerank="mixture"))
+    resolved = dalle.resolve(SamplingConfig(temperature=0.5, seed=4))
+    assert resolved == SamplingConfig(guidance=3.0, temperature=0.5, rerank="mixture", seed=4)
+    assert dalle.resolve(resolved) == resolved
+
+
 def test_limited_memory_gives_the_same_images(dalle):
     needs = decoding_memory(dalle.transformer, recompute_kv=True)
     little = str((needs.caption + 3.5 * needs.candidate) / 10**9)
-    assert dalle.choose_batch_size(1, SamplingConfig(candidates=8, memory=little)).images == 3
+    assert dalle.choose_decoding(1, SamplingConfig(candidates=8, memory=little)).batch_size.images == 3
     (result,) = dalle.generate_many([CAPTION], candidates=8, keep=8, memory=little)
     assert result.candidates == dalle.generate(CAPTION, candidates=8, keep=8).candidates
     with pytest.raises(ValueError, match="sampling one image takes"):

@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -166,8 +167,15 @@ def test_no_score_set_is_that_of_clip():
 def test_no_reranking_without_clip_by_default(model):
     assert build_reranker(RerankConfig(), model, None, None) is None
     assert build_reranker(RerankConfig(rerank="image_likelihood"), model, None, None) is not None
+
+
+def test_a_mixture_with_clip_is_refused_without_one(checkpoints):
+    dalle, mixture = DALLE.load(checkpoints / "transformer"), SamplingConfig(rerank="mixture")
     with pytest.raises(ValueError, match="needs a CLIP for rerank_weights.clip, and there is none; give clip=<folder>"):
-        build_reranker(RerankConfig(rerank="mixture"), model, None, None)
+        dalle.resolve(mixture)
+    likelihood = replace(mixture, rerank_weights=RerankWeights(clip=0))
+    assert dalle.can_rank(dalle.resolve(likelihood))
+    assert not dalle.can_rank(dalle.resolve(SamplingConfig()))
 
 
 def test_likelihood_reranking_keeps_the_likeliest_images(checkpoints):
@@ -232,7 +240,7 @@ def test_score_of_the_checkpoint_is_the_default_and_another_may_be_set(by_mixtur
 @pytest.mark.parametrize("recorded", [None, "clip"])
 def test_checkpoint_that_names_no_other_score_ranks_by_clip(checkpoint_ranked_by, recorded):
     dalle = DALLE.load(checkpoint_ranked_by(recorded))
-    assert dalle.with_defaults(SamplingConfig()).rerank == "clip"
+    assert dalle.resolve(SamplingConfig()).rerank == "clip"
     assert list(dalle.generate(CAPTION, **DRAWN).scores_by_name) == ["clip"]
 
 
@@ -240,7 +248,7 @@ def test_without_clip_a_default_mixture_leaves_candidates_unranked(checkpoint_ra
     folder = checkpoint_ranked_by("mixture")
     shutil.rmtree(folder / "clip")
     dalle = DALLE.load(folder)
-    assert dalle.with_defaults(SamplingConfig()).rerank == "clip"
+    assert dalle.resolve(SamplingConfig()).rerank == "clip"
     result = dalle.generate(CAPTION, **DRAWN)
     assert (result.scores, result.candidates) == (None, list(range(8)))
     with pytest.raises(ValueError, match="rerank=mixture needs a CLIP"):

@@ -15,7 +15,14 @@ import dalle as package
 from dalle import DALLE
 from dalle.evaluation.evaluate_config import EvaluateConfig
 from dalle.sampling.command_config import SampleCommandConfig
-from dalle.sampling.sampling_config import DecodingConfig, RerankConfig, RerankWeights, SamplingConfig, memory_limit
+from dalle.sampling.sampling_config import (
+    DecodingConfig,
+    RerankConfig,
+    RerankWeights,
+    SamplingConfig,
+    memory_limit,
+    with_overrides,
+)
 from dalle.sampling.sampling_defaults import SamplingDefaults
 
 ROOT = Path(package.__file__).parent
@@ -120,14 +127,15 @@ def test_unknown_setting_lists_all_names():
     with pytest.raises(
         TypeError, match="unknown sampling setting xyz; choose one of temperature, .* memory, candidate_offset"
     ):
-        SamplingConfig().with_overrides({"xyz": 1}, ["candidate_offset"])
+        with_overrides(SamplingConfig(), {"xyz": 1}, ["candidate_offset"])
 
 
 def test_replaced_settings_are_validated():
     config = SamplingConfig(candidates=4, keep=2, seed=5)
-    assert config.with_overrides({"temperature": 0.5}) == SamplingConfig(candidates=4, keep=2, seed=5, temperature=0.5)
+    warmer = with_overrides(config, {"temperature": 0.5})
+    assert warmer == SamplingConfig(candidates=4, keep=2, seed=5, temperature=0.5)
     with pytest.raises(ValueError, match="keep=5 of candidates=4"):
-        config.with_overrides({"keep": 5})
+        with_overrides(config, {"keep": 5})
 
 
 def test_settings_as_keywords_or_object_give_the_same_images(checkpoints):

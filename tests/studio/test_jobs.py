@@ -246,7 +246,7 @@ def test_drawings_are_drawn_after_a_failed_warm_up(capsys):
         job.events.append("done", {}, last=True)
 
     jobs = JobQueue(draw, 4, warm_up)
-    jobs.submit(Job(None, None))
+    jobs.submit(Job(None, None, None))
     assert drawn.wait(30)
     jobs.close()
     assert "out of memory" in capsys.readouterr().err
@@ -254,13 +254,13 @@ def test_drawings_are_drawn_after_a_failed_warm_up(capsys):
 
 def test_a_finished_job_stays_finished_when_the_studio_stops_and_holds_no_canvas():
     jobs = JobQueue(lambda job: job.events.append("done", {}, last=True), 4)
-    job = Job(None, canvas=object())
+    job = Job(None, None, canvas=object())
     jobs.submit(job)
     while not job.events.ended or job.canvas is not None:
         time.sleep(0.01)
     jobs.close()
     assert job.failure == ""
-    failed = Job(None, None)
+    failed = Job(None, None, None)
     failed.fail("no memory")
     failed.fail("the studio was stopped")
     assert failed.failure == "no memory"

@@ -41,9 +41,10 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
         description, notes = DESCRIPTION, [NO_CLIP]
     numbers: dict[str, float] = {}
     images: dict[str, Image.Image] = {}
-    settings: dict[str, Any] = sampling_settings(dalle, config, config.candidates)
+    sampling = dalle.resolve(config.sampling(config.candidates))
+    settings: dict[str, Any] = sampling_settings(dalle, sampling)
     for split, source in context.sources.items():
-        samples = sample_for_source(dalle, source, config.captions, config.sampling(config.candidates))
+        samples = sample_for_source(dalle, source, config.captions, sampling)
         pairs = HeldOut(source, len(samples))
         real = [image for batch in pairs for image in to_pil_images(to_unit_range(batch.images))]
         numbers |= caption_metrics(samples, split, dalle.clip)

@@ -114,7 +114,7 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
         numbers[name] = summary.drawn
         numbers |= {} if summary.training is None else {f"{name}_training": summary.training}
     captions = [answer.caption for answer in results]
-    settings = sampling_settings(dalle, config, config.candidates)
+    settings = sampling_settings(dalle, dalle.resolve(config.sampling(config.candidates)))
     settings |= {"captions": len(captions), "captions_digest": captions_digest(captions), **judge_settings}
     if config.bias_prompts:
         settings["variants"] = parse_prompts(config.bias_prompts)

@@ -39,13 +39,14 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
             "sample prompts with sample.py captions_file=configs/prompts/... instead"
         )
     dalle = context.require_pipeline()
+    sampling = dalle.resolve(config.sampling(config.candidates))
     numbers: dict[str, float] = {}
     all_captions: list[str] = []
     rows, grid_rows = [], []
     for capability in CAPABILITIES:
         own_prompts = prompts(capability, config.capability_captions)
         captions, statements = [each.caption for each in own_prompts], [each.statement for each in own_prompts]
-        samples = sample_and_judge(dalle, captions, statements, config.sampling(config.candidates))
+        samples = sample_and_judge(dalle, captions, statements, sampling)
         accuracy = accuracies(samples)
         numbers |= {f"capability_{capability.name}_{which}": mean(accuracy[which]) for which in COLUMNS}
         if capability.every_wording:
@@ -57,9 +58,9 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
         all_captions += captions
     heads = ["capability", "captions", "trained", "first", "mean", f"best of {config.candidates}", "any"]
     table = [f"| {' | '.join(heads)} |", f"|---|---:|---|{'---:|' * len(COLUMNS)}", *rows, "", _wordings_note(numbers)]
-    notes = [] if dalle.reranker(dalle.tokenize(all_captions, truncate=True), config) else [NO_RERANKER]
+    notes = [] if dalle.can_rank(sampling) else [NO_RERANKER]
     notes += _truncation_note(dalle, all_captions)
-    settings: dict[str, Any] = sampling_settings(dalle, config, config.candidates)
+    settings: dict[str, Any] = sampling_settings(dalle, sampling)
     settings |= {
         "captions_per_capability": config.capability_captions,
         "captions_digest": captions_digest(all_captions),

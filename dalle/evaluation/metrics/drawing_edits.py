@@ -56,7 +56,7 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     if not any(record.kind == "drawing" for record in source.records):
         raise ValueError("the split val of the drawings is empty: metrics=[drawing_edits] has nothing to edit")
     drawings = held_out_drawings(source, judge, min(config.captions, MAX_DRAWINGS), dalle.encode_image)
-    sampling = config.sampling(1)
+    sampling = dalle.resolve(config.sampling(1))
     styles = torch.tensor([drawing.style for drawing in drawings])
     originals = [drawing.image.pixels for drawing in drawings]
     numbers = {"drawing_edits_original_style": style_agreement(judge, originals, styles)}
@@ -73,7 +73,7 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
         numbers[f"drawing_edits_{name}_style"] = style_agreement(judge, [right_square(each) for each in images], styles)
         rows.append(ImageRow(name, images[:GRID_DRAWINGS], None))
     # one candidate: nothing is ranked
-    settings = {"candidates": 1, **decoding_settings(dalle, config)}
+    settings = {"candidates": 1, **decoding_settings(dalle, sampling)}
     settings |= {"drawings": len(drawings), "refinement_passes": PASSES, "judge": {"digest": weights_digest(judge)}}
     captions = "; ".join(drawing.caption for drawing in drawings[:GRID_DRAWINGS])
     grid = labelled_grid(rows, GRID_DRAWINGS, note=f"{captions}. {attribution(context.data.name)}")

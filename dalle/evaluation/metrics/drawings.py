@@ -63,7 +63,7 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     judges: dict[str, Judge] = {"": judge, "_effnet": effnet}
     numbers: dict[str, float] = {}
     rows: list[ImageRow] = []
-    settings: dict[str, Any] = sampling_settings(dalle, config, config.candidates)
+    settings: dict[str, Any] = sampling_settings(dalle, dalle.resolve(config.sampling(config.candidates)))
     for split, attributes in ATTRIBUTES.items():
         source = sources[split]
         records = list(range(min(config.captions, len(source))))

@@ -45,12 +45,13 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     check_matplotlib()
     dalle, source = context.require_pipeline(), context.sources["val"]
     captions = first_captions(source, config.curve_captions)
-    if dalle.reranker(dalle.tokenize(captions, truncate=True), config) is None:
+    sampling = dalle.resolve(config.sampling(config.curve_candidates))
+    if not dalle.can_rank(sampling):
         context.require_clip("a rerank curve by rerank=clip")
     features = load_feature_network(config.features, config.weights, next(context.dvae.parameters()).device)
     scorers, scorer_description, scorer_settings = _scorers(context, config)
     qualities = caption_qualities(source, captions, scorers)
-    curves = best_of_n_curves(dalle, captions, qualities, config.sampling(config.curve_candidates))
+    curves = best_of_n_curves(dalle, captions, qualities, sampling)
     numbers = curves.numbers("val") | _real_pair_accuracy(scorers, source, len(captions))
     for curve in curves.curves:
         if curve.ranking != curves.reranker:
@@ -58,7 +59,7 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
                 numbers[f"{curve.quality}_val_best_of_{size}_by_{curve.ranking}"] = mean
     sets, notes = _set_metrics(curves, source, features, config.seed)
     numbers |= {f"{name}_best_of_{size}": value for size, row in sets.items() for name, value in row.items()}
-    settings = sampling_settings(dalle, config, config.curve_candidates)
+    settings = sampling_settings(dalle, sampling)
     settings |= {"captions": len(captions), "captions_digest": captions_digest(captions)}
     settings |= {**features.settings(), **scorer_settings}
     names = [name for name in sets[1] if not name.endswith("_std")]

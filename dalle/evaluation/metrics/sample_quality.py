@@ -22,6 +22,7 @@ from dalle.models.dvae.model import DiscreteVAE
 from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.rerank import MAX_REFERENCES
+from dalle.sampling.sampling_config import SamplingConfig
 
 RECONSTRUCTED = " `*_reconstructed` is of the dVAE's reconstructions of the real images; samples are rarely better."
 GRID_IMAGES = 16  # images of each kind on the image grid
@@ -69,23 +70,23 @@ def cached_samples(
     captions = [caption for batch in pairs for caption in batch.captions]
     if len(captions) < MIN_IMAGES:
         raise ValueError(f"sample quality needs at least {MIN_IMAGES} held-out images, but there are {len(captions)}")
-    config = with_references(dalle, config, captions)
-    if config.sample_candidates > 1 and dalle.reranker(dalle.tokenize(captions, truncate=True), config) is None:
-        context.require_clip(f"reranking sample_candidates={config.sample_candidates}")
-    settings = {"split": "val", "sample_candidates": config.sample_candidates, **decoding_settings(dalle, config)}
-    if config.sample_candidates > 1:
-        settings["rerank"] = rerank_settings(dalle, config)
+    sampling = with_references(dalle, dalle.resolve(config.sampling(config.sample_candidates)), captions)
+    if sampling.candidates > 1 and not dalle.can_rank(sampling):
+        context.require_clip(f"reranking sample_candidates={sampling.candidates}")
+    settings = {"split": "val", "sample_candidates": sampling.candidates, **decoding_settings(dalle, sampling)}
+    if sampling.candidates > 1:
+        settings["rerank"] = rerank_settings(sampling)
     cache = SampleCache(config.folder / "sampled", {**context.identity(), **settings})
-    cache.sample_missing(dalle, captions, config.sampling(config.sample_candidates))
+    cache.sample_missing(dalle, captions, sampling)
     return cache, settings
 
 
-def with_references(dalle: DALLE, config: EvaluateConfig, captions: list[str]) -> EvaluateConfig:
+def with_references(dalle: DALLE, config: SamplingConfig, captions: list[str]) -> SamplingConfig:
     """Set the captions that caption_likelihood compares with, if these would be the captions that are sampled.
 
     A run that was interrupted, or has more images now, samples only some of them, and would rank by others.
     """
-    compared = "caption_likelihood" in dalle.with_defaults(config).score_weights
+    compared = "caption_likelihood" in config.score_weights
     if not compared or config.rerank_references or dalle.defaults.caption_dropout:
         return config
     # one more than are used: a caption is not compared with itself

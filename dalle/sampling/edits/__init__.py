@@ -67,8 +67,8 @@ def build_canvas(config: SampleCommandConfig, encode: Callable[[Image.Image], En
     encode: converts an image to an `EncodedImage`, such as `DALLE.encode_image`.
 
     Raises:
-        ValueError: an edit without an image or an image without an edit, a file that cannot be read, images larger than
-            the model's grid with options that need that grid, or an error of the edit itself.
+        ValueError: an edit without an image or an image without an edit, a file that cannot be read, or an error of the
+            edit itself.
     """
     edit, image = config.edit, config.image
     if edit is None:
@@ -78,9 +78,7 @@ def build_canvas(config: SampleCommandConfig, encode: Callable[[Image.Image], En
     if image is None:
         raise ValueError(f"edit={edit.name} needs an image; add image=<file>")
     original = encode(read_image(image, "image"))
-    canvas = EDITS.for_config(edit).build(edit, EditInput(original, encode, config))
-    canvas.require_model_grid(len(original.tokens), config.options_on_model_grid)
-    return canvas
+    return EDITS.for_config(edit).build(edit, EditInput(original, encode, config))
 
 
 def read_image(path: str, option: str, keep_transparency: bool = False) -> Image.Image:
