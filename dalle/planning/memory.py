@@ -40,6 +40,7 @@ class RankMemory:
     bases: int  # of PowerSGD
     ema: int
     buffers: int  # masks and tables, of the model and of its EMA
+    gathered: int  # whole EMA weights of a sharded model, which validates
     unsharded: int  # whole parameters and gradients of the sharded blocks in use
     activations: int  # of one micro-batch
     logits: int  # and their gradient
@@ -51,13 +52,14 @@ class RankMemory:
     def peak(self) -> int:
         """Largest sum at any time.
 
-        It is reached when the backward pass begins, with all activations, or in the update, with all gradients. With
-        several micro-batches the gradients of the previous ones are there from the second on, outside of DDP's buckets.
+        It is reached when the backward pass begins, with all activations, or with all gradients, in the update or in
+        validation. With several micro-batches the gradients of the previous ones are there from the second on, outside
+        of DDP's buckets.
         """
         always = self.parameters + self.moments + self.errors + self.bases + self.ema + self.buffers
         earlier = (self.accumulates + self.buckets) * self.gradients
         backward = self.unsharded + self.activations + self.logits + earlier
-        return always + max(backward, self.gradients + self.update)
+        return always + max(backward, self.gradients + max(self.update, self.gathered))
 
 
 def rank_memory(
@@ -89,6 +91,7 @@ def rank_memory(
         bases=FLOAT32 * sum(math.prod(each.basis_shape) for each in matrices),
         ema=round(share * FLOAT32 * count_trainable(model)) if averaged else 0,
         buffers=(1 + averaged) * sum(each.nbytes for each in model.buffers()),
+        gathered=FLOAT32 * count_trainable(model) if shards > 1 else 0,
         unsharded=unsharded_bytes(model) if shards > 1 else 0,
         activations=activations,
         logits=logits_bytes(model, images),

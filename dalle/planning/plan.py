@@ -272,6 +272,7 @@ def report(plan: Plan) -> str:
         "bases": memory.bases,
         "EMA": memory.ema,
         "masks": memory.buffers,
+        "gathered weights": memory.gathered,
         "unsharded blocks": memory.unsharded,
         "activations": memory.activations,
         "logits": memory.logits,

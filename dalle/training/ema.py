@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from dalle import distributed
+from dalle.training.background_save import copy_model_to_host
 from dalle.training.parameter_storage import shared_copy
 from dalle.training.sharding import gather, local
 
@@ -86,12 +88,29 @@ class EMA:
 
     def whole_model(self) -> nn.Module:
         """Return the averaged model with whole weights. All ranks must call it, since it may gather shards."""
-        if not self._sharded:
-            return self.model
+        return self._gathered() if self._sharded else self.model
+
+    def model_to_save(self, copied: bool = False) -> nn.Module | None:
+        """Return the averaged model with whole weights on the first rank, which writes it, and None on others.
+
+        All ranks must call it. Shards are gathered one weight at a time, in the host's memory.
+
+        copied: return a copy in the host's memory, which does not change while training goes on.
+        """
+        is_main_process = distributed.is_main_process()
+        if self._sharded:
+            model = self._gathered(torch.device("cpu" if is_main_process else "meta"))
+            return model.cpu() if is_main_process else None
+        if not is_main_process:
+            return None
+        return copy_model_to_host(self.model) if copied else self.model
+
+    def _gathered(self, device: torch.device | None = None) -> nn.Module:
+        """Return a copy of the model with the averages of all shards. Each is moved to `device`, None to keep it."""
         model = copy.deepcopy(self.model)
-        shapes = {name: each.shape for name, each in model.named_parameters()}
-        averages = zip(shapes, (gather(each.detach()) for each in self._averages), strict=True)
-        whole = {name: average.reshape(shapes[name]) for name, average in averages}
+        whole = {}
+        for (name, parameter), average in zip(model.named_parameters(), self._averages, strict=True):
+            whole[name] = gather(average.detach()).reshape(parameter.shape).to(device)
         model.load_state_dict(whole, strict=False, assign=True)  # not strict: buffers are there already
         return model
 

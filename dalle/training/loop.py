@@ -19,7 +19,7 @@ from dalle.precision import autocast
 from dalle.seeds import seed_global_generators, torch_generator
 from dalle.signals import Interrupted, StopRequest
 from dalle.training import state_files
-from dalle.training.background_save import Saver, copy_model_to_host, raised_together
+from dalle.training.background_save import Saver, raised_together
 from dalle.training.compilation import compile_blocks
 from dalle.training.logger import Logger, open_logger
 from dalle.training.monitor.run_monitor import RunMonitor, image_cost
@@ -56,7 +56,10 @@ def train(stage: Stage, config: StageConfig, run: Run) -> None:
 
 
 class Trainer:
-    """Training of one stage: the state and the methods of one call of `train`."""
+    """Training of one stage: the state and the methods of one call of `train`.
+
+    Ranks wait over gloo for work that only the first rank does: NCCL would end a wait of ten minutes.
+    """
 
     def __init__(self, stage: Stage, config: StageConfig, run: Run):
         """Prepare training of `stage` with `config`, and restore the saved state of `run`, if it has one."""
@@ -149,9 +152,11 @@ class Trainer:
             if validate:
                 self.monitor.begin(VALIDATING)
                 self.validate(model)
-            if preview and self.is_main_process:
+            if preview:
                 self.monitor.begin(PREVIEWING)
-                self.preview(model)
+                with raised_together():
+                    if self.is_main_process:
+                        self.preview(model)
 
     def validate(self, model: nn.Module) -> None:
         """Log the stage's validation metrics, and save the best checkpoint with `keep_best`."""
@@ -161,10 +166,11 @@ class Trainer:
         printed = [f"{name} {value:.4g}" for name, value in metrics.items()][:MAX_PRINTED_METRICS]
         self.progress.print(f"validation: {', '.join(printed)}")
         loss = metrics[self.stage.validation_loss] if self.config.keep_best else math.inf
-        if loss < self.state.best_loss and self.is_main_process:
-            self.state.best_loss = loss
-            with atomic_folder(self.run.folder / BEST) as folder:
-                self.save_model(folder, model)
+        with raised_together():
+            if loss < self.state.best_loss and self.is_main_process:
+                self.state.best_loss = loss
+                with atomic_folder(self.run.folder / BEST) as folder:
+                    self.save_model(folder, model)
 
     def preview(self, model: nn.Module) -> None:
         try:
@@ -184,11 +190,7 @@ class Trainer:
         state, folder, meta = self.state, self.run.folder, self.meta()
         self.monitor.begin(SAVING)
         self.saver.wait()
-        model: nn.Module | None = state.ema.whole_model()  # on all ranks, which gather it together
-        if not self.is_main_process:
-            model = None  # else `write` would keep it on this rank's device until the file is written
-        elif self.saver.background:
-            model = copy_model_to_host(model)
+        model = state.ema.model_to_save(copied=self.saver.background)
         write_state = state.prepare_save(folder, self.run.config, self.saver.background, self.saver.group)
 
         def write() -> None:
@@ -204,10 +206,11 @@ class Trainer:
     def keep(self) -> None:
         """Write a copy of the checkpoint that later ones do not replace."""
         self.monitor.begin(SAVING)
-        model = self.state.ema.whole_model()
-        if self.is_main_process:
-            with atomic_folder(self.run.folder / KEPT / f"{self.state.step:08d}") as folder:
-                self.save_model(folder, model)
+        model = self.state.ema.model_to_save()
+        with raised_together():
+            if model is not None:
+                with atomic_folder(self.run.folder / KEPT / f"{self.state.step:08d}") as folder:
+                    self.save_model(folder, model)
 
     def save_model(self, folder: Path, model: nn.Module) -> None:
         self.stage.save(folder, model, self.meta())

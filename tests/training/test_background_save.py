@@ -194,7 +194,8 @@ def test_rank_that_writes_nothing_keeps_no_copies(tmp_path, monkeypatch):
         return value
 
     average = trainer.state.ema.model
-    monkeypatch.setattr(trainer.state.ema, "whole_model", lambda: noted(copy.deepcopy(average)))  # as if gathered
+    monkeypatch.setattr(trainer.state.ema, "_sharded", True)
+    monkeypatch.setattr(trainer.state.ema, "_gathered", lambda _: noted(copy.deepcopy(average)))
     monkeypatch.setattr(trainer.state.reducer, "state_dict", lambda: {"error.x": noted(torch.ones(3))})
     in_flight: list[Callable[[], None]] = []
     monkeypatch.setattr(trainer.saver, "run", in_flight.append)

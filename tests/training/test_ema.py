@@ -1,8 +1,11 @@
+import weakref
+
 import pytest
 import torch
 from torch import nn
 
-from dalle.training.ema import EMA, EMAConfig
+from dalle import distributed
+from dalle.training.ema import EMA, EMAConfig, copy_without_weights
 
 
 def test_ema_follows_recurrence():
@@ -16,6 +19,28 @@ def test_ema_follows_recurrence():
     assert source.weight.item() == 1.0
     assert not average.model.training
     assert not average.model.weight.requires_grad
+
+
+@pytest.mark.parametrize("is_main_process", [True, False])
+def test_a_sharded_average_is_gathered_for_the_rank_that_saves_only(monkeypatch, is_main_process):
+    gathered: list[weakref.ref] = []
+
+    def noted(tensor):
+        assert is_main_process or not any(each() is not None for each in gathered), "two whole weights at a time"
+        whole = tensor.clone()
+        gathered.append(weakref.ref(whole))
+        return whole
+
+    monkeypatch.setattr("dalle.training.ema.gather", noted)
+    monkeypatch.setattr(distributed, "is_main_process", lambda: is_main_process)
+    source = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    average = EMA(source, EMAConfig(decay=0.5), copy_without_weights(source))
+    model = average.model_to_save()
+    assert len(gathered) == 4
+    if not is_main_process:
+        assert model is None
+    else:
+        assert all(model.state_dict()[name].equal(each) for name, each in source.state_dict().items())
 
 
 def test_ema_starts_at_start_step():

@@ -1,6 +1,7 @@
 import errno
 import json
 import math
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -61,6 +62,31 @@ def test_run_reduces_loss_and_writes_metrics_images_and_checkpoint(tmp_path):
     _, meta = checkpoint.read_config(tmp_path, "line")
     assert meta == {"step": 60, "images": 480, "seed": 0}
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["00000060"]
+
+
+def test_other_ranks_wait_while_the_first_previews_or_saves(tmp_path, monkeypatch):
+    """Else they would wait in a collective of the next update, which NCCL ends after ten minutes."""
+    waiting, done = [], []
+
+    @contextmanager
+    def wait(_=None):
+        waiting.append(True)
+        yield
+        waiting.pop()
+
+    class Noted(LineStage):
+        def preview(self, model):
+            done.append(("preview", bool(waiting)))
+
+        def save(self, folder, model, meta):
+            done.append((folder.parent.name, bool(waiting)))
+            super().save(folder, model, meta)
+
+    monkeypatch.setattr("dalle.training.loop.raised_together", wait)
+    config = replace(EXACT, steps=10, keep_every=5, keep_best=True)
+    fit(tmp_path / "run", config, Noted(config))
+    assert {name for name, _ in done} == {"preview", "checkpoints", "run", tmp_path.name}  # best is in the run
+    assert all(waits for _, waits in done)
 
 
 def test_metrics_are_means_since_previous_log(tmp_path):
