@@ -284,5 +284,7 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
 
 def _orthonormal(sketches: Tensor) -> Tensor:
     """Orthonormalise the columns of (blocks, side, rank) by Householder QR, also if they are linearly dependent."""
-    sketches = sketches.nan_to_num() + 1e-6 * torch.eye(*sketches.shape[1:], device=sketches.device)
-    return torch.linalg.qr(sketches).Q
+    sketches = sketches.nan_to_num()
+    size = torch.linalg.vector_norm(sketches, dim=(1, 2), keepdim=True) / math.sqrt(sketches.shape[2])  # of a column
+    size = torch.where(size > 0, size, 1.0).clamp(max=1.0)
+    return torch.linalg.qr(sketches + 1e-6 * size * torch.eye(*sketches.shape[1:], device=sketches.device)).Q
