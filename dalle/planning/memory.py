@@ -40,7 +40,7 @@ class RankMemory:
     bases: int  # of PowerSGD
     ema: int
     buffers: int  # masks and tables, of the model and of its EMA
-    gathered: int  # whole EMA weights of a sharded model, which validates
+    gathered: int  # whole EMA weights of a sharded model, for validation by other methods than the forward pass
     unsharded: int  # whole parameters and gradients of the sharded blocks in use
     activations: int  # of one micro-batch
     logits: int  # and their gradient
@@ -91,7 +91,7 @@ def rank_memory(
         bases=FLOAT32 * sum(math.prod(each.basis_shape) for each in matrices),
         ema=round(share * FLOAT32 * count_trainable(model)) if averaged else 0,
         buffers=(1 + averaged) * sum(each.nbytes for each in model.buffers()),
-        gathered=FLOAT32 * count_trainable(model) if shards > 1 else 0,
+        gathered=FLOAT32 * count_trainable(model) if shards > 1 and not config.validates_sharded else 0,
         unsharded=unsharded_bytes(model) if shards > 1 else 0,
         activations=activations,
         logits=logits_bytes(model, images),

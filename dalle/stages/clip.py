@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,8 @@ from dalle.training.schedules import Schedule
 @dataclass(frozen=True)
 class CLIPStageConfig(CaptionedDataConfig):
     """CLIP, the reranker: OpenAI's recipe for the ViT-B/32; 32 epochs of 400M pairs are 390,625 steps."""
+
+    validates_sharded: ClassVar[bool] = True
 
     name: str = "clip"
     # image_size is overwritten by the setting below; text_vocabulary is a maximum, overwritten by the tokenizer's size

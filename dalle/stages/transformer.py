@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -34,6 +34,8 @@ from dalle.training.schedules import Schedule
 @dataclass(frozen=True)
 class TransformerStageConfig(CaptionedDataConfig):
     """Stage 2, the transformer: the paper's recipe (Section 2.2, Appendix B.2). Needs dvae=<checkpoint folder>."""
+
+    validates_sharded: ClassVar[bool] = True
 
     name: str = "transformer"
     # grid and image_vocabulary come from the dVAE; text_vocabulary is a maximum, overwritten by the tokenizer's size

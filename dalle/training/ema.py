@@ -1,6 +1,8 @@
 """Exponential moving average (EMA) of the weights, used for validation, previews and sampling."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +12,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from dalle import distributed
 from dalle.training.background_save import copy_model_to_host
 from dalle.training.parameter_storage import shared_copy
-from dalle.training.sharding import gather, local
+from dalle.training.sharding import gather, local, reshard
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class EMA:
 
     def __init__(self, source: nn.Module, config: EMAConfig, model: nn.Module | None = None):
         self.config = config
+        self._source = source
         self._sharded = model is not None
         self._shared = config.decay == 0
         if model is None:
@@ -86,14 +89,29 @@ class EMA:
             if average.dtype != weight.dtype:  # one at a time, since each needs a copy in float32
                 update_averages([average], [weight.to(average.dtype)], 0)
 
+    @contextmanager
+    def average_parameters(self) -> Iterator[nn.Module]:
+        """Context in which the sharded source has the averages as its weights, and is in eval mode; it yields the source.
+
+        Averages and weights are swapped, so that units are gathered one at a time, as in training. Only calls of the
+        model itself gather them: other methods and submodules must not be called.
+        """
+        training = self._source.training
+        self._swap()
+        try:
+            yield self._source.eval()
+        finally:
+            self._swap()
+            self._source.train(training)
+
     def whole_model(self) -> nn.Module:
         """Return the averaged model with whole weights. All ranks must call it, since it may gather shards."""
         return self._gathered() if self._sharded else self.model
 
-    def model_to_save(self, copied: bool = False) -> nn.Module | None:
-        """Return the averaged model with whole weights on the first rank, which writes it, and None on others.
+    def main_process_model(self, copied: bool = False) -> nn.Module | None:
+        """Return the averaged model with whole weights on the first rank, and None on others. All ranks must call it.
 
-        All ranks must call it. Shards are gathered one weight at a time, in the host's memory.
+        Shards are gathered one weight at a time, in the host's memory.
 
         copied: return a copy in the host's memory, which does not change while training goes on.
         """
@@ -113,6 +131,16 @@ class EMA:
             whole[name] = gather(average.detach()).reshape(parameter.shape).to(device)
         model.load_state_dict(whole, strict=False, assign=True)  # not strict: buffers are there already
         return model
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        """Exchange averages and weights of the sharded source, and their statistics, in place."""
+        reshard(self._source)
+        pairs = [] if self._shared else zip(map(local, self._averages), map(local, self._weights), strict=True)
+        for average, weight in [*pairs, *self._statistics]:
+            held = weight.clone()
+            weight.copy_(average)
+            average.copy_(held)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return averages and buffers by name, which share the memory of this average."""

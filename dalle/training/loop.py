@@ -105,7 +105,8 @@ class Trainer:
                 if state.step > self.saved_step and (stopping or self.is_due(config.save_every)):
                     self.save()
                 if config.keep_every and state.step and state.step % config.keep_every == 0:
-                    self.keep()
+                    self.monitor.begin(SAVING)
+                    self.keep_copy(self.run.folder / KEPT / f"{state.step:08d}")
                 if stopping or finished:
                     self.monitor.begin(SAVING)
                     self.saver.wait()
@@ -147,40 +148,42 @@ class Trainer:
         seed_global_generators("validation", self.run.seed, state.step, distributed.get_rank(), device=device)
         validate, preview = self.is_due(self.config.validate_every), self.is_due(self.config.preview_every)
         state.validated_step = state.step
-        if validate or preview:
-            model = state.ema.whole_model()
-            if validate:
-                self.monitor.begin(VALIDATING)
-                self.validate(model)
-            if preview:
-                self.monitor.begin(PREVIEWING)
-                with raised_together():
-                    if self.is_main_process:
-                        self.preview(model)
+        if validate:
+            self.monitor.begin(VALIDATING)
+            self.validate()
+        if preview:
+            self.monitor.begin(PREVIEWING)
+            self.preview()
 
-    def validate(self, model: nn.Module) -> None:
+    def validate(self) -> None:
         """Log the stage's validation metrics, and save the best checkpoint with `keep_best`."""
-        with torch.no_grad(), autocast(self.state.precision, self.run.device):
+        ema = self.state.ema
+        sharded = self.run.mesh is not None and self.config.validates_sharded
+        averaged_model = ema.average_parameters() if sharded else nullcontext(ema.whole_model())
+        with torch.no_grad(), autocast(self.state.precision, self.run.device), averaged_model as model:
             metrics = self.stage.validate(model)
         self.logger.metrics(self.state.step, "val", metrics)
         printed = [f"{name} {value:.4g}" for name, value in metrics.items()][:MAX_PRINTED_METRICS]
         self.progress.print(f"validation: {', '.join(printed)}")
         loss = metrics[self.stage.validation_loss] if self.config.keep_best else math.inf
-        with raised_together():
-            if loss < self.state.best_loss and self.is_main_process:
-                self.state.best_loss = loss
-                with atomic_folder(self.run.folder / BEST) as folder:
-                    self.save_model(folder, model)
+        if distributed.all_reduce_any(self.is_main_process and loss < self.state.best_loss):
+            self.state.best_loss = loss
+            self.keep_copy(self.run.folder / BEST)
 
-    def preview(self, model: nn.Module) -> None:
-        try:
-            with torch.no_grad():
-                image = self.stage.preview(for_inference(model))
-        except Exception as error:  # any error: a failed preview must not end the training run
-            log.warning("the preview of step %d failed: %s", self.state.step, error)
-            return
-        if image is not None:
-            self.logger.image(self.state.step, image)
+    def preview(self) -> None:
+        """Log a preview image. A preview that fails, also for want of memory, ends nothing."""
+        model = self.state.ema.main_process_model()
+        with raised_together():
+            if model is None:
+                return
+            try:
+                with torch.no_grad():
+                    image = self.stage.preview(for_inference(model.to(self.run.device)))
+            except Exception as error:  # any error: a failed preview must not end the training run
+                log.warning("the preview of step %d failed: %s", self.state.step, error)
+                return
+            if image is not None:
+                self.logger.image(self.state.step, image)
 
     def save(self) -> None:
         """Write the checkpoint, then the training state; a run killed in between resumes from the previous one, if any.
@@ -190,7 +193,7 @@ class Trainer:
         state, folder, meta = self.state, self.run.folder, self.meta()
         self.monitor.begin(SAVING)
         self.saver.wait()
-        model = state.ema.model_to_save(copied=self.saver.background)
+        model = state.ema.main_process_model(copied=self.saver.background)
         write_state = state.prepare_save(folder, self.run.config, self.saver.background, self.saver.group)
 
         def write() -> None:
@@ -203,17 +206,13 @@ class Trainer:
         self.saver.run(write)
         self.saved_step = state.step
 
-    def keep(self) -> None:
-        """Write a copy of the checkpoint that later ones do not replace."""
-        self.monitor.begin(SAVING)
-        model = self.state.ema.model_to_save()
+    def keep_copy(self, folder: Path) -> None:
+        """Write a copy of the checkpoint to `folder`, which later ones do not replace."""
+        model = self.state.ema.main_process_model()
         with raised_together():
             if model is not None:
-                with atomic_folder(self.run.folder / KEPT / f"{self.state.step:08d}") as folder:
-                    self.save_model(folder, model)
-
-    def save_model(self, folder: Path, model: nn.Module) -> None:
-        self.stage.save(folder, model, self.meta())
+                with atomic_folder(folder) as partial_folder:
+                    self.stage.save(partial_folder, model, self.meta())
 
     def meta(self) -> dict[str, Any]:
         """Return the meta of a checkpoint: updates done, images seen and the run's seed."""

@@ -104,6 +104,15 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
     return model
 
 
+def reshard(model: nn.Module) -> None:
+    """Free the gathered weights of the sharded `model`. A forward pass without gradients keeps those of the root."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def is_sharded(model: nn.Module) -> bool:
     """Return True if the weights of `model` are sharded."""
     return any(is_dtensor(each) for each in model.parameters())

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from PIL import Image
@@ -21,6 +21,9 @@ GRADIENT_SCALINGS = ("global", "resblock")
 @dataclass(frozen=True)
 class StageConfig:
     """Optimisation and logging of a stage; each stage's config inherits it and sets its own defaults."""
+
+    # True: the stage's `validate` only calls the model, which may then be sharded; False: it needs whole weights
+    validates_sharded: ClassVar[bool] = False
 
     steps: int = 3_000_000  # optimizer updates; raise it to train a finished run further
     batch_size: int = 512  # images per update, over all ranks and micro-batches

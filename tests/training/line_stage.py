@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
@@ -27,6 +27,8 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class LineConfig(StageConfig):
+    validates_sharded: ClassVar[bool] = True
+
     steps: int = 20
     batch_size: int = 8
     optimizer: OptimizerConfig = field(

@@ -35,7 +35,7 @@ def test_a_sharded_average_is_gathered_for_the_rank_that_saves_only(monkeypatch,
     monkeypatch.setattr(distributed, "is_main_process", lambda: is_main_process)
     source = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
     average = EMA(source, EMAConfig(decay=0.5), copy_without_weights(source))
-    model = average.model_to_save()
+    model = average.main_process_model()
     assert len(gathered) == 4
     if not is_main_process:
         assert model is None

@@ -3,8 +3,9 @@
 import json
 import shutil
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -42,6 +43,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from ranks import torchrun  # noqa: E402 (found on the path set above)
 
+
+@dataclass(frozen=True)
+class GatheringConfig(LineConfig):
+    """Validates with whole weights, as stages do that call more than the model's forward pass."""
+
+    validates_sharded: ClassVar[bool] = False
+
+
 BASE = LineConfig(
     batch_size=16,  # for two micro-batches on eight ranks
     dropout=0.0,  # noise and dropout differ from rank to rank
@@ -64,7 +73,13 @@ OPTIONS = {
     "Muon": replace(BASE, optimizer=replace(BASE.optimizer, kind="muon")),
     "recomputing": replace(BASE, recompute=True, clip_norm=0.5),
 }
+VALIDATED = replace(OPTIONS["averaged"], validate_every=5)
 COMPRESSED = replace(BASE, compression=CompressionConfig(rank=8, blocks=2))
+OTHERS = {
+    "compressed": COMPRESSED,
+    "validated": VALIDATED,
+    "validated with whole weights": GatheringConfig(**VALIDATED.__dict__),
+}
 # what a restart has to restore
 RESUMED = ("averaged", "a scale per branch", "16-bit moments", "Muon")
 RANK = """
@@ -80,7 +95,7 @@ distributed.destroy_process_group()
 
 
 def train_blocks(folder: Path, name: str, mode: str, steps: int = 20) -> None:
-    config = replace({**OPTIONS, "compressed": COMPRESSED}[name], steps=steps)
+    config = replace({**OPTIONS, **OTHERS}[name], steps=steps)
     fit(folder / name, config, BlockStage(config), mesh=init_mesh(mode, 2 if mode == "hsdp" else None, CPU))
 
 
@@ -137,6 +152,8 @@ def on_two(folder: Path) -> None:
     for name in OPTIONS:
         for mode in ("fsdp", "ddp"):
             train_blocks(folder / mode, name, mode)
+    for name in ("validated", "validated with whole weights"):
+        train_blocks(folder / "fsdp", name, "fsdp")
     for name in RESUMED:
         train_blocks(folder / "four then two", name, "fsdp")
         train_blocks(folder / "one then two", name, "fsdp")
@@ -182,9 +199,9 @@ def weights(folder: Path) -> Tensor:
     return torch.cat([each.flatten() for each in load_file(folder / "model.safetensors").values()])
 
 
-def losses(folder: Path) -> list[float]:
+def losses(folder: Path, split: str = "train") -> list[float]:
     read = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in read if line["split"] == "train" and line["loss"] is not None]  # None: skipped
+    return [line["loss"] for line in read if line["split"] == split and line["loss"] is not None]  # None: skipped
 
 
 # without a scale for all, under which other gradients overflow: each rank's loss is the mean of half a batch
@@ -204,6 +221,15 @@ def test_sharded_ranks_train_like_unsharded_ranks(ranks, name):
 def test_optimizers_of_shards_have_the_bits_of_whole_ones(ranks, name):
     """Except torch's fused AdamW, whose kernels round by their position in memory."""
     assert weights(ranks / "fsdp" / name).equal(weights(ranks / "ddp" / name))
+
+
+def test_sharded_averages_validate_like_whole_ones_and_leave_the_weights(ranks):
+    """Averages and weights change places for it; a weight left gathered or exchanged would change later losses."""
+    fsdp = ranks / "fsdp"
+    assert len(losses(fsdp / "validated", "val")) == 4
+    assert losses(fsdp / "validated", "val") == losses(fsdp / "validated with whole weights", "val")
+    assert losses(fsdp / "validated") == losses(fsdp / "averaged")
+    assert weights(fsdp / "validated").equal(weights(fsdp / "averaged"))
 
 
 @pytest.mark.parametrize("name", ["micro-batches", "clipped"])
