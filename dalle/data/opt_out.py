@@ -12,7 +12,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
@@ -103,7 +103,7 @@ def _listed_address(entry: str) -> str | None:
     host, _, path = entry.partition("/")
     if "://" not in entry and not ("." in host and path):
         return None
-    return _address(entry if "://" in entry else f"//{entry}")
+    return _address(entry)
 
 
 def _listed_domain(entry: str) -> str | None:
@@ -116,19 +116,25 @@ def _listed_domain(entry: str) -> str | None:
 def _address(url: str) -> str | None:
     """Normalize a URL to host, path and query; scheme and fragment are ignored. Returns None if it has no host."""
     try:
-        split = urlsplit(url.strip())
+        split = urlsplit(_with_scheme(url))
     except ValueError:
         return None
-    return f"{_site(split.hostname)}{split.path.rstrip('/')}?{split.query}" if split.hostname else None
+    return f"{_site(split.hostname)}{unquote(split.path).rstrip('/')}?{split.query}" if split.hostname else None
 
 
 def _domains(url: str) -> list[str]:
     """Return all domains of a URL: https://cdn.example.co.uk/a -> cdn.example.co.uk, example.co.uk, co.uk, uk."""
     try:
-        labels = _site(urlsplit(url.strip()).hostname or "").split(".")
+        labels = _site(urlsplit(_with_scheme(url)).hostname or "").split(".")
     except ValueError:
         return []
     return [".".join(labels[start:]) for start in range(len(labels))]
+
+
+def _with_scheme(url: str) -> str:
+    """Return a URL that urlsplit finds a host in, if it has one: metadata may lack the scheme."""
+    url = url.strip()
+    return url if "://" in url or url.startswith("//") else f"//{url}"
 
 
 def _site(host: str) -> str:

@@ -37,5 +37,5 @@ def _section(title: str, entry: MetricEntry, numbers: dict[str, float]) -> list[
 
 
 def _format_number(value: float) -> str:
-    """Format a number with at most four decimals, without trailing zeros."""
-    return f"{value:.4f}".rstrip("0").rstrip(".")
+    """Format a number with four decimals without trailing zeros, and one below .01 with four significant digits."""
+    return f"{value:.4g}" if abs(value) < 0.01 else f"{value:.4f}".rstrip("0").rstrip(".")

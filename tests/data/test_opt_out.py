@@ -48,6 +48,10 @@ def test_keys(line, key, left_out):
         ("a.org", "https://[broken/x.jpg", None),
         ("https://[broken", "https://[broken", None),
         ("a.org", "", None),
+        ("a.org", "a.org/x.jpg", "opted out by domain"),
+        ("a.org", "//cdn.a.org/x.jpg", "opted out by domain"),
+        ("https://a.org/x.jpg", "a.org/x.jpg", "opted out by address"),
+        ("a.org/x%20y.jpg", "https://a.org/x y.jpg", "opted out by address"),
         ("https://", "", None),
     ],
 )

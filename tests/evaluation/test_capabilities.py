@@ -69,6 +69,14 @@ def test_consistency_is_computed_per_statement():
     }
 
 
+def test_interval_does_not_depend_on_the_order_of_prompts():
+    """Wordings of a statement share their noise, wherever they stand."""
+    one, other = (Statement((NounPhrase(shape, "red"),)) for shape in ("circle", "square"))
+    prompts = [Prompt("a", one), Prompt("b", other), Prompt("c", one), Prompt("d", other)]
+    together = capabilities._group_by_statement([prompts[0], prompts[2], prompts[1], prompts[3]], [1, 1, 0, 0])
+    assert capabilities._group_by_statement(prompts, [1, 0, 1, 0]) == together == [[1, 1], [0, 0]]
+
+
 def test_truncated_captions_are_counted_in_a_note(context, config):
     dalle = context.require_pipeline()
     too_long = ""

@@ -234,6 +234,15 @@ def test_edits_keep_their_tokens(of_drawings):
     assert 0 <= result.numbers["drawing_edits_original_style"] <= 1
 
 
+def test_edits_of_models_that_rank_by_a_mixture(of_drawings):
+    """Their default cannot rank the larger images of outpaint, and gives way to CLIP for them."""
+    context, config = of_drawings
+    dalle = context.require_pipeline()
+    dalle.defaults = replace(dalle.defaults, rerank="mixture")
+    result = drawing_edits.measure(context, config)
+    assert result.numbers["drawing_edits_outpaint_kept"] == 1
+
+
 def test_a_changed_token_is_noticed(of_drawings):
     context, config = of_drawings
     canvas = Canvas(torch.full((4, 4), 3))

@@ -1,10 +1,10 @@
 """Metric `capabilities`: accuracy of a model of `blocks` for each capability, as a table and an image grid."""
 
 from collections.abc import Sequence
-from itertools import groupby
 from statistics import mean
 from typing import Any
 
+from dalle.data.blocks_scene import Statement
 from dalle.evaluation.capability_prompts import CAPABILITIES, Prompt, prompts
 from dalle.evaluation.confidence import cluster_interval
 from dalle.evaluation.context import EvaluationContext
@@ -97,8 +97,10 @@ def _mean_and_interval(own_prompts: Sequence[Prompt], correct: Sequence[float]) 
 
 
 def _group_by_statement(own_prompts: Sequence[Prompt], correct: Sequence[float]) -> list[list[float]]:
-    pairs = zip(own_prompts, correct, strict=True)
-    return [[value for _, value in group] for _, group in groupby(pairs, lambda pair: pair[0].statement)]
+    groups: dict[Statement, list[float]] = {}
+    for prompt, value in zip(own_prompts, correct, strict=True):
+        groups.setdefault(prompt.statement, []).append(value)
+    return list(groups.values())
 
 
 def best_cells(samples: Sequence[CaptionSamples]) -> list[Cell]:

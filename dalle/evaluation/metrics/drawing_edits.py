@@ -56,7 +56,6 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     if not any(record.kind == "drawing" for record in source.records):
         raise ValueError("the split val of the drawings is empty: metrics=[drawing_edits] has nothing to edit")
     drawings = held_out_drawings(source, judge, min(config.captions, MAX_DRAWINGS), dalle.encode_image)
-    sampling = dalle.resolve(config.sampling(1))
     styles = torch.tensor([drawing.style for drawing in drawings])
     originals = [drawing.image.pixels for drawing in drawings]
     numbers = {"drawing_edits_original_style": style_agreement(judge, originals, styles)}
@@ -64,7 +63,7 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     for name, edit in edits(config.seed).items():
         canvases = [edit(drawing) for drawing in drawings]
         results = [
-            next(dalle.stream([drawing.caption], sampling, canvas=canvas, truncate=True, progress=False))
+            next(dalle.stream([drawing.caption], config.sampling(1), canvas=canvas, truncate=True, progress=False))
             for drawing, canvas in with_progress(zip(drawings, canvases, strict=True), len(drawings), name)
         ]
         kept = [keeps_tokens(result, canvas) for result, canvas in zip(results, canvases, strict=True)]
@@ -73,7 +72,7 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
         numbers[f"drawing_edits_{name}_style"] = style_agreement(judge, [right_square(each) for each in images], styles)
         rows.append(ImageRow(name, images[:GRID_DRAWINGS], None))
     # one candidate: nothing is ranked
-    settings = {"candidates": 1, **decoding_settings(dalle, sampling)}
+    settings = {"candidates": 1, **decoding_settings(dalle, dalle.resolve(config.sampling(1)))}
     settings |= {"drawings": len(drawings), "refinement_passes": PASSES, "judge": {"digest": weights_digest(judge)}}
     captions = "; ".join(drawing.caption for drawing in drawings[:GRID_DRAWINGS])
     grid = labelled_grid(rows, GRID_DRAWINGS, note=f"{captions}. {attribution(context.data.name)}")
