@@ -91,7 +91,7 @@ class EMA:
 
     @contextmanager
     def average_parameters(self) -> Iterator[nn.Module]:
-        """Context in which the sharded source has the averages as its weights, and is in eval mode; it yields the source.
+        """Context in which the sharded source has the averages as its weights, in eval mode; it yields the source.
 
         Averages and weights are swapped, so that units are gathered one at a time, as in training. Only calls of the
         model itself gather them: other methods and submodules must not be called.
