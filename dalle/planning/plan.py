@@ -175,6 +175,11 @@ class Planner:
                 yield " ".join([*typed, f"stage.recompute_layers={some}"]), changed
             stage = replace(stage, recompute=True)
             yield " ".join(typed), self.plan(stage, mode)
+        if mode == "hsdp":  # groups of all ranks, without compression between copies, of which there is one
+            others = [each for each in typed if not each.startswith("distributed=")]
+            uncompressed = replace(stage, compression=replace(stage.compression, rank=0))
+            if plan := self.plan_if_allowed(uncompressed, "fsdp"):
+                yield " ".join(["distributed=fsdp", "stage.compression.rank=0", *others]), plan
         if self.shards(mode) == 1 and stage.optimizer.kind == "adamw" and layers:
             yield from self.sixteen_bit_changes(stage, mode, typed)
 

@@ -171,7 +171,7 @@ class Trainer:
             self.keep_copy(self.run.folder / BEST)
 
     def preview(self) -> None:
-        """Log a preview image. A preview that fails, also for want of memory, ends nothing."""
+        """Log a preview image. An error, such as too little memory, is logged as a warning; training goes on."""
         model = self.state.ema.main_process_model()
         with raised_together():
             if model is None:

@@ -120,7 +120,8 @@ class Stage(Protocol):
 
     It is built as `Stage(config, data, context)` from the stage's config, the data set's, and a `StageContext`.
     The argument `model` of a method is `self.model`, its distributed wrapper (to be called, not accessed by attribute),
-    or a copy with the EMA weights.
+    or a copy with the EMA weights. For validation of a sharded model it may be the sharded one with the EMA weights, to
+    be called only: see `StageConfig.validates_sharded`.
     """
 
     name: str

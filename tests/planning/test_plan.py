@@ -147,6 +147,14 @@ def test_on_one_card_changes_end_with_bfloat16_parameters_and_no_average():
     ]
 
 
+def test_groups_end_with_one_group_of_all_ranks():
+    stage = replace(STAGE, recompute=True, compression=CompressionConfig(rank=8, blocks=8))
+    *_, (typed, last) = Planner(32, 16, H100).changes(stage, "hsdp")
+    assert typed.startswith("distributed=fsdp stage.compression.rank=0 ")
+    assert last.shards == 16
+    assert last.memory.parameters < Planner(32, 16, H100).plan(stage, "hsdp").memory.parameters
+
+
 def test_error_buffers_of_compression_are_counted():
     compression = CompressionConfig(rank=8, blocks=1)
     plain, half = (

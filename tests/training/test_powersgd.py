@@ -123,7 +123,8 @@ def test_low_rank_gradient_is_unchanged():
 @pytest.mark.parametrize("scale", [1e-3, 1e-6, 1e-9])
 def test_small_gradients_of_low_rank_are_unchanged_too(scale):
     model = nn.Linear(64, 64, bias=False)
-    gradient = scale * torch.randn(64, 8, generator=torch.Generator().manual_seed(0)) @ torch.randn(8, 64)
+    generator = torch.Generator().manual_seed(0)
+    gradient = scale * torch.randn(64, 8, generator=generator) @ torch.randn(8, 64, generator=generator)
     model.weight.grad = gradient.clone()
     PowerSGD(model, CompressionConfig(rank=8, **WHOLE)).reduce(0)
     assert (model.weight.grad - gradient).norm() < 1e-4 * gradient.norm()
