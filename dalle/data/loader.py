@@ -10,6 +10,7 @@ import itertools
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import gcd
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -40,8 +41,8 @@ def image_batches(
 
     `batch_size` is the number of images per rank. The batches of `world_size` ranks at one step together equal the
     batch of a single rank with batch_size * world_size. All batches are full: the last one of an epoch is filled from
-    the next epoch. An unreadable record is replaced by the next record of the stream, listed in the batch, and
-    logged once. With `workers` > 0, that many DataLoader workers prepare batches ahead.
+    the next epoch. An unreadable record is replaced by another one of its epoch, far from it in the order, so that a
+    batch seldom has a record twice. It is listed in the batch, and logged once. With `workers` > 0, that many DataLoader workers prepare batches ahead.
 
     Raises ValueError for an empty source and for invalid arguments, and `LoadingError` if no record can be read, if
     reading a record raises an unexpected exception, or if a worker process dies.
@@ -133,6 +134,7 @@ class _BatchLoader(Generic[BatchT]):
         self.rank = rank
         self.world_size = world_size
         self.records = len(collator.source)
+        self.replacement_stride = replacement_stride(self.records)
         self.orders: dict[int, np.ndarray] = {}  # epoch -> permutation of the records; keeps the last two epochs
 
     def load(self, step: int, report_index: ReportIndex) -> BatchT:
@@ -148,11 +150,11 @@ class _BatchLoader(Generic[BatchT]):
         return self.collator.source.keys()[index]
 
     def sample(self, position: int, report_index: ReportIndex) -> tuple[Any, dict[str, str]]:
-        """Return (sample of the first readable record from `position` on, {key: reason} of those skipped)."""
+        """Return (sample of the record at `position` or of its replacement, {key: reason} of those skipped)."""
         unreadable: dict[str, str] = {}
-        for candidate in range(position, position + self.records):
-            epoch, offset = divmod(candidate, self.records)
-            index = int(self.order(epoch)[offset])
+        epoch, offset = divmod(position, self.records)
+        for attempt in range(self.records):
+            index = int(self.order(epoch)[(offset + attempt * self.replacement_stride) % self.records])
             report_index(index)
             try:
                 return self.collator.sample(index, epoch, self.seed), unreadable
@@ -168,6 +170,16 @@ class _BatchLoader(Generic[BatchT]):
             latest = list(self.orders.items())[-1:]
             self.orders = dict([*latest, (epoch, generator.permutation(self.records))])
         return self.orders[epoch]
+
+
+def replacement_stride(records: int) -> int:
+    """Return the number of positions from an unreadable record to its replacement in the order of an epoch.
+
+    It is close to the golden section of `records`, so that several steps in a row lead far from the start and from each
+    other, and has no common divisor with it, so that all records are tried.
+    """
+    stride = round(0.618 * records)
+    return next(each for each in itertools.count(max(1, stride)) if gcd(each, records) == 1)
 
 
 class _CropLoader:

@@ -133,12 +133,25 @@ def test_unreadable_records_are_replaced_and_logged_once(caplog):
     assert "(2 so far)" in caplog.messages[-1]
 
 
-def test_unreadable_record_is_replaced_by_the_next_of_the_stream():
+def test_replacement_of_an_unreadable_record_leaves_all_other_positions_alone():
     whole = [key for batch in taken(4, Numbered(12)) for key in batch.keys]
     holed = [key for batch in taken(4, Numbered(12, broken=(5,))) for key in batch.keys]
     at = whole.index("record 5")
-    after = whole[at + 1] if at < 11 else taken(5, Numbered(12))[4].keys[0]
-    assert holed == [*whole[:at], after, *whole[at + 1 :]]
+    assert holed == [*whole[:at], whole[(at + 7) % 12], *whole[at + 1 :]]
+
+
+def test_replacements_are_not_in_the_batch_already():
+    source = Numbered(60, broken=(5, 6, 7, 8, 9))
+    for batch in taken(8 * 6, source, batch_size=10):  # batches do not cross epochs here
+        assert len(set(batch.keys)) == 10
+
+
+@pytest.mark.parametrize("records", [1, 2, 3, 6, 30, 97, 1000])
+def test_replacements_are_searched_among_all_records(records):
+    for readable in {0, records // 2, records - 1}:
+        source = Numbered(records, broken=tuple(index for index in range(records) if index != readable))
+        (batch,) = taken(1, source, batch_size=1)
+        assert batch.keys == [f"record {readable}"]
 
 
 def test_no_readable_record_raises():
