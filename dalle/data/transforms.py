@@ -7,6 +7,7 @@ square cut from a smaller image is enlarged to `size` (a deviation from the pape
 
 import math
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -16,6 +17,7 @@ Transform = Callable[[Image.Image, int, np.random.Generator], np.ndarray]
 SHUFFLED = 0.25  # probability that `channel_shuffle` permutes the channels
 MAX_TURN, MAX_SHIFT = 10.0, 0.1  # of `affine_augmentation`: degrees, and shares of the side
 PLACED, MIN_SCALE = 0.5, 0.85  # probability that `random_placement` changes the image, and its smallest scale
+TILE = 1024  # pixels per side of the parts of a large image that are converted to RGB one after the other
 
 
 def dvae_augmentation(image: Image.Image, size: int, generator: np.random.Generator) -> np.ndarray:
@@ -144,7 +146,22 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def on_background(image: Image.Image, colour: str) -> Image.Image:
-    """Convert an image to 8-bit RGB, as `on_white`, with transparency composited on another colour."""
+    """Convert an image to 8-bit RGB, as `on_white`, with transparency composited on another colour.
+
+    Large images are converted in tiles, so that only the result takes memory, not the steps to it.
+    """
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    if max(image.size) <= TILE:
+        return _tile_on_background(image, colour)
+    converted = Image.new("RGB", image.size)
+    for left, top in product(range(0, image.width, TILE), range(0, image.height, TILE)):
+        box = (left, top, min(left + TILE, image.width), min(top + TILE, image.height))
+        converted.paste(_tile_on_background(image.crop(box), colour), box)
+    return converted
+
+
+def _tile_on_background(image: Image.Image, colour: str) -> Image.Image:
     if image.mode.startswith("I"):  # Pillow's own conversion clips at 255 instead of scaling
         greys = np.asarray(image).astype(np.float64)
         image = Image.fromarray(np.rint(greys.clip(0, 65535) / 257).astype(np.uint8))

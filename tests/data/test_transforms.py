@@ -1,5 +1,6 @@
 """Image transforms: the paper's numbers, for images of every size and mode."""
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -176,6 +177,29 @@ def test_every_mode_becomes_rgb(mode):
 def test_sixteen_bit_greys_are_scaled_not_clipped():
     greys = Image.fromarray(np.array([[0, 257 * 100, 65535]], dtype=np.uint16))
     assert [on_white(greys).getpixel((x, 0)) for x in range(3)] == [(0,) * 3, (100,) * 3, (255,) * 3]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "CMYK", "I;16"])
+def test_large_images_are_converted_as_small_ones(mode):
+    values = np.random.default_rng(0).integers(0, 256, (transforms.TILE + 5, transforms.TILE + 300, 4), np.uint8)
+    if mode == "I;16":
+        image = Image.fromarray(values.view(np.uint16)[..., 0].copy())
+    else:
+        image = Image.fromarray(values if mode in ("RGBA", "LA") else values[..., :3].copy()).convert(mode)
+    image.info |= {"transparency": 3} if mode == "P" else {}
+    whole = on_white(image)
+    for box in [(0, 0, 40, 40), (1000, 1000, 1040, 1029), (1300, 1020, 1324, 1029)]:
+        assert whole.crop(box).tobytes() == on_white(image.crop(box)).tobytes()
+
+
+def test_large_sixteen_bit_greys_take_little_memory_to_convert():
+    image = Image.fromarray(np.full((4000, 4000), 257 * 100, np.uint16))
+    tracemalloc.start()
+    try:
+        assert on_white(image).getpixel((3999, 3999)) == (100, 100, 100)
+        assert tracemalloc.get_traced_memory()[1] < 60_000_000  # bytes; a float64 for each pixel is 128 million
+    finally:
+        tracemalloc.stop()
 
 
 def test_unknown_transform_lists_the_choices():
