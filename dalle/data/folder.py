@@ -10,26 +10,12 @@ import numpy as np
 from dalle.data.caption_rows import group_by_image
 from dalle.data.captions import MAX_TEXT_BYTES, decode_lines, parse_metadata
 from dalle.data.files import FilesConfig, FileSource, RawRecord, file_stats
-from dalle.data.image_file import MAX_FILE_BYTES, SUFFIXES, read_bytes
+from dalle.data.image_file import MAX_FILE_BYTES, SUFFIXES, read_bytes, unsupported_reason
 from dalle.data.skip_counter import SkipCounter
 from dalle.data.tables import TABLES
 from dalle.progress import with_progress
 
 METADATA_SUFFIXES = (".json",)  # img2dataset writes them beside images
-UNSUPPORTED_SUFFIXES = {
-    ".svg",
-    ".svgz",
-    ".tif",
-    ".tiff",
-    ".heic",
-    ".heif",
-    ".avif",
-    ".jp2",
-    ".psd",
-    ".ico",
-    ".pdf",
-    ".eps",
-}
 
 
 @dataclass
@@ -142,7 +128,7 @@ def list_images(root: Path, warnings: SkipCounter) -> list[str]:
                     elif entry.name.lower().endswith(".txt"):
                         texts.append(prefix + entry.name)
                     elif entry.is_file() and not _is_read_with_images(prefix, entry.name):
-                        warnings.add(_skip_reason(entry.name), prefix + entry.name)
+                        warnings.add(unsupported_reason(entry.name), prefix + entry.name)
         except OSError:
             warnings.add("folders that cannot be opened", prefix or str(root))
     paths = [os.fsdecode(path) for path in sorted(found)]
@@ -159,9 +145,3 @@ def list_images(root: Path, warnings: SkipCounter) -> list[str]:
 def _is_read_with_images(prefix: str, name: str) -> bool:
     """Return True for files that are read with the images: JSON metadata and caption tables."""
     return name.lower().endswith(METADATA_SUFFIXES) or (not prefix and name in TABLES)
-
-
-def _skip_reason(name: str) -> str:
-    """Return the reason for skipping the file `name`; it states the file type if that is an image type."""
-    suffix = os.path.splitext(name)[1].lower()
-    return f"{suffix} files, a type that is not supported" if suffix in UNSUPPORTED_SUFFIXES else "files of other types"

@@ -12,6 +12,7 @@ from dalle.data.source import UnreadableRecord
 from dalle.data.transforms import on_white
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+UNSUPPORTED_SUFFIXES = (".svg", ".svgz", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".psd", ".ico", ".pdf", ".eps")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # detected by content; the file's extension is ignored
 MAX_PIXELS = 89_478_485  # pixels; Pillow's own limit for decompression bombs
 MAX_FILE_BYTES = 300_000_000  # bytes; slightly more than `MAX_PIXELS` uncompressed pixels
@@ -74,3 +75,9 @@ def read_bytes(path: Path | str, most: int = MAX_FILE_BYTES + 1) -> bytes:
     """Read the first `most` bytes of a file; the limit keeps huge files from filling memory. Raises OSError."""
     with open(path, "rb", buffering=0) as file:
         return file.read(min(most, os.fstat(file.fileno()).st_size))
+
+
+def unsupported_reason(name: str) -> str:
+    """Return the reason for skipping the file `name`; it states the file type if that is an image type."""
+    suffix = os.path.splitext(name)[1].lower()
+    return f"{suffix} files, a type that is not supported" if suffix in UNSUPPORTED_SUFFIXES else "files of other types"

@@ -13,13 +13,14 @@ import numpy as np
 
 from dalle.data.captions import MAX_TEXT_BYTES, Metadata, decode_lines, parse_metadata
 from dalle.data.files import FilesConfig, FileSource, RawRecord, file_stats
-from dalle.data.image_file import MAX_FILE_BYTES, SUFFIXES
+from dalle.data.image_file import MAX_FILE_BYTES, SUFFIXES, unsupported_reason
 from dalle.data.tar import Member, members
 from dalle.progress import with_progress
 
 BRACES = re.compile(r"\{([^{}]*)\}")
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
 MOST_SHARDS = 1_000_000
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 
 
 @dataclass
@@ -45,10 +46,12 @@ class WebdatasetSource(FileSource):
 
     The image is a .jpg, .jpeg, .png, .webp, .bmp or .gif. Its captions are in the .txt, UTF-8, one per line, or else
     in the .json under caption or text. A stem ends at the first dot after the last slash. If a tar has two files of
-    the same name, the later one is used, as if the tar had been extracted. A record's key is the name of its tar and
-    the stem: 00000.tar/000000012.
+    the same name, the later one is used, as if the tar had been extracted. Files of other kinds are counted in
+    `warnings`, those whose names begin with a dot are not. A record's key is the name of its tar and the stem:
+    00000.tar/000000012.
 
-    Raises ValueError if the folder or a shard does not exist, or if no shard has an image.
+    Raises ValueError if the folder or a shard does not exist, if a shard is compressed or is named twice, or if no
+    shard has an image.
     """
 
     config: WebdatasetConfig
@@ -56,16 +59,37 @@ class WebdatasetSource(FileSource):
     @cached_property
     def shards(self) -> list[Path]:
         """Paths of the tars, in order."""
-        if self.root.is_dir():
-            paths = sorted(path for path in self.root.glob("[!.]*.tar") if path.is_file())
-            if not paths:
-                raise ValueError(f"data.path={self.config.path}: no .tar in this folder")
-            return paths
+        paths = self._in_folder() if self.root.is_dir() else self._named()
+        first: dict[Path, Path] = {}  # file -> the first of the paths that lead to it
+        for path in paths:
+            if (other := first.setdefault(path.resolve(), path)) is not path:
+                raise ValueError(f"data.path={self.config.path}: {path} is the same shard as {other}; keep one of them")
+        return paths
+
+    def _in_folder(self) -> list[Path]:
+        paths = sorted(path for path in self.root.glob("[!.]*.tar") if path.is_file())
+        compressed = sorted(path for path in self.root.glob("[!.]*") if path.name.endswith(COMPRESSED))
+        if not paths:
+            self._refuse_compressed(compressed)
+            raise ValueError(f"data.path={self.config.path}: no .tar in this folder")
+        for path in compressed:
+            self.warnings.add("compressed shards, which are not read", path.name)
+        return paths
+
+    def _named(self) -> list[Path]:
         paths = [Path(path) for path in expand_braces(str(self.root))]
         if missing := [path for path in paths if not path.is_file()]:
             lacking = f"{len(missing):,} of {len(paths):,} shards are not there"
             raise ValueError(f"data.path={self.config.path}: {lacking}, such as {missing[0]}")
+        self._refuse_compressed([path for path in paths if path.name.endswith(COMPRESSED)])
         return paths
+
+    def _refuse_compressed(self, paths: list[Path]) -> None:
+        if paths:
+            raise ValueError(
+                f"data.path={self.config.path}: {len(paths):,} of the shards are compressed, such as {paths[0].name}. "
+                "Images are read in place, so decompress the shards to .tar first"
+            )
 
     def list_records(self) -> Iterator[RawRecord]:
         root = self.root if self.root.is_dir() else Path(str(self.root).partition("{")[0] + "_").parent
@@ -89,6 +113,8 @@ class WebdatasetSource(FileSource):
         for member in members(shard, self.warnings):
             key, kind = key_and_kind(member.name)
             if kind is None:
+                if not is_hidden(member.name):
+                    self.warnings.add(skip_reason(member.name), f"{name}/{member.name}")
                 continue
             sample = samples.setdefault(key, {})
             if kind in sample:
@@ -130,6 +156,19 @@ def key_and_kind(name: str) -> tuple[str, str | None]:
     extension = extension.lower()
     kind = "image" if f".{extension}" in SUFFIXES else extension
     return f"{folder}{slash}{stem}", kind if stem and kind in ("image", "txt", "json") else None
+
+
+def is_hidden(name: str) -> bool:
+    """Return True if the name of a file begins with a dot."""
+    return name.rpartition("/")[2].startswith(".")
+
+
+def skip_reason(name: str) -> str:
+    """Return the reason for skipping a file of which `key_and_kind` knows no kind."""
+    last = name.rpartition(".")[2]  # what the kind would be if stems ended at the last dot
+    if key_and_kind(f"stem.{last}")[1] is None:
+        return unsupported_reason(name)
+    return "files with several dots in their names: a stem ends at the first dot"
 
 
 def read_range(file: BinaryIO, offset: int, size: int) -> bytes:

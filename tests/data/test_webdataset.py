@@ -183,6 +183,44 @@ def test_opt_out_list_matches_key_url_and_hash(tmp_path):
     assert opened(tmp_path / "0.tar", opt_out=str(tmp_path / "list")).digest() != sources[0].digest()
 
 
+def test_files_that_belong_to_no_record_are_counted(tmp_path):
+    shard(
+        tmp_path / "0.tar",
+        *sample("1"),
+        *sample("2"),
+        ("photo.v2.jpg", png()),
+        ("3.seg.png", png()),
+        ("4.tiff", png()),
+        ("5.cls", "7"),
+        ("6", "without an extension"),
+        ("._1.png", "of a Mac"),
+    )
+    assert dict(opened(tmp_path / "0.tar").warnings) == {
+        "files with several dots in their names: a stem ends at the first dot": 2,
+        ".tiff files, a type that is not supported": 1,
+        "files of other types": 2,
+    }
+
+
+def test_compressed_shards_are_named(tmp_path):
+    shard(tmp_path / "0.tar.gz", *sample("1"))
+    for path in (tmp_path, tmp_path / "0.tar.gz"):
+        with pytest.raises(ValueError, match="1 of the shards are compressed, such as 0.tar.gz. .* to .tar first"):
+            opened(path)
+    shard(tmp_path / "0.tar", *sample("1"), *sample("2"))
+    source = opened(tmp_path)
+    assert dict(source.warnings) == {"compressed shards, which are not read": 1}
+
+
+def test_the_same_shard_twice_is_refused(tmp_path):
+    shard(tmp_path / "0.tar", *sample("1"), *sample("2"))
+    with pytest.raises(ValueError, match="0.tar is the same shard as .*0.tar; keep one"):
+        opened(tmp_path / "{0,0}.tar")
+    (tmp_path / "1.tar").symlink_to(tmp_path / "0.tar")
+    with pytest.raises(ValueError, match="1.tar is the same shard as .*0.tar; keep one"):
+        opened(tmp_path)
+
+
 def test_file_kind_is_the_part_after_the_first_dot():
     assert key_and_kind("a.b/c.d.png") == ("a.b/c", None)
     assert key_and_kind("a.b/c.JPEG") == ("a.b/c", "image")
