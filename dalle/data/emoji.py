@@ -52,6 +52,10 @@ class EmojiConfig:
     image_size: int = 64  # side in pixels of the square images that models get
     validation_share: float = 0.1  # share of the base emojis held out for validation, chosen by a hash of their names
 
+    def __post_init__(self) -> None:
+        if self.image_size < 1:
+            raise ValueError(f"image_size={self.image_size} must be at least 1")
+
 
 class Emoji(NamedTuple):
     """One emoji of the data set: its drawing, the base emoji that it is a variant of, and its captions."""

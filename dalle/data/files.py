@@ -46,6 +46,8 @@ class FilesConfig:
     def __post_init__(self) -> None:
         if isinstance(self.filters, Mapping):  # a dict when read from a checkpoint's meta
             self.filters = FiltersConfig(**self.filters)
+        if self.image_size < 1:
+            raise ValueError(f"image_size={self.image_size} must be at least 1")
 
 
 class RawRecord(NamedTuple):

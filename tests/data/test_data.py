@@ -36,6 +36,13 @@ def test_source_is_opened_by_config_name():
     assert isinstance(source, BlocksSource) and source.image_size == 32
 
 
+@pytest.mark.parametrize("name", ["blocks", "emoji", "folder", "coco", "webdataset"])
+@pytest.mark.parametrize("size", [0, -64])
+def test_images_without_pixels_are_refused(name, size):
+    with pytest.raises(ValueError, match=f"image_size={size}"):
+        DATA_SETS.configs[name](image_size=size)
+
+
 def test_unknown_name_lists_the_choices():
     with pytest.raises(ValueError, match="no data set 'imagenet'; choose one of blocks, emoji, drawings, folder"):
         open_source(SimpleNamespace(name="imagenet"), "train")
