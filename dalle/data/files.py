@@ -139,7 +139,11 @@ class FileSource(ABC):
         return self._index.locations[index].tolist()
 
     def digest(self) -> str:
-        """Return a digest that changes with the records, captions, files or opt-out hashes. Opens no image."""
+        """Return a digest that changes with the records, captions, files or opt-out hashes. Opens no image.
+
+        Files are told apart by size and modification time, so a copy has the same digest only if it keeps the times.
+        Checkpoints and token caches contain the digest.
+        """
         return digest_of(*self._index.parts(), self.file_stats(), self.opt_out.hashes)
 
     def _build_index(self) -> Index:

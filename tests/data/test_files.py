@@ -1,7 +1,9 @@
 """Shared code of file sources: filters, opt-out, counts, and the example of the docs."""
 
 import hashlib
+import os
 import re
+import shutil
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -107,6 +109,16 @@ def test_image_opted_out_by_hash_is_never_returned(tmp_path, caplog):
         seen |= {key for batch in ordered_batches(source, inference_crop, 2) for key in batch.keys}
     assert seen == {"0.png", "1.png", "3.png"}
     assert any("2.png: opted out by hash (1 so far)" in message for message in caplog.messages)
+
+
+def test_a_copy_has_the_same_digest_if_it_keeps_the_times(tmp_path):
+    (tmp_path / "first").mkdir()
+    for number in range(3):
+        os.utime(add(tmp_path / "first", f"{number}.png"), (10**9, 10**9))
+    shutil.copytree(tmp_path / "first", tmp_path / "kept")
+    shutil.copytree(tmp_path / "first", tmp_path / "lost", copy_function=shutil.copyfile)
+    first, kept, lost = (opened(tmp_path / name).digest() for name in ("first", "kept", "lost"))
+    assert first == kept != lost
 
 
 def test_large_jpegs_are_decoded_to_at_least_twice_the_model_size(tmp_path):
