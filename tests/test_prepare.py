@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from dalle import checkpoint
-from dalle.data.blocks import BlocksConfig
+from dalle.data.blocks import BlocksConfig, BlocksSource
+from dalle.data.source import UnreadableRecord
 from dalle.data.token_cache import TokenCache
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.models.transformer.model import TransformerConfig
@@ -157,6 +158,24 @@ def test_a_data_set_is_encoded_and_the_next_command_is_printed(prepare, checkpoi
     assert status == 2
     assert f"the token cache {folder} was made with other settings: the digest of the records was " in printed
     assert printed.count("\n") == 1
+
+
+def test_encoding_again_tries_unreadable_images_again(prepare, checkpoints, monkeypatch):
+    encode = [*BLOCKS, f"dvae={checkpoints / 'dvae'}", "transform=none", "crops=1", "workers=0"]
+    read = BlocksSource.__getitem__
+
+    def failing(source, index):
+        if index == 40:
+            raise UnreadableRecord("train/000040", "OSError: [Errno 5] Input/output error")
+        return read(source, index)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(BlocksSource, "__getitem__", failing)
+        assert "99 images in 1 crops of 16 tokens each; 1 could not be read" in prepare(*encode)[1]
+    assert "100 images in 1 crops of 16 tokens each" in prepare(*encode)[1]
+    (folder,) = Path("outputs/tokens").iterdir()
+    assert prepare(*encode, "out=at_once")[0] == 0
+    assert (np.load(folder / "tokens.npy") == np.load("at_once/tokens.npy")).all()
 
 
 KILLED = """

@@ -157,7 +157,11 @@ def find_image(config: PrepareConfig) -> None:
 
 
 def encode_images(config: PrepareConfig) -> None:
-    """Encode the training split into tokens, on all ranks. An interrupted run resumes when it is started again."""
+    """Encode the training split into tokens, on all ranks. An interrupted run resumes when it is started again.
+
+    Images that could not be read before are tried again. The transformer stage does not do so, since a run that resumes
+    must see the same records as before.
+    """
     device = distributed.init_process_group(config.device)
     try:
         dvae_folder = checkpoint_folder(config.dvae or "")
@@ -165,7 +169,7 @@ def encode_images(config: PrepareConfig) -> None:
         source = open_source(config.data, "train")
         encoder = DatasetEncoder(config.data, source, config.transform, config.crops, dvae_folder, device)
         folder = Path(config.out).expanduser() if config.out else encoder.cache_folder(Path("outputs", "tokens"))
-        cache = encoder.open_cache(folder, dvae, config.workers)
+        cache = encoder.open_cache(folder, dvae, config.workers, retry_unreadable=True)
         if distributed.is_main_process():
             print(f"tokens    {folder}: {summary(cache)}")
             tokens = f" tokens={config.out}" if config.out else ""

@@ -12,7 +12,20 @@ from dalle.data.source import UnreadableRecord
 from dalle.data.transforms import on_white
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
-UNSUPPORTED_SUFFIXES = (".svg", ".svgz", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".psd", ".ico", ".pdf", ".eps")
+UNSUPPORTED_SUFFIXES = (
+    ".svg",
+    ".svgz",
+    ".tif",
+    ".tiff",
+    ".heic",
+    ".heif",
+    ".avif",
+    ".jp2",
+    ".psd",
+    ".ico",
+    ".pdf",
+    ".eps",
+)
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # detected by content; the file's extension is ignored
 MAX_PIXELS = 89_478_485  # pixels; Pillow's own limit for decompression bombs
 MAX_FILE_BYTES = 300_000_000  # bytes; slightly more than `MAX_PIXELS` uncompressed pixels

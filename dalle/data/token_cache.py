@@ -128,16 +128,26 @@ class TokenCache:
         """Return True if the record could be read when it was encoded."""
         return self.states[view, index] == ENCODED
 
-    def pending_blocks(self) -> Iterator[RecordBlock]:
-        """Yield the blocks of records whose tokens are not written yet."""
+    def pending_blocks(self, retry_unreadable: bool = False) -> Iterator[RecordBlock]:
+        """Yield the blocks of records whose tokens are not written yet.
+
+        retry_unreadable: also yield the blocks that have an unreadable record.
+        """
         for view, states in enumerate(self.states):
             for first in range(0, len(states), BLOCK_SIZE):
                 last = min(first + BLOCK_SIZE, len(states))
-                if (states[first:last] == PENDING).any():
+                missing = states[first:last] != ENCODED if retry_unreadable else states[first:last] == PENDING
+                if missing.any():
                     yield RecordBlock(view, first, last)
 
     def write(self, block: RecordBlock, tokens: np.ndarray, readable: np.ndarray) -> None:
-        """Write the tokens (b, n) of a block and a mask (b) of readable records. Raises OSError if the disk is full."""
+        """Write the tokens (b, n) of a block and a mask (b) of readable records. Raises OSError if the disk is full.
+
+        Records that are encoded already keep their tokens if they are unreadable now.
+        """
+        kept = (self.states[block.view, block.first : block.last] == ENCODED) & ~readable
+        tokens = np.where(kept[:, None], self.tokens[block.view, block.first : block.last], tokens)
+        readable = readable | kept
         position = block.view * self.tokens.shape[1] + block.first
         self._write_elements(self.folder / TOKENS, self.tokens, position * self.tokens.shape[2], tokens)
         self._write_elements(self.folder / STATES, self.states, position, np.where(readable, ENCODED, UNREADABLE))

@@ -261,20 +261,23 @@ def describe_nearest(nearest: Neighbour, training_images: int) -> str:
 def clip_features(source: Source, clip: CLIP, digest: str, workers: int = 0) -> np.ndarray:
     """Compute CLIP features of a source's images: (n, embedding) float16 unit vectors, 0 if unreadable. Cached on disk.
 
-    digest: digest of the CLIP checkpoint. Images are cropped as for training.
+    digest: digest of the CLIP checkpoint. Images are cropped as for training. If an image that could not be read can be
+    read now, the features are computed anew.
     """
     shape = (len(source), clip.config.embedding)
     path = cache_path(source, f"clip-{digest}")
+    crop = partial(_crop, size=source.image_size)
     if (cached := read_array(path, shape)) is not None:
-        return cached
+        missing = np.flatnonzero(~cached.any(axis=1)).tolist()
+        again = parallel_map(source, missing, crop, workers, "CLIP") if missing else ()
+        if all(isinstance(square, UnreadableRecord) for _, square in again):
+            return cached
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     features = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
     pending: list[tuple[int, np.ndarray]] = []
     try:
-        for index, square in parallel_map(
-            source, range(len(source)), partial(_crop, size=source.image_size), workers, "CLIP"
-        ):
+        for index, square in parallel_map(source, range(len(source)), crop, workers, "CLIP"):
             if not isinstance(square, UnreadableRecord):
                 pending.append((index, square))
             if pending and (len(pending) == CLIP_BATCH_SIZE or index == len(source) - 1):

@@ -76,10 +76,11 @@ class DatasetEncoder:
         """Return the token cache's folder: `tokens` if it is itself a cache, else its subfolder for these settings."""
         return tokens if is_cache(tokens) else cache_folder(tokens, self.data.name, self.settings)
 
-    def open_cache(self, folder: Path, dvae: DiscreteVAE, workers: int) -> TokenCache:
+    def open_cache(self, folder: Path, dvae: DiscreteVAE, workers: int, retry_unreadable: bool = False) -> TokenCache:
         """Open the token cache in `folder`; missing tokens are encoded first, by all ranks.
 
-        An interrupted encoding resumes at the next call. Raises `TokenCacheMismatch` if the folder has tokens made with
+        An interrupted encoding resumes at the next call. With `retry_unreadable`, images that could not be read before
+        are tried again. Raises `TokenCacheMismatch` if the folder has tokens made with
         other settings, or some are still missing, and LoadingError as the loaders do.
         """
         positions = token_grid_size(self.source.image_size, dvae, self.dvae_folder) ** 2
@@ -94,7 +95,7 @@ class DatasetEncoder:
             TokenCache.create(folder, self.settings, len(self.source), positions, dvae.vocabulary, metadata)
         distributed.barrier()
         cache = TokenCache(folder, self.settings)
-        blocks = distributed.broadcast_object(list(cache.pending_blocks()))
+        blocks = distributed.broadcast_object(list(cache.pending_blocks(retry_unreadable)))
         if not blocks:
             return cache
         own = blocks[distributed.get_rank() :: distributed.get_world_size()]

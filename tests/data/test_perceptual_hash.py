@@ -85,13 +85,14 @@ def test_hamming_distance():
 
 
 class Half(BlocksSource):
-    """Source in which every other record is unreadable."""
+    """Source in which every other record is unreadable, until `mended`."""
 
     opened = 0
+    mended = False
 
     def __getitem__(self, index):
         self.opened += 1
-        if index % 2:
+        if index % 2 and not self.mended:
             raise UnreadableRecord(f"train/{index}", "broken")
         return super().__getitem__(index)
 
@@ -103,13 +104,24 @@ def test_hashes_are_cached_and_zero_for_unreadable_images():
     assert source.opened == 6
     assert first["readable"].tolist() == [True, False] * 3
     assert np.array_equal(perceptual_hashes(source), first)
-    assert source.opened == 6
+    assert source.opened == 6 + 3  # those that could not be read
     source.digest = lambda: "another"
     perceptual_hashes(source)
-    assert source.opened == 12
+    assert source.opened == 9 + 6
     source.image_size *= 2  # images of files are read smaller for a smaller size
     perceptual_hashes(source)
-    assert source.opened == 18
+    assert source.opened == 15 + 6
+
+
+def test_images_that_could_not_be_read_are_hashed_when_they_can():
+    source = Half(BlocksConfig(train=6), "train")
+    source.digest = lambda: "digest"
+    before = np.array(perceptual_hashes(source))
+    source.mended = True
+    after = np.array(perceptual_hashes(source))
+    assert after["readable"].all() and np.array_equal(after[::2], before[::2])
+    opened = source.opened
+    assert np.array_equal(perceptual_hashes(source), after) and source.opened == opened
 
 
 def test_damaged_hash_cache_is_recomputed():

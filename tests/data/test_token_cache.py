@@ -56,6 +56,19 @@ def test_records_without_image_are_counted(tmp_path):
     assert [cache.count(state) for state in (PENDING, ENCODED, UNREADABLE)] == [0, 2 * RECORDS - 2, 2]
 
 
+def test_unreadable_records_are_tried_again_only_on_request(tmp_path):
+    cache = created(tmp_path / "tokens")
+    tokens = fill(cache)
+    assert list(cache.pending_blocks()) == []
+    blocks = list(cache.pending_blocks(retry_unreadable=True))
+    assert [tuple(block) for block in blocks] == [(view, 0, BLOCK_SIZE) for view in (0, 1)]
+    rows = np.arange(BLOCK_SIZE)
+    for block in blocks:
+        cache.write(block, np.where(rows[:, None] == 5, 0, tokens[block.view, rows]), rows != 5)
+    assert cache.count(ENCODED) == 2 * RECORDS  # record 3 is readable now, and record 5 keeps its tokens
+    assert (cache.tokens == tokens).all()
+
+
 @pytest.mark.parametrize(("vocabulary", "dtype"), [(256, np.uint8), (8192, np.uint16), (65537, np.uint32)])
 def test_tokens_use_the_smallest_dtype(tmp_path, vocabulary, dtype):
     assert created(tmp_path / "tokens", vocabulary).tokens.dtype == dtype

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from dataclasses import asdict, replace
 
@@ -79,6 +80,28 @@ def test_features_are_computed_anew_for_another_image_size(checkpoints, clip, tm
     assert not np.array_equal(small.features, large.features)
     (own,) = large.nearest(large.source[0].image)
     assert own.feature_distance == pytest.approx(0, abs=2e-3)
+
+
+def test_images_that_could_not_be_read_are_tried_again(clip, checkpoints, tmp_path):
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    data = FolderConfig(path=str(tmp_path), image_size=4, allow_missing_captions=True)
+    path = tmp_path / TrainingImages.open(data).keys[1]
+    content, status = path.read_bytes(), path.stat()
+    shutil.rmtree("outputs")
+
+    def write(data: bytes) -> None:
+        path.write_bytes(data)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    write(b"-" * len(content))  # as a disk that fails for a while; the digest stays
+    broken = TrainingImages.open(data, clip, checkpoints / "clip")
+    assert broken.hashes["readable"].tolist() == [True, False]
+    assert np.any(broken.features, axis=1).tolist() == [True, False]
+    write(content)
+    mended = TrainingImages.open(data, clip, checkpoints / "clip")
+    assert mended.hashes["readable"].all() and np.any(mended.features, axis=1).all()
 
 
 def test_unreadable_images_are_never_nearest():

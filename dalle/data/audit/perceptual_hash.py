@@ -71,16 +71,19 @@ def colour_distance(colours: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def perceptual_hashes(source: Source, workers: int = 0) -> np.ndarray:
-    """Return the hashes of a source's images, (n) `HASH_DTYPE`, cached on disk. Zeros for unreadable images."""
-    path = cache_path(source, f"{VERSION}")
-    cached = read_array(path, (len(source),))
-    if cached is not None:
-        return cached
-    hashes = np.zeros(len(source), HASH_DTYPE)
-    for index, result in parallel_map(source, range(len(source)), hash_record, workers, "hashing"):
+    """Return the hashes of a source's images, (n) `HASH_DTYPE`, cached on disk. Zeros for unreadable images.
+
+    Images that could not be read are tried again at each call, since the reason may have been a network or a disk.
+    """
+    cached = read_array(cache_path(source, f"{VERSION}"), (len(source),))
+    hashes = np.zeros(len(source), HASH_DTYPE) if cached is None else np.array(cached)
+    readable = hashes["readable"].sum()
+    missing = np.flatnonzero(~hashes["readable"]).tolist()
+    for index, result in parallel_map(source, missing, hash_record, workers, "hashing") if missing else ():
         if not isinstance(result, UnreadableRecord):
             hashes[index] = result
-    cache_hashes(source, hashes)
+    if cached is None or hashes["readable"].sum() > readable:
+        cache_hashes(source, hashes)
     return hashes
 
 
