@@ -42,7 +42,8 @@ def image_batches(
     `batch_size` is the number of images per rank. The batches of `world_size` ranks at one step together equal the
     batch of a single rank with batch_size * world_size. All batches are full: the last one of an epoch is filled from
     the next epoch. An unreadable record is replaced by another one of its epoch, far from it in the order, so that a
-    batch seldom has a record twice. It is listed in the batch, and logged once. With `workers` > 0, that many DataLoader workers prepare batches ahead.
+    batch does not have a record twice unless it is a large part of the epoch. It is listed in the batch, and logged
+    once. With `workers` > 0, that many DataLoader workers prepare batches ahead.
 
     Raises ValueError for an empty source and for invalid arguments, and `LoadingError` if no record can be read, if
     reading a record raises an unexpected exception, or if a worker process dies.
