@@ -56,10 +56,9 @@ def _unknown_settings(written: Mapping[str, Any], default: Any, prefix: str = "d
 
 
 def open_source(config: Any, split: str) -> Source:
-    """Open a split, "train" or "val" (blocks: also "novel"), of the data set `config.name`.
+    """Open a split of the data set `config.name`: "train" or "val"; blocks and drawings have further ones.
 
-    Raises ValueError for a name or split that does not exist, and whatever the
-    source raises if its images are missing.
+    Raises ValueError for a name or split that does not exist, and whatever the source raises if its images are missing.
     """
     return DATA_SETS.lookup(config.name).build(config, split)
 

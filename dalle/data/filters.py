@@ -13,7 +13,7 @@ from importlib.util import find_spec
 DETECTOR = "py3langid"  # the paper's, cld3, no longer installs
 MARGIN = 10.0  # nats; with a smaller margin, one in seven short English captions would be rejected
 
-# dateutil.parser is not used: it parses captions such as "may" and "5" as dates
+# dateutil.parser is not used: it parses captions such as "5" and "10 am" as dates
 _MONTH = (
     r"(jan(uary)?|feb(ruary)?|mar(ch)?|apr(il)?|may|june?|july?|aug(ust)?|sept?(ember)?|oct(ober)?|nov(ember)?"
     r"|dec(ember)?)\.?"

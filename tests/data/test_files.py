@@ -7,13 +7,15 @@ import shutil
 import zipfile
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
+import pytest
 from PIL import Image
 
 from dalle.data.captions import MAX_CAPTION_CHARACTERS
 from dalle.data.filters import FiltersConfig
 from dalle.data.folder import FolderConfig, FolderSource
-from dalle.data.loader import ordered_batches
+from dalle.data.loader import image_batches, ordered_batches
 from dalle.data.transforms import inference_crop
 
 DOCS = Path(__file__).parents[2] / "docs" / "data.md"
@@ -128,18 +130,45 @@ def test_large_jpegs_are_decoded_to_at_least_twice_the_model_size(tmp_path):
     assert record.image.size == (13, 9)
 
 
-def test_example_source_of_the_docs_works(tmp_path):
-    (example,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
-    scope: dict = {"__name__": "zip"}
-    exec(compile(example, "docs/data.md", "exec"), scope)
-    with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
-        for name in ("a_dog.png", "b/a_cat.png", "a_cow.png"):
+@pytest.fixture(scope="module")
+def example() -> dict[str, Any]:
+    """Return the names that the example in docs/data.md defines."""
+    (text,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    scope: dict[str, Any] = {"__name__": "zip"}
+    exec(compile(text, "docs/data.md", "exec"), scope)
+    return scope
+
+
+def zipped(path: Path, *names: str) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
             file = BytesIO()
             Image.new("RGB", (6, 4), "red").save(file, "PNG")
             archive.writestr(name, file.getvalue())
         archive.writestr("notes.md", "no picture")
-    sources = [scope["ZipSource"](scope["ZipConfig"](path=str(tmp_path / "pictures.zip")), s) for s in ("train", "val")]
+    return path
+
+
+def test_example_source_of_the_docs_works(tmp_path, example):
+    path = zipped(tmp_path / "pictures.zip", "a_dog.png", "b/a_cat.png", "a_cow.png")
+    sources = [example["ZipSource"](example["ZipConfig"](path=str(path)), split) for split in ("train", "val")]
     found = {record.key: record.captions for source in sources for record in source}
     assert found == {"a_dog.png": ("a dog",), "b/a_cat.png": ("a cat",), "a_cow.png": ("a cow",)}
     assert sources[0].digest() != sources[1].digest()
-    assert "Splits:" in scope["ZipConfig"].__doc__ and "Attribution:" in scope["ZipConfig"].__doc__
+    assert "Splits:" in example["ZipConfig"].__doc__ and "Attribution:" in example["ZipConfig"].__doc__
+
+
+def test_example_source_skips_a_broken_image_in_worker_processes(tmp_path, example):
+    names = [f"{number}.png" for number in range(12)]
+    path = zipped(tmp_path / "pictures.zip", *names)
+    source = example["ZipSource"](example["ZipConfig"](path=str(path), image_size=4), "train")
+    key = source.keys()[0]
+    with zipfile.ZipFile(path) as archive:
+        start = archive.getinfo(key).header_offset + 30 + len(key)  # of its bytes, after the header and the name
+    data = bytearray(path.read_bytes())
+    data[start + 20] ^= 255
+    path.write_bytes(data)
+    stream = image_batches(source, inference_crop, batch_size=len(source), seed=0, workers=2)
+    batches = [next(stream) for _ in range(4)]
+    assert all(list(batch.unreadable) == [key] for batch in batches)
+    assert "BadZipFile: Bad CRC-32" in batches[0].unreadable[key]

@@ -1,4 +1,4 @@
-"""Scan a split: open every image once and record its size and perceptual hash, or the reason it is unreadable."""
+"""Scan a split: decode every image once and record its size and perceptual hash, or the reason it is unreadable."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
