@@ -10,8 +10,9 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
-from itertools import chain, count
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 from dalle.data.caption_rows import CaptionRow, normalize_path
 from dalle.data.captions import CAPTION_FIELDS, MAX_TEXT_BYTES, as_strings, first_strings, parse_json_object
@@ -20,6 +21,7 @@ from dalle.data.skip_counter import SkipCounter
 FILE = ("file", "image", "file_name", "filename")
 URL = ("url",)
 MOST_LINES = 100  # of one CSV row: a quoted caption may have line breaks
+PARQUET_BATCH = 4_096  # rows that are Python objects at a time; pyarrow's default of 65,536 may take hundreds of MB
 UNREADABLE = "rows that cannot be read"
 
 
@@ -75,14 +77,21 @@ def parquet_rows(path: Path, images: Container[str], warnings: SkipCounter) -> I
         raise ValueError(f"{path} cannot be read as Parquet: {problem}") from problem
     names = table.schema_arrow.names
     wanted = [names[place] for place in _columns(path, names) if place is not None]
-    batches = table.iter_batches(columns=wanted)
-    values = (zip(*(batch.column(name).to_pylist() for name in wanted), strict=True) for batch in batches)
-    for number, row in enumerate(chain.from_iterable(values), start=1):
+    for number, row in enumerate(_parquet_values(path, table, wanted), start=1):
         file, caption, *url = map(as_strings, row)
         if file:
             yield CaptionRow(file[0], caption, *url)
         else:
             warnings.add(UNREADABLE, f"{path.name} row {number}")
+
+
+def _parquet_values(path: Path, table: Any, columns: list[str]) -> Iterator[tuple[Any, ...]]:
+    """Yield the values of `columns` for each row of a `ParquetFile`. Raises ValueError if a part of it is broken."""
+    try:
+        for batch in table.iter_batches(batch_size=PARQUET_BATCH, columns=columns):
+            yield from zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
+    except Exception as problem:  # rows are read only here
+        raise ValueError(f"{path} cannot be read as Parquet: {problem}") from problem
 
 
 TABLES: dict[str, Callable[[Path, Container[str], SkipCounter], Iterator[CaptionRow]]] = {

@@ -2,7 +2,11 @@
 
 import json
 import sys
+import tracemalloc
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -124,6 +128,50 @@ def test_parquet_is_read_with_pyarrow(tmp_path):
     path.write_bytes(b"PAR1")
     with pytest.raises(ValueError, match="cannot be read as Parquet"):
         list(TABLES[path.name](path, PICTURES, SkipCounter()))
+
+
+class FakeParquetFile:
+    """Stand-in for pyarrow's class: 20,000 rows with long captions in a file that is cut short."""
+
+    schema_arrow = SimpleNamespace(names=["file", "caption"])
+    rows = 20_000
+
+    def __init__(self, path: Path):
+        pass
+
+    def iter_batches(self, batch_size: int = 65_536, columns: Sequence[str] | None = None) -> Iterator[Any]:
+        for first in range(0, self.rows, batch_size):
+            yield FakeBatch(range(first, min(first + batch_size, self.rows)))
+        raise OSError("Unexpected end of stream")
+
+
+class FakeBatch:
+    """Stand-in for pyarrow's class of the same use."""
+
+    def __init__(self, numbers: range):
+        self.numbers = numbers
+
+    def column(self, name: str) -> SimpleNamespace:
+        text = "{}.png" if name == "file" else "{:<2000}"
+        return SimpleNamespace(to_pylist=lambda: [text.format(number) for number in self.numbers])
+
+
+def test_parquet_is_read_in_small_batches_and_late_errors_name_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("dalle.data.tables.find_spec", lambda name: True)
+    pyarrow = SimpleNamespace(ParquetFile=FakeParquetFile)
+    monkeypatch.setattr("dalle.data.tables.import_module", lambda name: pyarrow)
+    path = tmp_path / "captions.parquet"
+    seen = 0
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"captions\.parquet cannot be read as Parquet: Unexpected end of stream"):
+            for seen, row in enumerate(TABLES[path.name](path, PICTURES, SkipCounter()), start=1):
+                assert row.file == f"{seen - 1}.png"
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert seen == FakeParquetFile.rows
+    assert peak < 20_000_000  # bytes; all captions have 40 million
 
 
 def test_parquet_without_pyarrow_raises(tmp_path, monkeypatch):
