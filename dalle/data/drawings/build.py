@@ -34,11 +34,12 @@ from dalle.data.drawings.packages import (
 )
 from dalle.data.drawings.sets import SETS, DrawingSet
 from dalle.data.drawings.subjects import Catalogue, Variant, catalogue
+from dalle.data.drawings.wording import coloured
 from dalle.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 INDEX, SUBJECTS, SOURCES = "index.json", "subjects.json", "sources.json"
 LICENCES = {"MIT", "Apache-2.0", "ISC", "CC0-1.0", "CC-BY-3.0", "CC-BY-4.0", "CC-BY-SA-4.0"}  # identifiers of SPDX
 LANGUAGES = ("en", "de", "es", "fr", "it", "nl", "pl", "pt", "ru", "ja", "zh")
@@ -132,8 +133,8 @@ def archive_of(out: Path, drawing_set: DrawingSet) -> Path:
 
 
 def marker_of(drawing_set: DrawingSet, package: Package) -> dict[str, Any]:
-    """Return the part of a set's entry in `sources.json` that states how it was built: format and package."""
-    return {"format": FORMAT, "package": str(package), "sha256": package.sha256}
+    """Return the part of a set's entry in `sources.json` that states how it was built: format, package, words."""
+    return {"format": FORMAT, "package": str(package), "sha256": package.sha256, "words": EMOJIBASE.sha256}
 
 
 def build_set(
@@ -177,11 +178,26 @@ def finished(archive: Path, marker: dict[str, Any]) -> dict[str, Any] | None:
 def read_set(
     drawing_set: DrawingSet, package: Package, files: Mapping[str, bytes], known: Catalogue
 ) -> tuple[dict[str, Any], Iterable[Drawing]]:
-    """Return (licence, author and URL of a set, its drawings that show a subject of the catalogue `known`)."""
+    """Return (licence, author and URL of a set, its drawings that show a subject of the catalogue `known`).
+
+    A set of a single colour cannot show what tells subjects apart by their colour: skin tones and red apples.
+    """
+    attribution, drawings = read_package(drawing_set, package, files, known)
+    if drawing_set.recolour:
+        drawings = (
+            each for each in drawings if not each.variant.tone and not coloured(known.subjects[each.variant.subject])
+        )
+    return attribution, drawings
+
+
+def read_package(
+    drawing_set: DrawingSet, package: Package, files: Mapping[str, bytes], known: Catalogue
+) -> tuple[dict[str, Any], Iterable[Drawing]]:
+    """Return (licence, author and URL of a set, its drawings), with what a single colour cannot show."""
     start = path_in_package(drawing_set)
     if package is not ICONIFY:
         own = ((name, content) for name, content in files.items() if name.startswith(start))
-        return ATTRIBUTIONS[package], coded_drawings(own, known, flags=package is OPENMOJI)
+        return ATTRIBUTIONS[package], coded_drawings(own, known, flags=drawing_set.name == "openmoji")
     icons = json.loads(files[start])
     info = icons["info"]
     licence = info["license"]["spdx"]
@@ -214,7 +230,7 @@ def iconify_drawings(drawing_set: DrawingSet, icons: dict[str, Any], known: Cata
         if drawing_set.kind == "icons":
             if not name.endswith(drawing_set.suffix):
                 continue
-            variant = known.of_icon(name.removesuffix(drawing_set.suffix), drawing_set.name == "streamline-pixel")
+            variant = known.of_icon(name.removesuffix(drawing_set.suffix), drawing_set.family)
         else:
             variant = (known.of_code(codes[name]) if name in codes else None) or known.of_name(name)
         if variant and parent not in drawn and parent in icons["icons"]:

@@ -1,5 +1,6 @@
 """Records of the data source `drawings`: drawings of a split, and pictures composed of them."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterator
 from itertools import permutations
@@ -8,11 +9,14 @@ from typing import NamedTuple
 from dalle.data.drawings import wording
 from dalle.data.drawings.config import DrawingsConfig
 from dalle.data.drawings.render import COLOURS, Picture
+from dalle.data.drawings.sets import STYLE_COLOURS
 from dalle.data.drawings.splits import held_out_colour, held_out_concept, held_out_style
 from dalle.data.drawings.subjects import ICONS
 from dalle.data.emoji import hash_fraction
 from dalle.data.opt_out import OptOut
 from dalle.seeds import numpy_generator
+
+log = logging.getLogger(__name__)
 
 
 class Composed(NamedTuple):
@@ -28,22 +32,20 @@ def records_of(
     pictures: list[Picture], config: DrawingsConfig, split: str, dropped: dict[str, int]
 ) -> Iterator[Composed]:
     """Yield the records of a split: its drawings, then the pictures composed of them."""
-    opt_out = OptOut.read(config.opt_out)
     styles: dict[str, set[str]] = defaultdict(set)
     for picture in pictures:
         styles[picture.subject.concept].add(picture.drawing_set.style)
+    homes = [
+        home_of(each.subject.concept, each.drawing_set.style, len(styles[each.subject.concept]), config)
+        for each in pictures
+    ]
+    trained = {picture.pixels for picture, home in zip(pictures, homes, strict=True) if home == "train"}
     wanted = "train" if split == "colours" else split
-    used: list[int] = []
-    for number, picture in enumerate(pictures):
-        concept, style = picture.subject.concept, picture.drawing_set.style
-        if config.groups and (picture.subject.group or ICONS) not in config.groups:
-            continue
-        if reason := opt_out.reason(picture.key):
-            dropped[reason] = dropped.get(reason, 0) + 1
-        elif picture.tone and hash_fraction(f"tone {picture.key}") >= config.skin_tones:
-            continue
-        elif wanted == home_of(concept, style, len(styles[concept]), config.validation_share):
-            used.append(number)
+    used = [
+        number
+        for number in allowed(pictures, config, dropped)
+        if homes[number] == wanted and (wanted == "train" or pictures[number].pixels not in trained)
+    ]
     if split != "colours":
         yield from (Composed("drawing", number) for number in used)
     yield from coloured(pictures, used, config, split)
@@ -53,9 +55,24 @@ def records_of(
         yield from scenes(pictures, used, config)
 
 
-def home_of(concept: str, style: str, styles: int, validation_share: float) -> str:
+def allowed(pictures: list[Picture], config: DrawingsConfig, dropped: dict[str, int]) -> Iterator[int]:
+    """Yield the numbers of the drawings that the settings use: their groups, skin tones and opt-out list."""
+    opt_out = OptOut.read(config.opt_out)
+    for number, picture in enumerate(pictures):
+        reason = opt_out.reason(picture.key)
+        if config.groups and (picture.subject.group or ICONS) not in config.groups:
+            continue
+        if reason:
+            dropped[reason] = dropped.get(reason, 0) + 1
+        elif not picture.tone or hash_fraction(f"tone {picture.key}") < config.skin_tones:
+            yield number
+    if unmatched := opt_out.unmatched():
+        log.warning("%d entries of data.opt_out are no drawing, such as %s", len(unmatched), unmatched[0])
+
+
+def home_of(concept: str, style: str, styles: int, config: DrawingsConfig) -> str:
     """Return the split of a drawing: "train", "val" or "novel". styles: number of styles that show the concept."""
-    if held_out_concept(concept, validation_share):
+    if held_out_concept(concept, config.validation_share):
         return "val"
     return "novel" if held_out_style(concept, style, styles) else "train"
 
@@ -63,8 +80,18 @@ def home_of(concept: str, style: str, styles: int, validation_share: float) -> s
 def coloured(pictures: list[Picture], used: list[int], config: DrawingsConfig, split: str) -> Iterator[Composed]:
     """Yield records of the drawings `used` (positions in `pictures`) in another colour.
 
-    In the split colours, they are one drawing for each held-out combination of concept and colour.
+    In the split colours, they are one drawing for each held-out combination of concept and colour. A combination that
+    a set's style shows, such as a concept drawn as a blue icon, is not held out.
     """
+    painted = {
+        (picture.subject.concept, STYLE_COLOURS[picture.drawing_set.style])
+        for picture in pictures
+        if picture.drawing_set.style in STYLE_COLOURS
+    }
+
+    def is_held_out(concept: str, colour: str) -> bool:
+        return (concept, colour) not in painted and held_out_colour(concept, colour)
+
     options = [
         (number, colour)
         for number in used
@@ -72,7 +99,7 @@ def coloured(pictures: list[Picture], used: list[int], config: DrawingsConfig, s
         and not pictures[number].tone
         and not wording.has_colour(pictures[number].subject)
         for colour in COLOURS
-        if colour != "black" and held_out_colour(pictures[number].subject.concept, colour) == (split == "colours")
+        if colour != "black" and is_held_out(pictures[number].subject.concept, colour) == (split == "colours")
     ]
     if split == "colours":
         first = {(pictures[number].subject.concept, colour): number for number, colour in reversed(options)}

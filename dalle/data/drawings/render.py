@@ -1,15 +1,19 @@
 """Render all drawings of a built folder once, and read them from a cache of PNG images.
 
     rendered-160.png-pack   the PNG files of all drawings, one after the other
-    rendered-160.json       where each begins; what it was made from
+    rendered-160.json       where each begins, a digest of its pixels; what it was made from
 
-Drawings are squares on white. A drawing is centred, and keeps its proportions.
+Drawings are squares on white. A drawing is centred, and keeps its proportions. Left out are empty drawings, and drawings
+of one set that look alike though they are of different concepts, such as the flags of a set that leaves them white.
 """
 
+import contextlib
 import json
 import logging
+import lzma
 import os
 import tarfile
+from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from io import BytesIO
@@ -28,7 +32,7 @@ from dalle.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
-RENDER_FORMAT = 1
+RENDER_FORMAT = 2
 COLOURS = {  # colour name of captions -> RGB
     "black": (0, 0, 0),
     "red": (214, 40, 40),
@@ -51,6 +55,7 @@ class Picture(NamedTuple):
     drawing_set: DrawingSet
     subject: Subject
     tone: str  # skin tone, "" for none
+    pixels: str = ""  # digest: drawings with the same one look the same
 
 
 class Drawings:
@@ -64,17 +69,25 @@ class Drawings:
         self.folder = folder
         self.side = side
         self.sources = read_sources(folder)
-        subjects = [Subject(**each) for each in json.loads((folder / SUBJECTS).read_text(encoding="utf-8"))]
+        subjects = read_subjects(folder)
         self.subjects = {subject.id: subject for subject in subjects}
         pack, index = folder / f"rendered-{side}.png-pack", folder / f"rendered-{side}.json"
-        made_from = {"format": RENDER_FORMAT, "sources": digest_of(json.dumps(self.sources["sets"]).encode())}
-        if not index.is_file() or json.loads(index.read_text())["made_from"] != made_from:
-            render_all(folder, side, self.sources["sets"], pack, index, made_from)
-        rendered = json.loads(index.read_text())
+        made_from = {
+            "format": RENDER_FORMAT,
+            "sources": digest_of(json.dumps(self.sources["sets"]).encode()),
+            "subjects": digest_of(json.dumps([subject.to_json() for subject in subjects]).encode()),
+        }
+        rendered = read_rendered(pack, index, made_from)
+        if rendered is None:
+            render_all(folder, side, self.sources["sets"], self.subjects, pack, index, made_from)
+            rendered = read_rendered(pack, index, made_from)
+            if rendered is None:
+                raise ValueError(f"{index} cannot be read just after it was written: is the disk full or failing?")
         self.pictures = [
-            Picture(f"{name}/{Path(file).stem}", BY_NAME[name], self.subjects[subject], tone)
-            for name, file, subject, tone in rendered["pictures"]
+            Picture(f"{name}/{Path(file).stem}", BY_NAME[name], self.subjects[subject], tone, pixels)
+            for name, file, subject, tone, pixels in rendered["pictures"]
         ]
+        self.digest = digest_of(json.dumps([made_from, rendered["pictures"]]).encode())
         self._starts: list[int] = rendered["starts"]  # one more than pictures
         self._pack = np.memmap(pack, np.uint8, "r")
 
@@ -97,47 +110,113 @@ def read_sources(folder: Path) -> dict[str, Any]:
     return sources
 
 
+def read_subjects(folder: Path) -> list[Subject]:
+    """Return the subjects of a built folder. Raises ValueError if its subjects.json cannot be read."""
+    try:
+        return [Subject(**each) for each in json.loads((folder / SUBJECTS).read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError) as problem:
+        raise ValueError(f"{folder / SUBJECTS} cannot be read: {problem}; run `make drawings` again") from problem
+
+
+def read_rendered(pack: Path, index: Path, made_from: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the content of a cache's index, or None if there is no complete cache made from `made_from`."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, IndexError):
+        rendered = json.loads(index.read_text(encoding="utf-8"))
+        if rendered["made_from"] == made_from and pack.stat().st_size == rendered["starts"][-1]:
+            return rendered
+    return None
+
+
+class Rendered(NamedTuple):
+    """One rendered drawing of a set: file name, subject, skin tone, PNG data, and what its pixels are."""
+
+    name: str
+    subject: str
+    tone: str
+    png: bytes
+    pixels: str  # digest
+    empty: bool  # all pixels have the same colour
+
+
 def render_all(
-    folder: Path, side: int, sets: dict[str, Any], pack: Path, index: Path, made_from: dict[str, Any]
+    folder: Path,
+    side: int,
+    sets: dict[str, Any],
+    subjects: dict[str, Subject],
+    pack: Path,
+    index: Path,
+    made_from: dict[str, Any],
 ) -> None:
     """Render the drawings in `folder`, of the `sets` in sources.json, and write the cache: `pack` and `index`."""
     check_installed("data", "rendering drawings", "resvg_py")
     drawings = sum(entry["pictures"] for entry in sets.values())
     log.info("rendering the drawings in %s at %d pixels, once", folder, side)
-    starts, pictures = [0], []
+    starts, pictures, left_out = [0], [], 0
     temporary = pack.with_name(f".{pack.name}.{os.getpid()}")  # processes that open the folder at once do not collide
     try:
         with temporary.open("wb") as file, progress_bar(drawings, "rendering", "drawings") as bar:
             for name in sets:
-                for member, subject, tone, data in rendered_set(folder / f"{name}.tar.xz", side, BY_NAME[name]):
-                    file.write(data)
-                    starts.append(starts[-1] + len(data))
-                    pictures.append([name, member, subject, tone])
+                whole = []
+                for each in rendered_set(folder / f"{name}.tar.xz", side):
+                    whole.append(each)
                     bar.update()
+                usable = distinct(whole, subjects)
+                left_out += len(whole) - len(usable)
+                for each in usable:
+                    file.write(each.png)
+                    starts.append(starts[-1] + len(each.png))
+                    pictures.append([name, each.name, each.subject, each.tone, each.pixels])
         os.replace(temporary, pack)
     finally:
         temporary.unlink(missing_ok=True)
-    content = json.dumps({"made_from": made_from, "pictures": pictures, "starts": starts})
+    log.info("left out %d drawings that are empty, or look like one of another concept in the same set", left_out)
     partial = index.with_name(f".{index.name}.{os.getpid()}")
-    partial.write_text(content)
+    partial.write_text(json.dumps({"made_from": made_from, "pictures": pictures, "starts": starts}), encoding="utf-8")
     partial.replace(index)
 
 
-def rendered_set(archive: Path, side: int, drawing_set: DrawingSet) -> Iterator[tuple[str, str, str, bytes]]:
-    """Render the drawings of an archive and yield, for each, (file name, subject, skin tone, PNG data)."""
-    with tarfile.open(archive) as file, ProcessPoolExecutor(os.cpu_count()) as pool:
-        contents = {member.name: file.extractfile(member).read() for member in file}  # type: ignore[union-attr]
+def distinct(drawings: list[Rendered], subjects: dict[str, Subject]) -> list[Rendered]:
+    """Leave out empty drawings of a set, and those that look the same but have different concepts.
+
+    Of those that look the same with and without a skin tone, the ones without stay.
+    """
+    shown: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for each in drawings:
+        shown[each.pixels].add((subjects[each.subject].concept, each.tone))
+    return [
+        each
+        for each in drawings
+        if not each.empty
+        and len({concept for concept, _ in shown[each.pixels]}) == 1
+        and (each.tone == "" or len(shown[each.pixels]) == 1)
+    ]
+
+
+def rendered_set(archive: Path, side: int) -> Iterator[Rendered]:
+    """Render the drawings of an archive. Raises ValueError if the archive is damaged or missing."""
+    try:
+        with tarfile.open(archive) as file:
+            contents = {member.name: file.extractfile(member).read() for member in file}  # type: ignore[union-attr]
         pictures = json.loads(contents.pop(INDEX))["pictures"]
+    except (OSError, EOFError, ValueError, KeyError, tarfile.TarError, lzma.LZMAError) as problem:
+        raise ValueError(f"{archive} cannot be read: {problem}; run `make drawings` again") from problem
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
         work = [(name, contents[name], side) for name, _, _ in pictures]
-        for (name, subject, tone), data in zip(pictures, pool.map(_render, work, chunksize=32), strict=True):
-            yield name, subject, tone, data
+        for (name, subject, tone), rendered in zip(pictures, pool.map(_render, work, chunksize=32), strict=True):
+            yield Rendered(name, subject, tone, *rendered)
 
 
-def _render(work: tuple[str, bytes, int]) -> bytes:
-    """Return the drawing of (file name, content, side) as a PNG of side x side pixels on white."""
+def _render(work: tuple[str, bytes, int]) -> tuple[bytes, str, bool]:
+    """Render the drawing of (file name, content, side) on white: (PNG, digest of its pixels, all of one colour)."""
     name, content, side = work
-    if name.endswith(".svg"):
-        return render_svg(content.decode(), side)
+    png = render_svg(content.decode(), side) if name.endswith(".svg") else render_bitmap(content, side)
+    with Image.open(BytesIO(png)) as image:
+        rgb = image.convert("RGB")
+        return png, digest_of(rgb.tobytes())[:16], all(low == high for low, high in rgb.getextrema())
+
+
+def render_bitmap(content: bytes, side: int) -> bytes:
+    """Resize an image file with transparency to side x side pixels on white, and return it as a PNG."""
     with Image.open(BytesIO(content)) as image:
         image = image.convert("RGBA").resize((side, side), Image.Resampling.LANCZOS)
     white = Image.new("RGBA", image.size, "white")

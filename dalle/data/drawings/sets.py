@@ -40,6 +40,8 @@ STYLES: dict[str, tuple[str, ...]] = {
     "pixel art": ("pixel art", "8-bit pixel art"),
 }
 
+STYLE_COLOURS = {"blue icon": "blue", "gray icon": "gray"}  # styles that paint each thing in one colour of captions
+
 SETS: tuple[DrawingSet, ...] = (
     DrawingSet("openmoji", "outlined cartoon", "emoji", "openmoji"),
     DrawingSet("openmoji-black", "line drawing", "emoji", "openmoji", recolour=True),

@@ -88,8 +88,10 @@ class DrawingsSource:
         subject, style = picture.subject, picture.drawing_set.style
         match record.kind:
             case "drawing":
-                names = wording.names_of(subject, picture.tone, self.config.people == "stated")
-                return self.in_languages(wording.in_style(names, style), subject, style)
+                stated = picture.tone != "" and self.config.people == "stated"
+                names = wording.names_of(subject, picture.tone, stated, picture.drawing_set.recolour)
+                said = wording.in_style(names, style)
+                return [("en", said)] if stated else self.in_languages(said, subject, style)
             case "colour":
                 said = wording.in_colour(subject, record.colour, style)
                 return self.in_languages(said, subject, style, record.colour)
@@ -152,11 +154,9 @@ class DrawingsSource:
         return {name: dict(counter.most_common()) for name, counter in counts.items()}
 
     def digest(self) -> str:
-        """Return a digest of the packages, the settings, the records and, of some, the captions."""
+        """Return a digest of the drawings and their pixels, the settings, the records and, of some, the captions."""
         settings = asdict(self.config) | {"path": ""}
-        if not settings["groups"]:
-            del settings["groups"]  # digests in checkpoints are older than the setting
-        described = [self.drawings.sources["sets"], settings]
+        described = [self.drawings.digest, settings]
         some = range(0, len(self), max(1, len(self) // 200))
         return digest_of(repr((described, self.records, [self.captions(index) for index in some])).encode())
 

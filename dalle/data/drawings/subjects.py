@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from dalle.data.drawings.icon_names import ALIASES, NOT_DRAWN, OBJECTS
 from dalle.data.emoji_words import base_name
 
 VARIATION_SELECTOR = "-FE0F"
@@ -30,49 +31,14 @@ GROUPS = (
     ICONS,
 )
 WITHOUT_ICONS = {"symbols", "flags", "component"}  # groups of emojis whose names mean something else in icon sets
-
-# objects that at least four icon sets draw and that are no emoji
-OBJECTS = """
-acorn, address book, anvil, aperture, armchair, asteroid, audio cassette=cassette, baby carriage, bacteria,
-balcony, bandage, barbell, barcode, barn, barrel, baseball bat, battery charging, beaker, bed double=double bed,
-belt, bench, binoculars, blender, blinds, bone fracture, book open=open book, bookshelf, boombox, bottle, bow tie,
-bowl, bowling ball, box, brick wall, bread slice, bulldozer, cable car, cactus pot, cake slice, calculator,
-campfire, candy cane, cannabis=hemp leaf, car battery, car door, car wash, caravan, carousel, cash register, castle
-tower=tower, cctv=security camera, chalkboard, chandelier, charging station, chef hat, cherry, chess bishop, chess
-king, chess knight, chess queen, chess rook, chimney, chocolate, clapperboard, closet, coffee bean, coffee mug,
-coins, compact disc, compass rose, cooking pot, coronavirus, cpu=processor, crane, crib, cube, cup, curtains,
-cylinder, database, desk, desk lamp, diaper, dice, diploma, dishwasher, donut, door open=open door, drill, drone,
-dumbbell, earbuds, easel, eiffel tower, engine, envelope open=open envelope, eraser, escalator, eye closed=closed
-eye, eyedropper, fan, farm, faucet, fence, filing cabinet, film, fire hydrant, fireplace, first aid kit, flask,
-floor lamp, flower, folder open=open folder, forest, fork, forklift, fridge, funnel, galaxy, gallery, game
-boy=gameboy, garage, gas pump, gas station, gate, gavel, gift card, glove, golf ball, golf cart, gramophone, grass,
-greenhouse, guitar amplifier, hair dryer, handcuffs, hanger, hard drive, hard hat, hat, headset, heater, helmet,
-highlighter, horseshoe, hot air balloon, hurricane, ice cream cone, injection=syringe needle, iron, jeep, kettle,
-keyhole, kidneys, kiwi, ladle, lamp, landscape, leaf, lectern, library, lightbulb, light switch, lighthouse, liver,
-log, magazine, martini, maze, medicine bottle, meteor, metronome, microchip, microwave, milestone, moon stars=moon
-with stars, moped, mortar, music note, nail, necklace, needle, noodles, nurse, office chair, outlet, oven, paint
-brush, paint bucket, paint roller, palette, paper plane, parking meter, parrot cage=bird cage, passport, paw, pen
-nib, perfume, piano, picnic table, pie chart, piggy bank, pill bottle, pillow, pills, pine tree, pinwheel, pipette,
-pizza slice, planet, plane, plant, plate, playground, plug, podium, poker chip, polaroid, pot, pumpkin, puzzle,
-pyramid, qr code, radar, rake, refrigerator, remote control, road, rocking chair, rolling pin, router, rug, ruler,
-safe, satellite dish, sausage, scale, scanner, scarecrow, school bus, sd card, server, ship wheel, shop, shopping
-bag, shopping basket, shower head, shredder, sim card, siren, skirt, smartphone, smartwatch, snowmobile, sofa,
-solar panel, soup, sphere, spray can, sprout, stairs, stamp, steering wheel, sticky note, stomach, store, stroller,
-submarine, suitcase, swimming pool, sword, swords=crossed swords, table, table lamp, tablet, tank, tea cup,
-telegraph, tennis ball, test tubes, theater, thunderstorm, tire, toolbox, tow truck, traffic cone, trash can,
-treadmill, tree, trolley, trowel, tsunami, tunnel, turntable, ufo, usb, utility pole, vacuum cleaner, van, vault,
-vest, video camera=camcorder, vinyl record, virus, wallet, wardrobe, warehouse, washing machine, water bottle,
-water glass, waterfall, watering can, webcam, wheat, whisk, whistle, wind turbine, windmill, windsock, wine,
-world=globe stand, yoga
-"""
-
-# names of icons that mean something else than the emoji of this name, often a brand or a command of a program
-NOT_DRAWN = {
-    "apple", "windows", "android", "telegram", "twitter", "meta", "amazon", "x", "tag", "pin", "back", "on", "top",
-    "end", "soon", "new", "up", "cool", "free", "id", "link", "share", "code", "copy", "wave", "leaves", "slack",
-    "opera", "safari", "chrome", "edge", "firefox", "java", "swift", "docker", "gem", "ruby", "rust", "snapchat",
-    "wind", "tv-off", "blush",
-}  # fmt: skip
+# of streamline-pixel: names of its icons begin with one of these
+CATEGORIES = re.compile(
+    "(beauty(-body-care)?|building-real-eastate|business-products?|coding-apps-websites|"
+    "computers-devices-electronics|content-files|design|ecology|email|entertainment-events-hobbies|"
+    "food-drink(-desert|-fruit)?|health|interface-essential|money-payments|music|pet-animals|photography|"
+    "real-estate-building|school-science|shopping-shipping|social-rewards|transportation|travel-wayfinding|"
+    "vintage|weather)-"
+)
 
 
 @dataclass
@@ -100,12 +66,19 @@ class Variant:
 
 
 class Catalogue:
-    """All subjects, and the ways to find them: by code points of an emoji or by the name of a drawing."""
+    """All subjects, and the ways to find them: by code points of an emoji, its names, or the name of an icon."""
 
-    def __init__(self, subjects: list[Subject], codes: dict[str, Variant], names: dict[str, Variant]):
+    def __init__(
+        self,
+        subjects: list[Subject],
+        codes: dict[str, Variant],
+        names: dict[str, Variant],
+        icons: dict[str, Variant],
+    ):
         self.subjects = {subject.id: subject for subject in subjects}
         self.codes = codes
         self.names = names
+        self.icons = icons
 
     def of_code(self, code: str) -> Variant | None:
         """Find the variant with these code points: "1F469-1F3FD-200D-1F680", in any case, FE0F ignored."""
@@ -118,17 +91,15 @@ class Catalogue:
                 return found
         return None
 
-    def of_icon(self, name: str, any_ending: bool = False) -> Variant | None:
-        """Find the variant that an icon shows by its name; None for commands, symbols and brands.
-
-        any_ending: names start with categories, as in "pet-animals-cat".
-        """
-        words = re.sub(r"-\d+$", "", name).split("-")
-        for start in range(len(words) if any_ending else 1):
-            rest = "-".join(words[start:])
-            found = None if rest in NOT_DRAWN else self.names.get(squeezed(rest))
-            if found and self.subjects[found.subject].group not in WITHOUT_ICONS and not found.tone:
-                return found
+    def of_icon(self, name: str, family: str) -> Variant | None:
+        """Find the variant that an icon of a family of sets shows by its name; None for commands, symbols and brands."""
+        bare = re.sub(r"-\d+$", "", CATEGORIES.sub("", name) if family == "streamline-pixel" else name)
+        own = f"{family}/{bare}"
+        if bare in NOT_DRAWN or own in NOT_DRAWN:
+            return None
+        found = self.icons.get(icon_key(own)) or self.icons.get(icon_key(bare))
+        if found and self.subjects[found.subject].group not in WITHOUT_ICONS and not found.tone:
+            return found
         return None
 
 
@@ -166,12 +137,30 @@ def catalogue(files: Mapping[str, bytes]) -> Catalogue:
                 for shortcode in [shortcodes] if isinstance(shortcodes, str) else shortcodes:
                     if variant and len(shortcode) > 2:
                         names.setdefault(squeezed(shortcode), variant)
-    for entry in " ".join(OBJECTS.split()).split(", "):
-        name, _, label = (part.strip() for part in entry.partition("="))
-        if squeezed(name) not in names:
-            subjects.append(Subject(name.replace(" ", "-"), label or name, {"en": label or name}))
-            names[squeezed(name)] = Variant(name.replace(" ", "-"))
-    return Catalogue(subjects, codes, names)
+    icons = {icon_key(subject.labels["en"]): codes[subject.id] for subject in reversed(subjects)}
+    for name, label in entries(OBJECTS):
+        if icon_key(name) not in icons:
+            subject = Subject(name.replace(" ", "-"), label or name, {"en": label or name})
+            subjects.append(subject)
+            icons[icon_key(name)] = Variant(subject.id)
+            icons.setdefault(icon_key(subject.labels["en"]), Variant(subject.id))
+            names.setdefault(squeezed(name), Variant(subject.id))
+    for name, label in entries(ALIASES):
+        if icon_key(label) in icons:  # missing if the emojis are others than those of the pinned package
+            icons[icon_key(name)] = icons[icon_key(label)]
+    return Catalogue(subjects, codes, names, icons)
+
+
+def entries(table: str) -> list[tuple[str, str]]:
+    """Split a table of `icon_names`, "name=label, name, ...", into pairs of name and label ("" if it has none)."""
+    pairs = (entry.partition("=") for entry in " ".join(table.split()).split(", "))
+    return [(name.strip(), label.strip()) for name, _, label in pairs]
+
+
+def icon_key(name: str) -> str:
+    """Normalise the name of an icon or a label for comparison; the family in "tabler/book" is kept apart."""
+    family, slash, bare = name.rpartition("/")
+    return family + slash + squeezed(bare)
 
 
 def _words_by_code(entries: list[dict[str, Any]]) -> dict[str, tuple[str, list[str]]]:

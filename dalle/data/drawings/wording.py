@@ -16,6 +16,7 @@ COLOUR_WORDS = re.compile(
     r"\b(black|white|red|orange|yellow|green|teal|blue|purple|pink|brown|gray|grey|colou?r|rainbow|blond)",
     re.IGNORECASE,
 )
+NOT_BLACK = re.compile(r"\b(red|orange|yellow|green|teal|blue|purple|pink|brown|gr[ae]y|blond)\b", re.IGNORECASE)
 VAGUE = {
     "face",
     "person",
@@ -33,13 +34,16 @@ VAGUE = {
     "in",
 }
 STYLED = ("{name}, {style}", "{a style} of {name}", "{name} as {a style}")
+UNCOUNTED_NAMES = ("fish", "sheep", "deer", "squid", "shrimp", "wolf", "leaf", "knife", "mouse", "goose", "milk", "wheat",
+    "yoga", "grass", "liquid", "leafy green", "usb", "arrival", "departure", "increasing", "decreasing", "done")  # fmt: skip
 UNCOUNTED_STYLES = re.compile(r".*(design|art)$")
 
 
-def names_of(subject: Subject, tone: str = "", stated: bool = True) -> list[str]:
+def names_of(subject: Subject, tone: str = "", stated: bool = True, black: bool = False) -> list[str]:
     """Return English names of a subject as noun phrases, the full name first and three times: "a dog face".
 
     tone: the skin tone that is shown; it is part of each name if `stated`.
+    black: the drawing is black, so tags with another colour are left out.
     """
     label = subject.labels["en"]
     if subject.group == "flags" and label.startswith("flag: "):
@@ -48,6 +52,7 @@ def names_of(subject: Subject, tone: str = "", stated: bool = True) -> list[str]
     tones = [f"{each} skin tone" for each in tone.split(" and ")] if tone and stated else []
     full = phrase(label, tones)
     tags = [tag for tag in subject.tags.get("en", ()) if re.fullmatch(r"[a-z][a-z' -]{2,}", tag)]
+    tags = [tag for tag in tags if not (black and NOT_BLACK.search(tag))]
     words = set(label.lower().split())
     head = [word for word in AFTER_HEAD.split(f"{label} ")[0].lower().split() if word not in VAGUE]
     short = [phrase(tag, tones) for tag in tags if head and tag == head[-1] and tag != label]
@@ -78,6 +83,11 @@ def has_colour(subject: Subject) -> bool:
     return subject.group == "flags" or bool(COLOUR_WORDS.search(subject.labels["en"]))
 
 
+def coloured(subject: Subject) -> bool:
+    """Return True if the subject's name has a colour other than black, which a black drawing does not show."""
+    return bool(NOT_BLACK.search(subject.labels["en"]))
+
+
 def in_colour(subject: Subject, colour: str, style: str) -> list[str]:
     """Return captions of a drawing in a single colour: "a green umbrella, line icon"."""
     return in_style([with_article(f"{colour} {subject_label(subject)}")] * 2, style, coloured=True)
@@ -101,7 +111,7 @@ def bare_name(subject: Subject) -> str:
 
 
 def subject_label(subject: Subject) -> str:
-    return subject.labels["en"].replace(": ", " ").replace(",", "")
+    return subject.labels["en"].replace(": ", " ").replace(",", "").replace("\u2019", "'")
 
 
 def countable(subject: Subject) -> bool:
@@ -112,12 +122,36 @@ def countable(subject: Subject) -> bool:
         and re.fullmatch(r"[a-z]+( [a-z]+)?", label) is not None
         and with_article(label) != label
         and not AFTER_HEAD.search(f"{label} ")
-        and not label.endswith(("fish", "sheep", "deer", "squid", "shrimp", "wolf", "leaf", "knife", "mouse", "goose"))
+        and not label.endswith(UNCOUNTED_NAMES)
     )
 
 
+PLURALS = {
+    "man": "men",
+    "potato": "potatoes",
+    "tomato": "tomatoes",
+    "mosquito": "mosquitoes",
+    "volcano": "volcanoes",
+    "tornado": "tornadoes",
+    "mango": "mangoes",
+    "buffalo": "buffaloes",
+    "shelf": "shelves",
+    "scarf": "scarves",
+    "stomach": "stomachs",
+    "ox": "oxen",
+    "die": "dice",
+    "dice": "dice",
+    "moose": "moose",
+    "bison": "bison",
+    "bacteria": "bacteria",
+}
+IRREGULAR = re.compile(rf"(?<!b)({'|'.join(PLURALS)})$")  # not of boxes
+
+
 def plural(label: str) -> str:
-    """Return the regular plural of a name: "owls", "foxes", "cherries"."""
+    """Return the plural of a name: "owls", "foxes", "cherries", "snowmen"."""
+    if irregular := IRREGULAR.search(label):
+        return label[: irregular.start()] + PLURALS[irregular[0]]
     if re.search(r"(s|x|z|ch|sh)$", label):
         return f"{label}es"
     return re.sub(r"(?<=[^aeiou])y$", "ie", label) + "s"
