@@ -19,13 +19,13 @@ GROUPS = {1: "people-body", 3: "animals-nature", 9: "flags"}
 ICONS = ("umbrella", "owl", "rocket", "dumbbell", "apple", "settings")
 
 
-def square(colour: str) -> str:
-    """Return the SVG body of a square in the middle of 16 x 16 units."""
-    return f'<path fill="{colour}" d="M4 4h8v8H4z"/>'
+def square(colour: str, number: int = 0) -> str:
+    """Return the SVG body of a square in the middle of 16 x 16 units, with a mark below it for each number."""
+    return f'<path fill="{colour}" d="M4 4h8v8H4z"/><path fill="{colour}" d="M{number} 14h1v1H{number}z"/>'
 
 
-def svg(colour: str) -> bytes:
-    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">{square(colour)}</svg>'.encode()
+def svg(colour: str, number: int) -> bytes:
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">{square(colour, number)}</svg>'.encode()
 
 
 def packed(path: Path, files: dict[str, bytes]) -> Path:
@@ -48,16 +48,18 @@ def entries(emojis: dict, language: int) -> bytes:
     return json.dumps(told).encode()
 
 
-def iconify(names: tuple[str, ...], body: str, licence: str = "MIT", **more) -> bytes:
+def iconify(names: tuple[str, ...], colour: str = "", licence: str = "MIT", first: int = 0, **more) -> bytes:
+    """Return the file of a set of @iconify/json in which each name has a drawing of its own, marked from `first` on."""
     info = {"license": {"spdx": licence}, "author": {"name": "Some One", "url": "https://example.org"}}
-    return json.dumps({"info": info, "icons": {name: {"body": body} for name in names}, **more}).encode()
+    icons = {name: {"body": square(colour, number)} for number, name in enumerate(names, first)}
+    return json.dumps({"info": info, "icons": icons, **more}).encode()
 
 
 def package_files(emojis: dict = EMOJIS) -> dict[Package, dict[str, bytes]]:
     """Return the files of each package, by name."""
     codes = [code.replace("-FE0F", "") for code in emojis]
     sets = {
-        name: iconify(ICONS, square("currentColor"))
+        name: iconify(ICONS, "currentColor")
         for name in (
             "icon-park",
             "icon-park-outline",
@@ -77,13 +79,13 @@ def package_files(emojis: dict = EMOJIS) -> dict[Package, dict[str, bytes]]:
         "streamline-emojis",
         "noto-v1",
     ):
-        sets[name] = iconify((), "")
-    sets["ph"] = iconify(("umbrella", "umbrella-fill", "umbrella-duotone"), square("currentColor"))
+        sets[name] = iconify(())
+    sets["ph"] = iconify(("umbrella", "umbrella-fill", "umbrella-duotone"), "currentColor", first=10)
     chars = {code.lower(): f"drawing-{number}" for number, code in enumerate(codes)}
     for name in ("twemoji", "noto", "fluent-emoji-flat", "fluent-emoji-high-contrast"):
-        sets[name] = iconify(tuple(chars.values()), square("#00f"), chars=chars)
+        sets[name] = iconify(tuple(chars.values()), "#00f", chars=chars)
     for name in ("emojione", "emojione-monotone"):
-        sets[name] = iconify(("red-apple", "flag-for-france"), square("currentColor"))
+        sets[name] = iconify(("red-apple", "flag-for-france"), "currentColor")
     return {
         EMOJIBASE: {
             "en/data.json": entries(emojis, 0),
@@ -95,9 +97,9 @@ def package_files(emojis: dict = EMOJIS) -> dict[Package, dict[str, bytes]]:
             "en/shortcodes/github.json.d.ts": b"declare",
         },
         OPENMOJI: {
-            f"{kind}/svg/{code}.svg": svg(colour)
+            f"{kind}/svg/{code}.svg": svg(colour, number)
             for kind, colour in (("color", "#f00"), ("black", "#000"))
-            for code in (*codes, "1F44B-1F3FF")
+            for number, code in enumerate((*codes, "1F44B-1F3FF"))
         },
         FLUENT_3D: {},
         ICONIFY: {f"json/{name}.json": content for name, content in sets.items()},

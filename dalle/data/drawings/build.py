@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from dalle.data.drawings.folder import FORMAT, INDEX, SOURCES, SUBJECTS
 from dalle.data.drawings.packages import (
     EMOJIBASE,
     FLUENT_3D,
@@ -39,8 +40,6 @@ from dalle.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
-INDEX, SUBJECTS, SOURCES = "index.json", "subjects.json", "sources.json"
 LICENCES = {"MIT", "Apache-2.0", "ISC", "CC0-1.0", "CC-BY-3.0", "CC-BY-4.0", "CC-BY-SA-4.0"}  # identifiers of SPDX
 LANGUAGES = ("en", "de", "es", "fr", "it", "nl", "pl", "pt", "ru", "ja", "zh")
 

@@ -3,8 +3,8 @@
     rendered-160.png-pack   the PNG files of all drawings, one after the other
     rendered-160.json       where each begins, a digest of its pixels; what it was made from
 
-Drawings are squares on white. A drawing is centred, and keeps its proportions. Left out are empty drawings, and drawings
-of one set that look alike though they are of different concepts, such as the flags of a set that leaves them white.
+Drawings are squares on white. A drawing is centred, and keeps its proportions. Left out are empty drawings, and those
+of one set that look alike though they are of different concepts, such as the flags of Norway and of Bouvet Island.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from dalle.data.drawings.build import FORMAT, INDEX, SOURCES, SUBJECTS
+from dalle.data.drawings.folder import FORMAT, INDEX, SOURCES, SUBJECTS
 from dalle.data.drawings.sets import BY_NAME, DrawingSet
 from dalle.data.drawings.subjects import Subject
 from dalle.data.index import digest_of
@@ -195,7 +195,7 @@ def distinct(drawings: list[Rendered], subjects: dict[str, Subject]) -> list[Ren
 def rendered_set(archive: Path, side: int) -> Iterator[Rendered]:
     """Render the drawings of an archive. Raises ValueError if the archive is damaged or missing."""
     try:
-        with tarfile.open(archive) as file:
+        with tarfile.open(archive, "r:xz") as file:
             contents = {member.name: file.extractfile(member).read() for member in file}  # type: ignore[union-attr]
         pictures = json.loads(contents.pop(INDEX))["pictures"]
     except (OSError, EOFError, ValueError, KeyError, tarfile.TarError, lzma.LZMAError) as problem:

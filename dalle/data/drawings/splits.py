@@ -6,7 +6,7 @@
     colours   a concept in a colour in which training never shows it
 
 Each concept and combination is assigned by a hash of its name, so it stays where it is when drawings are added. The
-concepts that the documentation draws are always trained on. A held-out drawing that has exactly the pixels of a training
+concepts that the documentation draws are always trained on. A held-out drawing with exactly the pixels of a training
 one, under another name or in another set, is in no split.
 """
 

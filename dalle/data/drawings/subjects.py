@@ -92,12 +92,15 @@ class Catalogue:
         return None
 
     def of_icon(self, name: str, family: str) -> Variant | None:
-        """Find the variant that an icon of a family of sets shows by its name; None for commands, symbols and brands."""
+        """Find the variant that an icon shows, by its name; None for commands, symbols and brands.
+
+        family: of the sets that draw it, `DrawingSet.family`.
+        """
         bare = re.sub(r"-\d+$", "", CATEGORIES.sub("", name) if family == "streamline-pixel" else name)
         own = f"{family}/{bare}"
-        if bare in NOT_DRAWN or own in NOT_DRAWN:
-            return None
-        found = self.icons.get(icon_key(own)) or self.icons.get(icon_key(bare))
+        found = self.icons.get(icon_key(own))
+        if not found and bare not in NOT_DRAWN and own not in NOT_DRAWN:
+            found = self.icons.get(icon_key(bare))
         if found and self.subjects[found.subject].group not in WITHOUT_ICONS and not found.tone:
             return found
         return None

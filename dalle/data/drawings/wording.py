@@ -34,8 +34,10 @@ VAGUE = {
     "in",
 }
 STYLED = ("{name}, {style}", "{a style} of {name}", "{name} as {a style}")
-UNCOUNTED_NAMES = ("fish", "sheep", "deer", "squid", "shrimp", "wolf", "leaf", "knife", "mouse", "goose", "milk", "wheat",
-    "yoga", "grass", "liquid", "leafy green", "usb", "arrival", "departure", "increasing", "decreasing", "done")  # fmt: skip
+UNCOUNTED_NAMES = (  # endings of names without a plural, or with one that looks like the singular
+    "fish", "sheep", "deer", "squid", "shrimp", "wolf", "leaf", "knife", "mouse", "goose", "milk", "wheat", "yoga",
+    "grass", "liquid", "leafy green", "usb", "arrival", "departure", "increasing", "decreasing", "done",
+)  # fmt: skip
 UNCOUNTED_STYLES = re.compile(r".*(design|art)$")
 
 
@@ -145,7 +147,7 @@ PLURALS = {
     "bison": "bison",
     "bacteria": "bacteria",
 }
-IRREGULAR = re.compile(rf"(?<!b)({'|'.join(PLURALS)})$")  # not of boxes
+IRREGULAR = re.compile(rf"({'|'.join(each for each in PLURALS if each != 'ox')}|\box)$")  # no box or fox
 
 
 def plural(label: str) -> str:

@@ -5,9 +5,11 @@ import json
 import pytest
 from drawings_packages import ICONS, iconify, package_files
 
-from dalle.data.drawings.build import ATTRIBUTIONS, SETS, SOURCES, SUBJECTS, build
+from dalle.data.drawings.build import ATTRIBUTIONS, build
+from dalle.data.drawings.folder import SOURCES, SUBJECTS
 from dalle.data.drawings.packages import FLUENT_3D, ICONIFY, OPENMOJI, PackageError
 from dalle.data.drawings.render import Drawings
+from dalle.data.drawings.sets import SETS
 
 
 @pytest.fixture
@@ -33,6 +35,18 @@ def test_icons_are_matched_by_name_without_brands_and_commands(opened):
     assert {"apple", "settings"} < set(ICONS)
 
 
+def test_sets_of_a_single_colour_have_no_skin_tones_and_nothing_named_by_a_colour(opened):
+    assert set(named(opened, "openmoji")) - {
+        f"openmoji/{each.split('/')[1]}" for each in named(opened, "openmoji-black")
+    } == {
+        "openmoji/1F34E",  # a red apple
+        "openmoji/1F44B-1F3FF",  # dark skin
+        "openmoji/1F1EB-1F1F7",  # a flag
+    }
+    assert "fluent-high-contrast/drawing-0" not in named(opened, "fluent-high-contrast")
+    assert "twemoji/drawing-0" in named(opened, "twemoji")
+
+
 def test_names_with_other_spellings_are_found(opened):
     assert {each.subject.labels["en"] for each in named(opened, "emojione").values()} == {"red apple", "flag: France"}
 
@@ -50,7 +64,7 @@ def test_every_set_has_its_licence_and_author(drawings):
 
 
 def test_a_licence_that_forbids_it_stops_the_build(registry, tmp_path):
-    registry.files[ICONIFY]["json/twemoji.json"] = iconify((), "", licence="CC-BY-NC-4.0")
+    registry.files[ICONIFY]["json/twemoji.json"] = iconify((), licence="CC-BY-NC-4.0")
     with pytest.raises(ValueError, match="twemoji has the licence CC-BY-NC-4.0"):
         build(tmp_path / "built", tmp_path / "packages", registry.fetch)
 

@@ -15,6 +15,8 @@ from dalle.data.drawings.render import COLOURS, Drawings, recoloured
 from dalle.data.drawings.sets import STYLES
 from dalle.data.drawings.source import DrawingsSource
 from dalle.data.drawings.splits import SPLITS
+from dalle.data.drawings.subjects import Subject
+from dalle.data.drawings.wording import names_of, plural
 
 
 @pytest.fixture
@@ -129,8 +131,17 @@ def test_skin_tones_are_stated_or_left_open(config, monkeypatch):
     assert not any("skin tone" in caption for caption in toned("open"))
 
 
+def test_captions_that_state_a_skin_tone_are_in_english(config, train):
+    config.languages = ["fr"]
+    for people, french in (("stated", False), ("open", True)):
+        config.people = people
+        source = DrawingsSource(config, "train")
+        (toned,) = {i for i in of_kind(source, "drawing") if source.drawings.pictures[source.records[i].first].tone}
+        assert any("signe de la main" in caption for caption in source.captions(toned)) == french
+
+
 def test_captions_in_another_language(config):
-    config.languages = ["en", "fr"]
+    config.languages, config.people = ["en", "fr"], "open"
     for split in ("train", "val"):
         source = DrawingsSource(config, split)
         for index in of_kind(source, "drawing"):
@@ -164,6 +175,31 @@ def test_style_and_colour_are_stated_in_other_languages(config):
     index = next(i for i in of_kind(source, "colour"))
     french = [caption for caption in source.captions(index) if ", en " in caption]
     assert 0 < len(french) <= len(source.captions(index)) / 2 + 1
+
+
+def test_tags_of_black_drawings_have_no_other_colour():
+    apple = Subject("1F34E", "apple", {"en": "big apple"}, {"en": ["fruit", "red", "dark green"]})
+    assert {"a big apple, fruit", "a big apple, red", "a big apple, dark green"} < set(names_of(apple))
+    assert set(names_of(apple, black=True)) == {"a big apple", "a big apple, fruit"}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("owl", "owls"),
+        ("fox", "foxes"),
+        ("ox", "oxen"),
+        ("cardboard box", "cardboard boxes"),
+        ("cherry", "cherries"),
+        ("snowman", "snowmen"),
+        ("hot potato", "hot potatoes"),
+        ("bookshelf", "bookshelves"),
+        ("game die", "game dice"),
+        ("moose", "moose"),
+    ],
+)
+def test_plurals(name, expected):
+    assert plural(name) == expected
 
 
 def test_a_missing_package_is_named_before_drawings_are_rendered(config, monkeypatch):
@@ -235,6 +271,36 @@ def test_opted_out_drawings_are_in_no_record(config, tmp_path):
         keys = source.keys()
         assert not any("lucide/umbrella" in key for key in keys)
         assert source.dropped == {"opted out by key": 1}
+
+
+def test_entries_of_the_opt_out_list_that_are_no_drawing_are_named(config, tmp_path, caplog):
+    listed = tmp_path / "opted-out.txt"
+    listed.write_text("lucide/umbrella\nlucide/umbrela\n")
+    config.opt_out = str(listed)
+    DrawingsSource(config, "train")
+    assert "1 entries of data.opt_out are no drawing, such as lucide/umbrela" in caplog.text
+
+
+def test_a_held_out_drawing_with_the_pixels_of_a_training_one_is_in_no_split(config, monkeypatch):
+    """In the small set all sets of icons draw the same umbrella; here its silhouettes are held out."""
+    monkeypatch.setattr("dalle.data.drawings.records.held_out_concept", lambda concept, share: concept == "rocket")
+    monkeypatch.setattr("dalle.data.drawings.records.held_out_style", lambda concept, style, _: style == "silhouette")
+    train, novel, val = (DrawingsSource(config, split) for split in ("train", "novel", "val"))
+    pixels = {train.drawings.pictures[record.first].pixels for record in train.records}
+    for source in (novel, val):
+        assert not pixels & {source.drawings.pictures[record.first].pixels for record in source.records}
+    assert "lucide/umbrella" in list(train.keys()) and "mdi/umbrella" not in list(novel.keys())
+    assert "lucide/rocket" in list(val.keys())
+
+
+def test_colours_that_a_style_paints_are_not_held_out(config, monkeypatch):
+    """Two styles of icons paint each thing blue or gray, so training has seen it so."""
+    monkeypatch.setattr("dalle.data.drawings.records.held_out_concept", lambda concept, share: False)
+    monkeypatch.setattr("dalle.data.drawings.records.held_out_style", lambda *_: False)
+    monkeypatch.setattr("dalle.data.drawings.records.held_out_colour", lambda *_: True)
+    source = DrawingsSource(config, "colours")
+    held_out = {(source.drawings.pictures[each.first].subject.concept, each.colour) for each in source.records}
+    assert ("owl", "green") in held_out and ("owl", "blue") not in held_out and ("owl", "gray") not in held_out
 
 
 @pytest.mark.parametrize(
