@@ -71,7 +71,7 @@ def test_the_judge_is_trained_once_and_kept_beside_the_data(data, judge, monkeyp
     assert calls[0].image_size == 128  # whatever size the first model's images have
     load_classifier(replace(data, validation_share=0.5))  # other concepts are held out: another judge
     assert len(calls) == 2
-    (tmp_path / "list.txt").write_text("twemoji/1F34E\n")
+    (tmp_path / "list.txt").write_text("openmoji/1F34E\n")
     load_classifier(replace(data, opt_out=str(tmp_path / "list.txt")))  # fewer pictures
     assert len(calls) == 3
 

@@ -23,7 +23,7 @@ class MixConfig:
 
 @dataclass
 class DrawingsConfig:
-    """Emoji and icon sets: 35,700 drawings (23,300 without a skin tone) of 1,982 concepts in 17 styles, with names.
+    """Emoji and icon sets: 32,800 drawings (22,400 without a skin tone) of 1,977 concepts in 17 styles, with names.
 
     They are built with `make drawings`, and rendered once. Needs extra packages: pip install 'dalle[data]'.
 
@@ -40,7 +40,7 @@ class DrawingsConfig:
     image_size: int = 128  # side in pixels of the square images that models get
     validation_share: float = 0.07  # share of the concepts held out for validation
     languages: list[str] = field(default_factory=lambda: ["en"])  # of the captions; panels and scenes are in English
-    people: str = "stated"  # stated: captions name the skin tone that is drawn | open: they leave it open
+    people: str = "stated"  # stated: captions name the skin tone that is drawn, in English | open: they leave it open
     skin_tones: float = 0.3  # share of the drawings with a skin tone that are used, besides those without one
     groups: list[str] = field(default_factory=list)  # use these groups of things only, such as [food-drink]; []: all
     mix: MixConfig = field(default_factory=MixConfig)
@@ -52,6 +52,10 @@ class DrawingsConfig:
             self.mix = MixConfig(**self.mix)
         if not 0 < self.validation_share < 1:
             raise ValueError(f"data.validation_share must lie between 0 and 1, got {self.validation_share}")
+        if not 0 <= self.skin_tones <= 1:
+            raise ValueError(f"data.skin_tones must lie between 0 and 1, got {self.skin_tones}")
+        if self.image_size < 1:
+            raise ValueError(f"image_size={self.image_size} must be at least 1")
         if self.people not in PEOPLE:
             raise ValueError(f"data.people={self.people} is unknown; choose one of {', '.join(PEOPLE)}")
         if unknown := [group for group in self.groups if group not in GROUPS]:

@@ -51,7 +51,7 @@ COLOURS = {  # colour name of captions -> RGB
 class Picture(NamedTuple):
     """One drawing of a built folder: its key, set, subject and skin tone, without its pixels."""
 
-    key: str  # "twemoji/1F34E"
+    key: str  # "openmoji/1F34E"
     drawing_set: DrawingSet
     subject: Subject
     tone: str  # skin tone, "" for none

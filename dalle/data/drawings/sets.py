@@ -10,7 +10,7 @@ from dataclasses import dataclass
 class DrawingSet:
     """One set of drawings by the same authors in one style, and where to find it."""
 
-    name: str  # also the prefix of keys: "twemoji/1F34E"
+    name: str  # also the prefix of keys: "openmoji/1F34E"
     style: str  # key of STYLES
     kind: str  # "emoji": matched by code point; "names": emoji set with names; "icons": icon set with names
     family: str  # sets of a family show the same drawing in several styles, under the same name

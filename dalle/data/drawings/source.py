@@ -74,7 +74,7 @@ class DrawingsSource:
         return "/".join(filter(None, (record.kind.replace(" ", "-"), first, second)))
 
     def keys(self) -> StringArray:
-        """Return the keys of all records: twemoji/1F34E, colour/tabler/umbrella/green, ..."""
+        """Return the keys of all records: openmoji/1F34E, colour/tabler/umbrella/green, ..."""
         return StringArray.from_strings(map(self.key, range(len(self))))
 
     def captions(self, index: int) -> tuple[str, ...]:

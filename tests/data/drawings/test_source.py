@@ -318,7 +318,15 @@ def test_settings_that_cannot_work_give_a_sentence(config, change, message):
 
 
 @pytest.mark.parametrize(
-    "change", [{"people": "x"}, {"languages": []}, {"validation_share": 1.0}, {"mix": {"panels": -1}}]
+    "change",
+    [
+        {"people": "x"},
+        {"languages": []},
+        {"validation_share": 1.0},
+        {"skin_tones": 30},
+        {"image_size": 0},
+        {"mix": {"panels": -1}},
+    ],
 )
 def test_invalid_settings_are_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):
