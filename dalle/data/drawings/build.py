@@ -35,7 +35,7 @@ from dalle.data.drawings.packages import (
 )
 from dalle.data.drawings.sets import SETS, DrawingSet
 from dalle.data.drawings.subjects import Catalogue, Variant, catalogue
-from dalle.data.drawings.wording import coloured
+from dalle.data.drawings.wording import named_by_colour
 from dalle.progress import progress_bar
 
 log = logging.getLogger(__name__)
@@ -184,7 +184,9 @@ def read_set(
     attribution, drawings = read_package(drawing_set, package, files, known)
     if drawing_set.recolour:
         drawings = (
-            each for each in drawings if not each.variant.tone and not coloured(known.subjects[each.variant.subject])
+            each
+            for each in drawings
+            if not each.variant.tone and not named_by_colour(known.subjects[each.variant.subject])
         )
     return attribution, drawings
 

@@ -85,7 +85,7 @@ def has_colour(subject: Subject) -> bool:
     return subject.group == "flags" or bool(COLOUR_WORDS.search(subject.labels["en"]))
 
 
-def coloured(subject: Subject) -> bool:
+def named_by_colour(subject: Subject) -> bool:
     """Return True if the subject's name has a colour other than black, which a black drawing does not show."""
     return bool(NOT_BLACK.search(subject.labels["en"]))
 
