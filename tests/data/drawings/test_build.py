@@ -5,7 +5,8 @@ import json
 import pytest
 from drawings_packages import ICONS, iconify, package_files
 
-from dalle.data.drawings.build import ATTRIBUTIONS, build
+from dalle.data.drawings.build import build
+from dalle.data.drawings.extract import ATTRIBUTIONS
 from dalle.data.drawings.folder import SOURCES, SUBJECTS
 from dalle.data.drawings.packages import FLUENT_3D, ICONIFY, OPENMOJI, PackageError
 from dalle.data.drawings.render import Drawings
