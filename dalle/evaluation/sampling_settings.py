@@ -6,7 +6,7 @@ from typing import Any
 
 from dalle.sampling.parallel_decode import recorded_settings
 from dalle.sampling.pipeline import DALLE
-from dalle.sampling.sampling_config import SamplingConfig
+from dalle.sampling.sampling_config import UNRANKED, SamplingConfig
 
 LOGITS_PROCESSORS = ("top_k", "top_p", "min_p")
 
@@ -26,7 +26,7 @@ def decoding_settings(dalle: DALLE, config: SamplingConfig) -> dict[str, Any]:
 def rerank_settings(config: SamplingConfig) -> dict[str, Any]:
     """Return the settings of a resolved config that determine the ranking: scores, weights and reference captions."""
     weights, references = asdict(config.rerank_weights), list(config.rerank_references)
-    return {"by": config.rerank, "weights": weights, "references": references}
+    return {"by": config.rerank or UNRANKED, "weights": weights, "references": references}
 
 
 def sampling_settings(dalle: DALLE, config: SamplingConfig) -> dict[str, Any]:

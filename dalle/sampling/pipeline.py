@@ -205,6 +205,8 @@ class DALLE:
     def resolve(self, config: Config, canvas: Canvas | Tensor | None = None) -> Config:
         """Return `config` with the checkpoint's guidance, temperature and score for ranking where it sets none.
 
+        `rerank` stays None if nothing can rank: there is no CLIP, and the checkpoint names no other score.
+
         The first step of sampling, and of whatever prints or records settings. Resolving again changes nothing.
 
         canvas: the canvas that images are sampled on, if any.
@@ -263,8 +265,8 @@ class DALLE:
         return encode_image(image, self.dvae, self.transformer.sequence.grid)
 
     def can_rank(self, config: RerankConfig) -> bool:
-        """Return True if the score of a resolved config can rank images: CLIP's only if a CLIP is loaded."""
-        return config.rerank != "clip" or self.clip is not None
+        """Return True if a resolved config ranks images: False without a CLIP, unless there is another score."""
+        return config.rerank is not None
 
     def reranker(self, captions: Tensor, config: RerankConfig) -> Reranker | None:
         """Build the reranker of (captions, T) for a resolved config. Returns None if it cannot rank.

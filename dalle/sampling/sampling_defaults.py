@@ -37,25 +37,33 @@ class SamplingDefaults:
         """Return `config` with guidance, temperature and the score for ranking where it sets none.
 
         The default score is clip where that of the checkpoint cannot rank: a mixture needs a CLIP, and the transformer
-        does not score images that are `larger` than its own, as those of outpaint.
+        does not score images that are `larger` than its own, as those of outpaint. It is None, and images are not
+        ranked, if it is clip and there is no CLIP.
 
         has_clip: there is a CLIP to rank with.
 
         Raises:
-            ValueError: guidance with a transformer that was trained without empty captions, or a mixture with CLIP, and
-                there is no CLIP.
+            ValueError: guidance with a transformer that was trained without empty captions, or a score that was set and
+                needs a CLIP, and there is none.
         """
         clip_only = larger or (self.rerank == MIXTURE and not has_clip)
+        default = "clip" if clip_only else self.rerank
+        if default == "clip" and not has_clip:
+            default = None
         config = replace(
             config,
             guidance=self.guidance if config.guidance is None else config.guidance,
             temperature=self.temperature if config.temperature is None else config.temperature,
-            rerank=config.rerank or ("clip" if clip_only else self.rerank),
+            rerank=config.rerank or default,
         )
         if config.guided and not self.caption_dropout:
             raise ValueError(
                 f"guidance={config.guidance} needs a transformer that was trained with empty captions, and this one "
                 "was not: train one with stage.caption_dropout=0.1, or leave guidance at 1"
+            )
+        if config.rerank == "clip" and not has_clip:
+            raise ValueError(
+                "rerank=clip needs a CLIP, and there is none; give clip=<folder>, choose another rerank, or leave it out"
             )
         if config.rerank == MIXTURE and "clip" in config.score_weights and not has_clip:
             raise ValueError(

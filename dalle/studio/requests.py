@@ -92,7 +92,7 @@ class DrawRequest(Settings):
         assert self.seed is not None
         settings = self.model_dump(exclude={"caption", "edit", "decoder"})
         settings["keep"] = self.candidates if self.keep is None else self.keep
-        settings["rerank"] = "clip" if self.rerank == UNRANKED else self.rerank
+        settings["rerank"] = None if self.rerank == UNRANKED else self.rerank
         return SamplingConfig(**settings)
 
 

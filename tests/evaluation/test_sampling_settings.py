@@ -39,4 +39,8 @@ def test_score_that_ranks_is_recorded(context, config, monkeypatch, given, used)
     monkeypatch.setattr(dalle, "defaults", SamplingDefaults(rerank="mixture"))
     assert sampling_settings(dalle, dalle.resolve(sampling))["rerank"]["by"] == used
     monkeypatch.setattr(dalle, "clip", None)
-    assert sampling_settings(dalle, dalle.resolve(sampling))["rerank"]["by"] == (given or "clip")
+    if given == "clip":
+        with pytest.raises(ValueError, match="rerank=clip needs a CLIP"):
+            dalle.resolve(sampling)
+    else:
+        assert sampling_settings(dalle, dalle.resolve(sampling))["rerank"]["by"] == (given or "none")

@@ -178,6 +178,15 @@ def test_a_mixture_with_clip_is_refused_without_one(checkpoints):
     assert not dalle.can_rank(dalle.resolve(SamplingConfig()))
 
 
+def test_clip_is_refused_without_one_only_if_it_was_asked_for(checkpoints):
+    dalle = DALLE.load(checkpoints / "transformer")
+    with pytest.raises(ValueError, match="rerank=clip needs a CLIP, and there is none; give clip=<folder>"):
+        dalle.generate("a red circle", rerank="clip", candidates=2, keep=1)
+    resolved = dalle.resolve(SamplingConfig(candidates=2, keep=1))
+    assert dalle.resolve(resolved) == resolved
+    assert dalle.generate("a red circle", resolved).scores is None
+
+
 def test_likelihood_reranking_keeps_the_likeliest_images(checkpoints):
     dalle = DALLE.load(checkpoints)
     everything = dalle.generate("a red circle", candidates=9, keep=9, seed=2)
@@ -248,7 +257,7 @@ def test_without_clip_a_default_mixture_leaves_candidates_unranked(checkpoint_ra
     folder = checkpoint_ranked_by("mixture")
     shutil.rmtree(folder / "clip")
     dalle = DALLE.load(folder)
-    assert dalle.resolve(SamplingConfig()).rerank == "clip"
+    assert dalle.resolve(SamplingConfig()).rerank is None
     result = dalle.generate(CAPTION, **DRAWN)
     assert (result.scores, result.candidates) == (None, list(range(8)))
     with pytest.raises(ValueError, match="rerank=mixture needs a CLIP"):
