@@ -37,6 +37,7 @@ def test_sample_command_ranks_and_prints_the_output_folder(checkpoints, run_comm
     assert [entry["caption"] for entry in facts["captions"]] == ["a red circle", "three green triangles, small"]
     assert set(facts["settings"]["digests"]) == {"dvae", "transformer", "clip"}
     assert facts["settings"]["seed"] == 3
+    assert facts["settings"]["precision"] == "float32"  # what `auto` is on a CPU
     assert len(list((tmp_path / "drawn").glob("*.png"))) == 1 + 4
 
 

@@ -26,6 +26,7 @@ from dalle.sampling.command_config import SampleCommandConfig, requested_caption
 from dalle.sampling.components import find_components
 from dalle.sampling.content_credentials import ContentSigner
 from dalle.sampling.edits import build_canvas
+from dalle.sampling.inference_dtype import dtype_name
 from dalle.sampling.novelty import Novelty
 from dalle.sampling.output_writer import OutputWriter, new_folder, slug, writable_folder
 from dalle.sampling.parallel_decode import DecodingCount, recorded_settings
@@ -122,7 +123,7 @@ def metadata(
     ranked: False if there was nothing to rank by.
     """
     settings = {name: value for name, value in asdict(config).items() if name not in NOT_RECORDED}
-    settings |= recorded_settings(config, precision)
+    settings |= {"precision": dtype_name(precision), **recorded_settings(config, precision)}
     if not ranked:
         settings["rerank"] = UNRANKED
     if precision != torch.float32:  # in 16 bits rounding depends on the images of a batch, and on keys computed again

@@ -21,3 +21,8 @@ def inference_dtype(precision: str, device: torch.device) -> torch.dtype:
     if precision not in NAMES:
         raise ValueError(f"precision={precision} is unknown; choose auto, {' or '.join(NAMES)}")
     return FORMATS[precision]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return the name of a number format as the option `precision` takes it."""
+    return str(dtype).removeprefix("torch.")

@@ -13,6 +13,7 @@ from dalle.sampling.attention_grid import heat_maps
 from dalle.sampling.attention_maps import attention_to_text, word_maps
 from dalle.sampling.caption_policy import CaptionPolicy
 from dalle.sampling.components import find_components
+from dalle.sampling.inference_dtype import dtype_name
 from dalle.sampling.novelty import Novelty
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.sampling_config import UNRANKED, SamplingConfig
@@ -66,8 +67,8 @@ class Session:
         dalle = DALLE.load(paths[0], device, *paths[1:3], precision=config.precision, decoder=paths[3])
         components = find_components(*paths)
         novelty = Novelty.of_checkpoint(components, dalle.dvae, dalle.clip) if config.novelty else None
-        names = ("checkpoint", "dvae", "clip", "decoder", "precision")
-        recorded = {name: getattr(config, name) for name in names}
+        recorded: dict[str, Any] = {name: getattr(config, name) for name in ("checkpoint", "dvae", "clip", "decoder")}
+        recorded["precision"] = dtype_name(dalle.precision)
         recorded["digests"] = {name: checkpoint.digest(path) for name, path in components.items()}
         examples = example_captions(components["transformer"], dalle)
         limits = card_limits(checkpoint_folder(config.checkpoint))

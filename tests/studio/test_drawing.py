@@ -47,6 +47,7 @@ def test_each_image_records_its_settings(studio):
     record = read_record(io.BytesIO(file))
     assert (record["caption"], record["seed"], record["rank"]) == ("a red circle", 3, 1)
     assert record["candidate"] == best["candidate"]
+    assert record["settings"]["precision"] == "float32"  # what `auto` is on a CPU
     assert record["settings"]["top_k"] == 7 and set(record["settings"]["digests"]) == {"dvae", "transformer", "clip"}
     settings = studio.client.post("/api/uploads", content=file).json()["settings"]
     assert settings.pop("candidate") == best["candidate"]
