@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from PIL import Image
 
-from dalle.sampling.canvas import Canvas
+from dalle.sampling.canvas import Canvas, EncodedImage
 from dalle.sampling.edits.complete import CompleteConfig, complete
 from dalle.sampling.edits.inpaint import InpaintConfig, inpaint
 from dalle.sampling.edits.outpaint import OutpaintConfig, outpaint
@@ -12,7 +12,7 @@ from dalle.sampling.edits.variations import VariationsConfig, variations
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.sampling_config import SamplingConfig
 from dalle.studio.requests import Complete, DrawRequest, Extend, Inpaint, Vary
-from dalle.studio.store import Store
+from dalle.studio.store import DrawnImage, Store, StoredImage
 
 
 def build_canvas(request: DrawRequest, config: SamplingConfig, dalle: DALLE, store: Store) -> Canvas | None:
@@ -25,8 +25,8 @@ def build_canvas(request: DrawRequest, config: SamplingConfig, dalle: DALLE, sto
     edit = request.edit
     if edit is None:
         return None
-    image = store.find(edit.image).image
-    original = dalle.encode_image(image)
+    found = store.find(edit.image)
+    image, original = found.image, encode_stored(found, dalle)
     refined = edit.model_dump(include={"refinement_passes", "proposals"})
     match edit:
         case Inpaint():
@@ -43,6 +43,14 @@ def build_canvas(request: DrawRequest, config: SamplingConfig, dalle: DALLE, sto
                 raise ValueError(f"strength={edit.strength} draws none of the tokens anew, or all of them") from error
         case Complete():
             return complete(original, CompleteConfig(rows=edit.rows))
+
+
+def encode_stored(found: StoredImage, dalle: DALLE) -> EncodedImage:
+    """Encode an image of the store. A drawn image of the model's own size keeps the tokens that it was drawn with."""
+    grid = dalle.transformer.sequence.grid
+    if isinstance(found, DrawnImage) and found.tokens.shape == (grid, grid):
+        return EncodedImage(found.image.size, found.image, found.tokens)
+    return dalle.encode_image(found.image)
 
 
 def candidates_of(canvas: Canvas | None, start: int, count: int) -> Canvas | None:

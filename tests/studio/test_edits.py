@@ -8,6 +8,7 @@ import pytest
 from PIL import Image, ImageDraw
 from running_studio import running
 
+from dalle.sampling.canvas import EncodedImage
 from dalle.sampling.edits.variations import VariationsConfig, variations
 
 
@@ -84,14 +85,30 @@ def test_an_extended_picture_can_be_edited_again(studio, picture):
 
 def test_variations_of_a_seed_are_those_of_the_command(studio, picture):
     """They do not depend on the batches in which the studio draws them."""
-    dalle = studio.session.dalle
-    original = dalle.encode_image(image_of(studio, picture))
+    dalle, drawn = studio.session.dalle, studio.session.store.find_drawn(picture)
+    original = EncodedImage(drawn.image.size, drawn.image, drawn.tokens)
     options = VariationsConfig(share=0.5, refinement_passes=1, proposals=4)
     expected = dalle.generate("a red circle", canvas=variations(original, options, 7, 2), candidates=7, keep=7, seed=2)
     edit = {"kind": "vary", "image": picture, "strength": 0.5}
     ranked = studio.drawn(candidates=7, seed=2, edit=edit)
     assert [each["candidate"] for each in ranked] == expected.candidates
     assert [image_of(studio, each["id"]).tobytes() for each in ranked] == [each.tobytes() for each in expected.images]
+
+
+def test_edits_keep_the_tokens_that_a_picture_was_drawn_with(studio):
+    store, dalle = studio.session.store, studio.session.dalle
+    drawn = [each["id"] for each in studio.drawn(candidates=8, rerank="none")]
+    tokens = {key: store.find_drawn(key).tokens for key in drawn}
+    changed = {
+        key for key in drawn if not dalle.encode_image(image_of(studio, key)).tokens.equal(tokens[key])
+    }  # by decoding and encoding
+    assert changed
+    for key in changed:
+        (completed,) = studio.drawn(candidates=1, edit={"kind": "complete", "image": key, "rows": 3})
+        assert store.find_drawn(completed["id"]).tokens[:3].equal(tokens[key][:3])
+        edit = {"kind": "extend", "image": key, "direction": "right", "amount": 0.5}
+        (wide,) = studio.drawn(candidates=1, edit=edit)
+        assert store.find_drawn(wide["id"]).tokens[:, :4].equal(tokens[key])
 
 
 def test_completing_keeps_the_rows_above(studio, picture):
