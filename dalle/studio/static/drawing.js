@@ -103,7 +103,7 @@ export class Drawing {
 
   /** Follow the job's events after those of earlier drawings: a browser opens at most six connections to a server. */
   followInTurn() {
-    turn = turn.then(() => this.follow());
+    turn = turn.then(() => this.follow()).catch(reportError); // later drawings still have their turn
   }
 
   /** Follow the job's events until it ends. */
@@ -113,10 +113,10 @@ export class Drawing {
     try {
       for await (const { name, data } of readEvents(this.job)) this.handle(name, data);
     } catch (error) {
-      if (!(error instanceof StudioError)) throw error;
       this.keepFinished();
       const lost = error.status === 404 ? "The studio no longer has this drawing: it was restarted meanwhile." : error.message;
       this.say(`Stopped. ${lost}`, "failed");
+      if (!(error instanceof StudioError)) throw error;
     }
   }
 

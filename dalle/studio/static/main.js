@@ -2,9 +2,9 @@
 
 import { getJson, onConnection, request, StudioError, takeToken, upload } from "./api.js";
 import { Drawing } from "./drawing.js";
-import { $, element } from "./elements.js";
+import { $, element, keepFocus } from "./elements.js";
 import { History } from "./history.js";
-import { moveAmong, runShortcut, singleKeys, useSingleKeys } from "./keyboard.js";
+import { moveAmong, runShortcut, singleKeys, typing, useSingleKeys } from "./keyboard.js";
 import { randomSeed, Settings } from "./settings.js";
 import { Viewer } from "./viewer.js";
 
@@ -92,11 +92,13 @@ async function submit() {
 /** Send a drawing to the server and show it. Throws `StudioError` if the server refuses it. */
 async function start(values) {
   const drawing = new Drawing(values, model.grid, listeners);
+  const focused = document.activeElement;
   $("draw").disabled = true;
   try {
     await drawing.start();
   } finally {
     $("draw").disabled = false;
+    if (focused === $("draw")) focused.focus(); // a button loses it while it is disabled
   }
   drawings.add(drawing);
   drawing.followInTurn();
@@ -151,7 +153,7 @@ function showStatus(drawing) {
   const text = [drawing.status, drawing.note].filter(Boolean).join(" ");
   if ($("status").textContent !== text) $("status").textContent = text; // a screen reader says each change
   $("status").classList.toggle("failed", drawing.state === "failed");
-  $("cancel").hidden = !drawing.running;
+  keepFocus(() => { $("cancel").hidden = !drawing.running; }, drawing.pictures[0]?.button, $("caption"));
 }
 
 function focusPicture(picture) {
@@ -201,16 +203,17 @@ for (const name of ["dragenter", "dragover"]) {
 }
 window.addEventListener("dragleave", (event) => { if (!event.relatedTarget) $("drop").hidden = true; });
 window.addEventListener("drop", (event) => {
-  event.preventDefault();
   $("drop").hidden = true;
   const file = event.dataTransfer?.files[0];
-  if (!file) return;
+  if (!file) return; // text, which a field takes
+  event.preventDefault();
   $("viewer").close();
   openFile(file);
 });
 
 window.addEventListener("paste", (event) => {
   const file = event.clipboardData?.files[0];
+  if (typing(event) && event.clipboardData.types.includes("text/plain")) return; // some programs copy text as a picture too
   if (file && !$("viewer").open) openFile(file);
 });
 

@@ -1,7 +1,7 @@
 // Large view of a picture: download, settings, variations, extensions, a mask to redraw, attention, nearest pictures.
 
 import { getJson, imagePath, upload } from "./api.js";
-import { $, element } from "./elements.js";
+import { $, element, keepFocus } from "./elements.js";
 import { Mask } from "./mask.js";
 
 const SUBTLY = 0.25; // shares of the tokens that are drawn anew
@@ -58,8 +58,10 @@ export class Viewer {
     $("shape-note").hidden = picture.image.naturalWidth === picture.image.naturalHeight;
     const place = this.pictures.indexOf(picture);
     $("viewer-place").textContent = `${place + 1} of ${this.pictures.length}`;
-    $("previous").disabled = place <= 0;
-    $("next").disabled = place >= this.pictures.length - 1;
+    keepFocus(() => {
+      $("previous").disabled = place <= 0;
+      $("next").disabled = place >= this.pictures.length - 1;
+    }, $("previous"), $("next"), $("close"));
     for (const id of ["words", "nearest"]) $(id).open = false;
     $("words").hidden = drawing.file !== null;
     $("nearest").hidden = $("words").hidden || !this.model.has_training_images;
@@ -145,9 +147,11 @@ export class Viewer {
   }
 
   showMaskState() {
-    $("undo").disabled = !this.mask.canUndo;
-    $("redo").disabled = !this.mask.canRedo;
-    $("clear").disabled = this.mask.empty;
+    keepFocus(() => {
+      $("undo").disabled = !this.mask.canUndo;
+      $("redo").disabled = !this.mask.canRedo;
+      $("clear").disabled = this.mask.empty;
+    }, $("mask"));
   }
 
   changeBrush(by) {
