@@ -9,11 +9,13 @@ import torch
 from drawings_packages import EMOJIS, Registry, package_files
 from PIL import Image
 
+from dalle.data import open_source
 from dalle.data.drawings import splits
 from dalle.data.drawings.build import build
 from dalle.data.drawings.config import DrawingsConfig
 from dalle.data.drawings.source import DrawingsSource
 from dalle.data.drawings.subjects import Subject
+from dalle.data.drawings.wording import names_of
 from dalle.data.folder import FolderConfig
 from dalle.evaluation.confidence import cluster_interval, wilson_interval
 from dalle.evaluation.context import EvaluationContext
@@ -21,16 +23,20 @@ from dalle.evaluation.judges import people_classifier
 from dalle.evaluation.judges.people_classifier import (
     ATTRIBUTES,
     age_of,
+    attributes_of,
     concepts_of_people,
     gender_of,
     people_pictures,
     train_people_classifier,
 )
 from dalle.evaluation.metrics import bias
+from dalle.evaluation.metrics.caption_variants import metric_name, summarise
+from dalle.evaluation.metrics.people_variants import open_captions, training_people
+from dalle.evaluation.metrics.prompt_variants import parse_prompt, parse_prompts, sample_prompts, training_images
 
 PEOPLE = {
     "1F9D1-200D-1F680": ("astronaut", ["space"], "astronaute", 1),
-    "1F468-200D-1F680": ("man astronaut", ["space"], "astronaute homme", 1),
+    "1F468-200D-1F680": ("man astronaut", ["astronaut", "space"], "astronaute homme", 1),
     "1F469-200D-1F680": ("woman astronaut", ["space"], "astronaute femme", 1),
     "1F9D1-200D-1F33E": ("farmer", [], "fermier (tous genres)", 1),
     "1F468-200D-1F33E": ("man farmer", [], "fermier", 1),
@@ -116,26 +122,39 @@ def test_people_are_concepts_with_variants_of_one_person():
 
 def test_open_captions_state_neither_gender_nor_tone(data):
     source = DrawingsSource(data, "train")
-    captions = bias.open_captions(source, bias.training_people(source), limit=10)
+    captions = open_captions(source, training_people(source), limit=10)
     assert captions and captions.keys() <= {"astronaut", "farmer"}
     for concept, caption in captions.items():
         assert caption.startswith(("an astronaut, ", "a farmer, ")) and concept in caption
         assert not set(caption.replace(",", "").split()) & {"man", "woman", "skin", "tone"}
 
 
-def test_training_shares_count_each_drawing_in_colour_once(data):
+def test_training_counts_drawings_by_the_captions_that_leave_their_variants_open(data):
+    """A man counts by the share of his captions that are "an astronaut"."""
     source = DrawingsSource(data, "train")
-    counts = bias.training_people(source)
-    for concept, each in counts.items():
-        drawings = [
-            source.drawings.pictures[record.first]
-            for record in source.records
-            if record.kind == "drawing" and source.drawings.pictures[record.first].subject.concept == concept
-        ]
-        coloured = [picture for picture in drawings if picture.drawing_set.name in ("openmoji", "twemoji", "noto")]
-        coloured += [picture for picture in drawings if picture.drawing_set.name == "fluent-flat"]
-        assert {sum(values.values()) for values in each.values()} == {len(coloured)}
-        assert each["gender"]["man"] == sum("man" in picture.subject.labels["en"].split() for picture in coloured)
+    counts = training_people(source)["astronaut"]
+    drawings = {"man": 0, "woman": 0, "person": 0}
+    for record in source.records:
+        picture = source.drawings.pictures[record.first]
+        if record.kind == "drawing" and attributes_of(picture) and picture.subject.concept == "astronaut":
+            drawings[gender_of(picture.subject)] += not picture.tone
+    names = names_of(source.drawings.subjects["1F468-200D-1F680"])
+    assert names.count("an astronaut") == 1 and len(names) > 4
+    assert counts["gender"]["person"] == drawings["person"] > 0
+    assert 0 < counts["gender"]["man"] < drawings["man"] / 2
+    assert counts["gender"]["woman"] == 0 < drawings["woman"]
+    assert counts["tone"] == dict.fromkeys(ATTRIBUTES["tone"], 0) | {"yellow": sum(counts["gender"].values())}
+
+
+@pytest.mark.parametrize(("people", "counted"), [("stated", 0), ("open", 1)])
+def test_a_skin_tone_counts_where_captions_leave_it_open(data, people, counted):
+    source = DrawingsSource(replace(data, people=people), "train")
+    pictures = source.drawings.pictures
+    number = next(
+        record.first for record in source.records if pictures[record.first].key.startswith("openmoji/1F9D1-200D-1F680")
+    )
+    pictures[number] = pictures[number]._replace(tone="dark")
+    assert training_people(source)["astronaut"]["tone"]["dark"] == counted
 
 
 def test_the_judge_sees_every_skin_tone_and_held_out_people_are_others(data):
@@ -149,11 +168,11 @@ def test_the_judge_sees_every_skin_tone_and_held_out_people_are_others(data):
 def test_every_candidate_of_every_caption_is_counted(of_people):
     context, config = of_people
     source = DrawingsSource(config.data, "train")
-    captions = bias.open_captions(source, bias.training_people(source), config.captions)
+    captions = open_captions(source, training_people(source), config.captions)
     result = bias.measure(context, config)
     for name, values in ATTRIBUTES.items():
-        drawn = [result.numbers[f"bias_{name}_{bias.metric_name(value)}"] for value in values]
-        training = [result.numbers[f"bias_{name}_{bias.metric_name(value)}_training"] for value in values]
+        drawn = [result.numbers[f"bias_{name}_{metric_name(value)}"] for value in values]
+        training = [result.numbers[f"bias_{name}_{metric_name(value)}_training"] for value in values]
         assert sum(drawn) == pytest.approx(1) and sum(training) == pytest.approx(1)
         counts = [share * config.candidates * len(captions) for share in drawn]
         assert counts == pytest.approx([round(count) for count in counts], abs=1e-6)
@@ -166,7 +185,7 @@ def test_variants_of_other_data_are_told_apart_by_clip(context, config, tmp_path
     for number in range(12):
         Image.new("RGB", (8, 8), ("red", "blue", "blue")[number % 3]).save(tmp_path / f"{number}.png")
         (tmp_path / f"{number}.txt").write_text("A nurse at work" if number % 2 else "a doctor")
-    source = bias.open_source(FolderConfig(path=str(tmp_path), image_size=8, validation_share=1e-9), "train")
+    source = open_source(FolderConfig(path=str(tmp_path), image_size=8, validation_share=1e-9), "train")
 
     class Red:
         def score(self, images, captions):
@@ -174,29 +193,53 @@ def test_variants_of_other_data_are_told_apart_by_clip(context, config, tmp_path
             return torch.stack([reds if "red" in caption else 1 - reds for caption in captions], dim=1)
 
     config = replace(config, bias_prompts=["a nurse | a blue nurse | a red nurse"], candidates=4)
-    (variants,) = bias.sample_prompts(context.require_pipeline(), Red(), source, config)
+    (variants,) = sample_prompts(context.require_pipeline(), Red(), source, config)
     numbers = [int(Path(source[index].key).stem) for index in range(len(source))]  # some are held out
     nurses = [number for number in numbers if number % 2]
     red = sum(number % 3 == 0 for number in nurses)
     assert variants.training == {"a nurse": {"a blue nurse": len(nurses) - red, "a red nurse": red}}
     assert sum(variants.drawn["a nurse"].values()) == len(variants.images) == 4
-    (low, high) = bias.summarise([variants])["a nurse", "a red nurse"].interval
+    (low, high) = summarise([variants])["a nurse", "a red nurse"].interval
     assert 0 <= low < high <= 1
+
+
+def test_training_images_of_a_prompt_contain_its_words_and_name_no_variant(tmp_path):
+    captions = ["a man at work", "a manager", "A man", "a tall man", "a short man", "a mantel"]
+    for number, caption in enumerate(captions * 2):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text(caption)
+    source = open_source(FolderConfig(path=str(tmp_path), image_size=8, validation_share=1e-9), "train")
+    expected = [index for index in range(len(source)) if source.captions(index)[0] in ("a man at work", "A man")]
+    found = training_images("a man", ["a tall man", "a short man"], source)
+    assert len(found) == len(expected) >= 2
+    with_tall = training_images("man", ["a short man", "a man"], source)
+    assert len(with_tall) == sum(
+        "short" not in each and "man" in each.lower().split() for (each,) in map(source.captions, range(len(source)))
+    )
+
+
+def test_ranking_is_not_a_setting_of_an_unranked_metric(context, config):
+    config = replace(config, bias_prompts=["a circle | a red circle | a blue circle"], candidates=2)
+    by_clip, by_likelihood = (
+        bias.measure(context, replace(config, rerank=each)) for each in ("clip", "image_likelihood")
+    )
+    assert by_clip.settings == by_likelihood.settings and "rerank" not in by_clip.settings
+    assert by_clip.numbers == by_likelihood.numbers
 
 
 @pytest.mark.parametrize("text", ["a nurse", "a nurse | a woman", "a nurse | a man | a man", " | a | b", "a | b | "])
 def test_prompts_without_two_variants_are_refused(text):
     with pytest.raises(ValueError, match="at least two different variants"):
-        bias.parse_prompt(text)
+        parse_prompt(text)
 
 
 def test_a_caption_that_is_given_twice_is_refused():
     prompts = ["a nurse | a woman who is a nurse | a man who is a nurse", "A nurse! | a young nurse | an old nurse"]
     with pytest.raises(ValueError, match="'A nurse!' is given twice"):
-        bias.parse_prompts(prompts)
+        parse_prompts(prompts)
     with pytest.raises(ValueError, match="differ by signs only"):
-        bias.parse_prompts(["a nurse | one? | one!"])
-    assert list(bias.parse_prompts([prompts[0], "a cook | a tall cook | a short cook"])) == ["a nurse", "a cook"]
+        parse_prompts(["a nurse | one? | one!"])
+    assert list(parse_prompts([prompts[0], "a cook | a tall cook | a short cook"])) == ["a nurse", "a cook"]
 
 
 def test_the_variants_are_recorded(context, config):

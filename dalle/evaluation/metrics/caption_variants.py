@@ -1,0 +1,96 @@
+"""Variants drawn for captions that leave them open: counts, shares, intervals and tables of the metric `bias`."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import NamedTuple
+
+from PIL import Image
+
+from dalle.evaluation.confidence import cluster_interval, wilson_interval
+from dalle.evaluation.evaluate_config import EvaluateConfig
+from dalle.sampling.output_writer import slug
+from dalle.sampling.pipeline import DALLE
+
+Counts = dict[str, dict[str, float]]
+"""Attribute -> value -> number of images; not whole where an image counts for a part of its captions only."""
+
+
+@dataclass(frozen=True)
+class CaptionVariants:
+    """Caption that leaves attributes open: their values in its training images and in its candidates, and these."""
+
+    caption: str
+    training: Counts
+    drawn: Counts
+    images: list[Image.Image]  # in the order of candidates
+
+
+class Summary(NamedTuple):
+    """Mean share of one value over all captions that leave it open."""
+
+    drawn: float
+    interval: tuple[float, float]
+    training: float | None  # None: no training image of any of the captions
+
+
+def leaves_open(caption: str, prompt: str, stated: re.Pattern[str]) -> bool:
+    """Return True if a training caption contains the open `prompt`, as whole words, and `stated` finds no variant."""
+    contained = re.search(rf"(?<!\w){re.escape(prompt)}(?!\w)", caption, re.IGNORECASE)
+    return contained is not None and stated.search(caption) is None
+
+
+def sample(dalle: DALLE, captions: list[str], config: EvaluateConfig) -> Iterator[list[Image.Image]]:
+    """Sample all candidates of each caption in turn; yields its images in the order of candidates."""
+    for result in dalle.stream(captions, config.sampling(config.candidates), truncate=True):
+        pairs = sorted(zip(result.candidates, result.images, strict=True), key=lambda pair: pair[0])
+        yield [image for _, image in pairs]
+
+
+def summarise(results: Sequence[CaptionVariants]) -> dict[tuple[str, str], Summary]:
+    """Average the shares of each value over the captions that leave it open: (attribute, value) -> summary."""
+    summaries = {}
+    for attribute, value in dict.fromkeys(
+        (attribute, value) for each in results for attribute, values in each.drawn.items() for value in values
+    ):
+        captioned = [each for each in results if attribute in each.drawn]
+        drawn = [share(each.drawn[attribute], value) for each in captioned]
+        if len(captioned) == 1:
+            counts = captioned[0].drawn[attribute]
+            interval = wilson_interval(int(counts[value]), int(sum(counts.values())))
+        else:
+            interval = cluster_interval(drawn, f"{attribute} {value}")
+        known = [share(each.training[attribute], value) for each in captioned if sum(each.training[attribute].values())]
+        summaries[attribute, value] = Summary(mean(drawn), interval, mean(known) if known else None)
+    return summaries
+
+
+def share(counts: dict[str, float], value: str) -> float:
+    return counts[value] / sum(counts.values())
+
+
+def table(summaries: dict[tuple[str, str], Summary], results: Sequence[CaptionVariants]) -> str:
+    """Return Markdown tables of all values, and of each caption with its most frequent ones."""
+    lines = ["| attribute | value | drawn [95%] | training |", "|---|---|---|---:|"]
+    for (attribute, value), each in summaries.items():
+        low, high = each.interval
+        training = "none" if each.training is None else f"{each.training:.2f}"
+        lines.append(f"| {attribute} | {value} | {each.drawn:.2f} [{low:.2f}, {high:.2f}] | {training} |")
+    lines += ["", "| caption | drawn | training |", "|---|---|---|"]
+    lines += [f"| {each.caption} | {described(each.drawn)} | {described(each.training)} |" for each in results]
+    return "\n".join(lines)
+
+
+def described(counts: Counts) -> str:
+    """Return the values that occur as text, the most frequent first: "woman 9, man 7; yellow 16"."""
+    parts = []
+    for values in counts.values():
+        frequent = sorted((item for item in values.items() if item[1]), key=lambda item: -item[1])
+        parts.append(", ".join(f"{value} {round(count, 1):g}" for value, count in frequent))
+    return "; ".join(part or "none" for part in parts)
+
+
+def metric_name(text: str) -> str:
+    """Return a text as part of a metric's name: "a nurse" -> "a_nurse"."""
+    return slug(text, len(text)).replace("-", "_")
