@@ -6,17 +6,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dalle.models.clip.model import CLIP
     from dalle.models.dvae.model import DiscreteVAE
+    from dalle.models.transformer.model import Transformer
     from dalle.sampling.export import push_to_hub
     from dalle.sampling.pipeline import DALLE
+    from dalle.sampling.results import Result
     from dalle.sampling.sampling_config import SamplingConfig
 
-__all__ = ["CLIP", "DALLE", "DiscreteVAE", "SamplingConfig", "push_to_hub"]
+__all__ = ["CLIP", "DALLE", "DiscreteVAE", "Result", "SamplingConfig", "Transformer", "push_to_hub"]
 
 _HOMES = {
     "CLIP": "dalle.models.clip.model",
     "DALLE": "dalle.sampling.pipeline",
     "DiscreteVAE": "dalle.models.dvae.model",
+    "Result": "dalle.sampling.results",
     "SamplingConfig": "dalle.sampling.sampling_config",
+    "Transformer": "dalle.models.transformer.model",
     "push_to_hub": "dalle.sampling.export",
 }
 

@@ -28,6 +28,17 @@ def test_a_published_pipeline_draws_the_same_images(hub_server, checkpoints):
     assert DALLE.from_pretrained(checkpoints).words == original.words  # a folder works too
 
 
+def test_a_loaded_pipeline_is_published_with_all_its_parts(hub_server, checkpoints):
+    original = DALLE.load(checkpoints)
+    original.push_to_hub("me/shapes", options=FLOAT32)
+    results = [each.generate(CAPTION, candidates=2, keep=2) for each in (DALLE.from_pretrained("me/shapes"), original)]
+    assert results[0].scores == results[1].scores is not None
+    assert [image.tobytes() for image in results[0].images] == [image.tobytes() for image in results[1].images]
+    built = DALLE(original.dvae, original.transformer, original.tokenizer)
+    with pytest.raises(ValueError, match="only a DALLE that was loaded from checkpoints can be uploaded"):
+        built.push_to_hub("me/shapes")
+
+
 def test_a_dvae_and_a_clip_are_published_alone_or_found_in_a_pipeline(hub_server, checkpoints):
     push_to_hub(checkpoints, "me/shapes", options=FLOAT32)
     push_to_hub(checkpoints / "dvae", "me/codes")

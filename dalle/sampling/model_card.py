@@ -41,6 +41,7 @@ def write_model_card(
     authors = main.get("attributions", [])
     licence = strictest_licence(authors)
     parts = [front_matter(licence), "# DALL-E", introduction(components), models_table(components, metas)]
+    parts += [usage_section(components)]
     parts += [training_section(main), records_section(metas), recipe_section(recipes or {})]
     parts += [data_section(main, licence), figures_section(metrics)]
     if not re.search(r"^#+ .*(limits|cannot|can't)", notes, re.IGNORECASE | re.MULTILINE):
@@ -79,9 +80,24 @@ def introduction(components: Mapping[str, Path]) -> str:
     return f"DALL-E 1 (Ramesh et al. 2021): {', '.join(text for kind, text in kinds.items() if kind in components)}."
 
 
+def usage_section(components: Mapping[str, Path]) -> str:
+    """Return code that loads the models and uses them."""
+    classes = {"transformer": "DALLE", "dvae": "DiscreteVAE", "clip": "CLIP"}
+    name = next((classes[kind] for kind in classes if kind in components), "")
+    calls = {
+        "DALLE": 'result = model.generate("a red apple", candidates=64, keep=8)\nresult.images[0].save("apple.png")',
+        "DiscreteVAE": "tokens = model.encode(images)  # (b, 3, h, w) in [0, 1]\nimages = model.decode(tokens)",
+        "CLIP": 'scores = model.score(images, ["a red apple", "an owl"])',
+    }
+    if not name:
+        return ""
+    load = f'from dalle import {name}\n\nmodel = {name}.from_pretrained("this folder, or user/name of the hub")'
+    return f"## Use\n```python\n{load}\n{calls[name]}\n```"
+
+
 def models_table(components: Mapping[str, Path], configs: Mapping[str, Any]) -> str:
-    """Return a table of the models: parameters, sizes, updates and file sizes."""
-    lines = ["| model | parameters | sizes | updates | weights |", "|---|---:|---|---:|---:|"]
+    """Return a table of the models: parameters, sizes, updates of the last run and file sizes."""
+    lines = ["| model | parameters | sizes | updates of the last run | weights |", "|---|---:|---|---:|---:|"]
     for kind, path in components.items():
         shapes = read_weights_shapes(path)
         model, meta = configs[kind]["model"], configs[kind].get("meta") or {}

@@ -64,6 +64,7 @@ class DALLE:
         self.defaults = defaults or SamplingDefaults()
         self.words = frozenset(words)
         self.precision = precision
+        self.folders: dict[str, Path] = {}  # of the components' checkpoints, if they were loaded
 
     @classmethod
     def from_pretrained(cls, name: str | Path, revision: str | None = None, **options: Any) -> "DALLE":
@@ -98,7 +99,25 @@ class DALLE:
                 decoder was trained with.
         """
         components = find_components(folder, dvae, clip, decoder)
-        return cls(*load_components(components, torch.device(device), precision))
+        dalle = cls(*load_components(components, torch.device(device), precision))
+        dalle.folders = components
+        return dalle
+
+    def push_to_hub(self, repository: str, **options: Any) -> str:
+        """Upload the checkpoints that this was loaded from to user/name on the Hugging Face Hub. Returns the address.
+
+        options: of `dalle.push_to_hub`, such as `private` and `metrics`. A diffusion decoder is not uploaded.
+
+        Raises:
+            ValueError: this was built from models, not loaded.
+            CheckpointError: a checkpoint is no longer there, or the hub cannot be reached.
+        """
+        from dalle.sampling.export import push_to_hub  # imports the data sources, which sampling does not need
+
+        if not self.folders:
+            raise ValueError("only a DALLE that was loaded from checkpoints can be uploaded: save its models first")
+        folders = {kind: str(self.folders[kind]) for kind in ("dvae", "clip") if kind in self.folders}
+        return push_to_hub(self.folders["transformer"], repository, **(folders | options))
 
     def generate(
         self,

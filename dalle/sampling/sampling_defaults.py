@@ -63,7 +63,7 @@ class SamplingDefaults:
             )
         if config.rerank == "clip" and not has_clip:
             raise ValueError(
-                "rerank=clip needs a CLIP, and there is none; give clip=<folder>, choose another rerank, or leave it out"
+                "rerank=clip needs a CLIP, and there is none; give clip=<folder>, choose another rerank or leave it out"
             )
         if config.rerank == MIXTURE and "clip" in config.score_weights and not has_clip:
             raise ValueError(

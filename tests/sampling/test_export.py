@@ -137,6 +137,7 @@ def test_the_model_card_names_data_authors_licence_and_figures(checkpoints, tmp_
         "| transformer | train | 1,234 | `abc` |",
         "[Ann](https://example.org)",
         "| image_nll | 1.25 |",
+        "model = DALLE.from_pretrained(",
         "seed 3",
         notes,
     ):
