@@ -111,7 +111,7 @@ class GenerationRequest(Settings):
         """Return the drawing that is asked for.
 
         Raises:
-            ApiError: another size or format than this studio has.
+            ApiError: another size or format than this studio has, or fewer candidates than images.
         """
         own = f"{image_size}x{image_size}"
         if self.size not in (None, "auto", own):
@@ -120,4 +120,6 @@ class GenerationRequest(Settings):
             raise ApiError(400, "response_format must be b64_json: the studio gives no addresses to its images")
         settings = self.model_dump(include=set(Settings.model_fields))
         candidates = self.n if self.candidates is None else self.candidates
+        if candidates < self.n:
+            raise ApiError(400, f"n={self.n} of candidates={candidates} is impossible; raise candidates or lower n")
         return DrawRequest(caption=self.prompt, candidates=candidates, keep=self.n, **settings)

@@ -34,8 +34,9 @@ def api_routes(session: Session) -> APIRouter:
     async def upload(request: Request) -> dict[str, Any]:
         """Upload an image or a mask: the bytes of a PNG, JPEG, WebP or GIF file.
 
-        `settings` are those that this project wrote into a PNG, or null.
+        `settings` are those that this project wrote into a PNG, or null; `left_out` names those it has not.
         """
+        session.image_work.check_room()  # before megabytes are read
         return await session.image_work.run(session.upload, await request.body())
 
     @routes.post("/jobs", status_code=202)

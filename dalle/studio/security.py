@@ -55,7 +55,9 @@ class Security:
         refusal = self._refusal(scope["path"], Headers(scope=scope))
         if refusal is None:
             limit = MAX_UPLOAD_BYTES if scope["path"] == UPLOADS else MAX_JSON_BYTES
-            await self.app(scope, _limited(receive, limit), send_with_headers)
+            declared = Headers(scope=scope).get("content-length", "")
+            size = int(declared) if declared.isdecimal() else 0
+            await self.app(scope, _limited(receive, limit, size), send_with_headers)
         else:
             answer = error_response(refusal.status_code, refusal.detail, refusal.headers)
             await answer(scope, receive, send_with_headers)
@@ -91,15 +93,18 @@ def _is_public(path: str) -> bool:
     return path in PUBLIC or path.startswith("/static/")
 
 
-def _limited(receive: Receive, limit: int) -> Receive:
-    """Return a `receive` that raises ApiError once a body has more than `limit` bytes, whatever its headers say."""
+def _limited(receive: Receive, limit: int, declared: int = 0) -> Receive:
+    """Return a `receive` that raises ApiError once a body has more than `limit` bytes, or declares more.
+
+    declared: size that the headers say. A smaller one is not trusted.
+    """
     received = 0
 
     async def limited() -> Message:
         nonlocal received
         message = await receive()
         received += len(message.get("body", b""))
-        if received <= limit:
+        if max(received, declared) <= limit:
             return message
         # read on for a while: a browser shows no answer to a request that it is still sending
         while message.get("more_body") and received < 5 * limit:

@@ -18,14 +18,18 @@ class SerialExecutor:
         self._count = 0
         self._turn = asyncio.Lock()
 
+    def check_room(self) -> None:
+        """Raise ApiError if too many functions wait already."""
+        if self._count >= self.limit:
+            raise ApiError(429, f"{self.limit} images are being worked on already; try again in a moment")
+
     async def run(self, function: Callable[..., T], *arguments: object) -> T:
         """Run a function when those before it have ended, and return what it returns.
 
         Raises:
             ApiError: too many wait already.
         """
-        if self._count == self.limit:
-            raise ApiError(429, f"{self.limit} images are being worked on already; try again in a moment")
+        self.check_room()
         self._count += 1
         try:
             async with self._turn:

@@ -5,8 +5,12 @@ import os
 import secrets
 import socket
 import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
+from html import escape
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote
 
@@ -76,13 +80,25 @@ def run(config: StudioConfig) -> None:
         link = page_link(config.host, port, token)
         print(f"studio    {link}", flush=True)
         print("          Ctrl-C stops it. The link holds the token: whoever has it can draw.", flush=True)
-        if config.open:
-            webbrowser.open(link)
-        try:
-            build_server(session, port, token).run(sockets=[listener])
-        finally:  # also after Ctrl-C: the interpreter must not end while the thread computes
-            session.close()
-            session.jobs.join(30)
+        with opened_page(link) if config.open else nullcontext():
+            try:
+                build_server(session, port, token).run(sockets=[listener])
+            finally:  # also after Ctrl-C: the interpreter must not end while the thread computes
+                session.close()
+                session.jobs.join(30)
+
+
+@contextmanager
+def opened_page(link: str) -> Iterator[None]:
+    """Open a link in the browser, and keep the file that leads there, which only this user can read.
+
+    A browser's arguments, which hold the file's path and not the token, can be read by all users of the computer.
+    """
+    with TemporaryDirectory(prefix="dalle-studio-") as folder:  # mode 0700
+        page = Path(folder, "studio.html")
+        page.write_text(f'<!doctype html><meta http-equiv="refresh" content="0; url={escape(link)}">', encoding="utf-8")
+        webbrowser.open(page.as_uri())
+        yield
 
 
 def page_link(host: str, port: int, token: str) -> str:

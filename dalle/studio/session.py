@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -139,13 +139,14 @@ class Session:
         return job, self.jobs.submit(job)
 
     def upload(self, data: bytes) -> dict[str, Any]:
-        """Decode and keep an uploaded image. Returns its id, size and settings.
+        """Decode and keep an uploaded image. Returns its id, size and settings, and the names of those left out.
 
         Raises ValueError if it cannot be used.
         """
-        image, settings = read_upload(data)
+        image, recorded = read_upload(data)
         key = self.store.uploaded.add(StoredImage(image, {}))
-        return {"id": key, "width": image.width, "height": image.height, "settings": settings}
+        settings = {"settings": None, "left_out": []} if recorded is None else asdict(recorded)
+        return {"id": key, "width": image.width, "height": image.height, **settings}
 
     def attention(self, key: str) -> list[dict[str, Any]]:
         """Return the words of a drawn image's caption, each with a heat map of the attention to it.

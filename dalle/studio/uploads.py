@@ -1,6 +1,7 @@
 """Uploaded images: checked by their header, decoded and scaled down at once. The file itself is not kept or served."""
 
 import warnings
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from typing import Any
 
@@ -10,7 +11,7 @@ from dalle.config_validation import config_from_json
 from dalle.data.image_file import decode_image
 from dalle.data.source import UnreadableRecord
 from dalle.sampling.image_record import read_record
-from dalle.sampling.sampling_config import UNRANKED, SamplingConfig
+from dalle.sampling.sampling_config import UNRANKED, RerankWeights, SamplingConfig
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # detected by content; the declared type is ignored
 MAX_UPLOAD_BYTES = 20_000_000
@@ -20,7 +21,24 @@ LONGEST_SIDE = 1024  # pixels of a kept image; models see far less
 RECORDED = ("temperature", "top_k", "top_p", "min_p", "guidance", "rerank", "candidates", "keep")
 
 
-def read_upload(data: bytes) -> tuple[Image.Image, dict[str, Any] | None]:
+# settings that it cannot, with the values that they have in its drawings
+NOT_OFFERED = {
+    "edit": None,
+    "rerank_weights": asdict(RerankWeights()),
+    "rerank_references": [],
+    "decoder_steps": SamplingConfig().decoder_steps,
+}
+
+
+@dataclass(frozen=True)
+class RecordedSettings:
+    """Settings of the drawing in a PNG file of this project."""
+
+    settings: dict[str, Any]  # as requests for a drawing name them
+    left_out: list[str]  # names of those that the studio cannot draw with
+
+
+def read_upload(data: bytes) -> tuple[Image.Image, RecordedSettings | None]:
     """Decode an uploaded file. Returns the image, and the settings of the drawing if this project made the file.
 
     Raises:
@@ -51,7 +69,7 @@ def read_upload(data: bytes) -> tuple[Image.Image, dict[str, Any] | None]:
     return image, recorded_settings(data) if kind == "PNG" else None
 
 
-def recorded_settings(data: bytes) -> dict[str, Any] | None:
+def recorded_settings(data: bytes) -> RecordedSettings | None:
     """Return the settings of the drawing in a PNG file that this project wrote; None for another file."""
     try:
         record = read_record(BytesIO(data))
@@ -61,9 +79,12 @@ def recorded_settings(data: bytes) -> dict[str, Any] | None:
         return None
     recorded = record["settings"]
     settings = {name: recorded[name] for name in RECORDED if name in recorded}
+    left_out = [name for name, value in NOT_OFFERED.items() if recorded.get(name, value) != value]
     try:
         config_from_json(SamplingConfig, {name: each for name, each in settings.items() if each != UNRANKED}, "upload")
     except ValueError:  # forged, or of another version
+        left_out = [*settings, *left_out]
         settings = {}
     settings["decoder"] = recorded.get("decoder") is not None
-    return {"caption": record["caption"], "seed": record["seed"], "candidate": record["candidate"], **settings}
+    own = {"caption": record["caption"], "seed": record["seed"], "candidate": record["candidate"]}
+    return RecordedSettings({**own, **settings}, left_out)

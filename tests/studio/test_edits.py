@@ -10,6 +10,7 @@ from running_studio import running
 
 from dalle.sampling.canvas import EncodedImage
 from dalle.sampling.edits.variations import VariationsConfig, variations
+from dalle.sampling.image_record import encode_png
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +184,29 @@ def test_a_png_of_sample_py_brings_its_settings_back(studio, checkpoints, run_co
     (path,) = (tmp_path / "drawn").glob("two-green-squares-*.png")
     found = studio.client.post("/api/uploads", content=path.read_bytes()).json()["settings"]
     assert (found["caption"], found["candidates"], found["top_p"]) == ("two green squares", 2, 0.9)
+
+
+def test_settings_that_the_studio_has_not_are_named(studio, picture):
+    def answer_to(record) -> dict:
+        file = encode_png(Image.new("RGB", (8, 8)), record)
+        return studio.client.post("/api/uploads", content=file).json()
+
+    settings = {
+        "rerank": "mixture",
+        "rerank_weights": {"clip": 2.0},
+        "rerank_references": [],
+        "top_k": 5,
+        "digests": {},
+    }
+    record = {"caption": "a red circle", "seed": 8, "candidate": 1, "rank": 1, "settings": settings}
+    answer = answer_to(record)
+    assert (answer["settings"]["top_k"], answer["left_out"]) == (5, ["rerank_weights"])
+    answer = answer_to({**record, "settings": {**settings, "top_k": -1}})  # forged, or of a later version
+    assert answer["settings"].keys() == {"caption", "seed", "candidate", "decoder"}
+    assert answer["left_out"] == ["top_k", "rerank", "rerank_weights"]
+    (varied,) = studio.drawn(candidates=1, edit={"kind": "vary", "image": picture})
+    file = studio.client.get(f"/api/images/{varied['id']}").content
+    assert studio.client.post("/api/uploads", content=file).json()["left_out"] == ["edit"]
 
 
 def test_score_that_ranked_is_in_the_png_and_brings_the_order_back(make_session, checkpoint_ranked_by):

@@ -52,7 +52,7 @@ def test_one_image_of_a_random_seed_is_the_default(client):
         ({"n": 65}, "candidates=65 are more than this studio draws"),
         ({"prompt": ""}, "caption"),
         ({"prompt": "word " * 500}, "caption"),
-        ({"extra_body": {"candidates": 1}, "n": 2}, "keep=2 of candidates=1"),
+        ({"extra_body": {"candidates": 1}, "n": 2}, "n=2 of candidates=1 is impossible"),
         ({"extra_body": {"temperature": -1}}, "temperature=-1"),
     ],
 )

@@ -1,5 +1,6 @@
 """Security of the studio: each class of flaw that other studios had, as a test against a real server."""
 
+import asyncio
 import io
 import os
 import re
@@ -9,15 +10,18 @@ import sys
 import time
 import zlib
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from PIL import Image
 from running_studio import TOKEN, running
 
 from dalle.studio import server
+from dalle.studio.errors import ApiError
 from dalle.studio.requests import DrawRequest
-from dalle.studio.security import HEADERS
+from dalle.studio.security import HEADERS, _limited
 from dalle.studio.server import STATIC, choose_token
+from dalle.studio.session import IMAGE_WORK_LIMIT
 
 ROOT = Path(__file__).parents[2]
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -234,7 +238,7 @@ def test_uploads_that_are_no_picture_are_refused(studio, data, kind):
 def test_uploads_are_encoded_anew_and_lose_what_they_carried(studio, kind):
     data = image_file(kind) + b"<script>alert(1)</script>"
     answer = studio.client.post("/api/uploads", content=data)
-    assert answer.json() | {"id": ""} == {"id": "", "width": 40, "height": 30, "settings": None}
+    assert answer.json() | {"id": ""} == {"id": "", "width": 40, "height": 30, "settings": None, "left_out": []}
     served = studio.client.get(f"/api/images/{answer.json()['id']}")
     assert served.headers["content-type"] == "image/png"
     assert served.headers["x-content-type-options"] == "nosniff"
@@ -265,6 +269,39 @@ def test_bodies_are_limited_whether_they_tell_their_size_or_not(studio):
     assert studio.client.post("/api/uploads", content=chunks).status_code == 413
     answer = studio.client.post("/api/jobs", content=b'{"caption": "' + b"x" * 300_000 + b'"}')
     assert answer.status_code == 413 and "256 kB" in answer.json()["error"]["message"]
+
+
+def test_a_body_that_declares_too_many_bytes_is_not_kept():
+    """No part of it reaches the application, which would collect 20 MB first."""
+    messages = [{"type": "http.request", "body": b"x" * 10, "more_body": more} for more in (True, True, False)]
+
+    async def receive():
+        return messages.pop(0)
+
+    with pytest.raises(ApiError, match="larger than 1 kB"):
+        asyncio.run(_limited(receive, 1000, declared=2000)())
+    assert not messages
+
+
+def test_an_upload_is_refused_before_it_is_read_if_too_many_wait(studio, monkeypatch):
+    monkeypatch.setattr(studio.session.image_work, "_count", IMAGE_WORK_LIMIT)
+    own = studio.address.removeprefix("http://")
+    head = f"POST /api/uploads HTTP/1.1\nHost: {own}\nAuthorization: Bearer {TOKEN}\nContent-Length: 1000000"
+    status, answer = raw(studio, f"{head}\nConnection: close", b"only the beginning")
+    assert status == 429 and "images are being worked on already" in answer
+
+
+def test_the_browser_is_opened_without_the_token_among_its_arguments(monkeypatch):
+    opened = []
+    monkeypatch.setattr(server.webbrowser, "open", opened.append)
+    link = server.page_link("127.0.0.1", 7860, TOKEN)
+    with server.opened_page(link):
+        (address,) = opened
+        assert TOKEN not in address
+        page = Path(unquote(urlsplit(address).path))
+        assert link in page.read_text()
+        assert page.parent.stat().st_mode & 0o077 == 0  # closed to other users
+    assert not page.parent.exists()
 
 
 # headers on every answer

@@ -116,11 +116,13 @@ async function startEdit(picture, caption, edit) {
   }
 }
 
-/** Fill the form with a drawing's settings. Returns a sentence that says so. */
-function fillForm({ settings: found, title }) {
+/** Fill the form with a drawing's settings. leftOut: names of others that its file has. Returns a sentence that says so. */
+function fillForm({ settings: found, title }, leftOut = []) {
   settings.fill(found);
-  const missing = [found.edit && "the edit", found.decoder && !model.has_decoder && "the diffusion decoder"].filter(Boolean);
-  return `The settings of “${title}” are in the form${missing.length ? `, without ${missing.join(" and ")}` : ""}.`;
+  const edited = found.edit || leftOut.includes("edit");
+  const others = leftOut.filter((name) => name !== "edit").map((name) => name.replaceAll("_", "-"));
+  const missing = [edited && "the edit", found.decoder && !model.has_decoder && "the diffusion decoder", ...others].filter(Boolean);
+  return `The settings of “${title}” are in the form${missing.length ? `, without ${new Intl.ListFormat("en").format(missing)}` : ""}.`;
 }
 
 function reuseSettings({ drawing }) {
@@ -175,11 +177,11 @@ async function openFile(file) {
   if (file.size > MAX_UPLOAD) return fail(new Error(`“${file.name}” is larger than 20 MB. Scale it down first.`));
   $("status").textContent = `Opening “${file.name}”.`;
   try {
-    const { id, settings: found } = await upload(file);
+    const { id, settings: found, left_out: leftOut } = await upload(file);
     const values = { ...found, caption: found?.caption ?? $("caption").value.trim() };
     const drawing = new Drawing(values, model.grid, listeners, file.name);
     await drawing.rank([{ id, candidate: found?.candidate ?? 0 }]);
-    const settingsNote = found ? fillForm(drawing) : `“${file.name}” has no settings inside.`;
+    const settingsNote = found ? fillForm(drawing, leftOut) : `“${file.name}” has no settings inside.`;
     drawing.say(`${settingsNote} Choose the picture to edit it.`, "done");
     drawings.add(drawing);
     drawing.pictures[0]?.button.focus();

@@ -135,9 +135,10 @@ def test_a_downloaded_picture_holds_its_settings_and_a_dropped_one_restores_them
 
 def test_a_picture_by_a_decoder_that_this_studio_lacks_brings_its_other_settings(tiny_page):
     settings = {"candidates": 2, "keep": 1, "temperature": 0.6, "decoder": "outputs/decoder", "digests": {}}
+    settings |= {"edit": {"kind": "vary"}, "decoder_steps": 4}
     record = {"caption": CAPTION, "seed": 8, "candidate": 1, "rank": 1, "settings": settings}
     tiny_page.drop(encode_png(Image.new("RGB", (8, 8), "red"), record), "decoded.png")
-    expect(tiny_page.status).to_contain_text("without the diffusion decoder")
+    expect(tiny_page.status).to_contain_text("without the edit, the diffusion decoder, and decoder-steps")
     assert (tiny_page.value("seed"), tiny_page.value("temperature")) == ("8", "0.6")
     expect(tiny_page.page.locator("[name=decoder]")).to_be_hidden()
     tiny_page.page.click("#draw")
