@@ -48,6 +48,8 @@ class JobRunner:
         ranked = self._rank(job, ids, config, drawn) if drawn else []
         job.images = [each["id"] for each in ranked]
         job.events.append("ranked", {"images": ranked})
+        for key in drawn.keys() - set(job.images):
+            self.store.drawn.discard(key)
         if job.cancelled and len(drawn) < config.candidates:
             job.events.append("cancelled", {"kept": len(ranked)}, last=True)
         else:

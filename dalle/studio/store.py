@@ -57,6 +57,12 @@ class BoundedStore(Generic[Item]):
                 self._bytes -= _size(oldest)
         return key
 
+    def discard(self, key: str) -> None:
+        """Forget an image, if it is still there."""
+        with self._lock:
+            if (item := self._items.pop(key, None)) is not None:
+                self._bytes -= _size(item)
+
     def get(self, key: str) -> Item | None:
         return self._items.get(key)
 

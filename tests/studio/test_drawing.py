@@ -54,6 +54,19 @@ def test_each_image_records_its_settings(studio):
     assert [pixels(studio, each["id"]) for each in studio.drawn(**settings)][0] == pixels(studio, best["id"])
 
 
+def test_pictures_that_are_not_kept_take_no_memory(make_session, decoder_folder):
+    with running(make_session(decoder=str(decoder_folder))) as studio:
+        store, kept = studio.session.store.drawn, []
+        for decoder in (False, True):
+            job = studio.draw(candidates=8, keep=2, decoder=decoder)
+            events = studio.events(job)
+            kept += [each["id"] for each in dict(events)["ranked"]["images"]]
+            drawn = [data["id"] for name, data in events if name == "image"]
+            assert len(drawn) == 8 and sum(store.get(key) is not None for key in drawn) == (0 if decoder else 2)
+        assert sorted(store._items) == sorted(kept)
+        assert store._bytes == 4 * 3 * 8 * 8
+
+
 def test_the_diffusion_decoder_decodes_the_drawings_that_ask_for_it(make_session, decoder_folder):
     settings = {"caption": "a red circle", "candidates": 5, "keep": 2, "seed": 3}
     with running(make_session(decoder=str(decoder_folder))) as studio:

@@ -179,6 +179,7 @@ export class Drawing {
 
   finishPicture(picture, id) {
     picture.loaded = picture.finish(id).catch((error) => {
+      if (picture.id !== id || !this.pictures.includes(picture)) return; // ranked meanwhile, and decoded anew or not kept
       if (error.status === 404) { // after a restart of the server, or the oldest of very many pictures
         this.pictures = this.pictures.filter((each) => each !== picture);
         picture.element.remove();
