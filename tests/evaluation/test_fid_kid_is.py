@@ -52,7 +52,7 @@ def frechet_distance(real: np.ndarray, sampled: np.ndarray) -> float:
 
 @pytest.mark.parametrize(("shift", "stretch"), [(0.0, 1.0), (0.5, 1.0), (0.0, 1.5), (2.0, 0.3)])
 def test_frechet_distance_agrees_with_numpy_and_scipy(features, shift, stretch):
-    real, sampled = random_features(0, 300), random_features(1, 200, shift, stretch)
+    real, sampled = random_features(0, 300), random_features(1, 1000, shift, stretch)
     numbers, notes = compute(features, real, sampled)
     expected = frechet_distance(real.features.double().numpy(), sampled.features.double().numpy())
     assert numbers["fd_effnet"] == pytest.approx(expected, rel=1e-4)
@@ -110,6 +110,22 @@ def test_inception_score_counts_equally_frequent_classes(features):
     assert compute(features, random_features(0, 20), one)[0]["is_effnet"] == pytest.approx(1)
 
 
+@pytest.mark.parametrize(("images", "splits"), [(64, 1), (199, 1), (250, 2), (1000, 10), (5000, 10)])
+def test_few_images_are_split_less_for_the_inception_score(features, images, splits):
+    """One image of each class: the score of a split is at most the number of its images, so tiny ones say nothing."""
+    metrics = DistributionMetrics(features, seed=0)
+    metrics.add(random_features(0, 4), real=True)
+    logits = torch.eye(64).repeat(100, 1)[:images] * 50
+    metrics.add(FeatureOutput(random_features(1, images).features, logits), real=False)
+    numbers, notes = metrics.compute()
+    assert metrics.settings()["inception_score"] == {"splits": splits}
+    assert ("is_effnet_std" in numbers) == (splits > 1)
+    (note,) = [each for each in notes if each.startswith("is_effnet is that of")] or [""]
+    assert bool(note) == (splits < 10) and (splits in (1, 10) or f"mean of {splits} splits" in note)
+    if images == 64:
+        assert numbers["is_effnet"] == pytest.approx(64, rel=1e-4)
+
+
 def test_subsets_depend_on_the_seed_and_global_generators_are_restored(features):
     real, sampled = random_features(0, 1010), random_features(1, 1010, shift=0.3)
     before = torch.random.get_rng_state()
@@ -138,7 +154,7 @@ def test_frechet_distance_needs_more_images_than_features(features):
 
 def test_fewer_than_four_images_have_no_kid(features):
     numbers, notes = compute(features, random_features(0, 3), random_features(1, 30))
-    assert set(numbers) == {"is_effnet", "is_effnet_std"}
+    assert set(numbers) == {"is_effnet"}  # of one split, which has no standard deviation
     assert notes[1] == "No kid_effnet: it needs 4 images in each set, but there are 3."
 
 

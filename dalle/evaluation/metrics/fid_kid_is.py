@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000  # subsets that KID is averaged over, and their size; the usual values
 MIN_IMAGES = 4  # in each set, for KID's subsets of two
-IS_SPLITS = 10  # splits that the Inception score is averaged over, as published (Salimans et al. 2016)
+IS_SPLITS = 10  # most splits that the Inception score is averaged over, as published (Salimans et al. 2016)
+IS_SPLIT_SIZE = 100  # fewest images of a split, unless there is a single one: the score is at most their number
+IS_MIN_IMAGES = 20
 DESCRIPTION = (
     "`{frechet}` is the Frechet distance between sampled and real images, and `{kid}` the squared maximum mean "
     "discrepancy (mean over {subsets} subsets, `{kid}_std` is their standard deviation); lower is better. "
@@ -77,12 +79,22 @@ class DistributionMetrics:
                 self.kid.subset_size = self.subset_size
                 mean, std = self.kid.compute()
                 numbers |= {names.kid: mean.item(), f"{names.kid}_std": std.item()}
-            if self.counts["sampled"] >= IS_SPLITS * 2:
+            if self.counts["sampled"] >= IS_MIN_IMAGES:
+                self.inception_score.splits = self.splits
                 mean, std = self.inception_score.compute()
-                numbers |= {names.inception_score: mean.item(), f"{names.inception_score}_std": std.item()}
+                numbers[names.inception_score] = mean.item()
+                if self.splits > 1:
+                    numbers[f"{names.inception_score}_std"] = std.item()
+                if self.splits < IS_SPLITS:
+                    notes.append(few_splits(names.inception_score, self.splits, self.counts["sampled"]))
             else:
-                notes.append(f"No {names.inception_score}: it needs {IS_SPLITS * 2} sampled images.")
+                notes.append(f"No {names.inception_score}: it needs {IS_MIN_IMAGES} sampled images.")
         return numbers, notes
+
+    @property
+    def splits(self) -> int:
+        """Number of splits of the sampled images for the Inception score."""
+        return max(1, min(IS_SPLITS, self.counts["sampled"] // IS_SPLIT_SIZE))
 
     @property
     def subset_size(self) -> int:
@@ -95,7 +107,7 @@ class DistributionMetrics:
             **self.features.settings(),
             **{f"{name}_images": count for name, count in self.counts.items()},
             "kid": {"subsets": KID_SUBSETS, "subset_size": self.subset_size, "kernel": "(x.y / width + 1)^3"},
-            "inception_score": {"splits": IS_SPLITS},
+            "inception_score": {"splits": self.splits},
             "seed": self.seed,
             "torchmetrics": version("torchmetrics"),
         }
@@ -120,6 +132,15 @@ def describe(features: FeatureNetwork) -> str:
         inception_score=features.inception_score,
         name=features.name,
         subsets=KID_SUBSETS,
+    )
+
+
+def few_splits(name: str, splits: int, images: int) -> str:
+    """Return a note that the Inception score is of fewer splits than usual."""
+    of = "one set" if splits == 1 else f"the mean of {splits} splits"
+    return (
+        f"{name} is that of {of}, as there are {images:,} sampled images; of {IS_SPLITS * IS_SPLIT_SIZE:,} it would be the "
+        f"mean of {IS_SPLITS} splits. It rises with the size of a split: compare scores of equal numbers of images only."
     )
 
 
