@@ -1,5 +1,6 @@
 """Metric `rerank_curve`: numbers, tables and plots, scorers for data without a judge, error messages."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -53,12 +54,19 @@ def test_description_says_if_there_is_no_independent_scorer(config, tmp_path):
 
 
 def test_another_clip_as_the_scorer(context, config, checkpoints):
-    result = rerank_curve.measure(context, replace(config, scorer=str(checkpoints / "clip")))
-    assert result.numbers["other_clip_val_best_of_4_by_perfect"] == pytest.approx(
-        result.numbers["other_clip_val_best_of_4"]
-    )
+    config = replace(config, scorer=str(checkpoints / "clip"), rerank="image_likelihood")
+    result = rerank_curve.measure(context, config)
+    assert result.numbers["other_clip_val_best_of_4_by_perfect"] >= result.numbers["other_clip_val_best_of_4"]
     assert 0 <= result.numbers["other_clip_val_real_pairs"] <= 1
     assert "used neither for training nor for ranking" in result.description
+
+
+@pytest.mark.parametrize("rerank", [None, "clip", "mixture"])
+def test_the_clip_that_ranks_is_refused_as_the_scorer(context, config, checkpoints, rerank):
+    """Also a copy of it elsewhere: its score would rise by selection alone."""
+    shutil.copytree(checkpoints / "clip", config.folder / "copy")
+    with pytest.raises(ValueError, match="copy is the CLIP that ranks the candidates"):
+        rerank_curve.measure(context, replace(config, scorer=str(config.folder / "copy"), rerank=rerank))
 
 
 class Pictures:
@@ -105,7 +113,8 @@ def test_real_images_are_compared_with_the_next_caption():
 
 def test_what_the_numbers_depend_on_is_recorded(context, config, checkpoints):
     """Results with other weights of the scorer, or other features, must not overwrite these."""
-    settings = rerank_curve.measure(context, replace(config, scorer=str(checkpoints / "clip"))).settings
+    config = replace(config, scorer=str(checkpoints / "clip"), rerank="image_likelihood")
+    settings = rerank_curve.measure(context, config).settings
     assert settings["scorer_digest"] == checkpoint.digest(checkpoints / "clip")
     assert settings["features"] == "efficientnet-lite0" and settings["features_digest"]
 
@@ -114,7 +123,7 @@ def test_what_the_numbers_depend_on_is_recorded(context, config, checkpoints):
 def test_a_scorer_is_found_as_other_checkpoints_are(context, config, checkpoints, monkeypatch, scorer):
     """By its name in the package, and below the home folder."""
     monkeypatch.setenv("HOME", str(checkpoints))
-    scorers, _, settings = rerank_curve._scorers(context, replace(config, scorer=scorer))
+    scorers, _, settings = rerank_curve._scorers(context, replace(config, scorer=scorer), ranked_by_clip=False)
     assert scorers.keys() == {"other_clip"} and settings["scorer"] == scorer
 
 

@@ -49,7 +49,9 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     if not dalle.can_rank(sampling):
         context.require_clip("a rerank curve by rerank=clip")
     features = load_feature_network(config.features, config.weights, context.device)
-    scorers, scorer_description, scorer_settings = _scorers(context, config)
+    scorers, scorer_description, scorer_settings = _scorers(
+        context, config, ranked_by_clip="clip" in sampling.score_weights
+    )
     qualities = caption_qualities(source, captions, scorers)
     curves = best_of_n_curves(dalle, captions, qualities, sampling)
     numbers = curves.numbers("val") | _real_pair_accuracy(scorers, source, len(captions))
@@ -72,14 +74,26 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     return MetricResult(description, numbers, settings, plots, tables, notes)
 
 
-def _scorers(context: EvaluationContext, config: EvaluateConfig) -> tuple[dict[str, Scorer], str, dict[str, Any]]:
-    """Return the scorers used beside the judge of `blocks` by name, a sentence about them, and their settings."""
+def _scorers(
+    context: EvaluationContext, config: EvaluateConfig, ranked_by_clip: bool
+) -> tuple[dict[str, Scorer], str, dict[str, Any]]:
+    """Return the scorers used beside the judge of `blocks` by name, a sentence about them, and their settings.
+
+    Raises:
+        ValueError: `config.scorer` is the CLIP that ranks.
+    """
     device = context.device
     settings: dict[str, Any] = {"scorer": config.scorer}
     if config.scorer is not None:
         folder = checkpoint_folder(config.scorer)
+        digest = checkpoint.digest(folder)
+        if ranked_by_clip and digest == context.digests.get("clip"):
+            raise ValueError(
+                f"scorer={config.scorer} is the CLIP that ranks the candidates, so its score rises by selection alone; "
+                "give another CLIP, or leave scorer out"
+            )
         scorers: dict[str, Scorer] = {"other_clip": CLIP.load(folder).to(device)}
-        return scorers, BY_CLIP, settings | {"scorer_digest": checkpoint.digest(folder)}
+        return scorers, BY_CLIP, settings | {"scorer_digest": digest}
     if isinstance(context.sources["val"], BlocksSource):
         return {}, "", settings
     features = load_feature_network("efficientnet-lite0", device=device)
