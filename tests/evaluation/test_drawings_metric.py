@@ -16,7 +16,7 @@ from dalle.evaluation.judges import drawings_classifier_training, efficientnet_c
 from dalle.evaluation.judges.digest import weights_digest
 from dalle.evaluation.judges.drawings_classifier import DrawingClassifier, classify
 from dalle.evaluation.judges.drawings_classifier_training import load_classifier, train_classifier
-from dalle.evaluation.judges.training_pictures import training_pictures
+from dalle.evaluation.judges.training_pictures import judge_folder, training_pictures
 from dalle.evaluation.metrics import drawing_edits, drawing_partners, drawings
 from dalle.image_conversion import to_pil_images
 from dalle.sampling.canvas import Canvas
@@ -56,6 +56,17 @@ def test_the_judge_learns(data, monkeypatch):
 def test_training_twice_gives_the_same_judge(data, judge):
     again = train_classifier(data, epochs=1, batch_size=16)
     assert all(torch.equal(a, b) for a, b in zip(judge.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("NOVEL_STYLES", 0.5), ("NOVEL_COLOURS", 0.5), ("FEWEST_STYLES", 2), ("ALWAYS_TRAINED", {"owl"})],
+)
+def test_a_judge_is_not_kept_for_other_held_out_drawings(data, monkeypatch, name, value):
+    """It would have been trained on drawings that it is to judge."""
+    before = judge_folder(data, "judge")
+    monkeypatch.setattr(splits, name, value)
+    assert judge_folder(data, "judge") != before
 
 
 def test_the_judge_is_trained_once_and_kept_beside_the_data(data, judge, monkeypatch, tmp_path):

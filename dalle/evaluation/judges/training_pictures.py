@@ -12,11 +12,11 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
+from dalle.data.drawings import splits
 from dalle.data.drawings.config import DrawingsConfig, MixConfig
 from dalle.data.drawings.render import COLOURS, read_sources
 from dalle.data.drawings.sets import STYLES
 from dalle.data.drawings.source import DrawingsSource
-from dalle.data.drawings.splits import ALWAYS_TRAINED
 from dalle.data.index import digest_of
 from dalle.evaluation.judges.drawings_classifier import UNLABELLED, DrawingClassifier, Labels
 from dalle.progress import with_progress
@@ -81,7 +81,8 @@ def judge_folder(data: DrawingsConfig, prefix: str) -> Path:
     """Return the folder of a classifier, named after a digest of what its training pictures depend on."""
     folder = Path(data.path).expanduser()
     kept = {name: getattr(data, name) for name in ("validation_share", "skin_tones", "seed")}
-    described = [read_sources(folder)["sets"], kept, sorted(ALWAYS_TRAINED)]
+    held_out = [sorted(splits.ALWAYS_TRAINED), splits.NOVEL_STYLES, splits.NOVEL_COLOURS, splits.FEWEST_STYLES]
+    described = [read_sources(folder)["sets"], kept, held_out]
     if data.opt_out:
         described.append(digest_of(Path(data.opt_out).expanduser().read_bytes()))
     digest = digest_of(json.dumps(described, sort_keys=True).encode())[:12]
