@@ -4,6 +4,8 @@ from dataclasses import asdict
 from hashlib import sha256
 from typing import Any
 
+import torch
+
 from dalle.sampling.parallel_decode import recorded_settings
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.sampling_config import UNRANKED, SamplingConfig
@@ -14,13 +16,16 @@ LOGITS_PROCESSORS = ("top_k", "top_p", "min_p")
 def decoding_settings(dalle: DALLE, config: SamplingConfig) -> dict[str, Any]:
     """Return the settings of a resolved config that determine the candidates of a caption.
 
-    Logits processors, the diffusion decoder's steps and parallel decoding are listed only where images depend on them.
+    Logits processors, the batch size, the diffusion decoder's steps and parallel decoding are listed only where images
+    depend on them.
     """
     processors = {name: getattr(config, name) for name in LOGITS_PROCESSORS if getattr(config, name) is not None}
     settings = {"seed": config.seed, "temperature": config.temperature, **processors, "guidance": config.guidance}
     parallel = recorded_settings(config, dalle.precision)
     decoder = {} if dalle.decoder is None else {"decoder_steps": config.decoder_steps}
-    return {**settings, "precision": str(dalle.precision), **decoder, **parallel}
+    # in 16 bits rounding depends on the images of a batch
+    batch = {} if dalle.precision == torch.float32 else {"batch_size": config.batch_size}
+    return {**settings, "precision": str(dalle.precision), **batch, **decoder, **parallel}
 
 
 def rerank_settings(config: SamplingConfig) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from dalle.evaluation.sampling_settings import decoding_settings, sampling_settings
 from dalle.sampling.sampling_defaults import SamplingDefaults
@@ -31,6 +32,14 @@ def test_logits_processors_are_recorded_if_set(context, config, processors):
     sampling = dalle.resolve(config.sampling(16))
     default = decoding_settings(dalle, sampling)
     assert decoding_settings(dalle, replace(sampling, **processors)) == {**default, **processors}
+
+
+def test_the_batch_size_is_recorded_in_16_bits_where_it_changes_rounding(context, config, monkeypatch):
+    dalle = context.require_pipeline()
+    sampling = dalle.resolve(replace(config, batch_size=5).sampling(16))
+    assert "batch_size" not in decoding_settings(dalle, sampling)
+    monkeypatch.setattr(dalle, "precision", torch.bfloat16)
+    assert decoding_settings(dalle, sampling)["batch_size"] == 5
 
 
 @pytest.mark.parametrize(("given", "used"), [(None, "mixture"), ("clip", "clip"), ("image_likelihood",) * 2])
