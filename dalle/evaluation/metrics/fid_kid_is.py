@@ -138,9 +138,10 @@ def describe(features: FeatureNetwork) -> str:
 def few_splits(name: str, splits: int, images: int) -> str:
     """Return a note that the Inception score is of fewer splits than usual."""
     of = "one set" if splits == 1 else f"the mean of {splits} splits"
+    usual = IS_SPLITS * IS_SPLIT_SIZE
     return (
-        f"{name} is that of {of}, as there are {images:,} sampled images; of {IS_SPLITS * IS_SPLIT_SIZE:,} it would be the "
-        f"mean of {IS_SPLITS} splits. It rises with the size of a split: compare scores of equal numbers of images only."
+        f"{name} is that of {of}, as there are {images:,} sampled images; of {usual:,} it would be the mean of "
+        f"{IS_SPLITS} splits. It rises with the size of a split: compare scores of equal numbers of images only."
     )
 
 
