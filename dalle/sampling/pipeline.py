@@ -116,7 +116,7 @@ class DALLE:
 
         if not self.folders:
             raise ValueError("only a DALLE that was loaded from checkpoints can be uploaded: save its models first")
-        folders = {kind: str(self.folders[kind]) for kind in ("dvae", "clip") if kind in self.folders}
+        folders: dict[str, Any] = {kind: str(self.folders[kind]) for kind in ("dvae", "clip") if kind in self.folders}
         return push_to_hub(self.folders["transformer"], repository, **(folders | options))
 
     def generate(
