@@ -2,9 +2,11 @@
 
 import os
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -31,6 +33,14 @@ MAX_PIXELS = 89_478_485  # pixels; Pillow's own limit for decompression bombs
 MAX_FILE_BYTES = 300_000_000  # bytes; slightly more than `MAX_PIXELS` uncompressed pixels
 HEADER_BYTES = 65_536  # bytes that contain the image size in nearly every file
 
+_warning_filters = Lock()  # filters are those of the process: threads that change and restore them must take turns
+if hasattr(os, "register_at_fork"):  # a loader process must not start with the lock taken and warnings off
+    os.register_at_fork(
+        before=_warning_filters.acquire,
+        after_in_parent=_warning_filters.release,
+        after_in_child=_warning_filters.release,
+    )
+
 
 def read_image_file(path: Path, key: str, keep_transparency: bool = False) -> Image.Image:
     """Read an image file as `decode_image`. Raises `UnreadableRecord` with `key` if it cannot be read."""
@@ -54,19 +64,17 @@ def decode_image(data: bytes, key: str, side: int | None = None, *, keep_transpa
     if len(data) > MAX_FILE_BYTES:
         raise UnreadableRecord(key, f"the file has more than {MAX_FILE_BYTES:,} bytes")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about unusual metadata, and about sizes, which are checked below
-            with Image.open(BytesIO(data), formats=FORMATS) as opened:
-                if opened.width * opened.height > MAX_PIXELS:
-                    raise ValueError(f"{opened.width} x {opened.height} pixels are more than {MAX_PIXELS:,}")
-                if side is not None:
-                    opened.draft(None, (side, side))  # no effect on other formats
-                opened.load()
-                with suppress(Exception):  # ignore invalid rotation metadata
-                    ImageOps.exif_transpose(opened, in_place=True)
-                if keep_transparency and opened.has_transparency_data and not opened.mode.startswith("I"):
-                    return opened.convert("RGBA")
-                return on_white(opened)
+        with without_warnings(), Image.open(BytesIO(data), formats=FORMATS) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                raise ValueError(f"{opened.width} x {opened.height} pixels are more than {MAX_PIXELS:,}")
+            if side is not None:
+                opened.draft(None, (side, side))  # no effect on other formats
+            opened.load()
+            with suppress(Exception):  # ignore invalid rotation metadata
+                ImageOps.exif_transpose(opened, in_place=True)
+            if keep_transparency and opened.has_transparency_data and not opened.mode.startswith("I"):
+                return opened.convert("RGBA")
+            return on_white(opened)
     except UnidentifiedImageError as problem:
         raise UnreadableRecord(key, f"not an image in any of the formats {', '.join(FORMATS)}") from problem
     except Exception as problem:  # Pillow raises almost any exception for broken files
@@ -76,12 +84,18 @@ def decode_image(data: bytes, key: str, side: int | None = None, *, keep_transpa
 def read_image_size(head: bytes) -> tuple[int, int] | None:
     """Read width and height in pixels, before rotation, from the first bytes of a file. Returns None on failure."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(BytesIO(head), formats=FORMATS) as opened:
-                return opened.size
+        with without_warnings(), Image.open(BytesIO(head), formats=FORMATS) as opened:
+            return opened.size
     except Exception:
         return None
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Context without warnings, for one thread at a time: Pillow's are about metadata, and sizes that callers check."""
+    with _warning_filters, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def read_bytes(path: Path | str, most: int = MAX_FILE_BYTES + 1) -> bytes:

@@ -1,6 +1,5 @@
 """Uploaded images: checked by their header, decoded and scaled down at once. The file itself is not kept or served."""
 
-import warnings
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from PIL import Image
 
 from dalle.config_validation import config_from_json
-from dalle.data.image_file import decode_image
+from dalle.data.image_file import decode_image, without_warnings
 from dalle.data.source import UnreadableRecord
 from dalle.sampling.image_record import read_record
 from dalle.sampling.sampling_config import UNRANKED, RerankWeights, SamplingConfig
@@ -47,10 +46,8 @@ def read_upload(data: bytes) -> tuple[Image.Image, RecordedSettings | None]:
     if not data:
         raise ValueError("the upload is empty; send the bytes of an image file as the body")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about sizes, which are checked here
-            with Image.open(BytesIO(data), formats=FORMATS) as opened:
-                width, height, kind = opened.width, opened.height, opened.format
+        with without_warnings(), Image.open(BytesIO(data), formats=FORMATS) as opened:
+            width, height, kind = opened.width, opened.height, opened.format
     except Image.DecompressionBombError as error:
         raise ValueError(
             f"the image has more than {MAX_PIXELS // 10**6} million pixels; scale it down first"

@@ -1,9 +1,14 @@
 """Image decoding: every mode becomes upright RGB on white, and other files raise with a reason."""
 
+import os
+import signal
+import sys
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
+from threading import Event, Thread
 
 import numpy as np
 import pytest
@@ -155,6 +160,45 @@ def test_broken_images_raise_without_other_output(damage, tmp_path):
 def test_too_many_pixels_raise_before_decoding():
     with pytest.raises(UnreadableRecord, match="10000 x 10000 pixels are more than 89,478,485"):
         decode_image(BROKEN["huge"], "key")
+
+
+def test_warning_filters_stay_as_they_are_when_threads_decode():
+    data, before = encoded(noise(4, 4), "PNG"), list(warnings.filters)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda _: (decode_image(data, "key"), read_image_size(data)), range(400)))
+        assert list(warnings.filters) == before
+    finally:
+        sys.setswitchinterval(interval)
+        warnings.filters[:] = before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_process_that_is_forked_while_a_thread_decodes_can_decode():
+    data = encoded(noise(4, 4), "PNG")
+    decoding, forked = Event(), Event()
+
+    def hold():
+        with image_file.without_warnings():
+            decoding.set()
+            forked.wait(0.2)  # the fork waits for the end of this block
+
+    thread = Thread(target=hold)
+    thread.start()
+    decoding.wait()
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)
+        try:
+            decode_image(data, "key")
+            os._exit(0)
+        finally:
+            os._exit(1)
+    forked.set()
+    thread.join()
+    assert os.waitpid(pid, 0)[1] == 0
 
 
 def test_huge_file_is_not_read_completely(tmp_path, monkeypatch):
