@@ -168,3 +168,26 @@ def test_prepare_publishes_an_export(hub_server, prepare, checkpoints, tmp_path)
     assert f"uploaded  {hub_server.address}/me/shapes/commit/" in printed
     published = json.loads(hub_server.repositories["me/shapes"]["main"]["clip/config.json"])
     assert published == checkpoint.read_json(tmp_path / "mine" / "clip" / "config.json")
+
+
+def test_prepare_checks_the_upload_before_it_exports(hub_server, prepare, checkpoints, tmp_path, monkeypatch):
+    status, printed = prepare(f"export={checkpoints}", "out=mine", "push=shapes")
+    assert (status, printed) == (2, "push=shapes is not the name of a repository on the hub: write user/name\n")
+    with monkeypatch.context() as logged_out:
+        logged_out.setattr(huggingface_hub, "get_token", lambda: None)
+        status, printed = prepare(f"export={checkpoints}", "out=mine", "push=me/shapes")
+    sentence = "push=me/shapes needs a login: run hf auth login with a token that may write\n"
+    assert (status, printed) == (2, sentence)
+    assert not (tmp_path / "mine").exists()
+
+
+def test_prepare_can_be_run_again_after_a_failed_upload(hub_server, prepare, checkpoints, tmp_path, monkeypatch):
+    command = (f"export={checkpoints}", "out=mine", "push=me/shapes")
+    with monkeypatch.context() as wrong:
+        wrong.setenv("HF_TOKEN", "wrong")
+        status, printed = prepare(*command)
+    assert status == 2
+    assert "does not let you write to me/shapes" in printed
+    assert not (tmp_path / "mine").exists()
+    status, printed = prepare(*command)
+    assert status == 0, printed

@@ -23,10 +23,11 @@ from dalle.data.image_file import read_image_file
 from dalle.data.skip_counter import printable
 from dalle.data.source import UnreadableRecord
 from dalle.evaluation.metrics_file import read_metrics
-from dalle.hub import upload
+from dalle.hub import REPOSITORY, upload
 from dalle.image_grid import GridRow, image_grid
 from dalle.models.clip.model import CLIP
 from dalle.models.dvae.model import DiscreteVAE
+from dalle.optional_dependencies import check_installed
 from dalle.precision import FORMATS
 from dalle.pretrained import IMPORTS
 from dalle.sampling.export import MEGABYTE, ExportOptions, export_checkpoint
@@ -82,17 +83,30 @@ def export_models(config: PrepareConfig) -> None:
         raise ValueError(f"dtype={config.dtype} is unknown; choose float32 or bfloat16")
     if config.max_shard_mb < 1:
         raise ValueError(f"max_shard_mb={config.max_shard_mb} must be at least 1")
+    if config.push is not None:
+        check_upload(config.push)
     options = ExportOptions(FORMATS[config.dtype], config.max_shard_mb * MEGABYTE)
     metrics = read_metrics(source / METRICS) if (source / METRICS).is_file() else {}
     notes = "" if config.card is None else Path(config.card).expanduser().read_text(encoding="utf-8")
     folder = empty_folder(config.out or Path("outputs", f"{source.name}-export"))
     with atomic_folder(folder) as temporary:
         export_checkpoint(source, temporary, options, dvae=config.dvae, clip=config.clip, metrics=metrics, notes=notes)
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            print(f"{path.stat().st_size / MEGABYTE:8.3f} MB  {path}")
-    if config.push is not None:
-        print(f"uploaded  {upload(folder, config.push, config.private, config.revision)}")
+        for path in sorted(temporary.rglob("*")):
+            if path.is_file():
+                print(f"{path.stat().st_size / MEGABYTE:8.3f} MB  {folder / path.relative_to(temporary)}")
+        if config.push is not None:  # a failed upload leaves no folder, so that the same command can be run again
+            print(f"uploaded  {upload(temporary, config.push, config.private, config.revision)}")
+
+
+def check_upload(repository: str) -> None:
+    """Raise ValueError unless `repository` is user/name, huggingface_hub is installed and there is a login."""
+    if not REPOSITORY.fullmatch(repository):
+        raise ValueError(f"push={repository} is not the name of a repository on the hub: write user/name")
+    check_installed("hub", f"push={repository}", "huggingface_hub")
+    from huggingface_hub import get_token
+
+    if get_token() is None:
+        raise ValueError(f"push={repository} needs a login: run hf auth login with a token that may write")
 
 
 def list_sources(config: PrepareConfig) -> None:
