@@ -128,6 +128,9 @@ def test_an_existing_folder_is_not_overwritten(prepare, published):
         (["data=blocks", "find=x.png", "dvae=drawings/dvae"], "find= and dvae= are separate tasks"),
         (["import=openai-dvae", "dvae=drawings/dvae"], "import= and dvae= are separate tasks"),
         (["sources=drawings", "push=me/x"], "push= needs a checkpoint to export: export=<folder>"),
+        (["sources=drawings", "private=true"], "private= needs a checkpoint to export: export=<folder>"),
+        (["export=drawings", "private=true"], "private= needs a repository to upload to: push=<user/name>"),
+        (["export=drawings", "revision=main", "private=true"], "revision= needs a repository to upload to: push="),
         (["import=openai-dvae", "encoder=x.pkl"], "there is no file x.pkl; OpenAI's encoder is published at https://"),
     ],
 )

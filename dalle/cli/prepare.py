@@ -51,10 +51,11 @@ def main(config: PrepareConfig) -> None:
         raise ValueError(f"nothing to prepare: give {imports}, or a data set, as in data=folder data.path=my/pictures")
     if other := next((each.setting for each in given[1:] if each.setting not in task.reads), None):
         raise ValueError(f"{task.setting}= and {other}= are separate tasks: run prepare.py once for each")
-    if config.export is None and (
-        unused := [name for name in ("push", "revision", "card") if settings[name] is not None]
-    ):
-        raise ValueError(f"{unused[0]}= needs a checkpoint to export: export=<folder>")
+    options = [name for name in ("push", "revision", "private", "card") if settings[name] not in (None, False)]
+    if config.export is None and options:
+        raise ValueError(f"{options[0]}= needs a checkpoint to export: export=<folder>")
+    if config.push is None and (unused := [name for name in options if name != "card"]):
+        raise ValueError(f"{unused[0]}= needs a repository to upload to: push=<user/name>")
     task.run(config)
 
 
