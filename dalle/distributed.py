@@ -173,20 +173,32 @@ def _no_all_reduce(model: Any) -> Iterator[None]:
         model.set_requires_all_reduce(True)
 
 
-def _choose_device(device: str) -> torch.device:
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+def parse_device(device: str | torch.device) -> torch.device:
+    """Return the device that `device` names: "cpu", "cuda", "cuda:0", or "auto": a GPU if there is one, else the CPU.
+
+    Raises ValueError for another kind of device, and for a GPU that does not exist.
+    """
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"device={device} is unknown; choose auto, cpu, cuda or cuda:0") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise ValueError(f"device={device} is not supported; choose auto, cpu, cuda or cuda:0")
+    count = torch.cuda.device_count()
+    if chosen.type == "cuda" and (chosen.index or 0) >= count:
+        cpu_only = "" if torch.backends.cuda.is_built() else " (and this PyTorch is built for CPUs only)"
+        raise ValueError(f"device={device} is not there: this machine has {count} CUDA devices{cpu_only}")
+    return chosen
+
+
+def _choose_device(device: str) -> torch.device:
+    chosen = parse_device(device)
     if chosen.index is not None and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1:
         raise ValueError(f"device={device} would be that of all ranks of this machine: set device={chosen.type}")
-    if chosen.type == "cuda":
-        chosen = torch.device("cuda", local_rank if chosen.index is None else chosen.index)
-        if chosen.index >= torch.cuda.device_count():
-            raise ValueError(f"device={chosen} is not there: this machine has {torch.cuda.device_count()} CUDA devices")
+    if chosen.type == "cuda" and chosen.index is None:
+        return parse_device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
     return chosen
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dalle import distributed
+from dalle import DALLE, distributed
 from dalle.training.optimizer import OptimizerConfig
 from dalle.training.powersgd import CompressionConfig
 from dalle.training.schedules import Schedule
@@ -53,7 +53,7 @@ RANK = """
 import json, sys
 from pathlib import Path
 import torch
-from dalle import distributed
+from dalle import DALLE, distributed
 from test_distributed import EXACT, contrast, fit, flat, runs_of_blocks
 
 device, folder = distributed.init_process_group("cpu"), Path(sys.argv[1])
@@ -232,7 +232,17 @@ def test_missing_devices_raise():
         distributed.init_process_group("gpu")
     with pytest.raises(ValueError, match=r"device=cuda:99 is not there: this machine has \d+ CUDA devices"):
         distributed.init_process_group("cuda:99")
+    for other in ("mps", "meta"):
+        with pytest.raises(ValueError, match=f"device={other} is not supported; choose auto, cpu, cuda or cuda:0"):
+            distributed.init_process_group(other)
     assert distributed.init_process_group("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("device", ["gpu", "mps", torch.device("meta"), "cuda"])
+def test_a_pipeline_is_not_loaded_on_a_missing_device(checkpoints, monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ValueError, match=f"device={device} is "):
+        DALLE.load(checkpoints, device=device)
 
 
 def test_ranks_of_one_machine_do_not_share_a_gpu(monkeypatch):

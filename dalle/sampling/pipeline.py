@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from dalle import hub
+from dalle.distributed import parse_device
 from dalle.models.decoder.model import DiffusionDecoder
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.models.transformer.model import Transformer
@@ -97,9 +98,10 @@ class DALLE:
         Raises:
             CheckpointError: a component is missing, unreadable, or not the one the transformer or the
                 decoder was trained with.
+            ValueError: an unknown precision, or a device that is neither the CPU nor a GPU of this machine.
         """
         components = find_components(folder, dvae, clip, decoder)
-        dalle = cls(*load_components(components, torch.device(device), precision))
+        dalle = cls(*load_components(components, parse_device(device), precision))
         dalle.folders = components
         return dalle
 
