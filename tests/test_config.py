@@ -109,6 +109,8 @@ def test_unquoted_words_raise_with_advice_on_quotes(command):
         "a red circle, a blue square",
         "it's {odd} [text] (here): a=b",
         'a "red" circle',
+        '"red" and "blue"',
+        "'red' or 'blue'",
         "back\\slash, \\",
         'both \\" of them',
         "${dvae} and $5",
@@ -125,6 +127,8 @@ def test_caption_is_read_literally(command, caption):
 def test_quoted_captions_and_sweeps_over_captions_are_parsed_by_hydra(command):
     (composed,), _, _ = command("caption='a red circle, a blue square'", name="sample")
     assert composed.caption == "a red circle, a blue square"
+    (composed,), _, _ = command('caption="a \\"red\\" circle"', name="sample")
+    assert composed.caption == 'a "red" circle'
     calls, _, _ = command("-m", "caption=red,blue", name="sample")
     assert [each.caption for each in calls] == ["red", "blue"]
 

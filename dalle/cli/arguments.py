@@ -10,6 +10,8 @@ from hydra.errors import HydraException
 # settings that are read literally, including commas and quotes
 LITERAL_SETTINGS = ("caption", "data.path", "data.captions", "data.opt_out", "find")
 LIST_SETTINGS = ("runs", "metrics")  # list settings that may be typed without brackets
+# a value in quotes of which no unescaped one is inside, unlike "a red dot" and "a blue dot"
+IN_QUOTES = re.compile(r""""([^"\\]|\\.)*"|'([^'\\]|\\.)*'""", re.DOTALL)
 SWEEPS = (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP, ValueType.RANGE_SWEEP)
 
 
@@ -26,7 +28,7 @@ def hydra_argument(argument: str, sweeping: bool = False) -> str:
     if key != "caption":
         text = os.path.expanduser(text)
     argument = f"{key}={text}"
-    in_quotes = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
+    in_quotes = IN_QUOTES.fullmatch(text) is not None
     if sweeping:
         readable = "," in text or _parses(argument)
     elif key in LIST_SETTINGS and not text.startswith("["):
