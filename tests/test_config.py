@@ -114,6 +114,8 @@ def test_unquoted_words_raise_with_advice_on_quotes(command):
         "back\\slash, \\",
         'both \\" of them',
         "${dvae} and $5",
+        "\\${seed}, \\\\${seed}, \\\\\\${\\",
+        '${"a"}',
         "null",
         "12",
     ],
@@ -122,6 +124,12 @@ def test_caption_is_read_literally(command, caption):
     (composed,), status, _ = command(f"caption={caption}", "seed=3", name="sample")
     assert status == 0
     assert (composed.caption, composed.seed) == (caption, 3)
+
+
+def test_a_caption_of_question_marks_only_is_explained(command):
+    _, status, error = command("caption=???", name="sample")
+    assert (status, error) == (2, 'caption=??? is read as a missing value: write "??? ", with a space\n')
+    assert command("caption=??? ", name="sample")[0][0].caption == "??? "
 
 
 def test_quoted_captions_and_sweeps_over_captions_are_parsed_by_hydra(command):

@@ -63,6 +63,7 @@ def _quoted_path(text: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    text = re.sub(r'(\\+)(?="|$)', r"\1\1", text)  # elsewhere Hydra reads backslashes literally
-    text = text.replace('"', '\\"').replace("${", "\\${")
+    text = re.sub(r'(\\+)(?="|\Z)', r"\1\1", text)  # elsewhere Hydra reads backslashes literally
+    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # and OmegaConf where no ${ follows
+    text = text.replace('"', '\\"')
     return f'"{text}"'

@@ -16,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dalle.ablation_config import AblationConfig
@@ -258,8 +258,11 @@ def _compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def to_object(composed: DictConfig) -> Any:
-    """Convert composed options to dataclasses. Raises ValueError for a key added with + that no dataclass has."""
+    """Convert composed options to dataclasses. Raises ValueError for an unknown key added with + and for ???."""
     added = list(unknown_keys(composed))
     if added:
         raise ValueError(unknown_setting(added[0], [key for key in all_keys(composed) if key not in added]))
-    return OmegaConf.to_object(composed)
+    try:
+        return OmegaConf.to_object(composed)
+    except MissingMandatoryValue as error:
+        raise ValueError(f'{error.full_key}=??? is read as a missing value: write "??? ", with a space') from error
