@@ -7,6 +7,8 @@ from typing import Any
 from dalle.sampling.attention_maps import AttentionConfig
 from dalle.sampling.sampling_config import SamplingConfig
 
+HIGHEST_OFFSET = 2**62  # candidate numbers are 64-bit integers
+
 
 @dataclass(frozen=True)
 class SampleCommandConfig(AttentionConfig, SamplingConfig):
@@ -32,6 +34,11 @@ class SampleCommandConfig(AttentionConfig, SamplingConfig):
     device: str = "auto"  # "auto": cuda if available, else cpu
     deterministic: bool = False  # bitwise reproducible results on a GPU, with slower kernels; on a CPU they always are
     out: str | None = None  # output folder; jobs of a sweep have one each in it; None: a new one under outputs/samples/
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.candidate_offset <= HIGHEST_OFFSET:
+            raise ValueError(f"candidate_offset={self.candidate_offset} is out of range; use 0 to {HIGHEST_OFFSET}")
 
     @property
     def options_on_model_grid(self) -> list[str]:

@@ -25,6 +25,7 @@ GB = 10**9
 # ranges that keep the logits finite in 16 bits too; beyond them nothing changes that can be seen
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.001, 100.0
 HIGHEST_GUIDANCE = 100.0
+MOST_CANDIDATES = 1_000_000  # for each caption
 
 Config = TypeVar("Config", bound="SamplingConfig")
 
@@ -108,7 +109,8 @@ class RerankConfig:
     """Number of candidates for each caption, and the score that ranks them; the paper ranks by CLIP (Sec. 2.6).
 
     Raises:
-        ValueError: no candidates, an unknown score, weights without a mixture, or weights that are all 0.
+        ValueError: no candidates or over `MOST_CANDIDATES`, an unknown score, weights without a mixture, or weights
+            that are all 0.
     """
 
     candidates: int = 64  # images sampled for each caption; the paper samples 512
@@ -122,6 +124,8 @@ class RerankConfig:
     def __post_init__(self) -> None:
         if self.candidates < 1:
             raise ValueError(f"candidates={self.candidates} samples no image; use at least 1")
+        if self.candidates > MOST_CANDIDATES:
+            raise ValueError(f"candidates={self.candidates} are too many; use at most {MOST_CANDIDATES}")
         if self.rerank not in (None, *SCORE_NAMES, MIXTURE):
             raise ValueError(f"unknown rerank={self.rerank}; choose one of {', '.join((*SCORE_NAMES, MIXTURE))}")
         if self.rerank != MIXTURE and self.rerank_weights != RerankWeights():

@@ -31,3 +31,10 @@ def test_file_without_captions_raises(tmp_path, content, problem):
         path.write_bytes(content)
     with pytest.raises(ValueError, match=problem):
         requested_captions(SampleCommandConfig(captions_file=str(path)))
+
+
+@pytest.mark.parametrize("offset", [-1, 2**63])
+def test_candidate_offset_out_of_range_raises(offset):
+    SampleCommandConfig(candidate_offset=2**62)
+    with pytest.raises(ValueError, match=f"candidate_offset={offset} is out of range; use 0 to {2**62}"):
+        SampleCommandConfig(candidate_offset=offset)

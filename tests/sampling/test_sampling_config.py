@@ -50,6 +50,7 @@ WRONG = [
     ({"guess": "luck"}, "guess=luck"),
     ({"candidates": 0}, "candidates=0 "),
     ({"candidates": -4}, "candidates=-4 "),
+    ({"candidates": 10**12}, "candidates=1000000000000 are too many; use at most 1000000"),
     ({"rerank": "luck"}, "rerank=luck; choose one of clip, image_likelihood, caption_likelihood, mixture"),
     ({"rerank_weights": RerankWeights(clip=2)}, "need rerank=mixture; set it too"),
     ({"rerank": "clip", "rerank_weights": RerankWeights(clip=2)}, "need rerank=mixture, not rerank=clip; leave one"),

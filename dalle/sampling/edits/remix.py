@@ -43,7 +43,7 @@ def remix(
     With the layout "random", each of the candidates from `candidate_offset` has a canvas of its own.
 
     Raises:
-        ValueError: an unknown layout, a share that leaves only one image, or a negative seam.
+        ValueError: an unknown layout, a share that leaves only one image, or a seam that is negative or above the grid.
     """
     config, grid = config or RemixConfig(), len(original.tokens)
     if config.layout not in LAYOUTS:
@@ -52,6 +52,8 @@ def remix(
         raise ValueError(f"share={config.share} takes all tokens from one image; use more than 0 and less than 1")
     if config.seam < 0:
         raise ValueError(f"seam={config.seam} is below 0; 0 samples no token again")
+    if config.seam > grid:
+        raise ValueError(f"seam={config.seam} is more than the image's {grid} rows and columns; use at most {grid}")
     if config.layout != "checkerboard":
         unit = {"top": "rows", "left": "columns", "random": "cells"}[config.layout]
         check_share(config.share, grid * grid if unit == "cells" else grid, unit)
