@@ -22,7 +22,7 @@ from dalle.cli.sample_messages import (
 )
 from dalle.sampling.attention_grid import AttentionGridWriter
 from dalle.sampling.caption_policy import CaptionPolicy
-from dalle.sampling.command_config import SampleCommandConfig, requested_captions
+from dalle.sampling.command_config import SampleCommandConfig, check_unused_settings, requested_captions
 from dalle.sampling.components import find_components
 from dalle.sampling.content_credentials import ContentSigner
 from dalle.sampling.edits import build_canvas
@@ -44,6 +44,7 @@ NOT_RECORDED = {
 @command("sample")
 def main(config: SampleCommandConfig) -> None:
     captions = requested_captions(config)
+    check_unused_settings(config)
     if config.caption_policy is not None:
         policy = CaptionPolicy(config.caption_policy)
         for caption in captions:

@@ -1,6 +1,6 @@
 """Settings of sample.py: those of sampling, and the captions, checkpoints, device and output folder."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,23 @@ class SampleCommandConfig(AttentionConfig, SamplingConfig):
     def options_on_model_grid(self) -> list[str]:
         """Options that need images of the model's grid, as the user types them."""
         return [*super().options_on_model_grid, *(["attention=true"] if self.attention else [])]
+
+
+def check_unused_settings(config: SampleCommandConfig) -> None:
+    """Raise `ValueError` for a setting that was changed and has no effect without another one, or beside it."""
+    changed = {each.name for each in fields(config) if getattr(config, each.name) not in (each.default, [])}
+    scored = "caption_likelihood" in config.score_weights
+    ignored = {
+        "attention_layer": None if config.attention else "needs attention=true",
+        "decoder_steps": None if config.decoder else "needs a diffusion decoder: decoder=<folder>",
+        "rerank_references": None if scored else "needs rerank=caption_likelihood, or a mixture with it",
+        "memory": None if config.batch_size is None else f"has no effect with batch_size={config.batch_size}",
+        "window": None if config.decoding != "sequential" else "has no effect with decoding=sequential",
+        "guess": None if config.decoding != "sequential" else "has no effect with decoding=sequential",
+    }
+    for name, reason in ignored.items():
+        if reason and name in changed:
+            raise ValueError(f"{name}={getattr(config, name)} {reason}; change that or leave {name} out")
 
 
 def requested_captions(config: SampleCommandConfig) -> list[str]:

@@ -1,6 +1,6 @@
 import pytest
 
-from dalle.sampling.command_config import SampleCommandConfig, requested_captions
+from dalle.sampling.command_config import SampleCommandConfig, check_unused_settings, requested_captions
 
 
 def test_captions_from_each_option(tmp_path):
@@ -38,3 +38,21 @@ def test_candidate_offset_out_of_range_raises(offset):
     SampleCommandConfig(candidate_offset=2**62)
     with pytest.raises(ValueError, match=f"candidate_offset={offset} is out of range; use 0 to {2**62}"):
         SampleCommandConfig(candidate_offset=offset)
+
+
+@pytest.mark.parametrize(
+    ("unused", "used"),
+    [
+        ({"attention_layer": 2}, {"attention": True}),
+        ({"decoder_steps": 4}, {"decoder": "folder"}),
+        ({"rerank_references": ["a"]}, {"rerank": "caption_likelihood"}),
+        ({"memory": "8", "batch_size": 4}, {"batch_size": None}),
+        ({"window": 4, "decoding": "sequential"}, {"decoding": "auto"}),
+        ({"guess": "left", "decoding": "sequential"}, {"decoding": "parallel"}),
+    ],
+)
+def test_settings_without_effect_raise(unused, used):
+    check_unused_settings(SampleCommandConfig())
+    check_unused_settings(SampleCommandConfig(**(unused | used)))
+    with pytest.raises(ValueError, match=f"{next(iter(unused))}=.* (needs|has no effect)"):
+        check_unused_settings(SampleCommandConfig(**unused))

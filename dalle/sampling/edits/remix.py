@@ -54,7 +54,10 @@ def remix(
         raise ValueError(f"seam={config.seam} is below 0; 0 samples no token again")
     if config.seam > grid:
         raise ValueError(f"seam={config.seam} is more than the image's {grid} rows and columns; use at most {grid}")
-    if config.layout != "checkerboard":
+    if config.layout == "checkerboard":
+        if config.share != RemixConfig.share:
+            raise ValueError(f"share={config.share} has no effect with layout=checkerboard; leave one of them out")
+    else:
         unit = {"top": "rows", "left": "columns", "random": "cells"}[config.layout]
         check_share(config.share, grid * grid if unit == "cells" else grid, unit)
     if config.layout == "random":

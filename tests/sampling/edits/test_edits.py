@@ -149,6 +149,10 @@ def test_random_remix_uses_a_share_of_each_image_per_candidate():
         (lambda: remix(made(), made(), RemixConfig(share=0.05)), "share=0.05 of 8 rows is 0 of them"),
         (lambda: remix(made(), made(), RemixConfig(layout="left", share=0.95)), "share=0.95 of 8 columns is 8"),
         (lambda: remix(made(), made(), RemixConfig(layout="random", share=0.999)), "share=0.999 of 64 cells is 64"),
+        (
+            lambda: remix(made(), made(), RemixConfig(layout="checkerboard", share=0.3)),
+            "share=0.3 has no effect with layout=checkerboard",
+        ),
         (lambda: remix(made(), made(), RemixConfig(seam=-1)), "seam=-1 is below 0"),
         (lambda: remix(made(), made(), RemixConfig(seam=5_000_000_000)), "seam=5000000000 is more than the image's"),
         (
