@@ -89,8 +89,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def write_weights(folder: Path, tensors: Mapping[str, Tensor], max_shard_bytes: int | None = None) -> None:
     """Write weights to `folder`: to one file, or to several of at most `max_shard_bytes` and their index.
 
-    Raises OSError or SafetensorError if a file cannot be written, and ValueError if a tensor is larger than
-    `max_shard_bytes`.
+    A tensor larger than `max_shard_bytes` gets a file of its own. Raises OSError or SafetensorError if a file cannot be
+    written.
     """
     shards = [dict(tensors)] if max_shard_bytes is None else split_into_shards(tensors, max_shard_bytes)
     if len(shards) == 1:
@@ -109,16 +109,15 @@ def write_weights(folder: Path, tensors: Mapping[str, Tensor], max_shard_bytes: 
 
 
 def split_into_shards(tensors: Mapping[str, Tensor], max_shard_bytes: int) -> list[dict[str, Tensor]]:
-    """Split tensors, in order, into groups of at most `max_shard_bytes`, file headers included."""
+    """Split tensors, in order, into groups of at most `max_shard_bytes`, file headers included.
+
+    A larger tensor is a group of its own, as in the shards of Hugging Face libraries.
+    """
     groups: list[dict[str, Tensor]] = [{}]
     used = 0
     for name, tensor in tensors.items():
         size = tensor.nbytes + 200 + len(name)  # name, dtype, shape and offsets in the header
-        if size > max_shard_bytes:
-            raise ValueError(
-                f"{name} has {tensor.nbytes:,} bytes, more than a file of {max_shard_bytes:,} bytes can hold"
-            )
-        if used + size > max_shard_bytes:
+        if groups[-1] and used + size > max_shard_bytes:
             groups.append({})
             used = 0
         groups[-1][name] = tensor

@@ -78,9 +78,12 @@ def test_weights_have_the_permissions_of_other_new_files(tmp_path):
     assert (tmp_path / WEIGHTS).stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
-def test_a_tensor_above_the_limit_is_refused():
-    with pytest.raises(ValueError, match=r"layers.0.weight has 400 bytes, more than a file of 300 bytes can hold"):
-        split_into_shards(TENSORS, 300)
+def test_a_tensor_above_the_limit_has_a_file_of_its_own(tmp_path):
+    tensors = {"a": torch.zeros(10), "b": torch.zeros(10), "large": torch.ones(1000), "c": torch.zeros(10)}
+    assert [list(shard) for shard in split_into_shards(tensors, LIMIT)] == [["a", "b"], ["large"], ["c"]]
+    assert [list(shard) for shard in split_into_shards({"large": tensors["large"]}, LIMIT)] == [["large"]]
+    write_weights(tmp_path, tensors, LIMIT)
+    assert read_weights(tmp_path)["large"].equal(tensors["large"])
 
 
 @pytest.mark.parametrize(

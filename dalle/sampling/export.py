@@ -26,7 +26,7 @@ class ExportOptions:
     """Dtype and file size of exported weights. A dVAE stays in float32, since transformers know its exact codes."""
 
     dtype: torch.dtype = torch.bfloat16  # of other models than the dVAE; they are loaded as float32
-    max_shard_bytes: int = 15 * MEGABYTE  # maximum size of a weights file
+    max_shard_bytes: int = 15 * MEGABYTE  # maximum size of a weights file, unless one tensor is larger
 
 
 DEFAULTS = ExportOptions()
