@@ -15,7 +15,7 @@ from dalle.sampling.cuda_graphs import decoding_step
 from dalle.sampling.decoding_choice import choose_method
 from dalle.sampling.guidance import append_unconditional, apply_guidance, empty_caption
 from dalle.sampling.gumbel_noise import candidate_noise_keys, gumbel_noise
-from dalle.sampling.logits_processors import process_logits
+from dalle.sampling.logits_processors import check_finite, process_logits
 from dalle.sampling.parallel_decode import DecodingCount, ParallelDecoder, window_step
 from dalle.sampling.sampling_config import DecodingConfig
 from dalle.sampling.token_guesses import TokenHistory
@@ -86,7 +86,7 @@ def sample_batches(
 
     Raises:
         ValueError: no candidates, a canvas of floats, of another size or with unknown tokens, a window larger than the
-            image, or `recompute_kv` with parallel decoding.
+            image, `recompute_kv` with parallel decoding, or a model whose first logits are NaN or infinite.
     """
     numbers = candidate_numbers(candidate_offset, len(captions), candidates)
     canvases = expand_canvas(canvas, len(captions), candidates, model)
@@ -216,6 +216,8 @@ class TokenSampler:
         previous = torch.full_like(noise_keys, self.sequence.start_of_image)
         for position in range(steps):
             logits = self.step(previous if scale is None else previous.repeat(2), position)
+            if position == 0:  # once, as reading the answer synchronises with the device
+                check_finite(logits)
             if scale is not None:
                 logits = apply_guidance(logits, scale)  # (b, v)
             if any_masked[position]:

@@ -21,7 +21,7 @@ from dalle.models.transformer.model import Transformer
 from dalle.models.transformer.sequence import SequenceLayout
 from dalle.sampling.guidance import apply_guidance
 from dalle.sampling.gumbel_noise import gumbel_noise
-from dalle.sampling.logits_processors import process_logits
+from dalle.sampling.logits_processors import check_finite, process_logits
 from dalle.sampling.sampling_config import DecodingConfig
 from dalle.sampling.token_guesses import GUESSES, Context, TokenHistory
 
@@ -103,6 +103,7 @@ class ParallelDecoder:
         noise = torch.empty(len(images), size, self.sequence.image_vocabulary, device=device)
         offsets, rows = torch.arange(size, device=device), torch.arange(len(images), device=device)
 
+        checked = False
         while (starts < steps).any():
             self._guess_window(images, masked, noise_keys, noise, guessed, (starts + size).clamp(max=steps))
             guessed = (starts + size).clamp(max=steps)
@@ -111,6 +112,9 @@ class ParallelDecoder:
             cells = positions.clamp(max=images.shape[1] - 1)
             inside = (positions < steps) & (starts < steps).unsqueeze(1)
             logits = self._logits(self._previous(images, positions), begins)
+            if not checked:
+                check_finite(logits[:, 0])  # of given tokens; those after them are guesses
+                checked = True
             window_noise = noise[rows.unsqueeze(1), positions % size]
             outputs = (process_logits(logits.flatten(0, 1), self.config) + window_noise.flatten(0, 1)).argmax(dim=-1)
             guesses = images.gather(1, cells)

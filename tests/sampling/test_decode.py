@@ -267,3 +267,12 @@ def test_the_token_callback_sees_each_image_grow(make_transformer):
         known = torch.arange(16).view(4, 4) <= position
         assert grids[..., known].equal(images[..., known])
         assert grids[..., ~known].equal(canvas[~known].expand(*images.shape[:2], -1))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("decoding", ["sequential", "parallel"])
+def test_weights_that_are_not_finite_are_refused(make_transformer, decoding, value):
+    model = make_transformer()
+    model.image_head.weight.data[3] = value
+    with pytest.raises(ValueError, match="logits that are NaN or infinite: its weights are damaged"):
+        generate(model, captions(model), 2, DecodingConfig(decoding=decoding, window=2))
