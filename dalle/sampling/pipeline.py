@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from dalle import hub
 from dalle.distributed import parse_device
@@ -47,7 +47,7 @@ class DALLE:
         words: Sequence[str] = (),
         precision: torch.dtype = torch.float32,
     ):
-        """Join components that were trained together.
+        """Join components that were trained together, and put them in eval mode: dropout would change the samples.
 
         clip: scores candidates for reranking; None: no reranking by CLIP.
         decoder: diffusion decoder for the images that are kept; None: the dVAE's decoder.
@@ -57,6 +57,9 @@ class DALLE:
             layers; on a GPU these compute in the format of their weights.
         """
         check_components(dvae, transformer, tokenizer, decoder)
+        for model in (dvae, transformer, clip, decoder):
+            if isinstance(model, nn.Module):
+                model.eval()
         self.dvae = dvae
         self.transformer = transformer
         self.tokenizer = tokenizer

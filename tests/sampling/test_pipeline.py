@@ -252,3 +252,12 @@ def test_limited_memory_gives_the_same_images(dalle):
 def test_positional_setting_raises(checkpoints):
     with pytest.raises(TypeError, match="must be a SamplingConfig, not 64; give settings by name, as candidates=64"):
         DALLE.load(checkpoints).generate("a red circle", 64)
+
+
+def test_models_in_train_mode_are_put_in_eval_mode(checkpoints):
+    loaded = DALLE.load(checkpoints)
+    models = [loaded.dvae, loaded.transformer, loaded.clip]
+    for model in models:
+        model.train()
+    DALLE(loaded.dvae, loaded.transformer, loaded.tokenizer, loaded.clip)
+    assert not any(module.training for model in models for module in model.modules())
