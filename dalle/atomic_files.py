@@ -1,19 +1,28 @@
 """Atomic writing: a file or folder under its final name is always complete, also after a crash or a power failure."""
 
+import glob
 import os
+import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+LEFTOVER_SECONDS = 24 * 60 * 60
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Context with a temporary path to write to, which replaces `path` atomically at the end; deleted on errors."""
+    """Context with a temporary path to write to, which replaces `path` atomically at the end; deleted on errors.
+
+    Each call has a path of its own, so that of several writers at a time the last one's file stays, whole.
+    """
     # the package for this, atomicwrites, is no longer maintained
     path = path.resolve()  # a symbolic link stays, and the file it points to is replaced
-    temporary = path.with_name(f".{path.name}.part")
+    _delete_leftovers(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         yield temporary
         fsync(temporary)
@@ -57,6 +66,14 @@ def check_writable(folder: Path, setting: str = "out") -> None:
         raise ValueError(f"{folder} is a file: choose another {setting}=") from None
     except OSError as error:
         raise ValueError(f"no file can be written to {folder} ({error.strerror}): choose another {setting}=") from error
+
+
+def _delete_leftovers(path: Path) -> None:
+    """Delete temporary files for `path` of killed processes: those that nothing was written to for a day."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with suppress(OSError):  # another process deletes it too
+            if time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
+                leftover.unlink()
 
 
 def fsync(path: Path) -> None:

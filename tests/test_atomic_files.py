@@ -1,6 +1,8 @@
 """A folder that is replaced is complete under its name at any time, also if the process is killed meanwhile."""
 
+import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -82,3 +84,25 @@ def test_a_folder_that_a_killed_process_moved_aside_is_put_back(tmp_path):
     with pytest.raises(RuntimeError, match="stop"), atomic_folder(tmp_path / "best"):
         raise RuntimeError("stop")
     assert content(tmp_path / "best") == ["old", "old"]
+
+
+def test_of_two_writers_at_a_time_the_last_ones_file_stays_whole(tmp_path):
+    file = tmp_path / "file"
+    with atomic_write(file) as first:
+        first.write_text("first")
+        with atomic_write(file) as second:
+            second.write_text("second")
+        assert file.read_text() == "second"
+    assert file.read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_temporary_file_of_a_killed_process_is_deleted_after_a_day(tmp_path):
+    names = [f".file.{number}-abcd.part" for number in (1, 2)]
+    for name, age in zip(names, (25, 1), strict=True):
+        (tmp_path / name).touch()
+        written = time.time() - age * 60 * 60
+        os.utime(tmp_path / name, (written, written))
+    with atomic_write(tmp_path / "file") as temporary:
+        temporary.touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [names[1], "file"]
