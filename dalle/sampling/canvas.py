@@ -134,13 +134,20 @@ class Canvas:
                 f"images have {height} x {width}; leave that option out"
             )
 
-    def paste(self, images: list[Image.Image]) -> list[Image.Image]:
-        """Paste the original's pixels into sampled images where tokens are kept. Without `pixels`, return `images`."""
+    def paste(self, images: list[Image.Image], candidates: Sequence[int] | None = None) -> list[Image.Image]:
+        """Paste the original's pixels into sampled images where tokens are kept. Without `pixels`, return `images`.
+
+        candidates: index of each image's tokens if the canvas has tokens for each candidate; None: 0, 1, 2, ...
+        """
         if self.pixels is None:
             return images
-        kept = Image.fromarray((self.tokens != MASKED).numpy().astype(np.uint8) * 255)
-        mask = kept.resize(self.pixels.size, Image.Resampling.NEAREST)
-        return [Image.composite(self.pixels, image, mask) for image in images]
+        if self.tokens.ndim == 2:
+            tokens = self.tokens.expand(len(images), *self.tokens.shape)
+        else:
+            tokens = self.tokens[list(range(len(images)) if candidates is None else candidates)]
+        kept = [Image.fromarray(each.astype(np.uint8) * 255) for each in (tokens != MASKED).numpy()]
+        masks = [each.resize(self.pixels.size, Image.Resampling.NEAREST) for each in kept]
+        return [Image.composite(self.pixels, image, mask) for image, mask in zip(images, masks, strict=True)]
 
 
 def refinable(masked: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Results of sampling: the images kept for a caption, with their scores."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from PIL import Image
@@ -54,17 +55,17 @@ class SelectBest:
             order, scores, by_name = list(range(min(self.config.keep, len(tokens)))), None, {}
         else:
             # ranked as the dVAE decodes them; the diffusion decoder, which is slower, decodes only those that are kept
-            decoded = decoded or self._paste(decode_images(self.dvae, tokens))
+            decoded = decoded or self._paste(decode_images(self.dvae, tokens), range(len(tokens)))
             candidates = CaptionCandidates(caption, ids, tokens, decoded)
             order, scores, by_name = self.reranker(candidates).best(self.config.keep)
         kept, numbers = tokens[order], [candidate_offset + index for index in order]
         if self.decoder is not None:
-            images = self._paste(self.decoder(self.dvae, kept, numbers))
+            images = self._paste(self.decoder(self.dvae, kept, numbers), order)
         elif decoded is None:
-            images = self._paste(decode_images(self.dvae, kept))
+            images = self._paste(decode_images(self.dvae, kept), order)
         else:
             images = [decoded[index] for index in order]
         return Result(caption, images, scores, kept, numbers, len(tokens), by_name)
 
-    def _paste(self, images: list[Image.Image]) -> list[Image.Image]:
-        return self.canvas.paste(images) if isinstance(self.canvas, Canvas) else images
+    def _paste(self, images: list[Image.Image], candidates: Sequence[int]) -> list[Image.Image]:
+        return self.canvas.paste(images, candidates) if isinstance(self.canvas, Canvas) else images

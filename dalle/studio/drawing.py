@@ -107,8 +107,8 @@ class JobRunner:
     def _finished(self, job: Job, config: SamplingConfig, tokens: Tensor, first: int) -> list[DrawnImage]:
         """Decode a batch. `first`: its first candidate's number."""
         images = self.dalle.decode_images(tokens)
-        images = images if job.canvas is None else job.canvas.paste(images)
         numbers = list(range(first, first + len(images)))
+        images = images if job.canvas is None else job.canvas.paste(images, numbers)
         result = Result(job.request.caption, images, None, tokens, numbers, config.candidates)
         finished = self._drawn_images(job, config, result)
         for number, each in zip(numbers, finished, strict=True):

@@ -94,6 +94,20 @@ def test_kept_cells_can_keep_their_original_pixels():
     assert Canvas(tokens).paste([drawn]) == [drawn]
 
 
+def test_each_candidate_keeps_the_pixels_of_its_own_tokens():
+    tokens = torch.zeros(3, 4, 4, dtype=torch.int64)
+    for candidate in range(3):
+        tokens[candidate, candidate] = MASKED
+    before, drawn = Image.new("RGB", (8, 8), "blue"), Image.new("RGB", (8, 8), "red")
+
+    def drawn_rows(images: list[Image.Image]) -> list[list[int]]:
+        return [(np.asarray(each)[:, 0, 0] == 255).nonzero()[0].tolist() for each in images]
+
+    canvas = Canvas(tokens, pixels=before)
+    assert drawn_rows(canvas.paste([drawn] * 3)) == [[0, 1], [2, 3], [4, 5]]
+    assert drawn_rows(canvas.paste([drawn] * 2, [2, 0])) == [[4, 5], [0, 1]]
+
+
 @pytest.mark.parametrize(
     ("canvas", "problem"),
     [

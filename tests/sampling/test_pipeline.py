@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from dalle import CLIP, DALLE, DiscreteVAE
 from dalle.checkpoint import CheckpointError
 from dalle.models.dvae.model import DVAEConfig
+from dalle.sampling.canvas import Canvas
+from dalle.sampling.decode import MASKED
 from dalle.sampling.memory import decoding_memory
 from dalle.sampling.sampling_config import SamplingConfig
 from dalle.sampling.sampling_defaults import SamplingDefaults
@@ -261,3 +264,14 @@ def test_models_in_train_mode_are_put_in_eval_mode(checkpoints):
         model.train()
     DALLE(loaded.dvae, loaded.transformer, loaded.tokenizer, loaded.clip)
     assert not any(module.training for model in models for module in model.modules())
+
+
+def test_kept_images_are_pasted_on_their_own_tokens(dalle):
+    tokens = torch.zeros(3, 4, 4, dtype=torch.int64)
+    for candidate in range(3):
+        tokens[candidate, candidate] = MASKED
+    canvas = Canvas(tokens, pixels=Image.new("RGB", (8, 8), (1, 2, 3)))
+    result = dalle.generate(CAPTION, candidates=3, keep=2, canvas=canvas)
+    for candidate, image in zip(result.candidates, result.images, strict=True):
+        kept = [row for row in range(8) if row // 2 != candidate]
+        assert all(image.getpixel((column, row)) == (1, 2, 3) for row in kept for column in range(8))
