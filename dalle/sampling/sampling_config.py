@@ -8,6 +8,7 @@
 SampleCommandConfig and EvaluateConfig inherit these, so each setting is declared, documented and validated only here.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
@@ -94,11 +95,20 @@ class DecodingConfig:
 
 @dataclass(frozen=True)
 class RerankWeights:
-    """Weight of each score in a mixture; 0 leaves it out. docs/lab.md has the experiments behind the defaults."""
+    """Weight of each score in a mixture; 0 leaves it out. docs/lab.md has the experiments behind the defaults.
+
+    Raises:
+        ValueError: a weight that is NaN or infinite.
+    """
 
     clip: float = 1.0  # CLIP's similarity of image and caption (the paper's choice)
     image_likelihood: float = 0.5  # log-likelihood of the image tokens, given the caption
     caption_likelihood: float = 0.0  # pointwise mutual information of image and caption
+
+    def __post_init__(self) -> None:
+        for name, weight in vars(self).items():
+            if not math.isfinite(weight):
+                raise ValueError(f"rerank_weights.{name}={weight} must be a finite number")
 
 
 SCORE_NAMES = tuple(each.name for each in fields(RerankWeights))

@@ -206,3 +206,9 @@ def test_no_function_has_many_sampling_arguments():
                 if len(taken & OWNERS.keys()) > MOST:
                     found[f"{path.name}: {node.name}"] = sorted(taken & OWNERS.keys())
     assert found == {}
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), float("-inf")])
+def test_weights_of_scores_must_be_finite(weight):
+    with pytest.raises(ValueError, match=r"rerank_weights.image_likelihood=.* must be a finite number"):
+        RerankWeights(image_likelihood=weight)
