@@ -1,5 +1,6 @@
 """Autoregressive sampling of image tokens: prefill the caption once, then sample token by token for all candidates."""
 
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -108,10 +109,22 @@ def candidate_numbers(candidate_offset: int | Sequence[int], captions: int, cand
     """
     if candidates < 1:
         raise ValueError(f"candidates={candidates} must be at least 1")
-    offsets = torch.tensor([candidate_offset] * captions if isinstance(candidate_offset, int) else candidate_offset)
+    return torch.tensor(expand_offset(candidate_offset, captions)).unsqueeze(1) + torch.arange(candidates)
+
+
+def expand_offset(candidate_offset: int | Sequence[int], captions: int) -> list[int]:
+    """Return the number of the first candidate of each caption. Integers of numpy and torch are accepted.
+
+    Raises:
+        ValueError: not one offset for each caption.
+    """
+    try:
+        return [operator.index(candidate_offset)] * captions  # pyright: ignore[reportArgumentType]
+    except TypeError:  # one for each caption
+        offsets = [operator.index(each) for each in candidate_offset]  # pyright: ignore[reportGeneralTypeIssues]
     if len(offsets) != captions:
         raise ValueError(f"candidate_offset has {len(offsets)} numbers for {captions} captions")
-    return offsets.unsqueeze(1) + torch.arange(candidates)
+    return offsets
 
 
 def batch_slices(captions: int, candidates: int, batch_size: int) -> Iterator[tuple[slice, slice]]:

@@ -6,6 +6,8 @@ Numbers from a generator would depend on the order of draws, so on batch size an
 its coordinates (SplitMix64, Steele et al. 2014), computed for a whole batch at once on any device.
 """
 
+import operator
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,7 @@ _MULTIPLIER_2 = 0x94D049BB133111EB - 2**64
 
 def candidate_noise_keys(seed: int, candidates: Tensor) -> Tensor:
     """Derive a key for each candidate number: int64 of any shape -> the same. `seed` may be any integer."""
-    state = torch.tensor((seed + 2**63) % 2**64 - 2**63, device=candidates.device)
+    state = torch.tensor((operator.index(seed) + 2**63) % 2**64 - 2**63, device=candidates.device)
     return _splitmix64(_splitmix64(state), candidates)
 
 

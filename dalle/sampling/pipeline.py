@@ -204,7 +204,7 @@ class DALLE:
         config = choice.apply(config)
         ids = self.tokenize(captions, truncate)
         select_best = SelectBest(self.dvae, config, self.reranker(ids, config), canvas, self.image_decoder(config))
-        offsets = [candidate_offset] * len(captions) if isinstance(candidate_offset, int) else candidate_offset
+        offsets = decode.expand_offset(candidate_offset, len(captions))
         finished: list[Tensor] = []  # finished candidates of the current caption
         current = 0  # index of the current caption
         with SamplingProgress(len(captions) * config.candidates, progress, stop) as advance:

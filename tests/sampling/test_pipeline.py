@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -275,3 +276,14 @@ def test_kept_images_are_pasted_on_their_own_tokens(dalle):
     for candidate, image in zip(result.candidates, result.images, strict=True):
         kept = [row for row in range(8) if row // 2 != candidate]
         assert all(image.getpixel((column, row)) == (1, 2, 3) for row in kept for column in range(8))
+
+
+def test_integers_of_numpy_and_torch_are_seeds_and_offsets(dalle):
+    expected = dalle.generate(CAPTION, candidates=2, keep=2, seed=3, candidate_offset=4)
+    for kind in (np.int32, np.int64, np.uint8, torch.tensor):
+        result = dalle.generate(CAPTION, candidates=2, keep=2, seed=kind(3), candidate_offset=kind(4))
+        assert result.tokens.equal(expected.tokens)
+        assert result.candidates == expected.candidates
+    several = [CAPTION, CAPTION]
+    results = dalle.generate_many(several, candidates=2, keep=2, seed=3, candidate_offset=np.array([4, 4]))
+    assert all(result.tokens.equal(expected.tokens) for result in results)
