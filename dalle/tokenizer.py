@@ -3,7 +3,7 @@
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, pairwise
 from operator import itemgetter
 from os import PathLike
@@ -145,6 +145,15 @@ class CaptionTokenizer:
 def _encodable(caption: str) -> str:
     """Replace lone surrogates, which have no UTF-8 encoding, by question marks."""
     return caption.encode("utf-8", "replace").decode("utf-8")
+
+
+def check_captions(captions: Sequence[str]) -> None:
+    """Raise TypeError unless `captions` is a sequence of texts: a single text would be read as its letters."""
+    if isinstance(captions, str):
+        raise TypeError(f"captions must be a list of texts, not the text {captions!r}: write [{captions!r}]")
+    for caption in captions:
+        if not isinstance(caption, str):
+            raise TypeError(f"a caption must be a text, not {caption!r}")
 
 
 def words_of(caption: str) -> set[str]:

@@ -24,7 +24,7 @@ from dalle.sampling.rerank import Reranker, Scorer, build_reranker, reference_ca
 from dalle.sampling.results import Result, SelectBest
 from dalle.sampling.sampling_config import Config, DecodingConfig, RerankConfig, SamplingConfig, with_overrides
 from dalle.sampling.sampling_defaults import SamplingDefaults
-from dalle.tokenizer import CaptionTokenizer, words_of
+from dalle.tokenizer import CaptionTokenizer, check_captions, words_of
 
 DEFAULTS = SamplingConfig()
 
@@ -146,7 +146,7 @@ class DALLE:
         progress: show a progress bar, on a terminal or in a notebook, for what takes over two seconds.
 
         Raises:
-            TypeError: an unknown setting; the message suggests the nearest name.
+            TypeError: an unknown setting; the message suggests the nearest name. Or a caption that is not a text.
             ValueError: an empty or too long caption, a setting out of its range, or guidance with a transformer that
                 was trained without empty captions.
         """
@@ -258,8 +258,10 @@ class DALLE:
         """Encode captions as the transformer's text input: (captions, T) int64.
 
         Raises:
+            TypeError: one text in place of a list of them, or a caption that is not a text.
             ValueError: a caption that is empty, or too long unless `truncate`.
         """
+        check_captions(captions)
         ids = []
         for caption in captions:
             try:

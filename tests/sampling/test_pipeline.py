@@ -287,3 +287,11 @@ def test_integers_of_numpy_and_torch_are_seeds_and_offsets(dalle):
     several = [CAPTION, CAPTION]
     results = dalle.generate_many(several, candidates=2, keep=2, seed=3, candidate_offset=np.array([4, 4]))
     assert all(result.tokens.equal(expected.tokens) for result in results)
+
+
+def test_one_text_for_several_captions_and_a_list_for_one_are_refused(dalle):
+    for call in (dalle.generate_many, lambda captions: dalle.clip.score([Image.new("RGB", (8, 8))], captions)):
+        with pytest.raises(TypeError, match=r"captions must be a list of texts, not the text 'red': write \['red'\]"):
+            call("red")
+    with pytest.raises(TypeError, match=r"a caption must be a text, not \['a'\]"):
+        dalle.generate(["a"])

@@ -25,7 +25,7 @@ from dalle.models.clip.resnet import ResNetEncoder
 from dalle.pretrained.huggingface_clip import read_huggingface_clip
 from dalle.pretrained.openai_clip import read_openai_clip
 from dalle.pretrained.pretrained_weights import PretrainedWeights
-from dalle.tokenizer import CaptionTokenizer
+from dalle.tokenizer import CaptionTokenizer, check_captions
 
 # loaders of a checkpoint's tokenizer.json; the published tokenizers include a start and an end token
 TOKENIZERS = {
@@ -149,13 +149,15 @@ class CLIP(nn.Module):
     def tokenize(self, captions: list[str], truncate: bool = False) -> Tensor:
         """Tokenize captions: start token, caption, end token, padding with 0; (b, text_positions) int64.
 
-        Raises `ValueError` for a caption that is too long, unless `truncate`, and if the model has no tokenizer.
+        Raises `ValueError` for a caption that is too long, unless `truncate`, and if the model has no tokenizer;
+        `TypeError` for one text in place of a list of them.
         """
         if self.tokenizer is None:
             raise ValueError(
                 "this CLIP was built without a tokenizer; load one from a checkpoint folder, or give the tokenizer's "
                 "files where weights are imported"
             )
+        check_captions(captions)
         room = self.config.text_positions - 2
         rows = torch.zeros(len(captions), self.config.text_positions, dtype=torch.int64)
         for row, caption in zip(rows, captions, strict=True):
