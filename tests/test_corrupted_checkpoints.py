@@ -139,6 +139,16 @@ def test_a_small_file_cannot_ask_for_large_attention_masks(tmp_path):
         Transformer.load(tmp_path)
 
 
+def test_a_small_file_cannot_ask_for_a_large_decoder(corrupted):
+    folder, change = corrupted
+    change("decoder", "model", "patch", 1024)
+    content = json.loads((folder / "decoder" / checkpoint.CONFIG).read_text())
+    content["model"]["code_side"] = 1024
+    (folder / "decoder" / checkpoint.CONFIG).write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=r"has patch=1024, but model.safetensors has patch=2"):
+        DiffusionDecoder.load(folder / "decoder")
+
+
 def test_a_resnet_is_saved_and_loaded(tmp_path, checkpoints):
     sizes = CLIP.load(checkpoints / "clip").config
     model = CLIP(

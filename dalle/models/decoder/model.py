@@ -67,6 +67,7 @@ class DecoderConfig:
             "width": shapes["unet.input.weight"][0],
             "levels": checkpoint.count_children(shapes, "unet.down."),
             "blocks": checkpoint.count_children(shapes, "unet.down.0.blocks."),
+            "patch": math.isqrt(shapes["unet.input.weight"][1] // 6),  # of the noisy residual and the reconstruction
             "code_channels": shapes["unet.down.0.codes.weight"][1],
         }
 
