@@ -151,6 +151,8 @@ def load_model(folder: str | Path, kind: str, schema: type, build: Callable[[Any
         sizes = schema.infer_sizes(read_weights_shapes(folder))
     except (KeyError, IndexError) as error:
         raise CheckpointError(f"{weights} holds no {kind}: tensor {error} is missing or lacks dimensions") from error
+    except ValueError as error:  # a tensor of other dimensions, or of size 0
+        raise CheckpointError(f"{weights} holds no {kind}: a tensor has the wrong shape ({error})") from error
     for name, size in sizes.items():
         if getattr(config, name) not in (size, None):  # None: a default size, checked by `check_tensors`
             raise CheckpointError(f"{path} has {name}={getattr(config, name)}, but {weights.name} has {name}={size}")

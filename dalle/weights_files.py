@@ -46,11 +46,10 @@ def weights_files(folder: str | Path) -> list[Path]:
     weight_map = read_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path} has no weight_map, which names the file of each tensor")
-    names = set(weight_map.values())
-    for name in names:
+    for name in weight_map.values():
         if not isinstance(name, str) or Path(name).name != name or "\\" in name or not name.endswith(".safetensors"):
             raise CheckpointError(f"{path}: {name!r} is not the name of a safetensors file beside it")
-    files = [Path(folder) / name for name in sorted(names)]
+    files = [Path(folder) / name for name in sorted(set(weight_map.values()))]
     for file in files:
         if not file.is_file():
             raise CheckpointError(f"{file} is missing, which {path.name} names")
@@ -148,6 +147,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is missing") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    except RecursionError as error:
+        raise CheckpointError(f"{path} is nested too deeply") from error
     except ValueError as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):

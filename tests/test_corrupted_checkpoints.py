@@ -15,7 +15,7 @@ from dalle.models.decoder.model import DecoderConfig, DiffusionDecoder
 from dalle.models.dvae.model import DiscreteVAE, DVAEConfig
 from dalle.models.transformer.model import Transformer, TransformerConfig
 from dalle.sampling.pipeline import DALLE
-from dalle.weights_files import WEIGHTS, write_weights
+from dalle.weights_files import WEIGHTS, read_weights, write_weights
 
 MODELS = {"dvae": DiscreteVAE, "transformer": Transformer, "clip": CLIP, "decoder": DiffusionDecoder}
 SCHEMAS = {"dvae": DVAEConfig, "transformer": TransformerConfig, "clip": CLIPConfig, "decoder": DecoderConfig}
@@ -147,6 +147,16 @@ def test_a_small_file_cannot_ask_for_a_large_decoder(corrupted):
     (folder / "decoder" / checkpoint.CONFIG).write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match=r"has patch=1024, but model.safetensors has patch=2"):
         DiffusionDecoder.load(folder / "decoder")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("text.embedding.weight", (16,)), ("image.positions", (0, 8)), ("text.embedding.weight", ())]
+)
+def test_tensors_without_the_dimensions_of_a_model_raise_an_error(corrupted, name, shape):
+    folder, _ = corrupted
+    write_weights(folder / "clip", read_weights(folder / "clip") | {name: torch.zeros(shape)})
+    with pytest.raises(CheckpointError, match="holds no clip: a tensor has the wrong shape"):
+        CLIP.load(folder / "clip")
 
 
 def test_a_resnet_is_saved_and_loaded(tmp_path, checkpoints):

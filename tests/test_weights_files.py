@@ -87,7 +87,7 @@ def test_a_tensor_above_the_limit_has_a_file_of_its_own(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["../model.safetensors", "/etc/passwd", "a/b.safetensors", "a\\b.safetensors", 5, ".."]
+    "name", ["../model.safetensors", "/etc/passwd", "a/b.safetensors", "a\\b.safetensors", 5, "..", ["a"], {}]
 )
 def test_an_index_must_not_name_files_elsewhere(sharded, name):
     edit_index(sharded, **{"layers.0.weight": name})
@@ -95,7 +95,7 @@ def test_an_index_must_not_name_files_elsewhere(sharded, name):
         read_weights(sharded)
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", '{"weight_map": {}}', '{"weight_map": 3}', "{", "\x00"])
+@pytest.mark.parametrize("content", ["[]", "{}", '{"weight_map": {}}', '{"weight_map": 3}', "{", "\x00", pytest.param('{"a":' * 100_000, id="nested")])
 def test_an_invalid_index_is_refused(sharded, content):
     (sharded / INDEX).write_text(content)
     with pytest.raises(CheckpointError, match=INDEX):
