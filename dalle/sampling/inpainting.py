@@ -10,6 +10,7 @@ is refined. Not in the paper: its image prompts have no tokens after the hole.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import Protocol
@@ -71,6 +72,9 @@ def inpaint_batches(
         ValueError: a canvas that does not fit the model or the number of candidates.
     """
     canvas.check(model.sequence.grid, model.sequence.image_vocabulary, candidates)
+    passes = canvas.sampling_passes(model.sequence.grid)
+    if config.greedy:
+        canvas = replace(canvas, proposals=1)  # all proposals for a band are equal
     canvases = canvas.tokens.expand(len(captions), candidates, *canvas.tokens.shape[-2:])
     numbers = candidate_numbers(candidate_offset, len(captions), candidates)
     session = DecodingSession(model, config, numbers.numel(), precision, recompute_kv, count)
@@ -83,9 +87,12 @@ def inpaint_batches(
         log_likelihood = partial(
             _log_likelihood, model, batch_captions, min(session.batch_size, scoring_batch_size(model))
         )
+        counted = session.count.images
         images = inpaint_canvas(
             canvases[batch], canvas, model.sequence.grid, sample, log_likelihood, config.seed, on_tokens
         )
+        if session.count.images > counted:  # parallel decoding; proposals that were left out count as well
+            session.count.images = counted + passes * images.shape[0] * images.shape[1]
         del sampler, sample
         yield SampledBatch(batch[0].start, batch[1].start, images)
 
@@ -141,6 +148,10 @@ def inpaint_window(
     for bands in range(1, refinement_passes + 1):
         for number in range(bands):
             band = band_of_rows(masked, bands, number)
+            if not band.any():  # more bands than rows: proposals would equal the images
+                for _ in range(proposals):
+                    next(seeds)  # those of other bands stay
+                continue
             best = suffix_log_likelihood(band, log_likelihood(images))
             for _ in range(proposals):
                 proposal = sample(canvas=images.masked_fill(band, MASKED), seed=next(seeds))

@@ -92,6 +92,11 @@ class DecodingConfig:
         """True if each image is decoded twice, with and without its caption. None counts as 1: no guidance."""
         return self.guidance not in (None, 1)
 
+    @property
+    def greedy(self) -> bool:
+        """True if the most probable token is taken at each position, whatever the seed."""
+        return self.temperature == 0 or self.top_k == 1
+
 
 @dataclass(frozen=True)
 class RerankWeights:

@@ -10,7 +10,13 @@ from dalle.sampling import decode
 from dalle.sampling.canvas import Canvas
 from dalle.sampling.cuda_graphs import decoding_step
 from dalle.sampling.decode import MASKED, generate
-from dalle.sampling.inpainting import band_of_rows, inpaint_batches, inpaint_canvas, suffix_log_likelihood
+from dalle.sampling.inpainting import (
+    band_of_rows,
+    inpaint_batches,
+    inpaint_canvas,
+    inpaint_window,
+    suffix_log_likelihood,
+)
 from dalle.sampling.likelihood import token_log_likelihood
 from dalle.sampling.sampling_config import DecodingConfig
 
@@ -196,6 +202,40 @@ def test_progress_sums_to_images(make_transformer, tokens, passes):
     inpainted(make_transformer(), canvas, candidates=3, batch_size=2, on_progress=told.append)
     assert canvas.sampling_passes(4) == passes
     assert sum(told) == pytest.approx(6)
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 0}, {"top_k": 1}], ids=str)
+def test_greedy_proposals_are_compared_once(make_transformer, monkeypatch, settings):
+    model = make_transformer()
+    canvas = Canvas(picture().masked_fill(hole(), MASKED), refinement_passes=2, proposals=4)
+    samplings, told = [], []
+    sample = decode.TokenSampler.sample
+    monkeypatch.setattr(decode.TokenSampler, "sample", lambda *options: samplings.append(1) or sample(*options))
+    images = inpainted(model, canvas, on_progress=told.append, **settings)
+    assert len(samplings) == 1 + 3
+    assert sum(told) == pytest.approx(12)
+    monkeypatch.setattr(DecodingConfig, "greedy", False)
+    assert inpainted(model, canvas, **settings).equal(images)
+    assert len(samplings) == 4 + 1 + 3 * 4
+
+
+def test_bands_without_rows_are_not_sampled_and_do_not_move_the_seeds_of_others():
+    """A hole of 2 rows has bands without rows from the third pass on."""
+    tokens, used, scored = picture().masked_fill(hole(), MASKED).expand(1, 1, 4, 4), [], []
+
+    def sample(*, canvas: Tensor, seed: int) -> Tensor:
+        used.append((seed, int((canvas == MASKED).sum())))
+        return canvas.clamp(min=0)
+
+    def log_likelihood(images: Tensor) -> Tensor:
+        scored.append(1)
+        return torch.zeros(images.shape)
+
+    inpaint_window(tokens, 2, 4, sample, log_likelihood, itertools.count())
+    passes = [(1, 2), (3, 4, 5, 6), (7, 8, 9, 10), (13, 14, 17, 18)]  # 11, 12, 15, 16 and 19, 20 are left out
+    assert [seed for seed, _ in used] == [0, *itertools.chain(*passes)]
+    assert all(cells for _, cells in used)
+    assert len(scored) == 3 * 7  # the images and two proposals for each band with rows
 
 
 def test_canvas_of_wrong_shape_raises_before_decoding(make_transformer):
