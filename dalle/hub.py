@@ -17,7 +17,14 @@ FILES = ["*.safetensors", "*.json", "*.md", "*LICENSE", "*NOTICE"]
 REPLACED = [
     folder + name
     for folder in ("", "dvae/", "transformer/", "clip/")
-    for name in ("model*.safetensors", "model.safetensors.index.json", "config.json", "tokenizer.json")
+    for name in (
+        "model*.safetensors",
+        "model.safetensors.index.json",
+        "config.json",
+        "tokenizer.json",
+        "LICENSE",
+        "NOTICE",
+    )
 ]
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -31,6 +38,8 @@ def local_folder(name: str | Path, revision: str | None = None) -> Path:
     Raises:
         CheckpointError: there is no such model or revision, or the hub cannot be reached.
     """
+    if not str(name).strip():
+        raise CheckpointError("the name of the model is empty: give a folder, or user/name")
     folder = checkpoint_folder(name)
     if folder.is_dir():
         if revision is not None:
@@ -100,6 +109,8 @@ def _explained(repository: str, revision: str | None, missing: str = "") -> Iter
 
     try:
         yield
+    except errors.HFValidationError as error:
+        raise CheckpointError(f"{repository} is not the name of a repository on the hub: {error}") from error
     except errors.GatedRepoError as error:
         raise CheckpointError(
             f"{repository} is gated: accept its terms on {constants.ENDPOINT}/{repository}, then run hf auth login"

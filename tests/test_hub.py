@@ -69,7 +69,7 @@ def test_revisions_can_be_pinned(hub_server, checkpoints):
 def test_a_second_upload_replaces_the_models_of_the_first(hub_server, checkpoints):
     branch = lambda: hub_server.repositories["me/codes"]["main"]  # noqa: E731
     push_to_hub(checkpoints, "me/codes")
-    branch()["dvae/notes.md"] = b"mine"
+    branch()["dvae/notes.md"] = branch()["LICENSE"] = branch()["clip/NOTICE"] = b"mine"
     push_to_hub(checkpoints / "clip", "me/codes")
     assert set(branch()) == {"README.md", "config.json", "model.safetensors", "tokenizer.json", "dvae/notes.md"}
     push_to_hub(checkpoints / "dvae", "me/codes", options=ExportOptions(max_shard_bytes=8000))
@@ -116,6 +116,10 @@ def test_a_downloaded_model_is_used_without_network(hub_server, checkpoints):
         ("me/typo", "there is no model me/typo on .* and no such folder, or it is private: check the spelling"),
         ("typo", "there is no model typo: give a folder, .*user/name of a model on the Hugging Face Hub"),
         ("a/b/c", "there is no model a/b/c: give a folder"),
+        ("a/b.git", "a/b.git is not the name of a repository on the hub"),
+        ("a/..b", "a/..b is not the name of a repository on the hub"),
+        ("-a/b", "-a/b is not the name of a repository on the hub"),
+        ("", "the name of the model is empty"),
     ],
 )
 def test_unknown_names_raise_one_sentence(hub_server, name, message):

@@ -95,7 +95,10 @@ def test_an_index_must_not_name_files_elsewhere(sharded, name):
         read_weights(sharded)
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", '{"weight_map": {}}', '{"weight_map": 3}', "{", "\x00", pytest.param('{"a":' * 100_000, id="nested")])
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "{}", '{"weight_map": {}}', '{"weight_map": 3}', "{", "\x00", pytest.param('{"a":' * 100_000, id="nested")],
+)
 def test_an_invalid_index_is_refused(sharded, content):
     (sharded / INDEX).write_text(content)
     with pytest.raises(CheckpointError, match=INDEX):
