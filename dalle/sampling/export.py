@@ -107,6 +107,7 @@ def export_model(source: Path, out: Path, options: ExportOptions = DEFAULTS) -> 
     """
     out.mkdir(parents=True, exist_ok=True)
     content, tensors = checkpoint.read_json(source / checkpoint.CONFIG), read_weights(source)
+    checkpoint.read_config(source, str(content.get("kind")))  # raises CheckpointError for metadata of other types
     if content["kind"] != "dvae":
         tensors = cast(tensors, options.dtype)
     write_weights(out, tensors, options.max_shard_bytes)
@@ -125,12 +126,12 @@ def without_local_paths(meta: Mapping[str, Any]) -> dict[str, Any]:
     """Return a checkpoint's meta without absolute paths: those of the data become the data set's defaults."""
     meta = dict(meta)
     data = dict(meta.get("data", {}))
-    entry = DATA_SETS.get(data.get("name", ""))
+    entry = DATA_SETS.get(str(data.get("name", "")))
     for name, value in data.items():
-        if isinstance(value, str) and Path(value).expanduser().is_absolute():
+        if isinstance(value, str) and (Path(value).is_absolute() or value.startswith("~")):
             data[name] = getattr(entry.config, name, "") if entry and entry.config else ""
     if data:
         meta["data"] = data
-    if "init" in meta:
+    if "path" in meta.get("init", {}):
         meta["init"] = meta["init"] | {"path": Path(meta["init"]["path"]).name}
     return meta

@@ -104,14 +104,14 @@ def models_table(components: Mapping[str, Path], configs: Mapping[str, Any]) -> 
         sizes = ", ".join(f"{size} {model[size]}" for size in SIZES if size in model)
         megabytes = sum(file.stat().st_size for file in weights_files(path)) / 1e6
         parameters = sum(math.prod(shape) for shape in shapes.values())
-        steps = f"{meta['step']:,}" if "step" in meta else ""
+        steps = f"{meta['step']:,}" if isinstance(meta.get("step"), int) else ""
         lines.append(f"| {kind} | {parameters:,} | {sizes} | {steps} | {megabytes:.1f} MB |")
     return "\n".join(lines)
 
 
 def training_section(meta: Mapping[str, Any]) -> str:
     """Describe the training data, as recorded by the checkpoint."""
-    if "data" not in meta:
+    if "name" not in meta.get("data", {}):
         return ""
     data = {name: value for name, value in meta["data"].items() if name not in ("name", "path")}
     return f"## Training\n`data={meta['data']['name']}`, seed {meta.get('seed', 0)}; {json.dumps(data)}."
@@ -119,11 +119,12 @@ def training_section(meta: Mapping[str, Any]) -> str:
 
 def records_section(configs: Mapping[str, Any]) -> str:
     """Return a table of the records that each model was trained on and validated on, with their digests."""
-    lines = [
-        f"| {kind} | {split} | {record['records']:,} | `{record['digest']}` |"
-        for kind, config in configs.items()
-        for split, record in (config.get("meta") or {}).get("records", {}).items()
-    ]
+    lines = []
+    for kind, config in configs.items():
+        records = (config.get("meta") or {}).get("records")
+        for split, record in records.items() if isinstance(records, dict) else ():
+            if isinstance(record, dict) and isinstance(record.get("records"), int):
+                lines.append(f"| {kind} | {split} | {record['records']:,} | `{record.get('digest', '')}` |")
     return "\n".join(["| model | split | records | digest |", "|---|---|---:|---|", *lines]) if lines else ""
 
 
@@ -166,7 +167,9 @@ def data_section(meta: Mapping[str, Any], licence: str) -> str:
         lines.append(f'Show with samples: "{note}"')
     if authors:
         lines += ["", "| part | author | licence |", "|---|---|---|"]
-        lines += [f"| {next(iter(each.values()))} | {_linked(each)} | {each.get('licence', '')} |" for each in authors]
+        lines += [
+            f"| {next(iter(each.values()), '')} | {_linked(each)} | {each.get('licence', '')} |" for each in authors
+        ]
     return "\n".join(lines)
 
 

@@ -186,3 +186,36 @@ def test_models_without_authors_to_name_have_no_licence_of_their_own(checkpoints
 )
 def test_weights_carry_the_strictest_licence_of_their_data(licences, strictest):
     assert strictest_licence([{"licence": licence} for licence in licences]) == strictest
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        {"init": {}},
+        {"data": {"image_size": 8}},
+        {"data": {"path": "~nouser/x"}},
+        {"attributions": [{}]},
+        {"step": "x"},
+        {"records": 3},
+        {"records": {"train": 3}},
+    ],
+    ids=str,
+)
+def test_a_checkpoint_with_incomplete_metadata_is_exported(checkpoints, tmp_path, meta):
+    source = tmp_path / "dvae"
+    shutil.copytree(checkpoints / "dvae", source)
+    content = json.loads((source / checkpoint.CONFIG).read_text())
+    (source / checkpoint.CONFIG).write_text(json.dumps(content | {"meta": meta}))
+    export_checkpoint(source, tmp_path / "out")
+    written = checkpoint.read_json(tmp_path / "out" / checkpoint.CONFIG)["meta"]
+    assert "nouser" not in str(written)
+
+
+def test_metadata_of_other_types_are_refused(checkpoints, tmp_path):
+    source = tmp_path / "dvae"
+    shutil.copytree(checkpoints / "dvae", source)
+    content = json.loads((source / checkpoint.CONFIG).read_text())
+    for meta in ({"init": {"path": 3}}, {"data": [1]}, {"attributions": ["x"]}):
+        (source / checkpoint.CONFIG).write_text(json.dumps(content | {"meta": meta}))
+        with pytest.raises(CheckpointError, match=r"config.json: meta\."):
+            export_checkpoint(source, tmp_path / "out")
