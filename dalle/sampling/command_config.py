@@ -47,7 +47,10 @@ class SampleCommandConfig(AttentionConfig, SamplingConfig):
 
 
 def check_unused_settings(config: SampleCommandConfig) -> None:
-    """Raise `ValueError` for a setting that was changed and has no effect without another one, or beside it."""
+    """Raise `ValueError` for a setting that was changed and has no effect without another one, or beside it.
+
+    `window` and `guess` pass with decoding=sequential, so that a sweep over `decoding` has the same other settings.
+    """
     changed = {each.name for each in fields(config) if getattr(config, each.name) not in (each.default, [])}
     scored = "caption_likelihood" in config.score_weights
     ignored = {
@@ -55,8 +58,6 @@ def check_unused_settings(config: SampleCommandConfig) -> None:
         "decoder_steps": None if config.decoder else "needs a diffusion decoder: decoder=<folder>",
         "rerank_references": None if scored else "needs rerank=caption_likelihood, or a mixture with it",
         "memory": None if config.batch_size is None else f"has no effect with batch_size={config.batch_size}",
-        "window": None if config.decoding != "sequential" else "has no effect with decoding=sequential",
-        "guess": None if config.decoding != "sequential" else "has no effect with decoding=sequential",
     }
     for name, reason in ignored.items():
         if reason and name in changed:

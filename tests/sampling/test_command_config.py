@@ -47,8 +47,6 @@ def test_candidate_offset_out_of_range_raises(offset):
         ({"decoder_steps": 4}, {"decoder": "folder"}),
         ({"rerank_references": ["a"]}, {"rerank": "caption_likelihood"}),
         ({"memory": "8", "batch_size": 4}, {"batch_size": None}),
-        ({"window": 4, "decoding": "sequential"}, {"decoding": "auto"}),
-        ({"guess": "left", "decoding": "sequential"}, {"decoding": "parallel"}),
     ],
 )
 def test_settings_without_effect_raise(unused, used):
