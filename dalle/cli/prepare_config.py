@@ -38,7 +38,7 @@ class ExportConfig:
 
     export: str | None = None  # checkpoint folder to copy without training states, in small files
     dtype: str = "bfloat16"  # of the exported weights: float32 | bfloat16; a dVAE stays in float32
-    max_shard_mb: int = 15  # maximum size of an exported weights file in megabytes
+    max_shard_mb: int = 15  # size of an exported weights file in megabytes; a larger tensor has its own
     push: str | None = None  # user/name of a repository on the Hugging Face Hub to upload the export to
     revision: str | None = None  # branch of `push`; null: the main one
     private: bool = False  # create the repository of `push` as a private one
