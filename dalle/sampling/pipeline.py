@@ -47,7 +47,7 @@ class DALLE:
         words: Sequence[str] = (),
         precision: torch.dtype = torch.float32,
     ):
-        """Join components that were trained together, and put them in eval mode: dropout would change the samples.
+        """Join components that were trained together. Models are put in eval mode: dropout would change the samples.
 
         clip: scores candidates for reranking; None: no reranking by CLIP.
         decoder: diffusion decoder for the images that are kept; None: the dVAE's decoder.
