@@ -98,7 +98,7 @@ def test_batch_size_is_chosen_once_and_recorded_in_16_bits(checkpoints, run_comm
 
 
 def test_speed_counts_images_and_not_their_proposals(capsys):
-    print_decoding(DecodingCount(images=50, passes=1000, tokens=4000), sampling_passes=25, seconds=4.0)
+    print_decoding(DecodingCount(images=50, passes=1000, tokens=4000), images=2, seconds=4.0)
     assert "500 passes per image, 4.0 tokens per pass, 0.50 images/s" in capsys.readouterr().out
 
 

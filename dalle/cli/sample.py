@@ -64,7 +64,7 @@ def main(config: SampleCommandConfig) -> None:
     print_memory(dalle, choice.batch_size, config)
     attention = AttentionGridWriter(dalle, config.attention_layer) if config.attention else None
     novelty = Novelty.of_checkpoint(components, dalle.dvae, dalle.clip) if config.novelty else None
-    count, begin = DecodingCount(), time.perf_counter()
+    count, images, begin = DecodingCount(), 0, time.perf_counter()
     with (
         StopRequest() as stop_request,  # the outer context, so that the writer finishes its files
         output_folder(config, captions) as folder,
@@ -88,12 +88,12 @@ def main(config: SampleCommandConfig) -> None:
             count=count,
             decoding_choice=choice,
         ):
+            images += result.num_sampled
             writer.add(result, novelty.compare(result) if novelty else None)
             if attention:
                 attention.save(result, writer.files[-len(result.images) :])
             print_result(result, len(writer.entries), config)
-    passes = 1 if canvas is None else canvas.sampling_passes(dalle.transformer.sequence.grid)
-    print_decoding(count, passes, time.perf_counter() - begin)
+    print_decoding(count, images, time.perf_counter() - begin)
     print_report(writer, config.attention, novelty)
     if writer.finished < len(captions):
         raise Interrupted(stop_message(writer, config), stop_request.signum)

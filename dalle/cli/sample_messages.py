@@ -56,14 +56,13 @@ def print_result(result: Result, number: int, config: SampleCommandConfig) -> No
         print_line(f"{result.caption}: {len(result.images)} of {result.num_sampled} kept{best}")
 
 
-def print_decoding(count: DecodingCount, sampling_passes: int, seconds: float) -> None:
+def print_decoding(count: DecodingCount, images: int, seconds: float) -> None:
     """Print passes per image, tokens per pass and images per second of parallel decoding; nothing if it was not used.
 
-    sampling_passes: times that each image is sampled, see `Canvas.sampling_passes`.
+    images: images that were sampled; an edit samples each several times, for proposals.
     seconds: time of everything, from the first pass to the last file.
     """
-    if count.images:
-        images = count.images / sampling_passes  # each proposal of an edit is counted
+    if count.passes and images:
         print(
             f"decoding  {count.passes / images:,.0f} passes per image, {count.tokens_per_pass:.1f} tokens per "
             f"pass, {images / seconds:.2f} images/s"

@@ -20,7 +20,7 @@ from PIL import Image
 
 from dalle.data.emoji_words import base_name, flag_phrase, phrase, split_tones, to_words
 from dalle.data.index import StringArray, digest_of
-from dalle.data.source import Record
+from dalle.data.source import Record, check_image_size
 from dalle.optional_dependencies import check_installed
 
 ATTRIBUTION = "Emojis by OpenMoji (openmoji.org), the open-source emoji and icon project. License: CC BY-SA 4.0"
@@ -53,8 +53,7 @@ class EmojiConfig:
     validation_share: float = 0.1  # share of the base emojis held out for validation, chosen by a hash of their names
 
     def __post_init__(self) -> None:
-        if self.image_size < 1:
-            raise ValueError(f"image_size={self.image_size} must be at least 1")
+        check_image_size(self.image_size)
 
 
 class Emoji(NamedTuple):

@@ -21,7 +21,7 @@ from dalle.data.image_file import HEADER_BYTES, decode_image, read_image_size
 from dalle.data.index import Index, IndexBuilder, StringArray, digest_of
 from dalle.data.opt_out import OptOut
 from dalle.data.skip_counter import SkipCounter, printable
-from dalle.data.source import Record, UnreadableRecord
+from dalle.data.source import Record, UnreadableRecord, check_image_size
 from dalle.progress import with_progress
 
 log = logging.getLogger(__name__)
@@ -46,8 +46,7 @@ class FilesConfig:
     def __post_init__(self) -> None:
         if isinstance(self.filters, Mapping):  # a dict when read from a checkpoint's meta
             self.filters = FiltersConfig(**self.filters)
-        if self.image_size < 1:
-            raise ValueError(f"image_size={self.image_size} must be at least 1")
+        check_image_size(self.image_size)
 
 
 class RawRecord(NamedTuple):

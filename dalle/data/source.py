@@ -62,3 +62,9 @@ class Source(Protocol):
     def digest(self) -> str:
         """Return a digest that changes with the number, order, captions or images of the records. Opens no image."""
         ...
+
+
+def check_image_size(side: int) -> None:
+    """Raise ValueError if `image_size`, the side in pixels of the square images that models get, is below 1."""
+    if side < 1:
+        raise ValueError(f"image_size={side} must be at least 1")

@@ -72,7 +72,6 @@ def inpaint_batches(
         ValueError: a canvas that does not fit the model or the number of candidates.
     """
     canvas.check(model.sequence.grid, model.sequence.image_vocabulary, candidates)
-    passes = canvas.sampling_passes(model.sequence.grid)
     if config.greedy:
         canvas = replace(canvas, proposals=1)  # all proposals for a band are equal
     canvases = canvas.tokens.expand(len(captions), candidates, *canvas.tokens.shape[-2:])
@@ -87,12 +86,9 @@ def inpaint_batches(
         log_likelihood = partial(
             _log_likelihood, model, batch_captions, min(session.batch_size, scoring_batch_size(model))
         )
-        counted = session.count.images
         images = inpaint_canvas(
             canvases[batch], canvas, model.sequence.grid, sample, log_likelihood, config.seed, on_tokens
         )
-        if session.count.images > counted:  # parallel decoding; proposals that were left out count as well
-            session.count.images = counted + passes * images.shape[0] * images.shape[1]
         del sampler, sample
         yield SampledBatch(batch[0].start, batch[1].start, images)
 

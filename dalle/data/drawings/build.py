@@ -22,6 +22,7 @@ from typing import Any
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from dalle.atomic_files import atomic_write
 from dalle.data.drawings.extract import package_of, path_in_package, read_set
 from dalle.data.drawings.folder import FORMAT, INDEX, SOURCES, SUBJECTS
 from dalle.data.drawings.packages import EMOJIBASE, Package, PackageError, download, members
@@ -101,16 +102,14 @@ def build_set(
     """Write the archive of one set, and return its entry of `sources.json` with its pictures."""
     attribution, drawings = read_set(drawing_set, package, files, known)
     entry = marker_of(drawing_set, package) | attribution | {"pictures": []}
-    archive = archive_of(out, drawing_set)
     drawings = sorted(drawings, key=lambda each: each.name)
     for each in drawings:
         entry["pictures"].append([each.name + each.suffix, each.variant.subject, each.variant.tone])
-    partial = archive.with_name(f".{archive.name}")
-    with tarfile.open(partial, "w:xz", preset=6) as file:  # one stream: SVG files of a set have much in common
+    # one stream: SVG files of a set have much in common
+    with atomic_write(archive_of(out, drawing_set)) as partial, tarfile.open(partial, "w:xz", preset=6) as file:
         add(file, INDEX, json.dumps(entry).encode())
         for each in drawings:
             add(file, each.name + each.suffix, each.content)
-    partial.replace(archive)
     return entry
 
 

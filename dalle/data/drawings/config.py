@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from dalle.data.drawings.subjects import GROUPS
+from dalle.data.source import check_image_size
 
 PEOPLE = ("stated", "open")
 
@@ -54,8 +55,7 @@ class DrawingsConfig:
             raise ValueError(f"data.validation_share must lie between 0 and 1, got {self.validation_share}")
         if not 0 <= self.skin_tones <= 1:
             raise ValueError(f"data.skin_tones must lie between 0 and 1, got {self.skin_tones}")
-        if self.image_size < 1:
-            raise ValueError(f"image_size={self.image_size} must be at least 1")
+        check_image_size(self.image_size)
         if self.people not in PEOPLE:
             raise ValueError(f"data.people={self.people} is unknown; choose one of {', '.join(PEOPLE)}")
         if unknown := [group for group in self.groups if group not in GROUPS]:

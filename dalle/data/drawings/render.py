@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from dalle.atomic_files import atomic_write
 from dalle.data.drawings.folder import FORMAT, INDEX, SOURCES, SUBJECTS
 from dalle.data.drawings.sets import BY_NAME, DrawingSet
 from dalle.data.drawings.subjects import Subject
@@ -152,27 +153,26 @@ def render_all(
     drawings = sum(entry["pictures"] for entry in sets.values())
     log.info("rendering the drawings in %s at %d pixels, once", folder, side)
     starts, pictures, left_out = [0], [], 0
-    temporary = pack.with_name(f".{pack.name}.{os.getpid()}")  # processes that open the folder at once do not collide
-    try:
-        with temporary.open("wb") as file, progress_bar(drawings, "rendering", "drawings") as bar:
-            for name in sets:
-                whole = []
-                for each in rendered_set(folder / f"{name}.tar.xz", side):
-                    whole.append(each)
-                    bar.update()
-                usable = distinct(whole, subjects)
-                left_out += len(whole) - len(usable)
-                for each in usable:
-                    file.write(each.png)
-                    starts.append(starts[-1] + len(each.png))
-                    pictures.append([name, each.name, each.subject, each.tone, each.pixels])
-        os.replace(temporary, pack)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        atomic_write(pack) as temporary,
+        temporary.open("wb") as file,
+        progress_bar(drawings, "rendering", "drawings") as bar,
+    ):
+        for name in sets:
+            whole = []
+            for each in rendered_set(folder / f"{name}.tar.xz", side):
+                whole.append(each)
+                bar.update()
+            usable = distinct(whole, subjects)
+            left_out += len(whole) - len(usable)
+            for each in usable:
+                file.write(each.png)
+                starts.append(starts[-1] + len(each.png))
+                pictures.append([name, each.name, each.subject, each.tone, each.pixels])
     log.info("left out %d drawings that are empty, or look like one of another concept in the same set", left_out)
-    partial = index.with_name(f".{index.name}.{os.getpid()}")
-    partial.write_text(json.dumps({"made_from": made_from, "pictures": pictures, "starts": starts}), encoding="utf-8")
-    partial.replace(index)
+    with atomic_write(index) as partial:
+        content = {"made_from": made_from, "pictures": pictures, "starts": starts}
+        partial.write_text(json.dumps(content), encoding="utf-8")
 
 
 def distinct(drawings: list[Rendered], subjects: dict[str, Subject]) -> list[Rendered]:
