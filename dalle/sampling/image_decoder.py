@@ -26,13 +26,18 @@ class ImageDecoder:
 
     @torch.inference_mode()
     def __call__(self, dvae: DiscreteVAE, tokens: Tensor, candidates: Sequence[int]) -> list[Image.Image]:
-        """Decode tokens: (b, h, w) int64 of the dVAE, b candidate numbers -> b images."""
+        """Decode tokens: (b, h, w) int64 of the dVAE, b candidate numbers -> b images.
+
+        Raises:
+            ValueError: pixels that are NaN or infinite.
+        """
         device = next(self.model.parameters()).device
         images: list[Image.Image] = []
         for start in range(0, len(tokens), BATCH_SIZE):
             batch = tokens[start : start + BATCH_SIZE].to(device)
             noise = self.noise(batch, candidates[start : start + BATCH_SIZE]).to(device)
-            images += to_pil_images(self.model.decode(dvae, batch, noise, self.config.decoder_steps, self.precision))
+            pixels = self.model.decode(dvae, batch, noise, self.config.decoder_steps, self.precision)
+            images += to_pil_images(checked(pixels, "the diffusion decoder"))
         return images
 
     def noise(self, tokens: Tensor, candidates: Sequence[int]) -> Tensor:
@@ -45,10 +50,26 @@ class ImageDecoder:
 
 @torch.inference_mode()
 def decode_images(dvae: DiscreteVAE, tokens: Tensor) -> list[Image.Image]:
-    """Decode image tokens with the dVAE's decoder: (b, h, w) int64 -> b images."""
+    """Decode image tokens with the dVAE's decoder: (b, h, w) int64 -> b images.
+
+    Raises:
+        ValueError: pixels that are NaN or infinite.
+    """
     device = next(dvae.parameters()).device
-    batches = [dvae.decode(batch.to(device)) for batch in tokens.split(BATCH_SIZE)]
-    return [image for batch in batches for image in to_pil_images(batch)]
+    images: list[Image.Image] = []
+    for batch in tokens.split(BATCH_SIZE):
+        images += to_pil_images(checked(dvae.decode(batch.to(device)), "the dVAE"))
+    return images
+
+
+def checked(pixels: Tensor, model: str) -> Tensor:
+    """Return the pixels that a model decoded. Raises ValueError if some are NaN or infinite."""
+    if not pixels.isfinite().all():
+        raise ValueError(
+            f"{model} decodes pixels that are NaN or infinite: its weights are damaged, or its training diverged; use "
+            "another checkpoint"
+        )
+    return pixels
 
 
 def check_decoder(decoder: DiffusionDecoder, dvae: DiscreteVAE, grid: int | None = None) -> None:

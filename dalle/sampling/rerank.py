@@ -118,8 +118,18 @@ class Reranker:
         return Ranking(order.tolist(), final[order].tolist(), by_name)
 
     def scores(self, candidates: CaptionCandidates) -> dict[str, Tensor]:
-        """Return (m,) scores by name. The last entry is the score that candidates are ranked by."""
+        """Return (m,) scores by name. The last entry is the score that candidates are ranked by.
+
+        Raises:
+            ValueError: scores that are NaN or infinite.
+        """
         scores = {name: score(candidates) for name, score in self.score_functions.items()}
+        for name, values in scores.items():
+            if not values.isfinite().all():
+                raise ValueError(
+                    f"scores of rerank={name} are NaN or infinite: the weights of the model that computes them are "
+                    "damaged, or its training diverged; use another checkpoint"
+                )
         if list(self.weights.values()) == [1.0]:  # ranked by one score: standardising it would change no rank
             return scores
         weighted = [self.weights[name] * standardise(each) for name, each in scores.items()]

@@ -45,6 +45,18 @@ def test_an_image_depends_on_seed_and_candidate_alone(dalle):
     assert noises[1:].equal(dalle.image_decoder().noise(tokens[:1], [1]))
 
 
+def test_pixels_that_are_not_finite_are_refused(checkpoints, decoder_folder):
+    """NaN would be drawn as black pixels."""
+    dalle = DALLE.load(checkpoints, decoder=decoder_folder)
+    tokens = torch.zeros(1, 4, 4, dtype=torch.int64)
+    next(dalle.decoder.parameters()).data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="the diffusion decoder decodes pixels that are NaN or infinite"):
+        dalle.image_decoder()(dalle.dvae, tokens, [0])
+    next(dalle.dvae.decoder.parameters()).data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="the dVAE decodes pixels that are NaN or infinite: its weights are damaged"):
+        dalle.decode_images(tokens)
+
+
 def test_steps_are_a_setting(dalle):
     images = {
         steps: pixels(dalle.generate(CAPTION, candidates=1, keep=1, decoder_steps=steps).images) for steps in (1, 8)

@@ -105,6 +105,15 @@ def test_the_weight_of_a_single_score_counts():
     assert list(worst_first.scores_by_name) == ["clip", "mixture"]
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scores_that_are_not_finite_are_refused(value):
+    """NaN would rank first, and standardised scores of one infinite score are all NaN."""
+    score_functions = {"clip": given(0.1, value, 0.2), "image_likelihood": given(-3.0, -4.0, -5.0)}
+    for weights in ({"clip": 1.0}, {"image_likelihood": 1.0, "clip": 0.5}):
+        with pytest.raises(ValueError, match="scores of rerank=clip are NaN or infinite: the weights of the model"):
+            Reranker({name: score_functions[name] for name in weights}, weights)(grey(1, 2, 3))
+
+
 def test_constant_scores_have_no_weight():
     assert standardise(torch.full((3,), 7.25)).tolist() == [0, 0, 0]
     assert standardise(torch.tensor([4.0])).tolist() == [0]
