@@ -95,7 +95,7 @@ def test_the_second_judge_is_trained_once_on_features_of_photographs(data, monke
 
     def short(config, folder):
         calls.append(folder)
-        return whole(replace(config, mix=data.mix), folder, steps=100, batch_size=32)
+        return whole(replace(config, mix=data.mix), folder, epochs=20, batch_size=32)
 
     monkeypatch.setattr(efficientnet_classifier, "train_heads", short)
     second = efficientnet_classifier.load_efficientnet_classifier(data)

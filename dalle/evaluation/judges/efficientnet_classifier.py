@@ -14,6 +14,7 @@ from dalle import checkpoint
 from dalle.data.drawings.config import DrawingsConfig
 from dalle.evaluation.features import EfficientNetLite, load_feature_network
 from dalle.evaluation.judges.drawings_classifier import UNLABELLED, ClassifierConfig, Labels
+from dalle.evaluation.judges.fit import fit
 from dalle.evaluation.judges.training_pictures import (
     LabelledPictures,
     judge_data_config,
@@ -73,7 +74,7 @@ def load_efficientnet_classifier(data: DrawingsConfig) -> EfficientNetClassifier
 
 
 def train_heads(
-    data: DrawingsConfig, folder: Path, steps: int = 3000, batch_size: int = 256, learning_rate: float = 1e-3
+    data: DrawingsConfig, folder: Path, epochs: int = 18, batch_size: int = 256, learning_rate: float = 1e-3
 ) -> FeatureHeads:
     """Train the heads on features of the training split, and save them in `folder`."""
     pictures, concepts = training_pictures(data)
@@ -83,22 +84,17 @@ def train_heads(
         heads = FeatureHeads(ClassifierConfig(concepts, features=EfficientNetLite.WIDTH))
     heads.mean.copy_(features.mean(dim=0))
     heads.std.copy_(features.std(dim=0) + 1e-3)
-    optimizer = torch.optim.AdamW(heads.parameters(), learning_rate, weight_decay=0.1)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps, pct_start=0.1)
+
+    def loss_of(chosen: Tensor) -> Tensor:
+        loss = torch.zeros(())
+        for logits, labels in zip(heads(features[chosen]), pictures.labels, strict=True):
+            if (labels[chosen] != UNLABELLED).any():  # a batch may have no labelled colour
+                loss = loss + F.cross_entropy(logits, labels[chosen], ignore_index=UNLABELLED, label_smoothing=0.1)
+        return loss
+
     generator = torch_generator("efficientnet heads", data.seed)
-    for _ in with_progress(range(steps), steps, "second judge", "updates"):
-        chosen = torch.randint(len(pictures), (batch_size,), generator=generator)
-        logits = heads(features[chosen])
-        loss = torch.stack(
-            [
-                F.cross_entropy(each, labels[chosen], ignore_index=UNLABELLED, label_smoothing=0.1)
-                for each, labels in zip(logits, pictures.labels, strict=True)
-            ]
-        ).nansum()  # a batch may have no labelled colour
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+    parameters = list(heads.parameters())
+    fit("features", parameters, loss_of, len(features), epochs, batch_size, learning_rate, generator, weight_decay=0.1)
     checkpoint.save_model(folder, KIND, heads, heads.config)
     return heads
 

@@ -23,10 +23,10 @@ from dalle.data.drawings.render import Picture
 from dalle.data.drawings.source import DrawingsSource
 from dalle.data.drawings.subjects import TONES, Subject
 from dalle.evaluation.judges.augmentation import augment_style
+from dalle.evaluation.judges.fit import fit
 from dalle.evaluation.judges.small_resnet import ResNet, resized
 from dalle.evaluation.judges.training_pictures import judge_data_config, judge_folder
 from dalle.precision import autocast
-from dalle.progress import progress_bar
 from dalle.seeds import torch_generator
 
 log = logging.getLogger(__name__)
@@ -145,30 +145,17 @@ def train_people_classifier(
     torch.manual_seed(seed)
     model = PeopleClassifier(PeopleConfig()).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     generator = torch_generator("people classifier", seed)
-    optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=0.05)
-    per_epoch = -(-len(images) // batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, epochs * per_epoch, pct_start=0.2)
-    bar = progress_bar(epochs * per_epoch, "judge of people", "updates")
-    for epoch in range(epochs):
-        total = 0.0
-        for chosen in torch.randperm(len(images), generator=generator).split(batch_size):
-            pixels = resized(augment_style(images[chosen].float() / 255, generator), SIDE)
-            with autocast("bfloat16", torch.device("cpu")):
-                logits = model(pixels)
-            loss = torch.stack(
-                [
-                    F.cross_entropy(logits[name].float(), each[chosen], label_smoothing=0.05)
-                    for name, each in labels.items()
-                ]
-            ).sum()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            total += loss.item()
-            bar.update()
-        log.info("people: epoch %d of %d, loss %.3f", epoch + 1, epochs, total / per_epoch)
-    bar.close()
+
+    def loss_of(chosen: Tensor) -> Tensor:
+        pixels = resized(augment_style(images[chosen].float() / 255, generator), SIDE)
+        with autocast("bfloat16", torch.device("cpu")):
+            logits = model(pixels)
+        losses = [
+            F.cross_entropy(logits[name].float(), each[chosen], label_smoothing=0.05) for name, each in labels.items()
+        ]
+        return torch.stack(losses).sum()
+
+    fit("people", list(model.parameters()), loss_of, len(images), epochs, batch_size, learning_rate, generator)
     return model.eval()
 
 

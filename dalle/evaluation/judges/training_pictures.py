@@ -45,6 +45,10 @@ class LabelledPictures(NamedTuple):
     def __len__(self) -> int:
         return len(self.images)
 
+    def batch(self, chosen: Tensor) -> tuple[Tensor, Labels]:
+        """Return the pictures with these numbers, (b, 3, s, s) floats in [0, 1], and their classes."""
+        return self.images[chosen].float() / 255, Labels(*(each[chosen] for each in self.labels))
+
 
 def training_pictures(data: DrawingsConfig) -> tuple[LabelledPictures, list[str]]:
     """Load the drawings of the training split, and the names of their concepts in the order of class numbers."""
