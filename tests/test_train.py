@@ -86,6 +86,20 @@ def test_changed_settings_raise_unless_resume_is_false(train, trained):
     assert checkpoint.digest(folder.with_name("default.1")) == first != checkpoint.digest(folder)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["world=8"], "world and card are of plans only: add plan=true"),
+        (["card=h200"], "world and card are of plans only: add plan=true"),
+        (["dvae=outputs/dvae/default"], "stage=dvae needs no dVAE: leave dvae=outputs/dvae/default out"),
+    ],
+)
+def test_options_without_effect_are_refused(train, trained, options, message):
+    status, printed = train(*DVAE, "run=other", *options)
+    assert (status, message in printed) == (2, True)
+    assert not trained.with_name("other").exists()
+
+
 @pytest.mark.parametrize("stage", ["dvae", "all"])
 @pytest.mark.parametrize("run", ["", ".", "..", "../x", "a/../..", "/x"])
 def test_a_run_outside_the_folder_of_runs_is_refused(train, trained, tmp_path, stage, run):

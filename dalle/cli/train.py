@@ -20,7 +20,7 @@ from dalle.planning.plan import Planner, check_fits, report
 from dalle.seeds import seed_global_generators
 from dalle.stages import ALL_STAGES, STAGES
 from dalle.stages.data_module import StageContext
-from dalle.stages.initial_weights import Init, load_init
+from dalle.stages.initial_weights import TRAINED_ON_TOKENS, Init, load_init
 from dalle.training import state_files
 from dalle.training.cpu import configure_cpu
 from dalle.training.job import Job, record_status
@@ -50,9 +50,9 @@ def train_stages(config: TrainConfig, device: torch.device, mesh: DeviceMesh | N
     if len(runs) > 1:
         check_dvae_unchanged(runs)
         check_captions(runs)
+    if not config.resume:
+        start_over(runs)
     for stage_config, folder in runs:
-        if not config.resume:
-            start_over(stage_config, folder)
         with record_status(Job.from_config(config), folder) if config.ablation else nullcontext():
             train_stage(stage_config, folder, device, mesh)
     if len(runs) > 1:
@@ -66,6 +66,8 @@ def plan_runs(config: TrainConfig) -> list[tuple[TrainConfig, Path]]:
     if config.ablation is not None:
         return [(config, Job.from_config(config).folder(config.out))]
     if not isinstance(config.stage, dict):
+        if config.dvae is not None and config.stage.name not in TRAINED_ON_TOKENS:
+            raise ValueError(f"stage={config.stage.name} needs no dVAE: leave dvae={config.dvae} out")
         return [(config, run_folder(Path(config.out, config.stage.name), config.run))]
     if config.dvae is not None:
         raise ValueError("stage=all trains a dVAE of its own: leave dvae out, or train one stage at a time")
@@ -110,18 +112,22 @@ def check_captions(runs: list[tuple[TrainConfig, Path]]) -> None:
             open_source(replace(config.data, allow_missing_captions=False), "train")
 
 
-def start_over(config: TrainConfig, folder: Path) -> None:
-    """Rename the folder of an earlier run. Checks its inputs first, so that nothing is renamed if it cannot start."""
-    init = open_init(config, folder)
-    if (dvae := dvae_folder(config, init)) is not None:
-        checkpoint.read_config(dvae, "dvae")
-    for name, path in (("init", init and init.path), ("dvae", dvae)):
-        if path is not None and folder.resolve() in Path(path).resolve().parents:
-            raise CheckpointError(
-                f"{name}={path} is in the folder of this run, which resume=false renames: choose another name (run=...)"
-            )
-    if (renamed := rename_existing(folder)) is not None:
-        print_once(f"{folder}: starting over; the previous run is now in {renamed}")
+def start_over(runs: list[tuple[TrainConfig, Path]]) -> None:
+    """Rename the folders of earlier runs. Checks their inputs first, so that nothing is renamed if they are missing."""
+    for config, folder in runs:
+        init = open_init(config, folder)
+        dvae = dvae_folder(config, init) if len(runs) == 1 else None  # the dVAE of stage=all is trained later
+        if dvae is not None:
+            checkpoint.read_config(dvae, "dvae")
+        for name, path in (("init", init and init.path), ("dvae", dvae)):
+            if path is not None and folder.resolve() in Path(path).resolve().parents:
+                raise CheckpointError(
+                    f"{name}={path} is in the folder of this run, which resume=false renames: choose another name "
+                    "(run=...)"
+                )
+    for _, folder in runs:
+        if (renamed := rename_existing(folder)) is not None:
+            print_once(f"{folder}: starting over; the previous run is now in {renamed}")
 
 
 def train_stage(config: TrainConfig, folder: Path, device: torch.device, mesh: DeviceMesh | None) -> None:
@@ -144,8 +150,10 @@ def train_stage(config: TrainConfig, folder: Path, device: torch.device, mesh: D
     stage = STAGES.for_config(config.stage).build(config.stage, config.data, context)
     if init is not None and not init.resumed:
         print_once(f"{folder}: {load_init(stage.model, init, config.stage, dvae)}")
-    if done and distributed.is_main_process():
-        stage.data.warn_if_changed(folder)
+    if done:
+        if distributed.is_main_process():
+            stage.data.warn_if_changed(folder)
+        distributed.barrier()  # reading all records may take longer than NCCL lets other ranks wait
     parameters = sum(parameter.numel() for parameter in stage.model.parameters())
     image_size = stage.data.image_size
     print_once(

@@ -47,6 +47,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_mode(self.distributed, self.shard_size)
+        if not self.plan and (self.world, self.card) != (TrainConfig.world, TrainConfig.card):
+            raise ValueError("world and card are of plans only: add plan=true, or leave them out to train")
         if self.ablation is not None and self.size in EXPERIMENT_SIZES:
             raise ValueError(
                 f"size={self.size} is a size of experiment=drawings; an ablation has laptop, small, base and paper"

@@ -108,7 +108,7 @@ class CLIPStage:
 
     def save(self, folder: Path, model: nn.Module, meta: dict[str, Any]) -> None:
         assert isinstance(model, CLIP)
-        model.save(folder, self.data.add_provenance(meta))
+        model.save(folder, self.data.add_provenance(meta, folder))
 
     def _tokenizer(self, config: CLIPStageConfig) -> tuple[CLIPConfig, CaptionTokenizer | CLIPTokenizer]:
         """Load or train the tokenizer. Returns the model config with its vocabulary, and the tokenizer."""

@@ -159,10 +159,10 @@ class DataModule:
         # only reached if some are unreadable: a large data set has many others
         yield from map(int, generator.permutation(np.setdiff1d(np.arange(len(self.train)), first)))
 
-    def add_provenance(self, meta: dict[str, Any]) -> dict[str, Any]:
-        """Return `meta` extended with a description of the training data, for a checkpoint."""
+    def add_provenance(self, meta: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """Return `meta` extended with a description of the training data, for a checkpoint in `folder`."""
         words = {"caption_words": sorted(self.words)} if 0 < len(self.words) <= MAX_CAPTION_WORDS else {}
-        init = {} if self.init is None else {"init": self.init.meta()}
+        init = {} if self.init is None else {"init": self.init.meta(folder)}
         return {**meta, **init, **words, **self.data_meta}
 
     @cached_property

@@ -134,7 +134,7 @@ class DecoderStage:
     def save(self, folder: Path, model: nn.Module, meta: dict[str, Any]) -> None:
         """Write a checkpoint; its meta has the dVAE's path and digest."""
         assert isinstance(model, DiffusionDecoder)
-        model.save(folder, self.data.add_provenance(meta) | {"dvae": dvae_record(self.dvae_folder, folder)})
+        model.save(folder, self.data.add_provenance(meta, folder) | {"dvae": dvae_record(self.dvae_folder, folder)})
 
     @torch.no_grad()
     def _encode(self, batch: ImageBatch) -> EncodedBatch:

@@ -55,6 +55,13 @@ class DVAEStageConfig(StageDataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if min(self.temperature.start, self.last_temperature) <= 0:
+            raise ValueError(
+                f"temperature from {self.temperature.start} to {self.last_temperature} must be above 0: the relaxation "
+                "divides by it"
+            )
+        if self.commitment < 0:
+            raise ValueError(f"commitment={self.commitment} must be at least 0")
         if self.restart_codes_every and (self.model.quantises_vectors or self.model.bottleneck_kernel != 1):
             raise ValueError(
                 f"restart_codes_every={self.restart_codes_every} needs bottleneck_kernel=1 and logits, "
@@ -205,7 +212,7 @@ class DVAEStage:
         """Write a checkpoint; its meta has the likelihood and the final temperature, which evaluation needs."""
         assert isinstance(model, DiscreteVAE)
         objective = {"likelihood": asdict(self.config.likelihood), "temperature": self.config.last_temperature}
-        model.save(folder, self.data.add_provenance(meta) | objective)
+        model.save(folder, self.data.add_provenance(meta, folder) | objective)
 
 
 def collapse_warning(metrics: dict[str, float], vocabulary: int) -> str | None:

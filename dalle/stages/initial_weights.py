@@ -74,9 +74,9 @@ class Init:
         """
         return derive_seed("data of a run that starts from init", seed, int(self.digest, 16))
 
-    def meta(self) -> dict[str, str]:
-        """Return the entry `init` of the meta of the run's checkpoints: `path` relative to the run, and `digest`."""
-        return {"path": os.path.relpath(self.path.resolve(), self.run.resolve()), "digest": self.digest}
+    def meta(self, folder: Path) -> dict[str, str]:
+        """Return the entry `init` of the meta of a checkpoint: `path` relative to its `folder`, and `digest`."""
+        return {"path": os.path.relpath(self.path.resolve(), folder.resolve()), "digest": self.digest}
 
 
 def find_init(path: str | Path, kind: str, run: Path, resume: bool = True, strict: bool = True) -> Init:

@@ -73,8 +73,11 @@ class TransformerStageConfig(CaptionedDataConfig):
         get_image_tokens(self.image_targets)  # reject an unknown name before anything starts
         if self.pad_loss not in PAD_LOSS_OPTIONS:
             raise ValueError(f"pad_loss={self.pad_loss!r} is unknown; choose one of {', '.join(PAD_LOSS_OPTIONS)}")
-        if not 0 <= self.caption_dropout < 1:
-            raise ValueError(f"caption_dropout={self.caption_dropout} must be at least 0 and below 1")
+        for name in ("bpe_dropout", "caption_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
+        if not 0 <= self.text_weight <= 1:
+            raise ValueError(f"text_weight={self.text_weight} must lie between 0 and 1; the image loss has the rest")
         DecodingConfig(guidance=self.guidance, temperature=self.sampling_temperature)  # reject what sampling would
         if self.guidance != 1 and not self.caption_dropout:
             raise ValueError(f"guidance={self.guidance} needs training with dropped captions: set caption_dropout=0.1")
@@ -124,12 +127,15 @@ class TransformerStage:
             grid=grid,
         )
         self.image_tokens = get_image_tokens(config.image_targets)
+        # raise for settings that do not work before all images are encoded, which may take hours
+        for split in config.also_validate:
+            open_held_out(data, split)
+        with torch.device("meta"):
+            Transformer(model)
         self.cache = self._open_cache(context)
         self._held_out: dict[str, list[TokenizedBatch]] = {}  # validation batches by split, encoded once
         # mean number of text targets in a micro-batch of this update, over all ranks; None: no update has begun
         self._mean_text_targets: Tensor | None = None
-        for split in config.also_validate:
-            open_held_out(data, split)  # raise for an unknown or empty split before training starts
         self.transformer = Transformer(model)
         self.model = self.transformer.to(context.device)
 
@@ -185,7 +191,7 @@ class TransformerStage:
         """Write a checkpoint; its meta has the dVAE's path and digest, and the default settings of sampling."""
         assert isinstance(model, Transformer)
         dvae = dvae_record(self.dvae_folder, folder)
-        meta = self.data.add_provenance(meta) | {"dvae": dvae} | asdict(self.config.sampling_defaults)
+        meta = self.data.add_provenance(meta, folder) | {"dvae": dvae} | asdict(self.config.sampling_defaults)
         model.save(folder, meta, self.tokenizer)
 
     def _held_out_nll(self, model: nn.Module, split: str) -> tuple[float, float]:

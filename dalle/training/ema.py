@@ -117,18 +117,21 @@ class EMA:
         """
         is_main_process = distributed.is_main_process()
         if self._sharded:
-            model = self._gathered(torch.device("cpu" if is_main_process else "meta"))
+            model = self._gathered(torch.device("cpu" if is_main_process else "meta"), copied)
             return model.cpu() if is_main_process else None
         if not is_main_process:
             return None
         return copy_model_to_host(self.model) if copied else self.model
 
-    def _gathered(self, device: torch.device | None = None) -> nn.Module:
-        """Return a copy of the model with the averages of all shards. Each is moved to `device`, None to keep it."""
+    def _gathered(self, device: torch.device | None = None, copied: bool = False) -> nn.Module:
+        """Return a copy of the model with the averages of all shards. Each is moved to `device`, None to keep it.
+
+        copied: share no memory with the averages, as the shards of groups of one rank would.
+        """
         model = copy.deepcopy(self.model)
         whole = {}
         for (name, parameter), average in zip(model.named_parameters(), self._averages, strict=True):
-            whole[name] = gather(average.detach()).reshape(parameter.shape).to(device)
+            whole[name] = gather(average.detach()).reshape(parameter.shape).to(device, copy=copied)
         model.load_state_dict(whole, strict=False, assign=True)  # not strict: buffers are there already
         return model
 

@@ -113,7 +113,9 @@ class Trainer:
                 if stopping:
                     where = f"step {state.step} of {config.steps}, saved in {self.run.folder}"
                     signum = request.signum or signal.SIGTERM  # another rank received the signal
-                    raise Interrupted(f"stopped at {where}: run the same command again to resume", signum)
+                    raise Interrupted(
+                        f"stopped at {where}: run the same command again, without resume=false, to resume", signum
+                    )
                 if finished:
                     return
 

@@ -33,10 +33,10 @@ class PlateauConfig:
     patience: int = 3  # windows without improvement to wait for
 
     def __post_init__(self) -> None:
-        if self.max_reductions < 0 or self.window < 1 or self.patience < 0:
+        if self.max_reductions < 0 or self.window < 1 or self.patience < 0 or self.threshold < 0:
             raise ValueError(
-                f"optimizer.plateau needs max_reductions >= 0, window >= 1 and patience >= 0, not "
-                f"{self.max_reductions}, {self.window} and {self.patience}"
+                f"optimizer.plateau needs max_reductions >= 0, window >= 1, patience >= 0 and threshold >= 0, not "
+                f"{self.max_reductions}, {self.window}, {self.patience} and {self.threshold}"
             )
 
 
@@ -133,9 +133,9 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, precision: str = 
 
 
 def set_product_precision(optimizer: torch.optim.Optimizer, precision: str) -> None:
-    """Compute Muon's products as the forward pass in `precision`; other parameters have none.
+    """Compute Muon's products on a CPU as the forward pass in `precision`; on a GPU they are in bfloat16.
 
-    A resumed run keeps the precision that it began with, also on a machine where it would choose another.
+    A run that is resumed on a CPU keeps the precision that it began with, also where it would choose another.
     """
     for group in optimizer.param_groups:
         if "orthogonal_parts" in group:

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ def meta_of(data=DATA):
 
 def test_stage_records_its_training_data():
     data_module = DataModule(DATA, DVAEStageConfig(batch_size=2, workers=0), StageContext(0, torch.device("cpu")))
-    meta = json.loads(json.dumps(data_module.add_provenance({"step": 1})))
+    meta = json.loads(json.dumps(data_module.add_provenance({"step": 1}, Path())))
     assert meta["step"] == 1
     assert meta["data"]["train"] == 5
     assert {split: told["records"] for split, told in meta["records"].items()} == {"train": 5, "val": 3}

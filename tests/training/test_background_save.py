@@ -48,15 +48,20 @@ distributed.destroy_process_group()
 """
 
 
+SHARDED = (("fsdp", None), ("hsdp", 1))  # a gathered shard of a group of one rank shares memory with the run's
+
+
 def launch(function: str, folder: Path) -> None:
     (folder / "rank.py").write_text(RANK)
     torchrun(2, folder / "rank.py", function, folder, search=(Path(__file__).parent,))
 
 
 def train_sharded(folder: Path) -> None:
-    for background in (False, True):
-        config = replace(FULL, async_save=background, batch_size=16)
-        fit(folder / str(background), config, BlockStage(config), mesh=init_mesh("fsdp", None, CPU))
+    for mode, size in SHARDED:
+        mesh = init_mesh(mode, size, CPU)
+        for background in (False, True):
+            config = replace(FULL, async_save=background, batch_size=16)
+            fit(folder / mode / str(background), config, BlockStage(config), mesh=mesh)
 
 
 def fail_on_one_rank(folder: Path) -> None:
@@ -195,7 +200,7 @@ def test_rank_that_writes_nothing_keeps_no_copies(tmp_path, monkeypatch):
 
     average = trainer.state.ema.model
     monkeypatch.setattr(trainer.state.ema, "_sharded", True)
-    monkeypatch.setattr(trainer.state.ema, "_gathered", lambda _: noted(copy.deepcopy(average)))
+    monkeypatch.setattr(trainer.state.ema, "_gathered", lambda *_: noted(copy.deepcopy(average)))
     monkeypatch.setattr(trainer.state.reducer, "state_dict", lambda: {"error.x": noted(torch.ones(3))})
     in_flight: list[Callable[[], None]] = []
     monkeypatch.setattr(trainer.saver, "run", in_flight.append)
@@ -222,7 +227,8 @@ def test_copy_of_a_model_shares_no_memory():
 @pytest.mark.slow
 def test_sharded_run_has_the_bits_of_one_that_saves_at_once(tmp_path):
     launch("train_sharded", tmp_path)
-    assert everything(tmp_path / "True") == everything(tmp_path / "False")
+    for mode, _ in SHARDED:
+        assert everything(tmp_path / mode / "True") == everything(tmp_path / mode / "False")
 
 
 @pytest.mark.slow

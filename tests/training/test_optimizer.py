@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from dalle.stages.dvae import DVAEStageConfig
 from dalle.stages.transformer import TransformerStageConfig
 from dalle.training.optimizer import OptimizerConfig, PlateauConfig, ReduceOnPlateau, build_optimizer
 from dalle.training.schedules import Schedule
@@ -42,6 +43,26 @@ def test_learning_rate_warmup_then_schedule():
 def test_settings_that_would_train_in_the_wrong_direction_raise(settings, named):
     with pytest.raises(ValueError, match=re.escape(named)):
         OptimizerConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("config", "settings", "named"),
+    [
+        (PlateauConfig, {"threshold": -3.0}, "threshold >= 0, not 0, 5000, 3 and -3.0"),
+        (TransformerStageConfig, {"text_weight": 8.0}, "text_weight=8.0 must lie between 0 and 1"),
+        (TransformerStageConfig, {"bpe_dropout": 1.5}, "bpe_dropout=1.5 must be at least 0"),
+        (TransformerStageConfig, {"precision": "fp16"}, "precision=fp16 is unknown; choose auto, float32"),
+        (
+            DVAEStageConfig,
+            {"temperature": Schedule("cosine", 1.0, 0.0, 10)},
+            "temperature from 1.0 to 0.0 must be",
+        ),
+        (DVAEStageConfig, {"commitment": -1.0}, "commitment=-1.0 must be at least 0"),
+    ],
+)
+def test_settings_that_would_reverse_a_loss_or_end_in_nan_raise(config, settings, named):
+    with pytest.raises(ValueError, match=re.escape(named)):
+        config(**settings)
 
 
 @pytest.mark.parametrize("job", ["log", "validate", "preview", "save", "keep"])
