@@ -43,6 +43,19 @@ def test_a_sharded_average_is_gathered_for_the_rank_that_saves_only(monkeypatch,
         assert all(model.state_dict()[name].equal(each) for name, each in source.state_dict().items())
 
 
+def test_a_gathered_copy_does_not_change_with_the_averages(monkeypatch):
+    """A gathered shard of a group of one rank is the shard itself."""
+    monkeypatch.setattr("dalle.training.ema.gather", lambda tensor: tensor)
+    source = nn.Linear(2, 3)
+    average = EMA(source, EMAConfig(decay=0.5, every=1), copy_without_weights(source))
+    model = average.main_process_model(copied=True)
+    before = {name: each.clone() for name, each in model.state_dict().items()}
+    source.weight.data.add_(1)
+    average.update(1)
+    assert all(each.equal(before[name]) for name, each in model.state_dict().items())
+    assert not average.main_process_model().weight.equal(model.weight)
+
+
 def test_ema_starts_at_start_step():
     source = nn.Linear(1, 1)
     average = EMA(source, EMAConfig(decay=0.5, every=25))
