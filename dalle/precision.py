@@ -18,6 +18,12 @@ BFLOAT16_CAPABILITY = (8, 0)  # compute capability of the first GPUs with bfloat
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+def check_precision(precision: str) -> None:
+    """Raise ValueError unless `precision` is "auto" or a name in `FORMATS`."""
+    if precision != "auto" and precision not in FORMATS:
+        raise ValueError(f"precision={precision} is unknown; choose auto, {', '.join(FORMATS)}")
+
+
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     """Return a context in which matrix products and convolutions use `precision`; weights stay float32."""
     return torch.autocast(device.type, FORMATS[precision], enabled=precision != "float32")

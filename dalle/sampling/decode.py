@@ -14,9 +14,10 @@ from dalle.models.transformer.model import Transformer
 from dalle.precision import without_autocast
 from dalle.sampling.cuda_graphs import decoding_step
 from dalle.sampling.decoding_choice import choose_method
+from dalle.sampling.finite import check_finite
 from dalle.sampling.guidance import append_unconditional, apply_guidance, empty_caption
 from dalle.sampling.gumbel_noise import candidate_noise_keys, gumbel_noise
-from dalle.sampling.logits_processors import check_finite, process_logits
+from dalle.sampling.logits_processors import process_logits
 from dalle.sampling.parallel_decode import DecodingCount, ParallelDecoder, window_step
 from dalle.sampling.sampling_config import DecodingConfig
 from dalle.sampling.token_guesses import TokenHistory
@@ -230,7 +231,7 @@ class TokenSampler:
         for position in range(steps):
             logits = self.step(previous if scale is None else previous.repeat(2), position)
             if position == 0:  # once, as reading the answer synchronises with the device
-                check_finite(logits)
+                check_finite(logits, "the transformer computes logits")
             if scale is not None:
                 logits = apply_guidance(logits, scale)  # (b, v)
             if any_masked[position]:

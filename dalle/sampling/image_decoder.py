@@ -10,6 +10,7 @@ from torch import Tensor
 from dalle.image_conversion import to_pil_images
 from dalle.models.decoder.model import DiffusionDecoder
 from dalle.models.dvae.model import DiscreteVAE
+from dalle.sampling.finite import check_finite
 from dalle.sampling.sampling_config import DecodingConfig
 from dalle.seeds import torch_generator
 
@@ -37,7 +38,8 @@ class ImageDecoder:
             batch = tokens[start : start + BATCH_SIZE].to(device)
             noise = self.noise(batch, candidates[start : start + BATCH_SIZE]).to(device)
             pixels = self.model.decode(dvae, batch, noise, self.config.decoder_steps, self.precision)
-            images += to_pil_images(checked(pixels, "the diffusion decoder"))
+            check_finite(pixels, "the diffusion decoder decodes pixels")
+            images += to_pil_images(pixels)
         return images
 
     def noise(self, tokens: Tensor, candidates: Sequence[int]) -> Tensor:
@@ -58,18 +60,10 @@ def decode_images(dvae: DiscreteVAE, tokens: Tensor) -> list[Image.Image]:
     device = next(dvae.parameters()).device
     images: list[Image.Image] = []
     for batch in tokens.split(BATCH_SIZE):
-        images += to_pil_images(checked(dvae.decode(batch.to(device)), "the dVAE"))
+        pixels = dvae.decode(batch.to(device))
+        check_finite(pixels, "the dVAE decodes pixels")
+        images += to_pil_images(pixels)
     return images
-
-
-def checked(pixels: Tensor, model: str) -> Tensor:
-    """Return the pixels that a model decoded. Raises ValueError if some are NaN or infinite."""
-    if not pixels.isfinite().all():
-        raise ValueError(
-            f"{model} decodes pixels that are NaN or infinite: its weights are damaged, or its training diverged; use "
-            "another checkpoint"
-        )
-    return pixels
 
 
 def check_decoder(decoder: DiffusionDecoder, dvae: DiscreteVAE, grid: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Logits processors: temperature, top-k, top-p and min-p, as pure functions; a check of the logits before them."""
+"""Logits processors: temperature, top-k, top-p and min-p, as pure functions."""
 
 import math
 
@@ -33,15 +33,6 @@ def min_p(logits: Tensor, share: float) -> Tensor:
     """
     lowest = logits.amax(dim=-1, keepdim=True) + math.log(share)
     return logits.masked_fill(logits < lowest, -torch.inf)
-
-
-def check_finite(logits: Tensor) -> None:
-    """Raise ValueError if logits are NaN or infinite: an argmax would return a token all the same."""
-    if not logits.isfinite().all():
-        raise ValueError(
-            "the transformer computes logits that are NaN or infinite: its weights are damaged, or its training "
-            "diverged; use another checkpoint"
-        )
 
 
 def process_logits(logits: Tensor, config: DecodingConfig) -> Tensor:

@@ -19,9 +19,10 @@ from torch import Tensor
 from dalle.models.transformer.kv_cache import PrefixCache
 from dalle.models.transformer.model import Transformer
 from dalle.models.transformer.sequence import SequenceLayout
+from dalle.sampling.finite import check_finite
 from dalle.sampling.guidance import apply_guidance
 from dalle.sampling.gumbel_noise import gumbel_noise
-from dalle.sampling.logits_processors import check_finite, process_logits
+from dalle.sampling.logits_processors import process_logits
 from dalle.sampling.sampling_config import DecodingConfig
 from dalle.sampling.token_guesses import GUESSES, Context, TokenHistory
 
@@ -113,7 +114,8 @@ class ParallelDecoder:
             inside = (positions < steps) & (starts < steps).unsqueeze(1)
             logits = self._logits(self._previous(images, positions), begins)
             if not checked:
-                check_finite(logits[:, 0])  # of given tokens; those after them are guesses
+                # of given tokens; those after them are guesses
+                check_finite(logits[:, 0], "the transformer computes logits")
                 checked = True
             window_noise = noise[rows.unsqueeze(1), positions % size]
             outputs = (process_logits(logits.flatten(0, 1), self.config) + window_noise.flatten(0, 1)).argmax(dim=-1)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dalle.models.transformer.model import Transformer
 from dalle.models.transformer.sequence import SequenceLayout
+from dalle.sampling.finite import check_finite
 from dalle.sampling.guidance import empty_caption
 from dalle.sampling.likelihood import image_log_likelihood, pointwise_mutual_information
 from dalle.sampling.sampling_config import MIXTURE, RerankConfig
@@ -125,11 +126,7 @@ class Reranker:
         """
         scores = {name: score(candidates) for name, score in self.score_functions.items()}
         for name, values in scores.items():
-            if not values.isfinite().all():
-                raise ValueError(
-                    f"scores of rerank={name} are NaN or infinite: the weights of the model that computes them are "
-                    "damaged, or its training diverged; use another checkpoint"
-                )
+            check_finite(values, f"the model of rerank={name} computes scores")
         if list(self.weights.values()) == [1.0]:  # ranked by one score: standardising it would change no rank
             return scores
         weighted = [self.weights[name] * standardise(each) for name, each in scores.items()]

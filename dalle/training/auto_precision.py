@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from dalle.precision import FORMATS, has_amx, has_bfloat16
+from dalle.precision import check_precision, has_amx, has_bfloat16
 
 # below this size, casting weights and activations costs more time than bfloat16 saves (benchmarks/precision.py)
 MIN_PARAMETERS_FOR_BFLOAT16 = 100_000  # parameters
@@ -27,8 +27,7 @@ def choose_precision(precision: str, model: nn.Module, device: torch.device) -> 
         ValueError: an unknown precision.
     """
     if precision != "auto":
-        if precision not in FORMATS:
-            raise ValueError(f"precision={precision} is unknown; choose auto, {', '.join(FORMATS)}")
+        check_precision(precision)
         return Precision(precision, "set by the config")
     if device.type == "cuda":
         if has_bfloat16(device):

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dalle.precision import FORMATS
+from dalle.precision import check_precision
 from dalle.training.ema import EMAConfig
 from dalle.training.flops import ImageCost
 from dalle.training.optimizer import OptimizerConfig
@@ -73,8 +73,7 @@ class StageConfig:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0; 0 turns it off")
         if len(self.profile_steps) != 2 or not 1 <= self.profile_steps[0] <= self.profile_steps[1]:
             raise ValueError(f"profile_steps={list(self.profile_steps)} must be two updates in order, from 1 on")
-        if self.precision != "auto" and self.precision not in FORMATS:
-            raise ValueError(f"precision={self.precision} is unknown; choose auto, {', '.join(FORMATS)}")
+        check_precision(self.precision)
         if self.parameters not in PARAMETERS:
             raise ValueError(f"parameters={self.parameters} is unknown; choose one of {', '.join(PARAMETERS)}")
         if self.parameters == "bfloat16" and self.precision not in ("auto", "bfloat16"):

@@ -110,7 +110,9 @@ def test_scores_that_are_not_finite_are_refused(value):
     """NaN would rank first, and standardised scores of one infinite score are all NaN."""
     score_functions = {"clip": given(0.1, value, 0.2), "image_likelihood": given(-3.0, -4.0, -5.0)}
     for weights in ({"clip": 1.0}, {"image_likelihood": 1.0, "clip": 0.5}):
-        with pytest.raises(ValueError, match="scores of rerank=clip are NaN or infinite: the weights of the model"):
+        with pytest.raises(
+            ValueError, match="the model of rerank=clip computes scores that are NaN or infinite: its weights"
+        ):
             Reranker({name: score_functions[name] for name in weights}, weights)(grey(1, 2, 3))
 
 
