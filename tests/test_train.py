@@ -91,6 +91,7 @@ def test_changed_settings_raise_unless_resume_is_false(train, trained):
     [
         (["world=8"], "world and card are of plans only: add plan=true"),
         (["card=h200"], "world and card are of plans only: add plan=true"),
+        (["init_strict=false"], "init_strict=false needs init, the checkpoint whose tensors are loaded"),
         (["dvae=outputs/dvae/default"], "stage=dvae needs no dVAE: leave dvae=outputs/dvae/default out"),
     ],
 )
@@ -179,6 +180,37 @@ def test_all_stages_share_a_folder_and_the_transformer_uses_the_new_dvae(train, 
     status, printed = train(*overrides)
     assert status == 2
     assert "transformer has a run with other settings: dvae was" in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["stage.accumulate=3"], "batch_size=4 does not divide into 1 ranks x 3 micro-batches"),
+        (["data=folder", "data.path=nowhere"], "nowhere"),
+    ],
+)
+def test_starting_over_with_settings_that_do_not_work_renames_nothing(train, trained, options, message):
+    status, printed = train(*DVAE, *options, "resume=false")
+    assert (status, message in printed) == (2, True), printed
+    assert [path.name for path in trained.parent.iterdir()] == ["default"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["stage.transformer.accumulate=3"], "batch_size=4 does not divide into 1 ranks x 3 micro-batches"),
+        (["stage.transformer.model.heads=3"], "heads"),
+        (["stage.clip.model.text_heads=3"], "heads"),
+        (["stage.transformer.also_validate=[other]"], "other"),
+    ],
+)
+def test_all_stages_are_checked_before_the_first_is_trained(train, tmp_path, options, message):
+    overrides = [*COMMON, "stage=all"]
+    for stage, model in MODELS.items():
+        overrides += tiny(f"stage.{stage}", model)
+    status, printed = train(*overrides, *options)
+    assert (status, message in printed) == (2, True), printed
+    assert not list((tmp_path / "outputs").rglob("config.yaml"))
 
 
 def test_unused_dvae_setting_raises(train):

@@ -16,10 +16,10 @@ from dalle.cli.train_config import TrainConfig
 from dalle.cli.train_inputs import check_init, dvae_folder, open_init, tokens_folder
 from dalle.data import open_source
 from dalle.planning.cards import find_card
-from dalle.planning.plan import Planner, check_fits, report
+from dalle.planning.plan import MODELS, Planner, check_fits, model_config, report
 from dalle.seeds import seed_global_generators
 from dalle.stages import ALL_STAGES, STAGES
-from dalle.stages.data_module import StageContext
+from dalle.stages.data_module import StageContext, open_held_out
 from dalle.stages.initial_weights import TRAINED_ON_TOKENS, Init, load_init
 from dalle.training import state_files
 from dalle.training.cpu import configure_cpu
@@ -49,7 +49,8 @@ def train_stages(config: TrainConfig, device: torch.device, mesh: DeviceMesh | N
     check_init(runs)
     if len(runs) > 1:
         check_dvae_unchanged(runs)
-        check_captions(runs)
+    if len(runs) > 1 or not config.resume:
+        check_stages(runs)
     if not config.resume:
         start_over(runs)
     for stage_config, folder in runs:
@@ -105,11 +106,23 @@ def check_dvae_unchanged(runs: list[tuple[TrainConfig, Path]]) -> None:
         )
 
 
-def check_captions(runs: list[tuple[TrainConfig, Path]]) -> None:
-    """Raise ValueError if data.allow_missing_captions leaves CLIP without data, before the dVAE is trained."""
+def check_stages(runs: list[tuple[TrainConfig, Path]]) -> None:
+    """Raise ValueError for settings with which a stage cannot be trained, before any is trained or renamed.
+
+    Checks batch sizes, model sizes, and that the data set has the splits and captions that the stages need.
+    """
+    splits = {"train": None, "val": None}  # a dict, for its order
     for config, _ in runs:
-        if config.stage.name == "clip" and getattr(config.data, "allow_missing_captions", False):
-            open_source(replace(config.data, allow_missing_captions=False), "train")
+        stage = config.stage
+        stage.micro_batch_size(distributed.get_world_size())
+        with torch.device("meta"):
+            MODELS[stage.name](model_config(stage, config.data.image_size))
+        splits |= dict.fromkeys(getattr(stage, "also_validate", ()))
+    data = runs[0][0].data
+    if len(runs) > 1 and getattr(data, "allow_missing_captions", False):  # CLIP has no use for images without captions
+        data = replace(data, allow_missing_captions=False)
+    for split in splits:
+        open_source(data, split) if split == "train" else open_held_out(data, split)
 
 
 def start_over(runs: list[tuple[TrainConfig, Path]]) -> None:

@@ -49,6 +49,12 @@ class TrainConfig:
         check_mode(self.distributed, self.shard_size)
         if not self.plan and (self.world, self.card) != (TrainConfig.world, TrainConfig.card):
             raise ValueError("world and card are of plans only: add plan=true, or leave them out to train")
+        if self.init is None and not self.init_strict:
+            raise ValueError("init_strict=false needs init, the checkpoint whose tensors are loaded")
+        if self.ablation is not None and self.run != TrainConfig.run:
+            raise ValueError(
+                f"run={self.run} has no effect on an ablation, whose runs are named by their settings: leave it out"
+            )
         if self.ablation is not None and self.size in EXPERIMENT_SIZES:
             raise ValueError(
                 f"size={self.size} is a size of experiment=drawings; an ablation has laptop, small, base and paper"

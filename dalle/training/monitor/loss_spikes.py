@@ -116,16 +116,18 @@ class LossSpikes:
         found: list[Spike] = []
         if not updates or not distributed.is_main_process():
             return found
+        reported = self.reported.copy()
         values = torch.stack([torch.stack([each.loss.float(), each.gradient_norm.float()]) for each in updates])
         for update, (loss, norm) in zip(updates, values.tolist(), strict=True):
             running = self.running.mean, math.sqrt(self.running.variance)
             spike = Spike(update.step, loss, norm, *running)
-            if self.running.is_spike(loss, norm) and self.reported[spike.kind] < MAX_REPORTS:
-                self.reported[spike.kind] += 1
+            if self.running.is_spike(loss, norm) and reported[spike.kind] < MAX_REPORTS:
+                reported[spike.kind] += 1
                 found.append(spike)
         return found
 
     def _write(self, spike: Spike, keys: Sequence[str]) -> None:
+        self.reported[spike.kind] += 1
         numbers = {name: value if math.isfinite(value) else None for name, value in spike._asdict().items()}
         try:
             with self.path.open("a", encoding="utf-8") as file:
