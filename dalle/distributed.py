@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -20,11 +21,15 @@ from dalle.precision import use_deterministic_algorithms, use_exact_float32
 T = TypeVar("T")
 
 
-def init_process_group(device: str = "auto", deterministic: bool = False) -> torch.device:
+def init_process_group(
+    device: str = "auto", deterministic: bool = False, timeout_minutes: float | None = None
+) -> torch.device:
     """Initialise the process group, if torchrun started this process, and return this rank's device.
 
     "auto" is this rank's GPU if there is one, else the CPU. Disables TF32 on GPUs, and with `deterministic` enables
     deterministic algorithms. Raises ValueError for a device that does not exist, or that all ranks would share.
+
+    timeout_minutes: a rank that waits longer for the others in a collective fails; None: torch's default, 30.
     """
     use_exact_float32()
     if deterministic:
@@ -35,7 +40,8 @@ def init_process_group(device: str = "auto", deterministic: bool = False) -> tor
     launched = int(os.environ.get("WORLD_SIZE", 1)) > 1 or dist.is_torchelastic_launched()
     if launched and not dist.is_initialized():
         # gloo in addition to nccl: small values can be exchanged without synchronising with the GPU
-        dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+        timeout = None if timeout_minutes is None else timedelta(minutes=timeout_minutes)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", timeout=timeout)
     return chosen
 
 

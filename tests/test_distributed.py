@@ -214,6 +214,29 @@ def test_run_of_two_ranks_resumes_on_one(two_ranks, tmp_path):
         assert torch.allclose(one, other, atol=1e-5)
 
 
+def test_a_rank_waits_for_the_others_no_longer_than_the_timeout(tmp_path):
+    script = tmp_path / "rank.py"
+    script.write_text(
+        """
+import sys, time
+from pathlib import Path
+import pytest
+from dalle import distributed
+
+distributed.init_process_group("cpu", timeout_minutes=1 / 60)
+failed = Path(sys.argv[1])
+if distributed.get_rank() == 0:
+    with pytest.raises(RuntimeError, match="(?i)timed out"):
+        distributed.barrier()
+    failed.touch()
+else:  # does not come
+    while not failed.exists():
+        time.sleep(0.02)
+"""
+    )
+    torchrun(2, script, tmp_path / "failed")
+
+
 def test_single_process_needs_no_collectives():
     assert (distributed.get_rank(), distributed.get_world_size(), distributed.is_main_process()) == (0, 1, True)
     assert distributed.broadcast_object("x") == "x"

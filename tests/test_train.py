@@ -91,6 +91,7 @@ def test_changed_settings_raise_unless_resume_is_false(train, trained):
     [
         (["world=8"], "world and card are of plans only: add plan=true"),
         (["card=h200"], "world and card are of plans only: add plan=true"),
+        (["timeout_minutes=0"], "timeout_minutes=0.0 must be above 0"),
         (["init_strict=false"], "init_strict=false needs init, the checkpoint whose tensors are loaded"),
         (["dvae=outputs/dvae/default"], "stage=dvae needs no dVAE: leave dvae=outputs/dvae/default out"),
     ],

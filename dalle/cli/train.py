@@ -34,7 +34,7 @@ def main(config: TrainConfig) -> None:
     if config.plan:
         print_plans(config)
         return
-    device = distributed.init_process_group(config.device, config.deterministic)
+    device = distributed.init_process_group(config.device, config.deterministic, config.timeout_minutes)
     try:
         mesh = init_mesh(config.distributed, config.shard_size, device)
         with configure_cpu(device):

@@ -38,6 +38,8 @@ class TrainConfig:
     # hsdp: they are sharded over groups of ranks
     distributed: str = "ddp"
     shard_size: int | None = None  # hsdp: ranks over which a model is sharded; null: those of one machine
+    # minutes that a rank waits for the others before the run fails; raise it if one rank reads the data for longer
+    timeout_minutes: float = 30.0
     plan: bool = False  # print memory, communication and time of this run on `world` cards, and train nothing
     world: int = 1  # number of cards of a plan, one for each rank
     card: str = "h100"  # kind of the cards of a plan: v100 | a100 | h100 | h200 | b200
@@ -49,6 +51,8 @@ class TrainConfig:
         check_mode(self.distributed, self.shard_size)
         if not self.plan and (self.world, self.card) != (TrainConfig.world, TrainConfig.card):
             raise ValueError("world and card are of plans only: add plan=true, or leave them out to train")
+        if not 0 < self.timeout_minutes < 1e6:
+            raise ValueError(f"timeout_minutes={self.timeout_minutes} must be above 0 and below a million")
         if self.init is None and not self.init_strict:
             raise ValueError("init_strict=false needs init, the checkpoint whose tensors are loaded")
         if self.ablation is not None and self.run != TrainConfig.run:
