@@ -132,6 +132,18 @@ def _convert_former_names(kind: str, config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
+def load_config(folder: str | Path, kind: str, schema: type) -> Any:
+    """Load the config, a dataclass `schema`, of the model in `folder`, validated by type and range.
+
+    Raises CheckpointError for an invalid one.
+    """
+    written, _ = read_config(folder, kind)
+    try:
+        return config_from_json(schema, written, str(Path(folder) / CONFIG))
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+
+
 def load_model(folder: str | Path, kind: str, schema: type, build: Callable[[Any], Model]) -> Model:
     """Load the model in `folder` in eval mode; `build` creates it from its config, a dataclass `schema`.
 
@@ -140,12 +152,8 @@ def load_model(folder: str | Path, kind: str, schema: type, build: Callable[[Any
     alone, and are limited by `MAX_POSITIONS` of the transformer. `schema.infer_sizes` infers sizes from the shapes.
     Raises CheckpointError for an invalid checkpoint.
     """
-    written, _ = read_config(folder, kind)
+    config = load_config(folder, kind, schema)
     path = Path(folder) / CONFIG
-    try:
-        config = config_from_json(schema, written, str(path))
-    except ValueError as error:
-        raise CheckpointError(str(error)) from error
     weights = weights_path(folder)
     try:
         sizes = schema.infer_sizes(read_weights_shapes(folder))

@@ -79,6 +79,11 @@ def compose(name: str, overrides: Sequence[str] = ()) -> Any:
     return to_object(_compose(name, overrides))
 
 
+def chosen_option(group: str) -> str:
+    """Return the option of a config group that the running command was given, or its default."""
+    return HydraConfig.get().runtime.choices[group]
+
+
 def run_name(name: str) -> str:
     """Return a run's name for its folder: `name`, and in a sweep also the overrides that differ between jobs."""
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:

@@ -13,10 +13,10 @@ from dalle import checkpoint, distributed
 from dalle.checkpoint import CheckpointError
 from dalle.cli.config import command, run_name
 from dalle.cli.train_config import TrainConfig
-from dalle.cli.train_inputs import check_init, dvae_folder, open_init, tokens_folder
+from dalle.cli.train_inputs import check_init, dvae_folder, open_init, tokens_folder, with_model_sizes
+from dalle.cli.train_plan import print_plans
 from dalle.data import open_source
-from dalle.planning.cards import find_card
-from dalle.planning.plan import MODELS, Planner, check_fits, model_config, report
+from dalle.planning.plan import MODELS
 from dalle.seeds import seed_global_generators
 from dalle.stages import ALL_STAGES, STAGES
 from dalle.stages.data_module import StageContext, open_held_out
@@ -32,7 +32,7 @@ from dalle.training.sharding import init_mesh
 @command("train")
 def main(config: TrainConfig) -> None:
     if config.plan:
-        print_plans(config)
+        print_plans(plan_runs(config))
         return
     device = distributed.init_process_group(config.device, config.deterministic, config.timeout_minutes)
     try:
@@ -112,11 +112,11 @@ def check_stages(runs: list[tuple[TrainConfig, Path]]) -> None:
     Checks batch sizes, model sizes, and that the data set has the splits and captions that the stages need.
     """
     splits = {"train": None, "val": None}  # a dict, for its order
-    for config, _ in runs:
-        stage = config.stage
+    for config, folder in runs:
+        stage = with_model_sizes(config, folder, runs)
         stage.micro_batch_size(distributed.get_world_size())
         with torch.device("meta"):
-            MODELS[stage.name](model_config(stage, config.data.image_size))
+            MODELS[stage.name](stage.model)
         splits |= dict.fromkeys(getattr(stage, "also_validate", ()))
     data = runs[0][0].data
     if len(runs) > 1 and getattr(data, "allow_missing_captions", False):  # CLIP has no use for images without captions
@@ -188,16 +188,6 @@ def run_config(config: TrainConfig, init: Init | None) -> dict[str, Any]:
 def default_config(config: TrainConfig) -> dict[str, Any]:
     """Return the default values of the stage and data settings in `run_config`."""
     return {"stage": defaults_of(type(config.stage)), "data": defaults_of(type(config.data))}
-
-
-def print_plans(config: TrainConfig) -> None:
-    """Print the plan of each stage. Raises ValueError for one that does not fit, with a change that makes it fit."""
-    card = find_card(config.card)
-    for run, _ in plan_runs(config):
-        planner = Planner(run.data.image_size, run.world, card, run.shard_size)
-        plan = planner.plan(run.stage, run.distributed)
-        print(f"{run.stage.name}: {report(plan)}")
-        check_fits(plan, planner.changes(run.stage, run.distributed))
 
 
 def print_once(text: str) -> None:

@@ -1,10 +1,15 @@
 """Inputs of a training run beside its data: the checkpoint of init=, that of the dVAE, and the token cache."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from dalle import checkpoint
 from dalle.bundled import checkpoint_folder
 from dalle.checkpoint import CheckpointError
+from dalle.cli.config import chosen_option, compose
 from dalle.cli.train_config import TrainConfig
+from dalle.models.dvae.config import DVAEConfig
 from dalle.sampling.components import find_components
 from dalle.stages.initial_weights import TRAINED_ON_TOKENS, Init, check_dvae, check_settings, find_init
 
@@ -26,6 +31,26 @@ def check_init(runs: list[tuple[TrainConfig, Path]]) -> None:
             # with stage=all, the run's dVAE is not trained yet; it starts from the one next to the transformer
             dvae = dvae_folder(config, init) if len(runs) == 1 else init.path.with_name("dvae")
             check_dvae(init, Path(dvae or ""))
+
+
+def with_model_sizes(config: TrainConfig, folder: Path, runs: list[tuple[TrainConfig, Path]]) -> Any:
+    """Return the stage of the run in `folder`, one of `runs`, with the sizes that its model gets in training.
+
+    Codes and grid are those of the dVAE that another one of `runs` trains, of the checkpoint that is loaded, or without
+    one of the preset's. The captions' vocabulary is the largest that the tokenizer may have.
+    """
+    dvae = find_dvae_config(config, folder, runs) if config.stage.name in TRAINED_ON_TOKENS else None
+    return replace(config.stage, model=config.stage.model_for(config.data.image_size, dvae))
+
+
+def find_dvae_config(config: TrainConfig, folder: Path, runs: list[tuple[TrainConfig, Path]]) -> DVAEConfig:
+    """Return the config of the dVAE whose tokens the run in `folder` is trained on, see `with_model_sizes`."""
+    for other, _ in runs:
+        if other.stage.name == "dvae":
+            return other.stage.model
+    if (path := dvae_folder(config, open_init(config, folder))) is not None:
+        return checkpoint.load_config(path, "dvae", DVAEConfig)
+    return compose("train", ["stage=dvae", f"preset={chosen_option('preset')}"]).stage.model
 
 
 def dvae_folder(config: TrainConfig, init: Init | None) -> str | None:

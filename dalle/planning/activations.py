@@ -36,6 +36,7 @@ def forward_cost(
     """Count what a forward pass of `images` images saves and computes on a GPU, with the hooks that `config` asks for.
 
     build: builds the model; it is called on the meta device.
+    image_size: side of the images of the dVAE and the decoder in pixels; other models' configs have it.
     """
     with torch.device("meta"):
         model = use_dense_masks(build())  # as on a GPU, though the fake tensors are a CPU's
@@ -67,15 +68,17 @@ def run_forward(model: nn.Module, images: int, image_size: int) -> object:
         config = model.config
         caption = torch.zeros(images, config.text_positions, dtype=torch.int64)
         return model(caption, torch.zeros(images, config.grid**2, dtype=torch.int64))
+    if isinstance(model, CLIP):
+        config = model.config
+        pixels = torch.zeros(images, 3, config.image_size, config.image_size)
+        return model(pixels, torch.zeros(images, config.text_positions, dtype=torch.int64))
     pixels = torch.zeros(images, 3, image_size, image_size)
     if isinstance(model, DiscreteVAE):
         return model(pixels, 1.0, None)
-    if isinstance(model, DiffusionDecoder):
-        config = model.config
-        codes = torch.zeros(images, config.code_channels, config.grid, config.grid)
-        return model(pixels, torch.zeros(images), pixels, codes)
-    assert isinstance(model, CLIP)
-    return model(pixels, torch.zeros(images, model.config.text_positions, dtype=torch.int64))
+    assert isinstance(model, DiffusionDecoder)
+    config = model.config
+    codes = torch.zeros(images, config.code_channels, config.grid, config.grid)
+    return model(pixels, torch.zeros(images), pixels, codes)
 
 
 def logits_bytes(model: nn.Module, images: int) -> int:

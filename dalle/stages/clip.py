@@ -13,6 +13,7 @@ from dalle.clip_tokenizer import CLIPTokenizer
 from dalle.data.loader import ImageBatch
 from dalle.device_transfer import to_device
 from dalle.models.clip.model import CLIP, TOKENIZERS, CLIPConfig
+from dalle.models.dvae.config import DVAEConfig
 from dalle.precision import in_float32
 from dalle.stages.data_module import CaptionedDataConfig, DataModule, StageContext
 from dalle.tokenizer import CaptionTokenizer
@@ -47,6 +48,9 @@ class CLIPStageConfig(CaptionedDataConfig):
     )
     ema: EMAConfig = field(default_factory=lambda: EMAConfig(decay=0.0))  # CLIP's paper uses no EMA
 
+    def model_for(self, image_size: int, dvae: DVAEConfig | None = None) -> CLIPConfig:
+        return replace(self.model, image_size=image_size if self.image_size is None else self.image_size)
+
 
 class CLIPStage:
     """Training stage of CLIP, see `dalle.training.stage.Stage`."""
@@ -62,7 +66,7 @@ class CLIPStage:
             data = replace(data, allow_missing_captions=False)
         self.data = DataModule(data, config, context)
         model, tokenizer = self._tokenizer(config)
-        self.clip = CLIP(replace(model, image_size=self.data.image_size), tokenizer)
+        self.clip = CLIP(model, tokenizer)
         self.model = self.clip.to(context.device)
 
     def batches(self, start: int) -> Iterator[ImageBatch]:
@@ -112,15 +116,15 @@ class CLIPStage:
 
     def _tokenizer(self, config: CLIPStageConfig) -> tuple[CLIPConfig, CaptionTokenizer | CLIPTokenizer]:
         """Load or train the tokenizer. Returns the model config with its vocabulary, and the tokenizer."""
-        init = self.data.init
+        init, model = self.data.init, config.model_for(self.data.image_size)
         if init is None or config.tokenizer is not None:
             # two ids are reserved for the start and end tokens
-            tokenizer = self.data.tokenizer(config, config.model.text_vocabulary - 2)
-            return replace(config.model, text_vocabulary=tokenizer.vocabulary + 2), tokenizer
+            tokenizer = self.data.tokenizer(config, model.text_vocabulary - 2)
+            return replace(model, text_vocabulary=tokenizer.vocabulary + 2), tokenizer
         self.data.collect_words(config)
         kept, _ = init.read_config()
         names = ("text_vocabulary", "tokenizer", "start_id", "end_id")
-        model = replace(config.model, **{name: kept[name] for name in names if name in kept})
+        model = replace(model, **{name: kept[name] for name in names if name in kept})
         return model, TOKENIZERS[model.tokenizer](init.tokenizer)
 
     def _inputs(self, batch: ImageBatch) -> tuple[Tensor, Tensor]:

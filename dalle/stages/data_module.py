@@ -22,6 +22,7 @@ from dalle.data.source import Source, UnreadableRecord
 from dalle.data.token_cache import TokenCache
 from dalle.data.transforms import inference_crop, transform_named
 from dalle.device_transfer import to_device
+from dalle.models.dvae.config import DVAEConfig
 from dalle.seeds import numpy_generator
 from dalle.stages.initial_weights import Init
 from dalle.tokenizer import CaptionTokenizer, words_of
@@ -57,6 +58,16 @@ class StageDataConfig(StageConfig):
         super().__post_init__()
         if self.validation_images < 1:
             raise ValueError(f"validation_images={self.validation_images} must be at least 1")
+
+    def model_for(self, image_size: int, dvae: DVAEConfig | None = None) -> Any:
+        """Return the config of the model that is trained on data of this image size and on the codes of `dvae`.
+
+        It is `model` with the sizes that follow from these two. The size of a tokenizer is not known here: the maximum,
+        `text_vocabulary`, remains. `dvae` is needed by models that are trained on tokens only.
+
+        Raises ValueError if the images do not divide into codes.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)

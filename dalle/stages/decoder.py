@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from dalle.data.loader import ImageBatch
 from dalle.models.decoder.flow import interpolate, stratified_times, velocity
 from dalle.models.decoder.model import Condition, DecoderConfig, DiffusionDecoder, condition_on
+from dalle.models.dvae.config import DVAEConfig
 from dalle.precision import in_float32, without_autocast
 from dalle.seeds import torch_generator
 from dalle.stages.data_module import DataModule, StageContext, StageDataConfig
-from dalle.stages.encode_dataset import token_grid_size
-from dalle.stages.frozen_dvae import dvae_record, load_frozen_dvae, require_dvae
+from dalle.stages.frozen_dvae import dvae_record, load_frozen_dvae, require_dvae, token_grid_size
 from dalle.stages.preview_grid import preview_grid
 from dalle.training.ema import EMAConfig
 from dalle.training.flops import ImageCost, forward_flops
@@ -48,6 +48,16 @@ class DecoderStageConfig(StageDataConfig):
     )
     ema: EMAConfig = field(default_factory=lambda: EMAConfig(decay=0.999))
 
+    def model_for(self, image_size: int, dvae: DVAEConfig | None = None) -> DecoderConfig:
+        assert dvae is not None
+        return replace(
+            self.model,
+            image_vocabulary=dvae.vocabulary,
+            code_channels=dvae.decoder_input,
+            code_side=dvae.downsample,
+            grid=token_grid_size(image_size, dvae),
+        )
+
 
 @dataclass(frozen=True)
 class EncodedBatch:
@@ -70,13 +80,7 @@ class DecoderStage:
         self.data = DataModule(data, config, context)
         self.dvae_folder = require_dvae(context.dvae, self.name)
         self.dvae = load_frozen_dvae(self.dvae_folder, self.data.image_size, context.device)
-        sizes = {
-            "image_vocabulary": self.dvae.vocabulary,
-            "code_channels": self.dvae.config.decoder_input,
-            "code_side": self.dvae.downsample,
-            "grid": token_grid_size(self.data.image_size, self.dvae, self.dvae_folder),
-        }
-        self.decoder = DiffusionDecoder(replace(config.model, **sizes))
+        self.decoder = DiffusionDecoder(config.model_for(self.data.image_size, self.dvae.config))
         self.model = self.decoder.to(context.device)
 
     def batches(self, start: int) -> Iterator[EncodedBatch]:

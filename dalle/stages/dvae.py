@@ -73,6 +73,9 @@ class DVAEStageConfig(StageDataConfig):
                 f"{self.restart_codes_from}, or no code is restarted; use 0 for the end of training"
             )
 
+    def model_for(self, image_size: int, dvae: DVAEConfig | None = None) -> DVAEConfig:
+        return self.model
+
     @property
     def last_temperature(self) -> float:
         """Relaxation temperature at the end of training; the schedule may be longer than the run, or constant."""

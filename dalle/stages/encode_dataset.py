@@ -26,6 +26,7 @@ from dalle.data.transforms import transform_named
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.progress import progress_bar
 from dalle.stages.data_module import pixels_of
+from dalle.stages.frozen_dvae import token_grid_size
 from dalle.stages.image_tokens import argmax
 
 
@@ -34,19 +35,6 @@ def check_crops(crops: int, transform: str) -> None:
     if crops < 1 or (transform == "none" and crops > 1):
         allowed = "1: without a transform, all crops of an image are equal" if transform == "none" else "at least 1"
         raise ValueError(f"crops={crops} must be {allowed}")
-
-
-def token_grid_size(image_size: int, dvae: DiscreteVAE, folder: Path) -> int:
-    """Return the number of tokens along each side of an image.
-
-    Raises ValueError if `image_size` is not a multiple of the dVAE's pixels per code; `folder` is named in the message.
-    """
-    if image_size % dvae.downsample:
-        raise ValueError(
-            f"images of {image_size} pixels do not divide into the codes of {folder}, which cover "
-            f"{dvae.downsample} pixels each: set data.image_size to a multiple of {dvae.downsample}"
-        )
-    return image_size // dvae.downsample
 
 
 class DatasetEncoder:
@@ -83,7 +71,7 @@ class DatasetEncoder:
         are tried again. Raises `TokenCacheMismatch` if the folder has tokens made with
         other settings, or some are still missing, and LoadingError as the loaders do.
         """
-        positions = token_grid_size(self.source.image_size, dvae, self.dvae_folder) ** 2
+        positions = token_grid_size(self.source.image_size, dvae.config, self.dvae_folder) ** 2
         metadata = {
             "data": asdict(self.data),
             "dvae": str(self.dvae_folder.resolve()),

@@ -8,6 +8,7 @@ import torch
 
 from dalle import checkpoint
 from dalle.checkpoint import CheckpointError
+from dalle.models.dvae.config import DVAEConfig
 from dalle.models.dvae.model import DiscreteVAE
 
 log = logging.getLogger(__name__)
@@ -24,14 +25,32 @@ def require_dvae(folder: Path | None, model: str) -> Path:
 
 
 def load_frozen_dvae(folder: Path, image_size: int, device: torch.device) -> DiscreteVAE:
-    """Load a dVAE without gradients. Warns if it was trained on images of another size, which is seldom intended."""
+    """Load a dVAE without gradients. Warns if it was trained on images of another size, which is seldom intended.
+
+    Raises ValueError if images of `image_size` pixels do not divide into its codes.
+    """
     _, meta = checkpoint.read_config(folder, "dvae")
     trained = meta.get("data", {}).get("image_size", image_size)
     if trained != image_size:
         log.warning(
             "the dVAE %s was trained on images of %d pixels, but data.image_size is %d", folder, trained, image_size
         )
-    return DiscreteVAE.load(folder).requires_grad_(False).to(device)
+    dvae = DiscreteVAE.load(folder).requires_grad_(False)
+    token_grid_size(image_size, dvae.config, folder)
+    return dvae.to(device)
+
+
+def token_grid_size(image_size: int, dvae: DVAEConfig, name: str | Path = "the dVAE") -> int:
+    """Return the number of tokens along each side of an image.
+
+    Raises ValueError if `image_size` is not a multiple of the dVAE's pixels per code; `name` is that of the dVAE.
+    """
+    if image_size % dvae.downsample:
+        raise ValueError(
+            f"images of {image_size} pixels do not divide into the codes of {name}, which cover "
+            f"{dvae.downsample} pixels each: set data.image_size to a multiple of {dvae.downsample}"
+        )
+    return image_size // dvae.downsample
 
 
 def dvae_record(dvae: Path, folder: Path) -> dict[str, str]:

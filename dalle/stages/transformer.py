@@ -14,6 +14,7 @@ from dalle import distributed
 from dalle.data.collate import ImageBatch, TokenBatch
 from dalle.data.token_cache import TokenCache, is_cache
 from dalle.device_transfer import to_device
+from dalle.models.dvae.config import DVAEConfig
 from dalle.models.linear_cross_entropy import IGNORED
 from dalle.models.transformer.model import Targets, TokenLosses, Transformer, TransformerConfig
 from dalle.models.transformer.sequence import PAD, PAD_LOSS_OPTIONS
@@ -22,8 +23,8 @@ from dalle.sampling.pipeline import DALLE
 from dalle.sampling.sampling_config import DEFAULT_SCORES, DecodingConfig, SamplingConfig
 from dalle.sampling.sampling_defaults import SamplingDefaults
 from dalle.stages.data_module import CaptionedDataConfig, DataModule, StageContext, open_held_out
-from dalle.stages.encode_dataset import DatasetEncoder, check_crops, token_grid_size
-from dalle.stages.frozen_dvae import dvae_record, load_frozen_dvae, require_dvae
+from dalle.stages.encode_dataset import DatasetEncoder, check_crops
+from dalle.stages.frozen_dvae import dvae_record, load_frozen_dvae, require_dvae, token_grid_size
 from dalle.stages.image_tokens import ImageTokens, argmax, get_image_tokens
 from dalle.training.ema import EMAConfig
 from dalle.training.flops import ImageCost, forward_flops
@@ -92,6 +93,10 @@ class TransformerStageConfig(CaptionedDataConfig):
                 f"crops={self.crops} caches argmax tokens, so image_targets={self.image_targets} needs crops=0"
             )
 
+    def model_for(self, image_size: int, dvae: DVAEConfig | None = None) -> TransformerConfig:
+        assert dvae is not None
+        return replace(self.model, image_vocabulary=dvae.vocabulary, grid=token_grid_size(image_size, dvae))
+
     @property
     def sampling_defaults(self) -> SamplingDefaults:
         return SamplingDefaults(self.caption_dropout, self.guidance, self.sampling_temperature, self.sampling_rerank)
@@ -118,14 +123,9 @@ class TransformerStage:
         self.data = DataModule(data, config, context)
         self.dvae_folder = require_dvae(context.dvae, self.name)
         self.dvae = load_frozen_dvae(self.dvae_folder, self.data.image_size, context.device)
-        grid = token_grid_size(self.data.image_size, self.dvae, self.dvae_folder)
         self.tokenizer = self.data.tokenizer(config, config.model.text_vocabulary)
-        model = replace(
-            config.model,
-            text_vocabulary=self.tokenizer.vocabulary,
-            image_vocabulary=self.dvae.vocabulary,
-            grid=grid,
-        )
+        model = config.model_for(self.data.image_size, self.dvae.config)
+        model = replace(model, text_vocabulary=self.tokenizer.vocabulary)
         self.image_tokens = get_image_tokens(config.image_targets)
         # raise for settings that do not work before all images are encoded, which may take hours
         for split in config.also_validate:

@@ -1,0 +1,20 @@
+"""Plans of train.py (plan=true)."""
+
+from pathlib import Path
+
+from dalle.cli.train_config import TrainConfig
+from dalle.cli.train_inputs import with_model_sizes
+from dalle.planning.cards import find_card
+from dalle.planning.changes import changes, check_fits
+from dalle.planning.plan import Planner
+from dalle.planning.report import report
+
+
+def print_plans(runs: list[tuple[TrainConfig, Path]]) -> None:
+    """Print the plan of each stage. Raises ValueError for one that does not fit, with a change that makes it fit."""
+    for run, folder in runs:
+        stage = with_model_sizes(run, folder, runs)
+        planner = Planner(run.data.image_size, run.world, find_card(run.card), run.shard_size)
+        plan = planner.plan(stage, run.distributed)
+        print(f"{stage.name}: {report(plan)}")
+        check_fits(plan, changes(planner, stage, run.distributed))

@@ -1,0 +1,102 @@
+"""Changes of settings that make a run fit its cards, cheapest first."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from dalle.models.blocks import TransformerBlock
+from dalle.planning.cards import GIGABYTE
+from dalle.planning.plan import MODELS, Plan, Planner, precision_of
+
+MAX_ACCUMULATE = 64
+
+
+def check_fits(plan: Plan, alternatives: Iterator[tuple[str, Plan]]) -> None:
+    """Raise ValueError unless the plan fits; the message names the first of `alternatives`, of `changes`, that does."""
+    if plan.fits:
+        return
+    found = next(((typed, other) for typed, other in alternatives if other.fits), None)
+    remedy = "no setting makes it fit: use more cards, larger ones, or a smaller model"
+    if found is not None:
+        typed, other = found
+        remedy = f"it fits with {typed} ({other.needed / GIGABYTE:.1f} GB)"
+    raise ValueError(
+        f"this run needs {plan.needed / GIGABYTE:.1f} GB on each rank, and {plan.card.name} has "
+        f"{plan.card.memory / GIGABYTE:.0f} GB: {remedy}"
+    )
+
+
+def changes(planner: Planner, stage: Any, mode: str) -> Iterator[tuple[str, Plan]]:
+    """Yield plans with changed settings, cheapest first, each in addition to the previous ones: (settings, plan).
+
+    The settings are as typed on the command line.
+    """
+    typed: list[str] = []
+    if mode == "ddp" and planner.world > 1:
+        choices = [(["distributed=fsdp"], "fsdp", stage)]
+        if stage.compression.rank:  # between copies of the weights, of which one machine has one
+            uncompressed = replace(stage, compression=replace(stage.compression, rank=0))
+            choices = [
+                (["distributed=hsdp"], "hsdp", stage),
+                (["distributed=fsdp", "stage.compression.rank=0"], "fsdp", uncompressed),
+            ]
+        for settings, sharded, changed in choices:
+            if plan := plan_if_allowed(planner, changed, sharded):
+                typed, mode, stage = settings, sharded, changed
+                yield " ".join(typed), plan
+                break
+    if stage.optimizer.kind == "adamw" and stage.optimizer.moments == "float32":
+        stage = replace(stage, optimizer=replace(stage.optimizer, moments="paper16"))
+        typed.append("stage.optimizer.moments=paper16")
+        yield " ".join(typed), planner.plan(stage, mode)
+    accumulate = []
+    while stage.accumulate < MAX_ACCUMULATE:
+        smaller = replace(stage, accumulate=2 * stage.accumulate)
+        if (plan := plan_if_allowed(planner, smaller, mode)) is None:  # the batch does not divide
+            break
+        stage, accumulate = smaller, [f"stage.accumulate={smaller.accumulate}"]
+        yield " ".join([*typed, *accumulate]), plan
+    typed += accumulate
+    layers = count_layers(stage)
+    if not stage.recompute and layers:
+        typed.append("stage.recompute=true")
+        for some in sorted({layers * quarters // 4 for quarters in (1, 2, 3)} - {0}):
+            changed = planner.plan(replace(stage, recompute=True, recompute_layers=some), mode)
+            yield " ".join([*typed, f"stage.recompute_layers={some}"]), changed
+        stage = replace(stage, recompute=True)
+        yield " ".join(typed), planner.plan(stage, mode)
+    if mode == "hsdp":  # groups of all ranks, without compression between copies, of which there is one
+        others = [each for each in typed if not each.startswith("distributed=")]
+        uncompressed = replace(stage, compression=replace(stage.compression, rank=0))
+        if plan := plan_if_allowed(planner, uncompressed, "fsdp"):
+            yield " ".join(["distributed=fsdp", "stage.compression.rank=0", *others]), plan
+    if planner.shards(mode) == 1 and stage.optimizer.kind == "adamw" and layers:
+        yield from sixteen_bit_changes(planner, stage, mode, typed)
+
+
+def sixteen_bit_changes(planner: Planner, stage: Any, mode: str, typed: list[str]) -> Iterator[tuple[str, Plan]]:
+    """Yield plans with bfloat16 weights and without EMA, as `changes` does; `typed`: the settings so far."""
+    if stage.parameters == "float32" and precision_of(stage, planner.card) == "bfloat16":
+        stage = replace(stage, parameters="bfloat16")
+        typed = [*typed, "stage.parameters=bfloat16"]
+        yield " ".join(typed), planner.plan(stage, mode)
+    if stage.ema.decay:
+        stage = replace(stage, ema=replace(stage.ema, decay=0.0))
+        yield " ".join([*typed, "stage.ema.decay=0"]), planner.plan(stage, mode)
+
+
+def plan_if_allowed(planner: Planner, stage: Any, mode: str) -> Plan | None:
+    """Plan a run. Returns None for settings that training refuses."""
+    try:
+        return planner.plan(stage, mode)
+    except ValueError:
+        return None
+
+
+def count_layers(stage: Any) -> int:
+    """Count the transformer blocks of the model, whose activations can be recomputed."""
+    with torch.device("meta"):
+        model = MODELS[stage.name](stage.model)
+    return sum(isinstance(each, TransformerBlock) for each in model.modules())

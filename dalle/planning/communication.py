@@ -1,0 +1,40 @@
+"""Communication of an update: bytes that a rank sends, and the seconds that this takes."""
+
+from dalle.planning.activations import FLOAT32
+from dalle.planning.cards import Card
+from dalle.planning.placement import Placement
+from dalle.training.powersgd import CompressionConfig
+
+FACTOR16 = 2  # bytes of a number of P or Q in 16 bits
+
+
+def compressed_bytes(placement: Placement, config: CompressionConfig) -> int | None:
+    """Return the bytes of a rank's gradients as PowerSGD sends them: P and Q of matrices, all others in float32.
+
+    None without compression.
+    """
+    if not config.rank:
+        return None
+    matrices = placement.partitions.values()
+    others = placement.parameters - sum(each.uncompressed for each in matrices)
+    factors = sum(each.compressed for each in matrices)
+    return FLOAT32 * others + (FACTOR16 if config.precision == "paper16" else FLOAT32) * factors
+
+
+def communication(
+    weights: int, world: int, shards: int, accumulate: int, card: Card, compressed: int | None = None
+) -> tuple[float, float]:
+    """Return the bytes that a rank sends in an update, and the seconds that this takes.
+
+    Weights are gathered before the forward and the backward pass of each micro-batch, and gradients reduce-scattered
+    after it, within groups of `shards` ranks. Copies average the gradients of their shards once, by ring all-reduce.
+
+    weights: bytes of the weights; gradients are as large.
+    compressed: bytes of a shard's gradients as they are sent between copies; None: as many as its weights.
+    """
+    gathered = 3 * accumulate * weights * (shards - 1) / shards
+    copies = world // shards
+    averaged = 2 * (weights / shards if compressed is None else compressed) * (copies - 1) / copies
+    within = card.link if shards <= card.per_node else card.network
+    between = card.link if world <= card.per_node else card.network
+    return gathered + averaged, gathered / within + averaged / between

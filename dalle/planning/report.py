@@ -1,0 +1,43 @@
+"""A plan as text."""
+
+from dalle.planning.cards import GIGABYTE
+from dalle.planning.plan import ASSUMED_MFU, RESERVED, Plan
+
+SECONDS_PER_DAY = 86_400
+
+
+def report(plan: Plan) -> str:
+    """Return the plan as text, one line per quantity."""
+    memory, config = plan.memory, plan.config
+    tokens = getattr(config.model, "text_positions", 0) + getattr(config.model, "grid", 0) ** 2
+    per_second = config.batch_size / plan.seconds
+    lines = [
+        f"{plan.world} x {plan.card.name}, {plan.parameters:,} parameters in groups of {plan.shards}",
+        f"micro-batch      {plan.images} images x {config.accumulate} on each rank, {config.batch_size} in all",
+        "memory of a rank",
+    ]
+    held = {
+        "parameters": memory.parameters,
+        "gradients": memory.gradients,
+        "moments": memory.moments,
+        "error buffers": memory.errors,
+        "bases": memory.bases,
+        "EMA": memory.ema,
+        "masks": memory.buffers,
+        "gathered weights": memory.gathered,
+        "unsharded blocks": memory.unsharded,
+        "activations": memory.activations,
+        "logits": memory.logits,
+        "peak": memory.peak,
+    }
+    lines += [f"  {name:<16} {value / GIGABYTE:9.3f} GB" for name, value in held.items() if value]
+    lines += [
+        f"  {'of the card':<16} {plan.card.memory / GIGABYTE:9.3f} GB, {RESERVED / GIGABYTE:.1f} GB of it reserved",
+        f"sent per update  {plan.bytes_sent / GIGABYTE:.2f} GB by each rank, {plan.network_seconds:.3f} s",
+        f"computation      {plan.flops / 1e12:.1f} TFLOP on each rank, {plan.compute_seconds:.3f} s at "
+        f"{ASSUMED_MFU:.0%} MFU",
+        f"speed            {per_second:,.0f} images/s"
+        + (f", {per_second * tokens:,.0f} tokens/s" if config.name == "transformer" else ""),
+        f"time             {plan.seconds * config.steps / SECONDS_PER_DAY:.1f} days for {config.steps:,} updates",
+    ]
+    return "\n".join(lines)
