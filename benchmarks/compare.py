@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from benchmarks.machine import decoding_work, matmul_rate, peak_memory, read_bandwidth, seconds
-from dalle.models.transformer.model import TransformerConfig
+from dalle.models.transformer.config import TransformerConfig
 
 # Limits for peers that are much slower: they would take hours.
 MAX_UNCACHED_BATCH = 4  # maximum batch size of a decoder without a cache

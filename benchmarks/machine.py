@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dalle.models.cpu_linear import PackedLinear, is_packing_supported
-from dalle.models.transformer.model import TransformerConfig
+from dalle.models.transformer.config import TransformerConfig
 
 Result = TypeVar("Result")
 Clock = Callable[[], float]

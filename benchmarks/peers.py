@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.compare import Decoder
 from benchmarks.compiled_decoder import CompiledDecoder, MissingCompilerError, sampler
-from dalle.models.transformer.model import TransformerConfig
+from dalle.models.transformer.config import TransformerConfig
 
 
 def gpt2(config: TransformerConfig, precision: str, device: torch.device | None = None) -> Decoder:

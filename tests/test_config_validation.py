@@ -6,7 +6,7 @@ import pytest
 
 from dalle.models.clip.config import CLIPConfig
 from dalle.models.dvae.model import DVAEConfig
-from dalle.models.transformer.model import TransformerConfig
+from dalle.models.transformer.config import TransformerConfig
 
 SIZES = [
     (config, each.name)

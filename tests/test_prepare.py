@@ -15,7 +15,7 @@ from dalle.data.blocks import BlocksConfig, BlocksSource
 from dalle.data.source import UnreadableRecord
 from dalle.data.token_cache import TokenCache
 from dalle.models.dvae.model import DiscreteVAE
-from dalle.models.transformer.model import TransformerConfig
+from dalle.models.transformer.config import TransformerConfig
 from dalle.pretrained.openai_dvae import convolution_mappings
 from dalle.stages.data_module import StageContext
 from dalle.stages.transformer import TransformerStage, TransformerStageConfig

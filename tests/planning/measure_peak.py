@@ -13,7 +13,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from dalle import distributed
-from dalle.models.transformer.model import TransformerConfig
+from dalle.models.transformer.config import TransformerConfig
 from dalle.planning.cards import find_card
 from dalle.planning.plan import Planner
 from dalle.stages.transformer import TransformerStageConfig

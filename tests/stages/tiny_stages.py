@@ -10,7 +10,7 @@ from dalle.data.blocks import BlocksConfig
 from dalle.models.clip.model import CLIPConfig
 from dalle.models.decoder.model import DecoderConfig
 from dalle.models.dvae.model import DVAEConfig
-from dalle.models.transformer.model import TransformerConfig
+from dalle.models.transformer.config import TransformerConfig
 from dalle.stages import STAGES
 from dalle.stages.clip import CLIPStageConfig
 from dalle.stages.data_module import StageContext
