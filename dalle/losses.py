@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor
 
-from dalle.models.dvae import kl_divergence
 from dalle.models.dvae.model import PIXEL_MARGIN, map_pixels
+from dalle.models.dvae.negative_entropy import negative_entropy
 from dalle.precision import in_float32
 
 
@@ -91,7 +91,9 @@ def kl_to_uniform(logits: Tensor) -> Tensor:
     first author states in openai/DALL-E issue 26. The sum over the codebook is exact, not sampled (the paper does not
     specify this).
     """
-    return kl_divergence.kl_to_uniform(logits)
+    b, v, h, _ = logits.shape
+    flat = rearrange(logits, "b v h w -> (b h w) v")  # a view if logits are in channels-last layout
+    return rearrange(negative_entropy(flat), "(b h w) -> b h w", b=b, h=h) + math.log(v)
 
 
 @in_float32

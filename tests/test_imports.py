@@ -35,7 +35,7 @@ FLOORS = (
 )
 EXCEPTIONS = {
     ("losses", "dalle.models.dvae.model"),  # how pixels are mapped is told once, where the model is
-    ("losses", "dalle.models.dvae.kl_divergence"),  # chunks as in the relaxation, beside which it is
+    ("losses", "dalle.models.dvae.negative_entropy"),  # chunks as in the relaxation, beside which it is
 }
 HYDRAS = {
     "dalle/cli/arguments.py": {"hydra"},

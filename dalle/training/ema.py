@@ -35,7 +35,7 @@ class EMAConfig:
         return min(self.decay, (1 + updates) / (10 + updates)) if self.warmup else self.decay
 
 
-def in_float32(model: nn.Module) -> nn.Module:
+def to_float32(model: nn.Module) -> nn.Module:
     """Convert the parameters of `model` to float32 in place, and return it."""
     for parameter in model.parameters():
         parameter.data = parameter.data.float()
@@ -61,7 +61,7 @@ class EMA:
         self._sharded = model is not None
         self._shared = config.decay == 0
         if model is None:
-            model = shared_copy(source) if self._shared else in_float32(copy.deepcopy(source))
+            model = shared_copy(source) if self._shared else to_float32(copy.deepcopy(source))
         self.model = model.eval().requires_grad_(False)
         self._weights: list[Tensor] = list(source.parameters())
         self._averages: list[Tensor] = list(self.model.parameters())

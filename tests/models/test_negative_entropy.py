@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.distributions import Categorical, kl_divergence
 
+from dalle.losses import kl_to_uniform
 from dalle.models.dvae import gumbel_embedding
-from dalle.models.dvae.kl_divergence import kl_to_uniform
 
 CODES, SIDE = 50, 6
 
