@@ -17,4 +17,8 @@ def print_plans(runs: list[tuple[TrainConfig, Path]]) -> None:
         planner = Planner(run.data.image_size, run.world, find_card(run.card), run.shard_size)
         plan = planner.plan(stage, run.distributed)
         print(f"{stage.name}: {report(plan)}")
-        check_fits(plan, changes(planner, stage, run.distributed))
+        alternatives = changes(planner, stage, run.distributed)
+        if len(runs) > 1:  # stage=all has the settings of each stage in a section of its own
+            section = f"stage.{stage.name}."
+            alternatives = ((typed.replace("stage.", section), other) for typed, other in alternatives)
+        check_fits(plan, alternatives)
