@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from dalle import DALLE, distributed
+from dalle.training.float_formats import FLOAT_1_6_9
 from dalle.training.optimizer import OptimizerConfig
 from dalle.training.powersgd import CompressionConfig
 from dalle.training.schedules import Schedule
+from dalle.training.state import TrainState, load_state
 
 TRAINING_TESTS = Path(__file__).parent / "training"
 sys.path[:0] = [str(TRAINING_TESTS), str(TRAINING_TESTS.parent)]
@@ -47,6 +49,13 @@ RUNS = {
         steps=6,
     ),
     "spoilt under one scale": replace(COMPRESSED, precision="float16", steps=6),
+}
+
+# compressed with each kind of state; saved by several ranks, whose error buffers differ
+STATES = {
+    "compressed": COMPRESSED,
+    "warm": replace(BLOCKS, compression=CompressionConfig(rank=2, blocks=1, basis="warm")),
+    "in 16 bits": RUNS["compressed in 16 bits"],
 }
 
 RANK = """
@@ -94,12 +103,15 @@ class Spoilt(BlockStage):
 
 
 def runs_of_blocks(folder):
-    """Run everything in RUNS, and the compressed one again with an interruption."""
+    """Run everything in RUNS, and the compressed ones of STATES without saving, saved often, and interrupted."""
     kinds = {name: Spoilt if name.startswith("spoilt") else BlockStage for name in RUNS}
     stages = {name: fit(folder / name, config, kinds[name](config)) for name, config in RUNS.items()}
-    half = replace(COMPRESSED, steps=10)
-    fit(folder / "interrupted", half, BlockStage(half))
-    stages["interrupted"] = fit(folder / "interrupted", COMPRESSED, BlockStage(COMPRESSED))
+    for name, config in STATES.items():
+        unsaved, often = replace(config, save_every=0), replace(config, save_every=3, async_save=True)
+        first = replace(unsaved, steps=7)
+        fit(folder / f"{name} interrupted", first, BlockStage(first))
+        for kind, each in (("unsaved", unsaved), ("saved", often), ("interrupted", unsaved)):
+            stages[f"{name} {kind}"] = fit(folder / f"{name} {kind}", each, BlockStage(each))
     return stages
 
 
@@ -148,7 +160,7 @@ def test_gradients_flow_through_gathered_tensors(two_ranks):
         assert facts["slope"] == pytest.approx(scale.grad.item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("name", [*RUNS, "interrupted"])
+@pytest.mark.parametrize("name", [*RUNS, *(f"{name} interrupted" for name in STATES)])
 def test_ranks_keep_the_same_weights(two_ranks, name):
     first, second = (facts["runs"][name] for facts in two_ranks[1])
     assert first == second
@@ -176,9 +188,32 @@ def test_compression_of_sufficient_rank_matches_averaging(two_ranks):
     torch.testing.assert_close(torch.tensor(first["enough"]), torch.tensor(first["averaged"]), atol=1e-4, rtol=1e-3)
 
 
-def test_compressed_run_of_two_ranks_resumes_bitwise(two_ranks):
-    runs = two_ranks[1][0]["runs"]
-    assert runs["interrupted"] == runs["compressed"]
+@pytest.mark.parametrize("kind", ["saved", "interrupted"])
+@pytest.mark.parametrize("name", STATES)
+def test_compressed_run_of_two_ranks_resumes_bitwise(two_ranks, name, kind):
+    folder, (facts, _) = two_ranks
+    assert facts["runs"][f"{name} {kind}"] == facts["runs"][f"{name} unsaved"]
+    (_, other, _), (_, once, _) = (load_state(folder / f"{name} {each}") for each in (kind, "unsaved"))
+    assert other.keys() == once.keys() and all(tensor.equal(once[key]) for key, tensor in other.items())
+    losses = [[line["loss"] for line in lines(folder / f"{name} {each}")] for each in (kind, "unsaved")]
+    assert losses[0] == losses[1] and len(losses[0]) == 20
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_compressed_run_of_two_ranks_resumes_on_one(two_ranks, name):
+    folder = two_ranks[0] / f"{name} interrupted"
+    _, tensors, _ = load_state(folder) or pytest.fail("no state")
+    state = TrainState(BlockStage(STATES[name]).model, STATES[name], torch.device("cpu"))
+    state.restore(folder)
+    assert "; the error buffers of 2 ranks are shared by 1" in state.reducer.message
+    for matrix in state.reducer._matrices:
+        first, second = (tensors[f"exchange.error_{rank}.{matrix.name}"] for rank in range(2))
+        assert not first.equal(second)  # else this test could not see that ranks exchange them
+        if name == "in 16 bits":
+            first, second = FLOAT_1_6_9.decode(first), FLOAT_1_6_9.decode(second)
+            assert matrix.error.equal(FLOAT_1_6_9.round(first + second))
+        else:
+            assert matrix.error.equal(first + second)
 
 
 @pytest.mark.parametrize("name", [name for name in RUNS if name.startswith("spoilt")])

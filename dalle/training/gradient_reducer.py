@@ -1,5 +1,6 @@
 """Gradient reduction over ranks: the exact mean, or PowerSGD's compressed approximation."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ class GradientReducer(Protocol):
     """Interface of a reduction of gradients over ranks, done once per update."""
 
     in_backward: bool  # gradients are reduced in the backward pass of the last micro-batch (`distributed.wrap_ddp`)
+    error_buffers: int  # ranks, or groups of sharded ranks, that have error buffers of their own; 0: none has
     message: str  # description printed when training starts; "" for none
 
     def reduce(self, step: int) -> None:
@@ -19,16 +21,23 @@ class GradientReducer(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the tensors for `load_state_dict`. All ranks must call it."""
+        """Return what this rank saves for `load_state_dict`; what ranks save by one name is equal. Changes nothing."""
         ...
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
+    def load_state_dict(self, read: Callable[[str], dict[str, Tensor]], error_buffers: int | None) -> None:
+        """Load the state of a run with so many `error_buffers`; None: of a version that saved their sum.
+
+        read: returns the saved tensors whose names begin with a word and a dot, by the rest of their names. All ranks
+        must call both.
+        """
+        ...
 
 
 class AllReduce:
     """Gradient reducer: the exact mean over ranks, computed by DDP or FSDP in the backward pass."""
 
     in_backward = True
+    error_buffers = 0
     message = ""
 
     def reduce(self, step: int) -> None:
@@ -37,7 +46,7 @@ class AllReduce:
     def state_dict(self) -> dict[str, Tensor]:
         return {}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, read: Callable[[str], dict[str, Tensor]], error_buffers: int | None) -> None:
         pass
 
 

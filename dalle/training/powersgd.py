@@ -17,7 +17,7 @@ does not give them. Here gradients are means over ranks; P and Q are far below t
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -147,19 +147,18 @@ class CompressedMatrix:
     def __init__(self, number: int, name: str, parameter: nn.Parameter, partition: MatrixPartition, precision: str):
         self.number, self.name, self.parameter, self.partition = number, name, parameter, partition
         dtype = torch.int16 if precision == "paper16" else torch.float32  # code 0 is also the number 0
-        self._stored_error = torch.zeros_like(partition.split(local(parameter.detach())), dtype=dtype)
+        self.stored_error = torch.zeros_like(partition.split(local(parameter.detach())), dtype=dtype)
         self.basis = self.gaussian(0)
 
     @property
     def error(self) -> Tensor:
         """This rank's error buffer in float32, (parts * blocks, shorter side, longer side)."""
-        stored = self._stored_error
-        return FLOAT_1_6_9.decode(stored) if stored.dtype == torch.int16 else stored
+        return _decoded(self.stored_error)
 
     @error.setter
     def error(self, values: Tensor) -> None:
-        half = self._stored_error.dtype == torch.int16
-        self._stored_error = FLOAT_1_6_9.encode(values) if half else values
+        half = self.stored_error.dtype == torch.int16
+        self.stored_error = FLOAT_1_6_9.encode(values) if half else values
 
     def gaussian(self, step: int) -> Tensor:
         """Draw a Gaussian basis, (parts * blocks, longer side, rank).
@@ -188,7 +187,8 @@ class PowerSGD:
         if mesh is not None:
             config.check_sharding()
         self._group = None if mesh is None else mesh.get_group(REPLICATE)  # ranks with the same shard
-        self._replicas = distributed.get_world_size() if mesh is None else mesh[REPLICATE].size()
+        self.error_buffers = distributed.get_world_size() if mesh is None else mesh[REPLICATE].size()
+        self._replica = distributed.get_rank() if mesh is None else mesh.get_local_rank(REPLICATE)
         self.partitions = partitions(model, config, 1 if mesh is None else mesh[SHARD].size())
         self._layers = weight_matrices(model)
         trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
@@ -205,7 +205,7 @@ class PowerSGD:
     @torch.no_grad()
     def reduce(self, step: int) -> None:
         """Replace gradients by their (approximate) mean over ranks; `step` is the number of updates done."""
-        replicas, group, matrices = self._replicas, self._group, self._matrices
+        replicas, group, matrices = self.error_buffers, self._group, self._matrices
         corrected = [
             each.partition.split(_gradient(each.parameter)).float() / replicas + each.error for each in matrices
         ]
@@ -237,42 +237,61 @@ class PowerSGD:
         return distributed.all_reduce_sum(factors, self._group)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the tensors for `load_state_dict`, valid for any number of ranks. All ranks must call it.
+        """Return the tensors that this rank saves for `load_state_dict`. Changes nothing.
 
-        Error buffers are summed over ranks. Each rank continues with an equal share of the sum, as after
-        `load_state_dict`, so an interrupted run gives bit-identical results. Those of shards have the form of the
-        matrix, others that of its blocks.
+        Error buffers are named by the rank, or the group of ranks that share a copy of the weights: error_3.<matrix>.
+        Those of shards have the form of the matrix, others that of its blocks. The first rank saves what is equal on
+        all.
         """
         state = {}
-        for each in self._matrices:  # one at a time: all sums in several forms would take a multiple of the memory
-            (error,) = distributed.all_reduce_sum([each.error], self._group)
+        for each in self._matrices:
+            error = each.stored_error
             if self._mesh is not None:
                 error = from_local(each.partition.join(error).contiguous(), each.parameter)
-            state[f"error.{each.name}"] = error
-            self._load_error(each, error)
-        if self.basis == "warm":
+            state[f"error_{self._replica}.{each.name}"] = error
+        if self.basis == "warm" and self._replica == 0:
             state |= {f"basis.{each.name}": each.basis for each in self._matrices}
         return state
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, read: Callable[[str], dict[str, Tensor]], error_buffers: int | None) -> None:
+        """Load the state of a run with so many `error_buffers`. All ranks must call it.
+
+        With as many as now, each rank continues with its own; else all continue with equal shares of the sum, so that
+        what was not sent is still sent. None: a state of an earlier version, which has the sum only.
+
+        read: returns the saved tensors of a kind, such as error_3 or basis, by name of the matrix; all ranks call it.
+        """
+        kinds = ["error"] if error_buffers is None else [f"error_{number}" for number in range(error_buffers)]
+        kept = error_buffers == self.error_buffers
+        if error_buffers and not kept:
+            self.message += f"; the error buffers of {error_buffers} ranks are shared by {self.error_buffers}"
+        sums: dict[str, Tensor] = {}
+        for kind in [kinds[self._replica]] if kept else kinds:  # one at a time: all would take too much memory
+            saved = read(kind)
+            for each in self._matrices:
+                if each.name in saved:
+                    error = self._own_error(each, saved[each.name])
+                    sums[each.name] = sums[each.name] + error if each.name in sums else error
+        bases = read("basis")
         for each in self._matrices:
-            self._load_error(each, state.get(f"error.{each.name}"))
-            each.basis = state.get(f"basis.{each.name}", each.basis).to(each.basis.device)
+            total = sums.pop(each.name, None)  # None: the matrix was not compressed before
+            share = torch.zeros_like(each.error) if total is None else total
+            each.error = share if kept else share / self.error_buffers
+            each.basis = bases.get(each.name, each.basis).to(each.basis.device)
 
-    def _load_error(self, matrix: CompressedMatrix, saved: Tensor | None) -> None:
-        error = self._own_error(matrix, saved)
-        matrix.error = error.to(matrix.parameter.device) / self._replicas
-
-    def _own_error(self, matrix: CompressedMatrix, saved: Tensor | None) -> Tensor:
-        """Return the blocks of this rank's shard of a saved error; zeros if the matrix was not compressed before."""
-        if saved is None:
-            return torch.zeros_like(matrix.error)
-        if saved.shape != matrix.parameter.shape:  # blocks of the whole matrix
-            if self._mesh is None:
-                return saved
+    def _own_error(self, matrix: CompressedMatrix, saved: Tensor) -> Tensor:
+        """Return the blocks of this rank's shard of a saved error buffer, in float32."""
+        if saved.shape != matrix.parameter.shape and self._mesh is not None:  # blocks of the whole matrix
             shape, parts = tuple(matrix.parameter.shape), self._layers[matrix.name].parts
             saved = MatrixPartition(shape, self.config, parts).join(saved)
-        return matrix.partition.split(own_shard(saved, matrix.parameter))
+        if saved.shape == matrix.parameter.shape:
+            saved = matrix.partition.split(own_shard(saved, matrix.parameter))
+        return _decoded(saved.to(matrix.parameter.device))
+
+
+def _decoded(stored: Tensor) -> Tensor:
+    """Return an error buffer in float32."""
+    return FLOAT_1_6_9.decode(stored) if stored.dtype == torch.int16 else stored
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:

@@ -1,4 +1,4 @@
-"""Training state of a sharded run, by `torch.distributed.checkpoint`: each rank writes its shards.
+"""Training state whose tensors differ between ranks, by `torch.distributed.checkpoint`: each rank writes its own.
 
     state/00000500/     state.json, .metadata and a file __<rank>_0.distcp of each rank
 
@@ -9,8 +9,8 @@ tensors are read with `weights_only`.
 
 import pickle
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,9 @@ def save_state(
 ) -> None:
     """Write the training state after `step` updates, then delete previous states. All ranks must call it.
 
-    tensors: DTensors, of which each rank writes its shard, and tensors that are equal on all ranks. `scalars` as in
-    `state_files.save_state`. group: process group of all ranks, such as one for a thread; None: the default group.
+    tensors: DTensors, of which each rank writes its shard, and tensors that are equal on all ranks that pass them.
+    Ranks may pass different names. `scalars` as in `state_files.save_state`. group: process group of all ranks, such as
+    one for a thread; None: the default group.
 
     Raises CheckpointError on all ranks if the state cannot be written; the previous state is then kept.
     """
@@ -73,26 +74,43 @@ def save_state(
             stack.close()  # the first rank gives the state its name
 
 
-def read_tensors(state: Path, empty: Callable[[str, torch.Size, torch.dtype], Tensor]) -> dict[str, Tensor]:
-    """Read the tensors of the state in the folder `state` by name. All ranks must call it.
+def tensor_names(state: Path) -> list[str]:
+    """List the names of the tensors of the state in the folder `state`. Raises CheckpointError if it is damaged."""
+    with _read_errors(state):
+        return list(_saved_tensors(StateReader(state)))
+
+
+def read_tensors(
+    state: Path, empty: Callable[[str, torch.Size, torch.dtype], Tensor], names: Collection[str]
+) -> dict[str, Tensor]:
+    """Read the tensors `names` of the state in the folder `state`. All ranks must call it; their names may differ.
 
     empty: allocates the tensor of a name, shape and dtype to read into; of a DTensor, each rank reads its shard.
     Raises CheckpointError if a file is missing or damaged.
     """
     reader = StateReader(state)
-    try:
-        saved = reader.read_metadata().state_dict_metadata
-        tensors = {
-            name: empty(name, each.size, each.properties.dtype)
-            for name, each in saved.items()
-            if isinstance(each, TensorStorageMetadata)
-        }
+    with _read_errors(state):
+        saved = _saved_tensors(reader)
+        tensors = {name: empty(name, saved[name].size, saved[name].properties.dtype) for name in names}
         with warnings.catch_warnings():  # of one process, about just that
             warnings.simplefilter("ignore", UserWarning)
             load(tensors, storage_reader=reader, no_dist=not distributed.is_distributed())
+    return tensors
+
+
+def _saved_tensors(reader: "StateReader") -> dict[str, TensorStorageMetadata]:
+    """Return the metadata of all tensors by name."""
+    saved = reader.read_metadata().state_dict_metadata
+    return {name: each for name, each in saved.items() if isinstance(each, TensorStorageMetadata)}
+
+
+@contextmanager
+def _read_errors(state: Path) -> Iterator[None]:
+    """Context that raises CheckpointError for the errors of reading a damaged state."""
+    try:
+        yield
     except (CheckpointException, pickle.UnpicklingError, EOFError, OSError, RuntimeError) as error:
         raise CheckpointError(f"{state} is truncated or damaged: {error}") from error
-    return tensors
 
 
 class StateWriter(FileSystemWriter):

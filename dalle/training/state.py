@@ -2,7 +2,9 @@
 
 import math
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,26 +28,50 @@ from dalle.training.train_metrics import TrainMetrics
 
 
 def whole_tensor(_: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    """Allocate an unsharded tensor on the CPU, for `load_state`."""
+    """Allocate an unsharded tensor on the CPU, for `open_state`."""
     return torch.empty(shape, dtype=dtype)
 
 
-def load_state(
-    folder: Path, empty: Callable[[str, torch.Size, torch.dtype], Tensor] = whole_tensor
-) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
-    """Load (step, tensors, scalars) of the newest state in `folder`, sharded or not; None if there is none.
+@dataclass(frozen=True)
+class SavedState:
+    """A saved state, whose tensors are read when they are needed."""
 
-    empty: allocates the tensor of a name, shape and dtype to read from a sharded state; of a DTensor, each rank reads
-    its shard; by default it is whole. All ranks must call it. Raises CheckpointError if the state is damaged.
+    step: int
+    scalars: dict[str, Any]
+    names: list[str]  # of all tensors
+    read: Callable[[Collection[str]], dict[str, Tensor]]  # of the tensors with these names; all ranks must call it
+
+
+def open_state(
+    folder: Path, empty: Callable[[str, torch.Size, torch.dtype], Tensor] = whole_tensor
+) -> SavedState | None:
+    """Open the newest state in `folder`, whether one process or all ranks wrote it; None if there is none.
+
+    empty: allocates the tensor of a name, shape and dtype to read from a state of all ranks; of a DTensor, each rank
+    reads its shard; by default it is whole. Raises CheckpointError, as does `read`, if the state is damaged.
     """
     state = state_files.newest_state(folder)
     if state is None or (state / state_files.STATE_TENSORS).exists():
-        return state_files.load_state(folder)
+        saved = state_files.load_state(folder)
+        if saved is None:
+            return None
+        step, tensors, scalars = saved
+        return SavedState(step, scalars, list(tensors), lambda names: {name: tensors[name] for name in names})
     from dalle.training import sharded_state
 
     scalars = state_files.read_scalars(folder)
     assert scalars is not None
-    return scalars.pop("step"), sharded_state.read_tensors(state, empty), scalars
+    names = sharded_state.tensor_names(state)
+    return SavedState(scalars.pop("step"), scalars, names, partial(sharded_state.read_tensors, state, empty))
+
+
+def load_state(folder: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
+    """Load (step, whole tensors on the CPU, scalars) of the newest state in `folder`; None if there is none.
+
+    All ranks must call it. Raises CheckpointError if the state is damaged.
+    """
+    saved = open_state(folder)
+    return None if saved is None else (saved.step, saved.read(saved.names), saved.scalars)
 
 
 class TrainState:
@@ -89,10 +115,10 @@ class TrainState:
     ) -> Callable[[], None]:
         """Return a function that writes the present state and `run_config`. All ranks must call both.
 
-        The first rank writes, or each rank its shards.
+        The first rank writes, or each rank its shards and error buffers. The state itself does not change.
 
         copied: write a copy of the state, in the host's memory, so that it may change before the function ends.
-        group: process group over which ranks of a sharded run write together; None: the default group.
+        group: process group over which ranks write together; None: the default group.
         """
         scalars = {  # with the keys of version 1.0, whose runs can be resumed
             "identity": run_config,
@@ -102,20 +128,20 @@ class TrainState:
             "precision": self.precision,
             "scales": self.scaler.state_dict(),
             "meter": self.metrics.state_dict(),
+            "error_buffers": self.reducer.error_buffers,
             "wandb_id": self.wandb_id,
         }
         if self.best_loss < math.inf:
             scalars["best_loss"] = self.best_loss
-        reducer = {f"exchange.{name}": tensor for name, tensor in self.reducer.state_dict().items()}
-        tensors = self._tensors() | reducer
         sharded, step = is_sharded(self.model), self.step
-        if not (sharded or distributed.is_main_process()):
-            tensors = {}  # else `write` would keep the reducer's tensors, though this rank writes none
-        elif copied:
+        written_by_all = sharded or self.reducer.error_buffers > 1
+        tensors = self._tensors() if sharded or distributed.is_main_process() else {}
+        tensors |= {f"exchange.{name}": tensor for name, tensor in self.reducer.state_dict().items()}
+        if copied:
             tensors = {name: copy_to_host(tensor) for name, tensor in tensors.items()}
 
         def write() -> None:
-            if sharded:
+            if written_by_all:
                 from dalle.training import sharded_state  # torch.distributed.checkpoint takes long to import
 
                 sharded_state.save_state(folder, step, tensors, scalars, group)
@@ -128,10 +154,17 @@ class TrainState:
 
     def restore(self, folder: Path) -> None:
         """Load the newest state in `folder`, if there is one. Raises CheckpointError if it does not match the model."""
-        saved = load_state(folder, self._empty)
+        saved = open_state(folder, self._allocator())
         if saved is None:
             return
-        self.step, tensors, scalars = saved
+
+        def read(prefix: str) -> dict[str, Tensor]:
+            """Read the tensors with names that start with `prefix` and a dot, and remove it from the names."""
+            start = f"{prefix}."
+            tensors = saved.read([name for name in saved.names if name.startswith(start)])
+            return {name.removeprefix(start): tensor for name, tensor in tensors.items()}
+
+        self.step, scalars = saved.step, saved.scalars
         self.validated_step, self.seconds = scalars["watched"], scalars["seconds"]
         if self.precision != scalars["precision"]:
             self.precision, self.precision_reason = scalars["precision"], "as in the run so far"
@@ -146,12 +179,12 @@ class TrainState:
         self.best_loss = scalars.get("best_loss", math.inf)
         path = folder / state_files.STATE
         for prefix, module in (("average", self.ema), ("model", self.model)):  # which may share memory
-            weights = _with_prefix(prefix, tensors)
+            weights = read(prefix)
             checkpoint.check_tensors(self.ema.model.state_dict(), weights, path)
             for name, tensor in module.state_dict().items():
                 copy_to(tensor, weights[name])
-        self._restore_moments(_with_prefix("optimizer", tensors))
-        self.reducer.load_state_dict(_with_prefix("exchange", tensors))
+        self._restore_moments(read("optimizer"))
+        self.reducer.load_state_dict(lambda kind: read(f"exchange.{kind}"), scalars.get("error_buffers"))
 
     def _tensors(self) -> dict[str, Tensor]:
         """Return all tensors but the reducer's, by the same names and with the same shapes for any kind of training."""
@@ -167,12 +200,17 @@ class TrainState:
             for key, tensor in tensors.items()
         }
 
-    def _empty(self, key: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        """Return the tensor into which to read the saved tensor `key`: a shard of it, if its parameter is sharded."""
-        parameter = dict(self.model.named_parameters()).get(_parameter_name(key))
-        if is_sharded(self.model) and parameter is not None and parameter.shape == shape:
+    def _allocator(self) -> Callable[[str, torch.Size, torch.dtype], Tensor]:
+        """Return the allocator of tensors for `open_state`: shards of those of sharded parameters, others whole."""
+        parameters = dict(self.model.named_parameters()) if is_sharded(self.model) else {}
+
+        def empty(key: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+            parameter = parameters.get(_parameter_name(key))
+            if parameter is None or parameter.shape != shape:
+                return whole_tensor(key, shape, dtype)
             return torch.empty_like(parameter, dtype=dtype, requires_grad=False)
-        return torch.empty(shape, dtype=dtype)
+
+        return empty
 
     def _restore_moments(self, tensors: dict[str, Tensor]) -> None:
         parameters = dict(self.model.named_parameters())
@@ -192,9 +230,3 @@ def _parameter_name(key: str) -> str:
     """Return the name of the parameter in the key of a saved tensor, such as optimizer.exp_avg.norm.weight."""
     kind, _, rest = key.partition(".")
     return rest if kind in ("model", "average") else rest.partition(".")[2]
-
-
-def _with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Select the tensors with names that start with `prefix` and a dot, and remove it from the names."""
-    start = f"{prefix}."
-    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from line_stage import CPU, BlockStage, LineConfig, fit
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from dalle import distributed
@@ -104,7 +105,7 @@ def on_four(folder: Path) -> None:
         train_blocks(folder / "four", name, "fsdp", steps=10)
     for name in ("micro-batches", "clipped", "compressed"):
         train_blocks(folder / "hsdp", name, "hsdp")
-    train_blocks(folder / "hsdp interrupted", "compressed", "hsdp", steps=10)
+    train_blocks(folder / "hsdp interrupted", "compressed", "hsdp", steps=7)
     train_blocks(folder / "hsdp interrupted", "compressed", "hsdp")
     reduce_compressed(folder)
 
@@ -126,9 +127,19 @@ def reduce_compressed(folder: Path) -> None:
             parameter.grad = from_local(own_shard(given, parameter).clone(), parameter)
         reducer.reduce(step)
         reduced |= {f"{name}.{step}": gather(each.grad) for name, each in model.named_parameters()}
-    reduced["error"] = gather(reducer.state_dict()["error.weight"])
+    replica, before = mesh.get_local_rank("replicate"), reducer._matrices[0].error.clone()
+    error = gather(reducer.state_dict()[f"error_{replica}.weight"])
+    reduced |= {f"error_{number}": each for number, each in enumerate(gathered(error, mesh))}
+    assert reducer._matrices[0].error.equal(before)
     if distributed.is_main_process():
         save_file(reduced, folder / "reduced.safetensors")
+
+
+def gathered(values: Tensor, mesh: DeviceMesh) -> list[Tensor]:
+    """Return the `values` of each group of ranks."""
+    parts = [torch.empty_like(values) for _ in range(mesh["replicate"].size())]
+    dist.all_gather(parts, values, group=mesh.get_group("replicate"))
+    return parts
 
 
 def change_copy(folder: Path) -> None:
@@ -250,7 +261,9 @@ def test_gradients_of_shards_are_compressed_as_in_the_paper(ranks):
             q = sum(each.T @ p for each in corrected)
             errors = [each - p @ q.T / 2 for each in corrected]
             torch.testing.assert_close(reduced[f"weight.{step}"].chunk(2)[number], p @ q.T, rtol=1e-3, atol=1e-4)
-        torch.testing.assert_close(reduced["error"].chunk(2)[number], errors[0] + errors[1], rtol=1e-3, atol=1e-4)
+        for rank in range(2):
+            saved = reduced[f"error_{rank}"].chunk(2)[number]
+            torch.testing.assert_close(saved, errors[rank], rtol=1e-3, atol=1e-4)
     for step in range(3):
         bias = (gradient(step, 0, shapes[1]) + gradient(step, 1, shapes[1])) / 2
         torch.testing.assert_close(reduced[f"bias.{step}"], bias)
@@ -261,6 +274,10 @@ def test_compressed_run_of_groups_learns_and_resumes(ranks, alone):
     assert whole[0] == pytest.approx(losses(alone / "AdamW")[0], rel=1e-4)
     assert whole[-1] < whole[0] / 3
     assert weights(ranks / "hsdp interrupted" / "compressed").equal(weights(ranks / "hsdp" / "compressed"))
+    (_, resumed, _), (_, once, _) = (load_state(ranks / run / "compressed") for run in ("hsdp interrupted", "hsdp"))
+    assert resumed.keys() == once.keys() and all(each.equal(once[name]) for name, each in resumed.items())
+    errors = [name for name in once if name.startswith("exchange.error_0.")]
+    assert errors and not any(once[name].equal(once[name.replace("error_0", "error_1")]) for name in errors)
     assert losses(ranks / "hsdp then ddp" / "compressed")[-1] < whole[0] / 3
 
 
