@@ -88,12 +88,10 @@ def sharding_units(model: nn.Module) -> list[nn.Module]:
 def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
     """Shard `model` in place over `mesh`, and return it. Its weights must be equal on all ranks.
 
-    Batch norms are replaced by `SyncBatchNorm`. Scalar parameters become vectors of one number, since FSDP cannot shard
-    scalars.
+    Scalar parameters become vectors of one number, since FSDP cannot shard scalars.
     """
     from torch.distributed.fsdp import fully_shard
 
-    distributed.convert_sync_batchnorm(model)
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             whole = parameter.detach().contiguous()  # FSDP has no channels-last weights

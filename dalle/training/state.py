@@ -24,6 +24,7 @@ from dalle.training.optimizer import ReduceOnPlateau, build_optimizer, set_produ
 from dalle.training.parameter_storage import store_in_bfloat16
 from dalle.training.sharding import copy_to, gather, is_sharded, mesh_of_backward, shard
 from dalle.training.stage import StageConfig
+from dalle.training.sync_batchnorm import convert_sync_batchnorm
 from dalle.training.train_metrics import TrainMetrics
 
 
@@ -91,6 +92,8 @@ class TrainState:
         compressed = config.compression.rank > 0  # gradients are reduced after the backward pass
         # copied before the model is sharded: sharded modules cannot be copied
         unsharded = None if mesh is None else copy_without_weights(model)
+        if distributed.is_distributed():
+            convert_sync_batchnorm(model)
         if mesh is None:
             # the model to be called in training
             self.parallel_model = distributed.wrap_ddp(model, average_gradients=not compressed)

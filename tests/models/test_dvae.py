@@ -252,7 +252,6 @@ def test_invalid_sizes_raise(sizes, sentence):
 
 @torch.no_grad()
 @pytest.mark.parametrize("bottleneck_kernel", [1, 3])
-@torch.no_grad()
 def test_decoding_tokens_equals_decoding_one_hot_codes(bottleneck_kernel):
     torch.manual_seed(0)
     model = DiscreteVAE(replace(TINY, bottleneck_kernel=bottleneck_kernel))
