@@ -1,6 +1,6 @@
 """Saving in a background thread: training goes on while files are written, from copies in the host's memory.
 
-One save is in flight at a time. Each rank has a thread of its own; the threads of a sharded run talk over a process
+One save is in flight at a time. Each rank has a thread of its own; threads that write together talk over a process
 group that training does not use.
 """
 

@@ -44,8 +44,9 @@ def train(stage: Stage, config: StageConfig, run: Run) -> None:
     """Train `stage` until `config.steps` updates are done, resuming `run` if it has a saved state.
 
     Raises Interrupted after a request to stop, once the state is saved; DivergenceError after
-    `config.max_skipped_steps` consecutive skipped updates; and CheckpointError if the run cannot be resumed or saved.
-    The last checkpoint stays valid in each case.
+    `config.max_skipped_steps` consecutive skipped updates, on a GPU fewer than twice as many, since they are counted
+    every so many updates and with the log; and CheckpointError if the run cannot be resumed or saved. The last
+    checkpoint stays valid in each case.
     """
     if resume_step(run.folder, run.config, run.defaults) < config.steps:
         trainer = Trainer(stage, config, run)

@@ -15,7 +15,7 @@ from dalle.training import state_files
 from dalle.training.logger import WandbConfig
 from dalle.weights_files import has_weights
 
-# settings of logging and data loading that may change when a run resumes
+# settings of logging, saving and data loading that may change when a run resumes: they do not change its results
 MUTABLE = {"log_every", "validate_every", "preview_every", "save_every", "max_skipped_steps", "workers"}
 MUTABLE |= {"log_gradient_norms", "spike_deviations", "stall_minutes", "profile", "profile_steps"}
 MUTABLE |= {"async_save", "keep_every", "keep_best"}

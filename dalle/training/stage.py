@@ -40,7 +40,7 @@ class StageConfig:
     recompute_layers: int | None = None  # with recompute: only in the first so many transformer blocks; null: in all
     compile: bool = False  # torch.compile of each residual block; the first update takes minutes
     compression: CompressionConfig = field(default_factory=CompressionConfig)  # of gradients exchanged by ranks
-    max_skipped_steps: int = 25  # consecutive updates skipped for a non-finite loss or gradient before the run stops
+    max_skipped_steps: int = 25  # updates skipped in a row for NaN or inf before the run stops; GPU: up to twice that
     log_every: int = 50  # updates between two lines of metrics; 0: only at the end
     validate_every: int = 5_000  # updates between two validations; 0: only at the end
     preview_every: int = 5_000  # updates between two preview images in previews/; 0: only at the end

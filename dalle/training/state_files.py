@@ -1,10 +1,10 @@
 """Files of a training state, from which a run resumes.
 
-    state/00000500/     state after 500 updates: state.json, and state.safetensors if it is not sharded
+    state/00000500/     state after 500 updates: state.json, and state.safetensors if one process writes it
 
-The files of a sharded state are those of `dalle.training.sharded_state`. A state is written under a temporary name,
-flushed and renamed, so a state under its name is always complete. While a run saves for the first time it has a model
-but no state yet; state/.00000000.part then tells it from a model without its run.
+A state that all ranks write has the files of `dalle.training.sharded_state` instead. A state is written under a
+temporary name, flushed and renamed, so a state under its name is always complete. While a run saves for the first time
+it has a model but no state yet; state/.00000000.part then tells it from a model without its run.
 """
 
 import os
@@ -22,7 +22,7 @@ from dalle.weights_files import read_json, read_tensors, write_json, write_tenso
 
 FORMAT = 1
 STATE = "state"
-STATE_TENSORS = "state.safetensors"  # of a state that is not sharded
+STATE_TENSORS = "state.safetensors"  # of a state that one process writes
 
 
 def save_state(folder: str | Path, step: int, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
