@@ -51,7 +51,7 @@ RUNS = {
     "spoilt under one scale": replace(COMPRESSED, precision="float16", steps=6),
 }
 
-# compressed with each kind of state; saved by several ranks, whose error buffers differ
+# compressed, with each kind of state that a run resumes from
 STATES = {
     "compressed": COMPRESSED,
     "warm": replace(BLOCKS, compression=CompressionConfig(rank=2, blocks=1, basis="warm")),
@@ -205,7 +205,7 @@ def test_compressed_run_of_two_ranks_resumes_on_one(two_ranks, name):
     _, tensors, _ = load_state(folder) or pytest.fail("no state")
     state = TrainState(BlockStage(STATES[name]).model, STATES[name], torch.device("cpu"))
     state.restore(folder)
-    assert "; the error buffers of 2 ranks are shared by 1" in state.reducer.message
+    assert "; the sum of 2 saved error buffers is divided among 1" in state.reducer.message
     for matrix in state.reducer._matrices:
         first, second = (tensors[f"exchange.error_{rank}.{matrix.name}"] for rank in range(2))
         assert not first.equal(second)  # else this test could not see that ranks exchange them

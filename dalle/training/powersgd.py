@@ -264,7 +264,7 @@ class PowerSGD:
         kinds = ["error"] if error_buffers is None else [f"error_{number}" for number in range(error_buffers)]
         kept = error_buffers == self.error_buffers
         if error_buffers and not kept:
-            self.message += f"; the error buffers of {error_buffers} ranks are shared by {self.error_buffers}"
+            self.message += f"; the sum of {error_buffers} saved error buffers is divided among {self.error_buffers}"
         sums: dict[str, Tensor] = {}
         for kind in [kinds[self._replica]] if kept else kinds:  # one at a time: all would take too much memory
             saved = read(kind)

@@ -264,7 +264,7 @@ def test_ranks_take_their_own_error_buffers_or_a_share_of_the_sum(monkeypatch, p
         reducer = PowerSGD(model_with_gradients(16), config)
         reducer.load_state_dict(reader(state), count)
         assert all(each.error.equal(expected[each.name]) for each in reducer._matrices)
-        assert ("; the error buffers of 3 ranks are shared by 2" in reducer.message) == (count == 3)
+        assert ("; the sum of 3 saved error buffers is divided among 2" in reducer.message) == (count == 3)
 
 
 def test_16_bit_factors_are_encoded_and_decoded_in_parts(monkeypatch):

@@ -76,8 +76,12 @@ OPTIONS = {
 }
 VALIDATED = replace(OPTIONS["averaged"], validate_every=5)
 COMPRESSED = replace(BASE, compression=CompressionConfig(rank=8, blocks=2))
-OTHERS = {
+COMPRESSIONS = {
     "compressed": COMPRESSED,
+    "compressed in 16 bits": replace(COMPRESSED, compression=replace(COMPRESSED.compression, precision="paper16")),
+}
+OTHERS = {
+    **COMPRESSIONS,
     "validated": VALIDATED,
     "validated with whole weights": GatheringConfig(**VALIDATED.__dict__),
 }
@@ -103,10 +107,11 @@ def train_blocks(folder: Path, name: str, mode: str, steps: int = 20) -> None:
 def on_four(folder: Path) -> None:
     for name in RESUMED:
         train_blocks(folder / "four", name, "fsdp", steps=10)
-    for name in ("micro-batches", "clipped", "compressed"):
+    for name in ("micro-batches", "clipped", *COMPRESSIONS):
         train_blocks(folder / "hsdp", name, "hsdp")
-    train_blocks(folder / "hsdp interrupted", "compressed", "hsdp", steps=7)
-    train_blocks(folder / "hsdp interrupted", "compressed", "hsdp")
+    for name in COMPRESSIONS:
+        train_blocks(folder / "hsdp interrupted", name, "hsdp", steps=7)
+        train_blocks(folder / "hsdp interrupted", name, "hsdp")
     reduce_compressed(folder)
 
 
@@ -169,7 +174,8 @@ def on_two(folder: Path) -> None:
         train_blocks(folder / "four then two", name, "fsdp")
         train_blocks(folder / "one then two", name, "fsdp")
         train_blocks(folder / "four then two unsharded", name, "ddp")
-    train_blocks(folder / "hsdp then ddp", "compressed", "ddp", steps=30)
+    for name in COMPRESSIONS:
+        train_blocks(folder / "hsdp then ddp", name, "ddp", steps=30)
 
 
 def on_eight(folder: Path) -> None:
@@ -269,16 +275,17 @@ def test_gradients_of_shards_are_compressed_as_in_the_paper(ranks):
         torch.testing.assert_close(reduced[f"bias.{step}"], bias)
 
 
-def test_compressed_run_of_groups_learns_and_resumes(ranks, alone):
-    whole = losses(ranks / "hsdp" / "compressed")
+@pytest.mark.parametrize("name", COMPRESSIONS)
+def test_compressed_run_of_groups_learns_and_resumes(ranks, alone, name):
+    whole = losses(ranks / "hsdp" / name)
     assert whole[0] == pytest.approx(losses(alone / "AdamW")[0], rel=1e-4)
     assert whole[-1] < whole[0] / 3
-    assert weights(ranks / "hsdp interrupted" / "compressed").equal(weights(ranks / "hsdp" / "compressed"))
-    (_, resumed, _), (_, once, _) = (load_state(ranks / run / "compressed") for run in ("hsdp interrupted", "hsdp"))
-    assert resumed.keys() == once.keys() and all(each.equal(once[name]) for name, each in resumed.items())
-    errors = [name for name in once if name.startswith("exchange.error_0.")]
-    assert errors and not any(once[name].equal(once[name.replace("error_0", "error_1")]) for name in errors)
-    assert losses(ranks / "hsdp then ddp" / "compressed")[-1] < whole[0] / 3
+    assert weights(ranks / "hsdp interrupted" / name).equal(weights(ranks / "hsdp" / name))
+    (_, resumed, _), (_, once, _) = (load_state(ranks / run / name) for run in ("hsdp interrupted", "hsdp"))
+    assert resumed.keys() == once.keys() and all(each.equal(once[key]) for key, each in resumed.items())
+    errors = [key for key in once if key.startswith("exchange.error_0.")]
+    assert errors and not any(once[key].equal(once[key.replace("error_0", "error_1")]) for key in errors)
+    assert losses(ranks / "hsdp then ddp" / name)[-1] < whole[0] / 3
 
 
 @pytest.mark.parametrize("then", ["one", "two", "two unsharded", "eight"])
