@@ -9,9 +9,9 @@ from dalle.ablations.sweep import Sweep
 
 INTRODUCTION = """The paper's questions at toy size, each as a sweep that one command runs: generated scenes of 32 and
 64 pixels (`data=blocks`), 600 to 700 updates a run, minutes on a CPU (`size=laptop`). "Agrees" means that the
-paper's choice did what its file in configs/ablation expects: it wins, or it is as good as the others or better. Where the
-paper made no comparison, the expectation is ours. The paper's numbers are not reproduced. `size=small`, `base` or `paper`
-repeats a sweep at a larger size. `report.py` writes this page."""
+paper's choice did what its file in configs/ablation expects: it wins, or it is as good as the others or better.
+Where the paper made no comparison, the expectation is ours. The paper's numbers are not reproduced. `size=small`,
+`base` or `paper` repeats a sweep at a larger size. `report.py` writes this page."""
 
 LEGEND = """A cell has the mean over seeds ± their standard deviation, and in brackets the difference from the paper's
 choice, which is marked ◂; the best mean is bold. A star marks a significant difference: p < 0.05 in Student's t-test
