@@ -1,7 +1,7 @@
 """Records of the data source `drawings`: drawings of a split, and pictures composed of them."""
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from itertools import permutations
 from typing import NamedTuple
@@ -18,6 +18,12 @@ from dalle.seeds import numpy_generator
 
 log = logging.getLogger(__name__)
 
+# reasons to leave out drawings, besides the opt-out list
+NOT_RENDERED = "empty, or the same to look at as another drawing of their set"
+OTHER_GROUP = "of groups that data.groups does not name"
+SKIN_TONE = "with a skin tone, beyond the share that data.skin_tones uses"
+COPY = "held out, but with the pixels of a training drawing"
+
 
 class Composed(NamedTuple):
     """One record of the data source: a drawing, or a picture composed of two drawings."""
@@ -29,9 +35,12 @@ class Composed(NamedTuple):
 
 
 def records_of(
-    pictures: list[Picture], config: DrawingsConfig, split: str, dropped: dict[str, int]
+    pictures: list[Picture], config: DrawingsConfig, split: str, dropped: Counter[str]
 ) -> Iterator[Composed]:
-    """Yield the records of a split: its drawings, then the pictures composed of them."""
+    """Yield the records of a split: its drawings, then the pictures composed of them.
+
+    The drawings that are in no split are counted in `dropped`, by reason.
+    """
     styles: dict[str, set[str]] = defaultdict(set)
     for picture in pictures:
         styles[picture.subject.concept].add(picture.drawing_set.style)
@@ -41,11 +50,12 @@ def records_of(
     ]
     trained = {picture.pixels for picture, home in zip(pictures, homes, strict=True) if home == "train"}
     wanted = "train" if split == "colours" else split
-    used = [
-        number
-        for number in allowed(pictures, config, dropped)
-        if homes[number] == wanted and (wanted == "train" or pictures[number].pixels not in trained)
-    ]
+    used = []
+    for number in allowed(pictures, config, dropped):
+        if homes[number] != "train" and pictures[number].pixels in trained:
+            dropped[COPY] += 1
+        elif homes[number] == wanted:
+            used.append(number)
     if split != "colours":
         yield from (Composed("drawing", number) for number in used)
     yield from coloured(pictures, used, config, split)
@@ -55,16 +65,21 @@ def records_of(
         yield from scenes(pictures, used, config)
 
 
-def allowed(pictures: list[Picture], config: DrawingsConfig, dropped: dict[str, int]) -> Iterator[int]:
-    """Yield the numbers of the drawings that the settings use: their groups, skin tones and opt-out list."""
+def allowed(pictures: list[Picture], config: DrawingsConfig, dropped: Counter[str]) -> Iterator[int]:
+    """Yield the numbers of the drawings that the settings use: their groups, skin tones and opt-out list.
+
+    The others are counted in `dropped`, each by one reason.
+    """
     opt_out = OptOut.read(config.opt_out)
     for number, picture in enumerate(pictures):
         reason = opt_out.reason(picture.key)
         if config.groups and (picture.subject.group or ICONS) not in config.groups:
-            continue
-        if reason:
-            dropped[reason] = dropped.get(reason, 0) + 1
-        elif not picture.tone or hash_fraction(f"tone {picture.key}") < config.skin_tones:
+            dropped[OTHER_GROUP] += 1
+        elif reason:
+            dropped[reason] += 1
+        elif picture.tone and hash_fraction(f"tone {picture.key}") >= config.skin_tones:
+            dropped[SKIN_TONE] += 1
+        else:
             yield number
     if unmatched := opt_out.unmatched():
         log.warning("%d entries of data.opt_out are no drawing, such as %s", len(unmatched), unmatched[0])

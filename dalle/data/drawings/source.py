@@ -13,7 +13,7 @@ from PIL import Image
 from dalle.data.drawings import wording
 from dalle.data.drawings.config import DrawingsConfig
 from dalle.data.drawings.languages import names_in
-from dalle.data.drawings.records import records_of
+from dalle.data.drawings.records import NOT_RENDERED, records_of
 from dalle.data.drawings.render import Drawings, recoloured
 from dalle.data.drawings.splits import SPLITS
 from dalle.data.drawings.subjects import Subject
@@ -42,7 +42,7 @@ class DrawingsSource:
         self.image_size = config.image_size
         self.drawings = Drawings(Path(config.path).expanduser(), round(config.image_size * RENDERED))
         self.check_languages()
-        self.dropped: dict[str, int] = {}
+        self.dropped = +Counter({NOT_RENDERED: self.drawings.left_out})  # of the whole data set, without zeros
         self.records = list(records_of(self.drawings.pictures, config, split, self.dropped))
         if split != "train":
             order = numpy_generator("order of held-out drawings", config.seed).permutation(len(self.records))

@@ -1,6 +1,8 @@
 """Data source `drawings`: splits, composed pictures, captions, bad settings."""
 
 import json
+import shutil
+import tarfile
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +11,10 @@ import pytest
 from dalle import optional_dependencies
 from dalle.data import DATA_SETS, open_source
 from dalle.data.drawings import splits
+from dalle.data.drawings.build import add
 from dalle.data.drawings.config import DrawingsConfig, MixConfig
 from dalle.data.drawings.languages import COLOUR_PHRASES, STYLE_PHRASES, names_in
+from dalle.data.drawings.records import COPY, NOT_RENDERED, OTHER_GROUP, SKIN_TONE
 from dalle.data.drawings.render import COLOURS, Drawings, recoloured
 from dalle.data.drawings.sets import STYLES
 from dalle.data.drawings.source import DrawingsSource
@@ -270,7 +274,35 @@ def test_opted_out_drawings_are_in_no_record(config, tmp_path):
         source = DrawingsSource(config, split)
         keys = source.keys()
         assert not any("lucide/umbrella" in key for key in keys)
-        assert source.dropped == {"opted out by key": 1}
+        assert source.dropped == {"opted out by key": 1, COPY: 9}
+
+
+def test_drawings_in_no_split_are_counted_by_reason(config):
+    """Each drawing of the folder is in a split, or is counted once."""
+    for settings in ({}, {"skin_tones": 0.0}, {"groups": ["animals-nature"], "skin_tones": 0.0}):
+        sources = [DrawingsSource(replace(config, **settings), split) for split in SPLITS]
+        drawn = sum(len(of_kind(source, "drawing")) for source in sources)
+        dropped = sources[0].dropped
+        assert all(source.dropped == dropped for source in sources)
+        built = sum(entry["pictures"] for entry in sources[0].drawings.sources["sets"].values())
+        assert drawn + sum(dropped.values()) == built
+        assert (SKIN_TONE in dropped) == (settings == {"skin_tones": 0.0})  # those of people are of another group
+        assert (OTHER_GROUP in dropped) == ("groups" in settings)
+        assert (COPY in dropped) == ("groups" not in settings) and NOT_RENDERED not in dropped
+
+
+def test_drawings_that_the_cache_lacks_are_counted(config, tmp_path):
+    """The file of one drawing becomes empty; a cache that is there already counts it as one just made does."""
+    folder = shutil.copytree(config.path, tmp_path / "drawings", ignore=shutil.ignore_patterns("rendered-*"))
+    archive = folder / "openmoji.tar.xz"
+    with tarfile.open(archive) as file:
+        contents = {member.name: file.extractfile(member).read() for member in file}
+    contents["1F34E.svg"] = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"/>'
+    with tarfile.open(archive, "w:xz") as file:
+        for name, content in contents.items():
+            add(file, name, content)
+    for _ in range(2):
+        assert DrawingsSource(replace(config, path=str(folder)), "train").dropped[NOT_RENDERED] == 1
 
 
 def test_entries_of_the_opt_out_list_that_are_no_drawing_are_named(config, tmp_path, caplog):
