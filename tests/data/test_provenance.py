@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from dalle import checkpoint
+from dalle import bundled, checkpoint
 from dalle.checkpoint import CheckpointError
 from dalle.data import open_source
+from dalle.data.audit.datasheet import datasheet
 from dalle.data.audit.provenance import data_meta, find_provenance
 from dalle.data.blocks import BlocksConfig
 from dalle.stages.data_module import DataModule, StageContext
@@ -58,6 +59,18 @@ def test_changed_or_missing_data_are_reported(tmp_path):
     gone = {"name": "folder", "path": str(tmp_path / "gone")}
     write(tmp_path / "old", {"data": gone, "records": meta["records"]})
     assert "the data cannot be opened" in find_provenance(tmp_path / "old")[0].compare()
+
+
+@pytest.mark.parametrize("folder", sorted(bundled.FOLDER.glob("*/*/config.json")), ids=lambda path: path.parent.name)
+def test_models_of_the_package_name_the_authors_of_their_data(folder):
+    (model,) = find_provenance(folder.parent)
+    notice = (folder.parents[1] / "NOTICE").read_text()
+    authors = model.meta["attributions"]
+    assert len(authors) == 26  # sets of drawings
+    for each in authors:
+        assert set(each) == {"set", "author", "licence", "url"} and all(each.values())
+        assert f"- {', '.join(each.values())}\n" in notice
+        assert f"| {each['set']} | {each['author']} | {each['licence']} | {each['url']} |" in datasheet(model)
 
 
 def test_checkpoint_without_provenance_is_reported(tmp_path):
