@@ -8,12 +8,19 @@ from dalle.data.audit.datasheet import MAX_ROWS, count_rows, datasheet, write_da
 from dalle.data.audit.provenance import Provenance
 
 AUTHOR = {"set": "openmoji", "author": "OpenMoji", "licence": "CC-BY-SA-4.0", "url": "https://openmoji.org"}
+PACKAGE = {
+    "name": "openmoji@17.0.0",
+    "url": "https://registry.npmjs.org/openmoji/-/openmoji-17.0.0.tgz",
+    "sha256": "55ee7d13485dec86e9f38c1f3a645a13382d33ff97c0cd845ee824b0aef45e68",
+}
 SETTINGS = {"path": "/secret/place", "languages": ["en", "fr"], "mix": {"panels": 0.6}, "opt_out": "/secret/list.txt"}
 META = {
     "data": {"name": "drawings", **SETTINGS},
     "records": {"train": {"records": 1234, "digest": "abc", "left_out": {"on the opt-out list": 5}}},
-    "counts": {"style": {"3D render": 1000, "line drawing": 234}},
+    "left_out_complete": True,
+    "counts": {"style": {"3D render": 1000, "line drawing": 234}, "language": {"en": 1234, "fr": 200}},
     "attributions": [AUTHOR],
+    "packages": [PACKAGE],
     "init": {"path": "../other", "digest": "def"},
 }
 
@@ -34,6 +41,7 @@ def test_the_page_has_everything_that_the_checkpoint_records(model):
         "Opt-out list: yes.",
         "| 3D render | 1,000 |",
         "| openmoji | OpenMoji | CC-BY-SA-4.0 | https://openmoji.org |",
+        f"| openmoji@17.0.0 | `{PACKAGE['sha256']}` | {PACKAGE['url']} |",
         "Training started from a model with digest `def`",
     ):
         assert expected in page
@@ -49,6 +57,39 @@ def test_croissant_metadata_are_valid(model, tmp_path):
     assert read.license == ["CC-BY-SA-4.0"]
     assert "1,234 records of the split train" in read.description
     assert "/secret" not in metadata.read_text()
+    assert "Training records by style: 3D render 1,000, line drawing 234." in read.description
+    missing = "Left out of the whole data set: 5 on the opt-out list. Opt-out list: yes."
+    assert read.data_collection_missing_data == missing and missing in read.description
+    assert "mix.panels: 0.6" in read.data_preprocessing_protocol
+    assert read.in_language == ["en", "fr"]
+    (file,) = read.distribution
+    assert {"name": file.name, "url": file.content_url, "sha256": file.sha256} == PACKAGE
+    assert "http://mlcommons.org/croissant/1.0" in json.loads(metadata.read_text())["conformsTo"]
+
+
+def test_croissant_counts_can_be_read_as_records(model, tmp_path):
+    mlcroissant = pytest.importorskip("mlcroissant")
+    dataset = mlcroissant.Dataset(json.loads(write_datasheet(tmp_path, model)[1].read_text()))
+    rows = list(dataset.records("counts-by-style"))
+    assert [row["counts-by-style/records"] for row in rows] == [1000, 234]
+    assert [row["counts-by-style/style"] for row in rows] == ["3D render", "line drawing"]
+
+
+def test_omissions_that_a_checkpoint_does_not_record_are_not_called_none(tmp_path):
+    """Earlier checkpoints of drawings counted opted-out drawings only."""
+
+    def said(name, left_out, **more):
+        records = {"train": {"records": 3, "digest": "abc", **left_out}}
+        model = Provenance(tmp_path, "dvae", {"data": {"name": name}, "records": records, **more})
+        (sentence,) = [line for line in datasheet(model).splitlines() if line.startswith("Left out")]
+        return sentence.removeprefix("Left out of the whole data set: ")
+
+    assert said("drawings", {"left_out": {}}) == "not recorded."
+    some = {"left_out": {"opted out by key": 2}}
+    assert said("drawings", some) == "2 opted out by key; other reasons are not recorded."
+    assert said("drawings", {"left_out": {}}, left_out_complete=True) == "nothing."
+    assert said("folder", {"left_out": {}}) == "nothing."
+    assert said("folder", {}) == "not recorded."
 
 
 def test_a_model_without_a_record_says_so(tmp_path):

@@ -1,7 +1,7 @@
 """Datasheet of a checkpoint's training data: a Markdown page, and Croissant metadata (mlcommons.org/croissant)."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -37,24 +37,16 @@ def datasheet(model: Provenance) -> str:
         imported = model.meta.get("imported")
         reason = f"its weights were imported from {imported}" if imported else "the checkpoint has no record of it"
         return f"# Training data of a {model.kind}\n\nUnknown: {reason}.\n"
-    settings = {name: value for name, value in flatten(data).items() if name not in ("name", *PATHS)}
-    shown = [
-        (name, ", ".join(map(str, value)) if isinstance(value, list) else value)
-        for name, value in settings.items()
-        if value not in ("", None)
-    ]
     records = model.meta.get("records", {})
-    left_out = next(iter(records.values()), {}).get("left_out", {})  # counted over the whole data set, not by split
     parts = [
         f"# Training data of a {model.kind}",
-        f"Data set `{data['name']}`, with these settings:\n\n" + table(["setting", "value"], shown),
+        f"Data set `{data['name']}`, with these settings:\n\n" + table(["setting", "value"], settings(data)),
         "## Records\n"
         + table(
             ["split", "records", "digest"],
             [(split, f"{record['records']:,}", f"`{record['digest']}`") for split, record in records.items()],
         ),
-        f"Left out of the whole data set: {format_reasons(left_out)}.",
-        f"Opt-out list: {'yes' if data.get('opt_out') else 'none'}.",
+        *omissions(model),
     ]
     if "filters" in data:  # a data set of files
         parts.append(
@@ -67,6 +59,9 @@ def datasheet(model: Provenance) -> str:
         columns = ("set", "author", "licence", "url")
         rows = [[each.get(column, "") for column in columns] for each in authors]
         parts.append("## Authors and licences\n" + table(["part", "author", "licence", "address"], rows))
+    if files := model.meta.get("packages"):
+        rows = [(each["name"], f"`{each['sha256']}`", each["url"]) for each in files]
+        parts.append("## Files that the images come from\n" + table(["file", "SHA-256", "address"], rows))
     if note := attribution(data["name"]):
         parts.append(f"Show with images of the model: {note}")
     if init := model.meta.get("init"):
@@ -77,24 +72,66 @@ def datasheet(model: Provenance) -> str:
 def croissant(model: Provenance) -> dict[str, Any]:
     """Return the data set as Croissant metadata in JSON-LD.
 
-    Needs the package mlcroissant.
+    They are the sources as files with their SHA-256, the number of training records by style and so on as record sets,
+    and the omissions and settings in fields of the vocabulary for responsible AI. Needs the package mlcroissant.
     """
     import mlcroissant as mlc
 
     name = model.meta["data"]["name"]
     records = model.meta.get("records", {})
-    described = ", ".join(f"{record['records']:,} records of the split {split}" for split, record in records.items())
+    counts = model.meta.get("counts", {})
     authors = model.meta.get("attributions", [])
-    pairs = f"Image-caption pairs that a {model.kind} was trained on: {described}."
     metadata = mlc.Metadata(
+        conforms_to=["http://mlcommons.org/croissant/1.0", "http://mlcommons.org/croissant/RAI/1.0"],
         name=f"dalle-{name}",
-        description=f"{pairs} {attribution(name)}".strip(),
+        description=" ".join(filter(None, (*description(model), *omissions(model), attribution(name)))),
         version="1.0.0",
         license=sorted({author["licence"] for author in authors if author.get("licence")}) or None,
         creators=[mlc.Organization(name=author.get("author", ""), url=author.get("url")) for author in authors],
         cite_as=f"data={name}, digest {records.get('train', {}).get('digest', 'unknown')}",
+        in_language=sorted(counts.get("language", {})) or None,
+        distribution=[
+            mlc.FileObject(
+                id=file["name"],
+                name=file["name"],
+                content_url=file["url"],
+                sha256=file["sha256"],
+                encoding_formats=["application/gzip"],
+            )
+            for file in model.meta.get("packages", [])
+        ],
+        record_sets=[counts_record_set(by, numbers) for by, numbers in counts.items() if numbers],
+        data_preprocessing_protocol=[f"{setting}: {value}" for setting, value in settings(model.meta["data"])],
+        data_collection_missing_data=" ".join(omissions(model)),
     )
     return metadata.to_json()
+
+
+def description(model: Provenance) -> Iterator[str]:
+    """Yield sentences on the records of each split and on the largest counts of training records."""
+    records = model.meta.get("records", {})
+    splits = [
+        f"{record['records']:,} records of the split {split} (digest {record['digest']})"
+        for split, record in records.items()
+    ]
+    yield f"Image-caption pairs that a {model.kind} was trained on: {', '.join(splits) or 'number not recorded'}."
+    for name, counts in model.meta.get("counts", {}).items():
+        yield f"Training records by {name}: {', '.join(' '.join(row) for row in count_rows(counts))}."
+
+
+def counts_record_set(name: str, counts: Mapping[str, int]) -> Any:
+    """Return a Croissant record set with a record for each value of a property: the value, and how many have it."""
+    import mlcroissant as mlc
+
+    key = f"counts-by-{name}"
+    fields = {name: mlc.DataType.TEXT, "records": mlc.DataType.INTEGER}
+    return mlc.RecordSet(
+        id=key,
+        name=key,
+        description=f"Number of training records by {name}; a record may be counted under several.",
+        fields=[mlc.Field(id=f"{key}/{field}", name=field, data_types=[each]) for field, each in fields.items()],
+        data=[{f"{key}/{name}": value, f"{key}/records": count} for value, count in counts.items()],
+    )
 
 
 def count_rows(counts: Mapping[str, int]) -> list[tuple[str, str]]:
@@ -106,9 +143,19 @@ def count_rows(counts: Mapping[str, int]) -> list[tuple[str, str]]:
     return [(name, f"{count:,}") for name, count in ordered[:MAX_ROWS]] + more
 
 
-def format_reasons(reasons: Mapping[str, int]) -> str:
-    """Format numbers of omitted records: "5 on the opt-out list; 2 without a caption", or "nothing"."""
-    return "; ".join(f"{count:,} {reason}" for reason, count in reasons.items()) or "nothing"
+def settings(data: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Return name and value of each setting of the data set, without those that are not set or name files."""
+    return [
+        (name, ", ".join(map(str, value)) if isinstance(value, list) else value)
+        for name, value in flatten(data).items()
+        if name not in ("name", *PATHS) and value not in ("", None, [])
+    ]
+
+
+def omissions(model: Provenance) -> list[str]:
+    """Return sentences on what was left out of the data set, and on the opt-out list."""
+    listed = "yes" if model.meta["data"].get("opt_out") else "none"
+    return [f"Left out of the whole data set: {'; '.join(model.left_out())}.", f"Opt-out list: {listed}."]
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -13,6 +13,8 @@ from dalle.data import attribution, config_from_dict, open_source
 from dalle.data.index import StringArray
 from dalle.data.source import Source
 
+OPT_OUTS_ONLY = ("drawings",)  # data sets whose earlier checkpoints count only opted-out records among those left out
+
 
 @runtime_checkable
 class Attributed(Protocol):
@@ -20,6 +22,15 @@ class Attributed(Protocol):
 
     def attributions(self) -> list[dict[str, str]]:
         """Return author, licence and address of each part of the data set, as dicts."""
+        ...
+
+
+@runtime_checkable
+class Packaged(Protocol):
+    """Source whose images come from published files."""
+
+    def packages(self) -> list[dict[str, str]]:
+        """Return name, address and SHA-256 of each file, as dicts with the keys name, url and sha256."""
         ...
 
 
@@ -35,19 +46,23 @@ class Counted(Protocol):
 def data_meta(data: Any, sources: Mapping[str, Source]) -> dict[str, Any]:
     """Return the data entries of a checkpoint's meta.
 
-    They are the config, record count and digest of each split, the authors and licences if the source names them, and
-    the number of training records by style and so on if it counts them.
+    They are the config, record count and digest of each split, what was left out of the data set by reason, the authors
+    and licences and the published files if the source names them, and the number of training records by style and so on
+    if it counts them.
     """
     records = {
         split: {"records": len(source), "digest": source.digest(), "left_out": dict(source.dropped)}
         for split, source in sources.items()
     }
     authors = [source.attributions() for source in sources.values() if isinstance(source, Attributed)][:1]
+    packages = [source.packages() for source in sources.values() if isinstance(source, Packaged)][:1]
     train = sources.get("train")
     return {
         "data": asdict(data),
         "records": records,
+        "left_out_complete": True,
         **({"attributions": authors[0]} if authors else {}),
+        **({"packages": packages[0]} if packages else {}),
         **({"counts": train.counts()} if isinstance(train, Counted) else {}),
     }
 
@@ -98,8 +113,7 @@ class Provenance:
         lines += [f"  {name}: {value}" for name, value in data.items() if name != "name" and value not in ("", None)]
         for split, record in self.meta.get("records", {}).items():
             lines.append(f"  {split}: {record['records']:,} records, digest {record['digest']}")
-        left_out = next(iter(self.meta.get("records", {}).values()), {}).get("left_out", {})
-        lines += [f"  left out: {count:,} {reason}" for reason, count in left_out.items()]
+        lines += [f"  left out: {phrase}" for phrase in self.left_out()]
         lines.append(f"  now: {self.compare()}")
         if (init := self.meta.get("init")) is not None:
             path = Path(os.path.normpath(self.folder / init["path"]))
@@ -111,6 +125,18 @@ class Provenance:
         if note := attribution(data["name"]):
             lines.append(f"  {note}")
         return lines
+
+    def left_out(self) -> list[str]:
+        """Return phrases with the numbers of records left out of the whole data set, by reason; ["nothing"] if none.
+
+        The last one says so if they are not recorded, or not all: `OPT_OUTS_ONLY`.
+        """
+        reasons = next(iter(self.meta.get("records", {}).values()), {}).get("left_out")  # the same for all splits
+        phrases = [f"{count:,} {reason}" for reason, count in (reasons or {}).items()]
+        complete = self.meta.get("left_out_complete", self.meta["data"]["name"] not in OPT_OUTS_ONLY)
+        if reasons is None or not complete:
+            phrases.append("other reasons are not recorded" if phrases else "not recorded")
+        return phrases or ["nothing"]
 
     def compare(self) -> str:
         """Compare the digest of the training data with that of the current data. Returns a phrase with the outcome."""

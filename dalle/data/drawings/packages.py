@@ -33,6 +33,11 @@ class Package:
         """File name that `npm pack` gives the package."""
         return f"{self.name.removeprefix('@').replace('/', '-')}-{self.version}.tgz"
 
+    @property
+    def url(self) -> str:
+        """Address of the .tgz file in the public registry."""
+        return f"https://registry.npmjs.org/{self.name}/-/{self.name.rpartition('/')[2]}-{self.version}.tgz"
+
     def __str__(self) -> str:
         return f"{self.name}@{self.version}"
 

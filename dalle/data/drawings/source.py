@@ -13,6 +13,7 @@ from PIL import Image
 from dalle.data.drawings import wording
 from dalle.data.drawings.config import DrawingsConfig
 from dalle.data.drawings.languages import names_in
+from dalle.data.drawings.packages import EMOJIBASE, Package
 from dalle.data.drawings.records import NOT_RENDERED, records_of
 from dalle.data.drawings.render import Drawings, recoloured
 from dalle.data.drawings.splits import SPLITS
@@ -138,6 +139,13 @@ class DrawingsSource:
             {"set": name, **{key: entry[key] for key in ("author", "licence", "url")}}
             for name, entry in self.drawings.sources["sets"].items()
         ]
+
+    def packages(self) -> list[dict[str, str]]:
+        """Return name, address and SHA-256 of each package that the drawings and their words come from."""
+        entries = self.drawings.sources["sets"].values()
+        used = {Package(*entry["package"].rsplit("@", 1), entry["sha256"]) for entry in entries}
+        used |= {EMOJIBASE for entry in entries if entry["words"] == EMOJIBASE.sha256}
+        return [{"name": str(each), "url": each.url, "sha256": each.sha256} for each in sorted(used, key=str)]
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the number of records by kind, set, style and language of a caption; a record has several of these."""

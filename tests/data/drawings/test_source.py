@@ -10,10 +10,12 @@ import pytest
 
 from dalle import optional_dependencies
 from dalle.data import DATA_SETS, open_source
+from dalle.data.audit.provenance import data_meta
 from dalle.data.drawings import splits
 from dalle.data.drawings.build import add
 from dalle.data.drawings.config import DrawingsConfig, MixConfig
 from dalle.data.drawings.languages import COLOUR_PHRASES, STYLE_PHRASES, names_in
+from dalle.data.drawings.packages import PACKAGES
 from dalle.data.drawings.records import COPY, NOT_RENDERED, OTHER_GROUP, SKIN_TONE
 from dalle.data.drawings.render import COLOURS, Drawings, recoloured
 from dalle.data.drawings.sets import STYLES
@@ -275,6 +277,21 @@ def test_opted_out_drawings_are_in_no_record(config, tmp_path):
         keys = source.keys()
         assert not any("lucide/umbrella" in key for key in keys)
         assert source.dropped == {"opted out by key": 1, COPY: 9}
+
+
+def test_a_checkpoint_records_omissions_authors_and_packages(config):
+    sources = {split: DrawingsSource(config, split) for split in ("train", "val")}
+    meta = data_meta(config, sources)
+    assert {split: record["left_out"] for split, record in meta["records"].items()} == {
+        split: source.dropped for split, source in sources.items()
+    }
+    assert meta["left_out_complete"]
+    assert set(meta["attributions"][0]) == {"set", "author", "licence", "url"}
+    assert {each["name"]: each["sha256"] for each in meta["packages"]} == {str(each): each.sha256 for each in PACKAGES}
+    assert (
+        meta["packages"][1]["url"] == "https://registry.npmjs.org/@lobehub/fluent-emoji-3d/-/fluent-emoji-3d-1.1.0.tgz"
+    )
+    assert json.loads(json.dumps(meta))["records"] == meta["records"]
 
 
 def test_drawings_in_no_split_are_counted_by_reason(config):
