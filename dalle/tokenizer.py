@@ -3,7 +3,8 @@
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from difflib import get_close_matches
 from itertools import groupby, pairwise
 from operator import itemgetter
 from os import PathLike
@@ -159,3 +160,8 @@ def check_captions(captions: Sequence[str]) -> None:
 def words_of(caption: str) -> set[str]:
     """Return the words of a caption, in lower case."""
     return set(re.findall(r"\w+", caption.lower()))
+
+
+def nearest_words(word: str, known: Collection[str]) -> list[str]:
+    """Return at most three known words of similar spelling, the most similar first."""
+    return get_close_matches(word, known, n=3, cutoff=0.75)

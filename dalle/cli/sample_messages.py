@@ -1,7 +1,6 @@
 """Messages of sample.py: hints before sampling, one line per caption, and the paths of the results."""
 
 from collections.abc import Collection
-from difflib import get_close_matches
 
 from dalle.sampling.attention_grid import attention_grid_path
 from dalle.sampling.batch_size import BatchSize, format_bytes
@@ -13,6 +12,7 @@ from dalle.sampling.parallel_decode import DecodingCount
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.progress_bar import print_line
 from dalle.sampling.results import Result
+from dalle.tokenizer import nearest_words
 
 LINES = 12  # captions that are printed individually
 
@@ -27,7 +27,7 @@ def print_unknown_words(dalle: DALLE, captions: list[str]) -> None:
 
 def _nearest(word: str, known: Collection[str]) -> str:
     """Return " (nearest known: ...)" for an unknown word, "" if no known word has a similar spelling."""
-    nearest = get_close_matches(word, known, n=3, cutoff=0.75)
+    nearest = nearest_words(word, known)
     return f" (nearest known: {', '.join(nearest)})" if nearest else ""
 
 

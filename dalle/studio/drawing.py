@@ -19,8 +19,10 @@ from dalle.studio.edits import candidates_of
 from dalle.studio.jobs import Job
 from dalle.studio.previews import Previews
 from dalle.studio.store import DrawnImage, Store
+from dalle.tokenizer import nearest_words
 
 FIRST_BATCHES = (1, 4)  # candidates of the first batches, so that something is finished soon
+MAX_EXPLAINED = 12  # unknown words for which known ones of similar spelling are looked up
 BATCH_ON_CPU, BATCH_ON_GPU = 8, 64  # candidates of the others: a cancelled batch is lost
 
 
@@ -36,7 +38,9 @@ class JobRunner:
         begin = time.monotonic()
         request, config, dalle = job.request, job.config, self.dalle
         unknown = dalle.unknown_words([request.caption])
-        job.events.append("started", {"candidates": config.candidates, "unknown_words": unknown})
+        nearest = [nearest_words(word, dalle.words) for word in unknown[:MAX_EXPLAINED]]
+        words = {"unknown_words": unknown, "nearest_words": nearest}
+        job.events.append("started", {"candidates": config.candidates, **words})
         ids = dalle.tokenize([request.caption])
         drawn: dict[str, DrawnImage] = {}  # by id, in the order of candidates
         with suppress(SamplingStopped):

@@ -35,6 +35,14 @@ def test_events_tell_a_drawing_from_start_to_end(studio):
     assert dict(events)["done"]["images_per_second"] > 0
 
 
+def test_unknown_words_come_with_the_nearest_known_ones(studio, monkeypatch):
+    monkeypatch.setattr(studio.session.dalle, "words", frozenset({"a", "circle", "red"}))
+    (started,) = [data for name, data in studio.events(studio.draw(caption="a cirkle, zzyzx")) if name == "started"]
+    assert (started["unknown_words"], started["nearest_words"]) == (["cirkle", "zzyzx"], [["circle"], []])
+    (started,) = [data for name, data in studio.events(studio.draw(caption="a red circle")) if name == "started"]
+    assert (started["unknown_words"], started["nearest_words"]) == ([], [])
+
+
 def test_a_late_reader_gets_the_same_lasting_events(studio):
     job = studio.draw(candidates=3)
     first = studio.events(job)

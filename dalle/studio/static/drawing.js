@@ -140,7 +140,8 @@ export class Drawing {
       this.say(`Waiting: ${plural(data.position, "drawing")} before this one.`);
     } else if (name === "started") {
       this.addPictures(data.candidates);
-      const unknown = (data.unknown_words ?? []).map((word) => `“${word}”`).join(", ");
+      const known = (index) => (data.nearest_words?.[index]?.length ? ` (nearest known: ${data.nearest_words[index].join(", ")})` : "");
+      const unknown = (data.unknown_words ?? []).map((word, index) => `“${word}”${known(index)}`).join(", ");
       this.note = unknown && `The model has never seen ${unknown}.`;
       if (!this.cancelling) this.say(`Drawing ${plural(data.candidates, "picture")}.`, "drawing");
     } else if (name === "partial") {

@@ -208,8 +208,8 @@ def test_without_javascript_the_page_says_what_to_do(tiny_studio, open_studio):
 def test_words_that_the_model_never_saw_are_named(drawings_studio, open_studio):
     studio = open_studio(drawings_studio)
     studio.set(candidates=1)
-    studio.draw("a red zzyzx")
-    expect(studio.status).to_contain_text("never seen “zzyzx”")
+    studio.draw("a red zzyzx appel")
+    expect(studio.status).to_contain_text("never seen “appel” (nearest known: apple, ape), “zzyzx”.")
     assert isinstance(studio.download(), Image.Image)
 
 
