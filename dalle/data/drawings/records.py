@@ -19,7 +19,7 @@ from dalle.seeds import numpy_generator
 log = logging.getLogger(__name__)
 
 # reasons to leave out drawings, besides the opt-out list
-NOT_RENDERED = "empty, or the same to look at as another drawing of their set"
+NOT_RENDERED = "that are empty, or look the same as one of another concept or skin tone in their set"
 OTHER_GROUP = "of groups that data.groups does not name"
 SKIN_TONE = "with a skin tone, beyond the share that data.skin_tones uses"
 COPY = "held out, but with the pixels of a training drawing"

@@ -90,7 +90,7 @@ class Drawings:
         ]
         # the cache is of exactly these sets, so what it lacks was left out
         built = sum(entry["pictures"] for entry in self.sources["sets"].values())
-        self.left_out = built - len(self.pictures)  # drawings that are empty, or look the same as another of their set
+        self.left_out = built - len(self.pictures)  # as `distinct` says
         self.digest = digest_of(json.dumps([made_from, rendered["pictures"]]).encode())
         self._starts: list[int] = rendered["starts"]  # one more than pictures
         self._pack = np.memmap(pack, np.uint8, "r")
