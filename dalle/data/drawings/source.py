@@ -143,8 +143,10 @@ class DrawingsSource:
     def packages(self) -> list[dict[str, str]]:
         """Return name, address and SHA-256 of each package that the drawings and their words come from."""
         entries = self.drawings.sources["sets"].values()
-        used = {Package(*entry["package"].rsplit("@", 1), entry["sha256"]) for entry in entries}
-        used |= {EMOJIBASE for entry in entries if entry["words"] == EMOJIBASE.sha256}
+        used = {EMOJIBASE for entry in entries if entry["words"] == EMOJIBASE.sha256}
+        for entry in entries:
+            name, _, version = entry["package"].rpartition("@")
+            used.add(Package(name, version, entry["sha256"]))
         return [{"name": str(each), "url": each.url, "sha256": each.sha256} for each in sorted(used, key=str)]
 
     def counts(self) -> dict[str, dict[str, int]]:
