@@ -10,7 +10,7 @@ from dalle.data.audit.provenance import Provenance
 AUTHOR = {"set": "openmoji", "author": "OpenMoji", "licence": "CC-BY-SA-4.0", "url": "https://openmoji.org"}
 PACKAGE = {
     "name": "openmoji@17.0.0",
-    "url": "https://registry.npmjs.org/openmoji/-/openmoji-17.0.0.tgz",
+    "url": "pkg:npm/openmoji@17.0.0",
     "sha256": "55ee7d13485dec86e9f38c1f3a645a13382d33ff97c0cd845ee824b0aef45e68",
 }
 SETTINGS = {"path": "/secret/place", "languages": ["en", "fr"], "mix": {"panels": 0.6}, "opt_out": "/secret/list.txt"}

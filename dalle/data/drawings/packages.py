@@ -35,8 +35,8 @@ class Package:
 
     @property
     def url(self) -> str:
-        """Address of the .tgz file in the public registry."""
-        return f"https://registry.npmjs.org/{self.name}/-/{self.name.rpartition('/')[2]}-{self.version}.tgz"
+        """Package URL (ECMA-427), which names the .tgz file in npm's registry."""
+        return f"pkg:npm/{self.name.replace('@', '%40')}@{self.version}"
 
     def __str__(self) -> str:
         return f"{self.name}@{self.version}"

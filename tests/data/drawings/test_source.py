@@ -288,9 +288,7 @@ def test_a_checkpoint_records_omissions_authors_and_packages(config):
     assert meta["left_out_complete"]
     assert set(meta["attributions"][0]) == {"set", "author", "licence", "url"}
     assert {each["name"]: each["sha256"] for each in meta["packages"]} == {str(each): each.sha256 for each in PACKAGES}
-    assert (
-        meta["packages"][1]["url"] == "https://registry.npmjs.org/@lobehub/fluent-emoji-3d/-/fluent-emoji-3d-1.1.0.tgz"
-    )
+    assert meta["packages"][1]["url"] == "pkg:npm/%40lobehub/fluent-emoji-3d@1.1.0"
     assert json.loads(json.dumps(meta))["records"] == meta["records"]
 
 
