@@ -19,7 +19,7 @@ from dalle.data import open_source
 from dalle.planning.plan import MODELS
 from dalle.seeds import seed_global_generators
 from dalle.stages import ALL_STAGES, STAGES
-from dalle.stages.data_module import StageContext, open_held_out
+from dalle.stages.data_module import StageContext, check_enough_records, open_held_out
 from dalle.stages.initial_weights import TRAINED_ON_TOKENS, Init, load_init
 from dalle.training import state_files
 from dalle.training.cpu import configure_cpu
@@ -109,7 +109,7 @@ def check_dvae_unchanged(runs: list[tuple[TrainConfig, Path]]) -> None:
 def check_stages(runs: list[tuple[TrainConfig, Path]]) -> None:
     """Raise ValueError for settings with which a stage cannot be trained, before any is trained or renamed.
 
-    Checks batch sizes, model sizes, and that the data set has the splits and captions that the stages need.
+    Checks batch sizes, model sizes, and that the data set has the splits, records and captions that the stages need.
     """
     splits = {"train": None, "val": None}  # a dict, for its order
     for config, folder in runs:
@@ -122,7 +122,10 @@ def check_stages(runs: list[tuple[TrainConfig, Path]]) -> None:
     if len(runs) > 1 and getattr(data, "allow_missing_captions", False):  # CLIP has no use for images without captions
         data = replace(data, allow_missing_captions=False)
     for split in splits:
-        open_source(data, split) if split == "train" else open_held_out(data, split)
+        if split == "train":
+            check_enough_records(open_source(data, split), distributed.get_world_size())
+        else:
+            open_held_out(data, split)
 
 
 def start_over(runs: list[tuple[TrainConfig, Path]]) -> None:

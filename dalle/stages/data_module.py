@@ -86,7 +86,8 @@ class CaptionedDataConfig(StageDataConfig):
 class DataModule:
     """Data module of one stage: batches of the splits of a data set, and the tokenizer.
 
-    Every rank opens the data set itself, and all ranks must do it. Raises ValueError if they find different records.
+    Every rank opens the data set itself, and all ranks must do it. Raises ValueError if they find different records, and
+    for fewer training records than ranks.
 
     `config.transform` augments training images; held-out images are cropped deterministically.
     """
@@ -96,6 +97,7 @@ class DataModule:
         self.train, self.val = open_source(data, "train"), open_held_out(data, "val")
         if distributed.get_world_size() > 1:
             check_same_records({"train": self.train, "val": self.val})
+        check_enough_records(self.train, distributed.get_world_size())
         self.image_size = self.train.image_size
         self.transform = transform_named(config.transform)
         self.batch_size = config.micro_batch_size(distributed.get_world_size())
@@ -275,6 +277,15 @@ def check_same_records(sources: Mapping[str, Source]) -> None:
                     f"the data differ between ranks: the split {split} has {first[split][0]:,} records on rank 0 and "
                     f"{records:,} on rank {rank}, with other keys; give all ranks the same files in the same places"
                 )
+
+
+def check_enough_records(train: Source, world_size: int) -> None:
+    """Raise ValueError if several ranks have fewer training records than ranks: they would train on repeated images."""
+    if len(train) < world_size > 1:
+        raise ValueError(
+            f"the split train has {len(train):,} records for {world_size} ranks, which would repeat images within an "
+            "update: start at most as many ranks as there are records (torchrun --nproc-per-node), or add images"
+        )
 
 
 def warn_if_other_tokenizer(named: Path, own: Path) -> None:

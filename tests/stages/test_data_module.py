@@ -1,4 +1,4 @@
-"""Data module: random samples of training images, some of which cannot be read, and the same records on all ranks."""
+"""Data module: random samples of training images, some of which cannot be read, and the records of several ranks."""
 
 import sys
 from pathlib import Path
@@ -8,6 +8,7 @@ from PIL import Image
 from tiny_stages import build
 from unreadable_source import PartlyUnreadable
 
+from dalle import distributed
 from dalle.data.prefetch import LoadingError
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -87,3 +88,14 @@ def test_ranks_with_different_files_are_refused(tmp_path):
         assert (tmp_path / f"same-{rank}.txt").read_text() == "no error"
         said = (tmp_path / f"other-{rank}.txt").read_text()
         assert said.startswith("the data differ between ranks: the split ") and "give all ranks the same files" in said
+
+
+@pytest.mark.parametrize("ranks", [64, 65])
+def test_fewer_records_than_ranks_are_refused(monkeypatch, ranks):
+    monkeypatch.setattr(distributed, "get_world_size", lambda: ranks)
+    monkeypatch.setattr("dalle.stages.data_module.check_same_records", lambda _: None)
+    if ranks == 64:
+        build("dvae", batch_size=ranks)
+    else:
+        with pytest.raises(ValueError, match=r"the split train has 64 records for 65 ranks.* start at most as many ranks"):
+            build("dvae", batch_size=ranks)
