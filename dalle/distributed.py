@@ -27,7 +27,8 @@ def init_process_group(
     """Initialise the process group, if torchrun started this process, and return this rank's device.
 
     "auto" is this rank's GPU if there is one, else the CPU. Disables TF32 on GPUs, and with `deterministic` enables
-    deterministic algorithms. Raises ValueError for a device that does not exist, or that all ranks would share.
+    deterministic algorithms. Raises ValueError for a device that does not exist, or that all ranks would share, for a
+    port in use, and if there is no connection to rank 0.
 
     timeout_minutes: a rank that waits longer for the others in a collective fails; None: torch's default, 30.
     """
@@ -37,12 +38,19 @@ def init_process_group(
     chosen = _choose_device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    launched = int(os.environ.get("WORLD_SIZE", 1)) > 1 or dist.is_torchelastic_launched()
-    if launched and not dist.is_initialized():
+    if is_launched() and not dist.is_initialized():
         # gloo in addition to nccl: small values can be exchanged without synchronising with the GPU
         timeout = None if timeout_minutes is None else timedelta(minutes=timeout_minutes)
-        dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", timeout=timeout)
+        try:
+            dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", timeout=timeout)
+        except dist.DistNetworkError as error:
+            raise ValueError(_explain_no_connection(str(error))) from error
     return chosen
+
+
+def is_launched() -> bool:
+    """Return True if torchrun started this process, or something else that sets its environment variables."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1 or dist.is_torchelastic_launched()
 
 
 def destroy_process_group() -> None:
@@ -194,6 +202,18 @@ def parse_device(device: str | torch.device) -> torch.device:
         cpu_only = "" if torch.backends.cuda.is_built() else " (and this PyTorch is built for CPUs only)"
         raise ValueError(f"device={device} is not there: this machine has {count} CUDA devices{cpu_only}")
     return chosen
+
+
+def _explain_no_connection(message: str) -> str:
+    """Explain in one sentence why the ranks do not connect. `message` is torch's."""
+    host, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
+    if "EADDRINUSE" in message:
+        return (
+            f"port {port} (MASTER_PORT) is in use, perhaps by another run on this machine: start the ranks with "
+            "torchrun --standalone, which finds a free port, or choose another one with torchrun --master-port"
+        )
+    reason = message.splitlines()[0].rstrip(".")
+    return f"no connection to rank 0 at {host}:{port} (MASTER_ADDR, MASTER_PORT): {reason}"
 
 
 def _choose_device(device: str) -> torch.device:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import sys
 import warnings
 from dataclasses import replace
@@ -270,6 +271,30 @@ else:  # does not come
 """
     )
     torchrun(2, script, tmp_path / "failed")
+
+
+@pytest.fixture
+def port(monkeypatch):
+    """A port in use, which the environment names as that of rank 0."""
+    with socket.socket() as taken:
+        taken.bind(("localhost", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for name, value in {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": 2, "RANK": 0}.items():
+            monkeypatch.setenv(name, str(value))
+        yield port
+
+
+def test_a_port_in_use_is_named(port):
+    with pytest.raises(ValueError, match=rf"port {port} \(MASTER_PORT\) is in use.* --standalone.* --master-port"):
+        distributed.init_process_group("cpu")
+
+
+def test_a_first_rank_that_does_not_answer_is_named(port, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    with pytest.raises(ValueError, match=r"no connection to rank 0 at localhost:1 \(MASTER_ADDR, MASTER_PORT\): "):
+        distributed.init_process_group("cpu", timeout_minutes=0.01)
 
 
 def test_single_process_needs_no_collectives():

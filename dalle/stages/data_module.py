@@ -86,8 +86,8 @@ class CaptionedDataConfig(StageDataConfig):
 class DataModule:
     """Data module of one stage: batches of the splits of a data set, and the tokenizer.
 
-    Every rank opens the data set itself, and all ranks must do it. Raises ValueError if they find different records, and
-    for fewer training records than ranks.
+    Every rank opens the data set itself, and all ranks must do it. Raises ValueError if they find different records, or
+    fewer training records than ranks.
 
     `config.transform` augments training images; held-out images are cropped deterministically.
     """
