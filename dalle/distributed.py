@@ -5,6 +5,7 @@ The processes are started by `torchrun`. Only the main process, rank 0, writes f
 
 import gc
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,6 +20,11 @@ from torch.nn.parallel import DistributedDataParallel
 from dalle.precision import use_deterministic_algorithms, use_exact_float32
 
 T = TypeVar("T")
+# messages of collectives without an answer from another rank; gloo's are RuntimeErrors that name a file of gloo
+LOST_GLOO = re.compile(
+    r"gloo/transport/.*(by peer|broken pipe|timed? ?out)|Application timeout caused pair closure", re.I
+)
+LOST_OTHER = re.compile(r"connection|remote|aborted|timed? ?out", re.I)  # NCCL's, and those of the store
 
 
 def init_process_group(
@@ -58,6 +64,16 @@ def destroy_process_group() -> None:
     if dist.is_initialized():
         gc.collect()  # a wrapped model in a reference cycle keeps gloo's threads alive, which abort at exit
         dist.destroy_process_group()
+
+
+def is_lost_rank(error: BaseException | None) -> bool:
+    """Return True if `error`, or its cause, is that of a collective because another rank ended or did not answer."""
+    if error is None:
+        return False
+    if isinstance(error, dist.DistError):
+        return LOST_OTHER.search(str(error)) is not None
+    gloo = type(error) is RuntimeError and LOST_GLOO.search(str(error)) is not None
+    return gloo or is_lost_rank(error.__cause__)
 
 
 def is_distributed() -> bool:

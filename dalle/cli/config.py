@@ -19,6 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from dalle import distributed
 from dalle.ablation_config import AblationConfig
 from dalle.ablations.report_config import ReportConfig
 from dalle.cli import config_groups
@@ -108,9 +109,9 @@ def _short_hash(text: str) -> str:
 def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
     """Return a decorator that turns `main(config)` into a command. It reads the command line and runs sweeps.
 
-    A user error prints one sentence on stderr and exits with `ERROR_STATUS`; any other error keeps its traceback and
-    exits with 1. A stop signal exits with 128 + its number, as in a shell. A failed job does not stop a sweep; failed
-    jobs are listed at the end.
+    A user error, and the loss of another rank, print one sentence on stderr and exit with `ERROR_STATUS`; any other
+    error keeps its traceback and exits with 1. A stop signal exits with 128 + its number, as in a shell. A failed job
+    does not stop a sweep; failed jobs are listed at the end.
     """
 
     def decorate(main: Callable[[Any], None]) -> Callable[[], None]:
@@ -132,13 +133,13 @@ def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
                 _print_error("stopped")
                 raise SystemExit(130) from None
             except Exception as error:
-                user_error = isinstance(error, USER_ERRORS)
-                if full_error or (not sweeping and not user_error):
+                sentence = explain_error(error)
+                if full_error or (not sweeping and sentence is None):
                     raise
-                _print_error(str(error) if user_error else traceback.format_exc())
+                _print_error(traceback.format_exc() if sentence is None else sentence)
                 if not sweeping:
                     raise SystemExit(ERROR_STATUS) from None
-                message = str(error) if user_error else f"{type(error).__name__}: {error}"
+                message = f"{type(error).__name__}: {error}" if sentence is None else sentence
                 failure = f"{' '.join(HydraConfig.get().overrides.task)}: {message}"
                 if in_submitit_job:
                     raise ValueError(failure) from None  # tells SLURM and the process of the sweep that the job failed
@@ -182,6 +183,13 @@ def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
         return run
 
     return decorate
+
+
+def explain_error(error: Exception) -> str | None:
+    """Return the sentence that explains an error of a command; None for one that is printed with its traceback."""
+    if distributed.is_lost_rank(error):
+        return "another rank ended, or did not answer: see its message"
+    return str(error) if isinstance(error, USER_ERRORS) else None
 
 
 def print_command_help(name: str, arguments: Sequence[str]) -> None:
