@@ -74,6 +74,14 @@ def test_finished_run_is_not_repeated_and_can_be_extended(train, trained):
     assert steps == [2, 2, 3, 3]  # train and val
 
 
+@pytest.mark.parametrize("mode", ["ddp", "fsdp", "hsdp"])
+def test_one_process_says_that_it_does_not_shard(train, trained, mode):
+    status, printed = train(*DVAE, f"distributed={mode}")
+    assert status == 0, printed
+    line = f"distributed={mode}: weights are not sharded with one process; start several with torchrun"
+    assert printed.splitlines().count(line) == (mode != "ddp")
+
+
 def test_changed_settings_raise_unless_resume_is_false(train, trained):
     folder = trained
     first = checkpoint.digest(folder)

@@ -32,11 +32,16 @@ from dalle.training.sharding import init_mesh
 @command("train")
 def main(config: TrainConfig) -> None:
     if config.plan:
+        if distributed.is_launched():  # each process would print the plan
+            raise ValueError("run plan=true without torchrun: world= is the number of cards that are planned")
         print_plans(plan_runs(config))
         return
     device = distributed.init_process_group(config.device, config.deterministic, config.timeout_minutes)
     try:
         mesh = init_mesh(config.distributed, config.shard_size, device)
+        if config.distributed != "ddp" and distributed.get_world_size() == 1:
+            mode = f"distributed={config.distributed}"
+            print_once(f"{mode}: weights are not sharded with one process; start several with torchrun")
         with configure_cpu(device):
             train_stages(config, device, mesh)
     finally:

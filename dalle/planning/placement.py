@@ -27,10 +27,10 @@ def place(
     build: builds the model; it is called on the meta device.
 
     Raises ValueError for settings that training refuses: ranks or blocks that do not divide into groups, or compression
-    without several copies of the weights. Raises RuntimeError if there is a process group already.
+    without several copies of the weights; and if there is a process group already.
     """
     if dist.is_initialized():
-        raise RuntimeError("a plan needs a process without a process group: run it without torchrun")
+        raise ValueError("a plan needs a process without a process group: run plan=true without torchrun")
     dist.init_process_group("fake", rank=0, world_size=world, store=FakeStore())
     try:
         mesh = init_mesh(mode, shard_size, torch.device("cpu"))

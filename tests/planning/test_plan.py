@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from measure_peak import MODEL, peak_of_ddp, peak_of_update, planned_and_measured
+from measure_peak import MODEL, init_process_group, peak_of_ddp, peak_of_update, planned_and_measured
 from torch import nn
 
 from dalle.cli.config import compose
@@ -356,3 +356,19 @@ def test_train_py_prints_a_plan_and_trains_nothing(train, tmp_path):
     assert printed.count("1 x H100") == 3
     status, printed = train("stage=dvae", "preset=tiny", "data=blocks", "plan=true", "card=k80")
     assert (status, "card=k80 is unknown" in printed) == (2, True)
+
+
+def test_a_plan_under_torchrun_is_refused(train, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    status, printed = train("stage=dvae", "preset=tiny", "data=blocks", "plan=true")
+    assert (status, "rank 1: run plan=true without torchrun" in printed) == (2, True)
+
+
+def test_a_plan_in_a_process_group_is_refused():
+    init_process_group()
+    try:
+        with pytest.raises(ValueError, match="run plan=true without torchrun"):
+            plan_of(STAGE, 2)
+    finally:
+        torch.distributed.destroy_process_group()
