@@ -22,12 +22,12 @@ def linear_cross_entropy(states: Tensor, linear: nn.Linear, targets: Tensor) -> 
     """Compute the negative log-likelihood of each target under softmax(linear(states)), in float32.
 
     states: (b, n, d); targets: (b, n) classes, or `IGNORED` -> (b, n) nats, 0 if ignored. Equal to
-    `dalle.losses.token_nll` of the logits up to rounding. Targets may also be distributions, (b, n, v) floats; all
-    logits are then computed at once.
+    `dalle.losses.token_nll` of the logits up to rounding. Targets may also be distributions, (b, n, v) floats, without
+    a gradient.
     """
     if targets.is_floating_point():
-        logits = _logits(states.flatten(0, 1), linear.weight, linear.bias)
-        return F.cross_entropy(logits, targets.flatten(0, 1), reduction="none").view(states.shape[:2])
+        distributions = targets.detach().flatten(0, 1)
+        return _cross_entropy(states.flatten(0, 1), linear, distributions).view(states.shape[:2])
     flat, flat_targets = states.flatten(0, 1), targets.flatten()
     if flat.device.type == "cpu":  # positions without a target cost nothing; a GPU would have to wait for their number
         (chosen,) = (flat_targets != IGNORED).nonzero(as_tuple=True)
@@ -37,37 +37,39 @@ def linear_cross_entropy(states: Tensor, linear: nn.Linear, targets: Tensor) -> 
 
 
 def _cross_entropy(states: Tensor, linear: nn.Linear, targets: Tensor) -> Tensor:
-    """Compute the negative log-likelihood of targets without ignored ones: (m, d) states, (m,) targets -> (m,) nats."""
+    """Compute the negative log-likelihood of targets without ignored ones: (m, d) states -> (m,) nats.
+
+    targets: (m,) classes or (m, v) distributions.
+    """
     if len(states) * linear.out_features > MAX_LOGITS:
         return _ChunkedCrossEntropy.apply(states, linear.weight, linear.bias, targets)
     return F.cross_entropy(_logits(states, linear.weight, linear.bias), targets, reduction="none")
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Negative log-likelihood with logits in chunks: (m, d) states, (v, d) weight, (v,) bias, (m,) targets -> (m,)."""
+    """Negative log-likelihood with logits in chunks: (m, d) states, (v, d) weight, (v,) bias -> (m,).
+
+    targets: (m,) classes, of which `IGNORED` ones have no loss, or (m, v) distributions.
+    """
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
         nll, normaliser = states.new_empty(len(states)), states.new_empty(len(states))
-        index = targets.masked_fill(targets == IGNORED, 0)  # any class, since the loss of ignored targets is set to 0
         for part in _chunks(len(states), len(weight)):
             logits = _logits(states[part], weight, bias)
             normaliser[part] = logits.logsumexp(dim=1)
-            nll[part] = normaliser[part] - logits.gather(1, index[part, None]).squeeze(1)
+            nll[part] = _nll(logits, normaliser[part], targets[part])
         ctx.save_for_backward(states, weight, bias, targets, normaliser)
-        return nll.masked_fill_(targets == IGNORED, 0)
+        return nll
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
         states, weight, bias, targets, normaliser = ctx.saved_tensors
-        gradient = gradients[0].masked_fill(targets == IGNORED, 0)
-        index = targets.masked_fill(targets == IGNORED, 0)
         grad_states, grad_weight = torch.empty_like(states), torch.zeros_like(weight, dtype=states.dtype)
         grad_bias = None if bias is None else torch.zeros_like(bias, dtype=states.dtype)
         for part in _chunks(len(states), len(weight)):
             error = _logits(states[part], weight, bias).sub_(normaliser[part, None]).exp_()  # probabilities
-            error.scatter_add_(1, index[part, None], -torch.ones_like(error[:, :1]))
-            error.mul_(gradient[part, None])
+            _nll_gradient_(error, targets[part], gradients[0][part])
             grad_states[part] = error @ weight.to(states.dtype)
             grad_weight.addmm_(error.T, states[part])
             if grad_bias is not None:
@@ -78,6 +80,26 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             None if grad_bias is None else grad_bias.to(weight.dtype),
             None,
         )
+
+
+def _nll(logits: Tensor, normaliser: Tensor, targets: Tensor) -> Tensor:
+    """Compute the negative log-likelihood of targets from logits and the logarithms of their normalisers: -> (m,)."""
+    if targets.is_floating_point():
+        return normaliser * targets.sum(dim=1) - torch.einsum("mv,mv->m", targets, logits)
+    index = targets.masked_fill(targets == IGNORED, 0)  # any class, since the loss of ignored targets is set to 0
+    nll = normaliser - logits.gather(1, index[:, None]).squeeze(1)
+    return nll.masked_fill_(targets == IGNORED, 0)
+
+
+def _nll_gradient_(probabilities: Tensor, targets: Tensor, gradient: Tensor) -> None:
+    """Turn probabilities in place into the gradient with respect to the logits. gradient: (m,), of the losses."""
+    if targets.is_floating_point():
+        probabilities.mul_(targets.sum(dim=1, keepdim=True)).sub_(targets)
+    else:
+        index = targets.masked_fill(targets == IGNORED, 0)
+        probabilities.scatter_add_(1, index[:, None], -torch.ones_like(probabilities[:, :1]))
+        gradient = gradient.masked_fill(targets == IGNORED, 0)
+    probabilities.mul_(gradient[:, None])
 
 
 def _chunks(count: int, classes: int) -> list[slice]:

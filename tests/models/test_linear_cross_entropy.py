@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from dalle.losses import token_nll
@@ -63,10 +64,29 @@ def test_losses_may_be_changed_in_place(limit, monkeypatch):
     torch.testing.assert_close(results(flat.view(3, 7), states, linear, weights), expected)
 
 
-def test_targets_may_be_distributions():
+def distributions(dtype=torch.float64):
+    return torch.rand(3, 7, 11, generator=torch.Generator().manual_seed(2), dtype=dtype).softmax(dim=-1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("limit", [1, 50, 1000])
+def test_targets_may_be_distributions(limit, bias, dtype, monkeypatch):
+    monkeypatch.setattr(module, "MAX_LOGITS", limit)
+    states, linear, _, weights = case(bias, dtype)
+    targets = distributions(dtype)
+    nll = F.cross_entropy(linear(states).flatten(0, 1), targets.flatten(0, 1), reduction="none").view(3, 7)
+    expected = results(nll, states, linear, weights)
+    actual = results(linear_cross_entropy(states, linear, targets), states, linear, weights)
+    torch.testing.assert_close(actual, expected)
+
+
+def test_distributions_whose_sum_is_not_one_count_as_much(monkeypatch):
+    monkeypatch.setattr(module, "MAX_LOGITS", 50)
     states, linear, _, weights = case()
-    targets = torch.rand(3, 7, 11, generator=torch.Generator().manual_seed(2), dtype=torch.float64).softmax(dim=-1)
-    expected = results(token_nll(linear(states), targets), states, linear, weights)
+    targets = 2 * distributions()
+    nll = F.cross_entropy(linear(states).flatten(0, 1), targets.flatten(0, 1), reduction="none").view(3, 7)
+    expected = results(nll, states, linear, weights)
     actual = results(linear_cross_entropy(states, linear, targets), states, linear, weights)
     torch.testing.assert_close(actual, expected)
 
@@ -89,11 +109,20 @@ def test_all_targets_ignored_give_zero_gradients():
     assert all((each == 0).all() for each in actual)
 
 
-def test_fewer_numbers_than_all_logits_are_kept(monkeypatch):
-    """The graph keeps states, not logits."""
+@pytest.mark.parametrize("soft", [False, True], ids=["classes", "distributions"])
+def test_fewer_numbers_than_all_logits_are_kept(monkeypatch, soft):
+    """The graph keeps states, not logits; distributions are the caller's."""
     monkeypatch.setattr(module, "MAX_LOGITS", 50)
     states, linear, targets, _ = case()
-    sizes = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda each: sizes.append(each.numel()) or each, lambda each: each):
+    if soft:
+        targets = distributions()
+    own, sizes = targets.untyped_storage().data_ptr(), []
+
+    def pack(saved):
+        sizes.append(0 if saved.untyped_storage().data_ptr() == own else saved.numel())
+        return saved
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda each: each):
         linear_cross_entropy(states, linear, targets).sum()
-    assert max(sizes) < (targets != IGNORED).sum() * linear.out_features
+    positions = 21 if soft else int((targets != IGNORED).sum())
+    assert 0 < max(sizes) < positions * linear.out_features
