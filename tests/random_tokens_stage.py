@@ -21,13 +21,16 @@ class RandomTokensStage:
         with self.device:  # 12B weights in float32 need not fit the machine's memory
             self.model = Transformer(config.model)
 
-    def batches(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, start: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         model, images = self.config.model, self.config.micro_batch_size(1)
         generator = torch.Generator().manual_seed(start)
         while True:
             caption = torch.randint(model.text_vocabulary, (images, model.text_positions), generator=generator)
             image = torch.randint(model.image_vocabulary, (images, model.grid**2), generator=generator)
-            yield caption.to(self.device), image.to(self.device)
+            targets = image
+            if self.config.image_targets == "soft":
+                targets = torch.rand(*image.shape, model.image_vocabulary, generator=generator).softmax(dim=-1)
+            yield caption.to(self.device), image.to(self.device), targets.to(self.device)
 
     def before_update(self, step: int, batches: Sequence[Any]) -> None:
         pass
@@ -35,9 +38,9 @@ class RandomTokensStage:
     def image_cost(self) -> ImageCost:
         return ImageCost(1.0)
 
-    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor], step: int, generator: Any) -> tuple[Tensor, dict]:
-        caption, image = batch
-        nll = model(caption, image, targets=Targets(caption, image))
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...], step: int, generator: Any) -> tuple[Tensor, dict]:
+        caption, image, targets = batch
+        nll = model(caption, image, targets=Targets(caption, targets))
         return nll.text.mean() / 8 + nll.image.mean() * 7 / 8, {}
 
     def validate(self, model: nn.Module) -> dict[str, float]:

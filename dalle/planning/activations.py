@@ -89,3 +89,10 @@ def logits_bytes(model: nn.Module, images: int) -> int:
     text = images * config.text_positions * (config.text_vocabulary + 1)
     image = images * config.grid**2 * config.image_vocabulary
     return 2 * FLOAT32 * (min(text, MAX_LOGITS) + min(image, MAX_LOGITS))
+
+
+def targets_bytes(model: nn.Module, config: StageConfig, images: int) -> int:
+    """Return the bytes of soft targets, which all micro-batches of an update have at once; 0 for codes as targets."""
+    if not isinstance(model, Transformer) or getattr(config, "image_targets", None) != "soft":
+        return 0
+    return FLOAT32 * config.accumulate * images * model.config.grid**2 * model.config.image_vocabulary

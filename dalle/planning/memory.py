@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from dalle.planning.activations import FLOAT32, logits_bytes
+from dalle.planning.activations import FLOAT32, logits_bytes, targets_bytes
 from dalle.planning.placement import Placement
 from dalle.training.muon import batches
 from dalle.training.optimizer import uses_fused_adamw
@@ -44,6 +44,7 @@ class RankMemory:
     unsharded: int  # whole parameters and gradients of the sharded blocks in use
     activations: int  # of one micro-batch
     logits: int  # and their gradient
+    targets: int  # distributions over the codes, of all micro-batches
     update: int  # temporary tensors of the optimizer or of PowerSGD
     accumulates: bool = False  # gradients over several micro-batches
     buckets: bool = False  # of DDP, which hold the gradients, and exist before them too
@@ -56,7 +57,7 @@ class RankMemory:
         validation. With several micro-batches the gradients of the previous ones are there from the second on, outside
         of DDP's buckets.
         """
-        always = self.parameters + self.moments + self.errors + self.bases + self.ema + self.buffers
+        always = self.parameters + self.moments + self.errors + self.bases + self.ema + self.buffers + self.targets
         earlier = (self.accumulates + self.buckets) * self.gradients
         backward = self.unsharded + self.activations + self.logits + earlier
         return always + max(backward, self.gradients + max(self.update, self.gathered))
@@ -95,6 +96,7 @@ def rank_memory(
         unsharded=unsharded_bytes(model) if shards > 1 else 0,
         activations=activations,
         logits=logits_bytes(model, images),
+        targets=targets_bytes(model, config, images),
         update=max(update_bytes(model, config, share), compression_bytes(placement, config.compression)),
         accumulates=config.accumulate > 1,
         buckets=shards == 1 and replicas > 1 and not config.compression.rank,

@@ -28,6 +28,7 @@ def report(plan: Plan) -> str:
         "unsharded blocks": memory.unsharded,
         "activations": memory.activations,
         "logits": memory.logits,
+        "soft targets": memory.targets,
         "peak": memory.peak,
     }
     lines += [f"  {name:<16} {value / GIGABYTE:9.3f} GB" for name, value in held.items() if value]

@@ -59,6 +59,24 @@ def test_planned_memory_is_within_a_tenth_of_the_measured_peak(changes):
     assert planned == pytest.approx(measured, rel=0.1)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_planned_memory_of_soft_targets_is_within_a_tenth_of_the_measured_peak(accumulate, monkeypatch):
+    for module in ("models.linear_cross_entropy", "planning.activations"):
+        monkeypatch.setattr(f"dalle.{module}.MAX_LOGITS", 1 << 17)  # an eighth of the logits of 8 images
+    planned, measured = planned_and_measured(image_targets="soft", accumulate=accumulate)
+    assert planned == pytest.approx(measured, rel=0.1)
+
+
+def test_soft_targets_of_all_micro_batches_are_counted():
+    plans = [plan_of(replace(STAGE, image_targets=each, accumulate=4), 2).memory for each in ("argmax", "soft")]
+    assert [each.targets for each in plans] == [
+        0,
+        4 * 32 * 4**2 * 64,
+    ]  # bytes, 32 images of each rank, positions, codes
+    assert plans[1].peak == plans[0].peak + plans[1].targets
+
+
 @pytest.mark.parametrize(
     ("optimizer", "parameters"),
     [
