@@ -4,11 +4,16 @@ Blocks with equal sizes share one graph, so that compilation does not take longe
 not compiled: embeddings, heads, and the hooks of DDP and FSDP, which gather and reduce around each block.
 """
 
+import logging
+
 import torch
 from torch import nn
 
+from dalle import distributed
+from dalle.models.dvae.model import DiscreteVAE
 from dalle.training.sharding import sharding_units
 
+log = logging.getLogger(__name__)
 MAX_GRAPHS = 64  # one for each size of a block; torch's limit of 8 is less than the dVAE has
 
 
@@ -16,7 +21,7 @@ def compile_blocks(model: nn.Module, device: torch.device) -> str:
     """Compile the residual blocks of `model` in place; each is compiled when first called. Returns a line for the log.
 
     Call it before the model is wrapped or sharded. Names of weights stay as they are, and copies of the model are not
-    compiled. Shapes are taken as constant: another batch size is compiled anew.
+    compiled. Shapes are taken as constant: another batch size is compiled anew. Logs a warning for a dVAE on a CPU.
 
     Raises ValueError if there are no residual blocks, or no compiler for the device.
     """
@@ -24,6 +29,11 @@ def compile_blocks(model: nn.Module, device: torch.device) -> str:
     if not blocks:
         raise ValueError("this model has no residual blocks, which compile=true compiles: set compile=false")
     check_compiler(device)
+    if isinstance(model, DiscreteVAE) and device.type == "cpu" and distributed.is_main_process():
+        log.warning(
+            "compile=true makes a dVAE slower on a CPU, .80 to .85 times as fast (benchmarks/README.md, section "
+            "Compiled blocks): set compile=false"
+        )
     torch._dynamo.config.cache_size_limit = max(MAX_GRAPHS, torch._dynamo.config.cache_size_limit)
     # blocks are smaller than DDP's buckets, so that splitting their graphs would not send gradients earlier
     torch._dynamo.config.optimize_ddp = False

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from test_sharding import BASE, losses
 from torch import nn
 
+from dalle.models.dvae.model import DiscreteVAE, DVAEConfig
 from dalle.models.transformer.model import Transformer, TransformerConfig
 from dalle.training import compilation
 from dalle.training.branch_hooks import attach_hooks
@@ -73,6 +74,15 @@ def test_names_of_weights_stay_and_copies_are_not_compiled(monkeypatch):
     assert list(model.state_dict()) == names
     assert all(block._compiled_call_impl is not None for block in model.blocks)
     assert all(block._compiled_call_impl is None for block in copy.deepcopy(model).blocks)
+
+
+@pytest.mark.parametrize(("device", "warned"), [("cpu", True), ("cuda", False)])
+def test_a_compiled_dvae_on_a_cpu_is_warned_of(monkeypatch, caplog, device, warned):
+    monkeypatch.setattr(compilation, "check_compiler", lambda _: None)
+    for model in (DiscreteVAE(DVAEConfig(vocabulary=8, width=8, decoder_input=8, blocks_per_group=1)), Blocks()):
+        compile_blocks(model, torch.device(device))
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == warned and all("slower on a CPU, .80 to .85" in each for each in messages)
 
 
 @pytest.mark.slow
