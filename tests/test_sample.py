@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -100,6 +101,14 @@ def test_batch_size_is_chosen_once_and_recorded_in_16_bits(checkpoints, run_comm
 def test_speed_counts_images_and_not_their_proposals(capsys):
     print_decoding(DecodingCount(images=50, passes=1000, tokens=4000), images=2, seconds=4.0)
     assert "500 passes per image, 4.0 tokens per pass, 0.50 images/s" in capsys.readouterr().out
+
+
+def test_sequential_decoding_prints_as_many_passes_as_tokens(checkpoints, run_command):
+    """Of batches of one and two images, with 4 x 4 tokens each."""
+    options = ["caption=a red circle", "candidates=3", "keep=1", "batch_size=2", "decoding=sequential", "out=drawn"]
+    status, printed = run_command("sample", f"checkpoint={checkpoints}", *options)
+    assert status == 0, printed
+    assert re.search(r"^decoding  16 passes per image, 1\.0 tokens per pass, \d+\.\d\d images/s$", printed, re.MULTILINE)
 
 
 def test_images_that_nothing_ranked_are_recorded_so(checkpoints, run_command, tmp_path):

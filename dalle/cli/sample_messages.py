@@ -57,7 +57,7 @@ def print_result(result: Result, number: int, config: SampleCommandConfig) -> No
 
 
 def print_decoding(count: DecodingCount, images: int, seconds: float) -> None:
-    """Print passes per image, tokens per pass and images per second of parallel decoding; nothing if it was not used.
+    """Print passes per image, tokens per pass and images per second; nothing if no image was sampled.
 
     images: images that were sampled; an edit samples each several times, for proposals.
     seconds: time of everything, from the first pass to the last file.

@@ -84,7 +84,7 @@ def sample_batches(
     recompute_kv: use caches that take less memory and slightly more time, see `Transformer.new_cache`; sequential
         decoding only.
     on_tokens: shows the images while they are sampled.
-    count: the images, tokens and passes of parallel decoding are added to it.
+    count: the images, tokens and passes of decoding are added to it.
 
     Raises:
         ValueError: no candidates, a canvas of floats, of another size or with unknown tokens, a window larger than the
@@ -180,7 +180,7 @@ class TokenSampler:
     @torch.inference_mode()
     def __init__(self, session: DecodingSession, captions: Tensor, candidates: int):
         """captions: (captions, T) int64. candidates: number of images of each."""
-        self.config, self.device = session.config, session.device
+        self.config, self.device, self.count = session.config, session.device, session.count
         self.sequence = session.model.sequence
         with without_autocast(self.device.type):  # the caller's autocast would round the logits
             prefix = session.model.prefill(captions.to(self.device))
@@ -243,6 +243,9 @@ class TokenSampler:
                 show()
             if on_progress is not None:
                 on_progress(len(images) / steps)
+        self.count.images += len(images)
+        self.count.tokens += steps * len(images)
+        self.count.passes += steps * len(images)
 
 
 def _show_certain(on_tokens: OnTokens, images: Tensor, masked: Tensor, starts: Tensor) -> None:

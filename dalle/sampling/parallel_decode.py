@@ -32,7 +32,7 @@ WindowStep = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass
 class DecodingCount:
-    """Images, tokens and passes of parallel decoding, added up over all images."""
+    """Images, tokens and passes of decoding, added up over all images; a pass of sequential decoding is a token."""
 
     images: int = 0
     tokens: int = 0  # tokens that passes kept

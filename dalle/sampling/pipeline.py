@@ -194,7 +194,7 @@ class DALLE:
         stop: called after each token. Once it returns True, sampling stops; the finished candidates of the current
             caption, if any, are ranked and yielded last.
         on_tokens: shows the images while they are sampled, see `dalle.sampling.decode.OnTokens`.
-        count: the images, tokens and passes of parallel decoding are added to it.
+        count: the images, tokens and passes of decoding are added to it.
         decoding_choice: what `choose_decoding` returned before; None: it is called now.
         """
         if not captions:

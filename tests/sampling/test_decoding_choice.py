@@ -84,7 +84,8 @@ def test_auto_samples_the_tokens_of_sequential_decoding(make_transformer, candid
     expected = generate(model, captions, candidates, config)
     auto = replace(config, decoding="auto")
     assert generate(model, captions, candidates, auto, count=count).equal(expected)
-    assert (count.images > 0) == (chosen(auto, candidates, 16) == "parallel")
+    assert count.images == candidates and count.tokens == 16 * candidates
+    assert (count.passes < count.tokens) == (chosen(auto, candidates, 16) == "parallel")
 
 
 def test_auto_is_sequential_if_parallel_decoding_does_not_fit_into_memory(checkpoints):
@@ -111,4 +112,6 @@ def test_the_command_prints_the_choice_and_draws_the_same_images(checkpoints, ru
         images[decoding] = next(path for path in (tmp_path / decoding).glob("*.png") if path.name != "grid.png")
     assert images["auto"].read_bytes() == images["sequential"].read_bytes()
     assert "decoding  parallel: for 1 image at a time" in printed["auto"]
-    assert "tokens per pass" in printed["auto"] and "decoding" not in printed["sequential"]
+    assert "tokens per pass" in printed["auto"]
+    assert printed["sequential"].count("decoding") == 1  # the choice is not printed, as there was none
+    assert "decoding  16 passes per image, 1.0 tokens per pass" in printed["sequential"]

@@ -118,7 +118,8 @@ def test_the_command_prints_passes_and_draws_the_same_images(checkpoints, run_co
 
     sequential, parallel = sample("decoding=sequential"), sample("decoding=parallel", "window=4")
     assert parallel[1] == sequential[1]
-    assert "tokens per pass" in parallel[0] and "tokens per pass" not in sequential[0]
+    assert "decoding  16 passes per image, 1.0 tokens per pass, " in sequential[0]
+    assert "tokens per pass" in parallel[0] and "1.0 tokens per pass" not in parallel[0]
 
 
 @pytest.mark.parametrize(
