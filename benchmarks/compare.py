@@ -1,12 +1,13 @@
 """Compare decoders, interleaved in rounds, so that other load on the machine affects all of them."""
 
 import statistics
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
 
-from benchmarks.machine import decoding_work, matmul_rate, peak_memory, read_bandwidth, seconds
+from benchmarks.machine import Clock, decoding_work, matmul_rate, peak_memory, read_bandwidth, seconds
 from dalle.models.transformer.config import TransformerConfig
 
 # Limits for peers that are much slower: they would take hours.
@@ -108,7 +109,16 @@ def batch_seconds(decoder: Decoder, batch: int, image_tokens: int) -> float:
 
 
 def roofline_seconds(config: TransformerConfig, batch: int, precision: str) -> float:
-    """Return a lower bound in seconds for a decoder with dense attention: all data read, all operations computed."""
-    size, operations = decoding_work(config, batch, precision)
-    bytes_per_token = size // config.grid**2
-    return max(size / read_bandwidth(bytes_per_token), operations / matmul_rate(precision))
+    """Measure a lower bound in seconds for decoding `batch` images token by token."""
+    work = decoding_work(config, batch, precision)
+    return lower_bound(work, machine_rates(work[0] // config.grid**2, precision))
+
+
+def machine_rates(bytes_per_pass: int, precision: str, clock: Clock = time.perf_counter) -> tuple[float, float]:
+    """Measure the bytes per second of repeated reading, and the operations per second of large products."""
+    return read_bandwidth(bytes_per_pass, clock=clock), matmul_rate(precision, clock=clock)
+
+
+def lower_bound(work: tuple[int, int], rates: tuple[float, float]) -> float:
+    """Return the seconds to read all bytes or to compute all operations, whichever takes longer."""
+    return max(amount / rate for amount, rate in zip(work, rates, strict=True))

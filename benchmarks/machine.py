@@ -12,6 +12,7 @@ from torch import nn
 
 from dalle.models.cpu_linear import PackedLinear, is_packing_supported
 from dalle.models.transformer.config import TransformerConfig
+from dalle.models.transformer.patterns import PATTERNS, image_mask, layer_names
 
 Result = TypeVar("Result")
 Clock = Callable[[], float]
@@ -27,12 +28,12 @@ def seconds(work: Callable[[], object], clock: Clock = time.perf_counter) -> flo
     return clock() - begin
 
 
-def read_bandwidth(size: int, tries: int = 6) -> float:
+def read_bandwidth(size: int, tries: int = 6, clock: Clock = time.perf_counter) -> float:
     """Return the bytes per second, best of `tries`, of reading `size` bytes repeatedly, as decoding does."""
     rows = torch.ones(max(1, size // (4 * ROW_LENGTH)), ROW_LENGTH)
     one = torch.ones(ROW_LENGTH)
     # both read everything once; the faster one depends on the machine
-    best = min(seconds(read) for _ in range(tries) for read in (rows.sum, partial(torch.mv, rows, one)))
+    best = min(seconds(read, clock) for _ in range(tries) for read in (rows.sum, partial(torch.mv, rows, one)))
     return rows.nbytes / best
 
 
@@ -46,19 +47,39 @@ def matmul_rate(precision: str, size: int = 1024, tries: int = 6, clock: Clock =
         return 2 * size**3 / min(seconds(partial(each, x), clock) for _ in range(tries) for each in layers)
 
 
-def decoding_work(config: TransformerConfig, batch: int, precision: str) -> tuple[int, int]:
-    """Return the bytes to read and the operations to compute for `batch` images of one caption, token by token.
+def decoding_work(
+    config: TransformerConfig,
+    batch: int,
+    precision: str,
+    *,
+    captions: int = 1,
+    tokens_per_pass: float = 1.0,
+    window: int = 1,
+) -> tuple[int, int]:
+    """Return the bytes to read and the operations to compute for `batch` images of `captions` captions.
 
-    Read per token: the weights of all linear layers, the caption's keys and values once for all images, and those of
-    the image tokens so far, as with dense attention; all numbers in `precision`.
+    Read in a pass: the weights of all linear layers, the keys and values of each caption once for all its images, and
+    those of the image tokens so far that the layers' patterns attend to; all numbers in `precision`.
+
+    tokens_per_pass: image tokens that a pass adds to each image; 1 without parallel decoding.
+    window: image tokens of each image that a pass computes.
     """
-    images, width = config.grid**2, config.width
+    width, passes = config.width, config.grid**2 / tokens_per_pass
     weights = config.depth * 12 * width**2 + width * config.image_vocabulary
-    seen = batch * (images + 1) / 2 + config.text_positions  # average number of states with keys and values to read
-    numbers = images * (weights + 2 * config.depth * width * seen)
-    attended = config.text_positions + (images + 1) / 2
-    operations = 2 * images * batch * (weights + 2 * config.depth * width * attended)
+    text, attended = config.depth * config.text_positions, attended_positions(config)
+    numbers = passes * (weights + 2 * width * (batch * attended + captions * text))
+    operations = 2 * passes * batch * window * (weights + 2 * width * (attended + text))
     return round(numbers) * BYTES[precision], round(operations)
+
+
+def attended_positions(config: TransformerConfig) -> float:
+    """Return how many image positions a token attends to on average, itself included, added up over all layers."""
+    names = layer_names(config.patterns, config.depth)
+    positions = {
+        name: int(image_mask(PATTERNS.lookup(name).build(config.pattern_options), config.grid).sum())
+        for name in set(names)
+    }
+    return sum(positions[name] for name in names) / config.grid**2
 
 
 def peak_memory(work: Callable[[], Result]) -> tuple[Result, int]:

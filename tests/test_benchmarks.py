@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+from dalle.data.blocks_scene import OUTLINES
 from dalle.sampling import decode
 from dalle.sampling.decode import generate
 from dalle.sampling.sampling_config import GUESS_NAMES, DecodingConfig
@@ -222,6 +224,51 @@ def test_parallel_decoding_benchmark_compares_every_guess(run_command, tmp_path)
     rows = json.loads(out.read_text())
     assert [row["decoding"] for row in rows] == ["sequential", *GUESS_NAMES]
     assert all(row["equal_images"] == 1 and row["ties"] == row["differences"] == 0 for row in rows)
+    assert all(0 < row["share_of_roofline"] < math.inf for row in rows)
+    assert rows[0]["tokens_per_pass"] == 1
+
+
+def test_parallel_decoding_benchmark_plots_several_models(run_command, checkpoints, tmp_path):
+    (tmp_path / "captions.txt").write_text("a red circle\n\nthree green triangles\n")
+    options = ("--quick", "--checkpoints", str(checkpoints), "untrained", "--windows", "2", "4", "--guesses", "above")
+    files = ("--captions-file", "captions.txt", "--out", "facts.json", "--plot", "new/plot.png")
+    status, printed = run_command("benchmarks/parallel_decoding", *options, *files, "--captions", "2")
+    assert status == 0, printed
+    rows = json.loads((tmp_path / "facts.json").read_text())
+    assert [(row["model"], row["window"]) for row in rows] == [
+        (model, window) for model in (str(checkpoints), "untrained, 64 codes") for window in (1, 2, 4)
+    ]
+    assert all(math.isfinite(number) for number in numbers(rows))
+    with Image.open(tmp_path / "new" / "plot.png") as image:
+        assert image.width > image.height > 100
+
+    status, printed = run_command("benchmarks/parallel_decoding", *options, *files, "--captions", "3")
+    assert "--captions 3: there are 2 for" in str(status)
+
+
+def test_captions_of_the_benchmark_fit_the_model(benchmarks, checkpoints, make_transformer, tmp_path):
+    find = benchmarks("parallel_decoding").find_captions
+    model = make_transformer()
+    model.save(tmp_path / "blocks", {"data": {"name": "blocks", "image_size": 8, "val": 4}})
+    captions = find(tmp_path / "blocks", None, 3)
+    assert len(set(captions)) == 3 and all(any(shape in each for shape in OUTLINES) for each in captions)
+    model.save(tmp_path / "drawings", {"data": {"name": "drawings"}})
+    assert find(tmp_path / "drawings", None, 2) == ["a red apple, 3D render", "a green umbrella"]
+    with pytest.raises(ValueError, match="give captions with --captions-file"):
+        find(checkpoints / "transformer", None, 2)
+
+
+def test_passes_of_several_tokens_read_weights_less_often(benchmarks):
+    """And compute more, for the tokens of the window that they do not keep."""
+    work, config = benchmarks("machine").decoding_work, benchmarks("sampling").QUICK_SIZES
+    (size, operations), (fewer, more) = (
+        work(config, 2, "float32", captions=2, tokens_per_pass=tokens, window=window)
+        for tokens, window in ((1, 1), (2, 8))
+    )
+    assert (fewer, more) == (size / 2, 4 * operations)
+    sparse = replace(config, patterns=["row"])
+    assert benchmarks("machine").attended_positions(config) == config.depth * (16 + 1) / 2
+    assert work(sparse, 2, "float32") < work(config, 2, "float32")
 
 
 def test_differences_of_rounding_are_ties_and_others_are_errors(benchmarks, monkeypatch):

@@ -108,7 +108,9 @@ def test_sequential_decoding_prints_as_many_passes_as_tokens(checkpoints, run_co
     options = ["caption=a red circle", "candidates=3", "keep=1", "batch_size=2", "decoding=sequential", "out=drawn"]
     status, printed = run_command("sample", f"checkpoint={checkpoints}", *options)
     assert status == 0, printed
-    assert re.search(r"^decoding  16 passes per image, 1\.0 tokens per pass, \d+\.\d\d images/s$", printed, re.MULTILINE)
+    assert re.search(
+        r"^decoding  16 passes per image, 1\.0 tokens per pass, \d+\.\d\d images/s$", printed, re.MULTILINE
+    )
 
 
 def test_images_that_nothing_ranked_are_recorded_so(checkpoints, run_command, tmp_path):
