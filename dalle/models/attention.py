@@ -160,6 +160,7 @@ class TextImageSoftmax:
         if normalisation not in SOFTMAXES:
             raise ValueError(f"unknown normalisation {normalisation!r}; choose one of {', '.join(SOFTMAXES)}")
         self._softmax = SOFTMAXES[normalisation]
+        self.joint = normalisation == "joint"
 
     def __call__(
         self, text_scores: Tensor, image_scores: Tensor, text_padding_mask: Tensor | None, image_mask: Tensor | None

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from dalle.models.attention import SelfAttention, TextImageSoftmax
+from dalle.models.cpu_attention import flash_attention, is_flash_supported, merge_attention
 from dalle.models.transformer.hidden_state_attention import HiddenStateAttention
 from dalle.models.transformer.patterns import Pattern, image_mask
 
@@ -64,6 +65,7 @@ class CacheIndex(Protocol):
     layout: CacheLayout
     copied_slots: int  # slots that `read` copies; 0 if it returns a view
     queries: int  # positions of an image in one step
+    is_masked: bool  # False if `mask` is None at every position
 
     def write(self, cached: Tensor, position: Any, new: Tensor) -> None:
         """Write `new`, (..., 1, d), into the slot of `position` in `cached`, (..., slots, d)."""
@@ -89,6 +91,7 @@ class SlicedIndex:
         self.layout = layout
         all_attended = all(bool(row[read].all()) for row, read in zip(layout.mask, layout.read_slices, strict=True))
         self._masked = None if all_attended else (~layout.mask).to(device)
+        self.is_masked = not all_attended
 
     def write(self, cached: Tensor, position: int, new: Tensor) -> None:
         cached.narrow(-2, self.layout.write_slots[position], 1).copy_(new)
@@ -104,7 +107,7 @@ class SlicedIndex:
 class GatheredIndex:
     """Cache index for positions on the device, (1,) int64 tensors: no shape or address depends on their value."""
 
-    queries = 1
+    queries, is_masked = 1, True
 
     def __init__(self, layout: CacheLayout, device: torch.device):
         self.layout = layout
@@ -230,6 +233,9 @@ class KVCache(LayerCache):
         size = self.images, heads, self.index.layout.slots, width
         # not zeros_like: on the meta device, where memory is estimated, its first call loads sympy, for half a second
         self.keys, self.values = self.text.keys.new_zeros(size), self.text.keys.new_zeros(size)
+        plain = self.softmax.joint and not self.index.is_masked and self.text_padding_mask is None
+        on_cpu = self.keys.device.type == "cpu" and self.keys.dtype == torch.float32
+        self._use_flash = plain and on_cpu and is_flash_supported()
 
     @property
     def nbytes(self) -> int:
@@ -245,10 +251,16 @@ class KVCache(LayerCache):
         self.index.write(self.keys, position, k)
         self.index.write(self.values, position, v)
 
+        keys, values = self.index.read(self.keys, position), self.index.read(self.values, position)
+        # not with gradients, which flash attention lacks, or under autocast, which gives q another dtype
+        if self._use_flash and q.dtype == keys.dtype and not torch.is_grad_enabled():
+            captions, n = len(self.text.keys), q.shape[2]
+            from_text = flash_attention(_join_candidates(q, captions), self.text.keys, self.text.values)
+            output, log_sum_exp = (_split_captions(each, n) for each in from_text)
+            return merge_attention(flash_attention(q, keys, values), (output, log_sum_exp))
         q = q * q.shape[-1] ** -0.5
-        scores = q @ self.index.read(self.keys, position).mT
-        from_text, weights = self._attend_to_text(position, q, scores)
-        return from_text + weights @ self.index.read(self.values, position)
+        from_text, weights = self._attend_to_text(position, q, q @ keys.mT)
+        return from_text + weights @ values
 
 
 class HiddenStateCache(LayerCache):

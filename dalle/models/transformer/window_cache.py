@@ -36,7 +36,7 @@ class Window:
 class WindowIndex:
     """Cache index for a `Window` of positions; reads are views of the range of positions that all images need."""
 
-    copied_slots = 0
+    copied_slots, is_masked = 0, True
 
     def __init__(self, pattern: Pattern, grid: int, size: int, device: torch.device):
         """size: positions per image and pass."""
