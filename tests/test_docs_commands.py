@@ -37,6 +37,7 @@ RUN_BY = {  # script -> the test that runs it
     "benchmarks/compilation.py": "tests/test_benchmarks.py",
     "benchmarks/parallel_decoding.py": "tests/test_benchmarks.py",
     "benchmarks/precision.py": "tests/test_benchmarks.py",
+    "benchmarks/sampling.py": "tests/test_benchmarks.py",
 }
 
 IN_TEST_README = re.compile(
