@@ -20,6 +20,7 @@ from dalle.planning.plan import MODELS
 from dalle.seeds import seed_global_generators
 from dalle.stages import ALL_STAGES, STAGES
 from dalle.stages.data_module import StageContext, check_enough_records, open_held_out
+from dalle.stages.frozen_dvae import require_dvae
 from dalle.stages.initial_weights import TRAINED_ON_TOKENS, Init, load_init
 from dalle.training import state_files
 from dalle.training.cpu import configure_cpu
@@ -124,8 +125,8 @@ def check_stages(runs: list[tuple[TrainConfig, Path]]) -> None:
             MODELS[stage.name](stage.model)
         splits |= dict.fromkeys(getattr(stage, "also_validate", ()))
     data = runs[0][0].data
-    if len(runs) > 1 and getattr(data, "allow_missing_captions", False):  # CLIP has no use for images without captions
-        data = replace(data, allow_missing_captions=False)
+    if any(config.stage.name == "clip" for config, _ in runs) and getattr(data, "allow_missing_captions", False):
+        data = replace(data, allow_missing_captions=False)  # CLIP has no use for images without captions
     for split in splits:
         if split == "train":
             check_enough_records(open_source(data, split), distributed.get_world_size())
@@ -136,10 +137,10 @@ def check_stages(runs: list[tuple[TrainConfig, Path]]) -> None:
 def start_over(runs: list[tuple[TrainConfig, Path]]) -> None:
     """Rename the folders of earlier runs. Checks their inputs first, so that nothing is renamed if they are missing."""
     for config, folder in runs:
-        init = open_init(config, folder)
-        dvae = dvae_folder(config, init) if len(runs) == 1 else None  # the dVAE of stage=all is trained later
-        if dvae is not None:
-            checkpoint.read_config(dvae, "dvae")
+        init, dvae = open_init(config, folder), None
+        if len(runs) == 1 and config.stage.name in TRAINED_ON_TOKENS:  # the dVAE of stage=all is trained later
+            dvae = dvae_folder(config, init)
+            checkpoint.read_config(require_dvae(dvae, config.stage.name), "dvae")
         for name, path in (("init", init and init.path), ("dvae", dvae)):
             if path is not None and folder.resolve() in Path(path).resolve().parents:
                 raise CheckpointError(

@@ -12,9 +12,10 @@ from dalle.planning.report import report
 
 def print_plans(runs: list[tuple[TrainConfig, Path]]) -> None:
     """Print the plan of each stage. Raises ValueError for one that does not fit, with a change that makes it fit."""
+    card = find_card(runs[0][0].card)
     for run, folder in runs:
         stage = with_model_sizes(run, folder, runs)
-        planner = Planner(run.data.image_size, run.world, find_card(run.card), run.shard_size)
+        planner = Planner(run.data.image_size, run.world, card, run.shard_size)
         plan = planner.plan(stage, run.distributed)
         print(f"{stage.name}: {report(plan)}")
         alternatives = changes(planner, stage, run.distributed)

@@ -14,14 +14,14 @@ from dalle.models.dvae.model import DiscreteVAE
 log = logging.getLogger(__name__)
 
 
-def require_dvae(folder: Path | None, model: str) -> Path:
+def require_dvae(folder: str | Path | None, model: str) -> Path:
     """Return `folder`, the dVAE's checkpoint. Raises `CheckpointError` if it is None; `model` is named in it."""
     if folder is None:
         raise CheckpointError(
             f"the {model} is trained on the tokens of a dVAE: set dvae=<checkpoint folder>, such as "
             "dvae=outputs/dvae/my-dvae, and train one first with stage=dvae"
         )
-    return folder
+    return Path(folder)
 
 
 def load_frozen_dvae(folder: Path, image_size: int, device: torch.device) -> DiscreteVAE:

@@ -92,6 +92,13 @@ def test_run_cannot_start_from_its_own_folder(train, base):
         assert (status, "is the folder of this run itself: choose another name" in printed) == (2, True)
 
 
+def test_starting_over_without_a_dvae_raises_and_renames_nothing(train, base):
+    train(*of("transformer", "dvae=base/dvae"))
+    status, printed = train(*of("transformer", "resume=false"))
+    assert (status, "the transformer is trained on the tokens of a dVAE: set dvae=" in printed) == (2, True)
+    assert [path.name for path in Path("outputs/transformer").iterdir()] == ["default"]
+
+
 def test_starting_over_from_a_checkpoint_in_the_run_folder_renames_nothing(train, base):
     train(*of("dvae", "stage.keep_best=true"))
     status, printed = train(*of("dvae", "init=outputs/dvae/default/best", "resume=false"))
