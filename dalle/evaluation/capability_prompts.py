@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dalle.data.blocks import KINDS, random_objects, wordings
+from dalle.data.blocks_captions import wordings
+from dalle.data.blocks_random_scene import KINDS, random_objects
 from dalle.data.blocks_scene import DIRECTIONS, NounPhrase, Statement
 from dalle.seeds import numpy_generator
 

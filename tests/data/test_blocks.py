@@ -6,7 +6,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from dalle.data.blocks import GAP, HALF_EXTENTS, HELD_OUT, SPLITS, BlocksConfig, BlocksSource, wordings
+from dalle.data.blocks import SPLITS, BlocksConfig, BlocksSource
+from dalle.data.blocks_captions import wordings
+from dalle.data.blocks_random_scene import GAP, HALF_EXTENTS, HELD_OUT
 from dalle.data.blocks_scene import BACKGROUND, COLOURS, DIRECTIONS, OUTLINES, draw, one_fact_changed
 
 CONFIG = BlocksConfig(image_size=32)

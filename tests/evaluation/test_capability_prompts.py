@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dalle.data.blocks import HELD_OUT, BlocksConfig, BlocksSource, wordings
+from dalle.data.blocks import BlocksConfig, BlocksSource
+from dalle.data.blocks_captions import wordings
+from dalle.data.blocks_random_scene import HELD_OUT
 from dalle.data.blocks_scene import RADII, NounPhrase, Scene, SceneObject, Statement, draw
 from dalle.evaluation.capability_prompts import CAPABILITIES, prompts
 from dalle.evaluation.judges.blocks_judge import judge
