@@ -15,16 +15,18 @@ from dalle.models.dvae.model import DiscreteVAE
 from dalle.models.transformer.model import Transformer
 from dalle.sampling import decode, inpainting
 from dalle.sampling.canvas import Canvas, EncodedImage, encode_image
+from dalle.sampling.captions import encode_captions, unknown_words
 from dalle.sampling.components import check_components, find_components, load_components
 from dalle.sampling.decoding_choice import DecodingChoice, choose_decoding
 from dalle.sampling.image_decoder import ImageDecoder, decode_images
 from dalle.sampling.parallel_decode import DecodingCount
-from dalle.sampling.progress_bar import SamplingProgress, SamplingStopped
+from dalle.sampling.progress_bar import SamplingProgress
 from dalle.sampling.rerank import Reranker, Scorer, build_reranker, reference_captions
+from dalle.sampling.result_stream import stream_results
 from dalle.sampling.results import Result, SelectBest
 from dalle.sampling.sampling_config import Config, DecodingConfig, RerankConfig, SamplingConfig, with_overrides
 from dalle.sampling.sampling_defaults import SamplingDefaults
-from dalle.tokenizer import CaptionTokenizer, check_captions, words_of
+from dalle.tokenizer import CaptionTokenizer
 
 DEFAULTS = SamplingConfig()
 
@@ -205,26 +207,18 @@ class DALLE:
         ids = self.tokenize(captions, truncate)
         select_best = SelectBest(self.dvae, config, self.reranker(ids, config), canvas, self.image_decoder(config))
         offsets = decode.expand_offset(candidate_offset, len(captions))
-        finished: list[Tensor] = []  # finished candidates of the current caption
-        current = 0  # index of the current caption
         with SamplingProgress(len(captions) * config.candidates, progress, stop) as advance:
-            options = {
-                "candidate_offset": offsets,
-                "recompute_kv": choice.recompute_kv,
-                "on_progress": advance,
-                "on_tokens": on_tokens,
-                "count": count,
-            }
-            try:
-                for batch in self.sample_batches(ids, config, canvas, **options):
-                    for current, images in enumerate(batch.images, batch.caption):
-                        finished.append(images)
-                        if batch.candidate + len(images) == config.candidates:
-                            yield select_best(captions[current], ids[current], torch.cat(finished), offsets[current])
-                            finished = []
-            except SamplingStopped:
-                if finished:
-                    yield select_best(captions[current], ids[current], torch.cat(finished), offsets[current])
+            batches = self.sample_batches(
+                ids,
+                config,
+                canvas,
+                candidate_offset=offsets,
+                recompute_kv=choice.recompute_kv,
+                on_progress=advance,
+                on_tokens=on_tokens,
+                count=count,
+            )
+            yield from stream_results(batches, captions, ids, offsets, select_best)
 
     def resolve(self, config: Config, canvas: Canvas | Tensor | None = None) -> Config:
         """Return `config` with the checkpoint's guidance, temperature and score for ranking where it sets none.
@@ -261,20 +255,11 @@ class DALLE:
             TypeError: one text in place of a list of them, or a caption that is not a text.
             ValueError: a caption that is empty, or too long unless `truncate`.
         """
-        check_captions(captions)
-        ids = []
-        for caption in captions:
-            try:
-                ids.append(self.transformer.sequence.pad_captions([self.tokenizer.encode(caption)], truncate))
-            except ValueError as error:
-                shown = caption if len(caption) <= 80 else f"{caption[:80]}..."
-                raise ValueError(f"{shown!r}: {error}") from error
-        return torch.cat(ids)
+        return encode_captions(captions, self.tokenizer, self.transformer.sequence, truncate)
 
     def unknown_words(self, captions: Sequence[str]) -> list[str]:
         """Return the words that no training caption has, sorted; empty if the checkpoint lists no training words."""
-        words = set().union(*map(words_of, captions)) if self.words else set()
-        return sorted(words - self.words)
+        return unknown_words(captions, self.words)
 
     def decode_images(self, tokens: Tensor) -> list[Image.Image]:
         """Decode image tokens with the dVAE's decoder: (b, h, w) int64 -> b images."""
