@@ -1,7 +1,8 @@
 """Atomic writing: a file or folder under its final name is always complete, also after a crash or a power failure."""
 
-import glob
+import errno
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -22,7 +23,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     # the package for this, atomicwrites, is no longer maintained
     path = path.resolve()  # a symbolic link stays, and the file it points to is replaced
     _delete_leftovers(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    temporary = _temporary(path)
     try:
         yield temporary
         fsync(temporary)
@@ -34,26 +35,40 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Context with an empty temporary folder to write to, which replaces `path` at the end; deleted on errors."""
+    """Context with an empty temporary folder to write to, which replaces `path` at the end; deleted on errors.
+
+    As for `atomic_write`, each call has a folder of its own, and of several writers at a time the last one's stays.
+    """
     path = path.resolve()  # a symbolic link stays, and the folder it points to is replaced
-    temporary, previous = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process
-    if path.exists():
-        shutil.rmtree(previous, ignore_errors=True)
+    _restore_previous(path)
+    _delete_leftovers(path)
+    temporary = _temporary(path)
     try:
         temporary.mkdir(parents=True)
         yield temporary
         for written in (*temporary.rglob("*"), temporary):
             fsync(written)
-        if path.exists():
-            os.replace(path, previous)  # deleting it takes several steps, between which the process may be killed
-        os.replace(temporary, path)
+        while not _replace_folder(temporary, path):
+            pass
         fsync(path.parent)
     finally:
-        if previous.exists() and not path.exists():
-            os.replace(previous, path)
-        for left in (temporary, previous):
-            shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace_folder(temporary: Path, path: Path) -> bool:
+    """Rename `temporary` to `path`, in place of a folder there. Returns False if another process was faster."""
+    previous = temporary.with_suffix(".old")
+    try:
+        with suppress(FileNotFoundError):
+            os.replace(path, previous)  # deleting it takes several steps, between which the process may be killed
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    finally:
+        _put_back(previous, path)
+    return True
 
 
 def check_writable(folder: Path, setting: str = "out") -> None:
@@ -68,12 +83,41 @@ def check_writable(folder: Path, setting: str = "out") -> None:
         raise ValueError(f"no file can be written to {folder} ({error.strerror}): choose another {setting}=") from error
 
 
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+
+
+def _temporaries(path: Path, suffix: str) -> list[Path]:
+    """Return the temporary files and folders for `path` of all processes."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.\d+-[0-9a-f]+\.{suffix}")
+    return [each for each in path.parent.glob(f".*.{suffix}") if name.fullmatch(each.name)]
+
+
+def _restore_previous(path: Path) -> None:
+    """Put back the folder `path` that a process moved aside before it was killed.
+
+    A process that is between its two renames moves the folder aside again.
+    """
+    for previous in _temporaries(path, "old"):
+        _put_back(previous, path)
+
+
+def _put_back(previous: Path, path: Path) -> None:
+    """Rename `previous` to `path` if nothing has that name, else delete it."""
+    if not path.exists():
+        with suppress(OSError):  # another process wrote the folder meanwhile, or put it back too
+            os.replace(previous, path)
+    if path.exists():
+        shutil.rmtree(previous, ignore_errors=True)
+
+
 def _delete_leftovers(path: Path) -> None:
-    """Delete temporary files for `path` of killed processes: those that nothing was written to for a day."""
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+    """Delete temporary files and folders for `path` of killed processes: those not written to for a day."""
+    for leftover in _temporaries(path, "part"):
         with suppress(OSError):  # another process deletes it too
-            if time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
-                leftover.unlink()
+            written = max(each.stat().st_mtime for each in (leftover, *leftover.rglob("*")))
+            if time.time() - written > LEFTOVER_SECONDS:
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
 def fsync(path: Path) -> None:

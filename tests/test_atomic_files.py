@@ -1,5 +1,6 @@
 """A folder that is replaced is complete under its name at any time, also if the process is killed meanwhile."""
 
+import multiprocessing
 import os
 import shutil
 import time
@@ -43,7 +44,8 @@ def test_files_in_sub_folders_are_flushed_before_the_folder_takes_its_name(tmp_p
     with atomic_folder(tmp_path / "model") as folder:
         (folder / "dvae").mkdir()
         (folder / "dvae" / "config.json").write_text("{}")
-    assert set(done[: done.index("replaced")]) == {".model.part", "dvae", "config.json"}
+    assert set(done[: done.index("replaced")]) == {folder.name, "dvae", "config.json"}
+    assert folder.name.startswith(".model.")
 
 
 def test_symbolic_links_stay_and_what_they_point_to_is_replaced(tmp_path):
@@ -80,10 +82,11 @@ def test_the_previous_folder_stays_if_the_new_one_cannot_take_its_name(tmp_path,
 
 def test_a_folder_that_a_killed_process_moved_aside_is_put_back(tmp_path):
     write(tmp_path / "best", "old")
-    (tmp_path / "best").rename(tmp_path / ".best.old")
+    (tmp_path / "best").rename(tmp_path / ".best.7-abcd.old")
     with pytest.raises(RuntimeError, match="stop"), atomic_folder(tmp_path / "best"):
         raise RuntimeError("stop")
     assert content(tmp_path / "best") == ["old", "old"]
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
 
 
 def test_of_two_writers_at_a_time_the_last_ones_file_stays_whole(tmp_path):
@@ -106,3 +109,59 @@ def test_a_temporary_file_of_a_killed_process_is_deleted_after_a_day(tmp_path):
     with atomic_write(tmp_path / "file") as temporary:
         temporary.touch()
     assert sorted(path.name for path in tmp_path.iterdir()) == [names[1], "file"]
+
+
+def test_of_two_writers_of_a_folder_the_last_ones_stays_whole(tmp_path):
+    with atomic_folder(tmp_path / "best") as first:
+        (first / "a").write_text("first")
+        write(tmp_path / "best", "second")
+        assert content(tmp_path / "best") == ["second", "second"]
+        (first / "b").write_text("first")
+    assert content(tmp_path / "best") == ["first", "first"]
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
+def test_a_folder_that_another_process_writes_between_the_two_renames_is_replaced(tmp_path, monkeypatch):
+    write(tmp_path / "best", "old")
+    replace, others = atomic_files.os.replace, iter(["other"])
+
+    def replace_after_another(source, target):
+        if Path(source).suffix == ".part":
+            for text in others:
+                write(tmp_path / "best", text)
+        replace(source, target)
+
+    monkeypatch.setattr(atomic_files.os, "replace", replace_after_another)
+    write(tmp_path / "best", "new")
+    assert content(tmp_path / "best") == ["new", "new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
+def write_repeatedly(folder: Path, text: str, times: int) -> None:
+    for _ in range(times):
+        write(folder, text)
+
+
+def test_processes_that_write_the_same_folder_at_once_leave_it_whole(tmp_path):
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=write_repeatedly, args=(tmp_path / "best", text, 50)) for text in "xyz"]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    assert [writer.exitcode for writer in writers] == [0, 0, 0]
+    assert content(tmp_path / "best") in (["x", "x"], ["y", "y"], ["z", "z"])
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
+def test_a_temporary_folder_is_deleted_once_nothing_in_it_was_written_for_a_day(tmp_path):
+    day = 24 * 60 * 60
+    leftovers = {".best.1-abcd.part": (2 * day, 2 * day), ".best.2-abcd.part": (2 * day, 60)}
+    for name, ages in leftovers.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model").touch()
+        for path, age in zip((tmp_path / name, tmp_path / name / "model"), ages, strict=True):
+            os.utime(path, (time.time() - age, time.time() - age))
+    (tmp_path / ".best.of.3-abcd.old").mkdir()  # of a folder best.of
+    write(tmp_path / "best", "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".best.2-abcd.part", ".best.of.3-abcd.old", "best"]

@@ -97,11 +97,14 @@ def test_a_failed_write_leaves_no_output(prepare, published, monkeypatch):
 
 
 def test_files_of_a_killed_run_are_replaced(prepare, published):
-    (published / ".dvae.part").mkdir()
-    (published / ".dvae.part" / "rest").touch()
+    left = published / ".dvae.7-abcd.part"
+    left.mkdir()
+    (left / "rest").touch()
+    for path in (left, left / "rest"):
+        os.utime(path, (0, 0))
     assert prepare("import=openai-dvae", "out=dvae")[0] == 0
     assert not (published / "dvae" / "rest").exists()
-    assert not (published / ".dvae.part").exists()
+    assert not left.exists()
 
 
 def test_an_existing_folder_is_not_overwritten(prepare, published):
