@@ -3,6 +3,8 @@
 All are in nats and teacher-forced: one forward pass scores all tokens of an image.
 """
 
+from collections.abc import Callable
+
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -21,10 +23,17 @@ def scoring_batch_size(model: Transformer) -> int:
 
 
 @torch.inference_mode()
-def token_log_likelihood(model: Transformer, caption: Tensor, tokens: Tensor, batch_size: int | None = None) -> Tensor:
+def token_log_likelihood(
+    model: Transformer,
+    caption: Tensor,
+    tokens: Tensor,
+    batch_size: int | None = None,
+    on_chunk: Callable[[], None] = lambda: None,
+) -> Tensor:
     """Compute log p of each image token given caption and earlier tokens: (T,), (m, h, w) -> (m, h, w) nats on the CPU.
 
     batch_size: images scored at a time, for speed and memory only; None: `scoring_batch_size`.
+    on_chunk: called after each of these batches. An exception stops scoring.
 
     Raises:
         ValueError: images of another size than the model's.
@@ -41,24 +50,42 @@ def token_log_likelihood(model: Transformer, caption: Tensor, tokens: Tensor, ba
         images = images.to(device)
         logits = model(caption.to(device).expand(len(images), -1), images).image  # (b, I, v)
         log_likelihoods.append(-token_nll(logits, images).cpu())
+        on_chunk()
     return torch.cat(log_likelihoods).view(tokens.shape)
 
 
-def image_log_likelihood(model: Transformer, caption: Tensor, tokens: Tensor, batch_size: int | None = None) -> Tensor:
+def image_log_likelihood(
+    model: Transformer,
+    caption: Tensor,
+    tokens: Tensor,
+    batch_size: int | None = None,
+    on_chunk: Callable[[], None] = lambda: None,
+) -> Tensor:
     """Compute log p(image | caption) of m images: (T,) caption, (m, h, w) image tokens -> (m,) nats on the CPU."""
-    return token_log_likelihood(model, caption, tokens, batch_size).sum(dim=(1, 2))
+    return token_log_likelihood(model, caption, tokens, batch_size, on_chunk).sum(dim=(1, 2))
 
 
 def marginal_log_likelihood(
-    model: Transformer, references: Tensor, tokens: Tensor, batch_size: int | None = None
+    model: Transformer,
+    references: Tensor,
+    tokens: Tensor,
+    batch_size: int | None = None,
+    on_chunk: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Estimate log p(image), the log of the mean p(image | caption) of (r, T) references: (m, h, w) -> (m,) nats."""
-    by_reference = torch.stack([image_log_likelihood(model, caption, tokens, batch_size) for caption in references])
+    by_reference = torch.stack(
+        [image_log_likelihood(model, caption, tokens, batch_size, on_chunk) for caption in references]
+    )
     return by_reference.logsumexp(dim=0) - torch.tensor(len(references)).log()
 
 
 def pointwise_mutual_information(
-    model: Transformer, caption: Tensor, tokens: Tensor, references: Tensor, batch_size: int | None = None
+    model: Transformer,
+    caption: Tensor,
+    tokens: Tensor,
+    references: Tensor,
+    batch_size: int | None = None,
+    on_chunk: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Compute the pointwise mutual information of a caption and images: log p(caption | image) - log p(caption).
 
@@ -67,6 +94,6 @@ def pointwise_mutual_information(
     log p(caption | image) does. p(image) is estimated with the references: the empty caption
     (`dalle.sampling.guidance`) for a model trained with caption dropout, else several captions of other images.
     """
-    return image_log_likelihood(model, caption, tokens, batch_size) - marginal_log_likelihood(
-        model, references, tokens, batch_size
+    return image_log_likelihood(model, caption, tokens, batch_size, on_chunk) - marginal_log_likelihood(
+        model, references, tokens, batch_size, on_chunk
     )

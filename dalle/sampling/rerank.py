@@ -9,7 +9,7 @@ For a mixture each score is standardised over the caption's candidates (mean 0, 
 have no common unit, and nats grow with the number of tokens, so weights of raw scores would depend on the model.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -24,6 +24,7 @@ from dalle.sampling.guidance import empty_caption
 from dalle.sampling.likelihood import image_log_likelihood, pointwise_mutual_information
 from dalle.sampling.sampling_config import MIXTURE, RerankConfig
 
+CLIP_BATCH_SIZE = 256  # images scored at a time, as many as `dalle.CLIP` encodes at a time
 MAX_REFERENCES = 16  # captions used to estimate p(image); each costs as much as image_likelihood
 
 
@@ -48,8 +49,11 @@ class CaptionCandidates:
 class ScoreFunction(Protocol):
     """Interface of a function that scores the m candidates of one caption, for reranking."""
 
-    def __call__(self, candidates: CaptionCandidates) -> Tensor:
-        """Return the score of each candidate, (m,) floats; higher is better."""
+    def __call__(self, candidates: CaptionCandidates, on_chunk: Callable[[], None] = lambda: None) -> Tensor:
+        """Return the score of each candidate, (m,) floats; higher is better.
+
+        on_chunk: called after each batch of images. An exception stops scoring.
+        """
         ...
 
 
@@ -59,8 +63,13 @@ class CLIPSimilarity:
 
     clip: Scorer
 
-    def __call__(self, candidates: CaptionCandidates) -> Tensor:
-        return self.clip.score(candidates.images, [candidates.caption])[:, 0].float()
+    def __call__(self, candidates: CaptionCandidates, on_chunk: Callable[[], None] = lambda: None) -> Tensor:
+        scores = []
+        for start in range(0, len(candidates.images), CLIP_BATCH_SIZE):
+            images = candidates.images[start : start + CLIP_BATCH_SIZE]
+            scores.append(self.clip.score(images, [candidates.caption])[:, 0].float())
+            on_chunk()
+        return torch.cat(scores)
 
 
 @dataclass(frozen=True)
@@ -69,8 +78,8 @@ class ImageLogLikelihood:
 
     model: Transformer
 
-    def __call__(self, candidates: CaptionCandidates) -> Tensor:
-        return image_log_likelihood(self.model, candidates.ids, candidates.tokens)
+    def __call__(self, candidates: CaptionCandidates, on_chunk: Callable[[], None] = lambda: None) -> Tensor:
+        return image_log_likelihood(self.model, candidates.ids, candidates.tokens, on_chunk=on_chunk)
 
 
 @dataclass(frozen=True)
@@ -83,9 +92,9 @@ class PointwiseMutualInformation:
     model: Transformer
     references: Tensor  # (r, T) from `reference_captions`; the candidates' own caption is skipped
 
-    def __call__(self, candidates: CaptionCandidates) -> Tensor:
+    def __call__(self, candidates: CaptionCandidates, on_chunk: Callable[[], None] = lambda: None) -> Tensor:
         others = self.references[(self.references != candidates.ids).any(dim=1)][:MAX_REFERENCES]
-        return pointwise_mutual_information(self.model, candidates.ids, candidates.tokens, others)
+        return pointwise_mutual_information(self.model, candidates.ids, candidates.tokens, others, on_chunk=on_chunk)
 
 
 class Ranking(NamedTuple):
@@ -111,20 +120,21 @@ class Reranker:
     score_functions: Mapping[str, ScoreFunction]
     weights: Mapping[str, float]
 
-    def __call__(self, candidates: CaptionCandidates) -> Ranking:
-        scores = self.scores(candidates)
+    def __call__(self, candidates: CaptionCandidates, on_chunk: Callable[[], None] = lambda: None) -> Ranking:
+        """Rank the candidates. `on_chunk` is called after each batch that is scored; an exception stops ranking."""
+        scores = self.scores(candidates, on_chunk)
         *_, final = scores.values()
         order = final.argsort(descending=True, stable=True)
         by_name = {name: each[order].tolist() for name, each in scores.items()}
         return Ranking(order.tolist(), final[order].tolist(), by_name)
 
-    def scores(self, candidates: CaptionCandidates) -> dict[str, Tensor]:
+    def scores(self, candidates: CaptionCandidates, on_chunk: Callable[[], None] = lambda: None) -> dict[str, Tensor]:
         """Return (m,) scores by name. The last entry is the score that candidates are ranked by.
 
         Raises:
             ValueError: scores that are NaN or infinite.
         """
-        scores = {name: score(candidates) for name, score in self.score_functions.items()}
+        scores = {name: score(candidates, on_chunk) for name, score in self.score_functions.items()}
         for name, values in scores.items():
             check_finite(values, f"the model of rerank={name} computes scores")
         if list(self.weights.values()) == [1.0]:  # ranked by one score: standardising it would change no rank

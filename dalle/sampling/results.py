@@ -1,6 +1,6 @@
 """Results of sampling: the images kept for a caption, with their scores."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from PIL import Image
@@ -43,6 +43,7 @@ class SelectBest:
         tokens: Tensor,
         candidate_offset: int,
         decoded: list[Image.Image] | None = None,
+        on_chunk: Callable[[], None] = lambda: None,
     ) -> Result:
         """Decode the m candidates of one caption, and return those that are kept.
 
@@ -50,6 +51,7 @@ class SelectBest:
         tokens: (m, h, w) image tokens.
         candidate_offset: candidate number of tokens[0].
         decoded: images of all candidates, decoded by the dVAE and pasted on the canvas; None: decode what is needed.
+        on_chunk: called after each batch of candidates that is scored. An exception stops ranking.
         """
         if self.reranker is None:
             order, scores, by_name = list(range(min(self.config.keep, len(tokens)))), None, {}
@@ -57,7 +59,7 @@ class SelectBest:
             # ranked as the dVAE decodes them; the diffusion decoder, which is slower, decodes only those that are kept
             decoded = decoded or self._paste(decode_images(self.dvae, tokens), range(len(tokens)))
             candidates = CaptionCandidates(caption, ids, tokens, decoded)
-            order, scores, by_name = self.reranker(candidates).best(self.config.keep)
+            order, scores, by_name = self.reranker(candidates, on_chunk).best(self.config.keep)
         kept, numbers = tokens[order], [candidate_offset + index for index in order]
         if self.decoder is not None:
             images = self._paste(self.decoder(self.dvae, kept, numbers), order)

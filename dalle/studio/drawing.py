@@ -18,6 +18,7 @@ from dalle.sampling.sampling_config import SPEED_SETTINGS, UNRANKED, SamplingCon
 from dalle.studio.edits import candidates_of
 from dalle.studio.jobs import Job
 from dalle.studio.previews import Previews
+from dalle.studio.requests import DrawRequest
 from dalle.studio.store import DrawnImage, Store
 from dalle.tokenizer import nearest_words
 
@@ -43,19 +44,21 @@ class JobRunner:
         job.events.append("started", {"candidates": config.candidates, **words})
         ids = dalle.tokenize([request.caption])
         drawn: dict[str, DrawnImage] = {}  # by id, in the order of candidates
+        finished = False
         with suppress(SamplingStopped):
             for tokens in self._batches(job, ids, config):
                 for image in self._finished(job, config, tokens, len(drawn)):
                     key = self.store.drawn.add(image)
                     job.events.append("image", {"id": key, "candidate": len(drawn)})
                     drawn[key] = image
-        ranked = self._rank(job, ids, config, drawn) if drawn else []
-        job.images = [each["id"] for each in ranked]
-        job.events.append("ranked", {"images": ranked})
+            finished = True
+        kept, ranked = self._rank(job, ids, config, drawn) if drawn else ([], True)
+        job.images = [each["id"] for each in kept]
+        job.events.append("ranked", {"images": kept})
         for key in drawn.keys() - set(job.images):
             self.store.drawn.discard(key)
-        if job.cancelled and len(drawn) < config.candidates:
-            job.events.append("cancelled", {"kept": len(ranked)}, last=True)
+        if not (finished and ranked):
+            job.events.append("cancelled", {"kept": len(kept)}, last=True)
         else:
             seconds = time.monotonic() - begin
             data = {"seconds": round(seconds, 3), "images_per_second": round(len(drawn) / seconds, 3)}
@@ -114,38 +117,53 @@ class JobRunner:
         numbers = list(range(first, first + len(images)))
         images = images if job.canvas is None else job.canvas.paste(images, numbers)
         result = Result(job.request.caption, images, None, tokens, numbers, config.candidates)
-        finished = self._drawn_images(job, config, result)
+        finished = self._drawn_images(job.request, config, result)
         for number, each in zip(numbers, finished, strict=True):
             each.record["rank"] = number + 1  # until all are ranked
         return finished
 
     def _rank(
         self, job: Job, ids: Tensor, config: SamplingConfig, drawn: Mapping[str, DrawnImage]
-    ) -> list[dict[str, Any]]:
-        """Rank all candidates, keep the best, and return them as the event says it."""
+    ) -> tuple[list[dict[str, Any]], bool]:
+        """Rank all candidates, keep the best, and return them as the event says it.
+
+        Also returns False if the job was cancelled meanwhile: the first ones are kept then, as the dVAE decodes them.
+        """
         dalle, request = self.dalle, job.request
         reranker = None if request.rerank == UNRANKED else dalle.reranker(ids, config)
         decoder = dalle.image_decoder(config) if request.decoder else None
         select_best = SelectBest(dalle.dvae, config, reranker, job.canvas, decoder)
         tokens = torch.stack([each.tokens for each in drawn.values()])
-        result = select_best(request.caption, ids[0], tokens, 0, [each.image for each in drawn.values()])
-        keys, ranked = list(drawn), []
-        for candidate, image in zip(result.candidates, self._drawn_images(job, config, result), strict=True):
+        candidates = request.caption, ids[0], tokens, 0, [each.image for each in drawn.values()]
+        requests, ranked = job.cancel_requests, True  # after one while it was drawn, finished candidates are ranked
+
+        def check() -> None:
+            if job.cancel_requests > requests:
+                raise SamplingStopped
+
+        try:
+            result = select_best(*candidates, on_chunk=check)
+        except SamplingStopped:
+            ranked, decoder = False, None
+            request = request.model_copy(update={"rerank": UNRANKED, "decoder": False})
+            result = replace(select_best, reranker=None, decoder=None)(*candidates)
+        keys, kept = list(drawn), []
+        for candidate, image in zip(result.candidates, self._drawn_images(request, config, result), strict=True):
             key = keys[candidate]
             if decoder is None:
                 drawn[key].record = image.record
             else:
                 key = self.store.drawn.add(image)
-            ranked.append({"id": key, "candidate": candidate, "score": image.record["score"]})
-        return ranked
+            kept.append({"id": key, "candidate": candidate, "score": image.record["score"]})
+        return kept, ranked
 
-    def _drawn_images(self, job: Job, config: SamplingConfig, result: Result) -> list[DrawnImage]:
+    def _drawn_images(self, request: DrawRequest, config: SamplingConfig, result: Result) -> list[DrawnImage]:
         """Return the images of a result with their records."""
-        edit = job.request.edit and job.request.edit.model_dump(exclude={"image", "mask"})  # without the session's ids
+        edit = request.edit and request.edit.model_dump(exclude={"image", "mask"})  # without the session's ids
         settings = {name: value for name, value in asdict(config).items() if name not in SPEED_SETTINGS}
-        ranked = job.request.rerank != UNRANKED and self.dalle.can_rank(config)
+        ranked = request.rerank != UNRANKED and self.dalle.can_rank(config)
         settings |= {"rerank": config.rerank if ranked else UNRANKED, **self.recorded, "edit": edit}
-        if not job.request.decoder:
+        if not request.decoder:
             digests = {name: each for name, each in settings["digests"].items() if name != "decoder"}
             settings |= {"decoder": None, "digests": digests}
         entries = image_metadata(result, config.seed)

@@ -27,7 +27,12 @@ class Job:
     id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
     events: EventLog = field(default_factory=EventLog)
     images: list[str] = field(default_factory=list)  # ids of the kept images, best first, once ranked
-    cancelled: bool = False
+    cancel_requests: int = 0
+
+    @property
+    def cancelled(self) -> bool:
+        """True once the job was asked to stop."""
+        return self.cancel_requests > 0
 
     def check(self, *_: object) -> None:
         """Raise `SamplingStopped` if the job was cancelled: a progress callback of sampling."""
@@ -93,8 +98,11 @@ class JobQueue:
         return job
 
     def cancel(self, job: Job) -> None:
-        """Cancel a job. One that runs keeps its finished candidates; one that has ended stays as it is."""
-        job.cancelled = True
+        """Cancel a job. One that has ended stays as it is.
+
+        One that runs keeps its finished candidates, ranked; cancelled while it ranks them, in the order of drawing.
+        """
+        job.cancel_requests += 1
         with self._changed:
             if job in self._waiting:
                 self._waiting.remove(job)
@@ -108,7 +116,7 @@ class JobQueue:
         with self._changed:
             self._closed = True
             for job in self._jobs.values():
-                job.cancelled = True
+                job.cancel_requests += 1
                 job.fail("the studio was stopped")
             self._waiting.clear()
             self._changed.notify()

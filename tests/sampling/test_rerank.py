@@ -5,12 +5,14 @@ import pytest
 import torch
 from PIL import Image
 
+from dalle.sampling import likelihood, rerank
 from dalle.sampling.decode import generate
 from dalle.sampling.edits.complete import CompleteConfig, complete
 from dalle.sampling.edits.outpaint import OutpaintConfig, outpaint
 from dalle.sampling.guidance import empty_caption
 from dalle.sampling.likelihood import image_log_likelihood, pointwise_mutual_information
 from dalle.sampling.pipeline import DALLE
+from dalle.sampling.progress_bar import SamplingStopped
 from dalle.sampling.rerank import (
     MAX_REFERENCES,
     CaptionCandidates,
@@ -44,7 +46,7 @@ def grey(*levels: int) -> CaptionCandidates:
 
 def given(*scores: float):
     """Return a scorer with fixed scores."""
-    return lambda candidates: torch.tensor(scores)
+    return lambda candidates, on_chunk: torch.tensor(scores)
 
 
 BY_BRIGHTNESS = Reranker({"clip": CLIPSimilarity(Brightness())}, {"clip": 1.0})
@@ -94,7 +96,7 @@ def test_combination_does_not_depend_on_units():
     nats = torch.tensor([-80.0, -95.0, -81.0, -120.0])
     orders = []
     for in_unit in (nats, nats / 0.693, nats * 1000 + 5):
-        score_functions = {"clip": given(0.2, 0.5, 0.3, 0.6), "image_likelihood": lambda _, scores=in_unit: scores}
+        score_functions = {"clip": given(0.2, 0.5, 0.3, 0.6), "image_likelihood": lambda *_, scores=in_unit: scores}
         orders.append(Reranker(score_functions, {"clip": 1.0, "image_likelihood": 0.8})(grey(0, 0, 0, 0)).order)
     assert orders[0] == orders[1] == orders[2]
 
@@ -140,6 +142,33 @@ def test_references_beyond_the_limit_are_ignored(model, drawn):
     many = model.sequence.pad_captions([[number % 11, number // 11] for number in range(2, MAX_REFERENCES + 9)])
     few = many[:MAX_REFERENCES]
     assert PointwiseMutualInformation(model, many)(drawn).equal(PointwiseMutualInformation(model, few)(drawn))
+
+
+def test_ranking_can_be_stopped_after_each_batch_of_images(model, drawn, monkeypatch):
+    monkeypatch.setattr(rerank, "CLIP_BATCH_SIZE", 2)
+    monkeypatch.setattr(likelihood, "MAX_BATCH_SIZE", 2)
+    candidates = replace(drawn, images=grey(1, 5, 3, 4, 2).images)
+    score_functions = {
+        "clip": CLIPSimilarity(Brightness()),
+        "image_likelihood": ImageLogLikelihood(model),
+        "caption_likelihood": PointwiseMutualInformation(model, model.sequence.pad_captions([[4], [5, 6]])),
+    }
+    reranker = Reranker(score_functions, dict.fromkeys(score_functions, 1.0))
+    batches = []
+    whole = reranker(candidates, lambda: batches.append(1))
+    assert len(batches) == 3 + 3 + 3 * 3  # of 2, 2 and 1 images; the last score is that of three captions
+    assert whole == reranker(candidates)
+    assert whole.scores_by_name["clip"] == [[1, 5, 3, 4, 2][index] for index in whole.order]
+
+    remaining = iter(range(7))
+
+    def stop():
+        if next(remaining, None) is None:
+            raise SamplingStopped
+
+    with pytest.raises(SamplingStopped):
+        reranker(candidates, stop)
+    assert len(batches) == 15
 
 
 def test_default_references_are_the_empty_caption_or_other_captions(model):

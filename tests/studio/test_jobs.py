@@ -8,8 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import torch
 from running_studio import running
 
+from dalle.sampling.pipeline import DALLE
+from dalle.sampling.rerank import Reranker
 from dalle.studio.errors import ApiError
 from dalle.studio.events import EventLog
 from dalle.studio.jobs import Job, JobQueue
@@ -59,6 +62,59 @@ def test_cancelling_keeps_and_ranks_what_is_finished(braked):
     expected = studio.session.dalle.generate("a red circle", candidates=13, keep=13, seed=4)
     assert [each["candidate"] for each in ranked] == expected.candidates
     assert all(studio.client.get(f"/api/images/{each['id']}").status_code == 200 for each in ranked)
+
+
+class SlowScore:
+    """A score of two batches. Waits between them until it is let go."""
+
+    def __init__(self):
+        self.waiting, self.go, self.finished = threading.Event(), threading.Event(), False
+
+    def __call__(self, candidates, on_chunk):
+        self.waiting.set()
+        assert self.go.wait(30)
+        on_chunk()
+        self.finished = True
+        return torch.arange(len(candidates.tokens)).float()
+
+
+@pytest.fixture
+def slow_score(monkeypatch) -> SlowScore:
+    score = SlowScore()
+    monkeypatch.setattr(DALLE, "reranker", lambda *_: Reranker({"clip": score}, {"clip": 1.0}))
+    return score
+
+
+def test_cancelling_while_candidates_are_ranked_keeps_them_as_they_were_drawn(studio, slow_score):
+    job = studio.draw(candidates=6, keep=4, seed=4)
+    assert slow_score.waiting.wait(30)
+    studio.client.post(f"/api/jobs/{job}/cancel")
+    slow_score.go.set()
+    events = dict(studio.events(job))
+    assert events["cancelled"] == {"kept": 4} and "done" not in events
+    kept = events["ranked"]["images"]
+    assert [(each["candidate"], each["score"]) for each in kept] == [(number, None) for number in range(4)]
+    assert not slow_score.finished
+    record = studio.session.store.find_drawn(kept[0]["id"]).record
+    assert (record["score"], record["settings"]["rerank"]) == (None, "none")
+
+
+def test_candidates_of_a_cancelled_drawing_are_ranked_unless_it_is_cancelled_again(braked, slow_score):
+    studio, brake = braked
+    for again in (False, True):
+        slow_score.waiting.clear()
+        slow_score.go.clear()
+        job = studio.draw(candidates=20, seed=4)
+        assert brake.waiting.acquire(timeout=30)
+        studio.client.post(f"/api/jobs/{job}/cancel")
+        brake.go.release()
+        assert slow_score.waiting.wait(30)
+        if again:
+            studio.client.post(f"/api/jobs/{job}/cancel")
+        slow_score.go.set()
+        events = dict(studio.events(job))
+        assert events["cancelled"] == {"kept": 1}
+        assert [each["score"] for each in events["ranked"]["images"]] == [None if again else 0.0]
 
 
 def test_a_full_queue_refuses_and_says_so(braked):
