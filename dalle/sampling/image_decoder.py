@@ -14,7 +14,8 @@ from dalle.sampling.finite import check_finite
 from dalle.sampling.sampling_config import DecodingConfig
 from dalle.seeds import torch_generator
 
-BATCH_SIZE = 16  # images decoded at a time
+# images decoded at a time, whatever `SamplingConfig.memory` is: another number changes the rounding of some pixels
+BATCH_SIZE = 16
 
 
 @dataclass(frozen=True)
