@@ -17,6 +17,7 @@ from dalle.cli.prepare_config import PrepareConfig
 from dalle.data import open_source
 from dalle.data.audit.datasheet import write_datasheet
 from dalle.data.audit.provenance import find_provenance
+from dalle.data.audit.stage_data import name_stages, recorded
 from dalle.data.audit.survey import Survey
 from dalle.data.audit.survey_report import PAGE, write_survey
 from dalle.data.image_file import read_image_file
@@ -114,7 +115,7 @@ def list_sources(config: PrepareConfig) -> None:
     """Print the training data of each model of a checkpoint. With out=, also write all record keys to files.
 
     The files are named after the kinds of models, and if several are of one kind, also after their folders. With
-    datasheet=, write the datasheet of the transformer, or of the only model.
+    datasheet=, write a datasheet of all of them.
     """
     assert config.sources is not None
     models = find_provenance(config.sources)
@@ -123,25 +124,20 @@ def list_sources(config: PrepareConfig) -> None:
     if config.datasheet is not None:
         folder = empty_folder(config.datasheet, "datasheet")
         with atomic_folder(folder) as temporary:
-            main_model = next((model for model in models if model.kind == "transformer"), models[0])
-            files = write_datasheet(temporary, main_model)
+            files = write_datasheet(temporary, name_stages(models))
         print(f"datasheet {folder}: {', '.join(path.name for path in files)}")
     if config.out is None:
         return
-    recorded = [model for model in models if "data" in model.meta]
-    if not recorded:
+    known = recorded(name_stages(models))
+    if not known:
         raise ValueError(f"out={config.out}: no model of sources={config.sources} has a record of its training data")
     folder = empty_folder(config.out)
-    kinds = [model.kind for model in recorded]
-    parent = checkpoint_folder(config.sources)
     with atomic_folder(folder) as temporary:
-        for model in recorded:
-            unique = kinds.count(model.kind) == 1 or model.folder == parent
-            name = model.kind if unique else f"{model.kind}-{model.folder.name}"
+        for name, model in known.items():
             with open(temporary / f"{name}.txt", "w", encoding="utf-8", errors="surrogateescape") as file:
                 file.writelines(f"{key}\n" for key in model.record_keys())
     for model in models:
-        if model not in recorded:
+        if "data" not in model.meta:
             print(f"no list   {model.folder}: its training data are unknown")
     print(f"records   {folder}")
 

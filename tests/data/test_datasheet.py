@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from dalle.data.audit.datasheet import MAX_ROWS, count_rows, datasheet, write_datasheet
+from dalle.data.audit.datasheet import datasheet, write_datasheet
 from dalle.data.audit.provenance import Provenance
+from dalle.data.audit.stage_data import MAX_ROWS, count_rows
 
 AUTHOR = {"set": "openmoji", "author": "OpenMoji", "licence": "CC-BY-SA-4.0", "url": "https://openmoji.org"}
 PACKAGE = {
@@ -31,7 +32,7 @@ def model(tmp_path):
 
 
 def test_the_page_has_everything_that_the_checkpoint_records(model):
-    page = datasheet(model)
+    page = datasheet({model.kind: model})
     for expected in (
         "Data set `drawings`",
         "| languages | en, fr |",
@@ -50,7 +51,7 @@ def test_the_page_has_everything_that_the_checkpoint_records(model):
 
 def test_croissant_metadata_are_valid(model, tmp_path):
     mlcroissant = pytest.importorskip("mlcroissant")
-    page, metadata = write_datasheet(tmp_path, model)
+    page, metadata = write_datasheet(tmp_path, {model.kind: model})
     assert page.read_text().startswith("# Training data of a transformer")
     read = mlcroissant.Dataset(json.loads(metadata.read_text())).metadata
     assert not read.issues.errors
@@ -69,7 +70,7 @@ def test_croissant_metadata_are_valid(model, tmp_path):
 
 def test_croissant_counts_can_be_read_as_records(model, tmp_path):
     mlcroissant = pytest.importorskip("mlcroissant")
-    dataset = mlcroissant.Dataset(json.loads(write_datasheet(tmp_path, model)[1].read_text()))
+    dataset = mlcroissant.Dataset(json.loads(write_datasheet(tmp_path, {model.kind: model})[1].read_text()))
     rows = list(dataset.records("counts-by-style"))
     assert [row["counts-by-style/records"] for row in rows] == [1000, 234]
     assert [row["counts-by-style/style"] for row in rows] == ["3D render", "line drawing"]
@@ -81,7 +82,7 @@ def test_omissions_that_a_checkpoint_does_not_record_are_not_called_none(tmp_pat
     def said(name, left_out, **more):
         records = {"train": {"records": 3, "digest": "abc", **left_out}}
         model = Provenance(tmp_path, "dvae", {"data": {"name": name}, "records": records, **more})
-        (sentence,) = [line for line in datasheet(model).splitlines() if line.startswith("Left out")]
+        (sentence,) = [line for line in datasheet({model.kind: model}).splitlines() if line.startswith("Left out")]
         return sentence.removeprefix("Left out of the whole data set: ")
 
     assert said("drawings", {"left_out": {}}) == "not recorded."
@@ -93,7 +94,7 @@ def test_omissions_that_a_checkpoint_does_not_record_are_not_called_none(tmp_pat
 
 
 def test_a_model_without_a_record_says_so(tmp_path):
-    page = datasheet(Provenance(tmp_path, "dvae", {"imported": "encoder.pkl"}))
+    page = datasheet({"dvae": Provenance(tmp_path, "dvae", {"imported": "encoder.pkl"})})
     assert "Unknown: its weights were imported from encoder.pkl." in page
     assert str(tmp_path) not in page
 
@@ -101,7 +102,9 @@ def test_a_model_without_a_record_says_so(tmp_path):
 def test_the_command_writes_the_datasheet_without_the_data(checkpoints, run_command, tmp_path):
     status, printed = run_command("prepare", f"sources={checkpoints}", "datasheet=sheet")
     assert status == 0, printed
-    assert (tmp_path / "sheet" / "datasheet.md").read_text().startswith("# Training data of a transformer")
+    page = (tmp_path / "sheet" / "datasheet.md").read_text()
+    assert page.startswith("# Training data of dvae, transformer and clip")
+    assert page.count("not recorded: the checkpoint has no record of it") == 3
     status, printed = run_command("prepare", f"sources={checkpoints}", "datasheet=sheet")
     assert (status, "choose another datasheet=" in printed) == (2, True)
     status, printed = run_command("prepare", "data=blocks", "datasheet=other")

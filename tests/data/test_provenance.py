@@ -70,7 +70,9 @@ def test_models_of_the_package_name_the_authors_of_their_data(folder):
     for each in authors:
         assert set(each) == {"set", "author", "licence", "url"} and all(each.values())
         assert f"- {', '.join(each.values())}\n" in notice
-        assert f"| {each['set']} | {each['author']} | {each['licence']} | {each['url']} |" in datasheet(model)
+        assert f"| {each['set']} | {each['author']} | {each['licence']} | {each['url']} |" in datasheet(
+            {model.kind: model}
+        )
 
 
 def test_checkpoint_without_provenance_is_reported(tmp_path):

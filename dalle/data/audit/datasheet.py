@@ -1,161 +1,150 @@
-"""Datasheet of a checkpoint's training data: a Markdown page, and Croissant metadata (mlcommons.org/croissant)."""
+"""Datasheet of the training data of a model, stage by stage: a Markdown page. `croissant.py` writes it as metadata."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-from dalle.config_validation import flatten
 from dalle.data import attribution
-from dalle.data.audit.provenance import Provenance
+from dalle.data.audit.croissant import croissant
+from dalle.data.audit.stage_data import (
+    NOT_RECORDED,
+    Stages,
+    by_stage,
+    common_settings,
+    count_columns,
+    count_rows,
+    counts_by_stage,
+    differing_settings,
+    digests,
+    joined,
+    omissions,
+    recorded,
+    unknown_reason,
+    with_stages,
+)
 
 PAGE, CROISSANT = "datasheet.md", "croissant.json"
-MAX_ROWS = 40  # of a table of counts
-PATHS = ("path", "captions", "opt_out")  # settings that name files of the machine that trained
 
 
-def write_datasheet(folder: Path, model: Provenance) -> list[Path]:
-    """Write the datasheet of a checkpoint to `folder`. Returns the files.
+def write_datasheet(folder: Path, stages: Stages) -> list[Path]:
+    """Write the datasheet of a model to `folder`. Returns the files.
 
-    They are the Markdown page, and the Croissant metadata if the package mlcroissant is installed and the checkpoint
-    records its data.
+    They are the Markdown page, and the Croissant metadata if the package mlcroissant is installed and a stage records
+    its data.
     """
     written = [folder / PAGE]
-    written[0].write_text(datasheet(model), encoding="utf-8")
-    if "data" in model.meta and find_spec("mlcroissant") is not None:
-        metadata = json.dumps(croissant(model), indent=2, ensure_ascii=False, default=str)
+    written[0].write_text(datasheet(stages), encoding="utf-8")
+    if recorded(stages) and find_spec("mlcroissant") is not None:
+        metadata = json.dumps(croissant(stages), indent=2, ensure_ascii=False, default=str)
         written.append(folder / CROISSANT)
         written[1].write_text(metadata + "\n", encoding="utf-8")
     return written
 
 
-def datasheet(model: Provenance) -> str:
-    """Return a Markdown page: data set and settings, records, counts, what was left out, authors and licences."""
-    data = model.meta.get("data")
-    if data is None:
-        imported = model.meta.get("imported")
-        reason = f"its weights were imported from {imported}" if imported else "the checkpoint has no record of it"
-        return f"# Training data of a {model.kind}\n\nUnknown: {reason}.\n"
-    records = model.meta.get("records", {})
-    parts = [
-        f"# Training data of a {model.kind}",
-        f"Data set `{data['name']}`, with these settings:\n\n" + table(["setting", "value"], settings(data)),
-        "## Records\n"
-        + table(
-            ["split", "records", "digest"],
-            [(split, f"{record['records']:,}", f"`{record['digest']}`") for split, record in records.items()],
-        ),
-        *omissions(model),
-    ]
-    if "filters" in data:  # a data set of files
+def datasheet(stages: Stages) -> str:
+    """Return a Markdown page: data sets and settings, records, counts, what was left out, authors and licences.
+
+    What all stages with a record have in common is said once. Where they differ, a table has a column or a row for
+    each.
+    """
+    known = recorded(stages)
+    title = f"# Training data of {title_of(stages)}"
+    if not known:
+        if len(stages) == 1:
+            (model,) = stages.values()
+            return f"{title}\n\nUnknown: {unknown_reason(model)}.\n"
+        return f"{title}\n\n{stage_table(stages)}\n"
+    parts = [title, *([stage_table(stages)] if len(stages) > 1 else [])]
+    if len(known) < len(stages):
+        parts.append(f"What follows is about {joined(known)}.")
+    parts += [*settings_part(known), *records_part(known)]
+    if any("filters" in model.meta["data"] for model in known.values()):  # a data set of files
         parts.append(
             "Records are counted before their images are read. Training skips images that cannot be read, and those "
             "whose SHA-256 is on the opt-out list."
         )
-    for name, counts in model.meta.get("counts", {}).items():
-        parts.append(f"## By {name}\n" + table([name, "training records"], count_rows(counts)))
-    if authors := model.meta.get("attributions"):
-        columns = ("set", "author", "licence", "url")
-        rows = [[each.get(column, "") for column in columns] for each in authors]
-        parts.append("## Authors and licences\n" + table(["part", "author", "licence", "address"], rows))
-    if files := model.meta.get("packages"):
-        rows = [(each["name"], f"`{each['sha256']}`", each["url"]) for each in files]
-        parts.append("## Files that the images come from\n" + table(["file", "SHA-256", "address"], rows))
-    if note := attribution(data["name"]):
-        parts.append(f"Show with images of the model: {note}")
-    if init := model.meta.get("init"):
-        parts.append(f"Training started from a model with digest `{init['digest']}`, whose data count as well.")
+    parts += counts_part(known)
+    if authors := with_stages(known, "attributions"):
+        columns = {"set": "part", "author": "author", "licence": "licence", "url": "address"}
+        parts.append("## Authors and licences\n" + source_table(columns, authors, known))
+    if files := with_stages(known, "packages"):
+        files = [({**each, "sha256": f"`{each['sha256']}`"}, names) for each, names in files]
+        columns = {"name": "file", "sha256": "SHA-256", "url": "address"}
+        parts.append("## Files that the images come from\n" + source_table(columns, files, known))
+    for note in dict.fromkeys(attribution(model.meta["data"]["name"]) for model in known.values()):
+        parts += [f"Show with images of the model: {note}"] if note else []
+    for name, model in known.items():
+        if init := model.meta.get("init"):
+            subject = "Training" if len(stages) == 1 else f"Training of {name}"
+            parts.append(f"{subject} started from a model with digest `{init['digest']}`, whose data count as well.")
     return "\n\n".join(parts) + "\n"
 
 
-def croissant(model: Provenance) -> dict[str, Any]:
-    """Return the data set as Croissant metadata in JSON-LD.
-
-    They are the sources as files with their SHA-256, the number of training records by style and so on as record sets,
-    and the omissions and settings in fields of the vocabulary for responsible AI. Needs the package mlcroissant.
-    """
-    import mlcroissant as mlc
-
-    name = model.meta["data"]["name"]
-    records = model.meta.get("records", {})
-    counts = model.meta.get("counts", {})
-    authors = model.meta.get("attributions", [])
-    metadata = mlc.Metadata(
-        conforms_to=["http://mlcommons.org/croissant/1.0", "http://mlcommons.org/croissant/RAI/1.0"],
-        name=f"dalle-{name}",
-        description=" ".join(filter(None, (*description(model), *omissions(model), attribution(name)))),
-        version="1.0.0",
-        license=sorted({author["licence"] for author in authors if author.get("licence")}) or None,
-        creators=[mlc.Organization(name=author.get("author", ""), url=author.get("url")) for author in authors],
-        cite_as=f"data={name}, digest {records.get('train', {}).get('digest', 'unknown')}",
-        in_language=sorted(counts.get("language", {})) or None,
-        distribution=[
-            mlc.FileObject(
-                id=file["name"],
-                name=file["name"],
-                content_url=file["url"],
-                sha256=file["sha256"],
-                encoding_formats=["application/gzip"],
-            )
-            for file in model.meta.get("packages", [])
-        ],
-        record_sets=[counts_record_set(by, numbers) for by, numbers in counts.items() if numbers],
-        data_preprocessing_protocol=[f"{setting}: {value}" for setting, value in settings(model.meta["data"])],
-        data_collection_missing_data=" ".join(omissions(model)),
-    )
-    return metadata.to_json()
+def title_of(stages: Stages) -> str:
+    """Return the stages in words, such as "a transformer" or "dvae, clip and transformer"."""
+    return joined(stages) if len(stages) > 1 else f"a {next(iter(stages.values())).kind}"
 
 
-def description(model: Provenance) -> Iterator[str]:
-    """Yield sentences on the records of each split and on the largest counts of training records."""
-    records = model.meta.get("records", {})
-    splits = [
-        f"{record['records']:,} records of the split {split} (digest {record['digest']})"
-        for split, record in records.items()
-    ]
-    yield f"Image-caption pairs that a {model.kind} was trained on: {', '.join(splits) or 'number not recorded'}."
-    for name, counts in model.meta.get("counts", {}).items():
-        yield f"Training records by {name}: {', '.join(' '.join(row) for row in count_rows(counts))}."
+def stage_table(stages: Stages) -> str:
+    """Return a table of the stages: data set, number and digest of the training records, or why they are unknown."""
+    rows = []
+    for name, model in stages.items():
+        if "data" not in model.meta:
+            rows.append((name, f"{NOT_RECORDED}: {unknown_reason(model)}", NOT_RECORDED, NOT_RECORDED))
+            continue
+        train = model.meta.get("records", {}).get("train")
+        found = (f"{train['records']:,}", f"`{train['digest']}`") if train else (NOT_RECORDED, NOT_RECORDED)
+        rows.append((name, f"`{model.meta['data']['name']}`", *found))
+    return table(["stage", "data set", "training records", "digest"], rows)
 
 
-def counts_record_set(name: str, counts: Mapping[str, int]) -> Any:
-    """Return a Croissant record set with a record for each value of a property: the value, and how many have it."""
-    import mlcroissant as mlc
-
-    key = f"counts-by-{name}"
-    fields = {name: mlc.DataType.TEXT, "records": mlc.DataType.INTEGER}
-    return mlc.RecordSet(
-        id=key,
-        name=key,
-        description=f"Number of training records by {name}; a record may be counted under several.",
-        fields=[mlc.Field(id=f"{key}/{field}", name=field, data_types=[each]) for field, each in fields.items()],
-        data=[{f"{key}/{name}": value, f"{key}/records": count} for value, count in counts.items()],
-    )
+def settings_part(known: Stages) -> Iterator[str]:
+    """Yield a table of the settings that the stages have in common, and one of those that differ."""
+    data_sets = by_stage({name: model.meta["data"]["name"] for name, model in known.items()})
+    if (common := common_settings(known)) or len(known) == 1:
+        one = f"Data set `{data_sets[0][1]}`, with these settings:"
+        opening = one if len(data_sets) == 1 else "Settings that the data sets have in common:"
+        yield f"{opening}\n\n" + table(["setting", "value"], common)
+    if differing := differing_settings(known):
+        rows = [(setting, *(values.get(name, "not set") for name in known)) for setting, values in differing]
+        yield f"## Settings that differ\n{table(['setting', *known], rows)}"
 
 
-def count_rows(counts: Mapping[str, int]) -> list[tuple[str, str]]:
-    """Return rows of names and counts, the largest first; those beyond `MAX_ROWS` are added up."""
-    ordered = sorted(counts.items(), key=lambda item: -item[1])
-    others = ordered[MAX_ROWS:]
-    total = f"{sum(count for _, count in others):,}"
-    more = [(f"{len(others)} other{'s' if len(others) > 1 else ''}", total)] if others else []
-    return [(name, f"{count:,}") for name, count in ordered[:MAX_ROWS]] + more
+def records_part(known: Stages) -> Iterator[str]:
+    """Yield a table of the records of each split, and what was left out."""
+    records = by_stage({name: digests(model) for name, model in known.items()})
+    several = len(records) > 1
+    rows = []
+    for names, splits in records:
+        for split, (count, digest) in splits.items():
+            rows.append((*([joined(names)] if several else []), split, f"{count:,}", f"`{digest}`"))
+        if several and not splits:
+            rows.append((joined(names), *[NOT_RECORDED] * 3))
+    yield "## Records\n" + table([*(["stages"] if several else []), "split", "records", "digest"], rows)
+    left_out = by_stage({name: omissions(model) for name, model in known.items()})
+    if len(left_out) == 1:
+        yield from left_out[0][1]
+    else:
+        yield "\n".join(f"- {joined(names)}: {' '.join(sentences)}" for names, sentences in left_out)
 
 
-def settings(data: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Return name and value of each setting of the data set, without those that are not set or name files."""
-    return [
-        (name, ", ".join(map(str, value)) if isinstance(value, list) else value)
-        for name, value in flatten(data).items()
-        if name not in ("name", *PATHS) and value not in ("", None, [])
-    ]
+def counts_part(known: Stages) -> Iterator[str]:
+    """Yield a table of the training records by each property, with a column for each stage if they differ."""
+    for name, groups in counts_by_stage(known).items():
+        if len(groups) == 1:
+            rows: Iterable[Sequence[object]] = count_rows(groups[0][1] or {})
+            yield f"## By {name}\n" + table([name, "training records"], rows)
+        else:
+            heads = [joined(names) for names, _ in groups]
+            yield f"## By {name}\n" + table([name, *heads], count_columns([counts for _, counts in groups]))
 
 
-def omissions(model: Provenance) -> list[str]:
-    """Return sentences on what was left out of the data set, and on the opt-out list."""
-    listed = "yes" if model.meta["data"].get("opt_out") else "none"
-    return [f"Left out of the whole data set: {'; '.join(model.left_out())}.", f"Opt-out list: {listed}."]
+def source_table(columns: Mapping[str, str], rows: Sequence[tuple[Mapping[str, str], list[str]]], known: Stages) -> str:
+    """Return a table of authors or files. If not all stages have the same, the last column names those that do."""
+    differ = any(len(names) < len(known) for _, names in rows)
+    cells = [[*(each.get(key, "") for key in columns), *([joined(names)] if differ else [])] for each, names in rows]
+    return table([*columns.values(), *(["stages"] if differ else [])], cells)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

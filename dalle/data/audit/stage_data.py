@@ -1,0 +1,144 @@
+"""Training data of several stages compared: what they have in common, and where they differ."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from dalle.config_validation import flatten
+from dalle.data.audit.provenance import Provenance
+
+T = TypeVar("T")
+Stages = Mapping[str, Provenance]  # by the name of the stage
+
+ORDER = ("dvae", "transformer", "clip", "decoder")  # of stages
+NOT_RECORDED = "not recorded"
+MAX_ROWS = 40  # of a table of counts
+PATHS = ("path", "captions", "opt_out")  # settings that name files of the machine that trained
+
+
+def name_stages(models: Sequence[Provenance]) -> dict[str, Provenance]:
+    """Name models after their kinds; where several are of one kind, those in a subfolder also after the folder."""
+    models = sorted(models, key=lambda model: (*ORDER, model.kind).index(model.kind))
+    kinds = [model.kind for model in models]
+    top = min((model.folder for model in models), key=lambda folder: len(folder.parts))
+    parents = {model.folder.parent for model in models}
+    unique = [kinds.count(model.kind) == 1 or (model.folder == top and top in parents) for model in models]
+    return {
+        model.kind if alone else f"{model.kind}-{model.folder.name}": model
+        for model, alone in zip(models, unique, strict=True)
+    }
+
+
+def recorded(stages: Stages) -> dict[str, Provenance]:
+    """Return the stages that record their training data."""
+    return {name: model for name, model in stages.items() if "data" in model.meta}
+
+
+def unknown_reason(model: Provenance) -> str:
+    """Return a phrase that says why the training data of a model are unknown."""
+    imported = model.meta.get("imported")
+    return f"its weights were imported from {imported}" if imported else "the checkpoint has no record of it"
+
+
+def by_stage(values: Mapping[str, T]) -> list[tuple[list[str], T]]:
+    """Group stages by equal values: [(names, value), ...], in the order in which the values first occur."""
+    groups: list[tuple[list[str], T]] = []
+    for name, value in values.items():
+        same = next((names for names, other in groups if other == value), None)
+        if same is None:
+            groups.append(([name], value))
+        else:
+            same.append(name)
+    return groups
+
+
+def digests(model: Provenance) -> dict[str, tuple[int, str]]:
+    """Return the number of records and the digest of each split."""
+    return {split: (record["records"], record["digest"]) for split, record in model.meta.get("records", {}).items()}
+
+
+def settings(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the data set by name, without those that are not set or name files."""
+    return {
+        name: ", ".join(map(str, value)) if isinstance(value, list) else value
+        for name, value in flatten(data).items()
+        if name not in ("name", *PATHS) and value not in ("", None, [])
+    }
+
+
+def common_settings(known: Stages) -> list[tuple[str, Any]]:
+    """Return name and value of each setting that all stages have in common."""
+    first, *others = [settings(model.meta["data"]) for model in known.values()]
+    return [(name, value) for name, value in first.items() if all(_has(other, name, value) for other in others)]
+
+
+def differing_settings(known: Stages) -> list[tuple[str, dict[str, Any]]]:
+    """Return name and value by stage of each setting, the data set's name included, that differs between stages."""
+    every = {
+        stage: {"data set": model.meta["data"]["name"], **settings(model.meta["data"])}
+        for stage, model in known.items()
+    }
+    names = dict.fromkeys(name for values in every.values() for name in values)
+    by_name = {name: {stage: every[stage][name] for stage in every if name in every[stage]} for name in names}
+    return [(name, values) for name, values in by_name.items() if len(values) < len(known) or len(by_stage(values)) > 1]
+
+
+def _has(values: Mapping[str, Any], name: str, value: Any) -> bool:
+    return name in values and values[name] == value
+
+
+def counts_by_stage(known: Stages) -> dict[str, list[tuple[list[str], dict[str, int] | None]]]:
+    """Return the numbers of training records by each property, grouped by stages; None: not recorded."""
+    counts = {stage: model.meta.get("counts", {}) for stage, model in known.items()}
+    properties = dict.fromkeys(name for numbers in counts.values() for name in numbers)
+    return {name: by_stage({stage: numbers.get(name) for stage, numbers in counts.items()}) for name in properties}
+
+
+def count_rows(counts: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Return rows of names and counts, the largest first; those beyond `MAX_ROWS` are added up."""
+    return [(name, count) for name, count in count_columns([counts])]
+
+
+def count_columns(columns: Sequence[Mapping[str, int] | None]) -> list[tuple[str, ...]]:
+    """Return rows of a name and its count in each column, the largest first; those beyond `MAX_ROWS` are added up.
+
+    None is a column whose counts are not recorded.
+    """
+    names = {
+        name: max((counts or {}).get(name, 0) for counts in columns) for counts in columns for name in counts or {}
+    }
+    ordered = sorted(names, key=lambda name: -names[name])
+    rows = [(name, [name]) for name in ordered[:MAX_ROWS]]
+    if others := ordered[MAX_ROWS:]:
+        rows.append((f"{len(others)} other{'s' if len(others) > 1 else ''}", others))
+    return [
+        (
+            label,
+            *(NOT_RECORDED if counts is None else f"{sum(counts.get(name, 0) for name in of):,}" for counts in columns),
+        )
+        for label, of in rows
+    ]
+
+
+def with_stages(known: Stages, entry: str) -> list[tuple[dict[str, str], list[str]]]:
+    """Return all distinct items of an entry of the meta, such as `attributions`, each with the stages that have it."""
+    found: list[tuple[dict[str, str], list[str]]] = []
+    for stage, model in known.items():
+        for item in model.meta.get(entry, []):
+            same = next((names for other, names in found if other == item), None)
+            if same is None:
+                found.append((item, [stage]))
+            elif stage not in same:
+                same.append(stage)
+    return found
+
+
+def omissions(model: Provenance) -> list[str]:
+    """Return sentences on what was left out of the data set, and on the opt-out list."""
+    listed = "yes" if model.meta["data"].get("opt_out") else "none"
+    return [f"Left out of the whole data set: {'; '.join(model.left_out())}.", f"Opt-out list: {listed}."]
+
+
+def joined(names: Iterable[str]) -> str:
+    """Join names in words: "dvae, clip and transformer"."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
