@@ -26,10 +26,11 @@ def trained(checkpoints, tmp_path):
     return folder
 
 
-def test_the_table_has_shares_of_each_change_and_of_held_out_images(trained, monkeypatch, tmp_path, capsys):
+def test_the_tables_have_shares_of_each_change_and_of_held_out_images(trained, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     TOOL["main"]([f"checkpoint={trained}", "images=12"])
-    header, _, *rows, last = capsys.readouterr().out.splitlines()
+    first, second = capsys.readouterr().out.split("\n\n")
+    header, _, *rows = first.splitlines()
     columns = [[cell.strip() for cell in line.strip("|").split("|")] for line in (header, *rows)]
     assert all(len(cells) == len(columns[0]) for cells in columns)
     shares = {name: list(map(float, values)) for name, *values in columns[1:]}
@@ -37,7 +38,21 @@ def test_the_table_has_shares_of_each_change_and_of_held_out_images(trained, mon
     for values in shares.values():
         assert values[:5] == sorted(values[:5])  # quantiles
         assert values[5:] == sorted(values[5:], reverse=True)  # shares above rising thresholds
-    assert last == "COPY_SHARE is 0.5"
+    _, _, *rows, last = second.splitlines()
+    decisions = {name: list(map(float, values)) for name, *values in (line.strip("| ").split(" | ") for line in rows)}
+    assert decisions.keys() == shares.keys()
+    for images, *_, by_tokens, copies in decisions.values():
+        assert images <= 12 and 1 >= by_tokens >= copies
+    assert last == "COPY_SHARE is 0.5, COPY_LEVELS 80"
+
+
+def test_other_data_can_be_given(trained, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    settings = ["data=blocks", "data.image_size=8", "data.train=6", "data.val=4", "data.novel=4"]
+    TOOL["main"]([f"checkpoint={trained}", "images=6", *settings])
+    assert "| held-out images of novel and the nearest training images | 4 |" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="unknown settings: dataset"):
+        TOOL["main"](["dataset=blocks"])
 
 
 def test_copies_are_moved_and_shrunk_on_white():

@@ -1,23 +1,35 @@
-"""Calibrate the share of equal tokens from which `novelty=true` calls a sample a copy (`token_overlap.COPY_SHARE`).
+"""Calibrate from which similarity on `novelty=true` calls a sample a copy (`COPY_SHARE`, `COPY_LEVELS`).
 
 python tools/calibrate_novelty.py checkpoint=drawings data.path=outputs/drawings images=300
+python tools/calibrate_novelty.py checkpoint=drawings data=blocks data.train=30000 images=300
 
 Copies are training images after what a model that has memorised them may change: a second pass through the dVAE, a
 shift or a scale by a few pixels, JPEG. Others are held-out images beside their nearest training images, as `novelty`
-finds them. Prints the quantiles of both, and the share at or above each threshold.
+finds them, without those that are in the training set. The first table has quantiles of the share of equal tokens, and
+the part at or above each threshold. The second has the part that is near by perceptual hash, by tokens alone, and by
+tokens and colours, which is what `novelty=true` reports. data= and data.<setting>= replace the data of the checkpoint.
 """
 
+import json
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from io import BytesIO
+from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from dalle.bundled import checkpoint_folder
-from dalle.data import open_source
+from dalle.data import config_from_dict, open_source
+from dalle.data.audit.perceptual_hash import (
+    NEAR_BITS,
+    NEAR_LEVELS,
+    colour_distance,
+    hamming_distance,
+    perceptual_hash,
+)
 from dalle.data.audit.provenance import Provenance
 from dalle.data.audit.scan import evenly_spaced
 from dalle.data.source import Source
@@ -25,9 +37,18 @@ from dalle.data.transforms import inference_crop
 from dalle.image_conversion import to_pil_images, to_tensor
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.sampling.novelty import Novelty, TrainingImages
-from dalle.sampling.token_overlap import COPY_SHARE, MAX_SHIFT, align, token_overlap
+from dalle.sampling.token_overlap import COPY_LEVELS, COPY_SHARE, compare_tokens
 
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Similarity of two images."""
+
+    by_hash: bool  # near by perceptual hash
+    overlap: float
+    is_copy: bool
 
 
 def shift(image: Image.Image, pixels: int) -> Image.Image:
@@ -69,11 +90,26 @@ def copies(dvae: DiscreteVAE) -> dict[str, Callable[[Image.Image], Image.Image]]
     }
 
 
-def overlap(dvae: DiscreteVAE, image: Image.Image, original: Image.Image) -> float:
-    """Return the share of equal tokens of two images, as `Novelty.nearest` computes it."""
-    target, other = to_tensor([image]), to_tensor([original])
-    tokens, *others = dvae.encode(torch.cat([target, other, align(other, target[0], MAX_SHIFT * dvae.downsample)]))
-    return max(token_overlap(tokens, each) for each in others)
+def compare(dvae: DiscreteVAE, image: Image.Image, original: Image.Image) -> Measured:
+    """Compare two images as `Novelty.nearest` does."""
+    one, other = perceptual_hash(image), perceptual_hash(original)
+    bits = int(hamming_distance(one["hash"], other["hash"])[0])
+    levels = int(colour_distance(one["colours"], other["colours"]))
+    pixels = to_tensor([image])
+    (compared,) = compare_tokens(dvae, pixels[0], dvae.encode(pixels)[0], to_tensor([original]))
+    return Measured(bits <= NEAR_BITS and levels <= NEAR_LEVELS, compared.overlap, compared.is_copy)
+
+
+def held_out(novelty: Novelty, source: Source, images: int) -> list[Measured]:
+    """Compare held-out images that are not in the training set with their nearest training images."""
+    measured = []
+    for image in cropped_images(source, images, source.image_size):
+        tokens = novelty.dvae.encode(to_tensor([image]))[0]
+        by_hash = novelty.training.nearest(image, by_clip=False)[0]
+        found = novelty.nearest(image, tokens, by_clip=False)
+        if not by_hash.is_same:
+            measured.append(Measured(by_hash.is_near_duplicate, found.overlap or 0.0, found.is_near_duplicate))
+    return measured
 
 
 def cropped_images(source: Source, images: int, size: int) -> Iterator[Image.Image]:
@@ -82,47 +118,66 @@ def cropped_images(source: Source, images: int, size: int) -> Iterator[Image.Ima
         yield Image.fromarray(inference_crop(source[index].image, size))
 
 
-def row(name: str, shares: list[float]) -> str:
-    """Return a table row of quantiles and the share at or above each threshold."""
-    values = torch.tensor(shares)
+def shares(measured: list[Measured]) -> list[str]:
+    """Return the cells of a row of the first table: quantiles, and the part at or above each threshold."""
+    values = torch.tensor([each.overlap for each in measured])
     quantiles = [values.quantile(q).item() for q in (0.01, 0.05, 0.5, 0.95, 0.99)]
     above = [(values >= threshold).float().mean().item() for threshold in THRESHOLDS]
-    return f"| {name} | " + " | ".join(f"{each:.2f}" for each in (*quantiles, *above)) + " |"
+    return [f"{each:.2f}" for each in (*quantiles, *above)]
+
+
+def decisions(measured: list[Measured]) -> list[str]:
+    """Return the cells of a row of the second table: the number of images, and the parts called near."""
+    near = [
+        sum(each.by_hash for each in measured),
+        sum(each.overlap >= COPY_SHARE for each in measured),
+        sum(each.is_copy for each in measured),
+    ]
+    return [f"{len(measured)}", *(f"{count / len(measured):.3f}" for count in near)]
+
+
+def table(head: Sequence[str], rows: dict[str, list[str]]) -> str:
+    lines = [["compared", *head], ["---", *["---:"] * len(head)], *([name, *cells] for name, cells in rows.items())]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def data_config(folder: Path, given: dict[str, str]) -> Any:
+    """Return the data set of a checkpoint, with the settings in `given`: data= and data.<setting>=."""
+    if "data" in given:
+        written: dict[str, Any] = {"name": given["data"]}
+    else:
+        written = asdict(Provenance.read(folder / "transformer").data())
+    for name, value in given.items():
+        if name.startswith("data."):
+            written[name.removeprefix("data.")] = json.loads(value) if value.isdecimal() else value
+    return config_from_dict(written)
 
 
 @torch.inference_mode()
 def main(overrides: list[str]) -> None:
     given = dict(each.partition("=")[::2] for each in overrides)
-    if unknown := given.keys() - {"checkpoint", "images", "data.path"}:
-        sys.exit(f"unknown settings: {', '.join(sorted(unknown))}; there are checkpoint=, images= and data.path=")
+    known = {"checkpoint", "images", "data"}
+    if unknown := [name for name in given if name not in known and not name.startswith("data.")]:
+        sys.exit(f"unknown settings: {', '.join(unknown)}; there are checkpoint=, images=, data= and data.<setting>=")
     folder = checkpoint_folder(given.get("checkpoint", "drawings"))
     images = int(given.get("images", 300))
     dvae = DiscreteVAE.load(folder / "dvae")
-    data = Provenance.read(folder / "transformer").data()
-    if "data.path" in given:
-        data = replace(data, path=given["data.path"])
-    train, val = open_source(data, "train"), open_source(data, "val")
-    size = train.image_size
-
-    def encode(image: Image.Image) -> Tensor:
-        return dvae.encode(to_tensor([image]))[0]
-
-    print(
-        "| compared | " + " | ".join(["1%", "5%", "median", "95%", "99%"] + [f"≥ {each}" for each in THRESHOLDS]) + " |"
-    )
-    print("|---|" + "---:|" * (5 + len(THRESHOLDS)))
-    originals = list(cropped_images(train, images, size))
-    for name, change in copies(dvae).items():
-        print(row(name, [overlap(dvae, change(image), image) for image in originals]), flush=True)
+    data = data_config(folder, given)
+    train = open_source(data, "train")
+    originals = list(cropped_images(train, images, train.image_size))
+    rows = {name: [compare(dvae, change(image), image) for image in originals] for name, change in copies(dvae).items()}
     novelty = Novelty(TrainingImages.open(data), dvae)
-    found = [novelty.nearest(image, encode(image), by_clip=False) for image in cropped_images(val, images, size)]
-    print(
-        row(
-            "held-out images and the nearest training images",
-            [each.overlap or 0.0 for each in found if not each.is_same],
-        )
-    )
-    print(f"COPY_SHARE is {COPY_SHARE}")
+    for split in ("val", "novel"):
+        if split == "val" or data.name in ("blocks", "drawings"):
+            measured = held_out(novelty, open_source(data, split), images)
+            if measured:
+                rows[f"held-out images of {split} and the nearest training images"] = measured
+    head = ["1%", "5%", "median", "95%", "99%", *(f"≥ {each}" for each in THRESHOLDS)]
+    print(table(head, {name: shares(measured) for name, measured in rows.items()}))
+    print()
+    head = ["images", "near by hash", f"≥ {COPY_SHARE} of tokens", "a copy"]
+    print(table(head, {name: decisions(measured) for name, measured in rows.items()}))
+    print(f"COPY_SHARE is {COPY_SHARE}, COPY_LEVELS {COPY_LEVELS}")
 
 
 if __name__ == "__main__":

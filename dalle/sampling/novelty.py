@@ -1,18 +1,15 @@
 """Novelty of samples: the nearest training images, by perceptual hash and, if there is a CLIP, by its features.
 
 The hash finds copies of image files. The share of equal tokens finds images that the model has memorised: the dVAE
-blurs them, so that their hashes differ.
+blurs them, so that their hashes differ. Colours tell them from images that have parts in common, as in simple worlds.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -22,15 +19,12 @@ from dalle.data import open_source
 from dalle.data.audit.perceptual_hash import (
     NEAR_BITS,
     NEAR_LEVELS,
-    cache_path,
     colour_distance,
     hamming_distance,
     perceptual_hash,
     perceptual_hashes,
-    read_array,
 )
 from dalle.data.audit.provenance import Provenance
-from dalle.data.parallel_map import parallel_map
 from dalle.data.skip_counter import printable
 from dalle.data.source import Source, UnreadableRecord
 from dalle.data.transforms import inference_crop
@@ -38,14 +32,14 @@ from dalle.image_conversion import to_tensor
 from dalle.image_grid import Cell, GridRow, image_grid
 from dalle.models.clip.model import CLIP
 from dalle.models.dvae.model import DiscreteVAE
+from dalle.sampling.clip_features import clip_features, encode_squares
 from dalle.sampling.rerank import Scorer
 from dalle.sampling.results import Result
-from dalle.sampling.token_overlap import COPY_SHARE, MAX_SHIFT, align, token_overlap
+from dalle.sampling.token_overlap import TokenComparison, compare_tokens
 
 GRID_FILE = "novelty.png"
 TILE = 152  # pixels of an image on the grid
 MAX_SAMPLES_ON_GRID = 96  # samples shown with their nearest training images
-CLIP_BATCH_SIZE = 64  # images that CLIP encodes at a time
 CANDIDATES = 8  # nearest training images of each search whose tokens are compared
 SAME_LEVELS = 8  # of 255: mean colours of the same image, saved twice, differ by at most this
 
@@ -60,11 +54,12 @@ class Neighbour:
     levels: int  # largest difference of the mean colours, of 255
     feature_distance: float | None  # 1 - cosine of CLIP's features, in [0, 2]; None: no CLIP
     overlap: float | None = None  # share of equal tokens, in [0, 1]; None: not compared
+    cell_levels: float | None = None  # difference of colours, of 255; None: not compared, or too few equal tokens
 
     @property
     def is_near_duplicate(self) -> bool:
         if self.overlap is not None:
-            return self.is_same or self.overlap >= COPY_SHARE
+            return self.is_same or TokenComparison(self.overlap, self.cell_levels).is_copy
         return self.bits <= NEAR_BITS and self.levels <= NEAR_LEVELS
 
     @property
@@ -75,7 +70,8 @@ class Neighbour:
         """Format the distances for a label, such as "3 bits, 12 levels, CLIP 0.081"."""
         features = "" if self.feature_distance is None else f", CLIP {self.feature_distance:.3f}"
         overlap = "" if self.overlap is None else f", {self.overlap:.0%} of tokens"
-        return f"{self.bits} bits, {self.levels} levels{features}{overlap}"
+        cells = "" if self.cell_levels is None else f" (colours {self.cell_levels:.0f} levels apart)"
+        return f"{self.bits} bits, {self.levels} levels{features}{overlap}{cells}"
 
     def metadata(self) -> dict[str, Any]:
         """Return the fields by name, as JSON values, and `near_duplicate`: True for a near duplicate."""
@@ -151,7 +147,7 @@ class TrainingImages:
     def _feature_distances(self, image: Image.Image) -> np.ndarray:
         assert self.clip is not None and self.features is not None
         square = inference_crop(image, self.source.image_size)  # the crop that the training images were encoded with
-        own = _encode(self.clip, [square])[0]
+        own = encode_squares(self.clip, [square])[0]
         starts = range(0, len(self.features), 1 << 16)  # features on disk may not fit into memory at once
         cosines = [self.features[start : start + (1 << 16)].astype(np.float32) @ own for start in starts]
         return (1 - np.concatenate(cosines)).clip(0)  # rounding may give equal vectors a cosine above 1
@@ -160,8 +156,8 @@ class TrainingImages:
 class Novelty:
     """Nearest training image of each sample, by perceptual hash and, if there is a CLIP, by its features too.
 
-    Of the nearest of each search, it is the one with the largest share of equal tokens. Collects entries for
-    samples.json and an image grid.
+    Of the nearest of each search, it is a near duplicate, or else the one with the largest share of equal tokens.
+    Collects entries for samples.json and an image grid.
     """
 
     def __init__(self, training: TrainingImages, dvae: DiscreteVAE):
@@ -206,17 +202,11 @@ class Novelty:
         if not readable:
             return found[0]
         pixels = to_tensor([shown for _, shown in readable])  # (n, 3, H, W)
-        moved = align(
-            pixels, to_tensor([Image.fromarray(inference_crop(image, size))])[0], MAX_SHIFT * self.dvae.downsample
-        )
-        device = next(self.dvae.parameters()).device
-        with torch.inference_mode():
-            theirs = self.dvae.encode(torch.cat([pixels, moved]).to(device)).cpu().chunk(2)  # 2 x (n, h, w)
-        compared = [
-            replace(each, overlap=max(token_overlap(tokens.cpu(), other) for other in others))
-            for (each, _), *others in zip(readable, *theirs, strict=True)
-        ]
-        return max(compared, key=lambda each: (each.is_same, each.overlap or 0.0))
+        own = to_tensor([Image.fromarray(inference_crop(image, size))])[0]
+        pixels = to_tensor([shown for _, shown in readable])  # (n, 3, H, W)
+        results = compare_tokens(self.dvae, own, tokens.cpu(), pixels)
+        compared = [replace(each, **vars(result)) for (each, _), result in zip(readable, results, strict=True)]
+        return max(compared, key=lambda each: (each.is_same, each.is_near_duplicate, each.overlap or 0.0))
 
     def save(self, folder: Path) -> Path:
         """Write the image grid and return its path. Needs at least one call of `compare`."""
@@ -256,47 +246,3 @@ def describe_nearest(nearest: Neighbour, training_images: int) -> str:
         f"the nearest is {key} ({nearest.distances()}; a near duplicate has at most {NEAR_BITS} bits and "
         f"{NEAR_LEVELS} levels). Mirrored or strongly cropped copies are not found."
     )
-
-
-def clip_features(source: Source, clip: CLIP, digest: str, workers: int = 0) -> np.ndarray:
-    """Compute CLIP features of a source's images: (n, embedding) float16 unit vectors, 0 if unreadable. Cached on disk.
-
-    digest: digest of the CLIP checkpoint. Images are cropped as for training. If an image that could not be read can be
-    read now, the features are computed anew.
-    """
-    shape = (len(source), clip.config.embedding)
-    path = cache_path(source, f"clip-{digest}")
-    crop = partial(_crop, size=source.image_size)
-    if (cached := read_array(path, shape)) is not None:
-        missing = np.flatnonzero(~cached.any(axis=1)).tolist()
-        again = parallel_map(source, missing, crop, workers, "CLIP") if missing else ()
-        if all(isinstance(square, UnreadableRecord) for _, square in again):
-            return cached
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    features = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
-    pending: list[tuple[int, np.ndarray]] = []
-    try:
-        for index, square in parallel_map(source, range(len(source)), crop, workers, "CLIP"):
-            if not isinstance(square, UnreadableRecord):
-                pending.append((index, square))
-            if pending and (len(pending) == CLIP_BATCH_SIZE or index == len(source) - 1):
-                rows, squares = zip(*pending, strict=True)
-                features[list(rows)] = _encode(clip, squares)
-                pending = []
-        features.flush()
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return features
-
-
-def _crop(source: Source, index: int, size: int) -> np.ndarray:
-    return inference_crop(source[index].image, size)
-
-
-@torch.inference_mode()
-def _encode(clip: CLIP, squares: Sequence[np.ndarray]) -> np.ndarray:
-    """Encode (size, size, 3) uint8 images with CLIP: (b, embedding) float32 unit vectors."""
-    pixels = clip.preprocess([Image.fromarray(square) for square in squares])
-    return clip.encode_image(pixels.to(clip.log_scale.device)).float().cpu().numpy()

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dalle.sampling.token_overlap import align, token_overlap
+from dalle.sampling.token_overlap import best_shift, cell_levels, move, token_overlap
 
 
 def grid(seed: int = 0, background: int = 9) -> torch.Tensor:
@@ -49,11 +49,27 @@ def test_a_moved_image_is_aligned_to_the_pixel(down, right):
     large = F.interpolate(torch.rand(1, 3, 12, 12, generator=torch.manual_seed(0)), size=48, mode="bicubic")
     target = large[0, :, 8:40, 8:40]
     moved = large[:, :, 8 - down : 40 - down, 8 - right : 40 - right]
-    aligned = align(moved, target, max_shift=4)
+    aligned = move(moved[0], *best_shift(moved[0], target, max_shift=4))
     inside = slice(4, -4)
-    assert torch.equal(aligned[0, :, inside, inside], target[:, inside, inside])
+    assert torch.equal(aligned[:, inside, inside], target[:, inside, inside])
 
 
 def test_an_image_without_contrast_is_aligned_without_error():
-    white = torch.ones(2, 3, 8, 8)
-    assert torch.equal(align(white, white[0], max_shift=2), white)
+    white = torch.ones(3, 8, 8)
+    assert torch.equal(move(white, *best_shift(white, white, max_shift=2)), white)
+
+
+def test_the_largest_difference_of_a_cell_counts():
+    image = torch.zeros(3, 8, 8)
+    other = image.clone()
+    other[1, 4:6, 0:4] = 1  # half of a cell of 4 pixels, in one channel
+    assert cell_levels(image, other, 4) == 127.5
+    assert cell_levels(image, other, 2) == 255
+
+
+@pytest.mark.parametrize(("moved", "difference"), [((0, 0), 255), ((3, 0), 255), ((-3, 0), 0), ((0, 3), 0)])
+def test_cells_without_content_after_a_move_do_not_count(moved, difference):
+    image = torch.zeros(3, 8, 8)
+    other = image.clone()
+    other[:, 4:, :4] = 1
+    assert cell_levels(image, other, 4, moved) == difference
