@@ -41,8 +41,9 @@ def test_the_tables_have_shares_of_each_change_and_of_held_out_images(trained, m
     _, _, *rows, last = second.splitlines()
     decisions = {name: list(map(float, values)) for name, *values in (line.strip("| ").split(" | ") for line in rows)}
     assert decisions.keys() == shares.keys()
-    for images, *_, by_tokens, copies in decisions.values():
-        assert images <= 12 and 1 >= by_tokens >= copies
+    for images, *parts in decisions.values():
+        by_hash, by_hash_and_colours, by_tokens, by_tokens_and_colours = parts
+        assert images <= 12 and 1 >= by_hash >= by_hash_and_colours and 1 >= by_tokens >= by_tokens_and_colours
     assert last == "COPY_SHARE is 0.5, COPY_LEVELS 80"
 
 

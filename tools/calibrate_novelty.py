@@ -6,14 +6,15 @@ python tools/calibrate_novelty.py checkpoint=drawings data=blocks data.train=300
 Copies are training images after what a model that has memorised them may change: a second pass through the dVAE, a
 shift or a scale by a few pixels, JPEG. Others are held-out images beside their nearest training images, as `novelty`
 finds them, without those that are in the training set. The first table has quantiles of the share of equal tokens, and
-the part at or above each threshold. The second has the part that is near by perceptual hash, by tokens alone, and by
-tokens and colours, which is what `novelty=true` reports. data= and data.<setting>= replace the data of the checkpoint.
+the part at or above each threshold. The second has the part that is near by perceptual hash, by hash and colours (what
+`prepare.py find=` reports), by tokens, and by tokens and colours (what `novelty=true` reports). data= and
+data.<setting>= replace the data of the checkpoint.
 """
 
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -23,20 +24,14 @@ from PIL import Image
 
 from dalle.bundled import checkpoint_folder
 from dalle.data import config_from_dict, open_source
-from dalle.data.audit.perceptual_hash import (
-    NEAR_BITS,
-    NEAR_LEVELS,
-    colour_distance,
-    hamming_distance,
-    perceptual_hash,
-)
+from dalle.data.audit.perceptual_hash import colour_distance, hamming_distance, perceptual_hash
 from dalle.data.audit.provenance import Provenance
 from dalle.data.audit.scan import evenly_spaced
 from dalle.data.source import Source
 from dalle.data.transforms import inference_crop
 from dalle.image_conversion import to_pil_images, to_tensor
 from dalle.models.dvae.model import DiscreteVAE
-from dalle.sampling.novelty import Novelty, TrainingImages
+from dalle.sampling.novelty import Neighbour, Novelty, TrainingImages, compare_colours
 from dalle.sampling.token_overlap import COPY_LEVELS, COPY_SHARE, compare_tokens
 
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
@@ -46,9 +41,12 @@ THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 class Measured:
     """Similarity of two images."""
 
-    by_hash: bool  # near by perceptual hash
-    overlap: float
-    is_copy: bool
+    by_hash: Neighbour  # near by perceptual hash?
+    by_tokens: Neighbour  # by tokens and colours?
+
+    @property
+    def overlap(self) -> float:
+        return self.by_tokens.overlap or 0.0
 
 
 def shift(image: Image.Image, pixels: int) -> Image.Image:
@@ -96,8 +94,9 @@ def compare(dvae: DiscreteVAE, image: Image.Image, original: Image.Image) -> Mea
     bits = int(hamming_distance(one["hash"], other["hash"])[0])
     levels = int(colour_distance(one["colours"], other["colours"]))
     pixels = to_tensor([image])
+    by_hash = Neighbour(0, "", bits, levels, None, cell_levels=compare_colours(image, original))
     (compared,) = compare_tokens(dvae, pixels[0], dvae.encode(pixels)[0], to_tensor([original]))
-    return Measured(bits <= NEAR_BITS and levels <= NEAR_LEVELS, compared.overlap, compared.is_copy)
+    return Measured(by_hash, replace(by_hash, **vars(compared)))
 
 
 def held_out(novelty: Novelty, source: Source, images: int) -> list[Measured]:
@@ -108,7 +107,7 @@ def held_out(novelty: Novelty, source: Source, images: int) -> list[Measured]:
         by_hash = novelty.training.nearest(image, by_clip=False)[0]
         found = novelty.nearest(image, tokens, by_clip=False)
         if not by_hash.is_same:
-            measured.append(Measured(by_hash.is_near_duplicate, found.overlap or 0.0, found.is_near_duplicate))
+            measured.append(Measured(by_hash, found))
     return measured
 
 
@@ -129,9 +128,10 @@ def shares(measured: list[Measured]) -> list[str]:
 def decisions(measured: list[Measured]) -> list[str]:
     """Return the cells of a row of the second table: the number of images, and the parts called near."""
     near = [
-        sum(each.by_hash for each in measured),
+        sum(each.by_hash.is_near_by_hash for each in measured),
+        sum(each.by_hash.is_near_duplicate for each in measured),
         sum(each.overlap >= COPY_SHARE for each in measured),
-        sum(each.is_copy for each in measured),
+        sum(each.by_tokens.is_near_duplicate for each in measured),
     ]
     return [f"{len(measured)}", *(f"{count / len(measured):.3f}" for count in near)]
 
@@ -175,7 +175,7 @@ def main(overrides: list[str]) -> None:
     head = ["1%", "5%", "median", "95%", "99%", *(f"≥ {each}" for each in THRESHOLDS)]
     print(table(head, {name: shares(measured) for name, measured in rows.items()}))
     print()
-    head = ["images", "near by hash", f"≥ {COPY_SHARE} of tokens", "a copy"]
+    head = ["images", "hash", "hash and colours", "tokens", "tokens and colours"]
     print(table(head, {name: decisions(measured) for name, measured in rows.items()}))
     print(f"COPY_SHARE is {COPY_SHARE}, COPY_LEVELS {COPY_LEVELS}")
 

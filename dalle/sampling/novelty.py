@@ -35,12 +35,13 @@ from dalle.models.dvae.model import DiscreteVAE
 from dalle.sampling.clip_features import clip_features, encode_squares
 from dalle.sampling.rerank import Scorer
 from dalle.sampling.results import Result
-from dalle.sampling.token_overlap import TokenComparison, compare_tokens
+from dalle.sampling.token_overlap import COPY_LEVELS, TokenComparison, cell_levels, compare_tokens
 
 GRID_FILE = "novelty.png"
 TILE = 152  # pixels of an image on the grid
 MAX_SAMPLES_ON_GRID = 96  # samples shown with their nearest training images
-CANDIDATES = 8  # nearest training images of each search whose tokens are compared
+CANDIDATES = 8  # nearest training images of each search whose tokens and colours are compared
+SIDE, CELL = 64, 4  # pixels per side of images whose colours are compared, and of their cells
 SAME_LEVELS = 8  # of 255: mean colours of the same image, saved twice, differ by at most this
 
 
@@ -54,12 +55,16 @@ class Neighbour:
     levels: int  # largest difference of the mean colours, of 255
     feature_distance: float | None  # 1 - cosine of CLIP's features, in [0, 2]; None: no CLIP
     overlap: float | None = None  # share of equal tokens, in [0, 1]; None: not compared
-    cell_levels: float | None = None  # difference of colours, of 255; None: not compared, or too few equal tokens
+    cell_levels: float | None = None  # largest difference of a cell's mean colours, of 255; None: too far to compare
 
     @property
     def is_near_duplicate(self) -> bool:
         if self.overlap is not None:
             return self.is_same or TokenComparison(self.overlap, self.cell_levels).is_copy
+        return self.is_near_by_hash and (self.cell_levels is None or self.cell_levels <= COPY_LEVELS)
+
+    @property
+    def is_near_by_hash(self) -> bool:
         return self.bits <= NEAR_BITS and self.levels <= NEAR_LEVELS
 
     @property
@@ -67,11 +72,15 @@ class Neighbour:
         return self.bits == 0 and self.levels <= SAME_LEVELS
 
     def distances(self) -> str:
-        """Format the distances for a label, such as "3 bits, 12 levels, CLIP 0.081"."""
+        """Format the distances for a label, such as "3 bits, 12 levels, CLIP 0.081".
+
+        The difference of colours is named if an image is for this reason no near duplicate.
+        """
         features = "" if self.feature_distance is None else f", CLIP {self.feature_distance:.3f}"
         overlap = "" if self.overlap is None else f", {self.overlap:.0%} of tokens"
-        cells = "" if self.cell_levels is None else f" (colours {self.cell_levels:.0f} levels apart)"
-        return f"{self.bits} bits, {self.levels} levels{features}{overlap}{cells}"
+        why_not = self.cell_levels is not None and not self.is_near_duplicate
+        colours = f", colours {self.cell_levels:.0f} levels apart" if why_not else ""
+        return f"{self.bits} bits, {self.levels} levels{features}{overlap}{colours}"
 
     def metadata(self) -> dict[str, Any]:
         """Return the fields by name, as JSON values, and `near_duplicate`: True for a near duplicate."""
@@ -109,8 +118,9 @@ class TrainingImages:
     def nearest(self, image: Image.Image, count: int = 1, by_clip: bool = True) -> list[Neighbour]:
         """Return the `count` nearest training images, nearest first; fewer if there are fewer.
 
-        Near duplicates by perceptual hash come first. The others are ordered by CLIP's features, or without a CLIP or
-        with `by_clip` false by perceptual hash. Raises ValueError if no training image can be read.
+        Near duplicates come first: near by perceptual hash, and with like colours in each cell. The others are ordered
+        by CLIP's features, or without a CLIP or with `by_clip` false by perceptual hash. Raises ValueError if no
+        training image can be read.
         """
         own = perceptual_hash(image)
         bits = hamming_distance(self.hashes["hash"], own["hash"])
@@ -123,10 +133,10 @@ class TrainingImages:
             order = np.lexsort((hash_distances, is_far))
         else:
             order = np.lexsort((hash_distances, np.where(is_far, feature_distances, 0), is_far))
-        order = order[self.hashes["readable"][order]][:count].tolist()
+        order = order[self.hashes["readable"][order]][: max(count, CANDIDATES)].tolist()
         if not order:
             raise ValueError("none of the training images can be read")
-        return [
+        found = [
             Neighbour(
                 index=index,
                 key=self.keys[index],
@@ -136,6 +146,10 @@ class TrainingImages:
             )
             for index in order
         ]
+        for position, each in enumerate(found):
+            if each.is_near_by_hash and (other := self.image(each)) is not None:
+                found[position] = replace(each, cell_levels=compare_colours(image, other))
+        return sorted(found, key=lambda each: not each.is_near_duplicate)[:count]
 
     def image(self, neighbour: Neighbour) -> Image.Image | None:
         """Read the neighbour's image; None if it can no longer be read."""
@@ -222,6 +236,12 @@ class Novelty:
         return f"{self.num_near_duplicates:,} of {self.num_samples:,} are near duplicates of training images"
 
 
+def compare_colours(image: Image.Image, other: Image.Image) -> float:
+    """Return the largest difference of a cell's mean colours, of 255, of the central squares of two images."""
+    one, another = to_tensor([Image.fromarray(inference_crop(each, SIDE)) for each in (image, other)])
+    return cell_levels(one, another, CELL)
+
+
 def side_by_side(
     training: TrainingImages, image: Image.Image, label: str, neighbours: Sequence[Neighbour]
 ) -> list[Cell]:
@@ -243,6 +263,7 @@ def describe_nearest(nearest: Neighbour, training_images: int) -> str:
         return f"A near duplicate of this image is in the training set: {key} ({nearest.distances()})."
     return (
         f"Neither this image nor a near duplicate of it is among the {training_images:,} training images; "
-        f"the nearest is {key} ({nearest.distances()}; a near duplicate has at most {NEAR_BITS} bits and "
-        f"{NEAR_LEVELS} levels). Mirrored or strongly cropped copies are not found."
+        f"the nearest is {key} ({nearest.distances()}; a near duplicate has at most {NEAR_BITS} bits, "
+        f"{NEAR_LEVELS} levels, and colours {COPY_LEVELS} levels apart). Mirrored or strongly cropped copies are not "
+        "found."
     )

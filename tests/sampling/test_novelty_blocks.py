@@ -52,3 +52,14 @@ def test_memorised_scenes_are_copies(novelty):
 def test_a_training_image_is_the_same(novelty):
     found = [nearest(novelty, novelty.training.source[index].image) for index in range(10)]
     assert all(each.is_same and each.is_near_duplicate for each in found)
+
+
+def test_the_search_for_an_image_finds_copies_and_no_other_scenes(novelty):
+    training, held_out = novelty.training, open_source(DATA, "novel")
+    near = [each for index in range(1000) if (each := training.nearest(held_out[index].image)[0]).is_near_by_hash]
+    assert len(near) >= 3  # the hash alone calls these near duplicates
+    assert not any(each.is_near_duplicate for each in near)
+    for index in range(IMAGES):
+        small = training.source[index].image.resize((48, 48), Image.Resampling.BICUBIC)
+        (found,) = training.nearest(small)
+        assert found.index == index and found.is_near_duplicate
