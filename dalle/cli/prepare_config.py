@@ -54,7 +54,7 @@ class PrepareConfig(ExportConfig, EncodeConfig, FindConfig, SurveyConfig):
     out: str | None = None
     data: Any = None  # data set to survey
     sources: str | None = None  # checkpoint folder: show its training data; with out=, also list every record
-    datasheet: str | None = None  # with `sources`: folder to write a datasheet to, as Markdown and Croissant
+    datasheet: str | None = None  # with `sources`: folder for a datasheet of all its models, as Markdown and Croissant
     workers: int = 2  # processes that load images; 0: load in this process
 
 
