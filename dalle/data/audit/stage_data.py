@@ -119,9 +119,9 @@ def count_columns(columns: Sequence[Mapping[str, int] | None]) -> list[tuple[str
     ]
 
 
-def with_stages(known: Stages, entry: str) -> list[tuple[dict[str, str], list[str]]]:
+def with_stages(known: Stages, entry: str) -> list[tuple[dict[str, Any], list[str]]]:
     """Return all distinct items of an entry of the meta, such as `attributions`, each with the stages that have it."""
-    found: list[tuple[dict[str, str], list[str]]] = []
+    found: list[tuple[dict[str, Any], list[str]]] = []
     for stage, model in known.items():
         for item in model.meta.get(entry, []):
             same = next((names for other, names in found if other == item), None)
