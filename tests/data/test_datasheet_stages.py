@@ -147,11 +147,14 @@ def test_a_stage_without_a_record_is_not_recorded(save, tmp_path):
     assert [row["stages/records"] for row in dataset.records("stages")] == [0, 5, 3, 0]
 
 
-def test_counts_that_a_stage_lacks_are_not_recorded(save, tmp_path):
+def test_counts_and_authors_that_a_stage_lacks_are_not_recorded(save, tmp_path):
     without = drawings({"line": 3}, [OPENMOJI])
-    del without["counts"]
+    del without["counts"], without["attributions"]
     page, dataset = written(tmp_path, save(dvae=without, transformer=drawings({"line": 3}, [OPENMOJI])))
     assert "| line | not recorded | 3 |" in page
+    assert (
+        "| openmoji | OpenMoji | CC-BY-SA-4.0 | https://openmoji.org | transformer |\n\nFor dvae: not recorded." in page
+    )
     assert "Training records of dvae by style: not recorded." in dataset.metadata.description
 
 

@@ -18,6 +18,7 @@ from dalle.data.audit.stage_data import (
     differing_settings,
     digests,
     joined,
+    lacking,
     omissions,
     recorded,
     unknown_reason,
@@ -68,10 +69,12 @@ def datasheet(stages: Stages) -> str:
     if authors := with_stages(known, "attributions"):
         columns = {"set": "part", "author": "author", "licence": "licence", "url": "address"}
         parts.append("## Authors and licences\n" + source_table(columns, authors, known))
+        parts += not_recorded(lacking(known, "attributions"))
     if files := with_stages(known, "packages"):
         files = [({**each, "sha256": f"`{each['sha256']}`"}, names) for each, names in files]
         columns = {"name": "file", "sha256": "SHA-256", "url": "address"}
         parts.append("## Files that the images come from\n" + source_table(columns, files, known))
+        parts += not_recorded(lacking(known, "packages"))
     for note in dict.fromkeys(attribution(model.meta["data"]["name"]) for model in known.values()):
         parts += [f"Show with images of the model: {note}"] if note else []
     for name, model in known.items():
@@ -138,6 +141,11 @@ def counts_part(known: Stages) -> Iterator[str]:
         else:
             heads = [joined(names) for names, _ in groups]
             yield f"## By {name}\n" + table([name, *heads], count_columns([counts for _, counts in groups]))
+
+
+def not_recorded(names: Sequence[str]) -> list[str]:
+    """Return a sentence on stages that lack a record; none if there are none."""
+    return [f"For {joined(names)}: {NOT_RECORDED}."] if names else []
 
 
 def source_table(columns: Mapping[str, str], rows: Sequence[tuple[Mapping[str, str], list[str]]], known: Stages) -> str:

@@ -132,6 +132,12 @@ def with_stages(known: Stages, entry: str) -> list[tuple[dict[str, Any], list[st
     return found
 
 
+def lacking(known: Stages, entry: str) -> list[str]:
+    """Return the stages without an entry of the meta that another stage with the same data set has."""
+    having = {model.meta["data"]["name"] for model in known.values() if model.meta.get(entry)}
+    return [name for name, model in known.items() if not model.meta.get(entry) and model.meta["data"]["name"] in having]
+
+
 def omissions(model: Provenance) -> list[str]:
     """Return sentences on what was left out of the data set, and on the opt-out list."""
     listed = "yes" if model.meta["data"].get("opt_out") else "none"
