@@ -31,7 +31,7 @@ def check_fits(plan: Plan, alternatives: Iterator[tuple[str, Plan]]) -> None:
 def changes(planner: Planner, stage: Any, mode: str) -> Iterator[tuple[str, Plan]]:
     """Yield plans with changed settings, cheapest first, each in addition to the previous ones: (settings, plan).
 
-    The settings are as typed on the command line.
+    The settings are as typed on the command line. None changes the loss: the stage's `accumulation_is_exact` is heeded.
     """
     typed: list[str] = []
     if mode == "ddp" and planner.world > 1:
@@ -52,7 +52,7 @@ def changes(planner: Planner, stage: Any, mode: str) -> Iterator[tuple[str, Plan
         typed.append("stage.optimizer.moments=paper16")
         yield " ".join(typed), planner.plan(stage, mode)
     accumulate = []
-    while stage.accumulate < MAX_ACCUMULATE:
+    while stage.accumulation_is_exact and stage.accumulate < MAX_ACCUMULATE:
         smaller = replace(stage, accumulate=2 * stage.accumulate)
         if (plan := plan_if_allowed(planner, smaller, mode)) is None:  # the batch does not divide
             break

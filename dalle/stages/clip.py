@@ -28,6 +28,7 @@ class CLIPStageConfig(CaptionedDataConfig):
     """CLIP, the reranker: OpenAI's recipe for the ViT-B/32; 32 epochs of 400M pairs are 390,625 steps."""
 
     validates_sharded: ClassVar[bool] = True
+    accumulation_is_exact: ClassVar[bool] = False  # the negatives of a pair come from its micro-batch
 
     name: str = "clip"
     # image_size is overwritten by the setting below; text_vocabulary is a maximum, overwritten by the tokenizer's size

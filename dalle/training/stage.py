@@ -25,6 +25,8 @@ class StageConfig:
 
     # True: the stage's `validate` only calls the model, which may then be sharded; False: it needs whole weights
     validates_sharded: ClassVar[bool] = False
+    # False: the loss of a micro-batch depends on its size, so that `accumulate` changes what is trained
+    accumulation_is_exact: ClassVar[bool] = True
 
     steps: int = 3_000_000  # optimizer updates; raise it to train a finished run further
     batch_size: int = 512  # images per update, over all ranks and micro-batches

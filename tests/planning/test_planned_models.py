@@ -80,6 +80,13 @@ def test_a_plan_refuses_the_dvae_that_training_would_refuse(train, tmp_path):
     assert (status, "images of 68 pixels do not divide into the codes of the dVAE" in printed) == (2, True)
 
 
+def test_micro_batches_are_not_suggested_for_clip_whose_negatives_they_would_divide(train):
+    command = ["stage=clip", "preset=base", "data=blocks", "data.image_size=256", "card=v100", "plan=true"]
+    status, printed = train(*command)
+    assert (status, "it fits with stage.optimizer.moments=paper16 stage.recompute=true (" in printed) == (2, True)
+    assert "stage.accumulate" not in printed
+
+
 def test_a_change_that_makes_one_of_all_stages_fit_names_its_section(train):
     status, printed = train("stage=all", "preset=tiny", *DATA, "stage.dvae.batch_size=65536", "card=v100", "plan=true")
     assert (status, "it fits with stage.dvae.optimizer.moments=paper16 stage.dvae.accumulate=" in printed) == (2, True)
