@@ -19,6 +19,8 @@ from dalle.training.optimizer import OptimizerConfig
 from dalle.training.powersgd import CompressionConfig
 from dalle.training.schedules import Schedule
 from dalle.training.state import TrainState, load_state
+from dalle.training.state_files import save_state
+from dalle.weights_files import WEIGHTS
 
 TRAINING_TESTS = Path(__file__).parent / "training"
 sys.path[:0] = [str(TRAINING_TESTS), str(TRAINING_TESTS.parent)]
@@ -276,6 +278,41 @@ else:  # does not come
 """
     )
     torchrun(2, script, tmp_path / "failed")
+
+
+DISKS = """
+import sys
+from pathlib import Path
+import pytest
+from dalle import distributed
+from dalle.checkpoint import CheckpointError
+from test_distributed import EXACT, fit
+
+distributed.init_process_group("cpu")
+for case in ("no state", "another step", "another run", "only weights"):
+    disk = Path(sys.argv[1], case, f"node{distributed.get_rank()}")
+    with pytest.raises(CheckpointError, match="ranks see different states of .*: put out= on a file system that all"):
+        fit(disk, EXACT)
+assert fit(Path(sys.argv[1], "shared"), EXACT).validations == []  # finished
+distributed.destroy_process_group()
+"""
+
+
+def test_ranks_that_see_different_states_are_refused(tmp_path):
+    (tmp_path / "rank.py").write_text(DISKS)
+
+    def save(folder, step, run):
+        scalars = {"identity": {"stage": {"steps": EXACT.steps, "noise": 0.0}, "seed": 0}, "wandb_id": run}
+        save_state(tmp_path / folder, step, {}, scalars)
+
+    save("shared", EXACT.steps, "a")
+    for case in ("no state", "another step", "another run"):
+        save(f"{case}/node0", 10, "a")
+    save("another step/node1", 5, "a")
+    save("another run/node1", 10, "b")
+    (tmp_path / "only weights/node1").mkdir(parents=True)
+    (tmp_path / "only weights/node1" / WEIGHTS).touch()
+    torchrun(2, tmp_path / "rank.py", tmp_path, search=(TRAINING_TESTS, TRAINING_TESTS.parent))
 
 
 GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553]"

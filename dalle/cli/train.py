@@ -22,11 +22,10 @@ from dalle.stages import ALL_STAGES, STAGES
 from dalle.stages.data_module import StageContext, check_enough_records, open_held_out
 from dalle.stages.frozen_dvae import require_dvae
 from dalle.stages.initial_weights import TRAINED_ON_TOKENS, Init, load_init
-from dalle.training import state_files
 from dalle.training.cpu import configure_cpu
 from dalle.training.job import Job, record_status
 from dalle.training.loop import train
-from dalle.training.run import Run, defaults_of, rename_existing, resume_step
+from dalle.training.run import Run, defaults_of, read_shared_scalars, rename_existing, resume_step
 from dalle.training.sharding import init_mesh
 
 
@@ -101,7 +100,7 @@ def run_folder(parent: Path, name: str) -> Path:
 def check_dvae_unchanged(runs: list[tuple[TrainConfig, Path]]) -> None:
     """Raise ValueError if training the dVAE further would invalidate a transformer already trained on its tokens."""
     (dvae, folder), *_, (_, transformer) = runs
-    if not dvae.resume or state_files.read_scalars(transformer) is None:
+    if not dvae.resume or read_shared_scalars(transformer) is None:
         return
     settings = run_config(dvae, open_init(dvae, folder))
     if (done := resume_step(folder, settings, default_config(dvae))) < dvae.stage.steps:
@@ -160,7 +159,8 @@ def train_stage(config: TrainConfig, folder: Path, device: torch.device, mesh: D
     if config.dvae is not None:
         checkpoint.read_config(config.dvae, "dvae")  # raises before anything is written
         settings["dvae"] = checkpoint.digest(config.dvae)
-    done, steps = resume_step(folder, settings, default_config(config)), config.stage.steps
+    run = Run(folder, settings, config.seed, device, config.wandb, default_config(config), mesh)
+    done, steps = run.done, config.stage.steps
     if done >= steps:
         print_once(f"{folder}: finished, {done} updates done")
         return
@@ -184,7 +184,6 @@ def train_stage(config: TrainConfig, folder: Path, device: torch.device, mesh: D
     if distributed.is_main_process():
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(OmegaConf.create(asdict(config)), folder / "config.yaml")
-    run = Run(folder, settings, config.seed, device, config.wandb, default_config(config), mesh)
     train(stage, config.stage, run)
 
 

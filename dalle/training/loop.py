@@ -26,7 +26,7 @@ from dalle.training.monitor.run_monitor import RunMonitor, image_cost
 from dalle.training.monitor.stall_watchdog import PREVIEWING, SAVING, VALIDATING
 from dalle.training.parameter_storage import for_inference
 from dalle.training.progress_bar import ProgressBar
-from dalle.training.run import Run, resume_step
+from dalle.training.run import Run
 from dalle.training.sharding import SHARD, total_norm
 from dalle.training.stage import Stage, StageConfig
 from dalle.training.state import TrainState
@@ -48,7 +48,7 @@ def train(stage: Stage, config: StageConfig, run: Run) -> None:
     every so many updates and with the log; and CheckpointError if the run cannot be resumed or saved. The last
     checkpoint stays valid in each case.
     """
-    if resume_step(run.folder, run.config, run.defaults) < config.steps:
+    if run.done < config.steps:
         trainer = Trainer(stage, config, run)
         try:
             trainer.train()
@@ -71,7 +71,8 @@ class Trainer:
         self.state = state = TrainState(stage.model, config, run.device, run.mesh)
         self.model = state.parallel_model.train()
         self.parameters = [each for each in stage.model.parameters() if each.requires_grad]
-        state.restore(run.folder)
+        if run.done:
+            state.restore(run.folder)
         self.saved_step = state.step  # of the latest checkpoint, complete or in flight
         self.saver = Saver(config.async_save)
         self.logger = Logger()

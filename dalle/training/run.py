@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +48,21 @@ class Run:
     defaults: dict[str, Any] = field(default_factory=dict)  # default values of the settings in `config`
     mesh: DeviceMesh | None = None  # ranks over which weights are sharded; None: each rank has all weights
 
+    @cached_property
+    def done(self) -> int:
+        """Updates done when training begins: `resume_step`, decided once. All ranks must read it for the first time."""
+        return resume_step(self.folder, self.config, self.defaults)
+
 
 def resume_step(folder: Path, config: dict[str, Any], defaults: dict[str, Any] | None = None) -> int:
     """Return the step from which the run in `folder` resumes: the number of updates done, 0 for a new run.
 
-    A setting that the saved run lacks, since it was added later, is taken from `defaults`.
+    A setting that the saved run lacks, since it was added later, is taken from `defaults`. All ranks must call it.
 
-    Raises RunConfigMismatchError if the saved run has other settings than `config`, or no state to resume from.
+    Raises RunConfigMismatchError if the saved run has other settings than `config`, or no state to resume from, and
+    CheckpointError if ranks see different states.
     """
-    saved = state_files.read_scalars(folder)
+    saved = read_shared_scalars(folder)
     if saved is None:
         if has_weights(folder) and not state_files.was_first_save_interrupted(folder):
             raise RunConfigMismatchError(
@@ -70,6 +77,19 @@ def resume_step(folder: Path, config: dict[str, Any], defaults: dict[str, Any] |
             " restore the settings, or start over with resume=false, which renames that folder"
         )
     return saved["step"]
+
+
+def read_shared_scalars(folder: Path) -> dict[str, Any] | None:
+    """Read the scalars of the newest state in `folder`; None if there is none. All ranks must call it.
+
+    Raises CheckpointError unless all ranks see the same state: a rank that saw none would start anew beside others.
+    """
+    saved = state_files.read_scalars(folder)
+    state = None if saved is None else (saved["step"], saved.get("wandb_id"))  # the id is that of the run
+    first, *others = distributed.all_gather_object((state, has_weights(folder)))
+    if any(other != first for other in others):
+        raise CheckpointError(f"ranks see different states of {folder}: put out= on a file system that all nodes share")
+    return saved
 
 
 def rename_existing(folder: Path) -> Path | None:
