@@ -130,6 +130,17 @@ def test_run_without_a_newer_setting_resumes_with_its_default(train, trained):
     assert train(*DVAE, "stage.steps=3")[0] == 0
 
 
+def test_micro_batches_may_change_when_a_run_resumes_except_for_clip(train, trained):
+    status, printed = train(*DVAE, "stage.steps=3", "stage.accumulate=2")
+    assert (status, "steps 2 to 3" in printed) == (0, True)
+    line = "outputs/dvae/default: resumes with stage.accumulate 2 instead of 1, stage.steps 3 instead of 2"
+    assert line in printed.splitlines()
+    clip = [*COMMON, "stage=clip", *tiny("stage", MODELS["clip"]), "stage.tokenizer_records=50"]
+    assert train(*clip)[0] == 0
+    status, printed = train(*clip, "stage.steps=3", "stage.accumulate=2")
+    assert (status, "stage.accumulate was 1, now 2" in printed) == (2, True)
+
+
 def test_seed_determines_initial_weights(train, tmp_path):
     for run, seed in (("a", 1), ("b", 1), ("c", 2)):
         train(*DVAE, f"run={run}", f"seed={seed}", "stage.steps=1")

@@ -51,12 +51,12 @@ class Sweep:
         A setting that older runs lack is no difference.
         """
         varied = self.varied | {*self.ablation.vary}
-        ignored = MUTABLE | {"seed"} | {key.rpartition(".")[2] for key in self.ablation.vary}
+        ignored = {"seed"} | {key.rpartition(".")[2] for key in self.ablation.vary}
         values = _distinct_values([result.settings for result in self.finished])
         return {
             key: distinct
             for key, distinct in values.items()
-            if len(distinct) > 1 and key not in varied and key.rpartition(".")[2] not in ignored
+            if len(distinct) > 1 and key not in varied | MUTABLE and key.rpartition(".")[2] not in ignored
         }
 
     @cached_property

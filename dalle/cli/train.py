@@ -25,7 +25,7 @@ from dalle.stages.initial_weights import TRAINED_ON_TOKENS, Init, load_init
 from dalle.training.cpu import configure_cpu
 from dalle.training.job import Job, record_status
 from dalle.training.loop import train
-from dalle.training.run import Run, defaults_of, read_shared_scalars, rename_existing, resume_step
+from dalle.training.run import Run, defaults_of, find_resume_point, read_shared_scalars, rename_existing
 from dalle.training.sharding import init_mesh
 
 
@@ -103,7 +103,7 @@ def check_dvae_unchanged(runs: list[tuple[TrainConfig, Path]]) -> None:
     if not dvae.resume or read_shared_scalars(transformer) is None:
         return
     settings = run_config(dvae, open_init(dvae, folder))
-    if (done := resume_step(folder, settings, default_config(dvae))) < dvae.stage.steps:
+    if (done := find_resume_point(folder, settings, default_config(dvae)).step) < dvae.stage.steps:
         raise ValueError(
             f"{transformer} was trained on the tokens of {folder} after {done} updates. Training that dVAE to "
             f"{dvae.stage.steps} updates would invalidate it: choose another name with run=<name>, or move "
@@ -159,8 +159,9 @@ def train_stage(config: TrainConfig, folder: Path, device: torch.device, mesh: D
     if config.dvae is not None:
         checkpoint.read_config(config.dvae, "dvae")  # raises before anything is written
         settings["dvae"] = checkpoint.digest(config.dvae)
-    run = Run(folder, settings, config.seed, device, config.wandb, default_config(config), mesh)
-    done, steps = run.done, config.stage.steps
+    exact = config.stage.accumulation_is_exact
+    run = Run(folder, settings, config.seed, device, config.wandb, default_config(config), mesh, exact)
+    done, steps = run.resume_point.step, config.stage.steps
     if done >= steps:
         print_once(f"{folder}: finished, {done} updates done")
         return
@@ -173,6 +174,8 @@ def train_stage(config: TrainConfig, folder: Path, device: torch.device, mesh: D
     if init is not None and not init.resumed:
         print_once(f"{folder}: {load_init(stage.model, init, config.stage, dvae)}")
     if done:
+        if run.resume_point.changes:
+            print_once(f"{folder}: resumes with {', '.join(run.resume_point.changes)}")
         if distributed.is_main_process():
             stage.data.warn_if_changed(folder)
         distributed.barrier()  # reading all records may take longer than NCCL lets other ranks wait

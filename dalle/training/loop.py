@@ -48,7 +48,7 @@ def train(stage: Stage, config: StageConfig, run: Run) -> None:
     every so many updates and with the log; and CheckpointError if the run cannot be resumed or saved. The last
     checkpoint stays valid in each case.
     """
-    if run.done < config.steps:
+    if run.resume_point.step < config.steps:
         trainer = Trainer(stage, config, run)
         try:
             trainer.train()
@@ -71,7 +71,7 @@ class Trainer:
         self.state = state = TrainState(stage.model, config, run.device, run.mesh)
         self.model = state.parallel_model.train()
         self.parameters = [each for each in stage.model.parameters() if each.requires_grad]
-        if run.done:
+        if run.resume_point.step:
             state.restore(run.folder)
         self.saved_step = state.step  # of the latest checkpoint, complete or in flight
         self.saver = Saver(config.async_save)

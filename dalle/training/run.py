@@ -17,9 +17,16 @@ from dalle.training.logger import WandbConfig
 from dalle.weights_files import has_weights
 
 # settings of logging, saving and data loading that may change when a run resumes: they do not change its results
-MUTABLE = {"log_every", "validate_every", "preview_every", "save_every", "max_skipped_steps", "workers"}
-MUTABLE |= {"log_gradient_norms", "spike_deviations", "stall_minutes", "profile", "profile_steps"}
-MUTABLE |= {"async_save", "keep_every", "keep_best"}
+MUTABLE = {
+    *("stage.log_every", "stage.validate_every", "stage.preview_every", "stage.save_every", "stage.keep_every"),
+    *("stage.log_gradient_norms", "stage.spike_deviations", "stage.stall_minutes", "stage.max_skipped_steps"),
+    *("stage.profile", "stage.profile_steps", "stage.async_save", "stage.keep_best", "stage.workers"),
+}
+ACCUMULATE = "stage.accumulate"
+# settings that may change too: the updates are the same up to rounding, and noise that is drawn for each micro-batch
+MUTABLE_MEMORY = {ACCUMULATE, "stage.recompute", "stage.recompute_layers"}
+# places of files: `StageData.warn_if_changed` compares the records that are found there, by digest
+MUTABLE_PATHS = {"data.path", "data.captions", "data.opt_out"}
 STEPS = "stage.steps"
 RENAMED = {  # settings of runs saved by earlier versions -> their present names
     "stage.ema.warm_up": "stage.ema.warmup",
@@ -37,6 +44,14 @@ class RunConfigMismatchError(CheckpointError):
 
 
 @dataclass(frozen=True)
+class ResumePoint:
+    """Point from which a run resumes."""
+
+    step: int = 0  # updates done; 0: a new run
+    changes: tuple[str, ...] = ()  # settings that differ from those of the run so far
+
+
+@dataclass(frozen=True)
 class Run:
     """One training run: its folder and its settings."""
 
@@ -47,17 +62,24 @@ class Run:
     wandb: WandbConfig = field(default_factory=WandbConfig)
     defaults: dict[str, Any] = field(default_factory=dict)  # default values of the settings in `config`
     mesh: DeviceMesh | None = None  # ranks over which weights are sharded; None: each rank has all weights
+    accumulation_is_exact: bool = True  # `StageConfig.accumulation_is_exact`
 
     @cached_property
-    def done(self) -> int:
-        """Updates done when training begins: `resume_step`, decided once. All ranks must read it for the first time."""
-        return resume_step(self.folder, self.config, self.defaults)
+    def resume_point(self) -> ResumePoint:
+        """Point from which the run resumes, decided once, when it is first read, which all ranks must do."""
+        return find_resume_point(self.folder, self.config, self.defaults, self.accumulation_is_exact)
 
 
-def resume_step(folder: Path, config: dict[str, Any], defaults: dict[str, Any] | None = None) -> int:
-    """Return the step from which the run in `folder` resumes: the number of updates done, 0 for a new run.
+def find_resume_point(
+    folder: Path,
+    config: dict[str, Any],
+    defaults: dict[str, Any] | None = None,
+    accumulation_is_exact: bool = True,
+) -> ResumePoint:
+    """Find the point from which the run in `folder` resumes. All ranks must call it.
 
-    A setting that the saved run lacks, since it was added later, is taken from `defaults`. All ranks must call it.
+    A setting that the saved run lacks, since it was added later, is taken from `defaults`. The number of micro-batches
+    may change if `accumulation_is_exact`.
 
     Raises RunConfigMismatchError if the saved run has other settings than `config`, or no state to resume from, and
     CheckpointError if ranks see different states.
@@ -69,14 +91,16 @@ def resume_step(folder: Path, config: dict[str, Any], defaults: dict[str, Any] |
                 f"{folder} has a model but no training state to resume from. Choose another name with run=<name>, or"
                 " start over with resume=false, which renames that folder"
             )
-        return 0
-    changes = differences(saved["identity"], config, defaults)
-    if changes:
+        return ResumePoint()
+    if refused := differences(saved["identity"], config, defaults, accumulation_is_exact):
         raise RunConfigMismatchError(
-            f"{folder} has a run with other settings: {'; '.join(changes)}. Choose another name with run=<name>,"
+            f"{folder} has a run with other settings: {'; '.join(refused)}. Choose another name with run=<name>,"
             " restore the settings, or start over with resume=false, which renames that folder"
         )
-    return saved["step"]
+    changes = changed_settings(saved["identity"], config, defaults).items()
+    return ResumePoint(
+        saved["step"], tuple(f"{key} {_shown(now)} instead of {_shown(was)}" for key, (was, now) in changes)
+    )
 
 
 def read_shared_scalars(folder: Path) -> dict[str, Any] | None:
@@ -104,17 +128,34 @@ def rename_existing(folder: Path) -> Path | None:
     return renamed
 
 
-def differences(old: dict[str, Any], new: dict[str, Any], defaults: dict[str, Any] | None = None) -> list[str]:
-    """List the differences between two run configs as sentences, except the number of steps and MUTABLE."""
+def changed_settings(
+    old: dict[str, Any], new: dict[str, Any], defaults: dict[str, Any] | None = None
+) -> dict[str, tuple[Any, Any]]:
+    """Return the settings that differ between two run configs, by dotted name: (old value, new value)."""
     before, after, default = (flatten_config(json.loads(json.dumps(each))) for each in (old, new, defaults or {}))
-    steps = before.get(STEPS), after.get(STEPS)
-    found = []
-    for key in sorted(before | after):
-        change = before.get(key, default.get(key, "absent")), after.get(key, "absent")
-        spans_run = key.endswith(".steps") and change == steps  # a schedule as long as the run grows with it
-        if change[0] != change[1] and key.split(".")[-1] not in MUTABLE and key != STEPS and not spans_run:
-            found.append(f"{key} was {change[0]}, now {change[1]}")
-    return found
+    pairs = {
+        key: (before.get(key, default.get(key, "absent")), after.get(key, "absent")) for key in sorted(before | after)
+    }
+    return {key: (was, now) for key, (was, now) in pairs.items() if was != now}
+
+
+def differences(
+    old: dict[str, Any],
+    new: dict[str, Any],
+    defaults: dict[str, Any] | None = None,
+    accumulation_is_exact: bool = True,
+) -> list[str]:
+    """List the differences between two run configs with which a run must not resume, as sentences.
+
+    The number of steps may change, and with it schedules that are as long as the run.
+    """
+    changes = changed_settings(old, new, defaults)
+    allowed = {STEPS, *MUTABLE, *MUTABLE_MEMORY, *MUTABLE_PATHS} - (set() if accumulation_is_exact else {ACCUMULATE})
+    return [
+        f"{key} was {was}, now {now}"
+        for key, (was, now) in changes.items()
+        if key not in allowed and not (key.endswith(".steps") and (was, now) == changes.get(STEPS))
+    ]
 
 
 def defaults_of(schema: type) -> dict[str, Any]:
@@ -130,3 +171,10 @@ def defaults_of(schema: type) -> dict[str, Any]:
 def flatten_config(config: dict[str, Any]) -> dict[str, Any]:
     """Flatten a run's config; settings that an earlier version saved get their present names."""
     return {RENAMED.get(key, key): value for key, value in flatten(config).items()}
+
+
+def _shown(value: Any) -> str:
+    """Write a value as on the command line; an empty one in quotes."""
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    return str(value) or "''"

@@ -197,6 +197,17 @@ def test_finished_run_can_be_extended(tmp_path):
     assert extended[0] == 21
 
 
+@pytest.mark.parametrize(("first", "then"), [({}, {"accumulate": 4}), ({"accumulate": 4}, {"recompute": True})])
+def test_run_that_resumes_with_other_memory_settings_has_the_same_updates(tmp_path, first, then):
+    exact = LineConfig(dropout=0.0, noise=0.0, optimizer=OptimizerConfig(Schedule(start=3e-3), eps=1e-3))
+    whole = fit(tmp_path / "whole", exact, BlockStage(exact)).model
+    before, after = replace(exact, steps=10, **first), replace(exact, **then)
+    fit(tmp_path / "parts", before, BlockStage(before))
+    parts = fit(tmp_path / "parts", after, BlockStage(after)).model
+    for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_auto_precision_is_kept_on_resume(tmp_path, monkeypatch):
     monkeypatch.setattr("dalle.training.state.choose_precision", lambda *_: Precision("bfloat16", "for a test"))
     config = replace(FULL, precision="auto")

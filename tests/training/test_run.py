@@ -3,8 +3,22 @@ from dataclasses import asdict
 import pytest
 
 from dalle.checkpoint import CheckpointError
+from dalle.config_validation import flatten
+from dalle.data.coco import CocoConfig
 from dalle.stages import STAGES
-from dalle.training.run import defaults_of, differences, rename_existing, resume_step
+from dalle.stages.dvae import DVAEStageConfig
+from dalle.training.run import (
+    MUTABLE,
+    MUTABLE_MEMORY,
+    MUTABLE_PATHS,
+    ResumePoint,
+    RunConfigMismatchError,
+    defaults_of,
+    differences,
+    find_resume_point,
+    rename_existing,
+)
+from dalle.training.state_files import save_state
 from dalle.weights_files import WEIGHTS
 
 OLD = {"stage": {"steps": 100, "model": {"width": 8}, "temperature": {"steps": 100}, "log_every": 5}, "seed": 0}
@@ -29,6 +43,29 @@ def test_lists_and_tuples_compare_equal():
 
 def test_logging_settings_are_not_a_change():
     assert differences(OLD, changed(log_every=50, save_every=7)) == []
+
+
+def test_settings_of_memory_and_paths_may_change_and_are_named(tmp_path):
+    before = {**changed(accumulate=1, recompute=False), "data": {"path": "a", "opt_out": "", "image_size": 8}}
+    save_state(tmp_path, 5, {}, {"identity": before})
+    after = {**changed(accumulate=2, recompute=True), "data": {"path": "b", "opt_out": "list.txt", "image_size": 8}}
+    changes = (
+        *("data.opt_out list.txt instead of ''", "data.path b instead of a"),
+        *("stage.accumulate 2 instead of 1", "stage.recompute true instead of false"),
+    )
+    assert find_resume_point(tmp_path, after) == ResumePoint(5, changes)
+    with pytest.raises(RunConfigMismatchError, match="settings: stage.accumulate was 1, now 2. Choose"):
+        find_resume_point(tmp_path, after, accumulation_is_exact=False)
+    with pytest.raises(RunConfigMismatchError, match="settings: data.image_size was 8, now 16. Choose"):
+        find_resume_point(tmp_path, {**after, "data": {**after["data"], "image_size": 16}})
+
+
+def test_settings_that_may_change_are_known_by_their_whole_name():
+    former, present = (changed(model={"width": 8, "workers": number}) for number in (1, 2))
+    assert differences(former, present) == ["stage.model.workers was 1, now 2"]
+    existing = {f"stage.{name}" for name in flatten(asdict(DVAEStageConfig()))}
+    existing |= {f"data.{name}" for name in asdict(CocoConfig())}
+    assert existing >= MUTABLE | MUTABLE_MEMORY | MUTABLE_PATHS
 
 
 def test_settings_missing_from_an_older_run_have_their_default():
@@ -62,15 +99,15 @@ def test_longer_run_is_no_change_and_extends_schedules():
 
 
 def test_new_folder_has_no_previous_run(tmp_path):
-    assert resume_step(tmp_path / "new", OLD) == 0
+    assert find_resume_point(tmp_path / "new", OLD) == ResumePoint()
     (tmp_path / "empty").mkdir()
-    assert resume_step(tmp_path / "empty", OLD) == 0
+    assert find_resume_point(tmp_path / "empty", OLD) == ResumePoint()
 
 
 def test_model_without_training_state_is_not_overwritten(tmp_path):
     (tmp_path / WEIGHTS).touch()
     with pytest.raises(CheckpointError, match="no training state to resume from"):
-        resume_step(tmp_path, OLD)
+        find_resume_point(tmp_path, OLD)
 
 
 def test_archived_run_keeps_all_files(tmp_path):
