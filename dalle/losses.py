@@ -118,15 +118,29 @@ def negative_elbo(nll: Tensor, kl: Tensor, kl_weight: float) -> Tensor:
 
 
 @in_float32
-def contrastive(images: Tensor, captions: Tensor, scale: Tensor) -> Tensor:
+def contrastive(
+    images: Tensor,
+    captions: Tensor,
+    scale: Tensor,
+    all_images: Tensor | None = None,
+    all_captions: Tensor | None = None,
+    first: int = 0,
+) -> Tensor:
     """Compute CLIP's symmetric cross-entropy loss (CLIP paper, Section 2.3).
 
     images, captions: (b, d) unit vectors, paired by row; scale: logit scale, exp of the temperature parameter ->
     scalar nats.
+
+    all_images, all_captions: (n, d) vectors of all ranks, of which this rank's begin at row `first`; None: there are no
+    others. The loss is then that of b images among n captions and of b captions among n images; its mean over ranks is
+    the loss of all n pairs.
     """
-    logits = scale * images @ captions.T
-    target = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    all_images = images if all_images is None else all_images
+    all_captions = captions if all_captions is None else all_captions
+    by_image = scale * images @ all_captions.T  # (b, n)
+    by_caption = by_image.T if len(all_images) == len(images) else scale * captions @ all_images.T  # (b, n)
+    target = torch.arange(first, first + len(images), device=images.device)
+    return (F.cross_entropy(by_image, target) + F.cross_entropy(by_caption, target)) / 2
 
 
 @in_float32

@@ -181,6 +181,21 @@ def test_contrastive_loss_is_symmetric():
     torch.testing.assert_close(contrastive(images, captions, scale), contrastive(images[order], captions[order], scale))
 
 
+def test_contrastive_losses_of_ranks_have_the_mean_and_the_gradients_of_all_pairs():
+    inputs = unit_vectors(6, 8, 0).requires_grad_(), unit_vectors(6, 8, 1).requires_grad_(), torch.tensor(14.0)
+    inputs[2].requires_grad_()
+    images, captions, scale = inputs
+    whole = contrastive(images, captions, scale)
+    parts = [
+        contrastive(images[first : first + 2], captions[first : first + 2], scale, images, captions, first)
+        for first in (0, 2, 4)
+    ]
+    mean = torch.stack(parts).mean()
+    torch.testing.assert_close(mean, whole)
+    for one, other in zip(torch.autograd.grad(whole, inputs), torch.autograd.grad(mean, inputs), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_contrastive_loss_is_least_for_matching_pairs():
     images, scale = torch.eye(6), torch.tensor(100.0)
     assert contrastive(images, images, scale).item() == pytest.approx(0, abs=1e-6)

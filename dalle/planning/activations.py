@@ -81,8 +81,14 @@ def run_forward(model: nn.Module, images: int, image_size: int) -> object:
     return model(pixels, torch.zeros(images), pixels, codes)
 
 
-def logits_bytes(model: nn.Module, images: int) -> int:
-    """Return the bytes of the transformer's logits and their gradient, which exist together at the end of forward."""
+def logits_bytes(model: nn.Module, images: int, world: int) -> int:
+    """Return the bytes of the logits and their gradient, which exist together when the backward pass begins.
+
+    They are the transformer's, and those of CLIP's loss: log-probabilities of `images` images among the captions of
+    `world` ranks and of as many captions among the images, and two gradients of either.
+    """
+    if isinstance(model, CLIP):
+        return 4 * FLOAT32 * images * world * images
     if not isinstance(model, Transformer):
         return 0
     config = model.config

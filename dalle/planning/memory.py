@@ -95,7 +95,7 @@ def rank_memory(
         gathered=FLOAT32 * count_trainable(model) if shards > 1 and not config.validates_sharded else 0,
         unsharded=unsharded_bytes(model) if shards > 1 else 0,
         activations=activations,
-        logits=logits_bytes(model, images),
+        logits=logits_bytes(model, images, shards * replicas),
         targets=targets_bytes(model, config, images),
         update=max(update_bytes(model, config, share), compression_bytes(placement, config.compression)),
         accumulates=config.accumulate > 1,

@@ -79,12 +79,16 @@ class CLIPStage:
     def loss(
         self, model: nn.Module, batch: ImageBatch, step: int, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float | Tensor]]:
-        """Compute the contrastive loss over the images and captions of all ranks."""
+        """Compute the contrastive loss of this rank's pairs; images and captions of all ranks are negatives.
+
+        Its mean over ranks is the loss of all pairs, and so are the mean gradients: the backward pass of `all_gather`
+        sums those of all ranks' losses.
+        """
         images, captions, scale = model(*self._inputs(batch))
-        # gather, so that captions of all ranks are negatives for the images of all ranks
-        images, captions = distributed.all_gather(images), distributed.all_gather(captions)
-        loss, accuracy = losses.contrastive(images, captions, scale), _recall_at_1(images, captions)
-        return loss, {"accuracy": accuracy, "scale": scale}
+        all_images, all_captions = distributed.all_gather(images), distributed.all_gather(captions)
+        first = distributed.get_rank() * len(images)
+        loss = losses.contrastive(images, captions, scale, all_images, all_captions, first)
+        return loss, {"accuracy": _recall_at_1(images, all_captions, first), "scale": scale}
 
     def image_cost(self) -> ImageCost:
         """Return the cost of both encoders, without the similarity matrix of the loss."""
@@ -134,6 +138,10 @@ class CLIPStage:
 
 
 @in_float32
-def _recall_at_1(images: Tensor, captions: Tensor) -> Tensor:
-    """Compute image-to-text recall@1: the share of images (b, d) with their own caption (b, d) as the nearest."""
-    return ((images @ captions.T).argmax(dim=1) == torch.arange(len(images), device=images.device)).float().mean()
+def _recall_at_1(images: Tensor, captions: Tensor, first: int = 0) -> Tensor:
+    """Compute image-to-text recall@1: the share of images (b, d) with their own caption as the nearest of (n, d).
+
+    The captions of the images begin at row `first`.
+    """
+    target = torch.arange(first, first + len(images), device=images.device)
+    return ((images @ captions.T).argmax(dim=1) == target).float().mean()

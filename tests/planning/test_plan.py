@@ -5,12 +5,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from measure_peak import MODEL, init_process_group, peak_of_ddp, peak_of_update, planned_and_measured
+from measure_peak import MODEL, init_process_group, peak_of, peak_of_ddp, peak_of_update, planned_and_measured
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from dalle.cli.config import compose
+from dalle.losses import contrastive
+from dalle.models.clip.model import CLIP, CLIPConfig
 from dalle.models.transformer.model import Transformer, TransformerConfig
 from dalle.planning import plan
+from dalle.planning.activations import logits_bytes
 from dalle.planning.cards import CARDS, find_card
 from dalle.planning.changes import changes, check_fits
 from dalle.planning.communication import communication
@@ -250,6 +254,27 @@ def test_clip_is_planned_for_its_own_image_size():
     )
     assert (own.flops, own.memory) == (small.flops, small.memory)
     assert own.flops < large.flops
+
+
+def test_logits_of_clip_are_those_of_a_ranks_pairs_among_all():
+    config = STAGES["clip"].config()
+    config = replace(config, model=replace(config.model, image_depth=1, text_depth=1), batch_size=8)
+    one, four = (plan_of(replace(config, model=config.model_for(64)), world, image_size=64).memory for world in (1, 4))
+    assert (one.logits, four.logits) == (4 * 4 * 8 * 8, 4 * 4 * 2 * 8)
+    assert replace(one, gradients=0).peak == replace(one, gradients=0, logits=0).peak + one.logits
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_planned_logits_of_clip_are_within_a_tenth_of_the_measured_peak(ranks):
+    images, pairs = 512, ranks * 512
+    vectors = [torch.randn(rows, 8, requires_grad=True) for rows in (images, images, pairs, pairs)]
+    scale = torch.tensor(10.0, requires_grad=True)
+    gathered = vectors[:2] if ranks == 1 else vectors[2:]
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:
+        contrastive(*vectors[:2], scale, *gathered).backward()
+    with torch.device("meta"):
+        clip = CLIP(CLIPConfig())
+    assert logits_bytes(clip, images, ranks) == pytest.approx(peak_of(run), rel=0.1)
 
 
 def test_planned_precision_is_that_of_training():

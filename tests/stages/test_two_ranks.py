@@ -68,6 +68,12 @@ def trained_weights(folder: Path, dvae: Path) -> dict[str, list[float]]:
     return {key: weights.tolist() for key, weights in found.items()}
 
 
+def logged(folder: Path, names: tuple[str, ...]) -> list[list[float]]:
+    """Return metrics of each update from the log of a run."""
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [[line[name] for name in names] for line in lines if line["split"] == "train"]
+
+
 def flat(model: torch.nn.Module) -> torch.Tensor:
     return torch.cat([each.detach().flatten() for each in model.state_dict().values() if each.is_floating_point()])
 
@@ -87,9 +93,14 @@ def two_ranks(tmp_path_factory, dvae_folder):
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory, dvae_folder):
+def folder_alone(tmp_path_factory):
+    return tmp_path_factory.mktemp("alone")
+
+
+@pytest.fixture(scope="module")
+def alone(folder_alone, dvae_folder):
     assert distributed.get_world_size() == 1
-    return trained_weights(tmp_path_factory.mktemp("alone"), dvae_folder)
+    return trained_weights(folder_alone, dvae_folder)
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
@@ -107,6 +118,15 @@ def test_two_ranks_train_like_one(two_ranks, alone, dvae_folder, name, compressi
     stage, changes = MODELS[name]
     fresh = flat(build(stage, dvae_folder, **changes).model)
     assert (together - one).norm() < 1e-3 * (one - fresh).norm()
+
+
+@pytest.mark.parametrize("name", ["clip vit averaged", "clip resnet averaged", "clip vit compressed"])
+def test_two_ranks_log_the_loss_of_all_pairs(two_ranks, alone, folder_alone, name):
+    assert name in alone
+    model, _, reducer = name.rpartition(" ")
+    folders = [folder / model / reducer for folder in (two_ranks[1].parent, folder_alone)]
+    logs = [logged(folder, ("loss", "accuracy", "scale")) for folder in folders]
+    assert logs[0] == [pytest.approx(line, rel=1e-4) for line in logs[1]]
 
 
 @pytest.mark.parametrize("name", MODELS)
