@@ -59,6 +59,18 @@ def is_launched() -> bool:
     return int(os.environ.get("WORLD_SIZE", 1)) > 1 or dist.is_torchelastic_launched()
 
 
+def check_single_process(command: str, differing: str) -> None:
+    """Raise ValueError if torchrun started several processes of a command that would do the same work in each.
+
+    differing: settings that divide the work between processes that are started one by one.
+    """
+    if (count := int(os.environ.get("WORLD_SIZE", 1))) > 1:
+        raise ValueError(
+            f"{command} works in one process, and torchrun started {count}, which would all do the same: for several "
+            f"GPUs, start one process for each, with its own CUDA_VISIBLE_DEVICES and {differing}"
+        )
+
+
 def destroy_process_group() -> None:
     """Destroy the process group, if there is one."""
     if dist.is_initialized():

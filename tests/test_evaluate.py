@@ -41,6 +41,16 @@ def test_default_metrics(evaluate, tmp_path):
             assert min(Image.open(tmp_path / "found" / image).size) > 100
 
 
+def test_several_processes_that_would_evaluate_the_same_are_refused(evaluate, tmp_path, monkeypatch):
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    status, printed = evaluate(*DATA)
+    assert status == 2
+    assert "evaluate.py works in one process, and torchrun started 2, which would all do the same" in printed
+    assert "with its own CUDA_VISIBLE_DEVICES and other metrics" in printed
+    assert not list(tmp_path.iterdir())
+
+
 def test_selected_metrics_are_collected_in_one_file(evaluate, tmp_path):
     assert evaluate(*DATA, "metrics=[likelihood]")[0] == 0
     assert evaluate(*DATA, "metrics=[reconstruction]")[0] == 0

@@ -49,6 +49,17 @@ def test_missing_caption_raises_with_advice(checkpoints, run_command):
     assert "Traceback" not in printed
 
 
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_several_processes_that_sample_the_same_are_refused(checkpoints, run_command, tmp_path, monkeypatch, rank):
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", rank), ("LOCAL_RANK", rank), ("LOCAL_WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    status, printed = run_command("sample", f"checkpoint={checkpoints}", "caption=a red circle", "out=drawn")
+    assert status == 2
+    assert "sample.py works in one process, and torchrun started 2, which would all do the same" in printed
+    assert "with its own CUDA_VISIBLE_DEVICES and other captions, or another candidate_offset or seed" in printed
+    assert not list(tmp_path.iterdir())
+
+
 def test_missing_checkpoint_is_named(run_command):
     status, printed = run_command("sample", "checkpoint=nowhere", "caption=x")
     assert status == 2

@@ -1,5 +1,6 @@
 """Evaluate a trained model on held-out data: python evaluate.py checkpoint=outputs/demo"""
 
+from dalle import distributed
 from dalle.atomic_files import check_writable
 from dalle.cli.config import command
 from dalle.evaluation.context import EvaluationContext
@@ -11,6 +12,7 @@ from dalle.evaluation.metrics_page import write_page
 
 @command("evaluate")
 def main(config: EvaluateConfig) -> None:
+    distributed.check_single_process("evaluate.py", "other metrics")
     names = selected_metrics(config)
     context = EvaluationContext.load(config)
     check_writable(config.file.parent)  # before metrics that take minutes

@@ -43,6 +43,7 @@ NOT_RECORDED = {
 
 @command("sample")
 def main(config: SampleCommandConfig) -> None:
+    distributed.check_single_process("sample.py", "other captions, or another candidate_offset or seed")
     captions = requested_captions(config)
     check_unused_settings(config)
     if config.caption_policy is not None:
