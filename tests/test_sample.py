@@ -42,6 +42,19 @@ def test_sample_command_ranks_and_prints_the_output_folder(checkpoints, run_comm
     assert len(list((tmp_path / "drawn").glob("*.png"))) == 1 + 4
 
 
+def test_few_candidates_are_all_kept_and_the_number_is_recorded(checkpoints, run_command, tmp_path):
+    status, printed = run_command(
+        "sample", f"checkpoint={checkpoints}", "caption=a red circle", "candidates=3", "out=drawn"
+    )
+    assert status == 0, printed
+    assert "a red circle: 3 of 3 kept" in printed
+    images = sorted((tmp_path / "drawn").glob("a-*.png"))
+    assert len(images) == 3
+    in_json = json.loads((tmp_path / "drawn" / "samples.json").read_text())["settings"]
+    in_image = read_record(images[0])["settings"]
+    assert in_json["keep"] == in_image["keep"] == 3
+
+
 def test_missing_caption_raises_with_advice(checkpoints, run_command):
     status, printed = run_command("sample", f"checkpoint={checkpoints}")
     assert status == 2

@@ -95,6 +95,6 @@ def stop_message(writer: OutputWriter, config: SampleCommandConfig) -> str:
         missing = config.candidates - sampled
         offset = config.candidate_offset + sampled
         out = " out=<another folder>" if config.out else ""  # the same one would be overwritten
-        rest = f"candidate_offset={offset} candidates={missing} keep={min(config.keep, missing)}{out}"
+        rest = f"candidate_offset={offset} candidates={missing} keep={min(config.num_kept, missing)}{out}"
         return f"stopped after {sampled} of {config.candidates} candidates; sample the others with {rest}"
     return f"stopped with {writer.finished:,} of {len(writer.captions):,} captions finished; {METADATA_FILE} says which"

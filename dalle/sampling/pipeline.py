@@ -223,7 +223,8 @@ class DALLE:
     def resolve(self, config: Config, canvas: Canvas | Tensor | None = None) -> Config:
         """Return `config` with the checkpoint's guidance, temperature and score for ranking where it sets none.
 
-        `rerank` stays None if nothing can rank: there is no CLIP, and the checkpoint names no other score.
+        `keep` is the number of images kept, if it was None. `rerank` stays None if nothing can rank: there is no CLIP,
+        and the checkpoint names no other score.
 
         The first step of sampling, and of whatever prints or records settings. Resolving again changes nothing.
 

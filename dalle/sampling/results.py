@@ -54,12 +54,12 @@ class SelectBest:
         on_chunk: called after each batch of candidates that is scored. An exception stops ranking.
         """
         if self.reranker is None:
-            order, scores, by_name = list(range(min(self.config.keep, len(tokens)))), None, {}
+            order, scores, by_name = list(range(min(self.config.num_kept, len(tokens)))), None, {}
         else:
             # ranked as the dVAE decodes them; the diffusion decoder, which is slower, decodes only those that are kept
             decoded = decoded or self._paste(decode_images(self.dvae, tokens), range(len(tokens)))
             candidates = CaptionCandidates(caption, ids, tokens, decoded)
-            order, scores, by_name = self.reranker(candidates, on_chunk).best(self.config.keep)
+            order, scores, by_name = self.reranker(candidates, on_chunk).best(self.config.num_kept)
         kept, numbers = tokens[order], [candidate_offset + index for index in order]
         if self.decoder is not None:
             images = self._paste(self.decoder(self.dvae, kept, numbers), order)

@@ -27,6 +27,7 @@ GB = 10**9
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.001, 100.0
 HIGHEST_GUIDANCE = 100.0
 MOST_CANDIDATES = 1_000_000  # for each caption
+KEPT = 8  # images kept of more candidates, unless `keep` is set
 
 Config = TypeVar("Config", bound="SamplingConfig")
 
@@ -170,17 +171,22 @@ class SamplingConfig(RerankConfig, DecodingConfig):
             that is neither "auto" nor a number of GB.
     """
 
-    keep: int = 8  # images kept, the best by `rerank`
+    keep: int | None = None  # images kept, the best by `rerank`; None: 8, or all candidates if they are fewer
     memory: str = "auto"  # GB that sampling may take beside the models; auto: what is free at the start
 
     def __post_init__(self) -> None:
         RerankConfig.__post_init__(self)
         DecodingConfig.__post_init__(self)
-        if not 1 <= self.keep <= self.candidates:
+        if self.keep is not None and not 1 <= self.keep <= self.candidates:
             raise ValueError(
                 f"keep={self.keep} of candidates={self.candidates} is impossible; use 1 to {self.candidates}"
             )
         memory_limit(self.memory)
+
+    @property
+    def num_kept(self) -> int:
+        """Number of images kept of all candidates: `keep`, or its default."""
+        return min(KEPT, self.candidates) if self.keep is None else self.keep
 
 
 def with_overrides(

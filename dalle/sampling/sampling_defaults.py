@@ -34,7 +34,7 @@ class SamplingDefaults:
         return cls(**{name: meta[name] for name in names if name in meta})
 
     def resolve(self, config: Config, has_clip: bool, larger: bool = False) -> Config:
-        """Return `config` with guidance, temperature and the score for ranking where it sets none.
+        """Return `config` with guidance, temperature, the score for ranking and the number kept where it sets none.
 
         The default score is clip where that of the checkpoint cannot rank: a mixture needs a CLIP, and the transformer
         does not score images that are `larger` than its own, as those of outpaint. It is None, and images are not
@@ -55,6 +55,7 @@ class SamplingDefaults:
             guidance=self.guidance if config.guidance is None else config.guidance,
             temperature=self.temperature if config.temperature is None else config.temperature,
             rerank=config.rerank or default,
+            keep=config.num_kept,
         )
         if config.guided and not self.caption_dropout:
             raise ValueError(

@@ -150,6 +150,12 @@ def test_invalid_number_of_images_to_keep_raises(dalle, keep):
         dalle.generate(CAPTION, candidates=4, keep=keep)
 
 
+@pytest.mark.parametrize(("candidates", "kept"), [(3, 3), (9, 8)])
+def test_eight_images_are_kept_by_default_or_all_if_there_are_fewer(dalle, candidates, kept):
+    result = dalle.generate(CAPTION, candidates=candidates)
+    assert (len(result.images), result.num_sampled) == (kept, candidates)
+
+
 def test_import_does_not_load_torch():
     code = "import sys, dalle; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
@@ -239,7 +245,7 @@ def test_guidance_defaults_to_that_of_the_checkpoint(copied):
 def test_resolved_settings_are_those_of_the_checkpoint_where_none_is_set(dalle, monkeypatch):
     monkeypatch.setattr(dalle, "defaults", SamplingDefaults(0.1, guidance=3.0, temperature=0.7, rerank="mixture"))
     resolved = dalle.resolve(SamplingConfig(temperature=0.5, seed=4))
-    assert resolved == SamplingConfig(guidance=3.0, temperature=0.5, rerank="mixture", seed=4)
+    assert resolved == SamplingConfig(guidance=3.0, temperature=0.5, rerank="mixture", seed=4, keep=8)
     assert dalle.resolve(resolved) == resolved
 
 

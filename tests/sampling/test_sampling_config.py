@@ -92,6 +92,13 @@ def test_limits_of_each_range_are_valid():
     SamplingConfig(rerank="mixture", rerank_weights=RerankWeights(0, 0, -1), memory="0.5")
 
 
+@pytest.mark.parametrize(("settings", "kept"), [({}, 8), ({"candidates": 4}, 4), ({"candidates": 4, "keep": 2}, 2)])
+def test_number_kept_follows_candidates_unless_it_is_set(settings, kept):
+    config = SamplingConfig(**settings)
+    assert config.num_kept == SamplingDefaults().resolve(config, has_clip=True).keep == kept
+    assert with_overrides(SamplingConfig(), settings).num_kept == kept
+
+
 def test_memory_is_in_gigabytes():
     assert memory_limit("auto") is None
     assert memory_limit("1.5") == 1_500_000_000
@@ -191,10 +198,12 @@ def test_redeclared_setting_is_found(name):
 
 def test_inherited_setting_may_only_change_its_default():
     same, other = (
-        make_dataclass("Heir", [("keep", int, field(default=keep, kw_only=True))], bases=(SamplingConfig,), frozen=True)
-        for keep in (8, 4)
+        make_dataclass(
+            "Heir", [("memory", str, field(default=each, kw_only=True))], bases=(SamplingConfig,), frozen=True
+        )
+        for each in ("auto", "8")
     )
-    assert (restated(same), restated(other)) == (["keep"], [])
+    assert (restated(same), restated(other)) == (["memory"], [])
 
 
 def test_no_function_has_many_sampling_arguments():
