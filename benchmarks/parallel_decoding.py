@@ -22,7 +22,7 @@ from benchmarks.decoding_differences import find_differences
 from benchmarks.machine import decoding_work
 from benchmarks.tokens_per_pass_plot import plot_tokens_per_pass
 from dalle import checkpoint
-from dalle.data import config_from_dict, open_source
+from dalle.data import captioned_only, config_from_dict, open_source
 from dalle.evaluation.metrics.caption_samples import first_captions
 from dalle.evaluation.plots import check_matplotlib
 from dalle.models.transformer.model import Transformer, TransformerConfig
@@ -172,7 +172,7 @@ def find_captions(transformer: Path, file: Path | None, count: int) -> list[str]
     elif meta["data"]["name"] == "drawings":
         captions = DRAWINGS_CAPTIONS
     else:
-        captions = first_captions(open_source(config_from_dict(meta["data"]), "val"), count)
+        captions = first_captions(open_source(captioned_only(config_from_dict(meta["data"])), "val"), count)
     if len(captions) < count:
         raise ValueError(f"--captions {count}: there are {len(captions)} for {transformer}; give --captions-file")
     return captions[:count]

@@ -5,6 +5,8 @@ import json
 import pytest
 from PIL import Image
 
+from dalle.data import open_source
+from dalle.data.folder import FolderConfig
 from dalle.evaluation.metrics import METRICS, log_likelihood, reconstruction
 from dalle.evaluation.metrics_file import read_or_create
 from dalle.registry import Entry
@@ -80,6 +82,29 @@ def test_out_must_end_in_json(run_command):
     status, printed = run_command("evaluate", "out=found/metrics")
     assert status == 2
     assert "out=found/metrics must end in .json" in printed
+
+
+def test_held_out_images_without_a_caption_are_left_out_for_a_transformer(evaluate, run_command, checkpoints, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(12):
+        Image.new("RGB", (8, 8), (20 * number, 0, 0)).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"a red square {number}")
+    data = FolderConfig(path=str(folder), image_size=8, validation_share=0.5, allow_missing_captions=True)
+    held_out = list(open_source(data, "val").keys())
+    (folder / held_out[0]).with_suffix(".txt").unlink()
+    options = ["data=folder", f"data.path={folder}", "data.image_size=8", "data.validation_share=0.5"]
+    options += ["data.allow_missing_captions=true", "pairs=99", "captions=99", "curve_captions=99"]
+    metrics = "metrics=[reconstruction,likelihood,alignment]"
+    status, printed = evaluate(*options, metrics, "rerank_curve=true", "curve_candidates=2")
+    assert status == 0, printed
+    found = json.loads((tmp_path / "found/metrics.json").read_text())["metrics"]
+    assert found["likelihood"]["settings"]["val"]["pairs"] == len(held_out) - 1
+    options += [f"checkpoint={checkpoints}/dvae", "metrics=[reconstruction]", "out=dvae/metrics.json"]
+    status, printed = run_command("evaluate", *SMALL, *options)
+    assert status == 0, printed
+    found = json.loads((tmp_path / "dvae/metrics.json").read_text())["metrics"]
+    assert found["reconstruction"]["settings"]["pairs"] == len(held_out)
 
 
 def test_checkpoint_without_training_data_needs_data(evaluate):

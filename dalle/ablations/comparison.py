@@ -18,7 +18,7 @@ from dalle.ablations.run_results import (
     training_seconds,
     validation_lines,
 )
-from dalle.data import config_from_dict, open_source
+from dalle.data import captioned_only, config_from_dict, open_source
 from dalle.evaluation.metrics.caption_samples import first_captions
 from dalle.evaluation.metrics_file import read_metrics_file
 from dalle.sampling.labelled_grid import ImageRow, labelled_grid
@@ -98,7 +98,7 @@ def sample_grid(
     if any(run.settings["stage"]["name"] != "transformer" for run in runs):
         return None
     _, meta = checkpoint.read_config(runs[0].folder, "transformer")
-    texts = first_captions(open_source(config_from_dict(meta["data"]), "val"), captions)
+    texts = first_captions(open_source(captioned_only(config_from_dict(meta["data"])), "val"), captions)
     config = SamplingConfig(candidates=candidates, keep=candidates, seed=seed)
     samples = {run.name: DALLE.load(run.folder, device).generate_many(texts, config, truncate=True) for run in runs}
     rows = [

@@ -15,7 +15,7 @@ from dalle.cli.config import command, run_name
 from dalle.cli.train_config import TrainConfig
 from dalle.cli.train_inputs import check_init, dvae_folder, open_init, tokens_folder, with_model_sizes
 from dalle.cli.train_plan import print_plans
-from dalle.data import open_source
+from dalle.data import captioned_only, open_source
 from dalle.planning.plan import MODELS
 from dalle.seeds import seed_global_generators
 from dalle.stages import ALL_STAGES, STAGES
@@ -124,8 +124,8 @@ def check_stages(runs: list[tuple[TrainConfig, Path]]) -> None:
             MODELS[stage.name](stage.model)
         splits |= dict.fromkeys(getattr(stage, "also_validate", ()))
     data = runs[0][0].data
-    if any(config.stage.name == "clip" for config, _ in runs) and getattr(data, "allow_missing_captions", False):
-        data = replace(data, allow_missing_captions=False)  # CLIP has no use for images without captions
+    if any(config.stage.name == "clip" for config, _ in runs):
+        data = captioned_only(data)
     for split in splits:
         if split == "train":
             check_enough_records(open_source(data, split), distributed.get_world_size())

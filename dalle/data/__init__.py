@@ -1,7 +1,7 @@
 """Registry of the data sets. To add one, write a file with its config and its source, and add an entry here."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from dalle.data import emoji
@@ -61,6 +61,11 @@ def open_source(config: Any, split: str) -> Source:
     Raises ValueError for a name or split that does not exist, and whatever the source raises if its images are missing.
     """
     return DATA_SETS.lookup(config.name).build(config, split)
+
+
+def captioned_only(config: Any) -> Any:
+    """Return the config with images without captions left out, for CLIP and for metrics, which need pairs."""
+    return replace(config, allow_missing_captions=False) if getattr(config, "allow_missing_captions", False) else config
 
 
 def attribution(name: Any) -> str:

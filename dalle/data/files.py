@@ -37,8 +37,8 @@ class FilesConfig:
     path: str = ""  # location of the images
     image_size: int = 256  # side in pixels of the square images that models get
     validation_share: float = 0.05  # share of the records held out for validation, chosen by a hash of their keys
-    # keep images without captions; the transformer sees an empty one, as with stage.caption_dropout, and CLIP leaves
-    # them out
+    # keep images without captions; the transformer sees an empty one, as with stage.caption_dropout; CLIP and the
+    # evaluation of transformers leave them out
     allow_missing_captions: bool = False
     filters: FiltersConfig = field(default_factory=FiltersConfig)  # which records to leave out; filters=paper
     opt_out: str = ""  # text file of keys, URLs, domains and SHA-256 hashes to leave out; "": none
@@ -198,7 +198,7 @@ class FileSource(ABC):
         if NO_CAPTION in self.dropped:
             parts.append(
                 "data.allow_missing_captions=true keeps images without a caption in all stages but stage=clip, which "
-                "needs captions"
+                "needs captions, as the evaluation of a transformer does"
             )
         message = f"data.path={printable(self.config.path)}: {'; '.join(parts)}"
         if remaining == 0:

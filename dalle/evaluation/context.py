@@ -10,7 +10,7 @@ import torch
 from dalle import checkpoint, distributed
 from dalle.bundled import checkpoint_folder
 from dalle.checkpoint import CheckpointError
-from dalle.data import config_from_dict, open_source
+from dalle.data import captioned_only, config_from_dict, open_source
 from dalle.data.source import Source
 from dalle.evaluation.evaluate_config import EvaluateConfig
 from dalle.models.decoder.model import DiffusionDecoder
@@ -62,6 +62,8 @@ class EvaluationContext:
         _, dvae_meta = checkpoint.read_config(parts["dvae"], "dvae")
         has_objective = {"likelihood", "temperature"} <= dvae_meta.keys()
         data = config.data or _training_data(meta, folder)
+        if pipeline is not None:  # metrics of a transformer are of pairs; those of a dVAE need no captions
+            data = captioned_only(data)
         sources = {split: open_source(data, split) for split in SPLITS.get(data.name, ("val",))}
         _check_size(data, dvae, pipeline)
         return cls(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dalle import distributed, losses
 from dalle.clip_tokenizer import CLIPTokenizer
+from dalle.data import captioned_only
 from dalle.data.loader import ImageBatch
 from dalle.device_transfer import to_device
 from dalle.models.clip.model import CLIP, TOKENIZERS, CLIPConfig
@@ -63,9 +64,7 @@ class CLIPStage:
         self.config = config
         if config.image_size is not None:
             data = replace(data, image_size=config.image_size)
-        if getattr(data, "allow_missing_captions", False):  # an image without a caption is no pair
-            data = replace(data, allow_missing_captions=False)
-        self.data = DataModule(data, config, context)
+        self.data = DataModule(captioned_only(data), config, context)
         model, tokenizer = self._tokenizer(config)
         self.clip = CLIP(model, tokenizer)
         self.model = self.clip.to(context.device)

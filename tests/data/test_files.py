@@ -96,7 +96,7 @@ def test_counts_are_logged_once_per_data_set(tmp_path, caplog):
     assert sentence == (
         f"data.path={tmp_path}: 3 of 4 records are used; left out: 1 without a caption (first: 'odd \\x1b[31m.png'); "
         "data.allow_missing_captions=true keeps images without a caption in all stages but stage=clip, which needs "
-        "captions"
+        "captions, as the evaluation of a transformer does"
     )
 
 
