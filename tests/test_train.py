@@ -5,8 +5,10 @@ import shutil
 
 import pytest
 import torch
+from PIL import Image
 
 from dalle import checkpoint
+from dalle.data.folder import FolderSource
 from dalle.training import state_files
 
 TINY_DVAE = "vocabulary=8 width=8 decoder_input=8 blocks_per_group=1"
@@ -213,6 +215,23 @@ def test_starting_over_with_settings_that_do_not_work_renames_nothing(train, tra
     status, printed = train(*DVAE, *options, "resume=false")
     assert (status, message in printed) == (2, True), printed
     assert [path.name for path in trained.parent.iterdir()] == ["default"]
+
+
+def test_checks_before_training_list_the_records_once(train, tmp_path, monkeypatch):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(4):
+        Image.new("RGB", (16, 16)).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text("a black square")
+    listings, list_records = [], FolderSource.list_records
+    monkeypatch.setattr(FolderSource, "list_records", lambda self: listings.append(self) or list_records(self))
+    monkeypatch.setattr("dalle.cli.train.train_stage", lambda *_: None)
+    overrides = [*COMMON, "stage=all", "data=folder", f"data.path={folder}", "data.image_size=16"]
+    for stage, model in MODELS.items():
+        overrides += tiny(f"stage.{stage}", model)
+    status, printed = train(*overrides)
+    assert status == 0, printed
+    assert len(listings) == 1
 
 
 @pytest.mark.parametrize(

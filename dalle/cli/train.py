@@ -15,11 +15,11 @@ from dalle.cli.config import command, run_name
 from dalle.cli.train_config import TrainConfig
 from dalle.cli.train_inputs import check_init, dvae_folder, open_init, tokens_folder, with_model_sizes
 from dalle.cli.train_plan import print_plans
-from dalle.data import captioned_only, open_source
+from dalle.data import captioned_only, open_splits
 from dalle.planning.plan import MODELS
 from dalle.seeds import seed_global_generators
 from dalle.stages import ALL_STAGES, STAGES
-from dalle.stages.data_module import StageContext, check_enough_records, open_held_out
+from dalle.stages.data_module import StageContext, check_enough_records, check_held_out
 from dalle.stages.frozen_dvae import require_dvae
 from dalle.stages.initial_weights import TRAINED_ON_TOKENS, Init, load_init
 from dalle.training.cpu import configure_cpu
@@ -126,11 +126,11 @@ def check_stages(runs: list[tuple[TrainConfig, Path]]) -> None:
     data = runs[0][0].data
     if any(config.stage.name == "clip" for config, _ in runs):
         data = captioned_only(data)
-    for split in splits:
+    for split, source in open_splits(data, splits).items():
         if split == "train":
-            check_enough_records(open_source(data, split), distributed.get_world_size())
+            check_enough_records(source, distributed.get_world_size())
         else:
-            open_held_out(data, split)
+            check_held_out(data, split, source)
 
 
 def start_over(runs: list[tuple[TrainConfig, Path]]) -> None:

@@ -1,6 +1,6 @@
 """Registry of the data sets. To add one, write a file with its config and its source, and add an entry here."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from dalle.data.drawings.config import DrawingsConfig
 from dalle.data.drawings.source import ATTRIBUTION as OF_DRAWINGS
 from dalle.data.drawings.source import DrawingsSource
 from dalle.data.emoji import EmojiConfig, EmojiSource
+from dalle.data.files import FileSource
 from dalle.data.folder import FolderConfig, FolderSource
 from dalle.data.source import Source
 from dalle.data.webdataset import WebdatasetConfig, WebdatasetSource
@@ -61,6 +62,17 @@ def open_source(config: Any, split: str) -> Source:
     Raises ValueError for a name or split that does not exist, and whatever the source raises if its images are missing.
     """
     return DATA_SETS.lookup(config.name).build(config, split)
+
+
+def open_splits(config: Any, splits: Iterable[str]) -> dict[str, Source]:
+    """Open several splits of a data set, by name. Sources of files list their records once for all of them.
+
+    Raises ValueError as `open_source` does.
+    """
+    build = DATA_SETS.lookup(config.name).build
+    if isinstance(build, type) and issubclass(build, FileSource):
+        return {**build.open_splits(config, splits)}
+    return {split: build(config, split) for split in splits}
 
 
 def captioned_only(config: Any) -> Any:

@@ -8,6 +8,7 @@ import hashlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -71,9 +72,10 @@ class FileSource(ABC):
     raises `UnreadableRecord` if its image is missing, broken or too large, or if its hash is on the opt-out list.
     """
 
-    def __init__(self, config: FilesConfig, split: str):
-        if split not in ("train", "val"):
-            raise ValueError(f"data={config.name} has the splits train and val, not {split!r}")
+    def __init__(self, config: FilesConfig, split: str | None):
+        """List the records of a split, or of both if it is None."""
+        if split is not None:
+            check_split(config, split)
         if not 0 < config.validation_share < 1:
             raise ValueError(f"data.validation_share must be between 0 and 1, got {config.validation_share}")
         if not config.path:
@@ -87,10 +89,20 @@ class FileSource(ABC):
         if config.filters.max_aspect_ratio:
             self._index = self._index.take(self._within_aspect_ratio(config.filters.max_aspect_ratio))
         self._log_dropped()
-        held_out = validation_mask(self._index.keys, config.validation_share)
-        self._index = self._index.take(np.flatnonzero(held_out if split == "val" else ~held_out))
-        if len(self) == 0:
-            raise ValueError(f"data.path={config.path}: one image is not enough for the splits train and val")
+        if split is not None:
+            self._index = self._index_of(split)
+
+    @classmethod
+    def open_splits(cls, config: FilesConfig, splits: Iterable[str]) -> dict[str, "FileSource"]:
+        """Open several splits, by name. The records are listed once for all of them."""
+        splits = list(splits)
+        for split in splits:
+            check_split(config, split)
+        both = cls(config, None)
+        opened: dict[str, FileSource] = {split: copy(both) for split in splits}
+        for split, source in opened.items():
+            source._index = both._index_of(split)
+        return opened
 
     @abstractmethod
     def list_records(self) -> Iterator[RawRecord]:
@@ -144,6 +156,14 @@ class FileSource(ABC):
         Checkpoints and token caches contain the digest.
         """
         return digest_of(*self._index.parts(), self.file_stats(), self.opt_out.hashes)
+
+    def _index_of(self, split: str) -> Index:
+        """Return the index of one split of all records."""
+        held_out = validation_mask(self._index.keys, self.config.validation_share)
+        index = self._index.take(np.flatnonzero(held_out if split == "val" else ~held_out))
+        if len(index) == 0:
+            raise ValueError(f"data.path={self.config.path}: one image is not enough for the splits train and val")
+        return index
 
     def _build_index(self) -> Index:
         """Index the records that are not removed by the opt-out list or the caption filter."""
@@ -211,6 +231,12 @@ class FileSource(ABC):
 def warn_once(message: str) -> None:
     """Log a warning once per process. Both splits and every stage open the same data."""
     log.warning("%s", message)
+
+
+def check_split(config: FilesConfig, split: str) -> None:
+    """Raise ValueError if `split` is neither "train" nor "val"."""
+    if split not in ("train", "val"):
+        raise ValueError(f"data={config.name} has the splits train and val, not {split!r}")
 
 
 def validation_mask(keys: StringArray, share: float) -> np.ndarray:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dalle import checkpoint, distributed
-from dalle.data import open_source
+from dalle.data import open_source, open_splits
 from dalle.data.audit.provenance import Provenance, changed_splits, data_meta
 from dalle.data.collate import ImageBatch, TokenBatch, to_tensor
 from dalle.data.index import digest_of
@@ -94,7 +94,9 @@ class DataModule:
 
     def __init__(self, data: Any, config: StageDataConfig, context: StageContext):
         self.data_config = data
-        self.train, self.val = open_source(data, "train"), open_held_out(data, "val")
+        splits = open_splits(data, ("train", "val"))
+        self.train, self.val = splits["train"], splits["val"]
+        check_held_out(data, "val", self.val)
         if distributed.get_world_size() > 1:
             check_same_records({"train": self.train, "val": self.val})
         check_enough_records(self.train, distributed.get_world_size())
@@ -255,9 +257,14 @@ class DataModule:
 def open_held_out(data: Any, split: str) -> Source:
     """Open a held-out split. Raises ValueError for an unknown one, and for one without images, before training."""
     source = open_source(data, split)
+    check_held_out(data, split, source)
+    return source
+
+
+def check_held_out(data: Any, split: str, source: Source) -> None:
+    """Raise ValueError if the held-out split `split` of `data`, opened as `source`, has no images."""
     if len(source) == 0:
         raise ValueError(f"data={data.name}: the split {split} has no images to validate on; change the data settings")
-    return source
 
 
 def check_same_records(sources: Mapping[str, Source]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from dalle.data import open_splits
 from dalle.data.captions import MAX_CAPTION_CHARACTERS
 from dalle.data.filters import FiltersConfig
 from dalle.data.folder import FolderConfig, FolderSource
@@ -84,6 +85,27 @@ def test_huge_captions_are_truncated_and_counted(tmp_path):
     assert [len(caption) for caption in captions["long.png"]] == [MAX_CAPTION_CHARACTERS]
     assert len(captions["lines.png"]) == 500
     assert opened(tmp_path).warnings == {"with captions cut to 4,096 characters": 1}
+
+
+def test_splits_that_are_opened_together_are_listed_once(tmp_path, monkeypatch):
+    for number in range(6):
+        add(tmp_path, f"{number}.png", f"red {number}")
+    add(tmp_path, "empty.png", "")
+    listings, list_records = [], FolderSource.list_records
+    monkeypatch.setattr(FolderSource, "list_records", lambda self: listings.append(self) or list_records(self))
+    config = FolderConfig(path=str(tmp_path), image_size=4, validation_share=0.5)
+    together = open_splits(config, ("train", "val"))
+    assert len(listings) == 1
+    for split, source in together.items():
+        alone = opened(tmp_path, split, validation_share=0.5)
+        assert list(source.keys()) == list(alone.keys())
+        assert source.digest() == alone.digest()
+        assert source.dropped == alone.dropped == {"without a caption": 1}
+        assert [source[index] for index in range(len(source))] == [alone[index] for index in range(len(alone))]
+    add(tmp_path, "new.png")  # no listing is kept for the next time
+    assert sum(map(len, open_splits(config, ("train", "val")).values())) == 7
+    with pytest.raises(ValueError, match="data=folder has the splits train and val, not 'novel'"):
+        open_splits(config, ("train", "novel"))
 
 
 def test_counts_are_logged_once_per_data_set(tmp_path, caplog):

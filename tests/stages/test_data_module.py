@@ -9,6 +9,7 @@ from tiny_stages import build
 from unreadable_source import PartlyUnreadable
 
 from dalle import distributed
+from dalle.data.folder import FolderConfig, FolderSource
 from dalle.data.prefetch import LoadingError
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -74,6 +75,16 @@ def test_a_sample_is_smaller_if_few_images_can_be_read():
 def test_a_sample_of_unreadable_images_raises():
     with pytest.raises(LoadingError, match="none of 64 records can be read; the first is record .*broken for a test"):
         images(range(64))
+
+
+def test_records_are_listed_once_for_both_splits(tmp_path, monkeypatch):
+    for name in "abcd":
+        Image.new("RGB", (16, 16)).save(tmp_path / f"{name}.png")
+    listings, list_records = [], FolderSource.list_records
+    monkeypatch.setattr(FolderSource, "list_records", lambda self: listings.append(self) or list_records(self))
+    data = build("dvae", data=FolderConfig(path=str(tmp_path), image_size=16, allow_missing_captions=True)).data
+    assert len(listings) == 1
+    assert sorted([*data.train.keys(), *data.val.keys()]) == ["a.png", "b.png", "c.png", "d.png"]
 
 
 def test_ranks_with_different_files_are_refused(tmp_path):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dalle.data import open_source
+from dalle.data import open_splits
 from dalle.data.audit.near_duplicates import find_near_duplicates
 from dalle.data.audit.scan import Scan, scan
 from dalle.data.files import FileSource
@@ -62,7 +62,7 @@ class Survey:
         The BPE is trained on the captions of the training split. Memory use is about a hundred bytes per record, plus
         the keys of unreadable records. Raises ValueError if the source does, and if there is nothing to scan.
         """
-        scans = [scan(open_source(data, split), split, limit, workers) for split in SPLITS]
+        scans = [scan(source, split, limit, workers) for split, source in open_splits(data, SPLITS).items()]
         tokenizer = CaptionTokenizer.train(_texts(scans[0]), vocabulary)
         groups = find_near_duplicates(np.concatenate([split_scan.hashes for split_scan in scans]))
         ends = np.cumsum([len(split_scan.indices) for split_scan in scans])
