@@ -14,6 +14,11 @@ def to_tensor(images: Sequence[Image.Image]) -> Tensor:
     return rearrange(torch.from_numpy(np.stack([np.asarray(image) for image in images])), "b h w c -> b c h w") / 255
 
 
+def to_unit_range(images: Tensor) -> Tensor:
+    """Scale 8-bit pixels to floats in [0, 1], the models' input."""
+    return images.float() / 255
+
+
 def to_pil_images(pixels: Tensor) -> list[Image.Image]:
     """Convert (b, 3, h, w) floats, clamped to [0, 1], to b RGB images."""
     levels = (pixels.float().clamp(0, 1) * 255).round().to(torch.uint8)

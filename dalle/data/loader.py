@@ -20,7 +20,7 @@ from dalle.data.collate import Collator, ImageBatch, ImageCollator, ImageSample,
 from dalle.data.prefetch import LoadingError, ReportIndex, prefetch
 from dalle.data.source import Source, UnreadableRecord
 from dalle.data.token_cache import RecordBlock, TokenCache
-from dalle.data.transforms import Transform
+from dalle.data.transforms import Transform, inference_crop
 from dalle.seeds import numpy_generator
 
 log = logging.getLogger(__name__)
@@ -103,6 +103,19 @@ def ordered_batches(source: Source, transform: Transform, batch_size: int) -> It
     """
     _check_arguments(source, batch_size)
     return _log_unreadable(_ordered(source, transform, batch_size))
+
+
+def first_batches(source: Source, count: int, batch_size: int) -> Iterator[ImageBatch]:
+    """Yield the first `count` readable records of a held-out split as `ordered_batches` does, all if there are fewer.
+
+    Images have the size of the models' (`inference_crop`).
+    """
+    remaining = count
+    for batch in ordered_batches(source, inference_crop, min(batch_size, count)):
+        yield ImageBatch(batch.images[:remaining], batch.captions[:remaining], batch.keys[:remaining])
+        remaining -= len(batch.captions)
+        if remaining <= 0:
+            return
 
 
 def _check_arguments(source: Source, batch_size: int) -> None:

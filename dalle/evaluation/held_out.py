@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from PIL import Image
-from torch import Tensor
 
-from dalle.data.loader import ImageBatch, ordered_batches
+from dalle.data.loader import ImageBatch, first_batches
 from dalle.data.source import Source, UnreadableRecord
 from dalle.data.transforms import inference_crop
 from dalle.progress import progress_bar
@@ -51,23 +50,19 @@ class HeldOut:
         """Select the first `count` pairs, in batches of `batch_size`. Raises ValueError for a count below 1."""
         if count < 1:
             raise ValueError(f"cannot evaluate on {count} pairs; use at least 1")
-        self.source, self.count, self.batch_size = source, count, min(batch_size, count)
+        self.source, self.count, self.batch_size = source, count, batch_size
         self.seen = 0
         self._hash = hashlib.sha256()
 
     def __iter__(self) -> Iterator[ImageBatch]:
         self.seen, self._hash = 0, hashlib.sha256()
         with progress_bar(min(self.count, len(self.source)), "held-out pairs", "pairs", leave=False) as bar:
-            for batch in ordered_batches(self.source, inference_crop, self.batch_size):
-                remaining = self.count - self.seen
-                kept = ImageBatch(batch.images[:remaining], batch.captions[:remaining], batch.keys[:remaining])
-                self.seen += len(kept.captions)
-                for image, caption in zip(kept.images, kept.captions, strict=True):
+            for batch in first_batches(self.source, self.count, self.batch_size):
+                self.seen += len(batch.captions)
+                for image, caption in zip(batch.images, batch.captions, strict=True):
                     self._hash.update(image.numpy().tobytes() + caption.encode() + b"\0")
-                yield kept
-                bar.update(len(kept.captions))
-                if self.seen == self.count:
-                    return
+                yield batch
+                bar.update(len(batch.captions))
 
     def shortfall(self, requested: int) -> list[str]:
         """Return a note if the last iteration had fewer pairs than `requested`, else an empty list."""
@@ -78,8 +73,3 @@ class HeldOut:
     def settings(self) -> dict[str, Any]:
         """Describe the last iteration: number of pairs, digest of pixels and captions, and the resizing."""
         return {"pairs": self.seen, "digest": self._hash.hexdigest()[:16], "resize": RESIZE}
-
-
-def to_unit_range(images: Tensor) -> Tensor:
-    """Scale 8-bit pixels to floats in [0, 1], the models' input."""
-    return images.float() / 255

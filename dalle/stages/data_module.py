@@ -1,6 +1,5 @@
 """Data module of the stages: captioned images of a data set, as batches on the device."""
 
-import itertools
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,11 +16,12 @@ from dalle.data import open_source, open_splits
 from dalle.data.audit.provenance import Provenance, changed_splits, data_meta
 from dalle.data.collate import ImageBatch, TokenBatch, to_tensor
 from dalle.data.index import digest_of
-from dalle.data.loader import image_batches, none_readable, ordered_batches, token_batches
+from dalle.data.loader import first_batches, image_batches, none_readable, token_batches
 from dalle.data.source import Source, UnreadableRecord
 from dalle.data.token_cache import TokenCache
 from dalle.data.transforms import inference_crop, transform_named
 from dalle.device_transfer import to_device
+from dalle.image_conversion import to_unit_range
 from dalle.models.dvae.config import DVAEConfig
 from dalle.seeds import numpy_generator
 from dalle.stages.initial_weights import Init
@@ -137,11 +137,7 @@ class DataModule:
     def held_out(self, count: int, split: str = "val") -> Iterator[ImageBatch]:
         """Iterate in order over the first `count` images of a held-out split, or all if there are fewer."""
         source = self.val if split == "val" else open_held_out(self.data_config, split)
-        size = min(self.batch_size, count)
-        remaining = count
-        for batch in itertools.islice(ordered_batches(source, transform_named("none"), size), -(-count // size)):
-            yield ImageBatch(batch.images[:remaining], batch.captions[:remaining], batch.keys[:remaining])
-            remaining -= len(batch.captions)
+        return first_batches(source, count, self.batch_size)
 
     def held_out_pixels(self, count: int) -> Tensor:
         """Return the first `count` validation images on the device, as `pixels` does: (count, 3, s, s)."""
@@ -307,4 +303,4 @@ def warn_if_other_tokenizer(named: Path, own: Path) -> None:
 
 def pixels_of(images: Tensor, device: torch.device) -> Tensor:
     """Move images to `device` and scale them: (b, 3, s, s) uint8 -> floats in [0, 1], channels last."""
-    return to_device(images, device, memory_format=torch.channels_last).float() / 255
+    return to_unit_range(to_device(images, device, memory_format=torch.channels_last))

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from einops import rearrange
 
 from dalle.data.blocks import BlocksConfig, BlocksSource
-from dalle.evaluation.held_out import HeldOut, to_unit_range
+from dalle.evaluation.held_out import HeldOut
 from dalle.evaluation.metrics.elbo import elbo_metrics
+from dalle.image_conversion import to_unit_range
 from dalle.losses import LikelihoodConfig, kl_to_uniform, negative_elbo
 from dalle.models.dvae.model import DiscreteVAE, DVAEConfig
 

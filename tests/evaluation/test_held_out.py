@@ -5,7 +5,8 @@ import torch
 from unreadable_source import PartlyUnreadable
 
 from dalle.data.blocks import BlocksConfig, BlocksSource
-from dalle.evaluation.held_out import HeldOut, readable_images, to_unit_range
+from dalle.evaluation.held_out import HeldOut, readable_images
+from dalle.image_conversion import to_unit_range
 
 
 def source(**changes) -> BlocksSource:

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from dalle.data.blocks import BlocksConfig, BlocksSource
-from dalle.evaluation.held_out import HeldOut, to_unit_range
+from dalle.evaluation.held_out import HeldOut
 from dalle.evaluation.metrics.log_likelihood import nats_per_token
+from dalle.image_conversion import to_unit_range
 from dalle.sampling.pipeline import DALLE
 
 

@@ -7,12 +7,12 @@ from PIL import Image
 from dalle.data import attribution
 from dalle.evaluation.context import EvaluationContext
 from dalle.evaluation.evaluate_config import EvaluateConfig
-from dalle.evaluation.held_out import HeldOut, to_unit_range
+from dalle.evaluation.held_out import HeldOut
 from dalle.evaluation.metric_result import MetricResult
 from dalle.evaluation.metrics.caption_samples import CaptionSamples, caption_metrics, sample_for_source
 from dalle.evaluation.metrics.recall_at_k import recall_at_k
 from dalle.evaluation.sampling_settings import captions_digest, sampling_settings
-from dalle.image_conversion import to_pil_images
+from dalle.image_conversion import to_pil_images, to_unit_range
 from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 from dalle.sampling.rerank import Scorer
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
-from itertools import islice
 from statistics import mean
 from typing import NamedTuple
 
@@ -13,9 +12,8 @@ from torch import Tensor
 
 from dalle.data.blocks import BlocksSource
 from dalle.data.blocks_scene import Statement
-from dalle.data.loader import ordered_batches
+from dalle.data.loader import first_batches
 from dalle.data.source import Source
-from dalle.data.transforms import inference_crop
 from dalle.evaluation.judges.blocks_judge import Verdict, judge
 from dalle.evaluation.metrics.best_of_n import Quality
 from dalle.sampling.pipeline import DALLE
@@ -116,5 +114,4 @@ def _score(scorer: Scorer, captions: Sequence[str], index: int, images: list[Ima
 
 def first_captions(source: Source, count: int) -> list[str]:
     """Return the first caption of each of the first `count` readable records; fewer if there are fewer."""
-    batches = ordered_batches(source, inference_crop, min(count, 64))
-    return list(islice((caption for batch in batches for caption in batch.captions), count))
+    return [caption for batch in first_batches(source, count, batch_size=64) for caption in batch.captions]

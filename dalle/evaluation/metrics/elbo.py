@@ -4,7 +4,8 @@ import math
 
 import torch
 
-from dalle.evaluation.held_out import HeldOut, to_unit_range
+from dalle.evaluation.held_out import HeldOut
+from dalle.image_conversion import to_unit_range
 from dalle.losses import LikelihoodConfig, kl_to_uniform
 from dalle.models.dvae.model import PIXEL_MARGIN, DiscreteVAE, mean_image
 from dalle.models.dvae.relaxation import argmax_one_hot

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from dalle.evaluation.context import EvaluationContext
 from dalle.evaluation.evaluate_config import EvaluateConfig
-from dalle.evaluation.held_out import HeldOut, to_unit_range
+from dalle.evaluation.held_out import HeldOut
 from dalle.evaluation.metric_result import MetricResult
+from dalle.image_conversion import to_unit_range
 from dalle.losses import token_nll
 from dalle.models.linear_cross_entropy import IGNORED
 from dalle.sampling.pipeline import DALLE

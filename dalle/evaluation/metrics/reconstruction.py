@@ -13,12 +13,12 @@ from dalle.data.blocks import BlocksSource
 from dalle.data.source import Source
 from dalle.evaluation.context import EvaluationContext
 from dalle.evaluation.evaluate_config import EvaluateConfig
-from dalle.evaluation.held_out import HeldOut, to_unit_range
+from dalle.evaluation.held_out import HeldOut
 from dalle.evaluation.judges.blocks_judge import judge
 from dalle.evaluation.metric_result import MetricResult
 from dalle.evaluation.metrics import elbo
 from dalle.evaluation.metrics.psnr_ssim import WINDOW, check_torchmetrics, psnr, ssim
-from dalle.image_conversion import to_pil_images
+from dalle.image_conversion import to_pil_images, to_unit_range
 from dalle.losses import LikelihoodConfig
 from dalle.models.dvae.model import DiscreteVAE, codebook_use
 from dalle.sampling.labelled_grid import ImageRow, labelled_grid

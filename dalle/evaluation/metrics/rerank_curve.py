@@ -14,7 +14,7 @@ from dalle.data.source import Source
 from dalle.evaluation.context import EvaluationContext
 from dalle.evaluation.evaluate_config import EvaluateConfig
 from dalle.evaluation.features import FeatureNetwork, load_feature_network
-from dalle.evaluation.held_out import HeldOut, to_unit_range
+from dalle.evaluation.held_out import HeldOut
 from dalle.evaluation.judges.word_probe import MAX_IMAGES, WordProbe
 from dalle.evaluation.metric_result import MetricResult
 from dalle.evaluation.metrics.best_of_n import BestOfNCurves, best_of_n_curves
@@ -22,7 +22,7 @@ from dalle.evaluation.metrics.caption_samples import caption_qualities, first_ca
 from dalle.evaluation.metrics.fid_kid_is import DistributionMetrics, describe
 from dalle.evaluation.plots import check_matplotlib, plot_best_of_n, plot_best_of_n_sets
 from dalle.evaluation.sampling_settings import captions_digest, sampling_settings
-from dalle.image_conversion import to_pil_images, to_tensor
+from dalle.image_conversion import to_pil_images, to_tensor, to_unit_range
 from dalle.models.clip.model import CLIP
 from dalle.sampling.rerank import Scorer
 

@@ -12,12 +12,12 @@ from dalle.data import attribution
 from dalle.evaluation.context import EvaluationContext
 from dalle.evaluation.evaluate_config import EvaluateConfig
 from dalle.evaluation.features import FeatureNetwork, load_feature_network
-from dalle.evaluation.held_out import HeldOut, to_unit_range
+from dalle.evaluation.held_out import HeldOut
 from dalle.evaluation.metric_result import MetricResult
 from dalle.evaluation.metrics.fid_kid_is import MIN_IMAGES, DistributionMetrics, describe
 from dalle.evaluation.sample_cache import SampleCache
 from dalle.evaluation.sampling_settings import decoding_settings, rerank_settings
-from dalle.image_conversion import to_pil_images
+from dalle.image_conversion import to_pil_images, to_unit_range
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 from dalle.sampling.pipeline import DALLE
