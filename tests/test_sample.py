@@ -179,7 +179,9 @@ def test_interrupted_command_keeps_finished_images(checkpoints, run_command, tmp
     status, printed = run_command("sample", "checkpoint=parts", *options)
     thread.join()
     assert status == 130
-    assert "stopped with 1 of 3 captions finished; samples.json says which" in printed
+    rest = "captions_file=drawn/remaining.txt out=<another folder>"
+    assert f"stopped with 1 of 3 captions finished; sample the others with {rest}" in printed
+    assert (tmp_path / "drawn" / "remaining.txt").read_text() == "one circle\nthree\n"
     assert "Traceback" not in printed
     facts = json.loads((tmp_path / "drawn" / "samples.json").read_text())
     assert facts["interrupted"]

@@ -7,7 +7,7 @@ from dalle.sampling.batch_size import BatchSize, format_bytes
 from dalle.sampling.command_config import SampleCommandConfig
 from dalle.sampling.memory import decoding_memory
 from dalle.sampling.novelty import Novelty
-from dalle.sampling.output_writer import GRID_FILE, METADATA_FILE, OutputWriter
+from dalle.sampling.output_writer import GRID_FILE, METADATA_FILE, REMAINING_FILE, OutputWriter
 from dalle.sampling.parallel_decode import DecodingCount
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.progress_bar import print_line
@@ -91,10 +91,13 @@ def stop_message(writer: OutputWriter, config: SampleCommandConfig) -> str:
     if not writer.entries:
         return "stopped before the first images were finished; nothing was written"
     sampled = writer.entries[-1]["drawn"]
+    out = " out=<another folder>" if config.out else ""  # the same one would be overwritten
     if len(writer.captions) == 1:
         missing = config.candidates - sampled
         offset = config.candidate_offset + sampled
-        out = " out=<another folder>" if config.out else ""  # the same one would be overwritten
         rest = f"candidate_offset={offset} candidates={missing} keep={min(config.num_kept, missing)}{out}"
         return f"stopped after {sampled} of {config.candidates} candidates; sample the others with {rest}"
-    return f"stopped with {writer.finished:,} of {len(writer.captions):,} captions finished; {METADATA_FILE} says which"
+    rest = f"captions_file={writer.folder / REMAINING_FILE}{out}"
+    return (
+        f"stopped with {writer.finished:,} of {len(writer.captions):,} captions finished; sample the others with {rest}"
+    )

@@ -40,6 +40,17 @@ def readable_images(source: Source, records: Sequence[int]) -> Iterator[tuple[in
             break
 
 
+def captions_of(batch: ImageBatch) -> list[str]:
+    """Return the captions of a batch. Raises ValueError for a record without one."""
+    for key, caption in zip(batch.keys, batch.captions, strict=True):
+        if not caption.strip():
+            raise ValueError(
+                f"the record {key} has no caption to score or to sample for; data.allow_missing_captions=false leaves "
+                "such records out"
+            )
+    return batch.captions
+
+
 class HeldOut:
     """Iterable over the first `count` readable pairs of a split, all if there are fewer; each with its first caption.
 

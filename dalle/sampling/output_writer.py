@@ -18,13 +18,15 @@ from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 from dalle.sampling.results import Result
 
 GRID_FILE, METADATA_FILE = "grid.png", "samples.json"
+REMAINING_FILE = "remaining.txt"  # captions that an interrupted run did not finish, one per line
 MAX_GRID_ROWS = 40  # captions on the grid, the first ones; a longer grid would be hard to read
 
 
 class OutputWriter:
     """Output folder for results. On exit, also after an exception, it writes the image grid and samples.json.
 
-    Nothing is written before the first result.
+    Of several captions, those that are not finished are written to remaining.txt too. Nothing is written before the
+    first result.
     """
 
     def __init__(
@@ -54,7 +56,13 @@ class OutputWriter:
     @property
     def finished(self) -> int:
         """Number of captions with all candidates sampled."""
-        return sum(each["drawn"] == self.candidates for each in self.entries)
+        return len(self.captions) - len(self.unfinished)
+
+    @property
+    def unfinished(self) -> list[str]:
+        """Captions without all candidates sampled, in order."""
+        begun = [each["caption"] for each in self.entries if each["drawn"] != self.candidates]
+        return [*begun, *self.captions[len(self.entries) :]]
 
     def add(self, result: Result, extra: Sequence[Mapping[str, Any]] | None = None) -> None:
         """Write the images of the next caption, with their metadata and items of `extra` as PNG text chunks."""
@@ -83,11 +91,15 @@ class OutputWriter:
         if not self.entries:
             return
         pending = [{"caption": each, "drawn": 0, "images": []} for each in self.captions[len(self.entries) :]]
-        interrupted = self.finished < len(self.captions)
-        metadata = {"settings": self.settings, "interrupted": interrupted, "captions": self.entries + pending}
+        unfinished = self.unfinished
+        metadata = {"settings": self.settings, "interrupted": bool(unfinished), "captions": self.entries + pending}
         text = json.dumps(metadata, indent=2, ensure_ascii=False) + "\n"
         with atomic_write(self.folder / METADATA_FILE) as temporary:
             temporary.write_text(text, encoding="utf-8")
+        if unfinished and len(self.captions) > 1:
+            lines = [" ".join(caption.splitlines()) for caption in unfinished]
+            with atomic_write(self.folder / REMAINING_FILE) as temporary:
+                temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
         hidden = len(self.entries) - len(self.rows)
         note = f"and {hidden:,} more captions, whose images are in their own files" if hidden else ""
         with atomic_write(self.folder / GRID_FILE) as temporary:

@@ -5,7 +5,8 @@ import torch
 from unreadable_source import PartlyUnreadable
 
 from dalle.data.blocks import BlocksConfig, BlocksSource
-from dalle.evaluation.held_out import HeldOut, readable_images
+from dalle.data.collate import ImageBatch
+from dalle.evaluation.held_out import HeldOut, captions_of, readable_images
 from dalle.image_conversion import to_unit_range
 
 
@@ -58,6 +59,12 @@ def test_settings_refer_to_the_last_iteration():
     pairs = HeldOut(source(), 7)
     settings = [(list(pairs), pairs.settings())[1] for _ in range(2)]
     assert settings[0] == settings[1] == settings_of(7)
+
+
+def test_record_without_a_caption_is_named():
+    batch = ImageBatch(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), ["a red circle", " "], ["a.png", "b.png"])
+    with pytest.raises(ValueError, match=r"record b\.png has no caption .*data\.allow_missing_captions=false leaves"):
+        captions_of(batch)
 
 
 def test_count_below_one_raises():

@@ -1,10 +1,12 @@
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
 from dalle import DALLE
 from dalle.sampling import output_writer
+from dalle.sampling.command_config import read_captions
 from dalle.sampling.output_writer import OutputWriter, new_folder, slug, unused_path
 
 CAPTIONS = ["a small red circle", "three green triangles"]
@@ -71,6 +73,19 @@ def test_partial_results_are_kept_after_an_exception(results, tmp_path):
     assert [(entry["caption"], entry["drawn"]) for entry in facts["captions"]] == [(CAPTIONS[0], 6), (CAPTIONS[1], 0)]
     assert Image.open(tmp_path / "grid.png").size
     assert not written(tmp_path, results)[1]["interrupted"]
+
+
+def test_captions_that_are_not_finished_are_written_as_a_captions_file(results, tmp_path):
+    captions = [CAPTIONS[0], "a caption\nof two lines", "three"]
+    with OutputWriter(tmp_path, captions, 6, 5, {}) as writer:
+        writer.add(results[0])
+        writer.add(replace(results[1], caption=captions[1], num_sampled=2))
+    assert writer.finished == 1
+    assert read_captions(tmp_path / "remaining.txt") == ["a caption of two lines", "three"]
+    with OutputWriter(tmp_path / "single", captions[:1], 9, 5, {}) as writer:  # candidate_offset= samples the rest
+        writer.add(results[0])
+    written(tmp_path / "all", results)
+    assert not [*tmp_path.glob("*/remaining.txt")]
 
 
 def test_grid_shows_first_captions_and_counts_the_others(results, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from dalle.data.blocks import BlocksSource
 from dalle.data.blocks_scene import Statement
 from dalle.data.loader import first_batches
 from dalle.data.source import Source
+from dalle.evaluation.held_out import captions_of
 from dalle.evaluation.judges.blocks_judge import Verdict, judge
 from dalle.evaluation.metrics.best_of_n import Quality
 from dalle.sampling.pipeline import DALLE
@@ -113,5 +114,8 @@ def _score(scorer: Scorer, captions: Sequence[str], index: int, images: list[Ima
 
 
 def first_captions(source: Source, count: int) -> list[str]:
-    """Return the first caption of each of the first `count` readable records; fewer if there are fewer."""
-    return [caption for batch in first_batches(source, count, batch_size=64) for caption in batch.captions]
+    """Return the first caption of each of the first `count` readable records; fewer if there are fewer.
+
+    Raises ValueError for a record without a caption.
+    """
+    return [caption for batch in first_batches(source, count, batch_size=64) for caption in captions_of(batch)]

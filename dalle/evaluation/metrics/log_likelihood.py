@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dalle.evaluation.context import EvaluationContext
 from dalle.evaluation.evaluate_config import EvaluateConfig
-from dalle.evaluation.held_out import HeldOut
+from dalle.evaluation.held_out import HeldOut, captions_of
 from dalle.evaluation.metric_result import MetricResult
 from dalle.image_conversion import to_unit_range
 from dalle.losses import token_nll
@@ -58,7 +58,7 @@ def _token_nlls(dalle: DALLE, pairs: HeldOut) -> Iterator[tuple[Tensor, Tensor]]
     model = dalle.transformer
     device = model.image_head.weight.device
     for batch in pairs:
-        caption = dalle.tokenize(batch.captions, truncate=True).to(device)
+        caption = dalle.tokenize(captions_of(batch), truncate=True).to(device)
         image = rearrange(dalle.dvae.encode(to_unit_range(batch.images.to(device))), "b h w -> b (h w)")
         logits = model(caption, image)
         targets = model.sequence.text_targets(caption, PAD_LOSS)

@@ -12,7 +12,7 @@ from dalle.data import attribution
 from dalle.evaluation.context import EvaluationContext
 from dalle.evaluation.evaluate_config import EvaluateConfig
 from dalle.evaluation.features import FeatureNetwork, load_feature_network
-from dalle.evaluation.held_out import HeldOut
+from dalle.evaluation.held_out import HeldOut, captions_of
 from dalle.evaluation.metric_result import MetricResult
 from dalle.evaluation.metrics.fid_kid_is import MIN_IMAGES, DistributionMetrics, describe
 from dalle.evaluation.sample_cache import SampleCache
@@ -67,7 +67,7 @@ def cached_samples(
         ValueError: fewer than `MIN_IMAGES` pairs, or the folder has images for other captions.
     """
     dalle = context.require_pipeline()
-    captions = [caption for batch in pairs for caption in batch.captions]
+    captions = [caption for batch in pairs for caption in captions_of(batch)]
     if len(captions) < MIN_IMAGES:
         raise ValueError(f"sample quality needs at least {MIN_IMAGES} held-out images, but there are {len(captions)}")
     sampling = with_references(dalle, dalle.resolve(config.sampling(config.sample_candidates)), captions)
