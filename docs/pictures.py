@@ -17,7 +17,7 @@ from dalle.data import attribution
 from dalle.data.drawings.config import DrawingsConfig
 from dalle.data.drawings.source import DrawingsSource
 from dalle.evaluation.held_out import model_image
-from dalle.evaluation.metrics.drawing_partners import lower_panel, upper_panel
+from dalle.evaluation.metrics.drawing_partners import lower_panel
 from dalle.image_grid import Cell, GridRow, image_grid
 from dalle.sampling.edits.complete import CompleteConfig, complete
 
@@ -48,6 +48,13 @@ def draw_prompts(dalle: DALLE, source: DrawingsSource) -> Image.Image:
         true.append(Cell(lower_panel(image), label=caption.removeprefix("the exact same ")))
     rows = [GridRow(given, "given"), GridRow(drawn, "drawn"), GridRow(true, "true partner")]
     return image_grid(rows, columns=IMAGE_PROMPTS, tile=112, notes=[attribution(DrawingsConfig.name)])
+
+
+def upper_panel(image: Image.Image) -> Image.Image:
+    """Return the square in the middle of an image's upper half."""
+    side = image.width // 2
+    left = (image.width - side) // 2
+    return image.crop((left, 0, left + side, side))
 
 
 def main(checkpoint: str = "drawings", data: str = DrawingsConfig.path) -> None:

@@ -74,9 +74,7 @@ def main(config: SampleCommandConfig) -> None:
             captions,
             config.candidates,
             config.seed,
-            metadata(
-                config, components, dalle.precision, recompute_kv=choice.recompute_kv, ranked=dalle.can_rank(config)
-            ),
+            metadata(config, components, dalle.precision, recompute_kv=choice.recompute_kv),
             signer,
         ) as writer,
     ):
@@ -116,17 +114,15 @@ def metadata(
     components: Mapping[str, Path],
     precision: torch.dtype,
     recompute_kv: bool = False,
-    ranked: bool = True,
 ) -> dict[str, Any]:
     """Return the settings and checkpoint digests needed to sample the same images again, without the captions.
 
     precision: number format of sampling.
     recompute_kv: keys and values were computed again at each step, to save memory.
-    ranked: False if there was nothing to rank by.
     """
     settings = {name: value for name, value in asdict(config).items() if name not in NOT_RECORDED}
     settings |= {"precision": dtype_name(precision), **recorded_settings(config, precision)}
-    if not ranked:
+    if not config.ranked:
         settings["rerank"] = UNRANKED
     if precision != torch.float32:  # in 16 bits rounding depends on the images of a batch, and on keys computed again
         settings |= {"batch_size": config.batch_size, "recompute_kv": recompute_kv}

@@ -276,10 +276,6 @@ class DALLE:
         """Crop, scale and encode an image of any size and mode for `dalle.sampling.edits`."""
         return encode_image(image, self.dvae, self.transformer.sequence.grid)
 
-    def can_rank(self, config: RerankConfig) -> bool:
-        """Return True if a resolved config ranks images: False without a CLIP, unless there is another score."""
-        return config.rerank is not None
-
     def reranker(self, captions: Tensor, config: RerankConfig) -> Reranker | None:
         """Build the reranker of (captions, T) for a resolved config. Returns None if it cannot rank.
 

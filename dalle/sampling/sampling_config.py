@@ -157,6 +157,11 @@ class RerankConfig:
         return {name: weight for name, weight in weights.items() if weight}
 
     @property
+    def ranked(self) -> bool:
+        """True if a config that `DALLE.resolve` returned ranks images: False without a CLIP or another score."""
+        return self.rerank is not None
+
+    @property
     def options_on_model_grid(self) -> list[str]:
         """Options that need images of the model's grid, as the user types them."""
         return [f"rerank={self.rerank}"] if set(self.score_weights) - {"clip"} else []

@@ -161,7 +161,7 @@ class JobRunner:
         """Return the images of a result with their records."""
         edit = request.edit and request.edit.model_dump(exclude={"image", "mask"})  # without the session's ids
         settings = {name: value for name, value in asdict(config).items() if name not in SPEED_SETTINGS}
-        ranked = request.rerank != UNRANKED and self.dalle.can_rank(config)
+        ranked = request.rerank != UNRANKED and config.ranked
         settings |= {"rerank": config.rerank if ranked else UNRANKED, **self.recorded, "edit": edit}
         if not request.decoder:
             digests = {name: each for name, each in settings["digests"].items() if name != "decoder"}

@@ -87,7 +87,7 @@ class Session:
             "max_candidates": self.config.max_candidates,
             "temperature": defaults.temperature,
             "guidance": defaults.guidance,
-            "rerank": defaults.rerank if dalle.can_rank(defaults) else UNRANKED,
+            "rerank": defaults.rerank if defaults.ranked else UNRANKED,
             "examples": self.examples,
             "limits": self.limits,
             "has_clip": dalle.clip is not None,

@@ -5,11 +5,12 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from changed_statements import one_fact_changed
 
 from dalle.data.blocks import SPLITS, BlocksConfig, BlocksSource
 from dalle.data.blocks_captions import wordings
 from dalle.data.blocks_random_scene import GAP, HALF_EXTENTS, HELD_OUT
-from dalle.data.blocks_scene import BACKGROUND, COLOURS, DIRECTIONS, OUTLINES, draw, one_fact_changed
+from dalle.data.blocks_scene import BACKGROUND, COLOURS, DIRECTIONS, OUTLINES, draw
 
 CONFIG = BlocksConfig(image_size=32)
 SCENES = {split: [BlocksSource(CONFIG, split).scene(index) for index in range(300)] for split in SPLITS}

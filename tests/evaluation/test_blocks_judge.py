@@ -4,6 +4,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+from changed_statements import one_fact_changed
 from PIL import Image, ImageDraw
 
 from dalle.data.blocks import SPLITS, BlocksConfig, BlocksSource
@@ -16,7 +17,6 @@ from dalle.data.blocks_scene import (
     SceneObject,
     Statement,
     draw,
-    one_fact_changed,
 )
 from dalle.evaluation.judges.blocks_judge import judge
 from dalle.evaluation.judges.shape_detector import connected_components, detect_shapes

@@ -214,8 +214,8 @@ def test_a_mixture_with_clip_is_refused_without_one(checkpoints):
     with pytest.raises(ValueError, match="needs a CLIP for rerank_weights.clip, and there is none; give clip=<folder>"):
         dalle.resolve(mixture)
     likelihood = replace(mixture, rerank_weights=RerankWeights(clip=0))
-    assert dalle.can_rank(dalle.resolve(likelihood))
-    assert not dalle.can_rank(dalle.resolve(SamplingConfig()))
+    assert dalle.resolve(likelihood).ranked
+    assert not dalle.resolve(SamplingConfig()).ranked
 
 
 def test_clip_is_refused_without_one_only_if_it_was_asked_for(checkpoints):

@@ -58,7 +58,7 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
         all_captions += captions
     heads = ["capability", "captions", "trained", "first", "mean", f"best of {config.candidates}", "any"]
     table = [f"| {' | '.join(heads)} |", f"|---|---:|---|{'---:|' * len(COLUMNS)}", *rows, "", _wordings_note(numbers)]
-    notes = [] if dalle.can_rank(sampling) else [NO_RERANKER]
+    notes = [] if sampling.ranked else [NO_RERANKER]
     notes += _truncation_note(dalle, all_captions)
     settings: dict[str, Any] = sampling_settings(dalle, sampling)
     settings |= {

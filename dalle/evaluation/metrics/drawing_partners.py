@@ -81,20 +81,11 @@ def other_partners(source: DrawingsSource, panels: list[int], record: int, seed:
     return list(others.values())[: CHOICES - 1]
 
 
-def upper_panel(image: Image.Image) -> Image.Image:
-    """Return the square in the middle of an image's upper half."""
-    return _panel(image, top=0)
-
-
 def lower_panel(image: Image.Image) -> Image.Image:
     """Return the square in the middle of an image's lower half."""
-    return _panel(image, top=image.width // 2)
-
-
-def _panel(image: Image.Image, top: int) -> Image.Image:
     side = image.width // 2
     left = (image.width - side) // 2
-    return image.crop((left, top, left + side, top + side))
+    return image.crop((left, side, left + side, 2 * side))
 
 
 @torch.inference_mode()

@@ -46,7 +46,7 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     dalle, source = context.require_pipeline(), context.sources["val"]
     captions = first_captions(source, config.curve_captions)
     sampling = dalle.resolve(config.sampling(config.curve_candidates))
-    if not dalle.can_rank(sampling):
+    if not sampling.ranked:
         context.require_clip("a rerank curve by rerank=clip")
     features = load_feature_network(config.features, config.weights, context.device)
     scorers, scorer_description, scorer_settings = _scorers(

@@ -71,7 +71,7 @@ def cached_samples(
     if len(captions) < MIN_IMAGES:
         raise ValueError(f"sample quality needs at least {MIN_IMAGES} held-out images, but there are {len(captions)}")
     sampling = with_references(dalle, dalle.resolve(config.sampling(config.sample_candidates)), captions)
-    if sampling.candidates > 1 and not dalle.can_rank(sampling):
+    if sampling.candidates > 1 and not sampling.ranked:
         context.require_clip(f"reranking sample_candidates={sampling.candidates}")
     settings = {"split": "val", "sample_candidates": sampling.candidates, **decoding_settings(dalle, sampling)}
     if sampling.candidates > 1:
