@@ -1,12 +1,12 @@
 """Presets and sizes: each section of a file is merged into its stage."""
 
 import copy
-from dataclasses import asdict
 from functools import cache
 from typing import Any
 
 import pytest
 from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
 
 from dalle.cli import config, config_groups
 from dalle.cli.config import compose
@@ -24,8 +24,6 @@ def read(group: str, name: str) -> tuple[dict, dict[str, Any]]:
 
 def missing(given: Any, composed: Any, prefix: str = "") -> list[str]:
     """Return the keys of settings in `given`, the content of a file, that have another value in `composed`."""
-    if isinstance(given, list) and isinstance(composed, tuple):
-        composed = list(composed)  # YAML has no tuples
     if not isinstance(given, dict):
         return [] if given == composed else [prefix]
     return [each for key, below in given.items() for each in missing(below, composed[key], f"{prefix}.{key}")]
@@ -52,6 +50,11 @@ def composed(*overrides: str) -> Any:
     return compose("train", overrides)
 
 
+def settings_of(*overrides: str) -> dict[str, Any]:
+    """Return all options of train.py before they are dataclasses, in which schedules have the length of the run."""
+    return OmegaConf.to_container(config._compose("train", overrides))
+
+
 @pytest.mark.parametrize(("preset", "stage"), SECTIONS)
 def test_every_section_of_a_preset_is_merged_into_its_stage(preset, stage):
     others, sections = read("preset", preset)
@@ -59,25 +62,19 @@ def test_every_section_of_a_preset_is_merged_into_its_stage(preset, stage):
     section = sections[stage]
     base = section.pop("defaults", [])
     alone = composed(f"stage={stage}", f"preset={preset}")
-    assert missing(section, asdict(alone.stage)) == []
+    settings = settings_of(f"stage={stage}", f"preset={preset}")["stage"]
+    assert missing(section, settings) == []
     if stage in ALL_STAGES:
         assert composed("stage=all", f"preset={preset}").stage[stage] == alone.stage
     assert alone.preset == {}  # it is merged into the stage only
     if base:  # settings that the section does not set are those of its base preset
         (other,) = [each.removeprefix(f"/preset/{stage}/").removesuffix("@_here_") for each in base]
         assert other in options("preset") and other != preset
-        settings = asdict(composed(f"stage={stage}", f"preset={other}").stage)
-        assert merged(settings, section) == asdict(alone.stage)
+        assert merged(settings_of(f"stage={stage}", f"preset={other}")["stage"], section) == settings
 
 
 def merged(settings: dict, changes: dict) -> dict:
-    nested = {}
-    for key, value in changes.items():
-        if isinstance(value, dict):
-            value = merged(settings[key], value)
-        elif isinstance(settings[key], tuple):
-            value = tuple(value)  # YAML has no tuples
-        nested[key] = value
+    nested = {key: merged(settings[key], value) if isinstance(value, dict) else value for key, value in changes.items()}
     return {**settings, **nested}
 
 
@@ -86,7 +83,7 @@ def merged(settings: dict, changes: dict) -> dict:
 def test_every_section_of_a_size_is_merged_into_its_stage(size, stage):
     others, sections = read("size", size)
     assert others.pop("defaults") and others["size"] == size
-    composed = asdict(compose("train", [f"stage={stage}", f"size={size}"]))
+    composed = settings_of(f"stage={stage}", f"size={size}")
     section = sections.get(stage, {})
     assert missing(section, composed) == []
     assert missing({key: value for key, value in others.items() if key not in section}, composed) == []

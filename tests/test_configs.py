@@ -153,6 +153,23 @@ def test_schedules_end_within_their_run(recipe):
             length = 0 if schedule.kind == "constant" else schedule.delay + schedule.steps
             assert length <= stage.steps, f"{name}: {schedule} of {stage.steps} steps"
         assert stage.optimizer.warmup_steps < stage.steps
+        assert stage.schedule_warning() is None
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("preset", ["tiny", "small", "base", "drawings"])
+def test_the_learning_rate_of_a_preset_decays_in_a_run_of_another_length(preset, stage):
+    for steps in (100, 900_000):
+        rate = compose("train", [f"stage={stage}", f"preset={preset}", f"stage.steps={steps}"]).stage.optimizer
+        schedule = rate.learning_rate
+        assert schedule.last_step == steps and schedule.end < schedule.start
+        assert schedule.value(steps) == schedule.end < schedule.value(steps - 1)
+
+
+def test_a_size_ends_the_learning_rate_of_any_preset_with_its_run():
+    for stage in ("dvae", "transformer"):
+        composed = compose("train", [f"stage={stage}", "size=laptop", "preset=paper"]).stage
+        assert composed.optimizer.learning_rate.last_step == composed.steps
 
 
 @pytest.mark.parametrize(

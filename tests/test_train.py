@@ -76,6 +76,19 @@ def test_finished_run_is_not_repeated_and_can_be_extended(train, trained):
     assert steps == [2, 2, 3, 3]  # train and val
 
 
+def test_a_longer_run_extends_schedules_that_end_with_it_and_says_so(train):
+    clip = [*COMMON, "stage=clip", *tiny("stage", MODELS["clip"]), "stage.tokenizer_records=50", "stage.log_every=1"]
+    changes = "stage.optimizer.learning_rate.steps 4 instead of 2, stage.steps 4 instead of 2"
+    assert "instead of" not in train(*clip)[1]
+    assert f"outputs/clip/default: resumes with {changes}" in train(*clip, "stage.steps=4")[1].splitlines()
+    status, printed = train(*clip, "stage.steps=8", "stage.optimizer.learning_rate.steps=4")
+    assert (status, "learning_rate.steps 4 instead" in printed) == (0, False)
+    warning = "the schedule of the learning rate ends after 4 updates, the run after 8; with"
+    assert f"outputs/clip/default: {warning} optimizer.learning_rate.steps=null both end together" in printed
+    status, printed = train(*clip, "stage.steps=10", "stage.optimizer.learning_rate.steps=5")
+    assert (status, "stage.optimizer.learning_rate.steps was 4, now 5" in printed) == (2, True)
+
+
 @pytest.mark.parametrize("mode", ["ddp", "fsdp", "hsdp"])
 def test_one_process_says_that_it_does_not_shard(train, trained, mode):
     status, printed = train(*DVAE, f"distributed={mode}")

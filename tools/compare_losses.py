@@ -107,6 +107,7 @@ def train(side: Side, stage: str, run: str, given: list[str], options: argparse.
     """Run train.py of a side. Returns the run's folder."""
     length = [
         f"stage.steps={options.steps}",
+        f"stage.optimizer.learning_rate.steps={options.steps}",  # commits before steps=null have the preset's length
         f"stage.validate_every={options.steps}",
         f"stage.save_every={options.steps}",
     ]

@@ -166,6 +166,8 @@ def train_stage(config: TrainConfig, folder: Path, device: torch.device, mesh: D
         print_once(f"{folder}: finished, {done} updates done")
         return
 
+    if (warning := config.stage.schedule_warning()) is not None:
+        print_once(f"{folder}: {warning}")
     seed_global_generators("initial weights", config.seed, device=device)
     dvae = None if config.dvae is None else Path(config.dvae)
     seed = config.seed if init is None else init.data_seed(config.seed)

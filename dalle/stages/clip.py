@@ -40,7 +40,7 @@ class CLIPStageConfig(CaptionedDataConfig):
     batch_size: int = 32_768
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(
-            learning_rate=Schedule("cosine", 5e-4, 0.0, 390_625),
+            learning_rate=Schedule("cosine", 5e-4, 0.0),
             warmup_steps=2_000,
             betas=(0.9, 0.98),
             eps=1e-6,

@@ -43,7 +43,7 @@ class DecoderStageConfig(StageDataConfig):
     clip_norm: float | None = 1.0
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(
-            learning_rate=Schedule("cosine", 2e-4, 0.0, 200_000), warmup_steps=1_000, betas=(0.9, 0.99)
+            learning_rate=Schedule("cosine", 2e-4, 0.0), warmup_steps=1_000, betas=(0.9, 0.99)
         )
     )
     ema: EMAConfig = field(default_factory=lambda: EMAConfig(decay=0.999))

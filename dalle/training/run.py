@@ -28,6 +28,7 @@ MUTABLE_MEMORY = {ACCUMULATE, "stage.recompute", "stage.recompute_layers"}
 # places of files: `StageData.warn_if_changed` compares the records that are found there, by digest
 MUTABLE_PATHS = {"data.path", "data.captions", "data.opt_out"}
 STEPS = "stage.steps"
+SCHEDULE_LENGTH = ("steps", "delay")  # settings of a schedule
 RENAMED = {  # settings of runs saved by earlier versions -> their present names
     "stage.ema.warm_up": "stage.ema.warmup",
     "stage.max_bad_steps": "stage.max_skipped_steps",
@@ -132,11 +133,15 @@ def changed_settings(
     old: dict[str, Any], new: dict[str, Any], defaults: dict[str, Any] | None = None
 ) -> dict[str, tuple[Any, Any]]:
     """Return the settings that differ between two run configs, by dotted name: (old value, new value)."""
-    before, after, default = (flatten_config(json.loads(json.dumps(each))) for each in (old, new, defaults or {}))
+    before, after, default = _flat(old), _flat(new), _flat(defaults or {})
     pairs = {
         key: (before.get(key, default.get(key, "absent")), after.get(key, "absent")) for key in sorted(before | after)
     }
-    return {key: (was, now) for key, (was, now) in pairs.items() if was != now}
+    return {
+        key: (was, now)
+        for key, (was, now) in pairs.items()
+        if was != now and not _is_length_of_constant(key, before, after)
+    }
 
 
 def differences(
@@ -147,19 +152,42 @@ def differences(
 ) -> list[str]:
     """List the differences between two run configs with which a run must not resume, as sentences.
 
-    The number of steps may change, and with it schedules that are as long as the run.
+    The number of steps may change, and with it the length of schedules that end with the run.
     """
-    changes = changed_settings(old, new, defaults)
     allowed = {STEPS, *MUTABLE, *MUTABLE_MEMORY, *MUTABLE_PATHS} - (set() if accumulation_is_exact else {ACCUMULATE})
-    return [
-        f"{key} was {was}, now {now}"
-        for key, (was, now) in changes.items()
-        if key not in allowed and not (key.endswith(".steps") and (was, now) == changes.get(STEPS))
-    ]
+    allowed |= {f"{schedule}.{name}" for schedule in _followed(_flat(old), _flat(new)) for name in SCHEDULE_LENGTH}
+    changes = changed_settings(old, new, defaults)
+    return [f"{key} was {was}, now {now}" for key, (was, now) in changes.items() if key not in allowed]
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    return flatten_config(json.loads(json.dumps(config)))
+
+
+def _followed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """Return the schedules that end with the run in two flat configs with different numbers of steps."""
+    if before.get(STEPS) == after.get(STEPS):
+        return []
+    schedules = sorted(key.removesuffix(".steps") for key in after if key.endswith(".steps") and key != STEPS)
+    return [each for each in schedules if _ends_with_run(before, each) and _ends_with_run(after, each)]
+
+
+def _ends_with_run(config: dict[str, Any], schedule: str) -> bool:
+    steps, delay = (config.get(f"{schedule}.{name}") for name in SCHEDULE_LENGTH)
+    return steps is not None and (delay or 0) + steps == config.get(STEPS)
+
+
+def _is_length_of_constant(key: str, before: dict[str, Any], after: dict[str, Any]) -> bool:
+    """Return True for the length of a constant schedule, which has no effect."""
+    schedule, _, name = key.rpartition(".")
+    kinds = {config.get(f"{schedule}.kind") for config in (before, after)}
+    return name in SCHEDULE_LENGTH and kinds == {"constant"}
 
 
 def defaults_of(schema: type) -> dict[str, Any]:
     """Return the defaults of a dataclass, including nested ones, as a nested dict."""
+    if not any(each.default is MISSING and each.default_factory is MISSING for each in fields(schema)):
+        return asdict(schema())  # built, since the defaults of schedules depend on other fields
     found: dict[str, Any] = {}
     for each in fields(schema):
         default = each.default if each.default_factory is MISSING else each.default_factory()

@@ -1,7 +1,7 @@
 """Interface between the training loop and a stage: the `Stage` protocol and the base config."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -14,14 +14,19 @@ from dalle.training.ema import EMAConfig
 from dalle.training.flops import ImageCost
 from dalle.training.optimizer import OptimizerConfig
 from dalle.training.powersgd import CompressionConfig
+from dalle.training.schedules import Schedule
 
 PARAMETERS = ("float32", "bfloat16")
 GRADIENT_SCALINGS = ("global", "resblock")
+MAX_CONSTANT_END = 0.1  # share of a run that may follow the end of the learning rate's schedule without a warning
 
 
 @dataclass(frozen=True)
 class StageConfig:
-    """Optimisation and logging of a stage; each stage's config inherits it and sets its own defaults."""
+    """Optimisation and logging of a stage; each stage's config inherits it and sets its own defaults.
+
+    Schedules that end with the run get their numbers when the config is built: `replace(config, steps=...)` keeps them.
+    """
 
     # True: the stage's `validate` only calls the model, which may then be sharded; False: it needs whole weights
     validates_sharded: ClassVar[bool] = False
@@ -60,6 +65,11 @@ class StageConfig:
         for name in ("steps", "batch_size", "accumulate", "max_skipped_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        rate = self.optimizer.learning_rate.for_run(self.steps)
+        object.__setattr__(self, "optimizer", replace(self.optimizer, learning_rate=rate))
+        for name, value in list(vars(self).items()):
+            if isinstance(value, Schedule):
+                object.__setattr__(self, name, value.for_run(self.steps))
         for name in ("log_every", "validate_every", "preview_every", "save_every", "keep_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0")
@@ -90,6 +100,22 @@ class StageConfig:
             raise ValueError(f"gradient_scaling={self.gradient_scaling} is unknown; choose {choices}")
         if self.gradient_exponent is not None and not 2 <= self.gradient_exponent <= 5:
             raise ValueError(f"gradient_exponent={self.gradient_exponent} must be 2 to 5 bits, or null for no format")
+
+    def schedule_warning(self) -> str | None:
+        """Return a warning if the learning rate's schedule ends well before the run, or after it; else None.
+
+        Also None for the default schedule with the default `steps`: the paper's dVAE has such lengths.
+        """
+        rate, default = self.optimizer.learning_rate, type(self)()
+        last = rate.last_step
+        if last is None or (rate, self.steps) == (default.optimizer.learning_rate, default.steps):
+            return None
+        if (1 - MAX_CONSTANT_END) * self.steps <= last <= self.steps:
+            return None
+        return (
+            f"the schedule of the learning rate ends after {last:,} updates, the run after {self.steps:,}; with "
+            "optimizer.learning_rate.steps=null both end together"
+        )
 
     def check_sharding(self) -> None:
         """Raise ValueError for settings with which weights cannot be sharded."""

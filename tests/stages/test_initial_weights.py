@@ -128,7 +128,7 @@ def test_init_is_recorded_as_a_source(train, prepare, base):
 @pytest.mark.parametrize("stage", MODELS)
 def test_run_resumes_bitwise_without_reading_init_again(train, base, stage):
     tune = [
-        *of(stage, "init=base", "data.train=16"),
+        *of(stage, "init=base", "data.train=16", "stage.optimizer.learning_rate.steps=3"),
         *([f"dvae={base.parent / 'dvae'}"] if stage == "transformer" else []),
     ]
     shutil.copytree(base / "dvae", base.parent / "dvae")

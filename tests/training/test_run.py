@@ -98,6 +98,33 @@ def test_longer_run_is_no_change_and_extends_schedules():
     assert differences(OLD, changed(steps=200, model={"width": 200})) != []
 
 
+def schedule(run, **length):
+    return {"stage": {"steps": run, "rate": {"kind": "cosine", "delay": 0, **length}}}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "change"),
+    [
+        (schedule(100, steps=100), schedule(200, steps=200), []),
+        (schedule(100, steps=60, delay=40), schedule(200, steps=160, delay=40), []),
+        (schedule(100, steps=20, delay=80), schedule(200, steps=20, delay=180), []),
+        (schedule(100, steps=60), schedule(200, steps=60), []),
+        (schedule(100, steps=60), schedule(200, steps=200), ["stage.rate.steps was 60, now 200"]),
+        (schedule(100, steps=100), schedule(200, steps=150), ["stage.rate.steps was 100, now 150"]),
+        (schedule(100, steps=100), schedule(100, steps=60), ["stage.rate.steps was 100, now 60"]),
+        (
+            schedule(100, steps=100),
+            schedule(100, steps=60, delay=40),
+            ["stage.rate.delay was 0, now 40", "stage.rate.steps was 100, now 60"],
+        ),
+        # a constant schedule had steps=1 in earlier versions, and has none now
+        (schedule(100, kind="constant", steps=1), schedule(100, kind="constant", steps=None), []),
+    ],
+)
+def test_only_schedules_that_end_with_the_run_follow_its_length(before, after, change):
+    assert differences(before, after) == change
+
+
 def test_new_folder_has_no_previous_run(tmp_path):
     assert find_resume_point(tmp_path / "new", OLD) == ResumePoint()
     (tmp_path / "empty").mkdir()
