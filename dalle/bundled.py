@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dalle.checkpoint import CONFIG
 
-KINDS = ("dvae", "clip", "transformer", "decoder")  # sub-folders of a pipeline
+KINDS = ("dvae", "clip", "transformer", "decoder")  # sub-folders of a pipeline, the names of all stages
 FOLDER = Path(__file__).parent / "weights"
 
 

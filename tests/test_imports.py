@@ -1,6 +1,8 @@
 """Import rules between packages, checked in the source files."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,6 +109,13 @@ def test_hydra_is_imported_only_by_the_command_line(file):
 @pytest.mark.parametrize("file", sorted((ROOT / "dalle/data").glob("*.py")), ids=lambda path: path.name)
 def test_data_sources_do_not_import_the_audit(file):
     assert not [each for each in imports(file.read_text(encoding="utf-8")) if each.startswith("dalle.data.audit")]
+
+
+def test_training_does_not_import_plans():
+    found = [module for module in imports((ROOT / "dalle/cli/train.py").read_text()) if "plan" in module.lower()]
+    assert found == ["dalle.cli.train_plan.print_plans"]  # within the branch for plan=true
+    code = "import sys, dalle.cli.train; sys.exit(any(name.startswith('dalle.planning') for name in sys.modules))"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_checkpoints_are_never_unpickled():

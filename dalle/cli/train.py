@@ -14,14 +14,12 @@ from dalle.checkpoint import CheckpointError
 from dalle.cli.config import command, run_name
 from dalle.cli.train_config import TrainConfig
 from dalle.cli.train_inputs import check_init, dvae_folder, open_init, tokens_folder, with_model_sizes
-from dalle.cli.train_plan import print_plans
 from dalle.data import captioned_only, open_splits
-from dalle.planning.plan import MODELS
 from dalle.seeds import seed_global_generators
 from dalle.stages import ALL_STAGES, STAGES
 from dalle.stages.data_module import StageContext, check_enough_records, check_held_out
 from dalle.stages.frozen_dvae import require_dvae
-from dalle.stages.initial_weights import TRAINED_ON_TOKENS, Init, load_init
+from dalle.stages.initial_weights import Init, load_init
 from dalle.training.cpu import configure_cpu
 from dalle.training.job import Job, record_status
 from dalle.training.loop import train
@@ -34,6 +32,8 @@ def main(config: TrainConfig) -> None:
     if config.plan:
         if distributed.is_launched():  # each process would print the plan
             raise ValueError("run plan=true without torchrun: world= is the number of cards that are planned")
+        from dalle.cli.train_plan import print_plans  # here, since training does not need it
+
         print_plans(plan_runs(config))
         return
     device = distributed.init_process_group(config.device, config.deterministic, config.timeout_minutes)
@@ -72,13 +72,13 @@ def plan_runs(config: TrainConfig) -> list[tuple[TrainConfig, Path]]:
     if config.ablation is not None:
         return [(config, Job.from_config(config).folder(config.out))]
     if not isinstance(config.stage, dict):
-        if config.dvae is not None and config.stage.name not in TRAINED_ON_TOKENS:
+        if config.dvae is not None and not config.stage.trained_on_tokens:
             raise ValueError(f"stage={config.stage.name} needs no dVAE: leave dvae={config.dvae} out")
         return [(config, run_folder(Path(config.out, config.stage.name), config.run))]
     if config.dvae is not None:
         raise ValueError("stage=all trains a dVAE of its own: leave dvae out, or train one stage at a time")
     folder = run_folder(Path(config.out), config.run)
-    dvaes = {"transformer": str(folder / "dvae")}
+    dvaes = {stage: str(folder / "dvae") for stage in ALL_STAGES if config.stage[stage].trained_on_tokens}
     inits = {stage: config.init and str(Path(config.init, stage)) for stage in ALL_STAGES}
     return [
         (replace(config, stage=config.stage[stage], dvae=dvaes.get(stage), init=inits[stage]), folder / stage)
@@ -121,7 +121,7 @@ def check_stages(runs: list[tuple[TrainConfig, Path]]) -> None:
         stage = with_model_sizes(config, folder, runs)
         stage.micro_batch_size(distributed.get_world_size())
         with torch.device("meta"):
-            MODELS[stage.name](stage.model)
+            stage.model_class(stage.model)
         splits |= dict.fromkeys(getattr(stage, "also_validate", ()))
     data = runs[0][0].data
     if any(config.stage.name == "clip" for config, _ in runs):
@@ -137,7 +137,7 @@ def start_over(runs: list[tuple[TrainConfig, Path]]) -> None:
     """Rename the folders of earlier runs. Checks their inputs first, so that nothing is renamed if they are missing."""
     for config, folder in runs:
         init, dvae = open_init(config, folder), None
-        if len(runs) == 1 and config.stage.name in TRAINED_ON_TOKENS:  # the dVAE of stage=all is trained later
+        if len(runs) == 1 and config.stage.trained_on_tokens:  # the dVAE of stage=all is trained later
             dvae = dvae_folder(config, init)
             checkpoint.read_config(require_dvae(dvae, config.stage.name), "dvae")
         for name, path in (("init", init and init.path), ("dvae", dvae)):

@@ -11,7 +11,7 @@ from dalle.cli.config import chosen_option, compose
 from dalle.cli.train_config import TrainConfig
 from dalle.models.dvae.config import DVAEConfig
 from dalle.sampling.components import find_components
-from dalle.stages.initial_weights import TRAINED_ON_TOKENS, Init, check_dvae, check_settings, find_init
+from dalle.stages.initial_weights import Init, check_dvae, check_settings, find_init
 
 
 def open_init(config: TrainConfig, folder: Path) -> Init | None:
@@ -27,7 +27,7 @@ def check_init(runs: list[tuple[TrainConfig, Path]]) -> None:
         if (init := open_init(config, folder)) is None or init.resumed:
             continue
         check_settings(init, config.stage, config.data, "stage." if len(runs) == 1 else f"stage.{init.kind}.")
-        if init.kind in TRAINED_ON_TOKENS:
+        if config.stage.trained_on_tokens:
             # with stage=all, the run's dVAE is not trained yet; it starts from the one next to the transformer
             dvae = dvae_folder(config, init) if len(runs) == 1 else init.path.with_name("dvae")
             check_dvae(init, Path(dvae or ""))
@@ -39,7 +39,7 @@ def with_model_sizes(config: TrainConfig, folder: Path, runs: list[tuple[TrainCo
     Codes and grid are those of the dVAE that another one of `runs` trains, of the checkpoint that is loaded, or without
     one of the preset's. The captions' vocabulary is the largest that the tokenizer may have.
     """
-    dvae = find_dvae_config(config, folder, runs) if config.stage.name in TRAINED_ON_TOKENS else None
+    dvae = find_dvae_config(config, folder, runs) if config.stage.trained_on_tokens else None
     return replace(config.stage, model=config.stage.model_for(config.data.image_size, dvae))
 
 
@@ -57,15 +57,15 @@ def dvae_folder(config: TrainConfig, init: Init | None) -> str | None:
     """Return the dVAE's checkpoint folder: `dvae`, else that of the model that the run starts from, else None."""
     if config.dvae is not None:
         return str(checkpoint_folder(config.dvae))
-    if config.init is None or init is None or init.kind not in TRAINED_ON_TOKENS:
+    if config.init is None or init is None or not config.stage.trained_on_tokens:
         return None
-    if init.kind == "decoder":
+    if init.kind != "transformer":  # it is not a part of a pipeline, which has the dVAE beside it
         return recorded_dvae(init)
     return str(find_components(init.run if init.resumed else config.init)["dvae"])
 
 
 def recorded_dvae(init: Init) -> str:
-    """Return the folder of the dVAE that a decoder was trained on. Raises CheckpointError if it records none."""
+    """Return the folder of the dVAE that `init` was trained on. Raises CheckpointError if it records none."""
     path = init.read_config()[1].get("dvae", {}).get("path")
     if path is None:
         raise CheckpointError(f"{init.source} names no dVAE; give dvae=<folder>")

@@ -1,15 +1,13 @@
 """Memory and FLOPs of one micro-batch's forward pass, which runs on fake tensors: shapes and dtypes, no data."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dalle.models.clip.model import CLIP
-from dalle.models.decoder.model import DiffusionDecoder
-from dalle.models.dvae.model import DiscreteVAE
 from dalle.models.linear_cross_entropy import MAX_LOGITS
 from dalle.models.transformer.model import Transformer
 from dalle.models.transformer.sparse_attention import use_dense_masks
@@ -31,11 +29,12 @@ class ForwardCost(NamedTuple):
 
 
 def forward_cost(
-    build: Callable[[], nn.Module], config: StageConfig, precision: str, images: int, image_size: int
+    build: Callable[[], nn.Module], config: Any, precision: str, images: int, image_size: int
 ) -> ForwardCost:
     """Count what a forward pass of `images` images saves and computes on a GPU, with the hooks that `config` asks for.
 
     build: builds the model; it is called on the meta device.
+    config: of the stage, with the sizes of `model_for`.
     image_size: side of the images of the dVAE and the decoder in pixels; other models' configs have it.
     """
     with torch.device("meta"):
@@ -58,27 +57,8 @@ def forward_cost(
 
         hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
         with flop_counter() as counter, hooks, autocast(precision, CPU):
-            run_forward(model, images, image_size)
+            model(*config.example_inputs(images, image_size))
     return ForwardCost(sum(saved.values()), counter.get_total_flops())
-
-
-def run_forward(model: nn.Module, images: int, image_size: int) -> object:
-    """Run the forward pass of a stage's model on a micro-batch of zeros."""
-    if isinstance(model, Transformer):
-        config = model.config
-        caption = torch.zeros(images, config.text_positions, dtype=torch.int64)
-        return model(caption, torch.zeros(images, config.grid**2, dtype=torch.int64))
-    if isinstance(model, CLIP):
-        config = model.config
-        pixels = torch.zeros(images, 3, config.image_size, config.image_size)
-        return model(pixels, torch.zeros(images, config.text_positions, dtype=torch.int64))
-    pixels = torch.zeros(images, 3, image_size, image_size)
-    if isinstance(model, DiscreteVAE):
-        return model(pixels, 1.0, None)
-    assert isinstance(model, DiffusionDecoder)
-    config = model.config
-    codes = torch.zeros(images, config.code_channels, config.grid, config.grid)
-    return model(pixels, torch.zeros(images), pixels, codes)
 
 
 def logits_bytes(model: nn.Module, images: int, world: int) -> int:

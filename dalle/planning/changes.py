@@ -8,7 +8,7 @@ import torch
 
 from dalle.models.blocks import TransformerBlock
 from dalle.planning.cards import GIGABYTE
-from dalle.planning.plan import MODELS, Plan, Planner, precision_of
+from dalle.planning.plan import Plan, Planner, precision_of
 
 MAX_ACCUMULATE = 64
 
@@ -98,5 +98,5 @@ def plan_if_allowed(planner: Planner, stage: Any, mode: str) -> Plan | None:
 def count_layers(stage: Any) -> int:
     """Count the transformer blocks of the model, whose activations can be recomputed."""
     with torch.device("meta"):
-        model = MODELS[stage.name](stage.model)
+        model = stage.model_class(stage.model)
     return sum(isinstance(each, TransformerBlock) for each in model.modules())

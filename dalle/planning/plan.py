@@ -1,6 +1,5 @@
 """Plan of a training run on named cards: does it fit, what do ranks exchange, and how long does it take."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -9,10 +8,6 @@ import torch
 from torch import nn
 
 from dalle.models.blocks import ResidualBranch
-from dalle.models.clip.model import CLIP
-from dalle.models.decoder.model import DiffusionDecoder
-from dalle.models.dvae.model import DiscreteVAE
-from dalle.models.transformer.model import Transformer
 from dalle.planning.activations import ForwardCost, forward_cost
 from dalle.planning.cards import GIGABYTE, Card
 from dalle.planning.communication import communication, compressed_bytes
@@ -22,12 +17,6 @@ from dalle.training.branch_hooks import recomputed_branches
 from dalle.training.flops import TRAINING_FACTOR
 from dalle.training.sharding import check_mode
 
-MODELS: dict[str, Callable[..., nn.Module]] = {
-    "dvae": DiscreteVAE,
-    "clip": CLIP,
-    "transformer": Transformer,
-    "decoder": DiffusionDecoder,
-}
 ASSUMED_MFU = 0.45  # share of the card's peak rate that training reaches, if it does not wait for the network
 RESERVED = 1.5 * GIGABYTE  # bytes of the context, of workspaces and of fragments, which no plan counts
 
@@ -89,7 +78,7 @@ class Planner:
         if mode != "ddp" and self.world > 1:
             stage.check_sharding()
         images = stage.micro_batch_size(self.world)
-        build = partial(MODELS[stage.name], stage.model)
+        build = partial(stage.model_class, stage.model)
         with torch.device("meta"):
             model = build()
         cost = self.cost(stage, images)
@@ -119,7 +108,7 @@ class Planner:
         """Return the cost of the forward pass of a micro-batch of `images` images."""
         key = images, stage.recompute, stage.recompute_layers, stage.parameters
         if key not in self._costs:
-            build = partial(MODELS[stage.name], stage.model)
+            build = partial(stage.model_class, stage.model)
             self._costs[key] = forward_cost(build, stage, precision_of(stage, self.card), images, self.image_size)
         return self._costs[key]
 

@@ -1,4 +1,8 @@
-"""Registry of the training stages. A new one is a file, an entry here and a section in each preset."""
+"""Registry of the training stages.
+
+A new one is a file with a stage and its config, which names the model; an entry here; its name in `bundled.KINDS`; and
+a section in each preset. docs/contributing.md has the steps.
+"""
 
 from dalle.registry import Entry, Registry
 from dalle.stages.clip import CLIPStage, CLIPStageConfig

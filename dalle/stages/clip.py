@@ -28,6 +28,7 @@ from dalle.training.schedules import Schedule
 class CLIPStageConfig(CaptionedDataConfig):
     """CLIP, the reranker: OpenAI's recipe for the ViT-B/32; 32 epochs of 400M pairs are 390,625 steps."""
 
+    model_class: ClassVar[type[nn.Module]] = CLIP
     validates_sharded: ClassVar[bool] = True
     accumulation_is_exact: ClassVar[bool] = False  # the negatives of a pair come from its micro-batch
 
@@ -52,6 +53,10 @@ class CLIPStageConfig(CaptionedDataConfig):
 
     def model_for(self, image_size: int, dvae: DVAEConfig | None = None) -> CLIPConfig:
         return replace(self.model, image_size=image_size if self.image_size is None else self.image_size)
+
+    def example_inputs(self, images: int, image_size: int) -> tuple[Any, ...]:
+        captions = torch.zeros(images, self.model.text_positions, dtype=torch.int64)
+        return torch.zeros(images, 3, self.model.image_size, self.model.image_size), captions
 
 
 class CLIPStage:

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dalle import checkpoint, distributed
 from dalle.data import open_source, open_splits
@@ -46,7 +46,10 @@ class StageContext:
 
 @dataclass(frozen=True)
 class StageDataConfig(StageConfig):
-    """Data settings common to all stages."""
+    """Model and data settings common to all stages. Each stage's config has a field `model`, the model's config."""
+
+    model_class: ClassVar[type[nn.Module]]  # the model that is trained, built as model_class(model)
+    trained_on_tokens: ClassVar[bool] = False  # True: needs dvae=, the dVAE on whose tokens the model is trained
 
     # augmentation of training images: dvae (Listing 1) | transformer (Listing 2) | affine | placement |
     # channel_shuffle | none
@@ -66,6 +69,13 @@ class StageDataConfig(StageConfig):
         `text_vocabulary`, remains. `dvae` is needed by models that are trained on tokens only.
 
         Raises ValueError if the images do not divide into codes.
+        """
+        raise NotImplementedError
+
+    def example_inputs(self, images: int, image_size: int) -> tuple[Any, ...]:
+        """Return arguments of a forward pass in training, for plans: zeros, for `images` images of `image_size` pixels.
+
+        `model` has the sizes of `model_for`.
         """
         raise NotImplementedError
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from einops import reduce
@@ -33,6 +33,9 @@ PREVIEW_IMAGES = 8
 class DecoderStageConfig(StageDataConfig):
     """The diffusion decoder, not in the paper: needs dvae=<checkpoint folder>. stage=all leaves it out."""
 
+    model_class: ClassVar[type[nn.Module]] = DiffusionDecoder
+    trained_on_tokens: ClassVar[bool] = True
+
     name: str = "decoder"
     # code_channels, code_side and image_vocabulary come from the dVAE, grid from the image size
     model: DecoderConfig = field(default_factory=DecoderConfig)
@@ -57,6 +60,11 @@ class DecoderStageConfig(StageDataConfig):
             code_side=dvae.downsample,
             grid=token_grid_size(image_size, dvae),
         )
+
+    def example_inputs(self, images: int, image_size: int) -> tuple[Any, ...]:
+        pixels = torch.zeros(images, 3, image_size, image_size)
+        codes = torch.zeros(images, self.model.code_channels, self.model.grid, self.model.grid)
+        return pixels, torch.zeros(images), pixels, codes
 
 
 @dataclass(frozen=True)

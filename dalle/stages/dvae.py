@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
@@ -36,6 +36,8 @@ ELBO_METRICS = ("kl", "negative_elbo", "true_negative_elbo", "bound_gap")  # met
 @dataclass(frozen=True)
 class DVAEStageConfig(StageDataConfig):
     """Stage 1, the discrete VAE: the paper's recipe (Section 2.1, Appendix A.2)."""
+
+    model_class: ClassVar[type[nn.Module]] = DiscreteVAE
 
     name: str = "dvae"
     model: DVAEConfig = field(default_factory=DVAEConfig)
@@ -75,6 +77,9 @@ class DVAEStageConfig(StageDataConfig):
 
     def model_for(self, image_size: int, dvae: DVAEConfig | None = None) -> DVAEConfig:
         return self.model
+
+    def example_inputs(self, images: int, image_size: int) -> tuple[Any, ...]:
+        return torch.zeros(images, 3, image_size, image_size), 1.0, None
 
     @property
     def last_temperature(self) -> float:

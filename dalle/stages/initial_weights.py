@@ -32,7 +32,6 @@ NOT_COMPARED = {"attention", "dropout", "initial_scale", "initial_temperature"}
 # tensors with a row for each code of the dVAE or for each token of the tokenizer, by the prefix of their names
 CODE_TENSORS = ("embed.image_token.", "image_head.")
 TEXT_TENSORS = ("embed.text_token.", "text_head.", "text.embedding.")
-TRAINED_ON_TOKENS = {"transformer", "decoder"}  # kinds of models that need a dVAE
 MAX_NAMES = 6  # tensors named in a message; the others are counted
 REMEDY = "or set init_strict=false, which loads what fits and initialises the rest anew"
 
@@ -179,7 +178,7 @@ def load_init(model: nn.Module, init: Init, stage: Any, dvae: Path | None) -> st
     problems += [f"{name} is unknown here" for name in found if name not in own]
     if problems and init.strict:
         raise CheckpointError(f"{path} does not fit the model: {_first(problems)}. Change the settings, {REMEDY}")
-    other_codes = init.kind in TRAINED_ON_TOKENS and dvae is not None and not check_dvae(init, dvae)
+    other_codes = stage.trained_on_tokens and dvae is not None and not check_dvae(init, dvae)
     other = (CODE_TENSORS if other_codes else ()) + (TEXT_TENSORS if _other_tokenizer(init, stage) else ())
     fit = {
         name: found[name]

@@ -36,6 +36,8 @@ from dalle.training.schedules import Schedule
 class TransformerStageConfig(CaptionedDataConfig):
     """Stage 2, the transformer: the paper's recipe (Section 2.2, Appendix B.2). Needs dvae=<checkpoint folder>."""
 
+    model_class: ClassVar[type[nn.Module]] = Transformer
+    trained_on_tokens: ClassVar[bool] = True
     validates_sharded: ClassVar[bool] = True
 
     name: str = "transformer"
@@ -96,6 +98,10 @@ class TransformerStageConfig(CaptionedDataConfig):
     def model_for(self, image_size: int, dvae: DVAEConfig | None = None) -> TransformerConfig:
         assert dvae is not None
         return replace(self.model, image_vocabulary=dvae.vocabulary, grid=token_grid_size(image_size, dvae))
+
+    def example_inputs(self, images: int, image_size: int) -> tuple[Any, ...]:
+        lengths = self.model.text_positions, self.model.grid**2
+        return tuple(torch.zeros(images, length, dtype=torch.int64) for length in lengths)
 
     @property
     def sampling_defaults(self) -> SamplingDefaults:

@@ -26,6 +26,7 @@ from dalle.models.decoder.unet import ScaleShiftBlock
 from dalle.models.dvae.convolutions import ResidualBlock
 
 MODES = ("ddp", "fsdp", "hsdp")
+# blocks of all models; the weights of a model without any are gathered all at once
 RESIDUAL_BLOCKS = (TransformerBlock, ResidualBlock, Bottleneck, ScaleShiftBlock)
 REPLICATE, SHARD = "replicate", "shard"  # dimensions of the mesh
 

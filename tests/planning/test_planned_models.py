@@ -10,7 +10,6 @@ from dalle.cli.config import compose
 from dalle.models.dvae.model import DiscreteVAE, DVAEConfig
 from dalle.stages import STAGES
 from dalle.stages.data_module import StageContext
-from dalle.stages.initial_weights import TRAINED_ON_TOKENS
 
 DATA = ["data=blocks", "data.train=40", "data.val=8"]
 SMALL_PRESETS = {"tiny": 64, "drawings": 128, "small": 128}  # image sizes
@@ -49,7 +48,7 @@ def test_planned_parameters_are_those_of_the_model_that_training_builds(preset, 
         settings = [f"stage={stage}", *common, *words.get(stage, [])]
         built[stage] = count_built(settings, dvae)
         assert planned(*settings) == {stage: built[stage]}  # codes of the preset's dVAE
-        if stage in TRAINED_ON_TOKENS:
+        if STAGES.configs[stage].trained_on_tokens:
             assert planned(*settings, f"dvae={dvae}") == {stage: built[stage]}
     of_all = [f"stage.{stage}.{each.removeprefix('stage.')}" for stage, (each,) in words.items()]
     del built["decoder"]

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -11,10 +11,18 @@ from PIL import Image
 from tiny_stages import BLOCKS, CONFIGS, CPU, SIZE, build
 
 from dalle import checkpoint
+from dalle.bundled import KINDS
+from dalle.checkpoint import CheckpointError
+from dalle.cli.train import check_stages
+from dalle.cli.train_config import TrainConfig
 from dalle.data.emoji import EmojiConfig
 from dalle.data.folder import FolderConfig
+from dalle.models.dvae.config import DVAEConfig
+from dalle.planning.cards import find_card
+from dalle.planning.plan import Planner
 from dalle.stages import STAGES
 from dalle.stages.decoder import EncodedBatch
+from dalle.stages.dvae import DVAEStageConfig
 from dalle.stages.transformer import TokenizedBatch
 from dalle.training.logger import WandbConfig
 from dalle.training.loop import train
@@ -138,6 +146,34 @@ def test_number_of_held_out_images_is_that_requested_or_available(count):
     stage = build("dvae", batch_size=4)
     keys = [key for batch in stage.data.held_out(count) for key in batch.keys]
     assert keys == [f"val/{index:06d}" for index in range(min(count, 10))]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", STAGES)
+def test_the_config_of_a_stage_names_its_model_and_inputs(name, dvae_folder):
+    stage = build(name, dvae_folder)
+    assert type(stage.model) is type(stage.config).model_class
+    dvae = checkpoint.load_config(dvae_folder, "dvae", DVAEConfig)
+    config = replace(stage.config, model=stage.config.model_for(SIZE, dvae))
+    config.model_class(config.model)(*config.example_inputs(2, SIZE))
+    if config.trained_on_tokens:
+        with pytest.raises(CheckpointError, match=f"the {name} is trained on the tokens of a dVAE"):
+            build(name, None)
+
+
+@dataclass(frozen=True)
+class OtherConfig(DVAEStageConfig):
+    name: str = "other"
+
+
+def test_a_stage_that_is_in_no_list_can_be_planned_and_checked(tmp_path):
+    stage = OtherConfig(model=CONFIGS["dvae"].model, batch_size=8)
+    assert Planner(SIZE, 1, find_card("h100")).plan(stage, "ddp").parameters > 0
+    check_stages([(TrainConfig(stage=stage, data=BLOCKS), tmp_path)])
+
+
+def test_a_checkpoint_of_every_stage_is_a_part_of_a_pipeline():
+    assert tuple(STAGES) == KINDS
 
 
 def test_stage_name_matches_its_config():
