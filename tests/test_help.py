@@ -153,7 +153,7 @@ def test_help_shows_overrides_and_rejects_a_wrong_option(run_command):
     assert (status, "edit.left=0" in out, "caption=a red, green circle" in out) == (0, True, True)
     status, out = run_command("sample", "--help", "edit=outpain")
     assert (status, "usage" in out, "edit.left" in out) == (2, False, False)
-    assert "choose one of complete, inpaint, outpaint, remix, variations" in out
+    assert f"choose one of {', '.join(sorted(EDITS))}" in out
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
+from dataclasses import fields
+
 import pytest
 import torch
+from every_pattern import OPTIONS, VARIANTS
 from every_pattern import PATTERNS as EVERY_PATTERN
 
 from dalle.models.transformer.patterns import (
@@ -14,6 +17,16 @@ from dalle.models.transformer.patterns import (
     layer_names,
     sequence_mask,
 )
+
+
+def test_every_pattern_and_option_is_tested():
+    assert VARIANTS.keys() == PATTERNS.keys(), "add a pattern to VARIANTS in tests/models/every_pattern.py"
+    for name, variants in VARIANTS.items():
+        assert {type(each) for each in variants} == {type(PATTERNS[name].build(PatternOptions()))}
+        for option in fields(variants[0]):
+            assert len({getattr(each, option.name) for each in variants}) > 1, f"{name}: {option.name} has one value"
+    tested = {option for options in OPTIONS for option in options} | {"kernel"}
+    assert tested == {option.name for option in fields(PatternOptions)}, "add an option to OPTIONS"
 
 
 def drawn_keys(pattern: Pattern, grid: int, row: int, column: int) -> set[tuple[int, int]]:
@@ -126,7 +139,7 @@ def test_patterns_are_built_from_names_and_settings():
 
 
 def test_unknown_pattern_lists_the_choices():
-    with pytest.raises(ValueError, match=r"'diagonal'.*dense, row, column, convolutional"):
+    with pytest.raises(ValueError, match=rf"'diagonal'.*{', '.join(PATTERNS)}"):
         PATTERNS.lookup("diagonal")
 
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from every_pattern import PATTERNS
 from torch import Tensor, nn
 
 from dalle.models.attention import DenseMaskAttention, TextImageSoftmax
@@ -16,15 +17,6 @@ from dalle.models.transformer.sparse_attention import (
 
 TEXT, GRID = 5, 4
 PADDING_MASK = torch.tensor([[False, False, True, True, True], [False] * 5])
-PATTERNS = {
-    "dense": Dense(),
-    "row": Row(),
-    "row before itself": Row(counts_itself=False),
-    "column": Column(),
-    "convolutional": Convolutional(3),
-    "wide convolutional": Convolutional(7),
-    "clamped convolutional": Convolutional(3, wraps=False),
-}
 
 
 def implementations(pattern: Pattern, normalisation: str) -> list[nn.Module]:
@@ -48,19 +40,19 @@ def reference_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, normalisa
 
 @pytest.mark.parametrize("normalisation", ["joint", "separate"])
 @pytest.mark.parametrize("key_padding_mask", [None, PADDING_MASK], ids=["no mask", "some padding"])
-@pytest.mark.parametrize("name", PATTERNS)
-def test_every_implementation_equals_the_reference_forward_and_backward(name, key_padding_mask, normalisation):
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+def test_every_implementation_equals_the_reference_forward_and_backward(pattern, key_padding_mask, normalisation):
     generator = torch.Generator().manual_seed(0)
     qkv = [torch.randn(2, 3, TEXT + GRID**2, 8, generator=generator, requires_grad=True) for _ in range(3)]
     output_gradient = torch.randn(2, 3, TEXT + GRID**2, 8, generator=generator)
-    mask = sequence_mask(PATTERNS[name], TEXT, GRID).expand(2, 1, -1, -1).clone()
+    mask = sequence_mask(pattern, TEXT, GRID).expand(2, 1, -1, -1).clone()
     if key_padding_mask is not None:
         mask[0, :, :, 2:5] = False
 
     expected = reference_attention(*qkv, mask, normalisation)
     gradients = torch.autograd.grad((expected * output_gradient).sum(), qkv)
     assert all(gradient.isfinite().all() for gradient in gradients)
-    for attend in implementations(PATTERNS[name], normalisation):
+    for attend in implementations(pattern, normalisation):
         actual = attend(*qkv, key_padding_mask)
         torch.testing.assert_close(actual, expected)
         torch.testing.assert_close(torch.autograd.grad((actual * output_gradient).sum(), qkv), gradients)

@@ -5,16 +5,15 @@ from itertools import product
 import pytest
 import torch
 import torch.nn.functional as F
+from every_pattern import MODELS, OPTIONS
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from dalle.models.blocks import MLP, BlockConfig, Float32Linear, QuickGELU
 from dalle.models.transformer.model import Transformer, TransformerConfig
-from dalle.models.transformer.patterns import PATTERNS, PatternOptions, image_mask
+from dalle.models.transformer.patterns import PATTERNS, image_mask
 
-NAMES = ["dense", "row", "column", "convolutional"]
 READINGS = [
-    {"row_counts_itself": False},
-    {"convolution_wraps": False},
+    *OPTIONS,
     {"pads": "masked"},
     {"image_position_embedding": "own"},
     {"attention_normalisation": "separate"},
@@ -26,7 +25,7 @@ READINGS = [
     },
 ]
 BLOCKS = [{"qk_norm": True}, {"mlp": "swiglu"}, {"qk_norm": True, "mlp": "swiglu"}]
-CHANGES = [*({"patterns": [name]} for name in NAMES), {}, *READINGS, *BLOCKS]
+CHANGES = [*({"patterns": [name]} for name in PATTERNS), {}, *READINGS, *BLOCKS]
 
 
 def example(model: Transformer, batch: int = 2, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -68,20 +67,14 @@ def test_changing_a_token_does_not_change_earlier_logits(make_transformer, chang
         assert not after[:, place + 1].equal(before[:, place + 1])
 
 
-@pytest.mark.parametrize(
-    ("name", "setting"),
-    [
-        *((name, {}) for name in NAMES),
-        ("row", {"row_counts_itself": False}),
-        ("convolutional", {"convolution_wraps": False}),
-    ],
-)
+@pytest.mark.parametrize("changes", MODELS, ids=str)
 @torch.no_grad()
-def test_one_layer_depends_only_on_attended_positions(make_transformer, name, setting):
-    model = make_transformer(patterns=[name], depth=1, **setting)
+def test_one_layer_depends_only_on_attended_positions(make_transformer, changes):
+    model = make_transformer(depth=1, **changes)
     caption, image = example(model, batch=1)
     before = model(caption, image).image[0]
-    sees = image_mask(PATTERNS[name].build(PatternOptions(model.config.kernel, **setting)), model.sequence.grid)
+    (pattern,) = model.patterns.values()
+    sees = image_mask(pattern, model.sequence.grid)
     for cell in range(model.sequence.image_positions - 1):
         changed = image.clone()
         changed[0, cell] = (changed[0, cell] + 1) % model.sequence.image_vocabulary

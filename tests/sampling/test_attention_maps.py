@@ -4,12 +4,11 @@ from PIL import Image
 from torch import Tensor
 
 from dalle.models.transformer.model import Transformer
-from dalle.models.transformer.patterns import sequence_mask
+from dalle.models.transformer.patterns import PATTERNS, sequence_mask
 from dalle.sampling.attention_grid import HEAT_COLOUR, attention_grid, attention_grids
 from dalle.sampling.attention_maps import WordMaps, attention_to_text, check_layer, record_attention, word_maps
 from dalle.sampling.pipeline import DALLE
 
-PATTERNS = ["dense", "row", "column", "convolutional"]
 CAPTION = "a small red circle"
 
 
@@ -33,11 +32,11 @@ def picture(model: Transformer, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("changes", [{}, {"pads": "masked"}, {"attention_normalisation": "separate"}], ids=str)
 @torch.no_grad()
 def test_recording_does_not_change_logits(make_transformer, changes, grid):
-    model = make_transformer(patterns=PATTERNS, depth=4, grid=grid, **changes)
+    model = make_transformer(patterns=list(PATTERNS), depth=len(PATTERNS), grid=grid, **changes)
     kept: list[Tensor] = []
     inputs = caption(model)[None], picture(model).view(1, -1)
     recorded, plain = model(*inputs, record_attention(model, kept)), model(*inputs)
-    assert len(kept) == 4
+    assert len(kept) == len(PATTERNS)
     torch.testing.assert_close(recorded.image, plain.image, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(recorded.text, plain.text, atol=1e-4, rtol=1e-4)
 

@@ -6,13 +6,14 @@ from torch import Tensor
 
 from dalle.models.cpu_linear import is_packing_supported
 from dalle.models.transformer.model import Transformer
+from dalle.models.transformer.patterns import PATTERNS as REGISTRY
 from dalle.sampling.decode import MASKED, generate
 from dalle.sampling.guidance import empty_caption
 from dalle.sampling.gumbel_noise import candidate_noise_keys, gumbel_noise
 from dalle.sampling.logits_processors import process_logits
 from dalle.sampling.sampling_config import DecodingConfig
 
-PATTERNS = [["dense"], ["row"], ["column"], ["convolutional"], ["paper"]]
+PATTERNS = [*([name] for name in REGISTRY), ["paper"]]
 
 
 def captions(model: Transformer) -> Tensor:

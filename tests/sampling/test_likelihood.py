@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from dalle.models.transformer.model import Transformer
+from dalle.models.transformer.patterns import PATTERNS
 from dalle.sampling import likelihood
 from dalle.sampling.likelihood import (
     image_log_likelihood,
@@ -35,7 +36,7 @@ def some_pictures(model: Transformer, count: int) -> Tensor:
     return torch.randint(model.sequence.image_vocabulary, (count, grid, grid), generator=generator)
 
 
-@pytest.mark.parametrize("patterns", [["dense"], ["row"], ["column"], ["convolutional"], ["paper"]], ids=str)
+@pytest.mark.parametrize("patterns", [*([name] for name in PATTERNS), ["paper"]], ids=str)
 @pytest.mark.parametrize("pads", ["learned", "masked"])
 @torch.no_grad()
 def test_image_likelihood_is_the_product_of_decoding_probabilities(make_transformer, patterns, pads):

@@ -13,6 +13,7 @@ from dalle.cli.config import compose
 from dalle.models.mixed_precision import to_mixed_precision
 from dalle.models.transformer.kv_cache import HiddenStateCache, KVCache, PrefixKV
 from dalle.models.transformer.model import Transformer, TransformerConfig
+from dalle.models.transformer.patterns import PATTERNS
 from dalle.sampling import decode, inpainting
 from dalle.sampling.canvas import Canvas
 from dalle.sampling.gumbel_noise import gumbel_noise
@@ -110,7 +111,7 @@ def test_cache_estimate_matches_allocation(make_transformer, qk_norm, dtype, rec
 
 @pytest.mark.parametrize("static_shapes", [False, True])
 @pytest.mark.parametrize("recompute_kv", [False, True])
-@pytest.mark.parametrize("pattern", ["dense", "row", "column", "convolutional"])
+@pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("block", [{}, {"qk_norm": True, "mlp": "swiglu"}], ids=str)
 @torch.inference_mode()
 def test_step_stays_within_memory_estimate(monkeypatch, pattern, block, recompute_kv, static_shapes):
@@ -157,7 +158,7 @@ def test_several_chunks_stay_within_the_estimate_of_one(monkeypatch, recompute_k
     assert max(kept) < 0.1 * foreseen
 
 
-@pytest.mark.parametrize("pattern", ["dense", "row", "column", "convolutional"])
+@pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("block", [{}, {"qk_norm": True, "mlp": "swiglu"}], ids=str)
 @torch.inference_mode()
 def test_window_caches_and_passes_stay_within_memory_estimate(pattern, block):

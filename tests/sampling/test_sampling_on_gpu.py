@@ -8,6 +8,7 @@ import torch
 from dalle import DALLE
 from dalle.models.mixed_precision import to_mixed_precision
 from dalle.models.transformer.model import Transformer
+from dalle.models.transformer.patterns import PATTERNS as REGISTRY
 from dalle.sampling.cuda_graphs import CUDAGraphStep, decoding_step
 from dalle.sampling.decode import generate
 from dalle.sampling.gumbel_noise import candidate_noise_keys, gumbel_noise
@@ -18,11 +19,8 @@ from .test_cuda_graphs import all_logits, example
 
 pytestmark = pytest.mark.gpu
 PATTERNS = [
-    {"patterns": ["dense"]},
-    {"patterns": ["row"]},
+    *({"patterns": [name]} for name in REGISTRY),
     {"patterns": ["row"], "row_counts_itself": False},
-    {"patterns": ["column"]},
-    {"patterns": ["convolutional"]},
     {"patterns": ["convolutional"], "convolution_wraps": False},
     {"patterns": ["paper"]},
     {"patterns": ["paper"], "qk_norm": True, "mlp": "swiglu"},

@@ -231,7 +231,7 @@ def test_each_edit_writes_images_and_settings(checkpoints, files, run_command, e
         (["edit=complete", "image=broken.png"], "image=broken.png cannot be read as an image"),
         (["edit=complete", "image=nowhere.png"], "image=nowhere.png cannot be read as an image"),
         (["edit=complete"], "edit=complete needs an image; add image=<file>"),
-        (["image=one.png"], "image=one.png needs an edit; add edit=<name>, one of complete, inpaint"),
+        (["image=one.png"], f"image=one.png needs an edit; add edit=<name>, one of {', '.join(EDITS)}"),
         (["edit=complete", "image=one.png", "edit.rows=9"], "cannot keep rows=9 of an image of 4 rows"),
         (["edit=outpaint", "image=one.png"], "right=0, up=0, down=0 adds none; try edit.right=4"),
         (
@@ -243,7 +243,7 @@ def test_each_edit_writes_images_and_settings(checkpoints, files, run_command, e
             "attention=true: the transformer scores images of 4",
         ),
         (["edit=remix", "image=one.png", "edit.other=broken.png"], "edit.other=broken.png cannot be read"),
-        (["edit=inpant", "image=one.png"], "there is no edit=inpant; choose one of complete, inpaint"),
+        (["edit=inpant", "image=one.png"], f"there is no edit=inpant; choose one of {', '.join(sorted(EDITS))}"),
         (["edit=inpaint", "image=one.png", "edit.msk=mask.png"], "no setting edit.msk; did you mean edit.mask"),
     ],
 )
