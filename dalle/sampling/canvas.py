@@ -145,8 +145,8 @@ class Canvas:
             tokens = self.tokens.expand(len(images), *self.tokens.shape)
         else:
             tokens = self.tokens[list(range(len(images)) if candidates is None else candidates)]
-        kept = [Image.fromarray(each.astype(np.uint8) * 255) for each in (tokens != MASKED).numpy()]
-        masks = [each.resize(self.pixels.size, Image.Resampling.NEAREST) for each in kept]
+        kept = [Image.fromarray(mask.astype(np.uint8) * 255) for mask in (tokens != MASKED).numpy()]
+        masks = [mask.resize(self.pixels.size, Image.Resampling.NEAREST) for mask in kept]
         return [Image.composite(self.pixels, image, mask) for image, mask in zip(images, masks, strict=True)]
 
 

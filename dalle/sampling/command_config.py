@@ -7,7 +7,7 @@ from typing import Any
 from dalle.sampling.attention_maps import AttentionConfig
 from dalle.sampling.sampling_config import SamplingConfig
 
-HIGHEST_OFFSET = 2**62  # candidate numbers are 64-bit integers
+MAX_OFFSET = 2**62  # candidate numbers are 64-bit integers
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class SampleCommandConfig(AttentionConfig, SamplingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.candidate_offset <= HIGHEST_OFFSET:
-            raise ValueError(f"candidate_offset={self.candidate_offset} is out of range; use 0 to {HIGHEST_OFFSET}")
+        if not 0 <= self.candidate_offset <= MAX_OFFSET:
+            raise ValueError(f"candidate_offset={self.candidate_offset} is out of range; use 0 to {MAX_OFFSET}")
 
     @property
     def options_on_model_grid(self) -> list[str]:
@@ -51,7 +51,7 @@ def check_unused_settings(config: SampleCommandConfig) -> None:
 
     `window` and `guess` pass with decoding=sequential, so that a sweep over `decoding` has the same other settings.
     """
-    changed = {each.name for each in fields(config) if getattr(config, each.name) not in (each.default, [])}
+    changed = {setting.name for setting in fields(config) if getattr(config, setting.name) not in (setting.default, [])}
     scored = "caption_likelihood" in config.score_weights
     ignored = {
         "attention_layer": None if config.attention else "needs attention=true",
@@ -71,9 +71,9 @@ def requested_captions(config: SampleCommandConfig) -> list[str]:
         ValueError: none or several of the options are given, or the file cannot be read or holds no captions.
     """
     for caption in (config.caption, *config.captions):
-        if any("\ud800" <= each <= "\udfff" for each in caption):
+        if any("\ud800" <= char <= "\udfff" for char in caption):
             raise ValueError(f"the caption {caption!r} is not UTF-8 text")
-    given = [bool(each) for each in (config.caption, config.captions, config.captions_file)]
+    given = [bool(option) for option in (config.caption, config.captions, config.captions_file)]
     if sum(given) != 1:
         raise ValueError(
             'give the captions in exactly one way: caption="a red circle", captions=["a red circle","a blue square"], '

@@ -140,10 +140,10 @@ def read_credentials(path: Path) -> Credentials | None:
             return None
         return Credentials("unknown", False, [str(error)])
     manifest = content["manifests"][content["active_manifest"]]
-    found = [each for each in content.get("validation_status", []) if each["code"] != UNTRUSTED]
+    found = [status for status in content.get("validation_status", []) if status["code"] != UNTRUSTED]
     signature = manifest.get("signature_info", {})
     return Credentials(
         issuer=", ".join(filter(None, (signature.get("common_name"), signature.get("issuer")))) or "unknown",
         trusted=content.get("validation_state") == "Trusted",
-        errors=[each.get("explanation") or each["code"] for each in found],
+        errors=[status.get("explanation") or status["code"] for status in found],
     )

@@ -48,7 +48,7 @@ class ImageDecoder:
         side = self.model.config.code_side
         size = 3, tokens.shape[1] * side, tokens.shape[2] * side
         generators = (torch_generator("decoder noise", self.config.seed, candidate) for candidate in candidates)
-        return torch.stack([torch.randn(size, generator=each) for each in generators])
+        return torch.stack([torch.randn(size, generator=generator) for generator in generators])
 
 
 @torch.inference_mode()

@@ -108,7 +108,7 @@ def inpaint_canvas(
     """
     images = tokens.clone()
     for number, ((top, left), refine) in enumerate(zip(canvas.windows, canvas.refined_windows(grid), strict=True)):
-        seeds = (_derived_seed(seed, each) for each in count(number * canvas.passes_per_refined_window))
+        seeds = (_derived_seed(seed, index) for index in count(number * canvas.passes_per_refined_window))
         window = images[..., top : top + grid, left : left + grid]
         show = None if on_tokens is None else partial(_show_window, on_tokens, images.clone(), (top, left))
         window[:] = inpaint_window(

@@ -31,8 +31,8 @@ def min_p(logits: Tensor, share: float) -> Tensor:
 
     Few tokens remain where the model is confident, and many where it is not (Nguyen et al. 2024).
     """
-    lowest = logits.amax(dim=-1, keepdim=True) + math.log(share)
-    return logits.masked_fill(logits < lowest, -torch.inf)
+    min_logit = logits.amax(dim=-1, keepdim=True) + math.log(share)
+    return logits.masked_fill(logits < min_logit, -torch.inf)
 
 
 def process_logits(logits: Tensor, config: DecodingConfig) -> Tensor:

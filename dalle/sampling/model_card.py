@@ -59,9 +59,9 @@ def write_model_card(
 def strictest_licence(authors: list[dict[str, str]]) -> str:
     """Return the licence that weights trained on these works carry: share-alike, else attribution, else ""."""
     licences = {author.get("licence", "").upper() for author in authors}
-    if any(each.startswith("CC-BY-SA") for each in licences):
+    if any(licence.startswith("CC-BY-SA") for licence in licences):
         return SHARE_ALIKE
-    return ATTRIBUTION if any(each.startswith("CC-BY") for each in licences) else ""
+    return ATTRIBUTION if any(licence.startswith("CC-BY") for licence in licences) else ""
 
 
 def front_matter(licence: str) -> str:
@@ -168,7 +168,8 @@ def data_section(meta: Mapping[str, Any], licence: str) -> str:
     if authors:
         lines += ["", "| part | author | licence |", "|---|---|---|"]
         lines += [
-            f"| {next(iter(each.values()), '')} | {_linked(each)} | {each.get('licence', '')} |" for each in authors
+            f"| {next(iter(author.values()), '')} | {_linked(author)} | {author.get('licence', '')} |"
+            for author in authors
         ]
     return "\n".join(lines)
 

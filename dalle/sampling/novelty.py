@@ -146,10 +146,10 @@ class TrainingImages:
             )
             for index in order
         ]
-        for position, each in enumerate(found):
-            if each.is_near_by_hash and (other := self.image(each)) is not None:
-                found[position] = replace(each, cell_levels=compare_colours(image, other))
-        return sorted(found, key=lambda each: not each.is_near_duplicate)[:count]
+        for position, neighbour in enumerate(found):
+            if neighbour.is_near_by_hash and (other := self.image(neighbour)) is not None:
+                found[position] = replace(neighbour, cell_levels=compare_colours(image, other))
+        return sorted(found, key=lambda neighbour: not neighbour.is_near_duplicate)[:count]
 
     def image(self, neighbour: Neighbour) -> Image.Image | None:
         """Read the neighbour's image; None if it can no longer be read."""
@@ -201,8 +201,8 @@ class Novelty:
             if self.num_samples < MAX_SAMPLES_ON_GRID:
                 self.cells += side_by_side(self.training, image, result.caption, list(nearest.values()))
             self.num_samples += 1
-            self.num_near_duplicates += any(each.is_near_duplicate for each in nearest.values())
-            metadata.append({name: each.metadata() for name, each in nearest.items()})
+            self.num_near_duplicates += any(neighbour.is_near_duplicate for neighbour in nearest.values())
+            metadata.append({name: neighbour.metadata() for name, neighbour in nearest.items()})
         return metadata
 
     def nearest(self, image: Image.Image, tokens: Tensor, by_clip: bool) -> Neighbour:
@@ -211,16 +211,24 @@ class Novelty:
         size = self.training.source.image_size
         if tokens.shape != (size // self.dvae.downsample, size // self.dvae.downsample):
             return found[0]  # an outpainted image is larger than the training images
-        images = [(each, self.training.image(each)) for each in found]
-        readable = [(each, Image.fromarray(inference_crop(shown, size))) for each, shown in images if shown is not None]
+        images = [(neighbour, self.training.image(neighbour)) for neighbour in found]
+        readable = [
+            (neighbour, Image.fromarray(inference_crop(shown, size)))
+            for neighbour, shown in images
+            if shown is not None
+        ]
         if not readable:
             return found[0]
         pixels = to_tensor([shown for _, shown in readable])  # (n, 3, H, W)
         own = to_tensor([Image.fromarray(inference_crop(image, size))])[0]
         pixels = to_tensor([shown for _, shown in readable])  # (n, 3, H, W)
         results = compare_tokens(self.dvae, own, tokens.cpu(), pixels)
-        compared = [replace(each, **vars(result)) for (each, _), result in zip(readable, results, strict=True)]
-        return max(compared, key=lambda each: (each.is_same, each.is_near_duplicate, each.overlap or 0.0))
+        compared = [
+            replace(neighbour, **vars(result)) for (neighbour, _), result in zip(readable, results, strict=True)
+        ]
+        return max(
+            compared, key=lambda neighbour: (neighbour.is_same, neighbour.is_near_duplicate, neighbour.overlap or 0.0)
+        )
 
     def save(self, folder: Path) -> Path:
         """Write the image grid and return its path. Needs at least one call of `compare`."""
@@ -238,7 +246,7 @@ class Novelty:
 
 def compare_colours(image: Image.Image, other: Image.Image) -> float:
     """Return the largest difference of a cell's mean colours, of 255, of the central squares of two images."""
-    one, another = to_tensor([Image.fromarray(inference_crop(each, SIDE)) for each in (image, other)])
+    one, another = to_tensor([Image.fromarray(inference_crop(picture, SIDE)) for picture in (image, other)])
     return cell_levels(one, another, CELL)
 
 
@@ -247,10 +255,10 @@ def side_by_side(
 ) -> list[Cell]:
     """Return cells of an image and its neighbours, each with its first caption and its distances."""
     cells = [Cell(image, label, "this image")]
-    for each in neighbours:
-        caption = training.source.captions(each.index)[0]
-        shown = training.image(each) or Image.new("RGB", image.size, "white")
-        cells.append(Cell(shown, printable(f"{caption} ({each.key})"), each.distances()))
+    for neighbour in neighbours:
+        caption = training.source.captions(neighbour.index)[0]
+        shown = training.image(neighbour) or Image.new("RGB", image.size, "white")
+        cells.append(Cell(shown, printable(f"{caption} ({neighbour.key})"), neighbour.distances()))
     return cells
 
 

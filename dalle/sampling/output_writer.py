@@ -61,7 +61,7 @@ class OutputWriter:
     @property
     def unfinished(self) -> list[str]:
         """Captions without all candidates sampled, in order."""
-        begun = [each["caption"] for each in self.entries if each["drawn"] != self.candidates]
+        begun = [entry["caption"] for entry in self.entries if entry["drawn"] != self.candidates]
         return [*begun, *self.captions[len(self.entries) :]]
 
     def add(self, result: Result, extra: Sequence[Mapping[str, Any]] | None = None) -> None:
@@ -90,7 +90,7 @@ class OutputWriter:
     def __exit__(self, *_: object) -> None:
         if not self.entries:
             return
-        pending = [{"caption": each, "drawn": 0, "images": []} for each in self.captions[len(self.entries) :]]
+        pending = [{"caption": caption, "drawn": 0, "images": []} for caption in self.captions[len(self.entries) :]]
         unfinished = self.unfinished
         metadata = {"settings": self.settings, "interrupted": bool(unfinished), "captions": self.entries + pending}
         text = json.dumps(metadata, indent=2, ensure_ascii=False) + "\n"
@@ -115,7 +115,7 @@ def image_metadata(result: Result, seed: int) -> list[dict[str, Any]]:
     ]
     if len(result.scores_by_name) > 1:
         for index, entry in enumerate(entries):
-            entry["scores"] = {name: each[index] for name, each in result.scores_by_name.items()}
+            entry["scores"] = {name: values[index] for name, values in result.scores_by_name.items()}
     return entries
 
 

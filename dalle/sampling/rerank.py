@@ -125,7 +125,7 @@ class Reranker:
         scores = self.scores(candidates, on_chunk)
         *_, final = scores.values()
         order = final.argsort(descending=True, stable=True)
-        by_name = {name: each[order].tolist() for name, each in scores.items()}
+        by_name = {name: values[order].tolist() for name, values in scores.items()}
         return Ranking(order.tolist(), final[order].tolist(), by_name)
 
     def scores(self, candidates: CaptionCandidates, on_chunk: Callable[[], None] = lambda: None) -> dict[str, Tensor]:
@@ -139,7 +139,7 @@ class Reranker:
             check_finite(values, f"the model of rerank={name} computes scores")
         if list(self.weights.values()) == [1.0]:  # ranked by one score: standardising it would change no rank
             return scores
-        weighted = [self.weights[name] * standardise(each) for name, each in scores.items()]
+        weighted = [self.weights[name] * standardise(values) for name, values in scores.items()]
         return {**scores, MIXTURE: torch.stack(weighted).sum(dim=0)}
 
 

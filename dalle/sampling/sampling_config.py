@@ -24,9 +24,9 @@ SPEED_SETTINGS = ("batch_size", "decoding", "window", "guess", "memory")
 GUESS_NAMES = ("above", "left", "noise", "counts")  # of `dalle.sampling.token_guesses.GUESSES`
 GB = 10**9
 # ranges that keep the logits finite in 16 bits too; beyond them nothing changes that can be seen
-LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.001, 100.0
-HIGHEST_GUIDANCE = 100.0
-MOST_CANDIDATES = 1_000_000  # for each caption
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.001, 100.0
+MAX_GUIDANCE = 100.0
+MAX_CANDIDATES = 1_000_000  # for each caption
 KEPT = 8  # images kept of more candidates, unless `keep` is set
 
 Config = TypeVar("Config", bound="SamplingConfig")
@@ -60,11 +60,11 @@ class DecodingConfig:
     guess: str = "above"  # first guess of a token, for speed only: above | left | noise | counts
 
     def __post_init__(self) -> None:
-        in_range = LOWEST_TEMPERATURE <= (self.temperature or 1) <= HIGHEST_TEMPERATURE  # 0 and None count as 1
+        in_range = MIN_TEMPERATURE <= (self.temperature or 1) <= MAX_TEMPERATURE  # 0 and None count as 1
         if not in_range:
             raise ValueError(
                 f"temperature={self.temperature} is out of range; use 0 for greedy decoding, or "
-                f"{LOWEST_TEMPERATURE} to {HIGHEST_TEMPERATURE:g} to sample"
+                f"{MIN_TEMPERATURE} to {MAX_TEMPERATURE:g} to sample"
             )
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k={self.top_k} leaves no token to sample; use at least 1")
@@ -72,10 +72,10 @@ class DecodingConfig:
             raise ValueError(f"top_p={self.top_p} is not a probability; use more than 0 and at most 1")
         if self.min_p is not None and not 0 < self.min_p <= 1:
             raise ValueError(f"min_p={self.min_p} is not a fraction of a probability; use more than 0 and at most 1")
-        if self.guidance is not None and not 0 <= self.guidance <= HIGHEST_GUIDANCE:
+        if self.guidance is not None and not 0 <= self.guidance <= MAX_GUIDANCE:
             raise ValueError(
                 f"guidance={self.guidance} is out of range; use 0 to ignore the caption, 1 for no guidance, or up to "
-                f"{HIGHEST_GUIDANCE:g}"
+                f"{MAX_GUIDANCE:g}"
             )
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size} must be at least 1")
@@ -117,7 +117,7 @@ class RerankWeights:
                 raise ValueError(f"rerank_weights.{name}={weight} must be a finite number")
 
 
-SCORE_NAMES = tuple(each.name for each in fields(RerankWeights))
+SCORE_NAMES = tuple(weight.name for weight in fields(RerankWeights))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,7 @@ class RerankConfig:
     """Number of candidates for each caption, and the score that ranks them; the paper ranks by CLIP (Sec. 2.6).
 
     Raises:
-        ValueError: no candidates or over `MOST_CANDIDATES`, an unknown score, weights without a mixture, or weights
+        ValueError: no candidates or over `MAX_CANDIDATES`, an unknown score, weights without a mixture, or weights
             that are all 0.
     """
 
@@ -140,8 +140,8 @@ class RerankConfig:
     def __post_init__(self) -> None:
         if self.candidates < 1:
             raise ValueError(f"candidates={self.candidates} samples no image; use at least 1")
-        if self.candidates > MOST_CANDIDATES:
-            raise ValueError(f"candidates={self.candidates} are too many; use at most {MOST_CANDIDATES}")
+        if self.candidates > MAX_CANDIDATES:
+            raise ValueError(f"candidates={self.candidates} are too many; use at most {MAX_CANDIDATES}")
         if self.rerank not in (None, *SCORE_NAMES, MIXTURE):
             raise ValueError(f"unknown rerank={self.rerank}; choose one of {', '.join((*SCORE_NAMES, MIXTURE))}")
         if self.rerank != MIXTURE and self.rerank_weights != RerankWeights():
@@ -207,7 +207,7 @@ def with_overrides(
     """
     if not isinstance(config, SamplingConfig):
         raise TypeError(f"config must be a SamplingConfig, not {config!r}; give settings by name, as candidates=64")
-    names = [each.name for each in fields(config)]
+    names = [setting.name for setting in fields(config)]
     for unknown in (name for name in settings if name not in names):
         nearest = get_close_matches(unknown, [*names, *other_names], n=1)
         raise TypeError(

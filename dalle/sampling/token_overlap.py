@@ -44,13 +44,13 @@ def compare_tokens(dvae: DiscreteVAE, image: Tensor, tokens: Tensor, others: Ten
     encoded = dvae.encode(views.flatten(0, 1)).unflatten(0, (-1, 2))  # (n, 2, h, w)
     compared = []
     for two, codes, shift in zip(views, encoded, shifts, strict=True):
-        overlap = max(token_overlap(tokens, each) for each in codes.cpu())
+        overlap = max(token_overlap(tokens, other_tokens) for other_tokens in codes.cpu())
         if overlap < COPY_SHARE:
             compared.append(TokenComparison(overlap, None))
             continue
         shown = torch.cat([two, dvae.decode(codes)]).cpu()  # (4, 3, H, W)
         cell = max(1, dvae.downsample // 2)
-        differences = [cell_levels(each, image, cell, by) for each, by in zip(shown, [(0, 0), shift] * 2, strict=True)]
+        differences = [cell_levels(view, image, cell, by) for view, by in zip(shown, [(0, 0), shift] * 2, strict=True)]
         compared.append(TokenComparison(overlap, min(differences)))
     return compared
 

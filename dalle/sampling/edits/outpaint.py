@@ -8,7 +8,7 @@ from PIL import Image
 from dalle.sampling.canvas import Canvas, EncodedImage
 from dalle.sampling.decode import MASKED
 
-MOST_TOKENS = 2**20  # of the whole image: 67 million pixels of 8 x 8 a token
+MAX_TOKENS = 2**20  # of the whole image: 67 million pixels of 8 x 8 a token
 
 
 @dataclass
@@ -36,7 +36,7 @@ def outpaint(original: EncodedImage, config: OutpaintConfig) -> Canvas:
     window as if it were the whole image.
 
     Raises:
-        ValueError: negative numbers, nothing to sample, or over `MOST_TOKENS`.
+        ValueError: negative numbers, nothing to sample, or over `MAX_TOKENS`.
     """
     left, right, up, down = config.left, config.right, config.up, config.down
     if min(left, right, up, down) < 0 or not left + right + up + down:
@@ -46,8 +46,8 @@ def outpaint(original: EncodedImage, config: OutpaintConfig) -> Canvas:
         )
     grid = len(original.tokens)
     height, width = up + grid + down, left + grid + right
-    if height * width > MOST_TOKENS:
-        raise ValueError(f"outpaint makes an image of {height} x {width} tokens; use at most {MOST_TOKENS} in all")
+    if height * width > MAX_TOKENS:
+        raise ValueError(f"outpaint makes an image of {height} x {width} tokens; use at most {MAX_TOKENS} in all")
     tokens = torch.full((height, width), MASKED)
     tokens[up : up + grid, left : left + grid] = original.tokens
 

@@ -56,10 +56,10 @@ def variations(
 def check_share(share: float, count: int, unit: str) -> None:
     """Raise ValueError if `share` of `count` cells, rows or columns, rounded, is none or all of them."""
     if not 0 < round(share * count) < count:
-        most = math.floor((1 - 1 / count) * 1000) / 1000  # rounded up, it could be 1
+        max_share = math.floor((1 - 1 / count) * 1000) / 1000  # rounded up, it could be 1
         raise ValueError(
             f"share={share} of {count} {unit} is {round(share * count)} of them, after rounding: use "
-            f"{1 / count:.2g} to {most:g}"
+            f"{1 / count:.2g} to {max_share:g}"
         )
 
 
