@@ -53,7 +53,7 @@ class JobRunner:
                     drawn[key] = image
             finished = True
         kept, ranked = self._rank(job, ids, config, drawn) if drawn else ([], True)
-        job.images = [each["id"] for each in kept]
+        job.images = [record["id"] for record in kept]
         job.events.append("ranked", {"images": kept})
         for key in drawn.keys() - set(job.images):
             self.store.drawn.discard(key)
@@ -118,8 +118,8 @@ class JobRunner:
         images = images if job.canvas is None else job.canvas.paste(images, numbers)
         result = Result(job.request.caption, images, None, tokens, numbers, config.candidates)
         finished = self._drawn_images(job.request, config, result)
-        for number, each in zip(numbers, finished, strict=True):
-            each.record["rank"] = number + 1  # until all are ranked
+        for number, drawn_image in zip(numbers, finished, strict=True):
+            drawn_image.record["rank"] = number + 1  # until all are ranked
         return finished
 
     def _rank(
@@ -133,8 +133,8 @@ class JobRunner:
         reranker = None if request.rerank == UNRANKED else dalle.reranker(ids, config)
         decoder = dalle.image_decoder(config) if request.decoder else None
         select_best = SelectBest(dalle.dvae, config, reranker, job.canvas, decoder)
-        tokens = torch.stack([each.tokens for each in drawn.values()])
-        candidates = request.caption, ids[0], tokens, 0, [each.image for each in drawn.values()]
+        tokens = torch.stack([drawn_image.tokens for drawn_image in drawn.values()])
+        candidates = request.caption, ids[0], tokens, 0, [drawn_image.image for drawn_image in drawn.values()]
         requests, ranked = job.cancel_requests, True  # after one while it was drawn, finished candidates are ranked
 
         def check() -> None:
@@ -164,7 +164,7 @@ class JobRunner:
         ranked = request.rerank != UNRANKED and config.ranked
         settings |= {"rerank": config.rerank if ranked else UNRANKED, **self.recorded, "edit": edit}
         if not request.decoder:
-            digests = {name: each for name, each in settings["digests"].items() if name != "decoder"}
+            digests = {name: digest for name, digest in settings["digests"].items() if name != "decoder"}
             settings |= {"decoder": None, "digests": digests}
         entries = image_metadata(result, config.seed)
         return [

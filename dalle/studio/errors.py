@@ -53,7 +53,7 @@ def unknown_field(name: str, known: Sequence[str]) -> str:
 
 def validation_sentence(error: dict[str, Any]) -> str:
     """Return one sentence for the first error that pydantic found in a request."""
-    place = ".".join(str(each) for each in error["loc"] if each != "body")
+    place = ".".join(str(part) for part in error["loc"] if part != "body")
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "json_invalid":
         return f"the body is not JSON: {error.get('ctx', {}).get('error', message)}"

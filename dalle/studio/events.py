@@ -73,7 +73,7 @@ class EventLog:
     def _since(self, position: int, version: int) -> tuple[str, int, int, bool]:
         """Return the events that a reader has not seen, its new position and version, and if there will be no more."""
         with self._lock:
-            newest = sorted(each for each in self._newest.values() if each[0] > version)
+            newest = sorted(entry for entry in self._newest.values() if entry[0] > version)
             text = "".join([*self._lasting[position:], *(event for _, event in newest)])
             return text, len(self._lasting), self._version, self.last is not None
 

@@ -46,7 +46,7 @@ def example_captions(transformer: Path, dalle: DALLE) -> list[str]:
         _, meta = checkpoint.read_config(transformer, "transformer")
     except CheckpointError:
         return []
-    return [each for each in CAPTIONS_OF.get((meta.get("data") or {}).get("name", ""), ()) if fits(each)]
+    return [caption for caption in CAPTIONS_OF.get((meta.get("data") or {}).get("name", ""), ()) if fits(caption)]
 
 
 def card_limits(folder: Path) -> list[str]:
@@ -56,7 +56,9 @@ def card_limits(folder: Path) -> list[str]:
     except OSError:
         return []
     sections = re.split(r"^#+ *", text, flags=re.MULTILINE)
-    found = next((each for each in sections if re.match(r"[^\n]*(cannot|can't|limits)", each, re.IGNORECASE)), "")
+    found = next(
+        (section for section in sections if re.match(r"[^\n]*(cannot|can't|limits)", section, re.IGNORECASE)), ""
+    )
     items = re.findall(r"^[-*] (.*(?:\n  +.*)*)", found, re.MULTILINE)
     plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)|[`*]", r"\1", " ".join(item.split())) for item in items)
-    return [each for each in plain if each][:MAX_LIMITS]
+    return [item for item in plain if item][:MAX_LIMITS]

@@ -58,7 +58,7 @@ def create_app(session: Session) -> FastAPI:
     app.include_router(openai_routes(session), dependencies=token)
     # only files that are there at the start are served: no path of a request reaches the disk
     app.add_route("/", partial(_serve, STATIC / "index.html"), include_in_schema=False)
-    for path in (each for each in STATIC.iterdir() if each.suffix in MEDIA_TYPES):
+    for path in (file for file in STATIC.iterdir() if file.suffix in MEDIA_TYPES):
         app.add_route(f"/static/{path.name}", partial(_serve, path), include_in_schema=False)
     return app
 

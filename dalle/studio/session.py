@@ -178,16 +178,16 @@ class Session:
             raise ApiError(404, "the training images are not indexed; start the studio with novelty=true")
         training = novelty.training
         found = [novelty.nearest(drawn.image, drawn.tokens, by_clip) for by_clip in novelty.searches.values()]
-        distinct = {each.index: each for each in found}.values()
+        distinct = {neighbour.index: neighbour for neighbour in found}.values()
         nearest = [
             {
                 "image": data_url(image, TILE),
-                "caption": training.source.captions(each.index)[0],
-                "distance": each.distances(),
-                "near_copy": each.is_near_duplicate,
+                "caption": training.source.captions(neighbour.index)[0],
+                "distance": neighbour.distances(),
+                "near_copy": neighbour.is_near_duplicate,
             }
-            for each in distinct
-            if (image := training.image(each)) is not None
+            for neighbour in distinct
+            if (image := training.image(neighbour)) is not None
         ]
         return {"training_images": len(training.keys), "nearest": nearest}
 

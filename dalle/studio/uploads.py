@@ -78,7 +78,9 @@ def recorded_settings(data: bytes) -> RecordedSettings | None:
     settings = {name: recorded[name] for name in RECORDED if name in recorded}
     left_out = [name for name, value in NOT_OFFERED.items() if recorded.get(name, value) != value]
     try:
-        config_from_json(SamplingConfig, {name: each for name, each in settings.items() if each != UNRANKED}, "upload")
+        config_from_json(
+            SamplingConfig, {name: value for name, value in settings.items() if value != UNRANKED}, "upload"
+        )
     except ValueError:  # forged, or of another version
         left_out = [*settings, *left_out]
         settings = {}
