@@ -33,7 +33,7 @@ def hydra_argument(argument: str, sweeping: bool = False) -> str:
         readable = "," in text or _parses(argument)
     elif key in LIST_SETTINGS and not text.startswith("["):
         plain = f"{key}=[{text}]"
-        return plain if _parses(plain) else f"{key}=[{','.join(_quoted_path(each) for each in text.split(','))}]"
+        return plain if _parses(plain) else f"{key}=[{','.join(_quoted_path(path) for path in text.split(','))}]"
     else:
         readable = key not in LITERAL_SETTINGS and (text.startswith(("[", "{")) or _parses(argument))
     return argument if in_quotes or readable else f"{key}={_quoted(text)}"

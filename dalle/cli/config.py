@@ -89,8 +89,8 @@ def run_name(name: str) -> str:
     """Return a run's name for its folder: `name`, and in a sweep also the overrides that differ between jobs."""
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
         return name
-    chosen = [each for each in HydraConfig.get().overrides.task if each not in sys.argv]  # vary by job
-    parts = [_folder_part(each.removeprefix("stage.")) for each in chosen if not each.startswith("run=")]
+    chosen = [override for override in HydraConfig.get().overrides.task if override not in sys.argv]  # vary by job
+    parts = [_folder_part(override.removeprefix("stage.")) for override in chosen if not override.startswith("run=")]
     full = "-".join([name, *parts])
     return full if len(full) <= 120 else f"{full[:110]}-{_short_hash(full)}"
 
@@ -194,7 +194,7 @@ def explain_error(error: Exception) -> str | None:
 
 def print_command_help(name: str, arguments: Sequence[str]) -> None:
     """Print the help of a command, with the values that `arguments` set. --help-all prints all settings."""
-    composed = compose(name, [first_value(hydra_argument(each)) for each in arguments if "=" in each])
+    composed = compose(name, [first_value(hydra_argument(argument)) for argument in arguments if "=" in argument])
     show_all = HELP_ALL in arguments or name not in MAIN_SETTINGS
     shown = None if show_all else partial(is_main_setting, name, arguments)
     program = sys.argv[0] if sys.argv[0].startswith("dalle ") else f"python {name}.py"
@@ -203,7 +203,9 @@ def print_command_help(name: str, arguments: Sequence[str]) -> None:
 
 def wrong_command(name: str, arguments: Sequence[str]) -> str | None:
     """Return an error message if the command line asks for an ablation of another command than `name`, else None."""
-    names = {each.lstrip("+").partition("=")[2] for each in arguments if each.lstrip("+").startswith("ablation=")}
+    names = {
+        argument.lstrip("+").partition("=")[2] for argument in arguments if argument.lstrip("+").startswith("ablation=")
+    }
     for path in (CONFIG_DIR / "ablation" / f"{ablation}.yaml" for ablation in names):
         settings: Any = OmegaConf.load(path) if path.is_file() else {}
         right = settings.get("ablation", {}).get("command", AblationConfig.command)
@@ -215,8 +217,8 @@ def wrong_command(name: str, arguments: Sequence[str]) -> str | None:
 def known_keys(name: str, arguments: Sequence[str] = ()) -> list[str]:
     """Return all dotted settings of the command `name` with the groups chosen in `arguments`, and all group names."""
     groups = config_groups.groups()
-    chosen = [each.split(",")[0] for each in arguments if each.lstrip("+").split("=")[0] in groups]
-    schemas = [each for each in chosen if each.split("=")[0] in ("stage", "data", "edit", "import")]
+    chosen = [argument.split(",")[0] for argument in arguments if argument.lstrip("+").split("=")[0] in groups]
+    schemas = [override for override in chosen if override.split("=")[0] in ("stage", "data", "edit", "import")]
     for overrides in (chosen, schemas, []):  # with fewer groups if one cannot be composed
         try:
             return [*all_keys(_compose(name, overrides)), *groups]
@@ -228,7 +230,7 @@ def known_keys(name: str, arguments: Sequence[str] = ()) -> list[str]:
 def groups_of(name: str) -> dict[str, list[str]]:
     """Return the config groups of the command `name` with their options: {"stage": ["all", "clip", ...], ...}."""
     root: Any = OmegaConf.load(CONFIG_DIR / f"{name}.yaml")
-    named = [str(group) for each in root.defaults if isinstance(each, DictConfig) for group in each]
+    named = [str(group) for default in root.defaults if isinstance(default, DictConfig) for group in default]
     return {group: config_groups.options(group) for group in named if group in config_groups.groups()}
 
 
@@ -242,9 +244,12 @@ def _hydra_arguments(name: str) -> Iterator[list[str]]:
     """Context in which Hydra makes no folders or logs and raises its errors. Yields the user's arguments."""
     arguments = sys.argv[1:]
     sweeping = not {"-m", "--multirun"}.isdisjoint(arguments)  # in a sweep, commas separate the values of jobs
-    quoted = [hydra_argument(each, sweeping) for each in arguments]
+    quoted = [hydra_argument(argument, sweeping) for argument in arguments]
     # insert next to the user's overrides: Hydra's parser requires overrides to be consecutive
-    start = next((at for at, each in enumerate(arguments) if "=" in each and not each.startswith("-")), len(arguments))
+    start = next(
+        (at for at, argument in enumerate(arguments) if "=" in argument and not argument.startswith("-")),
+        len(arguments),
+    )
     environment = os.environ.get(HYDRA_FULL_ERROR)
     sys.argv[1:] = [*quoted[:start], *HYDRA_OVERRIDES, f"hydra.job.name={name}", *quoted[start:]]
     os.environ[HYDRA_FULL_ERROR] = "1"

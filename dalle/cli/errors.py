@@ -33,10 +33,12 @@ def explain_hydra_error(error: Exception, keys: Sequence[str], arguments: Sequen
     key, file = found[1], _file(text)
     if file:
         return f"{file}: {unknown_setting(key, keys) if key not in keys else f'{key}: {text.splitlines()[1]}'}"
-    argument = next((each for each in arguments if each.lstrip("+~").startswith((f"{key}=", f"{key}."))), key)
+    argument = next(
+        (override for override in arguments if override.lstrip("+~").startswith((f"{key}=", f"{key}."))), key
+    )
     if key not in keys:
         return unknown_setting(argument.lstrip("+~").split("=")[0], keys)
-    parts = [each.removeprefix(key) for each in keys if re.fullmatch(rf"{re.escape(key)}\.[^.]+", each)]
+    parts = [setting.removeprefix(key) for setting in keys if re.fullmatch(rf"{re.escape(key)}\.[^.]+", setting)]
     if parts:
         return (
             f"{argument}: {key} is a group of settings ({', '.join(parts)}); set one of them, as in {key}{parts[0]}=..."
@@ -47,8 +49,8 @@ def explain_hydra_error(error: Exception, keys: Sequence[str], arguments: Sequen
 def unknown_option(arguments: Sequence[str], known: Collection[str]) -> str | None:
     """Return the first argument such as --caption that is neither Hydra's nor in `known`, without its value."""
     hydra_options = {name for action in get_args_parser()._actions for name in action.option_strings}
-    options = (each.partition("=")[0] for each in arguments if each.startswith("-"))
-    return next((each for each in options if each not in hydra_options and each not in known), None)
+    options = (argument.partition("=")[0] for argument in arguments if argument.startswith("-"))
+    return next((option for option in options if option not in hydra_options and option not in known), None)
 
 
 def wrong_option(option: str, keys: Sequence[str]) -> str:
@@ -82,7 +84,7 @@ def all_keys(node: Any, prefix: str = "") -> list[str]:
 def unknown_keys(node: Any, prefix: str = "") -> Iterator[str]:
     """Yield the dotted keys below `node` that its dataclasses do not have. Hydra accepts any key after a +."""
     schema = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
-    known = {each.name for each in fields(schema)} if is_dataclass(schema) else None
+    known = {field.name for field in fields(schema)} if is_dataclass(schema) else None
     for name, below in _children(node).items():
         if known is not None and name not in known:
             yield f"{prefix}{name}"
@@ -91,8 +93,11 @@ def unknown_keys(node: Any, prefix: str = "") -> Iterator[str]:
 
 def _syntax_error(text: str, arguments: Sequence[str]) -> str:
     """Return the error message for an argument that Hydra cannot parse. `text` is Hydra's message."""
-    quoted = [each for each in arguments if "=" in each and f"{each.split('=')[0]}=" in text]  # by hydra_argument
-    wrong = max([each for each in arguments if each in text] or quoted or arguments[-1:], key=len, default="")
+    # quoted by hydra_argument
+    quoted = [argument for argument in arguments if "=" in argument and f"{argument.split('=')[0]}=" in text]
+    wrong = max(
+        [argument for argument in arguments if argument in text] or quoted or arguments[-1:], key=len, default=""
+    )
     key = wrong.split("=")[0]
     if wrong == key:
         before = arguments[arguments.index(wrong) - 1] if wrong in arguments[1:] else ""

@@ -67,8 +67,8 @@ def settings(config: Any, prefix: str = "") -> Iterator[Setting]:
     if isinstance(config, dict):
         named = config
     else:
-        ordered = sorted(fields(config), key=lambda each: each.kw_only is True)
-        named = {each.name: getattr(config, each.name) for each in ordered}
+        ordered = sorted(fields(config), key=lambda field: field.kw_only is True)
+        named = {field.name: getattr(config, field.name) for field in ordered}
     descriptions = {} if isinstance(config, dict) else field_comments(type(config))
     for name, value in named.items():
         if is_dataclass(value) or isinstance(value, dict):
@@ -101,13 +101,13 @@ def format_value(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, (list, tuple)):
-        return f"[{','.join(format_value(each) for each in value)}]"
+        return f"[{','.join(format_value(item) for item in value)}]"
     return str(value) if value != "" else '""'
 
 
 def is_main_setting(name: str, arguments: Sequence[str], key: str) -> bool:
     """Return True if --help shows `key`: a main setting, one in `arguments`, or one of a small group in `arguments`."""
-    given = {each.lstrip("+").partition("=")[0] for each in arguments if "=" in each}
+    given = {argument.lstrip("+").partition("=")[0] for argument in arguments if "=" in argument}
     return key in MAIN_SETTINGS[name] or key in given or key.split(".")[0] in given - LARGE_GROUPS
 
 
@@ -132,10 +132,10 @@ def help_text(
             if is_dataclass(chosen := getattr(config, name, None)):
                 lines += [f"{name}={getattr(chosen, 'name', '')}:", *docstring_lines(chosen), ""]
     lines.append("Settings, with the values that this command would use:")
-    found = [each for each in settings(config) if each.key not in groups]
-    found.sort(key=lambda each: "." in each.key)  # settings of the command first, then those of chosen options
-    shown = [each for each in found if is_shown is None or is_shown(each.key)]
-    lines += [_entry(f"{each.key}={each.value}", each.description, width) for each in shown]
+    found = [setting for setting in settings(config) if setting.key not in groups]
+    found.sort(key=lambda setting: "." in setting.key)  # settings of the command first, then those of chosen options
+    shown = [setting for setting in found if is_shown is None or is_shown(setting.key)]
+    lines += [_entry(f"{setting.key}={setting.value}", setting.description, width) for setting in shown]
     if len(shown) < len(found):
         more = len(found) - len(shown)
         lines += ["", f"{more} more settings: use --help-all, or see docs/configs.md for those of all groups"]

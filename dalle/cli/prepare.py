@@ -50,7 +50,7 @@ def main(config: PrepareConfig) -> None:
     if task is None or (task.needs_data and config.data is None):
         imports = " or ".join(f"import={name}" for name in IMPORTS)
         raise ValueError(f"nothing to prepare: give {imports}, or a data set, as in data=folder data.path=my/pictures")
-    if other := next((each.setting for each in given[1:] if each.setting not in task.reads), None):
+    if other := next((other_task.setting for other_task in given[1:] if other_task.setting not in task.reads), None):
         raise ValueError(f"{task.setting}= and {other}= are separate tasks: run prepare.py once for each")
     options = [name for name in ("push", "revision", "private", "card") if settings[name] not in (None, False)]
     if config.export is None and options:
@@ -161,8 +161,8 @@ def find_image(config: PrepareConfig) -> None:
     with atomic_folder(folder) as temporary:
         cells = side_by_side(training, image, printable(path.name), neighbours)
         image_grid([GridRow(cells)], tile=TILE, title=title).save(temporary / "neighbours.png")
-    for each in neighbours:
-        print(f"{each.distances()}: {printable(each.key)}")
+    for neighbour in neighbours:
+        print(f"{neighbour.distances()}: {printable(neighbour.key)}")
     print(title)
     print(f"grid      {folder / 'neighbours.png'}")
 

@@ -88,7 +88,7 @@ def read_sweep(folder: Path) -> Sweep:
         raise ValueError(
             f"{folder} is not the folder of a sweep: unknown ablation {name!r}; choose one of {', '.join(ablations())}"
         )
-    sizes = [each for each in options("size") if each not in EXPERIMENT_SIZES]
+    sizes = [option for option in options("size") if option not in EXPERIMENT_SIZES]
     if size and size not in sizes:
         raise ValueError(
             f"{folder} is not the folder of a sweep: unknown size {size!r}; choose one of {', '.join(sizes)}"

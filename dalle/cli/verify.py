@@ -77,7 +77,7 @@ def compare_checkpoint(settings: Mapping[str, Any]) -> str:
     try:
         if not name or not checkpoint_folder(name).is_dir():
             return "which is not on this machine"
-        components = find_components(name, *(settings.get(each) for each in ("dvae", "clip", "decoder")))
+        components = find_components(name, *(settings.get(kind) for kind in ("dvae", "clip", "decoder")))
         digests = {kind: checkpoint.digest(folder) for kind, folder in components.items()}
     except (CheckpointError, OSError):
         return "which is not complete on this machine, or has changed since"
