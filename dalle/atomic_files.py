@@ -90,7 +90,7 @@ def _temporary(path: Path) -> Path:
 def _temporaries(path: Path, suffix: str) -> list[Path]:
     """Return the temporary files and folders for `path` of all processes."""
     name = re.compile(rf"\.{re.escape(path.name)}\.\d+-[0-9a-f]+\.{suffix}")
-    return [each for each in path.parent.glob(f".*.{suffix}") if name.fullmatch(each.name)]
+    return [temporary for temporary in path.parent.glob(f".*.{suffix}") if name.fullmatch(temporary.name)]
 
 
 def _restore_previous(path: Path) -> None:
@@ -115,7 +115,7 @@ def _delete_leftovers(path: Path) -> None:
     """Delete temporary files and folders for `path` of killed processes: those not written to for a day."""
     for leftover in _temporaries(path, "part"):
         with suppress(OSError):  # another process deletes it too
-            written = max(each.stat().st_mtime for each in (leftover, *leftover.rglob("*")))
+            written = max(entry.stat().st_mtime for entry in (leftover, *leftover.rglob("*")))
             if time.time() - written > LEFTOVER_SECONDS:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 

@@ -9,9 +9,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 def check_sizes(config: Any) -> None:
     """Raise ValueError if a field of type `int` in the dataclass `config` is below 1. Optional fields are skipped."""
-    for each in fields(config):
-        if each.type is int and getattr(config, each.name) < 1:
-            raise ValueError(f"{each.name}={getattr(config, each.name)} must be at least 1")
+    for field in fields(config):
+        if field.type is int and getattr(config, field.name) < 1:
+            raise ValueError(f"{field.name}={getattr(config, field.name)} must be at least 1")
 
 
 def config_from_json(schema: type, values: Mapping[str, Any], source: str) -> Any:
@@ -22,7 +22,7 @@ def config_from_json(schema: type, values: Mapping[str, Any], source: str) -> An
             message begins with `source`, the file's name.
     """
     hints = get_type_hints(schema)
-    known = {each.name for each in fields(schema)}
+    known = {field.name for field in fields(schema)}
     for name, value in values.items():
         if name not in known:
             raise ValueError(f"{source}: {schema.__name__} has no field {name!r}; the file may be from a newer version")
@@ -39,9 +39,9 @@ def has_type(value: Any, hint: Any) -> bool:
     # pydantic could do this, but its messages span several lines and have their own wording
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return any(has_type(value, each) for each in arguments)
+        return any(has_type(value, member) for member in arguments)
     if origin in (list, tuple):
-        return isinstance(value, list | tuple) and all(has_type(each, arguments[0]) for each in value)
+        return isinstance(value, list | tuple) and all(has_type(item, arguments[0]) for item in value)
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value)
     if hint is int:
@@ -60,7 +60,7 @@ def describe_type(hint: Any) -> str:
     """Describe a type for error messages, such as "a whole number or null"."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return " or ".join(describe_type(each) for each in arguments)
+        return " or ".join(describe_type(member) for member in arguments)
     if origin in (list, tuple):
         return f"a list, each {describe_type(arguments[0])}"
     names = {int: "a whole number", float: "a finite number", str: "a text", bool: "true or false", type(None): "null"}

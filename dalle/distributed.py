@@ -165,10 +165,10 @@ def all_reduce_sum(tensors: Sequence[Tensor], group: dist.ProcessGroup | None = 
     """Compute the sum of each of `tensors` over all ranks or those of `group`, in one all-reduce, without gradients."""
     if not is_distributed() or not tensors:
         return list(tensors)
-    flat = torch.cat([each.detach().flatten() for each in tensors])
+    flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
     dist.all_reduce(flat, group=group)
-    parts = flat.split([each.numel() for each in tensors])
-    return [part.view(each.shape) for part, each in zip(parts, tensors, strict=True)]
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 def all_gather(values: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 MARGIN, GAP, FRAME = 24, 10, 3  # pixels: around the sheet, between images, and width of a coloured frame
 TITLE_SIZE, LABEL_SIZE = 20, 13  # font sizes
 LABEL_LINES, NOTE_LINES = 6, 2
-LEAST_WIDTH = 420  # pixels without margins: space for the title above a single small image
+MIN_WIDTH = 420  # pixels without margins: space for the title above a single small image
 INK, FAINT, PAPER, EDGE = "#1c1c1e", "#77777c", "#ffffff", "#d4d4d8"
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -44,11 +44,11 @@ def image_grid(
     Raises:
         ValueError: there are no cells.
     """
-    most = max((len(row.cells) for row in rows), default=0)
-    if not most:
+    max_cells = max((len(row.cells) for row in rows), default=0)
+    if not max_cells:
         raise ValueError("an image grid needs at least one cell")
-    columns = min(columns, most)
-    width = max(columns * (tile + GAP) - GAP, LEAST_WIDTH)
+    columns = min(columns, max_cells)
+    width = max(columns * (tile + GAP) - GAP, MIN_WIDTH)
     bands: list[_Text | _Pictures | _Space] = [_Text(title, TITLE_SIZE, INK, width)] if title else []
     for row in rows:
         if bands:
@@ -132,10 +132,10 @@ def line_height(size: int) -> int:
     return size + -(-size // 3)
 
 
-def wrap(text: str, font: Font, width: int, most: int | None = None) -> list[str]:
+def wrap(text: str, font: Font, width: int, max_lines: int | None = None) -> list[str]:
     """Break text into a list of lines of at most `width` pixels; a word that is wider is broken.
 
-    Beyond `most` lines the text is cut, and the last line ends in an ellipsis.
+    Beyond `max_lines` lines the text is cut, and the last line ends in an ellipsis.
     """
     # textwrap counts letters, and Pillow's ImageText.wrap needs a newer Pillow and does not break long words
     lines = [""]
@@ -150,12 +150,12 @@ def wrap(text: str, font: Font, width: int, most: int | None = None) -> list[str
             if font.getlength(lines[-1] + letter) > width:
                 lines.append("")
             lines[-1] += letter
-    if most is None or len(lines) <= most:
+    if max_lines is None or len(lines) <= max_lines:
         return lines
-    last = lines[most - 1]
+    last = lines[max_lines - 1]
     while last and font.getlength(f"{last}...") > width:
         last = last[:-1]
-    return [*lines[: most - 1], f"{last.rstrip()}..."]
+    return [*lines[: max_lines - 1], f"{last.rstrip()}..."]
 
 
 def _ending(text: str, font: Font, width: int) -> list[str]:

@@ -110,9 +110,9 @@ def in_float32(function: Function) -> Function:
 
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
-        tensors = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         with without_autocast(tensors[0].device.type):
-            return function(*map(_widened, args), **{name: _widened(each) for name, each in kwargs.items()})
+            return function(*map(_widened, args), **{name: _widened(value) for name, value in kwargs.items()})
 
     return cast(Function, run)
 

@@ -38,7 +38,7 @@ class Registry(Mapping[str, Entry[Built]]):
                 continue
             if not is_dataclass(entry.config):
                 raise TypeError(f"{kind} {name!r}: its settings, {entry.config!r}, are no dataclass")
-            named = next((each.default for each in fields(entry.config) if each.name == "name"), name)
+            named = next((field.default for field in fields(entry.config) if field.name == "name"), name)
             if named != name:
                 raise TypeError(f"{kind} {name!r}: {entry.config.__name__} has name={named!r}")
 

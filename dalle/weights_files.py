@@ -102,7 +102,7 @@ def write_weights(folder: Path, tensors: Mapping[str, Tensor], max_shard_bytes: 
         weight_map |= dict.fromkeys(shard, name)
         with atomic_write(folder / name) as path:
             write_tensors(path, shard)
-    index = {"metadata": {"total_size": sum(each.nbytes for each in tensors.values())}, "weight_map": weight_map}
+    index = {"metadata": {"total_size": sum(tensor.nbytes for tensor in tensors.values())}, "weight_map": weight_map}
     write_json(folder / INDEX, index)
     (folder / WEIGHTS).unlink(missing_ok=True)  # it would be read instead
 

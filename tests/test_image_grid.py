@@ -8,8 +8,8 @@ from dalle.image_grid import (
     GAP,
     LABEL_LINES,
     LABEL_SIZE,
-    LEAST_WIDTH,
     MARGIN,
+    MIN_WIDTH,
     NOTE_LINES,
     TITLE_SIZE,
     Cell,
@@ -98,7 +98,7 @@ def test_titles_and_notes_do_not_overlap_images():
 
 
 def test_single_small_image_leaves_room_for_its_title():
-    assert image_grid([GridRow([Cell(RED)], "a title")], tile=20).width == LEAST_WIDTH + 2 * MARGIN
+    assert image_grid([GridRow([Cell(RED)], "a title")], tile=20).width == MIN_WIDTH + 2 * MARGIN
 
 
 def test_empty_grid_raises():
