@@ -48,7 +48,7 @@ def config_from_dict(written: Mapping[str, Any]) -> Any:
 
 def _unknown_settings(written: Mapping[str, Any], default: Any, prefix: str = "data.") -> Iterator[str]:
     """Yield the names of settings in `written` that the dataclass of `default` and those within it do not have."""
-    known = {each.name for each in fields(default)}
+    known = {field.name for field in fields(default)}
     for name, value in written.items():
         if name not in known:
             yield f"{prefix}{name}"

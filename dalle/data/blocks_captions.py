@@ -20,7 +20,7 @@ _WITH_WORDS = {
     "on top of": ("on top of it",),
 }
 _NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}  # scenes have at most three; evaluation prompts have more
-_MOST_WORDS = 20
+_MAX_WORDS = 20
 
 
 def _noun_phrase(thing: NounPhrase) -> str:
@@ -50,4 +50,4 @@ def wordings(statement: Statement) -> list[str]:
             raise ValueError(f"captions state at most 2 relations, not {len(statement.relations)}")
     there = [("there is " if words.startswith("a") else "there are ") + words for words in bare]
     every = bare + there + [f"a picture of {words}" for words in bare]
-    return [words for words in every if words.count(" ") < _MOST_WORDS]
+    return [words for words in every if words.count(" ") < _MAX_WORDS]

@@ -88,11 +88,11 @@ def random_scene(generator: np.random.Generator, lattice: int, radius_jitter: fl
     kind = tuple(KINDS)[int(np.searchsorted(_CUMULATIVE_SHARES, generator.random() * _CUMULATIVE_SHARES[-1]))]
     counts = KINDS[kind][1]
     things, relations = random_objects(kind, generator, novel)
-    each = [thing for thing, n in zip(things, counts, strict=True) for _ in range(n)]
-    jitter = generator.uniform(1 - radius_jitter, 1 + radius_jitter, len(each))
-    radii = np.array([RADII[size] for _, _, size in each]) * jitter
-    centres = _layout([shape for shape, _, _ in each], radii, relations, lattice, generator)
-    placed = zip(each, centres.tolist(), radii.tolist(), strict=True)
+    attributes = [thing for thing, n in zip(things, counts, strict=True) for _ in range(n)]
+    jitter = generator.uniform(1 - radius_jitter, 1 + radius_jitter, len(attributes))
+    radii = np.array([RADII[size] for _, _, size in attributes]) * jitter
+    centres = _layout([shape for shape, _, _ in attributes], radii, relations, lattice, generator)
+    placed = zip(attributes, centres.tolist(), radii.tolist(), strict=True)
     objects = tuple(SceneObject(*what, x, y, radius) for what, (x, y), radius in placed)
 
     stated_sizes = [None if generator.random() < _TIMES_UNSIZED else size for _, _, size in things]
@@ -116,8 +116,8 @@ def random_objects(
     while not _plausible(pairs, relations):
         pairs = _pairs(len(counts), novel, generator)
     sizes = [_pick(tuple(RADII), generator) for _ in counts]
-    most = _STACK_RADIUS_SUM if kind == "stack" else _RADIUS_SUM
-    while len(counts) > 1 and sum(n * RADII[size] for n, size in zip(counts, sizes, strict=True)) > most:
+    max_radius_sum = _STACK_RADIUS_SUM if kind == "stack" else _RADIUS_SUM
+    while len(counts) > 1 and sum(n * RADII[size] for n, size in zip(counts, sizes, strict=True)) > max_radius_sum:
         sizes = [_pick(tuple(RADII), generator) for _ in counts]
     return [(*pair, size) for pair, size in zip(pairs, sizes, strict=True)], relations
 

@@ -64,4 +64,4 @@ def first_strings(fields: dict[str, Any], names: Iterable[str]) -> tuple[str, ..
 def as_strings(value: Any) -> tuple[str, ...]:
     """Return the non-empty strings of a string or a list of strings; other values give an empty tuple."""
     values: Iterable[Any] = value if isinstance(value, (list, tuple)) else (value,)
-    return tuple(each for each in values if isinstance(each, str) and each.strip())
+    return tuple(text for text in values if isinstance(text, str) and text.strip())

@@ -187,7 +187,7 @@ def flag_captions(place: str, aliases: Iterable[str]) -> tuple[str, ...]:
     """Return captions such as "the flag of Czechia", "the flag of Czech Republic", and both without "the"."""
     other_names = [alias.removeprefix("flag for ") for alias in aliases if alias.startswith("flag for ")]
     phrases = [flag_phrase(name) for name in [place, *other_names]]
-    return tuple(dict.fromkeys([*phrases, *(each.removeprefix("the ") for each in phrases)]))
+    return tuple(dict.fromkeys([*phrases, *(text.removeprefix("the ") for text in phrases)]))
 
 
 def emoji_captions(name: str, tones: list[str], aliases: Iterable[str], keywords: Iterable[str]) -> tuple[str, ...]:

@@ -109,8 +109,8 @@ class FileSource(ABC):
         """Yield all records in a fixed order. Count skipped items in `warnings`."""
 
     @abstractmethod
-    def read(self, index: int, most: int | None = None) -> bytes:
-        """Return the bytes of an image file, or only the first `most`. Raises OSError."""
+    def read(self, index: int, max_bytes: int | None = None) -> bytes:
+        """Return the bytes of an image file, or only the first `max_bytes`. Raises OSError."""
 
     @abstractmethod
     def file_stats(self) -> np.ndarray:

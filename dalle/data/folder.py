@@ -39,8 +39,8 @@ class FolderConfig(FilesConfig):
 class ImageFolder(FileSource):
     """Base class for images in a folder. Keys are paths within the folder, with forward slashes."""
 
-    def read(self, index: int, most: int | None = None) -> bytes:
-        return read_bytes(self.root / self.keys()[index], MAX_FILE_BYTES + 1 if most is None else most)
+    def read(self, index: int, max_bytes: int | None = None) -> bytes:
+        return read_bytes(self.root / self.keys()[index], MAX_FILE_BYTES + 1 if max_bytes is None else max_bytes)
 
     def file_stats(self) -> np.ndarray:
         return file_stats(self.root / key for key in self.keys())

@@ -98,10 +98,10 @@ def without_warnings() -> Iterator[None]:
         yield
 
 
-def read_bytes(path: Path | str, most: int = MAX_FILE_BYTES + 1) -> bytes:
-    """Read the first `most` bytes of a file; the limit keeps huge files from filling memory. Raises OSError."""
+def read_bytes(path: Path | str, max_bytes: int = MAX_FILE_BYTES + 1) -> bytes:
+    """Read the first `max_bytes` bytes of a file; the limit keeps huge files from filling memory. Raises OSError."""
     with open(path, "rb", buffering=0) as file:
-        return file.read(min(most, os.fstat(file.fileno()).st_size))
+        return file.read(min(max_bytes, os.fstat(file.fileno()).st_size))
 
 
 def unsupported_reason(name: str) -> str:

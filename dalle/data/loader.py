@@ -193,7 +193,7 @@ def replacement_stride(records: int) -> int:
     other, and has no common divisor with it, so that all records are tried.
     """
     stride = round(0.618 * records)
-    return next(each for each in itertools.count(max(1, stride)) if gcd(each, records) == 1)
+    return next(candidate for candidate in itertools.count(max(1, stride)) if gcd(candidate, records) == 1)
 
 
 class _CropLoader:

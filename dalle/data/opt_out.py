@@ -74,7 +74,9 @@ class OptOut:
                 self._matched |= found
                 yield "opted out by domain"
         hashes = (*sha256, key.rpartition("/")[2])  # some data sets use hashes as keys
-        if len(self.hashes) and any(_SHA256.fullmatch(each) and self._has(bytes.fromhex(each)) for each in hashes):
+        if len(self.hashes) and any(
+            _SHA256.fullmatch(digest) and self._has(bytes.fromhex(digest)) for digest in hashes
+        ):
             yield "opted out by hash"
 
     def holds(self, data: bytes) -> bool:
@@ -89,7 +91,7 @@ class OptOut:
 
 def _sorted(hashes: Iterable[str]) -> np.ndarray:
     """Return the hashes as a sorted array (n) of 32 bytes each."""
-    return np.sort(np.array([bytes.fromhex(each) for each in hashes], "S32"))
+    return np.sort(np.array([bytes.fromhex(digest) for digest in hashes], "S32"))
 
 
 def _ends(key: str) -> list[str]:

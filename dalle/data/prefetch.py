@@ -138,8 +138,8 @@ def _keep_sigchld_handler() -> Iterator[None]:
 
 def _ignore_stop_signals(worker: int) -> None:
     """Ignore Ctrl-C and a scheduler's SIGTERM and SIGUSR1 in workers, so that the trainer can finish and save."""
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(each, signal.SIG_IGN)
+    for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(signal_number, signal.SIG_IGN)
 
 
 def _identity(item: Any) -> Any:

@@ -20,7 +20,7 @@ from dalle.data.skip_counter import SkipCounter
 
 FILE = ("file", "image", "file_name", "filename")
 URL = ("url",)
-MOST_LINES = 100  # of one CSV row: a quoted caption may have line breaks
+MAX_LINES = 100  # of one CSV row: a quoted caption may have line breaks
 PARQUET_BATCH = 4_096  # rows that are Python objects at a time; pyarrow's default of 65,536 may take hundreds of MB
 UNREADABLE = "rows that cannot be read"
 
@@ -106,7 +106,7 @@ def _columns(path: Path, names: Sequence[str]) -> tuple[int, int, int | None]:
     """Find the columns in a table's column names: numbers of file, caption and url (None if absent)."""
     plain = [name.strip().lower() for name in names]
     file, caption, url = (
-        next((plain.index(each) for each in known if each in plain), None) for known in (FILE, CAPTION_FIELDS, URL)
+        next((plain.index(name) for name in known if name in plain), None) for known in (FILE, CAPTION_FIELDS, URL)
     )
     if file is None or caption is None:
         raise ValueError(
@@ -167,8 +167,8 @@ class _Window:
         return self._next[0][0]
 
     def from_here(self) -> Iterator[str]:
-        """Yield the next lines, at most `MOST_LINES`, without consuming them."""
-        for place in range(MOST_LINES):
+        """Yield the next lines, at most `MAX_LINES`, without consuming them."""
+        for place in range(MAX_LINES):
             if place == len(self._next):
                 line = next(self._rest, None)
                 if line is None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from dalle.data.skip_counter import SkipCounter
 
 BLOCK_SIZE = 512
-LONGEST_EXTENSION = 1 << 20  # bytes read of an extended header
+MAX_EXTENSION_BYTES = 1 << 20  # bytes read of an extended header
 LINKS, DIRECTORY, DEVICES = (b"1", b"2"), b"5", (b"3", b"4", b"6")
 PLAIN = (b"0", b"\0", b"7")
 # headers about the next file; ignored are long link targets and global headers
@@ -50,7 +50,7 @@ def members(path: Path, warnings: SkipCounter) -> Iterator[Member]:
                 continue
             intact = True
             if header.kind in (LONG_NAME, EXTENSION):
-                extended = _parse_extended(extended, header.kind, file.read(min(header.size, LONGEST_EXTENSION)))
+                extended = _parse_extended(extended, header.kind, file.read(min(header.size, MAX_EXTENSION_BYTES)))
             elif header.kind not in SKIPPED_TYPES:
                 name, size = extended.name or header.name, header.size if extended.size is None else extended.size
                 header, extended = _Header(name, size, header.kind), _ExtendedHeader()

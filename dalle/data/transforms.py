@@ -95,7 +95,7 @@ def affine_augmentation(image: Image.Image, size: int, generator: np.random.Gene
     angle = math.radians(MAX_TURN * turn)
     pixels = min(image.size) / (zoom * size)  # of the image, for each pixel of the result
     cosine, sine = pixels * math.cos(angle), pixels * math.sin(angle)
-    x, y = (size / 2 * (1 + 2 * MAX_SHIFT * each) for each in shift)  # where the image's centre goes
+    x, y = (size / 2 * (1 + 2 * MAX_SHIFT * offset) for offset in shift)  # where the image's centre goes
     across = (cosine, sine, image.width / 2 - cosine * x - sine * y)
     down = (-sine, cosine, image.height / 2 + sine * x - cosine * y)
     if pixels > 1:  # average, since an affine transform reads single pixels

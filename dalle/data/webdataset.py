@@ -19,7 +19,7 @@ from dalle.progress import with_progress
 
 BRACES = re.compile(r"\{([^{}]*)\}")
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
-MOST_SHARDS = 1_000_000
+MAX_SHARDS = 1_000_000
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 
 
@@ -100,10 +100,10 @@ class WebdatasetSource(FileSource):
             except OSError as problem:
                 self.warnings.add(f"shards that cannot be read ({type(problem).__name__})", name)
 
-    def read(self, index: int, most: int | None = None) -> bytes:
+    def read(self, index: int, max_bytes: int | None = None) -> bytes:
         shard, offset, size = self.location(index)
         with open(self.shards[shard], "rb", buffering=0) as file:
-            return read_range(file, offset, min(size, MAX_FILE_BYTES + 1 if most is None else most))
+            return read_range(file, offset, min(size, MAX_FILE_BYTES + 1 if max_bytes is None else max_bytes))
 
     def file_stats(self) -> np.ndarray:
         return file_stats(self.shards)
@@ -183,13 +183,13 @@ def read_range(file: BinaryIO, offset: int, size: int) -> bytes:
 def expand_braces(pattern: str) -> list[str]:
     """Expand braces: a{08..10}.{x,y} -> a08.x, a08.y, a09.x, a09.y, a10.x, a10.y.
 
-    Raises ValueError for a descending range and for more than `MOST_SHARDS` shards.
+    Raises ValueError for a descending range and for more than `MAX_SHARDS` shards.
     """
     # the package braceexpand (last release 2021) accepts descending ranges, likely typing errors, and has no limit
     pieces = BRACES.split(pattern)  # text, content of braces, text, ...
     choices = [_alternatives(piece) if position % 2 else [piece] for position, piece in enumerate(pieces)]
-    if math.prod(map(len, choices)) > MOST_SHARDS:
-        raise ValueError(f"data.path={pattern} names more than {MOST_SHARDS:,} shards")
+    if math.prod(map(len, choices)) > MAX_SHARDS:
+        raise ValueError(f"data.path={pattern} names more than {MAX_SHARDS:,} shards")
     return ["".join(chosen) for chosen in product(*choices)]
 
 
@@ -198,6 +198,6 @@ def _alternatives(inside: str) -> Sequence[str]:
     if ends is None:
         return inside.split(",")
     first, last = map(int, ends.groups())
-    if not first <= last < first + MOST_SHARDS:
+    if not first <= last < first + MAX_SHARDS:
         raise ValueError(f"data.path: {{{inside}}} is no range of shards; write the lower number first")
     return [f"{number:0{len(ends[1])}}" for number in range(first, last + 1)]

@@ -63,7 +63,7 @@ def of_people(data, config, monkeypatch):
     judge = train_people_classifier(data, epochs=1)
     monkeypatch.setattr(bias, "load_people_classifier", lambda _: judge)
     monkeypatch.setattr(splits, "NOVEL_STYLES", 0.5)  # the data set is small
-    monkeypatch.setattr(splits, "FEWEST_STYLES", 1)
+    monkeypatch.setattr(splits, "MIN_STYLES", 1)
     config = replace(config, data=replace(data, validation_share=1e-9), captions=2, candidates=3)
     return EvaluationContext.load(config), config
 

@@ -60,7 +60,7 @@ def test_training_twice_gives_the_same_judge(data, judge):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("NOVEL_STYLES", 0.5), ("NOVEL_COLOURS", 0.5), ("FEWEST_STYLES", 2), ("ALWAYS_TRAINED", {"owl"})],
+    [("NOVEL_STYLES", 0.5), ("NOVEL_COLOURS", 0.5), ("MIN_STYLES", 2), ("ALWAYS_TRAINED", {"owl"})],
 )
 def test_a_judge_is_not_kept_for_other_held_out_drawings(data, monkeypatch, name, value):
     """It would have been trained on drawings that it is to judge."""
@@ -195,7 +195,7 @@ def of_drawings(data, judge, config, monkeypatch):
         monkeypatch.setattr(module, "load_classifier", lambda _: judge)
     monkeypatch.setattr(drawings, "load_efficientnet_classifier", lambda _: SecondJudge(judge))
     monkeypatch.setattr(splits, "NOVEL_STYLES", 0.5)  # the data set is small
-    monkeypatch.setattr(splits, "FEWEST_STYLES", 1)
+    monkeypatch.setattr(splits, "MIN_STYLES", 1)
     monkeypatch.setattr(splits, "NOVEL_COLOURS", 0.5)
     config = replace(config, data=replace(data, image_size=8), captions=3, candidates=2)
     return EvaluationContext.load(config), config

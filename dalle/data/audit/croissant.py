@@ -35,7 +35,7 @@ def croissant(stages: Stages) -> dict[str, Any]:
     authors = [author for author, _ in with_stages(known, "attributions")]
     left_out = sentences_by_stage({name: omissions(model) for name, model in known.items()})
     notes = [attribution(name) for name in data_sets]
-    languages = {each for model in known.values() for each in model.meta.get("counts", {}).get("language", {})}
+    languages = {language for model in known.values() for language in model.meta.get("counts", {}).get("language", {})}
     counts = counts_by_stage(known)
     metadata = mlc.Metadata(
         conforms_to=["http://mlcommons.org/croissant/1.0", "http://mlcommons.org/croissant/RAI/1.0"],
@@ -160,6 +160,8 @@ def record_set(key: str, text: str, rows: Sequence[Mapping[str, Any]]) -> Any:
         id=key,
         name=key,
         description=text,
-        fields=[mlc.Field(id=f"{key}/{field}", name=field, data_types=[each]) for field, each in types.items()],
+        fields=[
+            mlc.Field(id=f"{key}/{field}", name=field, data_types=[data_type]) for field, data_type in types.items()
+        ],
         data=[{f"{key}/{field}": value for field, value in row.items()} for row in rows],
     )

@@ -71,7 +71,7 @@ def datasheet(stages: Stages) -> str:
         parts.append("## Authors and licences\n" + source_table(columns, authors, known))
         parts += not_recorded(lacking(known, "attributions"))
     if files := with_stages(known, "packages"):
-        files = [({**each, "sha256": f"`{each['sha256']}`"}, names) for each, names in files]
+        files = [({**file, "sha256": f"`{file['sha256']}`"}, names) for file, names in files]
         columns = {"name": "file", "sha256": "SHA-256", "url": "address"}
         parts.append("## Files that the images come from\n" + source_table(columns, files, known))
         parts += not_recorded(lacking(known, "packages"))
@@ -151,7 +151,7 @@ def not_recorded(names: Sequence[str]) -> list[str]:
 def source_table(columns: Mapping[str, str], rows: Sequence[tuple[Mapping[str, str], list[str]]], known: Stages) -> str:
     """Return a table of authors or files. If not all stages have the same, the last column names those that do."""
     differ = any(len(names) < len(known) for _, names in rows)
-    cells = [[*(each.get(key, "") for key in columns), *([joined(names)] if differ else [])] for each, names in rows]
+    cells = [[*(row.get(key, "") for key in columns), *([joined(names)] if differ else [])] for row, names in rows]
     return table([*columns.values(), *(["stages"] if differ else [])], cells)
 
 

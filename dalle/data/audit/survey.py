@@ -118,7 +118,7 @@ class Survey:
                 for position in np.flatnonzero(longest >= self.text_positions).tolist()
             }
             empty += [split_scan.key(position) for position in np.flatnonzero(longest == 0).tolist()]
-        tokens = np.concatenate([each.tokens for each in self.captions])
+        tokens = np.concatenate([split_captions.tokens for split_captions in self.captions])
         records = sum(len(split_scan.indices) for split_scan in self.scans)
         return {
             "captions": len(tokens),

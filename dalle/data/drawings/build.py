@@ -45,11 +45,11 @@ def build(out: Path, downloads: Path, fetch: Fetch = download) -> list[str]:
     """
     out.mkdir(parents=True, exist_ok=True)
     entries = {
-        each: finished(archive_of(out, each), marker_of(each, package))
-        for package, names in packages_of_sets().items()
-        for each in names
+        drawing_set: finished(archive_of(out, drawing_set), marker_of(drawing_set, package))
+        for package, drawing_sets in packages_of_sets().items()
+        for drawing_set in drawing_sets
     }
-    complete = {each.name: entry for each, entry in entries.items() if entry is not None}
+    complete = {drawing_set.name: entry for drawing_set, entry in entries.items() if entry is not None}
     if len(complete) == len(entries) and has_subjects(out, complete):
         write_sources(out, complete, [])
         return []
@@ -57,20 +57,20 @@ def build(out: Path, downloads: Path, fetch: Fetch = download) -> list[str]:
     known = catalogue(words)
     problems, sets = [], {}
     with logging_redirect_tqdm(), progress_bar(len(SETS), "drawings", "sets") as bar:
-        for package, names in packages_of_sets().items():
-            unfinished = [each for each in names if entries[each] is None]
+        for package, drawing_sets in packages_of_sets().items():
+            unfinished = [drawing_set for drawing_set in drawing_sets if entries[drawing_set] is None]
             files: dict[str, bytes] = {}
             try:
                 if unfinished:
                     files = dict(members(fetch(package, downloads), tuple(map(path_in_package, unfinished))))
             except PackageError as problem:
-                problems.append(f"{', '.join(each.name for each in unfinished)}: {problem}")
+                problems.append(f"{', '.join(drawing_set.name for drawing_set in unfinished)}: {problem}")
                 log.warning("left out %s", problems[-1])
                 bar.update(len(unfinished))
-                names = [each for each in names if each not in unfinished]
-            for each in names:
-                sets[each.name] = entries[each] or build_set(each, package, files, known, out)
-                log.info("%-22s %5d drawings", each.name, len(sets[each.name]["pictures"]))
+                drawing_sets = [drawing_set for drawing_set in drawing_sets if drawing_set not in unfinished]
+            for drawing_set in drawing_sets:
+                sets[drawing_set.name] = entries[drawing_set] or build_set(drawing_set, package, files, known, out)
+                log.info("%-22s %5d drawings", drawing_set.name, len(sets[drawing_set.name]["pictures"]))
                 bar.update()
     if not sets:
         raise PackageError("no set of drawings could be built: " + "; ".join(problems))
@@ -82,8 +82,8 @@ def build(out: Path, downloads: Path, fetch: Fetch = download) -> list[str]:
 def packages_of_sets() -> dict[Package, list[DrawingSet]]:
     """Group all sets of drawings by the package that contains them."""
     grouped: dict[Package, list[DrawingSet]] = {}
-    for each in SETS:
-        grouped.setdefault(package_of(each), []).append(each)
+    for drawing_set in SETS:
+        grouped.setdefault(package_of(drawing_set), []).append(drawing_set)
     return grouped
 
 
@@ -102,14 +102,14 @@ def build_set(
     """Write the archive of one set, and return its entry of `sources.json` with its pictures."""
     attribution, drawings = read_set(drawing_set, package, files, known)
     entry = marker_of(drawing_set, package) | attribution | {"pictures": []}
-    drawings = sorted(drawings, key=lambda each: each.name)
-    for each in drawings:
-        entry["pictures"].append([each.name + each.suffix, each.variant.subject, each.variant.tone])
+    drawings = sorted(drawings, key=lambda drawing: drawing.name)
+    for drawing in drawings:
+        entry["pictures"].append([drawing.name + drawing.suffix, drawing.variant.subject, drawing.variant.tone])
     # one stream: SVG files of a set have much in common
     with atomic_write(archive_of(out, drawing_set)) as partial, tarfile.open(partial, "w:xz", preset=6) as file:
         add(file, INDEX, json.dumps(entry).encode())
-        for each in drawings:
-            add(file, each.name + each.suffix, each.content)
+        for drawing in drawings:
+            add(file, drawing.name + drawing.suffix, drawing.content)
     return entry
 
 
@@ -140,7 +140,7 @@ def subjects_of(sets: Mapping[str, dict[str, Any]]) -> set[str]:
 def has_subjects(out: Path, sets: Mapping[str, dict[str, Any]]) -> bool:
     """Return True if subjects.json in `out` has all subjects of the sets. An interrupted build may have left fewer."""
     with contextlib.suppress(OSError, ValueError):
-        known = {each["id"] for each in json.loads((out / SUBJECTS).read_text(encoding="utf-8"))}
+        known = {subject["id"] for subject in json.loads((out / SUBJECTS).read_text(encoding="utf-8"))}
         return subjects_of(sets) <= known
     return False
 

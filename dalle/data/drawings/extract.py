@@ -54,9 +54,9 @@ def read_set(
     attribution, drawings = read_package(drawing_set, package, files, known)
     if drawing_set.recolour:
         drawings = (
-            each
-            for each in drawings
-            if not each.variant.tone and not named_by_colour(known.subjects[each.variant.subject])
+            drawing
+            for drawing in drawings
+            if not drawing.variant.tone and not named_by_colour(known.subjects[drawing.variant.subject])
         )
     return attribution, drawings
 

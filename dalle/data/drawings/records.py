@@ -45,8 +45,8 @@ def records_of(
     for picture in pictures:
         styles[picture.subject.concept].add(picture.drawing_set.style)
     homes = [
-        home_of(each.subject.concept, each.drawing_set.style, len(styles[each.subject.concept]), config)
-        for each in pictures
+        home_of(picture.subject.concept, picture.drawing_set.style, len(styles[picture.subject.concept]), config)
+        for picture in pictures
     ]
     trained = {picture.pixels for picture, home in zip(pictures, homes, strict=True) if home == "train"}
     wanted = "train" if split == "colours" else split
@@ -172,4 +172,4 @@ def chosen(options: int, count: float, kind: str, seed: int) -> list[int]:
     """Draw `count` of the numbers from 0 to `options` - 1, or all if there are fewer. Returns them in order."""
     count = min(options, round(count))
     drawn = numpy_generator(f"{kind} of drawings", seed).choice(options, count, replace=False) if count else []
-    return sorted(int(each) for each in drawn)
+    return sorted(int(number) for number in drawn)

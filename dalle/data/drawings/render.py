@@ -117,7 +117,7 @@ def read_sources(folder: Path) -> dict[str, Any]:
 def read_subjects(folder: Path) -> list[Subject]:
     """Return the subjects of a built folder. Raises ValueError if its subjects.json cannot be read."""
     try:
-        return [Subject(**each) for each in json.loads((folder / SUBJECTS).read_text(encoding="utf-8"))]
+        return [Subject(**entry) for entry in json.loads((folder / SUBJECTS).read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError) as problem:
         raise ValueError(f"{folder / SUBJECTS} cannot be read: {problem}; run `make drawings` again") from problem
 
@@ -163,15 +163,15 @@ def render_all(
     ):
         for name in sets:
             whole = []
-            for each in rendered_set(folder / f"{name}.tar.xz", side):
-                whole.append(each)
+            for drawing in rendered_set(folder / f"{name}.tar.xz", side):
+                whole.append(drawing)
                 bar.update()
             usable = distinct(whole, subjects)
             left_out += len(whole) - len(usable)
-            for each in usable:
-                file.write(each.png)
-                starts.append(starts[-1] + len(each.png))
-                pictures.append([name, each.name, each.subject, each.tone, each.pixels])
+            for drawing in usable:
+                file.write(drawing.png)
+                starts.append(starts[-1] + len(drawing.png))
+                pictures.append([name, drawing.name, drawing.subject, drawing.tone, drawing.pixels])
     log.info("left out %d drawings that are empty, or look like one of another concept in the same set", left_out)
     with atomic_write(index) as partial:
         content = {"made_from": made_from, "pictures": pictures, "starts": starts}
@@ -184,14 +184,14 @@ def distinct(drawings: list[Rendered], subjects: dict[str, Subject]) -> list[Ren
     Of those that look the same with and without a skin tone, the ones without stay.
     """
     shown: dict[str, set[tuple[str, str]]] = defaultdict(set)
-    for each in drawings:
-        shown[each.pixels].add((subjects[each.subject].concept, each.tone))
+    for drawing in drawings:
+        shown[drawing.pixels].add((subjects[drawing.subject].concept, drawing.tone))
     return [
-        each
-        for each in drawings
-        if not each.empty
-        and len({concept for concept, _ in shown[each.pixels]}) == 1
-        and (each.tone == "" or len(shown[each.pixels]) == 1)
+        drawing
+        for drawing in drawings
+        if not drawing.empty
+        and len({concept for concept, _ in shown[drawing.pixels]}) == 1
+        and (drawing.tone == "" or len(shown[drawing.pixels]) == 1)
     ]
 
 

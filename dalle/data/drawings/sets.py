@@ -70,4 +70,4 @@ SETS: tuple[DrawingSet, ...] = (
     DrawingSet("font-awesome", "silhouette", "icons", "font-awesome", "fa7-solid", recolour=True),
     DrawingSet("streamline-pixel", "pixel art", "icons", "streamline-pixel", "streamline-pixel", recolour=True),
 )
-BY_NAME = {each.name: each for each in SETS}
+BY_NAME = {drawing_set.name: drawing_set for drawing_set in SETS}

@@ -116,7 +116,7 @@ class DrawingsSource:
             if language == "en":
                 said.append((language, english))
             elif language in subject.labels:
-                tags = subject.tags.get(language, [])[: wording.MOST_TAGS]
+                tags = subject.tags.get(language, [])[: wording.MAX_TAGS]
                 names = names_in(language, subject.labels[language], tags, style, colour)
                 if names:
                     repeated = names * (1 + len(english) // len(names))
@@ -147,7 +147,9 @@ class DrawingsSource:
         for entry in entries:
             name, _, version = entry["package"].rpartition("@")
             used.add(Package(name, version, entry["sha256"]))
-        return [{"name": str(each), "url": each.url, "sha256": each.sha256} for each in sorted(used, key=str)]
+        return [
+            {"name": str(package), "url": package.url, "sha256": package.sha256} for package in sorted(used, key=str)
+        ]
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the number of records by kind, set, style and language of a caption; a record has several of these."""
@@ -157,8 +159,8 @@ class DrawingsSource:
             drawings = [self.drawings.pictures[number] for number in (record.first, record.second) if number >= 0]
             kind = record.kind if record.kind in ("drawing", "colour", "panels") else "scene"
             counts["kind"][kind] += 1
-            counts["set"].update({each.drawing_set.name for each in drawings})
-            counts["style"].update({each.drawing_set.style for each in drawings})
+            counts["set"].update({drawing.drawing_set.name for drawing in drawings})
+            counts["style"].update({drawing.drawing_set.style for drawing in drawings})
             groups = [] if english else self.captions_by_language(index)
             counts["language"].update({language for language, _ in groups} or {"en"})
         return {name: dict(counter.most_common()) for name, counter in counts.items()}

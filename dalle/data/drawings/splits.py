@@ -16,7 +16,7 @@ SPLITS = ("train", "val", "novel", "colours")
 NOVEL_STYLES = 0.03  # share of the combinations of a training concept and a style that are held out
 NOVEL_COLOURS = 0.06  # share of the combinations of a training concept and a colour that are held out
 ALWAYS_TRAINED = frozenset({"red apple", "rocket", "pizza"})
-FEWEST_STYLES = 5  # a concept drawn in fewer styles is shown in all of them
+MIN_STYLES = 5  # a concept drawn in fewer styles is shown in all of them
 
 
 def held_out_concept(concept: str, share: float) -> bool:
@@ -26,7 +26,7 @@ def held_out_concept(concept: str, share: float) -> bool:
 
 def held_out_style(concept: str, style: str, styles: int) -> bool:
     """Return True if the concept, drawn in `styles` styles, is not shown in this style in training."""
-    return styles >= FEWEST_STYLES and hash_fraction(f"style {style} of {concept}") < NOVEL_STYLES
+    return styles >= MIN_STYLES and hash_fraction(f"style {style} of {concept}") < NOVEL_STYLES
 
 
 def held_out_colour(concept: str, colour: str) -> bool:

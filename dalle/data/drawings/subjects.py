@@ -109,7 +109,7 @@ class Catalogue:
 def catalogue(files: Mapping[str, bytes]) -> Catalogue:
     """Build the catalogue from files of emojibase-data: "en/data.json", "en/shortcodes/...", "fr/data.json", ..."""
     subjects, codes, names = [], {}, {}
-    groups = {each["order"]: each["key"] for each in json.loads(files["en/messages.json"])["groups"]}
+    groups = {group["order"]: group["key"] for group in json.loads(files["en/messages.json"])["groups"]}
     languages = sorted(name.split("/")[0] for name in files if name.endswith("/data.json"))
     said = {language: _words_by_code(json.loads(files[f"{language}/data.json"])) for language in languages}
     for entry in json.loads(files["en/data.json"]):
@@ -129,7 +129,7 @@ def catalogue(files: Mapping[str, bytes]) -> Catalogue:
         names.setdefault(squeezed(entry["label"]), codes[code])
         for skin in entry.get("skins", ()):
             tone = skin["tone"]
-            tones = [TONES[each] for each in (tone if isinstance(tone, list) else [tone])]
+            tones = [TONES[number] for number in (tone if isinstance(tone, list) else [tone])]
             variant = Variant(code, " and ".join(dict.fromkeys(tones)))
             codes[plain_code(skin["hexcode"])] = variant
             names.setdefault(squeezed(skin["label"]), variant)
@@ -195,4 +195,4 @@ def spellings(name: str) -> list[str]:
     """
     bare = re.sub(r"-\d+$", "", name)
     flag = re.sub(r"^flag-for-(flag-)?", "", bare)
-    return [squeezed(each) for each in (name, bare, f"flag {flag}") if each]
+    return [squeezed(spelling) for spelling in (name, bare, f"flag {flag}") if spelling]

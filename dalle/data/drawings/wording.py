@@ -11,7 +11,7 @@ from dalle.data.drawings.sets import STYLES
 from dalle.data.drawings.subjects import Subject
 from dalle.data.emoji_words import AFTER_HEAD, flag_phrase, phrase, with_article
 
-MOST_TAGS = 4
+MAX_TAGS = 4
 COLOUR_WORDS = re.compile(
     r"\b(black|white|red|orange|yellow|green|teal|blue|purple|pink|brown|gray|grey|colou?r|rainbow|blond)",
     re.IGNORECASE,
@@ -51,14 +51,14 @@ def names_of(subject: Subject, tone: str = "", stated: bool = True, black: bool 
     if subject.group == "flags" and label.startswith("flag: "):
         return [flag_phrase(label.removeprefix("flag: "))]
     label = label.replace(": ", " ").replace(",", "").replace("\u2019", "'").replace("\u201c", "").replace("\u201d", "")
-    tones = [f"{each} skin tone" for each in tone.split(" and ")] if tone and stated else []
+    tones = [f"{part} skin tone" for part in tone.split(" and ")] if tone and stated else []
     full = phrase(label, tones)
     tags = [tag for tag in subject.tags.get("en", ()) if re.fullmatch(r"[a-z][a-z' -]{2,}", tag)]
     tags = [tag for tag in tags if not (black and NOT_BLACK.search(tag))]
     words = set(label.lower().split())
     head = [word for word in AFTER_HEAD.split(f"{label} ")[0].lower().split() if word not in VAGUE]
     short = [phrase(tag, tones) for tag in tags if head and tag == head[-1] and tag != label]
-    further = [f"{full}, {tag}" for tag in tags if tag not in words][:MOST_TAGS]
+    further = [f"{full}, {tag}" for tag in tags if tag not in words][:MAX_TAGS]
     return [full, full, full, *short, *further]
 
 
@@ -67,10 +67,10 @@ def in_style(names: list[str], style: str, coloured: bool = False) -> list[str]:
 
     coloured: leave out phrases that say that the drawing is black.
     """
-    phrases = [each for each in STYLES[style] if not (coloured and "black" in each)]
+    phrases = [style_phrase for style_phrase in STYLES[style] if not (coloured and "black" in style_phrase)]
     said = [
-        template.format(**{"name": name, "style": each, "a style": a_style(each)})
-        for name, each, template in product(names, phrases, STYLED)
+        template.format(**{"name": name, "style": style_phrase, "a style": a_style(style_phrase)})
+        for name, style_phrase, template in product(names, phrases, STYLED)
     ]
     return [*said, *names[: 1 + len(names) // 2]]
 
@@ -102,8 +102,10 @@ def same_below(subject: Subject, bottom: str) -> list[str]:
     """
     name = bare_name(subject)
     below = STYLES[bottom]
-    said = [f"the exact same {name} on the top as {a_style(each)} on the bottom" for each in below]
-    unnamed = [f"the exact same picture on the top as {a_style(each)} on the bottom" for each in below[:1]]
+    said = [f"the exact same {name} on the top as {a_style(style_phrase)} on the bottom" for style_phrase in below]
+    unnamed = [
+        f"the exact same picture on the top as {a_style(style_phrase)} on the bottom" for style_phrase in below[:1]
+    ]
     return [*said, *said, *unnamed]
 
 
@@ -147,7 +149,7 @@ PLURALS = {
     "bison": "bison",
     "bacteria": "bacteria",
 }
-IRREGULAR = re.compile(rf"({'|'.join(each for each in PLURALS if each != 'ox')}|\box)$")  # no box or fox
+IRREGULAR = re.compile(rf"({'|'.join(singular for singular in PLURALS if singular != 'ox')}|\box)$")  # no box or fox
 
 
 def plural(label: str) -> str:

@@ -47,7 +47,7 @@ class LabelledPictures(NamedTuple):
 
     def batch(self, chosen: Tensor) -> tuple[Tensor, Labels]:
         """Return the pictures with these numbers, (b, 3, s, s) floats in [0, 1], and their classes."""
-        return self.images[chosen].float() / 255, Labels(*(each[chosen] for each in self.labels))
+        return self.images[chosen].float() / 255, Labels(*(classes[chosen] for classes in self.labels))
 
 
 def training_pictures(data: DrawingsConfig) -> tuple[LabelledPictures, list[str]]:
@@ -85,7 +85,7 @@ def judge_folder(data: DrawingsConfig, prefix: str) -> Path:
     """Return the folder of a classifier, named after a digest of what its training pictures depend on."""
     folder = Path(data.path).expanduser()
     kept = {name: getattr(data, name) for name in ("validation_share", "skin_tones", "seed")}
-    held_out = [sorted(splits.ALWAYS_TRAINED), splits.NOVEL_STYLES, splits.NOVEL_COLOURS, splits.FEWEST_STYLES]
+    held_out = [sorted(splits.ALWAYS_TRAINED), splits.NOVEL_STYLES, splits.NOVEL_COLOURS, splits.MIN_STYLES]
     described = [read_sources(folder)["sets"], kept, held_out]
     if data.opt_out:
         described.append(digest_of(Path(data.opt_out).expanduser().read_bytes()))

@@ -65,7 +65,7 @@ def test_concepts_of_val_are_not_in_training(config):
 def test_held_out_styles_and_colours_are_not_in_training(config, monkeypatch):
     monkeypatch.setattr(splits, "NOVEL_STYLES", 0.3)
     monkeypatch.setattr(splits, "NOVEL_COLOURS", 0.3)
-    monkeypatch.setattr(splits, "FEWEST_STYLES", 2)
+    monkeypatch.setattr(splits, "MIN_STYLES", 2)
     sources = {split: DrawingsSource(config, split) for split in SPLITS}
     pictures = sources["train"].drawings.pictures
 
