@@ -65,7 +65,7 @@ class EvaluateConfig(RerankConfig, DecodingConfig):
 
     def sampling(self, candidates: int) -> SamplingConfig:
         """Sampling settings with `candidates` images for each caption, all of which are kept, best first."""
-        shared = {each.name: getattr(self, each.name) for base in SAMPLING for each in fields(base)}
+        shared = {setting.name: getattr(self, setting.name) for base in SAMPLING for setting in fields(base)}
         return SamplingConfig(**{**shared, "candidates": candidates, "keep": candidates})
 
     @property

@@ -208,10 +208,10 @@ class Inception(nn.Module):
         """Load the network in eval mode from a weights file. Raises CheckpointError if it is missing or wrong."""
         with torch.device("meta"):
             model = cls()
-        expected = {name: each for name, each in model.state_dict().items() if not _is_batch_counter(name)}
+        expected = {name: tensor for name, tensor in model.state_dict().items() if not _is_batch_counter(name)}
         found = {
-            name: each.float()
-            for name, each in read_torch_file(path, _is_module).tensors.items()
+            name: tensor.float()
+            for name, tensor in read_torch_file(path, _is_module).tensors.items()
             if not _is_batch_counter(name)
         }
         try:

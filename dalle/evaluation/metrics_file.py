@@ -50,9 +50,9 @@ class MetricsFile:
         Images are saved in `folder`. Numbers that are not finite are left out, with a note.
         """
         before = self.metrics[name].names if name in self.metrics else []
-        kept = {each: value for each, value in self.numbers.items() if each not in before}
-        finite = {each: float(value) for each, value in result.numbers.items() if math.isfinite(value)}
-        not_finite = [f"`{each}` is left out: it is not finite." for each in result.numbers if each not in finite]
+        kept = {key: value for key, value in self.numbers.items() if key not in before}
+        finite = {key: float(value) for key, value in result.numbers.items() if math.isfinite(value)}
+        not_finite = [f"`{key}` is left out: it is not finite." for key in result.numbers if key not in finite]
         entry = MetricEntry(
             list(finite),
             result.description,
@@ -127,7 +127,7 @@ def back_up(path: Path) -> Path:
     The page and the images are copied beside it, as metrics.1.md and metrics.1/.
     """
     copies = (path.with_suffix(f".{number}{path.suffix}") for number in count(1))
-    copy = next(each for each in copies if not each.exists())
+    copy = next(candidate for candidate in copies if not candidate.exists())
     for old, new in ((path, copy), (path.with_suffix(".md"), copy.with_suffix(".md"))):
         if old.is_file():
             content = old.read_text(encoding="utf-8")

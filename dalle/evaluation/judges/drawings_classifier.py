@@ -96,7 +96,7 @@ Judge = Callable[[Tensor], Labels]
 def classify(judge: Judge, images: list[Image.Image]) -> Labels:
     """Return the judge's logits for n images of any one size: concept, style and colour, each (n, classes)."""
     batches = [judge(to_tensor(images[start : start + 64])) for start in range(0, len(images), 64)]
-    return Labels(*(torch.cat(each) for each in zip(*batches, strict=True)))
+    return Labels(*(torch.cat(logits) for logits in zip(*batches, strict=True)))
 
 
 def accuracy(logits: Labels, labels: Labels) -> dict[str, float]:
@@ -104,8 +104,8 @@ def accuracy(logits: Labels, labels: Labels) -> dict[str, float]:
 
     A picture that has no label counts as wrong.
     """
-    hits = {name: getattr(logits, name).argmax(dim=1) == each for name, each in labels._asdict().items()}
-    return {name: each.float().mean().item() for name, each in hits.items()}
+    hits = {name: getattr(logits, name).argmax(dim=1) == classes for name, classes in labels._asdict().items()}
+    return {name: correct.float().mean().item() for name, correct in hits.items()}
 
 
 @torch.inference_mode()

@@ -69,8 +69,8 @@ def concepts_of_people(subjects: Mapping[str, Subject]) -> dict[str, list[Subjec
     return {
         concept: members
         for concept, members in grouped.items()
-        if {"woman", "man"} <= {gender_of(each) for each in members}
-        and not any(SEVERAL.search(each.labels["en"].lower()) for each in members)
+        if {"woman", "man"} <= {gender_of(member) for member in members}
+        and not any(SEVERAL.search(member.labels["en"].lower()) for member in members)
     }
 
 
@@ -134,7 +134,7 @@ def people_pictures(data: DrawingsConfig, splits: tuple[str, ...]) -> tuple[Tens
     if not images:
         raise ValueError(f"there are no drawings of people in {splits}: build the whole set with `make drawings`")
     stacked = rearrange(torch.from_numpy(np.stack(images)), "n h w c -> n c h w").contiguous()
-    return stacked, {name: torch.tensor(each) for name, each in labels.items()}
+    return stacked, {name: torch.tensor(classes) for name, classes in labels.items()}
 
 
 def train_people_classifier(
@@ -151,7 +151,8 @@ def train_people_classifier(
         with autocast("bfloat16", torch.device("cpu")):
             logits = model(pixels)
         losses = [
-            F.cross_entropy(logits[name].float(), each[chosen], label_smoothing=0.05) for name, each in labels.items()
+            F.cross_entropy(logits[name].float(), classes[chosen], label_smoothing=0.05)
+            for name, classes in labels.items()
         ]
         return torch.stack(losses).sum()
 
@@ -163,7 +164,7 @@ def train_people_classifier(
 def classify_people(model: PeopleClassifier, images: Tensor) -> dict[str, Tensor]:
     """Return the most probable class number of each attribute, (b,) each: images (b, 3, s, s) uint8, any s."""
     batches = [model(batch.float() / 255) for batch in images.split(256)]
-    return {name: torch.cat([each[name] for each in batches]).argmax(dim=1) for name in batches[0]}
+    return {name: torch.cat([logits[name] for logits in batches]).argmax(dim=1) for name in batches[0]}
 
 
 def load_people_classifier(data: DrawingsConfig) -> PeopleClassifier:

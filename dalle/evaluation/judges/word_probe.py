@@ -76,7 +76,7 @@ class WordProbe:
     def score(self, images: list[Image.Image], captions: list[str]) -> Tensor:
         """Return cosines in [-1, 1] of all pairs: (images, captions). 0 for captions without a known word."""
         batches = (images[start : start + BATCH_SIZE] for start in range(0, len(images), BATCH_SIZE))
-        features = torch.cat([self.features((to_tensor(each) * 255).round().byte()).features for each in batches])
+        features = torch.cat([self.features((to_tensor(batch) * 255).round().byte()).features for batch in batches])
         predicted = ((features.double() - self.mean) / self.std) @ self.weights
         targets = torch.stack([_bag_of_words(caption, self.words) for caption in captions]).double()
         known = targets.any(dim=1, keepdim=True)

@@ -52,7 +52,7 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
             numbers |= clip_metrics(dalle.clip, samples, real, split)
         if samples[0].verdicts and BY_JUDGE not in description:
             description += BY_JUDGE
-        digest = captions_digest([each.caption for each in samples])
+        digest = captions_digest([sample.caption for sample in samples])
         settings[split] = {**pairs.settings(), "captions": len(samples), "captions_digest": digest}
         notes += [f"{split}: {note}" for note in pairs.shortfall(config.captions)]
         images[f"samples_{split}"] = _sample_grid(samples, real, attribution(context.data.name))
@@ -61,9 +61,9 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
 
 def clip_metrics(clip: Scorer, samples: list[CaptionSamples], real: list[Image.Image], split: str) -> dict[str, float]:
     """Compute `clip_{split}_first` and `_real`, and `retrieval_{split}_...` of both; see `BY_CLIP`."""
-    captions = [each.caption for each in samples]
+    captions = [sample.caption for sample in samples]
     metrics = {}
-    for name, images in {"first": [each.first for each in samples], "real": real}.items():
+    for name, images in {"first": [sample.first for sample in samples], "real": real}.items():
         similarities = clip.score(images, captions)
         metrics[f"clip_{split}_{name}"] = similarities.diagonal().mean().item()
         for recall, value in recall_at_k(similarities, captions).items():
@@ -73,7 +73,7 @@ def clip_metrics(clip: Scorer, samples: list[CaptionSamples], real: list[Image.I
 
 def _sample_grid(samples: list[CaptionSamples], real: list[Image.Image], note: str) -> Image.Image:
     rows = [
-        ImageRow(each.caption, [image, each.first, each.best], None)
-        for each, image in zip(samples[:GRID_CAPTIONS], real, strict=False)
+        ImageRow(sample.caption, [image, sample.first, sample.best], None)
+        for sample, image in zip(samples[:GRID_CAPTIONS], real, strict=False)
     ]
     return labelled_grid(rows, note=f"From left: real image, candidate 0, best candidate. {note}")

@@ -82,14 +82,16 @@ def best_of_n_curves(
     scored = list(scored_candidates(dalle, captions, sizes, qualities, config))
     curves = []
     for quality in qualities:
-        values = torch.stack([each.qualities[quality] for each in scored])  # (captions, m)
-        rankings = {name: torch.stack([each.rankings[name] for each in scored]) for name in scored[0].rankings}
+        values = torch.stack([candidates.qualities[quality] for candidates in scored])  # (captions, m)
+        rankings = {
+            name: torch.stack([candidates.rankings[name] for candidates in scored]) for name in scored[0].rankings
+        }
         for ranking, scores in (rankings | {PERFECT: values}).items():
             best = torch.stack([best_of_n(values, scores, size) for size in sizes])  # (sizes, captions)
             errors = best.std(dim=1, correction=0) / max(1, len(scored) - 1) ** 0.5
             curves.append(BestOfNCurve(quality, ranking, best.mean(dim=1).tolist(), errors.tolist()))
     reranker = [PERFECT, *scored[0].rankings][-1]
-    best_images = {size: [each.best_images[index] for each in scored] for index, size in enumerate(sizes)}
+    best_images = {size: [candidates.best_images[index] for candidates in scored] for index, size in enumerate(sizes)}
     return BestOfNCurves(len(scored), reranker, sizes, curves, best_images)
 
 

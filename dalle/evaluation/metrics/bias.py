@@ -75,6 +75,6 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     settings |= {"captions": len(captions), "captions_digest": captions_digest(captions), **judge_settings}
     if config.bias_prompts:
         settings["variants"] = parse_prompts(config.bias_prompts)
-    rows = [ImageRow(each.caption, each.images[:GRID_IMAGES], None) for each in results[:GRID_PROMPTS]]
+    rows = [ImageRow(result.caption, result.images[:GRID_IMAGES], None) for result in results[:GRID_PROMPTS]]
     grid = labelled_grid(rows, GRID_IMAGES, note=attribution(context.data.name))
     return MetricResult(description, numbers, settings, {"bias": grid}, table(summaries, results))

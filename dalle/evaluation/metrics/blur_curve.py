@@ -64,7 +64,7 @@ def blur(images: Tensor, radius: float) -> Tensor:
     if radius == 0:
         return images
     pixels = rearrange(images, "b c h w -> b h w c").cpu().numpy()
-    blurred_images = [np.asarray(Image.fromarray(each).filter(ImageFilter.GaussianBlur(radius))) for each in pixels]
+    blurred_images = [np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(radius))) for image in pixels]
     return rearrange(torch.from_numpy(np.stack(blurred_images)), "b h w c -> b c h w")
 
 

@@ -45,7 +45,7 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     rows, grid_rows = [], []
     for capability in CAPABILITIES:
         own_prompts = prompts(capability, config.capability_captions)
-        captions, statements = [each.caption for each in own_prompts], [each.statement for each in own_prompts]
+        captions, statements = [prompt.caption for prompt in own_prompts], [prompt.statement for prompt in own_prompts]
         samples = sample_and_judge(dalle, captions, statements, sampling)
         accuracy = accuracies(samples)
         numbers |= {f"capability_{capability.name}_{which}": mean(accuracy[which]) for which in COLUMNS}
@@ -73,8 +73,8 @@ def _consistency(name: str, own_prompts: Sequence[Prompt], correct: Sequence[flo
     """Return the shares of statements whose best candidates are correct in every wording, and in at least one."""
     by_statement = _group_by_statement(own_prompts, correct)
     return {
-        f"capability_{name}_every_wording": mean(float(all(each)) for each in by_statement),
-        f"capability_{name}_some_wording": mean(float(any(each)) for each in by_statement),
+        f"capability_{name}_every_wording": mean(float(all(values)) for values in by_statement),
+        f"capability_{name}_some_wording": mean(float(any(values)) for values in by_statement),
     }
 
 
@@ -91,7 +91,7 @@ def _mean_and_interval(own_prompts: Sequence[Prompt], correct: Sequence[float]) 
 
     The interval is not over prompts, because all wordings of a statement share their noise.
     """
-    by_statement = [mean(each) for each in _group_by_statement(own_prompts, correct)]
+    by_statement = [mean(values) for values in _group_by_statement(own_prompts, correct)]
     low, high = cluster_interval(by_statement, "capabilities")
     return f"{mean(correct):.2f} ({low:.2f} to {high:.2f})"
 
@@ -106,8 +106,8 @@ def _group_by_statement(own_prompts: Sequence[Prompt], correct: Sequence[float])
 def best_cells(samples: Sequence[CaptionSamples]) -> list[Cell]:
     """Return grid cells of the best candidates of the first `GRID_IMAGES` captions, framed by `CORRECT` or `WRONG`."""
     return [
-        Cell(each.best, each.caption, frame=CORRECT if each.verdicts[0].holds else WRONG)
-        for each in samples[:GRID_IMAGES]
+        Cell(sample.best, sample.caption, frame=CORRECT if sample.verdicts[0].holds else WRONG)
+        for sample in samples[:GRID_IMAGES]
     ]
 
 

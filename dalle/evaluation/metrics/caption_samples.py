@@ -60,10 +60,10 @@ def accuracies(samples: Sequence[CaptionSamples]) -> dict[str, list[float]]:
     `top` is of the candidate that ranks first, `first` of candidate 0, `any` of any candidate, an upper bound for all
     rankings, and `mean` is the share of candidates in which every fact holds.
     """
-    correct = [[verdict.holds for verdict in each.verdicts] for each in samples]
+    correct = [[verdict.holds for verdict in sample.verdicts] for sample in samples]
     return {
         "top": [float(row[0]) for row in correct],
-        "first": [float(row[each.first_rank]) for row, each in zip(correct, samples, strict=True)],
+        "first": [float(row[sample.first_rank]) for row, sample in zip(correct, samples, strict=True)],
         "mean": [mean(row) for row in correct],
         "any": [float(any(row)) for row in correct],
     }
@@ -81,12 +81,12 @@ def caption_metrics(samples: Sequence[CaptionSamples], split: str, clip: Scorer 
     metrics: dict[str, float] = {}
     if clip is not None:
         # (n, n): each image with all captions
-        scores = clip.score([each.best for each in samples], [each.caption for each in samples])
+        scores = clip.score([sample.best for sample in samples], [sample.caption for sample in samples])
         metrics[f"clip_{split}_top"] = scores.diagonal().mean().item()
     if samples[0].verdicts:
         metrics |= {f"judge_{split}_{which}": mean(values) for which, values in accuracies(samples).items()}
-        for fact in (each.name for each in fields(Verdict)):
-            metrics[f"judge_{split}_top_{fact}"] = mean(getattr(each.verdicts[0], fact) for each in samples)
+        for fact in (field.name for field in fields(Verdict)):
+            metrics[f"judge_{split}_top_{fact}"] = mean(getattr(sample.verdicts[0], fact) for sample in samples)
     return metrics
 
 

@@ -52,16 +52,18 @@ def summarise(results: Sequence[CaptionVariants]) -> dict[tuple[str, str], Summa
     """Average the shares of each value over the captions that leave it open: (attribute, value) -> summary."""
     summaries = {}
     for attribute, value in dict.fromkeys(
-        (attribute, value) for each in results for attribute, values in each.drawn.items() for value in values
+        (attribute, value) for result in results for attribute, values in result.drawn.items() for value in values
     ):
-        captioned = [each for each in results if attribute in each.drawn]
-        drawn = [share(each.drawn[attribute], value) for each in captioned]
+        captioned = [result for result in results if attribute in result.drawn]
+        drawn = [share(result.drawn[attribute], value) for result in captioned]
         if len(captioned) == 1:
             counts = captioned[0].drawn[attribute]
             interval = wilson_interval(int(counts[value]), int(sum(counts.values())))
         else:
             interval = cluster_interval(drawn, f"{attribute} {value}")
-        known = [share(each.training[attribute], value) for each in captioned if sum(each.training[attribute].values())]
+        known = [
+            share(result.training[attribute], value) for result in captioned if sum(result.training[attribute].values())
+        ]
         summaries[attribute, value] = Summary(mean(drawn), interval, mean(known) if known else None)
     return summaries
 
@@ -73,12 +75,12 @@ def share(counts: dict[str, float], value: str) -> float:
 def table(summaries: dict[tuple[str, str], Summary], results: Sequence[CaptionVariants]) -> str:
     """Return Markdown tables of all values, and of each caption with its most frequent ones."""
     lines = ["| attribute | value | drawn [95%] | training |", "|---|---|---|---:|"]
-    for (attribute, value), each in summaries.items():
-        low, high = each.interval
-        training = "none" if each.training is None else f"{each.training:.2f}"
-        lines.append(f"| {attribute} | {value} | {each.drawn:.2f} [{low:.2f}, {high:.2f}] | {training} |")
+    for (attribute, value), summary in summaries.items():
+        low, high = summary.interval
+        training = "none" if summary.training is None else f"{summary.training:.2f}"
+        lines.append(f"| {attribute} | {value} | {summary.drawn:.2f} [{low:.2f}, {high:.2f}] | {training} |")
     lines += ["", "| caption | drawn | training |", "|---|---|---|"]
-    lines += [f"| {each.caption} | {described(each.drawn)} | {described(each.training)} |" for each in results]
+    lines += [f"| {result.caption} | {described(result.drawn)} | {described(result.training)} |" for result in results]
     return "\n".join(lines)
 
 

@@ -103,8 +103,8 @@ def compare_with_real(
     for name in decoders:
         found, notes = distances[name].compute()
         numbers[f"decoder_rmse_{name}"] = (errors[name] / values) ** 0.5
-        kept = (each for each in (features.frechet, features.kid) if each in found)
-        numbers |= {f"decoder_{each}_{name}": found[each] for each in kept}
+        kept = (metric for metric in (features.frechet, features.kid) if metric in found)
+        numbers |= {f"decoder_{metric}_{name}": found[metric] for metric in kept}
         numbers[f"decoder_ms_{name}"] = 1000 * seconds[name] / seen
     return numbers, notes
 

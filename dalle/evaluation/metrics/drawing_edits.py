@@ -69,7 +69,9 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
         kept = [keeps_tokens(result, canvas) for result, canvas in zip(results, canvases, strict=True)]
         images = [result.images[0] for result in results]
         numbers[f"drawing_edits_{name}_kept"] = sum(kept) / len(kept)
-        numbers[f"drawing_edits_{name}_style"] = style_agreement(judge, [right_square(each) for each in images], styles)
+        numbers[f"drawing_edits_{name}_style"] = style_agreement(
+            judge, [right_square(image) for image in images], styles
+        )
         rows.append(ImageRow(name, images[:GRID_DRAWINGS], None))
     # one candidate: nothing is ranked
     settings = {"candidates": 1, **decoding_settings(dalle, dalle.resolve(config.sampling(1)))}
@@ -87,8 +89,8 @@ def held_out_drawings(
     styles = [source.drawings.pictures[source.records[record].first].drawing_set.style for record in records]
     chosen = []
     for place, record in enumerate(records[:count]):
-        later = [each for each in range(len(records)) if styles[each] == styles[place] and each != place]
-        other = records[min(later, key=lambda each: (each < place, each), default=place)]
+        later = [number for number in range(len(records)) if styles[number] == styles[place] and number != place]
+        other = records[min(later, key=lambda number: (number < place, number), default=place)]
         images = (encode(model_image(source, number)) for number in (record, other))
         chosen.append(Drawing(source.captions(record)[0], judge.config.styles.index(styles[place]), *images))
     return chosen
@@ -97,13 +99,15 @@ def held_out_drawings(
 def edits(seed: int) -> dict[str, Callable[[Drawing], Canvas]]:
     """Return the function that builds the canvas of each edit, for one candidate."""
     return {
-        "complete": lambda each: complete(each.image, CompleteConfig(rows=len(each.image.tokens) // 2)),
-        "inpaint": lambda each: inpaint(each.image, middle_mask(each.image), InpaintConfig(refinement_passes=PASSES)),
-        "outpaint": lambda each: outpaint(
-            each.image, OutpaintConfig(right=len(each.image.tokens) // 4, refinement_passes=PASSES)
+        "complete": lambda drawing: complete(drawing.image, CompleteConfig(rows=len(drawing.image.tokens) // 2)),
+        "inpaint": lambda drawing: inpaint(
+            drawing.image, middle_mask(drawing.image), InpaintConfig(refinement_passes=PASSES)
         ),
-        "variations": lambda each: variations(each.image, VariationsConfig(refinement_passes=PASSES), 1, seed),
-        "remix": lambda each: remix(each.image, each.other, RemixConfig(refinement_passes=PASSES), 1, seed),
+        "outpaint": lambda drawing: outpaint(
+            drawing.image, OutpaintConfig(right=len(drawing.image.tokens) // 4, refinement_passes=PASSES)
+        ),
+        "variations": lambda drawing: variations(drawing.image, VariationsConfig(refinement_passes=PASSES), 1, seed),
+        "remix": lambda drawing: remix(drawing.image, drawing.other, RemixConfig(refinement_passes=PASSES), 1, seed),
     }
 
 

@@ -48,20 +48,22 @@ def measure_partners(
         judge.config.styles.index(source.drawings.pictures[source.records[record].second].drawing_set.style)
         for record in chosen
     ]
-    several = [number for number, each in enumerate(choices) if len(each) > 1]
+    several = [number for number, records in enumerate(choices) if len(records) > 1]
     numbers = {}
     if several:
         numbers["drawings_partner_chance"] = float(np.mean([1 / len(choices[number]) for number in several]))
     sampled = {
-        "first": [each.first for each in samples],
-        "top": [each.top for each in samples],
+        "first": [sample.first for sample in samples],
+        "top": [sample.top for sample in samples],
         "real": reconstructions,
     }
     for name, images in sampled.items():
         lower = [lower_panel(image) for image in images]
         if several:
             found = [
-                is_closest(judge, lower[number], *(lower_panel(model_image(source, each)) for each in choices[number]))
+                is_closest(
+                    judge, lower[number], *(lower_panel(model_image(source, record)) for record in choices[number])
+                )
                 for number in several
             ]
             numbers[f"drawings_partner_found_{name}"] = float(np.mean(found))

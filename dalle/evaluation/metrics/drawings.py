@@ -65,20 +65,20 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
         records = list(range(min(config.captions, len(source))))
         samples = sample_captions(dalle, source, records, config)
         labels = true_labels(source, records, judge.config.concepts)
-        for suffix, each in judges.items():
+        for suffix, classifier in judges.items():
             for which in ("first", "top", "real"):
-                shares = accuracy(classify(each, [getattr(sample, which) for sample in samples]), labels)
+                shares = accuracy(classify(classifier, [getattr(sample, which) for sample in samples]), labels)
                 numbers |= {f"drawings_{split}_{name}{suffix}_{which}": shares[name] for name in attributes}
-        rows += [grid_row(each) for each in samples[:GRID_CAPTIONS]]
-        digest = captions_digest([each.caption for each in samples])
+        rows += [grid_row(sample) for sample in samples[:GRID_CAPTIONS]]
+        digest = captions_digest([sample.caption for sample in samples])
         settings[split] = {"captions": len(samples), "captions_digest": digest}
     held_out = DrawingsSource(context.data, "val")
     prompts, partners = measure_partners(dalle, judge, held_out, config)
     numbers |= partners
-    rows += [grid_row(each) for each in prompts[:GRID_CAPTIONS]]
+    rows += [grid_row(prompt) for prompt in prompts[:GRID_CAPTIONS]]
     settings["partner"] = {"prompts": len(prompts), "choices": CHOICES}
     notes = [] if "drawings_partner_chance" in partners else [NO_OTHERS if prompts else NO_PARTNERS]
-    classes = {name: len(each) for name, each in vars(judge.config).items() if isinstance(each, list)}
+    classes = {name: len(values) for name, values in vars(judge.config).items() if isinstance(values, list)}
     settings["judge"] = {"digest": weights_digest(judge), **classes}
     settings["judge_effnet"] = {"digest": weights_digest(effnet.heads)}
     grid = labelled_grid(rows, note=f"From left: real, candidate 0, top. {attribution(context.data.name)}")

@@ -37,7 +37,7 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
         pairs = HeldOut(source, config.pairs, BATCH_SIZE)
         numbers |= {f"{name}_{split}": value for name, value in nats_per_token(dalle, pairs).items()}
         settings[split] = pairs.settings()
-        notes += [f"{split}: {each}" for each in pairs.shortfall(config.pairs)]
+        notes += [f"{split}: {note}" for note in pairs.shortfall(config.pairs)]
     vocabularies = torch.tensor([sequence.text_vocabulary + 1, sequence.image_vocabulary]).log().tolist()
     return MetricResult(DESCRIPTION.format(text=vocabularies[0], image=vocabularies[1]), numbers, settings, notes=notes)
 

@@ -53,7 +53,13 @@ def open_captions(source: DrawingsSource, training: dict[str, Counts], limit: in
 
     They are in random order; styles are those of the colour sets, in turn.
     """
-    styles = list(dict.fromkeys(each.style for each in BY_NAME.values() if each.kind == "emoji" and not each.recolour))
+    styles = list(
+        dict.fromkeys(
+            drawing_set.style
+            for drawing_set in BY_NAME.values()
+            if drawing_set.kind == "emoji" and not drawing_set.recolour
+        )
+    )
     names = {concept: name for concept, name in open_names(source).items() if concept in training}
     order = numpy_generator("captions of people", source.config.seed).permutation(len(names))
     chosen = [list(names)[number] for number in order[:limit]]
@@ -66,9 +72,9 @@ def open_names(source: DrawingsSource) -> dict[str, str]:
     """Return a name of each concept of people that states neither gender, tone nor age: "an astronaut"."""
     names = {}
     for concept, subjects in concepts_of_people(source.drawings.subjects).items():
-        open_ones = [each for each in subjects if gender_of(each) == "person" and age_of(each) == "adult"]
+        open_ones = [subject for subject in subjects if gender_of(subject) == "person" and age_of(subject) == "adult"]
         if open_ones:
-            names[concept] = min((names_of(each)[0] for each in open_ones), key=lambda name: (len(name), name))
+            names[concept] = min((names_of(subject)[0] for subject in open_ones), key=lambda name: (len(name), name))
     return names
 
 
@@ -85,9 +91,9 @@ def training_people(source: DrawingsSource) -> dict[str, Counts]:
         if values is None:
             continue
         captions = source.captions(index)
-        weight = sum(leaves_open(each, names[concept], STATED) for each in captions) / len(captions)
+        weight = sum(leaves_open(caption, names[concept], STATED) for caption in captions) / len(captions)
         for name, value in values.items():
-            empty = {each: dict.fromkeys(known, 0.0) for each, known in ATTRIBUTES.items()}
+            empty = {attribute: dict.fromkeys(known, 0.0) for attribute, known in ATTRIBUTES.items()}
             counts.setdefault(concept, empty)[name][value] += weight
     return counts
 
@@ -96,5 +102,5 @@ def judge_accuracy(model: PeopleClassifier, context: EvaluationContext) -> dict[
     """Compute the judge's accuracy on held-out drawings of people, for attributes of which these have two values."""
     images, labels = people_pictures(context.data, ("val", "novel"))
     found = classify_people(model, images)
-    several = {name: each for name, each in labels.items() if len(each.unique()) > 1}
-    return {f"bias_judge_{name}": (found[name] == each).float().mean().item() for name, each in several.items()}
+    several = {name: classes for name, classes in labels.items() if len(classes.unique()) > 1}
+    return {f"bias_judge_{name}": (found[name] == classes).float().mean().item() for name, classes in several.items()}

@@ -55,7 +55,7 @@ def parse_prompt(text: str) -> tuple[str, list[str]]:
 
 def variant_words(caption: str, variants: list[str]) -> re.Pattern[str]:
     """Return the pattern of the words that some variants have, and neither all of them nor the open caption."""
-    words = [set(re.findall(r"\w+", each.lower())) for each in variants]
+    words = [set(re.findall(r"\w+", variant.lower())) for variant in variants]
     telling = set().union(*words) - set.intersection(*words) - set(re.findall(r"\w+", caption.lower()))
     return re.compile(rf"\b({'|'.join(sorted(telling))})\b" if telling else r"(?!)", re.IGNORECASE)
 
@@ -67,7 +67,7 @@ def training_images(caption: str, variants: list[str], source: Source) -> list[I
     """
     stated, images = variant_words(caption, variants), []
     for index in range(len(source)):
-        if any(leaves_open(each, caption, stated) for each in source.captions(index)):
+        if any(leaves_open(text, caption, stated) for text in source.captions(index)):
             try:
                 images.append(model_image(source, index))
             except UnreadableRecord:
