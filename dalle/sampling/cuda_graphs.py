@@ -5,8 +5,7 @@ them all at once, but repeats exactly what was recorded. So the position is a te
 (`dalle.models.transformer.kv_cache.GatheredIndex`), and input tokens and output logits have fixed addresses.
 """
 
-from collections.abc import Callable
-from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,8 +15,15 @@ from dalle.models.transformer.model import Transformer
 
 WARMUP_STEPS = 3  # steps before the capture, in which libraries choose kernels and allocate workspaces
 
-DecodingStep = Callable[[Tensor, int], Tensor]
-"""(b,) previous tokens, position -> (b, image_vocabulary) logits: `Transformer.decode_one_token` with its cache."""
+
+class DecodingStep(Protocol):
+    """Interface of a decoding step: `Transformer.decode_one_token` with its cache."""
+
+    cache: Cache
+
+    def __call__(self, previous: Tensor, position: int) -> Tensor:
+        """Decode one step: (b,) previous tokens -> (b, image_vocabulary) logits."""
+        ...
 
 
 def decoding_step(model: Transformer, prefix: PrefixCache, candidates: int, recompute_kv: bool = False) -> DecodingStep:
@@ -27,13 +33,25 @@ def decoding_step(model: Transformer, prefix: PrefixCache, candidates: int, reco
     """
     if prefix[0].keys.device.type == "cuda":
         return CUDAGraphStep(model, model.new_cache(prefix, candidates, recompute_kv, static_shapes=True))
-    return partial(model.decode_one_token, cache=model.new_cache(prefix, candidates, recompute_kv))
+    return EagerStep(model, model.new_cache(prefix, candidates, recompute_kv))
+
+
+class EagerStep:
+    """Decoding step that calls `model.decode_one_token`."""
+
+    def __init__(self, model: Transformer, cache: Cache):
+        self.model, self.cache = model, cache
+
+    def __call__(self, previous: Tensor, position: int) -> Tensor:
+        """Decode one step: (b,) tokens -> (b, image_vocabulary) logits."""
+        return self.model.decode_one_token(previous, position, cache=self.cache)
 
 
 class CUDAGraphStep:
     """CUDA graph of `model.decode_one_token` with a cache of static shapes, captured when created."""
 
     def __init__(self, model: Transformer, cache: Cache):
+        self.cache = cache
         self.device = cache[0].text.keys.device
         self.previous = torch.full((cache[0].images,), model.sequence.start_of_image, device=self.device)
         self.position = torch.zeros(1, dtype=torch.int64, device=self.device)

@@ -1,4 +1,7 @@
-"""Autoregressive sampling of image tokens: prefill the caption once, then sample token by token for all candidates."""
+"""Autoregressive sampling of image tokens: prefill the caption once, then sample token by token for all candidates.
+
+Known tokens before the first one that is sampled are prefilled, too (`Transformer.prefill_image`).
+"""
 
 import operator
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +22,7 @@ from dalle.sampling.guidance import append_unconditional, apply_guidance, empty_
 from dalle.sampling.gumbel_noise import candidate_noise_keys, gumbel_noise
 from dalle.sampling.logits_processors import process_logits
 from dalle.sampling.parallel_decode import DecodingCount, ParallelDecoder, window_step
+from dalle.sampling.prefill import prefill_passes, prefill_sizes
 from dalle.sampling.sampling_config import DecodingConfig
 from dalle.sampling.token_guesses import TokenHistory
 
@@ -151,6 +155,7 @@ class DecodingSession:
     ):
         """See `sample_batches` for the arguments. images: total number of images that all samplers will sample."""
         self.recompute_kv = recompute_kv
+        self.is_float32 = model.dtype == precision == torch.float32
         self.batch_size = BATCH_SIZE if config.batch_size is None else config.batch_size
         self.device = model.image_head.weight.device
         choice = choose_method(config, images, model.sequence.image_positions, self.device, precision)
@@ -181,7 +186,8 @@ class TokenSampler:
     def __init__(self, session: DecodingSession, captions: Tensor, candidates: int):
         """captions: (captions, T) int64. candidates: number of images of each."""
         self.config, self.device, self.count = session.config, session.device, session.count
-        self.sequence = session.model.sequence
+        self.model, self.sequence = session.model, session.model.sequence
+        self.is_float32 = session.is_float32
         with without_autocast(self.device.type):  # the caller's autocast would round the logits
             prefix = session.model.prefill(captions.to(self.device))
             if session.unconditional is not None:
@@ -227,25 +233,43 @@ class TokenSampler:
         any_masked = masked.any(dim=0).tolist()
         steps = max((position + 1 for position, is_masked in enumerate(any_masked) if is_masked), default=0)
 
-        previous = torch.full_like(noise_keys, self.sequence.start_of_image)
+        known = any_masked.index(True) if steps else 0
+        inputs = self.sequence.image_inputs(images[:, : known + 1])
+        first = self._prefill(inputs[:, :known])
+        previous = inputs[:, first]
         for position in range(steps):
-            logits = self.step(previous if scale is None else previous.repeat(2), position)
-            if position == 0:  # once, as reading the answer synchronises with the device
-                check_finite(logits, "the transformer computes logits")
-            if scale is not None:
-                logits = apply_guidance(logits, scale)  # (b, v)
-            if any_masked[position]:
-                noise = gumbel_noise(noise_keys, position, logits.shape[-1])
-                sampled = (process_logits(logits, self.config) + noise).argmax(dim=-1)
-                images[:, position] = torch.where(masked[:, position], sampled, images[:, position])
-            previous = images[:, position]
+            if position >= first:
+                logits = self.step(previous if scale is None else previous.repeat(2), position)
+                if position == first:  # once, as reading the answer synchronises with the device
+                    check_finite(logits, "the transformer computes logits")
+                if scale is not None:
+                    logits = apply_guidance(logits, scale)  # (b, v)
+                if any_masked[position]:
+                    noise = gumbel_noise(noise_keys, position, logits.shape[-1])
+                    sampled = (process_logits(logits, self.config) + noise).argmax(dim=-1)
+                    images[:, position] = torch.where(masked[:, position], sampled, images[:, position])
+                previous = images[:, position]
             if show is not None:
                 show()
             if on_progress is not None:
                 on_progress(len(images) / steps)
         self.count.images += len(images)
-        self.count.tokens += steps * len(images)
-        self.count.passes += steps * len(images)
+        self.count.tokens += (steps - first) * len(images)
+        self.count.passes += (steps - first) * len(images)
+
+    def _prefill(self, inputs: Tensor) -> int:
+        """Fill the cache with the first n positions, from (b, n) inputs. Returns the position where decoding starts: n.
+
+        Returns 0 without filling it if that takes as many passes as decoding does, which depends on memory, and in 16
+        bits, where chunks round differently, so that other tokens might be sampled.
+        """
+        cache, positions = self.step.cache, inputs.shape[1]
+        inputs = inputs.repeat(2, 1) if self.config.guided else inputs
+        sizes = prefill_sizes(self.model, cache, positions)
+        if not self.is_float32 or 0 in sizes or prefill_passes(cache, inputs, *sizes) >= positions:
+            return 0
+        self.model.prefill_image(inputs, cache, *sizes)
+        return positions
 
 
 def _show_certain(on_tokens: OnTokens, images: Tensor, masked: Tensor, starts: Tensor) -> None:

@@ -32,7 +32,10 @@ WindowStep = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass
 class DecodingCount:
-    """Images, tokens and passes of decoding, added up over all images; a pass of sequential decoding is a token."""
+    """Images, tokens and passes of decoding, added up over all images.
+
+    A pass of sequential decoding is a token. It does not count known tokens that `Transformer.prefill_image` processes.
+    """
 
     images: int = 0
     tokens: int = 0  # tokens that passes kept

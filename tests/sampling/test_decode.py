@@ -7,10 +7,12 @@ from torch import Tensor
 from dalle.models.cpu_linear import is_packing_supported
 from dalle.models.transformer.model import Transformer
 from dalle.models.transformer.patterns import PATTERNS as REGISTRY
+from dalle.sampling import decode
 from dalle.sampling.decode import MASKED, generate
 from dalle.sampling.guidance import empty_caption
 from dalle.sampling.gumbel_noise import candidate_noise_keys, gumbel_noise
 from dalle.sampling.logits_processors import process_logits
+from dalle.sampling.parallel_decode import DecodingCount
 from dalle.sampling.sampling_config import DecodingConfig
 
 PATTERNS = [*([name] for name in REGISTRY), ["paper"]]
@@ -201,6 +203,67 @@ def test_cells_after_the_last_free_one_are_not_decoded(make_transformer, monkeyp
     )
     generate(model, captions(model)[:1], 4, canvas=canvas)
     assert positions == list(range(6))
+
+
+@pytest.mark.parametrize(("guidance", "recompute_kv"), [(1.0, True), (2.5, False)])
+@pytest.mark.parametrize("changes", [*({"patterns": each} for each in PATTERNS), {"pads": "masked"}], ids=str)
+def test_prefilled_and_stepwise_prefixes_sample_the_same_tokens(
+    make_transformer, monkeypatch, changes, guidance, recompute_kv
+):
+    """Canvases of all images, of each candidate and of each image, and prefixes from no position to all but one."""
+    model, sizes = make_transformer(depth=3, **changes), decode.prefill_sizes
+    generator = torch.Generator().manual_seed(0)
+    for known, images, batch_size in (
+        (0, (), 12),
+        (1, (3, 4), 12),
+        (4, (), 3),
+        (6, (4,), 12),
+        (6, (3, 4), 3),
+        (15, (), 12),
+    ):
+        canvas = torch.randint(13, (*images, 16), generator=generator)
+        canvas[..., known:] = MASKED
+        config, drawn = DecodingConfig(seed=2, guidance=guidance, batch_size=batch_size), []
+        for limit in (lambda *_: (0, 0), lambda *_: (2, 3), sizes):
+            monkeypatch.setattr(decode, "prefill_sizes", limit)
+            monkeypatch.setattr(decode, "prefill_passes", lambda *_: 0)  # as if it were fewer than steps
+            cells = canvas.unflatten(-1, (4, 4))
+            drawn.append(generate(model, captions(model), 4, config, canvas=cells, recompute_kv=recompute_kv))
+        assert drawn[1].equal(drawn[0]) and drawn[2].equal(drawn[0])
+
+
+def test_decoding_starts_at_the_first_position_that_an_image_of_the_batch_samples(make_transformer, monkeypatch):
+    model = make_transformer(image_vocabulary=1000)
+    canvas = torch.full((4, 4, 4), MASKED)
+    canvas.flatten(1)[:, :6] = 3
+    canvas[1:, 1] = 3
+    positions, told, shown, count = [], [], [], DecodingCount()
+    step = model.decode_one_token
+    monkeypatch.setattr(
+        model, "decode_one_token", lambda token, at, **cache: positions.append(at) or step(token, at, **cache)
+    )
+    options = {"on_progress": told.append, "on_tokens": lambda grids: shown.append(grids.clone()), "count": count}
+    with monkeypatch.context() as patch:
+        patch.setattr(decode, "pack_linear_layers", lambda model, *_: model)
+        generate(model, captions(model)[:1], 4, canvas=canvas, **options)
+    assert positions == list(range(6, 16))
+    assert len(told) == len(shown) == 16
+    assert sum(told) == pytest.approx(4)
+    assert (count.images, count.tokens, count.passes) == (4, 40, 40)
+
+
+@pytest.mark.parametrize(("vocabulary", "first"), [(1, 0), (13, 0), (1000, 8)])
+def test_prefixes_are_prefilled_only_in_fewer_passes_than_steps(make_transformer, monkeypatch, vocabulary, first):
+    model, positions = make_transformer(image_vocabulary=vocabulary), []
+    canvas = torch.randint(vocabulary, (4, 4, 4), generator=torch.Generator().manual_seed(0))
+    canvas[:, 2:] = MASKED
+    step = model.decode_one_token
+    monkeypatch.setattr(decode, "pack_linear_layers", lambda model, *_: model)
+    monkeypatch.setattr(
+        model, "decode_one_token", lambda token, at, **cache: positions.append(at) or step(token, at, **cache)
+    )
+    generate(model, captions(model), 4, canvas=canvas)
+    assert positions == list(range(first, 16))
 
 
 def test_progress_sums_to_images_and_its_exception_stops_decoding(make_transformer):

@@ -19,6 +19,7 @@ from dalle.sampling.canvas import Canvas
 from dalle.sampling.gumbel_noise import gumbel_noise
 from dalle.sampling.logits_processors import process_logits
 from dalle.sampling.memory import BYTES_PER_LOGIT, decoding_memory, memory_within_budget
+from dalle.sampling.prefill import prefill_sizes
 from dalle.sampling.sampling_config import GUESS_NAMES, DecodingConfig
 
 GPU = 141 * 10**9
@@ -156,6 +157,33 @@ def test_several_chunks_stay_within_the_estimate_of_one(monkeypatch, recompute_k
     assert 0.4 * foreseen < peaks[0]
     assert peaks[1] < 1.05 * peaks[0]
     assert max(kept) < 0.1 * foreseen
+
+
+@pytest.mark.parametrize("recompute_kv", [False, True])
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("images", [1, 16])
+@pytest.mark.parametrize("length", [12, 63])
+@pytest.mark.parametrize("block", [{}, {"qk_norm": True, "mlp": "swiglu"}, {"width": 512, "heads": 16}], ids=str)
+@torch.inference_mode()
+def test_prefilling_an_image_takes_no_more_memory_than_sampling_from_logits(
+    pattern, block, images, length, recompute_kv
+):
+    sizes = {"width": 128, "heads": 2, **block}
+    model = Transformer(TransformerConfig(8, 40, 10_000, grid=8, depth=2, patterns=[pattern], **sizes)).eval()
+    cache = model.new_cache(model.prefill(model.sequence.pad_captions([[1, 2]])), images, recompute_kv)
+    at_a_time, positions = prefill_sizes(model, cache, length)
+    previous = torch.randint(10_000, (images, length), generator=torch.Generator().manual_seed(0))
+    with Peak() as peak:
+        model.prefill_image(previous, cache, at_a_time, positions)
+    assert positions >= 2 and at_a_time >= 1
+    assert peak.bytes < images * BYTES_PER_LOGIT * 10_000
+
+
+def test_prefilling_takes_no_positions_if_memory_holds_none(make_transformer):
+    model = make_transformer(image_vocabulary=1)
+    cache = model.new_cache(model.prefill(model.sequence.pad_captions([[1]])), 1)
+    assert prefill_sizes(model, cache, 16) == (0, 0)
+    assert prefill_sizes(make_transformer(image_vocabulary=10**6), cache, 0) == (0, 0)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)

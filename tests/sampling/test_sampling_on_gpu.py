@@ -9,8 +9,9 @@ from dalle import DALLE
 from dalle.models.mixed_precision import to_mixed_precision
 from dalle.models.transformer.model import Transformer
 from dalle.models.transformer.patterns import PATTERNS as REGISTRY
+from dalle.sampling import decode
 from dalle.sampling.cuda_graphs import CUDAGraphStep, decoding_step
-from dalle.sampling.decode import generate
+from dalle.sampling.decode import MASKED, generate
 from dalle.sampling.gumbel_noise import candidate_noise_keys, gumbel_noise
 from dalle.sampling.memory import decoding_memory
 from dalle.sampling.sampling_config import DecodingConfig
@@ -93,6 +94,23 @@ def test_samples_on_gpu_do_not_depend_on_the_batch(gpu, make_transformer):
     whole = generate(model, captions, 6, replace(config, batch_size=12))
     assert generate(model, captions, 6, replace(config, batch_size=4)).equal(whole)
     assert generate(model, captions[1:], 2, config, candidate_offset=3).equal(whole[1:, 3:5])
+
+
+@pytest.mark.parametrize("recompute_kv", [False, True])
+@pytest.mark.parametrize("patterns", PATTERNS, ids=str)
+@torch.inference_mode()
+def test_prefilled_and_stepwise_prefixes_sample_the_same_tokens_on_gpu(
+    gpu, make_transformer, monkeypatch, patterns, recompute_kv
+):
+    model = make_transformer(depth=4, **patterns).to(gpu)
+    captions, images = example(model)
+    canvas, config = images.view(2, 3, 4, 4).clone(), DecodingConfig(guidance=1.5, seed=4)
+    canvas.flatten(2)[..., 6:] = MASKED
+    monkeypatch.setattr(decode, "prefill_sizes", lambda *_: (2, 4))
+    monkeypatch.setattr(decode, "prefill_passes", lambda *_: 1)  # as if it were fewer than steps
+    found = generate(model, captions, 3, config, canvas=canvas, recompute_kv=recompute_kv)
+    monkeypatch.setattr(decode, "prefill_sizes", lambda *_: (0, 0))
+    assert generate(model, captions, 3, config, canvas=canvas, recompute_kv=recompute_kv).equal(found)
 
 
 @pytest.mark.parametrize("recompute_kv", [False, True])

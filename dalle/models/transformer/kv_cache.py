@@ -168,6 +168,19 @@ class LayerCache(ABC):
     def _allocate(self, layer: SelfAttention) -> None:
         """Allocate the tensors that `attend` writes into."""
 
+    @property
+    @abstractmethod
+    def tensors(self) -> list[Tensor]:
+        """Cached tensors, (images, ..., slots, d) each."""
+
+    @abstractmethod
+    def entries(self, x: Tensor, keys: Tensor, values: Tensor, layer: SelfAttention) -> list[Tensor]:
+        """Return what `tensors` store of new positions, (b, ..., n, d) each: of their states, or of keys and values."""
+
+    @abstractmethod
+    def keys_values(self, images: slice, slots: slice, layer: SelfAttention) -> tuple[Tensor, Tensor]:
+        """Return keys and values in some slots of some images: (b, heads, s, d) each."""
+
     @abstractmethod
     def attend(self, position: Any, x: Tensor, layer: SelfAttention) -> Tensor:
         """Add image positions to the cache and attend from them: (b, n, heads * d) -> (b, heads, n, d).
@@ -177,9 +190,9 @@ class LayerCache(ABC):
         """
 
     @property
-    @abstractmethod
     def nbytes(self) -> int:
         """Bytes that the cache takes for the positions of all images, without the captions' keys and values."""
+        return sum(each.nbytes for each in self.tensors)
 
     @property
     @abstractmethod
@@ -194,11 +207,11 @@ class LayerCache(ABC):
         """
         captions, n = len(self.text.keys), q.shape[2]
         # one matrix product per caption and head for all of the caption's candidates
-        text_scores = _split_captions(_join_candidates(q, captions) @ self.text.keys.mT, n)
+        text_scores = split_captions(join_candidates(q, captions) @ self.text.keys.mT, n)
         text_weights, image_weights = self.softmax(
             text_scores, image_scores, self.text_padding_mask, self.index.mask(position)
         )
-        from_text = _split_captions(_join_candidates(text_weights, captions) @ self.text.values, n)
+        from_text = split_captions(join_candidates(text_weights, captions) @ self.text.values, n)
         return from_text, image_weights
 
     def _scores(self) -> int:
@@ -211,7 +224,7 @@ class LayerCache(ABC):
 # einops would read better, but takes longer than small products, and a step has dozens of these
 
 
-def _join_candidates(x: Tensor, captions: int) -> Tensor:
+def join_candidates(x: Tensor, captions: int) -> Tensor:
     """Join the queries of a caption's m candidates: (captions * m, heads, n, d) -> (captions, heads, m * n, d)."""
     b, heads, n, d = x.shape
     if b == captions:
@@ -219,8 +232,8 @@ def _join_candidates(x: Tensor, captions: int) -> Tensor:
     return x.reshape(captions, b // captions, heads, n, d).transpose(1, 2).reshape(captions, heads, -1, d)
 
 
-def _split_captions(x: Tensor, n: int) -> Tensor:
-    """Split what `_join_candidates` joined: (captions, heads, m * n, d) -> (captions * m, heads, n, d)."""
+def split_captions(x: Tensor, n: int) -> Tensor:
+    """Split what `join_candidates` joined: (captions, heads, m * n, d) -> (captions * m, heads, n, d)."""
     captions, heads, rows, d = x.shape
     if rows == n:
         return x
@@ -241,8 +254,14 @@ class KVCache(LayerCache):
         self._use_flash = plain and on_cpu and self.images <= MAX_FLASH_IMAGES and is_flash_supported()
 
     @property
-    def nbytes(self) -> int:
-        return self.keys.nbytes + self.values.nbytes
+    def tensors(self) -> list[Tensor]:
+        return [self.keys, self.values]
+
+    def entries(self, x: Tensor, keys: Tensor, values: Tensor, layer: SelfAttention) -> list[Tensor]:
+        return [keys, values]
+
+    def keys_values(self, images: slice, slots: slice, layer: SelfAttention) -> tuple[Tensor, Tensor]:
+        return self.keys[images, :, slots], self.values[images, :, slots]
 
     @property
     def activations(self) -> int:
@@ -258,8 +277,8 @@ class KVCache(LayerCache):
         # not with gradients, which flash attention lacks, or under autocast, which gives q another dtype
         if self._use_flash and q.dtype == keys.dtype and not torch.is_grad_enabled():
             captions, n = len(self.text.keys), q.shape[2]
-            from_text = flash_attention(_join_candidates(q, captions), self.text.keys, self.text.values)
-            output, log_sum_exp = (_split_captions(each, n) for each in from_text)
+            from_text = flash_attention(join_candidates(q, captions), self.text.keys, self.text.values)
+            output, log_sum_exp = (split_captions(each, n) for each in from_text)
             return merge_attention(flash_attention(q, keys, values), (output, log_sum_exp))
         q = q * q.shape[-1] ** -0.5
         from_text, weights = self._attend_to_text(position, q, q @ keys.mT)
@@ -276,8 +295,15 @@ class HiddenStateCache(LayerCache):
         self.states = self.text.keys.new_zeros(self.images, self.index.layout.slots, HiddenStateAttention(layer).size)
 
     @property
-    def nbytes(self) -> int:
-        return self.states.nbytes
+    def tensors(self) -> list[Tensor]:
+        return [self.states]
+
+    def entries(self, x: Tensor, keys: Tensor, values: Tensor, layer: SelfAttention) -> list[Tensor]:
+        return [HiddenStateAttention(layer).cache_entry(x)]
+
+    def keys_values(self, images: slice, slots: slice, layer: SelfAttention) -> tuple[Tensor, Tensor]:
+        _, keys, values = layer.project(self.states[images, slots, : HiddenStateAttention(layer).width])
+        return keys, values
 
     @property
     def activations(self) -> int:

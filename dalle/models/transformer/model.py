@@ -25,6 +25,7 @@ from dalle.models.transformer.kv_cache import (
     cache_layout,
 )
 from dalle.models.transformer.patterns import PATTERNS, layer_names
+from dalle.models.transformer.prefix_chunk import PrefixChunk
 from dalle.models.transformer.sequence import SequenceEmbedding, SequenceLayout
 from dalle.models.transformer.sparse_attention import build_attention
 from dalle.models.transformer.window_cache import Window, WindowIndex
@@ -188,6 +189,41 @@ class Transformer(nn.Module):
             KVCache(keys_values, candidates, indices[name], self.softmax, layer.attention.branch)
             for keys_values, name, layer in zip(prefix, self.layer_names, self.layers, strict=True)
         ]
+
+    def prefill_image(self, previous: Tensor, cache: Cache, images: int, positions: int) -> None:
+        """Process the first n image positions at once: `cache` is then as n calls of `decode_one_token` leave it.
+
+        Candidates of a caption with equal tokens are processed once.
+
+        previous: (b, n) previous token of each position; for position 0, `sequence.start_of_image`.
+        cache: from `new_cache`; earlier images in it are overwritten.
+        images, positions: largest number of images, and of positions of each, to process at a time.
+        """
+        length, candidates = previous.shape[1], cache[0].images // len(cache[0].text.keys)
+        by_caption = [slice(first, first + candidates) for first in range(0, len(previous), candidates)]
+        shared = [bool((previous[each] == previous[each.start]).all()) for each in by_caption]
+        for start in range(0, length, positions):
+            chunk = range(start, min(start + positions, length))
+            chunks = {
+                name: PrefixChunk(pattern, self.config.grid, chunk, previous.device)
+                for name, pattern in self.patterns.items()
+            }
+            for each, is_shared in zip(by_caption, shared, strict=True):
+                stop = each.start + 1 if is_shared else each.stop
+                for first in range(each.start, stop, images):
+                    self._prefill_chunk(previous, cache, chunk, chunks, slice(first, min(first + images, stop)))
+        for each, is_shared in zip(by_caption, shared, strict=True):
+            for tensor in (tensor for layer in cache if is_shared for tensor in layer.tensors):
+                tensor[each.start + 1 : each.stop] = tensor[each.start]
+
+    def _prefill_chunk(
+        self, previous: Tensor, cache: Cache, positions: range, chunks: Mapping[str, PrefixChunk], images: slice
+    ) -> None:
+        """Write a chunk of positions of some images of one caption to the cache."""
+        tokens = previous[images, positions.start : positions.stop]
+        x = self.embed.embed_image_tokens(tokens, torch.arange(positions.start, positions.stop, device=tokens.device))
+        for layer, name, layer_cache in zip(self.layers, self.layer_names, cache, strict=True):
+            x = layer.decode(x, partial(chunks[name].attend, cache=layer_cache, images=images))  # (b, n, d)
 
     def decode_one_token(self, previous: Tensor, position: int | Tensor, cache: Cache) -> Tensor:
         """Compute the logits of image token `position` from the previous token: (b,) -> (b, image_vocabulary).

@@ -183,9 +183,13 @@ class SequenceEmbedding(nn.Module):
         return token + self.row.weight[row] + self.column.weight[column]
 
     def embed_image_tokens(self, previous: Tensor, positions: Tensor) -> Tensor:
-        """Embed the inputs of image positions, the previous tokens: (b, n), (b, n) -> (b, n, d).
+        """Embed the inputs of image positions, the previous tokens: (b, n), (b, n) or (n,) -> (b, n, d).
 
         Positions past the last one are embedded like the last.
         """
-        embeddings = self.image_position_embeddings()
-        return self.image_token(previous) + embeddings[positions.clamp(max=len(embeddings) - 1)]
+        cells = positions.clamp(max=self.sequence.image_positions - 1) - self.position_offset
+        row, column = cells.clamp(min=0) // self.sequence.grid, cells % self.sequence.grid
+        embeddings = self.row(row) + self.column(column)
+        if self.position_offset:
+            embeddings = embeddings.masked_fill((cells < 0).unsqueeze(-1), 0)  # the start-of-image token has no cell
+        return self.image_token(previous) + embeddings
