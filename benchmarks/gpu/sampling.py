@@ -1,22 +1,23 @@
 """gpu-sampling: sampling speed of demo, `base` and the paper's 12B sizes, compared with eager steps and GPT-2."""
 
 import statistics
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks.gpu import hardware
 from benchmarks.gpu.part import Options, Part, Results, out_of_memory
 from benchmarks.peers import gpt2
 from dalle.cli.config import compose
 from dalle.models.mixed_precision import to_mixed_precision
+from dalle.models.transformer.kv_cache import PrefixCache
 from dalle.models.transformer.model import Transformer, TransformerConfig
 from dalle.models.transformer.patterns import image_mask
+from dalle.sampling.cuda_graphs import EagerStep
 from dalle.sampling.decode import MASKED, generate
 from dalle.sampling.memory import DecodingMemory, memory_within_budget
 from dalle.sampling.sampling_config import DecodingConfig
@@ -156,10 +157,8 @@ def _compare_methods(
 def eager_steps() -> Any:
     """Return a context in which steps run eagerly, kernel by kernel, with the cache layout used on CPUs."""
 
-    def step(
-        model: Transformer, text: Any, candidates: int, recompute_kv: bool = False
-    ) -> Callable[[Tensor, int], Tensor]:
-        return partial(model.decode_one_token, cache=model.new_cache(text, candidates, recompute_kv))
+    def step(model: Transformer, text: PrefixCache, candidates: int, recompute_kv: bool = False) -> EagerStep:
+        return EagerStep(model, model.new_cache(text, candidates, recompute_kv))
 
     return mock.patch("dalle.sampling.decode.decoding_step", step)
 

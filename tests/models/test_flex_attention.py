@@ -4,7 +4,8 @@ import copy
 
 import pytest
 import torch
-from test_sparse_attention import GRID, PADDING_MASK, PATTERNS, TEXT
+from every_pattern import PATTERNS
+from test_sparse_attention import GRID, PADDING_MASK, TEXT
 from torch import Tensor
 
 from dalle.models.attention import DenseMaskAttention
@@ -23,21 +24,21 @@ def queries_keys_values(length: int, width: int, device: torch.device | str = "c
 
 
 @PADDINGS
-@pytest.mark.parametrize("name", PATTERNS)
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
 @torch.no_grad()
-def test_flex_attention_equals_the_dense_mask(name, key_padding_mask):
+def test_flex_attention_equals_the_dense_mask(pattern, key_padding_mask):
     qkv = queries_keys_values(TEXT + GRID**2, 8)
-    attend = FlexAttention(PATTERNS[name], TEXT, GRID)
-    expected = DenseMaskAttention(sequence_mask(PATTERNS[name], TEXT, GRID))(*qkv, key_padding_mask)
+    attend = FlexAttention(pattern, TEXT, GRID)
+    expected = DenseMaskAttention(sequence_mask(pattern, TEXT, GRID))(*qkv, key_padding_mask)
     torch.testing.assert_close(attend(*qkv, key_padding_mask), expected)
 
 
-@pytest.mark.parametrize("name", PATTERNS)
-def test_mask_function_equals_the_dense_mask(name):
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+def test_mask_function_equals_the_dense_mask(pattern):
     positions = torch.arange(TEXT + GRID**2)
     zero = torch.tensor(0)
-    mask = sequence_mask_fn(PATTERNS[name], TEXT, GRID)(zero, zero, positions[:, None], positions[None, :])
-    assert mask.equal(sequence_mask(PATTERNS[name], TEXT, GRID))
+    mask = sequence_mask_fn(pattern, TEXT, GRID)(zero, zero, positions[:, None], positions[None, :])
+    assert mask.equal(sequence_mask(pattern, TEXT, GRID))
 
 
 @pytest.mark.parametrize(("pattern", "share"), [(Row(), 0.42), (Column(), 0.37), (Convolutional(11), 0.5)], ids=str)
@@ -72,11 +73,11 @@ def test_model_can_be_copied_and_moved_and_has_equal_logits(make_transformer):
 @pytest.mark.gpu
 @PADDINGS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", PATTERNS)
-def test_flex_attention_on_gpu_equals_the_dense_mask_forward_and_backward(gpu, name, dtype, key_padding_mask):
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+def test_flex_attention_on_gpu_equals_the_dense_mask_forward_and_backward(gpu, pattern, dtype, key_padding_mask):
     if gpu.type != "cuda":
         pytest.skip("FlexAttention has no backward pass on CPUs")
-    pattern, text, grid = PATTERNS[name], TEXT, 16  # 261 positions: the last block is not full
+    text, grid = TEXT, 16  # 261 positions: the last block is not full
     qkv = [each.requires_grad_() for each in queries_keys_values(text + grid**2, 32, gpu)]
     key_padding_mask = None if key_padding_mask is None else key_padding_mask.to(gpu)
     flex, dense = FlexAttention(pattern, text, grid).to(gpu), DenseMaskAttention(sequence_mask(pattern, text, grid))
