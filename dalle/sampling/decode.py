@@ -237,22 +237,21 @@ class TokenSampler:
         inputs = self.sequence.image_inputs(images[:, : known + 1])
         first = self._prefill(inputs[:, :known])
         previous = inputs[:, first]
-        for position in range(steps):
-            if position >= first:
-                logits = self.step(previous if scale is None else previous.repeat(2), position)
-                if position == first:  # once, as reading the answer synchronises with the device
-                    check_finite(logits, "the transformer computes logits")
-                if scale is not None:
-                    logits = apply_guidance(logits, scale)  # (b, v)
-                if any_masked[position]:
-                    noise = gumbel_noise(noise_keys, position, logits.shape[-1])
-                    sampled = (process_logits(logits, self.config) + noise).argmax(dim=-1)
-                    images[:, position] = torch.where(masked[:, position], sampled, images[:, position])
-                previous = images[:, position]
+        for position in range(first, steps):
+            logits = self.step(previous if scale is None else previous.repeat(2), position)
+            if position == first:  # once, as reading the answer synchronises with the device
+                check_finite(logits, "the transformer computes logits")
+            if scale is not None:
+                logits = apply_guidance(logits, scale)  # (b, v)
+            if any_masked[position]:
+                noise = gumbel_noise(noise_keys, position, logits.shape[-1])
+                sampled = (process_logits(logits, self.config) + noise).argmax(dim=-1)
+                images[:, position] = torch.where(masked[:, position], sampled, images[:, position])
+            previous = images[:, position]
             if show is not None:
                 show()
             if on_progress is not None:
-                on_progress(len(images) / steps)
+                on_progress(len(images) / (steps - first))
         self.count.images += len(images)
         self.count.tokens += (steps - first) * len(images)
         self.count.passes += (steps - first) * len(images)
