@@ -38,13 +38,6 @@ from dalle.weights_files import (
 FORMAT = 1
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 
-# former names of fields and of values in config.json, converted on reading: kind -> former name -> name
-RENAMED_FIELDS = {
-    "transformer": {"image_places": "image_position_embedding"},
-    "clip": {"image_tower": "image_encoder", "largest_scale": "max_logit_scale"},
-}
-RENAMED_VALUES = {("transformer", "attention"): {"masked": "dense", "structured": "sparse"}}
-
 # types of the keys in `meta` of a config.json that the code reads; other keys are informative
 META = {
     "caption_dropout": float,
@@ -118,18 +111,7 @@ def read_config(folder: str | Path, kind: str) -> tuple[dict[str, Any], dict[str
     for name in ("dvae", "init"):
         if any(not isinstance(value, str) for value in meta.get(name, {}).values()):
             raise CheckpointError(f"{path}: meta.{name}={truncated_repr(meta[name])} must contain only strings")
-    return _convert_former_names(kind, written["model"]), meta
-
-
-def _convert_former_names(kind: str, config: dict[str, Any]) -> dict[str, Any]:
-    """Convert the former names of `RENAMED_FIELDS` and `RENAMED_VALUES` in a model config."""
-    fields = RENAMED_FIELDS.get(kind, {})
-    config = {fields.get(name, name): value for name, value in config.items()}
-    for name, value in config.items():
-        values = RENAMED_VALUES.get((kind, name), {})
-        if isinstance(value, str) and value in values:
-            config[name] = values[value]
-    return config
+    return written["model"], meta
 
 
 def load_config(folder: str | Path, kind: str, schema: type) -> Any:

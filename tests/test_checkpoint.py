@@ -165,10 +165,3 @@ def test_checkpoint_folder_is_self_contained(saved, tmp_path):
     other = Line()
     checkpoint.load_weights(moved, other)
     assert torch.equal(other.linear.weight, saved[1].linear.weight)
-
-
-def test_old_names_in_a_model_config_are_converted(tmp_path):
-    model = {"image_places": "own", "attention": "structured", "pads": "masked", "width": 8}
-    (tmp_path / checkpoint.CONFIG).write_text(json.dumps({"format": 1, "kind": "transformer", "model": model}))
-    config, _ = checkpoint.read_config(tmp_path, "transformer")
-    assert config == {"image_position_embedding": "own", "attention": "sparse", "pads": "masked", "width": 8}

@@ -68,7 +68,6 @@ def test_overrides_change_settings_and_defaults_are_the_papers():
         ),
         ("filters=paper", "there is no setting data.filters for this data set: filters= is for data=folder, coco and"),
         ("zzzzzz=1", "there is no setting zzzzzz\n"),
-        ("scale=laptop", "the setting scale is now called size"),
         (
             "preset=smal",
             "there is no preset=smal; choose one of base, drawings, paper, paper-1b, paper-3b, paper-6b, small, tiny",

@@ -18,13 +18,13 @@ from dalle.ablations.run_results import (
     training_seconds,
     validation_lines,
 )
+from dalle.config_validation import flatten
 from dalle.data import captioned_only, config_from_dict, open_source
 from dalle.evaluation.metrics.caption_samples import first_captions
 from dalle.evaluation.metrics_file import read_metrics_file
 from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.sampling_config import SamplingConfig
-from dalle.training.run import flatten_config
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _ranks_in_order(candidates: Sequence[int]) -> list[int]:
 
 
 def _different_settings(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    flattened = [flatten_config(dict(each)) for each in settings]
+    flattened = [flatten(dict(each)) for each in settings]
     keys = dict.fromkeys(key for each in flattened for key in each)
     rows = {key: [each.get(key, "") for each in flattened] for key in keys}
     return {key: row for key, row in rows.items() if any(value != row[0] for value in row)}

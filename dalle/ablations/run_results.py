@@ -13,7 +13,6 @@ from dalle.ablation_config import AblationConfig, format_values
 from dalle.config_validation import flatten
 from dalle.evaluation.metrics_file import MetricsFile, read_metrics_file
 from dalle.training import job, state_files
-from dalle.training.run import flatten_config
 
 TRAINING_METRICS, EVALUATION_METRICS = "metrics.jsonl", "metrics.json"
 BATCH_NORM_BUFFERS = (".running_mean", ".running_var", ".num_batches_tracked")  # in weights files, not parameters
@@ -118,7 +117,7 @@ def _training_result(run: PlannedRun) -> RunResult:
     except READ_ERRORS as error:
         reason = str(error) if isinstance(error, ValueError) else f"cannot be read: {type(error).__name__}: {error}"
         return RunResult(label, seed, folder, reason)
-    return RunResult(label, seed, folder, "", metrics, curve, steps, seconds, parameters, flatten_config(settings))
+    return RunResult(label, seed, folder, "", metrics, curve, steps, seconds, parameters, flatten(settings))
 
 
 def _evaluation_results(ablation: AblationConfig, run: PlannedRun) -> Iterable[RunResult]:

@@ -48,7 +48,7 @@ class Sweep:
     def unintended_differences(self) -> dict[str, list[str]]:
         """Settings that differ between finished runs though the sweep does not vary them, each with its values.
 
-        A setting that older runs lack is no difference.
+        A setting that some runs lack is no difference.
         """
         varied = self.varied | {*self.ablation.vary}
         ignored = {"seed"} | {key.rpartition(".")[2] for key in self.ablation.vary}

@@ -12,7 +12,6 @@ from omegaconf import DictConfig, OmegaConf
 
 ERROR_STATUS = 2  # exit status after any error that a sentence explains: on the command line, in a file, in training
 FILTERS = "data.filters"  # of data sets of files; filters= sets it
-RENAMED = {"scale": "size"}  # settings with a new name
 
 
 def explain_hydra_error(error: Exception, keys: Sequence[str], arguments: Sequence[str]) -> str:
@@ -62,8 +61,6 @@ def wrong_option(option: str, keys: Sequence[str]) -> str:
 
 def unknown_setting(key: str, keys: Sequence[str]) -> str:
     """Return the error message for a setting that is not in `keys`."""
-    if key in RENAMED:
-        return f"the setting {key} is now called {RENAMED[key]}"
     if f"{key}.".startswith(f"{FILTERS}.") and FILTERS not in keys:
         return f"there is no setting {key} for this data set: filters= is for data=folder, coco and webdataset"
     # difflib.get_close_matches compares only whole keys, but users mostly remember the last word

@@ -37,8 +37,7 @@ class Job:
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Job":
         """Create the job from the content of a job.json."""
-        size = content["size"] if "size" in content else content["scale"]  # older name
-        return cls(content["ablation"], size, content["values"], content["seed"])
+        return cls(content["ablation"], content["size"], content["values"], content["seed"])
 
     @property
     def name(self) -> str:

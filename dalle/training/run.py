@@ -29,15 +29,6 @@ MUTABLE_MEMORY = {ACCUMULATE, "stage.recompute", "stage.recompute_layers"}
 MUTABLE_PATHS = {"data.path", "data.captions", "data.opt_out"}
 STEPS = "stage.steps"
 SCHEDULE_LENGTH = ("steps", "delay")  # settings of a schedule
-RENAMED = {  # settings of runs saved by earlier versions -> their present names
-    "stage.ema.warm_up": "stage.ema.warmup",
-    "stage.max_bad_steps": "stage.max_skipped_steps",
-    "stage.optimizer.plateau.halvings": "stage.optimizer.plateau.max_reductions",
-    "stage.optimizer.warm_up": "stage.optimizer.warmup_steps",
-    "stage.pad_targets": "stage.pad_loss",
-    "stage.validation_pictures": "stage.validation_images",
-    "stage.views": "stage.crops",
-}
 
 
 class RunConfigMismatchError(CheckpointError):
@@ -137,11 +128,7 @@ def changed_settings(
     pairs = {
         key: (before.get(key, default.get(key, "absent")), after.get(key, "absent")) for key in sorted(before | after)
     }
-    return {
-        key: (was, now)
-        for key, (was, now) in pairs.items()
-        if was != now and not _is_length_of_constant(key, before, after)
-    }
+    return {key: (was, now) for key, (was, now) in pairs.items() if was != now}
 
 
 def differences(
@@ -161,7 +148,7 @@ def differences(
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    return flatten_config(json.loads(json.dumps(config)))
+    return flatten(json.loads(json.dumps(config)))
 
 
 def _followed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
@@ -177,13 +164,6 @@ def _ends_with_run(config: dict[str, Any], schedule: str) -> bool:
     return steps is not None and (delay or 0) + steps == config.get(STEPS)
 
 
-def _is_length_of_constant(key: str, before: dict[str, Any], after: dict[str, Any]) -> bool:
-    """Return True for the length of a constant schedule, which has no effect."""
-    schedule, _, name = key.rpartition(".")
-    kinds = {config.get(f"{schedule}.kind") for config in (before, after)}
-    return name in SCHEDULE_LENGTH and kinds == {"constant"}
-
-
 def defaults_of(schema: type) -> dict[str, Any]:
     """Return the defaults of a dataclass, including nested ones, as a nested dict."""
     if not any(each.default is MISSING and each.default_factory is MISSING for each in fields(schema)):
@@ -194,11 +174,6 @@ def defaults_of(schema: type) -> dict[str, Any]:
         if default is not MISSING:
             found[each.name] = asdict(default) if is_dataclass(default) and not isinstance(default, type) else default
     return found
-
-
-def flatten_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Flatten a run's config; settings that an earlier version saved get their present names."""
-    return {RENAMED.get(key, key): value for key, value in flatten(config).items()}
 
 
 def _shown(value: Any) -> str:

@@ -45,11 +45,6 @@ def test_finished_job_stays_finished_if_another_run_is_refused(tmp_path):
     assert Job.from_dict(json.loads((tmp_path / "job.json").read_text())).seed == 3
 
 
-def test_job_json_with_the_old_key_scale_is_read():
-    written = {"ablation": "order", "scale": "small", "values": {}, "seed": 2}
-    assert Job.from_dict(written) == Job("order", "small", {}, 2)
-
-
 def test_folder_name_has_values_and_size(tmp_path):
     values = {"stage.model.patterns": ["row", "column"], "stage.temperature.end": 0.0625, "stage.gain": None}
     name = "model.patterns_row_column-temperature.end_0.0625-gain_none-seed_2"

@@ -68,22 +68,13 @@ def test_settings_that_may_change_are_known_by_their_whole_name():
     assert existing >= MUTABLE | MUTABLE_MEMORY | MUTABLE_PATHS
 
 
-def test_settings_missing_from_an_older_run_have_their_default():
+def test_settings_that_a_saved_run_lacks_have_their_default():
     defaults = {"stage": {"model": {"depth": 2}, "ema": None}}
     assert differences(OLD, changed(model={"width": 8, "depth": 2}, ema=None), defaults) == []
     assert differences(OLD, changed(model={"width": 8, "depth": 3}, ema={"decay": 0.9}), defaults) == [
         "stage.ema.decay was absent, now 0.9",
         "stage.model.depth was 2, now 3",
     ]
-
-
-def test_renamed_settings_of_older_runs_are_no_change():
-    former = changed(pad_targets="all", optimizer={"warm_up": 10, "plateau": {"halvings": 5}}, max_bad_steps=3)
-    former = {**former, "stage": {**former["stage"], "validation_pictures": 256}}
-    settings = {"optimizer": {"warmup_steps": 10, "plateau": {"max_reductions": 5}}, "validation_images": 256}
-    present = changed(pad_loss="all", **settings)
-    assert differences(former, present) == []
-    assert differences(former, {**present, "seed": 1}) == ["seed was 0, now 1"]
 
 
 @pytest.mark.parametrize("schema", STAGES.configs.values())
@@ -117,8 +108,6 @@ def schedule(run, **length):
             schedule(100, steps=60, delay=40),
             ["stage.rate.delay was 0, now 40", "stage.rate.steps was 100, now 60"],
         ),
-        # a constant schedule had steps=1 in earlier versions, and has none now
-        (schedule(100, kind="constant", steps=1), schedule(100, kind="constant", steps=None), []),
     ],
 )
 def test_only_schedules_that_end_with_the_run_follow_its_length(before, after, change):
