@@ -24,8 +24,8 @@ class GradientReducer(Protocol):
         """Return what this rank saves for `load_state_dict`; what ranks save by one name is equal. Changes nothing."""
         ...
 
-    def load_state_dict(self, read: Callable[[str], dict[str, Tensor]], error_buffers: int | None) -> None:
-        """Load the state of a run with so many `error_buffers`; None: of a version that saved their sum.
+    def load_state_dict(self, read: Callable[[str], dict[str, Tensor]], error_buffers: int) -> None:
+        """Load the state of a run with so many `error_buffers`.
 
         read: returns the saved tensors whose names begin with a word and a dot, by the rest of their names. All ranks
         must call both.
@@ -46,7 +46,7 @@ class AllReduce:
     def state_dict(self) -> dict[str, Tensor]:
         return {}
 
-    def load_state_dict(self, read: Callable[[str], dict[str, Tensor]], error_buffers: int | None) -> None:
+    def load_state_dict(self, read: Callable[[str], dict[str, Tensor]], error_buffers: int) -> None:
         pass
 
 

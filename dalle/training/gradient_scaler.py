@@ -102,7 +102,7 @@ class GradientScaler:
         return {"lowest_scale": self.scales.min(), "highest_scale": self.scales.max()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the scales and the updates since the last backoff of each, JSON-serialisable, as in version 1.0."""
+        """Return the scales and the updates since the last backoff of each, JSON-serialisable."""
         return {"values": self.scales.tolist(), "quiet": self._since_backoff.tolist()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -184,7 +184,7 @@ class ReduceOnPlateau:
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state for `load_state_dict`, JSON-serialisable, with the keys of version 1.0."""
+        """Return the state for `load_state_dict`, JSON-serialisable."""
         total, count = self.total.item(), self.count.item()
         return {
             "halvings": self.reductions,

@@ -253,17 +253,17 @@ class PowerSGD:
             state |= {f"basis.{each.name}": each.basis for each in self._matrices}
         return state
 
-    def load_state_dict(self, read: Callable[[str], dict[str, Tensor]], error_buffers: int | None) -> None:
+    def load_state_dict(self, read: Callable[[str], dict[str, Tensor]], error_buffers: int) -> None:
         """Load the state of a run with so many `error_buffers`. All ranks must call it.
 
         With as many as now, each rank continues with its own; else all continue with equal shares of the sum, so that
-        what was not sent is still sent. None: a state of an earlier version, which has the sum only.
+        what was not sent is still sent.
 
         read: returns the saved tensors of a kind, such as error_3 or basis, by name of the matrix; all ranks call it.
         """
-        kinds = ["error"] if error_buffers is None else [f"error_{number}" for number in range(error_buffers)]
+        kinds = [f"error_{number}" for number in range(error_buffers)]
         kept = error_buffers == self.error_buffers
-        if error_buffers and not kept:
+        if not kept:
             self.message += f"; the sum of {error_buffers} saved error buffers is divided among {self.error_buffers}"
         sums: dict[str, Tensor] = {}
         for kind in [kinds[self._replica]] if kept else kinds:  # one at a time: all would take too much memory

@@ -123,7 +123,7 @@ class TrainState:
         copied: write a copy of the state, in the host's memory, so that it may change before the function ends.
         group: process group over which ranks write together; None: the default group.
         """
-        scalars = {  # with the keys of version 1.0, whose runs can be resumed
+        scalars = {
             "identity": run_config,
             "watched": self.validated_step,
             "seconds": self.seconds,
@@ -187,7 +187,7 @@ class TrainState:
             for name, tensor in module.state_dict().items():
                 copy_to(tensor, weights[name])
         self._restore_moments(read("optimizer"))
-        self.reducer.load_state_dict(lambda kind: read(f"exchange.{kind}"), scalars.get("error_buffers"))
+        self.reducer.load_state_dict(lambda kind: read(f"exchange.{kind}"), scalars["error_buffers"])
 
     def _tensors(self) -> dict[str, Tensor]:
         """Return all tensors but the reducer's, by the same names and with the same shapes for any kind of training."""
