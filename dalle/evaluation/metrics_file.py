@@ -21,7 +21,7 @@ from dalle.atomic_files import atomic_write
 from dalle.checkpoint import read_json
 from dalle.evaluation.metric_result import MetricResult
 
-FORMAT = 3  # format 1 had the numbers only; format 2 had other names of metrics
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,9 @@ def read_metrics_file(path: str | Path) -> MetricsFile:
     """Read a metrics.json. Raises ValueError if it is missing, damaged, or of another format."""
     path = Path(path)
     content = read_json(path)
-    file_format = content.pop("format", 1)
+    if "format" not in content:
+        raise ValueError(f"{path} was not written by evaluate.py: it has no format")
+    file_format = content.pop("format")
     if file_format != FORMAT:
         advice = "run evaluate.py again" if file_format in range(FORMAT) else "update the code"
         raise ValueError(f"{path} has format {file_format} but this version reads format {FORMAT}: {advice}")

@@ -77,20 +77,19 @@ def test_croissant_counts_can_be_read_as_records(model, tmp_path):
 
 
 def test_omissions_that_a_checkpoint_does_not_record_are_not_called_none(tmp_path):
-    """Earlier checkpoints of drawings counted opted-out drawings only."""
+    """The bundled models counted opted-out drawings only."""
 
-    def said(name, left_out, **more):
+    def said(left_out, **more):
         records = {"train": {"records": 3, "digest": "abc", **left_out}}
-        model = Provenance(tmp_path, "dvae", {"data": {"name": name}, "records": records, **more})
+        model = Provenance(tmp_path, "dvae", {"data": {"name": "drawings"}, "records": records, **more})
         (sentence,) = [line for line in datasheet({model.kind: model}).splitlines() if line.startswith("Left out")]
         return sentence.removeprefix("Left out of the whole data set: ")
 
-    assert said("drawings", {"left_out": {}}) == "not recorded."
+    assert said({}) == said({"left_out": {}}) == "not recorded."
     some = {"left_out": {"opted out by key": 2}}
-    assert said("drawings", some) == "2 opted out by key; other reasons are not recorded."
-    assert said("drawings", {"left_out": {}}, left_out_complete=True) == "nothing."
-    assert said("folder", {"left_out": {}}) == "nothing."
-    assert said("folder", {}) == "not recorded."
+    assert said(some) == "2 opted out by key; other reasons are not recorded."
+    assert said(some, left_out_complete=True) == "2 opted out by key."
+    assert said({"left_out": {}}, left_out_complete=True) == "nothing."
 
 
 def test_a_model_without_a_record_says_so(tmp_path):

@@ -85,7 +85,7 @@ def test_numbers_that_are_not_finite_are_left_out_with_a_note(path):
 
 
 def test_file_of_another_format_raises_with_advice(path):
-    path.write_text('{"judge_val_top": 0.5}')
+    path.write_text('{"format": 1}')
     with pytest.raises(ValueError, match=f"format 1 but this version reads format {FORMAT}: run evaluate.py again"):
         read_metrics(path)
     path.write_text('{"format": 9}')
@@ -95,7 +95,12 @@ def test_file_of_another_format_raises_with_advice(path):
 
 
 @pytest.mark.parametrize(
-    "content", [f'{{"format": {FORMAT}}}', f'{{"format": {FORMAT}, "context": {{}}, "metrics": {{"a": 1}}}}']
+    "content",
+    [
+        '{"judge_val_top": 0.5}',
+        f'{{"format": {FORMAT}}}',
+        f'{{"format": {FORMAT}, "context": {{}}, "metrics": {{"a": 1}}}}',
+    ],
 )
 def test_file_not_written_by_evaluate_raises(path, content):
     path.write_text(content)

@@ -13,8 +13,6 @@ from dalle.data import attribution, config_from_dict, open_source
 from dalle.data.index import StringArray
 from dalle.data.source import Source
 
-OPT_OUTS_ONLY = ("drawings",)  # data sets whose earlier checkpoints count only opted-out records among those left out
-
 
 @runtime_checkable
 class Attributed(Protocol):
@@ -129,12 +127,11 @@ class Provenance:
     def left_out(self) -> list[str]:
         """Return phrases with the numbers of records left out of the whole data set, by reason; ["nothing"] if none.
 
-        The last one says so if they are not recorded, or not all: `OPT_OUTS_ONLY`.
+        The last one says so if they are not recorded, or the checkpoint does not say that all are.
         """
-        reasons = next(iter(self.meta.get("records", {}).values()), {}).get("left_out")  # the same for all splits
-        phrases = [f"{count:,} {reason}" for reason, count in (reasons or {}).items()]
-        complete = self.meta.get("left_out_complete", self.meta["data"]["name"] not in OPT_OUTS_ONLY)
-        if reasons is None or not complete:
+        reasons = next(iter(self.meta.get("records", {}).values()), {}).get("left_out", {})  # the same for all splits
+        phrases = [f"{count:,} {reason}" for reason, count in reasons.items()]
+        if not self.meta.get("left_out_complete", False):
             phrases.append("other reasons are not recorded" if phrases else "not recorded")
         return phrases or ["nothing"]
 
