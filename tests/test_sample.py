@@ -213,7 +213,7 @@ def test_words_not_in_training_captions_are_listed(checkpoints, run_command, tmp
     shutil.copytree(checkpoints, folder)
     options = [f"checkpoint={folder}", "candidates=1", "keep=1", "out=drawn", "caption=A Red zebra, purple"]
     status, printed = run_command("sample", *options)
-    assert (status, "hint" in printed) == (0, False)  # older checkpoints list no words
+    assert (status, "hint" in printed) == (0, False)  # this checkpoint lists no words
     path = folder / "transformer" / "config.json"
     content = json.loads(path.read_text())
     content["meta"]["caption_words"] = ["a", "circle", "red"]

@@ -107,15 +107,12 @@ def train(side: Side, stage: str, run: str, given: list[str], options: argparse.
     """Run train.py of a side. Returns the run's folder."""
     length = [
         f"stage.steps={options.steps}",
-        f"stage.optimizer.learning_rate.steps={options.steps}",  # commits before steps=null have the preset's length
+        f"stage.optimizer.learning_rate.steps={options.steps}",  # some presets have a length of their own
         f"stage.validate_every={options.steps}",
         f"stage.save_every={options.steps}",
     ]
     command = [sys.executable, "train.py", f"stage={stage}", f"run={run}", f"out={out}", *SMALL, *QUIET, *length]
-    # commits before the setting was renamed can be compared too
-    renamed = "validation_images" in (side.tree / "dalle/stages/data_module.py").read_text(encoding="utf-8")
-    shorter = f"stage.{'validation_images' if renamed else 'validation_pictures'}=16"
-    command += ["stage.precision=float32", shorter, *options.all, *given]
+    command += ["stage.precision=float32", "stage.validation_images=16", *options.all, *given]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(side.tree)}
     print(f"{side.name}: {stage}", file=sys.stderr, flush=True)
     ended = subprocess.run(command, cwd=side.tree, env=environment, capture_output=True, text=True)

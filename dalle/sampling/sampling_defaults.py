@@ -29,7 +29,7 @@ class SamplingDefaults:
 
     @classmethod
     def from_meta(cls, meta: Mapping[str, Any]) -> "SamplingDefaults":
-        """Read the defaults from the meta of a transformer checkpoint; older ones lack some of them."""
+        """Read the defaults from the meta of a transformer checkpoint, which may lack some of them."""
         names = ("caption_dropout", "guidance", "temperature", "rerank")
         return cls(**{name: meta[name] for name in names if name in meta})
 

@@ -397,7 +397,7 @@ def test_resnet_batch_norm_statistics_round_trip(config, tokenizer, tmp_path):
     assert loaded.image.stem[0].norm.num_batches_tracked == 1
 
 
-def test_older_checkpoint_without_import_settings_loads(clip, tmp_path):
+def test_settings_that_a_checkpoint_lacks_have_their_defaults(clip, tmp_path):
     clip.save(tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())
     known = ("image_size", "patch", "image_width", "image_depth", "image_heads", "embedding", "initial_temperature")

@@ -278,7 +278,7 @@ def test_saved_model_gives_the_same_outputs(make_transformer, tmp_path):
 
 
 @torch.no_grad()
-def test_older_checkpoint_loads_with_defaults_of_new_settings(make_transformer, tmp_path):
+def test_settings_that_a_checkpoint_lacks_have_their_defaults(make_transformer, tmp_path):
     model = make_transformer()
     model.save(tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())

@@ -270,7 +270,7 @@ class Transformer(nn.Module):
             mlp_out = residual_scale * scale / math.sqrt(layer.mlp_width)
             layer.init_weights(qkv=std, attention_out=residual_scale * std, expand=std, mlp_out=mlp_out)
         for head in (self.text_head, self.image_head):
-            nn.init.normal_(head.weight)  # overwritten below; keeps later random draws the same as in earlier versions
+            nn.init.normal_(head.weight)  # overwritten below; without it, `axis` and recorded numbers would differ
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
         for axis in (self.embed.row, self.embed.column):
