@@ -9,8 +9,9 @@ import torch
 from benchmarks.machine import seconds
 from dalle.models.transformer.kv_cache import Cache
 from dalle.models.transformer.model import Transformer, TransformerConfig
+from dalle.models.transformer.patterns import PATTERNS
 
-PATTERNS = ("dense", "row", "column", "convolutional", "paper")
+ORDERS = (*PATTERNS, "paper")  # each pattern in all layers, and the paper's order of them
 EVERY = 37  # every 37th position is timed, which covers all image columns
 
 
@@ -27,10 +28,10 @@ class AttentionTime:
 def attention_times(config: TransformerConfig, batch: int, rounds: int) -> list[AttentionTime]:
     """Time each pattern for `batch` images, interleaved over the rounds. Returns one row per pattern."""
     caches: dict[str, Cache] = {}
-    for pattern in PATTERNS:
+    for pattern in ORDERS:
         model = Transformer(replace(config, patterns=[pattern])).eval()
         caches[pattern] = empty_cache(model, batch)
-    times: dict[str, list[float]] = {pattern: [] for pattern in PATTERNS}
+    times: dict[str, list[float]] = {pattern: [] for pattern in ORDERS}
     for round_number in range(rounds + 1):
         for pattern, cache in caches.items():
             elapsed = attention_seconds(cache, config, batch)

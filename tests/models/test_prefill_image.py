@@ -1,17 +1,13 @@
 import pytest
 import torch
+from every_pattern import MODELS
 from torch import Tensor
 
 from dalle.models.transformer.kv_cache import Cache
 from dalle.models.transformer.model import Transformer
 
 CHANGES = [
-    {"patterns": ["dense"]},
-    {"patterns": ["row"]},
-    {"patterns": ["row"], "row_counts_itself": False},
-    {"patterns": ["column"]},
-    {"patterns": ["convolutional"]},
-    {"patterns": ["convolutional"], "convolution_wraps": False},
+    *MODELS,
     {"patterns": ["paper"], "pads": "masked", "image_position_embedding": "own"},
     {"patterns": ["paper"], "attention_normalisation": "separate", "qk_norm": True},
 ]
