@@ -82,8 +82,8 @@ def train(run: str, *settings: str) -> list[dict]:
     """Train a transformer on the folder. Returns the held-out losses: [{"step": 20, "image": ...}, ...]."""
     command = [sys.executable, "-m", "dalle", "train", "stage=transformer", *SIZES, f"run={run}", f"out={WORK}"]
     command += ["data=folder", f"data.path={PICTURES}", "data.validation_share=0.2", "wandb.mode=disabled", *settings]
-    command += [f"stage.steps={UPDATES}", f"stage.optimizer.learning_rate.steps={UPDATES}", "stage.batch_size=16"]
-    command += ["stage.optimizer.learning_rate.delay=0", "stage.optimizer.warmup_steps=10", "stage.ema.decay=0.9"]
+    command += [f"stage.steps={UPDATES}", "stage.batch_size=16"]
+    command += ["stage.optimizer.warmup_steps=10", "stage.ema.decay=0.9"]
     command += [f"stage.validate_every={max(1, UPDATES // 6)}", "stage.preview_every=0", "stage.workers=0"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
