@@ -7,7 +7,7 @@ import gc
 import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -169,6 +169,12 @@ def all_reduce_sum(tensors: Sequence[Tensor], group: dist.ProcessGroup | None = 
     dist.all_reduce(flat, group=group)
     parts = flat.split([tensor.numel() for tensor in tensors])
     return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def all_reduce_sums(numbers: Mapping[str, float]) -> dict[str, float]:
+    """Compute the sums of numbers over all ranks, in float64. All ranks must call it, with the same names in order."""
+    (sums,) = all_reduce_sum([torch.tensor(list(numbers.values()), dtype=torch.float64)])
+    return dict(zip(numbers, sums.tolist(), strict=True))
 
 
 def all_gather(values: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ from dalle.cli.train_inputs import check_init, dvae_folder, open_init, tokens_fo
 from dalle.data import captioned_only, open_splits
 from dalle.seeds import seed_global_generators
 from dalle.stages import ALL_STAGES, STAGES
-from dalle.stages.data_module import StageContext, check_enough_records, check_held_out
+from dalle.stages.data_checks import check_enough_records, check_held_out
+from dalle.stages.data_module import StageContext
 from dalle.stages.frozen_dvae import require_dvae
 from dalle.stages.initial_weights import Init, load_init
 from dalle.training.cpu import configure_cpu

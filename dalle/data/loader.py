@@ -51,7 +51,7 @@ def image_batches(
     stream = _BatchLoader(ImageCollator(source, transform), batch_size, seed, rank, world_size)
     if start_step < 0 or workers < 0:
         raise ValueError(f"start_step {start_step} and workers {workers} must be 0 or more")
-    return _log_unreadable(prefetch(stream, itertools.count(start_step), workers))
+    return log_unreadable(prefetch(stream, itertools.count(start_step), workers))
 
 
 def token_batches(
@@ -70,7 +70,7 @@ def token_batches(
     0, these epochs use exactly the image crops of `image_batches` until crops are used again.
     """
     stream = _BatchLoader(TokenCollator(source, cache), batch_size, seed, rank, world_size)
-    return _log_unreadable(prefetch(stream, itertools.count(start_step), workers=0))
+    return log_unreadable(prefetch(stream, itertools.count(start_step), workers=0))
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def encoder_batches(
 
     Raises `LoadingError` as `image_batches` does.
     """
-    return _log_unreadable(prefetch(_CropLoader(ImageCollator(source, transform)), blocks, workers))
+    return log_unreadable(prefetch(_CropLoader(ImageCollator(source, transform)), blocks, workers))
 
 
 def ordered_batches(source: Source, transform: Transform, batch_size: int) -> Iterator[ImageBatch]:
@@ -102,7 +102,7 @@ def ordered_batches(source: Source, transform: Transform, batch_size: int) -> It
     Raises ValueError for an empty source and if no record can be read.
     """
     _check_arguments(source, batch_size)
-    return _log_unreadable(_ordered(source, transform, batch_size))
+    return log_unreadable(_ordered(source, transform, batch_size))
 
 
 def first_batches(source: Source, count: int, batch_size: int) -> Iterator[ImageBatch]:
@@ -228,18 +228,27 @@ def _ordered(source: Source, transform: Transform, batch_size: int) -> Iterator[
     unreadable: dict[str, str] = {}
     for index in range(len(source)):
         try:
-            record = source[index]
+            sample = held_out_sample(source, transform, index)
         except UnreadableRecord as problem:
             unreadable[problem.key] = problem.reason
             continue
         if len(samples) == batch_size:
             yield collator.collate(samples, unreadable)
             samples, unreadable = [], {}
-        pixels = transform(record.image, source.image_size, numpy_generator("held-out record", index))
-        samples.append(ImageSample(pixels, record.captions[0], record.key))
+        samples.append(sample)
     if not samples:
         raise none_readable(unreadable)
     yield collator.collate(samples, unreadable)
+
+
+def held_out_sample(source: Source, transform: Transform, index: int) -> ImageSample:
+    """Return record `index` with its first caption, and an image whose random draws depend on `index` alone.
+
+    Raises `UnreadableRecord`.
+    """
+    record = source[index]
+    pixels = transform(record.image, source.image_size, numpy_generator("held-out record", index))
+    return ImageSample(pixels, record.captions[0], record.key)
 
 
 def none_readable(unreadable: dict[str, str]) -> LoadingError:
@@ -248,7 +257,7 @@ def none_readable(unreadable: dict[str, str]) -> LoadingError:
     return LoadingError(f"none of {len(unreadable)} records can be read; the first is {key}: {reason}")
 
 
-def _log_unreadable(stream: Iterable[BatchT]) -> Iterator[BatchT]:
+def log_unreadable(stream: Iterable[BatchT]) -> Iterator[BatchT]:
     """Yield the batches unchanged and log each unreadable record once."""
     logged: set[str] = set()
     for batch in stream:

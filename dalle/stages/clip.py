@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dalle import distributed, losses
 from dalle.clip_tokenizer import CLIPTokenizer
 from dalle.data import captioned_only
+from dalle.data.held_out_batches import gather_rows
 from dalle.data.loader import ImageBatch
 from dalle.device_transfer import to_device
 from dalle.models.clip.model import CLIP, TOKENIZERS, CLIPConfig
@@ -103,12 +104,16 @@ class CLIPStage:
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Compute loss and accuracy (image-to-text recall@1) in groups as large as a training batch.
 
-        The number of pairs in a group does not depend on the number of ranks and micro-batches.
+        The number of pairs in a group does not depend on the number of ranks and micro-batches. Each rank encodes its
+        share of the pairs, and has the embeddings of all.
         """
-        held_out = self.data.held_out(self.config.validation_images)
-        pairs = [model(*self._inputs(batch)) for batch in held_out]
+        batches, pairs = [], []
+        for batch in self.data.held_out_share(self.config.validation_images):
+            pairs.append(model(*self._inputs(batch)))  # on padding too: ranks call a sharded model equally often
+            batches.append(batch)
         scale = pairs[0][2]
-        groups = [torch.cat([pair[side] for pair in pairs]).split(self.config.batch_size) for side in (0, 1)]
+        sides = [gather_rows([pair[side] for pair in pairs], batches) for side in (0, 1)]
+        groups = [side.split(self.config.batch_size) for side in sides]
         totals = torch.zeros(2)
         for images, captions in zip(*groups, strict=True):
             values = losses.contrastive(images, captions, scale), _recall_at_1(images, captions)

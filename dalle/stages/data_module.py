@@ -1,7 +1,7 @@
 """Data module of the stages: captioned images of a data set, as batches on the device."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from dalle import checkpoint, distributed
-from dalle.data import open_source, open_splits
+from dalle.data import open_splits
 from dalle.data.audit.provenance import Provenance, changed_splits, data_meta
 from dalle.data.collate import ImageBatch, TokenBatch, to_tensor
-from dalle.data.index import digest_of
+from dalle.data.held_out_batches import HeldOutBatch, held_out_batches
 from dalle.data.loader import first_batches, image_batches, none_readable, token_batches
 from dalle.data.source import Source, UnreadableRecord
 from dalle.data.token_cache import TokenCache
@@ -24,6 +24,7 @@ from dalle.device_transfer import to_device
 from dalle.image_conversion import to_unit_range
 from dalle.models.dvae.config import DVAEConfig
 from dalle.seeds import numpy_generator
+from dalle.stages.data_checks import check_enough_records, check_held_out, check_same_records, open_held_out
 from dalle.stages.initial_weights import Init
 from dalle.tokenizer import CaptionTokenizer, words_of
 from dalle.training.stage import StageConfig
@@ -110,6 +111,7 @@ class DataModule:
         if distributed.get_world_size() > 1:
             check_same_records({"train": self.train, "val": self.val})
         check_enough_records(self.train, distributed.get_world_size())
+        self.held_out_splits: dict[str, Source] = {"val": self.val}
         self.image_size = self.train.image_size
         self.transform = transform_named(config.transform)
         self.batch_size = config.micro_batch_size(distributed.get_world_size())
@@ -144,10 +146,25 @@ class DataModule:
             world_size=distributed.get_world_size(),
         )
 
+    def held_out_split(self, split: str) -> Source:
+        """Open a held-out split, the first time it is needed; all ranks must do it then.
+
+        Raises ValueError for an unknown split, for one without images, and if ranks find different records.
+        """
+        if split not in self.held_out_splits:
+            source = open_held_out(self.data_config, split)
+            if distributed.get_world_size() > 1:
+                check_same_records({split: source})
+            self.held_out_splits[split] = source
+        return self.held_out_splits[split]
+
     def held_out(self, count: int, split: str = "val") -> Iterator[ImageBatch]:
         """Iterate in order over the first `count` images of a held-out split, or all if there are fewer."""
-        source = self.val if split == "val" else open_held_out(self.data_config, split)
-        return first_batches(source, count, self.batch_size)
+        return first_batches(self.held_out_split(split), count, self.batch_size)
+
+    def held_out_share(self, count: int, split: str = "val") -> Iterator[HeldOutBatch]:
+        """Iterate over this rank's share of the images of `held_out`. All ranks must do it, to the end."""
+        return held_out_batches(self.held_out_split(split), count, self.batch_size)
 
     def held_out_pixels(self, count: int) -> Tensor:
         """Return the first `count` validation images on the device, as `pixels` does: (count, 3, s, s)."""
@@ -258,47 +275,6 @@ class DataModule:
                 if len(self.words) <= MAX_CAPTION_WORDS:
                     self.words |= words_of(caption)
                 yield caption
-
-
-def open_held_out(data: Any, split: str) -> Source:
-    """Open a held-out split. Raises ValueError for an unknown one, and for one without images, before training."""
-    source = open_source(data, split)
-    check_held_out(data, split, source)
-    return source
-
-
-def check_held_out(data: Any, split: str, source: Source) -> None:
-    """Raise ValueError if the held-out split `split` of `data`, opened as `source`, has no images."""
-    if len(source) == 0:
-        raise ValueError(f"data={data.name}: the split {split} has no images to validate on; change the data settings")
-
-
-def check_same_records(sources: Mapping[str, Source]) -> None:
-    """Raise ValueError if the sources, by split, have other keys than on rank 0. All ranks must call it.
-
-    Ranks draw their batches from one permutation of the records, and pair captions with cached tokens by position.
-    """
-    own = {}
-    for split, source in sources.items():
-        keys = source.keys()
-        own[split] = len(source), digest_of(keys.blob, keys.offsets)
-    first, *others = distributed.all_gather_object(own)
-    for rank, other in enumerate(others, start=1):
-        for split, (records, digest) in other.items():
-            if (records, digest) != first[split]:
-                raise ValueError(
-                    f"the data differ between ranks: the split {split} has {first[split][0]:,} records on rank 0 and "
-                    f"{records:,} on rank {rank}, with other keys; give all ranks the same files in the same places"
-                )
-
-
-def check_enough_records(train: Source, world_size: int) -> None:
-    """Raise ValueError if several ranks have fewer training records than ranks: they would train on repeated images."""
-    if len(train) < world_size > 1:
-        raise ValueError(
-            f"the split train has {len(train):,} records for {world_size} ranks, which would repeat images within an "
-            "update: start at most as many ranks as there are records (torchrun --nproc-per-node), or add images"
-        )
 
 
 def warn_if_other_tokenizer(named: Path, own: Path) -> None:

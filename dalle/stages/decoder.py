@@ -11,6 +11,7 @@ from einops import reduce
 from PIL import Image
 from torch import Tensor, nn
 
+from dalle import distributed
 from dalle.data.loader import ImageBatch
 from dalle.models.decoder.flow import interpolate, stratified_times, velocity
 from dalle.models.decoder.model import Condition, DecoderConfig, DiffusionDecoder, condition_on
@@ -117,15 +118,19 @@ class DecoderStage:
         `rmse` is the diffusion decoder's, of one sample of each image, and `dvae_rmse` that of the dVAE's decoder.
         """
         assert isinstance(model, DiffusionDecoder)
-        sums, count = dict.fromkeys(("loss", "rmse", "dvae_rmse"), 0.0), 0
-        for images in self.data.held_out(self.config.validation_images):
-            batch = self._encode(images)
-            time, noise = self._validation_noise(count, batch.images)
+        sums = dict.fromkeys(("loss", "rmse", "dvae_rmse", "images"), 0.0)
+        for held_out in self.data.held_out_share(self.config.validation_images):
+            if held_out.is_padding:
+                continue
+            batch = self._encode(held_out)
+            time, noise = self._validation_noise(held_out.first, batch.images)
             decoded = model.sample(batch.condition, noise, STEPS)
             sums["loss"] += self._velocity_errors(model, batch, time, noise).sum().item()
             sums["rmse"] += squared_errors(decoded, batch.images).sum().item()
             sums["dvae_rmse"] += squared_errors(batch.condition.reconstruction, batch.images).sum().item()
-            count += len(batch.images)
+            sums["images"] += len(batch.images)
+        sums = distributed.all_reduce_sums(sums)
+        count = sums.pop("images")
         means = {name: value / count for name, value in sums.items()}
         return {name: value if name == "loss" else math.sqrt(value) for name, value in means.items()}
 

@@ -163,12 +163,18 @@ class DVAEStage:
         assert isinstance(model, DiscreteVAE)
         generator = torch_generator("validation codes", device=self.data.device)
         counts = torch.zeros(model.vocabulary, device=self.data.device)
-        sums: dict[str, float] = dict.fromkeys(("nll", "sampled_nll", "kl", "soft", "hard"), 0.0)
-        count = 0
-        for batch in self.data.held_out(self.config.validation_images):
+        sums = dict.fromkeys(("nll", "sampled_nll", "kl", "soft", "hard", "images"), 0.0)
+        temperature, drawn = self.config.last_temperature, 0  # drawn: images that random numbers were drawn for
+        for batch in self.data.held_out_share(self.config.validation_images):
+            if batch.is_padding:
+                continue
             images = self.data.pixels(batch)
             logits = model.logits(images)
-            relaxed = model.relax(logits, self.config.last_temperature, generator)
+            for _ in range(drawn, batch.first):  # random numbers of images of other ranks
+                model.relax(logits[:1], temperature, generator)
+            drawn = batch.first + len(images)
+            # image by image, so that random numbers depend neither on ranks nor on the size of a batch
+            relaxed = torch.cat([model.relax(each, temperature, generator) for each in logits.split(1)])
             parameters, sampled = model.decode_codes(relaxed), model.decode_codes(argmax_one_hot(relaxed))
             tokens = logits.argmax(dim=1)
             counts += torch.bincount(tokens.flatten(), minlength=model.vocabulary)
@@ -180,8 +186,10 @@ class DVAEStage:
                 "hard": (model.decode(tokens) - images).square(),
             }.items():
                 sums[name] += value.mean().item() * len(images)
-            count += len(images)
+            sums["images"] += len(images)
+        (counts,), sums = distributed.all_reduce_sum([counts]), distributed.all_reduce_sums(sums)
         used, perplexity = codebook_use(counts)
+        count = sums.pop("images")
         means = {name: value / count for name, value in sums.items()}
         positions_per_value = 1 / (3 * model.downsample**2)
         metrics = {

@@ -22,7 +22,7 @@ from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.sampling_config import DEFAULT_SCORES, DecodingConfig, SamplingConfig
 from dalle.sampling.sampling_defaults import SamplingDefaults
-from dalle.stages.data_module import CaptionedDataConfig, DataModule, StageContext, open_held_out
+from dalle.stages.data_module import CaptionedDataConfig, DataModule, StageContext
 from dalle.stages.encode_dataset import DatasetEncoder, check_crops
 from dalle.stages.frozen_dvae import dvae_record, load_frozen_dvae, require_dvae, token_grid_size
 from dalle.stages.image_tokens import ImageTokens, argmax, get_image_tokens
@@ -135,11 +135,12 @@ class TransformerStage:
         self.image_tokens = get_image_tokens(config.image_targets)
         # raise for settings that do not work before all images are encoded, which may take hours
         for split in config.also_validate:
-            open_held_out(data, split)
+            self.data.held_out_split(split)
         with torch.device("meta"):
             Transformer(model)
         self.cache = self._open_cache(context)
-        self._held_out: dict[str, list[TokenizedBatch]] = {}  # validation batches by split, encoded once
+        # this rank's validation batches by split, encoded once; False: the batch does not count
+        self._held_out: dict[str, list[tuple[TokenizedBatch, bool]]] = {}
         # mean number of text targets in a micro-batch of this update, over all ranks; None: no update has begun
         self._mean_text_targets: Tensor | None = None
         self.transformer = Transformer(model)
@@ -203,13 +204,16 @@ class TransformerStage:
     def _held_out_nll(self, model: nn.Module, split: str) -> tuple[float, float]:
         if split not in self._held_out:
             with torch.autocast(self.data.device.type, enabled=False):  # the loop enables it for validation
-                batches = self.data.held_out(self.config.validation_images, split)
-                self._held_out[split] = [self._tokenize(batch) for batch in batches]
+                batches = self.data.held_out_share(self.config.validation_images, split)
+                self._held_out[split] = [(self._tokenize(batch), not batch.is_padding) for batch in batches]
         nats, tokens = torch.zeros(2), torch.zeros(2)
-        for batch in self._held_out[split]:
+        for batch, counts in self._held_out[split]:
+            # on padding too: ranks call a sharded model equally often
             text, image, text_tokens = self._token_nlls(model, batch)
-            nats += torch.stack([text.sum(), image.sum()]).cpu()
-            tokens += torch.tensor([text_tokens.item(), image.numel()])
+            if counts:
+                nats += torch.stack([text.sum(), image.sum()]).cpu()
+                tokens += torch.tensor([text_tokens.item(), image.numel()])
+        nats, tokens = distributed.all_reduce_sum([nats, tokens])
         text, image = (nats / tokens.clamp(min=1)).tolist()
         return text, image
 

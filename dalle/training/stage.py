@@ -198,7 +198,10 @@ class Stage(Protocol):
         ...
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """Return metrics on held-out data. All ranks call it; the first rank's result is logged."""
+        """Return metrics on held-out data. All ranks call it, and get the same numbers.
+
+        Each rank evaluates its share of the data. A sharded model must be called equally often on all ranks.
+        """
         ...
 
     def preview(self, model: nn.Module) -> Image.Image | None:
