@@ -30,9 +30,9 @@ class HeldOutBatch(ImageBatch):
 def held_out_batches(source: Source, count: int, batch_size: int) -> Iterator[HeldOutBatch]:
     """Yield this rank's share of the first `count` readable records of a held-out split, all if there are fewer.
 
-    The ranks together have the images of `first_batches`, and one rank alone has its batches. Each record is read by one
-    rank only. All ranks must iterate to the end, over the same records: they get equally many batches, and before each
-    of them exchange how many records they could read.
+    The ranks together have the images of `first_batches`, each of which one rank reads; one rank alone has its batches.
+    All ranks must iterate to the end, over the same records: they get equally many batches, and before each of them
+    exchange how many records they could read.
 
     Raises ValueError if no record can be read.
     """

@@ -118,7 +118,7 @@ class DecoderStage:
         `rmse` is the diffusion decoder's, of one sample of each image, and `dvae_rmse` that of the dVAE's decoder.
         """
         assert isinstance(model, DiffusionDecoder)
-        sums = dict.fromkeys(("loss", "rmse", "dvae_rmse", "images"), 0.0)
+        sums: dict[str, float] = dict.fromkeys(("loss", "rmse", "dvae_rmse", "images"), 0.0)
         for held_out in self.data.held_out_share(self.config.validation_images):
             if held_out.is_padding:
                 continue

@@ -163,7 +163,7 @@ class DVAEStage:
         assert isinstance(model, DiscreteVAE)
         generator = torch_generator("validation codes", device=self.data.device)
         counts = torch.zeros(model.vocabulary, device=self.data.device)
-        sums = dict.fromkeys(("nll", "sampled_nll", "kl", "soft", "hard", "images"), 0.0)
+        sums: dict[str, float] = dict.fromkeys(("nll", "sampled_nll", "kl", "soft", "hard", "images"), 0.0)
         temperature, drawn = self.config.last_temperature, 0  # drawn: images that random numbers were drawn for
         for batch in self.data.held_out_share(self.config.validation_images):
             if batch.is_padding:

@@ -28,7 +28,8 @@ class StageConfig:
     Schedules that end with the run get their numbers when the config is built: `replace(config, steps=...)` keeps them.
     """
 
-    # True: the stage's `validate` only calls the model, which may then be sharded; False: it needs whole weights
+    # True: the stage's `validate` only calls the model, on all ranks equally often, and the model may then be sharded;
+    # False: it needs whole weights
     validates_sharded: ClassVar[bool] = False
     # False: the loss of a micro-batch depends on its size, so that `accumulate` changes what is trained
     accumulation_is_exact: ClassVar[bool] = True
