@@ -2,8 +2,8 @@
 
 import os
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-BFLOAT16_CAPABILITY = (8, 0)  # compute capability of the first GPUs with bfloat16, such as A100
+BFLOAT16_CAPABILITY = (8, 0)  # compute capability of the first GPUs with bfloat16 and TF32, such as A100
+FLOAT32_MATMUL_PRECISIONS = ("highest", "high", "medium")  # of torch.set_float32_matmul_precision
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -60,8 +61,60 @@ def use_exact_float32() -> None:
     """
     with warnings.catch_warnings():  # about newer names, which torch 2.6 does not have
         warnings.simplefilter("ignore", UserWarning)
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cuda.matmul.allow_tf32 = False
+        _set_float32_matmul_precision("highest")
+
+
+def check_float32_matmul_precision(precision: str) -> None:
+    """Raise ValueError unless `precision` is one of `FLOAT32_MATMUL_PRECISIONS`."""
+    if precision not in FLOAT32_MATMUL_PRECISIONS:
+        choices = ", ".join(FLOAT32_MATMUL_PRECISIONS)
+        raise ValueError(f"float32_matmul_precision={precision} is unknown; choose one of {choices}")
+
+
+@contextmanager
+def float32_matmul_precision(precision: str, device: torch.device) -> Iterator[None]:
+    """Context that sets the precision of float32 matrix products and convolutions on GPUs; afterwards they are exact.
+
+    It does nothing if `device` is no GPU: on some CPUs torch would compute products in TF32 or bfloat16 too.
+
+    precision: "highest": float32; "high", "medium": TF32, on GPUs that have it (`torch.set_float32_matmul_precision`,
+        `torch.backends.cudnn.allow_tf32`).
+    """
+    if device.type != "cuda":
+        yield
+        return
+    _set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        _set_float32_matmul_precision("highest")
+
+
+def _set_float32_matmul_precision(precision: str) -> None:
+    """Set the precision of float32 matrix products, and that of convolutions with it.
+
+    These two names exist in every version of torch. Others, such as `torch.backends.cudnn.conv.fp32_precision` and
+    `torch.backends.cuda.matmul.allow_tf32`, must not be set beside them: torch raises errors when it reads a mixture.
+    """
+    torch.set_float32_matmul_precision(precision)
+    torch.backends.cudnn.allow_tf32 = precision != "highest"
+
+
+def describe_float32_matmul_precision(precision: str, device: torch.device) -> str:
+    """Return a line for the log of a run: what `precision` changes on `device`; empty for "highest"."""
+    if precision == "highest":
+        return ""
+    setting = f"float32_matmul_precision={precision}"
+    if device.type != "cuda":
+        return f"{setting} has no effect on a {device.type.upper()}: it is for CUDA GPUs"
+    if torch.cuda.get_device_capability(device) < BFLOAT16_CAPABILITY:
+        return f"{setting} has no effect on this GPU, which has no TF32"
+    return f"{setting}: float32 matrix products and convolutions of updates are in TF32"
+
+
+def matmul_format(precision: str, float32_matmul_precision: str) -> str:
+    """Return the format in which a GPU computes matrix products in `precision`: one of `FORMATS`, or "tf32"."""
+    return "tf32" if precision == "float32" and float32_matmul_precision != "highest" else precision
 
 
 def use_deterministic_algorithms() -> None:

@@ -15,7 +15,7 @@ from torch.nn.utils import clip_grads_with_norm_
 
 from dalle import distributed
 from dalle.atomic_files import atomic_folder
-from dalle.precision import autocast
+from dalle.precision import autocast, describe_float32_matmul_precision, float32_matmul_precision
 from dalle.seeds import seed_global_generators, torch_generator
 from dalle.signals import Interrupted, StopRequest
 from dalle.training import state_files
@@ -88,7 +88,8 @@ class Trainer:
             shards = run.mesh[SHARD].size()
             copies = f", with {run.mesh.size() // shards} copies of each shard" if run.mesh.ndim > 1 else ""
             self.progress.print(f"weights are sharded over {shards} ranks{copies}")
-        for message in (state.reducer.message, state.scaler.advice(config.max_skipped_steps)):
+        tf32 = describe_float32_matmul_precision(config.float32_matmul_precision, run.device)
+        for message in (tf32, state.reducer.message, state.scaler.advice(config.max_skipped_steps)):
             if message:
                 self.progress.print(message)
         self.monitor = RunMonitor(cost, stage, config, run, state, self.progress.print)
@@ -226,9 +227,10 @@ class Trainer:
     def update(self) -> None:
         """Do one optimizer update without device syncs. All ranks skip it if loss or gradient is not finite."""
         state, config = self.state, self.config
-        batches = [next(self.batches) for _ in range(config.accumulate)]
-        self.stage.before_update(state.step, batches)
-        loss, metrics = self.gradients(batches)
+        with float32_matmul_precision(config.float32_matmul_precision, self.run.device):
+            batches = [next(self.batches) for _ in range(config.accumulate)]
+            self.stage.before_update(state.step, batches)
+            loss, metrics = self.gradients(batches)
         state.scaler.unscale()
         state.reducer.reduce(state.step)
         norm = total_norm([each.grad for each in self.parameters if each.grad is not None])

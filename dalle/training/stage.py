@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dalle.precision import check_precision
+from dalle.precision import check_float32_matmul_precision, check_precision
 from dalle.training.ema import EMAConfig
 from dalle.training.flops import ImageCost
 from dalle.training.optimizer import OptimizerConfig
@@ -41,6 +41,9 @@ class StageConfig:
     clip_norm: float | None = None  # maximum norm of the gradient (transformer: 4; paper, Appendix B.2)
     ema: EMAConfig = field(default_factory=EMAConfig)
     precision: str = "auto"  # number format of matrix products and convolutions: auto | float32 | bfloat16 | float16
+    # float32 matrix products and convolutions of updates on a GPU, also of the frozen dVAE that encodes images: highest
+    # (float32) | high, medium (both TF32: faster, 10 significand bits); without effect on a CPU
+    float32_matmul_precision: str = "highest"
     parameters: str = "float32"  # storage of the blocks' matrices: float32 | bfloat16, rounded stochastically (App. D)
     gradient_scaling: str = "global"  # float16: one scale on the loss | "resblock": one per residual block (App. D)
     gradient_exponent: int | None = None  # simulated exponent bits of gradients in branches, with scaling (float16: 5)
@@ -87,6 +90,7 @@ class StageConfig:
         if len(self.profile_steps) != 2 or not 1 <= self.profile_steps[0] <= self.profile_steps[1]:
             raise ValueError(f"profile_steps={list(self.profile_steps)} must be two updates in order, from 1 on")
         check_precision(self.precision)
+        check_float32_matmul_precision(self.float32_matmul_precision)
         if self.parameters not in PARAMETERS:
             raise ValueError(f"parameters={self.parameters} is unknown; choose one of {', '.join(PARAMETERS)}")
         if self.parameters == "bfloat16" and self.precision not in ("auto", "bfloat16"):

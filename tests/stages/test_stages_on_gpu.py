@@ -13,7 +13,7 @@ from tiny_stages import BLOCKS, CONFIGS, CPU, build
 
 from dalle import distributed
 from dalle.models.dvae.relaxation import RELAXATIONS
-from dalle.precision import FORMATS, autocast
+from dalle.precision import BFLOAT16_CAPABILITY, FORMATS, autocast, float32_matmul_precision
 from dalle.stages import STAGES
 from dalle.stages.decoder import draw_noise
 from dalle.training.logger import WandbConfig
@@ -118,6 +118,37 @@ def test_update_on_gpu_matches_cpu(gpu, model, precision, dvae_folder, tmp_path,
     record_property("distance", distance)
     assert losses[1] == pytest.approx(losses[0], rel=TOLERANCES[precision])
     assert distance < max(TOLERANCES[precision], ON_CUDA.get(model, 0) if gpu.type == "cuda" else 0)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_losses_in_tf32_match_float32(gpu, name, dvae_folder, tmp_path):
+    """TF32 has as many significand bits as float16, so the tolerance is the same."""
+    losses = []
+    for each in ("highest", "high"):
+        trainer = trainer_of(name, gpu, dvae_folder, tmp_path, precision="float32", float32_matmul_precision=each)
+        for _ in range(3):
+            trainer.update()
+        losses.append(trainer.state.metrics.compute_and_reset()["loss"])  # mean of the updates
+    assert losses[1] == pytest.approx(losses[0], rel=TOLERANCES["float16"])
+
+
+def test_products_and_convolutions_are_exact_after_updates_in_tf32(gpu):
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(512, 512, generator=generator).to(gpu) for _ in range(2))
+    images, kernels = left.view(4, 64, 32, 32), right.view(64, 64, 8, 8)
+
+    def products() -> tuple[torch.Tensor, ...]:
+        return left @ right, torch.nn.functional.conv2d(images, kernels)
+
+    exact = products()
+    with float32_matmul_precision("high", gpu):
+        rounded = products()
+    for one, other, again in zip(exact, rounded, products(), strict=True):
+        distance = (one - other).norm() / one.norm()
+        assert distance < 2**-8
+        assert (again - one).norm() < 1e-6 * one.norm()
+    if gpu.type == "cuda" and torch.cuda.get_device_capability(gpu) >= BFLOAT16_CAPABILITY:
+        assert (exact[0] - rounded[0]).norm() > 1e-5 * exact[0].norm()
 
 
 @pytest.mark.parametrize("name", STAGES)

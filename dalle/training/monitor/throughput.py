@@ -21,8 +21,13 @@ class PeakFlops(NamedTuple):
     """Peak matrix-product rates of a GPU in FLOP/s, without sparsity, from its data sheet."""
 
     half: float  # float16, and bfloat16 unless `has_bfloat16` is false
-    single: float  # float32 without TF32, which training does not use
+    single: float  # float32 without TF32
     has_bfloat16: bool = True
+
+    @property
+    def tf32(self) -> float:
+        """Rate of float32 with TF32, half of that of float16; GPUs without bfloat16 have no TF32 either."""
+        return self.half / 2 if self.has_bfloat16 else self.single
 
 
 GPUS = {  # words of torch.cuda.get_device_name() -> rates; the longest entry that matches is used
@@ -59,6 +64,7 @@ class Throughput:
         """Look up or measure the peak rate of `device`.
 
         cost: work of one image; None if it could not be counted.
+        precision: format of matrix products, of `matmul_format`.
         """
         self.cost, self.device = cost, device
         self.peak, self.message = (
@@ -102,8 +108,8 @@ def peak_of_gpu(name: str, precision: str) -> float | None:
     if not known:
         return None
     peak = GPUS[max(known, key=len)]
-    if precision == "float32":
-        return peak.single
+    if precision in ("float32", "tf32"):
+        return peak.tf32 if precision == "tf32" else peak.single
     return peak.half if precision == "float16" or peak.has_bfloat16 else None
 
 
