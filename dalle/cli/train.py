@@ -13,7 +13,14 @@ from dalle import checkpoint, distributed
 from dalle.checkpoint import CheckpointError
 from dalle.cli.config import command, run_name
 from dalle.cli.train_config import TrainConfig
-from dalle.cli.train_inputs import check_init, dvae_folder, open_init, tokens_folder, with_model_sizes
+from dalle.cli.train_inputs import (
+    check_init,
+    dvae_folder,
+    find_dvae_config,
+    open_init,
+    tokens_folder,
+    with_model_sizes,
+)
 from dalle.data import captioned_only, open_splits
 from dalle.seeds import seed_global_generators
 from dalle.stages import ALL_STAGES, STAGES
@@ -119,7 +126,7 @@ def check_stages(runs: list[tuple[TrainConfig, Path]]) -> None:
     """
     splits = {"train": None, "val": None}  # a dict, for its order
     for config, folder in runs:
-        stage = with_model_sizes(config, folder, runs)
+        stage = with_model_sizes(config, find_dvae_config(config, folder, runs))
         stage.micro_batch_size(distributed.get_world_size())
         with torch.device("meta"):
             stage.model_class(stage.model)

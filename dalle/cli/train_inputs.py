@@ -33,18 +33,21 @@ def check_init(runs: list[tuple[TrainConfig, Path]]) -> None:
             check_dvae(init, Path(dvae or ""))
 
 
-def with_model_sizes(config: TrainConfig, folder: Path, runs: list[tuple[TrainConfig, Path]]) -> Any:
-    """Return the stage of the run in `folder`, one of `runs`, with the sizes that its model gets in training.
+def with_model_sizes(config: TrainConfig, dvae: DVAEConfig | None) -> Any:
+    """Return the stage of a run with the sizes that its model gets in training.
 
-    Codes and grid are those of the dVAE that another one of `runs` trains, of the checkpoint that is loaded, or without
-    one of the preset's. The captions' vocabulary is the largest that the tokenizer may have.
+    The captions' vocabulary is the largest that the tokenizer may have. dvae: result of `find_dvae_config`.
     """
-    dvae = find_dvae_config(config, folder, runs) if config.stage.trained_on_tokens else None
     return replace(config.stage, model=config.stage.model_for(config.data.image_size, dvae))
 
 
-def find_dvae_config(config: TrainConfig, folder: Path, runs: list[tuple[TrainConfig, Path]]) -> DVAEConfig:
-    """Return the config of the dVAE whose tokens the run in `folder` is trained on, see `with_model_sizes`."""
+def find_dvae_config(config: TrainConfig, folder: Path, runs: list[tuple[TrainConfig, Path]]) -> DVAEConfig | None:
+    """Return the config of the dVAE on whose tokens the run in `folder`, one of `runs`, is trained; None: on none.
+
+    It is the one that another one of `runs` trains, that of the checkpoint that is loaded, or without one the preset's.
+    """
+    if not config.stage.trained_on_tokens:
+        return None
     for other, _ in runs:
         if other.stage.name == "dvae":
             return other.stage.model

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dalle.cli.train_config import TrainConfig
-from dalle.cli.train_inputs import with_model_sizes
+from dalle.cli.train_inputs import find_dvae_config, with_model_sizes
 from dalle.planning.cards import find_card
 from dalle.planning.changes import changes, check_fits
 from dalle.planning.plan import Planner
@@ -14,8 +14,9 @@ def print_plans(runs: list[tuple[TrainConfig, Path]]) -> None:
     """Print the plan of each stage. Raises ValueError for one that does not fit, with a change that makes it fit."""
     card = find_card(runs[0][0].card)
     for run, folder in runs:
-        stage = with_model_sizes(run, folder, runs)
-        planner = Planner(run.data.image_size, run.world, card, run.shard_size)
+        dvae = find_dvae_config(run, folder, runs)
+        stage = with_model_sizes(run, dvae)
+        planner = Planner(run.data.image_size, run.world, card, run.shard_size, dvae)
         plan = planner.plan(stage, run.distributed)
         print(f"{stage.name}: {report(plan)}")
         alternatives = changes(planner, stage, run.distributed)

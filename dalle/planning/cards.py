@@ -22,7 +22,10 @@ class Card:
         return peak_of_gpu(self.name, "bfloat16") is not None
 
     def flops(self, precision: str) -> float:
-        """Return the peak rate of matrix products in FLOP/s, as MFU uses it; that of float16 if it has no bfloat16."""
+        """Return the peak rate of matrix products in FLOP/s, as MFU uses it; that of float16 if it has no bfloat16.
+
+        precision: a name in `FORMATS`, or tf32.
+        """
         rate = peak_of_gpu(self.name, precision) or peak_of_gpu(self.name, "float16")
         assert rate is not None, f"{self.name} is not among the GPUs of dalle.training.monitor.throughput"
         return rate

@@ -8,11 +8,13 @@ import torch
 from torch import nn
 
 from dalle.models.blocks import ResidualBranch
+from dalle.models.dvae.config import DVAEConfig
 from dalle.planning.activations import ForwardCost, forward_cost
 from dalle.planning.cards import GIGABYTE, Card
 from dalle.planning.communication import communication, compressed_bytes
 from dalle.planning.memory import RankMemory, count_trainable, parameter_bytes, rank_memory
 from dalle.planning.placement import place
+from dalle.precision import matmul_format
 from dalle.training.branch_hooks import recomputed_branches
 from dalle.training.flops import TRAINING_FACTOR
 from dalle.training.sharding import check_mode
@@ -31,9 +33,11 @@ class Plan:
     images: int  # per micro-batch and rank
     parameters: int
     memory: RankMemory
-    flops: int  # of an update, on one rank
+    flops: int  # of the model in an update, on one rank
+    encoding_flops: int  # of the frozen dVAE that encodes the images of an update, on one rank
     bytes_sent: float  # by a rank in an update
-    compute_seconds: float
+    compute_seconds: float  # of the model
+    encoding_seconds: float  # of the frozen dVAE
     network_seconds: float
     config: Any  # of the stage
 
@@ -48,23 +52,30 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """Seconds of an update: communication overlaps with computation, and the slower of the two decides."""
-        return max(self.compute_seconds, self.network_seconds)
+        """Seconds of an update: communication overlaps with computation, and the slower of the two decides.
+
+        Images are encoded before, when nothing is communicated.
+        """
+        return self.encoding_seconds + max(self.compute_seconds, self.network_seconds)
 
 
 class Planner:
     """Planner of runs of one stage on `world` cards. Forward passes of equal micro-batches are counted once."""
 
-    def __init__(self, image_size: int, world: int, card: Card, shard_size: int | None = None):
+    def __init__(
+        self, image_size: int, world: int, card: Card, shard_size: int | None = None, dvae: DVAEConfig | None = None
+    ):
         """image_size: side of the images of the dVAE and the decoder in pixels; other models' configs have it.
 
         shard_size: ranks that share the weights with mode hsdp; None: those of a node.
+        dvae: the frozen dVAE of models that are trained on tokens; None: the time of encoding images is left out.
 
         Raises ValueError for no cards.
         """
         if world < 1:
             raise ValueError(f"world={world} must be at least 1")
         self.image_size, self.world, self.card, self.shard_size = image_size, world, card, shard_size
+        self.dvae = dvae
         # by images in a micro-batch, recomputation and storage of parameters
         self._costs: dict[tuple[int, bool, int | None, str], ForwardCost] = {}
 
@@ -92,8 +103,28 @@ class Planner:
         parameters = count_trainable(model)
         weights, compressed = parameter_bytes(model, stage), compressed_bytes(placement, stage.compression)
         sent, network = communication(weights, self.world, shards, stage.accumulate, self.card, compressed)
-        compute = flops / (self.card.flops(precision_of(stage, self.card)) * ASSUMED_MFU)
-        return Plan(self.card, self.world, shards, images, parameters, memory, flops, sent, compute, network, stage)
+        encoding = 0 if self.dvae is None else stage.encoding_flops(self.image_size, self.dvae)
+        encoding *= images * stage.accumulate
+        return Plan(
+            card=self.card,
+            world=self.world,
+            shards=shards,
+            images=images,
+            parameters=parameters,
+            memory=memory,
+            flops=flops,
+            encoding_flops=encoding,
+            bytes_sent=sent,
+            compute_seconds=self.assumed_seconds(flops, precision_of(stage, self.card), stage),
+            encoding_seconds=self.assumed_seconds(encoding, "float32", stage),
+            network_seconds=network,
+            config=stage,
+        )
+
+    def assumed_seconds(self, flops: int, precision: str, stage: Any) -> float:
+        """Return the assumed time of `flops` in `precision`, with the stage's `float32_matmul_precision`."""
+        rate = self.card.flops(matmul_format(precision, stage.float32_matmul_precision))
+        return flops / (rate * ASSUMED_MFU)
 
     def shards(self, mode: str) -> int:
         """Return the number of ranks that share a copy of the weights. Raises ValueError if groups do not divide."""

@@ -2,6 +2,7 @@
 
 from dalle.planning.cards import GIGABYTE
 from dalle.planning.plan import ASSUMED_MFU, RESERVED, Plan
+from dalle.precision import matmul_format
 
 SECONDS_PER_DAY = 86_400
 
@@ -37,8 +38,20 @@ def report(plan: Plan) -> str:
         f"sent per update  {plan.bytes_sent / GIGABYTE:.2f} GB by each rank, {plan.network_seconds:.3f} s",
         f"computation      {plan.flops / 1e12:.1f} TFLOP on each rank, {plan.compute_seconds:.3f} s at "
         f"{ASSUMED_MFU:.0%} MFU",
+        *encoding_lines(plan),
         f"speed            {per_second:,.0f} images/s"
         + (f", {per_second * tokens:,.0f} tokens/s" if config.name == "transformer" else ""),
         f"time             {plan.seconds * config.steps / SECONDS_PER_DAY:.1f} days for {config.steps:,} updates",
     ]
     return "\n".join(lines)
+
+
+def encoding_lines(plan: Plan) -> list[str]:
+    """Return a line about the frozen dVAE, none if it does not encode the images of each update."""
+    if not plan.encoding_flops:
+        return []
+    number_format = matmul_format("float32", plan.config.float32_matmul_precision)
+    return [
+        f"encoding         {plan.encoding_flops / 1e12:.1f} TFLOP of the frozen dVAE on each rank, in {number_format}, "
+        f"{plan.encoding_seconds:.3f} s"
+    ]

@@ -80,6 +80,13 @@ class StageDataConfig(StageConfig):
         """
         raise NotImplementedError
 
+    def encoding_flops(self, image_size: int, dvae: DVAEConfig) -> int:
+        """Return the FLOPs of the frozen dVAE for an image of an update, for plans; 0 if its tokens are cached.
+
+        Only called for models that are trained on tokens.
+        """
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
 class CaptionedDataConfig(StageDataConfig):

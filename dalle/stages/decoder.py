@@ -19,7 +19,7 @@ from dalle.models.dvae.config import DVAEConfig
 from dalle.precision import in_float32, without_autocast
 from dalle.seeds import torch_generator
 from dalle.stages.data_module import DataModule, StageContext, StageDataConfig
-from dalle.stages.frozen_dvae import dvae_record, load_frozen_dvae, require_dvae, token_grid_size
+from dalle.stages.frozen_dvae import dvae_record, encoding_flops, load_frozen_dvae, require_dvae, token_grid_size
 from dalle.stages.preview_grid import preview_grid
 from dalle.training.ema import EMAConfig
 from dalle.training.flops import ImageCost, forward_flops
@@ -66,6 +66,9 @@ class DecoderStageConfig(StageDataConfig):
         pixels = torch.zeros(images, 3, image_size, image_size)
         codes = torch.zeros(images, self.model.code_channels, self.model.grid, self.model.grid)
         return pixels, torch.zeros(images), pixels, codes
+
+    def encoding_flops(self, image_size: int, dvae: DVAEConfig) -> int:
+        return encoding_flops(dvae, image_size, reconstructs=True)
 
 
 @dataclass(frozen=True)

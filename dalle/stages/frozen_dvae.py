@@ -1,15 +1,18 @@
-"""The frozen dVAE whose tokens a stage trains on: loaded, checked against the data, and recorded in checkpoints."""
+"""The frozen dVAE whose tokens a stage trains on: loaded, checked, recorded in checkpoints, and its FLOPs counted."""
 
 import logging
 import os
+from functools import cache
 from pathlib import Path
 
 import torch
 
 from dalle import checkpoint
 from dalle.checkpoint import CheckpointError
+from dalle.models.decoder.model import condition_on
 from dalle.models.dvae.config import DVAEConfig
 from dalle.models.dvae.model import DiscreteVAE
+from dalle.training.flops import flop_counter
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +54,22 @@ def token_grid_size(image_size: int, dvae: DVAEConfig, name: str | Path = "the d
             f"{dvae.downsample} pixels each: set data.image_size to a multiple of {dvae.downsample}"
         )
     return image_size // dvae.downsample
+
+
+@cache
+@torch.no_grad()
+def encoding_flops(dvae: DVAEConfig, image_size: int, reconstructs: bool = False) -> int:
+    """Count the FLOPs of encoding one image to tokens, on the meta device.
+
+    reconstructs: the tokens are decoded too, as the condition of the diffusion decoder.
+    """
+    with torch.device("meta"):
+        model, image = DiscreteVAE(dvae).eval(), torch.empty(1, 3, image_size, image_size)
+    with flop_counter() as counter:
+        tokens = model.encode(image)
+        if reconstructs:
+            condition_on(model, tokens)
+    return counter.get_total_flops()
 
 
 def dvae_record(dvae: Path, folder: Path) -> dict[str, str]:

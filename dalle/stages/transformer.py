@@ -24,7 +24,7 @@ from dalle.sampling.sampling_config import DEFAULT_SCORES, DecodingConfig, Sampl
 from dalle.sampling.sampling_defaults import SamplingDefaults
 from dalle.stages.data_module import CaptionedDataConfig, DataModule, StageContext
 from dalle.stages.encode_dataset import DatasetEncoder, check_crops
-from dalle.stages.frozen_dvae import dvae_record, load_frozen_dvae, require_dvae, token_grid_size
+from dalle.stages.frozen_dvae import dvae_record, encoding_flops, load_frozen_dvae, require_dvae, token_grid_size
 from dalle.stages.image_tokens import ImageTokens, argmax, get_image_tokens
 from dalle.training.ema import EMAConfig
 from dalle.training.flops import ImageCost, forward_flops
@@ -102,6 +102,14 @@ class TransformerStageConfig(CaptionedDataConfig):
     def example_inputs(self, images: int, image_size: int) -> tuple[Any, ...]:
         lengths = self.model.text_positions, self.model.grid**2
         return tuple(torch.zeros(images, length, dtype=torch.int64) for length in lengths)
+
+    @property
+    def tokens_are_fixed(self) -> bool:
+        """True if an image has the same tokens each time it is seen: the most probable ones, of one crop."""
+        return (self.transform, self.image_targets) == ("none", "argmax")
+
+    def encoding_flops(self, image_size: int, dvae: DVAEConfig) -> int:
+        return 0 if self.crops or self.tokens_are_fixed else encoding_flops(dvae, image_size)
 
     @property
     def sampling_defaults(self) -> SamplingDefaults:
@@ -278,8 +286,7 @@ class TransformerStage:
         config, train, tokens = self.config, self.data.train, context.tokens
         explicit = tokens is not None and is_cache(tokens)
         crops = config.crops
-        if (config.transform, config.image_targets) == ("none", "argmax"):
-            # an image's tokens are always the same: encode them once if images are seen more than once
+        if config.tokens_are_fixed:  # encode them once if images are seen more than once
             crops = int(crops or explicit or config.steps * config.batch_size > len(train))
         if explicit and not crops:
             raise ValueError(

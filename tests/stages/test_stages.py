@@ -24,6 +24,7 @@ from dalle.stages import STAGES
 from dalle.stages.decoder import EncodedBatch
 from dalle.stages.dvae import DVAEStageConfig
 from dalle.stages.transformer import TokenizedBatch
+from dalle.training.flops import flop_counter
 from dalle.training.logger import WandbConfig
 from dalle.training.loop import train
 from dalle.training.run import Run
@@ -159,6 +160,27 @@ def test_the_config_of_a_stage_names_its_model_and_inputs(name, dvae_folder):
     if config.trained_on_tokens:
         with pytest.raises(CheckpointError, match=f"the {name} is trained on the tokens of a dVAE"):
             build(name, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("transformer", {"transform": "transformer"}),
+        ("transformer", {"image_targets": "soft"}),
+        ("transformer", {"crops": 1}),
+        ("transformer", {"steps": 100}),  # a run in which images are seen more than once
+        ("decoder", {}),
+    ],
+    ids=["crops", "soft targets", "cached crops", "cached images", "decoder"],
+)
+def test_planned_encoding_has_the_flops_of_that_of_a_batch(name, changes, dvae_folder, tmp_path):
+    stage = build(name, dvae_folder, tokens=tmp_path, **changes)
+    batches = stage.batches(0)
+    with flop_counter() as counter:
+        next(batches)
+    dvae = checkpoint.load_config(dvae_folder, "dvae", DVAEConfig)
+    assert stage.config.encoding_flops(SIZE, dvae) * stage.config.batch_size == counter.get_total_flops()
+    assert bool(counter.get_total_flops()) == (name == "decoder" or not ("crops" in changes or "steps" in changes))
 
 
 @dataclass(frozen=True)
