@@ -14,6 +14,7 @@ from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
 
 from dalle import checkpoint, distributed
+from dalle.checkpoint import CheckpointError
 from dalle.training import state_files
 from dalle.training.auto_precision import choose_precision
 from dalle.training.background_save import copy_to_host, raised_together
@@ -26,6 +27,9 @@ from dalle.training.sharding import copy_to, gather, is_sharded, mesh_of_backwar
 from dalle.training.stage import StageConfig
 from dalle.training.sync_batchnorm import convert_sync_batchnorm
 from dalle.training.train_metrics import TrainMetrics
+
+# entries of state.json that `TrainState.restore` needs
+SCALARS = {"watched", "seconds", "plateau", "precision", "scales", "meter", "error_buffers", "wandb_id"}
 
 
 def whole_tensor(_: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
@@ -156,10 +160,18 @@ class TrainState:
         return write
 
     def restore(self, folder: Path) -> None:
-        """Load the newest state in `folder`, if there is one. Raises CheckpointError if it does not match the model."""
+        """Load the newest state in `folder`, if there is one.
+
+        Raises CheckpointError if it does not match the model, or lacks an entry.
+        """
         saved = open_state(folder, self._allocator())
         if saved is None:
             return
+        if missing := SCALARS - saved.scalars.keys():
+            raise CheckpointError(
+                f"{folder / state_files.STATE} lacks {', '.join(sorted(missing))}: it was saved by an incompatible version. "
+                "Start a new run with run=<name>, with init= from the weights of this one if they are to be kept"
+            )
 
         def read(prefix: str) -> dict[str, Tensor]:
             """Read the tensors with names that start with `prefix` and a dot, and remove it from the names."""

@@ -235,6 +235,16 @@ def test_state_that_does_not_fit_the_model_is_named(tmp_path):
         fit(tmp_path, replace(FULL, steps=30), stage)
 
 
+def test_state_without_an_entry_is_named_with_what_to_do(tmp_path):
+    fit(tmp_path, FULL)
+    (path,) = tmp_path.glob("state/*/state.json")
+    scalars = json.loads(path.read_text())
+    del scalars["error_buffers"]
+    path.write_text(json.dumps(scalars))
+    with pytest.raises(CheckpointError, match=r"lacks error_buffers: .* Start a new run with run=<name>"):
+        fit(tmp_path, replace(FULL, steps=30))
+
+
 def test_failed_save_keeps_previous_checkpoint(tmp_path, uninterrupted, monkeypatch):
     write = weights_files.save_file
 
