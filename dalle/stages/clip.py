@@ -96,10 +96,14 @@ class CLIPStage:
         return loss, {"accuracy": _recall_at_1(images, all_captions, first), "scale": scale}
 
     def image_cost(self) -> ImageCost:
-        """Return the cost of both encoders, without the similarity matrix of the loss."""
-        config = self.clip.config
-        image = forward_flops(self.clip.image, (3, config.image_size, config.image_size))
-        return ImageCost(image + forward_flops(self.clip.text, (config.text_positions,), integers=True))
+        """Return the cost of both encoders, without the similarity matrix of the loss.
+
+        Captions are as long as a batch of the first ones of the training split.
+        """
+        side, train = self.clip.config.image_size, self.data.train
+        first = [train.captions(index)[0] for index in range(min(len(train), self.data.batch_size))]
+        image = forward_flops(self.clip.image, (3, side, side))
+        return ImageCost(image + forward_flops(self.clip.text, tuple(self._tokenize(first).shape[1:]), integers=True))
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Compute loss and accuracy (image-to-text recall@1) in groups as large as a training batch.
@@ -142,8 +146,11 @@ class CLIPStage:
         return model, TOKENIZERS[model.tokenizer](init.tokenizer)
 
     def _inputs(self, batch: ImageBatch) -> tuple[Tensor, Tensor]:
-        ids = self.clip.tokenize(batch.captions, truncate=True)
-        return self.data.pixels(batch), to_device(ids, self.data.device)
+        return self.data.pixels(batch), to_device(self._tokenize(batch.captions), self.data.device)
+
+    def _tokenize(self, captions: list[str]) -> Tensor:
+        """Tokenize the captions of a batch: (b, n) ids, n as large as the longest caption needs."""
+        return self.clip.trim_padding(self.clip.tokenize(captions, truncate=True))
 
 
 @in_float32

@@ -169,8 +169,8 @@ class TrainState:
             return
         if missing := SCALARS - saved.scalars.keys():
             raise CheckpointError(
-                f"{folder / state_files.STATE} lacks {', '.join(sorted(missing))}: it was saved by an incompatible version. "
-                "Start a new run with run=<name>, with init= from the weights of this one if they are to be kept"
+                f"{folder / state_files.STATE} lacks {', '.join(sorted(missing))}: it was saved by an incompatible "
+                "version. Start a new run with run=<name>, with init= from the weights of this one if they are to be kept"
             )
 
         def read(prefix: str) -> dict[str, Tensor]:

@@ -103,6 +103,23 @@ def test_text_after_the_end_token_does_not_change_the_feature(clip):
     assert not torch.allclose(clip.encode_text(inside), before, atol=1e-4)
 
 
+@pytest.mark.parametrize("end_id", [None, 5])
+def test_trimmed_captions_have_the_same_features_and_gradients(end_id, config, tokenizer):
+    torch.manual_seed(0)
+    clip = CLIP(replace(config, end_id=end_id), tokenizer)
+    ids = clip.tokenize(["red", CAPTIONS[1]])
+    longest = int((ids == clip.config.end_token).nonzero()[:, 1].max()) + 1
+    trimmed = clip.trim_padding(ids)
+    assert longest <= trimmed.shape[1] < min(longest + 8, ids.shape[1])
+    found = []
+    for captions in (ids, trimmed):
+        features = clip.encode_text(captions)
+        found.append([features, *torch.autograd.grad(features.square().sum(0)[0], list(clip.text.parameters()))])
+    torch.testing.assert_close(found[1], found[0])
+    full = torch.full((1, config.text_positions), 7).index_fill(1, torch.tensor([31]), clip.config.end_token)
+    assert clip.trim_padding(full).shape == full.shape
+
+
 @torch.no_grad()
 def test_feature_does_not_depend_on_the_batch(clip):
     ids = clip.tokenize(CAPTIONS)

@@ -85,9 +85,13 @@ class TextEncoder(nn.Module):
         x = self.embedding(ids) + self.positions[: ids.shape[1]]  # (b, n, d)
         for block in self.blocks:
             x = block(x, causal)
-        # first end token, by default the largest id; attention is causal, so later tokens do not affect it
-        end = ids.argmax(dim=1) if self.end_id is None else (ids == self.end_id).int().argmax(dim=1)
-        return self.projection(self.norm_out(x[torch.arange(len(x), device=x.device), end]))  # (b, embedding)
+        # attention is causal, so later tokens do not affect the end token
+        end = x[torch.arange(len(x), device=x.device), self.end_positions(ids)]
+        return self.projection(self.norm_out(end))  # (b, embedding)
+
+    def end_positions(self, ids: Tensor) -> Tensor:
+        """Return the position of the first end token, by default the largest id: (b, n) -> (b,)."""
+        return ids.argmax(dim=1) if self.end_id is None else (ids == self.end_id).int().argmax(dim=1)
 
 
 def _resnet(config: CLIPConfig) -> ResNetEncoder:
@@ -167,6 +171,14 @@ class CLIP(nn.Module):
             ids = [self.config.start_token, *ids[:room], self.config.end_token]
             row[: len(ids)] = torch.tensor(ids)
         return rows
+
+    def trim_padding(self, ids: Tensor) -> Tensor:
+        """Remove columns after the last end token of a batch, up to a multiple of 8: (b, n) -> (b, at most n).
+
+        Embeddings stay the same. Few lengths are few shapes to compile for.
+        """
+        length = int(self.text.end_positions(ids).max()) + 1
+        return ids[:, : -(-length // 8) * 8]
 
     def preprocess(self, images: list[Image.Image]) -> Tensor:
         """Resize images to `shorter_side` and crop the centre: (b, 3, image_size, image_size) in [0, 1]."""
