@@ -170,7 +170,7 @@ class TrainState:
         if missing := SCALARS - saved.scalars.keys():
             raise CheckpointError(
                 f"{folder / state_files.STATE} lacks {', '.join(sorted(missing))}: it was saved by an incompatible "
-                "version. Start a new run with run=<name>, with init= from the weights of this one if they are to be kept"
+                "version. Start a new run with run=<name>, and with init= to keep the weights of this one"
             )
 
         def read(prefix: str) -> dict[str, Tensor]:
