@@ -203,7 +203,7 @@ def matmul_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
     """
     b, _, n, d = q.shape
     m = k.shape[2]
-    q, k, v = (rearrange(each, "b heads n d -> (b heads) n d") for each in (q, k, v))
+    q, k, v = (rearrange(tensor, "b heads n d -> (b heads) n d") for tensor in (q, k, v))
     bias = q.new_zeros(())
     if mask is not None:
         bias = q.new_zeros(mask.shape).masked_fill(~mask, -torch.inf)

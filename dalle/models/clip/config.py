@@ -62,7 +62,7 @@ class CLIPConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         known = {
             "image_encoder": ("vit", "resnet"),
-            "resample": tuple(each.name.lower() for each in Image.Resampling),
+            "resample": tuple(resampling.name.lower() for resampling in Image.Resampling),
             "crop_rounding": ("down", "even"),
             "tokenizer": ("dalle", "openai", "huggingface"),
         }
@@ -85,7 +85,7 @@ class CLIPConfig:
                 raise ValueError(f"{name}={getattr(self, name)} must be a finite number above 0")
         if len(self.pixel_mean) != 3 or not all(map(math.isfinite, self.pixel_mean)):
             raise ValueError(f"pixel_mean={self.pixel_mean} must be three finite numbers")
-        if len(self.pixel_std) != 3 or not all(0 < each < math.inf for each in self.pixel_std):
+        if len(self.pixel_std) != 3 or not all(0 < std < math.inf for std in self.pixel_std):
             raise ValueError(f"pixel_std={self.pixel_std} must be three finite numbers above 0")
         if self.text_width % self.text_heads:
             raise ValueError(f"text_width={self.text_width} must be a multiple of text_heads={self.text_heads}")

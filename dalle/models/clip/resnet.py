@@ -66,7 +66,7 @@ class AttentionPool(nn.Module):
         cells = rearrange(x, "b d h w -> b (h w) d")
         cells = torch.cat([cells.mean(dim=1, keepdim=True), cells], dim=1) + self.positions  # (b, 1 + h w, d)
         q, k, v = self.query(cells[:, :1]), self.key(cells), self.value(cells)
-        q, k, v = (rearrange(each, "b n (heads d) -> b heads n d", heads=self.heads) for each in (q, k, v))
+        q, k, v = (rearrange(tensor, "b n (heads d) -> b heads n d", heads=self.heads) for tensor in (q, k, v))
         return self.out(rearrange(full(q, k, v), "b heads 1 d -> b (heads d)"))  # (b, embedding)
 
 
@@ -96,7 +96,7 @@ class ResNetEncoder(nn.Module):
             nn.AvgPool2d(2),
         )
         widths = [width * 2**stage for stage in range(len(blocks))]  # of the 3x3 convolutions
-        inputs = [width, *(GROWTH * each for each in widths)]
+        inputs = [width, *(GROWTH * stage_width for stage_width in widths)]
         self.stages = nn.Sequential(
             *(_stage(inputs[stage], widths[stage], blocks[stage], 2 if stage else 1) for stage in range(len(blocks)))
         )

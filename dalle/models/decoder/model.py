@@ -116,7 +116,7 @@ class DiffusionDecoder(nn.Module):
         """
         border = [CONTRAST_WINDOW // 2] * 4
         padded = F.pad(reconstruction, border, mode="replicate")
-        mean, square = (F.avg_pool2d(each, CONTRAST_WINDOW, stride=1) for each in (padded, padded.square()))
+        mean, square = (F.avg_pool2d(tensor, CONTRAST_WINDOW, stride=1) for tensor in (padded, padded.square()))
         variance = reduce(square - mean.square(), "b c h w -> b 1 h w", "mean")
         contrast = variance.clamp(min=0).sqrt()
         return self.config.residual_scale * (contrast / (contrast + HALF_CONTRAST)).clamp(min=MIN_SCALE)

@@ -73,8 +73,12 @@ class UNet(nn.Module):
         time_width = 4 * width
         self.time = nn.Sequential(nn.Linear(TIME_CHANNELS, time_width), nn.SiLU(), nn.Linear(time_width, time_width))
         self.input = nn.Conv2d(channels * patch**2, width, 3, padding=1)
-        self.down = nn.ModuleList(Level(each, each, blocks, code_channels, time_width) for each in widths)
-        self.up = nn.ModuleList(Level(2 * each, each, blocks, code_channels, time_width) for each in widths[:-1])
+        self.down = nn.ModuleList(
+            Level(level_width, level_width, blocks, code_channels, time_width) for level_width in widths
+        )
+        self.up = nn.ModuleList(
+            Level(2 * level_width, level_width, blocks, code_channels, time_width) for level_width in widths[:-1]
+        )
         pairs = list(zip(widths[:-1], widths[1:], strict=True))
         self.downsample = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairs)
         self.upsample = nn.ModuleList(nn.Conv2d(b, a, 3, padding=1) for a, b in pairs)

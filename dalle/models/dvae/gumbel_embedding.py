@@ -60,7 +60,7 @@ class _GumbelEmbedding(torch.autograd.Function):
         generator.set_state(ctx.random_state)
         grad_logits, grad_weight = torch.empty_like(logits), torch.zeros_like(weight)
         size = positions_per_chunk(logits)
-        chunks = (each.split(size) for each in (logits, gradients[0], grad_logits))
+        chunks = (tensor.split(size) for tensor in (logits, gradients[0], grad_logits))
         for part, grad_embedded, out in zip(*chunks, strict=True):
             relaxed = _relaxed(part, ctx.temperature, generator)
             grad_weight.addmm_(grad_embedded.T, relaxed)

@@ -34,7 +34,7 @@ class _NegativeEntropy(torch.autograd.Function):
         logits, sums = ctx.saved_tensors
         grad_logits = torch.empty_like(logits)
         size = positions_per_chunk(logits)
-        chunks = (each.split(size) for each in (logits, sums, gradients[0], grad_logits))
+        chunks = (tensor.split(size) for tensor in (logits, sums, gradients[0], grad_logits))
         for part, part_sums, grad, out in zip(*chunks, strict=True):
             log_q = F.log_softmax(part, dim=1)
             q = log_q.exp().mul_(grad.unsqueeze(1))

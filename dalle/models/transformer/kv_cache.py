@@ -192,7 +192,7 @@ class LayerCache(ABC):
     @property
     def nbytes(self) -> int:
         """Bytes that the cache takes for the positions of all images, without the captions' keys and values."""
-        return sum(each.nbytes for each in self.tensors)
+        return sum(tensor.nbytes for tensor in self.tensors)
 
     @property
     @abstractmethod
@@ -217,7 +217,7 @@ class LayerCache(ABC):
     def _scores(self) -> int:
         """Number of score activations per image, before and after masking and softmax."""
         _, heads, text_positions, _ = self.text.keys.shape
-        keys = text_positions + max(each.stop - each.start for each in self.index.layout.read_slices)
+        keys = text_positions + max(read_slice.stop - read_slice.start for read_slice in self.index.layout.read_slices)
         return 4 * heads * self.index.queries * keys
 
 
@@ -278,7 +278,7 @@ class KVCache(LayerCache):
         if self._use_flash and q.dtype == keys.dtype and not torch.is_grad_enabled():
             captions, n = len(self.text.keys), q.shape[2]
             from_text = flash_attention(join_candidates(q, captions), self.text.keys, self.text.values)
-            output, log_sum_exp = (split_captions(each, n) for each in from_text)
+            output, log_sum_exp = (split_captions(tensor, n) for tensor in from_text)
             return merge_attention(flash_attention(q, keys, values), (output, log_sum_exp))
         q = q * q.shape[-1] ** -0.5
         from_text, weights = self._attend_to_text(position, q, q @ keys.mT)

@@ -95,7 +95,7 @@ class Transformer(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Dtype of the layers' matrices, and of keys and values."""
-        return next(each.dtype for each in self.layers[0].parameters() if each.ndim == 2)
+        return next(parameter.dtype for parameter in self.layers[0].parameters() if parameter.ndim == 2)
 
     @overload
     def forward(
@@ -201,20 +201,20 @@ class Transformer(nn.Module):
         """
         length, candidates = previous.shape[1], cache[0].images // len(cache[0].text.keys)
         by_caption = [slice(first, first + candidates) for first in range(0, len(previous), candidates)]
-        shared = [bool((previous[each] == previous[each.start]).all()) for each in by_caption]
+        shared = [bool((previous[rows] == previous[rows.start]).all()) for rows in by_caption]
         for start in range(0, length, positions):
             chunk = range(start, min(start + positions, length))
             chunks = {
                 name: PrefixChunk(pattern, self.config.grid, chunk, previous.device)
                 for name, pattern in self.patterns.items()
             }
-            for each, is_shared in zip(by_caption, shared, strict=True):
-                stop = each.start + 1 if is_shared else each.stop
-                for first in range(each.start, stop, images):
+            for rows, is_shared in zip(by_caption, shared, strict=True):
+                stop = rows.start + 1 if is_shared else rows.stop
+                for first in range(rows.start, stop, images):
                     self._prefill_chunk(previous, cache, chunk, chunks, slice(first, min(first + images, stop)))
-        for each, is_shared in zip(by_caption, shared, strict=True):
+        for rows, is_shared in zip(by_caption, shared, strict=True):
             for tensor in (tensor for layer in cache if is_shared for tensor in layer.tensors):
-                tensor[each.start + 1 : each.stop] = tensor[each.start]
+                tensor[rows.start + 1 : rows.stop] = tensor[rows.start]
 
     def _prefill_chunk(
         self, previous: Tensor, cache: Cache, positions: range, chunks: Mapping[str, PrefixChunk], images: slice

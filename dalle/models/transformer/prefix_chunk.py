@@ -30,7 +30,9 @@ class PrefixChunk:
         self.mask = (~attends).to(device)  # (n, s + n) bool, true where masked
         # of positions with the same slot the last one is kept
         last = {layout.write_slots[position]: position - positions.start for position in positions}
-        self._slots, self._offsets = (torch.tensor(list(each), device=device) for each in (last.keys(), last.values()))
+        self._slots, self._offsets = (
+            torch.tensor(list(indices), device=device) for indices in (last.keys(), last.values())
+        )
 
     def attend(self, x: Tensor, layer: SelfAttention, *, cache: LayerCache, images: slice) -> Tensor:
         """Attend from the chunk and add it to the cache: (b, n, heads * d) -> (b, heads, n, d).
@@ -41,7 +43,7 @@ class PrefixChunk:
         n = q.shape[2]
         scaled = q * q.shape[-1] ** -0.5
         caption = images.start * len(cache.text.keys) // cache.images
-        text_keys, text_values = (each[caption : caption + 1] for each in (cache.text.keys, cache.text.values))
+        text_keys, text_values = (tensor[caption : caption + 1] for tensor in (cache.text.keys, cache.text.values))
         text_scores = split_captions(join_candidates(scaled, 1) @ text_keys.mT, n)
         keys, values = cache.keys_values(images, self.read, layer)
         image_scores = torch.cat([scaled @ keys.mT, scaled @ k.mT], dim=-1)
