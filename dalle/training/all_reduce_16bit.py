@@ -24,20 +24,20 @@ def all_reduce_sum_encoded(
     if not tensors:
         return []
     if not distributed.is_distributed():
-        return [format.round(each.detach().float()).nan_to_num(nan=0.0) for each in tensors]
+        return [format.round(tensor.detach().float()).nan_to_num(nan=0.0) for tensor in tensors]
     ranks = dist.get_world_size(group)
     # conversion takes a multiple of the memory, so only one tensor, or MAX_DECODED numbers, is converted at a time
-    codes = torch.cat([format.encode(each.detach().flatten()) for each in tensors])
+    codes = torch.cat([format.encode(tensor.detach().flatten()) for tensor in tensors])
     codes = torch.nn.functional.pad(codes, (0, -len(codes) % ranks))
     received = torch.empty_like(codes)
     dist.all_to_all_single(_bytes(received), _bytes(codes), group=group)  # part i of each rank to rank i
     columns = received.view(ranks, -1).split(max(1, MAX_DECODED // ranks), dim=1)
-    total = torch.cat([format.encode(format.decode(each).sum(dim=0)) for each in columns])
+    total = torch.cat([format.encode(format.decode(chunk).sum(dim=0)) for chunk in columns])
     del received, columns
     dist.all_gather_into_tensor(_bytes(codes), _bytes(total), group=group)
-    sizes = [each.numel() for each in tensors]
+    sizes = [tensor.numel() for tensor in tensors]
     parts = codes[: sum(sizes)].split(sizes)
-    return [format.decode(part).view(each.shape) for part, each in zip(parts, tensors, strict=True)]
+    return [format.decode(part).view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 def _bytes(codes: Tensor) -> Tensor:

@@ -27,8 +27,10 @@ def copy_to_host(tensor: Tensor) -> Tensor:
 
 def copy_model_to_host(model: nn.Module) -> nn.Module:
     """Copy `model` with its parameters and buffers to the CPU's memory."""
-    copies: dict[int, Tensor] = {id(each): copy_to_host(each) for each in model.buffers()}
-    copies |= {id(each): nn.Parameter(copy_to_host(each), requires_grad=False) for each in model.parameters()}
+    copies: dict[int, Tensor] = {id(buffer): copy_to_host(buffer) for buffer in model.buffers()}
+    copies |= {
+        id(parameter): nn.Parameter(copy_to_host(parameter), requires_grad=False) for parameter in model.parameters()
+    }
     return copy.deepcopy(model, copies)
 
 

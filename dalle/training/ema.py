@@ -44,7 +44,7 @@ def to_float32(model: nn.Module) -> nn.Module:
 
 def copy_without_weights(model: nn.Module) -> nn.Module:
     """Copy `model` with its parameters on the meta device, where they take no memory."""
-    return copy.deepcopy(model, {id(each): nn.Parameter(each.to("meta")) for each in model.parameters()})
+    return copy.deepcopy(model, {id(parameter): nn.Parameter(parameter.to("meta")) for parameter in model.parameters()})
 
 
 class EMA:
@@ -66,7 +66,7 @@ class EMA:
         self._weights: list[Tensor] = list(source.parameters())
         self._averages: list[Tensor] = list(self.model.parameters())
         if self._sharded:
-            self._averages = self._weights if self._shared else [each.detach().clone() for each in self._weights]
+            self._averages = self._weights if self._shared else [weight.detach().clone() for weight in self._weights]
         # floating-point buffers are running statistics, which are copied; masks and index tables never change
         pairs = zip(self.model.buffers(), source.buffers(), strict=True)
         self._statistics = [pair for pair in pairs if pair[0].is_floating_point()]
@@ -148,5 +148,5 @@ class EMA:
     def state_dict(self) -> dict[str, Tensor]:
         """Return averages and buffers by name, which share the memory of this average."""
         names = [name for name, _ in self.model.named_parameters()]
-        averages = [each.detach() for each in self._averages]
+        averages = [average.detach() for average in self._averages]
         return {**self.model.state_dict(), **dict(zip(names, averages, strict=True))}

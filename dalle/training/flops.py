@@ -42,7 +42,7 @@ def forward_flops(model: nn.Module, *shapes: tuple[int, ...], integers: bool = F
     dtype = torch.int64 if integers else torch.float32
     batch = 2  # batch norms in training mode need more than one image
     inputs = tuple(torch.empty(batch, *shape, dtype=dtype, device="meta") for shape in shapes)
-    tensors = {name: each.detach().to("meta") for name, each in [*model.named_parameters(), *model.named_buffers()]}
+    tensors = {name: tensor.detach().to("meta") for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
     with flop_counter() as counter:
         functional_call(model, tensors, inputs)
     return counter.get_total_flops() / batch

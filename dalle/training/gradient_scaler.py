@@ -55,7 +55,7 @@ class GradientScaler:
 
     def __init__(self, groups: Iterable[Iterable[nn.Parameter]], config: GradientScalerConfig, device: torch.device):
         self.config = config
-        self.parameter_groups = [[each for each in group if each.requires_grad] for group in groups]
+        self.parameter_groups = [[parameter for parameter in group if parameter.requires_grad] for group in groups]
         self.scales = torch.full((len(self.parameter_groups),), config.init_scale, device=device)
         self._since_backoff = torch.full_like(self.scales, config.backoff_cooldown)  # updates since the last backoff
         self._finite = torch.ones_like(self.scales, dtype=torch.bool)  # per group, of the latest gradients
@@ -123,5 +123,5 @@ class LossScaler(GradientScaler):
 
 def _all_finite(parameters: list[nn.Parameter]) -> Tensor:
     """Return a boolean scalar: True if all gradients of `parameters` on this rank are finite."""
-    gradients = [local(each.grad) for each in parameters if each.grad is not None]
+    gradients = [local(parameter.grad) for parameter in parameters if parameter.grad is not None]
     return get_total_norm(gradients).isfinite()

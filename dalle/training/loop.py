@@ -70,7 +70,7 @@ class Trainer:
         compiled = compile_blocks(stage.model, run.device) if config.compile else ""
         self.state = state = TrainState(stage.model, config, run.device, run.mesh)
         self.model = state.parallel_model.train()
-        self.parameters = [each for each in stage.model.parameters() if each.requires_grad]
+        self.parameters = [parameter for parameter in stage.model.parameters() if parameter.requires_grad]
         if run.resume_point.step:
             state.restore(run.folder)
         self.saved_step = state.step  # of the latest checkpoint, complete or in flight
@@ -233,7 +233,7 @@ class Trainer:
             loss, metrics = self.gradients(batches)
         state.scaler.unscale()
         state.reducer.reduce(state.step)
-        norm = total_norm([each.grad for each in self.parameters if each.grad is not None])
+        norm = total_norm([parameter.grad for parameter in self.parameters if parameter.grad is not None])
         finite = (torch.isfinite(loss) & torch.isfinite(norm)).float()
         self.monitor.watch_update(state.step + 1, loss, norm, finite)
         if config.clip_norm is not None:

@@ -117,12 +117,12 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, precision: str = 
     not_decayed = [parameter for parameter in others if config.decay != "all" and parameter.ndim < 2]
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": not_decayed, "weight_decay": 0.0}]
     for parts in sorted(set(muon_parts.values())):
-        chosen = [each for each in muon_parts if muon_parts[each] == parts]
+        chosen = [weight for weight in muon_parts if muon_parts[weight] == parts]
         groups.append({"params": chosen, "orthogonal_parts": parts})
     groups = [group for group in groups if group["params"]]
     beta1, beta2 = config.betas
     options: dict[str, Any] = {"betas": (beta1, beta2), "eps": config.eps, "weight_decay": config.weight_decay}
-    bfloat16 = any(each.dtype == torch.bfloat16 for each in model.parameters())
+    bfloat16 = any(parameter.dtype == torch.bfloat16 for parameter in model.parameters())
     if uses_fused_adamw(config) and not bfloat16:
         return AdamW(groups, lr=config.learning_rate_at(0), fused=True, **options)
     sixteen_bit = [matrix.weight for matrix in matrices] if config.moments == "paper16" else ()

@@ -34,7 +34,7 @@ class PaperAdamW(torch.optim.Optimizer):
         self.variance_clip = variance_clip
         self.sixteen_bit = set(sixteen_bit)
         self._seeds: tuple[int, ...] = ()
-        parameters = [each for group in self.param_groups for each in group["params"]]
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
         self._numbers = {parameter: number for number, parameter in enumerate(parameters)}
 
     @torch.no_grad()
@@ -46,7 +46,9 @@ class PaperAdamW(torch.optim.Optimizer):
         self._seeds = seeds
         for group in self.param_groups:
             group["lr"] = learning_rate
-            self._update_group([each for each in group["params"] if each.grad is not None], finite, group)
+            self._update_group(
+                [parameter for parameter in group["params"] if parameter.grad is not None], finite, group
+            )
 
     def _update_group(self, parameters: list[nn.Parameter], finite: Tensor, group: dict[str, Any]) -> None:
         for parameter in parameters:  # one at a time, so that temporary tensors have the size of one parameter

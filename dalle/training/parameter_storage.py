@@ -23,7 +23,10 @@ def bfloat16_matrices(model: nn.Module) -> dict[str, WeightMatrix]:
     Gains, biases, embeddings and unembeddings stay in float32, as in the paper. Raises ValueError if there are none.
     """
     inside = {
-        id(each) for block in model.modules() if isinstance(block, TransformerBlock) for each in block.parameters()
+        id(parameter)
+        for block in model.modules()
+        if isinstance(block, TransformerBlock)
+        for parameter in block.parameters()
     }
     found = {name: matrix for name, matrix in weight_matrices(model).items() if id(matrix.weight) in inside}
     if not found:
@@ -51,12 +54,14 @@ def round_stochastically(values: Tensor, generator: torch.Generator) -> Tensor:
 
 def shared_copy(model: nn.Module) -> nn.Module:
     """Copy the modules of `model`, with parameters and buffers that share its memory and need no gradients."""
-    shared: dict[int, Tensor] = {id(each): nn.Parameter(each.detach(), False) for each in model.parameters()}
-    return copy.deepcopy(model, shared | {id(each): each for each in model.buffers()})
+    shared: dict[int, Tensor] = {
+        id(parameter): nn.Parameter(parameter.detach(), False) for parameter in model.parameters()
+    }
+    return copy.deepcopy(model, shared | {id(buffer): buffer for buffer in model.buffers()})
 
 
 def for_inference(model: nn.Module) -> nn.Module:
     """Return a model to use without autocast: `model`, or a copy that shares its memory if it has bfloat16 matrices."""
-    if all(each.dtype != torch.bfloat16 for each in model.parameters()):
+    if all(parameter.dtype != torch.bfloat16 for parameter in model.parameters()):
         return model
     return to_mixed_precision(shared_copy(model), torch.bfloat16)

@@ -137,8 +137,8 @@ def _partition(shape: tuple[int, ...], config: CompressionConfig, parts: int) ->
 
 def compression_rate(partitions: Mapping[str, MatrixPartition]) -> float:
     """Compute 1 - compressed / uncompressed size of the compressed matrices, as in Table 1; 0 if there are none."""
-    uncompressed = sum(each.uncompressed for each in partitions.values())
-    return 1 - sum(each.compressed for each in partitions.values()) / uncompressed if partitions else 0.0
+    uncompressed = sum(partition.uncompressed for partition in partitions.values())
+    return 1 - sum(partition.compressed for partition in partitions.values()) / uncompressed if partitions else 0.0
 
 
 class CompressedMatrix:
@@ -191,12 +191,12 @@ class PowerSGD:
         self._replica = distributed.get_rank() if mesh is None else mesh.get_local_rank(REPLICATE)
         self.partitions = partitions(model, config, 1 if mesh is None else mesh[SHARD].size())
         self._layers = weight_matrices(model)
-        trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
+        trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         self._matrices = [
             CompressedMatrix(number, name, trained[name], partition, config.precision)
             for number, (name, partition) in enumerate(self.partitions.items())
         ]
-        self._others = [each for name, each in trained.items() if name not in self.partitions]
+        self._others = [parameter for name, parameter in trained.items() if name not in self.partitions]
         count, rate = len(self.partitions), compression_rate(self.partitions)
         self.message = f"PowerSGD of rank {config.rank} compresses the gradients of {count} matrices by {rate:.1%}"
         if not count:
@@ -207,14 +207,14 @@ class PowerSGD:
         """Replace gradients by their (approximate) mean over ranks; `step` is the number of updates done."""
         replicas, group, matrices = self.error_buffers, self._group, self._matrices
         corrected = [
-            each.partition.split(_gradient(each.parameter)).float() / replicas + each.error for each in matrices
+            matrix.partition.split(_gradient(matrix.parameter)).float() / replicas + matrix.error for matrix in matrices
         ]
-        bases = [each.gaussian(step) if self.basis == "resampled" else each.basis for each in matrices]
+        bases = [matrix.gaussian(step) if self.basis == "resampled" else matrix.basis for matrix in matrices]
 
         sketches = self._all_reduce([gradient @ basis for gradient, basis in zip(corrected, bases, strict=True)])
         p_factors = [_orthonormal(sketch) for sketch in sketches]
         q_factors = self._all_reduce([gradient.mT @ p for gradient, p in zip(corrected, p_factors, strict=True)])
-        others = [_gradient(each) / replicas for each in self._others]
+        others = [_gradient(other) / replicas for other in self._others]
         if self.config.precision == "paper16" and corrected:  # its codes have no NaN, so send whether there is one
             others.append(torch.where(get_total_norm(corrected).isfinite(), 0.0, torch.nan))
         others = distributed.all_reduce_sum(others, group)
@@ -222,11 +222,11 @@ class PowerSGD:
         if self._mesh is not None:  # all shards must agree
             finite = distributed.all_reduce_mean(finite.float()) == 1
 
-        for each, gradient, p, q in zip(matrices, corrected, p_factors, q_factors, strict=True):
+        for matrix, gradient, p, q in zip(matrices, corrected, p_factors, q_factors, strict=True):
             mean = p @ q.mT
-            each.error = torch.where(finite, gradient - mean / replicas, each.error)
-            each.basis = torch.where(finite, q, each.basis) if self.basis == "warm" else each.basis
-            _gradient(each.parameter).copy_(torch.where(finite, each.partition.join(mean), torch.nan))
+            matrix.error = torch.where(finite, gradient - mean / replicas, matrix.error)
+            matrix.basis = torch.where(finite, q, matrix.basis) if self.basis == "warm" else matrix.basis
+            _gradient(matrix.parameter).copy_(torch.where(finite, matrix.partition.join(mean), torch.nan))
         for parameter, mean in zip(self._others, others[: len(self._others)], strict=True):
             _gradient(parameter).copy_(mean)
 
@@ -244,13 +244,13 @@ class PowerSGD:
         all.
         """
         state = {}
-        for each in self._matrices:
-            error = each.stored_error
+        for matrix in self._matrices:
+            error = matrix.stored_error
             if self._mesh is not None:
-                error = from_local(each.partition.join(error).contiguous(), each.parameter)
-            state[f"error_{self._replica}.{each.name}"] = error
+                error = from_local(matrix.partition.join(error).contiguous(), matrix.parameter)
+            state[f"error_{self._replica}.{matrix.name}"] = error
         if self.basis == "warm" and self._replica == 0:
-            state |= {f"basis.{each.name}": each.basis for each in self._matrices}
+            state |= {f"basis.{matrix.name}": matrix.basis for matrix in self._matrices}
         return state
 
     def load_state_dict(self, read: Callable[[str], dict[str, Tensor]], error_buffers: int) -> None:
@@ -268,16 +268,16 @@ class PowerSGD:
         sums: dict[str, Tensor] = {}
         for kind in [kinds[self._replica]] if kept else kinds:  # one at a time: all would take too much memory
             saved = read(kind)
-            for each in self._matrices:
-                if each.name in saved:
-                    error = self._own_error(each, saved[each.name])
-                    sums[each.name] = sums[each.name] + error if each.name in sums else error
+            for matrix in self._matrices:
+                if matrix.name in saved:
+                    error = self._own_error(matrix, saved[matrix.name])
+                    sums[matrix.name] = sums[matrix.name] + error if matrix.name in sums else error
         bases = read("basis")
-        for each in self._matrices:
-            total = sums.pop(each.name, None)  # None: the matrix was not compressed before
-            share = torch.zeros_like(each.error) if total is None else total
-            each.error = share if kept else share / self.error_buffers
-            each.basis = bases.get(each.name, each.basis).to(each.basis.device)
+        for matrix in self._matrices:
+            total = sums.pop(matrix.name, None)  # None: the matrix was not compressed before
+            share = torch.zeros_like(matrix.error) if total is None else total
+            matrix.error = share if kept else share / self.error_buffers
+            matrix.basis = bases.get(matrix.name, matrix.basis).to(matrix.basis.device)
 
     def _own_error(self, matrix: CompressedMatrix, saved: Tensor) -> Tensor:
         """Return the blocks of this rank's shard of a saved error buffer, in float32."""

@@ -156,7 +156,7 @@ def _followed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     if before.get(STEPS) == after.get(STEPS):
         return []
     schedules = sorted(key.removesuffix(".steps") for key in after if key.endswith(".steps") and key != STEPS)
-    return [each for each in schedules if _ends_with_run(before, each) and _ends_with_run(after, each)]
+    return [schedule for schedule in schedules if _ends_with_run(before, schedule) and _ends_with_run(after, schedule)]
 
 
 def _ends_with_run(config: dict[str, Any], schedule: str) -> bool:
@@ -166,13 +166,15 @@ def _ends_with_run(config: dict[str, Any], schedule: str) -> bool:
 
 def defaults_of(schema: type) -> dict[str, Any]:
     """Return the defaults of a dataclass, including nested ones, as a nested dict."""
-    if not any(each.default is MISSING and each.default_factory is MISSING for each in fields(schema)):
+    if not any(setting.default is MISSING and setting.default_factory is MISSING for setting in fields(schema)):
         return asdict(schema())  # built, since the defaults of schedules depend on other fields
     found: dict[str, Any] = {}
-    for each in fields(schema):
-        default = each.default if each.default_factory is MISSING else each.default_factory()
+    for setting in fields(schema):
+        default = setting.default if setting.default_factory is MISSING else setting.default_factory()
         if default is not MISSING:
-            found[each.name] = asdict(default) if is_dataclass(default) and not isinstance(default, type) else default
+            found[setting.name] = (
+                asdict(default) if is_dataclass(default) and not isinstance(default, type) else default
+            )
     return found
 
 

@@ -68,7 +68,7 @@ def save_state(
         try:
             save(dict(tensors), storage_writer=StateWriter(path), process_group=group)
         except CheckpointException as error:
-            reason = "; ".join(str(each[0]) for each in error.failures.values())
+            reason = "; ".join(str(failure[0]) for failure in error.failures.values())
             raise checkpoint.save_error(path, reason, "The previous state is") from error
         with raised_together(group):
             stack.close()  # the first rank gives the state its name
@@ -101,7 +101,7 @@ def read_tensors(
 def _saved_tensors(reader: "StateReader") -> dict[str, TensorStorageMetadata]:
     """Return the metadata of all tensors by name."""
     saved = reader.read_metadata().state_dict_metadata
-    return {name: each for name, each in saved.items() if isinstance(each, TensorStorageMetadata)}
+    return {name: metadata for name, metadata in saved.items() if isinstance(metadata, TensorStorageMetadata)}
 
 
 @contextmanager

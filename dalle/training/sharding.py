@@ -83,7 +83,7 @@ def sharding_units(model: nn.Module) -> list[nn.Module]:
     The weights of one unit are gathered at a time. All others, such as embeddings, belong to the root module and stay
     gathered from its forward to its backward pass.
     """
-    return [each for each in model.modules() if isinstance(each, RESIDUAL_BLOCKS)]
+    return [module for module in model.modules() if isinstance(module, RESIDUAL_BLOCKS)]
 
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
@@ -114,7 +114,7 @@ def reshard(model: nn.Module) -> None:
 
 def is_sharded(model: nn.Module) -> bool:
     """Return True if the weights of `model` are sharded."""
-    return any(is_dtensor(each) for each in model.parameters())
+    return any(is_dtensor(parameter) for parameter in model.parameters())
 
 
 def is_dtensor(tensor: Tensor) -> bool:
@@ -168,8 +168,8 @@ def copy_to(target: Tensor, source: Tensor) -> None:
 
 def total_norm(gradients: Sequence[Tensor]) -> Tensor:
     """Compute the norm of all gradients, of all shards, in float32. All ranks must call it."""
-    if any(each.dtype == torch.bfloat16 for each in gradients):  # whose norms torch would round to bfloat16
-        return torch.stack([torch.linalg.vector_norm(each, dtype=torch.float32) for each in gradients]).norm()
+    if any(gradient.dtype == torch.bfloat16 for gradient in gradients):  # whose norms torch would round to bfloat16
+        return torch.stack([torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]).norm()
     return gather(get_total_norm(gradients))
 
 

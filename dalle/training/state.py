@@ -208,7 +208,7 @@ class TrainState:
         for name, parameter in self.model.named_parameters():
             for moment, tensor in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{moment}.{name}"] = tensor
-        scalars = {name for name, each in self.ema.model.named_parameters() if not each.ndim}
+        scalars = {name for name, average in self.ema.model.named_parameters() if not average.ndim}
         # scalars may be sharded as vectors of one number
         return {
             key: gather(tensor).reshape(()) if _parameter_name(key) in scalars else tensor

@@ -25,8 +25,12 @@ def weight_matrices(model: nn.Module) -> dict[str, WeightMatrix]:
         for module in model.modules()
         if isinstance(module, nn.Linear | nn.Conv2d) and not isinstance(module, Float32Linear)
     }
-    trained = {name: each for name, each in model.named_parameters() if each.requires_grad and id(each) in layers}
-    return {name: WeightMatrix(each, _parts(layers[id(each)])) for name, each in trained.items()}
+    trained = {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and id(parameter) in layers
+    }
+    return {name: WeightMatrix(weight, _parts(layers[id(weight)])) for name, weight in trained.items()}
 
 
 def _parts(layer: nn.Module) -> int:

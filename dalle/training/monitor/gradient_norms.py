@@ -18,7 +18,7 @@ class GradientNorms:
         """Add the norms of the present gradients to the means, unless the update is skipped (`finite` is 0)."""
         norms: dict[str, float | Tensor] = {}
         for name, parameters in self.parts.items():
-            gradients = [each.grad for each in parameters if each.grad is not None]
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             norms[f"gradient_norm/{name}"] = total_norm(gradients) if gradients else 0.0
         self.means.update(norms, finite)
 

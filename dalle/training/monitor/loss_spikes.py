@@ -117,7 +117,7 @@ class LossSpikes:
         if not updates or not distributed.is_main_process():
             return found
         reported = self.reported.copy()
-        values = torch.stack([torch.stack([each.loss.float(), each.gradient_norm.float()]) for each in updates])
+        values = torch.stack([torch.stack([record.loss.float(), record.gradient_norm.float()]) for record in updates])
         for update, (loss, norm) in zip(updates, values.tolist(), strict=True):
             running = self.running.mean, math.sqrt(self.running.variance)
             spike = Spike(update.step, loss, norm, *running)
