@@ -179,8 +179,8 @@ class DecoderStage:
     def _validation_noise(self, first: int, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return a time, (b,), and noise, (b, 3, s, s), for the held-out images from number `first` on."""
         generators = [torch_generator("validation noise", first + index) for index in range(len(images))]
-        time = torch.cat([torch.rand(1, generator=each) for each in generators])
-        noise = torch.stack([torch.randn(images.shape[1:], generator=each) for each in generators])
+        time = torch.cat([torch.rand(1, generator=generator) for generator in generators])
+        noise = torch.stack([torch.randn(images.shape[1:], generator=generator) for generator in generators])
         return time.to(images.device), noise.to(images.device)
 
 

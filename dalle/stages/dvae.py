@@ -174,7 +174,7 @@ class DVAEStage:
                 model.relax(logits[:1], temperature, generator)
             drawn = batch.first + len(images)
             # image by image, so that random numbers depend neither on ranks nor on the size of a batch
-            relaxed = torch.cat([model.relax(each, temperature, generator) for each in logits.split(1)])
+            relaxed = torch.cat([model.relax(image_logits, temperature, generator) for image_logits in logits.split(1)])
             parameters, sampled = model.decode_codes(relaxed), model.decode_codes(argmax_one_hot(relaxed))
             tokens = logits.argmax(dim=1)
             counts += torch.bincount(tokens.flatten(), minlength=model.vocabulary)

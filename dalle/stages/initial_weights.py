@@ -110,7 +110,10 @@ def check_settings(init: Init, stage: Any, data: Any, prefix: str = "stage.") ->
     if not init.strict:
         return
     config, meta = checkpoint.read_config(init.path, init.kind)
-    theirs = {each.name: config.get(each.name, getattr(type(stage.model)(), each.name)) for each in fields(stage.model)}
+    theirs = {
+        setting.name: config.get(setting.name, getattr(type(stage.model)(), setting.name))
+        for setting in fields(stage.model)
+    }
     ignored = DERIVED | NOT_COMPARED | UNUSED_SETTINGS.get(theirs.get("image_encoder", ""), set())
     pairs = {
         f"{prefix}model.{name}": (_plain(value), _plain(getattr(stage.model, name)))

@@ -265,7 +265,7 @@ class TransformerStage:
             self.tokenizer.encode(caption, bpe_dropout, generator)
             for caption, generator in zip(batch.captions, per_caption, strict=True)
         ]
-        caption = self.transformer.sequence.pad_captions([each or [PAD] for each in ids], truncate=True)
+        caption = self.transformer.sequence.pad_captions([token_ids or [PAD] for token_ids in ids], truncate=True)
         if caption_dropout and generators:
             dropped = torch.tensor([generator.random() < caption_dropout for generator in generators])
             caption = caption.masked_fill(dropped[:, None], PAD)
