@@ -68,7 +68,7 @@ def changes(planner: Planner, stage: Any, mode: str) -> Iterator[tuple[str, Plan
         stage = replace(stage, recompute=True)
         yield " ".join(typed), planner.plan(stage, mode)
     if mode == "hsdp":  # groups of all ranks, without compression between copies, of which there is one
-        others = [each for each in typed if not each.startswith("distributed=")]
+        others = [override for override in typed if not override.startswith("distributed=")]
         uncompressed = replace(stage, compression=replace(stage.compression, rank=0))
         if plan := plan_if_allowed(planner, uncompressed, "fsdp"):
             yield " ".join(["distributed=fsdp", "stage.compression.rank=0", *others]), plan
@@ -99,4 +99,4 @@ def count_layers(stage: Any) -> int:
     """Count the transformer blocks of the model, whose activations can be recomputed."""
     with torch.device("meta"):
         model = stage.model_class(stage.model)
-    return sum(isinstance(each, TransformerBlock) for each in model.modules())
+    return sum(isinstance(module, TransformerBlock) for module in model.modules())

@@ -16,8 +16,8 @@ def compressed_bytes(placement: Placement, config: CompressionConfig) -> int | N
     if not config.rank:
         return None
     matrices = placement.partitions.values()
-    others = placement.parameters - sum(each.uncompressed for each in matrices)
-    factors = sum(each.compressed for each in matrices)
+    others = placement.parameters - sum(partition.uncompressed for partition in matrices)
+    factors = sum(partition.compressed for partition in matrices)
     return FLOAT32 * others + (FACTOR16 if config.precision == "paper16" else FLOAT32) * factors
 
 

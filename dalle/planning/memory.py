@@ -88,10 +88,10 @@ def rank_memory(
         parameters=parameters,
         gradients=parameters,
         moments=round(share * moment_bytes(model, config)),
-        errors=error * sum(each.uncompressed for each in matrices),
-        bases=FLOAT32 * sum(math.prod(each.basis_shape) for each in matrices),
+        errors=error * sum(partition.uncompressed for partition in matrices),
+        bases=FLOAT32 * sum(math.prod(partition.basis_shape) for partition in matrices),
         ema=round(share * FLOAT32 * count_trainable(model)) if averaged else 0,
-        buffers=(1 + averaged) * sum(each.nbytes for each in model.buffers()),
+        buffers=(1 + averaged) * sum(buffer.nbytes for buffer in model.buffers()),
         gathered=FLOAT32 * count_trainable(model) if shards > 1 and not config.validates_sharded else 0,
         unsharded=unsharded_bytes(model) if shards > 1 else 0,
         activations=activations,
@@ -105,7 +105,7 @@ def rank_memory(
 
 def count_trainable(module: nn.Module) -> int:
     """Count the parameters of a module that require gradients."""
-    return sum(each.numel() for each in module.parameters() if each.requires_grad)
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
 def parameter_bytes(model: nn.Module, config: StageConfig) -> int:
@@ -133,13 +133,13 @@ def update_bytes(model: nn.Module, config: StageConfig, share: float = 1.0) -> i
         return 0
     matrices = weight_matrices(model).values()
     largest_matrix = max((matrix.weight.numel() for matrix in matrices), default=0)
-    largest = max((each.numel() for each in model.parameters() if each.requires_grad), default=0)
+    largest = max((parameter.numel() for parameter in model.parameters() if parameter.requires_grad), default=0)
     of_matrix = UPDATE_COPIES[config.parameters, config.optimizer.moments]
     needed = FLOAT32 * share * max(UPDATE_COPIES["float32", "float32"] * largest, of_matrix * largest_matrix)
     if config.optimizer.kind == "muon":
         for parts in {matrix.parts for matrix in matrices}:
             chosen = [matrix.weight for matrix in matrices if matrix.parts == parts]
-            sizes = [sum(each.numel() for each in batch) for batch in batches(chosen)]
+            sizes = [sum(weight.numel() for weight in batch) for batch in batches(chosen)]
             needed = max(needed, FLOAT32 * MUON_COPIES * max(sizes))
     return round(needed)
 
@@ -153,9 +153,11 @@ def compression_bytes(placement: Placement, config: CompressionConfig) -> int:
     if not config.rank:
         return 0
     matrices = placement.partitions.values()
-    gradients = sum(each.uncompressed for each in matrices)
-    factors = sum(each.compressed for each in matrices)
-    of_matrix = COMPRESSION_COPIES[config.precision] * max((each.uncompressed for each in matrices), default=0)
+    gradients = sum(partition.uncompressed for partition in matrices)
+    factors = sum(partition.compressed for partition in matrices)
+    of_matrix = COMPRESSION_COPIES[config.precision] * max(
+        (partition.uncompressed for partition in matrices), default=0
+    )
     sent = SENT_COPIES[config.precision] * factors
     return round(FLOAT32 * (gradients + factors + max(sent, 2 * (placement.parameters - gradients), of_matrix)))
 

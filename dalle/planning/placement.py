@@ -42,6 +42,8 @@ def place(
             shard(model, mesh_of_backward(mesh, compressed))
         shards = 1 if mesh is None else mesh[SHARD].size()
         found = partitions(model, compression, shards) if compressed else {}
-        return Placement(sum(local(each).numel() for each in model.parameters() if each.requires_grad), found)
+        return Placement(
+            sum(local(parameter).numel() for parameter in model.parameters() if parameter.requires_grad), found
+        )
     finally:
         dist.destroy_process_group()

@@ -149,7 +149,7 @@ class Planner:
         Branches are recomputed one at a time. With `recompute_layers` those of other layers are stored, and freed
         before the first recomputation.
         """
-        branches = [each for each in model.modules() if isinstance(each, ResidualBranch)]
+        branches = [module for module in model.modules() if isinstance(module, ResidualBranch)]
         kept = self.cost(replace(stage, recompute=False, recompute_layers=None), images).saved_bytes
         recomputing = self.cost(replace(stage, recompute_layers=None), images).saved_bytes + kept // len(branches)
         share = len(recomputed_branches(model, stage.recompute_layers)) / len(branches)
