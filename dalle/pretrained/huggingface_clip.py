@@ -214,7 +214,7 @@ def _preprocessing(folder: Path, image_size: int) -> dict[str, Any]:
     size, crop, resample, factor = (options[name] for name in ("size", "crop_size", "resample", "rescale_factor"))
     shorter = size.get("shortest_edge") if isinstance(size, dict) else size
     crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
-    filters = {each.value: each.name.lower() for each in Image.Resampling}
+    filters = {resampling.value: resampling.name.lower() for resampling in Image.Resampling}
 
     supported = [
         ("size", isinstance(shorter, int), {"shortest_edge": image_size}),
@@ -236,7 +236,7 @@ def _preprocessing(folder: Path, image_size: int) -> dict[str, Any]:
 
 
 def _is_triple(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 3 and all(isinstance(each, float | int) for each in value)
+    return isinstance(value, list) and len(value) == 3 and all(isinstance(number, float | int) for number in value)
 
 
 def _max_logit_scale(tensors: Mapping[str, Tensor]) -> float:

@@ -177,9 +177,12 @@ def _convert_state_dict(
 ) -> dict[str, Tensor]:
     """Rename tensors to our state-dict keys. Raises CheckpointError unless names and shapes are those of `expected`."""
     new_keys, shapes = {}, {}
-    for each in expected:
-        new_keys |= {f"{each.theirs}.w": f"{each.ours}.weight", f"{each.theirs}.b": f"{each.ours}.bias"}
-        shapes |= {f"{each.theirs}.w": each.shape, f"{each.theirs}.b": each.shape[:1]}
+    for convolution in expected:
+        new_keys |= {
+            f"{convolution.theirs}.w": f"{convolution.ours}.weight",
+            f"{convolution.theirs}.b": f"{convolution.ours}.bias",
+        }
+        shapes |= {f"{convolution.theirs}.w": convolution.shape, f"{convolution.theirs}.b": convolution.shape[:1]}
     for name, shape in shapes.items():
         if _shape(tensors.get(name)) != shape:
             actual = "is missing" if name not in tensors else f"is {_shape(tensors[name])}"

@@ -89,7 +89,10 @@ def read_torch_file(path: str | Path, is_allowed_class: Callable[[str], bool]) -
             content, storage_data = _read(file, is_allowed_class)
         leaves = dict(_flatten(content))
         descriptors = {name: leaf for name, leaf in leaves.items() if type(leaf) is TensorDescriptor}
-        tensors = {name: _build_tensor(each, storage_data[each.storage.key]) for name, each in descriptors.items()}
+        tensors = {
+            name: _build_tensor(descriptor, storage_data[descriptor.storage.key])
+            for name, descriptor in descriptors.items()
+        }
         return TorchFile(tensors, {name: leaf for name, leaf in leaves.items() if type(leaf) in (int, float)})
     except RejectedFileError as error:
         raise CheckpointError(f"{path} {error}") from None
@@ -123,7 +126,9 @@ def _read_zip_format(file: BinaryIO, is_allowed_class: Callable[[str], bool]) ->
             unpickler = RestrictedUnpickler(file_pkl, is_allowed_class)
             content = unpickler.load()
         storages = unpickler.storages.values()
-        return content, {each.key: _storage_data(each, archive.read(f"{roots[0]}data/{each.key}")) for each in storages}
+        return content, {
+            storage.key: _storage_data(storage, archive.read(f"{roots[0]}data/{storage.key}")) for storage in storages
+        }
 
 
 def _read_legacy_format(file: BinaryIO, is_allowed_class: Callable[[str], bool]) -> tuple[Any, dict[str, Tensor]]:
