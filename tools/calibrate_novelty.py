@@ -119,19 +119,19 @@ def cropped_images(source: Source, images: int, size: int) -> Iterator[Image.Ima
 
 def shares(measured: list[Measured]) -> list[str]:
     """Return the cells of a row of the first table: quantiles, and the part at or above each threshold."""
-    values = torch.tensor([each.overlap for each in measured])
+    values = torch.tensor([comparison.overlap for comparison in measured])
     quantiles = [values.quantile(q).item() for q in (0.01, 0.05, 0.5, 0.95, 0.99)]
     above = [(values >= threshold).float().mean().item() for threshold in THRESHOLDS]
-    return [f"{each:.2f}" for each in (*quantiles, *above)]
+    return [f"{value:.2f}" for value in (*quantiles, *above)]
 
 
 def decisions(measured: list[Measured]) -> list[str]:
     """Return the cells of a row of the second table: the number of images, and the parts called near."""
     near = [
-        sum(each.by_hash.is_near_by_hash for each in measured),
-        sum(each.by_hash.is_near_duplicate for each in measured),
-        sum(each.overlap >= COPY_SHARE for each in measured),
-        sum(each.by_tokens.is_near_duplicate for each in measured),
+        sum(comparison.by_hash.is_near_by_hash for comparison in measured),
+        sum(comparison.by_hash.is_near_duplicate for comparison in measured),
+        sum(comparison.overlap >= COPY_SHARE for comparison in measured),
+        sum(comparison.by_tokens.is_near_duplicate for comparison in measured),
     ]
     return [f"{len(measured)}", *(f"{count / len(measured):.3f}" for count in near)]
 
@@ -155,7 +155,7 @@ def data_config(folder: Path, given: dict[str, str]) -> Any:
 
 @torch.inference_mode()
 def main(overrides: list[str]) -> None:
-    given = dict(each.partition("=")[::2] for each in overrides)
+    given = dict(override.partition("=")[::2] for override in overrides)
     known = {"checkpoint", "images", "data"}
     if unknown := [name for name in given if name not in known and not name.startswith("data.")]:
         sys.exit(f"unknown settings: {', '.join(unknown)}; there are checkpoint=, images=, data= and data.<setting>=")
@@ -172,7 +172,7 @@ def main(overrides: list[str]) -> None:
             measured = held_out(novelty, open_source(data, split), images)
             if measured:
                 rows[f"held-out images of {split} and the nearest training images"] = measured
-    head = ["1%", "5%", "median", "95%", "99%", *(f"≥ {each}" for each in THRESHOLDS)]
+    head = ["1%", "5%", "median", "95%", "99%", *(f"≥ {threshold}" for threshold in THRESHOLDS)]
     print(table(head, {name: shares(measured) for name, measured in rows.items()}))
     print()
     head = ["images", "hash", "hash and colours", "tokens", "tokens and colours"]

@@ -24,7 +24,7 @@ TIMEOUT = 20  # seconds
 def addresses(text: str) -> list[str]:
     """Return the addresses in a page, sorted, without examples."""
     found = re.findall(r"https?://[^\s)\"'`<>\]]+", text)
-    return sorted({each.rstrip(".,;:") for each in found if not OWN.match(each)})
+    return sorted({address.rstrip(".,;:") for address in found if not OWN.match(address)})
 
 
 def status(address: str) -> int | str:

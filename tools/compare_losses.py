@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as work, trees(options.commits, Path(work)) as paths:
         settings = (options.a, options.b)
         names = [f"{commit} {' '.join(given)}".strip() for commit, given in zip(options.commits, settings, strict=True)]
-        sides = [Side(*each) for each in zip(names, paths, settings, strict=True)]
+        sides = [Side(*parts) for parts in zip(names, paths, settings, strict=True)]
         equal = True
         for stage in options.stages:
             found = [losses(side, stage, options, Path(work) / f"out{number}") for number, side in enumerate(sides)]
@@ -99,7 +99,9 @@ def losses(side: Side, stage: str, options: argparse.Namespace, out: Path) -> Lo
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     steps = [{name: line[name] for name in COMPARED} for line in lines if line["split"] == "train"]
     weights = load_file(folder / "model.safetensors").values()
-    digests = sorted(sha256(each.numpy().tobytes()).hexdigest() for each in weights)  # independent of parameter names
+    digests = sorted(
+        sha256(weight.numpy().tobytes()).hexdigest() for weight in weights
+    )  # independent of parameter names
     return Losses(steps, sha256("".join(digests).encode()).hexdigest()[:16])
 
 

@@ -157,7 +157,7 @@ def score(out: Path, given: dict[str, str]) -> None:
 
 def main(arguments: list[str]) -> None:
     command, *overrides = arguments or [""]
-    given = {each.partition("=")[0]: each.partition("=")[2] for each in overrides}
+    given = {override.partition("=")[0]: override.partition("=")[2] for override in overrides}
     if command not in SETTINGS or (command == "score" and "answers" not in given):
         sys.exit(__doc__)
     if unknown := [name for name in given if name not in SETTINGS[command]]:
