@@ -45,14 +45,14 @@ def main(arguments: list[str] | None = None) -> None:
     print("| batch, heads, positions, width | torch's kernel in bfloat16 | matrix products |\n|---|---|---|")
     rows = []
     for shape in SHAPES[: 1 if options.quick else None]:
-        times: dict[str, list[float]] = {each.__name__: [] for each in IMPLEMENTATIONS}
+        times: dict[str, list[float]] = {implementation.__name__: [] for implementation in IMPLEMENTATIONS}
         for round_number in range(options.rounds + 1):
             for attend in IMPLEMENTATIONS:
                 elapsed = seconds(attend, shape)
                 if round_number > 0:  # the first round is a warm-up
                     times[attend.__name__].append(elapsed)
-        medians = {name: statistics.median(each) for name, each in times.items()}
-        ratios = {name: medians["torch_kernel_in_float32"] / each for name, each in medians.items()}
+        medians = {name: statistics.median(values) for name, values in times.items()}
+        ratios = {name: medians["torch_kernel_in_float32"] / median for name, median in medians.items()}
         rows.append({"shape": shape, "seconds": medians, "times_float32": ratios})
         print(f"| {shape} | {ratios['torch_kernel']:.2f} | {ratios['matrix_products']:.2f} |", flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,9 @@ def step_breakdown(model: Transformer, batch: int, precision: str, rounds: int) 
     model = pack_linear_layers(model, batch, getattr(torch, precision))
     config, cache = model.config, empty_cache(model, batch)
     layers = [
-        each for each in model.modules() if isinstance(each, (PackedLinear, nn.Linear)) and each is not model.text_head
+        module
+        for module in model.modules()
+        if isinstance(module, (PackedLinear, nn.Linear)) and module is not model.text_head
     ]
     inputs = {width: torch.randn(batch, 1, width) for width in {layer.weight.shape[1] for layer in layers}}
     keys, previous = candidate_noise_keys(0, torch.arange(batch)), torch.zeros(batch, dtype=torch.int64)

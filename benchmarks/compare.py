@@ -52,7 +52,7 @@ def compare(
     decoders: list[Decoder], config: TransformerConfig, batch: int, rounds: int
 ) -> tuple[list[DecoderResult], Roofline]:
     """Time all decoders at one batch size, and the machine's limits in the same rounds."""
-    runners = [each for each in decoders if each.cached or batch <= MAX_UNCACHED_BATCH]
+    runners = [candidate for candidate in decoders if candidate.cached or batch <= MAX_UNCACHED_BATCH]
     times: list[list[float]] = [[] for _ in runners]
     memory = [0] * len(runners)
     limits: dict[str, list[float]] = {"float32": [], "bfloat16": []}

@@ -53,8 +53,8 @@ def measure(kind: str, width: int, precision: str, rounds: int) -> tuple[list[fl
     ratios, compiling = [], 0.0
     for round_number in range(rounds + 1):
         seconds = []
-        for each in (forward, compiled.forward):
-            model.forward = each  # the loss calls `model`
+        for forward_pass in (forward, compiled.forward):
+            model.forward = forward_pass  # the loss calls `model`
             begin, started = time.process_time(), time.perf_counter()
             with autocast(precision, CPU):
                 value = loss()

@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
         )
         return
     print(f"{processor()}, {options.threads} threads; {options.rounds} rounds; speeds relative to the first one")
-    speeds: dict[str, dict[str, list[float]]] = {model: {each: [] for each in CONFIGURATIONS} for model in MODELS}
+    speeds: dict[str, dict[str, list[float]]] = {model: {name: [] for name in CONFIGURATIONS} for model in MODELS}
     for model, configuration in (run for _ in range(options.rounds) for run in runs()):
         speeds[model][configuration].append(measure_in_process(configuration, MODELS[model], options))
     print(f"\n{table(speeds)}")
@@ -80,7 +80,7 @@ def images_per_second(configuration: list[str], logit_offset: float, steps: int,
         torch.set_flush_denormal(True)
     logging = ["log_every=1", "validate_every=0", "preview_every=0", "save_every=0", "validation_images=1"]
     cold = "temperature={kind:constant,start:0.0625}"  # use the schedule's final temperature from the start
-    overrides = [f"stage.{each}" for each in (f"steps={WARMUP_STEPS + steps}", cold, *logging)]
+    overrides = [f"stage.{override}" for override in (f"steps={WARMUP_STEPS + steps}", cold, *logging)]
     config = compose("train", ["stage=dvae", "preset=tiny", "wandb.mode=disabled", *overrides])
     stage = DVAEStage(config.stage, config.data, StageContext(0, torch.device("cpu"), None, Path("tokens")))
     bias = list(stage.model.encoder.parameters())[-1]

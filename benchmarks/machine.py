@@ -44,7 +44,7 @@ def matmul_rate(precision: str, size: int = 1024, tries: int = 6, clock: Clock =
     layers = [layer, PackedLinear(layer, size, dtype)] if is_packing_supported(dtype) else [layer]
     x = torch.ones(size, size, dtype=dtype)
     with torch.inference_mode():
-        return 2 * size**3 / min(seconds(partial(each, x), clock) for _ in range(tries) for each in layers)
+        return 2 * size**3 / min(seconds(partial(module, x), clock) for _ in range(tries) for module in layers)
 
 
 def decoding_work(

@@ -84,10 +84,10 @@ def measure(
             equal[number] += int((sampled == expected).flatten(2).all(-1).sum())
             for caption, *pair in zip(group.split(1), expected, sampled, strict=True):
                 found = find_differences(model, caption, case, *pair, precision=dtype)
-                ties[number] += sum(each.is_tie for each in found)
-                differences[number] += sum(not each.is_tie for each in found)
+                ties[number] += sum(difference.is_tie for difference in found)
+                differences[number] += sum(not difference.is_tie for difference in found)
     total = len(captions) * images
-    reading, products = (statistics.median(each) for each in zip(*rates, strict=True))
+    reading, products = (statistics.median(values) for values in zip(*rates, strict=True))
     limits = [
         lower_bound(
             decoding_work_of(model.config, case, *at_once, precision, count.tokens_per_pass), (reading, products)

@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
                 print(f"\n{peer}: {reason}")
             results = compare([*cases, *peers], options.rounds, CLOCKS[options.clock])
             print(f"\n{table(part, results)}", flush=True)
-            content["parts"][name] = [asdict(each) for each in results]
+            content["parts"][name] = [asdict(result) for result in results]
             content["unavailable"] |= unavailable
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(content, indent=2) + "\n")

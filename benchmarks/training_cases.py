@@ -181,10 +181,10 @@ def attention(sizes: Sizes, folder: Path) -> list[Case]:
     cases = []
     for name, way in (("sparse, the paper's order of layers", "sparse"), ("dense masks", "dense")):
         model = Transformer(replace(sizes.long, attention=way))
-        layers = [model.attend[each] for each in model.layer_names]
+        layers = [model.attend[layer_name] for layer_name in model.layer_names]
         for precision in PRECISIONS:
             dtype = getattr(torch, precision)
-            inputs = [each.to(dtype).requires_grad_() for each in (q, k, v)]
+            inputs = [tensor.to(dtype).requires_grad_() for tensor in (q, k, v)]
 
             def run(layers: list[nn.Module] = layers, inputs: list[Tensor] = inputs) -> None:
                 for attend in layers:
@@ -265,4 +265,4 @@ def bytes_of(model: nn.Module) -> int:
 
 
 def _of_stage(overrides: list[str]) -> list[str]:
-    return [f"stage.{each}" for each in overrides]
+    return [f"stage.{override}" for override in overrides]

@@ -19,7 +19,9 @@ STAGES = ("dvae", "clip", "transformer")
 CAPTION = "a small red circle above a large blue square"
 METRICS = ("judge_val_top", "judge_val_any", "judge_val_first", "judge_novel_top", "judge_novel_any", "dvae_hard_judge")
 TOY = ["data.image_size=32", "data.train=64", "data.val=8", "data.novel=8"]
-TOY += [f"stage.{stage}.{each}" for stage in STAGES for each in ("batch_size=8", "workers=0", "validation_images=4")]
+TOY += [
+    f"stage.{stage}.{override}" for stage in STAGES for override in ("batch_size=8", "workers=0", "validation_images=4")
+]
 DETERMINISTIC_STEPS = 30
 
 
@@ -98,15 +100,15 @@ def measurements(quick: bool) -> dict[str, Any]:
 
 def page(found: dict[str, Results]) -> list[str]:
     lines = []
-    if runs := {name: each for name, each in found.items() if name.startswith("seed")}:
+    if runs := {name: run for name, run in found.items() if name.startswith("seed")}:
         lines += [f"| | {' | '.join(runs)} | mean |", f"|---|{'---|' * (len(runs) + 1)}"]
         for metric in METRICS:
-            values = [each["metrics"][metric] for each in runs.values() if metric in each["metrics"]]
+            values = [run["metrics"][metric] for run in runs.values() if metric in run["metrics"]]
             if values:
                 cells = " | ".join(f"{value:.3g}" for value in values)
                 lines.append(f"| {metric} | {cells} | {statistics.mean(values):.3g} |")
         for stage in STAGES:
-            values = [each["seconds_in_updates"][stage] for each in runs.values()]
+            values = [run["seconds_in_updates"][stage] for run in runs.values()]
             cells = " | ".join(f"{value:.0f}" for value in values)
             lines.append(f"| seconds in updates, {stage} | {cells} | {statistics.mean(values):.0f} |")
         pictures = ", ".join(f"demo-{name.replace(' ', '')}.png" for name in runs)

@@ -140,7 +140,7 @@ class ResultsFile:
 
     def heading(self) -> list[str]:
         measurements = self.content["measurements"].values()
-        commits = sorted({each["commit"] for each in measurements if "commit" in each})
+        commits = sorted({measurement["commit"] for measurement in measurements if "commit" in measurement})
         machine = hardware.name_of(self.content["machine"])
         toy = ["", "Toy sizes, to check that everything runs: not for publication."] if self.content["quick"] else []
         return [

@@ -57,7 +57,7 @@ def collect(folder: Path, python_version: str) -> None:
 
 def missing() -> list[Requirement]:
     """Return the requirements that are not met by this interpreter."""
-    return [each for each in requirements() if not _is_met(each)]
+    return [requirement for requirement in requirements() if not _is_met(requirement)]
 
 
 def install(wheelhouse: Path, site: Path) -> list[str]:

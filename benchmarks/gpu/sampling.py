@@ -104,7 +104,7 @@ def draw(name: str, batch: int, options: Options) -> Results:
         "requested": batch,
         "recompute_kv": memory.recompute_kv,
         "precision": "bfloat16",
-        "parameters": sum(each.numel() for each in plan.parameters()),
+        "parameters": sum(parameter.numel() for parameter in plan.parameters()),
         "methods": {
             method: {
                 "images_per_second": images / elapsed,
@@ -221,21 +221,21 @@ def page(found: dict[str, Results]) -> list[str]:
         "| images | method | images/s | start, ms | ms/step | of bandwidth | of matmul rate | peak / estimate, GB |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name, each in found.items():
+    for name, result in found.items():
         if name == "limits":
             continue
-        memory = each["memory"]
+        memory = result["memory"]
         peak = "-" if memory["peak_bytes"] is None else f"{memory['peak_bytes'] / 1e9:.2f}"
-        fewer = "" if each["images"] == each["requested"] else f" (of {each['requested']}; {memory['fit']} fit)"
-        for method, row in each["methods"].items():
+        fewer = "" if result["images"] == result["requested"] else f" (of {result['requested']}; {memory['fit']} fit)"
+        for method, row in result["methods"].items():
             used = f"{peak} / {memory['estimate_bytes'] / 1e9:.2f}" if method != "eager" else ""
             lines.append(
-                f"| {name.partition(',')[0]}: {each['images']}{fewer} | {method} | {row['images_per_second']:.3g} "
+                f"| {name.partition(',')[0]}: {result['images']}{fewer} | {method} | {row['images_per_second']:.3g} "
                 f"| {1e3 * row['seconds_before_the_first_step']:.3g} | {row['milliseconds_a_step']:.3g} "
                 f"| {100 * row['share_of_bandwidth']:.3g}% "
                 f"| {100 * row['share_of_matmul_rate']:.3g}% | {used} |"
             )
-        for peer, row in each["peers"].items():
+        for peer, row in result["peers"].items():
             if peer == "unavailable":
                 lines.append(f"| {name.partition(',')[0]} | Hugging Face GPT-2: {row} | | | | | | |")
             else:

@@ -16,7 +16,7 @@ def summary(out: Path, parts: Sequence[str]) -> tuple[list[str], bool]:
             complete = False
             continue
         facts = json.loads((out / f"{part}.json").read_text(encoding="utf-8"))
-        statuses = [each["status"] for each in facts["measurements"].values()]
+        statuses = [measurement["status"] for measurement in facts["measurements"].values()]
         complete = complete and all(status in ("done", "skipped") for status in statuses)
         counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
         page = (out / f"{part}.md").read_text(encoding="utf-8") if (out / f"{part}.md").exists() else ""

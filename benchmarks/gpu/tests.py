@@ -37,13 +37,13 @@ def run_file(path: Path, options: Options) -> Results:
         for test in failed:
             _pytest([test], outcomes_path, options)
     found = list(outcomes(outcomes_path).values())
-    counts = {kind: sum(each["outcome"] == kind for each in found) for kind in ("passed", "failed", "skipped")}
+    counts = {kind: sum(entry["outcome"] == kind for entry in found) for kind in ("passed", "failed", "skipped")}
     results = {**counts, "tests": found}
     if counts["failed"]:
-        for each in found:
-            if each["outcome"] == "failed":
-                print(f"\n{each['test']}\n{each['reason']}")
-        names = ", ".join(each["test"].partition("::")[2] for each in found if each["outcome"] == "failed")
+        for entry in found:
+            if entry["outcome"] == "failed":
+                print(f"\n{entry['test']}\n{entry['reason']}")
+        names = ", ".join(entry["test"].partition("::")[2] for entry in found if entry["outcome"] == "failed")
         raise SystemExit(f"{counts['failed']} failed, {counts['passed']} passed: {names}")
     if not found or status not in COMPLETE:
         raise SystemExit(f"pytest ended with status {status} before all tests of {path} had run")
@@ -69,8 +69,8 @@ def measurements(quick: bool) -> dict[str, Any]:
 
 def page(found: dict[str, Results]) -> list[str]:
     lines = ["| tests | passed | skipped |", "|---|---|---|"]
-    lines += [f"| {name} | {each['passed']} | {each['skipped']} |" for name, each in found.items()]
-    tests = [test for each in found.values() for test in each["tests"]]
+    lines += [f"| {name} | {result['passed']} | {result['skipped']} |" for name, result in found.items()]
+    tests = [test for result in found.values() for test in result["tests"]]
     reasons = {test["reason"] for test in tests if test["outcome"] == "skipped"}
     if reasons:
         lines += ["", "Skipped: " + "; ".join(sorted(reasons)) + "."]

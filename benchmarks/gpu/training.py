@@ -39,9 +39,9 @@ def overrides_of(stage: str, preset: str, options: Options) -> list[str]:
     common = ["workers=0", "log_every=0", "validate_every=0", "preview_every=0", "save_every=0"]
     if options.quick:
         data = ["data=blocks", "data.image_size=32", "data.train=16", "data.val=2"]
-        return [f"stage={stage}", "preset=tiny", *data, *(f"stage.{each}" for each in (*common, *TOY[stage]))]
+        return [f"stage={stage}", "preset=tiny", *data, *(f"stage.{override}" for override in (*common, *TOY[stage]))]
     data = ["data=blocks", f"data.image_size={PIXELS[preset]}", "data.train=2048", "data.val=16"]
-    return [f"stage={stage}", f"preset={preset}", *data, *(f"stage.{each}" for each in common)]
+    return [f"stage={stage}", f"preset={preset}", *data, *(f"stage.{override}" for override in common)]
 
 
 def train(
@@ -89,7 +89,7 @@ def train(
     return {
         "overrides": overrides,
         "precision": precision,
-        "parameters": sum(each.numel() for each in stage.model.parameters()),
+        "parameters": sum(parameter.numel() for parameter in stage.model.parameters()),
         "batch": pictures,
         "micro_batches": config.stage.accumulate,
         "seconds_an_update": elapsed,
@@ -104,7 +104,7 @@ def train(
 
 def state_bytes(model: nn.Module) -> int:
     """Return the bytes of the training state of a model in float32: weights, gradients, two moments and the EMA."""
-    return 4 * 5 * sum(each.numel() for each in model.parameters())
+    return 4 * 5 * sum(parameter.numel() for parameter in model.parameters())
 
 
 def longest_kernels(trainer: Trainer) -> list[dict[str, Any]]:
@@ -115,11 +115,11 @@ def longest_kernels(trainer: Trainer) -> list[dict[str, Any]]:
         hardware.synchronize(trainer.run.device)
     events = profiler.key_averages()
     if cuda:
-        on_gpu = [each for each in events if each.device_type.name == "CUDA"]
-        kernels = [each for each in on_gpu if not getattr(each, "is_user_annotation", False)]
-        times = {each.key: each.self_device_time_total for each in kernels}
+        on_gpu = [event for event in events if event.device_type.name == "CUDA"]
+        kernels = [event for event in on_gpu if not getattr(event, "is_user_annotation", False)]
+        times = {kernel.key: kernel.self_device_time_total for kernel in kernels}
     else:
-        times = {each.key: each.self_cpu_time_total for each in events}
+        times = {event.key: event.self_cpu_time_total for event in events}
     total = sum(times.values())
     longest = sorted(times, key=lambda name: -times[name])[:KERNELS]
     return [{"name": name, "milliseconds": times[name] / 1e3, "share": times[name] / total} for name in longest]
@@ -150,19 +150,19 @@ def page(found: dict[str, Results]) -> list[str]:
         "| stage, preset | parameters | batch | images/s | tokens/s | TFLOP/s (% of matmul rate) | GB (state alone) |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name, each in found.items():
-        memory = each["memory"]
+    for name, result in found.items():
+        memory = result["memory"]
         peak = "-" if memory["peak_bytes"] is None else f"{memory['peak_bytes'] / 1e9:.1f}"
-        tokens = "-" if each["tokens_per_second"] is None else f"{each['tokens_per_second']:,.0f}"
+        tokens = "-" if result["tokens_per_second"] is None else f"{result['tokens_per_second']:,.0f}"
         lines.append(
-            f"| {name} ({each['precision']}) | {each['parameters'] / 1e6:.3g}M | {each['batch']} in "
-            f"{each['micro_batches']} | {each['images_per_second']:.4g} | {tokens} "
-            f"| {each['flops_per_second'] / 1e12:.3g} ({each['share_of_matmul_rate']:.0%}) "
+            f"| {name} ({result['precision']}) | {result['parameters'] / 1e6:.3g}M | {result['batch']} in "
+            f"{result['micro_batches']} | {result['images_per_second']:.4g} | {tokens} "
+            f"| {result['flops_per_second'] / 1e12:.3g} ({result['share_of_matmul_rate']:.0%}) "
             f"| {peak} ({memory['state_bytes'] / 1e9:.1f}) |"
         )
-    for name, each in found.items():
+    for name, result in found.items():
         lines += ["", f"Longest kernels of an update, {name}:", "", "| kernel | ms | share |", "|---|---|---|"]
-        for kernel in each["kernels"]:
+        for kernel in result["kernels"]:
             shown = kernel["name"].replace("|", "\\|")[:90]
             lines.append(f"| `{shown}` | {kernel['milliseconds']:.3g} | {kernel['share']:.1%} |")
     return lines
