@@ -68,7 +68,7 @@ def test_bfloat16_attention_is_close_to_float32_on_every_processor(attend, amx, 
         output = attend(q, k, v, padding())
         assert output.dtype == dtype
         output.float().square().sum().backward()
-        results.append([each.float() for each in (output, q.grad, k.grad, v.grad)])
+        results.append([tensor.float() for tensor in (output, q.grad, k.grad, v.grad)])
     for expected, actual in zip(*results, strict=True):
         torch.testing.assert_close(actual, expected, rtol=0.05, atol=0.05)
 

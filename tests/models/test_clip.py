@@ -306,7 +306,7 @@ def test_images_are_resized_and_normalised_as_configured(config, clip):
     assert other.preprocess([noise(24, 24)]).equal(
         clip.preprocess([noise(24, 24).resize((12, 12), Image.Resampling.NEAREST)])
     )
-    mean, std = (torch.tensor(each)[:, None, None] for each in ((0.1, 0.2, 0.3), (0.5, 0.6, 0.7)))
+    mean, std = (torch.tensor(channels)[:, None, None] for channels in ((0.1, 0.2, 0.3), (0.5, 0.6, 0.7)))
     as_published = (pixels(2) - mean) / std * clip.pixel_std + clip.pixel_mean
     with torch.no_grad():
         torch.testing.assert_close(other.encode_image(pixels(2)), clip.encode_image(as_published))

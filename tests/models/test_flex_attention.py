@@ -66,7 +66,7 @@ def test_model_can_be_copied_and_moved_and_has_equal_logits(make_transformer):
     image = torch.randint(13, (1, GRID**2), generator=torch.Generator().manual_seed(0))
     expected = reference(caption, image)
     torch.testing.assert_close(model(caption, image), expected)  # with the dense mask, on a CPU
-    attends = {name: copy.deepcopy(each.there) for name, each in model.attend.items()}
+    attends = {name: copy.deepcopy(attend.there) for name, attend in model.attend.items()}
     torch.testing.assert_close(model(caption, image, attends), expected)
 
 
@@ -78,13 +78,13 @@ def test_flex_attention_on_gpu_equals_the_dense_mask_forward_and_backward(gpu, p
     if gpu.type != "cuda":
         pytest.skip("FlexAttention has no backward pass on CPUs")
     text, grid = TEXT, 16  # 261 positions: the last block is not full
-    qkv = [each.requires_grad_() for each in queries_keys_values(text + grid**2, 32, gpu)]
+    qkv = [tensor.requires_grad_() for tensor in queries_keys_values(text + grid**2, 32, gpu)]
     key_padding_mask = None if key_padding_mask is None else key_padding_mask.to(gpu)
     flex, dense = FlexAttention(pattern, text, grid).to(gpu), DenseMaskAttention(sequence_mask(pattern, text, grid))
     output_gradient = torch.randn(2, 3, text + grid**2, 32, generator=torch.Generator().manual_seed(1)).to(gpu)
     found = []
     for attend, used in ((flex, dtype), (dense.to(gpu), torch.float32)):
-        output = attend(*(each.to(used) for each in qkv), key_padding_mask).float()
+        output = attend(*(tensor.to(used) for tensor in qkv), key_padding_mask).float()
         found.append([output, *torch.autograd.grad((output * output_gradient).sum(), qkv)])
     for ours, theirs in zip(*found, strict=True):
         assert (ours - theirs).norm() < (1e-4 if dtype == torch.float32 else 0.02) * theirs.norm()

@@ -72,7 +72,9 @@ def test_dvaes_of_every_dtype_train_below_and_above_one_chunk(dtype, monkeypatch
         assert is_worthwhile(logits, model.decoder.input) == (chunk == 700)
         parameters.float().square().mean().backward()
         assert parameters.dtype == dtype
-        assert all(each.grad.isfinite().all() and each.grad.dtype == dtype for each in model.parameters())
+        assert all(
+            parameter.grad.isfinite().all() and parameter.grad.dtype == dtype for parameter in model.parameters()
+        )
 
 
 def test_embeddings_of_other_dtypes_are_rounded_from_float32(chunks):
@@ -131,4 +133,4 @@ def test_the_dvae_uses_it_above_one_chunk(monkeypatch):
     assert distance.max() < 1e-4  # each is a code's vector at this temperature
     parameters, _ = model(images, 0.5, generator())
     parameters.sum().backward()
-    assert all(each.grad is not None for each in model.parameters())
+    assert all(parameter.grad is not None for parameter in model.parameters())

@@ -106,7 +106,7 @@ def test_half_precision_states_have_losses_in_float32(limit, monkeypatch):
 def test_all_targets_ignored_give_zero_gradients():
     states, linear, targets, weights = case()
     actual = results(linear_cross_entropy(states, linear, torch.full_like(targets, IGNORED)), states, linear, weights)
-    assert all((each == 0).all() for each in actual)
+    assert all((result == 0).all() for result in actual)
 
 
 @pytest.mark.parametrize("soft", [False, True], ids=["classes", "distributions"])

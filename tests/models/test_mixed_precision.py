@@ -27,13 +27,13 @@ def divergence(model: Transformer, exact: Transformer) -> float:
     """Return the mean KL divergence from the exact model per token, in nats."""
     captions = exact.sequence.pad_captions([[1, 2, 3], [4, 5]])
     images = torch.randint(50, (2, 16), generator=torch.Generator().manual_seed(1))
-    expected, found = (each(captions, images).image.double().log_softmax(dim=-1) for each in (exact, model))
+    expected, found = (network(captions, images).image.double().log_softmax(dim=-1) for network in (exact, model))
     return F.kl_div(found, expected, reduction="none", log_target=True).sum(dim=-1).mean().item()
 
 
 def test_norms_embeddings_and_unembeddings_stay_in_float32():
     model = to_mixed_precision(deep_network(), torch.bfloat16)
-    dtypes = {name: each.dtype for name, each in model.named_parameters()}
+    dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
     half = {name.split(".")[-2] for name, dtype in dtypes.items() if dtype == torch.bfloat16}
     assert half == {"qkv", "out", "expand"}
     assert {dtypes[name] for name in ("text_head.weight", "image_head.weight", "norm.weight")} == {torch.float32}
@@ -58,7 +58,7 @@ def test_state_dict_has_the_same_names():
 def test_float32_leaves_a_model_unchanged():
     model = deep_network()
     to_mixed_precision(model, torch.float32)
-    assert not any(isinstance(each, HalfLinear) for each in model.modules())
+    assert not any(isinstance(module, HalfLinear) for module in model.modules())
 
 
 @pytest.mark.parametrize("recompute_kv", [False, True])

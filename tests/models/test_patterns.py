@@ -22,9 +22,11 @@ from dalle.models.transformer.patterns import (
 def test_every_pattern_and_option_is_tested():
     assert VARIANTS.keys() == PATTERNS.keys(), "add a pattern to VARIANTS in tests/models/every_pattern.py"
     for name, variants in VARIANTS.items():
-        assert {type(each) for each in variants} == {type(PATTERNS[name].build(PatternOptions()))}
+        assert {type(pattern) for pattern in variants} == {type(PATTERNS[name].build(PatternOptions()))}
         for option in fields(variants[0]):
-            assert len({getattr(each, option.name) for each in variants}) > 1, f"{name}: {option.name} has one value"
+            assert len({getattr(pattern, option.name) for pattern in variants}) > 1, (
+                f"{name}: {option.name} has one value"
+            )
     tested = {option for options in OPTIONS for option in options} | {"kernel"}
     assert tested == {option.name for option in fields(PatternOptions)}, "add an option to OPTIONS"
 

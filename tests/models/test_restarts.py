@@ -57,9 +57,9 @@ def test_without_unused_codes_nothing_changes(images):
     torch.manual_seed(0)
     model = DiscreteVAE(DVAEConfig(vocabulary=2, width=16, groups=3, blocks_per_group=1, decoder_input=8))
     assert len(model.encode(images).unique()) == 2
-    before = {name: each.clone() for name, each in model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     assert restart_unused_codes(model, images, generator()) == 0
-    assert all(torch.equal(each, before[name]) for name, each in model.state_dict().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 def test_restarts_are_reproducible(model, images):

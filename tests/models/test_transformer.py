@@ -43,7 +43,7 @@ def joint(model: Transformer, caption: torch.Tensor, image: torch.Tensor) -> tor
     """Return the logits of all positions, padded to one vocabulary: (b, n, v)."""
     text, image_logits = model(caption, image)
     width = max(text.shape[-1], image_logits.shape[-1])
-    return torch.cat([F.pad(each, (0, width - each.shape[-1])) for each in (text, image_logits)], dim=1)
+    return torch.cat([F.pad(logits, (0, width - logits.shape[-1])) for logits in (text, image_logits)], dim=1)
 
 
 @pytest.mark.parametrize("changes", CHANGES, ids=str)
@@ -307,7 +307,9 @@ def test_qk_norm_bounds_attention_scores(make_transformer):
     """For states of any size, a score is at most sqrt(d) times the gains."""
     layer = make_transformer(qk_norm=True).layers[0].attention.branch
     q, k, _ = layer.project(1e4 * torch.randn(2, 7, 16))
-    rms = [(each / norm.weight).square().mean(dim=-1) for each, norm in ((q, layer.query_norm), (k, layer.key_norm))]
+    rms = [
+        (states / norm.weight).square().mean(dim=-1) for states, norm in ((q, layer.query_norm), (k, layer.key_norm))
+    ]
     torch.testing.assert_close(torch.stack(rms), torch.ones(2, 2, 2, 7))
 
 
@@ -360,8 +362,8 @@ def test_dropout_outside_its_range_raises(dropout):
         ({"mlp": "swiglu", "activation": "relu"}, "unknown activation 'relu'; choose one of quick_gelu, gelu"),
         ({"kernel": 2, "patterns": ["dense"]}, "kernel=2 must be odd"),
         *(
-            ({"initial_scale": each}, f"initial_scale={each} must be a finite number, at least 0")
-            for each in (-1, float("inf"), float("nan"))
+            ({"initial_scale": scale}, f"initial_scale={scale} must be a finite number, at least 0")
+            for scale in (-1, float("inf"), float("nan"))
         ),
     ],
     ids=str,
