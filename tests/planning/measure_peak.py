@@ -48,7 +48,7 @@ def planned_and_measured(ranks: int = 1, **changes: Any) -> tuple[int, int]:
     if ranks > 1:
         init_process_group()
     stage = RandomTokensStage(config)
-    model = sum(each.nbytes for each in (*stage.model.parameters(), *stage.model.buffers()))
+    model = sum(tensor.nbytes for tensor in (*stage.model.parameters(), *stage.model.buffers()))
     with (
         tempfile.TemporaryDirectory() as folder,
         profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run,

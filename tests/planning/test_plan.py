@@ -74,8 +74,8 @@ def test_planned_memory_of_soft_targets_is_within_a_tenth_of_the_measured_peak(a
 
 
 def test_soft_targets_of_all_micro_batches_are_counted():
-    plans = [plan_of(replace(STAGE, image_targets=each, accumulate=4), 2).memory for each in ("argmax", "soft")]
-    assert [each.targets for each in plans] == [
+    plans = [plan_of(replace(STAGE, image_targets=targets, accumulate=4), 2).memory for targets in ("argmax", "soft")]
+    assert [memory.targets for memory in plans] == [
         0,
         4 * 32 * 4**2 * 64,
     ]  # bytes, 32 images of each rank, positions, codes
@@ -106,7 +106,7 @@ def test_temporary_tensors_of_an_update_do_not_grow_with_the_number_of_parameter
 
 def test_ddp_keeps_one_copy_of_the_gradients():
     model = nn.Sequential(*[nn.Linear(256, 256, bias=False) for _ in range(16)])
-    weights = sum(each.nbytes for each in model.parameters())
+    weights = sum(parameter.nbytes for parameter in model.parameters())
     # the profiler counts allocations of all threads, and those that other tests left add to one of the measurements
     assert min(peak_of_ddp(model, torch.ones(1, 256)) for _ in range(3)) < 1.2 * weights
 
@@ -149,7 +149,7 @@ def test_moments_of_the_paper_and_recomputation_need_less():
 
 
 def test_bfloat16_parameters_and_no_average_need_less():
-    plain, half = (plan_of(replace(STAGE, precision="auto", parameters=each), 1) for each in ("float32", "bfloat16"))
+    plain, half = (plan_of(replace(STAGE, precision="auto", parameters=dtype), 1) for dtype in ("float32", "bfloat16"))
     matrices = 12 * 32 * 32 * 2  # of two layers
     for name in ("parameters", "gradients"):
         assert getattr(plain.memory, name) - getattr(half.memory, name) == 2 * matrices
@@ -185,8 +185,8 @@ def test_groups_end_with_one_group_of_all_ranks():
 def test_error_buffers_of_compression_are_counted():
     compression = CompressionConfig(rank=8, blocks=1)
     plain, half = (
-        plan_of(replace(STAGE, compression=replace(compression, precision=each)), 1).memory
-        for each in ("float32", "paper16")
+        plan_of(replace(STAGE, compression=replace(compression, precision=precision)), 1).memory
+        for precision in ("float32", "paper16")
     )
     assert plain.errors == 4 * 12 * 32 * 32 * 2 == 2 * half.errors
     assert plan_of(STAGE, 1).memory.errors == 0
@@ -238,8 +238,8 @@ def test_one_group_of_ranks_has_nobody_to_compress_gradients_for():
 def test_attention_of_a_card_has_dense_masks(attention):
     model = replace(SMALL, grid=16, patterns=["row", "column"])
     plans = [
-        plan_of(replace(STAGE, batch_size=2, model=replace(model, attention=each)), 1, image_size=128)
-        for each in (attention, "dense")
+        plan_of(replace(STAGE, batch_size=2, model=replace(model, attention=kind)), 1, image_size=128)
+        for kind in (attention, "dense")
     ]
     assert plans[0].flops == plans[1].flops
     assert plans[0].memory.activations == plans[1].memory.activations
@@ -249,8 +249,8 @@ def test_clip_is_planned_for_its_own_image_size():
     config = STAGES["clip"].config()
     config = replace(config, model=replace(config.model, image_depth=1, text_depth=1), batch_size=4)
     small, large, own = (
-        plan_of(replace(each, model=each.model_for(size)), 1, image_size=size)
-        for each, size in ((config, 64), (config, 224), (replace(config, image_size=64), 224))
+        plan_of(replace(stage, model=stage.model_for(size)), 1, image_size=size)
+        for stage, size in ((config, 64), (config, 224), (replace(config, image_size=64), 224))
     )
     assert (own.flops, own.memory) == (small.flops, small.memory)
     assert own.flops < large.flops
@@ -287,8 +287,8 @@ def test_planned_precision_is_that_of_training():
 def test_recomputing_some_layers_is_between_all_and_none():
     deep = replace(STAGE, model=replace(SMALL, depth=4))
     settings = [{"recompute_layers": 1}, {"recompute_layers": 3}, {}]
-    plans = [plan_of(deep, 1), *(plan_of(replace(deep, recompute=True, **each), 1) for each in settings)]
-    activations, flops = zip(*[(each.memory.activations, each.flops) for each in plans], strict=True)
+    plans = [plan_of(deep, 1), *(plan_of(replace(deep, recompute=True, **more), 1) for more in settings)]
+    activations, flops = zip(*[(planned.memory.activations, planned.flops) for planned in plans], strict=True)
     assert activations[0] > activations[1] > activations[2] > activations[3]
     forward = flops[0] // 3
     assert flops == (flops[0], flops[0] + forward // 4, flops[0] + 3 * forward // 4, flops[0] + forward)

@@ -72,7 +72,8 @@ def test_encoding_is_in_float32_and_in_tf32_where_that_is_set():
             if auto == "float32":  # the model too
                 assert planned.compute_seconds == pytest.approx(planned.flops / (rate * ASSUMED_MFU))
     half = [
-        plan_of(replace(TRANSFORMER, precision="auto", float32_matmul_precision=each)) for each in ("highest", "high")
+        plan_of(replace(TRANSFORMER, precision="auto", float32_matmul_precision=matmul_precision))
+        for matmul_precision in ("highest", "high")
     ]
     assert half[0].compute_seconds == half[1].compute_seconds
 
@@ -81,7 +82,7 @@ def test_encoding_overlaps_with_no_communication():
     planned, cached = plan_of(TRANSFORMER), plan_of(replace(TRANSFORMER, crops=4))
     assert planned.network_seconds > 0
     assert planned.seconds == planned.encoding_seconds + cached.seconds
-    lines = [f"in {each}, {planned.encoding_seconds:.3f} s" for each in ("float32", "tf32")]
+    lines = [f"in {dtype}, {planned.encoding_seconds:.3f} s" for dtype in ("float32", "tf32")]
     assert lines[0] in report(planned) and lines[1] not in report(planned)
 
 
@@ -90,6 +91,6 @@ def test_a_plan_counts_the_dvae_that_the_run_would_use(train, tmp_path):
     mine = tmp_path / "mine"
     DiscreteVAE(replace(DVAE, width=512)).save(mine)
     printed = [train(*settings, *more)[1] for more in ([], [f"dvae={mine}"], ["stage.float32_matmul_precision=high"])]
-    encoding = [next(line for line in each.splitlines() if line.startswith("encoding ")) for each in printed]
+    encoding = [next(line for line in output.splitlines() if line.startswith("encoding ")) for output in printed]
     assert len(set(encoding)) == 3
     assert ["in tf32" in line for line in encoding] == [False, False, True]

@@ -21,7 +21,7 @@ def count_built(settings: list[str], dvae: Path) -> int:
     stage = STAGES.for_config(config.stage).build(
         config.stage, config.data, StageContext(0, torch.device("cpu"), dvae, dvae.parent / "tokens")
     )
-    return sum(each.numel() for each in stage.model.parameters())
+    return sum(parameter.numel() for parameter in stage.model.parameters())
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_planned_parameters_are_those_of_the_model_that_training_builds(preset, 
         assert planned(*settings) == {stage: built[stage]}  # codes of the preset's dVAE
         if STAGES.configs[stage].trained_on_tokens:
             assert planned(*settings, f"dvae={dvae}") == {stage: built[stage]}
-    of_all = [f"stage.{stage}.{each.removeprefix('stage.')}" for stage, (each,) in words.items()]
+    of_all = [f"stage.{stage}.{setting.removeprefix('stage.')}" for stage, (setting,) in words.items()]
     del built["decoder"]
     assert planned("stage=all", *common, *of_all) == built
 
