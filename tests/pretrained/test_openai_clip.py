@@ -131,7 +131,7 @@ def resnet_features(state: State, x: Tensor, heads: int) -> Tensor:
     cells = torch.cat([cells.mean(1, keepdim=True), cells], 1) + state["visual.attnpool.positional_embedding"]
     pooled = []
     q, k, v = project("q", cells[:, :1]), project("k", cells), project("v", cells)
-    for of_head in zip(*(each.chunk(heads, dim=-1) for each in (q, k, v)), strict=True):
+    for of_head in zip(*(tensor.chunk(heads, dim=-1) for tensor in (q, k, v)), strict=True):
         query, key, value = of_head
         weights = (query @ key.mT / query.shape[-1] ** 0.5).softmax(dim=-1)
         pooled.append(weights @ value)
@@ -213,7 +213,7 @@ def test_resnet_matches_published_architecture(resnet, vit, save, tmp_path):
 
 def test_resnet_batch_counters_are_optional(resnet, tmp_path):
     fewer = {name: tensor for name, tensor in resnet.items() if not name.endswith("num_batches_tracked")}
-    clip, same = (CLIP.from_openai(save_state(each, tmp_path / "rn.pt")) for each in (fewer, resnet))
+    clip, same = (CLIP.from_openai(save_state(state, tmp_path / "rn.pt")) for state in (fewer, resnet))
     assert clip.encode_image(torch.ones(1, 3, 64, 64)).equal(same.encode_image(torch.ones(1, 3, 64, 64)))
 
 

@@ -110,10 +110,10 @@ def test_all_150_published_tensors_have_official_names_and_shapes():
     named = 0
     for half, module in theirs.items():
         expected = {}
-        for each in convolution_mappings(half, sizes):
-            expected |= {f"{each.theirs}.w": each.shape, f"{each.theirs}.b": each.shape[:1]}
-            assert tuple(ours.pop(f"{each.ours}.weight").shape) == each.shape
-            assert tuple(ours.pop(f"{each.ours}.bias").shape) == each.shape[:1]
+        for convolution in convolution_mappings(half, sizes):
+            expected |= {f"{convolution.theirs}.w": convolution.shape, f"{convolution.theirs}.b": convolution.shape[:1]}
+            assert tuple(ours.pop(f"{convolution.ours}.weight").shape) == convolution.shape
+            assert tuple(ours.pop(f"{convolution.ours}.bias").shape) == convolution.shape[:1]
         assert {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()} == expected
         named += len(expected)
     assert ours == {}
