@@ -24,7 +24,7 @@ def tiny(stage: str, prefix: str = "stage") -> list[str]:
     settings |= {} if stage == "dvae" else {"tokenizer_records": 20}
     return [
         *(f"{prefix}.{name}={value}" for name, value in settings.items()),
-        *(f"{prefix}.model.{each}" for each in MODELS[stage].split()),
+        *(f"{prefix}.model.{setting}" for setting in MODELS[stage].split()),
     ]
 
 
@@ -52,6 +52,6 @@ def everything(run: str, *more: str) -> list[str]:
         *COMMON,
         "stage=all",
         f"run={run}",
-        *(each for stage in MODELS for each in tiny(stage, f"stage.{stage}")),
+        *(setting for stage in MODELS for setting in tiny(stage, f"stage.{stage}")),
         *more,
     ]

@@ -46,7 +46,7 @@ def data_module(broken=()):
 
 
 def images(broken=(), count: int = COUNT) -> list[bytes]:
-    return [each.numpy().tobytes() for each in data_module(broken).sample_of_training(count, number=3)]
+    return [image.numpy().tobytes() for image in data_module(broken).sample_of_training(count, number=3)]
 
 
 @pytest.fixture(scope="module")

@@ -275,8 +275,8 @@ def test_unused_codes_are_restarted_on_schedule_and_reproducibly():
     settings = {"restart_codes_every": 10, "restart_codes_from": 20, "restart_codes_until": 40}
     stage, other = build("dvae", **settings), build("dvae", **settings)
     with torch.no_grad():
-        for each in (stage, other):
-            each.model.encoder.output.bias[2:] -= 100  # all codes but two are unused
+        for changed in (stage, other):
+            changed.model.encoder.output.bias[2:] -= 100  # all codes but two are unused
     before = stage.model.encoder.output.weight.clone()
     for step in (0, 10, 25, 40, 50):
         stage.before_update(step, [])

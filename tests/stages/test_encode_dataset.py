@@ -46,7 +46,7 @@ def test_training_on_cached_tokens_matches_training_on_images_bitwise(dvae_folde
         assert (stage.cache is None) == (tokens is None)
         run = Run(tmp_path / str(tokens is None), {"stage": {"steps": EPOCH + 2}}, wandb=WandbConfig("disabled"))
         train(stage, stage.config, run)
-        weights.append(torch.cat([each.detach().flatten() for each in stage.model.parameters()]))
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in stage.model.parameters()]))
     assert weights[0].equal(weights[1])
 
 

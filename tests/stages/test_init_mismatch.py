@@ -24,7 +24,7 @@ def test_other_model_settings_raise_with_both_values(train, base):
 
 def test_settings_that_do_not_change_weights_may_differ(train, base):
     changes = ("attention=dense", "initial_scale=1", "dropout=0.1")
-    status, printed = train(*of("transformer", *(f"stage.model.{each}" for each in changes), "init=base"))
+    status, printed = train(*of("transformer", *(f"stage.model.{change}" for change in changes), "init=base"))
     assert status == 0, printed
 
 

@@ -32,7 +32,7 @@ def test_run_starts_from_init_weights_at_step_0(train, base, stage):
     began = weights(base / stage)
     assert same(began, weights(f"outputs/{stage}/tuned")) == set(began)  # the averaged weights, which are saved
     _, tensors, _ = state_files.load_state(f"outputs/{stage}/tuned")
-    model = {name.removeprefix("model."): each for name, each in tensors.items() if name.startswith("model.")}
+    model = {name.removeprefix("model."): weight for name, weight in tensors.items() if name.startswith("model.")}
     assert same(began, model) == set(began)
     moments = {tensor.item() for name, tensor in tensors.items() if name.startswith("optimizer.step.")}
     assert moments == {2.0}  # the optimizer is a fresh one
@@ -173,7 +173,7 @@ def test_two_ranks_start_from_init(base, tmp_path):
 def test_imported_clip_keeps_its_tokenizer(train, tmp_path):
     (tmp_path / "merges.txt").write_text("#version: 0.2\nr e\nre d</w>\nc i\n")
     tokenizer = CLIPTokenizer.from_merges(tmp_path / "merges.txt", 517)  # as prepare.py import=openai-clip
-    sizes = {name: int(value) for name, value in (each.split("=") for each in MODELS["clip"].split())}
+    sizes = {name: int(value) for name, value in (setting.split("=") for setting in MODELS["clip"].split())}
     sizes |= {"image_size": 16, "text_vocabulary": 517}
     clip = CLIP(CLIPConfig(**sizes, tokenizer="openai", end_id=516, crop_rounding="even"), tokenizer)
     clip.save(tmp_path / "imported", {"imported": "openai-clip"})
@@ -191,8 +191,11 @@ def test_imported_dvae_can_be_fine_tuned(train, prepare, tmp_path):
     sizes = {"width": 8, "vocabulary": 20, "decoder_input": 12, "groups": 4, "blocks_per_group": 1}
     for half in ("encoder", "decoder"):
         state = {}
-        for each in convolution_mappings(half, sizes):
-            state |= {f"{each.theirs}.w": torch.randn(each.shape), f"{each.theirs}.b": torch.randn(each.shape[0])}
+        for convolution in convolution_mappings(half, sizes):
+            state |= {
+                f"{convolution.theirs}.w": torch.randn(convolution.shape),
+                f"{convolution.theirs}.b": torch.randn(convolution.shape[0]),
+            }
         torch.save(state, tmp_path / f"{half}.pkl")
     assert prepare("import=openai-dvae", "out=imported")[0] == 0
     model = [f"stage.model.{name}={value}" for name, value in sizes.items()]
@@ -221,7 +224,7 @@ def test_fine_tuning_beats_training_from_scratch_on_fifty_images(train, tmp_path
         " kl_weight.start=25 kl_weight.end=0 temperature.end=0.4 steps=300 kl_weight.steps=300 temperature.steps=300"
     )
     small = {
-        "dvae": [*tiny("dvae"), *(f"stage.{each}" for each in dvae.split())],
+        "dvae": [*tiny("dvae"), *(f"stage.{setting}" for setting in dvae.split())],
         "transformer": [*tiny("transformer"), "stage.model.width=64", "stage.model.heads=4", "stage.bpe_dropout=0"],
     }
 

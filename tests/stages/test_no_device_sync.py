@@ -44,4 +44,4 @@ def test_update_has_no_device_sync(on_meta, model, dvae_folder, tmp_path):
     with NoWaitingCopies():
         trainer.update()
         trainer.update()
-    assert {each.device for each in trainer.stage.model.parameters()} == {META}
+    assert {parameter.device for parameter in trainer.stage.model.parameters()} == {META}

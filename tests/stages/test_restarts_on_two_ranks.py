@@ -47,7 +47,7 @@ def restart_in_a_resumed_run(folder: Path, mode: str) -> None:
         run = Run(folder / mode, {"stage": {"steps": steps}}, 0, CPU, WandbConfig("disabled"), mesh=mesh)
         train(stage, stage.config, run)
     if not is_sharded(stage.model):
-        weights = {name: each.detach().contiguous() for name, each in stage.model.state_dict().items()}
+        weights = {name: tensor.detach().contiguous() for name, tensor in stage.model.state_dict().items()}
         save_file(weights, folder / f"rank-{rank}.safetensors")
 
 

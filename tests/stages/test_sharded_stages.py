@@ -76,7 +76,7 @@ def lines(folder: Path, split: str) -> list[dict[str, Any]]:
 def assert_equal_metrics(one: Path, other: Path, tolerance: float) -> None:
     for split, names in {"train": ("loss", "gradient_norm"), "val": ("loss", "nll")}.items():
         ours, theirs = (
-            [line[name] for line in lines(each, split) for name in names if name in line] for each in (one, other)
+            [line[name] for line in lines(folder, split) for name in names if name in line] for folder in (one, other)
         )
         assert ours and ours == pytest.approx(theirs, rel=tolerance)
 

@@ -33,7 +33,7 @@ def as_leaves(output: Any, dtype: torch.dtype | None = None) -> Any:
     """Return a model's output as detached leaves that require gradients."""
     if isinstance(output, torch.Tensor):
         return output.detach().to(dtype or output.dtype).requires_grad_()
-    leaves = [each.detach().to(dtype or each.dtype).requires_grad_() for each in output]
+    leaves = [tensor.detach().to(dtype or tensor.dtype).requires_grad_() for tensor in output]
     return type(output)(*leaves) if hasattr(output, "_fields") else tuple(leaves)
 
 
@@ -92,8 +92,8 @@ def test_losses_and_gradients_under_autocast_match_float64(name, changes, precis
     exact = loss_of(stage, exactly, batch)
     torch.testing.assert_close(loss.double(), exact.double(), rtol=1e-5, atol=1e-6)
     gradients = [
-        torch.autograd.grad(each, leaves, allow_unused=True, materialize_grads=True)
-        for each, leaves in ((loss, given), (exact, exactly))
+        torch.autograd.grad(scalar, leaves, allow_unused=True, materialize_grads=True)
+        for scalar, leaves in ((loss, given), (exact, exactly))
     ]
     for found, expected in zip(*gradients, strict=True):
         assert (found - expected).norm() <= 1e-4 * expected.norm()
@@ -104,7 +104,7 @@ def test_losses_and_gradients_under_autocast_match_float64(name, changes, precis
 def test_model_outputs_used_by_losses_are_float32(name, changes, precision, dvae_folder):
     stage = build(name, dvae_folder, **changes)
     output = output_of(stage, next(stage.batches(0)), precision)
-    assert {each.dtype for each in output} == {torch.float32}
+    assert {tensor.dtype for tensor in output} == {torch.float32}
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -119,5 +119,5 @@ def test_every_stage_trains_with_deterministic_algorithms(name, dvae_folder, tmp
             train(stage, stage.config, Run(folder, {"stage": {"steps": 2}}, 0, CPU, WandbConfig("disabled")))
         finally:
             torch.use_deterministic_algorithms(False)
-        weights.append(torch.cat([each.detach().flatten() for each in stage.model.parameters()]))
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in stage.model.parameters()]))
     assert weights[0].equal(weights[1])

@@ -72,7 +72,7 @@ def data_named(name: str, pictures_folder):
 def test_every_stage_trains_on_every_data_set(name, data_name, dvae_folder, pictures_folder, tmp_path):
     data = data_named(data_name, pictures_folder)
     stage = build(name, dvae_folder, data)
-    before = [each.detach().clone() for each in stage.model.parameters()]
+    before = [parameter.detach().clone() for parameter in stage.model.parameters()]
     train(stage, stage.config, Run(tmp_path, {"stage": {"steps": 2}}, 0, CPU, WandbConfig("disabled")))
 
     assert any(not one.equal(other) for one, other in zip(before, stage.model.parameters(), strict=True))

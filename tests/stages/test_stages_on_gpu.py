@@ -81,7 +81,7 @@ def trainer_of(name: str, device: torch.device, dvae: Path, folder: Path, **chan
 
 
 def flat(model: torch.nn.Module) -> torch.Tensor:
-    return torch.cat([each.detach().cpu().flatten() for each in model.parameters()])
+    return torch.cat([parameter.detach().cpu().flatten() for parameter in model.parameters()])
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def same_noise(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "exponential_", exponential)
 
     def decoder_noise(images: torch.Tensor, _: Any) -> tuple[torch.Tensor, ...]:
-        return tuple(each.to(images.device) for each in draw_noise(images.cpu(), torch.Generator().manual_seed(0)))
+        return tuple(tensor.to(images.device) for tensor in draw_noise(images.cpu(), torch.Generator().manual_seed(0)))
 
     monkeypatch.setattr("dalle.stages.decoder.draw_noise", decoder_noise)
 
@@ -124,8 +124,10 @@ def test_update_on_gpu_matches_cpu(gpu, model, precision, dvae_folder, tmp_path,
 def test_losses_in_tf32_match_float32(gpu, name, dvae_folder, tmp_path):
     """TF32 has as many significand bits as float16, so the tolerance is the same."""
     losses = []
-    for each in ("highest", "high"):
-        trainer = trainer_of(name, gpu, dvae_folder, tmp_path, precision="float32", float32_matmul_precision=each)
+    for matmul_precision in ("highest", "high"):
+        trainer = trainer_of(
+            name, gpu, dvae_folder, tmp_path, precision="float32", float32_matmul_precision=matmul_precision
+        )
         for _ in range(3):
             trainer.update()
         losses.append(trainer.state.metrics.compute_and_reset()["loss"])  # mean of the updates

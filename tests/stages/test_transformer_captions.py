@@ -47,7 +47,7 @@ def test_bpe_dropout_differs_between_images_and_epochs(dvae_folder):
     assert seen.unique(dim=0).shape[0] > 12  # of 16 times the same caption
     spelt = {stage.tokenizer.decode([token for token in row if token != PAD]) for row in seen.tolist()}
     (caption,) = stage.data.train[0].captions
-    assert all(stage.tokenizer.normalise(caption).startswith(each) for each in spelt)  # the longest are cut
+    assert all(stage.tokenizer.normalise(caption).startswith(text) for text in spelt)  # the longest are cut
 
 
 def test_no_bpe_dropout_in_validation(dvae_folder):

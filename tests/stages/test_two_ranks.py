@@ -75,7 +75,9 @@ def logged(folder: Path, names: tuple[str, ...]) -> list[list[float]]:
 
 
 def flat(model: torch.nn.Module) -> torch.Tensor:
-    return torch.cat([each.detach().flatten() for each in model.state_dict().values() if each.is_floating_point()])
+    return torch.cat(
+        [tensor.detach().flatten() for tensor in model.state_dict().values() if tensor.is_floating_point()]
+    )
 
 
 def encoded(tokens: Path, dvae: Path) -> TokenCache:

@@ -105,7 +105,7 @@ def alone(dvae_folder) -> dict[str, Any]:
 def test_ranks_have_the_metrics_of_one(ranks, alone, model, images):
     key = f"{model}, {images}"
     assert ranks[0][key] == pytest.approx(alone[key], rel=1e-5, abs=1e-6)
-    assert all(each[key] == ranks[0][key] for each in ranks)
+    assert all(metrics[key] == ranks[0][key] for metrics in ranks)
 
 
 @pytest.mark.parametrize("images", IMAGES)
