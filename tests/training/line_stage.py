@@ -70,7 +70,7 @@ class LineStage:
         size, world_size, number = self.micro_batch_size, distributed.get_world_size(), start
         while True:
             first = (number * world_size + distributed.get_rank()) * size  # index of the first point of the batch
-            points = torch.stack([point(self.seed, first + each) for each in range(size)])
+            points = torch.stack([point(self.seed, first + index) for index in range(size)])
             yield number, points, points @ torch.tensor([[2.0], [-1.0]]) + 0.5
             number += 1
 
@@ -90,7 +90,7 @@ class LineStage:
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         torch.rand(5)  # whatever it draws must not change the training that follows
-        points = torch.stack([point(-1, each) for each in range(16)])
+        points = torch.stack([point(-1, index) for index in range(16)])
         targets = points @ torch.tensor([[2.0], [-1.0]]) + 0.5
         return {"loss": (model(points) - targets).square().mean().item()}
 

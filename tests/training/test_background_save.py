@@ -84,7 +84,7 @@ def everything(folder: Path) -> tuple:
     metrics = [{name: value for name, value in line.items() if name not in CLOCKS} for line in metrics]
     step, tensors, scalars = load_state(folder) or pytest.fail("no state")
     scalars = {name: value for name, value in scalars.items() if name not in {"seconds", "wandb_id"}}
-    plain = [{name: each.tolist() for name, each in found.items()} for found in (tensors, read_weights(folder))]
+    plain = [{name: tensor.tolist() for name, tensor in found.items()} for found in (tensors, read_weights(folder))]
     return step, plain, scalars, metrics
 
 
@@ -207,7 +207,7 @@ def test_rank_that_writes_nothing_keeps_no_copies(tmp_path, monkeypatch):
     trainer.save()
     gc.collect()
     assert len(in_flight) == 1
-    assert [each() for each in made] == [None, None]
+    assert [reference() for reference in made] == [None, None]
     in_flight[0]()
     assert not list(tmp_path.iterdir())
     trainer.close()

@@ -57,7 +57,13 @@ def parts(found: dict[str, Tensor]) -> list[Tensor]:
     """Return the gradients of each residual branch's matrices, first branch first."""
     names = dict.fromkeys(".".join(name.split(".")[:3]) for name in found if name.startswith("blocks"))
     return [
-        torch.cat([each.flatten() for key, each in found.items() if key.startswith(f"{name}.branch") and each.ndim > 1])
+        torch.cat(
+            [
+                gradient.flatten()
+                for key, gradient in found.items()
+                if key.startswith(f"{name}.branch") and gradient.ndim > 1
+            ]
+        )
         for name in names
     ]
 
@@ -66,8 +72,8 @@ def test_one_scale_per_residual_branch():
     model = Stack(depth=4)
     scaler = attached(model, RESBLOCK, "float16", CPU)
     assert scaler.scales.tolist() == [2.0**13] * 8
-    inside = {id(each) for group in scaler.parameter_groups for each in group}
-    assert {name.split(".")[0] for name, each in model.named_parameters() if id(each) not in inside} == {
+    inside = {id(parameter) for group in scaler.parameter_groups for parameter in group}
+    assert {name.split(".")[0] for name, parameter in model.named_parameters() if id(parameter) not in inside} == {
         "embed",
         "head",
     }
@@ -89,7 +95,7 @@ def test_scaled_branches_give_the_same_gradients(block, recompute):
     plain = gradients(Stack(**block))  # each stack seeds the global generator, from which dropout draws
     model = Stack(**block)
     found = [module for module in model.modules() if isinstance(module, ResidualBranch)]
-    scaler = GradientScaler([each.parameters() for each in found], BRANCH_SCALE, CPU)
+    scaler = GradientScaler([module.parameters() for module in found], BRANCH_SCALE, CPU)
     scaler.scales.copy_(2.0 ** torch.arange(7, 15))
     for branch, scale in zip(found, scaler.scales, strict=True):
         if recompute:
@@ -141,7 +147,9 @@ def gradients_after_warmup(scaling: str, exponent: int, model: nn.Module) -> dic
     for _ in range(40):
         found.append(gradients(model, scaler))
         scaler.update()
-    return next(each for each in reversed(found) if all(gradient.isfinite().all() for gradient in each.values()))
+    return next(
+        by_name for by_name in reversed(found) if all(gradient.isfinite().all() for gradient in by_name.values())
+    )
 
 
 def test_per_branch_scales_avoid_underflow_with_3_exponent_bits():
@@ -186,7 +194,7 @@ def test_nonfinite_incoming_gradients_are_filtered():
     loss.backward()
     scaler.unscale()
     assert not model.head.weight.grad.isfinite().any()
-    assert not torch.cat(parts({name: each.grad for name, each in model.named_parameters()})).any()
+    assert not torch.cat(parts({name: parameter.grad for name, parameter in model.named_parameters()})).any()
     scaler.update()
     assert (scaler.scales > BRANCH_SCALE.init_scale).all()
 
@@ -211,7 +219,7 @@ def test_recomputation_saves_memory_and_gives_same_gradients():
 def test_the_first_layers_can_be_recomputed():
     plain, model = gradients(Stack()), Stack()
     _, handles = attach_hooks(model, StageConfig(recompute=True, recompute_layers=3), "float32", CPU)
-    branches = [each for block in model.blocks[:3] for each in (block.attention, block.mlp)]
+    branches = [branch for block in model.blocks[:3] for branch in (block.attention, block.mlp)]
     assert [handle.branch for handle in handles] == branches
     assert all(gradient.equal(plain[name]) for name, gradient in gradients(model).items())
 

@@ -82,7 +82,7 @@ def test_a_compiled_dvae_on_a_cpu_is_warned_of(monkeypatch, caplog, device, warn
     for model in (DiscreteVAE(DVAEConfig(vocabulary=8, width=8, decoder_input=8, blocks_per_group=1)), Blocks()):
         compile_blocks(model, torch.device(device))
     messages = [record.getMessage() for record in caplog.records]
-    assert len(messages) == warned and all("slower on a CPU, .80 to .85" in each for each in messages)
+    assert len(messages) == warned and all("slower on a CPU, .80 to .85" in message for message in messages)
 
 
 @pytest.mark.slow
@@ -118,7 +118,7 @@ def gradients(model: Transformer, config: StageConfig, precision: str, device: t
     loss = (logits.image.square().mean() + logits.text.square().mean()) / 64  # fits the first scale
     scaler.scale_loss(loss).backward()
     scaler.unscale()
-    found = [each.grad for each in model.parameters() if each.grad is not None]
+    found = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     return [loss.detach(), *found]
 
 

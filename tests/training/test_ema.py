@@ -26,7 +26,9 @@ def test_a_sharded_average_is_gathered_for_the_rank_that_saves_only(monkeypatch,
     gathered: list[weakref.ref] = []
 
     def noted(tensor):
-        assert is_main_process or not any(each() is not None for each in gathered), "two whole weights at a time"
+        assert is_main_process or not any(reference() is not None for reference in gathered), (
+            "two whole weights at a time"
+        )
         whole = tensor.clone()
         gathered.append(weakref.ref(whole))
         return whole
@@ -40,7 +42,7 @@ def test_a_sharded_average_is_gathered_for_the_rank_that_saves_only(monkeypatch,
     if not is_main_process:
         assert model is None
     else:
-        assert all(model.state_dict()[name].equal(each) for name, each in source.state_dict().items())
+        assert all(model.state_dict()[name].equal(weight) for name, weight in source.state_dict().items())
 
 
 def test_a_gathered_copy_does_not_change_with_the_averages(monkeypatch):
@@ -49,10 +51,10 @@ def test_a_gathered_copy_does_not_change_with_the_averages(monkeypatch):
     source = nn.Linear(2, 3)
     average = EMA(source, EMAConfig(decay=0.5, every=1), copy_without_weights(source))
     model = average.main_process_model(copied=True)
-    before = {name: each.clone() for name, each in model.state_dict().items()}
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
     source.weight.data.add_(1)
     average.update(1)
-    assert all(each.equal(before[name]) for name, each in model.state_dict().items())
+    assert all(weight.equal(before[name]) for name, weight in model.state_dict().items())
     assert not average.main_process_model().weight.equal(model.weight)
 
 

@@ -92,9 +92,12 @@ def test_it_ends_with_an_error_in_an_update(tmp_path, as_on_a_gpu):
 
 def test_it_has_no_effect_on_a_cpu(tmp_path, capsys):
     config = LineConfig(float32_matmul_precision="high")
-    stages = [fit(tmp_path / each.float32_matmul_precision, each, Observed(each)) for each in (config, LineConfig())]
+    stages = [
+        fit(tmp_path / line_config.float32_matmul_precision, line_config, Observed(line_config))
+        for line_config in (config, LineConfig())
+    ]
     assert all(found == {EXACT} for found in stages[0].states.values())
-    weights = [torch.cat([each.flatten() for each in stage.model.parameters()]) for stage in stages]
+    weights = [torch.cat([parameter.flatten() for parameter in stage.model.parameters()]) for stage in stages]
     assert weights[0].equal(weights[1])
     assert capsys.readouterr().err.count("float32_matmul_precision=high has no effect on a CPU") == 1
 
@@ -119,7 +122,10 @@ def test_an_unknown_value_is_refused():
 
 
 def test_a_run_resumes_with_the_same_value_only():
-    one, other = ({"stage": asdict(LineConfig(float32_matmul_precision=each))} for each in ("highest", "high"))
+    one, other = (
+        {"stage": asdict(LineConfig(float32_matmul_precision=matmul_precision))}
+        for matmul_precision in ("highest", "high")
+    )
     assert differences(one, other) == ["stage.float32_matmul_precision was highest, now high"]
     older = {"stage": {key: value for key, value in one["stage"].items() if key != "float32_matmul_precision"}}
     assert differences(older, one, {"stage": defaults_of(LineConfig)}) == []
@@ -137,7 +143,9 @@ def test_the_log_says_what_it_changes(capability, sentence, monkeypatch):
 
 def test_format_of_products():
     found = {
-        (each, name): precision.matmul_format(each, name) for each in precision.FORMATS for name in ("highest", "high")
+        (dtype, name): precision.matmul_format(dtype, name)
+        for dtype in precision.FORMATS
+        for name in ("highest", "high")
     }
     assert {key for key, value in found.items() if value != key[0]} == {("float32", "high")}
     assert found["float32", "high"] == TF32

@@ -43,9 +43,9 @@ def test_format_with_float16_sizes_equals_float16():
     halves = halves[halves.isfinite()].sort().values
     ties = (halves[1:] + halves[:-1]) / 2
     edges = torch.tensor([0.0, -0.0, 65504.0, 65519.9, 65520.0, -1e9, torch.inf, -torch.inf, 1e-45])
-    for each in (values, ties, edges):
-        assert ieee(5, 10).encode(each).equal(each.half().view(torch.int16))
-        assert ieee(5, 10).round(each).equal(each.half().float())
+    for numbers in (values, ties, edges):
+        assert ieee(5, 10).encode(numbers).equal(numbers.half().view(torch.int16))
+        assert ieee(5, 10).round(numbers).equal(numbers.half().float())
 
 
 @FORMATS

@@ -69,13 +69,13 @@ def test_scaling_then_unscaling_gives_same_gradients():
     model = nn.Linear(3, 1)
     inputs = torch.arange(6.0).reshape(2, 3)
     model(inputs).mean().backward()
-    expected = [each.grad.clone() for each in model.parameters()]
+    expected = [parameter.grad.clone() for parameter in model.parameters()]
     model.zero_grad()
     scaler = LossScaler(model, CPU)
     scaler.scale_loss(model(inputs).mean()).backward()
     assert model.bias.grad.item() == LOSS_SCALE.init_scale
     scaler.unscale()
-    assert all(each.grad.equal(grad) for each, grad in zip(model.parameters(), expected, strict=True))
+    assert all(parameter.grad.equal(grad) for parameter, grad in zip(model.parameters(), expected, strict=True))
 
 
 def test_state_dict_round_trip():

@@ -65,8 +65,8 @@ def start(folder: Path) -> list[ForkServerProcess]:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     ranks = [CONTEXT.Process(target=train_rank, args=(rank, port, folder), daemon=True) for rank in range(2)]
-    for each in ranks:
-        each.start()
+    for process in ranks:
+        process.start()
     return ranks
 
 
@@ -74,7 +74,7 @@ def wait_for_state(folder: Path, ranks: list[ForkServerProcess]) -> None:
     """Wait until the ranks have saved another state."""
     before, deadline = state_files.newest_state(folder), time.monotonic() + LIMIT
     while state_files.newest_state(folder) == before:
-        assert all(each.exitcode is None for each in ranks), (
+        assert all(process.exitcode is None for process in ranks), (
             "the run ended before it was killed: raise DALLE_TEST_STEPS"
         )
         assert time.monotonic() < deadline, f"no state was saved for {LIMIT} seconds"
@@ -82,9 +82,9 @@ def wait_for_state(folder: Path, ranks: list[ForkServerProcess]) -> None:
 
 
 def finish(ranks: list[ForkServerProcess]) -> None:
-    for each in ranks:
-        each.join(LIMIT)
-    assert [each.exitcode for each in ranks] == [0, 0]
+    for process in ranks:
+        process.join(LIMIT)
+    assert [process.exitcode for process in ranks] == [0, 0]
 
 
 def run_undisturbed(folder: Path) -> Durations:
@@ -111,25 +111,27 @@ def kill_at_random(folder: Path, durations: Durations, generator: random.Random)
             wait_for_state(folder, ranks)
         moment = durations.state
     time.sleep(generator.uniform(0, moment))
-    assert all(each.exitcode is None for each in ranks), "the run ended before it was killed: raise DALLE_TEST_STEPS"
+    assert all(process.exitcode is None for process in ranks), (
+        "the run ended before it was killed: raise DALLE_TEST_STEPS"
+    )
     victim = generator.randrange(2)
     ranks[victim].kill()
     ranks[1 - victim].join(10)  # it loses the connection, unless it waits for one
-    for each in ranks:
-        each.kill()
-        each.join()
+    for process in ranks:
+        process.kill()
+        process.join()
 
 
 def unfinished(folder: Path) -> set[str]:
     """Return the names of files and folders that were being written."""
-    return {str(each.relative_to(folder)) for each in folder.rglob(".*.part")}
+    return {str(path.relative_to(folder)) for path in folder.rglob(".*.part")}
 
 
 def assert_everything_loads(folder: Path) -> None:
-    for each in (folder, *folder.glob("checkpoints/*"), *folder.glob("best")):
-        if has_weights(each) and not each.name.startswith("."):
-            checkpoint.read_config(each, "line")
-            assert all(tensor.isfinite().all() for tensor in read_weights(each).values())
+    for path in (folder, *folder.glob("checkpoints/*"), *folder.glob("best")):
+        if has_weights(path) and not path.name.startswith("."):
+            checkpoint.read_config(path, "line")
+            assert all(tensor.isfinite().all() for tensor in read_weights(path).values())
     state = load_state(folder)
     if state is not None:  # None: killed before the first one was complete
         assert all(tensor.isfinite().all() for tensor in state[1].values())
@@ -151,7 +153,7 @@ def test_run_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_path, mo
     finish(start(killed))
     assert_everything_loads(killed)
     folders = [".", "best", *(f"checkpoints/{step:08d}" for step in range(20, STEPS + 1, 20))]
-    assert [checkpoint.digest(killed / each) for each in folders] == [
-        checkpoint.digest(undisturbed / each) for each in folders
+    assert [checkpoint.digest(killed / name) for name in folders] == [
+        checkpoint.digest(undisturbed / name) for name in folders
     ]
     assert not unfinished(killed)

@@ -47,13 +47,13 @@ def take_two_steps(folder: Path, settings: list[str], device: torch.device) -> T
     uniform = math.log(classes[0]) / 8 + math.log(classes[1]) * 7 / 8
     assert states[0][0] == pytest.approx(uniform, rel=1e-3)  # the heads are zero at first
     assert math.isfinite(states[1][0])
-    assert {each.dtype for each in trainer.state.optimizer.state[matrix].values()} == {torch.float32, torch.int16}
+    assert {moment.dtype for moment in trainer.state.optimizer.state[matrix].values()} == {torch.float32, torch.int16}
     return stage.model
 
 
 def test_a_tiny_model_takes_steps_with_these_settings(gpu, tmp_path):
     model = take_two_steps(tmp_path, [*SETTINGS, *TINY], gpu)
-    assert sum(each.numel() for each in model.parameters()) < 1e6
+    assert sum(parameter.numel() for parameter in model.parameters()) < 1e6
 
 
 @pytest.mark.slow
@@ -64,6 +64,6 @@ def test_the_papers_12b_transformer_takes_steps_on_one_large_gpu(cuda, tmp_path)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(cuda)
     model = take_two_steps(tmp_path, SETTINGS, cuda)
-    assert sum(each.numel() for each in model.parameters()) > 12e9
+    assert sum(parameter.numel() for parameter in model.parameters()) > 12e9
     planned = Planner(256, 1, find_card("h200")).plan(compose("train", SETTINGS).stage, "ddp").memory.peak
     assert torch.cuda.max_memory_allocated(cuda) == pytest.approx(planned, rel=0.1)

@@ -31,7 +31,7 @@ def test_resume_truncates_metrics_after_step(tmp_path):
     path.write_text('{"step": 5}\n{"step": 10}\n{"step": 15}\n{"step": 7')
     MetricsFile(path, 10).close()
     assert read(path) == [{"step": 5}, {"step": 10}]
-    assert [each.name for each in tmp_path.iterdir()] == ["metrics.jsonl"]
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
 def test_unknown_wandb_modes_raise():
@@ -122,7 +122,7 @@ def test_full_disk_warns_once_for_each_output_and_leaves_no_broken_preview(tmp_p
         "the last metrics could not be written; training continues: [Errno 28] No space left on device",
         "the previews could not be joined: [Errno 28] No space left on device",
     ]
-    assert {each.name for each in (tmp_path / "previews").iterdir()} == {"step-000005.png", "step-000010.png"}
+    assert {file.name for file in (tmp_path / "previews").iterdir()} == {"step-000005.png", "step-000010.png"}
 
 
 def test_disabled_wandb_is_not_imported(tmp_path, monkeypatch):

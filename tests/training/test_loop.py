@@ -45,7 +45,7 @@ def lines(folder, split="train"):
 
 
 def weights(stage):
-    return torch.cat([each.detach().flatten() for each in stage.model.parameters()])
+    return torch.cat([parameter.detach().flatten() for parameter in stage.model.parameters()])
 
 
 def test_run_reduces_loss_and_writes_metrics_images_and_checkpoint(tmp_path):
@@ -229,4 +229,4 @@ def test_plateau_halves_learning_rate(tmp_path):
 def test_bfloat16_training_keeps_float32_weights(tmp_path):
     stage = fit(tmp_path, replace(EXACT, precision="bfloat16", steps=60))
     assert lines(tmp_path, "val")[-1]["loss"] < 0.1
-    assert {each.dtype for each in stage.model.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in stage.model.parameters()} == {torch.float32}

@@ -84,7 +84,9 @@ def test_a_spike_has_the_keys_of_both_ranks(two_ranks):
 def test_gradient_norms_are_those_of_one_rank(two_ranks, tmp_path):
     fit(tmp_path, replace(CONFIG, steps=3))
     folder, _ = two_ranks
-    ours, theirs = (json.loads((each / "metrics.jsonl").read_text().splitlines()[0]) for each in (tmp_path, folder))
+    ours, theirs = (
+        json.loads((run_folder / "metrics.jsonl").read_text().splitlines()[0]) for run_folder in (tmp_path, folder)
+    )
     names = [name for name in ours if name.startswith("gradient_norm/")]
     assert names == ["gradient_norm/gains", "gradient_norm/layers"]
     assert [ours[name] for name in names] == pytest.approx([theirs[name] for name in names], rel=1e-4)

@@ -52,7 +52,7 @@ def test_only_layer_matrices_are_orthogonalized():
     optimizer = build_optimizer(model, MUON)
     backward(model)
     optimizer.step_if_finite(ONE, 1e-2)
-    kept = {name: set(optimizer.state[each]) for name, each in model.named_parameters()}
+    kept = {name: set(optimizer.state[parameter]) for name, parameter in model.named_parameters()}
     assert {name for name, moments in kept.items() if moments == {"momentum"}} == {"0.weight", "3.weight"}
     assert {name for name, moments in kept.items() if "exp_avg" in moments} == kept.keys() - {"0.weight", "3.weight"}
 
@@ -86,7 +86,7 @@ def test_skipped_step_changes_nothing(bad):
     optimizer = build_optimizer(model, replace(MUON, weight_decay=0.1))
     backward(model)
     optimizer.step_if_finite(ONE, 1e-2)
-    before = [each.detach().clone() for each in model.parameters()]
+    before = [weight.detach().clone() for weight in model.parameters()]
     momentum = optimizer.state[model[3].weight]["momentum"].clone()
     for parameter in model.parameters():
         parameter.grad.fill_(bad)

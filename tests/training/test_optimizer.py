@@ -80,7 +80,7 @@ def test_weight_decay_can_exclude_gains_biases_and_temperature():
     model = nn.ModuleDict({"linear": nn.Linear(3, 3), "norm": nn.LayerNorm(3)})
     model.register_parameter("temperature", nn.Parameter(torch.zeros(())))
     decayed, spared = build_optimizer(model, OptimizerConfig(weight_decay=0.2, decay="matrices")).param_groups
-    assert [tuple(each.shape) for each in decayed["params"]] == [(3, 3)]
+    assert [tuple(parameter.shape) for parameter in decayed["params"]] == [(3, 3)]
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.2, 0.0)
     assert len(spared["params"]) == 4
     (everything,) = build_optimizer(model, OptimizerConfig()).param_groups
@@ -102,13 +102,13 @@ def test_skipped_step_changes_neither_weights_nor_moments():
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step_if_finite(ONE, 0.1)
-    weights = [each.clone() for each in model.parameters()]
-    moments = [each.clone() for state in optimizer.state.values() for each in state.values()]
+    weights = [weight.clone() for weight in model.parameters()]
+    moments = [tensor.clone() for state in optimizer.state.values() for tensor in state.values()]
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, torch.nan)
     optimizer.step_if_finite(ZERO, 0.1)
     assert all(torch.equal(a, b) for a, b in zip(weights, model.parameters(), strict=True))
-    now = [each for state in optimizer.state.values() for each in state.values()]
+    now = [tensor for state in optimizer.state.values() for tensor in state.values()]
     assert all(torch.equal(a, b) for a, b in zip(moments, now, strict=True))
 
 

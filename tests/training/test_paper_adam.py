@@ -39,7 +39,7 @@ def trained(config, updates=60, seed=0, skipped=()):
 
 
 def weights(model):
-    return torch.cat([each.detach().flatten() for each in model.parameters()])
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
 def test_without_clipping_matches_torch_adamw():

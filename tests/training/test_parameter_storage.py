@@ -56,7 +56,7 @@ def test_rounding_is_a_function_of_the_generator():
 def test_only_matrices_of_blocks_are_bfloat16(make_transformer):
     model = make_transformer()
     store_in_bfloat16(model)
-    narrow = {name for name, each in model.named_parameters() if each.dtype == torch.bfloat16}
+    narrow = {name for name, parameter in model.named_parameters() if parameter.dtype == torch.bfloat16}
     assert narrow == {name for name in dict(model.named_parameters()) if ".branch." in name and name.endswith("weight")}
     with pytest.raises(ValueError, match="no transformer blocks to store in 16 bits: set parameters=float32"):
         store_in_bfloat16(nn.Linear(2, 2))
@@ -102,11 +102,11 @@ def test_skipped_step_changes_nothing(moments):
     store_in_bfloat16(block)
     optimizer = build_optimizer(block, OptimizerConfig(moments=moments))
     for finite, gradient in ((ONE, 1.0), (ZERO, torch.nan)):
-        before = {name: each.detach().clone() for name, each in block.named_parameters()}
+        before = {name: weight.detach().clone() for name, weight in block.named_parameters()}
         for parameter in block.parameters():
             parameter.grad = torch.full_like(parameter, gradient)
         optimizer.step_if_finite(finite, 0.01, seeds=(0, 0))
-        changed = [not each.equal(before[name]) for name, each in block.named_parameters()]
+        changed = [not weight.equal(before[name]) for name, weight in block.named_parameters()]
         assert all(changed) if finite else not any(changed)
 
 
@@ -114,7 +114,7 @@ def test_average_is_float32_or_shares_the_weights():
     model = BlockStage(HALF).model
     store_in_bfloat16(model)
     average, shared = EMA(model, EMAConfig(0.5, warmup=False)), EMA(model, EMAConfig(0.0, every=5))
-    assert {each.dtype for each in average.model.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in average.model.parameters()} == {torch.float32}
     weight = model.blocks[0].mlp.branch.out.weight
     before = weight.detach().float()
     weight.data.add_(1)

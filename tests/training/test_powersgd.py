@@ -47,7 +47,7 @@ def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
 def reader(state: dict[str, torch.Tensor]) -> Callable[[str], dict[str, torch.Tensor]]:
     """Return a reader of saved tensors by kind, for `PowerSGD.load_state_dict`."""
     kinds = {name: name.partition(".") for name in state}
-    return lambda kind: {kinds[name][2]: each for name, each in state.items() if kinds[name][0] == kind}
+    return lambda kind: {kinds[name][2]: tensor for name, tensor in state.items() if kinds[name][0] == kind}
 
 
 def set_gradients(model: nn.Module, given: dict[str, torch.Tensor]) -> None:
@@ -170,13 +170,15 @@ def test_basis_is_fixed_warm_started_or_resampled():
         seen = []
         for step in range(3):
             set_gradients(model, given)
-            errors = {name: torch.zeros_like(each) for name, each in reducer.state_dict().items() if "error" in name}
+            errors = {
+                name: torch.zeros_like(tensor) for name, tensor in reducer.state_dict().items() if "error" in name
+            }
             reducer.load_state_dict(reader(errors), 1)
             reducer.reduce(step)
             seen.append(model[0].weight.grad.clone())
         spans[basis] = seen
     true = given["0.weight"]
-    apart = {name: [(each - true).norm().item() for each in seen] for name, seen in spans.items()}
+    apart = {name: [(gradient - true).norm().item() for gradient in seen] for name, seen in spans.items()}
     assert apart["fixed"][0] == apart["fixed"][1] == apart["fixed"][2]  # the same view of it forever
     assert apart["warm"][0] > apart["warm"][1] > apart["warm"][2]  # one power iteration better each time
     assert len(set(apart["resampled"])) == 3
@@ -222,7 +224,7 @@ def test_state_dict_round_trip(basis, precision):
         for model, reducer in zip(models, (whole, broken), strict=True):
             set_gradients(model, given)
             reducer.reduce(step)
-        assert all(each.equal(gradients(models[1])[name]) for name, each in gradients(models[0]).items())
+        assert all(gradient.equal(gradients(models[1])[name]) for name, gradient in gradients(models[0]).items())
 
 
 def test_a_save_needs_the_memory_of_its_tensors_only():
@@ -231,7 +233,7 @@ def test_a_save_needs_the_memory_of_its_tensors_only():
         model = nn.Sequential(*[nn.Linear(64, 64, bias=False) for _ in range(64)])
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:
             reducer = PowerSGD(model, CompressionConfig(rank=8, blocks=1, precision="paper16"))
-            saved = sum(each.nbytes for each in reducer.state_dict().values())
+            saved = sum(tensor.nbytes for tensor in reducer.state_dict().values())
     finally:
         dist.destroy_process_group()
     assert saved == 2 * 64 * 64 * 64
@@ -249,16 +251,16 @@ def test_ranks_take_their_own_error_buffers_or_a_share_of_the_sum(monkeypatch, p
         reducer = PowerSGD(model, config)
         reducer.reduce(0)
         states |= reducer.state_dict()
-        saved.append({each.name: each.error for each in reducer._matrices})
-    assert len(states) == 6 and all(each.any() for each in states.values())
+        saved.append({matrix.name: matrix.error for matrix in reducer._matrices})
+    assert len(states) == 6 and all(tensor.any() for tensor in states.values())
     monkeypatch.setattr(distributed, "get_rank", lambda: 1)
     monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
     rounded = FLOAT_1_6_9.round if precision == "paper16" else torch.clone
     sums = {name: saved[0][name] + saved[1][name] + saved[2][name] for name in saved[0]}
-    for count, expected in ((2, saved[1]), (3, {name: rounded(each / 2) for name, each in sums.items()})):
+    for count, expected in ((2, saved[1]), (3, {name: rounded(total / 2) for name, total in sums.items()})):
         reducer = PowerSGD(model_with_gradients(16), config)
         reducer.load_state_dict(reader(states), count)
-        assert all(each.error.equal(expected[each.name]) for each in reducer._matrices)
+        assert all(matrix.error.equal(expected[matrix.name]) for matrix in reducer._matrices)
         assert ("; the sum of 3 saved error buffers is divided among 2" in reducer.message) == (count == 3)
 
 
@@ -271,8 +273,8 @@ def test_16_bit_factors_are_encoded_and_decoded_in_parts(monkeypatch):
             sums = all_reduce_sum_encoded(factors, FLOAT_1_6_9)
     finally:
         dist.destroy_process_group()
-    assert all(total.equal(FLOAT_1_6_9.round(each)) for total, each in zip(sums, factors, strict=True))
-    assert peak_of(run) < 3 * sum(each.nbytes for each in factors)  # all at once need 12 times as much
+    assert all(total.equal(FLOAT_1_6_9.round(factor)) for total, factor in zip(sums, factors, strict=True))
+    assert peak_of(run) < 3 * sum(factor.nbytes for factor in factors)  # all at once need 12 times as much
 
 
 PAPER16 = CompressionConfig(rank=2, blocks=1, precision="paper16")
@@ -284,15 +286,15 @@ def literal_updates(gradients: list[list[torch.Tensor]], basis: torch.Tensor) ->
     A transcript of Appendix E for one matrix, with no more rows than columns, rounded to 1-6-9 where the paper says.
     """
     ranks = len(gradients[0])
-    errors = [torch.zeros_like(each) for each in gradients[0]]
+    errors = [torch.zeros_like(matrix) for matrix in gradients[0]]
     means = []
     for given in gradients:
         corrected = [gradient / ranks + error for gradient, error in zip(given, errors, strict=True)]
-        p = FLOAT_1_6_9.round(sum(FLOAT_1_6_9.round(each @ basis) for each in corrected))
+        p = FLOAT_1_6_9.round(sum(FLOAT_1_6_9.round(matrix @ basis) for matrix in corrected))
         p = torch.linalg.qr(p + 1e-6 * torch.eye(*p.shape)).Q
-        q = FLOAT_1_6_9.round(sum(FLOAT_1_6_9.round(each.T @ p) for each in corrected))
+        q = FLOAT_1_6_9.round(sum(FLOAT_1_6_9.round(matrix.T @ p) for matrix in corrected))
         means.append(p @ q.T)
-        errors = [FLOAT_1_6_9.round(each - means[-1] / ranks) for each in corrected]
+        errors = [FLOAT_1_6_9.round(matrix - means[-1] / ranks) for matrix in corrected]
     return means, errors
 
 
@@ -301,7 +303,7 @@ def test_16_bit_factors_and_errors_match_a_literal_transcript():
     model = nn.Linear(20, 12, bias=False)
     reducer = PowerSGD(model, PAPER16)
     (matrix,) = reducer._matrices
-    means, (error,) = literal_updates([[each] for each in given], matrix.basis[0])
+    means, (error,) = literal_updates([[tensor] for tensor in given], matrix.basis[0])
     for step, gradient in enumerate(given):
         model.weight.grad = gradient.clone()
         reducer.reduce(step)
@@ -374,7 +376,7 @@ def reduce_on_a_rank(folder: Path) -> None:
     odd = [torch.arange(5.0) + rank, torch.tensor([100.0, torch.nan])]
     all_reduce_16bit.MAX_DECODED = 6  # two numbers of each rank at a time
     written["sum"], written["clamped"] = all_reduce_sum_encoded(odd, FLOAT_1_6_9)
-    save_file({name: each.contiguous() for name, each in written.items()}, folder / f"{rank}.safetensors")
+    save_file({name: tensor.contiguous() for name, tensor in written.items()}, folder / f"{rank}.safetensors")
 
 
 @pytest.mark.slow
@@ -382,9 +384,9 @@ def test_three_ranks_with_16_bit_factors_match_a_literal_transcript(tmp_path):
     (tmp_path / "rank.py").write_text(RANK)
     torchrun(3, tmp_path / "rank.py", tmp_path, search=(Path(__file__).parent,))
     found = [load_file(tmp_path / f"{rank}.safetensors") for rank in range(3)]
-    assert all(each["bad"].isnan().all() for each in found)
+    assert all(tensors["bad"].isnan().all() for tensors in found)
     for name in found[0].keys() - {"bad"}:
-        assert all(each[name].equal(found[0][name]) for each in found), name
+        assert all(tensors[name].equal(found[0][name]) for tensors in found), name
     basis = PowerSGD(nn.Linear(20, 12, bias=False), PAPER16)._matrices[0].basis[0]
     means, errors = literal_updates([[rank_gradient(step, rank) for rank in range(3)] for step in range(4)], basis)
     for step, mean in enumerate(means):

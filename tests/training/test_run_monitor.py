@@ -22,7 +22,7 @@ def lines(folder):
 
 
 def weights(stage):
-    return torch.cat([each.detach().flatten() for each in stage.model.parameters()])
+    return torch.cat([parameter.detach().flatten() for parameter in stage.model.parameters()])
 
 
 def test_watching_does_not_change_the_run(tmp_path):
@@ -49,7 +49,7 @@ def test_parts_are_residual_blocks_and_top_level_children():
     clip = CLIP(CLIPConfig(image_encoder="resnet", image_blocks=[1, 1, 1, 1], **sizes))
     parts = parts_of(clip)
     assert {"text.blocks.0", "text.blocks.1", "text", "image", "log_scale"} <= set(parts)
-    assert sum(len(each) for each in parts.values()) == len(list(clip.parameters()))
+    assert sum(len(parameters) for parameters in parts.values()) == len(list(clip.parameters()))
 
 
 def test_a_profile_is_written_and_training_goes_on(tmp_path, capsys):

@@ -131,10 +131,10 @@ def reduce_compressed(folder: Path) -> None:
             given = gradient(step, mesh.get_local_rank("replicate"), parameter.shape)
             parameter.grad = from_local(own_shard(given, parameter).clone(), parameter)
         reducer.reduce(step)
-        reduced |= {f"{name}.{step}": gather(each.grad) for name, each in model.named_parameters()}
+        reduced |= {f"{name}.{step}": gather(weight.grad) for name, weight in model.named_parameters()}
     replica, before = mesh.get_local_rank("replicate"), reducer._matrices[0].error.clone()
     error = gather(reducer.state_dict()[f"error_{replica}.weight"])
-    reduced |= {f"error_{number}": each for number, each in enumerate(gathered(error, mesh))}
+    reduced |= {f"error_{number}": buffer for number, buffer in enumerate(gathered(error, mesh))}
     assert reducer._matrices[0].error.equal(before)
     if distributed.is_main_process():
         save_file(reduced, folder / "reduced.safetensors")
@@ -213,7 +213,7 @@ def ranks(tmp_path_factory) -> Path:
 
 
 def weights(folder: Path) -> Tensor:
-    return torch.cat([each.flatten() for each in load_file(folder / "model.safetensors").values()])
+    return torch.cat([tensor.flatten() for tensor in load_file(folder / "model.safetensors").values()])
 
 
 def losses(folder: Path, split: str = "train") -> list[float]:
@@ -263,9 +263,9 @@ def test_gradients_of_shards_are_compressed_as_in_the_paper(ranks):
         errors = [torch.zeros(12, 16)] * 2
         for step in range(3):
             corrected = [gradient(step, rank, shapes[0]).chunk(2)[number] / 2 + errors[rank] for rank in range(2)]
-            p = torch.linalg.qr(sum(each @ basis for each in corrected))[0]
-            q = sum(each.T @ p for each in corrected)
-            errors = [each - p @ q.T / 2 for each in corrected]
+            p = torch.linalg.qr(sum(matrix @ basis for matrix in corrected))[0]
+            q = sum(matrix.T @ p for matrix in corrected)
+            errors = [matrix - p @ q.T / 2 for matrix in corrected]
             torch.testing.assert_close(reduced[f"weight.{step}"].chunk(2)[number], p @ q.T, rtol=1e-3, atol=1e-4)
         for rank in range(2):
             saved = reduced[f"error_{rank}"].chunk(2)[number]
@@ -282,7 +282,7 @@ def test_compressed_run_of_groups_learns_and_resumes(ranks, alone, name):
     assert whole[-1] < whole[0] / 3
     assert weights(ranks / "hsdp interrupted" / name).equal(weights(ranks / "hsdp" / name))
     (_, resumed, _), (_, once, _) = (load_state(ranks / run / name) for run in ("hsdp interrupted", "hsdp"))
-    assert resumed.keys() == once.keys() and all(each.equal(once[key]) for key, each in resumed.items())
+    assert resumed.keys() == once.keys() and all(tensor.equal(once[key]) for key, tensor in resumed.items())
     errors = [key for key in once if key.startswith("exchange.error_0.")]
     assert errors and not any(once[key].equal(once[key.replace("error_0", "error_1")]) for key in errors)
     assert losses(ranks / "hsdp then ddp" / name)[-1] < whole[0] / 3
@@ -319,7 +319,9 @@ def test_sharded_state_has_names_and_shapes_of_an_unsharded_one(ranks, alone):
     other = load_state(ranks / "fsdp" / "AdamW")
     assert one is not None and other is not None
     assert one[0] == other[0] and one[2].keys() == other[2].keys()
-    assert {name: each.shape for name, each in one[1].items()} == {name: each.shape for name, each in other[1].items()}
+    assert {name: tensor.shape for name, tensor in one[1].items()} == {
+        name: tensor.shape for name, tensor in other[1].items()
+    }
 
 
 @pytest.mark.parametrize("damage", ["metadata", "shard", "missing", "code"])

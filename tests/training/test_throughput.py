@@ -26,7 +26,7 @@ def test_flops_of_the_transformer_follow_the_formula(attention):
     """2 N per position for N weights in products, and 4 n width for the attention of each position and layer."""
     config = TransformerConfig(6, 11, 13, grid=4, width=16, depth=2, heads=2, patterns=["dense"], attention=attention)
     model, positions = Transformer(config), 6 + 16
-    matrices = sum(each.numel() for each in model.layers.parameters() if each.ndim == 2)
+    matrices = sum(parameter.numel() for parameter in model.layers.parameters() if parameter.ndim == 2)
     heads = 2 * 16 * (6 * (11 + 1) + 16 * 13)
     expected = 2 * matrices * positions + 2 * 4 * positions * positions * 16 + heads
     counted = forward_flops(model, (6,), (16,), integers=True)
@@ -49,10 +49,10 @@ def test_flops_of_the_dvae_and_clip_grow_with_the_image():
 def test_counting_changes_neither_the_model_nor_the_random_numbers():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout())
-    state, before = torch.get_rng_state(), {name: each.clone() for name, each in model.state_dict().items()}
+    state, before = torch.get_rng_state(), {name: tensor.clone() for name, tensor in model.state_dict().items()}
     forward_flops(model, (3, 8, 8))
     assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(each, before[name]) for name, each in model.state_dict().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 def test_mfu_is_the_needed_share_of_the_peak(monkeypatch):

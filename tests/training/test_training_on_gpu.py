@@ -74,7 +74,7 @@ def test_updates_on_gpu_match_cpu(gpu, moments, rank):
             differentiate(model, config, "float32", device)
             reducer.reduce(step)
             optimizer.step_if_finite(torch.ones((), device=device), 1e-3)
-        ended.append(torch.cat([each.detach().cpu().flatten() for each in model.parameters()]))
+        ended.append(torch.cat([parameter.detach().cpu().flatten() for parameter in model.parameters()]))
     torch.testing.assert_close(ended[1], ended[0], rtol=1e-3, atol=1e-4)
 
 
@@ -94,7 +94,7 @@ def test_fused_adamw_skips_update_like_cpu(gpu):
             optimizer.step_if_finite(torch.tensor(float(finite), device=device), 1e-3)
             unchanged = all(old.equal(new) for old, new in zip(kept, state_of(model, optimizer), strict=True))
             assert unchanged != bool(finite)
-        ended.append(torch.cat([each.cpu().flatten() for each in state_of(model, optimizer)]))
+        ended.append(torch.cat([tensor.cpu().flatten() for tensor in state_of(model, optimizer)]))
     assert ended[0].isfinite().all()
     torch.testing.assert_close(ended[1], ended[0], rtol=1e-3, atol=1e-5)
 
@@ -103,7 +103,7 @@ def state_of(model: nn.Module, optimizer: AdamW) -> list[torch.Tensor]:
     """Return copies of the weights, and of moments and step counts where there are any."""
     weights = list(model.parameters())
     moments = [tensor for weight in weights for tensor in optimizer.state.get(weight, {}).values()]
-    return [each.detach().clone() for each in (*weights, *moments)]
+    return [tensor.detach().clone() for tensor in (*weights, *moments)]
 
 
 def test_seeded_generator_is_reproducible_on_gpu(gpu):
