@@ -22,9 +22,7 @@ class HeldOutBatch(ImageBatch):
     """
 
     first: int = 0  # number of its first image among the held-out images of all ranks
-    is_padding: bool = (
-        False  # True: this rank has no image at this point; the one in the batch is black, and not counted
-    )
+    is_padding: bool = False  # True: this rank has no image at this point; that of the batch is black, and not counted
 
 
 def held_out_batches(source: Source, count: int, batch_size: int) -> Iterator[HeldOutBatch]:
@@ -54,9 +52,9 @@ def gather_rows(rows: Sequence[Tensor], batches: Sequence[HeldOutBatch]) -> Tens
         return torch.cat(list(rows))
     ends = [batch.first + len(batch.captions) for batch in batches if not batch.is_padding]
     gathered = rows[0].new_zeros(max(distributed.all_gather_object(max(ends, default=0))), *rows[0].shape[1:])
-    for each, batch in zip(rows, batches, strict=True):
+    for batch_rows, batch in zip(rows, batches, strict=True):
         if not batch.is_padding:
-            gathered[batch.first : batch.first + len(each)] = each
+            gathered[batch.first : batch.first + len(batch_rows)] = batch_rows
     return distributed.all_reduce_sum([gathered])[0]  # all ranks but one add zeros to a row
 
 
@@ -67,12 +65,12 @@ def _shares(source: Source, count: int, batch_size: int) -> Iterator[HeldOutBatc
     unreadable: dict[str, str] = {}
     while image < count and record < len(source):
         records = min(world_size * batch_size, count - image, len(source) - record)
-        begin, end = (record + records * each // world_size for each in (rank, rank + 1))
+        begin, end = (record + records * part // world_size for part in (rank, rank + 1))
         samples, own_unreadable = _read(source, range(begin, end))
         gathered = distributed.all_gather_object((len(samples), own_unreadable))
         images = [readable for readable, _ in gathered]
-        for _, each in gathered:
-            unreadable |= each
+        for _, of_rank in gathered:
+            unreadable |= of_rank
         yield _collate(samples, own_unreadable, source.image_size, first=image + sum(images[:rank]))
         record, image = record + records, image + sum(images)
     if not image:
