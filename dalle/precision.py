@@ -107,14 +107,20 @@ def describe_float32_matmul_precision(precision: str, device: torch.device) -> s
     setting = f"float32_matmul_precision={precision}"
     if device.type != "cuda":
         return f"{setting} has no effect on a {device.type.upper()}: it is for CUDA GPUs"
-    if torch.cuda.get_device_capability(device) < BFLOAT16_CAPABILITY:
+    if not has_tf32(device):
         return f"{setting} has no effect on this GPU, which has no TF32"
     return f"{setting}: float32 matrix products and convolutions of updates are in TF32"
 
 
-def matmul_format(precision: str, float32_matmul_precision: str) -> str:
-    """Return the format in which a GPU computes matrix products in `precision`: one of `FORMATS`, or "tf32"."""
-    return "tf32" if precision == "float32" and float32_matmul_precision != "highest" else precision
+def has_tf32(device: torch.device) -> bool:
+    """Return True for a CUDA GPU with TF32."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= BFLOAT16_CAPABILITY
+
+
+def matmul_format(precision: str, float32_matmul_precision: str, tf32_available: bool) -> str:
+    """Return the format in which a device computes matrix products in `precision`: one of `FORMATS`, or "tf32"."""
+    uses_tf32 = tf32_available and precision == "float32" and float32_matmul_precision != "highest"
+    return "tf32" if uses_tf32 else precision
 
 
 def use_deterministic_algorithms() -> None:
@@ -138,13 +144,16 @@ def cumulative_sum(x: Tensor) -> Tensor:
 
 
 def blocked_cumulative_sum(x: Tensor, block: int = 128) -> Tensor:
-    """Compute the cumulative sum by products with triangular matrices, in blocks of `block` numbers."""
+    """Compute the cumulative sum by products with triangular matrices, in blocks of `block` numbers.
+
+    In float64, which `float32_matmul_precision` does not round.
+    """
     length = x.shape[-1]
-    blocks = F.pad(x, (0, -length % block)).unflatten(-1, (-1, block))  # (..., blocks, block)
-    within = blocks @ torch.ones(block, block, dtype=x.dtype, device=x.device).triu()
+    blocks = F.pad(x.double(), (0, -length % block)).unflatten(-1, (-1, block))  # (..., blocks, block)
+    within = blocks @ torch.ones(block, block, dtype=torch.float64, device=x.device).triu()
     count = blocks.shape[-2]
-    before = within[..., -1] @ torch.ones(count, count, dtype=x.dtype, device=x.device).triu(1)
-    return (within + before.unsqueeze(-1)).flatten(-2)[..., :length]
+    before = within[..., -1] @ torch.ones(count, count, dtype=torch.float64, device=x.device).triu(1)
+    return (within + before.unsqueeze(-1)).flatten(-2)[..., :length].to(x.dtype)
 
 
 def without_autocast(device_type: str) -> AbstractContextManager:

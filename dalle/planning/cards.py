@@ -19,6 +19,7 @@ class Card:
 
     @property
     def has_bfloat16(self) -> bool:
+        """True if it has bfloat16, and with it TF32."""
         return peak_of_gpu(self.name, "bfloat16") is not None
 
     def flops(self, precision: str) -> float:

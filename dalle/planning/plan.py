@@ -123,7 +123,7 @@ class Planner:
 
     def assumed_seconds(self, flops: int, precision: str, stage: Any) -> float:
         """Return the assumed time of `flops` in `precision`, with the stage's `float32_matmul_precision`."""
-        rate = self.card.flops(matmul_format(precision, stage.float32_matmul_precision))
+        rate = self.card.flops(matmul_format(precision, stage.float32_matmul_precision, self.card.has_bfloat16))
         return flops / (rate * ASSUMED_MFU)
 
     def shards(self, mode: str) -> int:

@@ -50,7 +50,7 @@ def encoding_lines(plan: Plan) -> list[str]:
     """Return a line about the frozen dVAE, none if it does not encode the images of each update."""
     if not plan.encoding_flops:
         return []
-    number_format = matmul_format("float32", plan.config.float32_matmul_precision)
+    number_format = matmul_format("float32", plan.config.float32_matmul_precision, plan.card.has_bfloat16)
     return [
         f"encoding         {plan.encoding_flops / 1e12:.1f} TFLOP of the frozen dVAE on each rank, in {number_format}, "
         f"{plan.encoding_seconds:.3f} s"

@@ -149,8 +149,12 @@ class CLIPStage:
         return self.data.pixels(batch), to_device(self._tokenize(batch.captions), self.data.device)
 
     def _tokenize(self, captions: list[str]) -> Tensor:
-        """Tokenize the captions of a batch: (b, n) ids, n as large as the longest caption needs."""
-        return self.clip.trim_padding(self.clip.tokenize(captions, truncate=True))
+        """Tokenize the captions of a batch: (b, n) ids, n as large as the longest caption needs.
+
+        With `compile` it is always `text_positions`: each other n would be compiled too.
+        """
+        ids = self.clip.tokenize(captions, truncate=True)
+        return ids if self.config.compile else self.clip.trim_padding(ids)
 
 
 @in_float32

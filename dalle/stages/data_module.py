@@ -83,7 +83,7 @@ class StageDataConfig(StageConfig):
     def encoding_flops(self, image_size: int, dvae: DVAEConfig) -> int:
         """Return the FLOPs of the frozen dVAE for an image of an update, for plans; 0 if its tokens are cached.
 
-        Only called for models that are trained on tokens.
+        Images are taken to be seen more than once. Only called for models that are trained on tokens.
         """
         raise NotImplementedError
 

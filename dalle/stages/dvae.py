@@ -62,6 +62,11 @@ class DVAEStageConfig(StageDataConfig):
                 f"temperature from {self.temperature.start} to {self.last_temperature} must be above 0: the relaxation "
                 "divides by it"
             )
+        if self.model.quantises_vectors and self.float32_matmul_precision != "highest":
+            raise ValueError(
+                f"float32_matmul_precision={self.float32_matmul_precision} would round the distances to the codes of "
+                f"relaxation={self.model.relaxation}, which are small differences of large numbers; use highest"
+            )
         if self.commitment < 0:
             raise ValueError(f"commitment={self.commitment} must be at least 0")
         if self.restart_codes_every and (self.model.quantises_vectors or self.model.bottleneck_kernel != 1):

@@ -84,6 +84,8 @@ def test_encoding_overlaps_with_no_communication():
     assert planned.seconds == planned.encoding_seconds + cached.seconds
     lines = [f"in {dtype}, {planned.encoding_seconds:.3f} s" for dtype in ("float32", "tf32")]
     assert lines[0] in report(planned) and lines[1] not in report(planned)
+    without_tf32 = plan_of(replace(TRANSFORMER, precision="float32", float32_matmul_precision="high"), "v100")
+    assert "in float32, " in report(without_tf32) and "tf32" not in report(without_tf32)
 
 
 def test_a_plan_counts_the_dvae_that_the_run_would_use(train, tmp_path):

@@ -43,6 +43,18 @@ def test_loss_and_metrics_match_batch_features():
     assert metrics["scale"].item() == pytest.approx(1 / 0.07)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_captions_are_as_long_as_a_batch_needs_or_of_one_length_to_compile(compiled):
+    stage = build("clip", compile=compiled, model=replace(CONFIGS["clip"].model, text_positions=64))
+    given = []
+    hook = stage.clip.text.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    stage.loss(stage.model, distinct_batch(stage), 0, torch.Generator())
+    hook.remove()
+    (ids,) = given
+    assert ids.is_contiguous()
+    assert ids.shape[1] == 64 if compiled else (ids.shape[1] < 64 and ids[:, -8:].any())
+
+
 @torch.no_grad()
 def test_validation_weighs_batches_by_number_of_images():
     stage = build("clip", batch_size=4)  # 10 pictures: 4, 4 and 2

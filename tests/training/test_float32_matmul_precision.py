@@ -1,7 +1,7 @@
 """`float32_matmul_precision` is in force in the forward and backward passes of updates on a GPU, and nowhere else."""
 
 from collections import defaultdict
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from test_loop import Spoilt
 
 from dalle import precision
 from dalle.precision import describe_float32_matmul_precision, float32_matmul_precision, use_exact_float32
+from dalle.stages.dvae import DVAEStageConfig
 from dalle.training.loop import DivergenceError
 from dalle.training.run import defaults_of, differences
 
@@ -143,9 +144,16 @@ def test_the_log_says_what_it_changes(capability, sentence, monkeypatch):
 
 def test_format_of_products():
     found = {
-        (dtype, name): precision.matmul_format(dtype, name)
+        (dtype, name, available): precision.matmul_format(dtype, name, available)
         for dtype in precision.FORMATS
         for name in ("highest", "high")
+        for available in (False, True)
     }
-    assert {key for key, value in found.items() if value != key[0]} == {("float32", "high")}
-    assert found["float32", "high"] == TF32
+    assert {key for key, value in found.items() if value != key[0]} == {("float32", "high", True)}
+    assert found["float32", "high", True] == TF32
+
+
+def test_rounded_distances_to_codes_are_refused():
+    quantising = replace(DVAEStageConfig().model, relaxation="vector_quantisation")
+    with pytest.raises(ValueError, match="would round the distances to the codes .* use highest"):
+        DVAEStageConfig(model=quantising, float32_matmul_precision="high")

@@ -175,10 +175,10 @@ class CLIP(nn.Module):
     def trim_padding(self, ids: Tensor) -> Tensor:
         """Remove columns after the last end token of a batch, up to a multiple of 8: (b, n) -> (b, at most n).
 
-        Embeddings stay the same. Few lengths are few shapes to compile for.
+        Embeddings stay the same.
         """
         length = int(self.text.end_positions(ids).max()) + 1
-        return ids[:, : -(-length // 8) * 8]
+        return ids[:, : -(-length // 8) * 8].contiguous()  # contiguous: copied to a GPU without waiting
 
     def preprocess(self, images: list[Image.Image]) -> Tensor:
         """Resize images to `shorter_side` and crop the centre: (b, 3, image_size, image_size) in [0, 1]."""

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from dalle import distributed
-from dalle.precision import matmul_format
+from dalle.precision import has_tf32, matmul_format
 from dalle.training.flops import ImageCost
 from dalle.training.monitor.gradient_norms import GradientNorms
 from dalle.training.monitor.loss_spikes import LossSpikes, Update
@@ -43,8 +43,8 @@ class RunMonitor:
         cost: result of `image_cost`.
         say: prints a line, on the first rank only.
         """
-        products = matmul_format(state.precision, config.float32_matmul_precision)
-        self.throughput = Throughput(cost, run.device, products if run.device.type == "cuda" else state.precision)
+        products = matmul_format(state.precision, config.float32_matmul_precision, has_tf32(run.device))
+        self.throughput = Throughput(cost, run.device, products)
         say(self.throughput.message)
         self.gradient_norms = GradientNorms(stage.model, run.device) if config.log_gradient_norms else None
         self.spikes = LossSpikes(config.spike_deviations, run.folder, state.step, say)
