@@ -16,7 +16,7 @@ from dalle.sampling.sampling_config import DecodingConfig, SamplingConfig
 
 Config = TypeVar("Config", bound=DecodingConfig)
 
-# tokens that a pass keeps, by window, with guess=above: the mean of 8 captions with the defaults of the model `drawings`
+# tokens that a pass keeps, by window, with guess=above: mean of 8 captions with the defaults of the model `drawings`
 TOKENS_PER_PASS = {4: 1.9, 8: 2.6, 16: 3.8}
 # duration of a pass in sequential steps on a CPU, by window and by sequences of a step (two for a guided image): the
 # longest of three measurements, on processors with and without AMX
