@@ -17,7 +17,7 @@ def prefill_sizes(model: Transformer, cache: Cache, positions: int) -> tuple[int
     positions: number of positions to process in all.
     """
     budget = cache[0].images * BYTES_PER_LOGIT * model.config.image_vocabulary
-    positions = bisect_right(range(1, positions + 1), budget, key=lambda each: _prefill_bytes(model, cache, each))
+    positions = bisect_right(range(1, positions + 1), budget, key=lambda number: _prefill_bytes(model, cache, number))
     return (budget // _prefill_bytes(model, cache, positions), positions) if positions else (0, 0)
 
 
@@ -38,4 +38,4 @@ def _prefill_bytes(model: Transformer, cache: Cache, positions: int) -> int:
         scores = 6 * heads * positions * (text_positions + slots + positions)  # before and after masking and softmax
         recomputed = slots * block.attention.branch.activations if isinstance(layer, HiddenStateCache) else 0
         attention = max(attention, scores + recomputed)
-    return cache[0].text.keys.itemsize * attention + 4 * positions * max(each.activations for each in model.layers)
+    return cache[0].text.keys.itemsize * attention + 4 * positions * max(block.activations for block in model.layers)

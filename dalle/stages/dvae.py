@@ -166,20 +166,14 @@ class DVAEStage:
         from the encoder's distribution, without relaxation; `bound_gap` is its difference from the relaxed bound.
         """
         assert isinstance(model, DiscreteVAE)
-        generator = torch_generator("validation codes", device=self.data.device)
         counts = torch.zeros(model.vocabulary, device=self.data.device)
         sums: dict[str, float] = dict.fromkeys(("nll", "sampled_nll", "kl", "soft", "hard", "images"), 0.0)
-        temperature, drawn = self.config.last_temperature, 0  # drawn: images that random numbers were drawn for
         for batch in self.data.held_out_share(self.config.validation_images):
             if batch.is_padding:
                 continue
             images = self.data.pixels(batch)
             logits = model.logits(images)
-            for _ in range(drawn, batch.first):  # random numbers of images of other ranks
-                model.relax(logits[:1], temperature, generator)
-            drawn = batch.first + len(images)
-            # image by image, so that random numbers depend neither on ranks nor on the size of a batch
-            relaxed = torch.cat([model.relax(image_logits, temperature, generator) for image_logits in logits.split(1)])
+            relaxed = self._relax_held_out(logits, batch.first)
             parameters, sampled = model.decode_codes(relaxed), model.decode_codes(argmax_one_hot(relaxed))
             tokens = logits.argmax(dim=1)
             counts += torch.bincount(tokens.flatten(), minlength=model.vocabulary)
@@ -214,6 +208,17 @@ class DVAEStage:
         if warning:
             log.warning(warning)
         return metrics
+
+    def _relax_held_out(self, logits: Tensor, first: int) -> Tensor:
+        """Relax the codes of held-out images from number `first` on: (b, v, h, w) logits -> the same shape.
+
+        An image has the same random numbers on any rank and in a batch of any size.
+        """
+        relaxed = []
+        for number, image_logits in enumerate(logits.split(1), start=first):
+            generator = torch_generator("validation codes", number, device=logits.device)
+            relaxed.append(self.model.relax(image_logits, self.config.last_temperature, generator))
+        return torch.cat(relaxed)
 
     def preview(self, model: nn.Module) -> Image.Image:
         """Return a grid of held-out images, with their soft and hard reconstructions below."""
