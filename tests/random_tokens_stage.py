@@ -16,13 +16,13 @@ class RandomTokensStage:
     name = "transformer"
     validation_loss = "loss"
 
-    def __init__(self, config: TransformerStageConfig, device: torch.device | None = None):
-        self.config, self.device = config, device or torch.device("cpu")
+    def __init__(self, config: TransformerStageConfig, device: torch.device | None = None, ranks: int = 1):
+        self.config, self.device, self.ranks = config, device or torch.device("cpu"), ranks
         with self.device:  # 12B weights in float32 need not fit the machine's memory
             self.model = Transformer(config.model)
 
     def batches(self, start: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        model, images = self.config.model, self.config.micro_batch_size(1)
+        model, images = self.config.model, self.config.micro_batch_size(self.ranks)
         generator = torch.Generator().manual_seed(start)
         while True:
             caption = torch.randint(model.text_vocabulary, (images, model.text_positions), generator=generator)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from dalle.planning.activations import FLOAT32, logits_bytes, targets_bytes
+from dalle.planning.activations import FLOAT32, targets_bytes
 from dalle.planning.placement import Placement
 from dalle.training.muon import batches
 from dalle.training.optimizer import uses_fused_adamw
@@ -42,8 +42,7 @@ class RankMemory:
     buffers: int  # masks and tables, of the model and of its EMA
     gathered: int  # whole EMA weights of a sharded model, for validation by other methods than the forward pass
     unsharded: int  # whole parameters and gradients of the sharded blocks in use
-    activations: int  # of one micro-batch
-    logits: int  # and their gradient
+    activations: int  # of one micro-batch, with its logits and temporary tensors
     targets: int  # distributions over the codes, of all micro-batches
     update: int  # temporary tensors of the optimizer or of PowerSGD
     accumulates: bool = False  # gradients over several micro-batches
@@ -53,13 +52,13 @@ class RankMemory:
     def peak(self) -> int:
         """Largest sum at any time.
 
-        It is reached when the backward pass begins, with all activations, or with all gradients, in the update or in
-        validation. With several micro-batches the gradients of the previous ones are there from the second on, outside
-        of DDP's buckets.
+        It is reached near the start of the backward pass, with most activations, or with all gradients, in the update
+        or in validation. With several micro-batches the gradients of the previous ones are there from the second on,
+        outside of DDP's buckets.
         """
         always = self.parameters + self.moments + self.errors + self.bases + self.ema + self.buffers + self.targets
         earlier = (self.accumulates + self.buckets) * self.gradients
-        backward = self.unsharded + self.activations + self.logits + earlier
+        backward = self.unsharded + self.activations + earlier
         return always + max(backward, self.gradients + max(self.update, self.gathered))
 
 
@@ -75,7 +74,7 @@ def rank_memory(
     """Compute the memory of one rank that trains on micro-batches of `images` images.
 
     model: may be on the meta device.
-    activations: bytes that a micro-batch's forward pass saves.
+    activations: most bytes that a micro-batch needs at a time, without weights and their gradients.
     placement: part of the model on this rank, one of `shards`.
     replicas: copies of the model.
     """
@@ -95,7 +94,6 @@ def rank_memory(
         gathered=FLOAT32 * count_trainable(model) if shards > 1 and not config.validates_sharded else 0,
         unsharded=unsharded_bytes(model) if shards > 1 else 0,
         activations=activations,
-        logits=logits_bytes(model, images, shards * replicas),
         targets=targets_bytes(model, config, images),
         update=max(update_bytes(model, config, share), compression_bytes(placement, config.compression)),
         accumulates=config.accumulate > 1,

@@ -1,6 +1,6 @@
 """Plan of a training run on named cards: does it fit, what do ranks exchange, and how long does it take."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch import nn
 
 from dalle.models.blocks import ResidualBranch
 from dalle.models.dvae.config import DVAEConfig
-from dalle.planning.activations import ForwardCost, forward_cost
+from dalle.planning.activations import MicroBatchCost, micro_batch_cost
 from dalle.planning.cards import GIGABYTE, Card
 from dalle.planning.communication import communication, compressed_bytes
 from dalle.planning.memory import RankMemory, count_trainable, parameter_bytes, rank_memory
@@ -20,6 +20,7 @@ from dalle.training.flops import TRAINING_FACTOR
 from dalle.training.sharding import check_mode
 
 ASSUMED_MFU = 0.45  # share of the card's peak rate that training reaches, if it does not wait for the network
+MAX_COUNTED = 1024  # images of a micro-batch whose cost is counted: chunks of logits take time
 RESERVED = 1.5 * GIGABYTE  # bytes of the context, of workspaces and of fragments, which no plan counts
 
 
@@ -60,7 +61,7 @@ class Plan:
 
 
 class Planner:
-    """Planner of runs of one stage on `world` cards. Forward passes of equal micro-batches are counted once."""
+    """Planner of runs of one stage on `world` cards. Equal micro-batches are counted once."""
 
     def __init__(
         self, image_size: int, world: int, card: Card, shard_size: int | None = None, dvae: DVAEConfig | None = None
@@ -77,7 +78,7 @@ class Planner:
         self.image_size, self.world, self.card, self.shard_size = image_size, world, card, shard_size
         self.dvae = dvae
         # by images in a micro-batch, recomputation and storage of parameters
-        self._costs: dict[tuple[int, bool, int | None, str], ForwardCost] = {}
+        self._costs: dict[tuple[int, bool, int | None, str], MicroBatchCost] = {}
 
     def plan(self, stage: Any, mode: str) -> Plan:
         """Plan a run of the stage with config `stage`, whose model has the sizes of `StageDataConfig.model_for`.
@@ -93,13 +94,9 @@ class Planner:
         with torch.device("meta"):
             model = build()
         cost = self.cost(stage, images)
-        activations, flops = cost.saved_bytes, TRAINING_FACTOR * cost.flops
-        if stage.recompute:
-            activations, recomputed = self.recomputation(stage, model, images)
-            flops += round(recomputed * cost.flops)
-        flops *= stage.accumulate
+        flops = round((TRAINING_FACTOR + recomputed_share(model, stage)) * cost.flops) * stage.accumulate
         placement = place(build, mode, shards, self.world, stage.compression)
-        memory = rank_memory(model, stage, activations, images, placement, shards, self.world // shards)
+        memory = rank_memory(model, stage, cost.peak_bytes, images, placement, shards, self.world // shards)
         parameters = count_trainable(model)
         weights, compressed = parameter_bytes(model, stage), compressed_bytes(placement, stage.compression)
         sent, network = communication(weights, self.world, shards, stage.accumulate, self.card, compressed)
@@ -135,25 +132,25 @@ class Planner:
             raise ValueError(f"distributed=hsdp: world={self.world} does not divide into groups of shard_size={size}")
         return size
 
-    def cost(self, stage: Any, images: int) -> ForwardCost:
-        """Return the cost of the forward pass of a micro-batch of `images` images."""
+    def cost(self, stage: Any, images: int) -> MicroBatchCost:
+        """Return the cost of a micro-batch of `images` images; above a limit it is taken to be proportional to it."""
+        if images > MAX_COUNTED and stage.accumulation_is_exact:  # else the loss compares all images of a micro-batch
+            counted = self.cost(stage, MAX_COUNTED)
+            return MicroBatchCost(*(round(value / MAX_COUNTED * images) for value in counted))
         key = images, stage.recompute, stage.recompute_layers, stage.parameters
         if key not in self._costs:
             build = partial(stage.model_class, stage.model)
-            self._costs[key] = forward_cost(build, stage, precision_of(stage, self.card), images, self.image_size)
+            precision = precision_of(stage, self.card)
+            self._costs[key] = micro_batch_cost(build, stage, precision, images, self.image_size, self.world)
         return self._costs[key]
 
-    def recomputation(self, stage: Any, model: nn.Module, images: int) -> tuple[int, float]:
-        """Return the most bytes of activations at a time, and the share of the forward pass that is done twice.
 
-        Branches are recomputed one at a time. With `recompute_layers` those of other layers are stored, and freed
-        before the first recomputation.
-        """
-        branches = [module for module in model.modules() if isinstance(module, ResidualBranch)]
-        kept = self.cost(replace(stage, recompute=False, recompute_layers=None), images).saved_bytes
-        recomputing = self.cost(replace(stage, recompute_layers=None), images).saved_bytes + kept // len(branches)
-        share = len(recomputed_branches(model, stage.recompute_layers)) / len(branches)
-        return max(recomputing, self.cost(stage, images).saved_bytes), share
+def recomputed_share(model: nn.Module, stage: Any) -> float:
+    """Return the share of the forward pass that is done twice, in branches whose activations are recomputed."""
+    if not stage.recompute:
+        return 0.0
+    branches = [module for module in model.modules() if isinstance(module, ResidualBranch)]
+    return len(recomputed_branches(model, stage.recompute_layers)) / len(branches)
 
 
 def precision_of(stage: Any, card: Card) -> str:

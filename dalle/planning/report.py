@@ -28,7 +28,6 @@ def report(plan: Plan) -> str:
         "gathered weights": memory.gathered,
         "unsharded blocks": memory.unsharded,
         "activations": memory.activations,
-        "logits": memory.logits,
         "soft targets": memory.targets,
         "peak": memory.peak,
     }

@@ -55,9 +55,14 @@ class CLIPStageConfig(CaptionedDataConfig):
     def model_for(self, image_size: int, dvae: DVAEConfig | None = None) -> CLIPConfig:
         return replace(self.model, image_size=image_size if self.image_size is None else self.image_size)
 
-    def example_inputs(self, images: int, image_size: int) -> tuple[Any, ...]:
+    def example_batch(self, images: int, image_size: int) -> tuple[Any, ...]:
         captions = torch.zeros(images, self.model.text_positions, dtype=torch.int64)
         return torch.zeros(images, 3, self.model.image_size, self.model.image_size), captions
+
+    def example_loss(self, model: nn.Module, batch: tuple[Any, ...], ranks: int) -> Tensor:
+        images, captions, scale = model(*batch)
+        gathered = (images, captions) if ranks == 1 else (images.repeat(ranks, 1), captions.repeat(ranks, 1))
+        return losses.contrastive(images, captions, scale, *gathered)
 
 
 class CLIPStage:

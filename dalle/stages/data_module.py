@@ -73,10 +73,17 @@ class StageDataConfig(StageConfig):
         """
         raise NotImplementedError
 
-    def example_inputs(self, images: int, image_size: int) -> tuple[Any, ...]:
-        """Return arguments of a forward pass in training, for plans: zeros, for `images` images of `image_size` pixels.
+    def example_batch(self, images: int, image_size: int) -> tuple[Any, ...]:
+        """Return a micro-batch for `example_loss`: zeros, for `images` images of `image_size` pixels.
 
         `model` has the sizes of `model_for`.
+        """
+        raise NotImplementedError
+
+    def example_loss(self, model: nn.Module, batch: tuple[Any, ...], ranks: int) -> Tensor:
+        """Compute the training loss of an `example_batch`, for plans: in the time and memory of the stage's own.
+
+        ranks: with as large a micro-batch; CLIP compares the pairs of all.
         """
         raise NotImplementedError
 

@@ -62,10 +62,15 @@ class DecoderStageConfig(StageDataConfig):
             grid=token_grid_size(image_size, dvae),
         )
 
-    def example_inputs(self, images: int, image_size: int) -> tuple[Any, ...]:
-        pixels = torch.zeros(images, 3, image_size, image_size)
+    def example_batch(self, images: int, image_size: int) -> tuple[Any, ...]:
+        pixels, noise, reconstruction = (torch.zeros(images, 3, image_size, image_size) for _ in range(3))
         codes = torch.zeros(images, self.model.code_channels, self.model.grid, self.model.grid)
-        return pixels, torch.zeros(images), pixels, codes
+        return pixels, torch.zeros(images), noise, reconstruction, codes
+
+    def example_loss(self, model: nn.Module, batch: tuple[Any, ...], ranks: int) -> Tensor:
+        assert isinstance(model, DiffusionDecoder)
+        images, time, noise, *condition = batch
+        return velocity_errors(model, model, images, Condition(*condition), time, noise).mean()
 
     def encoding_flops(self, image_size: int, dvae: DVAEConfig) -> int:
         return encoding_flops(dvae, image_size, reconstructs=True)
@@ -107,7 +112,7 @@ class DecoderStage:
     ) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Compute the mean squared error of the velocity at random times."""
         time, noise = draw_noise(batch.images, generator)
-        return self._velocity_errors(model, batch, time, noise).mean(), {}
+        return velocity_errors(model, self.decoder, batch.images, batch.condition, time, noise).mean(), {}
 
     def image_cost(self) -> ImageCost:
         """Return the cost of the U-Net. The dVAE, which is not trained, is left out."""
@@ -128,7 +133,8 @@ class DecoderStage:
             batch = self._encode(held_out)
             time, noise = self._validation_noise(held_out.first, batch.images)
             decoded = model.sample(batch.condition, noise, STEPS)
-            sums["loss"] += self._velocity_errors(model, batch, time, noise).sum().item()
+            errors = velocity_errors(model, self.decoder, batch.images, batch.condition, time, noise)
+            sums["loss"] += errors.sum().item()
             sums["rmse"] += squared_errors(decoded, batch.images).sum().item()
             sums["dvae_rmse"] += squared_errors(batch.condition.reconstruction, batch.images).sum().item()
             sums["images"] += len(batch.images)
@@ -163,25 +169,29 @@ class DecoderStage:
             tokens = self.dvae.encode(images)
             return EncodedBatch(images, tokens, condition_on(self.dvae, tokens), batch.keys)
 
-    def _velocity_errors(self, model: nn.Module, batch: EncodedBatch, time: Tensor, noise: Tensor) -> Tensor:
-        """Compute the mean squared error of the velocity of each image at its time: (b,).
-
-        It is an error of pixels, in units of `residual_scale`: flat areas, whose local scale is small, weigh little.
-        """
-        reconstruction = batch.condition.reconstruction
-        scale = self.decoder.local_scale(reconstruction)
-        residual = (batch.images - reconstruction) / scale
-        noisy = interpolate(residual, noise, time)
-        predicted = model(noisy, time, *batch.condition)
-        weight = scale / self.decoder.config.residual_scale
-        return squared_errors(weight * velocity(noisy, predicted, time), weight * velocity(noisy, residual, time))
-
     def _validation_noise(self, first: int, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return a time, (b,), and noise, (b, 3, s, s), for the held-out images from number `first` on."""
         generators = [torch_generator("validation noise", first + index) for index in range(len(images))]
         time = torch.cat([torch.rand(1, generator=generator) for generator in generators])
         noise = torch.stack([torch.randn(images.shape[1:], generator=generator) for generator in generators])
         return time.to(images.device), noise.to(images.device)
+
+
+def velocity_errors(
+    model: nn.Module, decoder: DiffusionDecoder, images: Tensor, condition: Condition, time: Tensor, noise: Tensor
+) -> Tensor:
+    """Compute the mean squared error of the velocity of each image at its time: (b,).
+
+    It is an error of pixels, in units of `residual_scale`: flat areas, whose local scale is small, weigh little.
+
+    model: `decoder`, wrapped or not. images: (b, 3, h, w) in [0, 1]. time, noise: see `draw_noise`.
+    """
+    scale = decoder.local_scale(condition.reconstruction)
+    residual = (images - condition.reconstruction) / scale
+    noisy = interpolate(residual, noise, time)
+    predicted = model(noisy, time, *condition)
+    weight = scale / decoder.config.residual_scale
+    return squared_errors(weight * velocity(noisy, predicted, time), weight * velocity(noisy, residual, time))
 
 
 def draw_noise(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -83,8 +83,27 @@ class DVAEStageConfig(StageDataConfig):
     def model_for(self, image_size: int, dvae: DVAEConfig | None = None) -> DVAEConfig:
         return self.model
 
-    def example_inputs(self, images: int, image_size: int) -> tuple[Any, ...]:
-        return torch.zeros(images, 3, image_size, image_size), 1.0, None
+    def example_batch(self, images: int, image_size: int) -> tuple[Any, ...]:
+        return (torch.zeros(images, 3, image_size, image_size),)
+
+    def example_loss(self, model: nn.Module, batch: tuple[Any, ...], ranks: int) -> Tensor:
+        (images,) = batch
+        return self.loss_and_terms(*model(images, self.last_temperature), images, step=0)[0]
+
+    def loss_and_terms(
+        self, parameters: Tensor, logits: Tensor, images: Tensor, step: int
+    ) -> tuple[Tensor, dict[str, float | Tensor]]:
+        """Compute the negative ELBO (Eq. 1), or the loss of a VQ-VAE, from the outputs, and the terms of either.
+
+        parameters, logits: as `DiscreteVAE.forward` returns them. images: (b, 3, h, w) in [0, 1].
+        """
+        nll = self.likelihood.nll(parameters, images)
+        if self.model.quantises_vectors:
+            distance = losses.quantisation_error(logits)
+            loss = losses.negative_elbo(nll, distance, self.commitment)
+            return loss, {"nll": nll.mean(), "distance": distance.mean()}
+        kl, kl_weight = losses.kl_to_uniform(logits), self.kl_weight.value(step)
+        return losses.negative_elbo(nll, kl, kl_weight), {"nll": nll.mean(), "kl": kl.mean(), "kl_weight": kl_weight}
 
     @property
     def last_temperature(self) -> float:
@@ -138,19 +157,14 @@ class DVAEStage:
     def loss(
         self, model: nn.Module, batch: ImageBatch, step: int, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float | Tensor]]:
-        """Compute the negative ELBO with relaxed codes (Eq. 1), or the loss of a VQ-VAE, and the terms of either."""
+        """Compute the negative ELBO with relaxed codes, or the loss of a VQ-VAE, and their terms."""
         images = self.data.pixels(batch)
         temperature = self.config.temperature.value(step)
         parameters, logits = model(images, temperature, generator)
-        nll = self.config.likelihood.nll(parameters, images)
+        loss, terms = self.config.loss_and_terms(parameters, logits, images, step)
         if self.config.model.quantises_vectors:
-            distance = losses.quantisation_error(logits)
-            loss = losses.negative_elbo(nll, distance, self.config.commitment)
-            return loss, {"nll": nll.mean(), "distance": distance.mean()}
-        kl, kl_weight = losses.kl_to_uniform(logits), self.config.kl_weight.value(step)
-        loss = losses.negative_elbo(nll, kl, kl_weight)
-        metrics = {"nll": nll.mean(), "kl": kl.mean(), "temperature": temperature, "kl_weight": kl_weight}
-        return loss, metrics
+            return loss, terms
+        return loss, terms | {"temperature": temperature}
 
     def image_cost(self) -> ImageCost:
         size, grid = self.data.image_size, self.data.image_size // self.model.downsample

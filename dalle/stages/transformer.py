@@ -99,9 +99,16 @@ class TransformerStageConfig(CaptionedDataConfig):
         assert dvae is not None
         return replace(self.model, image_vocabulary=dvae.vocabulary, grid=token_grid_size(image_size, dvae))
 
-    def example_inputs(self, images: int, image_size: int) -> tuple[Any, ...]:
+    def example_batch(self, images: int, image_size: int) -> tuple[Any, ...]:
         lengths = self.model.text_positions, self.model.grid**2
-        return tuple(torch.zeros(images, length, dtype=torch.int64) for length in lengths)
+        caption, image = (torch.zeros(images, length, dtype=torch.int64) for length in lengths)
+        soft = self.image_targets == "soft"
+        return caption, image, torch.zeros(*image.shape, self.model.image_vocabulary) if soft else image
+
+    def example_loss(self, model: nn.Module, batch: tuple[Any, ...], ranks: int) -> Tensor:
+        caption, image, targets = batch
+        nll: TokenLosses = model(caption, image, targets=Targets(caption, targets))
+        return self.text_weight * nll.text.mean() + (1 - self.text_weight) * nll.image.mean()
 
     @property
     def tokens_are_fixed(self) -> bool:

@@ -1,6 +1,12 @@
-"""Planned and measured peak memory of a few updates on a CPU, in bytes of torch's allocator."""
+"""Planned and measured peak memory of a few updates on a CPU, in bytes of torch's allocator.
 
+As a script it measures two ranks with sharded weights: torchrun --nproc-per-node 2 measure_peak.py <folder>
+"""
+
+import json
+import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -10,17 +16,25 @@ import torch
 import torch.distributed as dist
 from random_tokens_stage import RandomTokensStage
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.profiler import ProfilerActivity, profile
 
 from dalle import distributed
+from dalle.data.blocks import BlocksConfig
+from dalle.models.clip.model import CLIPConfig
+from dalle.models.decoder.model import DecoderConfig
+from dalle.models.dvae.model import DiscreteVAE, DVAEConfig
 from dalle.models.transformer.config import TransformerConfig
 from dalle.planning.cards import find_card
 from dalle.planning.plan import Planner
+from dalle.stages import STAGES
+from dalle.stages.data_module import StageContext
 from dalle.stages.transformer import TransformerStageConfig
 from dalle.training.ema import EMAConfig
 from dalle.training.loop import train
 from dalle.training.optimizer import OptimizerConfig, build_optimizer
 from dalle.training.run import Run
+from dalle.training.sharding import init_mesh
 
 MODEL = TransformerConfig(  # with the attention that is planned, that of GPUs
     text_positions=32,
@@ -34,28 +48,71 @@ MODEL = TransformerConfig(  # with the attention that is planned, that of GPUs
 )
 
 
+BLOCKS = BlocksConfig(image_size=64, train=64, val=10)
+DVAE = DVAEConfig(vocabulary=64, width=32, groups=3, blocks_per_group=1, decoder_input=32)
+CLIP = CLIPConfig(patch=8, image_width=128, image_depth=2, image_heads=2, text_positions=16, text_width=128)
+CLIP = replace(CLIP, text_vocabulary=340, text_depth=2, text_heads=2, embedding=64)
+STAGE_MODELS: dict[str, Any] = {  # by stage and kind
+    "dvae": DVAE,
+    "dvae of many codes": replace(DVAE, vocabulary=4096),
+    "clip": CLIP,
+    "clip resnet": replace(CLIP, image_encoder="resnet", image_width=16, image_blocks=(1, 1, 1, 1), image_heads=8),
+    "decoder": DecoderConfig(width=64, levels=2, blocks=1, patch=2),
+}
+TRANSFORMER = TransformerStageConfig(
+    model=MODEL, steps=2, batch_size=8, precision="float32", ema=EMAConfig(0.9), save_every=0, log_every=0
+)
+SHARDED = {
+    "small": TRANSFORMER,
+    "wide": replace(TRANSFORMER, model=replace(MODEL, width=512), batch_size=4),
+    "bfloat16": replace(TRANSFORMER, precision="bfloat16"),
+    "recompute": replace(TRANSFORMER, recompute=True),
+    "accumulate": replace(TRANSFORMER, accumulate=2, batch_size=16),
+}
+
+
 def planned_and_measured(ranks: int = 1, **changes: Any) -> tuple[int, int]:
     """Return the planned peak of training with changed settings, and that of two updates by the training loop.
 
     ranks: planned ones, if there are several, with as many images each. The measured one is alone in its process group.
     """
-    config = TransformerStageConfig(
-        model=MODEL, steps=2, batch_size=8, precision="float32", ema=EMAConfig(0.9), save_every=0, log_every=0
-    )
-    config = replace(config, **changes)
+    config = replace(TRANSFORMER, **changes)
     of_all = replace(config, batch_size=ranks * config.batch_size)
     planned = Planner(128, ranks, find_card("h100")).plan(of_all, "ddp").memory.peak
     if ranks > 1:
         init_process_group()
-    stage = RandomTokensStage(config)
-    model = sum(tensor.nbytes for tensor in (*stage.model.parameters(), *stage.model.buffers()))
+    measured = measure(lambda: RandomTokensStage(config))
+    distributed.destroy_process_group()
+    return planned, measured
+
+
+def planned_and_measured_stage(name: str, folder: Path, **changes: Any) -> tuple[int, int]:
+    """Return the planned peak of a model of `STAGE_MODELS`, and that of two updates of its stage on `blocks`.
+
+    With few images, copies of weights inside of a CPU's convolutions would weigh more, which plans leave out.
+    """
+    stages = STAGES[name.split()[0]]
+    settings = {"steps": 2, "batch_size": 32, "precision": "float32", "ema": EMAConfig(0.9), "workers": 0}
+    settings |= {"save_every": 0, "log_every": 0, "validation_images": 2, "transform": "none", **changes}
+    config = replace(stages.config(), model=STAGE_MODELS[name], **settings)
+    DiscreteVAE(DVAE).save(folder)
+    planned_config = replace(config, model=config.model_for(BLOCKS.image_size, DVAE))
+    planned = Planner(BLOCKS.image_size, 1, find_card("h100")).plan(planned_config, "ddp").memory.peak
+    return planned, measure(lambda: stages.build(config, BLOCKS, StageContext(0, torch.device("cpu"), folder)))
+
+
+def measure(build: Callable[[], Any], mesh: DeviceMesh | None = None, folder: Path | None = None) -> int:
+    """Return the largest memory while the stage that `build` builds is trained.
+
+    mesh: ranks over which the weights are sharded. folder: of the run, the same on all ranks; None: a temporary one.
+    """
     with (
-        tempfile.TemporaryDirectory() as folder,
+        tempfile.TemporaryDirectory() as temporary,
         profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run,
     ):
-        train(stage, config, Run(Path(folder), {"stage": {"steps": config.steps}}))
-    distributed.destroy_process_group()
-    return planned, model + peak_of(run)
+        stage = build()
+        train(stage, stage.config, Run(folder or Path(temporary), {"stage": {"steps": stage.config.steps}}, mesh=mesh))
+    return peak_of(run)
 
 
 def init_process_group() -> None:
@@ -93,3 +150,20 @@ def peak_of(run: profile) -> int:
     events = [event for event in run.profiler.kineto_results.events() if event.name() == "[memory]"]
     events.sort(key=lambda event: event.start_ns())
     return max(accumulate(event.nbytes() for event in events))
+
+
+def measure_ranks(folder: Path) -> None:
+    """Measure all runs of `SHARDED` on this rank, and write the first rank's peaks to peaks.json."""
+    distributed.init_process_group("cpu")
+    mesh = init_mesh("fsdp", None, torch.device("cpu"))
+    peaks = {
+        name: measure(lambda config=config: RandomTokensStage(config, ranks=2), mesh, folder / name)
+        for name, config in SHARDED.items()
+    }
+    if distributed.is_main_process():
+        (folder / "peaks.json").write_text(json.dumps(peaks))
+    distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    measure_ranks(Path(sys.argv[1]))

@@ -151,12 +151,13 @@ def test_number_of_held_out_images_is_that_requested_or_available(count):
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", STAGES)
-def test_the_config_of_a_stage_names_its_model_and_inputs(name, dvae_folder):
+def test_the_config_of_a_stage_names_its_model_and_loss(name, dvae_folder):
     stage = build(name, dvae_folder)
     assert type(stage.model) is type(stage.config).model_class
     dvae = checkpoint.load_config(dvae_folder, "dvae", DVAEConfig)
     config = replace(stage.config, model=stage.config.model_for(SIZE, dvae))
-    config.model_class(config.model)(*config.example_inputs(2, SIZE))
+    loss = config.example_loss(config.model_class(config.model), config.example_batch(2, SIZE), 1)
+    assert loss.shape == () and loss.isfinite()
     if config.trained_on_tokens:
         with pytest.raises(CheckpointError, match=f"the {name} is trained on the tokens of a dVAE"):
             build(name, None)
