@@ -88,7 +88,8 @@ class DVAEStageConfig(StageDataConfig):
 
     def example_loss(self, model: nn.Module, batch: tuple[Any, ...], ranks: int) -> Tensor:
         (images,) = batch
-        return self.loss_and_terms(*model(images, self.last_temperature), images, step=0)[0]
+        parameters, logits = model(images, self.last_temperature)
+        return self.loss_and_terms(parameters, logits, images, step=0)[0]
 
     def loss_and_terms(
         self, parameters: Tensor, logits: Tensor, images: Tensor, step: int
