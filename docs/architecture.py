@@ -237,7 +237,7 @@ def draw_box(box: Box) -> str:
             rectangle(box.x, box.y, box.width, 90 if wide else 112, PAPER, box.colour, width=1.5, dashed=box.training),
             write(middle, box.y + 24, box.title, 15, box.colour, anchor="middle", weight=600),
             write(middle, box.y + 51, box.equation, 18, INK, SERIF, anchor="middle"),
-            *(write(middle, box.y + 76 + 20 * row, each, 13, FAINT, MONO, "middle") for row, each in enumerate(where)),
+            *(write(middle, box.y + 76 + 20 * row, text, 13, FAINT, MONO, "middle") for row, text in enumerate(where)),
         ]
     )
 

@@ -39,9 +39,11 @@ def page() -> str:
         offered = groups_of(name)
         for group, names in offered.items():
             meaning = field_comments(schema).get(group)
-            lines.append(f"- `{group}=` {', '.join(f'`{each}`' for each in names)}{f': {meaning}' if meaning else ''}")
+            lines.append(
+                f"- `{group}=` {', '.join(f'`{option}`' for option in names)}{f': {meaning}' if meaning else ''}"
+            )
         lines += [""] if offered else []
-        lines += table(each for each in settings(schema()) if each.key not in offered)
+        lines += table(row for row in settings(schema()) if row.key not in offered)
         if name == "train":
             for stage, config in STAGES.configs.items():
                 lines += section(f"stage={stage}", config(), "stage.")
@@ -51,7 +53,7 @@ def page() -> str:
             for edit, config in EDITS.configs.items():
                 lines += section(f"edit={edit}", config(), "edit.")
         if name == "prepare":
-            usual = {each.key for each in settings(schema())}
+            usual = {setting.key for setting in settings(schema())}
             for imported, config in IMPORTS.configs.items():
                 lines += section(f"import={imported}", config(), "", usual)
     return "\n".join(lines).rstrip() + "\n"
@@ -60,13 +62,13 @@ def page() -> str:
 def section(title: str, config: Any, prefix: str, known: set[str] = frozenset()) -> list[str]:
     """Return the section of one option: its docstring and its settings, without those in `known`."""
     told = [f"`{line}`" if line.startswith("python ") else escaped(line) for line in docstring_lines(config)]
-    return [f"### {title}\n", *told, "", *table(each for each in settings(config, prefix) if each.key not in known)]
+    return [f"### {title}\n", *told, "", *table(row for row in settings(config, prefix) if row.key not in known)]
 
 
 def table(rows: Iterator[Setting]) -> list[str]:
     lines = ["| setting | default | meaning |", "|---|---|---|"]
-    for each in rows:
-        lines.append(f"| `{each.key}` | `{each.value}` | {escaped(each.description)} |")
+    for row in rows:
+        lines.append(f"| `{row.key}` | `{row.value}` | {escaped(row.description)} |")
     return [*lines, ""]
 
 

@@ -129,7 +129,7 @@ def draw_panel(dalle: DALLE, panel: Panel) -> Image.Image:
     numbers = range(RESULTS) if panel.ranked else result.candidates
     drawn = [image for _, image in sorted(zip(numbers, result.images, strict=True), key=lambda pair: pair[0])]
 
-    tiles = [*(each.pixels for each in originals), seen(dalle, canvas, originals), *drawn]
+    tiles = [*(original.pixels for original in originals), seen(dalle, canvas, originals), *drawn]
     tiles = [ImageOps.scale(tile, SCALE, Image.Resampling.LANCZOS) for tile in tiles]
     before = len(originals) + 1
     spread = sum(tile.width + GAP for tile in tiles) + 3 * GAP

@@ -148,12 +148,17 @@ labelled_grid(rows, tile=48)
 # %%
 temperatures = [2.0, 1.0, 0.5, 0.25, 1 / 8, 1 / 16]
 generator = torch.Generator().manual_seed(0)
-relaxed = {each: mean_image(dvae.decode_codes(gumbel_softmax(logits, each, generator))) for each in temperatures}
+relaxed = {
+    temperature: mean_image(dvae.decode_codes(gumbel_softmax(logits, temperature, generator)))
+    for temperature in temperatures
+}
 probable = mean_image(dvae.decode_codes(logits.softmax(dim=1)))
 hard = mean_image(dvae.decode_codes(argmax_one_hot(logits)))
 
 figure, panel = plt.subplots(figsize=(5, 2.6), layout="constrained")
-panel.plot(temperatures, [error(relaxed[each]) for each in temperatures], marker="o", label="relaxed draws")
+panel.plot(
+    temperatures, [error(relaxed[temperature]) for temperature in temperatures], marker="o", label="relaxed draws"
+)
 panel.axhline(error(probable), color="C1", linestyle="--", label="probabilities")
 panel.axhline(error(hard), color="C2", linestyle=":", label="most probable code")
 panel.set_xscale("log", base=2)
@@ -166,7 +171,10 @@ rows = [
     ImageRow("most probable code", to_pil_images(hard[:SHOWN]), None),
     ImageRow("probabilities", to_pil_images(probable[:SHOWN]), None),
 ]
-rows += [ImageRow(f"relaxed at {each:g}", to_pil_images(relaxed[each][:SHOWN]), None) for each in (1 / 16, 0.5, 2.0)]
+rows += [
+    ImageRow(f"relaxed at {temperature:g}", to_pil_images(relaxed[temperature][:SHOWN]), None)
+    for temperature in (1 / 16, 0.5, 2.0)
+]
 labelled_grid(rows, tile=72)
 
 # %% [markdown]

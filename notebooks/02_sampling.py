@@ -111,14 +111,14 @@ def by_candidate(result):
 
 
 temperatures = [0.0, 0.5, 0.8, 1.0, 1.2]
-by_temperature = {each: measure(temperature=each, guidance=1.0) for each in temperatures}
+by_temperature = {temperature: measure(temperature=temperature, guidance=1.0) for temperature in temperatures}
 processors = {"top_k": 16, "top_p": 0.9, "min_p": 0.1}
-by_processor = {f"{name}={each}": measure(**{name: each}, guidance=1.0) for name, each in processors.items()}
+by_processor = {f"{name}={value}": measure(**{name: value}, guidance=1.0) for name, value in processors.items()}
 
 figure, panel = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
 panel.plot(*zip(*[(variety, right) for right, variety, _ in by_temperature.values()], strict=True), color="0.7")
 for name, (right, variety, _) in {
-    **{f"T={each:g}": by_temperature[each] for each in temperatures},
+    **{f"T={temperature:g}": by_temperature[temperature] for temperature in temperatures},
     **by_processor,
 }.items():
     panel.plot(variety, right, "o", color="C0" if name.startswith("T=") else "C1")
@@ -131,8 +131,11 @@ _ = panel.set_ylabel("share of the named colour")
 # such as plain background, and leave things out.
 
 # %%
-shown = {each: by_temperature[each][2][0] for each in (0.0, 0.5, 1.0, 1.2)}
-rows = [ImageRow(f"temperature {each:g}: {caption}", by_candidate(found)[:8], None) for each, found in shown.items()]
+shown = {temperature: by_temperature[temperature][2][0] for temperature in (0.0, 0.5, 1.0, 1.2)}
+rows = [
+    ImageRow(f"temperature {temperature:g}: {caption}", by_candidate(found)[:8], None)
+    for temperature, found in shown.items()
+]
 labelled_grid(rows, tile=TILE)
 
 # %% [markdown]

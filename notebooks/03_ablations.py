@@ -57,7 +57,7 @@ for sweep in sweeps:
 
 # %%
 for sweep in sweeps:
-    missing = {each.folder.name: each.missing for each in sweep.results if each.missing}
+    missing = {run.folder.name: run.missing for run in sweep.results if run.missing}
     if missing:
         print(f"{sweep.ablation.name}: {len(missing)} jobs. {command(sweep)}")
         for reason in sorted(set(missing.values()) - {"not started", "not started, or unfinished"}):
@@ -89,14 +89,14 @@ def overview(sweeps, columns=4):
         rows, columns, figsize=(3.4 * columns, 2.7 * rows), squeeze=False, layout="constrained"
     )
     for panel, sweep in zip(panels.flat, sweeps, strict=False):
-        metric = next(each for each in sweep.metrics if each.runs)
+        metric = next(sweep_metric for sweep_metric in sweep.metrics if sweep_metric.runs)
         dots(panel, sweep, metric)
         panel.set_title(f"{sweep.ablation.letter} {sweep.ablation.name}: {metric.title} ({metric.better} is better)")
     for panel in panels.flat[len(sweeps) :]:
         panel.set_visible(False)
 
 
-measured = [sweep for sweep in finished if any(each.runs for each in sweep.metrics)]
+measured = [sweep for sweep in finished if any(sweep_metric.runs for sweep_metric in sweep.metrics)]
 if measured:
     overview(measured)
 else:
@@ -117,10 +117,10 @@ def on_the_way(sweeps, columns=4):
     )
     for panel, sweep in zip(panels.flat, sweeps, strict=False):
         name = next(iter(sweep.ablation.metrics))
-        for each in sweep.finished:
-            points = [(line["step"], line[name]) for line in each.curve if line.get(name) is not None]
-            colour = f"C{sweep.values.index(each.label) % 10}"
-            label = each.label if each.seed == min(one.seed for one in sweep.finished) else None
+        for run in sweep.finished:
+            points = [(line["step"], line[name]) for line in run.curve if line.get(name) is not None]
+            colour = f"C{sweep.values.index(run.label) % 10}"
+            label = run.label if run.seed == min(one.seed for one in sweep.finished) else None
             if points:
                 panel.plot(*zip(*points, strict=True), color=colour, linewidth=1, label=label)
         panel.set_title(f"{sweep.ablation.name}: {name}")
@@ -129,7 +129,7 @@ def on_the_way(sweeps, columns=4):
         panel.set_visible(False)
 
 
-trained = [sweep for sweep in measured if any(len(each.curve) > 1 for each in sweep.finished)]
+trained = [sweep for sweep in measured if any(len(run.curve) > 1 for run in sweep.finished)]
 if trained:
     on_the_way(trained)
 else:

@@ -32,7 +32,7 @@ model = DALLE.load(checkpoint_folder(os.environ.get("DALLE_CHECKPOINT", "drawing
 size = sum(parameter.numel() for parameter in model.transformer.parameters())
 print(f"{size / 1e6:.1f}M parameters, {12e9 / size:,.0f} times fewer than the paper's 12 billion")
 drawn = model.generate_many(["a blue bird", "a red car"], candidates=16, keep=8, rerank="clip")
-labelled_grid([ImageRow(f"{each.caption}: best 8 of 16", each.images, each.scores) for each in drawn], tile=72)
+labelled_grid([ImageRow(f"{result.caption}: best 8 of 16", result.images, result.scores) for result in drawn], tile=72)
 
 # %% [markdown]
 # ## The runs
@@ -60,7 +60,7 @@ print("\n".join(table(sweep)))
 # %%
 def losses(results):
     """(n,) parameters and (n,) losses of runs."""
-    found = [(each.parameters, each.metrics[name]) for each in results if name in each.metrics]
+    found = [(run.parameters, run.metrics[name]) for run in results if name in run.metrics]
     return np.array(found, dtype=np.float64).reshape(-1, 2).T
 
 
@@ -68,7 +68,7 @@ def law_figure():
     parameters, loss = losses(sweep.finished)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     for value in sweep.values:
-        left.plot(*losses([each for each in sweep.finished if each.label == value]), "o", label=value)
+        left.plot(*losses([run for run in sweep.finished if run.label == value]), "o", label=value)
     line = np.geomspace(parameters.min(), parameters.max())
     left.plot(line, law.factor * line**law.exponent, "--", color="0.4")
     left.set_xscale("log")
@@ -115,11 +115,11 @@ if law is not None:
 # %%
 def compute_figure():
     figure, panel = plt.subplots(figsize=(6, 3.2), layout="constrained")
-    for each in sweep.finished:
-        points = [(each.parameters * line["step"], line[name]) for line in each.curve if line.get(name) is not None]
-        label = each.label if each.seed == min(one.seed for one in sweep.finished) else None
+    for run in sweep.finished:
+        points = [(run.parameters * line["step"], line[name]) for line in run.curve if line.get(name) is not None]
+        label = run.label if run.seed == min(one.seed for one in sweep.finished) else None
         if points:
-            colour = f"C{sweep.values.index(each.label) % 10}"
+            colour = f"C{sweep.values.index(run.label) % 10}"
             panel.plot(*zip(*points, strict=True), marker=".", color=colour, linewidth=1, label=label)
     panel.set_xscale("log")
     panel.set_xlabel("parameters x updates")

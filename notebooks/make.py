@@ -37,7 +37,7 @@ def run(script: Path) -> int:
         cell["id"] = f"cell-{number}"  # default ids are random and would differ at each run
         cell.metadata.pop("execution", None)  # timestamps differ at each run
         if "outputs" in cell:
-            cell["outputs"] = [each for each in cell["outputs"] if each.get("name") != "stderr"]  # progress bars
+            cell["outputs"] = [entry for entry in cell["outputs"] if entry.get("name") != "stderr"]  # progress bars
         for output in cell.get("outputs", []):
             if "data" in output:
                 output["data"] = small(output["data"])

@@ -78,7 +78,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer({})
         if action == "preupload":
             kind = {"uploadMode": "regular", "shouldIgnore": False, "oid": None}
-            return self.answer({"files": [{"path": each["path"], **kind} for each in json.loads(body)["files"]]})
+            return self.answer({"files": [{"path": file["path"], **kind} for file in json.loads(body)["files"]]})
         if action == "commit":
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":

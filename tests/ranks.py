@@ -37,9 +37,9 @@ def torchrun(ranks: int, *arguments: str | Path, search: tuple[Path, ...] = ()) 
                 processes[-1].start()
             statuses = wait(processes)
         finally:
-            for each in processes:
-                each.kill()
-                each.join()
+            for process in processes:
+                process.kill()
+                process.join()
         said = [f"rank {rank}: {path.read_text()[-5000:]}" for rank, path in enumerate(printed) if path.exists()]
     assert statuses == [0] * ranks, "\n".join([f"exit statuses {statuses}", *said])
 
@@ -47,12 +47,12 @@ def torchrun(ranks: int, *arguments: str | Path, search: tuple[Path, ...] = ()) 
 def wait(processes: list[ForkServerProcess]) -> list[int | None]:
     """Wait until all processes have ended, or one has failed. Returns their exit statuses, None if still running."""
     deadline = time.monotonic() + SECONDS
-    while any(each.exitcode is None for each in processes):
-        if any(each.exitcode for each in processes) or time.monotonic() > deadline:
+    while any(process.exitcode is None for process in processes):
+        if any(process.exitcode for process in processes) or time.monotonic() > deadline:
             time.sleep(1)  # the other ranks may say more about it
             break
         time.sleep(0.02)
-    return [each.exitcode for each in processes]
+    return [process.exitcode for process in processes]
 
 
 @contextmanager

@@ -17,7 +17,7 @@ def defined(file: Path) -> set[str]:
                 names = [node.name]
             elif isinstance(node, ast.Assign | ast.AnnAssign):
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-                names = [each.id for target in targets for each in ast.walk(target) if isinstance(each, ast.Name)]
+                names = [child.id for target in targets for child in ast.walk(target) if isinstance(child, ast.Name)]
             found.update(f"{within}{name}" for name in names)
             if isinstance(node, ast.ClassDef):
                 collect(node.body, f"{node.name}.")

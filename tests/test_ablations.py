@@ -25,7 +25,7 @@ TINY = [
     "stage.batch_size=4",
     "stage.validation_images=4",
     "stage.precision=float32",
-    *(f"stage.model.{each}" for each in ["vocabulary=8", "width=8", "decoder_input=8", "blocks_per_group=1"]),
+    *(f"stage.model.{setting}" for setting in ["vocabulary=8", "width=8", "decoder_input=8", "blocks_per_group=1"]),
 ]
 
 
@@ -48,12 +48,12 @@ def test_each_ablation_has_a_letter_of_its_own(jobs):
 
 def test_page_has_every_question_claim_and_finding(jobs):
     text = (Path(__file__).parents[1] / "docs" / "ablations.md").read_text(encoding="utf-8")
-    for each in (jobs_of_name[0].ablation for jobs_of_name in jobs.values()):
+    for study in (jobs_of_name[0].ablation for jobs_of_name in jobs.values()):
         assert (
-            f"\n## {each.letter} {each.name.replace('_', ' ')}\n\n**{each.question}**\n\n- Paper: {each.claim}\n"
+            f"\n## {study.letter} {study.name.replace('_', ' ')}\n\n**{study.question}**\n\n- Paper: {study.claim}\n"
             in text
         )
-        assert each.finding and f"- Finding: {each.finding}\n" in text
+        assert study.finding and f"- Finding: {study.finding}\n" in text
 
 
 @pytest.mark.parametrize("name", ablations())
@@ -77,9 +77,9 @@ def test_jobs_differ_only_in_varied_settings_and_seed(jobs, name):
     ablation = jobs_of_name[0].ablation
     assert len({(format_values(varied_values(job, ablation)), job.seed) for job in jobs_of_name}) == len(jobs_of_name)
     for job in jobs_of_name:
-        same_seed = [each for each in jobs_of_name if each.seed == job.seed]
-        assert [varied_values(each, ablation) for each in same_seed] == [
-            varied_values(each, ablation) for each in jobs_of_name if each.seed == jobs_of_name[0].seed
+        same_seed = [other for other in jobs_of_name if other.seed == job.seed]
+        assert [varied_values(other, ablation) for other in same_seed] == [
+            varied_values(other, ablation) for other in jobs_of_name if other.seed == jobs_of_name[0].seed
         ]
     if ablation.command == "train":
         assert len({Job.from_config(job).folder("outputs") for job in jobs_of_name}) == len(jobs_of_name)
@@ -94,10 +94,10 @@ def test_expectations_refer_to_values_and_metrics_of_the_sweep(jobs, name):
     values = ablation.axis_values or {format_values(varied_values(job, ablation)) for job in jobs[name]}
     assert ablation.metrics
     assert not ablation.paper_value or ablation.paper_value in values
-    for each in ablation.expect:
-        assert each.metric in ablation.metrics
-        assert {each.value, *each.baselines} <= set(values)
-        assert each.value not in each.baselines
+    for expectation in ablation.expect:
+        assert expectation.metric in ablation.metrics
+        assert {expectation.value, *expectation.baselines} <= set(values)
+        assert expectation.value not in expectation.baselines
     assert not ablation.power_law or ablation.power_law in ablation.metrics
     assert all(("{}" in metric) == bool(ablation.axis_values) for metric in ablation.metrics)
 

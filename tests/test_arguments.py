@@ -14,7 +14,7 @@ def test_paths_are_read_as_typed(command, path):
     assert (composed.image, composed.checkpoint) == (path, path.strip("[]"))
     if "," not in path and not path.startswith("["):
         calls, _, _ = command("-m", "caption=a", f"image={path}", "seed=1,2", name="sample")
-        assert [(each.image, each.seed) for each in calls] == [(path, 1), (path, 2)]
+        assert [(call.image, call.seed) for call in calls] == [(path, 1), (path, 2)]
 
 
 def test_values_that_hydra_reads_keep_their_types(command):
@@ -30,7 +30,7 @@ def test_the_home_folder_is_found_in_every_shell(command, tmp_path, monkeypatch)
     assert (composed.captions_file, composed.out) == (f"{tmp_path}/a.txt", f"{tmp_path}/b")
     assert composed.caption == "~/c"
     calls, _, _ = command("-m", "caption=a", "out=~/b", "seed=1,2", name="sample")
-    assert [each.out for each in calls] == [f"{tmp_path}/b"] * 2
+    assert [call.out for call in calls] == [f"{tmp_path}/b"] * 2
     (composed,), _, _ = command("runs=~/é,~/b (2),c=d", "out=~/x.md", name="report")
     assert composed.runs == [f"{tmp_path}/é", f"{tmp_path}/b (2)", "c=d"]
     (composed,), _, _ = command("data.path=~/a, b", "data=folder")
@@ -72,7 +72,7 @@ def test_an_option_with_dashes_is_answered_with_the_setting(command, name, argum
 
 def test_options_of_hydra_are_accepted(command, capsys):
     assert command("--cfg", "job")[:2] == ([], 0)
-    assert [each.seed for each in command("--multirun", "seed=1,2")[0]] == [1, 2]
+    assert [call.seed for call in command("--multirun", "seed=1,2")[0]] == [1, 2]
 
 
 def test_help_of_a_sweep_shows_its_first_values(run_command):

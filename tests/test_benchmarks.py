@@ -67,7 +67,7 @@ def test_data_benchmark_runs_without_peers(run_command, monkeypatch, tmp_path):
 def test_cpu_configurations_are_compared_in_each_round(benchmarks):
     training = benchmarks("cpu_settings")
     assert training.images_per_second([], 90.0, 1, 1) > 0
-    speeds = {"a dVAE": {each: [10.0, 20.0, 40.0] for each in training.CONFIGURATIONS}}
+    speeds = {"a dVAE": {configuration: [10.0, 20.0, 40.0] for configuration in training.CONFIGURATIONS}}
     speeds["a dVAE"]["both"] = [15.0, 60.0, 80.0]
     assert "| both | 2.00 (1.50 to 3.00) |" in training.table(speeds)
 
@@ -96,12 +96,12 @@ def test_speeds_are_compared_with_the_best_peer_of_the_same_precision(benchmarks
     monkeypatch.setattr(training, "seconds", lambda work, clock: work())
     times = {("ours", "float32"): 2, ("a", "float32"): 8, ("b", "float32"): 4, ("a", "bfloat16"): 1}
     cases = [
-        benchmarks("training_cases").Case(name, precision, lambda each=each: each, count=8, ours=name == "ours")
-        for (name, precision), each in times.items()
+        benchmarks("training_cases").Case(name, precision, lambda taken=duration: taken, count=8, ours=name == "ours")
+        for (name, precision), duration in times.items()
     ]
     results = training.compare(cases, rounds=3)
-    assert [each.per_second for each in results] == [4, 1, 2, 8]
-    assert [each.times_peer for each in results] == [2, 0.5, 1, 1]
+    assert [result.per_second for result in results] == [4, 1, 2, 8]
+    assert [result.times_peer for result in results] == [2, 0.5, 1, 1]
 
 
 def test_precision_benchmark_compares_bfloat16_and_float32(run_command, tmp_path):
@@ -251,7 +251,7 @@ def test_captions_of_the_benchmark_fit_the_model(benchmarks, checkpoints, make_t
     model = make_transformer()
     model.save(tmp_path / "blocks", {"data": {"name": "blocks", "image_size": 8, "val": 4}})
     captions = find(tmp_path / "blocks", None, 3)
-    assert len(set(captions)) == 3 and all(any(shape in each for shape in OUTLINES) for each in captions)
+    assert len(set(captions)) == 3 and all(any(shape in caption for shape in OUTLINES) for caption in captions)
     model.save(tmp_path / "drawings", {"data": {"name": "drawings"}})
     assert find(tmp_path / "drawings", None, 2) == ["a red apple, 3D render", "a green umbrella"]
     with pytest.raises(ValueError, match="give captions with --captions-file"):
@@ -289,7 +289,7 @@ def test_differences_of_rounding_are_ties_and_others_are_errors(benchmarks, monk
     )
     found = find(model, caption, config, sequential, parallel)
     assert len(found) == (sequential != parallel).flatten(1).any(dim=1).sum() > 0
-    assert all(each.is_tie for each in found)
+    assert all(difference.is_tie for difference in found)
 
     wrong = sequential.clone()
     wrong[3, 1, 2] = (wrong[3, 1, 2] + 1) % 500

@@ -110,12 +110,12 @@ def words(text: str) -> list[str]:
     """Return contractions, runs of letters, single digits, and runs of other characters except white space."""
     found = []
     while text := text.lstrip():
-        kinds = [" " if each.isspace() else unicodedata.category(each)[0] for each in text]
+        kinds = [" " if character.isspace() else unicodedata.category(character)[0] for character in text]
         kinds = [kind if kind in " LN" else "other" for kind in kinds]
         length = next((at for at, kind in enumerate(kinds) if kind != kinds[0]), len(text))
         if kinds[0] == "N":
             length = 1
-        length = next((len(each) for each in CONTRACTIONS if text.startswith(each)), length)
+        length = next((len(contraction) for contraction in CONTRACTIONS if text.startswith(contraction)), length)
         found.append(text[:length])
         text = text[length:]
     return found

@@ -49,7 +49,7 @@ def test_overrides_change_settings_and_defaults_are_the_papers():
     composed = compose("train", ["stage.model.width=64", "stage.optimizer.learning_rate.end=3e-5"])
     assert composed.stage.model.width == 64
     assert composed.stage.optimizer.learning_rate.end == 3e-5
-    defaults, composed = (asdict(each) for each in (STAGES["dvae"].config(), compose("train").stage))
+    defaults, composed = (asdict(stage) for stage in (STAGES["dvae"].config(), compose("train").stage))
     assert json.dumps(defaults) == json.dumps(composed)  # but for tuples, which Hydra makes lists
     everything = compose("train", ["stage=all", "stage.clip.model.patch=8"])
     assert everything.stage["clip"].model.patch == 8
@@ -137,7 +137,7 @@ def test_quoted_captions_and_sweeps_over_captions_are_parsed_by_hydra(command):
     (composed,), _, _ = command('caption="a \\"red\\" circle"', name="sample")
     assert composed.caption == 'a "red" circle'
     calls, _, _ = command("-m", "caption=red,blue", name="sample")
-    assert [each.caption for each in calls] == ["red", "blue"]
+    assert [call.caption for call in calls] == ["red", "blue"]
 
 
 def test_with_all_stages_each_stage_is_suggested(command):

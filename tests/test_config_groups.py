@@ -26,7 +26,7 @@ def missing(given: Any, composed: Any, prefix: str = "") -> list[str]:
     """Return the keys of settings in `given`, the content of a file, that have another value in `composed`."""
     if not isinstance(given, dict):
         return [] if given == composed else [prefix]
-    return [each for key, below in given.items() for each in missing(below, composed[key], f"{prefix}.{key}")]
+    return [setting for key, below in given.items() for setting in missing(below, composed[key], f"{prefix}.{key}")]
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_every_section_of_a_preset_is_merged_into_its_stage(preset, stage):
         assert composed("stage=all", f"preset={preset}").stage[stage] == alone.stage
     assert alone.preset == {}  # it is merged into the stage only
     if base:  # settings that the section does not set are those of its base preset
-        (other,) = [each.removeprefix(f"/preset/{stage}/").removesuffix("@_here_") for each in base]
+        (other,) = [entry.removeprefix(f"/preset/{stage}/").removesuffix("@_here_") for entry in base]
         assert other in options("preset") and other != preset
         assert merged(settings_of(f"stage={stage}", f"preset={other}")["stage"], section) == settings
 
@@ -114,7 +114,7 @@ def test_a_new_file_is_a_new_option(write):
     assert (composed["dvae"].steps, composed["clip"]) == (5, compose("train", ["stage=clip"]).stage)
     assert (composed["transformer"].model.depth, composed["transformer"].model.width) == (3, 128)
     register_size(write("seed: 3\ndvae: { stage: { steps: 6 } }\n"))
-    assert [compose("train", [f"stage={each}", "size=mine"]).seed for each in ("dvae", "clip", "all")] == [3, 3, 3]
+    assert [compose("train", [f"stage={stage}", "size=mine"]).seed for stage in ("dvae", "clip", "all")] == [3, 3, 3]
     assert compose("train", ["size=mine"]).stage.steps == 6
 
 

@@ -9,10 +9,10 @@ from dalle.models.dvae.model import DVAEConfig
 from dalle.models.transformer.config import TransformerConfig
 
 SIZES = [
-    (config, each.name)
+    (config, field.name)
     for config in (DVAEConfig, TransformerConfig, CLIPConfig)
-    for each in fields(config)
-    if each.type is int
+    for field in fields(config)
+    if field.type is int
 ]
 
 

@@ -148,7 +148,7 @@ def repeated(given: Any, default: Any, prefix: str = ""):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_schedules_end_within_their_run(recipe):
     for name, stage in stages_of(compose("train", [*RECIPES[recipe], recipe])).items():
-        schedules = [stage.optimizer.learning_rate, *(each for each in vars(stage).values() if type(each) is Schedule)]
+        schedules = [stage.optimizer.learning_rate, *(part for part in vars(stage).values() if type(part) is Schedule)]
         for schedule in schedules:
             length = 0 if schedule.kind == "constant" else schedule.delay + schedule.steps
             assert length <= stage.steps, f"{name}: {schedule} of {stage.steps} steps"
@@ -173,7 +173,7 @@ def test_a_size_ends_the_learning_rate_of_any_preset_with_its_run():
 
 
 @pytest.mark.parametrize(
-    "recipe", [each for each in RECIPES if each.removeprefix("preset=") not in SIZES.keys() - {"tiny"}]
+    "recipe", [recipe for recipe in RECIPES if recipe.removeprefix("preset=") not in SIZES.keys() - {"tiny"}]
 )
 def test_the_models_of_a_recipe_can_be_built_and_fit_together(recipe):
     config = compose("train", [*RECIPES[recipe], recipe])

@@ -26,7 +26,7 @@ CORRUPTED_VALUES = [
     *(None, True, False, "", "x", [], [[]], {}, {"a": 1}, [1, 2], ["dense"], ["row", 3]),
     *(-1, 0, 1, 2, 3, 7, 10**9, 10**18, 10**400, 0.5, -1.5, 1e308, float("nan"), float("inf")),
 ]
-FIELDS = [(kind, each.name) for kind, schema in SCHEMAS.items() for each in fields(schema)]
+FIELDS = [(kind, field.name) for kind, schema in SCHEMAS.items() for field in fields(schema)]
 META = [*checkpoint.META, "anything"]
 
 
@@ -111,7 +111,7 @@ def test_an_invalid_config_json_raises_an_error(corrupted, kind, content):
 @pytest.mark.parametrize("kind", MODELS)
 def test_weights_of_another_model_raise_an_error(corrupted, kind):
     folder, _ = corrupted
-    other = next(each for each in MODELS if each != kind)
+    other = next(model for model in MODELS if model != kind)
     shutil.copy(folder / other / WEIGHTS, folder / kind / WEIGHTS)
     with pytest.raises(CheckpointError, match="holds no|tensor"):
         MODELS[kind].load(folder / kind)

@@ -115,13 +115,13 @@ def runs_of_blocks(folder):
         unsaved, often = replace(config, save_every=0), replace(config, save_every=3, async_save=True)
         first = replace(unsaved, steps=7)
         fit(folder / f"{name} interrupted", first, BlockStage(first))
-        for kind, each in (("unsaved", unsaved), ("saved", often), ("interrupted", unsaved)):
-            stages[f"{name} {kind}"] = fit(folder / f"{name} {kind}", each, BlockStage(each))
+        for kind, variant in (("unsaved", unsaved), ("saved", often), ("interrupted", unsaved)):
+            stages[f"{name} {kind}"] = fit(folder / f"{name} {kind}", variant, BlockStage(variant))
     return stages
 
 
 def flat(stage):
-    return torch.cat([each.detach().flatten() for each in stage.model.parameters()])
+    return torch.cat([parameter.detach().flatten() for parameter in stage.model.parameters()])
 
 
 def lines(folder):
@@ -143,7 +143,7 @@ def test_two_ranks_train_like_one(two_ranks, tmp_path):
     assert first["weights"] == second["weights"]
     for ours, theirs in zip(alone.model.parameters(), first["weights"], strict=True):
         assert torch.allclose(ours, torch.tensor(theirs), atol=1e-6)
-    ours, theirs = ((each / "metrics.jsonl").read_text().splitlines() for each in (tmp_path, folder))
+    ours, theirs = ((run / "metrics.jsonl").read_text().splitlines() for run in (tmp_path, folder))
     for one, other in zip(map(json.loads, ours), map(json.loads, theirs), strict=True):
         names = set(one) - {
             "split",
@@ -198,9 +198,9 @@ def test_compression_of_sufficient_rank_matches_averaging(two_ranks):
 def test_compressed_run_of_two_ranks_resumes_bitwise(two_ranks, name, kind):
     folder, (facts, _) = two_ranks
     assert facts["runs"][f"{name} {kind}"] == facts["runs"][f"{name} unsaved"]
-    (_, other, _), (_, once, _) = (load_state(folder / f"{name} {each}") for each in (kind, "unsaved"))
+    (_, other, _), (_, once, _) = (load_state(folder / f"{name} {state}") for state in (kind, "unsaved"))
     assert other.keys() == once.keys() and all(tensor.equal(once[key]) for key, tensor in other.items())
-    losses = [[line["loss"] for line in lines(folder / f"{name} {each}")] for each in (kind, "unsaved")]
+    losses = [[line["loss"] for line in lines(folder / f"{name} {state}")] for state in (kind, "unsaved")]
     assert losses[0] == losses[1] and len(losses[0]) == 20
 
 

@@ -139,7 +139,7 @@ def test_files_and_names_in_the_drawing_exist(drawing):
 
 def test_drawing_is_self_contained_and_shows_its_references(drawing):
     root = ElementTree.fromstring((DOCS / "architecture.svg").read_text(encoding="utf-8"))
-    shown = " ".join("".join(each.itertext()) for each in root.iter("{http://www.w3.org/2000/svg}text"))
+    shown = " ".join("".join(element.itertext()) for element in root.iter("{http://www.w3.org/2000/svg}text"))
     files = re.findall(r"[\w/]+\.py", shown)
     assert sorted(files) == sorted(file for file, _ in drawing["REFERENCES"])
     assert all(name in shown for _, name in drawing["REFERENCES"])
@@ -148,6 +148,6 @@ def test_drawing_is_self_contained_and_shows_its_references(drawing):
     )
 
 
-@pytest.mark.parametrize("script", sorted(each.name for each in DOCS.glob("*.py")))
+@pytest.mark.parametrize("script", sorted(path.name for path in DOCS.glob("*.py")))
 def test_the_imports_of_scripts_exist(script):
     assert runpy.run_path(str(DOCS / script))["__doc__"]  # runs the imports; the work is below __main__

@@ -194,7 +194,7 @@ def check_source(arguments: list[str]) -> None:
 
 
 def check_pytest(arguments: list[str]) -> None:
-    markers = {each.partition(":")[0] for each in PYPROJECT["tool"]["pytest"]["ini_options"]["markers"]}
+    markers = {marker.partition(":")[0] for marker in PYPROJECT["tool"]["pytest"]["ini_options"]["markers"]}
     for option, value in zip(arguments, [*arguments[1:], ""], strict=True):
         if option == "-m":
             assert set(value.split()) - {"not", "and", "or"} <= markers

@@ -75,7 +75,7 @@ def test_the_example_of_the_studio_runs(checkpoints):
         found: dict = {}
         exec(compile(example.replace("<token>", running_studio.TOKEN), "studio.md", "exec"), found)
         found["client"].close()
-    assert [each.seed for each in found["answer"].data] == [0, 0]
+    assert [image.seed for image in found["answer"].data] == [0, 0]
 
 
 def test_every_example_is_run():

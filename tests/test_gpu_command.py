@@ -53,8 +53,8 @@ def test_everything_runs_on_a_cpu_and_finished_measurements_are_not_repeated(tmp
         facts = json.loads((tmp_path / f"{part}.json").read_text())
         assert facts["machine"]["torch"] == torch.__version__ and facts["command"].startswith(f"make gpu-{part}")
         outcomes = facts["measurements"]
-        assert outcomes and {each["status"] for each in outcomes.values()} == {"done"}, outcomes
-        assert all(each["commit"] and each["date"] for each in outcomes.values())
+        assert outcomes and {outcome["status"] for outcome in outcomes.values()} == {"done"}, outcomes
+        assert all(outcome["commit"] and outcome["date"] for outcome in outcomes.values())
         page = (tmp_path / f"{part}.md").read_text()
         assert torch.__version__ in page and f"make gpu-{part} DEVICE=cpu QUICK=1" in page
     assert (tmp_path / "demo-seed0.png").stat().st_size > 1000
@@ -80,7 +80,7 @@ def test_wheels_of_another_python_and_missing_wheels_are_reported(gpu_module, mo
     monkeypatch.setattr(requirements, "FILE", tmp_path / "requirements.txt")
     (tmp_path / "requirements.txt").write_text("torch>=2.6\nsynthetic-one>=1 # why\nsynthetic-two\n")
     (tmp_path / "synthetic_one-1.0-cp35-cp35m-manylinux2014_x86_64.whl").touch()
-    assert [each.name for each in requirements.missing()] == ["synthetic-one", "synthetic-two"]
+    assert [requirement.name for requirement in requirements.missing()] == ["synthetic-one", "synthetic-two"]
     other, absent = requirements.install(tmp_path, tmp_path / "site")
     here = f"PYTHON_VERSION={sys.version_info.major}.{sys.version_info.minor}"
     assert "synthetic_one-1.0-cp35-cp35m-manylinux2014_x86_64.whl is for another Python" in other and here in other
@@ -113,7 +113,7 @@ def run_part(gpu_module, monkeypatch, tmp_path):
         monkeypatch.setattr(part, "_run_in_process", in_a_process)
         complete = part.run(three, "cpu", True, tmp_path, minutes)
         found = json.loads((tmp_path / "synthetic.json").read_text())["measurements"]
-        return complete, started, {name: each["status"] for name, each in found.items()}
+        return complete, started, {name: outcome["status"] for name, outcome in found.items()}
 
     return run
 
@@ -275,7 +275,9 @@ def test_random_transformer_equals_a_model_built_in_float32(gpu_module):
     model = sampling.random_transformer(config, torch.bfloat16, CPU)
     usual = sampling.to_mixed_precision(sampling.Transformer(config), torch.bfloat16).eval()
     usual.load_state_dict(model.state_dict())
-    assert all(each.isfinite().all() and each.std() > 0 for each in model.parameters() if each.ndim == 2)
+    assert all(
+        parameter.isfinite().all() and parameter.std() > 0 for parameter in model.parameters() if parameter.ndim == 2
+    )
     caption, images = torch.tensor([[1, 2, 3, 0, 0, 0, 0, 0]]), torch.arange(16)[None]
     with torch.inference_mode():
         assert model(caption, images).image.equal(usual(caption, images).image)
@@ -286,7 +288,7 @@ def test_work_of_a_dense_step_equals_that_of_the_cpu_benchmark(gpu_module):
     config = sampling.config_of("demo", quick=False)
     found = sampling.step_work(config, 7, torch.bfloat16)
     whole = machine.decoding_work(config, 7, "bfloat16")
-    assert found == pytest.approx([each / config.grid**2 for each in whole], rel=1e-3)
+    assert found == pytest.approx([amount / config.grid**2 for amount in whole], rel=1e-3)
 
 
 def test_a_gpu_without_an_index_is_the_first_one(gpu_module, monkeypatch):
@@ -295,8 +297,8 @@ def test_a_gpu_without_an_index_is_the_first_one(gpu_module, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     named = gpu_module("__main__").select_device
-    assert [str(named(each)) for each in ("cuda", "cuda:1", "cpu")] == ["cuda:0", "cuda:1", "cpu"]
-    assert [str(each) for each in chosen] == ["cuda:0", "cuda:1"]
+    assert [str(named(device)) for device in ("cuda", "cuda:1", "cpu")] == ["cuda:0", "cuda:1", "cpu"]
+    assert [str(device) for device in chosen] == ["cuda:0", "cuda:1"]
 
 
 def test_a_summary_lists_parts_that_have_not_run(gpu_module, tmp_path):

@@ -54,7 +54,7 @@ def test_the_description_is_the_comment_after_or_above_a_field_and_is_inherited(
 
 
 def test_settings_have_dotted_keys_and_the_values_of_the_config():
-    found = {each.key: each.value for each in settings(Outer(inner=Inner(depth=3)), "stage.")}
+    found = {setting.key: setting.value for setting in settings(Outer(inner=Inner(depth=3)), "stage.")}
     assert found == {
         "stage.inner.width": "8",
         "stage.inner.depth": "3",
@@ -62,7 +62,7 @@ def test_settings_have_dotted_keys_and_the_values_of_the_config():
         "stage.inner.colours": "[#ff0000]",
         "stage.inner.bare": "0.5",
     }
-    assert [each.key for each in settings({"a": Inner()}, "")][0] == "a.width"
+    assert [setting.key for setting in settings({"a": Inner()}, "")][0] == "a.width"
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_values_are_formatted_as_they_are_typed(value, typed):
     "schema", [*COMMANDS.values(), *DATA_SETS.configs.values(), *CHOSEN], ids=lambda schema: schema.__name__
 )
 def test_every_setting_has_a_description(schema):
-    assert [each.key for each in settings(schema()) if not each.description] == []
+    assert [setting.key for setting in settings(schema()) if not setting.description] == []
 
 
 def test_the_page_of_settings_is_up_to_date():
@@ -93,7 +93,9 @@ def test_help_lists_config_groups_and_settings_with_their_values(monkeypatch):
     lines = {line.split()[0]: line.split(maxsplit=1)[1:] for line in text.splitlines() if line.strip()}
     assert lines["stage.steps=77"] == ["optimizer updates; raise it to train a finished run further"]
     expected = {
-        f"{each.key}={each.value}".split()[0] for each in settings(config) if each.key not in groups_of("train")
+        f"{setting.key}={setting.value}".split()[0]
+        for setting in settings(config)
+        if setting.key not in groups_of("train")
     }
     assert expected <= lines.keys()
 
@@ -107,8 +109,8 @@ def test_help_fits_the_terminal(monkeypatch, columns):
 
 @pytest.mark.parametrize("command", MAIN_SETTINGS)
 def test_main_settings_exist_and_fit_on_a_screen(command):
-    every = {each.key for each in settings(compose(command, ["data=folder"] if command == "train" else []))}
-    also = {each.key for each in settings(compose("train", ["data=blocks"]))}
+    every = {setting.key for setting in settings(compose(command, ["data=folder"] if command == "train" else []))}
+    also = {setting.key for setting in settings(compose("train", ["data=blocks"]))}
     assert 15 < len(MAIN_SETTINGS[command]) <= 24
     assert set(MAIN_SETTINGS[command]) <= every | (also if command == "train" else set())
 

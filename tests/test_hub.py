@@ -22,7 +22,7 @@ def test_a_published_pipeline_draws_the_same_images(hub_server, checkpoints):
         hub_server.repositories["me/shapes"]["main"]
     )
     loaded, original = DALLE.from_pretrained("me/shapes"), DALLE.load(checkpoints)
-    results = [each.generate(CAPTION, candidates=2, keep=2) for each in (loaded, original)]
+    results = [pipeline.generate(CAPTION, candidates=2, keep=2) for pipeline in (loaded, original)]
     assert results[0].scores == results[1].scores
     assert [image.tobytes() for image in results[0].images] == [image.tobytes() for image in results[1].images]
     assert DALLE.from_pretrained(checkpoints).words == original.words  # a folder works too
@@ -31,7 +31,9 @@ def test_a_published_pipeline_draws_the_same_images(hub_server, checkpoints):
 def test_a_loaded_pipeline_is_published_with_all_its_parts(hub_server, checkpoints):
     original = DALLE.load(checkpoints)
     original.push_to_hub("me/shapes", options=FLOAT32)
-    results = [each.generate(CAPTION, candidates=2, keep=2) for each in (DALLE.from_pretrained("me/shapes"), original)]
+    results = [
+        pipeline.generate(CAPTION, candidates=2, keep=2) for pipeline in (DALLE.from_pretrained("me/shapes"), original)
+    ]
     assert results[0].scores == results[1].scores is not None
     assert [image.tobytes() for image in results[0].images] == [image.tobytes() for image in results[1].images]
     built = DALLE(original.dvae, original.transformer, original.tokenizer)

@@ -69,10 +69,10 @@ def imports(source: str) -> Iterator[str]:
     """Return the modules that a source imports anywhere; `from a import b` gives a.b."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from (each.name for each in node.names)
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"line {node.lineno}: write the module's name in full"
-            yield from (f"{node.module}.{each.name}" for each in node.names)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def floor_of(part: str) -> int:
@@ -108,7 +108,7 @@ def test_hydra_is_imported_only_by_the_command_line(file):
 
 @pytest.mark.parametrize("file", sorted((ROOT / "dalle/data").glob("*.py")), ids=lambda path: path.name)
 def test_data_sources_do_not_import_the_audit(file):
-    assert not [each for each in imports(file.read_text(encoding="utf-8")) if each.startswith("dalle.data.audit")]
+    assert not [module for module in imports(file.read_text(encoding="utf-8")) if module.startswith("dalle.data.audit")]
 
 
 def test_training_does_not_import_plans():

@@ -71,7 +71,7 @@ def test_modules_import_only_the_dependencies():
     imported = {}
     for path in (ROOT / "dalle").rglob("*.py"):
         for node in [] if "studio" in path.parts else ast.parse(path.read_text(encoding="utf-8")).body:
-            names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
             imported |= {name.split(".")[0]: path.name for name in names}
     ours = {"dalle", "omegaconf"}  # hydra-core pins its omegaconf

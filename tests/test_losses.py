@@ -101,8 +101,11 @@ def test_squared_and_absolute_errors_are_divided_by_their_scale():
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        *(({"scale": each}, f"likelihood.scale={each} must be a finite number above 0") for each in (0, -1, nan, inf)),
-        *(({"floor": each}, f"likelihood.floor={each} must be finite") for each in (nan, inf, -inf)),
+        *(
+            ({"scale": scale}, f"likelihood.scale={scale} must be a finite number above 0")
+            for scale in (0, -1, nan, inf)
+        ),
+        *(({"floor": floor}, f"likelihood.floor={floor} must be finite") for floor in (nan, inf, -inf)),
     ],
     ids=str,
 )
@@ -222,8 +225,8 @@ def test_soft_loss_is_the_expected_token_loss():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 3, 7, generator=generator)
     distribution = torch.randn(2, 3, 7, generator=generator).softmax(dim=-1)
-    each = torch.stack([token_nll(logits, torch.full((2, 3), token)) for token in range(7)], dim=-1)
-    torch.testing.assert_close(token_nll(logits, distribution), (distribution * each).sum(dim=-1))
+    token_losses = torch.stack([token_nll(logits, torch.full((2, 3), token)) for token in range(7)], dim=-1)
+    torch.testing.assert_close(token_nll(logits, distribution), (distribution * token_losses).sum(dim=-1))
 
 
 def test_ignored_tokens_have_no_loss_and_no_gradient():

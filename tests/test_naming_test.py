@@ -36,7 +36,7 @@ def test_the_sheets_show_numbers_only_and_answers_are_scored(tmp_path, capsys):
     TOOL["main"](["draw", f"out={out}", "real=true", f"data.path={tmp_path / 'built'}", "pictures=3"])
     written = json.loads((out / "answers.json").read_text())
     assert list(written) == ["1", "2", "3"]
-    assert len({each["caption"].split(",")[0] for each in written.values()}) == 3  # a picture of each concept
+    assert len({picture["caption"].split(",")[0] for picture in written.values()}) == 3  # a picture of each concept
     with Image.open(out / "sheet-1.png") as sheet:
         assert sheet.width > 3 * TOOL["TILE"]
     answers = tmp_path / "answers.txt"

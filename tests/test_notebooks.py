@@ -100,8 +100,8 @@ def measures_the_named_colour(colour_share) -> None:
     for colour, rgb in painted.items():
         image = Image.new("RGB", (8, 8), "white")
         image.paste(rgb, (0, 0, 8, 4))
-        shares = {each: colour_share([image], each).item() for each in painted}
-        assert shares == {each: float(each == colour) for each in painted}
+        shares = {name: colour_share([image], name).item() for name in painted}
+        assert shares == {name: float(name == colour) for name in painted}
     assert colour_share([Image.new("RGB", (8, 8), "white")], "red").item() == 0
 
 

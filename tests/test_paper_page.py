@@ -8,7 +8,7 @@ from source_names import NAMES, ROOT
 from dalle.cli.config import compose, known_keys
 
 PAGE = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
-QUOTED = [each.strip("'") for each in re.findall(r"`([^`]+)`", PAGE)]
+QUOTED = [name.strip("'") for name in re.findall(r"`([^`]+)`", PAGE)]
 
 
 TESTS = {name for file, names in NAMES.items() if file.startswith("tests/") for name in names}
@@ -28,7 +28,7 @@ def switches() -> list[tuple[str, str]]:
 
 
 def test_every_named_test_exists():
-    named = {each for each in QUOTED if re.fullmatch(r"test_\w+", each)}
+    named = {name for name in QUOTED if re.fullmatch(r"test_\w+", name)}
     assert len(named) > 60
     assert sorted(named - TESTS) == []
 

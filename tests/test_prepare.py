@@ -31,8 +31,8 @@ def published(tmp_path):
     torch.manual_seed(0)
     for half in ("encoder", "decoder"):
         state = {}
-        for each in convolution_mappings(half, SIZES):
-            state |= {f"{each.theirs}.w": torch.randn(each.shape), f"{each.theirs}.b": torch.randn(each.shape[0])}
+        for layer in convolution_mappings(half, SIZES):
+            state |= {f"{layer.theirs}.w": torch.randn(layer.shape), f"{layer.theirs}.b": torch.randn(layer.shape[0])}
         torch.save(state, tmp_path / f"{half}.pkl")
     return tmp_path
 

@@ -50,10 +50,12 @@ def composed(words: list[str]):
     script = 1 if words[0] == "dalle" else next(index for index, word in enumerate(words) if word.endswith(".py"))
     command, overrides = Path(words[script]).stem, [word for word in words[script + 1 :] if word != "--help"]
     if "-m" in overrides:
-        overrides = [first_of_sweep(each) for each in overrides if each != "-m"]
+        overrides = [first_of_sweep(override) for override in overrides if override != "-m"]
         # launchers are tested in test_slurm.py, since their package is optional
-        overrides = [each for each in overrides if not each.startswith(("hydra/launcher=", "hydra.launcher."))]
-    return compose(command, [quoted(each) for each in overrides])
+        overrides = [
+            override for override in overrides if not override.startswith(("hydra/launcher=", "hydra.launcher."))
+        ]
+    return compose(command, [quoted(override) for override in overrides])
 
 
 def test_the_pages_show_every_command():

@@ -61,7 +61,7 @@ def test_a_folder_of_no_size_is_refused_with_the_sizes(run_command, name):
 
 
 def test_runs_are_compared(swept, run_command, tmp_path):
-    names = [f"outputs/ablation/pool/model.pool_{each}-seed_0" for each in ("max", "average")]
+    names = [f"outputs/ablation/pool/model.pool_{pool}-seed_0" for pool in ("max", "average")]
     status, printed = run_command("report", f"runs={','.join(names)}")
     assert status == 0, printed
     folder = tmp_path / "outputs" / "comparison"
@@ -75,7 +75,7 @@ def test_runs_are_compared(swept, run_command, tmp_path):
 def test_comparison_of_transformers_has_samples(train, run_command, tmp_path):
     train("stage=dvae", "preset=tiny", "run=codes", "wandb.mode=disabled", *TINY)
     sizes = ["text_positions=40", "text_vocabulary=300", "width=16", "depth=1", "heads=2"]
-    common = [each for each in TINY if "model" not in each] + [f"stage.model.{each}" for each in sizes]
+    common = [setting for setting in TINY if "model" not in setting] + [f"stage.model.{setting}" for setting in sizes]
     for run, steps in (("a", 1), ("b", 2)):
         more = ["stage.workers=0", f"stage.steps={steps}", "stage.tokenizer_records=50", "dvae=outputs/dvae/codes"]
         status, printed = train("stage=transformer", "preset=tiny", f"run={run}", "wandb.mode=disabled", *common, *more)

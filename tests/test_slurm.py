@@ -126,7 +126,7 @@ def test_the_launcher_for_slurm_composes():
 @pytest.mark.slow
 def test_a_sweep_in_processes_of_its_own_equals_an_ordinary_one(train, tmp_path):
     """Names of runs, losses and the error of a failed job."""
-    options = [each for each in TINY if not each.startswith("stage.batch_size")]
+    options = [option for option in TINY if not option.startswith("stage.batch_size")]
     sweep = [*options, "stage.steps=2", "stage.log_every=1", "run=s", "seed=0", "stage.batch_size=4,3,0"]
     losses, errors = [], []
     for name in ("ordinary", "submitit"):

@@ -147,7 +147,7 @@ def test_saved_tokenizer_encodes_the_same(tokenizer, tmp_path):
     assert loaded.vocabulary == tokenizer.vocabulary == 300
     for caption in CAPTIONS:
         assert loaded.encode(caption) == tokenizer.encode(caption)
-        drawn = [each.encode(caption, 0.2, np.random.default_rng(3)) for each in (loaded, tokenizer)]
+        drawn = [encoder.encode(caption, 0.2, np.random.default_rng(3)) for encoder in (loaded, tokenizer)]
         assert drawn[0] == drawn[1]
 
 

@@ -26,7 +26,7 @@ def tiny(prefix, model, steps=2):
     settings = {"steps": steps, "batch_size": 4, "workers": 0, "validation_images": 4, "precision": "float32"}
     return [
         *(f"{prefix}.{name}={value}" for name, value in settings.items()),
-        *(f"{prefix}.model.{each}" for each in model.split()),
+        *(f"{prefix}.model.{setting}" for setting in model.split()),
     ]
 
 

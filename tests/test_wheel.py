@@ -56,7 +56,7 @@ def test_the_wheel_has_configs_and_nothing_else_beside_the_package(wheel):
 def test_an_installed_wheel_trains_and_samples_in_any_folder(dalle):
     tiny = ["data=blocks", "data.image_size=32", "data.train=16", "data.val=4", "preset=tiny", "wandb.mode=disabled"]
     small = ("steps=2", "workers=0", "batch_size=4", "validation_images=4")
-    short = [f"stage.{stage}.{each}" for stage in ("dvae", "clip", "transformer") for each in small]
+    short = [f"stage.{stage}.{setting}" for stage in ("dvae", "clip", "transformer") for setting in small]
     short += [f"stage.{stage}.tokenizer_records=16" for stage in ("clip", "transformer")]
     status, printed = dalle("train", "stage=all", "run=mine", *tiny, *short)
     assert status == 0, printed

@@ -113,9 +113,9 @@ def page(found: dict[str, Results]) -> list[str]:
             lines.append(f"| seconds in updates, {stage} | {cells} | {statistics.mean(values):.0f} |")
         pictures = ", ".join(f"demo-{name.replace(' ', '')}.png" for name in runs)
         lines += ["", f"Pictures: {pictures}."]
-    if each := found.get("deterministic runs"):
-        lines += ["", f"Bitwise equal weights after two runs of {each['steps']} updates per stage:", ""]
-        for setting, same in each["bitwise_equal"].items():
+    if repeats := found.get("deterministic runs"):
+        lines += ["", f"Bitwise equal weights after two runs of {repeats['steps']} updates per stage:", ""]
+        for setting, same in repeats["bitwise_equal"].items():
             answers = ", ".join(f"{stage} {'yes' if equal else 'no'}" for stage, equal in same.items())
             lines.append(f"- `{setting}`: {answers}")
     return lines

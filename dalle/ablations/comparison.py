@@ -47,7 +47,7 @@ def read_run(folder: Path, name: str) -> ComparedRun:
     evaluated, notes = {}, []
     # beside the run, or beside the stages of stage=all, where `evaluate.py checkpoint=` of their folder writes it
     places = (folder / EVALUATION_METRICS, folder.parent / EVALUATION_METRICS)
-    if path := next((each for each in places if each.is_file()), None):
+    if path := next((place for place in places if place.is_file()), None):
         try:
             content = read_metrics_file(path)
             evaluated, settings["evaluation"] = content.numbers, evaluation_settings(content)
@@ -122,9 +122,9 @@ def _ranks_in_order(candidates: Sequence[int]) -> list[int]:
 
 
 def _different_settings(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    flattened = [flatten(dict(each)) for each in settings]
-    keys = dict.fromkeys(key for each in flattened for key in each)
-    rows = {key: [each.get(key, "") for each in flattened] for key in keys}
+    flattened = [flatten(dict(mapping)) for mapping in settings]
+    keys = dict.fromkeys(key for flat in flattened for key in flat)
+    rows = {key: [flat.get(key, "") for flat in flattened] for key in keys}
     return {key: row for key, row in rows.items() if any(value != row[0] for value in row)}
 
 
@@ -132,7 +132,7 @@ def _table(names: Sequence[str], rows: Mapping[str, Sequence[Any]]) -> list[str]
     if not rows:
         return ["None."]
     cells = (
-        [f"`{key}`", *(f"{each:.5g}" if isinstance(each, float) else str(each) for each in row)]
+        [f"`{key}`", *(f"{value:.5g}" if isinstance(value, float) else str(value) for value in row)]
         for key, row in rows.items()
     )
     return [f"| | {' | '.join(names)} |", f"|{'---|' * (len(names) + 1)}", *(f"| {' | '.join(row)} |" for row in cells)]

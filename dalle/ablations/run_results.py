@@ -76,7 +76,7 @@ def run_settings(folder: Path) -> dict[str, Any]:
     """Read the settings that identify a run: its stage, data and seed. Raises ValueError if there is no run state."""
     scalars = state_files.read_scalars(folder)
     if scalars is None:
-        stages = [each for each in sorted(folder.glob("*/")) if state_files.read_scalars(each) is not None]
+        stages = [stage for stage in sorted(folder.glob("*/")) if state_files.read_scalars(stage) is not None]
         advice = f"; it holds runs of single stages, such as {stages[0]}" if stages else ""
         raise ValueError(f"{folder} is not a training run, or has not saved a checkpoint yet: it has no state{advice}")
     return scalars["identity"]
@@ -126,12 +126,12 @@ def _evaluation_results(ablation: AblationConfig, run: PlannedRun) -> Iterable[R
     path = folder / EVALUATION_METRICS
     labels = ablation.axis_values or [label]
     if not path.is_file():
-        return [RunResult(each, seed, folder, "not started, or unfinished") for each in labels]
+        return [RunResult(value, seed, folder, "not started, or unfinished") for value in labels]
     try:
         content = read_metrics_file(path)
     except ValueError as error:
-        return [RunResult(each, seed, folder, str(error)) for each in labels]
-    return [_evaluation_result(ablation, PlannedRun(each, seed, folder), content) for each in labels]
+        return [RunResult(value, seed, folder, str(error)) for value in labels]
+    return [_evaluation_result(ablation, PlannedRun(value, seed, folder), content) for value in labels]
 
 
 def _evaluation_result(ablation: AblationConfig, run: PlannedRun, content: MetricsFile) -> RunResult:

@@ -85,19 +85,19 @@ class ClaimResult:
 def check_claim(expectation: Expectation, metric: SweepMetric, values: Sequence[str]) -> ClaimResult:
     """Compare the expected best value with its baselines: those of the expectation, or all of the sweep's `values`."""
     value = expectation.value
-    baselines = [each for each in expectation.baselines or values if each != value]
-    missing = [each for each in (value, *baselines) if each not in metric.runs]
+    baselines = [baseline for baseline in expectation.baselines or values if baseline != value]
+    missing = [label for label in (value, *baselines) if label not in metric.runs]
     if value in missing or len(missing) == len(baselines):
         return ClaimResult(INCONCLUSIVE, f"`{metric.title}`: no finished runs of {_quoted_list(missing)}.")
-    present = [each for each in baselines if each not in missing]
-    if all(math.isinf(metric.threshold(value, each)) for each in present):
+    present = [baseline for baseline in baselines if baseline not in missing]
+    if all(math.isinf(metric.threshold(value, baseline)) for baseline in present):
         return ClaimResult(INCONCLUSIVE, f"`{metric.title}`: one seed each, so the noise is unknown.")
     better, worse, insignificant = (
-        [each for each in present if metric.compare(value, each) == sign] for sign in (1, -1, 0)
+        [baseline for baseline in present if metric.compare(value, baseline) == sign] for sign in (1, -1, 0)
     )
     ties = expectation.should == "tie"
-    equal = [each for each in insignificant if ties and metric.equally_good(value, each)]
-    unclear = [each for each in insignificant if each not in equal]
+    equal = [baseline for baseline in insignificant if ties and metric.equally_good(value, baseline)]
+    unclear = [baseline for baseline in insignificant if baseline not in equal]
     if not (worse or unclear or missing):
         kind = AGREES
     elif better or equal:
@@ -117,7 +117,7 @@ def check_claim(expectation: Expectation, metric: SweepMetric, values: Sequence[
 
 def combine(results: Sequence[ClaimResult]) -> str:
     """Combine the results of several expectations into one kind, such as `AGREES`."""
-    kinds = {each.kind for each in results}
+    kinds = {result.kind for result in results}
     if len(kinds) == 1:
         return kinds.pop()
     return DISAGREES if kinds == {DISAGREES, INCONCLUSIVE} else PARTLY_AGREES

@@ -70,7 +70,9 @@ class Sweep:
         metrics = []
         for name, better in self.ablation.metrics.items():
             runs = {
-                value: [each.metrics[name] for each in self.finished if each.label == value and name in each.metrics]
+                value: [
+                    result.metrics[name] for result in self.finished if result.label == value and name in result.metrics
+                ]
                 for value in self.values
             }
             metrics.append(SweepMetric(name, better, {value: numbers for value, numbers in runs.items() if numbers}))
@@ -79,7 +81,9 @@ class Sweep:
     @cached_property
     def claim_results(self) -> list[ClaimResult]:
         by_name = {metric.name: metric for metric in self.metrics}
-        return [check_claim(each, by_name[each.metric], self.values) for each in self.ablation.expect]
+        return [
+            check_claim(expectation, by_name[expectation.metric], self.values) for expectation in self.ablation.expect
+        ]
 
     @property
     def minutes(self) -> float:
@@ -104,8 +108,8 @@ class Sweep:
 def _distinct_values(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Collect the distinct values of each key over all settings, as JSON."""
     values: dict[str, list[str]] = {}
-    for each in settings:
-        for key, value in each.items():
+    for mapping in settings:
+        for key, value in mapping.items():
             text = json.dumps(value)
             if text not in values.setdefault(key, []):
                 values[key].append(text)

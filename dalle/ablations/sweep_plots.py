@@ -47,7 +47,7 @@ def plot_runs(curves: Mapping[str, Curve], path: Path) -> None:
     curves: run name -> validation lines.
     """
     first, *others = [metrics_of(curve[-1]) for curve in curves.values()]
-    shared = [name for name in first if all(name in each for each in others)]
+    shared = [name for name in first if all(name in metrics for metrics in others)]
     figure, panels = _panels(max(1, len(shared)))
     path.parent.mkdir(parents=True, exist_ok=True)
     for panel, name in zip(panels, shared, strict=False):

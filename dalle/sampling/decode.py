@@ -126,7 +126,7 @@ def expand_offset(candidate_offset: int | Sequence[int], captions: int) -> list[
     try:
         return [operator.index(candidate_offset)] * captions  # pyright: ignore[reportArgumentType]
     except TypeError:  # one for each caption
-        offsets = [operator.index(each) for each in candidate_offset]  # pyright: ignore[reportGeneralTypeIssues]
+        offsets = [operator.index(offset) for offset in candidate_offset]  # pyright: ignore[reportGeneralTypeIssues]
     if len(offsets) != captions:
         raise ValueError(f"candidate_offset has {len(offsets)} numbers for {captions} captions")
     return offsets

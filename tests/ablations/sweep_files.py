@@ -33,7 +33,7 @@ def planned(
     out: Path, tastes: tuple[str, ...] = ("salt", "sugar"), seeds: tuple[int, ...] = (0, 1)
 ) -> list[PlannedRun]:
     jobs = [job(taste, seed) for seed in seeds for taste in tastes]
-    return [PlannedRun(format_values(each.values), each.seed, each.folder(out)) for each in jobs]
+    return [PlannedRun(format_values(sweep_job.values), sweep_job.seed, sweep_job.folder(out)) for sweep_job in jobs]
 
 
 def write_run(

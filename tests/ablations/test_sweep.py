@@ -55,7 +55,7 @@ def test_runs_without_results_are_listed_with_the_reason(tmp_path):
     truncated = write_run(tmp_path, job("pepper", 0), SALT[1], "running")
     (truncated / "metrics.jsonl").write_text('{"step": 7, "split": "train"}\n{"step": 8, "spl')
     sweep = read(tmp_path, tastes=("salt", "sugar", "pepper"))
-    assert [each.label for each in sweep.finished] == ["salt"]
+    assert [result.label for result in sweep.finished] == ["salt"]
     assert sweep_page.answer(sweep) == "inconclusive (some runs have not finished)"
     assert sweep_page.section(sweep, None)[-7:] == [
         "Runs without results, 5 of 6:",
@@ -72,14 +72,14 @@ def test_unplanned_seeds_are_included_and_renamed_folders_are_not(folder, tmp_pa
     write_run(tmp_path, job("salt", 7), {"error": 7.0, "codes": 1.0})
     (folder / "taste_salt-seed_1").rename(folder / "taste_salt-seed_1.1")
     sweep = read(tmp_path)
-    assert sorted(each.seed for each in sweep.finished if each.label == "salt") == [0, 7]
-    assert [each.missing for each in sweep.results if each.missing] == ["not started"]
+    assert sorted(result.seed for result in sweep.finished if result.label == "salt") == [0, 7]
+    assert [result.missing for result in sweep.results if result.missing] == ["not started"]
 
 
 def test_job_json_of_another_format_is_reported(folder, tmp_path):
     path = folder / "taste_salt-seed_0" / "job.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 9}))
-    (missing,) = (each.missing for each in read(tmp_path).results if each.missing)
+    (missing,) = (result.missing for result in read(tmp_path).results if result.missing)
     assert missing == f"{path} has format 9 but this version reads format 1: train it again"
 
 
@@ -126,14 +126,14 @@ def test_damaged_run_is_listed_with_the_reason_and_others_are_reported(folder, t
     incomplete_job_json(folder / "unrelated")
     sweep = read(tmp_path)
     assert len(sweep.finished) == 3
-    (missing,) = (each.missing for each in sweep.results if each.missing)
+    (missing,) = (result.missing for result in sweep.results if result.missing)
     assert reason in missing
 
 
 def test_differences_in_settings_that_are_not_varied_give_a_warning(folder, tmp_path):
     jobs = [
-        each._replace(settings={"stage.taste": each.label, "stage.depth": number % 2})
-        for number, each in enumerate(planned(tmp_path))
+        run._replace(settings={"stage.taste": run.label, "stage.depth": number % 2})
+        for number, run in enumerate(planned(tmp_path))
     ]
     assert Sweep.read(ABLATION, "laptop", folder, jobs).unintended_differences == {}
     for number, path in enumerate(sorted(folder.glob("*/state/*/state.json"))):
@@ -165,10 +165,10 @@ def test_evaluation_gives_a_row_for_each_axis_value(tmp_path):
         "blur", "z", "evaluate", axis="radius", axis_values=["0", "2"], metrics={"fd_effnet_{}": "lower"}
     )
     jobs = [PlannedRun("", seed, tmp_path / f"seed_{seed}") for seed in (0, 1, 2)]
-    for each, version in zip(jobs[:2], (FORMAT, 1), strict=True):
-        each.folder.mkdir()
+    for run, version in zip(jobs[:2], (FORMAT, 1), strict=True):
+        run.folder.mkdir()
         content = {"format": version, "context": {}, "metrics": {}, "fd_effnet_0": 5.0, "fd_effnet_2": 7.0}
-        (each.folder / "metrics.json").write_text(json.dumps(content))
+        (run.folder / "metrics.json").write_text(json.dumps(content))
     sweep = Sweep.read(ablation, "laptop", tmp_path, jobs)
     assert sweep_page.table(sweep)[2:] == ["| 0 | 1 | **5** |", "| 2 | 1 | 7 |"]
     assert sweep_page.run_count(sweep) == "1 of 3"
@@ -190,7 +190,7 @@ def test_power_law_is_recovered(tmp_path):
 def test_statistics_of_batch_norm_are_not_counted_as_parameters(tmp_path):
     encoder = ResNetEncoder(32, width=4, blocks=(1, 1, 1, 1), heads=2, embedding=8)
     save_file(encoder.state_dict(), tmp_path / WEIGHTS)
-    assert parameter_count(tmp_path) == sum(each.numel() for each in encoder.parameters())
+    assert parameter_count(tmp_path) == sum(parameter.numel() for parameter in encoder.parameters())
 
 
 def test_power_law_needs_three_sizes(tmp_path):

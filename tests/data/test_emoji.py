@@ -79,7 +79,7 @@ def variant_group(code: str) -> str:
 def test_no_variant_of_a_training_emoji_is_held_out():
     train, val = split("train"), split("val")
     assert {emoji.base for emoji in train._emojis}.isdisjoint(emoji.base for emoji in val._emojis)
-    groups = [{variant_group(emoji.code) for emoji in each._emojis} for each in (train, val)]
+    groups = [{variant_group(emoji.code) for emoji in source._emojis} for source in (train, val)]
     assert groups[0].isdisjoint(groups[1])
     assert len(train) + len(val) == len(all_emojis())
     assert 150 < len(val) < 800

@@ -110,7 +110,9 @@ def png_that_claims(width: int, height: int, depth: int = 8, colours: int = 0, d
     """Return the first chunks of a PNG that declares this size, with any `data`."""
     header = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([depth, colours, 0, 0, 0])
     data = b"IDAT" + zlib.compress(data)
-    chunks = [len(each[4:]).to_bytes(4, "big") + each + zlib.crc32(each).to_bytes(4, "big") for each in (header, data)]
+    chunks = [
+        len(chunk[4:]).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big") for chunk in (header, data)
+    ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 

@@ -74,7 +74,7 @@ def test_many_records_take_their_bytes_and_48_more_each():
 
 def test_digest_depends_on_content_and_boundaries():
     parts = [(b"ab", b"c"), (b"a", b"bc"), (b"abc",), (b"ab", b"c", b""), (np.arange(3), b""), (np.arange(4), b"")]
-    assert len({digest_of(*each) for each in parts}) == len(parts)
+    assert len({digest_of(*contents) for contents in parts}) == len(parts)
     assert digest_of(b"ab", b"c") == digest_of(b"ab", b"c")
     assert digest_of(np.arange(6).reshape(2, 3)[:, ::2]) == digest_of(np.array([0, 2, 3, 5]))
 

@@ -319,9 +319,9 @@ def test_workers_encode_the_same_tokens(tmp_path):
     source = Numbered(40, broken=(7, 39))
     cache = encoded(source, tmp_path / "tokens", 1)
     seen = list(encoder_batches(source, dvae_augmentation, [RecordBlock(0, 0, 32), RecordBlock(0, 32, 40)], workers=2))
-    assert torch.cat([made_up_tokens(each.images) for each in seen]).numpy().tolist() == cache.tokens[0].tolist()
-    assert [list(each.unreadable) for each in seen] == [["record 7"], ["record 39"]]
-    assert np.flatnonzero(~np.concatenate([each.readable for each in seen])).tolist() == [7, 39]
+    assert torch.cat([made_up_tokens(batch.images) for batch in seen]).numpy().tolist() == cache.tokens[0].tolist()
+    assert [list(batch.unreadable) for batch in seen] == [["record 7"], ["record 39"]]
+    assert np.flatnonzero(~np.concatenate([batch.readable for batch in seen])).tolist() == [7, 39]
 
 
 def test_one_million_records_take_only_the_memory_of_their_arrays(tmp_path):

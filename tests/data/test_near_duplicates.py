@@ -22,9 +22,9 @@ def each_with_each(prints: np.ndarray) -> set[frozenset[int]]:
         near &= colour_distance(prints["colours"], prints["colours"][one]) <= NEAR_LEVELS
         for other in np.flatnonzero(near):
             old, new = group[other], group[one]
-            group = [new if each == old else each for each in group]
+            group = [new if label == old else label for label in group]
     sets = [frozenset(place for place, label in enumerate(group) if label == name) for name in set(group)]
-    return {each for each in sets if len(each) > 1}
+    return {members for members in sets if len(members) > 1}
 
 
 def test_groups_match_pairwise_comparison():

@@ -78,8 +78,8 @@ def test_hashes_of_bytes_and_of_metadata():
 
 @given(st.lists(st.binary(min_size=32, max_size=32)), st.binary(min_size=32, max_size=32))
 def test_listed_hash_is_found(listed, other):
-    opt_out = OptOut([each.hex() for each in listed])
-    assert all(opt_out.reason("key", sha256=[each.hex()]) for each in listed)
+    opt_out = OptOut([digest.hex() for digest in listed])
+    assert all(opt_out.reason("key", sha256=[digest.hex()]) for digest in listed)
     assert bool(opt_out.reason("key", sha256=[other.hex()])) == (other in listed)
 
 

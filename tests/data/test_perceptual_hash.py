@@ -80,7 +80,7 @@ def test_hash_uses_the_centre_crop():
 
 def test_hamming_distance():
     hashes = np.random.default_rng(0).integers(0, 2**63, 50, dtype=np.uint64)
-    counted = [(int(each) ^ int(hashes[0])).bit_count() for each in hashes]
+    counted = [(int(fingerprint) ^ int(hashes[0])).bit_count() for fingerprint in hashes]
     assert hamming_distance(hashes, hashes[0]).tolist() == counted
 
 

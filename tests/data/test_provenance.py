@@ -67,10 +67,10 @@ def test_models_of_the_package_name_the_authors_of_their_data(folder):
     notice = (folder.parents[1] / "NOTICE").read_text()
     authors = model.meta["attributions"]
     assert len(authors) == 26  # sets of drawings
-    for each in authors:
-        assert set(each) == {"set", "author", "licence", "url"} and all(each.values())
-        assert f"- {', '.join(each.values())}\n" in notice
-        assert f"| {each['set']} | {each['author']} | {each['licence']} | {each['url']} |" in datasheet(
+    for author in authors:
+        assert set(author) == {"set", "author", "licence", "url"} and all(author.values())
+        assert f"- {', '.join(author.values())}\n" in notice
+        assert f"| {author['set']} | {author['author']} | {author['licence']} | {author['url']} |" in datasheet(
             {model.kind: model}
         )
 

@@ -20,8 +20,8 @@ TINY = [
     "run=mine",
     "data.image_size=32",
     "data.validation_share=0.3",
-    *(f"stage.{each}" for each in ("steps=2", "batch_size=4", "workers=0", "validation_images=2")),
-    *(f"stage.model.{each}" for each in ("vocabulary=8", "width=8", "decoder_input=8", "blocks_per_group=1")),
+    *(f"stage.{setting}" for setting in ("steps=2", "batch_size=4", "workers=0", "validation_images=2")),
+    *(f"stage.model.{setting}" for setting in ("vocabulary=8", "width=8", "decoder_input=8", "blocks_per_group=1")),
 ]
 NAMES = [f"{number:03d}" for number in range(10)]
 
@@ -96,8 +96,8 @@ def test_skipped_records_are_logged_and_filters_are_a_config_group(train, tmp_pa
 
 SMALL_CLIP = [
     *("stage=clip", "preset=tiny", "device=cpu", "wandb.mode=disabled", "run=mine", "data.image_size=32"),
-    *(f"stage.{each}" for each in ("batch_size=4", "workers=0", "validation_images=2", "tokenizer_records=100")),
-    *(f"stage.model.{each}" for each in ("image_width=16", "text_width=16", "image_heads=2", "text_heads=2")),
+    *(f"stage.{setting}" for setting in ("batch_size=4", "workers=0", "validation_images=2", "tokenizer_records=100")),
+    *(f"stage.model.{setting}" for setting in ("image_width=16", "text_width=16", "image_heads=2", "text_heads=2")),
     "stage.model.text_vocabulary=264",  # 256 bytes, 6 merges and 2 ids of CLIP: any captions fill it
 ]
 

@@ -26,7 +26,7 @@ def test_first_is_candidate_0_and_top_scores_no_worse(context, config):
     assert numbers["clip_val_top"] >= numbers["clip_val_first"]
     captions = [context.sources["val"][index].captions[0] for index in range(5)]
     results = context.pipeline.generate_many(captions, candidates=1, keep=1, truncate=True)
-    scores = [each.scores[0] for each in results]
+    scores = [result.scores[0] for result in results]
     assert numbers["clip_val_first"] == pytest.approx(sum(scores) / 5, abs=1e-5)
 
 

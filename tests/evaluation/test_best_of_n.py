@@ -80,23 +80,23 @@ def test_best_of_n_is_exact_for_512_candidates():
 def test_curves_agree_with_generate_many(dalle, computed):
     offsets = [number * CONFIG.candidates for number in range(len(CAPTIONS))]  # each caption has noise of its own
     results = dalle.generate_many(CAPTIONS, CONFIG, candidate_offset=offsets)
-    curves = {each.ranking: each for each in computed.curves}
+    curves = {curve.ranking: curve for curve in computed.curves}
     assert list(curves) == ["clip", "image_likelihood", "mixture", PERFECT]
     assert computed.reranker == "mixture"
     brightnesses = [brightness(0, result.images) for result in results]
     overall_mean = torch.cat(brightnesses).mean().item()
-    assert all(each.means[0] == pytest.approx(overall_mean, abs=1e-5) for each in curves.values())
-    assert curves["mixture"].means[-1] == pytest.approx(mean(each[0].item() for each in brightnesses), abs=1e-5)
-    assert curves[PERFECT].means[-1] == pytest.approx(mean(each.max().item() for each in brightnesses), abs=1e-5)
+    assert all(curve.means[0] == pytest.approx(overall_mean, abs=1e-5) for curve in curves.values())
+    assert curves["mixture"].means[-1] == pytest.approx(mean(row[0].item() for row in brightnesses), abs=1e-5)
+    assert curves[PERFECT].means[-1] == pytest.approx(mean(row.max().item() for row in brightnesses), abs=1e-5)
     by_likelihood = [torch.tensor(result.scores_by_name["image_likelihood"]).argmax() for result in results]
-    expected = mean(each[index].item() for each, index in zip(brightnesses, by_likelihood, strict=True))
+    expected = mean(row[index].item() for row, index in zip(brightnesses, by_likelihood, strict=True))
     assert curves["image_likelihood"].means[-1] == pytest.approx(expected, abs=1e-5)
 
 
 def test_perfect_ranking_is_an_upper_bound_and_increases(computed):
     *others, perfect = computed.curves
     assert perfect.means == sorted(perfect.means)
-    assert all(a <= b + 1e-9 for each in others for a, b in zip(each.means, perfect.means, strict=True))
+    assert all(a <= b + 1e-9 for curve in others for a, b in zip(curve.means, perfect.means, strict=True))
 
 
 def test_curves_do_not_depend_on_the_batch_size(dalle, computed):

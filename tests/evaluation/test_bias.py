@@ -93,7 +93,7 @@ def test_a_variant_that_is_never_or_always_drawn_has_an_interval(share):
 
 
 @pytest.mark.parametrize(
-    ("each", "gender", "age"),
+    ("person", "gender", "age"),
     [
         (subject("woman astronaut"), "woman", "adult"),
         (subject("man: beard"), "man", "adult"),
@@ -105,8 +105,8 @@ def test_a_variant_that_is_never_or_always_drawn_has_an_interval(share):
         (subject("superhuman"), "person", "adult"),
     ],
 )
-def test_attributes_are_those_that_the_name_states(each, gender, age):
-    assert (gender_of(each), age_of(each)) == (gender, age)
+def test_attributes_are_those_that_the_name_states(person, gender, age):
+    assert (gender_of(person), age_of(person)) == (gender, age)
 
 
 def test_people_are_concepts_with_variants_of_one_person():
@@ -117,7 +117,7 @@ def test_people_are_concepts_with_variants_of_one_person():
         subject("waving hand"),
         *(subject(name, "cat", group="animals") for name in ("man cat", "woman cat")),
     ]
-    assert list(concepts_of_people({each.id: each for each in subjects})) == ["astronaut"]
+    assert list(concepts_of_people({thing.id: thing for thing in subjects})) == ["astronaut"]
 
 
 def test_open_captions_state_neither_gender_nor_tone(data):
@@ -214,14 +214,15 @@ def test_training_images_of_a_prompt_contain_its_words_and_name_no_variant(tmp_p
     assert len(found) == len(expected) >= 2
     with_tall = training_images("man", ["a short man", "a man"], source)
     assert len(with_tall) == sum(
-        "short" not in each and "man" in each.lower().split() for (each,) in map(source.captions, range(len(source)))
+        "short" not in sentence and "man" in sentence.lower().split()
+        for (sentence,) in map(source.captions, range(len(source)))
     )
 
 
 def test_ranking_is_not_a_setting_of_an_unranked_metric(context, config):
     config = replace(config, bias_prompts=["a circle | a red circle | a blue circle"], candidates=2)
     by_clip, by_likelihood = (
-        bias.measure(context, replace(config, rerank=each)) for each in ("clip", "image_likelihood")
+        bias.measure(context, replace(config, rerank=ranking)) for ranking in ("clip", "image_likelihood")
     )
     assert by_clip.settings == by_likelihood.settings and "rerank" not in by_clip.settings
     assert by_clip.numbers == by_likelihood.numbers

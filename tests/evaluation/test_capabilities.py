@@ -29,7 +29,8 @@ def fake_sampler(correct):
     def draw(dalle, captions, statements, config):
         blank = Image.new("RGB", (8, 8))
         return [
-            CaptionSamples(each, blank, blank, [FakeVerdict(correct(each))] * config.candidates, 0) for each in captions
+            CaptionSamples(caption, blank, blank, [FakeVerdict(correct(caption))] * config.candidates, 0)
+            for caption in captions
         ]
 
     return draw
@@ -38,7 +39,7 @@ def fake_sampler(correct):
 def test_every_capability_has_numbers_and_a_table_row(context, config):
     result = capabilities.measure(context, config)
     which = ("first", "mean", "top", "any")
-    names = {f"capability_{capability.name}_{each}" for capability in CAPABILITIES for each in which}
+    names = {f"capability_{capability.name}_{statistic}" for capability in CAPABILITIES for statistic in which}
     names |= {f"capability_rephrasing_{which}_wording" for which in ("every", "some")}
     assert set(result.numbers) == names
     rows = [line.split(" | ")[0] for line in result.table.splitlines()[2:] if line.startswith("|")]

@@ -38,9 +38,9 @@ def test_capability_with_few_captions_returns_all(name):
 
 @pytest.mark.parametrize("name, things", [("binding_1", 1), ("binding_2", 2), ("binding_3", 3), ("stacking_3", 3)])
 def test_binding_and_stacking_have_distinct_objects(name, things):
-    for each in described(name):
-        assert len({(thing.shape, thing.colour) for thing in each}) == things
-        assert all(thing.count == 1 for thing in each)
+    for objects in described(name):
+        assert len({(thing.shape, thing.colour) for thing in objects}) == things
+        assert all(thing.count == 1 for thing in objects)
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 5])
@@ -54,8 +54,8 @@ def test_counting_states_the_number_of_equal_objects(count):
 
 def test_only_novel_combinations_are_held_out():
     for capability in CAPABILITIES:
-        for each in described(capability.name):
-            novel = any((thing.shape, thing.colour) in HELD_OUT for thing in each)
+        for objects in described(capability.name):
+            novel = any((thing.shape, thing.colour) in HELD_OUT for thing in objects)
             assert novel == capability.name.startswith("novel")
 
 
@@ -84,7 +84,7 @@ def image_of_small_objects(shown: int, shape: str = "circle", colour: str = "red
 @pytest.mark.parametrize("shown", [3, 4, 5])
 def test_judge_counts_to_five(asked, shown):
     generator = np.random.default_rng(shown)
-    for thing in (each for (each,) in described(f"counting_{asked}")):
+    for thing in (counted for (counted,) in described(f"counting_{asked}")):
         verdict = judge(image_of_small_objects(shown, thing.shape, thing.colour), Statement((thing,)))
         assert verdict.holds == (asked == shown)
         other = str(generator.choice([shape for shape in ("circle", "square", "cross") if shape != thing.shape]))

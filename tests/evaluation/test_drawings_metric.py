@@ -133,8 +133,8 @@ def test_other_partners_have_the_same_style_and_other_concepts(data):
         others = [
             pictures[source.records[i].second] for i in drawing_partners.other_partners(source, panels, record, seed=0)
         ]
-        assert all(each.drawing_set.style == own.drawing_set.style for each in others)
-        concepts = [each.subject.concept for each in others]
+        assert all(partner.drawing_set.style == own.drawing_set.style for partner in others)
+        concepts = [partner.subject.concept for partner in others]
         assert own.subject.concept not in concepts and len(set(concepts)) == len(concepts)
 
 

@@ -97,15 +97,15 @@ def test_few_images_bias_the_frechet_distance_but_not_kid(features):
     few = [compute(features, scaled(2 * seed, 40), scaled(2 * seed + 1, 40))[0] for seed in range(4)]
     many = compute(features, scaled(0, 1000), scaled(1, 1000))[0]
     apart = compute(features, scaled(0, 40), scaled(1, 40, shift=5))[0]
-    assert min(each["fd_effnet"] for each in few) > 10 * many["fd_effnet"]
-    assert abs(np.mean([each["kid_effnet"] for each in few])) < 0.02 * apart["kid_effnet"]
+    assert min(numbers["fd_effnet"] for numbers in few) > 10 * many["fd_effnet"]
+    assert abs(np.mean([numbers["kid_effnet"] for numbers in few])) < 0.02 * apart["kid_effnet"]
 
 
 def test_inception_score_counts_equally_frequent_classes(features):
     """Confident predictions of five equally frequent classes have a score of 5; of a single class, 1."""
     logits = torch.eye(5).repeat(200, 1) * 20
     sampled = random_features(1, 1000).features
-    five, one = (FeatureOutput(sampled, each) for each in (logits, logits[:1].expand(1000, 5)))
+    five, one = (FeatureOutput(sampled, predictions) for predictions in (logits, logits[:1].expand(1000, 5)))
     assert compute(features, random_features(0, 20), five)[0]["is_effnet"] == pytest.approx(5, rel=0.03)
     assert compute(features, random_features(0, 20), one)[0]["is_effnet"] == pytest.approx(1)
 
@@ -120,7 +120,7 @@ def test_few_images_are_split_less_for_the_inception_score(features, images, spl
     numbers, notes = metrics.compute()
     assert metrics.settings()["inception_score"] == {"splits": splits}
     assert ("is_effnet_std" in numbers) == (splits > 1)
-    (note,) = [each for each in notes if each.startswith("is_effnet is that of")] or [""]
+    (note,) = [sentence for sentence in notes if sentence.startswith("is_effnet is that of")] or [""]
     assert bool(note) == (splits < 10) and (splits in (1, 10) or f"mean of {splits} splits" in note)
     if images == 64:
         assert numbers["is_effnet"] == pytest.approx(64, rel=1e-4)

@@ -34,7 +34,7 @@ def weights(tensors, tmp_path_factory) -> Path:
 
 def test_tensor_names_and_shapes_are_those_of_the_published_file(tensors):
     """Their number, their numbers, and names and shapes of one of each kind, as torch-fidelity 0.4 has them."""
-    kept = {name: tuple(each.shape) for name, each in tensors.items() if not name.endswith("num_batches_tracked")}
+    kept = {name: tuple(tensor.shape) for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
     assert len(kept) == 472
     assert sum(tensors[name].numel() for name in kept) == 23_885_392
     published = {
@@ -88,20 +88,20 @@ def test_resizing_as_in_tensorflow_1():
 
 def write_constant_weights(tensors: dict[str, torch.Tensor], path: Path) -> Path:
     """Write a file with tensors of the same names and shapes, all numbers 0.5."""
-    torch.save({name: torch.full(each.shape, 0.5, dtype=torch.float16) for name, each in tensors.items()}, path)
+    torch.save({name: torch.full(tensor.shape, 0.5, dtype=torch.float16) for name, tensor in tensors.items()}, path)
     return path
 
 
 def test_weights_without_batch_counters_are_loaded(tensors, tmp_path):
-    without = {name: each for name, each in tensors.items() if "num_batches" not in name}
+    without = {name: tensor for name, tensor in tensors.items() if "num_batches" not in name}
     loaded = Inception.load(write_constant_weights(without, tmp_path / "w.pth"))
-    assert not any(each.is_meta for each in loaded.state_dict().values())
+    assert not any(tensor.is_meta for tensor in loaded.state_dict().values())
     assert loaded.fc.weight.eq(0.5).all()
 
 
 def test_other_weights_raise_with_the_name_of_the_right_file(tensors, tmp_path):
     path = write_constant_weights(
-        {name: each for name, each in tensors.items() if not name.startswith("fc")}, tmp_path / "other.pth"
+        {name: tensor for name, tensor in tensors.items() if not name.startswith("fc")}, tmp_path / "other.pth"
     )
     with pytest.raises(CheckpointError, match=f"lacks the tensor fc.weight.*published as {FILE}"):
         Inception.load(path)

@@ -29,7 +29,7 @@ def ssim_by_the_paper(images: torch.Tensor, others: torch.Tensor) -> torch.Tenso
         return pixels.double().unfold(2, 11, 1).unfold(3, 11, 1).flatten(-2)
 
     x, y = windows(images), windows(others)
-    mean_x, mean_y = ((each * window).sum(-1, keepdim=True) for each in (x, y))
+    mean_x, mean_y = ((patches * window).sum(-1, keepdim=True) for patches in (x, y))
     variance_x, variance_y, covariance = (
         (one * other * window).sum(-1)
         for one, other in ((x - mean_x, x - mean_x), (y - mean_y, y - mean_y), (x - mean_x, y - mean_y))

@@ -101,7 +101,7 @@ class Neighbour:
 
 def test_real_images_are_compared_with_the_next_caption():
     """Of five captions, two neighbours are equal: four pairs are left."""
-    source = Pictures([(each, f"a {each} one") for each in ("red", "red", "blue", "green", "gray")])
+    source = Pictures([(colour, f"a {colour} one") for colour in ("red", "red", "blue", "green", "gray")])
     accuracy = rerank_curve._real_pair_accuracy
     scorers = {"own": Neighbour(0), "next": Neighbour(1), "previous": Neighbour(-1)}
     shares = {"own_val_real_pairs": 1, "next_val_real_pairs": 0, "previous_val_real_pairs": 1}
@@ -156,7 +156,7 @@ class MeanColour:
 def test_the_word_probe_learns_from_all_parts_of_a_sorted_data_set(monkeypatch):
     """Files are sorted by path: the first 40 of 160 have one colour, the next 40 another."""
     colours = ["red", "green", "blue", "white"]
-    source = Pictures([(each, f"a {each} picture") for each in colours for _ in range(40)])
+    source = Pictures([(colour, f"a {colour} picture") for colour in colours for _ in range(40)])
     monkeypatch.setattr(word_probe, "MAX_IMAGES", 40)
     network = MeanColour()
     probe = WordProbe.fit(PartlyUnreadable(source, {0, 156}), network)  # type: ignore[arg-type]

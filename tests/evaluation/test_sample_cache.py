@@ -65,7 +65,7 @@ def test_image_and_manifest_line_for_each_caption(dalle, tmp_path):
 def test_each_caption_has_its_own_noise(dalle, tmp_path):
     """The same words again give other all_images: or a set of alike captions would have one picture."""
     images = all_images(sample(dalle, tmp_path, ["a red circle"] * 7))
-    assert len({each.numpy().tobytes() for each in images}) > 4
+    assert len({image.numpy().tobytes() for image in images}) > 4
 
 
 def test_best_candidate_is_kept(dalle, tmp_path):

@@ -157,7 +157,7 @@ def test_a_resumed_run_ranks_as_an_uninterrupted_one(context, config, monkeypatc
         with pytest.raises(KeyboardInterrupt):
             sample_quality.measure(context, config)
     assert sample_quality.measure(context, config).settings == settings
-    manifests = [each.folder / "sampled" / settings["sample_cache"] / MANIFEST for each in (config, whole)]
+    manifests = [evaluated.folder / "sampled" / settings["sample_cache"] / MANIFEST for evaluated in (config, whole)]
     assert manifests[0].read_text() == manifests[1].read_text()
 
 

@@ -111,7 +111,9 @@ def test_frequencies_of_codes_are_those_of_the_categorical_distribution():
 def test_only_logits_and_weights_are_kept_for_the_backward_pass():
     logits, layer = case()
     kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda each: kept.append(each.data_ptr()) or each, lambda each: each):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.append(tensor.data_ptr()) or tensor, lambda tensor: tensor
+    ):
         gumbel_embedding(logits, layer, 0.5, generator())
     assert set(kept) == {logits.data_ptr(), layer.weight.data_ptr()}
 

@@ -122,7 +122,7 @@ def test_fewer_numbers_than_all_logits_are_kept(monkeypatch, soft):
         sizes.append(0 if saved.untyped_storage().data_ptr() == own else saved.numel())
         return saved
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda each: each):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         linear_cross_entropy(states, linear, targets).sum()
     positions = 21 if soft else int((targets != IGNORED).sum())
     assert 0 < max(sizes) < positions * linear.out_features

@@ -34,6 +34,8 @@ def test_values_and_gradients_are_those_of_torchs_distributions(layout, chunk, m
 def test_only_logits_and_results_are_kept_for_the_backward_pass():
     logits = logits_of(torch.channels_last)
     kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda each: kept.append(each.numel()) or each, lambda each: each):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.append(tensor.numel()) or tensor, lambda tensor: tensor
+    ):
         kl_to_uniform(logits)
     assert sorted(kept) == [2 * SIDE**2, logits.numel()]

@@ -23,8 +23,8 @@ def inputs(model: Transformer) -> tuple[Tensor, Tensor]:
 
 
 def decode(model: Transformer, previous: Tensor, cache: Cache, positions: range, static_shapes: bool) -> list[Tensor]:
-    each = ((n, torch.tensor([n]) if static_shapes else n) for n in positions)
-    return [model.decode_one_token(previous[:, n], position, cache) for n, position in each]
+    steps = ((n, torch.tensor([n]) if static_shapes else n) for n in positions)
+    return [model.decode_one_token(previous[:, n], position, cache) for n, position in steps]
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -72,6 +72,8 @@ def test_equal_candidates_are_processed_once(make_transformer, monkeypatch):
     captions, previous = inputs(model)
     rows = []
     embed = model.embed.embed_image_tokens
-    monkeypatch.setattr(model.embed, "embed_image_tokens", lambda each, at: rows.append(each.shape) or embed(each, at))
+    monkeypatch.setattr(
+        model.embed, "embed_image_tokens", lambda tokens, at: rows.append(tokens.shape) or embed(tokens, at)
+    )
     model.prefill_image(previous[:, :8], model.new_cache(model.prefill(captions), CANDIDATES), images=2, positions=8)
     assert rows == [(1, 8), (2, 8), (1, 8)]

@@ -58,14 +58,14 @@ def processor_digest() -> str:
     heads = torch.randn(3, 2, 4, 20, 8, generator=generator)
     products = F.linear(x, weight), x.mT @ weight, F.conv2d(image, kernel), F.scaled_dot_product_attention(*heads)
     others = x.softmax(1), x.exp(), x.abs().log(), F.silu(x), F.gelu(x), F.layer_norm(x, (96,)), x.sum(0), x.sigmoid()
-    return sha256(b"".join(each.contiguous().numpy().tobytes() for each in (*products, *others))).hexdigest()[:16]
+    return sha256(b"".join(tensor.contiguous().numpy().tobytes() for tensor in (*products, *others))).hexdigest()[:16]
 
 
 def _recorded(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"losses": {}, "validation": {}, "tensors": {}}
     for name in STAGES:
         schedule = f"optimizer.learning_rate.steps={SCHEDULES[name]}"
-        settings = [f"stage.{each}" for each in (*COMMON, *SIZES[name], schedule)]
+        settings = [f"stage.{setting}" for setting in (*COMMON, *SIZES[name], schedule)]
         config = compose("train", [f"stage={name}", "preset=tiny", *DATA, *settings])
         seed_global_generators("initial weights", 0)
         dvae = folder / "dvae" if name in ("transformer", "decoder") else None

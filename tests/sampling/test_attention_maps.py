@@ -115,8 +115,8 @@ def test_grid_highlights_cells_with_high_attention():
     maps[0], maps[1, 2:, 2:], maps[0, 2:, 2:] = 0.1, 0.3, 0
     white = Image.new("RGB", (8, 8), "white")
     plain, heated = (
-        attention_grid("a red", white, WordMaps(["a", "red"], each, 0.1, 0.2), "layer 1", tile=64)
-        for each in (torch.full((2, 4, 4), 0.1), maps)
+        attention_grid("a red", white, WordMaps(["a", "red"], heat, 0.1, 0.2), "layer 1", tile=64)
+        for heat in (torch.full((2, 4, 4), 0.1), maps)
     )
     assert heated.size == plain.size
     hot = tuple(int(HEAT_COLOUR[place : place + 2], 16) for place in (1, 3, 5))

@@ -101,7 +101,7 @@ def test_each_candidate_keeps_the_pixels_of_its_own_tokens():
     before, drawn = Image.new("RGB", (8, 8), "blue"), Image.new("RGB", (8, 8), "red")
 
     def drawn_rows(images: list[Image.Image]) -> list[list[int]]:
-        return [(np.asarray(each)[:, 0, 0] == 255).nonzero()[0].tolist() for each in images]
+        return [(np.asarray(image)[:, 0, 0] == 255).nonzero()[0].tolist() for image in images]
 
     canvas = Canvas(tokens, pixels=before)
     assert drawn_rows(canvas.paste([drawn] * 3)) == [[0, 1], [2, 3], [4, 5]]

@@ -85,7 +85,7 @@ def test_a_refusal_is_logged_with_its_reason(policy):
         except CaptionRefused:
             continue
     entries = [json.loads(line) for line in rules.log.read_text().splitlines()]
-    assert [(each["caption"], each["line"], each["reason"]) for each in entries] == [("a gun", 3, "no weapons")] * 2
+    assert [(entry["caption"], entry["line"], entry["reason"]) for entry in entries] == [("a gun", 3, "no weapons")] * 2
 
 
 @pytest.mark.parametrize(

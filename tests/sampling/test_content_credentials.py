@@ -100,7 +100,7 @@ def test_c2pas_own_reader_finds_the_record(signed):
         content = json.loads(reader.json())
     assert content["validation_state"] == "Valid"
     manifest = content["manifests"][content["active_manifest"]]
-    records = {each["label"]: each["data"] for each in manifest["assertions"]}
+    records = {assertion["label"]: assertion["data"] for assertion in manifest["assertions"]}
     assert records["org.dalle.sample"]["caption"] == "a red circle"
     assert records["c2pa.actions.v2"]["actions"][0]["digitalSourceType"].endswith("trainedAlgorithmicMedia")
     assert "key.pem" not in json.dumps(content) and "drawn" not in json.dumps(content)

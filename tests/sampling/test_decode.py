@@ -56,7 +56,7 @@ def test_cached_and_uncached_decoding_sample_the_same_tokens(make_transformer, p
     assert cached.equal(drawn_without_cache(model, captions(model), 3, config))
 
 
-@pytest.mark.parametrize("changes", [*({"patterns": each} for each in PATTERNS), {"pads": "masked"}], ids=str)
+@pytest.mark.parametrize("changes", [*({"patterns": patterns} for patterns in PATTERNS), {"pads": "masked"}], ids=str)
 @pytest.mark.parametrize("guidance", [0.0, 2.5])
 def test_cached_and_uncached_guided_decoding_sample_the_same_tokens(make_transformer, changes, guidance):
     model = make_transformer(depth=3, **changes)
@@ -181,12 +181,12 @@ def test_each_image_has_its_own_canvas(make_transformer, images):
     canvas = some_canvases(*images)
     before = canvas.clone()
     drawn = generate(model, captions(model), 4, DecodingConfig(seed=2), canvas=canvas)
-    each = canvas.expand(3, 4, 4, 4)
-    assert drawn[each != MASKED].equal(each[each != MASKED])
+    expanded = canvas.expand(3, 4, 4, 4)
+    assert drawn[expanded != MASKED].equal(expanded[expanded != MASKED])
     assert drawn.min() >= 0
     assert canvas.equal(before)
     for caption, candidate in ((0, 1), (2, 3)):
-        some, cells = captions(model)[caption : caption + 1], each[caption, candidate]
+        some, cells = captions(model)[caption : caption + 1], expanded[caption, candidate]
         alone = generate(model, some, 1, DecodingConfig(seed=2), candidate_offset=candidate, canvas=cells)
         assert alone[0, 0].equal(drawn[caption, candidate])
 
@@ -206,7 +206,7 @@ def test_cells_after_the_last_free_one_are_not_decoded(make_transformer, monkeyp
 
 
 @pytest.mark.parametrize(("guidance", "recompute_kv"), [(1.0, True), (2.5, False)])
-@pytest.mark.parametrize("changes", [*({"patterns": each} for each in PATTERNS), {"pads": "masked"}], ids=str)
+@pytest.mark.parametrize("changes", [*({"patterns": patterns} for patterns in PATTERNS), {"pads": "masked"}], ids=str)
 def test_prefilled_and_stepwise_prefixes_sample_the_same_tokens(
     make_transformer, monkeypatch, changes, guidance, recompute_kv
 ):

@@ -77,7 +77,7 @@ def test_likelihoods_do_not_depend_on_batch_size(make_transformer):
     caption, tokens = captions(model)[0], some_pictures(model, 7)
     together = image_log_likelihood(model, caption, tokens)
     torch.testing.assert_close(image_log_likelihood(model, caption, tokens, batch_size=2), together)
-    alone = torch.cat([image_log_likelihood(model, caption, each[None]) for each in tokens])
+    alone = torch.cat([image_log_likelihood(model, caption, picture[None]) for picture in tokens])
     torch.testing.assert_close(alone, together)
 
 

@@ -66,7 +66,7 @@ def test_paper_model_with_512_candidates_fits_one_gpu_in_bfloat16(paper):
     memory = memory_within_budget(paper, GPU, candidates=512)
     assert memory.recompute_kv
     masks = sum(buffer.nbytes for buffer in paper.buffers())
-    in_float32 = sum(each.numel() for each in paper.parameters() if each.dtype == torch.float32)
+    in_float32 = sum(parameter.numel() for parameter in paper.parameters() if parameter.dtype == torch.float32)
     assert in_float32 / 12_292_844_929 < 0.02  # norms, embeddings, unembeddings
     assert memory.weights == 2 * 12_292_844_929 + 2 * in_float32 + masks
     assert memory.total(512) < GPU
@@ -102,9 +102,9 @@ def test_cache_estimate_matches_allocation(make_transformer, qk_norm, dtype, rec
     assert 2 * memory.caption == sum(layer.keys.nbytes + layer.values.nbytes for layer in text)
     kept = 0
     for layer in model.new_cache(text, 3, recompute_kv):
-        tensors = [each for each in vars(layer).values() if isinstance(each, Tensor)]
+        tensors = [tensor for tensor in vars(layer).values() if isinstance(tensor, Tensor)]
         assert len(tensors) == {KVCache: 2, HiddenStateCache: 1}[type(layer)]
-        kept += sum(each.untyped_storage().nbytes() for each in tensors)
+        kept += sum(tensor.untyped_storage().nbytes() for tensor in tensors)
     assert 6 * memory.cache == kept
     assert memory.weights == sum(p.nbytes for p in model.parameters()) + sum(b.nbytes for b in model.buffers())
     assert memory.total(6, 2) == memory.weights + 2 * memory.caption + 6 * memory.candidate

@@ -36,7 +36,7 @@ def test_training_image_is_found_and_reported():
     assert nearest[0].key == "train/000007"
     assert nearest[0].is_same
     assert nearest[0].feature_distance is None
-    apart = [each.bits / NEAR_BITS + each.levels / NEAR_LEVELS for each in nearest]
+    apart = [neighbour.bits / NEAR_BITS + neighbour.levels / NEAR_LEVELS for neighbour in nearest]
     assert apart == sorted(apart)
     assert describe_nearest(nearest[0], 20) == "This image is in the training set: train/000007."
 
@@ -55,7 +55,7 @@ def test_clip_features_rank_images_that_are_not_copies(checkpoints, clip):
     own, *others = training.nearest(image, 20)
     assert own.key == "train/000007"
     assert own.feature_distance == pytest.approx(0, abs=2e-3)
-    far = [each.feature_distance for each in others if not each.is_near_duplicate]
+    far = [neighbour.feature_distance for neighbour in others if not neighbour.is_near_duplicate]
     assert len(far) > 10
     assert far == sorted(far)
     pixels = clip.preprocess([image, training.source[others[-1].index].image])
@@ -134,10 +134,10 @@ def test_samples_are_shown_beside_their_nearest_training_images(trained, run_com
     assert "of 3 are near duplicates of training images" in printed
     facts = json.loads((tmp_path / "drawn" / "samples.json").read_text())
     nearest = [image["nearest"] for image in facts["captions"][0]["images"]]
-    assert all(each["key"].startswith("train/0000") for each in nearest)
-    assert all(0 <= each["bits"] <= 64 and 0 <= each["feature_distance"] <= 2 for each in nearest)
+    assert all(neighbour["key"].startswith("train/0000") for neighbour in nearest)
+    assert all(0 <= neighbour["bits"] <= 64 and 0 <= neighbour["feature_distance"] <= 2 for neighbour in nearest)
     by_clip = [image["nearest_by_clip"] for image in facts["captions"][0]["images"]]
-    assert all(0 <= each["overlap"] <= 1 for each in nearest + by_clip)
+    assert all(0 <= neighbour["overlap"] <= 1 for neighbour in nearest + by_clip)
     assert Image.open(tmp_path / "drawn" / GRID_FILE).width > 6 * 150
 
 

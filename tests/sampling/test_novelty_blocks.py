@@ -36,29 +36,29 @@ def test_new_scenes_are_no_copies_though_they_share_tokens(novelty):
     """A scene of `novel` has a shape in a colour that no training scene has."""
     held_out = open_source(DATA, "novel")
     found = [nearest(novelty, held_out[index].image) for index in range(IMAGES)]
-    assert sum(each.overlap >= COPY_SHARE for each in found) >= 3  # tokens alone call these copies
-    assert not any(each.is_near_duplicate for each in found)
+    assert sum(neighbour.overlap >= COPY_SHARE for neighbour in found) >= 3  # tokens alone call these copies
+    assert not any(neighbour.is_near_duplicate for neighbour in found)
 
 
 def test_memorised_scenes_are_copies(novelty):
     """The sample has the tokens of a training image, and the blur of the dVAE."""
     training = novelty.training.source
     found = {index: nearest(novelty, training[index].image, reconstruct=True) for index in range(IMAGES)}
-    recalled = [index for index, each in found.items() if each.index == index]
+    recalled = [index for index, neighbour in found.items() if neighbour.index == index]
     assert len(recalled) >= 0.9 * IMAGES  # the others are not among the nearest by perceptual hash
     assert all(found[index].is_near_duplicate for index in recalled)
 
 
 def test_a_training_image_is_the_same(novelty):
     found = [nearest(novelty, novelty.training.source[index].image) for index in range(10)]
-    assert all(each.is_same and each.is_near_duplicate for each in found)
+    assert all(neighbour.is_same and neighbour.is_near_duplicate for neighbour in found)
 
 
 def test_the_search_for_an_image_finds_copies_and_no_other_scenes(novelty):
     training, held_out = novelty.training, open_source(DATA, "novel")
-    near = [each for index in range(1000) if (each := training.nearest(held_out[index].image)[0]).is_near_by_hash]
+    near = [best for index in range(1000) if (best := training.nearest(held_out[index].image)[0]).is_near_by_hash]
     assert len(near) >= 3  # the hash alone calls these near duplicates
-    assert not any(each.is_near_duplicate for each in near)
+    assert not any(neighbour.is_near_duplicate for neighbour in near)
     for index in range(IMAGES):
         small = training.source[index].image.resize((48, 48), Image.Resampling.BICUBIC)
         (found,) = training.nearest(small)

@@ -279,7 +279,9 @@ def by_mixture(checkpoint_ranked_by) -> DALLE:
 
 
 def test_score_of_the_checkpoint_is_the_default_and_another_may_be_set(by_mixture):
-    default, mixture, clip = (by_mixture.generate(CAPTION, rerank=each, **DRAWN) for each in (None, "mixture", "clip"))
+    default, mixture, clip = (
+        by_mixture.generate(CAPTION, rerank=score, **DRAWN) for score in (None, "mixture", "clip")
+    )
     assert (default.candidates, default.scores) == (mixture.candidates, mixture.scores)
     assert list(default.scores_by_name) == ["clip", "image_likelihood", "mixture"]
     assert list(clip.scores_by_name) == ["clip"]

@@ -31,8 +31,8 @@ MOST = 3  # settings that a function may take one by one: more travel as one obj
 
 WRONG = [
     *(
-        ({"temperature": each}, f"temperature={each} is out of range; use 0 for greedy decoding, or 0.001 to 100")
-        for each in (-1.0, 1e-300, 1e300, float("inf"), float("nan"))
+        ({"temperature": value}, f"temperature={value} is out of range; use 0 for greedy decoding, or 0.001 to 100")
+        for value in (-1.0, 1e-300, 1e300, float("inf"), float("nan"))
     ),
     ({"top_k": 0}, "top_k=0 leaves no token to sample"),
     ({"top_p": 0.0}, r"top_p=0\.0 is not a probability"),
@@ -40,8 +40,8 @@ WRONG = [
     ({"min_p": 0.0}, r"min_p=0\.0 is not a fraction of a probability"),
     ({"min_p": 1.5}, r"min_p=1\.5 is not a fraction of a probability"),
     *(
-        ({"guidance": each}, f"guidance={each} is out of range; use 0 to ignore the caption, .* or up to 100")
-        for each in (-1.0, 1e300, float("inf"), float("nan"))
+        ({"guidance": value}, f"guidance={value} is out of range; use 0 to ignore the caption, .* or up to 100")
+        for value in (-1.0, 1e300, float("inf"), float("nan"))
     ),
     ({"batch_size": 0}, "batch_size=0 must be at least 1"),
     ({"decoder_steps": 0}, "decoder_steps=0 must be at least 1"),
@@ -64,7 +64,7 @@ WRONG_WHERE_SOME_ARE_KEPT = [
         for memory in ("lots", "0", "-1", "nan", "inf")
     ),
 ]
-IDS = {"ids": lambda each: str(each) if isinstance(each, dict) else ""}
+IDS = {"ids": lambda value: str(value) if isinstance(value, dict) else ""}
 
 
 @pytest.mark.parametrize("config", [SamplingConfig, SampleCommandConfig, EvaluateConfig])
@@ -177,7 +177,9 @@ def restated(config: type) -> list[str]:
     for name, annotation in vars(config).get("__annotations__", {}).items():
         owner = OWNERS.get(name, config)
         if owner is not config and kinds(annotation) == kinds(owner.__annotations__[name]):
-            defaults = [next(each.default for each in fields(of) if each.name == name) for of in (owner, config)]
+            defaults = [
+                next(setting.default for setting in fields(of) if setting.name == name) for of in (owner, config)
+            ]
             if not issubclass(config, owner) or defaults[0] == defaults[1]:
                 found.append(name)
     return found
@@ -199,9 +201,9 @@ def test_redeclared_setting_is_found(name):
 def test_inherited_setting_may_only_change_its_default():
     same, other = (
         make_dataclass(
-            "Heir", [("memory", str, field(default=each, kw_only=True))], bases=(SamplingConfig,), frozen=True
+            "Heir", [("memory", str, field(default=default, kw_only=True))], bases=(SamplingConfig,), frozen=True
         )
-        for each in ("auto", "8")
+        for default in ("auto", "8")
     )
     assert (restated(same), restated(other)) == (["memory"], [])
 
@@ -211,7 +213,7 @@ def test_no_function_has_many_sampling_arguments():
     for path in [*ROOT.glob("**/*.py"), *ROOT.parent.glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef):
-                taken = {each.arg for each in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]}
+                taken = {argument.arg for argument in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]}
                 if len(taken & OWNERS.keys()) > MOST:
                     found[f"{path.name}: {node.name}"] = sorted(taken & OWNERS.keys())
     assert found == {}

@@ -123,7 +123,7 @@ def test_sampling_on_gpu_stays_within_memory_estimate(cuda, make_transformer, re
     generate(model, captions, 2, recompute_kv=recompute_kv)  # workspaces of libraries
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated() - sum(each.nbytes for each in model.parameters())
+    before = torch.cuda.memory_allocated() - sum(parameter.nbytes for parameter in model.parameters())
     generate(model, captions, candidates, DecodingConfig(batch_size=candidates), recompute_kv=recompute_kv)
     workspaces = 3 * 2**25  # of cuBLAS, one a stream: they do not grow with the model
     share = (torch.cuda.max_memory_allocated() - before) / (estimate + workspaces)
@@ -152,7 +152,7 @@ def test_loaded_model_on_gpu_matches_cpu(gpu, checkpoints, record_property):
 
     keys = candidate_noise_keys(1, torch.arange(candidates))
     noise = torch.stack([gumbel_noise(keys, n, logits[0].shape[-1]) for n in range(images.shape[1])], dim=1)
-    drawn = [(each + noise).argmax(dim=-1) for each in logits]
+    drawn = [(scores + noise).argmax(dim=-1) for scores in logits]
     assert drawn[0].equal(images)  # it is what was drawn token by token
     agreed = (drawn[0] == drawn[1]).float().mean().item()
     record_property("share of equal tokens, teacher-forced", agreed)

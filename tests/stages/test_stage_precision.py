@@ -81,7 +81,7 @@ def test_block_variants_train_in_every_precision(precision, scaling, dvae_folder
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-@pytest.mark.parametrize(("name", "changes"), LOSSES, ids=lambda each: str(each)[-60:])
+@pytest.mark.parametrize(("name", "changes"), LOSSES, ids=lambda value: str(value)[-60:])
 def test_losses_and_gradients_under_autocast_match_float64(name, changes, precision, dvae_folder):
     stage = build(name, dvae_folder, **changes)
     batch = next(stage.batches(0))
@@ -100,7 +100,7 @@ def test_losses_and_gradients_under_autocast_match_float64(name, changes, precis
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-@pytest.mark.parametrize(("name", "changes"), LOSSES, ids=lambda each: str(each)[-60:])
+@pytest.mark.parametrize(("name", "changes"), LOSSES, ids=lambda value: str(value)[-60:])
 def test_model_outputs_used_by_losses_are_float32(name, changes, precision, dvae_folder):
     stage = build(name, dvae_folder, **changes)
     output = output_of(stage, next(stage.batches(0)), precision)

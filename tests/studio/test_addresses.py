@@ -51,7 +51,7 @@ def test_the_ipv6_loopback_address_serves_and_draws(make_session, monkeypatch):
         assert "<title>" in studio.client.get("/").text
         assert len(studio.drawn(candidates=2)) == 2
         own, foreign = {"Origin": studio.address}, {"Origin": studio.address.replace("::1", "::2")}
-        assert [studio.client.get("/api/model", headers=each).status_code for each in (own, foreign)] == [200, 403]
+        assert [studio.client.get("/api/model", headers=origin).status_code for origin in (own, foreign)] == [200, 403]
         rebound = {"Host": "evil.example:" + studio.address.rsplit(":")[-1]}
         assert studio.client.get("/api/model", headers=rebound).status_code == 403
 

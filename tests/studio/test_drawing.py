@@ -21,9 +21,9 @@ def pixels(studio, image: str) -> bytes:
 def test_images_are_those_of_generate_in_the_same_order(studio):
     expected = studio.session.dalle.generate(**SETTINGS, keep=5)
     ranked = studio.drawn(**SETTINGS, keep=5)
-    assert [each["candidate"] for each in ranked] == expected.candidates
-    assert [each["score"] for each in ranked] == pytest.approx(expected.scores, abs=1e-5)
-    assert [pixels(studio, each["id"]) for each in ranked] == [image.tobytes() for image in expected.images]
+    assert [image["candidate"] for image in ranked] == expected.candidates
+    assert [image["score"] for image in ranked] == pytest.approx(expected.scores, abs=1e-5)
+    assert [pixels(studio, image["id"]) for image in ranked] == [image.tobytes() for image in expected.images]
 
 
 def test_events_tell_a_drawing_from_start_to_end(studio):
@@ -31,7 +31,7 @@ def test_events_tell_a_drawing_from_start_to_end(studio):
     names = [name for name, _ in events if name not in ("queued", "partial")]
     assert names == ["started", *["image"] * 7, "ranked", "done"]
     assert [data["candidate"] for name, data in events if name == "image"] == list(range(7))
-    assert [each["score"] for each in dict(events)["ranked"]["images"]] == [None] * 7
+    assert [image["score"] for image in dict(events)["ranked"]["images"]] == [None] * 7
     assert dict(events)["done"]["images_per_second"] > 0
 
 
@@ -46,7 +46,7 @@ def test_unknown_words_come_with_the_nearest_known_ones(studio, monkeypatch):
 def test_a_late_reader_gets_the_same_lasting_events(studio):
     job = studio.draw(candidates=3)
     first = studio.events(job)
-    assert [each for each in first if each[0] not in ("queued", "partial")] == studio.events(job)
+    assert [event for event in first if event[0] not in ("queued", "partial")] == studio.events(job)
 
 
 def test_each_image_records_its_settings(studio):
@@ -59,7 +59,7 @@ def test_each_image_records_its_settings(studio):
     assert record["settings"]["top_k"] == 7 and set(record["settings"]["digests"]) == {"dvae", "transformer", "clip"}
     settings = studio.client.post("/api/uploads", content=file).json()["settings"]
     assert settings.pop("candidate") == best["candidate"]
-    assert [pixels(studio, each["id"]) for each in studio.drawn(**settings)][0] == pixels(studio, best["id"])
+    assert [pixels(studio, image["id"]) for image in studio.drawn(**settings)][0] == pixels(studio, best["id"])
 
 
 def test_pictures_that_are_not_kept_take_no_memory(make_session, decoder_folder):
@@ -68,7 +68,7 @@ def test_pictures_that_are_not_kept_take_no_memory(make_session, decoder_folder)
         for decoder in (False, True):
             job = studio.draw(candidates=8, keep=2, decoder=decoder)
             events = studio.events(job)
-            kept += [each["id"] for each in dict(events)["ranked"]["images"]]
+            kept += [image["id"] for image in dict(events)["ranked"]["images"]]
             drawn = [data["id"] for name, data in events if name == "image"]
             assert len(drawn) == 8 and sum(store.get(key) is not None for key in drawn) == (0 if decoder else 2)
         assert sorted(store._items) == sorted(kept)
@@ -81,8 +81,10 @@ def test_the_diffusion_decoder_decodes_the_drawings_that_ask_for_it(make_session
         assert studio.client.get("/api/model").json()["has_decoder"] is True
         expected = studio.session.dalle.generate(**settings)
         decoded, plain = studio.drawn(**settings, decoder=True), studio.drawn(**settings)
-        assert [each["candidate"] for each in decoded] == [each["candidate"] for each in plain] == expected.candidates
-        assert [pixels(studio, each["id"]) for each in decoded] == [image.tobytes() for image in expected.images]
+        assert (
+            [image["candidate"] for image in decoded] == [image["candidate"] for image in plain] == expected.candidates
+        )
+        assert [pixels(studio, image["id"]) for image in decoded] == [image.tobytes() for image in expected.images]
         assert all(pixels(studio, a["id"]) != pixels(studio, b["id"]) for a, b in zip(decoded, plain, strict=True))
         for images, chosen in ((decoded, True), (plain, False)):
             file = studio.client.get(f"/api/images/{images[0]['id']}").content

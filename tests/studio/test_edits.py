@@ -39,8 +39,8 @@ def test_inpainting_changes_the_white_part_alone(studio, picture):
     edit = {"kind": "inpaint", "image": picture, "mask": upload(studio, mask(box=(4, 4, 7, 7)))}
     original = np.asarray(image_of(studio, picture))
     changed = []
-    for each in studio.drawn(candidates=4, rerank="none", edit=edit, seed=9):
-        edited = np.asarray(image_of(studio, each["id"]))
+    for image in studio.drawn(candidates=4, rerank="none", edit=edit, seed=9):
+        edited = np.asarray(image_of(studio, image["id"]))
         assert (edited[:4] == original[:4]).all() and (edited[:, :4] == original[:, :4]).all()
         changed.append((edited != original).any())
     assert any(changed)
@@ -92,13 +92,15 @@ def test_variations_of_a_seed_are_those_of_the_command(studio, picture):
     expected = dalle.generate("a red circle", canvas=variations(original, options, 7, 2), candidates=7, keep=7, seed=2)
     edit = {"kind": "vary", "image": picture, "strength": 0.5}
     ranked = studio.drawn(candidates=7, seed=2, edit=edit)
-    assert [each["candidate"] for each in ranked] == expected.candidates
-    assert [image_of(studio, each["id"]).tobytes() for each in ranked] == [each.tobytes() for each in expected.images]
+    assert [image["candidate"] for image in ranked] == expected.candidates
+    assert [image_of(studio, image["id"]).tobytes() for image in ranked] == [
+        image.tobytes() for image in expected.images
+    ]
 
 
 def test_edits_keep_the_tokens_that_a_picture_was_drawn_with(studio):
     store, dalle = studio.session.store, studio.session.dalle
-    drawn = [each["id"] for each in studio.drawn(candidates=8, rerank="none")]
+    drawn = [image["id"] for image in studio.drawn(candidates=8, rerank="none")]
     tokens = {key: store.find_drawn(key).tokens for key in drawn}
     changed = {
         key for key in drawn if not dalle.encode_image(image_of(studio, key)).tokens.equal(tokens[key])
@@ -225,8 +227,8 @@ def test_score_that_ranked_is_in_the_png_and_brings_the_order_back(make_session,
         settings = settings_of(default)
         del settings["candidate"]
         again = studio.drawn(**settings)
-        assert [(each["candidate"], each["score"]) for each in again] == [
-            (each["candidate"], each["score"]) for each in default
+        assert [(image["candidate"], image["score"]) for image in again] == [
+            (image["candidate"], image["score"]) for image in default
         ]
         edit = {"kind": "extend", "image": default[0]["id"], "direction": "up"}
         wide = studio.drawn(candidates=2, edit=edit)
@@ -238,5 +240,5 @@ def test_score_that_ranked_is_in_the_png_and_brings_the_order_back(make_session,
     with running(make_session(checkpoint=str(folder))) as studio:
         assert studio.client.get("/api/model").json()["rerank"] == "none"
         unranked = studio.drawn(candidates=2)
-        assert [each["score"] for each in unranked] == [None, None]
+        assert [image["score"] for image in unranked] == [None, None]
         assert settings_of(unranked)["rerank"] == "none"

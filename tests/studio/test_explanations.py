@@ -24,9 +24,9 @@ def decoded(url: str) -> Image.Image:
 def test_each_word_has_a_heat_map(studio):
     (image,) = studio.drawn(caption="one circle left of a square", candidates=1)
     words = studio.client.get(f"/api/images/{image['id']}/attention").json()["words"]
-    assert [each["word"] for each in words] == ["one", "circle", "left", "of", "a", "square"]
-    assert sum(each["share"] for each in words) == pytest.approx(1, abs=0.01)
-    assert all(decoded(each["image"]).size == decoded(words[0]["image"]).size for each in words)
+    assert [word["word"] for word in words] == ["one", "circle", "left", "of", "a", "square"]
+    assert sum(word["share"] for word in words) == pytest.approx(1, abs=0.01)
+    assert all(decoded(word["image"]).size == decoded(words[0]["image"]).size for word in words)
 
 
 def test_an_upload_has_no_attention(studio):
@@ -70,7 +70,7 @@ def test_previews_show_the_rows_that_are_finished(studio, monkeypatch):
     monkeypatch.setattr(EventLog, "show", record)
     (image,) = studio.drawn(candidates=1, seed=5)
     partials = [data for name, data in shown if name == "partial"]
-    rows = [each["rows"] for each in partials]  # parallel decoding may finish several in one pass
+    rows = [partial["rows"] for partial in partials]  # parallel decoding may finish several in one pass
     assert rows == sorted(set(rows)) and rows[-1] == 4 and len(rows) > 1
     final = Image.open(io.BytesIO(studio.client.get(f"/api/images/{image['id']}").content))
     assert decoded(partials[-1]["images"][0]).tobytes() == final.tobytes()

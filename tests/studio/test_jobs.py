@@ -58,10 +58,10 @@ def test_cancelling_keeps_and_ranks_what_is_finished(braked):
     events = dict(studio.events(job))
     assert events["cancelled"] == {"kept": 13} and "done" not in events
     ranked = events["ranked"]["images"]
-    assert sorted(each["candidate"] for each in ranked) == list(range(13))
+    assert sorted(image["candidate"] for image in ranked) == list(range(13))
     expected = studio.session.dalle.generate("a red circle", candidates=13, keep=13, seed=4)
-    assert [each["candidate"] for each in ranked] == expected.candidates
-    assert all(studio.client.get(f"/api/images/{each['id']}").status_code == 200 for each in ranked)
+    assert [image["candidate"] for image in ranked] == expected.candidates
+    assert all(studio.client.get(f"/api/images/{image['id']}").status_code == 200 for image in ranked)
 
 
 class SlowScore:
@@ -93,7 +93,7 @@ def test_cancelling_while_candidates_are_ranked_keeps_them_as_they_were_drawn(st
     events = dict(studio.events(job))
     assert events["cancelled"] == {"kept": 4} and "done" not in events
     kept = events["ranked"]["images"]
-    assert [(each["candidate"], each["score"]) for each in kept] == [(number, None) for number in range(4)]
+    assert [(image["candidate"], image["score"]) for image in kept] == [(number, None) for number in range(4)]
     assert not slow_score.finished
     record = studio.session.store.find_drawn(kept[0]["id"]).record
     assert (record["score"], record["settings"]["rerank"]) == (None, "none")
@@ -114,7 +114,7 @@ def test_candidates_of_a_cancelled_drawing_are_ranked_unless_it_is_cancelled_aga
         slow_score.go.set()
         events = dict(studio.events(job))
         assert events["cancelled"] == {"kept": 1}
-        assert [each["score"] for each in events["ranked"]["images"]] == [None if again else 0.0]
+        assert [image["score"] for image in events["ranked"]["images"]] == [None if again else 0.0]
 
 
 def test_a_full_queue_refuses_and_says_so(braked):
@@ -122,12 +122,12 @@ def test_a_full_queue_refuses_and_says_so(braked):
     first = studio.draw(candidates=1)
     assert brake.waiting.acquire(timeout=30)  # it is drawn
     answers = [studio.client.post("/api/jobs", json={"caption": "a red circle", "candidates": 1}) for _ in range(3)]
-    assert [each.status_code for each in answers] == [202, 202, 429]
-    assert [each.json()["position"] for each in answers[:2]] == [1, 2]
+    assert [answer.status_code for answer in answers] == [202, 202, 429]
+    assert [answer.json()["position"] for answer in answers[:2]] == [1, 2]
     assert answers[2].json()["error"]["type"] == "queue_full"
     for _ in range(3):
         brake.go.release()
-    for job in (first, *(each.json()["job"] for each in answers[:2])):
+    for job in (first, *(answer.json()["job"] for answer in answers[:2])):
         assert studio.events(job)[-1][0] == "done"
 
 

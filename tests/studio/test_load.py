@@ -34,7 +34,7 @@ def test_fifty_clients_at_once_get_exactly_their_own_pictures(make_session):
                     refused += 1
                     time.sleep(0.3)
             assert answer.status_code == 200, answer.text
-            files = [base64.b64decode(each["b64_json"]) for each in answer.json()["data"]]
+            files = [base64.b64decode(image["b64_json"]) for image in answer.json()["data"]]
             return refused, [Image.open(io.BytesIO(file)).tobytes() for file in files]
 
         with ThreadPoolExecutor(50) as pool:

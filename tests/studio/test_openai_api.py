@@ -32,9 +32,9 @@ def test_the_client_gets_the_images_of_generate_best_first(studio, client):
         user="me",
         extra_body={"seed": 5, "candidates": 6, "top_k": 4},
     )
-    assert [decoded(each).tobytes() for each in answer.data] == [image.tobytes() for image in expected.images]
-    assert [each.candidate for each in answer.data] == expected.candidates
-    assert {each.seed for each in answer.data} == {5} and answer.created > 1_700_000_000
+    assert [decoded(image).tobytes() for image in answer.data] == [image.tobytes() for image in expected.images]
+    assert [image.candidate for image in answer.data] == expected.candidates
+    assert {image.seed for image in answer.data} == {5} and answer.created > 1_700_000_000
 
 
 def test_one_image_of_a_random_seed_is_the_default(client):
@@ -100,7 +100,7 @@ def test_a_client_that_leaves_cancels_its_drawing(studio):
         ):
             client.images.generate(prompt="a red circle")
         assert blocked.is_set()
-        (job,) = [each for each in studio.session.jobs._jobs.values() if not each.events.ended]
+        (job,) = [running_job for running_job in studio.session.jobs._jobs.values() if not running_job.events.ended]
         for _ in range(100):
             if job.cancelled:
                 break

@@ -186,8 +186,8 @@ def test_no_path_leads_to_other_files(studio, name):
 
 
 def test_ids_are_random_and_there_is_no_list_of_them(studio):
-    images = [each["id"] for each in studio.drawn(candidates=4)]
-    assert len(set(images)) == 4 and all(re.fullmatch(r"[\w-]{22}", each) for each in images)  # 128 bits
+    images = [image["id"] for image in studio.drawn(candidates=4)]
+    assert len(set(images)) == 4 and all(re.fullmatch(r"[\w-]{22}", key) for key in images)  # 128 bits
     for path in ("/api/images", "/api/images/", "/api/jobs", "/api/uploads"):
         assert studio.client.get(path).status_code in (404, 405)
     for guess in ("0", "1", "latest", images[0][:-1], images[0].lower() + "x"):

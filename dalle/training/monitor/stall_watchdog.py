@@ -133,11 +133,11 @@ class StallWatchdog:
 
 def lagging(positions: dict[int, Position]) -> str:
     """Describe the ranks that are behind the others."""
-    first = min(positions.values(), key=lambda each: each.order)
+    first = min(positions.values(), key=lambda position: position.order)
     behind = [rank for rank, position in sorted(positions.items()) if position.order == first.order]
     if len(behind) == len(positions):
         return f"all ranks that answer are there ({numbers(behind)})"
-    ahead = max(positions.values(), key=lambda each: each.order)
+    ahead = max(positions.values(), key=lambda position: position.order)
     return f"behind: {numbers(behind)}, {first}; ahead: {ahead}"
 
 

@@ -27,18 +27,18 @@ def test_emojis_are_matched_by_code_point_with_their_skin_tones(opened):
     assert found["openmoji/1F34E"].subject.labels == {"en": "red apple", "fr": "pomme rouge"}
     assert (found["openmoji/1F44B"].tone, found["openmoji/1F44B-1F3FF"].tone) == ("", "dark")
     assert found["openmoji/1F44B-1F3FF"].subject is found["openmoji/1F44B"].subject
-    assert {each.subject.labels["en"] for each in named(opened, "twemoji").values()} >= {"owl", "umbrella"}
+    assert {emoji.subject.labels["en"] for emoji in named(opened, "twemoji").values()} >= {"owl", "umbrella"}
 
 
 def test_icons_are_matched_by_name_without_brands_and_commands(opened):
-    found = {each.subject.labels["en"] for each in named(opened, "lucide").values()}
+    found = {icon.subject.labels["en"] for icon in named(opened, "lucide").values()}
     assert found == {"umbrella", "owl", "rocket", "dumbbell"}
     assert {"apple", "settings"} < set(ICONS)
 
 
 def test_sets_of_a_single_colour_have_no_skin_tones_and_nothing_named_by_a_colour(opened):
     assert set(named(opened, "openmoji")) - {
-        f"openmoji/{each.split('/')[1]}" for each in named(opened, "openmoji-black")
+        f"openmoji/{name.split('/')[1]}" for name in named(opened, "openmoji-black")
     } == {
         "openmoji/1F34E",  # a red apple
         "openmoji/1F44B-1F3FF",  # dark skin
@@ -49,7 +49,7 @@ def test_sets_of_a_single_colour_have_no_skin_tones_and_nothing_named_by_a_colou
 
 
 def test_names_with_other_spellings_are_found(opened):
-    assert {each.subject.labels["en"] for each in named(opened, "emojione").values()} == {"red apple", "flag: France"}
+    assert {emoji.subject.labels["en"] for emoji in named(opened, "emojione").values()} == {"red apple", "flag: France"}
 
 
 def test_weights_of_one_icon_set_are_sets_of_their_own(opened):
@@ -59,7 +59,7 @@ def test_weights_of_one_icon_set_are_sets_of_their_own(opened):
 
 def test_every_set_has_its_licence_and_author(drawings):
     sets = json.loads((drawings / SOURCES).read_text())["sets"]
-    assert set(sets) == {each.name for each in SETS}
+    assert set(sets) == {drawing_set.name for drawing_set in SETS}
     assert all(entry["licence"] and entry["author"] and entry["sha256"] for entry in sets.values())
     assert sets["openmoji"]["licence"] == ATTRIBUTIONS[OPENMOJI]["licence"] == "CC-BY-SA-4.0"
 

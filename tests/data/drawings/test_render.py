@@ -32,7 +32,7 @@ def test_empty_and_ambiguous_drawings_of_a_set_are_left_out():
         Rendered("7", "a", "", b"", "own", False),
         Rendered("8", "c", "dark", b"", "dark hand", False),
     ]
-    assert [each.name for each in distinct(drawings, subjects)] == ["3", "5", "7", "8"]
+    assert [drawing.name for drawing in distinct(drawings, subjects)] == ["3", "5", "7", "8"]
 
 
 @pytest.mark.parametrize("damage", ["index cut", "index empty", "pack cut", "pack missing"])

@@ -47,7 +47,7 @@ def of_kind(source, kind):
 
 def concepts(source):
     pictures = source.drawings.pictures
-    numbers = [each for record in source.records for each in (record.first, record.second) if each >= 0]
+    numbers = [number for record in source.records for number in (record.first, record.second) if number >= 0]
     return {pictures[number].subject.concept for number in numbers}
 
 
@@ -70,11 +70,11 @@ def test_held_out_styles_and_colours_are_not_in_training(config, monkeypatch):
     pictures = sources["train"].drawings.pictures
 
     def styles(source):
-        numbers = [each for record in source.records for each in (record.first, record.second) if each >= 0]
-        return {(pictures[each].subject.concept, pictures[each].drawing_set.style) for each in numbers}
+        numbers = [number for record in source.records for number in (record.first, record.second) if number >= 0]
+        return {(pictures[number].subject.concept, pictures[number].drawing_set.style) for number in numbers}
 
     def colours(source):
-        return {(pictures[each.first].subject.concept, each.colour) for each in source.records if each.colour}
+        return {(pictures[record.first].subject.concept, record.colour) for record in source.records if record.colour}
 
     assert styles(sources["novel"]) and not styles(sources["novel"]) & styles(sources["train"])
     assert {concept for concept, _ in styles(sources["novel"])} <= concepts(sources["train"])
@@ -91,7 +91,7 @@ def test_a_recoloured_drawing_has_its_colour_and_its_caption_says_so(train):
 
 def test_recolouring_black_with_black_changes_nothing(drawings):
     opened = Drawings(drawings, 40)
-    index = next(number for number, each in enumerate(opened.pictures) if each.drawing_set.name == "lucide")
+    index = next(number for number, picture in enumerate(opened.pictures) if picture.drawing_set.name == "lucide")
     assert np.array_equal(recoloured(opened.image(index), "black"), opened.image(index))
 
 
@@ -120,7 +120,7 @@ def test_panels_are_the_two_drawings_at_half_size(train):
 def test_scenes_name_both_subjects(train):
     index = of_kind(train, "above")[0]
     record, pictures = train.records[index], train.drawings.pictures
-    labels = [pictures[each].subject.labels["en"] for each in (record.first, record.second)]
+    labels = [pictures[number].subject.labels["en"] for number in (record.first, record.second)]
     assert all(label in caption for caption in train.captions(index) for label in labels)
 
 
@@ -287,7 +287,9 @@ def test_a_checkpoint_records_omissions_authors_and_packages(config):
     }
     assert meta["left_out_complete"]
     assert set(meta["attributions"][0]) == {"set", "author", "licence", "url"}
-    assert {each["name"]: each["sha256"] for each in meta["packages"]} == {str(each): each.sha256 for each in PACKAGES}
+    assert {package["name"]: package["sha256"] for package in meta["packages"]} == {
+        str(package): package.sha256 for package in PACKAGES
+    }
     assert meta["packages"][1]["url"] == "pkg:npm/%40lobehub/fluent-emoji-3d@1.1.0"
     assert json.loads(json.dumps(meta))["records"] == meta["records"]
 
@@ -346,7 +348,7 @@ def test_colours_that_a_style_paints_are_not_held_out(config, monkeypatch):
     monkeypatch.setattr("dalle.data.drawings.records.held_out_style", lambda *_: False)
     monkeypatch.setattr("dalle.data.drawings.records.held_out_colour", lambda *_: True)
     source = DrawingsSource(config, "colours")
-    held_out = {(source.drawings.pictures[each.first].subject.concept, each.colour) for each in source.records}
+    held_out = {(source.drawings.pictures[record.first].subject.concept, record.colour) for record in source.records}
     assert ("owl", "green") in held_out and ("owl", "blue") not in held_out and ("owl", "gray") not in held_out
 
 
@@ -387,7 +389,7 @@ def test_concepts_of_the_documentation_are_never_held_out():
 
 def test_groups_choose_what_is_drawn(config, train, monkeypatch):
     def groups(source):
-        numbers = [each for record in source.records for each in (record.first, record.second) if each >= 0]
+        numbers = [number for record in source.records for number in (record.first, record.second) if number >= 0]
         return {source.drawings.pictures[number].subject.group or "icons" for number in numbers}
 
     for group in sorted(groups(train)):

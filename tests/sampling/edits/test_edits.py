@@ -96,7 +96,7 @@ def test_variations_keep_the_given_share_differently_per_candidate(keep, kept):
     assert tokens.shape == (20, 8, 8)
     assert ((tokens != MASKED).sum(dim=(1, 2)) == kept).all()
     assert ((tokens == MASKED) | (tokens == made().tokens)).all()
-    assert len({tuple(each.flatten().tolist()) for each in tokens}) > 10
+    assert len({tuple(variation.flatten().tolist()) for variation in tokens}) > 10
     shown = (tokens != MASKED).float()
     if keep != "cells":
         along = 2 if keep == "rows" else 1

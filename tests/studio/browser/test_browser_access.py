@@ -15,7 +15,9 @@ def violations(page) -> list[str]:
 
     results = Axe().run(page, options={"runOnly": {"type": "tag", "values": STANDARDS}}).response
     assert results["passes"], "axe-core found nothing to check"
-    return [f"{each['id']}: {[node['html'] for node in each['nodes']]}" for each in results["violations"]]
+    return [
+        f"{violation['id']}: {[node['html'] for node in violation['nodes']]}" for violation in results["violations"]
+    ]
 
 
 @pytest.mark.skipif(
