@@ -18,7 +18,7 @@ from dalle.training.float_formats import FLOAT_1_6_9
 from dalle.training.optimizer import OptimizerConfig
 from dalle.training.powersgd import CompressionConfig
 from dalle.training.schedules import Schedule
-from dalle.training.state import TrainState, load_state
+from dalle.training.state import TrainState
 from dalle.training.state_files import save_state
 from dalle.weights_files import WEIGHTS
 
@@ -27,6 +27,7 @@ sys.path[:0] = [str(TRAINING_TESTS), str(TRAINING_TESTS.parent)]
 
 from line_stage import BlockStage, LineConfig, LineStage, fit  # noqa: E402 (found on the path set above)
 from ranks import torchrun  # noqa: E402
+from saved_state import load_state  # noqa: E402
 
 EXACT = LineConfig(dropout=0.0, noise=0.0, clip_norm=0.5)  # noise differs from rank to rank
 BLOCKS = replace(
@@ -212,7 +213,7 @@ def test_compressed_run_of_two_ranks_resumes_on_one(two_ranks, name):
     state.restore(folder)
     assert "; the sum of 2 saved error buffers is divided among 1" in state.reducer.message
     for matrix in state.reducer._matrices:
-        first, second = (tensors[f"exchange.error_{rank}.{matrix.name}"] for rank in range(2))
+        first, second = (tensors[f"reducer.error_{rank}.{matrix.name}"] for rank in range(2))
         assert not first.equal(second)  # else this test could not see that ranks exchange them
         if name == "in 16 bits":
             first, second = FLOAT_1_6_9.decode(first), FLOAT_1_6_9.decode(second)

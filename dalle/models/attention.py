@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from dalle.models.kernels import kernel_device
 from dalle.precision import has_amx, without_autocast
 
 # with AMX and more keys than this, attention by matrix products is not faster than torch's kernel
@@ -183,10 +184,11 @@ def _expand_padding_mask(key_padding_mask: Tensor, k: Tensor) -> Tensor:
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
     """Compute attention with the fastest implementation for the device and dtype (benchmarks/attention_training.py)."""
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and has_amx():
+    on_cpu = kernel_device(q.device) == "cpu"
+    if on_cpu and q.dtype == torch.bfloat16 and has_amx():
         if torch.is_grad_enabled() and k.shape[2] <= MAX_MATMUL_KEYS:
             return matmul_attention(q, k, v, _causal_mask(q, k) if is_causal else mask)
-    elif q.device.type == "cpu" and q.dtype in (torch.float16, torch.bfloat16):
+    elif on_cpu and q.dtype in (torch.float16, torch.bfloat16):
         # without AMX torch's CPU kernel is two to three times as slow in 16 bits as in float32
         with without_autocast("cpu"):
             return _attend(q.float(), k.float(), v.float(), mask, is_causal).to(q.dtype)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dalle.models.kernels import kernel_device
 from dalle.precision import in_float32
 
 IGNORED = -100  # target without a loss
@@ -29,7 +30,8 @@ def linear_cross_entropy(states: Tensor, linear: nn.Linear, targets: Tensor) -> 
         distributions = targets.detach().flatten(0, 1)
         return _cross_entropy(states.flatten(0, 1), linear, distributions).view(states.shape[:2])
     flat, flat_targets = states.flatten(0, 1), targets.flatten()
-    if flat.device.type == "cpu":  # positions without a target cost nothing; a GPU would have to wait for their number
+    if kernel_device(flat.device) == "cpu":
+        # positions without a target cost nothing; a GPU would have to wait for their number
         (chosen,) = (flat_targets != IGNORED).nonzero(as_tuple=True)
         nll = _cross_entropy(flat[chosen], linear, flat_targets[chosen])
         return nll.new_zeros(len(flat)).index_put((chosen,), nll).view(targets.shape)

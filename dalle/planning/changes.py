@@ -60,12 +60,17 @@ def changes(planner: Planner, stage: Any, mode: str) -> Iterator[tuple[str, Plan
         yield " ".join([*typed, *accumulate]), plan
     typed += accumulate
     layers = count_layers(stage)
-    if not stage.recompute and layers:
-        typed.append("stage.recompute=true")
-        for some in sorted({layers * quarters // 4 for quarters in (1, 2, 3)} - {0}):
-            changed = planner.plan(replace(stage, recompute=True, recompute_layers=some), mode)
-            yield " ".join([*typed, f"stage.recompute_layers={some}"]), changed
-        stage = replace(stage, recompute=True)
+    recomputed = 0 if not stage.recompute else layers if stage.recompute_layers is None else stage.recompute_layers
+    if recomputed < layers:
+        if not stage.recompute:
+            typed.append("stage.recompute=true")
+        for some in sorted({layers * quarters // 4 for quarters in (1, 2, 3)}):
+            if some > recomputed:
+                changed = planner.plan(replace(stage, recompute=True, recompute_layers=some), mode)
+                yield " ".join([*typed, f"stage.recompute_layers={some}"]), changed
+        if stage.recompute:
+            typed.append("stage.recompute_layers=null")
+        stage = replace(stage, recompute=True, recompute_layers=None)
         yield " ".join(typed), planner.plan(stage, mode)
     if mode == "hsdp":  # groups of all ranks, without compression between copies, of which there is one
         others = [override for override in typed if not override.startswith("distributed=")]

@@ -7,6 +7,7 @@ from torch import nn
 
 from dalle.planning.activations import FLOAT32, targets_bytes
 from dalle.planning.placement import Placement
+from dalle.training.flops import EncodingCost
 from dalle.training.muon import batches
 from dalle.training.optimizer import uses_fused_adamw
 from dalle.training.parameter_storage import bfloat16_matrices
@@ -43,6 +44,8 @@ class RankMemory:
     gathered: int  # whole EMA weights of a sharded model, for validation by other methods than the forward pass
     unsharded: int  # whole parameters and gradients of the sharded blocks in use
     activations: int  # of one micro-batch, with its logits and temporary tensors
+    encoder: int  # the frozen dVAE
+    encoding: int  # temporary tensors of the frozen dVAE, which encodes a micro-batch
     targets: int  # distributions over the codes, of all micro-batches
     update: int  # temporary tensors of the optimizer or of PowerSGD
     accumulates: bool = False  # gradients over several micro-batches
@@ -52,20 +55,22 @@ class RankMemory:
     def peak(self) -> int:
         """Largest sum at any time.
 
-        It is reached near the start of the backward pass, with most activations, or with all gradients, in the update
-        or in validation. With several micro-batches the gradients of the previous ones are there from the second on,
-        outside of DDP's buckets.
+        It is reached near the start of the backward pass, with most activations, in the update, with all gradients, or
+        while images are encoded or the model is validated, without gradients. With several micro-batches the gradients
+        of the previous ones are there from the second on, outside of DDP's buckets.
         """
-        always = self.parameters + self.moments + self.errors + self.bases + self.ema + self.buffers + self.targets
-        earlier = (self.accumulates + self.buckets) * self.gradients
-        backward = self.unsharded + self.activations + earlier
-        return always + max(backward, self.gradients + max(self.update, self.gathered))
+        always = self.parameters + self.moments + self.errors + self.bases + self.ema + self.buffers + self.encoder
+        kept = self.buckets * self.gradients
+        backward = self.targets + self.unsharded + self.activations + self.accumulates * self.gradients + kept
+        update = self.targets + self.gradients + self.update
+        return always + max(backward, update, kept + self.gathered, kept + self.targets + self.encoding)
 
 
 def rank_memory(
     model: nn.Module,
     config: StageConfig,
     activations: int,
+    encoding: EncodingCost,
     images: int,
     placement: Placement,
     shards: int = 1,
@@ -75,6 +80,7 @@ def rank_memory(
 
     model: may be on the meta device.
     activations: most bytes that a micro-batch needs at a time, without weights and their gradients.
+    encoding: of the frozen dVAE.
     placement: part of the model on this rank, one of `shards`.
     replicas: copies of the model.
     """
@@ -94,6 +100,8 @@ def rank_memory(
         gathered=FLOAT32 * count_trainable(model) if shards > 1 and not config.validates_sharded else 0,
         unsharded=unsharded_bytes(model) if shards > 1 else 0,
         activations=activations,
+        encoder=encoding.weight_bytes,
+        encoding=images * encoding.peak_bytes,
         targets=targets_bytes(model, config, images),
         update=max(update_bytes(model, config, share), compression_bytes(placement, config.compression)),
         accumulates=config.accumulate > 1,

@@ -16,7 +16,7 @@ from dalle.planning.memory import RankMemory, count_trainable, parameter_bytes, 
 from dalle.planning.placement import place
 from dalle.precision import matmul_format
 from dalle.training.branch_hooks import recomputed_branches
-from dalle.training.flops import TRAINING_FACTOR
+from dalle.training.flops import TRAINING_FACTOR, EncodingCost
 from dalle.training.sharding import check_mode
 
 ASSUMED_MFU = 0.45  # share of the card's peak rate that training reaches, if it does not wait for the network
@@ -64,19 +64,26 @@ class Planner:
     """Planner of runs of one stage on `world` cards. Equal micro-batches are counted once."""
 
     def __init__(
-        self, image_size: int, world: int, card: Card, shard_size: int | None = None, dvae: DVAEConfig | None = None
+        self,
+        image_size: int,
+        world: int,
+        card: Card,
+        shard_size: int | None = None,
+        dvae: DVAEConfig | None = None,
+        device_type: str = "cuda",
     ):
         """image_size: side of the images of the dVAE and the decoder in pixels; other models' configs have it.
 
         shard_size: ranks that share the weights with mode hsdp; None: those of a node.
-        dvae: the frozen dVAE of models that are trained on tokens; None: the time of encoding images is left out.
+        dvae: the frozen dVAE of models that are trained on tokens; None: its time and memory are left out.
+        device_type: of the cards; "cpu" plans what is measured on a CPU.
 
         Raises ValueError for no cards.
         """
         if world < 1:
             raise ValueError(f"world={world} must be at least 1")
         self.image_size, self.world, self.card, self.shard_size = image_size, world, card, shard_size
-        self.dvae = dvae
+        self.dvae, self.device_type = dvae, device_type
         # by images in a micro-batch, recomputation and storage of parameters
         self._costs: dict[tuple[int, bool, int | None, str], MicroBatchCost] = {}
 
@@ -96,12 +103,13 @@ class Planner:
         cost = self.cost(stage, images)
         flops = round((TRAINING_FACTOR + recomputed_share(model, stage)) * cost.flops) * stage.accumulate
         placement = place(build, mode, shards, self.world, stage.compression)
-        memory = rank_memory(model, stage, cost.peak_bytes, images, placement, shards, self.world // shards)
+        encoding = EncodingCost(0, 0, 0) if self.dvae is None else stage.encoding_cost(self.image_size, self.dvae)
+        replicas = self.world // shards
+        memory = rank_memory(model, stage, cost.peak_bytes, encoding, images, placement, shards, replicas)
         parameters = count_trainable(model)
         weights, compressed = parameter_bytes(model, stage), compressed_bytes(placement, stage.compression)
         sent, network = communication(weights, self.world, shards, stage.accumulate, self.card, compressed)
-        encoding = 0 if self.dvae is None else stage.encoding_flops(self.image_size, self.dvae)
-        encoding *= images * stage.accumulate
+        encoding_flops = encoding.flops * images * stage.accumulate
         return Plan(
             card=self.card,
             world=self.world,
@@ -110,10 +118,10 @@ class Planner:
             parameters=parameters,
             memory=memory,
             flops=flops,
-            encoding_flops=encoding,
+            encoding_flops=encoding_flops,
             bytes_sent=sent,
             compute_seconds=self.assumed_seconds(flops, precision_of(stage, self.card), stage),
-            encoding_seconds=self.assumed_seconds(encoding, "float32", stage),
+            encoding_seconds=self.assumed_seconds(encoding_flops, "float32", stage),
             network_seconds=network,
             config=stage,
         )
@@ -141,7 +149,9 @@ class Planner:
         if key not in self._costs:
             build = partial(stage.model_class, stage.model)
             precision = precision_of(stage, self.card)
-            self._costs[key] = micro_batch_cost(build, stage, precision, images, self.image_size, self.world)
+            self._costs[key] = micro_batch_cost(
+                build, stage, precision, images, self.image_size, self.world, self.device_type
+            )
         return self._costs[key]
 
 

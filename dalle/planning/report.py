@@ -12,8 +12,9 @@ def report(plan: Plan) -> str:
     memory, config = plan.memory, plan.config
     tokens = getattr(config.model, "text_positions", 0) + getattr(config.model, "grid", 0) ** 2
     per_second = config.batch_size / plan.seconds
+    placed = f"sharded over {plan.shards} ranks" if plan.shards > 1 else "whole on each rank"
     lines = [
-        f"{plan.world} x {plan.card.name}, {plan.parameters:,} parameters in groups of {plan.shards}",
+        f"{plan.world} x {plan.card.name}, {plan.parameters:,} parameters, {placed}",
         f"micro-batch      {plan.images} images x {config.accumulate} on each rank, {config.batch_size} in all",
         "memory of a rank",
     ]
@@ -24,11 +25,14 @@ def report(plan: Plan) -> str:
         "error buffers": memory.errors,
         "bases": memory.bases,
         "EMA": memory.ema,
-        "masks": memory.buffers,
+        "buffers": memory.buffers,
+        "frozen dVAE": memory.encoder,
         "gathered weights": memory.gathered,
         "unsharded blocks": memory.unsharded,
         "activations": memory.activations,
+        "encoding": memory.encoding,
         "soft targets": memory.targets,
+        "update": memory.update,
         "peak": memory.peak,
     }
     lines += [f"  {name:<16} {value / GIGABYTE:9.3f} GB" for name, value in held.items() if value]

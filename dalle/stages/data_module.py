@@ -27,6 +27,7 @@ from dalle.seeds import numpy_generator
 from dalle.stages.data_checks import check_enough_records, check_held_out, check_same_records, open_held_out
 from dalle.stages.initial_weights import Init
 from dalle.tokenizer import CaptionTokenizer, words_of
+from dalle.training.flops import EncodingCost
 from dalle.training.stage import StageConfig
 
 log = logging.getLogger(__name__)
@@ -87,8 +88,8 @@ class StageDataConfig(StageConfig):
         """
         raise NotImplementedError
 
-    def encoding_flops(self, image_size: int, dvae: DVAEConfig) -> int:
-        """Return the FLOPs of the frozen dVAE for an image of an update, for plans; 0 if its tokens are cached.
+    def encoding_cost(self, image_size: int, dvae: DVAEConfig) -> EncodingCost:
+        """Return the cost of the frozen dVAE for an image of an update, for plans; only its weights if they are cached.
 
         Images are taken to be seen more than once. Only called for models that are trained on tokens.
         """

@@ -19,10 +19,10 @@ from dalle.models.dvae.config import DVAEConfig
 from dalle.precision import in_float32, without_autocast
 from dalle.seeds import torch_generator
 from dalle.stages.data_module import DataModule, StageContext, StageDataConfig
-from dalle.stages.frozen_dvae import dvae_record, encoding_flops, load_frozen_dvae, require_dvae, token_grid_size
+from dalle.stages.frozen_dvae import dvae_record, encoding_cost, load_frozen_dvae, require_dvae, token_grid_size
 from dalle.stages.preview_grid import preview_grid
 from dalle.training.ema import EMAConfig
-from dalle.training.flops import ImageCost, forward_flops
+from dalle.training.flops import EncodingCost, ImageCost, forward_flops
 from dalle.training.optimizer import OptimizerConfig
 from dalle.training.schedules import Schedule
 
@@ -72,8 +72,8 @@ class DecoderStageConfig(StageDataConfig):
         images, time, noise, *condition = batch
         return velocity_errors(model, model, images, Condition(*condition), time, noise).mean()
 
-    def encoding_flops(self, image_size: int, dvae: DVAEConfig) -> int:
-        return encoding_flops(dvae, image_size, reconstructs=True)
+    def encoding_cost(self, image_size: int, dvae: DVAEConfig) -> EncodingCost:
+        return encoding_cost(dvae, image_size, reconstructs=True)
 
 
 @dataclass(frozen=True)

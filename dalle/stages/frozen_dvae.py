@@ -1,4 +1,4 @@
-"""The frozen dVAE whose tokens a stage trains on: loaded, checked, recorded in checkpoints, and its FLOPs counted."""
+"""The frozen dVAE whose tokens a stage trains on: loaded, checked, recorded in checkpoints, and its cost counted."""
 
 import logging
 import os
@@ -12,7 +12,8 @@ from dalle.checkpoint import CheckpointError
 from dalle.models.decoder.model import condition_on
 from dalle.models.dvae.config import DVAEConfig
 from dalle.models.dvae.model import DiscreteVAE
-from dalle.training.flops import flop_counter
+from dalle.training.flops import EncodingCost, flop_counter
+from dalle.training.peak_memory import PeakMemory
 
 log = logging.getLogger(__name__)
 
@@ -58,18 +59,19 @@ def token_grid_size(image_size: int, dvae: DVAEConfig, name: str | Path = "the d
 
 @cache
 @torch.no_grad()
-def encoding_flops(dvae: DVAEConfig, image_size: int, reconstructs: bool = False) -> int:
-    """Count the FLOPs of encoding one image to tokens, on the meta device.
+def encoding_cost(dvae: DVAEConfig, image_size: int, reconstructs: bool = False) -> EncodingCost:
+    """Count the memory and FLOPs of encoding one image to tokens, on the meta device.
 
     reconstructs: the tokens are decoded too, as the condition of the diffusion decoder.
     """
     with torch.device("meta"):
         model, image = DiscreteVAE(dvae).eval(), torch.empty(1, 3, image_size, image_size)
-    with flop_counter() as counter:
+    with flop_counter() as counter, PeakMemory([*model.parameters(), image]) as memory:
         tokens = model.encode(image)
         if reconstructs:
             condition_on(model, tokens)
-    return counter.get_total_flops()
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    return EncodingCost(weights, memory.peak, counter.get_total_flops())
 
 
 def dvae_record(dvae: Path, folder: Path) -> dict[str, str]:

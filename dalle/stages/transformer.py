@@ -24,10 +24,10 @@ from dalle.sampling.sampling_config import DEFAULT_SCORES, DecodingConfig, Sampl
 from dalle.sampling.sampling_defaults import SamplingDefaults
 from dalle.stages.data_module import CaptionedDataConfig, DataModule, StageContext
 from dalle.stages.encode_dataset import DatasetEncoder, check_crops
-from dalle.stages.frozen_dvae import dvae_record, encoding_flops, load_frozen_dvae, require_dvae, token_grid_size
+from dalle.stages.frozen_dvae import dvae_record, encoding_cost, load_frozen_dvae, require_dvae, token_grid_size
 from dalle.stages.image_tokens import ImageTokens, argmax, get_image_tokens
 from dalle.training.ema import EMAConfig
-from dalle.training.flops import ImageCost, forward_flops
+from dalle.training.flops import EncodingCost, ImageCost, forward_flops
 from dalle.training.optimizer import OptimizerConfig, PlateauConfig
 from dalle.training.schedules import Schedule
 
@@ -115,8 +115,9 @@ class TransformerStageConfig(CaptionedDataConfig):
         """True if an image has the same tokens each time it is seen: the most probable ones, of one crop."""
         return (self.transform, self.image_targets) == ("none", "argmax")
 
-    def encoding_flops(self, image_size: int, dvae: DVAEConfig) -> int:
-        return 0 if self.crops or self.tokens_are_fixed else encoding_flops(dvae, image_size)
+    def encoding_cost(self, image_size: int, dvae: DVAEConfig) -> EncodingCost:
+        cost = encoding_cost(dvae, image_size)
+        return cost._replace(peak_bytes=0, flops=0) if self.crops or self.tokens_are_fixed else cost
 
     @property
     def sampling_defaults(self) -> SamplingDefaults:

@@ -30,6 +30,14 @@ class ImageCost(NamedTuple):
     tokens: int | None = None  # positions of the sequence; None for models of images
 
 
+class EncodingCost(NamedTuple):
+    """Cost of encoding images by the frozen dVAE."""
+
+    weight_bytes: int  # of the dVAE
+    peak_bytes: int  # most at a time of all other tensors, for one image
+    flops: int  # for one image
+
+
 @torch.no_grad()
 def forward_flops(model: nn.Module, *shapes: tuple[int, ...], integers: bool = False) -> float:
     """Count the FLOPs of `model` for one image. A multiplication with addition counts as two.

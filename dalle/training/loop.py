@@ -44,9 +44,9 @@ def train(stage: Stage, config: StageConfig, run: Run) -> None:
     """Train `stage` until `config.steps` updates are done, resuming `run` if it has a saved state.
 
     Raises Interrupted after a request to stop, once the state is saved; DivergenceError after
-    `config.max_skipped_steps` consecutive skipped updates, on a GPU fewer than twice as many, since they are counted
-    every so many updates and with the log; and CheckpointError if the run cannot be resumed or saved. The last
-    checkpoint stays valid in each case.
+    `config.max_skipped_steps` consecutive skipped updates; and CheckpointError if the run cannot be resumed or saved.
+    The last checkpoint stays valid in each case. On a GPU the number of skipped updates is read once in
+    `max_skipped_steps` updates and with the log, so up to twice as many may be skipped.
     """
     if run.resume_point.step < config.steps:
         trainer = Trainer(stage, config, run)
@@ -103,7 +103,7 @@ class Trainer:
                 stopping = distributed.all_reduce_any(request.signum != 0 or self.saver.failed)
                 finished = state.step == config.steps
 
-                if state.step > state.validated_step and (finished or not stopping):
+                if state.step > state.evaluated_step and (finished or not stopping):
                     self.validate_and_preview()
                 if state.step > self.saved_step and (stopping or self.is_due(config.save_every)):
                     self.save()
@@ -152,7 +152,7 @@ class Trainer:
         state, device = self.state, self.run.device
         seed_global_generators("validation", self.run.seed, state.step, distributed.get_rank(), device=device)
         validate, preview = self.is_due(self.config.validate_every), self.is_due(self.config.preview_every)
-        state.validated_step = state.step
+        state.evaluated_step = state.step
         if validate:
             self.monitor.begin(VALIDATING)
             self.validate()
@@ -212,7 +212,7 @@ class Trainer:
         self.saved_step = state.step
 
     def keep_copy(self, folder: Path) -> None:
-        """Write a copy of the checkpoint to `folder`, which later ones do not replace."""
+        """Write a copy of the checkpoint to `folder`, in place of what is there."""
         model = self.state.ema.main_process_model()
         with raised_together():
             if model is not None:
@@ -241,6 +241,7 @@ class Trainer:
 
         rate = config.optimizer.learning_rate_at(state.step) * state.plateau.factor
         state.optimizer.step_if_finite(finite, rate, seeds=(self.run.seed, state.step))
+        state.optimizer.zero_grad(set_to_none=True)  # frees memory for validation and for encoding the next images
         metrics |= state.scaler.metrics()
         state.scaler.update()
         state.step += 1
@@ -256,7 +257,6 @@ class Trainer:
         state, run, count = self.state, self.run, len(batches)
         rank = distributed.get_rank()
         seed_global_generators("dropout", run.seed, state.step, rank, device=run.device)
-        state.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=run.device)
         means: dict[str, float | Tensor] = {}
         for micro_batch, batch in enumerate(batches):

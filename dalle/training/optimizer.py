@@ -187,14 +187,15 @@ class ReduceOnPlateau:
         """Return the state for `load_state_dict`, JSON-serialisable."""
         total, count = self.total.item(), self.count.item()
         return {
-            "halvings": self.reductions,
+            "reductions": self.reductions,
             "reference": self.reference,
-            "waited": self.bad_windows,
+            "bad_windows": self.bad_windows,
             "total": total,
             "count": count,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.reductions, self.reference, self.bad_windows = state["halvings"], state["reference"], state["waited"]
+        self.reductions, self.bad_windows = state["reductions"], state["bad_windows"]
+        self.reference = state["reference"]
         self.total.fill_(state["total"])
         self.count.fill_(state["count"])

@@ -29,7 +29,7 @@ from dalle.training.sync_batchnorm import convert_sync_batchnorm
 from dalle.training.train_metrics import TrainMetrics
 
 # entries of state.json that `TrainState.restore` needs
-SCALARS = {"watched", "seconds", "plateau", "precision", "scales", "meter", "error_buffers", "wandb_id"}
+SCALARS = {"evaluated_step", "seconds", "plateau", "precision", "scaler", "metrics", "error_buffers", "wandb_id"}
 
 
 def whole_tensor(_: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
@@ -52,8 +52,10 @@ def open_state(
 ) -> SavedState | None:
     """Open the newest state in `folder`, whether one process or all ranks wrote it; None if there is none.
 
-    empty: allocates the tensor of a name, shape and dtype to read from a state of all ranks; of a DTensor, each rank
-    reads its shard; by default it is whole. Raises CheckpointError, as does `read`, if the state is damaged.
+    empty: empty(name, shape, dtype) returns the tensor that a state of all ranks is read into. Into a DTensor, each
+        rank reads its own shard only; by default tensors are whole.
+
+    Raises CheckpointError, as does `read`, if the state is damaged.
     """
     state = state_files.newest_state(folder)
     if state is None or (state / state_files.STATE_TENSORS).exists():
@@ -70,22 +72,13 @@ def open_state(
     return SavedState(scalars.pop("step"), scalars, names, partial(sharded_state.read_tensors, state, empty))
 
 
-def load_state(folder: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
-    """Load (step, whole tensors on the CPU, scalars) of the newest state in `folder`; None if there is none.
-
-    All ranks must call it. Raises CheckpointError if the state is damaged.
-    """
-    saved = open_state(folder)
-    return None if saved is None else (saved.step, saved.read(saved.names), saved.scalars)
-
-
 class TrainState:
     """State of a run. Data order and random numbers are functions of the step (`seeds.py`), so they are not stored."""
 
     def __init__(self, model: nn.Module, config: StageConfig, device: torch.device, mesh: DeviceMesh | None = None):
         """Initialise the state before the first update of `model`, which is sharded over `mesh` if there is one."""
         self.step = 0  # updates done
-        self.validated_step = 0  # step of the last validation or preview
+        self.evaluated_step = 0  # last step after which it was decided whether to validate and preview
         self.seconds = 0.0  # spent in updates
         self.best_loss = math.inf  # lowest validation loss of a checkpoint in best/
         self.model = model
@@ -129,12 +122,12 @@ class TrainState:
         """
         scalars = {
             "identity": run_config,
-            "watched": self.validated_step,
+            "evaluated_step": self.evaluated_step,
             "seconds": self.seconds,
             "plateau": self.plateau.state_dict(),
             "precision": self.precision,
-            "scales": self.scaler.state_dict(),
-            "meter": self.metrics.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "metrics": self.metrics.state_dict(),
             "error_buffers": self.reducer.error_buffers,
             "wandb_id": self.wandb_id,
         }
@@ -143,7 +136,7 @@ class TrainState:
         sharded, step = is_sharded(self.model), self.step
         written_by_all = sharded or self.reducer.error_buffers > 1
         tensors = self._tensors() if sharded or distributed.is_main_process() else {}
-        tensors |= {f"exchange.{name}": tensor for name, tensor in self.reducer.state_dict().items()}
+        tensors |= {f"reducer.{name}": tensor for name, tensor in self.reducer.state_dict().items()}
         if copied:
             tensors = {name: copy_to_host(tensor) for name, tensor in tensors.items()}
 
@@ -180,31 +173,31 @@ class TrainState:
             return {name.removeprefix(start): tensor for name, tensor in tensors.items()}
 
         self.step, scalars = saved.step, saved.scalars
-        self.validated_step, self.seconds = scalars["watched"], scalars["seconds"]
+        self.evaluated_step, self.seconds = scalars["evaluated_step"], scalars["seconds"]
         if self.precision != scalars["precision"]:
             self.precision, self.precision_reason = scalars["precision"], "as in the run so far"
             set_product_precision(self.optimizer, self.precision)
         for hook in self._hooks:
             hook.remove()
         self.scaler, self._hooks = attach_hooks(self.model, self._config, self.precision, self._device)
-        self.scaler.load_state_dict(scalars["scales"])
+        self.scaler.load_state_dict(scalars["scaler"])
         self.plateau.load_state_dict(scalars["plateau"])
-        self.metrics.load_state_dict(scalars["meter"])
+        self.metrics.load_state_dict(scalars["metrics"])
         self.wandb_id = scalars["wandb_id"]
         self.best_loss = scalars.get("best_loss", math.inf)
         path = folder / state_files.STATE
-        for prefix, module in (("average", self.ema), ("model", self.model)):  # which may share memory
+        for prefix, module in (("ema", self.ema), ("model", self.model)):  # which may share memory
             weights = read(prefix)
             checkpoint.check_tensors(self.ema.model.state_dict(), weights, path)
             for name, tensor in module.state_dict().items():
                 copy_to(tensor, weights[name])
         self._restore_moments(read("optimizer"))
-        self.reducer.load_state_dict(lambda kind: read(f"exchange.{kind}"), scalars["error_buffers"])
+        self.reducer.load_state_dict(lambda kind: read(f"reducer.{kind}"), scalars["error_buffers"])
 
     def _tensors(self) -> dict[str, Tensor]:
         """Return all tensors but the reducer's, by the same names and with the same shapes for any kind of training."""
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        tensors |= {f"average.{name}": tensor for name, tensor in self.ema.state_dict().items()}
+        tensors |= {f"ema.{name}": tensor for name, tensor in self.ema.state_dict().items()}
         for name, parameter in self.model.named_parameters():
             for moment, tensor in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{moment}.{name}"] = tensor
@@ -244,4 +237,4 @@ class TrainState:
 def _parameter_name(key: str) -> str:
     """Return the name of the parameter in the key of a saved tensor, such as optimizer.exp_avg.norm.weight."""
     kind, _, rest = key.partition(".")
-    return rest if kind in ("model", "average") else rest.partition(".")[2]
+    return rest if kind in ("model", "ema") else rest.partition(".")[2]

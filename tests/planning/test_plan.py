@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import measure_peak
 import pytest
@@ -17,6 +18,7 @@ from measure_peak import (
     peak_of_update,
     planned_and_measured,
     planned_and_measured_stage,
+    planned_peak,
 )
 from ranks import torchrun
 from torch import nn
@@ -28,7 +30,6 @@ from dalle.losses import contrastive
 from dalle.models.clip.model import CLIPConfig
 from dalle.models.transformer.model import Transformer, TransformerConfig
 from dalle.planning import plan
-from dalle.planning.activations import PeakMemory
 from dalle.planning.cards import CARDS, find_card
 from dalle.planning.changes import changes, check_fits
 from dalle.planning.communication import communication
@@ -40,6 +41,7 @@ from dalle.stages import STAGES
 from dalle.stages.transformer import TransformerStageConfig
 from dalle.training.ema import EMAConfig
 from dalle.training.optimizer import OptimizerConfig
+from dalle.training.peak_memory import PeakMemory
 from dalle.training.powersgd import CompressionConfig
 
 SMALL = TransformerConfig(
@@ -176,6 +178,15 @@ def test_bfloat16_parameters_and_no_average_need_less():
         Planner(32, 2, H100, shard_size=1).plan(replace(STAGE, precision="auto", parameters="bfloat16"), "hsdp")
 
 
+def test_a_run_that_recomputes_some_layers_may_recompute_more():
+    deep = replace(STAGE, model=replace(SMALL, depth=8), recompute=True, recompute_layers=3, batch_size=1)
+    deep = replace(deep, optimizer=replace(STAGE.optimizer, moments="paper16"))
+    typed = [typed for typed, _ in changes(Planner(32, 1, H100), deep, "ddp")]
+    assert typed[:3] == ["stage.recompute_layers=4", "stage.recompute_layers=6", "stage.recompute_layers=null"]
+    everything = replace(deep, recompute_layers=None)
+    assert "recompute" not in " ".join(typed for typed, _ in changes(Planner(32, 1, H100), everything, "ddp"))
+
+
 def test_on_one_card_changes_end_with_bfloat16_parameters_and_no_average():
     stage = replace(STAGE, precision="auto", batch_size=1)
     typed = [typed for typed, _ in changes(Planner(32, 1, H100), stage, "ddp")]
@@ -259,6 +270,19 @@ def test_attention_of_a_card_has_dense_masks(attention):
     assert plans[0].memory.activations == plans[1].memory.activations
 
 
+def test_a_plan_does_not_depend_on_the_processor_that_prints_it(monkeypatch):
+    plans = []
+    for has_amx in (False, True):
+        monkeypatch.setattr("dalle.models.attention.has_amx", lambda has_amx=has_amx: has_amx)
+        plans.append([Planner(32, 1, H100, device_type=kind) for kind in ("cuda", "cpu")])
+        with patch("dalle.models.linear_cross_entropy.kernel_device", return_value="cuda"):
+            plans[-1] = [planner.plan(replace(STAGE, precision="auto"), "ddp").memory for planner in plans[-1]]
+    (gpu, cpu), (gpu_with_amx, cpu_with_amx) = plans
+    assert gpu == gpu_with_amx
+    # without AMX a CPU computes attention in float32, with AMX it stores its weights
+    assert gpu.activations < cpu.activations != cpu_with_amx.activations
+
+
 def test_clip_is_planned_for_its_own_image_size():
     config = STAGES["clip"].config()
     config = replace(config, model=replace(config.model, image_depth=1, text_depth=1), batch_size=4)
@@ -330,7 +354,7 @@ def test_planned_memory_of_each_stage_is_within_a_tenth_of_the_measured_peak(nam
 def test_planned_memory_of_two_ranks_with_sharded_weights_is_within_a_tenth_of_the_measured_peak(tmp_path):
     torchrun(2, Path(measure_peak.__file__), tmp_path, search=(Path(measure_peak.__file__).parent, TESTS))
     measured = json.loads((tmp_path / "peaks.json").read_text())
-    planned = {name: Planner(128, 2, H100).plan(config, "fsdp").memory.peak for name, config in SHARDED.items()}
+    planned = {name: planned_peak(config, 2, "fsdp") for name, config in SHARDED.items()}
     assert planned == pytest.approx(measured, rel=0.1)
 
 
@@ -457,7 +481,7 @@ def test_train_py_prints_a_plan_and_trains_nothing(train, tmp_path):
     arguments = ["stage=transformer", "preset=tiny", "data=blocks", *small, "plan=true", "world=8", "card=a100"]
     status, printed = train(*arguments, "distributed=hsdp", "shard_size=4", "stage.batch_size=64")
     assert status == 0, printed
-    assert "8 x A100 80 GB" in printed and "in groups of 4" in printed and "days for" in printed
+    assert "8 x A100 80 GB" in printed and "sharded over 4 ranks" in printed and "days for" in printed
     assert not list(tmp_path.iterdir())
     status, printed = train(*arguments, "stage.batch_size=64000000")
     assert (status, "this run needs" in printed) == (2, True)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from dalle.models.decoder.model import DecoderConfig
 from dalle.models.dvae.model import DiscreteVAE, DVAEConfig
@@ -13,6 +14,7 @@ from dalle.planning.report import report
 from dalle.stages.decoder import DecoderStageConfig
 from dalle.stages.transformer import TransformerStageConfig
 from dalle.training.flops import forward_flops
+from dalle.training.peak_memory import PeakMemory
 
 SIZE = 32  # pixels
 DVAE = DVAEConfig(vocabulary=64, width=8, groups=3, blocks_per_group=1, decoder_input=8)
@@ -58,8 +60,23 @@ def test_images_are_encoded_for_the_transformer_and_decoded_too_for_the_decoder(
 def test_cached_tokens_take_no_time(changes, encodes):
     planned = plan_of(replace(TRANSFORMER, **changes))
     assert bool(planned.encoding_flops) == bool(planned.encoding_seconds) == encodes
-    assert ("frozen dVAE" in report(planned)) == encodes
-    assert plan_of(TRANSFORMER, dvae=None).encoding_flops == 0
+    assert ("of the frozen dVAE on each rank" in report(planned)) == bool(planned.memory.encoding) == encodes
+    assert planned.memory.encoder == 4 * sum(parameter.numel() for parameter in DiscreteVAE(DVAE).parameters())
+    without = plan_of(TRANSFORMER, dvae=None)
+    assert (without.encoding_flops, without.memory.encoder, without.memory.encoding) == (0, 0, 0)
+
+
+def test_memory_to_encode_images_counts_where_a_large_dvae_encodes_for_a_small_model():
+    dvae = replace(DVAE, width=64)
+    small, large = (plan_of(TRANSFORMER, dvae=config).memory for config in (DVAE, dvae))
+    with torch.device("meta"):
+        model, images = DiscreteVAE(dvae), torch.empty(16, 3, SIZE, SIZE)
+        with torch.no_grad(), PeakMemory([*model.parameters(), images]) as memory:
+            model.encode(images)
+    assert large.encoding == pytest.approx(memory.peak, rel=0.01)
+    assert large.encoding > large.activations > small.encoding
+    held = large.parameters + large.moments + large.ema + large.buffers + large.encoder
+    assert large.peak == held + large.gradients + large.encoding  # DDP's buckets hold the gradients
 
 
 def test_encoding_is_in_float32_and_in_tf32_where_that_is_set():

@@ -180,7 +180,7 @@ def test_planned_encoding_has_the_flops_of_that_of_a_batch(name, changes, dvae_f
     with flop_counter() as counter:
         next(batches)
     dvae = checkpoint.load_config(dvae_folder, "dvae", DVAEConfig)
-    assert stage.config.encoding_flops(SIZE, dvae) * stage.config.batch_size == counter.get_total_flops()
+    assert stage.config.encoding_cost(SIZE, dvae).flops * stage.config.batch_size == counter.get_total_flops()
     assert bool(counter.get_total_flops()) == (name == "decoder" or not ("crops" in changes or "steps" in changes))
 
 

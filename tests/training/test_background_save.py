@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from line_stage import CPU, BlockStage, LineStage, fit
+from saved_state import load_state
 from test_resume import CLOCKS, FULL, Breaking
 from torch import nn
 
@@ -28,7 +29,6 @@ from dalle.training.logger import WandbConfig
 from dalle.training.loop import Trainer
 from dalle.training.run import Run
 from dalle.training.sharding import init_mesh
-from dalle.training.state import load_state
 from dalle.weights_files import read_weights
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 from line_stage import CPU, BlockStage, LineConfig, fit
+from saved_state import load_state
 
 from dalle import checkpoint, distributed
 from dalle.training import state_files
 from dalle.training.ema import EMAConfig
 from dalle.training.sharding import init_mesh
-from dalle.training.state import load_state
 from dalle.weights_files import has_weights, read_weights
 
 KILLS = int(os.environ.get("DALLE_TEST_KILLS", 2))  # 5 take a minute on two idle cores; 20 are what it should survive

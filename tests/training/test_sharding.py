@@ -38,11 +38,11 @@ from dalle.training.sharding import (
     shard,
     sharding_units,
 )
-from dalle.training.state import load_state
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from ranks import torchrun  # noqa: E402 (found on the path set above)
+from saved_state import load_state  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -283,7 +283,7 @@ def test_compressed_run_of_groups_learns_and_resumes(ranks, alone, name):
     assert weights(ranks / "hsdp interrupted" / name).equal(weights(ranks / "hsdp" / name))
     (_, resumed, _), (_, once, _) = (load_state(ranks / run / name) for run in ("hsdp interrupted", "hsdp"))
     assert resumed.keys() == once.keys() and all(tensor.equal(once[key]) for key, tensor in resumed.items())
-    errors = [key for key in once if key.startswith("exchange.error_0.")]
+    errors = [key for key in once if key.startswith("reducer.error_0.")]
     assert errors and not any(once[key].equal(once[key.replace("error_0", "error_1")]) for key in errors)
     assert losses(ranks / "hsdp then ddp" / name)[-1] < whole[0] / 3
 
@@ -342,13 +342,13 @@ def test_failed_save_keeps_the_previous_state(tmp_path, monkeypatch):
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    save_state(tmp_path, 5, {"a": torch.ones(2)}, {"watched": 5})
+    save_state(tmp_path, 5, {"a": torch.ones(2)}, {"evaluated_step": 5})
     monkeypatch.setattr(StateWriter, "write_data", full_disk)
     with pytest.raises(CheckpointError, match="No space left on device.*The previous state is unchanged"):
         save_state(tmp_path, 6, {"a": torch.zeros(2)}, {})
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["00000005"]
     step, tensors, scalars = load_state(tmp_path) or pytest.fail("no state")
-    assert (step, tensors["a"].tolist(), scalars) == (5, [1.0, 1.0], {"watched": 5})
+    assert (step, tensors["a"].tolist(), scalars) == (5, [1.0, 1.0], {"evaluated_step": 5})
 
 
 def test_blocks_are_the_units_of_sharding():

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from dalle.models.kernels import kernel_device
 from dalle.precision import without_autocast
 
 
@@ -28,7 +29,7 @@ class SameConv2d(nn.Conv2d):
         """
         with without_autocast(x.device.type):
             x = x.to(self.weight.dtype)
-            if self.kernel_size == (1, 1) and x.device.type == "cpu":
+            if self.kernel_size == (1, 1) and kernel_device(x.device) == "cpu":
                 return self.as_linear(x)
             return self(x)
 

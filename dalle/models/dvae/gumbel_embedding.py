@@ -11,6 +11,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from dalle.models.kernels import kernel_device
 from dalle.precision import without_autocast
 
 CHUNK = 1 << 19  # numbers that are computed at once: 2 MB, which stay in the processor's cache
@@ -89,4 +90,4 @@ def positions_per_chunk(logits: Tensor) -> int:
 
 
 def _chunk_size(logits: Tensor) -> int:
-    return CHUNK if logits.device.type == "cpu" else GPU_CHUNK
+    return CHUNK if kernel_device(logits.device) == "cpu" else GPU_CHUNK
