@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dalle.models.dvae.model import PIXEL_MARGIN, map_pixels
 from dalle.models.dvae.negative_entropy import negative_entropy
+from dalle.models.linear_cross_entropy import IGNORED
 from dalle.precision import in_float32
 
 
@@ -151,4 +152,5 @@ def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
     """
     flat = rearrange(logits, "b n v -> (b n) v")  # on a GPU only 2-D cross-entropy has deterministic kernels
     flat_targets = targets.flatten(0, 1)
-    return F.cross_entropy(flat, flat_targets, reduction="none").view(targets.shape[:2])
+    nll = F.cross_entropy(flat, flat_targets, reduction="none", ignore_index=IGNORED)
+    return nll.view(targets.shape[:2])

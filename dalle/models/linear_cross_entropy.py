@@ -39,13 +39,14 @@ def linear_cross_entropy(states: Tensor, linear: nn.Linear, targets: Tensor) -> 
 
 
 def _cross_entropy(states: Tensor, linear: nn.Linear, targets: Tensor) -> Tensor:
-    """Compute the negative log-likelihood of targets without ignored ones: (m, d) states -> (m,) nats.
+    """Compute the negative log-likelihood of targets: (m, d) states -> (m,) nats.
 
-    targets: (m,) classes or (m, v) distributions.
+    targets: (m,) classes, of which `IGNORED` ones have no loss, or (m, v) distributions.
     """
     if len(states) * linear.out_features > MAX_LOGITS:
         return _ChunkedCrossEntropy.apply(states, linear.weight, linear.bias, targets)
-    return F.cross_entropy(_logits(states, linear.weight, linear.bias), targets, reduction="none")
+    logits = _logits(states, linear.weight, linear.bias)
+    return F.cross_entropy(logits, targets, reduction="none", ignore_index=IGNORED)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):

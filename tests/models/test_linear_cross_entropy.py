@@ -35,11 +35,14 @@ def test_losses_and_gradients_equal_those_of_all_logits(limit, bias, monkeypatch
     assert (actual[0][targets == IGNORED] == 0).all()
 
 
-def test_chunks_handle_ignored_targets_themselves(monkeypatch):
-    """Targets are selected beforehand on a CPU only."""
+@pytest.mark.parametrize("limit", [50, 1000])
+def test_ignored_targets_that_are_not_left_out_have_no_loss(limit, monkeypatch):
+    """They are left out on a CPU only. Another value than torch's default shows that it is passed on."""
+    monkeypatch.setattr(module, "MAX_LOGITS", limit)
+    monkeypatch.setattr(module, "IGNORED", -7)
     states, linear, targets, weights = case()
-    monkeypatch.setattr(module, "MAX_LOGITS", 50)
-    flat = module._cross_entropy(states.flatten(0, 1), linear, targets.flatten()).view(3, 7)
+    flat_targets = targets.where(targets != IGNORED, -7).flatten()
+    flat = module._cross_entropy(states.flatten(0, 1), linear, flat_targets).view(3, 7)
     expected = results(token_nll(linear(states), targets), states, linear, weights)
     torch.testing.assert_close(results(flat, states, linear, weights), expected)
 
