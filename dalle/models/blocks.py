@@ -120,9 +120,10 @@ Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class ResidualBranch(nn.Module, Generic[Layer]):
-    """Branch of a residual block: dropout(layer(norm(x))), added to x by the caller. 64 layers have 128 (App. D).
+    """Branch of a residual block: dropout(layer(norm(x))), added to x by the caller.
 
-    During training, hooks on it scale gradients or recompute activations.
+    A transformer of 64 layers has 128 of them (App. D). During training, hooks on it scale gradients or recompute
+    activations.
     """
 
     branch: Layer
@@ -179,9 +180,8 @@ class TransformerBlock(nn.Module):
 
     @property
     def activations(self) -> int:
-        """Number of activations per position, including the input, without scores: an upper bound for memory."""
-        dropped = 4 * self.config.width if self.config.dropout else 0  # mask and result in each branch
-        return self.config.width + self.attention.branch.activations + self.mlp.branch.activations + dropped
+        """Number of activations per position in eval mode, including the input, without scores: an upper bound."""
+        return self.config.width + self.attention.branch.activations + self.mlp.branch.activations
 
 
 class Float32Linear(nn.Linear):
