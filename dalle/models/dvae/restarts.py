@@ -41,7 +41,7 @@ def restart_unused_codes(
     sums = torch.zeros(model.vocabulary, features.shape[1], device=features.device)
     means = sums.index_add_(0, tokens, features) / counts.clamp_min(1)[:, None]
 
-    offset = features[positions] - means[split]  # (n, c)
+    offset = features[positions] - means[split]  # (u, c), of u unused codes
     offset = MARGIN * 2 * offset / offset.square().sum(dim=1, keepdim=True).clamp_min(1e-6)
     middle = (features[positions] + means[split]) / 2
     encoder, decoder = model.encoder.output, model.decoder.input
