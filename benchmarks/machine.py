@@ -12,7 +12,7 @@ from torch import nn
 
 from dalle.models.cpu_linear import PackedLinear, is_packing_supported
 from dalle.models.transformer.config import TransformerConfig
-from dalle.models.transformer.patterns import PATTERNS, image_mask, layer_names
+from dalle.models.transformer.patterns import PATTERNS, image_attend_mask, pattern_names
 
 Result = TypeVar("Result")
 Clock = Callable[[], float]
@@ -74,9 +74,9 @@ def decoding_work(
 
 def attended_positions(config: TransformerConfig) -> float:
     """Return how many image positions a token attends to on average, itself included, added up over all layers."""
-    names = layer_names(config.patterns, config.depth)
+    names = pattern_names(config.patterns, config.depth)
     positions = {
-        name: int(image_mask(PATTERNS.lookup(name).build(config.pattern_options), config.grid).sum())
+        name: int(image_attend_mask(PATTERNS.lookup(name).build(config.pattern_options), config.grid).sum())
         for name in set(names)
     }
     return sum(positions[name] for name in names) / config.grid**2

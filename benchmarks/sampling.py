@@ -115,7 +115,7 @@ def _ours(name: str, model: Transformer, precision: str) -> Decoder:
         config = DecodingConfig(batch_size=images)
         generate(model, caption, images, config, canvas=canvas, precision=getattr(torch, precision))
 
-    return Decoder(name, precision, model, decode, ours=True, dense=set(model.layer_names) == {"dense"})
+    return Decoder(name, precision, model, decode, ours=True, dense=set(model.pattern_names) == {"dense"})
 
 
 def table(rows: list[DecoderResult], roofline: Roofline, config: TransformerConfig) -> str:

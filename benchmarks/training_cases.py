@@ -181,7 +181,7 @@ def attention(sizes: Sizes, folder: Path) -> list[Case]:
     cases = []
     for name, way in (("sparse, the paper's order of layers", "sparse"), ("dense masks", "dense")):
         model = Transformer(replace(sizes.long, attention=way))
-        layers = [model.attend[layer_name] for layer_name in model.layer_names]
+        layers = [model.attend[pattern_name] for pattern_name in model.pattern_names]
         for precision in PRECISIONS:
             dtype = getattr(torch, precision)
             inputs = [tensor.to(dtype).requires_grad_() for tensor in (q, k, v)]

@@ -95,7 +95,7 @@ BOXES = (
         "Attention of the 64 layers, Fig. 11",
         "row, column, row, row, … , convolutional",
         "models/transformer/patterns.py",
-        "layer_names",
+        "pattern_names",
         TRANSFORMER,
     ),
     Box(

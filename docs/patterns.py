@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from dalle.models.transformer.patterns import Column, Convolutional, Row, sequence_mask
+from dalle.models.transformer.patterns import Column, Convolutional, Row, sequence_attend_mask
 
 TEXT, GRID, KERNEL = 6, 4, 3
 STATES = TEXT + GRID**2
@@ -29,7 +29,7 @@ LINE_COLOURS = ("#e9a825", "#e8743b", "#cf4457", "#86429a")
 class Panel(NamedTuple):
     title: str
     order: str  # order of the image states
-    mask: Tensor  # (STATES, STATES) bool: row attends to column
+    attend_mask: Tensor  # (STATES, STATES) bool: row attends to column
     cells: list[int]  # image cell of each state; -1: text
 
 
@@ -37,12 +37,12 @@ def panels() -> list[Panel]:
     """Return the panels of Figure 11, a to d."""
     raster = torch.arange(GRID**2)
     transposed = raster.view(GRID, GRID).T.flatten()
-    column = sequence_mask(Column(), TEXT, GRID)
+    column = sequence_attend_mask(Column(), TEXT, GRID)
     order = torch.cat([torch.arange(TEXT), TEXT + transposed])
     by_row, by_column = ([-1] * TEXT + cells.tolist() for cells in (raster, transposed))
-    convolution = sequence_mask(Convolutional(KERNEL), TEXT, GRID)
+    convolution = sequence_attend_mask(Convolutional(KERNEL), TEXT, GRID)
     return [
-        Panel("a   row", "image, row by row", sequence_mask(Row(), TEXT, GRID), by_row),
+        Panel("a   row", "image, row by row", sequence_attend_mask(Row(), TEXT, GRID), by_row),
         Panel("b   column", "image, row by row", column, by_row),
         Panel("c   column, image transposed", "image, column by column", column[order][:, order], by_column),
         Panel(f"d   convolutional, {KERNEL} x {KERNEL}", "image, row by row", convolution, by_row),
@@ -67,7 +67,7 @@ def draw_panel(figure: Image.Image, x: int, y: int, panel: Panel) -> None:
         draw_square(draw, left + place * CELL, top - CELL - 4, colour(cell), cell)
         draw_square(draw, left - CELL - 4, top + place * CELL, colour(cell), cell)
     for query, key in torch.cartesian_prod(torch.arange(STATES), torch.arange(STATES)).tolist():
-        seen = panel.mask[query, key]
+        seen = panel.attend_mask[query, key]
         draw_square(draw, left + key * CELL, top + query * CELL, colour(panel.cells[key]) if seen else UNSEEN)
 
     middles = (TEXT / 2 * CELL, (TEXT + GRID**2 / 2) * CELL)  # of the text states, of the image states
@@ -81,7 +81,7 @@ def draw_example(figure: Image.Image, x: int, y: int, panel: Panel) -> None:
     """Draw the image cells that one state attends to as a grid, in the empty part of the mask."""
     draw = ImageDraw.Draw(figure)
     draw.rectangle((x - CELL, y - CELL, x + GRID * CELL, y + (GRID + 1) * CELL), PAPER)
-    seen = {panel.cells[key] for key in panel.mask[panel.cells.index(EXAMPLE)].nonzero().flatten().tolist()}
+    seen = {panel.cells[key] for key in panel.attend_mask[panel.cells.index(EXAMPLE)].nonzero().flatten().tolist()}
     for cell in range(GRID**2):
         line, column = divmod(cell, GRID)
         draw_square(draw, x + column * CELL, y + line * CELL, colour(cell) if cell in seen else UNSEEN)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageColor
 
-from dalle.models.transformer.patterns import Column, Convolutional, Pattern, Row, sequence_mask
+from dalle.models.transformer.patterns import Column, Convolutional, Pattern, Row, sequence_attend_mask
 
 DOCS = Path(__file__).parents[1] / "docs"
 TRANSPOSED = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15]
@@ -65,12 +65,12 @@ def squares(path: Path, script: dict, panel: int) -> list[list[tuple[int, ...]]]
 def test_figure_shows_the_transformers_masks(script, drawn, panel):
     pattern, cells = PANELS[panel]
     order = [*range(6), *(6 + cell for cell in cells)]
-    mask = sequence_mask(pattern, 6, 4)[order][:, order]
+    attend_mask = sequence_attend_mask(pattern, 6, 4)[order][:, order]
     colours, blank = squares(drawn, script, panel), ImageColor.getrgb(script["UNSEEN"])
     # the upper right corner shows what one state sees as a picture
     shown = [(y, x) for y in range(22) for x in range(22) if y >= 6 or x < 16]
-    assert [colours[y][x] != blank for y, x in shown] == [bool(mask[y, x]) for y, x in shown]
-    assert mask[:6, 16:].sum() == 0
+    assert [colours[y][x] != blank for y, x in shown] == [bool(attend_mask[y, x]) for y, x in shown]
+    assert attend_mask[:6, 16:].sum() == 0
 
 
 @pytest.mark.parametrize("panel", range(4))

@@ -132,7 +132,7 @@ def test_derived_numbers_match_the_paper(paper):
         model = Transformer(paper["transformer"].model)
     assert model.sequence.positions == 1280
     assert sum(isinstance(module, ResidualBranch) for module in model.modules()) == 128  # Appendix D
-    names = model.layer_names
+    names = model.pattern_names
     assert [names.count(name) for name in ("row", "column", "convolutional")] == [47, 16, 1]
     assert model.patterns["row"].attends(torch.tensor(500), torch.arange(1024), 32).sum() == 33
     optimizer = paper["transformer"].optimizer

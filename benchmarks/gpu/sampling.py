@@ -16,7 +16,7 @@ from dalle.cli.config import compose
 from dalle.models.mixed_precision import to_mixed_precision
 from dalle.models.transformer.kv_cache import PrefixCache
 from dalle.models.transformer.model import Transformer, TransformerConfig
-from dalle.models.transformer.patterns import image_mask
+from dalle.models.transformer.patterns import image_attend_mask
 from dalle.sampling.cuda_graphs import EagerStep
 from dalle.sampling.decode import MASKED, generate
 from dalle.sampling.memory import DecodingMemory, memory_within_budget
@@ -167,7 +167,8 @@ def step_work(config: TransformerConfig, images: int, dtype: torch.dtype) -> tup
     """Return bytes read and operations of an average step: all weights once, plus the keys and values attended to."""
     model = Transformer(narrow(config))
     seen = sum(
-        image_mask(model.patterns[name], config.grid).sum(dim=1).double().mean().item() for name in model.layer_names
+        image_attend_mask(model.patterns[name], config.grid).sum(dim=1).double().mean().item()
+        for name in model.pattern_names
     )
     text = config.depth * config.text_positions
     weights = 12 * config.depth * config.width**2 + config.width * config.image_vocabulary

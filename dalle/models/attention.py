@@ -1,6 +1,7 @@
 """Multi-head self-attention. The attention function, from queries, keys and values to outputs, is an argument.
 
-`key_padding_mask`, (b, t) bool, covers the first t keys, and is true for keys that no query may attend to.
+An `attend_mask` is true where a query attends to a key. `key_padding_mask`, (b, t) bool, covers the first t keys, and
+is true for padding, to which no query attends.
 """
 
 from collections.abc import Callable
@@ -20,37 +21,37 @@ MAX_MATMUL_KEYS = 512
 AttentionFn = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Attention function: queries, keys, values, (b, heads, n, d) each -> (b, heads, n, d)."""
 CachedAttention = Callable[[Tensor, "SelfAttention"], Tensor]
-"""Attention with a KV cache: normed states of new positions, (b, n, width), and their layer -> (b, heads, n, d)."""
+"""Cached attention: normed states of new positions, (b, n, width), and their attention module -> (b, heads, n, d)."""
 
 
 def full(q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
     """Attend from every query to every key: q (b, heads, n, d), k and v (b, heads, m, d) -> (b, heads, n, d)."""
-    return _attend(q, k, v, None if key_padding_mask is None else ~_expand_padding_mask(key_padding_mask, k))
+    return _attend(q, k, v, None if key_padding_mask is None else _attend_mask_without_padding(key_padding_mask, k))
 
 
 def causal(q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
     """Attend from each query to the keys up to its own position: q, k and v (b, heads, n, d) -> (b, heads, n, d)."""
     if key_padding_mask is None:
         return _attend(q, k, v, is_causal=True)
-    return _attend(q, k, v, _causal_mask(q, k) & ~_expand_padding_mask(key_padding_mask, k))
+    return _attend(q, k, v, _causal_attend_mask(q, k) & _attend_mask_without_padding(key_padding_mask, k))
 
 
 class DenseMaskAttention(nn.Module):
-    """Attention with a dense (n, n) bool mask: query i attends to key j where mask[i, j] is true.
+    """Attention with a dense (n, n) bool mask: query i attends to key j where attend_mask[i, j] is true.
 
     Works for any pattern; the reference for faster implementations.
     """
 
-    mask: Tensor
+    attend_mask: Tensor
 
-    def __init__(self, mask: Tensor):
+    def __init__(self, attend_mask: Tensor):
         super().__init__()
-        self.register_buffer("mask", mask, persistent=False)
+        self.register_buffer("attend_mask", attend_mask, persistent=False)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
-        return _attend(
-            q, k, v, self.mask if key_padding_mask is None else self.mask & ~_expand_padding_mask(key_padding_mask, k)
-        )
+        if key_padding_mask is None:
+            return _attend(q, k, v, self.attend_mask)
+        return _attend(q, k, v, self.attend_mask & _attend_mask_without_padding(key_padding_mask, k))
 
 
 class FusedLinear(nn.Linear):
@@ -164,56 +165,57 @@ class TextImageSoftmax:
         self.joint = normalisation == "joint"
 
     def __call__(
-        self, text_scores: Tensor, image_scores: Tensor, text_padding_mask: Tensor | None, image_mask: Tensor | None
+        self, text_scores: Tensor, image_scores: Tensor, text_padding_mask: Tensor | None, image_masked: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Return attention weights of the shapes of the scores, (..., t) and (..., s).
 
-        text_padding_mask, image_mask: bool, broadcastable to the scores, true for masked keys; None masks nothing.
+        text_padding_mask, image_masked: bool, broadcastable to the scores, true for keys that are not attended to; None
+            masks nothing.
         """
         if text_padding_mask is not None:
             text_scores = text_scores.masked_fill(text_padding_mask, -torch.inf)
-        if image_mask is not None:
-            image_scores = image_scores.masked_fill(image_mask, -torch.inf)
+        if image_masked is not None:
+            image_scores = image_scores.masked_fill(image_masked, -torch.inf)
         return self._softmax(text_scores, image_scores)
 
 
-def _expand_padding_mask(key_padding_mask: Tensor, k: Tensor) -> Tensor:
-    """Extend the key padding mask to all n keys, broadcastable to attention scores: (b, t) -> (b, 1, 1, n)."""
-    return F.pad(key_padding_mask, (0, k.shape[2] - key_padding_mask.shape[1]))[:, None, None]
+def _attend_mask_without_padding(key_padding_mask: Tensor, k: Tensor) -> Tensor:
+    """Return the attend mask of all n keys but padding, broadcastable to attention scores: (b, t) -> (b, 1, 1, n)."""
+    return ~F.pad(key_padding_mask, (0, k.shape[2] - key_padding_mask.shape[1]))[:, None, None]
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, attend_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
     """Compute attention with the fastest implementation for the device and dtype (benchmarks/attention_training.py)."""
     on_cpu = kernel_device(q.device) == "cpu"
     if on_cpu and q.dtype == torch.bfloat16 and has_amx():
         if torch.is_grad_enabled() and k.shape[2] <= MAX_MATMUL_KEYS:
-            return matmul_attention(q, k, v, _causal_mask(q, k) if is_causal else mask)
+            return matmul_attention(q, k, v, _causal_attend_mask(q, k) if is_causal else attend_mask)
     elif on_cpu and q.dtype in (torch.float16, torch.bfloat16):
         # without AMX torch's CPU kernel is two to three times as slow in 16 bits as in float32
         with without_autocast("cpu"):
-            return _attend(q.float(), k.float(), v.float(), mask, is_causal).to(q.dtype)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal)
+            return _attend(q.float(), k.float(), v.float(), attend_mask, is_causal).to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=attend_mask, is_causal=is_causal)
 
 
-def matmul_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+def matmul_attention(q: Tensor, k: Tensor, v: Tensor, attend_mask: Tensor | None = None) -> Tensor:
     """Compute attention by matrix products, which store all scores: (b, heads, n, d) -> (b, heads, n, d).
 
     With AMX the backward pass is faster than that of `scaled_dot_product_attention`. Scores are rounded to the dtype
     of `q` before the softmax.
 
-    mask: bool, broadcastable to (b, heads, n, m), true for keys that are attended to.
+    attend_mask: bool, broadcastable to (b, heads, n, m).
     """
     b, _, n, d = q.shape
     m = k.shape[2]
     q, k, v = (rearrange(tensor, "b heads n d -> (b heads) n d") for tensor in (q, k, v))
     bias = q.new_zeros(())
-    if mask is not None:
-        bias = q.new_zeros(mask.shape).masked_fill(~mask, -torch.inf)
-        if mask.ndim == 4:  # differs between the batch's sequences
+    if attend_mask is not None:
+        bias = q.new_zeros(attend_mask.shape).masked_fill(~attend_mask, -torch.inf)
+        if attend_mask.ndim == 4:  # differs between the batch's sequences
             bias = rearrange(bias.expand(b, len(q) // b, n, m), "b heads n m -> (b heads) n m")
     weights = torch.baddbmm(bias, q, k.mT, alpha=d**-0.5).softmax(dim=-1)
     return rearrange(weights @ v, "(b heads) n d -> b heads n d", b=b)
 
 
-def _causal_mask(q: Tensor, k: Tensor) -> Tensor:
+def _causal_attend_mask(q: Tensor, k: Tensor) -> Tensor:
     return torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dalle.models.attention import TextImageSoftmax, causal
 from dalle.models.transformer.model import Transformer
-from dalle.models.transformer.patterns import image_mask
+from dalle.models.transformer.patterns import image_attend_mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,17 +25,17 @@ class AttentionConfig:
 class RecordedAttention:
     """Attention function with a dense mask that records the weights from image states to text states."""
 
-    mask: Tensor  # (I, I) bool: true where an image state, by row, attends to another
+    masked: Tensor  # (I, I) bool: true where an image state, by row, does not attend to another
     text_positions: int
     softmax: TextImageSoftmax
     weights: list[Tensor]  # (b, heads, I, T) for each call
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
-        sizes = [self.text_positions, len(self.mask)]
+        sizes = [self.text_positions, len(self.masked)]
         (text_q, q), (text_k, k), (text_v, v) = (x.split(sizes, dim=2) for x in (q, k, v))
         q = q * q.shape[-1] ** -0.5
         text_padding_mask = None if key_padding_mask is None else key_padding_mask[:, None, None]
-        on_text, on_image = self.softmax(q @ text_k.mT, q @ k.mT, text_padding_mask, ~self.mask.to(q.device))
+        on_text, on_image = self.softmax(q @ text_k.mT, q @ k.mT, text_padding_mask, self.masked.to(q.device))
         self.weights.append(on_text)
         return torch.cat([causal(text_q, text_k, text_v, key_padding_mask), on_text @ text_v + on_image @ v], dim=2)
 
@@ -47,7 +47,9 @@ def record_attention(model: Transformer, weights: list[Tensor]) -> dict[str, Rec
     """
     sequence = model.sequence
     return {
-        name: RecordedAttention(image_mask(pattern, sequence.grid), sequence.text_positions, model.softmax, weights)
+        name: RecordedAttention(
+            ~image_attend_mask(pattern, sequence.grid), sequence.text_positions, model.softmax, weights
+        )
         for name, pattern in model.patterns.items()
     }
 

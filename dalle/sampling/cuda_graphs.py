@@ -52,8 +52,8 @@ class CUDAGraphStep:
 
     def __init__(self, model: Transformer, cache: Cache):
         self.cache = cache
-        self.device = cache[0].text.keys.device
-        self.previous = torch.full((cache[0].images,), model.sequence.start_of_image, device=self.device)
+        self.device = cache[0].prefix.keys.device
+        self.previous = torch.full((cache[0].batch_size,), model.sequence.start_of_image, device=self.device)
         self.position = torch.zeros(1, dtype=torch.int64, device=self.device)
         with torch.cuda.device(self.device):  # graphs are captured and replayed on the current device
             self.graph = torch.cuda.CUDAGraph()

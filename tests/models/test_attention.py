@@ -17,14 +17,14 @@ def padding(b=3, n=12):
 
 @pytest.mark.parametrize("shape", [None, (12, 12), (3, 1, 1, 12), (3, 1, 12, 12)])
 def test_attention_by_matrix_products_equals_torchs_forward_and_backward(shape):
-    mask = None
+    attend_mask = None
     if shape is not None:
-        mask = torch.rand(shape, generator=torch.Generator().manual_seed(1)) < 0.5
-        mask[..., 0] = True
+        attend_mask = torch.rand(shape, generator=torch.Generator().manual_seed(1)) < 0.5
+        attend_mask[..., 0] = True
     results = []
     for attend in (matmul_attention, F.scaled_dot_product_attention):
         q, k, v = tensors(torch.float64)
-        output = attend(q, k, v, mask)
+        output = attend(q, k, v, attend_mask)
         output.square().sum().backward()
         results.append((output, q.grad, k.grad, v.grad))
     torch.testing.assert_close(results[0], results[1])
@@ -34,7 +34,7 @@ SCATTERED = torch.rand(12, 12, generator=torch.Generator().manual_seed(1)) < 0.5
 
 
 @pytest.mark.parametrize(
-    ("attend", "mask"),
+    ("attend", "attend_mask"),
     [
         (full, torch.ones(12, 12, dtype=torch.bool)),
         (causal, torch.ones(12, 12, dtype=torch.bool).tril()),
@@ -43,12 +43,12 @@ SCATTERED = torch.rand(12, 12, generator=torch.Generator().manual_seed(1)) < 0.5
     ids=["full", "causal", "dense mask"],
 )
 @pytest.mark.parametrize("padded", [False, True])
-def test_float64_attention_has_errors_of_float64(attend, mask, padded):
+def test_float64_attention_has_errors_of_float64(attend, attend_mask, padded):
     q, k, v = tensors(torch.float64)
     if padded:
-        mask = mask & ~padding()[:, None, None]
-    rows = mask.any(dim=-1, keepdim=True)  # a query without keys has no defined result
-    expected = (q @ k.mT / 8**0.5).masked_fill(~mask, -torch.inf).softmax(dim=-1) @ v
+        attend_mask = attend_mask & ~padding()[:, None, None]
+    rows = attend_mask.any(dim=-1, keepdim=True)  # a query without keys has no defined result
+    expected = (q @ k.mT / 8**0.5).masked_fill(~attend_mask, -torch.inf).softmax(dim=-1) @ v
     actual = attend(q, k, v, padding()) if padded else attend(q, k, v)
     torch.testing.assert_close(actual.where(rows, 0), expected.where(rows, 0), rtol=1e-12, atol=1e-12)
 

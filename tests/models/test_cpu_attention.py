@@ -7,7 +7,7 @@ from every_pattern import MODELS
 from dalle.models import cpu_attention as module
 from dalle.models.cpu_attention import flash_attention, is_flash_supported, merge_attention
 from dalle.models.transformer import kv_cache
-from dalle.models.transformer.patterns import PATTERNS, Pattern, image_mask
+from dalle.models.transformer.patterns import PATTERNS, Pattern, image_attend_mask
 
 needs_operator = pytest.mark.skipif(not is_flash_supported(), reason="this torch has no flash attention for a CPU")
 
@@ -57,7 +57,7 @@ def decoded(model, captions: int = 2, candidates: int = 3) -> torch.Tensor:
 def has_adjacent_slots(pattern: Pattern, grid: int) -> bool:
     """Return True if every position attends to adjacent slots of the cache, so that none has to be masked."""
     slots = pattern.slot(torch.arange(grid * grid), grid)
-    return all(bool((slots[row].sort().values.diff() == 1).all()) for row in image_mask(pattern, grid))
+    return all(bool((slots[row].sort().values.diff() == 1).all()) for row in image_attend_mask(pattern, grid))
 
 
 @needs_operator

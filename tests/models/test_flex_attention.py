@@ -9,8 +9,8 @@ from test_sparse_attention import GRID, PADDING_MASK, TEXT
 from torch import Tensor
 
 from dalle.models.attention import DenseMaskAttention
-from dalle.models.transformer.flex_attention import FlexAttention, sequence_mask_fn
-from dalle.models.transformer.patterns import Column, Convolutional, Row, sequence_mask
+from dalle.models.transformer.flex_attention import FlexAttention, sequence_mask_mod
+from dalle.models.transformer.patterns import Column, Convolutional, Row, sequence_attend_mask
 from dalle.models.transformer.sparse_attention import build_attention
 
 PADDINGS = pytest.mark.parametrize("key_padding_mask", [None, PADDING_MASK], ids=["no mask", "some padding"])
@@ -29,7 +29,7 @@ def queries_keys_values(length: int, width: int, device: torch.device | str = "c
 def test_flex_attention_equals_the_dense_mask(pattern, key_padding_mask):
     qkv = queries_keys_values(TEXT + GRID**2, 8)
     attend = FlexAttention(pattern, TEXT, GRID)
-    expected = DenseMaskAttention(sequence_mask(pattern, TEXT, GRID))(*qkv, key_padding_mask)
+    expected = DenseMaskAttention(sequence_attend_mask(pattern, TEXT, GRID))(*qkv, key_padding_mask)
     torch.testing.assert_close(attend(*qkv, key_padding_mask), expected)
 
 
@@ -37,8 +37,8 @@ def test_flex_attention_equals_the_dense_mask(pattern, key_padding_mask):
 def test_mask_function_equals_the_dense_mask(pattern):
     positions = torch.arange(TEXT + GRID**2)
     zero = torch.tensor(0)
-    mask = sequence_mask_fn(pattern, TEXT, GRID)(zero, zero, positions[:, None], positions[None, :])
-    assert mask.equal(sequence_mask(pattern, TEXT, GRID))
+    attends = sequence_mask_mod(pattern, TEXT, GRID)(zero, zero, positions[:, None], positions[None, :])
+    assert attends.equal(sequence_attend_mask(pattern, TEXT, GRID))
 
 
 @pytest.mark.parametrize(("pattern", "share"), [(Row(), 0.42), (Column(), 0.37), (Convolutional(11), 0.5)], ids=str)
@@ -80,7 +80,8 @@ def test_flex_attention_on_gpu_equals_the_dense_mask_forward_and_backward(gpu, p
     text, grid = TEXT, 16  # 261 positions: the last block is not full
     qkv = [tensor.requires_grad_() for tensor in queries_keys_values(text + grid**2, 32, gpu)]
     key_padding_mask = None if key_padding_mask is None else key_padding_mask.to(gpu)
-    flex, dense = FlexAttention(pattern, text, grid).to(gpu), DenseMaskAttention(sequence_mask(pattern, text, grid))
+    flex = FlexAttention(pattern, text, grid).to(gpu)
+    dense = DenseMaskAttention(sequence_attend_mask(pattern, text, grid))
     output_gradient = torch.randn(2, 3, text + grid**2, 32, generator=torch.Generator().manual_seed(1)).to(gpu)
     found = []
     for attend, used in ((flex, dtype), (dense.to(gpu), torch.float32)):

@@ -3,7 +3,7 @@ import torch
 from every_pattern import PATTERNS
 
 from dalle.models.transformer.kv_cache import GatheredIndex, SlicedIndex, cache_layout
-from dalle.models.transformer.patterns import Column, Convolutional, Dense, Pattern, Row, image_mask
+from dalle.models.transformer.patterns import Column, Convolutional, Dense, Pattern, Row, image_attend_mask
 
 CPU = torch.device("cpu")
 
@@ -12,16 +12,16 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("grid", [1, 2, 4, 7])
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
 def test_a_step_reads_exactly_the_keys_that_the_pattern_attends_to(pattern: Pattern, grid: int, static_shapes: bool):
-    layout, mask = cache_layout(pattern, grid), image_mask(pattern, grid)
+    layout, attend_mask = cache_layout(pattern, grid), image_attend_mask(pattern, grid)
     index = GatheredIndex(layout, CPU) if static_shapes else SlicedIndex(layout, CPU)
     cached = torch.full((2, layout.slots, 1), -1)
     for number in range(grid * grid):
         position = torch.tensor([number]) if static_shapes else number
         index.write(cached, position, torch.full((2, 1, 1), number))
-        keys, masked = index.read(cached, position)[0, :, 0], index.mask(position)
+        keys, masked = index.read(cached, position)[0, :, 0], index.masked(position)
         if masked is not None:
             keys = keys[~masked.flatten()]
-        assert sorted(keys.tolist()) == mask[number].nonzero().flatten().tolist()
+        assert sorted(keys.tolist()) == attend_mask[number].nonzero().flatten().tolist()
 
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
@@ -30,7 +30,7 @@ def test_gathered_reads_have_the_same_shapes_at_every_step(pattern: Pattern):
     index, cached = GatheredIndex(layout, CPU), torch.zeros(3, layout.slots, 5)
     positions = [torch.tensor([number]) for number in range(16)]
     assert len({index.read(cached, position).shape for position in positions}) == 1
-    assert len({index.mask(position).shape for position in positions}) == 1
+    assert len({index.masked(position).shape for position in positions}) == 1
     copied = index.read(cached, positions[0]).data_ptr() != cached.data_ptr()
     assert index.copied_slots == (index.read(cached, positions[0]).shape[1] if copied else 0)
 
@@ -53,7 +53,7 @@ def test_steps_read_little_more_than_they_attend_to():
         return sum(slots.stop - slots.start for slots in cache_layout(pattern, 32).read_slices)
 
     def attended(pattern: Pattern) -> int:
-        return int(image_mask(pattern, 32).sum())
+        return int(image_attend_mask(pattern, 32).sum())
 
     for pattern in (Dense(), Row(), Row(counts_itself=False), Column()):
         assert read(pattern) == attended(pattern)
@@ -63,7 +63,7 @@ def test_steps_read_little_more_than_they_attend_to():
 
 @pytest.mark.parametrize("pattern", [Dense(), Row(), Row(counts_itself=False), Column()], ids=str)
 def test_only_convolutional_slices_need_a_mask(pattern: Pattern):
-    assert SlicedIndex(cache_layout(pattern, 8), CPU).mask(29) is None
+    assert SlicedIndex(cache_layout(pattern, 8), CPU).masked(29) is None
     assert cache_layout(Column(), 8).read_slices[29] == slice(5 * 8, 5 * 8 + 4)
 
 

@@ -43,9 +43,9 @@ def test_prefilled_cache_equals_that_of_single_steps(make_transformer, changes, 
     decode(model, previous, stepped, range(length), static_shapes)
     expected = [tensor.clone() for layer in stepped for tensor in layer.tensors]
     logits = decode(model, previous, stepped, range(length, 16), static_shapes)
-    for images, positions in ((6, 16), (2, 16), (2, 5), (1, 3), (6, 1)):
+    for max_images, max_positions in ((6, 16), (2, 16), (2, 5), (1, 3), (6, 1)):
         cache = new_cache()
-        model.prefill_image(previous[:, :length], cache, images, positions)
+        model.prefill_image(previous[:, :length], cache, max_images, max_positions)
         for found, tensor in zip((tensor for layer in cache for tensor in layer.tensors), expected, strict=True):
             torch.testing.assert_close(found, tensor, rtol=0, atol=1e-5)
         found = decode(model, previous, cache, range(length, 16), static_shapes)
@@ -75,5 +75,7 @@ def test_equal_candidates_are_processed_once(make_transformer, monkeypatch):
     monkeypatch.setattr(
         model.embed, "embed_image_tokens", lambda tokens, at: rows.append(tokens.shape) or embed(tokens, at)
     )
-    model.prefill_image(previous[:, :8], model.new_cache(model.prefill(captions), CANDIDATES), images=2, positions=8)
+    model.prefill_image(
+        previous[:, :8], model.new_cache(model.prefill(captions), CANDIDATES), max_images=2, max_positions=8
+    )
     assert rows == [(1, 8), (2, 8), (1, 8)]

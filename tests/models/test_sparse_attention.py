@@ -4,7 +4,7 @@ from every_pattern import PATTERNS
 from torch import Tensor, nn
 
 from dalle.models.attention import DenseMaskAttention, TextImageSoftmax
-from dalle.models.transformer.patterns import Column, Convolutional, Dense, Pattern, Row, sequence_mask
+from dalle.models.transformer.patterns import Column, Convolutional, Dense, Pattern, Row, sequence_attend_mask
 from dalle.models.transformer.sparse_attention import (
     CausalAttention,
     ColumnSparseAttention,
@@ -23,19 +23,21 @@ def implementations(pattern: Pattern, normalisation: str) -> list[nn.Module]:
     """Return one module of every class that can compute the pattern."""
     joint = normalisation == "joint"
     modules: list[nn.Module] = [RowSparseAttention(pattern, TEXT, GRID, TextImageSoftmax(normalisation))]
-    dense = DenseMaskAttention(sequence_mask(pattern, TEXT, GRID))
+    dense = DenseMaskAttention(sequence_attend_mask(pattern, TEXT, GRID))
     modules.append(dense if joint else SeparateSoftmaxAttention(pattern, TEXT, GRID))
     modules += [ColumnSparseAttention(TEXT, GRID, TextImageSoftmax(normalisation))] if pattern == Column() else []
     modules += [CausalAttention()] if pattern == Dense() and joint else []
     return modules
 
 
-def reference_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, normalisation: str) -> Tensor:
+def reference_attention(q: Tensor, k: Tensor, v: Tensor, attend_mask: Tensor, normalisation: str) -> Tensor:
     """Reference attention, from all scores: one softmax over all attended keys, or one each for text and image keys."""
-    scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~mask, -torch.inf)
+    scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~attend_mask, -torch.inf)
     parts = [scores] if normalisation == "joint" else [scores[..., :TEXT], scores[..., TEXT:]]
     weights = torch.cat([part.softmax(dim=-1) for part in parts], dim=-1)
-    return torch.where(mask, weights, 0) @ v  # text positions attend to no image keys: their softmax is over nothing
+    return (
+        torch.where(attend_mask, weights, 0) @ v
+    )  # text positions attend to no image keys: their softmax is over nothing
 
 
 @pytest.mark.parametrize("normalisation", ["joint", "separate"])
@@ -45,11 +47,11 @@ def test_every_implementation_equals_the_reference_forward_and_backward(pattern,
     generator = torch.Generator().manual_seed(0)
     qkv = [torch.randn(2, 3, TEXT + GRID**2, 8, generator=generator, requires_grad=True) for _ in range(3)]
     output_gradient = torch.randn(2, 3, TEXT + GRID**2, 8, generator=generator)
-    mask = sequence_mask(pattern, TEXT, GRID).expand(2, 1, -1, -1).clone()
+    attend_mask = sequence_attend_mask(pattern, TEXT, GRID).expand(2, 1, -1, -1).clone()
     if key_padding_mask is not None:
-        mask[0, :, :, 2:5] = False
+        attend_mask[0, :, :, 2:5] = False
 
-    expected = reference_attention(*qkv, mask, normalisation)
+    expected = reference_attention(*qkv, attend_mask, normalisation)
     gradients = torch.autograd.grad((expected * output_gradient).sum(), qkv)
     assert all(gradient.isfinite().all() for gradient in gradients)
     for attend in implementations(pattern, normalisation):
@@ -66,7 +68,7 @@ def test_two_rows_of_queries_that_share_their_keys_equal_the_dense_mask(pattern,
     output_gradient = torch.randn(2, 3, TEXT + 64, 8, generator=generator)
     attend = RowSparseAttention(pattern, TEXT, 8, TextImageSoftmax(normalisation))
     assert attend.query_rows == query_rows
-    expected = reference_attention(*qkv, mask=sequence_mask(pattern, TEXT, 8), normalisation=normalisation)
+    expected = reference_attention(*qkv, sequence_attend_mask(pattern, TEXT, 8), normalisation)
     actual = attend(*qkv, None)
     torch.testing.assert_close(actual, expected)
     gradients = torch.autograd.grad((expected * output_gradient).sum(), qkv)

@@ -10,7 +10,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from dalle.models.blocks import MLP, BlockConfig, Float32Linear, QuickGELU
 from dalle.models.transformer.model import Transformer, TransformerConfig
-from dalle.models.transformer.patterns import PATTERNS, image_mask
+from dalle.models.transformer.patterns import PATTERNS, image_attend_mask
 
 READINGS = [
     *OPTIONS,
@@ -74,7 +74,7 @@ def test_one_layer_depends_only_on_attended_positions(make_transformer, changes)
     caption, image = example(model, batch=1)
     before = model(caption, image).image[0]
     (pattern,) = model.patterns.values()
-    sees = image_mask(pattern, model.sequence.grid)
+    sees = image_attend_mask(pattern, model.sequence.grid)
     for cell in range(model.sequence.image_positions - 1):
         changed = image.clone()
         changed[0, cell] = (changed[0, cell] + 1) % model.sequence.image_vocabulary
@@ -182,7 +182,7 @@ def test_hidden_state_cache_halves_memory_of_column_layers(make_transformer):
     model = make_transformer(depth=4)  # row, column, row, convolutional
     captions = model.prefill(example(model)[0])
     plain, recompute_kv = (model.new_cache(captions, 3, recompute_kv) for recompute_kv in (False, True))
-    for layer, smaller, name in zip(plain, recompute_kv, model.layer_names, strict=True):
+    for layer, smaller, name in zip(plain, recompute_kv, model.pattern_names, strict=True):
         assert smaller.nbytes * (2 if name == "column" else 1) == layer.nbytes
 
 
@@ -191,7 +191,7 @@ def test_candidates_share_cached_keys_of_their_caption(make_transformer):
     model = make_transformer()
     captions = model.prefill(example(model)[0])
     cache = model.new_cache(captions, candidates=5)
-    assert all(layer.text is text for layer, text in zip(cache, captions, strict=True))
+    assert all(layer.prefix is prefix for layer, prefix in zip(cache, captions, strict=True))
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from PIL import Image
 from torch import Tensor
 
 from dalle.models.transformer.model import Transformer
-from dalle.models.transformer.patterns import PATTERNS, sequence_mask
+from dalle.models.transformer.patterns import PATTERNS, sequence_attend_mask
 from dalle.sampling.attention_grid import HEAT_COLOUR, attention_grid, attention_grids
 from dalle.sampling.attention_maps import WordMaps, attention_to_text, check_layer, record_attention, word_maps
 from dalle.sampling.pipeline import DALLE
@@ -47,7 +47,7 @@ def test_recorded_attention_is_the_text_part_of_dense_softmax(make_transformer, 
     kept: list[Tensor] = []
     q, k, v = torch.randn(3, 2, 2, 22, 8, generator=torch.Generator().manual_seed(1))
     record_attention(model, kept)[name](q, k, v)
-    scores = (q @ k.mT / 8**0.5).masked_fill(~sequence_mask(model.patterns[name], 6, 4), -torch.inf)
+    scores = (q @ k.mT / 8**0.5).masked_fill(~sequence_attend_mask(model.patterns[name], 6, 4), -torch.inf)
     weights = scores.softmax(dim=-1)  # of which each row adds up to one
     torch.testing.assert_close(kept[0], weights[:, :, 6:, :6])
 

@@ -1,6 +1,7 @@
 """Attention by torch's FlexAttention (`torch.nn.attention.flex_attention`), for CUDA: masked blocks are not computed.
 
-The mask of every pattern comes from its `attends`, as dense masks and caches do. It has no backward pass on CPUs.
+The mask of every pattern comes from its `attends`, as dense masks and caches do; torch's `mask_mod` and block mask are
+also true where a query attends to a key. It has no backward pass on CPUs.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from dalle.models.transformer.patterns import Column, Pattern
 
-MaskFn = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 class FlexAttention(nn.Module):
@@ -49,8 +50,8 @@ class FlexAttention(nn.Module):
         from torch.nn.attention.flex_attention import create_block_mask
 
         length = self.text_positions + self.grid**2
-        mask_fn = sequence_mask_fn(self.pattern, self.text_positions, self.grid, self.by_columns)
-        return create_block_mask(mask_fn, None, None, length, length, device=device)
+        mask_mod = sequence_mask_mod(self.pattern, self.text_positions, self.grid, self.by_columns)
+        return create_block_mask(mask_mod, None, None, length, length, device=device)
 
     def _transpose_image(self, x: Tensor) -> Tensor:
         """Swap rows and columns of the image positions, which undoes itself: (b, heads, n, d) -> (b, heads, n, d)."""
@@ -58,8 +59,8 @@ class FlexAttention(nn.Module):
         return torch.cat([text, rearrange(image, "b heads (h w) d -> b heads (w h) d", w=self.grid)], dim=2)
 
 
-def sequence_mask_fn(pattern: Pattern, text_positions: int, grid: int, by_columns: bool = False) -> MaskFn:
-    """Return the attention mask over the whole sequence, as a function of (batch, head, query, key) positions.
+def sequence_mask_mod(pattern: Pattern, text_positions: int, grid: int, by_columns: bool = False) -> MaskMod:
+    """Return the attend mask over the whole sequence, as a function of (batch, head, query, key) positions.
 
     by_columns: image positions are numbered column by column, not row by row.
     """
@@ -68,12 +69,12 @@ def sequence_mask_fn(pattern: Pattern, text_positions: int, grid: int, by_column
         image = position - text_positions
         return image % grid * grid + image // grid if by_columns else image
 
-    def mask(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    def attends(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         in_text = query < text_positions
-        attends = pattern.attends(in_raster_order(query), in_raster_order(key), grid)
-        return torch.where(in_text, key <= query, (key < text_positions) | attends)
+        in_image = pattern.attends(in_raster_order(query), in_raster_order(key), grid)
+        return torch.where(in_text, key <= query, (key < text_positions) | in_image)
 
-    return mask
+    return attends
 
 
 def padding_score_mod(key_padding_mask: Tensor) -> Callable[..., Tensor]:

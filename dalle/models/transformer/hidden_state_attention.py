@@ -17,36 +17,37 @@ class HiddenStateAttention:
     key is W x + b times one scale per head, which is cached beside the state.
     """
 
-    def __init__(self, layer: SelfAttention):
-        self.layer = layer
-        self.width = layer.out.weight.shape[1]
-        self.size = self.width + (layer.heads if layer.qk_norm else 0)  # numbers cached per state
+    def __init__(self, attention: SelfAttention):
+        self.attention = attention
+        self.width = attention.out.weight.shape[1]
+        self.size = self.width + (attention.heads if attention.qk_norm else 0)  # numbers cached per state
 
     def cache_entry(self, x: Tensor) -> Tensor:
         """Return the cache entry of new states, from which keys and values follow: (b, 1, width) -> (b, 1, size)."""
-        layer, (weight, bias) = self.layer, self._projection(1)
+        attention, (weight, bias) = self.attention, self._projection(1)
         x = x.to(weight.dtype)  # norms compute in float32
-        if not layer.qk_norm:
+        if not attention.qk_norm:
             return x
         keys = einsum(x, weight, "b n width, heads d width -> b n heads d") + bias
-        return torch.cat([x, layer.key_norm.scale(keys).squeeze(-1).to(x.dtype)], dim=-1)
+        return torch.cat([x, attention.key_norm.scale(keys).squeeze(-1).to(x.dtype)], dim=-1)
 
     def scores(self, x: Tensor, cached: Tensor) -> tuple[Tensor, Tensor]:
         """Compute scaled queries and attention scores.
 
         x: (b, 1, width) new states; cached: (b, s, size) cache entries -> (b, heads, 1, d) and (b, heads, 1, s).
         """
-        layer, (weight, bias), (key_weight, key_bias) = self.layer, self._projection(0), self._projection(1)
+        attention, (weight, bias) = self.attention, self._projection(0)
+        key_weight, key_bias = self._projection(1)
         states, scales = cached[..., : self.width], cached[..., self.width :]  # (b, s, width), (b, s, heads or 0)
         q = einsum(x.to(weight.dtype).squeeze(1), weight, "b width, heads d width -> b heads d") + bias
-        q = layer.query_norm(q) if layer.qk_norm else q
+        q = attention.query_norm(q) if attention.qk_norm else q
         q = q * q.shape[-1] ** -0.5
-        with_gain = q * layer.key_norm.weight.to(q.dtype) if layer.qk_norm else q
+        with_gain = q * attention.key_norm.weight.to(q.dtype) if attention.qk_norm else q
         projected_query = einsum(with_gain, key_weight, "b heads d, heads d width -> b heads width")
         scores = projected_query @ states.mT + einsum(with_gain, key_bias, "b heads d, heads d -> b heads").unsqueeze(
             -1
         )
-        if layer.qk_norm:
+        if attention.qk_norm:
             scores = scores * scales.mT
         return q.unsqueeze(2), scores.unsqueeze(2)
 
@@ -63,7 +64,7 @@ class HiddenStateAttention:
     def _projection(self, number: int) -> tuple[Tensor, Tensor]:
         """Return weight (heads, d, width) and bias (heads, d) of queries (0), keys (1) or values (2)."""
         split = "(three heads d) ... -> three heads d ..."
-        qkv, heads = self.layer.qkv, self.layer.heads
+        qkv, heads = self.attention.qkv, self.attention.heads
         return (
             rearrange(qkv.weight, split, three=3, heads=heads)[number],
             rearrange(qkv.bias, split, three=3, heads=heads)[number],

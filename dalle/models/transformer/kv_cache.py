@@ -23,7 +23,7 @@ from torch import Tensor
 from dalle.models.attention import SelfAttention, TextImageSoftmax
 from dalle.models.cpu_attention import flash_attention, is_flash_supported, merge_attention
 from dalle.models.transformer.hidden_state_attention import HiddenStateAttention
-from dalle.models.transformer.patterns import Pattern, image_mask
+from dalle.models.transformer.patterns import Pattern, image_attend_mask
 
 # most images of a batch that flash attention computes on a CPU: 1.03 to 1.09 times as fast for 1 to 16, slower for 256
 MAX_FLASH_IMAGES = 32
@@ -36,30 +36,31 @@ class CacheLayout:
     slots: int  # slots per candidate
     write_slots: list[int]  # (I) slot of each position
     read_slices: list[slice]  # (I) range of slots with all keys that each position attends to
-    mask: Tensor  # (I, slots) bool: attention mask over the slots
+    attend_mask: Tensor  # (I, slots) bool: slots that each position attends to
 
 
 @lru_cache(maxsize=64)
 def cache_layout(pattern: Pattern, grid: int) -> CacheLayout:
-    """Derive the cache layout of `pattern` from its slots and its mask.
+    """Derive the cache layout of `pattern` from its slots and its attend mask.
 
     Raises:
         ValueError: a slot is overwritten while a later position still attends to its key.
     """
-    attends = image_mask(pattern, grid)
+    attends = image_attend_mask(pattern, grid)
     slot = pattern.slot(torch.arange(grid * grid, device="cpu"), grid)
     slots = int(slot.max()) + 1
 
-    mask = torch.zeros(grid * grid, slots, dtype=torch.bool, device="cpu")
+    attend_mask = torch.zeros(grid * grid, slots, dtype=torch.bool, device="cpu")
     stored = torch.full((slots,), -1, device="cpu")  # position whose key is in each slot; -1: none
     for position in range(grid * grid):
         stored[slot[position]] = position
-        mask[position] = (stored >= 0) & attends[position, stored.clamp(min=0)]
-        if mask[position].sum() != attends[position].sum():
+        attend_mask[position] = (stored >= 0) & attends[position, stored.clamp(min=0)]
+        if attend_mask[position].sum() != attends[position].sum():
             raise ValueError(f"{pattern} on grid={grid} overwrites a key that image position {position} attends to")
 
-    read_slices = [slice(int(row.min()), int(row.max()) + 1) for row in (positions.nonzero() for positions in mask)]
-    return CacheLayout(slots, slot.tolist(), read_slices, mask)
+    attended = (row.nonzero() for row in attend_mask)
+    read_slices = [slice(int(indices.min()), int(indices.max()) + 1) for indices in attended]
+    return CacheLayout(slots, slot.tolist(), read_slices, attend_mask)
 
 
 class CacheIndex(Protocol):
@@ -68,7 +69,7 @@ class CacheIndex(Protocol):
     layout: CacheLayout
     copied_slots: int  # slots that `read` copies; 0 if it returns a view
     queries: int  # positions of an image in one step
-    is_masked: bool  # False if `mask` is None at every position
+    needs_mask: bool  # False if `masked` is None at every position
 
     def write(self, cached: Tensor, position: Any, new: Tensor) -> None:
         """Write `new`, (..., 1, d), into the slot of `position` in `cached`, (..., slots, d)."""
@@ -77,8 +78,8 @@ class CacheIndex(Protocol):
         """Read the slots that `position` attends to, and possibly more: (..., slots, d) -> (..., s, d)."""
         ...
 
-    def mask(self, position: Any) -> Tensor | None:
-        """Return the mask of the s slots that `read` returns: bool, broadcastable to (..., s), true where masked.
+    def masked(self, position: Any) -> Tensor | None:
+        """Return which of the s slots that `read` returns are masked: bool, broadcastable to (..., s).
 
         None if no slot is masked.
         """
@@ -92,9 +93,10 @@ class SlicedIndex:
 
     def __init__(self, layout: CacheLayout, device: torch.device):
         self.layout = layout
-        all_attended = all(bool(row[read].all()) for row, read in zip(layout.mask, layout.read_slices, strict=True))
-        self._masked = None if all_attended else (~layout.mask).to(device)
-        self.is_masked = not all_attended
+        attend_mask = layout.attend_mask
+        all_attended = all(bool(row[read].all()) for row, read in zip(attend_mask, layout.read_slices, strict=True))
+        self._masked = None if all_attended else (~attend_mask).to(device)
+        self.needs_mask = not all_attended
 
     def write(self, cached: Tensor, position: int, new: Tensor) -> None:
         cached.narrow(-2, self.layout.write_slots[position], 1).copy_(new)
@@ -103,14 +105,14 @@ class SlicedIndex:
         slots = self.layout.read_slices[position]
         return cached.narrow(-2, slots.start, slots.stop - slots.start)
 
-    def mask(self, position: int) -> Tensor | None:
+    def masked(self, position: int) -> Tensor | None:
         return None if self._masked is None else self._masked[position, self.layout.read_slices[position]]
 
 
 class GatheredIndex:
     """Cache index for positions on the device, (1,) int64 tensors: no shape or address depends on their value."""
 
-    queries, is_masked = 1, True
+    queries, needs_mask = 1, True
 
     def __init__(self, layout: CacheLayout, device: torch.device):
         self.layout = layout
@@ -120,7 +122,7 @@ class GatheredIndex:
         self._write_slots = torch.tensor(layout.write_slots, device=device)
         self.copied_slots = 0 if length == layout.slots else length
         self._read_slots = index.to(device)
-        self._masked = (~layout.mask.gather(1, index)).to(device)
+        self._masked = (~layout.attend_mask.gather(1, index)).to(device)
 
     def write(self, cached: Tensor, position: Tensor, new: Tensor) -> None:
         cached.index_copy_(cached.ndim - 2, self._write_slots[position], new.to(cached.dtype))
@@ -130,7 +132,7 @@ class GatheredIndex:
             return cached
         return cached.index_select(cached.ndim - 2, self._read_slots[position].squeeze(0))
 
-    def mask(self, position: Tensor) -> Tensor:
+    def masked(self, position: Tensor) -> Tensor:
         return self._masked[position]
 
 
@@ -139,7 +141,7 @@ class PrefixKV(NamedTuple):
 
     keys: Tensor  # (captions, heads, T, d)
     values: Tensor  # (captions, heads, T, d)
-    key_padding_mask: Tensor | None = None  # (captions, T) bool: key padding mask, true for masked text positions
+    key_padding_mask: Tensor | None = None  # (captions, T) bool, true for padding, which is masked
 
 
 PrefixCache = list[PrefixKV]
@@ -153,40 +155,40 @@ class LayerCache(ABC):
     """
 
     def __init__(
-        self, text: PrefixKV, candidates: int, index: CacheIndex, softmax: TextImageSoftmax, layer: SelfAttention
+        self, prefix: PrefixKV, candidates: int, index: CacheIndex, softmax: TextImageSoftmax, attention: SelfAttention
     ):
-        self.text = text
-        self.images = len(text.keys) * candidates
+        self.prefix = prefix
+        self.batch_size = len(prefix.keys) * candidates  # images
         self.index = index
         self.softmax = softmax
-        self.text_padding_mask: Tensor | None = None  # (images, 1, 1, T)
-        if text.key_padding_mask is not None:
-            self.text_padding_mask = text.key_padding_mask.repeat_interleave(candidates, dim=0)[:, None, None]
-        self._allocate(layer)
+        self.text_padding_mask: Tensor | None = None  # (b, 1, 1, T)
+        if prefix.key_padding_mask is not None:
+            self.text_padding_mask = prefix.key_padding_mask.repeat_interleave(candidates, dim=0)[:, None, None]
+        self._allocate(attention)
 
     @abstractmethod
-    def _allocate(self, layer: SelfAttention) -> None:
+    def _allocate(self, attention: SelfAttention) -> None:
         """Allocate the tensors that `attend` writes into."""
 
     @property
     @abstractmethod
     def tensors(self) -> list[Tensor]:
-        """Cached tensors, (images, ..., slots, d) each."""
+        """Cached tensors, (b, ..., slots, d) each, of b images."""
 
     @abstractmethod
-    def entries(self, x: Tensor, keys: Tensor, values: Tensor, layer: SelfAttention) -> list[Tensor]:
+    def entries(self, x: Tensor, keys: Tensor, values: Tensor, attention: SelfAttention) -> list[Tensor]:
         """Return what `tensors` store of new positions, (b, ..., n, d) each: of their states, or of keys and values."""
 
     @abstractmethod
-    def keys_values(self, images: slice, slots: slice, layer: SelfAttention) -> tuple[Tensor, Tensor]:
-        """Return keys and values in some slots of some images: (b, heads, s, d) each."""
+    def keys_values(self, rows: slice, slots: slice, attention: SelfAttention) -> tuple[Tensor, Tensor]:
+        """Return keys and values in some slots of some images, rows of the batch: (b, heads, s, d) each."""
 
     @abstractmethod
-    def attend(self, position: Any, x: Tensor, layer: SelfAttention) -> Tensor:
+    def attend(self, position: Any, x: Tensor, attention: SelfAttention) -> Tensor:
         """Add image positions to the cache and attend from them: (b, n, heads * d) -> (b, heads, n, d).
 
         position: index of the image position, of the type that `index` accepts; n is 1 unless it is a `Window`.
-        layer: projects x to queries, keys and values.
+        attention: projects x to queries, keys and values.
         """
 
     @property
@@ -205,18 +207,18 @@ class LayerCache(ABC):
         q: (b, heads, n, d), scaled; image_scores: (b, heads, n, s). Returns the text's share of the output,
         (b, heads, n, d), and the attention weights of the image keys, (b, heads, n, s).
         """
-        captions, n = len(self.text.keys), q.shape[2]
+        captions, n = len(self.prefix.keys), q.shape[2]
         # one matrix product per caption and head for all of the caption's candidates
-        text_scores = split_captions(join_candidates(q, captions) @ self.text.keys.mT, n)
+        text_scores = split_captions(join_candidates(q, captions) @ self.prefix.keys.mT, n)
         text_weights, image_weights = self.softmax(
-            text_scores, image_scores, self.text_padding_mask, self.index.mask(position)
+            text_scores, image_scores, self.text_padding_mask, self.index.masked(position)
         )
-        from_text = split_captions(join_candidates(text_weights, captions) @ self.text.values, n)
+        from_text = split_captions(join_candidates(text_weights, captions) @ self.prefix.values, n)
         return from_text, image_weights
 
     def _scores(self) -> int:
         """Number of score activations per image, before and after masking and softmax."""
-        _, heads, text_positions, _ = self.text.keys.shape
+        _, heads, text_positions, _ = self.prefix.keys.shape
         keys = text_positions + max(read_slice.stop - read_slice.start for read_slice in self.index.layout.read_slices)
         return 4 * heads * self.index.queries * keys
 
@@ -243,41 +245,41 @@ def split_captions(x: Tensor, n: int) -> Tensor:
 class KVCache(LayerCache):
     """KV cache of one transformer layer that stores keys and values."""
 
-    def _allocate(self, layer: SelfAttention) -> None:
-        _, heads, _, width = self.text.keys.shape
+    def _allocate(self, attention: SelfAttention) -> None:
+        _, heads, _, width = self.prefix.keys.shape
         # zeros: masked values are still multiplied by a weight of zero, so they must be finite
-        size = self.images, heads, self.index.layout.slots, width
+        size = self.batch_size, heads, self.index.layout.slots, width
         # not zeros_like: on the meta device, where memory is estimated, its first call loads sympy, for half a second
-        self.keys, self.values = self.text.keys.new_zeros(size), self.text.keys.new_zeros(size)
-        plain = self.softmax.joint and not self.index.is_masked and self.text_padding_mask is None
+        self.keys, self.values = self.prefix.keys.new_zeros(size), self.prefix.keys.new_zeros(size)
+        plain = self.softmax.joint and not self.index.needs_mask and self.text_padding_mask is None
         on_cpu = self.keys.device.type == "cpu" and self.keys.dtype == torch.float32
-        self._use_flash = plain and on_cpu and self.images <= MAX_FLASH_IMAGES and is_flash_supported()
+        self._use_flash = plain and on_cpu and self.batch_size <= MAX_FLASH_IMAGES and is_flash_supported()
 
     @property
     def tensors(self) -> list[Tensor]:
         return [self.keys, self.values]
 
-    def entries(self, x: Tensor, keys: Tensor, values: Tensor, layer: SelfAttention) -> list[Tensor]:
+    def entries(self, x: Tensor, keys: Tensor, values: Tensor, attention: SelfAttention) -> list[Tensor]:
         return [keys, values]
 
-    def keys_values(self, images: slice, slots: slice, layer: SelfAttention) -> tuple[Tensor, Tensor]:
-        return self.keys[images, :, slots], self.values[images, :, slots]
+    def keys_values(self, rows: slice, slots: slice, attention: SelfAttention) -> tuple[Tensor, Tensor]:
+        return self.keys[rows, :, slots], self.values[rows, :, slots]
 
     @property
     def activations(self) -> int:
         _, heads, _, width = self.keys.shape
         return self._scores() + 2 * self.index.copied_slots * heads * width
 
-    def attend(self, position: Any, x: Tensor, layer: SelfAttention) -> Tensor:
-        q, k, v = layer.project(x)
+    def attend(self, position: Any, x: Tensor, attention: SelfAttention) -> Tensor:
+        q, k, v = attention.project(x)
         self.index.write(self.keys, position, k)
         self.index.write(self.values, position, v)
 
         keys, values = self.index.read(self.keys, position), self.index.read(self.values, position)
         # not with gradients, which flash attention lacks, or under autocast, which gives q another dtype
         if self._use_flash and q.dtype == keys.dtype and not torch.is_grad_enabled():
-            captions, n = len(self.text.keys), q.shape[2]
-            from_text = flash_attention(join_candidates(q, captions), self.text.keys, self.text.values)
+            captions, n = len(self.prefix.keys), q.shape[2]
+            from_text = flash_attention(join_candidates(q, captions), self.prefix.keys, self.prefix.values)
             output, log_sum_exp = (split_captions(tensor, n) for tensor in from_text)
             return merge_attention(flash_attention(q, keys, values), (output, log_sum_exp))
         q = q * q.shape[-1] ** -0.5
@@ -291,33 +293,34 @@ class HiddenStateCache(LayerCache):
     See `HiddenStateAttention`.
     """
 
-    def _allocate(self, layer: SelfAttention) -> None:
-        self.states = self.text.keys.new_zeros(self.images, self.index.layout.slots, HiddenStateAttention(layer).size)
+    def _allocate(self, attention: SelfAttention) -> None:
+        size = HiddenStateAttention(attention).size
+        self.states = self.prefix.keys.new_zeros(self.batch_size, self.index.layout.slots, size)
 
     @property
     def tensors(self) -> list[Tensor]:
         return [self.states]
 
-    def entries(self, x: Tensor, keys: Tensor, values: Tensor, layer: SelfAttention) -> list[Tensor]:
-        return [HiddenStateAttention(layer).cache_entry(x)]
+    def entries(self, x: Tensor, keys: Tensor, values: Tensor, attention: SelfAttention) -> list[Tensor]:
+        return [HiddenStateAttention(attention).cache_entry(x)]
 
-    def keys_values(self, images: slice, slots: slice, layer: SelfAttention) -> tuple[Tensor, Tensor]:
-        _, keys, values = layer.project(self.states[images, slots, : HiddenStateAttention(layer).width])
+    def keys_values(self, rows: slice, slots: slice, attention: SelfAttention) -> tuple[Tensor, Tensor]:
+        _, keys, values = attention.project(self.states[rows, slots, : HiddenStateAttention(attention).width])
         return keys, values
 
     @property
     def activations(self) -> int:
-        _, heads, _, width = self.text.keys.shape
+        _, heads, _, width = self.prefix.keys.shape
         # each head's projected query and context are as wide as the states
         return self._scores() + (3 * heads + self.index.copied_slots) * heads * width
 
-    def attend(self, position: Any, x: Tensor, layer: SelfAttention) -> Tensor:
-        attention = HiddenStateAttention(layer)
-        self.index.write(self.states, position, attention.cache_entry(x))
+    def attend(self, position: Any, x: Tensor, attention: SelfAttention) -> Tensor:
+        state_attention = HiddenStateAttention(attention)
+        self.index.write(self.states, position, state_attention.cache_entry(x))
         states = self.index.read(self.states, position)  # (b, s, size)
-        q, scores = attention.scores(x, states)
+        q, scores = state_attention.scores(x, states)
         from_text, weights = self._attend_to_text(position, q, scores)
-        return from_text + attention.weighted_values(weights, states)
+        return from_text + state_attention.weighted_values(weights, states)
 
 
 Cache = list[LayerCache]

@@ -24,7 +24,7 @@ from dalle.models.transformer.kv_cache import (
     SlicedIndex,
     cache_layout,
 )
-from dalle.models.transformer.patterns import PATTERNS, layer_names
+from dalle.models.transformer.patterns import PATTERNS, pattern_names
 from dalle.models.transformer.prefix_chunk import PrefixChunk
 from dalle.models.transformer.sequence import SequenceEmbedding, SequenceLayout
 from dalle.models.transformer.sparse_attention import build_attention
@@ -71,8 +71,8 @@ class Transformer(nn.Module):
             config.pads,
             config.image_position_embedding,
         )
-        self.layer_names = layer_names(config.patterns, config.depth)
-        self.patterns = {name: PATTERNS.lookup(name).build(config.pattern_options) for name in set(self.layer_names)}
+        self.pattern_names = pattern_names(config.patterns, config.depth)
+        self.patterns = {name: PATTERNS.lookup(name).build(config.pattern_options) for name in set(self.pattern_names)}
 
         self.embed = SequenceEmbedding(self.sequence, config.width)
         self.dropout = nn.Dropout(config.dropout)
@@ -122,7 +122,7 @@ class Transformer(nn.Module):
         attention_fns = self.attend if attend is None else attend
         x = self.dropout(self.embed(caption, image))  # (b, n, d)
         key_padding_mask = self.sequence.key_padding_mask(caption)  # (b, T), or None
-        for layer, name in zip(self.layers, self.layer_names, strict=True):
+        for layer, name in zip(self.layers, self.pattern_names, strict=True):
             x = layer(x, partial(attention_fns[name], key_padding_mask=key_padding_mask))  # (b, n, d)
         text, image_states = self.sequence.split(self.norm(x))
         if targets is not None:
@@ -165,7 +165,7 @@ class Transformer(nn.Module):
             )
         return [
             cache_types[name](keys_values, candidates, indices[name], self.softmax, layer.attention.branch)
-            for keys_values, name, layer in zip(prefix, self.layer_names, self.layers, strict=True)
+            for keys_values, name, layer in zip(prefix, self.pattern_names, self.layers, strict=True)
         ]
 
     def new_window_cache(self, prefix: PrefixCache, candidates: int, size: int) -> Cache:
@@ -187,43 +187,43 @@ class Transformer(nn.Module):
         }
         return [
             KVCache(keys_values, candidates, indices[name], self.softmax, layer.attention.branch)
-            for keys_values, name, layer in zip(prefix, self.layer_names, self.layers, strict=True)
+            for keys_values, name, layer in zip(prefix, self.pattern_names, self.layers, strict=True)
         ]
 
-    def prefill_image(self, previous: Tensor, cache: Cache, images: int, positions: int) -> None:
+    def prefill_image(self, previous: Tensor, cache: Cache, max_images: int, max_positions: int) -> None:
         """Process the first n image positions at once: `cache` is then as n calls of `decode_one_token` leave it.
 
         Candidates of a caption with equal tokens are processed once.
 
         previous: (b, n) previous token of each position; for position 0, `sequence.start_of_image`.
         cache: from `new_cache`; earlier images in it are overwritten.
-        images, positions: largest number of images, and of positions of each, to process at a time.
+        max_images, max_positions: largest number of images, and of positions of each, to process at a time.
         """
-        length, candidates = previous.shape[1], cache[0].images // len(cache[0].text.keys)
+        length, candidates = previous.shape[1], cache[0].batch_size // len(cache[0].prefix.keys)
         by_caption = [slice(first, first + candidates) for first in range(0, len(previous), candidates)]
         shared = [bool((previous[rows] == previous[rows.start]).all()) for rows in by_caption]
-        for start in range(0, length, positions):
-            chunk = range(start, min(start + positions, length))
+        for start in range(0, length, max_positions):
+            chunk = range(start, min(start + max_positions, length))
             chunks = {
                 name: PrefixChunk(pattern, self.config.grid, chunk, previous.device)
                 for name, pattern in self.patterns.items()
             }
             for rows, is_shared in zip(by_caption, shared, strict=True):
                 stop = rows.start + 1 if is_shared else rows.stop
-                for first in range(rows.start, stop, images):
-                    self._prefill_chunk(previous, cache, chunk, chunks, slice(first, min(first + images, stop)))
+                for first in range(rows.start, stop, max_images):
+                    self._prefill_chunk(previous, cache, chunk, chunks, slice(first, min(first + max_images, stop)))
         for rows, is_shared in zip(by_caption, shared, strict=True):
             for tensor in (tensor for layer in cache if is_shared for tensor in layer.tensors):
                 tensor[rows.start + 1 : rows.stop] = tensor[rows.start]
 
     def _prefill_chunk(
-        self, previous: Tensor, cache: Cache, positions: range, chunks: Mapping[str, PrefixChunk], images: slice
+        self, previous: Tensor, cache: Cache, positions: range, chunks: Mapping[str, PrefixChunk], rows: slice
     ) -> None:
-        """Write a chunk of positions of some images of one caption to the cache."""
-        tokens = previous[images, positions.start : positions.stop]
+        """Write a chunk of positions of some images of one caption, rows of the batch, to the cache."""
+        tokens = previous[rows, positions.start : positions.stop]
         x = self.embed.embed_image_tokens(tokens, torch.arange(positions.start, positions.stop, device=tokens.device))
-        for layer, name, layer_cache in zip(self.layers, self.layer_names, cache, strict=True):
-            x = layer.decode(x, partial(chunks[name].attend, cache=layer_cache, images=images))  # (b, n, d)
+        for layer, name, layer_cache in zip(self.layers, self.pattern_names, cache, strict=True):
+            x = layer.decode(x, partial(chunks[name].attend, cache=layer_cache, rows=rows))  # (b, n, d)
 
     def decode_one_token(self, previous: Tensor, position: int | Tensor, cache: Cache) -> Tensor:
         """Compute the logits of image token `position` from the previous token: (b,) -> (b, image_vocabulary).

@@ -1,7 +1,11 @@
 """Attention patterns between image positions: masks, and cache slots for decoding.
 
-A pattern has two methods. `attends` defines the attention mask, from which the dense mask and the reads of a decoding
-step are derived. `slot` is the cache slot of a position's key and value. A slot may be overwritten only when no later
+Masks in `dalle.models` are named after what true means: an `attend_mask` is true where a query attends to a key, as in
+`torch.nn.functional.scaled_dot_product_attention`; `masked` is true where it does not. `key_padding_mask` is true for
+padding, as in `torch.nn.MultiheadAttention`.
+
+A pattern has two methods. `attends` defines the attend mask, from which the dense mask and the reads of a decoding step
+are derived. `slot` is the cache slot of a position's key and value. A slot may be overwritten only when no later
 position attends to it; `kv_cache.cache_layout` checks this against `attends`.
 
 Image positions are numbered in raster order from 0, the position that predicts the first cell. Text is the same for all
@@ -22,7 +26,7 @@ class Pattern(Protocol):
     """Interface of an attention pattern: the image positions that each one attends to in one layer. Hashable."""
 
     def attends(self, query: Tensor, key: Tensor, grid: int) -> Tensor:
-        """Return the attention mask: true if image position `query` attends to `key`; broadcastable int -> bool."""
+        """Return the attend mask: true if image position `query` attends to `key`; broadcastable int -> bool."""
         ...
 
     def slot(self, position: Tensor, grid: int) -> Tensor:
@@ -126,7 +130,7 @@ PATTERNS: Registry[Pattern] = Registry(
 )
 
 
-def layer_names(order: list[str], depth: int) -> list[str]:
+def pattern_names(patterns: list[str], depth: int) -> list[str]:
     """Return the name of the attention pattern of each of `depth` layers.
 
     `["paper"]` is the paper's order: of layers 1..depth, layer i is "column" if (i - 2) % 4 == 0, else "row"; the last
@@ -135,28 +139,28 @@ def layer_names(order: list[str], depth: int) -> list[str]:
     Raises:
         ValueError: the number of names is neither 1 nor `depth`.
     """
-    if order == ["paper"]:
+    if patterns == ["paper"]:
         names = ["column" if (layer - 2) % 4 == 0 else "row" for layer in range(1, depth)]
         return [*names, "convolutional"]
-    if len(order) == 1:
-        return order * depth
-    if len(order) != depth:
+    if len(patterns) == 1:
+        return patterns * depth
+    if len(patterns) != depth:
         raise ValueError(
-            f"patterns names {len(order)} layers but depth={depth}; give one name, one per layer, or [paper]"
+            f"patterns names {len(patterns)} layers but depth={depth}; give one name, one per layer, or [paper]"
         )
-    return list(order)
+    return list(patterns)
 
 
-def image_mask(pattern: Pattern, grid: int) -> Tensor:
-    """Return the attention mask between image positions: (I, I) bool, rows are queries."""
+def image_attend_mask(pattern: Pattern, grid: int) -> Tensor:
+    """Return the attend mask between image positions: (I, I) bool, rows are queries."""
     positions = torch.arange(grid * grid, device="cpu")
     # a few queries at a time: differences of positions take 8 bytes for each byte of the mask
     return torch.cat([pattern.attends(queries[:, None], positions, grid) for queries in positions.split(256)])
 
 
-def sequence_mask(pattern: Pattern, text_positions: int, grid: int) -> Tensor:
-    """Return the pattern's dense attention mask over the whole sequence, text first: (n, n) bool."""
+def sequence_attend_mask(pattern: Pattern, text_positions: int, grid: int) -> Tensor:
+    """Return the pattern's dense attend mask over the whole sequence, text first: (n, n) bool, rows are queries."""
     length = text_positions + grid * grid
-    mask = torch.ones(length, length, dtype=torch.bool, device="cpu").tril()
-    mask[text_positions:, text_positions:] = image_mask(pattern, grid)
-    return mask
+    attend_mask = torch.ones(length, length, dtype=torch.bool, device="cpu").tril()
+    attend_mask[text_positions:, text_positions:] = image_attend_mask(pattern, grid)
+    return attend_mask

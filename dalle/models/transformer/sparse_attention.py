@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dalle.models.attention import DenseMaskAttention, TextImageSoftmax, causal, full
 from dalle.models.transformer.flex_attention import FlexAttention
-from dalle.models.transformer.patterns import Column, Dense, Pattern, image_mask, sequence_mask
+from dalle.models.transformer.patterns import Column, Dense, Pattern, image_attend_mask, sequence_attend_mask
 
 IMPLEMENTATIONS = ("auto", "dense", "sparse", "flex")
 
@@ -44,7 +44,7 @@ def build_attention(
     if implementation == "auto" and joint and isinstance(pattern, Dense):
         return CausalAttention()
     dense = (
-        DenseMaskAttention(sequence_mask(pattern, text_positions, grid))
+        DenseMaskAttention(sequence_attend_mask(pattern, text_positions, grid))
         if joint
         else SeparateSoftmaxAttention(pattern, text_positions, grid)
     )
@@ -73,7 +73,8 @@ def _sparse_attention(pattern: Pattern, text_positions: int, grid: int, softmax:
 
 def rows_attended(pattern: Pattern, grid: int) -> int:
     """Count the rows of the image, up to the query's own, that contain all keys of the queries in any one row."""
-    rows = image_mask(pattern, grid).view(grid, grid, grid, grid).any(dim=3).any(dim=1)  # rows of queries and of keys
+    cells = image_attend_mask(pattern, grid).view(grid, grid, grid, grid)
+    rows = cells.any(dim=3).any(dim=1)  # rows of queries and of keys
     query, key = rows.nonzero().unbind(dim=1)
     return int((query - key).max()) + 1
 
@@ -111,7 +112,7 @@ class SeparateSoftmaxAttention(nn.Module):
     def __init__(self, pattern: Pattern, text_positions: int, grid: int):
         super().__init__()
         self.text_positions = text_positions
-        self.to_image = DenseMaskAttention(image_mask(pattern, grid))
+        self.to_image = DenseMaskAttention(image_attend_mask(pattern, grid))
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
         (text_q, q), (text_k, k), (text_v, v) = (_split(x, self.text_positions) for x in (q, k, v))
@@ -122,11 +123,11 @@ class SeparateSoftmaxAttention(nn.Module):
 class BlockSparseAttention(nn.Module, ABC):
     """Block-sparse attention: g groups of s image positions, with m image keys shared in each group."""
 
-    mask: Tensor  # (g or 1, s, m) bool: attention mask within each group
+    masked: Tensor  # (g or 1, s, m) bool: keys of each group that each of its queries does not attend to
 
-    def __init__(self, mask: Tensor, text_positions: int, grid: int, softmax: TextImageSoftmax):
+    def __init__(self, masked: Tensor, text_positions: int, grid: int, softmax: TextImageSoftmax):
         super().__init__()
-        self.register_buffer("mask", mask, persistent=False)
+        self.register_buffer("masked", masked, persistent=False)
         self.text_positions = text_positions
         self.grid = grid
         self.softmax = softmax
@@ -143,7 +144,7 @@ class BlockSparseAttention(nn.Module, ABC):
         text_padding_mask = None if key_padding_mask is None else key_padding_mask[:, None, None, None]
         image_scores = q @ k.mT
         # added, because filling would cost another pass over all scores in the backward pass
-        image_scores += q.new_zeros(self.mask.shape).masked_fill_(~self.mask, -torch.inf)
+        image_scores += q.new_zeros(self.masked.shape).masked_fill_(self.masked, -torch.inf)
         text_weights, image_weights = self.softmax(text_scores, image_scores, text_padding_mask, None)
 
         from_text = rearrange(text_weights, "b heads g s t -> b heads (g s) t") @ text_v
@@ -173,8 +174,8 @@ class RowSparseAttention(BlockSparseAttention):
         query = torch.arange(grid * grid, device="cpu").view(grid // query_rows, -1, 1)
         first = (torch.arange(0, grid, query_rows, device="cpu") - before) * grid
         key = first[:, None, None] + torch.arange((before + query_rows) * grid, device="cpu")
-        mask = pattern.attends(query, key, grid) & (key >= 0)  # keys before the first row are padding
-        super().__init__(mask, text_positions, grid, softmax)
+        attend_mask = pattern.attends(query, key, grid) & (key >= 0)  # keys before the first row are padding
+        super().__init__(~attend_mask, text_positions, grid, softmax)
         self.before, self.query_rows = before, query_rows
 
     def queries(self, image: Tensor) -> Tensor:
@@ -217,8 +218,8 @@ class ColumnSparseAttention(BlockSparseAttention):
     """Column-sparse attention, for the column pattern: causal within each column of the image (Figure 11c)."""
 
     def __init__(self, text_positions: int, grid: int, softmax: TextImageSoftmax):
-        mask = torch.ones(1, grid, grid, dtype=torch.bool, device="cpu").tril()
-        super().__init__(mask, text_positions, grid, softmax)
+        masked = torch.ones(1, grid, grid, dtype=torch.bool, device="cpu").triu(diagonal=1)
+        super().__init__(masked, text_positions, grid, softmax)
 
     def queries(self, image: Tensor) -> Tensor:
         return rearrange(image, "b heads (h w) d -> b heads w h d", w=self.grid)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dalle.models.transformer.kv_cache import CacheLayout
-from dalle.models.transformer.patterns import Pattern, image_mask
+from dalle.models.transformer.patterns import Pattern, image_attend_mask
 
 
 @dataclass(frozen=True)
@@ -36,23 +36,24 @@ class Window:
 class WindowIndex:
     """Cache index for a `Window` of positions; reads are views of the range of positions that all images need."""
 
-    copied_slots, is_masked = 0, True
+    copied_slots, needs_mask = 0, True
 
     def __init__(self, pattern: Pattern, grid: int, size: int, device: torch.device):
         """size: positions per image and pass."""
         self.queries = size
-        attends = image_mask(pattern, grid)
+        attends = image_attend_mask(pattern, grid)
         last = len(attends) - 1
         slots = last + size  # a window that starts at the last position reaches past it
-        mask = torch.zeros(slots, slots, dtype=torch.bool, device="cpu")
-        mask[: last + 1, : last + 1] = attends
-        mask[last + 1 :, last + 1 :].fill_diagonal_(True)  # positions past the last one attend to themselves: no NaN
+        attend_mask = torch.zeros(slots, slots, dtype=torch.bool, device="cpu")
+        attend_mask[: last + 1, : last + 1] = attends
+        # positions past the last one attend to themselves: no NaN
+        attend_mask[last + 1 :, last + 1 :].fill_diagonal_(True)
         # first slot that this position or a later one attends to
-        first_attended = mask[: last + 1].int().argmax(dim=1)
+        first_attended = attend_mask[: last + 1].int().argmax(dim=1)
         self._first_read = first_attended.flip(0).cummin(dim=0).values.flip(0).tolist()
-        self._masked = (~mask).to(device)  # inverted on the CPU: operations on the meta device load much code
+        self._masked = (~attend_mask).to(device)  # inverted on the CPU: operations on the meta device load much code
         reads = [slice(first, slots) for first in self._first_read]  # the images' positions may be far apart
-        self.layout = CacheLayout(slots, list(range(slots)), reads, mask)
+        self.layout = CacheLayout(slots, list(range(slots)), reads, attend_mask)
 
     def write(self, cached: Tensor, position: Window, new: Tensor) -> None:
         """Write `new`, (b, heads, size, d), to the window's slots in `cached`, (b, heads, slots, d)."""
@@ -66,7 +67,7 @@ class WindowIndex:
         start = self._first_read[position.first]
         return cached.narrow(-2, start, position.last + 1 - start)
 
-    def mask(self, position: Window) -> Tensor:
-        """Return the mask of the slots that `read` returns: (b, 1, size, s) bool, true where masked."""
+    def masked(self, position: Window) -> Tensor:
+        """Return which of the slots that `read` returns are masked: (b, 1, size, s) bool."""
         start = self._first_read[position.first]
         return self._masked[:, start : position.last + 1][position.positions].unsqueeze(1)
