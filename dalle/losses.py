@@ -101,20 +101,25 @@ def kl_to_uniform(logits: Tensor) -> Tensor:
 def quantisation_error(logits: Tensor) -> Tensor:
     """Compute the squared distance to the nearest code: (b, v, h, w) logits of vector quantisation -> (b, h, w).
 
-    Its gradients move the code and the encoder's vector towards each other. They are the second and third term of
-    VQ-VAE's loss (van den Oord et al. 2017, Eq. 3) with equal weights; its authors found little effect of the weight.
+    It is not detached, so its gradients are those of the codebook loss, which moves the code to the encoder's vector,
+    plus those of the commitment loss, which moves the vector to the code: the second and third term of VQ-VAE's loss
+    (van den Oord et al. 2017, Eq. 3) with beta = 1. The codebook has no other gradients, see
+    `straight_through_vectors`.
     """
     return -logits.amax(dim=1).clamp(max=0)  # rounding errors can make logits slightly positive
 
 
 @in_float32
-def negative_elbo(nll: Tensor, kl: Tensor, kl_weight: float) -> Tensor:
-    """Compute the dVAE's loss (Eq. 1, Appendix A.2) in nats per pixel value.
+def per_pixel_loss(nll: Tensor, penalty: Tensor, weight: float) -> Tensor:
+    """Compute the loss of an image and its codes, nll + `weight` * penalty, per pixel value (Eq. 1, Appendix A.2).
 
-    nll: (b, 3, H, W) nats per pixel value; kl: (b, h, w) nats per position -> scalar. With `kl_weight` = 1 it is the
-    negative evidence lower bound (ELBO), which the paper writes ELB.
+    nll: (b, 3, H, W) nats per pixel value; penalty: (b, h, w), one per position -> scalar, the mean over images of both
+    sums over the image, divided by 3 * H * W.
+
+    With the KL as penalty, and `weight` = beta, it is the loss of the dVAE; for beta = 1 the negative evidence lower
+    bound (ELBO), which the paper writes ELB. With `quantisation_error` as penalty it is the loss of a VQ-VAE.
     """
-    per_image = reduce(nll, "b c h w -> b", "sum") + kl_weight * reduce(kl, "b h w -> b", "sum")
+    per_image = reduce(nll, "b c h w -> b", "sum") + weight * reduce(penalty, "b h w -> b", "sum")
     return per_image.mean() / nll[0].numel()
 
 

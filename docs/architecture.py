@@ -64,7 +64,7 @@ BOXES = (
         "Loss of the dVAE, Eq. 1",
         "−ln p_{θ}(x | z̃) + β KL(q_{φ}(z | x) ‖ uniform)",
         "losses.py",
-        "negative_elbo",
+        "per_pixel_loss",
         DVAE,
         training=True,
     ),

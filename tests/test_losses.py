@@ -14,11 +14,13 @@ from dalle.losses import (
     kl_to_uniform,
     laplace_nll,
     logit_laplace_nll,
-    negative_elbo,
     normal_nll,
+    per_pixel_loss,
+    quantisation_error,
     token_nll,
 )
 from dalle.models.dvae.model import mean_image
+from dalle.models.dvae.relaxation import negative_squared_distance
 from dalle.models.linear_cross_entropy import IGNORED
 
 
@@ -149,14 +151,27 @@ def test_kl_weight_is_per_dimension(kl_weight):
     generator = torch.Generator().manual_seed(0)
     nll, kl = torch.randn(5, 3, 32, 32, generator=generator), torch.rand(5, 4, 4, generator=generator)
     expected = nll.mean() + kl_weight / 192 * kl.mean()
-    torch.testing.assert_close(negative_elbo(nll, kl, kl_weight), expected)
+    torch.testing.assert_close(per_pixel_loss(nll, kl, kl_weight), expected)
 
 
 def test_elbo_is_the_mean_over_images_per_dimension():
     nll, kl = torch.full((2, 3, 4, 4), 0.5), torch.tensor([[[1.0, 2.0]], [[3.0, 4.0]]])
     nll[1] = 1.5
     bounds = [0.5 * 48 + 2 * 3, 1.5 * 48 + 2 * 7]
-    assert negative_elbo(nll, kl, kl_weight=2.0).item() == pytest.approx(sum(bounds) / 2 / 48)
+    assert per_pixel_loss(nll, kl, weight=2.0).item() == pytest.approx(sum(bounds) / 2 / 48)
+
+
+def test_quantisation_error_has_the_gradients_of_codebook_and_commitment_loss():
+    generator = torch.Generator().manual_seed(0)
+    vectors, codebook = torch.randn(2, 5, 3, 4, generator=generator), torch.randn(7, 5, generator=generator)
+    vectors.requires_grad_()
+    codebook.requires_grad_()
+    logits = negative_squared_distance(vectors, codebook)
+    found = torch.autograd.grad(quantisation_error(logits).sum(), (vectors, codebook))
+    chosen = codebook[logits.argmax(dim=1)].movedim(-1, 1)
+    codebook_loss = (vectors.detach() - chosen).square().sum()
+    commitment_loss = (vectors - chosen.detach()).square().sum()
+    torch.testing.assert_close(found, torch.autograd.grad(codebook_loss + commitment_loss, (vectors, codebook)))
 
 
 # --- CLIP ------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from dalle.training.sharding import copy_to, copy_whole, is_sharded
 log = logging.getLogger(__name__)
 
 
-RESTART_PICTURES = 512  # training images; a code that none of them uses is restarted
+RESTART_IMAGES = 512  # training images; a code that none of them uses is restarted
 ELBO_METRICS = ("kl", "negative_elbo", "true_negative_elbo", "bound_gap")  # metrics that are not defined for a VQ-VAE
 
 
@@ -47,7 +47,9 @@ class DVAEStageConfig(StageDataConfig):
     restart_codes_every: int = 0  # updates between restarts of unused codes; 0: never, as in the paper
     restart_codes_from: int = 0  # first update with a restart: while the KL weight is high, codes are not committed yet
     restart_codes_until: int = 0  # no restarts from this update on, so that the last codes can settle; 0: to the end
-    commitment: float = 1.0  # vector quantisation: weight of the distance to the codes, instead of the KL (VQ-VAE)
+    # vector quantisation: weight, above 0, of the codebook and the commitment loss together (VQ-VAE, Eq. 3, where beta
+    # weights the commitment loss alone)
+    commitment: float = 1.0
     transform: str = "dvae"
     validation_images: int = 256
     steps: int = 3_000_000
@@ -67,8 +69,11 @@ class DVAEStageConfig(StageDataConfig):
                 f"float32_matmul_precision={self.float32_matmul_precision} would round the distances to the codes of "
                 f"relaxation={self.model.relaxation}, which are small differences of large numbers; use highest"
             )
-        if self.commitment < 0:
-            raise ValueError(f"commitment={self.commitment} must be at least 0")
+        if not self.commitment > 0:
+            raise ValueError(
+                f"commitment={self.commitment} must be above 0: it weights the only loss that trains the codebook of "
+                "relaxation=vector_quantisation"
+            )
         if self.restart_codes_every and (self.model.quantises_vectors or self.model.bottleneck_kernel != 1):
             raise ValueError(
                 f"restart_codes_every={self.restart_codes_every} needs bottleneck_kernel=1 and logits, "
@@ -101,10 +106,10 @@ class DVAEStageConfig(StageDataConfig):
         nll = self.likelihood.nll(parameters, images)
         if self.model.quantises_vectors:
             distance = losses.quantisation_error(logits)
-            loss = losses.negative_elbo(nll, distance, self.commitment)
+            loss = losses.per_pixel_loss(nll, distance, self.commitment)
             return loss, {"nll": nll.mean(), "distance": distance.mean()}
         kl, kl_weight = losses.kl_to_uniform(logits), self.kl_weight.value(step)
-        return losses.negative_elbo(nll, kl, kl_weight), {"nll": nll.mean(), "kl": kl.mean(), "kl_weight": kl_weight}
+        return losses.per_pixel_loss(nll, kl, kl_weight), {"nll": nll.mean(), "kl": kl.mean(), "kl_weight": kl_weight}
 
     @property
     def last_temperature(self) -> float:
@@ -137,7 +142,7 @@ class DVAEStage:
         model = self.whole_model()
         if distributed.is_main_process():  # others would round sums in another order, and replicas would differ
             generator = torch_generator("code restarts", self.data.seed, step, device=self.data.device)
-            images = self.data.sample_of_training(RESTART_PICTURES, step)
+            images = self.data.sample_of_training(RESTART_IMAGES, step)
             count = restart_unused_codes(model, images, generator, self.data.batch_size)
             log.info("step %d: restarted %d codes", step, count)
         for name in CHANGED:

@@ -57,7 +57,9 @@ def test_settings_that_would_train_in_the_wrong_direction_raise(settings, named)
             {"temperature": Schedule("cosine", 1.0, 0.0, 10)},
             "temperature from 1.0 to 0.0 must be",
         ),
-        (DVAEStageConfig, {"commitment": -1.0}, "commitment=-1.0 must be at least 0"),
+        (DVAEStageConfig, {"commitment": -1.0}, "commitment=-1.0 must be above 0"),
+        (DVAEStageConfig, {"commitment": 0.0}, "commitment=0.0 must be above 0: it weights the only loss that trains"),
+        (DVAEStageConfig, {"commitment": math.nan}, "commitment=nan must be above 0"),
     ],
 )
 def test_settings_that_would_reverse_a_loss_or_end_in_nan_raise(config, settings, named):
