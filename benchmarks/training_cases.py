@@ -18,7 +18,7 @@ from dalle.models.transformer.model import Transformer, TransformerConfig
 from dalle.precision import autocast
 from dalle.stages import STAGES
 from dalle.stages.data_module import StageContext
-from dalle.stages.transformer import TokenizedBatch
+from dalle.stages.transformer import TokenizedBatch, TransformerStage
 from dalle.training.loop import Trainer
 from dalle.training.run import Run
 
@@ -244,7 +244,8 @@ def our_update(
     )
     stage = STAGES[stage_name].build(config.stage, config.data, StageContext(0, CPU, folder / "dvae"))
     if model is not None:
-        stage.transformer = stage.model = model
+        assert isinstance(stage, TransformerStage)
+        stage.model = model
     run = folder / f"{stage_name}-{name}-{precision}"
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         trainer = Trainer(stage, config.stage, Run(run, {}, 0, CPU, config.wandb))

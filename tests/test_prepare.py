@@ -66,7 +66,7 @@ def test_the_transformer_trains_on_the_tokens_of_an_imported_dvae(prepare, publi
         tokenizer_records=4,
     )
     stage = TransformerStage(config, BlocksConfig(image_size=32, train=8, val=4), StageContext(0, CPU, Path("empty")))
-    assert (stage.transformer.config.grid, stage.transformer.config.image_vocabulary) == (4, 20)
+    assert (stage.model.config.grid, stage.model.config.image_vocabulary) == (4, 20)
     loss, _ = stage.loss(stage.model, next(stage.batches(0)), 0, torch.Generator())
     assert loss.isfinite()
 

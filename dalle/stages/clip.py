@@ -77,8 +77,7 @@ class CLIPStage:
             data = replace(data, image_size=config.image_size)
         self.data = DataModule(captioned_only(data), config, context)
         model, tokenizer = self._tokenizer(config)
-        self.clip = CLIP(model, tokenizer)
-        self.model = self.clip.to(context.device)
+        self.model = CLIP(model, tokenizer).to(context.device)
 
     def batches(self, start: int) -> Iterator[ImageBatch]:
         return self.data.batches(start)
@@ -105,10 +104,10 @@ class CLIPStage:
 
         Captions are as long as a batch of the first ones of the training split.
         """
-        side, train = self.clip.config.image_size, self.data.train
+        side, train = self.model.config.image_size, self.data.train
         first = [train.captions(index)[0] for index in range(min(len(train), self.data.batch_size))]
-        image = forward_flops(self.clip.image, (3, side, side))
-        return ImageCost(image + forward_flops(self.clip.text, tuple(self._tokenize(first).shape[1:]), integers=True))
+        image = forward_flops(self.model.image, (3, side, side))
+        return ImageCost(image + forward_flops(self.model.text, tuple(self._tokenize(first).shape[1:]), integers=True))
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Compute loss and accuracy (image-to-text recall@1) in groups as large as a training batch.
@@ -158,8 +157,8 @@ class CLIPStage:
 
         With `compile` it is always `text_positions`: each other n would be compiled too.
         """
-        ids = self.clip.tokenize(captions, truncate=True)
-        return ids if self.config.compile else self.clip.trim_padding(ids)
+        ids = self.model.tokenize(captions, truncate=True)
+        return ids if self.config.compile else self.model.trim_padding(ids)
 
 
 @in_float32

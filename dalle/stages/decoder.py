@@ -97,8 +97,8 @@ class DecoderStage:
         self.data = DataModule(data, config, context)
         self.dvae_folder = require_dvae(context.dvae, self.name)
         self.dvae = load_frozen_dvae(self.dvae_folder, self.data.image_size, context.device)
-        self.decoder = DiffusionDecoder(config.model_for(self.data.image_size, self.dvae.config))
-        self.model = self.decoder.to(context.device)
+        model = config.model_for(self.data.image_size, self.dvae.config)
+        self.model = DiffusionDecoder(model).to(context.device)
 
     def batches(self, start: int) -> Iterator[EncodedBatch]:
         for batch in self.data.batches(start):
@@ -112,13 +112,13 @@ class DecoderStage:
     ) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Compute the mean squared error of the velocity at random times."""
         time, noise = draw_noise(batch.images, generator)
-        return velocity_errors(model, self.decoder, batch.images, batch.condition, time, noise).mean(), {}
+        return velocity_errors(model, self.model, batch.images, batch.condition, time, noise).mean(), {}
 
     def image_cost(self) -> ImageCost:
         """Return the cost of the U-Net. The dVAE, which is not trained, is left out."""
-        size, config = self.data.image_size, self.decoder.config
+        size, config = self.data.image_size, self.model.config
         image, codes = (3, size, size), (config.code_channels, config.grid, config.grid)
-        return ImageCost(forward_flops(self.decoder, image, (), image, codes))
+        return ImageCost(forward_flops(self.model, image, (), image, codes))
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Compute the loss, and root mean square errors of decoded held-out images, for pixels in [0, 1].
@@ -133,7 +133,7 @@ class DecoderStage:
             batch = self._encode(held_out)
             time, noise = self._validation_noise(held_out.first, batch.images)
             decoded = model.sample(batch.condition, noise, STEPS)
-            errors = velocity_errors(model, self.decoder, batch.images, batch.condition, time, noise)
+            errors = velocity_errors(model, self.model, batch.images, batch.condition, time, noise)
             sums["loss"] += errors.sum().item()
             sums["rmse"] += squared_errors(decoded, batch.images).sum().item()
             sums["dvae_rmse"] += squared_errors(batch.condition.reconstruction, batch.images).sum().item()

@@ -27,7 +27,7 @@ from dalle.models.dvae.model import DiscreteVAE
 from dalle.progress import progress_bar
 from dalle.stages.data_module import pixels_of
 from dalle.stages.frozen_dvae import token_grid_size
-from dalle.stages.image_tokens import argmax
+from dalle.stages.image_tokens import most_probable_tokens
 
 
 def check_crops(crops: int, transform: str) -> None:
@@ -115,4 +115,4 @@ def summary(cache: TokenCache) -> str:
 @torch.no_grad()
 def encode(dvae: DiscreteVAE, images: Tensor, device: torch.device) -> Tensor:
     """Encode images to their most probable codes: (b, 3, s, s) uint8 -> (b, n) int64 on the device, raster order."""
-    return argmax(dvae.logits(pixels_of(images, device))).inputs
+    return most_probable_tokens(dvae.logits(pixels_of(images, device))).inputs

@@ -1,4 +1,4 @@
-"""Image tokens to train the transformer on: argmax of the dVAE's logits, samples, or soft targets (fn. 6)."""
+"""Image tokens to train the transformer on: the most probable ones, samples, or samples with soft targets (fn. 6)."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -23,37 +23,40 @@ Generators = Sequence[np.random.Generator]
 """Random generator of each image, so that its samples do not depend on the batch."""
 
 
-def argmax(logits: Tensor, generators: Generators = ()) -> ImageTokens:
+def most_probable_tokens(logits: Tensor, generators: Generators = ()) -> ImageTokens:
     """Return the most probable codes, as in the paper: (b, v, h, w) logits -> tokens; deterministic."""
     tokens = rearrange(logits.argmax(dim=1), "b h w -> b (h w)")
     return ImageTokens(tokens, tokens)
 
 
-def sampled(logits: Tensor, generators: Generators) -> ImageTokens:
+def sampled_tokens(logits: Tensor, generators: Generators) -> ImageTokens:
     """Sample codes from the dVAE's posterior, as in Equation 1: (b, v, h, w) logits -> tokens."""
     tokens = _sample(_posterior(logits), generators)
     return ImageTokens(tokens, tokens)
 
 
-def soft(logits: Tensor, generators: Generators) -> ImageTokens:
+def soft_target_tokens(logits: Tensor, generators: Generators) -> ImageTokens:
     """Sample codes as inputs, with the posterior at each position as soft targets: (b, v, h, w) logits -> tokens.
 
-    Given the image, the codes of its positions are independent, so the loss is the expectation of `sampled`'s loss over
-    each target, with lower variance.
+    Given the image, the codes of its positions are independent, so the loss is the expectation of the loss of
+    `sampled_tokens` over each target, with lower variance.
     """
     posterior = _posterior(logits)
     return ImageTokens(_sample(posterior, generators), posterior)
 
 
-IMAGE_TARGETS: dict[str, Callable[[Tensor, Generators], ImageTokens]] = {
-    "argmax": argmax,
-    "sampled": sampled,
-    "soft": soft,
+TokenChoice = Callable[[Tensor, Generators], ImageTokens]
+"""Function that chooses the tokens of images by the dVAE's logits."""
+
+IMAGE_TARGETS: dict[str, TokenChoice] = {
+    "argmax": most_probable_tokens,
+    "sampled": sampled_tokens,
+    "soft": soft_target_tokens,
 }
 
 
-def get_image_tokens(name: str) -> Callable[[Tensor, Generators], ImageTokens]:
-    """Return the function `name` of IMAGE_TARGETS. Raises `ValueError` for an unknown name."""
+def token_choice_named(name: str) -> TokenChoice:
+    """Return the function for `name`, a value of the setting `image_targets`. Raises `ValueError` if it is unknown."""
     if name not in IMAGE_TARGETS:
         raise ValueError(f"image_targets={name!r} is unknown; choose one of {', '.join(IMAGE_TARGETS)}")
     return IMAGE_TARGETS[name]

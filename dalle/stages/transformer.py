@@ -18,6 +18,7 @@ from dalle.models.dvae.config import DVAEConfig
 from dalle.models.linear_cross_entropy import IGNORED
 from dalle.models.transformer.model import Targets, TokenLosses, Transformer, TransformerConfig
 from dalle.models.transformer.sequence import PAD, PAD_LOSS_OPTIONS
+from dalle.precision import without_autocast
 from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.sampling_config import DEFAULT_SCORES, DecodingConfig, SamplingConfig
@@ -25,7 +26,7 @@ from dalle.sampling.sampling_defaults import SamplingDefaults
 from dalle.stages.data_module import CaptionedDataConfig, DataModule, StageContext
 from dalle.stages.encode_dataset import DatasetEncoder, check_crops
 from dalle.stages.frozen_dvae import dvae_record, encoding_cost, load_frozen_dvae, require_dvae, token_grid_size
-from dalle.stages.image_tokens import ImageTokens, argmax, get_image_tokens
+from dalle.stages.image_tokens import ImageTokens, most_probable_tokens, token_choice_named
 from dalle.training.ema import EMAConfig
 from dalle.training.flops import EncodingCost, ImageCost, forward_flops
 from dalle.training.optimizer import OptimizerConfig, PlateauConfig
@@ -73,7 +74,7 @@ class TransformerStageConfig(CaptionedDataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        get_image_tokens(self.image_targets)  # reject an unknown name before anything starts
+        token_choice_named(self.image_targets)  # reject an unknown name before anything starts
         if self.pad_loss not in PAD_LOSS_OPTIONS:
             raise ValueError(f"pad_loss={self.pad_loss!r} is unknown; choose one of {', '.join(PAD_LOSS_OPTIONS)}")
         for name in ("bpe_dropout", "caption_dropout"):
@@ -148,7 +149,7 @@ class TransformerStage:
         self.tokenizer = self.data.tokenizer(config, config.model.text_vocabulary)
         model = config.model_for(self.data.image_size, self.dvae.config)
         model = replace(model, text_vocabulary=self.tokenizer.vocabulary)
-        self.image_tokens = get_image_tokens(config.image_targets)
+        self.choose_tokens = token_choice_named(config.image_targets)
         # raise for settings that do not work before all images are encoded, which may take hours
         for split in config.also_validate:
             self.data.held_out_split(split)
@@ -159,8 +160,7 @@ class TransformerStage:
         self._held_out: dict[str, list[tuple[TokenizedBatch, bool]]] = {}
         # mean number of text targets in a micro-batch of this update, over all ranks; None: no update has begun
         self._mean_text_targets: Tensor | None = None
-        self.transformer = Transformer(model)
-        self.model = self.transformer.to(context.device)
+        self.model = Transformer(model).to(context.device)
 
     def batches(self, start: int) -> Iterator[TokenizedBatch]:
         data, config = self.data, self.config
@@ -183,9 +183,9 @@ class TransformerStage:
 
     def image_cost(self) -> ImageCost:
         """Return the cost of caption and image as one sequence. The dVAE, which is not trained, is left out."""
-        config = self.transformer.config
+        config = self.model.config
         text, image = config.text_positions, config.grid**2
-        return ImageCost(forward_flops(self.transformer, (text,), (image,), integers=True), tokens=text + image)
+        return ImageCost(forward_flops(self.model, (text,), (image,), integers=True), tokens=text + image)
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Compute nats per text token and per image token on held-out data, and their weighted sum.
@@ -219,7 +219,7 @@ class TransformerStage:
 
     def _held_out_nll(self, model: nn.Module, split: str) -> tuple[float, float]:
         if split not in self._held_out:
-            with torch.autocast(self.data.device.type, enabled=False):  # the loop enables it for validation
+            with without_autocast(self.data.device.type):  # the loop enables it for validation
                 batches = self.data.held_out_share(self.config.validation_images, split)
                 self._held_out[split] = [(self._tokenize(batch), not batch.is_padding) for batch in batches]
         nats, tokens = torch.zeros(2), torch.zeros(2)
@@ -252,7 +252,7 @@ class TransformerStage:
 
     def _text_targets(self, batch: TokenizedBatch) -> Tensor:
         """Return the target of each text position, (b, T) int64; IGNORED for padding without a loss."""
-        targets = self.transformer.sequence.text_targets(batch.caption, self.config.pad_loss)
+        targets = self.model.sequence.text_targets(batch.caption, self.config.pad_loss)
         # dropped and missing captions have no text targets: p(caption) is learned from the data's captions only
         return targets.masked_fill(batch.caption[:, :1] == PAD, IGNORED)
 
@@ -273,21 +273,22 @@ class TransformerStage:
             self.tokenizer.encode(caption, bpe_dropout, generator)
             for caption, generator in zip(batch.captions, per_caption, strict=True)
         ]
-        caption = self.transformer.sequence.pad_captions([token_ids or [PAD] for token_ids in ids], truncate=True)
+        caption = self.model.sequence.pad_captions([token_ids or [PAD] for token_ids in ids], truncate=True)
         if caption_dropout and generators:
             dropped = torch.tensor([generator.random() < caption_dropout for generator in generators])
             caption = caption.masked_fill(dropped[:, None], PAD)
-        image = self._image_tokens(batch, generators)
+        image = self._encode_images(batch, generators)
         return TokenizedBatch(to_device(caption, self.data.device), image.inputs, image.targets, batch.keys)
 
-    def _image_tokens(
+    def _encode_images(
         self, batch: ImageBatch | TokenBatch, generators: list[np.random.Generator] | None
     ) -> ImageTokens:
+        """Encode images with the dVAE, or move cached tokens to the device. generators: as for `_tokenize`."""
         if isinstance(batch, TokenBatch):
             tokens = to_device(batch.tokens, self.data.device)
             return ImageTokens(tokens, tokens)
         logits = self.dvae.logits(self.data.pixels(batch))
-        return self.image_tokens(logits, generators) if generators else argmax(logits)
+        return self.choose_tokens(logits, generators) if generators else most_probable_tokens(logits)
 
     def _open_cache(self, context: StageContext) -> TokenCache | None:
         """Open the token cache of all training images, encoding them if needed; None to encode each batch instead."""

@@ -47,7 +47,7 @@ def test_loss_and_metrics_match_batch_features():
 def test_captions_are_as_long_as_a_batch_needs_or_of_one_length_to_compile(compiled):
     stage = build("clip", compile=compiled, model=replace(CONFIGS["clip"].model, text_positions=64))
     given = []
-    hook = stage.clip.text.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    hook = stage.model.text.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
     stage.loss(stage.model, distinct_batch(stage), 0, torch.Generator())
     hook.remove()
     (ids,) = given
@@ -69,7 +69,7 @@ def test_validation_weighs_batches_by_number_of_images():
 @torch.no_grad()
 def test_constant_features_score_at_chance():
     stage = build("clip", batch_size=10)
-    for tower in (stage.clip.image, stage.clip.text):
+    for tower in (stage.model.image, stage.model.text):
         tower.projection.weight.zero_()
     assert stage.validate(stage.model)["loss"] == pytest.approx(math.log(10), rel=1e-4)
 
@@ -83,10 +83,10 @@ def test_long_captions_are_truncated_in_training():
 
 def test_sizes_come_from_data_and_tokenizer():
     stage = build("clip")
-    assert stage.clip.config.image_size == 16
-    assert stage.clip.tokenizer.vocabulary <= CONFIGS["clip"].model.text_vocabulary - 2
-    assert stage.clip.config.text_vocabulary == stage.clip.tokenizer.vocabulary + 2
-    assert stage.clip.tokenizer.vocabulary > 256  # it learned words
+    assert stage.model.config.image_size == 16
+    assert stage.model.tokenizer.vocabulary <= CONFIGS["clip"].model.text_vocabulary - 2
+    assert stage.model.config.text_vocabulary == stage.model.tokenizer.vocabulary + 2
+    assert stage.model.tokenizer.vocabulary > 256  # it learned words
 
 
 def test_saved_stage_loads_as_clip(tmp_path):
@@ -95,7 +95,7 @@ def test_saved_stage_loads_as_clip(tmp_path):
     loaded = CLIP.load(tmp_path)
     record = stage.data.val[0]
     assert loaded.score([record.image], list(record.captions)).equal(
-        stage.clip.eval().score([record.image], list(record.captions))
+        stage.model.eval().score([record.image], list(record.captions))
     )
 
 

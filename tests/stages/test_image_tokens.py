@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dalle.losses import token_nll
-from dalle.stages.image_tokens import argmax, get_image_tokens, sampled, soft
+from dalle.stages.image_tokens import most_probable_tokens, sampled_tokens, soft_target_tokens, token_choice_named
 
 
 def generators(count: int, seed: int = 0) -> list[np.random.Generator]:
@@ -18,14 +18,14 @@ def some_logits(batch: int = 2) -> torch.Tensor:
 
 def test_argmax_tokens_are_in_raster_order():
     logits = some_logits()
-    tokens = argmax(logits)
+    tokens = most_probable_tokens(logits)
     assert tokens.inputs.equal(tokens.targets)
     assert tokens.inputs[1, 4 * 2 + 3] == logits[1, :, 2, 3].argmax()
 
 
 def test_sampled_tokens_follow_their_probabilities():
     logits = torch.tensor([2.0, 1.0, 0.0, -torch.inf, -1.0])
-    tokens = sampled(logits[:, None, None].expand(4, 5, 100, 100), generators(4))
+    tokens = sampled_tokens(logits[:, None, None].expand(4, 5, 100, 100), generators(4))
     assert tokens.inputs is tokens.targets
     counts = torch.bincount(tokens.inputs.flatten(), minlength=5)
     assert counts[3] == 0
@@ -37,10 +37,10 @@ def test_sampled_tokens_follow_their_probabilities():
 
 def test_each_image_samples_with_its_own_generator():
     logits = some_logits()
-    both = sampled(logits, generators(2)).inputs
-    second = sampled(logits[1:], generators(2)[1:]).inputs
+    both = sampled_tokens(logits, generators(2)).inputs
+    second = sampled_tokens(logits[1:], generators(2)[1:]).inputs
     assert both[1].equal(second[0])
-    assert not sampled(logits, generators(2, seed=1)).inputs.equal(both)
+    assert not sampled_tokens(logits, generators(2, seed=1)).inputs.equal(both)
 
 
 @pytest.mark.parametrize(("uniform", "code"), [(0.0, 1), (1 - 2**-24, 5)])
@@ -51,13 +51,13 @@ def test_extreme_uniform_numbers_give_valid_codes(uniform, code):
 
     logits = some_logits(batch=1)
     logits[:, [0, 6]] = -torch.inf
-    assert (sampled(logits, [Extreme(np.random.PCG64())]).inputs == code).all()
+    assert (sampled_tokens(logits, [Extreme(np.random.PCG64())]).inputs == code).all()
 
 
 def test_soft_targets_are_the_distribution_of_sampled_inputs():
     logits = some_logits()
-    tokens = soft(logits, generators(2))
-    assert tokens.inputs.equal(sampled(logits, generators(2)).inputs)
+    tokens = soft_target_tokens(logits, generators(2))
+    assert tokens.inputs.equal(sampled_tokens(logits, generators(2)).inputs)
     assert tokens.targets.shape == (2, 12, 7)
     torch.testing.assert_close(tokens.targets[1, 4 * 2 + 3], logits[1, :, 2, 3].softmax(dim=0))
 
@@ -65,12 +65,12 @@ def test_soft_targets_are_the_distribution_of_sampled_inputs():
 def test_soft_loss_is_the_expected_loss_of_samples():
     logits, answer = some_logits(batch=1), torch.randn(1, 12, 7, generator=torch.Generator().manual_seed(1))
     draws = 4_000
-    tokens = sampled(logits.expand(draws, -1, -1, -1), generators(draws)).targets
+    tokens = sampled_tokens(logits.expand(draws, -1, -1, -1), generators(draws)).targets
     mean = token_nll(answer.expand(draws, -1, -1), tokens).mean(dim=0)
-    expected = token_nll(answer, soft(logits, generators(1)).targets)[0]
+    expected = token_nll(answer, soft_target_tokens(logits, generators(1)).targets)[0]
     assert (mean - expected).abs().max() < 0.15  # the draws' standard deviation is about 1.5 / sqrt(4000)
 
 
 def test_unknown_image_targets_raise():
     with pytest.raises(ValueError, match="image_targets='hard' is unknown; choose one of argmax, sampled, soft"):
-        get_image_tokens("hard")
+        token_choice_named("hard")

@@ -219,5 +219,5 @@ def test_empty_validation_split_raises_before_training(name):
 
 def test_clip_may_be_trained_on_smaller_images_than_the_other_stages():
     stage = build("clip", image_size=8)
-    assert stage.data.image_size == stage.clip.config.image_size == 8
-    assert build("clip").clip.config.image_size == SIZE
+    assert stage.data.image_size == stage.model.config.image_size == 8
+    assert build("clip").model.config.image_size == SIZE

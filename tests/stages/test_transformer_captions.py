@@ -25,9 +25,7 @@ def captions(stage, number: int) -> torch.Tensor:
 
 def without_dropout(stage, number: int) -> torch.Tensor:
     words = next(stage.data.batches(number)).captions
-    return stage.transformer.sequence.pad_captions(
-        [stage.tokenizer.encode(caption) for caption in words], truncate=True
-    )
+    return stage.model.sequence.pad_captions([stage.tokenizer.encode(caption) for caption in words], truncate=True)
 
 
 def test_bpe_dropout_is_reproducible_by_batch_number(dvae_folder):
@@ -170,7 +168,7 @@ def test_given_tokenizer_is_used(dvae_folder, tmp_path):
     learned = build("transformer", dvae_folder, tokenizer_records=64).tokenizer
     learned.save(tmp_path / "tokenizer.json")
     taken = build("transformer", dvae_folder, tokenizer_records=1, tokenizer=str(tmp_path / "tokenizer.json"))
-    assert taken.transformer.config.text_vocabulary == 288
+    assert taken.model.config.text_vocabulary == 288
     assert taken.tokenizer.encode("a small red circle") == learned.encode("a small red circle")
     small = replace(CONFIGS["transformer"].model, text_vocabulary=287)
     with pytest.raises(
