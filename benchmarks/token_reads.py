@@ -41,12 +41,12 @@ def token_reads(root: Path, records: int, positions: int, rounds: int, size: int
     np.load(root / "tokens" / "states.npy", mmap_mode="r+")[:] = ENCODED
     steps = max(1, records // size)
     rows = [generator.permutation(records)[:size] for _ in range(steps)]
-    views = np.zeros(len(rows[0]), np.int64)
+    crops = np.zeros(len(rows[0]), np.int64)
     whole = np.ones((len(rows[0]), positions), np.int64)  # as many bytes as in a batch
 
     def read() -> None:
         for picked in rows:
-            cache.read(views, picked)
+            cache.read(crops, picked)
 
     def take() -> None:
         for picked in rows:

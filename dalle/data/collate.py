@@ -82,7 +82,7 @@ class ImageCollator(Collator[ImageBatch]):
 class TokenSample(NamedTuple):
     """Position of one image's tokens in a `TokenCache`, and one caption. Tokens are read for a whole batch at once."""
 
-    view: int
+    crop: int
     record: int
     caption: str
     key: str
@@ -100,16 +100,16 @@ class TokenCollator(Collator[TokenBatch]):
         self.keys = source.keys()
 
     def sample(self, index: int, epoch: int, seed: int) -> TokenSample:
-        view, key = epoch % self.cache.settings.views, self.keys[index]
-        if not self.cache.is_encoded(view, index):
+        crop, key = epoch % self.cache.settings.crops, self.keys[index]
+        if not self.cache.is_encoded(crop, index):
             raise UnreadableRecord(key, "could not be read when the tokens were encoded")
         captions = self.source.captions(index)
         caption = draw_caption(captions, numpy_generator("training record", seed, epoch, index))
-        return TokenSample(view, index, caption, key)
+        return TokenSample(crop, index, caption, key)
 
     def collate(self, samples: Sequence[TokenSample], unreadable: dict[str, str]) -> TokenBatch:
-        views, indices, captions, keys = zip(*samples, strict=True)
-        tokens = torch.from_numpy(self.cache.read(views, indices))
+        crops, indices, captions, keys = zip(*samples, strict=True)
+        tokens = torch.from_numpy(self.cache.read(crops, indices))
         return TokenBatch(tokens, list(captions), list(keys), unreadable)
 
 

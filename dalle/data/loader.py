@@ -1,9 +1,9 @@
-"""Data loader: batches that depend only on (seed, step), on any number of ranks.
+"""Data loader: micro-batches that depend only on (seed, number), on any number of ranks.
 
 Position p of the infinite stream is in epoch p // len(source). Each epoch visits every record once, in its own random
-order. Step s takes batch_size * world_size positions, starting at s * batch_size * world_size, split evenly among the
-ranks. A run therefore resumes from a step number. Ranks and DataLoader workers only change which process prepares a
-batch, never its content.
+order. Micro-batch n takes batch_size * world_size positions, starting at n * batch_size * world_size, split evenly
+among the ranks; an update has one or several micro-batches. A run therefore resumes from the number of a micro-batch.
+Ranks and DataLoader workers only change which process prepares a batch, never its content.
 """
 
 import itertools
@@ -32,15 +32,15 @@ def image_batches(
     *,
     batch_size: int,
     seed: int,
-    start_step: int = 0,
+    start: int = 0,
     rank: int = 0,
     world_size: int = 1,
     workers: int = 0,
 ) -> Iterator[ImageBatch]:
-    """Yield training batches from `start_step`, without end.
+    """Yield this rank's training micro-batches without end, from number `start` on.
 
-    `batch_size` is the number of images per rank. The batches of `world_size` ranks at one step together equal the
-    batch of a single rank with batch_size * world_size. All batches are full: the last one of an epoch is filled from
+    `batch_size` is the number of images per rank. The micro-batches of one number on `world_size` ranks together equal
+    that of a single rank with batch_size * world_size. All batches are full: the last one of an epoch is filled from
     the next epoch. An unreadable record is replaced by another one of its epoch, far from it in the order, so that a
     batch does not have a record twice unless it is a large part of the epoch. It is listed in the batch, and logged
     once. With `workers` > 0, that many DataLoader workers prepare batches ahead.
@@ -49,9 +49,9 @@ def image_batches(
     reading a record raises an unexpected exception, or if a worker process dies.
     """
     stream = _BatchLoader(ImageCollator(source, transform), batch_size, seed, rank, world_size)
-    if start_step < 0 or workers < 0:
-        raise ValueError(f"start_step {start_step} and workers {workers} must be 0 or more")
-    return log_unreadable(prefetch(stream, itertools.count(start_step), workers))
+    if start < 0 or workers < 0:
+        raise ValueError(f"start {start} and workers {workers} must be 0 or more")
+    return log_unreadable(prefetch(stream, itertools.count(start), workers))
 
 
 def token_batches(
@@ -60,17 +60,17 @@ def token_batches(
     *,
     batch_size: int,
     seed: int,
-    start_step: int = 0,
+    start: int = 0,
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[TokenBatch]:
     """Yield the batches of `image_batches` without end, with cached tokens instead of images. Opens no image.
 
-    Epoch e uses the cached crops with number e modulo the number of crops (`views` of the cache's settings). With seed
+    Epoch e uses the cached crops with number e modulo the number of crops (`crops` of the cache's settings). With seed
     0, these epochs use exactly the image crops of `image_batches` until crops are used again.
     """
     stream = _BatchLoader(TokenCollator(source, cache), batch_size, seed, rank, world_size)
-    return log_unreadable(prefetch(stream, itertools.count(start_step), workers=0))
+    return log_unreadable(prefetch(stream, itertools.count(start), workers=0))
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class EncoderBatch:
 def encoder_batches(
     source: Source, transform: Transform, blocks: Iterable[RecordBlock], workers: int = 0
 ) -> Iterator[EncoderBatch]:
-    """Yield the image crops of each block as in a run with seed 0, in the epoch given by the block's view.
+    """Yield the image crops of each block as in a run with seed 0, in the epoch given by the block's crop.
 
     Raises `LoadingError` as `image_batches` does.
     """
@@ -134,7 +134,7 @@ BatchT = TypeVar("BatchT", bound=_HasUnreadable)
 
 
 class _BatchLoader(Generic[BatchT]):
-    """`BatchLoader` of the training batches of one rank, by step number."""
+    """`BatchLoader` of the training micro-batches of one rank, by number."""
 
     def __init__(self, collator: Collator[BatchT], batch_size: int, seed: int, rank: int, world_size: int):
         _check_arguments(collator.source, batch_size)
@@ -151,8 +151,8 @@ class _BatchLoader(Generic[BatchT]):
         self.replacement_stride = replacement_stride(self.records)
         self.orders: dict[int, np.ndarray] = {}  # epoch -> permutation of the records; keeps the last two epochs
 
-    def load(self, step: int, report_index: ReportIndex) -> BatchT:
-        first = (step * self.world_size + self.rank) * self.batch_size
+    def load(self, number: int, report_index: ReportIndex) -> BatchT:
+        first = (number * self.world_size + self.rank) * self.batch_size
         samples, unreadable = [], {}
         for position in range(first, first + self.batch_size):
             sample, skipped = self.sample(position, report_index)
@@ -210,7 +210,7 @@ class _CropLoader:
         for row, index in enumerate(range(block.first, block.last)):
             report_index(index)
             try:
-                pixels[row] = self.collator.sample(index, block.view, seed=0).pixels
+                pixels[row] = self.collator.sample(index, block.crop, seed=0).pixels
             except UnreadableRecord as problem:
                 readable[row] = False
                 unreadable[problem.key] = problem.reason

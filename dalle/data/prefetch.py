@@ -31,7 +31,7 @@ class LoadingError(ValueError):
 
 
 class BatchLoader(Protocol[ItemT, BatchT]):
-    """Interface of an object that loads one batch per item, such as a step number."""
+    """Interface of an object that loads one batch per item, such as the number of a micro-batch."""
 
     def load(self, item: ItemT, report_index: ReportIndex, /) -> BatchT:
         """Load the batch of one item. Raises `LoadingError`.

@@ -1,8 +1,8 @@
 """Cache of image tokens: the tokens of a whole data set in a folder of memory-mapped files.
 
-    tokens.npy    (views, records, positions) unsigned integers; read with numpy.load(..., mmap_mode="r")
-    states.npy    (views, records) uint8: PENDING, ENCODED or UNREADABLE
-    cache.json    settings that the tokens were made with
+    tokens.npy    (crops, records, positions) unsigned integers; read with numpy.load(..., mmap_mode="r")
+    states.npy    (crops, records) uint8: PENDING, ENCODED or UNREADABLE
+    cache.json    settings that the tokens were made with; there the number of crops is called views
 
 A cache is valid for one ordered set of records, one transform and one dVAE, identified by digests. Opening it with
 other settings raises `TokenCacheMismatch` with the differences.
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 TOKENS, STATES, CACHE = "tokens.npy", "states.npy", "cache.json"
 PENDING, ENCODED, UNREADABLE = range(3)
+SAVED_NAMES = {"crops": "views"}  # settings that have another name in cache.json
 BLOCK_SIZE = 32  # records per encoding batch; fixed, so that tokens do not depend on the number of processes
 
 
@@ -46,19 +47,29 @@ class TokenCacheSettings:
     image_size: int  # pixels
     transform: str  # name of the transform
     dvae: str  # digest of the checkpoint
-    views: int  # number of crops of each image that are encoded; view v has the crops of epoch v
+    crops: int  # number of crops of each image that are encoded; crop number c is that of epoch c
     device: str = "cpu"  # that encoded the tokens; near ties between codes may be resolved differently on another
     precision: str = "float32"  # of the encoding
 
     def digest(self) -> str:
         """Return a digest of all settings: 12 hexadecimal digits."""
-        return digest_of(json.dumps([FORMAT, asdict(self)], sort_keys=True).encode())[:12]
+        return digest_of(json.dumps([FORMAT, self.saved()], sort_keys=True).encode())[:12]
+
+    def saved(self) -> dict[str, Any]:
+        """Return the settings by their names in cache.json."""
+        return {SAVED_NAMES.get(name, name): value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_saved(cls, saved: dict[str, Any]) -> "TokenCacheSettings":
+        """Return the settings of a cache.json. Raises TypeError if one is missing or unknown."""
+        names = {saved_name: name for name, saved_name in SAVED_NAMES.items()}
+        return cls(**{names.get(name, name): value for name, value in {**saved}.items()})
 
 
 class RecordBlock(NamedTuple):
-    """Range of records, `first` to `last` (exclusive), in one view of a token cache."""
+    """Range of records, `first` to `last` (exclusive), of one crop of a token cache."""
 
-    view: int
+    crop: int
     first: int
     last: int
 
@@ -71,7 +82,7 @@ class TokenCache:
         self.folder = folder
         self.settings = settings
         self.metadata = _read_metadata(folder)
-        stored = TokenCacheSettings(**self.metadata["kind"])
+        stored = TokenCacheSettings.from_saved(self.metadata["kind"])
         if stored.device != settings.device:  # only possible in a folder that the user has set
             log.warning(
                 "the tokens in %s were encoded on %s, but this run uses %s", folder, stored.device, settings.device
@@ -82,8 +93,8 @@ class TokenCache:
                 "settings, or encode the images again into another folder"
             )
         try:
-            self.tokens: np.ndarray = np.load(folder / TOKENS, mmap_mode="r")  # (views, records, positions)
-            self.states: np.ndarray = np.load(folder / STATES, mmap_mode="r")  # (views, records)
+            self.tokens: np.ndarray = np.load(folder / TOKENS, mmap_mode="r")  # (crops, records, positions)
+            self.states: np.ndarray = np.load(folder / STATES, mmap_mode="r")  # (crops, records)
         except (OSError, ValueError, EOFError) as problem:
             raise TokenCacheMismatch(f"the token cache {folder} is damaged: {problem}; delete the folder") from problem
 
@@ -106,10 +117,10 @@ class TokenCache:
             folder.parent.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
             try:
-                shape = (settings.views, records, positions)
+                shape = (settings.crops, records, positions)
                 _create_zeros(temporary / TOKENS, shape, np.min_scalar_type(vocabulary - 1))
                 _create_zeros(temporary / STATES, shape[:2], np.dtype(np.uint8))
-                metadata = {"format": FORMAT, "kind": asdict(settings), **about}
+                metadata = {"format": FORMAT, "kind": settings.saved(), **about}
                 (temporary / CACHE).write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
                 temporary.chmod(0o777 & ~_umask())
                 os.rename(temporary, folder)
@@ -120,40 +131,40 @@ class TokenCache:
                 shutil.rmtree(temporary, ignore_errors=True)
         return cls(folder, settings)
 
-    def read(self, views: Sequence[int] | np.ndarray, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Return the tokens of the given views (b) and records (b): (b, n) int64."""
-        return self.tokens[views, indices].astype(np.int64)
+    def read(self, crops: Sequence[int] | np.ndarray, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return the tokens of the given crops (b) of the given records (b): (b, n) int64."""
+        return self.tokens[crops, indices].astype(np.int64)
 
-    def is_encoded(self, view: int, index: int) -> bool:
-        """Return True if the record could be read when it was encoded."""
-        return self.states[view, index] == ENCODED
+    def is_encoded(self, crop: int, index: int) -> bool:
+        """Return True if the record could be read when this crop of it was encoded."""
+        return self.states[crop, index] == ENCODED
 
     def pending_blocks(self, retry_unreadable: bool = False) -> Iterator[RecordBlock]:
         """Yield the blocks of records whose tokens are not written yet.
 
         retry_unreadable: also yield the blocks that have an unreadable record.
         """
-        for view, states in enumerate(self.states):
+        for crop, states in enumerate(self.states):
             for first in range(0, len(states), BLOCK_SIZE):
                 last = min(first + BLOCK_SIZE, len(states))
                 missing = states[first:last] != ENCODED if retry_unreadable else states[first:last] == PENDING
                 if missing.any():
-                    yield RecordBlock(view, first, last)
+                    yield RecordBlock(crop, first, last)
 
     def write(self, block: RecordBlock, tokens: np.ndarray, readable: np.ndarray) -> None:
         """Write the tokens (b, n) of a block and a mask (b) of readable records. Raises OSError if the disk is full.
 
         Records that are encoded already keep their tokens if they are unreadable now.
         """
-        kept = (self.states[block.view, block.first : block.last] == ENCODED) & ~readable
-        tokens = np.where(kept[:, None], self.tokens[block.view, block.first : block.last], tokens)
+        kept = (self.states[block.crop, block.first : block.last] == ENCODED) & ~readable
+        tokens = np.where(kept[:, None], self.tokens[block.crop, block.first : block.last], tokens)
         readable = readable | kept
-        position = block.view * self.tokens.shape[1] + block.first
+        position = block.crop * self.tokens.shape[1] + block.first
         self._write_elements(self.folder / TOKENS, self.tokens, position * self.tokens.shape[2], tokens)
         self._write_elements(self.folder / STATES, self.states, position, np.where(readable, ENCODED, UNREADABLE))
 
     def count(self, state: int) -> int:
-        """Return how many of the views * records entries are in `state`."""
+        """Return how many of the crops * records entries are in `state`."""
         return int((self.states == state).sum())
 
     @staticmethod
@@ -189,7 +200,7 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
                 f"the token cache {folder} has format {metadata['format']}, but this version reads format {FORMAT}: "
                 "encode the images again"
             )
-        TokenCacheSettings(**metadata["kind"])
+        TokenCacheSettings.from_saved(metadata["kind"])
     except FileNotFoundError as problem:
         raise TokenCacheMismatch(
             f"{folder} is not a token cache, because it has no {CACHE}: choose another folder"
@@ -204,7 +215,6 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
 def _differences(old: TokenCacheSettings, new: TokenCacheSettings) -> list[str]:
     """Describe each setting that differs between two caches, one phrase each."""
     words = {
-        "views": "crops",
         "data": "the digest of the records",
         "image_size": "the image size",
         "dvae": "the digest of the dVAE",

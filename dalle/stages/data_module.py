@@ -143,7 +143,7 @@ class DataModule:
             self.transform,
             batch_size=self.batch_size,
             seed=self.seed,
-            start_step=start,
+            start=start,
             rank=distributed.get_rank(),
             world_size=distributed.get_world_size(),
             workers=self.workers,
@@ -156,7 +156,7 @@ class DataModule:
             cache,
             batch_size=self.batch_size,
             seed=self.seed,
-            start_step=start,
+            start=start,
             rank=distributed.get_rank(),
             world_size=distributed.get_world_size(),
         )

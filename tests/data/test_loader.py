@@ -74,9 +74,9 @@ def test_batch_has_matching_images_captions_and_keys():
         assert caption in Numbered(10)[int(key.split()[1])].captions
 
 
-def test_starting_at_a_step_continues_the_same_stream():
+def test_starting_at_a_micro_batch_continues_the_same_stream():
     source = Numbered(10)
-    assert_same(taken(9, source)[5:], taken(4, source, start_step=5))
+    assert_same(taken(9, source)[5:], taken(4, source, start=5))
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
@@ -93,9 +93,9 @@ def test_ranks_together_make_the_batch_of_one_rank(world_size):
 def test_worker_processes_give_the_same_batches():
     source = Numbered(10, broken=(2,))
     state = torch.get_rng_state()
-    in_workers = taken(6, source, start_step=2, workers=2)
+    in_workers = taken(6, source, start=2, workers=2)
     assert torch.equal(torch.get_rng_state(), state)
-    assert_same(in_workers, taken(6, source, start_step=2))
+    assert_same(in_workers, taken(6, source, start=2))
 
 
 def test_every_record_occurs_once_per_epoch_in_a_new_order():
@@ -175,7 +175,7 @@ def test_ordered_visits_every_readable_record_once():
         ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),
         ({"rank": 2, "world_size": 2}, "rank 2 is not one of 2 ranks"),
         ({"seed": -1}, "seed -1"),
-        ({"start_step": -1}, "start_step -1"),
+        ({"start": -1}, "start -1"),
     ],
 )
 def test_invalid_numbers_raise_at_once(options, message):
@@ -194,12 +194,12 @@ def test_empty_source_raises_at_once():
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_any_step_of_any_rank_can_be_loaded_alone(world_size):
+def test_any_micro_batch_of_any_rank_can_be_loaded_alone(world_size):
     source = Numbered(13, broken=(6,))
     for rank in range(world_size):
         whole = taken(9, source, rank=rank, world_size=world_size)
-        for step in (7, 0, 5):
-            assert_same([whole[step]], taken(1, source, rank=rank, world_size=world_size, start_step=step))
+        for number in (7, 0, 5):
+            assert_same([whole[number]], taken(1, source, rank=rank, world_size=world_size, start=number))
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])
@@ -267,7 +267,7 @@ def made_up_tokens(images: torch.Tensor) -> torch.Tensor:
 
 
 def encoded(source: Numbered, folder: Path, count: int) -> TokenCache:
-    """Return `count` augmented views of all records."""
+    """Return a cache of `count` crops of all records."""
     kind = TokenCacheSettings(source.digest(), SIZE, "dvae", "made up", count)
     cache = TokenCache.create(folder, kind, len(source), positions=4, vocabulary=766, about={})
     for seen in encoder_batches(source, dvae_augmentation, list(cache.pending_blocks())):
@@ -280,26 +280,26 @@ def tokens_taken(count: int, source: Numbered, cache: TokenCache, **options) -> 
     return list(islice(token_batches(source, cache, **settings), count))
 
 
-@pytest.mark.parametrize(("rank", "world_size", "start_step"), [(0, 1, 0), (0, 1, 5), (1, 2, 2)])
-def test_one_view_per_epoch_matches_batches_of_images(tmp_path, rank, world_size, start_step):
+@pytest.mark.parametrize(("rank", "world_size", "start"), [(0, 1, 0), (0, 1, 5), (1, 2, 2)])
+def test_one_crop_per_epoch_matches_batches_of_images(tmp_path, rank, world_size, start):
     source = Numbered(11, broken=(4,))
     cache = encoded(source, tmp_path / "tokens", 4)
-    options = {"seed": 0, "rank": rank, "world_size": world_size, "start_step": start_step}
-    steps = 4 * 11 // (3 * world_size) - start_step
-    opened, read = taken(steps, source, **options), tokens_taken(steps, source, cache, **options)
-    assert len(opened) == len(read) == steps
+    options = {"seed": 0, "rank": rank, "world_size": world_size, "start": start}
+    count = 4 * 11 // (3 * world_size) - start
+    opened, read = taken(count, source, **options), tokens_taken(count, source, cache, **options)
+    assert len(opened) == len(read) == count
     for pictures, tokens in zip(opened, read, strict=True):
         assert tokens.tokens.equal(made_up_tokens(pictures.images))
         assert (tokens.captions, tokens.keys) == (pictures.captions, pictures.keys)
         assert tokens.unreadable.keys() == pictures.unreadable.keys()
 
 
-def test_views_repeat_after_the_last(tmp_path):
+def test_crops_repeat_after_the_last(tmp_path):
     source = Numbered(6)
     cache = encoded(source, tmp_path / "tokens", 2)
     epochs = [{}, {}, {}, {}]
     for epoch in range(4):
-        for batch in tokens_taken(2, source, cache, seed=3, start_step=2 * epoch):
+        for batch in tokens_taken(2, source, cache, seed=3, start=2 * epoch):
             epochs[epoch] |= dict(zip(batch.keys, batch.tokens.tolist(), strict=True))
     assert epochs[0] == epochs[2] and epochs[1] == epochs[3]
     assert all(epochs[0][key] != epochs[1][key] for key in epochs[0])

@@ -20,7 +20,7 @@ from dalle.data.token_cache import (
     TokenCacheSettings,
 )
 
-SETTINGS = TokenCacheSettings(data="d1", image_size=16, transform="transformer", dvae="v1", views=2)
+SETTINGS = TokenCacheSettings(data="d1", image_size=16, transform="transformer", dvae="v1", crops=2)
 RECORDS = BLOCK_SIZE + 5
 
 
@@ -33,7 +33,7 @@ def fill(cache: TokenCache, blocks: int | None = None) -> np.ndarray:
     tokens = np.random.default_rng(0).integers(8192, size=(2, RECORDS, 16))
     for block in list(cache.pending_blocks())[:blocks]:
         rows = np.arange(block.first, block.last)
-        cache.write(block, tokens[block.view, rows], rows != 3)
+        cache.write(block, tokens[block.crop, rows], rows != 3)
     return tokens
 
 
@@ -51,7 +51,7 @@ def test_tokens_round_trip_in_any_order_and_with_numpy(tmp_path):
 def test_records_without_image_are_counted(tmp_path):
     cache = created(tmp_path / "tokens")
     fill(cache)
-    assert [cache.is_encoded(view, 3) for view in (0, 1)] == [False, False]
+    assert [cache.is_encoded(crop, 3) for crop in (0, 1)] == [False, False]
     assert cache.is_encoded(1, 4)
     assert [cache.count(state) for state in (PENDING, ENCODED, UNREADABLE)] == [0, 2 * RECORDS - 2, 2]
 
@@ -61,10 +61,10 @@ def test_unreadable_records_are_tried_again_only_on_request(tmp_path):
     tokens = fill(cache)
     assert list(cache.pending_blocks()) == []
     blocks = list(cache.pending_blocks(retry_unreadable=True))
-    assert [tuple(block) for block in blocks] == [(view, 0, BLOCK_SIZE) for view in (0, 1)]
+    assert [tuple(block) for block in blocks] == [(crop, 0, BLOCK_SIZE) for crop in (0, 1)]
     rows = np.arange(BLOCK_SIZE)
     for block in blocks:
-        cache.write(block, np.where(rows[:, None] == 5, 0, tokens[block.view, rows]), rows != 5)
+        cache.write(block, np.where(rows[:, None] == 5, 0, tokens[block.crop, rows]), rows != 5)
     assert cache.count(ENCODED) == 2 * RECORDS  # record 3 is readable now, and record 5 keeps its tokens
     assert (cache.tokens == tokens).all()
 
@@ -104,7 +104,7 @@ def test_concurrent_creation_shares_one_cache(tmp_path, monkeypatch):
     [
         ({"data": "d2"}, "the digest of the records was d1 and is now d2"),
         ({"image_size": 32}, "the image size was 16 and is now 32"),
-        ({"transform": "none", "views": 1}, "transform was transformer and is now none; crops was 2 and is now 1"),
+        ({"transform": "none", "crops": 1}, "transform was transformer and is now none; crops was 2 and is now 1"),
         ({"dvae": "v2"}, "the digest of the dVAE was v1 and is now v2"),
     ],
     ids=str,
@@ -126,6 +126,20 @@ def test_folder_with_other_content_is_not_overwritten(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
+def test_settings_are_saved_under_the_names_and_the_digest_of_earlier_caches(tmp_path):
+    created(tmp_path / "tokens")
+    assert json.loads((tmp_path / "tokens" / CACHE).read_text())["kind"] == {
+        "data": "d1",
+        "image_size": 16,
+        "transform": "transformer",
+        "dvae": "v1",
+        "views": 2,
+        "device": "cpu",
+        "precision": "float32",
+    }
+    assert SETTINGS.digest() == "cad3b709768d"
+
+
 def test_damage_raises(tmp_path):
     created(tmp_path / "tokens")
     whole = (tmp_path / "tokens" / STATES).read_bytes()
@@ -133,7 +147,10 @@ def test_damage_raises(tmp_path):
     with pytest.raises(TokenCacheMismatch, match=r"damaged: .*; delete the folder"):
         TokenCache(tmp_path / "tokens", SETTINGS)
     told = json.loads((tmp_path / "tokens" / CACHE).read_text())
-    for content, said in [("{", "cannot be read"), ("{}", "cannot be read"), (told | {"format": 2}, "has format 2")]:
+    for content, said in [
+        *(("{", "cannot be read"), ("{}", "cannot be read"), (told | {"format": 2}, "has format 2")),
+        *((told | {"kind": 5}, "cannot be read"), (told | {"kind": {}}, "cannot be read")),
+    ]:
         text = content if isinstance(content, str) else json.dumps(content)
         (tmp_path / "tokens" / CACHE).write_text(text)
         with pytest.raises(TokenCacheMismatch, match=said):

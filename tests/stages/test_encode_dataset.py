@@ -85,7 +85,7 @@ def test_unreadable_images_are_skipped_as_in_training_on_images(dvae_folder, pho
     tokens = stage_of(dvae_folder, tmp_path, **settings)
     settings["crops"] = 0
     records = len(tokens.data.train)
-    assert_same(stage_of(dvae_folder, None, **settings), tokens, tokens.cache.settings.views * records // 4)
+    assert_same(stage_of(dvae_folder, None, **settings), tokens, tokens.cache.settings.crops * records // 4)
     assert "could not be read" in summary(tokens.cache)
     assert "skipped unreadable record broken" in caplog.text
 
