@@ -42,7 +42,7 @@ def main(config: TrainConfig) -> None:
             raise ValueError("run plan=true without torchrun: world= is the number of cards that are planned")
         from dalle.cli.train_plan import print_plans  # here, since training does not need it
 
-        print_plans(plan_runs(config))
+        print_plans(list_runs(config))
         return
     device = distributed.init_process_group(config.device, config.deterministic, config.timeout_minutes)
     try:
@@ -58,7 +58,7 @@ def main(config: TrainConfig) -> None:
 
 def train_stages(config: TrainConfig, device: torch.device, mesh: DeviceMesh | None) -> None:
     """Train one stage, or all stages in turn, with weights sharded over `mesh` if there is one."""
-    runs = plan_runs(config)
+    runs = list_runs(config)
     check_init(runs)
     if len(runs) > 1:
         check_dvae_unchanged(runs)
@@ -74,8 +74,8 @@ def train_stages(config: TrainConfig, device: torch.device, mesh: DeviceMesh | N
         print_once(f'{parent}: all stages are finished; next: python sample.py checkpoint={parent} caption="..."')
 
 
-def plan_runs(config: TrainConfig) -> list[tuple[TrainConfig, Path]]:
-    """Return the runs to train, in order: (options of one stage, run folder) each."""
+def list_runs(config: TrainConfig) -> list[tuple[TrainConfig, Path]]:
+    """List the runs that the options ask for, in the order of training: (options of one stage, run folder) each."""
     config = replace(config, out=str(Path(config.out).expanduser()))
     if config.ablation is not None:
         return [(config, Job.from_config(config).folder(config.out))]
@@ -167,8 +167,16 @@ def train_stage(config: TrainConfig, folder: Path, device: torch.device, mesh: D
     if config.dvae is not None:
         checkpoint.read_config(config.dvae, "dvae")  # raises before anything is written
         settings["dvae"] = checkpoint.digest(config.dvae)
-    exact = config.stage.accumulation_is_exact
-    run = Run(folder, settings, config.seed, device, config.wandb, default_config(config), mesh, exact)
+    run = Run(
+        folder,
+        settings,
+        seed=config.seed,
+        device=device,
+        wandb=config.wandb,
+        defaults=default_config(config),
+        mesh=mesh,
+        accumulation_is_exact=config.stage.accumulation_is_exact,
+    )
     done, steps = run.resume_point.step, config.stage.steps
     if done >= steps:
         print_once(f"{folder}: finished, {done} updates done")
@@ -178,8 +186,14 @@ def train_stage(config: TrainConfig, folder: Path, device: torch.device, mesh: D
         print_once(f"{folder}: {warning}")
     seed_global_generators("initial weights", config.seed, device=device)
     dvae = None if config.dvae is None else Path(config.dvae)
-    seed = config.seed if init is None else init.data_seed(config.seed)
-    context = StageContext(seed, device, dvae, tokens_folder(config), init, folder if done else None)
+    context = StageContext(
+        seed=config.seed if init is None else init.data_seed(config.seed),
+        device=device,
+        dvae=dvae,
+        tokens=tokens_folder(config),
+        init=init,
+        resume_folder=folder if done else None,
+    )
     stage = STAGES.for_config(config.stage).build(config.stage, config.data, context)
     if init is not None and not init.resumed:
         print_once(f"{folder}: {load_init(stage.model, init, config.stage, dvae)}")

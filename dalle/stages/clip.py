@@ -17,7 +17,8 @@ from dalle.device_transfer import to_device
 from dalle.models.clip.model import CLIP, TOKENIZERS, CLIPConfig
 from dalle.models.dvae.config import DVAEConfig
 from dalle.precision import in_float32
-from dalle.stages.data_module import CaptionedDataConfig, DataModule, StageContext
+from dalle.stages.data_config import CaptionedDataConfig
+from dalle.stages.data_module import DataModule, StageContext, captions_of
 from dalle.tokenizer import CaptionTokenizer
 from dalle.training.ema import EMAConfig
 from dalle.training.flops import ImageCost, forward_flops
@@ -76,7 +77,7 @@ class CLIPStage:
         if config.image_size is not None:
             data = replace(data, image_size=config.image_size)
         self.data = DataModule(captioned_only(data), config, context)
-        model, tokenizer = self._tokenizer(config)
+        model, tokenizer = self._load_or_train_tokenizer(config)
         self.model = CLIP(model, tokenizer).to(context.device)
 
     def batches(self, start: int) -> Iterator[ImageBatch]:
@@ -136,14 +137,14 @@ class CLIPStage:
         assert isinstance(model, CLIP)
         model.save(folder, self.data.add_provenance(meta, folder))
 
-    def _tokenizer(self, config: CLIPStageConfig) -> tuple[CLIPConfig, CaptionTokenizer | CLIPTokenizer]:
+    def _load_or_train_tokenizer(self, config: CLIPStageConfig) -> tuple[CLIPConfig, CaptionTokenizer | CLIPTokenizer]:
         """Load or train the tokenizer. Returns the model config with its vocabulary, and the tokenizer."""
         init, model = self.data.init, config.model_for(self.data.image_size)
         if init is None or config.tokenizer is not None:
             # two ids are reserved for the start and end tokens
-            tokenizer = self.data.tokenizer(config, model.text_vocabulary - 2)
+            tokenizer = self.data.load_or_train_tokenizer(config, model.text_vocabulary - 2)
             return replace(model, text_vocabulary=tokenizer.vocabulary + 2), tokenizer
-        self.data.collect_words(config)
+        self.data.words = self.data.caption_words(captions_of(self.data.train, config.tokenizer_records))
         kept, _ = init.read_config()
         names = ("text_vocabulary", "tokenizer", "start_id", "end_id")
         model = replace(model, **{name: kept[name] for name in names if name in kept})

@@ -1,15 +1,15 @@
 """Data module of the stages: captioned images of a data set, as batches on the device."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dalle import checkpoint, distributed
 from dalle.data import open_splits
@@ -22,13 +22,11 @@ from dalle.data.token_cache import TokenCache
 from dalle.data.transforms import inference_crop, transform_named
 from dalle.device_transfer import to_device
 from dalle.image_conversion import to_unit_range
-from dalle.models.dvae.config import DVAEConfig
 from dalle.seeds import numpy_generator
 from dalle.stages.data_checks import check_enough_records, check_held_out, check_same_records, open_held_out
+from dalle.stages.data_config import CaptionedDataConfig, StageDataConfig
 from dalle.stages.initial_weights import Init
 from dalle.tokenizer import CaptionTokenizer, words_of
-from dalle.training.flops import EncodingCost
-from dalle.training.stage import StageConfig
 
 log = logging.getLogger(__name__)
 MAX_CAPTION_WORDS = 20_000  # a checkpoint lists the words of its captions, unless there are more
@@ -43,70 +41,7 @@ class StageContext:
     dvae: Path | None = None  # checkpoint of the dVAE that encodes images for the transformer or the decoder
     tokens: Path | None = None  # token cache, or a folder of such caches; None: no caching
     init: Init | None = None  # checkpoint that the run starts from; its tokenizer is kept
-    resumed: Path | None = None  # folder of the run if it resumes: its tokenizer is kept too; None: a new run
-
-
-@dataclass(frozen=True)
-class StageDataConfig(StageConfig):
-    """Model and data settings common to all stages. Each stage's config has a field `model`, the model's config."""
-
-    model_class: ClassVar[type[nn.Module]]  # the model that is trained, built as model_class(model)
-    trained_on_tokens: ClassVar[bool] = False  # True: needs dvae=, the dVAE on whose tokens the model is trained
-
-    # augmentation of training images: dvae (Listing 1) | transformer (Listing 2) | affine | placement |
-    # channel_shuffle | none
-    transform: str = "none"
-    validation_images: int = 1_000  # held-out images used for validation, the first of the split
-    workers: int = 2  # processes that load batches; 0: load in the training process
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.validation_images < 1:
-            raise ValueError(f"validation_images={self.validation_images} must be at least 1")
-
-    def model_for(self, image_size: int, dvae: DVAEConfig | None = None) -> Any:
-        """Return the config of the model that is trained on data of this image size and on the codes of `dvae`.
-
-        It is `model` with the sizes that follow from these two. The size of a tokenizer is not known here: the maximum,
-        `text_vocabulary`, remains. `dvae` is needed by models that are trained on tokens only.
-
-        Raises ValueError if the images do not divide into codes.
-        """
-        raise NotImplementedError
-
-    def example_batch(self, images: int, image_size: int) -> tuple[Any, ...]:
-        """Return a micro-batch for `example_loss`: zeros, for `images` images of `image_size` pixels.
-
-        `model` has the sizes of `model_for`.
-        """
-        raise NotImplementedError
-
-    def example_loss(self, model: nn.Module, batch: tuple[Any, ...], ranks: int) -> Tensor:
-        """Compute the training loss of an `example_batch`, for plans: in the time and memory of the stage's own.
-
-        ranks: with as large a micro-batch; CLIP compares the pairs of all.
-        """
-        raise NotImplementedError
-
-    def encoding_cost(self, image_size: int, dvae: DVAEConfig) -> EncodingCost:
-        """Return the cost of the frozen dVAE for an image of an update, for plans; only its weights if they are cached.
-
-        Images are taken to be seen more than once. Only called for models that are trained on tokens.
-        """
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class CaptionedDataConfig(StageDataConfig):
-    """Data settings common to the stages with captions."""
-
-    tokenizer: str | None = None  # path of a tokenizer.json, from prepare.py or a checkpoint; null: train one
-    tokenizer_records: int = 100_000  # approximate number of training records to train the BPE on
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.tokenizer_records < 1:
-            raise ValueError(f"tokenizer_records={self.tokenizer_records} must be at least 1")
+    resume_folder: Path | None = None  # folder of the run if it resumes: its tokenizer is kept too; None: a new run
 
 
 class DataModule:
@@ -133,8 +68,9 @@ class DataModule:
         self.workers = config.workers
         self.seed = context.seed
         self.device = context.device
-        self.init, self.resumed = context.init, context.resumed
-        self.words: set[str] = set()  # words of the captions that the tokenizer was trained on
+        self.init, self.resume_folder = context.init, context.resume_folder
+        # words that a checkpoint lists as those of its training captions, set by `load_or_train_tokenizer`; empty: none
+        self.words: set[str] = set()
 
     def batches(self, start: int) -> Iterator[ImageBatch]:
         """Iterate endlessly over this rank's micro-batches of the training split, from number `start` on."""
@@ -249,18 +185,22 @@ class DataModule:
         first = (number * distributed.get_world_size() + distributed.get_rank()) * self.batch_size
         return [numpy_generator("stage", self.seed, first + index) for index in range(self.batch_size)]
 
-    def tokenizer(self, config: CaptionedDataConfig, vocabulary: int) -> CaptionTokenizer:
+    def load_or_train_tokenizer(self, config: CaptionedDataConfig, vocabulary: int) -> CaptionTokenizer:
         """Load the tokenizer of `config`, or train a BPE of at most `vocabulary` entries on the training captions.
 
         A run that resumes keeps its own tokenizer, even if the file of `config` has changed, and one that starts from
         another checkpoint keeps that one's, instead of training one: the weights know its ids, and captions may have
-        been added since. Raises `ValueError` if the file cannot be read or has more entries.
+        been added since. Sets `words` to the `caption_words`. Raises `ValueError` if the file cannot be read or has
+        more entries.
         """
-        if config.tokenizer is None and self.init is None and self.resumed is None:
-            return CaptionTokenizer.train(self._captions(config.tokenizer_records), vocabulary)
-        self.collect_words(config)
-        if self.resumed is not None:
-            own = self.resumed / checkpoint.TOKENIZER
+        captions = captions_of(self.train, config.tokenizer_records)
+        if config.tokenizer is None and self.init is None and self.resume_folder is None:
+            captions = list(captions)  # read once: generated captions take long
+            self.words = self.caption_words(captions)
+            return CaptionTokenizer.train(captions, vocabulary)
+        self.words = self.caption_words(captions)
+        if self.resume_folder is not None:
+            own = self.resume_folder / checkpoint.TOKENIZER
             if config.tokenizer is not None:
                 warn_if_other_tokenizer(Path(config.tokenizer).expanduser(), own)
             return CaptionTokenizer.load(own)
@@ -275,21 +215,33 @@ class DataModule:
             )
         return tokenizer
 
-    def collect_words(self, config: CaptionedDataConfig) -> None:
-        """Collect the words of the training captions, and of those of the checkpoint that the run starts from."""
-        for _ in self._captions(config.tokenizer_records):
-            pass
-        if self.init is not None:
-            known = self.init.read_config()[1].get("caption_words")
-            self.words = set() if known is None else self.words | set(known)
+    def caption_words(self, captions: Iterable[str]) -> set[str]:
+        """Return the words of `captions`, and of those that the checkpoint the run starts from was trained on.
 
-    def _captions(self, records: int) -> Iterator[str]:
-        """Iterate over the captions of about `records` training records, and collect their words in `self.words`."""
-        for index in range(0, len(self.train), max(1, len(self.train) // records)):
-            for caption in self.train.captions(index):
-                if len(self.words) <= MAX_CAPTION_WORDS:
-                    self.words |= words_of(caption)
-                yield caption
+        Returns no words if that checkpoint lists none: the words that it was trained on are not known, and a list of
+        those of `captions` alone would have them reported as unknown to the model.
+        """
+        words = words_in(captions)
+        if self.init is None:
+            return words
+        known = self.init.read_config()[1].get("caption_words")
+        return set() if known is None else words | set(known)
+
+
+def captions_of(source: Source, records: int) -> Iterator[str]:
+    """Iterate over all captions of about `records` records, evenly spaced in `source`."""
+    for index in range(0, len(source), max(1, len(source) // records)):
+        yield from source.captions(index)
+
+
+def words_in(captions: Iterable[str]) -> set[str]:
+    """Return the words of captions. Stops as soon as there are more than `MAX_CAPTION_WORDS`."""
+    words: set[str] = set()
+    for caption in captions:
+        words |= words_of(caption)
+        if len(words) > MAX_CAPTION_WORDS:
+            break
+    return words
 
 
 def warn_if_other_tokenizer(named: Path, own: Path) -> None:

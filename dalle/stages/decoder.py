@@ -18,7 +18,8 @@ from dalle.models.decoder.model import Condition, DecoderConfig, DiffusionDecode
 from dalle.models.dvae.config import DVAEConfig
 from dalle.precision import in_float32, without_autocast
 from dalle.seeds import torch_generator
-from dalle.stages.data_module import DataModule, StageContext, StageDataConfig
+from dalle.stages.data_config import StageDataConfig
+from dalle.stages.data_module import DataModule, StageContext
 from dalle.stages.frozen_dvae import dvae_record, encoding_cost, load_frozen_dvae, require_dvae, token_grid_size
 from dalle.stages.preview_grid import preview_grid
 from dalle.training.ema import EMAConfig

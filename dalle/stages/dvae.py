@@ -18,7 +18,8 @@ from dalle.models.dvae.model import DiscreteVAE, DVAEConfig, codebook_use, mean_
 from dalle.models.dvae.relaxation import argmax_one_hot
 from dalle.models.dvae.restarts import CHANGED, restart_unused_codes
 from dalle.seeds import torch_generator
-from dalle.stages.data_module import DataModule, StageContext, StageDataConfig
+from dalle.stages.data_config import StageDataConfig
+from dalle.stages.data_module import DataModule, StageContext
 from dalle.stages.preview_grid import preview_grid
 from dalle.training.ema import EMAConfig
 from dalle.training.flops import ImageCost, forward_flops

@@ -23,7 +23,8 @@ from dalle.sampling.labelled_grid import ImageRow, labelled_grid
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.sampling_config import DEFAULT_SCORES, DecodingConfig, SamplingConfig
 from dalle.sampling.sampling_defaults import SamplingDefaults
-from dalle.stages.data_module import CaptionedDataConfig, DataModule, StageContext
+from dalle.stages.data_config import CaptionedDataConfig
+from dalle.stages.data_module import DataModule, StageContext
 from dalle.stages.encode_dataset import DatasetEncoder, check_crops
 from dalle.stages.frozen_dvae import dvae_record, encoding_cost, load_frozen_dvae, require_dvae, token_grid_size
 from dalle.stages.image_tokens import ImageTokens, most_probable_tokens, token_choice_named
@@ -146,7 +147,7 @@ class TransformerStage:
         self.data = DataModule(data, config, context)
         self.dvae_folder = require_dvae(context.dvae, self.name)
         self.dvae = load_frozen_dvae(self.dvae_folder, self.data.image_size, context.device)
-        self.tokenizer = self.data.tokenizer(config, config.model.text_vocabulary)
+        self.tokenizer = self.data.load_or_train_tokenizer(config, config.model.text_vocabulary)
         model = config.model_for(self.data.image_size, self.dvae.config)
         model = replace(model, text_vocabulary=self.tokenizer.vocabulary)
         self.choose_tokens = token_choice_named(config.image_targets)

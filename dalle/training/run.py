@@ -1,7 +1,7 @@
 """Run folders: the config of a run, and the step from which it resumes."""
 
 import json
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import KW_ONLY, MISSING, asdict, dataclass, field, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class Run:
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     wandb: WandbConfig = field(default_factory=WandbConfig)
+    _: KW_ONLY
     defaults: dict[str, Any] = field(default_factory=dict)  # default values of the settings in `config`
     mesh: DeviceMesh | None = None  # ranks over which weights are sharded; None: each rank has all weights
     accumulation_is_exact: bool = True  # `StageConfig.accumulation_is_exact`

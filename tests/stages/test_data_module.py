@@ -1,7 +1,8 @@
-"""Data module: random samples of training images, some of which cannot be read, and the records of several ranks."""
+"""Data module: samples of training images, some unreadable, words of captions, and the records of several ranks."""
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -11,6 +12,7 @@ from unreadable_source import PartlyUnreadable
 from dalle import distributed
 from dalle.data.folder import FolderConfig, FolderSource
 from dalle.data.prefetch import LoadingError
+from dalle.tokenizer import words_of
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -47,6 +49,33 @@ def data_module(broken=()):
 
 def images(broken=(), count: int = COUNT) -> list[bytes]:
     return [image.numpy().tobytes() for image in data_module(broken).sample_of_training(count, number=3)]
+
+
+def test_caption_words_are_those_of_the_training_captions():
+    data = build("clip", tokenizer_records=64).data
+    captions = [caption for index in range(len(data.train)) for caption in data.train.captions(index)]
+    assert data.words == set().union(*map(words_of, captions))
+    assert data.add_provenance({}, Path())["caption_words"] == sorted(data.words)
+
+
+@pytest.mark.parametrize(
+    ("meta", "expected"),
+    [({"caption_words": ["zebra"]}, {"red", "circle", "zebra"}), ({}, set())],
+    ids=["listed", "not listed"],
+)
+def test_caption_words_include_those_of_init_and_are_none_if_init_lists_none(meta, expected):
+    data = data_module()
+    data.init = SimpleNamespace(read_config=lambda: ({}, meta))
+    assert data.caption_words(["red circle", "Circle"]) == expected
+
+
+def test_too_many_caption_words_are_not_listed(monkeypatch):
+    monkeypatch.setattr("dalle.stages.data_module.MAX_CAPTION_WORDS", 3)
+    captions = iter(["red circle", "two blue cubes", "never read"])
+    data = data_module()
+    data.words = data.caption_words(captions)
+    assert list(captions) == ["never read"]
+    assert "caption_words" not in data.add_provenance({}, Path())
 
 
 @pytest.fixture(scope="module")

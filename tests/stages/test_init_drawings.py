@@ -6,7 +6,7 @@ import pytest
 
 from dalle.checkpoint import CheckpointError
 from dalle.cli.config import TrainConfig
-from dalle.cli.train import plan_runs
+from dalle.cli.train import list_runs
 from dalle.cli.train_inputs import check_init
 
 SETTINGS = ["init=drawings", "preset=drawings", "data=folder", "data.path=my/pictures", "data.image_size=128"]
@@ -17,7 +17,7 @@ def check(command, *more: str) -> list[str]:
     (config,), status, printed = command(*SETTINGS, *more)
     assert status == 0, printed
     assert isinstance(config, TrainConfig)
-    runs = plan_runs(config)
+    runs = list_runs(config)
     check_init(runs)
     return [Path(folder).name for _, folder in runs]
 

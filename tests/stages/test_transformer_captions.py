@@ -192,7 +192,7 @@ def test_a_resumed_run_keeps_its_own_tokenizer_and_warns_if_the_named_file_chang
     if change == "deleted":
         named.unlink()
     config = replace(CONFIGS["transformer"], tokenizer=str(named))
-    context = StageContext(0, CPU, dvae_folder, resumed=run)
+    context = StageContext(0, CPU, dvae_folder, resume_folder=run)
     resumed = STAGES["transformer"].build(config, BLOCKS, context)
     assert resumed.tokenizer.encode("a small red circle") == begun.tokenizer.encode("a small red circle")
     assert ("the run keeps" in caplog.text) == (change != "none")
