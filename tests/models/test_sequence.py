@@ -100,8 +100,20 @@ def test_embedding_one_token_at_a_time_equals_embedding_all(embedding: str):
     torch.manual_seed(0)
     embed = SequenceEmbedding(replace(SEQUENCE, image_position_embedding=embedding), width=3)
     inputs = SEQUENCE.image_inputs(IMAGES)
-    states = [embed.embed_image_token(inputs[:, position], position) for position in range(4)]
+    states = [embed.embed_decoding_step(inputs[:, position], position) for position in range(4)]
     torch.testing.assert_close(torch.stack(states, dim=1), embed.image(IMAGES))
+
+
+@pytest.mark.parametrize("embedding", ["predicted", "own"])
+def test_positions_given_as_tensors_have_the_embeddings_of_all(embedding: str):
+    torch.manual_seed(0)
+    embed = SequenceEmbedding(replace(SEQUENCE, image_position_embedding=embedding), width=3)
+    inputs, expected = SEQUENCE.image_inputs(IMAGES), embed.image(IMAGES)
+    assert embed.embed_image_tokens(inputs, torch.arange(4)).equal(expected)
+    assert embed.embed_image_tokens(inputs[:, 3:], torch.tensor([9])).equal(expected[:, 3:])  # past the last one
+    for position in range(4):
+        state = embed.embed_decoding_step(inputs[:, position], torch.tensor([position]))
+        assert state.equal(expected[:, position])
 
 
 def test_the_callers_tensors_are_not_modified():

@@ -232,7 +232,7 @@ class Transformer(nn.Module):
         captions * candidates, with a caption's candidates adjacent. Writes to `cache`. The position is an int, or a
         (1,) int64 tensor if the cache was built with `static_shapes`.
         """
-        x = self.embed.embed_image_token(previous, position).unsqueeze(1)  # (b, 1, d)
+        x = self.embed.embed_decoding_step(previous, position).unsqueeze(1)  # (b, 1, d)
         for layer, layer_cache in zip(self.layers, cache, strict=True):
             x = layer.decode(x, partial(layer_cache.attend, position))  # (b, 1, d)
         return self.image_head(self.norm(x)).squeeze(1)
