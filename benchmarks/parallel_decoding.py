@@ -26,7 +26,7 @@ from dalle.data import captioned_only, config_from_dict, open_source
 from dalle.evaluation.metrics.caption_samples import first_captions
 from dalle.evaluation.plots import check_matplotlib
 from dalle.models.transformer.model import Transformer, TransformerConfig
-from dalle.sampling.decode import generate
+from dalle.sampling.decode import sample_all_tokens
 from dalle.sampling.parallel_decode import DecodingCount
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.sampling_config import GUESS_NAMES, DecodingConfig, SamplingConfig
@@ -72,13 +72,13 @@ def measure(
     at_once = (min(batch, len(captions) * images), min(len(captions), max(1, batch // images)))  # images, captions
     bytes_per_pass = decoding_work_of(model.config, cases[0], *at_once, precision)[0] // model.config.grid**2
     for case in cases:  # unmeasured: caches are allocated and weights packed for the first time
-        generate(model, captions[:1], 1, case, precision=dtype)
+        sample_all_tokens(model, captions[:1], 1, case, precision=dtype)
     for group in captions.split(max(1, batch // images)):
         expected = None
         rates.append(machine_rates(bytes_per_pass, precision, time.process_time))
         for number, case in enumerate(cases):
             begin = time.process_time()
-            sampled = generate(model, group, images, case, precision=dtype, count=counts[number])
+            sampled = sample_all_tokens(model, group, images, case, precision=dtype, count=counts[number])
             seconds[number] += time.process_time() - begin
             expected = sampled if expected is None else expected
             equal[number] += int((sampled == expected).flatten(2).all(-1).sum())

@@ -17,7 +17,7 @@ from benchmarks.compare import Decoder, DecoderResult, Roofline, compare
 from benchmarks.machine import processor
 from benchmarks.peers import PEERS, available
 from dalle.models.transformer.model import Transformer, TransformerConfig
-from dalle.sampling.decode import MASKED, generate
+from dalle.sampling.decode import MASKED, sample_all_tokens
 from dalle.sampling.sampling_config import DecodingConfig
 
 SIZES = TransformerConfig(
@@ -113,7 +113,7 @@ def _ours(name: str, model: Transformer, precision: str) -> Decoder:
         canvas[:tokens] = MASKED  # decoding stops after the last masked token
         canvas = canvas.view(sequence.grid, sequence.grid)
         config = DecodingConfig(batch_size=images)
-        generate(model, caption, images, config, canvas=canvas, precision=getattr(torch, precision))
+        sample_all_tokens(model, caption, images, config, canvas=canvas, precision=getattr(torch, precision))
 
     return Decoder(name, precision, model, decode, ours=True, dense=set(model.pattern_names) == {"dense"})
 

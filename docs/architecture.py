@@ -116,7 +116,7 @@ BOXES = (
         "Sample 512, Sec. 2.6",
         "z_{i} ~ p_{ψ}(z_{i} | y, z_{<i})",
         "sampling/decode.py",
-        "generate",
+        "TokenSampler.sample",
         SAMPLING,
     ),
     Box(436, THIRD + ROW, 210, "dVAE decoder", "mean of p_{θ}(x | z)", PIXELS, "DiscreteVAE.decode", SAMPLING),

@@ -13,7 +13,7 @@ from PIL import Image
 
 from dalle.data.blocks_scene import OUTLINES
 from dalle.sampling import decode
-from dalle.sampling.decode import generate
+from dalle.sampling.decode import sample_all_tokens
 from dalle.sampling.sampling_config import GUESS_NAMES, DecodingConfig
 
 ROOT = Path(__file__).parents[1]
@@ -285,7 +285,7 @@ def test_differences_of_rounding_are_ties_and_others_are_errors(benchmarks, monk
     monkeypatch.setattr(model, "decode_window", rounded)
     caption, config = model.sequence.pad_captions([[1, 2, 3]]), DecodingConfig(window=5)
     sequential, parallel = (
-        generate(model, caption, 64, replace(config, decoding=name))[0] for name in ("sequential", "parallel")
+        sample_all_tokens(model, caption, 64, replace(config, decoding=name))[0] for name in ("sequential", "parallel")
     )
     found = find(model, caption, config, sequential, parallel)
     assert len(found) == (sequential != parallel).flatten(1).any(dim=1).sum() > 0

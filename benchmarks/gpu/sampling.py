@@ -18,7 +18,7 @@ from dalle.models.transformer.kv_cache import PrefixCache
 from dalle.models.transformer.model import Transformer, TransformerConfig
 from dalle.models.transformer.patterns import image_attend_mask
 from dalle.sampling.cuda_graphs import EagerStep
-from dalle.sampling.decode import MASKED, generate
+from dalle.sampling.decode import MASKED, sample_all_tokens
 from dalle.sampling.memory import DecodingMemory, memory_within_budget
 from dalle.sampling.sampling_config import DecodingConfig
 
@@ -132,7 +132,7 @@ def _compare_methods(
         canvas = torch.zeros(config.grid**2, dtype=torch.int64)
         canvas[:steps] = MASKED  # decoding stops after the last masked token
         canvas = canvas.view(config.grid, config.grid)
-        generate(
+        sample_all_tokens(
             model, caption, images, DecodingConfig(batch_size=images), canvas=canvas, recompute_kv=memory.recompute_kv
         )
 

@@ -45,18 +45,21 @@ class SampledBatch(NamedTuple):
 
     caption: int  # index of the first caption
     candidate: int  # index of the first candidate of each caption
-    images: Tensor  # (captions, candidates, h, w) int64 on the CPU
+    tokens: Tensor  # (captions, candidates, h, w) int64 on the CPU
 
 
-def generate(
+def sample_all_tokens(
     model: Transformer, captions: Tensor, candidates: int, config: DecodingConfig = DEFAULTS, **options: Any
 ) -> Tensor:
-    """Sample all images: (captions, T) -> (captions, candidates, h, w) int64. Takes the options of `sample_batches`."""
-    images = torch.empty(len(captions), candidates, model.sequence.grid, model.sequence.grid, dtype=torch.int64)
+    """Sample the tokens of all images, for tests and benchmarks; the pipeline takes one batch at a time.
+
+    (captions, T) -> (captions, candidates, h, w) int64. Takes the options of `sample_batches`.
+    """
+    tokens = torch.empty(len(captions), candidates, model.sequence.grid, model.sequence.grid, dtype=torch.int64)
     for batch in sample_batches(model, captions, candidates, config, **options):
-        rows, columns = batch.images.shape[:2]
-        images[batch.caption : batch.caption + rows, batch.candidate : batch.candidate + columns] = batch.images
-    return images
+        rows, columns = batch.tokens.shape[:2]
+        tokens[batch.caption : batch.caption + rows, batch.candidate : batch.candidate + columns] = batch.tokens
+    return tokens
 
 
 @torch.inference_mode()
@@ -99,11 +102,11 @@ def sample_batches(
     session = DecodingSession(model, config, numbers.numel(), precision, recompute_kv, count)
     for batch in batch_slices(len(captions), candidates, session.batch_size):
         sampler = TokenSampler(session, captions[batch[0]], numbers[batch].shape[1])
-        images = sampler.sample(
+        tokens = sampler.sample(
             candidate_noise_keys(config.seed, numbers[batch]), canvases[batch], on_progress, on_tokens
         )
         del sampler  # free its memory before the caller decodes and ranks the images, and before the next one is made
-        yield SampledBatch(batch[0].start, batch[1].start, images)
+        yield SampledBatch(batch[0].start, batch[1].start, tokens)
 
 
 def candidate_numbers(candidate_offset: int | Sequence[int], captions: int, candidates: int) -> Tensor:
@@ -148,17 +151,17 @@ class DecodingSession:
         self,
         model: Transformer,
         config: DecodingConfig,
-        images: int,
+        num_images: int,
         precision: torch.dtype = torch.float32,
         recompute_kv: bool = False,
         count: DecodingCount | None = None,
     ):
-        """See `sample_batches` for the arguments. images: total number of images that all samplers will sample."""
+        """See `sample_batches` for the arguments. num_images: number of images that all samplers will sample."""
         self.recompute_kv = recompute_kv
         self.is_float32 = model.dtype == precision == torch.float32
         self.batch_size = BATCH_SIZE if config.batch_size is None else config.batch_size
         self.device = model.image_head.weight.device
-        choice = choose_method(config, images, model.sequence.image_positions, self.device, precision)
+        choice = choose_method(config, num_images, model.sequence.image_positions, self.device, precision)
         self.config = config = choice.apply(config)
         self.window = choice.window if choice.decoding == "parallel" else None  # None: sequential decoding
         if self.window is not None and recompute_kv:
@@ -170,7 +173,7 @@ class DecodingSession:
         self.count = DecodingCount() if count is None else count
         rows = (2 if config.guided else 1) * (self.window or 1)  # decoded at a time for each image
         with without_autocast(self.device.type):
-            self.model = pack_linear_layers(model, rows * min(self.batch_size, images), precision)
+            self.model = pack_linear_layers(model, rows * min(self.batch_size, num_images), precision)
             self.unconditional = (
                 self.model.prefill(empty_caption(model.sequence).to(self.device)) if config.guided else None
             )

@@ -86,11 +86,11 @@ def inpaint_batches(
         log_likelihood = partial(
             _log_likelihood, model, batch_captions, min(session.batch_size, scoring_batch_size(model))
         )
-        images = inpaint_canvas(
+        tokens = inpaint_canvas(
             canvases[batch], canvas, model.sequence.grid, sample, log_likelihood, config.seed, on_tokens
         )
         del sampler, sample
-        yield SampledBatch(batch[0].start, batch[1].start, images)
+        yield SampledBatch(batch[0].start, batch[1].start, tokens)
 
 
 def inpaint_canvas(

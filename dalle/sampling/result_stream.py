@@ -29,9 +29,9 @@ def stream_results(
     current = 0  # index of the current caption
     try:
         for batch in batches:
-            for current, images in enumerate(batch.images, batch.caption):
-                finished.append(images)
-                if batch.candidate + len(images) == select_best.config.candidates:
+            for current, tokens in enumerate(batch.tokens, batch.caption):
+                finished.append(tokens)
+                if batch.candidate + len(tokens) == select_best.config.candidates:
                     yield select_best(captions[current], ids[current], torch.cat(finished), candidate_offsets[current])
                     finished = []
     except SamplingStopped:

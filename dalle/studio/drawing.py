@@ -108,7 +108,7 @@ class JobRunner:
                 on_progress=job.check,
                 on_tokens=Previews(dalle.dvae, show, is_edit=job.canvas is not None),
             )
-            yield batch.images[0]
+            yield batch.tokens[0]
             start += count
 
     def _finished(self, job: Job, config: SamplingConfig, tokens: Tensor, first: int) -> list[DrawnImage]:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from dalle.models import blocks
 from dalle.models import cpu_linear as module
 from dalle.models.cpu_linear import PackedLinear, is_packing_supported, pack_linear_layers
-from dalle.sampling.decode import generate
+from dalle.sampling.decode import sample_all_tokens
 from dalle.sampling.sampling_config import DecodingConfig
 
 FORMATS = [torch.float32, torch.bfloat16]
@@ -90,9 +90,9 @@ def test_models_of_16_bits_sample_on_a_cpu(make_transformer, decoding, precision
         pytest.skip("no bfloat16 products on this processor")
     model, config = make_transformer(width=32), DecodingConfig(decoding=decoding)
     caption, _ = sequence(model)
-    expected = generate(model, caption, 4, config)
+    expected = sample_all_tokens(model, caption, 4, config)
     for dtype in (torch.bfloat16, torch.float16):
-        images = generate(make_transformer(width=32).to(dtype), caption, 4, config, precision=precision)
+        images = sample_all_tokens(make_transformer(width=32).to(dtype), caption, 4, config, precision=precision)
         assert (images == expected).float().mean() > 0.8  # 0.08 by chance; rounding changes tokens that nearly tie
 
 
@@ -100,9 +100,9 @@ def test_models_of_16_bits_sample_on_a_cpu(make_transformer, decoding, precision
 def test_packed_model_samples_the_same_images(make_transformer, monkeypatch):
     model = make_transformer(patterns=["paper"], depth=3)
     caption, _ = sequence(model)
-    drawn = generate(model, caption, 4, DecodingConfig(seed=3))
+    drawn = sample_all_tokens(model, caption, 4, DecodingConfig(seed=3))
     monkeypatch.setattr(module, "is_packing_supported", lambda dtype: False)
-    assert generate(model, caption, 4, DecodingConfig(seed=3)).equal(drawn)
+    assert sample_all_tokens(model, caption, 4, DecodingConfig(seed=3)).equal(drawn)
 
 
 @pytest.mark.parametrize("dtype", FORMATS, ids=str)
@@ -154,7 +154,7 @@ def test_missing_operators_leave_the_model_unpacked(make_transformer, monkeypatc
         monkeypatch.setattr(module, name, function)
     model = make_transformer()
     assert pack_linear_layers(model, 1) is model
-    assert generate(model, sequence(model)[0], 1).shape == (3, 1, 4, 4)
+    assert sample_all_tokens(model, sequence(model)[0], 1).shape == (3, 1, 4, 4)
 
 
 def test_models_on_other_devices_are_not_packed():

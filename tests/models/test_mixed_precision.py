@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from dalle.models.mixed_precision import HalfLinear, to_mixed_precision
 from dalle.models.transformer.model import Transformer, TransformerConfig
-from dalle.sampling.decode import generate
+from dalle.sampling.decode import sample_all_tokens
 
 
 def deep_network() -> Transformer:
@@ -72,4 +72,4 @@ def test_cached_decoding_matches_full_forward_within_rounding(make_transformer, 
     inputs = model.sequence.image_inputs(images)
     steps = torch.stack([model.decode_one_token(inputs[:, n], n, cache) for n in range(16)], dim=1)
     torch.testing.assert_close(steps, model(captions, images).image, rtol=0.1, atol=0.1)
-    assert generate(model, captions, 2, recompute_kv=recompute_kv).shape == (2, 2, 4, 4)
+    assert sample_all_tokens(model, captions, 2, recompute_kv=recompute_kv).shape == (2, 2, 4, 4)

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dalle.sampling.decode import generate
+from dalle.sampling.decode import sample_all_tokens
 from dalle.sampling.decoding_choice import PASS_COST, TOKENS_PER_PASS, best_window, choose_method, expected_gain
 from dalle.sampling.memory import decoding_memory
 from dalle.sampling.parallel_decode import DecodingCount, recorded_settings
@@ -81,9 +81,9 @@ def test_auto_samples_the_tokens_of_sequential_decoding(make_transformer, candid
     model, count = make_transformer(), DecodingCount()
     captions = model.sequence.pad_captions([[1, 2, 3]])
     config = DecodingConfig(seed=1, guidance=guidance, window=4)
-    expected = generate(model, captions, candidates, config)
+    expected = sample_all_tokens(model, captions, candidates, config)
     auto = replace(config, decoding="auto")
-    assert generate(model, captions, candidates, auto, count=count).equal(expected)
+    assert sample_all_tokens(model, captions, candidates, auto, count=count).equal(expected)
     assert count.images == candidates and count.tokens == 16 * candidates
     assert (count.passes < count.tokens) == (chosen(auto, candidates, 16) == "parallel")
 

@@ -9,7 +9,7 @@ from dalle.models.transformer.model import Transformer
 from dalle.sampling import decode
 from dalle.sampling.canvas import Canvas
 from dalle.sampling.cuda_graphs import decoding_step
-from dalle.sampling.decode import MASKED, generate
+from dalle.sampling.decode import MASKED, sample_all_tokens
 from dalle.sampling.inpainting import (
     band_of_rows,
     inpaint_batches,
@@ -41,8 +41,8 @@ def inpainted(
     images = torch.full((2, candidates, *canvas.tokens.shape[-2:]), MASKED)
     options = {"canvas": canvas, "candidate_offset": candidate_offset, "on_progress": on_progress}
     for batch in inpaint_batches(model, captions(model), candidates, DecodingConfig(**settings), **options):
-        rows, columns = batch.images.shape[:2]
-        images[batch.caption : batch.caption + rows, batch.candidate : batch.candidate + columns] = batch.images
+        rows, columns = batch.tokens.shape[:2]
+        images[batch.caption : batch.caption + rows, batch.candidate : batch.candidate + columns] = batch.tokens
     return images
 
 
@@ -54,7 +54,7 @@ def kept_likelihood(model: Transformer, images: Tensor, free: Tensor) -> Tensor:
 def test_without_sweeps_matches_ordinary_decoding(make_transformer):
     model = make_transformer()
     tokens = picture().masked_fill(hole(), MASKED)
-    expected = generate(model, captions(model), 6, DecodingConfig(seed=3), canvas=tokens)
+    expected = sample_all_tokens(model, captions(model), 6, DecodingConfig(seed=3), canvas=tokens)
     assert inpainted(model, Canvas(tokens), seed=3).equal(expected)
 
 
@@ -114,7 +114,7 @@ def test_a_window_without_kept_cells_after_its_hole_does_not_move_the_seeds_of_o
 
         def draw(*, canvas: Tensor, seed: int, asked: list[int] = asked) -> Tensor:
             asked.append(seed)
-            return generate(model, captions(model), 2, DecodingConfig(seed=seed), canvas=canvas)
+            return sample_all_tokens(model, captions(model), 2, DecodingConfig(seed=seed), canvas=canvas)
 
         canvas = Canvas(tokens, windows=((0, 0), (0, 4)), refinement_passes=1, proposals=2)
         inpaint_canvas(tokens.expand(2, 2, 4, 8), canvas, 4, draw, torch.zeros_like, seed=5)
@@ -157,7 +157,7 @@ def test_proposals_of_a_sweep_differ(make_transformer):
     model, seen = make_transformer(), []
 
     def draw(*, canvas: Tensor, seed: int) -> Tensor:
-        seen.append(generate(model, captions(model), 2, DecodingConfig(seed=seed), canvas=canvas))
+        seen.append(sample_all_tokens(model, captions(model), 2, DecodingConfig(seed=seed), canvas=canvas))
         return seen[-1]
 
     given = picture().masked_fill(hole(), MASKED).repeat(2, 2, 1, 1)
@@ -265,4 +265,4 @@ def test_the_token_callback_sees_the_whole_canvas_and_no_rejected_proposal(make_
     assert len(seen) == 16 + 3  # each position of the first pass, and each step of the refinement
     assert all(grids[..., :4].equal(picture().expand(2, 2, 4, 4)) for grids in seen)
     assert (seen[0][..., 4:] == MASKED).all() and not (seen[15] == MASKED).any()
-    assert seen[-1].equal(batch.images)
+    assert seen[-1].equal(batch.tokens)

@@ -150,7 +150,7 @@ def test_several_chunks_stay_within_the_estimate_of_one(monkeypatch, recompute_k
         )
         with Peak() as peak:
             for batch in drawing:
-                kept.append(peak.now() - batch.images.nbytes)  # while dVAE and CLIP would run
+                kept.append(peak.now() - batch.tokens.nbytes)  # while dVAE and CLIP would run
         peaks.append(peak.bytes)
     if not edited:  # whose windows are scored beside what drawing takes
         assert peaks[1] <= foreseen
@@ -215,7 +215,7 @@ def test_parallel_decoding_stays_within_memory_estimate(monkeypatch, guidance, g
     foreseen = memory.total(rows * images, captions=2 * rows - 1) - memory.weights
     config = DecodingConfig(guidance=guidance, decoding="parallel", window=4, guess=guess, top_k=9, top_p=0.9)
     with Peak() as peak:
-        decode.generate(model, model.sequence.pad_captions([[1, 2, 3]]), images, config)
+        decode.sample_all_tokens(model, model.sequence.pad_captions([[1, 2, 3]]), images, config)
     assert 0.4 * foreseen < peak.bytes < foreseen
 
 
@@ -226,7 +226,7 @@ def test_parallel_decoding_caches_keys_and_values_also_where_states_would_fit(ma
     assert memory_within_budget(model, budget, candidates=8, window=4).candidates_that_fit(budget) == 7
     text = model.sequence.pad_captions([[1]])
     with pytest.raises(ValueError, match="recompute_kv=True needs decoding=sequential"):
-        decode.generate(model, text, 1, DecodingConfig(decoding="parallel", window=4), recompute_kv=True)
+        decode.sample_all_tokens(model, text, 1, DecodingConfig(decoding="parallel", window=4), recompute_kv=True)
 
 
 def test_sampling_stays_within_memory_estimate():

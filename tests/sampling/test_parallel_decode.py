@@ -7,7 +7,7 @@ from torch import Tensor
 from dalle.cli.sample import metadata
 from dalle.models.transformer.model import Transformer
 from dalle.sampling.command_config import SampleCommandConfig
-from dalle.sampling.decode import MASKED, generate
+from dalle.sampling.decode import MASKED, sample_all_tokens
 from dalle.sampling.parallel_decode import DecodingCount
 from dalle.sampling.sampling_config import GUESS_NAMES, DecodingConfig
 from dalle.sampling.token_guesses import GUESSES
@@ -38,18 +38,18 @@ def half_given(captions: int, candidates: int) -> Tensor:
 def test_parallel_and_sequential_decoding_sample_the_same_tokens(make_transformer, config, guess, on_canvas):
     model = make_transformer(patterns=["row", "column", "convolutional"], depth=3)
     canvas = half_given(2, 3) if on_canvas else None
-    expected = generate(model, captions(model), 3, config, canvas=canvas)
+    expected = sample_all_tokens(model, captions(model), 3, config, canvas=canvas)
     parallel = replace(config, decoding="parallel", window=5, guess=guess)
-    assert generate(model, captions(model), 3, parallel, canvas=canvas).equal(expected)
+    assert sample_all_tokens(model, captions(model), 3, parallel, canvas=canvas).equal(expected)
 
 
 @pytest.mark.parametrize("window", [1, 2, 16])
 def test_every_window_samples_the_same_tokens(make_transformer, window):
     model = make_transformer()
-    expected = generate(model, captions(model), 2, DecodingConfig(seed=5))
-    assert generate(model, captions(model), 2, DecodingConfig(seed=5, decoding="parallel", window=window)).equal(
-        expected
-    )
+    expected = sample_all_tokens(model, captions(model), 2, DecodingConfig(seed=5))
+    assert sample_all_tokens(
+        model, captions(model), 2, DecodingConfig(seed=5, decoding="parallel", window=window)
+    ).equal(expected)
 
 
 def test_windows_take_fewer_passes_where_guesses_are_right(make_transformer):
@@ -59,7 +59,7 @@ def test_windows_take_fewer_passes_where_guesses_are_right(make_transformer):
     canvas[-1, -1] = MASKED
     count, told = DecodingCount(), []
     config = DecodingConfig(decoding="parallel", window=4)
-    generate(model, captions(model), 2, config, canvas=canvas, count=count, on_progress=told.append)
+    sample_all_tokens(model, captions(model), 2, config, canvas=canvas, count=count, on_progress=told.append)
     assert count == DecodingCount(images=4, tokens=4 * 16, passes=4 * 4)
     assert count.tokens_per_pass == 4
     assert sum(told) == pytest.approx(4)
@@ -72,7 +72,7 @@ def test_tokens_that_are_shown_are_final(make_transformer, decoding, on_canvas):
     shown: list[Tensor] = []
     canvas = half_given(2, 3) if on_canvas else None
     config = DecodingConfig(seed=6, decoding=decoding, window=5)
-    images = generate(
+    images = sample_all_tokens(
         model, captions(model), 3, config, canvas=canvas, on_tokens=lambda grids: shown.append(grids.clone())
     )
     numbers = [int((grids != MASKED).sum()) for grids in shown]
@@ -86,7 +86,7 @@ def test_tokens_that_are_shown_are_final(make_transformer, decoding, on_canvas):
 def test_a_canvas_without_masked_tokens_is_returned(make_transformer):
     model = make_transformer()
     canvas = torch.ones(4, 4, dtype=torch.int64)
-    assert generate(model, captions(model), 2, DecodingConfig(decoding="parallel"), canvas=canvas).eq(1).all()
+    assert sample_all_tokens(model, captions(model), 2, DecodingConfig(decoding="parallel"), canvas=canvas).eq(1).all()
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_a_canvas_without_masked_tokens_is_returned(make_transformer):
 def test_invalid_settings_are_rejected(make_transformer, setting, message):
     model = make_transformer()
     with pytest.raises(ValueError, match=message):
-        generate(model, captions(model), 1, DecodingConfig(**{"decoding": "parallel", **setting}))
+        sample_all_tokens(model, captions(model), 1, DecodingConfig(**{"decoding": "parallel", **setting}))
 
 
 def test_the_names_of_guesses_are_those_of_the_config():

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from dalle.sampling import likelihood, rerank
-from dalle.sampling.decode import generate
+from dalle.sampling.decode import sample_all_tokens
 from dalle.sampling.edits.complete import CompleteConfig, complete
 from dalle.sampling.edits.outpaint import OutpaintConfig, outpaint
 from dalle.sampling.guidance import empty_caption
@@ -60,7 +60,7 @@ def model(make_transformer):
 @pytest.fixture
 def drawn(model) -> CaptionCandidates:
     ids = model.sequence.pad_captions([[1, 2, 3]])
-    return CaptionCandidates("anything", ids[0], generate(model, ids, 5)[0], [])
+    return CaptionCandidates("anything", ids[0], sample_all_tokens(model, ids, 5)[0], [])
 
 
 def test_best_candidate_comes_first_with_its_score():

@@ -11,7 +11,7 @@ from dalle.models.transformer.model import Transformer
 from dalle.models.transformer.patterns import PATTERNS as REGISTRY
 from dalle.sampling import decode
 from dalle.sampling.cuda_graphs import CUDAGraphStep, decoding_step
-from dalle.sampling.decode import MASKED, generate
+from dalle.sampling.decode import MASKED, sample_all_tokens
 from dalle.sampling.gumbel_noise import candidate_noise_keys, gumbel_noise
 from dalle.sampling.memory import decoding_memory
 from dalle.sampling.sampling_config import DecodingConfig
@@ -82,7 +82,7 @@ def test_cuda_graph_on_a_second_device(cuda, make_transformer):
         pytest.skip("needs two CUDA devices")
     model = make_transformer(depth=4)
     captions, _ = example(model)
-    drawn = [generate(to_mixed_precision(model, torch.float32).to(f"cuda:{n}"), captions, 3) for n in (0, 1)]
+    drawn = [sample_all_tokens(to_mixed_precision(model, torch.float32).to(f"cuda:{n}"), captions, 3) for n in (0, 1)]
     assert drawn[0].equal(drawn[1])
 
 
@@ -91,9 +91,9 @@ def test_samples_on_gpu_do_not_depend_on_the_batch(gpu, make_transformer):
     model = make_transformer(depth=4).to(gpu)
     captions, _ = example(model)
     config = DecodingConfig(temperature=0.7, top_k=8, top_p=0.9, guidance=1.5, seed=4)
-    whole = generate(model, captions, 6, replace(config, batch_size=12))
-    assert generate(model, captions, 6, replace(config, batch_size=4)).equal(whole)
-    assert generate(model, captions[1:], 2, config, candidate_offset=3).equal(whole[1:, 3:5])
+    whole = sample_all_tokens(model, captions, 6, replace(config, batch_size=12))
+    assert sample_all_tokens(model, captions, 6, replace(config, batch_size=4)).equal(whole)
+    assert sample_all_tokens(model, captions[1:], 2, config, candidate_offset=3).equal(whole[1:, 3:5])
 
 
 @pytest.mark.parametrize("recompute_kv", [False, True])
@@ -108,9 +108,9 @@ def test_prefilled_and_stepwise_prefixes_sample_the_same_tokens_on_gpu(
     canvas.flatten(2)[..., 6:] = MASKED
     monkeypatch.setattr(decode, "prefill_sizes", lambda *_: (2, 4))
     monkeypatch.setattr(decode, "prefill_passes", lambda *_: 1)  # as if it were fewer than steps
-    found = generate(model, captions, 3, config, canvas=canvas, recompute_kv=recompute_kv)
+    found = sample_all_tokens(model, captions, 3, config, canvas=canvas, recompute_kv=recompute_kv)
     monkeypatch.setattr(decode, "prefill_sizes", lambda *_: (0, 0))
-    assert generate(model, captions, 3, config, canvas=canvas, recompute_kv=recompute_kv).equal(found)
+    assert sample_all_tokens(model, captions, 3, config, canvas=canvas, recompute_kv=recompute_kv).equal(found)
 
 
 @pytest.mark.parametrize("recompute_kv", [False, True])
@@ -120,11 +120,11 @@ def test_sampling_on_gpu_stays_within_memory_estimate(cuda, make_transformer, re
     model = make_transformer(**sizes).to(cuda)
     captions, candidates = model.sequence.pad_captions([[1, 2, 3]]), 256
     estimate = decoding_memory(model, recompute_kv=recompute_kv, static_shapes=True).total(candidates)
-    generate(model, captions, 2, recompute_kv=recompute_kv)  # workspaces of libraries
+    sample_all_tokens(model, captions, 2, recompute_kv=recompute_kv)  # workspaces of libraries
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated() - sum(parameter.nbytes for parameter in model.parameters())
-    generate(model, captions, candidates, DecodingConfig(batch_size=candidates), recompute_kv=recompute_kv)
+    sample_all_tokens(model, captions, candidates, DecodingConfig(batch_size=candidates), recompute_kv=recompute_kv)
     workspaces = 3 * 2**25  # of cuBLAS, one a stream: they do not grow with the model
     share = (torch.cuda.max_memory_allocated() - before) / (estimate + workspaces)
     record_property("peak over estimate", share)
@@ -143,7 +143,7 @@ def test_loaded_model_on_gpu_matches_cpu(gpu, checkpoints, record_property):
     here, there = DALLE.load(checkpoints, precision="float32"), DALLE.load(checkpoints, gpu, precision="float32")
     caption = here.transformer.sequence.pad_captions([here.tokenizer.encode(CAPTION)])
     candidates = 64
-    images = generate(here.transformer, caption, candidates, DecodingConfig(seed=1))[0].flatten(1)
+    images = sample_all_tokens(here.transformer, caption, candidates, DecodingConfig(seed=1))[0].flatten(1)
     models = here.transformer, there.transformer
     logits = [teacher_forced(model, caption, images) for model in models]
     difference = (logits[0] - logits[1]).abs().max().item()
@@ -158,7 +158,7 @@ def test_loaded_model_on_gpu_matches_cpu(gpu, checkpoints, record_property):
     record_property("share of equal tokens, teacher-forced", agreed)
     assert agreed >= 0.999
 
-    free = generate(there.transformer, caption, candidates, DecodingConfig(seed=1))[0].flatten(1)
+    free = sample_all_tokens(there.transformer, caption, candidates, DecodingConfig(seed=1))[0].flatten(1)
     other = (free != images).nonzero()
     first = "none" if not len(other) else min(other.tolist(), key=lambda place: place[1])
     record_property("first other token when free-running, (candidate, position)", str(first))
