@@ -12,7 +12,6 @@ from torch import Tensor
 
 from dalle.models.transformer.model import Transformer
 from dalle.sampling.decode import DecodingSession, TokenSampler
-from dalle.sampling.guidance import apply_guidance
 from dalle.sampling.gumbel_noise import candidate_noise_keys, gumbel_noise
 from dalle.sampling.logits_processors import process_logits
 from dalle.sampling.sampling_config import DecodingConfig
@@ -82,12 +81,11 @@ def given_token_logits(
 
 def _step_logits(sampler: TokenSampler, previous: Tensor, start: int) -> Tensor:
     """Compute the logits of one pass from (m, n) previous tokens: (m, n, v)."""
-    config = sampler.config
-    previous = previous.repeat(2, 1) if config.guided else previous
+    previous = sampler.guidance.duplicate(previous)
     if sampler.parallel is None:
         logits = sampler.step(previous.squeeze(1), start).unsqueeze(1)
     else:
         missing = sampler.parallel.size - previous.shape[1]  # in the last window
         padded = torch.cat([previous, previous.new_zeros(len(previous), missing)], dim=1)
         logits = sampler.parallel.step(padded, torch.full((len(previous),), start))
-    return apply_guidance(logits, config.guidance or 0.0) if config.guided else logits
+    return sampler.guidance.combine(logits)

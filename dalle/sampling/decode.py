@@ -18,7 +18,7 @@ from dalle.precision import without_autocast
 from dalle.sampling.cuda_graphs import decoding_step
 from dalle.sampling.decoding_choice import choose_method
 from dalle.sampling.finite import check_finite
-from dalle.sampling.guidance import append_unconditional, apply_guidance, empty_caption
+from dalle.sampling.guidance import Guidance
 from dalle.sampling.gumbel_noise import candidate_noise_keys, gumbel_noise
 from dalle.sampling.logits_processors import process_logits
 from dalle.sampling.parallel_decode import DecodingCount, ParallelDecoder, window_step
@@ -174,9 +174,7 @@ class DecodingSession:
         rows = (2 if config.guided else 1) * (self.window or 1)  # decoded at a time for each image
         with without_autocast(self.device.type):
             self.model = pack_linear_layers(model, rows * min(self.batch_size, num_images), precision)
-            self.unconditional = (
-                self.model.prefill(empty_caption(model.sequence).to(self.device)) if config.guided else None
-            )
+            self.guidance = Guidance(self.model, config, self.device)
 
 
 class TokenSampler:
@@ -190,16 +188,14 @@ class TokenSampler:
         """captions: (captions, T) int64. candidates: number of images of each."""
         self.config, self.device, self.count = session.config, session.device, session.count
         self.model, self.sequence = session.model, session.model.sequence
-        self.is_float32 = session.is_float32
+        self.is_float32, self.guidance = session.is_float32, session.guidance
         with without_autocast(self.device.type):  # the caller's autocast would round the logits
-            prefix = session.model.prefill(captions.to(self.device))
-            if session.unconditional is not None:
-                prefix = append_unconditional(prefix, session.unconditional)
+            prefix = self.guidance.extend_prefix(session.model.prefill(captions.to(self.device)))
             self.parallel = None
             if session.window is not None:
                 step = window_step(session.model, prefix, candidates, session.window)
                 self.parallel = ParallelDecoder(
-                    self.sequence, self.config, step, session.window, session.history, session.count
+                    self.sequence, self.config, self.guidance, step, session.window, session.history, session.count
                 )
             else:
                 self.step = decoding_step(session.model, prefix, candidates, session.recompute_kv)
@@ -231,7 +227,6 @@ class TokenSampler:
         self, images: Tensor, noise_keys: Tensor, on_progress: OnProgress | None, show: Callable[[], None] | None
     ) -> None:
         """Sample each `MASKED` token of (b, h * w) images, in place, with the noise of their (b,) keys."""
-        scale = self.config.guidance if self.config.guided else None
         masked = images == MASKED
         any_masked = masked.any(dim=0).tolist()
         steps = max((position + 1 for position, is_masked in enumerate(any_masked) if is_masked), default=0)
@@ -241,11 +236,10 @@ class TokenSampler:
         first = self._prefill(inputs[:, :known])
         previous = inputs[:, first]
         for position in range(first, steps):
-            logits = self.step(previous if scale is None else previous.repeat(2), position)
+            logits = self.step(self.guidance.duplicate(previous), position)
             if position == first:  # once, as reading the answer synchronises with the device
                 check_finite(logits, "the transformer computes logits")
-            if scale is not None:
-                logits = apply_guidance(logits, scale)  # (b, v)
+            logits = self.guidance.combine(logits)  # (b, v)
             if any_masked[position]:
                 noise = gumbel_noise(noise_keys, position, logits.shape[-1])
                 sampled = (process_logits(logits, self.config) + noise).argmax(dim=-1)
@@ -266,7 +260,7 @@ class TokenSampler:
         bits, where chunks round differently, so that other tokens might be sampled.
         """
         cache, positions = self.step.cache, inputs.shape[1]
-        inputs = inputs.repeat(2, 1) if self.config.guided else inputs
+        inputs = self.guidance.duplicate(inputs)
         sizes = prefill_sizes(self.model, cache, positions)
         if not self.is_float32 or 0 in sizes or prefill_passes(cache, inputs, *sizes) >= positions:
             return 0

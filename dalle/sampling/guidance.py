@@ -9,7 +9,30 @@ import torch
 from torch import Tensor
 
 from dalle.models.transformer.kv_cache import PrefixCache, PrefixKV
+from dalle.models.transformer.model import Transformer
 from dalle.models.transformer.sequence import PAD, SequenceLayout
+from dalle.sampling.sampling_config import DecodingConfig
+
+
+class Guidance:
+    """Guidance of the images that a decoding session samples. Without guidance, all methods return their argument."""
+
+    def __init__(self, model: Transformer, config: DecodingConfig, device: torch.device):
+        """Prefill the empty caption, once for all captions, if `config` is guided."""
+        self.scale = 1.0 if config.guidance is None else config.guidance
+        self.unconditional = model.prefill(empty_caption(model.sequence).to(device)) if config.guided else None
+
+    def extend_prefix(self, prefix: PrefixCache) -> PrefixCache:
+        """Append the empty caption for each caption of a prefix cache: (b, ...) -> (2b, ...)."""
+        return prefix if self.unconditional is None else append_unconditional(prefix, self.unconditional)
+
+    def duplicate(self, inputs: Tensor) -> Tensor:
+        """Duplicate the inputs of a pass, for the captions and for the empty one: (b, ...) -> (2b, ...)."""
+        return inputs if self.unconditional is None else torch.cat([inputs, inputs])
+
+    def combine(self, logits: Tensor) -> Tensor:
+        """Combine the logits of a pass with `apply_guidance`: (2b, ..., v) -> (b, ..., v)."""
+        return logits if self.unconditional is None else apply_guidance(logits, self.scale)
 
 
 def empty_caption(sequence: SequenceLayout) -> Tensor:
@@ -32,7 +55,7 @@ def append_unconditional(conditional: PrefixCache, empty: PrefixCache) -> Prefix
 
 
 def apply_guidance(logits: Tensor, scale: float) -> Tensor:
-    """Apply classifier-free guidance: (2b, v) logits, conditional then unconditional -> (b, v) logits.
+    """Apply classifier-free guidance: (2b, ..., v) logits, conditional then unconditional -> (b, ..., v).
 
     A scale of 1 gives the conditional logits, 0 the unconditional ones. More than 1 follows the captions more closely
     and reduces variety.

@@ -20,7 +20,7 @@ from dalle.models.transformer.kv_cache import PrefixCache
 from dalle.models.transformer.model import Transformer
 from dalle.models.transformer.sequence import SequenceLayout
 from dalle.sampling.finite import check_finite
-from dalle.sampling.guidance import apply_guidance
+from dalle.sampling.guidance import Guidance
 from dalle.sampling.gumbel_noise import gumbel_noise
 from dalle.sampling.logits_processors import process_logits
 from dalle.sampling.sampling_config import DecodingConfig
@@ -73,6 +73,7 @@ class ParallelDecoder:
         self,
         sequence: SequenceLayout,
         config: DecodingConfig,
+        guidance: Guidance,
         step: WindowStep,
         size: int,
         history: TokenHistory,
@@ -83,7 +84,8 @@ class ParallelDecoder:
         history: cells that guesses are based on; the cells of this batch are added.
         count: the passes of this batch are added to it.
         """
-        self.sequence, self.config, self.step, self.size, self.history = sequence, config, step, size, history
+        self.sequence, self.config, self.guidance = sequence, config, guidance
+        self.step, self.size, self.history = step, size, history
         self.guess = GUESSES[config.guess]
         self.count = count
 
@@ -141,10 +143,7 @@ class ParallelDecoder:
 
     def _logits(self, previous: Tensor, starts: Tensor) -> Tensor:
         """Compute the logits of each window, with guidance: (b, n), (b,) -> (b, n, v)."""
-        if not self.config.guided:
-            return self.step(previous, starts)
-        logits = self.step(previous.repeat(2, 1), starts.repeat(2))
-        return apply_guidance(logits, self.config.guidance or 0.0)
+        return self.guidance.combine(self.step(self.guidance.duplicate(previous), self.guidance.duplicate(starts)))
 
     def _previous(self, images: Tensor, positions: Tensor) -> Tensor:
         """Return the token before each position, (b, n); the start-of-image token for position 0."""

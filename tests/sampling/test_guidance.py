@@ -1,6 +1,7 @@
 import torch
 
-from dalle.sampling.guidance import append_unconditional, apply_guidance, empty_caption
+from dalle.sampling.guidance import Guidance, append_unconditional, apply_guidance, empty_caption
+from dalle.sampling.sampling_config import DecodingConfig
 
 
 def test_guidance_scale_interpolates_and_extrapolates_logits():
@@ -20,3 +21,15 @@ def test_empty_captions_are_appended_once_per_caption(make_transformer):
         torch.testing.assert_close(found.keys, expected.keys)
         torch.testing.assert_close(found.values, expected.values)
         assert found.key_padding_mask.equal(expected.key_padding_mask)
+
+
+def test_passes_have_twice_the_inputs_with_guidance_only(make_transformer):
+    model, logits = make_transformer(), torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0))
+    prefix = model.prefill(model.sequence.pad_captions([[1, 2, 3], [4]]))
+    inputs = torch.tensor([[1, 2, 3], [4, 5, 6]])
+    for scale, repeats in ((None, 1), (1.0, 1), (0.0, 2), (3.0, 2)):
+        guidance = Guidance(model, DecodingConfig(guidance=scale), torch.device("cpu"))
+        assert guidance.duplicate(inputs).equal(inputs.repeat(repeats, 1))
+        assert guidance.duplicate(inputs[:, 0]).equal(inputs[:, 0].repeat(repeats))
+        assert len(guidance.extend_prefix(prefix)[0].keys) == 2 * repeats
+        assert guidance.combine(logits).equal(logits if scale in (None, 1) else apply_guidance(logits, scale))
