@@ -23,7 +23,6 @@ from dalle.cli.sample_messages import (
 from dalle.sampling.attention_grid import AttentionGridWriter
 from dalle.sampling.caption_policy import CaptionPolicy
 from dalle.sampling.command_config import SampleCommandConfig, check_unused_settings, requested_captions
-from dalle.sampling.components import find_components
 from dalle.sampling.content_credentials import ContentSigner
 from dalle.sampling.edits import build_canvas
 from dalle.sampling.inference_dtype import dtype_name
@@ -55,16 +54,16 @@ def main(config: SampleCommandConfig) -> None:
     dalle = DALLE.load(config.checkpoint, device, config.dvae, config.clip, config.precision, config.decoder)
     canvas = build_canvas(config, dalle.encode_image)
     config = dalle.resolve(config, canvas)
-    components = find_components(config.checkpoint, config.dvae, config.clip, config.decoder)
 
     print_unknown_words(dalle, captions)
-    choice = dalle.choose_decoding(len(captions), config)  # once, since less memory is free later
+    chosen = dalle.choose_decoding(len(captions), config)  # once, since less memory is free later
+    choice = chosen.choice
     if config.decoding == "auto":
         print(f"decoding  {choice.decoding}: {choice.reason}")
-    config = choice.apply(config)
+    config = chosen.config
     print_memory(dalle, choice.batch_size, config)
     attention = AttentionGridWriter(dalle, config.attention_layer) if config.attention else None
-    novelty = Novelty.of_checkpoint(components, dalle.dvae, dalle.clip) if config.novelty else None
+    novelty = Novelty.of_checkpoint(dalle.folders, dalle.dvae, dalle.clip) if config.novelty else None
     count, images, begin = DecodingCount(), 0, time.perf_counter()
     with (
         StopRequest() as stop_request,  # the outer context, so that the writer finishes its files
@@ -74,18 +73,17 @@ def main(config: SampleCommandConfig) -> None:
             captions,
             config.candidates,
             config.seed,
-            metadata(config, components, dalle.precision, recompute_kv=choice.recompute_kv),
+            metadata(config, dalle.folders, dalle.precision, recompute_kv=choice.recompute_kv),
             signer,
         ) as writer,
     ):
         for result in dalle.stream(
             captions,
-            config,
+            chosen,
             canvas=canvas,
             candidate_offset=config.candidate_offset,
             stop=lambda: stop_request.signum != 0,
             count=count,
-            decoding_choice=choice,
         ):
             images += result.num_sampled
             writer.add(result, novelty.compare(result) if novelty else None)

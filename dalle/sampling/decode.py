@@ -161,6 +161,8 @@ class DecodingSession:
         self.is_float32 = model.dtype == precision == torch.float32
         self.batch_size = BATCH_SIZE if config.batch_size is None else config.batch_size
         self.device = model.image_head.weight.device
+        # `DALLE.sample_batches` takes any config, and the studio calls it with decoding=auto for batches of several
+        # sizes. If `DALLE.stream` has chosen before, this keeps its choice
         choice = choose_method(config, num_images, model.sequence.image_positions, self.device, precision)
         self.config = config = choice.apply(config)
         self.window = choice.window if choice.decoding == "parallel" else None  # None: sequential decoding

@@ -5,8 +5,8 @@ Parallel decoding is faster if a pass keeps more tokens than it costs sequential
 every run on a machine of the same kind, unless the free memory, which limits the batch size, is too little for them.
 """
 
-from dataclasses import replace
-from typing import NamedTuple, TypeVar
+from dataclasses import dataclass, replace
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 
@@ -15,6 +15,8 @@ from dalle.sampling.batch_size import BatchSize, all_images_fit, choose_batch_si
 from dalle.sampling.sampling_config import DecodingConfig, SamplingConfig
 
 Config = TypeVar("Config", bound=DecodingConfig)
+Sampling = TypeVar("Sampling", bound=SamplingConfig)
+Sampling_co = TypeVar("Sampling_co", bound=SamplingConfig, covariant=True)
 
 # tokens that a pass keeps, by window, with guess=above: mean of 8 captions with the defaults of the model `drawings`
 TOKENS_PER_PASS = {4: 1.9, 8: 2.6, 16: 3.8}
@@ -47,11 +49,20 @@ class DecodingChoice(NamedTuple):
         return replace(config, decoding=self.decoding, window=self.window, batch_size=batch_size)
 
 
+@dataclass(frozen=True)
+class ChosenConfig(Generic[Sampling_co]):
+    """Resolved config with the decoding method, window and batch size of the choice that was made for it."""
+
+    config: Sampling_co
+    choice: DecodingChoice
+
+
 def choose_decoding(
-    model: Transformer, captions: int, config: SamplingConfig, precision: torch.dtype
-) -> DecodingChoice:
+    model: Transformer, captions: int, config: Sampling, precision: torch.dtype
+) -> ChosenConfig[Sampling]:
     """Choose how `config.candidates` images of each caption are decoded, for the memory that is free now.
 
+    config: a resolved one.
     precision: number format of decoding.
 
     Raises:
@@ -60,11 +71,12 @@ def choose_decoding(
     device, positions = model.image_head.weight.device, model.sequence.image_positions
     choice = choose_method(config, captions * config.candidates, positions, device, precision)
     if config.batch_size is not None:
-        return choice
+        return ChosenConfig(choice.apply(config), choice)
     parallel_by_choice = config.decoding == "auto" and choice.decoding == "parallel"
     if parallel_by_choice and not all_images_fit(model, captions, choice.apply(config), precision):
         choice = _sequential(config, "the larger caches of parallel decoding do not fit into memory")
-    return choice._replace(batch_size=choose_batch_size(model, captions, choice.apply(config), precision))
+    choice = choice._replace(batch_size=choose_batch_size(model, captions, choice.apply(config), precision))
+    return ChosenConfig(choice.apply(config), choice)
 
 
 def choose_method(

@@ -17,7 +17,7 @@ from dalle.sampling import decode, inpainting
 from dalle.sampling.canvas import Canvas, EncodedImage, encode_image
 from dalle.sampling.captions import encode_captions, unknown_words
 from dalle.sampling.components import check_components, find_components, load_components
-from dalle.sampling.decoding_choice import DecodingChoice, choose_decoding
+from dalle.sampling.decoding_choice import ChosenConfig, choose_decoding
 from dalle.sampling.image_decoder import ImageDecoder, decode_images
 from dalle.sampling.parallel_decode import DecodingCount
 from dalle.sampling.progress_bar import SamplingProgress
@@ -178,7 +178,7 @@ class DALLE:
     def stream(
         self,
         captions: Sequence[str],
-        config: SamplingConfig = DEFAULTS,
+        config: SamplingConfig | ChosenConfig = DEFAULTS,
         *,
         canvas: Canvas | Tensor | None = None,
         candidate_offset: int | Sequence[int] = 0,
@@ -187,23 +187,24 @@ class DALLE:
         stop: Callable[[], bool] = lambda: False,
         on_tokens: decode.OnTokens | None = None,
         count: DecodingCount | None = None,
-        decoding_choice: DecodingChoice | None = None,
     ) -> Iterator[Result]:
         """Yield the result of each caption as soon as its candidates are sampled, without keeping earlier results.
 
+        config: the settings, or what `choose_decoding` returned for as many captions and for the same canvas.
         candidate_offset: number of the first candidate, the same for all captions or one for each.
         truncate: cut a caption that is too long, as training does; otherwise raise `ValueError`.
         stop: called after each token. Once it returns True, sampling stops; the finished candidates of the current
             caption, if any, are ranked and yielded last.
         on_tokens: shows the images while they are sampled, see `dalle.sampling.decode.OnTokens`.
         count: the images, tokens and passes of decoding are added to it.
-        decoding_choice: what `choose_decoding` returned before; None: it is called now.
         """
         if not captions:
             return
-        config = self.resolve(config, canvas)
-        choice = decoding_choice or self.choose_decoding(len(captions), config)
-        config = choice.apply(config)
+        if isinstance(config, ChosenConfig):
+            chosen = config
+        else:
+            chosen = self.choose_decoding(len(captions), self.resolve(config, canvas))
+        config = chosen.config
         ids = self.tokenize(captions, truncate)
         select_best = SelectBest(self.dvae, config, self.reranker(ids, config), canvas, self.image_decoder(config))
         offsets = decode.expand_offset(candidate_offset, len(captions))
@@ -213,7 +214,7 @@ class DALLE:
                 config,
                 canvas,
                 candidate_offset=offsets,
-                recompute_kv=choice.recompute_kv,
+                recompute_kv=chosen.choice.recompute_kv,
                 on_progress=advance,
                 on_tokens=on_tokens,
                 count=count,
@@ -241,8 +242,10 @@ class DALLE:
             canvas.require_model_grid(grid, config.options_on_model_grid)
         return config
 
-    def choose_decoding(self, captions: int, config: SamplingConfig) -> DecodingChoice:
+    def choose_decoding(self, captions: int, config: Config) -> ChosenConfig[Config]:
         """Choose decoding method, window and batch size for that many captions and a resolved config.
+
+        `stream` takes the result in place of a config, and then chooses nothing itself.
 
         Raises:
             ValueError: one image does not fit into memory.

@@ -94,7 +94,7 @@ def test_auto_is_sequential_if_parallel_decoding_does_not_fit_into_memory(checkp
     for allowed, expected in ((1.01, "parallel"), (0.99, "sequential")):
         memory = str((needs.total(1) - needs.weights) * allowed / GB)
         config = SamplingConfig(candidates=1, keep=1, decoding="auto", guidance=1.0, window=4, memory=memory)
-        assert dalle.choose_decoding(1, config).decoding == expected
+        assert dalle.choose_decoding(1, config).choice.decoding == expected
         assert dalle.generate("a red circle", config).num_sampled == 1
 
 

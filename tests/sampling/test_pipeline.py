@@ -196,6 +196,17 @@ def test_stop_request_keeps_finished_candidates(dalle):
     assert both == pytest.approx(whole, abs=1e-6)
 
 
+def test_stream_samples_with_what_was_chosen_before(dalle, monkeypatch):
+    config = dalle.resolve(SamplingConfig(candidates=6, keep=6, seed=2, decoding="auto"))
+    chosen = dalle.choose_decoding(1, config)
+    assert chosen.config == chosen.choice.apply(config)
+    (expected,) = dalle.stream([CAPTION], config)
+    for step in ("resolve", "choose_decoding"):
+        monkeypatch.setattr(dalle, step, lambda *_: pytest.fail("chosen twice"))
+    (result,) = dalle.stream([CAPTION], chosen)
+    assert result.tokens.equal(expected.tokens) and result.scores == expected.scores
+
+
 def test_stop_request_before_the_first_result_gives_nothing(dalle):
     assert list(dalle.stream([CAPTION], SamplingConfig(candidates=4, keep=1), stop=lambda: True)) == []
 
@@ -252,7 +263,7 @@ def test_resolved_settings_are_those_of_the_checkpoint_where_none_is_set(dalle, 
 def test_limited_memory_gives_the_same_images(dalle):
     needs = decoding_memory(dalle.transformer, recompute_kv=True)
     little = str((needs.caption + 3.5 * needs.candidate) / 10**9)
-    assert dalle.choose_decoding(1, SamplingConfig(candidates=8, memory=little)).batch_size.images == 3
+    assert dalle.choose_decoding(1, SamplingConfig(candidates=8, memory=little)).choice.batch_size.images == 3
     (result,) = dalle.generate_many([CAPTION], candidates=8, keep=8, memory=little)
     assert result.candidates == dalle.generate(CAPTION, candidates=8, keep=8).candidates
     with pytest.raises(ValueError, match="sampling one image takes"):
