@@ -10,8 +10,9 @@ from dalle.sampling.memory import BYTES_PER_LOGIT
 
 
 def prefill_sizes(model: Transformer, cache: Cache, positions: int) -> tuple[int, int]:
-    """Return how many images, and positions of each, `Transformer.prefill_image` may process at a time; 0 if not one.
+    """Return how many images, and positions of each, `Transformer.prefill_image` may process at a time.
 
+    (0, 0) if memory does not suffice for one position of one image, or if there are no positions.
     It may take what sampling takes from logits of all images, which is free meanwhile; it computes no logits.
 
     positions: number of positions to process in all.

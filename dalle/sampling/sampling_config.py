@@ -158,7 +158,7 @@ class RerankConfig:
 
     @property
     def ranked(self) -> bool:
-        """True if a config that `DALLE.resolve` returned ranks images: False without a CLIP or another score."""
+        """True if images are ranked. Valid only after `DALLE.resolve`, which sets `rerank` if anything can rank."""
         return self.rerank is not None
 
     @property
