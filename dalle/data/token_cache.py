@@ -62,8 +62,9 @@ class TokenCacheSettings:
     @classmethod
     def from_saved(cls, saved: dict[str, Any]) -> "TokenCacheSettings":
         """Return the settings of a cache.json. Raises TypeError if one is missing or unknown."""
+        saved = {**saved}  # raises TypeError for anything else than a mapping
         names = {saved_name: name for name, saved_name in SAVED_NAMES.items()}
-        return cls(**{names.get(name, name): value for name, value in {**saved}.items()})
+        return cls(**{names.get(name, name): value for name, value in saved.items()})
 
 
 class RecordBlock(NamedTuple):

@@ -63,7 +63,9 @@ class RankMemory:
         kept = self.buckets * self.gradients
         backward = self.targets + self.unsharded + self.activations + self.accumulates * self.gradients + kept
         update = self.targets + self.gradients + self.update
-        return always + max(backward, update, kept + self.gathered, kept + self.targets + self.encoding)
+        # validation encodes images too, while it holds gathered weights
+        encoding = kept + self.encoding + max(self.gathered, self.targets)
+        return always + max(backward, update, encoding)
 
 
 def rank_memory(
@@ -171,7 +173,8 @@ def compression_bytes(placement: Placement, config: CompressionConfig) -> int:
 def unsharded_bytes(model: nn.Module) -> int:
     """Return the bytes of whole weights and gradients that a rank of sharded training needs at a time.
 
-    The weights of the root, two blocks (one is gathered while the other computes), and the gradients of one block.
+    The weights of the root, two blocks (one is gathered while the other computes), and the gradients of one block. The
+    gradients of the root stay until the end of the backward pass, but its logits, which are counted, are freed first.
     """
     units = [count_trainable(unit) for unit in sharding_units(model)]
     return FLOAT32 * (count_trainable(model) - sum(units) + 3 * max(units, default=0))

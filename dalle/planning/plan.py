@@ -141,10 +141,11 @@ class Planner:
         return size
 
     def cost(self, stage: Any, images: int) -> MicroBatchCost:
-        """Return the cost of a micro-batch of `images` images; above a limit it is taken to be proportional to it."""
+        """Return the cost of a micro-batch of `images` images, extrapolated from fewer ones above a limit."""
         if images > MAX_COUNTED and stage.accumulation_is_exact:  # else the loss compares all images of a micro-batch
-            counted = self.cost(stage, MAX_COUNTED)
-            return MicroBatchCost(*(round(value / MAX_COUNTED * images) for value in counted))
+            fewer = MAX_COUNTED // 2
+            costs = zip(self.cost(stage, fewer), self.cost(stage, MAX_COUNTED), strict=True)
+            return MicroBatchCost(*(most + (images - MAX_COUNTED) * (most - few) // fewer for few, most in costs))
         key = images, stage.recompute, stage.recompute_layers, stage.parameters
         if key not in self._costs:
             build = partial(stage.model_class, stage.model)

@@ -53,9 +53,10 @@ class StageDataConfig(StageConfig):
         raise NotImplementedError
 
     def encoding_cost(self, image_size: int, dvae: DVAEConfig) -> EncodingCost:
-        """Return the cost of the frozen dVAE for an image of an update, for plans; only its weights if they are cached.
+        """Return the cost of the frozen dVAE for an image of an update, for plans: 0 FLOPs if its tokens are cached.
 
-        Assumes more than one epoch, so that tokens may be cached. Only called for models that are trained on tokens.
+        Assumes more than one epoch, so that tokens may be cached. Held-out images are encoded in any case. Only called
+        for models that are trained on tokens.
         """
         raise NotImplementedError
 
@@ -65,7 +66,7 @@ class CaptionedDataConfig(StageDataConfig):
     """Data settings common to the stages with captions."""
 
     tokenizer: str | None = None  # path of a tokenizer.json, from prepare.py or a checkpoint; null: train one
-    tokenizer_records: int = 100_000  # approximate number of training records to train the BPE on
+    tokenizer_records: int = 100_000  # approximate number of training records to train the BPE on, held in memory
 
     def __post_init__(self) -> None:
         super().__post_init__()

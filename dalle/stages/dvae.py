@@ -70,7 +70,7 @@ class DVAEStageConfig(StageDataConfig):
                 f"float32_matmul_precision={self.float32_matmul_precision} would round the distances to the codes of "
                 f"relaxation={self.model.relaxation}, which are small differences of large numbers; use highest"
             )
-        if not self.commitment > 0:
+        if self.model.quantises_vectors and not self.commitment > 0:
             raise ValueError(
                 f"commitment={self.commitment} must be above 0: it weights the only loss that trains the codebook of "
                 "relaxation=vector_quantisation"

@@ -5,6 +5,7 @@ import os
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from dalle import checkpoint
@@ -12,6 +13,7 @@ from dalle.checkpoint import CheckpointError
 from dalle.models.decoder.model import condition_on
 from dalle.models.dvae.config import DVAEConfig
 from dalle.models.dvae.model import DiscreteVAE
+from dalle.stages.image_tokens import token_choice_named
 from dalle.training.flops import EncodingCost, flop_counter
 from dalle.training.peak_memory import PeakMemory
 
@@ -59,17 +61,20 @@ def token_grid_size(image_size: int, dvae: DVAEConfig, name: str | Path = "the d
 
 @cache
 @torch.no_grad()
-def encoding_cost(dvae: DVAEConfig, image_size: int, reconstructs: bool = False) -> EncodingCost:
+def encoding_cost(
+    dvae: DVAEConfig, image_size: int, image_targets: str = "argmax", reconstructs: bool = False
+) -> EncodingCost:
     """Count the memory and FLOPs of encoding one image to tokens, on the meta device.
 
-    reconstructs: the tokens are decoded too, as the condition of the diffusion decoder.
+    image_targets: how tokens are chosen. reconstructs: they are decoded too, as the condition of the diffusion decoder.
     """
     with torch.device("meta"):
         model, image = DiscreteVAE(dvae).eval(), torch.empty(1, 3, image_size, image_size)
     with flop_counter() as counter, PeakMemory([*model.parameters(), image]) as memory:
-        tokens = model.encode(image)
+        logits = model.logits(image)
+        tokens = token_choice_named(image_targets)(logits, [np.random.default_rng(0)]).inputs
         if reconstructs:
-            condition_on(model, tokens)
+            condition_on(model, tokens.view(1, *logits.shape[2:]))
     weights = sum(parameter.nbytes for parameter in model.parameters())
     return EncodingCost(weights, memory.peak, counter.get_total_flops())
 

@@ -118,8 +118,8 @@ class TransformerStageConfig(CaptionedDataConfig):
         return (self.transform, self.image_targets) == ("none", "argmax")
 
     def encoding_cost(self, image_size: int, dvae: DVAEConfig) -> EncodingCost:
-        cost = encoding_cost(dvae, image_size)
-        return cost._replace(peak_bytes=0, flops=0) if self.crops or self.tokens_are_fixed else cost
+        cost = encoding_cost(dvae, image_size, self.image_targets)
+        return cost._replace(flops=0) if self.crops or self.tokens_are_fixed else cost
 
     @property
     def sampling_defaults(self) -> SamplingDefaults:

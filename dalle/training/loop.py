@@ -250,7 +250,7 @@ class Trainer:
         state.metrics.update({**metrics, "loss": loss, "gradient_norm": norm, "learning_rate": rate}, finite)
 
     def gradients(self, batches: Sequence[Any]) -> tuple[Tensor, dict[str, float | Tensor]]:
-        """Accumulate gradients over the micro-batches of an update.
+        """Accumulate gradients over the micro-batches of an update. No parameter may have a gradient before.
 
         Returns the mean loss of all ranks and this rank's metrics.
         """

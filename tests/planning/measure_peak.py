@@ -66,6 +66,7 @@ TRANSFORMER = TransformerStageConfig(
 SHARDED = {
     "small": TRANSFORMER,
     "wide": replace(TRANSFORMER, model=replace(MODEL, width=512), batch_size=4),
+    "many codes": replace(TRANSFORMER, model=replace(MODEL, image_vocabulary=8192), batch_size=4),
     "bfloat16": replace(TRANSFORMER, precision="bfloat16"),
     "recompute": replace(TRANSFORMER, recompute=True),
     "accumulate": replace(TRANSFORMER, accumulate=2, batch_size=16),
@@ -114,12 +115,15 @@ def planned_peak(
 
 
 def measure(build: Callable[[], Any], mesh: DeviceMesh | None = None, folder: Path | None = None) -> int:
-    """Return the largest memory while the stage that `build` builds is trained.
+    """Return the largest memory while the stage that `build` builds is trained, without that of saving its state.
+
+    On a GPU a save copies to the host's memory; on a CPU its copies would count, at times that vary.
 
     mesh: ranks over which the weights are sharded. folder: of the run, the same on all ranks; None: a temporary one.
     """
     with (
         tempfile.TemporaryDirectory() as temporary,
+        patch("dalle.training.loop.Trainer.save"),
         profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run,
     ):
         stage = build()

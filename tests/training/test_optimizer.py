@@ -8,11 +8,14 @@ import pytest
 import torch
 from torch import nn
 
+from dalle.models.dvae.config import DVAEConfig
 from dalle.stages.dvae import DVAEStageConfig
 from dalle.stages.transformer import TransformerStageConfig
 from dalle.training.optimizer import OptimizerConfig, PlateauConfig, ReduceOnPlateau, build_optimizer
 from dalle.training.schedules import Schedule
 from dalle.training.stage import StageConfig
+
+VQ = DVAEConfig(relaxation="vector_quantisation")
 
 CPU = torch.device("cpu")
 ONE, ZERO = torch.ones(()), torch.zeros(())
@@ -57,9 +60,13 @@ def test_settings_that_would_train_in_the_wrong_direction_raise(settings, named)
             {"temperature": Schedule("cosine", 1.0, 0.0, 10)},
             "temperature from 1.0 to 0.0 must be",
         ),
-        (DVAEStageConfig, {"commitment": -1.0}, "commitment=-1.0 must be above 0"),
-        (DVAEStageConfig, {"commitment": 0.0}, "commitment=0.0 must be above 0: it weights the only loss that trains"),
-        (DVAEStageConfig, {"commitment": math.nan}, "commitment=nan must be above 0"),
+        (DVAEStageConfig, {"model": VQ, "commitment": -1.0}, "commitment=-1.0 must be above 0"),
+        (
+            DVAEStageConfig,
+            {"model": VQ, "commitment": 0.0},
+            "commitment=0.0 must be above 0: it weights the only loss that trains",
+        ),
+        (DVAEStageConfig, {"model": VQ, "commitment": math.nan}, "commitment=nan must be above 0"),
     ],
 )
 def test_settings_that_would_reverse_a_loss_or_end_in_nan_raise(config, settings, named):
