@@ -60,7 +60,9 @@ def changes(planner: Planner, stage: Any, mode: str) -> Iterator[tuple[str, Plan
         yield " ".join([*typed, *accumulate]), plan
     typed += accumulate
     layers = count_layers(stage)
-    recomputed = 0 if not stage.recompute else layers if stage.recompute_layers is None else stage.recompute_layers
+    recomputed = 0
+    if stage.recompute:
+        recomputed = layers if stage.recompute_layers is None else stage.recompute_layers
     if recomputed < layers:
         if not stage.recompute:
             typed.append("stage.recompute=true")

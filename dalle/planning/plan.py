@@ -104,8 +104,16 @@ class Planner:
         flops = round((TRAINING_FACTOR + recomputed_share(model, stage)) * cost.flops) * stage.accumulate
         placement = place(build, mode, shards, self.world, stage.compression)
         encoding = EncodingCost(0, 0, 0) if self.dvae is None else stage.encoding_cost(self.image_size, self.dvae)
-        replicas = self.world // shards
-        memory = rank_memory(model, stage, cost.peak_bytes, encoding, images, placement, shards, replicas)
+        memory = rank_memory(
+            model,
+            stage,
+            activations=cost.peak_bytes,
+            encoding=encoding,
+            images=images,
+            placement=placement,
+            shards=shards,
+            replicas=self.world // shards,
+        )
         parameters = count_trainable(model)
         weights, compressed = parameter_bytes(model, stage), compressed_bytes(placement, stage.compression)
         sent, network = communication(weights, self.world, shards, stage.accumulate, self.card, compressed)
