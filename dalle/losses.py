@@ -20,13 +20,13 @@ from dalle.precision import in_float32
 
 
 @in_float32
-def logit_laplace_nll(parameters: Tensor, images: Tensor, floor: float | None = None) -> Tensor:
+def logit_laplace_nll(likelihood_params: Tensor, images: Tensor, floor: float | None = None) -> Tensor:
     """Compute the negative log-likelihood of pixels under the logit-Laplace distribution (Sec. 2.1; App. A.3, Eq. 2).
 
-    parameters: (b, 6, h, w), mu and ln b of each colour; images: (b, 3, h, w) in [0, 1] -> (b, 3, h, w) nats.
+    likelihood_params: (b, 6, h, w), mu and ln b of each colour; images: (b, 3, h, w) in [0, 1] -> (b, 3, h, w) nats.
     floor: minimum of ln b (not in the paper), since the density is unbounded on flat images.
     """
-    mu, log_scale = parameters.chunk(2, dim=1)
+    mu, log_scale = likelihood_params.chunk(2, dim=1)
     if floor is not None:
         log_scale = log_scale.clamp(min=floor)
     x = map_pixels(images)
@@ -35,29 +35,29 @@ def logit_laplace_nll(parameters: Tensor, images: Tensor, floor: float | None = 
 
 
 @in_float32
-def normal_nll(parameters: Tensor, images: Tensor, scale: float) -> Tensor:
+def normal_nll(likelihood_params: Tensor, images: Tensor, scale: float) -> Tensor:
     """Compute the negative log-likelihood under a normal distribution around the decoded image, in nats.
 
     It is a squared error, normalised as a density, so that KL weights keep their meaning. `scale` is the fixed standard
     deviation, for pixels in [0, 1]. Shapes as in `logit_laplace_nll`.
     """
-    return (_unclamped_mean_image(parameters) - images).square() / (2 * scale**2) + math.log(
+    return (_unclamped_mean_image(likelihood_params) - images).square() / (2 * scale**2) + math.log(
         scale * math.sqrt(2 * math.pi)
     )
 
 
 @in_float32
-def laplace_nll(parameters: Tensor, images: Tensor, scale: float) -> Tensor:
+def laplace_nll(likelihood_params: Tensor, images: Tensor, scale: float) -> Tensor:
     """Compute the negative log-likelihood under a Laplace distribution around the decoded image, in nats.
 
     It is an absolute error, normalised. `scale` is fixed, for pixels in [0, 1]. Shapes as in `logit_laplace_nll`.
     """
-    return (_unclamped_mean_image(parameters) - images).abs() / scale + math.log(2 * scale)
+    return (_unclamped_mean_image(likelihood_params) - images).abs() / scale + math.log(2 * scale)
 
 
-def _unclamped_mean_image(parameters: Tensor) -> Tensor:
+def _unclamped_mean_image(likelihood_params: Tensor) -> Tensor:
     # as `mean_image`, but without its clamp, which has zero gradients outside [0, 1]
-    return (parameters[:, :3].sigmoid() - PIXEL_MARGIN) / (1 - 2 * PIXEL_MARGIN)
+    return (likelihood_params[:, :3].sigmoid() - PIXEL_MARGIN) / (1 - 2 * PIXEL_MARGIN)
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,12 @@ class LikelihoodConfig:
         if self.floor is not None and not math.isfinite(self.floor):
             raise ValueError(f"likelihood.floor={self.floor} must be finite; leave it out for no minimum")
 
-    def nll(self, parameters: Tensor, images: Tensor) -> Tensor:
-        """Compute nats per pixel value: (b, 6, h, w) parameters, (b, 3, h, w) images in [0, 1] -> (b, 3, h, w)."""
+    def nll(self, likelihood_params: Tensor, images: Tensor) -> Tensor:
+        """Compute nats per pixel value: (b, 6, h, w) params, (b, 3, h, w) images in [0, 1] -> (b, 3, h, w)."""
         if self.kind == "logit_laplace":
-            return logit_laplace_nll(parameters, images, self.floor)
+            return logit_laplace_nll(likelihood_params, images, self.floor)
         nll = normal_nll if self.kind == "normal" else laplace_nll
-        return nll(parameters, images, self.scale)
+        return nll(likelihood_params, images, self.scale)
 
 
 @in_float32

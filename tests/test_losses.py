@@ -24,7 +24,7 @@ from dalle.models.dvae.relaxation import negative_squared_distance
 from dalle.models.linear_cross_entropy import IGNORED
 
 
-def parameters(mu: float, log_scale: float, count: int) -> torch.Tensor:
+def constant_params(mu: float, log_scale: float, count: int) -> torch.Tensor:
     """Return likelihood parameters (1, 6, 1, count), equal for each colour and pixel."""
     return torch.tensor([mu] * 3 + [log_scale] * 3)[None, :, None, None].expand(1, 6, 1, count)
 
@@ -34,7 +34,7 @@ def everywhere(values: torch.Tensor) -> torch.Tensor:
     return values[None, None, None].expand(1, 3, 1, -1)
 
 
-def random_parameters(batch: int = 2, side: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+def random_params_and_images(batch: int = 2, side: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     return torch.randn(batch, 6, side, side, generator=generator), torch.rand(batch, 3, side, side, generator=generator)
 
@@ -48,56 +48,62 @@ def test_logit_laplace_density_integrates_to_one(mu, scale):
     logit = torch.linspace(-14, 14, 20_001, dtype=torch.float64)
     x = logit.sigmoid()  # close to both ends, where the density may be steep
     images = (x - 0.1) / 0.8  # what `map_pixels` makes x of
-    nll = logit_laplace_nll(parameters(mu, math.log(scale), len(x)), everywhere(images))
+    nll = logit_laplace_nll(constant_params(mu, math.log(scale), len(x)), everywhere(images))
     for colour in (-nll[0, :, 0].double()).exp():
         assert torch.trapezoid(colour, x).item() == pytest.approx(1, abs=2e-3)
 
 
 def test_logit_laplace_matches_the_papers_formula():
-    params, images = random_parameters()
-    mu, scale = params[:, :3].double(), params[:, 3:].double().exp()
+    likelihood_params, images = random_params_and_images()
+    mu, scale = likelihood_params[:, :3].double(), likelihood_params[:, 3:].double().exp()
     x = 0.8 * images.double() + 0.1
     density = 1 / (2 * scale * x * (1 - x)) * torch.exp(-(torch.log(x / (1 - x)) - mu).abs() / scale)  # Equation 2
-    torch.testing.assert_close(logit_laplace_nll(params, images), -density.log().float(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        logit_laplace_nll(likelihood_params, images), -density.log().float(), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_black_and_white_pixels_have_finite_likelihoods_and_gradients():
-    params = torch.randn(1, 6, 1, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    nll = logit_laplace_nll(params, everywhere(torch.tensor([0.0, 1.0])))
-    (gradient,) = torch.autograd.grad(nll.sum(), params)
+    likelihood_params = torch.randn(1, 6, 1, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    nll = logit_laplace_nll(likelihood_params, everywhere(torch.tensor([0.0, 1.0])))
+    (gradient,) = torch.autograd.grad(nll.sum(), likelihood_params)
     assert torch.isfinite(nll).all()
     assert torch.isfinite(gradient).all()
 
 
 def test_scale_floor_bounds_the_scale_from_below():
-    params, images = random_parameters()
+    likelihood_params, images = random_params_and_images()
     floor = 0.3
-    raised = torch.cat([params[:, :3], params[:, 3:].clamp(min=floor)], dim=1)
-    assert (params[:, 3:] < floor).any()
-    assert logit_laplace_nll(params, images, floor).equal(logit_laplace_nll(raised, images))
-    assert logit_laplace_nll(params, images, -9.0).equal(logit_laplace_nll(params, images))
+    raised = torch.cat([likelihood_params[:, :3], likelihood_params[:, 3:].clamp(min=floor)], dim=1)
+    assert (likelihood_params[:, 3:] < floor).any()
+    assert logit_laplace_nll(likelihood_params, images, floor).equal(logit_laplace_nll(raised, images))
+    assert logit_laplace_nll(likelihood_params, images, -9.0).equal(logit_laplace_nll(likelihood_params, images))
 
 
 @pytest.mark.parametrize("scale", [0.05, 0.1, 1.0])
 @pytest.mark.parametrize("mu", [-3.0, 0.0, 0.7])
 @pytest.mark.parametrize("nll", [normal_nll, laplace_nll])
 def test_normal_and_laplace_densities_integrate_to_one(nll, mu, scale):
-    params = parameters(mu, 0.0, 20_001)
+    likelihood_params = constant_params(mu, 0.0, 20_001)
     middle = (torch.tensor(mu).sigmoid().item() - 0.1) / 0.8  # the decoded pixel; below 0 for mu = -3
     pixels = middle + 14 * scale * torch.linspace(-1, 1, 20_001)
-    density = (-nll(params, everywhere(pixels), scale)[0, 0, 0].double()).exp()
+    density = (-nll(likelihood_params, everywhere(pixels), scale)[0, 0, 0].double()).exp()
     assert torch.trapezoid(density, pixels.double()).item() == pytest.approx(1, abs=1e-3)
     assert pixels[density.argmax()].item() == pytest.approx(middle, abs=2e-3 * scale)
 
 
 def test_squared_and_absolute_errors_are_divided_by_their_scale():
-    params, images = random_parameters()
-    params[:, :3] = params[:, :3].clamp(-2, 2)  # so that nothing is clamped in the picture
-    error, scale = mean_image(params) - images, 0.2
+    likelihood_params, images = random_params_and_images()
+    likelihood_params[:, :3] = likelihood_params[:, :3].clamp(-2, 2)  # so that nothing is clamped in the picture
+    error, scale = mean_image(likelihood_params) - images, 0.2
     normal = torch.distributions.Normal(0.0, scale)
     laplace = torch.distributions.Laplace(0.0, scale)
-    torch.testing.assert_close(normal_nll(params, images, scale), -normal.log_prob(error), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(laplace_nll(params, images, scale), -laplace.log_prob(error), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        normal_nll(likelihood_params, images, scale), -normal.log_prob(error), rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(
+        laplace_nll(likelihood_params, images, scale), -laplace.log_prob(error), rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -118,8 +124,8 @@ def test_likelihoods_without_a_density_are_refused(settings, problem):
 
 @pytest.mark.parametrize("nll", [normal_nll, laplace_nll])
 def test_decoded_pixels_above_white_have_gradients(nll):
-    params = parameters(5.0, 0.0, 1).clone().requires_grad_()  # decoded as more than 1, shown as 1
-    (gradient,) = torch.autograd.grad(nll(params, torch.ones(1, 3, 1, 1), 0.1).sum(), params)
+    likelihood_params = constant_params(5.0, 0.0, 1).clone().requires_grad_()  # decoded as more than 1, shown as 1
+    (gradient,) = torch.autograd.grad(nll(likelihood_params, torch.ones(1, 3, 1, 1), 0.1).sum(), likelihood_params)
     assert (gradient[:, :3] > 0).all()
 
 

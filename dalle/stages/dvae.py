@@ -94,17 +94,17 @@ class DVAEStageConfig(StageDataConfig):
 
     def example_loss(self, model: nn.Module, batch: tuple[Any, ...], ranks: int) -> Tensor:
         (images,) = batch
-        parameters, logits = model(images, self.last_temperature)
-        return self.loss_and_terms(parameters, logits, images, step=0)[0]
+        likelihood_params, logits = model(images, self.last_temperature)
+        return self.loss_and_terms(likelihood_params, logits, images, step=0)[0]
 
     def loss_and_terms(
-        self, parameters: Tensor, logits: Tensor, images: Tensor, step: int
+        self, likelihood_params: Tensor, logits: Tensor, images: Tensor, step: int
     ) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Compute the negative ELBO (Eq. 1), or the loss of a VQ-VAE, from the outputs, and the terms of either.
 
-        parameters, logits: as `DiscreteVAE.forward` returns them. images: (b, 3, h, w) in [0, 1].
+        likelihood_params, logits: as `DiscreteVAE.forward` returns them. images: (b, 3, h, w) in [0, 1].
         """
-        nll = self.likelihood.nll(parameters, images)
+        nll = self.likelihood.nll(likelihood_params, images)
         if self.model.quantises_vectors:
             distance = losses.quantisation_error(logits)
             loss = losses.per_pixel_loss(nll, distance, self.commitment)
@@ -167,8 +167,8 @@ class DVAEStage:
         """Compute the negative ELBO with relaxed codes, or the loss of a VQ-VAE, and their terms."""
         images = self.data.pixels(batch)
         temperature = self.config.temperature.value(step)
-        parameters, logits = model(images, temperature, generator)
-        loss, terms = self.config.loss_and_terms(parameters, logits, images, step)
+        likelihood_params, logits = model(images, temperature, generator)
+        loss, terms = self.config.loss_and_terms(likelihood_params, logits, images, step)
         if self.config.model.quantises_vectors:
             return loss, terms
         return loss, terms | {"temperature": temperature}
@@ -195,14 +195,15 @@ class DVAEStage:
             images = self.data.pixels(batch)
             logits = model.logits(images)
             relaxed = self._relax_held_out(logits, batch.first)
-            parameters, sampled = model.decode_codes(relaxed), model.decode_codes(argmax_one_hot(relaxed))
+            relaxed_params = model.decode_codes(relaxed)
+            sampled_params = model.decode_codes(argmax_one_hot(relaxed))
             tokens = logits.argmax(dim=1)
             counts += torch.bincount(tokens.flatten(), minlength=model.vocabulary)
             for name, value in {
-                "nll": self.config.likelihood.nll(parameters, images),
-                "sampled_nll": self.config.likelihood.nll(sampled, images),
+                "nll": self.config.likelihood.nll(relaxed_params, images),
+                "sampled_nll": self.config.likelihood.nll(sampled_params, images),
                 "kl": losses.kl_to_uniform(logits),
-                "soft": (mean_image(parameters) - images).square(),
+                "soft": (mean_image(relaxed_params) - images).square(),
                 "hard": (model.decode(tokens) - images).square(),
             }.items():
                 sums[name] += value.mean().item() * len(images)
@@ -246,11 +247,11 @@ class DVAEStage:
         assert isinstance(model, DiscreteVAE)
         images = self.data.held_out_pixels(8)
         generator = torch_generator("validation codes", device=self.data.device)
-        parameters, logits = model(images, self.config.last_temperature, generator)
+        likelihood_params, logits = model(images, self.config.last_temperature, generator)
         return preview_grid(
             {
                 "held-out images": images,
-                "soft reconstructions (relaxed codes)": mean_image(parameters),
+                "soft reconstructions (relaxed codes)": mean_image(likelihood_params),
                 "hard reconstructions (most probable codes)": model.decode(logits.argmax(dim=1)),
             }
         )

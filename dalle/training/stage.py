@@ -16,7 +16,7 @@ from dalle.training.optimizer import OptimizerConfig
 from dalle.training.powersgd import CompressionConfig
 from dalle.training.schedules import Schedule
 
-PARAMETERS = ("float32", "bfloat16")
+PARAMETER_DTYPES = ("float32", "bfloat16")
 GRADIENT_SCALINGS = ("global", "resblock")
 MAX_CONSTANT_END = 0.1  # share of a run that may follow the end of the learning rate's schedule without a warning
 
@@ -91,8 +91,8 @@ class StageConfig:
             raise ValueError(f"profile_steps={list(self.profile_steps)} must be two updates in order, from 1 on")
         check_precision(self.precision)
         check_float32_matmul_precision(self.float32_matmul_precision)
-        if self.parameters not in PARAMETERS:
-            raise ValueError(f"parameters={self.parameters} is unknown; choose one of {', '.join(PARAMETERS)}")
+        if self.parameters not in PARAMETER_DTYPES:
+            raise ValueError(f"parameters={self.parameters} is unknown; choose one of {', '.join(PARAMETER_DTYPES)}")
         if self.parameters == "bfloat16" and self.precision not in ("auto", "bfloat16"):
             raise ValueError(f"parameters=bfloat16 needs precision=bfloat16, not {self.precision}")
         if self.parameters == "bfloat16" and self.optimizer.kind != "adamw":

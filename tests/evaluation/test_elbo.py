@@ -62,8 +62,8 @@ def test_elbo_averages_over_samples_of_the_encoder(dvae):
     exact, relaxed = (sum(measured[name] for measured in metrics) / 12 for name in ("elbo_nats", "elbo_relaxed_nats"))
     with torch.no_grad():
         drawn = torch.randint(0, 5, (400, 4, 4), generator=torch.Generator().manual_seed(1))
-        parameters = dvae.decode_codes(rearrange(F.one_hot(drawn, 5).float(), "b h w v -> b v h w"))
-        expected = -torch.stack([likelihood.nll(parameters, image).sum() / 400 for image in images()]).mean()
+        likelihood_params = dvae.decode_codes(rearrange(F.one_hot(drawn, 5).float(), "b h w v -> b v h w"))
+        expected = -torch.stack([likelihood.nll(likelihood_params, image).sum() / 400 for image in images()]).mean()
     assert exact == pytest.approx(expected.item(), abs=1)
     assert abs(relaxed - expected.item()) > 2
     assert metrics[0]["kl_nats"] == pytest.approx(0, abs=1e-6)

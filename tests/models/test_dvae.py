@@ -165,8 +165,8 @@ def test_images_of_every_divisible_shape_are_encoded_and_decoded():
     assert decoded.shape == (3, 3, 8, 20)
     assert decoded.min() >= 0
     assert decoded.max() <= 1
-    parameters, logits = model.float()(images.float(), 1.0, torch.Generator().manual_seed(0))
-    assert parameters.shape == (3, 6, 8, 20)
+    likelihood_params, logits = model.float()(images.float(), 1.0, torch.Generator().manual_seed(0))
+    assert likelihood_params.shape == (3, 6, 8, 20)
     assert logits.shape == (3, 11, 2, 5)
 
 
@@ -187,9 +187,9 @@ def test_decoding_an_index_looks_up_its_embedding():
     looked_up = table[:, tokens].transpose(0, 1) + state["bias"][:, None, None]
     hard = F.one_hot(tokens, 11).movedim(-1, 1).double()
     torch.testing.assert_close(model.decoder.input(hard), looked_up)
-    parameters = model.decode_codes(hard)
-    assert model.decode(tokens).equal(mean_image(parameters))
-    torch.testing.assert_close(model.decode(tokens), ((parameters[:, :3].sigmoid() - 0.1) / 0.8).clamp(0, 1))
+    likelihood_params = model.decode_codes(hard)
+    assert model.decode(tokens).equal(mean_image(likelihood_params))
+    torch.testing.assert_close(model.decode(tokens), ((likelihood_params[:, :3].sigmoid() - 0.1) / 0.8).clamp(0, 1))
 
 
 @torch.no_grad()

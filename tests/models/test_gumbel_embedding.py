@@ -68,10 +68,10 @@ def test_dvaes_of_every_dtype_train_below_and_above_one_chunk(dtype, monkeypatch
     images = torch.rand(2, 3, 48, 48, generator=generator()).to(dtype)
     for chunk in (1 << 19, 700):
         monkeypatch.setattr(module, "CHUNK", chunk)
-        parameters, logits = model(images, 0.5, generator())
+        likelihood_params, logits = model(images, 0.5, generator())
         assert is_worthwhile(logits, model.decoder.input) == (chunk == 700)
-        parameters.float().square().mean().backward()
-        assert parameters.dtype == dtype
+        likelihood_params.float().square().mean().backward()
+        assert likelihood_params.dtype == dtype
         assert all(
             parameter.grad.isfinite().all() and parameter.grad.dtype == dtype for parameter in model.parameters()
         )
@@ -133,6 +133,6 @@ def test_the_dvae_uses_it_above_one_chunk(monkeypatch):
     vectors = model.decoder.embed_tokens(torch.arange(CODES)[None, None])[0, :, 0]  # (8, codes)
     distance = (fused.flatten(2)[:, :, :, None] - vectors[None, :, None]).norm(dim=1).amin(dim=-1)
     assert distance.max() < 1e-4  # each is a code's vector at this temperature
-    parameters, _ = model(images, 0.5, generator())
-    parameters.sum().backward()
+    likelihood_params, _ = model(images, 0.5, generator())
+    likelihood_params.sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())

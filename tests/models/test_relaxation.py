@@ -90,9 +90,9 @@ def test_training_uses_the_configured_relaxation(relaxation):
     torch.manual_seed(0)
     model = DiscreteVAE(DVAEConfig(11, width=8, groups=2, blocks_per_group=1, relaxation=relaxation))
     images = torch.rand(2, 3, 4, 4)
-    parameters, logits = model(images, 1.0, torch.Generator().manual_seed(0))
+    likelihood_params, logits = model(images, 1.0, torch.Generator().manual_seed(0))
     draw = {"gumbel_softmax": gumbel_softmax, "straight_through": straight_through}[relaxation]
-    assert parameters.equal(model.decode_codes(draw(logits, 1.0, torch.Generator().manual_seed(0))))
+    assert likelihood_params.equal(model.decode_codes(draw(logits, 1.0, torch.Generator().manual_seed(0))))
 
 
 def test_unknown_relaxation_raises():

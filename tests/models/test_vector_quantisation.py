@@ -34,18 +34,18 @@ def test_logits_are_negative_squared_distances():
 @torch.no_grad()
 def test_training_reconstruction_matches_decoded_tokens():
     model = fresh()
-    parameters, logits = model(images(), 1.0, torch.Generator().manual_seed(0))
+    likelihood_params, logits = model(images(), 1.0, torch.Generator().manual_seed(0))
     codebook = model.decoder.input.weight[:, :, 0, 0].T  # (v, d)
     assert model.encode(images()).equal(logits.argmax(dim=1))
     looked_up = rearrange(codebook[model.encode(images())], "b h w d -> b d h w")
-    torch.testing.assert_close(parameters, model.decoder.decode_embeddings(looked_up))
+    torch.testing.assert_close(likelihood_params, model.decoder.decode_embeddings(looked_up))
     torch.testing.assert_close(model.decode(model.encode(images())), model.decode(logits.argmax(dim=1)))
 
 
 def test_decoder_gradients_reach_the_encoder_and_not_the_codebook():
     model = fresh()
-    parameters, _ = model(images(), 1.0)
-    parameters.square().sum().backward()
+    likelihood_params, _ = model(images(), 1.0)
+    likelihood_params.square().sum().backward()
     assert model.encoder.output.weight.grad.any()
     assert model.decoder.input.weight.grad is None
 

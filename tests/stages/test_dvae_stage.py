@@ -71,10 +71,10 @@ def test_loss_is_nll_plus_weighted_kl_at_the_scheduled_values():
         assert measures["temperature"] == temperature
         expected = measures["nll"] + weight * measures["kl"] / (3 * 4 * 4)  # codes of 4 x 4 pixels
         torch.testing.assert_close(loss, expected)
-        parameters, logits = stage.model(batch.images.float() / 255, temperature, generator())
+        likelihood_params, logits = stage.model(batch.images.float() / 255, temperature, generator())
         torch.testing.assert_close(measures["kl"], losses.kl_to_uniform(logits).mean())
         torch.testing.assert_close(
-            measures["nll"], losses.logit_laplace_nll(parameters, batch.images.float() / 255).mean()
+            measures["nll"], losses.logit_laplace_nll(likelihood_params, batch.images.float() / 255).mean()
         )
 
 
@@ -194,13 +194,14 @@ def test_preview_shows_images_soft_and_hard_reconstructions(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["logit_laplace", "laplace", "normal"])
 def test_likelihood_config_selects_the_loss(kind):
-    parameters, images = torch.randn(1, 6, 2, 2, generator=generator()), torch.rand(1, 3, 2, 2, generator=generator())
+    likelihood_params = torch.randn(1, 6, 2, 2, generator=generator())
+    images = torch.rand(1, 3, 2, 2, generator=generator())
     expected = {
-        "logit_laplace": losses.logit_laplace_nll(parameters, images, 0.2),
-        "laplace": losses.laplace_nll(parameters, images, 0.3),
-        "normal": losses.normal_nll(parameters, images, 0.3),
+        "logit_laplace": losses.logit_laplace_nll(likelihood_params, images, 0.2),
+        "laplace": losses.laplace_nll(likelihood_params, images, 0.3),
+        "normal": losses.normal_nll(likelihood_params, images, 0.3),
     }[kind]
-    assert LikelihoodConfig(kind, scale=0.3, floor=0.2).nll(parameters, images).equal(expected)
+    assert LikelihoodConfig(kind, scale=0.3, floor=0.2).nll(likelihood_params, images).equal(expected)
 
 
 def test_unknown_likelihood_raises():

@@ -35,12 +35,12 @@ def elbo_metrics(
         images = to_unit_range(batch.images.to(device))
         logits = dvae.logits(images)
         relaxed = dvae.relax(logits, temperature, generator)  # (b, v, h, w)
-        parameters = dvae.decode_codes(relaxed)
+        likelihood_params = dvae.decode_codes(relaxed)
         for name, terms in {
             "nll": likelihood.nll(dvae.decode_codes(argmax_one_hot(relaxed)), images),
-            "nll_relaxed": likelihood.nll(parameters, images),
+            "nll_relaxed": likelihood.nll(likelihood_params, images),
             "kl": kl_to_uniform(logits),
-            "squared_error_relaxed": (mean_image(parameters) - images).square(),
+            "squared_error_relaxed": (mean_image(likelihood_params) - images).square(),
         }.items():
             totals[name] += terms.double().sum().item()
         values += images.numel()

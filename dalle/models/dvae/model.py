@@ -170,6 +170,6 @@ def codebook_use(counts: Tensor) -> tuple[int, float]:
     return int((counts > 0).sum()), entropy.exp().item()
 
 
-def mean_image(likelihood_parameters: Tensor) -> Tensor:
+def mean_image(likelihood_params: Tensor) -> Tensor:
     """Return the image of likelihood parameters: (b, 6, h, w) -> (b, 3, h, w) in [0, 1] (Appendix A.3)."""
-    return unmap_pixels(likelihood_parameters[:, :3].sigmoid())
+    return unmap_pixels(likelihood_params[:, :3].sigmoid())
