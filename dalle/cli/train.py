@@ -31,7 +31,7 @@ from dalle.stages.initial_weights import Init, load_init
 from dalle.training.cpu import configure_cpu
 from dalle.training.job import Job, record_status
 from dalle.training.loop import train
-from dalle.training.run import Run, defaults_of, find_resume_point, read_shared_scalars, rename_existing
+from dalle.training.run import Run, defaults_of, read_shared_scalars, rename_existing
 from dalle.training.sharding import init_mesh
 
 
@@ -110,8 +110,8 @@ def check_dvae_unchanged(runs: list[tuple[TrainConfig, Path]]) -> None:
     (dvae, folder), *_, (_, transformer) = runs
     if not dvae.resume or read_shared_scalars(transformer) is None:
         return
-    settings = run_config(dvae, open_init(dvae, folder))
-    if (done := find_resume_point(folder, settings, default_config(dvae)).step) < dvae.stage.steps:
+    run = Run(folder, run_config(dvae, open_init(dvae, folder)), defaults=default_config(dvae))
+    if (done := run.resume_point.step) < dvae.stage.steps:
         raise ValueError(
             f"{transformer} was trained on the tokens of {folder} after {done} updates. Training that dVAE to "
             f"{dvae.stage.steps} updates would invalidate it: choose another name with run=<name>, or move "

@@ -59,41 +59,31 @@ class Run:
 
     @cached_property
     def resume_point(self) -> ResumePoint:
-        """Point from which the run resumes, decided once, when it is first read, which all ranks must do."""
-        return find_resume_point(self.folder, self.config, self.defaults, self.accumulation_is_exact)
+        """Point from which the run resumes, decided once, when it is first read, which all ranks must do.
 
+        A setting that the saved run lacks, since it was added later, is taken from `defaults`.
 
-def find_resume_point(
-    folder: Path,
-    config: dict[str, Any],
-    defaults: dict[str, Any] | None = None,
-    accumulation_is_exact: bool = True,
-) -> ResumePoint:
-    """Find the point from which the run in `folder` resumes. All ranks must call it.
-
-    A setting that the saved run lacks, since it was added later, is taken from `defaults`. The number of micro-batches
-    may change if `accumulation_is_exact`.
-
-    Raises RunConfigMismatchError if the saved run has other settings than `config`, or no state to resume from, and
-    CheckpointError if ranks see different states.
-    """
-    saved = read_shared_scalars(folder)
-    if saved is None:
-        if has_weights(folder) and not state_files.was_first_save_interrupted(folder):
+        Raises RunConfigMismatchError if the saved run has other settings than `config`, or no state to resume from, and
+        CheckpointError if ranks see different states.
+        """
+        saved = read_shared_scalars(self.folder)
+        if saved is None:
+            if has_weights(self.folder) and not state_files.was_first_save_interrupted(self.folder):
+                raise RunConfigMismatchError(
+                    f"{self.folder} has a model but no training state to resume from. Choose another name with "
+                    "run=<name>, or start over with resume=false, which renames that folder"
+                )
+            return ResumePoint()
+        refused = differences(saved["identity"], self.config, self.defaults, self.accumulation_is_exact)
+        if refused:
             raise RunConfigMismatchError(
-                f"{folder} has a model but no training state to resume from. Choose another name with run=<name>, or"
-                " start over with resume=false, which renames that folder"
+                f"{self.folder} has a run with other settings: {'; '.join(refused)}. Choose another name with "
+                "run=<name>, restore the settings, or start over with resume=false, which renames that folder"
             )
-        return ResumePoint()
-    if refused := differences(saved["identity"], config, defaults, accumulation_is_exact):
-        raise RunConfigMismatchError(
-            f"{folder} has a run with other settings: {'; '.join(refused)}. Choose another name with run=<name>,"
-            " restore the settings, or start over with resume=false, which renames that folder"
+        changes = changed_settings(saved["identity"], self.config, self.defaults).items()
+        return ResumePoint(
+            saved["step"], tuple(f"{key} {_shown(new)} instead of {_shown(old)}" for key, (old, new) in changes)
         )
-    changes = changed_settings(saved["identity"], config, defaults).items()
-    return ResumePoint(
-        saved["step"], tuple(f"{key} {_shown(now)} instead of {_shown(was)}" for key, (was, now) in changes)
-    )
 
 
 def read_shared_scalars(folder: Path) -> dict[str, Any] | None:
@@ -129,7 +119,7 @@ def changed_settings(
     pairs = {
         key: (before.get(key, default.get(key, "absent")), after.get(key, "absent")) for key in sorted(before | after)
     }
-    return {key: (was, now) for key, (was, now) in pairs.items() if was != now}
+    return {key: (old_value, new_value) for key, (old_value, new_value) in pairs.items() if old_value != new_value}
 
 
 def differences(
@@ -145,7 +135,11 @@ def differences(
     allowed = {STEPS, *MUTABLE, *MUTABLE_MEMORY, *MUTABLE_PATHS} - (set() if accumulation_is_exact else {ACCUMULATE})
     allowed |= {f"{schedule}.{name}" for schedule in _followed(_flat(old), _flat(new)) for name in SCHEDULE_LENGTH}
     changes = changed_settings(old, new, defaults)
-    return [f"{key} was {was}, now {now}" for key, (was, now) in changes.items() if key not in allowed]
+    return [
+        f"{key} was {old_value}, now {new_value}"
+        for key, (old_value, new_value) in changes.items()
+        if key not in allowed
+    ]
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:
@@ -169,14 +163,14 @@ def defaults_of(schema: type) -> dict[str, Any]:
     """Return the defaults of a dataclass, including nested ones, as a nested dict."""
     if not any(setting.default is MISSING and setting.default_factory is MISSING for setting in fields(schema)):
         return asdict(schema())  # built, since the defaults of schedules depend on other fields
-    found: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
     for setting in fields(schema):
         default = setting.default if setting.default_factory is MISSING else setting.default_factory()
         if default is not MISSING:
-            found[setting.name] = (
+            defaults[setting.name] = (
                 asdict(default) if is_dataclass(default) and not isinstance(default, type) else default
             )
-    return found
+    return defaults
 
 
 def _shown(value: Any) -> str:

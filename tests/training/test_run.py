@@ -12,10 +12,10 @@ from dalle.training.run import (
     MUTABLE_MEMORY,
     MUTABLE_PATHS,
     ResumePoint,
+    Run,
     RunConfigMismatchError,
     defaults_of,
     differences,
-    find_resume_point,
     rename_existing,
 )
 from dalle.training.state_files import save_state
@@ -53,11 +53,11 @@ def test_settings_of_memory_and_paths_may_change_and_are_named(tmp_path):
         *("data.opt_out list.txt instead of ''", "data.path b instead of a"),
         *("stage.accumulate 2 instead of 1", "stage.recompute true instead of false"),
     )
-    assert find_resume_point(tmp_path, after) == ResumePoint(5, changes)
+    assert Run(tmp_path, after).resume_point == ResumePoint(5, changes)
     with pytest.raises(RunConfigMismatchError, match="settings: stage.accumulate was 1, now 2. Choose"):
-        find_resume_point(tmp_path, after, accumulation_is_exact=False)
+        _ = Run(tmp_path, after, accumulation_is_exact=False).resume_point
     with pytest.raises(RunConfigMismatchError, match="settings: data.image_size was 8, now 16. Choose"):
-        find_resume_point(tmp_path, {**after, "data": {**after["data"], "image_size": 16}})
+        _ = Run(tmp_path, {**after, "data": {**after["data"], "image_size": 16}}).resume_point
 
 
 def test_settings_that_may_change_are_known_by_their_whole_name():
@@ -115,15 +115,15 @@ def test_only_schedules_that_end_with_the_run_follow_its_length(before, after, c
 
 
 def test_new_folder_has_no_previous_run(tmp_path):
-    assert find_resume_point(tmp_path / "new", OLD) == ResumePoint()
+    assert Run(tmp_path / "new", OLD).resume_point == ResumePoint()
     (tmp_path / "empty").mkdir()
-    assert find_resume_point(tmp_path / "empty", OLD) == ResumePoint()
+    assert Run(tmp_path / "empty", OLD).resume_point == ResumePoint()
 
 
 def test_model_without_training_state_is_not_overwritten(tmp_path):
     (tmp_path / WEIGHTS).touch()
     with pytest.raises(CheckpointError, match="no training state to resume from"):
-        find_resume_point(tmp_path, OLD)
+        _ = Run(tmp_path, OLD).resume_point
 
 
 def test_archived_run_keeps_all_files(tmp_path):
