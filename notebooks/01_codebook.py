@@ -82,12 +82,12 @@ _ = panel.set_ylabel("share of all positions")
 
 # %%
 MOST = 16
-some = by_use[: min(MOST, used)]
-full = rearrange(some, "k -> k 1 1").expand(-1, 3, 3)
+most_used = by_use[: min(MOST, used)]
+full = rearrange(most_used, "k -> k 1 1").expand(-1, 3, 3)
 side = dvae.downsample
 alone = dvae.decode(full)[:, :, side : 2 * side, side : 2 * side]  # (k, 3, side, side)
 patches = rearrange(pictures, "b c (h y) (w x) -> (b h w) c y x", y=side, x=side)
-means = torch.stack([patches[tokens.flatten() == code].mean(dim=0) for code in some])
+means = torch.stack([patches[tokens.flatten() == code].mean(dim=0) for code in most_used])
 labelled_grid(
     [
         ImageRow("alone, most used first", to_pil_images(alone), None),
@@ -130,12 +130,12 @@ if used > 1:
     print(f"multiplies the error by {errors[1] / errors[0]:.1f}")
 
 # %%
-near = ranked[some[:6], : min(8, used)]  # (6, 8)
+near = ranked[most_used[:6], : min(8, used)]  # (6, 8)
 rows = [
     ImageRow(
         f"code {code}: itself, then its neighbours", to_pil_images(dvae.decode(rearrange(row, "k -> k 1 1"))), None
     )
-    for code, row in zip(some[:6].tolist(), near, strict=True)
+    for code, row in zip(most_used[:6].tolist(), near, strict=True)
 ]
 labelled_grid(rows, tile=48)
 

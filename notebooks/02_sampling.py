@@ -133,8 +133,8 @@ _ = panel.set_ylabel("share of the named colour")
 # %%
 shown = {temperature: by_temperature[temperature][2][0] for temperature in (0.0, 0.5, 1.0, 1.2)}
 rows = [
-    ImageRow(f"temperature {temperature:g}: {caption}", by_candidate(found)[:8], None)
-    for temperature, found in shown.items()
+    ImageRow(f"temperature {temperature:g}: {caption}", by_candidate(result)[:8], None)
+    for temperature, result in shown.items()
 ]
 labelled_grid(rows, tile=TILE)
 
@@ -153,8 +153,8 @@ except ValueError as refusal:
 for scale, (right, variety, _) in guided.items():
     print(f"guidance {scale:g}: share of the named colour {right:.2f}, variety {variety:.2f}")
 rows = [
-    ImageRow(f"guidance {scale:g}: {caption}", by_candidate(found[0])[:8], None)
-    for scale, (_, _, found) in guided.items()
+    ImageRow(f"guidance {scale:g}: {caption}", by_candidate(results[0])[:8], None)
+    for scale, (_, _, results) in guided.items()
 ]
 labelled_grid(rows, tile=TILE) if rows else None
 

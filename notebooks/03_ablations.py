@@ -120,7 +120,7 @@ def on_the_way(sweeps, columns=4):
         for run in sweep.finished:
             points = [(line["step"], line[name]) for line in run.curve if line.get(name) is not None]
             colour = f"C{sweep.values.index(run.label) % 10}"
-            label = run.label if run.seed == min(one.seed for one in sweep.finished) else None
+            label = run.label if run.seed == min(finished_run.seed for finished_run in sweep.finished) else None
             if points:
                 panel.plot(*zip(*points, strict=True), color=colour, linewidth=1, label=label)
         panel.set_title(f"{sweep.ablation.name}: {name}")

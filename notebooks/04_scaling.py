@@ -60,8 +60,8 @@ print("\n".join(table(sweep)))
 # %%
 def losses(results):
     """(n,) parameters and (n,) losses of runs."""
-    found = [(run.parameters, run.metrics[name]) for run in results if name in run.metrics]
-    return np.array(found, dtype=np.float64).reshape(-1, 2).T
+    points = [(run.parameters, run.metrics[name]) for run in results if name in run.metrics]
+    return np.array(points, dtype=np.float64).reshape(-1, 2).T
 
 
 def law_figure():
@@ -101,9 +101,9 @@ if law is not None:
         print("too few sizes to leave one out")
     else:
         exponent, intercept = np.polyfit(np.log(parameters[~largest]), np.log(loss[~largest]), 1)
-        predicted, found = np.exp(intercept) * parameters.max() ** exponent, loss[largest].mean()
-        print(f"{parameters.max():,.0f} parameters: predicted {predicted:.4f}, found {found:.4f}")
-        print(f"the prediction is {predicted / found - 1:+.1%} off")
+        predicted, measured = np.exp(intercept) * parameters.max() ** exponent, loss[largest].mean()
+        print(f"{parameters.max():,.0f} parameters: predicted {predicted:.4f}, found {measured:.4f}")
+        print(f"the prediction is {predicted / measured - 1:+.1%} off")
 
 # %% [markdown]
 # ## Loss against compute
@@ -117,7 +117,7 @@ def compute_figure():
     figure, panel = plt.subplots(figsize=(6, 3.2), layout="constrained")
     for run in sweep.finished:
         points = [(run.parameters * line["step"], line[name]) for line in run.curve if line.get(name) is not None]
-        label = run.label if run.seed == min(one.seed for one in sweep.finished) else None
+        label = run.label if run.seed == min(finished_run.seed for finished_run in sweep.finished) else None
         if points:
             colour = f"C{sweep.values.index(run.label) % 10}"
             panel.plot(*zip(*points, strict=True), marker=".", color=colour, linewidth=1, label=label)

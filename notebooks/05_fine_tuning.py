@@ -108,9 +108,11 @@ print(f"held-out image loss after {UPDATES} updates: {tuned[-1]['image']:.3f}, f
 # Before and after, for captions that are not in the folder. All of the first six candidates are shown.
 
 # %%
-known = {path.read_text().strip() for path in PICTURES.glob("*.txt")}
-wanted = [f"a {colour} domino with {one} above {two}" for colour in COLOURS for one in NUMBERS for two in NUMBERS]
-captions = random.Random(1).sample([caption for caption in wanted if caption not in known], 4)
+training_captions = {path.read_text().strip() for path in PICTURES.glob("*.txt")}
+all_captions = [
+    f"a {colour} domino with {upper} above {lower}" for colour in COLOURS for upper in NUMBERS for lower in NUMBERS
+]
+captions = random.Random(1).sample([caption for caption in all_captions if caption not in training_captions], 4)
 rows = []
 for name, folder in (("before", CHECKPOINT), ("after", WORK / "transformer" / "tuned")):
     model = DALLE.load(folder)
