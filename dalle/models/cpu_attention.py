@@ -19,11 +19,11 @@ def is_flash_supported() -> bool:
     try:
         with torch.inference_mode():
             parts = (flash_attention(q, k[:, :, keys], v[:, :, keys]) for keys in (slice(3), slice(3, None)))
-            found = merge_attention(*parts)
+            merged = merge_attention(*parts)
     except (AttributeError, RuntimeError, TypeError):  # no such operator, or different arguments
         return False
     expected = (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1) @ v
-    return found.shape == expected.shape and torch.allclose(found, expected, atol=1e-5)
+    return merged.shape == expected.shape and torch.allclose(merged, expected, atol=1e-5)
 
 
 def flash_attention(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,20 +8,20 @@ from contextlib import contextmanager
 
 import torch
 
-_planned: str | None = None  # a variable of the module, which torch.compile can read, unlike a ContextVar
+_forced_device_type: str | None = None  # a variable of the module, which torch.compile can read, unlike a ContextVar
 
 
 def kernel_device(device: torch.device) -> str:
     """Return the type of device ("cpu", "cuda" ...) whose code is to be used for tensors on `device`."""
-    return _planned or device.type
+    return _forced_device_type or device.type
 
 
 @contextmanager
 def use_kernels_of(device_type: str) -> Iterator[None]:
     """Context in which tensors of any device are computed by the code for `device_type`."""
-    global _planned
-    previous, _planned = _planned, device_type
+    global _forced_device_type
+    previous, _forced_device_type = _forced_device_type, device_type
     try:
         yield
     finally:
-        _planned = previous
+        _forced_device_type = previous

@@ -16,7 +16,7 @@ from dalle.data.loader import ImageBatch
 from dalle.losses import LikelihoodConfig
 from dalle.models.dvae.model import DiscreteVAE, DVAEConfig, codebook_use, mean_image
 from dalle.models.dvae.relaxation import argmax_one_hot
-from dalle.models.dvae.restarts import CHANGED, restart_unused_codes
+from dalle.models.dvae.restarts import CHANGED_PARAMETERS, restart_unused_codes
 from dalle.seeds import torch_generator
 from dalle.stages.data_config import StageDataConfig
 from dalle.stages.data_module import DataModule, StageContext
@@ -146,10 +146,10 @@ class DVAEStage:
             images = self.data.sample_of_training(RESTART_IMAGES, step)
             count = restart_unused_codes(model, images, generator, self.data.batch_size)
             log.info("step %d: restarted %d codes", step, count)
-        for name in CHANGED:
-            changed = model.get_parameter(name)
-            distributed.broadcast_to_all(changed)
-            copy_to(self.model.get_parameter(name), changed)
+        for name in CHANGED_PARAMETERS:
+            parameter = model.get_parameter(name)
+            distributed.broadcast_to_all(parameter)
+            copy_to(self.model.get_parameter(name), parameter)
 
     def whole_model(self) -> DiscreteVAE:
         """Return the model, or a copy with whole weights if it is sharded. All ranks must call it."""

@@ -52,7 +52,7 @@ def test_blocks_without_attention_are_skipped_at_the_papers_sizes(pattern, share
 def test_setting_uses_flex_attention_on_cuda_only():
     attend = build_attention(Row(), TEXT, GRID, "flex")
     assert attend.device_type == "cuda"
-    assert (type(attend.there), type(attend.elsewhere)) == (FlexAttention, DenseMaskAttention)
+    assert (type(attend.specialised), type(attend.fallback)) == (FlexAttention, DenseMaskAttention)
     with pytest.raises(ValueError, match="attention=flex has one softmax for all keys"):
         build_attention(Row(), TEXT, GRID, "flex", "separate")
 
@@ -66,7 +66,7 @@ def test_model_can_be_copied_and_moved_and_has_equal_logits(make_transformer):
     image = torch.randint(13, (1, GRID**2), generator=torch.Generator().manual_seed(0))
     expected = reference(caption, image)
     torch.testing.assert_close(model(caption, image), expected)  # with the dense mask, on a CPU
-    attends = {name: copy.deepcopy(attend.there) for name, attend in model.attend.items()}
+    attends = {name: copy.deepcopy(attend.specialised) for name, attend in model.attend.items()}
     torch.testing.assert_close(model(caption, image, attends), expected)
 
 

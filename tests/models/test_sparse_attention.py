@@ -92,20 +92,20 @@ def test_the_papers_sizes_use_sparse_attention_on_cpus(pattern, kind):
         assert (type(joint), type(separate)) == (CausalAttention, SeparateSoftmaxAttention)
         return
     # the threshold was measured on CPUs
-    assert (type(joint.there), type(joint.elsewhere)) == (kind, DenseMaskAttention)
-    assert (type(separate.there), type(separate.elsewhere)) == (kind, SeparateSoftmaxAttention)
+    assert (type(joint.specialised), type(joint.fallback)) == (kind, DenseMaskAttention)
+    assert (type(separate.specialised), type(separate.fallback)) == (kind, SeparateSoftmaxAttention)
     assert isinstance(build_attention(pattern, 256, 32, "sparse"), kind)
 
 
 def test_the_implementation_depends_on_the_device():
     attention = DeviceDispatch("cpu", nn.Identity(), nn.Identity())
     called = []
-    for name in ("there", "elsewhere"):
+    for name in ("specialised", "fallback"):
         getattr(attention, name).forward = lambda *_, name=name: called.append(name)
     for device in ("cpu", "meta"):
         x = torch.empty(1, 1, 2, 3, device=device)
         attention(x, x, x)
-    assert called == ["there", "elsewhere"]
+    assert called == ["specialised", "fallback"]
 
 
 @pytest.mark.parametrize("pattern", [Row(), Column(), Convolutional(5)], ids=str)

@@ -60,13 +60,13 @@ class CLIPConfig:
         check_sizes(self)
         for name in ("image_blocks", "pixel_mean", "pixel_std"):  # JSON has lists instead of tuples
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        known = {
+        choices_by_name = {
             "image_encoder": ("vit", "resnet"),
             "resample": tuple(resampling.name.lower() for resampling in Image.Resampling),
             "crop_rounding": ("down", "even"),
             "tokenizer": ("dalle", "openai", "huggingface"),
         }
-        for name, choices in known.items():
+        for name, choices in choices_by_name.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}")
         for name in ("start_id", "end_id"):

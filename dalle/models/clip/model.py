@@ -162,13 +162,13 @@ class CLIP(nn.Module):
                 "files where weights are imported"
             )
         check_captions(captions)
-        room = self.config.text_positions - 2
+        max_tokens = self.config.text_positions - 2
         rows = torch.zeros(len(captions), self.config.text_positions, dtype=torch.int64)
         for row, caption in zip(rows, captions, strict=True):
             ids = self.tokenizer.encode(caption)
-            if len(ids) > room and not truncate:
-                raise ValueError(f"the caption has {len(ids)} tokens, but CLIP reads at most {room}: {caption!r}")
-            ids = [self.config.start_token, *ids[:room], self.config.end_token]
+            if len(ids) > max_tokens and not truncate:
+                raise ValueError(f"the caption has {len(ids)} tokens, but CLIP reads at most {max_tokens}: {caption!r}")
+            ids = [self.config.start_token, *ids[:max_tokens], self.config.end_token]
             row[: len(ids)] = torch.tensor(ids)
         return rows
 

@@ -10,7 +10,11 @@ from torch import Tensor
 
 from dalle.models.dvae.model import DiscreteVAE, map_pixels, mean_image
 
-CHANGED = ("encoder.output.weight", "encoder.output.bias", "decoder.input.weight")  # parameters that a restart changes
+CHANGED_PARAMETERS = (
+    "encoder.output.weight",
+    "encoder.output.bias",
+    "decoder.input.weight",
+)  # parameters that a restart changes
 MARGIN = 2.0  # logits by which a restarted code beats the code that it splits, at the position that it starts from
 
 
@@ -37,18 +41,18 @@ def restart_unused_codes(
     if not len(unused):
         return 0
     positions = torch.multinomial(errors + 1e-12, len(unused), generator=generator)
-    split = tokens[positions]  # codes to be split
+    split_codes = tokens[positions]
     sums = torch.zeros(model.vocabulary, features.shape[1], device=features.device)
     means = sums.index_add_(0, tokens, features) / counts.clamp_min(1)[:, None]
 
-    offset = features[positions] - means[split]  # (u, c), of u unused codes
+    offset = features[positions] - means[split_codes]  # (u, c), of u unused codes
     offset = MARGIN * 2 * offset / offset.square().sum(dim=1, keepdim=True).clamp_min(1e-6)
-    middle = (features[positions] + means[split]) / 2
+    midpoint = (features[positions] + means[split_codes]) / 2
     encoder, decoder = model.encoder.output, model.decoder.input
     assert encoder.bias is not None
-    encoder.weight[unused] = encoder.weight[split] + offset[:, :, None, None]
-    encoder.bias[unused] = encoder.bias[split] - (offset * middle).sum(dim=1)
-    decoder.weight[:, unused] = decoder.weight[:, split]
+    encoder.weight[unused] = encoder.weight[split_codes] + offset[:, :, None, None]
+    encoder.bias[unused] = encoder.bias[split_codes] - (offset * midpoint).sum(dim=1)
+    decoder.weight[:, unused] = decoder.weight[:, split_codes]
     return len(unused)
 
 

@@ -71,8 +71,8 @@ class CacheIndex(Protocol):
     queries: int  # positions of an image in one step
     needs_mask: bool  # False if `masked` is None at every position
 
-    def write(self, cached: Tensor, position: Any, new: Tensor) -> None:
-        """Write `new`, (..., 1, d), into the slot of `position` in `cached`, (..., slots, d)."""
+    def write(self, cached: Tensor, position: Any, entries: Tensor) -> None:
+        """Write `entries`, (..., 1, d), into the slot of `position` in `cached`, (..., slots, d)."""
 
     def read(self, cached: Tensor, position: Any) -> Tensor:
         """Read the slots that `position` attends to, and possibly more: (..., slots, d) -> (..., s, d)."""
@@ -98,8 +98,8 @@ class SlicedIndex:
         self._masked = None if all_attended else (~attend_mask).to(device)
         self.needs_mask = not all_attended
 
-    def write(self, cached: Tensor, position: int, new: Tensor) -> None:
-        cached.narrow(-2, self.layout.write_slots[position], 1).copy_(new)
+    def write(self, cached: Tensor, position: int, entries: Tensor) -> None:
+        cached.narrow(-2, self.layout.write_slots[position], 1).copy_(entries)
 
     def read(self, cached: Tensor, position: int) -> Tensor:
         slots = self.layout.read_slices[position]
@@ -124,8 +124,8 @@ class GatheredIndex:
         self._read_slots = index.to(device)
         self._masked = (~layout.attend_mask.gather(1, index)).to(device)
 
-    def write(self, cached: Tensor, position: Tensor, new: Tensor) -> None:
-        cached.index_copy_(cached.ndim - 2, self._write_slots[position], new.to(cached.dtype))
+    def write(self, cached: Tensor, position: Tensor, entries: Tensor) -> None:
+        cached.index_copy_(cached.ndim - 2, self._write_slots[position], entries.to(cached.dtype))
 
     def read(self, cached: Tensor, position: Tensor) -> Tensor:
         if not self.copied_slots:

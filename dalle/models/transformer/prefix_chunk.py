@@ -19,14 +19,16 @@ class PrefixChunk:
     def __init__(self, pattern: Pattern, grid: int, positions: range, device: torch.device):
         """positions: those of the chunk. All before them must be in the cache, and none after them is read."""
         layout = cache_layout(pattern, grid)
-        own = torch.arange(positions.start, positions.stop, device="cpu")
+        chunk = torch.arange(positions.start, positions.stop, device="cpu")
         cached = torch.full((layout.slots,), -1, device="cpu")  # position in each slot before the chunk; -1: none
         for position in range(positions.start):
             cached[layout.write_slots[position]] = position
-        to_cached = (cached >= 0) & pattern.attends(own[:, None], cached.clamp(min=0), grid)
-        read = to_cached.any(dim=0).nonzero().flatten().tolist()
-        self.read = slice(read[0], read[-1] + 1) if read else slice(0)  # shortest range of slots that are attended to
-        attends = torch.cat([to_cached[:, self.read], pattern.attends(own[:, None], own, grid)], dim=1)
+        attends_cached = (cached >= 0) & pattern.attends(chunk[:, None], cached.clamp(min=0), grid)
+        attended = attends_cached.any(dim=0).nonzero().flatten().tolist()
+        # shortest range of slots that are attended to
+        self.read_slice = slice(attended[0], attended[-1] + 1) if attended else slice(0)
+        attends_chunk = pattern.attends(chunk[:, None], chunk, grid)
+        attends = torch.cat([attends_cached[:, self.read_slice], attends_chunk], dim=1)
         self.masked = (~attends).to(device)  # (n, s + n) bool
         # of positions with the same slot the last one is kept
         last = {layout.write_slots[position]: position - positions.start for position in positions}
@@ -45,13 +47,14 @@ class PrefixChunk:
         caption = rows.start * len(cache.prefix.keys) // cache.batch_size
         text_keys, text_values = (tensor[caption : caption + 1] for tensor in (cache.prefix.keys, cache.prefix.values))
         text_scores = split_captions(join_candidates(scaled, 1) @ text_keys.mT, n)
-        keys, values = cache.keys_values(rows, self.read, attention)
+        keys, values = cache.keys_values(rows, self.read_slice, attention)
         image_scores = torch.cat([scaled @ keys.mT, scaled @ k.mT], dim=-1)
         padding = None if cache.text_padding_mask is None else cache.text_padding_mask[rows]
         text_weights, image_weights = cache.softmax(text_scores, image_scores, padding, self.masked)
-        to_cached, to_own = image_weights.split([keys.shape[2], n], dim=-1)
-        output = split_captions(join_candidates(text_weights, 1) @ text_values, n) + to_cached @ values + to_own @ v
-        for cached, new in zip(cache.tensors, cache.entries(x, k, v, attention), strict=True):
-            kept = new.index_select(new.ndim - 2, self._offsets).to(cached.dtype)
-            cached[rows].index_copy_(cached.ndim - 2, self._slots, kept)
+        cached_weights, chunk_weights = image_weights.split([keys.shape[2], n], dim=-1)
+        from_text = split_captions(join_candidates(text_weights, 1) @ text_values, n)
+        output = from_text + cached_weights @ values + chunk_weights @ v
+        for cached, entries in zip(cache.tensors, cache.entries(x, k, v, attention), strict=True):
+            last_entries = entries.index_select(entries.ndim - 2, self._offsets).to(cached.dtype)
+            cached[rows].index_copy_(cached.ndim - 2, self._slots, last_entries)
         return output

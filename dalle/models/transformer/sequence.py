@@ -183,8 +183,8 @@ class SequenceEmbedding(nn.Module):
 
         Positions past the last one are embedded like the last.
         """
-        known = positions.clamp(max=self.sequence.image_positions - 1)
-        return self.image_token(previous) + self.image_position_embeddings(known)
+        clamped = positions.clamp(max=self.sequence.image_positions - 1)
+        return self.image_token(previous) + self.image_position_embeddings(clamped)
 
     def embed_decoding_step(self, previous: Tensor, position: int | Tensor) -> Tensor:
         """Embed the input of one image position, the previous token of each image: (b,) -> (b, d).

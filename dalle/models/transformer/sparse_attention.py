@@ -82,12 +82,12 @@ def rows_attended(pattern: Pattern, grid: int) -> int:
 class DeviceDispatch(nn.Module):
     """Dispatch to one implementation of attention on devices of one type, and to an equivalent one elsewhere."""
 
-    def __init__(self, device_type: str, there: nn.Module, elsewhere: nn.Module):
+    def __init__(self, device_type: str, specialised: nn.Module, fallback: nn.Module):
         super().__init__()
-        self.device_type, self.there, self.elsewhere = device_type, there, elsewhere
+        self.device_type, self.specialised, self.fallback = device_type, specialised, fallback
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
-        return (self.there if q.device.type == self.device_type else self.elsewhere)(q, k, v, key_padding_mask)
+        return (self.specialised if q.device.type == self.device_type else self.fallback)(q, k, v, key_padding_mask)
 
 
 def use_dense_masks(model: nn.Module) -> nn.Module:
@@ -95,7 +95,7 @@ def use_dense_masks(model: nn.Module) -> nn.Module:
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, DeviceDispatch):
-                setattr(module, name, child.elsewhere)
+                setattr(module, name, child.fallback)
     return model
 
 
@@ -168,15 +168,15 @@ class RowSparseAttention(BlockSparseAttention):
     """Row-sparse attention, for patterns that attend to a few rows: queries of a row, or of a few, share their keys."""
 
     def __init__(self, pattern: Pattern, text_positions: int, grid: int, softmax: TextImageSoftmax):
-        before = rows_attended(pattern, grid) - 1
+        rows_before = rows_attended(pattern, grid) - 1
         # if queries attend to many earlier rows, two rows of queries per group are 1.05 to 1.1 times as fast as one
-        query_rows = 2 if before > 3 and grid % 2 == 0 else 1
+        query_rows = 2 if rows_before > 3 and grid % 2 == 0 else 1
         query = torch.arange(grid * grid, device="cpu").view(grid // query_rows, -1, 1)
-        first = (torch.arange(0, grid, query_rows, device="cpu") - before) * grid
-        key = first[:, None, None] + torch.arange((before + query_rows) * grid, device="cpu")
+        first = (torch.arange(0, grid, query_rows, device="cpu") - rows_before) * grid
+        key = first[:, None, None] + torch.arange((rows_before + query_rows) * grid, device="cpu")
         attend_mask = pattern.attends(query, key, grid) & (key >= 0)  # keys before the first row are padding
         super().__init__(~attend_mask, text_positions, grid, softmax)
-        self.before, self.query_rows = before, query_rows
+        self.rows_before, self.query_rows = rows_before, query_rows
 
     def queries(self, image: Tensor) -> Tensor:
         return rearrange(image, "b heads (g s) d -> b heads g s d", s=self.query_rows * self.grid)
@@ -187,7 +187,7 @@ class RowSparseAttention(BlockSparseAttention):
         (b, heads, I, d) -> (b, heads, g, m, d).
         """
         rows = rearrange(image, "b heads (h w) d -> b heads h (w d)", w=self.grid)
-        windows = _RowWindows.apply(rows, self.before, self.query_rows)
+        windows = _RowWindows.apply(rows, self.rows_before, self.query_rows)
         return rearrange(windows, "b heads g rows (w d) -> b heads g (rows w) d", w=self.grid)
 
     def in_raster_order(self, groups: Tensor) -> Tensor:
@@ -195,23 +195,23 @@ class RowSparseAttention(BlockSparseAttention):
 
 
 class _RowWindows(torch.autograd.Function):
-    """Gather for each group of `size` rows also the rows `before` it: (b, heads, h, n) -> (b, heads, g, rows, n).
+    """Gather each group of `size` rows, and the `rows_before` before it: (b, heads, h, n) -> (b, heads, g, rows, n).
 
     The backward pass adds the windows up in one tensor; autograd would make one for each row of a window.
     """
 
     @staticmethod
-    def forward(ctx: Any, image: Tensor, before: int, size: int) -> Tensor:
-        ctx.before, ctx.size = before, size
-        return F.pad(image, (0, 0, before, 0)).unfold(2, before + size, size).mT.contiguous()
+    def forward(ctx: Any, image: Tensor, rows_before: int, size: int) -> Tensor:
+        ctx.rows_before, ctx.size = rows_before, size
+        return F.pad(image, (0, 0, rows_before, 0)).unfold(2, rows_before + size, size).mT.contiguous()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         b, heads, groups, rows, n = gradients[0].shape
-        total = gradients[0].new_zeros(b, heads, ctx.before + groups * ctx.size, n)
+        total = gradients[0].new_zeros(b, heads, ctx.rows_before + groups * ctx.size, n)
         for row, windows in enumerate(gradients[0].unbind(3)):
             total[:, :, row : row + (groups - 1) * ctx.size + 1 : ctx.size] += windows
-        return total[:, :, ctx.before :], None, None
+        return total[:, :, ctx.rows_before :], None, None
 
 
 class ColumnSparseAttention(BlockSparseAttention):

@@ -55,13 +55,13 @@ class WindowIndex:
         reads = [slice(first, slots) for first in self._first_read]  # the images' positions may be far apart
         self.layout = CacheLayout(slots, list(range(slots)), reads, attend_mask)
 
-    def write(self, cached: Tensor, position: Window, new: Tensor) -> None:
-        """Write `new`, (b, heads, size, d), to the window's slots in `cached`, (b, heads, slots, d)."""
-        if position.last - position.first < new.shape[-2]:  # all images are at the same position
-            cached.narrow(-2, position.first, new.shape[-2]).copy_(new)
+    def write(self, cached: Tensor, position: Window, entries: Tensor) -> None:
+        """Write `entries`, (b, heads, size, d), to the window's slots in `cached`, (b, heads, slots, d)."""
+        if position.last - position.first < entries.shape[-2]:  # all images are at the same position
+            cached.narrow(-2, position.first, entries.shape[-2]).copy_(entries)
         else:
             rows = torch.arange(len(cached), device=cached.device).unsqueeze(1)
-            cached[rows, :, position.positions] = new.transpose(1, 2).to(cached.dtype)
+            cached[rows, :, position.positions] = entries.transpose(1, 2).to(cached.dtype)
 
     def read(self, cached: Tensor, position: Window) -> Tensor:
         start = self._first_read[position.first]
