@@ -145,9 +145,9 @@ class CLIPStage:
             tokenizer = self.data.load_or_train_tokenizer(config, model.text_vocabulary - 2)
             return replace(model, text_vocabulary=tokenizer.vocabulary + 2), tokenizer
         self.data.words = self.data.caption_words(captions_of(self.data.train, config.tokenizer_records))
-        kept, _ = init.read_config()
+        checkpoint_config, _ = init.read_config()
         names = ("text_vocabulary", "tokenizer", "start_id", "end_id")
-        model = replace(model, **{name: kept[name] for name in names if name in kept})
+        model = replace(model, **{name: checkpoint_config[name] for name in names if name in checkpoint_config})
         return model, TOKENIZERS[model.tokenizer](init.tokenizer)
 
     def _inputs(self, batch: ImageBatch) -> tuple[Tensor, Tensor]:

@@ -27,11 +27,11 @@ def check_same_records(sources: Mapping[str, Source]) -> None:
 
     Ranks draw their batches from one permutation of the records, and pair captions with cached tokens by position.
     """
-    own = {}
+    fingerprints = {}
     for split, source in sources.items():
         keys = source.keys()
-        own[split] = len(source), digest_of(keys.blob, keys.offsets)
-    first, *others = distributed.all_gather_object(own)
+        fingerprints[split] = len(source), digest_of(keys.blob, keys.offsets)
+    first, *others = distributed.all_gather_object(fingerprints)
     for rank, other in enumerate(others, start=1):
         for split, (records, digest) in other.items():
             if (records, digest) != first[split]:

@@ -200,10 +200,10 @@ class DataModule:
             return CaptionTokenizer.train(captions, vocabulary)
         self.words = self.caption_words(captions)
         if self.resume_folder is not None:
-            own = self.resume_folder / checkpoint.TOKENIZER
+            run_tokenizer = self.resume_folder / checkpoint.TOKENIZER
             if config.tokenizer is not None:
-                warn_if_other_tokenizer(Path(config.tokenizer).expanduser(), own)
-            return CaptionTokenizer.load(own)
+                warn_if_other_tokenizer(Path(config.tokenizer).expanduser(), run_tokenizer)
+            return CaptionTokenizer.load(run_tokenizer)
         if config.tokenizer is None:
             assert self.init is not None
             return CaptionTokenizer.load(self.init.tokenizer)
@@ -224,8 +224,8 @@ class DataModule:
         words = words_in(captions)
         if self.init is None:
             return words
-        known = self.init.read_config()[1].get("caption_words")
-        return set() if known is None else words | set(known)
+        checkpoint_words = self.init.read_config()[1].get("caption_words")
+        return set() if checkpoint_words is None else words | set(checkpoint_words)
 
 
 def captions_of(source: Source, records: int) -> Iterator[str]:
@@ -244,14 +244,16 @@ def words_in(captions: Iterable[str]) -> set[str]:
     return words
 
 
-def warn_if_other_tokenizer(named: Path, own: Path) -> None:
-    """Log a warning on the first rank if the tokenizer file `named` is not that of the run, `own`."""
+def warn_if_other_tokenizer(path: Path, run_tokenizer: Path) -> None:
+    """Log a warning on the first rank if the tokenizer file `path` is not that of the run, `run_tokenizer`."""
     try:
-        same = checkpoint.read_json(named) == checkpoint.read_json(own)
+        unchanged = checkpoint.read_json(path) == checkpoint.read_json(run_tokenizer)
     except (OSError, ValueError):
-        same = False
-    if not same and distributed.is_main_process():
-        log.warning("stage.tokenizer=%s has changed since the run began, or is gone: the run keeps %s", named, own)
+        unchanged = False
+    if not unchanged and distributed.is_main_process():
+        log.warning(
+            "stage.tokenizer=%s has changed since the run began, or is gone: the run keeps %s", path, run_tokenizer
+        )
 
 
 def pixels_of(images: Tensor, device: torch.device) -> Tensor:

@@ -202,6 +202,6 @@ def draw_noise(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tens
 
 
 @in_float32
-def squared_errors(found: Tensor, target: Tensor) -> Tensor:
+def squared_errors(predicted: Tensor, target: Tensor) -> Tensor:
     """Compute the mean squared error of each image: (b, 3, h, w) twice -> (b,)."""
-    return reduce((found - target).square(), "b c h w -> b", "mean")
+    return reduce((predicted - target).square(), "b c h w -> b", "mean")

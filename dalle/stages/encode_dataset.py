@@ -86,12 +86,12 @@ class DatasetEncoder:
         blocks = distributed.broadcast_object(list(cache.pending_blocks(retry_unreadable)))
         if not blocks:
             return cache
-        own = blocks[distributed.get_rank() :: distributed.get_world_size()]
+        rank_blocks = blocks[distributed.get_rank() :: distributed.get_world_size()]
         images = sum(block.last - block.first for block in blocks)
         if distributed.is_main_process():
             tqdm.write(f"encoding {images:,} images into {folder}", file=sys.stderr)
         with progress_bar(images, "tokens", shown=distributed.is_main_process()) as bar:
-            for batch in loader.encoder_batches(self.source, transform_named(self.transform), own, workers):
+            for batch in loader.encoder_batches(self.source, transform_named(self.transform), rank_blocks, workers):
                 tokens = encode(dvae, batch.images, self.device)
                 cache.write(batch.block, tokens.cpu().numpy(), batch.readable)
                 bar.update(min(len(batch.images) * distributed.get_world_size(), images - bar.n))

@@ -110,27 +110,28 @@ def check_settings(init: Init, stage: Any, data: Any, prefix: str = "stage.") ->
     if not init.strict:
         return
     config, meta = checkpoint.read_config(init.path, init.kind)
-    theirs = {
+    checkpoint_settings = {
         setting.name: config.get(setting.name, getattr(type(stage.model)(), setting.name))
         for setting in fields(stage.model)
     }
-    ignored = DERIVED | NOT_COMPARED | UNUSED_SETTINGS.get(theirs.get("image_encoder", ""), set())
+    ignored = DERIVED | NOT_COMPARED | UNUSED_SETTINGS.get(checkpoint_settings.get("image_encoder", ""), set())
     pairs = {
         f"{prefix}model.{name}": (_plain(value), _plain(getattr(stage.model, name)))
-        for name, value in theirs.items()
+        for name, value in checkpoint_settings.items()
         if name not in ignored
     }
     if init.kind != "dvae":  # a dVAE is convolutional: it has no image size
-        own = getattr(stage, "image_size", None)  # CLIP's images may be smaller than those of the data
-        name, size = ("data.image_size", data.image_size) if own is None else (f"{prefix}image_size", own)
+        stage_size = getattr(stage, "image_size", None)  # CLIP's images may be smaller than those of the data
+        name, size = ("data.image_size", data.image_size) if stage_size is None else (f"{prefix}image_size", stage_size)
         pairs[name] = config.get("image_size", meta.get("data", {}).get("image_size", size)), size
-    different = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-    if different:
-        listed = ", ".join(
-            f"{name} is {_typed(there)} there and {_typed(here)} here" for name, (there, here) in different.items()
+    mismatched = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    if mismatched:
+        descriptions = ", ".join(
+            f"{name} is {_typed(checkpoint_value)} there and {_typed(run_value)} here"
+            for name, (checkpoint_value, run_value) in mismatched.items()
         )
-        overrides = " ".join(f"{name}={_typed(there)}" for name, (there, _) in different.items())
-        raise CheckpointError(f"init={init.path} is another model: {listed}. Add {overrides}, {REMEDY}")
+        overrides = " ".join(f"{name}={_typed(checkpoint_value)}" for name, (checkpoint_value, _) in mismatched.items())
+        raise CheckpointError(f"init={init.path} is another model: {descriptions}. Add {overrides}, {REMEDY}")
     if _other_tokenizer(init, stage):
         raise CheckpointError(
             f"init={init.path} was trained with another tokenizer than {stage.tokenizer}: leave {prefix}tokenizer out "
@@ -171,36 +172,38 @@ def load_init(model: nn.Module, init: Init, stage: Any, dvae: Path | None) -> st
     CheckpointError is raised only if nothing fits.
     """
     path = weights_files.weights_path(init.path)
-    found, own = weights_files.read_weights(init.path), model.state_dict()
-    problems = [f"{name} is missing" for name in own if name not in found]
+    checkpoint_tensors, model_tensors = weights_files.read_weights(init.path), model.state_dict()
+    problems = [f"{name} is missing" for name in model_tensors if name not in checkpoint_tensors]
     problems += [
-        f"{name} is {tuple(found[name].shape)} there and {tuple(tensor.shape)} here"
-        for name, tensor in own.items()
-        if name in found and found[name].shape != tensor.shape
+        f"{name} is {tuple(checkpoint_tensors[name].shape)} there and {tuple(tensor.shape)} here"
+        for name, tensor in model_tensors.items()
+        if name in checkpoint_tensors and checkpoint_tensors[name].shape != tensor.shape
     ]
-    problems += [f"{name} is unknown here" for name in found if name not in own]
+    problems += [f"{name} is unknown here" for name in checkpoint_tensors if name not in model_tensors]
     if problems and init.strict:
         raise CheckpointError(f"{path} does not fit the model: {_first(problems)}. Change the settings, {REMEDY}")
     other_codes = stage.trained_on_tokens and dvae is not None and not check_dvae(init, dvae)
-    other = (CODE_TENSORS if other_codes else ()) + (TEXT_TENSORS if _other_tokenizer(init, stage) else ())
-    fit = {
-        name: found[name]
-        for name, tensor in own.items()
-        if name in found and found[name].shape == tensor.shape and not name.startswith(other)
+    skipped_prefixes = (CODE_TENSORS if other_codes else ()) + (TEXT_TENSORS if _other_tokenizer(init, stage) else ())
+    fitting_tensors = {
+        name: checkpoint_tensors[name]
+        for name, tensor in model_tensors.items()
+        if name in checkpoint_tensors
+        and checkpoint_tensors[name].shape == tensor.shape
+        and not name.startswith(skipped_prefixes)
     }
-    if not fit:
+    if not fitting_tensors:
         raise CheckpointError(f"{path} has no tensor that fits the model: {_first(problems)}")
-    model.load_state_dict(fit, strict=False)
-    anew = [name for name in own if name not in fit]
-    rest = f"; initialised anew: {_first(anew)}" if anew else ""
-    return f"starts from the weights of {init.path}, digest {init.digest}{rest}"
+    model.load_state_dict(fitting_tensors, strict=False)
+    not_loaded = [name for name in model_tensors if name not in fitting_tensors]
+    initialised = f"; initialised anew: {_first(not_loaded)}" if not_loaded else ""
+    return f"starts from the weights of {init.path}, digest {init.digest}{initialised}"
 
 
 def _other_tokenizer(init: Init, stage: Any) -> bool:
-    named = getattr(stage, "tokenizer", None)
-    if named is None:
+    tokenizer = getattr(stage, "tokenizer", None)
+    if tokenizer is None:
         return False
-    return checkpoint.read_json(Path(named).expanduser()) != checkpoint.read_json(init.tokenizer)
+    return checkpoint.read_json(Path(tokenizer).expanduser()) != checkpoint.read_json(init.tokenizer)
 
 
 def _first(names: Sequence[str]) -> str:

@@ -294,11 +294,11 @@ class TransformerStage:
     def _open_cache(self, context: StageContext) -> TokenCache | None:
         """Open the token cache of all training images, encoding them if needed; None to encode each batch instead."""
         config, train, tokens = self.config, self.data.train, context.tokens
-        explicit = tokens is not None and is_cache(tokens)
+        has_cache = tokens is not None and is_cache(tokens)
         crops = config.crops
         if config.tokens_are_fixed:  # encode them once if images are seen more than once
-            crops = int(crops or explicit or config.steps * config.batch_size > len(train))
-        if explicit and not crops:
+            crops = int(crops or has_cache or config.steps * config.batch_size > len(train))
+        if has_cache and not crops:
             raise ValueError(
                 f"tokens={tokens} is a token cache, but stage.crops=0 encodes a new crop of each image every time: set "
                 "stage.crops to the cache's number of crops"
